@@ -1,0 +1,35 @@
+# make setup   .venv with everything, pinned        make demo    the main job on a phantom, results under demo/
+# make test    the test suite                       make lint    ruff and mypy
+# make bench   benchmarks, results in bench/results make docker  the image unet4d (needs a Docker engine)
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: setup demo test lint bench docker clean
+setup: $(VENV)/.installed
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "unet4d needs Python 3.11 or newer; run: make PYTHON=python3.11 $(MAKECMDGOALS)")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@
+
+demo: setup
+	$(BIN)/python experiments/demo.py demo
+
+test: setup
+	$(BIN)/python -m pytest
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: setup
+	$(BIN)/python -m bench
+
+docker:
+	docker build -t unet4d .
+
+clean:
+	rm -rf $(VENV) demo bench/results build *.egg-info

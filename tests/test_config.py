@@ -1,0 +1,62 @@
+"""Config: plain values there and back, and every check names the knob, what came and what was wanted."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from unet4d.config import Config, DataConfig, InferenceConfig, ModelConfig, TrainConfig
+from unet4d.errors import InputError
+
+
+def test_round_trip_through_plain_values():
+    config = Config(
+        data=DataConfig(patch_size=(64, 48, 8), frames=5),
+        model=ModelConfig(channels=[8, 16], strides=[(2, 2, 1)]),
+        seed=3,
+    )
+    plain = json.loads(json.dumps(config.as_dict()))
+    assert plain == config.as_dict()
+    assert Config.from_dict(plain).as_dict() == plain
+
+
+@pytest.mark.parametrize("values", [{"modle": {}}, {"model": {"chanels": [8, 16]}}])
+def test_an_unknown_key_is_named(values):
+    key = "modle" if "modle" in values else "chanels"
+    with pytest.raises(InputError, match=key):
+        Config.from_dict(values)
+
+
+@pytest.mark.parametrize(
+    ("lstm_channels", "per_level"), [(None, [2, 4, 8]), (0, [0, 0, 0]), (6, [6, 6, 6]), ([0, 0, 5], [0, 0, 5])]
+)
+def test_lstm_channels_of_each_level(lstm_channels, per_level):
+    assert ModelConfig(channels=[8, 16, 32], lstm_channels=lstm_channels).lstm_channels_per_level() == per_level
+
+
+@pytest.mark.parametrize(
+    ("kind", "values"),
+    [
+        (DataConfig, {"folds": 1}),
+        (DataConfig, {"plane_spacing_mm": 0.0}),
+        (DataConfig, {"patch_size": (8, 0, 8)}),
+        (DataConfig, {"frames": 0}),
+        (DataConfig, {"foreground": 1.5}),
+        (DataConfig, {"flip_axes": [3]}),
+        (DataConfig, {"workers": -1}),
+        (ModelConfig, {"channels": [8]}),
+        (ModelConfig, {"channels": [8, 16], "lstm_channels": [1, 2, 3]}),
+        (ModelConfig, {"channels": [8, 16], "lstm_channels": -1}),
+        (ModelConfig, {"channels": [8, 16], "strides": [(2, 2, 1), (2, 2, 2)]}),
+        (ModelConfig, {"channels": [8, 16], "kernel_size": [(3, 3, 2), (3, 3, 3)]}),
+        (TrainConfig, {"epochs": 0}),
+        (TrainConfig, {"learning_rate": 0.0}),
+        (TrainConfig, {"gradient_clip": -1.0}),
+        (InferenceConfig, {"overlap": 1.0}),
+        (Config, {"fold": 5}),
+    ],
+)
+def test_a_bad_value_names_the_knob(kind, values):
+    with pytest.raises(InputError, match=f"{list(values)[-1]} is .*; wanted "):
+        kind(**values)

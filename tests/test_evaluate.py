@@ -1,0 +1,246 @@
+"""Scoring folders of label maps: what is scored, what the tables say, and how a misfit is refused."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from unet4d.errors import InputError
+from unet4d.evaluate import evaluate
+
+SPACING = (2.0, 2.0, 10.0)  # 0.04 mL a voxel
+
+
+def save(path: Path, label: np.ndarray, seconds: float | None = 0.05, affine: np.ndarray | None = None) -> Path:
+    """Write (T, X, Y, Z) as NIfTI by nibabel alone."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    affine = np.diag([*SPACING, 1.0]) if affine is None else affine
+    image = nib.Nifti1Image(np.moveaxis(label, 0, -1), affine)
+    image.header.set_xyzt_units("mm", "sec" if seconds else None)
+    image.header["pixdim"][4] = seconds or 1
+    nib.save(image, path)
+    return path
+
+
+def beating(frames: int = 3) -> np.ndarray:
+    """Class 1: a square of 4 x 4 in two slices. Class 3: one column, absent from frame 1."""
+    label = np.zeros((frames, 10, 9, 4), np.uint8)
+    label[:, 3:7, 3:7, 1:3] = 1
+    label[:, 8, 7, 1] = 3
+    label[1, 8, 7, 1] = 0
+    return label
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> Path:
+    """Two cases of one subject; of `a` frames 0 and 2 are labelled, frame 1 of its label file is zero; `b` has one 3D file."""
+    root, label = tmp_path / "dataset", beating()
+    for name in "ab":
+        save(root / f"images/{name}.nii.gz", label.astype(np.float32))
+    sparse = label.copy()
+    sparse[1] = 0
+    save(root / "labels/a.nii.gz", sparse)
+    save(root / "labels/b_1.nii.gz", label[1:2])
+    entry = {
+        "channel_names": {"0": "cine MRI"},
+        "labels": {"background": 0, "chamber": 1, "valve": 3},
+        "training": [
+            {
+                "case": "a",
+                "subject": "s",
+                "image": "images/a.nii.gz",
+                "label": "labels/a.nii.gz",
+                "labelled_frames": [0, 2],
+            },
+            {"case": "b", "subject": "s", "image": "images/b.nii.gz", "label": {"1": "labels/b_1.nii.gz"}},
+        ],
+    }
+    (root / "dataset.json").write_text(json.dumps(entry))
+    return root
+
+
+@pytest.fixture
+def predictions(tmp_path: Path) -> Path:
+    """Both cases with class 1 one voxel off along X; `b` lacks class 3 nowhere that it should have it."""
+    moved = beating()
+    moved[moved == 1] = 0
+    moved[:, 4:8, 3:7, 1:3] = 1
+    for name in "ab":
+        save(tmp_path / f"predictions/{name}.nii.gz", moved)
+    (tmp_path / "predictions/prediction.json").write_text('{"labels": {"background": 0, "one": 1, "three": 3}}')
+    return tmp_path / "predictions"
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader(path.read_text().splitlines()))
+
+
+def test_scores_the_labelled_frames_of_a_dataset(dataset: Path, predictions: Path, tmp_path: Path, capsys):
+    summary = evaluate(dataset, predictions, tmp_path / "out")
+    assert summary == json.loads((tmp_path / "out/summary.json").read_text())
+    assert (summary["cases"], summary["subjects"], summary["frames"], summary["labelled_frames"]) == (2, 1, 6, 3)
+    chamber, valve = summary["classes"]["chamber"], summary["classes"]["valve"]
+    # 3 of 4 rows overlap; the face of the square moved by one voxel of 2 mm
+    assert chamber["dice"] == {"mean": 0.75, "median": 0.75, "std": 0.0, "n": 3}
+    assert chamber["hd95_mm"]["mean"] == pytest.approx(2.0)
+    assert chamber["volume_error_ml"] == {"bias": 0.0, "mean_absolute": 0.0, "n": 3}
+    # frame 1 of b has no valve, in neither
+    assert (valve["dice"]["n"], valve["n_both_empty"], valve["n_one_empty"]) == (2, 1, 0)
+    assert summary["mean_foreground_dice"] == pytest.approx((0.75 + 1) / 2)
+    assert summary["per_case"]["b"]["mean_foreground_dice"] == 0.75
+    shown = capsys.readouterr().out
+    assert "chamber" in shown
+    assert "0.750     3" in shown
+
+
+def test_tables_hold_labelled_frames_and_all_frames(dataset: Path, predictions: Path, tmp_path: Path):
+    evaluate(dataset, predictions, tmp_path / "out")
+    measured = rows(tmp_path / "out/metrics.csv")
+    assert [(row["case"], row["frame"], row["class"]) for row in measured] == [
+        (case, frame, name) for case, frame in (("a", "0"), ("a", "2"), ("b", "1")) for name in ("chamber", "valve")
+    ]
+    assert measured[0] == {
+        "case": "a", "subject": "s", "frame": "0", "class": "chamber", "value": "1", "dice": "0.75", "hd95_mm": "2.0",
+        "reference_ml": "1.28", "prediction_ml": "1.28", "tp": "24", "fp": "8", "fn": "8",
+    }  # fmt: skip
+    assert (measured[-1]["dice"], measured[-1]["hd95_mm"], measured[-1]["tp"]) == ("", "", "0")
+    volumes = rows(tmp_path / "out/volumes.csv")
+    assert len(volumes) == 2 * 3 * 2
+    chamber = [row for row in volumes if row["case"] == "a" and row["class"] == "chamber"]
+    assert [row["time_s"] for row in chamber] == ["0.0", "0.05", "0.1"]
+    assert [row["reference_ml"] for row in chamber] == ["1.28", "", "1.28"]  # nobody drew frame 1
+    assert [row["prediction_ml"] for row in chamber] == ["1.28"] * 3
+
+
+def test_a_class_in_one_of_both_is_dice_zero_and_no_distance(dataset: Path, predictions: Path, tmp_path: Path):
+    extra = beating()
+    extra[1, 8, 7, 1] = 3
+    extra[0, 8, 7, 1] = 0
+    save(predictions / "a.nii.gz", extra)
+    save(predictions / "b.nii.gz", extra)
+    valve = evaluate(dataset, predictions, tmp_path / "out")["classes"]["valve"]
+    assert valve["dice"]["mean"] == pytest.approx(1 / 3)  # a0: missed, a2: found, b1: invented
+    assert (valve["dice"]["n"], valve["hd95_mm"]["n"]) == (3, 1)
+    assert (valve["n_one_empty"], valve["n_both_empty"]) == (2, 0)
+    assert valve["volume_error_ml"]["bias"] == pytest.approx(0, abs=1e-12)
+    assert valve["volume_error_ml"]["mean_absolute"] == pytest.approx(2 / 3 * 0.04)
+
+
+def test_a_folder_of_a_datasets_labels_is_scored_as_that_dataset(
+    dataset: Path, predictions: Path, tmp_path: Path, capsys
+):
+    """Frame 1 of a's label file is zero because nobody drew it: counting it would give Dice 0."""
+    found = evaluate(dataset / "labels", predictions, tmp_path / "out")
+    said = capsys.readouterr().out
+    assert found["labelled_frames"] == 3
+    assert found["classes"] == evaluate(dataset, predictions, tmp_path / "again")["classes"]
+    assert str(dataset) in said.splitlines()[0]
+    assert "only its labelled frames" in said
+
+
+def test_a_folder_of_labels_on_its_own_counts_every_frame(predictions: Path, tmp_path: Path):
+    for name in "ab":
+        save(tmp_path / f"truth/{name}.nii.gz", beating(), seconds=None)
+    (tmp_path / "dataset.json").write_text('{"labels": {"a": 1}, "numTraining": 3}')  # somebody else's: none of ours
+    found = evaluate(tmp_path / "truth", predictions, tmp_path / "out")
+    assert found["labelled_frames"] == 6
+    assert {name: entry["value"] for name, entry in found["classes"].items()} == {"one": 1, "three": 3}
+    assert {row["time_s"] for row in rows(tmp_path / "out/volumes.csv")} == {""}
+    (predictions / "prediction.json").unlink()
+    assert list(evaluate(tmp_path / "truth", predictions, tmp_path / "out")["classes"]) == ["class 1", "class 3"]
+
+
+def test_predictions_missing_or_left_over(dataset: Path, predictions: Path, tmp_path: Path, capsys):
+    (predictions / "b.nii.gz").rename(predictions / "zebra.nii.gz")
+    with pytest.raises(InputError, match=r"no prediction for 1 of 2 references: b;"):
+        evaluate(dataset, predictions, tmp_path / "out")
+    assert evaluate(dataset, predictions, tmp_path / "out", cases=["a"])["cases"] == 1
+    with pytest.raises(InputError, match=r"nobody"):
+        evaluate(dataset, predictions, tmp_path / "out", cases=["nobody"])
+    save(predictions / "b.nii.gz", beating())
+    capsys.readouterr()
+    assert evaluate(dataset, predictions, tmp_path / "out")["not_scored"] == ["zebra"]
+    assert "zebra" in capsys.readouterr().err
+
+
+def shifted_affine() -> np.ndarray:
+    affine = np.diag([*SPACING, 1.0])
+    affine[0, 3] = 5
+    return affine
+
+
+def spoil_frames(file: Path) -> None:
+    save(file, beating(4))
+
+
+def spoil_grid(file: Path) -> None:
+    save(file, beating()[:, 1:])
+
+
+def spoil_affine(file: Path) -> None:
+    save(file, beating(), affine=shifted_affine())
+
+
+def spoil_value(file: Path) -> None:
+    save(file, beating() * 2)
+
+
+def spoil_bytes(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:-40])
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (spoil_frames, r"\(4, 10, 9, 4\).*\(3, 10, 9, 4\)"),
+        (spoil_grid, r"\(3, 9, 9, 4\).*\(3, 10, 9, 4\)"),
+        (spoil_affine, r"affine"),
+        (spoil_value, r"label value 2 .*\[0, 1, 3\]"),
+        (spoil_bytes, r"truncated"),
+    ],
+)
+def test_a_prediction_that_does_not_fit_is_refused_and_nothing_is_written(
+    dataset: Path, predictions: Path, tmp_path: Path, spoil, words: str
+):
+    spoil(predictions / "b.nii.gz")
+    with pytest.raises(InputError, match=words) as caught:
+        evaluate(dataset, predictions, tmp_path / "out")
+    assert str(predictions / "b.nii.gz") in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_folders_that_hold_nothing_to_score(dataset: Path, tmp_path: Path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match=r"no \.nii"):
+        evaluate(dataset, tmp_path / "empty", tmp_path / "out")
+    with pytest.raises(InputError, match=r"no \.nii"):
+        evaluate(tmp_path / "empty", dataset / "labels", tmp_path / "out")
+    with pytest.raises(InputError, match=r"missing"):
+        evaluate(dataset, tmp_path / "nowhere", tmp_path / "out")
+    with pytest.raises(InputError, match=r"is one file"):
+        evaluate(dataset / "labels/a.nii.gz", dataset / "labels", tmp_path / "out")
+
+
+def test_two_files_of_one_name_are_ambiguous(dataset: Path, predictions: Path, tmp_path: Path):
+    save(predictions / "a.nii", beating())
+    with pytest.raises(InputError, match=r"a\.nii.*remove"):
+        evaluate(dataset, predictions, tmp_path / "out")
+
+
+def test_undefined_everywhere_is_null_and_blank_never_nan(tmp_path: Path):
+    empty = np.zeros((1, 4, 4, 2), np.uint8)
+    one = empty.copy()
+    one[0, 1, 1, 1] = 1
+    save(tmp_path / "truth/a.nii.gz", one)
+    save(tmp_path / "found/a.nii.gz", empty)
+    summary = evaluate(tmp_path / "truth", tmp_path / "found", tmp_path / "out")
+    assert summary["classes"]["class 1"]["hd95_mm"] == {"mean": None, "median": None, "std": None, "n": 0}
+    assert summary["mean_foreground_dice"] == 0.0
+    for file in (tmp_path / "out").iterdir():
+        assert "nan" not in file.read_text().lower()

@@ -1,0 +1,47 @@
+"""unet4d: segmentation of 4D MRI (3D + time) with a CLSTM-UNet.
+
+    from unet4d import load_model, read_image, segment, write_image
+
+    model = load_model("runs/heart")
+    image = read_image("study.nii.gz")            # .array (C, T, X, Y, Z)
+    label = segment(model, image)                 # (T, X, Y, Z)
+    write_image("label.nii.gz", label, like=image)
+
+Names are imported when they are first used, so that `unet4d --help` does not wait for torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from unet4d.data.image4d import Image4D, read_image, write_image
+    from unet4d.model.checkpoint import load_model
+    from unet4d.model.clstm_unet import CLSTMUNet
+    from unet4d.model.convlstm import ConvLSTM3d
+    from unet4d.predict import segment
+
+__version__ = version("unet4d")
+__all__ = ["CLSTMUNet", "ConvLSTM3d", "Image4D", "load_model", "read_image", "segment", "write_image"]
+
+_HOMES = {
+    "CLSTMUNet": "unet4d.model.clstm_unet",
+    "ConvLSTM3d": "unet4d.model.convlstm",
+    "Image4D": "unet4d.data.image4d",
+    "load_model": "unet4d.model.checkpoint",
+    "read_image": "unet4d.data.image4d",
+    "segment": "unet4d.predict",
+    "write_image": "unet4d.data.image4d",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'unet4d' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -1,0 +1,226 @@
+"""The command line: parse, dispatch. Nothing heavy is imported before a command is chosen."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
+
+from jsonargparse import ActionConfigFile, ArgumentParser, Namespace, set_parsing_settings
+
+from unet4d.config import Config, DataConfig, InferenceConfig, ModelConfig, TrainConfig
+from unet4d.errors import InputError, Unet4DError
+
+set_parsing_settings(docstring_parse_attribute_docstrings=True)
+
+DESCRIPTION = """Segment 4D MRI (3D + time) with a CLSTM-UNet: train on your own studies, get 4D label maps back.
+
+Try it without data:
+  unet4d phantom --out heart --subjects 8 --frames 10
+  unet4d train --dataset heart --out run --train.epochs 5
+  unet4d predict run -i heart/images -o predicted
+  unet4d evaluate --reference heart --prediction predicted --out scores
+
+Every command explains itself:  unet4d COMMAND --help"""
+
+INTERRUPTED = 130
+
+
+class _Parser(ArgumentParser):
+    """Ends on wrong usage with one line on stderr and exit code 2."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        raise InputError(f"{' '.join(str(message).split())}; see {self.prog} --help")
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run the command line; ends the process with 0, 1 (failure), 2 (usage, input) or 130 (interrupted)."""
+    sys.exit(run(sys.argv[1:] if arguments is None else arguments))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command; gives the exit code. What a user can cause ends in one line on stderr."""
+    try:
+        command, options = _parsed(arguments)
+        _COMMANDS[command][2](options)
+    except Unet4DError as error:
+        return _told(str(error), error.exit_code)
+    except KeyboardInterrupt:
+        return _told("interrupted; whatever is written is whole", INTERRUPTED)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as error:
+        if _is_out_of_memory(error):
+            smaller = "--train.batch_size, --data.frames, --data.patch_size or --inference.sw_batch_size"
+            return _told(f"the GPU is out of memory ({_first_line(error)}); lower {smaller}", 1)
+        raise
+    return 0
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(error, torch.OutOfMemoryError)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).split(". ")[0]
+
+
+def _told(message: str, code: int) -> int:
+    print(f"unet4d: {' '.join(message.split())}", file=sys.stderr)
+    return code
+
+
+def _parsed(arguments: Sequence[str]) -> tuple[str, Namespace]:
+    """The command and its options; only the chosen command's parser is built."""
+    names = ", ".join(_COMMANDS)
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(_overview())
+        sys.exit(0)
+    if arguments[0] == "--version":
+        from unet4d import __version__
+
+        print(f"unet4d {__version__}")
+        sys.exit(0)
+    command = arguments[0]
+    if command not in _COMMANDS:
+        raise InputError(f"{command!r} is not a command; wanted one of {names}; see unet4d --help")
+    about, build, _ = _COMMANDS[command]
+    parser = _Parser(prog=f"unet4d {command}", description=about, exit_on_error=True, allow_abbrev=False)
+    build(parser)
+    return command, parser.parse_args(list(arguments[1:]))
+
+
+def _overview() -> str:
+    rows = "\n".join(f"  {name:<10} {about.splitlines()[0]}" for name, (about, _, _) in _COMMANDS.items())
+    return f"usage: unet4d COMMAND [options]\n\n{DESCRIPTION}\n\ncommands:\n{rows}\n\n  --version  print the version"
+
+
+def _phantom_options(parser: ArgumentParser) -> None:
+    parser.add_argument("--out", type=str, required=True, help="folder to write the dataset to; a new or empty one")
+    parser.add_argument("--subjects", type=int, required=True, help="number of subjects, one study each")
+    parser.add_argument("--frames", type=int, required=True, help="frames of each study, one heart beat")
+    parser.add_argument(
+        "--labelled",
+        choices=["all", "two"],
+        default="all",
+        help="label every frame, or end-diastole and end-systole only",
+    )
+    parser.add_argument(
+        "--ambiguous", type=float, default=0.0, help="share of frames whose own image does not suffice, 0 to below 0.5"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same studies")
+
+
+def _phantom(options: Namespace) -> None:
+    from unet4d.data.phantom import write_phantom
+
+    o = options
+    path = write_phantom(o.out, o.subjects, o.frames, labelled=o.labelled, ambiguous=o.ambiguous, seed=o.seed)
+    print(f"{o.subjects} studies of {o.frames} frames: {path}")
+
+
+def _train_options(parser: ArgumentParser) -> None:
+    parser.add_argument("--dataset", type=str, required=True, help="dataset folder, with dataset.json")
+    parser.add_argument(
+        "--out", type=str, required=True, help="the run's folder: checkpoints, config.yaml, log, TensorBoard"
+    )
+    parser.add_argument(
+        "--config", action=ActionConfigFile, help="YAML file with any of the settings below; those given after it win"
+    )
+    parser.add_argument("--fold", type=int, default=0, help="fold whose subjects are held out for validation, from 0")
+    parser.add_argument("--seed", type=int, default=0, help="the one seed everything random hangs on")
+    parser.add_argument("--device", type=str, default="auto", help="auto, cpu, cuda or cuda:N")
+    parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint in --out")
+    parser.add_argument("--data", type=DataConfig, default=DataConfig())
+    parser.add_argument("--model", type=ModelConfig, default=ModelConfig())
+    parser.add_argument("--train", type=TrainConfig, default=TrainConfig())
+    parser.add_argument("--inference", type=InferenceConfig, default=InferenceConfig())
+
+
+def _train(options: Namespace) -> None:
+    from unet4d.train import train
+
+    sections = {name: vars(getattr(options, name)) for name in ("data", "model", "train", "inference")}
+    config = Config.from_dict({**sections, "fold": options.fold, "seed": options.seed})
+    path = train(options.dataset, options.out, config, options.device, options.resume)
+    print(f"best model: {path}")
+
+
+def _predict_options(parser: ArgumentParser) -> None:
+    parser.add_argument("model", type=str, help="run folder (its best checkpoint is taken) or checkpoint file")
+    parser.add_argument(
+        "-i", "--input", type=str, nargs="+", required=True, help="NIfTI files, folders of them, or dataset folders"
+    )
+    parser.add_argument(
+        "-o", "--out", type=str, required=True, help="folder for <case>.nii.gz, volumes.csv, prediction.json"
+    )
+    parser.add_argument("--device", type=str, default="auto", help="auto, cpu, cuda or cuda:N")
+    parser.add_argument("--time", choices=["cyclic", "open"], help="default: as the dataset or the model says")
+    parser.add_argument("--overlap", type=float, help="share of a window its neighbour covers; default: the model's")
+    parser.add_argument("--sw_batch_size", type=int, help="windows computed at once; default: the model's")
+    parser.add_argument(
+        "--precision", choices=["auto", "bf16", "fp16", "fp32"], default="auto", help="arithmetic of the network"
+    )
+
+
+def _predict(options: Namespace) -> None:
+    from unet4d.predict import predict
+
+    o = options
+    written = predict(
+        o.model,
+        o.input,
+        o.out,
+        device=o.device,
+        time=o.time,
+        overlap=o.overlap,
+        sw_batch_size=o.sw_batch_size,
+        precision=o.precision,
+    )
+    print(f"{len(written)} label maps and volumes.csv: {o.out}")
+
+
+def _evaluate_options(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "--reference",
+        type=str,
+        required=True,
+        help="dataset folder (its labelled frames count), or folder of label maps",
+    )
+    parser.add_argument("--prediction", type=str, required=True, help="folder of <case>.nii.gz, anybody's")
+    parser.add_argument("--out", type=str, required=True, help="folder for metrics.csv, volumes.csv, summary.json")
+    parser.add_argument(
+        "--cases", type=str, nargs="+", help="score these only; default: every reference, none may be missing"
+    )
+
+
+def _evaluate(options: Namespace) -> None:
+    from unet4d.evaluate import evaluate
+
+    evaluate(options.reference, options.prediction, options.out, cases=options.cases)
+
+
+def _report_options(parser: ArgumentParser) -> None:
+    parser.add_argument("--image", type=str, required=True, help="study, folder of studies, or dataset folder")
+    parser.add_argument("--prediction", type=str, required=True, help="folder of label maps")
+    parser.add_argument("--out", type=str, required=True, help="folder for index.html and pictures")
+    parser.add_argument("--evaluation", type=str, help="--out folder of unet4d evaluate, to show the scores too")
+
+
+def _report(options: Namespace) -> None:
+    from unet4d.report import report
+
+    page = report(options.image, options.prediction, options.out, evaluation=options.evaluation)
+    print(f"report: {page}")
+
+
+_COMMANDS: dict[str, tuple[str, Callable[[ArgumentParser], None], Callable[[Any], None]]] = {
+    "phantom": ("make a dataset of beating hearts with exact labels, to try everything on", _phantom_options, _phantom),
+    "train": ("train a network on a dataset", _train_options, _train),
+    "predict": ("segment studies with a trained network", _predict_options, _predict),
+    "evaluate": ("score label maps against reference labels", _evaluate_options, _evaluate),
+    "report": ("one HTML page with pictures, volume curves and scores", _report_options, _report),
+}

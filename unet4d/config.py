@@ -1,0 +1,234 @@
+"""Every knob: its name, its default, its unit, its check. One home for each; nothing else holds a default."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from unet4d.errors import InputError
+
+Size = tuple[int, int, int]
+"""Per axis X, Y, Z."""
+Precision = Literal["auto", "bf16", "fp16", "fp32"]
+CHANNELS = (32, 64, 128, 256, 320)
+
+
+def triple(values: Iterable[int]) -> Size:
+    """Three numbers as a tuple (X, Y, Z)."""
+    x, y, z = values
+    return x, y, z
+
+
+def _require(holds: bool, name: str, came: object, wanted: str) -> None:
+    if not holds:
+        raise InputError(f"{name} is {came}; wanted {wanted}; correct it in the config or on the command line")
+
+
+@dataclass
+class DataConfig:
+    """Which studies are learnt from, on what grid, and how patches and clips are drawn from them."""
+
+    held_out: list[str] | None = None
+    """Subjects kept for validation, by name. Left out: those of the fold."""
+    folds: int = 5
+    """Number of folds the subjects are split into."""
+    plane_spacing_mm: float | None = None
+    """Pixel spacing every study is resampled to, in mm. Left out: the median of the training studies."""
+    slice_spacing_mm: float | None = None
+    """Slice spacing every study is resampled to, in mm. Left out: each study keeps its own."""
+    normalisation: Literal["zscore", "none"] = "zscore"
+    """zscore: over the whole study and per channel, clipped to its 0.5 and 99.5 percentiles, then mean 0 and deviation 1."""
+    patch_size: Size | None = None
+    """Voxels (X, Y, Z) of a training patch and of an inference window. Left out: the median study, at most 128 x 128 x 32,
+    rounded up to what the strides divide."""
+    frames: int = 8
+    """Frames of a training clip. At prediction the network always sees every frame."""
+    foreground: float = 0.67
+    """Share of patches centred on a voxel of a class drawn evenly among those present, 0 to 1; the others lie anywhere."""
+    augmentation: Literal["off", "mild", "strong"] = "mild"
+    """How strongly the training clips are varied; one spatial warp and one contrast for all frames of a clip."""
+    flip_axes: list[int] = field(default_factory=list)
+    """Axes (0 = X, 1 = Y, 2 = Z) that may be mirrored in training. Left out: none, for organs have a left and a right."""
+    workers: int | None = None
+    """Processes that read patches; 0: the main one. Left out: cores minus one, at most 8. Results do not depend on it."""
+    cache_dir: str | None = None
+    """Where preprocessed studies are kept. Left out: .unet4d-cache in the dataset folder, or in the run where that is read-only."""
+
+    def __post_init__(self) -> None:
+        """Check every value."""
+        _require(self.folds >= 2, "data.folds", self.folds, "2 or more")
+        for name in ("plane_spacing_mm", "slice_spacing_mm"):
+            value = getattr(self, name)
+            _require(value is None or value > 0, f"data.{name}", value, "a spacing above 0 mm")
+        if self.patch_size is not None:
+            fits = len(self.patch_size) == 3 and min(self.patch_size) >= 1
+            _require(fits, "data.patch_size", self.patch_size, "three sizes of 1 voxel or more")
+            self.patch_size = triple(self.patch_size)
+        _require(self.frames >= 1, "data.frames", self.frames, "1 or more")
+        _require(0 <= self.foreground <= 1, "data.foreground", self.foreground, "a share from 0 to 1")
+        _require(set(self.flip_axes) <= {0, 1, 2}, "data.flip_axes", self.flip_axes, "a list of axes among 0, 1 and 2")
+        _require(self.workers is None or self.workers >= 0, "data.workers", self.workers, "0 or more")
+
+
+@dataclass
+class ModelConfig:
+    """The CLSTM-UNet. With lstm_channels 0 it is its own frame-wise twin: the baseline, one setting away."""
+
+    channels: list[int] = field(default_factory=lambda: list(CHANNELS))
+    """Channels of each level, from full resolution to the bottleneck; their number is the number of levels."""
+    lstm_channels: int | list[int] | None = None
+    """Hidden channels of each level's ConvLSTM. 0: none at all, the frame-wise twin. A list: level by level. Left out: a quarter of
+    the level's channels."""
+    strides: list[Size] | None = None
+    """Stride (X, Y, Z) between each level and the next, one fewer than levels. Left out: from the spacing, so that thick slices are
+    not pooled while the plane is finer."""
+    kernel_size: list[Size] | None = None
+    """Kernel (X, Y, Z) of each level. Left out: from the spacing, so that thick slices are not convolved across too early."""
+    direction: Literal["forward", "bidirectional"] = "bidirectional"
+    """forward: a frame depends on itself and earlier ones only, so the network can run live. bidirectional: on all frames."""
+    lstm_layers: int = 1
+    """ConvLSTM layers stacked at each level that has any."""
+
+    def __post_init__(self) -> None:
+        """Check every value."""
+        levels = len(self.channels)
+        _require(
+            levels >= 2 and min(self.channels) >= 1,
+            "model.channels",
+            self.channels,
+            "two or more levels of 1 channel or more",
+        )
+        if isinstance(self.lstm_channels, list):
+            _require(
+                len(self.lstm_channels) == levels,
+                "model.lstm_channels",
+                self.lstm_channels,
+                f"one number a level, {levels}",
+            )
+        _require(
+            min(self.lstm_channels_per_level()) >= 0, "model.lstm_channels", self.lstm_channels, "numbers of 0 or more"
+        )
+        _require(self.lstm_layers >= 1, "model.lstm_layers", self.lstm_layers, "1 or more")
+        for name, count in (("strides", levels - 1), ("kernel_size", levels)):
+            sizes = getattr(self, name)
+            if sizes is not None:
+                fits = len(sizes) == count and all(len(size) == 3 and min(size) >= 1 for size in sizes)
+                _require(fits, f"model.{name}", sizes, f"{count} triples (X, Y, Z) of 1 or more for {levels} levels")
+                setattr(self, name, [triple(size) for size in sizes])
+        if self.kernel_size is not None:
+            _require(
+                all(k % 2 for size in self.kernel_size for k in size),
+                "model.kernel_size",
+                self.kernel_size,
+                "odd sizes",
+            )
+
+    def lstm_channels_per_level(self) -> list[int]:
+        """Hidden channels of every level's ConvLSTM; all 0 for the frame-wise twin."""
+        if self.lstm_channels is None:
+            return [max(1, channels // 4) for channels in self.channels]
+        if isinstance(self.lstm_channels, int):
+            return [self.lstm_channels] * len(self.channels)
+        return list(self.lstm_channels)
+
+
+@dataclass
+class TrainConfig:
+    """The training loop."""
+
+    epochs: int = 200
+    """Epochs; an epoch is steps_per_epoch optimiser steps."""
+    steps_per_epoch: int = 100
+    """Optimiser steps an epoch."""
+    batch_size: int = 2
+    """Clips a step."""
+    learning_rate: float = 1e-3
+    """Peak learning rate of AdamW."""
+    weight_decay: float = 1e-2
+    """Weight decay of AdamW (Loshchilov & Hutter 2019); norms and biases are spared."""
+    schedule: Literal["polynomial", "cosine"] = "polynomial"
+    """How the learning rate falls to 0: polynomial with power 0.9 (Chen et al. 2018), or a half cosine."""
+    warmup_steps: int = 100
+    """Steps over which the learning rate rises to its peak; at most a tenth of all steps are used."""
+    gradient_clip: float = 1.0
+    """Norm the gradient is clipped to; 0 turns clipping off."""
+    precision: Precision = "auto"
+    """auto: bf16 where the device computes in it, else fp16 with a loss scaler on a GPU, else fp32."""
+    validate_every: int = 5
+    """Epochs between validations on whole studies; the last epoch is always validated."""
+
+    def __post_init__(self) -> None:
+        """Check every value."""
+        for name in ("epochs", "steps_per_epoch", "batch_size", "validate_every"):
+            _require(getattr(self, name) >= 1, f"train.{name}", getattr(self, name), "1 or more")
+        _require(self.learning_rate > 0, "train.learning_rate", self.learning_rate, "a number above 0")
+        for name in ("weight_decay", "warmup_steps", "gradient_clip"):
+            _require(getattr(self, name) >= 0, f"train.{name}", getattr(self, name), "0 or more")
+
+
+@dataclass
+class InferenceConfig:
+    """The sliding window: in space only, over all frames at once."""
+
+    overlap: float = 0.5
+    """Share of a window that its neighbour covers too, 0 to below 1."""
+    sw_batch_size: int = 1
+    """Windows computed at once."""
+
+    def __post_init__(self) -> None:
+        """Check every value."""
+        _require(0 <= self.overlap < 1, "inference.overlap", self.overlap, "a share from 0 to below 1")
+        _require(self.sw_batch_size >= 1, "inference.sw_batch_size", self.sw_batch_size, "1 or more")
+
+
+@dataclass
+class Config:
+    """All of a run. `train` keeps it, resolved, as RUN/config.yaml and inside every checkpoint."""
+
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    inference: InferenceConfig = field(default_factory=InferenceConfig)
+    fold: int = 0
+    """Fold whose subjects are held out for validation, from 0."""
+    seed: int = 0
+    """The one seed that everything random hangs on."""
+
+    def __post_init__(self) -> None:
+        """Check the values that concern one another."""
+        _require(0 <= self.fold < self.data.folds, "fold", self.fold, f"a number from 0 to {self.data.folds - 1}")
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain Python values only (dict, list, str, int, float, bool, None), fit for YAML, JSON and checkpoints."""
+        return _plain(dataclasses.asdict(self))
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Config:
+        """The inverse of `as_dict`.
+
+        Raises:
+            InputError: a key is unknown or a value fails its check.
+        """
+        sections = {f.name: f.default_factory for f in dataclasses.fields(cls) if callable(f.default_factory)}
+        built = {}
+        for key, value in values.items():
+            built[key] = _build(sections[key], key, value) if key in sections else value
+        return _build(cls, "config", built)
+
+
+def _build(kind: Any, name: str, values: Mapping[str, Any]) -> Any:
+    known = [f.name for f in dataclasses.fields(kind)]
+    unknown = [key for key in values if key not in known]
+    if unknown:
+        raise InputError(f"{name} has the unknown key {unknown[0]!r}; known are {', '.join(known)}")
+    return kind(**values)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [_plain(item) for item in value]
+    return value

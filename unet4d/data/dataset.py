@@ -1,0 +1,149 @@
+"""A dataset: read from its folder, its labelled frames, and its folds by subject."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from unet4d.data.dataset_json import Case, Dataset, nearest, parse_dataset
+from unet4d.data.image4d import Image4D, read_label
+from unet4d.errors import InputError
+from unet4d.files import read_json
+
+__all__ = [
+    "Case",
+    "Dataset",
+    "read_dataset",
+    "read_labelled",
+    "split_cases",
+    "split_folds",
+    "to_classes",
+    "to_values",
+]
+
+
+def read_dataset(path: str | os.PathLike[str]) -> Dataset:
+    """Read and check a dataset; opens no image.
+
+    Args:
+        path: the folder, or the `dataset.json` in it.
+
+    Raises:
+        InputError: no such file; an unknown key, wrong type or value; missing images or labels; a case named twice.
+    """
+    path = Path(path)
+    if path.is_dir():
+        if not (path / "dataset.json").is_file():
+            what = "has no dataset.json" if any(path.iterdir()) else "is an empty folder"
+            raise InputError(f'{path} {what}; wanted a dataset folder: see "Your own data" in README.md')
+        path = path / "dataset.json"
+    return parse_dataset(read_json(path), path)
+
+
+def read_labelled(case: Case, dataset: Dataset, image: Image4D) -> tuple[np.ndarray, np.ndarray]:
+    """Read a case's label on the grid of its image.
+
+    Returns:
+        label: (T, X, Y, Z) uint8, values as in the files (see `to_classes`); what stands on unlabelled frames of a
+            4D file is passed on unchecked, and means nothing.
+        labelled: (T,) bool.
+
+    Raises:
+        InputError: no label; another grid or number of frames than the image's; a value on a labelled frame that
+            the dataset does not name.
+    """
+    if case.label is None:
+        raise InputError(f"case {case.name} has no label; wanted one in dataset.json")
+    frames = range(image.frames) if case.labelled_frames is None else case.labelled_frames
+    if max(frames) >= image.frames:
+        raise InputError(
+            f"case {case.name}: frame {max(frames)} is said to be labelled; wanted frames 0 to {image.frames - 1}, "
+            f"for the image has {image.frames}; correct dataset.json"
+        )
+    if isinstance(case.label, Path):
+        files = dict.fromkeys(frames, case.label)
+        label = read_label(case.label, like=image)
+        _check_frames(case, case.label, len(label), image.frames, "the image")
+    else:
+        files = dict(case.label)
+        label = np.zeros((image.frames, *image.grid), dtype=np.uint8)
+        for frame, file in files.items():
+            one = read_label(file, like=image)
+            _check_frames(case, file, len(one), 1, "a file for one frame")
+            label[frame] = one[0]
+    for frame in frames:
+        present = np.flatnonzero(np.bincount(label[frame].ravel(), minlength=256))
+        unknown = sorted(set(present.tolist()) - set(dataset.label_values))
+        if unknown:
+            raise InputError(
+                f"{files[frame]}: label value {unknown[0]} in frame {frame} of case {case.name}; wanted one of "
+                f"{list(dataset.label_values)}; name it in dataset.json or correct the label map"
+            )
+    labelled = np.zeros(image.frames, dtype=bool)
+    labelled[list(frames)] = True
+    return label, labelled
+
+
+def to_classes(label: np.ndarray, label_values: Sequence[int]) -> np.ndarray:
+    """Label values (uint8) to class indices (uint8), same shape; values without a class become background."""
+    table = np.zeros(256, dtype=np.uint8)
+    table[list(label_values)] = np.arange(len(label_values))
+    return table[label]
+
+
+def to_values(classes: np.ndarray, label_values: Sequence[int]) -> np.ndarray:
+    """Class indices to label values (uint8), same shape: undoes `to_classes`."""
+    return np.asarray(label_values, dtype=np.uint8)[classes]
+
+
+def split_folds(dataset: Dataset, folds: int = 5, seed: int = 0) -> list[list[str]]:
+    """The subjects held out in each fold: each training subject exactly once, fold sizes equal to within one.
+
+    Depends on the subjects' names and the seed alone: neither on the order in the file nor on library versions.
+
+    Raises:
+        InputError: fewer than 2 folds, or fewer subjects than folds.
+    """
+    subjects = sorted(dataset.subjects, key=lambda s: hashlib.sha256(f"{seed}/{s}".encode()).digest())
+    if not 2 <= folds <= len(subjects):
+        raise InputError(
+            f"{folds} folds of {len(subjects)} labelled subjects ({dataset.root}); wanted 2 or more folds, and a subject "
+            "or more in each; set folds, or name the held-out subjects"
+        )
+    return [sorted(subjects[k::folds]) for k in range(folds)]
+
+
+def split_cases(
+    dataset: Dataset, fold: int, folds: int = 5, seed: int = 0, held_out: Sequence[str] | None = None
+) -> tuple[tuple[Case, ...], tuple[Case, ...]]:
+    """The training cases and the validation cases of one fold, in the dataset's order.
+
+    Args:
+        held_out: subjects to validate on, in place of those of `fold`.
+
+    Raises:
+        InputError: no such fold or subject, or nobody left to train on.
+    """
+    if held_out is None:
+        if not 0 <= fold < folds:
+            raise InputError(f"fold {fold} came; wanted 0 to {folds - 1}, for there are {folds} folds")
+        held_out = split_folds(dataset, folds, seed)[fold]
+    for subject in held_out:
+        if subject not in dataset.subjects:
+            near = nearest(subject, dataset.subjects)
+            raise InputError(f"no training case has the subject {subject!r}{near}; wanted one of {dataset.root}")
+    if set(held_out) == set(dataset.subjects):
+        raise InputError(f"all {len(dataset.subjects)} subjects are held out; wanted one or more left to train on")
+    training = tuple(case for case in dataset.training if case.subject not in held_out)
+    return training, tuple(case for case in dataset.training if case.subject in held_out)
+
+
+def _check_frames(case: Case, file: Path, came: int, wanted: int, whose: str) -> None:
+    if came != wanted:
+        raise InputError(
+            f"{file}: the label of case {case.name} has {came} frames, {whose} {wanted}; wanted as many; correct it"
+        )

@@ -1,0 +1,270 @@
+"""What a `dataset.json` says: its cases, channels and labels, and every check that needs no image.
+
+The file is a superset of the Medical Segmentation Decathlon's, which is read as it is ("modality", labels by value,
+test studies by path alone). Paths are relative to the folder it lies in.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+import os
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path, PureWindowsPath
+from typing import Any
+
+from unet4d.data.image4d import Image4D, read_image
+from unet4d.errors import InputError
+
+_DATASET_KEYS = ("name", "description", "reference", "licence", "license", "channel_names", "labels", "time")
+_DECATHLON_KEYS = ("modality", "release", "relase", "tensorImageSize", "numTraining", "numTest")  # "relase": as shipped
+_CASE_KEYS = ("case", "subject", "image", "label", "labelled_frames", "frame_duration_s")
+_LISTED_MISSING = 5
+
+
+@dataclass(frozen=True)
+class Case:
+    """One study of a dataset.
+
+    Attributes:
+        name: unique in the dataset; output files carry it.
+        subject: the person or animal; the unit of every split.
+        images: one file a channel, or a single file.
+        label: a 4D file; or frame -> 3D file; None where there is none (test).
+        labelled_frames: increasing; None where every frame is labelled.
+        frame_duration_s: overrides the header's; None leaves it to the header.
+        channels_last: the single image file holds channels, not frames, along its 4th axis.
+        channels: how many channels the dataset names.
+    """
+
+    name: str
+    subject: str
+    images: tuple[Path, ...]
+    label: Path | Mapping[int, Path] | None = None
+    labelled_frames: tuple[int, ...] | None = None
+    frame_duration_s: float | None = None
+    channels_last: bool = False
+    channels: int = 1
+
+    def image(self) -> Image4D:
+        """Read the study. Raises InputError as `read_image`, and for another number of channels."""
+        image = read_image(self.images, channels_last=self.channels_last)
+        if self.channels_last and image.channels != self.channels:
+            raise InputError(
+                f"{self.images[0]}: {image.channels} channels came; wanted the {self.channels} that dataset.json names"
+            )
+        return image if self.frame_duration_s is None else replace(image, frame_duration_s=self.frame_duration_s)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A checked `dataset.json`.
+
+    Attributes:
+        labels: (class name, value in the label files), by value, background (0) first. The class index is the place in
+            this tuple; values may have gaps.
+        time: "cyclic" (the last frame leads into the first) or "open".
+    """
+
+    root: Path
+    name: str
+    channel_names: tuple[str, ...]
+    labels: tuple[tuple[str, int], ...]
+    time: str
+    training: tuple[Case, ...]
+    test: tuple[Case, ...] = ()
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """K names, background first."""
+        return tuple(name for name, _ in self.labels)
+
+    @property
+    def label_values(self) -> tuple[int, ...]:
+        """K values as in the label files, increasing; the place is the class index."""
+        return tuple(value for _, value in self.labels)
+
+    @property
+    def cyclic(self) -> bool:
+        """Whether the last frame leads into the first."""
+        return self.time == "cyclic"
+
+    @property
+    def subjects(self) -> tuple[str, ...]:
+        """The subjects of the training cases, sorted."""
+        return tuple(sorted({case.subject for case in self.training}))
+
+    def case(self, name: str) -> Case:
+        """The training or test case of that name. Raises InputError with the nearest names."""
+        for case in (*self.training, *self.test):
+            if case.name == name:
+                return case
+        names = [case.name for case in (*self.training, *self.test)]
+        raise InputError(
+            f"{self.root}: there is no case {name!r}{nearest(name, names)}; wanted one of its {len(names)}"
+        )
+
+
+def parse_dataset(entry: Any, path: Path) -> Dataset:
+    """Turn what the `dataset.json` at `path` holds into a Dataset, or raise InputError."""
+    _check_type(entry, dict, f"{path}", "an object { ... }")
+    _check_keys(entry, (*_DATASET_KEYS, *_DECATHLON_KEYS, "training", "test"), f"{path}")
+    channel_names = _parse_channels(entry, path)
+    labels = _parse_labels(entry.get("labels"), path)
+    time = entry.get("time", "open")
+    if time not in ("cyclic", "open"):
+        raise InputError(f'{path}: "time" is {time!r}; wanted "cyclic" or "open"')
+    cases: dict[str, tuple[Case, ...]] = {}
+    for part in ("training", "test"):
+        _check_type(entry.get(part, []), list, f'{path}: "{part}"', "a list of cases [ ... ]")
+        channels_last = "modality" in entry and len(channel_names) > 1
+        cases[part] = tuple(
+            _parse_case(item, part, f'{path}: "{part}" entry {i}', path.parent, len(channel_names), channels_last)
+            for i, item in enumerate(entry.get(part, []))
+        )
+    _check_cases(cases["training"], cases["test"], path)
+    name = entry.get("name") or path.absolute().parent.name
+    _check_type(name, str, f'{path}: "name"', "a text")
+    return Dataset(path.parent, name, channel_names, labels, time, cases["training"], cases["test"])
+
+
+def _parse_channels(entry: Mapping[str, Any], path: Path) -> tuple[str, ...]:
+    """The channels' names in order, from "channel_names" or the Decathlon's "modality"."""
+    keys = [key for key in ("channel_names", "modality") if key in entry]
+    if len(keys) != 1:
+        raise InputError(f'{path}: {keys or "no channels"} came; wanted "channel_names": {{"0": "cine MRI"}}')
+    names = entry[keys[0]]
+    wanted = f'{path}: "{keys[0]}" is {names!r}; wanted names by channel number, {{"0": "first", "1": "second"}}'
+    if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
+        raise InputError(wanted)
+    numbers = [str(i) for i in range(len(names))]
+    if not numbers or set(names) != set(numbers):
+        raise InputError(wanted)
+    return tuple(names[number] for number in numbers)
+
+
+def _parse_labels(labels: Any, path: Path) -> tuple[tuple[str, int], ...]:
+    """(name, value) by value, from {"name": value} or the Decathlon's {"value": "name"}."""
+    wanted = f'{path}: "labels" is {labels!r}; wanted values by name, {{"background": 0, "left ventricle": 1}}'
+    if not isinstance(labels, dict):
+        raise InputError(wanted)
+    if all(isinstance(name, str) and value.isdecimal() for value, name in labels.items()):
+        pairs = [(name, int(value)) for value, name in labels.items()]
+    elif all(type(value) is int for value in labels.values()):
+        pairs = list(labels.items())
+    else:
+        raise InputError(wanted)
+    pairs.sort(key=lambda pair: pair[1])
+    values = [value for _, value in pairs]
+    if 0 not in values or len(values) < 2:
+        raise InputError(f"{wanted}: background at 0, and another class or more")
+    if values[0] < 0 or values[-1] > 255 or len(set(values)) < len(values) or len(dict(pairs)) < len(pairs):
+        raise InputError(f"{wanted}: each name and each value once, values from 0 to 255")
+    return tuple(pairs)
+
+
+def _parse_case(item: Any, part: str, where: str, root: Path, channels: int, channels_last: bool) -> Case:
+    """Turn one entry of "training" or "test" into a Case; the files need not exist."""
+    if part == "test" and isinstance(item, str):
+        item = {"image": item}
+    _check_type(item, dict, where, 'an object { "case": ..., "image": ..., "label": ... }')
+    if isinstance(item.get("case"), str):
+        where = f"{where} (case {item['case']!r})"
+    _check_keys(item, _CASE_KEYS, where)
+    for key in ("image",) if part == "test" else ("image", "label"):
+        if item.get(key) is None:
+            raise InputError(f'{where}: "{key}" is missing; wanted {{ "case": ..., "image": ..., "label": ... }}')
+    files = item["image"] if isinstance(item["image"], list) else [item["image"]]
+    if len(files) != (1 if channels_last else channels):
+        came, names = f"{len(files)} image file(s) came", f"the {channels} channel(s) that are named"
+        raise InputError(
+            f"{where}: {came}; wanted {'one file with' if channels_last else 'one file for each of'} {names}"
+        )
+    images = tuple(_parse_path(file, f'{where}: "image"', root) for file in files)
+    name = item.get("case", images[0].name.removesuffix(".gz").removesuffix(".nii"))
+    subject = item.get("subject", name)
+    for key, value in (("case", name), ("subject", subject)):
+        if not isinstance(value, str) or not value.strip() or value.startswith(".") or set(value) & set("/\\\0\n"):
+            raise InputError(f'{where}: "{key}" is {value!r}; wanted a text that can name a file, without slashes')
+    label, frames = _parse_label(item, where, root)
+    duration = item.get("frame_duration_s")
+    if duration is not None and (type(duration) not in (int, float) or not 0 < duration < math.inf):
+        raise InputError(f'{where}: "frame_duration_s" is {duration!r}; wanted seconds above 0, or no such key')
+    return Case(name, subject, images, label, frames, duration, channels_last, channels)
+
+
+def _parse_label(
+    item: Mapping[str, Any], where: str, root: Path
+) -> tuple[Path | dict[int, Path] | None, tuple[int, ...] | None]:
+    """Give the label file, or the files by frame, and the labelled frames (None: all)."""
+    frames, label = item.get("labelled_frames"), item.get("label")
+    if frames is not None:
+        fine = isinstance(frames, list) and frames and all(type(t) is int and t >= 0 for t in frames)
+        if not fine or sorted(set(frames)) != frames:
+            wanted = "frame numbers from 0 in increasing order, each once, [0, 11]; leave it out if all are labelled"
+            raise InputError(f'{where}: "labelled_frames" is {frames!r}; wanted {wanted}')
+    if not isinstance(label, dict):
+        path = None if label is None else _parse_path(label, f'{where}: "label"', root)
+        return path, None if frames is None else tuple(frames)
+    if not label or not all(key.isdecimal() and str(int(key)) == key for key in label):
+        raise InputError(
+            f'{where}: "label" has the frames {list(label)}; wanted {{"0": "f0.nii.gz", "11": "f11.nii.gz"}}'
+        )
+    files = {int(t): _parse_path(label[t], f'{where}: "label" of frame {t}', root) for t in sorted(label, key=int)}
+    if frames is not None and frames != list(files):
+        raise InputError(f'{where}: "labelled_frames" is {frames}, "label" has {list(files)}; leave the first out')
+    return files, tuple(files)
+
+
+def _parse_path(value: Any, where: str, root: Path) -> Path:
+    """`root` / `value`, which must stay inside `root`."""
+    wanted = "a path relative to the dataset's folder and inside it; move the file there, or link to it from there"
+    if not isinstance(value, str) or not value:
+        raise InputError(f"{where} is {value!r}; wanted {wanted}")
+    inside = os.path.normpath(value)
+    absolute = os.path.isabs(value) or PureWindowsPath(value).is_absolute()
+    if absolute or inside.split(os.sep)[0] in ("..", "."):
+        raise InputError(f"{where} is {value!r}; wanted {wanted}")
+    return root / inside
+
+
+def _check_cases(training: tuple[Case, ...], test: tuple[Case, ...], path: Path) -> None:
+    """Raise InputError for no case, a name or a subject twice where it must be once, and files that are not there."""
+    cases = (*training, *test)
+    if not cases:
+        raise InputError(f'{path}: no case came; wanted one or more under "training" (or "test", to predict only)')
+    name, count = Counter(case.name for case in cases).most_common(1)[0]
+    if count > 1:
+        raise InputError(f"{path}: {count} cases are named {name}; wanted each name once; rename them")
+    shared = sorted({case.subject for case in training} & {case.subject for case in test})
+    if shared:
+        raise InputError(f"{path}: subject {shared[0]} is in training and in test; wanted either; move its cases")
+    missing = [f"{case.name}: {file}" for case in cases for file in _files(case) if not file.is_file()]
+    if missing:
+        more = f" and {len(missing) - _LISTED_MISSING} more" if len(missing) > _LISTED_MISSING else ""
+        listed = ", ".join(missing[:_LISTED_MISSING]) + more
+        raise InputError(f"{path}: {len(missing)} file(s) are missing: {listed}; add them or correct the paths")
+
+
+def _check_type(value: Any, kind: type, where: str, wanted: str) -> None:
+    if not isinstance(value, kind):
+        raise InputError(f"{where} is of type {type(value).__name__}; wanted {wanted}")
+
+
+def _check_keys(entry: Mapping[str, Any], known: Sequence[str], where: str) -> None:
+    for key in entry:
+        if key not in known:
+            raise InputError(f"{where}: unknown key {key!r}{nearest(key, known)}; wanted keys of {', '.join(known)}")
+
+
+def _files(case: Case) -> tuple[Path, ...]:
+    labels = case.label.values() if isinstance(case.label, Mapping) else (case.label,)
+    return (*case.images, *(label for label in labels if label is not None))
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """The nearest known names in brackets, or nothing: goes behind a name that is not known."""
+    near = difflib.get_close_matches(name, list(known), n=3, cutoff=0.5)
+    return f" (near: {', '.join(near)})" if near else ""

@@ -1,0 +1,225 @@
+"""One 4D study: NIfTI (X, Y, Z, T) on disk, (C, T, X, Y, Z) in memory, written back under the header it came with."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import nibabel as nib
+import numpy as np
+
+from unet4d.data.nifti import (
+    Header,
+    PathLike,
+    affine_of,
+    check_affine,
+    check_same_grid,
+    check_suffix,
+    frame_duration_s_of,
+    header_for,
+    opened,
+    read_header,
+    spacing_of,
+    write_nifti,
+)
+from unet4d.errors import InputError
+from unet4d.files import replacing
+
+_INTEGER_TOLERANCE = 1e-3  # a label stored with a scale slope may come back as 0.9999
+
+
+@dataclass(frozen=True, eq=False)
+class Image4D:
+    """A study, in memory, with the header it came with.
+
+    Attributes:
+        array: (C, T, X, Y, Z) float32, scale slope applied.
+        header: of the first channel's file, as it lay on disk.
+        frame_duration_s: seconds from frame to frame; None where the header does not say.
+        source: the first channel's file; None for an image made in memory.
+    """
+
+    array: np.ndarray
+    header: Header
+    frame_duration_s: float | None = None
+    source: Path | None = None
+
+    @classmethod
+    def from_array(cls, array: np.ndarray, affine: np.ndarray, frame_duration_s: float | None = None) -> Image4D:
+        """Make an image of (C, T, X, Y, Z), or of one channel (T, X, Y, Z), with a scanner-space header in mm and s.
+
+        Args:
+            array: any real dtype; kept as float32.
+            affine: (4, 4), voxel to mm (RAS).
+            frame_duration_s: seconds; None leaves the time unit of the header unknown.
+
+        Raises:
+            InputError: another number of axes, an axis of size zero, an affine without inverse.
+        """
+        array = np.asarray(array, dtype=np.float32)
+        array = array[None] if array.ndim == 4 else array
+        if array.ndim != 5 or 0 in array.shape:
+            raise InputError(f"an image of shape {array.shape} came; wanted (C, T, X, Y, Z) or (T, X, Y, Z), no axis 0")
+        if frame_duration_s is not None and not (frame_duration_s > 0 and math.isfinite(frame_duration_s)):
+            raise InputError(f"frame_duration_s is {frame_duration_s}; give seconds above 0, or None if unknown")
+        affine = np.asarray(affine, dtype=np.float64)
+        check_affine(affine, "affine")
+        header = nib.Nifti1Header()
+        header.set_data_dtype(np.float32)
+        header.set_data_shape((*array.shape[2:], array.shape[1]))
+        header.set_qform(affine, code=1, strip_shears=True)
+        header.set_sform(affine, code=1)
+        header["pixdim"][4] = frame_duration_s or 1.0
+        header.set_xyzt_units("mm", "sec" if frame_duration_s else None)
+        return cls(array, header, frame_duration_s)
+
+    @property
+    def affine(self) -> np.ndarray:
+        """(4, 4) float64, voxel index to mm (RAS): the sform, else the qform, else nibabel's guess from the spacing."""
+        return affine_of(self.header)
+
+    @property
+    def spacing(self) -> tuple[float, float, float]:
+        """Voxel size in mm along X, Y and Z."""
+        return spacing_of(self.affine)
+
+    @property
+    def channels(self) -> int:
+        """C."""
+        return self.array.shape[0]
+
+    @property
+    def frames(self) -> int:
+        """T."""
+        return self.array.shape[1]
+
+    @property
+    def grid(self) -> tuple[int, int, int]:
+        """(X, Y, Z)."""
+        return cast(tuple[int, int, int], self.array.shape[2:])
+
+
+def read_image(path: PathLike | Sequence[PathLike], *, channels_last: bool = False) -> Image4D:
+    """Read a 3D (one frame) or 4D NIfTI study, .nii or .nii.gz.
+
+    Args:
+        path: one file, or one file a channel on the same grid.
+        channels_last: the 4th axis of the single file holds channels, and there is one frame
+            (as in the multi-modality files of the Medical Segmentation Decathlon).
+
+    Raises:
+        InputError: missing, truncated or not a real-valued NIfTI of 3 or 4 axes; NaN or infinite voxels; an unusable
+            affine or spacing; channels on different grids. Names the file.
+    """
+    paths = [Path(path)] if isinstance(path, str | os.PathLike) else [Path(one) for one in path]
+    if not paths or (channels_last and len(paths) > 1):
+        raise InputError(f"{len(paths)} image files came; wanted one, or (without channels_last) one a channel")
+    header, frames = read_header(paths[0])
+    volumes = np.empty((len(paths), *frames), dtype=np.float32)  # (files, T, X, Y, Z)
+    for one, out in zip(paths, volumes, strict=True):
+        _read_floats(one, out, header)
+    array = volumes.swapaxes(0, 1) if channels_last else volumes
+    return Image4D(array, header, None if channels_last else frame_duration_s_of(header), paths[0])
+
+
+def read_label(path: PathLike, *, like: Image4D | None = None) -> np.ndarray:
+    """Read a label map (T, X, Y, Z) uint8; a 3D file is one frame. The number of frames is the caller's to check.
+
+    Args:
+        path: .nii or .nii.gz with whole numbers from 0 to 255, in any dtype.
+        like: the image; its (X, Y, Z) and affine must be the label's.
+
+    Raises:
+        InputError: as `read_image`, and for other values or another grid.
+    """
+    path = Path(path)
+    with opened(path) as (header, shape, volumes):
+        if like is not None:
+            check_same_grid(path, header, shape[1:], like.source or "the image", like.header, like.grid)
+        label = np.empty(shape, dtype=np.uint8)
+        for t, volume in enumerate(volumes):
+            whole = np.rint(volume) if volume.dtype.kind == "f" else volume
+            wrong = ~((whole >= 0) & (whole <= 255))
+            if volume.dtype.kind == "f":
+                with np.errstate(invalid="ignore"):  # inf - inf
+                    wrong |= ~(np.abs(volume - whole) <= _INTEGER_TOLERANCE)
+            if wrong.any():
+                voxel = _first(wrong)
+                raise InputError(
+                    f"{path}: label value {volume[voxel]:g} at frame {t}, voxel {voxel} ({np.count_nonzero(wrong)} "
+                    "such in this frame); wanted whole numbers from 0 to 255; correct the label map"
+                )
+            label[t] = whole
+    return label
+
+
+def write_image(path: PathLike, label: np.ndarray, *, like: Image4D) -> None:
+    """Write a label map (or any map) on the grid of `like`, whole or not at all.
+
+    Every field of geometry and time (affine, qform and sform with their codes, spacing, units, offsets, slice timing)
+    is that of `like.header` to the bit, as are its byte order and NIfTI version. Integers are stored as uint8 or the
+    smallest signed type that holds them, without a scale slope; floating point as float32. A 3D source gives a 3D file.
+
+    Args:
+        path: .nii or .nii.gz.
+        label: (T, X, Y, Z), or (X, Y, Z) for one frame.
+        like: the image that was segmented.
+
+    Raises:
+        InputError: another file name, dtype or shape.
+        Unet4DError: the disk is full or the folder cannot be written to.
+    """
+    path = Path(path)
+    check_suffix(path)
+    label = np.asarray(label)
+    label = label[None] if label.ndim == 3 else label
+    wanted = (like.frames, *like.grid)
+    if label.shape != wanted:
+        raise InputError(f"{path}: an array of shape {label.shape} came; wanted (T, X, Y, Z) = {wanted} as the image")
+    dtype = _storage_dtype(label, path)
+    dim = like.header["dim"]
+    flat = like.frames == 1 and not (dim[0] >= 4 and dim[4] == 1)
+    header = header_for(like.header, like.grid if flat else (*like.grid, like.frames), dtype)
+    with replacing(path) as temporary:
+        write_nifti(temporary, header, label)
+
+
+def _read_floats(path: Path, out: np.ndarray, first: Header) -> None:
+    """Fill `out` (T, X, Y, Z) float32 from `path`, whose grid must be that of `first`; refuse what is not finite."""
+    bad, where = 0, ""
+    with opened(path) as (header, shape, volumes):
+        check_same_grid(path, header, shape, "the first channel", first, out.shape)
+        for t, volume in enumerate(volumes):
+            with np.errstate(over="ignore", invalid="ignore"):
+                out[t] = volume
+            finite = np.isfinite(out[t])
+            if not finite.all():
+                where = where or f"frame {t}, voxel {_first(~finite)}"
+                bad += int(np.count_nonzero(~finite))
+    if bad:
+        raise InputError(
+            f"{path}: {bad} of {out.size} voxels are NaN or infinite, the first at {where}; wanted finite "
+            "values; replace them (by 0 outside the body, say) or export the study again"
+        )
+
+
+def _storage_dtype(array: np.ndarray, path: Path) -> np.dtype:
+    """uint8, or the smallest signed integer type that holds the values; float32 for floating point."""
+    if array.dtype.kind == "f":
+        return np.dtype(np.float32)
+    if array.dtype.kind not in "biu":
+        raise InputError(f"{path}: an array of {array.dtype} came; wanted integers or floating point")
+    low, high = int(array.min()), int(array.max())
+    for dtype in (np.uint8, np.int16, np.int32, np.int64):
+        if np.iinfo(dtype).min <= low and high <= np.iinfo(dtype).max:
+            return np.dtype(dtype)
+    raise InputError(f"{path}: the values {low} to {high} came; wanted them to fit 64-bit signed integers")
+
+
+def _first(mask: np.ndarray) -> tuple[int, ...]:
+    """Index of the first True."""
+    return tuple(int(i) for i in np.argwhere(mask)[0])

@@ -1,0 +1,149 @@
+"""Label maps by study: a folder of predictions, and what they are scored against."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from unet4d.data.dataset import Case, Dataset, read_dataset, read_labelled
+from unet4d.data.image4d import Image4D, read_label
+from unet4d.data.nifti import frame_duration_s_of, read_header
+from unet4d.errors import InputError
+from unet4d.files import read_json
+
+SUFFIXES = (".nii.gz", ".nii")
+
+
+@dataclass(frozen=True)
+class Reference:
+    """One study to score against.
+
+    Attributes:
+        name: of the case; its prediction is `<name>.nii.gz`.
+        subject: the person or animal.
+        path: the file whose grid a prediction must have: the image of a case, or a label file that stands alone.
+        case: the case in its dataset; None for a label file that stands alone.
+    """
+
+    name: str
+    subject: str
+    path: Path
+    case: Case | None = None
+
+
+def label_maps(folder: Path) -> dict[str, Path]:
+    """Study name to file, for every .nii.gz and .nii of a folder, by name.
+
+    Raises:
+        InputError: no such folder, none in it, or two files of one name.
+    """
+    if not folder.is_dir():
+        what = "is a file" if folder.exists() else "is missing"
+        raise InputError(f"{folder} {what}; give a folder of label maps, one <case>.nii.gz a study")
+    found: dict[str, Path] = {}
+    for file in sorted(folder.iterdir()):
+        if file.name.startswith(".") or not file.name.endswith(SUFFIXES):
+            continue
+        name = file.name.removesuffix(".gz").removesuffix(".nii")
+        if name in found:
+            raise InputError(f"{folder} holds {found[name].name} and {file.name}; wanted one of them; remove the other")
+        found[name] = file
+    if not found:
+        raise InputError(
+            f"{folder} holds no .nii.gz or .nii file; give a folder of label maps, one <case>.nii.gz a study"
+        )
+    return found
+
+
+def find_references(path: Path) -> tuple[list[Reference], Dataset | None]:
+    """The studies to score against, and the dataset they belong to, if any.
+
+    Args:
+        path: a dataset (folder or dataset.json); or a folder of label files. Where a dataset.json in the folder above,
+            or the one above that, lists these very files, they are that dataset's cases: its labelled_frames tell
+            frames that nobody drew from frames where a class is absent.
+
+    Raises:
+        InputError: nothing to score against, or a dataset.json with a mistake.
+    """
+    if path.is_file() and path.suffix != ".json":
+        raise InputError(f"{path} is one file; give a dataset folder, its dataset.json, or a folder of label maps")
+    if path.is_file() or (path / "dataset.json").is_file():
+        dataset = read_dataset(path)
+        cases = _labelled_cases(dataset)
+        if not cases:
+            raise InputError(f"{path}: no case has a label; wanted one or more to score against")
+    else:
+        maps = label_maps(path)
+        owner = _owner(path)
+        if owner is None:
+            return [Reference(name, name, file) for name, file in maps.items()], None
+        dataset = read_dataset(owner)
+        cases = [
+            case for case in _labelled_cases(dataset) if _label_files(case)[0].resolve().is_relative_to(path.resolve())
+        ]
+    return [Reference(case.name, case.subject, case.images[0], case) for case in cases], dataset
+
+
+def read_reference(reference: Reference, dataset: Dataset | None) -> tuple[np.ndarray, np.ndarray, Image4D]:
+    """Read the reference label of a study; of its image, the header alone.
+
+    Returns:
+        label: (T, X, Y, Z) uint8.
+        labelled: (T,) bool.
+        like: the study's grid and frame duration, its voxels all 0 and taking no memory.
+    """
+    header, shape = read_header(reference.path)
+    case = reference.case
+    frames = 1 if case and case.channels_last else shape[0]
+    duration = (case.frame_duration_s if case else None) or frame_duration_s_of(header)
+    nothing = np.broadcast_to(np.float32(0), (1, frames, *shape[1:]))
+    like = Image4D(nothing, header, duration, reference.path)
+    if case is None or dataset is None:
+        return read_label(reference.path), np.ones(frames, bool), like
+    return *read_labelled(case, dataset, like), like
+
+
+def named_classes(dataset: Dataset | None, folders: Sequence[Path]) -> dict[str, int] | None:
+    """Foreground class name to label value, from the dataset, else from a prediction.json in one of `folders`."""
+    if dataset is not None:
+        return {name: value for name, value in dataset.labels if value}
+    for folder in folders:
+        if (folder / "prediction.json").is_file():
+            entry = read_json(folder / "prediction.json")
+            labels = entry.get("labels") if isinstance(entry, dict) else None
+            if not isinstance(labels, dict) or not all(type(value) is int for value in labels.values()):
+                raise InputError(
+                    f'{folder / "prediction.json"}: "labels" is {labels!r}; wanted {{"background": 0, ...}}'
+                )
+            return {name: value for name, value in labels.items() if value}
+    return None
+
+
+def _labelled_cases(dataset: Dataset) -> list[Case]:
+    return [case for case in (*dataset.training, *dataset.test) if case.label is not None]
+
+
+def _label_files(case: Case) -> list[Path]:
+    return [case.label] if isinstance(case.label, Path) else list((case.label or {}).values())
+
+
+def _owner(folder: Path) -> Path | None:
+    """The dataset.json above a folder that lists a file of the folder as a label; a foreign dataset.json is passed by."""
+    folder = folder.resolve()
+    for root in list(folder.parents)[:2]:
+        entry = None
+        if (root / "dataset.json").is_file():
+            with contextlib.suppress(InputError):  # not ours to judge unless it lists these files
+                entry = read_json(root / "dataset.json")
+        parts = [entry.get(part) for part in ("training", "test")] if isinstance(entry, dict) else []
+        for item in (item for part in parts if isinstance(part, list) for item in part):
+            label = item.get("label") if isinstance(item, dict) else None
+            for file in label.values() if isinstance(label, dict) else [label]:
+                if isinstance(file, str) and (root / file).resolve().is_relative_to(folder):
+                    return root / "dataset.json"
+    return None

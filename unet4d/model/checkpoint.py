@@ -1,0 +1,126 @@
+"""Checkpoints: tensors and plain Python values, whole or absent, carrying all that prediction needs."""
+
+from __future__ import annotations
+
+import io
+import os
+import pickle
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from unet4d.config import Config
+from unet4d.errors import InputError
+from unet4d.files import replacing
+from unet4d.model.clstm_unet import CLSTMUNet, build_network
+
+FORMAT = "unet4d checkpoint 1"
+BEST, LAST = "checkpoint_best.pt", "checkpoint_last.pt"
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a model was trained to do.
+
+    Attributes:
+        labels: class name to the value it has in label files, background first; the class index is the position.
+        channel_names: names of the input channels.
+        cyclic: whether the last frame leads into the first.
+    """
+
+    labels: dict[str, int]
+    channel_names: tuple[str, ...]
+    cyclic: bool
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain Python values."""
+        return {"labels": dict(self.labels), "channel_names": list(self.channel_names), "cyclic": self.cyclic}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Task:
+        """The inverse of `as_dict`."""
+        return cls(dict(values["labels"]), tuple(values["channel_names"]), values["cyclic"])
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """A network ready to segment, with its resolved configuration and task."""
+
+    network: CLSTMUNet
+    config: Config
+    task: Task
+    path: Path
+
+
+def save_checkpoint(
+    path: str | os.PathLike[str], config: Config, task: Task, network: CLSTMUNet, training: dict[str, Any]
+) -> None:
+    """Write a checkpoint, whole or not at all.
+
+    Args:
+        path: where to.
+        config: resolved.
+        task: what the network does.
+        network: its weights are kept on the CPU's side of things.
+        training: what resuming needs (empty for a model to predict with); tensors and plain values only.
+    """
+    content = {
+        "format": FORMAT,
+        "config": config.as_dict(),
+        "task": task.as_dict(),
+        "network": {name: weight.detach().cpu() for name, weight in network.state_dict().items()},
+        "training": training,
+    }
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    with replacing(path) as temporary:
+        temporary.write_bytes(buffer.getbuffer())
+
+
+def load_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Read what `save_checkpoint` wrote, on the CPU, with `weights_only=True`; there is no unsafe way round.
+
+    Raises:
+        InputError: missing, truncated, not a checkpoint of this package, or holding more than tensors and plain values.
+    """
+    path = Path(path)
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise InputError(f"{path} is missing; give a run folder or a checkpoint file") from error
+    except (pickle.UnpicklingError, zipfile.BadZipFile, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        raise InputError(
+            f"{path} is not a whole, safe checkpoint ({_first_line(error)}); give one written by unet4d train"
+        ) from error
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        found = content.get("format") if isinstance(content, dict) else type(content).__name__
+        raise InputError(f"{path} holds {found!r}; wanted a {FORMAT!r} written by unet4d train")
+    return content
+
+
+def load_model(path: str | os.PathLike[str], device: str | torch.device = "cpu") -> TrainedModel:
+    """The model of a run folder (its best checkpoint, else its last) or of a checkpoint file, in evaluation mode.
+
+    Raises:
+        InputError: there is no checkpoint there, or it is not a whole one.
+    """
+    path = Path(path)
+    if path.is_dir():
+        found = [path / name for name in (BEST, LAST) if (path / name).is_file()]
+        if not found:
+            raise InputError(
+                f"{path} holds neither {BEST} nor {LAST}; give the --out folder of a finished unet4d train"
+            )
+        path = found[0]
+    content = load_checkpoint(path)
+    config, task = Config.from_dict(content["config"]), Task.from_dict(content["task"])
+    network = build_network(config.model, len(task.channel_names), len(task.labels))
+    network.load_state_dict(content["network"])
+    return TrainedModel(network.to(device).eval(), config, task, path)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:120]

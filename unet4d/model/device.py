@@ -1,0 +1,63 @@
+"""Where to compute and in what precision."""
+
+from __future__ import annotations
+
+import contextlib
+
+import torch
+
+from unet4d.config import Precision
+from unet4d.errors import InputError
+
+_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def find_device(name: str = "auto") -> torch.device:
+    """The device of this name; "auto" is a CUDA GPU if there is one, else the CPU.
+
+    Raises:
+        InputError: there is no such device here.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise InputError(f"device {name!r} is not known; wanted auto, cpu, cuda or cuda:N") from error
+    if device.type == "cuda":
+        count = torch.cuda.device_count()
+        if (device.index or 0) >= count:
+            raise InputError(
+                f"device {name!r} was asked for and {count} CUDA devices are here; use auto, or check the driver"
+            )
+    elif device.type != "cpu":
+        raise InputError(f"device {name!r} is not supported; wanted auto, cpu, cuda or cuda:N")
+    return device
+
+
+def resolve_precision(precision: Precision, device: torch.device) -> Precision:
+    """What "auto" means here: bf16 where the device computes in it, else fp16 on a GPU, else fp32.
+
+    Raises:
+        InputError: fp16 on a CPU, where its range would overflow without a loss scaler's help.
+    """
+    if precision == "fp16" and device.type == "cpu":
+        raise InputError("precision fp16 was asked for on the CPU; wanted bf16 or fp32 there, or auto")
+    if precision != "auto":
+        return precision
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+    return "bf16" if torch.backends.cpu.get_cpu_capability() == "AVX512" and _has_bf16_units() else "fp32"
+
+
+def _has_bf16_units() -> bool:
+    """Whether the CPU multiplies matrices in bf16 (AMX), not merely converts to it."""
+    probe = getattr(torch.cpu, "_is_amx_tile_supported", None)
+    return bool(probe and probe())
+
+
+def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager:
+    """Mixed precision as named ("bf16", "fp16"), or nothing for "fp32"."""
+    if precision == "fp32":
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, _DTYPES[precision])

@@ -1,0 +1,60 @@
+"""Strides and kernels from the voxel: thick slices are not pooled or convolved across while the plane is finer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from unet4d.config import Size, triple
+from unet4d.errors import InputError
+
+SMALLEST_EDGE = 4
+"""An axis is not pooled below this many voxels."""
+
+
+def strides_and_kernels(spacing: Sequence[float], size: Sequence[int], levels: int) -> tuple[list[Size], list[Size]]:
+    """Strides between the levels and kernels of the levels, after nnU-Net's rule (Isensee et al. 2021, supplementary note 2).
+
+    At each level an axis is convolved across (kernel 3) when its spacing there is less than twice the finest axis', and pooled
+    (stride 2) when, besides, at least `SMALLEST_EDGE` voxels remain of it.
+
+    Args:
+        spacing: (X, Y, Z) in mm.
+        size: voxels (X, Y, Z) of the patch.
+        levels: levels of the network.
+
+    Returns:
+        `levels - 1` strides and `levels` kernels.
+    """
+    here, left = list(spacing), [float(n) for n in size]
+    strides: list[Size] = []
+    kernels: list[Size] = []
+    for level in range(levels):
+        near = [s < 2 * min(here) for s in here]
+        kernels.append(triple(3 if n else 1 for n in near))
+        if level < levels - 1:
+            stride = triple(2 if n and edge >= 2 * SMALLEST_EDGE else 1 for n, edge in zip(near, left, strict=True))
+            strides.append(stride)
+            here = [s * step for s, step in zip(here, stride, strict=True)]
+            left = [edge / step for edge, step in zip(left, stride, strict=True)]
+    return strides, kernels
+
+
+def total_stride(strides: Sequence[Sequence[int]]) -> Size:
+    """The product of the strides per axis: what a patch must be a multiple of."""
+    product = [1, 1, 1]
+    for stride in strides:
+        product = [p * s for p, s in zip(product, stride, strict=True)]
+    return triple(product)
+
+
+def rounded_up(size: Sequence[int], multiple: Sequence[int]) -> Size:
+    """The smallest size of at least `size` that `multiple` divides, per axis."""
+    return triple(-(-n // m) * m for n, m in zip(size, multiple, strict=True))
+
+
+def checked_divisible(size: Sequence[int], multiple: Sequence[int]) -> None:
+    """Raise an InputError that names the shape to pad to unless `multiple` divides `size`."""
+    if any(n % m for n, m in zip(size, multiple, strict=True)):
+        raise InputError(
+            f"the network got a grid of {tuple(size)}; wanted multiples of {tuple(multiple)}; pad to {rounded_up(size, multiple)}"
+        )

@@ -1,0 +1,65 @@
+"""Volume curves: how large each class is in every frame, as a picture `(H, W, 3)` uint8."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from unet4d.pictures.png import class_colour, new_figure, rendered
+
+if TYPE_CHECKING:
+    from matplotlib.lines import Line2D
+
+
+def volume_curves(
+    curves_ml: Mapping[str, np.ndarray],
+    *,
+    colours: Mapping[str, str] | None = None,
+    frame_duration_s: float | None = None,
+    reference_ml: Mapping[str, np.ndarray] | None = None,
+    title: str | None = None,
+) -> np.ndarray:
+    """Draw the volume of each class over all frames, its largest and smallest marked.
+
+    Args:
+        curves_ml: class name to `(T,)` mL.
+        colours: class name to colour; left out, in the order of the palette.
+        frame_duration_s: seconds a frame; left out, the axis counts frames.
+        reference_ml: class name to `(T,)` mL, NaN where nobody labelled; drawn as rings.
+        title: a line above the curves.
+
+    Returns:
+        `(H, W, 3)` uint8.
+    """
+    figure = new_figure(8.6, 3.6, "white")
+    axes = figure.add_axes((0.085, 0.16, 0.72, 0.72))
+    for index, (name, curve) in enumerate(curves_ml.items()):
+        colour = (colours or {}).get(name, class_colour(index + 1))
+        time = np.arange(len(curve)) * (frame_duration_s or 1)
+        axes.plot(time, curve, color=colour, linewidth=2, label=name, marker="." if len(curve) < 60 else "")
+        for at, marker in ((int(np.argmax(curve)), "^"), (int(np.argmin(curve)), "v")):
+            axes.plot(time[at], curve[at], marker, color=colour, markersize=9, markeredgecolor="#333333")
+        if reference_ml and name in reference_ml:
+            axes.plot(time, reference_ml[name], "o", markerfacecolor="none", markeredgecolor="#222222", markersize=11)
+    axes.set_xlabel("time (s)" if frame_duration_s else "frame")
+    axes.set_ylabel("volume (mL)")
+    axes.set_ylim(0, 1.06 * axes.get_ylim()[1])
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+    handles = [*axes.get_legend_handles_labels()[0], *_marker_legend(bool(reference_ml))]
+    axes.legend(handles=handles, loc="upper left", bbox_to_anchor=(1.01, 1.02), frameon=False, fontsize=9)
+    if title:
+        axes.set_title(title, loc="left", fontsize=11)
+    return rendered(figure)
+
+
+def _marker_legend(with_reference: bool) -> list[Line2D]:
+    from matplotlib.lines import Line2D
+
+    def handle(marker: str, label: str, face: str) -> Line2D:
+        return Line2D([], [], marker=marker, label=label, markerfacecolor=face, color="#333333", linestyle="none")
+
+    handles = [handle("^", "largest", "#999999"), handle("v", "smallest", "#999999")]
+    return [*handles, handle("o", "reference", "none")] if with_reference else handles

@@ -1,0 +1,69 @@
+"""What a run writes about itself: a line an epoch on the terminal, JSON lines, TensorBoard scalars and pictures."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+LOG = "log.jsonl"
+
+
+class Record:
+    """The record of a run in `out_dir`: log.jsonl (one JSON object an epoch) and TensorBoard files under tensorboard/.
+
+    Args:
+        out_dir: the run's folder.
+        epochs_done: epochs a resumed run has behind it; what was recorded of later ones is dropped, for they come again.
+    """
+
+    def __init__(self, out_dir: Path, epochs_done: int = 0):
+        from torch.utils.tensorboard import SummaryWriter
+
+        self.log = out_dir / LOG
+        kept = [line for line in _lines(self.log) if line["epoch"] <= epochs_done]
+        self.log.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+        step = kept[-1]["step"] + 1 if kept else 0
+        self.board = SummaryWriter(str(out_dir / "tensorboard"), purge_step=step)
+
+    def epoch(self, values: dict[str, Any]) -> None:
+        """Record one epoch: `epoch` (from 1), `step`, and numbers or dicts of numbers under any other name."""
+        with open(self.log, "a", encoding="utf-8") as file:
+            file.write(json.dumps(values) + "\n")
+        for name, value in _flat(values).items():
+            if name not in ("epoch", "step") and value is not None:
+                self.board.add_scalar(name, value, values["step"])
+        self.board.flush()
+
+    def picture(self, name: str, picture: np.ndarray, step: int) -> None:
+        """Show a picture (H, W, 3) uint8 in TensorBoard."""
+        self.board.add_image(name, picture, step, dataformats="HWC")
+
+    def say(self, line: str) -> None:
+        """A line on the terminal that does not tear a progress bar."""
+        tqdm.write(line)
+
+    def close(self) -> None:
+        """Write out what TensorBoard still holds."""
+        self.board.close()
+
+
+def _lines(log: Path) -> list[dict[str, Any]]:
+    """The whole lines of a log; a last one torn by a kill is left out."""
+    lines = []
+    for line in log.read_text(encoding="utf-8").splitlines() if log.exists() else []:
+        try:
+            lines.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return lines
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        flat.update(_flat(value, f"{prefix}{name}/") if isinstance(value, dict) else {f"{prefix}{name}": value})
+    return flat

@@ -1,0 +1,261 @@
+"""`unet4d report`: one HTML page that shows what was segmented. Everything is inside it: it opens from disk."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+import unet4d
+from unet4d import metrics
+from unet4d.data.dataset import Case, Dataset, read_dataset, read_labelled
+from unet4d.data.image4d import Image4D, read_image, read_label
+from unet4d.data.references import label_maps, named_classes
+from unet4d.errors import InputError
+from unet4d.files import read_json, write_text
+from unet4d.pictures import animation, class_colour, contour_sheet, page, save_png, volume_curves
+
+PAGE, PICTURES = "index.html", "pictures"
+LIMITS = (
+    "Research software. Not a medical device; not for diagnosis, treatment or any other clinical decision. Contours and "
+    "volumes come from an automatic segmentation and must be checked by somebody qualified before they are relied on."
+)
+
+
+@dataclass(frozen=True)
+class Study:
+    """One segmented study.
+
+    Attributes:
+        image: of all channels; the first is drawn.
+        label: (T, X, Y, Z) uint8, the prediction.
+        classes: foreground class name to label value.
+        reference: (T, X, Y, Z) uint8 and zero where nobody drew, with `labelled` (T,) bool; None where there is none.
+        dice: mean foreground Dice from an evaluation, where there is one.
+    """
+
+    name: str
+    image: Image4D
+    label: np.ndarray
+    classes: Mapping[str, int]
+    reference: np.ndarray | None
+    labelled: np.ndarray
+    dice: float | None
+
+
+def report(
+    image: str | os.PathLike[str],
+    prediction: str | os.PathLike[str],
+    out_dir: str | os.PathLike[str],
+    evaluation: str | os.PathLike[str] | None = None,
+) -> Path:
+    """Draw every prediction and write index.html, and the pictures also as files, to `out_dir`.
+
+    Args:
+        image: a dataset (folder or dataset.json; its labels are drawn too), a folder of studies, or one study.
+        prediction: a folder of label maps `<case>.nii.gz`, or one label map.
+        out_dir: made where it is missing.
+        evaluation: a folder that `evaluate` wrote; its summary goes on the page.
+
+    Returns:
+        The page.
+
+    Raises:
+        InputError: a prediction without its study, or on another grid; a file that cannot be read.
+    """
+    out = Path(out_dir)
+    maps = _maps(Path(prediction))
+    dataset, cases = _cases(Path(image), maps)
+    named = named_classes(dataset, [Path(prediction), Path(prediction).parent]) or {}
+    summary = _summary(Path(evaluation)) if evaluation is not None else None
+    sections = []
+    for name, file in tqdm(maps.items(), "reporting", unit="study", disable=None):
+        study = _read_study(name, file, cases[name], dataset, named, summary)
+        sections.append(page.section(list(_study_section(study, out / PICTURES)), anchor=f"study-{name}"))
+    title = f"4D segmentation: {dataset.name}" if dataset else "4D segmentation"
+    lead = [page.text(title, "h1"), page.text(f"{len(maps)} studies · unet4d {unet4d.__version__}", kind="soft")]
+    lead += [page.text(LIMITS, kind="limits"), page.links([(f"study-{name}", name) for name in maps])]
+    if summary:
+        lead.append(page.section(_evaluation_section(summary), kind="lead"))
+    write_text(out / PAGE, page.page(title, [*lead, *sections]))
+    return out / PAGE
+
+
+def _maps(prediction: Path) -> dict[str, Path]:
+    if prediction.is_file():
+        return {prediction.name.removesuffix(".gz").removesuffix(".nii"): prediction}
+    return label_maps(prediction)
+
+
+def _cases(image: Path, maps: Mapping[str, Path]) -> tuple[Dataset | None, dict[str, Case]]:
+    """The study behind each prediction, and the dataset they come from, if any."""
+    if image.name == "dataset.json" or (image / "dataset.json").is_file():
+        dataset = read_dataset(image)
+        known = {case.name: case for case in (*dataset.training, *dataset.test)}
+    elif image.is_dir():
+        dataset, known = None, {}
+        for name, file in label_maps(image).items():
+            stem, _, channel = name.rpartition("_")  # one file a channel: CASE_0000, CASE_0001; the first is drawn
+            known |= {stem: Case(stem, stem, (file,))} if channel == "0000" else {}
+            known[name] = Case(name, name, (file,))
+    elif len(maps) == 1:
+        dataset, known = None, {name: Case(name, name, (image,)) for name in maps}
+    else:
+        raise InputError(f"{image} came for {len(maps)} predictions; give the folder of their studies, or the dataset")
+    missing = [name for name in maps if name not in known]
+    if missing:
+        raise InputError(f"{image} has no study for {', '.join(missing)}; wanted one for each prediction, of its name")
+    return dataset, known
+
+
+def _summary(folder: Path) -> dict[str, Any]:
+    path = folder / "summary.json" if folder.is_dir() else folder
+    summary = read_json(path)
+    if not isinstance(summary, dict) or not {"classes", "convention", "averaging", "per_case"} <= set(summary):
+        raise InputError(f"{path} is no summary of an evaluation; give the folder that `unet4d evaluate` wrote")
+    return summary
+
+
+def _read_study(
+    name: str,
+    file: Path,
+    case: Case,
+    dataset: Dataset | None,
+    named: Mapping[str, int],
+    summary: Mapping[str, Any] | None,
+) -> Study:
+    image = case.image() if dataset else read_image(case.images)
+    label = read_label(file, like=image)
+    if len(label) != image.frames:
+        raise InputError(f"{file} has {len(label)} frames, its study {image.frames}; wanted as many; predict it again")
+    reference, labelled = None, np.zeros(image.frames, bool)
+    if dataset and case.label is not None:
+        reference, labelled = read_labelled(case, dataset, image)
+        reference = np.where(labelled[:, None, None, None], reference, 0)
+    others = [int(value) for value in np.unique(label) if value and value not in named.values()]
+    classes = {**named, **{f"class {value}": value for value in others}}
+    dice = summary["per_case"].get(name, {}).get("mean_foreground_dice") if summary else None
+    return Study(name, image, label, classes, reference, labelled, dice)
+
+
+def _study_section(study: Study, folder: Path) -> Iterator[str]:
+    """Draw a study into `folder`; give its part of the page piece by piece."""
+    image, names = study.image, {value: name for name, value in study.classes.items()}
+    voxel_ml = metrics.voxel_volume_ml(image.affine)
+    curves = metrics.volumes_ml(study.label, list(study.classes.values()), voxel_ml)  # (T, K)
+    yield page.text(study.name, "h2")
+    yield page.text(_facts(study), kind="soft")
+    drawn = image.array[0]
+    if image.frames > 1:
+        loop = animation(
+            folder / f"{study.name}_loop.webp", drawn, study.label, image.affine, class_names=names,
+            frame_duration_s=image.frame_duration_s,
+        )  # fmt: skip
+        yield page.figure(loop, "All frames: the study, and below it with the contours of the segmentation.")
+    sheet = contour_sheet(
+        drawn,
+        study.label,
+        image.affine,
+        reference=study.reference,
+        class_names=names,
+        frames=_shown_frames(study, curves),
+    )
+    dashed = " Dashed: the reference, on the frames that have one." if study.reference is not None else ""
+    yield page.figure(
+        save_png(folder / f"{study.name}_contours.png", sheet),
+        f"Slices down, time across; the patient's left is on the right, as the header has it.{dashed}",
+    )
+    yield page.text("Volumes", "h3")
+    if image.frames > 1:
+        yield page.figure(_curve_picture(study, curves, voxel_ml, folder), "Volume of each class over all frames.")
+    yield _volume_table(study, curves)
+    for k, name in enumerate(study.classes):
+        absent = np.flatnonzero(curves[:, k] == 0)
+        if len(absent):
+            where = (
+                "every frame"
+                if len(absent) == image.frames
+                else f"frame{'s' if len(absent) > 1 else ''} " + ", ".join(map(str, absent))
+            )
+            yield page.text(f"{name}: nothing found in {where}.", kind="warn")
+
+
+def _facts(study: Study) -> str:
+    image = study.image
+    size, spacing = " x ".join(map(str, image.grid)), " x ".join(f"{mm:.3g}" for mm in image.spacing)
+    time = f"{image.frame_duration_s:.3g} s a frame" if image.frame_duration_s else "time between frames unknown"
+    channels = f" · the first of {image.channels} channels is shown" if image.channels > 1 else ""
+    dice = f" · mean foreground Dice {study.dice:.3f}" if study.dice is not None else ""
+    return f"{image.frames} frames, {time} · {size} voxels of {spacing} mm{channels}{dice}"
+
+
+def _shown_frames(study: Study, curves: np.ndarray) -> list[int]:
+    """Up to six frames: the first, those where the class that changes most is largest and smallest, labelled ones, others."""
+    total = len(curves)
+    extremes = []
+    if curves.size:
+        k = int(np.argmax(np.ptp(curves, axis=0)))
+        extremes = [int(np.argmax(curves[:, k])), int(np.argmin(curves[:, k]))]
+    even = [int(t) for t in np.linspace(0, total - 1, min(6, total)).round()]
+    labelled = [int(t) for t in np.flatnonzero(study.labelled)][:2]
+    return sorted(list(dict.fromkeys([0, *extremes, *labelled, *even]))[:6])
+
+
+def _curve_picture(study: Study, curves: np.ndarray, voxel_ml: float, folder: Path) -> Path:
+    reference = None
+    if study.reference is not None:
+        volumes = metrics.volumes_ml(study.reference, list(study.classes.values()), voxel_ml)
+        volumes[~study.labelled] = np.nan
+        reference = dict(zip(study.classes, volumes.T, strict=True))
+    picture = volume_curves(
+        dict(zip(study.classes, curves.T, strict=True)),
+        colours={name: class_colour(value) for name, value in study.classes.items()},
+        frame_duration_s=study.image.frame_duration_s,
+        reference_ml=reference,
+    )
+    return save_png(folder / f"{study.name}_volumes.png", picture)
+
+
+def _volume_table(study: Study, curves: np.ndarray) -> str:
+    rows = []
+    for name, curve in zip(study.classes, curves.T, strict=True):
+        largest, smallest = float(curve.max()), float(curve.min())
+        change = f"{100 * (largest - smallest) / largest:.0f} %" if largest else "-"
+        cavity = "ventricle" in name.lower() and "myocard" not in name.lower()
+        note = " (ejection fraction)" if cavity and smallest and study.image.frames > 1 else ""
+        high, low = (f"{volume:.1f} mL" for volume in (largest, smallest))
+        rows.append([name, high, str(int(curve.argmax())), low, str(int(curve.argmin())), change + note])
+    colours = [class_colour(value) for value in study.classes.values()]
+    return page.table(
+        ["class", "largest", "in frame", "smallest", "in frame", "(largest - smallest) / largest"], rows, colours
+    )
+
+
+def _evaluation_section(summary: Mapping[str, Any]) -> list[str]:
+    def shown(value: float | None, digits: int) -> str:
+        return "-" if value is None else f"{value:.{digits}f}"
+
+    rows = []
+    for name, entry in summary["classes"].items():
+        dice, distance, error = entry["dice"], entry["hd95_mm"], entry["volume_error_ml"]
+        rows.append([
+            name, f"{shown(dice['mean'], 3)} ± {shown(dice['std'], 3)}", str(dice["n"]), shown(distance["mean"], 2),
+            shown(distance["median"], 2), str(distance["n"]), shown(error["bias"], 2), shown(error["mean_absolute"], 2),
+            str(entry["n_one_empty"]), str(entry["n_both_empty"]),
+        ])  # fmt: skip
+    head = ["class", "Dice, mean ± SD", "n", "HD95 mm, mean", "median", "n", "volume bias mL", "absolute mL"]
+    scored = f"{summary['cases']} cases of {summary['subjects']} subjects, {summary['labelled_frames']} labelled frames"
+    return [
+        page.text("Against the reference", "h2"),
+        page.text(f"{scored}; mean over classes of the mean Dice {shown(summary['mean_foreground_dice'], 3)}."),
+        page.table(
+            [*head, "one empty", "both empty"], rows, [class_colour(e["value"]) for e in summary["classes"].values()]
+        ),
+        page.text(summary["convention"], kind="soft"),
+        page.text(summary["averaging"], kind="soft"),
+    ]

@@ -1,0 +1,134 @@
+"""`unet4d train`: from a dataset to a run folder with checkpoints, their configuration and the record of how it went."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from unet4d.config import Config
+from unet4d.data.cache import cached_studies
+from unet4d.data.dataset import Case, read_dataset, split_cases
+from unet4d.data.fingerprint import fingerprint
+from unet4d.errors import InputError
+from unet4d.files import write_text
+from unet4d.model.checkpoint import BEST, LAST, Task, load_checkpoint
+from unet4d.model.device import find_device, resolve_precision
+from unet4d.model.topology import rounded_up, strides_and_kernels, total_stride
+from unet4d.trainer import Trainer
+
+CONFIG = "config.yaml"
+LARGEST_PATCH = (128, 128, 32)
+MAY_CHANGE_ON_RESUME = ("data.workers", "data.cache_dir", "train.validate_every")
+
+
+def train(
+    dataset: str | os.PathLike[str],
+    out_dir: str | os.PathLike[str],
+    config: Config,
+    device: str = "auto",
+    resume: bool = False,
+) -> Path:
+    """Train a network on the folds' other subjects and validate it on the fold's.
+
+    Args:
+        dataset: folder with dataset.json.
+        out_dir: the run's folder; a new one, unless resuming.
+        config: what to do; what it leaves out is derived from the training studies.
+        device: "auto", "cpu", "cuda" or "cuda:N".
+        resume: go on from `checkpoint_last.pt` in `out_dir`.
+
+    Returns:
+        The best checkpoint's path; on ties and without scores, the latest one.
+
+    Raises:
+        InputError: the dataset, a study, the configuration or the run folder is not usable.
+        Unet4DError: the loss became infinite or not a number, or the disk is full.
+    """
+    out_dir = Path(out_dir)
+    where = find_device(device)
+    studies = read_dataset(dataset)
+    training, validation = split_cases(studies, config.fold, config.data.folds, config.seed, config.data.held_out)
+    config = _resolved(config, training, where)
+    saved = _saved_run(out_dir, config, resume)
+    out_dir.mkdir(parents=True, exist_ok=True)
+    write_text(out_dir / CONFIG, yaml.safe_dump(config.as_dict(), sort_keys=False))
+
+    cache = _cache_dir(config, studies.root, out_dir)
+    plane = config.data.plane_spacing_mm
+    trainer = Trainer(
+        out_dir,
+        config,
+        Task(dict(studies.labels), studies.channel_names, studies.cyclic),
+        cached_studies(training, studies, config.data, plane, cache),
+        cached_studies(validation, studies, config.data, plane, cache),
+        where,
+        saved,
+    )
+    trainer.describe(studies.name)
+    trainer.fit()
+    return out_dir / BEST
+
+
+def _resolved(config: Config, training: Sequence[Case], device: torch.device) -> Config:
+    """Fill in what the configuration leaves to the training studies and the device."""
+    seen = fingerprint(training, config.data)
+    levels = len(config.model.channels)
+    patch = config.data.patch_size or tuple(min(n, most) for n, most in zip(seen.shape, LARGEST_PATCH, strict=True))
+    strides, kernels = strides_and_kernels(seen.spacing, patch, levels)
+    model = dataclasses.replace(
+        config.model,
+        strides=config.model.strides or strides,
+        kernel_size=config.model.kernel_size or kernels,
+        lstm_channels=config.model.lstm_channels_per_level(),
+    )
+    workers = config.data.workers
+    data = dataclasses.replace(
+        config.data,
+        plane_spacing_mm=seen.plane_spacing_mm,
+        patch_size=rounded_up(patch, total_stride(model.strides)),  # type: ignore[arg-type]
+        workers=min(8, len(os.sched_getaffinity(0)) - 1) if workers is None else workers,
+    )
+    steps = dataclasses.replace(config.train, precision=resolve_precision(config.train.precision, device))
+    return dataclasses.replace(config, data=data, model=model, train=steps)
+
+
+def _cache_dir(config: Config, dataset: Path, out_dir: Path) -> Path:
+    if config.data.cache_dir:
+        return Path(config.data.cache_dir)
+    return dataset / ".unet4d-cache" if os.access(dataset, os.W_OK) else out_dir / "cache"
+
+
+def _saved_run(out_dir: Path, config: Config, resume: bool) -> dict[str, Any] | None:
+    """The checkpoint to go on from; refuses to overwrite a run, and to go on with another configuration."""
+    last = out_dir / LAST
+    if not resume:
+        if last.exists():
+            raise InputError(f"{out_dir} already holds a run; choose a new --out, or add --resume to go on with it")
+        return None
+    if not last.exists():
+        raise InputError(
+            f"--resume was given and {out_dir} holds no {LAST}; leave --resume out, or give the run's folder"
+        )
+    saved = load_checkpoint(last)
+    before, now = _flat(saved["config"]), _flat(config.as_dict())
+    differing = [k for k in now if now[k] != before.get(k) and k not in MAY_CHANGE_ON_RESUME]
+    if differing:
+        name = differing[0]
+        raise InputError(
+            f"--resume with another configuration: {name} is {now[name]} and was {before.get(name)}"
+            f"{f' (and {len(differing) - 1} more)' if differing[1:] else ''}; give the run's own {out_dir / CONFIG} as --config"
+        )
+    return saved
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        flat.update(_flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value})
+    return flat

@@ -1,0 +1,220 @@
+"""The training loop: steps, validation on whole studies, checkpoints, and what is recorded of them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from unet4d.config import Config
+from unet4d.data.cache import CachedStudy
+from unet4d.data.sampling import Batch, ClipDataset, loader
+from unet4d.errors import Unet4DError
+from unet4d.metrics import count_voxels, dice
+from unet4d.model.checkpoint import BEST, LAST, Task, save_checkpoint
+from unet4d.model.clstm_unet import build_network
+from unet4d.model.device import autocast
+from unet4d.model.inference import sliding_window
+from unet4d.model.loss import LabelledFramesLoss
+from unet4d.model.optimiser import optimiser, schedule
+from unet4d.pictures import contour_sheet
+from unet4d.record import Record
+
+
+class Trainer:
+    """One training run: the network, its optimiser, and the loop over epochs.
+
+    Args:
+        out_dir: the run's folder.
+        config: resolved.
+        task: classes, channels and time.
+        training: studies that are learnt from.
+        validation: studies that are scored; may be none.
+        device: where to compute.
+        saved: a checkpoint's content to go on from.
+    """
+
+    def __init__(
+        self,
+        out_dir: Path,
+        config: Config,
+        task: Task,
+        training: list[CachedStudy],
+        validation: list[CachedStudy],
+        device: torch.device,
+        saved: dict[str, Any] | None,
+    ):
+        self.out_dir, self.config, self.task, self.device = out_dir, config, task, device
+        self.training, self.validation = training, validation
+        self.precision = config.train.precision
+        torch.manual_seed(config.seed)
+        self.network = build_network(config.model, len(task.channel_names), len(task.labels)).to(device)
+        self.loss = LabelledFramesLoss()
+        self.optimiser = optimiser(self.network, config.train)
+        self.schedule = schedule(self.optimiser, config.train)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=self.precision == "fp16")
+        self.epoch, self.best = 0, -1.0
+        if saved:
+            self._restore(saved)
+        self.record = Record(out_dir, self.epoch)
+
+    def describe(self, name: str) -> None:
+        """Say what is about to be trained."""
+        data, model = self.config.data, self.config.model
+        weights = sum(p.numel() for p in self.network.parameters())
+        kind = "frame-wise twin (no recurrence)" if self.network.is_frame_wise else f"{model.direction} CLSTM-UNet"
+        self.record.say(
+            f"{name}: {len(self.training)} training and {len(self.validation)} validation studies; {kind}, "
+            f"{weights / 1e6:.2f} M weights; patch {tuple(data.patch_size or ())} x {data.frames} frames at "
+            f"{data.plane_spacing_mm} mm in plane; {self.precision} on {self.device}; run in {self.out_dir}"
+        )
+
+    def fit(self) -> None:
+        """Train the epochs that are left; after each, the run can be resumed from where it stands."""
+        train = self.config.train
+        clips = ClipDataset(
+            self.training, self.config.data, self.config.data.patch_size or (), self.task.cyclic, self.config.seed
+        )
+        steps = (self.epoch * train.steps_per_epoch, train.epochs * train.steps_per_epoch)
+        batches = iter(
+            loader(clips, train.batch_size, *steps, self.config.data.workers or 0, pin=self.device.type == "cuda")
+        )
+        try:
+            while self.epoch < train.epochs:
+                values = self._train_epoch(batches)
+                last = self.epoch == train.epochs
+                if self.validation and (last or self.epoch % train.validate_every == 0):
+                    values |= self._validate()
+                self._keep(values)
+        finally:
+            self.record.close()
+
+    def _train_epoch(self, batches: Iterator[Batch]) -> dict[str, Any]:
+        """One epoch of optimiser steps; gives what is recorded of it."""
+        steps, began = self.config.train.steps_per_epoch, time.perf_counter()
+        self.network.train()
+        total, norms = torch.zeros((), device=self.device), torch.zeros((), device=self.device)
+        title = f"epoch {self.epoch + 1}/{self.config.train.epochs}"
+        for _ in tqdm(range(steps), title, unit="step", leave=False, disable=None):
+            loss, norm = self._step(next(batches))
+            total += loss
+            norms += norm
+        self.epoch += 1
+        mean = float(total) / steps
+        if not np.isfinite(mean):
+            raise Unet4DError(
+                f"the loss became {mean} in epoch {self.epoch}; {self.out_dir / LAST} is of the epoch before; lower "
+                "--train.learning_rate, or set --train.precision fp32"
+            )
+        return {
+            "epoch": self.epoch,
+            "step": self.epoch * steps,
+            "loss": mean,
+            "gradient_norm": float(norms) / steps,
+            "learning_rate": self.schedule.get_last_lr()[0],
+            "seconds": round(time.perf_counter() - began, 2),
+        }
+
+    def _step(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """One optimiser step; gives the loss and the gradient's norm before clipping, without waiting for the device."""
+        image, label, labelled = (
+            t.to(self.device, non_blocking=True) for t in (batch.image, batch.label, batch.labelled)
+        )
+        self.optimiser.zero_grad(set_to_none=True)
+        with autocast(self.device, self.precision):
+            logits = self.network(image)
+        loss = self.loss(logits, label, labelled)
+        self.scaler.scale(loss).backward()
+        self.scaler.unscale_(self.optimiser)
+        limit = self.config.train.gradient_clip or float("inf")
+        norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), limit)
+        self.scaler.step(self.optimiser)
+        self.scaler.update()
+        self.schedule.step()
+        return loss.detach(), norm
+
+    def _validate(self) -> dict[str, Any]:
+        """Dice per class on whole validation studies, and a picture of the first."""
+        self.network.eval()
+        names = list(self.task.labels)[1:]
+        scores: list[np.ndarray] = []
+        for study in tqdm(self.validation, "validating", unit="study", leave=False, disable=None):
+            frames, predicted = list(study.labelled_frames), self._segment(study)
+            counts = count_voxels(np.asarray(study.label), predicted[frames], range(1, len(self.task.labels)))
+            scores.append(dice(counts))
+            if len(scores) == 1:
+                self._draw(study, predicted)
+        every = np.concatenate(scores)
+        classes = {name: _mean(every[:, k]) for k, name in enumerate(names)}
+        known = [value for value in classes.values() if value is not None]
+        return {"dice": classes, "mean_foreground_dice": sum(known) / len(known) if known else None}
+
+    def _segment(self, study: CachedStudy) -> np.ndarray:
+        """Class indices (T, X, Y, Z) of a whole study on the working grid."""
+        logits = sliding_window(
+            self.network,
+            torch.from_numpy(np.array(study.image)),
+            self.config.data.patch_size or (),
+            self.config.inference,
+            cyclic=self.task.cyclic,
+            device=self.device,
+            precision=self.precision,
+        )
+        return logits.argmax(1).to(torch.uint8).numpy()
+
+    def _draw(self, study: CachedStudy, predicted: np.ndarray) -> None:
+        affine = np.diag([*study.spacing, 1.0])
+        reference = np.zeros_like(predicted)
+        reference[list(study.labelled_frames)] = study.label
+        frames = sorted({*study.labelled_frames[:4], 0, len(predicted) // 2})
+        names = {k: name for k, name in enumerate(self.task.labels) if k}
+        sheet = contour_sheet(study.image[0], predicted, affine, reference=reference, class_names=names, frames=frames)
+        self.record.picture(f"validation/{study.case}", sheet, self.epoch * self.config.train.steps_per_epoch)
+
+    def _keep(self, values: dict[str, Any]) -> None:
+        """Write the checkpoints, then the record, of an epoch that is done."""
+        score = values.get("mean_foreground_dice")
+        better = score is not None and score >= self.best
+        if score is not None:
+            self.best = max(self.best, score)
+        if better or not self.validation:
+            save_checkpoint(self.out_dir / BEST, self.config, self.task, self.network, {})
+        save_checkpoint(self.out_dir / LAST, self.config, self.task, self.network, self._training_state())
+        self.record.epoch(values)
+        line = f"epoch {values['epoch']:>4}  loss {values['loss']:.4f}  {values['seconds']:.1f} s"
+        if score is not None:
+            line += f"  Dice {score:.4f}  " + "  ".join(f"{n} {_shown(v)}" for n, v in values["dice"].items())
+        self.record.say(line + ("  (best so far)" if better else ""))
+
+    def _training_state(self) -> dict[str, Any]:
+        return {
+            "epoch": self.epoch,
+            "best": self.best,
+            "optimiser": self.optimiser.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "scaler": self.scaler.state_dict(),
+        }
+
+    def _restore(self, saved: dict[str, Any]) -> None:
+        self.network.load_state_dict(saved["network"])
+        state = saved["training"]
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.schedule.load_state_dict(state["schedule"])
+        self.scaler.load_state_dict(state["scaler"])
+        self.epoch, self.best = state["epoch"], state["best"]
+
+
+def _mean(values: np.ndarray) -> float | None:
+    """The mean of what is defined; None when nothing is."""
+    defined = values[~np.isnan(values)]
+    return float(defined.mean()) if len(defined) else None
+
+
+def _shown(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
