@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import os
 import pickle
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from unet4d.model.clstm_unet import CLSTMUNet, build_network
 
 FORMAT = "unet4d checkpoint 1"
 BEST, LAST = "checkpoint_best.pt", "checkpoint_last.pt"
+_KEYS = {"format", "config", "task", "network", "training"}
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def save_checkpoint(
         path: where to.
         config: resolved.
         task: what the network does.
-        network: its weights are kept on the CPU's side of things.
+        network: its weights are written as CPU tensors, so that any machine can read them.
         training: what resuming needs (empty for a model to predict with); tensors and plain values only.
     """
     content = {
@@ -91,13 +91,20 @@ def load_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise InputError(f"{path} is missing; give a run folder or a checkpoint file") from error
-    except (pickle.UnpicklingError, zipfile.BadZipFile, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror}); give a run folder or a checkpoint file") from error
+    except pickle.UnpicklingError as error:
         raise InputError(
-            f"{path} is not a whole, safe checkpoint ({_first_line(error)}); give one written by unet4d train"
+            f"{path} is damaged, or holds more than tensors and plain values, which could run code and is not loaded; "
+            "give a checkpoint written by unet4d train"
         ) from error
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
-        found = content.get("format") if isinstance(content, dict) else type(content).__name__
-        raise InputError(f"{path} holds {found!r}; wanted a {FORMAT!r} written by unet4d train")
+    except Exception as error:  # a damaged file can make the reader raise anything
+        raise InputError(
+            f"{path} is truncated, damaged or no checkpoint; give one written by unet4d train, or copy it again"
+        ) from error
+    if not isinstance(content, dict) or content.get("format") != FORMAT or not _KEYS <= content.keys():
+        found = content.get("format", "something else") if isinstance(content, dict) else type(content).__name__
+        raise InputError(f"{path} holds {found!r}; wanted a whole {FORMAT!r} written by unet4d train")
     return content
 
 
@@ -116,11 +123,14 @@ def load_model(path: str | os.PathLike[str], device: str | torch.device = "cpu")
             )
         path = found[0]
     content = load_checkpoint(path)
-    config, task = Config.from_dict(content["config"]), Task.from_dict(content["task"])
-    network = build_network(config.model, len(task.channel_names), len(task.labels))
-    network.load_state_dict(content["network"])
+    try:
+        config, task = Config.from_dict(content["config"]), Task.from_dict(content["task"])
+        network = build_network(config.model, len(task.channel_names), len(task.labels))
+        network.load_state_dict(content["network"])
+    except (InputError, KeyError, TypeError, AttributeError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(
+            f"{path} does not fit this version of unet4d ({reason}); wanted a checkpoint of this version; train again, or "
+            "use the version that wrote it"
+        ) from error
     return TrainedModel(network.to(device).eval(), config, task, path)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:120]

@@ -47,7 +47,7 @@ def resolve_precision(precision: Precision, device: torch.device) -> Precision:
         return precision
     if device.type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
-    return "bf16" if torch.backends.cpu.get_cpu_capability() == "AVX512" and _has_bf16_units() else "fp32"
+    return "bf16" if _has_bf16_units() else "fp32"
 
 
 def _has_bf16_units() -> bool:

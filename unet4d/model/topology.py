@@ -14,8 +14,8 @@ SMALLEST_EDGE = 4
 def strides_and_kernels(spacing: Sequence[float], size: Sequence[int], levels: int) -> tuple[list[Size], list[Size]]:
     """Strides between the levels and kernels of the levels, after nnU-Net's rule (Isensee et al. 2021, supplementary note 2).
 
-    At each level an axis is convolved across (kernel 3) when its spacing there is less than twice the finest axis', and pooled
-    (stride 2) when, besides, at least `SMALLEST_EDGE` voxels remain of it.
+    An axis is convolved across (kernel 3) from the level on where its spacing is less than twice the finest axis'. It is pooled
+    (stride 2) where at least `SMALLEST_EDGE` voxels remain of it, and its spacing is less than twice the finest of such axes.
 
     Args:
         spacing: (X, Y, Z) in mm.
@@ -26,17 +26,19 @@ def strides_and_kernels(spacing: Sequence[float], size: Sequence[int], levels: i
         `levels - 1` strides and `levels` kernels.
     """
     here, left = list(spacing), [float(n) for n in size]
+    kernel: Size = (1, 1, 1)
     strides: list[Size] = []
     kernels: list[Size] = []
-    for level in range(levels):
-        near = [s < 2 * min(here) for s in here]
-        kernels.append(triple(3 if n else 1 for n in near))
-        if level < levels - 1:
-            stride = triple(2 if n and edge >= 2 * SMALLEST_EDGE else 1 for n, edge in zip(near, left, strict=True))
-            strides.append(stride)
-            here = [s * step for s, step in zip(here, stride, strict=True)]
-            left = [edge / step for edge, step in zip(left, stride, strict=True)]
-    return strides, kernels
+    for _ in range(levels):
+        kernel = triple(3 if s < 2 * min(here) else k for s, k in zip(here, kernel, strict=True))
+        kernels.append(kernel)
+        large = [edge >= 2 * SMALLEST_EDGE for edge in left]
+        finest = min((s for s, enough in zip(here, large, strict=True) if enough), default=0.0)
+        stride = triple(2 if enough and s < 2 * finest else 1 for s, enough in zip(here, large, strict=True))
+        strides.append(stride)
+        here = [s * step for s, step in zip(here, stride, strict=True)]
+        left = [edge / step for edge, step in zip(left, stride, strict=True)]
+    return strides[:-1], kernels
 
 
 def total_stride(strides: Sequence[Sequence[int]]) -> Size:

@@ -1,0 +1,53 @@
+"""The loss sees the labelled frames, all of them, and nothing else."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.nn.functional import cross_entropy, one_hot
+
+from unet4d.model.loss import LabelledFramesLoss
+
+
+def sample():
+    torch.manual_seed(0)
+    logits = torch.randn(2, 4, 3, 3, 2, 2, dtype=torch.float64)
+    label = torch.randint(0, 3, (2, 4, 3, 2, 2))
+    labelled = torch.tensor([[True, False, False, True], [False, False, True, False]])
+    return logits, label, labelled
+
+
+def test_it_is_dice_plus_cross_entropy_written_out_by_hand():
+    logits, label, labelled = sample()
+    chosen, truth = logits[labelled].float(), label[labelled]
+    p = chosen.softmax(1)[:, 1:]
+    g = one_hot(truth, 3).movedim(-1, 1)[:, 1:].float()
+    over = (0, 2, 3, 4)  # batch Dice: voxels of all labelled frames together, per class
+    soft_dice = (2 * (p * g).sum(over) + 1e-5) / (p.sum(over) + g.sum(over) + 1e-5)
+    wanted = (1 - soft_dice).mean() + cross_entropy(chosen, truth)
+    torch.testing.assert_close(LabelledFramesLoss()(logits, label, labelled), wanted)
+
+
+def test_what_stands_on_unlabelled_frames_never_matters():
+    logits, label, labelled = sample()
+    logits.requires_grad_()
+    loss = LabelledFramesLoss()(logits, label, labelled)
+    other = label.clone()
+    other[~labelled] = 2 - other[~labelled]
+    assert torch.equal(loss, LabelledFramesLoss()(logits, other, labelled))
+    (gradient,) = torch.autograd.grad(loss, logits)
+    reached = gradient.abs().amax((2, 3, 4, 5)) > 0
+    assert torch.equal(reached, labelled)
+
+
+def test_a_perfect_answer_costs_next_to_nothing_and_a_wrong_one_much():
+    _, label, labelled = sample()
+    perfect = 20.0 * one_hot(label, 3).movedim(-1, 2).float()
+    assert LabelledFramesLoss()(perfect, label, labelled) < 1e-3
+    assert LabelledFramesLoss()(perfect.roll(1, 2), label, labelled) > 10
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_it_is_computed_in_float32_whatever_the_logits(dtype):
+    logits, label, labelled = sample()
+    assert LabelledFramesLoss()(logits.to(dtype), label, labelled).dtype == torch.float32

@@ -1,0 +1,45 @@
+"""Strides and kernels by hand, for the voxels the field has."""
+
+from __future__ import annotations
+
+import pytest
+
+from unet4d.errors import InputError
+from unet4d.model.topology import checked_divisible, rounded_up, strides_and_kernels, total_stride
+
+
+@pytest.mark.parametrize(
+    ("spacing", "size", "strides", "kernels"),
+    [
+        # Cine, 10 mm slices: 1.4 -> 2.8 -> 5.6 mm; only at 5.6 is a slice less than twice as thick.
+        (
+            (1.4, 1.4, 10),
+            (128, 128, 16),
+            [(2, 2, 1), (2, 2, 1), (2, 2, 2)],
+            [(3, 3, 1), (3, 3, 1), (3, 3, 3), (3, 3, 3)],
+        ),
+        # Isotropic: everything from the start.
+        ((1.0, 1.0, 1.0), (64, 64, 64), [(2, 2, 2)] * 3, [(3, 3, 3)] * 4),
+        # 3 mm slices beside 1 mm pixels: one level apart.
+        (
+            (1.0, 1.0, 3.0),
+            (64, 64, 32),
+            [(2, 2, 1), (2, 2, 2), (2, 2, 2)],
+            [(3, 3, 1), (3, 3, 3), (3, 3, 3), (3, 3, 3)],
+        ),
+        # Few voxels: an axis is not pooled below 4.
+        ((1.0, 1.0, 1.0), (16, 12, 6), [(2, 2, 1), (2, 1, 1), (1, 1, 1)], [(3, 3, 3), (3, 3, 3), (3, 3, 3), (3, 3, 3)]),
+        # The thick axis may be any.
+        ((8.0, 1.0, 1.0), (8, 64, 64), [(1, 2, 2), (1, 2, 2), (1, 2, 2)], [(1, 3, 3), (1, 3, 3), (1, 3, 3), (3, 3, 3)]),
+    ],
+)
+def test_strides_and_kernels_follow_the_voxel(spacing, size, strides, kernels):
+    assert strides_and_kernels(spacing, size, 4) == (strides, kernels)
+
+
+def test_total_stride_and_rounding_up():
+    assert total_stride([(2, 2, 1), (2, 1, 1), (2, 2, 2)]) == (8, 4, 2)
+    assert rounded_up((8, 9, 1), (8, 4, 2)) == (8, 12, 2)
+    checked_divisible((8, 12, 2), (8, 4, 2))
+    with pytest.raises(InputError, match=r"pad to \(8, 12, 2\)"):
+        checked_divisible((8, 9, 1), (8, 4, 2))
