@@ -1,0 +1,42 @@
+"""Run the named parts, or all; print each table and write bench/results/<part>.json beside it."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from pathlib import Path
+
+from bench.measure import machine
+from unet4d.files import write_json
+
+PARTS = ("core",)
+RESULTS = Path(__file__).parent / "results"
+
+
+def main(parts: list[str]) -> int:
+    """Run the parts; gives the exit code."""
+    unknown = [part for part in parts if part not in PARTS]
+    if unknown:
+        print(f"bench: {unknown[0]!r} is not a part; wanted {', '.join(PARTS)}", file=sys.stderr)
+        return 2
+    about = machine()
+    for part in parts or PARTS:
+        print(f"\n{part}: {about['device']}, {about['threads']} threads, torch {about['torch']}")
+        rows = importlib.import_module(f"bench.{part}").run()
+        print_table(rows)
+        write_json(RESULTS / f"{part}.json", {"part": part, "machine": about, "rows": rows})
+        print(f"-> {RESULTS / part}.json")
+    return 0
+
+
+def print_table(rows: list[dict]) -> None:
+    """Print rows of the same keys in aligned columns."""
+    head = list(rows[0])
+    cells = [[f"{row[key]:.2f}" if isinstance(row[key], float) else str(row[key]) for key in head] for row in rows]
+    widths = [max(len(line[i]) for line in [head, *cells]) for i in range(len(head))]
+    for line in [head, *cells]:
+        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,72 @@
+"""What the README shows is true: its commands parse, its dataset.json is read, its Python runs, its files are there."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from unet4d import read_image
+from unet4d.cli import _parsed
+from unet4d.data.dataset import read_dataset
+from unet4d.data.image4d import Image4D, read_label, write_image
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+COMMANDS = [re.sub(r"\s#.*|[\[\]]|\.\.\.", "", line).strip() for line in re.findall(r"^    (unet4d .+)$", README, re.M)]
+
+
+def fenced(language: str) -> str:
+    return re.findall(rf"```{language}\n(.*?)```", README, re.S)[0]
+
+
+def test_every_command_is_shown():
+    assert {line.split()[1] for line in COMMANDS} == {"train", "predict", "evaluate", "report"}
+
+
+@pytest.mark.parametrize("line", COMMANDS)
+def test_a_command_parses(line, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    words = shlex.split(line)[1:]
+    assert _parsed(words)[0] == words[0]
+
+
+def test_the_dataset_is_read_as_the_text_says(tmp_path):
+    (tmp_path / "dataset.json").write_text(fenced("json"))
+    for name in re.findall(r'"((?:images|labels)/[^"]+)"', fenced("json")):
+        image = Image4D.from_array(np.zeros((1, 2, 2, 2)), np.eye(4))
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        write_image(tmp_path / name, np.zeros((1, 2, 2, 2), np.uint8), like=image)
+    dataset = read_dataset(tmp_path)
+    anna, ben = dataset.training
+    assert (dataset.cyclic, anna.labelled_frames, ben.labelled_frames) == (True, (0, 11), (0, 9))
+    assert (ben.subject, ben.frame_duration_s, len(dataset.test)) == ("ben", 0.04, 1)
+
+
+def test_the_python_example_runs(tmp_path, monkeypatch, phantom, trained):
+    (tmp_path / "RUN").symlink_to(trained)
+    (tmp_path / "study.nii.gz").symlink_to(next((phantom / "images").iterdir()))
+    monkeypatch.chdir(tmp_path)
+    exec(fenced("python").replace('device="cuda"', 'device="cpu"'), {})
+    study = read_image("study.nii.gz")
+    assert read_label("label.nii.gz", like=study).shape == study.array.shape[1:]
+
+
+def test_files_and_links_it_names_are_there():
+    links = [link.split("#")[0] for link in re.findall(r"\]\(([^)]+)\)", README)]
+    missing = [link for link in links if link and not (ROOT / link).exists()]
+    assert not missing
+    rooms = re.findall(r"\b(\w+\.py)\b", README.split("## Rooms")[1])
+    packaged = {path.name for path in (ROOT / "unet4d").rglob("*.py")} | {"demo.py"}
+    assert set(rooms) <= packaged
+
+
+def test_every_module_stands_in_the_tree_of_rooms():
+    tree = README.split("## Rooms")[1]
+    modules = [p for p in (ROOT / "unet4d").rglob("*.py") if not p.name.startswith("__")]
+    inside = {"phantom", "pictures"}  # named as folders
+    absent = [p.name for p in modules if p.parent.name not in inside and p.name not in tree]
+    assert not absent
