@@ -55,6 +55,7 @@ def test_lstm_channels_of_each_level(lstm_channels, per_level):
         (TrainConfig, {"gradient_clip": -1.0}),
         (InferenceConfig, {"overlap": 1.0}),
         (Config, {"fold": 5}),
+        (Config, {"seed": -1}),
     ],
 )
 def test_a_bad_value_names_the_knob(kind, values):

@@ -44,7 +44,7 @@ class DataConfig:
     """Voxels (X, Y, Z) of a training patch and of an inference window. Left out: the median study, at most 128 x 128 x 32,
     rounded up to what the strides divide."""
     frames: int = 8
-    """Frames of a training clip. At prediction the network always sees every frame."""
+    """Frames of a training clip, at most those of the longest study. At prediction the network always sees every frame."""
     foreground: float = 0.67
     """Share of patches centred on a voxel of a class drawn evenly among those present, 0 to 1; the others lie anywhere."""
     augmentation: Literal["off", "mild", "strong"] = "mild"
@@ -198,6 +198,7 @@ class Config:
 
     def __post_init__(self) -> None:
         """Check the values that concern one another."""
+        _require(self.seed >= 0, "seed", self.seed, "0 or more")
         _require(0 <= self.fold < self.data.folds, "fold", self.fold, f"a number from 0 to {self.data.folds - 1}")
 
     def as_dict(self) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from unet4d.data.cache import cached_studies
 from unet4d.data.dataset import Case, read_dataset, split_cases
 from unet4d.data.fingerprint import fingerprint
 from unet4d.errors import InputError
-from unet4d.files import write_text
+from unet4d.files import check_writable, write_text
 from unet4d.model.checkpoint import BEST, LAST, Task, load_checkpoint
 from unet4d.model.device import find_device, resolve_precision
 from unet4d.model.topology import rounded_up, strides_and_kernels, total_stride
@@ -55,21 +55,15 @@ def train(
     studies = read_dataset(dataset)
     training, validation = split_cases(studies, config.fold, config.data.folds, config.seed, config.data.held_out)
     config = _resolved(config, training, where)
-    saved = _saved_run(out_dir, config, resume)
-    out_dir.mkdir(parents=True, exist_ok=True)
-    write_text(out_dir / CONFIG, yaml.safe_dump(config.as_dict(), sort_keys=False))
+    task = Task(dict(studies.labels), studies.channel_names, studies.cyclic)
+    saved = _saved_run(out_dir, config, task, resume)
+    check_writable(out_dir)
 
-    cache = _cache_dir(config, studies.root, out_dir)
-    plane = config.data.plane_spacing_mm
-    trainer = Trainer(
-        out_dir,
-        config,
-        Task(dict(studies.labels), studies.channel_names, studies.cyclic),
-        cached_studies(training, studies, config.data, plane, cache),
-        cached_studies(validation, studies, config.data, plane, cache),
-        where,
-        saved,
-    )
+    cache, plane = _cache_dir(config, studies.root, out_dir), config.data.plane_spacing_mm
+    learnt, held_out = (cached_studies(c, studies, config.data, plane, cache) for c in (training, validation))
+    # Only now, when every study has been read: a bad one leaves no run behind.
+    write_text(out_dir / CONFIG, yaml.safe_dump(config.as_dict(), sort_keys=False))
+    trainer = Trainer(out_dir, config, task, learnt, held_out, where, saved)
     trainer.describe(studies.name)
     trainer.fit()
     return out_dir / BEST
@@ -92,10 +86,16 @@ def _resolved(config: Config, training: Sequence[Case], device: torch.device) ->
         config.data,
         plane_spacing_mm=seen.plane_spacing_mm,
         patch_size=rounded_up(patch, total_stride(model.strides)),  # type: ignore[arg-type]
-        workers=min(8, len(os.sched_getaffinity(0)) - 1) if workers is None else workers,
+        frames=min(config.data.frames, seen.frames),  # more would only repeat them
+        workers=min(8, _cores() - 1) if workers is None else workers,
     )
     steps = dataclasses.replace(config.train, precision=resolve_precision(config.train.precision, device))
     return dataclasses.replace(config, data=data, model=model, train=steps)
+
+
+def _cores() -> int:
+    """Cores this process may use, where the system tells (Linux does), else all."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _cache_dir(config: Config, dataset: Path, out_dir: Path) -> Path:
@@ -104,8 +104,8 @@ def _cache_dir(config: Config, dataset: Path, out_dir: Path) -> Path:
     return dataset / ".unet4d-cache" if os.access(dataset, os.W_OK) else out_dir / "cache"
 
 
-def _saved_run(out_dir: Path, config: Config, resume: bool) -> dict[str, Any] | None:
-    """The checkpoint to go on from; refuses to overwrite a run, and to go on with another configuration."""
+def _saved_run(out_dir: Path, config: Config, task: Task, resume: bool) -> dict[str, Any] | None:
+    """The checkpoint to go on from; refuses to overwrite a run, and to go on with another configuration or task."""
     last = out_dir / LAST
     if not resume:
         if last.exists():
@@ -116,13 +116,20 @@ def _saved_run(out_dir: Path, config: Config, resume: bool) -> dict[str, Any] | 
             f"--resume was given and {out_dir} holds no {LAST}; leave --resume out, or give the run's folder"
         )
     saved = load_checkpoint(last)
+    if not saved["training"]:
+        raise InputError(f"{last} holds a model without the state of its training; give the folder of a run")
     before, now = _flat(saved["config"]), _flat(config.as_dict())
     differing = [k for k in now if now[k] != before.get(k) and k not in MAY_CHANGE_ON_RESUME]
     if differing:
-        name = differing[0]
+        name = min(differing, key=lambda k: "." in k)  # fold and seed first: what is derived follows from them
+        more = f" (and {len(differing) - 1} more differ)" if differing[1:] else ""
         raise InputError(
-            f"--resume with another configuration: {name} is {now[name]} and was {before.get(name)}"
-            f"{f' (and {len(differing) - 1} more)' if differing[1:] else ''}; give the run's own {out_dir / CONFIG} as --config"
+            f"--resume with another configuration: {name} is {now[name]} and was {before.get(name)}{more}; give the run's "
+            f"own --config {out_dir / CONFIG}, or a new --out"
+        )
+    if task != (learnt := Task.from_dict(saved["task"])):
+        raise InputError(
+            f"--resume with another dataset: it is {task} and was {learnt}; give the run's own, or a new --out"
         )
     return saved
 

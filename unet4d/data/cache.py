@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import os
@@ -11,6 +10,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -21,20 +21,25 @@ from unet4d.data.grid import WorkingGrid
 from unet4d.data.transforms import normalised
 from unet4d.errors import Unet4DError
 
-VERSION = 1
+VERSION = 2
 """Raised whenever the same settings would give other arrays."""
+FOREGROUND_VOXELS = 10_000
+"""Voxels kept of each labelled frame and class, evenly spread, for patches to be centred on: as in nnU-Net."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class CachedStudy:
     """One preprocessed study; its arrays are read-only memory maps.
+
+    A process it is sent to opens the files itself: a study is never sent.
 
     Attributes:
         case: the case's name.
         image: (C, T, X, Y, Z) float32, normalised, on the working grid.
         label: (L, X, Y, Z) uint8, class indices of the labelled frames only.
         labelled_frames: the L frames the labels belong to, ascending.
-        foreground: (N, 5) int32, the rows (l, class, x, y, z) of every foreground voxel, sorted by l, then class.
+        foreground: (N, 5) int32, rows (l, class, x, y, z) of foreground voxels, sorted by l, then class, then place; at most
+            `FOREGROUND_VOXELS` of a frame and class.
         spacing: (X, Y, Z) in mm.
     """
 
@@ -44,6 +49,11 @@ class CachedStudy:
     labelled_frames: tuple[int, ...]
     foreground: np.ndarray
     spacing: tuple[float, ...]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if not isinstance(self.image, np.memmap) or self.image.filename is None:
+            return super().__reduce__()  # type: ignore[return-value]
+        return _open, (self.case, Path(self.image.filename).parent)
 
 
 def cached_studies(
@@ -61,20 +71,13 @@ def cached_studies(
     folders = [root / f"{case.name}-{_digest(case, dataset, config, plane_spacing_mm)}" for case in cases]
     todo = [i for i, folder in enumerate(folders) if not folder.is_dir()]
     for i in tqdm(todo, "preprocessing", unit="study", disable=None if todo else True):
-        try:
-            _build(cases[i], dataset, config, plane_spacing_mm, folders[i])
-        except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EPERM):
-                raise
-            raise Unet4DError(
-                f"could not write the preprocessed study {folders[i]}: {error.strerror}; free space or set data.cache_dir"
-            ) from error
+        _build(cases[i], dataset, config, plane_spacing_mm, folders[i])
     return [_open(case.name, folder) for case, folder in zip(cases, folders, strict=True)]
 
 
 def _digest(case: Case, dataset: Dataset, config: DataConfig, plane_spacing_mm: float | None) -> str:
     files = [*case.images, *([case.label] if isinstance(case.label, Path) else (case.label or {}).values())]
-    stats = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+    stats = [(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
     shaping = [
         VERSION,
         stats,
@@ -92,30 +95,50 @@ def _digest(case: Case, dataset: Dataset, config: DataConfig, plane_spacing_mm: 
 def _build(case: Case, dataset: Dataset, config: DataConfig, plane_spacing_mm: float | None, folder: Path) -> None:
     image = case.image()
     values, labelled = read_labelled(case, dataset, image)
-    grid = WorkingGrid.of(image.affine, image.array.shape[2:], plane_spacing_mm, config.slice_spacing_mm)
+    grid = WorkingGrid.of(image.affine, image.grid, plane_spacing_mm, config.slice_spacing_mm)
     frames = np.flatnonzero(labelled)
-    indices = to_classes(values[frames], dataset.label_values)
-    label = grid.label(indices, len(dataset.class_names))
+    label = grid.label(to_classes(values[frames], dataset.label_values), len(dataset.class_names))
+    arrays = {
+        "image": normalised(grid.image(image.array), config.normalisation),
+        "label": label,
+        "foreground": _foreground(label),
+    }
+    try:
+        _write(arrays, {"labelled_frames": frames.tolist(), "spacing": list(grid.spacing)}, folder)
+    except OSError as error:
+        raise Unet4DError(
+            f"could not write the preprocessed study {folder}: {error.strerror or error}; free space or set data.cache_dir"
+        ) from error
 
+
+def _write(arrays: dict[str, np.ndarray], about: dict[str, Any], folder: Path) -> None:
+    """Write an entry whole or not at all; if another process has written it meanwhile, that one stays."""
     temporary = folder.with_name(f".{secrets.token_hex(4)}.partial.{folder.name}")
     try:
         temporary.mkdir(parents=True)
-        np.save(temporary / "image.npy", normalised(grid.image(image.array), config.normalisation))
-        np.save(temporary / "label.npy", label)
-        np.save(temporary / "foreground.npy", _foreground(label))
-        about = {"labelled_frames": frames.tolist(), "spacing": list(grid.spacing)}
+        for name, array in arrays.items():
+            np.save(temporary / f"{name}.npy", array)
         (temporary / "study.json").write_text(json.dumps(about), encoding="utf-8")
-        os.replace(temporary, folder)
+        try:
+            os.replace(temporary, folder)
+        except OSError:
+            if not folder.is_dir():  # else another process was faster
+                raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _foreground(label: np.ndarray) -> np.ndarray:
-    """Rows (l, class, x, y, z) of the foreground voxels of (L, X, Y, Z), sorted by l, then class."""
-    where = np.argwhere(label)
-    classes = label[tuple(where.T)]
-    rows = np.column_stack([where[:, 0], classes, where[:, 1:]]).astype(np.int32)
-    return rows[np.lexsort((classes, where[:, 0]))]
+    """Rows (l, class, x, y, z) of foreground voxels of (L, X, Y, Z), sorted by l, then class, then place."""
+    rows = [np.zeros((0, 5), np.int32)]
+    for row, frame in enumerate(label):
+        for class_ in np.unique(frame[frame > 0]):
+            voxels = np.argwhere(frame == class_)
+            if len(voxels) > FOREGROUND_VOXELS:
+                voxels = voxels[np.linspace(0, len(voxels) - 1, FOREGROUND_VOXELS).astype(int)]
+            place = np.broadcast_to([row, class_], (len(voxels), 2))
+            rows.append(np.hstack([place, voxels]).astype(np.int32))
+    return np.concatenate(rows)
 
 
 def _open(case: str, folder: Path) -> CachedStudy:

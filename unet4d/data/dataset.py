@@ -36,6 +36,8 @@ def read_dataset(path: str | os.PathLike[str]) -> Dataset:
         InputError: no such file; an unknown key, wrong type or value; missing images or labels; a case named twice.
     """
     path = Path(path)
+    if not path.exists():
+        raise InputError(f"{path} is missing; wanted a dataset folder, with dataset.json in it; give the path of one")
     if path.is_dir():
         if not (path / "dataset.json").is_file():
             what = "has no dataset.json" if any(path.iterdir()) else "is an empty folder"

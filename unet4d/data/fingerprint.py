@@ -20,11 +20,13 @@ class Fingerprint:
         plane_spacing_mm: the spacing X and Y are resampled to.
         spacing: (X, Y, Z) in mm of the median study, resampled.
         shape: voxels (X, Y, Z) of the median study, resampled.
+        frames: frames of the longest study.
     """
 
     plane_spacing_mm: float
     spacing: tuple[float, float, float]
     shape: tuple[int, int, int]
+    frames: int
 
 
 def fingerprint(cases: Sequence[Case], config: DataConfig) -> Fingerprint:
@@ -35,4 +37,6 @@ def fingerprint(cases: Sequence[Case], config: DataConfig) -> Fingerprint:
     plane = config.plane_spacing_mm or round(median(s for spacing in native for s in spacing[:2]), 4)
     grids = [WorkingGrid.of(affine, shape, plane, config.slice_spacing_mm) for affine, shape in studies]
     x, y, z = (round(median(grid.shape[axis] for grid in grids)) for axis in range(3))
-    return Fingerprint(plane, (plane, plane, float(median(grid.spacing[2] for grid in grids))), (x, y, z))
+    thickness = float(median(grid.spacing[2] for grid in grids))
+    frames = max(1 if case.channels_last else shape[0] for case, (_, shape) in zip(cases, headers, strict=True))
+    return Fingerprint(plane, (plane, plane, thickness), (x, y, z), frames)

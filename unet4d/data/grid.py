@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import nibabel as nib
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import interpolate, one_hot
+from torch.nn.functional import interpolate
 
 ANISOTROPIC = 1.5
 """A study whose coarsest spacing is this many times its finest has a slice axis: the coarsest one."""
+SAME_SPACING = 0.999
+"""Spacings closer than this are equal; among equally coarse axes the slice axis is the one nearest to the body's long axis."""
 
 
 @dataclass(frozen=True)
@@ -45,8 +47,8 @@ class WorkingGrid:
         slice_spacing_mm: float | None = None,
     ) -> WorkingGrid:
         """The working grid of a study with this affine (4, 4) and shape (X, Y, Z); a spacing of None is kept."""
-        order, flips = _orientation(affine)
-        native_spacing = np.sqrt((affine[:3, :3] ** 2).sum(0))
+        order, flips = _orientation(affine, native_shape)
+        native_spacing = np.linalg.norm(affine[:3, :3], axis=0)
         sizes = [int(native_shape[axis]) for axis in order]
         spacing = [float(native_spacing[axis]) for axis in order]
         wanted = [plane_spacing_mm, plane_spacing_mm, slice_spacing_mm]
@@ -56,58 +58,76 @@ class WorkingGrid:
 
     def image(self, array: np.ndarray) -> np.ndarray:
         """An image (C, T, *native_shape) on the working grid: (C, T, *shape) float32, linear between voxels."""
-        turned = np.ascontiguousarray(self._turned(array), dtype=np.float32)
+        turned = np.array(self._turned(array), np.float32, order="C")
         if turned.shape[2:] == self.shape:
             return turned
         return _resized(torch.from_numpy(turned), self.shape).numpy()
 
     def label(self, indices: np.ndarray, classes: int) -> np.ndarray:
         """Class indices (T, *native_shape) on the working grid: (T, *shape) uint8, the class with the largest linear share."""
-        turned = np.ascontiguousarray(self._turned(indices))
-        if turned.shape[1:] == self.shape:
-            return turned.astype(np.uint8)
-        frames = []
-        for frame in turned:
-            shares = one_hot(torch.from_numpy(frame.astype(np.int64)), classes).movedim(-1, 0)[None].float()
-            frames.append(_resized(shares, self.shape)[0].argmax(0).to(torch.uint8).numpy())
-        return np.stack(frames)
+        frames = (torch.from_numpy(frame) for frame in np.array(self._turned(indices), order="C"))
+        return np.stack([_largest(((f == k).float() for k in range(classes)), self.shape).numpy() for f in frames])
 
     def native_label(self, logits: Tensor) -> np.ndarray:
-        """Class indices (T, *native_shape) uint8 from logits (T, K, *shape): resampled frame by frame, then the largest wins."""
+        """Class indices (T, *native_shape) uint8 from logits (T, K, *shape): resampled class by class, then the largest wins."""
         back = np.argsort(self.order)
         out = np.empty((len(logits), *self.native_shape), np.uint8)
         turned_shape = tuple(self.native_shape[axis] for axis in self.order)
         for t, frame in enumerate(logits):
-            winner = _resized(frame[None].float(), turned_shape)[0].argmax(0).to(torch.uint8).cpu().numpy()
-            flipped = np.flip(winner, tuple(axis for axis, flip in enumerate(self.flips) if flip))
-            out[t] = flipped.transpose(back)
+            out[t] = self._flipped(_largest(frame.float(), turned_shape).cpu().numpy()).transpose(back)
         return out
 
     def _turned(self, array: np.ndarray) -> np.ndarray:
-        """Reorder and flip the last three axes into the working orientation."""
+        """A view with the last three axes in the working orientation; a flipped axis of one voxel has a negative stride, too."""
         lead = array.ndim - 3
-        turned = array.transpose(*range(lead), *(lead + axis for axis in self.order))
-        return np.flip(turned, tuple(lead + axis for axis, flip in enumerate(self.flips) if flip))
+        return self._flipped(array.transpose(*range(lead), *(lead + axis for axis in self.order)))
+
+    def _flipped(self, array: np.ndarray) -> np.ndarray:
+        """Flip the last three axes, which are in working order; its own inverse."""
+        return np.flip(array, tuple(axis - 3 for axis, flip in enumerate(self.flips) if flip))
 
 
-def _orientation(affine: np.ndarray) -> tuple[tuple[int, ...], tuple[bool, ...]]:
+def _orientation(affine: np.ndarray, shape: Sequence[int]) -> tuple[tuple[int, ...], tuple[bool, ...]]:
     """Which native axis each working axis is, and whether it is flipped.
 
     A stack of thick slices keeps its slices last however oblique it lies: the nearest anatomical orientation alone could put the
-    slice axis of two patients' short-axis stacks in different places.
+    slice axis of two patients' short-axis stacks in different places. So does a single slice, however thin.
     """
     world, signs = nib.orientations.io_orientation(affine).T
-    spacing = np.sqrt((affine[:3, :3] ** 2).sum(0))
-    thick = spacing.max() >= ANISOTROPIC * spacing.min()
-    slice_axis = int(spacing.argmax()) if thick else int(np.argmax(world))
-    plane = sorted((axis for axis in range(3) if axis != slice_axis), key=lambda axis: world[axis])
-    order = (*plane, slice_axis)
-    turned = affine[:3, :3][:, order] * signs[list(order)]
-    right_handed = np.linalg.det(turned) > 0
-    flips = [bool(signs[axis] < 0) for axis in order]
-    if not right_handed:
+    spacing = np.linalg.norm(affine[:3, :3], axis=0)
+    single = [axis for axis in range(3) if shape[axis] == 1]
+    if len(single) == 1:
+        candidates = single
+    elif is_thick(spacing):
+        candidates = [axis for axis in range(3) if spacing[axis] > SAME_SPACING * spacing.max()]
+    else:
+        candidates = [0, 1, 2]
+    slice_axis = max(candidates, key=lambda axis: world[axis])
+    plane = sorted({0, 1, 2} - {slice_axis}, key=lambda axis: world[axis])
+    order = [*plane, slice_axis]
+    turned = affine[:3, order] * signs[order]
+    flips = [bool(sign < 0) for sign in signs[order]]
+    if np.linalg.det(turned) < 0:
         flips[2] = not flips[2]
-    return order, tuple(flips)
+    return tuple(order), tuple(flips)
+
+
+def is_thick(spacing: Sequence[float] | np.ndarray) -> bool:
+    """Whether a study with this spacing in mm is a stack of thick slices."""
+    return bool(max(spacing) >= ANISOTROPIC * min(spacing))
+
+
+def _largest(shares: Iterable[Tensor], shape: Sequence[int]) -> Tensor:
+    """The class (*shape) uint8 whose share is largest, the first of equals; shares (X, Y, Z) come one class at a time."""
+    best, winner = None, torch.zeros(tuple(shape), dtype=torch.uint8)
+    for k, share in enumerate(shares):
+        resized = _resized(share[None, None], shape)[0, 0]
+        if best is None:
+            best, winner = resized, winner.to(resized.device)
+            continue
+        winner[resized > best] = k
+        best = torch.maximum(best, resized)
+    return winner
 
 
 def _resized(array: Tensor, shape: Sequence[int]) -> Tensor:

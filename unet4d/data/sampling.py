@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -12,7 +13,8 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from unet4d.config import DataConfig
 from unet4d.data.cache import CachedStudy
-from unet4d.data.transforms import augmentation, margin
+from unet4d.data.grid import is_thick
+from unet4d.data.transforms import augmentation, crop_size
 
 
 class Clip(NamedTuple):
@@ -45,27 +47,39 @@ def clip_frames(anchor: int, position: int, frames: int, study_frames: int, cycl
 
         cyclic, 6 frames, anchor 5 at position 1 of 4:   4 [5] 0  1
         open,   6 frames, anchor 5 at position 1 of 4:   2  3  4 [5]     (moved back until it fits)
-        open,   2 frames, anchor 1 at position 1 of 4:   0 [1] 1  1      (held at its ends)
+        cyclic, 2 frames, anchor 1 at position 1 of 4:   0 [1] 0  1
+        open,   2 frames, anchor 1 at position 0 of 4:   0 [1] 1  1      (moved back, and held at its ends)
+
+    A study shorter than the clip comes whole.
 
     Returns:
         (frames,) ints.
     """
-    if cyclic:
-        return np.arange(anchor - position, anchor - position + frames) % study_frames
     start = anchor - position
-    if study_frames >= frames:
-        start = min(max(start, 0), study_frames - frames)
+    if cyclic:
+        return np.arange(start, start + frames) % study_frames
+    earliest, latest = sorted((0, study_frames - frames))
+    start = min(max(start, earliest), latest)
     return np.clip(np.arange(start, start + frames), 0, study_frames - 1)
 
 
-def crop_padded(array: np.ndarray, start: Sequence[int], size: Sequence[int]) -> np.ndarray:
-    """The box of `size` from `start` (which may lie outside) of the last three axes of `array`; zeros outside of it."""
-    inside = [slice(max(s, 0), min(s + n, full)) for s, n, full in zip(start, size, array.shape[-3:], strict=True)]
-    x, y, z = inside
-    box = array[..., x, y, z]
-    before = [max(-s, 0) for s in start]
+def crop_padded(array: np.ndarray, frames: Sequence[int], start: Sequence[int], size: Sequence[int]) -> np.ndarray:
+    """The frames, in this order, of the box of `size` from `start`, which may lie outside; zeros there.
+
+    Args:
+        array: (..., F, X, Y, Z); of a memory map only the box is read.
+        frames: indices into F, any number of times each.
+        start: first voxel (X, Y, Z).
+        size: voxels (X, Y, Z).
+
+    Returns:
+        (..., len(frames), *size), a copy.
+    """
+    x, y, z = (slice(max(s, 0), max(s + n, 0)) for s, n in zip(start, size, strict=True))
+    box = array[..., x, y, z][..., list(frames), :, :, :]
+    before = [min(max(-s, 0), n) for s, n in zip(start, size, strict=True)]
     pads = [(b, n - b - have) for b, n, have in zip(before, size, box.shape[-3:], strict=True)]
-    return np.pad(box, [(0, 0)] * (array.ndim - 3) + pads)
+    return np.pad(np.asarray(box), [(0, 0)] * (array.ndim - 3) + pads)
 
 
 class ClipDataset(Dataset):
@@ -87,78 +101,83 @@ class ClipDataset(Dataset):
     ):
         self.studies, self.config, self.cyclic, self.seed = list(studies), config, cyclic, seed
         self.patch_size = tuple(patch_size)
-        self.crop_size = self._crop_size()
-        self.augment = augmentation(config, patch_size, self.studies[0].spacing)
-
-    def _crop_size(self) -> tuple[int, ...]:
-        """The patch with a margin for rotation and zoom; none across thick slices, for there is no tilt."""
-        wider = [round(n * margin(self.config.augmentation)) for n in self.patch_size]
-        spacing = self.studies[0].spacing
-        return tuple(n if s >= 2 * min(spacing) else w for n, w, s in zip(self.patch_size, wider, spacing, strict=True))
+        self.crop_sizes = {tilt: crop_size(config, self.patch_size, tilt) for tilt in (False, True)}
+        self.augmentations = {tilt: augmentation(config, self.patch_size, tilt) for tilt in (False, True)}
 
     def __getitem__(self, number: int) -> Clip:
         """The clip of this number: image (T, C, X, Y, Z), label (T, X, Y, Z), labelled (T,)."""
-        rng = np.random.default_rng([self.seed, number])
+        rng = np.random.default_rng([self.seed, number, 0])
         study = self.studies[self._study_of(number)]
         row = int(rng.integers(len(study.labelled_frames)))
-        position = int(rng.integers(self.config.frames))
-        frames = clip_frames(
-            study.labelled_frames[row], position, self.config.frames, study.image.shape[1], self.cyclic
-        )
-        centre = self._centre(study, row, rng)
-        start = [c - n // 2 for c, n in zip(centre, self.crop_size, strict=True)]
-        image = crop_padded(
-            study.image[:, frames] if _wraps(frames) else study.image[:, frames[0] : frames[-1] + 1],
-            start,
-            self.crop_size,
-        )
+        anchor, position = study.labelled_frames[row], int(rng.integers(self.config.frames))
+        frames = clip_frames(anchor, position, self.config.frames, study.image.shape[1], self.cyclic)
+        size = self.crop_sizes[_tilts(study)]
+        start = [c - n // 2 for c, n in zip(self._centre(study, row, rng), size, strict=True)]
+        image = crop_padded(study.image, frames.tolist(), start, size)
         rows = {frame: i for i, frame in enumerate(study.labelled_frames)}
-        labelled = [t for t, frame in enumerate(frames) if int(frame) in rows]
-        label = crop_padded(study.label[[rows[int(frames[t])] for t in labelled]], start, self.crop_size)
-        return self._varied(image, label, labelled, study.case, int(rng.integers(2**32)))
+        labelled = [t for t, frame in enumerate(frames.tolist()) if frame in rows]
+        label = crop_padded(study.label, [rows[int(frames[t])] for t in labelled], start, size)
+        return self._varied(study, image, label, labelled, int(rng.integers(2**32)))
 
     def _study_of(self, number: int) -> int:
         round_, place = divmod(number, len(self.studies))
-        return int(np.random.default_rng([self.seed, 1, round_]).permutation(len(self.studies))[place])
+        return int(np.random.default_rng([self.seed, round_, 1]).permutation(len(self.studies))[place])
 
     def _centre(self, study: CachedStudy, row: int, rng: np.random.Generator) -> list[int]:
-        """A foreground voxel of a class drawn evenly among those in this labelled frame, or a place where the patch lies inside."""
+        """The patch's centre: a foreground voxel, of a class drawn evenly among those in this labelled frame, or any.
+
+        Either way the patch is moved until it lies inside the study, or the study inside the patch, as a window at inference does:
+        centred near the end of a short stack it would lose slices to padding.
+        """
+        places = [_centres(full, n) for full, n in zip(study.image.shape[2:], self.patch_size, strict=True)]
         first, last = np.searchsorted(study.foreground[:, 0], [row, row + 1])
         inside = study.foreground[first:last]
         if rng.random() < self.config.foreground and len(inside):
             chosen = rng.choice(np.unique(inside[:, 1]))
             low, high = np.searchsorted(inside[:, 1], [chosen, chosen + 1])
-            return [int(v) for v in inside[rng.integers(low, high), 2:]]
-        return [_anywhere(full, n, rng) for full, n in zip(study.image.shape[2:], self.patch_size, strict=True)]
+            voxel = inside[rng.integers(low, high), 2:].tolist()
+            return [min(max(v, place[0]), place[-1]) for v, place in zip(voxel, places, strict=True)]
+        return [int(rng.integers(place[0], place[-1] + 1)) for place in places]
 
-    def _varied(self, image: np.ndarray, label: np.ndarray, labelled: list[int], case: str, seed: int) -> Clip:
+    def _varied(self, study: CachedStudy, image: np.ndarray, label: np.ndarray, labelled: list[int], seed: int) -> Clip:
         """Augment (C, T, X, Y, Z) and its labels (L, X, Y, Z), and lay them out as a clip."""
         channels, frames = image.shape[:2]
-        folded = {"image": torch.from_numpy(image.reshape(-1, *image.shape[2:])), "label": torch.from_numpy(label)}
-        self.augment.set_random_state(seed)
-        varied = self.augment(folded)
-        pixels = torch.as_tensor(varied["image"], dtype=torch.float32).unflatten(0, (channels, frames)).movedim(0, 1)
+        augment = self.augmentations[_tilts(study)].set_random_state(seed)
+        with _one_thread():
+            varied = augment({"image": torch.from_numpy(image).flatten(0, 1), "label": torch.from_numpy(label)})
+        pixels = _plain(varied["image"]).unflatten(0, (channels, frames)).movedim(0, 1).contiguous()
         drawn = torch.zeros((frames, *self.patch_size), dtype=torch.int64)
-        drawn[labelled] = torch.as_tensor(varied["label"]).to(torch.int64)
+        drawn[labelled] = _plain(varied["label"]).to(torch.int64)
         mask = torch.zeros(frames, dtype=torch.bool)
         mask[labelled] = True
-        return Clip(_plain(pixels), drawn, mask, case)
+        return Clip(pixels, drawn, mask, study.case)
 
 
-def _wraps(frames: np.ndarray) -> bool:
-    """Whether the frames are anything but one consecutive run, which a memory map reads without indexing."""
-    return bool((np.diff(frames) != 1).any())
+def _tilts(study: CachedStudy) -> bool:
+    """Whether patches may be turned out of the plane: neither across thick slices nor out of a single one."""
+    return study.image.shape[-1] > 1 and not is_thick(study.spacing)
 
 
-def _anywhere(full: int, size: int, rng: np.random.Generator) -> int:
-    """A centre along one axis such that the patch lies inside the study, or the study inside the patch."""
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    """One thread, as a worker has: the last bit of a mean depends on their number."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _centres(full: int, size: int) -> range:
+    """The centres along one axis with which the patch lies inside the study, or the study inside the patch."""
     low, high = sorted((size // 2, full - (size - size // 2)))
-    return int(rng.integers(low, high + 1))
+    return range(low, high + 1)
 
 
-def _plain(pixels: Tensor) -> Tensor:
-    """A contiguous tensor without MONAI's metadata, which would cost a tenth of every step."""
-    return (pixels.as_tensor() if hasattr(pixels, "as_tensor") else pixels).contiguous()
+def _plain(tensor: Tensor) -> Tensor:
+    """The tensor without MONAI's metadata, which would cost a tenth of every step."""
+    return tensor.as_tensor() if hasattr(tensor, "as_tensor") else tensor
 
 
 def collate(clips: Sequence[Clip]) -> Batch:

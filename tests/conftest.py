@@ -1,0 +1,146 @@
+"""What many tests need: a tiny phantom dataset, a run trained on it, models made by hand, and the command line."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+
+from unet4d.cli import run
+from unet4d.config import Config, DataConfig, InferenceConfig, ModelConfig, TrainConfig
+from unet4d.data.phantom import write_phantom
+from unet4d.model.checkpoint import Task, save_checkpoint
+from unet4d.model.clstm_unet import build_network
+from unet4d.train import train
+
+torch.set_num_threads(1)
+
+LABELS = {"background": 0, "right ventricle": 1, "myocardium": 2, "left ventricle": 3}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a command ended: its exit code and what it said."""
+
+    code: int
+    told: str
+    error: str
+
+    @property
+    def line(self) -> str:
+        """The one line on stderr."""
+        lines = self.error.splitlines()
+        assert len(lines) == 1, f"wanted one line on stderr, got {lines}"
+        return lines[0]
+
+
+@pytest.fixture
+def command(capsys: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
+    """`unet4d` with these arguments, in this process."""
+
+    def called(*arguments: object) -> Outcome:
+        capsys.readouterr()
+        code = run([str(argument) for argument in arguments])
+        said = capsys.readouterr()
+        return Outcome(code, said.out, said.err)
+
+    return called
+
+
+@pytest.fixture(scope="session")
+def phantom(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A dataset of three phantoms, 4 frames of 40 x 36 x 5 voxels, all labelled; not to be changed."""
+    return write_phantom(tmp_path_factory.mktemp("data") / "phantom", 3, 4, shape=(40, 36, 5)).parent
+
+
+@pytest.fixture
+def own_phantom(phantom: Path, tmp_path: Path) -> Path:
+    """A copy of the dataset that a test may spoil."""
+    return shutil.copytree(phantom, tmp_path / "phantom", ignore=shutil.ignore_patterns(".unet4d-cache", "truth"))
+
+
+@pytest.fixture(scope="session")
+def tiny() -> Callable[..., Config]:
+    """The configuration of a run of a second; keywords change settings of the training loop, the fold or the seed."""
+
+    def made(held_out: Sequence[str] | None = None, workers: int = 0, fold: int = 0, seed: int = 0, **loop) -> Config:
+        loop = {"epochs": 2, "steps_per_epoch": 2, "batch_size": 1, "precision": "fp32"} | loop
+        chosen = None if held_out is None else list(held_out)
+        data = DataConfig(chosen, folds=3, patch_size=(16, 16, 4), frames=3, workers=workers)
+        return Config(data, ModelConfig(channels=[4, 8]), TrainConfig(**loop), InferenceConfig(0.25), fold, seed)
+
+    return made
+
+
+@pytest.fixture(scope="session")
+def tiny_options() -> list[str]:
+    """The same as `tiny`, for the command line."""
+    settings = {
+        "data.folds": 3, "data.patch_size": "[16,16,4]", "data.frames": 3, "data.workers": 0, "model.channels": "[4,8]",
+        "train.epochs": 2, "train.steps_per_epoch": 2, "train.batch_size": 1, "train.precision": "fp32",
+        "inference.overlap": 0.25,
+    }  # fmt: skip
+    return [word for name, value in settings.items() for word in (f"--{name}", str(value))]
+
+
+@pytest.fixture(scope="session")
+def trained(phantom: Path, tiny: Callable[..., Config], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run of two epochs of two steps; not to be changed."""
+    out = tmp_path_factory.mktemp("runs") / "run"
+    train(phantom, out, tiny(), "cpu")
+    return out
+
+
+@pytest.fixture
+def model_file(tmp_path: Path) -> Callable[..., Path]:
+    """A checkpoint of a network with random weights, recurrence awake; gives its path."""
+
+    def made(
+        labels: dict[str, int] = LABELS,
+        channel_names: Sequence[str] = ("cine MRI",),
+        direction: str = "forward",
+        lstm_channels: int = 4,
+        patch_size: tuple[int, int, int] = (16, 16, 4),
+        normalisation: str = "zscore",
+        cyclic: bool = False,
+    ) -> Path:
+        strides, kernels = [(2, 2, 1)], [(3, 3, 1), (3, 3, 3)]
+        config = Config(
+            DataConfig(plane_spacing_mm=2.0, patch_size=patch_size, normalisation=normalisation),
+            ModelConfig([4, 8], lstm_channels, strides, kernels, direction),
+            TrainConfig(precision="fp32"),
+        )
+        torch.manual_seed(1)
+        network = build_network(config.model, len(channel_names), len(labels))
+        for name, weight in network.named_parameters():
+            if "projection" in name:
+                torch.nn.init.normal_(weight)
+        path = tmp_path / "model.pt"
+        save_checkpoint(path, config, Task(labels, tuple(channel_names), cyclic), network, {})
+        return path
+
+    return made
+
+
+OBLIQUE = np.array([[-1.9, 0.1, 3.0, 40.0], [0.2, -2.0, 2.0, 30.0], [0.3, 0.4, 8.0, -20.0], [0, 0, 0, 1]])
+
+
+@pytest.fixture(scope="session")
+def study() -> Callable[..., None]:
+    """Writes a study of noise, 18 x 15 x 5 oblique voxels, 3 frames of 42.5 ms."""
+
+    def written(path: Path, frames: int = 3, shape: Sequence[int] = (18, 15, 5), seed: int = 0) -> None:
+        voxels = np.random.default_rng(seed).normal(100, 30, (*shape, frames)).astype(np.float32)
+        image = nib.Nifti1Image(voxels, OBLIQUE)
+        image.header.set_xyzt_units("mm", "msec")
+        image.header["pixdim"][4] = 42.5
+        path.parent.mkdir(parents=True, exist_ok=True)
+        nib.save(image, path)
+
+    return written

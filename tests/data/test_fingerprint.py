@@ -1,0 +1,62 @@
+"""The median study, worked out by hand from three headers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from unet4d.config import DataConfig
+from unet4d.data.dataset import Case
+from unet4d.data.fingerprint import fingerprint
+
+SHAPES = [(10, 20, 5, 3), (12, 16, 7, 3), (20, 20, 9, 1)]
+SPACINGS = [(1.0, 1.0, 10.0), (1.5, 1.5, 8.0), (2.0, 2.0, 6.0)]
+
+
+@pytest.fixture
+def cases(tmp_path: Path) -> list[Case]:
+    """Three studies that are headers and zeros."""
+    made = []
+    for i, (shape, spacing) in enumerate(zip(SHAPES, SPACINGS, strict=True)):
+        path = tmp_path / f"{i}.nii"
+        nib.save(nib.Nifti1Image(np.zeros(shape, np.uint8), np.diag([*spacing, 1.0])), path)
+        made.append(Case(str(i), str(i), (path,)))
+    return made
+
+
+def test_the_median_study_is_that_of_the_resampled_headers(cases):
+    # plane spacings 1 1 1.5 1.5 2 2: 1.5. On it X is 10/1.5 = 7, 12, 20*2/1.5 = 27; Y is 13, 16, 27; Z is 5, 7, 9.
+    seen = fingerprint(cases, DataConfig())
+    assert seen.plane_spacing_mm == 1.5
+    assert seen.spacing == (1.5, 1.5, 8.0)
+    assert seen.shape == (12, 16, 7)
+    assert seen.frames == 3
+
+
+def test_a_configured_spacing_stands_for_the_median(cases):
+    # X 20 (10/0.5), 36, 80; Y 40, 48, 80; Z 5*10/4 = 12.5 -> 12 (4.17 mm), 14, 9*6/4 = 13.5 -> 14 (3.86 mm)
+    seen = fingerprint(cases, DataConfig(plane_spacing_mm=0.5, slice_spacing_mm=4.0))
+    assert seen.plane_spacing_mm == 0.5
+    assert seen.spacing == (0.5, 0.5, 4.0)
+    assert seen.shape == (36, 48, 14)
+
+
+def test_a_sagittal_stack_counts_with_its_slices_last(tmp_path):
+    path = tmp_path / "sagittal.nii"
+    nib.save(nib.Nifti1Image(np.zeros((4, 10, 12, 2), np.uint8), np.diag([8.0, 1.0, 1.0, 1.0])), path)
+    seen = fingerprint([Case("a", "a", (path,))], DataConfig())
+    assert seen.shape == (10, 12, 4)
+    assert seen.spacing == (1.0, 1.0, 8.0)
+
+
+def test_only_headers_are_read(cases, monkeypatch):
+    def refuse(*_, **__):
+        raise AssertionError("voxels were read")
+
+    monkeypatch.setattr("unet4d.data.nifti.np.frombuffer", refuse)
+    with pytest.raises(AssertionError, match="voxels were read"):
+        cases[0].image()
+    assert fingerprint(cases, DataConfig()).shape == (12, 16, 7)

@@ -1,0 +1,310 @@
+"""Clips and patches: what a clip holds, where a patch lies, and that a clip's number alone decides on it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from unet4d.config import DataConfig
+from unet4d.data.cache import CachedStudy, cached_studies
+from unet4d.data.sampling import Batch, ClipDataset, clip_frames, crop_padded, loader
+
+PATCH = (8, 6, 4)
+SHAPE = (14, 12, 5)
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def study(
+    case: str = "a", frames: int = 6, labelled=(1, 4), channels: int = 1, shape=SHAPE, spacing=(1.0, 1.0, 8.0), seed=0
+) -> CachedStudy:
+    """Noise that is never 0, and two small boxes as classes 1 and 2; the second has one voxel."""
+    rng = np.random.default_rng(seed)
+    image = rng.random((channels, frames, *shape), dtype=np.float32) + 1
+    label = np.zeros((len(labelled), *shape), np.uint8)
+    label[:, 2:6, 3:7, shape[2] // 2] = 1
+    label[:, 9, 4, 0] = 2
+    rows = [(row, label[row, x, y, z], x, y, z) for row, x, y, z in np.argwhere(label)]
+    return CachedStudy(case, image, label, tuple(labelled), np.array(sorted(rows), np.int32), spacing)
+
+
+def clips(studies=None, cyclic: bool = True, seed: int = 0, **options) -> ClipDataset:
+    options = {"frames": 4, "augmentation": "off", **options}
+    return ClipDataset([study()] if studies is None else studies, DataConfig(**options), PATCH, cyclic, seed)
+
+
+def same(a, b) -> bool:
+    return all(torch.equal(x, y) for x, y in zip(a[:3], b[:3], strict=True)) and a[3] == b[3]
+
+
+# frames
+
+
+@pytest.mark.parametrize(
+    ("anchor", "position", "frames", "study_frames", "cyclic", "expected"),
+    [
+        (5, 1, 4, 6, True, [4, 5, 0, 1]),
+        (5, 1, 4, 6, False, [2, 3, 4, 5]),
+        (0, 3, 4, 6, True, [3, 4, 5, 0]),
+        (0, 3, 4, 6, False, [0, 1, 2, 3]),
+        (1, 1, 4, 2, True, [0, 1, 0, 1]),
+        (1, 1, 4, 2, False, [0, 1, 1, 1]),
+        (1, 0, 4, 2, False, [0, 1, 1, 1]),
+        (0, 3, 4, 2, False, [0, 0, 0, 1]),
+        (0, 2, 3, 1, True, [0, 0, 0]),
+        (0, 2, 3, 1, False, [0, 0, 0]),
+    ],
+)
+def test_clips_are_as_drawn(anchor, position, frames, study_frames, cyclic, expected):
+    assert clip_frames(anchor, position, frames, study_frames, cyclic).tolist() == expected
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.integers(1, 9), st.integers(1, 9), st.data(), st.booleans())
+def test_a_clip_is_consecutive_and_holds_its_anchor(study_frames, frames, data, cyclic):
+    anchor, position = data.draw(st.integers(0, study_frames - 1)), data.draw(st.integers(0, frames - 1))
+    held = clip_frames(anchor, position, frames, study_frames, cyclic).tolist()
+    assert len(held) == frames
+    assert anchor in held
+    assert set(held) <= set(range(study_frames))
+    if cyclic:
+        assert held[position] == anchor
+        assert all(after == (before + 1) % study_frames for before, after in pairwise(held))
+    elif study_frames >= frames:
+        assert held == list(range(held[0], held[0] + frames))
+    else:  # the whole study, held at its ends
+        assert sorted(set(held)) == list(range(study_frames))
+        assert held == sorted(held)
+        assert all(held.count(t) == 1 for t in range(1, study_frames - 1))
+
+
+# patches
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.tuples(*[st.integers(-12, 12)] * 3), st.tuples(*[st.integers(1, 9)] * 3))
+def test_a_box_is_that_of_the_study_in_zeros(start, size):
+    array = np.arange(1.0, 241.0).reshape(2, 4, 5, 3, 2)
+    around = np.pad(array, [(0, 0), (0, 0), *[(25, 25)] * 3])
+    x, y, z = (slice(25 + s, 25 + s + n) for s, n in zip(start, size, strict=True))
+    assert np.array_equal(crop_padded(array, [3, 0, 0], start, size), around[:, [3, 0, 0], x, y, z])
+
+
+def test_without_augmentation_a_patch_is_the_voxels_round_its_centre_moved_inside_the_study():
+    """A patch of 8 x 6 x 4 in 14 x 12 x 5: X starts at 0..6, Y at 0..6, Z at 0 or 1, nearest to four, three, two before the centre."""
+    made = clips(foreground=1.0)
+    one = made.studies[0]
+    assert (SHAPE, PATCH) == ((14, 12, 5), (8, 6, 4))
+    for number in range(20):
+        image = made[number].image.numpy()
+        found = 0
+        for x, y, z in {tuple(c) for c in one.foreground[:, 2:].tolist()}:
+            x, y, z = min(max(x - 4, 0), 6), min(max(y - 3, 0), 6), min(max(z - 2, 0), 1)
+            box = one.image[0, :, x : x + 8, y : y + 6, z : z + 4]
+            found += any(np.array_equal(image[:, 0], box[np.arange(t, t + 4) % 6]) for t in range(6))
+        assert found >= 1  # voxels near a border share their place
+
+
+def test_without_foreground_patches_lie_inside_and_everywhere():
+    made = clips(foreground=0.0)
+    images = [made[number].image for number in range(300)]
+    assert all((image > 0).all() for image in images)
+    corners = Counter(float(image[0, 0, 0, 0, 0]) for image in images)
+    assert len(corners) > 150  # of 6 frames times 7 x 7 x 2 places
+
+
+def test_a_study_smaller_than_the_patch_lies_whole_in_zeros():
+    small = study(shape=(10, 7, 3))
+    made = ClipDataset([small], DataConfig(frames=4, augmentation="off", foreground=0.0), (16, 8, 4), True, 0)
+    for number in range(20):
+        image = made[number].image
+        assert image.shape == (4, 1, 16, 8, 4)
+        assert int((image > 0).sum()) == 4 * 10 * 7 * 3
+
+
+def one_in_the_middle() -> CachedStudy:
+    """Both classes so far from the borders that no patch has to move."""
+    middle = study(shape=(14, 12, 9))
+    label = np.zeros_like(middle.label)
+    label[:, 5:7, 5:7, 3:5], label[:, 8, 6, 6] = 1, 2
+    rows = [(row, label[row, x, y, z], x, y, z) for row, x, y, z in np.argwhere(label)]
+    return replace(middle, label=label, foreground=np.array(sorted(rows), np.int32))
+
+
+def test_every_patch_of_full_foreground_share_is_centred_on_foreground_and_a_rare_class_comes_as_often():
+    made = clips([one_in_the_middle()], foreground=1.0)
+    seen = Counter()
+    for number in range(200):
+        clip = made[number]
+        (centre,) = {int(v) for v in clip.label[clip.labelled][:, 4, 3, 2]}  # both frames are labelled alike
+        seen[centre] += 1
+    assert set(seen) == {1, 2}
+    assert 70 < seen[2] < 130  # 1 voxel against 8
+
+
+def test_the_foreground_share_is_kept():
+    made = clips([one_in_the_middle()], foreground=0.5)
+    centred = [made[n].label[made[n].labelled][0, 4, 3, 2] > 0 for n in range(200)]
+    assert 0.4 < np.mean(centred) < 0.65
+
+
+def test_a_class_at_the_border_is_in_the_patch_and_no_voxel_is_lost_to_padding():
+    """Pins patches centred on the end slices of a short stack, a fifth of which was padding."""
+    made = clips(foreground=1.0)  # class 2 lies in the first slice
+    every = [made[number] for number in range(50)]
+    assert all((clip.image > 0).all() for clip in every)
+    assert all((clip.label[clip.labelled] > 0).any() for clip in every)
+
+
+@pytest.mark.parametrize("augmentation", ["off", "strong"])
+def test_a_labelled_frame_without_foreground_gives_patches_from_anywhere(augmentation):
+    empty = study()
+    empty = CachedStudy("a", empty.image, empty.label * 0, (1, 4), np.zeros((0, 5), np.int32), empty.spacing)
+    clip = clips([empty], foreground=1.0, augmentation=augmentation)[0]
+    assert clip.labelled.any()
+    assert not clip.label.any()
+
+
+# clips
+
+
+@pytest.mark.parametrize("augmentation", ["off", "mild", "strong"])
+@pytest.mark.parametrize("cyclic", [False, True])
+@pytest.mark.parametrize("frames", [1, 4, 9])
+def test_a_clip_has_a_labelled_frame_and_zeros_where_there_is_no_label(frames, cyclic, augmentation):
+    one = study()
+    one.label[:] = 1
+    made = clips([one], frames=frames, cyclic=cyclic, augmentation=augmentation, foreground=1.0)
+    for number in range(10):
+        clip = made[number]
+        assert clip.image.shape == (frames, 1, *PATCH)
+        assert clip.label.shape == (frames, *PATCH)
+        assert (clip.image.dtype, clip.label.dtype, clip.labelled.dtype) == (torch.float32, torch.int64, torch.bool)
+        assert {type(clip.image), type(clip.label), type(clip.labelled)} == {torch.Tensor}
+        assert clip.image.is_contiguous()
+        assert clip.labelled.any()
+        assert clip.label[clip.labelled].flatten(1).any(1).all()
+        assert not clip.label[~clip.labelled].any()
+
+
+def test_frame_channel_and_label_stand_where_they_belong():
+    one = study(channels=3)
+    one.image[:] = 100 * np.arange(1, 4).reshape(3, 1, 1, 1, 1) + np.arange(6).reshape(1, 6, 1, 1, 1)
+    made = clips([one], foreground=0.0)
+    starts = set()
+    for number in range(30):
+        clip = made[number]
+        frames = clip.image[:, 0, 0, 0, 0] - 100
+        assert torch.equal(clip.image[:, :, 0, 0, 0] - frames[:, None], torch.tensor([[100.0, 200, 300]]).expand(4, 3))
+        assert frames.diff().remainder(6).unique().tolist() == [1]
+        assert clip.labelled.tolist() == [int(frame) in (1, 4) for frame in frames]
+        starts.add(int(frames[0]))
+    assert starts == set(range(6))
+
+
+def test_every_study_comes_once_a_round_and_clips_keep_to_one_study():
+    studies = [study(case, seed=seed) for seed, case in enumerate("abcde")]
+    for value, one in enumerate(studies):
+        one.image[:] = value + 1
+    made = clips(studies, foreground=0.0)
+    rounds = [[made[5 * r + i] for i in range(5)] for r in range(6)]
+    orders = {"".join(clip.case for clip in clips_) for clips_ in rounds}
+    assert all(sorted(order) == list("abcde") for order in orders)
+    assert len(orders) > 3
+    assert all((clip.image == "abcde".index(clip.case) + 1).all() for clips_ in rounds for clip in clips_)
+
+
+@pytest.mark.parametrize("spacing", [(1.0, 1.0, 8.0), (1.0, 1.0, 1.0)])
+@pytest.mark.parametrize("strength", ["mild", "strong"])
+def test_all_frames_and_labels_of_a_clip_are_warped_alike(monkeypatch, strength, spacing):
+    monkeypatch.setattr("unet4d.data.transforms.RandGaussianNoised", lambda *_, **__: torch.nn.Identity())
+    one = study(labelled=range(6), spacing=spacing)
+    one.image[:] = one.image[:, :1]
+    made = clips([one], augmentation=strength, flip_axes=[0, 1], foreground=1.0)
+    for number in range(10):
+        clip = made[number]
+        assert torch.equal(clip.image, clip.image[:1].expand_as(clip.image))
+        assert torch.equal(clip.label, clip.label[:1].expand_as(clip.label))
+        assert clip.image.std() > 0
+
+
+def test_a_stack_of_thick_slices_is_never_tilted_whatever_the_other_studies_are(monkeypatch):
+    for name in ("Shading", "GaussianNoise", "ScaleIntensity", "ShiftIntensity", "AdjustContrast", "GaussianSmooth"):
+        monkeypatch.setattr(f"unet4d.data.transforms.Rand{name}d", lambda *_, **__: torch.nn.Identity())
+    near, thick, single = (
+        study("near", shape=(40, 40, 30), spacing=(1.0, 1.0, 1.2)),
+        study("thick", shape=(40, 40, 30)),
+        study("single", shape=(40, 40, 1), spacing=(1.0, 1.0, 1.0)),
+    )
+    for one in (near, thick, single):
+        one.image[:] = np.arange(1, one.image.shape[-1] + 1)
+        one.foreground[:, 2:] = [20, 20, one.image.shape[-1] // 2]
+    made = clips([near, thick, single], augmentation="strong", foreground=1.0)
+    tilted = dict.fromkeys(("near", "thick", "single"), 0)
+    for number in range(36):
+        clip = made[number]
+        tilted[clip.case] += int(clip.image[0, 0].flatten(0, 1).std(0).max() > 1e-2)
+    assert (tilted["thick"], tilted["single"]) == (0, 0)
+    assert tilted["near"] > 5
+
+
+# determinism
+
+
+@pytest.mark.parametrize("augmentation", ["off", "strong"])
+def test_a_number_is_the_same_clip_in_any_order_and_in_any_dataset_of_the_seed(augmentation):
+    studies = [study("a"), study("b", seed=1)]
+    first = [clips(studies, augmentation=augmentation)[n] for n in range(8)]
+    again = clips(studies, augmentation=augmentation)
+    assert all(same(again[n], first[n]) for n in (5, 1, 7, 7, 0, 3))
+    assert not any(torch.equal(first[i].image, first[j].image) for i in range(8) for j in range(i))
+    other = clips(studies, augmentation=augmentation, seed=1)
+    assert sum(torch.equal(other[n].image, first[n].image) for n in range(8)) == 0
+
+
+def test_global_seeds_and_threads_have_no_say():
+    config = DataConfig(frames=8, augmentation="strong", flip_axes=[0, 1])
+    made = ClipDataset([study(shape=(48, 48, 8))], config, (48, 48, 8), True, 0)  # enough voxels to be shared out
+    first = [made[n] for n in range(12)]
+    torch.manual_seed(5)
+    np.random.seed(5)  # noqa: NPY002
+    torch.set_num_threads(2)
+    assert all(same(made[n], clip) for n, clip in enumerate(first))
+    assert torch.get_num_threads() == 2
+
+
+def test_batches_are_the_same_with_any_number_of_workers(phantom, tmp_path):
+    studies = cached_studies(phantom.training, phantom, DataConfig(), None, tmp_path)
+    config = DataConfig(frames=3, augmentation="strong", flip_axes=[0, 1])
+    made = ClipDataset(studies, config, (16, 16, 4), True, 3)
+    batches: dict[int, list[Batch]] = {w: list(loader(made, 2, 0, 4, workers=w, pin=False)) for w in (0, 1, 2)}
+    for workers in (1, 2):
+        assert len(batches[workers]) == 4
+        assert all(same(a, b) for a, b in zip(batches[workers], batches[0], strict=True))
+    assert batches[0][0].image.shape == (2, 3, 1, 16, 16, 4)
+    assert sorted(batches[0][0].cases) == ["phantom001", "phantom002"]
+    resumed = list(loader(made, 2, 2, 4, workers=0, pin=False))
+    assert all(same(a, b) for a, b in zip(resumed, batches[0][2:], strict=True))
+
+
+def test_a_decathlon_study_of_one_frame_fills_the_clip(write_case, tmp_path):
+    image, label = np.random.default_rng(0).random((1, 1, *SHAPE), dtype=np.float32), study().label[:1]
+    dataset = write_case(image, label, values=(0, 1, 2))
+    studies = cached_studies(dataset.training, dataset, DataConfig(), None, tmp_path / "cache")
+    clip = clips(studies, cyclic=dataset.cyclic, augmentation="mild", foreground=1.0)[0]
+    assert clip.labelled.all()
+    assert clip.label.any()
+    assert torch.equal(clip.label, clip.label[:1].expand_as(clip.label))
