@@ -65,7 +65,9 @@ def _clear(out: Path) -> None:
     if not out.exists():
         return
     if any(out.iterdir()) and not (out / "train").is_dir():
-        raise InputError(f"{out} holds something that is not a demo; wanted a new folder or an earlier demo's; choose another")
+        raise InputError(
+            f"{out} holds something that is not a demo; wanted a new folder or an earlier demo's; choose another"
+        )
     shutil.rmtree(out)
 
 

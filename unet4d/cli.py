@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
-from jsonargparse import ActionConfigFile, ArgumentParser, Namespace, set_parsing_settings
+from jsonargparse import ActionConfigFile, ArgumentParser, DefaultHelpFormatter, Namespace, set_parsing_settings
 
 from unet4d.config import Config, DataConfig, InferenceConfig, ModelConfig, TrainConfig
 from unet4d.errors import InputError, Unet4DError
+from unet4d.usage import check_config_files, reworded
 
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
@@ -27,11 +29,26 @@ Every command explains itself:  unet4d COMMAND --help"""
 INTERRUPTED = 130
 
 
+class _Command(NamedTuple):
+    """One command: what it does, how it is called, the options it adds, and what runs it."""
+
+    about: str
+    usage: str
+    examples: str
+    options: Callable[[ArgumentParser], None]
+    run: Callable[[Any], None]
+
+
+class _Help(DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Keeps the examples' lines as they are."""
+
+
 class _Parser(ArgumentParser):
     """Ends on wrong usage with one line on stderr and exit code 2."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        raise InputError(f"{' '.join(str(message).split())}; see {self.prog} --help")
+        options = [name for action in self._actions for name in action.option_strings]
+        raise InputError(f"{reworded(str(message), options)}; see {self.prog} --help")
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
@@ -42,8 +59,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 def run(arguments: Sequence[str]) -> int:
     """Run one command; gives the exit code. What a user can cause ends in one line on stderr."""
     try:
-        command, options = _parsed(arguments)
-        _COMMANDS[command][2](options)
+        _dispatch(arguments)
+        sys.stdout.flush()
     except Unet4DError as error:
         return _told(str(error), error.exit_code)
     except KeyboardInterrupt:
@@ -57,6 +74,14 @@ def run(arguments: Sequence[str]) -> int:
             return _told(f"the GPU is out of memory ({_first_line(error)}); lower {smaller}", 1)
         raise
     return 0
+
+
+def _dispatch(arguments: Sequence[str]) -> None:
+    try:
+        command, options = _parsed(arguments)
+    except SystemExit:  # --help and the like have said all
+        return
+    _COMMANDS[command].run(options)
 
 
 def _is_out_of_memory(error: Exception) -> bool:
@@ -84,17 +109,25 @@ def _parsed(arguments: Sequence[str]) -> tuple[str, Namespace]:
 
         print(f"unet4d {__version__}")
         sys.exit(0)
-    command = arguments[0]
-    if command not in _COMMANDS:
-        raise InputError(f"{command!r} is not a command; wanted one of {names}; see unet4d --help")
-    about, build, _ = _COMMANDS[command]
-    parser = _Parser(prog=f"unet4d {command}", description=about, exit_on_error=True, allow_abbrev=False)
-    build(parser)
-    return command, parser.parse_args(list(arguments[1:]))
+    name = arguments[0]
+    if name not in _COMMANDS:
+        raise InputError(f"{name!r} is not a command; wanted one of {names}; see unet4d --help")
+    command = _COMMANDS[name]
+    parser = _Parser(
+        prog=f"unet4d {name}",
+        usage=f"unet4d {name} {command.usage}",
+        description=f"{command.about[0].upper()}{command.about[1:]}.\n\n{command.examples}",
+        formatter_class=_Help,
+        allow_abbrev=False,
+    )
+    command.options(parser)
+    if name == "train":
+        check_config_files(arguments)
+    return name, parser.parse_args(list(arguments[1:]))
 
 
 def _overview() -> str:
-    rows = "\n".join(f"  {name:<10} {about.splitlines()[0]}" for name, (about, _, _) in _COMMANDS.items())
+    rows = "\n".join(f"  {name:<10} {command.about}" for name, command in _COMMANDS.items())
     return f"usage: unet4d COMMAND [options]\n\n{DESCRIPTION}\n\ncommands:\n{rows}\n\n  --version  print the version"
 
 
@@ -141,10 +174,11 @@ def _train_options(parser: ArgumentParser) -> None:
 
 
 def _train(options: Namespace) -> None:
-    from unet4d.train import train
-
     sections = {name: vars(getattr(options, name)) for name in ("data", "model", "train", "inference")}
     config = Config.from_dict({**sections, "fold": options.fold, "seed": options.seed})
+
+    from unet4d.train import train
+
     path = train(options.dataset, options.out, config, options.device, options.resume)
     print(f"best model: {path}")
 
@@ -180,7 +214,7 @@ def _predict(options: Namespace) -> None:
         sw_batch_size=o.sw_batch_size,
         precision=o.precision,
     )
-    print(f"{len(written)} label maps and volumes.csv: {o.out}")
+    print(f"{len(written)} label map{'s' * (len(written) > 1)} and volumes.csv: {o.out}")
 
 
 def _evaluate_options(parser: ArgumentParser) -> None:
@@ -217,10 +251,47 @@ def _report(options: Namespace) -> None:
     print(f"report: {page}")
 
 
-_COMMANDS: dict[str, tuple[str, Callable[[ArgumentParser], None], Callable[[Any], None]]] = {
-    "phantom": ("make a dataset of beating hearts with exact labels, to try everything on", _phantom_options, _phantom),
-    "train": ("train a network on a dataset", _train_options, _train),
-    "predict": ("segment studies with a trained network", _predict_options, _predict),
-    "evaluate": ("score label maps against reference labels", _evaluate_options, _evaluate),
-    "report": ("one HTML page with pictures, volume curves and scores", _report_options, _report),
+_COMMANDS = {
+    "phantom": _Command(
+        "make a dataset of beating hearts with exact labels, to try everything on",
+        "--out DIR --subjects N --frames T [options]",
+        "  unet4d phantom --out heart --subjects 8 --frames 10\n"
+        "  unet4d phantom --out sparse --subjects 8 --frames 10 --labelled two --ambiguous 0.2",
+        _phantom_options,
+        _phantom,
+    ),
+    "train": _Command(
+        "train a network on a dataset",
+        "--dataset DIR --out RUN [--config FILE] [options]",
+        "  unet4d train --dataset heart --out run\n"
+        "  unet4d train --dataset heart --out run --config mine.yaml --train.epochs 50   (the later one wins)\n"
+        "  unet4d train --dataset heart --out twin --model.lstm_channels 0               (no recurrence: the baseline)\n"
+        "  unet4d train --dataset heart --out run --config run/config.yaml --resume      (go on after a stop)",
+        _train_options,
+        _train,
+    ),
+    "predict": _Command(
+        "segment studies with a trained network",
+        "RUN_OR_MODEL -i INPUT [INPUT ...] -o DIR [options]",
+        "  unet4d predict run -i study.nii.gz -o predicted\n"
+        "  unet4d predict run -i studies_folder -o predicted\n"
+        "  unet4d predict run/checkpoint_last.pt -i dataset_folder -o predicted --device cuda:1",
+        _predict_options,
+        _predict,
+    ),
+    "evaluate": _Command(
+        "score label maps against reference labels",
+        "--reference DIR --prediction DIR --out DIR [--cases CASE ...]",
+        "  unet4d evaluate --reference heart --prediction predicted --out scores\n"
+        "  unet4d evaluate --reference heart --prediction predicted --out scores --cases phantom001 phantom002",
+        _evaluate_options,
+        _evaluate,
+    ),
+    "report": _Command(
+        "one HTML page with pictures, volume curves and scores",
+        "--image INPUT --prediction DIR --out DIR [--evaluation DIR]",
+        "  unet4d report --image heart --prediction predicted --evaluation scores --out page",
+        _report_options,
+        _report,
+    ),
 }

@@ -13,6 +13,42 @@ from typing import Any
 
 from unet4d.errors import InputError, Unet4DError
 
+_REFUSALS = (
+    errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST,
+    errno.ENAMETOOLONG,
+)  # fmt: skip
+
+
+@contextlib.contextmanager
+def writing(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Turn what the disk refuses within into one clear line.
+
+    Raises:
+        Unet4DError: the disk is full, or `path` cannot be written to.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _REFUSALS:
+            raise
+        reason = os.strerror(error.errno)
+        raise Unet4DError(f"could not write {path}: {reason}; free space or choose another folder") from error
+
+
+def check_writable(folder: str | os.PathLike[str]) -> None:
+    """See that files can be written to a folder, which need not be there yet, before hours are spent on them.
+
+    Raises:
+        InputError: it, or a folder above it, is a file.
+        Unet4DError: it may not be written to.
+    """
+    folder = Path(folder).absolute()
+    nearest = next(path for path in (folder, *folder.parents) if os.path.lexists(path))
+    if not nearest.is_dir():
+        raise InputError(f"{nearest} is a file; wanted a folder to write to; choose another path")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise Unet4DError(f"could not write to {nearest}: no permission; choose another folder")
+
 
 @contextlib.contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
@@ -26,16 +62,12 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     path = Path(path)
     temporary = path.with_name(f".{secrets.token_hex(4)}.partial.{path.name}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-        with open(temporary, "rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR):
-            raise
-        reason = os.strerror(error.errno)
-        raise Unet4DError(f"could not write {path}: {reason}; free space or choose another folder") from error
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield temporary
+            with open(temporary, "rb+") as file:
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()
@@ -62,8 +94,8 @@ def read_json(path: str | os.PathLike[str]) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise InputError(f"{path} is missing; give the path of an existing JSON file") from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is missing; give the path of an existing file") from error
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InputError(f"{path} is not valid JSON ({error}); correct it there") from error
     except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror}") from error
+        raise InputError(f"{path} cannot be read ({error.strerror}); give a readable JSON file") from error

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
-LOG = "log.jsonl"
+from unet4d.files import write_text, writing
+
+LOG, BOARD = "log.jsonl", "tensorboard"
 
 
 class Record:
@@ -25,18 +28,27 @@ class Record:
 
         self.log = out_dir / LOG
         kept = [line for line in _lines(self.log) if line["epoch"] <= epochs_done]
-        self.log.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+        write_text(self.log, "".join(json.dumps(line) + "\n" for line in kept))
         step = kept[-1]["step"] + 1 if kept else 0
-        self.board = SummaryWriter(str(out_dir / "tensorboard"), purge_step=step)
+        with writing(out_dir / BOARD):
+            self.board = SummaryWriter(str(out_dir / BOARD), purge_step=step)
 
     def epoch(self, values: dict[str, Any]) -> None:
-        """Record one epoch: `epoch` (from 1), `step`, and numbers or dicts of numbers under any other name."""
-        with open(self.log, "a", encoding="utf-8") as file:
-            file.write(json.dumps(values) + "\n")
-        for name, value in _flat(values).items():
-            if name not in ("epoch", "step") and value is not None:
-                self.board.add_scalar(name, value, values["step"])
-        self.board.flush()
+        """Record one epoch: `epoch` (from 1), `step`, and numbers or dicts of numbers under any other name.
+
+        A number that is infinite or NaN is recorded as null, for JSON has neither.
+
+        Raises:
+            Unet4DError: the disk is full.
+        """
+        values = _finite(values)
+        with writing(self.log):
+            with open(self.log, "a", encoding="utf-8") as file:
+                file.write(json.dumps(values, allow_nan=False) + "\n")
+            for name, value in _flat(values).items():
+                if name not in ("epoch", "step") and value is not None:
+                    self.board.add_scalar(name, value, values["step"])
+            self.board.flush()
 
     def picture(self, name: str, picture: np.ndarray, step: int) -> None:
         """Show a picture (H, W, 3) uint8 in TensorBoard."""
@@ -60,6 +72,13 @@ def _lines(log: Path) -> list[dict[str, Any]]:
         except json.JSONDecodeError:
             break
     return lines
+
+
+def _finite(value: Any) -> Any:
+    """The same with None for every number that is infinite or NaN."""
+    if isinstance(value, dict):
+        return {name: _finite(inner) for name, inner in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

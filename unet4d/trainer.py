@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from unet4d.config import Config
+from unet4d.config import Config, triple
 from unet4d.data.cache import CachedStudy
 from unet4d.data.sampling import Batch, ClipDataset, loader
 from unet4d.errors import Unet4DError
@@ -52,7 +52,7 @@ class Trainer:
     ):
         self.out_dir, self.config, self.task, self.device = out_dir, config, task, device
         self.training, self.validation = training, validation
-        self.precision = config.train.precision
+        self.precision, self.patch_size = config.train.precision, triple(config.data.patch_size or ())
         torch.manual_seed(config.seed)
         self.network = build_network(config.model, len(task.channel_names), len(task.labels)).to(device)
         self.loss = LabelledFramesLoss()
@@ -71,16 +71,14 @@ class Trainer:
         kind = "frame-wise twin (no recurrence)" if self.network.is_frame_wise else f"{model.direction} CLSTM-UNet"
         self.record.say(
             f"{name}: {len(self.training)} training and {len(self.validation)} validation studies; {kind}, "
-            f"{weights / 1e6:.2f} M weights; patch {tuple(data.patch_size or ())} x {data.frames} frames at "
+            f"{weights:,} weights; patch {self.patch_size} x {data.frames} frames at "
             f"{data.plane_spacing_mm} mm in plane; {self.precision} on {self.device}; run in {self.out_dir}"
         )
 
     def fit(self) -> None:
         """Train the epochs that are left; after each, the run can be resumed from where it stands."""
         train = self.config.train
-        clips = ClipDataset(
-            self.training, self.config.data, self.config.data.patch_size or (), self.task.cyclic, self.config.seed
-        )
+        clips = ClipDataset(self.training, self.config.data, self.patch_size, self.task.cyclic, self.config.seed)
         steps = (self.epoch * train.steps_per_epoch, train.epochs * train.steps_per_epoch)
         batches = iter(
             loader(clips, train.batch_size, *steps, self.config.data.workers or 0, pin=self.device.type == "cuda")
@@ -106,20 +104,26 @@ class Trainer:
             total += loss
             norms += norm
         self.epoch += 1
-        mean = float(total) / steps
-        if not np.isfinite(mean):
-            raise Unet4DError(
-                f"the loss became {mean} in epoch {self.epoch}; {self.out_dir / LAST} is of the epoch before; lower "
-                "--train.learning_rate, or set --train.precision fp32"
-            )
+        loss_mean, norm_mean = float(total) / steps, float(norms) / steps
+        self._check_finite(loss_mean, norm_mean)
         return {
             "epoch": self.epoch,
             "step": self.epoch * steps,
-            "loss": mean,
-            "gradient_norm": float(norms) / steps,
+            "loss": loss_mean,
+            "gradient_norm": norm_mean,
             "learning_rate": self.schedule.get_last_lr()[0],
             "seconds": round(time.perf_counter() - began, 2),
         }
+
+    def _check_finite(self, loss: float, norm: float) -> None:
+        """Stop before an epoch that broke the weights is kept; fp16's scaler skips steps whose gradient overflows."""
+        if np.isfinite(loss) and (np.isfinite(norm) or self.scaler.is_enabled()):
+            return
+        kept = f"{self.out_dir / LAST} is of epoch {self.epoch - 1}" if self.epoch > 1 else "nothing was kept"
+        raise Unet4DError(
+            f"the loss became {loss} and the gradient's norm {norm} in epoch {self.epoch}; wanted finite numbers; {kept}; "
+            "lower --train.learning_rate, or set --train.precision fp32"
+        )
 
     def _step(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """One optimiser step; gives the loss and the gradient's norm before clipping, without waiting for the device."""
@@ -160,7 +164,7 @@ class Trainer:
         logits = sliding_window(
             self.network,
             torch.from_numpy(np.array(study.image)),
-            self.config.data.patch_size or (),
+            self.patch_size,
             self.config.inference,
             cyclic=self.task.cyclic,
             device=self.device,
@@ -178,15 +182,20 @@ class Trainer:
         self.record.picture(f"validation/{study.case}", sheet, self.epoch * self.config.train.steps_per_epoch)
 
     def _keep(self, values: dict[str, Any]) -> None:
-        """Write the checkpoints, then the record, of an epoch that is done."""
-        score = values.get("mean_foreground_dice")
+        """Record an epoch that is done, then write its checkpoints.
+
+        In this order: what a stop in between leaves recorded of an epoch without checkpoint is dropped when the run is resumed.
+        """
+        score: Any = values.get("mean_foreground_dice")
         better = score is not None and score >= self.best
-        if score is not None:
-            self.best = max(self.best, score)
-        if better or not self.validation:
+        # Without a score to go by (no validation study, or none with foreground) the latest is taken for the best.
+        latest = score is None and self.best < 0 and ("dice" in values or not self.validation)
+        if better:
+            self.best = score
+        self.record.epoch(values)
+        if better or latest:
             save_checkpoint(self.out_dir / BEST, self.config, self.task, self.network, {})
         save_checkpoint(self.out_dir / LAST, self.config, self.task, self.network, self._training_state())
-        self.record.epoch(values)
         line = f"epoch {values['epoch']:>4}  loss {values['loss']:.4f}  {values['seconds']:.1f} s"
         if score is not None:
             line += f"  Dice {score:.4f}  " + "  ".join(f"{n} {_shown(v)}" for n, v in values["dice"].items())

@@ -104,7 +104,7 @@ def test_a_box_is_that_of_the_study_in_zeros(start, size):
 
 
 def test_without_augmentation_a_patch_is_the_voxels_round_its_centre_moved_inside_the_study():
-    """A patch of 8 x 6 x 4 in 14 x 12 x 5: X starts at 0..6, Y at 0..6, Z at 0 or 1, nearest to four, three, two before the centre."""
+    """A patch of 8 x 6 x 4 in 14 x 12 x 5 starts at 0..6, 0..6, 0..1: nearest to four, three, two before the centre."""
     made = clips(foreground=1.0)
     one = made.studies[0]
     assert (SHAPE, PATCH) == ((14, 12, 5), (8, 6, 4))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import pickle
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -88,7 +89,9 @@ def load_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
     """
     path = Path(path)
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about files that are refused below
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise InputError(f"{path} is missing; give a run folder or a checkpoint file") from error
     except OSError as error:
@@ -102,7 +105,7 @@ def load_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
         raise InputError(
             f"{path} is truncated, damaged or no checkpoint; give one written by unet4d train, or copy it again"
         ) from error
-    if not isinstance(content, dict) or content.get("format") != FORMAT or not _KEYS <= content.keys():
+    if not isinstance(content, dict) or content.get("format") != FORMAT or not content.keys() >= _KEYS:
         found = content.get("format", "something else") if isinstance(content, dict) else type(content).__name__
         raise InputError(f"{path} holds {found!r}; wanted a whole {FORMAT!r} written by unet4d train")
     return content

@@ -1,0 +1,106 @@
+"""The arrows of the design: an import goes down, never up or sideways, and the command line waits for nothing heavy."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import unet4d
+
+PACKAGE = Path(unet4d.__file__).parent
+LEVELS = (
+    ("errors",),
+    ("config", "files"),
+    ("data", "model", "metrics", "pictures"),  # nouns
+    ("record",),
+    ("trainer",),
+    ("train", "predict", "evaluate", "report"),  # verbs
+    ("usage",),
+    ("cli",),
+    ("__main__",),
+)
+LEVEL = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}
+MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
+
+
+def room_of(path: Path) -> str:
+    """The room a file belongs to: its folder in the package, or its own name."""
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imports(source: str) -> Iterator[tuple[str, int]]:
+    """The rooms of the package that a source imports, wherever in it, with the line."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"line {node.lineno}: a relative import hides where it goes"
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        else:
+            continue
+        for name in names:
+            package, _, rest = name.partition(".")
+            if package == "unet4d" and rest not in ("", "__version__"):
+                yield rest.partition(".")[0], node.lineno
+
+
+def offences(room: str, source: str) -> list[str]:
+    """What a source of this room imports against the arrows."""
+    return [
+        f"line {line}: {room} imports {other}"
+        for other, line in imports(source)
+        if other != room and not LEVEL.get(other, len(LEVELS)) < LEVEL[room]
+    ]
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_an_import_goes_down(path):
+    assert room_of(path) in LEVEL, f"{room_of(path)} has no level yet: give it one in LEVELS"
+    assert offences(room_of(path), path.read_text()) == []
+
+
+@pytest.mark.parametrize(
+    ("room", "source"),
+    [
+        ("data", "from unet4d.model.loss import LabelledFramesLoss"),
+        ("metrics", "from unet4d import data"),
+        ("predict", "def f():\n    from unet4d.evaluate import evaluate"),
+        ("config", "import unet4d.files"),
+        ("data", "from unet4d import segment"),
+    ],
+)
+def test_the_reader_of_imports_sees_what_it_must(room, source):
+    assert offences(room, source)
+
+
+def test_the_public_names_are_imported_only_where_they_are_first_used():
+    imported = {name for name, _ in imports((PACKAGE / "__init__.py").read_text())}
+    assert imported == {"data", "model", "predict"}  # under TYPE_CHECKING
+    assert loaded_after("import unet4d") == []
+
+
+def test_help_waits_for_nothing_heavy():
+    source = "from unet4d.cli import run, _COMMANDS\nassert run(['--help']) == run(['--version']) == 0\n"
+    source += "assert [run([name, '--help']) for name in _COMMANDS] == [0] * len(_COMMANDS)"
+    assert loaded_after(source) == []
+
+
+def test_every_public_name_is_there():
+    for name in ("CLSTMUNet", "ConvLSTM3d", "Image4D", "read_image", "write_image", "load_model", "segment"):
+        assert callable(getattr(unet4d, name))
+        assert name in dir(unet4d)
+    with pytest.raises(AttributeError, match="no attribute 'segmnt'"):
+        unet4d.segmnt  # noqa: B018
+
+
+def loaded_after(source: str) -> list[str]:
+    """The heavy packages that a fresh interpreter has loaded after running this."""
+    heavy = ("torch", "monai", "nibabel", "scipy", "matplotlib", "tensorboard", "numpy")
+    source += f"\nimport sys\nprint('loaded', *(name for name in {heavy} if name in sys.modules))"
+    done = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, check=True)
+    return done.stdout.splitlines()[-1].split()[1:]

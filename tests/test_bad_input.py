@@ -1,0 +1,215 @@
+"""Bad input to every command: one line that says what came, what was wanted and what to do; code 2; nothing half-written."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+IMAGE, LABEL = "images/phantom002.nii.gz", "labels/phantom002.nii.gz"
+Spoil = Callable[[Path], object]
+
+
+def rewrite(path: Path, change: Callable[[np.ndarray], np.ndarray], shift_mm: float = 0.0) -> None:
+    """Write a NIfTI file anew with other voxels, or moved along x."""
+    source = nib.load(path)
+    affine = source.affine.copy()
+    affine[0, 3] += shift_mm
+    voxels = change(np.asarray(source.dataobj).copy())
+    image = nib.Nifti1Image(voxels, affine, source.header)
+    image.set_data_dtype(voxels.dtype)
+    nib.save(image, path)
+
+
+def truncate(path: Path) -> None:
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+
+
+def put(voxels: np.ndarray, value: float, dtype: type) -> np.ndarray:
+    """The same with this value in one voxel of frame 2."""
+    voxels = voxels.astype(dtype)
+    voxels[3, 4, 1, 2] = value
+    return voxels
+
+
+def change_json(root: Path, change: Callable[[dict], object]) -> None:
+    about = json.loads((root / "dataset.json").read_text())
+    change(about)
+    (root / "dataset.json").write_text(json.dumps(about))
+
+
+def empty(root: Path) -> None:
+    shutil.rmtree(root)
+    root.mkdir()
+
+
+IMAGE_DEFECTS: dict[str, tuple[Spoil, str]] = {
+    "NaN": (
+        lambda root: rewrite(root / IMAGE, lambda v: put(v, np.nan, np.float32)),
+        r"phantom002.nii.gz: 1 of 28800 voxels are NaN or infinite, the first at frame 2, voxel (3, 4, 1); wanted finite",
+    ),
+    "truncated": (lambda root: truncate(root / IMAGE), "images/phantom002.nii.gz is truncated"),
+    "not NIfTI": (lambda root: (root / IMAGE).write_bytes(b"DICM" * 200), "images/phantom002.nii.gz cannot be read"),
+    "no file": (lambda root: (root / IMAGE).unlink(), "1 file(s) are missing: phantom002: "),
+}
+LABEL_DEFECTS: dict[str, tuple[Spoil, str]] = {
+    "frames": (
+        lambda root: rewrite(root / LABEL, lambda v: v[..., :3]),
+        "labels/phantom002.nii.gz: the label of case phantom002 has 3 frames, the image 4; wanted as many",
+    ),
+    "affine": (
+        lambda root: rewrite(root / LABEL, lambda v: v, shift_mm=5.0),
+        "(corners up to 5 mm apart); resample one onto the other's grid, or correct the header",
+    ),
+    "grid": (lambda root: rewrite(root / LABEL, lambda v: v[:-1]), "(X, Y, Z) is (39, 36, 5), in "),
+    "value": (
+        lambda root: rewrite(root / LABEL, lambda v: put(v, 7, np.uint8)),
+        "label value 7 in frame 2 of case phantom002; wanted one of [0, 1, 2, 3]; name it in dataset.json or correct",
+    ),
+    "fraction": (
+        lambda root: rewrite(root / LABEL, lambda v: put(v, 1.5, np.float32)),
+        "label value 1.5 at frame 2, voxel (3, 4, 1) (1 such in this frame); wanted whole numbers",
+    ),
+    "truncated": (lambda root: truncate(root / LABEL), "labels/phantom002.nii.gz is truncated"),
+    "no file": (lambda root: (root / LABEL).unlink(), "1 file(s) are missing: phantom002: "),
+}
+DATASET_DEFECTS: dict[str, tuple[Spoil, str]] = {
+    "wrong key": (
+        lambda root: change_json(root, lambda about: about.update(lables=about.pop("labels"))),
+        "dataset.json: unknown key 'lables' (near: labels",
+    ),
+    "wrong key of a case": (
+        lambda root: change_json(root, lambda about: about["training"][1].update(labeled_frames=[0])),
+        "\"training\" entry 1 (case 'phantom002'): unknown key 'labeled_frames' (near: labelled_frames",
+    ),
+    "not JSON": (lambda root: (root / "dataset.json").write_text("{'name': 1}"), "dataset.json is not valid JSON"),
+    "path outside": (
+        lambda root: change_json(root, lambda about: about["training"][0].update(image="../secret.nii.gz")),
+        "is '../secret.nii.gz'; wanted a path relative to the dataset's folder and inside it",
+    ),
+    "no case": (
+        lambda root: change_json(root, lambda about: about.update(training=[])),
+        "no case came; wanted one or more",
+    ),
+}
+FOLDER_DEFECTS: dict[str, tuple[Spoil, str]] = {
+    "empty folder": (empty, "is an empty folder; wanted a dataset folder"),
+    "no folder": (shutil.rmtree, "is missing; wanted a dataset folder, with dataset.json in it; give the path of one"),
+}
+
+
+def defects(*tables: dict[str, tuple[Spoil, str]]) -> pytest.MarkDecorator:
+    rows = [pytest.param(*row, id=name) for table in tables for name, row in table.items()]
+    return pytest.mark.parametrize(("spoil", "words"), rows)
+
+
+def told(outcome, words: str) -> None:
+    """One line, code 2, and the words in it."""
+    assert outcome.code == 2
+    assert words in outcome.line
+    assert outcome.line.startswith("unet4d: ")
+    assert "Traceback" not in outcome.told
+
+
+@defects(IMAGE_DEFECTS, LABEL_DEFECTS, DATASET_DEFECTS, FOLDER_DEFECTS)
+def test_train_tells_it_and_leaves_no_run(command, own_phantom, tiny_options, tmp_path, spoil, words):
+    spoil(own_phantom)
+    out = tmp_path / "run"
+    told(command("train", "--dataset", own_phantom, "--out", out, *tiny_options), words)
+    assert not out.exists()
+
+
+def test_train_tells_an_image_with_fewer_frames_than_its_label(command, own_phantom, tiny_options, tmp_path):
+    rewrite(own_phantom / IMAGE, lambda voxels: voxels[..., :3])
+    words = "the label of case phantom002 has 4 frames, the image 3; wanted as many"
+    told(command("train", "--dataset", own_phantom, "--out", tmp_path / "run", *tiny_options), words)
+
+
+def test_the_corrected_retry_of_train_is_not_refused(command, phantom, own_phantom, tiny_options, tmp_path):
+    """Pins a run folder left behind by bad input, and a spoilt study kept in the cache."""
+    words = ["train", "--dataset", own_phantom, "--out", tmp_path / "run", *tiny_options]
+    words += ["--train.epochs", "1", "--data.held_out", "[]"]
+    rewrite(own_phantom / LABEL, lambda voxels: voxels[..., :3])
+    assert command(*words).code == 2
+    shutil.copy(phantom / LABEL, own_phantom / LABEL)
+    assert command(*words).code == 0
+
+
+@defects(IMAGE_DEFECTS, DATASET_DEFECTS)
+def test_predict_tells_it(command, model_file, own_phantom, tmp_path, spoil, words):
+    spoil(own_phantom)
+    out = tmp_path / "out"
+    told(command("predict", model_file(), "-i", own_phantom, "-o", out), words)
+    assert "phantom002.nii.gz" not in [path.name for path in out.glob("*")]
+    assert [path for path in tmp_path.rglob("*partial*") if path.is_file()] == []
+
+
+@defects({name: row for name, row in IMAGE_DEFECTS.items() if name != "no file"})
+def test_predict_tells_it_of_a_single_file(command, model_file, own_phantom, tmp_path, spoil, words):
+    spoil(own_phantom)
+    done = command("predict", model_file(), "-i", own_phantom / IMAGE, "-o", tmp_path / "out")
+    told(done, words)
+    assert "of 1 studies" not in done.line
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("make", [True, False])
+def test_predict_tells_a_folder_without_studies(command, model_file, tmp_path, make):
+    if make:
+        (tmp_path / "in").mkdir()
+    words = "in holds no .nii or .nii.gz file; give" if make else "in is missing; give a NIfTI file, a folder of them"
+    told(command("predict", model_file(), "-i", tmp_path / "in", "-o", tmp_path / "out"), words)
+    assert not (tmp_path / "out").exists()
+
+
+@defects(LABEL_DEFECTS, DATASET_DEFECTS)
+def test_evaluate_tells_a_bad_reference(command, phantom, own_phantom, tmp_path, spoil, words):
+    spoil(own_phantom)
+    out = tmp_path / "scores"
+    told(command("evaluate", "--reference", own_phantom, "--prediction", phantom / "labels", "--out", out), words)
+    assert not out.exists()
+
+
+PREDICTION_DEFECTS: dict[str, tuple[Spoil, str]] = {
+    "frames": (lambda root: rewrite(root / LABEL, lambda v: v[..., :3]), "(T, X, Y, Z) is (3, 40, 36, 5), in "),
+    "affine": (lambda root: rewrite(root / LABEL, lambda v: v, shift_mm=5.0), "(corners up to 5 mm apart)"),
+    "value": (
+        lambda root: rewrite(root / LABEL, lambda v: put(v, 7, np.uint8)),
+        "label value 7 came; wanted one of [0, 1, 2, 3]; correct the label map",
+    ),
+    "NaN": (lambda root: rewrite(root / LABEL, lambda v: put(v, np.nan, np.float32)), "label value nan at frame 2"),
+    "truncated": (lambda root: truncate(root / LABEL), "labels/phantom002.nii.gz is truncated"),
+    "no file": (lambda root: (root / LABEL).unlink(), "has no prediction for 1 of 3 references: phantom002; add"),
+    "empty folder": (lambda root: empty(root / "labels"), "labels holds no .nii.gz or .nii file; give a folder"),
+    "no folder": (lambda root: shutil.rmtree(root / "labels"), "labels is missing; give a folder of label maps"),
+}
+
+
+@defects(PREDICTION_DEFECTS)
+def test_evaluate_tells_a_bad_prediction(command, phantom, own_phantom, tmp_path, spoil, words):
+    spoil(own_phantom)
+    out = tmp_path / "scores"
+    told(command("evaluate", "--reference", phantom, "--prediction", own_phantom / "labels", "--out", out), words)
+    assert not out.exists()
+
+
+@defects(FOLDER_DEFECTS)
+def test_evaluate_tells_a_reference_that_is_none(command, phantom, own_phantom, tmp_path, spoil, words):
+    spoil(own_phantom)
+    done = command("evaluate", "--reference", own_phantom, "--prediction", phantom / "labels", "--out", tmp_path / "s")
+    told(done, "give a folder of label maps")
+    assert not (tmp_path / "s").exists()
+
+
+@defects({"wrong key": DATASET_DEFECTS["wrong key"]})
+def test_report_tells_it(command, phantom, own_phantom, tmp_path, spoil, words):
+    spoil(own_phantom)
+    out = tmp_path / "page"
+    told(command("report", "--image", own_phantom, "--prediction", phantom / "labels", "--out", out), words)
+    assert not (out / "index.html").exists()

@@ -1,0 +1,213 @@
+"""The command line: its names stay, its help teaches, wrong usage is one line and exit code 2."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import unet4d
+from unet4d import cli
+from unet4d.config import Config
+from unet4d.errors import InputError, Unet4DError
+
+EXPERIMENTS = sorted((Path(unet4d.__file__).parent.parent / "experiments").glob("*.yaml"))
+
+
+@pytest.fixture
+def train_called(monkeypatch):
+    """What `unet4d train` would have run, in place of running it."""
+    import unet4d.train
+
+    calls: list[tuple] = []
+    monkeypatch.setattr(unet4d.train, "train", lambda *given: calls.append(given) or Path("best.pt"))
+    return calls
+
+
+@pytest.fixture
+def predict_raises(monkeypatch):
+    """Makes `unet4d predict` raise an error of the test's choice."""
+    import unet4d.predict
+
+    def chosen(error: BaseException) -> None:
+        def fail(*given, **named):
+            raise error
+
+        monkeypatch.setattr(unet4d.predict, "predict", fail)
+
+    return chosen
+
+
+PREDICT = ("predict", "run", "-i", "study.nii.gz", "-o", "out")
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("phantom", ["--out", "--subjects", "--frames", "--labelled", "--ambiguous", "--seed"]),
+        ("train", ["--dataset", "--out", "--config", "--fold", "--seed", "--device", "--resume", "--train.epochs"]),
+        ("predict", ["RUN_OR_MODEL", "-i", "-o", "--input", "--out", "--device", "--time"]),
+        ("evaluate", ["--reference", "--prediction", "--out", "--cases"]),
+        ("report", ["--image", "--prediction", "--out", "--evaluation"]),
+    ],
+)
+def test_the_help_of_a_command_names_its_options_and_shows_how_it_is_called(command, name, options):
+    done = command(name, "--help")
+    assert (done.code, done.error) == (0, "")
+    assert [option for option in options if option not in done.told] == []
+    assert f"\n  unet4d {name} " in done.told
+
+
+@pytest.mark.parametrize("arguments", [[], ["--help"], ["-h"]])
+def test_without_a_command_the_commands_are_listed(command, arguments):
+    done = command(*arguments)
+    assert done.code == 0
+    assert [name for name in cli._COMMANDS if f"\n  {name} " not in done.told] == []
+
+
+def test_the_examples_in_the_help_are_valid(monkeypatch, tmp_path):
+    (tmp_path / "run").mkdir()
+    for file in ("mine.yaml", "run/config.yaml"):
+        (tmp_path / file).write_text("train: {epochs: 3}\n")
+    monkeypatch.chdir(tmp_path)
+    examples = [line for entry in cli._COMMANDS.values() for line in entry.examples.splitlines()]
+    examples += [line for line in cli.DESCRIPTION.splitlines() if line.startswith("  unet4d ")]
+    assert len(examples) > len(cli._COMMANDS)
+    for line in examples:
+        words = line.split("   (")[0].split()
+        assert words[0] == "unet4d"
+        assert cli._parsed(words[1:])[0] == words[1]
+
+
+def test_python_m_unet4d_is_unet4d():
+    done = subprocess.run([sys.executable, "-m", "unet4d", "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout == f"unet4d {unet4d.__version__}\n"
+
+
+def test_the_console_script_gives_the_exit_code():
+    script = Path(sys.executable).with_name("unet4d")
+    done = subprocess.run([script, "predct"], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.startswith("unet4d: 'predct' is not a command; wanted one of phantom, train, predict")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "wanted"),
+    [
+        (["--train.epoch", "3"], "--train.epoch is not known; wanted perhaps --train.epochs"),
+        (["--trian.epochs=3"], "--trian.epochs is not known; wanted perhaps --train.epochs"),
+        (["--datase", "d"], "--datase is not known; wanted perhaps --dataset"),
+        (["--train.ep", "3"], "--train.ep is not known; wanted perhaps --train.epochs"),
+        (["--train.epochs", "many"], "train.epochs is many; wanted a whole number"),
+        (["--train.epochs", "2.5"], "train.epochs is 2.5; wanted a whole number"),
+        (["--train.epochs"], "--train.epochs: expected one argument"),
+        (["--train.learning_rate", "fast"], "train.learning_rate is fast; wanted a number"),
+        (["--train.schedule", "step"], "train.schedule is step; wanted one of polynomial, cosine"),
+        (["--data.patch_size", "[1,2]"], "data.patch_size is [1, 2]; wanted three whole numbers [X, Y, Z], or null"),
+        (["--data.held_out", "a"], "data.held_out is a; wanted a list of names [a, b], or null"),
+        (["--model.strides", "[[2,2]]"], "model.strides is [[2, 2]]; wanted a list of triples"),
+        (["--train", '{"epochs": 3, "epoch": 3}'], "train.epoch is not known; wanted perhaps train.epochs"),
+        (["--train", "3"], "Unable to load config"),
+        (["extra"], "extra is not known"),
+        (["--data.frames", "0"], "data.frames is 0; wanted 1 or more"),
+        (["--fold", "5"], "fold is 5; wanted a number from 0 to 4"),
+    ],
+)
+def test_a_wrong_setting_of_train_is_one_line_and_exit_code_2(command, train_called, arguments, wanted):
+    done = command("train", "--dataset", "d", "--out", "r", *arguments)
+    assert done.code == 2
+    assert wanted in done.line
+    assert train_called == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "wanted"),
+    [
+        (["train"], "--dataset, --out are missing; see unet4d train --help"),
+        (["train", "--dataset", "d"], "--out is missing"),
+        (["predict"], "model, --input, --out are missing; see unet4d predict --help"),
+        ([*PREDICT, "--time", "closed"], "(choose from 'cyclic', 'open')"),
+        ([*PREDICT, "--overlap", "half"], "overlap is half; wanted a number"),
+        (["phantom", "--out", "p", "--subjects", "two", "--frames", "3"], "subjects is two; wanted a whole number"),
+        (["phantom", "--out", "p", "--subjects", "0", "--frames", "3"], "subjects is 0; wanted at least 1"),
+        (["evaluate", "--reference", "a", "--out", "b"], "--prediction is missing; see unet4d evaluate --help"),
+        (["export"], "'export' is not a command; wanted one of "),
+    ],
+)
+def test_wrong_usage_is_one_line_and_exit_code_2(command, tmp_path, monkeypatch, arguments, wanted):
+    monkeypatch.chdir(tmp_path)
+    done = command(*arguments)
+    assert done.code == 2
+    assert wanted in done.line
+    assert list(tmp_path.iterdir()) == []
+
+
+def config_of(call: tuple) -> Config:
+    return call[2]
+
+
+def test_what_comes_later_on_the_command_line_wins(command, train_called, tmp_path):
+    (tmp_path / "one.yaml").write_text("train: {epochs: 11, batch_size: 3}\nseed: 5\n")
+    (tmp_path / "two.yaml").write_text("train: {epochs: 22}\n")
+    files = ["--config", tmp_path / "one.yaml", f"--config={tmp_path / 'two.yaml'}"]
+    base = ["train", "--dataset", "d", "--out", "r"]
+    assert command(*base, "--train.epochs", 1, *files).code == 0
+    assert command(*base, *files, "--train.epochs", 1, "--model.lstm_channels", 0).code == 0
+    assert [config_of(call).train.epochs for call in train_called] == [22, 1]
+    assert [config_of(call).train.batch_size for call in train_called] == [3, 3]
+    assert [config_of(call).seed for call in train_called] == [5, 5]
+    assert config_of(train_called[1]).model.lstm_channels_per_level() == [0] * 5
+
+
+def test_what_is_not_given_has_the_default_of_the_config(command, train_called):
+    command("train", "--dataset", "d", "--out", "r")
+    assert train_called == [("d", "r", Config(), "auto", False)]
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.name)
+def test_every_shipped_config_loads(command, train_called, path):
+    assert command("train", "--dataset", "d", "--out", "r", "--config", path).code == 0
+    assert config_of(train_called[0]) != Config()
+
+
+def test_there_are_shipped_configs():
+    assert EXPERIMENTS
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (InputError("it is wrong;\n mend it"), 2, "unet4d: it is wrong; mend it"),
+        (Unet4DError("the disk is full"), 1, "unet4d: the disk is full"),
+        (KeyboardInterrupt(), 130, "unet4d: interrupted; whatever is written is whole"),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB."), 1, "lower --train.batch_size"),
+    ],
+)
+def test_an_expected_failure_is_one_line_and_its_exit_code(command, predict_raises, error, code, line):
+    predict_raises(error)
+    done = command(*PREDICT)
+    assert done.code == code
+    assert line in done.line
+
+
+@pytest.mark.parametrize("error", [RuntimeError("CUDA error: out of memory"), KeyError("bug"), OSError(5, "I/O error")])
+def test_an_unexpected_exception_is_not_swallowed(command, predict_raises, error):
+    predict_raises(error)
+    with pytest.raises(type(error)):
+        command(*PREDICT)
+
+
+@pytest.mark.parametrize("words", ["['--version']", "['train', '--help']"])
+def test_a_reader_that_leaves_is_no_traceback(words):
+    """`unet4d train --help | head -1`."""
+    source = f"from unet4d.cli import main; main({words})"
+    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", source], env=buffered, **pipes) as process:
+        process.stdout.close()
+        assert process.stderr.read() == b""

@@ -1,0 +1,80 @@
+"""The Dockerfile against what it repeats from elsewhere, and what may enter the image."""
+
+import fnmatch
+import json
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+
+def _instructions() -> list[tuple[str, str]]:
+    lines = [line for line in (ROOT / "Dockerfile").read_text().splitlines() if not line.startswith("#")]
+    joined = "\n".join(lines).replace("\\\n", " ").splitlines()
+    return [(name, rest) for name, _, rest in (line.partition(" ") for line in joined if line)]
+
+
+def _last(name: str) -> str:
+    return [rest for instruction, rest in _instructions() if instruction == name][-1]
+
+
+def _enters_the_image(path: str) -> bool:
+    """Whether .dockerignore lets a file through: of the patterns that match it or a folder it is in, the last one counts."""
+    parts = path.split("/")
+    here = ["/".join(parts[:n]) for n in range(1, len(parts) + 1)]
+    enters = True
+    for line in (ROOT / ".dockerignore").read_text().splitlines():
+        pattern = line.removeprefix("!")
+        names = parts if pattern.startswith("**/") else here
+        if line and not line.startswith("#") and any(fnmatch.fnmatch(n, pattern.removeprefix("**/")) for n in names):
+            enters = line.startswith("!")
+    return enters
+
+
+def test_base_image_brings_the_pinned_torch():
+    version = re.search(r"^torch==(\S+)$", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
+    assert version
+    bases = [rest for name, rest in _instructions() if name == "ARG" and rest.startswith("BASE=")]
+    assert len(bases) == 1
+    assert f":{version[1]}-cuda" in bases[0]
+
+
+def test_label_has_the_version_of_the_package():
+    assert f'image.version="{PROJECT["version"]}"' in _last("LABEL")
+
+
+def test_entrypoint_is_the_console_script():
+    (command,) = json.loads(_last("ENTRYPOINT"))
+    assert command in PROJECT["scripts"]
+
+
+def test_user_is_not_root():
+    assert all(int(number) > 0 for number in _last("USER").split(":"))
+
+
+@pytest.mark.parametrize("path", ["pyproject.toml", "constraints.txt", "README.md", "LICENSE", "unet4d/data/nifti.py"])
+def test_what_the_build_needs_enters(path):
+    assert (ROOT / path).is_file()
+    assert _enters_the_image(path)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        ".git/config",
+        ".venv/bin/python",
+        "data/acdc/patient001.nii.gz",
+        "demo/summary.json",
+        "runs/first/checkpoint_best.pt",
+        "build/lib/unet4d/cli.py",
+        "unet4d.egg-info/PKG-INFO",
+        "unet4d/__pycache__/cli.cpython-311.pyc",
+        ".env",
+    ],
+)
+def test_nothing_else_enters(path):
+    assert not _enters_the_image(path)

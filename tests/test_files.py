@@ -1,0 +1,105 @@
+"""Files appear whole or not at all, and what the disk refuses is one clear line."""
+
+from __future__ import annotations
+
+import errno
+import os
+
+import pytest
+
+from unet4d.errors import InputError, Unet4DError
+from unet4d.files import check_writable, read_json, replacing, write_json, write_text
+
+
+@pytest.fixture
+def full_disk(monkeypatch):
+    """A disk that is full when what was written is synced."""
+
+    def refuse(descriptor):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("unet4d.files.os.fsync", refuse)
+
+
+def test_a_file_takes_its_name_when_it_is_whole(tmp_path):
+    path = tmp_path / "deep" / "map.nii.gz"
+    with replacing(path) as temporary:
+        assert temporary.parent == path.parent
+        assert temporary.name.startswith(".")
+        assert temporary.name.endswith(".nii.gz")
+        temporary.write_text("whole")
+        assert not path.exists()
+    assert path.read_text() == "whole"
+    assert os.listdir(path.parent) == ["map.nii.gz"]
+
+
+@pytest.mark.parametrize("failure", [ValueError("a bug"), KeyboardInterrupt(), OSError(errno.EIO, "I/O error")])
+def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path, failure):
+    path = tmp_path / "table.csv"
+    path.write_text("old")
+
+    def write():
+        with replacing(path) as temporary:
+            temporary.write_text("half")
+            raise failure
+
+    with pytest.raises(type(failure)):
+        write()
+    assert path.read_text() == "old"
+    assert os.listdir(tmp_path) == ["table.csv"]
+
+
+def test_a_full_disk_is_told_and_leaves_the_old_file(tmp_path, full_disk):
+    path = tmp_path / "table.csv"
+    path.write_text("old")
+    with pytest.raises(Unet4DError, match=r"could not write .*table.csv: No space left on device; free space"):
+        write_text(path, "new")
+    assert path.read_text() == "old"
+    assert os.listdir(tmp_path) == ["table.csv"]
+
+
+@pytest.mark.parametrize("name", ["file/below.txt", "file/deep/below.txt", "folder", "x" * 300])
+def test_a_path_that_cannot_be_written_is_told(tmp_path, name):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "folder" / "within").mkdir(parents=True)
+    with pytest.raises(Unet4DError, match="could not write"):
+        write_text(tmp_path / name, "text")
+    assert sorted(os.listdir(tmp_path)) == ["file", "folder"]
+
+
+def test_a_folder_is_checked_without_being_made(tmp_path, monkeypatch):
+    check_writable(tmp_path)
+    check_writable(tmp_path / "new" / "deep")
+    assert os.listdir(tmp_path) == []
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="file is a file; wanted a folder"):
+        check_writable(tmp_path / "file" / "deep")
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    with pytest.raises(Unet4DError, match="no permission"):
+        check_writable(tmp_path / "new")
+
+
+def test_json_there_and_back(tmp_path):
+    value = {"name": "Herzkammer ä", "numbers": [1, 2.5, None]}
+    write_json(tmp_path / "a.json", value)
+    assert read_json(tmp_path / "a.json") == value
+
+
+def test_json_has_no_nan(tmp_path):
+    with pytest.raises(ValueError, match="JSON compliant"):
+        write_json(tmp_path / "a.json", {"dice": float("nan")})
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("content", [b"{", b"", b"\xff\xfe", b"[" * 100_000])
+def test_what_is_not_json_is_named(tmp_path, content):
+    (tmp_path / "a.json").write_bytes(content)
+    with pytest.raises(InputError, match=r"a\.json is not valid JSON .*; correct it there"):
+        read_json(tmp_path / "a.json")
+
+
+def test_a_missing_or_unreadable_json_is_named(tmp_path):
+    with pytest.raises(InputError, match=r"b\.json is missing; give"):
+        read_json(tmp_path / "b.json")
+    with pytest.raises(InputError, match=r"cannot be read \(Is a directory\); give"):
+        read_json(tmp_path)

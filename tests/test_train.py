@@ -1,0 +1,276 @@
+"""`unet4d train`, end to end on a tiny phantom."""
+
+from __future__ import annotations
+
+import errno
+import json
+import re
+import shutil
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+import yaml
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from unet4d import load_model, read_image, segment
+from unet4d.config import Config, DataConfig, ModelConfig, TrainConfig
+from unet4d.data.dataset import read_dataset, split_folds
+from unet4d.data.image4d import read_label
+from unet4d.data.phantom import write_phantom
+from unet4d.errors import InputError, Unet4DError
+from unet4d.metrics import count_voxels, dice
+from unet4d.model.checkpoint import BEST, LAST, load_checkpoint
+from unet4d.model.loss import LabelledFramesLoss
+from unet4d.record import BOARD, LOG
+from unet4d.train import CONFIG, train
+
+
+@pytest.fixture
+def plain_picture(monkeypatch):
+    """Spares the second that contours take."""
+    monkeypatch.setattr("unet4d.trainer.contour_sheet", lambda *given, **named: np.zeros((8, 8, 3), np.uint8))
+
+
+def log_of(run) -> list[dict]:
+    return [json.loads(line) for line in (run / LOG).read_text().splitlines()]
+
+
+def weights_of(run) -> dict[str, torch.Tensor]:
+    return load_checkpoint(run / LAST)["network"]
+
+
+def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def validated_case(run) -> str:
+    """The study whose picture TensorBoard shows."""
+    [tag] = EventAccumulator(str(run / BOARD)).Reload().Tags()["images"]
+    return tag.removeprefix("validation/")
+
+
+def test_a_run_leaves_checkpoints_config_log_and_tensorboard(command, phantom, tiny_options, tmp_path):
+    run = tmp_path / "run"
+    done = command("train", "--dataset", phantom, "--out", run, "--device", "cpu", *tiny_options)
+    assert (done.code, done.error) == (0, "")
+    assert "2 training and 1 validation studies" in done.told
+    assert done.told.splitlines()[-1] == f"best model: {run / BEST}"
+    assert sorted(path.name for path in run.iterdir()) == sorted([BEST, LAST, CONFIG, LOG, BOARD])
+
+    log = log_of(run)
+    assert [(line["epoch"], line["step"]) for line in log] == [(1, 2), (2, 4)]
+    assert all(np.isfinite(line["loss"]) and line["gradient_norm"] > 0 for line in log)
+    assert "dice" not in log[0]
+    assert list(log[1]["dice"]) == ["right ventricle", "myocardium", "left ventricle"]
+    assert log[1]["mean_foreground_dice"] == pytest.approx(np.mean(list(log[1]["dice"].values())))
+
+    events = EventAccumulator(str(run / BOARD)).Reload()
+    assert {"loss", "learning_rate", "dice/left ventricle", "mean_foreground_dice"} <= set(events.Tags()["scalars"])
+    assert [(event.step, event.value) for event in events.Scalars("loss")] == [
+        (line["step"], pytest.approx(line["loss"])) for line in log
+    ]
+    assert len(events.Images(f"validation/{validated_case(run)}")) == 1
+
+
+@pytest.mark.usefixtures("plain_picture")
+def test_the_kept_config_is_resolved_and_gives_the_same_run_again(command, trained, phantom, tmp_path):
+    kept = yaml.safe_load((trained / CONFIG).read_text())
+    assert kept["data"]["plane_spacing_mm"] > 0
+    assert kept["model"]["lstm_channels"] == [1, 2]
+    assert len(kept["model"]["strides"]) == 1
+    assert kept["train"]["precision"] == "fp32"
+    assert kept == load_checkpoint(trained / BEST)["config"]
+    again = tmp_path / "again"
+    assert command("train", "--dataset", phantom, "--out", again, "--config", trained / CONFIG).code == 0
+    assert (again / CONFIG).read_text() == (trained / CONFIG).read_text()
+    assert same(weights_of(again), weights_of(trained))
+
+
+@pytest.mark.usefixtures("plain_picture")
+@pytest.mark.parametrize("workers", [0, 1])
+def test_one_seed_gives_the_same_weights_whatever_the_workers(trained, phantom, tiny, tmp_path, workers):
+    train(phantom, tmp_path / "run", tiny(workers=workers), "cpu")
+    assert same(weights_of(tmp_path / "run"), weights_of(trained))
+
+
+@pytest.mark.usefixtures("plain_picture")
+def test_another_seed_gives_other_weights(trained, phantom, tiny, tmp_path):
+    train(phantom, tmp_path / "run", tiny(seed=1, epochs=1), "cpu")
+    assert not same(weights_of(tmp_path / "run"), weights_of(trained))
+
+
+@pytest.mark.usefixtures("plain_picture")
+def test_the_twin_trains_with_the_same_command(command, phantom, tiny_options, tmp_path):
+    options = [*tiny_options, "--model.lstm_channels", "0", "--train.epochs", "1"]
+    done = command("train", "--dataset", phantom, "--out", tmp_path / "twin", *options)
+    assert done.code == 0
+    assert "frame-wise twin" in done.told
+    assert load_model(tmp_path / "twin").network.is_frame_wise
+
+
+@pytest.mark.usefixtures("plain_picture")
+@pytest.mark.parametrize("precision", ["bf16", "fp32"])
+def test_both_precisions_train_on_the_cpu(phantom, tiny, tmp_path, precision):
+    train(phantom, tmp_path / "run", tiny(epochs=1, precision=precision), "cpu")
+    assert load_checkpoint(tmp_path / "run" / LAST)["config"]["train"]["precision"] == precision
+    assert all(weight.dtype == torch.float32 for weight in weights_of(tmp_path / "run").values())
+
+
+def test_fp16_on_the_cpu_is_refused(command, phantom, tiny_options, tmp_path):
+    options = [*tiny_options, "--train.precision", "fp16", "--device", "cpu"]
+    done = command("train", "--dataset", phantom, "--out", tmp_path / "run", *options)
+    assert done.code == 2
+    assert "fp16 was asked for on the CPU; wanted bf16 or fp32" in done.line
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.usefixtures("plain_picture")
+@pytest.mark.parametrize("fold", [1, 2])
+def test_a_fold_validates_on_its_own_subjects(phantom, tiny, tmp_path, fold):
+    train(phantom, tmp_path / "run", tiny(fold=fold, epochs=1, steps_per_epoch=1), "cpu")
+    assert [validated_case(tmp_path / "run")] == split_folds(read_dataset(phantom), 3, 0)[fold]
+
+
+@pytest.mark.usefixtures("plain_picture")
+def test_held_out_subjects_are_validated_on_in_place_of_a_fold(command, phantom, tiny_options, tmp_path):
+    options = [*tiny_options, "--data.held_out", "[phantom002]", "--train.epochs", "1", "--data.folds", "2"]
+    assert command("train", "--dataset", phantom, "--out", tmp_path / "run", *options).code == 0
+    assert validated_case(tmp_path / "run") == "phantom002"
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--data.folds", "5"], "5 folds of 3 labelled subjects"),
+        (["--data.held_out", "[phantom009]"], "no training case has the subject 'phantom009'"),
+        (["--data.held_out", "[phantom001,phantom002,phantom003]"], "all 3 subjects are held out"),
+    ],
+)
+def test_a_split_that_cannot_be_is_told(command, phantom, tiny_options, tmp_path, options, words):
+    done = command("train", "--dataset", phantom, "--out", tmp_path / "run", *tiny_options, *options)
+    assert done.code == 2
+    assert words in done.line
+    assert not (tmp_path / "run").exists()
+
+
+def test_without_validation_the_latest_model_is_the_best(phantom, tiny, tmp_path):
+    best = train(phantom, tmp_path / "run", tiny(held_out=[]), "cpu")
+    assert same(load_checkpoint(best)["network"], weights_of(tmp_path / "run"))
+    assert all("dice" not in line for line in log_of(tmp_path / "run"))
+
+
+@pytest.mark.usefixtures("plain_picture")
+def test_where_no_dice_is_defined_the_latest_model_is_the_best(phantom, tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr("unet4d.trainer.dice", lambda counts: np.full(counts.tp.shape, np.nan))
+    best = train(phantom, tmp_path / "run", tiny(), "cpu")
+    assert same(load_checkpoint(best)["network"], weights_of(tmp_path / "run"))
+    assert log_of(tmp_path / "run")[-1]["mean_foreground_dice"] is None
+
+
+@pytest.mark.usefixtures("plain_picture")
+def test_labels_of_frames_that_nobody_labelled_never_matter(tmp_path, tiny):
+    """Pins a loss that read the zeros, or the garbage, which stand on unlabelled frames."""
+    clean = write_phantom(tmp_path / "clean", 2, 4, labelled="two", shape=(40, 36, 5)).parent
+    spoilt = shutil.copytree(clean, tmp_path / "spoilt")
+    entries = json.loads((clean / "dataset.json").read_text())["training"]
+    for entry in entries:
+        source = nib.load(spoilt / entry["label"])
+        label = np.asarray(source.dataobj).copy()
+        unlabelled = sorted({0, 1, 2, 3} - set(entry["labelled_frames"]))
+        assert len(unlabelled) == 2
+        label[..., unlabelled] = np.random.default_rng(0).choice([0, 1, 2, 3, 9], label[..., unlabelled].shape)
+        nib.save(nib.Nifti1Image(label, source.affine, source.header), spoilt / entry["label"])
+    for root in (clean, spoilt):
+        train(root, tmp_path / f"run_{root.name}", tiny(held_out=["phantom001"]), "cpu")
+    runs = [tmp_path / f"run_{name}" for name in ("clean", "spoilt")]
+    assert same(*map(weights_of, runs))
+    assert log_of(runs[0])[1]["dice"] == log_of(runs[1])[1]["dice"]
+
+
+def test_one_study_can_be_learnt_by_heart(tmp_path):
+    root = write_phantom(tmp_path / "one", 1, 2, shape=(32, 32, 4)).parent
+    config = Config(
+        DataConfig(held_out=[], patch_size=(32, 32, 4), frames=2, augmentation="off", foreground=0.0, workers=0),
+        ModelConfig(channels=[8, 16]),
+        TrainConfig(epochs=3, steps_per_epoch=30, batch_size=1, learning_rate=2e-2, precision="fp32"),
+    )
+    model = load_model(train(root, tmp_path / "run", config, "cpu"))
+    log = log_of(tmp_path / "run")
+    assert log[-1]["loss"] < log[0]["loss"] / 2
+    predicted = segment(model, read_image(root / "images" / "phantom001.nii.gz"), precision="fp32")
+    counts = count_voxels(read_label(root / "labels" / "phantom001.nii.gz"), predicted, [1, 2, 3])
+    assert dice(counts).mean() > 0.9
+
+
+def test_a_loss_that_is_no_number_ends_the_run_and_keeps_the_epoch_before(
+    command, phantom, tiny_options, tmp_path, monkeypatch
+):
+    run, usual, calls = tmp_path / "run", LabelledFramesLoss.forward, []
+
+    def breaking(self, *given):
+        calls.append(None)
+        return usual(self, *given) * (float("nan") if len(calls) == 4 else 1)
+
+    monkeypatch.setattr(LabelledFramesLoss, "forward", breaking)
+    done = command("train", "--dataset", phantom, "--out", run, *tiny_options)
+    assert done.code == 1
+    assert re.search(r"the loss became nan .* in epoch 2; .*checkpoint_last.pt is of epoch 1; lower", done.line)
+    assert load_checkpoint(run / LAST)["training"]["epoch"] == 1
+    assert all(weight.isfinite().all() for weight in weights_of(run).values())
+    assert [line["epoch"] for line in log_of(run)] == [1]
+
+
+def test_a_gradient_that_is_no_number_ends_the_run_too(phantom, tiny, tmp_path, monkeypatch):
+    """In the last step of an epoch the loss is still finite when the weights no longer are."""
+
+    class Breaking(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, loss):
+            return loss.clone()
+
+        @staticmethod
+        def backward(ctx, gradient):
+            return gradient * float("nan")
+
+    usual = LabelledFramesLoss.forward
+    monkeypatch.setattr(LabelledFramesLoss, "forward", lambda *given: Breaking.apply(usual(*given)))
+    with pytest.raises(Unet4DError, match=r"the gradient's norm nan in epoch 1; .* nothing was kept"):
+        train(phantom, tmp_path / "run", tiny(steps_per_epoch=1), "cpu")
+    assert not (tmp_path / "run" / LAST).exists()
+
+
+@pytest.mark.usefixtures("plain_picture")
+def test_a_full_disk_ends_the_run_and_keeps_the_epoch_before(command, phantom, tiny_options, tmp_path, monkeypatch):
+    import unet4d.trainer
+
+    run, usual = tmp_path / "run", unet4d.trainer.save_checkpoint
+
+    def refuse(descriptor):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def filling(path, config, task, network, training):
+        if training.get("epoch") == 2:
+            monkeypatch.setattr("unet4d.files.os.fsync", refuse)
+        usual(path, config, task, network, training)
+
+    monkeypatch.setattr(unet4d.trainer, "save_checkpoint", filling)
+    done = command("train", "--dataset", phantom, "--out", run, *tiny_options)
+    assert done.code == 1
+    assert "checkpoint_last.pt: No space left on device; free space" in done.line
+    assert load_checkpoint(run / LAST)["training"]["epoch"] == 1
+    assert [path.name for path in run.iterdir() if "partial" in path.name] == []
+
+
+def test_an_output_folder_that_cannot_be_is_told_before_any_work(command, phantom, tiny_options, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    done = command("train", "--dataset", phantom, "--out", tmp_path / "file" / "run", *tiny_options)
+    assert done.code == 2
+    assert "file is a file; wanted a folder to write to" in done.line
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_an_unknown_device_is_told(phantom, tiny, tmp_path):
+    with pytest.raises(InputError, match="wanted auto, cpu, cuda or cuda:N"):
+        train(phantom, tmp_path / "run", tiny(), "tpu")

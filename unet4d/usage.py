@@ -1,0 +1,124 @@
+"""What is wrong with a command line or a config file, in our words: the parser's own name Python types and no file."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import pairwise
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+import yaml
+
+from unet4d.config import Config, Size
+from unet4d.errors import InputError
+
+_WORDS = {
+    int: "a whole number",
+    float: "a number",
+    str: "a text",
+    bool: "true or false",
+    NoneType: "null",
+    Size: "three whole numbers [X, Y, Z]",
+    list[int]: "a list of whole numbers [1, 2]",
+    list[str]: "a list of names [a, b]",
+    list[Size]: "a list of triples [[2, 2, 1], [2, 2, 2]]",
+}
+_BAD_VALUE = re.compile(r'Parser key "(?P<key>[^"]+)": (?P<why>.*)(?:Got value|Given value): (?P<value>.*)$')
+_BAD_KEY = re.compile(r"(?:Group '(?P<group>.+)' does not accept option|Option) '(?P<key>.+?)'(?: is not accepted)?$")
+
+
+def settings() -> dict[str, Any]:
+    """Every setting of `unet4d train` by its dotted name, with its type; a section alone has the type of its dataclass."""
+    found: dict[str, Any] = {"dataset": str, "out": str, "device": str, "resume": bool}
+    for name, kind in get_type_hints(Config).items():
+        found[name] = kind
+        if dataclasses.is_dataclass(kind):
+            found.update({f"{name}.{key}": inner for key, inner in get_type_hints(kind).items()})
+    return found
+
+
+def wanted(kind: Any) -> str:
+    """A type in words: "a whole number or null"."""
+    if kind in _WORDS:
+        return _WORDS[kind]
+    if get_origin(kind) is Literal:
+        return f"one of {', '.join(map(str, get_args(kind)))}"
+    if get_origin(kind) in (Union, UnionType):
+        return ", or ".join(wanted(one) for one in get_args(kind))
+    return f"settings under it, such as {next(iter(get_type_hints(kind)))}"
+
+
+def reworded(message: str, options: Sequence[str]) -> str:
+    """A message of the parser as what came and what was wanted; one it does not know stays as it is.
+
+    Args:
+        message: the parser's.
+        options: the command's options (--out, --train.epochs, ...), to name the nearest.
+    """
+    message = " ".join(message.split())
+    if found := _BAD_VALUE.match(message):
+        known = settings().get(found["key"])
+        plain = re.search(r"<class '(int|float)'>", found["why"])
+        kind = known or {"int": int, "float": float}.get(plain[1] if plain else "")
+        if kind is not None:
+            return f"{found['key']} is {found['value'] or 'empty'}; wanted {wanted(kind)}"
+    if found := _BAD_KEY.match(message):
+        return _unknown(".".join(filter(None, (found["group"], found["key"]))), settings())
+    if found := re.match(r"unrecognized arguments: (\S+)", message):
+        return _unknown(found[1].partition("=")[0], options)
+    if found := re.match(r"the following arguments are required: (.+)", message):
+        names = [f"--{name}" if f"--{name}" in options else name for name in found[1].split(", ")]
+        return f"{', '.join(names)} {'is' if len(names) == 1 else 'are'} missing"
+    return message
+
+
+def check_config_files(arguments: Sequence[str]) -> None:
+    """Check the YAML files that come behind --config: there, YAML, each setting known and given once.
+
+    Raises:
+        InputError: names the file, the line and the nearest setting.
+    """
+    files = [file for option, file in pairwise(arguments) if option == "--config"]
+    files += [argument.removeprefix("--config=") for argument in arguments if argument.startswith("--config=")]
+    for path in map(Path, files):
+        root = _composed(path)
+        if not isinstance(root, yaml.MappingNode):
+            raise InputError(f"{path} holds no settings; wanted YAML such as train: {{epochs: 100}}")
+        seen: set[str] = set()
+        for key, line, is_section in _keys(root):
+            if key not in settings():
+                raise InputError(f"{path}, line {line}: {_unknown(key, settings())}")
+            if key in seen:
+                raise InputError(f"{path}, line {line}: {key} comes twice; wanted it once; remove the other one")
+            if dataclasses.is_dataclass(settings()[key]) and not is_section:
+                raise InputError(f"{path}, line {line}: {key} is a value; wanted {wanted(settings()[key])}")
+            seen.add(key)
+
+
+def _composed(path: Path) -> yaml.Node | None:
+    try:
+        return yaml.compose(path.read_text(encoding="utf-8"), yaml.SafeLoader)
+    except FileNotFoundError as error:
+        raise InputError(f"--config {path} is missing; give the path of an existing YAML file") from error
+    except OSError as error:
+        raise InputError(f"--config {path} cannot be read ({error.strerror}); give a YAML file") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is not valid YAML ({' '.join(str(error).split())}); correct it there") from error
+
+
+def _keys(node: yaml.MappingNode, prefix: str = "") -> Iterator[tuple[str, int, bool]]:
+    """Every dotted key of a YAML mapping, two levels deep, its line, and whether settings of its own lie under it."""
+    for key, value in node.value:
+        is_section = isinstance(value, yaml.MappingNode)
+        yield f"{prefix}{key.value}", key.start_mark.line + 1, is_section
+        if is_section and not prefix:
+            yield from _keys(value, f"{key.value}.")
+
+
+def _unknown(name: str, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(name, list(known), n=3, cutoff=0.6)
+    return f"{name} is not known{f'; wanted perhaps {near[0]}' if near else ''}"
