@@ -77,6 +77,9 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _dispatch(arguments: Sequence[str]) -> None:
+    os.environ.setdefault(
+        "USER", "unet4d"
+    )  # MONAI asks for a name when it is imported; a uid in a container may have none
     try:
         command, options = _parsed(arguments)
     except SystemExit:  # --help and the like have said all

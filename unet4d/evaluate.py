@@ -24,7 +24,7 @@ from unet4d.data.image4d import read_label
 from unet4d.data.nifti import check_same_grid, read_header
 from unet4d.data.references import Reference, find_references, label_maps, named_classes, read_reference
 from unet4d.errors import InputError
-from unet4d.files import write_json, write_text
+from unet4d.files import check_writable, write_json, write_text
 
 METRICS, VOLUMES, SUMMARY = "metrics.csv", "volumes.csv", "summary.json"
 AVERAGING = (
@@ -71,6 +71,7 @@ def evaluate(
         InputError: a reference without prediction; another grid or number of frames; a label value that the dataset
             does not name; a file that cannot be read.
     """
+    check_writable(out_dir)
     references, dataset = find_references(Path(reference))
     if dataset is not None and not (Path(reference).is_file() or (Path(reference) / "dataset.json").is_file()):
         print(f"{reference} holds labels of the dataset {dataset.root}: only its labelled frames are scored")

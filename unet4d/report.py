@@ -17,7 +17,7 @@ from unet4d.data.dataset import Case, Dataset, read_dataset, read_labelled
 from unet4d.data.image4d import Image4D, read_image, read_label
 from unet4d.data.references import label_maps, named_classes
 from unet4d.errors import InputError
-from unet4d.files import read_json, write_text
+from unet4d.files import check_writable, read_json, write_text
 from unet4d.pictures import animation, class_colour, contour_sheet, page, save_png, volume_curves
 
 PAGE, PICTURES = "index.html", "pictures"
@@ -69,6 +69,7 @@ def report(
         InputError: a prediction without its study, or on another grid; a file that cannot be read.
     """
     out = Path(out_dir)
+    check_writable(out)
     maps = _maps(Path(prediction))
     dataset, cases = _cases(Path(image), maps)
     named = named_classes(dataset, [Path(prediction), Path(prediction).parent]) or {}

@@ -27,7 +27,7 @@ def volume_curves(
         curves_ml: class name to `(T,)` mL.
         colours: class name to colour; left out, in the order of the palette.
         frame_duration_s: seconds a frame; left out, the axis counts frames.
-        reference_ml: class name to `(T,)` mL, NaN where nobody labelled; drawn as rings.
+        reference_ml: class name to `(T,)` mL, NaN where nobody labelled; drawn as rings of the class's colour.
         title: a line above the curves.
 
     Returns:
@@ -42,7 +42,7 @@ def volume_curves(
         for at, marker in ((int(np.argmax(curve)), "^"), (int(np.argmin(curve)), "v")):
             axes.plot(time[at], curve[at], marker, color=colour, markersize=9, markeredgecolor="#333333")
         if reference_ml and name in reference_ml:
-            axes.plot(time, reference_ml[name], "o", markerfacecolor="none", markeredgecolor="#222222", markersize=11)
+            axes.plot(time, reference_ml[name], "o", markerfacecolor="none", markeredgecolor=colour, markersize=10)
     axes.set_xlabel("time (s)" if frame_duration_s else "frame")
     axes.set_ylabel("volume (mL)")
     axes.set_ylim(0, 1.06 * axes.get_ylim()[1])
