@@ -17,7 +17,7 @@ from unet4d.errors import InputError
 from unet4d.files import read_json, write_json
 
 CONFIG = Path(__file__).with_name("demo.yaml")
-SUMMARY = "summary.json"
+SUMMARY, MARK = "summary.json", ".made-by-the-demo"
 
 
 def main(out: Path) -> None:
@@ -55,12 +55,13 @@ def main(out: Path) -> None:
 
 
 def _clear(out: Path) -> None:
-    """Remove an earlier demo; anything else is left alone."""
-    if not out.exists():
-        return
-    if not out.is_dir() or (any(out.iterdir()) and not (out / "train").is_dir()):
-        raise InputError(f"{out} is not an earlier demo; wanted a new folder; choose another")
-    shutil.rmtree(out)
+    """Make the folder, without an earlier demo in it; anything else is left alone."""
+    if out.exists():
+        if not (out / MARK).is_file():
+            raise InputError(f"{out} is there and no earlier demo; wanted a new folder; choose another")
+        shutil.rmtree(out)
+    out.mkdir(parents=True)
+    (out / MARK).touch()
 
 
 if __name__ == "__main__":

@@ -131,7 +131,7 @@ def test_a_wrong_setting_of_train_is_one_line_and_exit_code_2(command, train_cal
         (["train"], "--dataset, --out are missing; see unet4d train --help"),
         (["train", "--dataset", "d"], "--out is missing"),
         (["predict"], "model, --input, --out are missing; see unet4d predict --help"),
-        ([*PREDICT, "--time", "closed"], "(choose from 'cyclic', 'open')"),
+        ([*PREDICT, "--time", "closed"], "--time is closed; wanted one of cyclic, open"),
         ([*PREDICT, "--overlap", "half"], "overlap is half; wanted a number"),
         (["phantom", "--out", "p", "--subjects", "two", "--frames", "3"], "subjects is two; wanted a whole number"),
         (["phantom", "--out", "p", "--subjects", "0", "--frames", "3"], "subjects is 0; wanted at least 1"),
@@ -151,14 +151,20 @@ def config_of(call: tuple) -> Config:
     return call[2]
 
 
-def test_what_comes_later_on_the_command_line_wins(command, train_called, tmp_path):
+def test_the_command_line_wins_over_files_wherever_it_stands_and_a_later_file_over_an_earlier(
+    command, train_called, tmp_path
+):
     (tmp_path / "one.yaml").write_text("train: {epochs: 11, batch_size: 3}\nseed: 5\n")
     (tmp_path / "two.yaml").write_text("train: {epochs: 22}\n")
     files = ["--config", tmp_path / "one.yaml", f"--config={tmp_path / 'two.yaml'}"]
     base = ["train", "--dataset", "d", "--out", "r"]
     assert command(*base, "--train.epochs", 1, *files).code == 0
     assert command(*base, *files, "--train.epochs", 1, "--model.lstm_channels", 0).code == 0
-    assert [config_of(call).train.epochs for call in train_called] == [22, 1]
+    assert command(*base, *files, "--seed", 6).code == 0
+    assert command(*base, "--seed", 6, *files).code == 0
+    assert [config_of(call).seed for call in train_called[2:]] == [6, 6]
+    assert [config_of(call).train.epochs for call in train_called] == [1, 1, 22, 22]
+    del train_called[2:]
     assert [config_of(call).train.batch_size for call in train_called] == [3, 3]
     assert [config_of(call).seed for call in train_called] == [5, 5]
     assert config_of(train_called[1]).model.lstm_channels_per_level() == [0] * 5

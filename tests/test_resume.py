@@ -136,7 +136,7 @@ def test_resuming_where_nothing_is_is_told(command, phantom, tiny_options, tmp_p
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--train.epochs", "9"], "train.epochs is 9 and was 2; give the run's own --config"),
+        (["--train.epochs", "9"], "train.epochs is 9 and was 2; leave it out, or give a new --out"),
         (["--seed", "5", "--train.epochs", "9"], "seed is 5 and was 0 (and "),
         (["--model.lstm_channels", "0"], "model.lstm_channels is [0, 0] and was [1, 2]"),
     ],
@@ -173,3 +173,24 @@ def test_a_model_without_training_state_cannot_be_gone_on_from(command, phantom,
     done = command("train", "--dataset", phantom, "--out", run, *tiny_options, "--resume")
     assert done.code == 2
     assert "holds a model without the state of its training" in done.line
+
+
+def test_resuming_needs_no_settings_again(command, phantom, tiny_options, tmp_path, monkeypatch):
+    """Pins a --resume that took the defaults for the settings of the run and refused it."""
+    settings = ["--dataset", phantom, "--out", tmp_path / "run", *tiny_options]
+    with monkeypatch.context() as patch:
+        stop_in_step(patch, 3)
+        assert command("train", *settings).code == 130
+    assert command("train", "--dataset", phantom, "--out", tmp_path / "run", "--resume").code == 0
+    assert [line["epoch"] for line in log_of(tmp_path / "run")] == [1, 2]
+
+
+def test_resuming_with_other_studies_is_refused(command, own_phantom, tiny_options, tmp_path):
+    """With another number of studies every clip of the rest of the run would be another."""
+    settings = ["--dataset", own_phantom, "--out", tmp_path / "run", *tiny_options]
+    assert command("train", *settings).code == 0
+    image = next((own_phantom / "images").iterdir())
+    os.utime(image, (1, 1))
+    done = command("train", *settings, "--resume")
+    assert done.code == 2
+    assert f"--resume with other studies, such as {image.name.split('.')[0]}-" in done.line

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -19,10 +20,11 @@ set_parsing_settings(docstring_parse_attribute_docstrings=True)
 DESCRIPTION = """Segment 4D MRI (3D + time) with a CLSTM-UNet: train on your own studies, get 4D label maps back.
 
 Try it without data:
-  unet4d phantom --out heart --subjects 8 --frames 10
-  unet4d train --dataset heart --out run --train.epochs 5
-  unet4d predict run -i heart/images -o predicted
-  unet4d evaluate --reference heart --prediction predicted --out scores
+  unet4d phantom --out hearts --subjects 8 --frames 10 --labelled two
+  unet4d phantom --out new --subjects 2 --frames 10 --seed 1
+  unet4d train --dataset hearts --out run --train.epochs 5
+  unet4d predict run -i new -o predicted
+  unet4d evaluate --reference new --prediction predicted --out scores
 
 Every command explains itself:  unet4d COMMAND --help"""
 
@@ -77,9 +79,8 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _dispatch(arguments: Sequence[str]) -> None:
-    os.environ.setdefault(
-        "USER", "unet4d"
-    )  # MONAI asks for a name when it is imported; a uid in a container may have none
+    # MONAI asks for a user's name when it is imported; in a container a uid may have none.
+    os.environ.setdefault("USER", "unet4d")
     try:
         command, options = _parsed(arguments)
     except SystemExit:  # --help and the like have said all
@@ -124,9 +125,30 @@ def _parsed(arguments: Sequence[str]) -> tuple[str, Namespace]:
         allow_abbrev=False,
     )
     command.options(parser)
+    given = list(arguments[1:])
     if name == "train":
-        check_config_files(arguments)
-    return name, parser.parse_args(list(arguments[1:]))
+        given = _files_first(given)
+        check_config_files(given)
+    return name, parser.parse_args(given)
+
+
+def _files_first(given: list[str]) -> list[str]:
+    """The --config files before all else, so that the command line wins; a resumed run begins with its own settings."""
+    files, others = [], []
+    words = iter(given)
+    for word in words:
+        if word == "--config":
+            files += [word, *itertools.islice(words, 1)]
+        elif word.startswith("--config="):
+            files.append(word)
+        else:
+            others.append(word)
+    if "--resume" in others:
+        runs = [run for option, run in itertools.pairwise(others) if option == "--out"]
+        runs += [word.removeprefix("--out=") for word in others if word.startswith("--out=")]
+        own = [os.path.join(run, "config.yaml") for run in runs[-1:]]
+        files = [word for file in own if os.path.isfile(file) for word in ("--config", file)] + files
+    return files + others
 
 
 def _overview() -> str:

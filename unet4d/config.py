@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from unet4d.errors import InputError
 
@@ -24,6 +24,14 @@ def triple(values: Iterable[int]) -> Size:
 def _require(holds: bool, name: str, came: object, wanted: str) -> None:
     if not holds:
         raise InputError(f"{name} is {came}; wanted {wanted}; correct it in the config or on the command line")
+
+
+def _require_choices(section: Any, name: str) -> None:
+    """Check every setting of a dataclass that has a list of choices for a type."""
+    for key, kind in get_type_hints(type(section)).items():
+        if get_origin(kind) is Literal:
+            value = getattr(section, key)
+            _require(value in get_args(kind), f"{name}.{key}", repr(value), f"one of {', '.join(get_args(kind))}")
 
 
 @dataclass
@@ -58,6 +66,7 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         """Check every value."""
+        _require_choices(self, "data")
         _require(self.folds >= 2, "data.folds", self.folds, "2 or more")
         for name in ("plane_spacing_mm", "slice_spacing_mm"):
             value = getattr(self, name)
@@ -93,6 +102,7 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         """Check every value."""
+        _require_choices(self, "model")
         levels = len(self.channels)
         _require(
             levels >= 2 and min(self.channels) >= 1,
@@ -161,6 +171,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         """Check every value."""
+        _require_choices(self, "train")
         for name in ("epochs", "steps_per_epoch", "batch_size", "validate_every"):
             _require(getattr(self, name) >= 1, f"train.{name}", getattr(self, name), "1 or more")
         _require(self.learning_rate > 0, "train.learning_rate", self.learning_rate, "a number above 0")

@@ -39,7 +39,7 @@ def train(
     Args:
         dataset: folder with dataset.json.
         out_dir: the run's folder; a new one, unless resuming.
-        config: what to do; what it leaves out is derived from the training studies.
+        config: what to do; what it leaves out is derived from the studies.
         device: "auto", "cpu", "cuda" or "cuda:N".
         resume: go on from `checkpoint_last.pt` in `out_dir`.
 
@@ -54,7 +54,7 @@ def train(
     where = find_device(device)
     studies = read_dataset(dataset)
     training, validation = split_cases(studies, config.fold, config.data.folds, config.seed, config.data.held_out)
-    config = _resolved(config, training, where)
+    config = _resolved(config, (*training, *validation), where)
     task = Task(dict(studies.labels), studies.channel_names, studies.cyclic)
     saved = _saved_run(out_dir, config, task, resume)
     check_writable(out_dir)
@@ -69,9 +69,12 @@ def train(
     return out_dir / BEST
 
 
-def _resolved(config: Config, training: Sequence[Case], device: torch.device) -> Config:
-    """Fill in what the configuration leaves to the training studies and the device."""
-    seen = fingerprint(training, config.data)
+def _resolved(config: Config, cases: Sequence[Case], device: torch.device) -> Config:
+    """Fill in what the configuration leaves to the studies and the device.
+
+    The headers of all studies are looked at, held out ones too, so that every fold works on one grid and shares one cache.
+    """
+    seen = fingerprint(cases, config.data)
     levels = len(config.model.channels)
     patch = config.data.patch_size or tuple(min(n, most) for n, most in zip(seen.shape, LARGEST_PATCH, strict=True))
     strides, kernels = strides_and_kernels(seen.spacing, patch, levels)
@@ -124,8 +127,8 @@ def _saved_run(out_dir: Path, config: Config, task: Task, resume: bool) -> dict[
         name = min(differing, key=lambda k: "." in k)  # fold and seed first: what is derived follows from them
         more = f" (and {len(differing) - 1} more differ)" if differing[1:] else ""
         raise InputError(
-            f"--resume with another configuration: {name} is {now[name]} and was {before.get(name)}{more}; give the run's "
-            f"own --config {out_dir / CONFIG}, or a new --out"
+            f"--resume with another configuration: {name} is {now[name]} and was {before.get(name)}{more}; leave it out, or give "
+            "a new --out"
         )
     if task != (learnt := Task.from_dict(saved["task"])):
         raise InputError(

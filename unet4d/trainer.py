@@ -15,7 +15,7 @@ from tqdm import tqdm
 from unet4d.config import Config, triple
 from unet4d.data.cache import CachedStudy
 from unet4d.data.sampling import Batch, ClipDataset, loader
-from unet4d.errors import Unet4DError
+from unet4d.errors import InputError, Unet4DError
 from unet4d.metrics import count_voxels, dice
 from unet4d.model.checkpoint import BEST, LAST, Task, save_checkpoint
 from unet4d.model.clstm_unet import build_network
@@ -97,15 +97,17 @@ class Trainer:
         """One epoch of optimiser steps; gives what is recorded of it."""
         steps, began = self.config.train.steps_per_epoch, time.perf_counter()
         self.network.train()
-        total, norms = torch.zeros((), device=self.device), torch.zeros((), device=self.device)
+        total, norms, taken = (torch.zeros((), device=self.device) for _ in range(3))
         title = f"epoch {self.epoch + 1}/{self.config.train.epochs}"
         for _ in tqdm(range(steps), title, unit="step", leave=False, disable=None):
             loss, norm = self._step(next(batches))
+            finite = norm.isfinite()
             total += loss
-            norms += norm
+            norms += norm.where(finite, 0)
+            taken += finite
         self.epoch += 1
-        loss_mean, norm_mean = float(total) / steps, float(norms) / steps
-        self._check_finite(loss_mean, norm_mean)
+        loss_mean, norm_mean = float(total) / steps, float(norms) / max(1, int(taken))
+        self._check_finite(loss_mean, steps - int(taken))
         return {
             "epoch": self.epoch,
             "step": self.epoch * steps,
@@ -115,18 +117,22 @@ class Trainer:
             "seconds": round(time.perf_counter() - began, 2),
         }
 
-    def _check_finite(self, loss: float, norm: float) -> None:
-        """Stop before an epoch that broke the weights is kept; fp16's scaler skips steps whose gradient overflows."""
-        if np.isfinite(loss) and (np.isfinite(norm) or self.scaler.is_enabled()):
+    def _check_finite(self, loss: float, broken: int) -> None:
+        """Stop before an epoch that broke the weights is kept.
+
+        fp16's scaler skips a step whose gradient overflows, so some such steps are well, all of them are not.
+        """
+        steps = self.config.train.steps_per_epoch
+        if np.isfinite(loss) and (broken == 0 or (self.scaler.is_enabled() and broken < steps)):
             return
         kept = f"{self.out_dir / LAST} is of epoch {self.epoch - 1}" if self.epoch > 1 else "nothing was kept"
         raise Unet4DError(
-            f"the loss became {loss} and the gradient's norm {norm} in epoch {self.epoch}; wanted finite numbers; {kept}; "
+            f"the mean loss of epoch {self.epoch} is {loss}, and {broken} of its {steps} gradients are not finite; {kept}; "
             "lower --train.learning_rate, or set --train.precision fp32"
         )
 
     def _step(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """One optimiser step; gives the loss and the gradient's norm before clipping, without waiting for the device."""
+        """One optimiser step; gives the loss and the gradient's norm before clipping, as tensors on the device."""
         image, label, labelled = (
             t.to(self.device, non_blocking=True) for t in (batch.image, batch.label, batch.labelled)
         )
@@ -205,14 +211,28 @@ class Trainer:
         return {
             "epoch": self.epoch,
             "best": self.best,
+            "studies": self._studies(),
             "optimiser": self.optimiser.state_dict(),
             "schedule": self.schedule.state_dict(),
             "scaler": self.scaler.state_dict(),
         }
 
+    def _studies(self) -> list[list[str]]:
+        """What is learnt from and validated on, by the studies' cache entries, which change with a file or its label."""
+        return [[study.entry for study in studies] for studies in (self.training, self.validation)]
+
     def _restore(self, saved: dict[str, Any]) -> None:
-        self.network.load_state_dict(saved["network"])
         state = saved["training"]
+        differing = sorted(
+            {e for part in state["studies"] for e in part} ^ {e for part in self._studies() for e in part}
+        )
+        if state["studies"] != self._studies():
+            named = f", such as {differing[0]}" if differing else " in another order or part"
+            raise InputError(
+                f"--resume with other studies{named}; wanted those the run was begun with, unchanged; restore them, or give a "
+                "new --out"
+            )
+        self.network.load_state_dict(saved["network"])
         self.optimiser.load_state_dict(state["optimiser"])
         self.schedule.load_state_dict(state["schedule"])
         self.scaler.load_state_dict(state["scaler"])

@@ -68,6 +68,10 @@ def reworded(message: str, options: Sequence[str]) -> str:
             return f"{found['key']} is {found['value'] or 'empty'}; wanted {wanted(kind)}"
     if found := _BAD_KEY.match(message):
         return _unknown(".".join(filter(None, (found["group"], found["key"]))), settings())
+    if found := re.match(
+        r"argument (?P<name>\S+): invalid choice: '?(?P<value>.*?)'? \(choose from (?P<known>.*)\)", message
+    ):
+        return f"{found['name']} is {found['value']}; wanted one of {found['known'].replace(chr(39), '')}"
     if found := re.match(r"unrecognized arguments: (\S+)", message):
         return _unknown(found[1].partition("=")[0], options)
     if found := re.match(r"the following arguments are required: (.+)", message):

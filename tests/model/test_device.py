@@ -32,6 +32,12 @@ def test_auto_precision_is_bf16_exactly_where_the_cpu_computes_in_it(monkeypatch
         resolve_precision("fp16", CPU)
 
 
+@pytest.mark.parametrize(("supported", "precision"), [(True, "bf16"), (False, "fp16")])
+def test_auto_precision_on_a_gpu_is_bf16_where_it_computes_in_it_else_fp16(monkeypatch, supported, precision):
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: supported)
+    assert resolve_precision("auto", torch.device("cuda")) == precision
+
+
 @pytest.mark.parametrize(("precision", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])
 def test_autocast_is_what_was_named(precision, dtype):
     x = torch.ones(2, 2)

@@ -37,6 +37,15 @@ def test_strides_and_kernels_follow_the_voxel(spacing, size, strides, kernels):
     assert strides_and_kernels(spacing, size, 4) == (strides, kernels)
 
 
+@pytest.mark.parametrize("thickness", [0.3, 1.0, 2.5, 4.0, 10.0])
+@pytest.mark.parametrize("size", [(8, 8, 64), (64, 48, 8), (16, 12, 6), (128, 128, 32)])
+def test_no_stride_is_wider_than_the_kernel_that_carries_it(size, thickness):
+    """Pins a kernel of 1 with a stride of 2, under which every other slice had no say."""
+    strides, kernels = strides_and_kernels((1.0, 1.0, thickness), size, 5)
+    carried = zip(strides, kernels[1:], strict=True)
+    assert all(s <= k for stride, kernel in carried for s, k in zip(stride, kernel, strict=True))
+
+
 def test_total_stride_and_rounding_up():
     assert total_stride([(2, 2, 1), (2, 1, 1), (2, 2, 2)]) == (8, 4, 2)
     assert rounded_up((8, 9, 1), (8, 4, 2)) == (8, 12, 2)

@@ -41,6 +41,7 @@ class CachedStudy:
         foreground: (N, 5) int32, rows (l, class, x, y, z) of foreground voxels, sorted by l, then class, then place; at most
             `FOREGROUND_VOXELS` of a frame and class.
         spacing: (X, Y, Z) in mm.
+        entry: the name of its folder in the cache, which changes with its files, its labelled frames and the settings.
     """
 
     case: str
@@ -49,6 +50,7 @@ class CachedStudy:
     labelled_frames: tuple[int, ...]
     foreground: np.ndarray
     spacing: tuple[float, ...]
+    entry: str = ""
 
     def __reduce__(self) -> tuple[Any, ...]:
         if not isinstance(self.image, np.memmap) or self.image.filename is None:
@@ -146,4 +148,6 @@ def _open(case: str, folder: Path) -> CachedStudy:
     image, label, foreground = (
         np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("image", "label", "foreground")
     )
-    return CachedStudy(case, image, label, tuple(about["labelled_frames"]), foreground, tuple(about["spacing"]))
+    return CachedStudy(
+        case, image, label, tuple(about["labelled_frames"]), foreground, tuple(about["spacing"]), folder.name
+    )

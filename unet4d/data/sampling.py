@@ -208,5 +208,5 @@ def loader(clips: ClipDataset, batch_size: int, start_step: int, stop_step: int,
         collate_fn=collate,
         num_workers=workers,
         pin_memory=pin,
-        prefetch_factor=4 if workers else None,
+        prefetch_factor=2 if workers else None,
     )

@@ -30,6 +30,7 @@ def find_device(name: str = "auto") -> torch.device:
             raise InputError(
                 f"device {name!r} was asked for and {count} CUDA devices are here; use auto, or check the driver"
             )
+        torch.cuda.set_device(device.index or 0)  # so that no other GPU is asked, or touched by pinned memory
     elif device.type != "cpu":
         raise InputError(f"device {name!r} is not supported; wanted auto, cpu, cuda or cuda:N")
     return device

@@ -14,7 +14,8 @@ SMALLEST_EDGE = 4
 def strides_and_kernels(spacing: Sequence[float], size: Sequence[int], levels: int) -> tuple[list[Size], list[Size]]:
     """Strides between the levels and kernels of the levels, after nnU-Net's rule (Isensee et al. 2021, supplementary note 2).
 
-    An axis is convolved across (kernel 3) from the level on where its spacing is less than twice the finest axis'. It is pooled
+    An axis is convolved across (kernel 3) from the level on where its spacing is less than twice the finest axis', or where it has
+    been pooled, since a stride wider than its kernel would throw voxels away. It is pooled
     (stride 2) where at least `SMALLEST_EDGE` voxels remain of it, and its spacing is less than twice the finest of such axes.
 
     Args:
@@ -27,10 +28,12 @@ def strides_and_kernels(spacing: Sequence[float], size: Sequence[int], levels: i
     """
     here, left = list(spacing), [float(n) for n in size]
     kernel: Size = (1, 1, 1)
+    stride: Size = (1, 1, 1)
     strides: list[Size] = []
     kernels: list[Size] = []
     for _ in range(levels):
-        kernel = triple(3 if s < 2 * min(here) else k for s, k in zip(here, kernel, strict=True))
+        near = [s < 2 * min(here) for s in here]
+        kernel = triple(3 if n or step > 1 else k for n, step, k in zip(near, stride, kernel, strict=True))
         kernels.append(kernel)
         large = [edge >= 2 * SMALLEST_EDGE for edge in left]
         finest = min((s for s, enough in zip(here, large, strict=True) if enough), default=0.0)

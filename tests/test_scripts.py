@@ -1,0 +1,63 @@
+"""What stands beside the package: the experiments' arithmetic, the demo's care with folders, the benchmark's ratios."""
+
+from __future__ import annotations
+
+import csv
+import importlib
+import json
+import time
+
+import pytest
+
+from bench.measure import ratios
+from unet4d.errors import InputError
+
+
+@pytest.fixture
+def script(monkeypatch, request):
+    """A script of experiments/, imported as it is when run."""
+    monkeypatch.syspath_prepend(request.config.rootpath / "experiments")
+    return importlib.import_module
+
+
+def test_scores_are_averaged_by_kind_of_frame(script, tmp_path):
+    rows = [("a", 0, "0.9"), ("a", 1, "0.3"), ("a", 1, "0.5"), ("b", 1, "0.7"), ("b", 0, "0.2"), ("b", 2, "")]
+    with open(tmp_path / "metrics.csv", "w", newline="") as file:
+        csv.writer(file).writerows([("case", "frame", "dice"), *rows])
+    (tmp_path / "subjects.json").write_text(
+        json.dumps({"a": {"ambiguous_frames": [1]}, "b": {"ambiguous_frames": [0]}})
+    )
+    found = script("recurrence").by_kind_of_frame(tmp_path / "metrics.csv", tmp_path / "subjects.json")
+    assert found == {"spoiled frames": {"dice": 0.3333, "n": 3}, "other frames": {"dice": 0.8, "n": 2}}
+
+
+def test_the_demo_clears_its_own_folder_and_no_other(script, tmp_path):
+    clear = script("demo")._clear
+    foreign, own = tmp_path / "foreign", tmp_path / "own"
+    (foreign / "train").mkdir(parents=True)
+    (foreign / "mine.txt").touch()
+    with pytest.raises(InputError, match="no earlier demo"):
+        clear(foreign)
+    assert (foreign / "mine.txt").exists()
+    clear(own)
+    (own / "train").mkdir()
+    clear(own)
+    assert own.is_dir()
+    assert not (own / "train").exists()
+
+
+def test_a_benchmark_takes_turns_and_gives_the_median_of_the_ratios_of_a_round(monkeypatch):
+    """The clock is ours: a slow round of both must not show, a slow run of one hardly."""
+    now, order = [0.0], []
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
+    lasts = {"base": iter([9, 1, 10, 1, 1, 1]), "twice": iter([9, 2, 20, 2, 2, 50])}
+
+    def candidate(name):
+        def run():
+            order.append(name)
+            now[0] += next(lasts[name])
+
+        return run
+
+    assert ratios({name: candidate(name) for name in lasts}, "base") == {"base": 1.0, "twice": 2.0}
+    assert order == ["base", "twice"] * 6
