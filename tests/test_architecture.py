@@ -17,7 +17,7 @@ LEVELS = (
     ("errors",),
     ("config", "files"),
     ("data", "model", "metrics", "pictures"),  # nouns
-    ("record",),
+    ("record", "prediction_folder"),
     ("trainer",),
     ("train", "predict", "evaluate", "report"),  # verbs
     ("usage",),

@@ -50,8 +50,8 @@ PREDICT = ("predict", "run", "-i", "study.nii.gz", "-o", "out")
     [
         ("phantom", ["--out", "--subjects", "--frames", "--labelled", "--ambiguous", "--seed"]),
         ("train", ["--dataset", "--out", "--config", "--fold", "--seed", "--device", "--resume", "--train.epochs"]),
-        ("predict", ["RUN_OR_MODEL", "-i", "-o", "--input", "--out", "--device", "--time"]),
-        ("evaluate", ["--reference", "--prediction", "--out", "--cases"]),
+        ("predict", ["RUN_OR_MODEL", "-i", "-o", "--input", "--out", "--cases", "--held_out", "--device", "--time"]),
+        ("evaluate", ["--reference", "--prediction", "--out", "--cases", "--predicted_only"]),
         ("report", ["--image", "--prediction", "--out", "--evaluation"]),
     ],
 )
@@ -191,7 +191,11 @@ def test_there_are_shipped_configs():
         (InputError("it is wrong;\n mend it"), 2, "unet4d: it is wrong; mend it"),
         (Unet4DError("the disk is full"), 1, "unet4d: the disk is full"),
         (KeyboardInterrupt(), 130, "unet4d: interrupted; whatever is written is whole"),
-        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB."), 1, "lower --train.batch_size"),
+        (
+            torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB."),
+            1,
+            "; use --device cpu, or another GPU",
+        ),
     ],
 )
 def test_an_expected_failure_is_one_line_and_its_exit_code(command, predict_raises, error, code, line):
@@ -199,6 +203,18 @@ def test_an_expected_failure_is_one_line_and_its_exit_code(command, predict_rais
     done = command(*PREDICT)
     assert done.code == code
     assert line in done.line
+
+
+def test_train_out_of_memory_is_told_the_options_of_train(command, monkeypatch):
+    import unet4d.train
+
+    def fail(*given):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.")
+
+    monkeypatch.setattr(unet4d.train, "train", fail)
+    done = command("train", "--dataset", "d", "--out", "r")
+    assert done.code == 1
+    assert "(CUDA out of memory); lower --train.batch_size, --data.frames, --data.patch_size" in done.line
 
 
 @pytest.mark.parametrize("error", [RuntimeError("CUDA error: out of memory"), KeyError("bug"), OSError(5, "I/O error")])

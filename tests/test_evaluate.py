@@ -109,7 +109,7 @@ def test_tables_hold_labelled_frames_and_all_frames(dataset: Path, predictions: 
         "reference_ml": "1.28", "prediction_ml": "1.28", "tp": "24", "fp": "8", "fn": "8",
     }  # fmt: skip
     assert (measured[-1]["dice"], measured[-1]["hd95_mm"], measured[-1]["tp"]) == ("", "", "0")
-    volumes = rows(tmp_path / "out/volumes.csv")
+    volumes = rows(tmp_path / "out/volumes_compared.csv")
     assert len(volumes) == 2 * 3 * 2
     chamber = [row for row in volumes if row["case"] == "a" and row["class"] == "chamber"]
     assert [row["time_s"] for row in chamber] == ["0.0", "0.05", "0.1"]
@@ -150,7 +150,7 @@ def test_a_folder_of_labels_on_its_own_counts_every_frame(predictions: Path, tmp
     found = evaluate(tmp_path / "truth", predictions, tmp_path / "out")
     assert found["labelled_frames"] == 6
     assert {name: entry["value"] for name, entry in found["classes"].items()} == {"one": 1, "three": 3}
-    assert {row["time_s"] for row in rows(tmp_path / "out/volumes.csv")} == {""}
+    assert {row["time_s"] for row in rows(tmp_path / "out/volumes_compared.csv")} == {""}
     (predictions / "prediction.json").unlink()
     assert list(evaluate(tmp_path / "truth", predictions, tmp_path / "out")["classes"]) == ["class 1", "class 3"]
 
@@ -166,6 +166,37 @@ def test_predictions_missing_or_left_over(dataset: Path, predictions: Path, tmp_
     capsys.readouterr()
     assert evaluate(dataset, predictions, tmp_path / "out")["not_scored"] == ["zebra"]
     assert "zebra" in capsys.readouterr().err
+
+
+def test_only_what_is_predicted_can_be_scored_and_the_others_are_counted(
+    dataset: Path, predictions: Path, tmp_path: Path, capsys
+):
+    assert evaluate(dataset, predictions, tmp_path / "out", predicted_only=True)["without_prediction"] == []
+    assert "left out\n" not in capsys.readouterr().out.replace("both empty: left out\n", "")
+    (predictions / "b.nii.gz").rename(predictions / "zebra.nii.gz")
+    summary = evaluate(dataset, predictions, tmp_path / "out", predicted_only=True)
+    assert (summary["cases"], list(summary["per_case"]), summary["without_prediction"]) == (1, ["a"], ["b"])
+    assert json.loads((tmp_path / "out/summary.json").read_text())["without_prediction"] == ["b"]
+    said = capsys.readouterr()
+    assert "1 of 2 references have no prediction and are left out\n" in said.out
+    assert "zebra" in said.err
+    with pytest.raises(InputError, match="cases and predicted_only came together; wanted one of them"):
+        evaluate(dataset, predictions, tmp_path / "out", ["a"], predicted_only=True)
+    (predictions / "a.nii.gz").unlink()
+    with pytest.raises(InputError, match=r"has a prediction for none of the 2 references \(a, \.\.\.\)"):
+        evaluate(dataset, predictions, tmp_path / "out", predicted_only=True)
+
+
+def test_the_volumes_that_predict_wrote_are_left_alone(dataset: Path, predictions: Path):
+    (predictions / "volumes.csv").write_text("case,frame,time_s,class,value,volume_ml\n")
+    evaluate(dataset, predictions, predictions)
+    assert (predictions / "volumes.csv").read_text() == "case,frame,time_s,class,value,volume_ml\n"
+    assert rows(predictions / "volumes_compared.csv")
+
+
+def test_a_suffix_in_capitals_is_one_too(dataset: Path, predictions: Path, tmp_path: Path):
+    (predictions / "b.nii.gz").rename(predictions / "b.NII.GZ")
+    assert evaluate(dataset, predictions, tmp_path / "out")["cases"] == 2
 
 
 def shifted_affine() -> np.ndarray:

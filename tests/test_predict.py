@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
@@ -11,6 +13,8 @@ import numpy as np
 import pytest
 
 from unet4d import load_model, read_image, segment, write_image
+from unet4d.config import InferenceConfig
+from unet4d.data.dataset import read_dataset, split_cases
 from unet4d.data.image4d import Image4D
 from unet4d.errors import InputError
 from unet4d.predict import predict
@@ -31,6 +35,10 @@ def label_of(path: Path) -> np.ndarray:
 
 def names_in(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
+
+
+def rows_of(folder: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader((folder / "volumes.csv").open()))
 
 
 @pytest.mark.parametrize("codes", [(1, 1), (0, 2), (4, 0)])
@@ -171,14 +179,85 @@ def test_a_forward_network_under_open_time_is_causal(model_file, direction):
     assert np.array_equal(one[:3], other[:3]) == (direction == "forward")
 
 
-def test_a_smaller_overlap_and_more_windows_at_once_change_little(model_file, tmp_path, study):
+def test_more_windows_at_once_change_little_and_the_overlap_is_as_asked(model_file, tmp_path, study):
     study(tmp_path / "heart.nii.gz", shape=(40, 36, 6))
     maps = []
     for name, options in (("a", {}), ("b", {"sw_batch_size": 5}), ("c", {"overlap": 0.25})):
         [path] = predict(model_file(), [tmp_path / "heart.nii.gz"], tmp_path / name, precision="fp32", **options)
-        maps.append(label_of(path))
+        maps.append(np.moveaxis(label_of(path), -1, 0))
     assert (maps[0] == maps[1]).mean() > 0.999
-    assert 0.6 < (maps[0] == maps[2]).mean() < 1.0
+    assert (maps[0] != maps[2]).any()
+    model = load_model(tmp_path / "model.pt")
+    model = replace(model, config=replace(model.config, inference=InferenceConfig(overlap=0.25)))
+    wanted = segment(model, read_image(tmp_path / "heart.nii.gz"), precision="fp32")
+    np.testing.assert_array_equal(maps[2], wanted)
+
+
+@pytest.mark.parametrize("learnt", [True, False])
+def test_a_dataset_that_does_not_say_its_time_leaves_it_to_the_model(model_file, own_phantom, tmp_path, learnt):
+    """Pins a cyclic model that ran open over a dataset.json without "time"."""
+    about = json.loads((own_phantom / "dataset.json").read_text())
+    del about["time"]
+    (own_phantom / "dataset.json").write_text(json.dumps(about))
+    predict(model_file(cyclic=learnt), [own_phantom], tmp_path / "out", cases=["phantom001"])
+    entry = json.loads((tmp_path / "out" / "prediction.json").read_text())["cases"]["phantom001"]
+    assert entry["time"] == ("cyclic" if learnt else "open")
+
+
+def test_two_calls_into_one_folder_keep_each_others_rows(model_file, tmp_path, study):
+    for seed, name in enumerate("ab"):
+        study(tmp_path / f"{name}.nii.gz", seed=seed)
+    model, out = model_file(), tmp_path / "out"
+    predict(model, [tmp_path / "a.nii.gz"], out)
+    other = shutil.copy(model, tmp_path / "other.pt")
+    before = rows_of(out)
+    predict(other, [tmp_path / "b.nii.gz"], out, time="cyclic")
+    assert rows_of(out)[: len(before)] == before
+    assert [row["case"] for row in rows_of(out)] == ["a"] * len(before) + ["b"] * len(before)
+    cases = json.loads((out / "prediction.json").read_text())["cases"]
+    assert cases == {
+        "a": {"image": str(tmp_path / "a.nii.gz"), "time": "open", "model": str(model)},
+        "b": {"image": str(tmp_path / "b.nii.gz"), "time": "cyclic", "model": str(other)},
+    }
+    predict(other, [tmp_path / "a.nii.gz"], out)  # done again: its rows once, and of the later call
+    assert sorted(row["case"] for row in rows_of(out)) == ["a"] * len(before) + ["b"] * len(before)
+    assert json.loads((out / "prediction.json").read_text())["cases"]["a"]["model"] == str(other)
+    (out / "b.nii.gz").unlink()
+    predict(model, [tmp_path / "a.nii.gz"], out)
+    assert {row["case"] for row in rows_of(out)} == {"a"}
+    assert set(json.loads((out / "prediction.json").read_text())["cases"]) == {"a"}
+
+
+def test_cases_of_a_dataset_can_be_named(command, model_file, own_phantom, tmp_path):
+    about = json.loads((own_phantom / "dataset.json").read_text())
+    about["test"] = [{"case": "new", "image": about["training"].pop()["image"]}]
+    (own_phantom / "dataset.json").write_text(json.dumps(about))
+    given = ["predict", model_file(), "-i", own_phantom, "-o", tmp_path / "out"]
+    assert command(*given, "--cases", "new", "phantom002").code == 0
+    assert names_in(tmp_path / "out")[:2] == ["new.nii.gz", "phantom002.nii.gz"]
+    done = command(*given, "--cases", "phantom02")
+    assert done.code == 2
+    assert "there is no case 'phantom02' (near: phantom002" in done.line
+
+
+def test_held_out_takes_the_cases_that_the_run_was_validated_on(command, trained, phantom, tmp_path):
+    config = load_model(trained).config
+    _, validation = split_cases(read_dataset(phantom), config.fold, config.data.folds, config.seed)
+    done = command("predict", trained, "-i", phantom, "-o", tmp_path / "out", "--held_out")
+    assert (done.code, done.error) == (0, "")
+    predicted = [name.removesuffix(".nii.gz") for name in names_in(tmp_path / "out") if name.endswith(".gz")]
+    assert predicted == [case.name for case in validation]
+    assert len(predicted) == 1
+
+
+def test_a_suffix_in_capitals_is_one_too(model_file, tmp_path, study):
+    study(tmp_path / "plain.nii.gz")
+    (tmp_path / "in").mkdir()
+    (tmp_path / "plain.nii.gz").rename(tmp_path / "in" / "A.NII.GZ")
+    [path] = predict(model_file(), [tmp_path / "in"], tmp_path / "out")
+    assert path.name == "A.nii.gz"
+    [path] = predict(model_file(), [tmp_path / "in" / "A.NII.GZ"], tmp_path / "out")
+    assert path.name == "A.nii.gz"
 
 
 def test_a_trained_run_is_a_model(trained, phantom, tmp_path):

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from unet4d import load_model, read_image, segment
+from unet4d import load_model, prediction_folder, read_image, segment
 from unet4d.errors import InputError, Unet4DError
 
 
@@ -68,7 +68,7 @@ def test_a_full_disk_is_one_line_and_exit_code_1(command, model_file, tmp_path, 
     monkeypatch.setattr("unet4d.files.os.fsync", refuse)
     done = command("predict", model, "-i", tmp_path / "heart.nii.gz", "-o", tmp_path / "out")
     assert done.code == 1
-    assert "heart.nii.gz: No space left on device; free space" in done.line
+    assert "No space left on device; free space" in done.line
     assert names_in(tmp_path / "out") == []
 
 
@@ -100,6 +100,120 @@ def test_a_study_is_never_overwritten_by_its_label_map(command, model_file, tmp_
     assert (tmp_path / "in" / "heart.nii.gz").read_bytes() == before
 
 
+def test_labels_are_not_overwritten_by_predictions(command, model_file, own_phantom, tmp_path):
+    """Pins ground truth lost to `-o DATASET/labels`, be it from the dataset or from its folder of images."""
+    labels = {path: path.read_bytes() for path in (own_phantom / "labels").iterdir()}
+    model = model_file()
+    for given, words in (
+        (own_phantom, "is an input, and its label map would replace it; choose another -o"),
+        (
+            own_phantom / "images",
+            "is there already, in a folder without the prediction.json of an earlier predict; wanted",
+        ),
+    ):
+        done = command("predict", model, "-i", given, "-o", own_phantom / "labels")
+        assert done.code == 2
+        assert words in done.line
+        assert {path: path.read_bytes() for path in (own_phantom / "labels").iterdir()} == labels
+    (own_phantom / "labels" / "prediction.json").write_text('{"labels": {}, "cases": {}}')  # even so not its own labels
+    assert command("predict", model, "-i", own_phantom, "-o", own_phantom / "labels").code == 2
+    assert {path: path.read_bytes() for path in labels} == labels
+
+
+class Killed(BaseException):
+    """Stands for a process that ends on the spot, so that nothing is tidied up."""
+
+
+@pytest.mark.parametrize("when", ["before its first label map", "before its first table", "before its second table"])
+def test_a_killed_predict_can_be_run_again(command, model_file, tmp_path, monkeypatch, study, when):
+    for name in ("a", "b"):
+        study(tmp_path / "in" / f"{name}.nii.gz")
+    words = ["predict", model_file(), "-i", tmp_path / "in", "-o", tmp_path / "out"]
+    with monkeypatch.context() as patch:
+        target = "write_image" if when == "before its first label map" else "write_text"
+        usual, calls = getattr(prediction_folder, target), []
+
+        def kill(path, *given, **named):
+            calls.append(path)
+            if len(calls) == {"before its first label map": 1, "before its first table": 2}.get(when, 3):
+                raise Killed
+            usual(path, *given, **named)
+
+        patch.setattr(prediction_folder, target, kill)
+        with pytest.raises(Killed):
+            command(*words)
+    assert (tmp_path / "out" / "prediction.json").is_file()
+    assert command(*words).code == 0
+    assert names_in(tmp_path / "out") == ["a.nii.gz", "b.nii.gz", "prediction.json", "volumes.csv"]
+    assert set(json.loads((tmp_path / "out" / "prediction.json").read_text())["cases"]) == {"a", "b"}
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "words"),
+    [
+        (
+            "volumes.csv",
+            "case,frame,reference_ml\na,0,1\n",
+            "has the columns case, frame, reference_ml; wanted case, frame,",
+        ),
+        ("volumes.csv", b"\xff\xfe", "volumes.csv cannot be read"),
+        ("prediction.json", "[]", 'prediction.json holds no object with "cases"; wanted what predict wrote; choose'),
+        (
+            "prediction.json",
+            '{"labels": {"tumour": 1}, "cases": {"old": {}}}',
+            "holds label maps with the labels {'tumour'",
+        ),
+    ],
+)
+def test_a_folder_that_cannot_be_added_to_is_told_before_any_work(
+    command, model_file, tmp_path, monkeypatch, study, file, content, words
+):
+    study(tmp_path / "heart.nii.gz")
+    study(tmp_path / "out" / "old.nii.gz")
+    (tmp_path / "out" / file).write_bytes(content if isinstance(content, bytes) else content.encode())
+    monkeypatch.setattr("unet4d.predict.segment", None)
+    done = command("predict", model_file(), "-i", tmp_path / "heart.nii.gz", "-o", tmp_path / "out")
+    assert done.code == 2
+    assert words in done.line
+    assert names_in(tmp_path / "out") == sorted(["old.nii.gz", file])
+
+
+@pytest.mark.parametrize(("spoilt", "code"), [(False, 1), (True, 2)])
+def test_a_study_too_large_for_the_gpu_does_not_end_the_others(
+    command, model_file, tmp_path, monkeypatch, study, spoilt, code
+):
+    for name in ("a", "b", "c", "d"):
+        study(tmp_path / "in" / f"{name}.nii.gz")
+    if spoilt:
+        (tmp_path / "in" / "d.nii.gz").write_bytes(b"")
+    usual, emptied = segment, []
+
+    def full(model, image, **options):
+        if image.source.name == "b.nii.gz":
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB.")
+        return usual(model, image, **options)
+
+    monkeypatch.setattr("unet4d.predict.segment", full)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: emptied.append(True))
+    done = command("predict", model_file(), "-i", tmp_path / "in", "-o", tmp_path / "out")
+    assert done.code == code
+    assert "b: the GPU is out of memory (CUDA out of memory); use --device cpu, or another GPU" in done.line
+    assert "of 4 studies could not be segmented" in done.line
+    assert emptied
+    assert names_in(tmp_path / "out")[:2] == ["a.nii.gz", "c.nii.gz"]
+
+
+def test_another_runtime_error_is_no_lack_of_memory(command, model_file, tmp_path, monkeypatch, study):
+    study(tmp_path / "heart.nii.gz")
+
+    def fail(*given, **named):
+        raise RuntimeError("CUDA error: out of memory")
+
+    monkeypatch.setattr("unet4d.predict.segment", fail)
+    with pytest.raises(RuntimeError):
+        command("predict", model_file(), "-i", tmp_path / "heart.nii.gz", "-o", tmp_path / "out")
+
+
 def test_studies_of_one_name_are_refused(command, model_file, tmp_path, study):
     for folder in ("a", "b"):
         study(tmp_path / folder / "heart.nii.gz")
@@ -113,7 +227,7 @@ def test_studies_of_one_name_are_refused(command, model_file, tmp_path, study):
     [
         ("nowhere", "nowhere is missing; give a NIfTI file, a folder of them or a dataset folder"),
         ("empty", "empty holds no .nii or .nii.gz file"),
-        ("notes.txt", "notes.txt is not a .nii or .nii.gz file"),
+        ("notes.txt", "notes.txt: wanted a file name that ends in .nii or .nii.gz"),
     ],
 )
 def test_an_input_that_is_none_is_told(command, model_file, tmp_path, given, words, study):

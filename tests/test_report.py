@@ -127,6 +127,23 @@ def test_several_channels_are_found_by_their_number(tmp_path: Path):
     assert "heart" in Page(report(tmp_path / "images", tmp_path / "found", tmp_path / "out")).words
 
 
+def test_a_suffix_in_capitals_is_one_too(folders: tuple[Path, Path], tmp_path: Path):
+    root, predictions = folders
+    for file in (root / "images/heart.nii.gz", predictions / "heart.nii.gz"):
+        file.rename(file.with_name("heart.NII.GZ"))
+    for given in ((root / "images", predictions), (root / "images/heart.NII.GZ", predictions / "heart.NII.GZ")):
+        assert "heart" in Page(report(*given, tmp_path / "out")).words
+
+
+def test_references_left_out_of_the_scores_are_told(folders: tuple[Path, Path], tmp_path: Path):
+    root, predictions = folders
+    evaluate(root, predictions, tmp_path / "evaluation")
+    summary = json.loads((tmp_path / "evaluation/summary.json").read_text())
+    (tmp_path / "evaluation/summary.json").write_text(json.dumps(summary | {"without_prediction": ["liver", "lung"]}))
+    words = Page(report(root, predictions, tmp_path / "out", tmp_path / "evaluation")).words
+    assert "1 labelled frames (2 references without prediction left out);" in words
+
+
 def test_bad_input_is_told_in_one_line(folders: tuple[Path, Path], tmp_path: Path):
     root, predictions = folders
     out = tmp_path / "out"

@@ -29,6 +29,10 @@ Try it without data:
 Every command explains itself:  unet4d COMMAND --help"""
 
 INTERRUPTED = 130
+_OUT_OF_MEMORY = {
+    "train": "lower --train.batch_size, --data.frames, --data.patch_size or --inference.sw_batch_size",
+    "predict": "use --device cpu, or another GPU",
+}
 
 
 class _Command(NamedTuple):
@@ -72,8 +76,8 @@ def run(arguments: Sequence[str]) -> int:
         return 1
     except Exception as error:
         if _is_out_of_memory(error):
-            smaller = "--train.batch_size, --data.frames, --data.patch_size or --inference.sw_batch_size"
-            return _told(f"the GPU is out of memory ({_first_line(error)}); lower {smaller}", 1)
+            advice = _OUT_OF_MEMORY.get(arguments[0], "use another GPU")
+            return _told(f"the GPU is out of memory ({_first_line(error)}); {advice}", 1)
         raise
     return 0
 
@@ -217,6 +221,15 @@ def _predict_options(parser: ArgumentParser) -> None:
         "-o", "--out", type=str, required=True, help="folder for <case>.nii.gz, volumes.csv, prediction.json"
     )
     parser.add_argument("--device", type=str, default="auto", help="auto, cpu, cuda or cuda:N")
+    parser.add_argument(
+        "--cases",
+        type=str,
+        nargs="+",
+        help="of dataset folders: these; default: their test cases, or all if there are none",
+    )
+    parser.add_argument(
+        "--held_out", action="store_true", help="of dataset folders: the cases that the model's run was validated on"
+    )
     parser.add_argument("--time", choices=["cyclic", "open"], help="default: as the dataset or the model says")
     parser.add_argument("--overlap", type=float, help="share of a window its neighbour covers; default: the model's")
     parser.add_argument("--sw_batch_size", type=int, help="windows computed at once; default: the model's")
@@ -238,6 +251,8 @@ def _predict(options: Namespace) -> None:
         overlap=o.overlap,
         sw_batch_size=o.sw_batch_size,
         precision=o.precision,
+        cases=o.cases,
+        held_out=o.held_out,
     )
     print(f"{len(written)} label map{'s' * (len(written) > 1)} and volumes.csv: {o.out}")
 
@@ -250,16 +265,24 @@ def _evaluate_options(parser: ArgumentParser) -> None:
         help="dataset folder (its labelled frames count), or folder of label maps",
     )
     parser.add_argument("--prediction", type=str, required=True, help="folder of <case>.nii.gz, anybody's")
-    parser.add_argument("--out", type=str, required=True, help="folder for metrics.csv, volumes.csv, summary.json")
+    parser.add_argument(
+        "--out", type=str, required=True, help="folder for metrics.csv, volumes_compared.csv, summary.json"
+    )
     parser.add_argument(
         "--cases", type=str, nargs="+", help="score these only; default: every reference, none may be missing"
+    )
+    parser.add_argument(
+        "--predicted_only",
+        action="store_true",
+        help="score the references that have a prediction, and count the others",
     )
 
 
 def _evaluate(options: Namespace) -> None:
     from unet4d.evaluate import evaluate
 
-    evaluate(options.reference, options.prediction, options.out, cases=options.cases)
+    o = options
+    evaluate(o.reference, o.prediction, o.out, cases=o.cases, predicted_only=o.predicted_only)
 
 
 def _report_options(parser: ArgumentParser) -> None:
@@ -300,13 +323,14 @@ _COMMANDS = {
         "RUN_OR_MODEL -i INPUT [INPUT ...] -o DIR [options]",
         "  unet4d predict run -i study.nii.gz -o predicted\n"
         "  unet4d predict run -i studies_folder -o predicted\n"
+        "  unet4d predict run -i dataset_folder -o predicted --held_out                  (whom the run validated on)\n"
         "  unet4d predict run/checkpoint_last.pt -i dataset_folder -o predicted --device cuda:1",
         _predict_options,
         _predict,
     ),
     "evaluate": _Command(
         "score label maps against reference labels",
-        "--reference DIR --prediction DIR --out DIR [--cases CASE ...]",
+        "--reference DIR --prediction DIR --out DIR [--cases CASE ... | --predicted_only]",
         "  unet4d evaluate --reference heart --prediction predicted --out scores\n"
         "  unet4d evaluate --reference heart --prediction predicted --out scores --cases phantom001 phantom002",
         _evaluate_options,

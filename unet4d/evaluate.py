@@ -26,7 +26,7 @@ from unet4d.data.references import Reference, find_references, label_maps, named
 from unet4d.errors import InputError
 from unet4d.files import check_writable, write_json, write_text
 
-METRICS, VOLUMES, SUMMARY = "metrics.csv", "volumes.csv", "summary.json"
+METRICS, VOLUMES, SUMMARY = "metrics.csv", "volumes_compared.csv", "summary.json"
 AVERAGING = (
     "The mean of a class runs over every labelled frame of every case where the quantity is defined. "
     "mean_foreground_dice is the mean of the classes' mean Dice, each class weighing the same; a class that is defined "
@@ -54,8 +54,10 @@ def evaluate(
     prediction: str | os.PathLike[str],
     out_dir: str | os.PathLike[str],
     cases: Sequence[str] | None = None,
+    *,
+    predicted_only: bool = False,
 ) -> dict[str, Any]:
-    """Score a folder of label maps; write metrics.csv, volumes.csv and summary.json, and print a table.
+    """Score a folder of label maps; write metrics.csv, volumes_compared.csv and summary.json, and print a table.
 
     Args:
         reference: a dataset (folder or dataset.json), whose labelled frames count; or a folder of label files, every
@@ -63,30 +65,35 @@ def evaluate(
         prediction: folder of `<case>.nii.gz` or `<case>.nii`.
         out_dir: made where it is missing.
         cases: score these alone; left out, every reference must have a prediction.
+        predicted_only: score the references that have a prediction, and say which have none; not together with `cases`.
 
     Returns:
         The summary, as in summary.json.
 
     Raises:
-        InputError: a reference without prediction; another grid or number of frames; a label value that the dataset
-            does not name; a file that cannot be read.
+        InputError: a reference without prediction (with `predicted_only`: every one); another grid or number of frames; a
+            label value that the dataset does not name; a file that cannot be read.
     """
+    if cases is not None and predicted_only:
+        raise InputError("cases and predicted_only came together; wanted one of them; leave the other out")
     check_writable(out_dir)
     references, dataset = find_references(Path(reference))
     if dataset is not None and not (Path(reference).is_file() or (Path(reference) / "dataset.json").is_file()):
         print(f"{reference} holds labels of the dataset {dataset.root}: only its labelled frames are scored")
-    references = _chosen(references, cases)
+    references, missing = _predicted(_chosen(references, cases), Path(prediction), predicted_only)
     files, unmatched = _match(references, Path(prediction), whole=cases is None)
     classes = _classes(references, files, dataset, Path(prediction))
     progress = tqdm(list(zip(references, files, strict=True)), "evaluating", unit="study", disable=None)
     scored = [_score(one, file, classes, dataset) for one, file in progress]
     about = {"version": unet4d.__version__, "reference": str(reference), "prediction": str(prediction)}
-    summary = {**about, "not_scored": unmatched, **summarise(scored, classes)}
+    summary = {**about, "not_scored": unmatched, "without_prediction": missing, **summarise(scored, classes)}
     out = Path(out_dir)
     write_text(out / METRICS, _csv(_metric_rows(scored, classes)))
     write_text(out / VOLUMES, _csv(_volume_rows(scored, classes)))
     write_json(out / SUMMARY, summary)
     print(table(summary))
+    if missing:
+        print(f"{len(missing)} of {len(missing) + len(scored)} references have no prediction and are left out")
     print(f"\n{out / METRICS}   every labelled frame\n{out / VOLUMES}   every frame\n{out / SUMMARY}   this summary")
     return summary
 
@@ -157,6 +164,20 @@ def _chosen(references: list[Reference], cases: Sequence[str] | None) -> list[Re
     return [known[name] for name in dict.fromkeys(cases)]
 
 
+def _predicted(references: list[Reference], folder: Path, predicted_only: bool) -> tuple[list[Reference], list[str]]:
+    """The references to score, and the names of those left out since they have no prediction."""
+    if not predicted_only:
+        return references, []
+    maps = label_maps(folder)
+    missing = [one.name for one in references if one.name not in maps]
+    if len(missing) == len(references):
+        raise InputError(
+            f"{folder} has a prediction for none of the {len(references)} references ({missing[0]}, ...); wanted "
+            "<case>.nii.gz for one or more"
+        )
+    return [one for one in references if one.name in maps], missing
+
+
 def _match(references: Sequence[Reference], folder: Path, whole: bool) -> tuple[list[Path], list[str]]:
     """The prediction of each reference, and the names of predictions that have none (a warning tells them)."""
     maps = label_maps(folder)
@@ -164,7 +185,7 @@ def _match(references: Sequence[Reference], folder: Path, whole: bool) -> tuple[
     if missing:
         raise InputError(
             f"{folder} has no prediction for {len(missing)} of {len(references)} references: {', '.join(missing)}; add "
-            "<case>.nii.gz for each, or name the cases to score"
+            "<case>.nii.gz for each, name the cases to score (--cases), or score what is there (--predicted_only)"
         )
     unmatched = [name for name in maps if name not in {one.name for one in references}]
     if unmatched and whole:

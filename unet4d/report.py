@@ -15,7 +15,9 @@ import unet4d
 from unet4d import metrics
 from unet4d.data.dataset import Case, Dataset, read_dataset, read_labelled
 from unet4d.data.image4d import Image4D, read_image, read_label
+from unet4d.data.nifti import case_name, studies_in
 from unet4d.data.references import label_maps, named_classes
+from unet4d.data.studies import by_channel, is_dataset
 from unet4d.errors import InputError
 from unet4d.files import check_writable, read_json, write_text
 from unet4d.pictures import animation, class_colour, contour_sheet, page, save_png, volume_curves
@@ -89,21 +91,19 @@ def report(
 
 def _maps(prediction: Path) -> dict[str, Path]:
     if prediction.is_file():
-        return {prediction.name.removesuffix(".gz").removesuffix(".nii"): prediction}
+        return {case_name(prediction): prediction}
     return label_maps(prediction)
 
 
 def _cases(image: Path, maps: Mapping[str, Path]) -> tuple[Dataset | None, dict[str, Case]]:
     """The study behind each prediction, and the dataset they come from, if any."""
-    if image.name == "dataset.json" or (image / "dataset.json").is_file():
+    if is_dataset(image):
         dataset = read_dataset(image)
         known = {case.name: case for case in (*dataset.training, *dataset.test)}
     elif image.is_dir():
-        dataset, known = None, {}
-        for name, file in label_maps(image).items():
-            stem, _, channel = name.rpartition("_")  # one file a channel: CASE_0000, CASE_0001; the first is drawn
-            known |= {stem: Case(stem, stem, (file,))} if channel == "0000" else {}
-            known[name] = Case(name, name, (file,))
+        dataset, files = None, studies_in(image)
+        first = {name: found["0000"] for name, found in by_channel(files).items() if "0000" in found}  # which is drawn
+        known = {name: Case(name, name, (file,)) for name, file in (first | files).items()}
     elif len(maps) == 1:
         dataset, known = None, {name: Case(name, name, (image,)) for name in maps}
     else:
@@ -251,6 +251,8 @@ def _evaluation_section(summary: Mapping[str, Any]) -> list[str]:
         ])  # fmt: skip
     head = ["class", "Dice, mean ± SD", "n", "HD95 mm, mean", "median", "n", "volume bias mL", "absolute mL"]
     scored = f"{summary['cases']} cases of {summary['subjects']} subjects, {summary['labelled_frames']} labelled frames"
+    if left_out := summary.get("without_prediction"):
+        scored += f" ({len(left_out)} references without prediction left out)"
     return [
         page.text("Against the reference", "h2"),
         page.text(f"{scored}; mean over classes of the mean Dice {shown(summary['mean_foreground_dice'], 3)}."),

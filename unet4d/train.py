@@ -55,7 +55,8 @@ def train(
     studies = read_dataset(dataset)
     training, validation = split_cases(studies, config.fold, config.data.folds, config.seed, config.data.held_out)
     config = _resolved(config, (*training, *validation), where)
-    task = Task(dict(studies.labels), studies.channel_names, studies.cyclic)
+    subjects = tuple(sorted({case.subject for case in validation}))
+    task = Task(dict(studies.labels), studies.channel_names, studies.cyclic, subjects)
     saved = _saved_run(out_dir, config, task, resume)
     check_writable(out_dir)
 

@@ -102,9 +102,15 @@ def test_reads_what_the_file_says(name, tmp_path):
     assert dataset.test[0].label is None
 
 
-def test_time_left_out_is_open(tmp_path):
+def test_time_left_out_is_not_said_and_not_cyclic(tmp_path):
     lay_out(tmp_path, change(["time"], ...))
-    assert read_dataset(tmp_path).time == "open"
+    dataset = read_dataset(tmp_path)
+    assert (dataset.time, dataset.cyclic) == (None, False)
+
+
+def test_a_case_without_a_name_has_that_of_its_image_whatever_the_suffix(tmp_path):
+    entry = change(["training", 0], {"image": "A.NII.GZ", "label": "labels/a1.nii.gz"})
+    assert read_dataset(lay_out(tmp_path, entry)).training[0].name == "A"
 
 
 def test_frame_duration_comes_from_the_dataset_else_from_the_header(tmp_path):
@@ -156,7 +162,7 @@ def test_a_decathlon_dataset_is_read_as_it_is(tmp_path):
     dataset = read_dataset(lay_out_decathlon(tmp_path, channels=3))
     assert dataset.labels == (("background", 0), ("edema", 1), ("tumour", 2))
     assert dataset.channel_names == ("FLAIR", "T1w", "t1gd")
-    assert (dataset.time, dataset.subjects) == ("open", ("BRATS_457",))
+    assert (dataset.time, dataset.subjects) == (None, ("BRATS_457",))
     case = dataset.case("BRATS_457")
     image = case.image()
     assert image.array.shape == (3, 1, *GRID)

@@ -16,6 +16,7 @@ from pathlib import Path, PureWindowsPath
 from typing import Any
 
 from unet4d.data.image4d import Image4D, read_image
+from unet4d.data.nifti import case_name
 from unet4d.errors import InputError
 
 _DATASET_KEYS = ("name", "description", "reference", "licence", "license", "channel_names", "labels", "time")
@@ -48,6 +49,12 @@ class Case:
     channels_last: bool = False
     channels: int = 1
 
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Its image files, then its label files."""
+        labels = self.label.values() if isinstance(self.label, Mapping) else (self.label,)
+        return (*self.images, *(label for label in labels if label is not None))
+
     def image(self) -> Image4D:
         """Read the study. Raises InputError as `read_image`, and for another number of channels."""
         image = read_image(self.images, channels_last=self.channels_last)
@@ -65,14 +72,15 @@ class Dataset:
     Attributes:
         labels: (class name, value in the label files), by value, background (0) first. The class index is the place in
             this tuple; values may have gaps.
-        time: "cyclic" (the last frame leads into the first) or "open".
+        time: "cyclic" (the last frame leads into the first) or "open"; None where the file does not say, which a
+            network learns as open.
     """
 
     root: Path
     name: str
     channel_names: tuple[str, ...]
     labels: tuple[tuple[str, int], ...]
-    time: str
+    time: str | None
     training: tuple[Case, ...]
     test: tuple[Case, ...] = ()
 
@@ -88,7 +96,7 @@ class Dataset:
 
     @property
     def cyclic(self) -> bool:
-        """Whether the last frame leads into the first."""
+        """Whether the file says that the last frame leads into the first."""
         return self.time == "cyclic"
 
     @property
@@ -113,8 +121,8 @@ def parse_dataset(entry: Any, path: Path) -> Dataset:
     _check_keys(entry, (*_DATASET_KEYS, *_DECATHLON_KEYS, "training", "test"), f"{path}")
     channel_names = _parse_channels(entry, path)
     labels = _parse_labels(entry.get("labels"), path)
-    time = entry.get("time", "open")
-    if time not in ("cyclic", "open"):
+    time = entry.get("time")
+    if "time" in entry and time not in ("cyclic", "open"):
         raise InputError(f'{path}: "time" is {time!r}; wanted "cyclic" or "open"')
     cases: dict[str, tuple[Case, ...]] = {}
     for part in ("training", "test"):
@@ -183,7 +191,7 @@ def _parse_case(item: Any, part: str, where: str, root: Path, channels: int, cha
             f"{where}: {came}; wanted {'one file with' if channels_last else 'one file for each of'} {names}"
         )
     images = tuple(_parse_path(file, f'{where}: "image"', root) for file in files)
-    name = item.get("case", images[0].name.removesuffix(".gz").removesuffix(".nii"))
+    name = item["case"] if "case" in item else case_name(images[0])
     subject = item.get("subject", name)
     for key, value in (("case", name), ("subject", subject)):
         if not isinstance(value, str) or not value.strip() or value.startswith(".") or set(value) & set("/\\\0\n"):
@@ -241,7 +249,7 @@ def _check_cases(training: tuple[Case, ...], test: tuple[Case, ...], path: Path)
     shared = sorted({case.subject for case in training} & {case.subject for case in test})
     if shared:
         raise InputError(f"{path}: subject {shared[0]} is in training and in test; wanted either; move its cases")
-    missing = [f"{case.name}: {file}" for case in cases for file in _files(case) if not file.is_file()]
+    missing = [f"{case.name}: {file}" for case in cases for file in case.files if not file.is_file()]
     if missing:
         more = f" and {len(missing) - _LISTED_MISSING} more" if len(missing) > _LISTED_MISSING else ""
         listed = ", ".join(missing[:_LISTED_MISSING]) + more
@@ -257,11 +265,6 @@ def _check_keys(entry: Mapping[str, Any], known: Sequence[str], where: str) -> N
     for key in entry:
         if key not in known:
             raise InputError(f"{where}: unknown key {key!r}{nearest(key, known)}; wanted keys of {', '.join(known)}")
-
-
-def _files(case: Case) -> tuple[Path, ...]:
-    labels = case.label.values() if isinstance(case.label, Mapping) else (case.label,)
-    return (*case.images, *(label for label in labels if label is not None))
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

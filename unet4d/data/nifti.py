@@ -24,7 +24,7 @@ from unet4d.errors import InputError
 Header = nib.Nifti1Header | nib.Nifti2Header
 PathLike = str | os.PathLike[str]
 
-SUFFIXES = (".nii", ".nii.gz")
+SUFFIXES = (".nii.gz", ".nii")
 _MM_PER_UNIT = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}  # unknown (taken as mm), metre, mm, micrometre
 _UNITS_PER_SECOND = {8: 1.0, 16: 1e3, 24: 1e6}  # s, ms, µs; other units (Hz, ppm, rad/s) are no time
 _GRID_TOLERANCE = 0.01  # how far a corner of two grids may lie apart, in voxels of the finest axis
@@ -212,6 +212,34 @@ def check_suffix(path: Path) -> None:
     """Raise InputError unless `path` is named as a NIfTI file."""
     if not path.name.lower().endswith(SUFFIXES):
         raise InputError(f"{path}: wanted a file name that ends in .nii or .nii.gz; convert or rename it")
+
+
+def case_name(path: Path) -> str:
+    """The name of a study by its file: without folder and suffix, in whatever case the suffix is written.
+
+    Raises:
+        InputError: it is not named as a NIfTI file.
+    """
+    check_suffix(path)
+    suffix = next(suffix for suffix in SUFFIXES if path.name.lower().endswith(suffix))
+    return path.name[: -len(suffix)]
+
+
+def studies_in(folder: Path) -> dict[str, Path]:
+    """Name to file for every NIfTI file of a folder, by name; hidden files are passed by.
+
+    Raises:
+        InputError: two files of one name.
+    """
+    found: dict[str, Path] = {}
+    for file in sorted(folder.iterdir()):
+        if file.name.startswith(".") or not file.name.lower().endswith(SUFFIXES):
+            continue
+        name = case_name(file)
+        if name in found:
+            raise InputError(f"{folder} holds {found[name].name} and {file.name}; wanted one of them; remove the other")
+        found[name] = file
+    return found
 
 
 def _rows(affine: np.ndarray) -> str:

@@ -11,11 +11,12 @@ import numpy as np
 
 from unet4d.data.dataset import Case, Dataset, read_dataset, read_labelled
 from unet4d.data.image4d import Image4D, read_label
-from unet4d.data.nifti import frame_duration_s_of, read_header
+from unet4d.data.nifti import frame_duration_s_of, read_header, studies_in
 from unet4d.errors import InputError
 from unet4d.files import read_json
 
-SUFFIXES = (".nii.gz", ".nii")
+PREDICTION = "prediction.json"
+"""What `predict` writes beside its label maps: what their values mean, and how each was made."""
 
 
 @dataclass(frozen=True)
@@ -44,14 +45,7 @@ def label_maps(folder: Path) -> dict[str, Path]:
     if not folder.is_dir():
         what = "is a file" if folder.exists() else "is missing"
         raise InputError(f"{folder} {what}; give a folder of label maps, one <case>.nii.gz a study")
-    found: dict[str, Path] = {}
-    for file in sorted(folder.iterdir()):
-        if file.name.startswith(".") or not file.name.endswith(SUFFIXES):
-            continue
-        name = file.name.removesuffix(".gz").removesuffix(".nii")
-        if name in found:
-            raise InputError(f"{folder} holds {found[name].name} and {file.name}; wanted one of them; remove the other")
-        found[name] = file
+    found = studies_in(folder)
     if not found:
         raise InputError(
             f"{folder} holds no .nii.gz or .nii file; give a folder of label maps, one <case>.nii.gz a study"
@@ -84,7 +78,9 @@ def find_references(path: Path) -> tuple[list[Reference], Dataset | None]:
             return [Reference(name, name, file) for name, file in maps.items()], None
         dataset = read_dataset(owner)
         cases = [
-            case for case in _labelled_cases(dataset) if _label_files(case)[0].resolve().is_relative_to(path.resolve())
+            case
+            for case in _labelled_cases(dataset)
+            if case.files[len(case.images)].resolve().is_relative_to(path.resolve())
         ]
     return [Reference(case.name, case.subject, case.images[0], case) for case in cases], dataset
 
@@ -113,23 +109,17 @@ def named_classes(dataset: Dataset | None, folders: Sequence[Path]) -> dict[str,
     if dataset is not None:
         return {name: value for name, value in dataset.labels if value}
     for folder in folders:
-        if (folder / "prediction.json").is_file():
-            entry = read_json(folder / "prediction.json")
+        if (folder / PREDICTION).is_file():
+            entry = read_json(folder / PREDICTION)
             labels = entry.get("labels") if isinstance(entry, dict) else None
             if not isinstance(labels, dict) or not all(type(value) is int for value in labels.values()):
-                raise InputError(
-                    f'{folder / "prediction.json"}: "labels" is {labels!r}; wanted {{"background": 0, ...}}'
-                )
+                raise InputError(f'{folder / PREDICTION}: "labels" is {labels!r}; wanted {{"background": 0, ...}}')
             return {name: value for name, value in labels.items() if value}
     return None
 
 
 def _labelled_cases(dataset: Dataset) -> list[Case]:
     return [case for case in (*dataset.training, *dataset.test) if case.label is not None]
-
-
-def _label_files(case: Case) -> list[Path]:
-    return [case.label] if isinstance(case.label, Path) else list((case.label or {}).values())
 
 
 def _owner(folder: Path) -> Path | None:

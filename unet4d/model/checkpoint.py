@@ -30,20 +30,28 @@ class Task:
         labels: class name to the value it has in label files, background first; the class index is the position.
         channel_names: names of the input channels.
         cyclic: whether the last frame leads into the first.
+        held_out: subjects it was validated on and not trained on.
     """
 
     labels: dict[str, int]
     channel_names: tuple[str, ...]
     cyclic: bool
+    held_out: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """Plain Python values."""
-        return {"labels": dict(self.labels), "channel_names": list(self.channel_names), "cyclic": self.cyclic}
+        return {
+            "labels": dict(self.labels),
+            "channel_names": list(self.channel_names),
+            "cyclic": self.cyclic,
+            "held_out": list(self.held_out),
+        }
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Task:
         """The inverse of `as_dict`."""
-        return cls(dict(values["labels"]), tuple(values["channel_names"]), values["cyclic"])
+        held_out = tuple(values["held_out"])
+        return cls(dict(values["labels"]), tuple(values["channel_names"]), values["cyclic"], held_out)
 
 
 @dataclass(frozen=True)

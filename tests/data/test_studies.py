@@ -1,0 +1,137 @@
+"""The studies that inputs name: which cases are taken, by which names, and what is refused. No image is opened."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from unet4d.data.nifti import case_name, studies_in
+from unet4d.data.studies import by_channel, find_studies
+from unet4d.errors import InputError
+
+ONE = ("cine MRI",)
+TWO = ("magnitude", "velocity")
+
+
+def touch(folder: Path, *names: str) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        (folder / name).touch()
+    return folder
+
+
+def dataset(root: Path, training: str = "abc", test: str = "", **more) -> Path:
+    """A dataset of empty files; a letter is a case, and its subject is of that name."""
+    touch(root, *(f"{case}.nii.gz" for case in training + test), *(f"{case}_label.nii.gz" for case in training))
+    about = {"channel_names": {"0": ONE[0]}, "labels": {"background": 0, "heart": 1}, **more}
+    about["training"] = [{"case": c, "image": f"{c}.nii.gz", "label": f"{c}_label.nii.gz"} for c in training]
+    about["test"] = [{"case": c, "image": f"{c}.nii.gz"} for c in test]
+    (root / "dataset.json").write_text(json.dumps(about))
+    return root
+
+
+def names(*given, **options) -> list[str]:
+    return [study.case.name for study in find_studies(*given, **options)]
+
+
+def refusal(*given, **options) -> str:
+    with pytest.raises(InputError) as error:
+        find_studies(*given, **options)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("file", "name"),
+    [
+        ("a.nii", "a"),
+        ("a.nii.gz", "a"),
+        ("A.NII.GZ", "A"),
+        ("b.Nii", "b"),
+        ("c.1.nii.gz", "c.1"),
+        ("d.nii.nii", "d.nii"),
+    ],
+)
+def test_a_case_is_named_by_its_file(file, name, tmp_path):
+    assert case_name(Path("folder") / file) == name
+    assert studies_in(touch(tmp_path, file)) == {name: tmp_path / file}
+
+
+def test_a_file_that_is_no_nifti_names_no_case():
+    with pytest.raises(InputError, match=r"a\.nrrd: wanted a file name that ends in \.nii or \.nii\.gz"):
+        case_name(Path("a.nrrd"))
+
+
+def test_a_folder_gives_its_studies_by_name(tmp_path):
+    touch(tmp_path, "b.nii", "a.nii.gz", ".hidden.nii", "notes.txt", "a.json")
+    assert list(studies_in(tmp_path)) == ["a", "b"]
+
+
+@pytest.mark.parametrize("other", ["a.nii", "a.NII.GZ"])
+def test_two_files_of_one_name_are_refused_everywhere(other, tmp_path):
+    """Pins a.nii beside a.nii.gz, of which one was taken or both."""
+    touch(tmp_path, "a.nii.gz", other)
+    with pytest.raises(InputError, match=r"wanted one of them; remove the other"):
+        studies_in(tmp_path)
+    assert "wanted one of them; remove the other" in refusal([tmp_path], ONE)
+
+
+def test_files_are_grouped_by_channel(tmp_path):
+    files = {name: tmp_path / name for name in ("a_0000", "a_0001", "b_c_0000", "d", "e_01", "_0000")}
+    grouped = {case: sorted(found) for case, found in by_channel(files).items()}
+    assert grouped == {"a": ["0000", "0001"], "b_c": ["0000"], "d": [""], "e_01": [""], "_0000": [""]}
+
+
+def test_channels_of_a_case_come_in_order(tmp_path):
+    touch(tmp_path, "a_0001.nii.gz", "a_0000.nii", "b_0000.nii.gz", "b_0001.nii.gz")
+    first, second = find_studies([tmp_path], TWO)
+    assert (first.case.name, second.case.name, first.time) == ("a", "b", None)
+    assert [path.name for path in first.case.images] == ["a_0000.nii", "a_0001.nii.gz"]
+    touch(tmp_path, "c_0001.nii.gz")
+    words = "c_0001.nii.gz came for c; wanted one file a channel, named CASE_0000 to CASE_0001; add or rename them"
+    assert words in refusal([tmp_path], TWO)
+
+
+def test_a_dataset_gives_its_test_cases_else_all(tmp_path):
+    assert names([dataset(tmp_path / "one")], ONE) == ["a", "b", "c"]
+    assert names([dataset(tmp_path / "two", "ab", "xy"), tmp_path / "one" / "dataset.json"], ONE) == list("xyabc")
+
+
+def test_time_is_what_the_dataset_says_if_it_says_it(tmp_path):
+    given = [dataset(tmp_path / "a", "a"), dataset(tmp_path / "b", "b", time="open"), touch(tmp_path / "c", "c.nii")]
+    given.append(dataset(tmp_path / "d", "d", time="cyclic"))
+    assert [study.time for study in find_studies(given, ONE)] == [None, "open", None, "cyclic"]
+
+
+def test_cases_are_taken_from_any_dataset_and_either_part(tmp_path):
+    given = [dataset(tmp_path / "one", "abc", "t"), dataset(tmp_path / "two", "de")]
+    assert names(given, ONE, cases=["e", "t", "b"]) == ["b", "t", "e"]
+
+
+def test_cases_that_cannot_be_are_told(tmp_path):
+    root = dataset(tmp_path / "one", ["patient001", "patient002"], [])
+    message = refusal([root], ONE, cases=["patient001", "patient1"])
+    assert "there is no case 'patient1' (near: patient001, patient002) in" in message
+    assert message.endswith("; wanted names among the 2 that are there")
+    assert "no study came; wanted one or more" in refusal([root], ONE, cases=[])
+    plain = touch(tmp_path / "plain", "a.nii")
+    words = f"{plain} is no dataset; cases wants a dataset folder; leave cases out, or give one"
+    assert refusal([root, plain], ONE, cases=["patient001"]) == words
+    assert "cases and held_out came together" in refusal([root], ONE, cases=["a"], subjects=["a"])
+
+
+def test_held_out_cases_are_those_of_the_runs_subjects_however_the_dataset_has_grown(tmp_path):
+    grown = dataset(tmp_path / "one", "abcdef", "xy")
+    assert names([grown], ONE, subjects=["f", "b", "gone"]) == ["b", "f"]
+
+
+@pytest.mark.parametrize("subjects", [[], ["z"]])
+def test_held_out_that_cannot_be_is_told(tmp_path, subjects):
+    root = dataset(tmp_path / "one")
+    words = f"the run of this model held nobody of {root} out; wanted a run with validation cases; name cases"
+    assert refusal([root], ONE, subjects=subjects) == words
+    plain = touch(tmp_path / "plain", "a.nii")
+    words = "is no dataset; held_out wants a dataset folder; leave held_out out, or give one"
+    assert words in refusal([plain], ONE, subjects=subjects)
