@@ -141,7 +141,8 @@ class PredictionFolder:
                 f"{path} has the columns {', '.join(header)}; wanted {', '.join(COLUMNS)}; move it away, or choose "
                 "another -o"
             )
-        return [row for row in rows if self._is_others(row[0])]
+        others = {case for case in {row[0] for row in rows} if self._is_others(case)}
+        return [row for row in rows if row[0] in others]
 
     def _is_others(self, case: str) -> bool:
         return case not in self.cases and self.label_map(case).is_file()
