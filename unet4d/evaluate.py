@@ -144,11 +144,11 @@ def table(summary: Mapping[str, Any]) -> str:
     for name, entry in summary["classes"].items():
         dice, distance, error = entry["dice"], entry["hd95_mm"], entry["volume_error_ml"]
         lines.append(
-            f"{name:<{width}}  {_shown(dice['mean'], 3):>6} {dice['n']:>5}  {_shown(distance['mean'], 2):>8} "
-            f"{distance['n']:>5}  {_shown(error['bias'], 2):>8} {error['n']:>5}  {entry['n_one_empty']:>9}  "
+            f"{name:<{width}}  {metrics.shown(dice['mean'], 3):>6} {dice['n']:>5}  {metrics.shown(distance['mean'], 2):>8} "
+            f"{distance['n']:>5}  {metrics.shown(error['bias'], 2):>8} {error['n']:>5}  {entry['n_one_empty']:>9}  "
             f"{entry['n_both_empty']:>10}"
         )
-    mean = _shown(summary["mean_foreground_dice"], 3)
+    mean = metrics.shown(summary["mean_foreground_dice"], 3)
     lines += [f"{'mean over classes':<{width}}  {mean:>6}", "", "one empty: Dice 0, no HD95; both empty: left out"]
     return "\n".join(lines)
 
@@ -283,7 +283,3 @@ def _csv(rows: Iterator[list[Any]]) -> str:
 def _number(value: float) -> float | str:
     """A number for a table; blank where it is undefined."""
     return round(float(value), 6) if np.isfinite(value) else ""
-
-
-def _shown(value: float | None, digits: int) -> str:
-    return "-" if value is None else f"{value:.{digits}f}"

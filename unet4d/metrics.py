@@ -150,6 +150,11 @@ def describe(values: np.ndarray) -> dict[str, float | int | None]:
     }
 
 
+def shown(value: float | None, digits: int) -> str:
+    """A figure for a table; a dash where it is undefined."""
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
 def _crop(pair: np.ndarray) -> np.ndarray:
     """Crop `(2, X, Y, Z)` to the box of all its True voxels; outside an image is background, so no surface changes."""
     box = []

@@ -45,7 +45,7 @@ class Record:
         with writing(self.log):
             with open(self.log, "a", encoding="utf-8") as file:
                 file.write(json.dumps(values, allow_nan=False) + "\n")
-            for name, value in _flat(values).items():
+            for name, value in flat(values, "/").items():
                 if name not in ("epoch", "step") and value is not None:
                     self.board.add_scalar(name, value, values["step"])
             self.board.flush()
@@ -81,8 +81,10 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
+def flat(values: dict[str, Any], separator: str) -> dict[str, Any]:
+    """Nested dicts as one, the names on the way joined by `separator`."""
+    found: dict[str, Any] = {}
     for name, value in values.items():
-        flat.update(_flat(value, f"{prefix}{name}/") if isinstance(value, dict) else {f"{prefix}{name}": value})
-    return flat
+        inner = flat(value, separator) if isinstance(value, dict) else {"": value}
+        found.update({f"{name}{separator}{key}" if key else name: item for key, item in inner.items()})
+    return found

@@ -238,10 +238,7 @@ def _volume_table(study: Study, curves: np.ndarray) -> str:
 
 
 def _evaluation_section(summary: Mapping[str, Any]) -> list[str]:
-    def shown(value: float | None, digits: int) -> str:
-        return "-" if value is None else f"{value:.{digits}f}"
-
-    rows = []
+    shown, rows = metrics.shown, []
     for name, entry in summary["classes"].items():
         dice, distance, error = entry["dice"], entry["hd95_mm"], entry["volume_error_ml"]
         rows.append([

@@ -20,6 +20,7 @@ from unet4d.files import check_writable, write_text
 from unet4d.model.checkpoint import BEST, LAST, Task, load_checkpoint
 from unet4d.model.device import find_device, resolve_precision
 from unet4d.model.topology import rounded_up, strides_and_kernels, total_stride
+from unet4d.record import flat
 from unet4d.trainer import Trainer
 
 CONFIG = "config.yaml"
@@ -122,7 +123,7 @@ def _saved_run(out_dir: Path, config: Config, task: Task, resume: bool) -> dict[
     saved = load_checkpoint(last)
     if not saved["training"]:
         raise InputError(f"{last} holds a model without the state of its training; give the folder of a run")
-    before, now = _flat(saved["config"]), _flat(config.as_dict())
+    before, now = flat(saved["config"], "."), flat(config.as_dict(), ".")
     differing = [k for k in now if now[k] != before.get(k) and k not in MAY_CHANGE_ON_RESUME]
     if differing:
         name = min(differing, key=lambda k: "." in k)  # fold and seed first: what is derived follows from them
@@ -136,10 +137,3 @@ def _saved_run(out_dir: Path, config: Config, task: Task, resume: bool) -> dict[
             f"--resume with another dataset: it is {task} and was {learnt}; give the run's own, or a new --out"
         )
     return saved
-
-
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in values.items():
-        flat.update(_flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value})
-    return flat

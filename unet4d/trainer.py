@@ -16,7 +16,7 @@ from unet4d.config import Config, triple
 from unet4d.data.cache import CachedStudy
 from unet4d.data.sampling import Batch, ClipDataset, loader
 from unet4d.errors import InputError, Unet4DError
-from unet4d.metrics import count_voxels, dice
+from unet4d.metrics import count_voxels, describe, dice, shown
 from unet4d.model.checkpoint import BEST, LAST, Task, save_checkpoint
 from unet4d.model.clstm_unet import build_network
 from unet4d.model.device import autocast
@@ -161,7 +161,7 @@ class Trainer:
             if len(scores) == 1:
                 self._draw(study, predicted)
         every = np.concatenate(scores)
-        classes = {name: _mean(every[:, k]) for k, name in enumerate(names)}
+        classes = {name: describe(every[:, k])["mean"] for k, name in enumerate(names)}
         known = [value for value in classes.values() if value is not None]
         return {"dice": classes, "mean_foreground_dice": sum(known) / len(known) if known else None}
 
@@ -204,7 +204,7 @@ class Trainer:
         save_checkpoint(self.out_dir / LAST, self.config, self.task, self.network, self._training_state())
         line = f"epoch {values['epoch']:>4}  loss {values['loss']:.4f}  {values['seconds']:.1f} s"
         if score is not None:
-            line += f"  Dice {score:.4f}  " + "  ".join(f"{n} {_shown(v)}" for n, v in values["dice"].items())
+            line += f"  Dice {score:.4f}  " + "  ".join(f"{n} {shown(v, 3)}" for n, v in values["dice"].items())
         self.record.say(line + ("  (best so far)" if better else ""))
 
     def _training_state(self) -> dict[str, Any]:
@@ -237,13 +237,3 @@ class Trainer:
         self.schedule.load_state_dict(state["schedule"])
         self.scaler.load_state_dict(state["scaler"])
         self.epoch, self.best = state["epoch"], state["best"]
-
-
-def _mean(values: np.ndarray) -> float | None:
-    """The mean of what is defined; None when nothing is."""
-    defined = values[~np.isnan(values)]
-    return float(defined.mean()) if len(defined) else None
-
-
-def _shown(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"
