@@ -192,7 +192,7 @@ def test_a_clip_has_a_labelled_frame_and_zeros_where_there_is_no_label(frames, c
         clip = made[number]
         assert clip.image.shape == (frames, 1, *PATCH)
         assert clip.label.shape == (frames, *PATCH)
-        assert (clip.image.dtype, clip.label.dtype, clip.labelled.dtype) == (torch.float32, torch.int64, torch.bool)
+        assert (clip.image.dtype, clip.label.dtype, clip.labelled.dtype) == (torch.float32, torch.uint8, torch.bool)
         assert {type(clip.image), type(clip.label), type(clip.labelled)} == {torch.Tensor}
         assert clip.image.is_contiguous()
         assert clip.labelled.any()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from monai.losses import DiceCELoss
 from torch.nn.functional import cross_entropy, one_hot
 
 from unet4d.model.loss import LabelledFramesLoss
@@ -19,13 +20,38 @@ def sample():
 
 def test_it_is_dice_plus_cross_entropy_written_out_by_hand():
     logits, label, labelled = sample()
-    chosen, truth = logits[labelled].float(), label[labelled]
+    chosen, truth = logits[labelled], label[labelled]
     p = chosen.softmax(1)[:, 1:]
-    g = one_hot(truth, 3).movedim(-1, 1)[:, 1:].float()
+    g = one_hot(truth, 3).movedim(-1, 1)[:, 1:].double()
     over = (0, 2, 3, 4)  # batch Dice: voxels of all labelled frames together, per class
     soft_dice = (2 * (p * g).sum(over) + 1e-5) / (p.sum(over) + g.sum(over) + 1e-5)
     wanted = (1 - soft_dice).mean() + cross_entropy(chosen, truth)
     torch.testing.assert_close(LabelledFramesLoss()(logits, label, labelled), wanted)
+
+
+def test_it_is_monais_loss_of_the_labelled_frames_in_value_and_gradient():
+    logits, label, labelled = sample()
+    logits.requires_grad_()
+    monai = DiceCELoss(include_background=False, to_onehot_y=True, softmax=True, batch=True)
+    ours, theirs = LabelledFramesLoss()(logits, label, labelled), monai(logits[labelled], label[labelled].unsqueeze(1))
+    torch.testing.assert_close(ours, theirs)
+    torch.testing.assert_close(torch.autograd.grad(ours, logits), torch.autograd.grad(theirs, logits))
+
+
+@pytest.mark.parametrize("kind", [torch.uint8, torch.int64])
+def test_sums_of_parts_add_up_to_the_loss_of_the_whole(kind):
+    logits, label, _ = sample()
+    parts = LabelledFramesLoss.sums(logits[:, 3], label[:, 3].to(kind)) + LabelledFramesLoss.sums(
+        logits[:, 1], label[:, 1].to(kind)
+    )
+    whole = LabelledFramesLoss()(logits, label, torch.tensor([[False, True, False, True]] * 2))
+    torch.testing.assert_close(LabelledFramesLoss.of(parts), whole)
+
+
+def test_a_class_that_is_nowhere_and_not_predicted_costs_nothing():
+    label = torch.zeros(1, 4, 4, 2, dtype=torch.uint8)
+    logits = torch.tensor([40.0, 0, 0]).reshape(1, 3, 1, 1, 1).expand(1, 3, 4, 4, 2)
+    assert LabelledFramesLoss.of(LabelledFramesLoss.sums(logits, label)) < 1e-3
 
 
 def test_what_stands_on_unlabelled_frames_never_matters():

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from unet4d.config import DataConfig
+from unet4d.config import FRAMES, DataConfig
 from unet4d.data.cache import CachedStudy
 from unet4d.data.grid import is_thick
 from unet4d.data.transforms import augmentation, crop_size
@@ -31,7 +31,7 @@ class Batch(NamedTuple):
 
     Attributes:
         image: (B, T, C, X, Y, Z) float32.
-        label: (B, T, X, Y, Z) int64 class indices; zero, and meaningless, on frames that are not labelled.
+        label: (B, T, X, Y, Z) uint8 class indices; zero, and meaningless, on frames that are not labelled.
         labelled: (B, T) bool, the frames the loss looks at.
         cases: the B cases' names.
     """
@@ -61,6 +61,11 @@ def clip_frames(anchor: int, position: int, frames: int, study_frames: int, cycl
     earliest, latest = sorted((0, study_frames - frames))
     start = min(max(start, earliest), latest)
     return np.clip(np.arange(start, start + frames), 0, study_frames - 1)
+
+
+def most_labelled(frames: int, study_frames: int, labelled_frames: int) -> int:
+    """The most frames of a clip that can be labelled; a study shorter than the clip may show the same one several times."""
+    return frames if study_frames < frames else min(frames, labelled_frames)
 
 
 def crop_padded(array: np.ndarray, frames: Sequence[int], start: Sequence[int], size: Sequence[int]) -> np.ndarray:
@@ -100,7 +105,7 @@ class ClipDataset(Dataset):
         self, studies: Sequence[CachedStudy], config: DataConfig, patch_size: Sequence[int], cyclic: bool, seed: int
     ):
         self.studies, self.config, self.cyclic, self.seed = list(studies), config, cyclic, seed
-        self.patch_size = tuple(patch_size)
+        self.patch_size, self.frames = tuple(patch_size), config.frames or FRAMES
         self.crop_sizes = {tilt: crop_size(config, self.patch_size, tilt) for tilt in (False, True)}
         self.augmentations = {tilt: augmentation(config, self.patch_size, tilt) for tilt in (False, True)}
 
@@ -109,8 +114,8 @@ class ClipDataset(Dataset):
         rng = np.random.default_rng([self.seed, number, 0])
         study = self.studies[self._study_of(number)]
         row = int(rng.integers(len(study.labelled_frames)))
-        anchor, position = study.labelled_frames[row], int(rng.integers(self.config.frames))
-        frames = clip_frames(anchor, position, self.config.frames, study.image.shape[1], self.cyclic)
+        anchor, position = study.labelled_frames[row], int(rng.integers(self.frames))
+        frames = clip_frames(anchor, position, self.frames, study.image.shape[1], self.cyclic)
         size = self.crop_sizes[_tilts(study)]
         start = [c - n // 2 for c, n in zip(self._centre(study, row, rng), size, strict=True)]
         image = crop_padded(study.image, frames.tolist(), start, size)
@@ -146,8 +151,8 @@ class ClipDataset(Dataset):
         with _one_thread():
             varied = augment({"image": torch.from_numpy(image).flatten(0, 1), "label": torch.from_numpy(label)})
         pixels = _plain(varied["image"]).unflatten(0, (channels, frames)).movedim(0, 1).contiguous()
-        drawn = torch.zeros((frames, *self.patch_size), dtype=torch.int64)
-        drawn[labelled] = _plain(varied["label"]).to(torch.int64)
+        drawn = torch.zeros((frames, *self.patch_size), dtype=torch.uint8)
+        drawn[labelled] = _plain(varied["label"]).to(torch.uint8)
         mask = torch.zeros(frames, dtype=torch.bool)
         mask[labelled] = True
         return Clip(pixels, drawn, mask, study.case)
