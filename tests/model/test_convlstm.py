@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import pytest
 import torch
 from torch import nn
 
 from unet4d import ConvLSTM3d
 from unet4d.errors import InputError
+from unet4d.model.scan import Keep
 
 
 @pytest.fixture(autouse=True)
@@ -15,8 +18,10 @@ def _seeded():
     torch.manual_seed(0)
 
 
-def layer(direction="forward", num_layers=1, kernel_size=3, in_channels=2, hidden_channels=3) -> ConvLSTM3d:
-    return ConvLSTM3d(in_channels, hidden_channels, kernel_size, num_layers, direction).double()
+def layer(
+    direction="forward", num_layers=1, kernel_size=3, in_channels=2, hidden_channels=3, keep: Keep = "hidden"
+) -> ConvLSTM3d:
+    return ConvLSTM3d(in_channels, hidden_channels, kernel_size, num_layers, direction, keep).double()
 
 
 def clip(frames=5, batch=2, channels=2, grid=(4, 3, 2)) -> torch.Tensor:
@@ -35,10 +40,11 @@ def copy_into_lstm(ours: ConvLSTM3d, theirs: nn.LSTM) -> None:
             getattr(theirs, f"bias_hh_{name}").zero_()
 
 
+@pytest.mark.parametrize("keep", get_args(Keep))
 @pytest.mark.parametrize("num_layers", [1, 2])
 @pytest.mark.parametrize("direction", ["forward", "bidirectional"])
-def test_on_one_voxel_it_is_torch_lstm_in_output_state_and_gradient(direction, num_layers):
-    ours = layer(direction, num_layers, kernel_size=1)
+def test_on_one_voxel_it_is_torch_lstm_in_output_state_and_gradient(direction, num_layers, keep):
+    ours = layer(direction, num_layers, kernel_size=1, keep=keep)
     theirs = nn.LSTM(2, 3, num_layers, batch_first=True, bidirectional=direction == "bidirectional").double()
     copy_into_lstm(ours, theirs)
     x = clip(frames=6, grid=(1, 1, 1)).requires_grad_()
@@ -129,6 +135,44 @@ def test_the_backward_direction_takes_its_state_from_the_frames_that_follow():
     torch.testing.assert_close(torch.cat((first, second), 1), whole)
 
 
+@pytest.mark.parametrize("direction", ["forward", "bidirectional"])
+@pytest.mark.parametrize("index", range(4))
+def test_ended_is_the_state_that_forward_ends_with_for_each_cell(direction, index):
+    ours, x = layer(direction, num_layers=2), clip(frames=3)
+    cells = len(ours.cells)
+    state = [tuple(torch.randn(2, 3, 4, 3, 2, dtype=torch.float64) for _ in range(2)) for _ in range(cells)]
+    if index >= cells:
+        with pytest.raises(InputError, match=f"cell {index}; wanted 0 to 1"):
+            ours.ended(x, state, index)
+        return
+    for before in (None, state):
+        torch.testing.assert_close(ours.ended(x, before, index), ours(x, before)[1][index], rtol=0, atol=0)
+
+
+def test_ended_runs_the_layers_below_and_its_own_cell_alone_and_looks_at_no_other_state():
+    ours, x = layer("bidirectional", num_layers=3), clip(frames=2)
+    ran = []
+    for number, cell in enumerate(ours.cells):
+        cell.register_forward_hook(lambda *_, number=number: ran.append(number))
+    wanted = ours(x)[1][3]
+    ran.clear()
+    torch.testing.assert_close(ours.ended(x, [None] * 6, 3), wanted, rtol=0, atol=0)
+    assert ran == [0, 1, 3]
+
+
+def test_keep_is_no_weight_and_may_be_set_anew():
+    ours = layer("bidirectional", num_layers=2, keep="gates")
+    assert list(ours.state_dict()) == list(layer("bidirectional", num_layers=2).state_dict())
+    x = clip().requires_grad_()
+    wanted = torch.autograd.grad(ours(x)[0].square().sum(), x)
+    ours.keep = "borders"
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor) or tensor, lambda tensor: tensor):
+        output = ours(x)[0]
+    assert not any(tensor.shape[:3] == (2, 5, 12) for tensor in kept)  # the gates of all frames
+    torch.testing.assert_close(torch.autograd.grad(output.square().sum(), x), wanted)
+
+
 def test_gradient_flows_through_a_handed_over_state():
     ours, x = layer(), clip().requires_grad_()
     _, state = ours(x[:, :2])
@@ -165,6 +209,8 @@ def test_the_cell_state_is_float32_under_autocast_and_close_to_the_exact_one():
         (lambda: layer(kernel_size=2), "odd"),
         (lambda: layer(direction="backward"), "'forward' or 'bidirectional'"),
         (lambda: layer()(clip()[:, :0]), "T of 1 or more"),
+        (lambda: layer().ended(clip()[:, :0], None, 0), "T of 1 or more"),
+        (lambda: layer(keep="all")(clip()), "keep is 'all'"),
         (lambda: layer()(clip()[0]), "B, T, C, X, Y, Z"),
         (lambda: layer("bidirectional")(clip(), layer()(clip())[1]), "one per layer and direction, 2"),
     ],
@@ -172,3 +218,18 @@ def test_the_cell_state_is_float32_under_autocast_and_close_to_the_exact_one():
 def test_wrong_use_says_what_was_wanted(make, says):
     with pytest.raises(InputError, match=says):
         make()
+
+
+def test_with_an_input_kernel_of_one_a_voxel_reaches_its_neighbours_through_the_hidden_state_alone():
+    ours = ConvLSTM3d(2, 3, 3, input_kernel_size=1).double()
+    x = clip(batch=1, grid=(5, 5, 1))
+    changed = x.clone()
+    changed[:, 0, :, 2, 2] += 1
+    moved = (ours(x)[0] - ours(changed)[0]).abs().amax((0, 2))[..., 0] > 1e-9
+    assert moved[0].nonzero().tolist() == [[2, 2]]
+    assert moved[1].nonzero().tolist() == [[i, j] for i in (1, 2, 3) for j in (1, 2, 3)]
+
+
+def test_an_even_input_kernel_is_named():
+    with pytest.raises(InputError, match="input_kernel_size is 2; wanted an odd number"):
+        ConvLSTM3d(2, 3, 3, input_kernel_size=2)

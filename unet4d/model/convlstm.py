@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
 from unet4d.config import Size, triple
 from unet4d.errors import InputError
+from unet4d.model.scan import CellState, Keep, scan
 
-CellState = tuple[Tensor, Tensor]
-"""Hidden and cell state of one layer in one direction, each (B, H, X, Y, Z); the cell state is float32."""
 State = list[CellState]
 """A state per layer and direction: layer 0 forward, (layer 0 backward,) layer 1 forward, ..."""
 
@@ -17,6 +18,14 @@ State = list[CellState]
 def same_padding(kernel_size: Size) -> Size:
     """The padding that keeps the grid under an odd kernel."""
     return triple(k // 2 for k in kernel_size)
+
+
+def _checked(name: str, kernel_size: int | Size) -> Size:
+    """A kernel as a triple of odd sizes."""
+    kernel = (kernel_size,) * 3 if isinstance(kernel_size, int) else kernel_size
+    if len(kernel) != 3 or any(k % 2 == 0 for k in kernel):
+        raise InputError(f"{name} is {kernel_size}; wanted an odd number, or three; an even one shifts the grid")
+    return triple(kernel)
 
 
 class ConvLSTMCell3d(nn.Module):
@@ -28,15 +37,18 @@ class ConvLSTMCell3d(nn.Module):
     Args:
         in_channels: channels C of a frame.
         hidden_channels: channels H of the hidden and the cell state.
-        kernel_size: odd kernel (X, Y, Z), padded to keep the grid.
+        kernel_size: odd kernel (X, Y, Z) of the hidden state, padded to keep the grid.
+        input_kernel_size: that of the input.
     """
 
-    def __init__(self, in_channels: int, hidden_channels: int, kernel_size: Size):
+    def __init__(self, in_channels: int, hidden_channels: int, kernel_size: Size, input_kernel_size: Size):
         super().__init__()
-        padding = same_padding(kernel_size)
         self.hidden_channels = hidden_channels
-        self.input_gates = nn.Conv3d(in_channels, 4 * hidden_channels, kernel_size, padding=padding)
-        self.hidden_gates = nn.Conv3d(hidden_channels, 4 * hidden_channels, kernel_size, padding=padding, bias=False)
+        gates = 4 * hidden_channels
+        self.input_gates = nn.Conv3d(in_channels, gates, input_kernel_size, padding=same_padding(input_kernel_size))
+        self.hidden_gates = nn.Conv3d(
+            hidden_channels, gates, kernel_size, padding=same_padding(kernel_size), bias=False
+        )
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -49,32 +61,17 @@ class ConvLSTMCell3d(nn.Module):
             bias.zero_()
             bias[self.hidden_channels : 2 * self.hidden_channels] = 1.0
 
-    def forward(self, x: Tensor, state: CellState | None = None, reverse: bool = False) -> tuple[Tensor, CellState]:
-        """Run over the frames of `x` (B, T, C, X, Y, Z), from the last to the first if `reverse`.
+    def forward(
+        self, x: Tensor, state: CellState | None = None, reverse: bool = False, keep: Keep = "hidden"
+    ) -> tuple[Tensor, CellState]:
+        """Run over the frames of `x` (B, T, C, X, Y, Z), from the last to the first if `reverse`; see `scan`.
 
         Returns:
             Hidden states (B, T, H, X, Y, Z), in the order of the input's frames, and the state after the last step.
         """
-        batch, frames = x.shape[:2]
-        gates_from_input = self.input_gates(x.flatten(0, 1)).unflatten(0, (batch, frames)).unbind(1)
-        order = range(frames - 1, -1, -1) if reverse else range(frames)
-        hidden: list[Tensor] = [x] * frames
-        for t in order:
-            gates = gates_from_input[t]
-            if state is not None:
-                gates = gates + self.hidden_gates(state[0].to(gates.dtype))
-            state = self._step(gates, None if state is None else state[1])
-            hidden[t] = state[0]
-        assert state is not None
-        return torch.stack(hidden, 1), state
-
-    @staticmethod
-    def _step(gates: Tensor, cell: Tensor | None) -> CellState:
-        """One step from the summed gates (B, 4H, X, Y, Z); no cell state means one of zeros."""
-        i, f, g, o = gates.float().chunk(4, 1) if gates.dtype in (torch.bfloat16, torch.float16) else gates.chunk(4, 1)
-        update = torch.sigmoid(i) * torch.tanh(g)
-        cell = update if cell is None else torch.sigmoid(f) * cell + update
-        return (torch.sigmoid(o) * torch.tanh(cell)).to(gates.dtype), cell
+        inputs, bias = self.input_gates, self.input_gates.bias
+        assert bias is not None
+        return scan(x, state, inputs.weight, bias, self.hidden_gates.weight, keep, reverse)
 
 
 class ConvLSTM3d(nn.Module):
@@ -85,9 +82,11 @@ class ConvLSTM3d(nn.Module):
     Args:
         in_channels: channels C of a frame.
         hidden_channels: channels H of each layer and direction.
-        kernel_size: an odd number, or one per axis (X, Y, Z).
+        kernel_size: an odd number, or one per axis (X, Y, Z), of what a step takes from the hidden state.
         num_layers: layers stacked, each fed the hidden states of the one below.
         direction: "forward" (frame t depends on frames <= t only) or "bidirectional" (both, hidden states concatenated).
+        keep: what training keeps for its backward pass, see `scan`; may be set anew at any time.
+        input_kernel_size: of what a step takes from its frame; None: as `kernel_size`.
 
     Raises:
         InputError: an even kernel or an unknown direction.
@@ -100,19 +99,19 @@ class ConvLSTM3d(nn.Module):
         kernel_size: int | Size = 3,
         num_layers: int = 1,
         direction: str = "forward",
+        keep: Keep = "hidden",
+        input_kernel_size: int | Size | None = None,
     ):
         super().__init__()
-        kernel = (kernel_size,) * 3 if isinstance(kernel_size, int) else kernel_size
-        if len(kernel) != 3 or any(k % 2 == 0 for k in kernel):
-            raise InputError(
-                f"kernel_size is {kernel_size}; wanted an odd number, or three; an even one shifts the grid"
-            )
+        kernel = _checked("kernel_size", kernel_size)
+        input_kernel = kernel if input_kernel_size is None else _checked("input_kernel_size", input_kernel_size)
         if direction not in ("forward", "bidirectional"):
             raise InputError(f"direction is {direction!r}; wanted 'forward' or 'bidirectional'")
+        self.keep: Keep = keep
         self.num_directions = 1 if direction == "forward" else 2
         self.out_channels = hidden_channels * self.num_directions
         self.cells = nn.ModuleList(
-            ConvLSTMCell3d(in_channels if layer == 0 else self.out_channels, hidden_channels, kernel)
+            ConvLSTMCell3d(in_channels if layer == 0 else self.out_channels, hidden_channels, kernel, input_kernel)
             for layer in range(num_layers)
             for _ in range(self.num_directions)
         )
@@ -129,6 +128,40 @@ class ConvLSTM3d(nn.Module):
             Output (B, T, H * directions, X, Y, Z), and the state each direction ended with: pass it on with the frames that follow
             (forward) to get what one run over all of them would have given.
         """
+        self._check(x, state)
+        after: State = []
+        for layer in range(len(self.cells) // self.num_directions):
+            x, ended = self._layer(x, state, layer)
+            after += ended
+        return x, after
+
+    def ended(self, x: Tensor, state: Sequence[CellState | None] | None, index: int) -> CellState:
+        """The state that cell `index` ends with; runs the layers below its own, and of its own that cell alone.
+
+        Args:
+            x: (B, T, C, X, Y, Z).
+            state: as in `forward`; None for a cell is a state of zeros, and those from `index` on are not looked at but its own.
+            index: place of the cell in the state.
+        """
+        self._check(x, state)
+        if not 0 <= index < len(self.cells):
+            raise InputError(f"ConvLSTM3d was asked for cell {index}; wanted 0 to {len(self.cells) - 1}")
+        for layer in range(index // self.num_directions):
+            x, _ = self._layer(x, state, layer)
+        return self._cell(x, state, index)[1]
+
+    def _layer(self, x: Tensor, state: Sequence[CellState | None] | None, layer: int) -> tuple[Tensor, State]:
+        """Output (B, T, H * directions, X, Y, Z) of one layer, and the state each direction ended with."""
+        first = layer * self.num_directions
+        outputs, ended = zip(*(self._cell(x, state, first + i) for i in range(self.num_directions)), strict=True)
+        return outputs[0] if len(outputs) == 1 else torch.cat(outputs, 2), list(ended)
+
+    def _cell(self, x: Tensor, state: Sequence[CellState | None] | None, index: int) -> tuple[Tensor, CellState]:
+        """Hidden states (B, T, H, X, Y, Z) of one layer in one direction, and the state it ended with."""
+        before = None if state is None else state[index]
+        return self.cells[index](x, before, index % self.num_directions == 1, self.keep)
+
+    def _check(self, x: Tensor, state: Sequence[CellState | None] | None) -> None:
         if x.ndim != 6 or x.shape[1] == 0:
             raise InputError(
                 f"ConvLSTM3d got a tensor of shape {tuple(x.shape)}; wanted (B, T, C, X, Y, Z) with T of 1 or more"
@@ -137,13 +170,3 @@ class ConvLSTM3d(nn.Module):
             raise InputError(
                 f"ConvLSTM3d got {len(state)} states; wanted one per layer and direction, {len(self.cells)}"
             )
-        after: State = []
-        for first in range(0, len(self.cells), self.num_directions):
-            outputs = []
-            for offset in range(self.num_directions):
-                before = None if state is None else state[first + offset]
-                output, ended = self.cells[first + offset](x, before, reverse=offset == 1)
-                outputs.append(output)
-                after.append(ended)
-            x = outputs[0] if len(outputs) == 1 else torch.cat(outputs, 2)
-        return x, after
