@@ -29,7 +29,7 @@ def test_an_unknown_key_is_named(values):
 
 
 @pytest.mark.parametrize(
-    ("lstm_channels", "per_level"), [(None, [2, 4, 8]), (0, [0, 0, 0]), (6, [6, 6, 6]), ([0, 0, 5], [0, 0, 5])]
+    ("lstm_channels", "per_level"), [(None, [1, 2, 4]), (0, [0, 0, 0]), (6, [6, 6, 6]), ([0, 0, 5], [0, 0, 5])]
 )
 def test_lstm_channels_of_each_level(lstm_channels, per_level):
     assert ModelConfig(channels=[8, 16, 32], lstm_channels=lstm_channels).lstm_channels_per_level() == per_level

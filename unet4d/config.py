@@ -11,8 +11,10 @@ from unet4d.errors import InputError
 
 Size = tuple[int, int, int]
 """Per axis X, Y, Z."""
-Precision = Literal["auto", "bf16", "fp16", "fp32"]
+Precision = Literal["auto", "bf16", "fp16", "tf32", "fp32"]
 CHANNELS = (32, 64, 128, 256, 320)
+FRAMES = 8
+BATCH_SIZE = 2
 
 
 def triple(values: Iterable[int]) -> Size:
@@ -51,8 +53,8 @@ class DataConfig:
     patch_size: Size | None = None
     """Voxels (X, Y, Z) of a training patch and of an inference window. Left out: the median study, at most 128 x 128 x 32,
     rounded up to what the strides divide."""
-    frames: int = 8
-    """Frames of a training clip, at most those of the longest study. At prediction the network always sees every frame."""
+    frames: int | None = None
+    """Frames of a training clip, at most those of the longest study. Left out: 8. At prediction the network sees every frame."""
     foreground: float = 0.67
     """Share of patches centred on a voxel of a class drawn evenly among those present, 0 to 1; the others lie anywhere."""
     augmentation: Literal["off", "mild", "strong"] = "mild"
@@ -75,7 +77,7 @@ class DataConfig:
             fits = len(self.patch_size) == 3 and min(self.patch_size) >= 1
             _require(fits, "data.patch_size", self.patch_size, "three sizes of 1 voxel or more")
             self.patch_size = triple(self.patch_size)
-        _require(self.frames >= 1, "data.frames", self.frames, "1 or more")
+        _require(self.frames is None or self.frames >= 1, "data.frames", self.frames, "1 or more")
         _require(0 <= self.foreground <= 1, "data.foreground", self.foreground, "a share from 0 to 1")
         _require(set(self.flip_axes) <= {0, 1, 2}, "data.flip_axes", self.flip_axes, "a list of axes among 0, 1 and 2")
         _require(self.workers is None or self.workers >= 0, "data.workers", self.workers, "0 or more")
@@ -88,7 +90,7 @@ class ModelConfig:
     channels: list[int] = field(default_factory=lambda: list(CHANNELS))
     """Channels of each level, from full resolution to the bottleneck; their number is the number of levels."""
     lstm_channels: int | list[int] | None = None
-    """Hidden channels of each level's ConvLSTM. 0: none at all, the frame-wise twin. A list: level by level. Left out: a quarter of
+    """Hidden channels of each level's ConvLSTM. 0: none at all, the frame-wise twin. A list: level by level. Left out: an eighth of
     the level's channels."""
     strides: list[Size] | None = None
     """Stride (X, Y, Z) between each level and the next, one fewer than levels. Left out: from the spacing, so that thick slices are
@@ -99,6 +101,8 @@ class ModelConfig:
     """forward: a frame depends on itself and earlier ones only, so the network can run live. bidirectional: on all frames."""
     lstm_layers: int = 1
     """ConvLSTM layers stacked at each level that has any."""
+    dropout: float = 0.0
+    """Share of each level's channels that training drops, the same ones in all frames of a clip, 0 to below 1."""
 
     def __post_init__(self) -> None:
         """Check every value."""
@@ -121,6 +125,7 @@ class ModelConfig:
             min(self.lstm_channels_per_level()) >= 0, "model.lstm_channels", self.lstm_channels, "numbers of 0 or more"
         )
         _require(self.lstm_layers >= 1, "model.lstm_layers", self.lstm_layers, "1 or more")
+        _require(0 <= self.dropout < 1, "model.dropout", self.dropout, "a share from 0 to below 1")
         for name, count in (("strides", levels - 1), ("kernel_size", levels)):
             sizes = getattr(self, name)
             if sizes is not None:
@@ -138,7 +143,7 @@ class ModelConfig:
     def lstm_channels_per_level(self) -> list[int]:
         """Hidden channels of every level's ConvLSTM; all 0 for the frame-wise twin."""
         if self.lstm_channels is None:
-            return [max(1, channels // 4) for channels in self.channels]
+            return [max(1, channels // 8) for channels in self.channels]
         if isinstance(self.lstm_channels, int):
             return [self.lstm_channels] * len(self.channels)
         return list(self.lstm_channels)
@@ -152,8 +157,8 @@ class TrainConfig:
     """Epochs; an epoch is steps_per_epoch optimiser steps."""
     steps_per_epoch: int = 100
     """Optimiser steps an epoch."""
-    batch_size: int = 2
-    """Clips a step."""
+    batch_size: int | None = None
+    """Clips a step. Left out: 2."""
     learning_rate: float = 1e-3
     """Peak learning rate of AdamW."""
     weight_decay: float = 1e-2
@@ -165,7 +170,8 @@ class TrainConfig:
     gradient_clip: float = 1.0
     """Norm the gradient is clipped to; 0 turns clipping off."""
     precision: Precision = "auto"
-    """auto: bf16 where the device computes in it, else fp16 with a loss scaler on a GPU, else fp32."""
+    """auto: bf16 where the device computes in it, else fp16 with a loss scaler on a GPU, else fp32. tf32: float32
+    whose products a GPU rounds to 10 bits; fp32 never does."""
     validate_every: int = 5
     """Epochs between validations on whole studies; the last epoch is always validated."""
 
@@ -173,10 +179,35 @@ class TrainConfig:
         """Check every value."""
         _require_choices(self, "train")
         for name in ("epochs", "steps_per_epoch", "batch_size", "validate_every"):
-            _require(getattr(self, name) >= 1, f"train.{name}", getattr(self, name), "1 or more")
+            value = getattr(self, name)
+            _require(value is None or value >= 1, f"train.{name}", value, "1 or more")
         _require(self.learning_rate > 0, "train.learning_rate", self.learning_rate, "a number above 0")
         for name in ("weight_decay", "warmup_steps", "gradient_clip"):
             _require(getattr(self, name) >= 0, f"train.{name}", getattr(self, name), "0 or more")
+
+
+@dataclass
+class MemoryConfig:
+    """What a training step keeps for its backward pass and what it computes again. Results do not depend on it."""
+
+    chunk_frames: int | None = None
+    """Frames computed at once. Between chunks of them only the ConvLSTMs' states are kept; the rest is computed again in the
+    backward pass. 0: all frames at once, nothing computed again. Left out: the most that fit the GPU's free memory; 0 on a CPU."""
+    group_chunks: int = 1
+    """Above 1, for long series: states are kept between groups of this many chunks only, those inside a group computed again."""
+    stages: bool = False
+    """Within a chunk, keep only what passes between the stages of the encoder, and compute their inner layers again."""
+    lstm: Literal["gates", "hidden", "borders"] = "hidden"
+    """What a ConvLSTM keeps of a chunk. gates: all its backward pass needs. hidden: inputs and hidden states. borders: inputs, and
+    states every few frames."""
+
+    def __post_init__(self) -> None:
+        """Check every value."""
+        _require_choices(self, "memory")
+        _require(
+            self.chunk_frames is None or self.chunk_frames >= 0, "memory.chunk_frames", self.chunk_frames, "0 or more"
+        )
+        _require(self.group_chunks >= 1, "memory.group_chunks", self.group_chunks, "1 or more")
 
 
 @dataclass
@@ -187,11 +218,16 @@ class InferenceConfig:
     """Share of a window that its neighbour covers too, 0 to below 1."""
     sw_batch_size: int = 1
     """Windows computed at once."""
+    chunk_frames: int | None = None
+    """Frames computed at once. The states are handed on, so the result does not depend on it. Left out: all, halved whenever a GPU
+    runs out of memory."""
 
     def __post_init__(self) -> None:
         """Check every value."""
         _require(0 <= self.overlap < 1, "inference.overlap", self.overlap, "a share from 0 to below 1")
-        _require(self.sw_batch_size >= 1, "inference.sw_batch_size", self.sw_batch_size, "1 or more")
+        for name in ("sw_batch_size", "chunk_frames"):
+            value = getattr(self, name)
+            _require(value is None or value >= 1, f"inference.{name}", value, "1 or more")
 
 
 @dataclass
@@ -206,6 +242,7 @@ class Config:
     """Fold whose subjects are held out for validation, from 0."""
     seed: int = 0
     """The one seed that everything random hangs on."""
+    memory: MemoryConfig = field(default_factory=MemoryConfig)
 
     def __post_init__(self) -> None:
         """Check the values that concern one another."""

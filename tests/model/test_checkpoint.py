@@ -106,8 +106,8 @@ def test_a_damaged_checkpoint_is_never_a_traceback(saved):
     [
         ([1, 2], "holds 'list'"),
         ({"state_dict": {}}, "holds 'something else'"),
-        ({"format": "unet4d checkpoint 9"}, "holds 'unet4d checkpoint 9'; wanted a whole 'unet4d checkpoint 1'"),
-        ({"format": "unet4d checkpoint 1"}, "wanted a whole"),
+        ({"format": "unet4d checkpoint 9"}, "holds 'unet4d checkpoint 9'; wanted a whole 'unet4d checkpoint 2'"),
+        ({"format": "unet4d checkpoint 2"}, "wanted a whole"),
     ],
 )
 def test_a_file_of_somebody_else_is_told(tmp_path, content, words):

@@ -78,3 +78,38 @@ def test_stitching_is_float32_under_autocast():
     logits = run(CumulativeSum(), torch.full((1, 3, 20, 20, 4), 1.001), precision="bf16")
     assert logits.dtype == torch.float32
     torch.testing.assert_close(logits[2, 0], torch.full((20, 20, 4), 3.003), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("cyclic", [False, True])
+@pytest.mark.parametrize("length", [1, 3, 4])
+@pytest.mark.parametrize(
+    ("direction", "layers"), [("forward", 1), ("forward", 2), ("bidirectional", 1), ("bidirectional", 2)]
+)
+def test_frames_computed_in_chunks_are_those_computed_at_once(direction, layers, length, cyclic):
+    torch.manual_seed(0)
+    network = CLSTMUNet(1, 2, (4, 6), [(2, 2, 1)], direction=direction, lstm_layers=layers).eval()
+    for addition in network.recurrent.values():
+        torch.nn.init.normal_(addition.projection.weight)
+    image = torch.randn(1, 7, 8, 8, 2)
+    whole, cut = (run(network, image, cyclic=cyclic, chunk_frames=chunk) for chunk in (None, length))
+    torch.testing.assert_close(cut, whole, atol=1e-5, rtol=1e-5)
+    assert not torch.allclose(run(network, image[:, length:], cyclic=cyclic), whole[length:], atol=1e-3)
+
+
+def test_a_window_too_large_for_the_memory_is_computed_in_chunks_and_gives_the_same(monkeypatch):
+    torch.manual_seed(0)
+    network, image = CLSTMUNet(1, 2, (4, 6), [(2, 2, 1)]).eval(), torch.randn(1, 8, 12, 8, 2)
+    whole, encoded, computed = run(network, image), network._encoded, []
+
+    def limited(x, kept):
+        if x.shape[1] > 3:
+            raise torch.OutOfMemoryError("made up")
+        computed.append(x.shape[1])
+        return encoded(x, kept)
+
+    monkeypatch.setattr(network, "_encoded", limited)
+    torch.testing.assert_close(run(network, image), whole, atol=1e-5, rtol=1e-5)
+    assert set(computed) == {2}
+    monkeypatch.setattr(network, "_encoded", lambda x, kept: limited(x.repeat(1, 4, 1, 1, 1, 1), kept))
+    with pytest.raises(torch.OutOfMemoryError):
+        run(network, image)

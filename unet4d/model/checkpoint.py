@@ -17,7 +17,7 @@ from unet4d.errors import InputError
 from unet4d.files import replacing
 from unet4d.model.clstm_unet import CLSTMUNet, build_network
 
-FORMAT = "unet4d checkpoint 1"
+FORMAT = "unet4d checkpoint 2"
 BEST, LAST = "checkpoint_best.pt", "checkpoint_last.pt"
 _KEYS = {"format", "config", "task", "network", "training"}
 

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Literal, cast
 
+import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from unet4d.config import CHANNELS, ModelConfig, Size
 from unet4d.errors import InputError
 from unet4d.model.blocks import RecurrentAddition, UpBlock, conv_block
-from unet4d.model.convlstm import State
+from unet4d.model.convlstm import CellState, State
 from unet4d.model.topology import checked_divisible, total_stride
 
-NetworkState = list[State | None]
-"""A state per level, from full resolution to the bottleneck; None where the level has no ConvLSTM."""
+LevelStates = list[CellState | None]
+"""What one cell carries at every level, from full resolution to the bottleneck; None for a cold start, or a level without it."""
+NetworkState = list[LevelStates | None]
+"""What every cell carries: layer 0 forward, (layer 0 backward,) layer 1 forward, ... as in `ConvLSTM3d`; None for a cold start."""
+
+
+Dropout = list[Tensor]
 
 
 class CLSTMUNet(nn.Module):
@@ -32,6 +39,8 @@ class CLSTMUNet(nn.Module):
         lstm_channels: hidden channels of each level's ConvLSTM, 0 for none; all 0 is the frame-wise twin.
         direction: "forward" or "bidirectional".
         lstm_layers: ConvLSTM layers stacked at a level.
+        dropout: share of each level's channels dropped in training, whole channels (Tompson et al. 2015), the same ones in all
+            frames of a clip (Gal & Ghahramani 2016).
     """
 
     def __init__(
@@ -44,6 +53,7 @@ class CLSTMUNet(nn.Module):
         lstm_channels: Sequence[int] | int | None = None,
         direction: Literal["forward", "bidirectional"] = ModelConfig.direction,
         lstm_layers: int = ModelConfig.lstm_layers,
+        dropout: float = ModelConfig.dropout,
     ):
         super().__init__()
         levels = len(channels)
@@ -51,9 +61,10 @@ class CLSTMUNet(nn.Module):
         kernels = [(3, 3, 3)] * levels if kernel_size is None else list(kernel_size)
         lstm = lstm_channels if lstm_channels is None or isinstance(lstm_channels, int) else list(lstm_channels)
         # Built only for its checks, so that a network made by hand meets the same ones as a configured one.
-        config = ModelConfig(list(channels), lstm, strides, kernels, direction, lstm_layers)
+        config = ModelConfig(list(channels), lstm, strides, kernels, direction, lstm_layers, dropout)
 
-        self.in_channels, self.out_channels = in_channels, out_channels
+        self.in_channels, self.out_channels, self.channels = in_channels, out_channels, tuple(channels)
+        self.dropout, self.checkpoint_stages = dropout, False
         self.total_stride = total_stride(strides)
         self.encoder = nn.ModuleList(
             conv_block(
@@ -79,6 +90,21 @@ class CLSTMUNet(nn.Module):
         """Whether no layer couples frames: the frame-wise twin."""
         return len(self.recurrent) == 0
 
+    @property
+    def cells(self) -> int:
+        """Cells of a level's ConvLSTM (layers times directions); 0 for the frame-wise twin."""
+        return max((len(addition.lstm.cells) for addition in self._additions()), default=0)
+
+    @property
+    def directions(self) -> int:
+        """1: forward, or no recurrence at all. 2: bidirectional."""
+        return max((addition.lstm.num_directions for addition in self._additions()), default=1)
+
+    def keep(self, what: Literal["gates", "hidden", "borders"]) -> None:
+        """Set what the ConvLSTMs keep for their backward pass; see `MemoryConfig.lstm`."""
+        for addition in self._additions():
+            addition.lstm.keep = what
+
     def forward(self, x: Tensor, state: NetworkState | None = None, cyclic: bool = False) -> Tensor:
         """Logits (B, T, K, X, Y, Z) of `x` (B, T, C, X, Y, Z); see `step` for the arguments."""
         return self.step(x, state, cyclic)[0]
@@ -94,29 +120,117 @@ class CLSTMUNet(nn.Module):
         Raises:
             InputError: a wrong shape; says which was wanted.
         """
-        self._check(x)
-        frames = x.shape[:2]
-        folded = x.flatten(0, 1)
-        skips: list[Tensor] = []
-        states: NetworkState = []
-        for level, encode in enumerate(self.encoder):
-            folded = encode(folded)
-            mixed, after = self._across_frames(level, folded, frames, None if state is None else state[level], cyclic)
-            skips.append(mixed)
-            states.append(after)
-        folded = skips.pop()
-        for level in reversed(range(len(self.decoder))):
-            folded = self.decoder[level](folded, skips.pop())
-        return self.head(folded).unflatten(0, frames), states
+        kept = self.drawn_dropout(len(x)) if self.training else None
+        logits, after = self.logits(x, state, kept=kept, cyclic=cyclic)
+        return logits.unflatten(0, x.shape[:2]), after
 
-    def _across_frames(
-        self, level: int, folded: Tensor, frames: Sequence[int], state: State | None, cyclic: bool
-    ) -> tuple[Tensor, State | None]:
-        """Let the frames of one level, (B*T, C, X, Y, Z), meet in its ConvLSTM, if it has one."""
-        if str(level) not in self.recurrent:
-            return folded, None
-        mixed, after = self.recurrent[str(level)](folded.unflatten(0, tuple(frames)), state, cyclic)
-        return mixed.flatten(0, 1), after
+    def logits(
+        self,
+        x: Tensor,
+        state: NetworkState | None = None,
+        chosen: Tensor | None = None,
+        kept: Dropout | None = None,
+        cyclic: bool = False,
+    ) -> tuple[Tensor, NetworkState]:
+        """Logits (N, K, X, Y, Z) of the `chosen` frames, by their place in B*T; of all, where None. And the state after all frames.
+
+        `kept` are the channels that dropout keeps, as `drawn_dropout` gives them. Only chosen frames are decoded.
+        """
+        features = self._encoded(x, kept)
+        carried: list[Sequence[CellState | None] | None] = []
+        for level, folded in enumerate(features):
+            hidden, after = self._hidden(level, folded, x.shape[:2], state, cyclic)
+            carried.append(after)
+            if chosen is not None:
+                folded = folded.index_select(0, chosen)
+                hidden = None if hidden is None else hidden.index_select(0, chosen)
+            addition = self._addition(level)
+            features[level] = addition.added(folded, hidden) if addition and hidden is not None else folded
+        return self._decoded(features), self._by_cell(carried)
+
+    def ended(self, x: Tensor, state: NetworkState, cell: int, kept: Dropout | None = None) -> NetworkState:
+        """The state of a cell after the frames of `x` (B, T, C, X, Y, Z), at every level; nothing is decoded.
+
+        A forward network gives those of all its cells, a bidirectional one None for the others, which run as far as this one needs.
+
+        Args:
+            x: as in `step`.
+            state: what each cell starts from.
+            cell: which, counted as in `NetworkState`.
+            kept: as in `logits`.
+        """
+        if self.is_frame_wise:
+            return []
+        ended: list[Sequence[CellState | None] | None] = []
+        for level, folded in enumerate(self._encoded(x, kept)):
+            addition, after = self._addition(level), None
+            if addition:
+                seen, before = folded.unflatten(0, x.shape[:2]), _of_level(state, level)
+                if self.directions == 1:
+                    after = addition.lstm(seen, before)[1]
+                else:
+                    after = [None] * self.cells
+                    after[cell] = addition.lstm.ended(seen, before, cell)
+            ended.append(after)
+        return self._by_cell(ended)
+
+    def drawn_dropout(self, batch: int) -> Dropout | None:
+        """For each level the factor of every channel, (B, C), 0 where dropped; one draw serves all frames. None without dropout."""
+        if not self.dropout:
+            return None
+        kept = 1 - self.dropout
+        return [torch.empty(batch, n).bernoulli_(kept).div_(kept) for n in self.channels]
+
+    def _encoded(self, x: Tensor, kept: Dropout | None) -> list[Tensor]:
+        """The features of every level, each (B*T, C, X, Y, Z), from full resolution to the bottleneck."""
+        self._check(x)
+        folded, features = x.flatten(0, 1), []
+        for level, encode in enumerate(self.encoder):
+            folded = self._encoded_stage(encode, folded)
+            if kept is not None:
+                factor = kept[level].to(folded, non_blocking=True).repeat_interleave(x.shape[1], 0)
+                folded = folded * factor[..., None, None, None]
+            features.append(folded)
+        return features
+
+    def _hidden(
+        self, level: int, folded: Tensor, frames: Sequence[int], state: NetworkState | None, cyclic: bool
+    ) -> tuple[Tensor | None, State | None]:
+        """Let the frames of one level, (B*T, C, X, Y, Z), meet in its ConvLSTM, if it has one: hidden states, state after."""
+        addition = self._addition(level)
+        if addition is None:
+            return None, None
+        seen, before = folded.unflatten(0, tuple(frames)), _of_level(state, level)
+        if cyclic:
+            _, before = addition.lstm(seen, before)
+        hidden, after = addition.lstm(seen, before)
+        return hidden.flatten(0, 1), after
+
+    def _decoded(self, skips: list[Tensor]) -> Tensor:
+        """Logits (N, K, X, Y, Z) from the features of every level, which are given away."""
+        folded = skips.pop()
+        for decode in reversed(self.decoder):
+            folded = decode(folded, skips.pop())
+        return self.head(folded)
+
+    def _encoded_stage(self, encode: nn.Module, folded: Tensor) -> Tensor:
+        """One stage of the encoder; with `checkpoint_stages` its inner layers are computed again in the backward pass.
+
+        The decoder's are not: its widest stage comes last, so that it is at its widest with or without.
+        """
+        if self.checkpoint_stages and torch.is_grad_enabled():
+            return checkpoint(encode, folded, use_reentrant=False, preserve_rng_state=False)
+        return encode(folded)
+
+    def _by_cell(self, carried: Sequence[Sequence[CellState | None] | None]) -> NetworkState:
+        """Turn a state per level into a state per cell."""
+        return [[None if state is None else state[cell] for state in carried] for cell in range(self.cells)]
+
+    def _addition(self, level: int) -> RecurrentAddition | None:
+        return cast(RecurrentAddition, self.recurrent[str(level)]) if str(level) in self.recurrent else None
+
+    def _additions(self) -> list[RecurrentAddition]:
+        return [cast(RecurrentAddition, addition) for addition in self.recurrent.values()]
 
     def _check(self, x: Tensor) -> None:
         if x.ndim != 6 or x.shape[2] != self.in_channels:
@@ -143,6 +257,11 @@ class CLSTMUNet(nn.Module):
         self.load_state_dict(weights, strict=False)
 
 
+def _of_level(state: NetworkState | None, level: int) -> list[CellState | None] | None:
+    """What the cells of one level start from."""
+    return None if state is None else [None if cell is None else cell[level] for cell in state]
+
+
 def build_network(config: ModelConfig, in_channels: int, out_channels: int) -> CLSTMUNet:
     """The network of a resolved configuration (strides and kernels filled in)."""
     return CLSTMUNet(
@@ -154,4 +273,5 @@ def build_network(config: ModelConfig, in_channels: int, out_channels: int) -> C
         config.lstm_channels,
         config.direction,
         config.lstm_layers,
+        config.dropout,
     )

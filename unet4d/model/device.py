@@ -58,7 +58,17 @@ def _has_bf16_units() -> bool:
 
 
 def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager:
-    """Mixed precision as named ("bf16", "fp16"), or nothing for "fp32"."""
-    if precision == "fp32":
+    """Mixed precision as named ("bf16", "fp16"), or nothing for "tf32" and "fp32"."""
+    if precision not in _DTYPES:
         return contextlib.nullcontext()
     return torch.autocast(device.type, _DTYPES[precision])
+
+
+def tune(device: torch.device, precision: str) -> None:
+    """Set what a GPU computes with: TF32 for what is left in float32, unless "fp32" is asked for, and the fastest algorithms.
+
+    cuDNN tries its algorithms on the first step of each shape, and a training has one shape.
+    """
+    if device.type == "cuda":
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision != "fp32"
+        torch.backends.cudnn.benchmark = True

@@ -9,8 +9,9 @@ from monai.inferers import sliding_window_inference
 from torch import Tensor
 
 from unet4d.config import InferenceConfig
-from unet4d.model.clstm_unet import CLSTMUNet
+from unet4d.model.clstm_unet import CLSTMUNet, NetworkState
 from unet4d.model.device import autocast
+from unet4d.model.pieces import Sweeps
 
 
 @torch.inference_mode()
@@ -33,18 +34,26 @@ def sliding_window(
         network: on `device`, in evaluation mode.
         image: normalised, on the working grid.
         roi_size: voxels (X, Y, Z) of a window, multiples of the network's total stride.
-        config: overlap and windows at once.
+        config: overlap, windows and frames at once.
         cyclic: the last frame leads into the first.
         device: where windows are computed.
         precision: "bf16", "fp16" or "fp32".
     """
     channels, frames = image.shape[:2]
+    length = config.chunk_frames or frames
 
     def window(folded: Tensor) -> Tensor:
+        nonlocal length
         clip = folded.unflatten(1, (frames, channels))
-        with autocast(device, precision):
-            logits = network(clip, cyclic=cyclic)
-        return logits.flatten(1, 2).float()
+        while True:
+            try:
+                with autocast(device, precision):
+                    return in_chunks(network, clip, length, cyclic).flatten(1, 2).float()
+            except torch.OutOfMemoryError:
+                if length == 1:
+                    raise
+            length = -(-length // 2)
+            torch.cuda.empty_cache()
 
     folded = image.movedim(1, 0).flatten(0, 1)[None].float()
     stitched = sliding_window_inference(
@@ -58,3 +67,21 @@ def sliding_window(
         device=torch.device("cpu"),
     )
     return stitched[0].unflatten(0, (frames, network.out_channels))
+
+
+def in_chunks(network: CLSTMUNet, clip: Tensor, length: int, cyclic: bool) -> Tensor:
+    """Logits (B, T, K, X, Y, Z) of a clip (B, T, C, X, Y, Z), `length` frames at a time, equal to those of all at once.
+
+    Between chunks the states are handed over. A bidirectional network first sweeps back over all chunks; a cyclic study goes round
+    once before that.
+    """
+    if length >= clip.shape[1]:
+        return network(clip, cyclic=cyclic)
+    sweeps = Sweeps(network)
+    start: NetworkState = sweeps.round(clip, (length,)) if cyclic else [None] * network.cells
+
+    def of_chunk(here: slice, state: NetworkState) -> tuple[Tensor, NetworkState]:
+        logits, after = network.logits(clip[:, here], state)
+        return logits.unflatten(0, (len(clip), -1)), after
+
+    return torch.cat(sweeps.through(clip, start, (length,), of_chunk)[0], 1)

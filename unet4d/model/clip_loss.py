@@ -1,0 +1,101 @@
+"""The loss of a batch of clips, computed in chunks of frames between which only the ConvLSTMs' states are kept."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from unet4d.config import MemoryConfig
+from unet4d.errors import InputError
+from unet4d.model.clstm_unet import CLSTMUNet, Dropout, NetworkState
+from unet4d.model.loss import LabelledFramesLoss
+from unet4d.model.pieces import Lengths, Sweeps, again
+
+
+class ClipLoss(nn.Module):
+    """Network and loss in one, exact however the frames are cut, since the states are all that passes between frames.
+
+    Each chunk of frames is a gradient checkpoint (Chen et al. 2016, arXiv:1604.06174; through time Gruslys et al. 2016,
+    arXiv:1606.03401): kept are the image and the states at its border, its inside is computed again. With E, D and R for the work
+    of encoder, decoder and one direction of recurrence, a step costs 3 (E + D + R) at once and 4 (E + D + R) in chunks; when
+    bidirectional 3 (E + D + 2 R) and 8 E + 4 D + 12 R, since the sweep back runs the encoder, too. Frames that nobody labelled are
+    not decoded.
+
+    Args:
+        network: trained through this loss.
+        memory: how the frames are cut, and what is computed again inside; results do not depend on it.
+    """
+
+    def __init__(self, network: CLSTMUNet, memory: MemoryConfig):
+        super().__init__()
+        self.network, self.loss, self.sweeps = network, LabelledFramesLoss(), Sweeps(network)
+        self.use(memory)
+
+    def use(self, memory: MemoryConfig) -> None:
+        """Change how a step is cut; the next one is computed so."""
+        chunk = memory.chunk_frames or 0
+        groups = [chunk * memory.group_chunks] if memory.group_chunks > 1 else []
+        self.lengths = (*groups, chunk) if chunk else ()
+        self.network.keep(memory.lstm)
+        self.network.checkpoint_stages = memory.stages
+
+    def forward(self, image: Tensor, label: Tensor, labelled: Sequence[Sequence[bool]]) -> Tensor:
+        """The loss, a scalar.
+
+        Args:
+            image: (B, T, C, X, Y, Z).
+            label: (B, T, X, Y, Z) class indices of any integer type.
+            labelled: B lists of T, at least one True; a list, so that no device has to be waited for.
+        """
+        if not any(any(row) for row in labelled):
+            raise InputError(
+                "no frame of this batch is labelled; wanted one or more, for there is nothing to learn from"
+            )
+        kept = self.network.drawn_dropout(len(image)) if self.training else None
+        lengths = tuple(length for length in self.lengths if length < image.shape[1])
+        cold: NetworkState = [None] * self.network.cells
+        sums, _ = self._sums(image, label, labelled, cold, kept, lengths)
+        return self.loss.of(sums)
+
+    def _sums(
+        self,
+        image: Tensor,
+        label: Tensor,
+        labelled: Sequence[Sequence[bool]],
+        start: NetworkState,
+        kept: Dropout | None,
+        lengths: Lengths,
+    ) -> tuple[Tensor, NetworkState]:
+        """The sums of the loss over these frames, and the state after them."""
+        if not lengths or image.shape[1] <= lengths[0]:
+            return self._sums_at_once(image, label, labelled, start, kept)
+
+        def of_piece(here: slice, state: NetworkState) -> tuple[Tensor, NetworkState]:
+            rows = [row[here] for row in labelled]
+            return again(self._sums, image[:, here], label[:, here], rows, state, kept, lengths[1:])
+
+        sums, after = self.sweeps.through(image, start, lengths, of_piece, kept)
+        return torch.stack(sums).sum(0), after
+
+    def _sums_at_once(
+        self,
+        image: Tensor,
+        label: Tensor,
+        labelled: Sequence[Sequence[bool]],
+        start: NetworkState,
+        kept: Dropout | None,
+    ) -> tuple[Tensor, NetworkState]:
+        places = [i for i, here in enumerate(here for row in labelled for here in row) if here]
+        if not places:
+            nothing = image.new_zeros(
+                (4, self.network.out_channels), dtype=torch.promote_types(image.dtype, torch.float32)
+            )
+            return nothing, self.sweeps.after(image, start, kept)
+        chosen, truth = None, label.flatten(0, 1)
+        if len(places) < len(truth):
+            chosen = torch.tensor(places).to(image.device, non_blocking=True)
+            truth = truth.index_select(0, chosen)
+        logits, state = self.network.logits(image, start, chosen, kept)
+        return self.loss.sums(logits, truth), state
