@@ -12,9 +12,9 @@ import torch
 
 import unet4d.trainer
 from unet4d.model.checkpoint import BEST, LAST, load_checkpoint, save_checkpoint
+from unet4d.model.step import TrainingStep
 from unet4d.record import BOARD, LOG
 from unet4d.train import train
-from unet4d.trainer import Trainer
 
 STEPS = 2
 
@@ -57,15 +57,15 @@ def equal(one, other) -> bool:
 
 
 def stop_in_step(monkeypatch, number: int) -> None:
-    usual, calls = Trainer._step, []
+    usual, calls = TrainingStep.__call__, []
 
-    def stopping(self, batch):
+    def stopping(self, *batch):
         calls.append(None)
         if len(calls) == number:
             raise KeyboardInterrupt
-        return usual(self, batch)
+        return usual(self, *batch)
 
-    monkeypatch.setattr(Trainer, "_step", stopping)
+    monkeypatch.setattr(TrainingStep, "__call__", stopping)
 
 
 def stop_before_checkpoint(monkeypatch, name: str, epoch: int) -> None:

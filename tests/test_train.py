@@ -22,7 +22,7 @@ from unet4d.data.phantom import write_phantom
 from unet4d.errors import InputError, Unet4DError
 from unet4d.metrics import count_voxels, dice
 from unet4d.model.checkpoint import BEST, LAST, load_checkpoint
-from unet4d.model.loss import LabelledFramesLoss
+from unet4d.model.clip_loss import ClipLoss
 from unet4d.record import BOARD, LOG
 from unet4d.train import CONFIG, train
 
@@ -78,7 +78,7 @@ def test_a_run_leaves_checkpoints_config_log_and_tensorboard(command, phantom, t
 def test_the_kept_config_is_resolved_and_gives_the_same_run_again(command, trained, phantom, tmp_path):
     kept = yaml.safe_load((trained / CONFIG).read_text())
     assert kept["data"]["plane_spacing_mm"] > 0
-    assert kept["model"]["lstm_channels"] == [1, 2]
+    assert kept["model"]["lstm_channels"] == [1, 1]
     assert len(kept["model"]["strides"]) == 1
     assert kept["train"]["precision"] == "fp32"
     assert kept == load_checkpoint(trained / BEST)["config"]
@@ -207,13 +207,13 @@ def test_one_study_can_be_learnt_by_heart(tmp_path):
 def test_a_loss_that_is_no_number_ends_the_run_and_keeps_the_epoch_before(
     command, phantom, tiny_options, tmp_path, monkeypatch
 ):
-    run, usual, calls = tmp_path / "run", LabelledFramesLoss.forward, []
+    run, usual, calls = tmp_path / "run", ClipLoss.forward, []
 
     def breaking(self, *given):
         calls.append(None)
         return usual(self, *given) * (float("nan") if len(calls) == 4 else 1)
 
-    monkeypatch.setattr(LabelledFramesLoss, "forward", breaking)
+    monkeypatch.setattr(ClipLoss, "forward", breaking)
     done = command("train", "--dataset", phantom, "--out", run, *tiny_options)
     assert done.code == 1
     assert re.search(r"the mean loss of epoch 2 is nan, .*checkpoint_last.pt is of epoch 1; lower", done.line)
@@ -234,8 +234,8 @@ def test_a_gradient_that_is_no_number_ends_the_run_too(phantom, tiny, tmp_path, 
         def backward(ctx, gradient):
             return gradient * float("nan")
 
-    usual = LabelledFramesLoss.forward
-    monkeypatch.setattr(LabelledFramesLoss, "forward", lambda *given: Breaking.apply(usual(*given)))
+    usual = ClipLoss.forward
+    monkeypatch.setattr(ClipLoss, "forward", lambda *given: Breaking.apply(usual(*given)))
     with pytest.raises(Unet4DError, match="1 of its 1 gradients are not finite; nothing was kept"):
         train(phantom, tmp_path / "run", tiny(steps_per_epoch=1), "cpu")
     assert not (tmp_path / "run" / LAST).exists()

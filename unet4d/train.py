@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,21 +10,21 @@ from typing import Any
 import torch
 import yaml
 
-from unet4d.config import Config
-from unet4d.data.cache import cached_studies
-from unet4d.data.dataset import Case, read_dataset, split_cases
-from unet4d.data.fingerprint import fingerprint
+from unet4d.config import FRAMES, Config
+from unet4d.data.cache import CachedStudy, cached_studies
+from unet4d.data.dataset import read_dataset, split_cases
+from unet4d.data.sampling import most_labelled
 from unet4d.errors import InputError
 from unet4d.files import check_writable, write_text
 from unet4d.model.checkpoint import BEST, LAST, Task, load_checkpoint
-from unet4d.model.device import find_device, resolve_precision
-from unet4d.model.topology import rounded_up, strides_and_kernels, total_stride
+from unet4d.model.device import find_device, tune
+from unet4d.model.fitting import GB, Fit, described, fitted, free_bytes
 from unet4d.record import flat
+from unet4d.resolve import resolved
 from unet4d.trainer import Trainer
 
 CONFIG = "config.yaml"
-LARGEST_PATCH = (128, 128, 32)
-MAY_CHANGE_ON_RESUME = ("data.workers", "data.cache_dir", "train.validate_every")
+MAY_CHANGE_ON_RESUME = ("data.workers", "data.cache_dir", "train.validate_every", "memory.", "inference.chunk_frames")
 
 
 def train(
@@ -55,7 +54,7 @@ def train(
     where = find_device(device)
     studies = read_dataset(dataset)
     training, validation = split_cases(studies, config.fold, config.data.folds, config.seed, config.data.held_out)
-    config = _resolved(config, (*training, *validation), where)
+    config = resolved(config, (*training, *validation), where)
     subjects = tuple(sorted({case.subject for case in validation}))
     task = Task(dict(studies.labels), studies.channel_names, studies.cyclic, subjects)
     saved = _saved_run(out_dir, config, task, resume)
@@ -65,42 +64,33 @@ def train(
     learnt, held_out = (cached_studies(c, studies, config.data, plane, cache) for c in (training, validation))
     # Only now, when every study has been read: a bad one leaves no run behind.
     write_text(out_dir / CONFIG, yaml.safe_dump(config.as_dict(), sort_keys=False))
-    trainer = Trainer(out_dir, config, task, learnt, held_out, where, saved)
+    tune(where, config.train.precision)
+    plan = _fitted(config, task, learnt, where) if where.type == "cuda" else None
+    trainer = Trainer(out_dir, config, task, learnt, held_out, where, saved, plan)
     trainer.describe(studies.name)
     trainer.fit()
     return out_dir / BEST
 
 
-def _resolved(config: Config, cases: Sequence[Case], device: torch.device) -> Config:
-    """Fill in what the configuration leaves to the studies and the device.
+def _fitted(config: Config, task: Task, studies: Sequence[CachedStudy], device: torch.device) -> Fit:
+    """The way to cut a step that fits what is free of the GPU now; says so where it is not the configured one.
 
-    The headers of all studies are looked at, held out ones too, so that every fold works on one grid and shares one cache.
+    Raises:
+        InputError: not even the leanest fits.
     """
-    seen = fingerprint(cases, config.data)
-    levels = len(config.model.channels)
-    patch = config.data.patch_size or tuple(min(n, most) for n, most in zip(seen.shape, LARGEST_PATCH, strict=True))
-    strides, kernels = strides_and_kernels(seen.spacing, patch, levels)
-    model = dataclasses.replace(
-        config.model,
-        strides=config.model.strides or strides,
-        kernel_size=config.model.kernel_size or kernels,
-        lstm_channels=config.model.lstm_channels_per_level(),
-    )
-    workers = config.data.workers
-    data = dataclasses.replace(
-        config.data,
-        plane_spacing_mm=seen.plane_spacing_mm,
-        patch_size=rounded_up(patch, total_stride(model.strides)),  # type: ignore[arg-type]
-        frames=min(config.data.frames, seen.frames),  # more would only repeat them
-        workers=min(8, _cores() - 1) if workers is None else workers,
-    )
-    steps = dataclasses.replace(config.train, precision=resolve_precision(config.train.precision, device))
-    return dataclasses.replace(config, data=data, model=model, train=steps)
-
-
-def _cores() -> int:
-    """Cores this process may use, where the system tells (Linux does), else all."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    frames, free = config.data.frames or FRAMES, free_bytes(device)
+    labelled = max(most_labelled(frames, study.image.shape[1], len(study.labelled_frames)) for study in studies)
+    fit, fits = fitted(config, len(task.channel_names), len(task.labels), labelled, free)
+    needs = f"{fit.planned_bytes / GB:.1f} GB for {described(fit.memory)}"
+    if not fits:
+        raise InputError(
+            f"a training step needs {needs}, the leanest way, and {free / GB:.1f} GB of the GPU are free; lower "
+            "--data.patch_size, --data.frames or --train.batch_size, or let unet4d plan choose them"
+        )
+    asked = config.memory
+    if asked.chunk_frames is not None and fit.memory != asked:
+        print(f"{described(asked)} does not fit the {free / GB:.1f} GB that are free; computing {needs} instead")
+    return fit
 
 
 def _cache_dir(config: Config, dataset: Path, out_dir: Path) -> Path:
@@ -124,7 +114,7 @@ def _saved_run(out_dir: Path, config: Config, task: Task, resume: bool) -> dict[
     if not saved["training"]:
         raise InputError(f"{last} holds a model without the state of its training; give the folder of a run")
     before, now = flat(saved["config"], "."), flat(config.as_dict(), ".")
-    differing = [k for k in now if now[k] != before.get(k) and k not in MAY_CHANGE_ON_RESUME]
+    differing = [k for k in now if now[k] != before.get(k) and not k.startswith(MAY_CHANGE_ON_RESUME)]
     if differing:
         name = min(differing, key=lambda k: "." in k)  # fold and seed first: what is derived follows from them
         more = f" (and {len(differing) - 1} more differ)" if differing[1:] else ""

@@ -9,22 +9,21 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 from tqdm import tqdm
 
-from unet4d.config import Config, triple
+from unet4d.config import BATCH_SIZE, FRAMES, Config, triple
 from unet4d.data.cache import CachedStudy
 from unet4d.data.sampling import Batch, ClipDataset, loader
 from unet4d.errors import InputError, Unet4DError
 from unet4d.metrics import count_voxels, describe, dice, shown
 from unet4d.model.checkpoint import BEST, LAST, Task, save_checkpoint
 from unet4d.model.clstm_unet import build_network
-from unet4d.model.device import autocast
+from unet4d.model.fitting import Fit, described
 from unet4d.model.inference import sliding_window
-from unet4d.model.loss import LabelledFramesLoss
-from unet4d.model.optimiser import optimiser, schedule
+from unet4d.model.step import TrainingStep
 from unet4d.pictures import contour_sheet
 from unet4d.record import Record
+from unet4d.watch import MemoryWatch
 
 
 class Trainer:
@@ -38,6 +37,7 @@ class Trainer:
         validation: studies that are scored; may be none.
         device: where to compute.
         saved: a checkpoint's content to go on from.
+        fit: how a step is cut, and what it is planned to take; None cuts as configured and plans nothing.
     """
 
     def __init__(
@@ -49,20 +49,20 @@ class Trainer:
         validation: list[CachedStudy],
         device: torch.device,
         saved: dict[str, Any] | None,
+        fit: Fit | None = None,
     ):
         self.out_dir, self.config, self.task, self.device = out_dir, config, task, device
         self.training, self.validation = training, validation
         self.precision, self.patch_size = config.train.precision, triple(config.data.patch_size or ())
         torch.manual_seed(config.seed)
         self.network = build_network(config.model, len(task.channel_names), len(task.labels)).to(device)
-        self.loss = LabelledFramesLoss()
-        self.optimiser = optimiser(self.network, config.train)
-        self.schedule = schedule(self.optimiser, config.train)
-        self.scaler = torch.amp.GradScaler(device.type, enabled=self.precision == "fp16")
+        self.step, memory = TrainingStep(self.network, config, device), fit.memory if fit else config.memory
+        self.step.use(memory)
         self.epoch, self.best = 0, -1.0
         if saved:
             self._restore(saved)
         self.record = Record(out_dir, self.epoch)
+        self.watched = MemoryWatch(self.step, memory, config.data.frames or FRAMES, fit, self.record.say)
 
     def describe(self, name: str) -> None:
         """Say what is about to be trained."""
@@ -72,7 +72,8 @@ class Trainer:
         self.record.say(
             f"{name}: {len(self.training)} training and {len(self.validation)} validation studies; {kind}, "
             f"{weights:,} weights; patch {self.patch_size} x {data.frames} frames at "
-            f"{data.plane_spacing_mm} mm in plane; {self.precision} on {self.device}; run in {self.out_dir}"
+            f"{data.plane_spacing_mm} mm in plane, {described(self.watched.memory)}; {self.precision} on {self.device}; run in "
+            f"{self.out_dir}"
         )
 
     def fit(self) -> None:
@@ -81,7 +82,13 @@ class Trainer:
         clips = ClipDataset(self.training, self.config.data, self.patch_size, self.task.cyclic, self.config.seed)
         steps = (self.epoch * train.steps_per_epoch, train.epochs * train.steps_per_epoch)
         batches = iter(
-            loader(clips, train.batch_size, *steps, self.config.data.workers or 0, pin=self.device.type == "cuda")
+            loader(
+                clips,
+                train.batch_size or BATCH_SIZE,
+                *steps,
+                self.config.data.workers or 0,
+                pin=self.device.type == "cuda",
+            )
         )
         try:
             while self.epoch < train.epochs:
@@ -100,7 +107,9 @@ class Trainer:
         total, norms, taken = (torch.zeros((), device=self.device) for _ in range(3))
         title = f"epoch {self.epoch + 1}/{self.config.train.epochs}"
         for _ in tqdm(range(steps), title, unit="step", leave=False, disable=None):
-            loss, norm = self._step(next(batches))
+            batch = next(batches)
+            image, label = (t.to(self.device, non_blocking=True) for t in (batch.image, batch.label))
+            loss, norm = self.watched(image, label, batch.labelled.tolist())
             finite = norm.isfinite()
             total += loss
             norms += norm.where(finite, 0)
@@ -113,7 +122,7 @@ class Trainer:
             "step": self.epoch * steps,
             "loss": loss_mean,
             "gradient_norm": norm_mean,
-            "learning_rate": self.schedule.get_last_lr()[0],
+            "learning_rate": self.step.learning_rate,
             "seconds": round(time.perf_counter() - began, 2),
         }
 
@@ -123,31 +132,13 @@ class Trainer:
         fp16's scaler skips a step whose gradient overflows, so some such steps are well, all of them are not.
         """
         steps = self.config.train.steps_per_epoch
-        if np.isfinite(loss) and (broken == 0 or (self.scaler.is_enabled() and broken < steps)):
+        if np.isfinite(loss) and (broken == 0 or (self.step.scaler.is_enabled() and broken < steps)):
             return
         kept = f"{self.out_dir / LAST} is of epoch {self.epoch - 1}" if self.epoch > 1 else "nothing was kept"
         raise Unet4DError(
             f"the mean loss of epoch {self.epoch} is {loss}, and {broken} of its {steps} gradients are not finite; {kept}; "
             "lower --train.learning_rate, or set --train.precision fp32"
         )
-
-    def _step(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """One optimiser step; gives the loss and the gradient's norm before clipping, as tensors on the device."""
-        image, label, labelled = (
-            t.to(self.device, non_blocking=True) for t in (batch.image, batch.label, batch.labelled)
-        )
-        self.optimiser.zero_grad(set_to_none=True)
-        with autocast(self.device, self.precision):
-            logits = self.network(image)
-        loss = self.loss(logits, label, labelled)
-        self.scaler.scale(loss).backward()
-        self.scaler.unscale_(self.optimiser)
-        limit = self.config.train.gradient_clip or float("inf")
-        norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), limit)
-        self.scaler.step(self.optimiser)
-        self.scaler.update()
-        self.schedule.step()
-        return loss.detach(), norm
 
     def _validate(self) -> dict[str, Any]:
         """Dice per class on whole validation studies, and a picture of the first."""
@@ -212,9 +203,7 @@ class Trainer:
             "epoch": self.epoch,
             "best": self.best,
             "studies": self._studies(),
-            "optimiser": self.optimiser.state_dict(),
-            "schedule": self.schedule.state_dict(),
-            "scaler": self.scaler.state_dict(),
+            "step": self.step.state_dict(),
         }
 
     def _studies(self) -> list[list[str]]:
@@ -233,7 +222,5 @@ class Trainer:
                 "new --out"
             )
         self.network.load_state_dict(saved["network"])
-        self.optimiser.load_state_dict(state["optimiser"])
-        self.schedule.load_state_dict(state["schedule"])
-        self.scaler.load_state_dict(state["scaler"])
+        self.step.load_state_dict(state["step"])
         self.epoch, self.best = state["epoch"], state["best"]

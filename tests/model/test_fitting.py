@@ -1,0 +1,94 @@
+"""The fastest way to cut a step that fits, and only that."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from unet4d.config import Config, DataConfig, MemoryConfig, ModelConfig, TrainConfig
+from unet4d.model import fitting
+from unet4d.model.fitting import described, fitted, ladder, rungs_from
+from unet4d.model.memory import StepMemory, training_memory
+
+
+def config(frames: int = 9, **memory) -> Config:
+    return Config(
+        DataConfig(patch_size=(32, 32, 8), frames=frames),
+        ModelConfig([4, 8], 4, [(2, 2, 1)], [(3, 3, 1), (3, 3, 3)]),
+        TrainConfig(batch_size=1, precision="bf16"),
+        memory=MemoryConfig(**memory),
+    )
+
+
+def counted(cut: MemoryConfig, frames: int = 9) -> int:
+    return training_memory(dataclasses.replace(config(frames), memory=cut), 1, 3, frames).working_bytes
+
+
+def test_the_ladder_goes_from_all_at_once_over_ever_narrower_chunks_to_groups():
+    widths = [rung.chunk_frames for rung in ladder(9)]
+    assert widths == [0, 0, 0, 8, 4, 2, 1, 1, 1]
+    assert [rung.lstm for rung in ladder(9)] == ["gates"] + ["hidden"] * 8
+    assert [rung.stages for rung in ladder(9)] == [False, False, True] + [False] * 4 + [True] * 2
+    assert [rung.group_chunks for rung in ladder(9)] == [1] * 8 + [3]
+    assert [rung.chunk_frames for rung in ladder(1)] == [0, 0, 0]
+
+
+def test_cutting_needs_less_the_narrower_until_the_kept_states_weigh_more_than_the_frames():
+    needed = [counted(rung) for rung in ladder(9)]
+    assert needed[:3] == sorted(needed[:3], reverse=True)
+    assert needed[3:6] == sorted(needed[3:6], reverse=True)
+    assert needed[6] > needed[5]
+    assert min(needed) == needed[-1]
+
+
+def made_up(monkeypatch, needs: list[int], frames: int = 9) -> None:
+    """Have the rungs of the ladder need so much."""
+
+    def count(config, in_channels, out_channels, labelled_frames):
+        taken = needs[ladder(frames).index(config.memory)]
+        return StepMemory(taken, taken, 0, 0)
+
+    monkeypatch.setattr(fitting, "training_memory", count)
+
+
+NEEDS = [100, 90, 80, 70, 60, 40, 50, 45, 30]
+
+
+@pytest.mark.parametrize(
+    ("budget", "rung"), [(1000, 0), (101, 1), (85, 2), (64, 4), (60, 5), (43, 5), (41, 8), (30 / 0.95, 8)]
+)
+def test_the_first_rung_that_fits_with_something_to_spare_is_taken(budget, rung, monkeypatch):
+    made_up(monkeypatch, NEEDS)
+    fit, fits = fitted(config(), 1, 3, 9, budget)
+    assert (fit.memory, fit.planned_bytes, fits) == (ladder(9)[rung], NEEDS[rung], True)
+
+
+def test_where_nothing_fits_it_is_the_rung_that_needs_least(monkeypatch):
+    made_up(monkeypatch, [*NEEDS[:-1], 55])
+    fit, fits = fitted(config(), 1, 3, 9, 20)
+    assert (fit.memory, fits) == (ladder(9)[5], False)
+
+
+def test_a_way_that_was_asked_for_is_the_first_tried(monkeypatch):
+    made_up(monkeypatch, NEEDS)
+    assert fitted(config(chunk_frames=4), 1, 3, 9, 1000)[0].memory == ladder(9)[4]
+    assert fitted(config(chunk_frames=4), 1, 3, 9, 50)[0].memory == ladder(9)[5]
+
+
+def test_a_real_count_stands_behind_it():
+    fit, fits = fitted(config(chunk_frames=4), 1, 3, 9, 10**12)
+    assert fits
+    assert fit.planned_bytes == counted(MemoryConfig(4))
+
+
+def test_leaner_ways_than_an_odd_one_are_the_rungs_below_it():
+    assert rungs_from(MemoryConfig(3, lstm="borders"), 9)[1:] == ladder(9)[5:]
+    assert rungs_from(ladder(9)[-1], 9) == ladder(9)[-1:]
+    assert rungs_from(MemoryConfig(), 9) == ladder(9)
+
+
+def test_a_way_is_told_in_words():
+    assert described(MemoryConfig(0)) == "all frames at once"
+    assert described(MemoryConfig(1, stages=True)) == "chunks of 1 frame, the rest computed again, encoder stages twice"
+    assert described(MemoryConfig(2, 4)) == "chunks of 2 frames in groups of 4, the rest computed again"

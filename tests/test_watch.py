@@ -1,0 +1,77 @@
+"""A step that runs out of memory is taken again in a leaner way; the first steps' peak is told beside the planned one."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from unet4d import watch
+from unet4d.config import MemoryConfig
+from unet4d.model.fitting import GB, Fit, ladder
+from unet4d.model.memory import StepMemory
+from unet4d.watch import MemoryWatch
+
+BATCH = torch.zeros(1, 8, 1, 4, 4, 2), torch.zeros(1, 8, 4, 4, 2), [[True] * 8]
+PLANNED = Fit(MemoryConfig(0), StepMemory(2 * GB, 3 * GB, GB, 1))
+
+
+class Step:
+    """A step that needs as many units of memory as frames are computed at once."""
+
+    def __init__(self, room: float):
+        self.room, self.memory, self.taken = room, MemoryConfig(0), []
+
+    def use(self, memory):
+        self.memory = memory
+
+    def __call__(self, image, label, labelled):
+        width = self.memory.chunk_frames or image.shape[1]
+        if width - 0.5 * self.memory.stages > self.room:
+            raise torch.OutOfMemoryError("made up")
+        self.taken.append(self.memory)
+        return image.sum(), image.sum()
+
+
+def watched(room: float, memory: MemoryConfig = MemoryConfig(0), fit: Fit | None = None):  # noqa: B008
+    said: list[str] = []
+    step = Step(room)
+    step.use(memory)
+    return MemoryWatch(step, memory, 8, fit, said.append), step, said
+
+
+def test_it_goes_down_the_ladder_until_the_step_fits_and_stays_there():
+    watch, step, said = watched(room=2)
+    for _ in range(3):
+        watch(*BATCH)
+    assert step.taken == [MemoryConfig(2)] * 3
+    assert said == [
+        "out of memory with all frames at once; going on with all frames at once, encoder stages twice",
+        "out of memory with all frames at once, encoder stages twice; going on with chunks of 4 frames, the rest computed again",
+        "out of memory with chunks of 4 frames, the rest computed again; going on with chunks of 2 frames, the rest computed again",
+    ]
+
+
+def test_below_the_leanest_way_there_is_none():
+    watch, step, _ = watched(room=0)
+    with pytest.raises(torch.OutOfMemoryError):
+        watch(*BATCH)
+    assert step.memory == ladder(8)[-1]
+
+
+def test_another_error_is_not_out_of_memory():
+    watch, step, said = watched(room=9)
+    step.use = None
+    with pytest.raises(AttributeError):
+        watch(None, None, None)
+    assert said == []
+
+
+def test_the_third_step_tells_what_was_planned_and_what_was_measured(monkeypatch):
+    monkeypatch.setattr(watch, "peak_bytes", lambda device: int(2.5 * GB))
+    guard, _, said = watched(room=9, fit=PLANNED)
+    for _ in range(2):
+        guard(*BATCH)
+    assert said == []
+    for _ in range(3):
+        guard(*BATCH)
+    assert said == ["memory: planned 3.00 GB, measured 2.50 GB at the peak of 3 steps"]
