@@ -17,9 +17,10 @@ LEVELS = (
     ("errors",),
     ("config", "files"),
     ("data", "model", "metrics", "pictures"),  # nouns
-    ("record", "prediction_folder"),
-    ("trainer",),
-    ("train", "predict", "evaluate", "report"),  # verbs
+    ("record", "prediction_folder", "resolve", "watch", "plan_yaml"),
+    ("trainer", "candidates"),
+    ("plan_reasons",),
+    ("plan", "train", "predict", "evaluate", "report"),  # verbs
     ("usage",),
     ("cli",),
     ("__main__",),

@@ -93,7 +93,7 @@ def test_the_console_script_gives_the_exit_code():
     done = subprocess.run([script, "predct"], capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert done.stdout == ""
-    assert done.stderr.startswith("unet4d: 'predct' is not a command; wanted one of phantom, train, predict")
+    assert done.stderr.startswith("unet4d: 'predct' is not a command; wanted one of phantom, plan, train, predict")
 
 
 @pytest.mark.parametrize(
@@ -214,7 +214,10 @@ def test_train_out_of_memory_is_told_the_options_of_train(command, monkeypatch):
     monkeypatch.setattr(unet4d.train, "train", fail)
     done = command("train", "--dataset", "d", "--out", "r")
     assert done.code == 1
-    assert "(CUDA out of memory); lower --train.batch_size, --data.frames, --data.patch_size" in done.line
+    assert (
+        "(CUDA out of memory); let unet4d plan choose, or lower --train.batch_size, --data.frames, --data.patch_size"
+        in done.line
+    )
 
 
 @pytest.mark.parametrize("error", [RuntimeError("CUDA error: out of memory"), KeyError("bug"), OSError(5, "I/O error")])

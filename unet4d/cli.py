@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, NoReturn
 
 from jsonargparse import ActionConfigFile, ArgumentParser, DefaultHelpFormatter, Namespace, set_parsing_settings
 
-from unet4d.config import Config, DataConfig, InferenceConfig, ModelConfig, TrainConfig
+from unet4d.config import Config, DataConfig, InferenceConfig, MemoryConfig, ModelConfig, TrainConfig
 from unet4d.errors import InputError, Unet4DError
 from unet4d.usage import check_config_files, reworded
 
@@ -30,7 +30,7 @@ Every command explains itself:  unet4d COMMAND --help"""
 
 INTERRUPTED = 130
 _OUT_OF_MEMORY = {
-    "train": "lower --train.batch_size, --data.frames, --data.patch_size or --inference.sw_batch_size",
+    "train": "let unet4d plan choose, or lower --train.batch_size, --data.frames, --data.patch_size or --inference.sw_batch_size",
     "predict": "use --device cpu, or another GPU",
 }
 
@@ -130,7 +130,7 @@ def _parsed(arguments: Sequence[str]) -> tuple[str, Namespace]:
     )
     command.options(parser)
     given = list(arguments[1:])
-    if name == "train":
+    if name in ("train", "plan"):
         given = _files_first(given)
         check_config_files(given)
     return name, parser.parse_args(given)
@@ -189,22 +189,32 @@ def _train_options(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--out", type=str, required=True, help="the run's folder: checkpoints, config.yaml, log, TensorBoard"
     )
+    parser.add_argument("--device", type=str, default="auto", help="auto, cpu, cuda or cuda:N")
+    parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint in --out")
+    _settings(parser)
+
+
+def _settings(parser: ArgumentParser) -> None:
+    """What a configuration holds."""
     parser.add_argument(
         "--config", action=ActionConfigFile, help="YAML file with any of the settings below; those given after it win"
     )
     parser.add_argument("--fold", type=int, default=0, help="fold whose subjects are held out for validation, from 0")
     parser.add_argument("--seed", type=int, default=0, help="the one seed everything random hangs on")
-    parser.add_argument("--device", type=str, default="auto", help="auto, cpu, cuda or cuda:N")
-    parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint in --out")
     parser.add_argument("--data", type=DataConfig, default=DataConfig())
     parser.add_argument("--model", type=ModelConfig, default=ModelConfig())
     parser.add_argument("--train", type=TrainConfig, default=TrainConfig())
     parser.add_argument("--inference", type=InferenceConfig, default=InferenceConfig())
+    parser.add_argument("--memory", type=MemoryConfig, default=MemoryConfig())
+
+
+def _configured(options: Namespace) -> Config:
+    sections = {name: vars(getattr(options, name)) for name in ("data", "model", "train", "inference", "memory")}
+    return Config.from_dict({**sections, "fold": options.fold, "seed": options.seed})
 
 
 def _train(options: Namespace) -> None:
-    sections = {name: vars(getattr(options, name)) for name in ("data", "model", "train", "inference")}
-    config = Config.from_dict({**sections, "fold": options.fold, "seed": options.seed})
+    config = _configured(options)
 
     from unet4d.train import train
 
@@ -234,7 +244,10 @@ def _predict_options(parser: ArgumentParser) -> None:
     parser.add_argument("--overlap", type=float, help="share of a window its neighbour covers; default: the model's")
     parser.add_argument("--sw_batch_size", type=int, help="windows computed at once; default: the model's")
     parser.add_argument(
-        "--precision", choices=["auto", "bf16", "fp16", "fp32"], default="auto", help="arithmetic of the network"
+        "--precision",
+        choices=["auto", "bf16", "fp16", "tf32", "fp32"],
+        default="auto",
+        help="arithmetic of the network",
     )
 
 
@@ -299,6 +312,31 @@ def _report(options: Namespace) -> None:
     print(f"report: {page}")
 
 
+def _plan_options(parser: ArgumentParser) -> None:
+    parser.add_argument("dataset", type=str, help="dataset folder, with dataset.json")
+    parser.add_argument(
+        "--gpu-memory",
+        "--gpu_memory",
+        type=str,
+        default="auto",
+        help="the GPU's size in GB, such as 24, 40 or 80; auto: what is free of the GPU here now",
+    )
+    parser.add_argument("--out", type=str, default="plan.yaml", help="the YAML file; an older plan there is replaced")
+    _settings(parser)
+
+
+def _plan(options: Namespace) -> None:
+    config = _configured(options)
+
+    from unet4d.plan import plan
+
+    made = plan(options.dataset, options.out, config, options.gpu_memory)
+    print(made.text)
+    print(
+        f"written: {made.path}; train with it: unet4d train --dataset {options.dataset} --out RUN --config {made.path}"
+    )
+
+
 _COMMANDS = {
     "phantom": _Command(
         "make a dataset of beating hearts with exact labels, to try everything on",
@@ -307,6 +345,16 @@ _COMMANDS = {
         "  unet4d phantom --out sparse --subjects 8 --frames 10 --labelled two --ambiguous 0.2",
         _phantom_options,
         _phantom,
+    ),
+    "plan": _Command(
+        "choose the settings of a training that fits a GPU, and say why",
+        "DATASET --gpu-memory 24|40|80|auto [--out plan.yaml] [--config FILE] [options]",
+        "  unet4d plan heart --gpu-memory 24                                         (writes plan.yaml)\n"
+        "  unet4d plan heart --gpu-memory auto --out mine.yaml                       (what is free of the GPU here)\n"
+        "  unet4d plan heart --gpu-memory 40 --data.frames 12 --train.batch_size 1   (what is set is kept)\n"
+        "  unet4d train --dataset heart --out run --config mine.yaml                 (what was planned, as it is)",
+        _plan_options,
+        _plan,
     ),
     "train": _Command(
         "train a network on a dataset",

@@ -34,6 +34,8 @@ def test_the_median_study_is_that_of_the_resampled_headers(cases):
     assert seen.spacing == (1.5, 1.5, 8.0)
     assert seen.shape == (12, 16, 7)
     assert seen.frames == 3
+    assert seen.shapes == ((7, 13, 5), (12, 16, 7), (27, 27, 9))
+    assert seen.frame_counts == (3, 3, 1)
 
 
 def test_a_configured_spacing_stands_for_the_median(cases):

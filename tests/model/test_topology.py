@@ -29,6 +29,33 @@ from unet4d.model.topology import checked_divisible, rounded_up, strides_and_ker
         ),
         # Few voxels: an axis is not pooled below 4.
         ((1.0, 1.0, 1.0), (16, 12, 6), [(2, 2, 1), (2, 1, 1), (1, 1, 1)], [(3, 3, 3), (3, 3, 3), (3, 3, 3), (3, 3, 3)]),
+        # 3 mm slices beside 1.4 mm pixels: more than twice as thick, so one level apart, too.
+        (
+            (1.4, 1.4, 3.0),
+            (96, 96, 40),
+            [(2, 2, 1), (2, 2, 2), (2, 2, 2)],
+            [(3, 3, 1), (3, 3, 3), (3, 3, 3), (3, 3, 3)],
+        ),
+        # Six thick slices: convolved across once pixels are 5.6 mm, and too few to be pooled.
+        (
+            (1.4, 1.4, 10),
+            (256, 256, 6),
+            [(2, 2, 1), (2, 2, 1), (2, 2, 1)],
+            [(3, 3, 1), (3, 3, 1), (3, 3, 3), (3, 3, 3)],
+        ),
+        # A single slice: nothing lies across it, however coarse the pixels become.
+        ((1.4, 1.4, 8), (64, 64, 1), [(2, 2, 1)] * 3, [(3, 3, 1)] * 4),
+        # Nor does the spacing its header gives it count: in the plane all is as above.
+        ((1.4, 1.4, 0.1), (64, 64, 1), [(2, 2, 1)] * 3, [(3, 3, 1)] * 4),
+        # Long and thin: the two short axes stop at 4 voxels, the long one goes on alone.
+        ((1.0, 1.0, 1.0), (16, 16, 256), [(2, 2, 2), (2, 2, 2), (1, 1, 2)], [(3, 3, 3)] * 4),
+        # A thin plane of thick slices: Y stops at 6 voxels, X at 5.6 mm takes the slices along.
+        (
+            (1.4, 1.4, 10),
+            (256, 24, 12),
+            [(2, 2, 1), (2, 2, 1), (2, 1, 2)],
+            [(3, 3, 1), (3, 3, 1), (3, 3, 3), (3, 3, 3)],
+        ),
         # The thick axis may be any.
         ((8.0, 1.0, 1.0), (8, 64, 64), [(1, 2, 2), (1, 2, 2), (1, 2, 2)], [(1, 3, 3), (1, 3, 3), (1, 3, 3), (3, 3, 3)]),
     ],

@@ -18,6 +18,9 @@ def strides_and_kernels(spacing: Sequence[float], size: Sequence[int], levels: i
     been pooled, since a stride wider than its kernel would throw voxels away. It is pooled
     (stride 2) where at least `SMALLEST_EDGE` voxels remain of it, and its spacing is less than twice the finest of such axes.
 
+    An axis of a single voxel stays out of it, unlike in nnU-Net, which plans single slices in 2D: there is nothing across it but
+    padding, and the spacing that a header gives a single slice, often 0 or 1 mm, says nothing about the other axes.
+
     Args:
         spacing: (X, Y, Z) in mm.
         size: voxels (X, Y, Z) of the patch.
@@ -32,7 +35,8 @@ def strides_and_kernels(spacing: Sequence[float], size: Sequence[int], levels: i
     strides: list[Size] = []
     kernels: list[Size] = []
     for _ in range(levels):
-        near = [s < 2 * min(here) for s in here]
+        limit = 2 * min((s for s, n in zip(here, size, strict=True) if n > 1), default=0.0)
+        near = [n > 1 and s < limit for s, n in zip(here, size, strict=True)]
         kernel = triple(3 if n or step > 1 else k for n, step, k in zip(near, stride, kernel, strict=True))
         kernels.append(kernel)
         large = [edge >= 2 * SMALLEST_EDGE for edge in left]

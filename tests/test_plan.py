@@ -1,0 +1,310 @@
+"""A plan fits its GPU, sees as much as can be, keeps what is set, says why, and is taken by `unet4d train` as it is."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from unet4d.candidates import Counts, candidates, planned_model, usual_largest, ways, whole_study
+from unet4d.config import Config, DataConfig, MemoryConfig, ModelConfig, TrainConfig
+from unet4d.data.fingerprint import Fingerprint
+from unet4d.model.fitting import CONTEXT_BYTES, GB
+from unet4d.plan import Plan, plan
+
+PLAIN = MemoryConfig(0, lstm="gates")
+CINE = Fingerprint(1.4, (1.4, 1.4, 10.0), ((250, 256, 11), (200, 220, 10), (220, 240, 9)), (30, 25, 28))
+
+
+def with_room(megabytes: float) -> float:
+    """The size in GB of a GPU that has so much for a training step."""
+    return (CONTEXT_BYTES + megabytes * 1e6) / GB
+
+
+def small(frame_wise: bool = False, memory: MemoryConfig | None = None, **data) -> Config:
+    """Settings that are counted in a moment."""
+    model = ModelConfig([4, 8], 0 if frame_wise else None)
+    return Config(DataConfig(folds=3, **data), model, memory=memory or MemoryConfig())
+
+
+@pytest.fixture(scope="module")
+def headers(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """A dataset of three studies that are headers and zeros."""
+
+    def made(shape: tuple[int, ...], spacing: tuple[float, ...] = (2.0, 2.0, 8.0)) -> Path:
+        root = tmp_path_factory.mktemp("headers")
+        nib.save(nib.Nifti1Image(np.zeros(shape, np.uint8), np.diag([*spacing, 1.0])), root / "study.nii.gz")
+        cases = [{"case": c, "subject": c, "image": "study.nii.gz", "label": "study.nii.gz"} for c in "abc"]
+        about = {"name": "zeros", "channel_names": {"0": "MRI"}, "labels": {"background": 0, "heart": 1}}
+        (root / "dataset.json").write_text(json.dumps(about | {"training": cases}))
+        return root
+
+    return made
+
+
+@pytest.fixture(scope="module")
+def planned(headers, tmp_path_factory) -> dict[int, Plan]:
+    """The plans of one dataset for GPUs with so many MB of room, from the smallest."""
+    dataset, out = headers((80, 64, 3, 10)), tmp_path_factory.mktemp("plans")
+    config = small(frame_wise=True, memory=PLAIN)
+    return {room: plan(dataset, out / f"{room}.yaml", config, with_room(room)) for room in (10, 20, 40, 80, 200)}
+
+
+def seen(config: Config) -> int:
+    return math.prod(config.data.patch_size) * config.data.frames
+
+
+def test_a_plan_fits_its_gpu_and_the_next_larger_choice_does_not(planned):
+    for room, made in planned.items():
+        assert made.budget_bytes == pytest.approx(room * 1e6, abs=1)
+        assert made.fit.fits(made.budget_bytes)
+        if made.larger:
+            assert not made.larger.fit.fits(made.budget_bytes)
+            assert seen(made.larger.config) >= seen(made.config)
+        if made.smaller:
+            assert made.smaller.fit.fits(made.budget_bytes)
+            assert seen(made.smaller.config) <= seen(made.config)
+
+
+def test_a_smaller_gpu_never_sees_more(planned):
+    views = [seen(made.config) for made in planned.values()]
+    assert views == sorted(views)
+    assert len(set(views)) > 2
+    assert planned[200].larger is None
+    assert planned[200].config.data.patch_size == (80, 64, 3)
+    assert planned[200].config.data.frames == 10
+    assert planned[200].config.train.batch_size == 2
+
+
+def test_the_file_is_the_configuration_that_was_chosen(planned):
+    for made in planned.values():
+        text = made.path.read_text()
+        assert Config.from_dict(yaml.safe_load(text)) == made.config
+        settings = [line for line in text.splitlines() if line.startswith("  ")]
+        assert settings
+        assert [line for line in settings if "  # " not in line] == []
+
+
+def test_the_plan_says_what_it_takes_and_what_lies_beside_it(planned):
+    text = planned[20].text
+    for words in (
+        "expected peak 0.0",
+        "GB of a GPU of 0.82 GB, and 0.8 GB for driver and libraries",
+        "TFLOP a step, 1.00 times its plain step: nothing is computed again",
+        "next larger: patch ",
+        "next smaller: patch ",
+        "slices of 8 mm beside pixels of 2 mm",
+    ):
+        assert words in text
+    assert "next larger: none: this is the whole study with all 10 frames" in planned[200].text
+    assert planned[20].path.read_text().startswith("# Planned by unet4d plan for zeros: expected peak 0.0")
+
+
+def test_the_same_is_planned_twice(planned, headers, tmp_path):
+    again = plan(headers((80, 64, 3, 10)), tmp_path / "p.yaml", small(True, PLAIN), with_room(20))
+    assert again.path.read_bytes() == planned[20].path.read_bytes()
+
+
+def test_of_the_ways_that_fit_the_fastest_is_taken(phantom, tmp_path):
+    made = plan(phantom, tmp_path / "plan.yaml", small(), with_room(14))
+    assert made.fit.memory != PLAIN
+    assert made.config.memory == made.fit.memory
+    counts = Counts(1, 4, lambda frames: frames, made.budget_bytes)
+    rungs = ways(MemoryConfig(), 4)
+    faster = rungs[: rungs.index(made.fit.memory)]
+    assert [rung for rung in faster if counts.fits(counts.exact(made.config, rung))] == []
+    assert counts.exact(made.config, made.fit.memory) == made.fit  # the true count, not a scaled one
+
+
+def test_scaling_to_another_patch_or_batch_is_near_the_count():
+    large, middle, *_ = candidates(small(frame_wise=True), CINE)
+    tiny = candidates(small(frame_wise=True, frames=30), CINE)[-1]
+    counts = Counts(1, 4, lambda frames: 2, 10**15)
+    counts.exact(large, PLAIN)
+    for other in (middle, tiny):
+        scaled, exact = counts.fit(other, PLAIN), counts.exact(other, PLAIN)
+        assert scaled.planned_bytes == pytest.approx(exact.planned_bytes, rel=0.02)
+        assert scaled.step.flops == exact.step.flops
+
+
+def test_the_candidates_go_from_what_sees_most_to_what_sees_least():
+    found = candidates(Config(), CINE)
+    assert [seen(one) for one in found] == sorted((seen(one) for one in found), reverse=True)
+    first, second, last = found[0], found[1], found[-1]
+    # 250 x 256 x 11, rounded up to 16 x 16 x 2.
+    assert (first.data.patch_size, first.data.frames, first.train.batch_size) == ((256, 256, 12), 30, 2)
+    assert (second.data.patch_size, second.data.frames, second.train.batch_size) == ((256, 256, 12), 30, 1)
+    # A quarter, 63 x 64, rounded up; the slices stay.
+    assert (last.data.patch_size, last.data.frames, last.train.batch_size) == ((64, 64, 12), 8, 1)
+    assert {one.data.frames for one in found} == {30, 15, 8}
+
+
+def test_short_studies_are_not_clipped_and_small_ones_not_cut():
+    few = Fingerprint(2.0, (2.0, 2.0, 8.0), ((30, 28, 5),), (7,))
+    assert {(one.data.patch_size, one.data.frames) for one in candidates(Config(), few)} == {((32, 28, 5), 7)}
+
+
+def test_an_outlier_does_not_set_the_patch():
+    assert usual_largest([10, 12, 14]) == 14
+    assert usual_largest([10, 40]) == 40  # of two, neither is the usual one
+    assert usual_largest([10] * 9 + [14, 40]) == 14
+    shapes = ((64, 64, 8),) * 11 + ((200, 64, 8),)
+    assert whole_study(Fingerprint(1.0, (1.0, 1.0, 5.0), shapes, (5,) * 12)) == (64, 64, 8)
+
+
+def test_levels_that_would_pool_nothing_are_cut_off_unless_they_were_asked_for():
+    iso = (1.0, 1.0, 1.0)
+    assert planned_model(ModelConfig(), iso, (128, 128, 128)).channels == [32, 64, 128, 256, 320]
+    cut = planned_model(ModelConfig(), iso, (32, 32, 32))  # 32 16 8 4
+    assert (cut.channels, cut.strides) == ([32, 64, 128, 256], [(2, 2, 2)] * 3)
+    assert cut.lstm_channels == ModelConfig().lstm_channels_per_level()[:4]
+    assert planned_model(ModelConfig(), iso, (4, 4, 4)).channels == [32, 64]  # a network has two levels
+    for asked in (ModelConfig([8] * 5), ModelConfig(lstm_channels=[4] * 5), ModelConfig(strides=[(1, 1, 1)] * 4)):
+        assert len(planned_model(asked, iso, (32, 32, 32)).channels) == 5
+
+
+def test_what_is_set_is_kept(phantom, tmp_path):
+    asked = Config(
+        DataConfig(["phantom002"], plane_spacing_mm=2.5, slice_spacing_mm=9.0, patch_size=(15, 16, 4), frames=3),
+        ModelConfig([4, 8, 8], [0, 2, 3], direction="forward"),
+        TrainConfig(batch_size=3, precision="fp32", epochs=7),
+        seed=4,
+        memory=MemoryConfig(2, stages=True),
+    )
+    made = plan(phantom, tmp_path / "plan.yaml", asked, 24)
+    chosen, written = made.config, yaml.safe_load(made.path.read_text())
+    assert (chosen.data.plane_spacing_mm, chosen.data.slice_spacing_mm, chosen.data.frames) == (2.5, 9.0, 3)
+    assert chosen.data.patch_size == (16, 16, 4)
+    assert "15 x 16 x 4 was given, and padded to multiples of the strides' 2 x 4 x 1" in made.text
+    assert (chosen.model.channels, chosen.model.lstm_channels) == ([4, 8, 8], [0, 2, 3])
+    assert (chosen.train, chosen.memory, chosen.seed) == (asked.train, asked.memory, 4)
+    assert made.larger is None
+    assert made.smaller is None
+    assert (written["data"]["held_out"], written["model"]["direction"], written["seed"]) == (
+        ["phantom002"],
+        "forward",
+        4,
+    )
+
+
+def test_a_part_of_the_way_to_cut_is_kept():
+    assert {way.lstm for way in ways(MemoryConfig(lstm="borders"), 9)} == {"borders"}
+    assert {way.stages for way in ways(MemoryConfig(stages=True), 9)} == {True}
+    assert ways(MemoryConfig(3), 9) == [MemoryConfig(3)]
+    for left, right in itertools.combinations(ways(MemoryConfig(stages=True), 9), 2):
+        assert left != right
+
+
+def test_a_single_frame_is_planned_and_told_that_recurrence_has_nothing_to_carry(headers, tmp_path):
+    made = plan(headers((24, 20, 4)), tmp_path / "plan.yaml", small(), 24)
+    assert made.config.data.frames == 1
+    assert "with one frame recurrence has nothing to carry: --model.lstm_channels 0 is the frame-wise" in made.text
+    twin = plan(headers((24, 20, 4)), tmp_path / "plan.yaml", small(frame_wise=True), 24)
+    assert "nothing to carry" not in twin.text
+
+
+@pytest.mark.parametrize("option", ["--gpu-memory", "--gpu_memory"])
+def test_train_takes_the_plan_as_it_is(command, phantom, tmp_path, monkeypatch, option):
+    monkeypatch.chdir(tmp_path)
+    words = ["--data.folds", 3, "--model.channels", "[4,8]", "--data.patch_size", "[16,16,4]", "--data.frames", 2]
+    done = command("plan", phantom, option, 0.83, *words)
+    assert (done.code, done.error) == (0, "")
+    assert "written: plan.yaml; train with it: unet4d train --dataset" in done.told
+    if option == "--gpu-memory":
+        short = ["--train.epochs", 1, "--train.steps_per_epoch", 1, "--data.workers", 0]
+        done = command("train", "--dataset", phantom, "--out", "run", "--config", "plan.yaml", *short)
+        assert done.code == 0
+        chosen = Config.from_dict(yaml.safe_load(Path("plan.yaml").read_text()))
+        trained = Config.from_dict(yaml.safe_load(Path("run/config.yaml").read_text()))
+        assert (trained.model, trained.memory) == (chosen.model, chosen.memory)
+        assert trained.data.patch_size == chosen.data.patch_size
+
+
+def test_a_config_file_and_the_command_line_are_kept(command, phantom, tmp_path):
+    (tmp_path / "mine.yaml").write_text("data: {folds: 3, frames: 2}\nmodel: {channels: [4, 8], lstm_channels: 0}\n")
+    out = tmp_path / "plan.yaml"
+    done = command(
+        "plan", phantom, "--gpu-memory", 1, "--config", tmp_path / "mine.yaml", "--data.frames", 1, "--out", out
+    )
+    assert done.code == 0
+    written = yaml.safe_load(out.read_text())
+    assert (written["data"]["folds"], written["data"]["frames"], written["model"]["channels"]) == (3, 1, [4, 8])
+
+
+SMALL = ["--data.folds", "3", "--model.channels", "[4,8]", "--model.lstm_channels", "0", "--data.frames", "2"]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--gpu-memory", "big"], "--gpu-memory is big; wanted a number of GB above 0, such as 24, or auto"),
+        (["--gpu-memory", "0"], "--gpu-memory is 0; wanted a number of GB above 0"),
+        (["--gpu-memory=-24"], "--gpu-memory is -24; wanted a number of GB above 0"),
+        (["--gpu-memory", "nan"], "--gpu-memory is nan; wanted a number of GB above 0"),
+        (["--gpu-memory", "0.5"], "a GPU of 0.5 GB has 0 GB for it; name a GPU of 1 GB or more, or lower"),
+        (["--gpu-memory", "24", "--data.folds", "5"], "5 folds of 3 labelled subjects"),
+        (["--gpu-memory", "24", "--model.lstm_channels", "[1,2,3]"], "model.lstm_channels is [1, 2, 3]; wanted one"),
+        (["--gpu-memory", "24", "--data.frame", "5"], "--data.frame is not known; wanted perhaps --data.frames"),
+        (["--gpu-memory", "24", "--out", "."], "--out . is a folder; wanted a file to write, such as plan.yaml"),
+        (["--gpu-memory", "24", "--out", "mine.txt"], "--out mine.txt is there and is no plan; wanted a new file"),
+        (["--gpu-memory", "24", "--out", "mine.txt/plan.yaml"], "mine.txt is a file; wanted a folder to write to"),
+        (["--gpu-memory", "24", "--config", "none.yaml"], "--config none.yaml is missing"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(command, phantom, tmp_path, monkeypatch, options, words):
+    monkeypatch.chdir(tmp_path)
+    Path("mine.txt").write_text("precious")
+    done = command("plan", phantom, *SMALL, *options)
+    assert done.code == 2
+    assert words in done.line
+    assert Path("mine.txt").read_text() == "precious"
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+
+
+def test_what_cannot_fit_says_what_would(command, phantom, tmp_path):
+    out = tmp_path / "plan.yaml"
+    done = command("plan", phantom, *SMALL, "--gpu-memory", 0.8001, "--train.batch_size", 2, "--out", out)
+    assert "the smallest choice needs 0.00" in done.line
+    assert "or lower --data.frames, --train.batch_size, --model.channels" in done.line
+    assert command("plan", phantom, *SMALL, "--gpu-memory", 1, "--train.batch_size", 2, "--out", out).code == 0
+
+
+def test_no_dataset_is_told(command, tmp_path):
+    done = command("plan", tmp_path / "none", "--gpu-memory", "24", "--out", tmp_path / "plan.yaml")
+    assert done.code == 2
+    assert "none is missing; wanted a dataset folder" in done.line
+
+
+def test_an_older_plan_is_replaced(planned, headers, tmp_path):
+    out = tmp_path / "plan.yaml"
+    out.write_bytes(planned[200].path.read_bytes())
+    plan(headers((80, 64, 3, 10)), out, small(True, PLAIN), with_room(20))
+    assert out.read_bytes() == planned[20].path.read_bytes()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA GPU is here")
+def test_without_a_gpu_a_size_is_to_be_named(command, phantom, tmp_path):
+    done = command("plan", phantom, "--out", tmp_path / "plan.yaml")
+    assert done.code == 2
+    assert "no CUDA GPU is here; name a size: --gpu-memory 24" in done.line
+
+
+def test_a_gpu_with_less_free_than_named_is_told(phantom, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr("unet4d.plan.free_bytes", lambda device: int(11.2 * GB))
+    monkeypatch.setattr("unet4d.plan.find_device", torch.device)
+    config = small(frame_wise=True, frames=2, memory=PLAIN)
+    warned = plan(phantom, tmp_path / "plan.yaml", config, 24)
+    assert warned.text.startswith("the GPU here has 11.2 GB free, less than the 24 GB planned for\n")
+    assert "GPU here has" not in plan(phantom, tmp_path / "plan.yaml", config, 12).text
+    free = plan(phantom, tmp_path / "plan.yaml", config, "auto")
+    assert free.budget_bytes == int(11.2 * GB)
+    assert "of the 11.2 GB that are free of the GPU here" in free.text

@@ -1,0 +1,191 @@
+"""What a training step could see of the studies, and what each choice would take of a GPU."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
+from statistics import median
+
+from tqdm import tqdm
+
+from unet4d.config import CHANNELS, FRAMES, Config, MemoryConfig, ModelConfig, Size, triple
+from unet4d.data.fingerprint import Fingerprint
+from unet4d.model.fitting import Fit, ladder
+from unet4d.model.memory import StepMemory, training_memory
+from unet4d.model.topology import rounded_up, total_stride
+from unet4d.resolve import resolved_model
+
+SHARES = (1, 0.75, 0.5, 0.375, 0.25)
+"""A patch has this share of the whole study's edges."""
+SMALLEST_EDGE = 32
+"""No edge of a patch is cut below this many voxels, so a stack of so many slices stays whole."""
+FEWEST_FRAMES = 8
+"""No clip is cut below this many frames."""
+BATCH_SIZES = (2, 1)
+OUTLIER = 1.5
+"""A study is taken for an outlier along an axis, or in time, where it is larger than this many times the median one..."""
+OUTLIERS = 0.1
+"""... and no more than this share of the studies are."""
+UNSURE = 0.5
+"""Scaling takes all that is fixed to be there at the peak; it may be wrong by this share of that."""
+
+
+def usual_largest(sizes: Sequence[int]) -> int:
+    """The largest of these sizes that is no outlier."""
+    usual = [n for n in sizes if n <= OUTLIER * median(sizes)]
+    return max(usual if len(usual) >= (1 - OUTLIERS) * len(sizes) else sizes)
+
+
+def whole_study(seen: Fingerprint) -> Size:
+    """Voxels (X, Y, Z) that hold every study but outliers."""
+    return triple(usual_largest(sizes) for sizes in zip(*seen.shapes, strict=True))
+
+
+def candidates(config: Config, seen: Fingerprint) -> list[Config]:
+    """Every choice of patch, frames, batch and levels that keeps what the configuration sets; what sees most comes first.
+
+    What a choice sees are the voxels of a clip, patch times frames; of two that see as much, the larger batch comes first.
+    """
+    whole, longest = whole_study(seen), usual_largest(seen.frame_counts)
+    given = config.data.patch_size
+    patches = [given] if given else [_shrunk(whole, share) for share in SHARES]
+    lengths = [min(config.data.frames, seen.frames)] if config.data.frames else _halved(longest)
+    batches = [config.train.batch_size] if config.train.batch_size else BATCH_SIZES
+    found: list[Config] = []
+    for patch, frames, batch in itertools.product(patches, lengths, batches):
+        model = planned_model(config.model, seen.spacing, patch)
+        padded = rounded_up(patch, total_stride(model.strides or ()))
+        data = dataclasses.replace(
+            config.data, plane_spacing_mm=seen.plane_spacing_mm, patch_size=padded, frames=frames
+        )
+        steps = dataclasses.replace(config.train, batch_size=batch)
+        one = dataclasses.replace(config, data=data, model=model, train=steps)
+        if one not in found:
+            found.append(one)
+    return sorted(found, key=lambda one: (-voxels(one), -(one.train.batch_size or 0)))
+
+
+def voxels(config: Config) -> int:
+    """Voxels of one clip, in all frames."""
+    return math.prod(config.data.patch_size or ()) * (config.data.frames or FRAMES)
+
+
+def planned_model(model: ModelConfig, spacing: Sequence[float], patch: Size) -> ModelConfig:
+    """As `resolved_model`; of channels left at their default, levels that would pool nothing are cut off."""
+    filled = resolved_model(model, spacing, patch)
+    if model.strides or model.kernel_size or model.channels != list(CHANNELS) or isinstance(model.lstm_channels, list):
+        return filled
+    while len(filled.channels) > 2 and filled.strides and filled.strides[-1] == (1, 1, 1):
+        model = dataclasses.replace(model, channels=model.channels[:-1])
+        filled = resolved_model(model, spacing, patch)
+    return filled
+
+
+def _shrunk(whole: Size, share: float) -> Size:
+    return triple(max(min(n, SMALLEST_EDGE), math.ceil(share * n)) for n in whole)
+
+
+def _halved(frames: int) -> list[int]:
+    """So many frames, and half as many again and again, down to the fewest."""
+    lengths = [frames]
+    while lengths[-1] > FEWEST_FRAMES:
+        lengths.append(max(FEWEST_FRAMES, -(-lengths[-1] // 2)))
+    return lengths
+
+
+def ways(memory: MemoryConfig, frames: int) -> list[MemoryConfig]:
+    """The ways to cut a clip, fastest first, that keep what the configuration sets."""
+    if memory.chunk_frames is not None:
+        return [memory]
+    plain, found = MemoryConfig(), []
+    for rung in ladder(frames):
+        kept = [memory if getattr(memory, k) != getattr(plain, k) else rung for k in ("group_chunks", "stages", "lstm")]
+        way = MemoryConfig(rung.chunk_frames, kept[0].group_chunks, kept[1].stages, kept[2].lstm)
+        if way not in found:
+            found.append(way)
+    return found
+
+
+class Counts:
+    """What training steps take, against a budget. Running one on tensors without content takes seconds, so few are run.
+
+    What a step takes is that of its weights, which is fixed, and that of its activations, which rises with voxels and batch. So one
+    count of a network, a number of frames and a way to cut them serves every patch and batch that does not come near the budget.
+
+    Args:
+        in_channels: channels C of a frame.
+        out_channels: classes K.
+        labelled: the most frames of a clip of so many that are labelled.
+        budget_bytes: what there is.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, labelled: Callable[[int], int], budget_bytes: int):
+        self.in_channels, self.out_channels, self.labelled = in_channels, out_channels, labelled
+        self.budget_bytes = budget_bytes
+        self.bar = tqdm(desc="counting what steps take", unit="step", leave=False, disable=None)
+        self._exact: dict[str, StepMemory] = {}
+        self._counted: dict[str, tuple[int, StepMemory]] = {}
+
+    def fits(self, fit: Fit) -> bool:
+        """Whether it fits the budget."""
+        return fit.fits(self.budget_bytes)
+
+    def fastest(self, config: Config) -> Fit | None:
+        """The fastest way to cut this configuration's step that fits; None if there is none."""
+        rungs = ways(config.memory, config.data.frames or FRAMES)
+        middle = len(rungs) // 2
+        if self.fits(self.fit(config, rungs[middle])):
+            # Of the fast ways each needs less than the one before.
+            first = bisect_left(rungs[:middle], True, key=lambda rung: self.fits(self.fit(config, rung)))
+            return self.fit(config, rungs[first])
+        if not self.fits(self.leanest(config)):
+            return None
+        tried = (self.fit(config, rung) for rung in rungs[middle + 1 :])
+        return next(fit for fit in tried if self.fits(fit))
+
+    def leanest(self, config: Config) -> Fit:
+        """The way to cut this configuration's step that needs least."""
+        return self.fit(config, ways(config.memory, config.data.frames or FRAMES)[-1])
+
+    def fit(self, config: Config, memory: MemoryConfig) -> Fit:
+        """What a step takes that is cut so: scaled from a like one's count where that will do."""
+        key = self._key(config, memory)
+        if self._name(config, memory) in self._exact or key not in self._counted:
+            return self.exact(config, memory)
+        size, step = self._counted[key]
+        share = _size(config) / size
+        peak, working = (
+            step.fixed_bytes + math.ceil(share * (n - step.fixed_bytes)) for n in (step.peak_bytes, step.working_bytes)
+        )
+        scaled = dataclasses.replace(step, peak_bytes=peak, working_bytes=working, flops=round(share * step.flops))
+        fit, unsure = Fit(memory, scaled), round(UNSURE * abs(1 - share) * step.fixed_bytes)
+        is_close = fit.fits(self.budget_bytes - unsure) != fit.fits(self.budget_bytes + unsure)
+        return self.exact(config, memory) if is_close else fit
+
+    def exact(self, config: Config, memory: MemoryConfig) -> Fit:
+        """What a step takes that is cut so: counted."""
+        name = self._name(config, memory)
+        if name not in self._exact:
+            precision = "bf16" if config.train.precision == "auto" else config.train.precision
+            steps = dataclasses.replace(config.train, precision=precision)
+            cut = dataclasses.replace(config, train=steps, memory=memory)
+            labelled = self.labelled(config.data.frames or FRAMES)
+            step = training_memory(cut, self.in_channels, self.out_channels, labelled)
+            self._exact[name] = step
+            self._counted.setdefault(self._key(config, memory), (_size(config), step))
+            self.bar.update()
+        return Fit(memory, self._exact[name])
+
+    def _key(self, config: Config, memory: MemoryConfig) -> str:
+        return f"{config.model} {config.data.frames} {memory}"
+
+    def _name(self, config: Config, memory: MemoryConfig) -> str:
+        return f"{self._key(config, memory)} {config.data.patch_size} {config.train.batch_size}"
+
+
+def _size(config: Config) -> int:
+    """Voxels of a batch."""
+    return voxels(config) * (config.train.batch_size or 0)

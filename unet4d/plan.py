@@ -1,0 +1,183 @@
+"""`unet4d plan`: from a dataset and the size of a GPU to the settings of a training that fits it, and why."""
+
+from __future__ import annotations
+
+import math
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from unet4d.candidates import Counts, candidates
+from unet4d.config import FRAMES, Config, MemoryConfig
+from unet4d.data.dataset import read_dataset, split_cases
+from unet4d.data.dataset_json import Case
+from unet4d.data.fingerprint import Fingerprint, fingerprint
+from unet4d.data.sampling import most_labelled
+from unet4d.errors import InputError
+from unet4d.model.device import find_device
+from unet4d.model.fitting import CONTEXT_BYTES, GB, SPARE_SHARE, Fit, described, free_bytes
+from unet4d.plan_reasons import clip_in_words, gb, reasons_of, table, work_in_words
+from unet4d.plan_yaml import check_replaceable, write_plan
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A configuration, complete but for how its step is cut, and the way to cut it with what that takes."""
+
+    config: Config
+    fit: Fit
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What was chosen, and what lies beside it.
+
+    Attributes:
+        config: what `unet4d train` is to be run with.
+        fit: how its step is cut, and what that takes.
+        budget_bytes: what there is for it.
+        larger: the next choice that sees more, cut in the leanest way, which does not fit; None if there is no larger one.
+        smaller: the next choice that sees less and fits, cut in its fastest way; None if there is none.
+        text: the plan in words.
+        path: the YAML file.
+    """
+
+    config: Config
+    fit: Fit
+    budget_bytes: int
+    larger: Choice | None
+    smaller: Choice | None
+    text: str
+    path: Path
+
+
+@dataclass(frozen=True)
+class _Card:
+    """A GPU: its size in words, and what of it there is for a training step."""
+
+    words: str
+    budget_bytes: int
+    is_named: bool
+    warning: str = ""
+
+
+def plan(
+    dataset: str | os.PathLike[str], out: str | os.PathLike[str], config: Config, gpu_memory: str | float = "auto"
+) -> Plan:
+    """Choose what sees most of the studies and fits the GPU, and write it as YAML. Of the studies only the headers are read.
+
+    Args:
+        dataset: folder with dataset.json.
+        out: the YAML file; a new one, or an older plan.
+        config: what it sets is kept; what it leaves out is chosen.
+        gpu_memory: the GPU's size in GB, or "auto" for what is free of the GPU here now.
+
+    Raises:
+        InputError: the dataset, the configuration or the size is not usable, or nothing fits.
+        Unet4DError: the file cannot be written.
+    """
+    out, card = Path(out), _card(gpu_memory)
+    check_replaceable(out)
+    studies = read_dataset(dataset)
+    cases = sum(split_cases(studies, config.fold, config.data.folds, config.seed, config.data.held_out), ())
+    seen = fingerprint(cases, config.data)
+    options = candidates(config, seen)
+    counts = Counts(
+        len(studies.channel_names), len(studies.labels), lambda n: _labelled(cases, seen, n), card.budget_bytes
+    )
+    with counts.bar:
+        place, fit = _chosen(options, counts, card, config)
+        larger = Choice(options[place - 1], counts.leanest(options[place - 1])) if place else None
+        smaller = _smaller(options[place + 1 :], counts)
+        plain = counts.fit(options[place], MemoryConfig(0, lstm="gates"))
+    chosen = replace(options[place], memory=fit.memory)
+    reasons = reasons_of(chosen, config, seen)
+    peak = f"expected peak {gb(fit.planned_bytes)} of {card.words}"
+    beside = [f"next larger: {_larger_in_words(larger, chosen, config)}", f"next smaller: {_smaller_in_words(smaller)}"]
+    name = " ".join(studies.name.split())
+    write_plan(out, chosen, [f"for {name}: {peak}", *beside], reasons)
+    lines = [
+        *filter(None, [card.warning]),
+        f"{name}, {len(cases)} studies, for {card.words}",
+        *table(chosen, reasons),
+        f"{peak}{f', and {gb(CONTEXT_BYTES)} for driver and libraries' * card.is_named}",
+        work_in_words(fit, plain),
+        *beside,
+    ]
+    return Plan(chosen, fit, card.budget_bytes, larger, smaller, "\n".join(lines), out)
+
+
+def _card(gpu_memory: str | float) -> _Card:
+    """What a training may take of the GPU."""
+    here = torch.device("cuda") if torch.cuda.is_available() else None
+    if gpu_memory == "auto":
+        if here is None:
+            raise InputError("--gpu-memory auto was asked for and no CUDA GPU is here; name a size: --gpu-memory 24")
+        free = free_bytes(find_device("cuda"))
+        return _Card(f"the {gb(free)} that are free of the GPU here", free, False)
+    try:
+        size_gb = float(gpu_memory)
+    except ValueError:
+        size_gb = math.nan
+    if not 0 < size_gb < math.inf:
+        raise InputError(f"--gpu-memory is {gpu_memory}; wanted a number of GB above 0, such as 24, or auto")
+    warning = ""
+    if here is not None and (free := free_bytes(here)) < size_gb * GB - CONTEXT_BYTES:
+        warning = f"the GPU here has {gb(free)} free, less than the {size_gb:g} GB planned for"
+    return _Card(f"a GPU of {size_gb:g} GB", int(size_gb * GB) - CONTEXT_BYTES, True, warning)
+
+
+def _labelled(cases: tuple[Case, ...], seen: Fingerprint, frames: int) -> int:
+    """The most frames of a clip of any study that are labelled."""
+    known = [
+        n if case.labelled_frames is None else len(case.labelled_frames)
+        for case, n in zip(cases, seen.frame_counts, strict=True)
+    ]
+    return max(most_labelled(frames, n, labelled) for n, labelled in zip(seen.frame_counts, known, strict=True))
+
+
+def _chosen(options: list[Config], counts: Counts, card: _Card, given: Config) -> tuple[int, Fit]:
+    """The place of the first option that fits, and its fastest way.
+
+    Raises:
+        InputError: none does; says what would.
+    """
+    for place, option in enumerate(options):
+        while (fit := counts.fastest(option)) is not None:
+            if counts.fits(exact := counts.exact(option, fit.memory)):
+                return place, exact
+    last = min((Choice(option, counts.leanest(option)) for option in options), key=lambda one: one.fit.planned_bytes)
+    needed = counts.exact(last.config, last.fit.memory).planned_bytes
+    size = math.ceil((needed / (1 - SPARE_SHARE) + CONTEXT_BYTES) / GB)
+    names = {"data.patch_size": given.data.patch_size, "data.frames": given.data.frames}
+    names |= {"train.batch_size": given.train.batch_size, "memory.chunk_frames": given.memory.chunk_frames}
+    kept = [f"--{name}" for name, value in names.items() if value is not None]
+    raise InputError(
+        f"the smallest choice needs {gb(needed)}: {clip_in_words(last.config)}, {described(last.fit.memory)}; "
+        f"{card.words} has {gb(max(0, card.budget_bytes))} for it; name a GPU of {size} GB or more, or lower "
+        f"{', '.join([*kept, '--model.channels'])}"
+    )
+
+
+def _smaller(options: list[Config], counts: Counts) -> Choice | None:
+    """The first of these that fits."""
+    fits = (Choice(option, fit) for option in options if (fit := counts.fastest(option)) is not None)
+    return next(fits, None)
+
+
+def _larger_in_words(larger: Choice | None, chosen: Config, given: Config) -> str:
+    if larger is not None:
+        needed, way = gb(larger.fit.planned_bytes), described(larger.fit.memory)
+        return f"{clip_in_words(larger.config)} would need {needed}, {way}"
+    if given.data.patch_size or given.data.frames:
+        return "none that keeps what was given"
+    frames = chosen.data.frames or FRAMES
+    return f"none: this is the whole study{f' with all {frames} frames' * (frames > 1)}"
+
+
+def _smaller_in_words(smaller: Choice | None) -> str:
+    if smaller is None:
+        return "none"
+    return f"{clip_in_words(smaller.config)}: {gb(smaller.fit.planned_bytes)}, {described(smaller.fit.memory)}"
