@@ -5,11 +5,12 @@ from __future__ import annotations
 import importlib
 import sys
 from pathlib import Path
+from typing import Any
 
 from bench.measure import machine
 from unet4d.files import write_json
 
-PARTS = ("core",)
+PARTS = ("core", "configurations")
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -22,20 +23,28 @@ def main(parts: list[str]) -> int:
     about = machine()
     for part in parts or PARTS:
         print(f"\n{part}: {about['device']}, {about['threads']} threads, torch {about['torch']}")
-        rows = importlib.import_module(f"bench.{part}").run()
-        print_table(rows)
-        write_json(RESULTS / f"{part}.json", {"part": part, "machine": about, "rows": rows})
+        tables = importlib.import_module(f"bench.{part}").run()
+        for name, rows in tables.items():
+            print(f"\n{name}")
+            print_table(rows)
+        write_json(RESULTS / f"{part}.json", {"part": part, "machine": about, "tables": tables})
         print(f"-> {RESULTS / part}.json")
     return 0
 
 
-def print_table(rows: list[dict]) -> None:
+def print_table(rows: list[dict[str, Any]]) -> None:
     """Print rows of the same keys in aligned columns."""
     head = list(rows[0])
-    cells = [[f"{row[key]:.2f}" if isinstance(row[key], float) else str(row[key]) for key in head] for row in rows]
+    cells = [[_shown(row[key]) for key in head] for row in rows]
     widths = [max(len(line[i]) for line in [head, *cells]) for i in range(len(head))]
     for line in [head, *cells]:
         print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.2f}" if isinstance(value, float) else str(value)
 
 
 if __name__ == "__main__":

@@ -5,14 +5,90 @@ from __future__ import annotations
 import platform
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 from unet4d.model.device import find_device
+
+
+class Spread(NamedTuple):
+    """A median and its quartiles."""
+
+    median: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.median:.2f} ({self.low:.2f}-{self.high:.2f})"
+
+
+def spread(values: Sequence[float]) -> Spread:
+    """Median and quartiles of one value or more."""
+    low, median, high = statistics.quantiles(values, method="inclusive") if len(values) > 1 else [values[0]] * 3
+    return Spread(median, low, high)
+
+
+class Rounds(dict[str, list[float]]):
+    """The seconds of each candidate, round by round; a candidate that did not fit into memory is not in it."""
+
+    def seconds(self, name: str) -> float | None:
+        """The median."""
+        return statistics.median(self[name]) if name in self else None
+
+    def ratio(self, name: str, baseline: str) -> Spread | None:
+        """A candidate's time over the baseline's of the same round."""
+        if name not in self or baseline not in self:
+            return None
+        return spread([mine / base for mine, base in zip(self[name], self[baseline], strict=True)])
+
+
+def interleaved(
+    candidates: Mapping[str, Callable[[], Any]], rounds: int = 7, budget_s: float = 60.0, fewest: int = 3
+) -> Rounds:
+    """Time the candidates in turns, after one round to warm up.
+
+    Args:
+        candidates: what to time, by name.
+        rounds: how often.
+        budget_s: after so many seconds no further round is begun,
+        fewest: but for these.
+    """
+    fitting = {name: run for name, run in candidates.items() if _fits(run)}
+    taken = Rounds({name: [] for name in fitting})
+    began = time.perf_counter()
+    for turn in range(rounds):
+        if turn >= fewest and time.perf_counter() - began > budget_s:
+            break
+        for name, run in fitting.items():
+            taken[name].append(_seconds(run))
+    return taken
+
+
+def _fits(run: Callable[[], Any]) -> bool:
+    try:
+        run()
+    except torch.OutOfMemoryError:
+        torch.cuda.empty_cache()
+        return False
+    return True
+
+
+def _seconds(run: Callable[[], Any]) -> float:
+    if not torch.cuda.is_available():
+        began = time.perf_counter()
+        run()
+        return time.perf_counter() - began
+    first, last = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    torch.cuda.synchronize()
+    first.record()
+    run()
+    last.record()
+    torch.cuda.synchronize()
+    return first.elapsed_time(last) / 1000
 
 
 def machine() -> dict[str, Any]:
@@ -26,26 +102,6 @@ def machine() -> dict[str, Any]:
         "python": platform.python_version(),
         "date": datetime.now(UTC).date().isoformat(),
     }
-
-
-def ratios(candidates: dict[str, Callable[[], Any]], baseline: str, rounds: int = 5) -> dict[str, float]:
-    """Each candidate's time over the baseline's of the same round: the median of the rounds, after one to warm up."""
-    seconds: dict[str, list[float]] = {name: [] for name in candidates}
-    for turn in range(rounds + 1):
-        for name, run in candidates.items():
-            elapsed = _seconds(run)
-            if turn:
-                seconds[name].append(elapsed)
-    base = seconds[baseline]
-    return {name: statistics.median(s / b for s, b in zip(times, base, strict=True)) for name, times in seconds.items()}
-
-
-def _seconds(run: Callable[[], Any]) -> float:
-    began = time.perf_counter()
-    run()
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return time.perf_counter() - began
 
 
 def _processor() -> str:

@@ -1,0 +1,112 @@
+"""What every shipped configuration weighs, computes and keeps, counted on tensors without content; no timing.
+
+`python -m bench configurations` prints the table of docs/configurations.md, which a test compares.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+import yaml
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from unet4d.config import Config, MemoryConfig, Size
+from unet4d.model.clstm_unet import build_network
+from unet4d.model.device import autocast
+from unet4d.model.memory import MemoryTrace, StepMemory, training_memory
+from unet4d.model.topology import rounded_up, strides_and_kernels, total_stride
+
+EXPERIMENTS = Path(__file__).parents[1] / "experiments"
+PLAIN, LEANEST = MemoryConfig(0, lstm="gates"), MemoryConfig(1, stages=True)
+FEW, MORE = 3, 6
+"""Frames of the two clips whose difference is what a frame takes."""
+
+
+class Shipped(NamedTuple):
+    """A configuration and the studies it is for.
+
+    Attributes:
+        file: YAML file in experiments/; None for the defaults.
+        spacing: (X, Y, Z) in mm.
+        patch: voxels (X, Y, Z) where the file names none.
+    """
+
+    file: str | None
+    spacing: tuple[float, float, float]
+    patch: Size = (96, 96, 96)
+
+
+SHIPPED = {
+    "default, isotropic": Shipped(None, (1.0, 1.0, 1.0)),
+    "default, thick slices": Shipped(None, (1.4, 1.4, 10.0), (256, 256, 12)),
+    "demo": Shipped("demo.yaml", (2.0, 2.0, 8.0)),
+    "acdc14": Shipped("acdc14.yaml", (1.56, 1.56, 10.0)),
+    "recurrence": Shipped("recurrence.yaml", (2.0, 2.0, 8.0)),
+}
+
+
+def run() -> dict[str, list[dict[str, Any]]]:
+    """A row per shipped configuration."""
+    return {"configurations": [row(name, shipped) | bytes_of(shipped) for name, shipped in SHIPPED.items()]}
+
+
+def row(name: str, shipped: Shipped) -> dict[str, str]:
+    """Weights, and the work of a prediction; for one channel and four classes."""
+    config = _config(shipped)
+    patch = config.data.patch_size or shipped.patch
+    voxels = math.prod(patch)
+    return {
+        "configuration": name,
+        "spacing mm": " x ".join(f"{s:g}" for s in shipped.spacing),
+        "patch": " x ".join(map(str, patch)),
+        "weights": f"{_weights(config):,}",
+        "kFLOP / voxel-frame": f"{_flops(config, FEW) / (FEW * voxels) / 1e3:.0f}",
+    }
+
+
+def bytes_of(shipped: Shipped) -> dict[str, str]:
+    """Memory of a training step: at once, and, in the leanest way, what each frame adds and what a voxel takes but once."""
+    config = _config(shipped)
+    voxels = math.prod(config.data.patch_size or ())
+    plain = _step(config, PLAIN, MORE)
+    few, more = (_step(config, LEANEST, frames) for frames in (FEW, MORE))
+    per_frame = (more.peak_bytes - few.peak_bytes) / (MORE - FEW)
+    once = more.peak_bytes - more.fixed_bytes - MORE * per_frame
+    return {
+        "plain B / voxel-frame": f"{(plain.peak_bytes - plain.fixed_bytes) / (MORE * voxels):.0f}",
+        "leanest B / voxel-frame": f"{per_frame / voxels:.0f}",
+        "leanest B / voxel": f"{once / voxels:.0f}",
+    }
+
+
+def _config(shipped: Shipped) -> Config:
+    values = yaml.safe_load((EXPERIMENTS / shipped.file).read_text()) if shipped.file else {}
+    config = Config.from_dict(values)
+    patch = config.data.patch_size or shipped.patch
+    strides, kernels = strides_and_kernels(shipped.spacing, patch, len(config.model.channels))
+    return dataclasses.replace(
+        config,
+        data=dataclasses.replace(config.data, patch_size=rounded_up(patch, total_stride(strides))),
+        model=dataclasses.replace(config.model, strides=strides, kernel_size=kernels),
+        train=dataclasses.replace(config.train, batch_size=1, precision="bf16"),
+    )
+
+
+def _weights(config: Config) -> int:
+    with FakeTensorMode():
+        return sum(weight.numel() for weight in build_network(config.model, 1, 4).parameters())
+
+
+def _flops(config: Config, frames: int) -> int:
+    with FakeTensorMode(), MemoryTrace() as trace, torch.no_grad(), autocast(torch.device("cpu"), "bf16"):
+        build_network(config.model, 1, 4)(torch.empty(1, frames, 1, *(config.data.patch_size or ())))
+    return trace.flops
+
+
+def _step(config: Config, memory: MemoryConfig, frames: int) -> StepMemory:
+    data = dataclasses.replace(config.data, frames=frames)
+    return training_memory(dataclasses.replace(config, data=data, memory=memory), 1, 4, frames)

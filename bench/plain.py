@@ -1,0 +1,136 @@
+"""The baselines, written plainly: a ConvLSTM left to autograd, and the published CLSTM-UNet around one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from unet4d.config import Config, Size
+from unet4d.model.convlstm import ConvLSTMCell3d, same_padding
+from unet4d.model.device import autocast
+from unet4d.model.loss import LabelledFramesLoss
+from unet4d.model.optimiser import optimiser
+
+WIDTHS = (64, 128, 256, 512)
+"""Channels of the published network's levels."""
+
+
+class PlainConvLSTM(nn.Module):
+    """One convolution of input and hidden state together, and a loop over time; the mathematics of ConvLSTM3d, run forward.
+
+    Under autocast the hidden state has the frames' dtype and the cell state, which adds up over time, is float32.
+    """
+
+    def __init__(self, in_channels: int, hidden_channels: int, kernel_size: int | Size = 3):
+        super().__init__()
+        kernel = (kernel_size,) * 3 if isinstance(kernel_size, int) else kernel_size
+        self.hidden_channels = hidden_channels
+        self.gates = nn.Conv3d(in_channels + hidden_channels, 4 * hidden_channels, kernel, padding=same_padding(kernel))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Hidden states (B, T, H, X, Y, Z) of `x` (B, T, C, X, Y, Z)."""
+        shape = (x.shape[0], self.hidden_channels, *x.shape[3:])
+        hidden = torch.zeros(shape, device=x.device, dtype=x.dtype)
+        cell = torch.zeros(shape, device=x.device, dtype=self.gates.weight.dtype)
+        outputs = []
+        for frame in x.unbind(1):
+            i, f, g, o = self.gates(torch.cat((frame, hidden), 1)).chunk(4, 1)
+            cell = torch.sigmoid(f) * cell + torch.sigmoid(i) * torch.tanh(g)
+            hidden = (torch.sigmoid(o) * torch.tanh(cell)).to(x.dtype)
+            outputs.append(hidden)
+        return torch.stack(outputs, 1)
+
+    def copy_weights(self, cell: ConvLSTMCell3d) -> PlainConvLSTM:
+        """Take over the weights of a cell of ConvLSTM3d; gives itself."""
+        bias = cell.input_gates.bias
+        assert self.gates.bias is not None
+        assert bias is not None
+        with torch.no_grad():
+            self.gates.weight.copy_(torch.cat((cell.input_gates.weight, cell.hidden_gates.weight), 1))
+            self.gates.bias.copy_(bias)
+        return self
+
+
+def double_conv(in_channels: int, out_channels: int) -> nn.Sequential:
+    """Twice a convolution, batch norm and ReLU."""
+    layers: list[nn.Module] = []
+    for inputs in (in_channels, out_channels):
+        layers += [nn.Conv3d(inputs, out_channels, 3, padding=1), nn.BatchNorm3d(out_channels), nn.ReLU(inplace=True)]
+    return nn.Sequential(*layers)
+
+
+class PublishedCLSTMUNet(nn.Module):
+    """The published CLSTM-UNet: a 3D U-Net over frames folded into the batch, and one ConvLSTM as wide as its bottleneck.
+
+    Args:
+        in_channels: channels C of a frame.
+        out_channels: classes K.
+        widths: channels of the levels.
+        last_block: go on to twice the input's resolution, cut that back to the input's grid and convolve once more, as the
+            published code does. It loses the border and adds nothing; without it the network is the U-Net that was meant.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, widths: Sequence[int] = WIDTHS, last_block: bool = False):
+        super().__init__()
+        self.last_block = last_block
+        self.encoder = nn.ModuleList(double_conv(i, o) for i, o in zip((in_channels, *widths), widths, strict=False))
+        self.pool = nn.MaxPool3d(2)
+        self.lstm = PlainConvLSTM(widths[-1], widths[-1])
+        ups = [*zip(widths[:0:-1], widths[-2::-1], strict=True), *([(widths[0], widths[0])] if last_block else [])]
+        self.ups = nn.ModuleList(nn.ConvTranspose3d(low, high, 2, 2) for low, high in ups)
+        self.decoder = nn.ModuleList(double_conv(2 * high, high) for _, high in ups)
+        self.head = nn.Conv3d(widths[0], out_channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits (B, T, K, X, Y, Z) of `x` (B, T, C, X, Y, Z); X, Y, Z multiples of 2 per level below the first."""
+        frames, folded = x.shape[:2], x.flatten(0, 1)
+        skips: list[Tensor] = []
+        for encode in self.encoder:
+            folded = encode(self.pool(folded) if skips else folded)
+            skips.append(folded)
+        folded = self.lstm(skips.pop().unflatten(0, frames)).flatten(0, 1)
+        if self.last_block:
+            skips.insert(0, skips[0])
+        for up, decode in zip(self.ups, self.decoder, strict=True):
+            skip = skips.pop()
+            folded = decode(torch.cat((skip, _cut(up(folded), skip.shape[2:])), 1))
+        return self.head(folded).unflatten(0, frames)
+
+
+def _cut(x: Tensor, size: Sequence[int]) -> Tensor:
+    """The middle of `x` (N, C, X, Y, Z) of this size."""
+    for axis, (have, want) in enumerate(zip(x.shape[2:], size, strict=True), 2):
+        if have > want:
+            x = x.narrow(axis, (have - want) // 2, want)
+    return x
+
+
+class PlainStep:
+    """A training step by plain backpropagation, all frames labelled: loss, optimiser and clipping are those of TrainingStep."""
+
+    def __init__(self, network: nn.Module, config: Config, device: torch.device):
+        self.network, self.config, self.device = network, config.train, device
+        self.loss, self.optimiser = LabelledFramesLoss(), optimiser(network, config.train)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=config.train.precision == "fp16")
+
+    def __call__(self, image: Tensor, label: Tensor, labelled: Any = None) -> Tensor:
+        """Take one step; gives the loss.
+
+        Args:
+            image: (B, T, C, X, Y, Z).
+            label: (B, T, X, Y, Z) class indices.
+            labelled: not looked at.
+        """
+        self.optimiser.zero_grad(set_to_none=True)
+        with autocast(self.device, self.config.precision):
+            logits = self.network(image)
+        loss = self.loss.of(self.loss.sums(logits.flatten(0, 1), label.flatten(0, 1)))
+        self.scaler.scale(loss).backward()
+        self.scaler.unscale_(self.optimiser)
+        torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.config.gradient_clip)
+        self.scaler.step(self.optimiser)
+        self.scaler.update()
+        return loss.detach()
