@@ -24,9 +24,9 @@ CLASSES = 4
 SETTINGS = {
     "plain": MemoryConfig(chunk_frames=0, lstm="gates"),
     "middle": MemoryConfig(chunk_frames=4),
-    "leanest": MemoryConfig(chunk_frames=1, stages=True),
+    "leanest": MemoryConfig(chunk_frames=1),
 }
-"""How much of a training step is computed again rather than kept."""
+"""How much of a training step is computed again rather than kept. Stages and groups of chunks go further, at more time."""
 
 
 class Grid(NamedTuple):

@@ -14,6 +14,7 @@ import torch
 import yaml
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from bench.candidates import SETTINGS
 from unet4d.config import Config, MemoryConfig, Size
 from unet4d.model.clstm_unet import build_network
 from unet4d.model.device import autocast
@@ -21,7 +22,7 @@ from unet4d.model.memory import MemoryTrace, StepMemory, training_memory
 from unet4d.model.topology import rounded_up, strides_and_kernels, total_stride
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
-PLAIN, LEANEST = MemoryConfig(0, lstm="gates"), MemoryConfig(1, stages=True)
+PLAIN, LEANEST = SETTINGS["plain"], SETTINGS["leanest"]
 FEW, MORE = 3, 6
 """Frames of the two clips whose difference is what a frame takes."""
 

@@ -24,12 +24,14 @@ def fenced(language: str) -> str:
 
 
 def test_every_command_is_shown():
-    assert {line.split()[1] for line in COMMANDS} == {"train", "predict", "evaluate", "report"}
+    assert {line.split()[1] for line in COMMANDS} == {"plan", "train", "predict", "evaluate", "report"}
 
 
 @pytest.mark.parametrize("line", COMMANDS)
-def test_a_command_parses(line, monkeypatch):
-    monkeypatch.chdir(ROOT)
+def test_a_command_parses(line, monkeypatch, tmp_path):
+    (tmp_path / "experiments").symlink_to(ROOT / "experiments")
+    (tmp_path / "plan.yaml").write_text("train: {epochs: 3}\n")  # as `unet4d plan` leaves one
+    monkeypatch.chdir(tmp_path)
     words = shlex.split(line)[1:]
     assert _parsed(words)[0] == words[0]
 
