@@ -12,6 +12,7 @@ import torch
 from unet4d import ConvLSTM3d, load_model, read_image, segment
 from unet4d.config import CHANNELS, Config, DataConfig, MemoryConfig, ModelConfig, TrainConfig
 from unet4d.model.clstm_unet import build_network
+from unet4d.model.device import tune
 from unet4d.model.fitting import GB
 from unet4d.model.gates import fused_steps, step, step_backward
 from unet4d.model.memory import training_memory
@@ -89,12 +90,13 @@ def two_steps(config: Config) -> tuple[torch.Tensor, torch.Tensor]:
     """The second of two real training steps, every frame labelled: loss and gradient norm."""
     torch.manual_seed(0)
     device, patch, frames = torch.device("cuda"), config.data.patch_size, config.data.frames
+    tune(device, config.train.precision)
     take = TrainingStep(build_network(config.model, 1, 4).to(device), config, device)
     image = torch.randn(1, frames, 1, *patch, device=device)
     label = torch.randint(0, 4, (1, frames, *patch), dtype=torch.uint8, device=device)
-    for _ in range(2):
-        done = take(image, label, [[True] * frames])
-    return done
+    take(image, label, [[True] * frames])
+    torch.cuda.reset_peak_memory_stats()  # of the search for algorithms
+    return take(image, label, [[True] * frames])
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp32"])
@@ -104,7 +106,6 @@ def two_steps(config: Config) -> tuple[torch.Tensor, torch.Tensor]:
 def test_the_planned_peak_is_the_measured_one_within_a_tenth_and_never_under(memory, precision):
     config = default_config(precision=precision, **memory)
     torch.cuda.empty_cache()
-    torch.cuda.reset_peak_memory_stats()
     two_steps(config)
     measured = torch.cuda.max_memory_allocated()
     assert 1 <= training_memory(config, 1, 4, config.data.frames).working_bytes / measured < 1.1
@@ -112,7 +113,6 @@ def test_the_planned_peak_is_the_measured_one_within_a_tenth_and_never_under(mem
 
 @pytest.mark.parametrize("memory", [MemoryConfig(2), MemoryConfig(1, 2, stages=True)], ids=str)
 def test_a_cut_step_is_the_plain_one(memory):
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     config = default_config((64, 64, 32), 6, "fp32", chunk_frames=0)
     plain = two_steps(config)
     cut = two_steps(dataclasses.replace(config, memory=memory))

@@ -19,17 +19,23 @@ class Step:
     """A step that needs as many units of memory as frames are computed at once."""
 
     def __init__(self, room: float):
-        self.room, self.memory, self.taken = room, MemoryConfig(0), []
+        self.room, self.memory, self.taken, self.drawn = room, MemoryConfig(0), [], []
+        self.optimiser = torch.optim.SGD([torch.zeros(1)], 0.1)
 
     def use(self, memory):
         self.memory = memory
 
-    def __call__(self, image, label, labelled):
+    def gradients(self, image, label, labelled):
+        torch.rand(())
         width = self.memory.chunk_frames or image.shape[1]
         if width - 0.5 * self.memory.stages > self.room:
             raise torch.OutOfMemoryError("made up")
         self.taken.append(self.memory)
-        return image.sum(), image.sum()
+        self.drawn.append(float(torch.rand(())))
+        return image.sum()
+
+    def update(self):
+        return torch.zeros(())
 
 
 def watched(room: float, memory: MemoryConfig = MemoryConfig(0), fit: Fit | None = None):  # noqa: B008
@@ -66,12 +72,32 @@ def test_another_error_is_not_out_of_memory():
     assert said == []
 
 
+def test_the_retried_step_draws_what_the_first_try_drew():
+    drawn = []
+    for room in (9, 2):
+        torch.manual_seed(0)
+        guard, step, _ = watched(room)
+        guard(*BATCH)
+        drawn.append(step.drawn)
+    assert drawn[0] == drawn[1]
+
+
 def test_the_third_step_tells_what_was_planned_and_what_was_measured(monkeypatch):
-    monkeypatch.setattr(watch, "peak_bytes", lambda device: int(2.5 * GB))
+    peaks = []
+    monkeypatch.setattr(watch, "forget_peak", lambda device: peaks.append(int(2.5 * GB)))
+    monkeypatch.setattr(watch, "peak_bytes", lambda device: peaks[-1])
     guard, _, said = watched(room=9, fit=PLANNED)
     for _ in range(2):
         guard(*BATCH)
     assert said == []
     for _ in range(3):
         guard(*BATCH)
-    assert said == ["memory: planned 3.00 GB, measured 2.50 GB at the peak of 3 steps"]
+    assert said == ["memory: planned 3.00 GB, measured 2.50 GB at the peak of steps 2 to 3"]
+
+
+def test_a_plan_that_did_not_hold_is_not_held_against_the_way_that_did(monkeypatch):
+    monkeypatch.setattr(watch, "peak_bytes", lambda device: 1)
+    guard, _, said = watched(room=2, fit=PLANNED)
+    for _ in range(4):
+        guard(*BATCH)
+    assert all(line.startswith("out of memory") for line in said)

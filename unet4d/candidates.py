@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from unet4d.config import CHANNELS, FRAMES, Config, MemoryConfig, ModelConfig, Size, triple
 from unet4d.data.fingerprint import Fingerprint
-from unet4d.model.fitting import Fit, ladder
+from unet4d.model.fitting import Fit, ways
 from unet4d.model.memory import StepMemory, training_memory
 from unet4d.model.topology import rounded_up, total_stride
 from unet4d.resolve import resolved_model
@@ -94,19 +94,6 @@ def _halved(frames: int) -> list[int]:
     while lengths[-1] > FEWEST_FRAMES:
         lengths.append(max(FEWEST_FRAMES, -(-lengths[-1] // 2)))
     return lengths
-
-
-def ways(memory: MemoryConfig, frames: int) -> list[MemoryConfig]:
-    """The ways to cut a clip, fastest first, that keep what the configuration sets."""
-    if memory.chunk_frames is not None:
-        return [memory]
-    plain, found = MemoryConfig(), []
-    for rung in ladder(frames):
-        kept = [memory if getattr(memory, k) != getattr(plain, k) else rung for k in ("group_chunks", "stages", "lstm")]
-        way = MemoryConfig(rung.chunk_frames, kept[0].group_chunks, kept[1].stages, kept[2].lstm)
-        if way not in found:
-            found.append(way)
-    return found
 
 
 class Counts:

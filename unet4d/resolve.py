@@ -38,10 +38,7 @@ def resolved(config: Config, cases: Sequence[Case], device: torch.device) -> Con
         precision=resolve_precision(config.train.precision, device),
         batch_size=config.train.batch_size or BATCH_SIZE,
     )
-    memory = config.memory
-    if memory.chunk_frames is None and device.type == "cpu":
-        memory = dataclasses.replace(memory, chunk_frames=0)
-    return dataclasses.replace(config, data=data, model=model, train=steps, memory=memory)
+    return dataclasses.replace(config, data=data, model=model, train=steps)
 
 
 def resolved_model(model: ModelConfig, spacing: Sequence[float], patch: Sequence[int]) -> ModelConfig:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,8 @@ class Trainer:
         self.precision, self.patch_size = config.train.precision, triple(config.data.patch_size or ())
         torch.manual_seed(config.seed)
         self.network = build_network(config.model, len(task.channel_names), len(task.labels)).to(device)
-        self.step, memory = TrainingStep(self.network, config, device), fit.memory if fit else config.memory
+        self.step = TrainingStep(self.network, config, device)
+        memory = fit.memory if fit else replace(config.memory, chunk_frames=config.memory.chunk_frames or 0)
         self.step.use(memory)
         self.epoch, self.best = 0, -1.0
         if saved:

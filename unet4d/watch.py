@@ -11,8 +11,8 @@ from unet4d.config import MemoryConfig
 from unet4d.model.fitting import GB, Fit, described, rungs_from
 from unet4d.model.step import TrainingStep
 
-FIRST_STEPS = 3
-"""Steps after which the peak is what it will be: the optimiser has its state, and every algorithm has been chosen."""
+SETTLED = 1, 3
+"""The peak is that of the steps after the first of these, in which cuDNN tries its algorithms, up to the second."""
 
 
 class MemoryWatch:
@@ -39,30 +39,41 @@ class MemoryWatch:
         Raises:
             torch.OutOfMemoryError: the leanest way is not lean enough.
         """
-        while True:
-            taken = self._tried(image, label, labelled)
-            if taken is not None:
-                break
+        while (loss := self._tried(image, label, labelled)) is None:
+            pass
+        norm = self.step.update()
         self.steps += 1
-        if self.fit and self.steps == FIRST_STEPS:
+        if self.fit and self.steps == SETTLED[0]:
+            forget_peak(image.device)
+        if self.fit and self.steps == SETTLED[1]:
             measured, planned = peak_bytes(image.device) / GB, self.fit.planned_bytes / GB
-            self.say(f"memory: planned {planned:.2f} GB, measured {measured:.2f} GB at the peak of {FIRST_STEPS} steps")
-        return taken
+            self.say(
+                f"memory: planned {planned:.2f} GB, measured {measured:.2f} GB at the peak of steps 2 to {SETTLED[1]}"
+            )
+        return loss, norm
 
-    def _tried(self, *batch) -> tuple[Tensor, Tensor] | None:
-        """One step, or None and a leaner way from now on; nothing of the failed one is left to take up memory."""
+    def _tried(self, *batch) -> Tensor | None:
+        """The loss, with gradients; or None, and a leaner way from now on; nothing of the failed one is left to take up memory."""
+        drawn = torch.get_rng_state()
         try:
-            return self.step(*batch)
+            return self.step.gradients(*batch)
         except torch.OutOfMemoryError:
             if not self.leaner:
                 raise
         self.say(f"out of memory with {described(self.memory)}; going on with {described(self.leaner[0])}")
-        self.memory = self.leaner.pop(0)
+        self.memory, self.fit = self.leaner.pop(0), None  # the plan was another one's
         self.step.use(self.memory)
+        self.step.optimiser.zero_grad(set_to_none=True)
+        torch.set_rng_state(drawn)  # the same channels are dropped
         torch.cuda.empty_cache()
         return None
 
 
 def peak_bytes(device: torch.device) -> int:
-    """The most a GPU's allocator has handed out in this process so far."""
+    """The most a GPU's allocator has handed out at once since `forget_peak`."""
     return torch.cuda.max_memory_allocated(device)
+
+
+def forget_peak(device: torch.device) -> None:
+    """Begin anew to take the peak."""
+    torch.cuda.reset_peak_memory_stats(device)

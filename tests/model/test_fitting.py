@@ -34,6 +34,7 @@ def test_the_ladder_goes_from_all_at_once_over_ever_narrower_chunks_to_groups():
     assert [rung.chunk_frames for rung in ladder(1)] == [0, 0, 0]
 
 
+@pytest.mark.slow
 def test_cutting_needs_less_the_narrower_until_the_kept_states_weigh_more_than_the_frames():
     needed = [counted(rung) for rung in ladder(9)]
     assert needed[:3] == sorted(needed[:3], reverse=True)
@@ -85,10 +86,19 @@ def test_a_real_count_stands_behind_it():
 def test_leaner_ways_than_an_odd_one_are_the_rungs_below_it():
     assert rungs_from(MemoryConfig(3, lstm="borders"), 9)[1:] == ladder(9)[5:]
     assert rungs_from(ladder(9)[-1], 9) == ladder(9)[-1:]
+    assert rungs_from(MemoryConfig(16), 9)[1:] == ladder(9)[2:]
     assert rungs_from(MemoryConfig(), 9) == ladder(9)
+
+
+def test_what_was_set_is_kept_where_the_width_of_chunks_is_left_open():
+    """Pins settings that were kept in the record of a run and not in the run."""
+    assert all(rung.stages for rung in rungs_from(MemoryConfig(stages=True), 9))
+    assert {rung.lstm for rung in rungs_from(MemoryConfig(lstm="borders"), 9)} == {"borders"}
+    assert {rung.group_chunks for rung in rungs_from(MemoryConfig(group_chunks=3), 9)} == {3}
 
 
 def test_a_way_is_told_in_words():
     assert described(MemoryConfig(0)) == "all frames at once"
+    assert described(MemoryConfig(0, lstm="gates")) == "all frames at once, gates kept"
     assert described(MemoryConfig(1, stages=True)) == "chunks of 1 frame, the rest computed again, encoder stages twice"
     assert described(MemoryConfig(2, 4)) == "chunks of 2 frames in groups of 4, the rest computed again"

@@ -54,6 +54,7 @@ class ClipLoss(nn.Module):
                 "no frame of this batch is labelled; wanted one or more, for there is nothing to learn from"
             )
         kept = self.network.drawn_dropout(len(image)) if self.training else None
+        kept = None if kept is None else [factor.to(image.device, non_blocking=True) for factor in kept]
         lengths = tuple(length for length in self.lengths if length < image.shape[1])
         cold: NetworkState = [None] * self.network.cells
         sums, _ = self._sums(image, label, labelled, cold, kept, lengths)

@@ -64,11 +64,17 @@ def autocast(device: torch.device, precision: str) -> contextlib.AbstractContext
     return torch.autocast(device.type, _DTYPES[precision])
 
 
-def tune(device: torch.device, precision: str) -> None:
-    """Set what a GPU computes with: TF32 for what is left in float32, unless "fp32" is asked for, and the fastest algorithms.
-
-    cuDNN tries its algorithms on the first step of each shape, and a training has one shape.
-    """
+def set_tf32(device: torch.device, precision: str) -> None:
+    """Let a GPU compute in TF32 what is left in float32, unless "fp32" is asked for; convolutions would do so unasked."""
     if device.type == "cuda":
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision != "fp32"
+
+
+def tune(device: torch.device, precision: str) -> None:
+    """Set what a training on a GPU computes with: `set_tf32`, and cuDNN's fastest algorithms.
+
+    They are found by trying, whenever a shape is new. A training has few: those of a chunk, and as many frames as are decoded.
+    """
+    set_tf32(device, precision)
+    if device.type == "cuda":
         torch.backends.cudnn.benchmark = True

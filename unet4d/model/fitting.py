@@ -53,17 +53,30 @@ def ladder(frames: int) -> list[MemoryConfig]:
     return rungs
 
 
+def ways(memory: MemoryConfig, frames: int) -> list[MemoryConfig]:
+    """The ways to cut a clip, fastest first, that keep what the configuration sets."""
+    if memory.chunk_frames is not None:
+        return [memory]
+    plain, found = MemoryConfig(), []
+    for rung in ladder(frames):
+        kept = [memory if getattr(memory, k) != getattr(plain, k) else rung for k in ("group_chunks", "stages", "lstm")]
+        way = MemoryConfig(rung.chunk_frames, kept[0].group_chunks, kept[1].stages, kept[2].lstm)
+        if way not in found:
+            found.append(way)
+    return found
+
+
 def rungs_from(memory: MemoryConfig, frames: int) -> list[MemoryConfig]:
-    """This way to cut a clip and all leaner ones of the ladder; the whole ladder where `chunk_frames` is left open."""
+    """This way to cut a clip and all leaner ones of the ladder; with `chunk_frames` left open, all ways that keep what is set."""
     if memory.chunk_frames is None:
-        return ladder(frames)
+        return ways(memory, frames)
     return [memory, *(rung for rung in ladder(frames) if _leanness(rung, frames) > _leanness(memory, frames))]
 
 
 def _leanness(memory: MemoryConfig, frames: int) -> tuple[int, bool, int, int]:
     """Rises along the ladder."""
     kept = ("gates", "hidden", "borders").index(memory.lstm)
-    return -(memory.chunk_frames or frames), memory.stages, memory.group_chunks, kept
+    return -min(memory.chunk_frames or frames, frames), memory.stages, memory.group_chunks, kept
 
 
 def described(memory: MemoryConfig) -> str:
@@ -75,7 +88,8 @@ def described(memory: MemoryConfig) -> str:
         if memory.group_chunks > 1:
             words += f" in groups of {memory.group_chunks}"
         words += ", the rest computed again"
-    return words + (", encoder stages twice" if memory.stages else "")
+    kept = {"gates": ", gates kept", "hidden": "", "borders": ", ConvLSTMs run again"}[memory.lstm]
+    return words + (", encoder stages twice" if memory.stages else "") + kept
 
 
 def fitted(

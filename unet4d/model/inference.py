@@ -10,7 +10,7 @@ from torch import Tensor
 
 from unet4d.config import InferenceConfig
 from unet4d.model.clstm_unet import CLSTMUNet, NetworkState
-from unet4d.model.device import autocast
+from unet4d.model.device import autocast, set_tf32
 from unet4d.model.pieces import Sweeps
 
 
@@ -37,8 +37,9 @@ def sliding_window(
         config: overlap, windows and frames at once.
         cyclic: the last frame leads into the first.
         device: where windows are computed.
-        precision: "bf16", "fp16" or "fp32".
+        precision: "bf16", "fp16", "tf32" or "fp32".
     """
+    set_tf32(device, precision)
     channels, frames = image.shape[:2]
     length = config.chunk_frames or frames
 

@@ -16,7 +16,7 @@ from unet4d.model.optimiser import optimiser, schedule
 
 
 class TrainingStep:
-    """The network's loss, its optimiser, its learning rate, its loss scaler. Nothing in a step waits for the device.
+    """The network's loss, its optimiser, its learning rate, its loss scaler. Nothing in a step reads from the device.
 
     Args:
         network: on `device`, in training mode.
@@ -33,22 +33,26 @@ class TrainingStep:
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.precision == "fp16")
 
     def __call__(self, image: Tensor, label: Tensor, labelled: Sequence[Sequence[bool]]) -> tuple[Tensor, Tensor]:
-        """Take one step; see `ClipLoss` for the arguments, which lie on the device.
+        """Take one step: `gradients`, then `update`; gives what they give."""
+        return self.gradients(image, label, labelled), self.update()
 
-        Returns:
-            The loss and the gradient's norm before clipping, scalars on the device.
-        """
+    def gradients(self, image: Tensor, label: Tensor, labelled: Sequence[Sequence[bool]]) -> Tensor:
+        """The loss, a scalar, and in every weight its gradient; see `ClipLoss` for the arguments, which lie on the device."""
         self.optimiser.zero_grad(set_to_none=True)
         with autocast(self.device, self.precision):
             loss = self.loss(image, label, labelled)
         self.scaler.scale(loss).backward()
+        return loss.detach()
+
+    def update(self) -> Tensor:
+        """Change the weights; gives the gradient's norm before clipping, a scalar on the device."""
         self.scaler.unscale_(self.optimiser)
         limit = self.config.gradient_clip or float("inf")
         norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), limit)
         self.scaler.step(self.optimiser)
         self.scaler.update()
         self.schedule.step()
-        return loss.detach(), norm
+        return norm
 
     def use(self, memory: MemoryConfig) -> None:
         """Cut the steps that follow in another way; what they compute stays the same."""
@@ -68,7 +72,9 @@ class TrainingStep:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over what `state_dict` gave."""
+        """Take over what `state_dict` gave, be it from another device: whether the optimiser is fused is this one's affair."""
+        for saved, own in zip(state["optimiser"]["param_groups"], self.optimiser.param_groups, strict=True):
+            saved["fused"] = own["fused"]
         self.optimiser.load_state_dict(state["optimiser"])
         self.schedule.load_state_dict(state["schedule"])
         self.scaler.load_state_dict(state["scaler"])
