@@ -69,34 +69,22 @@ class ClipLoss(nn.Module):
         kept: Dropout | None,
         lengths: Lengths,
     ) -> tuple[Tensor, NetworkState]:
-        """The sums of the loss over these frames, and the state after them."""
-        if not lengths or image.shape[1] <= lengths[0]:
-            return self._sums_at_once(image, label, labelled, start, kept)
+        """The sums of the loss over these frames, cut to these lengths, and the state after them."""
 
         def of_piece(here: slice, state: NetworkState) -> tuple[Tensor, NetworkState]:
             rows = [row[here] for row in labelled]
             return again(self._sums, image[:, here], label[:, here], rows, state, kept, lengths[1:])
 
-        sums, after = self.sweeps.through(image, start, lengths, of_piece, kept)
-        return torch.stack(sums).sum(0), after
-
-    def _sums_at_once(
-        self,
-        image: Tensor,
-        label: Tensor,
-        labelled: Sequence[Sequence[bool]],
-        start: NetworkState,
-        kept: Dropout | None,
-    ) -> tuple[Tensor, NetworkState]:
+        if lengths and image.shape[1] > lengths[0]:
+            sums, after = self.sweeps.through(image, start, lengths, of_piece, kept)
+            return torch.stack(sums).sum(0), after
         places = [i for i, here in enumerate(here for row in labelled for here in row) if here]
         if not places:
-            nothing = image.new_zeros(
-                (4, self.network.out_channels), dtype=torch.promote_types(image.dtype, torch.float32)
-            )
-            return nothing, self.sweeps.after(image, start, kept)
+            dtype = torch.promote_types(image.dtype, torch.float32)
+            return image.new_zeros((4, self.network.out_channels), dtype=dtype), self.sweeps.after(image, start, kept)
         chosen, truth = None, label.flatten(0, 1)
         if len(places) < len(truth):
             chosen = torch.tensor(places).to(image.device, non_blocking=True)
             truth = truth.index_select(0, chosen)
-        logits, state = self.network.logits(image, start, chosen, kept)
-        return self.loss.sums(logits, truth), state
+        logits, after = self.network.logits(image, start, chosen, kept)
+        return self.loss.sums(logits, truth), after
