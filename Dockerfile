@@ -33,7 +33,8 @@ ARG PIP_EXTRA_INDEX_URL
 RUN --mount=type=cache,target=/root/.cache/pip \
     --mount=type=bind,source=pyproject.toml,target=/mnt/pyproject.toml \
     --mount=type=bind,source=constraints.txt,target=/mnt/constraints.txt \
-    python -c 'import tomllib; print(*tomllib.load(open("/mnt/pyproject.toml", "rb"))["project"]["dependencies"], sep="\n")' \
+    python -c 'import tomllib; p = tomllib.load(open("/mnt/pyproject.toml", "rb"))["project"]; \
+print(*p["dependencies"], *p["optional-dependencies"]["nrrd"], *p["optional-dependencies"]["dicom"], sep="\n")' \
         > /tmp/requirements.txt \
     && python -m pip install -c /mnt/constraints.txt -r /tmp/requirements.txt \
     && rm /tmp/requirements.txt

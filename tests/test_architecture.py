@@ -20,7 +20,7 @@ LEVELS = (
     ("record", "prediction_folder", "resolve", "watch", "plan_yaml"),
     ("trainer", "candidates"),
     ("plan_reasons",),
-    ("plan", "train", "predict", "evaluate", "report"),  # verbs
+    ("convert", "verify", "plan", "train", "predict", "evaluate", "report"),  # verbs
     ("usage",),
     ("cli",),
     ("__main__",),

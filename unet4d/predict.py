@@ -16,7 +16,8 @@ from unet4d.config import Precision
 from unet4d.data.dataset import to_values
 from unet4d.data.grid import WorkingGrid
 from unet4d.data.image4d import Image4D
-from unet4d.data.studies import Study, find_studies
+from unet4d.data.studies import find_studies
+from unet4d.data.study import Study
 from unet4d.data.transforms import normalised
 from unet4d.errors import InputError, Unet4DError
 from unet4d.model.checkpoint import TrainedModel, load_model
@@ -115,17 +116,17 @@ def predict(
     subjects = trained.task.held_out if held_out else None
     studies = find_studies(inputs, trained.task.channel_names, cases=cases, subjects=subjects)
     folder = PredictionFolder(Path(out_dir), trained.task.labels, trained.path)
-    folder.check([study.case for study in studies])
+    folder.check(studies)
     written: list[Path] = []
     failed: dict[str, Unet4DError] = {}
     for study in tqdm(studies, "segmenting", unit="study", disable=None):
         order = time or study.time or ("cyclic" if trained.task.cyclic else "open")
         done = _segmented(trained, study, order, precision)
         if isinstance(done, Unet4DError):
-            failed[study.case.name] = done
+            failed[study.name] = done
         else:
             image, label = done
-            written.append(folder.add(study.case.name, label, image, order))
+            written.append(folder.add(study.name, label, image, order))
     _raise_failed(failed, len(studies), folder.path)
     return written
 
@@ -135,7 +136,7 @@ def _segmented(
 ) -> tuple[Image4D, np.ndarray] | Unet4DError:
     """One study read and segmented; or what went wrong with it, which holds none of its memory."""
     try:
-        image = study.case.image()
+        image = study.image()
         return image, segment(model, image, time=time, precision=precision)
     except Unet4DError as error:
         failed = type(error)(str(error))

@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 
 import unet4d
-from unet4d.data.dataset import Case
 from unet4d.data.image4d import Image4D, write_image
 from unet4d.data.references import PREDICTION
+from unet4d.data.study import Study
 from unet4d.errors import InputError
 from unet4d.files import check_writable, read_json, write_json, write_text
 from unet4d.metrics import volumes_ml, voxel_volume_ml
@@ -47,7 +47,7 @@ class PredictionFolder:
         """Where the label map of a case goes."""
         return self.path / f"{case}.nii.gz"
 
-    def check(self, cases: Sequence[Case]) -> None:
+    def check(self, studies: Sequence[Study]) -> None:
         """See, before any work, that all label maps can be written and that none replaces what is no prediction.
 
         Raises:
@@ -56,13 +56,13 @@ class PredictionFolder:
             Unet4DError: the folder may not be written to.
         """
         check_writable(self.path)
-        names = [case.name for case in cases]
+        names = [study.name for study in studies]
         doubled = sorted({name for name in names if names.count(name) > 1})
         if doubled:
             raise InputError(
                 f"several inputs are named {doubled[0]}, and would overwrite one another; predict them to folders of their own"
             )
-        sources = {path.resolve() for case in cases for path in case.files}
+        sources = {path.resolve() for study in studies for path in study.files}
         earlier = (self.path / PREDICTION).is_file()
         for path in map(self.label_map, names):
             if path.resolve() in sources:

@@ -56,7 +56,7 @@ def train(
     training, validation = split_cases(studies, config.fold, config.data.folds, config.seed, config.data.held_out)
     config = resolved(config, (*training, *validation), where)
     subjects = tuple(sorted({case.subject for case in validation}))
-    task = Task(dict(studies.labels), studies.channel_names, studies.cyclic, subjects)
+    task = Task(dict(studies.labels), studies.channel_names, studies.cyclic, subjects, studies.channel_kinds)
     saved = _saved_run(out_dir, config, task, resume)
     check_writable(out_dir)
 

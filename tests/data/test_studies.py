@@ -33,7 +33,7 @@ def dataset(root: Path, training: str = "abc", test: str = "", **more) -> Path:
 
 
 def names(*given, **options) -> list[str]:
-    return [study.case.name for study in find_studies(*given, **options)]
+    return [study.name for study in find_studies(*given, **options)]
 
 
 def refusal(*given, **options) -> str:
@@ -87,8 +87,8 @@ def test_files_are_grouped_by_channel(tmp_path):
 def test_channels_of_a_case_come_in_order(tmp_path):
     touch(tmp_path, "a_0001.nii.gz", "a_0000.nii", "b_0000.nii.gz", "b_0001.nii.gz")
     first, second = find_studies([tmp_path], TWO)
-    assert (first.case.name, second.case.name, first.time) == ("a", "b", None)
-    assert [path.name for path in first.case.images] == ["a_0000.nii", "a_0001.nii.gz"]
+    assert (first.name, second.name, first.time) == ("a", "b", None)
+    assert [path.name for path in first.files] == ["a_0000.nii", "a_0001.nii.gz"]
     touch(tmp_path, "c_0001.nii.gz")
     words = "c_0001.nii.gz came for c; wanted one file a channel, named CASE_0000 to CASE_0001; add or rename them"
     assert words in refusal([tmp_path], TWO)

@@ -15,11 +15,22 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
+from unet4d.data.channels import KINDS, MAP, SIGNAL, velocity_axis
 from unet4d.data.image4d import Image4D, read_image
 from unet4d.data.nifti import case_name
 from unet4d.errors import InputError
 
-_DATASET_KEYS = ("name", "description", "reference", "licence", "license", "channel_names", "labels", "time")
+_DATASET_KEYS = (
+    "name",
+    "description",
+    "reference",
+    "licence",
+    "license",
+    "channel_names",
+    "channel_kinds",
+    "labels",
+    "time",
+)
 _DECATHLON_KEYS = ("modality", "release", "relase", "tensorImageSize", "numTraining", "numTest")  # "relase": as shipped
 _CASE_KEYS = ("case", "subject", "image", "label", "labelled_frames", "frame_duration_s")
 _LISTED_MISSING = 5
@@ -38,6 +49,7 @@ class Case:
         frame_duration_s: overrides the header's; None leaves it to the header.
         channels_last: the single image file holds channels, not frames, along its 4th axis.
         channels: how many channels the dataset names.
+        channel_kinds: what each channel holds, see data/channels.py.
     """
 
     name: str
@@ -48,6 +60,7 @@ class Case:
     frame_duration_s: float | None = None
     channels_last: bool = False
     channels: int = 1
+    channel_kinds: tuple[str, ...] = (SIGNAL,)
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -74,6 +87,7 @@ class Dataset:
             this tuple; values may have gaps.
         time: "cyclic" (the last frame leads into the first) or "open"; None where the file does not say, which a
             network learns as open.
+        channel_kinds: what each channel holds, see data/channels.py.
     """
 
     root: Path
@@ -83,6 +97,7 @@ class Dataset:
     time: str | None
     training: tuple[Case, ...]
     test: tuple[Case, ...] = ()
+    channel_kinds: tuple[str, ...] = (SIGNAL,)
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -120,6 +135,7 @@ def parse_dataset(entry: Any, path: Path) -> Dataset:
     _check_type(entry, dict, f"{path}", "an object { ... }")
     _check_keys(entry, (*_DATASET_KEYS, *_DECATHLON_KEYS, "training", "test"), f"{path}")
     channel_names = _parse_channels(entry, path)
+    channel_kinds = _parse_kinds(entry.get("channel_kinds", {}), len(channel_names), path)
     labels = _parse_labels(entry.get("labels"), path)
     time = entry.get("time")
     if "time" in entry and time not in ("cyclic", "open"):
@@ -129,13 +145,16 @@ def parse_dataset(entry: Any, path: Path) -> Dataset:
         _check_type(entry.get(part, []), list, f'{path}: "{part}"', "a list of cases [ ... ]")
         channels_last = "modality" in entry and len(channel_names) > 1
         cases[part] = tuple(
-            _parse_case(item, part, f'{path}: "{part}" entry {i}', path.parent, len(channel_names), channels_last)
+            replace(
+                _parse_case(item, part, f'{path}: "{part}" entry {i}', path.parent, len(channel_names), channels_last),
+                channel_kinds=channel_kinds,
+            )
             for i, item in enumerate(entry.get(part, []))
         )
     _check_cases(cases["training"], cases["test"], path)
     name = entry.get("name") or path.absolute().parent.name
     _check_type(name, str, f'{path}: "name"', "a text")
-    return Dataset(path.parent, name, channel_names, labels, time, cases["training"], cases["test"])
+    return Dataset(path.parent, name, channel_names, labels, time, cases["training"], cases["test"], channel_kinds)
 
 
 def _parse_channels(entry: Mapping[str, Any], path: Path) -> tuple[str, ...]:
@@ -151,6 +170,27 @@ def _parse_channels(entry: Mapping[str, Any], path: Path) -> tuple[str, ...]:
     if not numbers or set(names) != set(numbers):
         raise InputError(wanted)
     return tuple(names[number] for number in numbers)
+
+
+def _parse_kinds(entry: Any, channels: int, path: Path) -> tuple[str, ...]:
+    """The kind of each channel, from {"1": "velocity X"}; what is not named is signal."""
+    wanted = (
+        f'{path}: "channel_kinds" is {entry!r}; wanted kinds by channel number, {{"1": "map"}}, of {", ".join(KINDS)}'
+    )
+    numbers = [str(i) for i in range(channels)]
+    if (
+        not isinstance(entry, dict)
+        or not set(entry) <= set(numbers)
+        or not all(kind in KINDS for kind in entry.values())
+    ):
+        raise InputError(wanted)
+    kinds = tuple(entry.get(number, SIGNAL) for number in numbers)
+    axes = [axis[0] for axis in map(velocity_axis, kinds) if axis]
+    if kinds[0] == MAP or len(set(axes)) < len(axes):
+        raise InputError(
+            f"{wanted}; the first channel not a map, for it tells the frames, and each axis of velocity once"
+        )
+    return kinds
 
 
 def _parse_labels(labels: Any, path: Path) -> tuple[tuple[str, int], ...]:

@@ -1,32 +1,22 @@
-"""The studies that inputs name: NIfTI files, folders of them (one file a study or one a channel), datasets."""
+"""The studies that inputs name: NIfTI files, folders of them (one file a study or one a channel), datasets, and the layouts that
+can be converted, read as they are."""
 
 from __future__ import annotations
 
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
-from unet4d.data.dataset import Case, Dataset, read_dataset
+from unet4d.data.channels import SIGNAL
+from unet4d.data.dataset import Case, Dataset, read_dataset, read_labelled
 from unet4d.data.dataset_json import nearest
+from unet4d.data.image4d import Image4D
 from unet4d.data.nifti import case_name, studies_in
+from unet4d.data.study import Label, Study
 from unet4d.errors import InputError
 
 _CHANNEL = re.compile(r"(.+)_(\d{4})")
-
-
-@dataclass(frozen=True)
-class Study:
-    """A study to segment.
-
-    Attributes:
-        case: its name and files.
-        time: "cyclic" or "open", as its dataset says; None where nobody says.
-    """
-
-    case: Case
-    time: str | None = None
 
 
 def is_dataset(path: Path) -> bool:
@@ -64,14 +54,14 @@ def find_studies(
             dataset = read_dataset(given)
             _check_channels(dataset, channel_names)
             known += [case.name for case in (*dataset.training, *dataset.test)]
-            found += [Study(case, dataset.time) for case in _taken(dataset, cases, subjects)]
+            found += [study_of(case, dataset) for case in _taken(dataset, cases, subjects)]
         elif not given.exists():
             raise InputError(f"{given} is missing; give a NIfTI file, a folder of them or a dataset folder")
         elif chosen:
             option = "held_out" if cases is None else "cases"
             raise InputError(f"{given} is no dataset; {option} wants a dataset folder; leave {option} out, or give one")
         else:
-            found += [Study(case) for case in _cases_at(given, len(channel_names))]
+            found += [study_of(case) for case in _cases_at(given, len(channel_names))]
     unknown = [name for name in cases or () if name not in known]
     if unknown:
         raise InputError(
@@ -81,6 +71,25 @@ def find_studies(
     if not found:
         raise InputError("no study came; wanted one or more; give inputs, or the names of cases in them")
     return found
+
+
+def study_of(case: Case, dataset: Dataset | None = None) -> Study:
+    """A case of a dataset, or one made of files alone, as a study to read."""
+
+    def label(image: Image4D) -> Label:
+        assert dataset is not None
+        return read_labelled(case, dataset, image)[0], case.labelled_frames
+
+    return Study(
+        case.name,
+        case.subject,
+        case.files,
+        case.image,
+        label if dataset and case.label is not None else None,
+        dataset.time if dataset else None,
+        is_test=dataset is not None and case in dataset.test,
+        nifti=() if case.channels_last else case.images,
+    )
 
 
 def by_channel(files: Mapping[str, Path]) -> dict[str, dict[str, Path]]:
@@ -143,4 +152,5 @@ def _cases_at(path: Path, channels: int) -> Iterator[Case]:
 
 
 def _case(name: str, images: Sequence[Path]) -> Case:
-    return Case(name=name, subject=name, images=tuple(images), channels=len(images))
+    kinds = (SIGNAL,) * len(images)
+    return Case(name=name, subject=name, images=tuple(images), channels=len(images), channel_kinds=kinds)

@@ -31,12 +31,14 @@ class Task:
         channel_names: names of the input channels.
         cyclic: whether the last frame leads into the first.
         held_out: subjects it was validated on and not trained on.
+        channel_kinds: what each channel holds, see data/channels.py; empty: all are signal.
     """
 
     labels: dict[str, int]
     channel_names: tuple[str, ...]
     cyclic: bool
     held_out: tuple[str, ...] = ()
+    channel_kinds: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """Plain Python values."""
@@ -45,13 +47,15 @@ class Task:
             "channel_names": list(self.channel_names),
             "cyclic": self.cyclic,
             "held_out": list(self.held_out),
+            "channel_kinds": list(self.channel_kinds),
         }
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Task:
         """The inverse of `as_dict`."""
-        held_out = tuple(values["held_out"])
-        return cls(dict(values["labels"]), tuple(values["channel_names"]), values["cyclic"], held_out)
+        names, held_out = tuple(values["channel_names"]), tuple(values["held_out"])
+        kinds = tuple(values.get("channel_kinds", ["signal"] * len(names)))  # older checkpoints know no other
+        return cls(dict(values["labels"]), names, values["cyclic"], held_out, kinds)
 
 
 @dataclass(frozen=True)

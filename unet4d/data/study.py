@@ -1,0 +1,62 @@
+"""A study wherever it lies and in whatever layout: its name, how it is read, what is known of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from unet4d.data.image4d import Image4D
+
+Label = tuple[np.ndarray, tuple[int, ...] | None]
+"""(T, X, Y, Z) uint8 label values, and the labelled frames, ascending; None where every frame is labelled."""
+
+
+@dataclass(frozen=True, eq=False)
+class Study:
+    """A study that can be read; nothing of it is held.
+
+    Attributes:
+        name: unique in its source; what is written about it carries the name.
+        subject: the person or animal.
+        files: all that it is read from, so that none of them is overwritten.
+        image: reads it. Raises InputError, naming the file.
+        label: reads what somebody drew, given the image; None where nobody drew any. Raises InputError, naming the file.
+        time: "cyclic" or "open"; None where nobody says.
+        is_test: it belongs to a part that is kept from training.
+        nifti: where it lies as 4D NIfTI, one file a channel: those files, which a conversion copies as they are.
+    """
+
+    name: str
+    subject: str
+    files: tuple[Path, ...]
+    image: Callable[[], Image4D]
+    label: Callable[[Image4D], Label] | None = None
+    time: str | None = None
+    is_test: bool = False
+    nifti: tuple[Path, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """Many studies of one layout, and what the layout says of them all.
+
+    Attributes:
+        name: of the collection.
+        channel_names: in order.
+        labels: class name to label value, background at 0; empty where nobody drew any.
+        studies: in natural order of their names.
+        channel_kinds: what each channel holds, see data/channels.py; empty: all are signal.
+        time: "cyclic" or "open"; None where nobody says.
+        about: further texts for dataset.json: "description", "reference", "licence".
+    """
+
+    name: str
+    channel_names: tuple[str, ...]
+    labels: Mapping[str, int]
+    studies: tuple[Study, ...]
+    channel_kinds: tuple[str, ...] = ()
+    time: str | None = None
+    about: Mapping[str, str] = field(default_factory=dict)
