@@ -16,9 +16,9 @@ from unet4d.config import Precision
 from unet4d.data.dataset import to_values
 from unet4d.data.grid import WorkingGrid
 from unet4d.data.image4d import Image4D
+from unet4d.data.normalisation import normalised
 from unet4d.data.studies import find_studies
 from unet4d.data.study import Study
-from unet4d.data.transforms import normalised
 from unet4d.errors import InputError, Unet4DError
 from unet4d.model.checkpoint import TrainedModel, load_model
 from unet4d.model.device import find_device, resolve_precision

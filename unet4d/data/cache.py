@@ -18,7 +18,7 @@ from tqdm import tqdm
 from unet4d.config import DataConfig
 from unet4d.data.dataset import Case, Dataset, read_labelled, to_classes
 from unet4d.data.grid import WorkingGrid
-from unet4d.data.transforms import normalised
+from unet4d.data.normalisation import normalised
 from unet4d.errors import Unet4DError
 
 VERSION = 2
