@@ -10,6 +10,7 @@ import torch
 from torch.nn.functional import one_hot
 
 from unet4d.data.grid import WorkingGrid
+from unet4d.errors import InputError
 
 SPACINGS = {
     "thick axial": (1.2, 1.2, 8.0),
@@ -177,3 +178,61 @@ def test_a_single_slice_is_turned_in_all_48_orientations():
         grid = WorkingGrid.of(its_affine, written.shape[2:])
         assert np.array_equal(grid.image(written)[0, :, :, :, 0], image[0, :, :, 0])
         assert np.array_equal(grid.native_label(logits_of(grid.label(its_label, 2), 2)), its_label)
+
+
+FLOW = ("signal", "velocity X", "velocity Y", "velocity Z")
+
+
+def vectors_stored(image: np.ndarray, affine: np.ndarray, order, flips) -> tuple[np.ndarray, np.ndarray]:
+    """As `stored`, for a magnitude and a velocity along X, Y, Z: its components follow the axes."""
+    written, its_affine = stored(image, affine, order, flips)
+    components = [(-1 if flip else 1) * written[1 + old] for old, flip in zip(order, flips, strict=True)]
+    return np.stack([written[0], *components]), its_affine
+
+
+@pytest.mark.parametrize("spacing", SPACINGS.values(), ids=SPACINGS.keys())
+def test_one_flow_is_one_working_image_in_all_48_orientations(spacing):
+    image = np.random.default_rng(3).normal(size=(4, 2, 4, 5, 6)).astype(np.float32)
+    affine = affine_of(spacing, rotation((20, -15, 30)))
+    first = WorkingGrid.of(affine, image.shape[2:], 1.7).image(image, FLOW)
+    for order, flips in ORIENTATIONS:
+        written, its_affine = vectors_stored(image, affine, order, flips)
+        assert np.array_equal(WorkingGrid.of(its_affine, written.shape[2:], 1.7).image(written, FLOW), first)
+
+
+def test_a_velocity_points_where_it_did_in_the_body():
+    """In mm: the world's direction of the vector before and after."""
+    image = np.random.default_rng(4).normal(size=(4, 1, 4, 5, 6)).astype(np.float32)
+    for order, flips in ORIENTATIONS:
+        affine = stored(image, affine_of((1.0, 1.1, 1.2), rotation((20, -15, 30))), order, flips)[1]
+        grid = WorkingGrid.of(affine, image.shape[2:])
+        axes = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
+        working = working_axes(grid, affine) / np.linalg.norm(working_axes(grid, affine), axis=0)
+        seen = np.einsum("wc,cxyz->wxyz", working, grid.image(image, FLOW)[1:, 0])
+        meant = np.stack([grid.image(one[None])[0, 0] for one in np.einsum("wc,ctxyz->wtxyz", axes, image[1:])])
+        assert np.allclose(seen, meant, atol=1e-5)
+
+
+def test_components_declared_backwards_and_in_another_order_are_the_same_flow():
+    image = np.random.default_rng(5).normal(size=(4, 2, 4, 5, 6)).astype(np.float32)
+    grid = WorkingGrid.of(np.diag([-1.0, 1.0, 1.0, 1.0]), image.shape[2:])
+    backwards = image * np.array([1, -1, 1, -1], np.float32)[:, None, None, None, None]
+    kinds = ("signal", "velocity -X", "velocity Y", "velocity -Z")
+    assert np.array_equal(grid.image(backwards, kinds), grid.image(image, FLOW))
+    mixed = grid.image(image[[2, 0, 3, 1]], ("velocity Y", "signal", "velocity Z", "velocity X"))
+    assert np.array_equal(mixed, grid.image(image, FLOW)[[2, 0, 3, 1]])
+
+
+def test_resampling_leaves_the_unit_of_a_velocity():
+    image = np.ones((4, 1, 6, 6, 4), np.float32) * np.array([1, 30, 40, 50], np.float32)[:, None, None, None, None]
+    grid = WorkingGrid.of(np.diag([1.0, 1.0, 8.0, 1.0]), (6, 6, 4), 2.0, 4.0)
+    assert grid.shape == (3, 3, 8)
+    assert np.allclose(grid.image(image, FLOW)[:, 0, 1, 1, 3], [1, 30, 40, 50])
+
+
+def test_a_turn_that_needs_a_missing_component_is_refused_and_names_the_study():
+    sagittal = WorkingGrid.of(np.diag([8.0, 1.0, 1.0, 1.0]), (4, 5, 6))
+    image = np.ones((2, 1, 4, 5, 6), np.float32)
+    with pytest.raises(InputError, match=r'scan\.nii: .* axis Z is the file\'s axis X, .* wanted "velocity X"'):
+        sagittal.image(image, ("signal", "velocity Z"), "scan.nii")
+    assert np.array_equal(sagittal.image(image, ("signal", "signal")), sagittal.image(image))

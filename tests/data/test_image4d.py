@@ -290,6 +290,48 @@ def test_channels_last_takes_the_fourth_axis_as_channels_and_writes_3d(tmp_path)
     assert nib.load(tmp_path / "out.nii").shape == (3, 4, 2)
 
 
+def test_a_map_holds_for_all_frames(tmp_path):
+    series = lay(tmp_path / "0.nii", make_header(), ramp())
+    values = ramp((3, 4, 2)) * 100
+    flat = lay(tmp_path / "1.nii.gz", make_header((3, 4, 2)), values)
+    single = lay(tmp_path / "2.nii", make_header((3, 4, 2, 1)), values)
+    image = read_image([series, flat, series, single], kinds=("signal", "map", "velocity X", "map"))
+    assert (image.array.shape, image.array.dtype) == ((4, 5, 3, 4, 2), np.float32)
+    for channel in (1, 3):
+        np.testing.assert_array_equal(image.array[channel], np.stack([values] * 5))
+    np.testing.assert_array_equal(image.array[[0, 2]], np.stack([read_image(series).array[0]] * 2))
+
+
+def test_a_map_beside_a_study_of_one_frame(tmp_path):
+    flat = lay(tmp_path / "0.nii", make_header((3, 4, 2)), ramp((3, 4, 2)))
+    assert read_image([flat, flat], kinds=("signal", "map")).array.shape == (2, 1, 3, 4, 2)
+
+
+def test_other_numbers_of_frames_are_refused_and_a_map_must_be_declared(tmp_path):
+    series = lay(tmp_path / "0.nii", make_header(), ramp())
+    flat = lay(tmp_path / "1.nii", make_header((3, 4, 2)), ramp((3, 4, 2)))
+    shorter = lay(tmp_path / "2.nii", make_header((3, 4, 2, 4)), ramp((3, 4, 2, 4)))
+    with pytest.raises(InputError, match=r"1\.nii: 1 frame came, the first channel has 5; .* \"map\" in channel_kinds"):
+        read_image([series, flat])
+    with pytest.raises(InputError, match=r"2\.nii: .*\(4, 3, 4, 2\).*\(5, 3, 4, 2\)"):
+        read_image([series, shorter], kinds=("signal", "signal"))
+    with pytest.raises(InputError, match=r"2\.nii: 4 frames came for a channel of the kind \"map\"; wanted one"):
+        read_image([series, shorter], kinds=("signal", "map"))
+    with pytest.raises(InputError, match=r"0\.nii.*\(5, 3, 4, 2\).*\(1, 3, 4, 2\)"):
+        read_image([flat, series])
+
+
+def test_a_map_on_another_grid_or_not_finite_is_refused(tmp_path):
+    series = lay(tmp_path / "0.nii", make_header(), ramp())
+    wider = lay(tmp_path / "1.nii", make_header((3, 4, 3)), ramp((3, 4, 3)))
+    moved = lay(tmp_path / "2.nii", make_header((3, 4, 2), pixdim=(1, 1.5, 1.41, 8, 1, 1, 1, 1)), ramp((3, 4, 2)))
+    holed = lay(tmp_path / "3.nii", make_header((3, 4, 2), "<f4"), np.where(ramp((3, 4, 2)) == 7, np.nan, 1))
+    for path, words in ((wider, r"\(1, 3, 4, 3\)"), (moved, "affine"), (holed, "1 of 24 voxels are NaN")):
+        with pytest.raises(InputError, match=words) as error:
+            read_image([series, path], kinds=("signal", "map"))
+        assert str(path) in one_line(error)
+
+
 # Labels ----------------------------------------------------------------------------------------------------------
 
 

@@ -59,3 +59,68 @@ def test_the_percentiles_of_a_large_study_are_taken_from_all_its_slices(monkeypa
 def test_none_leaves_the_intensities():
     image = np.random.default_rng(5).random((1, 2, 3, 3, 3), dtype=np.float32)
     assert np.array_equal(normalised(image, "none"), image)
+
+
+FLOW = ("signal", "velocity X", "velocity Y", "velocity Z")
+
+
+def flow() -> np.ndarray:
+    """A magnitude and a velocity in mm/s that is 0 in half of the voxels, fastest along Z."""
+    rng = np.random.default_rng(6)
+    image = rng.normal(0, [[[[[1.0]]]], [[[[100.0]]]], [[[[200.0]]]], [[[[900.0]]]]], (4, 3, 6, 5, 4)).astype(
+        np.float32
+    )
+    image[1:, :, :3] = 0
+    image[0] += 50
+    return image
+
+
+def test_velocities_share_one_scale_and_rest_stays_0():
+    image = flow()
+    out = normalised(image, "zscore", FLOW)
+    ratio = out[1:, :, 3:] / image[1:, :, 3:]
+    assert np.allclose(ratio, ratio[0, 0, 0, 0, 0], rtol=1e-5)
+    assert not out[1:, :, :3].any()
+    assert np.square(out[1:, :, 3:]).sum(0).mean() == pytest.approx(1, rel=1e-4)  # the mean square speed of what moves
+    assert np.array_equal(out[0], normalised(image[:1], "zscore")[0])
+
+
+def test_a_velocity_is_scaled_by_what_moves_however_much_lies_still():
+    image = flow()
+    masked = np.concatenate([image, np.zeros_like(image)], axis=2)
+    assert np.allclose(normalised(masked, "zscore", FLOW)[1:, :, :6], normalised(image, "zscore", FLOW)[1:])
+
+
+@pytest.mark.parametrize("channel", [1, 2, 3])
+def test_normalisation_commutes_with_negating_a_component(channel):
+    image = flow()
+    negated = image.copy()
+    negated[channel] *= -1
+    after = normalised(image, "zscore", FLOW)
+    after[channel] *= -1
+    assert np.array_equal(normalised(negated, "zscore", FLOW), after)
+
+
+def test_a_single_component_and_a_velocity_of_nothing():
+    image = flow()[[0, 3]]
+    out = normalised(image, "zscore", ("signal", "velocity -Z"))
+    assert np.square(out[1, :, 3:]).mean() == pytest.approx(1, rel=1e-4)
+    image[1] = 0
+    assert not normalised(image, "zscore", ("signal", "velocity -Z"))[1].any()
+
+
+def test_a_map_stays_constant_over_frames():
+    rng = np.random.default_rng(7)
+    t1_ms = rng.uniform(300, 2000, (6, 5, 4)).astype(np.float32)
+    image = np.stack([rng.random((3, 6, 5, 4), dtype=np.float32), np.stack([t1_ms] * 3)])
+    out = normalised(image, "zscore", ("signal", "map"))
+    assert np.array_equal(out[1, 0], out[1, 1])
+    assert np.array_equal(out[1, 0], out[1, 2])
+    assert np.allclose([out[1].mean(), out[1].std()], [0, 1], atol=1e-5)
+
+
+def test_the_image_that_came_is_left_alone():
+    image = flow()
+    before = image.copy()
+    normalised(image, "zscore", FLOW)
+    assert np.array_equal(image, before)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 
 from unet4d.data.image4d import read_image, read_label
-from unet4d.data.phantom import LABELS, PhantomStudy, make_study, write_phantom
+from unet4d.data.phantom import KINDS, LABELS, PhantomStudy, make_cine, write_phantom
 from unet4d.data.phantom.cover import cover
 from unet4d.data.phantom.heart import EJECTION_FRACTIONS, beats, contraction, draw_heart
 from unet4d.errors import InputError
@@ -24,7 +25,7 @@ SEEDS = (0, 1, 2)
 
 @cache
 def study(seed: int, frames: int = 10, ambiguous: float = 0.0) -> PhantomStudy:
-    return make_study(seed, frames, ambiguous, SHAPE)
+    return make_cine(seed, frames, ambiguous, SHAPE)
 
 
 def contrast_to_noise(image: np.ndarray, label: np.ndarray, one: int, other: int) -> float:
@@ -33,7 +34,7 @@ def contrast_to_noise(image: np.ndarray, label: np.ndarray, one: int, other: int
 
 
 def test_the_same_seed_gives_the_same_arrays_and_another_seed_does_not():
-    again = make_study(0, 10, 0.0, SHAPE)
+    again = make_cine(0, 10, 0.0, SHAPE)
     assert np.array_equal(again.image, study(0).image)
     assert np.array_equal(again.label, study(0).label)
     assert np.array_equal(again.affine, study(0).affine)
@@ -54,10 +55,12 @@ def test_arrays_are_what_a_scanner_stores():
 def test_the_left_ventricle_is_largest_at_ed_and_smallest_at_es(seed: int):
     one = study(seed)
     left = one.volumes_ml[:, LV]
-    assert (one.ed_frame, left.argmax(), left.argmin()) == (0, 0, one.es_frame)
-    assert one.es_frame in (3, 4)
-    assert one.ejection_fraction == pytest.approx(1 - left.min() / left.max())
-    assert one.volumes_ml[one.es_frame, RV] < 0.9 * one.volumes_ml[0, RV]
+    ed, es = one.truth["ed_frame"], one.truth["es_frame"]
+    assert (ed, left.argmax(), left.argmin()) == (0, 0, es)
+    assert one.drawn_frames == (ed, es)
+    assert es in (3, 4)
+    assert one.truth["ejection_fraction"] == pytest.approx(1 - left.min() / left.max(), abs=1e-4)
+    assert one.volumes_ml[es, RV] < 0.9 * one.volumes_ml[0, RV]
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -107,8 +110,8 @@ def test_the_volume_curve_ejects_fills_and_kicks():
 
 
 def test_subjects_differ_as_people_and_scanners_do():
-    many = [make_study(seed, 1, shape=(32, 32, 4)) for seed in range(24)]
-    hearts = [one.parameters["heart"] for one in many]
+    many = [make_cine(seed, 1, shape=(32, 32, 4)) for seed in range(24)]
+    hearts = [one.truth["parameters"]["heart"] for one in many]
     fractions = [heart["ejection_fraction"] for heart in hearts]
     slices = [np.linalg.norm(one.affine[:3, 2]) for one in many]
     pixels = [np.linalg.norm(one.affine[:3, 0]) for one in many]
@@ -124,7 +127,7 @@ def test_subjects_differ_as_people_and_scanners_do():
 
 
 def test_sizes_are_drawn_when_not_given():
-    shapes = {make_study(seed, 1).image.shape[1:] for seed in range(6)}
+    shapes = {make_cine(seed, 1).image.shape[1:] for seed in range(6)}
     assert len(shapes) > 1
     assert all(96 <= x <= 112 and 96 <= y <= 104 and 7 <= z <= 9 for x, y, z in shapes)
 
@@ -140,11 +143,12 @@ def test_blood_and_muscle_stand_apart_in_intact_frames(seed: int):
 @pytest.mark.parametrize("seed", SEEDS)
 def test_ambiguous_frames_hide_the_heart_and_nothing_else_changes(seed: int):
     clean, spoilt = study(seed), study(seed, 10, 0.3)
-    assert len(spoilt.ambiguous) == 3
-    assert sorted(spoilt.ambiguous_kinds) == ["dropout", "ghosting", "noise"]
+    hit = spoilt.truth["ambiguous_frames"]
+    assert len(hit) == 3
+    assert sorted(spoilt.truth["ambiguous_kinds"]) == ["dropout", "ghosting", "noise"]
     assert np.array_equal(spoilt.label, clean.label)
     changed = [t for t in range(10) if not np.array_equal(spoilt.image[t], clean.image[t])]
-    assert changed == list(spoilt.ambiguous)
+    assert changed == hit
     for t in changed:
         image, label = spoilt.image[t], spoilt.label[t]
         assert contrast_to_noise(image, label, LV, MYOCARDIUM) < 0.8
@@ -157,7 +161,7 @@ def test_ambiguous_frames_are_never_neighbours_on_the_cycle(frames: int):
     most = frames // 2
     seen = set()
     for seed in range(12):
-        hit = make_study(seed, frames, most / frames, (32, 32, 4)).ambiguous
+        hit = make_cine(seed, frames, most / frames, (32, 32, 4)).truth["ambiguous_frames"]
         assert len(set(hit)) == most
         assert not {(t + 1) % frames for t in hit} & set(hit)
         seen |= set(hit)
@@ -171,7 +175,7 @@ def test_the_written_dataset_reads_back(tmp_path: Path):
     assert description["labels"] == {"background": 0, "right ventricle": 1, "myocardium": 2, "left ventricle": 3}
     truth = json.loads((root / "truth" / "subjects.json").read_text())
     for index, entry in enumerate(description["training"]):
-        made = make_study((3, index), 4, 0.25, (40, 36, 5))
+        made = make_cine((3, index), 4, 0.25, (40, 36, 5))
         image = read_image(root / entry["image"])
         assert np.array_equal(image.array[0], made.image)
         assert np.allclose(image.affine, made.affine, atol=1e-4)
@@ -180,10 +184,10 @@ def test_the_written_dataset_reads_back(tmp_path: Path):
         exact = read_label(root / "truth" / f"{entry['case']}.nii.gz", like=image)
         label = read_label(root / entry["label"], like=image)
         assert np.array_equal(exact, made.label)
-        assert entry["labelled_frames"] == sorted({made.ed_frame, made.es_frame})
+        assert entry["labelled_frames"] == sorted(set(made.drawn_frames))
         for t in range(4):
             assert np.array_equal(label[t], exact[t] if t in entry["labelled_frames"] else np.zeros_like(exact[t]))
-        assert truth[entry["case"]]["ambiguous_frames"] == list(made.ambiguous)
+        assert truth[entry["case"]]["ambiguous_frames"] == made.truth["ambiguous_frames"]
 
 
 def test_volumes_are_the_labels_own(tmp_path: Path):
@@ -211,10 +215,10 @@ def test_a_subject_does_not_depend_on_how_many_there_are(tmp_path: Path):
 
 @pytest.mark.parametrize("frames", [1, 2, 3])
 def test_short_studies_work(frames: int):
-    one = make_study(0, frames, shape=(32, 32, 4))
+    one = make_cine(0, frames, shape=(32, 32, 4))
     assert len(one.image) == frames
     assert np.isfinite(one.image).all()
-    assert 0 <= one.es_frame < frames
+    assert 0 <= one.truth["es_frame"] < frames
 
 
 @pytest.mark.parametrize(
@@ -231,6 +235,12 @@ def test_short_studies_work(frames: int):
         ({"seed": -1}, "seed is -1"),
         ({"shape": (32, 31, 4)}, "shape is (32, 31, 4)"),
         ({"shape": (32, 32)}, "shape is (32, 32)"),
+        ({"kind": "heart"}, "kind is 'heart'; wanted one of cine, flow, dce"),
+        ({"kind": "flow", "frames": 0}, "frames is 0"),
+        ({"kind": "flow", "ambiguous": 0.2, "shape": None}, "only the cine phantom has ambiguous frames"),
+        ({"kind": "flow", "shape": (32, 23, 8)}, "needs (X, Y, Z) of at least (24, 24, 8)"),
+        ({"kind": "dce", "ambiguous": 0.2, "shape": None}, "only the cine phantom has ambiguous frames"),
+        ({"kind": "dce", "shape": (32, 32, 5)}, "needs (X, Y, Z) of at least (24, 20, 6)"),
     ],
 )
 def test_bad_input_is_refused_in_one_line_before_anything_is_written(tmp_path: Path, arguments: dict, says: str):
@@ -260,9 +270,9 @@ def test_a_run_cut_short_leaves_no_dataset_json(tmp_path: Path, monkeypatch: pyt
     def fail(seed, *rest):
         if seed[1] == 1:
             raise KeyboardInterrupt
-        return make_study(seed, *rest)
+        return make_cine(seed, *rest)
 
-    monkeypatch.setattr("unet4d.data.phantom.dataset.make_study", fail)
+    monkeypatch.setitem(KINDS, "cine", replace(KINDS["cine"], make=fail))
     with pytest.raises(KeyboardInterrupt):
         write_phantom(tmp_path / "set", 2, 1, shape=(32, 32, 4))
     assert (tmp_path / "set" / "images" / "phantom001.nii.gz").exists()

@@ -8,6 +8,9 @@ velocity X    4D flow: velocity along the file's axis X, positive towards growin
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
+
+from unet4d.errors import InputError
 
 SIGNAL, MAP = "signal", "map"
 VELOCITIES = tuple(f"velocity {sign}{axis}" for axis in "XYZ" for sign in ("", "-"))
@@ -25,3 +28,47 @@ def velocity_axis(kind: str) -> tuple[int, int] | None:
 def channels_of(kinds: Sequence[str], *wanted: str) -> list[int]:
     """The channels of these kinds, such as `channels_of(kinds, *VELOCITIES)`."""
     return [channel for channel, kind in enumerate(kinds) if kind in wanted]
+
+
+def unsigned(kinds: Sequence[str]) -> tuple[str, ...]:
+    """What the kinds of a study become on the network's axes, where every velocity is positive towards growing index."""
+    return tuple(kind.replace("-", "") for kind in kinds)
+
+
+def turned(
+    kinds: Sequence[str], order: Sequence[int], flips: Sequence[bool], what: Path | str
+) -> list[tuple[int, int]]:
+    """For each channel of a study whose axes are turned, the channel it comes from and its sign, 1 or -1.
+
+    A velocity is a vector: its components turn with the axes. Each keeps its place, so that "velocity X" or "velocity -X" holds the
+    component along the new axis X, positive towards growing index.
+
+        order (1, 2, 0), flips (no, yes, no)      new X = old Y     new Y = old Z, backwards     new Z = old X
+        signal, velocity X, velocity Y, velocity Z  ->  [(0, 1), (2, 1), (3, -1), (1, 1)]
+
+    Args:
+        kinds: one a channel.
+        order: for each new axis, the old axis it is.
+        flips: for each new axis, whether it runs against the old one.
+        what: the study, for the message.
+
+    Raises:
+        InputError: a component is needed that no channel holds.
+    """
+    held = {axis[0]: (channel, axis[1]) for channel, axis in enumerate(map(velocity_axis, kinds)) if axis}
+    sources = []
+    for channel, kind in enumerate(kinds):
+        axis = velocity_axis(kind)
+        if axis is None:
+            sources.append((channel, 1))
+            continue
+        new, old = axis[0], order[axis[0]]
+        if old not in held:
+            came = ", ".join(one for one in kinds if velocity_axis(one))
+            raise InputError(
+                f"{what}: the network's axis {'XYZ'[new]} is the file's axis {'XYZ'[old]}, and {came} came; wanted "
+                f'"velocity {"XYZ"[old]}", too; give all three components, or store the study with its slices last'
+            )
+        source, sign = held[old]
+        sources.append((source, -sign if flips[new] else sign))
+    return sources

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
+
+from unet4d.data.channels import SIGNAL, turned
 
 ANISOTROPIC = 1.5
 """A study whose coarsest spacing is this many times its finest has a slice axis: the coarsest one."""
@@ -56,12 +59,25 @@ class WorkingGrid:
         spacing = [n * s / m for n, s, m in zip(sizes, spacing, shape, strict=True)]
         return cls(tuple(int(n) for n in native_shape), order, flips, tuple(shape), tuple(spacing))
 
-    def image(self, array: np.ndarray) -> np.ndarray:
-        """An image (C, T, *native_shape) on the working grid: (C, T, *shape) float32, linear between voxels."""
-        turned = np.array(self._turned(array), np.float32, order="C")
-        if turned.shape[2:] == self.shape:
-            return turned
-        return _resized(torch.from_numpy(turned), self.shape).numpy()
+    def image(self, array: np.ndarray, kinds: Sequence[str] = (), what: Path | str = "the image") -> np.ndarray:
+        """An image (C, T, *native_shape) on the working grid: (C, T, *shape) float32, linear between voxels.
+
+        Args:
+            kinds: what each channel holds, see data/channels.py: velocities are turned with the axes, and keep their unit. Empty:
+                all are signal.
+            what: the study, for the message.
+
+        Raises:
+            InputError: the turn needs a component of the velocity that no channel holds.
+        """
+        native = self._turned(array)
+        image = np.empty(native.shape, np.float32)
+        sources = turned(kinds or [SIGNAL] * len(array), self.order, self.flips, what)
+        for out, (channel, sign) in zip(image, sources, strict=True):
+            np.multiply(native[channel], sign, out=out)
+        if image.shape[2:] == self.shape:
+            return image
+        return _resized(torch.from_numpy(image), self.shape).numpy()
 
     def label(self, indices: np.ndarray, classes: int) -> np.ndarray:
         """Class indices (T, *native_shape) on the working grid: (T, *shape) uint8, the class with the largest linear share."""

@@ -12,6 +12,7 @@ from typing import cast
 import nibabel as nib
 import numpy as np
 
+from unet4d.data.channels import MAP, channels_of
 from unet4d.data.nifti import (
     Header,
     PathLike,
@@ -29,7 +30,7 @@ from unet4d.data.nifti import (
 from unet4d.errors import InputError
 from unet4d.files import replacing
 
-_INTEGER_TOLERANCE = 1e-3  # a label stored with a scale slope may come back as 0.9999
+INTEGER_TOLERANCE = 1e-3  # a label stored with a scale slope may come back as 0.9999
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,12 +42,14 @@ class Image4D:
         header: of the first channel's file, as it lay on disk.
         frame_duration_s: seconds from frame to frame; None where the header does not say.
         source: the first channel's file; None for an image made in memory.
+        kinds: what each channel holds, see data/channels.py; empty where nobody says.
     """
 
     array: np.ndarray
     header: Header
     frame_duration_s: float | None = None
     source: Path | None = None
+    kinds: tuple[str, ...] = ()
 
     @classmethod
     def from_array(cls, array: np.ndarray, affine: np.ndarray, frame_duration_s: float | None = None) -> Image4D:
@@ -103,27 +106,37 @@ class Image4D:
         return cast(tuple[int, int, int], self.array.shape[2:])
 
 
-def read_image(path: PathLike | Sequence[PathLike], *, channels_last: bool = False) -> Image4D:
+def read_image(
+    path: PathLike | Sequence[PathLike], *, channels_last: bool = False, kinds: Sequence[str] = ()
+) -> Image4D:
     """Read a 3D (one frame) or 4D NIfTI study, .nii or .nii.gz.
 
     Args:
         path: one file, or one file a channel on the same grid.
         channels_last: the 4th axis of the single file holds channels, and there is one frame
             (as in the multi-modality files of the Medical Segmentation Decathlon).
+        kinds: what each channel holds, see data/channels.py: a "map" is one frame, held for all frames of the first channel. Empty:
+            all are signal, and have as many frames.
 
     Raises:
         InputError: missing, truncated or not a real-valued NIfTI of 3 or 4 axes; NaN or infinite voxels; an unusable
-            affine or spacing; channels on different grids. Names the file.
+            affine or spacing; channels on different grids or with other frames. Names the file.
     """
     paths = [Path(path)] if isinstance(path, str | os.PathLike) else [Path(one) for one in path]
     if not paths or (channels_last and len(paths) > 1):
         raise InputError(f"{len(paths)} image files came; wanted one, or (without channels_last) one a channel")
     header, frames = read_header(paths[0])
     volumes = np.empty((len(paths), *frames), dtype=np.float32)  # (files, T, X, Y, Z)
-    for one, out in zip(paths, volumes, strict=True):
-        _read_floats(one, out, header)
+    maps = [] if channels_last else channels_of(kinds, MAP)
+    for channel, (one, out) in enumerate(zip(paths, volumes, strict=True)):
+        if channel in maps:
+            _read_floats(one, out[:1], header, is_map=True)
+            out[1:] = out[0]
+        else:
+            _read_floats(one, out, header)
     array = volumes.swapaxes(0, 1) if channels_last else volumes
-    return Image4D(array, header, None if channels_last else frame_duration_s_of(header), paths[0])
+    duration = None if channels_last else frame_duration_s_of(header)
+    return Image4D(array, header, duration, paths[0], tuple(kinds))
 
 
 def read_label(path: PathLike, *, like: Image4D | None = None) -> np.ndarray:
@@ -146,7 +159,7 @@ def read_label(path: PathLike, *, like: Image4D | None = None) -> np.ndarray:
             wrong = ~((whole >= 0) & (whole <= 255))
             if volume.dtype.kind == "f":
                 with np.errstate(invalid="ignore"):  # inf - inf
-                    wrong |= ~(np.abs(volume - whole) <= _INTEGER_TOLERANCE)
+                    wrong |= ~(np.abs(volume - whole) <= INTEGER_TOLERANCE)
             if wrong.any():
                 voxel = _first(wrong)
                 raise InputError(
@@ -188,10 +201,20 @@ def write_image(path: PathLike, label: np.ndarray, *, like: Image4D) -> None:
         write_nifti(temporary, header, label)
 
 
-def _read_floats(path: Path, out: np.ndarray, first: Header) -> None:
+def _read_floats(path: Path, out: np.ndarray, first: Header, is_map: bool = False) -> None:
     """Fill `out` (T, X, Y, Z) float32 from `path`, whose grid must be that of `first`; refuse what is not finite."""
     bad, where = 0, ""
     with opened(path) as (header, shape, volumes):
+        if is_map and shape[0] > 1:
+            raise InputError(
+                f'{path}: {shape[0]} frames came for a channel of the kind "map"; wanted one, which holds for all frames; '
+                "give a 3D file, or leave the channel out of channel_kinds"
+            )
+        if shape[0] == 1 < len(out):
+            raise InputError(
+                f"{path}: 1 frame came, the first channel has {len(out)}; wanted as many; if it holds for all frames, such as a T1 "
+                'map, say so: "map" in channel_kinds of dataset.json'
+            )
         check_same_grid(path, header, shape, "the first channel", first, out.shape)
         for t, volume in enumerate(volumes):
             with np.errstate(over="ignore", invalid="ignore"):

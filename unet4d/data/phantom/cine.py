@@ -1,0 +1,182 @@
+"""Cine MRI of a beating heart: the image, the exact label of every frame, and what is known of them.
+
+Conventions:
+    axes        X to the viewer's right, Y down, Z from base to apex; the right ventricle lies to the left, as in a clinic.
+    label       a voxel is heart if at least half of it is, and then of the class that fills the most of it; papillary
+                muscles and trabeculae count as blood of their ventricle, as in ACDC.
+    volume_ml   labelled voxels times the voxel's volume: exact for the label. `shape_volume_ml` is that of the smooth
+                shape before it was cut into voxels, in closed form.
+    time        cyclic: frame k lies at k / T of the heartbeat, the last frame leads into the first.
+    ED, ES      the frames with the largest and the smallest labelled left ventricle.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unet4d.data.channels import SIGNAL
+from unet4d.data.phantom.cover import Cover, cover
+from unet4d.data.phantom.heart import Array, Beat, Heart, beats
+from unet4d.data.phantom.scanner import (
+    KINDS,
+    Scanner,
+    acquire,
+    coil_shading,
+    draw_scanner,
+    magnitude,
+    paint_heart,
+    spoil,
+)
+from unet4d.data.phantom.study import Kind, PhantomStudy, Seed, Shape, check_size, volumes_of
+from unet4d.data.phantom.subject import THROUGH, Grid, draw_subject, points_of
+from unet4d.data.phantom.thorax import draw_thorax, render_thorax
+from unet4d.errors import InputError
+
+LABELS = {"background": 0, "right ventricle": 1, "myocardium": 2, "left ventricle": 3}
+"""Class names and values, as in ACDC (Bernard et al., IEEE Trans Med Imaging 37:2514, 2018)."""
+
+SMALLEST_SHAPE = (32, 32, 4)
+
+
+def make_cine(seed: Seed, frames: int, ambiguous: float = 0.0, shape: Shape | None = None) -> PhantomStudy:
+    """Make one subject's study; the same arguments give the same arrays.
+
+    Args:
+        seed: the subject; anatomy, motion and appearance hang on it alone.
+        frames: T.
+        ambiguous: fraction of frames (at least one frame if above 0) whose own picture does not show the heart's
+            borders; any frame can be hit, but never two in a row (cyclically).
+        shape: (X, Y, Z); drawn for each subject (96-112, 96-104, 7-9) if None. The heart is scaled to fit.
+    """
+    check_request(frames, ambiguous, shape)
+    sources = np.random.SeedSequence(seed).spawn(5)
+    anatomy, surroundings, looks, noise, mishaps = (np.random.default_rng(source) for source in sources)
+    heart, grid, chest_angle = draw_subject(anatomy, shape)
+    scanner = draw_scanner(looks)
+    sequence = beats(heart, frames)
+    clean, label = _render(heart, grid, sequence, scanner, chest_angle, surroundings, noise)
+    hit = _ambiguous_frames(frames, ambiguous, mishaps)
+    image, kinds = _spoil_frames(clean, label, hit, scanner, grid, mishaps)
+    image = np.clip(np.rint(image * np.float32(scanner.gain)), 0, 32767).astype(np.float32)
+    volumes_ml = volumes_of(label, len(LABELS), grid.pixel_mm**2 * grid.slice_mm / 1000)
+    left = volumes_ml[:, LABELS["left ventricle"]]
+    ed_frame, es_frame = int(left.argmax()), int(left.argmin())
+    frame_duration_s = round(60.0 / anatomy.uniform(48, 105) / frames, 6)
+    truth = {
+        "ed_frame": ed_frame,
+        "es_frame": es_frame,
+        "ejection_fraction": round(float(1 - left[es_frame] / left[ed_frame]), 4),
+        "heart_rate_bpm": round(60.0 / (frame_duration_s * frames), 2),
+        "frame_duration_s": frame_duration_s,
+        "ambiguous_frames": list(hit),
+        "ambiguous_kinds": list(kinds),
+        "affine": grid.affine.tolist(),
+        "parameters": {"heart": asdict(heart), "scanner": asdict(scanner), "chest_angle": chest_angle},
+    }
+    return PhantomStudy(
+        channels=(image,),
+        label=label,
+        affine=grid.affine,
+        frame_duration_s=frame_duration_s,
+        volumes_ml=volumes_ml,
+        shape_volumes_ml=np.array([(np.nan, *one.volumes_ml) for one in sequence]),
+        drawn_frames=(ed_frame, es_frame),
+        truth=truth,
+    )
+
+
+def check_request(frames: int, ambiguous: float, shape: Shape | None) -> None:
+    """Raise InputError where no study can be made."""
+    check_size(frames, shape, SMALLEST_SHAPE)
+    if not 0 <= ambiguous < 1:
+        raise InputError(f"ambiguous is {ambiguous}; wanted a fraction of the frames, from 0 to below 1")
+    wanted = _ambiguous_count(frames, ambiguous)
+    if wanted > frames // 2:
+        raise InputError(
+            f"ambiguous {ambiguous} of {frames} frames is {wanted}, but two in a row would leave nothing to see; "
+            f"at most {frames // 2} can be: give a smaller fraction or more frames"
+        )
+
+
+def _ambiguous_count(frames: int, fraction: float) -> int:
+    return max(1, round(fraction * frames)) if fraction > 0 else 0
+
+
+def _ambiguous_frames(frames: int, fraction: float, rng: np.random.Generator) -> tuple[int, ...]:
+    """Frames drawn so that no two are neighbours on the cycle.
+
+    Choose k of T - k places, put one intact frame after each chosen one, and turn the cycle by a random amount.
+    """
+    count = _ambiguous_count(frames, fraction)
+    if not count:
+        return ()
+    places = np.sort(rng.choice(frames - count, size=count, replace=False)) + np.arange(count)
+    return tuple(sorted(int(t) for t in (places + rng.integers(frames)) % frames))
+
+
+def _render(
+    heart: Heart,
+    grid: Grid,
+    sequence: list[Beat],
+    scanner: Scanner,
+    chest_angle: float,
+    surroundings: np.random.Generator,
+    noise: np.random.Generator,
+) -> tuple[Array, NDArray[np.uint8]]:
+    """Image (blood near 1) and label, each (T, X, Y, Z)."""
+    points = points_of(grid)
+    radius = heart.radius_mm + heart.wall_mm
+    reach = radius + sequence[0].rv_height_mm * float(np.clip(np.cos(heart.rv_angle - chest_angle), 0.3, 1))
+    thorax = draw_thorax(surroundings, chest_angle, reach, radius, scanner.myocardium)
+    depth = np.clip(points[2] / heart.length_mm, -0.2, 1.2)
+    body = render_thorax(thorax, surroundings, points[0], points[1], depth, grid.pixel_mm)
+    step_mm = grid.slice_mm / THROUGH
+    label = np.empty((len(sequence), *grid.shape), dtype=np.uint8)
+    parts = np.empty((3, *label.shape), dtype=np.float32)
+    for t, shape in enumerate(sequence):
+        filled = cover(heart, shape, points, grid.pixel_mm, step_mm)
+        label[t] = majority(filled)
+        parts[:, t] = paint_heart(scanner, filled, *body, thorax.fat)
+    speed = np.abs(np.gradient([one.contraction for one in sequence])) if len(sequence) > 1 else np.zeros(1)
+    signal = magnitude(scanner, noise, parts[0], parts[1], parts[2], speed / max(speed.max(), 1e-6), grid.pixel_mm)
+    towards = np.cos(chest_angle) * points[0] + np.sin(chest_angle) * points[1]
+    towards = (towards / np.abs(towards).max()).mean(-1)
+    return acquire(scanner, noise, signal, coil_shading(scanner, noise, towards)), label
+
+
+def majority(filled: Cover) -> NDArray[np.uint8]:
+    """Label (X, Y, Z): heart where it fills at least half of the voxel, and then the class that fills the most."""
+    classes = np.stack([filled.rv.mean(-1), filled.myocardium.mean(-1), filled.lv.mean(-1)])
+    return np.where(classes.sum(0) >= 0.5, classes.argmax(0) + 1, 0).astype(np.uint8)
+
+
+def _spoil_frames(
+    clean: Array, label: NDArray[np.uint8], hit: tuple[int, ...], scanner: Scanner, grid: Grid, rng: np.random.Generator
+) -> tuple[Array, tuple[str, ...]]:
+    """A copy of `clean` (T, X, Y, Z) with the frames in `hit` spoilt, and how each was."""
+    first = int(rng.integers(len(KINDS)))
+    kinds = tuple(KINDS[(first + i) % len(KINDS)] for i in range(len(hit)))
+    x, y = np.nonzero((label > 0).any(axis=(0, 3)))
+    centre = (x.min() + x.max()) / 2, (y.min() + y.max()) / 2
+    away = np.hypot(np.arange(grid.shape[0])[:, None] - centre[0], np.arange(grid.shape[1])[None] - centre[1])
+    radius = np.hypot(x - centre[0], y - centre[1]).max() + 4.0 / grid.pixel_mm
+    disk = np.clip((radius - away) / (8.0 / grid.pixel_mm) + 1, 0, 1)[..., None].astype(np.float32)
+    image = clean.copy()
+    for t, kind in zip(hit, kinds, strict=True):
+        image[t] = spoil(clean[t], kind, rng, disk, 1.0, scanner.noise)
+    return image, kinds
+
+
+CINE = Kind(
+    name="beating heart phantom",
+    description="Synthetic short-axis cine MRI with exact labels",
+    channel_names=("cine MRI",),
+    channel_kinds=(SIGNAL,),
+    labels=LABELS,
+    time="cyclic",
+    check=check_request,
+    make=make_cine,
+)
