@@ -13,11 +13,13 @@ import torch
 from tqdm import tqdm
 
 from unet4d.config import Precision
+from unet4d.data.channels import unsigned
+from unet4d.data.convert import NO_OPTIONS, Options
 from unet4d.data.dataset import to_values
 from unet4d.data.grid import WorkingGrid
 from unet4d.data.image4d import Image4D
 from unet4d.data.normalisation import normalised
-from unet4d.data.studies import find_studies
+from unet4d.data.studies import AUTO, find_studies
 from unet4d.data.study import Study
 from unet4d.errors import InputError, Unet4DError
 from unet4d.model.checkpoint import TrainedModel, load_model
@@ -41,7 +43,7 @@ def segment(
         Label values (T, X, Y, Z) uint8 on the study's own grid.
 
     Raises:
-        InputError: the study has other channels than the model was trained with.
+        InputError: the study has other channels than the model was trained with, or not every velocity that turning it needs.
         Unet4DError: the network answers with infinite numbers or NaN.
     """
     wanted = model.task.channel_names
@@ -53,9 +55,11 @@ def segment(
     data = model.config.data
     device = next(model.network.parameters()).device
     grid = WorkingGrid.of(image.affine, image.grid, data.plane_spacing_mm, data.slice_spacing_mm)
+    kinds = _kinds(model, image)
+    values = grid.image(image.array, kinds, image.source or "the image")
     logits = sliding_window(
         model.network,
-        torch.from_numpy(normalised(grid.image(image.array), data.normalisation)),
+        torch.from_numpy(normalised(values, data.normalisation, kinds)),
         data.patch_size or (),
         model.config.inference,
         cyclic=model.task.cyclic if time is None else time == "cyclic",
@@ -82,6 +86,8 @@ def predict(
     precision: Precision = "auto",
     cases: Sequence[str] | None = None,
     held_out: bool = False,
+    kind: str = AUTO,
+    options: Options = NO_OPTIONS,
 ) -> list[Path]:
     """Segment studies and write `out_dir/<case>.nii.gz` for each, `volumes.csv` and `prediction.json`.
 
@@ -89,8 +95,8 @@ def predict(
 
     Args:
         model: run folder or checkpoint file.
-        inputs: files, folders of files (with several channels: CASE_0000.nii.gz, CASE_0001.nii.gz, ...), or dataset folders, whose
-            test cases are taken, or all their cases if they have no test cases.
+        inputs: files, folders of files (with several channels: CASE_0000.nii.gz, CASE_0001.nii.gz, ...), dataset folders, or
+            any layout that `unet4d convert` knows; of the last two test cases are taken, or all cases if there are none.
         out_dir: a label map a study, made with the study's header; label maps there already are replaced if an earlier
             call wrote them, and nothing else is.
         device: "auto", "cpu", "cuda" or "cuda:N".
@@ -100,6 +106,8 @@ def predict(
         precision: "auto", "bf16", "fp16" or "fp32".
         cases: of the dataset folders, take the training or test cases of these names.
         held_out: of the dataset folders, take the cases that the model's run was validated on.
+        kind: layout of the inputs, of `unet4d.data.convert.KINDS`; "auto" finds it out.
+        options: what the inputs do not say, where they are in such a layout.
 
     Returns:
         The label maps written.
@@ -114,7 +122,15 @@ def predict(
     _check_time(time)
     trained = _with_window(load_model(model, where), overlap, sw_batch_size)
     subjects = trained.task.held_out if held_out else None
-    studies = find_studies(inputs, trained.task.channel_names, cases=cases, subjects=subjects)
+    studies = find_studies(
+        inputs,
+        trained.task.channel_names,
+        channel_kinds=trained.task.channel_kinds,
+        cases=cases,
+        subjects=subjects,
+        kind=kind,
+        options=options,
+    )
     folder = PredictionFolder(Path(out_dir), trained.task.labels, trained.path)
     folder.check(studies)
     written: list[Path] = []
@@ -145,6 +161,17 @@ def _segmented(
         failed = Unet4DError(f"the GPU is out of memory ({reason}); use --device cpu, or another GPU")
     torch.cuda.empty_cache()
     return failed
+
+
+def _kinds(model: TrainedModel, image: Image4D) -> tuple[str, ...]:
+    """What the image's channels hold: as it says, else as the model's; a velocity may be declared backwards by either."""
+    wanted = model.task.channel_kinds
+    if image.kinds and wanted and unsigned(image.kinds) != unsigned(wanted):
+        raise InputError(
+            f"{image.source or 'the image'} has channels of the kinds {', '.join(image.kinds)}; the model wants "
+            f"{', '.join(unsigned(wanted))}; correct channel_kinds"
+        )
+    return image.kinds or wanted
 
 
 def _check_time(time: str | None) -> None:

@@ -13,11 +13,11 @@ from tqdm import tqdm
 
 import unet4d
 from unet4d import metrics
-from unet4d.data.dataset import Case, Dataset, read_dataset, read_labelled
-from unet4d.data.image4d import Image4D, read_image, read_label
-from unet4d.data.nifti import case_name, studies_in
+from unet4d.data.image4d import Image4D, read_label
+from unet4d.data.nifti import case_name
 from unet4d.data.references import label_maps, named_classes
-from unet4d.data.studies import by_channel, is_dataset
+from unet4d.data.studies import source_at
+from unet4d.data.study import Source, Study
 from unet4d.errors import InputError
 from unet4d.files import check_writable, read_json, write_text
 from unet4d.pictures import animation, class_colour, contour_sheet, page, save_png, volume_curves
@@ -30,7 +30,7 @@ LIMITS = (
 
 
 @dataclass(frozen=True)
-class Study:
+class Segmented:
     """One segmented study.
 
     Attributes:
@@ -59,7 +59,8 @@ def report(
     """Draw every prediction and write index.html, and the pictures also as files, to `out_dir`.
 
     Args:
-        image: a dataset (folder or dataset.json; its labels are drawn too), a folder of studies, or one study.
+        image: a dataset (folder or dataset.json; its labels are drawn too), a folder of studies, one study, or any layout that
+            `unet4d convert` knows.
         prediction: a folder of label maps `<case>.nii.gz`, or one label map.
         out_dir: made where it is missing.
         evaluation: a folder that `evaluate` wrote; its summary goes on the page.
@@ -73,14 +74,15 @@ def report(
     out = Path(out_dir)
     check_writable(out)
     maps = _maps(Path(prediction))
-    dataset, cases = _cases(Path(image), maps)
-    named = named_classes(dataset, [Path(prediction), Path(prediction).parent]) or {}
+    source, studies = _studies(Path(image), maps)
+    named = {name: value for name, value in source.labels.items() if value}
+    named = named or named_classes(None, [Path(prediction), Path(prediction).parent]) or {}
     summary = _summary(Path(evaluation)) if evaluation is not None else None
     sections = []
     for name, file in tqdm(maps.items(), "reporting", unit="study", disable=None):
-        study = _read_study(name, file, cases[name], dataset, named, summary)
+        study = _segmented(name, file, studies[name], named, summary)
         sections.append(page.section(list(_study_section(study, out / PICTURES)), anchor=f"study-{name}"))
-    title = f"4D segmentation: {dataset.name}" if dataset else "4D segmentation"
+    title = f"4D segmentation: {source.name}"
     lead = [page.text(title, "h1"), page.text(f"{len(maps)} studies · unet4d {unet4d.__version__}", kind="soft")]
     lead += [page.text(LIMITS, kind="limits"), page.links([(f"study-{name}", name) for name in maps])]
     if summary:
@@ -95,23 +97,16 @@ def _maps(prediction: Path) -> dict[str, Path]:
     return label_maps(prediction)
 
 
-def _cases(image: Path, maps: Mapping[str, Path]) -> tuple[Dataset | None, dict[str, Case]]:
-    """The study behind each prediction, and the dataset they come from, if any."""
-    if is_dataset(image):
-        dataset = read_dataset(image)
-        known = {case.name: case for case in (*dataset.training, *dataset.test)}
-    elif image.is_dir():
-        dataset, files = None, studies_in(image)
-        first = {name: found["0000"] for name, found in by_channel(files).items() if "0000" in found}  # which is drawn
-        known = {name: Case(name, name, (file,)) for name, file in (first | files).items()}
-    elif len(maps) == 1:
-        dataset, known = None, {name: Case(name, name, (image,)) for name in maps}
-    else:
-        raise InputError(f"{image} came for {len(maps)} predictions; give the folder of their studies, or the dataset")
+def _studies(image: Path, maps: Mapping[str, Path]) -> tuple[Source, dict[str, Study]]:
+    """The study behind each prediction, and the source they come from."""
+    source = source_at(image)
+    known = {study.name: study for study in source.studies}
+    if image.is_file() and len(known) == len(maps) == 1:
+        known = dict(zip(maps, known.values(), strict=True))
     missing = [name for name in maps if name not in known]
     if missing:
         raise InputError(f"{image} has no study for {', '.join(missing)}; wanted one for each prediction, of its name")
-    return dataset, known
+    return source, known
 
 
 def _summary(folder: Path) -> dict[str, Any]:
@@ -122,29 +117,25 @@ def _summary(folder: Path) -> dict[str, Any]:
     return summary
 
 
-def _read_study(
-    name: str,
-    file: Path,
-    case: Case,
-    dataset: Dataset | None,
-    named: Mapping[str, int],
-    summary: Mapping[str, Any] | None,
-) -> Study:
-    image = case.image() if dataset else read_image(case.images)
+def _segmented(
+    name: str, file: Path, study: Study, named: Mapping[str, int], summary: Mapping[str, Any] | None
+) -> Segmented:
+    image = study.image()
     label = read_label(file, like=image)
     if len(label) != image.frames:
         raise InputError(f"{file} has {len(label)} frames, its study {image.frames}; wanted as many; predict it again")
     reference, labelled = None, np.zeros(image.frames, bool)
-    if dataset and case.label is not None:
-        reference, labelled = read_labelled(case, dataset, image)
+    if study.label:
+        reference, frames = study.label(image)
+        labelled[slice(None) if frames is None else list(frames)] = True
         reference = np.where(labelled[:, None, None, None], reference, 0)
     others = [int(value) for value in np.unique(label) if value and value not in named.values()]
     classes = {**named, **{f"class {value}": value for value in others}}
     dice = summary["per_case"].get(name, {}).get("mean_foreground_dice") if summary else None
-    return Study(name, image, label, classes, reference, labelled, dice)
+    return Segmented(name, image, label, classes, reference, labelled, dice)
 
 
-def _study_section(study: Study, folder: Path) -> Iterator[str]:
+def _study_section(study: Segmented, folder: Path) -> Iterator[str]:
     """Draw a study into `folder`; give its part of the page piece by piece."""
     image, names = study.image, {value: name for name, value in study.classes.items()}
     voxel_ml = metrics.voxel_volume_ml(image.affine)
@@ -186,7 +177,7 @@ def _study_section(study: Study, folder: Path) -> Iterator[str]:
             yield page.text(f"{name}: nothing found in {where}.", kind="warn")
 
 
-def _facts(study: Study) -> str:
+def _facts(study: Segmented) -> str:
     image = study.image
     size, spacing = " x ".join(map(str, image.grid)), " x ".join(f"{mm:.3g}" for mm in image.spacing)
     time = f"{image.frame_duration_s:.3g} s a frame" if image.frame_duration_s else "time between frames unknown"
@@ -195,7 +186,7 @@ def _facts(study: Study) -> str:
     return f"{image.frames} frames, {time} · {size} voxels of {spacing} mm{channels}{dice}"
 
 
-def _shown_frames(study: Study, curves: np.ndarray) -> list[int]:
+def _shown_frames(study: Segmented, curves: np.ndarray) -> list[int]:
     """Up to six frames: the first, those where the class that changes most is largest and smallest, labelled ones, others."""
     total = len(curves)
     extremes = []
@@ -207,7 +198,7 @@ def _shown_frames(study: Study, curves: np.ndarray) -> list[int]:
     return sorted(list(dict.fromkeys([0, *extremes, *labelled, *even]))[:6])
 
 
-def _curve_picture(study: Study, curves: np.ndarray, voxel_ml: float, folder: Path) -> Path:
+def _curve_picture(study: Segmented, curves: np.ndarray, voxel_ml: float, folder: Path) -> Path:
     reference = None
     if study.reference is not None:
         volumes = metrics.volumes_ml(study.reference, list(study.classes.values()), voxel_ml)
@@ -222,7 +213,7 @@ def _curve_picture(study: Study, curves: np.ndarray, voxel_ml: float, folder: Pa
     return save_png(folder / f"{study.name}_volumes.png", picture)
 
 
-def _volume_table(study: Study, curves: np.ndarray) -> str:
+def _volume_table(study: Segmented, curves: np.ndarray) -> str:
     rows = []
     for name, curve in zip(study.classes, curves.T, strict=True):
         largest, smallest = float(curve.max()), float(curve.min())

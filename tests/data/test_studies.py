@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from unet4d.data.convert import Options
 from unet4d.data.nifti import case_name, studies_in
-from unet4d.data.studies import by_channel, find_studies
+from unet4d.data.nifti_studies import by_channel
+from unet4d.data.studies import find_studies, source_at
 from unet4d.errors import InputError
 
 ONE = ("cine MRI",)
@@ -135,3 +137,72 @@ def test_held_out_that_cannot_be_is_told(tmp_path, subjects):
     plain = touch(tmp_path / "plain", "a.nii")
     words = "is no dataset; held_out wants a dataset folder; leave held_out out, or give one"
     assert words in refusal([plain], ONE, subjects=subjects)
+
+
+def test_bare_files_are_of_the_models_kinds(tmp_path, study):
+    for channel, frames in (("0000", 3), ("0001", 1)):
+        study(tmp_path / f"a_{channel}.nii", frames)
+    [found] = find_studies([tmp_path], TWO, channel_kinds=("signal", "map"))
+    assert found.image().array.shape[:2] == (2, 3)
+    with pytest.raises(InputError, match="1 frame came, the first channel has 3"):
+        find_studies([tmp_path], TWO)[0].image()
+
+
+def nnunet(root: Path) -> Path:
+    """nnU-Net's layout of empty files: two training cases and a test case."""
+    touch(root / "imagesTr", "a_0000.nii.gz", "b_0000.nii.gz")
+    touch(root / "labelsTr", "a.nii.gz", "b.nii.gz")
+    touch(root / "imagesTs", "t_0000.nii.gz")
+    about = {"channel_names": {"0": "MRI"}, "labels": {"background": 0, "heart": 1}, "numTraining": 2}
+    (root / "dataset.json").write_text(json.dumps(about | {"file_ending": ".nii.gz"}))
+    return root
+
+
+def acdc(root: Path) -> Path:
+    for patient in ("patient001", "patient002"):
+        touch(root / patient, f"{patient}_4d.nii.gz", f"{patient}_frame01_gt.nii.gz")
+    return root
+
+
+def test_other_layouts_are_found_out(tmp_path):
+    """Their test cases, else all, as of a dataset."""
+    given = [nnunet(tmp_path / "nnunet"), acdc(tmp_path / "acdc"), dataset(tmp_path / "ours", "x")]
+    assert names(given, ONE) == ["t", "patient001", "patient002", "x"]
+    assert names([given[0] / "dataset.json"], ONE) == ["t"]
+    assert [study.time for study in find_studies(given[1:], ONE)] == ["cyclic", "cyclic", None]
+
+
+def test_cases_of_other_layouts_are_taken_by_name_and_subject(tmp_path):
+    given = [nnunet(tmp_path / "nnunet"), acdc(tmp_path / "acdc")]
+    assert names(given, ONE, cases=["b", "patient002"]) == ["b", "patient002"]
+    assert names(given[1:], ONE, subjects=["patient001", "t"]) == ["patient001"]
+    assert names(given[:1], ONE, subjects=["a", "t"]) == ["a"]  # t is a test case
+
+
+def test_the_kind_can_be_said(tmp_path):
+    root = acdc(tmp_path) / "patient001"
+    assert names([root], ONE, kind="acdc") == ["patient001"]
+    assert names([root], ONE) == ["patient001"], "a patient's folder: its reference is no study"
+    options = Options(pattern=r"(?P<subject>.)")
+    study = find_studies([nnunet(tmp_path / "n")], ONE, kind="nnunet", options=options)[0]
+    assert (study.name, study.subject) == ("t", "t")
+    assert "holds no patient's folder" in refusal([dataset(tmp_path / "ours")], ONE, kind="acdc")
+
+
+def test_an_option_without_use_is_refused(tmp_path):
+    plain, options = touch(tmp_path / "plain", "a.nii"), Options(pattern="(?P<subject>.*)")
+    words = f"{plain} came with a pattern or with_ids, which its layout has no use for; name it with --kind"
+    assert words == refusal([plain], ONE, options=options)
+    assert "has no use for" in refusal([dataset(tmp_path / "ours")], ONE, options=options)
+
+
+def test_what_nobody_knows_is_told(tmp_path):
+    words = f"{touch(tmp_path / 'x', 'notes.txt')} holds no .nii or .nii.gz file, and nothing that unet4d convert knows"
+    assert words in refusal([tmp_path / "x"], ONE)
+    assert "wanted a file name that ends in .nii or .nii.gz" in refusal([tmp_path / "x" / "notes.txt"], ONE)
+
+
+def test_without_channel_names_a_study_is_its_first_channel(tmp_path):
+    touch(tmp_path, "a_0000.nii", "a_0001.nii", "b.nii")
+    found = {study.name: [file.name for file in study.files] for study in source_at(tmp_path).studies}
+    assert (found["a"], found["b"]) == (["a_0000.nii"], ["b.nii"])

@@ -5,12 +5,18 @@ acdc.py   nnunet.py   frames.py   sequence.py   dicom.py
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 
-from unet4d.data.study import Source
+from unet4d.data.channels import SIGNAL, VELOCITIES
+from unet4d.data.image4d import Image4D
+from unet4d.data.study import Source, Study
+from unet4d.errors import InputError
 
 KINDS = {
     "acdc": "the ACDC challenge: patientNNN/patientNNN_4d.nii.gz, patientNNN_frameXX_gt.nii.gz, Info.cfg",
@@ -20,6 +26,15 @@ KINDS = {
     "dicom": "cine and dynamic series as scanners and PACS leave them, single-frame or enhanced multi-frame",
 }
 """Kind to what it is; `unet4d.data.convert.<kind>` has `find(root, options)` and `is_kind(root)`."""
+
+_USED = {
+    "acdc": (),
+    "nnunet": ("pattern", "labels"),
+    "frames": ("pattern", "labels"),
+    "sequence": ("labels",),
+    "dicom": ("labels", "with_ids"),
+}
+"""Kind to the options that say something of it, beside `time` and `frame_duration_s`, which any kind takes."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +47,10 @@ class Options:
         time: "cyclic" or "open".
         frame_duration_s: seconds from frame to frame, where the files do not say.
         with_ids: name cases and subjects by the patient ids in the files, which are left out otherwise.
+        channels: channel name to what it holds (data/channels.py), in order; no map, for files with a frame axis hold none.
+
+    Raises:
+        InputError: one of them cannot be.
     """
 
     pattern: str | None = None
@@ -39,18 +58,78 @@ class Options:
     time: str | None = None
     frame_duration_s: float | None = None
     with_ids: bool = False
+    channels: Mapping[str, str] | None = None
+
+    def __post_init__(self) -> None:
+        if self.time not in (None, "cyclic", "open"):
+            raise InputError(f"time is {self.time!r}; wanted cyclic or open")
+        if self.frame_duration_s is not None and not 0 < self.frame_duration_s < math.inf:
+            raise InputError(f"frame_duration_s is {self.frame_duration_s}; wanted seconds above 0")
+        values = [value for name, value in (self.labels or {}).items() if (name, value) != ("background", 0)]
+        if any(type(value) is not int or not 0 < value < 256 for value in values) or len(set(values)) < len(values):
+            raise InputError(
+                f"labels is {self.labels!r}; wanted for each class a whole number of its own, from 1 to 255"
+            )
+        known = (SIGNAL, *VELOCITIES)
+        if self.channels is not None and not (self.channels and set(self.channels.values()) <= set(known)):
+            raise InputError(
+                f"channels is {self.channels!r}; wanted a name and what it holds for each, of {', '.join(known)}"
+            )
+        if self.pattern is not None:
+            try:
+                groups = re.compile(self.pattern).groupindex
+            except re.error as error:
+                raise InputError(f"pattern {self.pattern!r} is no regular expression ({error}); correct it") from error
+            if "subject" not in groups:
+                wanted = r"wanted such as '(?P<subject>.+)_frame(?P<frame>\d+)'"
+                raise InputError(f"pattern {self.pattern!r} has no group named subject; {wanted}")
+
+
+NO_OPTIONS = Options()
 
 
 def find(kind: str, root: Path, options: Options) -> Source:
     """The studies of a source, in this layout; voxels are not read.
 
+    What `options` says holds for all of them: `time` before what the files say, `frame_duration_s` and `labels` where they do not.
+
     Raises:
-        InputError: nothing of this layout is there, or what is there contradicts itself; says what came.
+        InputError: no such layout; nothing of this layout is there, or what is there contradicts itself; says what came.
     """
+    if kind not in KINDS:
+        raise InputError(f"{kind!r} is no layout; wanted one of {', '.join(KINDS)}")
+    if not root.exists():
+        raise InputError(f"{root} is missing; give the file or folder to read")
+    for name in ("pattern", "labels", "with_ids"):
+        if getattr(options, name) and name not in _USED[kind]:
+            raise InputError(f"{name} came for {kind}, which has no use for it; leave it out")
     source: Source = import_module(f"unet4d.data.convert.{kind}").find(root, options)
-    return source
+    labels = source.labels or ({"background": 0, **options.labels} if options.labels else {})
+    time = options.time or source.time
+    studies = [_timed(study, options.time or study.time or source.time, options) for study in source.studies]
+    source = replace(source, labels=labels, time=time, studies=tuple(studies))
+    return _with_channels(source, options.channels, root) if options.channels else source
 
 
 def detected(root: Path) -> str | None:
     """The layout that a file or folder is in; None for none of them."""
     return next((kind for kind in KINDS if import_module(f"unet4d.data.convert.{kind}").is_kind(root)), None)
+
+
+def _with_channels(source: Source, channels: Mapping[str, str], root: Path) -> Source:
+    if len(channels) != len(source.channel_names):
+        raise InputError(
+            f"channels names {len(channels)}, {', '.join(channels)}; {root} has {len(source.channel_names)}; name as many"
+        )
+    return replace(source, channel_names=tuple(channels), channel_kinds=tuple(channels.values()))
+
+
+def _timed(study: Study, time: str | None, options: Options) -> Study:
+    if options.frame_duration_s is None:
+        return replace(study, time=time)
+    return replace(study, time=time, image=partial(_read_timed, study, options.frame_duration_s))
+
+
+def _read_timed(study: Study, frame_duration_s: float) -> Image4D:
+    image = study.image()
+    return replace(image, frame_duration_s=image.frame_duration_s or frame_duration_s)

@@ -1,0 +1,148 @@
+"""DICOM series that cannot be a 4D study: each is refused by what is wrong with it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+pytest.importorskip("pydicom", reason="needs the extra dicom")
+
+from pydicom.dataset import Dataset
+from pydicom.uid import generate_uid
+
+from tests.data.convert import dicom_files as files
+from tests.data.convert.dicom_files import AFFINE, ARRAY, by_instance, by_trigger, refusal
+
+Spoil = Callable[[list[Dataset]], object]
+
+
+def drop(t: int, z: int) -> Spoil:
+    return lambda datasets: datasets.pop(t * 4 + z)
+
+
+def change(t: int, z: int, **values) -> Spoil:
+    def spoil(datasets: list[Dataset]) -> None:
+        for keyword, value in values.items():
+            setattr(datasets[t * 4 + z], keyword, value)
+
+    return spoil
+
+
+def turn(datasets: list[Dataset]) -> None:
+    datasets[5].ImageOrientationPatient = [1, 0, 0, 0, 1, 0]
+
+
+def crop(datasets: list[Dataset]) -> None:
+    files.set_pixels(datasets[5], ARRAY[0, :, :9, 0])
+
+
+def drop_slice(datasets: list[Dataset]) -> None:
+    del datasets[1::4]
+
+
+def double(datasets: list[Dataset]) -> None:
+    copy = datasets[6].copy()
+    copy.SOPInstanceUID, copy.InstanceNumber = generate_uid(), 99
+    datasets.append(copy)
+
+
+def shift(z: int, along_mm: float, aside_mm: float) -> Spoil:
+    def spoil(datasets: list[Dataset]) -> None:
+        for ds in datasets[z::4]:
+            axes = np.array(ds.ImageOrientationPatient, dtype=float)
+            moved = np.cross(axes[:3], axes[3:]) * along_mm + axes[:3] * aside_mm
+            ds.ImagePositionPatient = [round(float(x), 6) for x in ds.ImagePositionPatient + moved]
+
+    return spoil
+
+
+@pytest.mark.parametrize(
+    ("spoil", "wanted"),
+    [
+        pytest.param(drop(2, 1), ("gap: slice 1 has 3 frames, most have 4; missing is frame 2",), id="gap"),
+        pytest.param(drop(0, 3), ("gap: slice 3 has 3 frames, most have 4; missing is frame 0",), id="gap at an end"),
+        pytest.param(double, ("duplicate: slice 2 has the trigger time 39 twice, in ",), id="duplicate"),
+        pytest.param(
+            turn, ("mixed orientation (ImageOrientationPatient)", "1, 0, 0, 0, 1, 0 in 1 (first "), id="orientation"
+        ),
+        pytest.param(
+            change(1, 1, PixelSpacing=[1.25, 1.5]), ("mixed pixel spacing: 1.75, 1.25 mm in 15 planes",), id="spacing"
+        ),
+        pytest.param(crop, ("mixed matrix (columns x rows): 12 x 10 in 15 planes, 12 x 9 in 1 (first ",), id="matrix"),
+        pytest.param(drop_slice, ("uneven slice spacing: slices lie at 0, 16, 24 mm",), id="missing slice"),
+        pytest.param(shift(2, 0.5, 0), ("uneven slice spacing: slices lie at 0, 8, 16.5, 24 mm",), id="uneven"),
+        pytest.param(shift(2, 0, 0.5), ("slices are shifted in their plane by up to 0.5 mm",), id="shifted"),
+        pytest.param(change(1, 2, PixelSpacing=[0, 1]), ("its PixelSpacing is (0.0, 1.0)",), id="no size"),
+        pytest.param(
+            change(1, 2, ImageOrientationPatient=[1, 0, 0, 1, 0, 0]), ("is not two unit vectors",), id="no plane"
+        ),
+        pytest.param(change(1, 2, PixelSpacing=None), ("it has no PixelSpacing",), id="no spacing"),
+        pytest.param(change(1, 2, Rows=None), ("its Rows is ()",), id="no rows"),
+        pytest.param(
+            change(1, 2, PhotometricInterpretation="RGB", SamplesPerPixel=3),
+            ("its PhotometricInterpretation is RGB, wanted MONOCHROME2",),
+            id="colour",
+        ),
+    ],
+)
+def test_a_fault_is_refused_by_its_name(spoil, wanted, tmp_path):
+    datasets = files.single_frames(ARRAY, AFFINE, by_trigger)
+    spoil(datasets)
+    files.save(datasets, tmp_path)
+    said = refusal(tmp_path)
+    assert said.startswith(f"{tmp_path}: series 7 (cine sax): ")
+    assert [text for text in wanted if text not in said] == []
+
+
+def test_all_that_is_wrong_is_listed_at_once(tmp_path):
+    datasets = files.single_frames(ARRAY, AFFINE, by_trigger)
+    shift(3, 1.0, 0.75)(datasets)
+    double(datasets)
+    drop(2, 1)(datasets)
+    files.save(datasets, tmp_path)
+    said = refusal(tmp_path)
+    assert [said.count(fault) for fault in ("gap: ", "duplicate: ", "too many frames: ", "uneven", "shifted")] == [
+        1
+    ] * 5
+
+
+def test_the_missing_slice_is_named_by_its_place(tmp_path):
+    array = np.concatenate([ARRAY, ARRAY[..., :2]], axis=-1)
+    datasets = files.single_frames(array, AFFINE, by_instance)
+    files.save([ds for i, ds in enumerate(datasets) if i % 6 != 3], tmp_path)
+    assert "missing are slices at 24 mm" in refusal(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("keep", "wanted"),
+    [
+        pytest.param(-50, "its pixel data is cut off or damaged", id="in the pixels"),
+        pytest.param(900, "it has no pixel data; it was cut off", id="in the header"),
+        pytest.param(500, "it has no pixel data; it was cut off", id="before the series is said"),
+        pytest.param(140, "it does not say what it is; it was cut off", id="at the start"),
+    ],
+)
+def test_a_file_that_was_cut_off_is_named(keep, wanted, tmp_path):
+    saved = files.save(files.single_frames(ARRAY, AFFINE, by_trigger), tmp_path)
+    saved[5].write_bytes(saved[5].read_bytes()[:keep])
+    said = refusal(tmp_path)
+    assert wanted in said
+    assert str(saved[5]) in said
+
+
+def test_images_without_pixel_data_are_refused(tmp_path):
+    datasets = files.single_frames(ARRAY, AFFINE, by_trigger)
+    for ds in datasets:
+        del ds.PixelData
+    files.save(datasets, tmp_path)
+    assert refusal(tmp_path).count("it has no pixel data") == 8  # and 8 more
+
+
+def test_frames_that_nothing_orders_are_refused(tmp_path):
+    def place(ds: Dataset, t: int, z: int) -> None:
+        del ds.InstanceNumber
+
+    files.save(files.single_frames(ARRAY, AFFINE, place), tmp_path)
+    assert "nothing tells the frames of a slice apart" in refusal(tmp_path)

@@ -1,0 +1,203 @@
+"""DICOM: which planes are one study, what is passed by, and how studies are named."""
+
+from __future__ import annotations
+
+import gzip
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("pydicom", reason="needs the extra dicom")
+
+from pydicom.dataset import Dataset
+from pydicom.uid import ComprehensiveSRStorage, SecondaryCaptureImageStorage, generate_uid
+
+from tests.data.convert import dicom_files as files
+from tests.data.convert.dicom_files import (
+    AFFINE,
+    ARRAY,
+    assert_is,
+    by_instance,
+    by_trigger,
+    image_of,
+    refusal,
+    refusals,
+    series_a_slice,
+)
+from unet4d.convert import convert
+from unet4d.data.convert import Options, find
+from unet4d.data.image4d import Image4D, read_image
+from unet4d.errors import InputError
+
+
+def scout(uid: str = "scout", **more) -> list[Dataset]:
+    """Three planes of three orientations, one image each."""
+    made = []
+    for i, axes in enumerate(([1, 0, 0, 0, 1, 0], [1, 0, 0, 0, 0, -1], [0, 1, 0, 0, 0, -1])):
+        (ds,) = files.single_frames(
+            ARRAY[:1, ..., :1], AFFINE, by_instance, SeriesInstanceUID=generate_uid(entropy_srcs=[uid])
+        )
+        ds.ImageOrientationPatient, ds.InstanceNumber, ds.SeriesNumber, ds.SeriesDescription = axes, i, 1, "localizer"
+        ds.update(files.attributes(more))
+        made.append(ds)
+    return made
+
+
+def test_what_is_no_4d_study_is_passed_by_and_told(tmp_path, capfd):
+    cine = files.single_frames(ARRAY, AFFINE, by_trigger)
+    report = scout("report")[0]
+    report.SOPClassUID = report.file_meta.MediaStorageSOPClassUID = ComprehensiveSRStorage
+    for keyword in ("PixelData", "Rows", "Columns"):
+        delattr(report, keyword)
+    screenshot = scout("screenshot", SOPClassUID=SecondaryCaptureImageStorage)[0]
+    del screenshot.ImagePositionPatient
+    screenshot.file_meta.MediaStorageSOPClassUID = SecondaryCaptureImageStorage
+    saved = files.save([*cine, *scout(), report, screenshot], tmp_path)
+    files.save([screenshot] * 3, tmp_path / "screenshots")
+    (tmp_path / "README.txt").write_text("not DICOM")
+    assert_is(image_of(tmp_path))
+    told = capfd.readouterr().err
+    assert f"passed by: series 1 (localizer) in {tmp_path}: one time point" in told
+    assert f"passed by: {saved[-1]}: it has no ImagePositionPatient" in told
+    assert str(saved[-2]) not in told  # a report is no image
+    assert f"passed by: 3 images in {tmp_path / 'screenshots'}: it has no ImagePositionPatient" in told
+    assert told.count("passed by") == 3
+
+
+def test_where_nothing_moves_a_series_is_one_frame(tmp_path):
+    files.save(files.single_frames(ARRAY[:1], AFFINE, by_instance), tmp_path)
+    image = image_of(tmp_path)
+    assert_is(image, ARRAY[:1])
+    assert (image.frames, image.frame_duration_s) == (1, None)
+
+
+def test_nothing_of_use_is_an_error_that_says_why(tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match="holds no DICOM image; wanted"):
+        find("dicom", tmp_path / "empty", Options())
+    files.save(scout(PhotometricInterpretation="RGB", SamplesPerPixel=3), tmp_path / "colour")
+    with pytest.raises(InputError, match=r"can be used: 3 images in .*: its PhotometricInterpretation is RGB"):
+        find("dicom", tmp_path / "colour", Options())
+
+
+def studies_of(root: Path, *groups: list[Dataset]) -> list[Image4D]:
+    files.save([ds for group in groups for ds in group], root)
+    source = find("dicom", root, Options())
+    return [study.image() for study in source.studies]
+
+
+def test_series_of_a_slice_are_joined_only_within_their_stack(tmp_path):
+    """A second stack of another name, a long-axis view and a magnitude's phase stay studies of their own."""
+
+    def named(description: str, number: int, **more) -> list[Dataset]:
+        def place(ds: Dataset, t: int, z: int) -> None:
+            series_a_slice(ds, t, z)
+            ds.SeriesDescription, ds.SeriesNumber = f"{description}_{z}", number + z
+            ds.SeriesInstanceUID = generate_uid(entropy_srcs=[description, str(number), str(z)])
+            ds.update(files.attributes(more))
+
+        return files.single_frames(ARRAY, AFFINE, place)
+
+    phase = named("cine_sax", 30, ImageType=["ORIGINAL", "PRIMARY", "P", "ND"])
+    other = named("cine_sax", 50, FrameOfReferenceUID=generate_uid())
+    images = studies_of(tmp_path, named("cine_sax", 10), named("perfusion", 20), phase, named("tag", 40)[::4], other)
+    assert [image.array.shape[1:] for image in images] == [(4, 12, 10, z) for z in (4, 4, 4, 1, 4)]
+
+
+def test_repetitions_of_one_slice_are_studies_each_and_a_slice_acquired_twice_is_refused(tmp_path):
+    def again(number: int) -> list[Dataset]:
+        uid = generate_uid(entropy_srcs=[str(number)])
+        slices = files.single_frames(ARRAY, AFFINE, series_a_slice)[1::4]
+        for ds in slices:
+            ds.SOPInstanceUID, ds.SeriesInstanceUID, ds.SeriesNumber = generate_uid(), uid, number
+        return slices
+
+    images = studies_of(tmp_path / "repeated", again(1), again(2), again(3))
+    assert [image.array.shape for image in images] == [(1, 4, 12, 10, 1)] * 3
+    files.save([*files.single_frames(ARRAY, AFFINE, series_a_slice), *again(40)], tmp_path / "twice")
+    said = refusal(tmp_path / "twice")
+    assert said.count("duplicate: slice 1") == 4
+    assert "series 17" in said
+    assert "series 40" in said
+
+
+def test_a_stack_does_not_lose_the_slice_that_lost_a_frame(tmp_path):
+    datasets = files.single_frames(ARRAY, AFFINE, series_a_slice)
+    files.save(datasets[:-1], tmp_path)
+    assert "gap: slice 3 has 3 frames, most have 4; missing is frame 3" in refusal(tmp_path)
+
+
+def test_magnitude_and_phase_in_one_series_are_two_studies(tmp_path):
+    magnitude = files.single_frames(ARRAY, AFFINE, by_trigger)
+    phase = files.single_frames(
+        ARRAY + 1, AFFINE, by_trigger, ImageType=["ORIGINAL", "PRIMARY", "VELOCITY MAP", "P", "PCA"]
+    )
+    first, second = studies_of(tmp_path, magnitude, phase)
+    assert_is(first)
+    assert_is(second, ARRAY + 1)
+
+
+def patient(name: str, series: int, study: str = "20240305", **more) -> list[Dataset]:
+    datasets = files.single_frames(
+        ARRAY[..., :2] + len(name), AFFINE, by_trigger, PatientID=name, SeriesNumber=series, StudyDate=study
+    )
+    for ds in datasets:
+        ds.SeriesInstanceUID = generate_uid(entropy_srcs=[name, str(series), study])
+        ds.StudyInstanceUID = generate_uid(entropy_srcs=[name, study])
+        ds.update(files.attributes(more))
+    return datasets
+
+
+def test_all_studies_of_a_patient_are_one_subject_in_a_fixed_order(tmp_path):
+    groups = [patient("b b/", 12), patient("a", 3, "20250101"), patient("b b/", 9), patient("a", 4), patient("b-b", 9)]
+    files.save([ds for group in groups for ds in group], tmp_path, seed=3)
+    told = {study.name: study for study in find("dicom", tmp_path, Options()).studies}
+    assert [(name[-3:], study.subject[-3:]) for name, study in told.items()] == [
+        ("001", "001"), ("002", "001"), ("003", "002"), ("004", "002"), ("005", "003")
+    ]  # fmt: skip
+    named = {study.name: study for study in find("dicom", tmp_path, Options(with_ids=True)).studies}
+    assert [(name, study.subject) for name, study in named.items()] == [
+        ("a_series003", "a"),
+        ("a_series004", "a"),
+        ("b-b-2_series009", "b-b-2"),
+        ("b-b_series009", "b-b"),
+        ("b-b_series012", "b-b"),
+    ]
+    by_date = ["a_series004", "a_series003", "b-b_series009", "b-b_series012", "b-b-2_series009"]
+    assert [study.files for study in told.values()] == [named[name].files for name in by_date]
+
+
+def test_without_an_id_a_subject_is_a_name_or_else_a_visit(tmp_path):
+    nobody = [patient("", 1, PatientName=name) for name in ("A", "B", "")] + [
+        patient("", 1, "20250101", PatientName="")
+    ]
+    for i, group in enumerate(nobody):
+        for ds in group:
+            ds.SeriesInstanceUID = generate_uid(entropy_srcs=[f"series {i}"])
+    files.save([ds for group in nobody for ds in group], tmp_path)
+    assert len({study.subject for study in find("dicom", tmp_path, Options()).studies}) == 4
+
+
+def test_no_name_id_date_or_uid_is_in_what_is_converted(tmp_path):
+    folder = tmp_path / "source"
+    saved = files.save(files.single_frames(ARRAY, AFFINE, by_trigger), folder / files.NAME / files.PATIENT)
+    source = find("dicom", folder, Options())
+    assert source.studies[0].image().source == folder
+    out = tmp_path / "out"
+    convert("dicom", folder, out, Options(labels={"heart": 1}))
+    assert_is(read_image(out / "images" / "case001.nii.gz"))
+    written = b""
+    for path in out.rglob("*"):
+        written += path.relative_to(out).as_posix().encode()
+        if path.is_file():
+            written += gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    secrets = (files.NAME, "Mustermann", files.PATIENT, files.BIRTH, "20240305", files.STUDY, files.SERIES, "1.2.826")
+    assert [secret for secret in secrets if secret.encode() in written] == []
+    assert [secret for secret in secrets if secret.encode() not in saved[0].read_bytes()] == []
+
+
+def test_a_refused_study_does_not_hide_what_the_others_say_of_time(tmp_path):
+    files.save(patient("a", 1)[1:] + patient("b", 1), tmp_path)
+    source = find("dicom", tmp_path, Options())
+    assert len(refusals(source)) == 1
+    assert {source.time, *(study.time for study in source.studies)} == {"cyclic"}

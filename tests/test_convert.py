@@ -1,0 +1,434 @@
+"""`unet4d convert`: a source in, a dataset out that holds the same, and what is told where it cannot."""
+
+from __future__ import annotations
+
+import errno
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from tests.data.convert.layouts import (
+    FRAMES,
+    image_of,
+    nnunet_json,
+    phantom_study,
+    write_nnunet_4d,
+    write_nnunet_frames,
+    write_patient,
+)
+from unet4d.convert import convert
+from unet4d.data.convert import KINDS, NO_OPTIONS, Options
+from unet4d.data.dataset import Dataset, read_dataset, read_labelled
+from unet4d.data.image4d import Image4D, read_image
+from unet4d.data.phantom import LABELS
+from unet4d.data.study import Source, Study
+from unet4d.errors import InputError
+
+PATTERN = r"(?P<subject>.+)_frame(?P<frame>\d+)"
+
+
+def image_in_memory(values: np.ndarray | None = None, frame_duration_s: float | None = 0.05) -> Image4D:
+    values = np.arange(2 * 5 * 4 * 3).reshape(2, 5, 4, 3) if values is None else values
+    return Image4D.from_array(values, np.diag([2.0, 2.0, 8.0, 1.0]), frame_duration_s)
+
+
+def a_study(name: str = "one", image: Image4D | None = None, **more) -> Study:
+    """A study in memory whose frame 1 is drawn; what stands on frame 0 of its label, nobody drew."""
+    made = image or image_in_memory()
+
+    def label(image: Image4D):
+        drawn = np.full((image.frames, *image.grid), 2, np.uint8)
+        drawn[1:] = 1
+        return drawn, tuple(range(1, image.frames))
+
+    return Study(name, **({"subject": name, "files": (), "image": lambda: made, "label": label} | more))
+
+
+@pytest.fixture
+def from_memory(monkeypatch, tmp_path) -> Callable[..., Dataset]:
+    """Converts studies in memory into `tmp_path/out`."""
+
+    def converted(*studies: Study, name: str | None = None, **about) -> Dataset:
+        source = Source(**({"name": "memory", "channel_names": ("MRI",), "labels": LABELS, "studies": studies} | about))
+        monkeypatch.setattr("unet4d.convert.find", lambda kind, root, options: source)
+        return read_dataset(convert("acdc", tmp_path / "source", tmp_path / "out", name=name))
+
+    return converted
+
+
+def out_of(root: Path) -> dict:
+    return json.loads((root / "dataset.json").read_text())
+
+
+def check_holds(dataset: Dataset, seeds: dict[str, int], frame_duration_s: float | None, drawn: tuple[int, ...] | None):
+    """The dataset holds these phantoms: voxels, affine, frame duration, labels on the labelled frames alone."""
+    for case in (*dataset.training, *dataset.test):
+        image, wanted = case.image(), phantom_study(seeds[case.name])
+        np.testing.assert_array_equal(image.array, wanted.image[None])
+        np.testing.assert_array_equal(image.affine, image_of(seeds[case.name]).affine)
+        assert image.frame_duration_s == frame_duration_s
+        if case.label:
+            assert case.labelled_frames == drawn
+            label, labelled = read_labelled(case, dataset, image)
+            np.testing.assert_array_equal(label[labelled], wanted.label[labelled])
+            assert not label[~labelled].any()
+
+
+def test_acdc_becomes_a_dataset(command, tmp_path):
+    write_patient(tmp_path / "acdc" / "training" / "patient001", 0)
+    write_patient(tmp_path / "acdc" / "training" / "patient002", 1, suffix=".nii")
+    write_patient(tmp_path / "acdc" / "testing" / "patient101", 2)
+    write_patient(tmp_path / "acdc" / "testing" / "patient102", 3, drawn=())
+    out = tmp_path / "out"
+    done = command("convert", "acdc", tmp_path / "acdc", "--out", out)
+    assert (done.code, done.error) == (0, "")
+    dataset = read_dataset(out)
+    assert [case.name for case in dataset.training] == ["patient001", "patient002"]
+    assert [(case.name, case.label is not None) for case in dataset.test] == [
+        ("patient101", True),
+        ("patient102", False),
+    ]
+    check_holds(dataset, {"patient001": 0, "patient002": 1, "patient101": 2, "patient102": 3}, None, (0, 2))
+    assert (dataset.name, dataset.time, dict(dataset.labels)) == ("ACDC", "cyclic", LABELS)
+    assert "2018.2837502" in out_of(out)["reference"]
+    assert sorted(path.name for path in out.iterdir()) == ["dataset.json", "images", "labels"]
+    assert "4 studies of 4 subjects: 2 for training, 2 for test" in done.told
+    assert (
+        "4 frames a study, of unknown duration (--frame_duration_s gives it); 6 of 16 frames are labelled" in done.told
+    )
+    assert "as open" not in done.told
+    assert done.told.endswith(f"written: {out / 'dataset.json'}; check it: unet4d verify {out}\n")
+
+
+def test_4d_files_are_taken_as_they_are(command, tmp_path):
+    training = tmp_path / "acdc" / "training"
+    for seed, suffix in enumerate((".nii.gz", ".nii")):
+        name = f"patient{seed:03d}"
+        write_patient(training / name, seed, suffix=suffix)
+        path = training / name / f"{name}_4d{suffix}"
+        scanner = nib.load(path)
+        scanner.header["descrip"] = b"as it came"
+        nib.save(
+            nib.Nifti1Image(np.asarray(scanner.dataobj).copy(), None, scanner.header), path
+        )  # compressed otherwise, too
+    assert command("convert", "acdc", tmp_path / "acdc", "--out", tmp_path / "out").code == 0
+    images = sorted((tmp_path / "out" / "images").iterdir())
+    assert [path.name for path in images] == ["patient000.nii.gz", "patient001.nii"]
+    for path in images:
+        name, suffix = path.name[:10], path.name[10:]
+        assert path.read_bytes() == (training / name / f"{name}_4d{suffix}").read_bytes()
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+def test_4d_cases_of_nnunet_become_a_dataset(command, tmp_path, channels):
+    root = write_nnunet_4d(tmp_path / "nnunet", channels=channels)
+    done = command("convert", "nnunet", root, "--out", tmp_path / "out", "--name", "mine")
+    assert (done.code, done.error) == (0, "")
+    dataset = read_dataset(tmp_path / "out")
+    assert dataset.name == "mine"
+    assert dataset.time is None
+    assert "taken as open; --time cyclic says that it does" in done.told
+    assert "4 frames a study, of 0.05 s; 8 of 12 frames are labelled" in done.told
+    if channels == 1:
+        check_holds(dataset, {"anna": 0, "ben": 1, "carl": 2}, 0.05, None)
+    for case in dataset.training + dataset.test:
+        for channel, path in enumerate(case.images):
+            part = "Tr" if case in dataset.training else "Ts"
+            assert path.read_bytes() == (root / f"images{part}" / f"{case.name}_{channel:04d}.nii.gz").read_bytes()
+
+
+def test_frames_of_nnunet_become_a_dataset(command, tmp_path):
+    root = write_nnunet_frames(tmp_path / "nnunet")
+    options = ["--pattern", PATTERN, "--time", "cyclic", "--frame_duration_s", "0.04"]
+    done = command("convert", "nnunet", root, "--out", tmp_path / "out", *options)
+    assert (done.code, done.error) == (0, "")
+    dataset = read_dataset(tmp_path / "out")
+    check_holds(dataset, {"anna": 0, "ben": 1}, 0.04, (0, 2))
+    assert dataset.time == "cyclic"
+    stored = nib.load(tmp_path / "out" / "images" / "anna.nii.gz")
+    assert stored.get_data_dtype() == np.int16
+    assert stored.header.get_slope_inter() in ((None, None), (1, 0))
+
+
+def test_frames_that_are_not_joined_are_told(command, tmp_path):
+    root = write_nnunet_frames(tmp_path / "nnunet", drawn=(0, 1, 2, 3))
+    done = command("convert", "nnunet", root, "--out", tmp_path / "out")
+    assert done.code == 0
+    assert "every study has one frame; if some are frames of one subject, join them: --pattern" in done.told
+    assert len(read_dataset(tmp_path / "out").training) == 2 * FRAMES
+
+
+def test_a_converted_dataset_is_trained_on(command, tmp_path, tiny_options):
+    for seed in range(3):
+        write_patient(tmp_path / "acdc" / f"patient{seed:03d}", seed)
+    assert command("convert", "acdc", tmp_path / "acdc", "--out", tmp_path / "out").code == 0
+    done = command("train", "--dataset", tmp_path / "out", "--out", tmp_path / "run", "--device", "cpu", *tiny_options)
+    assert (done.code, done.error) == (0, "")
+
+
+def test_one_bad_study_among_good_ones_is_left_out(command, tmp_path):
+    for seed in range(3):
+        write_patient(tmp_path / "acdc" / f"patient{seed:03d}", seed)
+    (tmp_path / "acdc" / "patient001" / "Info.cfg").write_text("NbFrame: 12\n")
+    out = tmp_path / "out"
+    done = command("convert", "acdc", tmp_path / "acdc", "--out", out)
+    assert done.code == 2
+    assert f"1 of 3 studies were left out, the other 2 are in {out}: patient001: " in done.line
+    assert "patient001/Info.cfg says NbFrame: 12" in done.line
+    assert [case.name for case in read_dataset(out).training] == ["patient000", "patient002"]
+    assert "2 studies of 2 subjects" in done.told
+
+
+def test_nothing_but_bad_studies_is_no_dataset(command, tmp_path):
+    folder = write_patient(tmp_path / "acdc" / "patient001")
+    (folder / "patient001_4d.nii.gz").write_bytes(b"")
+    done = command("convert", "acdc", tmp_path / "acdc", "--out", tmp_path / "out")
+    assert done.code == 2
+    assert "none of 1 studies of" in done.line
+    assert "patient001_4d.nii.gz is truncated" in done.line
+    assert not (tmp_path / "out" / "dataset.json").exists()
+    write_patient(folder)
+    assert command("convert", "acdc", tmp_path / "acdc", "--out", tmp_path / "out").code == 0
+
+
+def test_a_stopped_conversion_can_be_run_again(command, tmp_path, monkeypatch):
+    for seed in range(2):
+        write_patient(tmp_path / "acdc" / f"patient{seed:03d}", seed)
+    words = ["convert", "acdc", tmp_path / "acdc", "--out", tmp_path / "out"]
+    with monkeypatch.context() as patch:
+        copied = []
+
+        def stop(source, target):
+            if copied:
+                raise KeyboardInterrupt
+            copied.append(target.write_bytes(source.read_bytes()))
+
+        patch.setattr("unet4d.convert.shutil.copyfile", stop)
+        assert command(*words).code == 130
+    out = tmp_path / "out"
+    assert not (out / "dataset.json").exists()
+    assert [path.name for path in (out / "images").iterdir()] == ["patient000.nii.gz"]
+    (out / "images" / "patient000.nii.gz").write_bytes(b"an older one")
+    assert command(*words).code == 0
+    check_holds(read_dataset(out), {"patient000": 0, "patient001": 1}, None, (0, 2))
+    assert sorted(path.name for path in out.iterdir()) == ["dataset.json", "images", "labels"]
+
+
+def test_a_full_disk_is_told_and_stops_everything(command, tmp_path, monkeypatch):
+    write_patient(tmp_path / "acdc" / "patient001")
+
+    def full(source, target):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("unet4d.convert.shutil.copyfile", full)
+    done = command("convert", "acdc", tmp_path / "acdc", "--out", tmp_path / "out")
+    assert done.code == 1
+    assert "images/patient001.nii.gz: No space left on device; free space or choose another folder" in done.line
+    assert not list((tmp_path / "out" / "images").iterdir())
+
+
+@pytest.mark.parametrize("there", ["images", "notes.txt", "dataset.json"])
+def test_somebodys_folder_is_left_alone(command, tmp_path, there):
+    """Pins a folder with images/ and without dataset.json, whose files a conversion would have replaced."""
+    write_patient(tmp_path / "acdc" / "patient001")
+    own = tmp_path / "out" / (f"{there}/patient001.nii.gz" if there == "images" else there)
+    own.parent.mkdir(parents=True)
+    own.write_bytes(b"mine")
+    done = command("convert", "acdc", tmp_path / "acdc", "--out", tmp_path / "out")
+    assert done.code == 2
+    assert "holds a dataset already" in done.line if there == "dataset.json" else "is not empty" in done.line
+    assert own.read_bytes() == b"mine"
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (
+            ["acdcs", "acdc", "--out", "out"],
+            "'acdcs' is no layout; wanted one of acdc, nnunet, frames, sequence, dicom",
+        ),
+        (["acdc", "nowhere", "--out", "out"], "nowhere is missing; give the file or folder to read"),
+        (["nnunet", "acdc", "--out", "out"], "acdc/dataset.json is missing"),
+        (
+            ["acdc", "acdc", "--out", "acdc/out"],
+            "acdc/out is inside acdc, which is read; wanted a folder outside of it",
+        ),
+        (["acdc", "acdc", "--out", "acdc"], "acdc is inside acdc, which is read"),
+        (
+            ["acdc", "acdc", "--out", "out", "--pattern", "(?P<subject>.*)"],
+            "pattern came for acdc, which has no use for it",
+        ),
+        (["acdc", "acdc", "--out", "out", "--pattern", "("], "pattern '(' is no regular expression"),
+        (["acdc", "acdc", "--out", "out", "--time", "round"], "--time is round; wanted one of cyclic, open"),
+        (
+            ["acdc", "acdc", "--out", "out", "--frame_duration_s", "0"],
+            "frame_duration_s is 0.0; wanted seconds above 0",
+        ),
+        (
+            ["acdc", "acdc", "--out", "out", "--labels", "{a: 1, b: 1}"],
+            "wanted for each class a whole number of its own",
+        ),
+        (["acdc", "acdc", "--out", "out", "--labels", "{a: 0}"], "wanted for each class a whole number of its own"),
+        (["acdc", "acdc"], "out is missing"),
+    ],
+)
+def test_wrong_usage_is_told(command, tmp_path, monkeypatch, words, told):
+    write_patient(tmp_path / "acdc" / "patient001")
+    monkeypatch.chdir(tmp_path)
+    done = command("convert", *words)
+    assert done.code == 2
+    assert told in done.line
+    assert not (tmp_path / "out" / "dataset.json").exists()
+
+
+def test_help_names_every_kind(command):
+    told = command("convert", "--help").told
+    assert all(f"\n  unet4d convert {kind} " in told for kind in KINDS)
+    assert "acdc, nnunet, frames, sequence or dicom" in " ".join(told.split())
+
+
+@pytest.mark.parametrize(
+    ("values", "stored"),
+    [
+        ([0, 255], np.uint8),
+        ([-5, 4095], np.int16),
+        ([0, 70000], np.int32),
+        ([0, 2.0**31], np.float32),
+        ([0, 0.5], np.float32),
+    ],
+)
+def test_voxels_are_stored_without_loss(from_memory, tmp_path, values, stored):
+    array = np.resize(np.float32(values), (2, 5, 4, 3))
+    [case] = from_memory(a_study(image=image_in_memory(array))).training
+    np.testing.assert_array_equal(case.image().array[0], array)
+    assert nib.load(case.images[0]).get_data_dtype() == stored
+
+
+def test_channels_are_files_of_their_own_and_keep_their_kinds(from_memory):
+    array = np.random.default_rng(0).normal(size=(3, 2, 5, 4, 3)).astype(np.float32)
+    kinds = ("signal", "velocity X", "velocity -Y")
+    dataset = from_memory(
+        a_study(image=image_in_memory(array)), channel_names=("magnitude", "x", "y"), channel_kinds=kinds
+    )
+    assert dataset.channel_kinds == kinds
+    np.testing.assert_array_equal(dataset.training[0].image().array, array)
+    assert [path.name for path in dataset.training[0].images] == [f"one_000{i}.nii.gz" for i in range(3)]
+
+
+def test_what_nobody_drew_is_left_out_of_the_label(from_memory):
+    """Value 2 stands on frame 0, which is unlabelled."""
+    dataset = from_memory(a_study())
+    assert dataset.training[0].labelled_frames == (1,)
+    label = np.asarray(nib.load(dataset.training[0].label).dataobj)
+    assert (label[..., 0].max(), label[..., 1].min()) == (0, 1)
+
+
+def test_every_frame_labelled_needs_no_list(from_memory):
+    def label(image: Image4D):
+        return np.ones((image.frames, *image.grid), np.uint8), (0, 1)
+
+    assert from_memory(a_study(label=label)).training[0].labelled_frames is None
+
+
+def test_a_study_without_label_is_a_test_case(from_memory, capsys):
+    dataset = from_memory(a_study("a"), a_study("b", label=None))
+    assert ([c.name for c in dataset.training], [c.name for c in dataset.test]) == (["a"], ["b"])
+    assert "nothing to train on" not in capsys.readouterr().out
+
+
+def test_a_source_without_any_label_is_one_to_draw_on(from_memory, capsys):
+    assert not from_memory(a_study(label=None)).training
+    assert (
+        'nothing to train on yet: draw labels on some of the images, and list those under "training"'
+        in capsys.readouterr().out
+    )
+
+
+def test_an_unlabelled_study_of_a_subject_who_is_trained_on_is_left_out(from_memory, tmp_path):
+    with pytest.raises(
+        InputError, match=r"1 of 3 studies were left out.*b: nobody drew anything in it, and anna is trained on"
+    ):
+        from_memory(a_study("a", subject="anna"), a_study("b", subject="anna", label=None), a_study("c"))
+    assert [case.name for case in read_dataset(tmp_path / "out").training] == ["a", "c"]
+
+
+@pytest.mark.parametrize(
+    ("studies", "about", "told"),
+    [
+        ([a_study("a"), a_study("a")], {}, "several studies would be named a; wanted each name once"),
+        ([a_study("a/b")], {}, "'a/b' would name a study or subject; wanted a text that can name a file"),
+        ([a_study(".a")], {}, "'.a' would name a study or subject"),
+        ([a_study("a", subject="")], {}, "'' would name a study or subject"),
+        (
+            [a_study("a", subject="x"), a_study("b", subject="x", is_test=True)],
+            {},
+            "subject x is in training and in test",
+        ),
+        (
+            [a_study("a", time="cyclic"), a_study("b")],
+            {},
+            "some studies of memory are cyclic and others open, or do not say",
+        ),
+        (
+            [a_study("a")],
+            {"labels": {}},
+            "nobody drew anything in .*; name them, --labels '{left ventricle: 1}', or segment",
+        ),
+        ([a_study("a")], {"channel_names": ("x", "y")}, "none of 1 studies of .*: a: a has 1 channels; wanted x, y"),
+    ],
+)
+def test_what_no_dataset_can_be_made_of_is_told(from_memory, tmp_path, studies, about, told):
+    with pytest.raises(InputError, match=told):
+        from_memory(*studies, **about)
+    assert not (tmp_path / "out" / "dataset.json").exists()
+
+
+def test_time_is_written_where_somebody_says_it(from_memory, tmp_path, capsys):
+    assert from_memory(a_study(time="open"), about={"licence": "CC-BY-4.0"}).time == "open"
+    assert out_of(tmp_path / "out")["licence"] == "CC-BY-4.0"
+    assert "taken as open" not in capsys.readouterr().out
+
+
+def test_a_frame_duration_is_written_where_it_is_known(from_memory, tmp_path, capsys):
+    from_memory(a_study("a"), a_study("b", image=image_in_memory(frame_duration_s=None)))
+    first, second = out_of(tmp_path / "out")["training"]
+    assert (first["frame_duration_s"], "frame_duration_s" in second) == (0.05, False)
+    assert "of 0.05 s (unknown in 1 studies)" in capsys.readouterr().out
+
+
+def test_what_a_name_does_not_show_is_told_and_not_written(from_memory, tmp_path, capsys):
+    files = tuple(tmp_path / "source" / "ANNA" / "series7" / f"{i}.dcm" for i in range(2))
+    from_memory(a_study("case001", files=files))
+    assert f"case001: {tmp_path / 'source' / 'ANNA' / 'series7'}\n" in capsys.readouterr().out
+    assert "ANNA" not in (tmp_path / "out" / "dataset.json").read_text()
+
+
+def test_values_may_be_named_where_nobody_drew(monkeypatch, tmp_path):
+    """What `find` makes of options holds for every kind."""
+    from unet4d.data.convert import find, nnunet
+
+    unnamed = Source("memory", ("MRI",), {}, (a_study(label=None, image=image_in_memory(frame_duration_s=None)),))
+    monkeypatch.setattr(nnunet, "find", lambda root, options: unnamed)
+    assert find("nnunet", tmp_path, NO_OPTIONS).labels == {}
+    source = find("nnunet", tmp_path, Options(labels={"heart": 3}, time="open", frame_duration_s=0.5))
+    assert source.labels == {"background": 0, "heart": 3}
+    assert (source.time, source.studies[0].time) == ("open", "open")
+    assert source.studies[0].image().frame_duration_s == 0.5
+    named = replace(unnamed, labels=LABELS, time="cyclic")
+    monkeypatch.setattr(nnunet, "find", lambda root, options: named)
+    source = find("nnunet", tmp_path, Options(labels={"heart": 3}))
+    assert (source.labels, source.time, source.studies[0].time) == (LABELS, "cyclic", "cyclic")
+
+
+def test_the_label_map_is_on_the_grid_of_the_copied_image(command, tmp_path):
+    root = write_nnunet_4d(tmp_path / "nnunet")
+    nnunet_json(root, 2)
+    assert command("convert", "nnunet", root, "--out", tmp_path / "out").code == 0
+    image, label = (read_image(tmp_path / "out" / part / "anna.nii.gz") for part in ("images", "labels"))
+    np.testing.assert_array_equal(image.affine, label.affine)
+    assert image.frame_duration_s == label.frame_duration_s

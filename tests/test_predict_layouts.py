@@ -1,0 +1,147 @@
+"""`unet4d predict -i` and `unet4d report --image` on what lies in another layout than ours, without a conversion before."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+
+from tests.data.convert.layouts import (
+    SHAPE,
+    image_of,
+    phantom_study,
+    write,
+    write_nnunet_4d,
+    write_nnunet_frames,
+    write_patient,
+)
+from unet4d import load_model, segment
+from unet4d.data.image4d import read_image
+from unet4d.pictures import contour_sheet
+
+PATTERN = r"(?P<subject>.+)_frame(?P<frame>\d+)"
+
+
+def maps_in(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.glob("*.nii.gz"))
+
+
+def check_label_map(model: Path, path: Path, seed: int, time: str) -> None:
+    """The map is on the study's grid, and what `segment` gives for the study made in memory."""
+    image = image_of(seed)
+    label = read_image(path)
+    np.testing.assert_array_equal(label.affine, image.affine)
+    assert label.array.shape == image.array.shape
+    wanted = segment(load_model(model), image, time=time, precision="fp32")
+    np.testing.assert_array_equal(label.array[0], wanted)
+
+
+def test_acdc_as_it_unpacks(command, model_file, tmp_path):
+    write_patient(tmp_path / "acdc" / "training" / "patient001", 0)
+    write_patient(tmp_path / "acdc" / "testing" / "patient101", 1)
+    model, out = model_file(), tmp_path / "out"
+    done = command("predict", model, "-i", tmp_path / "acdc", "-o", out, "--precision", "fp32")
+    assert (done.code, done.error) == (0, "")
+    assert maps_in(out) == ["patient101.nii.gz"]
+    check_label_map(model, out / "patient101.nii.gz", 1, "cyclic")
+    done = command("predict", model, "-i", tmp_path / "acdc", "-o", out, "--cases", "patient001", "--time", "open")
+    assert done.code == 0
+    cases = json.loads((out / "prediction.json").read_text())["cases"]
+    assert {name: case["time"] for name, case in cases.items()} == {"patient001": "open", "patient101": "cyclic"}
+    assert cases["patient001"]["image"].endswith("patient001_4d.nii.gz")
+
+
+def test_nnunet_as_it_lies(command, model_file, tmp_path):
+    write_nnunet_4d(tmp_path / "nnunet")
+    model, out = model_file(), tmp_path / "out"
+    done = command("predict", model, "-i", tmp_path / "nnunet", "-o", out, "--precision", "fp32")
+    assert (done.code, done.error) == (0, "")
+    assert maps_in(out) == ["carl.nii.gz"]
+    check_label_map(model, out / "carl.nii.gz", 2, "open")
+    assert nib.load(out / "carl.nii.gz").header.get_zooms()[3] == np.float32(0.05)
+
+
+def test_frames_are_joined_by_a_pattern(command, model_file, tmp_path):
+    write_nnunet_frames(tmp_path / "nnunet")
+    model, out = model_file(direction="bidirectional"), tmp_path / "out"
+    given = ["predict", model, "-i", tmp_path / "nnunet", "-o", out, "--precision", "fp32"]
+    done = command(*given, "--pattern", PATTERN, "--kind", "nnunet", "--time", "cyclic")
+    assert (done.code, done.error) == (0, "")
+    assert maps_in(out) == ["anna.nii.gz", "ben.nii.gz"]
+    check_label_map(model, out / "anna.nii.gz", 0, "cyclic")
+    check_label_map(model, out / "ben.nii.gz", 1, "cyclic")
+
+
+def test_a_study_that_contradicts_itself_is_told_and_the_others_done(command, model_file, tmp_path):
+    for seed in range(2):
+        write_patient(tmp_path / "acdc" / f"patient{seed:03d}", seed)
+    (tmp_path / "acdc" / "patient000" / "Info.cfg").write_text("NbFrame: 9")
+    done = command("predict", model_file(), "-i", tmp_path / "acdc", "-o", tmp_path / "out")
+    assert done.code == 2
+    assert "1 of 2 studies could not be segmented" in done.line
+    assert "patient000/Info.cfg says NbFrame: 9" in done.line
+    assert maps_in(tmp_path / "out") == ["patient001.nii.gz"]
+
+
+def test_a_label_map_replaces_no_file_of_the_source(command, model_file, tmp_path):
+    """predicted into imagesTs, CASE.nii.gz is new; into labelsTs it would be the reference."""
+    root = write_nnunet_4d(tmp_path / "nnunet")
+    write(root / "labelsTs" / "carl.nii.gz", phantom_study(2).label, image_of(2))
+    before = (root / "labelsTs" / "carl.nii.gz").read_bytes()
+    done = command("predict", model_file(), "-i", root, "-o", root / "labelsTs")
+    assert done.code == 2
+    assert "carl.nii.gz is an input, and its label map would replace it; choose another -o" in done.line
+    assert (root / "labelsTs" / "carl.nii.gz").read_bytes() == before
+
+
+def test_wrong_use_is_told(command, model_file, tmp_path):
+    write_patient(tmp_path / "acdc" / "patient001")
+    given = ["predict", model_file(), "-i", tmp_path / "acdc", "-o", tmp_path / "out"]
+    for options, words in (
+        (["--kind", "nnunet"], "acdc/dataset.json is missing"),
+        (["--kind", "acds"], "--kind is acds; wanted one of auto, acdc, nnunet, frames, sequence, dicom"),
+        (["--pattern", PATTERN], "pattern came for acdc, which has no use for it; leave it out"),
+        (["--with_ids"], "with_ids came for acdc, which has no use for it; leave it out"),
+    ):
+        done = command(*given, *options)
+        assert done.code == 2
+        assert words in done.line
+    two = ["predict", model_file(channel_names=("magnitude", "velocity")), *given[2:]]
+    assert "acdc has the channels cine MRI; the model wants magnitude, velocity" in command(*two).line
+
+
+def test_bare_files_are_of_the_models_kinds(command, model_file, study, tmp_path, monkeypatch):
+    """A map beside a series is a 3D file, where a signal has as many frames as the first channel."""
+    study(tmp_path / "in" / "a_0000.nii.gz", frames=3)
+    study(tmp_path / "in" / "a_0001.nii.gz", frames=1)
+    model = load_model(model_file(channel_names=("series", "T1 map")))
+    given = ["predict", "model", "-i", tmp_path / "in", "-o", tmp_path / "out"]
+    for kinds, code in ((("signal", "signal"), 2), (("signal", "map"), 0)):
+        of_kinds = replace(model, task=replace(model.task, channel_kinds=kinds))
+        monkeypatch.setattr("unet4d.predict.load_model", lambda path, device, made=of_kinds: made)
+        assert command(*given).code == code
+
+
+def test_the_report_finds_them_too(command, tmp_path, monkeypatch):
+    drawn = []
+
+    def sheet(*given, reference, **options):
+        drawn.append(reference)
+        return contour_sheet(*given, reference=reference, **options)
+
+    monkeypatch.setattr("unet4d.report.contour_sheet", sheet)
+    write_patient(tmp_path / "acdc" / "training" / "patient001", 0)
+    write(tmp_path / "predicted" / "patient001.nii.gz", phantom_study(0).label, image_of(0))
+    done = command(
+        "report", "--image", tmp_path / "acdc", "--prediction", tmp_path / "predicted", "--out", tmp_path / "page"
+    )
+    assert (done.code, done.error) == (0, "")
+    text = (tmp_path / "page" / "index.html").read_text()
+    assert "4D segmentation: ACDC" in text
+    assert "left ventricle" in text
+    assert [frame.any() for frame in drawn[0]] == [True, False, True, False]  # those that somebody drew
+    np.testing.assert_array_equal(drawn[0][2], phantom_study(0).label[2])
+    assert f"{SHAPE[0]} x {SHAPE[1]} x {SHAPE[2]} voxels" in text

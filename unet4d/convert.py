@@ -1,0 +1,233 @@
+"""`unet4d convert`: studies in whatever layout in, a dataset folder out: images/, labels/ and dataset.json."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from unet4d.data.channels import SIGNAL
+from unet4d.data.convert import NO_OPTIONS, Options, find
+from unet4d.data.dataset_folder import filling
+from unet4d.data.dataset_json import parse_dataset
+from unet4d.data.image4d import Image4D, write_image
+from unet4d.data.study import Source, Study
+from unet4d.errors import InputError
+from unet4d.files import replacing, write_json
+
+
+@dataclass(frozen=True)
+class _Made:
+    """A study as it was written: its place in dataset.json, and what is told of it at the end."""
+
+    entry: dict[str, Any]
+    is_training: bool
+    frames: int
+    labelled: int
+    spacing: tuple[float, float, float]
+
+
+def convert(
+    kind: str,
+    source: str | os.PathLike[str],
+    out_dir: str | os.PathLike[str],
+    options: Options = NO_OPTIONS,
+    name: str | None = None,
+) -> Path:
+    """Write the studies of a source as a dataset, one after another, and print what came of it.
+
+    4D NIfTI files are copied as they are; all else is written without loss. Labels on frames that nobody drew are left
+    out. A study without any label is a test case. Stopped before its end, the same call begins anew in the same folder.
+
+    Args:
+        kind: of the source: acdc, nnunet, frames, sequence or dicom.
+        source: the file or folder.
+        out_dir: a new or empty folder, outside the source.
+        options: what the source's files do not say.
+        name: of the dataset; None is the source's.
+
+    Returns:
+        The path of dataset.json.
+
+    Raises:
+        InputError: the source, the options or the folder are not usable; or (after all others were written, with a
+            dataset.json of them) some studies were not, each with its reason.
+        Unet4DError: the disk is full, or the folder cannot be written to; nothing half-written is left.
+    """
+    root, out = Path(source), Path(out_dir)
+    found = find(kind, root, options)
+    time = _time(found)
+    _check(found, root, out)
+    made: dict[str, _Made] = {}
+    failed: dict[str, str] = {}
+    with filling(out):
+        for study in tqdm(found.studies, "converting", unit="study", disable=None):
+            try:
+                made[study.name] = _written(study, found, out)
+            except InputError as error:
+                failed[study.name] = str(error)
+        _check_subjects(found, made, failed)
+        if not made:
+            raise InputError(f"none of {len(failed)} studies of {root} could be read: {_reasons(failed)}")
+        entry = _description(found, name, time, list(made.values()))
+        parse_dataset(entry, out / "dataset.json")
+        write_json(out / "dataset.json", entry)
+    _tell(found, made, time, out)
+    if failed:
+        raise InputError(
+            f"{len(failed)} of {len(found.studies)} studies were left out, the other {len(made)} are in {out}: {_reasons(failed)}"
+        )
+    return out / "dataset.json"
+
+
+def _time(source: Source) -> str | None:
+    """What all studies say of time, as a dataset has one."""
+    times = {study.time for study in source.studies}
+    if len(times) > 1:
+        raise InputError(
+            f"some studies of {source.name} are cyclic and others open, or do not say; wanted one for a dataset; give --time"
+        )
+    return next(iter(times), None)
+
+
+def _check(source: Source, root: Path, out: Path) -> None:
+    """Refuse, before any work, what no dataset can be made of."""
+    if out.resolve().is_relative_to(root.resolve()):
+        raise InputError(f"{out} is inside {root}, which is read; wanted a folder outside of it; choose another --out")
+    if len(source.labels) < 2:
+        raise InputError(
+            f"nobody drew anything in {root}, and a dataset names its classes; name them, --labels '{{left ventricle: 1}}', "
+            f"or segment the studies as they lie: unet4d predict RUN -i {root}"
+        )
+    names = [study.name for study in source.studies]
+    doubled = sorted({name for name in names if names.count(name) > 1})
+    if doubled:
+        raise InputError(f"{root}: several studies would be named {doubled[0]}; wanted each name once; rename them")
+    names += [study.subject for study in source.studies]
+    wrong = [name for name in names if not name.strip() or name.startswith(".") or set(name) & set("/\\\0\n")]
+    if wrong:
+        raise InputError(
+            f"{root}: {wrong[0]!r} would name a study or subject; wanted a text that can name a file, without slashes"
+        )
+    tests = {study.subject for study in source.studies if study.is_test}
+    both = sorted({study.subject for study in source.studies if not study.is_test} & tests)
+    if both:
+        raise InputError(f"{root}: subject {both[0]} is in training and in test; wanted either; move its studies")
+
+
+def _written(study: Study, source: Source, out: Path) -> _Made:
+    """Read one study and write its files; the label first, for it must fit the image."""
+    image = study.image()
+    if image.channels != len(source.channel_names):
+        raise InputError(
+            f"{image.source or study.name} has {image.channels} channels; wanted {', '.join(source.channel_names)}"
+        )
+    entry: dict[str, Any] = {"case": study.name, "subject": study.subject}
+    labelled: Sequence[int] = ()
+    if study.label:
+        label, drawn = study.label(image)
+        labelled = range(image.frames) if drawn is None else drawn
+        label = np.where(np.isin(np.arange(image.frames), labelled)[:, None, None, None], label, 0)
+        write_image(out / "labels" / f"{study.name}.nii.gz", label, like=image)
+    images = _written_images(study, image, out)
+    entry["image"] = images if len(images) > 1 else images[0]
+    if labelled:
+        entry["label"] = f"labels/{study.name}.nii.gz"
+        if len(labelled) < image.frames:
+            entry["labelled_frames"] = list(labelled)
+    if image.frame_duration_s is not None:
+        entry["frame_duration_s"] = image.frame_duration_s
+    is_training = bool(labelled) and not study.is_test
+    return _Made(entry, is_training, image.frames, len(labelled), image.spacing)
+
+
+def _written_images(study: Study, image: Image4D, out: Path) -> list[str]:
+    """Copy or write the image, one file a channel; gives their paths in the dataset."""
+    written = []
+    for channel in range(image.channels):
+        number = f"_{channel:04d}" if image.channels > 1 else ""
+        source = study.nifti[channel] if study.nifti else None
+        suffix = ".nii" if source and not source.name.lower().endswith(".gz") else ".nii.gz"
+        path = f"images/{study.name}{number}{suffix}"
+        if source:
+            with replacing(out / path) as temporary:
+                shutil.copyfile(source, temporary)
+        else:
+            write_image(out / path, _whole(image.array[channel]), like=image)
+        written.append(path)
+    return written
+
+
+def _whole(array: np.ndarray) -> np.ndarray:
+    """int32 where all values are whole and fit, which `write_image` stores as the smallest integer; else float32."""
+    if np.abs(array).max() < 2**31 and np.array_equal(array, np.rint(array)):
+        return array.astype(np.int32)
+    return array
+
+
+def _check_subjects(source: Source, made: dict[str, _Made], failed: dict[str, str]) -> None:
+    """Leave out a study without label whose subject is trained on: it can be neither trained on nor tested with."""
+    trained = {one.entry["subject"] for one in made.values() if one.is_training}
+    for name in [name for name, one in made.items() if not one.is_training and one.entry["subject"] in trained]:
+        failed[name] = (
+            f"nobody drew anything in it, and {made.pop(name).entry['subject']} is trained on; draw a frame of it"
+        )
+
+
+def _description(source: Source, name: str | None, time: str | None, made: Sequence[_Made]) -> dict[str, Any]:
+    """What dataset.json says."""
+    entry: dict[str, Any] = {"name": name or source.name, **source.about}
+    entry["channel_names"] = {str(i): channel for i, channel in enumerate(source.channel_names)}
+    kinds = {str(i): kind for i, kind in enumerate(source.channel_kinds) if kind != SIGNAL}
+    if kinds:
+        entry["channel_kinds"] = kinds
+    entry["labels"] = dict(sorted(source.labels.items(), key=lambda label: label[1]))
+    if time:
+        entry["time"] = time
+    entry["training"] = [one.entry for one in made if one.is_training]
+    entry["test"] = [one.entry for one in made if not one.is_training]
+    return entry
+
+
+def _tell(source: Source, made: dict[str, _Made], time: str | None, out: Path) -> None:
+    """Print what was made, and what comes next."""
+    studies = list(made.values())
+    for study in source.studies:
+        if study.name in made and study.files and study.name not in str(study.files[0]):
+            print(f"{study.name}: {os.path.commonpath(study.files)}")
+    training = sum(one.is_training for one in studies)
+    subjects = len({one.entry["subject"] for one in studies})
+    print(f"{len(studies)} studies of {subjects} subjects: {training} for training, {len(studies) - training} for test")
+    frames, labelled = [one.frames for one in studies], sum(one.labelled for one in studies)
+    durations = [one.entry["frame_duration_s"] for one in studies if "frame_duration_s" in one.entry]
+    lasting = f"of {_range(durations)} s" if durations else "of unknown duration (--frame_duration_s gives it)"
+    unknown = len(studies) - len(durations)
+    lasting += f" (unknown in {unknown} studies)" if durations and unknown else ""
+    print(f"{_range(frames)} frames a study, {lasting}; {labelled} of {sum(frames)} frames are labelled")
+    print(
+        "spacing " + " x ".join(_range(sizes) for sizes in zip(*(one.spacing for one in studies), strict=True)) + " mm"
+    )
+    if max(frames) == 1:
+        print("every study has one frame; if some are frames of one subject, join them: --pattern of unet4d convert")
+    if not training:
+        print(
+            'nothing to train on yet: draw labels on some of the images, and list those under "training" in dataset.json'
+        )
+    if time is None:
+        print("nobody says whether the last frame leads into the first: taken as open; --time cyclic says that it does")
+    print(f"written: {out / 'dataset.json'}; check it: unet4d verify {out}")
+
+
+def _range(values: Sequence[float]) -> str:
+    low, high = f"{min(values):.4g}", f"{max(values):.4g}"
+    return low if low == high else f"{low} to {high}"
+
+
+def _reasons(failed: dict[str, str]) -> str:
+    return "; ".join(f"{name}: {reason}" for name, reason in failed.items())

@@ -1,0 +1,71 @@
+"""What file names say in the folders that people leave behind: image or label, its stem, and natural order."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from unet4d.data.nifti import SUFFIXES as NIFTI
+from unet4d.data.nrrd_file import SUFFIXES as NRRD
+
+SEGMENTATION = (".seg.nrrd", ".seg.nhdr")
+SEQUENCE = (".seq.nrrd", ".seq.nhdr")
+LABEL_MARKS = ("_seg", "_label", "-label", ".seg")
+"""Behind the stem of a file that holds labels; "-label" is what 3D Slicer proposes for a label map."""
+
+
+@dataclass(frozen=True)
+class Named:
+    """A file and what its name says.
+
+    Attributes:
+        path: the file.
+        stem: its path below the source, with "/" on every system, without suffix and without the mark of a label.
+        suffix: the longest that is known, in small letters: ".seg.nrrd" rather than ".nrrd".
+        is_label: a segmentation or a label map.
+    """
+
+    path: Path
+    stem: str
+    suffix: str
+    is_label: bool
+
+
+def natural_key(text: str) -> tuple[tuple[str | int, ...], str]:
+    """Sorts "frame2" before "frame10"."""
+    parts = re.split("([0-9]+)", text.casefold())  # numbers stand at the odd places
+    return tuple(int(part) if place % 2 else part for place, part in enumerate(parts)), text
+
+
+def named(path: Path, root: Path) -> Named | None:
+    """What the name of a file below `root` says; None for another suffix than NRRD's and NIfTI's, and for hidden files."""
+    relative = path.relative_to(root)
+    suffix = next((one for one in (*SEGMENTATION, *SEQUENCE, *NRRD, *NIFTI) if path.name.lower().endswith(one)), None)
+    if suffix is None or any(part.startswith(".") for part in relative.parts):
+        return None
+    stem = relative.as_posix()[: -len(suffix)]
+    mark = next((mark for mark in LABEL_MARKS if stem.lower().endswith(mark)), "")
+    return Named(path, stem[: -len(mark)] if mark else stem, suffix, bool(mark) or suffix in SEGMENTATION)
+
+
+def named_in(root: Path) -> list[Named]:
+    """The images and labels below a folder, at any depth, in natural order of their paths."""
+    return _named(root.rglob("*"), root)
+
+
+def nearby(root: Path) -> list[Named]:
+    """The images and labels of a folder and of the folders in it, no deeper: a first look, in natural order."""
+    return _named([*root.glob("*"), *root.glob("*/*")], root)
+
+
+def listed(names: Iterable[object], most: int = 5) -> str:
+    """The first names, with commas, and how many there are beyond them."""
+    known = [str(name) for name in names]
+    return ", ".join(known[:most]) + (f" and {len(known) - most} more" if len(known) > most else "")
+
+
+def _named(paths: Iterable[Path], root: Path) -> list[Named]:
+    files = (named(path, root) for path in paths if path.is_file())
+    return sorted((f for f in files if f), key=lambda f: natural_key(f.path.relative_to(root).as_posix()))

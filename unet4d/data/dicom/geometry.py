@@ -1,0 +1,167 @@
+"""Planes into slices: which planes lie at one place, what is wrong with the slices, and the affine.
+
+Patient coordinates are LPS: +X to the patient's left, +Y to the back, +Z to the head. A pixel in column i and row j of a plane
+lies at position + i * spacing X * axis X + j * spacing Y * axis Y (DICOM PS3.3, C.7.6.2.1-1).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+import numpy as np
+
+from unet4d.data.dicom.plane import Plane
+
+SAME_PLACE_MM = 0.05  # planes that lie apart by no more along their normal are one slice
+STEP_TOLERANCE = 0.02  # how far a slice may lie from its even place, in steps; sideways too
+_SAME_DIRECTION = 1e-3  # of each direction cosine
+_SAME_SPACING = 1e-3  # of each spacing, relative
+_LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+
+Item = TypeVar("Item")
+
+
+def alike(items: Sequence[Item], same: Callable[[Item, Item], bool]) -> list[list[Item]]:
+    """The items in groups, each of those that are the same as the group's first; in order."""
+    groups: list[list[Item]] = []
+    for item in items:
+        group = next((group for group in groups if same(group[0], item)), None)
+        if group is None:
+            groups.append([item])
+        else:
+            group.append(item)
+    return groups
+
+
+def same_direction(one: Plane, other: Plane) -> bool:
+    """Whether two planes are parallel and turned alike."""
+    return all(abs(a - b) <= _SAME_DIRECTION for a, b in zip(one.axes, other.axes, strict=True))
+
+
+def same_spacing(one: Plane, other: Plane) -> bool:
+    """Whether the pixels of two planes are of one size."""
+    return all(abs(a - b) <= _SAME_SPACING * a for a, b in zip(one.spacing_mm, other.spacing_mm, strict=True))
+
+
+def same_size(one: Plane, other: Plane) -> bool:
+    """Whether two planes have as many rows and columns."""
+    return one.size == other.size
+
+
+def slices_of(planes: Sequence[Plane]) -> list[list[Plane]]:
+    """Parallel planes by their place along the normal (axis X cross axis Y), ascending."""
+    normal = normal_of(planes[0])
+    place = {plane: float(normal @ plane.position_mm) for plane in planes}
+    slices: list[list[Plane]] = []
+    last = -np.inf
+    for plane in sorted(planes, key=place.__getitem__):
+        if place[plane] - last > SAME_PLACE_MM:
+            slices.append([])
+        slices[-1].append(plane)
+        last = place[plane]
+    return slices
+
+
+def most_at_one_place(planes: Sequence[Plane]) -> int:
+    """Of how many planes the fullest slice is made: the number of frames, if nothing is wrong."""
+    return max(len(one) for group in alike(planes, same_direction) for one in slices_of(group))
+
+
+def mixed(planes: Sequence[Plane]) -> list[str]:
+    """What differs among planes that should lie on one grid; empty if nothing does."""
+    found = [
+        _mixed("orientation (ImageOrientationPatient)", planes, same_direction, lambda plane: _listed(plane.axes)),
+        _mixed("pixel spacing", planes, same_spacing, lambda plane: f"{_listed(plane.spacing_mm)} mm"),
+        _mixed("matrix (columns x rows)", planes, same_size, lambda plane: f"{plane.size[0]} x {plane.size[1]}"),
+    ]
+    return [one for one in found if one]
+
+
+def _mixed(what: str, planes: Sequence[Plane], same: Callable[[Plane, Plane], bool], text: Callable) -> str:
+    groups = sorted(alike(planes, same), key=len, reverse=True)
+    if len(groups) == 1:
+        return ""
+    usual, *rest = groups
+    others = ", ".join(f"{text(group[0])} in {len(group)} (first {group[0].file})" for group in rest[:3])
+    more = f" and {len(rest) - 3} others" if len(rest) > 3 else ""
+    return f"mixed {what}: {text(usual[0])} in {len(usual)} planes, {others}{more}"
+
+
+def uneven(slices: Sequence[Sequence[Plane]]) -> list[str]:
+    """What keeps the slices from lying evenly on one line along their normal; empty if nothing does."""
+    if len(slices) < 2:
+        return []
+    normal = normal_of(slices[0][0])
+    positions = np.array([one[0].position_mm for one in slices])
+    places = positions @ normal
+    steps = np.diff(places)
+    step = float(np.median(steps))
+    found = []
+    even = places[0] + np.arange(len(places)) * (places[-1] - places[0]) / (len(places) - 1)
+    if np.abs(places - even).max() > STEP_TOLERANCE * step:
+        found.append(
+            f"uneven slice spacing: slices lie at {_listed(places - places[0])} mm along their normal, wanted even steps "
+            f"(to {STEP_TOLERANCE:.0%} of one)" + _missing_slices(places, step)
+        )
+    everything = np.array([plane.position_mm for one in slices for plane in one])
+    aside = everything - positions[0]
+    aside_mm = float(np.linalg.norm(aside - np.outer(aside @ normal, normal), axis=1).max())
+    if aside_mm > STEP_TOLERANCE * step:
+        found.append(f"mixed position: slices are shifted in their plane by up to {aside_mm:.3g} mm")
+    return found
+
+
+def _missing_slices(places: np.ndarray, step: float) -> str:
+    """Where slices seem to be missing: where a gap is a multiple of the usual step."""
+    counts = np.diff(places) / step
+    whole = np.rint(counts)
+    if np.abs(counts - whole).max() > 0.1 or whole.max() < 2:
+        return ""
+    missing = [
+        start + step * n - places[0]
+        for start, count in zip(places[:-1], whole, strict=True)
+        for n in range(1, int(count))
+    ]
+    return f"; missing are slices at {_listed(missing)} mm"
+
+
+def affine_of(slices: Sequence[Sequence[Plane]]) -> np.ndarray | None:
+    """(4, 4) float64, voxel (X, Y, Z) to mm (RAS), of slices that lie evenly; X counts columns and Y rows.
+
+    The step along Z is that of the positions; of a single slice its SpacingBetweenSlices, else its SliceThickness. None where a
+    single slice says neither.
+    """
+    first = slices[0][0]
+    normal = normal_of(first)
+    if len(slices) > 1:
+        step_mm = (np.array(slices[-1][0].position_mm) - first.position_mm) @ normal / (len(slices) - 1)
+    elif first.thickness_mm:
+        step_mm = abs(first.thickness_mm)
+    else:
+        return None
+    affine = np.eye(4)
+    affine[:3, 0] = np.array(first.axes[:3]) * first.spacing_mm[0]
+    affine[:3, 1] = np.array(first.axes[3:]) * first.spacing_mm[1]
+    affine[:3, 2] = normal * step_mm
+    affine[:3, 3] = first.position_mm
+    return _LPS_TO_RAS @ affine
+
+
+def usual(counts: Sequence[int]) -> int:
+    """The most frequent of some counts, of several such the largest."""
+    tally = Counter(counts)
+    return max(tally, key=lambda count: (tally[count], count))
+
+
+def normal_of(plane: Plane) -> np.ndarray:
+    """(3,) unit vector, axis X cross axis Y."""
+    normal = np.cross(plane.axes[:3], plane.axes[3:])
+    return normal / np.linalg.norm(normal)
+
+
+def _listed(values: Sequence[float] | np.ndarray, most: int = 24) -> str:
+    """Numbers, shortly; "-0" is 0."""
+    shown = ", ".join(f"{round(float(value), 4) + 0:g}" for value in values[:most])
+    return shown + (f" and {len(values) - most} more" if len(values) > most else "")

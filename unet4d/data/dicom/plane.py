@@ -1,0 +1,74 @@
+"""One image plane, a file or a frame of a multi-frame file, and the series it belongs to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Series:
+    """What a series says of itself, and whose it is.
+
+    Attributes:
+        patient: PatientID, where it is empty PatientName, where that is empty too the StudyInstanceUID.
+        study: StudyInstanceUID.
+        started: date and time of the study, for the order.
+        uid: SeriesInstanceUID.
+        label: description, protocol and sequence without digits and punctuation: alike in the slices of one stack.
+    """
+
+    patient: str
+    study: str
+    started: str
+    number: int
+    uid: str
+    description: str
+    label: str
+    frame_of_reference: str
+    modality: str
+
+    @property
+    def title(self) -> str:
+        """As messages name it."""
+        return f"series {self.number}" + (f" ({self.description})" if self.description else "")
+
+
+@dataclass(frozen=True, eq=False)
+class Plane:
+    """One 2D image at one place and time; its pixels lie in frame `index` of `file`.
+
+    Attributes:
+        component: "magnitude", "phase", "real" or "imaginary".
+        size: pixels along a row (X: the columns) and along a column (Y: the rows).
+        spacing_mm: along X and along Y; PixelSpacing has them the other way round.
+        position_mm: centre of the first pixel, patient coordinates (LPS).
+        axes: direction of X and of Y, unit vectors (LPS), as six numbers.
+        thickness_mm: SpacingBetweenSlices, else SliceThickness: the step of a single slice.
+        slope, intercept: of the rescaling.
+        times: what may order the frames of a slice, by the names in times.py; None where the header does not say.
+        offset_s: TemporalPositionTimeOffset.
+        beat_ms, frames_per_beat: NominalInterval (RR) and CardiacNumberOfImages.
+        step_ms: TemporalResolution, else FrameTime.
+        retrospective: gated afterwards, so that the frames cover the whole beat.
+    """
+
+    series: Series
+    file: Path
+    index: int
+    component: str
+    size: tuple[int, int]
+    spacing_mm: tuple[float, ...]
+    position_mm: tuple[float, ...]
+    axes: tuple[float, ...]
+    thickness_mm: float | None
+    slope: float
+    intercept: float
+    times: Mapping[str, Any]
+    offset_s: float | None
+    beat_ms: float | None
+    frames_per_beat: float | None
+    step_ms: float | None
+    retrospective: bool

@@ -1,0 +1,73 @@
+"""Slices x frames, complete and on one grid, or the list of what is wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from unet4d.data.dicom import geometry, times
+from unet4d.data.dicom.plane import Plane
+from unet4d.errors import InputError
+
+_MOST = 8  # faults that one message lists
+
+
+@dataclass(frozen=True, eq=False)
+class Stack:
+    """A 4D study whose voxels are still in its files.
+
+    Attributes:
+        planes: of frame t and slice z, [t][z].
+        affine: (4, 4), voxel to mm (RAS).
+        time: "cyclic", or None where nobody says.
+    """
+
+    planes: tuple[tuple[Plane, ...], ...]
+    affine: np.ndarray
+    frame_duration_s: float | None
+    time: str | None
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """(T, X, Y, Z)."""
+        return (len(self.planes), *self.planes[0][0].size, len(self.planes[0]))
+
+
+def stacked(planes: Sequence[Plane], title: str) -> Stack:
+    """Sort planes into slices and frames.
+
+    Args:
+        planes: one or more, of one study.
+        title: begins the message.
+
+    Raises:
+        InputError: orientation, spacing or matrix differ; slices lie unevenly; a slice has another number of frames than most; two
+            planes lie at one place and time; nothing orders the frames. Lists all that was found.
+    """
+    faults = geometry.mixed(planes)
+    if faults:
+        raise refusal(title, faults)
+    slices = geometry.slices_of(planes)
+    key = times.time_key(slices)
+    if key is None:
+        raise refusal(title, ["nothing tells the frames of a slice apart, not even an InstanceNumber"])
+    slices = times.ordered(slices, key)
+    faults = [*times.repeated(slices, key), *times.incomplete(slices, key), *geometry.uneven(slices)]
+    if faults:
+        raise refusal(title, faults)
+    affine = geometry.affine_of(slices)
+    if affine is None:
+        raise refusal(
+            title, ["a single slice, and neither SpacingBetweenSlices nor SliceThickness says how thick it is"]
+        )
+    duration_s = times.frame_duration_s(slices)
+    frames = tuple(zip(*slices, strict=True))
+    return Stack(frames, affine, duration_s, times.time_axis(slices, duration_s))
+
+
+def refusal(title: str, faults: Sequence[str]) -> InputError:
+    """One line that lists what is wrong."""
+    more = f"; and {len(faults) - _MOST} more" if len(faults) > _MOST else ""
+    return InputError(f"{title}: {'; '.join(faults[:_MOST])}{more}; export the series again, or leave it out")

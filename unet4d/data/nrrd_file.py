@@ -1,0 +1,271 @@
+"""NRRD as 3D Slicer, ITK and teem write it: three axes of space, and at most one that lists frames or layers.
+
+pynrrd parses and decodes; what its fields mean is decided here. Format: https://teem.sourceforge.net/nrrd/format.html;
+sequences: https://slicer.readthedocs.io/en/latest/developer_guide/modules/sequences.html.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import math
+import zlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any, BinaryIO, cast
+from urllib.parse import unquote
+
+import numpy as np
+
+from unet4d.data.image4d import Image4D
+from unet4d.data.nifti import check_affine
+from unet4d.errors import InputError
+
+SUFFIXES = (".nrrd", ".nhdr")
+
+_SHORT = {"ras": "right-anterior-superior", "las": "left-anterior-superior", "lps": "left-posterior-superior"}
+_TO_RAS = {
+    "right-anterior-superior": (1.0, 1.0, 1.0),
+    "left-anterior-superior": (-1.0, 1.0, 1.0),
+    "left-posterior-superior": (-1.0, -1.0, 1.0),
+}
+_SPATIAL, _LISTED = ("domain", "space"), ("list", "time")
+_MM_PER_UNIT = {"": 1.0, "mm": 1.0, "cm": 10.0, "m": 1000.0, "um": 1e-3, "µm": 1e-3}
+_UNITS_PER_SECOND = {"s": 1.0, "sec": 1.0, "second": 1.0, "seconds": 1.0, "ms": 1e3, "msec": 1e3, "us": 1e6, "µs": 1e6}
+_UNEVEN = 0.05  # a step may differ from the mean step by this part of it: scanners round trigger times to whole ms
+
+
+@dataclass(frozen=True, eq=False)
+class NrrdHeader:
+    """A header that was understood; the voxels are still on disk.
+
+    Attributes:
+        path: the file.
+        fields: as pynrrd parses them; key/value pairs are text.
+        list_axis: the axis along which volumes are listed (frames or layers); None for a single volume.
+        items: N, how many are listed; 1 for a single volume.
+        grid: (X, Y, Z).
+        affine: (4, 4), voxel to mm (RAS).
+    """
+
+    path: Path
+    fields: Mapping[str, Any]
+    list_axis: int | None
+    items: int
+    grid: tuple[int, int, int]
+    affine: np.ndarray
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The file, and the one that its voxels lie in where they lie apart."""
+        data = self.fields.get("data file", self.fields.get("datafile"))
+        return (self.path,) if data is None else (self.path, self.path.parent / data)
+
+    def frame_duration_s(self) -> float | None:
+        """Seconds from frame to frame; None for one frame, an unknown unit, or frames that are unevenly spaced.
+
+        Raises:
+            InputError: the header's times are not one a frame, or do not grow.
+        """
+        times = _times_s(self)
+        if times is None or self.items < 2:
+            return None
+        if len(times) != self.items or not (np.diff(times) > 0).all():
+            said = " ".join(f"{time:g}" for time in times)
+            raise InputError(
+                f"{self.path}: its {self.items} frames lie at {said} s; wanted a growing time for each; correct the header"
+            )
+        mean = float(times[-1] - times[0]) / (self.items - 1)
+        return mean if (np.abs(np.diff(times) - mean) <= _UNEVEN * mean).all() else None
+
+    def read(self) -> np.ndarray:
+        """The voxels (N, X, Y, Z) in their own dtype. Raises InputError: truncated, or voxels that are no real numbers."""
+        with _opened(self.path) as (nrrd, file, _):
+            voxels = nrrd.read_data(dict(self.fields), file, str(self.path))
+        if voxels.dtype.kind not in "iuf":
+            raise InputError(
+                f"{self.path}: its voxels are {self.fields['type']!r}; wanted real numbers; convert it first"
+            )
+        return voxels[None] if self.list_axis is None else np.moveaxis(voxels, self.list_axis, 0)
+
+
+def read_nrrd_header(path: Path) -> NrrdHeader:
+    """Read and understand a header.
+
+    Raises:
+        InputError: pynrrd is not installed; the file is missing or no NRRD; other axes than three of space and at most
+            one list; no orientation in space. Names the file.
+    """
+    with _opened(path) as (_, _, fields):
+        missing = [field for field in ("type", "encoding", "sizes") if field not in fields]
+        if missing or min(fields["sizes"]) < 1:
+            raise InputError(
+                f"{path}: its header lacks {missing or 'voxels'}; wanted a whole NRRD header; export it again"
+            )
+        axes = len(fields["sizes"])
+        rows = _rows_of(fields, axes, path)
+        kinds = _kinds(fields, rows, axes)
+        spatial = [axis for axis, kind in enumerate(kinds) if kind in _SPATIAL]
+        listed = [axis for axis, kind in enumerate(kinds) if kind in _LISTED]
+        if len(spatial) != 3 or len(listed) > 1 or len(spatial) + len(listed) != axes:
+            raise InputError(
+                f"{path}: its {axes} axes {' x '.join(map(str, fields['sizes']))} are of the kinds {' '.join(kinds)}; "
+                "wanted three of kind domain, and at most one of kind list for the frames; say so under "
+                "'kinds', or under 'space' as left-posterior-superior-time"
+            )
+        affine = _affine(fields, rows, spatial, path)
+        x, y, z = (int(fields["sizes"][axis]) for axis in spatial)
+        items = int(fields["sizes"][listed[0]]) if listed else 1
+        return NrrdHeader(path, fields, listed[0] if listed else None, items, (x, y, z), affine)
+
+
+def read_nrrd_image(path: Path) -> Image4D:
+    """Read a volume, or a sequence of volumes, as an image of one channel.
+
+    Raises:
+        InputError: as `read_nrrd_header`; a truncated file; NaN or infinite voxels. Names the file.
+    """
+    header = read_nrrd_header(path)
+    with np.errstate(over="ignore", invalid="ignore"):
+        array = np.ascontiguousarray(header.read(), dtype=np.float32)
+    bad = array.size - int(np.count_nonzero(np.isfinite(array)))
+    if bad:
+        raise InputError(
+            f"{path}: {bad} of {array.size} voxels are NaN or infinite; wanted finite values; replace them"
+        )
+    image = Image4D.from_array(array, header.affine, header.frame_duration_s())
+    return dataclasses.replace(image, source=path)
+
+
+def files_of(path: Path) -> tuple[Path, ...]:
+    """A file, and the one that its voxels lie in where its name says that they lie apart. Raises as `read_nrrd_header`."""
+    return read_nrrd_header(path).files if path.suffix.lower() == ".nhdr" else (path,)
+
+
+def dimension_of(path: Path) -> int | None:
+    """How many axes a file says it has; None where it is no NRRD. Needs no pynrrd, reads the header alone."""
+    with contextlib.suppress(OSError, ValueError), open(path, "rb") as file:
+        if file.read(4) == b"NRRD":
+            for line in _lines(cast(BinaryIO, file)):
+                if line.startswith("dimension:"):
+                    return int(line.partition(":")[2])
+    return None
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[tuple[ModuleType, BinaryIO, dict[str, Any]]]:
+    """Give pynrrd, the file behind its header, and the fields; what goes wrong names the file."""
+    try:
+        import nrrd
+    except ImportError as error:
+        raise InputError(f"{path} is NRRD, which needs pynrrd; install it: pip install 'unet4d[nrrd]'") from error
+    try:
+        with open(path, "rb") as file:
+            if file.read(4) != b"NRRD":
+                raise InputError(f"{path} is no NRRD file: it does not begin with NRRD; give one, or export it again")
+            file.seek(0)
+            yield nrrd, file, dict(nrrd.read_header(_lines(file)))  # pynrrd would drop what is not ASCII in names
+    except InputError:
+        raise
+    except FileNotFoundError as error:
+        whose = "" if str(error.filename) == str(path) else f", and holds the voxels of {path}"
+        raise InputError(f"{error.filename} is missing{whose}; give an existing file, or export it again") from error
+    except (nrrd.errors.NRRDError, OSError, ValueError, KeyError, IndexError, OverflowError, zlib.error) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(
+            f"{path} cannot be read as NRRD ({reason}): truncated or damaged; copy or export it again"
+        ) from error
+
+
+def _lines(file: BinaryIO) -> Iterator[str]:
+    """The lines of a header, to the empty one that ends it; the file stands behind them then."""
+    while line := file.readline():
+        yield line.decode("utf-8", "replace")
+        if not line.strip():
+            return
+
+
+def _rows_of(fields: Mapping[str, Any], axes: int, path: Path) -> np.ndarray:
+    """(axes, space dimension): the step along each axis in the file's space; NaN for an axis that is not in space."""
+    directions = fields.get("space directions")
+    if directions is None:
+        return np.diag(np.asarray(fields.get("spacings", [np.nan] * axes), dtype=np.float64))
+    width = max(len(row) for row in directions if row is not None)
+    rows = np.array([[np.nan] * width if row is None else row for row in directions], dtype=np.float64)
+    if width not in (3, 4):
+        raise InputError(
+            f"{path}: its space directions are vectors of {width}; wanted three numbers each; correct them"
+        )
+    return rows
+
+
+def _kinds(fields: Mapping[str, Any], rows: np.ndarray, axes: int) -> list[str]:
+    """The kind of every axis; where the file leaves it open, an axis without direction in space is a list."""
+    kinds = [str(kind).lower() for kind in fields.get("kinds", [])] or ["???"] * axes
+    if len(kinds) != axes or len(rows) != axes:
+        raise ValueError(f"its header gives {len(kinds)} kinds and {len(rows)} directions to {axes} axes")
+    _, with_time = _space(fields)
+    for axis, (kind, row) in enumerate(zip(kinds, rows, strict=True)):
+        if with_time and kind in (*_SPATIAL, "???", "none") and not row[:3].any():
+            kinds[axis] = "time"
+        elif kind in ("???", "none"):
+            kinds[axis] = "list" if "space directions" in fields and np.isnan(row).all() else "domain"
+    return kinds
+
+
+def _space(fields: Mapping[str, Any]) -> tuple[str, bool]:
+    """The space in full words without time, and whether time belongs to it."""
+    given = str(fields.get("space", "")).lower()
+    space = given.removesuffix("-time")
+    space = _SHORT.get(space) or _SHORT.get(space.removesuffix("t")) or space
+    return space, given.endswith("-time") or (given.removesuffix("t") in _SHORT and given not in _SHORT)
+
+
+def _affine(fields: Mapping[str, Any], rows: np.ndarray, spatial: list[int], path: Path) -> np.ndarray:
+    """(4, 4), voxel to mm (RAS); of a file that gives nothing but its spacing, that spacing along the axes."""
+    affine = np.eye(4)
+    if "space directions" not in fields and not {"space", "space dimension"} & set(fields) and "spacings" in fields:
+        affine[:3, :3] = np.diag(np.diag(rows)[spatial])
+        check_affine(affine, f"{path}: its spacing, as an affine,")
+        return affine
+    space, _ = _space(fields)
+    if space not in _TO_RAS or "space directions" not in fields:
+        came = [f"the space {space!r}" if space else "no space"]
+        came += [] if "space directions" in fields else ["no space directions"]
+        raise InputError(
+            f"{path}: {' and '.join(came)} came; wanted where its axes point in the body; add 'space: left-posterior-superior' "
+            "(or right-, left-anterior-superior) and 'space directions' to its header, or export it from 3D Slicer"
+        )
+    units = [str(unit) for unit in fields.get("space units", ["mm"] * 3)[:3]]
+    if any(unit not in _MM_PER_UNIT for unit in units):
+        raise InputError(f"{path}: its space units are {units}; wanted mm (or cm, m, um); correct them")
+    to_ras = np.diag([sign * _MM_PER_UNIT[unit] for sign, unit in zip(_TO_RAS[space], units, strict=True)])
+    affine[:3, :3] = to_ras @ rows[spatial, :3].T
+    affine[:3, 3] = to_ras @ np.asarray(fields.get("space origin", [0.0] * 3), dtype=np.float64)[:3]
+    check_affine(affine, f"{path}: its affine")
+    return affine
+
+
+def _times_s(header: NrrdHeader) -> np.ndarray | None:
+    """When each frame was taken, in s, from 3D Slicer's index values, else from a space with time; None if unknown."""
+    fields, axis = header.fields, header.list_axis
+    if axis is None:
+        return None
+    values = next((fields[f"axis {i} index values"] for i in (axis, 3, 0) if f"axis {i} index values" in fields), None)
+    if values is not None:
+        units = fields.get("units", [])
+        per_second = _UNITS_PER_SECOND.get(units[axis].strip().lower()) if len(units) > axis else None
+        try:
+            times = np.array([float(unquote(value)) for value in values.split()])
+        except ValueError:
+            return None  # an index of texts
+        return times / per_second if per_second and np.isfinite(times).all() else None
+    units = fields.get("space units", [])
+    per_second = _UNITS_PER_SECOND.get(units[3].strip().lower()) if len(units) > 3 else None
+    directions = fields.get("space directions")
+    row = directions[axis] if directions is not None else None
+    if per_second is None or row is None or len(row) < 4 or not math.isfinite(row[3]):
+        return None
+    return np.arange(header.items) * abs(float(row[3])) / per_second
