@@ -4,25 +4,29 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 
 from unet4d.config import BATCH_SIZE, FRAMES, Config, ModelConfig
 from unet4d.data.dataset import Case
 from unet4d.data.fingerprint import fingerprint
+from unet4d.data.verification.study_facts import StudyFacts
 from unet4d.model.device import resolve_precision
 from unet4d.model.topology import rounded_up, strides_and_kernels, total_stride
 
 LARGEST_PATCH = (128, 128, 32)
 
 
-def resolved(config: Config, cases: Sequence[Case], device: torch.device) -> Config:
+def resolved(
+    config: Config, cases: Sequence[Case], device: torch.device, known: Mapping[str, StudyFacts] | None = None
+) -> Config:
     """Fill in what the configuration leaves to the studies and the device.
 
-    The headers of all studies are looked at, held out ones too, so that every fold works on one grid and shares one cache.
+    All studies are looked at, held out ones too, so that every fold works on one grid and shares one cache. Of those that are not
+    `known` the headers are read.
     """
-    seen = fingerprint(cases, config.data)
+    seen = fingerprint(cases, config.data, known)
     patch = config.data.patch_size or tuple(min(n, most) for n, most in zip(seen.shape, LARGEST_PATCH, strict=True))
     model = resolved_model(config.model, seen.spacing, patch)
     workers = config.data.workers

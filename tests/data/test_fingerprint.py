@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
@@ -11,6 +12,7 @@ import pytest
 from unet4d.config import DataConfig
 from unet4d.data.dataset import Case
 from unet4d.data.fingerprint import fingerprint
+from unet4d.data.verification.study_facts import read_facts
 
 SHAPES = [(10, 20, 5, 3), (12, 16, 7, 3), (20, 20, 9, 1)]
 SPACINGS = [(1.0, 1.0, 10.0), (1.5, 1.5, 8.0), (2.0, 2.0, 6.0)]
@@ -62,3 +64,15 @@ def test_only_headers_are_read(cases, monkeypatch):
     with pytest.raises(AssertionError, match="voxels were read"):
         cases[0].image()
     assert fingerprint(cases, DataConfig()).shape == (12, 16, 7)
+
+
+def test_of_known_studies_not_even_the_headers_are_read(cases):
+    known = {case.name: read_facts(case) for case in cases[:2]}
+    for case in cases[:2]:
+        case.images[0].unlink()
+    assert fingerprint(cases, DataConfig(), known).frame_counts == (3, 3, 1)
+    assert fingerprint(cases, DataConfig(), known).shapes == ((7, 13, 5), (12, 16, 7), (27, 27, 9))
+
+
+def test_channels_on_the_fourth_axis_are_one_frame(cases):
+    assert fingerprint([replace(cases[0], channels_last=True)], DataConfig()).frame_counts == (1,)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from unet4d.data.dataset_json import Case, Dataset, nearest, parse_dataset
+from unet4d.data.dataset_json import Case, Dataset, check_cases, nearest, parse_dataset
 from unet4d.data.image4d import Image4D, read_label
 from unet4d.errors import InputError
 from unet4d.files import read_json
@@ -17,6 +17,8 @@ from unet4d.files import read_json
 __all__ = [
     "Case",
     "Dataset",
+    "cache_dir",
+    "open_dataset",
     "read_dataset",
     "read_labelled",
     "split_cases",
@@ -33,7 +35,18 @@ def read_dataset(path: str | os.PathLike[str]) -> Dataset:
         path: the folder, or the `dataset.json` in it.
 
     Raises:
-        InputError: no such file; an unknown key, wrong type or value; missing images or labels; a case named twice.
+        InputError: as `open_dataset`; missing images or labels; a case named twice; a subject in training and in test.
+    """
+    dataset = open_dataset(path)
+    check_cases(dataset)
+    return dataset
+
+
+def open_dataset(path: str | os.PathLike[str]) -> Dataset:
+    """Read a dataset's `dataset.json` and nothing else: its files need not be there. Who uses them calls `read_dataset`.
+
+    Raises:
+        InputError: no such file; an unknown key, wrong type or value.
     """
     path = Path(path)
     if not path.exists():
@@ -44,6 +57,13 @@ def read_dataset(path: str | os.PathLike[str]) -> Dataset:
             raise InputError(f'{path} {what}; wanted a dataset folder: see "Your own data" in README.md')
         path = path / "dataset.json"
     return parse_dataset(read_json(path), path)
+
+
+def cache_dir(root: Path, named: str | None = None, elsewhere: Path | None = None) -> Path | None:
+    """Where what is worked out of a dataset is kept: `named`, else its own folder, else, where that is read-only, `elsewhere`."""
+    if named:
+        return Path(named)
+    return root / ".unet4d-cache" if os.access(root, os.W_OK) else elsewhere
 
 
 def read_labelled(case: Case, dataset: Dataset, image: Image4D) -> tuple[np.ndarray, np.ndarray]:
@@ -62,29 +82,23 @@ def read_labelled(case: Case, dataset: Dataset, image: Image4D) -> tuple[np.ndar
         raise InputError(f"case {case.name} has no label; wanted one in dataset.json")
     frames = range(image.frames) if case.labelled_frames is None else case.labelled_frames
     if max(frames) >= image.frames:
-        raise InputError(
-            f"case {case.name}: frame {max(frames)} is said to be labelled; wanted frames 0 to {image.frames - 1}, "
-            f"for the image has {image.frames}; correct dataset.json"
-        )
+        raise InputError(beyond_the_image(case, max(frames), image.frames))
     if isinstance(case.label, Path):
         files = dict.fromkeys(frames, case.label)
         label = read_label(case.label, like=image)
-        _check_frames(case, case.label, len(label), image.frames, "the image")
+        _check_frames(case, case.label, len(label), image.frames)
     else:
         files = dict(case.label)
         label = np.zeros((image.frames, *image.grid), dtype=np.uint8)
         for frame, file in files.items():
             one = read_label(file, like=image)
-            _check_frames(case, file, len(one), 1, "a file for one frame")
+            _check_frames(case, file, len(one), 1)
             label[frame] = one[0]
     for frame in frames:
         present = np.flatnonzero(np.bincount(label[frame].ravel(), minlength=256))
         unknown = sorted(set(present.tolist()) - set(dataset.label_values))
         if unknown:
-            raise InputError(
-                f"{files[frame]}: label value {unknown[0]} in frame {frame} of case {case.name}; wanted one of "
-                f"{list(dataset.label_values)}; name it in dataset.json or correct the label map"
-            )
+            raise InputError(unknown_value(case, dataset, files[frame], unknown[0], f"frame {frame}"))
     labelled = np.zeros(image.frames, dtype=bool)
     labelled[list(frames)] = True
     return label, labelled
@@ -144,8 +158,25 @@ def split_cases(
     return training, tuple(case for case in dataset.training if case.subject in held_out)
 
 
-def _check_frames(case: Case, file: Path, came: int, wanted: int, whose: str) -> None:
-    if came != wanted:
-        raise InputError(
-            f"{file}: the label of case {case.name} has {came} frames, {whose} {wanted}; wanted as many; correct it"
-        )
+def beyond_the_image(case: Case, frame: int, frames: int) -> str:
+    """What is said of a labelled frame that an image of so many frames does not have."""
+    wanted = f"wanted frames 0 to {frames - 1}, for the image has {frames}"
+    return f"case {case.name}: frame {frame} is said to be labelled; {wanted}; correct dataset.json"
+
+
+def unknown_value(case: Case, dataset: Dataset, file: Path, value: int, where: str) -> str:
+    """What is said of a label value that the dataset does not name; `where` are frames."""
+    wanted = f"wanted one of {list(dataset.label_values)}; name it in dataset.json or correct the label map"
+    return f"{file}: label value {value} in {where} of case {case.name}; {wanted}"
+
+
+def other_frames(case: Case, file: Path, came: int, wanted: int) -> str:
+    """What is said of a label file with another number of frames than wanted; empty where it is as wanted."""
+    whose = "the image" if isinstance(case.label, Path) else "a file for one frame"
+    what = f"{file}: the label of case {case.name} has {came} frames, {whose} {wanted}; wanted as many; correct it"
+    return what if came != wanted else ""
+
+
+def _check_frames(case: Case, file: Path, came: int, wanted: int) -> None:
+    if wrong := other_frames(case, file, came, wanted):
+        raise InputError(wrong)

@@ -18,6 +18,7 @@ from typing import Any
 from unet4d.data.channels import KINDS, MAP, SIGNAL, velocity_axis
 from unet4d.data.image4d import Image4D, read_image
 from unet4d.data.nifti import case_name
+from unet4d.data.verification.faults import Fault
 from unet4d.errors import InputError
 
 _DATASET_KEYS = (
@@ -70,17 +71,20 @@ class Case:
 
     def image(self) -> Image4D:
         """Read the study. Raises InputError as `read_image`, and for another number of channels."""
-        image = read_image(self.images, channels_last=self.channels_last)
+        image = read_image(self.images, channels_last=self.channels_last, kinds=self.channel_kinds)
         if self.channels_last and image.channels != self.channels:
-            raise InputError(
-                f"{self.images[0]}: {image.channels} channels came; wanted the {self.channels} that dataset.json names"
-            )
+            raise InputError(other_channels(self, image.channels))
         return image if self.frame_duration_s is None else replace(image, frame_duration_s=self.frame_duration_s)
+
+
+def other_channels(case: Case, came: int) -> str:
+    """What is said of a study whose file holds another number of channels than the dataset names."""
+    return f"{case.images[0]}: {came} channels came; wanted the {case.channels} that dataset.json names"
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """A checked `dataset.json`.
+    """What a `dataset.json` says.
 
     Attributes:
         labels: (class name, value in the label files), by value, background (0) first. The class index is the place in
@@ -131,8 +135,16 @@ class Dataset:
 
 
 def parse_dataset(entry: Any, path: Path) -> Dataset:
-    """Turn what the `dataset.json` at `path` holds into a Dataset, or raise InputError."""
+    """Turn what the `dataset.json` at `path` holds into a Dataset; see `case_faults` for what it may yet be wrong with.
+
+    Raises:
+        InputError: it is no object, or a key, type or value in it is wrong; it lists no case.
+    """
     _check_type(entry, dict, f"{path}", "an object { ... }")
+    if "file_ending" in entry and "numTraining" in entry and "training" not in entry:
+        raise InputError(
+            f"{path} is nnU-Net's; convert it: unet4d convert nnunet {path.parent} --out DATASET, and give that"
+        )
     _check_keys(entry, (*_DATASET_KEYS, *_DECATHLON_KEYS, "training", "test"), f"{path}")
     channel_names = _parse_channels(entry, path)
     channel_kinds = _parse_kinds(entry.get("channel_kinds", {}), len(channel_names), path)
@@ -151,7 +163,8 @@ def parse_dataset(entry: Any, path: Path) -> Dataset:
             )
             for i, item in enumerate(entry.get(part, []))
         )
-    _check_cases(cases["training"], cases["test"], path)
+    if not any(cases.values()):
+        raise InputError(f'{path}: no case came; wanted one or more under "training" (or "test", to predict only)')
     name = entry.get("name") or path.absolute().parent.name
     _check_type(name, str, f'{path}: "name"', "a text")
     return Dataset(path.parent, name, channel_names, labels, time, cases["training"], cases["test"], channel_kinds)
@@ -278,22 +291,44 @@ def _parse_path(value: Any, where: str, root: Path) -> Path:
     return root / inside
 
 
-def _check_cases(training: tuple[Case, ...], test: tuple[Case, ...], path: Path) -> None:
-    """Raise InputError for no case, a name or a subject twice where it must be once, and files that are not there."""
-    cases = (*training, *test)
-    if not cases:
-        raise InputError(f'{path}: no case came; wanted one or more under "training" (or "test", to predict only)')
-    name, count = Counter(case.name for case in cases).most_common(1)[0]
-    if count > 1:
-        raise InputError(f"{path}: {count} cases are named {name}; wanted each name once; rename them")
-    shared = sorted({case.subject for case in training} & {case.subject for case in test})
-    if shared:
-        raise InputError(f"{path}: subject {shared[0]} is in training and in test; wanted either; move its cases")
-    missing = [f"{case.name}: {file}" for case in cases for file in case.files if not file.is_file()]
-    if missing:
-        more = f" and {len(missing) - _LISTED_MISSING} more" if len(missing) > _LISTED_MISSING else ""
-        listed = ", ".join(missing[:_LISTED_MISSING]) + more
-        raise InputError(f"{path}: {len(missing)} file(s) are missing: {listed}; add them or correct the paths")
+def case_faults(dataset: Dataset) -> list[Fault]:
+    """Names and subjects that stand where they must not, and files that are not there. Opens no file."""
+    path, cases = dataset.root / "dataset.json", (*dataset.training, *dataset.test)
+    found = [
+        Fault(
+            "case-twice", f"{path}: {count} cases are named {name}; wanted each name once; rename them", str(path), name
+        )
+        for name, count in Counter(case.name for case in cases).items()
+        if count > 1
+    ]
+    shared = {case.subject for case in dataset.training} & {case.subject for case in dataset.test}
+    found += [
+        Fault(
+            "subject-split",
+            f"{path}: subject {one} is in training and in test; wanted either; move its cases",
+            str(path),
+        )
+        for one in sorted(shared)
+    ]
+    missing = {(case.name, file): None for case in cases for file in case.files if not file.is_file()}
+    found += [Fault("missing-file", _missing(path, [one]), str(one[1]), one[0]) for one in missing]
+    return found
+
+
+def check_cases(dataset: Dataset) -> None:
+    """Raise InputError for the first kind of what `case_faults` finds; all missing files are one."""
+    faults = case_faults(dataset)
+    if faults and faults[0].kind == "missing-file":
+        raise InputError(_missing(dataset.root / "dataset.json", [(fault.case, fault.file) for fault in faults]))
+    if faults:
+        raise InputError(faults[0].message)
+
+
+def _missing(path: Path, files: Sequence[tuple[str, Path | str]]) -> str:
+    """What is said of files, each with its case, that are not there."""
+    listed = ", ".join(f"{case}: {file}" for case, file in files[:_LISTED_MISSING])
+    more = f" and {len(files) - _LISTED_MISSING} more" if len(files) > _LISTED_MISSING else ""
+    return f"{path}: {len(files)} file(s) are missing: {listed}{more}; add them or correct the paths"
 
 
 def _check_type(value: Any, kind: type, where: str, wanted: str) -> None:

@@ -1,15 +1,15 @@
-"""What the training studies are like, from their headers alone."""
+"""What the training studies are like on the grid they are learnt on."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 
 from unet4d.config import DataConfig, Size, triple
 from unet4d.data.dataset import Case
 from unet4d.data.grid import WorkingGrid
-from unet4d.data.nifti import affine_of, read_header
+from unet4d.data.verification.study_facts import StudyFacts, read_facts
 
 
 @dataclass(frozen=True)
@@ -39,13 +39,21 @@ class Fingerprint:
         return max(self.frame_counts)
 
 
-def fingerprint(cases: Sequence[Case], config: DataConfig) -> Fingerprint:
-    """The fingerprint of these cases; a spacing set in the configuration stands for the median."""
-    headers = [read_header(case.images[0]) for case in cases]
-    studies = [(affine_of(header), shape[1:]) for header, shape in headers]
+def fingerprint(
+    cases: Sequence[Case], config: DataConfig, known: Mapping[str, StudyFacts] | None = None
+) -> Fingerprint:
+    """The fingerprint of these cases; a spacing set in the configuration stands for the median.
+
+    Args:
+        cases: in the order of the result.
+        config: what it sets is kept.
+        known: case to what its study is like, as a verification found it; of the others the headers are read.
+    """
+    facts = [(known or {}).get(case.name) or read_facts(case) for case in cases]
+    studies = [(one.matrix, one.size) for one in facts]
     native = [WorkingGrid.of(affine, shape).spacing for affine, shape in studies]
     plane = config.plane_spacing_mm or round(median(s for spacing in native for s in spacing[:2]), 4)
     grids = [WorkingGrid.of(affine, shape, plane, config.slice_spacing_mm) for affine, shape in studies]
     thickness = float(median(grid.spacing[2] for grid in grids))
-    frames = (1 if case.channels_last else shape[0] for case, (_, shape) in zip(cases, headers, strict=True))
-    return Fingerprint(plane, (plane, plane, thickness), tuple(triple(grid.shape) for grid in grids), tuple(frames))
+    frames = tuple(one.frames for one in facts)
+    return Fingerprint(plane, (plane, plane, thickness), tuple(triple(grid.shape) for grid in grids), frames)

@@ -1,0 +1,127 @@
+"""Frames at the wrong place: where another order would make a smooth sequence much smoother.
+
+Frames of a moving organ are nearest to their neighbours in time. With the distance d between two frames, taking frame i from
+between p and n and putting it between q and r saves d(p,i) + d(i,n) + d(q,r) - d(p,n) - d(q,i) - d(i,r). In the order in which
+frames were acquired nothing is saved: measured on cine studies and on phantoms, at most 2 % of that sum, where a swap of
+neighbours saves 10 to 30 %.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch.nn.functional import adaptive_avg_pool3d
+
+from unet4d.config import triple
+
+GRID = (24, 24, 8)
+"""Frames are compared as means over so many blocks along X, Y and Z, in which noise has largely gone."""
+_SAVED = 0.1  # share of the distances concerned that another order must save
+_LEFT = 0.05  # what may be left to save in a sequence that is in order
+_MOST = 3  # misplaced frames; where there seem to be more, something else is the matter
+_SPOILT = 1.5  # a frame this many times farther from the others than is usual is spoilt, and says nothing about order
+_SMOOTH = 0.8  # distance to the next frame against that to the one after: 0.5 in even motion, 1 where there is no order
+_JUMP = 4.0  # a step this many times longer than the median one is none of the motion
+_FEWEST = 5  # frames from which an order shows
+
+
+def thumbnail(volume: np.ndarray) -> np.ndarray:
+    """Means over blocks of a frame (X, Y, Z) float32, in one row of at most 4608 numbers."""
+    size = triple(min(n, most) for n, most in zip(volume.shape, GRID, strict=True))
+    return adaptive_avg_pool3d(torch.from_numpy(np.ascontiguousarray(volume))[None], size).numpy().ravel()
+
+
+def misplaced(thumbnails: np.ndarray, frames: Sequence[int], cyclic: bool) -> str:
+    """What is wrong with the order of the frames, in words; empty where nothing seems to be.
+
+    Said is only what, put right, leaves a smooth sequence in which nothing more can be saved: a motion too fast for its frames
+    looks disordered in every order.
+
+    Args:
+        thumbnails: (T, N) float32, a row a frame.
+        frames: their numbers; those that repeat another frame are left out.
+        cyclic: the last frame leads into the first.
+    """
+    apart = _distances(thumbnails)
+    usual = np.median(apart, axis=1)
+    kept = np.flatnonzero(usual <= _SPOILT * np.median(usual))
+    if len(kept) < _FEWEST or _in_order(apart, kept.tolist(), cyclic):
+        return ""
+    order, said = kept.tolist(), list[str]()
+    while len(said) < _MOST:
+        among = apart[np.ix_(order, order)]
+        swap = _best_move(among, cyclic, swaps_only=True)
+        saved, frame, after = swap if swap[0] > _SAVED else _best_move(among, cyclic)
+        if saved <= _SAVED:
+            break
+        said.append(_in_words([frames[t] for t in order], frame, after))
+        moved, behind = order[frame], order[after]
+        order.remove(moved)
+        order.insert(order.index(behind) + 1, moved)
+    if not said:
+        return ""
+    moves = ", and ".join(said) if _in_order(apart, order, cyclic) else ""
+    is_whole = len(frames) == frames[-1] + 1
+    as_text = _sorted_as_text(apart, kept.tolist(), cyclic) if is_whole and not (moves and len(said) == 1) else ""
+    return as_text or moves
+
+
+def _sorted_as_text(apart: np.ndarray, kept: list[int], cyclic: bool) -> str:
+    """What is said of frames that are in order once their numbers, from 0 or from 1, are no longer sorted as text."""
+    for first in (0, 1):
+        names = sorted(range(first, first + len(apart)), key=str)
+        order = [t for t in np.argsort(names).tolist() if t in kept]
+        if order != kept and _in_order(apart, order, cyclic):
+            return (
+                f"the frames seem to stand in the order {', '.join(map(str, names[:4]))}, ..., as numbers sort as text"
+            )
+    return ""
+
+
+def _in_words(frames: Sequence[int], frame: int, after: int) -> str:
+    """What is said of the frame at one place that is to follow the one at another."""
+    n = len(frames)
+    before = (after + 1) % n
+    if (frame + 1) % n == after:  # to the other side of its neighbour
+        return f"frames {frames[frame]} and {frames[after]} seem to stand in each other's place"
+    if (before + 1) % n == frame:
+        return f"frames {frames[before]} and {frames[frame]} seem to stand in each other's place"
+    return f"frame {frames[frame]} seems to belong between frames {frames[after]} and {frames[before]}"
+
+
+def _distances(thumbnails: np.ndarray) -> np.ndarray:
+    rows = torch.from_numpy(thumbnails - thumbnails.mean(0))
+    return torch.cdist(rows, rows, compute_mode="donot_use_mm_for_euclid_dist").double().numpy()
+
+
+def _in_order(apart: np.ndarray, order: list[int], cyclic: bool) -> bool:
+    """Whether each frame is nearer to the next one than to the one after it, none jumps, and no other order saves much."""
+    apart = apart[np.ix_(order, order)]
+    steps = np.diagonal(apart, 1)
+    is_smooth = np.median(steps) <= _SMOOTH * np.median(np.diagonal(apart, 2)) and steps.max() <= _JUMP * np.median(
+        steps
+    )
+    return bool(is_smooth) and _best_move(apart, cyclic)[0] <= _LEFT
+
+
+def _best_move(apart: np.ndarray, cyclic: bool, swaps_only: bool = False) -> tuple[float, int, int]:
+    """The share saved, the place of the frame to move, and that of the frame it is to follow.
+
+    In an open series the ends stay where they are. With `swaps_only` a frame goes to the other side of a neighbour only.
+    """
+    n, best = len(apart), (0.0, 0, 0)
+    after = np.arange(n if cyclic else n - 1)
+    before = (after + 1) % n
+    for frame in range(n) if cyclic else range(1, n - 1):
+        last, following = (frame - 1) % n, (frame + 1) % n
+        now = apart[last, frame] + apart[frame, following] + apart[after, before]
+        then = apart[last, following] + apart[after, frame] + apart[frame, before]
+        saved = (now - then) / np.maximum(now + then, 1e-12)
+        saved[(after == frame) | (before == frame)] = 0.0
+        if swaps_only:
+            saved[after != following] = 0.0
+        place = int(saved.argmax())
+        best = max(best, (float(saved[place]), frame, place))
+    return best

@@ -1,0 +1,169 @@
+"""Every study of a dataset opened once, all faults listed, and the results kept until a file or dataset.json changes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from unet4d.data.dataset_json import Case, Dataset, case_faults
+from unet4d.data.verification.dataset_checks import check_across
+from unet4d.data.verification.faults import ERROR, Fault, ordered
+from unet4d.data.verification.image_checks import check_image
+from unet4d.data.verification.label_checks import check_label
+from unet4d.data.verification.study_facts import StudyFacts
+from unet4d.data.verification.summary import fingerprint_of
+from unet4d.errors import InputError, Unet4DError
+from unet4d.files import read_json, write_json
+
+VERSION = 1
+"""Raised whenever the same files would give other results."""
+KEPT = "fingerprint.json"
+AT_ONCE = 4
+"""Studies read at the same time, at most; each takes little more than a frame and its labels of memory."""
+
+Result = tuple[StudyFacts | None, tuple[Fault, ...]]
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What was found.
+
+    Attributes:
+        root: the dataset's folder.
+        faults: errors first.
+        studies: what each study is like whose image can be read, in the order of dataset.json.
+        opened: how many studies were opened; the results of the others were kept from before.
+        kept: the file the results lie in; None where none could be written.
+    """
+
+    root: Path
+    faults: tuple[Fault, ...]
+    studies: tuple[StudyFacts, ...]
+    opened: int = 0
+    kept: Path | None = None
+
+    @property
+    def errors(self) -> int:
+        """How many faults keep a training from starting."""
+        return sum(fault.severity == ERROR for fault in self.faults)
+
+    @property
+    def warnings(self) -> int:
+        """How many faults somebody should look at."""
+        return len(self.faults) - self.errors
+
+    @property
+    def facts(self) -> Mapping[str, StudyFacts]:
+        """Case to what its study is like."""
+        return {study.case: study for study in self.studies}
+
+    def fingerprint(self) -> dict[str, Any]:
+        """All studies and what they have in common, fit for JSON."""
+        return fingerprint_of(self.studies)
+
+
+def verify_dataset(dataset: Dataset, keep_in: Path | None = None) -> Verification:
+    """Look for everything that is wrong with a dataset whose dataset.json can be understood.
+
+    Args:
+        dataset: as `open_dataset` gives it; its files need not be there.
+        keep_in: the folder with the results of the last time, which gets those of this time; studies whose files and entry in
+            dataset.json have not changed since are not opened again. None: nothing is kept.
+    """
+    root = dataset.root
+    cases = (*dataset.training, *dataset.test)
+    keys = [_key(case, dataset) for case in cases]
+    known = _kept(keep_in / KEPT) if keep_in else {}
+    todo = [i for i, key in enumerate(keys) if key not in known]
+    path = keep_in / KEPT if keep_in else None
+    try:
+        _check_into(known, [(keys[i], cases[i]) for i in todo], dataset)
+    finally:
+        if path and todo:
+            path = _keep(path, known, keys)
+    results = [known[key] for key in keys]
+    faults = [fault.below(root) for fault in case_faults(dataset)]
+    faults += [fault for _, found in results for fault in found]
+    studies = [(case, facts) for case, (facts, _) in zip(cases, results, strict=True) if facts]
+    faults += [fault.below(root) for fault in check_across(dataset, studies)]
+    return Verification(root, tuple(ordered(faults)), tuple(facts for _, facts in studies), len(todo), path)
+
+
+def _check_into(known: dict[str, Result], todo: Sequence[tuple[str, Case]], dataset: Dataset) -> None:
+    """Check these studies, several at once, and note each result under its key as soon as it is there."""
+    if not todo:
+        return
+    with ThreadPoolExecutor(min(AT_ONCE, len(todo), os.cpu_count() or 1)) as pool:
+        keys = {pool.submit(_check, case, dataset): key for key, case in todo}
+        try:
+            for done in tqdm(as_completed(keys), "verifying", len(keys), unit="study", disable=None):
+                known[keys[done]] = done.result()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _check(case: Case, dataset: Dataset) -> Result:
+    image = check_image(case, dataset.channel_names, dataset.time)
+    labels = check_label(case, dataset, image)
+    return image.facts, tuple(fault.below(dataset.root) for fault in (*image.faults, *labels))
+
+
+def _key(case: Case, dataset: Dataset) -> str:
+    """Changes with the study's files, its entry in dataset.json, and what that says of all studies."""
+    files = [(str(file.relative_to(dataset.root)), _stamp(file)) for file in case.files]
+    said = [case.name, case.subject, case.labelled_frames, case.frame_duration_s, case.channels_last, case.channels]
+    shape = sorted(case.label) if isinstance(case.label, Mapping) else None
+    of_all = [dataset.labels, dataset.time, dataset.channel_names, case.channel_kinds]
+    return hashlib.sha256(json.dumps([VERSION, files, said, shape, of_all]).encode()).hexdigest()[:32]
+
+
+def _stamp(file: Path) -> list[int]:
+    """While this stays, so does what the file holds; empty where there is none."""
+    try:
+        about = file.stat()
+    except OSError:
+        return []
+    return [about.st_size, about.st_mtime_ns, about.st_ctime_ns, about.st_ino]
+
+
+def _kept(path: Path) -> dict[str, Result]:
+    """The results that lie in a file, by key; none where it is missing, damaged or of another version."""
+    try:
+        entry = read_json(path)
+        if entry["version"] != VERSION:
+            return {}
+        studies = [StudyFacts.from_dict(study) for study in entry["studies"]]
+        return {
+            row["key"]: (
+                None if row["study"] is None else studies[row["study"]],
+                tuple(Fault(**f) for f in row["faults"]),
+            )
+            for row in entry["verified"]
+        }
+    except (InputError, LookupError, TypeError):
+        return {}
+
+
+def _keep(path: Path, results: Mapping[str, Result], keys: Iterable[str]) -> Path | None:
+    """Write the results of these keys; None where that cannot be done."""
+    studies: list[StudyFacts] = []
+    rows = []
+    for key in dict.fromkeys(keys):
+        if key in results:
+            facts, faults = results[key]
+            rows.append({"key": key, "study": len(studies) if facts else None, "faults": [asdict(f) for f in faults]})
+            studies += [facts] if facts else []
+    try:
+        write_json(path, {"version": VERSION, **fingerprint_of(studies), "verified": rows})
+    except (Unet4DError, OSError):
+        return None
+    return path
