@@ -55,10 +55,16 @@ class DataConfig:
     rounded up to what the strides divide."""
     frames: int | None = None
     """Frames of a training clip, at most those of the longest study. Left out: 8. At prediction the network sees every frame."""
+    max_stride: int = 1
+    """A training clip's frames are 1 to this many study frames apart, drawn anew for each clip. Above 1 as few frames show a longer
+    time, and the network learns more than one step; useful for long series. At prediction the step is 1."""
     foreground: float = 0.67
     """Share of patches centred on a voxel of a class drawn evenly among those present, 0 to 1; the others lie anywhere."""
     augmentation: Literal["off", "mild", "strong"] = "mild"
     """How strongly the training clips are varied; one spatial warp and one contrast for all frames of a clip."""
+    time_augmentation: Literal["off", "mild", "strong"] = "off"
+    """How strongly time is varied. mild: now and then a clip runs 0.8 to 1.25 times as fast, misses a frame, shows one twice or has
+    one spoilt. strong: more often and further, and half of the clips run backwards. A label always stays that of its frame."""
     flip_axes: list[int] = field(default_factory=list)
     """Axes (0 = X, 1 = Y, 2 = Z) that may be mirrored in training. Left out: none, for organs have a left and a right."""
     workers: int | None = None
@@ -78,6 +84,7 @@ class DataConfig:
             _require(fits, "data.patch_size", self.patch_size, "three sizes of 1 voxel or more")
             self.patch_size = triple(self.patch_size)
         _require(self.frames is None or self.frames >= 1, "data.frames", self.frames, "1 or more")
+        _require(self.max_stride >= 1, "data.max_stride", self.max_stride, "1 or more")
         _require(0 <= self.foreground <= 1, "data.foreground", self.foreground, "a share from 0 to 1")
         _require(set(self.flip_axes) <= {0, 1, 2}, "data.flip_axes", self.flip_axes, "a list of axes among 0, 1 and 2")
         _require(self.workers is None or self.workers >= 0, "data.workers", self.workers, "0 or more")

@@ -81,7 +81,14 @@ class Trainer:
     def fit(self) -> None:
         """Train the epochs that are left; after each, the run can be resumed from where it stands."""
         train = self.config.train
-        clips = ClipDataset(self.training, self.config.data, self.patch_size, self.task.cyclic, self.config.seed)
+        clips = ClipDataset(
+            self.training,
+            self.config.data,
+            self.patch_size,
+            self.task.cyclic,
+            self.config.seed,
+            self.task.channel_kinds,
+        )
         steps = (self.epoch * train.steps_per_epoch, train.epochs * train.steps_per_epoch)
         batches = iter(
             loader(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
-from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -13,8 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from unet4d.config import DataConfig
+from unet4d.data.augmentation.intensity import Intensity
 from unet4d.data.cache import CachedStudy, cached_studies
-from unet4d.data.sampling import Batch, ClipDataset, clip_frames, crop_padded, loader
+from unet4d.data.channels import MAP, SIGNAL
+from unet4d.data.clip_frames import Timing
+from unet4d.data.sampling import Augmentation, Batch, ClipDataset, crop_padded, loader
 
 PATCH = (8, 6, 4)
 SHAPE = (14, 12, 5)
@@ -48,47 +50,6 @@ def clips(studies=None, cyclic: bool = True, seed: int = 0, **options) -> ClipDa
 
 def same(a, b) -> bool:
     return all(torch.equal(x, y) for x, y in zip(a[:3], b[:3], strict=True)) and a[3] == b[3]
-
-
-# frames
-
-
-@pytest.mark.parametrize(
-    ("anchor", "position", "frames", "study_frames", "cyclic", "expected"),
-    [
-        (5, 1, 4, 6, True, [4, 5, 0, 1]),
-        (5, 1, 4, 6, False, [2, 3, 4, 5]),
-        (0, 3, 4, 6, True, [3, 4, 5, 0]),
-        (0, 3, 4, 6, False, [0, 1, 2, 3]),
-        (1, 1, 4, 2, True, [0, 1, 0, 1]),
-        (1, 1, 4, 2, False, [0, 1, 1, 1]),
-        (1, 0, 4, 2, False, [0, 1, 1, 1]),
-        (0, 3, 4, 2, False, [0, 0, 0, 1]),
-        (0, 2, 3, 1, True, [0, 0, 0]),
-        (0, 2, 3, 1, False, [0, 0, 0]),
-    ],
-)
-def test_clips_are_as_drawn(anchor, position, frames, study_frames, cyclic, expected):
-    assert clip_frames(anchor, position, frames, study_frames, cyclic).tolist() == expected
-
-
-@settings(max_examples=200, deadline=None)
-@given(st.integers(1, 9), st.integers(1, 9), st.data(), st.booleans())
-def test_a_clip_is_consecutive_and_holds_its_anchor(study_frames, frames, data, cyclic):
-    anchor, position = data.draw(st.integers(0, study_frames - 1)), data.draw(st.integers(0, frames - 1))
-    held = clip_frames(anchor, position, frames, study_frames, cyclic).tolist()
-    assert len(held) == frames
-    assert anchor in held
-    assert set(held) <= set(range(study_frames))
-    if cyclic:
-        assert held[position] == anchor
-        assert all(after == (before + 1) % study_frames for before, after in pairwise(held))
-    elif study_frames >= frames:
-        assert held == list(range(held[0], held[0] + frames))
-    else:  # the whole study, held at its ends
-        assert sorted(set(held)) == list(range(study_frames))
-        assert held == sorted(held)
-        assert all(held.count(t) == 1 for t in range(1, study_frames - 1))
 
 
 # patches
@@ -230,7 +191,7 @@ def test_every_study_comes_once_a_round_and_clips_keep_to_one_study():
 @pytest.mark.parametrize("spacing", [(1.0, 1.0, 8.0), (1.0, 1.0, 1.0)])
 @pytest.mark.parametrize("strength", ["mild", "strong"])
 def test_all_frames_and_labels_of_a_clip_are_warped_alike(monkeypatch, strength, spacing):
-    monkeypatch.setattr("unet4d.data.transforms.RandGaussianNoised", lambda *_, **__: torch.nn.Identity())
+    monkeypatch.setattr("unet4d.data.augmentation.augmentation.draw_intensity", lambda *_: Intensity())
     one = study(labelled=range(6), spacing=spacing)
     one.image[:] = one.image[:, :1]
     made = clips([one], augmentation=strength, flip_axes=[0, 1], foreground=1.0)
@@ -242,8 +203,7 @@ def test_all_frames_and_labels_of_a_clip_are_warped_alike(monkeypatch, strength,
 
 
 def test_a_stack_of_thick_slices_is_never_tilted_whatever_the_other_studies_are(monkeypatch):
-    for name in ("Shading", "GaussianNoise", "ScaleIntensity", "ShiftIntensity", "AdjustContrast", "GaussianSmooth"):
-        monkeypatch.setattr(f"unet4d.data.transforms.Rand{name}d", lambda *_, **__: torch.nn.Identity())
+    monkeypatch.setattr("unet4d.data.augmentation.augmentation.draw_intensity", lambda *_: Intensity())
     near, thick, single = (
         study("near", shape=(40, 40, 30), spacing=(1.0, 1.0, 1.2)),
         study("thick", shape=(40, 40, 30)),
@@ -261,22 +221,148 @@ def test_a_stack_of_thick_slices_is_never_tilted_whatever_the_other_studies_are(
     assert tilted["near"] > 5
 
 
+# time
+
+
+def dated(case: str = "a", frames: int = 20, labelled=(3, 13)) -> CachedStudy:
+    """A study whose voxels tell their frame: the image is its number, and the label 100 more."""
+    one = study(case, frames, labelled)
+    one.image[:] = np.arange(frames).reshape(1, frames, 1, 1, 1)
+    one.label[:] = np.add(labelled, 100).reshape(-1, 1, 1, 1)
+    return one
+
+
+@pytest.fixture
+def unspoilt(monkeypatch):
+    """No frame is corrupted, so that every one still tells its number."""
+    monkeypatch.setattr("unet4d.data.augmentation.augmentation.draw_corruptions", lambda *_: ())
+
+
+def frames_of(clip) -> list[int]:
+    """The study's frame that each frame of a clip of a dated study shows."""
+    return clip.image[:, 0].flatten(1).amax(1).int().tolist()
+
+
+@pytest.mark.parametrize("cyclic", [False, True])
+def test_every_labelled_frame_comes_to_every_position_exactly_once_and_each_study_in_its_own_order(cyclic):
+    studies = [dated(case) for case in "abc"]  # labels so far apart that a clip holds one
+    made = clips(studies, cyclic=cyclic, foreground=0.0)
+    for lap in range(2):
+        seen = {case: [] for case in "abc"}
+        for number in range(3 * 8 * lap, 3 * 8 * (lap + 1)):
+            clip = made[number]
+            (position,) = torch.nonzero(clip.labelled).flatten().tolist()
+            seen[clip.case].append((frames_of(clip)[position], position))
+        assert all(sorted(visits) == [(frame, p) for frame in (3, 13) for p in range(4)] for visits in seen.values())
+        assert len({tuple(frame for frame, _ in visits) for visits in seen.values()}) > 1
+        orders = {tuple(p for f, p in visits if f == frame) for visits in seen.values() for frame in (3, 13)}
+        assert len(orders) > 4
+
+
+def test_a_labelled_frame_at_the_end_of_an_open_series_comes_as_often_at_the_only_position_it_has():
+    made = clips([dated(labelled=(0, 13))], cyclic=False, foreground=0.0)
+    visits = [
+        (frames_of(made[n])[int(made[n].labelled.int().argmax())], int(made[n].labelled.int().argmax()))
+        for n in range(16)
+    ]
+    assert Counter(visits) == {(0, 0): 8, (13, 0): 2, (13, 1): 2, (13, 2): 2, (13, 3): 2}
+    assert all({first[0], second[0]} == {0, 13} for first, second in zip(visits[::2], visits[1::2], strict=True))
+
+
+def test_running_both_ways_every_labelled_frame_comes_to_every_position_in_both(unspoilt, monkeypatch):
+    monkeypatch.setattr(
+        "unet4d.data.sampling.Timing.drawn", lambda rng, config, frames, reverse: Timing(reverse=reverse)
+    )
+    made = clips([dated()], foreground=0.0, time_augmentation="strong")
+    visits = Counter()
+    for number in range(16):
+        frames, position = frames_of(made[number]), int(made[number].labelled.int().argmax())
+        visits[frames[position], position, (frames[1] - frames[0]) % 20] += 1
+    assert visits == dict.fromkeys([(f, p, by) for f in (3, 13) for p in range(4) for by in (1, 19)], 1)
+
+
+@pytest.mark.parametrize("time_augmentation", ["off", "mild", "strong"])
+@pytest.mark.parametrize("max_stride", [1, 3])
+@pytest.mark.parametrize("cyclic", [False, True])
+@pytest.mark.parametrize("study_frames", [1, 5, 24])
+def test_a_label_is_that_of_its_very_frame_and_padding_has_none(
+    request, study_frames, cyclic, max_stride, time_augmentation
+):
+    labelled = range(study_frames)[::2]
+    options = {"frames": 8, "cyclic": cyclic, "foreground": 0.0, "max_stride": max_stride}
+    options["time_augmentation"] = time_augmentation
+    made = clips([dated("a", study_frames, labelled)], **options)
+    spoilt = [made[number] for number in range(16)]
+    warped = clips([dated("a", study_frames, labelled)], **options, augmentation="strong")
+    request.getfixturevalue("unspoilt")
+    padded = 0
+    for number in range(16):
+        clip = made[number]
+        frames = frames_of(clip)
+        assert torch.equal(clip.image, torch.tensor(frames).view(-1, 1, 1, 1, 1).expand_as(clip.image))
+        held = [frame in labelled and not mask for frame, mask in zip(frames, clip.labelled.tolist(), strict=True)]
+        padded += any(held)
+        if any(held):  # only copies beyond the ends of a study shorter than the clip
+            assert study_frames < 8
+            assert not cyclic
+            first, last = min(np.flatnonzero(~np.array(held))), max(np.flatnonzero(~np.array(held)))
+            assert not any(held[first : last + 1])
+            assert {frames[t] for t, lost in enumerate(held) if lost} <= {0, study_frames - 1}
+        for t in range(8):
+            wanted = 100 + frames[t] if clip.labelled[t] else 0
+            assert (clip.label[t] == wanted).all()
+            assert set(warped[number].label[t].unique().tolist()) <= {0, wanted}
+        assert torch.equal(clip.label, spoilt[number].label)
+        assert torch.equal(clip.labelled, spoilt[number].labelled)
+        assert torch.equal(clip.labelled, warped[number].labelled)
+    assert (padded > 0) == (study_frames < 8 and not cyclic)
+
+
+def test_clips_run_as_the_settings_say(unspoilt):
+    def steps(**options):
+        made = clips([dated(labelled=range(20))], foreground=0.0, frames=6, **options)
+        return [np.diff(frames_of(made[number])) % 20 for number in range(60)]
+
+    assert {int(step) for clip in steps() for step in clip} == {1}
+    assert {tuple(set(clip.tolist())) for clip in steps(max_stride=3)} == {(1,), (2,), (3,)}
+    mild = steps(time_augmentation="mild")
+    assert {int(step) for clip in mild for step in clip} >= {0, 1, 2}
+    assert max(max(clip) for clip in mild) < 10  # none backwards
+    strong = steps(time_augmentation="strong")
+    assert 15 < sum(max(clip) >= 10 for clip in strong) < 45
+
+
+@pytest.mark.parametrize(("kinds", "wanted"), [((), (SIGNAL, SIGNAL)), ((SIGNAL, MAP), (SIGNAL, MAP))])
+def test_augmentation_knows_what_the_channels_hold(monkeypatch, kinds, wanted):
+    came = []
+
+    class Watched(Augmentation):
+        def __init__(self, config, patch_size, tilt, channel_kinds, cyclic):
+            came.append((tuple(channel_kinds), cyclic))
+            super().__init__(config, patch_size, tilt, channel_kinds, cyclic)
+
+    monkeypatch.setattr("unet4d.data.sampling.Augmentation", Watched)
+    ClipDataset([study(channels=2)], DataConfig(frames=4), PATCH, True, 0, kinds)
+    assert set(came) == {(wanted, True)}
+
+
 # determinism
 
 
 @pytest.mark.parametrize("augmentation", ["off", "strong"])
 def test_a_number_is_the_same_clip_in_any_order_and_in_any_dataset_of_the_seed(augmentation):
     studies = [study("a"), study("b", seed=1)]
-    first = [clips(studies, augmentation=augmentation)[n] for n in range(8)]
-    again = clips(studies, augmentation=augmentation)
+    options = {"augmentation": augmentation, "time_augmentation": augmentation, "max_stride": 2}
+    first = [clips(studies, **options)[n] for n in range(8)]
+    again = clips(studies, **options)
     assert all(same(again[n], first[n]) for n in (5, 1, 7, 7, 0, 3))
     assert not any(torch.equal(first[i].image, first[j].image) for i in range(8) for j in range(i))
-    other = clips(studies, augmentation=augmentation, seed=1)
+    other = clips(studies, **options, seed=1)
     assert sum(torch.equal(other[n].image, first[n].image) for n in range(8)) == 0
 
 
 def test_global_seeds_and_threads_have_no_say():
-    config = DataConfig(frames=8, augmentation="strong", flip_axes=[0, 1])
+    config = DataConfig(frames=8, augmentation="strong", time_augmentation="strong", flip_axes=[0, 1])
     made = ClipDataset([study(shape=(48, 48, 8))], config, (48, 48, 8), True, 0)  # enough voxels to be shared out
     first = [made[n] for n in range(12)]
     torch.manual_seed(5)
@@ -288,7 +374,7 @@ def test_global_seeds_and_threads_have_no_say():
 
 def test_batches_are_the_same_with_any_number_of_workers(phantom, tmp_path):
     studies = cached_studies(phantom.training, phantom, DataConfig(), None, tmp_path)
-    config = DataConfig(frames=3, augmentation="strong", flip_axes=[0, 1])
+    config = DataConfig(frames=3, max_stride=2, augmentation="strong", time_augmentation="strong", flip_axes=[0, 1])
     made = ClipDataset(studies, config, (16, 16, 4), True, 3)
     batches: dict[int, list[Batch]] = {w: list(loader(made, 2, 0, 4, workers=w, pin=False)) for w in (0, 1, 2)}
     for workers in (1, 2):
@@ -300,11 +386,11 @@ def test_batches_are_the_same_with_any_number_of_workers(phantom, tmp_path):
     assert all(same(a, b) for a, b in zip(resumed, batches[0][2:], strict=True))
 
 
-def test_a_decathlon_study_of_one_frame_fills_the_clip(write_case, tmp_path):
+def test_a_decathlon_study_of_one_frame_is_held_and_teaches_once(write_case, tmp_path):
     image, label = np.random.default_rng(0).random((1, 1, *SHAPE), dtype=np.float32), study().label[:1]
     dataset = write_case(image, label, values=(0, 1, 2))
     studies = cached_studies(dataset.training, dataset, DataConfig(), None, tmp_path / "cache")
     clip = clips(studies, cyclic=dataset.cyclic, augmentation="mild", foreground=1.0)[0]
-    assert clip.labelled.all()
-    assert clip.label.any()
-    assert torch.equal(clip.label, clip.label[:1].expand_as(clip.label))
+    assert int(clip.labelled.sum()) == 1
+    assert clip.label[clip.labelled].any()
+    assert torch.equal(clip.label.flatten(1).any(1), clip.labelled)

@@ -9,12 +9,14 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
-from unet4d.config import FRAMES, DataConfig
+from unet4d.config import FRAMES, DataConfig, triple
+from unet4d.data.augmentation import Augmentation, crop_size
 from unet4d.data.cache import CachedStudy
+from unet4d.data.channels import SIGNAL
+from unet4d.data.clip_frames import STRENGTHS, Place, Timing, clip_frames, places, stratified
 from unet4d.data.grid import is_thick
-from unet4d.data.transforms import augmentation, crop_size
 
 
 class Clip(NamedTuple):
@@ -42,32 +44,6 @@ class Batch(NamedTuple):
     cases: tuple[str, ...]
 
 
-def clip_frames(anchor: int, position: int, frames: int, study_frames: int, cyclic: bool) -> np.ndarray:
-    """The study's frames that a clip of `frames` holds, so that frame `anchor` stands at `position`.
-
-        cyclic, 6 frames, anchor 5 at position 1 of 4:   4 [5] 0  1
-        open,   6 frames, anchor 5 at position 1 of 4:   2  3  4 [5]     (moved back until it fits)
-        cyclic, 2 frames, anchor 1 at position 1 of 4:   0 [1] 0  1
-        open,   2 frames, anchor 1 at position 0 of 4:   0 [1] 1  1      (moved back, and held at its ends)
-
-    A study shorter than the clip comes whole.
-
-    Returns:
-        (frames,) ints.
-    """
-    start = anchor - position
-    if cyclic:
-        return np.arange(start, start + frames) % study_frames
-    earliest, latest = sorted((0, study_frames - frames))
-    start = min(max(start, earliest), latest)
-    return np.clip(np.arange(start, start + frames), 0, study_frames - 1)
-
-
-def most_labelled(frames: int, study_frames: int, labelled_frames: int) -> int:
-    """The most frames of a clip that can be labelled; a study shorter than the clip may show the same one several times."""
-    return frames if study_frames < frames else min(frames, labelled_frames)
-
-
 def crop_padded(array: np.ndarray, frames: Sequence[int], start: Sequence[int], size: Sequence[int]) -> np.ndarray:
     """The frames, in this order, of the box of `size` from `start`, which may lie outside; zeros there.
 
@@ -80,18 +56,26 @@ def crop_padded(array: np.ndarray, frames: Sequence[int], start: Sequence[int], 
     Returns:
         (..., len(frames), *size), a copy.
     """
-    x, y, z = (slice(max(s, 0), max(s + n, 0)) for s, n in zip(start, size, strict=True))
-    box = array[..., x, y, z][..., list(frames), :, :, :]
-    before = [min(max(-s, 0), n) for s, n in zip(start, size, strict=True)]
-    pads = [(b, n - b - have) for b, n, have in zip(before, size, box.shape[-3:], strict=True)]
-    return np.pad(np.asarray(box), [(0, 0)] * (array.ndim - 3) + pads)
+    ends = [
+        (min(max(s, 0), full), min(max(s + n, 0), full))
+        for s, n, full in zip(start, size, array.shape[-3:], strict=True)
+    ]
+    x, y, z = (slice(low, high) for low, high in ends)
+    to_x, to_y, to_z = (slice(low - s, high - s) for (low, high), s in zip(ends, start, strict=True))
+    covered = all(high - low == n for (low, high), n in zip(ends, size, strict=True))
+    out = (np.empty if covered else np.zeros)((*array.shape[:-4], len(frames), *size), array.dtype)
+    for row, frame in enumerate(frames):  # one copy; an index of all frames at once takes several times as long
+        out[..., row, to_x, to_y, to_z] = array[..., frame, x, y, z]
+    return out
 
 
 class ClipDataset(Dataset):
     """An endless, numbered supply of clips: number `i` is the same clip whoever asks, in whatever process and order.
 
-    Every study comes once in each round of as many clips as there are studies. Within a study the labelled frame, its place in the
-    clip, the patch's centre and the augmentation are drawn anew.
+    Every study comes once in each round of as many clips as there are studies, and in L rounds each of its L labelled frames once
+    as the clip's anchor. Each time it does so at another of its `places`, until it has been at all of them: in L * T rounds every
+    labelled frame is at each of T positions, in twice as many if clips also run backwards. So a loop is seen in every rotation:
+    this is the cyclic shift. The clip's timing, the patch's centre and the augmentation are drawn anew.
 
     Args:
         studies: preprocessed studies, each with at least one labelled frame.
@@ -99,34 +83,51 @@ class ClipDataset(Dataset):
         patch_size: voxels (X, Y, Z).
         cyclic: whether the last frame leads into the first.
         seed: the run's seed.
+        channel_kinds: what each of the C channels holds, see data/channels.py; empty: all are signal.
     """
 
     def __init__(
-        self, studies: Sequence[CachedStudy], config: DataConfig, patch_size: Sequence[int], cyclic: bool, seed: int
+        self,
+        studies: Sequence[CachedStudy],
+        config: DataConfig,
+        patch_size: Sequence[int],
+        cyclic: bool,
+        seed: int,
+        channel_kinds: Sequence[str] = (),
     ):
         self.studies, self.config, self.cyclic, self.seed = list(studies), config, cyclic, seed
-        self.patch_size, self.frames = tuple(patch_size), config.frames or FRAMES
+        self.patch_size, self.frames = triple(patch_size), config.frames or FRAMES
         self.crop_sizes = {tilt: crop_size(config, self.patch_size, tilt) for tilt in (False, True)}
-        self.augmentations = {tilt: augmentation(config, self.patch_size, tilt) for tilt in (False, True)}
+        kinds = channel_kinds or (SIGNAL,) * len(self.studies[0].image)
+        self.augmentations = {
+            tilt: Augmentation(config, self.patch_size, tilt, kinds, cyclic) for tilt in (False, True)
+        }
 
     def __getitem__(self, number: int) -> Clip:
         """The clip of this number: image (T, C, X, Y, Z), label (T, X, Y, Z), labelled (T,)."""
-        rng = np.random.default_rng([self.seed, number, 0])
-        study = self.studies[self._study_of(number)]
-        row = int(rng.integers(len(study.labelled_frames)))
-        anchor, position = study.labelled_frames[row], int(rng.integers(self.frames))
-        frames = clip_frames(anchor, position, self.frames, study.image.shape[1], self.cyclic)
+        rng = np.random.default_rng([self.seed, 0, number])
+        study, row, (position, reverse) = self._where(number)
+        timing = Timing.drawn(rng, self.config, self.frames, reverse)
+        anchor, study_frames = study.labelled_frames[row], study.image.shape[1]
+        frames, padding = clip_frames(anchor, position, self.frames, study_frames, self.cyclic, timing)
         size = self.crop_sizes[_tilts(study)]
         start = [c - n // 2 for c, n in zip(self._centre(study, row, rng), size, strict=True)]
         image = crop_padded(study.image, frames.tolist(), start, size)
         rows = {frame: i for i, frame in enumerate(study.labelled_frames)}
-        labelled = [t for t, frame in enumerate(frames.tolist()) if frame in rows]
-        label = crop_padded(study.label, [rows[int(frames[t])] for t in labelled], start, size)
-        return self._varied(study, image, label, labelled, int(rng.integers(2**32)))
+        labelled = [t for t in np.flatnonzero(~padding).tolist() if frames[t] in rows]
+        label = crop_padded(study.label, [rows[frames[t]] for t in labelled], start, size)
+        return self._varied(study, image, label, labelled, rng)
 
-    def _study_of(self, number: int) -> int:
-        round_, place = divmod(number, len(self.studies))
-        return int(np.random.default_rng([self.seed, round_, 1]).permutation(len(self.studies))[place])
+    def _where(self, number: int) -> tuple[CachedStudy, int, Place]:
+        """The study of a clip, the row of the labelled frame it is drawn round, and that frame's place in it."""
+        round_, index = stratified(number, len(self.studies), [self.seed, 1])
+        study = self.studies[index]
+        lap, row = stratified(round_, len(study.labelled_frames), [self.seed, 2, index])
+        both_ways = STRENGTHS[self.config.time_augmentation].both_ways
+        anchor, study_frames = study.labelled_frames[row], study.image.shape[1]
+        choices = places(anchor, self.frames, study_frames, self.cyclic, both_ways)
+        _, chosen = stratified(lap, len(choices), [self.seed, 3, index, row])
+        return study, row, choices[chosen]
 
     def _centre(self, study: CachedStudy, row: int, rng: np.random.Generator) -> list[int]:
         """The patch's centre: a foreground voxel, of a class drawn evenly among those in this labelled frame, or any.
@@ -134,28 +135,29 @@ class ClipDataset(Dataset):
         Either way the patch is moved until it lies inside the study, or the study inside the patch, as a window at inference does:
         centred near the end of a short stack it would lose slices to padding.
         """
-        places = [_centres(full, n) for full, n in zip(study.image.shape[2:], self.patch_size, strict=True)]
+        spans = [_centres(full, n) for full, n in zip(study.image.shape[2:], self.patch_size, strict=True)]
         first, last = np.searchsorted(study.foreground[:, 0], [row, row + 1])
         inside = study.foreground[first:last]
         if rng.random() < self.config.foreground and len(inside):
             chosen = rng.choice(np.unique(inside[:, 1]))
             low, high = np.searchsorted(inside[:, 1], [chosen, chosen + 1])
             voxel = inside[rng.integers(low, high), 2:].tolist()
-            return [min(max(v, place[0]), place[-1]) for v, place in zip(voxel, places, strict=True)]
-        return [int(rng.integers(place[0], place[-1] + 1)) for place in places]
+            return [min(max(v, span[0]), span[-1]) for v, span in zip(voxel, spans, strict=True)]
+        return [int(rng.integers(span[0], span[-1] + 1)) for span in spans]
 
-    def _varied(self, study: CachedStudy, image: np.ndarray, label: np.ndarray, labelled: list[int], seed: int) -> Clip:
+    def _varied(
+        self, study: CachedStudy, image: np.ndarray, label: np.ndarray, labelled: list[int], rng: np.random.Generator
+    ) -> Clip:
         """Augment (C, T, X, Y, Z) and its labels (L, X, Y, Z), and lay them out as a clip."""
-        channels, frames = image.shape[:2]
-        augment = self.augmentations[_tilts(study)].set_random_state(seed)
+        augmentation = self.augmentations[_tilts(study)]
+        variation = augmentation.drawn(rng, self.frames)
         with _one_thread():
-            varied = augment({"image": torch.from_numpy(image).flatten(0, 1), "label": torch.from_numpy(label)})
-        pixels = _plain(varied["image"]).unflatten(0, (channels, frames)).movedim(0, 1).contiguous()
-        drawn = torch.zeros((frames, *self.patch_size), dtype=torch.uint8)
-        drawn[labelled] = _plain(varied["label"]).to(torch.uint8)
-        mask = torch.zeros(frames, dtype=torch.bool)
+            pixels, classes = augmentation.varied(torch.from_numpy(image), torch.from_numpy(label), variation)
+        drawn = torch.zeros((self.frames, *self.patch_size), dtype=torch.uint8)
+        drawn[labelled] = classes
+        mask = torch.zeros(self.frames, dtype=torch.bool)
         mask[labelled] = True
-        return Clip(pixels, drawn, mask, study.case)
+        return Clip(pixels.movedim(0, 1).contiguous(), drawn, mask, study.case)
 
 
 def _tilts(study: CachedStudy) -> bool:
@@ -180,15 +182,10 @@ def _centres(full: int, size: int) -> range:
     return range(low, high + 1)
 
 
-def _plain(tensor: Tensor) -> Tensor:
-    """The tensor without MONAI's metadata, which would cost a tenth of every step."""
-    return tensor.as_tensor() if hasattr(tensor, "as_tensor") else tensor
-
-
 def collate(clips: Sequence[Clip]) -> Batch:
-    """Stack clips into a batch."""
-    images, labels, labelled, cases = zip(*clips, strict=True)
-    return Batch(torch.stack(images), torch.stack(labels), torch.stack(labelled), tuple(cases))
+    """Stack clips into a batch; a worker stacks them where the main process sees them, in shared memory."""
+    images, labels, labelled, cases = (list(values) for values in zip(*clips, strict=True))
+    return Batch(default_collate(images), default_collate(labels), default_collate(labelled), tuple(cases))
 
 
 class _Numbers(Sampler[int]):

@@ -1,0 +1,203 @@
+"""Writes augmentation.md, from the tables the code draws from, and its contact sheet: `python docs/augmentation.py`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+from contact_sheet import contact_sheet
+from PIL import Image
+
+from unet4d.data.augmentation.strengths import (
+    CORRUPTION,
+    INTENSITY,
+    SPACE,
+    Chance,
+    CorruptionStrength,
+    IntensityStrength,
+    SpaceStrength,
+)
+from unet4d.data.clip_frames import STRENGTHS, TimeStrength
+from unet4d.files import replacing, write_text
+
+HERE = Path(__file__).parent
+BEFORE = """\
+# Augmentation
+
+How training clips are varied. `data.augmentation` (off, mild, strong) holds for space and intensity, `data.flip_axes` for
+mirroring, `data.time_augmentation` (off, mild, strong) for time and for single frames that went wrong. All parameters of a clip are
+drawn first, from the run's seed and the clip's number; deterministic functions then apply them, each of which can be called alone
+(`unet4d/data/augmentation/`, `unet4d/data/clip_frames.py`). One warp holds for all frames of a clip and its labels, one contrast
+for all frames: two equal frames stay equal under all but noise. What a frame loses when it goes wrong, its neighbours still show,
+and its label stays: this is what recurrence is for.
+
+This page and its picture are written by `python docs/augmentation.py`; a test holds the page to the code. "20 %: 0.3 to 1" reads:
+in 20 % of the clips, a number drawn evenly from that range. Intensities are in standard deviations of the study.
+
+![every augmentation at its strong setting, on the phantom](augmentation.webp)
+"""
+AFTER = """\
+## Kinds of channels
+
+`channel_kinds` of dataset.json says what a channel holds. A **signal** goes through all of this. A **map** is one image for all
+frames and has a unit: it is moved, loses resolution and gets noise, the same in all frames, and is never corrupted. A **velocity**
+is a component of a vector and has a unit and a sign: it is moved, loses resolution, gets Gaussian noise and takes part in
+mistriggered lines and noise bursts; no contrast, gamma, brightness, shading, dropout or ghost. Mirroring an axis negates the
+velocity along it and no other. Turning a patch turns the vectors with it, by the same matrix; scaling leaves them as they are. A
+plane in which one velocity was measured and the other was not is never turned, for the other would be needed.
+
+## Order
+
+Space, then single frames, then shading, noise, blur, low resolution, contrast and brightness, gamma. With thick slices, patches are
+turned, scaled, blurred and coarsened in their plane only. What is read for a patch is so much larger that a patch turned about one
+axis, scaled and shifted at its furthest lies inside.
+
+## Sources
+
+- nnU-Net, whose default set this follows: Isensee et al., Nat Methods 18:203, 2021.
+- Rician noise: Gudbjartsson & Patz, Magn Reson Med 34:910, 1995.
+- Coil shading: Van Leemput et al., IEEE Trans Med Imaging 18:885, 1999.
+- Lines of k-space exchanged between the frames of a cine: Oksuz et al., Med Image Anal 55:136, 2019.
+"""
+
+
+class Row(NamedTuple):
+    """A line of a table."""
+
+    effect: str
+    strength: str
+    why: str
+
+
+Strength = TypeVar("Strength")
+
+
+def page() -> str:
+    """The text of augmentation.md."""
+    tables = (
+        _table("Space", SPACE, _space),
+        _table("Intensity", INTENSITY, _intensity),
+        _table("Time", STRENGTHS, _time),
+        _table("Single frames", CORRUPTION, _corruption),
+    )
+    return "\n".join((BEFORE, *tables, AFTER))
+
+
+def _table(title: str, strengths: Mapping[str, Strength], rows: Callable[[Strength], list[Row]]) -> str:
+    lines = [f"## {title}", "", "| effect | mild | strong | why |", "|---|---|---|---|"]
+    for mild, strong in zip(rows(strengths["mild"]), rows(strengths["strong"]), strict=True):
+        lines.append(f"| {strong.effect} | {mild.strength} | {strong.strength} | {strong.why} |")
+    return "\n".join([*lines, ""])
+
+
+def _share(value: float) -> str:
+    return f"{100 * value:g} %"
+
+
+def _range(chance: Chance, of: str = "") -> str:
+    return f"{_share(chance.likely)}{of}: {chance.low:g} to {chance.high:g}"
+
+
+def _space(by: SpaceStrength) -> list[Row]:
+    often = f"{_share(by.likely)}: up to "
+    return [
+        Row(
+            "rotation",
+            f"{often}{by.turn_deg:g}°",
+            "how the heart lies in the chest, how the scan was planned; comes together with scaling, stretch and shift",
+        ),
+        Row(
+            "scaling",
+            f"{often}{_share(by.zoom)}",
+            "large and small bodies; one factor for all axes, so that a round ventricle stays round",
+        ),
+        Row("stretch of each axis on top", f"{often}{_share(by.stretch)}", "anatomy a little longer or wider"),
+        Row("shift along X and Y", f"{often}{_share(by.shift)} of the patch", "what the middle of a patch shows"),
+        Row(
+            "mirroring of each of `data.flip_axes`",
+            _share(by.flip),
+            "anatomy that looks alike both ways; no axis by default, for organs have a left and a right",
+        ),
+    ]
+
+
+def _intensity(by: IntensityStrength) -> list[Row]:
+    return [
+        Row(
+            "coil shading, coefficients",
+            _range(by.shading),
+            "receiver coils lie to one side; the logarithm of the factor is a polynomial of degree 2 (Van Leemput et al. 1999)",
+        ),
+        Row(
+            "Rician noise",
+            _range(by.noise),
+            "noise of a magnitude lifts the dark (Gudbjartsson & Patz 1995); anew in each frame. Gaussian for velocities and maps",
+        ),
+        Row("Gaussian blur, sigma in voxels", _range(by.blur), "reconstruction filters, motion within a frame"),
+        Row("low resolution, share that is left", _range(by.coarseness), "coarser matrices"),
+        Row("contrast, factor", _range(by.contrast), "other sequences, field strengths, flip angles"),
+        Row("brightness, shift", _range(by.brightness), "another share of bright and dark tissue in the study"),
+        Row(
+            f"gamma; {_share(by.inverted)} of them inverted",
+            _range(by.gamma),
+            "contrast that changes in the dark and not in the bright, or inverted; keeps mean and deviation (nnU-Net)",
+        ),
+    ]
+
+
+def _time(by: TimeStrength) -> list[Row]:
+    return [
+        Row(
+            "speed, factor",
+            f"{_share(by.vary)}: {by.slowest:g} to {by.fastest:g}",
+            "heart rates and frame rates; drawn for the first and the last step, geometric in between",
+        ),
+        Row("a frame dropped", _share(by.drop), "frames lost in reconstruction or export"),
+        Row("a frame repeated", _share(by.repeat), "frames filled in from their neighbours"),
+        Row(
+            "reversal",
+            "half of the clips" if by.both_ways else "never",
+            "no heart beats backwards, but every frame keeps its neighbours",
+        ),
+        Row("stride", "1 to `data.max_stride`", "more time in as few frames; also without augmentation"),
+    ]
+
+
+def _corruption(by: CorruptionStrength) -> list[Row]:
+    of = " of these"
+    return [
+        Row(
+            "clips with such frames, how many",
+            f"{_share(by.likely)}: {f'1 to {by.most}' if by.most > 1 else by.most}",
+            "never two neighbours, at most half of a clip",
+        ),
+        Row(
+            f"dropout, share of the signal; {_share(by.local)} in a region",
+            _range(by.dropout, of),
+            "spoiled magnetisation, dark bands",
+        ),
+        Row(
+            "ghosting, brightness of two ghosts",
+            _range(by.ghosting, of),
+            "pulse or breath modulates the lines of k-space: copies along the phase-encode axis, X or Y",
+        ),
+        Row(
+            "mistriggered, share of k-space's lines",
+            _range(by.mistriggered, of),
+            "a gated frame comes from several beats, and lines of the frame before or after got into it (Oksuz et al. 2019); "
+            "only where time is cyclic",
+        ),
+        Row("noise burst", _range(by.noise, of), "interference while one frame was measured"),
+    ]
+
+
+def main() -> None:
+    """Write both files."""
+    write_text(HERE / "augmentation.md", page())
+    with replacing(HERE / "augmentation.webp") as temporary:
+        Image.fromarray(contact_sheet()).save(temporary, format="webp", quality=80, method=6)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,11 @@
+"""Clips varied as MRI varies: the parameters are drawn first, then deterministic functions apply them.
+
+strengths.py      how far and how often: the tables behind mild and strong
+space.py          turn, zoom, shift, mirror       intensity.py     contrast, shading, noise, resolution
+corruption.py     single frames that went wrong   augmentation.py  all of it, for one clip
+"""
+
+from unet4d.data.augmentation.augmentation import Augmentation, Variation
+from unet4d.data.augmentation.space import crop_size
+
+__all__ = ["Augmentation", "Variation", "crop_size"]
