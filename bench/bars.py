@@ -19,39 +19,39 @@ def bars(tables: dict[str, list[Row]]) -> list[Row]:
     leanest = _of(memory, "leanest")
     large = [row for row in network if row["grid"] == network[-1]["grid"]]
     return [
-        _bar(
+        bar(
             "recurrence share of the default network's inference time",
             "<=",
             0.25,
             _values(_of(tables["recurrence"], DEFAULT), "recurrence share of inference time"),
         ),
-        _bar(
+        bar(
             "ConvLSTM3d over plain, forward and backward, where it keeps no more",
             "<=",
             1.0,
             _values(layers, "forward and backward / plain"),
         ),
-        _bar("leanest: B per voxel and frame", "<=", 100, _values(leanest, "B per voxel and frame")),
-        _bar("leanest: B per voxel", "<=", 1000, _values(leanest, "B per voxel")),
-        _bar("leanest: frames over the published network's in fp32, 40 GB", ">=", 50, _frames(largest)),
-        _bar(
+        bar("leanest: B per voxel and frame", "<=", 100, _values(leanest, "B per voxel and frame")),
+        bar("leanest: B per voxel", "<=", 1000, _values(leanest, "B per voxel")),
+        bar("leanest: frames over the published network's in fp32, 40 GB", ">=", 50, _frames(largest)),
+        bar(
             "leanest: training time over plain, on the largest patch",
             "<=",
             2,
             _values(_of(large, "leanest"), "training / plain"),
         ),
-        _bar("plain: times as fast as published, training", ">=", 4, _speeds(network, "plain", "training")),
-        _bar(
+        bar("plain: times as fast as published, training", ">=", 4, _speeds(network, "plain", "training")),
+        bar(
             "leanest: times as fast as published, training, on the largest patch",
             ">=",
             2,
             _speeds(large, "leanest", "training"),
         ),
-        _bar("plain: times as fast as published, prediction", ">=", 5, _speeds(network, "plain", "prediction")),
+        bar("plain: times as fast as published, prediction", ">=", 5, _speeds(network, "plain", "prediction")),
     ]
 
 
-def _bar(name: str, sign: str, wanted: float, values: Sequence[float | None]) -> Row:
+def bar(name: str, sign: str, wanted: float, values: Sequence[float | None]) -> Row:
     """The worst of the values must reach what is wanted."""
     holds: Callable[[float, float], bool] = {"<=": operator.le, ">=": operator.ge}[sign]
     known = [value for value in values if value is not None]

@@ -6,15 +6,22 @@ import errno
 import multiprocessing
 import os
 import pickle
+import re
+import shutil
+import signal
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
+import torch
 
 from unet4d.config import DataConfig
-from unet4d.data import cache
-from unet4d.data.cache import CachedStudy, cached_studies
+from unet4d.data import cache, footprint
+from unet4d.data.cache import MEMO, CachedStudy, cached_studies
 from unet4d.data.dataset import read_dataset
 from unet4d.errors import InputError, Unet4DError
 
@@ -26,11 +33,14 @@ def build(dataset, root: Path, config: DataConfig = RAW, plane: float | None = N
 
 
 def entries(root: Path) -> list[str]:
-    return sorted(path.name for path in root.iterdir() if not path.name.startswith("."))
+    """The names of the entries, and nothing else may lie there but the memo."""
+    names = sorted(path.name for path in root.iterdir() if path.name != MEMO)
+    assert all(re.fullmatch(r"[^.].*-[0-9a-f]{16}", name) for name in names), names
+    return names
 
 
 def files(root: Path) -> dict[Path, int]:
-    return {path: path.stat().st_mtime_ns for path in root.rglob("*")}
+    return {path: path.stat().st_mtime_ns for path in root.rglob("*") if path.name != MEMO}
 
 
 def drawn(channels: int = 1, frames: int = 3, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -64,16 +74,6 @@ def test_an_entry_of_the_phantom_is_resampled_and_normalised(phantom, tmp_path):
         assert abs(float(study.image.mean())) < 1e-4
         assert float(study.image.std()) == pytest.approx(1, abs=1e-4)
         assert np.allclose(study.spacing[:2], 3.0, rtol=0.05)
-
-
-def test_a_large_class_is_represented_by_voxels_spread_evenly(write_case, tmp_path, monkeypatch):
-    monkeypatch.setattr(cache, "FOREGROUND_VOXELS", 5)
-    label = np.ones((1, 20, 1, 2), np.uint8)
-    label[0, 3, 0, 0] = 0
-    (study,) = build(write_case(np.zeros((1, *label.shape)), label), tmp_path / "cache")
-    assert len(study.foreground) == 5
-    assert study.foreground[[0, -1], 2].tolist() == [0, 19]
-    assert all(study.label[0, x, y, z] == 1 for x, y, z in study.foreground[:, 2:])
 
 
 def test_labelled_frames_without_foreground_give_an_empty_table(write_case, tmp_path):
@@ -142,13 +142,58 @@ def test_a_setting_that_shapes_no_array_makes_none(write_case, tmp_path, augment
     assert len(entries(tmp_path / "cache")) == 1
 
 
+def test_what_channels_hold_makes_a_new_entry(write_case, tmp_path):
+    dataset, kinds = write_case(*drawn(channels=2), values=(0, 3, 7)), ("signal", "velocity Z")
+    build(dataset, tmp_path / "cache")
+    training = (replace(dataset.training[0], channel_kinds=kinds),)
+    build(replace(dataset, training=training, channel_kinds=kinds), tmp_path / "cache")
+    assert len(entries(tmp_path / "cache")) == 2
+
+
 @pytest.mark.parametrize("file", ["study_0.nii", "study_label.nii"])
-def test_a_touched_file_makes_a_new_entry(write_case, tmp_path, file):
+def test_a_touched_file_rebuilds_nothing(write_case, tmp_path, file):
     dataset = write_case(*drawn(), values=(0, 3, 7))
     build(dataset, tmp_path / "cache")
+    before = files(tmp_path / "cache")
     os.utime(tmp_path / file, ns=(0, 0))
     build(dataset, tmp_path / "cache")
-    assert len(entries(tmp_path / "cache")) == 2
+    assert files(tmp_path / "cache") == before
+
+
+@pytest.mark.parametrize("put", [shutil.move, shutil.copytree])
+def test_a_moved_or_copied_dataset_rebuilds_nothing(phantom, tmp_path, put):
+    first = Path(shutil.copytree(phantom.root, tmp_path / "first"))
+    build(read_dataset(first), tmp_path / "cache")
+    before = files(tmp_path / "cache")
+    put(first, tmp_path / "second")
+    build(read_dataset(tmp_path / "second"), tmp_path / "cache")
+    assert files(tmp_path / "cache") == before
+
+
+@pytest.mark.parametrize("part", ["images", "labels"])
+def test_one_changed_voxel_rebuilds_its_study_alone(phantom, tmp_path, part):
+    root = Path(shutil.copytree(phantom.root, tmp_path / "phantom"))
+    dataset = read_dataset(root)
+    case = dataset.training[1]
+    file = case.files[0 if part == "images" else -1]
+    plain = file.with_name("plain.nii")
+    nib.save(nib.load(file), plain)
+    spoiled = replace(case, **{"images": (plain,)} if part == "images" else {"label": plain, "labelled_frames": (0,)})
+    dataset = replace(dataset, training=(dataset.training[0], spoiled))
+    build(dataset, tmp_path / "cache")
+    before, times = files(tmp_path / "cache"), plain.stat()
+    with open(plain, "r+b") as written:
+        written.seek(352)
+        first = written.read(1)
+        written.seek(352)
+        written.write(bytes([first[0] ^ 1]))
+    os.utime(plain, ns=(times.st_atime_ns, times.st_mtime_ns))  # neither its size nor its time tells
+    build(dataset, tmp_path / "cache")
+    after = files(tmp_path / "cache")
+    new = {path.relative_to(tmp_path / "cache").parts[0] for path in after.keys() - before.keys()}
+    assert {path: after[path] for path in before} == before
+    assert len(new) == 1
+    assert new.pop().startswith(case.name)
 
 
 def test_new_content_is_what_is_read(write_case, tmp_path):
@@ -164,29 +209,181 @@ def test_a_build_that_dies_half_way_leaves_nothing_that_looks_whole(write_case, 
     dataset = write_case(image, label, values=(0, 3, 7))
     save, calls = np.save, []
 
-    def dying(path, array):
+    def dying(file, array):
         if len(calls) == after:
             raise KeyboardInterrupt
-        calls.append(path)
-        save(path, array)
+        calls.append(file)
+        save(file, array)
 
     with monkeypatch.context() as patched:
         patched.setattr(np, "save", dying)
         with pytest.raises(KeyboardInterrupt):
             build(dataset, tmp_path / "cache")
-    assert not list((tmp_path / "cache").iterdir())
+    assert entries(tmp_path / "cache") == []
     assert np.array_equal(build(dataset, tmp_path / "cache")[0].image, image)
 
 
-def test_what_a_killed_process_left_behind_is_not_taken_for_an_entry(write_case, tmp_path):
+def test_an_entry_appears_whole_by_one_rename(write_case, tmp_path, monkeypatch):
+    rename, seen = os.replace, []
+
+    def watched(source, target):
+        if Path(target).name.startswith("study-"):
+            seen.append(sorted(path.name for path in Path(source).iterdir()))
+            assert not Path(target).exists()
+        rename(source, target)
+
+    monkeypatch.setattr(os, "replace", watched)
+    build(write_case(*drawn(), values=(0, 3, 7)), tmp_path / "cache")
+    assert seen == [["foreground.npy", "image.npy", "label.npy", "study.json"]]
+
+
+def test_what_a_killed_process_left_behind_is_not_taken_for_an_entry_and_goes_when_it_is_old(write_case, tmp_path):
     image, label = drawn()
-    dataset = write_case(image, label, values=(0, 3, 7))
-    build(dataset, tmp_path / "cache")
-    (name,) = entries(tmp_path / "cache")
-    (tmp_path / "cache" / name).rename(tmp_path / "cache" / f".0123abcd.partial.{name}")
-    (tmp_path / "cache" / f".0123abcd.partial.{name}" / "label.npy").unlink()
-    assert np.array_equal(build(dataset, tmp_path / "cache")[0].image, image)
-    assert entries(tmp_path / "cache") == [name]
+    dataset, root = write_case(image, label, values=(0, 3, 7)), tmp_path / "cache"
+    build(dataset, root)
+    (name,) = entries(root)
+    partials = [root / f".0123abcd.partial.{name}", root / f".4567abcd.partial.{name}", root / f".89.partial.{MEMO}"]
+    (root / name).rename(partials[0])
+    (partials[0] / "label.npy").unlink()
+    partials[1].mkdir()  # another process has just begun it
+    partials[2].write_text("{")
+    for path in (partials[0], *partials[0].iterdir(), partials[2]):
+        os.utime(path, (0, 0))
+    assert np.array_equal(build(dataset, root)[0].image, image)
+    assert [path.exists() for path in partials] == [False, True, False]
+    partials[1].rmdir()
+    assert entries(root) == [name]
+
+
+def test_what_grows_still_is_not_removed(write_case, tmp_path):
+    partial = tmp_path / "cache" / ".0123abcd.partial.other-0123456789abcdef"
+    partial.mkdir(parents=True)
+    (partial / "image.npy").write_text("")
+    os.utime(partial, (0, 0))  # a folder keeps its time while a file in it grows
+    build(write_case(*drawn(), values=(0, 3, 7)), tmp_path / "cache")
+    assert (partial / "image.npy").exists()
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+import numpy as np
+from unet4d.config import DataConfig
+from unet4d.data.cache import cached_studies
+from unet4d.data.dataset import read_dataset
+
+save, calls = np.save, []
+
+def dying(file, array):
+    save(file, array)
+    calls.append(file)
+    if len(calls) == 5:  # within the second study
+        file.flush()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+np.save = dying
+dataset = read_dataset(sys.argv[1])
+cached_studies(dataset.training, dataset, DataConfig(normalisation="none", workers=int(sys.argv[3])), None, Path(sys.argv[2]))
+"""
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_killed_build_leaves_whole_entries_and_is_taken_up_where_it_stopped(phantom, tmp_path, workers):
+    whole = build(phantom, tmp_path / "whole")
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED, phantom.root, tmp_path / "cache", str(workers)], capture_output=True, text=True
+    )
+    if workers:
+        assert "killed, most often for want of memory" in done.stderr.splitlines()[-1]
+    else:
+        assert done.returncode == -signal.SIGKILL
+    visible = [path for path in (tmp_path / "cache").iterdir() if not path.name.startswith(".")]
+    assert len([path for path in visible if path.name != MEMO]) == 1
+    assert len(list((tmp_path / "cache").glob(".*.partial.*"))) == 1
+    before = files(tmp_path / "cache")
+    again = build(phantom, tmp_path / "cache")
+    after = files(tmp_path / "cache")
+    assert {path: after[path] for path in before} == before
+    for one, other in zip(whole, again, strict=True):
+        assert one.entry == other.entry
+        assert np.array_equal(one.image, other.image)
+        assert np.array_equal(one.foreground, other.foreground)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_entries_built_in_parallel_are_those_built_one_by_one_to_the_bit(phantom, tmp_path, workers):
+    built = {}
+    for count in (0, workers):
+        root = tmp_path / str(count)
+        build(phantom, root, DataConfig(workers=count), 3.0)
+        built[count] = {
+            path.relative_to(root): path.read_bytes()
+            for path in root.rglob("*")
+            if path.is_file() and path.name != MEMO
+        }
+    assert len(built[0]) == 2 * 4
+    assert built[0] == built[workers]
+
+
+def test_workers_leave_the_global_random_state_alone(phantom, tmp_path):
+    before = torch.get_rng_state()
+    build(phantom, tmp_path, DataConfig(workers=1))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def three(phantom, root: Path, spoiled: int):
+    """A dataset of three phantoms, one of whose images breaks off."""
+    folder = Path(shutil.copytree(phantom.root, root / "phantom"))
+    cases = [*read_dataset(folder).training]
+    cases.append(replace(cases[0], name="phantom003"))
+    file = cases[spoiled].images[0].with_name("cut.nii.gz")
+    whole = cases[spoiled].images[0].read_bytes()
+    file.write_bytes(whole[: len(whole) // 2])
+    cases[spoiled] = replace(cases[spoiled], images=(file,))
+    return replace(read_dataset(folder), training=tuple(cases)), file
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("spoiled", [0, 1, 2])
+def test_a_bad_study_ends_the_build_in_one_line_that_names_its_file(phantom, tmp_path, workers, spoiled):
+    dataset, file = three(phantom, tmp_path, spoiled)
+    with pytest.raises(InputError, match="truncated") as caught:
+        build(dataset, tmp_path / "cache", DataConfig(workers=workers))
+    assert str(caught.value).startswith(f"{file} ")
+    assert "\n" not in str(caught.value)
+    names = [case.name for case in dataset.training]
+    wanted = names[:spoiled] + names[spoiled + 1 : spoiled + 1 + workers]  # a worker has taken up the next one
+    assert [name[:10] for name in entries(tmp_path / "cache")] == wanted
+
+
+def test_after_an_error_those_under_way_are_brought_to_their_end(phantom, tmp_path):
+    dataset, _ = three(phantom, tmp_path, 0)
+    with pytest.raises(InputError, match="truncated"):
+        build(dataset, tmp_path / "cache", DataConfig(workers=2))
+    assert "phantom002" in [name[:10] for name in entries(tmp_path / "cache")]
+
+
+def test_the_size_told_is_the_size_built(write_case, tmp_path, capsys):
+    label = np.zeros((6, 60, 50, 8), np.uint8)
+    label[:, 20:35, 20:35, 1:7] = 1
+    dataset = write_case(np.zeros((1, *label.shape)), label, labelled_frames=[0, 3])
+    build(dataset, tmp_path / "cache", RAW, 0.5)
+    told = re.search(r"preprocessing 1 study into .*: ([0-9.]+) MB, .* free", capsys.readouterr().out)
+    on_disk = sum(path.stat().st_size for path in (tmp_path / "cache").rglob("*.npy"))
+    assert float(told[1]) == pytest.approx(on_disk / 1e6, rel=0.04)
+    build(dataset, tmp_path / "cache", RAW, 0.5)
+    assert capsys.readouterr().out == ""  # nothing to build, nothing to tell
+
+
+def test_too_little_room_is_refused_before_anything_is_built(phantom, tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        footprint.shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 10**9 - 10**5, 10**5)
+    )
+    monkeypatch.setattr(cache, "_build", None)
+    with pytest.raises(Unet4DError, match=r"0\.1 MB are free; .*data\.cache_dir") as caught:
+        build(phantom, tmp_path / "new" / "cache")
+    assert not isinstance(caught.value, InputError)
+    assert str(tmp_path / "new" / "cache") in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -205,7 +402,7 @@ def test_a_full_disk_ends_in_one_line_that_names_the_folder(write_case, tmp_path
     assert str(tmp_path / "cache" / "study-") in message
     assert (error.strerror or str(error)) in message
     assert "\n" not in message
-    assert not list((tmp_path / "cache").iterdir())
+    assert entries(tmp_path / "cache") == []
 
 
 def test_a_file_in_the_cache_folders_place_ends_in_one_line(write_case, tmp_path):
@@ -218,7 +415,7 @@ def test_a_faulty_study_leaves_nothing(write_case, tmp_path):
     image, label = drawn()
     with pytest.raises(InputError, match="label value 3"):
         build(write_case(image, label, values=(0, 7)), tmp_path / "cache")
-    assert not (tmp_path / "cache").exists()
+    assert entries(tmp_path / "cache") == []
 
 
 def test_an_entry_that_another_process_finished_meanwhile_is_taken(write_case, tmp_path, monkeypatch):
@@ -226,16 +423,16 @@ def test_an_entry_that_another_process_finished_meanwhile_is_taken(write_case, t
     dataset = write_case(image, label, values=(0, 3, 7))
     save, raced = np.save, []
 
-    def overtaken(path, array):
+    def overtaken(file, array):
         if not raced:
             raced.append(True)
             build(dataset, tmp_path / "cache")
-        save(path, array)
+        save(file, array)
 
     monkeypatch.setattr(np, "save", overtaken)
     (study,) = build(dataset, tmp_path / "cache")
     assert np.array_equal(study.image, image)
-    assert len(list((tmp_path / "cache").iterdir())) == 1
+    assert len(entries(tmp_path / "cache")) == 1
 
 
 def test_two_processes_can_build_the_same_entries_at_once(phantom, tmp_path):
@@ -246,7 +443,19 @@ def test_two_processes_can_build_the_same_entries_at_once(phantom, tmp_path):
     for process in processes:
         process.join()
     assert [process.exitcode for process in processes] == [0, 0]
-    assert len(list(tmp_path.iterdir())) == 2
+    assert len(entries(tmp_path)) == 2
+
+
+@pytest.mark.parametrize("file", ["study.json", "image.npy", "label.npy"])
+def test_a_damaged_entry_ends_in_one_line_that_names_it(phantom, tmp_path, file):
+    build(phantom, tmp_path)
+    entry = tmp_path / entries(tmp_path)[0]
+    (entry / file).write_bytes((entry / file).read_bytes()[:-9])
+    with pytest.raises(Unet4DError, match=r"is damaged .* delete it") as caught:
+        build(phantom, tmp_path)
+    assert str(entry) in str(caught.value)
+    shutil.rmtree(entry)
+    build(phantom, tmp_path)
 
 
 def test_a_study_sent_to_a_process_is_opened_there_and_not_sent(phantom, tmp_path):

@@ -2,29 +2,38 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import secrets
 import shutil
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
+import torch
+from torch.utils import data as torch_data
 from tqdm import tqdm
 
 from unet4d.config import DataConfig
+from unet4d.data.content import content_digests
 from unet4d.data.dataset import Case, Dataset, read_labelled, to_classes
+from unet4d.data.footprint import footprint, free_memory_bytes, processes, tell_room
+from unet4d.data.foreground import foreground_voxels
 from unet4d.data.grid import WorkingGrid
 from unet4d.data.normalisation import normalised
 from unet4d.errors import Unet4DError
 
 VERSION = 2
 """Raised whenever the same settings would give other arrays."""
-FOREGROUND_VOXELS = 10_000
-"""Voxels kept of each labelled frame and class, evenly spread, for patches to be centred on: as in nnU-Net."""
+MEMO = "digests.json"
+"""What the files of the studies were found to hold, beside the entries."""
+STALE_S = 3600.0
+"""What is half written and has not grown for so long was left by a process that is no more."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,8 +47,7 @@ class CachedStudy:
         image: (C, T, X, Y, Z) float32, normalised, on the working grid.
         label: (L, X, Y, Z) uint8, class indices of the labelled frames only.
         labelled_frames: the L frames the labels belong to, ascending.
-        foreground: (N, 5) int32, rows (l, class, x, y, z) of foreground voxels, sorted by l, then class, then place; at most
-            `FOREGROUND_VOXELS` of a frame and class.
+        foreground: (N, 5) int32, rows (l, class, x, y, z) of foreground voxels, sorted by l, then class, then place.
         spacing: (X, Y, Z) in mm.
         entry: the name of its folder in the cache, which changes with its files, its labelled frames and the settings.
     """
@@ -61,31 +69,107 @@ class CachedStudy:
 def cached_studies(
     cases: Sequence[Case], dataset: Dataset, config: DataConfig, plane_spacing_mm: float | None, root: Path
 ) -> list[CachedStudy]:
-    """The cases preprocessed, from `root` where they lie there already and else built, with a progress bar.
+    """The cases preprocessed, from `root` where they lie there already and else built, as many at once as memory allows.
 
-    An entry is named by its case and a digest of its files' sizes and times and of every setting that shapes it: a changed file or
-    setting makes a new entry. A killed build leaves nothing that looks whole.
+    An entry is named by its case and a digest of what its files hold and of every setting that shapes it: a changed file or setting
+    makes a new entry, a file that was touched, moved or copied does not. A killed build leaves nothing that looks whole, several
+    programs may build at once, and how much will be written is said beforehand.
 
     Raises:
-        InputError: a study or its label is not as the dataset says.
-        Unet4DError: the disk is full or not writable.
+        InputError: a study or its label is not as the dataset says; what was built before stays.
+        Unet4DError: the disk is full, will be full or is not writable; a process was killed.
     """
-    folders = [root / f"{case.name}-{_digest(case, dataset, config, plane_spacing_mm)}" for case in cases]
-    todo = [i for i, folder in enumerate(folders) if not folder.is_dir()]
-    for i in tqdm(todo, "preprocessing", unit="study", disable=None if todo else True):
-        _build(cases[i], dataset, config, plane_spacing_mm, folders[i])
+    files = [file for case in cases for file in case.files]
+    contents = content_digests(files, root / MEMO, config.workers or 1)
+    folders = [root / f"{c.name}-{_digest(c, dataset, config, plane_spacing_mm, contents)}" for c in cases]
+    missing = [i for i, folder in enumerate(folders) if not folder.is_dir()]
+    if missing:
+        _remove_stale(root)
+        todo = _Unbuilt([cases[i] for i in missing], dataset, config, plane_spacing_mm, [folders[i] for i in missing])
+        _build_all(todo, root)
     return [_open(case.name, folder) for case, folder in zip(cases, folders, strict=True)]
 
 
-def _digest(case: Case, dataset: Dataset, config: DataConfig, plane_spacing_mm: float | None) -> str:
-    files = [*case.images, *([case.label] if isinstance(case.label, Path) else (case.label or {}).values())]
-    stats = [(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+@dataclass(frozen=True)
+class _Unbuilt(torch_data.Dataset):
+    """Studies to preprocess; getting one builds its entry in whatever process, and gives what the user did wrong, if anything."""
+
+    cases: Sequence[Case]
+    dataset: Dataset
+    config: DataConfig
+    plane_spacing_mm: float | None
+    folders: Sequence[Path]
+
+    def __len__(self) -> int:
+        return len(self.cases)
+
+    def __getitem__(self, i: int) -> Unet4DError | None:
+        try:
+            _build(self.cases[i], self.dataset, self.config, self.plane_spacing_mm, self.folders[i])
+        except Unet4DError as error:
+            return error
+        return None
+
+
+def _build_all(todo: _Unbuilt, root: Path) -> None:
+    """Build the entries with a progress bar. After an error, those handed out are finished and no more begun."""
+    footprints = [footprint(case, todo.dataset, todo.config, todo.plane_spacing_mm) for case in todo.cases]
+    tell_room(footprints, root)
+    errors: list[Unet4DError] = []
+
+    def unless_failed() -> Iterator[int]:
+        for i in range(len(todo)):
+            if errors:
+                return
+            yield i
+
+    workers = processes(todo.config.workers or 0, footprints, free_memory_bytes())
+    building = torch_data.DataLoader(
+        todo,
+        batch_size=None,
+        sampler=unless_failed(),
+        num_workers=workers,
+        prefetch_factor=1 if workers else None,  # a worker has one study at a time
+        in_order=False,
+        generator=torch.Generator(),  # leaves the global one alone
+    )
+    try:
+        for error in tqdm(building, "preprocessing", len(todo), unit="study", disable=None):
+            errors += [error] if error else []
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise Unet4DError(
+            f"{root}: a process that preprocessed studies was killed, most often for want of memory; free memory, or lower "
+            "data.workers; what is done is kept"
+        ) from error
+    if errors:
+        raise errors[0]
+
+
+def _remove_stale(root: Path) -> None:
+    """Remove what killed processes left half written."""
+    for partial in root.glob(".*.partial.*"):
+        with contextlib.suppress(OSError):  # somebody else may remove it, too
+            newest = max(path.stat().st_mtime for path in (partial, *partial.glob("*")))
+            if time.time() - newest > STALE_S:
+                shutil.rmtree(partial) if partial.is_dir() else partial.unlink()
+
+
+def _digest(
+    case: Case,
+    dataset: Dataset,
+    config: DataConfig,
+    plane_spacing_mm: float | None,
+    contents: Mapping[Path, str],
+) -> str:
     shaping = [
         VERSION,
-        stats,
+        [contents[file] for file in case.files],
         case.labelled_frames,
         list(case.label) if isinstance(case.label, dict) else None,
         case.channels_last,
+        case.channel_kinds,
         dataset.label_values,
         plane_spacing_mm,
         config.slice_spacing_mm,
@@ -100,10 +184,11 @@ def _build(case: Case, dataset: Dataset, config: DataConfig, plane_spacing_mm: f
     grid = WorkingGrid.of(image.affine, image.grid, plane_spacing_mm, config.slice_spacing_mm)
     frames = np.flatnonzero(labelled)
     label = grid.label(to_classes(values[frames], dataset.label_values), len(dataset.class_names))
+    kinds = case.channel_kinds
     arrays = {
-        "image": normalised(grid.image(image.array), config.normalisation),
+        "image": normalised(grid.image(image.array, kinds, image.source or case.name), config.normalisation, kinds),
         "label": label,
-        "foreground": _foreground(label),
+        "foreground": foreground_voxels(label),
     }
     try:
         _write(arrays, {"labelled_frames": frames.tolist(), "spacing": list(grid.spacing)}, folder)
@@ -119,8 +204,10 @@ def _write(arrays: dict[str, np.ndarray], about: dict[str, Any], folder: Path) -
     try:
         temporary.mkdir(parents=True)
         for name, array in arrays.items():
-            np.save(temporary / f"{name}.npy", array)
-        (temporary / "study.json").write_text(json.dumps(about), encoding="utf-8")
+            with _synced(temporary / f"{name}.npy") as file:
+                np.save(file, array)
+        with _synced(temporary / "study.json") as file:
+            file.write(json.dumps(about).encode())
         try:
             os.replace(temporary, folder)
         except OSError:
@@ -130,24 +217,23 @@ def _write(arrays: dict[str, np.ndarray], about: dict[str, Any], folder: Path) -
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _foreground(label: np.ndarray) -> np.ndarray:
-    """Rows (l, class, x, y, z) of foreground voxels of (L, X, Y, Z), sorted by l, then class, then place."""
-    rows = [np.zeros((0, 5), np.int32)]
-    for row, frame in enumerate(label):
-        for class_ in np.unique(frame[frame > 0]):
-            voxels = np.argwhere(frame == class_)
-            if len(voxels) > FOREGROUND_VOXELS:
-                voxels = voxels[np.linspace(0, len(voxels) - 1, FOREGROUND_VOXELS).astype(int)]
-            place = np.broadcast_to([row, class_], (len(voxels), 2))
-            rows.append(np.hstack([place, voxels]).astype(np.int32))
-    return np.concatenate(rows)
+@contextlib.contextmanager
+def _synced(path: Path) -> Iterator[BinaryIO]:
+    """A file that is on the disk when it is closed: the entry's name shall not outlive a power cut that its arrays do not."""
+    with open(path, "wb") as file:
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _open(case: str, folder: Path) -> CachedStudy:
-    about = json.loads((folder / "study.json").read_text(encoding="utf-8"))
-    image, label, foreground = (
-        np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("image", "label", "foreground")
-    )
-    return CachedStudy(
-        case, image, label, tuple(about["labelled_frames"]), foreground, tuple(about["spacing"]), folder.name
-    )
+    """Raises Unet4DError where somebody has damaged the entry."""
+    try:
+        about = json.loads((folder / "study.json").read_text(encoding="utf-8"))
+        image, label, foreground = (
+            np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("image", "label", "foreground")
+        )
+        frames, spacing = tuple(about["labelled_frames"]), tuple(about["spacing"])
+    except (OSError, ValueError, KeyError, EOFError) as error:
+        raise Unet4DError(f"{folder} is damaged ({error}); delete it, and it will be built again") from error
+    return CachedStudy(case, image, label, frames, foreground, spacing, folder.name)

@@ -1,0 +1,63 @@
+"""What is drawn from which studies, and our loader that draws it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from unet4d.config import DataConfig, Size
+from unet4d.data.cache import cached_studies
+from unet4d.data.dataset import read_dataset
+from unet4d.data.sampling import ClipDataset, loader
+
+OURS, MILD, STRONG = "unet4d", "unet4d, mild augmentation", "unet4d, strong augmentation, of time too"
+ENDLESS = 10**6
+
+Feeds = dict[str, Callable[[int], Iterator[Tensor]]]
+"""By name: given the number of workers, the images of one batch after another, (B, ...), without end."""
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """What is drawn from which studies.
+
+    Attributes:
+        folder: the dataset.
+        cache: where our preprocessed studies lie.
+        patch: voxels (X, Y, Z).
+        frames: of a clip.
+        batch_size: clips.
+    """
+
+    folder: Path
+    cache: Path
+    patch: Size
+    frames: int
+    batch_size: int
+
+
+def our_config(drawn: Drawn, workers: int = 0) -> DataConfig:
+    """Settings of our loader, augmentation off."""
+    return DataConfig(patch_size=drawn.patch, frames=drawn.frames, augmentation="off", workers=workers)
+
+
+def ours(drawn: Drawn) -> Feeds:
+    """Our cache and loader: without augmentation, mild as by default, and strong."""
+    dataset, plain = read_dataset(drawn.folder), our_config(drawn)
+    studies = cached_studies(dataset.training, dataset, plain, None, drawn.cache)
+    strengths = {
+        OURS: plain,
+        MILD: DataConfig(patch_size=drawn.patch, frames=drawn.frames),
+        STRONG: DataConfig(
+            patch_size=drawn.patch, frames=drawn.frames, augmentation="strong", time_augmentation="strong"
+        ),
+    }
+
+    def feed(config: DataConfig, workers: int) -> Iterator[Tensor]:
+        clips = ClipDataset(studies, config, drawn.patch, dataset.cyclic, 0)
+        return (batch.image for batch in loader(clips, drawn.batch_size, 0, ENDLESS, workers, pin=False))
+
+    return {name: lambda workers, config=config: feed(config, workers) for name, config in strengths.items()}

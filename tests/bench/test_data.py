@@ -1,0 +1,211 @@
+"""The benchmark of loading data at toy sizes, and the arithmetic of what is read off it."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import signal
+import subprocess
+import time
+
+import numpy as np
+import pytest
+import torch
+
+from bench import data, data_feed, data_need
+from bench.__main__ import PARTS, print_table
+from bench.data_feed import Feed, Memory, delivered
+from bench.data_loaders import MILD, OURS, STRONG, Drawn, ours
+from bench.data_need import A100_FLOPS, need_table, step_seconds
+from bench.data_rivals import CACHE, READING, TUNED, RandFramesd, from_files, in_memory
+from bench.data_studies import write_studies
+from bench.measure import Rounds
+from unet4d.config import Config, ModelConfig
+from unet4d.data.dataset import read_dataset
+
+FORK = multiprocessing.get_context("fork")
+TINY = Config(model=ModelConfig(channels=[2, 4]))
+TOY = data.Sizes(2, 6, (24, 20, 4), (8, 8, 4), 3, 2, workers=(0, 2), rounds=1, seconds=0.0, config=TINY)
+NAMES = [OURS, MILD, STRONG, CACHE, TUNED, READING]
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory) -> Drawn:
+    """Two studies of 6 frames of 24 x 20 x 4."""
+    root = tmp_path_factory.mktemp("bench")
+    (root / "dataset").mkdir()
+    write_studies(root / "dataset", 2, 6, (24, 20, 4), 1, FORK)
+    return Drawn(root / "dataset", root / "cache", (8, 8, 4), 3, 2)
+
+
+def test_every_table_is_filled_printed_and_written(capsys):
+    assert "data" in PARTS
+    tables = data.run(TOY, "fork")
+    assert {name: len(rows) for name, rows in tables.items()} == {
+        "made": 1,
+        "clips": 2 * len(NAMES),
+        "need": 4 + torch.cuda.is_available(),
+        "bars": 4,
+    }
+    assert [row["loader"] for row in tables["clips"]] == 2 * NAMES
+    for table in tables.values():
+        print_table(table)
+        assert len({tuple(row) for row in table}) == 1
+    assert OURS in capsys.readouterr().out
+    json.dumps(tables, allow_nan=False)
+    (made,) = tables["made"]
+    assert made["cache told GB"] == pytest.approx(made["cache GB"], rel=0.2)  # headers and the memo weigh, so small
+    if os.path.exists("/proc/self/smaps_rollup"):
+        assert all(row["own MB"] > 1 for row in tables["clips"])
+
+
+def test_the_dataset_is_one_with_a_beating_structure(drawn):
+    dataset = read_dataset(drawn.folder)
+    first, second = (case.image().array for case in dataset.training)
+    assert first.shape == (1, 6, 24, 20, 4)
+    assert not np.array_equal(first, second)
+    assert dataset.training[0].labelled_frames == (0, 2)
+    assert dataset.cyclic
+
+
+@pytest.mark.parametrize("make", [ours, in_memory, from_files])
+def test_all_loaders_give_the_same_number_of_voxels_normalised(drawn, make):
+    for name, feed in make(drawn).items():
+        image = next(feed(0))
+        assert image.numel() == 2 * 3 * 8 * 8 * 4, name
+        assert len(image) == 2
+        assert image.dtype == torch.float32
+        assert -8 < image.min() < image.max() < 8
+    torch.set_num_threads(1)
+
+
+def test_clips_of_the_others_begin_anywhere_in_the_loop_and_go_round():
+    take = RandFramesd(("image", "label"), 4)
+    take.set_random_state(0)
+    loop = torch.arange(6).reshape(6, 1, 1, 1)
+    taken = [take({"image": loop, "label": 10 * loop}) for _ in range(40)]
+    assert {int(one["image"][0]) for one in taken} == set(range(6))
+    for one in taken:
+        assert torch.equal(one["image"].flatten().diff().remainder(6), torch.ones(3, dtype=torch.int64))
+        assert torch.equal(one["label"], 10 * one["image"])
+
+
+def test_the_clock_runs_from_the_first_batch_of_every_worker_to_as_many_of_each():
+    def batches():
+        time.sleep(0.1)  # starting up is not counted
+        for _ in range(100):
+            yield [0, 0]
+            time.sleep(0.01)
+
+    assert delivered(batches(), 3, 0.0) == pytest.approx(0.01 / 2, rel=0.3)
+
+
+class Shared(torch.utils.data.Dataset):
+    """Samples of 10 MB, handed over in shared memory."""
+
+    def __len__(self):
+        return 100
+
+    def __getitem__(self, i):
+        return torch.ones(10_000_000, dtype=torch.uint8)
+
+
+def ballast(drawn):
+    """A loader that holds 100 MB of its own, and one whose worker has two batches of 10 MB ready."""
+    ones = np.ones(100_000_000, np.uint8)
+
+    def endless(workers):
+        while True:
+            time.sleep(0.1)
+            yield ones[:1]
+
+    def shared(workers):
+        for batch in torch.utils.data.DataLoader(Shared(), 1, num_workers=1):
+            time.sleep(0.2)
+            yield batch
+
+    return {"own": endless, "shared": shared}
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/smaps_rollup"), reason="the system does not tell who holds what")
+def test_memory_is_that_of_the_process_of_those_below_it_and_of_the_batches_between_them(drawn):
+    feed = Feed(ballast, drawn, FORK)
+    try:
+        own = feed.memory("own", 0, 0.3)
+        assert own.own_mb > 100
+        shared = feed.memory("shared", 1, 0.5)
+        assert shared.own_mb - own.own_mb > 20
+        assert feed.process.pid in data_feed._tree(os.getpid())
+        assert data_feed._tree(feed.process.pid) == [feed.process.pid]
+    finally:
+        feed.close()
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/smaps_rollup"), reason="the system does not tell who holds what")
+def test_memory_that_is_shared_is_counted_once():
+    before, _ = data_feed.held(os.getpid())
+    batch = torch.ones(30_000_000, dtype=torch.uint8).share_memory_()
+    other = FORK.Process(target=time.sleep, args=(60,))
+    other.start()
+    try:
+        assert 25 < data_feed.held(os.getpid())[0] - before < 55
+    finally:
+        other.kill()
+        other.join()
+    assert batch[0] == 1
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/stat"), reason="the system does not tell who started whom")
+def test_a_tree_has_the_children_of_children():
+    outer = subprocess.Popen(["sh", "-c", "sleep 60 & echo $!; wait"], stdout=subprocess.PIPE, text=True)
+    inner = int(outer.stdout.readline())
+    try:
+        assert {os.getpid(), outer.pid, inner} <= set(data_feed._tree(os.getpid()))
+        assert data_feed._tree(outer.pid) == [outer.pid, inner]
+    finally:
+        os.kill(inner, signal.SIGKILL)
+        outer.wait()
+
+
+def test_what_a_step_asks_for_is_its_batch_over_its_seconds(drawn, monkeypatch):
+    monkeypatch.setattr(data_need, "training_memory", lambda *_, **__: type("Step", (), {"flops": A100_FLOPS / 10}))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    rows = need_table(drawn, {"fast": 30.0, "slow": 4.0})
+    assert [row["ms / step"] for row in rows] == pytest.approx([100, 200, 400, 1000])
+    assert [row["clips / s"] for row in rows] == pytest.approx([20, 10, 5, 2])
+    assert [(row["workers: fast"], row["workers: slow"]) for row in rows] == [(1, 5), (1, 3), (1, 2), (1, 1)]
+
+
+def test_a_step_can_be_timed(drawn):
+    assert 0 < step_seconds(data_need._resolved(TINY, drawn), torch.device("cpu")) < 5
+
+
+def test_fewer_studies_are_made_where_room_is_short(capsys):
+    voxels = 6 * 24 * 20 * 4
+    assert data.fitting(TOY, 10**9, 10**9) == TOY
+    assert capsys.readouterr().out == ""
+    assert data.fitting(TOY, 1.5 * data.DISK_BYTES * voxels, 10**9).studies == 1
+    assert data.fitting(TOY, 10**9, 0).studies == 1
+    assert "1 studies in place of 2" in capsys.readouterr().out
+
+
+def made_up(workers: int, ours: float, theirs: float, tuned: float, reading: float, held: float) -> list[dict]:
+    seconds = {OURS: ours, MILD: 1.0, STRONG: 1.0, CACHE: theirs, TUNED: tuned, READING: reading}
+    memory = {(name, workers): Memory(held if name == OURS else 1000.0, None) for name in seconds}
+    return data.clips_table({workers: Rounds({name: [s, s] for name, s in seconds.items()})}, memory)
+
+
+def test_a_bar_is_held_against_the_worst_number_of_workers():
+    rows = made_up(1, 0.1, 0.2, 0.15, 3.0, 50.0) + made_up(4, 0.1, 0.12, 0.09, 1.9, 120.0)
+    bars = data.data_bars(rows)
+    assert [row["measured"] for row in bars] == pytest.approx([19, 1.2, 0.9, 0.12])
+    assert [row["met"] for row in bars] == ["no", "yes", "no", "no"]
+    assert rows[0]["clips / s"] == pytest.approx(10)
+
+
+def test_memory_that_nobody_tells_is_not_met():
+    rows = made_up(1, 0.1, 0.2, 0.15, 3.0, 50.0)
+    for row in rows:
+        row["own / CacheDataset"] = None
+    assert data.data_bars(rows)[-1]["met"] == "no"

@@ -1,0 +1,106 @@
+"""What preprocessing takes: bytes of hand-made grids, processes that fit, and the memory that is free."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from unet4d.config import DataConfig
+from unet4d.data import footprint as module
+from unet4d.data.footprint import Footprint, footprint, free_memory_bytes, processes, tell_room
+from unet4d.errors import Unet4DError
+
+GB = 10**9
+
+
+def of(dataset, config=None, plane=None) -> Footprint:
+    return footprint(dataset.training[0], dataset, config or DataConfig(), plane)
+
+
+def test_bytes_on_disk_are_those_of_image_and_labelled_frames(write_case):
+    dataset = write_case(np.zeros((2, 3, 40, 20, 10)), np.zeros((3, 40, 20, 10), np.uint8), labelled_frames=[1])
+    image, label, foreground = 4 * 2 * 3 * 8000, 8000, 20 * 0.05 * 8000
+    assert of(dataset).disk_bytes == image + label + foreground
+    finer = of(dataset, DataConfig(slice_spacing_mm=4.0), 0.5)  # 80 x 40 x 20
+    assert finer.disk_bytes == 8 * of(dataset).disk_bytes
+    assert finer.memory_bytes > of(dataset).memory_bytes
+
+
+def test_a_large_class_takes_no_more_than_what_is_kept_of_it(write_case, monkeypatch):
+    monkeypatch.setattr(module, "FOREGROUND_VOXELS", 5)
+    dataset = write_case(np.zeros((1, 1, 40, 20, 10)), np.zeros((1, 40, 20, 10), np.uint8))
+    assert of(dataset).disk_bytes == 4 * 8000 + 8000 + 20 * 5
+
+
+def test_channels_along_the_fourth_axis_are_not_frames(write_case):
+    dataset = write_case(np.zeros((1, 3, 4, 4, 4)), np.zeros((3, 4, 4, 4), np.uint8))
+    case = replace(dataset.training[0], channels_last=True, channels=3)
+    assert footprint(case, dataset, DataConfig(), None).disk_bytes == 4 * 3 * 64 + 64 + int(20 * 0.05 * 64)
+
+
+@pytest.mark.parametrize(
+    ("workers", "needed", "free", "wanted"),
+    [
+        (8, [1, 1, 1], 100, 3),  # no more than there are studies
+        (2, [1] * 9, 100, 2),
+        (8, [4] * 9, 20, 4),  # four fifths of 20 are used
+        (8, [1, 1, 12, 1, 4], 20, 2),  # the largest could meet
+        (8, [40, 1], 20, 1),  # one must do
+        (8, [4] * 9, math.inf, 8),
+        (0, [1], 100, 0),
+    ],
+)
+def test_as_many_processes_as_fit_the_memory_with_the_largest_studies(workers, needed, free, wanted):
+    studies = [Footprint(0, size * GB) for size in needed]
+    assert processes(workers, studies, free * GB) == wanted
+
+
+def test_the_room_is_told(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(module.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 120 * GB}))
+    tell_room([Footprint(GB, 0), Footprint(int(2.4 * GB), 0)], tmp_path / "a" / "b")
+    assert capsys.readouterr().out == f"preprocessing 2 studies into {tmp_path}/a/b: 3.4 GB, 120.0 GB free\n"
+    with pytest.raises(Unet4DError, match=r"needs 121\.0 GB for 1 study to preprocess, and 120\.0 GB are free"):
+        tell_room([Footprint(121 * GB, 0)], tmp_path)
+
+
+def groups(root, limits):
+    """A tree of control groups, outermost first: (name, limit, used, pages that can be dropped)."""
+    folder = root
+    for name, limit, used, pages in limits:
+        folder = folder / name
+        folder.mkdir(exist_ok=True)
+        (folder / "memory.max").write_text(f"{limit}\n")
+        (folder / "memory.current").write_text(f"{used}\n")
+        (folder / "memory.stat").write_text(f"anon 5\ninactive_file {pages}\n")
+    return folder
+
+
+def test_a_control_groups_limit_counts_and_that_of_those_around_it(tmp_path):
+    own, root = tmp_path / "cgroup", tmp_path / "sys"
+    root.mkdir()
+    groups(root, [("job", 100, 60, 10), ("step", "max", 60, 10), ("task", 80, 30, 4)])
+    own.write_text("1:name=systemd:/x\n0::/job/step/task\n")
+    assert list(module._groups_free(own, root)) == [54, 50]
+    own.write_text("0::/\n")
+    assert list(module._groups_free(own, root)) == []
+    assert list(module._groups_free(tmp_path / "none", root)) == []
+
+
+def test_a_group_outside_of_what_is_seen_is_the_root(tmp_path):
+    groups(tmp_path, [("sys", 100, 60, 0)])
+    (tmp_path / "memory.max").write_text("1")  # beyond the root, nobody's business
+    (tmp_path / "cgroup").write_text("0::/../..\n")
+    assert list(module._groups_free(tmp_path / "cgroup", tmp_path / "sys")) == [40]
+
+
+def test_what_the_system_has_available_is_read_in_kibibytes(tmp_path):
+    (tmp_path / "meminfo").write_text("MemTotal: 100 kB\nMemFree: 1 kB\nMemAvailable: 7 kB\nHugePages_Total: 0\n")
+    assert list(module._system_free(tmp_path / "meminfo")) == [7 * 1024]
+    assert list(module._system_free(tmp_path / "none")) == []
+
+
+def test_free_memory_is_a_positive_number_here():
+    assert free_memory_bytes() > 0

@@ -1,0 +1,115 @@
+"""What preprocessing studies takes on disk and in memory, known from their headers, and whether there is room."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from unet4d.config import DataConfig
+from unet4d.data.dataset import Case, Dataset
+from unet4d.data.foreground import FOREGROUND_VOXELS
+from unet4d.data.grid import WorkingGrid
+from unet4d.data.nifti import affine_of, read_header
+from unet4d.data.normalisation import SAMPLE
+from unet4d.errors import Unet4DError
+
+FOREGROUND_SHARE = 0.05
+"""Of a frame, what one class is taken to fill."""
+USABLE = 0.8
+"""Share of the free memory that is given to studies being preprocessed."""
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """What one study takes.
+
+    Attributes:
+        disk_bytes: of its entry in the cache.
+        memory_bytes: at most while it is preprocessed.
+    """
+
+    disk_bytes: int
+    memory_bytes: int
+
+
+def footprint(case: Case, dataset: Dataset, config: DataConfig, plane_spacing_mm: float | None) -> Footprint:
+    """The footprint of a case on the working grid; opens its header alone. Raises InputError as `read_header`."""
+    header, (frames, *native) = read_header(case.images[0])
+    grid = WorkingGrid.of(affine_of(header), native, plane_spacing_mm, config.slice_spacing_mm)
+    frames = 1 if case.channels_last else frames
+    labelled = frames if case.labelled_frames is None else len(case.labelled_frames)
+    before, after = math.prod(native), math.prod(grid.shape)
+    image, resampled = (4 * case.channels * frames * voxels for voxels in (before, after))
+    rows = min(FOREGROUND_VOXELS, FOREGROUND_SHARE * after) * (len(dataset.labels) - 1)
+    disk = resampled + labelled * (after + 20 * rows)
+    # Of the image three copies: as read, turned, resampled; or as read, resampled, normalised. Beside it the label before and
+    # after, one frame of a class, and what percentiles are taken from.
+    copies = max(2 * image + resampled, image + 2 * resampled)
+    memory = copies + frames * before + labelled * after + 24 * after + 16 * SAMPLE
+    return Footprint(int(disk), memory)
+
+
+def processes(workers: int, footprints: Sequence[Footprint], free_bytes: float) -> int:
+    """How many of `workers` may preprocess at once, so that even the largest studies fit together; one must do in any case.
+
+    0: there are no workers, the main process does it.
+    """
+    largest = sorted((study.memory_bytes for study in footprints), reverse=True)
+    fitting = sum(total <= USABLE * free_bytes for total in itertools.accumulate(largest))
+    return min(workers, max(1, fitting))
+
+
+def tell_room(footprints: Sequence[Footprint], root: Path) -> None:
+    """Say what will be written to `root`, which need not be there yet, and what is free. Raises Unet4DError for too little."""
+    nearest = next(path for path in (root, *root.absolute().parents) if path.is_dir())
+    needed, free = sum(study.disk_bytes for study in footprints), shutil.disk_usage(nearest).free
+    studies = "1 study" if len(footprints) == 1 else f"{len(footprints)} studies"
+    if needed > free:
+        raise Unet4DError(
+            f"{root} needs {_amount(needed)} for {studies} to preprocess, and {_amount(free)} are free; free space there, or set "
+            "data.cache_dir to a folder on another disk"
+        )
+    print(f"preprocessing {studies} into {root}: {_amount(needed)}, {_amount(free)} free", flush=True)
+
+
+def _amount(size: int) -> str:
+    return f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"
+
+
+def free_memory_bytes() -> float:
+    """Memory that can still be taken: of the system, and of the control groups (a container, a batch job) around this process.
+
+    Infinite where the system does not say (only Linux does).
+    """
+    return min((*_system_free(), *_groups_free()), default=math.inf)
+
+
+def _system_free(meminfo: Path = Path("/proc/meminfo")) -> Iterator[int]:
+    for name, amount in _pairs(meminfo):
+        if name == "MemAvailable:":
+            yield 1024 * amount
+
+
+def _groups_free(own: Path = Path("/proc/self/cgroup"), root: Path = Path("/sys/fs/cgroup")) -> Iterator[int]:
+    """What each control group (version 2) from this process's own up to the root leaves; page cache counts as free."""
+    if not own.exists():
+        return
+    mine = next((line[3:] for line in own.read_text().splitlines() if line.startswith("0::")), "/")
+    folder = root / os.path.normpath(mine).lstrip("/")
+    for group in (folder, *folder.parents):
+        limit = group / "memory.max"
+        if group.is_relative_to(root) and limit.exists() and (most := limit.read_text().strip()) != "max":
+            pages = dict(_pairs(group / "memory.stat")).get("inactive_file", 0)
+            yield int(most) - int((group / "memory.current").read_text()) + pages
+
+
+def _pairs(path: Path) -> Iterator[tuple[str, int]]:
+    """Name and number of each line of a file of the kernel's; none where it is missing."""
+    for line in path.read_text().splitlines() if path.exists() else []:
+        name, amount, *_ = line.split()
+        yield name, int(amount)
