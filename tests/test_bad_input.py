@@ -163,7 +163,11 @@ def test_predict_tells_it_of_a_single_file(command, model_file, own_phantom, tmp
 def test_predict_tells_a_folder_without_studies(command, model_file, tmp_path, make):
     if make:
         (tmp_path / "in").mkdir()
-    words = "in holds no .nii or .nii.gz file; give" if make else "in is missing; give a NIfTI file, a folder of them"
+    words = (
+        "in holds no .nii or .nii.gz file, and nothing that"
+        if make
+        else "in is missing; give a NIfTI file, a folder of them"
+    )
     told(command("predict", model_file(), "-i", tmp_path / "in", "-o", tmp_path / "out"), words)
     assert not (tmp_path / "out").exists()
 

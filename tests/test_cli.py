@@ -93,7 +93,9 @@ def test_the_console_script_gives_the_exit_code():
     done = subprocess.run([script, "predct"], capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert done.stdout == ""
-    assert done.stderr.startswith("unet4d: 'predct' is not a command; wanted one of phantom, plan, train, predict")
+    assert done.stderr.startswith(
+        "unet4d: 'predct' is not a command; wanted one of phantom, convert, verify, plan, train"
+    )
 
 
 @pytest.mark.parametrize(
@@ -172,7 +174,7 @@ def test_the_command_line_wins_over_files_wherever_it_stands_and_a_later_file_ov
 
 def test_what_is_not_given_has_the_default_of_the_config(command, train_called):
     command("train", "--dataset", "d", "--out", "r")
-    assert train_called == [("d", "r", Config(), "auto", False)]
+    assert train_called == [("d", "r", Config(), "auto", False, False)]
 
 
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.name)

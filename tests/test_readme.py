@@ -24,7 +24,15 @@ def fenced(language: str) -> str:
 
 
 def test_every_command_is_shown():
-    assert {line.split()[1] for line in COMMANDS} == {"plan", "train", "predict", "evaluate", "report"}
+    assert {line.split()[1] for line in COMMANDS} == {
+        "convert",
+        "verify",
+        "plan",
+        "train",
+        "predict",
+        "evaluate",
+        "report",
+    }
 
 
 @pytest.mark.parametrize("line", COMMANDS)
@@ -69,6 +77,6 @@ def test_files_and_links_it_names_are_there():
 def test_every_module_stands_in_the_tree_of_rooms():
     tree = README.split("## Rooms")[1]
     modules = [p for p in (ROOT / "unet4d").rglob("*.py") if not p.name.startswith("__")]
-    inside = {"phantom", "pictures"}  # named as folders
+    inside = {"phantom", "pictures", "convert", "dicom", "verification", "augmentation"}  # named as folders
     absent = [p.name for p in modules if p.parent.name not in inside and p.name not in tree]
     assert not absent

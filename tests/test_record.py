@@ -8,9 +8,16 @@ import json
 import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.summary.writer import event_file_writer
 
 from unet4d.errors import Unet4DError
 from unet4d.record import BOARD, LOG, Record
+
+
+@pytest.fixture(autouse=True)
+def few_files(monkeypatch):
+    """TensorBoard reads the files of one second in the order of their names, and 10 comes before 9 there."""
+    monkeypatch.setattr(event_file_writer, "_global_uid", event_file_writer.AtomicCounter(0))
 
 
 def recorded(folder, first: int, last: int, epochs_done: int = 0, loss: float = 0.5) -> None:

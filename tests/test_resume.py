@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import unet4d.trainer
+from unet4d.data.image4d import read_image, write_image
 from unet4d.model.checkpoint import BEST, LAST, load_checkpoint, save_checkpoint
 from unet4d.model.step import TrainingStep
 from unet4d.record import BOARD, LOG
@@ -190,7 +191,10 @@ def test_resuming_with_other_studies_is_refused(command, own_phantom, tiny_optio
     settings = ["--dataset", own_phantom, "--out", tmp_path / "run", *tiny_options]
     assert command("train", *settings).code == 0
     image = next((own_phantom / "images").iterdir())
-    os.utime(image, (1, 1))
+    os.utime(image, (1, 1))  # the same content, copied say: the same studies
+    assert command("train", *settings, "--resume").code == 0
+    study = read_image(image)
+    write_image(image, np.flip(study.array[0], 1).astype(np.int16), like=study)
     done = command("train", *settings, "--resume")
     assert done.code == 2
     assert f"--resume with other studies, such as {image.name.split('.')[0]}-" in done.line

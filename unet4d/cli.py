@@ -35,6 +35,13 @@ _OUT_OF_MEMORY = {
 }
 
 
+_PATTERN = (
+    r"regular expression that finds subject and frame in a name: '(?P<subject>.+)_frame(?P<frame>\d+)' (nnunet, frames)"
+)
+_SKIP_VERIFY = "do not look for faults of the dataset first, as unet4d verify does"
+_WITH_IDS = "name studies by the patients' ids, which are left out otherwise (dicom)"
+
+
 class _Command(NamedTuple):
     """One command: what it does, how it is called, the options it adds, and what runs it."""
 
@@ -163,15 +170,24 @@ def _overview() -> str:
 def _phantom_options(parser: ArgumentParser) -> None:
     parser.add_argument("--out", type=str, required=True, help="folder to write the dataset to; a new or empty one")
     parser.add_argument("--subjects", type=int, required=True, help="number of subjects, one study each")
-    parser.add_argument("--frames", type=int, required=True, help="frames of each study, one heart beat")
+    parser.add_argument("--frames", type=int, required=True, help="frames of each study, such as one heart beat")
+    parser.add_argument(
+        "--kind",
+        choices=["cine", "flow", "dce"],
+        default="cine",
+        help="a beating heart; 4D flow of the great vessels; contrast uptake of the kidneys, with a T1 map",
+    )
     parser.add_argument(
         "--labelled",
         choices=["all", "two"],
         default="all",
-        help="label every frame, or end-diastole and end-systole only",
+        help="label every frame, or two only, such as end-diastole and end-systole",
     )
     parser.add_argument(
-        "--ambiguous", type=float, default=0.0, help="share of frames whose own image does not suffice, 0 to below 0.5"
+        "--ambiguous",
+        type=float,
+        default=0.0,
+        help="cine: share of frames whose own image does not suffice, 0 to below 0.5",
     )
     parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same studies")
 
@@ -180,7 +196,9 @@ def _phantom(options: Namespace) -> None:
     from unet4d.data.phantom import write_phantom
 
     o = options
-    path = write_phantom(o.out, o.subjects, o.frames, labelled=o.labelled, ambiguous=o.ambiguous, seed=o.seed)
+    path = write_phantom(
+        o.out, o.subjects, o.frames, labelled=o.labelled, ambiguous=o.ambiguous, seed=o.seed, kind=o.kind
+    )
     print(f"{o.subjects} studies of {o.frames} frames: {path}")
 
 
@@ -191,6 +209,7 @@ def _train_options(parser: ArgumentParser) -> None:
     )
     parser.add_argument("--device", type=str, default="auto", help="auto, cpu, cuda or cuda:N")
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint in --out")
+    parser.add_argument("--skip_verify", action="store_true", help=_SKIP_VERIFY)
     _settings(parser)
 
 
@@ -218,14 +237,19 @@ def _train(options: Namespace) -> None:
 
     from unet4d.train import train
 
-    path = train(options.dataset, options.out, config, options.device, options.resume)
+    path = train(options.dataset, options.out, config, options.device, options.resume, options.skip_verify)
     print(f"best model: {path}")
 
 
 def _predict_options(parser: ArgumentParser) -> None:
     parser.add_argument("model", type=str, help="run folder (its best checkpoint is taken) or checkpoint file")
     parser.add_argument(
-        "-i", "--input", type=str, nargs="+", required=True, help="NIfTI files, folders of them, or dataset folders"
+        "-i",
+        "--input",
+        type=str,
+        nargs="+",
+        required=True,
+        help="NIfTI files, folders of them, dataset folders, or what unet4d convert reads",
     )
     parser.add_argument(
         "-o", "--out", type=str, required=True, help="folder for <case>.nii.gz, volumes.csv, prediction.json"
@@ -241,6 +265,14 @@ def _predict_options(parser: ArgumentParser) -> None:
         "--held_out", action="store_true", help="of dataset folders: the cases that the model's run was validated on"
     )
     parser.add_argument("--time", choices=["cyclic", "open"], help="default: as the dataset or the model says")
+    parser.add_argument(
+        "--kind",
+        choices=["auto", "acdc", "nnunet", "frames", "sequence", "dicom"],
+        default="auto",
+        help="layout of the inputs, as of unet4d convert",
+    )
+    parser.add_argument("--pattern", type=str, help=_PATTERN)
+    parser.add_argument("--with_ids", action="store_true", help=_WITH_IDS)
     parser.add_argument("--overlap", type=float, help="share of a window its neighbour covers; default: the model's")
     parser.add_argument("--sw_batch_size", type=int, help="windows computed at once; default: the model's")
     parser.add_argument(
@@ -252,6 +284,7 @@ def _predict_options(parser: ArgumentParser) -> None:
 
 
 def _predict(options: Namespace) -> None:
+    from unet4d.data.convert import Options
     from unet4d.predict import predict
 
     o = options
@@ -266,6 +299,8 @@ def _predict(options: Namespace) -> None:
         precision=o.precision,
         cases=o.cases,
         held_out=o.held_out,
+        kind=o.kind,
+        options=Options(pattern=o.pattern, with_ids=o.with_ids),
     )
     print(f"{len(written)} label map{'s' * (len(written) > 1)} and volumes.csv: {o.out}")
 
@@ -312,6 +347,56 @@ def _report(options: Namespace) -> None:
     print(f"report: {page}")
 
 
+def _convert_options(parser: ArgumentParser) -> None:
+    parser.add_argument("kind", type=str, help="acdc, nnunet, frames, sequence or dicom")
+    parser.add_argument("source", type=str, help="the folder (or file) to read; nothing in it is changed")
+    parser.add_argument("--out", type=str, required=True, help="folder to write the dataset to; a new or empty one")
+    parser.add_argument("--pattern", type=str, help=_PATTERN)
+    parser.add_argument(
+        "--labels",
+        type=dict[str, int],
+        help="values of classes by name, '{left ventricle: 1}', where the files do not say",
+    )
+    parser.add_argument(
+        "--time",
+        choices=["cyclic", "open"],
+        help="cyclic: the last frame leads into the first; open: it does not; default: as the source says",
+    )
+    parser.add_argument(
+        "--frame_duration_s", type=float, help="seconds from frame to frame, where the files do not say"
+    )
+    parser.add_argument(
+        "--channels",
+        type=dict[str, str],
+        help="name of each channel and what it holds, signal or velocity X, '{magnitude: signal, vx: velocity X}'",
+    )
+    parser.add_argument("--with_ids", action="store_true", help=_WITH_IDS)
+    parser.add_argument("--name", type=str, help="of the dataset; default: the source's")
+
+
+def _convert(options: Namespace) -> None:
+    from unet4d.convert import convert
+    from unet4d.data.convert import Options
+
+    o = options
+    said = Options(o.pattern, o.labels, o.time, o.frame_duration_s, o.with_ids, o.channels)
+    convert(o.kind, o.source, o.out, said, name=o.name)
+
+
+def _verify_options(parser: ArgumentParser) -> None:
+    parser.add_argument("dataset", type=str, help="dataset folder, with dataset.json; exit code 2 where it has errors")
+    parser.add_argument("--json", action="store_true", help="print one JSON object: faults and fingerprint")
+    parser.add_argument(
+        "--out", type=str, help="a JSON file for the fingerprint, beside the one that is kept for plan and train"
+    )
+
+
+def _verify(options: Namespace) -> None:
+    from unet4d.verify import verify
+
+    verify(options.dataset, options.out, options.json)
+
+
 def _plan_options(parser: ArgumentParser) -> None:
     parser.add_argument("dataset", type=str, help="dataset folder, with dataset.json")
     parser.add_argument(
@@ -322,6 +407,7 @@ def _plan_options(parser: ArgumentParser) -> None:
         help="the GPU's size in GB, such as 24, 40 or 80; auto: what is free of the GPU here now",
     )
     parser.add_argument("--out", type=str, default="plan.yaml", help="the YAML file; an older plan there is replaced")
+    parser.add_argument("--skip_verify", action="store_true", help=_SKIP_VERIFY)
     _settings(parser)
 
 
@@ -330,7 +416,7 @@ def _plan(options: Namespace) -> None:
 
     from unet4d.plan import plan
 
-    made = plan(options.dataset, options.out, config, options.gpu_memory)
+    made = plan(options.dataset, options.out, config, options.gpu_memory, options.skip_verify)
     print(made.text)
     print(
         f"written: {made.path}; train with it: unet4d train --dataset {options.dataset} --out RUN --config {made.path}"
@@ -339,12 +425,33 @@ def _plan(options: Namespace) -> None:
 
 _COMMANDS = {
     "phantom": _Command(
-        "make a dataset of beating hearts with exact labels, to try everything on",
+        "make a dataset with exact labels, to try everything on: beating hearts, 4D flow, contrast uptake",
         "--out DIR --subjects N --frames T [options]",
         "  unet4d phantom --out heart --subjects 8 --frames 10\n"
-        "  unet4d phantom --out sparse --subjects 8 --frames 10 --labelled two --ambiguous 0.2",
+        "  unet4d phantom --out sparse --subjects 8 --frames 10 --labelled two --ambiguous 0.2\n"
+        "  unet4d phantom --out vessels --subjects 8 --frames 20 --kind flow",
         _phantom_options,
         _phantom,
+    ),
+    "convert": _Command(
+        "make a dataset of what scanners, 3D Slicer, challenges and nnU-Net leave",
+        "KIND SOURCE --out DIR [options]",
+        "  unet4d convert acdc database --out acdc               (patientNNN/patientNNN_4d.nii.gz and _frameXX_gt.nii.gz)\n"
+        "  unet4d convert nnunet Dataset027_ACDC --out acdc      (imagesTr, labelsTr; --pattern joins the frames of a subject)\n"
+        "  unet4d convert frames slicer --out airway             (folders of 3D .nrrd, .seg.nrrd or .nii.gz, one a frame)\n"
+        "  unet4d convert sequence slicer --out airway           (3D Slicer's .seq.nrrd)\n"
+        "  unet4d convert dicom scans --out cine --time cyclic   (cine and dynamic series, single-frame or enhanced)",
+        _convert_options,
+        _convert,
+    ),
+    "verify": _Command(
+        "find every fault of a dataset in one pass, and say what its studies are like",
+        "DATASET [--json] [--out FILE]",
+        "  unet4d verify heart\n"
+        "  unet4d verify heart --json                (for programs: faults and fingerprint on stdout)\n"
+        "  unet4d verify heart --out heart.json      (the fingerprint as a file of its own)",
+        _verify_options,
+        _verify,
     ),
     "plan": _Command(
         "choose the settings of a training that fits a GPU, and say why",

@@ -5,16 +5,18 @@ from __future__ import annotations
 import math
 import os
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
 
 from unet4d.candidates import Counts, candidates
-from unet4d.config import FRAMES, Config, MemoryConfig
-from unet4d.data.dataset import read_dataset, split_cases
+from unet4d.config import FRAMES, Config, DataConfig, MemoryConfig
+from unet4d.data.clip_frames import most_labelled
+from unet4d.data.dataset import cache_dir, split_cases
 from unet4d.data.dataset_json import Case
 from unet4d.data.fingerprint import Fingerprint, fingerprint
-from unet4d.data.sampling import most_labelled
+from unet4d.data.verification.ready import ready
 from unet4d.errors import InputError
 from unet4d.model.device import find_device
 from unet4d.model.fitting import CONTEXT_BYTES, GB, SPARE_SHARE, Fit, described, free_bytes
@@ -64,15 +66,20 @@ class _Card:
 
 
 def plan(
-    dataset: str | os.PathLike[str], out: str | os.PathLike[str], config: Config, gpu_memory: str | float = "auto"
+    dataset: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    config: Config,
+    gpu_memory: str | float = "auto",
+    skip_verify: bool = False,
 ) -> Plan:
-    """Choose what sees most of the studies and fits the GPU, and write it as YAML. Of the studies only the headers are read.
+    """Choose what sees most of the studies and fits the GPU, and write it as YAML.
 
     Args:
         dataset: folder with dataset.json.
         out: the YAML file; a new one, or an older plan.
         config: what it sets is kept; what it leaves out is chosen.
         gpu_memory: the GPU's size in GB, or "auto" for what is free of the GPU here now.
+        skip_verify: do not look for faults; of the studies only the headers are read.
 
     Raises:
         InputError: the dataset, the configuration or the size is not usable, or nothing fits.
@@ -80,13 +87,12 @@ def plan(
     """
     out, card = Path(out), _card(gpu_memory)
     check_replaceable(out)
-    studies = read_dataset(dataset)
+    studies, known = ready(dataset, lambda root: cache_dir(root, config.data.cache_dir), skip_verify)
     cases = sum(split_cases(studies, config.fold, config.data.folds, config.seed, config.data.held_out), ())
-    seen = fingerprint(cases, config.data)
+    seen = fingerprint(cases, config.data, known)
     options = candidates(config, seen)
-    counts = Counts(
-        len(studies.channel_names), len(studies.labels), lambda n: _labelled(cases, seen, n), card.budget_bytes
-    )
+    labelled = partial(_labelled, cases, seen, cyclic=studies.cyclic, config=config.data)
+    counts = Counts(len(studies.channel_names), len(studies.labels), labelled, card.budget_bytes)
     with counts.bar:
         place, fit = _chosen(options, counts, card, config)
         larger = Choice(options[place - 1], counts.leanest(options[place - 1])) if place else None
@@ -129,13 +135,15 @@ def _card(gpu_memory: str | float) -> _Card:
     return _Card(f"a GPU of {size_gb:g} GB", int(size_gb * GB) - CONTEXT_BYTES, True, warning)
 
 
-def _labelled(cases: tuple[Case, ...], seen: Fingerprint, frames: int) -> int:
+def _labelled(cases: tuple[Case, ...], seen: Fingerprint, frames: int, cyclic: bool, config: DataConfig) -> int:
     """The most frames of a clip of any study that are labelled."""
     known = [
         n if case.labelled_frames is None else len(case.labelled_frames)
         for case, n in zip(cases, seen.frame_counts, strict=True)
     ]
-    return max(most_labelled(frames, n, labelled) for n, labelled in zip(seen.frame_counts, known, strict=True))
+    return max(
+        most_labelled(frames, n, labelled, cyclic, config) for n, labelled in zip(seen.frame_counts, known, strict=True)
+    )
 
 
 def _chosen(options: list[Config], counts: Counts, card: _Card, given: Config) -> tuple[int, Fit]:

@@ -12,8 +12,9 @@ import yaml
 
 from unet4d.config import FRAMES, Config
 from unet4d.data.cache import CachedStudy, cached_studies
-from unet4d.data.dataset import read_dataset, split_cases
-from unet4d.data.sampling import most_labelled
+from unet4d.data.clip_frames import most_labelled
+from unet4d.data.dataset import cache_dir, split_cases
+from unet4d.data.verification.ready import ready
 from unet4d.errors import InputError
 from unet4d.files import check_writable, write_text
 from unet4d.model.checkpoint import BEST, LAST, Task, load_checkpoint
@@ -33,6 +34,7 @@ def train(
     config: Config,
     device: str = "auto",
     resume: bool = False,
+    skip_verify: bool = False,
 ) -> Path:
     """Train a network on the folds' other subjects and validate it on the fold's.
 
@@ -42,6 +44,7 @@ def train(
         config: what to do; what it leaves out is derived from the studies.
         device: "auto", "cpu", "cuda" or "cuda:N".
         resume: go on from `checkpoint_last.pt` in `out_dir`.
+        skip_verify: do not look for faults of the dataset first.
 
     Returns:
         The best checkpoint's path; on ties and without scores, the latest one.
@@ -52,16 +55,18 @@ def train(
     """
     out_dir = Path(out_dir)
     where = find_device(device)
-    studies = read_dataset(dataset)
+    _check_out(out_dir, resume)
+    studies, known = ready(dataset, lambda root: cache_dir(root, config.data.cache_dir, out_dir / "cache"), skip_verify)
     training, validation = split_cases(studies, config.fold, config.data.folds, config.seed, config.data.held_out)
-    config = resolved(config, (*training, *validation), where)
+    config = resolved(config, (*training, *validation), where, known)
     subjects = tuple(sorted({case.subject for case in validation}))
     task = Task(dict(studies.labels), studies.channel_names, studies.cyclic, subjects, studies.channel_kinds)
-    saved = _saved_run(out_dir, config, task, resume)
-    check_writable(out_dir)
+    saved = _saved_run(out_dir, config, task) if resume else None
 
-    cache, plane = _cache_dir(config, studies.root, out_dir), config.data.plane_spacing_mm
-    learnt, held_out = (cached_studies(c, studies, config.data, plane, cache) for c in (training, validation))
+    cache, plane = cache_dir(studies.root, config.data.cache_dir, out_dir / "cache"), config.data.plane_spacing_mm
+    assert cache is not None
+    cached = cached_studies((*training, *validation), studies, config.data, plane, cache)
+    learnt, held_out = cached[: len(training)], cached[len(training) :]
     # Only now, when every study has been read: a bad one leaves no run behind.
     write_text(out_dir / CONFIG, yaml.safe_dump(config.as_dict(), sort_keys=False))
     tune(where, config.train.precision)
@@ -79,7 +84,10 @@ def _fitted(config: Config, task: Task, studies: Sequence[CachedStudy], device: 
         InputError: not even the leanest fits.
     """
     frames, free = config.data.frames or FRAMES, free_bytes(device)
-    labelled = max(most_labelled(frames, study.image.shape[1], len(study.labelled_frames)) for study in studies)
+    labelled = max(
+        most_labelled(frames, study.image.shape[1], len(study.labelled_frames), task.cyclic, config.data)
+        for study in studies
+    )
     fit, fits = fitted(config, len(task.channel_names), len(task.labels), labelled, free)
     needs = f"{fit.planned_bytes / GB:.1f} GB for {described(fit.memory)}"
     if not fits:
@@ -93,23 +101,21 @@ def _fitted(config: Config, task: Task, studies: Sequence[CachedStudy], device: 
     return fit
 
 
-def _cache_dir(config: Config, dataset: Path, out_dir: Path) -> Path:
-    if config.data.cache_dir:
-        return Path(config.data.cache_dir)
-    return dataset / ".unet4d-cache" if os.access(dataset, os.W_OK) else out_dir / "cache"
-
-
-def _saved_run(out_dir: Path, config: Config, task: Task, resume: bool) -> dict[str, Any] | None:
-    """The checkpoint to go on from; refuses to overwrite a run, and to go on with another configuration or task."""
+def _check_out(out_dir: Path, resume: bool) -> None:
+    """Refuse to overwrite a run, to go on with none, and a folder that cannot be written to."""
     last = out_dir / LAST
-    if not resume:
-        if last.exists():
-            raise InputError(f"{out_dir} already holds a run; choose a new --out, or add --resume to go on with it")
-        return None
-    if not last.exists():
+    if last.exists() and not resume:
+        raise InputError(f"{out_dir} already holds a run; choose a new --out, or add --resume to go on with it")
+    if resume and not last.exists():
         raise InputError(
             f"--resume was given and {out_dir} holds no {LAST}; leave --resume out, or give the run's folder"
         )
+    check_writable(out_dir)
+
+
+def _saved_run(out_dir: Path, config: Config, task: Task) -> dict[str, Any]:
+    """The checkpoint to go on from; refuses to go on with another configuration or task."""
+    last = out_dir / LAST
     saved = load_checkpoint(last)
     if not saved["training"]:
         raise InputError(f"{last} holds a model without the state of its training; give the folder of a run")

@@ -23,6 +23,7 @@ _WORDS = {
     bool: "true or false",
     NoneType: "null",
     Size: "three whole numbers [X, Y, Z]",
+    dict: "values by name {a: 1, b: 2}",
     list[int]: "a list of whole numbers [1, 2]",
     list[str]: "a list of names [a, b]",
     list[Size]: "a list of triples [[2, 2, 1], [2, 2, 2]]",
@@ -62,8 +63,8 @@ def reworded(message: str, options: Sequence[str]) -> str:
     message = " ".join(message.split())
     if found := _BAD_VALUE.match(message):
         known = settings().get(found["key"])
-        plain = re.search(r"<class '(int|float)'>", found["why"])
-        kind = known or {"int": int, "float": float}.get(plain[1] if plain else "")
+        plain = re.search(r"<class '(int|float|dict)'>", found["why"])
+        kind = known or {"int": int, "float": float, "dict": dict}.get(plain[1] if plain else "")
         if kind is not None:
             return f"{found['key']} is {found['value'] or 'empty'}; wanted {wanted(kind)}"
     if found := _BAD_KEY.match(message):
