@@ -170,7 +170,7 @@ def _corruption(by: CorruptionStrength) -> list[Row]:
         Row(
             "clips with such frames, how many",
             f"{_share(by.likely)}: {f'1 to {by.most}' if by.most > 1 else by.most}",
-            "never two neighbours, at most half of a clip",
+            "never two neighbours, at most half of a clip; without mistriggering, where time is open, a third for each other kind",
         ),
         Row(
             f"dropout, share of the signal; {_share(by.local)} in a region",

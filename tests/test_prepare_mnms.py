@@ -45,12 +45,18 @@ def test_studies_parts_labels_and_frames_arrive(download, tmp_path):
     assert np.flatnonzero(labelled).tolist() == np.flatnonzero(label.any((1, 2, 3))).tolist() == [2, 4]
 
 
+def _renamed(root):
+    for file in (root / "Testing/A1").iterdir():
+        file.rename(file.with_name(file.name.replace("C3", "A1")))
+
+
 @pytest.mark.parametrize(
     ("spoil", "words"),
     [
         (lambda root: next(root.glob("*.csv")).unlink(), "opendataset"),
         (lambda root: next(root.glob("*.csv")).write_text("a,b\n1,2\n"), "External code"),
-        (lambda root: next(root.glob("*.csv")).write_text("External code,ED,ES\nA1,0,2\n"), "no study B2"),
+        (lambda root: next(root.glob("*.csv")).write_text("External code,ED,ES\nA1,0,2\n"), "no ED and ES for B2"),
+        (lambda root: (root / "Testing/C3").rename(root / "Testing/A1") and _renamed(root), "another part has a study"),
         (lambda root: (root / "Testing/C3/C3_sa_gt.nii.gz").unlink(), "C3_sa_gt.nii.gz is missing"),
     ],
 )

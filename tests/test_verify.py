@@ -11,12 +11,19 @@ import numpy as np
 import pytest
 
 from tests.data.verification.planting import about, blank, case, duration, image, label, put, rewrite, to_test
+from unet4d.data import content
 from unet4d.data.phantom import write_phantom
 from unet4d.data.verification.verification import KEPT
 from unet4d.errors import InputError
 
 ACDC = Path(os.environ.get("UNET4D_ACDC14", Path(__file__).parents[2] / "shared/data/acdc14"))
 TABLE = ("severity", "kind", "case", "file", "message")
+
+
+@pytest.fixture(autouse=True)
+def settled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is written counts as old at once."""
+    monkeypatch.setattr(content, "SETTLED_S", -1.0)
 
 
 @pytest.fixture
@@ -189,6 +196,19 @@ def test_a_read_only_dataset_is_verified_into_the_run(command, own_phantom, tiny
     assert command("train", "--dataset", own_phantom, "--out", tmp_path / "run", *tiny_options).code == 0
     assert (tmp_path / "run" / "cache" / KEPT).is_file()
     assert not (own_phantom / ".unet4d-cache").exists()
+
+
+def test_datasets_that_share_a_cache_are_each_verified_into_their_own_folder(
+    command, own_phantom, tiny_options, tmp_path, plan_stops
+):
+    """Pins results of one name in the shared `data.cache_dir`, where each dataset's took the place of the other's."""
+    shared = ("--data.cache_dir", tmp_path / "shared")
+    other = shutil.copytree(own_phantom, tmp_path / "other")
+    assert command("train", "--dataset", own_phantom, "--out", tmp_path / "run", *tiny_options, *shared).code == 0
+    assert "stopped here" in command(*planning(other, tmp_path), *tiny_options, *shared).line
+    assert not (tmp_path / "shared" / KEPT).exists()
+    for root in (own_phantom, other):
+        assert "3 studies (3 as known)" in command("verify", root).told
 
 
 def test_a_taken_run_folder_is_refused_before_the_studies_are_read(command, own_phantom, trained, monkeypatch):

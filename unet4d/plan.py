@@ -87,7 +87,7 @@ def plan(
     """
     out, card = Path(out), _card(gpu_memory)
     check_replaceable(out)
-    studies, known = ready(dataset, lambda root: cache_dir(root, config.data.cache_dir), skip_verify)
+    studies, known = ready(dataset, cache_dir, skip_verify)
     cases = sum(split_cases(studies, config.fold, config.data.folds, config.seed, config.data.held_out), ())
     seen = fingerprint(cases, config.data, known)
     options = candidates(config, seen)

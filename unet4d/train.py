@@ -56,7 +56,7 @@ def train(
     out_dir = Path(out_dir)
     where = find_device(device)
     _check_out(out_dir, resume)
-    studies, known = ready(dataset, lambda root: cache_dir(root, config.data.cache_dir, out_dir / "cache"), skip_verify)
+    studies, known = ready(dataset, lambda root: cache_dir(root, elsewhere=out_dir / "cache"), skip_verify)
     training, validation = split_cases(studies, config.fold, config.data.folds, config.seed, config.data.held_out)
     config = resolved(config, (*training, *validation), where, known)
     subjects = tuple(sorted({case.subject for case in validation}))

@@ -15,8 +15,9 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from unet4d.data.dataset_folder import filling
 from unet4d.data.image4d import Image4D, write_image
-from unet4d.errors import InputError
+from unet4d.errors import InputError, Unet4DError
 from unet4d.files import write_json
 
 
@@ -26,33 +27,32 @@ def prepare(source: Path, out: Path, pixel_mm: float, thickness_mm: float, frame
     Raises:
         InputError: no video, or pictures of several sizes in one.
     """
-    if out.exists() and any(out.iterdir()):
-        raise InputError(f"{out} is not empty; wanted a new or empty folder; choose another")
     videos = [folder for folder in sorted(source.iterdir()) if folder.is_dir() and any(folder.glob("*.png"))]
     if not videos:
         raise InputError(f"{source} holds no folder of .png pictures; make one a video first, as --help shows")
     # voxel axes (X, Y, Z) to right, anterior, superior: back, up, and the slice's normal
     affine = np.array([[0, 0, thickness_mm, 0], [-pixel_mm, 0, 0, 0], [0, pixel_mm, 0, 0], [0, 0, 0, 1.0]])
     test = []
-    for folder in tqdm(videos, "airway", unit="video", disable=None):
-        pictures = [_pixels(file) for file in sorted(folder.glob("*.png"))]
-        sizes = {picture.shape for picture in pictures}
-        if len(sizes) > 1:
-            raise InputError(f"{folder} holds pictures of {sorted(sizes)} pixels; wanted one size a video")
-        frames = np.stack(pictures)
-        image = Image4D.from_array(frames[..., None], affine, frame_duration_s)
-        write_image(out / "images" / f"{folder.name}.nii.gz", frames[..., None], like=image)
-        entry = {"case": folder.name, "subject": folder.name.split("_")[0]}
-        test.append({**entry, "image": f"images/{folder.name}.nii.gz"})
-    about = {
-        "name": "midsagittal real-time MRI of speech",
-        "reference": "Lim et al., Scientific Data 8:187, 2021, doi 10.1038/s41597-021-00976-x",
-        "channel_names": {"0": "real-time MRI"},
-        "labels": {"background": 0, "airway": 1},
-        "time": "open",
-        "test": test,
-    }
-    write_json(out / "dataset.json", about)
+    with filling(out):
+        for folder in tqdm(videos, "airway", unit="video", disable=None):
+            pictures = [_pixels(file) for file in sorted(folder.glob("*.png"))]
+            sizes = {picture.shape for picture in pictures}
+            if len(sizes) > 1:
+                raise InputError(f"{folder} holds pictures of {sorted(sizes)} pixels; wanted one size a video")
+            frames = np.stack(pictures)
+            image = Image4D.from_array(frames[..., None], affine, frame_duration_s)
+            write_image(out / "images" / f"{folder.name}.nii.gz", frames[..., None], like=image)
+            entry = {"case": folder.name, "subject": folder.name.split("_")[0]}
+            test.append({**entry, "image": f"images/{folder.name}.nii.gz"})
+        about = {
+            "name": "midsagittal real-time MRI of speech",
+            "reference": "Lim et al., Scientific Data 8:187, 2021, doi 10.1038/s41597-021-00976-x",
+            "channel_names": {"0": "real-time MRI"},
+            "labels": {"background": 0, "airway": 1},
+            "time": "open",
+            "test": test,
+        }
+        write_json(out / "dataset.json", about)
     return out / "dataset.json"
 
 
@@ -72,5 +72,5 @@ if __name__ == "__main__":
     given = parser.parse_args()
     try:
         print(prepare(given.source, given.out, given.pixel_mm, given.thickness_mm, given.frame_duration_s))
-    except InputError as error:
+    except Unet4DError as error:
         parser.error(str(error))

@@ -12,7 +12,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from unet4d.errors import InputError
+from unet4d.data.dataset_folder import filling
+from unet4d.errors import InputError, Unet4DError
 from unet4d.files import write_json
 
 LABELS = {"background": 0, "left ventricle": 1, "myocardium": 2, "right ventricle": 3}
@@ -25,32 +26,37 @@ def prepare(source: Path, out: Path) -> Path:
     Raises:
         InputError: the table of the studies is not there, or says nothing of one of them.
     """
-    if out.exists() and any(out.iterdir()):
-        raise InputError(f"{out} is not empty; wanted a new or empty folder; choose another")
     frames = _labelled_frames(source)
     cases: dict[str, list[dict[str, Any]]] = {"training": [], "test": []}
-    for folder, part in PARTS.items():
-        for image in sorted((source / folder).glob("*/*_sa.nii.gz")):
-            code = image.name.removesuffix("_sa.nii.gz")
-            if code not in frames:
-                raise InputError(f"{image}: the table has no study {code}; wanted a row for each; download it again")
-            label = image.with_name(f"{code}_sa_gt.nii.gz")
-            for kind, file in (("images", image), ("labels", label)):
-                _link(file, out / kind / f"{code}.nii.gz")
-            name = f"{code}.nii.gz"
-            entry = {"case": code, "subject": code, "image": f"images/{name}", "label": f"labels/{name}"}
-            cases[part].append({**entry, "labelled_frames": frames[code]})
-    if not cases["training"]:
-        raise InputError(f"{source} holds no Training/Labeled/*/*_sa.nii.gz; give the folder OpenDataset")
-    about = {
-        "name": "M&Ms",
-        "reference": "Campello et al., IEEE Trans Med Imaging 40:3543, 2021, doi 10.1109/TMI.2021.3090082",
-        "channel_names": {"0": "cine MRI"},
-        "labels": LABELS,
-        "time": "cyclic",
-        **cases,
-    }
-    write_json(out / "dataset.json", about)
+    with filling(out):
+        for folder, part in PARTS.items():
+            for image in sorted((source / folder).glob("*/*_sa.nii.gz")):
+                code = image.name.removesuffix("_sa.nii.gz")
+                if any(code == case["case"] for known in cases.values() for case in known):
+                    raise InputError(
+                        f"{image}: another part has a study of this code; wanted each once; remove one of them"
+                    )
+                if code not in frames:
+                    raise InputError(
+                        f"{image}: the table has no ED and ES for {code}; wanted both for each; download it again"
+                    )
+                label = image.with_name(f"{code}_sa_gt.nii.gz")
+                for kind, file in (("images", image), ("labels", label)):
+                    _link(file, out / kind / f"{code}.nii.gz")
+                name = f"{code}.nii.gz"
+                entry = {"case": code, "subject": code, "image": f"images/{name}", "label": f"labels/{name}"}
+                cases[part].append({**entry, "labelled_frames": frames[code]})
+        if not cases["training"]:
+            raise InputError(f"{source} holds no Training/Labeled/*/*_sa.nii.gz; give the folder OpenDataset")
+        about = {
+            "name": "M&Ms",
+            "reference": "Campello et al., IEEE Trans Med Imaging 40:3543, 2021, doi 10.1109/TMI.2021.3090082",
+            "channel_names": {"0": "cine MRI"},
+            "labels": LABELS,
+            "time": "cyclic",
+            **cases,
+        }
+        write_json(out / "dataset.json", about)
     return out / "dataset.json"
 
 
@@ -68,13 +74,20 @@ def _labelled_frames(source: Path) -> dict[str, list[int]]:
         raise InputError(
             f"{tables[0]} has the columns {list(rows[0]) if rows else []}; wanted {sorted(wanted)} among them"
         )
-    return {row["External code"]: sorted({int(float(row["ED"])), int(float(row["ES"]))}) for row in rows}
+    frames = {}
+    for row in rows:
+        try:
+            frames[row["External code"]] = sorted({int(float(row["ED"])), int(float(row["ES"]))})
+        except ValueError:
+            continue  # nobody drew it: a study that needs the row is told
+    return frames
 
 
 def _link(file: Path, to: Path) -> None:
     """A hard link, or a copy where the disk has none."""
     if not file.is_file():
         raise InputError(f"{file} is missing; download the study again, or remove its folder")
+    to.unlink(missing_ok=True)  # of a run that was stopped; a copy would be written through the link, into the download
     to.parent.mkdir(parents=True, exist_ok=True)
     try:
         os.link(file, to)
@@ -89,5 +102,5 @@ if __name__ == "__main__":
     given = parser.parse_args()
     try:
         print(prepare(given.source, given.out))
-    except InputError as error:
+    except Unet4DError as error:
         parser.error(str(error))

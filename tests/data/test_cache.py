@@ -76,6 +76,21 @@ def test_an_entry_of_the_phantom_is_resampled_and_normalised(phantom, tmp_path):
         assert np.allclose(study.spacing[:2], 3.0, rtol=0.05)
 
 
+def test_a_file_that_changes_while_it_is_read_makes_no_entry(write_case, tmp_path, monkeypatch):
+    """The entry would bear the name of what the file held before."""
+    dataset = write_case(*drawn(), values=(0, 3, 7))
+    whole = cache.read_labelled
+
+    def meanwhile(case, dataset, image):
+        case.images[0].write_bytes(case.images[0].read_bytes() + b"more")
+        return whole(case, dataset, image)
+
+    monkeypatch.setattr(cache, "read_labelled", meanwhile)
+    with pytest.raises(Unet4DError, match="changed while it was read"):
+        build(dataset, tmp_path / "cache")
+    assert entries(tmp_path / "cache") == []
+
+
 def test_labelled_frames_without_foreground_give_an_empty_table(write_case, tmp_path):
     image, label = drawn()
     (study,) = build(write_case(image, np.zeros_like(label)), tmp_path / "cache")

@@ -67,7 +67,7 @@ def test_a_file_is_read_again_when_anything_about_it_changed(pair, tmp_path, rea
 
 def test_another_file_under_the_same_name_is_read(pair, tmp_path, read):
     before = content_digests(pair, tmp_path / "memo")
-    assert content._stamp(pair[0])[3] != content._stamp(pair[1])[3]  # where all times are equal
+    assert content.stamp(pair[0])[3] != content.stamp(pair[1])[3]  # where all times are equal
     os.replace(pair[1], pair[0])
     assert content_digests(pair[:1], tmp_path / "memo")[pair[0]] == before[pair[1]]
     assert read == ["a.nii", "b.nii", "a.nii"]
@@ -95,7 +95,7 @@ def test_files_of_others_are_not_forgotten(pair, tmp_path, read):
 )  # fmt: skip
 def test_a_damaged_memo_does_no_harm(pair, tmp_path, read, text):
     whole = content_digests(pair, tmp_path / "memo")
-    text = text.replace("PATH", str(pair[0])).replace("STAMP", str(content._stamp(pair[0])))
+    text = text.replace("PATH", str(pair[0])).replace("STAMP", str(content.stamp(pair[0])))
     (tmp_path / "memo").write_bytes(text.encode(errors="surrogateescape"))
     read.clear()
     assert content_digests(pair, tmp_path / "memo") == whole

@@ -20,7 +20,7 @@ from torch.utils import data as torch_data
 from tqdm import tqdm
 
 from unet4d.config import DataConfig
-from unet4d.data.content import content_digests
+from unet4d.data.content import Stamp, content_digests, stamp
 from unet4d.data.dataset import Case, Dataset, read_labelled, to_classes
 from unet4d.data.footprint import footprint, free_memory_bytes, processes, tell_room
 from unet4d.data.foreground import foreground_voxels
@@ -80,12 +80,15 @@ def cached_studies(
         Unet4DError: the disk is full, will be full or is not writable; a process was killed.
     """
     files = [file for case in cases for file in case.files]
+    stamps = {file: stamp(file) for file in files}
     contents = content_digests(files, root / MEMO, config.workers or 1)
     folders = [root / f"{c.name}-{_digest(c, dataset, config, plane_spacing_mm, contents)}" for c in cases]
     missing = [i for i, folder in enumerate(folders) if not folder.is_dir()]
     if missing:
         _remove_stale(root)
-        todo = _Unbuilt([cases[i] for i in missing], dataset, config, plane_spacing_mm, [folders[i] for i in missing])
+        todo = _Unbuilt(
+            [cases[i] for i in missing], dataset, config, plane_spacing_mm, [folders[i] for i in missing], stamps
+        )
         _build_all(todo, root)
     return [_open(case.name, folder) for case, folder in zip(cases, folders, strict=True)]
 
@@ -99,13 +102,14 @@ class _Unbuilt(torch_data.Dataset):
     config: DataConfig
     plane_spacing_mm: float | None
     folders: Sequence[Path]
+    stamps: Mapping[Path, Stamp]
 
     def __len__(self) -> int:
         return len(self.cases)
 
     def __getitem__(self, i: int) -> Unet4DError | None:
         try:
-            _build(self.cases[i], self.dataset, self.config, self.plane_spacing_mm, self.folders[i])
+            _build(self.cases[i], self.dataset, self.config, self.plane_spacing_mm, self.folders[i], self.stamps)
         except Unet4DError as error:
             return error
         return None
@@ -178,9 +182,19 @@ def _digest(
     return hashlib.sha256(json.dumps(shaping).encode()).hexdigest()[:16]
 
 
-def _build(case: Case, dataset: Dataset, config: DataConfig, plane_spacing_mm: float | None, folder: Path) -> None:
+def _build(
+    case: Case,
+    dataset: Dataset,
+    config: DataConfig,
+    plane_spacing_mm: float | None,
+    folder: Path,
+    stamps: Mapping[Path, Stamp],
+) -> None:
     image = case.image()
     values, labelled = read_labelled(case, dataset, image)
+    changed = [file for file in case.files if stamp(file) != stamps[file]]
+    if changed:  # the entry is named for what it held before
+        raise Unet4DError(f"{changed[0]} changed while it was read; wanted studies that stay as they are; start again")
     grid = WorkingGrid.of(image.affine, image.grid, plane_spacing_mm, config.slice_spacing_mm)
     frames = np.flatnonzero(labelled)
     label = grid.label(to_classes(values[frames], dataset.label_values), len(dataset.class_names))

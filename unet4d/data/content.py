@@ -34,12 +34,12 @@ def content_digests(files: Sequence[Path], memo: Path, threads: int = 1) -> dict
     Raises:
         InputError: a file is missing or cannot be read.
     """
-    known, stamps = _remembered(memo), {path: _stamp(path) for path in files}
+    now_ns = time.time_ns()
+    known, stamps = _remembered(memo), {path: stamp(path) for path in files}
     digests = {path: known[str(path.resolve())][1] for path in stamps if _is_known(path, stamps[path], known)}
     new = [path for path in stamps if path not in digests]
     if not new:
         return digests
-    settled = time.time_ns() - int(SETTLED_S * 1e9)
     try:
         with ThreadPool(max(1, threads)) as pool:
             read = pool.imap(_digest, new)
@@ -47,12 +47,26 @@ def content_digests(files: Sequence[Path], memo: Path, threads: int = 1) -> dict
                 new, tqdm(read, "reading", len(new), False, disable=None, unit="file"), strict=True
             ):
                 digests[path] = digest
-                if max(stamps[path][1:3]) < settled:
+                if settled(stamps[path], now_ns):
                     known[str(path.resolve())] = [stamps[path], digest]
     finally:
         with contextlib.suppress(Unet4DError, OSError):
             write_json(memo, known)
     return digests
+
+
+def stamp(path: Path) -> Stamp:
+    """What a file is known by without being read. Raises InputError where it is missing."""
+    try:
+        about = path.stat()
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    return [about.st_size, about.st_mtime_ns, about.st_ctime_ns, about.st_ino]
+
+
+def settled(taken: Stamp, now_ns: int) -> bool:
+    """Whether what is read of a file may be remembered under its stamp, which was taken after `now_ns`."""
+    return max(taken[1:3]) < now_ns - int(SETTLED_S * 1e9)
 
 
 def _remembered(memo: Path) -> dict[str, Any]:
@@ -63,17 +77,9 @@ def _remembered(memo: Path) -> dict[str, Any]:
     return {}
 
 
-def _is_known(path: Path, stamp: Stamp, known: dict[str, Any]) -> bool:
+def _is_known(path: Path, taken: Stamp, known: dict[str, Any]) -> bool:
     row = known.get(str(path.resolve()))
-    return isinstance(row, list) and len(row) == 2 and row[0] == stamp and isinstance(row[1], str)
-
-
-def _stamp(path: Path) -> Stamp:
-    try:
-        about = path.stat()
-    except OSError as error:
-        raise _unreadable(path, error) from error
-    return [about.st_size, about.st_mtime_ns, about.st_ctime_ns, about.st_ino]
+    return isinstance(row, list) and len(row) == 2 and row[0] == taken and isinstance(row[1], str)
 
 
 def _digest(path: Path) -> str:

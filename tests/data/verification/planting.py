@@ -174,6 +174,31 @@ def channels(root: Path, kinds: dict[str, str] | None = None) -> None:
     about(root, change)
 
 
+def channels_last(root: Path) -> None:
+    """Three channels along the fourth axis of each file, as in the Medical Segmentation Decathlon, and a label of one frame."""
+
+    def change(entry: dict) -> None:
+        del entry["channel_names"], entry["time"]
+        entry["modality"] = {"0": "T1", "1": "T2", "2": "FLAIR"}
+        for one in entry["training"]:
+            one.pop("frame_duration_s", None)
+            one.pop("labelled_frames", None)
+            rewrite(root / one["image"], lambda v: v[[0, 4, 8]])
+            rewrite(root / one["label"], lambda v: v[:1])
+
+    about(root, change)
+
+
+def shortened(number: int, to: int) -> Spoil:
+    """The first frames only of a study and its label."""
+    return lambda root: [rewrite(root / file, lambda v: v[:to]) for file in (image(number), label(number))]
+
+
+def quaternion(value: float) -> Callable[[Header], None]:
+    """All of what a header says of the qform's turn."""
+    return at_once(*(field(f"quatern_{letter}", None, value) for letter in "bcd"))
+
+
 def second(number: int) -> str:
     return image(number).replace("images", "second")
 

@@ -209,11 +209,21 @@ FOUND = {
     "duration in Hz": Planted(
         duration(2, 0.05, 32), "frame-duration", image(2), "with a unit that is not of time", False
     ),
+    "too slow for a heartbeat": Planted(
+        duration(2, 0.9), "frame-duration", image(2), "which makes a cycle of 12.6 s out of 14", False
+    ),
     "one second a frame": Planted(
-        duration(2, 1.0), "frame-duration", image(2), "which makes a cycle of 14 s out of 14", False
+        p.together(p.shortened(2, 8), duration(2, 1.0)), "frame-duration", image(2), "of 1 s exactly", False
     ),
     "TR for the frame duration": Planted(
         duration(2, 2.8, 16), "frame-duration", image(2), "makes a cycle of 0.0392 s", False
+    ),
+    "TR for the frame duration, open": Planted(
+        p.together(lambda r: p.about(r, lambda e: e.update(time="open")), duration(2, 4.0, 16)),
+        "frame-duration",
+        image(2),
+        "a frame duration of 0.004 s; wanted 0.01 to 600 s",
+        False,
     ),
     "dataset.json gives ms": Planted(
         case(2, frame_duration_s=45), "frame-duration", image(2), "dataset.json gives a frame duration of 45 s", False
@@ -359,7 +369,59 @@ FOUND = {
         "qform and its sform",
         False,
     ),
+    "quaternion beyond one": Planted(
+        lambda r: rewrite(r / image(2), header=p.quaternion(0.9)),
+        "forms",
+        image(2),
+        "its qform cannot be computed, and the sform counts",
+        False,
+    ),
+    "quaternion that is no number": Planted(
+        lambda r: rewrite(r / label(2), header=p.quaternion(np.nan)),
+        "forms",
+        label(2),
+        "its qform cannot be computed, and the sform counts",
+        False,
+    ),
     # channels
+    "first channel missing": Planted(
+        lambda r: [p.channels(r), (r / image(2)).unlink()], "missing-file", image(2), "1 file(s) are missing", True
+    ),
+    "first channel missing beside a map": Planted(
+        lambda r: [p.channels(r, {"1": "map"}), (r / image(2)).unlink()],
+        "missing-file",
+        image(2),
+        "1 file(s) are missing",
+        True,
+    ),
+    "channel copied as another": Planted(
+        lambda r: [p.channels(r), shutil.copy(r / image(2), r / p.second(2))],
+        "image-twice",
+        p.second(2),
+        f"holds the same voxels as {image(2)}",
+        False,
+    ),
+    "channel copied in one file": Planted(
+        lambda r: [p.channels_last(r), rewrite(r / image(2), lambda v: v[[0, 1, 1]])],
+        "image-twice",
+        image(2),
+        "channels 1 and 2 are the same voxel by voxel",
+        False,
+    ),
+    "channel constant": Planted(
+        lambda r: [p.channels_last(r), rewrite(r / image(2), blank(1))],
+        "constant-frame",
+        image(2),
+        "channel 1 holds one single value",
+        False,
+    ),
+    "map constant": Planted(
+        lambda r: [p.channels(r, {"1": "map"}), rewrite(r / p.second(2), blank(0))],
+        "constant-frame",
+        p.second(2),
+        "the map is one single value",
+        False,
+    ),
     "channel missing": Planted(
         lambda r: [p.channels(r), (r / p.second(2)).unlink()],
         "missing-file",
@@ -389,7 +451,7 @@ FOUND = {
         True,
     ),
     "map of several frames": Planted(
-        lambda r: [p.channels(r, {"1": "map"}), shutil.copy(r / image(1), r / p.second(1))],
+        lambda r: [p.channels(r, {"1": "map"}), rewrite(r / p.second(1), lambda v: v.repeat(FRAMES, 0))],
         "frames",
         p.second(1),
         "14 frames came",
@@ -481,6 +543,45 @@ def test_nothing_is_found_in_label_files_by_frame_and_in_test_cases(own):
     p.about(own, lambda entry: p.to_test(entry, 6))
     assert found_in(own) == []
     p.about(own, lambda entry: entry.update(training=[]))
+    assert found_in(own) == []
+
+
+def test_a_qfac_of_zero_counts_as_one(own):
+    """Pins a header that training reads, and that ended the verification."""
+    for number in range(1, 7):
+        both(number, p.at_once(p.FLIPPED, p.field("pixdim", 0, 0.0)))(own)
+    assert found_in(own) == []
+
+
+def test_nothing_is_found_in_a_mouse(own):
+    """144 ms a heartbeat."""
+    for number in range(1, 7):
+        case(number, frame_duration_s=0.144 / FRAMES)(own)
+    assert found_in(own) == []
+
+
+def test_a_map_of_zeros_beside_a_contrast_series(tmp_path):
+    root = write_phantom(tmp_path / "dce", 3, 5, "two", 0.0, 0, (24, 20, 6), "dce").parent
+    series, t1_map = open_dataset(root).training[1].images
+    rewrite(t1_map, blank(0))
+    assert [(kind, root / file) for kind, file, _ in found_in(root)] == [("constant-frame", t1_map)]
+    series.unlink()
+    assert [(kind, root / file) for kind, file, _ in found_in(root)] == [
+        ("missing-file", series),
+        ("constant-frame", t1_map),
+    ]
+
+
+def test_what_lacks_its_first_channel_is_checked_for_values_alone(own):
+    """Pins a label that was called wrong in its frames, as a map beside it has one."""
+    p.channels(own, {"1": "map"})
+    rewrite(own / label(2), put(7))
+    (own / image(2)).unlink()
+    assert [(kind, file) for kind, file, _ in found_in(own)] == [("missing-file", image(2)), ("label-value", label(2))]
+
+
+def test_nothing_is_found_in_channels_of_one_file(own):
+    p.channels_last(own)
     assert found_in(own) == []
 
 

@@ -13,8 +13,11 @@ import numpy as np
 import pytest
 
 from tests.data.verification.planting import about, blank, by_frame, case, image, label, put, rewrite
+from unet4d.data import content
 from unet4d.data.dataset import open_dataset
+from unet4d.data.image4d import Image4D
 from unet4d.data.phantom import write_phantom
+from unet4d.data.verification import header_checks
 from unet4d.data.verification.faults import Fault, frames_in_words, ordered
 from unet4d.data.verification.study_facts import StudyFacts
 from unet4d.data.verification.summary import in_words, summary
@@ -27,6 +30,12 @@ def clean(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three phantoms of 4 frames, two labelled; not to be changed."""
     out = tmp_path_factory.mktemp("clean") / "phantom"
     return write_phantom(out, 3, 4, "two", shape=(32, 32, 4)).parent
+
+
+@pytest.fixture(autouse=True)
+def settled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is written counts as old at once."""
+    monkeypatch.setattr(content, "SETTLED_S", -1.0)
 
 
 @pytest.fixture
@@ -94,6 +103,22 @@ def test_a_changed_file_of_the_same_size_and_time_is_opened_again(own, tmp_path)
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
     assert path.stat().st_size == before.st_size
     assert told(verified(own, kept)) == [("constant-frame", "images/plain.nii")]
+
+
+def test_a_study_that_was_just_written_is_opened_again(own, tmp_path, monkeypatch):
+    """Its file could change once more within a tick of the file system's clock. The fingerprint has it nevertheless."""
+    kept = tmp_path / "kept"
+    monkeypatch.setattr(content, "SETTLED_S", 3600.0)
+    assert [verified(own, kept).opened for _ in range(2)] == [3, 3]
+    assert [study["case"] for study in read_json(kept / KEPT)["studies"]] == ["phantom001", "phantom002", "phantom003"]
+    young = content.stamp(own / label(2))
+    monkeypatch.setattr("unet4d.data.verification.verification.settled", lambda taken, now_ns: taken != young)
+    assert [verified(own, kept).opened for _ in range(2)] == [3, 1]
+
+
+def test_a_missing_file_is_remembered_as_missing(own, tmp_path):
+    (own / label(2)).unlink()
+    assert [verified(own, tmp_path / "kept").opened for _ in range(2)] == [3, 0]
 
 
 def test_the_same_folder_called_by_another_name_is_known_and_told_in_the_same_words(own, tmp_path, monkeypatch):
@@ -215,3 +240,10 @@ def test_errors_come_first_and_what_follows_from_another_fault_is_left_out():
 )
 def test_frames_in_words(frames, words):
     assert frames_in_words(frames) == words
+
+
+@pytest.mark.parametrize(("step_s", "frames", "told"), [(0.0028, 40, True), (0.012, 12, False), (0.04, 25, False)])
+def test_tr_is_no_frame_duration_however_many_frames_make_a_cycle_of_it(step_s, frames, told, tmp_path):
+    """2.8 ms is a TR of a balanced sequence; 12 ms is a mouse's cine, 40 ms a human's."""
+    image = Image4D.from_array(np.zeros((1, frames, 2, 2, 2)), np.eye(4), step_s)
+    assert bool(header_checks._untrue_duration(None, image.header, frames, "cyclic")) is told

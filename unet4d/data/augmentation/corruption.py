@@ -124,7 +124,7 @@ def corrupted(
         image: the clip.
         corruptions: one a frame, neighbours never both.
         kinds: the channels' kinds.
-        deviations: the study's standard deviation, channel by channel: the unit of noise.
+        deviations: standard deviation of each channel in the study, or in the clip where nothing was normalised: the unit of noise.
     """
     for corruption in corruptions:
         t, happened = corruption.frame, corruption.kind

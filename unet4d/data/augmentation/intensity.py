@@ -99,7 +99,8 @@ def altered(
         intensity: what was drawn.
         kinds: the channels' kinds.
         tilt: whether resolution is lost across slices too: not across thick ones.
-        deviations: the study's standard deviation, channel by channel: the unit of noise and shift.
+        deviations: standard deviation of each channel in the study, or in the clip where nothing was normalised: the unit of noise
+            and shift.
     """
     for channel, kind in enumerate(kinds):
         before = values = image[channel, :1] if kind == MAP else image[channel]

@@ -111,9 +111,9 @@ def turnable(kinds: Sequence[str]) -> tuple[bool, bool, bool]:
 def warped(image: Tensor, warp: Warp, patch_size: Sequence[int], mode: str) -> Tensor:
     """Read a patch out of (N, X, Y, Z) where the warp says; one interpolation for turn, size and shift.
 
-    Outside of what was read there are zeros, the study's mean, as beyond the study's border in `crop_padded` and in an inference
-    window wider than the study; edges drawn out would show tissue that no label knows. A warp that keeps every slice is done slice
-    by slice, in 2D.
+    Outside of what was read there are zeros (after z-score the study's mean), as beyond the study's border in `crop_padded` and
+    in an inference window wider than the study; edges drawn out would show tissue that no label knows. A warp that keeps every
+    slice is done slice by slice, in 2D.
 
     Args:
         image: (N, X, Y, Z), frames or labels.

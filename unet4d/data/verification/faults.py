@@ -27,15 +27,15 @@ KINDS: Mapping[str, tuple[str, str]] = {
     "same-image": (ERROR, "one image under several subjects, so that a split would not separate them"),
     "frame-duration": (WARNING, "no true frame duration; volumes over time have no time axis"),
     "units": (WARNING, "a header in another unit than mm"),
-    "forms": (WARNING, "a header's qform and sform place the study differently"),
-    "constant-frame": (WARNING, "frames of one value"),
+    "forms": (WARNING, "a header's qform cannot be computed, or places the study elsewhere than its sform"),
+    "constant-frame": (WARNING, "frames, channels or maps of one value"),
     "duplicate-frame": (WARNING, "frames that repeat another one"),
     "frame-order": (WARNING, "frames that seem to stand at the wrong place"),
     "labelled-frames": (WARNING, "most frames are empty and dataset.json does not say which are labelled"),
     "empty-label": (WARNING, "labelled frames without any label"),
     "unlabelled-drawn": (WARNING, "labels on frames that count as unlabelled, and so are not learnt from"),
     "class-absent": (WARNING, "a class that nobody drew"),
-    "image-twice": (WARNING, "one image under several cases of a subject"),
+    "image-twice": (WARNING, "one image under several cases of a subject, or as several channels"),
     "same-label": (WARNING, "one label under several images"),
     "outlier-intensity": (WARNING, "intensities far from those of the other studies"),
     "outlier-spacing": (WARNING, "a voxel size far from that of the other studies"),
@@ -50,7 +50,7 @@ FOLLOWS: Mapping[str, tuple[str, ...]] = {
     "outlier-duration": ("frame-duration",),
     "outlier-spacing": ("units",),
     "outlier-volume": ("outlier-spacing", "units", "labelled-frames", "frames"),
-    "outlier-intensity": ("not-finite", "constant-frame", "frames", "unreadable"),
+    "outlier-intensity": ("not-finite", "constant-frame", "frames", "unreadable", "image-twice"),
 }
 """Kinds that a fault of another kind in the same case explains, and that are then left out."""
 
@@ -97,8 +97,8 @@ def ordered(faults: Iterable[Fault]) -> list[Fault]:
     return sorted(own, key=lambda fault: (fault.severity, _PLACES[fault.kind], fault.file, fault.message))
 
 
-def frames_in_words(frames: Sequence[int]) -> str:
-    """ "frame 3", "frames 3 and 7", "frames 0, 2 to 5 and 9"."""
+def frames_in_words(frames: Sequence[int], word: str = "frame") -> str:
+    """ "frame 3", "frames 3 and 7", "frames 0, 2 to 5 and 9"; or of what `word` says."""
     runs: list[list[int]] = []
     for frame in frames:
         if runs and frame == runs[-1][-1] + 1:
@@ -107,4 +107,4 @@ def frames_in_words(frames: Sequence[int]) -> str:
             runs.append([frame])
     parts = [part for run in runs for part in ([f"{run[0]} to {run[-1]}"] if len(run) > 2 else map(str, run))]
     listed = " and ".join([", ".join(parts[:-1]), parts[-1]]) if len(parts) > 1 else parts[0]
-    return f"frame{'s' * (len(frames) > 1)} {listed}"
+    return f"{word}{'s' * (len(frames) > 1)} {listed}"

@@ -7,16 +7,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+from nibabel.spatialimages import HeaderDataError
 
 from unet4d.data.dataset_json import Case
 from unet4d.data.nifti import Header, affine_of, check_same_grid, frame_duration_s_of, spacing_of
 from unet4d.data.verification.faults import Fault
 from unet4d.errors import InputError
 
-HEARTBEAT_S = (0.25, 8.0)
-"""A cycle of other length is neither a heartbeat nor a breath of a human. Of TR in place of the frame duration comes less."""
-STEP_S = (0.001, 600.0)
-"""Frames of an open series that follow one another faster or slower have their duration in another unit than said."""
+CYCLE_S = (0.08, 8.0)
+"""From the heartbeat of a mouse to a human's breath; a cycle of other length is neither."""
+STEP_S, CYCLIC_STEP_S = (0.01, 600.0), (0.005, CYCLE_S[1])
+"""Frames that follow one another faster have TR, a few ms, in place of their duration; slower ones another unit than is said."""
 _FORMS_APART = 0.1  # voxels of the finest axis by which a corner may differ between qform and sform
 _TIME_UNITS = {0: "no unit", 8: "s", 16: "ms", 24: "µs"}
 _SPACE_UNITS = {1: "metre", 3: "micrometre"}
@@ -41,15 +42,29 @@ def check_space(case: Case, file: Path, header: Header, shape: tuple[int, int, i
         message = f"{file}: its header is in {unit}, so that a voxel is {spacing} mm; see that this is true"
         yield Fault("units", message, str(file), case.name)
     if int(header["qform_code"]) > 0 and int(header["sform_code"]) > 0:
-        forms = [np.asarray(form, dtype=np.float64) for form in (header.get_qform(), header.get_sform())]
-        ends = np.array([(*c, 1) for c in itertools.product(*((-0.5, n - 0.5) for n in shape[1:]))])
-        apart = float(np.linalg.norm(ends @ (forms[0] - forms[1]).T, axis=1).max())
-        if not apart <= _FORMS_APART * min(spacing_of(forms[1])):
-            message = (
-                f"{file}: its qform and its sform place its corners up to {apart:.3g} {unit or 'mm'} apart, and the sform "
-                "counts; see which is true and set both to it"
-            )
-            yield Fault("forms", message, str(file), case.name)
+        why = _forms_differ(header, shape)
+        if why:
+            yield Fault("forms", f"{file}: {why}", str(file), case.name)
+
+
+def _forms_differ(header: Header, shape: tuple[int, int, int, int]) -> str:
+    """Why the qform does not say what the sform does, which `affine_of` takes; empty where it does."""
+    sform, without = affine_of(header), header.copy()
+    without["sform_code"] = 0
+    try:
+        qform = affine_of(without)
+    except (ValueError, HeaderDataError):
+        qform = np.full((4, 4), np.nan)
+    if not np.isfinite(qform).all():
+        return "its qform cannot be computed, and the sform counts; set the qform to it, or export the study again"
+    ends = np.array([(*c, 1) for c in itertools.product(*((-0.5, n - 0.5) for n in shape[1:]))])
+    apart_mm = float(np.linalg.norm(ends @ (qform - sform).T, axis=1).max())
+    if apart_mm > _FORMS_APART * min(spacing_of(sform)):
+        return (
+            f"its qform and its sform place its corners up to {apart_mm:.3g} mm apart, and the sform counts; see which is true "
+            "and set both to it"
+        )
+    return ""
 
 
 def grid_fault(
@@ -85,16 +100,16 @@ def _untrue_duration(given_s: float | None, header: Header, frames: int, time: s
         unit = _TIME_UNITS.get(code, "a unit that is not of time")
         return f"its header gives a frame duration of {step:g} with {unit}; wanted seconds above 0"
     source = "dataset.json gives" if given_s else "its header gives"
+    if given_s is None and duration_s == 1.0:
+        return "its header gives a frame duration of 1 s exactly, which is what many tools write who do not know it"
     if time == "cyclic":
-        cycle_s, (least, most) = frames * duration_s, HEARTBEAT_S
+        cycle_s, (least, most) = frames * duration_s, CYCLE_S
         if not least <= cycle_s <= most:
             return (
                 f"{source} a frame duration of {duration_s:g} s, which makes a cycle of {cycle_s:.3g} s out of {frames} "
                 f"frames; wanted a heartbeat's or a breath's, {least:g} to {most:g} s"
             )
-        return ""
-    if not STEP_S[0] <= duration_s <= STEP_S[1]:
-        return f"{source} a frame duration of {duration_s:g} s; wanted {STEP_S[0]:g} to {STEP_S[1]:g} s"
-    if given_s is None and duration_s == 1.0:
-        return "its header gives a frame duration of 1 s exactly, which is what many tools write who do not know it"
+    least, most = CYCLIC_STEP_S if time == "cyclic" else STEP_S
+    if not least <= duration_s <= most:
+        return f"{source} a frame duration of {duration_s:g} s; wanted {least:g} to {most:g} s"
     return ""

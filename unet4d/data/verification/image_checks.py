@@ -30,12 +30,21 @@ Shape = tuple[int, int, int, int]
 class _Seen:
     """What one pass over a file leaves: a row or a word a frame, and a sample of the voxels."""
 
+    file: Path
     digests: list[str] = field(default_factory=list)
     constant: list[int] = field(default_factory=list)
     thumbnails: list[np.ndarray] = field(default_factory=list)
     samples: list[np.ndarray] = field(default_factory=list)
     bad: int = 0
     first_bad: str = ""
+
+    def alike(self) -> list[list[int]]:
+        """The frames that hold more than one value, those that are the same voxel by voxel together."""
+        frames: dict[str, list[int]] = {}
+        for t, digest in enumerate(self.digests):
+            if t not in self.constant:
+                frames.setdefault(digest, []).append(t)
+        return list(frames.values())
 
 
 @dataclass
@@ -44,8 +53,8 @@ class CheckedImage:
 
     Attributes:
         faults: all that was found.
-        facts: what it is like; None where the first file cannot be read.
-        header: of the first file, with `shape` (T, X, Y, Z); None likewise.
+        facts: what it is like; None where the first channel's file is missing or cannot be read.
+        header: of that file, with `shape` (T, X, Y, Z); None likewise, and then nothing is compared with it.
     """
 
     faults: list[Fault]
@@ -58,11 +67,12 @@ def check_image(case: Case, channel_names: tuple[str, ...], time: str | None) ->
     """Read every file of a study's image once; files that are not there are passed by."""
     checked = CheckedImage([])
     passes: list[_Seen] = []
-    for file, kind in zip(case.images, case.channel_kinds, strict=False):
+    for place, (file, kind) in enumerate(zip(case.images, case.channel_kinds, strict=False)):
         if file.is_file():
-            seen = _Seen()
-            checked.faults += _check_file(case, file, kind == MAP, checked, seen, time)
+            seen = _Seen(file)
+            checked.faults += _check_file(case, place, kind == MAP, checked, seen, time)
             passes.append(seen)
+    checked.faults += _same_channels(case, passes)
     if checked.header is None:
         return checked
     checked.facts = facts = StudyFacts.of_header(case, checked.header, checked.shape)
@@ -85,28 +95,20 @@ def check_image(case: Case, channel_names: tuple[str, ...], time: str | None) ->
 
 
 def _check_file(
-    case: Case, file: Path, is_map: bool, checked: CheckedImage, seen: _Seen, time: str | None
+    case: Case, place: int, is_map: bool, checked: CheckedImage, seen: _Seen, time: str | None
 ) -> Iterator[Fault]:
-    """One channel's file. The first one that can be read gives `checked` its header."""
+    """The file at one place of a case's images. That at place 0 gives `checked` its header."""
+    file = seen.file
     try:
         with opened(file) as (header, shape, volumes):
-            if checked.header is None:
+            if place == 0:
                 checked.header, checked.shape = header, shape
                 yield from check_header(case, header, shape, time)
                 if case.channels_last and shape[0] != case.channels:
                     yield Fault("channels", other_channels(case, shape[0]), str(file), case.name)
             else:
                 yield from check_space(case, file, header, shape)
-                ours, wanted = (shape[1:], checked.shape[1:]) if is_map else (shape, checked.shape)
-                fault = grid_fault(case, file, header, ours, case.images[0], checked.header, wanted)
-                if fault and fault.kind == "frames" and shape[0] == 1:
-                    hint = 'if it holds for all frames, such as a T1 map, say "map" in channel_kinds of dataset.json'
-                    yield replace(fault, message=f"{fault.message}; {hint}")
-                elif fault:
-                    yield fault
-                elif is_map and shape[0] != 1:
-                    message = f"{file}: {shape[0]} frames came for a map; wanted one 3D image that holds for all frames"
-                    yield Fault("frames", message, str(file), case.name)
+                yield from _check_beside(case, file, header, shape, is_map, checked)
             for t, volume in enumerate(volumes):
                 _look(t, volume, max(1, math.prod(shape) // SAMPLE), seen)
     except InputError as error:
@@ -117,8 +119,28 @@ def _check_file(
             "finite values; replace them (by 0 outside the body, say) or export the study again"
         )
         yield Fault("not-finite", message, str(file), case.name)
+    if seen.constant:
+        yield _constant(case, seen, is_map)
     if not (is_map or case.channels_last):
-        yield from _check_frames(case, file, seen, time == "cyclic")
+        yield from _check_frames(case, seen, time == "cyclic")
+
+
+def _check_beside(
+    case: Case, file: Path, header: Header, shape: Shape, is_map: bool, checked: CheckedImage
+) -> Iterator[Fault]:
+    """Whether a later channel has the grid of the first one, and as many frames, or one as a map."""
+    fault = None
+    if checked.header is not None:
+        ours, wanted = (shape[1:], checked.shape[1:]) if is_map else (shape, checked.shape)
+        fault = grid_fault(case, file, header, ours, case.images[0], checked.header, wanted)
+    if fault and fault.kind == "frames" and shape[0] == 1:
+        hint = 'if it holds for all frames, such as a T1 map, say "map" in channel_kinds of dataset.json'
+        yield replace(fault, message=f"{fault.message}; {hint}")
+    elif fault:
+        yield fault
+    elif is_map and shape[0] != 1:
+        message = f"{file}: {shape[0]} frames came for a map; wanted one 3D image that holds for all frames"
+        yield Fault("frames", message, str(file), case.name)
 
 
 def _look(t: int, volume: np.ndarray, step: int, seen: _Seen) -> None:
@@ -141,20 +163,40 @@ def _look(t: int, volume: np.ndarray, step: int, seen: _Seen) -> None:
     seen.digests.append(hashlib.sha256(flat.tobytes()).hexdigest()[:32])
 
 
-def _check_frames(case: Case, file: Path, seen: _Seen, cyclic: bool) -> Iterator[Fault]:
-    """Frames that hold nothing, repeat another one, or stand at the wrong place."""
-    if seen.constant:
-        all_of_them = len(seen.constant) == len(seen.digests)
-        what = "the whole image is" if all_of_them else f"{frames_in_words(seen.constant)} hold"
-        what = what if all_of_them or len(seen.constant) > 1 else what.replace(" hold", " holds")
-        message = f"{file}: {what} one single value; see what went wrong, or leave out what was not acquired"
-        yield Fault("constant-frame", message, str(file), case.name)
-    frames: dict[str, list[int]] = {}
-    for t, digest in enumerate(seen.digests):
-        if t not in seen.constant:
-            frames.setdefault(digest, []).append(t)
-    last = len(seen.digests) - 1
-    for alike in frames.values():
+def _constant(case: Case, seen: _Seen, is_map: bool) -> Fault:
+    """What is said of frames, of channels in one file, or of a map, that hold one value."""
+    if len(seen.constant) == len(seen.digests):
+        what = "the map is" if is_map else "the whole image is"
+    else:
+        which = frames_in_words(seen.constant, "channel" if case.channels_last else "frame")
+        what = f"{which} hold{'s' * (len(seen.constant) == 1)}"
+    message = f"{seen.file}: {what} one single value; see what went wrong, or leave out what was not acquired"
+    return Fault("constant-frame", message, str(seen.file), case.name)
+
+
+def _same_channels(case: Case, passes: list[_Seen]) -> Iterator[Fault]:
+    """Channels that repeat another one, in files of their own or in one."""
+    todo = "put the right one in its place, or leave it out of all studies"
+    if case.channels_last:
+        for seen in passes:
+            for alike in seen.alike():
+                if len(alike) > 1:
+                    which = frames_in_words(alike, "channel")
+                    message = f"{seen.file}: {which} are the same voxel by voxel; {todo}"
+                    yield Fault("image-twice", message, str(seen.file), case.name)
+        return
+    first: dict[tuple[str, ...], _Seen] = {}
+    for seen in passes:
+        like = first.setdefault(tuple(seen.digests), seen)
+        if like is not seen and seen.alike():
+            message = f"{seen.file}: this channel of case {case.name} holds the same voxels as {like.file}; {todo}"
+            yield Fault("image-twice", message, str(seen.file), case.name)
+
+
+def _check_frames(case: Case, seen: _Seen, cyclic: bool) -> Iterator[Fault]:
+    """Frames that repeat another one, or stand at the wrong place."""
+    file, last, frames = seen.file, len(seen.digests) - 1, seen.alike()
+    for alike in frames:
         if len(alike) > 1:
             what = f"{frames_in_words(alike)} are the same voxel by voxel"
             if cyclic and alike == [0, last]:
@@ -163,7 +205,7 @@ def _check_frames(case: Case, file: Path, seen: _Seen, cyclic: bool) -> Iterator
             yield Fault("duplicate-frame", message, str(file), case.name)
     if seen.bad or len(seen.thumbnails) < len(seen.digests):
         return
-    own = [alike[0] for alike in frames.values()]
+    own = [alike[0] for alike in frames]
     wrong = misplaced(np.stack([seen.thumbnails[t] for t in own]), own, cyclic) if len(own) > 1 else ""
     if wrong:
         message = f"{file}: {wrong}; watch it as a film and put the frames in the order of their acquisition"

@@ -23,7 +23,8 @@ def ready(
 
     Args:
         path: the folder, or the `dataset.json` in it.
-        keep_in: from the dataset's folder to the one that the results are kept in, see `verify_dataset`.
+        keep_in: from the dataset's folder to the one that the results are kept in, which no other dataset shares, see
+            `verify_dataset`.
         skip_verify: read dataset.json only, and see that its files are there.
 
     Returns:

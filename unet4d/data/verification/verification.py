@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+import time
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from unet4d.data.content import Stamp, settled, stamp
 from unet4d.data.dataset_json import Case, Dataset, case_faults
 from unet4d.data.verification.dataset_checks import check_across
 from unet4d.data.verification.faults import ERROR, Fault, ordered
@@ -23,7 +25,7 @@ from unet4d.data.verification.summary import fingerprint_of
 from unet4d.errors import InputError, Unet4DError
 from unet4d.files import read_json, write_json
 
-VERSION = 1
+VERSION = 2
 """Raised whenever the same files would give other results."""
 KEPT = "fingerprint.json"
 AT_ONCE = 4
@@ -76,11 +78,17 @@ def verify_dataset(dataset: Dataset, keep_in: Path | None = None) -> Verificatio
     Args:
         dataset: as `open_dataset` gives it; its files need not be there.
         keep_in: the folder with the results of the last time, which gets those of this time; studies whose files and entry in
-            dataset.json have not changed since are not opened again. None: nothing is kept.
+            dataset.json have not changed since are not opened again. None: nothing is kept. It is the folder of this dataset
+            alone: results of studies that are not of it are dropped.
     """
     root = dataset.root
     cases = (*dataset.training, *dataset.test)
-    keys = [_key(case, dataset) for case in cases]
+    now_ns = time.time_ns()
+    stamps = [[stamp(file) if file.is_file() else [] for file in case.files] for case in cases]
+    keys = [_key(case, dataset, of_files) for case, of_files in zip(cases, stamps, strict=True)]
+    may_keep = {
+        key: all(settled(one, now_ns) for one in of_files if one) for key, of_files in zip(keys, stamps, strict=True)
+    }
     known = _kept(keep_in / KEPT) if keep_in else {}
     todo = [i for i, key in enumerate(keys) if key not in known]
     path = keep_in / KEPT if keep_in else None
@@ -88,7 +96,7 @@ def verify_dataset(dataset: Dataset, keep_in: Path | None = None) -> Verificatio
         _check_into(known, [(keys[i], cases[i]) for i in todo], dataset)
     finally:
         if path and todo:
-            path = _keep(path, known, keys)
+            path = _keep(path, known, may_keep)
     results = [known[key] for key in keys]
     faults = [fault.below(root) for fault in case_faults(dataset)]
     faults += [fault for _, found in results for fault in found]
@@ -117,22 +125,13 @@ def _check(case: Case, dataset: Dataset) -> Result:
     return image.facts, tuple(fault.below(dataset.root) for fault in (*image.faults, *labels))
 
 
-def _key(case: Case, dataset: Dataset) -> str:
+def _key(case: Case, dataset: Dataset, stamps: Sequence[Stamp]) -> str:
     """Changes with the study's files, its entry in dataset.json, and what that says of all studies."""
-    files = [(str(file.relative_to(dataset.root)), _stamp(file)) for file in case.files]
+    files = [(str(file.relative_to(dataset.root)), one) for file, one in zip(case.files, stamps, strict=True)]
     said = [case.name, case.subject, case.labelled_frames, case.frame_duration_s, case.channels_last, case.channels]
     shape = sorted(case.label) if isinstance(case.label, Mapping) else None
     of_all = [dataset.labels, dataset.time, dataset.channel_names, case.channel_kinds]
     return hashlib.sha256(json.dumps([VERSION, files, said, shape, of_all]).encode()).hexdigest()[:32]
-
-
-def _stamp(file: Path) -> list[int]:
-    """While this stays, so does what the file holds; empty where there is none."""
-    try:
-        about = file.stat()
-    except OSError:
-        return []
-    return [about.st_size, about.st_mtime_ns, about.st_ctime_ns, about.st_ino]
 
 
 def _kept(path: Path) -> dict[str, Result]:
@@ -153,15 +152,15 @@ def _kept(path: Path) -> dict[str, Result]:
         return {}
 
 
-def _keep(path: Path, results: Mapping[str, Result], keys: Iterable[str]) -> Path | None:
-    """Write the results of these keys; None where that cannot be done."""
+def _keep(path: Path, results: Mapping[str, Result], keys: Mapping[str, bool]) -> Path | None:
+    """Write what the studies of these keys are like, and the results of those that may be remembered; None if it cannot be done."""
     studies: list[StudyFacts] = []
     rows = []
-    for key in dict.fromkeys(keys):
-        if key in results:
-            facts, faults = results[key]
+    for key in [key for key in keys if key in results]:
+        facts, faults = results[key]
+        if keys[key]:
             rows.append({"key": key, "study": len(studies) if facts else None, "faults": [asdict(f) for f in faults]})
-            studies += [facts] if facts else []
+        studies += [facts] if facts else []
     try:
         write_json(path, {"version": VERSION, **fingerprint_of(studies), "verified": rows})
     except (Unet4DError, OSError):
