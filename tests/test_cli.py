@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ import torch
 
 import unet4d
 from unet4d import cli
+from unet4d.commands import COMMANDS
 from unet4d.config import Config
 from unet4d.errors import InputError, Unet4DError
 
@@ -66,7 +68,7 @@ def test_the_help_of_a_command_names_its_options_and_shows_how_it_is_called(comm
 def test_without_a_command_the_commands_are_listed(command, arguments):
     done = command(*arguments)
     assert done.code == 0
-    assert [name for name in cli._COMMANDS if f"\n  {name} " not in done.told] == []
+    assert [name for name in COMMANDS if f"\n  {name} " not in done.told] == []
 
 
 def test_the_examples_in_the_help_are_valid(monkeypatch, tmp_path):
@@ -74,11 +76,11 @@ def test_the_examples_in_the_help_are_valid(monkeypatch, tmp_path):
     for file in ("mine.yaml", "run/config.yaml"):
         (tmp_path / file).write_text("train: {epochs: 3}\n")
     monkeypatch.chdir(tmp_path)
-    examples = [line for entry in cli._COMMANDS.values() for line in entry.examples.splitlines()]
+    examples = [line for entry in COMMANDS.values() for line in entry.examples.splitlines()]
     examples += [line for line in cli.DESCRIPTION.splitlines() if line.startswith("  unet4d ")]
-    assert len(examples) > len(cli._COMMANDS)
+    assert len(examples) > len(COMMANDS)
     for line in examples:
-        words = line.split("   (")[0].split()
+        words = shlex.split(line.split("   (")[0])
         assert words[0] == "unet4d"
         assert cli._parsed(words[1:])[0] == words[1]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,7 +44,8 @@ def convert(
     """Write the studies of a source as a dataset, one after another, and print what came of it.
 
     4D NIfTI files are copied as they are; all else is written without loss. Labels on frames that nobody drew are left
-    out. A study without any label is a test case. Stopped before its end, the same call begins anew in the same folder.
+    out. A study without any label is a test case; where its subject is trained on it is not written, which is told. Stopped
+    before its end, the same call begins anew in the same folder.
 
     Args:
         kind: of the source: acdc, nnunet, frames, sequence or dicom.
@@ -64,15 +66,15 @@ def convert(
     found = find(kind, root, options)
     time = _time(found)
     _check(found, root, out)
+    _check_description(found, name, time, root)
     made: dict[str, _Made] = {}
     failed: dict[str, str] = {}
     with filling(out):
-        for study in tqdm(found.studies, "converting", unit="study", disable=None):
+        for study in tqdm(_kept(found), "converting", unit="study", disable=None):
             try:
                 made[study.name] = _written(study, found, out)
             except InputError as error:
                 failed[study.name] = str(error)
-        _check_subjects(found, made, failed)
         if not made:
             raise InputError(f"none of {len(failed)} studies of {root} could be read: {_reasons(failed)}")
         entry = _description(found, name, time, list(made.values()))
@@ -81,7 +83,8 @@ def convert(
     _tell(found, made, time, out)
     if failed:
         raise InputError(
-            f"{len(failed)} of {len(found.studies)} studies were left out, the other {len(made)} are in {out}: {_reasons(failed)}"
+            f"{len(failed)} of {len(failed) + len(made)} studies were left out, the other {len(made)} are in {out}: "
+            f"{_reasons(failed)}"
         )
     return out / "dataset.json"
 
@@ -100,16 +103,14 @@ def _check(source: Source, root: Path, out: Path) -> None:
     """Refuse, before any work, what no dataset can be made of."""
     if out.resolve().is_relative_to(root.resolve()):
         raise InputError(f"{out} is inside {root}, which is read; wanted a folder outside of it; choose another --out")
+    if len(source.labels) < 2 and any(study.label for study in source.studies):
+        raise InputError(f"{root}: its label maps name no classes; give them: --labels '{{left ventricle: 1}}'")
     if len(source.labels) < 2:
         raise InputError(
             f"nobody drew anything in {root}, and a dataset names its classes; name them, --labels '{{left ventricle: 1}}', "
             f"or segment the studies as they lie: unet4d predict RUN -i {root}"
         )
-    names = [study.name for study in source.studies]
-    doubled = sorted({name for name in names if names.count(name) > 1})
-    if doubled:
-        raise InputError(f"{root}: several studies would be named {doubled[0]}; wanted each name once; rename them")
-    names += [study.subject for study in source.studies]
+    names = [name for study in source.studies for name in (study.name, study.subject)]
     wrong = [name for name in names if not name.strip() or name.startswith(".") or set(name) & set("/\\\0\n")]
     if wrong:
         raise InputError(
@@ -133,6 +134,8 @@ def _written(study: Study, source: Source, out: Path) -> _Made:
     if study.label:
         label, drawn = study.label(image)
         labelled = range(image.frames) if drawn is None else drawn
+        if not labelled:
+            raise InputError(f"{study.name}: its labels are of no frame; wanted one or more; draw one, or remove them")
         label = np.where(np.isin(np.arange(image.frames), labelled)[:, None, None, None], label, 0)
         write_image(out / "labels" / f"{study.name}.nii.gz", label, like=image)
     images = _written_images(study, image, out)
@@ -171,13 +174,22 @@ def _whole(array: np.ndarray) -> np.ndarray:
     return array
 
 
-def _check_subjects(source: Source, made: dict[str, _Made], failed: dict[str, str]) -> None:
-    """Leave out a study without label whose subject is trained on: it can be neither trained on nor tested with."""
-    trained = {one.entry["subject"] for one in made.values() if one.is_training}
-    for name in [name for name, one in made.items() if not one.is_training and one.entry["subject"] in trained]:
-        failed[name] = (
-            f"nobody drew anything in it, and {made.pop(name).entry['subject']} is trained on; draw a frame of it"
+def _kept(source: Source) -> list[Study]:
+    """All but a study without label whose subject is trained on: it can be neither trained on nor tested with. Tells them."""
+    trained = {study.subject for study in source.studies if study.label and not study.is_test}
+    left = [study for study in source.studies if study.label is None and study.subject in trained]
+    for study in left:
+        tqdm.write(
+            f"{study.name}: not written, for nobody drew anything in it and {study.subject} is trained on",
+            file=sys.stderr,
         )
+    return [study for study in source.studies if study not in left]
+
+
+def _check_description(source: Source, name: str | None, time: str | None, root: Path) -> None:
+    """Refuse, before any work, labels and channels that dataset.json cannot hold; names the source."""
+    case = {"case": "any", "image": [f"any_{channel}.nii" for channel in range(len(source.channel_names))]}
+    parse_dataset({**_description(source, name, time, []), "test": [case]}, root)
 
 
 def _description(source: Source, name: str | None, time: str | None, made: Sequence[_Made]) -> dict[str, Any]:
@@ -200,7 +212,7 @@ def _tell(source: Source, made: dict[str, _Made], time: str | None, out: Path) -
     studies = list(made.values())
     for study in source.studies:
         if study.name in made and study.files and study.name not in str(study.files[0]):
-            print(f"{study.name}: {os.path.commonpath(study.files)}")
+            print(f"{study.name}: {os.path.commonpath([os.path.abspath(file) for file in study.files])}")
     training = sum(one.is_training for one in studies)
     subjects = len({one.entry["subject"] for one in studies})
     print(f"{len(studies)} studies of {subjects} subjects: {training} for training, {len(studies) - training} for test")

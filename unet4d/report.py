@@ -13,10 +13,11 @@ from tqdm import tqdm
 
 import unet4d
 from unet4d import metrics
+from unet4d.data.convert import NO_OPTIONS, Options
 from unet4d.data.image4d import Image4D, read_label
 from unet4d.data.nifti import case_name
 from unet4d.data.references import label_maps, named_classes
-from unet4d.data.studies import source_at
+from unet4d.data.studies import AUTO, source_at
 from unet4d.data.study import Source, Study
 from unet4d.errors import InputError
 from unet4d.files import check_writable, read_json, write_text
@@ -55,6 +56,8 @@ def report(
     prediction: str | os.PathLike[str],
     out_dir: str | os.PathLike[str],
     evaluation: str | os.PathLike[str] | None = None,
+    kind: str = AUTO,
+    options: Options = NO_OPTIONS,
 ) -> Path:
     """Draw every prediction and write index.html, and the pictures also as files, to `out_dir`.
 
@@ -64,6 +67,8 @@ def report(
         prediction: a folder of label maps `<case>.nii.gz`, or one label map.
         out_dir: made where it is missing.
         evaluation: a folder that `evaluate` wrote; its summary goes on the page.
+        kind: layout of `image`, as for `predict`; "auto" finds it out.
+        options: for an image of that kind; studies are named by them as when they were predicted.
 
     Returns:
         The page.
@@ -74,7 +79,8 @@ def report(
     out = Path(out_dir)
     check_writable(out)
     maps = _maps(Path(prediction))
-    source, studies = _studies(Path(image), maps)
+    source = source_at(Path(image), kind=kind, options=options)
+    studies = _studies(source, Path(image), maps)
     named = {name: value for name, value in source.labels.items() if value}
     named = named or named_classes(None, [Path(prediction), Path(prediction).parent]) or {}
     summary = _summary(Path(evaluation)) if evaluation is not None else None
@@ -97,16 +103,15 @@ def _maps(prediction: Path) -> dict[str, Path]:
     return label_maps(prediction)
 
 
-def _studies(image: Path, maps: Mapping[str, Path]) -> tuple[Source, dict[str, Study]]:
-    """The study behind each prediction, and the source they come from."""
-    source = source_at(image)
+def _studies(source: Source, image: Path, maps: Mapping[str, Path]) -> dict[str, Study]:
+    """The study behind each prediction."""
     known = {study.name: study for study in source.studies}
     if image.is_file() and len(known) == len(maps) == 1:
         known = dict(zip(maps, known.values(), strict=True))
     missing = [name for name in maps if name not in known]
     if missing:
         raise InputError(f"{image} has no study for {', '.join(missing)}; wanted one for each prediction, of its name")
-    return source, known
+    return known
 
 
 def _summary(folder: Path) -> dict[str, Any]:

@@ -2,11 +2,37 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
 
 from unet4d.data.dataset_folder import filling
 from unet4d.data.phantom import write_phantom
 from unet4d.errors import InputError
+
+
+def write_dataset(root: Path, *names: str) -> None:
+    """A dataset.json of test cases of these names, whose files need not be there."""
+    cases = [{"case": name, "image": f"images/{name}.nii"} for name in names]
+    about = {"channel_names": {"0": "MRI"}, "labels": {"background": 0, "heart": 1}, "test": cases}
+    (root / "dataset.json").write_text(json.dumps(about))
+
+
+def test_what_an_earlier_call_named_otherwise_is_gone(tmp_path):
+    """Pins a conversion that was stopped and begun again without patients' ids, which stayed in the names beside."""
+    stopped = filling(tmp_path)
+    stopped.__enter__()
+    for part in ("images", "labels"):
+        (tmp_path / part).mkdir()
+        (tmp_path / part / "DOE-JANE_series001.nii").touch()
+    with filling(tmp_path):
+        assert not list(tmp_path.rglob("*.nii"))
+        (tmp_path / "images").mkdir()
+        for name in ("a", "left out after all"):
+            (tmp_path / "images" / f"{name}.nii").touch()
+        write_dataset(tmp_path, "a")
+    assert [path.name for path in tmp_path.rglob("*.nii")] == ["a.nii"]
 
 
 def test_a_folder_that_was_stopped_is_filled_again_and_then_done(tmp_path):
@@ -15,7 +41,7 @@ def test_a_folder_that_was_stopped_is_filled_again_and_then_done(tmp_path):
     stopped.__enter__()
     (out / "image").touch()
     with filling(out):
-        (out / "dataset.json").touch()
+        write_dataset(out, "a")
     assert sorted(path.name for path in out.iterdir()) == ["dataset.json", "image"]
     with pytest.raises(InputError, match="holds a dataset already"), filling(out):
         raise AssertionError
@@ -34,7 +60,7 @@ def test_a_folder_that_holds_anything_is_somebodys(tmp_path, name):
 
 def test_an_empty_folder_will_do_and_a_file_will_not(tmp_path):
     with filling(tmp_path):
-        pass
+        write_dataset(tmp_path, "a")
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match="is a file; wanted a new or empty folder"), filling(tmp_path / "file"):
         raise AssertionError

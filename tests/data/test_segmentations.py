@@ -156,8 +156,19 @@ def test_segments_of_slicer_4_have_a_layer_each(image, tmp_path):
 
 
 def test_a_single_voxel_means_that_nothing_was_drawn(image, tmp_path):
-    path = write_segmentation(tmp_path / "a.seg.nrrd", np.ones((1, 1, 1)), [("wall", 1, 0)], np.eye(4))
+    path = write_segmentation(tmp_path / "a.seg.nrrd", np.zeros((1, 1, 1)), [("wall", 1, 0)], np.eye(4))
     assert not read_segmentation(path, LABELS, image).any()
+
+
+def test_a_single_voxel_that_was_drawn_is_kept(image, tmp_path):
+    """Pins a drawn voxel, cropped to itself, that was taken for an empty segmentation."""
+    label = np.zeros(GRID, np.uint8)
+    label[4, 1, 2] = 2
+    path = write_segmentation(tmp_path / "a.seg.nrrd", label, WALL_AND_BLOOD, crop=True)
+    assert read_nrrd_header(path).grid == (1, 1, 1)
+    np.testing.assert_array_equal(read_segmentation(path, LABELS, image), label)
+    path = write_segmentation(tmp_path / "b.seg.nrrd", np.ones((1, 1, 1)), WALL_AND_BLOOD, np.eye(4))
+    assert "voxels off" in refusal(read_segmentation, path, LABELS, image)
 
 
 @pytest.mark.parametrize("key", ["Segmentation_SourceRepresentation", "Segmentation_MasterRepresentation"])
@@ -189,6 +200,13 @@ def test_values_follow_the_first_appearance_of_names(tmp_path):
     assert label_values(files, None) == {"background": 0, "right": 1, "left": 2, "atrium": 3}
     assert list(label_values([second, first], None)) == ["background", "atrium", "Left", "right"]
     assert label_values([tmp_path / "x.nii.gz"], None) == label_values([], None) == {}
+
+
+def test_a_damaged_header_names_nothing_and_is_told_where_it_is_read(image, tmp_path):
+    good = write_segmentation(tmp_path / "1.seg.nrrd", drawn(), [("left", 2, 0)])
+    (tmp_path / "2.seg.nrrd").write_bytes(good.read_bytes()[:60])
+    assert label_values([tmp_path / "2.seg.nrrd", good], None) == {"background": 0, "left": 1}
+    assert "2.seg.nrrd" in refusal(read_segmentation, tmp_path / "2.seg.nrrd", LABELS, image)
 
 
 def test_a_segment_named_background_is_background(tmp_path):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from unet4d.data.convert import Options
+from unet4d.data.convert import Options, find
 from unet4d.data.nifti import case_name, studies_in
 from unet4d.data.nifti_studies import by_channel
 from unet4d.data.studies import find_studies, source_at
@@ -199,7 +199,59 @@ def test_an_option_without_use_is_refused(tmp_path):
 def test_what_nobody_knows_is_told(tmp_path):
     words = f"{touch(tmp_path / 'x', 'notes.txt')} holds no .nii or .nii.gz file, and nothing that unet4d convert knows"
     assert words in refusal([tmp_path / "x"], ONE)
-    assert "wanted a file name that ends in .nii or .nii.gz" in refusal([tmp_path / "x" / "notes.txt"], ONE)
+    assert "notes.txt is no study by itself; wanted .nii, .nii.gz or a sequence" in refusal(
+        [tmp_path / "x/notes.txt"], ONE
+    )
+
+
+def nrrd(folder: Path, *names: str) -> Path:
+    """Headers that say three axes, which is all that is looked at."""
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(b"NRRD0004\ndimension: 3\n\n")
+    return folder
+
+
+def test_static_patients_are_no_frames_of_one_study(tmp_path):
+    """Pins patient0.nrrd, patient1.nrrd, ... in one folder, which were joined to one study without a word."""
+    three = nrrd(tmp_path, "patient0.nrrd", "patient1.nrrd", "patient2.nrrd")
+    assert "or say what it is with --kind (3D NRRD, one a frame: --kind frames)" in refusal([three], ONE)
+    assert len(names([three], ("MRI",), kind="frames")) == 1
+    said = refusal([three / "patient0.nrrd"], ONE)
+    assert "patient0.nrrd is no study by itself" in said
+    assert "of 3D files, one a frame, give the folder: unet4d predict with --kind frames" in said
+
+
+def test_what_a_layout_was_taken_as_is_said(tmp_path, capsys):
+    root = nrrd(tmp_path / "n", *(f"anna/frame_{t}.nrrd" for t in range(3)))
+    source_at(root)
+    assert capsys.readouterr().err == f"{root}: taken as frames, 1 study of 3 files; --kind says otherwise\n"
+    source_at(acdc(tmp_path / "acdc"))
+    assert "taken as acdc, 2 studies of " in capsys.readouterr().err
+    source_at(root, kind="frames")
+    source_at(dataset(tmp_path / "ours"))
+    source_at(touch(tmp_path / "plain", "a.nii"))
+    assert capsys.readouterr().err == ""
+
+
+def test_files_beside_patients_folders_are_not_passed_over(tmp_path):
+    """Pins a.nii.gz beside patient001/, which was not segmented."""
+    assert names([touch(acdc(tmp_path), "a.nii.gz")], ONE) == ["a"]
+
+
+def test_what_may_not_be_read_is_told(tmp_path, monkeypatch):
+    locked = touch(tmp_path / "locked", "a.nii")
+
+    def refuse(path, *_):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    for method in ("iterdir", "is_file", "exists"):
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, method, refuse)
+            assert "may not be read: no permission" in refusal([locked], ONE)
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    with pytest.raises(InputError, match="locked may not be read: no permission"):
+        find("acdc", locked, Options())
 
 
 def test_without_channel_names_a_study_is_its_first_channel(tmp_path):

@@ -1,24 +1,30 @@
 """A dataset folder while it is written: new at first, complete once its dataset.json is there.
 
-What was stopped in between left a mark in the folder, and the same command fills it again; a folder that holds anything
-else is somebody's, and stays as it is.
+What was stopped in between left a mark in the folder, and the same command fills it again, from the beginning: images/ and
+labels/ in it are removed first, for they may have been named otherwise. A folder that holds anything else is somebody's, and
+stays as it is.
 """
 
 from __future__ import annotations
 
 import contextlib
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+from unet4d.data.dataset_json import parse_dataset
 from unet4d.errors import InputError
-from unet4d.files import check_writable, write_text
+from unet4d.files import check_writable, read_json, write_text, writing
 
 _MARK = ".unet4d-incomplete"
+_PARTS = ("images", "labels")
 
 
 @contextlib.contextmanager
 def filling(folder: Path) -> Iterator[None]:
-    """Make a folder, in which the caller writes all files and dataset.json last.
+    """Make a folder, in which the caller writes images/, labels/ and, last, dataset.json.
+
+    Afterwards both hold the files that dataset.json names, and no other.
 
     Raises:
         InputError: it is a file, or holds anything that an earlier `filling` did not leave there.
@@ -31,6 +37,20 @@ def filling(folder: Path) -> Iterator[None]:
     if folder.exists() and any(folder.iterdir()) and not (folder / _MARK).is_file():
         raise InputError(f"{folder} is not empty; wanted a new or empty folder: give another path or empty it first")
     check_writable(folder)
+    for part in _PARTS:
+        if (folder / part).is_dir():
+            with writing(folder / part):
+                shutil.rmtree(folder / part)
     write_text(folder / _MARK, "Without dataset.json this folder is incomplete; the command that began it goes on.\n")
     yield
+    _remove_unnamed(folder)
     (folder / _MARK).unlink()
+
+
+def _remove_unnamed(folder: Path) -> None:
+    """Remove what was written of studies that were left out after all."""
+    dataset = parse_dataset(read_json(folder / "dataset.json"), folder / "dataset.json")
+    named = {file for case in (*dataset.training, *dataset.test) for file in case.files}
+    for file in [file for part in _PARTS for file in (folder / part).glob("*")]:
+        if file not in named:
+            file.unlink()

@@ -9,11 +9,12 @@ from pathlib import Path
 from unet4d.data.channels import SIGNAL
 from unet4d.data.dataset import Case, Dataset, read_labelled
 from unet4d.data.image4d import Image4D
-from unet4d.data.nifti import case_name, studies_in
+from unet4d.data.nifti import SUFFIXES, case_name, studies_in
 from unet4d.data.study import Label, Source, Study
 from unet4d.errors import InputError
 
-_CHANNEL = re.compile(r"(.+)_(\d{4})")
+CHANNEL = re.compile(r"(.+)_(\d{4})")
+"""A file name that ends in the number of a channel: CASE_0000."""
 
 
 def study_of(case: Case, dataset: Dataset | None = None, *, is_test: bool = False) -> Study:
@@ -73,7 +74,7 @@ def by_channel(files: Mapping[str, Path]) -> dict[str, dict[str, Path]]:
     """Case to its files by channel number, from file names CASE_0000, CASE_0001, ...; others have the number ""."""
     cases: dict[str, dict[str, Path]] = {}
     for name, file in files.items():
-        numbered = _CHANNEL.fullmatch(name)
+        numbered = CHANNEL.fullmatch(name)
         case, number = numbered.groups() if numbered else (name, "")
         cases.setdefault(case, {})[number] = file
     return cases
@@ -94,6 +95,11 @@ def all_channels(case: str, folder: Path, found: Mapping[str, Path], channels: i
 def _bare_files(path: Path, channels: int, first_only: bool) -> Iterator[tuple[str, list[Path]]]:
     """Study names with their files."""
     if path.is_file():
+        if not path.name.lower().endswith(SUFFIXES):
+            raise InputError(
+                f"{path} is no study by itself; wanted .nii, .nii.gz or a sequence of frames (a NRRD of four axes, DICOM); of "
+                "3D files, one a frame, give the folder: unet4d predict with --kind frames"
+            )
         if channels > 1:
             raise InputError(
                 f"{path} is one file and the model wants {channels} channels; give the folder or the dataset instead"
@@ -103,8 +109,8 @@ def _bare_files(path: Path, channels: int, first_only: bool) -> Iterator[tuple[s
     files = studies_in(path)
     if not files:
         raise InputError(
-            f"{path} holds no .nii or .nii.gz file, and nothing that unet4d convert knows; give a study, a folder of "
-            "studies or a dataset folder"
+            f"{path} holds no .nii or .nii.gz file, and nothing that unet4d convert knows by itself; give a study, a folder "
+            "of studies or a dataset folder, or say what it is with --kind (3D NRRD, one a frame: --kind frames)"
         )
     if channels > 1:
         for name, found in by_channel(files).items():

@@ -140,8 +140,20 @@ def read_nrrd_image(path: Path) -> Image4D:
 
 
 def files_of(path: Path) -> tuple[Path, ...]:
-    """A file, and the one that its voxels lie in where its name says that they lie apart. Raises as `read_nrrd_header`."""
-    return read_nrrd_header(path).files if path.suffix.lower() == ".nhdr" else (path,)
+    """A file, and the one that its voxels lie in where its name and its header, if it can be read, say that they lie apart."""
+    if path.suffix.lower() == ".nhdr":
+        with contextlib.suppress(InputError):
+            return read_nrrd_header(path).files
+    return (path,)
+
+
+def check_installed(path: Path) -> ModuleType:
+    """Give pynrrd. Raises InputError, with what to install, where it is missing."""
+    try:
+        import nrrd
+    except ImportError as error:
+        raise InputError(f"{path} is NRRD, which needs pynrrd; install it: pip install 'unet4d[nrrd]'") from error
+    return nrrd
 
 
 def dimension_of(path: Path) -> int | None:
@@ -157,10 +169,7 @@ def dimension_of(path: Path) -> int | None:
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[tuple[ModuleType, BinaryIO, dict[str, Any]]]:
     """Give pynrrd, the file behind its header, and the fields; what goes wrong names the file."""
-    try:
-        import nrrd
-    except ImportError as error:
-        raise InputError(f"{path} is NRRD, which needs pynrrd; install it: pip install 'unet4d[nrrd]'") from error
+    nrrd = check_installed(path)
     try:
         with open(path, "rb") as file:
             if file.read(4) != b"NRRD":

@@ -2,7 +2,7 @@
 
 A segmentation (.seg.nrrd) names its segments, each of which is a value in one of its layers; overlapping segments lie in
 layers of their own, along a list axis. Its voxels are a box round what was drawn, anywhere on the image's lattice; a single
-voxel means that nothing was. See https://slicer.readthedocs.io/en/latest/developer_guide/modules/segmentations.html.
+voxel of 0, wherever it lies, means that nothing was. See https://slicer.readthedocs.io/en/latest/developer_guide/modules/segmentations.html.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import numpy as np
 from unet4d.data.dataset_json import nearest
 from unet4d.data.image4d import Image4D, read_label
 from unet4d.data.nifti import SUFFIXES, spacing_of
-from unet4d.data.nrrd_file import NrrdHeader, read_nrrd_header
+from unet4d.data.nrrd_file import NrrdHeader, check_installed, read_nrrd_header
 from unet4d.errors import InputError
 
 BACKGROUND = "background"
@@ -54,6 +54,8 @@ def segments_of(header: NrrdHeader) -> tuple[Segment, ...]:
 def label_values(files: Iterable[Path], given: Mapping[str, int] | None) -> dict[str, int]:
     """Class name to label value for all these segmentations and label maps; reads the headers of the NRRD among them.
 
+    A damaged header is passed by here, and told where its file is read: the other studies go on.
+
     Names are the same if they differ in capitals and spaces alone. Where nothing is given, the values are 1, 2, ... in the
     order in which the names come first: file by file as given, in a file by the number of the segment.
 
@@ -65,14 +67,14 @@ def label_values(files: Iterable[Path], given: Mapping[str, int] | None) -> dict
         background at 0 first; empty where nothing is given and nothing is named.
 
     Raises:
-        InputError: a segment that `given` does not name; values that do not fit; an unreadable header.
+        InputError: a segment that `given` does not name; values that do not fit; pynrrd is not installed.
     """
     labels = _checked(given) if given else {BACKGROUND: 0}
     known = {_key(name) for name in labels}
     for path in files:
         if path.name.lower().endswith(SUFFIXES):
             continue
-        for segment in segments_of(read_nrrd_header(path)):
+        for segment in _named_in(path):
             if _key(segment.name) in known:
                 continue
             if given:
@@ -83,6 +85,15 @@ def label_values(files: Iterable[Path], given: Mapping[str, int] | None) -> dict
             labels[segment.name] = len(labels)
             known.add(_key(segment.name))
     return labels if given or len(labels) > 1 else {}
+
+
+def _named_in(path: Path) -> tuple[Segment, ...]:
+    """The segments of a file; none where its header is damaged."""
+    check_installed(path)
+    try:
+        return segments_of(read_nrrd_header(path))
+    except InputError:
+        return ()
 
 
 def read_segmentation(path: Path, labels: Mapping[str, int], image: Image4D) -> np.ndarray:
@@ -108,9 +119,10 @@ def read_segmentation(path: Path, labels: Mapping[str, int], image: Image4D) -> 
             raise InputError(
                 f"{path}: a fractional segmentation came; wanted a binary label map; convert it in 3D Slicer"
             )
-    if header.grid == (1, 1, 1):
+    layers = header.read()
+    if header.grid == (1, 1, 1) and not layers.any():
         return np.zeros(image.grid, dtype=np.uint8)
-    return _onto_grid(_painted(header.read(), segments_of(header), labels, path)[None], header, image)[0]
+    return _onto_grid(_painted(layers, segments_of(header), labels, path)[None], header, image)[0]
 
 
 def read_label_map(path: Path, labels: Mapping[str, int], image: Image4D) -> np.ndarray:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from unet4d.data.convert import NO_OPTIONS, Options, detected, find
+from tqdm import tqdm
+
+from unet4d.data.convert import NO_OPTIONS, Options, detected, find, readable
 from unet4d.data.convert.nnunet import is_kind as is_nnunet
 from unet4d.data.dataset import read_dataset
 from unet4d.data.dataset_json import nearest
@@ -22,7 +25,8 @@ _NIFTI_LAYOUTS = ("acdc", "nnunet")
 
 def is_dataset(path: Path) -> bool:
     """Whether a path is a dataset.json, or a folder that holds one; nnU-Net's, which is another layout, is none."""
-    return (path.name == "dataset.json" or (path / "dataset.json").is_file()) and not is_nnunet(path)
+    with readable(path):
+        return (path.name == "dataset.json" or (path / "dataset.json").is_file()) and not is_nnunet(path)
 
 
 def source_at(
@@ -35,6 +39,8 @@ def source_at(
 ) -> Source:
     """What lies at a path. A folder that holds NIfTI files is a folder of studies, unless `kind` says otherwise.
 
+    What another layout was taken as is said on stderr, for it is a guess.
+
     Args:
         path: a file or folder.
         kind: "auto", or one of `KINDS`.
@@ -43,13 +49,17 @@ def source_at(
         channel_kinds: likewise; empty: all are signal.
 
     Raises:
-        InputError: nothing is there, or nothing that is known; options came for files that have no use for them.
+        InputError: nothing is there, nothing that is known or that may be read; options came for files that have no use for them.
     """
-    if not path.exists():
-        raise InputError(f"{path} is missing; give a NIfTI file, a folder of them or a dataset folder")
-    layout = _layout(path) if kind == AUTO else kind
+    with readable(path):
+        if not path.exists():
+            raise InputError(f"{path} is missing; give a NIfTI file, a folder of them or a dataset folder")
+        layout = _layout(path) if kind == AUTO else kind
     if layout:
-        return find(layout, path, options)
+        source = find(layout, path, options)
+        if kind == AUTO:
+            _tell(path, layout, source)
+        return source
     if options != NO_OPTIONS:
         raise InputError(
             f"{path} came with a pattern or with_ids, which its layout has no use for; name it with --kind"
@@ -115,6 +125,12 @@ def _layout(path: Path) -> str | None:
     is_nifti = path.name.lower().endswith(SUFFIXES) if path.is_file() else bool(studies_in(path))
     layout = detected(path)
     return layout if not is_nifti or layout in _NIFTI_LAYOUTS else None
+
+
+def _tell(path: Path, layout: str, source: Source) -> None:
+    studies, files = len(source.studies), sum(len(study.files) for study in source.studies)
+    came = f"{studies} {'study' if studies == 1 else 'studies'} of {files} file{'s' * (files != 1)}"
+    tqdm.write(f"{path}: taken as {layout}, {came}; --kind says otherwise", file=sys.stderr)
 
 
 def _taken(path: Path, source: Source, names: Sequence[str] | None, subjects: Sequence[str] | None) -> Sequence[Study]:

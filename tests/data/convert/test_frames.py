@@ -12,7 +12,7 @@ import pytest
 from tests.data.slicer import OBLIQUE, write_segmentation, write_sequence, write_volume
 from unet4d.data.convert import Options, detected, find
 from unet4d.data.convert.frames import is_kind
-from unet4d.data.convert.names import natural_key
+from unet4d.data.convert.names import natural_key, time_order
 from unet4d.data.dataset import read_dataset, read_labelled
 from unet4d.data.phantom import LABELS, make_cine
 from unet4d.data.study import Source
@@ -151,7 +151,7 @@ def test_the_outermost_folder_is_the_subject(tmp_path):
 
 def test_two_studies_of_one_name_are_refused(tmp_path):
     said = refusal(frames, touched(tmp_path, "a/b/0.nrrd", "a_b/0.nrrd"))
-    assert "two studies would be named a_b" in said
+    assert "2 studies would be named a_b" in said
 
 
 def test_hidden_files_and_other_files_are_passed_by(tmp_path):
@@ -242,13 +242,36 @@ def test_a_pattern_sees_the_path_and_no_suffix(tmp_path):
     assert (study.name, study.subject, len(study.files)) == ("3T_anna", "3T_anna", 3)
 
 
+def test_missing_frames_are_of_one_study_and_the_others_are_read(tmp_path):
+    touched(tmp_path, "a_frame1.nrrd", "a_frame2.nrrd", "a_frame5.nrrd", "b_frame1.nrrd", "b_frame2.nrrd")
+    touched(tmp_path, "c_frame0.nrrd", "c_frame5.nrrd", "c_frame10.nrrd")
+    a, b, c = frames(tmp_path, pattern=PATTERN).studies
+    assert "a has the frames 1 to 5 without 3, 4; wanted every frame" in refusal(a.image)
+    assert (b.image().frames, values(c)) == (2, [0, 1, 2])
+
+
+def test_a_damaged_segmentation_is_of_one_study_and_the_others_are_read(tmp_path):
+    touched(tmp_path, "a/0.nrrd", "b/0.nrrd")
+    for name in "ab":
+        write_segmentation(tmp_path / f"{name}/0.seg.nrrd", volume(1), [("wall", 1, 0)])
+    path = tmp_path / "a/0.seg.nrrd"
+    path.write_bytes(path.read_bytes()[:60])
+    a, b = frames(tmp_path).studies
+    assert str(path) in refusal(a.label, a.image())
+    assert b.label(b.image())[0].all()
+
+
+def test_decimals_in_names_are_in_the_order_of_their_values(tmp_path):
+    touched(tmp_path, "a/t_0.5.nrrd", "a/t_0.25.nrrd", "a/t_1.0.nrrd", "a/t_10.nrrd", "a/t_2.nrrd")
+    assert values(frames(tmp_path).studies[0]) == [1, 0, 2, 4, 3]
+    assert time_order(["1.2.10", "1.2.9"]) == ["1.2.9", "1.2.10"], "no decimals"
+    assert time_order(["t_0.50", "t_0.5", "t_0.25"]) == ["t_0.5", "t_0.25", "t_0.50"], "two are one: natural order"
+    assert time_order(["b_0.5", "a_0.25", "a_1"]) == ["a_0.25", "a_1", "b_0.5"], "not behind the same text"
+
+
 @pytest.mark.parametrize(
     ("files", "said"),
     [
-        (
-            ("a_frame1.nrrd", "a_frame2.nrrd", "a_frame5.nrrd"),
-            "a has the frames 1 to 5 without 3, 4; wanted every frame",
-        ),
         (("a_frame1.nrrd", "a_frame01.nrrd"), "a_frame1.nrrd are of the same frame"),
         (("x.nrrd", "y.nrrd"), "matches none of 2 files; wanted a match of the whole of such a path: x"),
     ],
@@ -318,6 +341,12 @@ def test_a_folder_without_images_and_a_file_are_refused(tmp_path):
         (("frame_1.nhdr",), True),
         (("anna/frame_1.nrrd", "anna/frame_2.nrrd", "ben/other.nrrd"), True),
         (("anna.nrrd", "ben.nrrd"), False),  # two studies rather than two frames
+        (("patient0.nrrd", "patient1.nrrd"), False),  # likewise
+        (("anna_2.nrrd", "anna_3.nrrd"), False),
+        (("heart0.nrrd", "heart1.nrrd"), False),  # ends in t, which is no word of it
+        (("0.nrrd", "1.nrrd"), True),
+        (("anna/Volume-3.nrrd",), True),
+        (("anna_t0.25.nrrd", "anna_t0.5.nrrd"), True),
         (("1.nii.gz", "2.nii.gz"), False),  # may be studies
         (("1.seq.nrrd",), False),
         (("1.seg.nrrd",), False),

@@ -174,7 +174,6 @@ def test_the_duration_that_a_user_gives_stands_in_for_an_unknown_one(tmp_path):
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("a_5.seg.nrrd", "has the frames 0 to 4; wanted one of them"),
         ("b_1.seg.nrrd", "no sequence of this name is beside"),
         ("a_frame1.seg.nrrd", "no sequence of this name is beside"),
         ("b.seg.seq.nrrd", "no sequence of this name is beside"),
@@ -194,25 +193,41 @@ def test_labels_that_belong_to_no_frame_or_twice_are_refused(name, said, tmp_pat
     assert name in message
 
 
+def test_what_is_wrong_with_one_sequence_stops_no_other(tmp_path):
+    for name in "abcd":
+        write_sequence(tmp_path / f"{name}.seq.nrrd", SERIES)
+        write_segmentation(tmp_path / f"{name}_1.seg.nrrd", SERIES[0], WALL)
+    (tmp_path / "a.seq.nrrd").write_bytes((tmp_path / "a.seq.nrrd").read_bytes()[:60])
+    (tmp_path / "b_1.seg.nrrd").write_bytes((tmp_path / "b_1.seg.nrrd").read_bytes()[:60])
+    (tmp_path / "c_1.seg.nrrd").rename(tmp_path / "c_5.seg.nrrd")
+    write_segmentation(tmp_path / "d_1.seg.nrrd", SERIES[0] > 3, WALL)
+    a, b, c, d = sequences(tmp_path).studies
+    assert "a.seq.nrrd" in refusal(a.image)
+    assert "b_1.seg.nrrd" in refusal(b.label, b.image())
+    assert "c_5.seg.nrrd: " in refusal(c.label, c.image())
+    assert "c.seq.nrrd has the frames 0 to 4; wanted one of them" in refusal(c.label, c.image())
+    assert d.label(d.image())[1] == (1,)
+
+
 def test_the_studies_of_two_files_have_two_names(tmp_path):
     write_sequence(tmp_path / "a/b.seq.nrrd", SERIES)
     write_sequence(tmp_path / "a_b.seq.nrrd", SERIES)
-    assert "two sequences would be named a_b" in refusal(sequences, tmp_path)
+    assert "2 studies would be named a_b" in refusal(sequences, tmp_path)
 
 
 def test_axes_without_frames_are_refused(tmp_path):
     write_volume(tmp_path / "one.seq.nrrd", SERIES[0])
     assert "one.seq.nrrd has no axis of frames; wanted one of kind list" in refusal(
-        sequences, tmp_path / "one.seq.nrrd"
+        one(tmp_path / "one.seq.nrrd").image
     )
     itk = {"space dimension": 4, "space directions": np.eye(4), "kinds": ["domain"] * 4, "space origin": np.zeros(4)}
     write(tmp_path / "itk.nrrd", SERIES, itk)
-    said = refusal(sequences, tmp_path / "itk.nrrd")
+    said = refusal(one(tmp_path / "itk.nrrd").image)
     assert "itk.nrrd: its 4 axes 5 x 4 x 3 x 2 are of the kinds domain domain domain domain" in said
     assert "under 'space' as left-posterior-superior-time" in said
     gradients = geometry(OBLIQUE, 0) | {"modality": "DWMRI"}
     write(tmp_path / "dwi.nrrd", SERIES, gradients)
-    assert "dwi.nrrd holds diffusion gradients" in refusal(sequences, tmp_path / "dwi.nrrd")
+    assert "dwi.nrrd holds diffusion gradients" in refusal(one(tmp_path / "dwi.nrrd").image)
 
 
 def test_a_truncated_sequence_is_refused_when_it_is_read(tmp_path):

@@ -1,13 +1,19 @@
 """Layouts in which studies are found on disk, one module each; every one of them gives a `Source` of studies to read.
 
-acdc.py   nnunet.py   frames.py   sequence.py   dicom.py
+acdc.py        the ACDC challenge: patientNNN/patientNNN_4d.nii.gz, patientNNN_frameXX_gt.nii.gz, Info.cfg
+nnunet.py      nnU-Net raw data: dataset.json, imagesTr/CASE_0000.nii.gz, labelsTr; frames of one subject are joined
+frames.py      folders of 3D files, one a frame: .nrrd with .seg.nrrd as 3D Slicer exports them, .nii.gz
+sequence.py    3D Slicer sequences: .seq.nrrd, with .seg.seq.nrrd beside them
+dicom.py       cine and dynamic series as scanners and PACS leave them, single-frame or enhanced multi-frame
 """
 
 from __future__ import annotations
 
+import contextlib
 import math
 import re
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib import import_module
@@ -18,14 +24,8 @@ from unet4d.data.image4d import Image4D
 from unet4d.data.study import Source, Study
 from unet4d.errors import InputError
 
-KINDS = {
-    "acdc": "the ACDC challenge: patientNNN/patientNNN_4d.nii.gz, patientNNN_frameXX_gt.nii.gz, Info.cfg",
-    "nnunet": "nnU-Net raw data: dataset.json, imagesTr/CASE_0000.nii.gz, labelsTr; frames of one subject are joined",
-    "frames": "folders of 3D files, one a frame: .nrrd with .seg.nrrd as 3D Slicer exports them, .nii.gz",
-    "sequence": "3D Slicer sequences: .seq.nrrd, with .seg.seq.nrrd beside them",
-    "dicom": "cine and dynamic series as scanners and PACS leave them, single-frame or enhanced multi-frame",
-}
-"""Kind to what it is; `unet4d.data.convert.<kind>` has `find(root, options)` and `is_kind(root)`."""
+KINDS = ("acdc", "nnunet", "frames", "sequence", "dicom")
+"""`unet4d.data.convert.<kind>` has `find(root, options)` and `is_kind(root)`; the first that it is, is detected."""
 
 _USED = {
     "acdc": (),
@@ -88,22 +88,42 @@ class Options:
 NO_OPTIONS = Options()
 
 
+@contextlib.contextmanager
+def readable(root: Path) -> Iterator[None]:
+    """Turn a folder or file that may not be read, at `root` or below, into an InputError."""
+    try:
+        yield
+    except PermissionError as error:
+        raise InputError(
+            f"{error.filename or root} may not be read: no permission; change its rights, or copy what you may read"
+        ) from error
+
+
 def find(kind: str, root: Path, options: Options) -> Source:
     """The studies of a source, in this layout; voxels are not read.
 
     What `options` says holds for all of them: `time` before what the files say, `frame_duration_s` and `labels` where they do not.
 
     Raises:
-        InputError: no such layout; nothing of this layout is there, or what is there contradicts itself; says what came.
+        InputError: no such layout; nothing of this layout is there, or what is there contradicts itself, may not be read, or
+            would give two studies one name; says what came.
     """
     if kind not in KINDS:
         raise InputError(f"{kind!r} is no layout; wanted one of {', '.join(KINDS)}")
-    if not root.exists():
-        raise InputError(f"{root} is missing; give the file or folder to read")
+    with readable(root):
+        if not root.exists():
+            raise InputError(f"{root} is missing; give the file or folder to read")
     for name in ("pattern", "labels", "with_ids"):
         if getattr(options, name) and name not in _USED[kind]:
             raise InputError(f"{name} came for {kind}, which has no use for it; leave it out")
-    source: Source = import_module(f"unet4d.data.convert.{kind}").find(root, options)
+    with readable(root):
+        source: Source = import_module(f"unet4d.data.convert.{kind}").find(root, options)
+    names = Counter(study.name for study in source.studies)
+    doubled = next((name for name, count in names.items() if count > 1), None)
+    if doubled is not None:
+        raise InputError(
+            f"{root}: {names[doubled]} studies would be named {doubled}; wanted each name once; rename them"
+        )
     labels = source.labels or ({"background": 0, **options.labels} if options.labels else {})
     time = options.time or source.time
     studies = [_timed(study, options.time or study.time or source.time, options) for study in source.studies]

@@ -33,12 +33,13 @@ ABOUT = {
     "reference": "Bernard et al., IEEE Trans Med Imaging 37:2514, 2018, doi 10.1109/TMI.2018.2837502",
 }
 _PATIENT = re.compile(r"patient\d+")
+_FILE = re.compile(r"_(4d|frame\d+)(_gt)?\.nii(\.gz)?", re.IGNORECASE)
 _TOLERANCE = 1e-4  # of the largest value: a file with a scale slope rounds otherwise than one without
 
 
 def is_kind(root: Path) -> bool:
-    """Whether there are patients' folders in a folder, or it is one."""
-    return bool(_patients(root))
+    """Whether there are patients' folders in a folder, and no NIfTI files beside them; or it is one."""
+    return bool(_patients(root)) and (_is_patient(root.absolute()) or not studies_in(root))
 
 
 def find(root: Path, options: Options) -> Source:
@@ -67,9 +68,9 @@ def _patients(root: Path) -> list[Path]:
 
 
 def _is_patient(folder: Path) -> bool:
-    """Whether it is named as a patient's folder, and holds something of that name."""
+    """Whether it is named as a patient's folder, and holds a study or a frame of that name."""
     is_named = _PATIENT.fullmatch(folder.name) is not None and folder.is_dir()
-    return is_named and any(folder.glob(f"{folder.name}_*.nii*"))
+    return is_named and any(_FILE.fullmatch(file.name.removeprefix(folder.name)) for file in folder.iterdir())
 
 
 def _study(folder: Path, dataset: Dataset) -> Study:

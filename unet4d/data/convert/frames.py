@@ -1,6 +1,7 @@
 """Folders of 3D files, one a frame: NRRD with segmentations beside as 3D Slicer saves them, or NIfTI with label maps.
 
-anna/frame_000.nrrd                        one folder is one study, its frames in natural order (frame_2 before frame_10)
+anna/frame_000.nrrd                        one folder is one study, its frames in natural order (frame_2 before frame_10), or,
+                                           where every name ends in another number, by its value (t_0.25 before t_0.5)
      frame_000.seg.nrrd                    what was drawn on it, its segments mapped by their names
      frame_001.nii.gz
      frame_001_seg.nii.gz                  or _label, or -label: a label map; its values are named by the option `labels`
@@ -13,7 +14,8 @@ ben/Volume_3.nrrd and what was drawn on it, ben/Segmentation_3.seg.nrrd, match
 
     (?P<subject>[^/]+)/(Volume|Segmentation)_(?P<frame>[0-9]+)
 
-A frame without a segmentation is unlabelled. Frame durations are not in such files.
+Frame numbers rise by 1 or, three frames or more, by another constant step. A frame without a segmentation is unlabelled. Frame
+durations are not in such files.
 """
 
 from __future__ import annotations
@@ -27,7 +29,17 @@ from pathlib import Path
 import numpy as np
 
 from unet4d.data.convert import Options
-from unet4d.data.convert.names import SEGMENTATION, SEQUENCE, Named, listed, named_in, natural_key, nearby
+from unet4d.data.convert.names import (
+    SEGMENTATION,
+    SEQUENCE,
+    Named,
+    listed,
+    missing_numbers,
+    named_in,
+    natural_key,
+    nearby,
+    time_order,
+)
 from unet4d.data.image4d import Image4D, read_image
 from unet4d.data.nifti import SUFFIXES, check_same_grid
 from unet4d.data.nrrd_file import dimension_of, files_of, read_nrrd_image
@@ -36,6 +48,9 @@ from unet4d.data.study import Label, Source, Study
 from unet4d.errors import InputError
 
 CHANNELS = ("MRI",)
+_FRAME = re.compile(
+    r"((.*[^a-z])?(frame|phase|time|timepoint|volume|vol|image|img|t|f)[^a-z0-9]*)?[0-9]+(\.[0-9]+)?", re.IGNORECASE
+)
 
 
 @dataclass(frozen=True)
@@ -46,25 +61,37 @@ class Frame:
     label: Path | None
 
 
-def is_kind(root: Path) -> bool:
-    """Whether there are 3D NRRD images, named alike but for numbers, in a folder or in the first folder in it.
+@dataclass(frozen=True)
+class _Group:
+    """The frames of one study, and why it cannot be read where some are missing."""
 
-    Folders of NIfTI files are never taken for it: each of theirs may be a study.
+    name: str
+    subject: str
+    frames: Sequence[Frame]
+    fault: str = ""
+
+
+def is_kind(root: Path) -> bool:
+    """Whether there are 3D NRRD images, all named as frames, in a folder or in the first folder in it.
+
+    Named as frames: alike but for numbers, and by a number alone or behind frame, phase, time, timepoint, volume, vol, image, img,
+    t or f (7.nrrd, frame_007.nrrd, anna_t7.nrrd). patient7.nrrd may be a study of its own: who knows better says so. Folders of
+    NIfTI files are never taken for it: each of theirs may be a study.
     """
     if not root.is_dir() or (root / "dataset.json").is_file():
         return False
     files = [file for file in nearby(root) if file.suffix not in (*SEGMENTATION, *SUFFIXES) and not file.is_label]
     first = [file for file in files if file.path.parent == files[0].path.parent]
     alike = {re.sub("[0-9]+", "#", file.path.name) for file in first}
-    return len(alike) == 1 and first[0].suffix not in SEQUENCE and dimension_of(first[0].path) == 3
+    is_one = len(alike) == 1 and all(_FRAME.fullmatch(Path(file.stem).name) for file in first)
+    return is_one and first[0].suffix not in SEQUENCE and dimension_of(first[0].path) == 3
 
 
 def find(root: Path, options: Options) -> Source:
     """The studies of a folder; of segmentations the headers are read, for their segments' names.
 
     Raises:
-        InputError: no 3D image; a label without its image; two files for one frame; with a pattern, frames that are
-            missing; a segment that `labels` does not name.
+        InputError: no 3D image; a label without its image; two files for one frame; a segment that `labels` does not name.
     """
     if not root.is_dir():
         raise InputError(f"{root} is a file; wanted a folder of 3D files, one a frame; give the folder")
@@ -72,25 +99,24 @@ def find(root: Path, options: Options) -> Source:
     if not files:
         raise InputError(f"{root} holds no .nrrd, .nhdr, .nii.gz or .nii file; give a folder of 3D files, one a frame")
     groups = _by_pattern(files, options.pattern, root) if options.pattern else _by_folder(files, root)
-    labels = label_values(
-        [frame.label for _, frames in groups.values() for frame in frames if frame.label], options.labels
-    )
-    studies = tuple(_study(name, *groups[name], labels) for name in sorted(groups, key=natural_key))
+    labels = label_values([frame.label for group in groups for frame in group.frames if frame.label], options.labels)
+    studies = tuple(_study(group, labels) for group in sorted(groups, key=lambda group: natural_key(group.name)))
     return Source(root.resolve().name, CHANNELS, labels, studies)
 
 
-def _by_folder(files: Sequence[Named], root: Path) -> dict[str, tuple[str, list[Frame]]]:
-    """Study name to subject and frames: a folder's images, by stem."""
-    folders: dict[str, tuple[str, list[Frame]]] = {}
+def _by_folder(files: Sequence[Named], root: Path) -> list[_Group]:
+    """A study a folder: its images, by stem."""
+    groups = []
     for folder in dict.fromkeys(file.path.parent for file in files):
         parts = folder.relative_to(root).parts or (root.resolve().name,)
         inside = [(file.stem, file) for file in files if file.path.parent == folder]
-        _add(folders, "_".join(parts), parts[0], [frame for _, frame in _paired(inside)], folder)
-    return folders
+        frames = dict(_paired(inside))
+        groups.append(_Group("_".join(parts), parts[0], [frames[stem] for stem in time_order(list(frames))]))
+    return groups
 
 
-def _by_pattern(files: Sequence[Named], pattern: str, root: Path) -> dict[str, tuple[str, list[Frame]]]:
-    """Study name to subject and frames: the files of one subject, by frame number."""
+def _by_pattern(files: Sequence[Named], pattern: str, root: Path) -> list[_Group]:
+    """A study a subject: its files, by frame number."""
     if not {"subject", "frame"} <= set(re.compile(pattern).groupindex):
         raise InputError(
             rf"pattern {pattern!r} lacks a group; wanted subject and frame, as in (?P<subject>.+)_(?P<frame>\d+)"
@@ -112,29 +138,18 @@ def _by_pattern(files: Sequence[Named], pattern: str, root: Path) -> dict[str, t
             f"{root}: pattern {pattern!r} matches none of {len(files)} files; wanted a match of the whole of such a path: "
             f"{files[0].stem}"
         )
-    studies: dict[str, tuple[str, list[Frame]]] = {}
+    groups = []
     for subject, found in subjects.items():
-        frames = sorted((int(number), frame) for number, frame in _paired(found))
-        numbers = [number for number, _ in frames]
-        missing = sorted(set(range(numbers[0], numbers[-1] + 1)) - set(numbers))
-        if missing:
-            raise InputError(
+        frames = {int(number): frame for number, frame in _paired(found)}
+        numbers, fault = sorted(frames), ""
+        if missing := missing_numbers(numbers):
+            fault = (
                 f"{root}: {subject} has the frames {numbers[0]} to {numbers[-1]} without {listed(missing, 10)}; wanted every "
                 "frame; add them, or number the frames without gaps"
             )
-        _add(studies, subject.replace("/", "_"), subject.replace("/", "_"), [frame for _, frame in frames], root)
-    return studies
-
-
-def _add(
-    studies: dict[str, tuple[str, list[Frame]]], name: str, subject: str, frames: list[Frame], where: Path
-) -> None:
-    """Add a study, if none is of its name."""
-    if name in studies:
-        raise InputError(
-            f"{where}: two studies would be named {name}; wanted a name for each; rename a folder or subject"
-        )
-    studies[name] = (subject, frames)
+        name = subject.replace("/", "_")
+        groups.append(_Group(name, name, [frames[number] for number in numbers], fault))
+    return groups
 
 
 def _paired(files: Iterable[tuple[str, Named]]) -> list[tuple[str, Frame]]:
@@ -159,19 +174,23 @@ def _paired(files: Iterable[tuple[str, Named]]) -> list[tuple[str, Frame]]:
     return [(key, Frame(path, labels.get(key))) for key, path in images.items()]
 
 
-def _study(name: str, subject: str, frames: Sequence[Frame], labels: Mapping[str, int]) -> Study:
+def _study(group: _Group, labels: Mapping[str, int]) -> Study:
+    frames = group.frames
     is_labelled = any(frame.label for frame in frames)
     return Study(
-        name,
-        subject,
+        group.name,
+        group.subject,
         tuple(file for frame in frames for path in (frame.image, frame.label) if path for file in files_of(path)),
-        partial(_image, frames),
+        partial(_image, group),
         partial(_label, frames, labels) if is_labelled else None,
     )
 
 
-def _image(frames: Sequence[Frame]) -> Image4D:
-    """All frames as one study on the grid of the first. Raises InputError for another grid, and for a file of 4D."""
+def _image(group: _Group) -> Image4D:
+    """All frames on the grid of the first. Raises InputError for missing frames, another grid, and a file of 4D."""
+    if group.fault:
+        raise InputError(group.fault)
+    frames = group.frames
     first = _volume(frames[0].image)
     array = np.empty((len(frames), *first.grid), dtype=np.float32)
     for t, path in enumerate(frame.image for frame in frames):

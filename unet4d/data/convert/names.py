@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 from unet4d.data.nifti import SUFFIXES as NIFTI
@@ -14,6 +15,10 @@ SEGMENTATION = (".seg.nrrd", ".seg.nhdr")
 SEQUENCE = (".seq.nrrd", ".seq.nhdr")
 LABEL_MARKS = ("_seg", "_label", "-label", ".seg")
 """Behind the stem of a file that holds labels; "-label" is what 3D Slicer proposes for a label map."""
+
+_NUMBER_AT_END = re.compile(
+    r"((?s:.*?)(?<![0-9])(?<![0-9]\.))([0-9]+(?:\.[0-9]+)?)"
+)  # of 1.2.3 none: a version, or a UID
 
 
 @dataclass(frozen=True)
@@ -37,6 +42,24 @@ def natural_key(text: str) -> tuple[tuple[str | int, ...], str]:
     """Sorts "frame2" before "frame10"."""
     parts = re.split("([0-9]+)", text.casefold())  # numbers stand at the odd places
     return tuple(int(part) if place % 2 else part for place, part in enumerate(parts)), text
+
+
+def missing_numbers(numbers: Sequence[int]) -> list[int]:
+    """The frame numbers that growing ones lack: none if they rise by 1 or, three or more, by another constant step."""
+    steps = {after - before for before, after in pairwise(numbers)}
+    if steps <= {1} or (len(steps) == 1 and len(numbers) > 2):
+        return []
+    return sorted(set(range(numbers[0], numbers[-1])) - set(numbers))
+
+
+def time_order(stems: Sequence[str]) -> list[str]:
+    """Natural order; but by value if all end in a number behind the same text, "t_0.25" before "t_0.5", and no two are equal."""
+    natural = sorted(stems, key=natural_key)
+    ends = {stem: found for stem in stems if (found := _NUMBER_AT_END.fullmatch(stem))}
+    values = [float(found[2]) for found in ends.values()]
+    if len(ends) < len(stems) or len({found[1] for found in ends.values()}) > 1 or len(set(values)) < len(stems):
+        return natural
+    return sorted(natural, key=lambda stem: float(ends[stem][2]))
 
 
 def named(path: Path, root: Path) -> Named | None:

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from unet4d.data.convert import Options
-from unet4d.data.convert.names import listed, natural_key
+from unet4d.data.convert.names import listed, missing_numbers, natural_key
 from unet4d.data.dataset import Case, Dataset
 from unet4d.data.image4d import Image4D, read_image
 from unet4d.data.nifti import SUFFIXES, check_same_grid, header_for
@@ -245,11 +245,9 @@ def _check_numbers(subject: str, frames: Sequence[tuple[int, _Scan]]) -> None:
             raise InputError(
                 f"{where}: {one.name} and {other.name} are both frame {number} of {subject}; wanted one; remove the other"
             )
-    steps = {after - before for before, after in pairwise(numbers)}
-    if steps <= {1} or (len(steps) == 1 and len(numbers) > 2):
-        return
-    missing = sorted(set(range(numbers[0], numbers[-1])) - set(numbers))
-    raise InputError(
-        f"{where}: {subject} has the frames {listed(numbers, 10)}, and {listed(missing, 10)} are missing; wanted every frame's "
-        "image (labels may be missing); add them, or leave the group frame out of the pattern: a study a frame"
-    )
+    missing = missing_numbers(numbers)
+    if missing:
+        raise InputError(
+            f"{where}: {subject} has the frames {listed(numbers, 10)}, and {listed(missing, 10)} are missing; wanted every "
+            "frame's image (labels may be missing); add them, or leave the group frame out of the pattern: a study a frame"
+        )

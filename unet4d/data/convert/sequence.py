@@ -26,12 +26,11 @@ from unet4d.data.convert import Options
 from unet4d.data.convert.names import SEGMENTATION, SEQUENCE, Named, listed, named, named_in, natural_key, nearby
 from unet4d.data.image4d import Image4D
 from unet4d.data.nifti import SUFFIXES
-from unet4d.data.nrrd_file import NrrdHeader, dimension_of, files_of, read_nrrd_header, read_nrrd_image
+from unet4d.data.nifti_studies import CHANNEL
+from unet4d.data.nrrd_file import check_installed, dimension_of, files_of, read_nrrd_header, read_nrrd_image
 from unet4d.data.segmentations import label_values, read_label_map, read_segmentation
 from unet4d.data.study import Label, Source, Study
 from unet4d.errors import InputError
-
-_CHANNEL = re.compile(r"(.+)_(\d{4})")
 
 
 def is_kind(root: Path) -> bool:
@@ -46,8 +45,8 @@ def find(root: Path, options: Options) -> Source:
     """The sequences below a folder, or one sequence; headers are read, voxels are not.
 
     Raises:
-        InputError: no sequence; an axis of frames that cannot be told; labels without their sequence, for frames that
-            it does not have, or twice; a segment that `labels` does not name.
+        InputError: no sequence; labels without their sequence, or twice; a segment that `labels` does not name; pynrrd is
+            not installed. What is wrong with one sequence alone is raised where it is read.
     """
     folder = root.parent if root.is_file() else root
     files = [file for path in folder.iterdir() if (file := named(path, folder))] if root.is_file() else named_in(folder)
@@ -57,6 +56,7 @@ def find(root: Path, options: Options) -> Source:
         raise InputError(
             f"{root} holds no sequence; wanted .seq.nrrd, or a .nrrd of four axes; save one from 3D Slicer"
         )
+    check_installed(images[0].path)
     channels = _by_channel(images, root)
     drawn = {stem: _labels_of(stem, files) for stem in channels}
     if root == folder:
@@ -72,10 +72,6 @@ def find(root: Path, options: Options) -> Source:
             )
     values = label_values([file.path for labels in drawn.values() for file in labels.values()], options.labels)
     studies = [_study(stem, channels[stem], drawn[stem], values) for stem in sorted(channels, key=natural_key)]
-    names = [study.name for study in studies]
-    double = sorted({name for name in names if names.count(name) > 1})
-    if double:
-        raise InputError(f"{root}: two sequences would be named {listed(double)}; wanted a name for each; rename one")
     count = len(next(iter(channels.values())))
     names_of = tuple(f"channel {number}" for number in range(count)) if count > 1 else ("MRI",)
     return Source(root.resolve().name if root == folder else images[0].stem, names_of, values, tuple(studies))
@@ -92,7 +88,7 @@ def _by_channel(images: Sequence[Named], root: Path) -> dict[str, list[Named]]:
     stems = {file.stem: file for file in images}
     found: dict[str, list[Named]] = {}
     for stem, file in stems.items():
-        numbered = _CHANNEL.fullmatch(stem)
+        numbered = CHANNEL.fullmatch(stem)
         is_channel = numbered is not None and {f"{numbered[1]}_0000", f"{numbered[1]}_0001"} <= stems.keys()
         found.setdefault(numbered[1] if numbered and is_channel else stem, []).append(file)
     for stem, files in found.items():
@@ -126,19 +122,12 @@ def _labels_of(stem: str, files: Sequence[Named]) -> dict[int | None, Named]:
 
 
 def _study(stem: str, images: Sequence[Named], labels: Mapping[int | None, Named], values: Mapping[str, int]) -> Study:
-    headers = [_header(image.path) for image in images]
-    items = headers[0].items
-    outside = [file.path for frame, file in labels.items() if frame is not None and frame >= items]
-    if outside:
-        raise InputError(
-            f"{listed(outside)}: {images[0].path} has the frames 0 to {items - 1}; wanted one of them; rename it"
-        )
     parts = stem.split("/")
     return Study(
         "_".join(parts),
         parts[0],
         (
-            *(file for header in headers for file in header.files),
+            *(file for image in images for file in files_of(image.path)),
             *(file for label in labels.values() for file in files_of(label.path)),
         ),
         partial(_image, [image.path for image in images]),
@@ -146,8 +135,8 @@ def _study(stem: str, images: Sequence[Named], labels: Mapping[int | None, Named
     )
 
 
-def _header(path: Path) -> NrrdHeader:
-    """The header of a sequence in time."""
+def _check_header(path: Path) -> None:
+    """Raise InputError unless it is the header of a sequence in time."""
     header = read_nrrd_header(path)
     if header.list_axis is None:
         raise InputError(
@@ -155,11 +144,12 @@ def _header(path: Path) -> NrrdHeader:
         )
     if header.fields.get("modality") == "DWMRI":
         raise InputError(f"{path} holds diffusion gradients, not frames (modality DWMRI); wanted a sequence in time")
-    return header
 
 
 def _image(paths: Sequence[Path]) -> Image4D:
     """The channels of a study, one after another on one grid."""
+    for path in paths:
+        _check_header(path)
     first, *others = map(read_nrrd_image, paths)
     for other, path in zip(others, paths[1:], strict=True):
         if other.array.shape != first.array.shape or not np.allclose(other.affine, first.affine, atol=1e-3):
@@ -184,6 +174,11 @@ def _label(files: Mapping[int | None, Path], values: Mapping[str, int], image: I
                 f"{path}: no voxel of any frame has a label; wanted one frame or more; draw it, or remove the file"
             )
     else:
+        outside = [path for frame, path in files.items() if frame is not None and frame >= image.frames]
+        if outside:
+            raise InputError(
+                f"{listed(outside)}: {image.source} has the frames 0 to {image.frames - 1}; wanted one of them; rename it"
+            )
         label = np.zeros((image.frames, *image.grid), dtype=np.uint8)
         drawn = tuple(sorted(frame for frame in files if frame is not None))
         for frame in drawn:
