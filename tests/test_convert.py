@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import shlex
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -349,18 +350,17 @@ def test_a_source_without_any_label_is_one_to_draw_on(from_memory, capsys):
     )
 
 
-def test_an_unlabelled_study_of_a_subject_who_is_trained_on_is_left_out(from_memory, tmp_path):
-    with pytest.raises(
-        InputError, match=r"1 of 3 studies were left out.*b: nobody drew anything in it, and anna is trained on"
-    ):
-        from_memory(a_study("a", subject="anna"), a_study("b", subject="anna", label=None), a_study("c"))
-    assert [case.name for case in read_dataset(tmp_path / "out").training] == ["a", "c"]
+def test_an_unlabelled_study_of_a_subject_who_is_trained_on_is_left_out(from_memory, tmp_path, capsys):
+    """It is no fault: the others are a dataset, and it is told."""
+    dataset = from_memory(a_study("a", subject="anna"), a_study("b", subject="anna", label=None), a_study("c"))
+    assert ([case.name for case in dataset.training], dataset.test) == (["a", "c"], ())
+    assert "b: not written, for nobody drew anything in it and anna is trained on\n" in capsys.readouterr().err
+    assert sorted(path.name for path in (tmp_path / "out" / "images").iterdir()) == ["a.nii.gz", "c.nii.gz"]
 
 
 @pytest.mark.parametrize(
     ("studies", "about", "told"),
     [
-        ([a_study("a"), a_study("a")], {}, "several studies would be named a; wanted each name once"),
         ([a_study("a/b")], {}, "'a/b' would name a study or subject; wanted a text that can name a file"),
         ([a_study(".a")], {}, "'.a' would name a study or subject"),
         ([a_study("a", subject="")], {}, "'' would name a study or subject"),
@@ -377,6 +377,11 @@ def test_an_unlabelled_study_of_a_subject_who_is_trained_on_is_left_out(from_mem
         (
             [a_study("a")],
             {"labels": {}},
+            "source: its label maps name no classes; give them: --labels '{left ventricle: 1}'",
+        ),
+        (
+            [a_study("a", label=None)],
+            {"labels": {}},
             "nobody drew anything in .*; name them, --labels '{left ventricle: 1}', or segment",
         ),
         ([a_study("a")], {"channel_names": ("x", "y")}, "none of 1 studies of .*: a: a has 1 channels; wanted x, y"),
@@ -386,6 +391,50 @@ def test_what_no_dataset_can_be_made_of_is_told(from_memory, tmp_path, studies, 
     with pytest.raises(InputError, match=told):
         from_memory(*studies, **about)
     assert not (tmp_path / "out" / "dataset.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("about", "told"),
+    [
+        ({"labels": {"background": 0, "a": 1, "b": 1}}, 'source: "labels" is .* each name and each value once'),
+        ({"labels": {"background": 0, "a": 300}}, 'source: "labels" is .* values from 0 to 255'),
+        (
+            {"channel_names": ("a", "b"), "channel_kinds": ("velocity X", "velocity -X")},
+            'source: "channel_kinds" is .* each axis of velocity once',
+        ),
+    ],
+)
+def test_faults_that_are_known_beforehand_are_told_before_anything_is_read(from_memory, tmp_path, about, told):
+    def image():
+        raise AssertionError("read")
+
+    with pytest.raises(InputError, match=told):
+        from_memory(a_study("a", image=image), **about)
+    assert not (tmp_path / "out").exists()
+
+
+def test_two_studies_of_one_name_are_refused_in_every_layout(monkeypatch, tmp_path):
+    from unet4d.data.convert import find, nnunet
+
+    twice = Source("memory", ("MRI",), LABELS, (a_study("a"), a_study("a")))
+    monkeypatch.setattr(nnunet, "find", lambda root, options: twice)
+    with pytest.raises(InputError, match="2 studies would be named a; wanted each name once; rename them"):
+        find("nnunet", tmp_path, NO_OPTIONS)
+
+
+def test_the_example_of_dicom_works_for_it_names_the_classes(command, tmp_path, monkeypatch):
+    """Pins an example that ended with 2: DICOM carries no labels."""
+    pytest.importorskip("pydicom", reason="needs pydicom: pip install 'unet4d[dicom]'")
+    from tests.data.convert import dicom_files as files
+
+    files.save(files.single_frames(files.ARRAY, files.AFFINE, files.by_trigger), tmp_path / "scans")
+    [line] = [line for line in command("convert", "--help").told.splitlines() if "unet4d convert dicom" in line]
+    monkeypatch.chdir(tmp_path)
+    words = shlex.split(line.split("   (")[0])[1:]
+    assert command(*words).code == 0
+    assert len(read_dataset(tmp_path / "cine").test) == 1
+    done = command(*words[:3], "--out", "unnamed")
+    assert (done.code, "name them, --labels '{left ventricle: 1}'" in done.error) == (2, True)
 
 
 def test_time_is_written_where_somebody_says_it(from_memory, tmp_path, capsys):
@@ -401,10 +450,9 @@ def test_a_frame_duration_is_written_where_it_is_known(from_memory, tmp_path, ca
     assert "of 0.05 s (unknown in 1 studies)" in capsys.readouterr().out
 
 
-def test_what_a_name_does_not_show_is_told_and_not_written(from_memory, tmp_path, capsys):
+def test_a_path_is_not_written(from_memory, tmp_path):
     files = tuple(tmp_path / "source" / "ANNA" / "series7" / f"{i}.dcm" for i in range(2))
     from_memory(a_study("case001", files=files))
-    assert f"case001: {tmp_path / 'source' / 'ANNA' / 'series7'}\n" in capsys.readouterr().out
     assert "ANNA" not in (tmp_path / "out" / "dataset.json").read_text()
 
 

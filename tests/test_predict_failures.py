@@ -227,7 +227,7 @@ def test_studies_of_one_name_are_refused(command, model_file, tmp_path, study):
     [
         ("nowhere", "nowhere is missing; give a NIfTI file, a folder of them or a dataset folder"),
         ("empty", "empty holds no .nii or .nii.gz file"),
-        ("notes.txt", "notes.txt: wanted a file name that ends in .nii or .nii.gz"),
+        ("notes.txt", "notes.txt is no study by itself; wanted .nii"),
     ],
 )
 def test_an_input_that_is_none_is_told(command, model_file, tmp_path, given, words, study):

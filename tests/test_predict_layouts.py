@@ -44,7 +44,8 @@ def test_acdc_as_it_unpacks(command, model_file, tmp_path):
     write_patient(tmp_path / "acdc" / "testing" / "patient101", 1)
     model, out = model_file(), tmp_path / "out"
     done = command("predict", model, "-i", tmp_path / "acdc", "-o", out, "--precision", "fp32")
-    assert (done.code, done.error) == (0, "")
+    taken = f"{tmp_path / 'acdc'}: taken as acdc, 2 studies of 10 files; --kind says otherwise\n"
+    assert (done.code, done.error) == (0, taken)
     assert maps_in(out) == ["patient101.nii.gz"]
     check_label_map(model, out / "patient101.nii.gz", 1, "cyclic")
     done = command("predict", model, "-i", tmp_path / "acdc", "-o", out, "--cases", "patient001", "--time", "open")
@@ -58,7 +59,7 @@ def test_nnunet_as_it_lies(command, model_file, tmp_path):
     write_nnunet_4d(tmp_path / "nnunet")
     model, out = model_file(), tmp_path / "out"
     done = command("predict", model, "-i", tmp_path / "nnunet", "-o", out, "--precision", "fp32")
-    assert (done.code, done.error) == (0, "")
+    assert (done.code, "taken as nnunet, 3 studies" in done.error) == (0, True)
     assert maps_in(out) == ["carl.nii.gz"]
     check_label_map(model, out / "carl.nii.gz", 2, "open")
     assert nib.load(out / "carl.nii.gz").header.get_zooms()[3] == np.float32(0.05)
@@ -81,8 +82,8 @@ def test_a_study_that_contradicts_itself_is_told_and_the_others_done(command, mo
     (tmp_path / "acdc" / "patient000" / "Info.cfg").write_text("NbFrame: 9")
     done = command("predict", model_file(), "-i", tmp_path / "acdc", "-o", tmp_path / "out")
     assert done.code == 2
-    assert "1 of 2 studies could not be segmented" in done.line
-    assert "patient000/Info.cfg says NbFrame: 9" in done.line
+    assert "1 of 2 studies could not be segmented" in done.error
+    assert "patient000/Info.cfg says NbFrame: 9" in done.error
     assert maps_in(tmp_path / "out") == ["patient001.nii.gz"]
 
 
@@ -93,7 +94,7 @@ def test_a_label_map_replaces_no_file_of_the_source(command, model_file, tmp_pat
     before = (root / "labelsTs" / "carl.nii.gz").read_bytes()
     done = command("predict", model_file(), "-i", root, "-o", root / "labelsTs")
     assert done.code == 2
-    assert "carl.nii.gz is an input, and its label map would replace it; choose another -o" in done.line
+    assert "carl.nii.gz is an input, and its label map would replace it; choose another -o" in done.error
     assert (root / "labelsTs" / "carl.nii.gz").read_bytes() == before
 
 
@@ -110,7 +111,7 @@ def test_wrong_use_is_told(command, model_file, tmp_path):
         assert done.code == 2
         assert words in done.line
     two = ["predict", model_file(channel_names=("magnitude", "velocity")), *given[2:]]
-    assert "acdc has the channels cine MRI; the model wants magnitude, velocity" in command(*two).line
+    assert "acdc has the channels cine MRI; the model wants magnitude, velocity" in command(*two).error
 
 
 def test_bare_files_are_of_the_models_kinds(command, model_file, study, tmp_path, monkeypatch):
@@ -138,10 +139,29 @@ def test_the_report_finds_them_too(command, tmp_path, monkeypatch):
     done = command(
         "report", "--image", tmp_path / "acdc", "--prediction", tmp_path / "predicted", "--out", tmp_path / "page"
     )
-    assert (done.code, done.error) == (0, "")
+    assert (done.code, "taken as acdc, 1 study" in done.error) == (0, True)
     text = (tmp_path / "page" / "index.html").read_text()
     assert "4D segmentation: ACDC" in text
     assert "left ventricle" in text
     assert [frame.any() for frame in drawn[0]] == [True, False, True, False]  # those that somebody drew
     np.testing.assert_array_equal(drawn[0][2], phantom_study(0).label[2])
     assert f"{SHAPE[0]} x {SHAPE[1]} x {SHAPE[2]} voxels" in text
+
+
+def test_the_report_follows_a_prediction_of_another_layout(command, tmp_path):
+    """Pins a report that could not find the studies which --kind and --pattern had named."""
+    write_nnunet_frames(tmp_path / "nnunet")
+    write(tmp_path / "predicted" / "anna.nii.gz", phantom_study(0).label, image_of(0))
+    given = [
+        "report",
+        "--image",
+        tmp_path / "nnunet",
+        "--prediction",
+        tmp_path / "predicted",
+        "--out",
+        tmp_path / "page",
+    ]
+    assert "has no study for anna" in command(*given).error
+    done = command(*given, "--kind", "nnunet", "--pattern", PATTERN)
+    assert (done.code, done.error) == (0, "")
+    assert "with_ids came for nnunet" in command(*given, "--kind", "nnunet", "--with_ids").line

@@ -80,7 +80,7 @@ def convert(
         entry = _description(found, name, time, list(made.values()))
         parse_dataset(entry, out / "dataset.json")
         write_json(out / "dataset.json", entry)
-    _tell(found, made, time, out)
+    _tell(made, time, out)
     if failed:
         raise InputError(
             f"{len(failed)} of {len(failed) + len(made)} studies were left out, the other {len(made)} are in {out}: "
@@ -207,12 +207,9 @@ def _description(source: Source, name: str | None, time: str | None, made: Seque
     return entry
 
 
-def _tell(source: Source, made: dict[str, _Made], time: str | None, out: Path) -> None:
+def _tell(made: dict[str, _Made], time: str | None, out: Path) -> None:
     """Print what was made, and what comes next."""
     studies = list(made.values())
-    for study in source.studies:
-        if study.name in made and study.files and study.name not in str(study.files[0]):
-            print(f"{study.name}: {os.path.commonpath([os.path.abspath(file) for file in study.files])}")
     training = sum(one.is_training for one in studies)
     subjects = len({one.entry["subject"] for one in studies})
     print(f"{len(studies)} studies of {subjects} subjects: {training} for training, {len(studies) - training} for test")

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import struct
+import zlib
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,10 +14,11 @@ import pytest
 pytest.importorskip("pydicom", reason="needs the extra dicom")
 
 from pydicom.dataset import Dataset
-from pydicom.uid import generate_uid
+from pydicom.errors import BytesLengthException
+from pydicom.uid import DeflatedExplicitVRLittleEndian, generate_uid
 
 from tests.data.convert import dicom_files as files
-from tests.data.convert.dicom_files import AFFINE, ARRAY, by_instance, by_trigger, refusal
+from tests.data.convert.dicom_files import AFFINE, ARRAY, assert_is, by_instance, by_trigger, image_of, refusal
 
 Spoil = Callable[[list[Dataset]], object]
 
@@ -130,6 +135,121 @@ def test_a_file_that_was_cut_off_is_named(keep, wanted, tmp_path):
     said = refusal(tmp_path)
     assert wanted in said
     assert str(saved[5]) in said
+
+
+def test_a_file_that_cannot_be_opened_refuses_the_stack_it_may_belong_to(tmp_path):
+    """Links to nothing, as data kept outside a repository leaves them: an edge slice of them would show nowhere."""
+    for file in files.save(files.single_frames(ARRAY, AFFINE, by_trigger), tmp_path)[3::4]:
+        file.unlink()
+        file.symlink_to(tmp_path / "gone")
+    assert refusal(tmp_path).count("it cannot be opened (No such file or directory)") == 4
+
+
+def test_a_folder_that_cannot_be_listed_is_told(tmp_path, monkeypatch, capfd):
+    saved = files.save(files.single_frames(ARRAY, AFFINE, by_trigger), tmp_path / "open")
+    (tmp_path / "closed").mkdir()
+    listed = os.scandir
+
+    def scandir(path):
+        if Path(path).name == "closed":
+            raise PermissionError(13, "Permission denied", path)
+        return listed(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    assert_is(image_of(saved[0].parent.parent))
+    assert f"passed by: {tmp_path / 'closed'}: it cannot be opened" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("cut", [0.2, 0.5, 0.9])
+def test_a_deflated_file_that_was_cut_off_is_named(cut, tmp_path):
+    datasets = files.single_frames(ARRAY, AFFINE, by_trigger)
+    for ds in datasets:
+        ds.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+    saved = files.save(datasets, tmp_path)
+    whole = saved[5].read_bytes()
+    saved[5].write_bytes(whole[: int(len(whole) * cut)])
+    assert str(saved[5]) in refusal(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("module", "name"), [("unet4d.data.dicom.files", "planes_of"), ("pydicom.pixels", "iter_pixels")]
+)
+@pytest.mark.parametrize("error", [struct.error, zlib.error, BytesLengthException, RecursionError])
+def test_whatever_a_damaged_file_raises_is_a_refusal(module, name, error, tmp_path, monkeypatch):
+    def fail(*args, **kwargs):
+        raise error("unpack requires a buffer of 4 bytes")
+
+    saved = files.save(files.single_frames(ARRAY, AFFINE, by_trigger), tmp_path)
+    monkeypatch.setattr(f"{module}.{name}", fail)
+    said = refusal(tmp_path)
+    assert "unpack requires a buffer of 4 bytes" in said
+    assert any(str(file) in said for file in saved)
+
+
+def test_an_absurd_size_is_refused_by_name_and_takes_no_memory(tmp_path):
+    datasets = files.single_frames(ARRAY, AFFINE, by_trigger)
+    for ds in datasets:
+        ds.Rows = ds.Columns = 65535
+    files.save(datasets, tmp_path)
+    assert "its pixel data is cut off or damaged" in refusal(tmp_path)
+
+
+def test_more_than_memory_holds_is_refused_by_its_size(tmp_path, monkeypatch):
+    def full(*args, **kwargs):
+        raise MemoryError
+
+    files.save(files.single_frames(ARRAY, AFFINE, by_trigger), tmp_path)
+    monkeypatch.setattr(np, "empty", full)
+    assert "4 frames of 12 x 10 x 4 voxels, more than fits into memory" in refusal(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("values", "wanted"),
+    [
+        pytest.param(
+            {"DiffusionBValue": (None, 400.0, 800.0, 800.0)},
+            "the b-value (DiffusionBValue) varies at one place (0, 400, 800 s/mm2)",
+            id="diffusion",
+        ),
+        pytest.param(
+            {"InversionTime": ("100", "180", "1100", "1180")},
+            "the inversion time (InversionTime) varies at one place (100, 180, 1100, 1180 ms)",
+            id="inversion",
+        ),
+    ],
+)
+def test_what_varies_beside_time_is_named(values, wanted, tmp_path):
+    def place(ds: Dataset, t: int, z: int) -> None:
+        by_instance(ds, t, z)
+        ds.update(files.attributes({name: each[t] for name, each in values.items() if each[t] is not None}))
+
+    files.save(files.single_frames(ARRAY, AFFINE, place), tmp_path)
+    assert wanted in refusal(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("sequence", "keyword", "values", "wanted"),
+    [
+        ("MRDiffusionSequence", "DiffusionBValue", (0.0, 400.0, 800.0, 1200.0), "0, 400, 800, 1200 s/mm2"),
+        ("MRModifierSequence", "InversionTimes", (100.0, 180.0, 1100.0, 1180.0), "100, 180, 1100, 1180 ms"),
+    ],
+)
+def test_what_varies_beside_time_is_named_of_an_enhanced_file(sequence, keyword, values, wanted, tmp_path):
+    ds = files.enhanced(ARRAY, AFFINE, 40.0)
+    for group in ds.PerFrameFunctionalGroupsSequence:
+        t = group.FrameContentSequence[0].DimensionIndexValues[2] - 1
+        setattr(group, sequence, [files.attributes({keyword: values[t]})])
+    files.save([ds], tmp_path)
+    assert f"varies at one place ({wanted})" in refusal(tmp_path)
+
+
+def test_what_varies_from_slice_to_slice_is_no_fault(tmp_path):
+    def place(ds: Dataset, t: int, z: int) -> None:
+        by_trigger(ds, t, z)
+        ds.InversionTime, ds.EchoTime, ds.DiffusionBValue = 100 * z, 1.5 + z, 10.0 * z
+
+    files.save(files.single_frames(ARRAY, AFFINE, place), tmp_path)
+    assert_is(image_of(tmp_path))
 
 
 def test_images_without_pixel_data_are_refused(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,8 @@ from unet4d.convert import convert
 from unet4d.data.convert import Options, find
 from unet4d.data.image4d import Image4D, read_image
 from unet4d.errors import InputError
+
+NAME = f"series-{hashlib.sha256(files.SERIES.encode()).hexdigest()[:8]}"
 
 
 def scout(uid: str = "scout", **more) -> list[Dataset]:
@@ -101,7 +104,7 @@ def test_series_of_a_slice_are_joined_only_within_their_stack(tmp_path):
     phase = named("cine_sax", 30, ImageType=["ORIGINAL", "PRIMARY", "P", "ND"])
     other = named("cine_sax", 50, FrameOfReferenceUID=generate_uid())
     images = studies_of(tmp_path, named("cine_sax", 10), named("perfusion", 20), phase, named("tag", 40)[::4], other)
-    assert [image.array.shape[1:] for image in images] == [(4, 12, 10, z) for z in (4, 4, 4, 1, 4)]
+    assert sorted(image.array.shape[1:] for image in images) == [(4, 12, 10, z) for z in (1, 4, 4, 4, 4)]
 
 
 def test_repetitions_of_one_slice_are_studies_each_and_a_slice_acquired_twice_is_refused(tmp_path):
@@ -135,6 +138,43 @@ def test_magnitude_and_phase_in_one_series_are_two_studies(tmp_path):
     first, second = studies_of(tmp_path, magnitude, phase)
     assert_is(first)
     assert_is(second, ARRAY + 1)
+    assert [study.name for study in find("dicom", tmp_path, Options()).studies] == [NAME, f"{NAME}-phase"]
+
+
+def test_water_and_fat_in_one_series_are_two_studies(tmp_path):
+    groups = [
+        files.single_frames(ARRAY + i, AFFINE, by_trigger, ImageType=["DERIVED", "PRIMARY", "DIXON", kind])
+        for i, kind in enumerate(("WATER", "F", "IN_PHASE", "OP"))
+    ]
+    images = dict(zip(("water", "fat", "in-phase", "opposed-phase"), groups, strict=True))
+    files.save([ds for group in groups for ds in group], tmp_path)
+    studies = {study.name: study for study in find("dicom", tmp_path, Options()).studies}
+    assert set(studies) == {f"{NAME}-{kind}" for kind in images}
+    for i, kind in enumerate(images):
+        assert_is(studies[f"{NAME}-{kind}"].image(), ARRAY + i)
+
+
+@pytest.mark.parametrize("place", [by_trigger, series_a_slice])
+def test_echoes_of_one_series_are_studies_each(place, tmp_path):
+    echoes = [files.single_frames(ARRAY + i, AFFINE, place, EchoTime=str(2.38 * i + 1.2)) for i in range(2)]
+    first, second = studies_of(tmp_path, *echoes)
+    assert_is(first)
+    assert_is(second, ARRAY + 1)
+    names = [study.name for study in find("dicom", tmp_path, Options()).studies]
+    assert [name.partition("-magnitude-")[2] for name in names] == ["echo-at-1.2-ms", "echo-at-3.58-ms"]
+
+
+def test_echoes_of_an_enhanced_file_are_studies_each(tmp_path):
+    ds = files.enhanced(ARRAY, AFFINE, 40.0)
+    for group in ds.PerFrameFunctionalGroupsSequence:
+        values = group.FrameContentSequence[0].DimensionIndexValues
+        t = values[2] - 1
+        group.MREchoSequence = [files.attributes({"EffectiveEchoTime": 1.2 + t % 2})]
+        values[2] = t // 2 + 1
+    files.save([ds], tmp_path)
+    first, second = (study.image() for study in find("dicom", tmp_path, Options()).studies)
+    assert_is(first, ARRAY[::2])
+    assert_is(second, ARRAY[1::2])
 
 
 def patient(name: str, series: int, study: str = "20240305", **more) -> list[Dataset]:
@@ -151,10 +191,7 @@ def patient(name: str, series: int, study: str = "20240305", **more) -> list[Dat
 def test_all_studies_of_a_patient_are_one_subject_in_a_fixed_order(tmp_path):
     groups = [patient("b b/", 12), patient("a", 3, "20250101"), patient("b b/", 9), patient("a", 4), patient("b-b", 9)]
     files.save([ds for group in groups for ds in group], tmp_path, seed=3)
-    told = {study.name: study for study in find("dicom", tmp_path, Options()).studies}
-    assert [(name[-3:], study.subject[-3:]) for name, study in told.items()] == [
-        ("001", "001"), ("002", "001"), ("003", "002"), ("004", "002"), ("005", "003")
-    ]  # fmt: skip
+    hashed = find("dicom", tmp_path, Options()).studies
     named = {study.name: study for study in find("dicom", tmp_path, Options(with_ids=True)).studies}
     assert [(name, study.subject) for name, study in named.items()] == [
         ("a_series003", "a"),
@@ -163,8 +200,42 @@ def test_all_studies_of_a_patient_are_one_subject_in_a_fixed_order(tmp_path):
         ("b-b_series009", "b-b"),
         ("b-b_series012", "b-b"),
     ]
-    by_date = ["a_series004", "a_series003", "b-b_series009", "b-b_series012", "b-b-2_series009"]
-    assert [study.files for study in told.values()] == [named[name].files for name in by_date]
+    subject = {study.files: study.subject for study in hashed}
+    of = {}
+    for study in named.values():
+        of.setdefault(study.subject, set()).add(subject[study.files])
+    assert [len(found) for found in of.values()] == [1, 1, 1]
+    assert len(set.union(*of.values())) == 3
+
+
+def test_a_series_has_one_name_wherever_it_lies_and_no_other_has_it(tmp_path, capfd):
+    """So that sources can be read together, or one after another into one folder. The hash is by hand: sha256 of the UID."""
+    files.save(patient("a", 1) + patient("a", 2), tmp_path / "a")
+    files.save(patient("b", 1), tmp_path / "b")
+    files.save(patient("b", 1) + patient("a", 2), tmp_path / "c")
+    a, b, c = ({study.name for study in find("dicom", tmp_path / name, Options()).studies} for name in "abc")
+    uid = generate_uid(entropy_srcs=["b", "1", "20240305"])
+    assert b == {f"series-{hashlib.sha256(uid.encode()).hexdigest()[:8]}"}
+    assert (len(a), len(c)) == (2, 2)
+    assert not a & b
+    assert b < c < a | b
+    (study,) = find("dicom", tmp_path / "b", Options()).studies
+    assert study.subject == study.name.replace("series", "subject")
+    capfd.readouterr()
+    find("dicom", tmp_path / "b", Options())
+    assert capfd.readouterr().err == f"{study.name}: series 1 (cine sax), 4 frames, in {tmp_path / 'b'}\n"
+
+
+def test_a_subject_is_named_by_a_series_and_not_by_its_id(tmp_path):
+    files.save(patient("a", 1) + patient("a", 2), tmp_path / "one")
+    files.save(patient("another", 1), tmp_path / "other")
+    for ds in (others := patient("a", 1) + patient("a", 2)):
+        ds.PatientID = "renamed"
+    files.save(others, tmp_path / "renamed")
+    one, other, renamed = (find("dicom", tmp_path / name, Options()).studies for name in ("one", "other", "renamed"))
+    assert len({study.subject for study in one}) == 1
+    assert {study.subject for study in one} == {study.subject for study in renamed}
+    assert one[0].subject != other[0].subject
 
 
 def test_without_an_id_a_subject_is_a_name_or_else_a_visit(tmp_path):
@@ -182,10 +253,11 @@ def test_no_name_id_date_or_uid_is_in_what_is_converted(tmp_path):
     folder = tmp_path / "source"
     saved = files.save(files.single_frames(ARRAY, AFFINE, by_trigger), folder / files.NAME / files.PATIENT)
     source = find("dicom", folder, Options())
-    assert source.studies[0].image().source == folder
+    assert source.studies[0].image().source == Path(NAME)
+    assert find("dicom", folder, Options(with_ids=True)).studies[0].image().source == folder
     out = tmp_path / "out"
     convert("dicom", folder, out, Options(labels={"heart": 1}))
-    assert_is(read_image(out / "images" / "case001.nii.gz"))
+    assert_is(read_image(out / "images" / f"{NAME}.nii.gz"))
     written = b""
     for path in out.rglob("*"):
         written += path.relative_to(out).as_posix().encode()

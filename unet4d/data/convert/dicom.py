@@ -7,13 +7,18 @@ acquisition are studies of their own beside the magnitude.
 Passed by, and told: series of one time point where others have many (scouts), images in colour or without a place in space.
 Refused, with the list of what is wrong, when its image is read: a series with gaps, duplicates, mixed geometry or damaged files.
 
-Patient names and ids stay in the files: cases are case001, case002, ... and subjects subject001, ..., in the order of PatientID,
-time of the study and series number, and the path below the source, which often carries names, is not kept either.
+Patient names and ids stay in the files. A case is named by a hash of its SeriesInstanceUID, series-1a2b3c4d (of the first series of
+a joined stack; with the component, if that is not the magnitude), a subject by one of the smallest SeriesInstanceUID found of it,
+subject-1a2b3c4d: a series has the same name wherever it lies, and none of another source has it too. PatientID is not hashed:
+what has so few values can be found by trying them all. Which case is which is told on the terminal, and nowhere else; the path,
+which often carries names, is not kept either.
 """
 
 from __future__ import annotations
 
+import hashlib
 import itertools
+import os
 import re
 import sys
 from collections.abc import Sequence
@@ -28,6 +33,7 @@ from unet4d.data.convert.names import natural_key
 from unet4d.data.dicom.candidates import Candidate, candidates
 from unet4d.data.dicom.files import Fault, Found, files_under, is_dicom, scan
 from unet4d.data.dicom.pixels import read_voxels
+from unet4d.data.dicom.plane import Series
 from unet4d.data.dicom.stack import Stack, refusal, stacked
 from unet4d.data.image4d import Image4D
 from unet4d.data.study import Source, Study
@@ -54,15 +60,23 @@ def find(root: Path, options: Options) -> Source:
     if any(candidate.frames > 1 for candidate in taken):
         still = [candidate for candidate in taken if candidate.frames == 1]
         taken = [candidate for candidate in taken if candidate.frames != 1]
-        _tell([f"{candidate.title} in {candidate.planes[0].file.parent}: one time point" for candidate in still])
+        _pass_by([f"{candidate.title} in {candidate.planes[0].file.parent}: one time point" for candidate in still])
     if not taken:
         raise InputError(_nothing(root, found))
     refused = {fault.file for candidate in taken for fault in candidate.faults}
-    _tell(_summed_up([fault for fault in (*found.others, *found.damaged) if fault.file not in refused]))
+    _pass_by(_summed_up([fault for fault in (*found.others, *found.damaged) if fault.file not in refused]))
     stacks = [_stack(candidate, root) for candidate in taken]
+    cases, subjects = _names(taken, options.with_ids)
+    _tell([f"{case}: {_described(candidate)}" for case, candidate in zip(cases, taken, strict=True)])
     studies = [
-        Study(case, subject, candidate.files, partial(_image, stack, root), time=_time([stack]))
-        for case, subject, candidate, stack in zip(*_names(taken, options.with_ids), taken, stacks, strict=True)
+        Study(
+            name=case,
+            subject=subject,
+            files=candidate.files,
+            image=partial(_image, stack, root if options.with_ids else Path(case)),
+            time=_time([stack]),
+        )
+        for case, subject, candidate, stack in zip(cases, subjects, taken, stacks, strict=True)
     ]
     modalities = {series.modality for candidate in taken for series in candidate.series}
     channel = "MRI" if modalities <= {"MR", ""} else ", ".join(sorted(modalities))
@@ -87,33 +101,52 @@ def _time(stacks: Sequence[Stack | InputError]) -> str | None:
     return times.pop() if len(times) == 1 else None
 
 
-def _image(stack: Stack | InputError, root: Path) -> Image4D:
-    """Read a study. It keeps no path below the root: folders carry names."""
+def _image(stack: Stack | InputError, source: Path) -> Image4D:
+    """Read a study; `source` is what it says it is read from. Folders carry names: without ids it is the case's name."""
     if isinstance(stack, InputError):
         raise InputError(str(stack)) from stack
     image = Image4D.from_array(read_voxels(stack), stack.affine, stack.frame_duration_s)
-    return replace(image, source=root)
+    return replace(image, source=source)
 
 
 def _names(taken: Sequence[Candidate], with_ids: bool) -> tuple[list[str], list[str]]:
-    """The case and the subject of each candidate: numbers, or by the ids in the files."""
-    series = [candidate.series[0] for candidate in taken]
-    patients = list(dict.fromkeys(one.patient for one in series))
-    subjects = (
-        _distinct([_cleaned(patient) for patient in patients]) if with_ids else _numbered("subject", len(patients))
-    )
-    subject = dict(zip(patients, subjects, strict=True))
-    cases = (
-        [f"{subject[one.patient]}_series{one.number:03d}" for one in series]
-        if with_ids
-        else _numbered("case", len(taken))
-    )
-    return _distinct(cases), [subject[one.patient] for one in series]
+    """The case and the subject of each candidate: by hashes, or by the ids in the files."""
+    subjects = _subjects(taken, with_ids)
+    of_each = [subjects[candidate.series[0].patient] for candidate in taken]
+    if with_ids:
+        cases = [f"{of}_series{one.series[0].number:03d}" for of, one in zip(of_each, taken, strict=True)]
+    else:
+        cases = [_hashed("series", _uid(one.series[0])) + _suffix(one.component) for one in taken]
+    return _distinct(cases), of_each
 
 
-def _numbered(stem: str, count: int) -> list[str]:
-    width = max(3, len(str(count)))
-    return [f"{stem}{i:0{width}d}" for i in range(1, count + 1)]
+def _subjects(taken: Sequence[Candidate], with_ids: bool) -> dict[str, str]:
+    """The name of each patient."""
+    series: dict[str, list[str]] = {}
+    for one in (one for candidate in taken for one in candidate.series):
+        series.setdefault(one.patient, []).append(_uid(one))
+    names = [_cleaned(patient) if with_ids else _hashed("subject", min(uids)) for patient, uids in series.items()]
+    return dict(zip(series, _distinct(names), strict=True))
+
+
+def _uid(series: Series) -> str:
+    """SeriesInstanceUID; where it is missing, against the standard, study and number."""
+    return series.uid or f"{series.study} {series.number}"
+
+
+def _hashed(stem: str, uid: str) -> str:
+    return f"{stem}-{hashlib.sha256(uid.encode()).hexdigest()[:8]}"
+
+
+def _suffix(component: str) -> str:
+    """Of a case: what it holds of its series, if that is not the magnitude."""
+    return "" if component in ("", "magnitude") else f"-{_cleaned(component)}"
+
+
+def _described(candidate: Candidate) -> str:
+    """For the terminal."""
+    folder = os.path.commonpath([file.parent for file in candidate.files])
+    return f"{candidate.title}, {candidate.frames} frame{'s' * (candidate.frames != 1)}, in {folder}"
 
 
 def _cleaned(text: str) -> str:
@@ -149,6 +182,10 @@ def _summed_up(faults: Sequence[Fault]) -> list[str]:
     ]
 
 
-def _tell(passed_by: Sequence[str]) -> None:
-    for line in passed_by:
-        tqdm.write(f"passed by: {line}", file=sys.stderr)
+def _pass_by(passed_by: Sequence[str]) -> None:
+    _tell([f"passed by: {line}" for line in passed_by])
+
+
+def _tell(lines: Sequence[str]) -> None:
+    for line in lines:
+        tqdm.write(line, file=sys.stderr)

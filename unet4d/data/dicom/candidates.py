@@ -1,11 +1,12 @@
 """Which planes belong to one study.
 
-A series is one study. A series that holds more than one component (magnitude and phase) is one of each. Many scanners store
-every slice of a cine stack as a series of its own: series are joined into one study if each holds a single slice, and they share
+A series is one study. A series that holds more than one component (magnitude and phase; water and fat) is one of each, and one
+of each echo where the echo time varies at one place. Many scanners store every slice of a cine stack as a series of its own:
+series are joined into one study if each holds a single slice, and they share
 
     patient, study and frame of reference,
     orientation, pixel spacing and matrix,
-    the component (magnitude, phase, ...),
+    the component (magnitude, phase, ...) and, of several, the echo,
     SeriesDescription, ProtocolName and SequenceName but for digits and punctuation ("sax_03" and "sax_04" are alike),
     and whether they hold one frame or many,
 
@@ -17,12 +18,14 @@ with several frame numbers are joined too, and refused: a slice that lost a file
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from unet4d.data.dicom.files import Fault, Found
 from unet4d.data.dicom.geometry import alike, most_at_one_place, same_direction, same_size, same_spacing, slices_of
 from unet4d.data.dicom.plane import Plane, Series
+
+_SAME_ECHO_MS = 0.05
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,7 +71,9 @@ def candidates(found: Found) -> list[Candidate]:
     groups: dict[tuple[str, str], list[Plane]] = {}
     for plane in found.planes:
         groups.setdefault((plane.series.uid, plane.component), []).append(plane)
-    made = [_candidate(planes, found) for planes in _joined(list(groups.values()))]
+    made = [
+        _candidate(planes, found) for planes in _joined([echo for group in groups.values() for echo in _echoes(group)])
+    ]
     known = {series.uid for candidate in made for series in candidate.series}
     lost: dict[Series, list[Fault]] = {}
     for fault in found.damaged:
@@ -84,6 +89,27 @@ def _candidate(planes: Sequence[Plane], found: Found) -> Candidate:
     faults = [fault for fault in (*found.damaged, *found.others) if fault.series and fault.series.uid in by_uid]
     faults += [fault for fault in found.damaged if not fault.series and fault.file.parent in folders]
     return Candidate(tuple(sorted(by_uid.values(), key=_order)), tuple(planes), tuple(faults))
+
+
+def _echoes(planes: list[Plane]) -> list[list[Plane]]:
+    """The planes of a series by their echo, which their component then names, if one place has several; else all of them."""
+    places = [place for group in alike(planes, same_direction) for place in slices_of(group)]
+    if all(len(alike(place, _same_echo)) == 1 for place in places):
+        return [planes]
+    return [
+        [replace(plane, component=f"{plane.component}, echo at {_ms(echo[0])} ms") for plane in echo]
+        for echo in alike(planes, _same_echo)
+    ]
+
+
+def _same_echo(one: Plane, other: Plane) -> bool:
+    if one.echo_ms is None or other.echo_ms is None:
+        return one.echo_ms is other.echo_ms
+    return abs(one.echo_ms - other.echo_ms) <= _SAME_ECHO_MS
+
+
+def _ms(plane: Plane) -> str:
+    return "unknown" if plane.echo_ms is None else f"{plane.echo_ms:.4g}"
 
 
 def _joined(groups: Sequence[list[Plane]]) -> list[list[Plane]]:

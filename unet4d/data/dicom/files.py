@@ -1,4 +1,9 @@
-"""The DICOM images under a folder, by their headers alone."""
+"""The DICOM images under a folder, by their headers alone.
+
+A DICOM file begins with a preamble, whatever its name. Beside such files those without one are read too, if they begin as a data
+set does and say what they are: an image that some export wrote without its preamble must not vanish from its stack. For the
+same reason a file or folder that cannot be opened counts as a damaged image.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +22,7 @@ from unet4d.errors import InputError
 
 _MAGIC = b"DICM"
 _MAGIC_AT = 128
+_FIRST_GROUP = (b"\x08\x00", b"\x00\x08")  # of a data set, in either byte order
 
 
 @dataclass(frozen=True)
@@ -49,21 +55,33 @@ class Found:
 def is_dicom(file: Path) -> bool:
     """Whether a file has the preamble of a DICOM file (PS3.10), whatever its name."""
     try:
-        with open(file, "rb") as stream:
-            stream.seek(_MAGIC_AT)
-            return stream.read(len(_MAGIC)) == _MAGIC
+        return _has_preamble(_start(file))
     except OSError:
         return False
 
 
+def _start(file: Path) -> bytes:
+    with open(file, "rb") as stream:
+        return stream.read(_MAGIC_AT + len(_MAGIC))
+
+
+def _has_preamble(start: bytes) -> bool:
+    return start[_MAGIC_AT:] == _MAGIC
+
+
 def files_under(root: Path) -> Iterator[Path]:
-    """The files of a folder and of all folders in it, in order of their names; a file is itself."""
+    """The files of a folder and of all folders in it, in order of their names, links to nothing among them; then the folders
+    that cannot be listed. A file is itself.
+    """
     if root.is_file():
         yield root
         return
-    for folder, folders, names in os.walk(root):
+    closed: list[str] = []
+    for folder, folders, names in os.walk(root, onerror=lambda error: closed.append(error.filename)):
         folders.sort()
-        yield from (path for name in sorted(names) if (path := Path(folder, name)).is_file())
+        paths = (os.path.join(folder, name) for name in sorted(names))
+        yield from (Path(path) for path in paths if os.path.isfile(path) or not os.path.exists(path))
+    yield from map(Path, closed)
 
 
 def scan(root: Path) -> Found:
@@ -78,23 +96,53 @@ def scan(root: Path) -> Found:
     except ImportError as error:
         raise InputError(f"{root}: DICOM needs pydicom; pip install 'unet4d[dicom]'") from error
     found = Found()
-    for file in tqdm(list(files_under(root)), "reading headers", unit="file", leave=False, disable=None):
-        if is_dicom(file):
-            _read(file, found)
+    whole, bare = _dicom_files(root, found)
+    folders = {file.parent for file in whole}
+    wanted = whole + [file for file in bare if file.parent in folders and _is_bare_image(file)]
+    for file in tqdm(wanted, "reading headers", unit="file", leave=False, disable=None):
+        _read(file, found)
     return found
+
+
+def _dicom_files(root: Path, found: Found) -> tuple[list[Path], list[Path]]:
+    """The files with a preamble, and those that may be DICOM without one; those that cannot be opened are told as damaged."""
+    whole, bare = [], []
+    for file in files_under(root):
+        try:
+            start = _start(file)
+        except OSError as error:
+            found.damaged.append(Fault(file, f"it cannot be opened ({error.strerror or error})", None))
+            continue
+        if _has_preamble(start):
+            whole.append(file)
+        elif start.startswith(_FIRST_GROUP):
+            bare.append(file)
+    return whole, bare
+
+
+def _is_bare_image(file: Path) -> bool:
+    """Whether a file without a preamble says that it is an image."""
+    from pydicom import dcmread
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            dataset = dcmread(file, force=True, stop_before_pixels=True, specific_tags=["SOPClassUID", "Rows"])
+            return bool(dataset.get("SOPClassUID") and dataset.get("Rows"))
+        except Exception:  # whatever pydicom makes of bytes that are no DICOM
+            return False
 
 
 def _read(file: Path, found: Found) -> None:
     """Add what one file holds to what was found."""
     from pydicom import dcmread
-    from pydicom.errors import InvalidDicomError
 
     series = None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # pydicom's, of every value that is not quite as the standard wants it
         try:
             with open(file, "rb") as stream:
-                dataset = dcmread(stream, stop_before_pixels=True, specific_tags=list(KEYWORDS))
+                dataset = dcmread(stream, force=True, stop_before_pixels=True, specific_tags=list(KEYWORDS))
                 has_pixels = stream.read(1) != b"" or _is_deflated(dataset)
             if not _is_image(dataset):
                 return
@@ -104,8 +152,7 @@ def _read(file: Path, found: Found) -> None:
             found.planes.extend(planes_of(dataset, file))
         except OtherObject as other:
             found.others.append(Fault(file, str(other), series))
-        except (InvalidDicomError, ArithmeticError, AttributeError, EOFError, LookupError, NotImplementedError, OSError,
-                TypeError, ValueError) as error:  # fmt: skip
+        except Exception as error:  # struct.error, zlib.error, ...: pydicom lets through what a damaged header leads to
             found.damaged.append(Fault(file, " ".join(str(error).split()) or "its header is damaged", series))
 
 

@@ -26,6 +26,9 @@ _GROUPS = (
     "CardiacSynchronizationSequence",
     "TemporalPositionSequence",
     "MRImageFrameTypeSequence",
+    "MREchoSequence",
+    "MRModifierSequence",
+    "MRDiffusionSequence",
     "UnassignedPerFrameConvertedAttributesSequence",
     "UnassignedSharedConvertedAttributesSequence",
 )
@@ -37,6 +40,7 @@ KEYWORDS = (
     "RescaleSlope", "RescaleIntercept", "TriggerTime", "TemporalPositionIdentifier", "AcquisitionDate",
     "AcquisitionTime", "AcquisitionDateTime", "ContentDate", "ContentTime", "InstanceNumber", "NominalInterval",
     "CardiacNumberOfImages", "CardiacSynchronizationTechnique", "TemporalResolution", "FrameTime", "NumberOfFrames",
+    "EchoTime", "InversionTime", "DiffusionBValue",
     "DimensionIndexSequence", "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence",
 )  # fmt: skip
 """All that is read of a file before its pixels."""
@@ -52,6 +56,8 @@ _TIME_DIMENSIONS = (
 )
 _COMPONENTS = {
     "P": "phase", "PHASE": "phase", "R": "real", "REAL": "real", "I": "imaginary", "IMAGINARY": "imaginary",
+    "W": "water", "WATER": "water", "F": "fat", "FAT": "fat", "IP": "in phase", "IN_PHASE": "in phase",
+    "OP": "opposed phase", "OPP_PHASE": "opposed phase", "OUT_PHASE": "opposed phase",
 }  # fmt: skip
 
 _NO_DATE = "19700101"
@@ -154,6 +160,9 @@ def _plane(value: Value, series: Series, file: Path, index: int, at: tuple[int, 
         frames_per_beat=_number(value("CardiacNumberOfImages")),
         step_ms=_number(value("TemporalResolution"), value("FrameTime")),
         retrospective="RETRO" in kinds or value("CardiacSynchronizationTechnique") == "RETROSPECTIVE",
+        echo_ms=_number(value("EffectiveEchoTime"), value("EchoTime")),
+        inversion_ms=_number(*_several(value("InversionTimes"))[:1], value("InversionTime")),
+        b_value=_number(value("DiffusionBValue")),
     )
 
 

@@ -5,11 +5,15 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from unet4d.data.dicom.stack import Stack
 from unet4d.errors import InputError
+
+if TYPE_CHECKING:
+    from pydicom.uid import UID
 
 
 def read_voxels(stack: Stack) -> np.ndarray:
@@ -20,7 +24,7 @@ def read_voxels(stack: Stack) -> np.ndarray:
     Raises:
         InputError: pixel data cut off, damaged, or compressed in a way that nothing installed decodes. Names the file.
     """
-    voxels = np.empty(stack.shape, dtype=np.float32)
+    voxels = None
     places: dict[Path, dict[int, tuple[int, int]]] = {}
     for t, frame in enumerate(stack.planes):
         for z, plane in enumerate(frame):
@@ -32,8 +36,22 @@ def read_voxels(stack: Stack) -> np.ndarray:
                 raise InputError(
                     f"{file}: its pixels are {pixels.shape}, its header says {stack.shape[2:0:-1]} (rows, columns)"
                 )
+            if voxels is None:  # now that one plane is known to be as large as it says
+                voxels = _empty(stack, file)
             voxels[t, :, :, z] = pixels.T * plane.slope + plane.intercept
+    assert voxels is not None
     return voxels
+
+
+def _empty(stack: Stack, file: Path) -> np.ndarray:
+    try:
+        return np.empty(stack.shape, dtype=np.float32)
+    except MemoryError as error:
+        frames, columns, rows, slices = stack.shape
+        raise InputError(
+            f"{file} and its series are {frames} frames of {columns} x {rows} x {slices} voxels, more than fits into memory; give "
+            "a smaller study, or more memory"
+        ) from error
 
 
 def _decoded(file: Path, indices: Sequence[int]) -> list[np.ndarray]:
@@ -44,10 +62,20 @@ def _decoded(file: Path, indices: Sequence[int]) -> list[np.ndarray]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # pydicom's, of pixel data longer than it need be
-            return list(iter_pixels(dcmread(file), indices=indices))
-    except (ArithmeticError, AttributeError, EOFError, LookupError, NotImplementedError, OSError, RuntimeError, TypeError,
-            ValueError) as error:  # fmt: skip
+            dataset = dcmread(file, force=True)  # the scan has seen that it is DICOM, with or without a preamble
+            if "TransferSyntaxUID" not in dataset.file_meta:
+                dataset.file_meta.TransferSyntaxUID = _as_read(dataset)
+            return list(iter_pixels(dataset, indices=indices))
+    except Exception as error:  # decoders let through whatever a damaged file leads to
         raise InputError(_refusal(file, error)) from error
+
+
+def _as_read(dataset: Any) -> UID:
+    """The transfer syntax of a file that names none, by its header; its pixels are not compressed."""
+    from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian
+
+    _, is_little_endian = dataset.original_encoding
+    return ExplicitVRLittleEndian if is_little_endian else ExplicitVRBigEndian
 
 
 def _refusal(file: Path, error: Exception) -> str:

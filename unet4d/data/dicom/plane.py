@@ -41,7 +41,8 @@ class Plane:
     """One 2D image at one place and time; its pixels lie in frame `index` of `file`.
 
     Attributes:
-        component: "magnitude", "phase", "real" or "imaginary".
+        component: "magnitude", "phase", "real", "imaginary", "water", "fat", "in phase" or "opposed phase"; with the echo time
+            where a series holds several echoes (candidates.py).
         size: pixels along a row (X: the columns) and along a column (Y: the rows).
         spacing_mm: along X and along Y; PixelSpacing has them the other way round.
         position_mm: centre of the first pixel, patient coordinates (LPS).
@@ -53,6 +54,8 @@ class Plane:
         beat_ms, frames_per_beat: NominalInterval (RR) and CardiacNumberOfImages.
         step_ms: TemporalResolution, else FrameTime.
         retrospective: gated afterwards, so that the frames cover the whole beat.
+        echo_ms, inversion_ms: EchoTime and InversionTime.
+        b_value: DiffusionBValue, s/mm2.
     """
 
     series: Series
@@ -72,3 +75,6 @@ class Plane:
     frames_per_beat: float | None
     step_ms: float | None
     retrospective: bool
+    echo_ms: float | None
+    inversion_ms: float | None
+    b_value: float | None

@@ -43,13 +43,17 @@ def stacked(planes: Sequence[Plane], title: str) -> Stack:
         title: begins the message.
 
     Raises:
-        InputError: orientation, spacing or matrix differ; slices lie unevenly; a slice has another number of frames than most; two
-            planes lie at one place and time; nothing orders the frames. Lists all that was found.
+        InputError: orientation, spacing or matrix differ; the b-value or inversion time varies at one place; slices lie
+            unevenly; a slice has another number of frames than most; two planes lie at one place and time; nothing orders the
+            frames. Lists all that was found.
     """
     faults = geometry.mixed(planes)
     if faults:
         raise refusal(title, faults)
     slices = geometry.slices_of(planes)
+    faults = times.not_in_time(slices)
+    if faults:
+        raise refusal(title, faults)
     key = times.time_key(slices)
     if key is None:
         raise refusal(title, ["nothing tells the frames of a slice apart, not even an InstanceNumber"])

@@ -17,6 +17,8 @@ Frame duration, the first that is known: increments of the trigger times (mean o
 increments of AcquisitionTime (median), where they are there for every frame and ascend; TemporalResolution; FrameTime. Never
 RepetitionTime, which may be the time of a segment, nor ContentTime, which is when the image was computed.
 
+Frames that differ by their b-value or inversion time are no frames in time.
+
 The time axis is cyclic where frames are gated (trigger times ascend) and cover the beat: gated retrospectively, or NominalInterval
 is known and they cover 85 % of it. Else nobody says.
 """
@@ -41,6 +43,7 @@ _NAMES = {
     "acquisition": "acquisition time", "content": "content time", "instance": "instance number",
 }  # fmt: skip
 _COVERED = 0.85  # of the beat
+_SAME = 1.0  # how far inversion times (ms) and b-values (s/mm2) of one place may lie apart
 
 
 def time_key(slices: Slices) -> str | None:
@@ -82,6 +85,21 @@ def incomplete(slices: Slices, key: str) -> list[str]:
                 + f" ({_where(one[0])})"
             )
     return found
+
+
+def not_in_time(slices: Slices) -> list[str]:
+    """What varies at one place beside time, which no 4D study has; empty if nothing does."""
+    b_values = [[plane.b_value or 0.0 for plane in one] for one in slices]  # an image without diffusion need not say so
+    inversions = [[plane.inversion_ms for plane in one if plane.inversion_ms is not None] for one in slices]
+    return [
+        f"{name} varies at one place ({', '.join(f'{value:g}' for value in sorted(set(varied[0])))} {unit}): its images are no "
+        "frames in time"
+        for name, unit, values in (
+            ("the b-value (DiffusionBValue)", "s/mm2", b_values),
+            ("the inversion time (InversionTime)", "ms", inversions),
+        )
+        if (varied := [one for one in values if one and max(one) - min(one) > _SAME])
+    ]
 
 
 def frame_duration_s(slices: Slices) -> float | None:
