@@ -8,7 +8,10 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+import pytest
 
+from tests.data import slicer
+from tests.data.convert import dicom_files
 from tests.data.convert.layouts import (
     SHAPE,
     image_of,
@@ -74,6 +77,52 @@ def test_frames_are_joined_by_a_pattern(command, model_file, tmp_path):
     assert maps_in(out) == ["anna.nii.gz", "ben.nii.gz"]
     check_label_map(model, out / "anna.nii.gz", 0, "cyclic")
     check_label_map(model, out / "ben.nii.gz", 1, "cyclic")
+
+
+def sequence(folder: Path) -> str:
+    study = phantom_study(0)
+    slicer.write_sequence(folder / "anna.seq.nrrd", study.image.astype(np.int16), study.affine)
+    return "anna"
+
+
+def frames(folder: Path) -> str:
+    study = phantom_study(0)
+    for t, frame in enumerate(study.image):
+        slicer.write_volume(folder / "anna" / f"frame_{t}.nrrd", frame.astype(np.int16), study.affine)
+    return "anna"
+
+
+def dicom(folder: Path) -> str:
+    study = phantom_study(0)
+    planes = dicom_files.single_frames(
+        study.image.astype(np.uint16), study.affine, lambda dataset, t, z: setattr(dataset, "TriggerTime", 40 * t)
+    )
+    dicom_files.save(planes, folder / "Mustermann")
+    return "series-"
+
+
+@pytest.mark.parametrize("layout", [sequence, frames, dicom])
+def test_what_slicer_and_scanners_leave(layout, command, model_file, tmp_path):
+    """Segmented as it lies, it is segmented as it would be from memory; no patient's name or id is written."""
+    name = layout(tmp_path / "in")
+    model, out = model_file(), tmp_path / "out"
+    done = command("predict", model, "-i", tmp_path / "in", "-o", out, "--precision", "fp32", "--time", "open")
+    assert done.code == 0, done.error
+    assert f"taken as {layout.__name__}, 1 study" in done.error
+    (file,) = maps_in(out)
+    assert file.startswith(name)
+    label, image = read_image(out / file), image_of(0)
+    voxels = label.array[0]
+    there = (
+        np.linalg.inv(image.affine) @ label.affine
+    )  # voxel to voxel: the slices of DICOM come sorted along their normal
+    if there[2, 2] < 0:
+        voxels, there = voxels[..., ::-1], there @ [[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, -1, SHAPE[2] - 1], [0, 0, 0, 1]]
+    np.testing.assert_allclose(there, np.eye(4), atol=1e-4)
+    wanted = segment(load_model(model), image, time="open", precision="fp32")
+    assert np.mean(voxels == wanted) > 0.999  # the last digit of an affine may move a voxel between two classes
+    written = (out / "prediction.json").read_text() + (out / "volumes.csv").read_text()
+    assert not [word for word in ("Mustermann", dicom_files.PATIENT) if word in written]
 
 
 def test_a_study_that_contradicts_itself_is_told_and_the_others_done(command, model_file, tmp_path):
