@@ -41,7 +41,9 @@ def filling(folder: Path) -> Iterator[None]:
         if (folder / part).is_dir():
             with writing(folder / part):
                 shutil.rmtree(folder / part)
-    write_text(folder / _MARK, "Without dataset.json this folder is incomplete; the command that began it fills it anew.\n")
+    write_text(
+        folder / _MARK, "Without dataset.json this folder is incomplete; the command that began it fills it anew.\n"
+    )
     yield
     _remove_unnamed(folder)
     (folder / _MARK).unlink()
