@@ -58,6 +58,7 @@ def ours(drawn: Drawn) -> Feeds:
 
     def feed(config: DataConfig, workers: int) -> Iterator[Tensor]:
         clips = ClipDataset(studies, config, drawn.patch, dataset.cyclic, 0)
-        return (batch.image for batch in loader(clips, drawn.batch_size, 0, ENDLESS, workers, pin=False))
+        numbers = [range(i * drawn.batch_size, (i + 1) * drawn.batch_size) for i in range(ENDLESS)]
+        return (batch.image for batch in loader(clips, numbers, workers, pin=False))
 
     return {name: lambda workers, config=config: feed(config, workers) for name, config in strengths.items()}

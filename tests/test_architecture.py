@@ -15,10 +15,10 @@ import unet4d
 PACKAGE = Path(unet4d.__file__).parent
 LEVELS = (
     ("errors",),
-    ("config", "files"),
+    ("config", "files", "ranks"),
     ("data", "model", "metrics", "pictures"),  # nouns
-    ("record", "prediction_folder", "resolve", "watch", "plan_yaml"),
-    ("trainer", "candidates"),
+    ("training", "prediction_folder", "resolve", "plan_yaml"),
+    ("candidates",),
     ("plan_reasons",),
     ("convert", "verify", "plan", "train", "predict", "evaluate", "report"),  # verbs
     ("usage", "commands"),

@@ -36,7 +36,7 @@ def test_training_lowers_the_loss_in_every_precision(phantom, tiny, tmp_path, pr
 
 
 def test_a_resumed_run_on_the_gpu_goes_on_where_it_stopped(phantom, tiny, tmp_path, monkeypatch):
-    from unet4d.trainer import Trainer
+    from unet4d.training.trainer import Trainer
 
     kept = Trainer._keep
 

@@ -23,14 +23,14 @@ from unet4d.errors import InputError, Unet4DError
 from unet4d.metrics import count_voxels, dice
 from unet4d.model.checkpoint import BEST, LAST, load_checkpoint
 from unet4d.model.clip_loss import ClipLoss
-from unet4d.record import BOARD, LOG
+from unet4d.training.record import BOARD, LOG
 from unet4d.train import CONFIG, train
 
 
 @pytest.fixture
 def plain_picture(monkeypatch):
     """Spares the second that contours take."""
-    monkeypatch.setattr("unet4d.trainer.contour_sheet", lambda *given, **named: np.zeros((8, 8, 3), np.uint8))
+    monkeypatch.setattr("unet4d.training.trainer.contour_sheet", lambda *given, **named: np.zeros((8, 8, 3), np.uint8))
 
 
 def log_of(run) -> list[dict]:
@@ -163,7 +163,7 @@ def test_without_validation_the_latest_model_is_the_best(phantom, tiny, tmp_path
 
 @pytest.mark.usefixtures("plain_picture")
 def test_where_no_dice_is_defined_the_latest_model_is_the_best(phantom, tiny, tmp_path, monkeypatch):
-    monkeypatch.setattr("unet4d.trainer.dice", lambda counts: np.full(counts.tp.shape, np.nan))
+    monkeypatch.setattr("unet4d.training.trainer.dice", lambda counts: np.full(counts.tp.shape, np.nan))
     best = train(phantom, tmp_path / "run", tiny(), "cpu")
     assert same(load_checkpoint(best)["network"], weights_of(tmp_path / "run"))
     assert log_of(tmp_path / "run")[-1]["mean_foreground_dice"] is None
@@ -243,9 +243,9 @@ def test_a_gradient_that_is_no_number_ends_the_run_too(phantom, tiny, tmp_path, 
 
 @pytest.mark.usefixtures("plain_picture")
 def test_a_full_disk_ends_the_run_and_keeps_the_epoch_before(command, phantom, tiny_options, tmp_path, monkeypatch):
-    import unet4d.trainer
+    import unet4d.training.trainer
 
-    run, usual = tmp_path / "run", unet4d.trainer.save_checkpoint
+    run, usual = tmp_path / "run", unet4d.training.trainer.save_checkpoint
 
     def refuse(descriptor):
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -255,7 +255,7 @@ def test_a_full_disk_ends_the_run_and_keeps_the_epoch_before(command, phantom, t
             monkeypatch.setattr("unet4d.files.os.fsync", refuse)
         usual(path, config, task, network, training)
 
-    monkeypatch.setattr(unet4d.trainer, "save_checkpoint", filling)
+    monkeypatch.setattr(unet4d.training.trainer, "save_checkpoint", filling)
     done = command("train", "--dataset", phantom, "--out", run, *tiny_options)
     assert done.code == 1
     assert "checkpoint_last.pt: No space left on device; free space" in done.line

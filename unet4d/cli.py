@@ -12,7 +12,7 @@ from typing import NoReturn
 from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace
 
 from unet4d.commands import COMMANDS
-from unet4d.errors import InputError, Unet4DError
+from unet4d.errors import InputError, ToldElsewhere, Unet4DError
 from unet4d.usage import check_config_files, reworded
 
 DESCRIPTION = """Segment 4D MRI (3D + time) with a CLSTM-UNet: train on your own studies, get 4D label maps back.
@@ -55,6 +55,8 @@ def run(arguments: Sequence[str]) -> int:
     try:
         _dispatch(arguments)
         sys.stdout.flush()
+    except ToldElsewhere as error:
+        return error.exit_code
     except Unet4DError as error:
         return _told(str(error), error.exit_code)
     except KeyboardInterrupt:

@@ -110,6 +110,8 @@ class ModelConfig:
     """ConvLSTM layers stacked at each level that has any."""
     dropout: float = 0.0
     """Share of each level's channels that training drops, the same ones in all frames of a clip, 0 to below 1."""
+    deep_supervision: bool = False
+    """Whether the decoder's lower levels are taught, too, through heads of their own that prediction leaves out."""
 
     def __post_init__(self) -> None:
         """Check every value."""
@@ -165,7 +167,7 @@ class TrainConfig:
     steps_per_epoch: int = 100
     """Optimiser steps an epoch."""
     batch_size: int | None = None
-    """Clips a step. Left out: 2."""
+    """Clips whose loss is taken together; several processes share them, at least one each. Left out: 2 a process."""
     learning_rate: float = 1e-3
     """Peak learning rate of AdamW."""
     weight_decay: float = 1e-2
@@ -179,18 +181,32 @@ class TrainConfig:
     precision: Precision = "auto"
     """auto: bf16 where the device computes in it, else fp16 with a loss scaler on a GPU, else fp32. tf32: float32
     whose products a GPU rounds to 10 bits; fp32 never does."""
+    accumulate: int = 1
+    """Batches whose gradients one optimiser step takes together, each with a loss of its own; the step's loss is their mean."""
     validate_every: int = 5
     """Epochs between validations on whole studies; the last epoch is always validated."""
+    skip_limit: int = 10
+    """Steps in a row whose loss or gradient is not finite; they are skipped and told, and one more stops the run."""
+    ema: float = 0.0
+    """Decay of the moving average of the weights that is validated and kept to predict with, 0 to below 1; 0: the weights as they
+    are."""
+    start_from: str | None = None
+    """Run folder or checkpoint whose weights training begins with: those of the frame-wise twin, or of the same network. Left out:
+    random ones."""
+    growth: Literal["off", "clips", "patches"] = "off"
+    """Begin on less and end on all. clips: a third of the steps on a quarter of the frames, a third on half. patches: on smaller
+    patches, too."""
 
     def __post_init__(self) -> None:
         """Check every value."""
         _require_choices(self, "train")
-        for name in ("epochs", "steps_per_epoch", "batch_size", "validate_every"):
+        for name in ("epochs", "steps_per_epoch", "batch_size", "accumulate", "validate_every"):
             value = getattr(self, name)
             _require(value is None or value >= 1, f"train.{name}", value, "1 or more")
         _require(self.learning_rate > 0, "train.learning_rate", self.learning_rate, "a number above 0")
-        for name in ("weight_decay", "warmup_steps", "gradient_clip"):
+        for name in ("weight_decay", "warmup_steps", "gradient_clip", "skip_limit"):
             _require(getattr(self, name) >= 0, f"train.{name}", getattr(self, name), "0 or more")
+        _require(0 <= self.ema < 1, "train.ema", self.ema, "a decay from 0 to below 1, such as 0.999")
 
 
 @dataclass
@@ -228,6 +244,9 @@ class InferenceConfig:
     chunk_frames: int | None = None
     """Frames computed at once. The states are handed on, so the result does not depend on it. Left out: all, halved whenever a GPU
     runs out of memory."""
+    mirror_axes: list[int] = field(default_factory=list)
+    """Axes (0 = X, 1 = Y, 2 = Z) along which a study is mirrored, too, and the answers averaged: twice the work for each. Helps only a
+    network trained with the same data.flip_axes."""
 
     def __post_init__(self) -> None:
         """Check every value."""
@@ -235,6 +254,8 @@ class InferenceConfig:
         for name in ("sw_batch_size", "chunk_frames"):
             value = getattr(self, name)
             _require(value is None or value >= 1, f"inference.{name}", value, "1 or more")
+        axes = self.mirror_axes
+        _require(set(axes) <= {0, 1, 2}, "inference.mirror_axes", axes, "a list of axes among 0, 1 and 2")
 
 
 @dataclass

@@ -13,3 +13,20 @@ class InputError(Unet4DError, ValueError):
     """The input or its usage is wrong. Ends the command with exit code 2."""
 
     exit_code = 2
+
+
+class Stopped(Unet4DError):
+    """A signal asked a training to stop, and its checkpoint is written: run again with --resume. Ends the command with exit code 75.
+
+    75 is EX_TEMPFAIL of sysexits.h, "try again later", so that a scheduler's script can tell it from failure.
+    """
+
+    exit_code = 75
+
+
+class ToldElsewhere(Unet4DError):
+    """Another process failed and says why; this one ends with the same exit code and says nothing."""
+
+    def __init__(self, exit_code: int):
+        super().__init__("")
+        self.exit_code = exit_code

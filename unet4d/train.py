@@ -20,9 +20,9 @@ from unet4d.files import check_writable, write_text
 from unet4d.model.checkpoint import BEST, LAST, Task, load_checkpoint
 from unet4d.model.device import find_device, tune
 from unet4d.model.fitting import GB, Fit, described, fitted, free_bytes
-from unet4d.record import flat
+from unet4d.training.record import flat
 from unet4d.resolve import resolved
-from unet4d.trainer import Trainer
+from unet4d.training.trainer import Trainer
 
 CONFIG = "config.yaml"
 MAY_CHANGE_ON_RESUME = ("data.workers", "data.cache_dir", "train.validate_every", "memory.", "inference.chunk_frames")

@@ -53,7 +53,7 @@ def loss_and_gradients(made, memory, image, label, labelled=LABELLED) -> list[to
     torch.manual_seed(2)  # the same channels dropped every time
     made.zero_grad()
     image = image.clone().requires_grad_()
-    loss = ClipLoss(made, memory)(image, label, labelled)
+    loss = ClipLoss(made, memory)(image, label, labelled, made.drawn_dropout(len(image)))
     loss.backward()
     return [loss.detach(), image.grad, *(weight.grad for weight in made.parameters())]
 

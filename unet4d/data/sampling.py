@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
+from torch.utils.data import DataLoader, Dataset, default_collate
 
 from unet4d.config import FRAMES, DataConfig, triple
 from unet4d.data.augmentation import Augmentation, crop_size
@@ -188,25 +188,18 @@ def collate(clips: Sequence[Clip]) -> Batch:
     return Batch(default_collate(images), default_collate(labels), default_collate(labelled), tuple(cases))
 
 
-class _Numbers(Sampler[int]):
-    """The numbers from `start` to `stop`."""
+def loader(clips: ClipDataset, batches: Iterable[Sequence[int]], workers: int, pin: bool) -> DataLoader:
+    """The batches of these clips, in this order; one stream over all epochs, so that workers never pause between them.
 
-    def __init__(self, start: int, stop: int):
-        self.numbers = range(start, stop)
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(self.numbers)
-
-    def __len__(self) -> int:
-        return len(self.numbers)
-
-
-def loader(clips: ClipDataset, batch_size: int, start_step: int, stop_step: int, workers: int, pin: bool) -> DataLoader:
-    """Batches of the steps `start_step` to `stop_step`, one stream over all epochs so that workers never pause between them."""
+    Args:
+        clips: where they come from.
+        batches: the numbers of each batch's clips.
+        workers: processes that make them.
+        pin: put them where a GPU can fetch them from while it computes.
+    """
     return DataLoader(
         clips,
-        batch_size,
-        sampler=_Numbers(start_step * batch_size, stop_step * batch_size),
+        batch_sampler=batches,  # type: ignore[arg-type]
         collate_fn=collate,
         num_workers=workers,
         pin_memory=pin,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -26,11 +26,13 @@ class ClipLoss(nn.Module):
     Args:
         network: trained through this loss.
         memory: how the frames are cut, and what is computed again inside; results do not depend on it.
+        total: from the sums of the loss over these clips to those over all clips of the batch, where others have the rest.
     """
 
-    def __init__(self, network: CLSTMUNet, memory: MemoryConfig):
+    def __init__(self, network: CLSTMUNet, memory: MemoryConfig, total: Callable[[Tensor], Tensor] | None = None):
         super().__init__()
         self.network, self.loss, self.sweeps = network, LabelledFramesLoss(), Sweeps(network)
+        self.total = total
         self.use(memory)
 
     def use(self, memory: MemoryConfig) -> None:
@@ -41,24 +43,26 @@ class ClipLoss(nn.Module):
         self.network.keep(memory.lstm)
         self.network.checkpoint_stages = memory.stages
 
-    def forward(self, image: Tensor, label: Tensor, labelled: Sequence[Sequence[bool]]) -> Tensor:
+    def forward(
+        self, image: Tensor, label: Tensor, labelled: Sequence[Sequence[bool]], kept: Dropout | None = None
+    ) -> Tensor:
         """The loss, a scalar.
 
         Args:
             image: (B, T, C, X, Y, Z).
             label: (B, T, X, Y, Z) class indices of any integer type.
             labelled: B lists of T, at least one True; a list, so that no device has to be waited for.
+            kept: channels that dropout keeps, see `CLSTMUNet.drawn_dropout`; None drops none.
         """
         if not any(any(row) for row in labelled):
             raise InputError(
                 "no frame of this batch is labelled; wanted one or more, for there is nothing to learn from"
             )
-        kept = self.network.drawn_dropout(len(image)) if self.training else None
         kept = None if kept is None else [factor.to(image.device, non_blocking=True) for factor in kept]
         lengths = tuple(length for length in self.lengths if length < image.shape[1])
         cold: NetworkState = [None] * self.network.cells
         sums, _ = self._sums(image, label, labelled, cold, kept, lengths)
-        return self.loss.of(sums)
+        return self.loss.of(sums if self.total is None else self.total(sums))
 
     def _sums(
         self,

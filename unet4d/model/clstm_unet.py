@@ -174,12 +174,12 @@ class CLSTMUNet(nn.Module):
             ended.append(after)
         return self._by_cell(ended)
 
-    def drawn_dropout(self, batch: int) -> Dropout | None:
+    def drawn_dropout(self, batch: int, generator: torch.Generator | None = None) -> Dropout | None:
         """For each level the factor of every channel, (B, C), 0 where dropped; one draw serves all frames. None without dropout."""
         if not self.dropout:
             return None
         kept = 1 - self.dropout
-        return [torch.empty(batch, n).bernoulli_(kept).div_(kept) for n in self.channels]
+        return [torch.empty(batch, n).bernoulli_(kept, generator=generator).div_(kept) for n in self.channels]
 
     def _encoded(self, x: Tensor, kept: Dropout | None) -> list[Tensor]:
         """The features of every level, each (B*T, C, X, Y, Z), from full resolution to the bottleneck."""

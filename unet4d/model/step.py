@@ -40,7 +40,7 @@ class TrainingStep:
         """The loss, a scalar, and in every weight its gradient; see `ClipLoss` for the arguments, which lie on the device."""
         self.optimiser.zero_grad(set_to_none=True)
         with autocast(self.device, self.precision):
-            loss = self.loss(image, label, labelled)
+            loss = self.loss(image, label, labelled, self.network.drawn_dropout(len(image)))
         self.scaler.scale(loss).backward()
         return loss.detach()
 

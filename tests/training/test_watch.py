@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from unet4d import watch
+from unet4d.training import watch
 from unet4d.config import MemoryConfig
 from unet4d.model.fitting import GB, Fit, ladder
 from unet4d.model.memory import StepMemory
-from unet4d.watch import MemoryWatch
+from unet4d.training.watch import MemoryWatch
 
 BATCH = torch.zeros(1, 8, 1, 4, 4, 2), torch.zeros(1, 8, 4, 4, 2), [[True] * 8]
 PLANNED = Fit(MemoryConfig(0), StepMemory(2 * GB, 3 * GB, GB, 1))

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-import unet4d.trainer
+import unet4d.training.trainer
 from unet4d.data.image4d import read_image, write_image
 from unet4d.model.checkpoint import BEST, LAST, load_checkpoint, save_checkpoint
 from unet4d.model.step import TrainingStep
-from unet4d.record import BOARD, LOG
+from unet4d.training.record import BOARD, LOG
 from unet4d.train import train
 
 STEPS = 2
@@ -24,7 +24,7 @@ STEPS = 2
 def plain_picture():
     """Spares the seconds that contours take; test_train.py looks at real ones."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(unet4d.trainer, "contour_sheet", lambda *given, **named: np.zeros((8, 8, 3), np.uint8))
+        patch.setattr(unet4d.training.trainer, "contour_sheet", lambda *given, **named: np.zeros((8, 8, 3), np.uint8))
         yield
 
 
@@ -77,7 +77,7 @@ def stop_before_checkpoint(monkeypatch, name: str, epoch: int) -> None:
             raise KeyboardInterrupt
         usual(path, config, task, network, training)
 
-    monkeypatch.setattr(unet4d.trainer, "save_checkpoint", stopping)
+    monkeypatch.setattr(unet4d.training.trainer, "save_checkpoint", stopping)
 
 
 @pytest.mark.parametrize("where", ["in the middle of epoch 3", "between record and checkpoint", "between checkpoints"])

@@ -23,8 +23,8 @@ from unet4d.model.fitting import Fit, described
 from unet4d.model.inference import sliding_window
 from unet4d.model.step import TrainingStep
 from unet4d.pictures import contour_sheet
-from unet4d.record import Record
-from unet4d.watch import MemoryWatch
+from unet4d.training.record import Record
+from unet4d.training.watch import MemoryWatch
 
 
 class Trainer:
@@ -89,12 +89,12 @@ class Trainer:
             self.config.seed,
             self.task.channel_kinds,
         )
-        steps = (self.epoch * train.steps_per_epoch, train.epochs * train.steps_per_epoch)
+        steps = range(self.epoch * train.steps_per_epoch, train.epochs * train.steps_per_epoch)
+        size = train.batch_size or BATCH_SIZE
         batches = iter(
             loader(
                 clips,
-                train.batch_size or BATCH_SIZE,
-                *steps,
+                [range(step * size, (step + 1) * size) for step in steps],
                 self.config.data.workers or 0,
                 pin=self.device.type == "cuda",
             )

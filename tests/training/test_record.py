@@ -11,7 +11,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.summary.writer import event_file_writer
 
 from unet4d.errors import Unet4DError
-from unet4d.record import BOARD, LOG, Record
+from unet4d.training.record import BOARD, LOG, Record
 
 
 @pytest.fixture(autouse=True)

@@ -1,0 +1,168 @@
+"""The processes that train together: who takes which share, what they must agree on, and who speaks.
+
+One process alone is `Ranks()`, for which every exchange is nothing at all; several are started by torchrun.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import io
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from unet4d.errors import InputError, ToldElsewhere, Unet4DError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Value = TypeVar("Value")
+PATIENCE = datetime.timedelta(hours=6)
+"""How long a process waits for the others: the first one may preprocess a large dataset meanwhile."""
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among those that train together.
+
+    Attributes:
+        rank: its number, from 0.
+        size: how many there are.
+        local_rank: its number among those on this machine; that of its GPU.
+        local_size: how many are on this machine.
+    """
+
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0
+    local_size: int = 1
+
+    @property
+    def is_first(self) -> bool:
+        """Whether it is the one that speaks and writes."""
+        return self.rank == 0
+
+    def share(self, count: int) -> range:
+        """The part of `count` things side by side that this process takes; shares differ by one at most."""
+        return range(count * self.rank // self.size, count * (self.rank + 1) // self.size)
+
+    def any(self, holds: bool) -> bool:
+        """Whether it holds for one process or more."""
+        if self.size == 1:
+            return holds
+        import torch
+        import torch.distributed as dist
+
+        found = torch.tensor([holds], dtype=torch.int32)
+        dist.all_reduce(found, dist.ReduceOp.MAX)
+        return bool(found)
+
+    def gathered(self, value: Value) -> list[Value]:
+        """The values of all processes, in their order."""
+        if self.size == 1:
+            return [value]
+        import torch.distributed as dist
+
+        values: list[Any] = [None] * self.size
+        dist.all_gather_object(values, value)
+        return values
+
+    def from_first(self, make: Callable[[], Value]) -> Value:
+        """What `make` gives on the first process, on all of them.
+
+        Raises:
+            ToldElsewhere: it failed there, where the reason is raised.
+        """
+        if self.size == 1:
+            return make()
+        import torch.distributed as dist
+
+        made: Value | None = None
+        failed: BaseException | None = None
+        if self.is_first:
+            try:
+                made = make()
+            except BaseException as error:
+                failed = error
+        sent: list[Any] = [made, None if failed is None else getattr(failed, "exit_code", 1)]
+        dist.broadcast_object_list(sent, src=0)
+        if failed is not None:
+            raise failed
+        if sent[1] is not None:
+            raise ToldElsewhere(sent[1])
+        return sent[0]
+
+    @contextlib.contextmanager
+    def in_turn(self) -> Iterator[None]:
+        """What is inside is done by the first process of each machine, then by its others: what it left on the disk is there.
+
+        Only the first process of all is heard.
+        """
+        if self.local_rank:
+            self._wait()
+        hushed = contextlib.nullcontext() if self.is_first else contextlib.redirect_stdout(io.StringIO())
+        with hushed:
+            yield
+        if not self.local_rank:
+            self._wait()
+
+    def total(self, sums: Tensor) -> Tensor:
+        """The sum of a tensor over all processes, whose gradient flows to this one's part alone."""
+        if self.size == 1:
+            return sums
+        import torch.distributed as dist
+
+        everywhere = sums.detach().clone()
+        dist.all_reduce(everywhere)
+        return everywhere + (sums - sums.detach())
+
+    def _wait(self) -> None:
+        self.gathered(None)
+
+
+@contextlib.contextmanager
+def joined() -> Iterator[Ranks]:
+    """Meet the others that torchrun started, and part from them at the end; alone where it started none.
+
+    Raises:
+        InputError: the environment names a process among several and not how to meet them.
+        Unet4DError: another process has ended meanwhile.
+    """
+    size = int(os.environ.get("WORLD_SIZE", "1"))
+    if size == 1:
+        yield Ranks()
+        return
+    missing = [name for name in ("RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR") if name not in os.environ]
+    if missing:
+        raise InputError(
+            f"WORLD_SIZE is {size} and {missing[0]} is not set; wanted what torchrun sets; start several processes with "
+            "torchrun --nproc-per-node N -m unet4d train ..."
+        )
+    import torch
+    import torch.distributed as dist
+
+    rank, local_rank, local_size = (int(os.environ[name]) for name in ("RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE"))
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    dist.init_process_group(backend, timeout=PATIENCE)
+    try:
+        yield Ranks(rank, size, local_rank, local_size)
+    except RuntimeError as error:
+        if not _is_of_a_peer(error):
+            raise
+        raise Unet4DError(
+            f"process {rank} lost another one of the {size} of this training, whose own message says why "
+            f"({str(error).splitlines()[0][:120]})"
+        ) from error
+    finally:
+        dist.destroy_process_group()
+
+
+def _is_of_a_peer(error: RuntimeError) -> bool:
+    """Whether an exchange failed because somebody is no longer there."""
+    import torch.distributed as dist
+
+    return isinstance(error, dist.DistError) or any(
+        words in str(error) for words in ("Connection closed by peer", "Connection reset by peer", "gloo")
+    )
