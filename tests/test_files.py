@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
+import resource
 
 import pytest
 
 from unet4d.errors import InputError, Unet4DError
-from unet4d.files import check_writable, read_json, replacing, write_json, write_text
+from unet4d.files import check_writable, read_json, remove_partial, replacing, write_json, write_text
+
+
+@contextlib.contextmanager
+def largest_file(size):
+    """Files in here cannot grow beyond `size` bytes."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 @pytest.fixture
@@ -56,6 +69,69 @@ def test_a_full_disk_is_told_and_leaves_the_old_file(tmp_path, full_disk):
         write_text(path, "new")
     assert path.read_text() == "old"
     assert os.listdir(tmp_path) == ["table.csv"]
+
+
+def test_what_is_written_is_synced_before_it_takes_its_name_and_the_name_after(tmp_path, monkeypatch):
+    done = []
+    sync, replace = os.fsync, os.replace
+
+    def synced(descriptor):
+        done.append(os.readlink(f"/proc/self/fd/{descriptor}"))
+        sync(descriptor)
+
+    def replaced(source, target):
+        done.append("replace")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(os, "replace", replaced)
+    write_text(tmp_path / "table.csv", "new")
+    content, renamed, folder = done
+    assert content.endswith(".partial.table.csv")
+    assert (renamed, folder) == ("replace", str(tmp_path))
+
+
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOTSUP])
+def test_a_folder_that_cannot_be_synced_is_let_be(tmp_path, monkeypatch, number):
+    usual = os.fsync
+
+    def refuse(descriptor):
+        if os.path.isdir(f"/proc/self/fd/{descriptor}"):
+            raise OSError(number, os.strerror(number))
+        usual(descriptor)
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    write_text(tmp_path / "table.csv", "new")
+    assert (tmp_path / "table.csv").read_text() == "new"
+
+
+def test_a_file_too_large_for_the_file_system_is_told(tmp_path):
+    path = tmp_path / "table.csv"
+    path.write_text("old")
+    with (
+        largest_file(1000),
+        pytest.raises(Unet4DError, match=r"could not write .*table.csv: File too large; free space"),
+    ):
+        write_text(path, "new" * 1000)
+    assert path.read_text() == "old"
+    assert os.listdir(tmp_path) == ["table.csv"]
+
+
+def test_what_a_killed_process_left_is_removed_and_nothing_else(tmp_path, monkeypatch):
+    (tmp_path / ".partial.table.csv").touch()
+    (tmp_path / "run.partial.table.csv").touch()
+    (tmp_path / ".0123abcd.partial.picture.png").touch()
+    (tmp_path / "below").mkdir()
+    (tmp_path / "below" / ".0123abcd.partial.table.csv").touch()
+    kept = sorted(tmp_path.rglob("*"))
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "unlink", lambda path: None)  # killed before it cleaned up
+        patch.setattr(os, "replace", lambda source, target: None)
+        write_text(tmp_path / "table.csv", "half")
+    assert len(list(tmp_path.glob(".????????.partial.table.csv"))) == 1
+    remove_partial(tmp_path, "table*.csv")
+    assert sorted(tmp_path.rglob("*")) == kept
+    remove_partial(tmp_path / "missing", "table*.csv")
 
 
 @pytest.mark.parametrize("name", ["file/below.txt", "file/deep/below.txt", "folder", "x" * 300])

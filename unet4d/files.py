@@ -1,4 +1,4 @@
-"""Files appear whole or not at all: written under a temporary name, synced, then renamed."""
+"""Files appear whole or not at all: written under a temporary name, synced, then renamed, and the name synced too."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ from unet4d.errors import InputError, Unet4DError
 
 _REFUSALS = (
     errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST,
-    errno.ENAMETOOLONG,
+    errno.ENAMETOOLONG, errno.EFBIG,
 )  # fmt: skip
+_PARTIAL = ".partial."
 
 
 @contextlib.contextmanager
@@ -54,13 +55,14 @@ def check_writable(folder: str | os.PathLike[str]) -> None:
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Give a temporary path beside `path`; on success it takes that name at once, on any failure it is removed.
 
-    The temporary name keeps the suffixes of `path`, since writers (nibabel) read the format from them.
+    The temporary name keeps the suffixes of `path`, since writers (nibabel) read the format from them. What is killed on the way
+    leaves the temporary file, see `remove_partial`; neither a kill nor a power cut leaves less than the old file under its name.
 
     Raises:
         Unet4DError: the disk is full, or the folder cannot be written to.
     """
     path = Path(path)
-    temporary = path.with_name(f".{secrets.token_hex(4)}.partial.{path.name}")
+    temporary = path.with_name(f".{secrets.token_hex(4)}{_PARTIAL}{path.name}")
     try:
         with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -68,9 +70,37 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
             with open(temporary, "rb+") as file:
                 os.fsync(file.fileno())
             os.replace(temporary, path)
+            _sync_folder(path.parent)
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()
+
+
+def remove_partial(folder: str | os.PathLike[str], names: str) -> None:
+    """Remove what killed processes left of files of these names; none that is still being written may be among them.
+
+    Args:
+        folder: where they are; the folders in it are not looked into.
+        names: a pattern, such as "checkpoint_*.pt".
+    """
+    for left in Path(folder).glob(f".????????{_PARTIAL}{names}"):
+        with contextlib.suppress(OSError):
+            left.unlink()
+
+
+def _sync_folder(folder: Path) -> None:
+    """Have the names in a folder outlast a power cut, where its file system can promise that."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except PermissionError:  # a folder may be written to and not read
+        return
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(descriptor)
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:

@@ -6,11 +6,13 @@ import io
 import os
 import pickle
 import warnings
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from unet4d.config import Config
 from unet4d.errors import InputError
@@ -18,7 +20,7 @@ from unet4d.files import replacing
 from unet4d.model.clstm_unet import CLSTMUNet, build_network
 
 FORMAT = "unet4d checkpoint 2"
-BEST, LAST = "checkpoint_best.pt", "checkpoint_last.pt"
+BEST, LAST, PREVIOUS = "checkpoint_best.pt", "checkpoint_last.pt", "checkpoint_previous.pt"
 _KEYS = {"format", "config", "task", "network", "training"}
 
 
@@ -69,7 +71,7 @@ class TrainedModel:
 
 
 def save_checkpoint(
-    path: str | os.PathLike[str], config: Config, task: Task, network: CLSTMUNet, training: dict[str, Any]
+    path: str | os.PathLike[str], config: Config, task: Task, network: nn.Module, training: dict[str, Any]
 ) -> None:
     """Write a checkpoint, whole or not at all.
 
@@ -96,11 +98,16 @@ def save_checkpoint(
 def load_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Read what `save_checkpoint` wrote, on the CPU, with `weights_only=True`; there is no unsafe way round.
 
+    The checksums are compared first: torch writes them, and loads numbers with flipped bits all the same.
+
     Raises:
-        InputError: missing, truncated, not a checkpoint of this package, or holding more than tensors and plain values.
+        InputError: missing, truncated, damaged, not a checkpoint of this package, or holding more than tensors and plain values.
     """
     path = Path(path)
     try:
+        with zipfile.ZipFile(path) as archive:
+            if archive.testzip() is not None:
+                raise zipfile.BadZipFile
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about files that are refused below
             content = torch.load(path, map_location="cpu", weights_only=True)
@@ -110,7 +117,7 @@ def load_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
         raise InputError(f"{path} cannot be read ({error.strerror}); give a run folder or a checkpoint file") from error
     except pickle.UnpicklingError as error:
         raise InputError(
-            f"{path} is damaged, or holds more than tensors and plain values, which could run code and is not loaded; "
+            f"{path} holds more than tensors and plain values, which could run code and is not loaded; "
             "give a checkpoint written by unet4d train"
         ) from error
     except Exception as error:  # a damaged file can make the reader raise anything
@@ -123,21 +130,40 @@ def load_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
     return content
 
 
-def load_model(path: str | os.PathLike[str], device: str | torch.device = "cpu") -> TrainedModel:
-    """The model of a run folder (its best checkpoint, else its last) or of a checkpoint file, in evaluation mode.
+def checkpoint_of(path: str | os.PathLike[str]) -> Path:
+    """The checkpoint file of a run folder to predict with or begin from: the best, else the last; a file as it is.
 
     Raises:
-        InputError: there is no checkpoint there, or it is not a whole one.
+        InputError: the folder holds none.
     """
+    return _checkpoints_of(path)[0]
+
+
+def _checkpoints_of(path: str | os.PathLike[str]) -> list[Path]:
+    """The checkpoint files of a run folder, the one to take first; a file as it is."""
     path = Path(path)
-    if path.is_dir():
-        found = [path / name for name in (BEST, LAST) if (path / name).is_file()]
-        if not found:
-            raise InputError(
-                f"{path} holds neither {BEST} nor {LAST}; give the --out folder of a finished unet4d train"
-            )
-        path = found[0]
-    content = load_checkpoint(path)
+    if not path.is_dir():
+        return [path]
+    found = [path / name for name in (BEST, LAST, PREVIOUS) if (path / name).is_file()]
+    if not found:
+        raise InputError(f"{path} holds neither {BEST} nor {LAST}; give the --out folder of a finished unet4d train")
+    return found
+
+
+def load_model(path: str | os.PathLike[str], device: str | torch.device = "cpu") -> TrainedModel:
+    """The model of a run folder (best checkpoint, else last, else previous) or of a checkpoint file, in evaluation mode.
+
+    Raises:
+        InputError: there is no checkpoint there, or the first one there is not whole; the next one is another model, so it is named
+            and not taken.
+    """
+    path, *others = _checkpoints_of(path)
+    try:
+        content = load_checkpoint(path)
+    except InputError as error:
+        if not others:
+            raise
+        raise InputError(f"{error}, or take {others[0]}") from error
     try:
         config, task = Config.from_dict(content["config"]), Task.from_dict(content["task"])
         network = build_network(config.model, len(task.channel_names), len(task.labels))

@@ -1,0 +1,77 @@
+"""The signals that ask a training to end: it notes them and ends between two steps; its workers leave them to it.
+
+Slurm's scancel, a preemption and Ctrl-C reach every process of a group, workers too; one that dies of it takes the training with it
+before a checkpoint is written.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+from types import FrameType
+from typing import Any
+
+STOPPING = (signal.SIGTERM, signal.SIGINT)
+
+
+class StopSignals:
+    """A context in which SIGTERM and SIGINT are noted and not obeyed; a second SIGINT is KeyboardInterrupt, for who cannot wait.
+
+    In another thread than the main one, where Python handles no signals, it does nothing.
+
+    Attributes:
+        requested: the first signal that came, such as "SIGTERM"; None so far.
+    """
+
+    def __init__(self) -> None:
+        self.requested: str | None = None
+        self._interrupts = 0
+        self._process = os.getpid()
+        self._before: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> StopSignals:
+        if threading.current_thread() is threading.main_thread():
+            self._before = {number: signal.signal(number, self._note) for number in STOPPING}
+        return self
+
+    def __exit__(self, *failure: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+        self._before = {}
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if os.getpid() != self._process:  # a process forked in here has nothing to finish: it obeys
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+            return
+        self.requested = self.requested or signal.Signals(number).name
+        self._interrupts += number == signal.SIGINT
+        if self._interrupts > 1:
+            raise KeyboardInterrupt
+
+
+def ignore_stop_signals(worker: int = 0) -> None:
+    """Have a worker process end when its parent says so, and not at a signal to the whole group: a DataLoader's `worker_init_fn`.
+
+    On Linux a SIGTERM of the parent's own (`Process.terminate`) still ends it. Elsewhere the sender of a signal is not known, and
+    SIGTERM keeps its handler.
+
+    Args:
+        worker: its number, which makes no difference.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    if sys.platform == "linux" and parent is not None:
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # for threads there already, which do not block it
+        threading.Thread(target=_end_with, args=(parent.pid,), name="end at the parent's SIGTERM", daemon=True).start()
+
+
+def _end_with(parent: int) -> None:
+    """Wait for a SIGTERM of the parent's, and end the process."""
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
+        pass
+    os._exit(0)

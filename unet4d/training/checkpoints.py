@@ -1,0 +1,125 @@
+"""A run's checkpoint files: the last two, of which one is whole whatever happens, and the best."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from unet4d.config import Config
+from unet4d.errors import InputError
+from unet4d.files import remove_partial, replacing
+from unet4d.model.checkpoint import BEST, LAST, PREVIOUS, Task, load_checkpoint, save_checkpoint
+
+
+class Checkpoints:
+    """The checkpoints of one run, written by one process.
+
+    Args:
+        run: the run's folder.
+    """
+
+    def __init__(self, run: Path):
+        self.run = run
+        self._last_is_usable = False  # as far as is known
+
+    def save_last(self, config: Config, task: Task, network: nn.Module, training: dict[str, Any]) -> None:
+        """Write a checkpoint to go on from; the last one becomes the previous one, unless it is unusable.
+
+            written to        .partial.last
+            then    last      .partial.previous    previous        the names, and the checkpoints under them
+                    4         4                    3
+                    5         4                    3               the new one takes its name first, so that
+                    5                              4               two are whole under their names at any moment
+
+        Args:
+            config: resolved.
+            task: what the network does.
+            network: its weights are kept.
+            training: what going on needs besides; "epoch" and "step" name the checkpoint to the user.
+
+        Raises:
+            Unet4DError: the disk is full; the checkpoints before are as they were.
+        """
+        remove_partial(self.run, "checkpoint_*.pt")
+        last = self.run / LAST
+        if self._last_is_usable or _is_usable(last):  # read again only where another process wrote it
+            with replacing(self.run / PREVIOUS) as kept:
+                _link(last, kept)
+                save_checkpoint(last, config, task, network, training)
+        else:
+            save_checkpoint(last, config, task, network, training)
+        self._last_is_usable = True
+
+    def save_best(self, config: Config, task: Task, network: nn.Module) -> None:
+        """Write the model to predict with.
+
+        Args:
+            config: resolved.
+            task: what the network does.
+            network: its weights are kept.
+
+        Raises:
+            Unet4DError: the disk is full; the best one before is as it was.
+        """
+        save_checkpoint(self.run / BEST, config, task, network, {})
+
+    def newest(self, say: Callable[[str], None]) -> dict[str, Any]:
+        """The content of the last checkpoint, or of the one before if that is missing or damaged, see `load_checkpoint`.
+
+        Args:
+            say: told when it is the one before, and why.
+
+        Raises:
+            InputError: neither is usable; says why of both.
+        """
+        reasons: list[str] = []
+        for name in (LAST, PREVIOUS):
+            path = self.run / name
+            try:
+                content = _read(path)
+            except InputError as error:
+                reasons.append(str(error).partition("; ")[0])  # what came, without the advice
+                continue
+            if reasons:
+                say(f"{reasons[0]}; going on from {path}, {_position(content['training'])}")
+            return content
+        raise InputError(f"there is nothing to go on from: {'; '.join(reasons)}; begin again with a new --out")
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """The content of a checkpoint to go on from.
+
+    Raises:
+        InputError: it is none, or a damaged one.
+    """
+    content = load_checkpoint(path)
+    if not content["training"]:
+        raise InputError(f"{path} holds a model without the state of its training; give the folder of a run")
+    return content
+
+
+def _is_usable(path: Path) -> bool:
+    """Whether there is a checkpoint to go on from."""
+    try:
+        _read(path)
+    except InputError:
+        return False
+    return True
+
+
+def _position(training: dict[str, Any]) -> str:
+    """The place in its run where a checkpoint was taken, in words."""
+    return f"which is of epoch {training.get('epoch')}, step {training.get('step')}"
+
+
+def _link(path: Path, other: Path) -> None:
+    """Give a file another name; where the file system knows no hard links, a copy."""
+    try:
+        os.link(path, other)
+    except OSError:
+        shutil.copyfile(path, other)
