@@ -33,10 +33,10 @@ CUTS = [
 ]
 
 
-def network(direction="bidirectional", lstm_layers=1, lstm_channels=None, dropout=0.0, dtype=torch.float64):
+def network(direction="bidirectional", lstm_layers=1, lstm_channels=None, dropout=0.0, dtype=torch.float64, deep=False):
     """A small network whose recurrence is awake."""
     torch.manual_seed(0)
-    made = CLSTMUNet(1, 3, (4, 6, 8), STRIDES, KERNELS, lstm_channels, direction, lstm_layers, dropout)
+    made = CLSTMUNet(1, 3, (4, 6, 8), STRIDES, KERNELS, lstm_channels, direction, lstm_layers, dropout, deep)
     for addition in made.recurrent.values():
         torch.nn.init.normal_(addition.projection.weight, std=0.5)
     return made.to(dtype)
@@ -73,6 +73,7 @@ def check_equal(ours: list[torch.Tensor], plain: list[torch.Tensor], **tolerance
         partial(network, lstm_layers=2),
         partial(network, lstm_layers=3, lstm_channels=[0, 2, 0]),
         partial(network, lstm_channels=0),
+        partial(network, dropout=0.4, deep=True),
     ],
     ids=[
         "forward",
@@ -81,6 +82,7 @@ def check_equal(ours: list[torch.Tensor], plain: list[torch.Tensor], **tolerance
         "two layers",
         "three at one level",
         "twin",
+        "deep supervision, dropout",
     ],
 )
 def test_any_cut_gives_the_loss_and_the_gradients_of_the_plain_step(make, memory):
@@ -92,6 +94,50 @@ def test_the_plain_step_is_the_loss_of_the_networks_logits():
     made, (image, label) = network(), clip()
     wanted = LabelledFramesLoss()(made(image), label, torch.tensor(LABELLED))
     torch.testing.assert_close(ClipLoss(made, MemoryConfig(0))(image, label, LABELLED), wanted)
+
+
+def four_levels() -> CLSTMUNet:
+    torch.manual_seed(0)
+    strides, kernels = [(2, 2, 1), (2, 1, 2), (2, 2, 2)], [(3, 3, 3)] * 4
+    return CLSTMUNet(1, 3, (4, 5, 6, 7), strides, kernels, 2, deep_supervision=True).double()
+
+
+def test_deep_supervision_is_the_weighted_mean_of_the_losses_of_all_levels_but_the_bottleneck():
+    """Weights 4, 2 and 1 of 7; the truth of a level is its nearest voxel, as torch takes it."""
+    made, (label, labelled) = four_levels(), (clip()[1], torch.tensor(LABELLED))
+    image = torch.randn(2, FRAMES, 1, *GRID, dtype=torch.float64)
+    levels, _ = made.taught_logits(image)
+    wanted = 0.0
+    for weight, level, grid in zip((4, 2, 1), levels, [(8, 8, 4), (4, 4, 4), (2, 4, 2)], strict=True):
+        assert level.shape == (2 * FRAMES, 3, *grid)
+        truth = torch.nn.functional.interpolate(label.flatten(0, 1)[None].double(), grid, mode="nearest")[0].long()
+        unfolded = level.unflatten(0, (2, FRAMES)), truth.unflatten(0, (2, FRAMES))
+        wanted += weight / 7 * LabelledFramesLoss()(*unfolded, labelled)
+    torch.testing.assert_close(ClipLoss(made, MemoryConfig(0))(image, label, LABELLED), wanted)
+
+
+def test_deep_supervision_teaches_every_head():
+    made, given = four_levels(), clip()
+    ClipLoss(made, MemoryConfig(2))(*given, LABELLED).backward()
+    assert [float(head.weight.grad.abs().sum()) > 0 for head in made.lower_heads.values()] == [True, True]
+
+
+@pytest.mark.parametrize("deep", [False, True])
+def test_a_part_of_a_batch_with_the_sums_of_the_rest_has_the_loss_of_all(deep):
+    made, (image, label) = network(deep=deep), clip()
+    parts = [slice(0, 1), slice(1, 2)]
+    sums: list[torch.Tensor] = []
+
+    def noted(own: torch.Tensor) -> torch.Tensor:
+        sums.append(own)
+        return own
+
+    for part in parts:
+        ClipLoss(made, MemoryConfig(2), noted)(image[part], label[part], LABELLED[part])
+    whole = ClipLoss(made, MemoryConfig(0))(image, label, LABELLED)
+    for part, other in zip(parts, reversed(sums), strict=True):
+        loss = ClipLoss(made, MemoryConfig(0), lambda own, other=other: own + other)
+        torch.testing.assert_close(loss(image[part], label[part], LABELLED[part]), whole)
 
 
 def test_a_real_augmented_batch_gives_the_same_too():

@@ -51,6 +51,57 @@ def test_a_twins_weights_load_into_the_network():
     assert torch.equal(fresh(clip()), twin(clip()))
 
 
+@pytest.mark.parametrize(("deep", "deep_twin"), [(False, True), (True, False), (True, True)])
+def test_heads_of_deep_supervision_may_be_missing_on_either_side(deep, deep_twin):
+    twin = network(0, seed=5, deep_supervision=deep_twin)
+    fresh = network(seed=6, awake=False, deep_supervision=deep)
+    own = [head.weight.clone() for head in fresh.lower_heads.values()]
+    fresh.load_twin(twin.state_dict())
+    assert torch.equal(fresh(clip()), twin(clip()))
+    heads = [head.weight for head in (twin if deep and deep_twin else fresh).lower_heads.values()]
+    assert all(map(torch.equal, heads, [head.weight for head in fresh.lower_heads.values()]))
+    assert all(map(torch.equal, own, heads)) != (deep and deep_twin)
+
+
+def test_weights_of_the_same_network_load_with_their_recurrence_and_others_do_not():
+    made, fresh = network(seed=5, deep_supervision=True), network(seed=6)
+    fresh.load_same(made.state_dict())
+    assert torch.equal(fresh(clip()), made(clip()))
+    with pytest.raises(InputError, match=r"another network's: missing \['recurrent"):
+        fresh.load_same(network(0).state_dict())
+    with pytest.raises(InputError, match=r"extra \['recurrent"):
+        network(0).load_same(made.state_dict())
+
+
+def test_deep_supervision_changes_no_other_weight_and_no_prediction():
+    plain, deep, twin = network(awake=False), network(awake=False, deep_supervision=True), network(0)
+    own, taught = plain.state_dict(), deep.state_dict()
+    assert all(torch.equal(taught[name], weight) for name, weight in own.items())
+    assert taught.keys() - own.keys() == {
+        "lower_heads.1.weight",
+        "lower_heads.1.bias",
+    }  # 0 has the head, 2 the bottleneck
+    assert all(torch.equal(taught[name], weight) for name, weight in twin.state_dict().items())
+    deep.lower_heads["1"].register_forward_hook(lambda *_: pytest.fail("a lower head was run"))
+    assert torch.equal(deep(clip()), plain(clip()))
+    assert torch.equal(deep.train()(clip()), plain(clip()))
+
+
+def test_a_voxel_of_a_level_stands_for_the_first_of_its_step():
+    """What it sees lies as far to either side of there; so strided slicing of a label is its truth."""
+    made = network(0, strides=[(2, 2, 1), (2, 2, 2)], kernel_size=[(3, 3, 3)] * 3, deep_supervision=True)
+    for norm in [m for m in made.modules() if isinstance(m, NormalisedActivation)]:
+        norm.forward = lambda x: x  # its mean is over the whole frame
+    x = clip(frames=1, grid=(32, 32, 16)).requires_grad_()
+    for features, stride in zip(made._encoded(x, None), [*made.taught_strides, (4, 4, 2)], strict=True):
+        x.grad = None
+        place = [16 // step for step in stride[:2]] + [8 // stride[2]]
+        features[0, :, *place].sum().backward(retain_graph=True)
+        for axis, middle in enumerate((16, 16, 8)):
+            seen = x.grad.abs().sum([other for other in range(6) if other != 3 + axis]).nonzero().flatten()
+            assert int(seen.min() + seen.max()) == 2 * middle
+
+
 def test_loading_another_network_as_twin_names_what_differs():
     with pytest.raises(InputError, match=r"missing \[\], extra \['recurrent"):
         network().load_twin(network().state_dict())

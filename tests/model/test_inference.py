@@ -7,6 +7,7 @@ import torch
 
 from unet4d import CLSTMUNet
 from unet4d.config import InferenceConfig
+from unet4d.data.augmentation.space import flipped
 from unet4d.model.inference import sliding_window
 
 CPU = torch.device("cpu")
@@ -22,9 +23,9 @@ class CumulativeSum(torch.nn.Module):
         return torch.cat((total, -total), 2)
 
 
-def run(network, image, roi=(8, 8, 2), overlap=0.5, cyclic=False, precision="fp32", **options):
+def run(network, image, roi=(8, 8, 2), overlap=0.5, cyclic=False, precision="fp32", signs=(), **options):
     config = InferenceConfig(overlap=overlap, **options)
-    return sliding_window(network, image, roi, config, cyclic=cyclic, device=CPU, precision=precision)
+    return sliding_window(network, image, roi, config, cyclic=cyclic, device=CPU, precision=precision, signs=signs)
 
 
 @pytest.mark.parametrize("overlap", [0.0, 0.25, 0.5])
@@ -113,3 +114,66 @@ def test_a_window_too_large_for_the_memory_is_computed_in_chunks_and_gives_the_s
     monkeypatch.setattr(network, "_encoded", lambda x, kept: limited(x.repeat(1, 4, 1, 1, 1, 1), kept))
     with pytest.raises(torch.OutOfMemoryError):
         run(network, image)
+
+
+# mirroring
+
+
+@pytest.mark.parametrize("axes", [[0], [0, 1], [2, 0, 1, 0]])
+def test_a_network_that_mirroring_cannot_fool_answers_as_without(axes):
+    """A pointwise one: mirrored, it answers the mirrored answer."""
+    image = torch.randn(1, 3, 19, 12, 3)
+    torch.testing.assert_close(run(CumulativeSum(), image, mirror_axes=axes), run(CumulativeSum(), image))
+
+
+class Ramp(torch.nn.Module):
+    """Adds to its input 1 to 8 along X and 10 to 80 along Y, whatever it is shown: no mirroring leaves it alone."""
+
+    out_channels = 1
+
+    def __init__(self):
+        super().__init__()
+        self.seen = 0
+
+    def forward(self, x, cyclic=False):
+        self.seen += 1
+        along = torch.arange(1.0, 9)
+        return x + along[:, None, None] + 10 * along[:, None]
+
+
+def test_the_answer_is_the_mean_over_all_mirrorings_mirrored_back():
+    """Back in place the ramp runs the other way: the mean of both is 4.5 everywhere, and 45 along Y."""
+    for axes, added, runs in (([0], 4.5, 2), ([0, 1], 49.5, 4), ([0, 1, 2], 49.5, 8)):
+        ramp, image = Ramp(), torch.randn(1, 2, 8, 8, 2)
+        answer = run(ramp, image, mirror_axes=axes)[:, 0] - image[0]
+        if axes == [0]:
+            answer = answer - 10 * torch.arange(1.0, 9)[:, None]
+        torch.testing.assert_close(answer, torch.full_like(answer, added))
+        assert ramp.seen == runs
+
+
+VELOCITIES = ("signal", "velocity X", "velocity Z")
+SIGNS = [(1, 1, 1), (-1, 1, 1), (1, 1, -1)]
+
+
+@pytest.mark.parametrize("grid", [(8, 8, 2), (16, 12, 4), (6, 8, 2)])
+@pytest.mark.parametrize("axes", [(0,), (1, 2), (0, 1, 2)])
+def test_a_mirrored_study_gets_the_mirrored_answer_also_with_velocities(axes, grid):
+    torch.manual_seed(0)
+    network = CLSTMUNet(3, 2, (4, 6), [(2, 2, 1)]).eval()
+    image = torch.randn(3, 3, *grid)
+    mirrored = flipped(image, axes, VELOCITIES)
+    options = {"mirror_axes": list(axes), "signs": SIGNS}
+    answer, back = run(network, image, **options), flipped(run(network, mirrored, **options), axes)
+    torch.testing.assert_close(back, answer, atol=1e-5, rtol=1e-5)
+    assert not torch.allclose(flipped(run(network, mirrored), axes), run(network, image), atol=1e-2)
+    unsigned = {"mirror_axes": list(axes)}
+    blind = flipped(run(network, mirrored, **unsigned), axes), run(network, image, **unsigned)
+    assert not torch.allclose(*blind, atol=1e-2)
+
+
+def test_mirroring_leaves_the_image_and_its_signs_alone():
+    image = torch.randn(3, 2, 8, 8, 2)
+    before = image.clone()
+    run(CLSTMUNet(3, 2, (4, 6), [(2, 2, 1)]).eval(), image, mirror_axes=[0, 2], signs=SIGNS)
+    assert torch.equal(image, before)

@@ -7,7 +7,7 @@ import torch
 from monai.losses import DiceCELoss
 from torch.nn.functional import cross_entropy, one_hot
 
-from unet4d.model.loss import LabelledFramesLoss
+from unet4d.model.loss import LabelledFramesLoss, level_weights
 
 
 def sample():
@@ -77,3 +77,8 @@ def test_a_perfect_answer_costs_next_to_nothing_and_a_wrong_one_much():
 def test_it_is_computed_in_float32_whatever_the_logits(dtype):
     logits, label, labelled = sample()
     assert LabelledFramesLoss()(logits.to(dtype), label, labelled).dtype == torch.float32
+
+
+def test_each_level_counts_half_of_the_one_above_and_all_together_one():
+    assert level_weights(1) == [1.0]
+    assert level_weights(3) == pytest.approx([4 / 7, 2 / 7, 1 / 7])

@@ -322,6 +322,22 @@ def test_the_plan_tells_what_is_fixed_and_what_is_computed_again():
     assert cut.flops > plain.flops
 
 
+def test_heads_of_deep_supervision_and_a_moving_average_are_counted():
+    three = dataclasses.replace(
+        MODEL, channels=[8, 16, 24], strides=[(2, 2, 1), (2, 2, 2)], kernel_size=[(3, 3, 3)] * 3
+    )
+    plain = dataclasses.replace(config("fp32", chunk_frames=0), model=three)
+    deep = dataclasses.replace(plain, model=dataclasses.replace(three, deep_supervision=True))
+    averaged = dataclasses.replace(plain, train=dataclasses.replace(plain.train, ema=0.99))
+    counted, taught, kept = (training_memory(one, 1, CLASSES, 3) for one in (plain, deep, averaged))
+    voxels = BATCH * 3 * (8 * 8 * 8)  # of the labelled frames at level 1
+    head_flops = 2 * voxels * 16 * CLASSES  # forward; as many for the gradient of its input, and of its weight
+    assert taught.flops - counted.flops == 3 * head_flops
+    assert taught.peak_bytes > counted.peak_bytes
+    weights_bytes = sum(-(-4 * w.numel() // 512) * 512 for w in build_network(three, 1, CLASSES).parameters())
+    assert kept.fixed_bytes - counted.fixed_bytes == kept.peak_bytes - counted.peak_bytes == weights_bytes
+
+
 def test_half_precisions_take_the_same():
     assert planned("fp16", 2) == planned("bf16", 2)
 

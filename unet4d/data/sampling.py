@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -11,12 +13,17 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
-from unet4d.config import FRAMES, DataConfig, triple
+from unet4d.config import FRAMES, DataConfig, Size, triple
 from unet4d.data.augmentation import Augmentation, crop_size
 from unet4d.data.cache import CachedStudy
 from unet4d.data.channels import SIGNAL
 from unet4d.data.clip_frames import STRENGTHS, Place, Timing, clip_frames, places, stratified
 from unet4d.data.grid import is_thick
+from unet4d.data.growth import Stage
+from unet4d.signals import ignore_stop_signals
+
+PREFETCH = 2
+"""Batches a worker has under way at once."""
 
 
 class Clip(NamedTuple):
@@ -69,6 +76,22 @@ def crop_padded(array: np.ndarray, frames: Sequence[int], start: Sequence[int], 
     return out
 
 
+@dataclass(frozen=True)
+class _Shape:
+    """What clips of a stage are like: T, voxels of a patch; for flat and for tilting ones what is read, and how it is varied."""
+
+    frames: int
+    patch_size: Size
+    crop_sizes: dict[bool, tuple[int, ...]]
+    augmentations: dict[bool, Augmentation]
+
+    @classmethod
+    def of(cls, config: DataConfig, frames: int, patch_size: Size, kinds: Sequence[str], cyclic: bool) -> _Shape:
+        crop_sizes = {tilt: crop_size(config, patch_size, tilt) for tilt in (False, True)}
+        made = {tilt: Augmentation(config, patch_size, tilt, kinds, cyclic) for tilt in (False, True)}
+        return cls(frames, patch_size, crop_sizes, made)
+
+
 class ClipDataset(Dataset):
     """An endless, numbered supply of clips: number `i` is the same clip whoever asks, in whatever process and order.
 
@@ -84,6 +107,8 @@ class ClipDataset(Dataset):
         cyclic: whether the last frame leads into the first.
         seed: the run's seed.
         channel_kinds: what each of the C channels holds, see data/channels.py; empty: all are signal.
+        stages: from which clip on clips have how many frames and which patch, the first from clip 0 on; empty: all of them
+            `config.frames` and `patch_size`.
     """
 
     def __init__(
@@ -94,29 +119,29 @@ class ClipDataset(Dataset):
         cyclic: bool,
         seed: int,
         channel_kinds: Sequence[str] = (),
+        stages: Sequence[Stage] = (),
     ):
         self.studies, self.config, self.cyclic, self.seed = list(studies), config, cyclic, seed
-        self.patch_size, self.frames = triple(patch_size), config.frames or FRAMES
-        self.crop_sizes = {tilt: crop_size(config, self.patch_size, tilt) for tilt in (False, True)}
         kinds = channel_kinds or (SIGNAL,) * len(self.studies[0].image)
-        self.augmentations = {
-            tilt: Augmentation(config, self.patch_size, tilt, kinds, cyclic) for tilt in (False, True)
-        }
+        alike = stages or [Stage(0, 0, config.frames or FRAMES, triple(patch_size))]
+        self._first_clips = [stage.first_clip for stage in alike]
+        self._shapes = [_Shape.of(config, stage.frames, stage.patch_size, kinds, cyclic) for stage in alike]
 
     def __getitem__(self, number: int) -> Clip:
         """The clip of this number: image (T, C, X, Y, Z), label (T, X, Y, Z), labelled (T,)."""
         rng = np.random.default_rng([self.seed, 0, number])
         study, row, (position, reverse) = self._where(number)
-        timing = Timing.drawn(rng, self.config, self.frames, reverse)
+        shape = self._shape(number)
+        timing = Timing.drawn(rng, self.config, shape.frames, reverse)
         anchor, study_frames = study.labelled_frames[row], study.image.shape[1]
-        frames, padding = clip_frames(anchor, position, self.frames, study_frames, self.cyclic, timing)
-        size = self.crop_sizes[_tilts(study)]
-        start = [c - n // 2 for c, n in zip(self._centre(study, row, rng), size, strict=True)]
+        frames, padding = clip_frames(anchor, position, shape.frames, study_frames, self.cyclic, timing)
+        size = shape.crop_sizes[_tilts(study)]
+        start = [c - n // 2 for c, n in zip(self._centre(study, row, shape.patch_size, rng), size, strict=True)]
         image = crop_padded(study.image, frames.tolist(), start, size)
         rows = {frame: i for i, frame in enumerate(study.labelled_frames)}
         labelled = [t for t in np.flatnonzero(~padding).tolist() if frames[t] in rows]
         label = crop_padded(study.label, [rows[frames[t]] for t in labelled], start, size)
-        return self._varied(study, image, label, labelled, rng)
+        return _varied(study, shape, image, label, labelled, rng)
 
     def _where(self, number: int) -> tuple[CachedStudy, int, Place]:
         """The study of a clip, the row of the labelled frame it is drawn round, and that frame's place in it."""
@@ -125,17 +150,25 @@ class ClipDataset(Dataset):
         lap, row = stratified(round_, len(study.labelled_frames), [self.seed, 2, index])
         both_ways = STRENGTHS[self.config.time_augmentation].both_ways
         anchor, study_frames = study.labelled_frames[row], study.image.shape[1]
-        choices = places(anchor, self.frames, study_frames, self.cyclic, both_ways)
+        choices = places(anchor, self._shape(number).frames, study_frames, self.cyclic, both_ways)
         _, chosen = stratified(lap, len(choices), [self.seed, 3, index, row])
         return study, row, choices[chosen]
 
-    def _centre(self, study: CachedStudy, row: int, rng: np.random.Generator) -> list[int]:
+    def case(self, number: int) -> str:
+        """The case of the clip of this number; nothing is read."""
+        return self._where(number)[0].case
+
+    def _shape(self, number: int) -> _Shape:
+        """What the clip of this number is like."""
+        return self._shapes[bisect_right(self._first_clips, number) - 1]
+
+    def _centre(self, study: CachedStudy, row: int, patch_size: Size, rng: np.random.Generator) -> list[int]:
         """The patch's centre: a foreground voxel, of a class drawn evenly among those in this labelled frame, or any.
 
         Either way the patch is moved until it lies inside the study, or the study inside the patch, as a window at inference does:
         centred near the end of a short stack it would lose slices to padding.
         """
-        spans = [_centres(full, n) for full, n in zip(study.image.shape[2:], self.patch_size, strict=True)]
+        spans = [_centres(full, n) for full, n in zip(study.image.shape[2:], patch_size, strict=True)]
         first, last = np.searchsorted(study.foreground[:, 0], [row, row + 1])
         inside = study.foreground[first:last]
         if rng.random() < self.config.foreground and len(inside):
@@ -145,19 +178,25 @@ class ClipDataset(Dataset):
             return [min(max(v, span[0]), span[-1]) for v, span in zip(voxel, spans, strict=True)]
         return [int(rng.integers(span[0], span[-1] + 1)) for span in spans]
 
-    def _varied(
-        self, study: CachedStudy, image: np.ndarray, label: np.ndarray, labelled: list[int], rng: np.random.Generator
-    ) -> Clip:
-        """Augment (C, T, X, Y, Z) and its labels (L, X, Y, Z), and lay them out as a clip."""
-        augmentation = self.augmentations[_tilts(study)]
-        variation = augmentation.drawn(rng, self.frames)
-        with _one_thread():
-            pixels, classes = augmentation.varied(torch.from_numpy(image), torch.from_numpy(label), variation)
-        drawn = torch.zeros((self.frames, *self.patch_size), dtype=torch.uint8)
-        drawn[labelled] = classes
-        mask = torch.zeros(self.frames, dtype=torch.bool)
-        mask[labelled] = True
-        return Clip(pixels.movedim(0, 1).contiguous(), drawn, mask, study.case)
+
+def _varied(
+    study: CachedStudy,
+    shape: _Shape,
+    image: np.ndarray,
+    label: np.ndarray,
+    labelled: list[int],
+    rng: np.random.Generator,
+) -> Clip:
+    """Augment (C, T, X, Y, Z) and its labels (L, X, Y, Z), and lay them out as a clip."""
+    augmentation = shape.augmentations[_tilts(study)]
+    variation = augmentation.drawn(rng, shape.frames)
+    with _one_thread():
+        pixels, classes = augmentation.varied(torch.from_numpy(image), torch.from_numpy(label), variation)
+    drawn = torch.zeros((shape.frames, *shape.patch_size), dtype=torch.uint8)
+    drawn[labelled] = classes
+    mask = torch.zeros(shape.frames, dtype=torch.bool)
+    mask[labelled] = True
+    return Clip(pixels.movedim(0, 1).contiguous(), drawn, mask, study.case)
 
 
 def _tilts(study: CachedStudy) -> bool:
@@ -188,14 +227,17 @@ def collate(clips: Sequence[Clip]) -> Batch:
     return Batch(default_collate(images), default_collate(labels), default_collate(labelled), tuple(cases))
 
 
-def loader(clips: ClipDataset, batches: Iterable[Sequence[int]], workers: int, pin: bool) -> DataLoader:
+def loader(
+    clips: ClipDataset, batches: Iterable[Sequence[int]], workers: int, pin: bool, patience_s: float = 0.0
+) -> DataLoader:
     """The batches of these clips, in this order; one stream over all epochs, so that workers never pause between them.
 
     Args:
         clips: where they come from.
-        batches: the numbers of each batch's clips.
-        workers: processes that make them.
+        batches: the numbers of each batch's clips; taken as they are needed.
+        workers: processes that make them. They leave the signals that ask a training to stop to the main process.
         pin: put them where a GPU can fetch them from while it computes.
+        patience_s: how long to wait for workers' next batch before RuntimeError is raised; 0 waits for ever.
     """
     return DataLoader(
         clips,
@@ -203,5 +245,8 @@ def loader(clips: ClipDataset, batches: Iterable[Sequence[int]], workers: int, p
         collate_fn=collate,
         num_workers=workers,
         pin_memory=pin,
-        prefetch_factor=2 if workers else None,
+        prefetch_factor=PREFETCH if workers else None,
+        timeout=patience_s if workers else 0,
+        worker_init_fn=ignore_stop_signals,
+        generator=torch.Generator(),  # leaves the global one alone
     )

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from unet4d.config import MemoryConfig
 from unet4d.errors import InputError
 from unet4d.model.clstm_unet import CLSTMUNet, Dropout, NetworkState
-from unet4d.model.loss import LabelledFramesLoss
+from unet4d.model.loss import LabelledFramesLoss, level_weights
 from unet4d.model.pieces import Lengths, Sweeps, again
 
 
@@ -22,6 +22,9 @@ class ClipLoss(nn.Module):
     of encoder, decoder and one direction of recurrence, a step costs 3 (E + D + R) at once and 4 (E + D + R) in chunks; when
     bidirectional 3 (E + D + 2 R) and 8 E + 4 D + 12 R, since the sweep back runs the encoder, too. Frames that nobody labelled are
     not decoded.
+
+    With deep supervision it is the weighted mean of the losses of all taught levels, whose truth is every voxel that stands for one
+    of theirs; see `CLSTMUNet.taught_logits`.
 
     Args:
         network: trained through this loss.
@@ -62,7 +65,9 @@ class ClipLoss(nn.Module):
         lengths = tuple(length for length in self.lengths if length < image.shape[1])
         cold: NetworkState = [None] * self.network.cells
         sums, _ = self._sums(image, label, labelled, cold, kept, lengths)
-        return self.loss.of(sums if self.total is None else self.total(sums))
+        levels = sums if self.total is None else self.total(sums)
+        weights = level_weights(len(levels))
+        return torch.stack([w * self.loss.of(level) for w, level in zip(weights, levels, strict=True)]).sum()
 
     def _sums(
         self,
@@ -73,7 +78,7 @@ class ClipLoss(nn.Module):
         kept: Dropout | None,
         lengths: Lengths,
     ) -> tuple[Tensor, NetworkState]:
-        """The sums of the loss over these frames, cut to these lengths, and the state after them."""
+        """The sums of the loss over these frames, cut to these lengths, (levels, 4, K), and the state after them."""
 
         def of_piece(here: slice, state: NetworkState) -> tuple[Tensor, NetworkState]:
             rows = [row[here] for row in labelled]
@@ -85,10 +90,12 @@ class ClipLoss(nn.Module):
         places = [i for i, here in enumerate(here for row in labelled for here in row) if here]
         if not places:
             dtype = torch.promote_types(image.dtype, torch.float32)
-            return image.new_zeros((4, self.network.out_channels), dtype=dtype), self.sweeps.after(image, start, kept)
+            shape = (len(self.network.taught_strides), 4, self.network.out_channels)
+            return image.new_zeros(shape, dtype=dtype), self.sweeps.after(image, start, kept)
         chosen, truth = None, label.flatten(0, 1)
         if len(places) < len(truth):
             chosen = torch.tensor(places).to(image.device, non_blocking=True)
             truth = truth.index_select(0, chosen)
-        logits, after = self.network.logits(image, start, chosen, kept)
-        return self.loss.sums(logits, truth), after
+        logits, after = self.network.taught_logits(image, start, chosen, kept)
+        taught = zip(logits, self.network.taught_strides, strict=True)
+        return torch.stack([self.loss.sums(level, truth[:, ::x, ::y, ::z]) for level, (x, y, z) in taught]), after

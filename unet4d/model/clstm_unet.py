@@ -22,6 +22,8 @@ NetworkState = list[LevelStates | None]
 
 
 Dropout = list[Tensor]
+_RECURRENT, _HEADS = "recurrent.", "lower_heads."
+"""What the names of the weights of ConvLSTMs, and of deep supervision's heads, begin with."""
 
 
 class CLSTMUNet(nn.Module):
@@ -41,6 +43,8 @@ class CLSTMUNet(nn.Module):
         lstm_layers: ConvLSTM layers stacked at a level.
         dropout: share of each level's channels dropped in training, whole channels (Tompson et al. 2015), the same ones in all
             frames of a clip (Gal & Ghahramani 2016).
+        deep_supervision: give every level of the decoder below full resolution a head of its own, for training alone (Lee et al.
+            2015, arXiv:1409.5185; Isensee et al. 2021); a network of two levels has no such level.
     """
 
     def __init__(
@@ -54,6 +58,7 @@ class CLSTMUNet(nn.Module):
         direction: Literal["forward", "bidirectional"] = ModelConfig.direction,
         lstm_layers: int = ModelConfig.lstm_layers,
         dropout: float = ModelConfig.dropout,
+        deep_supervision: bool = ModelConfig.deep_supervision,
     ):
         super().__init__()
         levels = len(channels)
@@ -61,7 +66,7 @@ class CLSTMUNet(nn.Module):
         kernels = [(3, 3, 3)] * levels if kernel_size is None else list(kernel_size)
         lstm = lstm_channels if lstm_channels is None or isinstance(lstm_channels, int) else list(lstm_channels)
         # Built only for its checks, so that a network made by hand meets the same ones as a configured one.
-        config = ModelConfig(list(channels), lstm, strides, kernels, direction, lstm_layers, dropout)
+        config = ModelConfig(list(channels), lstm, strides, kernels, direction, lstm_layers, dropout, deep_supervision)
 
         self.in_channels, self.out_channels, self.channels = in_channels, out_channels, tuple(channels)
         self.dropout, self.checkpoint_stages = dropout, False
@@ -76,7 +81,7 @@ class CLSTMUNet(nn.Module):
             UpBlock(channels[i + 1], channels[i], kernels[i], strides[i]) for i in range(levels - 1)
         )
         self.head = nn.Conv3d(channels[0], out_channels, 1)
-        # Last, so that under one seed a network and its frame-wise twin draw the same weights for all they share.
+        # After these, so that under one seed a network and its frame-wise twin draw the same weights for all they share.
         self.recurrent = nn.ModuleDict(
             {
                 str(i): RecurrentAddition(channels[i], hidden, kernels[i], lstm_layers, direction)
@@ -84,6 +89,11 @@ class CLSTMUNet(nn.Module):
                 if hidden
             }
         )
+        # Last, for the same reason.
+        self.lower_heads = nn.ModuleDict(
+            {str(i): nn.Conv3d(channels[i], out_channels, 1) for i in range(1, levels - 1) if deep_supervision}
+        )
+        self.taught_strides = [(1, 1, 1), *(total_stride(strides[: int(level)]) for level in self.lower_heads)]
 
     @property
     def is_frame_wise(self) -> bool:
@@ -136,17 +146,18 @@ class CLSTMUNet(nn.Module):
 
         `kept` are the channels that dropout keeps, as `drawn_dropout` gives them. Only chosen frames are decoded.
         """
-        features = self._encoded(x, kept)
-        carried: list[Sequence[CellState | None] | None] = []
-        for level, folded in enumerate(features):
-            hidden, after = self._hidden(level, folded, x.shape[:2], state, cyclic)
-            carried.append(after)
-            if chosen is not None:
-                folded = folded.index_select(0, chosen)
-                hidden = None if hidden is None else hidden.index_select(0, chosen)
-            addition = self._addition(level)
-            features[level] = addition.added(folded, hidden) if addition and hidden is not None else folded
-        return self._decoded(features), self._by_cell(carried)
+        logits, after = self._computed(x, state, chosen, kept, cyclic)
+        return logits[0], after
+
+    def taught_logits(
+        self, x: Tensor, state: NetworkState | None = None, chosen: Tensor | None = None, kept: Dropout | None = None
+    ) -> tuple[list[Tensor], NetworkState]:
+        """As `logits`, but those of every level that training teaches, from full resolution down; their strides: `taught_strides`.
+
+        A convolution with stride is centred on the first voxel of each step, so that voxel (i, j, k) of a level of stride (a, b, c)
+        stands for voxel (a i, b j, c k) of `x`.
+        """
+        return self._computed(x, state, chosen, kept, taught=True)
 
     def ended(self, x: Tensor, state: NetworkState, cell: int, kept: Dropout | None = None) -> NetworkState:
         """The state of a cell after the frames of `x` (B, T, C, X, Y, Z), at every level; nothing is decoded.
@@ -181,6 +192,27 @@ class CLSTMUNet(nn.Module):
         kept = 1 - self.dropout
         return [torch.empty(batch, n).bernoulli_(kept, generator=generator).div_(kept) for n in self.channels]
 
+    def _computed(
+        self,
+        x: Tensor,
+        state: NetworkState | None,
+        chosen: Tensor | None,
+        kept: Dropout | None,
+        cyclic: bool = False,
+        taught: bool = False,
+    ) -> tuple[list[Tensor], NetworkState]:
+        features = self._encoded(x, kept)
+        carried: list[Sequence[CellState | None] | None] = []
+        for level, folded in enumerate(features):
+            hidden, after = self._hidden(level, folded, x.shape[:2], state, cyclic)
+            carried.append(after)
+            if chosen is not None:
+                folded = folded.index_select(0, chosen)
+                hidden = None if hidden is None else hidden.index_select(0, chosen)
+            addition = self._addition(level)
+            features[level] = addition.added(folded, hidden) if addition and hidden is not None else folded
+        return self._decoded(features, taught), self._by_cell(carried)
+
     def _encoded(self, x: Tensor, kept: Dropout | None) -> list[Tensor]:
         """The features of every level, each (B*T, C, X, Y, Z), from full resolution to the bottleneck."""
         self._check(x)
@@ -206,12 +238,14 @@ class CLSTMUNet(nn.Module):
         hidden, after = addition.lstm(seen, before)
         return hidden.flatten(0, 1), after
 
-    def _decoded(self, skips: list[Tensor]) -> Tensor:
-        """Logits (N, K, X, Y, Z) from the features of every level, which are given away."""
-        folded = skips.pop()
-        for decode in reversed(self.decoder):
-            folded = decode(folded, skips.pop())
-        return self.head(folded)
+    def _decoded(self, skips: list[Tensor], taught: bool) -> list[Tensor]:
+        """Logits (N, K, X, Y, Z) from the features of every level, which are given away; if `taught`, lower levels' follow."""
+        folded, lower = skips.pop(), []
+        for level in reversed(range(len(self.decoder))):
+            folded = self.decoder[level](folded, skips.pop())
+            if taught and str(level) in self.lower_heads:
+                lower.append(self.lower_heads[str(level)](folded))
+        return [self.head(folded), *reversed(lower)]
 
     def _encoded_stage(self, encode: nn.Module, folded: Tensor) -> Tensor:
         """One stage of the encoder; with `checkpoint_stages` its inner layers are computed again in the backward pass.
@@ -242,19 +276,34 @@ class CLSTMUNet(nn.Module):
     def load_twin(self, weights: Mapping[str, Tensor]) -> None:
         """Take over the weights of the frame-wise twin; the recurrent layers keep their own.
 
+        Heads of deep supervision may be missing on either side.
+
         Raises:
             InputError: weights are missing, too many, or of another shape; lists what differs.
         """
+        self._take_over(weights, (_RECURRENT, _HEADS), "not this network's frame-wise twin")
+
+    def load_same(self, weights: Mapping[str, Tensor]) -> None:
+        """Take over the weights of a network like this one, but for heads of deep supervision as in `load_twin`.
+
+        Raises:
+            InputError: as for `load_twin`.
+        """
+        self._take_over(weights, (_HEADS,), "another network's")
+
+    def _take_over(self, weights: Mapping[str, Tensor], spared: tuple[str, ...], fault: str) -> None:
+        """Load weights that may lack the `spared` ones, and bring heads that this network lacks."""
         own = self.state_dict()
-        wanted = {name for name in own if not name.startswith("recurrent.")}
-        missing, extra = sorted(wanted - set(weights)), sorted(set(weights) - wanted)
-        other = [name for name in sorted(wanted & set(weights)) if own[name].shape != weights[name].shape]
+        wanted = {name for name in own if not name.startswith(spared)}
+        came = {name for name in weights if not name.startswith(_HEADS)}
+        missing, extra, shared = sorted(wanted - came), sorted(came - wanted), own.keys() & weights.keys()
+        other = [name for name in sorted(shared - set(extra)) if own[name].shape != weights[name].shape]
         if missing or extra or other:
             raise InputError(
-                f"the weights are not this network's frame-wise twin: missing {missing[:3]}, extra {extra[:3]}, of another shape "
-                f"{other[:3]}; build both with the same channels, strides and kernels"
+                f"the weights are {fault}: missing {missing[:3]}, extra {extra[:3]}, of another shape {other[:3]}; build both "
+                "with the same channels, strides and kernels"
             )
-        self.load_state_dict(weights, strict=False)
+        self.load_state_dict({name: weights[name] for name in shared}, strict=False)
 
 
 def _of_level(state: NetworkState | None, level: int) -> list[CellState | None] | None:
@@ -274,4 +323,5 @@ def build_network(config: ModelConfig, in_channels: int, out_channels: int) -> C
         config.direction,
         config.lstm_layers,
         config.dropout,
+        config.deep_supervision,
     )

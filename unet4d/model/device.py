@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from typing import Any
 
 import torch
 
@@ -40,7 +41,7 @@ def resolve_precision(precision: Precision, device: torch.device) -> Precision:
     """What "auto" means here: bf16 where the device computes in it, else fp16 on a GPU, else fp32.
 
     Raises:
-        InputError: fp16 on a CPU, where its range would overflow without a loss scaler's help.
+        InputError: fp16 on a CPU, where nothing is gained by its small range.
     """
     if precision == "fp16" and device.type == "cpu":
         raise InputError("precision fp16 was asked for on the CPU; wanted bf16 or fp32 there, or auto")
@@ -58,16 +59,32 @@ def _has_bf16_units() -> bool:
 
 
 def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager:
-    """Mixed precision as named ("bf16", "fp16"), or nothing for "tf32" and "fp32"."""
+    """Mixed precision as named ("bf16", "fp16"), or nothing for "tf32" and "fp32".
+
+    A weight is cast anew wherever it is used. The gradient of one cast and used by every chunk of frames would be added up in half
+    precision, chunk by chunk, until it no longer grows.
+    """
     if precision not in _DTYPES:
         return contextlib.nullcontext()
-    return torch.autocast(device.type, _DTYPES[precision])
+    return torch.autocast(device.type, _DTYPES[precision], cache_enabled=False)
 
 
 def set_tf32(device: torch.device, precision: str) -> None:
-    """Let a GPU compute in TF32 what is left in float32, unless "fp32" is asked for; convolutions would do so unasked."""
-    if device.type == "cuda":
-        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision != "fp32"
+    """Let a GPU multiply in TF32 what is left in float32, unless "fp32" is asked for; convolutions would do so unasked.
+
+    Products in half precision are added up in float32, which cuDNN does and cuBLAS else leaves off between parts of a long sum.
+    """
+    if device.type != "cuda":
+        return
+    allowed = precision != "fp32"
+    cuda: Any = torch.backends.cuda.matmul
+    cudnn: Any = torch.backends.cudnn
+    # Flags of both kinds, in this order: the old ones at False leave convolutions to what torch.backends.fp32_precision says, and
+    # the new ones alone make torch raise where the old ones are read, as torch.compile does.
+    cuda.allow_tf32 = cudnn.allow_tf32 = allowed
+    for flags in (cuda, cudnn.conv, cudnn.rnn):
+        flags.fp32_precision = "tf32" if allowed else "ieee"
+    cuda.allow_bf16_reduced_precision_reduction = cuda.allow_fp16_reduced_precision_reduction = False
 
 
 def tune(device: torch.device, precision: str) -> None:

@@ -57,3 +57,9 @@ class LabelledFramesLoss(nn.Module):
         hit, predicted, true, surprise = sums
         dice = (2 * hit + _SMOOTHING) / (predicted + true + _SMOOTHING)
         return (1 - dice[1:]).mean() + surprise.sum() / true.sum()
+
+
+def level_weights(levels: int) -> list[float]:
+    """What the loss of each level counts, from full resolution down: half of the one above; 1 in all (Isensee et al. 2021)."""
+    halved = [0.5**level for level in range(levels)]
+    return [weight / sum(halved) for weight in halved]

@@ -137,7 +137,7 @@ class StepMemory:
     Attributes:
         peak_bytes: bytes of tensors alive at once, at most.
         working_bytes: the same with the copies that a convolution may make while it runs; fragmentation comes on top.
-        fixed_bytes: those of weights, gradients and optimiser state, which no cutting of the clip makes smaller.
+        fixed_bytes: those of weights, gradients, optimiser state and average, which no cutting of the clip makes smaller.
         flops: floating-point operations of convolutions and matrix products, those computed again included.
     """
 
@@ -171,6 +171,8 @@ def training_memory(config: Config, in_channels: int, out_channels: int, labelle
         _make_state(step.optimiser)
         image = torch.empty(batch, frames, in_channels, *patch)
         label = torch.empty(batch, frames, *patch, dtype=torch.uint8)
+        # What a `WeightAverage` holds, which it changes in place.
+        _average = [weight.detach().clone() for weight in network.parameters() if config.train.ema]
         step(image, label, labelled)
         del image, label
         return StepMemory(trace.peak_bytes, trace.working_bytes, trace.current_bytes, trace.flops)

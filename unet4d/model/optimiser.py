@@ -14,13 +14,12 @@ from unet4d.config import TrainConfig
 def optimiser(network: nn.Module, config: TrainConfig) -> AdamW:
     """AdamW (Loshchilov & Hutter 2019) that decays the weights of convolutions and spares norms and biases.
 
-    Fused on a GPU, where it needs no copies of the weights and does not wait for the loss scaler's verdict.
+    Fused: it needs no copies of the weights and does not wait for the loss scaler's verdict.
     """
     weights = [p for p in network.parameters() if p.ndim > 1]
     others = [p for p in network.parameters() if p.ndim <= 1]
     groups = [{"params": weights, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]
-    on_gpu = all(p.is_cuda for p in network.parameters())
-    return AdamW(groups, lr=config.learning_rate, fused=on_gpu or None)
+    return AdamW(groups, lr=config.learning_rate, fused=True)
 
 
 def schedule(steps: AdamW, config: TrainConfig) -> LambdaLR:

@@ -2,47 +2,73 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
 
-from unet4d.config import Config, MemoryConfig
+from unet4d.config import BATCH_SIZE, Config, MemoryConfig
 from unet4d.model.clip_loss import ClipLoss
-from unet4d.model.clstm_unet import CLSTMUNet
+from unet4d.model.clstm_unet import CLSTMUNet, Dropout
 from unet4d.model.device import autocast
 from unet4d.model.optimiser import optimiser, schedule
+from unet4d.ranks import Ranks
+
+Clips = tuple[Tensor, Tensor, Sequence[Sequence[bool]]]
+"""A batch as `ClipLoss` takes it: image (B, T, C, X, Y, Z), label (B, T, X, Y, Z), labelled B lists of T; on any device."""
 
 
 class TrainingStep:
     """The network's loss, its optimiser, its learning rate, its loss scaler. Nothing in a step reads from the device.
 
+    A step whose gradient is not finite leaves weights and optimiser as they are, in every precision: the loss scaler looks (Micikevicius
+    et al. 2018), and only with fp16 does it scale. The learning rate goes on.
+
+    Several processes compute the gradient of the whole batch: the loss of each is that of all clips, its gradient flows to its own.
+
     Args:
         network: on `device`, in training mode.
         config: resolved.
         device: where to compute.
+        ranks: those who share each batch.
     """
 
-    def __init__(self, network: CLSTMUNet, config: Config, device: torch.device):
-        self.network, self.config, self.device = network, config.train, device
-        self.precision = config.train.precision
-        self.loss = ClipLoss(network, config.memory)
+    def __init__(self, network: CLSTMUNet, config: Config, device: torch.device, ranks: Ranks = Ranks()):
+        self.network, self.config, self.device, self.ranks = network, config.train, device, ranks
+        self.seed, self.precision = config.seed, config.train.precision
+        self.clip_loss = ClipLoss(network, config.memory, ranks.total if ranks.size > 1 else None)
+        self.loss = self.clip_loss if ranks.size == 1 else DistributedDataParallel(self.clip_loss)
         self.optimiser = optimiser(network, config.train)
         self.schedule = schedule(self.optimiser, config.train)
-        self.scaler = torch.amp.GradScaler(device.type, enabled=self.precision == "fp16")
+        self.scaler = torch.amp.GradScaler(device.type, init_scale=2.0**16 if self._scales else 1.0)
 
     def __call__(self, image: Tensor, label: Tensor, labelled: Sequence[Sequence[bool]]) -> tuple[Tensor, Tensor]:
-        """Take one step: `gradients`, then `update`; gives what they give."""
-        return self.gradients(image, label, labelled), self.update()
+        """Take one step on one batch: `gradients`, then `update`; gives what they give."""
+        return self.gradients([(image, label, labelled)]), self.update()
 
-    def gradients(self, image: Tensor, label: Tensor, labelled: Sequence[Sequence[bool]]) -> Tensor:
-        """The loss, a scalar, and in every weight its gradient; see `ClipLoss` for the arguments, which lie on the device."""
+    def gradients(self, batches: Sequence[Clips], step: int = 0) -> Tensor:
+        """The mean loss of the batches, a scalar, and in every weight its gradient.
+
+        Args:
+            batches: this process's part of each.
+            step: number of the step, which dropout is drawn by.
+        """
         self.optimiser.zero_grad(set_to_none=True)
-        with autocast(self.device, self.precision):
-            loss = self.loss(image, label, labelled, self.network.drawn_dropout(len(image)))
-        self.scaler.scale(loss).backward()
-        return loss.detach()
+        losses = []
+        for place, (image, label, labelled) in enumerate(batches):
+            kept = self._dropout(step * len(batches) + place)
+            with self._alone() if place + 1 < len(batches) else contextlib.nullcontext():
+                seen, truth = (tensor.to(self.device, non_blocking=True) for tensor in (image, label))
+                with autocast(self.device, self.precision):
+                    loss = self.loss(seen, truth, labelled, kept)
+                # The mean over processes, which is taken of the gradients, is to be their sum.
+                self.scaler.scale(loss * (self.ranks.size / len(batches))).backward()
+            losses.append(loss.detach())
+        return losses[0] if len(losses) == 1 else torch.stack(losses).mean()
 
     def update(self) -> Tensor:
         """Change the weights; gives the gradient's norm before clipping, a scalar on the device."""
@@ -50,18 +76,23 @@ class TrainingStep:
         limit = self.config.gradient_clip or float("inf")
         norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), limit)
         self.scaler.step(self.optimiser)
-        self.scaler.update()
+        self.scaler.update(None if self._scales else 1.0)
         self.schedule.step()
         return norm
 
     def use(self, memory: MemoryConfig) -> None:
         """Cut the steps that follow in another way; what they compute stays the same."""
-        self.loss.use(memory)
+        self.clip_loss.use(memory)
 
     @property
     def learning_rate(self) -> float:
         """The learning rate of the next step."""
         return float(self.schedule.get_last_lr()[0])
+
+    @property
+    def scale(self) -> float:
+        """What the loss is scaled by, 1 but for fp16; waits for the device."""
+        return float(self.scaler.get_scale())
 
     def state_dict(self) -> dict[str, Any]:
         """The state of optimiser, schedule and scaler."""
@@ -72,9 +103,25 @@ class TrainingStep:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over what `state_dict` gave, be it from another device: whether the optimiser is fused is this one's affair."""
-        for saved, own in zip(state["optimiser"]["param_groups"], self.optimiser.param_groups, strict=True):
-            saved["fused"] = own["fused"]
+        """Take over what `state_dict` gave, be it from another device."""
         self.optimiser.load_state_dict(state["optimiser"])
         self.schedule.load_state_dict(state["schedule"])
         self.scaler.load_state_dict(state["scaler"])
+
+    @property
+    def _scales(self) -> bool:
+        return self.precision == "fp16"
+
+    def _dropout(self, batch: int) -> Dropout | None:
+        """What dropout keeps of this process's clips of a batch: drawn by its number for all clips, however they are shared."""
+        if not self.network.dropout:
+            return None
+        [state] = np.random.SeedSequence([self.seed, 4, batch]).generate_state(1, np.uint64).tolist()
+        size = self.config.batch_size or BATCH_SIZE
+        drawn = self.network.drawn_dropout(size, torch.Generator().manual_seed(state))
+        mine = self.ranks.share(size)
+        return None if drawn is None else [factor[mine.start : mine.stop] for factor in drawn]
+
+    def _alone(self) -> contextlib.AbstractContextManager:
+        """Within, gradients are added up and not exchanged."""
+        return self.loss.no_sync() if isinstance(self.loss, DistributedDataParallel) else contextlib.nullcontext()
