@@ -10,7 +10,7 @@ from typing import Any
 from bench.measure import machine
 from unet4d.files import write_json
 
-PARTS = ("core", "configurations", "data")
+PARTS = ("core", "configurations", "data", "train")
 RESULTS = Path(__file__).parent / "results"
 
 

@@ -15,12 +15,13 @@ import unet4d
 PACKAGE = Path(unet4d.__file__).parent
 LEVELS = (
     ("errors",),
-    ("config", "files", "ranks"),
+    ("config", "files", "ranks", "signals"),
     ("data", "model", "metrics", "pictures"),  # nouns
-    ("training", "prediction_folder", "resolve", "plan_yaml"),
+    ("training", "prediction_folder", "resolve", "plan_yaml", "folds", "over_folds"),
     ("candidates",),
-    ("plan_reasons",),
-    ("convert", "verify", "plan", "train", "predict", "evaluate", "report"),  # verbs
+    ("plan_reasons", "out_of_memory"),
+    ("convert", "verify", "plan", "train", "info", "predict", "evaluate", "report"),  # verbs
+    ("cross_validation",),
     ("usage", "commands"),
     ("cli",),
     ("__main__",),

@@ -187,6 +187,71 @@ def test_only_what_is_predicted_can_be_scored_and_the_others_are_counted(
         evaluate(dataset, predictions, tmp_path / "out", predicted_only=True)
 
 
+def with_folds(predictions: Path, **folds: object) -> None:
+    """Have prediction.json say which fold held a case out."""
+    about = json.loads((predictions / "prediction.json").read_text())
+    about["cases"] = {name: {} if fold is None else {"fold": fold} for name, fold in folds.items()}
+    (predictions / "prediction.json").write_text(json.dumps(about))
+
+
+def test_each_fold_has_its_mean_and_over_folds_each_counts_once(
+    dataset: Path, predictions: Path, tmp_path: Path, capsys
+):
+    """Case c is a copy of a: fold 2 has two cases of the same scores, fold 0 has b, whose valve is in neither."""
+    about = json.loads((dataset / "dataset.json").read_text())
+    about["training"].append(about["training"][0] | {"case": "c"})
+    (dataset / "dataset.json").write_text(json.dumps(about))
+    (predictions / "c.nii.gz").write_bytes((predictions / "a.nii.gz").read_bytes())
+    with_folds(predictions, a=2, b=0, c=2)
+    folds = evaluate(dataset, predictions, tmp_path / "out")["folds"]
+    assert folds["cases"] == {"0": ["b"], "2": ["a", "c"]}
+    assert folds["fold"]["2"]["mean_foreground_dice"] == pytest.approx((0.75 + 1) / 2)
+    assert folds["fold"]["0"] == {
+        "mean_foreground_dice": 0.75,
+        "dice": {"chamber": 0.75, "valve": None},
+        "hd95_mm": {"chamber": pytest.approx(2.0), "valve": None},
+    }
+    over = folds["over"]
+    assert over["mean_foreground_dice"]["mean"] == pytest.approx((0.875 + 0.75) / 2)  # not weighted by cases
+    assert over["mean_foreground_dice"]["std"] == pytest.approx(0.125 / 2**0.5)
+    assert over["dice"]["valve"] == {"mean": 1.0, "median": 1.0, "std": None, "n": 1}
+    shown = capsys.readouterr().out
+    assert "fold 0             0.750          0.750              -\n" in shown
+    assert "all folds  0.812 +- 0.088  0.750 +- 0.000     1.000 +- -\n" in shown
+    assert "no fold" not in shown
+
+
+def test_cases_without_a_fold_are_counted_and_in_no_folds_mean(
+    dataset: Path, predictions: Path, tmp_path: Path, capsys
+):
+    (predictions / "b.nii.gz").rename(predictions / "c.nii.gz")
+    about = json.loads((dataset / "dataset.json").read_text())
+    about["training"] += [about["training"][0] | {"case": name} for name in "cd"]
+    (dataset / "dataset.json").write_text(json.dumps(about))
+    (predictions / "d.nii.gz").write_bytes((predictions / "a.nii.gz").read_bytes())
+    with_folds(predictions, a=0, b=3, c=1, d=None)  # b has no label map any more
+    folds = evaluate(dataset, predictions, tmp_path / "out", predicted_only=True)["folds"]
+    assert (folds["cases"], folds["without_fold"]) == ({"0": ["a"], "1": ["c"]}, ["d"])
+    assert "1 cases were held out by no fold and are in none of these" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("folds", [{}, {"a": 1, "b": 1}, {"a": None, "b": None}, {"a": 1, "b": None}])
+def test_nothing_is_said_of_folds_unless_there_are_several(
+    dataset: Path, predictions: Path, tmp_path: Path, capsys, folds
+):
+    plain = evaluate(dataset, predictions, tmp_path / "plain")
+    with_folds(predictions, **folds)
+    assert evaluate(dataset, predictions, tmp_path / "out") == plain
+    assert "all folds" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("fold", ["1", -1, True, 1.0])
+def test_a_fold_that_is_no_number_is_refused(dataset: Path, predictions: Path, tmp_path: Path, fold):
+    with_folds(predictions, a=fold)
+    with pytest.raises(InputError, match=r'prediction\.json: case a: "fold" is .*; wanted a number from 0'):
+        evaluate(dataset, predictions, tmp_path / "out")
+
+
 def test_the_volumes_that_predict_wrote_are_left_alone(dataset: Path, predictions: Path):
     (predictions / "volumes.csv").write_text("case,frame,time_s,class,value,volume_ml\n")
     evaluate(dataset, predictions, predictions)

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
+import signal
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from torch.nn.functional import conv3d
 
 from unet4d import ConvLSTM3d, load_model, read_image, segment
 from unet4d.config import CHANNELS, Config, DataConfig, MemoryConfig, ModelConfig, TrainConfig
+from unet4d.errors import Stopped
+from unet4d.model.checkpoint import LAST, load_checkpoint
 from unet4d.model.clstm_unet import build_network
-from unet4d.model.device import tune
+from unet4d.model.device import autocast, set_tf32, tune
 from unet4d.model.fitting import GB
 from unet4d.model.gates import fused_steps, step, step_backward
 from unet4d.model.memory import training_memory
@@ -26,37 +32,141 @@ pytestmark = [
 ]
 
 
-@pytest.mark.parametrize("precision", ["bf16", "fp16", "fp32"])
-def test_training_lowers_the_loss_in_every_precision(phantom, tiny, tmp_path, precision):
-    train(
-        phantom, tmp_path / "run", tiny(epochs=6, steps_per_epoch=10, learning_rate=1e-2, precision=precision), "cuda"
-    )
-    losses = [json.loads(line)["loss"] for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
-    assert losses[-1] < 0.8 * losses[0]
+GPU = torch.device("cuda")
+BAND = 0.05
+"""How far the mean losses of an epoch may differ from precision to precision, and from run to run."""
 
 
-def test_a_resumed_run_on_the_gpu_goes_on_where_it_stopped(phantom, tiny, tmp_path, monkeypatch):
-    from unet4d.training.trainer import Trainer
+def losses_of(run: Path) -> np.ndarray:
+    return np.array([json.loads(line)["loss"] for line in (run / "log.jsonl").read_text().splitlines()])
 
-    kept = Trainer._keep
 
-    def stop(self, values):
-        kept(self, values)
-        if self.epoch == 1:
-            raise KeyboardInterrupt
+def test_training_lowers_the_loss_in_every_precision_and_by_the_same_curve(phantom, tiny, tmp_path):
+    curves = {}
+    for precision in ("fp32", "tf32", "bf16", "fp16"):
+        loop = {"epochs": 6, "steps_per_epoch": 10, "learning_rate": 1e-2, "validate_every": 6, "precision": precision}
+        train(phantom, tmp_path / precision, tiny(**loop), "cuda")
+        curves[precision] = losses_of(tmp_path / precision)
+        assert curves[precision][-1] < 0.8 * curves[precision][0], precision
+    for precision, curve in curves.items():
+        assert np.abs(curve - curves["fp32"]).max() < BAND, precision
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+def test_a_run_that_was_stopped_goes_on_as_one_that_was_not(phantom, tiny, tmp_path, monkeypatch, precision):
+    """Close to it and not equal: on a GPU sums are added in whatever order their parts arrive."""
+    config = tiny(epochs=3, steps_per_epoch=4, precision=precision)
+    train(phantom, tmp_path / "whole", config, "cuda")
+    usual, taken = TrainingStep.update, []
+
+    def struck(self):
+        taken.append(None)
+        if len(taken) == 6:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return usual(self)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "_keep", stop)
-        with pytest.raises(KeyboardInterrupt):
-            train(phantom, tmp_path / "run", tiny(epochs=3), "cuda")
-    train(phantom, tmp_path / "run", tiny(epochs=3), "cuda", resume=True)
-    epochs = [json.loads(line)["epoch"] for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
-    assert epochs == [1, 2, 3]
+        patch.setattr(TrainingStep, "update", struck)
+        with pytest.raises(Stopped):
+            train(phantom, tmp_path / "run", config, "cuda")
+    assert load_checkpoint(tmp_path / "run" / LAST)["training"]["step"] == 6
+    train(phantom, tmp_path / "run", config, "cuda", resume=True)
+    found, wanted = losses_of(tmp_path / "run"), losses_of(tmp_path / "whole")
+    assert len(found) == 3
+    np.testing.assert_allclose(found, wanted, atol=BAND)
+    scalers = [load_checkpoint(tmp_path / run / LAST)["training"]["optimisation"]["scaler"] for run in ("run", "whole")]
+    assert scalers[0] == scalers[1]
+
+
+def error_of(compute, *tensors: torch.Tensor) -> float:
+    """How far `compute` of float32 tensors is off, as a share of the largest number of the exact answer."""
+    exact = compute(*(tensor.double() for tensor in tensors))
+    return float((compute(*tensors).double() - exact).abs().max() / exact.abs().max())
+
+
+@pytest.mark.skipif(
+    torch.cuda.is_available() and torch.cuda.get_device_capability() < (8, 0), reason="this GPU has no TF32"
+)
+def test_products_are_rounded_to_tf32_unless_fp32_is_asked_for():
+    draw = torch.Generator(GPU).manual_seed(0)
+    matrices = torch.randn(2, 1024, 1024, generator=draw, device=GPU)
+    image = torch.randn(2, 32, 32, 32, 16, generator=draw, device=GPU)
+    kernel = torch.randn(32, 32, 3, 3, 3, generator=draw, device=GPU)
+    for compute, tensors in ((torch.matmul, tuple(matrices)), (conv3d, (image, kernel))):
+        found = {}
+        for precision in ("fp32", "tf32", "bf16", "fp32"):
+            tune(GPU, precision)
+            found[precision] = error_of(compute, *tensors)
+        assert found["fp32"] < 1e-5
+        assert found["tf32"] > 1e-5
+        assert found["bf16"] > 1e-5
+
+
+def small_step(precision: str) -> tuple[TrainingStep, tuple[torch.Tensor, torch.Tensor, list[list[bool]]]]:
+    """A training step and a batch for it, on the GPU."""
+    config = default_config((32, 32, 16), 4, precision, chunk_frames=2)
+    torch.manual_seed(0)
+    tune(GPU, precision)
+    image, label = torch.randn(1, 4, 1, 32, 32, 16), torch.randint(0, 4, (1, 4, 32, 32, 16), dtype=torch.uint8)
+    step = TrainingStep(build_network(config.model, 1, 4).to(GPU), config, GPU)
+    return step, (image.to(GPU), label.to(GPU), [[True, False, True, True]])
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+def test_a_step_that_is_not_finite_changes_nothing(precision):
+    step, (image, label, labelled) = small_step(precision)
+    for _ in range(5):
+        step(image, label, labelled)  # in which fp16 finds its scale
+    scale, spoilt = step.scale, image.clone()
+    spoilt[0, 1, 0, 3, 4, 5] = float("nan")
+    before = [weight.clone() for weight in step.network.parameters()]
+    state = [value.clone() for of in step.optimiser.state.values() for value in of.values()]
+    step(spoilt, label, labelled)
+    after = [value for of in step.optimiser.state.values() for value in of.values()]
+    assert all(map(torch.equal, step.network.parameters(), before))
+    assert all(map(torch.equal, after, state))
+    assert step.scale == (scale / 2 if precision == "fp16" else 1)
+    loss, norm = step(image, label, labelled)
+    assert loss.isfinite()
+    assert norm.isfinite()
+    assert not all(map(torch.equal, step.network.parameters(), before))
+
+
+def test_an_overflow_in_fp16_halves_the_scale_until_there_is_none():
+    step, batch = small_step("fp16")
+    step(*batch)
+    step.scaler.update(2.0**40)
+    before, scales = [weight.clone() for weight in step.network.parameters()], [step.scale]
+    while all(map(torch.equal, step.network.parameters(), before)):
+        step(*batch)
+        scales.append(step.scale)
+        assert len(scales) < 40
+    assert scales[:-1] == [2.0 ** (40 - n) for n in range(len(scales) - 1)]
+    assert scales[-1] == scales[-2]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+def test_nothing_in_a_step_waits_for_the_gpu(precision):
+    step, batch = small_step(precision)
+    step(*batch)  # cuDNN tries its algorithms
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        step(*batch)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_the_gradients_of_a_weight_that_is_used_often_add_up(precision):
+    weight = torch.ones(1, 1, 1, 1, 1, device=GPU, requires_grad=True)
+    with autocast(GPU, precision):
+        uses = [conv3d(torch.ones(1, 1, 1, 1, 1, device=GPU), weight) for _ in range(3000)]
+    torch.stack(uses).float().sum().backward()
+    assert weight.grad.item() == 3000
 
 
 def test_a_study_is_segmented_as_on_the_cpu(phantom, model_file):
     path, image = model_file(), read_image(phantom / "images" / "phantom001.nii.gz")
-    torch.backends.cudnn.allow_tf32 = False
     here, there = (segment(load_model(path, device), image, precision="fp32") for device in ("cpu", "cuda"))
     assert np.mean(here == there) > 0.999
 
@@ -67,7 +177,7 @@ def test_the_layer_agrees_with_the_cpu_and_stays_finite_in_bf16(direction):
     layer, x = ConvLSTM3d(3, 8, direction=direction), torch.randn(2, 6, 3, 8, 8, 4)
     wanted, _ = layer(x)
     layer, x = layer.cuda(), x.cuda()
-    torch.backends.cudnn.allow_tf32 = False
+    set_tf32(GPU, "fp32")
     torch.testing.assert_close(layer(x)[0].cpu(), wanted, atol=1e-4, rtol=1e-4)
     with torch.autocast("cuda", torch.bfloat16):
         output, state = layer(x)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from unet4d.metrics import count_voxels, describe, dice, hausdorff95_mm, volumes_ml, voxel_volume_ml
+from unet4d.metrics import count_voxels, describe, dice, extreme_frames, hausdorff95_mm, volumes_ml, voxel_volume_ml
 
 
 def draw(picture: str) -> np.ndarray:
@@ -191,3 +191,11 @@ def test_describe_leaves_out_what_is_undefined_and_says_how_many_remain():
 def test_shapes_must_agree():
     with pytest.raises(ValueError, match=r"one shape"):
         count_voxels(np.zeros((1, 2, 2, 2)), np.zeros((2, 2, 2, 2)), [1])
+
+
+def test_extreme_frames_are_those_of_the_class_that_changes_most():
+    """Class 0 is larger, class 1 changes more: largest in frame 2, smallest in frame 0; of equals the first."""
+    assert extreme_frames(np.array([[90.0, 10.0], [92.0, 30.0], [91.0, 50.0], [90.0, 50.0]])) == [2, 0]
+    assert extreme_frames(np.ones((3, 1))) == [0, 0]
+    assert extreme_frames(np.empty((3, 0))) == []
+    assert extreme_frames(np.empty((0, 2))) == []

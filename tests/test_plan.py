@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 import math
@@ -239,6 +240,42 @@ def test_a_config_file_and_the_command_line_are_kept(command, phantom, tmp_path)
     assert (written["data"]["folds"], written["data"]["frames"], written["model"]["channels"]) == (3, 1, [4, 8])
 
 
+@pytest.mark.parametrize("gpus", [2, 4])
+def test_several_gpus_hold_a_share_each_and_the_file_has_the_batch_of_all(headers, planned, tmp_path, gpus):
+    for room in (20, 200):
+        one = planned[room]
+        made = plan(headers((80, 64, 3, 10)), tmp_path / "plan.yaml", small(True, PLAIN), with_room(room), gpus=gpus)
+        assert made.fit == one.fit
+        assert made.config.train.batch_size == gpus * one.config.train.batch_size
+        assert dataclasses.replace(made.config, train=one.config.train) == one.config
+        assert Config.from_dict(yaml.safe_load(made.path.read_text())) == made.config
+        share = one.config.train.batch_size
+        assert f"clips of a step, of which each of {gpus} GPUs takes {share}\n" in made.text
+        assert f"of each of {gpus} GPUs of " in made.text
+        assert f"{made.fit.step.flops / 1e12:.3g} TFLOP" in made.text.partition("on each GPU ")[2]
+        assert "next larger on each GPU: " in made.text
+        assert "on each GPU" not in one.text
+
+
+@pytest.mark.parametrize(("batch", "share"), [(4, 1), (5, 2), (8, 2)])
+def test_of_a_batch_that_is_given_the_largest_share_is_planned(headers, tmp_path, batch, share):
+    dataset, asked = headers((80, 64, 3, 10)), small(True, PLAIN, frames=4, patch_size=(64, 64, 3))
+    given, alone = (
+        dataclasses.replace(asked, train=dataclasses.replace(asked.train, batch_size=n)) for n in (batch, share)
+    )
+    made = plan(dataset, tmp_path / "all.yaml", given, 24, gpus=4)
+    assert made.fit == plan(dataset, tmp_path / "one.yaml", alone, 24).fit
+    assert made.config.train.batch_size == batch
+    assert f"as given: clips of a step, of which each of 4 GPUs takes {share} at most" in made.text
+
+
+def test_a_plan_for_several_gpus_says_how_to_start_them(command, phantom, tmp_path):
+    out = tmp_path / "plan.yaml"
+    for words, start in ([], "unet4d train"), (["--gpus", 4], "torchrun --nproc-per-node 4 -m unet4d train"):
+        done = command("plan", phantom, *SMALL, "--gpu-memory", 24, "--out", out, *words)
+        assert f"train with it: {start} --dataset {phantom} --out RUN --config {out}\n" in done.told
+
+
 SMALL = ["--data.folds", "3", "--model.channels", "[4,8]", "--model.lstm_channels", "0", "--data.frames", "2"]
 
 
@@ -250,6 +287,8 @@ SMALL = ["--data.folds", "3", "--model.channels", "[4,8]", "--model.lstm_channel
         (["--gpu-memory=-24"], "--gpu-memory is -24; wanted a number of GB above 0"),
         (["--gpu-memory", "nan"], "--gpu-memory is nan; wanted a number of GB above 0"),
         (["--gpu-memory", "0.5"], "a GPU of 0.5 GB has 0 GB for it; name a GPU of 1 GB or more, or lower"),
+        (["--gpu-memory", "24", "--gpus", "0"], "--gpus is 0; wanted how many GPUs train together, 1 or more"),
+        (["--gpu-memory", "24", "--gpus", "3", "--train.batch_size", "2"], "2 and 3 GPUs share it; wanted 3 or more"),
         (["--gpu-memory", "24", "--data.folds", "5"], "5 folds of 3 labelled subjects"),
         (["--gpu-memory", "24", "--model.lstm_channels", "[1,2,3]"], "model.lstm_channels is [1, 2, 3]; wanted one"),
         (["--gpu-memory", "24", "--data.frame", "5"], "--data.frame is not known; wanted perhaps --data.frames"),

@@ -11,12 +11,14 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
 
 from unet4d import load_model, read_image, segment, write_image
 from unet4d.config import InferenceConfig
 from unet4d.data.dataset import read_dataset, split_cases
 from unet4d.data.image4d import Image4D
 from unet4d.errors import InputError
+from unet4d.model.checkpoint import load_checkpoint
 from unet4d.predict import predict
 
 SHAPE = (18, 15, 5)
@@ -248,6 +250,63 @@ def test_held_out_takes_the_cases_that_the_run_was_validated_on(command, trained
     predicted = [name.removesuffix(".nii.gz") for name in names_in(tmp_path / "out") if name.endswith(".gz")]
     assert predicted == [case.name for case in validation]
     assert len(predicted) == 1
+
+
+# Several models --------------------------------------------------------------------------------------------------
+
+
+def another(model: Path, path: Path, seed: int = 2) -> Path:
+    """The same checkpoint with other weights."""
+    content = load_checkpoint(model)
+    generator = torch.Generator().manual_seed(seed)
+    for weight in content["network"].values():
+        weight += 0.1 * torch.randn(weight.shape, generator=generator)
+    torch.save(content, path)
+    return path
+
+
+def test_several_models_answer_with_the_mean_of_their_probabilities(model_file, tmp_path, study):
+    """On the working grid itself, where no resampling comes between."""
+    one = load_model(model_file(normalisation="none"))
+    other = load_model(another(tmp_path / "model.pt", tmp_path / "other.pt"))
+    image = Image4D.from_array(np.random.default_rng(0).normal(size=(3, 16, 16, 4)), np.diag([2.0, 2.0, 8.0, 1.0]))
+    alone = [segment(model, image, precision="fp32") for model in (one, other)]
+    together = segment([one, other], image, precision="fp32")
+    with torch.inference_mode():
+        seen = torch.from_numpy(np.ascontiguousarray(image.array)).movedim(1, 0)[None]
+        probabilities = sum(model.network(seen).softmax(2) for model in (one, other))[0]
+    agrees = together == np.array(list(one.task.labels.values()))[probabilities.argmax(1).numpy()]
+    assert agrees.mean() > 0.999
+    assert all((together != single).any() for single in alone)
+    np.testing.assert_array_equal(segment((one,), image, precision="fp32"), alone[0])
+
+
+def test_a_model_with_itself_is_that_model_on_a_grid_of_another_spacing_too(model_file, tmp_path, study):
+    study(tmp_path / "heart.nii.gz", shape=(40, 33, 5))
+    model, image = load_model(model_file()), read_image(tmp_path / "heart.nii.gz")
+    assert (segment([model] * 3, image) == segment(model, image)).mean() > 0.9999
+
+
+def test_several_models_can_be_named_and_all_are_recorded(command, model_file, tmp_path, study):
+    study(tmp_path / "heart.nii.gz")
+    models = [model_file(), another(tmp_path / "model.pt", tmp_path / "other.pt")]
+    done = command("predict", *models, "-i", tmp_path / "heart.nii.gz", "-o", tmp_path / "out", "--overlap", 0.25)
+    assert (done.code, done.error) == (0, "")
+    assert json.loads((tmp_path / "out" / "prediction.json").read_text())["cases"]["heart"] == {
+        "image": str(tmp_path / "heart.nii.gz"), "time": "open", "models": [str(path) for path in models],
+    }  # fmt: skip
+
+
+def test_models_that_cannot_answer_together_are_told_before_any_work(command, model_file, tmp_path, study):
+    study(tmp_path / "heart.nii.gz")
+    other = model_file(normalisation="none").rename(tmp_path / "other.pt")
+    words = ("-i", tmp_path / "heart.nii.gz", "-o", tmp_path / "out")
+    model = model_file()
+    done = command("predict", model, other, *words)
+    assert done.code == 2
+    assert f"{other} and {model} cannot answer together: normalisation none and zscore came" in done.line
+    assert f"{model} came twice; wanted each model once" in command("predict", model, model, *words).line
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_suffix_in_capitals_is_one_too(model_file, tmp_path, study):

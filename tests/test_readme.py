@@ -29,6 +29,7 @@ def test_every_command_is_shown():
         "verify",
         "plan",
         "train",
+        "info",
         "predict",
         "evaluate",
         "report",

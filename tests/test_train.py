@@ -19,18 +19,24 @@ from unet4d.config import Config, DataConfig, ModelConfig, TrainConfig
 from unet4d.data.dataset import read_dataset, split_folds
 from unet4d.data.image4d import read_label
 from unet4d.data.phantom import write_phantom
-from unet4d.errors import InputError, Unet4DError
+from unet4d.errors import InputError
 from unet4d.metrics import count_voxels, dice
-from unet4d.model.checkpoint import BEST, LAST, load_checkpoint
+from unet4d.model.checkpoint import BEST, LAST, PREVIOUS, load_checkpoint
 from unet4d.model.clip_loss import ClipLoss
-from unet4d.training.record import BOARD, LOG
-from unet4d.train import CONFIG, train
+from unet4d.train import train
+from unet4d.training.checkpoints import Checkpoints
+from unet4d.training.log import LOG
+from unet4d.training.record import BOARD
+from unet4d.training.summary import CONFIG, SUMMARY
 
 
 @pytest.fixture
 def plain_picture(monkeypatch):
     """Spares the second that contours take."""
-    monkeypatch.setattr("unet4d.training.trainer.contour_sheet", lambda *given, **named: np.zeros((8, 8, 3), np.uint8))
+    for name in ("contour_sheet", "volume_curves"):
+        monkeypatch.setattr(
+            f"unet4d.training.validation.{name}", lambda *given, **named: np.zeros((8, 8, 3), np.uint8)
+        )
 
 
 def log_of(run) -> list[dict]:
@@ -46,9 +52,9 @@ def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
 
 
 def validated_case(run) -> str:
-    """The study whose picture TensorBoard shows."""
-    [tag] = EventAccumulator(str(run / BOARD)).Reload().Tags()["images"]
-    return tag.removeprefix("validation/")
+    """The only study that the last epoch was validated on."""
+    [case] = log_of(run)[-1]["case_dice"]
+    return case
 
 
 def test_a_run_leaves_checkpoints_config_log_and_tensorboard(command, phantom, tiny_options, tmp_path):
@@ -57,7 +63,7 @@ def test_a_run_leaves_checkpoints_config_log_and_tensorboard(command, phantom, t
     assert (done.code, done.error) == (0, "")
     assert "2 training and 1 validation studies" in done.told
     assert done.told.splitlines()[-1] == f"best model: {run / BEST}"
-    assert sorted(path.name for path in run.iterdir()) == sorted([BEST, LAST, CONFIG, LOG, BOARD])
+    assert sorted(path.name for path in run.iterdir()) == sorted([BEST, LAST, PREVIOUS, CONFIG, LOG, BOARD, SUMMARY])
 
     log = log_of(run)
     assert [(line["epoch"], line["step"]) for line in log] == [(1, 2), (2, 4)]
@@ -71,7 +77,7 @@ def test_a_run_leaves_checkpoints_config_log_and_tensorboard(command, phantom, t
     assert [(event.step, event.value) for event in events.Scalars("loss")] == [
         (line["step"], pytest.approx(line["loss"])) for line in log
     ]
-    assert len(events.Images(f"validation/{validated_case(run)}")) == 1
+    assert events.Tags()["images"] == ["validation/best contours", "validation/best volumes"]
 
 
 @pytest.mark.usefixtures("plain_picture")
@@ -163,7 +169,7 @@ def test_without_validation_the_latest_model_is_the_best(phantom, tiny, tmp_path
 
 @pytest.mark.usefixtures("plain_picture")
 def test_where_no_dice_is_defined_the_latest_model_is_the_best(phantom, tiny, tmp_path, monkeypatch):
-    monkeypatch.setattr("unet4d.training.trainer.dice", lambda counts: np.full(counts.tp.shape, np.nan))
+    monkeypatch.setattr("unet4d.training.validation.dice", lambda counts: np.full(counts.tp.shape, np.nan))
     best = train(phantom, tmp_path / "run", tiny(), "cpu")
     assert same(load_checkpoint(best)["network"], weights_of(tmp_path / "run"))
     assert log_of(tmp_path / "run")[-1]["mean_foreground_dice"] is None
@@ -204,58 +210,69 @@ def test_one_study_can_be_learnt_by_heart(tmp_path):
     assert dice(counts).mean() > 0.9
 
 
-def test_a_loss_that_is_no_number_ends_the_run_and_keeps_the_epoch_before(
-    command, phantom, tiny_options, tmp_path, monkeypatch
+class Breaking(torch.autograd.Function):
+    """The same number, with a gradient that is none."""
+
+    @staticmethod
+    def forward(ctx, loss):
+        return loss.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient * float("nan")
+
+
+@pytest.mark.usefixtures("plain_picture")
+@pytest.mark.parametrize("spoilt", [lambda loss: loss * float("nan"), Breaking.apply], ids=["loss", "gradient"])
+def test_a_step_that_is_not_finite_is_skipped_told_and_logged(
+    command, phantom, tiny_options, tmp_path, monkeypatch, spoilt
 ):
     run, usual, calls = tmp_path / "run", ClipLoss.forward, []
 
     def breaking(self, *given):
         calls.append(None)
-        return usual(self, *given) * (float("nan") if len(calls) == 4 else 1)
+        loss = usual(self, *given)
+        return spoilt(loss) if len(calls) == 3 else loss
 
     monkeypatch.setattr(ClipLoss, "forward", breaking)
-    done = command("train", "--dataset", phantom, "--out", run, *tiny_options)
-    assert done.code == 1
-    assert re.search(r"the mean loss of epoch 2 is nan, .*checkpoint_last.pt is of epoch 1; lower", done.line)
-    assert load_checkpoint(run / LAST)["training"]["epoch"] == 1
+    assert command("train", "--dataset", phantom, "--out", run, *tiny_options).code == 0
+    first, second = log_of(run)
+    [skipped] = second["skipped"]
+    assert first["skipped"] == []
+    assert (skipped["step"], len(skipped["cases"]), skipped["scale"]) == (3, 1, 1.0)
+    assert np.isfinite(second["loss"])
     assert all(weight.isfinite().all() for weight in weights_of(run).values())
-    assert [line["epoch"] for line in log_of(run)] == [1]
 
 
-def test_a_gradient_that_is_no_number_ends_the_run_too(phantom, tiny, tmp_path, monkeypatch):
-    """In the last step of an epoch the loss is still finite when the weights no longer are."""
-
-    class Breaking(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx, loss):
-            return loss.clone()
-
-        @staticmethod
-        def backward(ctx, gradient):
-            return gradient * float("nan")
-
-    usual = ClipLoss.forward
+@pytest.mark.usefixtures("plain_picture")
+def test_too_many_steps_in_a_row_that_are_not_finite_end_the_run_and_name_the_cases(
+    command, phantom, tiny_options, tmp_path, monkeypatch
+):
+    run, usual = tmp_path / "run", ClipLoss.forward
     monkeypatch.setattr(ClipLoss, "forward", lambda *given: Breaking.apply(usual(*given)))
-    with pytest.raises(Unet4DError, match="1 of its 1 gradients are not finite; nothing was kept"):
-        train(phantom, tmp_path / "run", tiny(steps_per_epoch=1), "cpu")
-    assert not (tmp_path / "run" / LAST).exists()
+    words = [*tiny_options, "--train.skip_limit", "2"]
+    done = command("train", "--dataset", phantom, "--out", run, *words)
+    assert done.code == 1
+    assert "3 steps in a row, up to step 3, had a loss or gradient that is not finite" in done.line
+    assert re.search(r"their cases: phantom00\d, phantom00\d;", done.line)
+    assert json.loads((run / SUMMARY).read_text())["state"] == "failed"
+    monkeypatch.undo()
+    assert command("train", "--dataset", phantom, "--out", run, *words, "--resume").code == 0  # from epoch 1
 
 
 @pytest.mark.usefixtures("plain_picture")
 def test_a_full_disk_ends_the_run_and_keeps_the_epoch_before(command, phantom, tiny_options, tmp_path, monkeypatch):
-    import unet4d.training.trainer
-
-    run, usual = tmp_path / "run", unet4d.training.trainer.save_checkpoint
+    run, usual = tmp_path / "run", Checkpoints.save_last
 
     def refuse(descriptor):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    def filling(path, config, task, network, training):
-        if training.get("epoch") == 2:
+    def filling(self, config, task, network, training):
+        if training["step"] == 4:
             monkeypatch.setattr("unet4d.files.os.fsync", refuse)
-        usual(path, config, task, network, training)
+        usual(self, config, task, network, training)
 
-    monkeypatch.setattr(unet4d.training.trainer, "save_checkpoint", filling)
+    monkeypatch.setattr(Checkpoints, "save_last", filling)
     done = command("train", "--dataset", phantom, "--out", run, *tiny_options)
     assert done.code == 1
     assert "checkpoint_last.pt: No space left on device; free space" in done.line

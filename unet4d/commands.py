@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from jsonargparse import ActionConfigFile, ArgumentParser, Namespace, set_parsing_settings
 
@@ -66,10 +66,17 @@ def _phantom(options: Namespace) -> None:
 def _train_options(parser: ArgumentParser) -> None:
     parser.add_argument("--dataset", type=str, required=True, help="dataset folder, with dataset.json")
     parser.add_argument(
-        "--out", type=str, required=True, help="the run's folder: checkpoints, config.yaml, log, TensorBoard"
+        "--out",
+        type=str,
+        required=True,
+        help="the run's folder: checkpoints, config.yaml, log, TensorBoard; of all folds, the folder of fold_0, fold_1, ...",
     )
     parser.add_argument("--device", type=str, default="auto", help="auto, cpu, cuda or cuda:N")
-    parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint in --out")
+    parser.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on from the last checkpoint in --out; of all folds, leave the finished ones and begin the others, too",
+    )
     parser.add_argument("--skip_verify", action="store_true", help=_SKIP_VERIFY)
     _settings(parser)
 
@@ -79,7 +86,12 @@ def _settings(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--config", action=ActionConfigFile, help="YAML file with any of the settings below; those given after it win"
     )
-    parser.add_argument("--fold", type=int, default=0, help="fold whose subjects are held out for validation, from 0")
+    parser.add_argument(
+        "--fold",
+        type=int | Literal["all"],
+        default=0,
+        help="fold whose subjects are held out for validation, from 0; all: train every fold, one after the other",
+    )
     parser.add_argument("--seed", type=int, default=0, help="the one seed everything random hangs on")
     parser.add_argument("--data", type=DataConfig, default=DataConfig())
     parser.add_argument("--model", type=ModelConfig, default=ModelConfig())
@@ -90,20 +102,34 @@ def _settings(parser: ArgumentParser) -> None:
 
 def _configured(options: Namespace) -> Config:
     sections = {name: vars(getattr(options, name)) for name in ("data", "model", "train", "inference", "memory")}
-    return Config.from_dict({**sections, "fold": options.fold, "seed": options.seed})
+    return Config.from_dict({**sections, "fold": 0 if options.fold == "all" else options.fold, "seed": options.seed})
 
 
 def _train(options: Namespace) -> None:
     config = _configured(options)
 
+    from unet4d.cross_validation import ALL, cross_validate
+    from unet4d.ranks import joined
     from unet4d.train import train
 
-    path = train(options.dataset, options.out, config, options.device, options.resume, options.skip_verify)
-    print(f"best model: {path}")
+    o = options
+    with joined() as ranks:
+        if o.fold == ALL:
+            cross_validate(o.dataset, o.out, config, o.device, o.resume, o.skip_verify, ranks)
+            return
+        path = train(o.dataset, o.out, config, o.device, o.resume, o.skip_verify, ranks)
+        if ranks.is_first:
+            print(f"best model: {path}")
 
 
 def _predict_options(parser: ArgumentParser) -> None:
-    parser.add_argument("model", type=str, help="run folder (its best checkpoint is taken) or checkpoint file")
+    parser.add_argument(
+        "model",
+        type=str,
+        nargs="+",
+        help="run folder (its best checkpoint is taken) or checkpoint file; several, or a folder of folds, answer together: the "
+        "mean of their probabilities, at as many times the work",
+    )
     parser.add_argument(
         "-i",
         "--input",
@@ -123,7 +149,10 @@ def _predict_options(parser: ArgumentParser) -> None:
         help="of dataset folders: these; default: their test cases, or all if there are none",
     )
     parser.add_argument(
-        "--held_out", action="store_true", help="of dataset folders: the cases that the model's run was validated on"
+        "--held_out",
+        action="store_true",
+        help="of dataset folders: the cases that the model's run was validated on; with a folder of folds all training cases, each "
+        "by the one network that did not see it",
     )
     parser.add_argument("--time", choices=["cyclic", "open"], help="default: as the dataset or the model says")
     _layout_options(parser)
@@ -267,6 +296,17 @@ def _verify(options: Namespace) -> None:
     verify(options.dataset, options.out, options.json)
 
 
+def _info_options(parser: ArgumentParser) -> None:
+    parser.add_argument("run", type=str, help="run folder, folder of folds (fold_0, fold_1, ...) or checkpoint file")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+
+
+def _info(options: Namespace) -> None:
+    from unet4d.info import info
+
+    info(options.run, options.json)
+
+
 def _plan_options(parser: ArgumentParser) -> None:
     parser.add_argument("dataset", type=str, help="dataset folder, with dataset.json")
     parser.add_argument(
@@ -275,6 +315,9 @@ def _plan_options(parser: ArgumentParser) -> None:
         type=str,
         default="auto",
         help="the GPU's size in GB, such as 24, 40 or 80; auto: what is free of the GPU here now",
+    )
+    parser.add_argument(
+        "--gpus", type=int, default=1, help="how many GPUs of this size train together; they share the batch"
     )
     parser.add_argument("--out", type=str, default="plan.yaml", help="the YAML file; an older plan there is replaced")
     parser.add_argument("--skip_verify", action="store_true", help=_SKIP_VERIFY)
@@ -286,11 +329,11 @@ def _plan(options: Namespace) -> None:
 
     from unet4d.plan import plan
 
-    made = plan(options.dataset, options.out, config, options.gpu_memory, options.skip_verify)
+    o = options
+    made = plan(o.dataset, o.out, config, o.gpu_memory, o.skip_verify, o.gpus)
+    program = "unet4d" if o.gpus == 1 else f"torchrun --nproc-per-node {o.gpus} -m unet4d"
     print(made.text)
-    print(
-        f"written: {made.path}; train with it: unet4d train --dataset {options.dataset} --out RUN --config {made.path}"
-    )
+    print(f"written: {made.path}; train with it: {program} train --dataset {o.dataset} --out RUN --config {made.path}")
 
 
 COMMANDS = {
@@ -325,10 +368,11 @@ COMMANDS = {
     ),
     "plan": Command(
         "choose the settings of a training that fits a GPU, and say why",
-        "DATASET --gpu-memory 24|40|80|auto [--out plan.yaml] [--config FILE] [options]",
+        "DATASET --gpu-memory 24|40|80|auto [--gpus N] [--out plan.yaml] [--config FILE] [options]",
         "  unet4d plan heart --gpu-memory 24                                         (writes plan.yaml)\n"
         "  unet4d plan heart --gpu-memory auto --out mine.yaml                       (what is free of the GPU here)\n"
         "  unet4d plan heart --gpu-memory 40 --data.frames 12 --train.batch_size 1   (what is set is kept)\n"
+        "  unet4d plan heart --gpu-memory 40 --gpus 4                                (a batch for four of them together)\n"
         "  unet4d train --dataset heart --out run --config mine.yaml                 (what was planned, as it is)",
         _plan_options,
         _plan,
@@ -339,17 +383,30 @@ COMMANDS = {
         "  unet4d train --dataset heart --out run\n"
         "  unet4d train --dataset heart --out run --config mine.yaml --train.epochs 50   (the later one wins)\n"
         "  unet4d train --dataset heart --out twin --model.lstm_channels 0               (no recurrence: the baseline)\n"
-        "  unet4d train --dataset heart --out run --config run/config.yaml --resume      (go on after a stop)",
+        "  unet4d train --dataset heart --out run --config run/config.yaml --resume      (go on after a stop)\n"
+        "  unet4d train --dataset heart --out folds --fold all                           (folds/fold_0, folds/fold_1, ...)",
         _train_options,
         _train,
     ),
+    "info": Command(
+        "say what a run is, how it stands and how to go on",
+        "RUN [--json]",
+        "  unet4d info run                         (also while it is being trained)\n"
+        "  unet4d info run/checkpoint_best.pt\n"
+        "  unet4d info folds                       (what train --fold all made: a line a fold, mean and deviation)",
+        _info_options,
+        _info,
+    ),
     "predict": Command(
         "segment studies with a trained network",
-        "RUN_OR_MODEL -i INPUT [INPUT ...] -o DIR [options]",
+        "RUN_OR_MODEL [RUN_OR_MODEL ...] -i INPUT [INPUT ...] -o DIR [options]",
         "  unet4d predict run -i study.nii.gz -o predicted\n"
         "  unet4d predict run -i studies_folder -o predicted\n"
         "  unet4d predict run -i dataset_folder -o predicted --held_out                  (whom the run validated on)\n"
-        "  unet4d predict run/checkpoint_last.pt -i dataset_folder -o predicted --device cuda:1",
+        "  unet4d predict run/checkpoint_last.pt -i dataset_folder -o predicted --device cuda:1\n"
+        "  unet4d predict folds -i studies_folder -o predicted                           (all folds together, n times the work)\n"
+        "  unet4d predict folds -i dataset_folder -o predicted --held_out                (each case by the fold that held it out)\n"
+        "  unet4d predict run another_run -i study.nii.gz -o predicted                   (their mean)",
         _predict_options,
         _predict,
     ),

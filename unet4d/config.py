@@ -196,6 +196,8 @@ class TrainConfig:
     growth: Literal["off", "clips", "patches"] = "off"
     """Begin on less and end on all. clips: a third of the steps on a quarter of the frames, a third on half. patches: on smaller
     patches, too."""
+    mlflow: str | None = None
+    """Name of the MLflow experiment to log to, at MLFLOW_TRACKING_URI or, left out, in the run; needs mlflow. Left out: none."""
 
     def __post_init__(self) -> None:
         """Check every value."""
@@ -245,8 +247,8 @@ class InferenceConfig:
     """Frames computed at once. The states are handed on, so the result does not depend on it. Left out: all, halved whenever a GPU
     runs out of memory."""
     mirror_axes: list[int] = field(default_factory=list)
-    """Axes (0 = X, 1 = Y, 2 = Z) along which a study is mirrored, too, and the answers averaged: twice the work for each. Helps only a
-    network trained with the same data.flip_axes."""
+    """Axes (0 = X, 1 = Y, 2 = Z) along which a study is mirrored, too, and the answers averaged: twice the work for each. Helps
+    only a network trained with the same data.flip_axes."""
 
     def __post_init__(self) -> None:
         """Check every value."""

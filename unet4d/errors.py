@@ -16,7 +16,7 @@ class InputError(Unet4DError, ValueError):
 
 
 class Stopped(Unet4DError):
-    """A signal asked a training to stop, and its checkpoint is written: run again with --resume. Ends the command with exit code 75.
+    """A signal asked a training to stop; its checkpoint is written: run again with --resume. Ends the command with exit code 75.
 
     75 is EX_TEMPFAIL of sysexits.h, "try again later", so that a scheduler's script can tell it from failure.
     """
@@ -28,5 +28,5 @@ class ToldElsewhere(Unet4DError):
     """Another process failed and says why; this one ends with the same exit code and says nothing."""
 
     def __init__(self, exit_code: int):
-        super().__init__("")
+        super().__init__(exit_code)
         self.exit_code = exit_code

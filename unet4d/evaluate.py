@@ -8,7 +8,6 @@ from __future__ import annotations
 import csv
 import io
 import os
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,9 +21,20 @@ from unet4d import metrics
 from unet4d.data.dataset import Dataset
 from unet4d.data.image4d import read_label
 from unet4d.data.nifti import check_same_grid, read_header
-from unet4d.data.references import Reference, find_references, label_maps, named_classes, read_reference
+from unet4d.data.references import (
+    Reference,
+    chosen,
+    find_references,
+    matched,
+    named_classes,
+    read_reference,
+    recorded_folds,
+    with_prediction,
+)
 from unet4d.errors import InputError
 from unet4d.files import check_writable, write_json, write_text
+from unet4d.over_folds import over_folds
+from unet4d.over_folds import table as table_of_folds
 
 METRICS, VOLUMES, SUMMARY = "metrics.csv", "volumes_compared.csv", "summary.json"
 AVERAGING = (
@@ -62,7 +72,8 @@ def evaluate(
     Args:
         reference: a dataset (folder or dataset.json), whose labelled frames count; or a folder of label files, every
             frame of which counts, unless a dataset.json above them lists these very files.
-        prediction: folder of `<case>.nii.gz` or `<case>.nii`.
+        prediction: folder of `<case>.nii.gz` or `<case>.nii`; where its prediction.json says which fold held a case out, the scores
+            of each fold, and mean and deviation over folds, stand beside those of all cases.
         out_dir: made where it is missing.
         cases: score these alone; left out, every reference must have a prediction.
         predicted_only: score the references that have a prediction, and say which have none; not together with `cases`.
@@ -80,13 +91,15 @@ def evaluate(
     references, dataset = find_references(Path(reference))
     if dataset is not None and not (Path(reference).is_file() or (Path(reference) / "dataset.json").is_file()):
         print(f"{reference} holds labels of the dataset {dataset.root}: only its labelled frames are scored")
-    references, missing = _predicted(_chosen(references, cases), Path(prediction), predicted_only)
-    files, unmatched = _match(references, Path(prediction), whole=cases is None)
+    references, missing = with_prediction(chosen(references, cases), Path(prediction), predicted_only)
+    files, unmatched = matched(references, Path(prediction), whole=cases is None)
     classes = _classes(references, files, dataset, Path(prediction))
+    folds = recorded_folds(Path(prediction))
     progress = tqdm(list(zip(references, files, strict=True)), "evaluating", unit="study", disable=None)
     scored = [_score(one, file, classes, dataset) for one, file in progress]
     about = {"version": unet4d.__version__, "reference": str(reference), "prediction": str(prediction)}
     summary = {**about, "not_scored": unmatched, "without_prediction": missing, **summarise(scored, classes)}
+    summary |= _of_folds(scored, classes, folds)
     out = Path(out_dir)
     write_text(out / METRICS, _csv(_metric_rows(scored, classes)))
     write_text(out / VOLUMES, _csv(_volume_rows(scored, classes)))
@@ -133,6 +146,26 @@ def summarise(scored: Sequence[Scores], classes: Mapping[str, int]) -> dict[str,
     }
 
 
+def _of_folds(scored: Sequence[Scores], classes: Mapping[str, int], folds: Mapping[str, int]) -> dict[str, Any]:
+    """The means of each of several folds, and over them; nothing where the cases are not of several folds."""
+    members: dict[int, list[Scores]] = {}
+    for one in scored:
+        if one.reference.name in folds:
+            members.setdefault(folds[one.reference.name], []).append(one)
+    if len(members) < 2:
+        return {}
+    values = {}
+    for fold, of_fold in members.items():
+        found = summarise(of_fold, classes)
+        measured = {
+            name: {c: entry[name]["mean"] for c, entry in found["classes"].items()} for name in ("dice", "hd95_mm")
+        }
+        values[fold] = {"mean_foreground_dice": found["mean_foreground_dice"], **measured}
+    cases = {str(fold): [one.reference.name for one in members[fold]] for fold in sorted(members)}
+    without = [one.reference.name for one in scored if one.reference.name not in folds]
+    return {"folds": over_folds(values) | {"cases": cases, "without_fold": without}}
+
+
 def table(summary: Mapping[str, Any]) -> str:
     """The summary for a terminal: one line a class, n beside each mean."""
     width = max(len(name) for name in ("mean over classes", *summary["classes"]))
@@ -150,50 +183,11 @@ def table(summary: Mapping[str, Any]) -> str:
         )
     mean = metrics.shown(summary["mean_foreground_dice"], 3)
     lines += [f"{'mean over classes':<{width}}  {mean:>6}", "", "one empty: Dice 0, no HD95; both empty: left out"]
+    if folds := summary.get("folds"):
+        lines += ["", table_of_folds(folds)]
+        if folds["without_fold"]:
+            lines.append(f"{len(folds['without_fold'])} cases were held out by no fold and are in none of these")
     return "\n".join(lines)
-
-
-def _chosen(references: list[Reference], cases: Sequence[str] | None) -> list[Reference]:
-    if cases is None:
-        return references
-    known = {one.name: one for one in references}
-    unknown = [name for name in cases if name not in known]
-    if unknown or not cases:
-        came = f"cases {', '.join(unknown)} came, without a reference" if unknown else "an empty list of cases came"
-        raise InputError(f"{came}; wanted some of {', '.join(known)}")
-    return [known[name] for name in dict.fromkeys(cases)]
-
-
-def _predicted(references: list[Reference], folder: Path, predicted_only: bool) -> tuple[list[Reference], list[str]]:
-    """The references to score, and the names of those left out since they have no prediction."""
-    if not predicted_only:
-        return references, []
-    maps = label_maps(folder)
-    missing = [one.name for one in references if one.name not in maps]
-    if len(missing) == len(references):
-        raise InputError(
-            f"{folder} has a prediction for none of the {len(references)} references ({missing[0]}, ...); wanted "
-            "<case>.nii.gz for one or more"
-        )
-    return [one for one in references if one.name in maps], missing
-
-
-def _match(references: Sequence[Reference], folder: Path, whole: bool) -> tuple[list[Path], list[str]]:
-    """The prediction of each reference, and the names of predictions that have none (a warning tells them)."""
-    maps = label_maps(folder)
-    missing = [one.name for one in references if one.name not in maps]
-    if missing:
-        raise InputError(
-            f"{folder} has no prediction for {len(missing)} of {len(references)} references: {', '.join(missing)}; add "
-            "<case>.nii.gz for each, name the cases to score (--cases), or score what is there (--predicted_only)"
-        )
-    unmatched = [name for name in maps if name not in {one.name for one in references}]
-    if unmatched and whole:
-        print(
-            f"warning: {len(unmatched)} predictions match no reference and are not scored: {', '.join(unmatched)}",
-            file=sys.stderr,
-        )
-    return [maps[one.name] for one in references], unmatched
 
 
 def _classes(

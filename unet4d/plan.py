@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from unet4d.candidates import Counts, candidates
-from unet4d.config import FRAMES, Config, DataConfig, MemoryConfig
+from unet4d.config import BATCH_SIZE, FRAMES, Config, DataConfig, MemoryConfig
 from unet4d.data.clip_frames import most_labelled
 from unet4d.data.dataset import cache_dir, split_cases
 from unet4d.data.dataset_json import Case
@@ -20,7 +20,7 @@ from unet4d.data.verification.ready import ready
 from unet4d.errors import InputError
 from unet4d.model.device import find_device
 from unet4d.model.fitting import CONTEXT_BYTES, GB, SPARE_SHARE, Fit, described, free_bytes
-from unet4d.plan_reasons import clip_in_words, gb, reasons_of, table, work_in_words
+from unet4d.plan_reasons import GIVEN, clip_in_words, gb, reasons_of, table, work_in_words
 from unet4d.plan_yaml import check_replaceable, write_plan
 
 
@@ -38,7 +38,7 @@ class Plan:
 
     Attributes:
         config: what `unet4d train` is to be run with.
-        fit: how its step is cut, and what that takes.
+        fit: how its step is cut, and what that takes of a GPU; of several each takes its share of the batch.
         budget_bytes: what there is for it.
         larger: the next choice that sees more, cut in the leanest way, which does not fit; None if there is no larger one.
         smaller: the next choice that sees less and fits, cut in its fastest way; None if there is none.
@@ -71,8 +71,11 @@ def plan(
     config: Config,
     gpu_memory: str | float = "auto",
     skip_verify: bool = False,
+    gpus: int = 1,
 ) -> Plan:
     """Choose what sees most of the studies and fits the GPU, and write it as YAML.
+
+    Of several GPUs each is to hold its share of the batch; the batch that is written is that of all.
 
     Args:
         dataset: folder with dataset.json.
@@ -80,28 +83,33 @@ def plan(
         config: what it sets is kept; what it leaves out is chosen.
         gpu_memory: the GPU's size in GB, or "auto" for what is free of the GPU here now.
         skip_verify: do not look for faults; of the studies only the headers are read.
+        gpus: how many GPUs of this size train together.
 
     Raises:
-        InputError: the dataset, the configuration or the size is not usable, or nothing fits.
+        InputError: the dataset, the configuration, the number of GPUs or the size is not usable, or nothing fits.
         Unet4DError: the file cannot be written.
     """
-    out, card = Path(out), _card(gpu_memory)
+    out, card, share = Path(out), _card(gpu_memory, gpus), _share(config, gpus)
     check_replaceable(out)
     studies, known = ready(dataset, cache_dir, skip_verify)
     cases = sum(split_cases(studies, config.fold, config.data.folds, config.seed, config.data.held_out), ())
     seen = fingerprint(cases, config.data, known)
-    options = candidates(config, seen)
+    options = candidates(share, seen)
     labelled = partial(_labelled, cases, seen, cyclic=studies.cyclic, config=config.data)
     counts = Counts(len(studies.channel_names), len(studies.labels), labelled, card.budget_bytes)
     with counts.bar:
-        place, fit = _chosen(options, counts, card, config)
+        place, fit = _chosen(options, counts, card, share)
         larger = Choice(options[place - 1], counts.leanest(options[place - 1])) if place else None
         smaller = _smaller(options[place + 1 :], counts)
         plain = counts.fit(options[place], MemoryConfig(0, lstm="gates"))
-    chosen = replace(options[place], memory=fit.memory)
-    reasons = reasons_of(chosen, config, seen)
+    chosen = _of_all(replace(options[place], memory=fit.memory), config, gpus)
+    reasons = reasons_of(chosen, config, seen) | _shared_in_words(chosen, config, gpus)
     peak = f"expected peak {gb(fit.planned_bytes)} of {card.words}"
-    beside = [f"next larger: {_larger_in_words(larger, chosen, config)}", f"next smaller: {_smaller_in_words(smaller)}"]
+    on_each = " on each GPU" * (gpus > 1)
+    beside = [
+        f"next larger{on_each}: {_larger_in_words(larger, chosen, config)}",
+        f"next smaller{on_each}: {_smaller_in_words(smaller)}",
+    ]
     name = " ".join(studies.name.split())
     write_plan(out, chosen, [f"for {name}: {peak}", *beside], reasons)
     lines = [
@@ -109,20 +117,54 @@ def plan(
         f"{name}, {len(cases)} studies, for {card.words}",
         *table(chosen, reasons),
         f"{peak}{f', and {gb(CONTEXT_BYTES)} for driver and libraries' * card.is_named}",
-        work_in_words(fit, plain),
+        "on each GPU " * (gpus > 1) + work_in_words(fit, plain),
         *beside,
     ]
     return Plan(chosen, fit, card.budget_bytes, larger, smaller, "\n".join(lines), out)
 
 
-def _card(gpu_memory: str | float) -> _Card:
-    """What a training may take of the GPU."""
+def _share(config: Config, gpus: int) -> Config:
+    """The configuration of one of so many GPUs: of a batch that is given, the largest share.
+
+    Raises:
+        InputError: there is no GPU, or one without a clip.
+    """
+    batch = config.train.batch_size
+    if gpus < 1:
+        raise InputError(f"--gpus is {gpus}; wanted how many GPUs train together, 1 or more")
+    if batch is not None and batch < gpus:
+        raise InputError(
+            f"--train.batch_size is {batch} and {gpus} GPUs share it; wanted {gpus} or more, or leave it out and have it "
+            "planned"
+        )
+    return replace(config, train=replace(config.train, batch_size=batch and -(-batch // gpus)))
+
+
+def _of_all(share: Config, given: Config, gpus: int) -> Config:
+    """The configuration of all GPUs from that of one."""
+    batch = given.train.batch_size or (share.train.batch_size or BATCH_SIZE) * gpus
+    return replace(share, train=replace(share.train, batch_size=batch))
+
+
+def _shared_in_words(chosen: Config, given: Config, gpus: int) -> dict[str, str]:
+    """Why the batch is what it is where several GPUs share it."""
+    if gpus == 1:
+        return {}
+    most = -(-(chosen.train.batch_size or BATCH_SIZE) // gpus)
+    if given.train.batch_size:
+        return {"train.batch_size": f"{GIVEN}: clips of a step, of which each of {gpus} GPUs takes {most} at most"}
+    return {"train.batch_size": f"clips of a step, of which each of {gpus} GPUs takes {most}"}
+
+
+def _card(gpu_memory: str | float, gpus: int) -> _Card:
+    """What a training may take of the GPU, or of each of several alike."""
     here = torch.device("cuda") if torch.cuda.is_available() else None
     if gpu_memory == "auto":
         if here is None:
             raise InputError("--gpu-memory auto was asked for and no CUDA GPU is here; name a size: --gpu-memory 24")
         free = free_bytes(find_device("cuda"))
-        return _Card(f"the {gb(free)} that are free of the GPU here", free, False)
+        alike = f", one of {gpus} alike" * (gpus > 1)
+        return _Card(f"the {gb(free)} that are free of the GPU here{alike}", free, False)
     try:
         size_gb = float(gpu_memory)
     except ValueError:
@@ -132,7 +174,8 @@ def _card(gpu_memory: str | float) -> _Card:
     warning = ""
     if here is not None and (free := free_bytes(here)) < size_gb * GB - CONTEXT_BYTES:
         warning = f"the GPU here has {gb(free)} free, less than the {size_gb:g} GB planned for"
-    return _Card(f"a GPU of {size_gb:g} GB", int(size_gb * GB) - CONTEXT_BYTES, True, warning)
+    words = f"a GPU of {size_gb:g} GB" if gpus == 1 else f"each of {gpus} GPUs of {size_gb:g} GB"
+    return _Card(words, int(size_gb * GB) - CONTEXT_BYTES, True, warning)
 
 
 def _labelled(cases: tuple[Case, ...], seen: Fingerprint, frames: int, cyclic: bool, config: DataConfig) -> int:

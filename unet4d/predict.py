@@ -1,4 +1,4 @@
-"""`unet4d predict`: new studies in, 4D label maps with the study's own header out."""
+"""`unet4d predict`: new studies in, 4D label maps with the study's own header out; by one network, or by several together."""
 
 from __future__ import annotations
 
@@ -15,26 +15,31 @@ from tqdm import tqdm
 from unet4d.config import Precision
 from unet4d.data.channels import unsigned
 from unet4d.data.convert import NO_OPTIONS, Options
-from unet4d.data.dataset import to_values
+from unet4d.data.dataset import read_dataset, to_values
 from unet4d.data.grid import WorkingGrid
 from unet4d.data.image4d import Image4D
 from unet4d.data.normalisation import normalised
 from unet4d.data.studies import AUTO, find_studies
 from unet4d.data.study import Study
 from unet4d.errors import InputError, Unet4DError
-from unet4d.model.checkpoint import TrainedModel, load_model
+from unet4d.folds import load_models
+from unet4d.model.checkpoint import TrainedModel
 from unet4d.model.device import find_device, resolve_precision
+from unet4d.model.ensemble import check_alike, mean_logits
 from unet4d.model.inference import sliding_window
 from unet4d.prediction_folder import PredictionFolder
 
+Models = Sequence[TrainedModel]
+
 
 def segment(
-    model: TrainedModel, image: Image4D, *, time: str | None = None, precision: Precision = "auto"
+    model: TrainedModel | Models, image: Image4D, *, time: str | None = None, precision: Precision = "auto"
 ) -> np.ndarray:
     """Segment one study.
 
     Args:
-        model: from `load_model`; computes on the device its network lies on.
+        model: from `load_model`; computes on the device its network lies on. Of several that segment the same, the mean of their
+            probabilities is taken, at the cost of one after the other and, beside one's answer, the memory of one more.
         image: the study; any number of frames.
         time: "cyclic" or "open"; None is what the model was trained with.
         precision: "auto", "bf16", "fp16" or "fp32".
@@ -43,26 +48,39 @@ def segment(
         Label values (T, X, Y, Z) uint8 on the study's own grid.
 
     Raises:
-        InputError: the study has other channels than the model was trained with, or not every velocity that turning it needs.
-        Unet4DError: the network answers with infinite numbers or NaN.
+        InputError: the study has other channels than the model was trained with, or not every velocity that turning it needs; the
+            models differ in labels, channels, kinds, time, spacing or normalisation.
+        Unet4DError: a network answers with infinite numbers or NaN.
     """
-    wanted = model.task.channel_names
+    models = [model] if isinstance(model, TrainedModel) else list(model)
+    check_alike(models)
+    first, data = models[0], models[0].config.data
+    wanted = first.task.channel_names
     if image.channels != len(wanted):
         raise InputError(
             f"{image.source or 'the image'} has {image.channels} channels; the model wants {len(wanted)} ({', '.join(wanted)})"
         )
     _check_time(time)
-    data = model.config.data
-    device = next(model.network.parameters()).device
     grid = WorkingGrid.of(image.affine, image.grid, data.plane_spacing_mm, data.slice_spacing_mm)
-    kinds = _kinds(model, image)
+    kinds = _kinds(first, image)
     values = grid.image(image.array, kinds, image.source or "the image")
+    seen = torch.from_numpy(normalised(values, data.normalisation, kinds))
+    cyclic = first.task.cyclic if time is None else time == "cyclic"
+    logits = mean_logits(_answer(one, seen, cyclic, precision, image) for one in models)
+    return to_values(grid.native_label(logits), tuple(first.task.labels.values()))
+
+
+def _answer(
+    model: TrainedModel, seen: torch.Tensor, cyclic: bool, precision: Precision, image: Image4D
+) -> torch.Tensor:
+    """One network's logits (T, K, X, Y, Z) of `seen` (C, T, X, Y, Z), the image normalised on the working grid."""
+    device = next(model.network.parameters()).device
     logits = sliding_window(
         model.network,
-        torch.from_numpy(normalised(values, data.normalisation, kinds)),
-        data.patch_size or (),
+        seen,
+        model.config.data.patch_size or (),
         model.config.inference,
-        cyclic=model.task.cyclic if time is None else time == "cyclic",
+        cyclic=cyclic,
         device=device,
         precision=resolve_precision(precision, device),
     )
@@ -71,11 +89,11 @@ def segment(
             f"the network's answer to {image.source or 'the image'} is not a number somewhere; wanted finite numbers; set "
             "precision fp32, or take another checkpoint"
         )
-    return to_values(grid.native_label(logits), tuple(model.task.labels.values()))
+    return logits
 
 
 def predict(
-    model: str | os.PathLike[str],
+    model: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
     inputs: Sequence[str | os.PathLike[str]],
     out_dir: str | os.PathLike[str],
     *,
@@ -94,7 +112,7 @@ def predict(
     Several calls can share a folder: a case's label map and rows are replaced, those of other cases stay.
 
     Args:
-        model: run folder or checkpoint file.
+        model: run folder or checkpoint file; several, or a folder of folds, answer together, see `segment`.
         inputs: files, folders of files (with several channels: CASE_0000.nii.gz, CASE_0001.nii.gz, ...), dataset folders, or
             any layout that `unet4d convert` knows; of the last two test cases are taken, or all cases if there are none.
         out_dir: a label map a study, made with the study's header; label maps there already are replaced if an earlier
@@ -105,7 +123,8 @@ def predict(
         sw_batch_size: windows at once; None is what the model was trained with.
         precision: "auto", "bf16", "fp16" or "fp32".
         cases: of the dataset folders, take the training or test cases of these names.
-        held_out: of the dataset folders, take the cases that the model's run was validated on.
+        held_out: of the dataset folders, take the cases that the model's run was validated on; with several models all training
+            cases, each segmented by the one model that was validated on it.
         kind: layout of the inputs, of `unet4d.data.convert.KINDS`; "auto" finds it out.
         options: what the inputs do not say, where they are in such a layout.
 
@@ -113,47 +132,74 @@ def predict(
         The label maps written.
 
     Raises:
-        InputError: the model, the inputs or the folder are not usable, or (after all others were done) some studies were
-            not.
+        InputError: the models, the inputs or the folder are not usable; a case was held out by no model, or by several; or (after
+            all others were done) some studies were not usable.
         Unet4DError: the same, where only the GPU's memory or the network's answer was at fault; the disk is full.
     """
     where = find_device(device)
     precision = resolve_precision(precision, where)
     _check_time(time)
-    trained = _with_window(load_model(model, where), overlap, sw_batch_size)
-    subjects = trained.task.held_out if held_out else None
+    paths = [model] if isinstance(model, (str, os.PathLike)) else model
+    models = [_with_window(one, overlap, sw_batch_size) for one in load_models(paths, where)]
+    task = models[0].task
     studies = find_studies(
         inputs,
-        trained.task.channel_names,
-        channel_kinds=trained.task.channel_kinds,
+        task.channel_names,
+        channel_kinds=task.channel_kinds,
         cases=cases,
-        subjects=subjects,
+        subjects=_subjects(models, inputs) if held_out else None,
         kind=kind,
         options=options,
     )
-    folder = PredictionFolder(Path(out_dir), trained.task.labels, trained.path)
+    asked = [[_unseen(study, models)] if held_out else models for study in studies]
+    folder = PredictionFolder(Path(out_dir), task.labels)
     folder.check(studies)
     written: list[Path] = []
     failed: dict[str, Unet4DError] = {}
-    for study in tqdm(studies, "segmenting", unit="study", disable=None):
-        order = time or study.time or ("cyclic" if trained.task.cyclic else "open")
-        done = _segmented(trained, study, order, precision)
+    for study, answering in tqdm(list(zip(studies, asked, strict=True)), "segmenting", unit="study", disable=None):
+        order = time or study.time or ("cyclic" if task.cyclic else "open")
+        done = _segmented(answering, study, order, precision)
         if isinstance(done, Unet4DError):
             failed[study.name] = done
-        else:
-            image, label = done
-            written.append(folder.add(study.name, label, image, order))
+            continue
+        image, label = done
+        fold = _fold(answering[0]) if held_out else None
+        written.append(folder.add(study.name, label, image, order, [one.path for one in answering], fold))
     _raise_failed(failed, len(studies), folder.path)
     return written
 
 
+def _subjects(models: Models, inputs: Sequence[str | os.PathLike[str]]) -> Sequence[str]:
+    """Whose cases are taken as held out: those of the model; of several, everybody, for each must have been held out by one."""
+    if len(models) == 1:
+        return models[0].task.held_out
+    return sorted({subject for given in inputs for subject in read_dataset(given).subjects})
+
+
+def _unseen(study: Study, models: Models) -> TrainedModel:
+    """The one model that was validated on a study's subject, and not trained on it."""
+    found = [model for model in models if study.subject in model.task.held_out]
+    if len(found) != 1:
+        came = " and ".join(str(model.path) for model in found) or f"none of the {len(models)} models"
+        raise InputError(
+            f"case {study.name} (subject {study.subject}) was held out by {came}; wanted one; give all folds of one training on "
+            "this dataset, each once, or leave held_out out"
+        )
+    return found[0]
+
+
+def _fold(model: TrainedModel) -> int | None:
+    """The fold whose subjects a model was validated on; None where they were named."""
+    return model.config.fold if model.config.data.held_out is None else None
+
+
 def _segmented(
-    model: TrainedModel, study: Study, time: str, precision: Precision
+    models: Models, study: Study, time: str, precision: Precision
 ) -> tuple[Image4D, np.ndarray] | Unet4DError:
     """One study read and segmented; or what went wrong with it, which holds none of its memory."""
     try:
         image = study.image()
-        return image, segment(model, image, time=time, precision=precision)
+        return image, segment(models, image, time=time, precision=precision)
     except Unet4DError as error:
         failed = type(error)(str(error))
     except torch.OutOfMemoryError as error:

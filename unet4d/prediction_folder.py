@@ -3,6 +3,8 @@
 OUT/<case>.nii.gz     label map of a study
 OUT/volumes.csv       case, frame, time_s, class, value, volume_ml: a row a frame and class
 OUT/prediction.json   {"labels": {name: value}, "version": ..., "cases": {case: {"image", "time", "model"}}}
+                      in place of "model", "models": [...] where several answered together; and "fold", whose network it was, where
+                      the case was held out by a fold
 """
 
 from __future__ import annotations
@@ -30,18 +32,17 @@ Rows = list[list[Any]]
 
 
 class PredictionFolder:
-    """Where the label maps of one model go. Both tables are written anew with each, so that a stop loses nothing.
+    """Where the label maps of models of the same labels go. Both tables are written anew with each, so that a stop loses nothing.
 
     Args:
         path: made with the first label map.
         labels: class name to value, background first.
-        model: the checkpoint's path, for the record.
     """
 
-    def __init__(self, path: Path, labels: Mapping[str, int], model: Path):
-        self.path, self.labels, self.model = path, dict(labels), model
+    def __init__(self, path: Path, labels: Mapping[str, int]):
+        self.path, self.labels = path, dict(labels)
         self.rows: Rows = []
-        self.cases: dict[str, dict[str, str]] = {}
+        self.cases: dict[str, dict[str, Any]] = {}
 
     def label_map(self, case: str) -> Path:
         """Where the label map of a case goes."""
@@ -79,7 +80,15 @@ class PredictionFolder:
                 f"{self.path} holds label maps with the labels {labels}; the model has {self.labels}; choose another -o"
             )
 
-    def add(self, case: str, label: np.ndarray, image: Image4D, time: str) -> Path:
+    def add(
+        self,
+        case: str,
+        label: np.ndarray,
+        image: Image4D,
+        time: str,
+        checkpoints: Sequence[Path],
+        fold: int | None = None,
+    ) -> Path:
         """Write one segmented study, and both tables with it.
 
         Args:
@@ -87,6 +96,8 @@ class PredictionFolder:
             label: (T, X, Y, Z) uint8, label values.
             image: that was segmented.
             time: "cyclic" or "open", as it was run.
+            checkpoints: of the networks that answered.
+            fold: that held the case out; None where no fold did.
 
         Returns:
             The label map's path.
@@ -103,7 +114,11 @@ class PredictionFolder:
             for t in range(len(label))
             for k, (name, value) in enumerate(classes)
         ]
-        self.cases[case] = {"image": str(image.source), "time": time, "model": str(self.model)}
+        models = [str(path) for path in checkpoints]
+        entry = {"image": str(image.source), "time": time}
+        self.cases[case] = entry | ({"model": models[0]} if len(models) == 1 else {"models": models})
+        if fold is not None:
+            self.cases[case]["fold"] = fold
         self._write()
         return path
 

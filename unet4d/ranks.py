@@ -79,34 +79,30 @@ class Ranks:
             return make()
         import torch.distributed as dist
 
-        made: Value | None = None
-        failed: BaseException | None = None
-        if self.is_first:
-            try:
-                made = make()
-            except BaseException as error:
-                failed = error
-        sent: list[Any] = [made, None if failed is None else getattr(failed, "exit_code", 1)]
+        made, failed = _tried(make) if self.is_first else (None, None)
+        self._fail_together(failed)
+        sent: list[Any] = [made]
         dist.broadcast_object_list(sent, src=0)
-        if failed is not None:
-            raise failed
-        if sent[1] is not None:
-            raise ToldElsewhere(sent[1])
         return sent[0]
 
-    @contextlib.contextmanager
-    def in_turn(self) -> Iterator[None]:
-        """What is inside is done by the first process of each machine, then by its others: what it left on the disk is there.
+    def in_turn(self, make: Callable[[], Value]) -> Value:
+        """What `make` gives on each process, the first of each machine before its others: what it leaves on the disk is there.
 
         Only the first process of all is heard.
+
+        Raises:
+            ToldElsewhere: it failed in another process, where the reason is raised.
         """
-        if self.local_rank:
-            self._wait()
+        if self.size == 1:
+            return make()
         hushed = contextlib.nullcontext() if self.is_first else contextlib.redirect_stdout(io.StringIO())
         with hushed:
-            yield
-        if not self.local_rank:
-            self._wait()
+            made, failed = (None, None) if self.local_rank else _tried(make)
+            self._fail_together(failed)
+            if self.local_rank:
+                made, failed = _tried(make)
+            self._fail_together(failed)
+        return made  # type: ignore[return-value]
 
     def total(self, sums: Tensor) -> Tensor:
         """The sum of a tensor over all processes, whose gradient flows to this one's part alone."""
@@ -118,8 +114,25 @@ class Ranks:
         dist.all_reduce(everywhere)
         return everywhere + (sums - sums.detach())
 
-    def _wait(self) -> None:
-        self.gathered(None)
+    def _fail_together(self, failed: BaseException | None) -> None:
+        """Raise what failed here, or that something failed in another process; all come here, and all leave or none."""
+        codes = self.gathered(None if failed is None else getattr(failed, "exit_code", 1))
+        if failed is not None:
+            raise failed
+        if failures := [code for code in codes if code is not None]:
+            raise ToldElsewhere(failures[0])
+
+
+def _tried(make: Callable[[], Value]) -> tuple[Value | None, BaseException | None]:
+    """What it gives, or what it raised."""
+    try:
+        return make(), None
+    except BaseException as error:
+        return None, error
+
+
+ALONE = Ranks()
+"""One process that trains by itself."""
 
 
 @contextlib.contextmanager
@@ -132,7 +145,7 @@ def joined() -> Iterator[Ranks]:
     """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
-        yield Ranks()
+        yield ALONE
         return
     missing = [name for name in ("RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR") if name not in os.environ]
     if missing:

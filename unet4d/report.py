@@ -192,15 +192,11 @@ def _facts(study: Segmented) -> str:
 
 
 def _shown_frames(study: Segmented, curves: np.ndarray) -> list[int]:
-    """Up to six frames: the first, those where the class that changes most is largest and smallest, labelled ones, others."""
+    """Up to six frames: the first, those of the largest and the smallest volume, labelled ones, others."""
     total = len(curves)
-    extremes = []
-    if curves.size:
-        k = int(np.argmax(np.ptp(curves, axis=0)))
-        extremes = [int(np.argmax(curves[:, k])), int(np.argmin(curves[:, k]))]
     even = [int(t) for t in np.linspace(0, total - 1, min(6, total)).round()]
     labelled = [int(t) for t in np.flatnonzero(study.labelled)][:2]
-    return sorted(list(dict.fromkeys([0, *extremes, *labelled, *even]))[:6])
+    return sorted(list(dict.fromkeys([0, *metrics.extreme_frames(curves), *labelled, *even]))[:6])
 
 
 def _curve_picture(study: Segmented, curves: np.ndarray, voxel_ml: float, folder: Path) -> Path:

@@ -14,12 +14,17 @@ from unet4d.data.fingerprint import fingerprint
 from unet4d.data.verification.study_facts import StudyFacts
 from unet4d.model.device import resolve_precision
 from unet4d.model.topology import rounded_up, strides_and_kernels, total_stride
+from unet4d.ranks import ALONE, Ranks
 
 LARGEST_PATCH = (128, 128, 32)
 
 
 def resolved(
-    config: Config, cases: Sequence[Case], device: torch.device, known: Mapping[str, StudyFacts] | None = None
+    config: Config,
+    cases: Sequence[Case],
+    device: torch.device,
+    known: Mapping[str, StudyFacts] | None = None,
+    ranks: Ranks = ALONE,
 ) -> Config:
     """Fill in what the configuration leaves to the studies and the device.
 
@@ -35,12 +40,12 @@ def resolved(
         plane_spacing_mm=seen.plane_spacing_mm,
         patch_size=rounded_up(patch, total_stride(model.strides)),  # type: ignore[arg-type]
         frames=min(config.data.frames or FRAMES, seen.frames),  # more would only repeat them
-        workers=min(8, _cores() - 1) if workers is None else workers,
+        workers=min(8, max(1, _cores() // ranks.local_size) - 1) if workers is None else workers,
     )
     steps = dataclasses.replace(
         config.train,
         precision=resolve_precision(config.train.precision, device),
-        batch_size=config.train.batch_size or BATCH_SIZE,
+        batch_size=config.train.batch_size or BATCH_SIZE * ranks.size,
     )
     return dataclasses.replace(config, data=data, model=model, train=steps)
 

@@ -4,28 +4,39 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
 
-from unet4d.config import FRAMES, Config
+from unet4d.config import BATCH_SIZE, FRAMES, Config, DataConfig
 from unet4d.data.cache import CachedStudy, cached_studies
 from unet4d.data.clip_frames import most_labelled
 from unet4d.data.dataset import cache_dir, split_cases
+from unet4d.data.fingerprint import fingerprint
 from unet4d.data.verification.ready import ready
-from unet4d.errors import InputError
+from unet4d.errors import InputError, Unet4DError
 from unet4d.files import check_writable, write_text
-from unet4d.model.checkpoint import BEST, LAST, Task, load_checkpoint
+from unet4d.model.checkpoint import BEST, LAST, PREVIOUS, Task, checkpoint_of, load_checkpoint
 from unet4d.model.device import find_device, tune
 from unet4d.model.fitting import GB, Fit, described, fitted, free_bytes
-from unet4d.training.record import flat
+from unet4d.model.warm_start import begin_from
+from unet4d.out_of_memory import out_of_memory_words, smaller_settings
+from unet4d.ranks import ALONE, Ranks
 from unet4d.resolve import resolved
+from unet4d.training.checkpoints import Checkpoints
+from unet4d.training.log import flat
+from unet4d.training.summary import CONFIG
 from unet4d.training.trainer import Trainer
+from unet4d.training.watch import peak_bytes
 
-CONFIG = "config.yaml"
-MAY_CHANGE_ON_RESUME = ("data.workers", "data.cache_dir", "train.validate_every", "memory.", "inference.chunk_frames")
+MAY_CHANGE_ON_RESUME = (
+    "data.workers", "data.cache_dir", "train.validate_every", "train.skip_limit", "train.mlflow", "memory.",
+    "inference.chunk_frames",
+)  # fmt: skip
 
 
 def train(
@@ -35,6 +46,7 @@ def train(
     device: str = "auto",
     resume: bool = False,
     skip_verify: bool = False,
+    ranks: Ranks = ALONE,
 ) -> Path:
     """Train a network on the folds' other subjects and validate it on the fold's.
 
@@ -43,52 +55,97 @@ def train(
         out_dir: the run's folder; a new one, unless resuming.
         config: what to do; what it leaves out is derived from the studies.
         device: "auto", "cpu", "cuda" or "cuda:N".
-        resume: go on from `checkpoint_last.pt` in `out_dir`.
+        resume: go on from the newest checkpoint in `out_dir` that is whole.
         skip_verify: do not look for faults of the dataset first.
+        ranks: the processes that train together, as `unet4d.ranks.joined` gives them; each calls this.
 
     Returns:
         The best checkpoint's path; on ties and without scores, the latest one.
 
     Raises:
         InputError: the dataset, a study, the configuration or the run folder is not usable.
-        Unet4DError: the loss became infinite or not a number, or the disk is full.
+        Stopped: a signal asked for it; the run can be gone on with.
+        Unet4DError: too many steps in a row were not finite, or the GPU's memory is too small, or the disk is full.
     """
     out_dir = Path(out_dir)
-    where = find_device(device)
-    _check_out(out_dir, resume)
-    studies, known = ready(dataset, lambda root: cache_dir(root, elsewhere=out_dir / "cache"), skip_verify)
+    where = _device(device, ranks)
+    ranks.from_first(lambda: _check_out(out_dir, resume))
+    studies, known = ranks.in_turn(
+        lambda: ready(dataset, lambda root: cache_dir(root, elsewhere=out_dir / "cache"), skip_verify)
+    )
     training, validation = split_cases(studies, config.fold, config.data.folds, config.seed, config.data.held_out)
-    config = resolved(config, (*training, *validation), where, known)
+    given = config
+    config = ranks.from_first(lambda: resolved(given, (*training, *validation), where, known, ranks))
+    ranks.from_first(lambda: _check_shares(config, ranks))
     subjects = tuple(sorted({case.subject for case in validation}))
     task = Task(dict(studies.labels), studies.channel_names, studies.cyclic, subjects, studies.channel_kinds)
-    saved = _saved_run(out_dir, config, task) if resume else None
+    saved = ranks.from_first(lambda: _saved_run(out_dir, config, task)) if resume else None
 
     cache, plane = cache_dir(studies.root, config.data.cache_dir, out_dir / "cache"), config.data.plane_spacing_mm
     assert cache is not None
-    cached = cached_studies((*training, *validation), studies, config.data, plane, cache)
+    cached = ranks.in_turn(lambda: cached_studies((*training, *validation), studies, config.data, plane, cache))
     learnt, held_out = cached[: len(training)], cached[len(training) :]
-    # Only now, when every study has been read: a bad one leaves no run behind.
-    write_text(out_dir / CONFIG, yaml.safe_dump(config.as_dict(), sort_keys=False))
     tune(where, config.train.precision)
-    plan = _fitted(config, task, learnt, where) if where.type == "cuda" else None
-    trainer = Trainer(out_dir, config, task, learnt, held_out, where, saved, plan)
-    trainer.describe(studies.name)
-    trainer.fit()
+    plan = _fitted(config, task, learnt, where, ranks) if where.type == "cuda" else None
+    trainer = Trainer(out_dir, config, task, learnt, held_out, where, plan, ranks)
+    said = ""
+    if saved:
+        trainer.restore(saved)
+    elif config.train.start_from:
+        start = checkpoint_of(config.train.start_from)
+        said = "begins with " + begin_from(trainer.network, task, ranks.from_first(lambda: load_checkpoint(start)), start)
+    # Only now, when every study has been read: a bad one leaves no run behind.
+    if ranks.is_first:
+        write_text(out_dir / CONFIG, yaml.safe_dump(config.as_dict(), sort_keys=False))
+    if ranks.is_first and said:
+        print(said)
+    free = free_bytes(where) if where.type == "cuda" else 0
+    try:
+        trainer.fit(studies.name, studies.root)
+    except torch.OutOfMemoryError as error:
+        spacing = fingerprint((*training, *validation), config.data, known).spacing
+        labelled = partial(_labelled, studies=learnt, task=task, data=config.data)
+        counts = len(task.channel_names), len(task.labels)
+        settings = smaller_settings(config, spacing, *counts, labelled, free, ranks.size)
+        planned = plan.planned_bytes if plan else None
+        raise Unet4DError(out_of_memory_words(planned, peak_bytes(where), free, settings)) from error
     return out_dir / BEST
 
 
-def _fitted(config: Config, task: Task, studies: Sequence[CachedStudy], device: torch.device) -> Fit:
+def _device(name: str, ranks: Ranks) -> torch.device:
+    """The device of this process: of several on a machine, each has a GPU of its own."""
+    if ranks.size > 1 and name in ("auto", "cuda") and torch.cuda.is_available():
+        name = f"cuda:{ranks.local_rank}"
+    elif ranks.local_size > 1 and name.startswith("cuda:"):
+        raise InputError(
+            f"device {name!r} was asked for by {ranks.local_size} processes of this machine; wanted a GPU each; leave --device out"
+        )
+    return find_device(name)
+
+
+def _check_shares(config: Config, ranks: Ranks) -> None:
+    """Refuse a batch that leaves a process without a clip."""
+    batch = config.train.batch_size or BATCH_SIZE
+    if batch < ranks.size:
+        raise InputError(
+            f"--train.batch_size is {batch} and {ranks.size} processes share it; wanted {ranks.size} or more, such as "
+            f"--train.batch_size {batch * ranks.size}, which gives each what one has now"
+        )
+
+
+def _fitted(
+    config: Config, task: Task, studies: Sequence[CachedStudy], device: torch.device, ranks: Ranks
+) -> Fit:
     """The way to cut a step that fits what is free of the GPU now; says so where it is not the configured one.
 
     Raises:
         InputError: not even the leanest fits.
     """
-    frames, free = config.data.frames or FRAMES, free_bytes(device)
-    labelled = max(
-        most_labelled(frames, study.image.shape[1], len(study.labelled_frames), task.cyclic, config.data)
-        for study in studies
-    )
-    fit, fits = fitted(config, len(task.channel_names), len(task.labels), labelled, free)
+    frames, free = config.data.frames or FRAMES, min(ranks.gathered(free_bytes(device)))
+    labelled = _labelled(frames, studies, task, config.data)
+    largest_share = -(-(config.train.batch_size or BATCH_SIZE) // ranks.size)
+    own = replace(config, train=replace(config.train, batch_size=largest_share))
+    fit, fits = fitted(own, len(task.channel_names), len(task.labels), labelled, free)
     needs = f"{fit.planned_bytes / GB:.1f} GB for {described(fit.memory)}"
     if not fits:
         raise InputError(
@@ -96,17 +153,23 @@ def _fitted(config: Config, task: Task, studies: Sequence[CachedStudy], device: 
             "--data.patch_size, --data.frames or --train.batch_size, or let unet4d plan choose them"
         )
     asked = config.memory
-    if asked.chunk_frames is not None and fit.memory != asked:
+    if asked.chunk_frames is not None and fit.memory != asked and ranks.is_first:
         print(f"{described(asked)} does not fit the {free / GB:.1f} GB that are free; computing {needs} instead")
     return fit
 
 
+def _labelled(frames: int, studies: Sequence[CachedStudy], task: Task, data: DataConfig) -> int:
+    """The most frames of a clip of so many that are labelled, in any study."""
+    counts = ((study.image.shape[1], len(study.labelled_frames)) for study in studies)
+    return max(most_labelled(frames, known, labelled, task.cyclic, data) for known, labelled in counts)
+
+
 def _check_out(out_dir: Path, resume: bool) -> None:
     """Refuse to overwrite a run, to go on with none, and a folder that cannot be written to."""
-    last = out_dir / LAST
-    if last.exists() and not resume:
+    there = any((out_dir / name).exists() for name in (LAST, PREVIOUS))
+    if there and not resume:
         raise InputError(f"{out_dir} already holds a run; choose a new --out, or add --resume to go on with it")
-    if resume and not last.exists():
+    if resume and not there:
         raise InputError(
             f"--resume was given and {out_dir} holds no {LAST}; leave --resume out, or give the run's folder"
         )
@@ -115,11 +178,8 @@ def _check_out(out_dir: Path, resume: bool) -> None:
 
 def _saved_run(out_dir: Path, config: Config, task: Task) -> dict[str, Any]:
     """The checkpoint to go on from; refuses to go on with another configuration or task."""
-    last = out_dir / LAST
-    saved = load_checkpoint(last)
-    if not saved["training"]:
-        raise InputError(f"{last} holds a model without the state of its training; give the folder of a run")
-    before, now = flat(saved["config"], "."), flat(config.as_dict(), ".")
+    saved = Checkpoints(out_dir).newest(print)
+    before, now = flat(Config.from_dict(saved["config"]).as_dict(), "."), flat(config.as_dict(), ".")
     differing = [k for k in now if now[k] != before.get(k) and not k.startswith(MAY_CHANGE_ON_RESUME)]
     if differing:
         name = min(differing, key=lambda k: "." in k)  # fold and seed first: what is derived follows from them

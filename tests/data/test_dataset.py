@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from unet4d.data.dataset import (
     Case,
     Dataset,
+    cache_dir,
     read_dataset,
     read_labelled,
     split_cases,
@@ -275,6 +276,110 @@ def test_folders_that_hold_no_dataset_say_what_was_wanted(tmp_path):
     (tmp_path / "dataset.json").write_text('{"name": ')
     with pytest.raises(InputError, match="not valid JSON"):
         read_dataset(tmp_path)
+
+
+# Paths that leave the folder --------------------------------------------------------------------------------------
+
+OUTSIDE = (
+    "/etc/passwd",
+    "..",
+    "../x.nii",
+    "labels/../../x.nii",
+    "./../x.nii",
+    ".",
+    "C:\\x.nii",
+    "\\\\host\\x.nii",
+    "a\0b.nii",
+)
+PLACES = {
+    "an image": (["training", 0, "image"], lambda path: path),
+    "a channel": (["training", 0, "image"], lambda path: [path]),
+    "a label": (["training", 0, "label"], lambda path: path),
+    "a frame's label": (["training", 0, "label"], lambda path: {"0": path}),
+    "a test image": (["test", 0, "image"], lambda path: path),
+    "a test case by its path": (["test", 0], lambda path: path),
+}
+
+
+@pytest.fixture
+def outside(tmp_path):
+    """A folder beside the dataset's, with a study in it."""
+    put(tmp_path / "elsewhere/z.nii", np.zeros((T, *GRID), np.uint8))
+    return tmp_path / "elsewhere"
+
+
+@pytest.mark.parametrize("path", OUTSIDE)
+@pytest.mark.parametrize("place", PLACES)
+def test_no_path_leaves_the_folder(place, path, tmp_path):
+    keys, made = PLACES[place]
+    assert "inside it; move the file there" in refusal(lay_out(tmp_path), change(keys, made(path)))
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("link", ["a file", "a folder", "two links", "nothing yet"])
+def test_no_link_leads_out_of_the_folder_unless_whoever_runs_it_allows_that(
+    place, link, tmp_path, outside, monkeypatch
+):
+    root, (keys, made) = lay_out(tmp_path / "dataset"), PLACES[place]
+    (root / "far").symlink_to(outside)
+    (root / "near.nii").symlink_to(root / "farther.nii")
+    (root / "farther.nii").symlink_to(outside / "z.nii")
+    (root / "file.nii").symlink_to("../elsewhere/z.nii")
+    (root / "gone.nii").symlink_to(outside / "gone.nii")
+    name = {"a file": "file.nii", "a folder": "far/z.nii", "two links": "near.nii", "nothing yet": "gone.nii"}[link]
+    entry = change(keys, made(name))
+    message = refusal(root, entry)
+    assert f"{str(root / name)!r}, which links lead to {outside}/" in message
+    assert f"UNET4D_ALLOW_LINKS_TO={outside}" in message
+    monkeypatch.setenv("UNET4D_ALLOW_LINKS_TO", f"{tmp_path / 'other'}{os.pathsep}{outside}")
+    if link == "nothing yet":
+        assert "1 file(s) are missing" in refusal(root, entry)
+    else:
+        assert len(read_dataset(root).test) == 1
+
+
+@pytest.mark.parametrize("allowed", ["", os.pathsep, "1", "elsewher", "elsewhere/z", "dataset"])
+def test_another_folder_or_none_allows_nothing(tmp_path, outside, monkeypatch, allowed):
+    root = lay_out(tmp_path / "dataset")
+    (root / "a.nii").symlink_to(outside / "z.nii")
+    monkeypatch.chdir(outside)
+    monkeypatch.setenv("UNET4D_ALLOW_LINKS_TO", str(tmp_path / allowed) if allowed.isalpha() else allowed)
+    refusal(root, change(["training", 0, "image"], "a.nii"))
+
+
+def test_a_link_out_and_back_through_dots_is_taken_as_written(tmp_path, outside):
+    """far/../images means images to us, not what lies beside the folder the link leads to."""
+    root = lay_out(tmp_path / "dataset")
+    (root / "far").symlink_to(outside)
+    entry = change(["training", 0, "image"], "far/../images/a1.nii.gz")
+    (root / "dataset.json").write_text(json.dumps(entry))
+    assert read_dataset(root).training[0].images == (root / "images/a1.nii.gz",)
+
+
+def test_links_inside_the_folder_and_to_the_folder_are_followed(tmp_path):
+    root = lay_out(tmp_path / "dataset")
+    (root / "images" / "a1.nii.gz").rename(root / "moved.nii.gz")
+    (root / "images" / "a1.nii.gz").symlink_to("../moved.nii.gz")
+    (tmp_path / "by_another_name").symlink_to(root)
+    assert len(read_dataset(tmp_path / "by_another_name").training) == 2
+
+
+def test_links_in_a_circle_are_files_that_are_missing(tmp_path):
+    root = lay_out(tmp_path)
+    (root / "one.nii").symlink_to("two.nii")
+    (root / "two.nii").symlink_to("one.nii")
+    assert "missing" in refusal(root, change(["training", 0, "image"], "one.nii"))
+
+
+def test_nothing_is_written_through_a_link_that_came_with_the_dataset(tmp_path, outside, monkeypatch):
+    root = lay_out(tmp_path / "dataset")
+    assert cache_dir(root) == root / ".unet4d-cache"
+    (root / ".unet4d-cache").symlink_to(outside)
+    with pytest.raises(InputError, match=r"the cache of .*, which links lead to .*elsewhere, outside"):
+        cache_dir(root)
+    assert cache_dir(root, str(tmp_path / "own")) == tmp_path / "own"
+    monkeypatch.setenv("UNET4D_ALLOW_LINKS_TO", str(outside))
+    assert cache_dir(root) == root / ".unet4d-cache"
 
 
 # Labels ----------------------------------------------------------------------------------------------------------

@@ -7,11 +7,14 @@ import json
 
 import numpy as np
 import pytest
+from processes import run_ranks
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.summary.writer import event_file_writer
 
-from unet4d.errors import Unet4DError
-from unet4d.training.record import BOARD, LOG, Record
+from unet4d.config import Config, TrainConfig
+from unet4d.errors import InputError, ToldElsewhere, Unet4DError
+from unet4d.ranks import Ranks
+from unet4d.training.record import BOARD, LOG, Record, opened
 
 
 @pytest.fixture(autouse=True)
@@ -78,3 +81,84 @@ def test_a_full_disk_is_told(tmp_path, monkeypatch):
         record.epoch({"epoch": 1, "step": 1, "loss": 0.5})
     monkeypatch.undo()
     record.close()
+
+
+def test_every_number_of_a_line_is_plotted_and_the_length_of_a_list(tmp_path):
+    line = {
+        "epoch": 1,
+        "step": 10,
+        "loss": None,
+        "learning_rate": 1e-3,
+        "skipped": [{"step": 3, "loss": float("nan"), "cases": ["a", "b"]}],
+        "predicted_voxels": {"left ventricle": 7},
+        "case_dice": {"a": 0.5, "b": None},
+    }
+    record = Record(tmp_path)
+    record.epoch(line)
+    record.close()
+    assert sorted(board(tmp_path).Tags()["scalars"]) == ["learning_rate", "predicted_voxels/left ventricle", "skipped"]
+    assert board(tmp_path).Scalars("skipped")[0].value == 1
+    assert lines(tmp_path) == [line | {"skipped": [{"step": 3, "loss": None, "cases": ["a", "b"]}]}]
+
+
+def test_the_lines_so_far_are_at_hand_also_after_a_resumption(tmp_path):
+    recorded(tmp_path, 1, 3)
+    record = Record(tmp_path, 2)
+    assert record.lines == lines(tmp_path)
+    record.epoch({"epoch": 3, "step": 30, "loss": float("nan")})
+    record.close()
+    assert record.lines == lines(tmp_path)
+    assert [line["epoch"] for line in record.lines] == [1, 2, 3]
+    assert record.lines[-1]["loss"] is None
+
+
+def test_what_is_said_is_said_at_once(tmp_path, monkeypatch):
+    """Pins that a line waited in a buffer of 8 kB where stdout is a file."""
+    written = []
+
+    class File:
+        def write(self, text):
+            written.append(text)
+
+        def flush(self):
+            written.append("flushed")
+
+    record = Record(tmp_path)
+    monkeypatch.setattr("sys.stdout", File())
+    record.say("hello")
+    monkeypatch.undo()
+    record.close()
+    assert "".join(written).startswith("hello\n")
+    assert written[-1] == "flushed"
+
+
+def recorded_by(ranks: Ranks, folder) -> list[dict]:
+    record = opened(folder / str(ranks.rank), 0, Config(), ranks)
+    record.epoch({"epoch": 1, "step": 1, "loss": 0.5})
+    record.picture("heart", np.zeros((2, 2, 3), np.uint8), 1)
+    record.say(f"process {ranks.rank}")
+    record.close()
+    return record.lines
+
+
+def test_only_the_first_process_writes_and_speaks(tmp_path, capfd):
+    """Each is given a folder of its own, to see who wrote."""
+    first, second = run_ranks(2, recorded_by, tmp_path)
+    assert ([line["epoch"] for line in first], second) == ([1], [])
+    assert [path.name for path in tmp_path.iterdir()] == ["0"]
+    said = capfd.readouterr().out
+    assert "process 0" in said
+    assert "process 1" not in said
+
+
+def opened_with_mlflow(ranks: Ranks, folder) -> None:
+    opened(folder, 0, Config(train=TrainConfig(mlflow="hearts")), ranks)
+
+
+def test_mlflow_that_is_missing_is_told_by_one_and_ends_all(tmp_path, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    first, second = run_ranks(2, opened_with_mlflow, tmp_path, fails=True)
+    assert isinstance(first, InputError)
+    assert "pip install 'unet4d[mlflow]'" in str(first)
+    assert isinstance(second, ToldElsewhere)
+    assert list(tmp_path.iterdir()) == []

@@ -3,28 +3,37 @@
 from __future__ import annotations
 
 import json
+import multiprocessing as mp
 import os
 import shutil
+import signal
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from processes import exit_code
 
-import unet4d.training.trainer
+import unet4d.training.validation
 from unet4d.data.image4d import read_image, write_image
-from unet4d.model.checkpoint import BEST, LAST, load_checkpoint, save_checkpoint
+from unet4d.errors import Stopped, Unet4DError
+from unet4d.model.checkpoint import BEST, LAST, PREVIOUS, load_checkpoint
 from unet4d.model.step import TrainingStep
-from unet4d.training.record import BOARD, LOG
 from unet4d.train import train
+from unet4d.training.record import BOARD, LOG
 
 STEPS = 2
+TIMES = ("seconds", "waited_seconds", "frames_per_second")
 
 
 @pytest.fixture(scope="module", autouse=True)
 def plain_picture():
     """Spares the seconds that contours take; test_train.py looks at real ones."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(unet4d.training.trainer, "contour_sheet", lambda *given, **named: np.zeros((8, 8, 3), np.uint8))
+        for name in ("contour_sheet", "volume_curves"):
+            patch.setattr(unet4d.training.validation, name, lambda *given, **named: np.zeros((8, 8, 3), np.uint8))
         yield
 
 
@@ -43,7 +52,17 @@ def uninterrupted(phantom, config, tmp_path_factory):
 
 def log_of(run) -> list[dict]:
     lines = [json.loads(line) for line in (run / LOG).read_text().splitlines()]
-    return [{name: value for name, value in line.items() if name != "seconds"} for line in lines]
+    return [{name: value for name, value in line.items() if name not in TIMES} for line in lines]
+
+
+def check_same(run, other) -> None:
+    """Losses, scores, weights and everything else that is kept are those of another run, to the bit."""
+    assert log_of(run) == log_of(other)
+    for name in (LAST, BEST):
+        one, two = load_checkpoint(run / name), load_checkpoint(other / name)
+        for content in (one, two):
+            content["training"].pop("spent", None)
+        assert equal(one, two)
 
 
 def equal(one, other) -> bool:
@@ -57,59 +76,193 @@ def equal(one, other) -> bool:
     return one == other
 
 
-def stop_in_step(monkeypatch, number: int) -> None:
-    usual, calls = TrainingStep.gradients, []
+def killed_in_step(number: int, signum: int = signal.SIGKILL) -> Callable[[], None]:
+    """Has this process sent a signal in the midst of a step, counted from 1; to be called where it is to die."""
 
-    def stopping(self, *batch):
+    def arm() -> None:
+        usual, calls = TrainingStep.update, []
+
+        def struck(self):
+            calls.append(None)
+            if len(calls) == number:
+                os.kill(os.getpid(), signum)
+            return usual(self)
+
+        TrainingStep.update = struck
+
+    return arm
+
+
+def killed_in_validation(number: int, signum: int = signal.SIGKILL) -> Callable[[], None]:
+    """The same within a study that is validated."""
+
+    def arm() -> None:
+        usual, calls = unet4d.training.validation.sliding_window, []
+
+        def struck(*given, **named):
+            calls.append(None)
+            if len(calls) == number:
+                os.kill(os.getpid(), signum)
+            return usual(*given, **named)
+
+        unet4d.training.validation.sliding_window = struck
+
+    return arm
+
+
+def killed_in_checkpoint(number: int, call: str) -> Callable[[], None]:
+    """The same within the file-system call `call` of a checkpoint file, counted from 1."""
+
+    def arm() -> None:
+        usual, calls = getattr(os, call), []
+
+        def struck(path, *others):
+            calls.extend([None] * ("checkpoint" in str(path)))
+            if len(calls) == number:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return usual(path, *others)
+
+        setattr(os, call, struck)
+
+    return arm
+
+
+def killed_while_writing(number: int) -> Callable[[], None]:
+    """The same when half of a checkpoint is written."""
+
+    def arm() -> None:
+        usual, calls = Path.write_bytes, []
+
+        def struck(path, content):
+            calls.append(None)
+            if len(calls) == number:
+                usual(path, bytes(content)[: len(content) // 2])
+                os.kill(os.getpid(), signal.SIGKILL)
+            return usual(path, content)
+
+        Path.write_bytes = struck
+
+    return arm
+
+
+def trained(arm: Callable[[], None], *given) -> None:
+    """Arm, then train; to be run in a process of its own."""
+    arm()
+    try:
+        train(*given)
+    except Unet4DError as error:
+        os._exit(error.exit_code)
+
+
+KILLS = {
+    "the first step": (killed_in_step(1), None),
+    "a step of epoch 3": (killed_in_step(2 * STEPS + 2), 2 * STEPS),
+    "the validation of epoch 3": (killed_in_validation(3), 3 * STEPS),
+    "a checkpoint half written": (killed_while_writing(8), None),
+    "before a checkpoint has its name": (killed_in_checkpoint(9, "replace"), None),
+    "between the names of two checkpoints": (killed_in_checkpoint(10, "replace"), None),
+    "a checkpoint's second name": (killed_in_checkpoint(4, "link"), None),
+}
+
+
+@pytest.mark.parametrize("where", KILLS)
+def test_a_run_killed_anywhere_goes_on_to_the_bit(phantom, config, uninterrupted, tmp_path, where):
+    arm, steps = KILLS[where]
+    run = tmp_path / "run"
+    assert exit_code(trained, arm, phantom, run, config, "cpu") == -signal.SIGKILL
+    there = (run / LAST).exists()
+    if steps is not None:
+        assert load_checkpoint(run / LAST)["training"]["step"] == steps
+    train(phantom, run, config, "cpu", resume=there)
+    check_same(run, uninterrupted)
+    assert not list(run.glob(".*partial*checkpoint*"))
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_keeps_every_step_and_ends_with_a_code_of_its_own(phantom, config, uninterrupted, tmp_path, signum):
+    run, taken = tmp_path / "run", 2 * STEPS + 1
+    assert exit_code(trained, killed_in_step(taken, signum), phantom, run, config, "cpu") == Stopped.exit_code == 75
+    assert load_checkpoint(run / LAST)["training"]["step"] == taken
+    train(phantom, run, config, "cpu", resume=True)
+    check_same(run, uninterrupted)
+
+
+def test_a_signal_while_it_validates_costs_the_validation_alone(phantom, tiny, tmp_path):
+    config = tiny(["phantom001", "phantom002"], steps_per_epoch=STEPS, validate_every=1)
+    train(phantom, tmp_path / "whole", config, "cpu")
+    run, third = tmp_path / "run", killed_in_validation(3, signal.SIGTERM)  # the first of two studies of epoch 2
+    assert exit_code(trained, third, phantom, run, config, "cpu") == 75
+    state = load_checkpoint(run / LAST)["training"]
+    assert (state["epoch"], state["step"]) == (1, 2 * STEPS)
+    train(phantom, run, config, "cpu", resume=True)
+    check_same(run, tmp_path / "whole")
+
+
+def test_a_run_killed_again_and_again_at_random_is_the_same_run(phantom, config, uninterrupted, tmp_path):
+    run, rng = tmp_path / "run", np.random.default_rng(0)
+    for _ in range(6):
+        process = mp.get_context("fork").Process(
+            target=train, args=(phantom, run, config, "cpu", (run / LAST).exists())
+        )
+        process.start()
+        process.join(float(rng.uniform(0.2, 2.5)))
+        process.kill()
+        process.join()
+    if (run / LAST).exists():
+        train(phantom, run, config, "cpu", resume=True)
+    else:
+        train(phantom, run, config, "cpu")
+    check_same(run, uninterrupted)
+
+
+def test_a_damaged_checkpoint_costs_what_came_after_the_one_before(phantom, config, uninterrupted, tmp_path, capsys):
+    run = tmp_path / "run"
+    exit_code(trained, killed_in_step(2 * STEPS + 2), phantom, run, config, "cpu")
+    whole = (run / LAST).read_bytes()
+    (run / LAST).write_bytes(whole[: len(whole) // 2])
+    train(phantom, run, config, "cpu", resume=True)
+    assert f"going on from {run / PREVIOUS}" in capsys.readouterr().out
+    check_same(run, uninterrupted)
+
+
+def test_dropout_accumulation_and_averages_go_on_to_the_bit(phantom, config, tmp_path):
+    """Everything that a run carries, and several workers."""
+    full = replace(
+        config,
+        model=replace(config.model, dropout=0.25, deep_supervision=True),
+        train=replace(config.train, accumulate=2, ema=0.9, growth="clips"),
+        data=replace(config.data, workers=1),
+    )
+    train(phantom, tmp_path / "whole", full, "cpu")
+    assert exit_code(trained, killed_in_step(3, signal.SIGTERM), phantom, tmp_path / "run", full, "cpu") == 75
+    train(phantom, tmp_path / "run", full, "cpu", resume=True)
+    check_same(tmp_path / "run", tmp_path / "whole")
+
+
+def stop_in_step(monkeypatch, number: int) -> None:
+    """Have this process asked to stop in a step, counted from 1."""
+    usual, calls = TrainingStep.update, []
+
+    def struck(self):
         calls.append(None)
         if len(calls) == number:
-            raise KeyboardInterrupt
-        return usual(self, *batch)
+            signal.raise_signal(signal.SIGTERM)
+        return usual(self)
 
-    monkeypatch.setattr(TrainingStep, "gradients", stopping)
-
-
-def stop_before_checkpoint(monkeypatch, name: str, epoch: int) -> None:
-    usual = save_checkpoint
-
-    def stopping(path, config, task, network, training):
-        if path.name == name and path.with_name(LOG).read_text().count("\n") == epoch:
-            raise KeyboardInterrupt
-        usual(path, config, task, network, training)
-
-    monkeypatch.setattr(unet4d.training.trainer, "save_checkpoint", stopping)
+    monkeypatch.setattr(TrainingStep, "update", struck)
 
 
-@pytest.mark.parametrize("where", ["in the middle of epoch 3", "between record and checkpoint", "between checkpoints"])
-def test_a_resumed_run_equals_an_uninterrupted_one_to_the_bit(
-    phantom, config, uninterrupted, tmp_path, monkeypatch, where
-):
-    run = tmp_path / "run"
-    with monkeypatch.context() as patch:
-        if where == "in the middle of epoch 3":
-            stop_in_step(patch, 2 * STEPS + 2)
-        else:
-            stop_before_checkpoint(patch, BEST if "record" in where else LAST, 3)
-        with pytest.raises(KeyboardInterrupt):
-            train(phantom, run, config, "cpu")
-    assert load_checkpoint(run / LAST)["training"]["epoch"] == 2
-    train(phantom, run, config, "cpu", resume=True)
-    for name in (LAST, BEST):
-        assert equal(load_checkpoint(run / name), load_checkpoint(uninterrupted / name))
-    assert log_of(run) == log_of(uninterrupted)
-    assert [line["epoch"] for line in log_of(run)] == [1, 2, 3, 4]
-
-
-def test_a_stopped_command_ends_with_130_and_goes_on_with_resume(
+def test_a_stopped_command_ends_with_75_and_goes_on_with_resume(
     command, phantom, tiny_options, trained, tmp_path, monkeypatch
 ):
     words = ["train", "--dataset", phantom, "--out", tmp_path / "run", *tiny_options]
     with monkeypatch.context() as patch:
         stop_in_step(patch, 3)
         stopped = command(*words)
-    assert (stopped.code, stopped.line) == (130, "unet4d: interrupted; whatever is written is whole")
+    said = "unet4d: stopped by SIGTERM in epoch 2 after step 3; nothing is lost; go on with --resume"
+    assert (stopped.code, stopped.line) == (75, said)
     assert command(*words, "--resume").code == 0
-    assert equal(load_checkpoint(tmp_path / "run" / LAST), load_checkpoint(trained / LAST))
+    assert equal(load_checkpoint(tmp_path / "run" / LAST)["network"], load_checkpoint(trained / LAST)["network"])
 
 
 def test_resuming_a_finished_run_changes_nothing(command, phantom, tiny_options, trained, tmp_path):
@@ -130,7 +283,7 @@ def test_a_folder_that_holds_a_run_is_not_overwritten(command, phantom, tiny_opt
 def test_resuming_where_nothing_is_is_told(command, phantom, tiny_options, tmp_path):
     done = command("train", "--dataset", phantom, "--out", tmp_path / "run", *tiny_options, "--resume")
     assert done.code == 2
-    assert "holds no checkpoint_last.pt" in done.line
+    assert "holds no checkpoint" in done.line
     assert not (tmp_path / "run").exists()
 
 
@@ -171,6 +324,7 @@ def test_resuming_with_another_dataset_is_told(command, own_phantom, tiny_option
 def test_a_model_without_training_state_cannot_be_gone_on_from(command, phantom, tiny_options, trained, tmp_path):
     run = shutil.copytree(trained, tmp_path / "run", ignore=shutil.ignore_patterns(BOARD))
     os.replace(run / BEST, run / LAST)
+    (run / PREVIOUS).unlink()
     done = command("train", "--dataset", phantom, "--out", run, *tiny_options, "--resume")
     assert done.code == 2
     assert "holds a model without the state of its training" in done.line
@@ -181,7 +335,7 @@ def test_resuming_needs_no_settings_again(command, phantom, tiny_options, tmp_pa
     settings = ["--dataset", phantom, "--out", tmp_path / "run", *tiny_options]
     with monkeypatch.context() as patch:
         stop_in_step(patch, 3)
-        assert command("train", *settings).code == 130
+        assert command("train", *settings).code == 75
     assert command("train", "--dataset", phantom, "--out", tmp_path / "run", "--resume").code == 0
     assert [line["epoch"] for line in log_of(tmp_path / "run")] == [1, 2]
 

@@ -5,10 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 
-from unet4d.training import watch
-from unet4d.config import MemoryConfig
+from unet4d.config import Config, MemoryConfig, ModelConfig, TrainConfig
+from unet4d.model.clstm_unet import build_network
 from unet4d.model.fitting import GB, Fit, ladder
 from unet4d.model.memory import StepMemory
+from unet4d.model.step import TrainingStep
+from unet4d.ranks import Ranks
+from unet4d.training import watch
 from unet4d.training.watch import MemoryWatch
 
 BATCH = torch.zeros(1, 8, 1, 4, 4, 2), torch.zeros(1, 8, 4, 4, 2), [[True] * 8]
@@ -18,38 +21,37 @@ PLANNED = Fit(MemoryConfig(0), StepMemory(2 * GB, 3 * GB, GB, 1))
 class Step:
     """A step that needs as many units of memory as frames are computed at once."""
 
-    def __init__(self, room: float):
-        self.room, self.memory, self.taken, self.drawn = room, MemoryConfig(0), [], []
+    device = torch.device("cpu")
+
+    def __init__(self, room: float, ranks: Ranks = Ranks()):  # noqa: B008
+        self.room, self.ranks, self.memory, self.taken = room, ranks, MemoryConfig(0), []
         self.optimiser = torch.optim.SGD([torch.zeros(1)], 0.1)
 
     def use(self, memory):
         self.memory = memory
 
-    def gradients(self, image, label, labelled):
-        torch.rand(())
-        width = self.memory.chunk_frames or image.shape[1]
+    def gradients(self, batches, number):
+        width = self.memory.chunk_frames or batches[0][0].shape[1]
         if width - 0.5 * self.memory.stages > self.room:
             raise torch.OutOfMemoryError("made up")
-        self.taken.append(self.memory)
-        self.drawn.append(float(torch.rand(())))
-        return image.sum()
+        self.taken.append((number, self.memory))
+        return batches[0][0].sum()
 
     def update(self):
         return torch.zeros(())
 
 
-def watched(room: float, memory: MemoryConfig = MemoryConfig(0), fit: Fit | None = None):  # noqa: B008
+def watched(room: float, fit: Fit | None = None, ranks: Ranks = Ranks()):  # noqa: B008
     said: list[str] = []
-    step = Step(room)
-    step.use(memory)
-    return MemoryWatch(step, memory, 8, fit, said.append), step, said
+    step = Step(room, ranks)
+    return MemoryWatch(step, step.memory, 8, fit, said.append), step, said
 
 
 def test_it_goes_down_the_ladder_until_the_step_fits_and_stays_there():
-    watch, step, said = watched(room=2)
-    for _ in range(3):
-        watch(*BATCH)
-    assert step.taken == [MemoryConfig(2)] * 3
+    guard, step, said = watched(room=2)
+    for number in range(3):
+        guard([BATCH], number)
+    assert step.taken == [(number, MemoryConfig(2)) for number in range(3)]
     assert said == [
         "out of memory with all frames at once; going on with all frames at once, encoder stages twice",
         "out of memory with all frames at once, encoder stages twice; going on with chunks of 4 frames, the rest computed again",
@@ -58,28 +60,57 @@ def test_it_goes_down_the_ladder_until_the_step_fits_and_stays_there():
 
 
 def test_below_the_leanest_way_there_is_none():
-    watch, step, _ = watched(room=0)
+    guard, step, _ = watched(room=0)
     with pytest.raises(torch.OutOfMemoryError):
-        watch(*BATCH)
+        guard([BATCH], 0)
     assert step.memory == ladder(8)[-1]
 
 
+def test_one_of_several_processes_does_not_take_a_step_again_that_the_others_are_in_the_midst_of():
+    guard, step, said = watched(room=2, ranks=Ranks(1, 2))
+    with pytest.raises(torch.OutOfMemoryError):
+        guard([BATCH], 0)
+    assert (step.taken, said, step.memory) == ([], [], MemoryConfig(0))
+
+
 def test_another_error_is_not_out_of_memory():
-    watch, step, said = watched(room=9)
-    step.use = None
-    with pytest.raises(AttributeError):
-        watch(None, None, None)
-    assert said == []
+    guard, step, said = watched(room=9)
+    with pytest.raises(TypeError):
+        guard(None, 0)
+    assert (said, step.memory) == ([], MemoryConfig(0))
 
 
-def test_the_retried_step_draws_what_the_first_try_drew():
-    drawn = []
-    for room in (9, 2):
-        torch.manual_seed(0)
-        guard, step, _ = watched(room)
-        guard(*BATCH)
-        drawn.append(step.drawn)
-    assert drawn[0] == drawn[1]
+def real_step() -> TrainingStep:
+    """A step that drops half of the channels."""
+    model = ModelConfig([4, 6], 2, [(2, 2, 1)], [(3, 3, 1), (3, 3, 3)], dropout=0.5)
+    torch.manual_seed(0)
+    loop = TrainConfig(batch_size=1, precision="fp32", learning_rate=1e-2)
+    config = Config(model=model, train=loop, memory=MemoryConfig(0))
+    return TrainingStep(build_network(model, 1, 3), config, torch.device("cpu"))
+
+
+def test_a_step_taken_again_drops_the_same_channels_and_is_the_step_it_would_have_been(monkeypatch):
+    draw = torch.Generator().manual_seed(0)
+    image = torch.randn(1, 8, 1, 8, 8, 2, generator=draw)
+    batch = image, torch.randint(0, 3, (1, 8, 8, 8, 2), generator=draw), [[True] * 8]
+    step, plain, other, said = real_step(), real_step(), real_step(), []
+    gradients = step.gradients
+
+    def at_its_very_end_too_large(batches, number):
+        loss = gradients(batches, number)
+        if step.clip_loss.lengths != (2,):
+            raise torch.OutOfMemoryError("made up")
+        return loss
+
+    monkeypatch.setattr(step, "gradients", at_its_very_end_too_large)
+    guard = MemoryWatch(step, MemoryConfig(0), 8, None, said.append)
+    for number in (5, 6):
+        wanted = plain.gradients([batch], number), plain.update()
+        torch.testing.assert_close(guard([batch], number), wanted)
+    assert len(said) == 3
+    for one, same in zip(step.network.parameters(), plain.network.parameters(), strict=True):
+        torch.testing.assert_close(one, same, rtol=1e-4, atol=1e-5)
+    assert not torch.isclose(other.gradients([batch], 4), real_step().gradients([batch], 5), rtol=1e-3)
 
 
 def test_the_third_step_tells_what_was_planned_and_what_was_measured(monkeypatch):
@@ -87,17 +118,17 @@ def test_the_third_step_tells_what_was_planned_and_what_was_measured(monkeypatch
     monkeypatch.setattr(watch, "forget_peak", lambda device: peaks.append(int(2.5 * GB)))
     monkeypatch.setattr(watch, "peak_bytes", lambda device: peaks[-1])
     guard, _, said = watched(room=9, fit=PLANNED)
-    for _ in range(2):
-        guard(*BATCH)
+    for number in range(2):
+        guard([BATCH], number)
     assert said == []
-    for _ in range(3):
-        guard(*BATCH)
+    for number in range(2, 5):
+        guard([BATCH], number)
     assert said == ["memory: planned 3.00 GB, measured 2.50 GB at the peak of steps 2 to 3"]
 
 
 def test_a_plan_that_did_not_hold_is_not_held_against_the_way_that_did(monkeypatch):
     monkeypatch.setattr(watch, "peak_bytes", lambda device: 1)
     guard, _, said = watched(room=2, fit=PLANNED)
-    for _ in range(4):
-        guard(*BATCH)
+    for number in range(4):
+        guard([BATCH], number)
     assert all(line.startswith("out of memory") for line in said)

@@ -11,6 +11,7 @@ import numpy as np
 
 from unet4d.data.dataset_json import Case, Dataset, check_cases, nearest, parse_dataset
 from unet4d.data.image4d import Image4D, read_label
+from unet4d.data.inside import check_links
 from unet4d.errors import InputError
 from unet4d.files import read_json
 
@@ -26,6 +27,9 @@ __all__ = [
     "to_classes",
     "to_values",
 ]
+
+CACHE = ".unet4d-cache"
+"""In the dataset's folder."""
 
 
 def read_dataset(path: str | os.PathLike[str]) -> Dataset:
@@ -60,10 +64,17 @@ def open_dataset(path: str | os.PathLike[str]) -> Dataset:
 
 
 def cache_dir(root: Path, named: str | None = None, elsewhere: Path | None = None) -> Path | None:
-    """Where what is worked out of a dataset is kept: `named`, else its own folder, else, where that is read-only, `elsewhere`."""
+    """Where what is worked out of a dataset is kept: `named`, else its own folder, else, where that is read-only, `elsewhere`.
+
+    Raises:
+        InputError: it would be its own folder, and a link there leads out of it.
+    """
     if named:
         return Path(named)
-    return root / ".unet4d-cache" if os.access(root, os.W_OK) else elsewhere
+    if not os.access(root, os.W_OK):
+        return elsewhere
+    check_links(root / CACHE, f"the cache of {root}", root)
+    return root / CACHE
 
 
 def read_labelled(case: Case, dataset: Dataset, image: Image4D) -> tuple[np.ndarray, np.ndarray]:

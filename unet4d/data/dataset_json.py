@@ -1,22 +1,22 @@
 """What a `dataset.json` says: its cases, channels and labels, and every check that needs no image.
 
 The file is a superset of the Medical Segmentation Decathlon's, which is read as it is ("modality", labels by value,
-test studies by path alone). Paths are relative to the folder it lies in.
+test studies by path alone). Paths are relative to the folder it lies in, and stay in it, see data/inside.py.
 """
 
 from __future__ import annotations
 
 import difflib
 import math
-import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path, PureWindowsPath
+from pathlib import Path
 from typing import Any
 
 from unet4d.data.channels import KINDS, MAP, SIGNAL, velocity_axis
 from unet4d.data.image4d import Image4D, read_image
+from unet4d.data.inside import path_inside
 from unet4d.data.nifti import case_name
 from unet4d.data.verification.faults import Fault
 from unet4d.errors import InputError
@@ -243,7 +243,7 @@ def _parse_case(item: Any, part: str, where: str, root: Path, channels: int, cha
         raise InputError(
             f"{where}: {came}; wanted {'one file with' if channels_last else 'one file for each of'} {names}"
         )
-    images = tuple(_parse_path(file, f'{where}: "image"', root) for file in files)
+    images = tuple(path_inside(file, f'{where}: "image"', root) for file in files)
     name = item["case"] if "case" in item else case_name(images[0])
     subject = item.get("subject", name)
     for key, value in (("case", name), ("subject", subject)):
@@ -267,28 +267,16 @@ def _parse_label(
             wanted = "frame numbers from 0 in increasing order, each once, [0, 11]; leave it out if all are labelled"
             raise InputError(f'{where}: "labelled_frames" is {frames!r}; wanted {wanted}')
     if not isinstance(label, dict):
-        path = None if label is None else _parse_path(label, f'{where}: "label"', root)
+        path = None if label is None else path_inside(label, f'{where}: "label"', root)
         return path, None if frames is None else tuple(frames)
     if not label or not all(key.isdecimal() and str(int(key)) == key for key in label):
         raise InputError(
             f'{where}: "label" has the frames {list(label)}; wanted {{"0": "f0.nii.gz", "11": "f11.nii.gz"}}'
         )
-    files = {int(t): _parse_path(label[t], f'{where}: "label" of frame {t}', root) for t in sorted(label, key=int)}
+    files = {int(t): path_inside(label[t], f'{where}: "label" of frame {t}', root) for t in sorted(label, key=int)}
     if frames is not None and frames != list(files):
         raise InputError(f'{where}: "labelled_frames" is {frames}, "label" has {list(files)}; leave the first out')
     return files, tuple(files)
-
-
-def _parse_path(value: Any, where: str, root: Path) -> Path:
-    """`root` / `value`, which must stay inside `root`."""
-    wanted = "a path relative to the dataset's folder and inside it; move the file there, or link to it from there"
-    if not isinstance(value, str) or not value:
-        raise InputError(f"{where} is {value!r}; wanted {wanted}")
-    inside = os.path.normpath(value)
-    absolute = os.path.isabs(value) or PureWindowsPath(value).is_absolute()
-    if absolute or inside.split(os.sep)[0] in ("..", "."):
-        raise InputError(f"{where} is {value!r}; wanted {wanted}")
-    return root / inside
 
 
 def case_faults(dataset: Dataset) -> list[Fault]:

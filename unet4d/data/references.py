@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -104,6 +105,56 @@ def read_reference(reference: Reference, dataset: Dataset | None) -> tuple[np.nd
     return *read_labelled(case, dataset, like), like
 
 
+def chosen(references: list[Reference], cases: Sequence[str] | None) -> list[Reference]:
+    """The references of these names, in their order; all where None. Raises InputError for a name that none has."""
+    if cases is None:
+        return references
+    known = {one.name: one for one in references}
+    unknown = [name for name in cases if name not in known]
+    if unknown or not cases:
+        came = f"cases {', '.join(unknown)} came, without a reference" if unknown else "an empty list of cases came"
+        raise InputError(f"{came}; wanted some of {', '.join(known)}")
+    return [known[name] for name in dict.fromkeys(cases)]
+
+
+def with_prediction(
+    references: list[Reference], folder: Path, predicted_only: bool
+) -> tuple[list[Reference], list[str]]:
+    """The references to score, all unless `predicted_only`, and the names of those left out since they have no prediction."""
+    if not predicted_only:
+        return references, []
+    maps = label_maps(folder)
+    missing = [one.name for one in references if one.name not in maps]
+    if len(missing) == len(references):
+        raise InputError(
+            f"{folder} has a prediction for none of the {len(references)} references ({missing[0]}, ...); wanted "
+            "<case>.nii.gz for one or more"
+        )
+    return [one for one in references if one.name in maps], missing
+
+
+def matched(references: Sequence[Reference], folder: Path, whole: bool) -> tuple[list[Path], list[str]]:
+    """The prediction of each reference, and the names of predictions that have none; if `whole`, a warning tells them.
+
+    Raises:
+        InputError: a reference has no prediction.
+    """
+    maps = label_maps(folder)
+    missing = [one.name for one in references if one.name not in maps]
+    if missing:
+        raise InputError(
+            f"{folder} has no prediction for {len(missing)} of {len(references)} references: {', '.join(missing)}; add "
+            "<case>.nii.gz for each, name the cases to score (--cases), or score what is there (--predicted_only)"
+        )
+    unmatched = [name for name in maps if name not in {one.name for one in references}]
+    if unmatched and whole:
+        print(
+            f"warning: {len(unmatched)} predictions match no reference and are not scored: {', '.join(unmatched)}",
+            file=sys.stderr,
+        )
+    return [maps[one.name] for one in references], unmatched
+
+
 def named_classes(dataset: Dataset | None, folders: Sequence[Path]) -> dict[str, int] | None:
     """Foreground class name to label value, from the dataset, else from a prediction.json in one of `folders`."""
     if dataset is not None:
@@ -116,6 +167,23 @@ def named_classes(dataset: Dataset | None, folders: Sequence[Path]) -> dict[str,
                 raise InputError(f'{folder / PREDICTION}: "labels" is {labels!r}; wanted {{"background": 0, ...}}')
             return {name: value for name, value in labels.items() if value}
     return None
+
+
+def recorded_folds(folder: Path) -> dict[str, int]:
+    """Case to the fold that held it out, for those of which the prediction.json of a folder says it.
+
+    Raises:
+        InputError: a fold that is no number.
+    """
+    path = folder / PREDICTION
+    entry = read_json(path) if path.is_file() else None
+    cases = entry.get("cases") if isinstance(entry, dict) else None
+    said = cases if isinstance(cases, dict) else {}
+    folds = {name: case["fold"] for name, case in said.items() if isinstance(case, dict) and "fold" in case}
+    for name, fold in folds.items():
+        if type(fold) is not int or fold < 0:
+            raise InputError(f'{path}: case {name}: "fold" is {fold!r}; wanted a number from 0; predict again')
+    return folds
 
 
 def _labelled_cases(dataset: Dataset) -> list[Case]:

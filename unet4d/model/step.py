@@ -16,7 +16,7 @@ from unet4d.model.clip_loss import ClipLoss
 from unet4d.model.clstm_unet import CLSTMUNet, Dropout
 from unet4d.model.device import autocast
 from unet4d.model.optimiser import optimiser, schedule
-from unet4d.ranks import Ranks
+from unet4d.ranks import ALONE, Ranks
 
 Clips = tuple[Tensor, Tensor, Sequence[Sequence[bool]]]
 """A batch as `ClipLoss` takes it: image (B, T, C, X, Y, Z), label (B, T, X, Y, Z), labelled B lists of T; on any device."""
@@ -25,8 +25,8 @@ Clips = tuple[Tensor, Tensor, Sequence[Sequence[bool]]]
 class TrainingStep:
     """The network's loss, its optimiser, its learning rate, its loss scaler. Nothing in a step reads from the device.
 
-    A step whose gradient is not finite leaves weights and optimiser as they are, in every precision: the loss scaler looks (Micikevicius
-    et al. 2018), and only with fp16 does it scale. The learning rate goes on.
+    A step whose gradient is not finite leaves weights and optimiser as they are, in every precision: the loss scaler looks
+    (Micikevicius et al. 2018), and only with fp16 does it scale. The learning rate goes on.
 
     Several processes compute the gradient of the whole batch: the loss of each is that of all clips, its gradient flows to its own.
 
@@ -37,7 +37,7 @@ class TrainingStep:
         ranks: those who share each batch.
     """
 
-    def __init__(self, network: CLSTMUNet, config: Config, device: torch.device, ranks: Ranks = Ranks()):
+    def __init__(self, network: CLSTMUNet, config: Config, device: torch.device, ranks: Ranks = ALONE):
         self.network, self.config, self.device, self.ranks = network, config.train, device, ranks
         self.seed, self.precision = config.seed, config.train.precision
         self.clip_loss = ClipLoss(network, config.memory, ranks.total if ranks.size > 1 else None)

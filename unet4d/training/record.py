@@ -1,90 +1,155 @@
-"""What a run writes about itself: a line an epoch on the terminal, JSON lines, TensorBoard scalars and pictures."""
+"""What a run writes about itself: a line an epoch on the terminal, JSON lines, TensorBoard, and MLflow if asked."""
 
 from __future__ import annotations
 
 import json
 import math
+import os
+import sys
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
+from unet4d.config import Config
 from unet4d.files import write_text, writing
+from unet4d.ranks import Ranks
+from unet4d.training.log import LOG, flat, log_lines
+from unet4d.training.mlflow_log import MlflowLog
 
-LOG, BOARD = "log.jsonl", "tensorboard"
+BOARD = "tensorboard"
+NOT_PLOTTED = ("epoch", "step", "case_dice")
+
+
+def opened(run: Path, epochs_done: int, config: Config, ranks: Ranks) -> Record:
+    """The record of a run, on the first process; on the others one that keeps nothing. All processes call it together.
+
+    Args:
+        run: its folder.
+        epochs_done: epochs a resumed run has behind it; what was recorded of later ones is dropped, for they come again.
+        config: resolved; says whether MLflow is told too.
+        ranks: this process among the others.
+
+    Raises:
+        InputError: MLflow is asked for and cannot be used.
+        Unet4DError: the disk is full.
+        ToldElsewhere: it failed on the first process.
+    """
+    record: list[Record] = []
+
+    def begin() -> None:
+        experiment, settings = config.train.mlflow, flat(config.as_dict(), ".")
+        mlflow = MlflowLog(run, experiment, settings, tell) if experiment is not None else None
+        record.append(Record(run, epochs_done, mlflow))
+
+    ranks.from_first(begin)
+    return record[0] if record else SilentRecord()
 
 
 class Record:
-    """The record of a run in `out_dir`: log.jsonl (one JSON object an epoch) and TensorBoard files under tensorboard/.
+    """The record of a run: log.jsonl (one JSON object an epoch) and TensorBoard files under tensorboard/.
 
     Args:
-        out_dir: the run's folder.
-        epochs_done: epochs a resumed run has behind it; what was recorded of later ones is dropped, for they come again.
+        run: the run's folder.
+        epochs_done: as in `opened`.
+        mlflow: told every epoch's numbers, too.
+
+    Attributes:
+        lines: the log's lines so far, those from before a resumption among them.
     """
 
-    def __init__(self, out_dir: Path, epochs_done: int = 0):
+    def __init__(self, run: Path, epochs_done: int = 0, mlflow: MlflowLog | None = None):
         from torch.utils.tensorboard import SummaryWriter
 
-        self.log = out_dir / LOG
-        kept = [line for line in _lines(self.log) if line["epoch"] <= epochs_done]
-        write_text(self.log, "".join(json.dumps(line) + "\n" for line in kept))
-        step = kept[-1]["step"] + 1 if kept else 0
-        with writing(out_dir / BOARD):
-            self.board = SummaryWriter(str(out_dir / BOARD), purge_step=step)
+        self.log, self.mlflow = run / LOG, mlflow
+        self.lines = [line for line in log_lines(run) if line["epoch"] <= epochs_done]
+        write_text(self.log, "".join(json.dumps(line) + "\n" for line in self.lines))
+        step = self.lines[-1]["step"] + 1 if self.lines else 0
+        with writing(run / BOARD):
+            self.board = SummaryWriter(str(run / BOARD), purge_step=step)
 
-    def epoch(self, values: dict[str, Any]) -> None:
-        """Record one epoch: `epoch` (from 1), `step`, and numbers or dicts of numbers under any other name.
+    def epoch(self, values: Mapping[str, Any]) -> None:
+        """Record one epoch: `epoch` (from 1), `step`, and numbers, lists, or dicts of numbers under any other name.
 
-        A number that is infinite or NaN is recorded as null, for JSON has neither.
+        A number that is infinite or NaN is recorded as null, for JSON has neither. Plotted is every number, and of a list its
+        length, but for NOT_PLOTTED.
 
         Raises:
             Unet4DError: the disk is full.
         """
-        values = _finite(values)
+        line = _finite(values)
+        plotted = _plotted(line)
         with writing(self.log):
             with open(self.log, "a", encoding="utf-8") as file:
-                file.write(json.dumps(values, allow_nan=False) + "\n")
-            for name, value in flat(values, "/").items():
-                if name not in ("epoch", "step") and value is not None:
-                    self.board.add_scalar(name, value, values["step"])
+                file.write(json.dumps(line, allow_nan=False) + "\n")
+                file.flush()
+                os.fsync(file.fileno())
+            for name, value in plotted.items():
+                self.board.add_scalar(name, value, line["step"])
             self.board.flush()
+        self.lines.append(line)
+        if self.mlflow:
+            self.mlflow.metrics(plotted, line["step"])
 
     def picture(self, name: str, picture: np.ndarray, step: int) -> None:
         """Show a picture (H, W, 3) uint8 in TensorBoard."""
         self.board.add_image(name, picture, step, dataformats="HWC")
 
     def say(self, line: str) -> None:
-        """A line on the terminal that does not tear a progress bar."""
-        tqdm.write(line)
+        """A line on stdout, at once, that does not tear a progress bar."""
+        tell(line)
 
     def close(self) -> None:
-        """Write out what TensorBoard still holds."""
+        """Write out what TensorBoard still holds; tell MLflow how the run's summary says that it stands."""
         self.board.close()
+        if self.mlflow:
+            self.mlflow.close()
 
 
-def _lines(log: Path) -> list[dict[str, Any]]:
-    """The whole lines of a log; a last one torn by a kill is left out."""
-    lines = []
-    for line in log.read_text(encoding="utf-8").splitlines() if log.exists() else []:
-        try:
-            lines.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
-    return lines
+class SilentRecord(Record):
+    """The record of a process that is not the first: it keeps and says nothing, and `lines` stays empty."""
+
+    def __init__(self) -> None:
+        self.lines: list[dict[str, Any]] = []
+
+    def epoch(self, values: Mapping[str, Any]) -> None:
+        """Nothing."""
+
+    def picture(self, name: str, picture: np.ndarray, step: int) -> None:
+        """Nothing."""
+
+    def say(self, line: str) -> None:
+        """Nothing."""
+
+    def close(self) -> None:
+        """Nothing."""
+
+
+def tell(line: str) -> None:
+    """What `Record.say` says."""
+    tqdm.write(line)
+    sys.stdout.flush()
+
+
+def _plotted(line: Mapping[str, Any]) -> dict[str, float]:
+    """Every number of a line by its flat name, and the length of every list."""
+
+    def numbers() -> Iterator[tuple[str, float]]:
+        for name, value in flat({k: v for k, v in line.items() if k not in NOT_PLOTTED}, "/").items():
+            if isinstance(value, list):
+                yield name, len(value)
+            elif isinstance(value, int | float):
+                yield name, value
+
+    return dict(numbers())
 
 
 def _finite(value: Any) -> Any:
     """The same with None for every number that is infinite or NaN."""
-    if isinstance(value, dict):
+    if isinstance(value, Mapping):
         return {name: _finite(inner) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(inner) for inner in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def flat(values: dict[str, Any], separator: str) -> dict[str, Any]:
-    """Nested dicts as one, the names on the way joined by `separator`."""
-    found: dict[str, Any] = {}
-    for name, value in values.items():
-        inner = flat(value, separator) if isinstance(value, dict) else {"": value}
-        found.update({f"{name}{separator}{key}" if key else name: item for key, item in inner.items()})
-    return found

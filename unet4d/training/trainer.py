@@ -2,33 +2,45 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from tqdm import tqdm
 
 from unet4d.config import BATCH_SIZE, FRAMES, Config, triple
 from unet4d.data.cache import CachedStudy
-from unet4d.data.sampling import Batch, ClipDataset, loader
-from unet4d.errors import InputError, Unet4DError
-from unet4d.metrics import count_voxels, describe, dice, shown
-from unet4d.model.checkpoint import BEST, LAST, Task, save_checkpoint
-from unet4d.model.clstm_unet import build_network
-from unet4d.model.fitting import Fit, described
-from unet4d.model.inference import sliding_window
-from unet4d.model.step import TrainingStep
-from unet4d.pictures import contour_sheet
-from unet4d.training.record import Record
-from unet4d.training.watch import MemoryWatch
+from unet4d.data.growth import stages
+from unet4d.data.sampling import Batch, ClipDataset
+from unet4d.errors import InputError, Stopped, Unet4DError
+from unet4d.model.averaging import WeightAverage
+from unet4d.model.checkpoint import Task
+from unet4d.model.clstm_unet import CLSTMUNet, build_network
+from unet4d.model.fitting import GB, Fit, described
+from unet4d.model.step import Clips, TrainingStep
+from unet4d.ranks import ALONE, Ranks
+from unet4d.signals import StopSignals
+from unet4d.training.advice import advice
+from unet4d.training.bar import EpochBar
+from unet4d.training.checkpoints import Checkpoints
+from unet4d.training.feed import Feed
+from unet4d.training.log import epoch_line, seconds_left
+from unet4d.training.record import opened
+from unet4d.training.summary import State, write_summary
+from unet4d.training.tally import LateReader, StepOutcome, Tally
+from unet4d.training.validation import Validation
+from unet4d.training.watch import MemoryWatch, forget_peak, peak_bytes
 
 
 class Trainer:
     """One training run: the network, its optimiser, and the loop over epochs.
+
+    Where it stands is `taken`, the optimiser steps taken, and `epoch`, the epochs that are done and recorded. Nothing random is
+    carried over: clips and dropout are drawn by their numbers, so that a run goes on from its checkpoint as if it had not stopped.
 
     Args:
         out_dir: the run's folder.
@@ -37,8 +49,8 @@ class Trainer:
         training: studies that are learnt from.
         validation: studies that are scored; may be none.
         device: where to compute.
-        saved: a checkpoint's content to go on from.
         fit: how a step is cut, and what it is planned to take; None cuts as configured and plans nothing.
+        ranks: those who train together.
     """
 
     def __init__(
@@ -49,187 +61,238 @@ class Trainer:
         training: list[CachedStudy],
         validation: list[CachedStudy],
         device: torch.device,
-        saved: dict[str, Any] | None,
         fit: Fit | None = None,
+        ranks: Ranks = ALONE,
     ):
-        self.out_dir, self.config, self.task, self.device = out_dir, config, task, device
+        self.config, self.task, self.device, self.ranks = config, task, device, ranks
         self.training, self.validation = training, validation
-        self.precision, self.patch_size = config.train.precision, triple(config.data.patch_size or ())
         torch.manual_seed(config.seed)
         self.network = build_network(config.model, len(task.channel_names), len(task.labels)).to(device)
-        self.step = TrainingStep(self.network, config, device)
+        self.step = TrainingStep(self.network, config, device, ranks)
         memory = fit.memory if fit else replace(config.memory, chunk_frames=config.memory.chunk_frames or 0)
         self.step.use(memory)
-        self.epoch, self.best = 0, -1.0
-        if saved:
-            self._restore(saved)
-        self.record = Record(out_dir, self.epoch)
-        self.watched = MemoryWatch(self.step, memory, config.data.frames or FRAMES, fit, self.record.say)
+        self.average = WeightAverage(self.network, config.train.ema) if config.train.ema else None
+        self.signals, self.files, self.tally = StopSignals(), Checkpoints(out_dir), Tally(config.train.skip_limit)
+        self.late, self.validate = LateReader(), Validation(validation, config, task, device, ranks)
+        self.epoch, self.taken = 0, 0
+        self.spent: dict[str, float] = {"seconds": 0.0, "waited_s": 0.0, "frames": 0}
+        self.best: dict[str, Any] | None = None
+        self.kept: tuple[int, int] | None = None
+        self.out_dir, self.memory, self.fit_planned = out_dir, memory, fit
 
-    def describe(self, name: str) -> None:
-        """Say what is about to be trained."""
-        data, model = self.config.data, self.config.model
+    @property
+    def judged(self) -> CLSTMUNet:
+        """The network that is validated and predicts: the one that learns, or the average of its weights."""
+        return self.average.network if self.average else self.network
+
+    def restore(self, saved: dict[str, Any]) -> None:
+        """Go on from a checkpoint's content.
+
+        Raises:
+            InputError: it was trained on other studies.
+        """
+        state = saved["training"]
+        _check_studies(state["studies"], self._studies())
+        self.network.load_state_dict(state["weights"] or saved["network"])
+        self.step.load_state_dict(state["optimisation"])
+        self.tally.load_state_dict(state["tally"])
+        if self.average:
+            self.average.load_state_dict(state["average"])
+        self.epoch, self.taken, self.best = state["epoch"], state["step"], state["best"]
+        self.spent = dict(state["spent"])
+        self.kept = (self.epoch, self.taken)
+
+    def _described(self, name: str) -> str:
+        """What is trained, in words."""
+        data, model, train = self.config.data, self.config.model, self.config.train
         weights = sum(p.numel() for p in self.network.parameters())
         kind = "frame-wise twin (no recurrence)" if self.network.is_frame_wise else f"{model.direction} CLSTM-UNet"
-        self.record.say(
+        where = str(self.device) if self.ranks.size == 1 else f"{self.ranks.size} processes, {self.device.type}"
+        clips = f"{train.batch_size} clips" + f" in each of {train.accumulate} batches" * (train.accumulate > 1)
+        return (
             f"{name}: {len(self.training)} training and {len(self.validation)} validation studies; {kind}, "
-            f"{weights:,} weights; patch {self.patch_size} x {data.frames} frames at "
-            f"{data.plane_spacing_mm} mm in plane, {described(self.watched.memory)}; {self.precision} on {self.device}; run in "
+            f"{weights:,} weights; {clips} a step of {data.patch_size} x {data.frames} frames at "
+            f"{data.plane_spacing_mm} mm in plane, {described(self.memory)}; {train.precision} on {where}; run in "
             f"{self.out_dir}"
         )
 
-    def fit(self) -> None:
-        """Train the epochs that are left; after each, the run can be resumed from where it stands."""
-        train = self.config.train
-        clips = ClipDataset(
-            self.training,
-            self.config.data,
-            self.patch_size,
-            self.task.cyclic,
-            self.config.seed,
-            self.task.channel_kinds,
-        )
-        steps = range(self.epoch * train.steps_per_epoch, train.epochs * train.steps_per_epoch)
-        size = train.batch_size or BATCH_SIZE
-        batches = iter(
-            loader(
-                clips,
-                [range(step * size, (step + 1) * size) for step in steps],
-                self.config.data.workers or 0,
-                pin=self.device.type == "cuda",
-            )
-        )
-        try:
-            while self.epoch < train.epochs:
-                values = self._train_epoch(batches)
-                last = self.epoch == train.epochs
-                if self.validation and (last or self.epoch % train.validate_every == 0):
-                    values |= self._validate()
-                self._keep(values)
-        finally:
-            self.record.close()
+    def fit(self, name: str, dataset: Path) -> None:
+        """Train what is left of the run; at any moment it can be killed and gone on with.
 
-    def _train_epoch(self, batches: Iterator[Batch]) -> dict[str, Any]:
-        """One epoch of optimiser steps; gives what is recorded of it."""
-        steps, began = self.config.train.steps_per_epoch, time.perf_counter()
-        self.network.train()
-        total, norms, taken = (torch.zeros((), device=self.device) for _ in range(3))
-        title = f"epoch {self.epoch + 1}/{self.config.train.epochs}"
-        for _ in tqdm(range(steps), title, unit="step", leave=False, disable=None):
-            batch = next(batches)
-            image, label = (t.to(self.device, non_blocking=True) for t in (batch.image, batch.label))
-            loss, norm = self.watched(image, label, batch.labelled.tolist())
-            finite = norm.isfinite()
-            total += loss
-            norms += norm.where(finite, 0)
-            taken += finite
-        self.epoch += 1
-        loss_mean, norm_mean = float(total) / steps, float(norms) / max(1, int(taken))
-        self._check_finite(loss_mean, steps - int(taken))
-        return {
-            "epoch": self.epoch,
-            "step": self.epoch * steps,
-            "loss": loss_mean,
-            "gradient_norm": norm_mean,
-            "learning_rate": self.step.learning_rate,
-            "seconds": round(time.perf_counter() - began, 2),
-        }
+        Args:
+            name: of the dataset.
+            dataset: its folder.
 
-    def _check_finite(self, loss: float, broken: int) -> None:
-        """Stop before an epoch that broke the weights is kept.
-
-        fp16's scaler skips a step whose gradient overflows, so some such steps are well, all of them are not.
+        Raises:
+            Stopped: a signal asked for it; the checkpoint is written.
+            Unet4DError: too many steps in a row were not finite; the loader's processes died; the disk is full.
+            torch.OutOfMemoryError: even the leanest way to cut a step takes too much.
         """
-        steps = self.config.train.steps_per_epoch
-        if np.isfinite(loss) and (broken == 0 or (self.step.scaler.is_enabled() and broken < steps)):
-            return
-        kept = f"{self.out_dir / LAST} is of epoch {self.epoch - 1}" if self.epoch > 1 else "nothing was kept"
-        raise Unet4DError(
-            f"the mean loss of epoch {self.epoch} is {loss}, and {broken} of its {steps} gradients are not finite; {kept}; "
-            "lower --train.learning_rate, or set --train.precision fp32"
-        )
+        train, self.dataset = self.config.train, dataset
+        data, cyclic, kinds = self.config.data, self.task.cyclic, self.task.channel_kinds
+        patch, parts = triple(data.patch_size or ()), stages(self.config, self.network.total_stride)
+        clips = ClipDataset(self.training, data, patch, cyclic, self.config.seed, kinds, parts)
+        steps = range(self.taken, train.epochs * train.steps_per_epoch)
+        self.record = opened(self.out_dir, self.epoch, self.config, self.ranks)
+        with contextlib.closing(self.record), self.signals, self._summed_up():
+            say = self.record.say
+            say(self._described(name))
+            self.watched = MemoryWatch(self.step, self.memory, data.frames or FRAMES, self.fit_planned, say)
+            with Feed(clips, self.config, steps, self.ranks, self.device.type == "cuda", say) as self.feed:
+                while self.epoch < train.epochs:
+                    self._take_steps()
+                    self._end_epoch()
 
-    def _validate(self) -> dict[str, Any]:
-        """Dice per class on whole validation studies, and a picture of the first."""
-        self.network.eval()
-        names = list(self.task.labels)[1:]
-        scores: list[np.ndarray] = []
-        for study in tqdm(self.validation, "validating", unit="study", leave=False, disable=None):
-            frames, predicted = list(study.labelled_frames), self._segment(study)
-            counts = count_voxels(np.asarray(study.label), predicted[frames], range(1, len(self.task.labels)))
-            scores.append(dice(counts))
-            if len(scores) == 1:
-                self._draw(study, predicted)
-        every = np.concatenate(scores)
-        classes = {name: describe(every[:, k])["mean"] for k, name in enumerate(names)}
-        known = [value for value in classes.values() if value is not None]
-        return {"dice": classes, "mean_foreground_dice": sum(known) / len(known) if known else None}
+    def _take_steps(self) -> None:
+        """The optimiser steps that are left of the running epoch."""
+        train = self.config.train
+        begun = self.taken - self.epoch * train.steps_per_epoch
+        dice = self.best["mean_foreground_dice"] if self.best else None
+        self.network.train()
+        forget_peak(self.device)
+        before_s, waited_s = time.perf_counter(), self.feed.waited_s
+        with EpochBar(self.epoch + 1, train.epochs, train.steps_per_epoch, begun, dice, self.ranks.is_first) as bar:
+            while self.taken < (self.epoch + 1) * train.steps_per_epoch:
+                self._stop_if_asked()
+                batches = self.feed.next_step()
+                loss, norm = self.watched([_clips(batch) for batch in batches], self.taken)
+                if self.average:
+                    self.average.update()
+                self._noted(self.late.push(self.taken, loss, norm))
+                self.taken += 1
+                frames = (train.batch_size or BATCH_SIZE) * sum(batch.image.shape[1] for batch in batches)
+                bar.step(self.tally.loss, frames)
+                now_s = time.perf_counter()
+                self.spent["seconds"] += now_s - before_s
+                self.spent["waited_s"] += self.feed.waited_s - waited_s
+                self.spent["frames"] += frames
+                before_s, waited_s = now_s, self.feed.waited_s
+        self._noted(self.late.flush())
 
-    def _segment(self, study: CachedStudy) -> np.ndarray:
-        """Class indices (T, X, Y, Z) of a whole study on the working grid."""
-        logits = sliding_window(
-            self.network,
-            torch.from_numpy(np.array(study.image)),
-            self.patch_size,
-            self.config.inference,
-            cyclic=self.task.cyclic,
-            device=self.device,
-            precision=self.precision,
-        )
-        return logits.argmax(1).to(torch.uint8).numpy()
+    def _noted(self, outcomes: Sequence[StepOutcome]) -> None:
+        """Count steps whose loss is known; say which were skipped."""
+        for outcome in outcomes:
+            if line := self.tally.add(outcome, partial(self.feed.cases, outcome.step), lambda: self.step.scale):
+                self.record.say(line)
 
-    def _draw(self, study: CachedStudy, predicted: np.ndarray) -> None:
-        affine = np.diag([*study.spacing, 1.0])
-        reference = np.zeros_like(predicted)
-        reference[list(study.labelled_frames)] = study.label
-        frames = sorted({*study.labelled_frames[:4], 0, len(predicted) // 2})
-        names = {k: name for k, name in enumerate(self.task.labels) if k}
-        sheet = contour_sheet(study.image[0], predicted, affine, reference=reference, class_names=names, frames=frames)
-        self.record.picture(f"validation/{study.case}", sheet, self.epoch * self.config.train.steps_per_epoch)
-
-    def _keep(self, values: dict[str, Any]) -> None:
-        """Record an epoch that is done, then write its checkpoints.
+    def _end_epoch(self) -> None:
+        """Validate where it is due, record, keep.
 
         In this order: what a stop in between leaves recorded of an epoch without checkpoint is dropped when the run is resumed.
         """
-        score: Any = values.get("mean_foreground_dice")
-        better = score is not None and score >= self.best
-        # Without a score to go by (no validation study, or none with foreground) the latest is taken for the best.
-        latest = score is None and self.best < 0 and ("dice" in values or not self.validation)
-        if better:
-            self.best = score
-        self.record.epoch(values)
-        if better or latest:
-            save_checkpoint(self.out_dir / BEST, self.config, self.task, self.network, {})
-        save_checkpoint(self.out_dir / LAST, self.config, self.task, self.network, self._training_state())
-        line = f"epoch {values['epoch']:>4}  loss {values['loss']:.4f}  {values['seconds']:.1f} s"
-        if score is not None:
-            line += f"  Dice {score:.4f}  " + "  ".join(f"{n} {shown(v, 3)}" for n, v in values["dice"].items())
-        self.record.say(line + ("  (best so far)" if better else ""))
-
-    def _training_state(self) -> dict[str, Any]:
-        return {
-            "epoch": self.epoch,
-            "best": self.best,
-            "studies": self._studies(),
-            "step": self.step.state_dict(),
+        train, epoch, spent = self.config.train, self.epoch + 1, self.spent
+        values: dict[str, Any] = {
+            "epoch": epoch,
+            "step": self.taken,
+            **self.tally.values(),
+            "learning_rate": self.step.learning_rate,
+            "seconds": round(spent["seconds"], 2),
+            "waited_seconds": round(spent["waited_s"], 2),
+            "frames_per_second": round(spent["frames"] / spent["seconds"], 2),
         }
+        if peak := peak_bytes(self.device):
+            values["peak_memory_gb"] = round(peak / GB, 3)
+        pictures = {}
+        if self.validation and (epoch == train.epochs or epoch % train.validate_every == 0):
+            self._save()  # a stop while it validates costs the validation alone
+            verdict = self.validate(self.judged.eval(), self._stop_if_asked)
+            values |= verdict.values
+            pictures = verdict.pictures
+        is_best = self._is_best(values)
+        self.record.epoch(values)
+        for name, picture in pictures.items():
+            self.record.picture(name, picture, self.taken)
+        self.epoch, self.spent = epoch, dict.fromkeys(spent, 0)
+        self.tally.clear()
+        if is_best and self.ranks.is_first:
+            self.files.save_best(self.config, self.task, self.judged)
+        self._save()
+        if "dice" in values:
+            self._sum_up("running")
+        self.record.say(epoch_line(values, seconds_left(self.record.lines, train.epochs), is_best))
+        for line in advice(self.record.lines, self.config):
+            self.record.say(line)
+
+    @contextlib.contextmanager
+    def _summed_up(self) -> Iterator[None]:
+        """Keep summary.json true: while it runs, and however it ends."""
+        self._sum_up("running")
+        try:
+            yield
+        except BaseException as error:
+            with contextlib.suppress(Unet4DError):  # a full disk is told by the error itself
+                self._sum_up("stopped" if isinstance(error, (Stopped, KeyboardInterrupt)) else "failed", str(error))
+            raise
+        self._sum_up("finished")
+
+    def _sum_up(self, state: State, reason: str = "") -> None:
+        write_summary(
+            self.out_dir,
+            state=state,
+            config=self.config,
+            task=self.task,
+            device=self.device,
+            ranks=self.ranks,
+            step=self.taken,
+            lines=self.record.lines,
+            dataset=self.dataset,
+            reason=reason,
+        )
+
+    def _is_best(self, values: dict[str, Any]) -> bool:
+        """Whether this epoch's weights are the best so far; with no score to go by (no study, no foreground) the latest are."""
+        score = values.get("mean_foreground_dice")
+        if score is None:
+            return self.best is None and ("dice" in values or not self.validation)
+        if self.best is not None and score < self.best["mean_foreground_dice"]:
+            return False
+        self.best = {name: values[name] for name in ("epoch", "mean_foreground_dice", "dice")}
+        return True
+
+    def _stop_if_asked(self) -> None:
+        """Keep and leave, all processes at the same step, if one of them was sent a signal."""
+        if self.ranks.any(self.signals.requested is not None):
+            self._save()
+            raise Stopped(
+                f"stopped by {self.signals.requested or 'a signal to another process'} in epoch {self.epoch + 1} after step "
+                f"{self.taken}; nothing is lost; go on with --resume"
+            )
+
+    def _save(self) -> None:
+        """Write the checkpoint that the run can be gone on with from here."""
+        self._noted(self.late.flush())
+        if self.kept == (self.epoch, self.taken) or not self.ranks.is_first:
+            return
+        state = {
+            "epoch": self.epoch,
+            "step": self.taken,
+            "best": self.best,
+            "spent": self.spent,
+            "studies": self._studies(),
+            "optimisation": self.step.state_dict(),
+            "tally": self.tally.state_dict(),
+            "average": self.average.state_dict() if self.average else None,
+            "weights": self.network.state_dict() if self.average else None,
+        }
+        self.files.save_last(self.config, self.task, self.judged, state)
+        self.kept = (self.epoch, self.taken)
 
     def _studies(self) -> list[list[str]]:
         """What is learnt from and validated on, by the studies' cache entries, which change with a file or its label."""
         return [[study.entry for study in studies] for studies in (self.training, self.validation)]
 
-    def _restore(self, saved: dict[str, Any]) -> None:
-        state = saved["training"]
-        differing = sorted(
-            {e for part in state["studies"] for e in part} ^ {e for part in self._studies() for e in part}
-        )
-        if state["studies"] != self._studies():
-            named = f", such as {differing[0]}" if differing else " in another order or part"
-            raise InputError(
-                f"--resume with other studies{named}; wanted those the run was begun with, unchanged; restore them, or give a "
-                "new --out"
-            )
-        self.network.load_state_dict(saved["network"])
-        self.step.load_state_dict(state["step"])
-        self.epoch, self.best = state["epoch"], state["best"]
+
+def _check_studies(before: list[list[str]], now: list[list[str]]) -> None:
+    """Refuse to go on with other studies: every clip of the rest of the run would be another."""
+    if before == now:
+        return
+    differing = sorted({e for part in before for e in part} ^ {e for part in now for e in part})
+    named = f", such as {differing[0]}" if differing else " in another order or part"
+    raise InputError(
+        f"--resume with other studies{named}; wanted those the run was begun with, unchanged; restore them, or give a "
+        "new --out"
+    )
+
+
+def _clips(batch: Batch) -> Clips:
+    return batch.image, batch.label, batch.labelled.tolist()

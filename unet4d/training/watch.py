@@ -9,7 +9,7 @@ from torch import Tensor
 
 from unet4d.config import MemoryConfig
 from unet4d.model.fitting import GB, Fit, described, rungs_from
-from unet4d.model.step import TrainingStep
+from unet4d.model.step import Clips, TrainingStep
 
 SETTLED = 1, 3
 """The peak is that of the steps after the first of these, in which cuDNN tries its algorithms, up to the second."""
@@ -17,6 +17,8 @@ SETTLED = 1, 3
 
 class MemoryWatch:
     """Takes training steps; one that runs out of memory is cut in a leaner way, which changes nothing but time, and taken again.
+
+    One of several processes cannot take a step again, for the others are in the midst of it.
 
     Args:
         step: the training step, cut as `memory` says.
@@ -31,32 +33,33 @@ class MemoryWatch:
     ):
         self.step, self.fit, self.say = step, fit, say
         self.memory, *self.leaner = rungs_from(memory, frames)
+        if step.ranks.size > 1:
+            self.leaner = []
         self.steps = 0
 
-    def __call__(self, image: Tensor, label: Tensor, labelled: Sequence[Sequence[bool]]) -> tuple[Tensor, Tensor]:
-        """Take one step; see `TrainingStep`.
+    def __call__(self, batches: Sequence[Clips], number: int) -> tuple[Tensor, Tensor]:
+        """Take step `number`: the loss and the gradient's norm, scalars on the device; see `TrainingStep.gradients`.
 
         Raises:
             torch.OutOfMemoryError: the leanest way is not lean enough.
         """
-        while (loss := self._tried(image, label, labelled)) is None:
+        while (loss := self._tried(batches, number)) is None:
             pass
         norm = self.step.update()
         self.steps += 1
         if self.fit and self.steps == SETTLED[0]:
-            forget_peak(image.device)
+            forget_peak(self.step.device)
         if self.fit and self.steps == SETTLED[1]:
-            measured, planned = peak_bytes(image.device) / GB, self.fit.planned_bytes / GB
+            measured, planned = peak_bytes(self.step.device) / GB, self.fit.planned_bytes / GB
             self.say(
                 f"memory: planned {planned:.2f} GB, measured {measured:.2f} GB at the peak of steps 2 to {SETTLED[1]}"
             )
         return loss, norm
 
-    def _tried(self, *batch) -> Tensor | None:
+    def _tried(self, batches: Sequence[Clips], number: int) -> Tensor | None:
         """The loss, with gradients; or None, and a leaner way from now on; nothing of the failed one is left to take up memory."""
-        drawn = torch.get_rng_state()
         try:
-            return self.step.gradients(*batch)
+            return self.step.gradients(batches, number)
         except torch.OutOfMemoryError:
             if not self.leaner:
                 raise
@@ -64,16 +67,16 @@ class MemoryWatch:
         self.memory, self.fit = self.leaner.pop(0), None  # the plan was another one's
         self.step.use(self.memory)
         self.step.optimiser.zero_grad(set_to_none=True)
-        torch.set_rng_state(drawn)  # the same channels are dropped
         torch.cuda.empty_cache()
         return None
 
 
 def peak_bytes(device: torch.device) -> int:
-    """The most a GPU's allocator has handed out at once since `forget_peak`."""
-    return torch.cuda.max_memory_allocated(device)
+    """The most a GPU's allocator has handed out at once since `forget_peak`; 0 on a CPU."""
+    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else 0
 
 
 def forget_peak(device: torch.device) -> None:
     """Begin anew to take the peak."""
-    torch.cuda.reset_peak_memory_stats(device)
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)

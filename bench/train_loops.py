@@ -1,0 +1,212 @@
+"""What is compared: the loop of a real run, on batches that are there or from its workers, and a plain loop of the same step."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import io
+import itertools
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from unet4d.config import Config, Precision, triple
+from unet4d.data.cache import CachedStudy, cached_studies
+from unet4d.data.dataset import read_dataset
+from unet4d.data.phantom import write_phantom
+from unet4d.data.sampling import Batch, ClipDataset, loader
+from unet4d.model.checkpoint import Task
+from unet4d.model.clstm_unet import CLSTMUNet
+from unet4d.model.device import autocast, set_tf32
+from unet4d.model.loss import LabelledFramesLoss
+from unet4d.model.optimiser import optimiser
+from unet4d.ranks import Ranks
+from unet4d.resolve import resolved
+from unet4d.training.feed import Feed
+from unet4d.training.record import SilentRecord
+from unet4d.training.trainer import Trainer
+from unet4d.training.watch import MemoryWatch
+
+SEED_STUDIES = 1
+
+
+@dataclass(frozen=True)
+class Job:
+    """A training to measure: phantoms all of whose frames are labelled, preprocessed, and a resolved configuration."""
+
+    out_dir: Path
+    config: Config
+    task: Task
+    studies: list[CachedStudy]
+    device: torch.device
+
+    @classmethod
+    def made(
+        cls, folder: Path, config: Config, device: torch.device, subjects: int, shape: tuple[int, int, int]
+    ) -> Job:
+        """Write the dataset under `folder`; as many frames a study as a clip has, so that no clip is padded."""
+        written = write_phantom(folder / "dataset", subjects, config.data.frames or 1, seed=SEED_STUDIES, shape=shape)
+        dataset = read_dataset(written.parent)
+        config = resolved(config, dataset.training, device)
+        plane = config.data.plane_spacing_mm
+        studies = cached_studies(dataset.training, dataset, config.data, plane, folder / "cache")
+        kinds = dataset.channel_kinds
+        task = Task(dict(dataset.labels), dataset.channel_names, dataset.cyclic, channel_kinds=kinds)
+        return cls(folder / "run", config, task, studies, device)
+
+    def clips(self) -> ClipDataset:
+        """What a run of it learns from, as `Trainer.fit` makes them."""
+        data = self.config.data
+        size = triple(data.patch_size or ())
+        return ClipDataset(self.studies, data, size, self.task.cyclic, self.config.seed, self.task.channel_kinds)
+
+    def batches(self, count: int) -> list[Batch]:
+        """The first batches of the run, where a GPU can fetch them from while it computes."""
+        size = self.config.train.batch_size or 1
+        numbers = [range(i * size, (i + 1) * size) for i in range(count)]
+        return list(loader(self.clips(), numbers, 0, self.device.type == "cuda"))
+
+    def in_precision(self, precision: Precision) -> Job:
+        """The same, computed in another precision."""
+        train = replace(self.config.train, precision=precision)
+        return replace(self, config=replace(self.config, train=train))
+
+    @property
+    def voxel_frames(self) -> int:
+        """Voxels of all frames of the clips of a step."""
+        x, y, z = triple(self.config.data.patch_size or ())
+        return (self.config.train.batch_size or 1) * (self.config.data.frames or 1) * x * y * z
+
+
+class ReadyBatches:
+    """In the place of a run's `Feed`: batches that are there already, again and again."""
+
+    waited_s = 0.0
+
+    def __init__(self, batches: Iterable[Batch]):
+        self._batches = itertools.cycle(batches)
+
+    def next_step(self) -> list[Batch]:
+        """The next one."""
+        return [next(self._batches)]
+
+    def cases(self, step: int) -> list[str]:
+        """Nobody's."""
+        return []
+
+
+class OurLoop:
+    """The steps of a real run, an epoch a turn: `Trainer._take_steps`, with guards, tally, late reading and a bar that is drawn.
+
+    Validation and checkpoints, which come between epochs, are not in it.
+
+    Args:
+        job: what is trained.
+        feed: where batches come from; None: ready ones, `batches`.
+        batches: as for `ReadyBatches`.
+    """
+
+    def __init__(self, job: Job, feed: Feed | None = None, batches: Sequence[Batch] = ()):
+        trainer = Trainer(job.out_dir, job.config, job.task, job.studies, [], job.device)
+        trainer.record, trainer.feed = SilentRecord(), feed or ReadyBatches(batches)  # type: ignore[assignment]
+        trainer.watched = MemoryWatch(trainer.step, trainer.memory, job.config.data.frames or 1, None, print)
+        self.trainer, self.precision = trainer, job.config.train.precision
+
+    def __call__(self) -> None:
+        """Take the steps of an epoch."""
+        set_tf32(self.trainer.device, self.precision)
+        with contextlib.redirect_stderr(_Terminal()):
+            self.trainer._take_steps()
+        self.trainer.epoch += 1
+        self.trainer.tally.clear()
+
+    @property
+    def waiting(self) -> float:
+        """Share of its time that it has waited for batches so far."""
+        spent = self.trainer.spent
+        return spent["waited_s"] / spent["seconds"]
+
+
+class PlainLoop:
+    """Forward, the same loss, backward, AdamW, and nothing else; every frame is labelled, the batches lie on the device.
+
+    Args:
+        network: is copied, as it is set to compute.
+        config: resolved; of it the precision, the optimiser's settings and the steps of a turn.
+        batches: are moved to the device.
+        device: where to compute.
+    """
+
+    def __init__(self, network: CLSTMUNet, config: Config, batches: Iterable[Batch], device: torch.device):
+        self.network, self.device = copy.deepcopy(network).train(), device
+        self.loss, self.optimiser = LabelledFramesLoss(), optimiser(self.network, config.train)
+        self.precision, self.steps = config.train.precision, config.train.steps_per_epoch
+        self._batches = itertools.cycle([(batch.image.to(device), batch.label.to(device)) for batch in batches])
+
+    def __call__(self) -> list[Tensor]:
+        """Take the steps of a turn; gives their losses, on the device."""
+        set_tf32(self.device, self.precision)
+        losses = []
+        for image, label in itertools.islice(self._batches, self.steps):
+            self.optimiser.zero_grad(set_to_none=True)
+            with autocast(self.device, self.precision):
+                logits = self.network(image)
+                loss = self.loss.of(self.loss.sums(logits.flatten(0, 1), label.flatten(0, 1)))
+            loss.backward()
+            self.optimiser.step()
+            losses.append(loss.detach())
+        return losses
+
+
+@contextlib.contextmanager
+def fed_by_workers(job: Job) -> Iterator[OurLoop]:
+    """Our loop on clips that workers make meanwhile, as in a run: a context, in which they live."""
+    steps = range(job.config.train.epochs * job.config.train.steps_per_epoch)
+    with Feed(job.clips(), job.config, steps, Ranks(), job.device.type == "cuda", print) as feed:
+        yield OurLoop(job, feed)
+
+
+def busy_share(run: Callable[[], Any]) -> float:
+    """Share of the wall time of `run` in which one kernel or more ran on the GPU, by torch.profiler's record of their times.
+
+    Copies between host and device are no kernels.
+    """
+    from torch.autograd import DeviceType
+    from torch.profiler import ProfilerActivity, profile
+
+    torch.cuda.synchronize()
+    with profile(activities=[ProfilerActivity.CUDA]) as seen:
+        began = time.perf_counter()
+        run()
+        torch.cuda.synchronize()
+        seconds = time.perf_counter() - began
+    kernels = [
+        (event.time_range.start, event.time_range.end)
+        for event in seen.events() or ()
+        if event.device_type == DeviceType.CUDA
+        and not event.is_user_annotation
+        and not event.name.startswith(("Memcpy", "Memset"))
+    ]
+    return covered(kernels) / 1e6 / seconds
+
+
+def covered(spans: Iterable[tuple[float, float]]) -> float:
+    """The length of what these (start, end) cover together; where they overlap it counts once."""
+    length, reached = 0.0, float("-inf")
+    for start, end in sorted(spans):
+        length += max(0.0, end - max(start, reached))
+        reached = max(reached, end)
+    return length
+
+
+class _Terminal(io.StringIO):
+    """Draws the progress bar for nobody, whether or not the benchmark runs at a terminal."""
+
+    def isatty(self) -> bool:
+        """It says so."""
+        return True

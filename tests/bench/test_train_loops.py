@@ -1,0 +1,147 @@
+"""The benchmark of the training loop at toy sizes: that both loops compute the same, and the arithmetic of what is read off."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+
+import unet4d.model.optimiser
+from bench import train, train_loops
+from bench.__main__ import PARTS, print_table
+from bench.measure import Rounds
+from bench.train import PLAIN, READY, WORKERS, Sizes, overhead_bars, precision_table, step_table
+from bench.train_loops import Job, OurLoop, PlainLoop, covered, fed_by_workers
+
+TOY = Sizes((16, 16, 4), 3, (4, 8), 2, 2, (40, 36, 5), steps=3, rounds=1, workers=0)
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def job(tmp_path_factory) -> Job:
+    """Two phantoms, in float32, the gradient not clipped."""
+    config = train.configured(TOY)
+    config = replace(config, train=replace(config.train, precision="fp32", gradient_clip=0.0))
+    return Job.made(tmp_path_factory.mktemp("bench"), config, CPU, TOY.subjects, TOY.shape)
+
+
+def losses_of(loop: OurLoop) -> list[torch.Tensor]:
+    """The losses of a turn of our loop."""
+    usual, seen = loop.trainer.watched, []
+
+    def watched(batches, number):
+        loss, norm = usual(batches, number)
+        seen.append(loss)
+        return loss, norm
+
+    loop.trainer.watched = watched
+    loop()
+    loop.trainer.watched = usual
+    return seen
+
+
+def test_both_loops_compute_the_same_to_the_bit(job, monkeypatch):
+    """But for the learning rate's schedule, which the plain loop has not."""
+    monkeypatch.setattr(unet4d.model.optimiser, "learning_rate_factor", lambda step, config: 1.0)
+    batches = job.batches(2)
+    ours = OurLoop(job, batches=batches)
+    plain = PlainLoop(ours.trainer.network, job.config, batches, CPU)
+    for _ in range(2):  # of three steps on two batches in turn
+        losses = plain()
+        assert losses == losses_of(ours)
+        assert len(set(map(float, losses))) == 3
+    for one, other in zip(plain.network.parameters(), ours.trainer.network.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_the_batches_that_are_ready_are_those_of_the_run_with_every_frame_labelled(job):
+    with fed_by_workers(job) as fed:
+        for ready in job.batches(2):
+            [made] = fed.trainer.feed.next_step()
+            assert torch.equal(ready.image, made.image)
+            assert torch.equal(ready.label, made.label)
+            assert ready.labelled.all()
+            assert ready.label.any()
+
+
+def test_a_turn_of_our_loop_is_an_epoch_of_a_run_with_its_bar(job, monkeypatch, capsys):
+    drawn = []
+
+    class Kept(train_loops._Terminal):
+        def write(self, text):
+            drawn.append(text)
+            return super().write(text)
+
+    monkeypatch.setattr(train_loops, "_Terminal", Kept)
+    loop = OurLoop(job, batches=job.batches(1))
+    loop()
+    loop()
+    assert (loop.trainer.taken, loop.trainer.epoch) == (2 * TOY.steps, 2)
+    assert loop.trainer.step.learning_rate > 0
+    assert "epoch 2/" in "".join(drawn)
+    assert capsys.readouterr().err == ""
+    assert loop.waiting == 0
+
+
+def test_every_table_is_filled_printed_and_written(capsys):
+    assert "train" in PARTS
+    tables = train.run(replace(TOY, workers=1))
+    assert [row["loop"] for row in tables["step"]] == [PLAIN, READY, WORKERS]
+    assert [row["workers"] for row in tables["step"]] == [0, 0, 1]
+    assert 0 < tables["step"][2]["waiting for batches"] < 1
+    for table in tables.values():
+        print_table(table)
+        assert len({tuple(row) for row in table}) == 1
+    assert "a step in our loop over the same step in a plain one" in capsys.readouterr().out
+    json.dumps(tables, allow_nan=False)
+
+
+def test_a_step_is_its_turn_over_its_steps_and_the_overhead_that_of_the_same_round(job):
+    """3 steps of 2 clips of 3 frames of 16 x 16 x 4 in 0.6 s: 30720 voxel-frames a second."""
+    rounds = Rounds({PLAIN: [0.6, 6.0, 0.3], READY: [0.63, 6.6, 0.306], WORKERS: [1.2, 3.0, 0.9]})
+    rows = step_table(rounds, job, {READY: 0.0, WORKERS: 0.25})
+    assert [row["ms / step"] for row in rows] == pytest.approx([200, 210, 400])
+    assert rows[0]["million voxel-frames / s"] == pytest.approx(2 * 3 * 16 * 16 * 4 / 0.2 / 1e6)
+    assert [row["time over plain"].median for row in rows] == pytest.approx([1, 1.05, 2])
+    assert [row["waiting for batches"] for row in rows] == [None, 0.0, 0.25]
+
+
+@pytest.mark.parametrize(("ratio", "met"), [(1.049, "yes"), (1.06, "no")])
+def test_the_bar_is_that_of_the_loop_with_batches_that_are_there(job, ratio, met):
+    rows = step_table(Rounds({PLAIN: [1.0], READY: [ratio], WORKERS: [3.0]}), job, {})
+    [row] = overhead_bars(rows)
+    assert row["measured"] == pytest.approx(ratio)
+    assert (row["wanted"], row["met"]) == ("<= 1.05", met)
+
+
+def test_what_does_not_fit_is_not_met(job):
+    rows = step_table(Rounds({READY: [1.0]}), job, {})
+    assert overhead_bars(rows)[0]["met"] == "no"
+
+
+def test_a_precision_is_compared_with_fp32(job):
+    rows = precision_table(Rounds({"fp32": [3.0, 3.3], "bf16": [1.0, 1.1]}), job)
+    assert [row["times as fast as fp32"].median for row in rows] == pytest.approx([1, 3])
+    assert [row["ms / step"] for row in rows] == pytest.approx([1050, 350])
+
+
+def test_kernels_that_run_at_the_same_time_count_once():
+    """From 0 to 9 one or more run without a gap, then from 12 to 14.
+
+    #####
+      #####
+       #
+          ###   ##
+    0    5   9  12
+    """
+    assert covered([(0, 5), (2, 7), (6, 9), (12, 14), (3, 4)]) == 9 + 2
+    assert covered([]) == 0
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_its_precisions_and_its_use_are_measured():
+    tables = train.run(TOY)
+    assert [row["precision"] for row in tables["precision"]] == list(train.PRECISIONS)
+    assert all(0 < row["share of time with a kernel running"] <= 1 for row in tables["gpu"])

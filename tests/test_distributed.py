@@ -1,0 +1,198 @@
+"""Several processes train as one: the same losses, the same weights, one run folder, and one end for all."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from processes import run_ranks
+
+import unet4d.training.validation
+from unet4d.errors import InputError, Stopped, ToldElsewhere, Unet4DError
+from unet4d.model.checkpoint import LAST, load_checkpoint
+from unet4d.model.step import TrainingStep
+from unet4d.ranks import Ranks
+from unet4d.train import train
+from unet4d.training.record import LOG
+
+CURVES = ("loss", "gradient_norm", "mean_foreground_dice")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def plain_picture():
+    """Spares the seconds that contours take."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("contour_sheet", "volume_curves"):
+            patch.setattr(unet4d.training.validation, name, lambda *given, **named: np.zeros((8, 8, 3), np.uint8))
+        yield
+
+
+@pytest.fixture(scope="module")
+def config(tiny):
+    """Two epochs of three steps of two batches of four clips, with dropout; one study is held out of three."""
+    made = tiny(epochs=2, steps_per_epoch=3, batch_size=4, accumulate=2, validate_every=1)
+    return replace(made, model=replace(made.model, dropout=0.25))
+
+
+@pytest.fixture(scope="module")
+def alone(phantom, config, tmp_path_factory):
+    """The folder of the run of one process."""
+    return _trained(Ranks(), phantom, tmp_path_factory.mktemp("alone") / "run", config)
+
+
+def _trained(ranks, dataset, run, config, resume=False):
+    train(dataset, run, config, "cpu", resume, ranks=ranks)
+    return run
+
+
+def curves(run) -> np.ndarray:
+    lines = [json.loads(line) for line in (run / LOG).read_text().splitlines()]
+    return np.array([[line[name] for name in CURVES] for line in lines])
+
+
+def weights(run, name: str = LAST) -> dict[str, torch.Tensor]:
+    return load_checkpoint(run / name)["network"]
+
+
+def check_same_run(one, other) -> None:
+    """The same to what adding up in another order changes."""
+    np.testing.assert_allclose(curves(one), curves(other), rtol=2e-4, atol=2e-5)
+    for name, weight in weights(one).items():
+        torch.testing.assert_close(weight, weights(other)[name], rtol=1e-3, atol=2e-4)
+
+
+@pytest.mark.parametrize("size", [2, 3])
+def test_they_learn_what_one_learns_from_the_same_batches(phantom, config, alone, tmp_path, size, capfd):
+    """Three share four clips unevenly, and two or three share one validation study."""
+    run_ranks(size, _trained, phantom, tmp_path / "run", config)
+    check_same_run(tmp_path / "run", alone)
+    told = capfd.readouterr().out
+    assert told.count("epoch 2") == 1, "only the first process speaks"
+    assert f"{size} processes" in told
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == sorted(path.name for path in alone.iterdir())
+
+
+def test_more_validation_studies_than_processes_are_shared_unevenly(phantom, config, tmp_path):
+    held_out = ["phantom001", "phantom003"]
+    chosen = replace(config, data=replace(config.data, held_out=held_out), train=replace(config.train, accumulate=1))
+    runs = [_trained(Ranks(), phantom, tmp_path / "alone", chosen)]
+    run_ranks(3, _trained, phantom, tmp_path / "three", chosen)
+    runs.append(tmp_path / "three")
+    lines = [[json.loads(line)["case_dice"] for line in (run / LOG).read_text().splitlines()] for run in runs]
+    assert [sorted(line) for line in lines[0]] == [sorted(held_out)] * 2
+    for one, other in zip(*lines, strict=True):
+        assert one == pytest.approx(other, abs=2e-3)
+
+
+def _stopped_in_step(ranks, dataset, run, config, number, stop):
+    usual, calls = TrainingStep.update, []
+
+    def stopping(self):
+        calls.append(None)
+        if len(calls) == number:
+            stop(ranks)
+        return usual(self)
+
+    TrainingStep.update = stopping  # of this process alone
+    return _trained(ranks, dataset, run, config)
+
+
+def _signal_second(ranks):
+    if ranks.rank == 1:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _kill_second(ranks):
+    if ranks.rank == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_signal_to_one_stops_all_at_one_step_and_another_number_goes_on(phantom, config, alone, tmp_path):
+    run = tmp_path / "run"
+    ended = run_ranks(2, _stopped_in_step, phantom, run, config, 5, _signal_second, fails=True)
+    assert [type(end) for end in ended] == [Stopped, Stopped]
+    assert load_checkpoint(run / LAST)["training"]["step"] == 5
+    run_ranks(3, _trained_on, phantom, run, config)
+    check_same_run(run, alone)
+
+
+def _trained_on(ranks, dataset, run, config):
+    return _trained(ranks, dataset, run, config, resume=True)
+
+
+def test_a_killed_process_ends_all_and_one_alone_goes_on(phantom, config, alone, tmp_path):
+    run = tmp_path / "run"
+    first, second = run_ranks(2, _stopped_in_step, phantom, run, config, 5, _kill_second, fails=True)
+    assert second is None
+    assert type(first) is Unet4DError
+    assert "lost another one of the 2" in str(first)
+    assert load_checkpoint(run / LAST)["training"]["step"] == 3
+    _trained_on(Ranks(), phantom, run, config)
+    check_same_run(run, alone)
+
+
+def test_a_mistake_is_told_once_and_ends_all(phantom, config, tmp_path):
+    small = replace(config, train=replace(config.train, batch_size=1))
+    ended = run_ranks(2, _trained, phantom, tmp_path / "run", small, fails=True)
+    assert [type(end) for end in ended] == [InputError, ToldElsewhere]
+    assert "--train.batch_size is 1 and 2 processes share it; wanted 2 or more" in str(ended[0])
+    ended = run_ranks(2, _trained, tmp_path, tmp_path / "run", config, fails=True)
+    assert sorted(type(end).__name__ for end in ended) == ["InputError", ToldElsewhere.__name__]
+    assert not (tmp_path / "run").exists()
+
+
+def test_gradients_are_exchanged_once_a_step(phantom, config, tmp_path):
+    """Pins a sync a batch, which gradient accumulation does not need."""
+    [first, _] = run_ranks(2, _counted_exchanges, phantom, tmp_path / "run", config)
+    assert first == 2 * 3  # of two epochs of three steps of two batches
+
+
+def _counted_exchanges(ranks, dataset, run, config):
+    usual, exchanged = TrainingStep.__init__, []
+
+    def hooked(self, *given):
+        usual(self, *given)
+
+        def count(state, bucket):
+            exchanged.append(bucket.is_last())
+            future = torch.distributed.all_reduce(bucket.buffer(), async_op=True).get_future()
+            return future.then(lambda done: done.value()[0] / ranks.size)
+
+        self.loss.register_comm_hook(None, count)
+
+    TrainingStep.__init__ = hooked
+    _trained(ranks, dataset, run, config)
+    return sum(exchanged)
+
+
+@pytest.mark.slow
+def test_torchrun_trains_and_ends_all_when_one_is_killed(phantom, tiny_options, tmp_path):
+    """As a user starts it; the processes find one another, one of them is killed, and the run is gone on with."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    words = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "unet4d", "train"]
+    words += ["--dataset", str(phantom), "--out", str(tmp_path / "run"), *tiny_options, "--train.batch_size", "2"]
+    running = subprocess.Popen(
+        [*words, "--train.epochs", "500"], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    while not (tmp_path / "run" / LAST).exists() and running.poll() is None:
+        time.sleep(0.2)
+    children = subprocess.run(["pgrep", "-P", str(running.pid)], capture_output=True, text=True).stdout.split()
+    os.kill(int(children[-1]), signal.SIGKILL)
+    _, told = running.communicate(timeout=120)
+    assert running.returncode != 0
+    assert "SIGKILL" in told or "lost another one" in told
+    done = subprocess.run(
+        [*words, "--train.epochs", "500", "--resume", "--train.steps_per_epoch", "9"],
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert done.stderr.count("--resume with another configuration: train.steps_per_epoch is 9 and was 2") == 1

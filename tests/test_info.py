@@ -1,0 +1,262 @@
+"""`unet4d info`: runs at every stage, folders of folds and single checkpoints, in words and as JSON."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from unet4d.cli import _parsed
+from unet4d.config import Config, DataConfig, ModelConfig, TrainConfig
+from unet4d.folds import FOLDS
+from unet4d.model.checkpoint import BEST, LAST, PREVIOUS, Task, save_checkpoint
+from unet4d.model.clstm_unet import build_network
+from unet4d.ranks import Ranks
+from unet4d.training.log import LOG
+from unet4d.training.summary import CONFIG, SUMMARY, write_summary
+
+TASK = Task({"background": 0, "wall": 1, "blood": 2}, ("cine MRI",), cyclic=True, held_out=("anna", "ben"))
+
+
+def config(fold: int = 0, lstm_channels: int = 2) -> Config:
+    model = ModelConfig([2, 4], lstm_channels, [(2, 2, 1)], [(3, 3, 1), (3, 3, 3)])
+    train = TrainConfig(epochs=4, steps_per_epoch=5, precision="fp32")
+    return Config(DataConfig(plane_spacing_mm=1.5, patch_size=(8, 8, 4)), model, train, fold=fold)
+
+
+def line(epoch: int, dice: float | None = None) -> dict:
+    found = {"epoch": epoch, "step": 5 * epoch, "loss": 1 / epoch, "seconds": 30.0, "skipped": [{"step": 1}]}
+    return (
+        found
+        if dice is None
+        else found | {"mean_foreground_dice": dice, "dice": {"wall": dice - 0.1, "blood": dice + 0.1}}
+    )
+
+
+def checkpoint(path: Path, training: dict, made: Config) -> None:
+    network = build_network(made.model, 1, 3)
+    save_checkpoint(path, made, TASK, network, training)
+
+
+def made_run(
+    run: Path, epochs: int = 4, state: str | None = "finished", best: float = 0.8, made: Config | None = None, **about
+) -> Path:
+    """A run of so many epochs, validated after every second one, the last time not as well as before."""
+    made = made or config()
+    run.mkdir(parents=True, exist_ok=True)
+    (run / CONFIG).write_text(yaml.safe_dump(made.as_dict(), sort_keys=False))
+    log = [line(epoch, {2: best, 4: best - 0.2}.get(epoch)) for epoch in range(1, epochs + 1)]
+    (run / LOG).write_text("".join(json.dumps(one) + "\n" for one in log))
+    for name, epoch in ((LAST, epochs), (PREVIOUS, epochs - 1)):
+        if epoch > 0:
+            checkpoint(run / name, {"epoch": epoch, "step": 5 * epoch}, made)
+    if epochs >= 2:
+        checkpoint(run / BEST, {}, made)
+    if state:
+        where = {"config": made, "task": TASK, "device": torch.device("cpu"), "ranks": Ranks()}
+        write_summary(run, state=state, step=5 * epochs, lines=log, **where, **about)
+    return run
+
+
+@pytest.fixture
+def known(command):
+    """What `unet4d info PATH --json` gives."""
+
+    def asked(path: Path) -> dict:
+        done = command("info", path, "--json")
+        assert (done.code, done.error) == (0, "")
+        return json.loads(done.told)
+
+    return asked
+
+
+def check_command(words: str, verb: str) -> list[str]:
+    """The command parses once it is given what it leaves to the user; gives its words."""
+    parts = shlex.split(words)
+    assert parts[:2] == ["unet4d", verb]
+    assert _parsed(parts[1:])[0] == verb
+    return parts
+
+
+def test_a_finished_run(known, command, tmp_path):
+    run = made_run(tmp_path / "run")
+    found = known(run)
+    assert (found["state"], found["epochs"], found["seconds"]) == ("finished", {"done": 4, "of": 4}, 120.0)
+    assert found["best"] == {"epoch": 2, "mean_foreground_dice": 0.8, "dice": {"wall": 0.8 - 0.1, "blood": 0.8 + 0.1}}
+    assert found["losses"] == {"1": 1.0, "2": 0.5, "3": 1 / 3, "4": 0.25}
+    assert found["skipped_steps"] == 4
+    assert found["held_out"] == ["anna", "ben"]
+    places = {name: (one["state"], one["epoch"], one["step"]) for name, one in found["checkpoints"].items()}
+    assert places == {BEST: ("whole", None, None), LAST: ("whole", 4, 20), PREVIOUS: ("whole", 3, 15)}
+    assert all(one["bytes"] == (run / name).stat().st_size for name, one in found["checkpoints"].items())
+    assert check_command(found["go_on"], "predict")[2] == str(run)
+    assert found["summary"] == json.loads((run / SUMMARY).read_text())
+
+    told = command("info", run).told
+    lines = told.splitlines()
+    assert lines[0].startswith(f"{run}: finished, last written ")
+    assert len(lines) <= 24, "a screenful"
+    assert all(len(one) <= 120 for one in lines if "go on" not in one and str(run) not in one)
+    for words in ("4 of 4 epochs in 0:02:00; 4 steps skipped", "0.8000 in epoch 2: wall 0.700, blood 0.900", "bidirectional",
+                  "1.0000 0.5000 0.3333 0.2500 (epochs 1 to 4)", "fold 0: anna, ben", found["go_on"]):  # fmt: skip
+        assert words in told
+
+
+def test_settings_other_than_the_defaults_and_those_the_defaults_leave_open(known, tmp_path):
+    found = known(made_run(tmp_path / "run"))
+    assert found["set"] == {
+        "model.channels": [2, 4],
+        "train.epochs": 4,
+        "train.steps_per_epoch": 5,
+        "train.precision": "fp32",
+    }
+    assert found["settled"] == {
+        "data.plane_spacing_mm": 1.5,
+        "data.patch_size": [8, 8, 4],
+        "model.lstm_channels": 2,
+        "model.strides": [[2, 2, 1]],
+        "model.kernel_size": [[3, 3, 1], [3, 3, 3]],
+    }
+
+
+@pytest.mark.parametrize("state", ["stopped", "failed", "running"])
+def test_a_run_that_is_not_finished_says_how_it_goes_on(known, command, tmp_path, state):
+    run = made_run(tmp_path / "my run", 3, state, dataset=tmp_path / "my hearts", reason="SIGTERM")
+    found = known(run)
+    assert (found["state"], found["reason"]) == (state, "SIGTERM")
+    words = check_command(found["go_on"], "train")
+    assert words[2:] == ["--dataset", str(tmp_path / "my hearts"), "--out", str(run), "--resume"]
+    told = command("info", run).told
+    assert found["go_on"] in told.splitlines()[-1], "in one line, to be copied"
+    assert ("unless it was killed" in told) == (state == "running")
+
+
+@pytest.mark.parametrize(("epochs", "state"), [(4, "finished"), (3, "unfinished")])
+def test_a_run_of_an_older_version_has_no_summary(known, command, tmp_path, epochs, state):
+    run = made_run(tmp_path / "run", epochs, state=None)
+    found = known(run)
+    assert (found["state"], found["summary"], found["held_out"]) == (state, None, ["anna", "ben"])
+    assert found["go_on"].startswith("unet4d predict" if epochs == 4 else "unet4d train --dataset DATASET")
+    assert state in command("info", run).told
+
+
+def test_a_run_that_has_just_begun(known, command, tmp_path):
+    run = made_run(tmp_path / "run", 0, "running")
+    found = known(run)
+    assert (found["checkpoints"], found["best"], found["losses"], found["model"]) == ({}, None, {}, None)
+    words = check_command(found["go_on"], "train")
+    assert words[-2:] == ["--config", str(run / CONFIG)]
+    assert "none yet" in command("info", run).told
+
+
+def test_a_damaged_checkpoint_is_told_and_the_one_before_goes_on(known, command, tmp_path):
+    run = made_run(tmp_path / "run", 3, "failed")
+    whole = (run / LAST).read_bytes()
+    (run / LAST).write_bytes(whole[: len(whole) // 2])
+    found = known(run)
+    assert "damaged" in found["checkpoints"][LAST]["state"]
+    assert found["checkpoints"][LAST]["epoch"] is None
+    assert found["go_on"].endswith("--resume")
+    assert "truncated, damaged" in command("info", run).told
+    (run / PREVIOUS).unlink()
+    assert "--resume" not in known(run)["go_on"]
+
+
+def test_a_log_that_is_being_written_is_read_as_far_as_it_goes(known, tmp_path):
+    run = made_run(tmp_path / "run", 3, "running")
+    with open(run / LOG, "a") as log:
+        log.write('{"epoch": 4, "st')
+    assert known(run)["epochs"] == {"done": 3, "of": 4}
+
+
+def test_without_its_config_a_run_goes_by_a_checkpoint(known, tmp_path):
+    run = made_run(tmp_path / "run")
+    whole = known(run)
+    (run / CONFIG).unlink()
+    assert known(run)["settled"] == whole["settled"]
+
+
+@pytest.mark.parametrize(("name", "verdict"), [(LAST, "whole, "), (BEST, "whole, ")])
+def test_a_checkpoint_file(known, command, tmp_path, name, verdict):
+    path = made_run(tmp_path / "run", made=config(lstm_channels=0)) / name
+    found = known(path)
+    assert (found["epoch"], found["step"]) == ((4, 20) if name == LAST else (None, None))
+    assert found["model"]["labels"] == TASK.labels
+    assert found["model"]["weights"] == sum(
+        one.numel() for one in build_network(config(lstm_channels=0).model, 1, 3).parameters()
+    )
+    assert check_command(found["go_on"], "predict")[2] == str(path)
+    told = command("info", path).told
+    assert told.startswith(f"{path}: {verdict}")
+    assert "frame-wise twin" in told
+    assert "wall, blood" in told
+
+
+def test_folds_have_a_line_each_with_mean_and_deviation(known, command, tmp_path):
+    for fold, best in enumerate((0.6, 0.8)):
+        state = ("finished", "running")[fold]
+        made_run(tmp_path / f"fold_{fold}", 4 - fold, state, best, config(fold), dataset=tmp_path / "hearts")
+    (tmp_path / FOLDS).write_text(json.dumps({"folds": 5, "seed": 0, "held_out": {}}))
+    (tmp_path / CONFIG).write_text("fold: all\n")  # beside them, as train --fold all leaves them
+    (tmp_path / SUMMARY).write_text(json.dumps({"folds": 5}))
+    found = known(tmp_path)
+    assert list(found["runs"]) == ["0", "1"]
+    assert found["of"] == 5
+    over = found["best"]["over"]["mean_foreground_dice"]
+    assert (over["mean"], over["std"], over["n"]) == (pytest.approx(0.7), pytest.approx(0.02**0.5), 2)
+    told = command("info", tmp_path).told.splitlines()
+    assert "2 of 5 folds" in told[0]
+    assert [one.split()[:4] for one in told[2:4]] == [
+        ["0", "finished", "4/4", "0.6000"],
+        ["1", "running", "3/4", "0.8000"],
+    ]
+    assert told[4].startswith("mean ± deviation of 2: 0.700 ± 0.141  wall 0.600 ± 0.141")
+    words = check_command(found["go_on"], "train")
+    assert words[2:] == ["--dataset", str(tmp_path / "hearts"), "--out", str(tmp_path), "--fold", "all", "--resume"]
+
+
+def test_folds_that_are_all_finished_predict_together(known, tmp_path):
+    for fold in range(2):
+        made_run(tmp_path / f"fold_{fold}", made=config(fold))
+    assert check_command(known(tmp_path)["go_on"], "predict")[2] == str(tmp_path)
+    (tmp_path / FOLDS).write_text(json.dumps({"folds": 3}))
+    assert known(tmp_path)["go_on"].endswith("--resume"), "the third one is not begun"
+
+
+def test_folds_of_which_none_is_begun(known, tmp_path):
+    (tmp_path / FOLDS).write_text(json.dumps({"folds": 5}))
+    (tmp_path / CONFIG).write_text("fold: all\n")
+    found = known(tmp_path)
+    assert (found["runs"], found["of"]) == ({}, 5)
+    assert check_command(found["go_on"], "train")[2:4] == ["--dataset", "DATASET"]
+
+
+def test_folds_without_a_score_have_no_mean(known, command, tmp_path):
+    made_run(tmp_path / "fold_0", 1, "running")
+    assert known(tmp_path)["best"] is None
+    assert "mean" not in command("info", tmp_path).told
+
+
+def test_what_is_no_run_is_told(command, tmp_path):
+    (tmp_path / "notes.txt").write_text("no checkpoint")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / CONFIG).write_text("- a\n- b\n")
+    for path, words in (
+        (tmp_path / "nothing", "is missing; wanted a run's folder"),
+        (tmp_path, "holds no run; wanted a run's folder"),
+        (tmp_path / "notes.txt", "no checkpoint; wanted a whole checkpoint"),
+        (tmp_path / "run", "holds no settings"),
+    ):
+        done = command("info", path)
+        assert done.code == 2
+        assert str(path) in done.line
+        assert words in done.line
+    (tmp_path / "run" / CONFIG).write_text("a: [")
+    assert "config.yaml cannot be read" in command("info", tmp_path / "run").line
+    (tmp_path / "run" / CONFIG).write_text("seed: 1\n")
+    (tmp_path / "run" / SUMMARY).write_text("[]")
+    assert "summary.json" in command("info", tmp_path / "run").line

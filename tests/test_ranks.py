@@ -1,0 +1,99 @@
+"""Several processes agree, share and fail together; alone, each of these is nothing at all."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+
+import pytest
+import torch
+from processes import run_ranks
+
+from unet4d.errors import InputError, ToldElsewhere, Unet4DError
+from unet4d.ranks import Ranks, joined
+
+
+@pytest.mark.parametrize("count", [3, 4, 7, 8])
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_shares_are_side_by_side_and_differ_by_one_at_most(count, size):
+    shares = [Ranks(rank, size).share(count) for rank in range(size)]
+    assert [place for share in shares for place in share] == list(range(count))
+    assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
+def test_alone_there_is_nothing_to_exchange(monkeypatch):
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    sums = torch.ones(2, requires_grad=True)
+    with joined() as ranks:
+        assert (ranks, ranks.is_first) == (Ranks(), True)
+        assert (ranks.any(True), ranks.any(False)) == (True, False)
+        assert (ranks.gathered("a"), ranks.from_first(lambda: 3), ranks.in_turn(lambda: 4)) == (["a"], 3, 4)
+        assert ranks.total(sums) is sums
+
+
+def _exchanges(ranks: Ranks) -> dict:
+    order: list[int] = []
+    own = torch.tensor([1.0 + ranks.rank, 2.0], requires_grad=True)
+    total = ranks.total(own)
+    (total**2).sum().backward()
+    first = ranks.in_turn(lambda: order.append(ranks.rank) or time.monotonic())
+    return {
+        "any": [ranks.any(ranks.rank == k) for k in range(4)],
+        "gathered": ranks.gathered(ranks.rank * 10),
+        "from_first": ranks.from_first(lambda: f"made by {ranks.rank}"),
+        "total": total.tolist(),
+        "gradient": own.grad.tolist(),
+        "time": first,
+    }
+
+
+@pytest.mark.parametrize("size", [2, 3])
+def test_what_they_exchange(size):
+    answers = run_ranks(size, _exchanges)
+    total = [float(sum(range(1, size + 1))), 2.0 * size]
+    for rank, answer in enumerate(answers):
+        assert answer["any"] == [k < size for k in range(4)]
+        assert answer["gathered"] == [10 * k for k in range(size)]
+        assert answer["from_first"] == "made by 0"
+        assert answer["total"] == total
+        assert answer["gradient"] == [2 * value for value in total]  # of its own part, as if the others' were constants
+        assert rank == 0 or answer["time"] > answers[0]["time"]
+
+
+def _fails(ranks: Ranks, exchange: str, culprit: int) -> None:
+    def make() -> int:
+        if ranks.rank == culprit:
+            raise InputError("no such study")
+        return 1
+
+    getattr(ranks, exchange)(make)
+
+
+@pytest.mark.parametrize(("exchange", "culprit"), [("from_first", 0), ("in_turn", 0), ("in_turn", 1)])
+def test_one_fails_with_its_reason_and_the_others_leave_in_silence_with_its_code(exchange, culprit):
+    answers = run_ranks(2, _fails, exchange, culprit, fails=True)
+    assert type(answers[culprit]) is InputError
+    assert type(answers[1 - culprit]) is ToldElsewhere
+    assert answers[1 - culprit].exit_code == InputError.exit_code
+
+
+def _dies(ranks: Ranks) -> None:
+    if ranks.rank == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    for _ in range(10**6):
+        ranks.any(False)
+
+
+def test_a_process_that_dies_is_told_of_by_the_others():
+    first, second = run_ranks(2, _dies, fails=True)
+    assert second is None
+    assert type(first) is Unet4DError
+    assert "process 0 lost another one of the 2 of this training" in str(first)
+
+
+def test_half_an_environment_is_refused(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.delenv("RANK", raising=False)
+    with pytest.raises(InputError, match=r"WORLD_SIZE is 2 and RANK is not set; .* torchrun"), joined():
+        pass

@@ -1,0 +1,174 @@
+"""What docs/training.md says is true: commands parse, files, messages and settings are there, scripts do as they say."""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import shlex
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+import torch.distributed.run
+
+from unet4d.cli import INTERRUPTED, _parsed
+from unet4d.config import Config
+from unet4d.errors import InputError, Stopped, Unet4DError
+from unet4d.train import MAY_CHANGE_ON_RESUME
+
+ROOT = Path(__file__).parent.parent
+PAGE = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
+SCRIPTS = re.findall(r"```sh\n(.*?)```", PAGE, re.S)
+SHOWN = [*re.findall(r"^    (.+)$", PAGE, re.M), *re.sub(r"\\\n\s*", "", "".join(SCRIPTS)).splitlines()]
+STARTS = ("unet4d ", "torchrun ", "srun torchrun ")
+COMMANDS = sorted({re.sub(r"\s+#.*|\s&$", "", line) for line in SHOWN if line.startswith(STARTS)})
+"""Of indented examples and of scripts; a script's line that is continued is one."""
+RUN_FILES = PAGE.split("## What is written")[1].split("## ")[0]
+MESSAGES = re.findall(r"^\| `([^`]+)` \|", PAGE.split("## What it tells you")[1].split("## ")[0], re.M)
+
+
+@pytest.fixture
+def empty(tmp_path, monkeypatch) -> Path:
+    """A folder with what the commands name."""
+    (tmp_path / "plan.yaml").write_text("train: {epochs: 3}\n")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_the_commands_of_a_training_are_shown():
+    assert {line.partition("unet4d ")[2].split()[0] for line in COMMANDS} == {"train", "info", "predict", "evaluate"}
+    assert sum("torchrun" in line for line in COMMANDS) == 4
+    assert sum(line.endswith("$resume") for line in COMMANDS) == 2
+
+
+@pytest.mark.parametrize("line", COMMANDS)
+def test_a_command_parses(line, empty):
+    before, _, after = line.replace("$resume", "--resume").partition("unet4d ")
+    words = shlex.split(after)
+    assert _parsed(words)[0] == words[0]
+    if before:
+        given = shlex.split(before.removeprefix("srun "))[1:]
+        parsed = torch.distributed.run.get_args_parser().parse_args([*given, "unet4d", *words])
+        assert parsed.module
+        assert parsed.nproc_per_node == "4"
+        assert parsed.training_script == "unet4d"
+        assert parsed.training_script_args == words
+
+
+def test_the_files_of_a_run_are_those_it_names(trained):
+    named = set(re.findall(r"^\| `([\w.]+)/?` \|", RUN_FILES, re.M))
+    assert named == {path.name for path in trained.iterdir()}
+
+
+def strings_of(path: Path) -> str:
+    """The text that a source holds in its strings, an ellipsis for what is filled in, a line a string."""
+    found = []
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.JoinedStr):
+            found.append("".join(str(p.value) if isinstance(p, ast.Constant) else "…" for p in node.values))
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            found.append(node.value)
+    return "\n".join(found)
+
+
+SOURCES = "\n".join(strings_of(path) for path in (ROOT / "unet4d").rglob("*.py"))
+
+
+@pytest.mark.parametrize("message", MESSAGES)
+def test_a_message_is_one_of_the_program(message):
+    """Its pieces, in this order, within one string; where a string is made of several, in any."""
+    pieces = [piece.strip(" ,;:") for piece in message.split("…")]
+    missing = [piece for piece in pieces if piece not in SOURCES]
+    assert not missing
+
+
+def test_many_messages_are_explained():
+    assert len(MESSAGES) >= 15
+
+
+def test_exit_codes_are_those_of_the_program():
+    codes = set(map(int, re.findall(r"^\| (\d+) \|", PAGE, re.M)))
+    assert codes == {0, Unet4DError.exit_code, InputError.exit_code, Stopped.exit_code, INTERRUPTED}
+
+
+def test_what_may_change_on_resume_is_all_there():
+    listed = PAGE.split("These alone may change:")[1].split("\n\n")[0].split("\n|")[0]
+    named = re.findall(r"`([\w.]+)`", listed)
+    assert sorted(named) == sorted(name.rstrip(".") for name in MAY_CHANGE_ON_RESUME)
+
+
+def test_every_setting_it_names_is_one():
+    config = Config().as_dict()
+    sections = "|".join(name for name, value in config.items() if isinstance(value, dict))
+    named = re.findall(rf"`({sections})\.(\w+)`", PAGE)
+    assert len(named) > 10
+    assert [f"{section}.{name}" for section, name in named if name not in config[section]] == []
+
+
+def test_links_lead_somewhere():
+    links = [link.split("#")[0] for link in re.findall(r"\]\(([^)]+)\)", PAGE)]
+    assert links
+    assert [link for link in links if not (ROOT / "docs" / link).exists()] == []
+
+
+def stand_in(folder: Path, name: str, body: str) -> None:
+    (folder / "bin").mkdir(exist_ok=True)
+    path = folder / "bin" / name
+    path.write_text(f"#!/bin/bash\n{body}\n")
+    path.chmod(0o755)
+
+
+def started(folder: Path, script: str) -> subprocess.Popen:
+    environment = os.environ | {
+        "PATH": f"{folder / 'bin'}:{os.environ['PATH']}", "SLURM_JOB_ID": "7", "SLURM_NNODES": "2",
+        "SLURM_JOB_NODELIST": "a[1-2]",
+    }  # fmt: skip
+    return subprocess.Popen(["bash", "-c", script], cwd=folder, env=environment)
+
+
+SCONTROL = 'case $1 in show) echo node1; echo node2;; *) echo "$@" >> scontrol.txt;; esac'
+
+
+@pytest.mark.parametrize(("code", "requeued"), [(0, False), (1, False), (2, False), (75, True)])
+def test_the_script_of_one_machine_puts_a_stopped_job_back(tmp_path, code, requeued):
+    stand_in(tmp_path, "scontrol", SCONTROL)
+    stand_in(tmp_path, "unet4d", f'echo "$@" > given.txt; exit {code}')
+    assert started(tmp_path, SCRIPTS[0]).wait(30) == code
+    assert (tmp_path / "scontrol.txt").exists() == requeued
+    assert (tmp_path / "given.txt").read_text() == "train --dataset DATASET --out RUN --config plan.yaml\n"
+
+
+def test_the_script_of_one_machine_hands_the_signal_on_and_resumes(tmp_path):
+    (tmp_path / "RUN").mkdir()
+    (tmp_path / "RUN" / "checkpoint_last.pt").touch()
+    stand_in(tmp_path, "scontrol", SCONTROL)
+    stopping = (
+        "trap 'stop=1' TERM; echo \"$@\" > given.txt; while [ -z $stop ]; do sleep 0.05; done; sleep 0.3; exit 75"
+    )
+    stand_in(tmp_path, "unet4d", stopping)
+    job = started(tmp_path, SCRIPTS[0])
+    while not (tmp_path / "given.txt").exists():
+        time.sleep(0.02)
+    time.sleep(0.1)
+    job.send_signal(signal.SIGTERM)
+    assert job.wait(30) == 75
+    assert (tmp_path / "scontrol.txt").read_text() == "requeue 7\n"
+    assert (tmp_path / "given.txt").read_text().endswith(" --resume\n")
+
+
+@pytest.mark.parametrize(
+    ("state", "code", "requeued"), [("stopped", 1, True), ("failed", 1, False), ("finished", 0, False)]
+)
+def test_the_script_of_several_machines_puts_a_stopped_job_back(tmp_path, state, code, requeued):
+    """torchrun ends with 1 whatever its processes end with; the run's summary tells."""
+    (tmp_path / "RUN").mkdir()
+    (tmp_path / "RUN" / "summary.json").write_text(f'{{\n "state": "{state}"\n}}\n')
+    stand_in(tmp_path, "scontrol", SCONTROL)
+    stand_in(tmp_path, "srun", f'echo "$@" > given.txt; exit {code}')
+    assert started(tmp_path, SCRIPTS[1]).wait(30) == code
+    assert (tmp_path / "scontrol.txt").exists() == requeued
+    assert "--rdzv-endpoint node1:29500" in (tmp_path / "given.txt").read_text()
+    assert "--nnodes 2" in (tmp_path / "given.txt").read_text()

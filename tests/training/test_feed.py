@@ -1,0 +1,411 @@
+"""The feed gives each rank its clips, says what its workers died of, and uses no more of them than shared memory has room for."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from unet4d.config import Config, DataConfig, TrainConfig
+from unet4d.data.cache import CachedStudy
+from unet4d.data.sampling import ClipDataset
+from unet4d.errors import InputError, Unet4DError
+from unet4d.ranks import Ranks
+from unet4d.training import feed as feed_module
+from unet4d.training.feed import Feed
+
+PATCH = (8, 6, 4)
+SILENT: list[str] = []
+ALONE = Ranks()
+
+
+@pytest.fixture(autouse=True)
+def no_worker_is_left():
+    before = set(multiprocessing.active_children())
+    yield
+    assert set(multiprocessing.active_children()) <= before
+
+
+def study(case: str) -> CachedStudy:
+    rng = np.random.default_rng(ord(case))
+    image, label = rng.random((1, 5, 12, 10, 5), dtype=np.float32), np.ones((2, 12, 10, 5), np.uint8)
+    return CachedStudy(case, image, label, (1, 4), np.array([[0, 1, 5, 5, 2], [1, 1, 5, 5, 2]], np.int32), (1, 1, 8))
+
+
+def clips(kind: type[ClipDataset] = ClipDataset, studies=None) -> ClipDataset:
+    return kind(studies or [study(c) for c in "abcde"], DataConfig(frames=3, augmentation="off"), PATCH, True, 0)
+
+
+def config(workers: int = 0, batch_size: int = 4, accumulate: int = 1, steps_per_epoch: int = 10) -> Config:
+    train = TrainConfig(epochs=10**6, steps_per_epoch=steps_per_epoch, batch_size=batch_size, accumulate=accumulate)
+    return Config(DataConfig(patch_size=PATCH, frames=3, workers=workers), train=train)
+
+
+def fed(
+    kind: type[ClipDataset] = ClipDataset, steps: range = range(20), ranks: Ranks = ALONE, say=SILENT.append, **loop
+) -> Feed:
+    return Feed(clips(kind), config(**loop), steps, ranks, False, say)
+
+
+# which clips
+
+
+def test_a_step_has_the_clips_of_its_number_and_ranks_share_them():
+    alone, numbered = [], clips()
+    with fed(steps=range(3, 7), accumulate=2) as feed:
+        alone = [feed.next_step() for _ in range(4)]
+    for at, step in enumerate(range(3, 7)):
+        assert len(alone[at]) == 2
+        for a, batch in enumerate(alone[at]):
+            wanted = [numbered[(step * 2 + a) * 4 + i] for i in range(4)]
+            assert torch.equal(batch.image, torch.stack([clip.image for clip in wanted]))
+            assert batch.cases == tuple(clip.case for clip in wanted)
+    for size in (2, 3):
+        shares = []
+        for rank in range(size):
+            with fed(steps=range(3, 7), accumulate=2, ranks=Ranks(rank, size)) as feed:
+                shares.append([feed.next_step() for _ in range(4)])
+        for at in range(4):
+            for a in range(2):
+                parts = [share[at][a] for share in shares]
+                assert torch.equal(torch.cat([part.image for part in parts]), alone[at][a].image)
+                assert sum((part.cases for part in parts), ()) == alone[at][a].cases
+
+
+def test_the_cases_of_a_step_are_those_of_all_its_clips_each_once():
+    with fed(accumulate=2, ranks=Ranks(1, 2)) as feed, fed(accumulate=2) as alone:
+        for step in range(6):
+            seen = [case for batch in alone.next_step() for case in batch.cases]
+            assert feed.cases(step) == list(dict.fromkeys(seen))
+            assert len(seen) == 8 > len(feed.cases(step))
+
+
+def test_a_run_of_ten_million_steps_begins_at_once():
+    began = time.perf_counter()
+    with fed(steps=range(5, 10**7), workers=1) as feed:
+        assert len(feed.next_step()) == 1
+    assert time.perf_counter() - began < 5
+
+
+def test_workers_change_no_batch_and_leave_the_global_generator_alone():
+    torch.manual_seed(3)
+    before = torch.get_rng_state()
+    with fed(workers=2) as two, fed() as none:
+        for _ in range(5):
+            (one,), (other,) = two.next_step(), none.next_step()
+            assert torch.equal(one.image, other.image)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+class Slow(ClipDataset):
+    def __getitem__(self, number: int):
+        time.sleep(0.02)
+        return super().__getitem__(number)
+
+
+def test_the_wait_for_batches_is_counted_and_no_other_time():
+    with fed(Slow) as feed:
+        assert feed.waited_s == 0
+        feed.next_step()
+        waited = feed.waited_s
+        assert 0.08 <= waited < 2
+        time.sleep(0.1)
+        assert feed.waited_s == waited
+
+
+# what became of a worker
+
+
+def workers() -> list[int]:
+    return [process.pid for process in multiprocessing.active_children() if process.pid]
+
+
+def run(feed: Feed, do=lambda: None, steps: int = 20) -> None:
+    """Take the feed's steps, and do this after the first."""
+    with feed:
+        feed.next_step()
+        do()
+        for _ in range(steps - 1):
+            feed.next_step()
+
+
+def failure(feed: Feed, do=lambda: None, steps: int = 20) -> Unet4DError:
+    """What comes of it."""
+    with pytest.raises(Unet4DError) as caught:
+        run(feed, do, steps)
+    assert "\n" not in str(caught.value)
+    return caught.value
+
+
+def test_a_killed_worker_is_told_with_what_it_usually_means():
+    killed: list[int] = []
+
+    def kill() -> None:
+        killed.append(workers()[0])
+        os.kill(killed[0], signal.SIGKILL)
+        time.sleep(0.5)  # the news comes wherever the main process is
+
+    feed = fed(workers=2, steps_per_epoch=1)
+    assert str(failure(feed, kill)) == (
+        f"a worker that makes batches (process {killed[0]}) was killed, most often by the system for want of memory; free memory, "
+        "or lower data.workers, now 2; then go on with --resume"
+    )
+
+
+def test_before_the_first_checkpoint_there_is_nothing_to_go_on_with():
+    def kill() -> None:
+        os.kill(workers()[0], signal.SIGKILL)
+
+    assert str(failure(fed(workers=1), kill)).endswith("then start it again, for no epoch is done yet")
+    assert str(failure(fed(workers=1, steps=range(10, 30)), kill)).endswith("then go on with --resume")
+
+
+class BusError(ClipDataset):
+    def __getitem__(self, number: int):
+        if number >= 12:
+            os.kill(os.getpid(), signal.SIGBUS)
+        return super().__getitem__(number)
+
+
+class Exit(ClipDataset):
+    def __getitem__(self, number: int):
+        if number >= 12:
+            os._exit(3)
+        return super().__getitem__(number)
+
+
+class Segfault(ClipDataset):
+    def __getitem__(self, number: int):
+        if number >= 12:
+            os.kill(os.getpid(), signal.SIGSEGV)
+        return super().__getitem__(number)
+
+
+class NoSharedMemory(ClipDataset):
+    def __getitem__(self, number: int):
+        if number >= 12:
+            raise RuntimeError(
+                "unable to allocate shared memory(shm) for file </torch_7_1>: No space left on device (28)"
+            )
+        return super().__getitem__(number)
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        (
+            BusError,
+            "found /dev/shm full; raise it (docker run --ipc=host, or with a larger --shm-size), or lower data.",
+        ),
+        (NoSharedMemory, "found /dev/shm full"),
+        (Exit, "ended unexpectedly; it may have said why above, and --data.workers 0 shows the error itself; then"),
+        (Segfault, "was ended by the signal SIGSEGV; if nobody sent it, lower data.workers, now 1; then start"),
+    ],
+)
+def test_what_a_worker_died_of_is_named(kind, words):
+    assert words in str(failure(fed(kind, workers=1)))
+
+
+class Hanging(ClipDataset):
+    def __getitem__(self, number: int):
+        if number >= 12:
+            time.sleep(600)
+        return super().__getitem__(number)
+
+
+def test_a_worker_that_hangs_is_told_and_killed(monkeypatch):
+    monkeypatch.setattr(feed_module, "PATIENCE_S", 0.1)
+    monkeypatch.setattr(feed_module, "TRIES", 5)
+    monkeypatch.setattr("torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL", 0.2)  # how long it is asked to leave
+    began = time.perf_counter()
+    text = str(failure(fed(Hanging, workers=1)))
+    assert (
+        "no batch came for 0.5 s: a worker that makes batches hangs, most often on a disk that does not answer" in text
+    )
+    assert 0.5 <= time.perf_counter() - began < 10
+
+
+class Wrong(ClipDataset):
+    error: Exception = InputError("study.nii.gz has 3 frames; wanted 4; correct it")
+
+    def __getitem__(self, number: int):
+        if number >= 12:
+            raise self.error from KeyError("frames")
+        return super().__getitem__(number)
+
+
+@pytest.mark.parametrize("count", [0, 1])
+@pytest.mark.parametrize("kind", [InputError, Unet4DError])
+def test_an_error_of_ours_in_a_worker_is_itself_in_one_line(monkeypatch, kind, count):
+    monkeypatch.setattr(Wrong, "error", kind("study.nii.gz: has 3 frames; wanted 4; correct it"))
+    caught = failure(fed(Wrong, workers=count))
+    assert type(caught) is kind
+    assert str(caught).startswith("study.nii.gz: has 3 frames; wanted 4; correct it")
+    assert str(caught).endswith(
+        "correct it" if count == 0 else "correct it; then start it again, for no epoch is done yet"
+    )
+
+
+@pytest.mark.parametrize("count", [0, 1])
+def test_a_mistake_of_the_program_keeps_its_trace(monkeypatch, count):
+    monkeypatch.setattr(Wrong, "error", IndexError("index 7 is out of bounds"))
+    with pytest.raises(IndexError, match="index 7 is out of bounds") as caught:
+        run(fed(Wrong, workers=count))
+    assert caught.value is Wrong.error if count == 0 else "in __getitem__" in str(caught.value)
+
+
+def test_errors_that_are_none_of_the_workers_pass_as_they_are():
+    def fail() -> None:
+        raise error
+
+    error = torch.OutOfMemoryError("CUDA out of memory")
+    with pytest.raises(torch.OutOfMemoryError) as caught:
+        run(fed(workers=1), fail)
+    assert caught.value is error
+
+
+def mapped(root: Path, case: str) -> CachedStudy:
+    """A study as the cache gives it."""
+    (root / case).mkdir()
+    one = study(case)
+    arrays = {}
+    for name in ("image", "label", "foreground"):
+        np.save(root / case / f"{name}.npy", getattr(one, name))
+        arrays[name] = np.load(root / case / f"{name}.npy", mmap_mode="r")
+    return CachedStudy(case, arrays["image"], arrays["label"], (1, 4), arrays["foreground"], (1, 1, 8))
+
+
+def test_a_study_cut_short_while_it_is_learnt_from_is_named(tmp_path):
+    made = clips(studies=[mapped(tmp_path, "a"), mapped(tmp_path, "b")])
+    feed = Feed(made, config(workers=1), range(100), ALONE, False, SILENT.append)
+    cut = tmp_path / "b" / "image.npy"
+    text = str(failure(feed, lambda: os.truncate(cut, 64), steps=100))
+    assert text.startswith(
+        f"{cut} was removed or cut short while it was learnt from; delete its folder, and it will be built"
+    )
+
+
+def test_a_study_deleted_while_it_is_learnt_from_goes_on_to_be_learnt_from(tmp_path):
+    """What is mapped stays until it is let go."""
+    made = clips(studies=[mapped(tmp_path, "a")])
+    with Feed(made, config(workers=1), range(20), ALONE, False, SILENT.append) as feed:
+        for file in (tmp_path / "a").iterdir():
+            file.unlink()
+        for step in range(20):
+            (batch,) = feed.next_step()
+            assert torch.equal(batch.image[0], made[4 * step].image)
+
+
+# signals and the end
+
+
+def test_a_signal_to_the_whole_group_ends_no_worker():
+    with fed(workers=2, steps=range(40)) as feed:
+        feed.next_step()
+        for pid in workers():
+            os.kill(pid, signal.SIGINT)
+        done = subprocess.run(
+            [sys.executable, "-c", f"import os; [os.kill(p, {int(signal.SIGTERM)}) for p in {workers()}]"]
+        )
+        assert done.returncode == 0
+        time.sleep(0.3)
+        for _ in range(39):
+            feed.next_step()
+        assert len(workers()) == 2
+
+
+@pytest.mark.parametrize("taken", [0, 1, 20])
+def test_leaving_ends_the_workers_at_once(taken):
+    began = time.perf_counter()
+    with fed(workers=2) as feed:
+        for _ in range(taken):
+            feed.next_step()
+    assert workers() == []
+    assert time.perf_counter() - began < 4
+
+
+def test_leaving_by_an_error_ends_them_too_although_its_trace_is_kept():
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt) as kept:
+        run(fed(workers=2), interrupt)
+    assert workers() == []
+    assert kept.value
+
+
+# shared memory
+
+
+def room(monkeypatch, free_bytes: int) -> None:
+    monkeypatch.setattr(
+        feed_module.os, "statvfs", lambda path: SimpleNamespace(f_bavail=free_bytes // 512, f_frsize=512)
+    )
+
+
+BATCH_BYTES = 4 * 3 * 8 * 6 * 4 * 5
+"""Four clips of three frames of 8 x 6 x 4 voxels of 4 bytes and a label."""
+
+
+@pytest.mark.parametrize(
+    ("batches", "used"), [(18, 8), (17.9, 7), (16, 7), (15.9, 6), (4, 1), (3.9, 0), (0, 0), (10**6, 8)]
+)
+def test_no_more_workers_are_used_than_shared_memory_has_room_for(monkeypatch, batches, used):
+    """Each has two batches under way, and two are given out."""
+    room(monkeypatch, int(batches * BATCH_BYTES / feed_module.USABLE) + 512)
+    said: list[str] = []
+    assert fed(workers=8, say=said.append).workers == used
+    assert len(said) == (used < 8)
+
+
+def test_room_is_shared_by_the_processes_of_a_machine_each_with_its_share_of_the_batch(monkeypatch):
+    room(monkeypatch, int(10 * BATCH_BYTES / feed_module.USABLE) + 512)
+    assert fed(workers=8).workers == 4
+    assert fed(workers=8, ranks=Ranks(0, 2, 0, 1)).workers == 8
+    assert fed(workers=8, ranks=Ranks(0, 2, 0, 2)).workers == 4
+    assert fed(workers=8, ranks=Ranks(0, 2, 0, 2), accumulate=2).workers == 3
+
+
+def test_how_much_room_is_missing_is_said_and_how_to_get_it(monkeypatch):
+    monkeypatch.setattr(feed_module.os, "statvfs", lambda path: SimpleNamespace(f_bavail=16384, f_frsize=4096))
+    large, said = config(workers=8), []
+    large.data.patch_size = (128, 96, 16)
+    Feed(clips(), large, range(9), ALONE, False, said.append)
+    assert said == [
+        "/dev/shm has 0.0671 GB free, and 8 workers fill up to 0.212 GB: going on with 1, which takes longer and changes no "
+        "result; for all of them raise it: docker run --ipc=host, or --shm-size=1g"
+    ]
+
+
+def test_where_there_is_no_shared_memory_to_look_at_all_workers_are_used(monkeypatch):
+    monkeypatch.setattr(feed_module, "SHARED_MEMORY", "/nowhere")
+    assert fed(workers=3).workers == 3
+
+
+def test_nothing_is_asked_without_workers(monkeypatch):
+    room(monkeypatch, 0)
+    said: list[str] = []
+    with fed(say=said.append) as feed:
+        feed.next_step()
+    assert said == []
+
+
+def test_workers_that_cannot_be_started_are_told(monkeypatch):
+    def refused(*_: object) -> None:
+        raise OSError(12, "Cannot allocate memory")
+
+    monkeypatch.setattr(feed_module, "loader", refused)
+    with (
+        pytest.raises(Unet4DError, match=r"could not start 2 workers \(Cannot allocate memory\); free memory"),
+        fed(workers=2),
+    ):
+        pass

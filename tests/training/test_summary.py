@@ -1,0 +1,113 @@
+"""summary.json: what a run was made with, and how it stands."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+
+import unet4d
+from unet4d.config import Config, TrainConfig
+from unet4d.model.checkpoint import Task
+from unet4d.ranks import Ranks
+from unet4d.training import summary
+from unet4d.training.summary import SUMMARY, write_summary
+
+TASK = Task({"background": 0, "wall": 1}, ("MRI",), cyclic=True, held_out=("anna", "ben"))
+LINES = [
+    {"epoch": 1, "step": 5, "loss": 0.9, "seconds": 1.5, "skipped": [{"step": 2}, {"step": 3}]},
+    {"epoch": 2, "step": 10, "loss": 0.5, "seconds": 2.5, "mean_foreground_dice": 0.7, "dice": {"wall": 0.7}},
+    {"epoch": 3, "step": 15, "loss": 0.4, "seconds": 2.0, "skipped": [{"step": 12}]},
+]
+
+
+def written(run: Path, ranks: Ranks | None = None, **given) -> dict:
+    config = Config(train=TrainConfig(epochs=4, steps_per_epoch=5), fold=2, seed=7)
+    about = {"state": "running", "step": 0, "lines": (), "device": torch.device("cpu")} | given
+    write_summary(run, config=config, task=TASK, ranks=ranks or Ranks(), **about)
+    return json.loads((run / SUMMARY).read_text())
+
+
+def test_a_run_that_stopped(tmp_path):
+    """After three epochs and two steps of the fourth."""
+    found = written(tmp_path, state="stopped", step=17, lines=LINES, reason="SIGTERM", dataset=tmp_path / "hearts")
+    assert (found["state"], found["reason"], found["dataset"]) == ("stopped", "SIGTERM", str(tmp_path / "hearts"))
+    assert (found["seed"], found["fold"], found["held_out"]) == (7, 2, ["anna", "ben"])
+    assert found["epochs"] == {"done": 3, "of": 4}
+    assert found["steps"] == {"done": 17, "of": 20}
+    assert (found["seconds"], found["last_loss"], found["skipped_steps"]) == (6.0, 0.4, 3)
+    assert found["best"] == {"epoch": 2, "mean_foreground_dice": 0.7, "dice": {"wall": 0.7}}
+
+
+def test_a_run_that_begins(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    found = written(tmp_path, dataset="hearts")
+    assert found["dataset"] == str(tmp_path / "hearts"), "the command that goes on holds wherever it is given"
+    assert (found["reason"], found["best"], found["last_loss"]) == (None, None, None)
+    assert found["epochs"] == {"done": 0, "of": 4}
+    assert found["versions"]["torch"] == torch.__version__
+    assert found["versions"]["unet4d"] == unet4d.__version__
+    assert all(found["versions"][name] for name in ("monai", "numpy", "python"))
+    assert found["hardware"]["cpu"]
+    assert found["hardware"]["cores"] >= 1
+    assert found["hardware"]["gpu"] is None
+
+
+def test_only_the_first_process_writes(tmp_path):
+    assert written(tmp_path, Ranks(0, 3))["hardware"]["processes"] == 3
+    (tmp_path / SUMMARY).unlink()
+    with pytest.raises(FileNotFoundError):
+        written(tmp_path, Ranks(1, 3))
+
+
+@pytest.fixture
+def checkout(tmp_path, monkeypatch):
+    """A checkout of a package; the running one is taken to lie there."""
+    package = tmp_path / "checkout" / "unet4d"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text("")
+    monkeypatch.setattr(unet4d, "__file__", str(package / "__init__.py"))
+    return package.parent
+
+
+def git(folder: Path, *words: str) -> str:
+    named = ["-c", "user.name=a", "-c", "user.email=a@example.org", "-c", "commit.gpgsign=false"]
+    return subprocess.run(["git", *named, *words], cwd=folder, check=True, capture_output=True, text=True).stdout
+
+
+def commit_of(checkout: Path) -> dict | None:
+    summary._commit.cache_clear()
+    try:
+        return summary._commit()
+    finally:
+        summary._commit.cache_clear()
+
+
+def test_the_commit_is_that_of_the_packages_own_checkout(checkout):
+    assert commit_of(checkout) is None, "no checkout at all"
+    git(checkout, "init", "--quiet")
+    git(checkout, "add", ".")
+    git(checkout, "commit", "--quiet", "--message", "first")
+    head = git(checkout, "rev-parse", "HEAD").strip()
+    assert commit_of(checkout) == {"id": head, "changed": False}
+    (checkout / "notes.txt").write_text("no part of the package")
+    assert commit_of(checkout) == {"id": head, "changed": False}
+    (checkout / "unet4d" / "__init__.py").write_text("changed = True")
+    assert commit_of(checkout) == {"id": head, "changed": True}
+
+
+def test_a_package_installed_inside_somebody_elses_checkout_has_no_commit(checkout):
+    """Pins that a virtual environment inside a repository gave that repository's commit."""
+    git(checkout.parent, "init", "--quiet")
+    git(checkout.parent, "add", ".")
+    git(checkout.parent, "commit", "--quiet", "--message", "theirs")
+    assert commit_of(checkout) is None
+
+
+def test_without_git_there_is_no_commit(checkout, monkeypatch):
+    git(checkout, "init", "--quiet")
+    monkeypatch.setenv("PATH", "")
+    assert commit_of(checkout) is None

@@ -1,0 +1,146 @@
+"""An epoch's means count the steps that were taken, in order; those that were not are told, and too many in a row end the run."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+import torch
+
+from unet4d.errors import Unet4DError
+from unet4d.training.tally import LateReader, StepOutcome, Tally
+
+NAN, INF = math.nan, math.inf
+
+
+def untouched():
+    raise AssertionError("asked for a step that was taken")
+
+
+def add(tally: Tally, step: int, loss: float, norm: float, cases=("a", "b"), scale: float = 1.0) -> str | None:
+    outcome = StepOutcome(step, loss, norm)
+    if outcome.is_finite:
+        return tally.add(outcome, untouched, untouched)
+    return tally.add(outcome, lambda: list(cases), lambda: scale)
+
+
+def test_the_means_are_over_the_steps_taken():
+    tally = Tally(10)
+    said = [add(tally, step, *values) for step, values in enumerate([(1.0, 4.0), (NAN, 2.0), (2.0, INF), (4.0, 5.0)])]
+    assert [line is None for line in said] == [True, False, False, True]
+    values = tally.values()
+    assert (values["loss"], tally.loss, values["gradient_norm"]) == (2.5, 2.5, 4.5)
+    assert [step["step"] for step in values["skipped"]] == [2, 3]
+
+
+def test_an_epoch_without_a_step_taken_has_no_mean():
+    tally = Tally(10)
+    assert tally.values() == {"loss": None, "gradient_norm": None, "skipped": []}
+    add(tally, 0, INF, 1.0)
+    assert (tally.values()["loss"], tally.values()["gradient_norm"]) == (None, None)
+
+
+def test_what_was_skipped_is_kept_fit_for_json():
+    tally = Tally(10)
+    add(tally, 6, 0.5, INF, ["c"], 1024.0)
+    add(tally, 7, NAN, NAN, ["d", "e"])
+    wanted = [
+        {"step": 7, "loss": 0.5, "gradient_norm": None, "cases": ["c"], "scale": 1024.0},
+        {"step": 8, "loss": None, "gradient_norm": None, "cases": ["d", "e"], "scale": 1.0},
+    ]
+    assert json.loads(json.dumps(tally.values(), allow_nan=False))["skipped"] == wanted
+
+
+@pytest.mark.parametrize(
+    ("loss", "norm", "scale", "line"),
+    [
+        (NAN, 1.25, 1.0, "step 5 is skipped: loss nan, gradient norm 1.25; cases a, b; loss scale 1"),
+        (0.7, -INF, 1.0, "step 5 is skipped: loss 0.7, gradient norm -inf; cases a, b; loss scale 1"),
+        (INF, INF, 64.0, "step 5 is skipped: loss inf, gradient norm inf; cases a, b; loss scale 64"),
+        (
+            0.7,
+            INF,
+            32768.0,
+            "step 5 is skipped: loss 0.7, gradient norm inf; cases a, b; the loss scale was too high and is halved, to 32768: "
+            "normal while fp16 looks for it",
+        ),
+    ],
+)
+def test_a_skipped_step_is_told_with_its_cases_and_the_scale(loss, norm, scale, line):
+    assert add(Tally(10), 4, loss, norm, scale=scale) == line
+
+
+def test_one_more_than_the_limit_in_a_row_ends_the_run_and_names_the_cases():
+    tally = Tally(2)
+    for step, norm in enumerate([INF, INF, 1.0, NAN, NAN]):
+        add(tally, step, 0.5, norm, ["a", f"s{step}"])
+    tally.clear()  # an epoch's end does not break the row
+    with pytest.raises(Unet4DError) as caught:
+        add(tally, 5, 0.5, INF, ["a", "last"])
+    assert str(caught.value) == (
+        "3 steps in a row, up to step 6, had a loss or gradient that is not finite, and train.skip_limit is 2; their cases: a, s3, "
+        "s4, last; look at these studies with unet4d verify, or begin anew with a lower --train.learning_rate or "
+        "--train.precision fp32"
+    )
+
+
+def test_with_a_limit_of_none_the_first_ends_the_run_and_of_many_cases_some_are_named():
+    with pytest.raises(Unet4DError, match="their cases: c0, c1, c2, c3, c4, c5, c6, c7 and 4 more;"):
+        add(Tally(0), 0, NAN, 1.0, [f"c{i}" for i in range(12)])
+
+
+def test_a_state_in_plain_values_goes_on_to_the_bit(tmp_path):
+    generator = torch.Generator().manual_seed(0)
+    steps = [(float(a) * 10**i, float(b)) for i, (a, b) in enumerate(torch.rand(9, 2, generator=generator).tolist())]
+    steps[2], steps[5] = (NAN, 1.0), (0.25, INF)
+    whole = Tally(3)
+    for step, values in enumerate(steps):
+        add(whole, step, *values)
+    for cut in range(10):
+        first, second = Tally(3), Tally(3)
+        for step in range(cut):
+            add(first, step, *steps[step])
+        torch.save(first.state_dict(), tmp_path / "state.pt")
+        second.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
+        for step in range(cut, 9):
+            add(second, step, *steps[step])
+        assert second.values() == whole.values()
+        assert second.state_dict() == whole.state_dict()
+
+
+def test_steps_in_a_row_are_known_after_a_resume():
+    before, after = Tally(2), Tally(2)
+    for step in range(2):
+        add(before, step, NAN, NAN, [f"s{step}"])
+    after.load_state_dict(before.state_dict())
+    with pytest.raises(Unet4DError, match=r"3 steps in a row, up to step 3, .* cases: s0, s1, new;"):
+        add(after, 2, NAN, NAN, ["new"])
+
+
+def test_a_state_does_not_change_with_the_tally_it_is_of():
+    tally = Tally(5)
+    add(tally, 0, NAN, 1.0)
+    state, values = tally.state_dict(), tally.values()
+    add(tally, 1, NAN, 1.0, ["z"])
+    assert (len(state["skipped"]), len(state["suspects"]), len(values["skipped"])) == (1, 2, 1)
+
+
+def test_on_a_cpu_a_step_is_read_at_once():
+    reader = LateReader()
+    loss, norm = torch.tensor(0.1, requires_grad=True), torch.tensor(2.0, dtype=torch.float64)
+    assert reader.push(3, loss, norm) == [StepOutcome(3, float(torch.tensor(0.1)), 2.0)]
+    assert reader.flush() == []
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+def test_on_a_gpu_a_step_is_read_when_the_next_is_queued():
+    reader, read = LateReader(), []
+    for step in range(20):
+        loss = (torch.ones(2000, 2000, device="cuda") @ torch.ones(2000, 2000, device="cuda")).mean() * 0 + step
+        known = reader.push(step, loss, loss * 2)
+        assert [outcome.step for outcome in known] == ([step - 1] if step else [])
+        read += known
+    read += reader.flush()
+    assert read == [StepOutcome(step, float(step), 2.0 * step) for step in range(20)]
+    assert reader.flush() == []

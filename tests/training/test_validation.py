@@ -1,0 +1,198 @@
+"""Validation: scores as drawn by hand, the same for any number of processes, and pictures of the best and the worst study."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from processes import run_ranks
+from torch.nn.functional import one_hot
+
+import unet4d.training.validation
+from unet4d.config import Config, DataConfig, InferenceConfig, ModelConfig, TrainConfig
+from unet4d.data.cache import CachedStudy
+from unet4d.errors import Stopped
+from unet4d.metrics import count_voxels, dice
+from unet4d.model.checkpoint import Task
+from unet4d.model.clstm_unet import build_network
+from unet4d.model.inference import sliding_window
+from unet4d.ranks import Ranks
+from unet4d.training.validation import Validation, Verdict
+
+TASK = Task({"background": 0, "wall": 1, "blood": 2}, ("MRI",), cyclic=False)
+CPU = torch.device("cpu")
+
+
+class Unused(torch.nn.Module):
+    """Stands where a network is asked for and the image holds the answer."""
+
+
+@pytest.fixture
+def answers_in_the_image(monkeypatch):
+    """Images that hold the class to predict at every voxel."""
+
+    def read(network, image, roi_size, config, **given):
+        assert not network.training
+        return one_hot(image[0].long(), len(TASK.labels)).movedim(-1, 1).float()
+
+    monkeypatch.setattr(unet4d.training.validation, "sliding_window", read)
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """What was asked to be drawn: (kind, arguments by name)."""
+    asked: list[tuple[str, dict]] = []
+
+    def sheet(image, label, affine, **named):
+        asked.append(("contours", named | {"label": label}))
+        return np.full((2, 2, 3), int(label.sum()) % 256, np.uint8)
+
+    def curves(curves_ml, **named):
+        asked.append(("volumes", named | {"curves_ml": curves_ml}))
+        return np.full((1, 1, 3), 7, np.uint8)
+
+    monkeypatch.setattr(unet4d.training.validation, "contour_sheet", sheet)
+    monkeypatch.setattr(unet4d.training.validation, "volume_curves", curves)
+    return asked
+
+
+def study(case: str, predicted: np.ndarray, reference: np.ndarray, frames: tuple[int, ...]) -> CachedStudy:
+    """A study that is predicted as given: `predicted (T, X)`, `reference (T, X)`, of which only `frames` are labelled."""
+    predicted, reference = (np.asarray(array)[:, :, None, None] for array in (predicted, reference))
+    image = predicted[None].astype(np.float32)
+    return CachedStudy(case, image, reference[list(frames)].astype(np.uint8), frames, np.empty(0), (2.0, 1.0, 5.0))
+
+
+def two() -> list[CachedStudy]:
+    """Frame 1 of `anna` is not labelled and all wrong; `ben` has no blood anywhere."""
+    anna = study("anna", [[1, 1, 2, 0], [2, 2, 2, 2], [1, 0, 2, 2]], [[1, 1, 2, 0], [0, 0, 0, 0], [1, 1, 2, 0]], (0, 2))
+    ben = study("ben", [[1, 0, 0, 0]], [[0, 0, 0, 1]], (0,))
+    return [anna, ben]
+
+
+def config(patch_size=(4, 1, 1)) -> Config:
+    return Config(DataConfig(patch_size=patch_size), train=TrainConfig(precision="fp32"))
+
+
+def validated(studies, ranks: Ranks | None = None, check=lambda: None) -> Verdict:
+    return Validation(studies, config(), TASK, CPU, ranks or Ranks())(Unused(), check)
+
+
+@pytest.mark.usefixtures("answers_in_the_image", "drawn")
+def test_scores_drawn_by_hand():
+    """Of anna, wall: 1 and 2/3; blood: 1 and 2/3. Of ben, wall 0; blood undefined, and left out."""
+    values = validated(two()).values
+    wall, blood = (1 + 2 / 3 + 0) / 3, (1 + 2 / 3) / 2
+    assert values["dice"] == {"wall": pytest.approx(wall), "blood": pytest.approx(blood)}
+    assert values["mean_foreground_dice"] == pytest.approx((wall + blood) / 2)
+    assert values["case_dice"] == {"anna": pytest.approx(5 / 6), "ben": 0.0}
+    assert values["predicted_voxels"] == {"wall": 2 + 1 + 1, "blood": 1 + 2 + 0}
+    assert values["reference_voxels"] == {"wall": 2 + 2 + 1, "blood": 1 + 1 + 0}
+
+
+@pytest.mark.usefixtures("answers_in_the_image", "drawn")
+def test_what_is_defined_nowhere_is_none():
+    values = validated([study("empty", [[0, 0]], [[0, 0]], (0,))])
+    assert values.values["dice"] == {"wall": None, "blood": None}
+    assert values.values["mean_foreground_dice"] is None
+    assert values.values["case_dice"] == {"empty": None}
+    assert values.pictures == {}
+
+
+def of_quality(name: str, right: int) -> CachedStudy:
+    """A study of 8 voxels of blood of which so many are found."""
+    return study(name, [[2] * right + [0] * (8 - right)] * 2, [[2] * 8] * 2, (0, 1))
+
+
+def validated_by(ranks: Ranks, studies) -> tuple[Verdict, int]:
+    checks: list[None] = []
+    return validated(studies, ranks, lambda: checks.append(None)), len(checks)
+
+
+@pytest.mark.usefixtures("answers_in_the_image", "drawn")
+@pytest.mark.parametrize("size", [2, 3])
+def test_any_number_of_processes_comes_to_the_same(size):
+    """Of five studies the last round leaves processes without one; they check as often."""
+    studies = [of_quality(f"case{i}", right) for i, right in enumerate((3, 1, 7, 5, 2))]
+    alone = validated(studies)
+    for verdict, checks in run_ranks(size, validated_by, studies):
+        assert verdict.values == alone.values
+        assert list(verdict.values["case_dice"]) == [f"case{i}" for i in range(5)]
+        assert verdict.pictures.keys() == alone.pictures.keys()
+        assert all((verdict.pictures[name] == alone.pictures[name]).all() for name in alone.pictures)
+        assert checks == -(-5 // size)
+
+
+@pytest.mark.usefixtures("answers_in_the_image")
+@pytest.mark.parametrize(
+    ("found", "best", "worst"),
+    [
+        ((3, 1, 7, 5), "case2", "case1"),
+        ((4, 4, 4), "case0", "case2"),
+        ((1, 6, 6, 1), "case1", "case3"),
+        ((5,), "case0", None),
+    ],
+)
+def test_the_best_and_the_worst_are_shown(drawn, found, best, worst):
+    pictures = validated([of_quality(f"case{i}", right) for i, right in enumerate(found)]).pictures
+    names = {"best": best} | ({"worst": worst} if worst else {})
+    assert list(pictures) == [f"validation/{which} {what}" for which in names for what in ("contours", "volumes")]
+    assert [named["title"].split(":")[0] for _, named in drawn] == [case for case in names.values() for _ in range(2)]
+    label = drawn[0][1]["label"]
+    assert np.count_nonzero(label) == 2 * found[int(best.removeprefix("case"))]
+
+
+@pytest.mark.usefixtures("answers_in_the_image", "drawn")
+def test_only_two_predictions_are_kept():
+    studies = [of_quality(f"case{i}", right) for i, right in enumerate((3, 1, 7, 5, 2))]
+    _, kept = Validation(studies, config(), TASK, CPU, Ranks())._score_mine(Unused().eval(), lambda: None)
+    assert sorted(kept) == [1, 2]
+    assert all(label.dtype == np.uint8 for label in kept.values())
+
+
+@pytest.mark.usefixtures("answers_in_the_image")
+def test_contours_are_of_the_largest_and_smallest_volume_and_references_only_where_drawn(drawn):
+    """Blood changes most: predicted 1, 3, 0, 2, 2; the reference has 3 in frame 1 and 1 in frame 4, the wall less change."""
+    predicted = [[2, 0, 0, 1], [2, 2, 2, 1], [0, 0, 0, 1], [2, 2, 0, 1], [2, 2, 0, 1]]
+    validated([study("heart", predicted, [[0] * 4, [2, 2, 2, 1], [0] * 4, [0] * 4, [2, 0, 0, 1]], (1, 4))])
+    (_, sheet), (_, curves) = drawn
+    assert sheet["frames"] == [1, 2, 4]
+    assert [bool(frame.any()) for frame in sheet["reference"]] == [False, True, False, False, True]
+    assert sheet["class_names"] == {1: "wall", 2: "blood"}
+    voxel_ml = 2.0 * 1.0 * 5.0 / 1000
+    np.testing.assert_allclose(curves["curves_ml"]["blood"], np.array([1, 3, 0, 2, 2]) * voxel_ml)
+    np.testing.assert_allclose(curves["reference_ml"]["blood"], np.array([np.nan, 3, np.nan, np.nan, 1]) * voxel_ml)
+
+
+@pytest.mark.usefixtures("answers_in_the_image", "drawn")
+def test_what_check_raises_ends_it():
+    left = [None, None]
+
+    def stop():
+        if not left:
+            raise Stopped("SIGTERM came")
+        left.pop()
+
+    with pytest.raises(Stopped):
+        validated([of_quality(f"case{i}", 3) for i in range(5)], check=stop)
+
+
+def test_a_network_is_scored_on_what_it_says_of_the_whole_study():
+    """And drawn for good."""
+    rng = np.random.default_rng(0)
+    image = rng.normal(size=(1, 3, 12, 10, 4)).astype(np.float32)
+    label = rng.integers(0, 3, (2, 12, 10, 4)).astype(np.uint8)
+    real = CachedStudy("real", image, label, (0, 2), np.empty(0), (1.0, 1.0, 4.0))
+    model = ModelConfig([4, 8], [1, 1], [(2, 2, 1)], [(3, 3, 1), (3, 3, 3)])
+    chosen = Config(DataConfig(patch_size=(8, 8, 4)), model, TrainConfig(precision="fp32"), InferenceConfig(0.25))
+    torch.manual_seed(0)
+    network = build_network(model, 1, 3)
+    verdict = Validation([real], chosen, TASK, CPU, Ranks())(network, lambda: None)
+
+    said = sliding_window(
+        network.eval(), torch.from_numpy(image), (8, 8, 4), chosen.inference, cyclic=False, device=CPU, precision="fp32"
+    )
+    wanted = dice(count_voxels(label, said.argmax(1).numpy()[[0, 2]], [1, 2])).mean(0)
+    assert list(verdict.values["dice"].values()) == pytest.approx(wanted.tolist())
+    assert list(verdict.pictures) == ["validation/best contours", "validation/best volumes"]
+    assert all(picture.dtype == np.uint8 and picture.ndim == 3 for picture in verdict.pictures.values())

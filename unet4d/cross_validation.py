@@ -1,0 +1,193 @@
+"""`unet4d train --fold all`: every fold of a cross-validation, one after the other, and what they came to together.
+
+OUT/fold_0, OUT/fold_1, ...   runs like any other
+OUT/folds.json                folds, seed, and the subjects that each fold holds out
+OUT/config.yaml               the settings as they were given, for --resume to begin with
+OUT/summary.json              best Dice of each fold, mean and deviation over folds
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+import unet4d
+from unet4d.config import Config
+from unet4d.data.dataset import open_dataset, split_folds
+from unet4d.errors import InputError, Stopped, ToldElsewhere, Unet4DError
+from unet4d.files import check_writable, read_json, write_json, write_text
+from unet4d.folds import FOLDS, fold_folder, folds_in, holds_run
+from unet4d.over_folds import over_folds, table
+from unet4d.ranks import ALONE, Ranks
+from unet4d.train import train
+from unet4d.training.log import best_epoch, log_lines
+from unet4d.training.summary import CONFIG, SUMMARY
+
+ALL = "all"
+
+
+def cross_validate(
+    dataset: str | os.PathLike[str],
+    out_dir: str | os.PathLike[str],
+    config: Config,
+    device: str = "auto",
+    resume: bool = False,
+    skip_verify: bool = False,
+    ranks: Ranks = ALONE,
+) -> dict[str, Any]:
+    """Train every fold under `out_dir` as `train` does one; print and write what they came to.
+
+    A fold that fails is told, and the next one is begun; among several processes, which may no longer stand at the same place, it
+    ends all. What is wrong with the input, and a signal to stop, end all as well.
+
+    Args:
+        dataset: folder with dataset.json.
+        out_dir: a new folder, unless resuming.
+        config: of all folds; its `fold` is not used.
+        device: "auto", "cpu", "cuda" or "cuda:N".
+        resume: go on with the folds that are begun, leave those that are finished, and begin the others.
+        skip_verify: do not look for faults of the dataset first.
+        ranks: this process among those that train together.
+
+    Returns:
+        The summary, as in summary.json.
+
+    Raises:
+        InputError: the dataset, the configuration or the folder is not usable; the folder holds other folds.
+        Unet4DError: one fold or more failed, after all others were done.
+    """
+    out = Path(out_dir)
+    held_out, begun, done = ranks.from_first(lambda: _prepared(Path(dataset), out, config, resume))
+    failed: dict[int, str] = {}
+    for fold, subjects in enumerate(held_out):
+        run = fold_folder(out, fold)
+        if fold in done:
+            _say(f"fold {fold} of {len(held_out)}: finished before", ranks)
+            continue
+        _say(f"fold {fold} of {len(held_out)}: holding {', '.join(subjects)} out", ranks)
+        try:
+            train(dataset, run, replace(config, fold=fold), device, fold in begun, skip_verify, ranks)
+        except (InputError, Stopped, ToldElsewhere):
+            raise
+        except Unet4DError as error:
+            if ranks.size > 1:
+                raise
+            failed[fold] = str(error)
+            print(f"fold {fold} failed: {error}", file=sys.stderr)
+    summary = ranks.from_first(lambda: _summarised(out, config, held_out, failed))
+    if failed:
+        listed = "; ".join(f"fold {fold}: {reason}" for fold, reason in failed.items())
+        raise Unet4DError(
+            f"{len(failed)} of {len(held_out)} folds failed, the others are in {out}; go on with --resume: {listed}"
+        )
+    return summary
+
+
+def _prepared(dataset: Path, out: Path, config: Config, resume: bool) -> tuple[list[list[str]], list[int], list[int]]:
+    """The subjects of each fold, the folds that are begun and those that are finished; writes down what is about to be done.
+
+    Raises:
+        InputError: subjects to hold out are named; the folder holds a run, other folds, or, without `resume`, any; with `resume`,
+            none.
+    """
+    if config.data.held_out is not None:
+        raise InputError(
+            "data.held_out and all folds came together; wanted one of them, for each fold has subjects of its own; leave "
+            "data.held_out out, or train a single run"
+        )
+    check_writable(out)
+    if holds_run(out):
+        raise InputError(f"{out} holds a single run; wanted a folder for the folds of a training; choose another --out")
+    held_out = split_folds(open_dataset(dataset), config.data.folds, config.seed)
+    record = {
+        "folds": len(held_out),
+        "seed": config.seed,
+        "held_out": {fold_folder(out, fold).name: subjects for fold, subjects in enumerate(held_out)},
+    }
+    begun = folds_in(out)
+    if begun:
+        _check_same(out, list(begun), record)
+    if begun and not resume:
+        raise InputError(f"{out} already holds folds; choose a new --out, or add --resume to go on with them")
+    if resume and not begun and not (out / FOLDS).is_file():
+        raise InputError(
+            f"--resume was given and {out} holds no folds; leave --resume out, or give the folder of the folds"
+        )
+    write_json(out / FOLDS, record)
+    asked = config.as_dict() | {"fold": ALL}
+    if not begun:  # and never again: --resume begins with the settings that the folds were trained with
+        write_text(out / CONFIG, yaml.safe_dump(asked, sort_keys=False))
+    # A finished fold that may have been trained otherwise is left to `train`, which says how it differs.
+    is_asked = _is_asked(out / CONFIG, asked)
+    done = [fold for fold, run in begun.items() if is_asked and _is_finished(run, held_out[fold])]
+    return held_out, list(begun), done
+
+
+def _check_same(out: Path, begun: Sequence[int], record: dict[str, Any]) -> None:
+    """Refuse a folder that was begun with other folds. Raises InputError that names the first difference."""
+    beyond = [fold for fold in begun if fold >= record["folds"]]
+    if beyond:
+        raise InputError(
+            f"{out} holds fold {beyond[0]}, and data.folds is {record['folds']}; give the number that they were begun with, or "
+            "another --out"
+        )
+    if not (out / FOLDS).is_file():
+        return
+    before = read_json(out / FOLDS)
+    before = before if isinstance(before, dict) else {}
+    for name, now in record.items():
+        was = before.get(name)
+        if was == now:
+            continue
+        if name == "held_out" and isinstance(was, dict):
+            name = min(fold for fold in {*was, *now} if was.get(fold) != now.get(fold))
+            was, now = was.get(name), now.get(name)
+        raise InputError(
+            f"{out} holds other folds: {name} is {now} and was {was} ({out / FOLDS}); give the dataset and the settings that they "
+            "were begun with, or another --out"
+        )
+
+
+def _is_asked(file: Path, asked: dict[str, Any]) -> bool:
+    """Whether a file holds these very settings."""
+    try:
+        return file.is_file() and yaml.safe_load(file.read_text("utf-8")) == asked
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        return False
+
+
+def _is_finished(run: Path, subjects: Sequence[str]) -> bool:
+    """Whether a run says that it is finished, and that it held these subjects out."""
+    summary = read_json(run / SUMMARY) if (run / SUMMARY).is_file() else None
+    return isinstance(summary, dict) and (summary.get("state"), summary.get("held_out")) == ("finished", list(subjects))
+
+
+def _summarised(out: Path, config: Config, held_out: Sequence[Sequence[str]], failed: dict[int, str]) -> dict[str, Any]:
+    """Write and print what the folds that have a score came to."""
+    lines = {fold: best_epoch(log_lines(run)) for fold, run in folds_in(out).items() if fold not in failed}
+    best = {fold: line for fold, line in lines.items() if line is not None}
+    summary: dict[str, Any] = {
+        "version": unet4d.__version__,
+        "seed": config.seed,
+        "folds": len(held_out),
+        "failed": {str(fold): reason for fold, reason in failed.items()},
+        "best_epoch": {str(fold): line["epoch"] for fold, line in best.items()},
+    }
+    if best:
+        scores = {fold: {name: line[name] for name in ("mean_foreground_dice", "dice")} for fold, line in best.items()}
+        summary |= over_folds(scores)
+        print(f"\nbest validation of each fold\n{table(summary)}")
+    write_json(out / SUMMARY, summary)
+    print(f"\n{out / SUMMARY}   this summary")
+    return summary
+
+
+def _say(line: str, ranks: Ranks) -> None:
+    if ranks.is_first:
+        print(line, flush=True)

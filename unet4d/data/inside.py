@@ -1,0 +1,57 @@
+"""What a dataset names stays in its folder: a dataset somebody else packed may hold links to anywhere.
+
+A link that leads out of the folder is followed only into folders that whoever runs the command has named, in the environment
+variable UNET4D_ALLOW_LINKS_TO; nothing that lies in a dataset can name one. Hard links cannot be told from files.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path, PureWindowsPath
+from typing import Any
+
+from unet4d.errors import InputError
+
+ALLOWED = "UNET4D_ALLOW_LINKS_TO"
+"""Environment variable: folders that links in datasets may lead to, separated by colons (on Windows by semicolons)."""
+
+
+def path_inside(value: Any, where: str, root: Path) -> Path:
+    """`root` / `value`, which need not be there.
+
+    Args:
+        value: as the dataset gives it.
+        where: what gives it, for the error.
+        root: the dataset's folder.
+
+    Raises:
+        InputError: no text, an absolute path, one that leaves the folder, or that a link leads out of it.
+    """
+    wanted = (
+        "a path relative to the dataset's folder and inside it; move the file there, or link to it from there and name its folder "
+        f"in {ALLOWED}"
+    )
+    if not isinstance(value, str) or not value or "\0" in value:
+        raise InputError(f"{where} is {value!r}; wanted {wanted}")
+    inside = os.path.normpath(value)
+    absolute = os.path.isabs(value) or PureWindowsPath(value).is_absolute()
+    if absolute or inside.split(os.sep)[0] in ("..", "."):
+        raise InputError(f"{where} is {value!r}; wanted {wanted}")
+    check_links(root / inside, where, root)
+    return root / inside
+
+
+def check_links(path: Path, where: str, root: Path) -> None:
+    """Refuse a path in `root`, be it there or not, that links lead to another place that nobody allowed.
+
+    Raises:
+        InputError: names the place, and the variable that allows it.
+    """
+    to = Path(os.path.realpath(path))
+    allowed = [folder for folder in os.environ.get(ALLOWED, "").split(os.pathsep) if folder]
+    if any(to.is_relative_to(os.path.realpath(folder)) for folder in (str(root), *allowed)):
+        return
+    raise InputError(
+        f"{where} is {str(path)!r}, which links lead to {to}, outside of the dataset's folder; wanted it inside; put what the link "
+        f"leads to in its place or, if you trust this dataset, allow that folder or one above it: {ALLOWED}={to.parent}"
+    )

@@ -1,0 +1,225 @@
+"""`unet4d info`: what a run is and how it stands, in a screenful."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import shlex
+import textwrap
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from unet4d.errors import InputError
+from unet4d.files import read_json
+from unet4d.folds import FOLDS, folds_in, holds_run
+from unet4d.metrics import shown
+from unet4d.model.checkpoint import LAST, PREVIOUS
+from unet4d.over_folds import over_folds
+from unet4d.training.standing import WHOLE, checkpoint_facts, is_run, run_facts, settings
+from unet4d.training.summary import CONFIG
+
+_WIDTH = 118
+
+
+def info(run: str | os.PathLike[str], as_json: bool = False) -> dict[str, Any]:
+    """Print what a run, a folder of folds or a checkpoint is, how it stands and how to go on; nothing there is changed.
+
+    Args:
+        run: a run's folder, whether it is being written or not; a folder of runs fold_0, fold_1, ...; or a checkpoint file.
+        as_json: print one JSON object and nothing else.
+
+    Returns:
+        That object.
+
+    Raises:
+        InputError: it is none of these, or damaged.
+    """
+    path = Path(run)
+    if path.is_file():
+        facts = _checkpoint(path)
+        lines = _checkpoint_lines(facts)
+    elif (path / FOLDS).is_file() or (folds_in(path) and not holds_run(path)):
+        facts = _folds(path)
+        lines = _fold_lines(facts)
+    elif is_run(path):
+        facts = _run(path)
+        lines = _run_lines(facts)
+    else:
+        came = "holds no run" if path.is_dir() else "is missing"
+        raise InputError(f"{path} {came}; wanted a run's folder, a folder of folds or a checkpoint; give one of these")
+    print(json.dumps(facts, indent=1, ensure_ascii=False) if as_json else "\n".join(lines))
+    return facts
+
+
+def _run(run: Path) -> dict[str, Any]:
+    facts = run_facts(run)
+    return facts | {"go_on": _go_on(run, facts)}
+
+
+def _go_on(run: Path, facts: Mapping[str, Any]) -> str:
+    """The command that goes on from here: predict with what is finished, else train."""
+    if facts["state"] == "finished":
+        return _predict(run)
+    known = facts["checkpoints"]
+    if any(name in known and known[name]["state"] == WHOLE for name in (LAST, PREVIOUS)):
+        return _resume(run, facts)
+    again = ["unet4d", "train", "--dataset", _dataset(facts), "--out", "NEW_RUN", "--config", str(run / CONFIG)]
+    return shlex.join(again)
+
+
+def _predict(model: Path) -> str:
+    return shlex.join(["unet4d", "predict", str(model), "-i", "STUDIES", "-o", "PREDICTED"])
+
+
+def _resume(run: Path, facts: Mapping[str, Any], *options: str) -> str:
+    return shlex.join(["unet4d", "train", "--dataset", _dataset(facts), "--out", str(run), *options, "--resume"])
+
+
+def _dataset(facts: Mapping[str, Any]) -> str:
+    """The dataset's folder; a word for it where the run does not say."""
+    return facts.get("dataset") or "DATASET"
+
+
+def _checkpoint(path: Path) -> dict[str, Any]:
+    facts = checkpoint_facts(path)
+    if facts["state"] != WHOLE:
+        raise InputError(f"{path} {facts['state']}; wanted a whole checkpoint written by unet4d train; give another")
+    config = facts.pop("config")
+    about = {"checkpoint": str(path), "fold": config["fold"], **facts}
+    return about | settings(config) | {"go_on": _predict(path)}
+
+
+def _folds(out: Path) -> dict[str, Any]:
+    """Every fold that was begun, and the best Dice over them."""
+    folds = {number: _run(run) for number, run in folds_in(out).items()}
+    scored = {
+        number: {name: facts["best"][name] for name in ("mean_foreground_dice", "dice")}
+        for number, facts in folds.items()
+        if facts["best"]
+    }
+    record = read_json(out / FOLDS) if (out / FOLDS).is_file() else None
+    wanted = record.get("folds") if isinstance(record, dict) else None
+    finished = len(folds) == (wanted or len(folds)) and all(facts["state"] == "finished" for facts in folds.values())
+    alike = len({tuple(best["dice"]) for best in scored.values()}) == 1
+    best = over_folds(scored) if alike else None
+    return {
+        "folds": str(out),
+        "of": wanted,
+        "runs": {str(number): facts for number, facts in folds.items()},
+        "best": best,
+        "go_on": _predict(out) if finished else _resume(out, next(iter(folds.values()), {}), "--fold", "all"),
+    }
+
+
+def _run_lines(facts: Mapping[str, Any]) -> list[str]:
+    epochs, best = facts["epochs"], facts["best"]
+    time = datetime.timedelta(seconds=round(facts["seconds"]))
+    skipped = f"; {facts['skipped_steps']} steps skipped" if facts["skipped_steps"] else ""
+    lines = [
+        f"{facts['run']}: {_state(facts)}",
+        _row("trained", f"{epochs['done']} of {epochs['of'] or '?'} epochs in {time}{skipped}"),
+        *_made_with(facts["summary"]),
+        *_model_lines(facts),
+    ]
+    if best:
+        classes = ", ".join(f"{name} {shown(value, 3)}" for name, value in best["dice"].items())
+        lines += _row(
+            "best Dice", f"{best['mean_foreground_dice']:.4f} in epoch {best['epoch']}: {classes}"
+        ).splitlines()
+    else:
+        lines.append(_row("best Dice", "none yet"))
+    if facts["losses"]:
+        losses = " ".join(shown(loss, 4) for loss in facts["losses"].values())
+        epoch = list(facts["losses"])
+        lines.append(_row("loss", f"{losses} (epochs {epoch[0]} to {epoch[-1]})"))
+    lines += [_row(name, _checkpoint_told(one)) for name, one in facts["checkpoints"].items()]
+    return [*lines, *_setting_lines(facts), _row("go on", facts["go_on"], wrapped=False)]
+
+
+def _state(facts: Mapping[str, Any]) -> str:
+    reason = f" ({facts['reason']})" if facts["reason"] else ""
+    since = datetime.datetime.now(datetime.UTC) - datetime.datetime.fromisoformat(facts["last_written"])
+    ago = datetime.timedelta(seconds=max(0, round(since.total_seconds())))
+    killed = ", unless it was killed since" if facts["state"] == "running" else ""
+    return f"{facts['state']}{reason}, last written {ago} ago{killed}"
+
+
+def _made_with(summary: Mapping[str, Any] | None) -> list[str]:
+    if not summary:
+        return []
+    versions, hardware, commit = summary["versions"], summary["hardware"], summary["commit"]
+    gpu, count = hardware["gpu"], hardware["processes"]
+    device = f"{gpu['name']}, {gpu['memory_gb']} GB" if gpu else f"{hardware['cpu']}, {hardware['cores']} cores"
+    came = f" ({commit['id'][:10]}{', changed' if commit['changed'] else ''})" if commit else ""
+    many = f", {count} processes" if count > 1 else ""
+    return [_row("with", f"unet4d {versions['unet4d']}{came}, torch {versions['torch']}, on {device}{many}")]
+
+
+def _model_lines(facts: Mapping[str, Any]) -> list[str]:
+    model, held_out = facts["model"], facts.get("held_out")
+    lines = []
+    if model:
+        kind = f"{model['direction']} CLSTM-UNet" if model["recurrent"] else "frame-wise twin (no recurrence)"
+        classes = ", ".join(name for name, value in model["labels"].items() if value)
+        channels = ", ".join(model["channel_names"])
+        lines.append(_row("model", f"{kind}, {model['weights']:,} weights; {channels}, {model['time']}; {classes}"))
+        held_out = held_out or model["held_out"]
+    if held_out:
+        chosen = "named" if "data.held_out" in facts["settled"] else f"fold {facts['fold']}"
+        lines.append(_row("held out", f"{chosen}: {textwrap.shorten(', '.join(held_out), 80)}"))
+    return lines
+
+
+def _checkpoint_told(one: Mapping[str, Any]) -> str:
+    place = f", epoch {one['epoch']}, step {one['step']}" if one["epoch"] is not None else ""
+    return f"{one['state']}, {one['bytes'] / 1e6:.2f} MB{place}"
+
+
+def _setting_lines(facts: Mapping[str, Any]) -> list[str]:
+    """Settings other than the defaults, those the defaults leave open apart."""
+    told = {
+        name: ", ".join(f"{key} {json.dumps(value)}" for key, value in facts[name].items())
+        for name in ("set", "settled")
+    }
+    return [_row(name, words or "nothing") for name, words in told.items()]
+
+
+def _checkpoint_lines(facts: Mapping[str, Any]) -> list[str]:
+    go_on = _row("go on", facts["go_on"], wrapped=False)
+    return [f"{facts['checkpoint']}: {_checkpoint_told(facts)}", *_model_lines(facts), *_setting_lines(facts), go_on]
+
+
+def _fold_lines(facts: Mapping[str, Any]) -> list[str]:
+    lines = [f"{facts['folds']}: {len(facts['runs'])} of {facts['of'] or '?'} folds begun"]
+    lines.append(f"{'fold':<6} {'state':<12} {'epochs':>9} {'best Dice':>10} {'in epoch':>9}  classes")
+    for number, run in facts["runs"].items():
+        best, epochs = run["best"] or {"mean_foreground_dice": None, "epoch": "-", "dice": {}}, run["epochs"]
+        classes = ", ".join(f"{name} {shown(value, 3)}" for name, value in best["dice"].items())
+        lines.append(
+            f"{number:<6} {run['state']:<12} {epochs['done']:>4}/{epochs['of'] or '?':<4} "
+            f"{shown(best['mean_foreground_dice'], 4):>10} {best['epoch']:>9}  {classes}"
+        )
+    if facts["best"]:
+        over = facts["best"]["over"]
+        classes = ", ".join(f"{name} {_spread(values)}" for name, values in over["dice"].items())
+        mean = over["mean_foreground_dice"]
+        lines.append(f"mean ± deviation of {mean['n']}: {_spread(mean)}  {classes}")
+    return [*lines, _row("go on", facts["go_on"], wrapped=False)]
+
+
+def _spread(described: Mapping[str, Any]) -> str:
+    return f"{shown(described['mean'], 3)} ± {shown(described['std'], 3)}"
+
+
+def _row(name: str, words: str, wrapped: bool = True) -> str:
+    """A name and what there is to say of it, the further lines set in; a command is left in one line, to be copied."""
+    head, indent = f"  {name:<24}", " " * 26
+    return (
+        head + words
+        if not wrapped
+        else "\n".join(
+            textwrap.wrap(words, _WIDTH, initial_indent=head, subsequent_indent=indent, break_on_hyphens=False)
+        )
+    )

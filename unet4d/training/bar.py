@@ -1,0 +1,70 @@
+"""The progress bar of an epoch, on stderr."""
+
+from __future__ import annotations
+
+import time
+
+import torch
+from tqdm import tqdm
+
+from unet4d.metrics import shown
+
+
+class EpochBar:
+    """One progress bar an epoch, with how it goes beside it; nothing where stderr is no terminal. A context manager.
+
+        epoch 3/200 ━━━━━━━━╸          41/100, loss 0.512, Dice 0.81, ETA 3:12:01, 412 frames/s, 11.2 GB
+
+    The ETA is of the whole run, at the pace of this epoch. GB is the most that tensors have taken of the GPU.
+
+    Args:
+        epoch: its number, from 1.
+        epochs: of the run.
+        steps: of an epoch.
+        done: steps of this epoch that a resumed run has behind it.
+        dice: mean foreground Dice of the last validation; None before the first.
+        shown: False on processes that do not speak.
+    """
+
+    def __init__(self, epoch: int, epochs: int, steps: int, done: int, dice: float | None, shown: bool):
+        self.bar = tqdm(
+            total=steps,
+            initial=done,
+            desc=f"epoch {epoch}/{epochs}",
+            leave=False,
+            dynamic_ncols=True,
+            miniters=1,
+            bar_format="{desc} {bar} {n_fmt}/{total_fmt}{postfix}",
+            disable=None if shown else True,
+        )
+        self.dice, self.left = dice, (epochs - epoch + 1) * steps - done
+        self.taken, self.frames, self.began = 0, 0, time.perf_counter()
+
+    def __enter__(self) -> EpochBar:
+        return self
+
+    def __exit__(self, *failure: object) -> None:
+        self.bar.close()
+
+    def step(self, loss: float | None, frames: int) -> None:
+        """A step is done.
+
+        Args:
+            loss: mean over the epoch's steps so far, where it is known.
+            frames: learnt from in this step, by all processes.
+        """
+        self.taken += 1
+        self.frames += frames
+        if not self.bar.disable:
+            self.bar.set_postfix_str(self._told(loss), refresh=False)
+            self.bar.update()
+
+    def _told(self, loss: float | None) -> str:
+        seconds = max(time.perf_counter() - self.began, 1e-9)
+        left = (self.left - self.taken) * seconds / self.taken
+        told = [f"loss {shown(loss, 4)}"]
+        told += [f"Dice {self.dice:.3f}"] if self.dice is not None else []
+        told += [f"ETA {tqdm.format_interval(left)}", f"{self.frames / seconds:.0f} frames/s"]
+        if torch.cuda.is_available() and torch.cuda.is_initialized():
+            told.append(f"{torch.cuda.max_memory_allocated() / 1e9:.1f} GB")
+        return ", ".join(told)

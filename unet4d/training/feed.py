@@ -1,0 +1,228 @@
+"""The batches a training step takes, and what became of the workers that make them, in words."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import signal
+import time
+from collections.abc import Callable, Iterator, Sequence
+from multiprocessing import active_children
+from pathlib import Path
+
+import numpy as np
+
+from unet4d.config import BATCH_SIZE, FRAMES, Config
+from unet4d.data.cache import CachedStudy
+from unet4d.data.sampling import PREFETCH, Batch, ClipDataset, loader
+from unet4d.errors import Unet4DError
+from unet4d.ranks import Ranks
+
+GB = 10**9
+SHARED_MEMORY = "/dev/shm"
+"""Where workers put batches for the main process to see."""
+USABLE = 0.9
+"""Share of what is free there that is counted on."""
+PATIENCE_S, TRIES = 60.0, 10
+"""A worker hangs if so many waits of this length bring no batch; one long wait would be over for a job that was suspended."""
+
+NEWS_S = 1.0
+"""The news of a worker's death, raised as its signal comes in, is no longer on its way."""
+
+
+class Feed:
+    """The batches of a run's steps for this rank, made by worker processes while the network computes: a context manager.
+
+    With A batches a step and B clips a batch, batch a of step s has the clips from number (s * A + a) * B on; a rank takes its
+    share.
+    A worker's death reaches the main process wherever it is, so every error that leaves the context is looked at.
+
+    Args:
+        clips: where they come from.
+        config: resolved.
+        steps: the steps to come, counted from 0.
+        ranks: those who share each batch.
+        pin: put batches where a GPU can fetch them from while it computes.
+        say: where a line for the user goes.
+
+    Attributes:
+        waited_s: seconds `next_step` has waited for batches so far.
+
+    Raises:
+        Unet4DError: on leaving, where a worker was killed, hangs or failed; where it failed with an Unet4DError, one of that kind.
+    """
+
+    def __init__(
+        self,
+        clips: ClipDataset,
+        config: Config,
+        steps: range,
+        ranks: Ranks,
+        pin: bool,
+        say: Callable[[str], None],
+    ):
+        self.clips, self.steps, self.pin, self.waited_s = clips, steps, pin, 0.0
+        self.batch_size, self.accumulate = config.train.batch_size or BATCH_SIZE, config.train.accumulate
+        self._share, self._taken, self._epoch = ranks.share(self.batch_size), 0, config.train.steps_per_epoch
+        self.workers = self._fitting_workers(config, ranks, say)
+
+    def __enter__(self) -> Feed:
+        before = set(active_children())
+        try:
+            self._batches = iter(loader(self.clips, self._numbers(), self.workers, self.pin, PATIENCE_S))
+        except OSError as error:
+            raise Unet4DError(
+                f"could not start {self.workers} workers ({error.strerror or error}); free memory, or lower data.workers; "
+                f"{self._again()}"
+            ) from error
+        self._processes = set(active_children()) - before
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        # The trace of an error keeps the loader alive, and workers that still run at the program's end would hold it up.
+        getattr(self._batches, "_shutdown_workers", lambda: None)()
+        for process in self._processes:
+            if process.is_alive():  # it hangs
+                process.kill()
+        told = self._told(error) if isinstance(error, Exception) else None
+        if told is not None:
+            raise told from error
+
+    def next_step(self) -> list[Batch]:
+        """The `accumulate` batches of the next step, this rank's share of each."""
+        began = time.perf_counter()
+        batches = [self._next() for _ in range(self.accumulate)]
+        self.waited_s += time.perf_counter() - began
+        self._taken += 1
+        return batches
+
+    def cases(self, step: int) -> list[str]:
+        """The cases of all clips of a step, of all ranks, in order, each once; nothing is read."""
+        clips = self.accumulate * self.batch_size
+        return list(dict.fromkeys(self.clips.case(step * clips + i) for i in range(clips)))
+
+    def _numbers(self) -> Iterator[range]:
+        """The numbers of each batch's clips."""
+        for batch in range(self.steps.start * self.accumulate, self.steps.stop * self.accumulate):
+            first = batch * self.batch_size
+            yield range(first + self._share.start, first + self._share.stop)
+
+    def _next(self) -> Batch:
+        for tries_left in reversed(range(TRIES)):
+            try:
+                return next(self._batches)
+            except RuntimeError as error:
+                if not tries_left or "DataLoader timed out" not in str(error):
+                    raise
+            except (
+                ConnectionError,
+                EOFError,
+                FileNotFoundError,
+            ) as error:  # a batch whose worker died before it was fetched
+                time.sleep(NEWS_S)
+                dead = [process.pid for process in self._processes if not process.is_alive()]
+                raise (
+                    RuntimeError(f"DataLoader worker (pid {dead[0]}) exited unexpectedly") if dead else error
+                ) from error
+        raise AssertionError("the last try returns or raises")
+
+    def _fitting_workers(self, config: Config, ranks: Ranks, say: Callable[[str], None]) -> int:
+        """As many of the configured workers as /dev/shm has room for; says so where it is not all of them."""
+        asked, free = config.data.workers or 0, _free_shared_memory()
+        if not asked or free is None:
+            return asked
+        voxels = math.prod(config.data.patch_size or ()) * (config.data.frames or FRAMES)
+        channels = len(self.clips.studies[0].image)
+        batch = len(self._share) * voxels * (4 * channels + 1)  # float32 and a label
+        # Those of a step, and of the one before until they are let go; of pinned ones only what is being copied.
+        given_out = 1 if self.pin else 2 * self.accumulate
+
+        def needed(workers: int) -> int:
+            """By all processes of this machine."""
+            return ranks.local_size * batch * (PREFETCH * workers + given_out) if workers else 0
+
+        fitting = next(n for n in range(asked, -1, -1) if needed(n) <= USABLE * free)
+        if fitting < asked:
+            each = f" in each of {ranks.local_size} processes" if ranks.local_size > 1 else ""
+            size = math.ceil(needed(asked) / USABLE / 2**30)
+            say(
+                f"{SHARED_MEMORY} has {free / GB:.3g} GB free, and {asked} workers{each} fill up to {needed(asked) / GB:.3g} GB: "
+                f"going on with {fitting}, which takes longer and changes no result; for all of them raise it: "
+                f"docker run --ipc=host, or --shm-size={size}g"
+            )
+        return fitting
+
+    def _told(self, error: Exception) -> Unet4DError | None:
+        """What a failure of the workers comes to for the user; None if it is none of theirs."""
+        text = str(error)
+        if isinstance(error, Unet4DError):
+            if "in DataLoader worker process" not in text:
+                return None
+            line = text.rstrip().rsplit("\n", 1)[-1].partition(": ")[2]  # of the worker's traceback, its own message
+            return type(error)(f"{line}; {self._again()}")
+        reason = self._reason(text)
+        return None if reason is None else Unet4DError(f"{reason}; {self._again()}")
+
+    def _reason(self, text: str) -> str | None:
+        """What happened and what to do, from what PyTorch's loader says and what the workers left with."""
+        fewer = f"lower data.workers, now {self.workers}"
+        number = re.search(r"DataLoader worker \(pid(?:\(s\))? (\d+)", text)
+        worker = f"a worker that makes batches (process {number[1]})" if number else "a worker that makes batches"
+        code = next((p.exitcode or 0 for p in self._processes if number and p.pid == int(number[1])), 0)
+        if code == -signal.SIGKILL:
+            return f"{worker} was killed, most often by the system for want of memory; free memory, or {fewer}"
+        if "DataLoader timed out" in text:
+            return (
+                f"no batch came for {PATIENCE_S * TRIES:g} s: {worker} hangs, most often on a disk that does not answer; look at "
+                f"{_folder(self.clips.studies)}"
+            )
+        if "Too many open files" in text or "received 0 items of ancdata" in text:
+            return (
+                f"the workers opened more files than this process may; raise the limit with ulimit -n 65536, or {fewer}"
+            )
+        if not number and "in DataLoader worker process" not in text:
+            return None
+        if damaged := _damaged(self.clips.studies):
+            return f"{damaged} was removed or cut short while it was learnt from; delete its folder, and it will be built again"
+        if code == -signal.SIGBUS or "</torch_" in text:
+            more = "docker run --ipc=host, or with a larger --shm-size"
+            return f"{worker} found {SHARED_MEMORY} full; raise it ({more}), or {fewer}"
+        if code < 0:
+            return f"{worker} was ended by the signal {signal.Signals(-code).name}; if nobody sent it, {fewer}"
+        if number:
+            return (
+                f"{worker} ended unexpectedly; it may have said why above, and --data.workers 0 shows the error itself"
+            )
+        return None
+
+    def _again(self) -> str:
+        """How to go on: a checkpoint is written after every epoch."""
+        is_kept = self.steps.start or self._taken >= self._epoch
+        return "then go on with --resume" if is_kept else "then start it again, for no epoch is done yet"
+
+
+def _free_shared_memory() -> int | None:
+    """Bytes; None where there is no such place."""
+    try:
+        found = os.statvfs(SHARED_MEMORY)
+    except OSError:
+        return None
+    return found.f_bavail * found.f_frsize
+
+
+def _damaged(studies: Sequence[CachedStudy]) -> Path | None:
+    """A file of a study that is not there or not as long as what was mapped of it."""
+    for study in studies:
+        for array in (study.image, study.label, study.foreground):
+            if isinstance(array, np.memmap) and array.filename is not None:
+                path = Path(array.filename)
+                if not path.exists() or path.stat().st_size < array.offset + array.nbytes:
+                    return path
+    return None
+
+
+def _folder(studies: Sequence[CachedStudy]) -> str:
+    """Where the studies lie."""
+    image = studies[0].image
+    return str(Path(image.filename).parents[1]) if isinstance(image, np.memmap) and image.filename else "it"

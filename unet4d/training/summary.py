@@ -1,0 +1,137 @@
+"""summary.json: what a run is, with what it was made, and how it stands."""
+
+from __future__ import annotations
+
+import datetime
+import functools
+import importlib.metadata
+import os
+import platform
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+import unet4d
+from unet4d.config import Config
+from unet4d.files import write_json
+from unet4d.model.checkpoint import Task
+from unet4d.model.fitting import GB
+from unet4d.ranks import Ranks
+from unet4d.training.log import best_epoch
+
+SUMMARY, CONFIG = "summary.json", "config.yaml"
+State = Literal["running", "finished", "stopped", "failed"]
+
+
+def write_summary(
+    run: Path,
+    *,
+    state: State,
+    config: Config,
+    task: Task,
+    device: torch.device,
+    ranks: Ranks,
+    step: int,
+    lines: Sequence[Mapping[str, Any]],
+    dataset: str | os.PathLike[str] | None = None,
+    reason: str = "",
+) -> None:
+    """Write RUN/summary.json, whole or not at all; on the first process only.
+
+    Args:
+        run: its folder.
+        state: "running", "finished", "stopped" (by a signal; it can be resumed) or "failed".
+        config: resolved.
+        task: its held-out subjects are kept.
+        device: of this process.
+        ranks: this process among the others.
+        step: optimiser steps taken so far.
+        lines: the log's lines so far.
+        dataset: folder that the run learns from.
+        reason: why it stopped or failed.
+
+    Raises:
+        Unet4DError: the disk is full.
+    """
+    if not ranks.is_first:
+        return
+    best, epochs, steps = best_epoch(lines), config.train.epochs, config.train.steps_per_epoch
+    summary = {
+        "state": state,
+        "reason": reason or None,
+        "written": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "dataset": None if dataset is None else str(Path(dataset).absolute()),
+        "seed": config.seed,
+        "fold": config.fold,
+        "held_out": list(task.held_out),
+        "epochs": {"done": step // steps, "of": epochs},
+        "steps": {"done": step, "of": epochs * steps},
+        "seconds": round(sum(line.get("seconds") or 0 for line in lines), 2),
+        "best": best and {name: best[name] for name in ("epoch", "mean_foreground_dice", "dice")},
+        "last_loss": lines[-1].get("loss") if lines else None,
+        "skipped_steps": sum(len(line.get("skipped") or ()) for line in lines),
+        "versions": _versions(),
+        "commit": _commit(),
+        "hardware": _hardware(device) | {"processes": ranks.size},
+    }
+    write_json(run / SUMMARY, summary)
+
+
+def _versions() -> dict[str, Any]:
+    """Of what computes; null for CUDA and cuDNN where torch is built without."""
+    return {
+        "unet4d": unet4d.__version__,
+        "torch": torch.__version__,
+        "monai": importlib.metadata.version("monai"),
+        "numpy": importlib.metadata.version("numpy"),
+        "python": platform.python_version(),
+        "cuda": torch.version.cuda,
+        "cudnn": torch.backends.cudnn.version(),
+    }
+
+
+@functools.cache
+def _commit() -> dict[str, Any] | None:
+    """The commit of the checkout that this package runs from, and whether its files have changed since; None if it is installed."""
+    root = Path(unet4d.__file__).resolve().parent.parent
+
+    def git(*words: str) -> str:
+        done = subprocess.run(
+            ["git", "--no-optional-locks", "-C", str(root), *words],
+            capture_output=True,
+            text=True,
+            timeout=20,
+            check=True,
+            errors="replace",
+        )
+        return done.stdout.strip()
+
+    try:
+        if Path(git("rev-parse", "--show-toplevel")).resolve() != root:
+            return None  # installed inside somebody else's checkout
+        return {"id": git("rev-parse", "HEAD"), "changed": bool(git("status", "--porcelain", "--", "unet4d"))}
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _hardware(device: torch.device) -> dict[str, Any]:
+    """The GPU, if that is where it computes, and the processor."""
+    gpu = None
+    if device.type == "cuda":
+        found = torch.cuda.get_device_properties(device)
+        gpu = {"name": found.name, "memory_gb": round(found.total_memory / GB, 1)}
+    return {"gpu": gpu, "cpu": _processor(), "cores": os.cpu_count()}
+
+
+@functools.cache
+def _processor() -> str:
+    """The processor's name, as Linux knows it, else as Python does."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        lines = []
+    named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return named[0] if named else platform.processor() or platform.machine()

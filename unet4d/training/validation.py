@@ -1,0 +1,176 @@
+"""Validation: whole studies, segmented and scored, shared by the processes that train together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from unet4d.config import Config, triple
+from unet4d.data.cache import CachedStudy
+from unet4d.metrics import count_voxels, describe, dice, extreme_frames, shown, volumes_ml, voxel_volume_ml
+from unet4d.model.checkpoint import Task
+from unet4d.model.clstm_unet import CLSTMUNet
+from unet4d.model.inference import sliding_window
+from unet4d.pictures import contour_sheet, volume_curves
+from unet4d.ranks import Ranks
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a validation came to, the same on all processes and for any number of them.
+
+    Attributes:
+        values: `dice` {class: mean over the labelled frames of all studies}, `mean_foreground_dice` (mean of those), `case_dice`
+            {case: the same within it}, and {class: voxels} on the labelled frames, `predicted_voxels` and `reference_voxels`. What
+            is defined nowhere is None.
+        pictures: (H, W, 3) uint8 by name, of the best and of the worst study: "validation/best contours" and the like.
+    """
+
+    values: dict[str, Any]
+    pictures: dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class _Scored:
+    """One study's score: `dice (L, K)` of its labelled frames, and voxels `(K,)` on them, of K foreground classes."""
+
+    index: int
+    dice: np.ndarray
+    predicted: np.ndarray
+    reference: np.ndarray
+
+    @property
+    def mean(self) -> float | None:
+        """Mean foreground Dice over the labelled frames; None where it is undefined."""
+        return _mean([describe(of_class)["mean"] for of_class in self.dice.T])
+
+
+class Validation:
+    """Dice on whole studies. Each process takes every size-th study; the values do not depend on how many there are.
+
+    Args:
+        studies: all of them, in the same order on every process; one or more.
+        config: resolved.
+        task: classes and time.
+        device: where to compute.
+        ranks: this process among the others.
+    """
+
+    def __init__(self, studies: Sequence[CachedStudy], config: Config, task: Task, device: torch.device, ranks: Ranks):
+        self.studies, self.config, self.task, self.device, self.ranks = studies, config, task, device, ranks
+        self.names = list(task.labels)[1:]
+
+    def __call__(self, network: CLSTMUNet, check: Callable[[], None]) -> Verdict:
+        """Segment and score every study; all processes call it together.
+
+        Args:
+            network: the same weights on all processes; left in evaluation mode.
+            check: called before each round of studies, equally often by every process; what it raises ends the validation.
+        """
+        network.eval()
+        mine, kept = self._score_mine(network, check)
+        scored = sorted((one for part in self.ranks.gathered(mine) for one in part), key=lambda one: one.index)
+        return Verdict(self._values(scored), self._pictures(scored, kept))
+
+    def _score_mine(self, network: CLSTMUNet, check: Callable[[], None]) -> tuple[list[_Scored], dict[int, np.ndarray]]:
+        """This process's scores; and its predictions `(T, X, Y, Z)` uint8 of its best and its worst study, by index."""
+        total, size = len(self.studies), self.ranks.size
+        scored: list[_Scored] = []
+        kept: dict[int, np.ndarray] = {}
+        hidden = None if self.ranks.is_first else True
+        with tqdm(total=total, desc="validating", unit="study", leave=False, disable=hidden) as bar:
+            for first in range(0, total, size):
+                check()
+                index = first + self.ranks.rank
+                if index < total:
+                    predicted = self._segment(network, self.studies[index])
+                    scored.append(self._score(index, predicted))
+                    kept[index] = predicted
+                    kept = {one: kept[one] for one in _best_and_worst(scored).values()}
+                bar.update(min(size, total - first))
+        return scored, kept
+
+    def _segment(self, network: CLSTMUNet, study: CachedStudy) -> np.ndarray:
+        """Class indices (T, X, Y, Z) uint8 of a whole study on the working grid."""
+        logits = sliding_window(
+            network,
+            torch.from_numpy(np.array(study.image)),
+            triple(self.config.data.patch_size or ()),
+            self.config.inference,
+            cyclic=self.task.cyclic,
+            device=self.device,
+            precision=self.config.train.precision,
+        )
+        return logits.argmax(1).to(torch.uint8).numpy()
+
+    def _score(self, index: int, predicted: np.ndarray) -> _Scored:
+        study = self.studies[index]
+        drawn = predicted[list(study.labelled_frames)]
+        counts = count_voxels(np.asarray(study.label), drawn, range(1, len(self.task.labels)))
+        return _Scored(index, dice(counts), (counts.tp + counts.fp).sum(0), (counts.tp + counts.fn).sum(0))
+
+    def _values(self, scored: Sequence[_Scored]) -> dict[str, Any]:
+        every = np.concatenate([one.dice for one in scored])
+        classes = {name: describe(every[:, k])["mean"] for k, name in enumerate(self.names)}
+        predicted, reference = (sum(getattr(one, name) for one in scored) for name in ("predicted", "reference"))
+        return {
+            "dice": classes,
+            "mean_foreground_dice": _mean(list(classes.values())),
+            "predicted_voxels": dict(zip(self.names, map(int, predicted), strict=True)),
+            "reference_voxels": dict(zip(self.names, map(int, reference), strict=True)),
+            "case_dice": {self.studies[one.index].case: one.mean for one in scored},
+        }
+
+    def _pictures(self, scored: Sequence[_Scored], kept: dict[int, np.ndarray]) -> dict[str, np.ndarray]:
+        """Drawn by the process that holds the study, and handed to all."""
+        mine: dict[str, np.ndarray] = {}
+        for which, index in _best_and_worst(scored).items():
+            if index % self.ranks.size == self.ranks.rank:
+                title = f"{self.studies[index].case}: Dice {shown(scored[index].mean, 3)}"
+                drawn = self._draw(self.studies[index], kept[index], title)
+                mine |= {f"validation/{which} {what}": picture for what, picture in drawn.items()}
+        return {name: picture for part in self.ranks.gathered(mine) for name, picture in part.items()}
+
+    def _draw(self, study: CachedStudy, predicted: np.ndarray, title: str) -> dict[str, np.ndarray]:
+        """Contours where prediction and reference are largest and smallest; where there is time, the volumes over it."""
+        affine, labelled = np.diag([*study.spacing, 1.0]), list(study.labelled_frames)
+        reference = np.zeros_like(predicted)
+        reference[labelled] = study.label
+        voxel_ml, classes = voxel_volume_ml(affine), range(1, len(self.task.labels))
+        curves, known = (volumes_ml(label, classes, voxel_ml) for label in (predicted, reference))  # (T, K)
+        frames = {*extreme_frames(curves), *(labelled[t] for t in extreme_frames(known[labelled]))}
+        drawn = {
+            "contours": contour_sheet(
+                study.image[0],
+                predicted,
+                affine,
+                reference=reference,
+                class_names=dict(enumerate(self.names, 1)),
+                frames=sorted(frames),
+                title=title,
+            )
+        }
+        if len(predicted) > 1:
+            known[[t for t in range(len(known)) if t not in labelled]] = np.nan
+            predicted_ml, reference_ml = (dict(zip(self.names, each.T, strict=True)) for each in (curves, known))
+            drawn["volumes"] = volume_curves(predicted_ml, reference_ml=reference_ml, title=title)
+        return drawn
+
+
+def _best_and_worst(scored: Sequence[_Scored]) -> dict[str, int]:
+    """The index of the best and of the worst study: the first of the best, the last of the worst, so that two differ."""
+    known = [(one.mean, -one.index) for one in scored if one.mean is not None]
+    if not known:
+        return {}
+    best, worst = -max(known)[1], -min(known)[1]
+    return {"best": best, "worst": worst} if worst != best else {"best": best}
+
+
+def _mean(values: Sequence[Any]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None
