@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -84,7 +84,7 @@ def _steps(job: Job, sizes: Sizes) -> dict[str, list[Row]]:
     ready = OurLoop(job, batches=batches)
     plain = PlainLoop(ready.trainer.network, job.config, batches, job.device)
     with fed_by_workers(job) as fed:
-        loops = {PLAIN: plain, READY: ready, WORKERS: fed}
+        loops: dict[str, Callable[[], Any]] = {PLAIN: plain, READY: ready, WORKERS: fed}
         rounds = interleaved(loops, sizes.rounds, sizes.budget_s)
         waiting = {READY: ready.waiting, WORKERS: fed.waiting}
         tables = {"step": step_table(rounds, job, waiting)}
@@ -114,7 +114,9 @@ def step_table(rounds: Rounds, job: Job, waiting: dict[str, float]) -> list[Row]
 def _precisions(job: Job, sizes: Sizes) -> list[Row]:
     """A row a precision of our loop, batches ready."""
     batches = job.batches(READY_BATCHES)
-    loops = {precision: OurLoop(job.in_precision(precision), batches=batches) for precision in PRECISIONS}
+    loops: dict[str, Callable[[], Any]] = {
+        precision: OurLoop(job.in_precision(precision), batches=batches) for precision in PRECISIONS
+    }
     rounds = interleaved(loops, sizes.rounds, sizes.budget_s)
     return precision_table(rounds, job)
 

@@ -108,7 +108,8 @@ def _whole(words: list[str], out: Path) -> dict[str, float]:
 
 def killed(words: list[str], out: Path, planned: list[Death], epoch_steps: int) -> list[dict[str, Any]]:
     """The run that dies as planned, and then is left alone to its end; gives a row a signal."""
-    run, rows = out / "killed", []
+    run = out / "killed"
+    rows: list[dict[str, Any]] = []
     words = [*words, "--out", str(run)]
     for death in planned:
         with Life(_resumed(words, run), run, out / "killed.txt") as life:

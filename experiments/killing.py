@@ -41,7 +41,7 @@ def seen(before: Doing, text: str) -> Doing:
     """What a training is at after a piece of what it writes to its terminal, between two carriage returns or line ends."""
     if step := _EPOCH.search(text):
         epoch, done, of = map(int, step.groups())
-        return Doing(STEP, epoch, done) if True else None
+        return Doing(STEP, epoch, done) if done < of else Doing(BETWEEN, epoch, done)
     if _VALIDATING.search(text):
         return before._replace(what=VALIDATING)
     if not text.strip() and before.what in (STEP, VALIDATING):  # a bar is taken away

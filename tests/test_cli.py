@@ -16,6 +16,7 @@ from unet4d import cli
 from unet4d.commands import COMMANDS
 from unet4d.config import Config
 from unet4d.errors import InputError, Unet4DError
+from unet4d.ranks import ALONE
 
 EXPERIMENTS = sorted((Path(unet4d.__file__).parent.parent / "experiments").glob("*.yaml"))
 
@@ -176,7 +177,7 @@ def test_the_command_line_wins_over_files_wherever_it_stands_and_a_later_file_ov
 
 def test_what_is_not_given_has_the_default_of_the_config(command, train_called):
     command("train", "--dataset", "d", "--out", "r")
-    assert train_called == [("d", "r", Config(), "auto", False, False)]
+    assert train_called == [("d", "r", Config(), "auto", False, False, ALONE)]
 
 
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.name)

@@ -161,7 +161,7 @@ def test_a_single_run_is_no_folder_for_folds_and_an_empty_one_cannot_be_resumed(
 ):
     with pytest.raises(InputError, match="holds a single run"):
         cross_validate(phantom, trained, tiny(), resume=True)
-    with pytest.raises(InputError, match="--resume was given and .* holds no folds"):
+    with pytest.raises(InputError, match=r"--resume was given and .* holds no folds"):
         cross_validate(phantom, tmp_path / "new", tiny(), resume=True)
     assert trained_folds == []
 
@@ -212,7 +212,7 @@ def test_among_several_processes_a_failure_ends_all(phantom, tiny, tmp_path, mon
 
     monkeypatch.setattr(unet4d.cross_validation, "train", failing)
     monkeypatch.setattr(Ranks, "from_first", lambda self, make: make())
-    with pytest.raises(Unet4DError, match="^no$"):
+    with pytest.raises(Unet4DError, match=r"^no$"):
         cross_validate(phantom, tmp_path / "out", tiny(), ranks=Ranks(0, 2))
 
 

@@ -232,7 +232,7 @@ def test_cases_without_a_fold_are_counted_and_in_no_folds_mean(
     with_folds(predictions, a=0, b=3, c=1, d=None)  # b has no label map any more
     folds = evaluate(dataset, predictions, tmp_path / "out", predicted_only=True)["folds"]
     assert (folds["cases"], folds["without_fold"]) == ({"0": ["a"], "1": ["c"]}, ["d"])
-    assert "1 cases were held out by no fold and are in none of these" in capsys.readouterr().out
+    assert "cases held out by no fold, in none of these: 1\n" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("folds", [{}, {"a": 1, "b": 1}, {"a": None, "b": None}, {"a": 1, "b": None}])

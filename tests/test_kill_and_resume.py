@@ -24,6 +24,7 @@ def test_the_bars_tell_what_a_training_does(script):
         ("preprocessing:  50%|#####     | 1/2", "starting", 0, 0),
         ("epoch 1/8 ##5        0/12", "in a step", 1, 0),
         ("epoch 1/8 ##5        3/12, loss 0.512, ETA 3:12:01, 412 frames/s", "in a step", 1, 3),
+        ("step 4 is skipped: loss nan", "in a step", 1, 3),
         ("  ", "between an epoch's steps and the next", 1, 3),
         ("epoch 1  loss 0.5000  seconds 2.0  ETA 3:12", "between an epoch's steps and the next", 1, 3),
         ("epoch 2/8 █▎         12/12, loss 0.5, ETA 3:12", "between an epoch's steps and the next", 2, 12),
@@ -89,15 +90,15 @@ def test_a_killed_run_on_a_phantom_is_the_run_that_nobody_killed(script, phantom
     module = script("kill_and_resume")
     (tmp_path / "tiny.yaml").write_text(
         "data: {patch_size: [16, 16, 4], frames: 3, folds: 3}\nmodel: {channels: [4, 8]}\n"
-        "train: {epochs: 4, steps_per_epoch: 30, batch_size: 1, validate_every: 1}\n"
+        "train: {epochs: 3, steps_per_epoch: 20, batch_size: 1, validate_every: 2}\n"
     )
     out = tmp_path / "out"
-    assert module.main(phantom, out, tmp_path / "tiny.yaml", kills=2)
+    assert module.main(phantom, out, tmp_path / "tiny.yaml", kills=1)
     summary = json.loads((out / "summary.json").read_text())
     assert summary["equal"]
     assert {row["exit_code"] for row in summary["signals"]} <= {-9, 75}
     assert summary["signals"]
-    assert all(row["steps_lost"] <= 30 for row in summary["signals"])
+    assert all(row["steps_lost"] <= 20 for row in summary["signals"])
     assert (out / "curves.png").stat().st_size > 1000
     (out / "killed" / "checkpoint_best.pt").write_bytes((out / "killed" / "checkpoint_previous.pt").read_bytes())
     best = [module.content(out / run / "checkpoint_best.pt") for run in ("whole", "killed")]

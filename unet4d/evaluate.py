@@ -186,7 +186,7 @@ def table(summary: Mapping[str, Any]) -> str:
     if folds := summary.get("folds"):
         lines += ["", table_of_folds(folds)]
         if folds["without_fold"]:
-            lines.append(f"{len(folds['without_fold'])} cases were held out by no fold and are in none of these")
+            lines.append(f"cases held out by no fold, in none of these: {len(folds['without_fold'])}")
     return "\n".join(lines)
 
 

@@ -13,7 +13,7 @@ import torch
 from tqdm import tqdm
 
 from unet4d.config import Precision
-from unet4d.data.channels import unsigned
+from unet4d.data.channels import mirror_signs, unsigned
 from unet4d.data.convert import NO_OPTIONS, Options
 from unet4d.data.dataset import read_dataset, to_values
 from unet4d.data.grid import WorkingGrid
@@ -66,12 +66,12 @@ def segment(
     values = grid.image(image.array, kinds, image.source or "the image")
     seen = torch.from_numpy(normalised(values, data.normalisation, kinds))
     cyclic = first.task.cyclic if time is None else time == "cyclic"
-    logits = mean_logits(_answer(one, seen, cyclic, precision, image) for one in models)
+    logits = mean_logits(_answer(one, seen, cyclic, precision, kinds, image) for one in models)
     return to_values(grid.native_label(logits), tuple(first.task.labels.values()))
 
 
 def _answer(
-    model: TrainedModel, seen: torch.Tensor, cyclic: bool, precision: Precision, image: Image4D
+    model: TrainedModel, seen: torch.Tensor, cyclic: bool, precision: Precision, kinds: Sequence[str], image: Image4D
 ) -> torch.Tensor:
     """One network's logits (T, K, X, Y, Z) of `seen` (C, T, X, Y, Z), the image normalised on the working grid."""
     device = next(model.network.parameters()).device
@@ -83,6 +83,7 @@ def _answer(
         cyclic=cyclic,
         device=device,
         precision=resolve_precision(precision, device),
+        signs=mirror_signs(kinds),
     )
     if not all(bool(frame.sum().isfinite()) for frame in logits):
         raise Unet4DError(

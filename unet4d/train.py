@@ -29,6 +29,7 @@ from unet4d.ranks import ALONE, Ranks
 from unet4d.resolve import resolved
 from unet4d.training.checkpoints import Checkpoints
 from unet4d.training.log import flat
+from unet4d.training.mlflow_log import check_mlflow
 from unet4d.training.summary import CONFIG
 from unet4d.training.trainer import Trainer
 from unet4d.training.watch import peak_bytes
@@ -70,6 +71,7 @@ def train(
     out_dir = Path(out_dir)
     where = _device(device, ranks)
     ranks.from_first(lambda: _check_out(out_dir, resume))
+    ranks.from_first(lambda: check_mlflow(config.train.mlflow))
     studies, known = ranks.in_turn(
         lambda: ready(dataset, lambda root: cache_dir(root, elsewhere=out_dir / "cache"), skip_verify)
     )

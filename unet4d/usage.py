@@ -125,5 +125,7 @@ def _keys(node: yaml.MappingNode, prefix: str = "") -> Iterator[tuple[str, int, 
 
 
 def _unknown(name: str, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(name, list(known), n=3, cutoff=0.6)
+    names = list(known)
+    begun = [one for one in names if one.startswith(name)]  # what is cut short is likelier than what is misspelt
+    near = begun or difflib.get_close_matches(name, names, n=1, cutoff=0.6)
     return f"{name} is not known{f'; wanted perhaps {near[0]}' if near else ''}"

@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 
-from unet4d.data.channels import KINDS, VELOCITIES, channels_of, turned, velocity_axis
+from unet4d.data.channels import KINDS, VELOCITIES, channels_of, mirror_signs, turned, velocity_axis
 from unet4d.errors import InputError
 
 FLOW = ("signal", "velocity X", "velocity Y", "velocity Z")
@@ -63,3 +63,8 @@ def test_a_component_that_is_missing_is_asked_for():
         "study.nii: the network's axis Z is the file's axis Y, and velocity Z came; wanted \"velocity Y\", too; give all "
         "three components, or store the study with its slices last"
     )
+
+
+def test_a_mirrored_velocity_turns_round_along_its_own_axis_and_nothing_else_does():
+    kinds = ("signal", "velocity Z", "map", "velocity -X", "velocity Y")
+    assert mirror_signs(kinds) == [(1, 1, 1), (1, 1, -1), (1, 1, 1), (-1, 1, 1), (1, -1, 1)]

@@ -72,3 +72,9 @@ def turned(
         source, sign = held[old]
         sources.append((source, -sign if flips[new] else sign))
     return sources
+
+
+def mirror_signs(kinds: Sequence[str]) -> list[tuple[int, ...]]:
+    """For each channel, what it is multiplied by where X, Y or Z is mirrored: -1 for the velocity along that axis, else 1."""
+    along = [velocity_axis(kind) for kind in kinds]
+    return [tuple(-1 if axis and axis[0] == n else 1 for n in range(3)) for axis in along]

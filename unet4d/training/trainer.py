@@ -71,12 +71,12 @@ class Trainer:
         self.step = TrainingStep(self.network, config, device, ranks)
         memory = fit.memory if fit else replace(config.memory, chunk_frames=config.memory.chunk_frames or 0)
         self.step.use(memory)
-        self.average = WeightAverage(self.network, config.train.ema) if config.train.ema else None
         self.signals, self.files, self.tally = StopSignals(), Checkpoints(out_dir), Tally(config.train.skip_limit)
         self.late, self.validate = LateReader(), Validation(validation, config, task, device, ranks)
         self.epoch, self.taken = 0, 0
         self.spent: dict[str, float] = {"seconds": 0.0, "waited_s": 0.0, "frames": 0}
         self.best: dict[str, Any] | None = None
+        self.average: WeightAverage | None = None
         self.kept: tuple[int, int] | None = None
         self.out_dir, self.memory, self.fit_planned = out_dir, memory, fit
 
@@ -96,7 +96,8 @@ class Trainer:
         self.network.load_state_dict(state["weights"] or saved["network"])
         self.step.load_state_dict(state["optimisation"])
         self.tally.load_state_dict(state["tally"])
-        if self.average:
+        if state["average"]:
+            self.average = WeightAverage(self.network, self.config.train.ema)
             self.average.load_state_dict(state["average"])
         self.epoch, self.taken, self.best = state["epoch"], state["step"], state["best"]
         self.spent = dict(state["spent"])
@@ -130,6 +131,8 @@ class Trainer:
         """
         train, self.dataset = self.config.train, dataset
         data, cyclic, kinds = self.config.data, self.task.cyclic, self.task.channel_kinds
+        if train.ema and self.average is None:  # only now, when the network has the weights that it begins with
+            self.average = WeightAverage(self.network, train.ema)
         patch, parts = triple(data.patch_size or ()), stages(self.config, self.network.total_stride)
         clips = ClipDataset(self.training, data, patch, cyclic, self.config.seed, kinds, parts)
         steps = range(self.taken, train.epochs * train.steps_per_epoch)

@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from unet4d.config import Config, triple
 from unet4d.data.cache import CachedStudy
+from unet4d.data.channels import mirror_signs
 from unet4d.metrics import count_voxels, describe, dice, extreme_frames, shown, volumes_ml, voxel_volume_ml
 from unet4d.model.checkpoint import Task
 from unet4d.model.clstm_unet import CLSTMUNet
@@ -105,6 +106,7 @@ class Validation:
             cyclic=self.task.cyclic,
             device=self.device,
             precision=self.config.train.precision,
+            signs=mirror_signs(self.task.channel_kinds),
         )
         return logits.argmax(1).to(torch.uint8).numpy()
 

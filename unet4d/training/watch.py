@@ -12,7 +12,8 @@ from unet4d.model.fitting import GB, Fit, described, rungs_from
 from unet4d.model.step import Clips, TrainingStep
 
 SETTLED = 1, 3
-"""The peak is that of the steps after the first of these, in which cuDNN tries its algorithms, up to the second."""
+"""The peak is that of the steps after the first of these, in which cuDNN tries its algorithms, up to the second. Steps on clips that
+are still to grow are not counted."""
 
 
 class MemoryWatch:
@@ -23,7 +24,7 @@ class MemoryWatch:
     Args:
         step: the training step, cut as `memory` says.
         memory: how it is cut.
-        frames: T of a clip.
+        frames: T of a clip, once it has grown.
         fit: what was planned; None compares nothing.
         say: where a line for the user goes.
     """
@@ -35,7 +36,7 @@ class MemoryWatch:
         self.memory, *self.leaner = rungs_from(memory, frames)
         if step.ranks.size > 1:
             self.leaner = []
-        self.steps = 0
+        self.frames, self.steps = frames, 0
 
     def __call__(self, batches: Sequence[Clips], number: int) -> tuple[Tensor, Tensor]:
         """Take step `number`: the loss and the gradient's norm, scalars on the device; see `TrainingStep.gradients`.
@@ -46,7 +47,7 @@ class MemoryWatch:
         while (loss := self._tried(batches, number)) is None:
             pass
         norm = self.step.update()
-        self.steps += 1
+        self.steps += batches[0][0].shape[1] == self.frames
         if self.fit and self.steps == SETTLED[0]:
             forget_peak(self.step.device)
         if self.fit and self.steps == SETTLED[1]:
