@@ -287,6 +287,20 @@ def test_a_model_with_itself_is_that_model_on_a_grid_of_another_spacing_too(mode
     assert (segment([model] * 3, image) == segment(model, image)).mean() > 0.9999
 
 
+@pytest.mark.parametrize("kind", ["velocity X", "velocity -X"])
+def test_velocities_change_their_sign_where_a_window_is_mirrored(model_file, kind):
+    """A study and its mirror image, whose velocity along X is turned round, are the same to a network that mirrors along X."""
+    model = load_model(model_file(channel_names=("magnitude", "vx"), normalisation="none"))
+    task = replace(model.task, channel_kinds=("signal", "velocity X"))
+    window = replace(model.config.inference, mirror_axes=[0])
+    model = replace(model, task=task, config=replace(model.config, inference=window))
+    array = np.random.default_rng(0).normal(size=(2, 3, 16, 16, 4)).astype(np.float32)
+    image = replace(Image4D.from_array(array[0], np.diag([2.0, 2.0, 8.0, 1.0])), array=array, kinds=("signal", kind))
+    turned = array[:, :, ::-1] * np.float32([1, -1])[:, None, None, None, None]
+    other = segment(model, replace(image, array=np.ascontiguousarray(turned)), precision="fp32")
+    assert (segment(model, image, precision="fp32")[:, ::-1] == other).mean() > 0.999
+
+
 def test_several_models_can_be_named_and_all_are_recorded(command, model_file, tmp_path, study):
     study(tmp_path / "heart.nii.gz")
     models = [model_file(), another(tmp_path / "model.pt", tmp_path / "other.pt")]

@@ -39,6 +39,7 @@ def settings() -> dict[str, Any]:
         found[name] = kind
         if dataclasses.is_dataclass(kind):
             found.update({f"{name}.{key}": inner for key, inner in get_type_hints(kind).items()})
+    found["fold"] = int | Literal["all"]
     return found
 
 

@@ -12,8 +12,8 @@ from unet4d.model.fitting import GB, Fit, described, rungs_from
 from unet4d.model.step import Clips, TrainingStep
 
 SETTLED = 1, 3
-"""The peak is that of the steps after the first of these, in which cuDNN tries its algorithms, up to the second. Steps on clips that
-are still to grow are not counted."""
+"""The peak is that of the steps after the first of these, in which cuDNN tries its algorithms, up to the second. Steps on clips
+that are still to grow are not counted."""
 
 
 class MemoryWatch:
