@@ -117,6 +117,8 @@ def killed(words: list[str], out: Path, planned: list[Death], epoch_steps: int) 
                 _check(life.ended(), 0, life)
                 return rows
             code, doing = life.end(death.number)
+            if read_json(run / "summary.json")["state"] == "finished":  # it was, when the signal came
+                return rows
             _check(code, STOPPED if death.number == signal.SIGTERM else -signal.SIGKILL, life)
         rows.append(_row(death, code, doing, run, epoch_steps))
     with Life(_resumed(words, run), run, out / "killed.txt") as life:

@@ -86,19 +86,24 @@ def test_the_kept_curves_are_those_of_the_kept_summary(request):
 
 
 @pytest.mark.slow
-def test_a_killed_run_on_a_phantom_is_the_run_that_nobody_killed(script, phantom, tmp_path):
+def test_a_killed_run_on_a_phantom_is_the_run_that_nobody_killed(script, phantom, tmp_path, monkeypatch):
     module = script("kill_and_resume")
     (tmp_path / "tiny.yaml").write_text(
         "data: {patch_size: [16, 16, 4], frames: 3, folds: 3}\nmodel: {channels: [4, 8]}\n"
         "train: {epochs: 3, steps_per_epoch: 20, batch_size: 1, validate_every: 2}\n"
     )
+    planned = [
+        module.Death(signal.SIGTERM, 0.0, module.MOMENT, 0.0),
+        module.Death(signal.SIGKILL, 0.0, module.VALIDATION, 0.0),
+    ]
+    monkeypatch.setattr(module, "deaths", lambda kills, seed, training_s: planned)
     out = tmp_path / "out"
-    assert module.main(phantom, out, tmp_path / "tiny.yaml", kills=1)
+    assert module.main(phantom, out, tmp_path / "tiny.yaml"), (out / "summary.json").read_text()
     summary = json.loads((out / "summary.json").read_text())
     assert summary["equal"]
-    assert {row["exit_code"] for row in summary["signals"]} <= {-9, 75}
-    assert summary["signals"]
-    assert all(row["steps_lost"] <= 20 for row in summary["signals"])
+    assert [row["exit_code"] for row in summary["signals"]] == [75, -9]
+    assert [row["doing"] for row in summary["signals"]] == ["in a step", "validating"]
+    assert [row["steps_lost"] for row in summary["signals"]] == [0, 0]
     assert (out / "curves.png").stat().st_size > 1000
     (out / "killed" / "checkpoint_best.pt").write_bytes((out / "killed" / "checkpoint_previous.pt").read_bytes())
     best = [module.content(out / run / "checkpoint_best.pt") for run in ("whole", "killed")]

@@ -100,6 +100,8 @@ def test_a_smaller_patch_keeps_the_network_by_saying_its_strides():
     assert applied(deep, settings).model == deep.model
     shallow = replace(config, model=resolved_model(ModelConfig([4, 8], 0), SPACING, config.data.patch_size))
     assert set(smaller(shallow, 10**12)) == {"data.patch_size"}
+    own = replace(config, model=replace(config.model, strides=[(1, 2, 1)]), train=replace(config.train, batch_size=2))
+    assert smaller(own, 10**12) == {"train.batch_size": 1}  # the strides were given with the patch, which stays
 
 
 def test_the_settings_are_taken_by_the_command_line(command, phantom, tmp_path):

@@ -34,9 +34,7 @@ from unet4d.training.summary import CONFIG, SUMMARY
 def plain_picture(monkeypatch):
     """Spares the second that contours take."""
     for name in ("contour_sheet", "volume_curves"):
-        monkeypatch.setattr(
-            f"unet4d.training.validation.{name}", lambda *given, **named: np.zeros((8, 8, 3), np.uint8)
-        )
+        monkeypatch.setattr(f"unet4d.training.validation.{name}", lambda *given, **named: np.zeros((8, 8, 3), np.uint8))
 
 
 def log_of(run) -> list[dict]:

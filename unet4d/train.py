@@ -95,7 +95,9 @@ def train(
         trainer.restore(saved)
     elif config.train.start_from:
         start = checkpoint_of(config.train.start_from)
-        said = "begins with " + begin_from(trainer.network, task, ranks.from_first(lambda: load_checkpoint(start)), start)
+        said = "begins with " + begin_from(
+            trainer.network, task, ranks.from_first(lambda: load_checkpoint(start)), start
+        )
     # Only now, when every study has been read: a bad one leaves no run behind.
     if ranks.is_first:
         write_text(out_dir / CONFIG, yaml.safe_dump(config.as_dict(), sort_keys=False))
@@ -135,9 +137,7 @@ def _check_shares(config: Config, ranks: Ranks) -> None:
         )
 
 
-def _fitted(
-    config: Config, task: Task, studies: Sequence[CachedStudy], device: torch.device, ranks: Ranks
-) -> Fit:
+def _fitted(config: Config, task: Task, studies: Sequence[CachedStudy], device: torch.device, ranks: Ranks) -> Fit:
     """The way to cut a step that fits what is free of the GPU now; says so where it is not the configured one.
 
     Raises:

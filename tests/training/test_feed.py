@@ -222,12 +222,22 @@ class Hanging(ClipDataset):
         return super().__getitem__(number)
 
 
-def test_a_worker_that_hangs_is_told_and_killed(monkeypatch):
+class Stopped(ClipDataset):
+    """Not even a SIGTERM of the main process reaches its workers."""
+
+    def __getitem__(self, number: int):
+        if number >= 12:
+            os.kill(os.getpid(), signal.SIGSTOP)
+        return super().__getitem__(number)
+
+
+@pytest.mark.parametrize("kind", [Hanging, Stopped])
+def test_a_worker_that_hangs_is_told_and_killed(monkeypatch, kind):
     monkeypatch.setattr(feed_module, "PATIENCE_S", 0.1)
     monkeypatch.setattr(feed_module, "TRIES", 5)
     monkeypatch.setattr("torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL", 0.2)  # how long it is asked to leave
     began = time.perf_counter()
-    text = str(failure(fed(Hanging, workers=1)))
+    text = str(failure(fed(kind, workers=1)))
     assert (
         "no batch came for 0.5 s: a worker that makes batches hangs, most often on a disk that does not answer" in text
     )

@@ -102,12 +102,15 @@ def test_a_step_taken_again_drops_the_same_channels_and_is_the_step_it_would_hav
             raise torch.OutOfMemoryError("made up")
         return loss
 
+    left = []
     monkeypatch.setattr(step, "gradients", at_its_very_end_too_large)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: left.extend(p.grad for p in step.network.parameters()))
     guard = MemoryWatch(step, MemoryConfig(0), 8, None, said.append)
     for number in (5, 6):
         wanted = plain.gradients([batch], number), plain.update()
         torch.testing.assert_close(guard([batch], number), wanted)
     assert len(said) == 3
+    assert left == [None] * len(left)  # nothing of the failed one takes up memory
     for one, same in zip(step.network.parameters(), plain.network.parameters(), strict=True):
         torch.testing.assert_close(one, same, rtol=1e-4, atol=1e-5)
     assert not torch.isclose(other.gradients([batch], 4), real_step().gradients([batch], 5), rtol=1e-3)

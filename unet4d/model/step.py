@@ -41,7 +41,9 @@ class TrainingStep:
         self.network, self.config, self.device, self.ranks = network, config.train, device, ranks
         self.seed, self.precision = config.seed, config.train.precision
         self.clip_loss = ClipLoss(network, config.memory, ranks.total if ranks.size > 1 else None)
-        self.loss = self.clip_loss if ranks.size == 1 else DistributedDataParallel(self.clip_loss)
+        self.loss = (
+            self.clip_loss if ranks.size == 1 else DistributedDataParallel(self.clip_loss, gradient_as_bucket_view=True)
+        )
         self.optimiser = optimiser(network, config.train)
         self.schedule = schedule(self.optimiser, config.train)
         self.scaler = torch.amp.GradScaler(device.type, init_scale=2.0**16 if self._scales else 1.0)
@@ -65,8 +67,10 @@ class TrainingStep:
                 seen, truth = (tensor.to(self.device, non_blocking=True) for tensor in (image, label))
                 with autocast(self.device, self.precision):
                     loss = self.loss(seen, truth, labelled, kept)
-                # The mean over processes, which is taken of the gradients, is to be their sum.
-                self.scaler.scale(loss * (self.ranks.size / len(batches))).backward()
+                # A loss that is not finite makes its gradient so. The mean over processes, which is taken of the gradients, is
+                # to be their sum.
+                factor = (1 + 0 * loss.detach()) * (self.ranks.size / len(batches))
+                self.scaler.scale(loss * factor).backward()
             losses.append(loss.detach())
         return losses[0] if len(losses) == 1 else torch.stack(losses).mean()
 

@@ -17,26 +17,24 @@ from unet4d.config import BATCH_SIZE, FRAMES, Config
 from unet4d.data.cache import CachedStudy
 from unet4d.data.sampling import PREFETCH, Batch, ClipDataset, loader
 from unet4d.errors import Unet4DError
+from unet4d.model.fitting import GB
 from unet4d.ranks import Ranks
 
-GB = 10**9
 SHARED_MEMORY = "/dev/shm"
 """Where workers put batches for the main process to see."""
 USABLE = 0.9
 """Share of what is free there that is counted on."""
 PATIENCE_S, TRIES = 60.0, 10
 """A worker hangs if so many waits of this length bring no batch; one long wait would be over for a job that was suspended."""
-
 NEWS_S = 1.0
-"""The news of a worker's death, raised as its signal comes in, is no longer on its way."""
+"""After so long the news of a worker's death, which is raised as it comes in, is no longer on its way."""
 
 
 class Feed:
     """The batches of a run's steps for this rank, made by worker processes while the network computes: a context manager.
 
     With A batches a step and B clips a batch, batch a of step s has the clips from number (s * A + a) * B on; a rank takes its
-    share.
-    A worker's death reaches the main process wherever it is, so every error that leaves the context is looked at.
+    share. A worker's death reaches the main process wherever that is, so every error that leaves the context is looked at.
 
     Args:
         clips: where they come from.
@@ -85,6 +83,7 @@ class Feed:
         for process in self._processes:
             if process.is_alive():  # it hangs
                 process.kill()
+                process.join(NEWS_S)
         told = self._told(error) if isinstance(error, Exception) else None
         if told is not None:
             raise told from error
@@ -115,17 +114,17 @@ class Feed:
             except RuntimeError as error:
                 if not tries_left or "DataLoader timed out" not in str(error):
                     raise
-            except (
-                ConnectionError,
-                EOFError,
-                FileNotFoundError,
-            ) as error:  # a batch whose worker died before it was fetched
-                time.sleep(NEWS_S)
-                dead = [process.pid for process in self._processes if not process.is_alive()]
-                raise (
-                    RuntimeError(f"DataLoader worker (pid {dead[0]}) exited unexpectedly") if dead else error
-                ) from error
+            except (ConnectionError, EOFError, FileNotFoundError):
+                self._raise_a_death()
+                raise
         raise AssertionError("the last try returns or raises")
+
+    def _raise_a_death(self) -> None:
+        """A batch cannot be fetched whose worker died meanwhile; raise that, unless the news of it is faster."""
+        time.sleep(NEWS_S)
+        for process in self._processes:
+            if not process.is_alive():
+                raise RuntimeError(f"DataLoader worker (pid {process.pid}) exited unexpectedly")
 
     def _fitting_workers(self, config: Config, ranks: Ranks, say: Callable[[str], None]) -> int:
         """As many of the configured workers as /dev/shm has room for; says so where it is not all of them."""
