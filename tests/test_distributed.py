@@ -118,7 +118,8 @@ def _kill_second(ranks):
 def test_a_signal_to_one_stops_all_at_one_step_and_another_number_goes_on(phantom, config, alone, tmp_path):
     run = tmp_path / "run"
     ended = run_ranks(2, _stopped_in_step, phantom, run, config, 5, _signal_second, fails=True)
-    assert [type(end) for end in ended] == [Stopped, Stopped]
+    assert [type(end) for end in ended] == [Stopped, ToldElsewhere]
+    assert ended[1].exit_code == Stopped.exit_code
     assert load_checkpoint(run / LAST)["training"]["step"] == 5
     run_ranks(3, _trained_on, phantom, run, config)
     check_same_run(run, alone)

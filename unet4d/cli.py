@@ -6,6 +6,7 @@ import argparse
 import itertools
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 from typing import NoReturn
 
@@ -46,8 +47,14 @@ class _Parser(ArgumentParser):
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
-    """Run the command line; ends the process with 0, 1 (failure), 2 (usage, input) or 130 (interrupted)."""
-    sys.exit(run(sys.argv[1:] if arguments is None else arguments))
+    """Run the command line; ends the process with 0, 1 (failure), 2 (usage, input), 75 (stopped) or 130 (interrupted)."""
+    code = run(sys.argv[1:] if arguments is None else arguments)
+    if code and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        # The others may wait for an exchange with this process, and an orderly end of it would wait for them.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -68,6 +75,9 @@ def run(arguments: Sequence[str]) -> int:
         if _is_out_of_memory(error):
             advice = _OUT_OF_MEMORY.get(arguments[0], "use another GPU")
             return _told(f"the GPU is out of memory ({_first_line(error)}); {advice}", 1)
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            traceback.print_exc()
+            return 1
         raise
     return 0
 
@@ -79,6 +89,10 @@ def _dispatch(arguments: Sequence[str]) -> None:
         command, options = _parsed(arguments)
     except SystemExit:  # --help and the like have said all
         return
+    except InputError as error:
+        if os.environ.get("RANK", "0") != "0":  # the first of several processes says it
+            raise ToldElsewhere(error.exit_code) from error
+        raise
     COMMANDS[command].run(options)
 
 

@@ -383,7 +383,7 @@ COMMANDS = {
         "  unet4d train --dataset heart --out run\n"
         "  unet4d train --dataset heart --out run --config mine.yaml --train.epochs 50   (the later one wins)\n"
         "  unet4d train --dataset heart --out twin --model.lstm_channels 0               (no recurrence: the baseline)\n"
-        "  unet4d train --dataset heart --out run --config run/config.yaml --resume      (go on after a stop)\n"
+        "  unet4d train --dataset heart --out run --resume                               (go on after a stop)\n"
         "  unet4d train --dataset heart --out folds --fold all                           (folds/fold_0, folds/fold_1, ...)",
         _train_options,
         _train,

@@ -25,6 +25,7 @@ from unet4d.files import check_writable, read_json, write_json, write_text
 from unet4d.folds import FOLDS, fold_folder, folds_in, holds_run
 from unet4d.over_folds import over_folds, table
 from unet4d.ranks import ALONE, Ranks
+from unet4d.signals import StopSignals
 from unet4d.train import train
 from unet4d.training.log import best_epoch, log_lines
 from unet4d.training.summary import CONFIG, SUMMARY
@@ -65,6 +66,7 @@ def cross_validate(
     out = Path(out_dir)
     held_out, begun, done = ranks.from_first(lambda: _prepared(Path(dataset), out, config, resume))
     failed: dict[int, str] = {}
+    signals = StopSignals()
     for fold, subjects in enumerate(held_out):
         run = fold_folder(out, fold)
         if fold in done:
@@ -72,7 +74,7 @@ def cross_validate(
             continue
         _say(f"fold {fold} of {len(held_out)}: holding {', '.join(subjects)} out", ranks)
         try:
-            train(dataset, run, replace(config, fold=fold), device, fold in begun, skip_verify, ranks)
+            train(dataset, run, replace(config, fold=fold), device, fold in begun, skip_verify, ranks, signals)
         except (InputError, Stopped, ToldElsewhere):
             raise
         except Unet4DError as error:
@@ -80,6 +82,11 @@ def cross_validate(
                 raise
             failed[fold] = str(error)
             print(f"fold {fold} failed: {error}", file=sys.stderr)
+        if ranks.any(signals.requested is not None) and fold + 1 < len(
+            held_out
+        ):  # it came when nothing of the fold was left
+            with ranks.alike():
+                raise Stopped(f"stopped by a signal after fold {fold}; nothing is lost; go on with --resume")
     summary = ranks.from_first(lambda: _summarised(out, config, held_out, failed))
     if failed:
         listed = "; ".join(f"fold {fold}: {reason}" for fold, reason in failed.items())

@@ -32,6 +32,11 @@ def holds_run(folder: Path) -> bool:
     return any((folder / name).is_file() for name in (BEST, LAST, PREVIOUS))
 
 
+def holds_folds(folder: Path) -> bool:
+    """Whether a folder is that of a cross-validation, and no run of its own."""
+    return not holds_run(folder) and ((folder / FOLDS).is_file() or bool(folds_in(folder)))
+
+
 def folds_in(out: Path) -> dict[int, Path]:
     """The folds begun in a folder, by number."""
     numbers = {path.name.removeprefix("fold_"): path for path in out.glob("fold_*") if holds_run(path)}

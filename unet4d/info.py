@@ -16,7 +16,8 @@ from unet4d.files import read_json
 from unet4d.folds import FOLDS, folds_in, holds_run
 from unet4d.metrics import shown
 from unet4d.model.checkpoint import LAST, PREVIOUS
-from unet4d.over_folds import over_folds
+from unet4d.over_folds import mean_and_deviation, over_folds
+from unet4d.training.checkpoints import position
 from unet4d.training.standing import WHOLE, checkpoint_facts, is_run, run_facts, settings
 from unet4d.training.summary import CONFIG
 
@@ -135,15 +136,21 @@ def _run_lines(facts: Mapping[str, Any]) -> list[str]:
         epoch = list(facts["losses"])
         lines.append(_row("loss", f"{losses} (epochs {epoch[0]} to {epoch[-1]})"))
     lines += [_row(name, _checkpoint_told(one)) for name, one in facts["checkpoints"].items()]
-    return [*lines, *_setting_lines(facts), _row("go on", facts["go_on"], wrapped=False)]
+    return [*lines, *_setting_lines(facts), _go_on_line(facts["go_on"], facts["state"] == "running")]
+
+
+def _go_on_line(command: str, runs: bool = False) -> str:
+    """The command, in one line; of what runs it is said when it may be given: two would write to one folder."""
+    return _row("if it was killed" if runs else "go on", command, wrapped=False)
 
 
 def _state(facts: Mapping[str, Any]) -> str:
-    reason = f" ({facts['reason']})" if facts["reason"] else ""
+    reason = facts["reason"] or ""
+    state = reason if reason.startswith(facts["state"]) else facts["state"] + (f" ({reason})" if reason else "")
     since = datetime.datetime.now(datetime.UTC) - datetime.datetime.fromisoformat(facts["last_written"])
     ago = datetime.timedelta(seconds=max(0, round(since.total_seconds())))
     killed = ", unless it was killed since" if facts["state"] == "running" else ""
-    return f"{facts['state']}{reason}, last written {ago} ago{killed}"
+    return f"{state}, last written {ago} ago{killed}"
 
 
 def _made_with(summary: Mapping[str, Any] | None) -> list[str]:
@@ -173,7 +180,7 @@ def _model_lines(facts: Mapping[str, Any]) -> list[str]:
 
 
 def _checkpoint_told(one: Mapping[str, Any]) -> str:
-    place = f", epoch {one['epoch']}, step {one['step']}" if one["epoch"] is not None else ""
+    place = f", {position(one)}" if one["epoch"] is not None else ""
     return f"{one['state']}, {one['bytes'] / 1e6:.2f} MB{place}"
 
 
@@ -187,8 +194,8 @@ def _setting_lines(facts: Mapping[str, Any]) -> list[str]:
 
 
 def _checkpoint_lines(facts: Mapping[str, Any]) -> list[str]:
-    go_on = _row("go on", facts["go_on"], wrapped=False)
-    return [f"{facts['checkpoint']}: {_checkpoint_told(facts)}", *_model_lines(facts), *_setting_lines(facts), go_on]
+    told = [f"{facts['checkpoint']}: {_checkpoint_told(facts)}", *_model_lines(facts), *_setting_lines(facts)]
+    return [*told, _go_on_line(facts["go_on"])]
 
 
 def _fold_lines(facts: Mapping[str, Any]) -> list[str]:
@@ -203,14 +210,10 @@ def _fold_lines(facts: Mapping[str, Any]) -> list[str]:
         )
     if facts["best"]:
         over = facts["best"]["over"]
-        classes = ", ".join(f"{name} {_spread(values)}" for name, values in over["dice"].items())
+        classes = ", ".join(f"{name} {mean_and_deviation(values)}" for name, values in over["dice"].items())
         mean = over["mean_foreground_dice"]
-        lines.append(f"mean ± deviation of {mean['n']}: {_spread(mean)}  {classes}")
-    return [*lines, _row("go on", facts["go_on"], wrapped=False)]
-
-
-def _spread(described: Mapping[str, Any]) -> str:
-    return f"{shown(described['mean'], 3)} ± {shown(described['std'], 3)}"
+        lines.append(f"mean +- deviation of {mean['n']}: {mean_and_deviation(mean)}  {classes}")
+    return [*lines, _go_on_line(facts["go_on"], any(run["state"] == "running" for run in facts["runs"].values()))]
 
 
 def _row(name: str, words: str, wrapped: bool = True) -> str:

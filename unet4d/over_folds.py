@@ -35,8 +35,13 @@ def table(found: Mapping[str, Any]) -> str:
         row = [values["mean_foreground_dice"], *values["dice"].values()]
         lines.append(_row(f"fold {name}", [shown(value, 3) for value in row], widths))
     over = [found["over"]["mean_foreground_dice"], *found["over"]["dice"].values()]
-    lines.append(_row("all folds", [f"{shown(one['mean'], 3)} +- {shown(one['std'], 3)}" for one in over], widths))
+    lines.append(_row("all folds", [mean_and_deviation(one) for one in over], widths))
     return "\n".join(lines)
+
+
+def mean_and_deviation(described: Mapping[str, Any]) -> str:
+    """One description of `over_folds`, for a terminal."""
+    return f"{shown(described['mean'], 3)} +- {shown(described['std'], 3)}"
 
 
 def _row(name: str, cells: Sequence[str], widths: Sequence[int]) -> str:

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Value = TypeVar("Value")
-PATIENCE = datetime.timedelta(hours=6)
-"""How long a process waits for the others: the first one may preprocess a large dataset meanwhile."""
+USUAL, PATIENT = datetime.timedelta(hours=1), datetime.timedelta(hours=12)
+"""How long a process waits for the others: as a rule, and where the first of a machine may preprocess a large dataset meanwhile."""
 
 
 @dataclass(frozen=True)
@@ -32,12 +32,14 @@ class Ranks:
         size: how many there are.
         local_rank: its number among those on this machine; that of its GPU.
         local_size: how many are on this machine.
+        patient: the group for exchanges that may take long.
     """
 
     rank: int = 0
     size: int = 1
     local_rank: int = 0
     local_size: int = 1
+    patient: Any = None
 
     @property
     def is_first(self) -> bool:
@@ -59,14 +61,14 @@ class Ranks:
         dist.all_reduce(found, dist.ReduceOp.MAX)
         return bool(found)
 
-    def gathered(self, value: Value) -> list[Value]:
-        """The values of all processes, in their order."""
+    def gathered(self, value: Value, group: Any = None) -> list[Value]:
+        """The values of all processes, in their order; exchanged in `group`, if that is to be another than the usual one."""
         if self.size == 1:
             return [value]
         import torch.distributed as dist
 
         values: list[Any] = [None] * self.size
-        dist.all_gather_object(values, value)
+        dist.all_gather_object(values, value, group=group)
         return values
 
     def from_first(self, make: Callable[[], Value]) -> Value:
@@ -98,10 +100,10 @@ class Ranks:
         hushed = contextlib.nullcontext() if self.is_first else contextlib.redirect_stdout(io.StringIO())
         with hushed:
             made, failed = (None, None) if self.local_rank else _tried(make)
-            self._fail_together(failed)
+            self._fail_together(failed, self.patient)
             if self.local_rank:
                 made, failed = _tried(make)
-            self._fail_together(failed)
+            self._fail_together(failed, self.patient)
         return made  # type: ignore[return-value]
 
     def total(self, sums: Tensor) -> Tensor:
@@ -114,9 +116,36 @@ class Ranks:
         dist.all_reduce(everywhere)
         return everywhere + (sums - sums.detach())
 
-    def _fail_together(self, failed: BaseException | None) -> None:
+    @contextlib.contextmanager
+    def alike(self) -> Iterator[None]:
+        """What is inside fails on every process or on none, so that the first alone says why.
+
+        Raises:
+            ToldElsewhere: in place of an Unet4DError, on the others.
+        """
+        try:
+            yield
+        except Unet4DError as error:
+            if self.is_first:
+                raise
+            raise ToldElsewhere(error.exit_code) from error
+
+    @contextlib.contextmanager
+    def loss_of_one_told(self) -> Iterator[None]:
+        """An exchange inside that failed since a process is no longer there becomes an Unet4DError."""
+        try:
+            yield
+        except RuntimeError as error:
+            if self.size == 1 or not _is_of_a_peer(error):
+                raise
+            raise Unet4DError(
+                f"process {self.rank} lost another one of the {self.size} of this training, whose own message says why "
+                f"({str(error).splitlines()[0][:120]})"
+            ) from error
+
+    def _fail_together(self, failed: BaseException | None, group: Any = None) -> None:
         """Raise what failed here, or that something failed in another process; all come here, and all leave or none."""
-        codes = self.gathered(None if failed is None else getattr(failed, "exit_code", 1))
+        codes = self.gathered(None if failed is None else getattr(failed, "exit_code", 1), group)
         if failed is not None:
             raise failed
         if failures := [code for code in codes if code is not None]:
@@ -139,9 +168,12 @@ ALONE = Ranks()
 def joined() -> Iterator[Ranks]:
     """Meet the others that torchrun started, and part from them at the end; alone where it started none.
 
+    Who fails does not part: the others may be in the midst of an exchange, and parting would wait for them. It is to say why and
+    end, as `cli.main` does; then they know.
+
     Raises:
         InputError: the environment names a process among several and not how to meet them.
-        Unet4DError: another process has ended meanwhile.
+        Unet4DError: the others do not come, or one has ended meanwhile.
     """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
@@ -158,18 +190,17 @@ def joined() -> Iterator[Ranks]:
 
     rank, local_rank, local_size = (int(os.environ[name]) for name in ("RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE"))
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-    dist.init_process_group(backend, timeout=PATIENCE)
     try:
-        yield Ranks(rank, size, local_rank, local_size)
-    except RuntimeError as error:
-        if not _is_of_a_peer(error):
-            raise
+        dist.init_process_group(backend, timeout=USUAL)
+    except (RuntimeError, ValueError) as error:
         raise Unet4DError(
-            f"process {rank} lost another one of the {size} of this training, whose own message says why "
-            f"({str(error).splitlines()[0][:120]})"
+            f"process {rank} did not meet the others of {size} at {os.environ['MASTER_ADDR']} "
+            f"({str(error).splitlines()[0][:120]}); see that all were started and reach that address"
         ) from error
-    finally:
-        dist.destroy_process_group()
+    ranks = Ranks(rank, size, local_rank, local_size, dist.new_group(backend="gloo", timeout=PATIENT))
+    with ranks.loss_of_one_told():
+        yield ranks
+    dist.destroy_process_group()
 
 
 def _is_of_a_peer(error: RuntimeError) -> bool:

@@ -161,6 +161,7 @@ def _study_section(study: Segmented, folder: Path) -> Iterator[str]:
         reference=study.reference,
         class_names=names,
         frames=_shown_frames(study, curves),
+        extremes=metrics.extreme_frames(curves),
     )
     dashed = " Dashed: the reference, on the frames that have one." if study.reference is not None else ""
     yield page.figure(

@@ -6,11 +6,13 @@ before a checkpoint is written.
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import signal
 import sys
 import threading
+from collections.abc import Iterator
 from types import FrameType
 from typing import Any
 
@@ -53,6 +55,22 @@ class StopSignals:
             raise KeyboardInterrupt
 
 
+@contextlib.contextmanager
+def stop_signals_held() -> Iterator[None]:
+    """A context to start workers in: a stop signal reaches this process after it, and never those.
+
+    A process begins with the signals blocked that its parent blocks, and would die of one before it calls `ignore_stop_signals`.
+    """
+    if not hasattr(signal, "pthread_sigmask"):  # Windows has no signals to a group
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def ignore_stop_signals(worker: int = 0) -> None:
     """Have a worker process end when its parent says so, and not at a signal to the whole group: a DataLoader's `worker_init_fn`.
 
@@ -68,6 +86,8 @@ def ignore_stop_signals(worker: int = 0) -> None:
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # for threads there already, which do not block it
         threading.Thread(target=_end_with, args=(parent.pid,), name="end at the parent's SIGTERM", daemon=True).start()
+    elif hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)
 
 
 def _end_with(parent: int) -> None:

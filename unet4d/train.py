@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Sequence
 from dataclasses import replace
@@ -20,6 +21,7 @@ from unet4d.data.fingerprint import fingerprint
 from unet4d.data.verification.ready import ready
 from unet4d.errors import InputError, Unet4DError
 from unet4d.files import check_writable, write_text
+from unet4d.folds import holds_folds
 from unet4d.model.checkpoint import BEST, LAST, PREVIOUS, Task, checkpoint_of, load_checkpoint
 from unet4d.model.device import find_device, tune
 from unet4d.model.fitting import GB, Fit, described, fitted, free_bytes
@@ -27,7 +29,9 @@ from unet4d.model.warm_start import begin_from
 from unet4d.out_of_memory import out_of_memory_words, smaller_settings
 from unet4d.ranks import ALONE, Ranks
 from unet4d.resolve import resolved
+from unet4d.signals import StopSignals
 from unet4d.training.checkpoints import Checkpoints
+from unet4d.training.lock import locked
 from unet4d.training.log import flat
 from unet4d.training.mlflow_log import check_mlflow
 from unet4d.training.summary import CONFIG
@@ -48,6 +52,7 @@ def train(
     resume: bool = False,
     skip_verify: bool = False,
     ranks: Ranks = ALONE,
+    signals: StopSignals | None = None,
 ) -> Path:
     """Train a network on the folds' other subjects and validate it on the fold's.
 
@@ -59,6 +64,7 @@ def train(
         resume: go on from the newest checkpoint in `out_dir` that is whole.
         skip_verify: do not look for faults of the dataset first.
         ranks: the processes that train together, as `unet4d.ranks.joined` gives them; each calls this.
+        signals: notes those that ask to stop; one that comes when all is done is left for the caller to see.
 
     Returns:
         The best checkpoint's path; on ties and without scores, the latest one.
@@ -75,45 +81,60 @@ def train(
     studies, known = ranks.in_turn(
         lambda: ready(dataset, lambda root: cache_dir(root, elsewhere=out_dir / "cache"), skip_verify)
     )
-    training, validation = split_cases(studies, config.fold, config.data.folds, config.seed, config.data.held_out)
+    with ranks.alike():
+        training, validation = split_cases(studies, config.fold, config.data.folds, config.seed, config.data.held_out)
     given = config
     config = ranks.from_first(lambda: resolved(given, (*training, *validation), where, known, ranks))
-    ranks.from_first(lambda: _check_shares(config, ranks))
+    with ranks.alike():
+        _check_shares(config, ranks)
     subjects = tuple(sorted({case.subject for case in validation}))
     task = Task(dict(studies.labels), studies.channel_names, studies.cyclic, subjects, studies.channel_kinds)
-    saved = ranks.from_first(lambda: _saved_run(out_dir, config, task)) if resume else None
+    with contextlib.ExitStack() as held:
+        if resume:
+            ranks.from_first(lambda: held.enter_context(locked(out_dir)))
+        saved = ranks.from_first(lambda: _saved_run(out_dir, config, task)) if resume else None
+        cache, plane = cache_dir(studies.root, config.data.cache_dir, out_dir / "cache"), config.data.plane_spacing_mm
+        assert cache is not None
+        cached = ranks.in_turn(lambda: cached_studies((*training, *validation), studies, config.data, plane, cache))
+        learnt, held_out = cached[: len(training)], cached[len(training) :]
+        tune(where, config.train.precision)
+        with ranks.alike():
+            plan = _fitted(config, task, learnt, where, ranks) if where.type == "cuda" else None
+            trainer = Trainer(out_dir, config, task, learnt, held_out, where, plan, ranks, signals or StopSignals())
+            said = _begun(trainer, config, task, saved, ranks)
+        if trainer.is_done:
+            if ranks.is_first:
+                print(f"{out_dir}: all {config.train.epochs} epochs were done before")
+            return out_dir / BEST
+        # Only now, when every study has been read: a bad one leaves no run behind.
+        if not resume:
+            ranks.from_first(lambda: held.enter_context(locked(out_dir)))
+        if ranks.is_first:
+            write_text(out_dir / CONFIG, yaml.safe_dump(config.as_dict(), sort_keys=False))
+            print(said, end="")
+        free = free_bytes(where) if where.type == "cuda" else 0
+        try:
+            trainer.fit(studies.name, studies.root)
+        except torch.OutOfMemoryError as error:
+            spacing = fingerprint((*training, *validation), config.data, known).spacing
+            labelled = partial(_labelled, studies=learnt, task=task, data=config.data)
+            counts = len(task.channel_names), len(task.labels)
+            settings = smaller_settings(config, spacing, *counts, labelled, free, ranks.size)
+            planned = plan.planned_bytes if plan else None
+            raise Unet4DError(out_of_memory_words(planned, peak_bytes(where), free, settings)) from error
+    return out_dir / BEST
 
-    cache, plane = cache_dir(studies.root, config.data.cache_dir, out_dir / "cache"), config.data.plane_spacing_mm
-    assert cache is not None
-    cached = ranks.in_turn(lambda: cached_studies((*training, *validation), studies, config.data, plane, cache))
-    learnt, held_out = cached[: len(training)], cached[len(training) :]
-    tune(where, config.train.precision)
-    plan = _fitted(config, task, learnt, where, ranks) if where.type == "cuda" else None
-    trainer = Trainer(out_dir, config, task, learnt, held_out, where, plan, ranks)
-    said = ""
+
+def _begun(trainer: Trainer, config: Config, task: Task, saved: dict[str, Any] | None, ranks: Ranks) -> str:
+    """Have the trainer go on from a checkpoint, or begin with the weights that the configuration names; what to say of it."""
     if saved:
         trainer.restore(saved)
-    elif config.train.start_from:
-        start = checkpoint_of(config.train.start_from)
-        said = "begins with " + begin_from(
-            trainer.network, task, ranks.from_first(lambda: load_checkpoint(start)), start
-        )
-    # Only now, when every study has been read: a bad one leaves no run behind.
-    if ranks.is_first:
-        write_text(out_dir / CONFIG, yaml.safe_dump(config.as_dict(), sort_keys=False))
-    if ranks.is_first and said:
-        print(said)
-    free = free_bytes(where) if where.type == "cuda" else 0
-    try:
-        trainer.fit(studies.name, studies.root)
-    except torch.OutOfMemoryError as error:
-        spacing = fingerprint((*training, *validation), config.data, known).spacing
-        labelled = partial(_labelled, studies=learnt, task=task, data=config.data)
-        counts = len(task.channel_names), len(task.labels)
-        settings = smaller_settings(config, spacing, *counts, labelled, free, ranks.size)
-        planned = plan.planned_bytes if plan else None
-        raise Unet4DError(out_of_memory_words(planned, peak_bytes(where), free, settings)) from error
-    return out_dir / BEST
+        return ""
+    if config.train.start_from is None:
+        return ""
+    path = checkpoint_of(config.train.start_from)
+    content = ranks.from_first(lambda: load_checkpoint(path))
+    return f"begins with {begin_from(trainer.network, task, content, path)}\n"
 
 
 def _device(name: str, ranks: Ranks) -> torch.device:
@@ -168,10 +189,18 @@ def _labelled(frames: int, studies: Sequence[CachedStudy], task: Task, data: Dat
 
 def _check_out(out_dir: Path, resume: bool) -> None:
     """Refuse to overwrite a run, to go on with none, and a folder that cannot be written to."""
-    there = any((out_dir / name).exists() for name in (LAST, PREVIOUS))
-    if there and not resume:
+    begun = any((out_dir / name).exists() for name in (LAST, PREVIOUS))
+    if begun and not resume:
         raise InputError(f"{out_dir} already holds a run; choose a new --out, or add --resume to go on with it")
-    if resume and not there:
+    if holds_folds(out_dir):
+        raise InputError(
+            f"{out_dir} holds the folds of a cross-validation; train one with --out {out_dir / 'fold_0'}, all with --fold all"
+        )
+    if not begun and (out_dir / BEST).exists():
+        raise InputError(
+            f"{out_dir} holds {BEST} and no {LAST} to go on from; choose a new --out, or move the model away first"
+        )
+    if resume and not begun:
         raise InputError(
             f"--resume was given and {out_dir} holds no {LAST}; leave --resume out, or give the run's folder"
         )
@@ -190,8 +219,10 @@ def _saved_run(out_dir: Path, config: Config, task: Task) -> dict[str, Any]:
             f"--resume with another configuration: {name} is {now[name]} and was {before.get(name)}{more}; leave it out, or give "
             "a new --out"
         )
-    if task != (learnt := Task.from_dict(saved["task"])):
+    learnt, given = Task.from_dict(saved["task"]).as_dict(), task.as_dict()
+    if other := [name for name in given if given[name] != learnt[name]]:
+        name = other[0]
         raise InputError(
-            f"--resume with another dataset: it is {task} and was {learnt}; give the run's own, or a new --out"
+            f"--resume with another dataset: {name} is {given[name]} and was {learnt[name]}; give the run's own, or a new --out"
         )
     return saved

@@ -48,7 +48,8 @@ def wanted(kind: Any) -> str:
     if kind in _WORDS:
         return _WORDS[kind]
     if get_origin(kind) is Literal:
-        return f"one of {', '.join(map(str, get_args(kind)))}"
+        choices = ", ".join(map(str, get_args(kind)))
+        return choices if len(get_args(kind)) == 1 else f"one of {choices}"
     if get_origin(kind) in (Union, UnionType):
         return ", or ".join(wanted(one) for one in get_args(kind))
     return f"settings under it, such as {next(iter(get_type_hints(kind)))}"

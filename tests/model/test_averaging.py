@@ -80,19 +80,30 @@ def test_it_goes_on_from_its_state_to_the_bit():
         step(made, number)
         average.update()
     file = io.BytesIO()
-    torch.save({"average": average.state_dict(), "weights": made.state_dict()}, file)
+    saved = {"average": average.state_dict(), "weights": made.state_dict(), "averaged": average.network.state_dict()}
+    torch.save(saved, file)
     file.seek(0)
     state = torch.load(file, weights_only=True)
     other = network()
     other.load_state_dict(state["weights"])
     resumed = WeightAverage(other, 0.9)
-    resumed.load_state_dict(state["average"])
+    resumed.load_state_dict(state["average"], state["averaged"])
     for one, average_of in ((made, average), (other, resumed)):
         for number in range(3, 6):
             step(one, number)
             average_of.update()
     assert average.updates == resumed.updates == 6
     assert all(map(torch.equal, average.network.parameters(), resumed.network.parameters()))
+
+
+def test_its_state_does_not_repeat_the_weights_that_a_checkpoint_holds_as_its_network():
+    made = network()
+    average = WeightAverage(made, 0.9)
+    average.update()
+    file = io.BytesIO()
+    torch.save(average.state_dict(), file)
+    assert file.tell() < sum(weight.nbytes for weight in made.parameters()) / 2
+    assert average.state_dict() == {"updates": 1}
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")

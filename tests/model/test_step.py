@@ -59,6 +59,11 @@ def spoil_gradient(step: TrainingStep):
     return step.network.head.weight.register_hook(lambda of: of.index_fill(0, torch.tensor([1]), float("inf")))
 
 
+def enlarge_gradient(step: TrainingStep, by: float):
+    """Makes every weight's gradient so much larger until they are removed."""
+    return [weight.register_hook(lambda of: of * by) for weight in step.network.parameters()]
+
+
 def spoil_loss(step: TrainingStep):
     """Makes the loss infinite and leaves its gradient a number, until it is removed."""
     return step.clip_loss.register_forward_hook(lambda module, given, loss: loss + float("inf"))
@@ -104,6 +109,39 @@ def test_a_step_that_is_not_finite_changes_nothing_and_the_next_is_as_without_it
     assert not same(weights(step), before)
 
 
+@pytest.mark.parametrize("clip", [0.0, 1.0])
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+def test_a_gradient_whose_norm_float32_cannot_hold_changes_nothing(precision, clip):
+    """Pins a step that was told as skipped and was not: its gradients, each finite, became 0 or, not clipped, NaN."""
+    step = made(precision, gradient_clip=clip, weight_decay=0.1)
+    step(*clips(0))
+    before, learnt = weights(step), moments(step)
+    hooks = enlarge_gradient(step, 1e25 if precision != "fp16" else 1e20)
+    loss = step.gradients([clips(1)])
+    assert all(weight.grad.isfinite().all() for weight in step.network.parameters())
+    norm = step.update()
+    for hook in hooks:
+        hook.remove()
+    assert (bool(loss.isfinite()), bool(norm.isfinite())) == (True, False)
+    assert same(weights(step), before)
+    assert same(moments(step), learnt)
+    assert step(*clips(2))[1].isfinite()
+    assert not same(weights(step), before)
+
+
+@pytest.mark.parametrize("clip", [0.0, 1.0])
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+def test_a_large_gradient_whose_norm_float32_holds_is_learnt_from(precision, clip):
+    step = made(precision, gradient_clip=clip)
+    before = weights(step)
+    enlarge_gradient(step, 1e10)
+    for seed in range(3):
+        assert all(value.isfinite() for value in step(*clips(seed)))
+    after = weights(step)
+    assert all(value.isfinite().all() for value in [*after.values(), *step.optimiser.state_dict()["state"][0].values()])
+    assert not any(torch.equal(after[name], before[name]) for name in before)
+
+
 def test_one_spoilt_batch_of_several_skips_the_step():
     step = made(accumulate=2)
     before = weights(step)
@@ -119,6 +157,15 @@ def test_without_fp16_the_scale_is_one_and_stays_so(precision):
     for seed, spoilt in enumerate((None, float("nan"), None)):
         step(*clips(seed, spoilt))
         assert step.scale == 1
+
+
+def test_a_scale_that_was_read_stays_as_it_was():
+    """It is read by the host only when the next steps are queued."""
+    step = made("fp16")
+    step(*clips(0))
+    read = step.scale
+    step(*clips(1, float("nan")))
+    assert (float(read), float(step.scale)) == (2.0**16, 2.0**15)
 
 
 def test_fp16_halves_its_scale_until_nothing_overflows_and_goes_on():
@@ -295,7 +342,7 @@ def test_nothing_in_a_step_waits_for_the_device(precision):
     batches = [clips(1), clips(2)]
     with reads:
         step.gradients(batches, 1)
-        norm = step.update()
+        norm, _scale = step.update(), step.scale
     assert reads.found == []
     with reads:
         norm.item()

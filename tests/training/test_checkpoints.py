@@ -123,7 +123,7 @@ def test_a_last_one_that_is_unusable_falls_back_to_the_one_before_and_says_so(ru
     step, (line,) = newest(run)
     assert step == 3
     assert line.startswith(f"{run / LAST} {reason}")
-    assert line.endswith(f"; going on from {run / PREVIOUS}, which is of epoch 1, step 3")
+    assert line.endswith(f"; going on from {run / PREVIOUS}, after step 3, epoch 1 done")
     assert "\n" not in line
 
 

@@ -20,6 +20,7 @@ from unet4d.data.cache import CachedStudy
 from unet4d.data.sampling import ClipDataset
 from unet4d.errors import InputError, Unet4DError
 from unet4d.ranks import Ranks
+from unet4d.signals import StopSignals
 from unet4d.training import feed as feed_module
 from unet4d.training.feed import Feed
 
@@ -331,6 +332,34 @@ def test_a_signal_to_the_whole_group_ends_no_worker():
         for _ in range(39):
             feed.next_step()
         assert len(workers()) == 2
+
+
+def test_signals_to_the_group_as_the_workers_start_end_none_of_them():
+    """Pins workers that died of one before they had said that they leave it to the main process."""
+    main = os.fork()
+    if not main:
+        os.setsid()
+        code = 1
+        try:
+            with StopSignals() as signals:
+                if not os.fork():
+                    _send_to_group_and_end()
+                with fed(workers=2, steps=range(20)) as feed:
+                    for _ in range(20):
+                        feed.next_step()
+            code = 0 if signals.requested == "SIGTERM" else 2
+        finally:
+            os._exit(code)
+    assert os.waitstatus_to_exitcode(os.waitpid(main, 0)[1]) == 0
+
+
+def _send_to_group_and_end() -> None:
+    """SIGTERM to the own process group, again and again for half a second."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    for _ in range(250):
+        os.killpg(0, signal.SIGTERM)
+        time.sleep(0.002)
+    os._exit(0)
 
 
 @pytest.mark.parametrize("taken", [0, 1, 20])

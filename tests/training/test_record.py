@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -81,6 +89,75 @@ def test_a_full_disk_is_told(tmp_path, monkeypatch):
         record.epoch({"epoch": 1, "step": 1, "loss": 0.5})
     monkeypatch.undo()
     record.close()
+
+
+@pytest.fixture
+def full(tmp_path, monkeypatch) -> Record:
+    """A record whose TensorBoard is refused every byte; with an MLflow that notes when it is closed."""
+
+    def refuse(*given, **named):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    class Noted:
+        closed = False
+
+        def close(self):
+            self.closed = True
+
+    record = Record(tmp_path, mlflow=Noted())
+    for name in ("add_image", "flush", "close"):
+        monkeypatch.setattr(record.board, name, refuse)
+    return record
+
+
+@pytest.mark.parametrize("late", [False, True], ids=["at once", "by the thread that writes"])
+def test_a_full_disk_is_told_of_a_picture(full, monkeypatch, late):
+    if late:
+        monkeypatch.setattr(full.board, "add_image", lambda *given, **named: None)
+    with pytest.raises(Unet4DError, match=r"could not write .*tensorboard: No space left on device; free space"):
+        full.picture("heart", np.zeros((2, 2, 3), np.uint8), 1)
+
+
+def test_a_full_disk_at_the_end_is_said_and_hides_no_error(full, tmp_path, capsys):
+    """Pins that TensorBoard's own error took the place of the one that ended the run, and MLflow never heard of the end."""
+    with pytest.raises(Unet4DError, match="of the run"), contextlib.closing(full):
+        raise Unet4DError("of the run")
+    assert capsys.readouterr().out == f"{tmp_path / BOARD} lacks what was recorded last: No space left on device\n"
+    assert full.mlflow.closed
+
+
+def test_a_stdout_on_the_full_disk_hides_no_error_either(full, monkeypatch):
+    class Full:
+        def write(self, text):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("sys.stdout", Full())
+        full.close()
+    assert full.mlflow.closed
+
+
+def fill_disk(folder) -> None:
+    """Run in a process of its own: no file may grow beyond 20 kB, which a picture does, by TensorBoard's thread."""
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+    noise = np.random.default_rng(0).integers(0, 255, (300, 300, 3), np.uint8)
+    try:
+        with contextlib.closing(Record(folder)) as record:
+            record.picture("heart", noise, 1)
+    except Unet4DError as error:
+        print(f"ended by: {error}")
+    threading.Thread(target=lambda: 1 / 0).start()
+
+
+def test_a_disk_that_is_full_for_the_thread_that_writes_ends_without_its_traceback(tmp_path):
+    """What fails in any other thread is printed as ever."""
+    code = f"from pathlib import Path; from test_record import fill_disk; fill_disk(Path({str(tmp_path)!r}))"
+    env = os.environ | {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
+    assert f"ended by: could not write {tmp_path / BOARD}: File too large; free space" in done.stdout
+    assert "OSError" not in done.stderr
+    assert done.stderr.count("Exception in thread") == done.stderr.count("ZeroDivisionError") == 1
 
 
 def test_every_number_of_a_line_is_plotted_and_the_length_of_a_list(tmp_path):

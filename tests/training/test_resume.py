@@ -25,7 +25,7 @@ from unet4d.train import train
 from unet4d.training.record import BOARD, LOG
 
 STEPS = 2
-TIMES = ("seconds", "waited_seconds", "frames_per_second")
+TIMES = ("seconds", "waited_seconds", "frames_per_second", "validation_seconds")
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -19,10 +19,8 @@ def untouched():
 
 
 def add(tally: Tally, step: int, loss: float, norm: float, cases=("a", "b"), scale: float = 1.0) -> str | None:
-    outcome = StepOutcome(step, loss, norm)
-    if outcome.is_finite:
-        return tally.add(outcome, untouched, untouched)
-    return tally.add(outcome, lambda: list(cases), lambda: scale)
+    outcome = StepOutcome(step, loss, norm, scale)
+    return tally.add(outcome, untouched if outcome.is_finite else lambda: list(cases))
 
 
 def test_the_means_are_over_the_steps_taken():
@@ -129,7 +127,8 @@ def test_a_state_does_not_change_with_the_tally_it_is_of():
 def test_on_a_cpu_a_step_is_read_at_once():
     reader = LateReader()
     loss, norm = torch.tensor(0.1, requires_grad=True), torch.tensor(2.0, dtype=torch.float64)
-    assert reader.push(3, loss, norm) == [StepOutcome(3, float(torch.tensor(0.1)), 2.0)]
+    read = reader.push(3, loss, norm, torch.tensor(2.0**40))
+    assert read == [StepOutcome(3, float(torch.tensor(0.1)), 2.0, 2.0**40)]
     assert reader.flush() == []
 
 
@@ -138,9 +137,9 @@ def test_on_a_gpu_a_step_is_read_when_the_next_is_queued():
     reader, read = LateReader(), []
     for step in range(20):
         loss = (torch.ones(2000, 2000, device="cuda") @ torch.ones(2000, 2000, device="cuda")).mean() * 0 + step
-        known = reader.push(step, loss, loss * 2)
+        known = reader.push(step, loss, loss * 2, loss * 3)
         assert [outcome.step for outcome in known] == ([step - 1] if step else [])
         read += known
     read += reader.flush()
-    assert read == [StepOutcome(step, float(step), 2.0 * step) for step in range(20)]
+    assert read == [StepOutcome(step, float(step), 2.0 * step, 3.0 * step) for step in range(20)]
     assert reader.flush() == []

@@ -162,7 +162,10 @@ def split_cases(
     for subject in held_out:
         if subject not in dataset.subjects:
             near = nearest(subject, dataset.subjects)
-            raise InputError(f"no training case has the subject {subject!r}{near}; wanted one of {dataset.root}")
+            some = ", ".join(dataset.subjects[:5]) + ", ..." * (len(dataset.subjects) > 5)
+            raise InputError(
+                f"no training case has the subject {subject!r}{near}; wanted those of {dataset.root}, such as {some}"
+            )
     if set(held_out) == set(dataset.subjects):
         raise InputError(f"all {len(dataset.subjects)} subjects are held out; wanted one or more left to train on")
     training = tuple(case for case in dataset.training if case.subject not in held_out)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from typing import Any
 
+from torch import Tensor
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from unet4d.model.clstm_unet import CLSTMUNet
@@ -39,10 +41,15 @@ class WeightAverage:
         self.updates += 1
 
     def state_dict(self) -> dict[str, Any]:
-        """The averaged weights, which later updates change, and how many were averaged."""
-        return {"updates": self.updates, "weights": self.network.state_dict()}
+        """All but the averaged weights, which a checkpoint holds as those of its network: how many were averaged."""
+        return {"updates": self.updates}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over what `state_dict` gave, be it from another device."""
-        self.network.load_state_dict(state["weights"])
+    def load_state_dict(self, state: dict[str, Any], weights: Mapping[str, Tensor]) -> None:
+        """Take over what `state_dict` gave.
+
+        Args:
+            state: what it gave.
+            weights: those of `network` then, be they on another device.
+        """
+        self.network.load_state_dict(weights)
         self.updates = state["updates"]

@@ -26,7 +26,8 @@ class TrainingStep:
     """The network's loss, its optimiser, its learning rate, its loss scaler. Nothing in a step reads from the device.
 
     A step whose gradient is not finite leaves weights and optimiser as they are, in every precision: the loss scaler looks
-    (Micikevicius et al. 2018), and only with fp16 does it scale. The learning rate goes on.
+    (Micikevicius et al. 2018), and only with fp16 does it scale. So does one whose gradient's norm float32 cannot hold, for the
+    optimiser's squares of it could not be held either. The learning rate goes on.
 
     Several processes compute the gradient of the whole batch: the loss of each is that of all clips, its gradient flows to its own.
 
@@ -75,10 +76,14 @@ class TrainingStep:
         return losses[0] if len(losses) == 1 else torch.stack(losses).mean()
 
     def update(self) -> Tensor:
-        """Change the weights; gives the gradient's norm before clipping, a scalar on the device."""
+        """Change the weights; gives the gradient's norm before clipping, a scalar on the device, finite if they were changed."""
+        gradients = [weight.grad for weight in self.network.parameters() if weight.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients)
+        gradients[0] += 0 * norm  # A norm that is not finite makes the gradient so, for the scaler to see.
+        norm = norm / self.scale
         self.scaler.unscale_(self.optimiser)
-        limit = self.config.gradient_clip or float("inf")
-        norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), limit)
+        if self.config.gradient_clip:
+            torch.nn.utils.clip_grads_with_norm_(self.network.parameters(), self.config.gradient_clip, norm)
         self.scaler.step(self.optimiser)
         self.scaler.update(None if self._scales else 1.0)
         self.schedule.step()
@@ -94,9 +99,12 @@ class TrainingStep:
         return float(self.schedule.get_last_lr()[0])
 
     @property
-    def scale(self) -> float:
-        """What the loss is scaled by, 1 but for fp16; waits for the device."""
-        return float(self.scaler.get_scale())
+    def scale(self) -> Tensor:
+        """What the loss of the next step is scaled by, 1 but for fp16: a scalar on the device, which no step changes."""
+        # `get_scale` would wait for the device.
+        scaled = self.scaler.scale(torch.ones((), device=self.device))
+        assert isinstance(scaled, Tensor)
+        return scaled
 
     def state_dict(self) -> dict[str, Any]:
         """The state of optimiser, schedule and scaler."""

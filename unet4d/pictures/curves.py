@@ -33,6 +33,8 @@ def volume_curves(
     Returns:
         `(H, W, 3)` uint8.
     """
+    from matplotlib.ticker import MaxNLocator
+
     figure = new_figure(8.6, 3.6, "white")
     axes = figure.add_axes((0.085, 0.16, 0.72, 0.72))
     for index, (name, curve) in enumerate(curves_ml.items()):
@@ -44,6 +46,8 @@ def volume_curves(
         if reference_ml and name in reference_ml:
             axes.plot(time, reference_ml[name], "o", markerfacecolor="none", markeredgecolor=colour, markersize=10)
     axes.set_xlabel("time (s)" if frame_duration_s else "frame")
+    if not frame_duration_s:
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_ylabel("volume (mL)")
     axes.set_ylim(0, 1.06 * axes.get_ylim()[1])
     axes.grid(alpha=0.25)

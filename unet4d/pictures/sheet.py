@@ -30,6 +30,7 @@ def contour_sheet(
     class_names: Mapping[int, str] | None = None,
     frames: Sequence[int] | None = None,
     slices: Sequence[int] | None = None,
+    extremes: Sequence[int] = (),
     title: str | None = None,
     zoom: bool = True,
     cell_inches: float = 1.9,
@@ -44,6 +45,7 @@ def contour_sheet(
         class_names: label value to name, for the legend.
         frames: which frames; left out, five spread over the study.
         slices: which slices; left out, four spread over those that hold a class.
+        extremes: the frames of the largest and of the smallest volume, which are named so above their columns.
         title: a line above the sheet.
         zoom: crop the plane to what is labelled, with a margin.
         cell_inches: width of one cell (less where the plane is tall), at 100 pixels an inch.
@@ -59,12 +61,18 @@ def contour_sheet(
     return _draw_grid(
         planes,
         cells,
-        [f"frame {t}" for t in frames],
+        column_names(frames, extremes),
         [f"slice {z}" for z in slices],
         class_names if label is not None else None,
         title,
         cell_inches,
     )
+
+
+def column_names(frames: Sequence[int], extremes: Sequence[int] = ()) -> list[str]:
+    """What stands above the columns of a sheet: "frame 0 (largest)", "frame 1", ...; neither where both are the same frame."""
+    said = dict(zip(extremes, (" (largest)", " (smallest)"), strict=False)) if len(set(extremes)) > 1 else {}
+    return [f"frame {t}{said.get(t, '')}" for t in frames]
 
 
 def animation(

@@ -15,18 +15,29 @@ class EpochBar:
 
         epoch 3/200 ━━━━━━━━╸          41/100, loss 0.512, Dice 0.81, ETA 3:12:01, 412 frames/s, 11.2 GB
 
-    The ETA is of the whole run, at the pace of this epoch. GB is the most that tensors have taken of the GPU.
+    The ETA is of the whole run: what is left of this epoch at its own pace, and `later_s`. GB is the most that tensors have taken of
+    the GPU.
 
     Args:
         epoch: its number, from 1.
         epochs: of the run.
         steps: of an epoch.
         done: steps of this epoch that a resumed run has behind it.
-        dice: mean foreground Dice of the last validation; None before the first.
+        dice: best mean foreground Dice so far; None before the first validation.
         shown: False on processes that do not speak.
+        later_s: what comes after the steps of this epoch, see `seconds_left`; None: later epochs at the pace of this one.
     """
 
-    def __init__(self, epoch: int, epochs: int, steps: int, done: int, dice: float | None, shown: bool):
+    def __init__(
+        self,
+        epoch: int,
+        epochs: int,
+        steps: int,
+        done: int,
+        dice: float | None,
+        shown: bool,
+        later_s: float | None = None,
+    ):
         self.bar = tqdm(
             total=steps,
             initial=done,
@@ -37,7 +48,8 @@ class EpochBar:
             bar_format="{desc} {bar} {n_fmt}/{total_fmt}{postfix}",
             disable=None if shown else True,
         )
-        self.dice, self.left = dice, (epochs - epoch + 1) * steps - done
+        later_steps = (epochs - epoch) * steps if later_s is None else 0
+        self.dice, self.left, self.later_s = dice, steps - done + later_steps, later_s or 0.0
         self.taken, self.frames, self.began = 0, 0, time.perf_counter()
 
     def __enter__(self) -> EpochBar:
@@ -61,7 +73,7 @@ class EpochBar:
 
     def _told(self, loss: float | None) -> str:
         seconds = max(time.perf_counter() - self.began, 1e-9)
-        left = (self.left - self.taken) * seconds / self.taken
+        left = (self.left - self.taken) * seconds / self.taken + self.later_s
         told = [f"loss {shown(loss, 4)}"]
         told += [f"Dice {self.dice:.3f}"] if self.dice is not None else []
         told += [f"ETA {tqdm.format_interval(left)}", f"{self.frames / seconds:.0f} frames/s"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +86,7 @@ class Checkpoints:
                 reasons.append(str(error).partition("; ")[0])  # what came, without the advice
                 continue
             if reasons:
-                say(f"{reasons[0]}; going on from {path}, {_position(content['training'])}")
+                say(f"{reasons[0]}; going on from {path}, {position(content['training'])}")
             return content
         raise InputError(f"there is nothing to go on from: {'; '.join(reasons)}; begin again with a new --out")
 
@@ -112,9 +112,9 @@ def _is_usable(path: Path) -> bool:
     return True
 
 
-def _position(training: dict[str, Any]) -> str:
-    """The place in its run where a checkpoint was taken, in words."""
-    return f"which is of epoch {training.get('epoch')}, step {training.get('step')}"
+def position(training: Mapping[str, Any]) -> str:
+    """The place in its run where a checkpoint was taken, by its "epoch", the number of those recorded, and "step", in words."""
+    return f"after step {training.get('step')}, epoch {training.get('epoch')} done"
 
 
 def _link(path: Path, other: Path) -> None:

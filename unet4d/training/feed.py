@@ -19,6 +19,7 @@ from unet4d.data.sampling import PREFETCH, Batch, ClipDataset, loader
 from unet4d.errors import Unet4DError
 from unet4d.model.fitting import GB
 from unet4d.ranks import Ranks
+from unet4d.signals import stop_signals_held
 
 SHARED_MEMORY = "/dev/shm"
 """Where workers put batches for the main process to see."""
@@ -68,7 +69,8 @@ class Feed:
     def __enter__(self) -> Feed:
         before = set(active_children())
         try:
-            self._batches = iter(loader(self.clips, self._numbers(), self.workers, self.pin, PATIENCE_S))
+            with stop_signals_held():
+                self._batches = iter(loader(self.clips, self._numbers(), self.workers, self.pin, PATIENCE_S))
         except OSError as error:
             raise Unet4DError(
                 f"could not start {self.workers} workers ({error.strerror or error}); free memory, or lower data.workers; "

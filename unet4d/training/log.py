@@ -35,10 +35,45 @@ def best_epoch(lines: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
     return max(scored, key=lambda line: (line["mean_foreground_dice"], line["epoch"]), default=None)
 
 
-def seconds_left(lines: Sequence[Mapping[str, Any]], epochs: int) -> float | None:
-    """What the epochs that are left will take, from the median of the last ten; None where none has been timed."""
-    seconds = [line["seconds"] for line in lines[-10:] if line.get("seconds") is not None]
-    return median(seconds) * (epochs - lines[-1]["epoch"]) if seconds else None
+def totals(lines: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What the lines of a log come to.
+
+    Returns:
+        `epochs_done`: recorded ones; `seconds`: of steps and of validations; `skipped_steps`; `best`: epoch and Dice of the best
+        epoch, None where there is no Dice.
+    """
+    best = best_epoch(lines)
+    return {
+        "epochs_done": lines[-1]["epoch"] if lines else 0,
+        "seconds": round(sum(line.get(name) or 0 for line in lines for name in ("seconds", "validation_seconds")), 2),
+        "skipped_steps": sum(len(line.get("skipped") or ()) for line in lines),
+        "best": best and {name: best[name] for name in ("epoch", "mean_foreground_dice", "dice")},
+    }
+
+
+def seconds_left(
+    lines: Sequence[Mapping[str, Any]], epochs: int, validate_every: int = 1, running: bool = False
+) -> float | None:
+    """What the epochs that are left will take, steps and validations, each from the median of the last ten timed ones.
+
+    Args:
+        lines: of the log so far.
+        epochs: of the run.
+        validate_every: epochs from one validation to the next; the last epoch is always validated.
+        running: leave out the steps of the epoch after the last line, not its validation: whoever takes them knows their pace.
+
+    Returns:
+        None where no epoch has been timed; no time for validations where none has been.
+    """
+    steps_s, validation_s = (
+        [line[name] for line in lines if line.get(name) is not None][-10:] for name in ("seconds", "validation_seconds")
+    )
+    if not steps_s:
+        return None
+    ahead = range(lines[-1]["epoch"] + 1, epochs + 1)
+    validations = sum(epoch == epochs or epoch % validate_every == 0 for epoch in ahead)
+    left_s = median(steps_s) * max(0, len(ahead) - running)
+    return left_s + (median(validation_s) * validations if validation_s else 0)
 
 
 def epoch_line(values: Mapping[str, Any], left_s: float | None, best_so_far: bool = False) -> str:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
 import sys
+import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -63,12 +65,13 @@ class Record:
     def __init__(self, run: Path, epochs_done: int = 0, mlflow: MlflowLog | None = None):
         from torch.utils.tensorboard import SummaryWriter
 
-        self.log, self.mlflow = run / LOG, mlflow
+        self.log, self.board_dir, self.mlflow = run / LOG, run / BOARD, mlflow
         self.lines = [line for line in log_lines(run) if line["epoch"] <= epochs_done]
         write_text(self.log, "".join(json.dumps(line) + "\n" for line in self.lines))
         step = self.lines[-1]["step"] + 1 if self.lines else 0
-        with writing(run / BOARD):
-            self.board = SummaryWriter(str(run / BOARD), purge_step=step)
+        _keep_board_quiet()
+        with writing(self.board_dir):
+            self.board = SummaryWriter(str(self.board_dir), purge_step=step)
 
     def epoch(self, values: Mapping[str, Any]) -> None:
         """Record one epoch: `epoch` (from 1), `step`, and numbers, lists, or dicts of numbers under any other name.
@@ -94,16 +97,29 @@ class Record:
             self.mlflow.metrics(plotted, line["step"])
 
     def picture(self, name: str, picture: np.ndarray, step: int) -> None:
-        """Show a picture (H, W, 3) uint8 in TensorBoard."""
-        self.board.add_image(name, picture, step, dataformats="HWC")
+        """Show a picture (H, W, 3) uint8 in TensorBoard.
+
+        Raises:
+            Unet4DError: the disk is full.
+        """
+        with writing(self.board_dir):
+            self.board.add_image(name, picture, step, dataformats="HWC")
+            self.board.flush()
 
     def say(self, line: str) -> None:
         """A line on stdout, at once, that does not tear a progress bar."""
         tell(line)
 
     def close(self) -> None:
-        """Write out what TensorBoard still holds; tell MLflow how the run's summary says that it stands."""
-        self.board.close()
+        """Write out what TensorBoard still holds; tell MLflow how the run's summary says that it stands.
+
+        What the disk refuses is said and not raised, for it would hide the error that ends the run.
+        """
+        try:
+            self.board.close()
+        except OSError as error:
+            with contextlib.suppress(OSError):  # of a stdout on the same disk
+                self.say(f"{self.board_dir} lacks what was recorded last: {error.strerror or error}")
         if self.mlflow:
             self.mlflow.close()
 
@@ -131,6 +147,20 @@ def tell(line: str) -> None:
     """What `Record.say` says."""
     tqdm.write(line)
     sys.stdout.flush()
+
+
+def _keep_board_quiet() -> None:
+    """Have no traceback printed of what the disk refuses TensorBoard's thread: the next call of its writer raises the same."""
+    usual = threading.excepthook
+    if getattr(usual, "__module__", None) == __name__:
+        return
+
+    def hook(failure: threading.ExceptHookArgs) -> None:
+        of_board = type(failure.thread).__module__.partition(".")[0] == "tensorboard"
+        if not (of_board and issubclass(failure.exc_type, OSError)):
+            usual(failure)
+
+    threading.excepthook = hook
 
 
 def _plotted(line: Mapping[str, Any]) -> dict[str, float]:

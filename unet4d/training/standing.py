@@ -13,8 +13,8 @@ import yaml
 from unet4d.config import Config
 from unet4d.errors import InputError
 from unet4d.files import read_json
-from unet4d.model.checkpoint import BEST, LAST, PREVIOUS, load_checkpoint
-from unet4d.training.log import LOG, best_epoch, flat, log_lines
+from unet4d.model.checkpoint import BEST, LAST, PREVIOUS, Task, load_checkpoint
+from unet4d.training.log import LOG, flat, log_lines, totals
 from unet4d.training.summary import CONFIG, SUMMARY
 
 CHECKPOINTS = (BEST, LAST, PREVIOUS)
@@ -42,8 +42,8 @@ def run_facts(run: Path) -> dict[str, Any]:
     checkpoints = {name: checkpoint_facts(run / name) for name in CHECKPOINTS if (run / name).is_file()}
     whole = next((one for one in checkpoints.values() if one["state"] == WHOLE), None)
     config = _config(run / CONFIG, whole)
-    done, epochs = log[-1]["epoch"] if log else 0, config.get("train.epochs")
-    best = best_epoch(log)
+    total, epochs = totals(log), config.get("train.epochs")
+    done = total["epochs_done"]
     return {
         "run": str(run),
         "state": known.get("state") or ("finished" if done == epochs else "unfinished"),
@@ -54,9 +54,7 @@ def run_facts(run: Path) -> dict[str, Any]:
         "fold": config.get("fold"),
         "held_out": known.get("held_out", whole and whole["model"]["held_out"]),
         "epochs": {"done": done, "of": epochs},
-        "seconds": round(sum(line.get("seconds") or 0 for line in log), 2),
-        "skipped_steps": sum(len(line.get("skipped") or ()) for line in log),
-        "best": best and {name: best[name] for name in ("epoch", "mean_foreground_dice", "dice")},
+        **{name: total[name] for name in ("seconds", "skipped_steps", "best")},
         "losses": {str(line["epoch"]): line.get("loss") for line in log[-SHOWN:]},
         "checkpoints": {
             name: {k: v for k, v in one.items() if k not in ("config", "model")} for name, one in checkpoints.items()
@@ -70,7 +68,7 @@ def checkpoint_facts(path: Path) -> dict[str, Any]:
     """What a checkpoint file says of itself.
 
     Returns:
-        `state`: "whole", or what is wrong with it; `bytes`; `epoch` and `step`: None in one to predict with; of a whole one also
+        `state`: "whole", or what is wrong with it, also where another version wrote it; `bytes`; `epoch` and `step`: None in one to predict with; of a whole one also
         `config` by dotted names and `model`.
     """
     facts: dict[str, Any] = {"state": WHOLE, "bytes": path.stat().st_size, "epoch": None, "step": None}
@@ -78,19 +76,27 @@ def checkpoint_facts(path: Path) -> dict[str, Any]:
         content = load_checkpoint(path)
     except InputError as error:
         return facts | {"state": str(error).removeprefix(f"{path} ").partition(";")[0]}
-    training, task, config = content["training"], content["task"], flat(content["config"], ".")
-    step = training.get("step")
+    try:
+        return facts | _told_by(content)
+    except (InputError, KeyError, TypeError, AttributeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        return facts | {"state": f"does not fit this version of unet4d ({reason})"}
+
+
+def _told_by(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Position, configuration and model of a checkpoint's content."""
+    training, config, task = content["training"], Config.from_dict(content["config"]), Task.from_dict(content["task"])
+    epoch, step = (value if isinstance(value, int) else None for value in map(training.get, ("epoch", "step")))
     model = {
         "weights": sum(math.prod(tensor.shape) for tensor in content["network"].values()),
-        "recurrent": any(_listed(config["model.lstm_channels"])),
-        "direction": config["model.direction"],
-        "labels": task["labels"],
-        "channel_names": task["channel_names"],
-        "time": "cyclic" if task["cyclic"] else "open",
-        "held_out": task["held_out"],
+        "recurrent": any(_listed(config.model.lstm_channels)),
+        "direction": config.model.direction,
+        "labels": task.labels,
+        "channel_names": list(task.channel_names),
+        "time": "cyclic" if task.cyclic else "open",
+        "held_out": list(task.held_out),
     }
-    position = {"epoch": training.get("epoch"), "step": step if isinstance(step, int) else None}
-    return facts | position | {"config": config, "model": model}
+    return {"epoch": epoch, "step": step, "config": flat(config.as_dict(), "."), "model": model}
 
 
 def settings(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
@@ -136,5 +142,5 @@ def _last_written(run: Path) -> str:
     return datetime.datetime.fromtimestamp(max(times), datetime.UTC).isoformat(timespec="seconds")
 
 
-def _listed(value: int | Sequence[int]) -> Sequence[int]:
-    return [value] if isinstance(value, int) else value
+def _listed(value: int | Sequence[int] | None) -> Sequence[int]:
+    return [value] if isinstance(value, int) else value or ()

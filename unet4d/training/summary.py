@@ -20,7 +20,7 @@ from unet4d.files import write_json
 from unet4d.model.checkpoint import Task
 from unet4d.model.fitting import GB
 from unet4d.ranks import Ranks
-from unet4d.training.log import best_epoch
+from unet4d.training.log import totals
 
 SUMMARY, CONFIG = "summary.json", "config.yaml"
 State = Literal["running", "finished", "stopped", "failed"]
@@ -58,7 +58,7 @@ def write_summary(
     """
     if not ranks.is_first:
         return
-    best, epochs, steps = best_epoch(lines), config.train.epochs, config.train.steps_per_epoch
+    total, epochs, steps = totals(lines), config.train.epochs, config.train.steps_per_epoch
     summary = {
         "state": state,
         "reason": reason or None,
@@ -67,12 +67,12 @@ def write_summary(
         "seed": config.seed,
         "fold": config.fold,
         "held_out": list(task.held_out),
-        "epochs": {"done": step // steps, "of": epochs},
+        "epochs": {"done": total["epochs_done"], "of": epochs},
         "steps": {"done": step, "of": epochs * steps},
-        "seconds": round(sum(line.get("seconds") or 0 for line in lines), 2),
-        "best": best and {name: best[name] for name in ("epoch", "mean_foreground_dice", "dice")},
+        "seconds": total["seconds"],
+        "best": total["best"],
         "last_loss": lines[-1].get("loss") if lines else None,
-        "skipped_steps": sum(len(line.get("skipped") or ()) for line in lines),
+        "skipped_steps": total["skipped_steps"],
         "versions": _versions(),
         "commit": _commit(),
         "hardware": _hardware(device) | {"processes": ranks.size},

@@ -23,11 +23,13 @@ class StepOutcome(NamedTuple):
         step: its number, counted from 0.
         loss: of its batches.
         gradient_norm: before clipping.
+        scale: what fp16's loss scaler scales by after it, 1 without one.
     """
 
     step: int
     loss: float
     gradient_norm: float
+    scale: float
 
     @property
     def is_finite(self) -> bool:
@@ -36,23 +38,24 @@ class StepOutcome(NamedTuple):
 
 
 class LateReader:
-    """Reads losses and norms one step late, so that a GPU is given its next step before it has done this one; on a CPU at once."""
+    """Reads what steps came to one step late, so that a GPU is given its next before it has done this one; on a CPU at once."""
 
     def __init__(self) -> None:
         self._queued: deque[tuple[int, Tensor, torch.cuda.Event]] = deque()
 
-    def push(self, step: int, loss: Tensor, norm: Tensor) -> list[StepOutcome]:
+    def push(self, step: int, loss: Tensor, norm: Tensor, scale: Tensor) -> list[StepOutcome]:
         """The outcomes that are known now that this step is queued, in order.
 
         Args:
             step: its number, counted from 0.
             loss: a scalar on the device.
             norm: a scalar on the device.
+            scale: a scalar on the device, which the next step does not change.
         """
-        values = torch.stack([loss.detach().float(), norm.detach().float()])
+        values = torch.stack([value.detach().float() for value in (loss, norm, scale)])
         if not values.is_cuda:
             return [StepOutcome(step, *values.tolist())]
-        kept = torch.empty(2, pin_memory=True).copy_(values, non_blocking=True)
+        kept = torch.empty(len(values), pin_memory=True).copy_(values, non_blocking=True)
         copied = torch.cuda.Event()
         copied.record(torch.cuda.current_stream(values.device))
         self._queued.append((step, kept, copied))
@@ -84,13 +87,12 @@ class Tally:
         self._in_a_row = 0
         self._suspects: list[str] = []
 
-    def add(self, outcome: StepOutcome, cases: Callable[[], list[str]], scale: Callable[[], float]) -> str | None:
+    def add(self, outcome: StepOutcome, cases: Callable[[], list[str]]) -> str | None:
         """Count a step; gives a line to say if its loss or its gradient is not finite, so that it changed no weight.
 
         Args:
             outcome: of the step after the one added last.
             cases: the cases of its clips; called only if it was skipped.
-            scale: what fp16's loss scaler scales by after it, 1 without one; called only if it was skipped.
 
         Raises:
             Unet4DError: more than `skip_limit` steps in a row were skipped; names their cases.
@@ -101,8 +103,8 @@ class Tally:
             self._taken += 1
             self._in_a_row, self._suspects = 0, []
             return None
-        names, factor = cases(), scale()
-        number, loss, norm = outcome.step + 1, outcome.loss, outcome.gradient_norm
+        names = cases()
+        number, loss, norm, factor = outcome.step + 1, outcome.loss, outcome.gradient_norm, outcome.scale
         kept = [value if math.isfinite(value) else None for value in (loss, norm)]  # JSON knows no other numbers
         self._skipped.append(
             {"step": number, "loss": kept[0], "gradient_norm": kept[1], "cases": names, "scale": factor}

@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from unet4d.config import BATCH_SIZE, FRAMES, Config, triple
@@ -35,6 +36,9 @@ from unet4d.training.tally import LateReader, StepOutcome, Tally
 from unet4d.training.validation import Validation
 from unet4d.training.watch import MemoryWatch, forget_peak, peak_bytes
 
+STATE = frozenset(("epoch", "step", "best", "spent", "studies", "optimisation", "tally", "average", "weights"))
+"""What a checkpoint holds for going on, besides the weights that predict."""
+
 
 class Trainer:
     """One training run: the network, its optimiser, and the loop over epochs.
@@ -51,6 +55,7 @@ class Trainer:
         device: where to compute.
         fit: how a step is cut, and what it is planned to take; None cuts as configured and plans nothing.
         ranks: those who train together.
+        signals: notes those that ask to stop.
     """
 
     def __init__(
@@ -63,6 +68,7 @@ class Trainer:
         device: torch.device,
         fit: Fit | None = None,
         ranks: Ranks = ALONE,
+        signals: StopSignals | None = None,
     ):
         self.config, self.task, self.device, self.ranks = config, task, device, ranks
         self.training, self.validation = training, validation
@@ -71,7 +77,8 @@ class Trainer:
         self.step = TrainingStep(self.network, config, device, ranks)
         memory = fit.memory if fit else replace(config.memory, chunk_frames=config.memory.chunk_frames or 0)
         self.step.use(memory)
-        self.signals, self.files, self.tally = StopSignals(), Checkpoints(out_dir), Tally(config.train.skip_limit)
+        self.signals, self.files = signals or StopSignals(), Checkpoints(out_dir)
+        self.tally = Tally(config.train.skip_limit)
         self.late, self.validate = LateReader(), Validation(validation, config, task, device, ranks)
         self.epoch, self.taken = 0, 0
         self.spent: dict[str, float] = {"seconds": 0.0, "waited_s": 0.0, "frames": 0}
@@ -79,6 +86,11 @@ class Trainer:
         self.average: WeightAverage | None = None
         self.kept: tuple[int, int] | None = None
         self.out_dir, self.memory, self.fit_planned = out_dir, memory, fit
+
+    @property
+    def is_done(self) -> bool:
+        """Whether nothing is left to be trained."""
+        return self.epoch >= self.config.train.epochs
 
     @property
     def judged(self) -> CLSTMUNet:
@@ -89,16 +101,21 @@ class Trainer:
         """Go on from a checkpoint's content.
 
         Raises:
-            InputError: it was trained on other studies.
+            InputError: it was trained on other studies, or by another version.
         """
         state = saved["training"]
+        if missing := STATE - state.keys():
+            raise InputError(
+                f"the checkpoint in {self.out_dir} is of another version of unet4d, without {min(missing)}; wanted one of this "
+                "version; predict with it, or begin again with a new --out"
+            )
         _check_studies(state["studies"], self._studies())
         self.network.load_state_dict(state["weights"] or saved["network"])
         self.step.load_state_dict(state["optimisation"])
         self.tally.load_state_dict(state["tally"])
         if state["average"]:
             self.average = WeightAverage(self.network, self.config.train.ema)
-            self.average.load_state_dict(state["average"])
+            self.average.load_state_dict(state["average"], saved["network"])
         self.epoch, self.taken, self.best = state["epoch"], state["step"], state["best"]
         self.spent = dict(state["spent"])
         self.kept = (self.epoch, self.taken)
@@ -137,7 +154,7 @@ class Trainer:
         clips = ClipDataset(self.training, data, patch, cyclic, self.config.seed, kinds, parts)
         steps = range(self.taken, train.epochs * train.steps_per_epoch)
         self.record = opened(self.out_dir, self.epoch, self.config, self.ranks)
-        with contextlib.closing(self.record), self.signals, self._summed_up():
+        with self.signals, contextlib.closing(self.record), self._summed_up():
             say = self.record.say
             say(self._described(name))
             self.watched = MemoryWatch(self.step, self.memory, data.frames or FRAMES, self.fit_planned, say)
@@ -161,7 +178,7 @@ class Trainer:
                 loss, norm = self.watched([_clips(batch) for batch in batches], self.taken)
                 if self.average:
                     self.average.update()
-                self._noted(self.late.push(self.taken, loss, norm))
+                self._noted(self.late.push(self.taken, loss, norm, self.step.scale))
                 self.taken += 1
                 frames = (train.batch_size or BATCH_SIZE) * sum(batch.image.shape[1] for batch in batches)
                 bar.step(self.tally.loss, frames)
@@ -175,7 +192,9 @@ class Trainer:
     def _noted(self, outcomes: Sequence[StepOutcome]) -> None:
         """Count steps whose loss is known; say which were skipped."""
         for outcome in outcomes:
-            if line := self.tally.add(outcome, partial(self.feed.cases, outcome.step), lambda: self.step.scale):
+            with self.ranks.alike():
+                line = self.tally.add(outcome, partial(self.feed.cases, outcome.step))
+            if line:
                 self.record.say(line)
 
     def _end_epoch(self) -> None:
@@ -198,33 +217,44 @@ class Trainer:
         pictures = {}
         if self.validation and (epoch == train.epochs or epoch % train.validate_every == 0):
             self._save()  # a stop while it validates costs the validation alone
+            began_s = time.perf_counter()
             verdict = self.validate(self.judged.eval(), self._stop_if_asked)
-            values |= verdict.values
+            values |= verdict.values | {"validation_seconds": round(time.perf_counter() - began_s, 2)}
             pictures = verdict.pictures
         is_best = self._is_best(values)
-        self.record.epoch(values)
-        for name, picture in pictures.items():
-            self.record.picture(name, picture, self.taken)
         self.epoch, self.spent = epoch, dict.fromkeys(spent, 0)
         self.tally.clear()
-        if is_best and self.ranks.is_first:
-            self.files.save_best(self.config, self.task, self.judged)
+        self.ranks.from_first(lambda: self._record(values, pictures, is_best))
         self._save()
         if "dice" in values:
             self._sum_up("running")
-        self.record.say(epoch_line(values, seconds_left(self.record.lines, train.epochs), is_best))
+        self.record.say(epoch_line(values, self._seconds_left(), is_best))
         for line in advice(self.record.lines, self.config):
             self.record.say(line)
+
+    def _record(self, values: dict[str, Any], pictures: dict[str, np.ndarray], is_best: bool) -> None:
+        """Write down an epoch that is done, and its weights where they are the best."""
+        self.record.epoch(values)
+        for name, picture in pictures.items():
+            self.record.picture(name, picture, self.taken)
+        if is_best:
+            self.files.save_best(self.config, self.task, self.judged)
+
+    def _seconds_left(self) -> float | None:
+        train = self.config.train
+        return seconds_left(self.record.lines, train.epochs)
 
     @contextlib.contextmanager
     def _summed_up(self) -> Iterator[None]:
         """Keep summary.json true: while it runs, and however it ends."""
         self._sum_up("running")
         try:
-            yield
+            with self.ranks.loss_of_one_told():
+                yield
         except BaseException as error:
+            reason = "out of GPU memory" if isinstance(error, torch.OutOfMemoryError) else str(error)
             with contextlib.suppress(Unet4DError):  # a full disk is told by the error itself
-                self._sum_up("stopped" if isinstance(error, (Stopped, KeyboardInterrupt)) else "failed", str(error))
+                self._sum_up("stopped" if isinstance(error, (Stopped, KeyboardInterrupt)) else "failed", reason)
             raise
         self._sum_up("finished")
 
@@ -254,19 +284,25 @@ class Trainer:
 
     def _stop_if_asked(self) -> None:
         """Keep and leave, all processes at the same step, if one of them was sent a signal."""
-        if self.ranks.any(self.signals.requested is not None):
-            self._save()
+        if not self.ranks.any(self.signals.requested is not None):
+            return
+        self._save()
+        with self.ranks.alike():
             raise Stopped(
                 f"stopped by {self.signals.requested or 'a signal to another process'} in epoch {self.epoch + 1} after step "
                 f"{self.taken}; nothing is lost; go on with --resume"
             )
 
     def _save(self) -> None:
-        """Write the checkpoint that the run can be gone on with from here."""
+        """Have the first process write the checkpoint that the run can be gone on with from here; the others wait for it."""
         self._noted(self.late.flush())
-        if self.kept == (self.epoch, self.taken) or not self.ranks.is_first:
-            return
-        state = {
+        if self.kept != (self.epoch, self.taken):
+            self.ranks.from_first(lambda: self.files.save_last(self.config, self.task, self.judged, self._state()))
+            self.kept = (self.epoch, self.taken)
+
+    def _state(self) -> dict[str, Any]:
+        """What going on needs besides the weights that predict; its keys are STATE."""
+        return {
             "epoch": self.epoch,
             "step": self.taken,
             "best": self.best,
@@ -277,8 +313,6 @@ class Trainer:
             "average": self.average.state_dict() if self.average else None,
             "weights": self.network.state_dict() if self.average else None,
         }
-        self.files.save_last(self.config, self.task, self.judged, state)
-        self.kept = (self.epoch, self.taken)
 
     def _studies(self) -> list[list[str]]:
         """What is learnt from and validated on, by the studies' cache entries, which change with a file or its label."""

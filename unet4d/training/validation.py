@@ -139,13 +139,14 @@ class Validation:
         return {name: picture for part in self.ranks.gathered(mine) for name, picture in part.items()}
 
     def _draw(self, study: CachedStudy, predicted: np.ndarray, title: str) -> dict[str, np.ndarray]:
-        """Contours where prediction and reference are largest and smallest; where there is time, the volumes over it."""
+        """Contours where prediction and reference are largest and smallest, the prediction's named; where there is time, the volumes over it."""
         affine, labelled = np.diag([*study.spacing, 1.0]), list(study.labelled_frames)
         reference = np.zeros_like(predicted)
         reference[labelled] = study.label
         voxel_ml, classes = voxel_volume_ml(affine), range(1, len(self.task.labels))
         curves, known = (volumes_ml(label, classes, voxel_ml) for label in (predicted, reference))  # (T, K)
-        frames = {*extreme_frames(curves), *(labelled[t] for t in extreme_frames(known[labelled]))}
+        extremes = extreme_frames(curves)
+        frames = {*extremes, *(labelled[t] for t in extreme_frames(known[labelled]))}
         drawn = {
             "contours": contour_sheet(
                 study.image[0],
@@ -154,6 +155,7 @@ class Validation:
                 reference=reference,
                 class_names=dict(enumerate(self.names, 1)),
                 frames=sorted(frames),
+                extremes=extremes,
                 title=title,
             )
         }
