@@ -330,3 +330,17 @@ def test_all_folds_are_scored_together_and_one_by_one(command, folds, phantom, t
     assert (over["mean"], over["std"]) == (pytest.approx(np.mean(means)), pytest.approx(np.std(means, ddof=1)))
     [line] = [line for line in done.told.splitlines() if line.startswith("all folds")]
     assert f"{over['mean']:.3f} +- {over['std']:.3f}" in line
+
+
+def test_a_signal_that_comes_when_a_fold_is_done_stops_before_the_next(phantom, tiny, tmp_path, monkeypatch):
+    """Pins one that was forgotten: the other folds were trained to their end."""
+    begun = []
+
+    def signalled(dataset, out, config, device, resume, skip_verify, ranks, signals):
+        begun.append(config.fold)
+        signals.requested = "SIGTERM"
+
+    monkeypatch.setattr(unet4d.cross_validation, "train", signalled)
+    with pytest.raises(Stopped, match="after fold 0; nothing is lost; go on with --resume"):
+        cross_validate(phantom, tmp_path / "out", tiny(), "cpu")
+    assert begun == [0]

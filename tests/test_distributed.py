@@ -15,13 +15,15 @@ import pytest
 import torch
 from processes import run_ranks
 
+import unet4d.train
 import unet4d.training.validation
 from unet4d.errors import InputError, Stopped, ToldElsewhere, Unet4DError
 from unet4d.model.checkpoint import LAST, load_checkpoint
 from unet4d.model.step import TrainingStep
 from unet4d.ranks import Ranks
 from unet4d.train import train
-from unet4d.training.record import LOG
+from unet4d.training.checkpoints import Checkpoints
+from unet4d.training.log import LOG
 
 CURVES = ("loss", "gradient_norm", "mean_foreground_dice")
 
@@ -138,6 +140,49 @@ def test_a_killed_process_ends_all_and_one_alone_goes_on(phantom, config, alone,
     assert load_checkpoint(run / LAST)["training"]["step"] == 3
     _trained_on(Ranks(), phantom, run, config)
     check_same_run(run, alone)
+
+
+def _fail_second(ranks):
+    if ranks.rank == 1:
+        raise torch.OutOfMemoryError("made up")
+
+
+def test_an_error_of_one_in_a_step_ends_all_with_its_reason(phantom, config, tmp_path):
+    """Pins a way out on which the one that failed waited for the others, and they for it."""
+    ended = run_ranks(2, _stopped_in_step, phantom, tmp_path / "run", config, 5, _fail_second, fails=True)
+    assert [type(end) for end in ended] == [Unet4DError, Unet4DError]
+    assert "process 0 lost another one of the 2" in str(ended[0])
+    assert "a training step ran out of GPU memory" in str(ended[1])
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["state"] == "failed"
+    assert summary["reason"].startswith("process 0 lost another one of the 2")
+
+
+def _stopped_on_a_full_disk(ranks, dataset, run, config):
+    def refuse(*given):
+        raise Unet4DError("could not write it: No space left on device")
+
+    Checkpoints.save_last = refuse  # of this process alone
+    return _stopped_in_step(ranks, dataset, run, config, 2, _signal_second)
+
+
+def test_a_stop_that_cannot_be_kept_is_an_error_for_all(phantom, config, tmp_path):
+    ended = run_ranks(2, _stopped_on_a_full_disk, phantom, tmp_path / "run", config, fails=True)
+    assert [type(end) for end in ended] == [Unet4DError, ToldElsewhere]
+    assert "No space left" in str(ended[0])
+
+
+def test_each_process_of_a_machine_has_a_gpu_of_its_own(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(unet4d.train, "find_device", str)
+    assert [unet4d.train._device(name, Ranks(5, 8, 1, 4)) for name in ("auto", "cuda", "cpu")] == [
+        "cuda:1",
+        "cuda:1",
+        "cpu",
+    ]
+    assert [unet4d.train._device(name, Ranks()) for name in ("auto", "cuda:3")] == ["auto", "cuda:3"]
+    with pytest.raises(InputError, match="wanted a GPU each; leave --device out"):
+        unet4d.train._device("cuda:0", Ranks(5, 8, 1, 4))
 
 
 def test_a_mistake_is_told_once_and_ends_all(phantom, config, tmp_path):

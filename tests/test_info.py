@@ -13,7 +13,7 @@ import yaml
 from unet4d.cli import _parsed
 from unet4d.config import Config, DataConfig, ModelConfig, TrainConfig
 from unet4d.folds import FOLDS
-from unet4d.model.checkpoint import BEST, LAST, PREVIOUS, Task, save_checkpoint
+from unet4d.model.checkpoint import BEST, LAST, PREVIOUS, Task, load_checkpoint, save_checkpoint
 from unet4d.model.clstm_unet import build_network
 from unet4d.ranks import Ranks
 from unet4d.training.log import LOG
@@ -102,7 +102,8 @@ def test_a_finished_run(known, command, tmp_path):
     assert len(lines) <= 24, "a screenful"
     assert all(len(one) <= 120 for one in lines if "go on" not in one and str(run) not in one)
     for words in ("4 of 4 epochs in 0:02:00; 4 steps skipped", "0.8000 in epoch 2: wall 0.700, blood 0.900", "bidirectional",
-                  "1.0000 0.5000 0.3333 0.2500 (epochs 1 to 4)", "fold 0: anna, ben", found["go_on"]):  # fmt: skip
+                  "1.0000 0.5000 0.3333 0.2500 (epochs 1 to 4)", "MB, after step 20, epoch 4 done", "fold 0: anna, ben",
+                  found["go_on"]):  # fmt: skip
         assert words in told
 
 
@@ -133,6 +134,21 @@ def test_a_run_that_is_not_finished_says_how_it_goes_on(known, command, tmp_path
     told = command("info", run).told
     assert found["go_on"] in told.splitlines()[-1], "in one line, to be copied"
     assert ("unless it was killed" in told) == (state == "running")
+    last = told.splitlines()[-1].strip()
+    assert last.startswith("if it was killed " if state == "running" else "go on "), "two would write to one folder"
+
+
+@pytest.mark.parametrize(
+    ("state", "reason", "begins"),
+    [
+        ("stopped", "stopped by SIGTERM in epoch 2 after step 7", "stopped by SIGTERM in epoch 2 after step 7, last "),
+        ("failed", "the disk is full", "failed (the disk is full), last "),
+        ("failed", "", "failed, last "),
+    ],
+)
+def test_the_reason_is_told_once(command, tmp_path, state, reason, begins):
+    run = made_run(tmp_path / "run", 3, state, reason=reason)
+    assert command("info", run).told.startswith(f"{run}: {begins}")
 
 
 @pytest.mark.parametrize(("epochs", "state"), [(4, "finished"), (3, "unfinished")])
@@ -164,6 +180,31 @@ def test_a_damaged_checkpoint_is_told_and_the_one_before_goes_on(known, command,
     assert "truncated, damaged" in command("info", run).told
     (run / PREVIOUS).unlink()
     assert "--resume" not in known(run)["go_on"]
+
+
+FOREIGN = {
+    "no task": lambda content: content.update(task={}),
+    "an unknown setting": lambda content: content["config"]["model"].update(wings=2),
+    "no config": lambda content: content.update(config=None),
+    "no training": lambda content: content.update(training=None),
+    "no tensors": lambda content: content.update(network={"weight": 1.0}),
+}
+
+
+@pytest.mark.parametrize("fault", FOREIGN)
+def test_a_checkpoint_of_another_version_is_told(known, command, tmp_path, fault):
+    """Whole and of the right format, with other content: it ended in a traceback."""
+    run = made_run(tmp_path / "run", 3, "failed")
+    content = load_checkpoint(run / LAST)
+    FOREIGN[fault](content)
+    torch.save(content, run / LAST)
+    done = command("info", run / LAST)
+    assert done.code == 2
+    assert f"{run / LAST} does not fit this version of unet4d (" in done.line
+    found = known(run)
+    assert found["checkpoints"][LAST]["state"].startswith("does not fit this version of unet4d (")
+    assert found["checkpoints"][PREVIOUS]["state"] == "whole"
+    assert found["model"]["labels"] == TASK.labels, "of another checkpoint"
 
 
 def test_a_log_that_is_being_written_is_read_as_far_as_it_goes(known, tmp_path):
@@ -214,7 +255,8 @@ def test_folds_have_a_line_each_with_mean_and_deviation(known, command, tmp_path
         ["0", "finished", "4/4", "0.6000"],
         ["1", "running", "3/4", "0.8000"],
     ]
-    assert told[4].startswith("mean ± deviation of 2: 0.700 ± 0.141  wall 0.600 ± 0.141")
+    assert told[4].startswith("mean +- deviation of 2: 0.700 +- 0.141  wall 0.600 +- 0.141")
+    assert told[5].strip().startswith("if it was killed "), "one of them runs"
     words = check_command(found["go_on"], "train")
     assert words[2:] == ["--dataset", str(tmp_path / "hearts"), "--out", str(tmp_path), "--fold", "all", "--resume"]
 

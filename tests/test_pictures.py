@@ -10,6 +10,7 @@ from PIL import Image, ImageColor
 
 from unet4d.pictures import animation, class_colour, contour_sheet, save_png, volume_curves
 from unet4d.pictures.planes import display_axes, grey_window, lay_out, spread, zoomed
+from unet4d.pictures.sheet import column_names
 
 
 def near(picture: np.ndarray, colour: str, tolerance: int = 30) -> np.ndarray:
@@ -176,6 +177,28 @@ def test_curves_use_the_colours_of_the_contours():
     ringed = volume_curves(curves, frame_duration_s=0.04, reference_ml={"one": np.array([3.5, np.nan, np.nan])})
     assert (ringed != plain).any()
     assert volume_curves({"alone": np.array([2.0])}).shape == plain.shape
+
+
+@pytest.mark.parametrize(("seconds", "whole"), [(None, True), (0.3, False)])
+def test_frames_are_counted_in_whole_numbers(monkeypatch, seconds, whole):
+    """Two frames had ticks at 0.2, 0.4, ... of a frame; seconds may have them."""
+    figures = []
+    monkeypatch.setattr("unet4d.pictures.curves.rendered", figures.append)
+    volume_curves({"one": np.array([3.0, 5.0])}, frame_duration_s=seconds)
+    ticks = figures[0].axes[0].get_xticks()
+    assert (np.asarray(ticks) % 1 == 0).all() == whole
+    assert len(ticks) >= 2
+
+
+def test_the_columns_of_the_largest_and_smallest_volume_are_named(study, monkeypatch):
+    assert column_names([0, 2, 3]) == ["frame 0", "frame 2", "frame 3"]
+    assert column_names([0, 2, 3], [3, 0]) == ["frame 0 (smallest)", "frame 2", "frame 3 (largest)"]
+    assert column_names([0, 2], [3, 0]) == ["frame 0 (smallest)", "frame 2"]
+    assert column_names([0, 2], [0, 0]) == ["frame 0", "frame 2"], "nothing changes"
+    figures = []
+    monkeypatch.setattr("unet4d.pictures.sheet.rendered", figures.append)
+    contour_sheet(*study, frames=[0, 1], extremes=[1, 0])
+    assert {"frame 0 (smallest)", "frame 1 (largest)"} <= {text.get_text() for text in figures[0].texts}
 
 
 def test_png_is_the_picture(tmp_path: Path):

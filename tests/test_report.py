@@ -147,8 +147,9 @@ def test_references_left_out_of_the_scores_are_told(folders: tuple[Path, Path], 
 def test_bad_input_is_told_in_one_line(folders: tuple[Path, Path], tmp_path: Path):
     root, predictions = folders
     out = tmp_path / "out"
-    with pytest.raises(InputError, match=r"summary\.json is missing"):
-        report(root, predictions, out, evaluation=predictions)
+    for folder in (predictions, tmp_path / "missing"):
+        with pytest.raises(InputError, match=rf"{folder.name}/summary\.json is missing.*folder of `unet4d evaluate`"):
+            report(root, predictions, out, evaluation=folder)
     with pytest.raises(InputError, match=r"no \.nii"):
         report(root, root, out)
     write_image(predictions / "liver.nii.gz", label(), like=image())

@@ -13,6 +13,7 @@ def test_every_setting_has_its_type_in_words():
     assert words["train.schedule"] == "one of polynomial, cosine"
     assert words["data.slice_spacing_mm"] == "a number, or null"
     assert words["model.lstm_channels"] == "a whole number, or a list of whole numbers [1, 2], or null"
+    assert words["fold"] == "a whole number, or all"
     assert words["train"] == "settings under it, such as epochs"
     assert [name for name, text in words.items() if "<" in text or "typing" in text] == []
 

@@ -115,7 +115,9 @@ def _studies(source: Source, image: Path, maps: Mapping[str, Path]) -> dict[str,
 
 
 def _summary(folder: Path) -> dict[str, Any]:
-    path = folder / "summary.json" if folder.is_dir() else folder
+    path = folder if folder.is_file() else folder / "summary.json"
+    if not path.is_file():
+        raise InputError(f"--evaluation: {path} is missing; wanted the --out folder of `unet4d evaluate`; give it")
     summary = read_json(path)
     if not isinstance(summary, dict) or not {"classes", "convention", "averaging", "per_case"} <= set(summary):
         raise InputError(f"{path} is no summary of an evaluation; give the folder that `unet4d evaluate` wrote")

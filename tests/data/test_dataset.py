@@ -536,6 +536,13 @@ def test_a_split_that_cannot_be_is_refused(fold, folds, held_out, message):
         split_cases(dataset_of(["patient001", "patient002", "x"]), fold, folds, 0, held_out)
 
 
+def test_whom_else_one_may_hold_out_is_told_by_the_first_few():
+    with pytest.raises(InputError, match=r"subject 'other'; wanted those of .*, such as a, b, c, d, e, \.\.\.$"):
+        split_cases(dataset_of("abcdefg"), 0, held_out=["other"])
+    with pytest.raises(InputError, match=r", such as a, b$"):
+        split_cases(dataset_of("ab"), 0, held_out=["other"])
+
+
 def test_holding_out_everybody_is_refused():
     with pytest.raises(InputError, match="left to train on"):
         split_cases(dataset_of("ab"), 0, held_out=["a", "b"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from unet4d.training.log import LOG, best_epoch, epoch_line, log_lines, seconds_left
+from unet4d.training.log import LOG, best_epoch, epoch_line, log_lines, seconds_left, totals
 
 TIMED = {"epoch": 20, "loss": 0.21137, "seconds": 61.2, "frames_per_second": 412.04}
 
@@ -77,5 +77,44 @@ def test_what_is_left_goes_by_the_usual_epoch():
     """One epoch that waited for a disk changes nothing."""
     lines = [{"epoch": i, "seconds": 10.0} for i in range(1, 7)]
     lines[3]["seconds"] = 500.0
-    assert seconds_left(lines, 10) == 40.0
-    assert seconds_left([], 10) is None
+    assert seconds_left(lines, 10, 5) == 40.0
+    assert seconds_left([], 10, 5) is None
+
+
+def test_what_is_left_counts_the_validations_that_are_left():
+    """Every third epoch of eleven is validated, and the last: after 4 these are 6, 9 and 11."""
+    lines = [{"epoch": i, "seconds": 10.0} for i in range(1, 5)]
+    assert seconds_left(lines, 11, 3) == 70.0, "none has been timed"
+    lines[2]["validation_seconds"] = 100.0
+    assert seconds_left(lines, 11, 3) == 70.0 + 300.0
+    assert seconds_left(lines, 11, 50) == 70.0 + 100.0, "the last one"
+    assert seconds_left(lines, 4, 3) == 0.0
+
+
+def test_validations_are_timed_by_the_last_ten_of_them_however_far_apart():
+    lines = [{"epoch": i, "seconds": 1.0} | ({"validation_seconds": i} if i % 20 == 0 else {}) for i in range(1, 231)]
+    assert seconds_left(lines, 231, 20) == 1.0 + 130.0  # the median of 40, 60, ..., 220
+
+
+def test_the_steps_of_the_running_epoch_can_be_left_out():
+    """Epoch 2 of 3 runs, and is validated."""
+    lines = [{"epoch": 1, "seconds": 10.0, "validation_seconds": 7.0}]
+    assert seconds_left(lines, 3, 2, running=True) == 10.0 + 14.0
+    assert seconds_left(lines, 2, 2, running=True) == 7.0
+    assert seconds_left([], 3, 2, running=True) is None
+
+
+def test_totals_of_a_log():
+    lines = [
+        {"epoch": 1, "seconds": 1.5, "skipped": [{"step": 2}], "validation_seconds": 4.0, "mean_foreground_dice": 0.5,
+         "dice": {"wall": 0.5}},
+        {"epoch": 2, "seconds": 2.0, "skipped": [{"step": 7}, {"step": 8}]},
+        {"epoch": 3, "seconds": None},
+    ]  # fmt: skip
+    assert totals(lines) == {
+        "epochs_done": 3,
+        "seconds": 7.5,
+        "skipped_steps": 3,
+        "best": {"epoch": 1, "mean_foreground_dice": 0.5, "dice": {"wall": 0.5}},
+    }
+    assert totals([]) == {"epochs_done": 0, "seconds": 0, "skipped_steps": 0, "best": None}

@@ -22,7 +22,9 @@ from unet4d.errors import Stopped, Unet4DError
 from unet4d.model.checkpoint import BEST, LAST, PREVIOUS, load_checkpoint
 from unet4d.model.step import TrainingStep
 from unet4d.train import train
-from unet4d.training.record import BOARD, LOG
+from unet4d.training.lock import locked
+from unet4d.training.log import LOG
+from unet4d.training.record import BOARD
 
 STEPS = 2
 TIMES = ("seconds", "waited_seconds", "frames_per_second", "validation_seconds")
@@ -352,3 +354,40 @@ def test_resuming_with_other_studies_is_refused(command, own_phantom, tiny_optio
     done = command("train", *settings, "--resume")
     assert done.code == 2
     assert f"--resume with other studies, such as {image.name.split('.')[0]}-" in done.line
+
+
+def test_a_checkpoint_of_another_version_is_told(command, phantom, tiny_options, trained, tmp_path):
+    """Pins a traceback, KeyError: 'tally'."""
+    run = shutil.copytree(trained, tmp_path / "run", ignore=shutil.ignore_patterns(BOARD))
+    content = load_checkpoint(run / LAST)
+    del content["training"]["tally"]
+    torch.save(content, run / LAST)
+    done = command("train", "--dataset", phantom, "--out", run, *tiny_options, "--resume")
+    assert done.code == 2
+    assert "is of another version of unet4d, without tally" in done.line
+
+
+def test_two_trainings_do_not_write_into_one_folder(command, phantom, tiny_options, trained, tmp_path, monkeypatch):
+    run = shutil.copytree(trained, tmp_path / "run", ignore=shutil.ignore_patterns(BOARD))
+    monkeypatch.setattr("unet4d.training.lock.PATIENCE_S", 0.3)
+    words = ["train", "--dataset", phantom, "--out", run, *tiny_options, "--resume"]
+    with locked(run):
+        done = command(*words)
+    assert done.code == 2
+    assert f"{run} is being written to by another training" in done.line
+    again = command(*words)
+    assert again.code == 0
+    assert "all 2 epochs were done before" in again.told
+
+
+def test_a_run_is_not_begun_in_a_folder_of_folds_nor_over_a_model(command, phantom, tiny_options, trained, tmp_path):
+    shutil.copytree(trained, tmp_path / "cv" / "fold_0")
+    done = command("train", "--dataset", phantom, "--out", tmp_path / "cv", *tiny_options)
+    assert done.code == 2
+    assert "holds the folds of a cross-validation; train one with --out" in done.line
+    (tmp_path / "model").mkdir()
+    shutil.copy(trained / BEST, tmp_path / "model")
+    for more in ([], ["--resume"]):
+        done = command("train", "--dataset", phantom, "--out", tmp_path / "model", *tiny_options, *more)
+        assert done.code == 2
+        assert f"holds {BEST} and no {LAST} to go on from" in done.line

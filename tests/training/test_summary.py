@@ -42,6 +42,13 @@ def test_a_run_that_stopped(tmp_path):
     assert found["best"] == {"epoch": 2, "mean_foreground_dice": 0.7, "dice": {"wall": 0.7}}
 
 
+def test_epochs_done_are_those_recorded_and_time_has_the_validations_in_it(tmp_path):
+    """Stopped in the validation of the fourth epoch: its steps are taken, and it is not done."""
+    found = written(tmp_path, state="stopped", step=20, lines=[*LINES[:2], LINES[2] | {"validation_seconds": 30.0}])
+    assert (found["epochs"], found["steps"]) == ({"done": 3, "of": 4}, {"done": 20, "of": 20})
+    assert found["seconds"] == 36.0
+
+
 def test_a_run_that_begins(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     found = written(tmp_path, dataset="hearts")

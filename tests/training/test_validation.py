@@ -157,6 +157,7 @@ def test_contours_are_of_the_largest_and_smallest_volume_and_references_only_whe
     validated([study("heart", predicted, [[0] * 4, [2, 2, 2, 1], [0] * 4, [0] * 4, [2, 0, 0, 1]], (1, 4))])
     (_, sheet), (_, curves) = drawn
     assert sheet["frames"] == [1, 2, 4]
+    assert sheet["extremes"] == [1, 2], "of the prediction"
     assert [bool(frame.any()) for frame in sheet["reference"]] == [False, True, False, False, True]
     assert sheet["class_names"] == {1: "wall", 2: "blood"}
     voxel_ml = 2.0 * 1.0 * 5.0 / 1000

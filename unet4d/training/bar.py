@@ -15,8 +15,8 @@ class EpochBar:
 
         epoch 3/200 ━━━━━━━━╸          41/100, loss 0.512, Dice 0.81, ETA 3:12:01, 412 frames/s, 11.2 GB
 
-    The ETA is of the whole run: what is left of this epoch at its own pace, and `later_s`. GB is the most that tensors have taken of
-    the GPU.
+    The ETA is of the whole run: what is left of this epoch at its own pace, and `later_s`. GB is the most that tensors have taken
+    of the GPU.
 
     Args:
         epoch: its number, from 1.

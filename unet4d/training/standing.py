@@ -68,8 +68,8 @@ def checkpoint_facts(path: Path) -> dict[str, Any]:
     """What a checkpoint file says of itself.
 
     Returns:
-        `state`: "whole", or what is wrong with it, also where another version wrote it; `bytes`; `epoch` and `step`: None in one to predict with; of a whole one also
-        `config` by dotted names and `model`.
+        `state`: "whole", or what is wrong with it, also where another version wrote it; `bytes`; `epoch` and `step`: None in one to
+        predict with; of a whole one also `config` by dotted names and `model`.
     """
     facts: dict[str, Any] = {"state": WHOLE, "bytes": path.stat().st_size, "epoch": None, "step": None}
     try:

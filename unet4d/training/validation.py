@@ -139,7 +139,7 @@ class Validation:
         return {name: picture for part in self.ranks.gathered(mine) for name, picture in part.items()}
 
     def _draw(self, study: CachedStudy, predicted: np.ndarray, title: str) -> dict[str, np.ndarray]:
-        """Contours where prediction and reference are largest and smallest, the prediction's named; where there is time, the volumes over it."""
+        """Contours where prediction (so named) and reference are largest and smallest; where there is time, the volumes over it."""
         affine, labelled = np.diag([*study.spacing, 1.0]), list(study.labelled_frames)
         reference = np.zeros_like(predicted)
         reference[labelled] = study.label
