@@ -52,7 +52,7 @@ def totals(lines: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def seconds_left(
-    lines: Sequence[Mapping[str, Any]], epochs: int, validate_every: int = 1, running: bool = False
+    lines: Sequence[Mapping[str, Any]], epochs: int, validate_every: int, running: bool = False
 ) -> float | None:
     """What the epochs that are left will take, steps and validations, each from the median of the last ten timed ones.
 

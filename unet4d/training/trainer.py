@@ -171,7 +171,8 @@ class Trainer:
         self.network.train()
         forget_peak(self.device)
         before_s, waited_s = time.perf_counter(), self.feed.waited_s
-        with EpochBar(self.epoch + 1, train.epochs, train.steps_per_epoch, begun, dice, self.ranks.is_first) as bar:
+        later_s, shown = self._seconds_left(running=True), self.ranks.is_first
+        with EpochBar(self.epoch + 1, train.epochs, train.steps_per_epoch, begun, dice, shown, later_s) as bar:
             while self.taken < (self.epoch + 1) * train.steps_per_epoch:
                 self._stop_if_asked()
                 batches = self.feed.next_step()
@@ -240,9 +241,10 @@ class Trainer:
         if is_best:
             self.files.save_best(self.config, self.task, self.judged)
 
-    def _seconds_left(self) -> float | None:
+    def _seconds_left(self, running: bool = False) -> float | None:
+        """What the run will take after its last recorded epoch; `running`: without the next one's steps."""
         train = self.config.train
-        return seconds_left(self.record.lines, train.epochs)
+        return seconds_left(self.record.lines, train.epochs, train.validate_every, running)
 
     @contextlib.contextmanager
     def _summed_up(self) -> Iterator[None]:
