@@ -31,7 +31,7 @@ from unet4d.training.checkpoints import Checkpoints
 from unet4d.training.log import log_lines
 
 CONFIG = Path(__file__).with_name("kill_and_resume.yaml")
-TIMES = ("seconds", "waited_seconds", "frames_per_second", "peak_memory_gb")
+TIMES = ("seconds", "validation_seconds", "waited_seconds", "frames_per_second", "peak_memory_gb")
 """What a log line says of the machine, not of the training."""
 STOPPED = 75
 MOMENT, VALIDATION, CHECKPOINT = "any moment", "the next validation", "the next checkpoint's writing"
