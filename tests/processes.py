@@ -22,7 +22,8 @@ def run_ranks(size: int, work: Callable[..., Any], *given: Any, fails: bool = Fa
     A process that dies gives None. With `fails` left False an exception in any of them is an assertion of this one.
     """
     context = mp.get_context("fork")
-    answers = context.Manager().dict()
+    manager = context.Manager()
+    answers = manager.dict()
     port = _free_port()
     processes = [context.Process(target=_run, args=(rank, size, port, answers, work, given)) for rank in range(size)]
     for process in processes:
@@ -34,6 +35,7 @@ def run_ranks(size: int, work: Callable[..., Any], *given: Any, fails: bool = Fa
         process.kill()
     assert not hanging, f"processes {hanging} of {size} hang"
     found = [answers.get(rank) for rank in range(size)]
+    manager.shutdown()
     errors = [f"process {rank}: {one[1]}" for rank, one in enumerate(found) if one and one[1]]
     assert fails or not errors, "\n".join(errors)
     return [one and one[0] for one in found]
