@@ -144,8 +144,3 @@ def study() -> Callable[..., None]:
         nib.save(image, path)
 
     return written
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Those that stop and kill the workers of this very process come first: after tests that fork trainings they fail or hang."""
-    items.sort(key=lambda item: item.path.name not in ("test_signals.py", "test_feed.py"))

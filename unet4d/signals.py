@@ -7,10 +7,8 @@ before a checkpoint is written.
 from __future__ import annotations
 
 import contextlib
-import multiprocessing
 import os
 import signal
-import sys
 import threading
 from collections.abc import Iterator
 from types import FrameType
@@ -72,26 +70,14 @@ def stop_signals_held() -> Iterator[None]:
 
 
 def ignore_stop_signals(worker: int = 0) -> None:
-    """Have a worker process end when its parent says so, and not at a signal to the whole group: a DataLoader's `worker_init_fn`.
+    """Have a worker process leave the stop signals to its parent, which ends it in another way: a DataLoader's `worker_init_fn`.
 
-    On Linux a SIGTERM of the parent's own (`Process.terminate`) still ends it. Elsewhere the sender of a signal is not known, and
-    SIGTERM keeps its handler.
+    `Process.terminate` is a SIGTERM, too, and does nothing to it; `Process.kill` ends it.
 
     Args:
         worker: its number, which makes no difference.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = multiprocessing.parent_process()
-    if sys.platform == "linux" and parent is not None:
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # for threads there already, which do not block it
-        threading.Thread(target=_end_with, args=(parent.pid,), name="end at the parent's SIGTERM", daemon=True).start()
-    elif hasattr(signal, "pthread_sigmask"):
+    for number in STOPPING:
+        signal.signal(number, signal.SIG_IGN)
+    if hasattr(signal, "pthread_sigmask"):
         signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)
-
-
-def _end_with(parent: int) -> None:
-    """Wait for a SIGTERM of the parent's, and end the process."""
-    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
-        pass
-    os._exit(0)

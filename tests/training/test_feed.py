@@ -20,7 +20,7 @@ from unet4d.data.cache import CachedStudy
 from unet4d.data.sampling import ClipDataset
 from unet4d.errors import InputError, Unet4DError
 from unet4d.ranks import Ranks
-from unet4d.signals import StopSignals
+from unet4d.signals import StopSignals, ignore_stop_signals
 from unet4d.training import feed as feed_module
 from unet4d.training.feed import Feed
 
@@ -29,11 +29,16 @@ SILENT: list[str] = []
 ALONE = Ranks()
 
 
+OTHERS: set = set()
+"""Processes that earlier tests have left."""
+
+
 @pytest.fixture(autouse=True)
 def no_worker_is_left():
-    before = set(multiprocessing.active_children())
+    OTHERS.clear()
+    OTHERS.update(multiprocessing.active_children())
     yield
-    assert set(multiprocessing.active_children()) <= before
+    assert workers() == []
 
 
 def study(case: str) -> CachedStudy:
@@ -127,7 +132,7 @@ def test_the_wait_for_batches_is_counted_and_no_other_time():
 
 
 def workers() -> list[int]:
-    return [process.pid for process in multiprocessing.active_children() if process.pid]
+    return [process.pid for process in multiprocessing.active_children() if process not in OTHERS]
 
 
 def run(feed: Feed, do=lambda: None, steps: int = 20) -> None:
@@ -223,22 +228,12 @@ class Hanging(ClipDataset):
         return super().__getitem__(number)
 
 
-class Stopped(ClipDataset):
-    """Not even a SIGTERM of the main process reaches its workers."""
-
-    def __getitem__(self, number: int):
-        if number >= 12:
-            os.kill(os.getpid(), signal.SIGSTOP)
-        return super().__getitem__(number)
-
-
-@pytest.mark.parametrize("kind", [Hanging, Stopped])
-def test_a_worker_that_hangs_is_told_and_killed(monkeypatch, kind):
+def test_a_worker_that_hangs_is_told_and_killed(monkeypatch):
     monkeypatch.setattr(feed_module, "PATIENCE_S", 0.1)
     monkeypatch.setattr(feed_module, "TRIES", 5)
     monkeypatch.setattr("torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL", 0.2)  # how long it is asked to leave
     began = time.perf_counter()
-    text = str(failure(fed(kind, workers=1)))
+    text = str(failure(fed(Hanging, workers=1)))
     assert (
         "no batch came for 0.5 s: a worker that makes batches hangs, most often on a disk that does not answer" in text
     )
@@ -342,11 +337,12 @@ def test_signals_to_the_group_as_the_workers_start_end_none_of_them():
         code = 1
         try:
             with StopSignals() as signals:
-                if not os.fork():
+                if not (sender := os.fork()):
                     _send_to_group_and_end()
                 with fed(workers=2, steps=range(20)) as feed:
                     for _ in range(20):
                         feed.next_step()
+                os.waitpid(sender, 0)  # the next one would find nobody who notes it
             code = 0 if signals.requested == "SIGTERM" else 2
         finally:
             os._exit(code)
@@ -448,3 +444,23 @@ def test_workers_that_cannot_be_started_are_told(monkeypatch):
         fed(workers=2),
     ):
         pass
+
+
+def test_of_workers_that_cannot_all_be_started_none_stays(monkeypatch):
+    def refused(*_: object) -> None:
+        context = multiprocessing.get_context("fork")
+        ready = context.Event()
+        context.Process(target=deaf, args=(ready,), daemon=True).start()
+        assert ready.wait(20)
+        raise OSError(11, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(feed_module, "loader", refused)
+    with pytest.raises(Unet4DError, match="could not start 2 workers"), fed(workers=2):
+        pass
+    assert workers() == []
+
+
+def deaf(ready) -> None:
+    ignore_stop_signals()
+    ready.set()
+    time.sleep(60)

@@ -7,8 +7,9 @@ import os
 import re
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from multiprocessing import active_children
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import numpy as np
@@ -72,6 +73,7 @@ class Feed:
             with stop_signals_held():
                 self._batches = iter(loader(self.clips, self._numbers(), self.workers, self.pin, PATIENCE_S))
         except OSError as error:
+            _kill(set(active_children()) - before)
             raise Unet4DError(
                 f"could not start {self.workers} workers ({error.strerror or error}); free memory, or lower data.workers; "
                 f"{self._again()}"
@@ -82,10 +84,7 @@ class Feed:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         # The trace of an error keeps the loader alive, and workers that still run at the program's end would hold it up.
         getattr(self._batches, "_shutdown_workers", lambda: None)()
-        for process in self._processes:
-            if process.is_alive():  # it hangs
-                process.kill()
-                process.join(NEWS_S)
+        _kill(self._processes)
         told = self._told(error) if isinstance(error, Exception) else None
         if told is not None:
             raise told from error
@@ -201,6 +200,14 @@ class Feed:
         """How to go on: a checkpoint is written after every epoch."""
         is_kept = self.steps.start or self._taken >= self._epoch
         return "then go on with --resume" if is_kept else "then start it again, for no epoch is done yet"
+
+
+def _kill(workers: Iterable[BaseProcess]) -> None:
+    """End those that are still there, for they hang; nothing less ends them, and the program would wait for them at its end."""
+    for worker in workers:
+        if worker.is_alive():
+            worker.kill()
+            worker.join(NEWS_S)
 
 
 def _free_shared_memory() -> int | None:
