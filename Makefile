@@ -18,7 +18,7 @@ demo: setup
 	$(BIN)/python experiments/demo.py demo
 
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist loadfile
 
 lint: setup
 	$(BIN)/ruff check .
