@@ -17,7 +17,7 @@ LEVELS = (
     ("errors",),
     ("config", "files", "ranks", "signals"),
     ("data", "model", "metrics", "pictures"),  # nouns
-    ("training", "prediction_folder", "resolve", "plan_yaml", "folds", "over_folds"),
+    ("training", "segmentation", "prediction_folder", "resolve", "plan_yaml", "folds", "over_folds"),
     ("candidates",),
     ("plan_reasons", "out_of_memory"),
     ("convert", "verify", "plan", "train", "info", "predict", "evaluate", "report"),  # verbs
@@ -82,7 +82,7 @@ def test_the_reader_of_imports_sees_what_it_must(room, source):
 
 def test_the_public_names_are_imported_only_where_they_are_first_used():
     imported = {name for name, _ in imports((PACKAGE / "__init__.py").read_text())}
-    assert imported == {"data", "model", "predict"}  # under TYPE_CHECKING
+    assert imported == {"data", "model", "segmentation"}  # under TYPE_CHECKING
     assert loaded_after("import unet4d") == []
 
 

@@ -162,7 +162,7 @@ def test_the_network_sees_in_prediction_what_it_saw_in_training(studies, run, tm
         seen.append(image.numpy())
         raise Unet4DError("enough")
 
-    monkeypatch.setattr("unet4d.predict.sliding_window", caught)
+    monkeypatch.setattr("unet4d.segmentation.sliding_window", caught)
     model, dataset = load_model(run), read_dataset(studies)
     with pytest.raises(Unet4DError, match="enough"):
         segment(model, dataset.training[0].image())

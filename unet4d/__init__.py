@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from unet4d.model.checkpoint import load_model
     from unet4d.model.clstm_unet import CLSTMUNet
     from unet4d.model.convlstm import ConvLSTM3d
-    from unet4d.predict import segment
+    from unet4d.segmentation import segment
 
 __version__ = version("unet4d")
 __all__ = ["CLSTMUNet", "ConvLSTM3d", "Image4D", "load_model", "read_image", "segment", "write_image"]
@@ -32,7 +32,7 @@ _HOMES = {
     "Image4D": "unet4d.data.image4d",
     "load_model": "unet4d.model.checkpoint",
     "read_image": "unet4d.data.image4d",
-    "segment": "unet4d.predict",
+    "segment": "unet4d.segmentation",
     "write_image": "unet4d.data.image4d",
 }
 

@@ -1,0 +1,20 @@
+"""The commands: what each does, its options, and the verb it calls. Nothing heavy is imported before one is chosen."""
+
+from unet4d.commands.command import Command
+from unet4d.commands.datasets import CONVERT, PHANTOM, VERIFY
+from unet4d.commands.prediction import PREDICT
+from unet4d.commands.results import EVALUATE, REPORT
+from unet4d.commands.training import INFO, PLAN, TRAIN
+
+COMMANDS: dict[str, Command] = {
+    "phantom": PHANTOM,
+    "convert": CONVERT,
+    "verify": VERIFY,
+    "plan": PLAN,
+    "train": TRAIN,
+    "info": INFO,
+    "predict": PREDICT,
+    "evaluate": EVALUATE,
+    "report": REPORT,
+}
+"""By name, in the order of work."""

@@ -1,0 +1,125 @@
+"""Commands that make, convert and check datasets."""
+
+from __future__ import annotations
+
+from jsonargparse import ArgumentParser, Namespace
+
+from unet4d.commands.command import PATTERN, WITH_IDS, Command
+
+
+def _phantom_options(parser: ArgumentParser) -> None:
+    parser.add_argument("--out", type=str, required=True, help="folder to write the dataset to; a new or empty one")
+    parser.add_argument("--subjects", type=int, required=True, help="number of subjects, one study each")
+    parser.add_argument("--frames", type=int, required=True, help="frames of each study, such as one heart beat")
+    parser.add_argument(
+        "--kind",
+        choices=["cine", "flow", "dce"],
+        default="cine",
+        help="a beating heart; 4D flow of the great vessels; contrast uptake of the kidneys, with a T1 map",
+    )
+    parser.add_argument(
+        "--labelled",
+        choices=["all", "two"],
+        default="all",
+        help="label every frame, or two only, such as end-diastole and end-systole",
+    )
+    parser.add_argument(
+        "--ambiguous",
+        type=float,
+        default=0.0,
+        help="cine: share of frames whose own image does not suffice, 0 to below 0.5",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same studies")
+
+
+def _phantom(options: Namespace) -> None:
+    from unet4d.data.phantom import write_phantom
+
+    o = options
+    path = write_phantom(
+        o.out, o.subjects, o.frames, labelled=o.labelled, ambiguous=o.ambiguous, seed=o.seed, kind=o.kind
+    )
+    print(f"{o.subjects} studies of {o.frames} frames: {path}")
+
+
+def _convert_options(parser: ArgumentParser) -> None:
+    parser.add_argument("kind", type=str, help="acdc, nnunet, frames, sequence or dicom")
+    parser.add_argument("source", type=str, help="the folder (or file) to read; nothing in it is changed")
+    parser.add_argument("--out", type=str, required=True, help="folder to write the dataset to; a new or empty one")
+    parser.add_argument("--pattern", type=str, help=PATTERN)
+    parser.add_argument(
+        "--labels",
+        type=dict[str, int],
+        help="values of classes by name, '{left ventricle: 1}', where the files do not say",
+    )
+    parser.add_argument(
+        "--time",
+        choices=["cyclic", "open"],
+        help="cyclic: the last frame leads into the first; open: it does not; default: as the source says",
+    )
+    parser.add_argument(
+        "--frame_duration_s", type=float, help="seconds from frame to frame, where the files do not say"
+    )
+    parser.add_argument(
+        "--channels",
+        type=dict[str, str],
+        help="name of each channel and what it holds, signal or velocity X, '{magnitude: signal, vx: velocity X}'",
+    )
+    parser.add_argument("--with_ids", action="store_true", help=WITH_IDS)
+    parser.add_argument("--name", type=str, help="of the dataset; default: the source's")
+
+
+def _convert(options: Namespace) -> None:
+    from unet4d.convert import convert
+    from unet4d.data.convert import Options
+
+    o = options
+    said = Options(o.pattern, o.labels, o.time, o.frame_duration_s, o.with_ids, o.channels)
+    convert(o.kind, o.source, o.out, said, name=o.name)
+
+
+def _verify_options(parser: ArgumentParser) -> None:
+    parser.add_argument("dataset", type=str, help="dataset folder, with dataset.json; exit code 2 where it has errors")
+    parser.add_argument("--json", action="store_true", help="print one JSON object: faults and fingerprint")
+    parser.add_argument(
+        "--out", type=str, help="a JSON file for the fingerprint, beside the one that is kept for plan and train"
+    )
+
+
+def _verify(options: Namespace) -> None:
+    from unet4d.verify import verify
+
+    verify(options.dataset, options.out, options.json)
+
+
+PHANTOM = Command(
+    "make a dataset with exact labels, to try everything on: beating hearts, 4D flow, contrast uptake",
+    "--out DIR --subjects N --frames T [options]",
+    "  unet4d phantom --out heart --subjects 8 --frames 10\n"
+    "  unet4d phantom --out sparse --subjects 8 --frames 10 --labelled two --ambiguous 0.2\n"
+    "  unet4d phantom --out vessels --subjects 8 --frames 20 --kind flow",
+    _phantom_options,
+    _phantom,
+)
+
+CONVERT = Command(
+    "make a dataset of what scanners, 3D Slicer, challenges and nnU-Net leave",
+    "KIND SOURCE --out DIR [options]",
+    "  unet4d convert acdc database --out acdc               (patientNNN/patientNNN_4d.nii.gz and _frameXX_gt.nii.gz)\n"
+    "  unet4d convert nnunet Dataset027_ACDC --out acdc      (imagesTr, labelsTr; --pattern joins the frames of a subject)\n"
+    "  unet4d convert frames slicer --out airway             (folders of 3D .nrrd, .seg.nrrd or .nii.gz, one a frame)\n"
+    "  unet4d convert sequence slicer --out airway           (3D Slicer's .seq.nrrd)\n"
+    "  unet4d convert dicom scans --out cine --labels '{left ventricle: 1}'   (cine, dynamic series; DICOM names no class)",
+    _convert_options,
+    _convert,
+)
+
+VERIFY = Command(
+    "find every fault of a dataset in one pass, and say what its studies are like",
+    "DATASET [--json] [--out FILE]",
+    "  unet4d verify heart\n"
+    "  unet4d verify heart --json                (for programs: faults and fingerprint on stdout)\n"
+    "  unet4d verify heart --out heart.json      (the fingerprint as a file of its own)",
+    _verify_options,
+    _verify,
+)

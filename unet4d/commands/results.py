@@ -1,0 +1,71 @@
+"""Commands that judge and show what was segmented."""
+
+from __future__ import annotations
+
+from jsonargparse import ArgumentParser, Namespace
+
+from unet4d.commands.command import Command, layout_options
+
+
+def _evaluate_options(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "--reference",
+        type=str,
+        required=True,
+        help="dataset folder (its labelled frames count), or folder of label maps",
+    )
+    parser.add_argument("--prediction", type=str, required=True, help="folder of <case>.nii.gz, anybody's")
+    parser.add_argument(
+        "--out", type=str, required=True, help="folder for metrics.csv, volumes_compared.csv, summary.json"
+    )
+    parser.add_argument(
+        "--cases", type=str, nargs="+", help="score these only; default: every reference, none may be missing"
+    )
+    parser.add_argument(
+        "--predicted_only",
+        action="store_true",
+        help="score the references that have a prediction, and count the others",
+    )
+
+
+def _evaluate(options: Namespace) -> None:
+    from unet4d.evaluate import evaluate
+
+    o = options
+    evaluate(o.reference, o.prediction, o.out, cases=o.cases, predicted_only=o.predicted_only)
+
+
+def _report_options(parser: ArgumentParser) -> None:
+    parser.add_argument("--image", type=str, required=True, help="study, folder of studies, or dataset folder")
+    parser.add_argument("--prediction", type=str, required=True, help="folder of label maps")
+    parser.add_argument("--out", type=str, required=True, help="folder for index.html and pictures")
+    parser.add_argument("--evaluation", type=str, help="--out folder of unet4d evaluate, to show the scores too")
+    layout_options(parser)
+
+
+def _report(options: Namespace) -> None:
+    from unet4d.data.convert import Options
+    from unet4d.report import report
+
+    o = options
+    said = Options(pattern=o.pattern, with_ids=o.with_ids)
+    page = report(o.image, o.prediction, o.out, evaluation=o.evaluation, kind=o.kind, options=said)
+    print(f"report: {page}")
+
+
+EVALUATE = Command(
+    "score label maps against reference labels",
+    "--reference DIR --prediction DIR --out DIR [--cases CASE ... | --predicted_only]",
+    "  unet4d evaluate --reference heart --prediction predicted --out scores\n"
+    "  unet4d evaluate --reference heart --prediction predicted --out scores --cases phantom001 phantom002",
+    _evaluate_options,
+    _evaluate,
+)
+
+REPORT = Command(
+    "one HTML page with pictures, volume curves and scores",
+    "--image INPUT --prediction DIR --out DIR [--evaluation DIR] [options]",
+    "  unet4d report --image heart --prediction predicted --evaluation scores --out page",
+    _report_options,
+    _report,
+)

@@ -1,0 +1,117 @@
+"""Commands that plan, train and describe runs."""
+
+from __future__ import annotations
+
+from jsonargparse import ArgumentParser, Namespace
+
+from unet4d.commands.command import DEVICE, SKIP_VERIFY, Command, configured, settings
+
+
+def _plan_options(parser: ArgumentParser) -> None:
+    parser.add_argument("dataset", type=str, help="dataset folder, with dataset.json")
+    parser.add_argument(
+        "--gpu-memory",
+        "--gpu_memory",
+        type=str,
+        default="auto",
+        help="the GPU's size in GB, such as 24, 40 or 80; auto: what is free of the GPU here now",
+    )
+    parser.add_argument(
+        "--gpus", type=int, default=1, help="how many GPUs of this size train together; they share the batch"
+    )
+    parser.add_argument("--out", type=str, default="plan.yaml", help="the YAML file; an older plan there is replaced")
+    parser.add_argument("--skip_verify", action="store_true", help=SKIP_VERIFY)
+    settings(parser)
+
+
+def _plan(options: Namespace) -> None:
+    config = configured(options)
+
+    from unet4d.plan import plan
+
+    o = options
+    made = plan(o.dataset, o.out, config, o.gpu_memory, o.skip_verify, o.gpus)
+    program = "unet4d" if o.gpus == 1 else f"torchrun --nproc-per-node {o.gpus} -m unet4d"
+    print(made.text)
+    print(f"written: {made.path}; train with it: {program} train --dataset {o.dataset} --out RUN --config {made.path}")
+
+
+def _train_options(parser: ArgumentParser) -> None:
+    parser.add_argument("--dataset", type=str, required=True, help="dataset folder, with dataset.json")
+    parser.add_argument(
+        "--out",
+        type=str,
+        required=True,
+        help="the run's folder: checkpoints, config.yaml, log, TensorBoard; of all folds, the folder of fold_0, fold_1, ...",
+    )
+    parser.add_argument("--device", type=str, default="auto", help=DEVICE)
+    parser.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on from the last checkpoint in --out; of all folds, leave the finished ones and begin the others, too",
+    )
+    parser.add_argument("--skip_verify", action="store_true", help=SKIP_VERIFY)
+    settings(parser)
+
+
+def _train(options: Namespace) -> None:
+    config = configured(options)
+
+    from unet4d.cross_validation import ALL, cross_validate
+    from unet4d.ranks import joined
+    from unet4d.train import train
+
+    o = options
+    with joined() as ranks:
+        if o.fold == ALL:
+            cross_validate(o.dataset, o.out, config, o.device, o.resume, o.skip_verify, ranks)
+            return
+        path = train(o.dataset, o.out, config, o.device, o.resume, o.skip_verify, ranks)
+        if ranks.is_first:
+            print(f"best model: {path}")
+
+
+def _info_options(parser: ArgumentParser) -> None:
+    parser.add_argument("run", type=str, help="run folder, folder of folds (fold_0, fold_1, ...) or checkpoint file")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+
+
+def _info(options: Namespace) -> None:
+    from unet4d.info import info
+
+    info(options.run, options.json)
+
+
+PLAN = Command(
+    "choose the settings of a training that fits a GPU, and say why",
+    "DATASET --gpu-memory 24|40|80|auto [--gpus N] [--out plan.yaml] [--config FILE] [options]",
+    "  unet4d plan heart --gpu-memory 24                                         (writes plan.yaml)\n"
+    "  unet4d plan heart --gpu-memory auto --out mine.yaml                       (what is free of the GPU here)\n"
+    "  unet4d plan heart --gpu-memory 40 --data.frames 12 --train.batch_size 1   (what is set is kept)\n"
+    "  unet4d plan heart --gpu-memory 40 --gpus 4                                (a batch for four of them together)\n"
+    "  unet4d train --dataset heart --out run --config mine.yaml                 (what was planned, as it is)",
+    _plan_options,
+    _plan,
+)
+
+TRAIN = Command(
+    "train a network on a dataset",
+    "--dataset DIR --out RUN [--config FILE] [options]",
+    "  unet4d train --dataset heart --out run\n"
+    "  unet4d train --dataset heart --out run --config mine.yaml --train.epochs 50   (the later one wins)\n"
+    "  unet4d train --dataset heart --out twin --model.lstm_channels 0               (no recurrence: the baseline)\n"
+    "  unet4d train --dataset heart --out run --resume                               (go on after a stop)\n"
+    "  unet4d train --dataset heart --out folds --fold all                           (folds/fold_0, folds/fold_1, ...)",
+    _train_options,
+    _train,
+)
+
+INFO = Command(
+    "say what a run is, how it stands and how to go on",
+    "RUN [--json]",
+    "  unet4d info run                         (also while it is being trained)\n"
+    "  unet4d info run/checkpoint_best.pt\n"
+    "  unet4d info folds                       (what train --fold all made: a line a fold, mean and deviation)",
+    _info_options,
+    _info,
+)

@@ -1,0 +1,100 @@
+"""One study segmented, by one network or by several together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from unet4d.config import Precision
+from unet4d.data.channels import mirror_signs, unsigned
+from unet4d.data.dataset import to_values
+from unet4d.data.grid import WorkingGrid
+from unet4d.data.image4d import Image4D
+from unet4d.data.normalisation import normalised
+from unet4d.errors import InputError, Unet4DError
+from unet4d.model.checkpoint import TrainedModel
+from unet4d.model.device import resolve_precision
+from unet4d.model.ensemble import check_alike, mean_logits
+from unet4d.model.inference import sliding_window
+
+Models = Sequence[TrainedModel]
+
+
+def segment(
+    model: TrainedModel | Models, image: Image4D, *, time: str | None = None, precision: Precision = "auto"
+) -> np.ndarray:
+    """Segment one study.
+
+    Args:
+        model: from `load_model`; computes on the device its network lies on. Of several that segment the same, the mean of their
+            probabilities is taken, at the cost of one after the other and, beside one's answer, the memory of one more.
+        image: the study; any number of frames.
+        time: "cyclic" or "open"; None is what the model was trained with.
+        precision: "auto", "bf16", "fp16" or "fp32".
+
+    Returns:
+        Label values (T, X, Y, Z) uint8 on the study's own grid.
+
+    Raises:
+        InputError: the study has other channels than the model was trained with, or not every velocity that turning it needs; the
+            models differ in labels, channels, kinds, time, spacing or normalisation.
+        Unet4DError: a network answers with infinite numbers or NaN.
+    """
+    models = [model] if isinstance(model, TrainedModel) else list(model)
+    check_alike(models)
+    first, data = models[0], models[0].config.data
+    wanted = first.task.channel_names
+    if image.channels != len(wanted):
+        raise InputError(
+            f"{image.source or 'the image'} has {image.channels} channels; the model wants {len(wanted)} ({', '.join(wanted)})"
+        )
+    check_time(time)
+    grid = WorkingGrid.of(image.affine, image.grid, data.plane_spacing_mm, data.slice_spacing_mm)
+    kinds = _kinds(first, image)
+    values = grid.image(image.array, kinds, image.source or "the image")
+    seen = torch.from_numpy(normalised(values, data.normalisation, kinds))
+    cyclic = first.task.cyclic if time is None else time == "cyclic"
+    logits = mean_logits(_answer(one, seen, cyclic, precision, kinds, image) for one in models)
+    return to_values(grid.native_label(logits), tuple(first.task.labels.values()))
+
+
+def _answer(
+    model: TrainedModel, seen: torch.Tensor, cyclic: bool, precision: Precision, kinds: Sequence[str], image: Image4D
+) -> torch.Tensor:
+    """One network's logits (T, K, X, Y, Z) of `seen` (C, T, X, Y, Z), the image normalised on the working grid."""
+    device = next(model.network.parameters()).device
+    logits = sliding_window(
+        model.network,
+        seen,
+        model.config.data.patch_size or (),
+        model.config.inference,
+        cyclic=cyclic,
+        device=device,
+        precision=resolve_precision(precision, device),
+        signs=mirror_signs(kinds),
+    )
+    if not all(bool(frame.sum().isfinite()) for frame in logits):
+        raise Unet4DError(
+            f"the network's answer to {image.source or 'the image'} is not a number somewhere; wanted finite numbers; set "
+            "precision fp32, or take another checkpoint"
+        )
+    return logits
+
+
+def _kinds(model: TrainedModel, image: Image4D) -> tuple[str, ...]:
+    """What the image's channels hold: as it says, else as the model's; a velocity may be declared backwards by either."""
+    wanted = model.task.channel_kinds
+    if image.kinds and wanted and unsigned(image.kinds) != unsigned(wanted):
+        raise InputError(
+            f"{image.source or 'the image'} has channels of the kinds {', '.join(image.kinds)}; the model wants "
+            f"{', '.join(unsigned(wanted))}; correct channel_kinds"
+        )
+    return image.kinds or wanted
+
+
+def check_time(time: str | None) -> None:
+    """Raises InputError for what is no order of frames."""
+    if time not in (None, "cyclic", "open"):
+        raise InputError(f"time is {time!r}; wanted cyclic or open")
