@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from unet4d.data.dataset import to_values
 from unet4d.data.grid import WorkingGrid
 from unet4d.data.image4d import Image4D
 from unet4d.data.normalisation import normalised
+from unet4d.data.study import Study
 from unet4d.errors import InputError, Unet4DError
 from unet4d.model.checkpoint import TrainedModel
 from unet4d.model.device import resolve_precision
@@ -20,6 +22,81 @@ from unet4d.model.ensemble import check_alike, mean_logits
 from unet4d.model.inference import sliding_window
 
 Models = Sequence[TrainedModel]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How studies are segmented; None is what the model was trained with.
+
+    Attributes:
+        time: "cyclic" or "open"; None is what the study says, else what the model was trained with.
+        overlap: share of a window its neighbour covers.
+        sw_batch_size: windows computed at once.
+        mirror_axes: axes (0 = X, 1 = Y, 2 = Z) to mirror along, too; twice the work for each.
+        cyclic_shifts: of a cyclic study, the answers from this many first frames, evenly spread, are averaged; that many times the
+            work.
+        memory_bytes: main memory to stay within; None: what is free.
+        precision: "auto", "bf16", "fp16", "tf32" or "fp32".
+        probabilities: give each class's probability, too.
+    """
+
+    time: str | None = None
+    overlap: float | None = None
+    sw_batch_size: int | None = None
+    mirror_axes: tuple[int, ...] | None = None
+    cyclic_shifts: int = 1
+    memory_bytes: int | None = None
+    precision: Precision = "auto"
+    probabilities: bool = False
+
+    def __post_init__(self) -> None:
+        """Raises InputError for what is no order of frames."""
+        if self.time not in (None, "cyclic", "open"):
+            raise InputError(f"time is {self.time!r}; wanted cyclic or open")
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """A study read and brought to the network's grid; nothing of it needs a GPU yet.
+
+    Attributes:
+        like: the study, whose header the answer is written under.
+        time: "cyclic" or "open", as it will be run.
+    """
+
+    like: Image4D
+    time: str
+
+
+@dataclass(frozen=True, eq=False)
+class Answer:
+    """What was found in a study.
+
+    Attributes:
+        label: (T, X, Y, Z) uint8, label values, on the study's own grid.
+        probabilities: (K, T, X, Y, Z) float32 of every class, background first; None unless asked for.
+    """
+
+    label: np.ndarray
+    probabilities: np.ndarray | None = None
+
+
+def prepare(models: Models, study: Study, settings: Settings) -> Prepared:
+    """Read a study. May run in a thread of its own while another study is answered.
+
+    Raises:
+        InputError: it cannot be read, or does not fit the models.
+    """
+    return Prepared(study.image(), settings.time or study.time or ("cyclic" if models[0].task.cyclic else "open"))
+
+
+def answer(models: Models, prepared: Prepared, settings: Settings) -> Answer:
+    """Segment a study that was prepared for the same models and settings.
+
+    Raises:
+        InputError, Unet4DError: as `segment`.
+    """
+    return Answer(segment(models, prepared.like, time=prepared.time, precision=settings.precision))
 
 
 def segment(
