@@ -67,6 +67,9 @@ class Prepared:
     like: Image4D
     time: str
 
+    def close(self) -> None:
+        """Let go of what it holds on disk; it cannot be answered any more."""
+
 
 @dataclass(frozen=True, eq=False)
 class Answer:
