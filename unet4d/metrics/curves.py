@@ -1,0 +1,123 @@
+"""What a volume curve says: of a heart's cavity its extremes, ejection fraction and filling; of any class its smoothness.
+
+A curve is `(T,)` in mL. `docs/metrics.md` has the formulae and their sources.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+Curve = np.ndarray | Sequence[float]
+
+
+@dataclass(frozen=True)
+class CurveMeasures:
+    """What is read off a volume curve.
+
+    Attributes:
+        ed_frame: end-diastole, where it is largest; of equals the first.
+        es_frame: end-systole, where it is smallest; of equals the first.
+        edv_ml: volume at end-diastole.
+        esv_ml: volume at end-systole.
+        sv_ml: stroke volume, the difference.
+        ef_percent: ejection fraction, 100 sv / edv; None where edv is 0.
+        peak_filling_ml_per_s: steepest rise from one frame to the next after end-systole; None without frame duration, with
+            fewer than 3 frames, where a frame has no volume, or where nothing follows end-systole.
+        time_to_peak_filling_s: from end-systole to the middle of that step; None where that is.
+    """
+
+    ed_frame: int
+    es_frame: int
+    edv_ml: float
+    esv_ml: float
+    sv_ml: float
+    ef_percent: float | None
+    peak_filling_ml_per_s: float | None
+    time_to_peak_filling_s: float | None
+
+
+def curve_measures(volume_ml: Curve, frame_duration_s: float | None, cyclic: bool) -> CurveMeasures:
+    """Measure a cavity's volume curve.
+
+    Args:
+        volume_ml: `(T,)`; NaN in frames that nobody labelled, which are then no extremes.
+        frame_duration_s: seconds from frame to frame; None where unknown.
+        cyclic: whether the last frame leads into the first.
+
+    Raises:
+        ValueError: no frame has a volume.
+    """
+    curve = _curve(volume_ml)
+    if not np.isfinite(curve).any():
+        raise ValueError(f"a curve of {len(curve)} frames without a volume came; wanted one or more")
+    ed, es = int(np.nanargmax(curve)), int(np.nanargmin(curve))
+    edv, esv = float(curve[ed]), float(curve[es])
+    steepest = _peak_filling(curve, ed, es, cyclic)
+    rate, when = None, None
+    if steepest is not None and frame_duration_s:
+        rate, when = steepest[0] / frame_duration_s, steepest[1] * frame_duration_s
+    return CurveMeasures(
+        ed_frame=ed,
+        es_frame=es,
+        edv_ml=edv,
+        esv_ml=esv,
+        sv_ml=edv - esv,
+        ef_percent=100.0 * (edv - esv) / edv if edv else None,
+        peak_filling_ml_per_s=rate,
+        time_to_peak_filling_s=when,
+    )
+
+
+def _peak_filling(curve: np.ndarray, ed: int, es: int, cyclic: bool) -> tuple[float, float] | None:
+    """The largest rise from a frame to the next after `es`, in mL, and how many frames after it; None where there is none.
+
+    A cyclic curve fills until the next end-diastole, an open one until its end.
+    """
+    total = len(curve)
+    steps = (ed - es) % total if cyclic else total - 1 - es
+    if total < 3 or not steps or not np.isfinite(curve).all():
+        return None
+    rises = np.diff(curve[(es + np.arange(steps + 1)) % total])
+    first = int(np.argmax(rises))
+    return float(rises[first]), first + 0.5
+
+
+def roughness(volume_ml: Curve, cyclic: bool) -> float | None:
+    """How far a curve jitters: root mean square of V[t+1] - 2 V[t] + V[t-1], over the mean volume.
+
+    Changes by scale, cyclic shift or direction of time leave it as it is; a straight line has 0. None with fewer than 3
+    frames, where a frame has no volume, or where the class is nowhere.
+
+    Painchaud et al., "Echocardiography segmentation with enforced temporal consistency", IEEE TMI 2022.
+    """
+    curve = _curve(volume_ml)
+    if len(curve) < 3 or not np.isfinite(curve).all() or not curve.any():
+        return None
+    if cyclic:
+        curve = np.concatenate([curve[-1:], curve, curve[:1]])
+    return float(np.sqrt(np.mean(np.diff(curve, 2) ** 2)) / _curve(volume_ml).mean())
+
+
+def closure(volume_ml: Curve) -> float | None:
+    """How far a cyclic curve fails to close: its step from the last frame to the first, beyond its mean step, over its range.
+
+        max(0, |V[0] - V[T-1]| - mean |V[t+1] - V[t]|) / (max V - min V)
+
+    About 0 where the loop closes, near 1 where the curve ends as far from its beginning as it ever is. A flat curve closes. None
+    with fewer than 3 frames, where a frame has no volume, or where the class is nowhere.
+    """
+    curve = _curve(volume_ml)
+    if len(curve) < 3 or not np.isfinite(curve).all() or not curve.any():
+        return None
+    gap = abs(curve[0] - curve[-1]) - np.abs(np.diff(curve)).mean()
+    return float(max(0.0, gap) / np.ptp(curve)) if np.ptp(curve) else 0.0
+
+
+def _curve(volume_ml: Curve) -> np.ndarray:
+    curve = np.asarray(volume_ml, np.float64)
+    if curve.ndim != 1 or not len(curve):
+        raise ValueError(f"a curve of shape {curve.shape} came; wanted (T,), one frame or more")
+    return curve
