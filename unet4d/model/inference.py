@@ -1,22 +1,230 @@
-"""The sliding window: in space only, every window sees all frames, so that no recurrence starts cold along time."""
+"""The sliding window: in space only, every window sees all frames, so that no recurrence starts cold along time.
+
+Logits come in rows along X, so that never more of them exist than are asked for:
+
+    windows that begin before row b      a          b                  rows a to b are whole, and given out;
+    [-----------|                        |==========|------]           the rest is carried to the next call
+           [-----------|                            |------- ...
+"""
 
 from __future__ import annotations
 
 import itertools
 import math
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 
 import torch
-from monai.inferers import sliding_window_inference
 from torch import Tensor
 
 from unet4d.config import InferenceConfig
 from unet4d.model.clstm_unet import CLSTMUNet, NetworkState
 from unet4d.model.device import autocast, set_tf32
+from unet4d.model.fitting import free_bytes
 from unet4d.model.pieces import Sweeps
+from unet4d.model.windows import Pixels, Place, Windows
+
+STITCHED_SHARE = 0.5
+"""Of a GPU's free memory, what stitched logits may take; windows are computed in the rest."""
 
 
-@torch.inference_mode()
+@dataclass
+class Answering:
+    """How a network answers windows. What runs out of memory goes on in a leaner way, which changes nothing but time.
+
+    Attributes:
+        network: on `device`, in evaluation mode.
+        device: where windows are computed.
+        precision: "bf16", "fp16", "tf32" or "fp32".
+        cyclic: the last frame leads into the first.
+        windows: computed at once.
+        chunk_frames: frames computed at once; None: all.
+        mirror_axes: along which each window is mirrored, too, and the mean taken of all its mirrorings' logits, as in nnU-Net.
+        signs: for each of the C channels, what it is multiplied by where X, Y or Z is mirrored, (1, 1, -1) for a velocity along Z;
+            empty: 1 for all.
+        shifts: a cyclic study is answered from each of these first frames, and the mean taken of the logits.
+        stitch_on: where logits are stitched; None: on the GPU where they take less than half of what is free there.
+        say: where a line for the user goes.
+    """
+
+    network: CLSTMUNet
+    device: torch.device
+    precision: str
+    cyclic: bool
+    windows: int = 1
+    chunk_frames: int | None = None
+    mirror_axes: Sequence[int] = ()
+    signs: Sequence[Sequence[int]] = ()
+    shifts: Sequence[int] = (0,)
+    stitch_on: torch.device | None = None
+    say: Callable[[str], None] = field(default=lambda line: None)
+
+    @classmethod
+    def of(
+        cls, network: CLSTMUNet, config: InferenceConfig, *, cyclic: bool, device: torch.device, precision: str
+    ) -> Answering:
+        """As a run is configured."""
+        axes = tuple(config.mirror_axes)
+        return cls(network, device, precision, cyclic, config.sw_batch_size, config.chunk_frames, axes)
+
+    @torch.inference_mode()
+    def logits(self, clips: Tensor) -> Tensor:
+        """Logits (B, T, K, X, Y, Z) float32, on the device, of windows (B, T, C, X, Y, Z).
+
+        Raises:
+            torch.OutOfMemoryError: the leanest way is not lean enough.
+        """
+        set_tf32(self.device, self.precision)
+        answers: list[Tensor] = []
+        done = 0
+        while done < len(clips):
+            answer = self._tried(clips[done : done + self.windows].to(self.device))
+            if answer is not None:
+                answers.append(answer)
+                done += len(answer)
+        return answers[0] if len(answers) == 1 else torch.cat(answers)
+
+    def step_down(self, frames: int) -> None:
+        """Take the next leaner way, and say so; to be called where an out-of-memory error is being handled, which it raises again."""
+        stitching = self.stitch_on is None or self.stitch_on.type != "cpu"
+        if self.windows > 1:
+            self.windows //= 2
+            now = f"{self.windows} window{'s' * (self.windows > 1)} at once"
+        elif stitching and self.device.type != "cpu":
+            self.stitch_on = torch.device("cpu")
+            now = "logits stitched in main memory"
+        elif (length := self.chunk_frames or frames) > 1:
+            self.chunk_frames = -(-min(length, frames) // 2)
+            now = f"{self.chunk_frames} frames at once"
+        else:
+            raise
+        self.say(f"out of memory: going on with {now}, which takes longer and changes no result")
+
+    def stitching_device(self, needed_bytes: int) -> torch.device:
+        """Where logits of this size are stitched."""
+        if self.device.type == "cpu" or self.stitch_on is not None:
+            return self.stitch_on or self.device
+        return self.device if needed_bytes < STITCHED_SHARE * free_bytes(self.device) else torch.device("cpu")
+
+    def _tried(self, clips: Tensor) -> Tensor | None:
+        """The answer; or None, and a leaner way from now on."""
+        try:
+            with autocast(self.device, self.precision):
+                return mirrored_mean(self._shifted_mean, clips, self.mirror_axes, self.signs)
+        except torch.OutOfMemoryError:
+            self.step_down(clips.shape[1])
+        torch.cuda.empty_cache()
+        return None
+
+    def _shifted_mean(self, clips: Tensor) -> Tensor:
+        total: Tensor | None = None
+        for shift in self.shifts:
+            answer = self._plain(clips.roll(-shift, 1) if shift else clips)
+            answer = answer.roll(shift, 1) if shift else answer
+            total = answer if total is None else total.add_(answer)
+        assert total is not None
+        return total.div_(len(self.shifts)) if len(self.shifts) > 1 else total
+
+    def _plain(self, clips: Tensor) -> Tensor:
+        return in_chunks(self.network, clips, self.chunk_frames or clips.shape[1], self.cyclic).float()
+
+
+class Rows:
+    """The logits of an image, row by row along X; each window is computed once, by the first call that needs it.
+
+    Windows overlap and are blended with Gaussian weights (Isensee et al. 2021); stitching is in float32 whatever the precision.
+
+    Args:
+        answering: how windows are computed.
+        image: (C, T, X, Y, Z), normalised, on the working grid.
+        roi_size: voxels (X, Y, Z) of a window, multiples of the network's total stride.
+        overlap: share of a window its neighbour covers.
+        columns: the part (first, end) of Y that is wanted; None: all.
+    """
+
+    def __init__(
+        self,
+        answering: Answering,
+        image: Pixels,
+        roi_size: Sequence[int],
+        overlap: float,
+        columns: tuple[int, int] | None = None,
+    ):
+        self.answering, self.image = answering, image
+        self.windows = Windows(image.shape[2:], roi_size, overlap)
+        self.columns = columns or (0, image.shape[3])
+        self.begin = 0
+        self._pending = list(self.windows.starts[0])
+        self._carried: tuple[Tensor, Tensor] | None = None
+
+    @torch.inference_mode()
+    def upto(self, end: int, keep: int | None = None) -> Tensor:
+        """Logits (T, K, end - begin, Y, Z) float32 of the rows from `begin` on; the next ones begin at `keep`, or at `end`.
+
+        What is given out may be changed.
+
+        Raises:
+            torch.OutOfMemoryError: see `Answering.logits`.
+        """
+        keep, begin = end if keep is None else keep, self.begin
+        now = [x for x in self._pending if x < end]
+        self._pending = self._pending[len(now) :]
+        reach = max([end, *(self.windows.inside((x, 0, 0))[0][1] for x in now)], default=end)
+        total, weight = self._begun(reach - begin)
+        for x in now:
+            total, weight = self._added(total, weight, self.windows.beginning_at(x, self.columns))
+        self._carried = (total[:, :, keep - begin :].clone(), weight[keep - begin :].clone())
+        self.begin = keep
+        return total[:, :, : end - begin].div_(weight[: end - begin])
+
+    def _begun(self, rows: int) -> tuple[Tensor, Tensor]:
+        """Sums of logits (T, K, rows, Y, Z) and of weights (rows, Y, Z), with what was carried in the first rows."""
+        frames, classes = self.image.shape[1], self.answering.network.out_channels
+        size = (rows, self.columns[1] - self.columns[0], self.image.shape[4])
+        if self._carried is not None:
+            where = self._carried[0].device
+        else:
+            where = self.answering.stitching_device(4 * frames * classes * math.prod(size))
+        try:
+            total = torch.zeros((frames, classes, *size), device=where)
+        except torch.OutOfMemoryError:
+            where = self.answering.stitch_on = torch.device("cpu")
+            total = torch.zeros((frames, classes, *size), device=where)
+        weight = torch.zeros(size, device=where)
+        if self._carried is not None:
+            total[:, :, : self._carried[0].shape[2]] = self._carried[0]
+            weight[: len(self._carried[1])] = self._carried[1]
+            self._carried = None
+        return total, weight
+
+    def _added(self, total: Tensor, weight: Tensor, places: Sequence[Place]) -> tuple[Tensor, Tensor]:
+        """Add windows; gives the sums back, which may lie elsewhere now."""
+        at = 0
+        while at < len(places):
+            batch = places[at : at + self.answering.windows]
+            answers = self.answering.logits(torch.stack([self.windows.read(self.image, place) for place in batch]))
+            if self.answering.stitch_on is not None and total.device != self.answering.stitch_on:
+                total, weight = total.to(self.answering.stitch_on), weight.to(self.answering.stitch_on)
+            for place, answer in zip(batch, answers, strict=True):
+                self._add(total, weight, place, answer)
+            at += len(batch)
+        return total, weight
+
+    def _add(self, total: Tensor, weight: Tensor, place: Place, answer: Tensor) -> None:
+        """Add what a window (T, K, *roi_size) says of the rows and columns that are wanted."""
+        (x, x_end), (y, y_end), (z, z_end) = self.windows.inside(place)
+        x, y, y_end = max(x, self.begin), max(y, self.columns[0]), min(y_end, self.columns[1])
+        begin = (self.begin, self.columns[0], 0)
+        box = [slice(first, end) for first, end in ((x, x_end), (y, y_end), (z, z_end))]
+        there = tuple(slice(part.start - b, part.stop - b) for part, b in zip(box, begin, strict=True))
+        seen = tuple(slice(part.start - p, part.stop - p) for part, p in zip(box, place, strict=True))
+        counts = self.windows.weight[seen].to(total.device)
+        total[(slice(None), slice(None), *there)].addcmul_(
+            answer[(slice(None), slice(None), *seen)].to(total.device), counts
+        )
+        weight[there] += counts
+
+
 def sliding_window(
     network: CLSTMUNet,
     image: Tensor,
@@ -28,56 +236,10 @@ def sliding_window(
     precision: str,
     signs: Sequence[Sequence[int]] = (),
 ) -> Tensor:
-    """Logits (T, K, X, Y, Z), float32 on the CPU, of a whole image (C, T, X, Y, Z).
-
-    Windows overlap and are blended with Gaussian weights (Isensee et al. 2021); stitching is in float32 whatever the precision.
-    An image smaller than a window is padded with zeros and cropped again.
-
-    Along `config.mirror_axes` each window is mirrored, too, and the mean taken of the logits of all its mirrorings, as in nnU-Net.
-
-    Args:
-        network: on `device`, in evaluation mode.
-        image: normalised, on the working grid.
-        roi_size: voxels (X, Y, Z) of a window, multiples of the network's total stride.
-        config: overlap, windows and frames at once, axes to mirror along.
-        cyclic: the last frame leads into the first.
-        device: where windows are computed.
-        precision: "bf16", "fp16", "tf32" or "fp32".
-        signs: for each of the C channels, what it is multiplied by where X, Y or Z is mirrored, (1, 1, -1) for a velocity along Z;
-            empty: 1 for all.
-    """
-    set_tf32(device, precision)
-    channels, frames = image.shape[:2]
-    length = config.chunk_frames or frames
-
-    def window(folded: Tensor) -> Tensor:
-        clip = folded.unflatten(1, (frames, channels))
-        return mirrored_mean(of_clip, clip, config.mirror_axes, signs).flatten(1, 2)
-
-    def of_clip(clip: Tensor) -> Tensor:
-        nonlocal length
-        while True:
-            try:
-                with autocast(device, precision):
-                    return in_chunks(network, clip, length, cyclic).float()
-            except torch.OutOfMemoryError:
-                if length == 1:
-                    raise
-            length = -(-length // 2)
-            torch.cuda.empty_cache()
-
-    folded = image.movedim(1, 0).flatten(0, 1)[None].float()
-    stitched = sliding_window_inference(
-        folded,
-        tuple(roi_size),
-        config.sw_batch_size,
-        window,
-        overlap=config.overlap,
-        mode="gaussian",
-        sw_device=device,
-        device=torch.device("cpu"),
-    )
-    return stitched[0].unflatten(0, (frames, network.out_channels))
+    """Logits (T, K, X, Y, Z), float32, of a whole image (C, T, X, Y, Z); see `Answering` and `Rows`."""
+    answering = Answering.of(network, config, cyclic=cyclic, device=device, precision=precision)
+    answering.signs = signs
+    return Rows(answering, image, roi_size, config.overlap).upto(image.shape[2]).cpu()
 
 
 def mirrored_mean(
@@ -85,7 +247,7 @@ def mirrored_mean(
 ) -> Tensor:
     """The mean of what `compute` makes of a clip (B, T, C, X, Y, Z) and of its mirrorings along any of the `axes`, mirrored back.
 
-    With `axes` (0, 1): as it is, along X, along Y, along both. The answer, (B, T, K, X, Y, Z), is float32. See `sliding_window` for
+    With `axes` (0, 1): as it is, along X, along Y, along both. The answer, (B, T, K, X, Y, Z), is float32. See `Answering` for
     `signs`.
     """
     along = sorted(set(axes))
