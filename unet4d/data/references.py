@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -175,15 +176,36 @@ def recorded_folds(folder: Path) -> dict[str, int]:
     Raises:
         InputError: a fold that is no number.
     """
+    folds = {name: case["fold"] for name, case in _recorded(folder).items() if "fold" in case}
+    for name, fold in folds.items():
+        if type(fold) is not int or fold < 0:
+            raise InputError(
+                f'{folder / PREDICTION}: case {name}: "fold" is {fold!r}; wanted a number from 0; predict again'
+            )
+    return folds
+
+
+def recorded_times(folder: Path) -> dict[str, str]:
+    """Case to "cyclic" or "open", for those of which the prediction.json of a folder says it.
+
+    Raises:
+        InputError: a time that is neither.
+    """
+    times = {name: case["time"] for name, case in _recorded(folder).items() if "time" in case}
+    for name, time in times.items():
+        if time not in ("cyclic", "open"):
+            raise InputError(
+                f'{folder / PREDICTION}: case {name}: "time" is {time!r}; wanted "cyclic" or "open"; predict again'
+            )
+    return times
+
+
+def _recorded(folder: Path) -> dict[str, dict[str, Any]]:
+    """What the prediction.json of a folder says of each case; nothing where it is missing or somebody else's."""
     path = folder / PREDICTION
     entry = read_json(path) if path.is_file() else None
     cases = entry.get("cases") if isinstance(entry, dict) else None
-    said = cases if isinstance(cases, dict) else {}
-    folds = {name: case["fold"] for name, case in said.items() if isinstance(case, dict) and "fold" in case}
-    for name, fold in folds.items():
-        if type(fold) is not int or fold < 0:
-            raise InputError(f'{path}: case {name}: "fold" is {fold!r}; wanted a number from 0; predict again')
-    return folds
+    return {name: case for name, case in cases.items() if isinstance(case, dict)} if isinstance(cases, dict) else {}
 
 
 def _labelled_cases(dataset: Dataset) -> list[Case]:
