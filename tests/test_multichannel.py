@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from pathlib import Path
 
@@ -15,11 +16,13 @@ from unet4d.config import DataConfig
 from unet4d.data.cache import CachedStudy, cached_studies
 from unet4d.data.channels import MAP, SIGNAL
 from unet4d.data.dataset import read_dataset
+from unet4d.data.nifti_studies import study_of
 from unet4d.data.phantom import KINDS as PHANTOMS
 from unet4d.data.phantom import write_phantom
-from unet4d.errors import InputError, Unet4DError
+from unet4d.errors import InputError
 from unet4d.model.checkpoint import BEST, LAST
 from unet4d.predict import predict
+from unet4d.segmentation import Settings, prepare
 from unet4d.train import train
 
 KINDS = {"flow": (SIGNAL, "velocity X", "velocity Y", "velocity Z"), "dce": (SIGNAL, MAP)}
@@ -155,20 +158,18 @@ def test_from_python_as_from_the_command(kind, studies, run, predicted):
         segment(load_model(run), other)
 
 
-def test_the_network_sees_in_prediction_what_it_saw_in_training(studies, run, tmp_path, monkeypatch):
-    seen = []
-
-    def caught(network, image, *others, **named):
-        seen.append(image.numpy())
-        raise Unet4DError("enough")
-
-    monkeypatch.setattr("unet4d.segmentation.sliding_window", caught)
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_the_network_sees_in_prediction_what_it_saw_in_training(studies, run, tmp_path, monkeypatch, in_memory):
+    if not in_memory:
+        monkeypatch.setattr("unet4d.segmentation.prepared._in_memory_bytes", lambda *_: math.inf)
     model, dataset = load_model(run), read_dataset(studies)
-    with pytest.raises(Unet4DError, match="enough"):
-        segment(model, dataset.training[0].image())
+    prepared = prepare([model], study_of(dataset.training[0], dataset), Settings())
+    assert prepared.is_on_disk == (not in_memory)
+    seen = prepared.image[(slice(None),) * 5].numpy()
+    prepared.close()
     settings = model.config.data
     [learnt] = cached_studies(dataset.training[:1], dataset, settings, settings.plane_spacing_mm, tmp_path)
-    assert np.array_equal(seen[0], learnt.image)
+    assert np.array_equal(seen, learnt.image)
 
 
 @pytest.mark.parametrize("kind", ["dce"], indirect=True)

@@ -23,7 +23,7 @@ from unet4d.folds import load_models
 from unet4d.model.checkpoint import TrainedModel
 from unet4d.model.device import find_device, resolve_precision
 from unet4d.prediction_folder import PredictionFolder
-from unet4d.segmentation import Models, check_time, segment
+from unet4d.segmentation import Models, Settings, segment
 
 
 def predict(
@@ -72,7 +72,7 @@ def predict(
     """
     where = find_device(device)
     precision = resolve_precision(precision, where)
-    check_time(time)
+    Settings(time=time)  # checks it
     paths = [model] if isinstance(model, (str, os.PathLike)) else model
     models = [_with_window(one, overlap, sw_batch_size) for one in load_models(paths, where)]
     task = models[0].task

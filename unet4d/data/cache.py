@@ -22,11 +22,12 @@ from tqdm import tqdm
 from unet4d.config import DataConfig
 from unet4d.data.content import Stamp, content_digests, stamp
 from unet4d.data.dataset import Case, Dataset, read_labelled, to_classes
-from unet4d.data.footprint import footprint, free_memory_bytes, processes, tell_room
+from unet4d.data.footprint import footprint, processes, tell_room
 from unet4d.data.foreground import foreground_voxels
 from unet4d.data.grid import WorkingGrid
 from unet4d.data.normalisation import normalised
 from unet4d.errors import Unet4DError
+from unet4d.main_memory import free_memory_bytes
 
 VERSION = 2
 """Raised whenever the same settings would give other arrays."""

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from unet4d.data.channels import KINDS, MAP, SIGNAL, velocity_axis
-from unet4d.data.image4d import Image4D, read_image
+from unet4d.data.image4d import Image4D, Outline, read_image, read_outline
 from unet4d.data.inside import path_inside
 from unet4d.data.nifti import case_name
 from unet4d.data.verification.faults import Fault
@@ -75,6 +75,11 @@ class Case:
         if self.channels_last and image.channels != self.channels:
             raise InputError(other_channels(self, image.channels))
         return image if self.frame_duration_s is None else replace(image, frame_duration_s=self.frame_duration_s)
+
+    def outline(self) -> Outline:
+        """What the study is like, from the header of its first file alone; not for `channels_last`. Raises InputError."""
+        outline = read_outline(self.images, kinds=self.channel_kinds)
+        return outline if self.frame_duration_s is None else replace(outline, frame_duration_s=self.frame_duration_s)
 
 
 def other_channels(case: Case, came: int) -> str:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
-import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -79,37 +78,3 @@ def tell_room(footprints: Sequence[Footprint], root: Path) -> None:
 
 def _amount(size: int) -> str:
     return f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"
-
-
-def free_memory_bytes() -> float:
-    """Memory that can still be taken: of the system, and of the control groups (a container, a batch job) around this process.
-
-    Infinite where the system does not say (only Linux does).
-    """
-    return min((*_system_free(), *_groups_free()), default=math.inf)
-
-
-def _system_free(meminfo: Path = Path("/proc/meminfo")) -> Iterator[int]:
-    for name, amount in _pairs(meminfo):
-        if name == "MemAvailable:":
-            yield 1024 * amount
-
-
-def _groups_free(own: Path = Path("/proc/self/cgroup"), root: Path = Path("/sys/fs/cgroup")) -> Iterator[int]:
-    """What each control group (version 2) from this process's own up to the root leaves; page cache counts as free."""
-    if not own.exists():
-        return
-    mine = next((line[3:] for line in own.read_text().splitlines() if line.startswith("0::")), "/")
-    folder = root / os.path.normpath(mine).lstrip("/")
-    for group in (folder, *folder.parents):
-        limit = group / "memory.max"
-        if group.is_relative_to(root) and limit.exists() and (most := limit.read_text().strip()) != "max":
-            pages = dict(_pairs(group / "memory.stat")).get("inactive_file", 0)
-            yield int(most) - int((group / "memory.current").read_text()) + pages
-
-
-def _pairs(path: Path) -> Iterator[tuple[str, int]]:
-    """Name and number of each line of a file of the kernel's; none where it is missing."""
-    for line in path.read_text().splitlines() if path.exists() else []:
-        name, amount, *_ = line.split()
-        yield name, int(amount)

@@ -70,7 +70,7 @@ class WorkingGrid:
         Raises:
             InputError: the turn needs a component of the velocity that no channel holds.
         """
-        native = self._turned(array)
+        native = self.turned(array)
         image = np.empty(native.shape, np.float32)
         sources = turned(kinds or [SIGNAL] * len(array), self.order, self.flips, what)
         for out, (channel, sign) in zip(image, sources, strict=True):
@@ -81,20 +81,11 @@ class WorkingGrid:
 
     def label(self, indices: np.ndarray, classes: int) -> np.ndarray:
         """Class indices (T, *native_shape) on the working grid: (T, *shape) uint8, the class with the largest linear share."""
-        frames = (torch.from_numpy(frame) for frame in np.array(self._turned(indices), order="C"))
+        frames = (torch.from_numpy(frame) for frame in np.array(self.turned(indices), order="C"))
         return np.stack([_largest(((f == k).float() for k in range(classes)), self.shape).numpy() for f in frames])
 
-    def native_label(self, logits: Tensor) -> np.ndarray:
-        """Class indices (T, *native_shape) uint8 from logits (T, K, *shape): resampled class by class, then the largest wins."""
-        back = np.argsort(self.order)
-        out = np.empty((len(logits), *self.native_shape), np.uint8)
-        turned_shape = tuple(self.native_shape[axis] for axis in self.order)
-        for t, frame in enumerate(logits):
-            out[t] = self._flipped(_largest(frame.float(), turned_shape).cpu().numpy()).transpose(back)
-        return out
-
-    def _turned(self, array: np.ndarray) -> np.ndarray:
-        """A view with the last three axes in the working orientation; a flipped axis of one voxel has a negative stride, too."""
+    def turned(self, array: np.ndarray) -> np.ndarray:
+        """A view of (..., *native_shape) in working orientation; a flipped axis of one voxel has a negative stride, too."""
         lead = array.ndim - 3
         return self._flipped(array.transpose(*range(lead), *(lead + axis for axis in self.order)))
 

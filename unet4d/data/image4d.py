@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -31,6 +33,39 @@ from unet4d.errors import InputError
 from unet4d.files import replacing
 
 INTEGER_TOLERANCE = 1e-3  # a label stored with a scale slope may come back as 0.9999
+
+
+@dataclass(frozen=True, eq=False)
+class Outline:
+    """What a study is like, without its voxels.
+
+    Attributes:
+        header: of the first channel's file, as it lies on disk.
+        channels: C.
+        frames: T.
+        grid: (X, Y, Z).
+        frame_duration_s: seconds from frame to frame; None where the header does not say.
+        source: the first channel's file.
+        kinds: what each channel holds, see data/channels.py; empty where nobody says.
+    """
+
+    header: Header
+    channels: int
+    frames: int
+    grid: tuple[int, int, int]
+    frame_duration_s: float | None
+    source: Path | None
+    kinds: tuple[str, ...] = ()
+
+    @property
+    def affine(self) -> np.ndarray:
+        """(4, 4) float64, voxel index to mm (RAS): the sform, else the qform, else nibabel's guess from the spacing."""
+        return affine_of(self.header)
+
+    @property
+    def spacing(self) -> tuple[float, float, float]:
+        """Voxel size in mm along X, Y and Z."""
+        return spacing_of(self.affine)
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,6 +114,13 @@ class Image4D:
         header["pixdim"][4] = frame_duration_s or 1.0
         header.set_xyzt_units("mm", "sec" if frame_duration_s else None)
         return cls(array, header, frame_duration_s)
+
+    @property
+    def outline(self) -> Outline:
+        """What it is like, without its voxels."""
+        return Outline(
+            self.header, self.channels, self.frames, self.grid, self.frame_duration_s, self.source, self.kinds
+        )
 
     @property
     def affine(self) -> np.ndarray:
@@ -139,6 +181,50 @@ def read_image(
     return Image4D(array, header, duration, paths[0], tuple(kinds))
 
 
+def read_outline(path: PathLike | Sequence[PathLike], *, kinds: Sequence[str] = ()) -> Outline:
+    """What a study is like, from the header of its first channel's file; the arguments are those of `read_image`."""
+    paths = [Path(path)] if isinstance(path, str | os.PathLike) else [Path(one) for one in path]
+    header, (frames, *grid) = read_header(paths[0])
+    return Outline(
+        header,
+        len(paths),
+        frames,
+        cast(tuple[int, int, int], tuple(grid)),
+        frame_duration_s_of(header),
+        paths[0],
+        tuple(kinds),
+    )
+
+
+def read_frames(path: PathLike | Sequence[PathLike], *, kinds: Sequence[str] = ()) -> Iterator[np.ndarray]:
+    """The frames of a study, each (C, X, Y, Z) float32, one after the other; what `read_image` reads, without ever holding it all.
+
+    Raises:
+        InputError: as `read_image`, once the fault is come upon.
+    """
+    paths = [Path(path)] if isinstance(path, str | os.PathLike) else [Path(one) for one in path]
+    first, shape = read_header(paths[0])
+    maps = channels_of(kinds, MAP)
+    with contextlib.ExitStack() as stack:
+        channels = []
+        for channel, one in enumerate(paths):
+            header, size, volumes = stack.enter_context(opened(one))
+            _check_channel(one, header, size, first, shape, channel in maps)
+            channels.append(itertools.cycle(list(volumes)) if channel in maps else volumes)
+        for t in range(shape[0]):
+            frame = np.empty((len(paths), *shape[1:]), np.float32)
+            for one, out, volumes in zip(paths, frame, channels, strict=True):
+                with np.errstate(over="ignore", invalid="ignore"):
+                    out[...] = next(volumes)
+                finite = np.isfinite(out)
+                if not finite.all():
+                    where = f"frame {t}, voxel {_first(~finite)}"
+                    raise _not_finite(one, f"{np.count_nonzero(~finite)} of {out.size} voxels of frame {t}", where)
+            yield frame
+        for volumes in channels:
+            next(volumes, None)  # a gzip stream checks its checksum at its end
+
+
 def read_label(path: PathLike, *, like: Image4D | None = None) -> np.ndarray:
     """Read a label map (T, X, Y, Z) uint8; a 3D file is one frame. The number of frames is the caller's to check.
 
@@ -170,7 +256,7 @@ def read_label(path: PathLike, *, like: Image4D | None = None) -> np.ndarray:
     return label
 
 
-def write_image(path: PathLike, label: np.ndarray, *, like: Image4D) -> None:
+def write_image(path: PathLike, label: np.ndarray, *, like: Image4D | Outline) -> None:
     """Write a label map (or any map) on the grid of `like`, whole or not at all.
 
     Every field of geometry and time (affine, qform and sform with their codes, spacing, units, offsets, slice timing)
@@ -205,17 +291,7 @@ def _read_floats(path: Path, out: np.ndarray, first: Header, is_map: bool = Fals
     """Fill `out` (T, X, Y, Z) float32 from `path`, whose grid must be that of `first`; refuse what is not finite."""
     bad, where = 0, ""
     with opened(path) as (header, shape, volumes):
-        if is_map and shape[0] > 1:
-            raise InputError(
-                f'{path}: {shape[0]} frames came for a channel of the kind "map"; wanted one, which holds for all frames; '
-                "give a 3D file, or leave the channel out of channel_kinds"
-            )
-        if shape[0] == 1 < len(out):
-            raise InputError(
-                f"{path}: 1 frame came, the first channel has {len(out)}; wanted as many; if it holds for all frames, such as a T1 "
-                'map, say so: "map" in channel_kinds of dataset.json'
-            )
-        check_same_grid(path, header, shape, "the first channel", first, out.shape)
+        _check_channel(path, header, shape, first, out.shape, is_map)
         for t, volume in enumerate(volumes):
             with np.errstate(over="ignore", invalid="ignore"):
                 out[t] = volume
@@ -224,10 +300,31 @@ def _read_floats(path: Path, out: np.ndarray, first: Header, is_map: bool = Fals
                 where = where or f"frame {t}, voxel {_first(~finite)}"
                 bad += int(np.count_nonzero(~finite))
     if bad:
+        raise _not_finite(path, f"{bad} of {out.size} voxels", where)
+
+
+def _check_channel(
+    path: Path, header: Header, shape: tuple[int, ...], first: Header, wanted: tuple[int, ...], is_map: bool
+) -> None:
+    """Raise InputError unless a channel's file lies on the grid of the first and has as many frames, or one if it is a map."""
+    if is_map and shape[0] > 1:
         raise InputError(
-            f"{path}: {bad} of {out.size} voxels are NaN or infinite, the first at {where}; wanted finite "
-            "values; replace them (by 0 outside the body, say) or export the study again"
+            f'{path}: {shape[0]} frames came for a channel of the kind "map"; wanted one, which holds for all frames; '
+            "give a 3D file, or leave the channel out of channel_kinds"
         )
+    if not is_map and shape[0] == 1 < wanted[0]:
+        raise InputError(
+            f"{path}: 1 frame came, the first channel has {wanted[0]}; wanted as many; if it holds for all frames, such as a T1 "
+            'map, say so: "map" in channel_kinds of dataset.json'
+        )
+    check_same_grid(path, header, shape, "the first channel", first, (1, *wanted[1:]) if is_map else wanted)
+
+
+def _not_finite(path: Path, what: str, where: str) -> InputError:
+    return InputError(
+        f"{path}: {what} are NaN or infinite, the first at {where}; wanted finite "
+        "values; replace them (by 0 outside the body, say) or export the study again"
+    )
 
 
 def _storage_dtype(array: np.ndarray, path: Path) -> np.dtype:

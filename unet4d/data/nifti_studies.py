@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from unet4d.data.channels import SIGNAL
 from unet4d.data.dataset import Case, Dataset, read_labelled
-from unet4d.data.image4d import Image4D
+from unet4d.data.image4d import Image4D, read_frames
 from unet4d.data.nifti import SUFFIXES, case_name, studies_in
-from unet4d.data.study import Label, Source, Study
+from unet4d.data.study import Label, Source, Stream, Study
 from unet4d.errors import InputError
 
 CHANNEL = re.compile(r"(.+)_(\d{4})")
@@ -24,7 +26,7 @@ def study_of(case: Case, dataset: Dataset | None = None, *, is_test: bool = Fals
         assert dataset is not None
         return read_labelled(case, dataset, image)[0], case.labelled_frames
 
-    return Study(
+    study = Study(
         case.name,
         case.subject,
         case.files,
@@ -32,8 +34,11 @@ def study_of(case: Case, dataset: Dataset | None = None, *, is_test: bool = Fals
         label if dataset and case.label is not None else None,
         dataset.time if dataset else None,
         is_test=is_test,
-        nifti=() if case.channels_last else case.images,
     )
+    if case.channels_last:
+        return study
+    frames = partial(read_frames, case.images, kinds=case.channel_kinds)
+    return replace(study, nifti=case.images, stream=Stream(case.outline, frames))
 
 
 def dataset_source(dataset: Dataset) -> Source:

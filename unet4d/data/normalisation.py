@@ -17,7 +17,7 @@ SAMPLE = 2_000_000
 
 @dataclass(frozen=True)
 class Scale:
-    """What one study's intensities are brought to: of each channel, bounds it is clipped to, then what is subtracted and divided by.
+    """How one study's intensities are brought to a common scale: what each channel is clipped to, lowered and divided by.
 
     The same for all frames, for frame by frame contrast uptake would be wiped out.
 
@@ -106,7 +106,7 @@ def _standard(
         for frame in clipped()
     ]
     deviations = np.sqrt(np.mean(squares, axis=0))
-    return [(*map(float, clip), float(m), float(d)) for clip, m, d in zip(clips, means, deviations, strict=True)]
+    return [(float(a), float(b), float(m), float(d)) for (a, b), m, d in zip(clips, means, deviations, strict=True)]
 
 
 def _root_mean_square(frames: Iterable[np.ndarray]) -> float:

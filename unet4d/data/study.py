@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
-from unet4d.data.image4d import Image4D
+from unet4d.data.image4d import Image4D, Outline
 
 Label = tuple[np.ndarray, tuple[int, ...] | None]
 """(T, X, Y, Z) uint8 label values, and the labelled frames, ascending; None where every frame is labelled."""
+
+
+@dataclass(frozen=True, eq=False)
+class Stream:
+    """How a study is read that may be too large to be held.
+
+    Attributes:
+        outline: what it is like, from headers alone. Raises InputError, naming the file.
+        frames: its frames, each (C, X, Y, Z) float32, from the first on. Raises InputError, naming the file.
+    """
+
+    outline: Callable[[], Outline]
+    frames: Callable[[], Iterator[np.ndarray]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,6 +40,7 @@ class Study:
         time: "cyclic" or "open"; None where nobody says.
         is_test: it belongs to a part that is kept from training.
         nifti: where it lies as 4D NIfTI, one file a channel: those files, which a conversion copies as they are.
+        stream: how it is read frame by frame, if it is too large to be held; None where it cannot be.
     """
 
     name: str
@@ -37,6 +51,7 @@ class Study:
     time: str | None = None
     is_test: bool = False
     nifti: tuple[Path, ...] = ()
+    stream: Stream | None = None
 
 
 @dataclass(frozen=True, eq=False)

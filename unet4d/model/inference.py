@@ -45,6 +45,7 @@ class Answering:
         shifts: a cyclic study is answered from each of these first frames, and the mean taken of the logits.
         stitch_on: where logits are stitched; None: on the GPU where they take less than half of what is free there.
         say: where a line for the user goes.
+        tick: told how many windows are done.
     """
 
     network: CLSTMUNet
@@ -58,6 +59,7 @@ class Answering:
     shifts: Sequence[int] = (0,)
     stitch_on: torch.device | None = None
     say: Callable[[str], None] = field(default=lambda line: None)
+    tick: Callable[[int], object] = field(default=lambda windows: None)
 
     @classmethod
     def of(
@@ -85,7 +87,11 @@ class Answering:
         return answers[0] if len(answers) == 1 else torch.cat(answers)
 
     def step_down(self, frames: int) -> None:
-        """Take the next leaner way, and say so; to be called where an out-of-memory error is being handled, which it raises again."""
+        """Take the next leaner way, and say so.
+
+        Raises:
+            torch.OutOfMemoryError: there is none.
+        """
         stitching = self.stitch_on is None or self.stitch_on.type != "cpu"
         if self.windows > 1:
             self.windows //= 2
@@ -97,7 +103,7 @@ class Answering:
             self.chunk_frames = -(-min(length, frames) // 2)
             now = f"{self.chunk_frames} frames at once"
         else:
-            raise
+            raise torch.OutOfMemoryError("one frame of one window is too much for the GPU")
         self.say(f"out of memory: going on with {now}, which takes longer and changes no result")
 
     def stitching_device(self, needed_bytes: int) -> torch.device:
@@ -208,6 +214,7 @@ class Rows:
             for place, answer in zip(batch, answers, strict=True):
                 self._add(total, weight, place, answer)
             at += len(batch)
+            self.answering.tick(len(batch))
         return total, weight
 
     def _add(self, total: Tensor, weight: Tensor, place: Place, answer: Tensor) -> None:

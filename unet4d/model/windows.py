@@ -69,9 +69,7 @@ class Windows:
         """A window (T, C, *roi_size) float32 of an image (C, T, X, Y, Z)."""
         inside = self.inside(place)
         clip = image[(slice(None), slice(None), *(slice(*part) for part in inside))].float()
-        missing = [
-            (first - at, at + r - end) for at, r, (first, end) in zip(place, self.roi_size, inside, strict=True)
-        ]
+        missing = [(first - at, at + r - end) for at, r, (first, end) in zip(place, self.roi_size, inside, strict=True)]
         if any(map(any, missing)):
             clip = pad(clip, [n for part in reversed(missing) for n in part])
         return clip.movedim(1, 0)

@@ -147,7 +147,7 @@ def _with_channels(source: Source, channels: Mapping[str, str], root: Path) -> S
 def _timed(study: Study, time: str | None, options: Options) -> Study:
     if options.frame_duration_s is None:
         return replace(study, time=time)
-    return replace(study, time=time, image=partial(_read_timed, study, options.frame_duration_s))
+    return replace(study, time=time, image=partial(_read_timed, study, options.frame_duration_s), stream=None)
 
 
 def _read_timed(study: Study, frame_duration_s: float) -> Image4D:

@@ -192,7 +192,7 @@ def _study(scan: _Scan, subject: str, dataset: Dataset) -> Study:
     """A case as it is."""
     files = tuple(scan.found[number] for number in sorted(scan.found))
     study = study_of(Case(scan.name, subject, files, scan.label), dataset, is_test=scan.is_test)
-    return replace(study, image=partial(_read, scan, len(dataset.channel_names)))
+    return replace(study, image=partial(_read, scan, len(dataset.channel_names)), stream=None)
 
 
 def _joined(subject: str, frames: list[tuple[int, _Scan]], dataset: Dataset) -> Study:
@@ -207,7 +207,12 @@ def _joined(subject: str, frames: list[tuple[int, _Scan]], dataset: Dataset) -> 
     files = tuple(file for scan in scans for file in scan.found.values())
     case = Case(subject, subject, files, label, tuple(label) if label else None)
     study = study_of(case, dataset, is_test=scans[0].is_test)
-    return replace(study, image=partial(_read_frames, subject, frames, len(dataset.channel_names)), nifti=())
+    return replace(
+        study,
+        image=partial(_read_frames, subject, frames, len(dataset.channel_names)),
+        nifti=(),
+        stream=None,
+    )
 
 
 def _read(scan: _Scan, channels: int) -> Image4D:

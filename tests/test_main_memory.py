@@ -1,0 +1,56 @@
+"""Main memory: what the kernel's files say is free, and what this process holds."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from unet4d import main_memory as module
+from unet4d.main_memory import free_memory_bytes, resident_bytes
+
+
+def groups(root, limits):
+    """A tree of control groups, outermost first: (name, limit, used, pages that can be dropped)."""
+    folder = root
+    for name, limit, used, pages in limits:
+        folder = folder / name
+        folder.mkdir(exist_ok=True)
+        (folder / "memory.max").write_text(f"{limit}\n")
+        (folder / "memory.current").write_text(f"{used}\n")
+        (folder / "memory.stat").write_text(f"anon 5\ninactive_file {pages}\n")
+    return folder
+
+
+def test_a_control_groups_limit_counts_and_that_of_those_around_it(tmp_path):
+    own, root = tmp_path / "cgroup", tmp_path / "sys"
+    root.mkdir()
+    groups(root, [("job", 100, 60, 10), ("step", "max", 60, 10), ("task", 80, 30, 4)])
+    own.write_text("1:name=systemd:/x\n0::/job/step/task\n")
+    assert list(module._groups_free(own, root)) == [54, 50]
+    own.write_text("0::/\n")
+    assert list(module._groups_free(own, root)) == []
+    assert list(module._groups_free(tmp_path / "none", root)) == []
+
+
+def test_a_group_outside_of_what_is_seen_is_the_root(tmp_path):
+    groups(tmp_path, [("sys", 100, 60, 0)])
+    (tmp_path / "memory.max").write_text("1")  # beyond the root, nobody's business
+    (tmp_path / "cgroup").write_text("0::/../..\n")
+    assert list(module._groups_free(tmp_path / "cgroup", tmp_path / "sys")) == [40]
+
+
+def test_what_the_system_has_available_is_read_in_kibibytes(tmp_path):
+    (tmp_path / "meminfo").write_text("MemTotal: 100 kB\nMemFree: 1 kB\nMemAvailable: 7 kB\nHugePages_Total: 0\n")
+    assert list(module._system_free(tmp_path / "meminfo")) == [7 * 1024]
+    assert list(module._system_free(tmp_path / "none")) == []
+
+
+def test_free_memory_is_a_positive_number_here():
+    assert free_memory_bytes() > 0
+
+
+def test_what_this_process_takes_shows_in_what_it_holds(tmp_path):
+    before = resident_bytes()
+    held = np.ones(32_000_000, np.uint8)
+    assert 20e6 < resident_bytes() - before < 100e6
+    assert held.all()
+    assert resident_bytes(tmp_path / "none") == 0

@@ -1,0 +1,101 @@
+"""From the working grid back to the study's own, a box at a time: a label map is made of logits that are never all there.
+
+Along each axis a native voxel lies between two working ones, and takes a share of each (linear, over the same field of view; beyond
+the outermost centres the outermost value):
+
+    working   |   0   |   1   |   2   |
+    native    | 0 | 1 | 2 | 3 | 4 | 5 |       voxel 2: 3/4 of 0 and 1/4 of 1
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from unet4d.data.grid import WorkingGrid
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One axis of the native grid, in working orientation: for each voxel the two working ones it lies between.
+
+    Attributes:
+        low: (N,) int64.
+        high: (N,) int64, `low` or the next.
+        share: (N,) float32, of `high`.
+        is_same: both grids are the same along it.
+    """
+
+    low: Tensor
+    high: Tensor
+    share: Tensor
+    is_same: bool
+
+    @classmethod
+    def of(cls, native: int, working: int) -> Axis:
+        """The axis of so many voxels each."""
+        centre = ((torch.arange(native, dtype=torch.float64) + 0.5) * working / native - 0.5).clamp(0, working - 1)
+        low = centre.floor().long()
+        high = (low + 1).clamp(max=working - 1)
+        return cls(low, high, (centre - low).float(), native == working)
+
+    def needed(self, first: int, end: int) -> tuple[int, int]:
+        """The working voxels (first, end) that native voxels first to end take from."""
+        return int(self.low[first]), int(self.high[end - 1]) + 1
+
+
+class NativeLabel:
+    """A label map on the study's own grid, filled box by box.
+
+    Args:
+        grid: between both grids.
+        frames: T.
+        values: the label value of each class, background first.
+        probabilities: keep each class's probability, too.
+
+    Attributes:
+        label: (T, X, Y, Z) uint8, label values.
+        probabilities: (K, T, X, Y, Z) float32; None unless wanted.
+        axes: of the native grid in working orientation.
+    """
+
+    def __init__(self, grid: WorkingGrid, frames: int, values: Sequence[int], probabilities: bool = False):
+        self.grid, self.values = grid, np.asarray(values, np.uint8)
+        self.label = np.zeros((frames, *grid.native_shape), np.uint8)
+        shape = (len(values), frames, *grid.native_shape)
+        self.probabilities = np.zeros(shape, np.float32) if probabilities else None
+        sizes = [grid.native_shape[axis] for axis in grid.order]
+        self.axes = [Axis.of(native, working) for native, working in zip(sizes, grid.shape, strict=True)]
+
+    def fill(self, logits: Tensor, rows: tuple[int, int], columns: tuple[int, int]) -> None:
+        """Fill a box of the native grid, in working orientation: `rows` along X, `columns` along Y, all of Z.
+
+        Args:
+            logits: (T, K, x, y, Z) of the working voxels that these rows and columns need.
+            rows: (first, end).
+            columns: (first, end).
+        """
+        box = [rows, columns, (0, len(self.axes[2].low))]
+        spatial = (slice(*rows), slice(*columns), slice(None))
+        label = self.grid.turned(self.label)
+        shares = None if self.probabilities is None else self.grid.turned(self.probabilities)
+        for t, frame in enumerate(logits):
+            frame = self._resampled(frame, box)
+            label[(t, *spatial)] = self.values[frame.argmax(0).cpu().numpy()]
+            if shares is not None:
+                shares[(slice(None), t, *spatial)] = frame.softmax(0).cpu().numpy()
+
+    def _resampled(self, frame: Tensor, box: Sequence[tuple[int, int]]) -> Tensor:
+        """(K, x, y, z) on the working grid to (K, *box)."""
+        for dim, (axis, (first, end)) in enumerate(zip(self.axes, box, strict=True), 1):
+            if axis.is_same:
+                continue
+            begin = axis.needed(first, end)[0]
+            low, high, share = (part[first:end].to(frame.device) for part in (axis.low, axis.high, axis.share))
+            share = share.view([-1 if n == dim else 1 for n in range(4)])
+            frame = torch.lerp(frame.index_select(dim, low - begin), frame.index_select(dim, high - begin), share)
+        return frame

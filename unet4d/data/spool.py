@@ -1,0 +1,86 @@
+"""A study too large for main memory: on the working grid in a file without a name, of which boxes are read."""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from unet4d.data.grid import WorkingGrid
+from unet4d.data.image4d import Outline
+from unet4d.data.normalisation import Scale
+from unet4d.data.study import Stream
+from unet4d.errors import Unet4DError
+from unet4d.files import writing
+
+
+class SpooledImage:
+    """A study (C, T, X, Y, Z) float32 on the working grid, normalised as it is read; never more than a frame is in memory.
+
+    The file has no name, so that nothing is left of it however this process ends.
+
+    Args:
+        stream: the study.
+        outline: what it is like.
+        grid: its working grid.
+        normalisation: see `normalised`.
+        kinds: what each channel holds, see data/channels.py.
+        folder: of a disk with room for it; None: the system's for temporary files.
+
+    Raises:
+        InputError: the study cannot be read.
+        Unet4DError: the disk is full.
+    """
+
+    def __init__(
+        self,
+        stream: Stream,
+        outline: Outline,
+        grid: WorkingGrid,
+        normalisation: str,
+        kinds: Sequence[str],
+        folder: Path | None,
+    ):
+        self.shape = (outline.channels, outline.frames, *grid.shape)
+        where = Path(folder or tempfile.gettempdir())
+        with writing(where):
+            where.mkdir(parents=True, exist_ok=True)
+            self._file = tempfile.TemporaryFile(dir=where, prefix=".unet4d-")  # noqa: SIM115
+        try:
+            for frame in stream.frames():
+                with writing(f"{4 * math.prod(self.shape) / 1e9:.3g} GB into {where}"):
+                    grid.image(frame[:, None], kinds, outline.source or "the image").tofile(self._file)
+            self._file.flush()
+            self.scale = Scale.of(self._frames, self.shape, normalisation, kinds)
+        except BaseException:
+            self.close()
+            raise
+
+    def __getitem__(self, box: tuple[slice, ...]) -> Tensor:
+        """(C, T, x, y, z) of five slices: all channels and frames, and a box of space."""
+        image = np.stack([frame[(slice(None), *box[2:])] for frame in self._mapped()], 1)
+        self.scale.apply(image)
+        return torch.from_numpy(image)
+
+    def close(self) -> None:
+        """Let go of the file, and with it of what it takes on the disk."""
+        self._file.close()
+
+    def _frames(self) -> Iterator[np.ndarray]:
+        """Each frame (C, X, Y, Z), in memory."""
+        for frame in self._mapped():
+            yield np.array(frame)
+
+    def _mapped(self) -> Iterator[np.ndarray]:
+        """Each frame (C, X, Y, Z), mapped and let go of again, for what is mapped and was looked at counts as held."""
+        size = (self.shape[0], *self.shape[2:])
+        for t in range(self.shape[1]):
+            try:
+                yield np.memmap(self._file, np.float32, "r", 4 * t * math.prod(size), size)
+            except ValueError as error:
+                raise Unet4DError("the temporary file of a study is shorter than the study; start again") from error

@@ -1,0 +1,74 @@
+"""How much main memory a network needs for one window, counted and not tried."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from unet4d.config import ModelConfig
+from unet4d.model.clstm_unet import build_network
+from unet4d.model.device import autocast
+from unet4d.model.inference import in_chunks
+from unet4d.model.memory import MemoryTrace
+
+ALL_AT_ONCE = 4
+"""Frames counted; what more of them take follows from the difference."""
+
+
+class WindowMemory(NamedTuple):
+    """Bytes for a window of any number of frames, computed any number at once.
+
+    Attributes:
+        fixed_bytes: whatever the frames are.
+        frame_bytes: for each frame computed at once.
+        kept_bytes: for each frame of the study, its image and its logits.
+    """
+
+    fixed_bytes: int
+    frame_bytes: int
+    kept_bytes: int
+
+    def needed(self, frames: int, at_once: int) -> int:
+        """Bytes for so many frames."""
+        return self.fixed_bytes + min(at_once, frames) * self.frame_bytes + frames * self.kept_bytes
+
+    def fitting(self, frames: int, budget_bytes: float) -> int:
+        """The most frames at once that fit the budget; 1 where none do."""
+        at_once = frames
+        while at_once > 1 and self.needed(frames, at_once) > budget_bytes:
+            at_once = -(-at_once // 2)
+        return at_once
+
+
+def window_memory(
+    config: ModelConfig, in_channels: int, out_channels: int, roi_size: Sequence[int], precision: str
+) -> WindowMemory:
+    """Count what a window of `roi_size` takes, by running the network on tensors without content.
+
+    Args:
+        config: resolved (strides and kernels filled in).
+        in_channels: channels C of a frame.
+        out_channels: classes K.
+        roi_size: voxels (X, Y, Z).
+        precision: "bf16", "fp16", "tf32" or "fp32".
+    """
+
+    def counted(frames: int) -> int:
+        with FakeTensorMode(), torch.no_grad():
+            network = build_network(config, in_channels, out_channels).eval()
+            clip = torch.empty(1, frames, in_channels, *roi_size)
+            with MemoryTrace() as trace, autocast(torch.device("cpu"), precision):
+                answer = in_chunks(network, clip, frames, cyclic=False)
+                del answer
+            return trace.working_bytes
+
+    one, more = counted(1), counted(ALL_AT_ONCE)
+    frame_bytes = (more - one) / (ALL_AT_ONCE - 1)
+    voxels = math.prod(roi_size)
+    # The window as it is read and laid out, its logits as pieces, as one, and where they are stitched.
+    kept_bytes = 4 * voxels * (2 * in_channels + 3 * out_channels)
+    return WindowMemory(max(0, round(one - frame_bytes)), round(frame_bytes), kept_bytes)

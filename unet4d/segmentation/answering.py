@@ -1,0 +1,149 @@
+"""A study segmented block by block: each is brought back to the study's own grid and forgotten."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from unet4d.config import Precision
+from unet4d.data.channels import mirror_signs
+from unet4d.data.image4d import Image4D
+from unet4d.data.native import NativeLabel
+from unet4d.data.study import Study
+from unet4d.errors import Unet4DError
+from unet4d.model.checkpoint import TrainedModel
+from unet4d.model.device import resolve_precision
+from unet4d.model.ensemble import mean_logits
+from unet4d.model.inference import Answering, Rows
+from unet4d.model.windows import Windows
+from unet4d.segmentation.cutting import cut
+from unet4d.segmentation.prepared import Prepared, prepare
+from unet4d.segmentation.settings import Models, Settings
+
+
+@dataclass(frozen=True, eq=False)
+class Answer:
+    """What was found in a study.
+
+    Attributes:
+        label: (T, X, Y, Z) uint8, label values, on the study's own grid.
+        probabilities: (K, T, X, Y, Z) float32 of every class, background first; None unless asked for.
+    """
+
+    label: np.ndarray
+    probabilities: np.ndarray | None = None
+
+
+def segment(
+    model: TrainedModel | Models,
+    image: Image4D,
+    *,
+    time: str | None = None,
+    precision: Precision = "auto",
+    settings: Settings | None = None,
+) -> np.ndarray:
+    """Segment one study.
+
+    Args:
+        model: from `load_model`; computes on the device its network lies on. Of several that segment the same, the mean of their
+            probabilities is taken, at the cost of one after the other and, beside one's answer, the memory of one more.
+        image: the study; any number of frames.
+        time: "cyclic" or "open"; None is what the model was trained with.
+        precision: "auto", "bf16", "fp16" or "fp32".
+        settings: all else, in place of `time` and `precision`.
+
+    Returns:
+        Label values (T, X, Y, Z) uint8 on the study's own grid.
+
+    Raises:
+        InputError: the study has other channels than the model was trained with, or not every velocity that turning it needs; the
+            models differ in labels, channels, kinds, time, spacing or normalisation.
+        Unet4DError: a network answers with infinite numbers or NaN; the memory does not do.
+    """
+    models = [model] if isinstance(model, TrainedModel) else list(model)
+    settings = settings or Settings(time=time, precision=precision)
+    study = Study("image", "image", (), lambda: image)
+    prepared = prepare(models, study, settings)
+    return answer(models, prepared, settings).label
+
+
+def answer(models: Models, prepared: Prepared, settings: Settings, say: Callable[[str], None] | None = None) -> Answer:
+    """Segment a study that was prepared for the same models and settings.
+
+    Args:
+        say: where a line for the user goes; None: above the progress bars.
+
+    Raises:
+        InputError, Unet4DError: as `segment`.
+        torch.OutOfMemoryError: the GPU cannot hold one frame of one window.
+    """
+    like, task = prepared.like, models[0].task
+    native = NativeLabel(prepared.grid, like.frames, tuple(task.labels.values()), settings.probabilities)
+    answering = [_answering(model, prepared, settings, say or tqdm.write) for model in models]
+    overlaps = [_overlap(model, settings) for model in models]
+    blocks = cut(models, prepared, settings, answering)
+    windows = sum(
+        len(Windows(prepared.grid.shape, model.config.data.patch_size or (), overlap))
+        for model, overlap in zip(models, overlaps, strict=True)
+    )
+    with tqdm(total=windows, desc="windows", unit="window", leave=False, delay=10, disable=None) as bar:
+        for one in answering:
+            one.tick = bar.update
+        for columns in blocks.columns:
+            needed = native.axes[1].needed(*columns)
+            rows = [
+                Rows(one, prepared.image, model.config.data.patch_size or (), overlap, needed)
+                for one, model, overlap in zip(answering, models, overlaps, strict=True)
+            ]
+            for first, end, logits in _blocks(rows, native, blocks.rows):
+                if not all(bool(frame.sum().isfinite()) for frame in logits):
+                    raise Unet4DError(
+                        f"the network's answer to {like.source or 'the image'} is not a number somewhere; wanted finite "
+                        "numbers; set precision fp32, or take another checkpoint"
+                    )
+                native.fill(logits, (first, end), columns)
+                del logits
+    return Answer(native.label, native.probabilities)
+
+
+def _blocks(rows: Sequence[Rows], native: NativeLabel, size: int) -> Iterator[tuple[int, int, torch.Tensor]]:
+    """Native rows (first, end) and the logits (T, K, x, y, Z) of the working rows they need, of all networks together."""
+    axis = native.axes[0]
+    total = len(axis.low)
+    for first in range(0, total, size):
+        end = min(first + size, total)
+        low, high = axis.needed(first, end)
+        keep = axis.needed(end, total)[0] if end < total else high
+        logits = mean_logits(one.upto(high, keep)[:, :, max(0, low - begin) :] for one, begin in _begins(rows))
+        yield first, end, logits
+
+
+def _begins(rows: Sequence[Rows]) -> Iterator[tuple[Rows, int]]:
+    for one in rows:
+        yield one, one.begin
+
+
+def _answering(model: TrainedModel, prepared: Prepared, settings: Settings, say: Callable[[str], None]) -> Answering:
+    """How a network answers this study."""
+    device = next(model.network.parameters()).device
+    window, cyclic = model.config.inference, prepared.time == "cyclic"
+    mirror_axes = window.mirror_axes if settings.mirror_axes is None else settings.mirror_axes
+    config = replace(
+        window, mirror_axes=list(mirror_axes), sw_batch_size=settings.sw_batch_size or window.sw_batch_size
+    )
+    precision = resolve_precision(settings.precision, device)
+    one = Answering.of(model.network, config, cyclic=cyclic, device=device, precision=precision)
+    one.signs, one.say = mirror_signs(prepared.kinds), say
+    frames = prepared.like.frames
+    if cyclic and settings.cyclic_shifts > 1:
+        count = min(settings.cyclic_shifts, frames)
+        one.shifts = [round(frames * n / count) for n in range(count)]
+    return one
+
+
+def _overlap(model: TrainedModel, settings: Settings) -> float:
+    return model.config.inference.overlap if settings.overlap is None else settings.overlap

@@ -1,0 +1,91 @@
+"""How a study is cut into blocks, so that logits and label map stay within the main memory.
+
+columns along Y, where rows of all of them do not fit: each a pass of its own, windows between two computed twice
+rows along X: as many as fit; every window of the pass computed once
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from unet4d.errors import Unet4DError
+from unet4d.model.checkpoint import TrainedModel
+from unet4d.model.inference import Answering
+from unet4d.model.window_memory import window_memory
+from unet4d.segmentation.prepared import Prepared, label_bytes
+from unet4d.segmentation.settings import Models, Settings
+
+WINDOW_SHARE = 0.4
+"""Share of the memory, once image and label map are taken off, for the computing of a window; logits take the rest."""
+
+
+@dataclass(frozen=True)
+class Cut:
+    """How a study's native grid, in working orientation, is cut into blocks."""
+
+    rows: int
+    columns: Sequence[tuple[int, int]]
+
+
+def cut(models: Models, prepared: Prepared, settings: Settings, answering: Sequence[Answering]) -> Cut:
+    """Blocks as large as the memory allows; where little is left, fewer frames are computed at once, too."""
+    sizes = [prepared.grid.native_shape[axis] for axis in prepared.grid.order]
+    whole = Cut(sizes[0], [(0, sizes[1])])
+    budget = settings.budget_bytes() - label_bytes(models[0], prepared.like, settings)
+    for model, one in zip(models, answering, strict=True):
+        if one.device.type == "cpu":
+            budget -= _fit_window(model, prepared, one, budget)
+    blocks = _Blocks.of(models, prepared)
+    if blocks.needed(sizes[0], sizes[1]) <= budget:
+        return whole
+    for panels in range(1, sizes[1] + 1):
+        columns = -(-sizes[1] // panels)
+        if blocks.needed(1, columns) <= budget:
+            rows = next(
+                r for r in (sizes[0] // n for n in range(1, sizes[0] + 1)) if blocks.needed(r, columns) <= budget
+            )
+            return Cut(rows, [(c, min(c + columns, sizes[1])) for c in range(0, sizes[1], columns)])
+    short = blocks.needed(1, 1) - budget
+    raise Unet4DError(
+        f"{prepared.like.source or 'the image'} needs {short / 1e9:.2g} GB more of main memory than may be taken; raise --memory, "
+        "free memory, or take a model with a smaller patch"
+    )
+
+
+def _fit_window(model: TrainedModel, prepared: Prepared, one: Answering, budget: float) -> float:
+    """Have as many frames computed at once as fit into a share of the budget; gives the bytes that takes."""
+    frames, data = prepared.like.frames, model.config.data
+    memory = window_memory(
+        model.config.model, prepared.like.channels, len(model.task.labels), data.patch_size or (), one.precision
+    )
+    fitting = memory.fitting(frames, WINDOW_SHARE * budget / one.windows)
+    if fitting < (one.chunk_frames or frames):
+        one.chunk_frames = fitting
+    return one.windows * memory.needed(frames, one.chunk_frames or frames)
+
+
+@dataclass(frozen=True)
+class _Blocks:
+    """What blocks of logits take in main memory."""
+
+    unit_bytes: int
+    carried_rows: int
+    models: int
+    scale: tuple[float, float]
+
+    @classmethod
+    def of(cls, models: Models, prepared: Prepared) -> _Blocks:
+        """Of this study and these networks."""
+        grid = prepared.grid
+        native = [grid.native_shape[axis] for axis in grid.order]
+        unit = 4 * prepared.like.frames * len(models[0].task.labels) * grid.shape[2]
+        carried = max((model.config.data.patch_size or (1,))[0] for model in models)
+        return cls(unit, carried, len(models), (grid.shape[0] / native[0], grid.shape[1] / native[1]))
+
+    def needed(self, rows: int, columns: int) -> int:
+        """Bytes for blocks of so many native rows and columns: sums as far as the windows reach, what each network carries on,
+        and, of several, their mean."""
+        x, y = rows * self.scale[0] + 2, columns * self.scale[1] + 2
+        held = x + self.carried_rows * (1 + self.models) + (x if self.models > 1 else 0)
+        return int(self.unit_bytes * held * y)

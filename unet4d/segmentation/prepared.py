@@ -1,0 +1,112 @@
+"""A study read and brought to the network's grid: in memory where it fits, else in a file."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+
+from unet4d.data.channels import unsigned
+from unet4d.data.grid import WorkingGrid
+from unet4d.data.image4d import Outline
+from unet4d.data.normalisation import Scale
+from unet4d.data.spool import SpooledImage
+from unet4d.data.study import Study
+from unet4d.errors import InputError
+from unet4d.model.checkpoint import TrainedModel
+from unet4d.model.ensemble import check_alike
+from unet4d.model.windows import Pixels
+from unet4d.segmentation.settings import Models, Settings
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """A study read and brought to the network's grid; nothing of it needs a GPU yet. To be closed.
+
+    Attributes:
+        like: the study, whose header the answer is written under.
+        time: "cyclic" or "open", as it will be run.
+        grid: the network's.
+        image: (C, T, X, Y, Z) float32, normalised, on that grid.
+        kinds: what each channel holds, see data/channels.py.
+    """
+
+    like: Outline
+    time: str
+    grid: WorkingGrid
+    image: Pixels
+    kinds: tuple[str, ...]
+
+    @property
+    def is_on_disk(self) -> bool:
+        """Whether it was too large for main memory."""
+        return isinstance(self.image, SpooledImage)
+
+    def close(self) -> None:
+        """Let go of what it holds on disk; it cannot be answered any more."""
+        if isinstance(self.image, SpooledImage):
+            self.image.close()
+
+
+def prepare(models: Models, study: Study, settings: Settings) -> Prepared:
+    """Read a study. May run in a thread of its own while another study is answered.
+
+    Raises:
+        InputError: it cannot be read, or does not fit the models.
+        Unet4DError: it fits neither into memory nor on the disk.
+    """
+    check_alike(models)
+    data = models[0].config.data
+    outline = study.stream.outline() if study.stream else None
+    if outline is not None and study.stream is not None:
+        kinds = _checked_kinds(models[0], outline)
+        grid = _grid(models[0], outline)
+        if _in_memory_bytes(models, outline, grid, settings) > settings.budget_bytes():
+            image = SpooledImage(study.stream, outline, grid, data.normalisation, kinds, settings.scratch_dir)
+            return Prepared(outline, _time(models[0], study, settings), grid, image, kinds)
+    whole = study.image()
+    outline = whole.outline
+    kinds, grid = _checked_kinds(models[0], outline), _grid(models[0], outline)
+    values = grid.image(whole.array, kinds, outline.source or "the image")
+    del whole
+    Scale.of(lambda: values.swapaxes(0, 1), values.shape, data.normalisation, kinds).apply(values)
+    return Prepared(outline, _time(models[0], study, settings), grid, torch.from_numpy(values), kinds)
+
+
+def _grid(model: TrainedModel, outline: Outline) -> WorkingGrid:
+    data = model.config.data
+    return WorkingGrid.of(outline.affine, outline.grid, data.plane_spacing_mm, data.slice_spacing_mm)
+
+
+def _time(model: TrainedModel, study: Study, settings: Settings) -> str:
+    return settings.time or study.time or ("cyclic" if model.task.cyclic else "open")
+
+
+def _checked_kinds(model: TrainedModel, image: Outline) -> tuple[str, ...]:
+    """What the image's channels hold: as it says, else as the model's; a velocity may be declared backwards by either."""
+    names, wanted = model.task.channel_names, model.task.channel_kinds
+    if image.channels != len(names):
+        raise InputError(
+            f"{image.source or 'the image'} has {image.channels} channels; the model wants {len(names)} ({', '.join(names)})"
+        )
+    if image.kinds and wanted and unsigned(image.kinds) != unsigned(wanted):
+        raise InputError(
+            f"{image.source or 'the image'} has channels of the kinds {', '.join(image.kinds)}; the model wants "
+            f"{', '.join(unsigned(wanted))}; correct channel_kinds"
+        )
+    return image.kinds or wanted
+
+
+def label_bytes(model: TrainedModel, outline: Outline, settings: Settings) -> int:
+    """What a label map takes, and the probabilities, if they are wanted."""
+    voxels = outline.frames * math.prod(outline.grid)
+    return voxels * (1 + (4 * len(model.task.labels) if settings.probabilities else 0))
+
+
+def _in_memory_bytes(models: Models, outline: Outline, grid: WorkingGrid, settings: Settings) -> int:
+    """What a study takes at least if it is read whole: as read and resampled; then beside its label map and a row of logits."""
+    frames = outline.channels * outline.frames
+    native, working = (4 * frames * math.prod(size) for size in (outline.grid, grid.shape))
+    reading = native + working + (native if grid.shape != tuple(outline.grid[axis] for axis in grid.order) else 0)
+    return max(reading, working + label_bytes(models[0], outline, settings) + working // max(1, outline.channels))
