@@ -18,9 +18,9 @@ LEVELS = (
     ("config", "files", "ranks", "signals"),
     ("data", "model", "metrics", "pictures"),  # nouns
     ("training", "segmentation", "prediction_folder", "resolve", "plan_yaml", "folds", "over_folds"),
-    ("candidates",),
+    ("candidates", "evaluation"),
     ("plan_reasons", "out_of_memory"),
-    ("convert", "verify", "plan", "train", "info", "predict", "evaluate", "report"),  # verbs
+    ("convert", "verify", "plan", "train", "info", "predict", "evaluate", "compare", "report"),  # verbs
     ("cross_validation",),
     ("usage", "commands"),
     ("cli",),

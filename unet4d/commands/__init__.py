@@ -3,7 +3,7 @@
 from unet4d.commands.command import Command
 from unet4d.commands.datasets import CONVERT, PHANTOM, VERIFY
 from unet4d.commands.prediction import PREDICT
-from unet4d.commands.results import EVALUATE, REPORT
+from unet4d.commands.results import COMPARE, EVALUATE, REPORT
 from unet4d.commands.training import INFO, PLAN, TRAIN
 
 COMMANDS: dict[str, Command] = {
@@ -15,6 +15,7 @@ COMMANDS: dict[str, Command] = {
     "info": INFO,
     "predict": PREDICT,
     "evaluate": EVALUATE,
+    "compare": COMPARE,
     "report": REPORT,
 }
 """By name, in the order of work."""

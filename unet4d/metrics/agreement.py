@@ -24,17 +24,19 @@ def bland_altman(reference: Values, prediction: Values) -> dict[str, float | int
     Bland & Altman, "Statistical methods for assessing agreement between two methods of clinical measurement", Lancet 1986.
 
     Returns:
-        `n`, `reference` and `prediction` (their means), `bias`, `sd`, `lower`, `upper`, `mean_absolute`; None where there are
-        too few.
+        `n`, `n_undefined` (pairs whose reference alone is defined), `reference` and `prediction` (their means), `bias`, `sd`,
+        `lower`, `upper`, `mean_absolute`; None where there are too few.
     """
     a, b = np.asarray(reference, np.float64), np.asarray(prediction, np.float64)
     kept = np.isfinite(a) & np.isfinite(b)
+    undefined = int(np.count_nonzero(np.isfinite(a) & ~kept))
     a, b = a[kept], b[kept]
     n, difference = len(a), b - a
     bias = float(difference.mean()) if n else None
     sd = float(difference.std(ddof=1)) if n > 1 else None
     return {
         "n": n,
+        "n_undefined": undefined,
         "reference": float(a.mean()) if n else None,
         "prediction": float(b.mean()) if n else None,
         "bias": bias,
@@ -61,7 +63,8 @@ def interval95(values: Values, subjects: Sequence[str]) -> list[float] | None:
     Returns:
         [lower, upper], or None with too few subjects that have a defined value.
     """
-    found = np.asarray(values, np.float64).reshape(len(subjects), -1)
+    found = np.asarray(values, np.float64)
+    found = found if found.ndim == 2 else found[:, None]
     kept = np.isfinite(found).any(axis=1)
     found = found[kept]
     names, whose = np.unique(np.asarray(subjects, str)[kept], return_inverse=True)

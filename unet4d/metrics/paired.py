@@ -51,7 +51,7 @@ def signed_rank(differences: Sequence[float] | np.ndarray) -> SignedRank:
     positive = float(ranks[found > 0].sum())
     effect = (2 * positive - float(ranks.sum())) / float(ranks.sum())
     if n < FEWEST_DIFFERENCES:
-        note = f"{n} differences that are not zero are too few for a test; {FEWEST_DIFFERENCES} are needed"
+        note = f"too few differences that are not zero ({n}; {FEWEST_DIFFERENCES} are needed)"
         return SignedRank(n, None, effect, note)
     return SignedRank(n, _two_sided(ranks, positive), effect, "")
 

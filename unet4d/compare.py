@@ -1,0 +1,262 @@
+"""`unet4d compare`: two methods on the same studies, subject by subject: the difference, and whether it is more than chance."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import unet4d
+from unet4d import metrics
+from unet4d.errors import InputError
+from unet4d.evaluation.quantities import QUANTITIES, Key, values_of
+from unet4d.evaluation.tables import METRICS, aligned, as_csv, interval
+from unet4d.evaluation.written import Written, read_evaluation
+from unet4d.files import check_writable, write_json, write_text
+
+COMPARISON_JSON, COMPARISON_CSV = "comparison.json", "comparison.csv"
+ALL_CLASSES = "mean over classes"
+LEVEL = 0.05
+ABOUT = (
+    "Each subject counts once: the mean over its labelled frames and cases where the quantity is defined in both A and B. "
+    "Difference: B minus A. p: Wilcoxon signed-rank test, two-sided, exact. p_holm: corrected by Holm for all tests of this table. "
+    "effect: matched-pairs rank-biserial correlation, 1 where B is larger in every subject, -1 where A is. A method is called "
+    f"better where p_holm is below {LEVEL}; else no difference is shown, which does not show that there is none."
+)
+
+
+@dataclass(frozen=True)
+class Compared:
+    """One quantity of one class in A and B, over subjects.
+
+    Attributes:
+        metric: name of the quantity.
+        class_name: of the class.
+        n: subjects.
+        left_out: values, of frames or cases, that are defined in one of A and B alone.
+        mean_a: mean over subjects.
+        mean_b: the same.
+        mean_difference: B minus A.
+        ci95: interval of that, by bootstrap over subjects.
+        median_difference: B minus A.
+        p: of the Wilcoxon signed-rank test; None where there is none.
+        p_holm: corrected for all tests of the comparison.
+        effect: matched-pairs rank-biserial correlation.
+        verdict: in words.
+    """
+
+    metric: str
+    class_name: str
+    n: int
+    left_out: int
+    mean_a: float
+    mean_b: float
+    mean_difference: float
+    ci95: list[float] | None
+    median_difference: float
+    p: float | None
+    p_holm: float | None
+    effect: float | None
+    verdict: str
+
+
+def compare(
+    a: str | os.PathLike[str],
+    b: str | os.PathLike[str],
+    out_dir: str | os.PathLike[str] | None = None,
+    *,
+    quantities: Sequence[str] | None = None,
+    shared_only: bool = False,
+) -> dict[str, Any]:
+    """Compare two evaluations of the same references; print a table, and write comparison.json and comparison.csv.
+
+    Args:
+        a: folder that `evaluate` wrote.
+        b: another.
+        out_dir: made where it is missing; left out, nothing is written.
+        quantities: compare in these alone, some of QUANTITIES: fewer tests need a smaller correction.
+        shared_only: compare the cases that both have, and say which are left out.
+
+    Returns:
+        What comparison.json holds.
+
+    Raises:
+        InputError: no evaluation; other cases, unless `shared_only`; other references, frames, classes or tolerance.
+    """
+    names = _chosen(quantities)
+    if out_dir is not None:
+        check_writable(out_dir)
+    first, second = read_evaluation(Path(a)), read_evaluation(Path(b))
+    only_a = [case for case in first.cases if case not in second.cases]
+    only_b = [case for case in second.cases if case not in first.cases]
+    shared = [case for case in first.cases if case in second.cases]
+    _check_cases(first, second, only_a, only_b, shared, shared_only)
+    first, second = first.of_cases(shared), second.of_cases(shared)
+    _check_same_references(first, second)
+    compared = _corrected([one for name in names for one in _compared(name, first, second)])
+    found = {
+        "version": unet4d.__version__,
+        "a": str(a),
+        "b": str(b),
+        "cases": len(shared),
+        "subjects": len({row["subject"] for row in first.tables[METRICS]}),
+        "only_a": only_a,
+        "only_b": only_b,
+        "tolerance_mm": first.summary["tolerance_mm"],
+        "about": ABOUT,
+        "intervals": metrics.INTERVALS,
+        "tests": sum(one.p is not None for one in compared),
+        "compared": [asdict(one) for one in compared],
+    }
+    if out_dir is not None:
+        write_text(Path(out_dir) / COMPARISON_CSV, as_csv(_csv_rows(compared)))
+        write_json(Path(out_dir) / COMPARISON_JSON, found)
+    print(table(found))
+    if out_dir is not None:
+        print(f"\n{Path(out_dir) / COMPARISON_CSV}\n{Path(out_dir) / COMPARISON_JSON}")
+    return found
+
+
+def table(found: Mapping[str, Any]) -> str:
+    """A comparison for a terminal: a line a quantity and class."""
+    rows = []
+    for one in found["compared"]:
+        digits = QUANTITIES[one["metric"]].digits
+        rows.append([
+            f"{one['metric']}: {one['class_name']}", str(one["n"]), str(one["left_out"]),
+            *(f"{one[key]:.{digits}f}" for key in ("mean_a", "mean_b")), f"{one['mean_difference']:+.{digits}f}",
+            interval(one["ci95"], digits), metrics.shown(one["effect"], 2), _p(one["p"]), _p(one["p_holm"]),
+        ])  # fmt: skip
+    head = ["", "n", "left out", "A", "B", "B - A", "95 % CI", "effect", "p", "p Holm"]
+    first, *others = aligned(head, rows)
+    verdicts = [f"{line}  {one['verdict']}" for line, one in zip(others, found["compared"], strict=True)]
+    lines = [
+        f"A: {found['a']}\nB: {found['b']}",
+        f"{found['cases']} cases of {found['subjects']} subjects; {found['tests']} tests",
+    ]
+    for name, left in (("A", found["only_a"]), ("B", found["only_b"])):
+        if left:
+            lines.append(f"left out, in {name} alone: {', '.join(left)}")
+    return "\n".join([*lines, "", first, *verdicts, "", found["about"].replace(". ", ".\n")])
+
+
+def _chosen(quantities: Sequence[str] | None) -> list[str]:
+    unknown = [name for name in quantities or () if name not in QUANTITIES]
+    if unknown or (quantities is not None and not quantities):
+        came = f"metrics {', '.join(unknown)} came" if unknown else "no metric came"
+        raise InputError(f"{came}; wanted some of {', '.join(QUANTITIES)}")
+    return [name for name in QUANTITIES if quantities is None or name in quantities]
+
+
+def _check_cases(
+    a: Written, b: Written, only_a: list[str], only_b: list[str], shared: list[str], shared_only: bool
+) -> None:
+    if not shared:
+        raise InputError(f"{a.folder} and {b.folder} have no case in common; wanted evaluations of the same studies")
+    if (only_a or only_b) and not shared_only:
+        apart = [f"{w.folder} alone has {', '.join(names)}" for w, names in ((a, only_a), (b, only_b)) if names]
+        raise InputError(
+            f"{'; '.join(apart)}; wanted the same cases; predict what is missing, or compare the {len(shared)} shared ones "
+            "with --shared_only"
+        )
+
+
+def _check_same_references(a: Written, b: Written) -> None:
+    """Raises InputError unless both scored the same frames and classes against the same volumes, by the same tolerance."""
+    tolerances = [one.summary["tolerance_mm"] for one in (a, b)]
+    if tolerances[0] != tolerances[1]:
+        raise InputError(
+            f"{a.folder} has tolerance_mm {tolerances[0]}, {b.folder} {tolerances[1]}; wanted the same; evaluate one again"
+        )
+    drawn = []
+    for one in (a, b):
+        rows = one.tables[METRICS]
+        drawn.append({_key(row): (row["subject"], one.number(row, "reference_ml")) for row in rows})
+    for key in [*drawn[0], *drawn[1]]:
+        if not all(key in of_one for of_one in drawn) or drawn[0][key] != drawn[1][key]:
+            case, frame, name = key
+            raise InputError(
+                f"{a.folder} and {b.folder} differ in the reference of case {case}, frame {frame}, {name}; wanted evaluations "
+                "against the same labels; evaluate both against one reference"
+            )
+
+
+def _key(row: Mapping[str, str]) -> Key:
+    return row["case"], row["frame"], row["class"]
+
+
+def _compared(name: str, a: Written, b: Written) -> list[Compared]:
+    """A quantity in every class where it is defined in both, and in their mean; without correction for many tests."""
+    quantity = QUANTITIES[name]
+    others = {key: value for key, _, value in values_of(b, quantity)}
+    pairs: dict[str, dict[str, list[tuple[float, float]]]] = {}  # class to subject to pairs
+    left_out: dict[str, int] = {}
+    for key, subject, value in values_of(a, quantity):
+        pair = (value, others.get(key, np.nan))
+        defined = int(np.isfinite(pair).sum())
+        if defined == 2:
+            pairs.setdefault(key[2], {}).setdefault(subject, []).append(pair)
+        elif defined:
+            left_out[key[2]] = left_out.get(key[2], 0) + 1
+    means = {of: {s: np.mean(values, axis=0) for s, values in whose.items()} for of, whose in pairs.items()}
+    if quantity.over_classes and len(means) > 1:
+        subjects = list(dict.fromkeys(s for whose in means.values() for s in whose))
+        over = {s: np.mean([whose[s] for whose in means.values() if s in whose], axis=0) for s in subjects}
+        means = {ALL_CLASSES: over, **means}
+        left_out[ALL_CLASSES] = sum(left_out.values())
+    return [_one(name, of, whose, left_out.get(of, 0)) for of, whose in means.items()]
+
+
+def _one(name: str, class_name: str, means: Mapping[str, np.ndarray], left_out: int) -> Compared:
+    """One quantity of one class; `means` has A's and B's of each subject."""
+    values = np.array(list(means.values()))  # (subjects, 2)
+    difference = values[:, 1] - values[:, 0]
+    tested = metrics.signed_rank(difference)
+    return Compared(
+        metric=name,
+        class_name=class_name,
+        n=len(values),
+        left_out=left_out,
+        mean_a=float(values[:, 0].mean()),
+        mean_b=float(values[:, 1].mean()),
+        mean_difference=float(difference.mean()),
+        ci95=metrics.interval95(difference, list(means)),
+        median_difference=float(np.median(difference)),
+        p=tested.p,
+        p_holm=None,
+        effect=tested.effect,
+        verdict=f"no test: {tested.note}" if tested.note else "",
+    )
+
+
+def _corrected(compared: Sequence[Compared]) -> list[Compared]:
+    """The same with p corrected for all tests, and the verdict that follows."""
+    found = []
+    for one, p_holm in zip(compared, metrics.holm([one.p for one in compared]), strict=True):
+        verdict = one.verdict
+        if p_holm is not None and one.effect is not None:
+            better = QUANTITIES[one.metric].better
+            more, word = (better * one.effect, "better") if better else (one.effect, "larger")
+            verdict = f"{'B' if more > 0 else 'A'} {word}" if p_holm < LEVEL else "no difference shown"
+        found.append(Compared(**{**vars(one), "p_holm": p_holm, "verdict": verdict}))
+    return found
+
+
+def _csv_rows(compared: Sequence[Compared]) -> list[list[Any]]:
+    """A row a quantity and class; the interval in two columns, the class in one named as elsewhere."""
+    names = [field.name for field in fields(Compared)]
+    head = [{"class_name": "class"}.get(name, name) for name in names if name != "ci95"]
+    rows: list[list[Any]] = [[*head, "ci95_lower", "ci95_upper"]]
+    for one in compared:
+        cells = ["" if value is None else value for name, value in vars(one).items() if name != "ci95"]
+        lower, upper = one.ci95 or (None, None)
+        rows.append([*cells, "" if lower is None else lower, "" if upper is None else upper])
+    return rows
+
+
+def _p(value: float | None) -> str:
+    return "-" if value is None else "<0.001" if value < 0.001 else f"{value:.3f}"

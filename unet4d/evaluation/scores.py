@@ -1,0 +1,129 @@
+"""One study scored against its reference: per frame and class, and over time."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from unet4d import metrics
+from unet4d.data.dataset import Dataset
+from unet4d.data.image4d import read_label
+from unet4d.data.nifti import check_same_grid, read_header
+from unet4d.data.references import Reference, read_reference
+from unet4d.errors import InputError
+from unet4d.evaluation.heart import HeartMeasures, heart_measures
+from unet4d.evaluation.over_time import OverTime, over_time
+
+
+@dataclass(frozen=True)
+class Scores:
+    """One scored study: arrays `(T, K)` over all frames and the K foreground classes, NaN where undefined.
+
+    Attributes:
+        reference: what it was scored against.
+        labelled: (T,) bool; the other frames have neither overlap nor distance nor reference volume.
+        frame_duration_s: seconds from frame to frame; None where unknown.
+        cyclic: whether the last frame leads into the first.
+        counts: voxels.
+        dice: overlap.
+        surface: distances of the surfaces.
+        reference_ml: volumes drawn.
+        prediction_ml: volumes found, in every frame.
+        over_time: of all frames.
+        heart: of the classes that are a heart's.
+    """
+
+    reference: Reference
+    labelled: np.ndarray
+    frame_duration_s: float | None
+    cyclic: bool
+    counts: metrics.Counts
+    dice: np.ndarray
+    surface: metrics.SurfaceScores
+    reference_ml: np.ndarray
+    prediction_ml: np.ndarray
+    over_time: OverTime
+    heart: list[HeartMeasures]
+
+    @property
+    def name(self) -> str:
+        """Of the case."""
+        return self.reference.name
+
+    @property
+    def subject(self) -> str:
+        """The person or animal."""
+        return self.reference.subject
+
+    def volume_pairs(self, k: int) -> np.ndarray:
+        """(N, 2) mL of reference and prediction in the labelled frames where either has the class."""
+        kept = self.labelled & ~self.counts.both_empty[:, k]
+        return np.stack([self.reference_ml[kept, k], self.prediction_ml[kept, k]], axis=1)
+
+
+def score(
+    reference: Reference,
+    file: Path,
+    classes: Mapping[str, int],
+    dataset: Dataset | None,
+    *,
+    cyclic: bool,
+    tolerance_mm: float,
+) -> Scores:
+    """Score one prediction.
+
+    Args:
+        reference: the study.
+        file: its prediction.
+        classes: foreground class name to label value.
+        dataset: that the study belongs to, if any.
+        cyclic: whether the last frame leads into the first.
+        tolerance_mm: of the normalised surface Dice.
+
+    Raises:
+        InputError: the prediction does not fit its reference, or has a value that no class has.
+    """
+    label, labelled, like = read_reference(reference, dataset)
+    header, shape = read_header(file)
+    check_same_grid(file, header, shape, reference.path, like.header, (like.frames, *like.grid))
+    prediction = read_label(file)
+    values = list(classes.values())
+    unknown = sorted(set(np.unique(prediction).tolist()) - {0, *values})
+    if unknown:
+        raise InputError(f"{file}: label value {unknown[0]} came; wanted one of {[0, *values]}; correct the label map")
+    counts = metrics.count_voxels(label, prediction, values)
+    voxel_ml = metrics.voxel_volume_ml(like.affine)
+    drawn = labelled[:, None]
+    reference_ml = np.where(drawn, metrics.volumes_ml(label, values, voxel_ml), np.nan)
+    prediction_ml = metrics.volumes_ml(prediction, values, voxel_ml)
+    return Scores(
+        reference,
+        labelled,
+        like.frame_duration_s,
+        cyclic,
+        counts,
+        dice=np.where(drawn, metrics.dice(counts), np.nan),
+        surface=_surface(label, prediction, labelled, values, like.spacing, tolerance_mm),
+        reference_ml=reference_ml,
+        prediction_ml=prediction_ml,
+        over_time=over_time(label, labelled, prediction, values, (reference_ml, prediction_ml), cyclic),
+        heart=heart_measures(
+            dict(zip(classes, reference_ml.T, strict=True)),
+            dict(zip(classes, prediction_ml.T, strict=True)),
+            like.frame_duration_s,
+            cyclic,
+        ),
+    )
+
+
+def _surface(label, prediction, labelled, values, spacing_mm, tolerance_mm: float) -> metrics.SurfaceScores:
+    """Surface scores of the labelled frames, NaN in the others."""
+    found = metrics.surface_scores(label[labelled], prediction[labelled], values, spacing_mm, tolerance_mm)
+    everywhere = {}
+    for name, array in vars(found).items():
+        everywhere[name] = np.full((len(label), len(values)), np.nan)
+        everywhere[name][labelled] = array
+    return metrics.SurfaceScores(**everywhere)

@@ -1,0 +1,183 @@
+"""The tables of an evaluation: a row a frame, a case or a class for files, and the summary for a terminal."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from unet4d.evaluation.heart import AT_REFERENCE_FRAMES, MEASURES
+from unet4d.evaluation.over_time import QUANTITIES
+from unet4d.evaluation.scores import Scores
+from unet4d.metrics import shown
+from unet4d.over_folds import table as table_of_folds
+
+METRICS, VOLUMES, MEASURES_CSV = "metrics.csv", "volumes_compared.csv", "measures.csv"
+TEMPORAL, SUMMARY = "temporal.csv", "summary.json"
+WRITTEN = {
+    METRICS: "every labelled frame",
+    VOLUMES: "every frame",
+    MEASURES_CSV: "every heart's volumes, ejection fraction, mass",
+    TEMPORAL: "every case over time",
+    SUMMARY: "this summary",
+}
+PER_FRAME = ["dice", "hd95_mm", "asd_mm", "nsd", "reference_ml", "prediction_ml"]
+Rows = Iterator[list[Any]]
+
+
+def metric_rows(scored: Sequence[Scores], classes: Mapping[str, int]) -> Rows:
+    """metrics.csv: a row a labelled frame and class."""
+    yield ["case", "subject", "frame", "class", "value", *PER_FRAME, "tp", "fp", "fn"]
+    for s in scored:
+        measured = {"dice": s.dice, **vars(s.surface), "reference_ml": s.reference_ml, "prediction_ml": s.prediction_ml}
+        for t in np.flatnonzero(s.labelled):
+            for k, (name, value) in enumerate(classes.items()):
+                ratios = [_cell(measured[column][t, k]) for column in PER_FRAME]
+                counts = [int(array[t, k]) for array in (s.counts.tp, s.counts.fp, s.counts.fn)]
+                yield [s.name, s.subject, int(t), name, value, *ratios, *counts]
+
+
+def volume_rows(scored: Sequence[Scores], classes: Mapping[str, int]) -> Rows:
+    """volumes_compared.csv: a row a frame, labelled or not, and class."""
+    yield ["case", "frame", "time_s", "class", "reference_ml", "prediction_ml"]
+    for s in scored:
+        for t in range(len(s.labelled)):
+            time = "" if s.frame_duration_s is None else round(t * s.frame_duration_s, 6)
+            for k, name in enumerate(classes):
+                yield [s.name, t, time, name, _cell(s.reference_ml[t, k]), _cell(s.prediction_ml[t, k])]
+
+
+def measure_rows(scored: Sequence[Scores]) -> Rows:
+    """measures.csv: a row a case and class of a heart."""
+    columns = [
+        *(f"reference_{key}" for key in MEASURES),
+        *(f"matched_{key}" for key in AT_REFERENCE_FRAMES),
+        *(f"prediction_{key}" for key in MEASURES),
+    ]
+    yield ["case", "subject", "class", "role", "time", "frame_duration_s", "labelled_frames", *columns]
+    for s in scored:
+        for one in s.heart:
+            values = [
+                *(getattr(one.reference, key) for key in MEASURES),
+                *(getattr(one.matched, key) for key in AT_REFERENCE_FRAMES),
+                *(getattr(one.prediction, key) for key in MEASURES),
+            ]
+            about = [s.name, s.subject, one.name, one.role, _time(s), _cell(s.frame_duration_s), int(s.labelled.sum())]
+            yield [*about, *map(_cell, values)]
+
+
+def temporal_rows(scored: Sequence[Scores], classes: Mapping[str, int]) -> Rows:
+    """temporal.csv: a row a case and class."""
+    yield ["case", "subject", "class", "time", "frames", *QUANTITIES]
+    for s in scored:
+        for k, name in enumerate(classes):
+            values = [_cell(getattr(s.over_time, quantity)[k]) for quantity in QUANTITIES]
+            yield [s.name, s.subject, name, _time(s), len(s.labelled), *values]
+
+
+def as_csv(rows: Iterable[list[Any]]) -> str:
+    """The text of a CSV file."""
+    buffer = io.StringIO()
+    csv.writer(buffer, lineterminator="\n").writerows(rows)
+    return buffer.getvalue()
+
+
+def table(summary: Mapping[str, Any]) -> str:
+    """The summary for a terminal: what each class scored, what a heart's measures miss, what happens over time."""
+    lines = [
+        f"{summary['cases']} cases of {summary['subjects']} subjects, {summary['labelled_frames']} labelled frames",
+        "",
+        *_overlap_lines(summary),
+        "",
+        "one empty: Dice and NSD 0, no distance; both empty: left out",
+    ]
+    for part in (_heart_lines(summary["heart"]), _temporal_lines(summary["classes"])):
+        if part:
+            lines += ["", *part]
+    if folds := summary.get("folds"):
+        lines += ["", table_of_folds(folds)]
+        if folds["without_fold"]:
+            lines.append(f"cases held out by no fold, in none of these: {len(folds['without_fold'])}")
+    return "\n".join(lines)
+
+
+def aligned(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of columns: the first to the left, the others to the right."""
+    first, *others = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
+    return [
+        "  ".join(
+            [f"{name:<{first}}", *(f"{cell:>{width}}" for cell, width in zip(cells, others, strict=True))]
+        ).rstrip()
+        for name, *cells in (head, *rows)
+    ]
+
+
+def _overlap_lines(summary: Mapping[str, Any]) -> list[str]:
+    rows = []
+    for name, entry in summary["classes"].items():
+        dice, distance, error = entry["dice"], entry["hd95_mm"], entry["volume_error_ml"]
+        rows.append([
+            name, shown(dice["mean"], 3), str(dice["n"]), interval(entry["ci95"]["dice"], 3), shown(entry["nsd"]["mean"], 3),
+            shown(distance["mean"], 2), shown(entry["asd_mm"]["mean"], 2), str(distance["n"]), shown(error["bias"], 2),
+            str(error["n"]), str(entry["n_one_empty"]), str(entry["n_both_empty"]),
+        ])  # fmt: skip
+    mean, of_mean = summary["mean_foreground_dice"], summary["mean_foreground_dice_ci95"]
+    head = ["class", "Dice", "n", "95 % CI", "NSD", "HD95 mm", "ASD mm", "n", "bias mL", "n", "one empty", "both empty"]
+    rows.append(["mean over classes", shown(mean, 3), "", interval(of_mean, 3), *[""] * (len(head) - 4)])
+    return aligned(head, rows)
+
+
+def _heart_lines(heart: Mapping[str, Any]) -> list[str]:
+    """Errors at the reference's frames, and of the rates, which have none but their own."""
+    rows = []
+    for name, entry in heart.items():
+        own = {key: of_key for key, of_key in entry["own_frames"].items() if key == "peak_filling_ml_per_s"}
+        for key, found in {**entry["at_reference_frames"], **own}.items():
+            limits = [-1 if found[side] is None else found[side] for side in ("lower", "upper")]
+            shown_limits = "-" if found["lower"] is None else f"{limits[0]:.2f} to {limits[1]:.2f}"
+            rows.append([
+                f"{name}: {key}", str(found["n"]), shown(found["reference"], 1), shown(found["prediction"], 1),
+                shown(found["bias"], 2), interval(found["ci95"], 2), shown_limits, shown(found["mean_absolute"], 2),
+            ])  # fmt: skip
+    head = ["at the reference's frames", "n", "reference", "prediction", "bias", "95 % CI", "limits", "mean error"]
+    return aligned(head, rows) if rows else []
+
+
+def _temporal_lines(classes: Mapping[str, Any]) -> list[str]:
+    rows = []
+    for name, entry in classes.items():
+        found = entry["temporal"]
+        if found["frame_to_frame_dice"]["n"]:
+            keys = (
+                "roughness",
+                "frame_to_frame_dice",
+                "frame_to_frame_excess",
+                "flicker_components",
+                "flicker_voxels",
+                "closure",
+            )
+            digits = (4, 3, 3, 1, 1, 3)
+            rows.append([name, *(shown(found[key]["mean"], d) for key, d in zip(keys, digits, strict=True))])
+    head = ["mean over cases", "roughness", "frame-to-frame Dice", "excess", "flicker", "its voxels", "closure"]
+    return aligned(head, rows) if rows else []
+
+
+def interval(found: Sequence[float] | None, digits: int) -> str:
+    """An interval for a table; a dash where there is none."""
+    return "-" if found is None else f"{found[0]:.{digits}f} to {found[1]:.{digits}f}"
+
+
+def _time(scores: Scores) -> str:
+    return "cyclic" if scores.cyclic else "open"
+
+
+def _cell(value: float | str | None) -> float | int | str:
+    """A number for a table; blank where it is undefined."""
+    if value is None or isinstance(value, str):
+        return value or ""
+    if isinstance(value, int):
+        return value
+    return round(float(value), 6) if np.isfinite(value) else ""

@@ -1,0 +1,88 @@
+"""The files of an evaluation, read again: what each case was worth, to be paired with another method's."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from unet4d.errors import InputError
+from unet4d.evaluation.tables import MEASURES_CSV, METRICS, SUMMARY, TEMPORAL
+from unet4d.files import read_json
+
+Row = dict[str, str]
+_NEEDED = {
+    METRICS: ("case", "subject", "frame", "class", "dice", "hd95_mm", "asd_mm", "nsd", "reference_ml", "prediction_ml"),
+    MEASURES_CSV: ("case", "subject", "class", "reference_ef_percent", "matched_ef_percent", "reference_mass_g"),
+    TEMPORAL: ("case", "subject", "class", "time", "roughness", "flicker_components", "closure"),
+}
+
+
+@dataclass(frozen=True)
+class Written:
+    """What `evaluate` wrote to a folder.
+
+    Attributes:
+        folder: that it wrote to.
+        summary: summary.json.
+        tables: file name to its rows, column to text.
+    """
+
+    folder: Path
+    summary: dict[str, Any]
+    tables: dict[str, list[Row]]
+
+    @property
+    def cases(self) -> list[str]:
+        """The scored cases, in order."""
+        return list(self.summary["per_case"])
+
+    def of_cases(self, cases: Sequence[str]) -> Written:
+        """The same with the rows of these cases alone."""
+        kept = set(cases)
+        tables = {name: [row for row in rows if row["case"] in kept] for name, rows in self.tables.items()}
+        return Written(self.folder, self.summary, tables)
+
+    def number(self, row: Row, column: str) -> float:
+        """What stands in a column; NaN where it is blank. Raises InputError where it is no number."""
+        text = row.get(column, "")
+        try:
+            return float(text) if text else math.nan
+        except ValueError as error:
+            raise InputError(
+                f"{self.folder}: {column} of case {row['case']} is {text!r}; wanted a number; evaluate again"
+            ) from error
+
+
+def read_evaluation(folder: Path) -> Written:
+    """Read the folder that `evaluate` wrote.
+
+    Raises:
+        InputError: a file is missing, or is not what this version writes.
+    """
+    again = f"give the --out folder of `unet4d evaluate`, or run it again to {folder}"
+    if not folder.is_dir():
+        raise InputError(f"{folder} is no folder; {again}")
+    missing = [name for name in (SUMMARY, *_NEEDED) if not (folder / name).is_file()]
+    if missing:
+        raise InputError(f"{folder} has no {', '.join(missing)}; {again}")
+    summary = read_json(folder / SUMMARY)
+    if not isinstance(summary, dict) or not isinstance(summary.get("per_case"), dict) or "tolerance_mm" not in summary:
+        raise InputError(f"{folder / SUMMARY} is no summary that this version of evaluate wrote; {again}")
+    return Written(folder, summary, {name: _rows(folder / name, again) for name in _NEEDED})
+
+
+def _rows(path: Path, again: str) -> list[Row]:
+    try:
+        with open(path, newline="", encoding="utf-8") as file:
+            reader = csv.DictReader(file, restval="")
+            rows = list(reader)
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{path} cannot be read ({error}); {again}") from error
+    lacking = [column for column in _NEEDED[path.name] if column not in (reader.fieldnames or ())]
+    if lacking:
+        raise InputError(f"{path} has no column {', '.join(lacking)}; {again}")
+    return rows
