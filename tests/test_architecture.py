@@ -15,13 +15,13 @@ import unet4d
 PACKAGE = Path(unet4d.__file__).parent
 LEVELS = (
     ("errors",),
-    ("config", "files", "ranks", "signals"),
-    ("data", "model", "metrics", "pictures"),  # nouns
-    ("training", "segmentation", "prediction_folder", "resolve", "plan_yaml", "folds", "over_folds"),
-    ("candidates", "evaluation"),
+    ("config", "files", "main_memory", "ranks", "signals"),
+    ("data", "model", "metrics", "pictures", "viewer", "postprocessing"),  # nouns
+    ("plausibility", "training", "segmentation", "prediction_folder", "resolve", "plan_yaml", "folds", "over_folds", "step_choice"),
+    ("candidates", "evaluation", "pages"),
     ("plan_reasons", "out_of_memory"),
     ("convert", "verify", "plan", "train", "info", "predict", "evaluate", "compare", "report"),  # verbs
-    ("cross_validation",),
+    ("cross_validation", "tune"),
     ("usage", "commands"),
     ("cli",),
     ("__main__",),

@@ -5,6 +5,7 @@ from unet4d.commands.datasets import CONVERT, PHANTOM, VERIFY
 from unet4d.commands.prediction import PREDICT
 from unet4d.commands.results import COMPARE, EVALUATE, REPORT
 from unet4d.commands.training import INFO, PLAN, TRAIN
+from unet4d.commands.tuning import TUNE
 
 COMMANDS: dict[str, Command] = {
     "phantom": PHANTOM,
@@ -13,6 +14,7 @@ COMMANDS: dict[str, Command] = {
     "plan": PLAN,
     "train": TRAIN,
     "info": INFO,
+    "tune": TUNE,
     "predict": PREDICT,
     "evaluate": EVALUATE,
     "compare": COMPARE,

@@ -1,0 +1,390 @@
+"""Post-processing chosen on held-out cases: what helps is kept, what hurts or does nothing is not, and the record says so."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from unet4d.config import Config, DataConfig, ModelConfig
+from unet4d.data.dataset import read_dataset, split_folds
+from unet4d.data.image4d import Image4D, write_image
+from unet4d.errors import InputError, Unet4DError
+from unet4d.evaluate import evaluate
+from unet4d.model.checkpoint import BEST, Task, save_checkpoint
+from unet4d.model.clstm_unet import build_network
+from unet4d.postprocessing import EVERY_CLASS, OPERATIONS, POSTPROCESSING, Step, apply, read_steps
+from unet4d.step_choice import Judged, candidates, choose, flicker
+from unet4d.tune import tune
+
+LABELS = {"background": 0, "muscle": 1, "cavity": 3}
+LARGEST, HOLES, SINGLE = OPERATIONS
+SUBJECTS = ("anna", "ben", "carl")
+GRID = (14, 12, 4)
+
+
+def heart(frames: int = 5) -> np.ndarray:
+    """A muscle around a cavity in slices 1 and 2, and a second muscle apart from it: (T, *GRID)."""
+    label = np.zeros((frames, *GRID), np.uint8)
+    label[:, 2:7, 2:7, 1:3] = 1
+    label[:, 4:6, 4:6, 1:3] = 3
+    label[:, 9:11, 8:11, 1:3] = 1
+    return label
+
+
+def with_islands(frames: slice = slice(None), value: int = 3, size: int = 2) -> np.ndarray:
+    label = heart()
+    label[frames, 12 : 12 + size, 0:size, 0] = value
+    return label
+
+
+def saved_run(folder: Path, held_out: tuple[str, ...], fold: int = 0, labels: Mapping[str, int] = LABELS) -> Path:
+    """A run that held these subjects out; its network is untrained."""
+    data = DataConfig(None, folds=3, plane_spacing_mm=2.0, patch_size=(16, 16, 4))
+    config = Config(data, ModelConfig([4, 8], 0, [(2, 2, 1)], [(3, 3, 1), (3, 3, 3)]), fold=fold)
+    torch.manual_seed(fold)
+    network = build_network(config.model, 1, len(labels))
+    folder.mkdir(parents=True)
+    save_checkpoint(folder / BEST, config, Task(dict(labels), ("cine MRI",), True, held_out), network, {})
+    return folder
+
+
+def like(frames: int) -> Image4D:
+    return Image4D.from_array(np.zeros((1, frames, *GRID), np.float32), np.diag([2.0, 2.0, 10.0, 1.0]), 0.04)
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> Path:
+    """A heart of 5 frames a subject, frames 0, 2 and 4 labelled; the files of the labels hold nothing elsewhere."""
+    root = tmp_path / "dataset"
+    label = heart()
+    label[[1, 3]] = 0
+    for name in SUBJECTS:
+        write_image(root / f"images/{name}.nii.gz", np.float32(heart() * 10), like=like(5))
+        write_image(root / f"labels/{name}.nii.gz", label, like=like(5))
+    training = [
+        {
+            "case": f"{name}_1",
+            "subject": name,
+            "image": f"images/{name}.nii.gz",
+            "label": f"labels/{name}.nii.gz",
+            "labelled_frames": [0, 2, 4],
+        }
+        for name in SUBJECTS
+    ]
+    entry = {
+        "name": "hearts",
+        "channel_names": {"0": "cine MRI"},
+        "labels": LABELS,
+        "time": "cyclic",
+        "training": training,
+    }
+    (root / "dataset.json").write_text(json.dumps(entry))
+    return root
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    return saved_run(tmp_path / "run", SUBJECTS)
+
+
+@pytest.fixture
+def predicted(tmp_path: Path, run: Path) -> Callable[..., Path]:
+    """A folder as `predict --held_out` leaves it, of label maps by subject."""
+
+    def written(maps: Mapping[str, np.ndarray], **entry: object) -> Path:
+        folder = tmp_path / "predicted"
+        cases = {}
+        for name, label in maps.items():
+            write_image(folder / f"{name}_1.nii.gz", label, like=like(len(label)))
+            cases[f"{name}_1"] = {"image": "?", "time": "cyclic", "model": str(run / BEST)} | entry
+        (folder / "prediction.json").write_text(json.dumps({"labels": LABELS, "version": "0", "cases": cases}))
+        return folder
+
+    return written
+
+
+def trial(record: Mapping, operation: str, name: str, number: int = 1) -> dict:
+    found = [(one["round"], one["operation"], one["class"]) for one in record["candidates"]]
+    return record["candidates"][found.index((number, operation, name))]
+
+
+def test_islands_of_a_class_are_removed_of_that_class_alone(run, dataset, predicted, tmp_path, capsys):
+    folder = predicted(dict.fromkeys(SUBJECTS, with_islands()))
+    record = tune(run, dataset, predictions=folder)
+    assert read_steps(run) == [Step(LARGEST, "cavity")]
+    assert record == json.loads((run / POSTPROCESSING).read_text())
+    # 8 of 8 voxels and 4 of an island: 2 * 8 / (8 + 12); the muscle is right
+    assert record["before"]["dice"]["cavity"]["mean"] == pytest.approx(0.8)
+    assert record["after"]["dice"]["cavity"] == {"mean": 1.0, "median": 1.0, "std": 0.0, "n": 9}
+    assert (record["before"]["mean_foreground_dice"], record["after"]["mean_foreground_dice"]) == pytest.approx(
+        (0.9, 1.0)
+    )
+    assert (record["cases"], record["subjects"], record["labelled_frames"], record["frames"]) == (3, 3, 9, 15)
+    assert record["dataset"] == "hearts"
+    assert "optimistic" in record["note"]
+    assert "warning" not in record
+    kept, muscle, every = (trial(record, LARGEST, name) for name in ("cavity", "muscle", EVERY_CLASS))
+    assert (kept["kept"], kept["improved"], kept["worsened"]) == (True, list(SUBJECTS), [])
+    # of the muscle 42 + 12 voxels: 2 * 42 / (42 + 54), 0.125 below 1
+    assert muscle["change_of_dice"]["muscle"] == pytest.approx(-0.125)
+    assert muscle["why_not"] == every["why_not"] == "lowers muscle by 0.1250"
+    told = capsys.readouterr().out
+    assert f"{LARGEST} (cavity): mean foreground Dice 0.9000 -> 1.0000" in told
+    assert "optimistic" in told
+    lines = [
+        line for line in told.splitlines() if line.startswith(OPERATIONS) and " -> " not in line.split("; flicker")[0]
+    ]
+    assert len(lines) == len(candidates(LABELS))
+    assert [line.split()[:2] for line in lines if "kept" in line] == [[LARGEST, "cavity"]]
+
+
+def test_what_is_recorded_is_what_evaluate_says_of_the_label_maps(run, dataset, predicted, tmp_path):
+    maps = {name: with_islands(size=size) for name, size in zip(SUBJECTS, (1, 2, 1), strict=True)}
+    folder = predicted(maps)
+    record = tune(run, dataset, predictions=folder)
+    before = evaluate(dataset, folder, tmp_path / "before")
+    steps = read_steps(run)
+    cleaned = predicted({name: apply(label, steps, LABELS, True) for name, label in maps.items()})
+    after = evaluate(dataset, cleaned, tmp_path / "after")
+    for when, summary in (("before", before), ("after", after)):
+        assert record[when]["mean_foreground_dice"] == summary["mean_foreground_dice"]
+        assert record[when]["dice"] == {name: entry["dice"] for name, entry in summary["classes"].items()}
+        per_case = {
+            name.removesuffix("_1"): entry["mean_foreground_dice"] for name, entry in summary["per_case"].items()
+        }
+        assert record[when]["subjects"] == per_case
+    assert before["mean_foreground_dice"] < after["mean_foreground_dice"] == 1
+
+
+def test_nothing_helps_and_that_is_recorded(run, dataset, predicted, capsys):
+    folder = predicted(dict.fromkeys(SUBJECTS, np.roll(heart(), 1, 1)))
+    record = tune(run, dataset, predictions=folder)
+    assert record["steps"] == read_steps(run) == []
+    assert record["before"] == record["after"]
+    assert "nothing helped" in capsys.readouterr().out
+
+
+def test_what_helps_one_subject_alone_is_not_kept(run, dataset, predicted):
+    folder = predicted(dict.fromkeys(SUBJECTS, heart()) | {"ben": with_islands()})
+    record = tune(run, dataset, predictions=folder)
+    found = trial(record, LARGEST, "cavity")
+    assert found["change_of_mean_foreground_dice"] == pytest.approx(0.1 / 3)
+    assert (found["improved"], found["why_not"]) == (["ben"], "1 of 3 subjects improve, 0 worsen")
+    assert record["steps"] == []
+
+
+def test_what_helps_no_more_subjects_than_it_harms_is_not_kept():
+    """Two subjects have a true second component of one voxel, two an island of four."""
+    island, second = with_islands(), with_islands(size=1)
+    frames = np.ones(5, bool)
+    pairs = [(island, heart()), (island, heart()), (second, second), (second, second)]
+    cases = [Judged.of(f"{i}", f"{i}", label, reference, frames, True) for i, (label, reference) in enumerate(pairs)]
+    choice = choose(cases, LABELS)
+    found = next(one for one in choice.trials if one.step == Step(LARGEST, "cavity"))
+    assert found.changes["cavity"] > 0.05
+    assert found.why_not == "2 of 4 subjects improve, 2 worsen"
+    assert choice.steps == []
+    assert choose(cases[:3], LABELS).steps[0] == Step(LARGEST, "cavity")
+
+
+def test_a_gain_below_the_margin_is_not_kept():
+    """Of 4000 voxels one too many: the Dice rises by 1/8001, that of two classes on average by half of it."""
+    reference = np.zeros((1, 24, 24, 24), np.uint8)
+    reference[0, 1:21, 1:21, 1:11] = 1
+    reference[0, 5, 22, 22] = 3
+    label = reference.copy()
+    label[0, 23, 23, 23] = 1
+    cases = [Judged.of(name, name, label, reference, np.ones(1, bool), False) for name in SUBJECTS]
+    choice = choose(cases, LABELS)
+    found = next(one for one in choice.trials if one.step == Step(LARGEST, "muscle"))
+    assert found.change == pytest.approx(1 / 8001 / 2)
+    assert (found.why_not, choice.steps) == ("no more than 0.0005", [])
+
+
+def test_a_step_that_only_helps_after_another_is_found_in_the_next_round():
+    reference = np.zeros((5, *GRID), np.uint8)
+    reference[:, 1:8, 1:8] = 1
+    reference[:, 5:7, 5:7, 1:3] = 3
+    label = reference.copy()
+    label[:, 2, 2, 1] = 3  # an island of cavity in the muscle: away with it, and the muscle has a hole
+    cases = [Judged.of(name, name, label, reference, np.ones(5, bool), True) for name in SUBJECTS]
+    choice = choose(cases, LABELS)
+    assert choice.steps == [Step(LARGEST, "cavity"), Step(HOLES, "muscle")]
+    assert choice.after.mean == 1
+    rounds = [(one.number, one.why_not) for one in choice.trials if one.step == Step(HOLES, "muscle")]
+    assert rounds == [(1, "changes no Dice"), (2, None)]
+
+
+def test_a_class_found_where_there_is_none_counts_for_the_subject():
+    """A subject without the class: its Dice is 0 where anything is found, and undefined once nothing is."""
+    reference = np.where(heart() == 3, 0, heart())
+    blip = reference.copy()
+    blip[1, 12, 0, 0] = 3
+    full = heart()
+    full[1, 12, 0, 0] = 3
+    pairs = [(blip, reference), (blip, reference), (full, heart())]
+    cases = [Judged.of(name, name, *pair, np.ones(5, bool), True) for name, pair in zip(SUBJECTS, pairs, strict=True)]
+    choice = choose(cases, LABELS)
+    assert choice.steps == [Step(SINGLE, "cavity")]
+    assert [one.improved for one in choice.trials if one.kept] == [SUBJECTS]
+    wrong = np.where(blip == 3, blip, 0)
+    only = [Judged.of(name, name, wrong, wrong * 0, np.ones(5, bool), True) for name in SUBJECTS]
+    assert choose(only, LABELS).before.mean == 0
+    assert choose(only, LABELS).steps == []  # the mean Dice has no value then: no claim
+
+
+def test_blips_are_judged_on_labelled_frames_and_their_flicker_on_all(run, dataset, predicted):
+    folder = predicted(dict.fromkeys(SUBJECTS, with_islands(slice(2, 3), value=1)))
+    record = tune(run, dataset, predictions=folder)
+    assert read_steps(run) == [Step(SINGLE, "muscle")]
+    found = trial(record, SINGLE, "muscle")
+    # 4 voxels come and go, of 5 * (42 + 12) + 4
+    assert found["flicker"]["muscle"] == {"before": pytest.approx(4 / 274), "after": 0.0}
+    assert found["flicker"]["cavity"] == {"before": 0.0, "after": 0.0}
+    assert record["flicker"]["muscle"] == found["flicker"]["muscle"]
+    assert "flicker" not in trial(record, LARGEST, "muscle")
+
+
+def test_blips_on_frames_that_nobody_labelled_are_told_and_not_enough(run, dataset, predicted, capsys):
+    folder = predicted(dict.fromkeys(SUBJECTS, with_islands(slice(1, 2), value=1)))
+    record = tune(run, dataset, predictions=folder)
+    found = trial(record, SINGLE, "muscle")
+    assert (record["steps"], found["why_not"]) == ([], "changes no Dice")
+    assert found["flicker"]["muscle"]["before"] > found["flicker"]["muscle"]["after"] == 0
+    assert "changes no Dice; flicker 0.0073 -> 0.0000" in capsys.readouterr().out
+
+
+def test_flicker_by_hand():
+    label = np.array([1, 1, 0, 1, 0, 0, 3], np.uint8).reshape(7, 1, 1, 1)  # frames 2 and 3 differ from both beside them
+    assert flicker([label], 1, [False]) == 2 / 2  # frames 1 and 3 have the class and both neighbours
+    assert flicker([label], 3, [False]) is None  # frame 6 has no frame after
+    assert flicker([label], 3, [True]) == 1 / 1
+    assert flicker([label[:2]], 1, [True]) is None
+    assert flicker([label, label[[0, 0, 0]]], 1, [False, False]) == 2 / 3
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(
+    label=arrays(
+        np.uint8, st.tuples(*(st.integers(1, n) for n in (3, 5, 5, 3))), elements=st.sampled_from([0, 0, 0, 1, 3])
+    ),
+    pad=st.integers(0, 3),
+)
+def test_what_is_kept_of_a_label_map_is_all_that_steps_need(label, pad):
+    label = np.pad(label, [(0, 0), *((pad, pad) if n > 1 else (0, 0) for n in label.shape[1:])])
+    case = Judged.of("a", "a", label, label, np.ones(len(label), bool), True)
+    assert case.label.size <= label.size
+    for step in candidates(LABELS):
+        whole, kept = (apply(one, [step], LABELS, True) for one in (label, case.label))
+        assert [np.count_nonzero(whole == v) for v in (1, 3)] == [np.count_nonzero(kept == v) for v in (1, 3)]
+        assert np.count_nonzero(whole != label) == np.count_nonzero(kept != case.label)
+
+
+def test_one_subject_is_weak_evidence_and_a_dry_run_leaves_nothing(command, trained, phantom, tmp_path):
+    run = shutil.copytree(trained, tmp_path / "run")
+    done = command("tune", run, "--dataset", phantom, "--device", "cpu", "--dry_run")
+    assert done.code == 0, done.error
+    assert "1 held-out cases of 1 subjects, 4 labelled frames" in done.told
+    assert "1 held-out subject: weak evidence" in done.told
+    assert "a dry run: nothing is recorded" in done.told
+    assert read_steps(run) is None
+    assert command("tune", run, "--dataset", phantom, "--device", "cpu").code == 0
+    assert read_steps(run) is not None
+    record = json.loads((run / POSTPROCESSING).read_text())
+    assert record["warning"].startswith("1 held-out subject: weak evidence")
+
+
+def test_each_case_is_judged_by_the_fold_that_held_it_out(command, phantom, tmp_path):
+    labels = json.loads((phantom / "dataset.json").read_text())["labels"]
+    for fold, subjects in enumerate(split_folds(read_dataset(phantom), 3)):
+        saved_run(tmp_path / f"folds/fold_{fold}", tuple(subjects), fold, labels)
+    folds, by_hand = tmp_path / "folds", tmp_path / "predicted"
+    assert command("tune", folds, "--dataset", phantom, "--device", "cpu").code == 0
+    record = json.loads((folds / POSTPROCESSING).read_text())
+    assert list(record["checkpoints"]) == [f"fold_{fold}/{BEST}" for fold in range(3)]
+    assert (record["cases"], record["subjects"]) == (3, 3)
+    assert read_steps(folds) is not None
+    for fold in range(3):
+        assert read_steps(folds / f"fold_{fold}") is None
+    assert command("predict", folds, "-i", phantom, "--held_out", "-o", by_hand, "--device", "cpu").code == 0
+    assert command("tune", folds, "--dataset", phantom, "--predictions", by_hand).code == 0
+    again = json.loads((folds / POSTPROCESSING).read_text())
+    assert {**again, "date": ""} == {**record, "date": ""}  # and steps recorded before had no say
+    exchanged = json.loads((by_hand / "prediction.json").read_text())
+    exchanged["cases"]["phantom001"]["model"] = exchanged["cases"]["phantom002"]["model"]
+    (by_hand / "prediction.json").write_text(json.dumps(exchanged))
+    assert "which held phantom001 out" in command("tune", folds, "--dataset", phantom, "--predictions", by_hand).line
+
+
+def test_bad_runs_and_datasets_are_one_line(command, run, dataset, tmp_path):
+    nobody = saved_run(tmp_path / "nobody", ())
+    strangers = saved_run(tmp_path / "strangers", ("dora",))
+    other = saved_run(tmp_path / "other", SUBJECTS, labels={"background": 0, "muscle": 1, "blood": 3})
+    (tmp_path / "empty").mkdir()
+    entry = json.loads((dataset / "dataset.json").read_text())
+    unlabelled = tmp_path / "unlabelled"
+    shutil.copytree(dataset, unlabelled)
+    tests = [{key: value for key, value in case.items() if not key.startswith("label")} for case in entry["training"]]
+    (unlabelled / "dataset.json").write_text(json.dumps(entry | {"training": [], "test": tests}))
+    for given_run, given_dataset, wanted in (
+        (tmp_path / "empty", dataset, f"{tmp_path / 'empty'} holds neither"),
+        (tmp_path / "gone", dataset, "gone is missing"),
+        (run / BEST, dataset, "is a file; wanted the folder of a run"),
+        (nobody, dataset, "held no subject out"),
+        (strangers, dataset, "has none of the 1 subjects that"),
+        (other, dataset, "wanted the same; give the dataset of the run"),
+        (run, unlabelled, "has no labelled training case"),
+        (run, tmp_path / "gone", "gone is missing"),
+    ):
+        done = command("tune", given_run, "--dataset", given_dataset, "--device", "cpu")
+        assert done.code == 2
+        assert wanted in done.line
+
+
+def test_bad_predictions_are_one_line(run, dataset, predicted, tmp_path):
+    maps = dict.fromkeys(SUBJECTS, heart())
+
+    def refused(wanted: str, folder: Path) -> None:
+        with pytest.raises(InputError, match=wanted):
+            tune(run, dataset, predictions=folder)
+        assert read_steps(run) is None
+
+    refused("predicted is missing", tmp_path / "predicted")
+    folder = predicted(maps | {"ben": np.roll(heart(), 1, 0)})
+    (folder / "ben_1.nii.gz").unlink()
+    refused(r"has no prediction, recorded in prediction.json, of 1 of the 3 held-out cases \(ben_1", folder)
+    refused(
+        "was made by elsewhere.pt; wanted .*checkpoint_best.pt, which held anna_1 out",
+        predicted(maps, model="elsewhere.pt"),
+    )
+    refused("was made by several models together", predicted(maps, model=None, models=["a", "b"]))
+    refused("is post-processed already", predicted(maps, postprocessing=[{"operation": LARGEST, "class": "muscle"}]))
+    refused("label value 2 came", predicted(maps | {"carl": np.full_like(heart(), 2)}))
+    refused(r"carl_1.nii.gz: \(T, X, Y, Z\) is \(4, 14, 12, 4\)", predicted(maps | {"carl": heart(4)}))
+    folder = predicted(maps)
+    os.utime(folder / "anna_1.nii.gz", (0, 0))
+    refused("is older than .*checkpoint_best.pt", folder)
+    (folder / "prediction.json").write_text("[]")
+    refused("has no prediction, recorded in prediction.json, of 3 of the 3", folder)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_run_that_may_not_be_written_to_is_told_before_any_work(run, dataset, predicted):
+    folder = predicted(dict.fromkeys(SUBJECTS, heart()))
+    run.chmod(0o555)
+    try:
+        with pytest.raises(Unet4DError, match="no permission"):
+            tune(run, dataset, predictions=folder)
+        assert tune(run, dataset, predictions=folder, dry_run=True)["steps"] == []
+    finally:
+        run.chmod(0o755)

@@ -1,0 +1,37 @@
+"""The command that chooses post-processing."""
+
+from __future__ import annotations
+
+from jsonargparse import ArgumentParser, Namespace
+
+from unet4d.commands.command import DEVICE, Command
+
+
+def _tune_options(parser: ArgumentParser) -> None:
+    parser.add_argument("run", type=str, help="run folder, or folder of folds: each case by the fold that held it out")
+    parser.add_argument("--dataset", type=str, required=True, help="dataset folder that the run was trained on")
+    parser.add_argument(
+        "--predictions",
+        type=str,
+        help="--out folder of unet4d predict RUN --held_out, without post-processing; default: the cases are segmented here",
+    )
+    parser.add_argument("--device", type=str, default="auto", help=DEVICE)
+    parser.add_argument("--dry_run", action="store_true", help="show what would be chosen, and record nothing")
+
+
+def _tune(options: Namespace) -> None:
+    from unet4d.tune import tune
+
+    o = options
+    tune(o.run, o.dataset, predictions=o.predictions, device=o.device, dry_run=o.dry_run)
+
+
+TUNE = Command(
+    "choose post-processing on the subjects that a run held out, and record it in the run",
+    "RUN --dataset DIR [--predictions DIR] [--dry_run]",
+    "  unet4d tune run --dataset heart                          (writes run/postprocessing.json)\n"
+    "  unet4d tune folds --dataset heart --dry_run              (each case by the fold that held it out; nothing is written)\n"
+    "  unet4d tune run --dataset heart --predictions predicted  (of an earlier unet4d predict run --held_out)",
+    _tune_options,
+    _tune,
+)

@@ -1,0 +1,254 @@
+"""`unet4d tune`: choose post-processing on the subjects that a run held out, and record in the run what helped."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+import unet4d
+from unet4d.data.dataset import Case, Dataset, read_dataset
+from unet4d.data.image4d import read_label
+from unet4d.data.nifti import check_same_grid, read_header
+from unet4d.data.references import PREDICTION, Reference, label_maps, read_reference
+from unet4d.errors import InputError
+from unet4d.files import check_writable, read_json
+from unet4d.folds import load_models
+from unet4d.metrics import describe, shown
+from unet4d.model.checkpoint import TrainedModel
+from unet4d.postprocessing import write_steps
+from unet4d.predict import predict
+from unet4d.step_choice import FLICKER, RULE, Choice, Judged, Score, Trial, choose
+
+FEW_SUBJECTS = 3
+OPTIMISTIC = (
+    "The steps were chosen on the subjects that they are scored on here, so for these the gain is optimistic; judge it on subjects "
+    "that were neither trained on nor tuned on."
+)
+
+
+def tune(
+    run: str | os.PathLike[str],
+    dataset: str | os.PathLike[str],
+    *,
+    predictions: str | os.PathLike[str] | None = None,
+    device: str = "auto",
+    dry_run: bool = False,
+) -> dict[str, Any]:
+    """Choose post-processing steps on held-out cases by `unet4d.step_choice.RULE`; print a table; record it in the run.
+
+    Args:
+        run: run folder, or a folder of folds, each case of which is judged by the fold that held it out.
+        dataset: the dataset that the run was trained on: folder or dataset.json.
+        predictions: folder that `predict` wrote of this run with `held_out`, without post-processing; nothing is segmented again.
+            None: the held-out cases are segmented into a temporary folder.
+        device: "auto", "cpu", "cuda" or "cuda:N", to segment on.
+        dry_run: record nothing.
+
+    Returns:
+        What RUN/postprocessing.json holds; its "steps" may be empty: then nothing helped.
+
+    Raises:
+        InputError: `run` is no folder with checkpoints, or held nobody out; the dataset has none of these subjects, no label of
+            theirs or other classes; `predictions` lacks a case, or was not made by this run as it stands.
+        Unet4DError: the run may not be written to.
+    """
+    run = Path(run)
+    if run.is_file():
+        raise InputError(f"{run} is a file; wanted the folder of a run, or of folds, to record the steps in; give it")
+    models = load_models([run], "cpu")
+    if not dry_run:
+        check_writable(run)
+    data = read_dataset(dataset)
+    model_of = _held_out(models, data, run)
+    cases = [case for case in data.training if case.subject in model_of and case.label is not None]
+    if not cases:
+        raise InputError(f"{data.root} has no label of the subjects that {run} held out; wanted one or more")
+    if predictions is not None:
+        judged = _judged(cases, data, model_of, Path(predictions))
+    else:
+        with tempfile.TemporaryDirectory(prefix="unet4d-tune-") as folder:
+            predict(run, [dataset], folder, device=device, held_out=True)
+            judged = _judged(cases, data, model_of, Path(folder))
+    choice = choose(judged, dict(data.labels))
+    about = _about(choice, judged, data)
+    print(table(choice, about))
+    checkpoints = [model.path for model in models]
+    if dry_run:
+        print("\na dry run: nothing is recorded")
+        return {"steps": [step.as_dict() for step in choice.steps], **about}
+    path = write_steps(run, choice.steps, checkpoints, about)
+    print(f"\nrecorded: {path}")
+    return read_json(path)
+
+
+def table(choice: Choice, about: Mapping[str, Any]) -> str:
+    """The choice for a terminal: a line a candidate, what it would change in the round that decided on it, and what was chosen."""
+    last = {trial.step: trial for trial in choice.trials}  # of a step that was kept: the round in which it was
+    width = max(len(step.class_name) for step in last)
+    lines = [
+        f"{about['cases']} held-out cases of {about['subjects']} subjects, {about['labelled_frames']} labelled frames; "
+        f"mean foreground Dice {shown(choice.before.mean, 4)}",
+        "",
+        f"{'operation':<30}  {'class':<{width}}  {'Dice':>8}  {'worst class':>11}  better  worse  ",
+    ]
+    for trial in last.values():
+        verdict = f"kept, number {trial.number}" if trial.kept else f"no: {trial.why_not}"
+        if trial.flicker:
+            verdict += f"; flicker {' -> '.join(shown(_mean(column), 4) for column in zip(*trial.flicker.values(), strict=True))}"
+        lines.append(
+            f"{trial.step.operation:<30}  {trial.step.class_name:<{width}}  {trial.change:>+8.4f}  "
+            f"{min(trial.changes.values()):>+11.4f}  {len(trial.improved):>6}  {len(trial.worsened):>5}  {verdict}"
+        )
+    lines += ["better, worse: subjects by their mean foreground Dice; flicker: mean of the classes over all frames", ""]
+    lines.append(_result(choice))
+    if choice.steps:
+        lines += [*_class_lines(choice), about["note"]]
+    if "warning" in about:
+        lines.append(about["warning"])
+    return "\n".join(lines)
+
+
+def _result(choice: Choice) -> str:
+    if not choice.steps:
+        return "nothing helped: label maps stay as the network gives them"
+    told = ", ".join(f"{step.operation} ({step.class_name})" for step in choice.steps)
+    return f"{told}: mean foreground Dice {shown(choice.before.mean, 4)} -> {shown(choice.after.mean, 4)}"
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    return describe(np.array(values, np.float64))["mean"]
+
+
+def _class_lines(choice: Choice) -> list[str]:
+    """A line a class: Dice and flicker, before and after."""
+    lines = []
+    for name, before in choice.before.dice.items():
+        dice = f"{shown(before['mean'], 4)} -> {shown(choice.after.dice[name]['mean'], 4)}"
+        was, became = choice.flicker[name]
+        lines.append(f"  {name}: Dice {dice}, flicker over all frames {shown(was, 4)} -> {shown(became, 4)}")
+    return lines
+
+
+def _held_out(models: Sequence[TrainedModel], data: Dataset, run: Path) -> dict[str, TrainedModel]:
+    """The subjects of the dataset that were held out, each with the model that did; the classes are seen to be the model's."""
+    found = {subject: model for model in models for subject in model.task.held_out}
+    if not found:
+        raise InputError(
+            f"{run} held no subject out, so there is nobody to choose on; wanted a run with validation subjects"
+        )
+    if not data.subjects:
+        raise InputError(
+            f"{data.root} has no labelled training case; wanted the dataset that {run} was trained on; give that one"
+        )
+    here = {subject: model for subject, model in found.items() if subject in data.subjects}
+    if not here:
+        raise InputError(
+            f"{data.root} has none of the {len(found)} subjects that {run} held out ({next(iter(found))}, ...); wanted the "
+            "dataset that it was trained on; give that one"
+        )
+    labels, wanted = dict(data.labels), models[0].task.labels
+    if labels != wanted:
+        raise InputError(
+            f"{data.root} has the labels {labels}, {run} {wanted}; wanted the same; give the dataset of the run"
+        )
+    return here
+
+
+def _judged(cases: Sequence[Case], data: Dataset, model_of: Mapping[str, TrainedModel], folder: Path) -> list[Judged]:
+    """The predictions of the cases in a folder that `predict` wrote, each with its reference."""
+    files = label_maps(folder)
+    about = read_json(folder / PREDICTION)
+    entries = about.get("cases") if isinstance(about, dict) else None
+    known = entries if isinstance(entries, dict) else {}
+    missing = [case.name for case in cases if case.name not in files or not isinstance(known.get(case.name), dict)]
+    if missing:
+        raise InputError(
+            f"{folder} has no prediction, recorded in {PREDICTION}, of {len(missing)} of the {len(cases)} held-out cases "
+            f"({missing[0]}, ...); wanted all; predict with --held_out, or leave --predictions out"
+        )
+    for case in cases:
+        _check_made_by(model_of[case.subject], case.name, files[case.name], known[case.name])
+    progress = tqdm(cases, "reading", unit="study", disable=None)
+    return [_read(case, data, files[case.name], known[case.name].get("time") == "cyclic") for case in progress]
+
+
+def _check_made_by(model: TrainedModel, case: str, file: Path, entry: Mapping[str, Any]) -> None:
+    """See that a label map is the plain answer of this model as it is now."""
+    advice = "predict with --held_out again, or leave --predictions out"
+    made_by = entry.get("model")
+    if not isinstance(made_by, str) or Path(made_by).resolve() != model.path.resolve():
+        came = made_by if isinstance(made_by, str) else "several models together"
+        raise InputError(f"{file} was made by {came}; wanted {model.path}, which held {case} out; {advice}")
+    if file.stat().st_mtime < model.path.stat().st_mtime:
+        raise InputError(f"{file} is older than {model.path}, which made an earlier one of it; {advice}")
+    if entry.get("postprocessing"):
+        raise InputError(f"{file} is post-processed already; wanted the network's own answer; {advice}")
+
+
+def _read(case: Case, data: Dataset, file: Path, cyclic: bool) -> Judged:
+    """One prediction with its reference. Raises InputError where they do not fit."""
+    reference, labelled, like = read_reference(Reference(case.name, case.subject, case.images[0], case), data)
+    header, shape = read_header(file)
+    check_same_grid(file, header, shape, case.images[0], like.header, (like.frames, *like.grid))
+    label = read_label(file)
+    unknown = sorted(set(np.unique(label).tolist()) - set(data.label_values))
+    if unknown:
+        raise InputError(
+            f"{file}: label value {unknown[0]} came; wanted one of {list(data.label_values)}; predict again"
+        )
+    return Judged.of(case.name, case.subject, label, reference, labelled, cyclic)
+
+
+def _about(choice: Choice, judged: Sequence[Judged], data: Dataset) -> dict[str, Any]:
+    """What is recorded beside the steps."""
+    subjects = sorted({case.subject for case in judged})
+    weak = {}
+    if len(subjects) < FEW_SUBJECTS:
+        weak["warning"] = (
+            f"{len(subjects)} held-out subject{'s' * (len(subjects) > 1)}: weak evidence; folds would give more"
+        )
+    flickers = {name: {"before": before, "after": after} for name, (before, after) in choice.flicker.items()}
+    return {
+        "version": unet4d.__version__,
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "dataset": data.name,
+        "cases": len(judged),
+        "subjects": len(subjects),
+        "subject_names": subjects,
+        "labelled_frames": sum(len(case.frames) for case in judged),
+        "frames": sum(len(case.label) for case in judged),
+        "note": OPTIMISTIC,
+        **weak,
+        "rule": RULE,
+        "before": _scored(choice.before),
+        "after": _scored(choice.after),
+        "flicker": {"about": FLICKER, **flickers},
+        "candidates": [_trial(trial) for trial in choice.trials],
+    }
+
+
+def _scored(score: Score) -> dict[str, Any]:
+    return {"mean_foreground_dice": score.mean, "dice": score.dice, "subjects": score.subjects}
+
+
+def _trial(trial: Trial) -> dict[str, Any]:
+    """A candidate in a round, as it is recorded."""
+    flickers = {name: {"before": before, "after": after} for name, (before, after) in trial.flicker.items()}
+    return {
+        "round": trial.number,
+        **trial.step.as_dict(),
+        "change_of_mean_foreground_dice": trial.change,
+        "change_of_dice": trial.changes,
+        "improved": list(trial.improved),
+        "worsened": list(trial.worsened),
+        **({"flicker": flickers} if flickers else {}),
+        "kept": trial.kept,
+        "why_not": trial.why_not,
+    }
