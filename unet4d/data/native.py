@@ -25,7 +25,7 @@ class Axis:
 
     Attributes:
         low: (N,) int64.
-        high: (N,) int64, `low` or the next.
+        high: (N,) int64, the next, or `low` where all is taken from that.
         share: (N,) float32, of `high`.
         is_same: both grids are the same along it.
     """
@@ -40,8 +40,8 @@ class Axis:
         """The axis of so many voxels each."""
         centre = ((torch.arange(native, dtype=torch.float64) + 0.5) * working / native - 0.5).clamp(0, working - 1)
         low = centre.floor().long()
-        high = (low + 1).clamp(max=working - 1)
-        return cls(low, high, (centre - low).float(), native == working)
+        share = (centre - low).float()
+        return cls(low, low + (share > 0), share, native == working)
 
     def needed(self, first: int, end: int) -> tuple[int, int]:
         """The working voxels (first, end) that native voxels first to end take from."""
@@ -90,11 +90,11 @@ class NativeLabel:
                 shares[(slice(None), t, *spatial)] = frame.softmax(0).cpu().numpy()
 
     def _resampled(self, frame: Tensor, box: Sequence[tuple[int, int]]) -> Tensor:
-        """(K, x, y, z) on the working grid to (K, *box)."""
+        """(K, x, y, Z) on the working grid, of what the box needs along X and Y, to (K, *box)."""
         for dim, (axis, (first, end)) in enumerate(zip(self.axes, box, strict=True), 1):
             if axis.is_same:
                 continue
-            begin = axis.needed(first, end)[0]
+            begin = axis.needed(first, end)[0] if dim < 3 else 0
             low, high, share = (part[first:end].to(frame.device) for part in (axis.low, axis.high, axis.share))
             share = share.view([-1 if n == dim else 1 for n in range(4)])
             frame = torch.lerp(frame.index_select(dim, low - begin), frame.index_select(dim, high - begin), share)

@@ -15,7 +15,6 @@ from unet4d.data.grid import WorkingGrid
 from unet4d.data.image4d import Outline
 from unet4d.data.normalisation import Scale
 from unet4d.data.study import Stream
-from unet4d.errors import Unet4DError
 from unet4d.files import writing
 
 
@@ -63,7 +62,7 @@ class SpooledImage:
 
     def __getitem__(self, box: tuple[slice, ...]) -> Tensor:
         """(C, T, x, y, z) of five slices: all channels and frames, and a box of space."""
-        image = np.stack([frame[(slice(None), *box[2:])] for frame in self._mapped()], 1)
+        image = np.stack([np.array(frame[(slice(None), *box[2:])]) for frame in self._mapped()], 1)
         self.scale.apply(image)
         return torch.from_numpy(image)
 
@@ -80,7 +79,4 @@ class SpooledImage:
         """Each frame (C, X, Y, Z), mapped and let go of again, for what is mapped and was looked at counts as held."""
         size = (self.shape[0], *self.shape[2:])
         for t in range(self.shape[1]):
-            try:
-                yield np.memmap(self._file, np.float32, "r", 4 * t * math.prod(size), size)
-            except ValueError as error:
-                raise Unet4DError("the temporary file of a study is shorter than the study; start again") from error
+            yield np.memmap(self._file, np.float32, "r", 4 * t * math.prod(size), size)

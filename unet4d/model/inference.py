@@ -175,7 +175,8 @@ class Rows:
         keep, begin = end if keep is None else keep, self.begin
         now = [x for x in self._pending if x < end]
         self._pending = self._pending[len(now) :]
-        reach = max([end, *(self.windows.inside((x, 0, 0))[0][1] for x in now)], default=end)
+        carried = begin + (len(self._carried[1]) if self._carried else 0)
+        reach = max([end, carried, *(self.windows.inside((x, 0, 0))[0][1] for x in now)])
         total, weight = self._begun(reach - begin)
         for x in now:
             total, weight = self._added(total, weight, self.windows.beginning_at(x, self.columns))

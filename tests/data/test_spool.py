@@ -1,0 +1,104 @@
+"""A study in a file without a name is the study in memory, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import os
+
+import numpy as np
+import pytest
+import torch
+
+from unet4d.data.grid import WorkingGrid
+from unet4d.data.image4d import read_frames, read_image, read_outline
+from unet4d.data.normalisation import normalised
+from unet4d.data.spool import SpooledImage
+from unet4d.data.study import Stream
+from unet4d.errors import InputError, Unet4DError
+
+EVERY = (slice(None),) * 5
+
+
+@pytest.fixture
+def path(study, tmp_path):
+    study(tmp_path / "heart.nii.gz", frames=4)
+    return tmp_path / "heart.nii.gz"
+
+
+def spooled(path, folder, spacing=2.5, normalisation="zscore") -> SpooledImage:
+    outline = read_outline(path)
+    grid = WorkingGrid.of(outline.affine, outline.grid, spacing)
+    stream = Stream(lambda: outline, lambda: read_frames(path))
+    return SpooledImage(stream, outline, grid, normalisation, (), folder)
+
+
+@pytest.mark.parametrize("normalisation", ["zscore", "none"])
+@pytest.mark.parametrize("spacing", [None, 2.5])
+def test_it_is_what_memory_would_hold_to_the_bit(path, tmp_path, spacing, normalisation):
+    image = spooled(path, tmp_path, spacing, normalisation)
+    whole = read_image(path)
+    grid = WorkingGrid.of(whole.affine, whole.grid, spacing)
+    wanted = normalised(grid.image(whole.array), normalisation)
+    assert tuple(image.shape) == wanted.shape
+    assert np.array_equal(image[EVERY].numpy(), wanted)
+    box = (slice(None), slice(None), slice(3, 7), slice(0, 2), slice(1, 5))
+    assert torch.equal(image[box], torch.from_numpy(wanted)[box])
+    image.close()
+
+
+def test_nothing_is_left_of_it_and_nothing_shows_while_it_is_there(path, tmp_path):
+    folder = tmp_path / "scratch"
+    image = spooled(path, folder)
+    assert list(folder.iterdir()) == []
+    image.close()
+    with pytest.raises(ValueError, match="closed"):
+        image[EVERY]
+
+
+def test_a_full_disk_is_told(path, tmp_path, monkeypatch):
+    class Full(WorkingGrid):
+        def image(self, *_):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("unet4d.data.spool.WorkingGrid.image", Full.image)
+    with pytest.raises(Unet4DError, match=rf"could not write .* GB into {tmp_path}: No space left on device"):
+        spooled(path, tmp_path)
+
+
+def test_frames_one_by_one_are_those_read_at_once(path):
+    frames = list(read_frames(path))
+    assert np.array_equal(np.stack(frames, 1), read_image(path).array)
+
+
+def test_channels_and_maps_are_read_frame_by_frame_as_at_once(study, tmp_path):
+    study(tmp_path / "a.nii.gz", frames=3)
+    study(tmp_path / "b.nii.gz", frames=1, seed=1)
+    paths, kinds = [tmp_path / "a.nii.gz", tmp_path / "b.nii.gz"], ("signal", "map")
+    whole = read_image(paths, kinds=kinds)
+    assert np.array_equal(np.stack(list(read_frames(paths, kinds=kinds)), 1), whole.array)
+    outline = read_outline(paths, kinds=kinds)
+    assert (outline.channels, outline.frames, outline.grid) == (2, 3, whole.grid)
+    assert (outline.frame_duration_s, outline.source, outline.kinds) == (whole.frame_duration_s, paths[0], kinds)
+    assert np.array_equal(outline.affine, whole.affine)
+    with pytest.raises(InputError, match=r"b.nii.gz: 1 frame came, the first channel has 3"):
+        next(read_frames(paths))
+
+
+def test_a_damaged_file_is_told_where_it_is_come_upon(path):
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(InputError, match=r"heart.nii.gz is truncated"):
+        list(itertools.islice(read_frames(path), 9))
+
+
+def test_a_voxel_that_is_no_number_is_named(tmp_path):
+    import nibabel as nib
+
+    voxels = np.zeros((4, 3, 2, 5), np.float32)
+    voxels[1, 2, 0, 3] = np.nan
+    nib.save(nib.Nifti1Image(voxels, np.eye(4)), tmp_path / "bad.nii")
+    frames = read_frames(tmp_path / "bad.nii")
+    assert len(list(itertools.islice(frames, 3))) == 3
+    with pytest.raises(InputError, match=r"bad.nii: 1 of 24 voxels of frame 3 are NaN .* frame 3, voxel \(1, 2, 0\)"):
+        next(frames)
