@@ -15,10 +15,10 @@ import unet4d
 PACKAGE = Path(unet4d.__file__).parent
 LEVELS = (
     ("errors",),
-    ("config", "files", "main_memory", "ranks", "signals"),
+    ("config", "files", "machine", "main_memory", "ranks", "signals", "sizes"),
     ("data", "model", "metrics", "pictures", "viewer", "postprocessing"),  # nouns
-    ("plausibility", "training", "segmentation", "prediction_folder", "resolve", "plan_yaml", "folds", "over_folds", "step_choice"),
-    ("candidates", "evaluation", "pages"),
+    ("plausibility", "training", "segmentation", "resolve", "plan_yaml", "folds", "over_folds", "step_choice"),
+    ("candidates", "evaluation", "pages", "prediction"),
     ("plan_reasons", "out_of_memory"),
     ("convert", "verify", "plan", "train", "info", "predict", "evaluate", "compare", "report"),  # verbs
     ("cross_validation", "tune"),

@@ -174,15 +174,10 @@ def test_a_stop_that_cannot_be_kept_is_an_error_for_all(phantom, config, tmp_pat
 
 def test_each_process_of_a_machine_has_a_gpu_of_its_own(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(unet4d.train, "find_device", str)
-    assert [unet4d.train._device(name, Ranks(5, 8, 1, 4)) for name in ("auto", "cuda", "cpu")] == [
-        "cuda:1",
-        "cuda:1",
-        "cpu",
-    ]
-    assert [unet4d.train._device(name, Ranks()) for name in ("auto", "cuda:3")] == ["auto", "cuda:3"]
+    assert [Ranks(5, 8, 1, 4).device_name(name) for name in ("auto", "cuda", "cpu")] == ["cuda:1", "cuda:1", "cpu"]
+    assert [Ranks().device_name(name) for name in ("auto", "cuda:3")] == ["auto", "cuda:3"]
     with pytest.raises(InputError, match="wanted a GPU each; leave --device out"):
-        unet4d.train._device("cuda:0", Ranks(5, 8, 1, 4))
+        Ranks(5, 8, 1, 4).device_name("cuda:0")
 
 
 def test_a_mistake_is_told_once_and_ends_all(phantom, config, tmp_path):

@@ -54,9 +54,8 @@ def run(studies, tiny, tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def predicted(studies, run, tmp_path_factory) -> Path:
     """The label map of the first study, named as a case of the dataset."""
-    [path] = predict(
-        run, [studies], tmp_path_factory.mktemp("predicted"), device="cpu", precision="fp32", cases=["phantom001"]
-    )
+    out, settings = tmp_path_factory.mktemp("predicted"), Settings(precision="fp32")
+    [path] = predict(run, [studies], out, settings, device="cpu", cases=["phantom001"])
     return path
 
 
@@ -142,7 +141,7 @@ def test_a_folder_of_numbered_files_gives_the_same_as_the_dataset(studies, run, 
     (tmp_path / "in").mkdir()
     for file in (studies / "images").glob("phantom001_*"):
         shutil.copy(file, tmp_path / "in")
-    [path] = predict(run, [tmp_path / "in"], tmp_path / "out", device="cpu", precision="fp32")
+    [path] = predict(run, [tmp_path / "in"], tmp_path / "out", Settings(precision="fp32"), device="cpu")
     assert path.name == predicted.name
     assert np.array_equal(np.asarray(nib.load(path).dataobj), np.asarray(nib.load(predicted).dataobj))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +21,7 @@ from unet4d.data.image4d import Image4D
 from unet4d.errors import InputError
 from unet4d.model.checkpoint import load_checkpoint
 from unet4d.predict import predict
+from unet4d.segmentation import Settings
 
 SHAPE = (18, 15, 5)
 AFFINE = np.diag([-2.0, 2.0, 8.0, 1.0])
@@ -35,8 +37,12 @@ def label_of(path: Path) -> np.ndarray:
     return np.asarray(nib.load(path).dataobj)
 
 
+BESIDE = ["labels.txt", "prediction.json", "summary.json", "volumes.csv"]
+
+
 def names_in(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir())
+    """What is not hidden."""
+    return sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
 
 
 def rows_of(folder: Path) -> list[dict[str, str]]:
@@ -54,8 +60,10 @@ def test_the_label_map_has_the_header_of_its_study(command, model_file, tmp_path
     nib.save(nib.Nifti1Image(image.dataobj, None, image.header), tmp_path / "heart.nii.gz")
     done = command("predict", model_file(), "-i", tmp_path / "heart.nii.gz", "-o", tmp_path / "out", "--device", "cpu")
     assert (done.code, done.error) == (0, "")
-    assert done.told == f"1 label map and volumes.csv: {tmp_path / 'out'}\n"
-    assert names_in(tmp_path / "out") == ["heart.nii.gz", "prediction.json", "volumes.csv"]
+    told, last = done.told.splitlines()
+    assert re.fullmatch(r"done\theart\tframes=3\tseconds=\d+\.\d\d", told)
+    assert last == f"1 label map and volumes.csv: {tmp_path / 'out'}"
+    assert names_in(tmp_path / "out") == ["heart.nii.gz", *BESIDE]
     came, source = (nib.load(tmp_path / where).header for where in ("out/heart.nii.gz", "heart.nii.gz"))
     for field in GEOMETRY_AND_TIME:
         np.testing.assert_array_equal(came[field], source[field], field)
@@ -66,7 +74,7 @@ def test_the_label_map_has_the_header_of_its_study(command, model_file, tmp_path
 
 def test_segment_gives_what_predict_writes(model_file, tmp_path, study):
     study(tmp_path / "heart.nii.gz")
-    [path] = predict(model_file(), [tmp_path / "heart.nii.gz"], tmp_path / "out", precision="fp32")
+    [path] = predict(model_file(), [tmp_path / "heart.nii.gz"], tmp_path / "out", Settings(precision="fp32"))
     image = read_image(tmp_path / "heart.nii.gz")
     label = segment(load_model(tmp_path / "model.pt"), image, precision="fp32")
     assert (label.dtype, label.shape) == (np.uint8, (3, *SHAPE))
@@ -107,7 +115,7 @@ def test_files_folders_and_datasets_can_be_given_together(command, model_file, p
     done = command("predict", model_file(), "-i", *inputs, "-o", tmp_path / "out")
     assert (done.code, done.error) == (0, "")
     names = ["one", "three", "two", "phantom001", "phantom002", "phantom003"]
-    assert names_in(tmp_path / "out") == sorted([*(f"{n}.nii.gz" for n in names), "prediction.json", "volumes.csv"])
+    assert names_in(tmp_path / "out") == sorted([*(f"{n}.nii.gz" for n in names), *BESIDE])
     cases = json.loads((tmp_path / "out" / "prediction.json").read_text())["cases"]
     assert {name: case["time"] for name, case in cases.items()} == {
         name: "cyclic" if name.startswith("phantom") else "open" for name in names
@@ -129,7 +137,7 @@ def test_channels_come_as_one_file_each(command, model_file, tmp_path, study):
             study(tmp_path / "studies" / f"{case}_{channel:04d}.nii.gz", seed=channel)
     model = model_file(channel_names=("magnitude", "velocity"))
     assert command("predict", model, "-i", tmp_path / "studies", "-o", tmp_path / "out").code == 0
-    assert names_in(tmp_path / "out")[:2] == ["heart_a.nii.gz", "heart_b.nii.gz"]
+    assert names_in(tmp_path / "out") == ["heart_a.nii.gz", "heart_b.nii.gz", *BESIDE]
     files = [tmp_path / "studies" / f"heart_a_{channel:04d}.nii.gz" for channel in range(2)]
     wanted = segment(load_model(model), read_image(files))
     swapped = segment(load_model(model), read_image(files[::-1]))
@@ -161,9 +169,8 @@ def test_time_is_as_asked_else_as_learnt(model_file, tmp_path, study):
     cyclic, opened = (segment(model, image, time=time, precision="fp32") for time in ("cyclic", "open"))
     assert (cyclic != opened).any()
     np.testing.assert_array_equal(segment(model, image, precision="fp32"), cyclic)
-    [path] = predict(
-        tmp_path / "model.pt", [tmp_path / "heart.nii.gz"], tmp_path / "out", time="open", precision="fp32"
-    )
+    settings = Settings(time="open", precision="fp32")
+    [path] = predict(tmp_path / "model.pt", [tmp_path / "heart.nii.gz"], tmp_path / "out", settings)
     np.testing.assert_array_equal(np.moveaxis(label_of(path), -1, 0), opened)
     assert json.loads((tmp_path / "out" / "prediction.json").read_text())["cases"]["heart"]["time"] == "open"
     with pytest.raises(InputError, match="time is 'closed'; wanted cyclic or open"):
@@ -185,7 +192,9 @@ def test_more_windows_at_once_change_little_and_the_overlap_is_as_asked(model_fi
     study(tmp_path / "heart.nii.gz", shape=(40, 36, 6))
     maps = []
     for name, options in (("a", {}), ("b", {"sw_batch_size": 5}), ("c", {"overlap": 0.25})):
-        [path] = predict(model_file(), [tmp_path / "heart.nii.gz"], tmp_path / name, precision="fp32", **options)
+        [path] = predict(
+            model_file(), [tmp_path / "heart.nii.gz"], tmp_path / name, Settings(precision="fp32", **options)
+        )
         maps.append(np.moveaxis(label_of(path), -1, 0))
     assert (maps[0] == maps[1]).mean() > 0.999
     assert (maps[0] != maps[2]).any()
@@ -213,13 +222,15 @@ def test_two_calls_into_one_folder_keep_each_others_rows(model_file, tmp_path, s
     predict(model, [tmp_path / "a.nii.gz"], out)
     other = shutil.copy(model, tmp_path / "other.pt")
     before = rows_of(out)
-    predict(other, [tmp_path / "b.nii.gz"], out, time="cyclic")
+    predict(other, [tmp_path / "b.nii.gz"], out, Settings(time="cyclic"))
     assert rows_of(out)[: len(before)] == before
     assert [row["case"] for row in rows_of(out)] == ["a"] * len(before) + ["b"] * len(before)
     cases = json.loads((out / "prediction.json").read_text())["cases"]
+    usual = {"overlap": None, "mirror_axes": None, "cyclic_shifts": 1, "precision": "auto"}
+    more = {"settings": usual, "postprocessing": []}
     assert cases == {
-        "a": {"image": str(tmp_path / "a.nii.gz"), "time": "open", "model": str(model)},
-        "b": {"image": str(tmp_path / "b.nii.gz"), "time": "cyclic", "model": str(other)},
+        "a": {"image": str(tmp_path / "a.nii.gz"), "time": "open", "model": str(model)} | more,
+        "b": {"image": str(tmp_path / "b.nii.gz"), "time": "cyclic", "model": str(other)} | more,
     }
     predict(other, [tmp_path / "a.nii.gz"], out)  # done again: its rows once, and of the later call
     assert sorted(row["case"] for row in rows_of(out)) == ["a"] * len(before) + ["b"] * len(before)
@@ -236,7 +247,7 @@ def test_cases_of_a_dataset_can_be_named(command, model_file, own_phantom, tmp_p
     (own_phantom / "dataset.json").write_text(json.dumps(about))
     given = ["predict", model_file(), "-i", own_phantom, "-o", tmp_path / "out"]
     assert command(*given, "--cases", "new", "phantom002").code == 0
-    assert names_in(tmp_path / "out")[:2] == ["new.nii.gz", "phantom002.nii.gz"]
+    assert names_in(tmp_path / "out") == sorted(["new.nii.gz", "phantom002.nii.gz", *BESIDE])
     done = command(*given, "--cases", "phantom02")
     assert done.code == 2
     assert "there is no case 'phantom02' (near: phantom002" in done.line
@@ -308,6 +319,7 @@ def test_several_models_can_be_named_and_all_are_recorded(command, model_file, t
     assert (done.code, done.error) == (0, "")
     assert json.loads((tmp_path / "out" / "prediction.json").read_text())["cases"]["heart"] == {
         "image": str(tmp_path / "heart.nii.gz"), "time": "open", "models": [str(path) for path in models],
+        "settings": {"overlap": 0.25, "mirror_axes": None, "cyclic_shifts": 1, "precision": "auto"}, "postprocessing": [],
     }  # fmt: skip
 
 

@@ -5,18 +5,34 @@ from __future__ import annotations
 import csv
 import errno
 import json
+import os
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
 
-from unet4d import load_model, prediction_folder, read_image, segment
+from unet4d import load_model, read_image, segment
 from unet4d.errors import InputError, Unet4DError
+from unet4d.segmentation import answer
+
+BESIDE = ["labels.txt", "prediction.json", "summary.json", "volumes.csv"]
 
 
 def names_in(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir())
+    """What is not hidden."""
+    return sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
+
+
+def failing(monkeypatch, name: str, error: BaseException) -> None:
+    """Have the answer to the study of this name fail."""
+
+    def answered(models, prepared, settings, *more):
+        if prepared.like.source.name == name:
+            raise error
+        return answer(models, prepared, settings, *more)
+
+    monkeypatch.setattr("unet4d.prediction.batch.answer", answered)
 
 
 def test_one_bad_study_is_told_and_the_others_are_done(command, model_file, tmp_path, study):
@@ -27,9 +43,21 @@ def test_one_bad_study_is_told_and_the_others_are_done(command, model_file, tmp_
     assert done.code == 2
     assert f"1 of 4 studies could not be segmented, the other 3 are in {tmp_path / 'out'}: b: " in done.line
     assert "truncated" in done.line
-    assert names_in(tmp_path / "out") == ["a.nii.gz", "c.nii.gz", "d.nii.gz", "prediction.json", "volumes.csv"]
+    assert names_in(tmp_path / "out") == ["a.nii.gz", "c.nii.gz", "d.nii.gz", *BESIDE]
     rows = list(csv.DictReader((tmp_path / "out" / "volumes.csv").open()))
     assert {row["case"] for row in rows} == {"a", "c", "d"}
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert list(summary["cases"]) == ["a", "c", "d"]
+    assert list(summary["failed"]) == ["b"]
+    assert "truncated" in summary["failed"]["b"]
+    assert [line.split("\t")[:2] for line in done.told.splitlines()] == [
+        ["done", "a"], ["failed", "b"], ["done", "c"], ["done", "d"],
+    ]  # fmt: skip
+    study(tmp_path / "in" / "b.nii.gz")  # the corrected study is no failure any more
+    assert (
+        command("predict", tmp_path / "model.pt", "-i", tmp_path / "in", "-o", tmp_path / "out", "--continue").code == 0
+    )
+    assert json.loads((tmp_path / "out" / "summary.json").read_text())["failed"] == {}
 
 
 def test_where_every_study_is_bad_nothing_is_written(command, model_file, tmp_path):
@@ -45,17 +73,11 @@ def test_where_every_study_is_bad_nothing_is_written(command, model_file, tmp_pa
 def test_a_stop_leaves_whole_label_maps_and_their_volumes(command, model_file, tmp_path, monkeypatch, study):
     for name in ("a", "b"):
         study(tmp_path / "in" / f"{name}.nii.gz")
-    usual = segment
-
-    def stopping(model, image, **options):
-        if image.source.name == "b.nii.gz":
-            raise KeyboardInterrupt
-        return usual(model, image, **options)
-
-    monkeypatch.setattr("unet4d.predict.segment", stopping)
+    failing(monkeypatch, "b.nii.gz", KeyboardInterrupt())
     done = command("predict", model_file(), "-i", tmp_path / "in", "-o", tmp_path / "out")
     assert (done.code, done.line) == (130, "unet4d: interrupted; whatever is written is whole")
-    assert names_in(tmp_path / "out") == ["a.nii.gz", "prediction.json", "volumes.csv"]
+    assert names_in(tmp_path / "out") == ["a.nii.gz", *BESIDE]
+    assert {row["case"] for row in csv.DictReader((tmp_path / "out" / "volumes.csv").open())} == {"a"}
 
 
 def test_a_full_disk_is_one_line_and_exit_code_1(command, model_file, tmp_path, monkeypatch, study):
@@ -69,7 +91,33 @@ def test_a_full_disk_is_one_line_and_exit_code_1(command, model_file, tmp_path, 
     done = command("predict", model, "-i", tmp_path / "heart.nii.gz", "-o", tmp_path / "out")
     assert done.code == 1
     assert "No space left on device; free space" in done.line
-    assert names_in(tmp_path / "out") == []
+    assert [path.name for path in (tmp_path / "out").rglob("*") if path.is_file()] == ["lock"]
+
+
+def test_a_disk_that_fills_ends_the_work_and_not_only_one_study(command, model_file, tmp_path, monkeypatch, study):
+    """Pins hours of computing whose every answer the disk refuses."""
+    for name in ("a", "b", "c", "d", "e"):
+        study(tmp_path / "in" / f"{name}.nii.gz")
+    written = []
+
+    def refuse(path, *given, **named):
+        written.append(path.name)
+        raise Unet4DError("could not write: no space") from OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("unet4d.prediction.formats.write_image", refuse)
+    done = command("predict", model_file(), "-i", tmp_path / "in", "-o", tmp_path / "out")
+    assert done.code == 1
+    assert written == ["a.nii.gz"]
+
+
+def test_a_full_disk_is_told_before_any_work(command, model_file, tmp_path, monkeypatch, study):
+    study(tmp_path / "heart.nii.gz")
+    monkeypatch.setattr("unet4d.prediction.folder.shutil.disk_usage", lambda path: shutil._ntuple_diskusage(9, 9, 0))
+    monkeypatch.setattr("unet4d.prediction.batch.answer", None)
+    done = command("predict", model_file(), "-i", tmp_path / "heart.nii.gz", "-o", tmp_path / "out")
+    assert done.code == 1
+    assert "out: its disk is full; free space or choose another folder" in done.line
+    assert not (tmp_path / "out").exists()
 
 
 def test_an_output_folder_without_permission_is_told_before_any_work(command, model_file, tmp_path, monkeypatch, study):
@@ -124,27 +172,26 @@ class Killed(BaseException):
     """Stands for a process that ends on the spot, so that nothing is tidied up."""
 
 
-@pytest.mark.parametrize("when", ["before its first label map", "before its first table", "before its second table"])
-def test_a_killed_predict_can_be_run_again(command, model_file, tmp_path, monkeypatch, study, when):
+@pytest.mark.parametrize("files", range(1, 14, 2))
+def test_a_killed_predict_can_be_run_again(command, model_file, tmp_path, monkeypatch, study, files):
+    """Killed before the n-th of its files takes its final name, whichever that is."""
     for name in ("a", "b"):
         study(tmp_path / "in" / f"{name}.nii.gz")
     words = ["predict", model_file(), "-i", tmp_path / "in", "-o", tmp_path / "out"]
     with monkeypatch.context() as patch:
-        target = "write_image" if when == "before its first label map" else "write_text"
-        usual, calls = getattr(prediction_folder, target), []
+        usual, calls = os.replace, []
 
-        def kill(path, *given, **named):
-            calls.append(path)
-            if len(calls) == {"before its first label map": 1, "before its first table": 2}.get(when, 3):
+        def kill(source, target):
+            calls.append(target)
+            if len(calls) >= files:
                 raise Killed
-            usual(path, *given, **named)
+            usual(source, target)
 
-        patch.setattr(prediction_folder, target, kill)
+        patch.setattr("unet4d.files.os.replace", kill)
         with pytest.raises(Killed):
             command(*words)
-    assert (tmp_path / "out" / "prediction.json").is_file()
-    assert command(*words).code == 0
-    assert names_in(tmp_path / "out") == ["a.nii.gz", "b.nii.gz", "prediction.json", "volumes.csv"]
+    assert command(*words, "--continue").code == 0
+    assert names_in(tmp_path / "out") == ["a.nii.gz", "b.nii.gz", *BESIDE]
     assert set(json.loads((tmp_path / "out" / "prediction.json").read_text())["cases"]) == {"a", "b"}
 
 
@@ -154,9 +201,15 @@ def test_a_killed_predict_can_be_run_again(command, model_file, tmp_path, monkey
         (
             "volumes.csv",
             "case,frame,reference_ml\na,0,1\n",
-            "has the columns case, frame, reference_ml; wanted case, frame,",
+            "volumes.csv is there already, in a folder without the prediction.json of an earlier predict",
         ),
-        ("volumes.csv", b"\xff\xfe", "volumes.csv cannot be read"),
+        ("summary.json", "{}", "summary.json is there already, in a folder without the prediction.json"),
+        ("labels.txt", "mine", "labels.txt is there already, in a folder without the prediction.json"),
+        (
+            "prediction.json",
+            '{"labels": {"background": 0, "right ventricle": 1, "myocardium": 2, "left ventricle": 3}, "cases": {"old": {}}}',
+            "holds old of an earlier predict and no ",
+        ),
         ("prediction.json", "[]", 'prediction.json holds no object with "cases"; wanted what predict wrote; choose'),
         (
             "prediction.json",
@@ -171,7 +224,7 @@ def test_a_folder_that_cannot_be_added_to_is_told_before_any_work(
     study(tmp_path / "heart.nii.gz")
     study(tmp_path / "out" / "old.nii.gz")
     (tmp_path / "out" / file).write_bytes(content if isinstance(content, bytes) else content.encode())
-    monkeypatch.setattr("unet4d.predict.segment", None)
+    monkeypatch.setattr("unet4d.prediction.batch.answer", None)
     done = command("predict", model_file(), "-i", tmp_path / "heart.nii.gz", "-o", tmp_path / "out")
     assert done.code == 2
     assert words in done.line
@@ -186,30 +239,21 @@ def test_a_study_too_large_for_the_gpu_does_not_end_the_others(
         study(tmp_path / "in" / f"{name}.nii.gz")
     if spoilt:
         (tmp_path / "in" / "d.nii.gz").write_bytes(b"")
-    usual, emptied = segment, []
-
-    def full(model, image, **options):
-        if image.source.name == "b.nii.gz":
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB.")
-        return usual(model, image, **options)
-
-    monkeypatch.setattr("unet4d.predict.segment", full)
+    emptied = []
+    failing(monkeypatch, "b.nii.gz", torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB."))
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: emptied.append(True))
     done = command("predict", model_file(), "-i", tmp_path / "in", "-o", tmp_path / "out")
     assert done.code == code
     assert "b: the GPU is out of memory (CUDA out of memory); use --device cpu, or another GPU" in done.line
     assert "of 4 studies could not be segmented" in done.line
     assert emptied
-    assert names_in(tmp_path / "out")[:2] == ["a.nii.gz", "c.nii.gz"]
+    assert [name for name in names_in(tmp_path / "out") if name not in BESIDE][:2] == ["a.nii.gz", "c.nii.gz"]
 
 
 def test_another_runtime_error_is_no_lack_of_memory(command, model_file, tmp_path, monkeypatch, study):
     study(tmp_path / "heart.nii.gz")
 
-    def fail(*given, **named):
-        raise RuntimeError("CUDA error: out of memory")
-
-    monkeypatch.setattr("unet4d.predict.segment", fail)
+    failing(monkeypatch, "heart.nii.gz", RuntimeError("CUDA error: out of memory"))
     with pytest.raises(RuntimeError):
         command("predict", model_file(), "-i", tmp_path / "heart.nii.gz", "-o", tmp_path / "out")
 
@@ -227,16 +271,21 @@ def test_studies_of_one_name_are_refused(command, model_file, tmp_path, study):
     [
         ("nowhere", "nowhere is missing; give a NIfTI file, a folder of them or a dataset folder"),
         ("empty", "empty holds no .nii or .nii.gz file"),
-        ("notes.txt", "notes.txt is no study by itself; wanted .nii"),
+        (
+            "notes.txt",
+            "line 1 of {}/notes.txt names {}/not a study, which is missing; wanted a list of inputs, one path a line",
+        ),
+        ("notes.md", "notes.md is no study by itself; wanted .nii"),
     ],
 )
 def test_an_input_that_is_none_is_told(command, model_file, tmp_path, given, words, study):
     (tmp_path / "empty").mkdir()
-    (tmp_path / "notes.txt").write_text("not a study")
+    for name in ("notes.txt", "notes.md"):
+        (tmp_path / name).write_text("not a study")
     study(tmp_path / "heart.nii.gz")
     done = command("predict", model_file(), "-i", tmp_path / "heart.nii.gz", tmp_path / given, "-o", tmp_path / "out")
     assert done.code == 2
-    assert words in done.line
+    assert words.replace("{}", str(tmp_path)) in done.line
     assert not (tmp_path / "out").exists()
 
 
@@ -244,8 +293,8 @@ def test_an_input_that_is_none_is_told(command, model_file, tmp_path, given, wor
     ("options", "words"),
     [
         (["--precision", "fp16", "--device", "cpu"], "precision fp16 was asked for on the CPU"),
-        (["--overlap", "1"], "inference.overlap is 1.0; wanted a share from 0 to below 1"),
-        (["--sw_batch_size", "0"], "inference.sw_batch_size is 0; wanted 1 or more"),
+        (["--overlap", "1"], "overlap is 1.0; wanted a share from 0 to below 1"),
+        (["--sw_batch_size", "0"], "sw_batch_size is 0; wanted 1 or more"),
         (["--device", "tpu"], "wanted auto, cpu, cuda or cuda:N"),
     ],
 )

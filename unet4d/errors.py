@@ -16,7 +16,7 @@ class InputError(Unet4DError, ValueError):
 
 
 class Stopped(Unet4DError):
-    """A signal asked a training to stop; its checkpoint is written: run again with --resume. Ends the command with exit code 75.
+    """A signal asked to stop; what is written is whole: train again with --resume, predict with --continue. Ends with exit code 75.
 
     75 is EX_TEMPFAIL of sysexits.h, "try again later", so that a scheduler's script can tell it from failure.
     """

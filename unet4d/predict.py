@@ -2,108 +2,207 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-import numpy as np
-import torch
-from tqdm import tqdm
-
-from unet4d.config import Precision
+import unet4d
 from unet4d.data.convert import NO_OPTIONS, Options
+from unet4d.data.convert.names import natural_key
 from unet4d.data.dataset import read_dataset
-from unet4d.data.image4d import Image4D
-from unet4d.data.studies import AUTO, find_studies
+from unet4d.data.studies import AUTO, expanded, find_studies
 from unet4d.data.study import Study
 from unet4d.errors import InputError, Unet4DError
+from unet4d.files import read_json
 from unet4d.folds import load_models
+from unet4d.machine import hardware
 from unet4d.model.checkpoint import TrainedModel
 from unet4d.model.device import find_device, resolve_precision
-from unet4d.prediction_folder import PredictionFolder
-from unet4d.segmentation import Models, Settings, segment
+from unet4d.postprocessing import POSTPROCESSING, Step, read_steps
+from unet4d.prediction.batch import Batch, Job
+from unet4d.prediction.folder import PredictionFolder
+from unet4d.prediction.records import digest, stamps
+from unet4d.prediction.shares import Share
+from unet4d.ranks import ALONE, Ranks
+from unet4d.segmentation import Models, Settings
+from unet4d.signals import stopped_by_sigterm
 
 
 def predict(
     model: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
     inputs: Sequence[str | os.PathLike[str]],
     out_dir: str | os.PathLike[str],
+    settings: Settings | None = None,
     *,
     device: str = "auto",
-    time: str | None = None,
-    overlap: float | None = None,
-    sw_batch_size: int | None = None,
-    precision: Precision = "auto",
     cases: Sequence[str] | None = None,
     held_out: bool = False,
     kind: str = AUTO,
     options: Options = NO_OPTIONS,
+    formats: Sequence[str] = ("nifti",),
+    postprocess: Literal["auto", "off"] = "auto",
+    leave_complete: bool = False,
+    share: Share | None = None,
+    ranks: Ranks = ALONE,
 ) -> list[Path]:
-    """Segment studies and write `out_dir/<case>.nii.gz` for each, `volumes.csv` and `prediction.json`.
+    """Segment studies and write `out_dir/<case>.nii.gz` for each, `volumes.csv`, `prediction.json` and `summary.json`.
 
-    Several calls can share a folder: a case's label map and rows are replaced, those of other cases stay.
+    The next study is read and the last one written while one is computed, unless they are so large that memory might run short:
+    then one is held at a time. Several calls, jobs and processes can share a folder, also at the same time: a
+    case's files and rows are replaced, in whatever format they were, those of other cases stay.
 
     Args:
         model: run folder or checkpoint file; several, or a folder of folds, answer together, see `segment`.
-        inputs: files, folders of files (with several channels: CASE_0000.nii.gz, CASE_0001.nii.gz, ...), dataset folders, or
-            any layout that `unet4d convert` knows; of the last two test cases are taken, or all cases if there are none.
-        out_dir: a label map a study, made with the study's header; label maps there already are replaced if an earlier
-            call wrote them, and nothing else is.
+        inputs: files, folders of files (with several channels: CASE_0000.nii.gz, CASE_0001.nii.gz, ...), dataset folders, any
+            layout that `unet4d convert` knows, or lists (.txt) of such; of the last two kinds test cases are taken, or all cases
+            if there are none.
+        out_dir: see prediction/folder.py; label maps there already are replaced if an earlier call wrote them, and nothing else is.
+        settings: how the studies are segmented.
         device: "auto", "cpu", "cuda" or "cuda:N".
-        time: "cyclic" or "open", for every study; None is what its dataset.json says, else what the model was trained with.
-        overlap: share of a window its neighbour covers; None is what the model was trained with.
-        sw_batch_size: windows at once; None is what the model was trained with.
-        precision: "auto", "bf16", "fp16" or "fp32".
         cases: of the dataset folders, take the training or test cases of these names.
         held_out: of the dataset folders, take the cases that the model's run was validated on; with several models all training
             cases, each segmented by the one model that was validated on it.
         kind: layout of the inputs, of `unet4d.data.convert.KINDS`; "auto" finds it out.
         options: what the inputs do not say, where they are in such a layout.
+        formats: of the label maps, see prediction/formats.py.
+        postprocess: "auto" does what `unet4d tune` recorded in the run, or the folder of folds, for these checkpoints.
+        leave_complete: leave the cases whose files are whole, of the same inputs, models, settings and version.
+        share: the part of the studies to take; every n-th by name.
+        ranks: the processes that take shares of that part; each calls this.
 
     Returns:
-        The label maps written.
+        The file (or folder of frames) of each study in the first format, those of all processes; without those left.
 
     Raises:
         InputError: the models, the inputs or the folder are not usable; a case was held out by no model, or by several; or (after
             all others were done) some studies were not usable.
-        Unet4DError: the same, where only the GPU's memory or the network's answer was at fault; the disk is full.
+        Stopped: SIGTERM came.
+        Unet4DError: the same as InputError, where only the memory or the network's answer was at fault; the disk is full.
     """
-    where = find_device(device)
-    precision = resolve_precision(precision, where)
-    Settings(time=time)  # checks it
-    paths = [model] if isinstance(model, (str, os.PathLike)) else model
-    models = [_with_window(one, overlap, sw_batch_size) for one in load_models(paths, where)]
-    task = models[0].task
-    studies = find_studies(
-        inputs,
-        task.channel_names,
-        channel_kinds=task.channel_kinds,
-        cases=cases,
-        subjects=_subjects(models, inputs) if held_out else None,
-        kind=kind,
-        options=options,
-    )
-    asked = [[_unseen(study, models)] if held_out else models for study in studies]
-    folder = PredictionFolder(Path(out_dir), task.labels)
-    folder.check(studies)
-    written: list[Path] = []
-    failed: dict[str, Unet4DError] = {}
-    for study, answering in tqdm(list(zip(studies, asked, strict=True)), "segmenting", unit="study", disable=None):
-        order = time or study.time or ("cyclic" if task.cyclic else "open")
-        done = _segmented(answering, study, order, precision)
-        if isinstance(done, Unet4DError):
-            failed[study.name] = done
-            continue
-        image, label = done
-        fold = _fold(answering[0]) if held_out else None
-        written.append(folder.add(study.name, label, image, order, [one.path for one in answering], fold))
-    _raise_failed(failed, len(studies), folder.path)
-    return written
+    settings = settings or Settings()
+    with ranks.alike(), _hushed(ranks):
+        where = find_device(ranks.device_name(device))
+        resolve_precision(settings.precision, where)
+        paths = [model] if isinstance(model, (str, os.PathLike)) else model
+        models = load_models(paths, where)
+        task, given = models[0].task, expanded(inputs)
+        studies = find_studies(
+            given,
+            task.channel_names,
+            channel_kinds=task.channel_kinds,
+            cases=cases,
+            subjects=_subjects(models, given) if held_out else None,
+            kind=kind,
+            options=options,
+        )
+        asked = {study.name: [_unseen(study, models)] if held_out else models for study in studies}
+        folder = PredictionFolder(Path(out_dir), task.labels, formats, settings.probabilities)
+    ranks.from_first(lambda: folder.check(studies))
+    digests = ranks.from_first(lambda: {str(one.path): digest(one.path) for one in models})
+    tuned = ranks.from_first(lambda: _tuned_steps(paths, digests) if postprocess == "auto" else [])
+    jobs = [
+        Job(study, asked[study.name], _made(study, asked[study.name], digests, settings, held_out, tuned), tuned)
+        for study in (share or Share()).within(ranks).of(sorted(studies, key=lambda study: natural_key(study.name)))
+    ]
+    todo = [
+        job for job in jobs
+        if not (leave_complete and folder.is_complete(job.name, job.made_of(stamps(job.study))))
+    ]  # fmt: skip
+    if ranks.is_first:
+        _tell_share(share, len(jobs), len(studies), ranks.size)
+        if leave_complete:
+            left = len(jobs) - len(todo)
+            print(
+                f"{left} of {len(jobs)} studies are complete and of the same models and settings; they are left as they are"
+            )
+    batch = Batch(folder, settings, hardware(where), ranks.is_first)
+    with stopped_by_sigterm("what is written is whole; run again with --continue"):
+        batch.all(todo)
+    return _together(batch, len(todo), ranks)
 
 
-def _subjects(models: Models, inputs: Sequence[str | os.PathLike[str]]) -> Sequence[str]:
+def _together(batch: Batch, count: int, ranks: Ranks) -> list[Path]:
+    """What all processes wrote; raises what failed in any of them, on the first."""
+    parts = ranks.gathered((batch.written, batch.failed, count), ranks.patient)
+    if ranks.is_first:
+        batch.folder.finish({})  # once more, for all others have written theirs
+    failed = {name: error for _, errors, _ in parts for name, error in errors.items()}
+    with ranks.alike():
+        _raise_failed(failed, sum(of for _, _, of in parts), batch.folder.path)
+    return [path for written, _, _ in parts for path in written]
+
+
+def _made(
+    study: Study,
+    models: Models,
+    digests: Mapping[str, str],
+    settings: Settings,
+    held_out: bool,
+    tuned: Sequence[Step],
+) -> dict[str, Any]:
+    """What decides the answer to a study, but for its inputs: not what computes it, nor with how much memory."""
+    return {
+        "version": unet4d.__version__,
+        "models": [digests[str(one.path)] for one in models],
+        "time": settings.time or study.time or ("cyclic" if models[0].task.cyclic else "open"),
+        "fold": _fold(models[0]) if held_out else None,
+        "settings": {
+            "overlap": settings.overlap,
+            "mirror_axes": None if settings.mirror_axes is None else list(settings.mirror_axes),
+            "cyclic_shifts": settings.cyclic_shifts,
+            "precision": settings.precision,
+        },
+        "postprocessing": [step.as_dict() for step in tuned],
+    }
+
+
+def _tuned_steps(paths: Sequence[str | os.PathLike[str]], digests: Mapping[str, str]) -> list[Step]:
+    """What `unet4d tune` recorded for these very checkpoints; says so, or why it is left out.
+
+    Raises:
+        InputError: the record is damaged.
+    """
+    if len(paths) != 1:
+        return []
+    run = Path(paths[0]) if Path(paths[0]).is_dir() else Path(paths[0]).parent
+    if not (run / POSTPROCESSING).exists():
+        return []
+    record = read_json(run / POSTPROCESSING)
+    recorded = record.get("checkpoints") if isinstance(record, dict) else None
+    used = {Path(path).resolve(): found for path, found in digests.items()}
+    if isinstance(recorded, dict) and {(run / name).resolve(): found for name, found in recorded.items()} != used:
+        print(f"{run / POSTPROCESSING} was chosen for other checkpoints: left out; unet4d tune chooses anew")
+        return []
+    steps = read_steps(run) or []
+    if steps:
+        said = ", ".join(f"{step.operation} of {step.class_name}" for step in steps)
+        print(f"post-processing, as {run / POSTPROCESSING} has it: {said}; --postprocess off leaves it out")
+    return steps
+
+
+def _tell_share(share: Share | None, own: int, total: int, processes: int) -> None:
+    """Say which studies are taken, where that is not all."""
+    if share is not None and share.parts > 1:
+        more = f", of which the first of {processes} processes takes" if processes > 1 else ""
+        print(f"{share.words}{more}: {own} of {total} studies{', nothing to do' * (not own)}")
+    elif processes > 1:
+        print(f"{processes} processes share {total} studies; what follows is of the first, which takes {own}")
+
+
+@contextlib.contextmanager
+def _hushed(ranks: Ranks) -> Iterator[None]:
+    """What is said within is said by the first process alone."""
+    if ranks.is_first:
+        yield
+        return
+    with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
+        yield
+
+
+def _subjects(models: Models, inputs: Sequence[Path]) -> Sequence[str]:
     """Whose cases are taken as held out: those of the model; of several, everybody, for each must have been held out by one."""
     if len(models) == 1:
         return models[0].task.held_out
@@ -127,30 +226,7 @@ def _fold(model: TrainedModel) -> int | None:
     return model.config.fold if model.config.data.held_out is None else None
 
 
-def _segmented(
-    models: Models, study: Study, time: str, precision: Precision
-) -> tuple[Image4D, np.ndarray] | Unet4DError:
-    """One study read and segmented; or what went wrong with it, which holds none of its memory."""
-    try:
-        image = study.image()
-        return image, segment(models, image, time=time, precision=precision)
-    except Unet4DError as error:
-        failed = type(error)(str(error))
-    except torch.OutOfMemoryError as error:
-        reason = str(error).split(". ")[0]
-        failed = Unet4DError(f"the GPU is out of memory ({reason}); use --device cpu, or another GPU")
-    torch.cuda.empty_cache()
-    return failed
-
-
-def _with_window(model: TrainedModel, overlap: float | None, sw_batch_size: int | None) -> TrainedModel:
-    """The model with another sliding window; None leaves what it was trained with."""
-    given: dict[str, Any] = {"overlap": overlap, "sw_batch_size": sw_batch_size}
-    window = replace(model.config.inference, **{name: value for name, value in given.items() if value is not None})
-    return replace(model, config=replace(model.config, inference=window))
-
-
-def _raise_failed(failed: dict[str, Unet4DError], studies: int, out_dir: Path) -> None:
+def _raise_failed(failed: Mapping[str, Unet4DError], studies: int, out_dir: Path) -> None:
     """Say which studies failed and why, once all others are done."""
     if not failed:
         return

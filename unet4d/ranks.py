@@ -46,6 +46,23 @@ class Ranks:
         """Whether it is the one that speaks and writes."""
         return self.rank == 0
 
+    def device_name(self, name: str) -> str:
+        """The device that this process is to take where `name` was asked for: of several on a machine, each has a GPU of its own.
+
+        Raises:
+            InputError: one GPU was asked for by several processes.
+        """
+        if self.local_size > 1 and name.startswith("cuda:"):
+            raise InputError(
+                f"device {name!r} was asked for by {self.local_size} processes of this machine; wanted a GPU each; leave "
+                "--device out"
+            )
+        if self.size > 1 and name in ("auto", "cuda"):
+            import torch
+
+            return f"cuda:{self.local_rank}" if torch.cuda.is_available() else name
+        return name
+
     def share(self, count: int) -> range:
         """The part of `count` things side by side that this process takes; shares differ by one at most."""
         return range(count * self.rank // self.size, count * (self.rank + 1) // self.size)

@@ -12,7 +12,9 @@ import signal
 import threading
 from collections.abc import Iterator
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
+
+from unet4d.errors import Stopped
 
 STOPPING = (signal.SIGTERM, signal.SIGINT)
 
@@ -51,6 +53,32 @@ class StopSignals:
         self._interrupts += number == signal.SIGINT
         if self._interrupts > 1:
             raise KeyboardInterrupt
+
+
+@contextlib.contextmanager
+def stopped_by_sigterm(advice: str) -> Iterator[None]:
+    """A context that SIGTERM ends wherever it stands, as Ctrl-C does, for work that has nothing to finish.
+
+    In another thread than the main one, where Python handles no signals, it does nothing.
+
+    Args:
+        advice: how to go on.
+
+    Raises:
+        Stopped: a SIGTERM came.
+    """
+
+    def stop(number: int, frame: FrameType | None) -> NoReturn:
+        raise Stopped(f"stopped by SIGTERM; {advice}")
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL if before is None else before)
 
 
 @contextlib.contextmanager

@@ -75,7 +75,7 @@ def train(
         Unet4DError: too many steps in a row were not finite, or the GPU's memory is too small, or the disk is full.
     """
     out_dir = Path(out_dir)
-    where = _device(device, ranks)
+    where = find_device(ranks.device_name(device))
     ranks.from_first(lambda: _check_out(out_dir, resume))
     ranks.from_first(lambda: check_mlflow(config.train.mlflow))
     studies, known = ranks.in_turn(
@@ -135,17 +135,6 @@ def _begun(trainer: Trainer, config: Config, task: Task, saved: dict[str, Any] |
     path = checkpoint_of(config.train.start_from)
     content = ranks.from_first(lambda: load_checkpoint(path))
     return f"begins with {begin_from(trainer.network, task, content, path)}\n"
-
-
-def _device(name: str, ranks: Ranks) -> torch.device:
-    """The device of this process: of several on a machine, each has a GPU of its own."""
-    if ranks.size > 1 and name in ("auto", "cuda") and torch.cuda.is_available():
-        name = f"cuda:{ranks.local_rank}"
-    elif ranks.local_size > 1 and name.startswith("cuda:"):
-        raise InputError(
-            f"device {name!r} was asked for by {ranks.local_size} processes of this machine; wanted a GPU each; leave --device out"
-        )
-    return find_device(name)
 
 
 def _check_shares(config: Config, ranks: Ranks) -> None:

@@ -74,7 +74,7 @@ def tune(
         judged = _judged(cases, data, model_of, Path(predictions))
     else:
         with tempfile.TemporaryDirectory(prefix="unet4d-tune-") as folder:
-            predict(run, [dataset], folder, device=device, held_out=True)
+            predict(run, [dataset], folder, device=device, held_out=True, postprocess="off")
             judged = _judged(cases, data, model_of, Path(folder))
     choice = choose(judged, dict(data.labels))
     about = _about(choice, judged, data)

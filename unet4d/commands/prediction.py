@@ -21,10 +21,14 @@ def _predict_options(parser: ArgumentParser) -> None:
         type=str,
         nargs="+",
         required=True,
-        help="NIfTI files, folders of them, dataset folders, or what unet4d convert reads",
+        help="NIfTI files, folders of them, dataset folders, what unet4d convert reads, or lists (.txt) of such, one a line",
     )
     parser.add_argument(
-        "-o", "--out", type=str, required=True, help="folder for <case>.nii.gz, volumes.csv, prediction.json"
+        "-o",
+        "--out",
+        type=str,
+        required=True,
+        help="folder for <case>.nii.gz, volumes.csv, prediction.json, summary.json, labels.txt; several calls may share one",
     )
     parser.add_argument("--device", type=str, default="auto", help=DEVICE)
     parser.add_argument(
@@ -41,36 +45,134 @@ def _predict_options(parser: ArgumentParser) -> None:
     )
     parser.add_argument("--time", choices=["cyclic", "open"], help="default: as the dataset or the model says")
     layout_options(parser)
+    _batch_options(parser)
+    _output_options(parser)
+    _inference_options(parser)
+
+
+def _batch_options(parser: ArgumentParser) -> None:
+    """Which of many studies are done."""
+    parser.add_argument(
+        "--continue",
+        dest="leave_complete",
+        action="store_true",
+        help="leave the cases in --out that are complete and of the same inputs, models, settings and version",
+    )
+    parser.add_argument(
+        "--num-parts",
+        "--num_parts",
+        type=int,
+        help="share the studies among so many jobs; default: as many as the Slurm array has, else 1",
+    )
+    parser.add_argument(
+        "--part-id",
+        "--part_id",
+        type=int,
+        help="which part this job takes, from 0, every n-th study; default: the job's place in the Slurm array",
+    )
+
+
+def _output_options(parser: ArgumentParser) -> None:
+    """What is written."""
+    parser.add_argument(
+        "--format",
+        choices=["nifti", "seq.nrrd", "seg.nrrd"],
+        nargs="+",
+        default=["nifti"],
+        help="one or more: <case>.nii.gz; <case>.seq.nrrd, a sequence for 3D Slicer; <case>_seg/, its segmentations, one a frame",
+    )
+    parser.add_argument(
+        "--probabilities",
+        action="store_true",
+        help="write each class's probability, too, as <case>_probabilities/; 4 bytes a voxel, frame and class in memory, and on "
+        "disk before compression",
+    )
+    parser.add_argument(
+        "--postprocess",
+        choices=["auto", "off"],
+        default="auto",
+        help="auto: what unet4d tune recorded in the run for this checkpoint, if anything",
+    )
+
+
+def _inference_options(parser: ArgumentParser) -> None:
+    """How a study is computed, and what that costs."""
     parser.add_argument("--overlap", type=float, help="share of a window its neighbour covers; default: the model's")
     parser.add_argument("--sw_batch_size", type=int, help="windows computed at once; default: the model's")
+    parser.add_argument(
+        "--mirror_axes",
+        type=int,
+        nargs="*",
+        help="mirror along these axes, too (0: X, 1: Y, 2: Z), and take the mean; twice the work for each axis; default: "
+        "the model's; named without axes: none",
+    )
+    parser.add_argument(
+        "--cyclic_shifts",
+        type=int,
+        default=1,
+        help="of a cyclic study, take the mean of the answers from so many first frames; so many times the work",
+    )
     parser.add_argument(
         "--precision",
         choices=["auto", "bf16", "fp16", "tf32", "fp32"],
         default="auto",
         help="arithmetic of the network",
     )
+    parser.add_argument(
+        "--memory",
+        type=str,
+        help="main memory to stay within: 8GB, 8000MB, 8GiB, or 8 for 8 GB; less makes large studies slower; default: what is free",
+    )
+    parser.add_argument(
+        "--scratch_dir",
+        type=str,
+        help="where a study is kept that does not fit into memory; default: the system's folder for temporary files",
+    )
 
 
 def _predict(options: Namespace) -> None:
+    import os
+    from pathlib import Path
+
     from unet4d.data.convert import Options
     from unet4d.predict import predict
+    from unet4d.prediction.shares import share_of
+    from unet4d.ranks import joined
+    from unet4d.segmentation import Settings
+    from unet4d.sizes import bytes_of
 
     o = options
-    written = predict(
-        o.model,
-        o.input,
-        o.out,
-        device=o.device,
+    settings = Settings(
         time=o.time,
         overlap=o.overlap,
         sw_batch_size=o.sw_batch_size,
+        mirror_axes=None if o.mirror_axes is None else tuple(o.mirror_axes),
+        cyclic_shifts=o.cyclic_shifts,
+        memory_bytes=None if o.memory is None else bytes_of(o.memory, "--memory"),
         precision=o.precision,
-        cases=o.cases,
-        held_out=o.held_out,
-        kind=o.kind,
-        options=Options(pattern=o.pattern, with_ids=o.with_ids),
+        probabilities=o.probabilities,
+        scratch_dir=None if o.scratch_dir is None else Path(o.scratch_dir),
     )
-    print(f"{len(written)} label map{'s' * (len(written) > 1)} and volumes.csv: {o.out}")
+    share = share_of(o.num_parts, o.part_id, os.environ)
+    with joined() as ranks:
+        written = predict(
+            o.model,
+            o.input,
+            o.out,
+            settings,
+            device=o.device,
+            cases=o.cases,
+            held_out=o.held_out,
+            kind=o.kind,
+            options=Options(pattern=o.pattern, with_ids=o.with_ids),
+            formats=o.format,
+            postprocess=o.postprocess,
+            leave_complete=o.leave_complete,
+            share=share,
+            ranks=ranks,
+        )
+        if ranks.is_first:
+            print(f"{len(written)} label map{'s' * (len(written) != 1)} and volumes.csv: {o.out}")
 
 
 PREDICT = Command(
@@ -82,7 +184,10 @@ PREDICT = Command(
     "  unet4d predict run/checkpoint_last.pt -i dataset_folder -o predicted --device cuda:1\n"
     "  unet4d predict folds -i studies_folder -o predicted                           (all folds together, n times the work)\n"
     "  unet4d predict folds -i dataset_folder -o predicted --held_out                (each case by the fold that held it out)\n"
-    "  unet4d predict run another_run -i study.nii.gz -o predicted                   (their mean)",
+    "  unet4d predict run another_run -i study.nii.gz -o predicted                   (their mean)\n"
+    "  unet4d predict run -i studies.txt -o predicted --continue                     (go on; complete cases are left)\n"
+    "  unet4d predict run -i studies_folder -o predicted --num-parts 10 --part-id 3  (one of ten jobs)\n"
+    "  unet4d predict run -i studies_folder -o predicted --format nifti seg.nrrd     (for 3D Slicer, too)",
     _predict_options,
     _predict,
 )

@@ -19,6 +19,8 @@ from unet4d.data.study import Source, Study
 from unet4d.errors import InputError
 
 AUTO = "auto"
+LIST = ".txt"
+"""A file of this name lists inputs, one a line."""
 _NIFTI_LAYOUTS = ("acdc", "nnunet")
 """In which a folder of NIfTI files is more than a study a file."""
 
@@ -27,6 +29,42 @@ def is_dataset(path: Path) -> bool:
     """Whether a path is a dataset.json, or a folder that holds one; nnU-Net's, which is another layout, is none."""
     with readable(path):
         return (path.name == "dataset.json" or (path / "dataset.json").is_file()) and not is_nnunet(path)
+
+
+def expanded(inputs: Sequence[str | os.PathLike[str]]) -> list[Path]:
+    """The inputs, each list of inputs (a .txt file) replaced by what it names.
+
+    A list has one path a line, relative to the list's folder or absolute; empty lines and those that begin with # are passed by.
+
+    Raises:
+        InputError: a list cannot be read or names nothing; a path in it is missing.
+    """
+    found: list[Path] = []
+    for given in map(Path, inputs):
+        if given.suffix.lower() != LIST or not given.is_file():
+            found.append(given)
+            continue
+        try:
+            lines = [line.strip() for line in given.read_text(encoding="utf-8").splitlines()]
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(
+                f"{given} cannot be read as a list of inputs ({error}); wanted one path a line, in UTF-8"
+            ) from error
+        named = {
+            number: given.parent / line for number, line in enumerate(lines, 1) if line and not line.startswith("#")
+        }
+        missing = [number for number, path in named.items() if not os.path.lexists(path)]
+        if missing or not named:
+            came = (
+                f"line {missing[0]} of {given} names {named[missing[0]]}, which is missing"
+                if missing
+                else f"{given} is empty"
+            )
+            raise InputError(
+                f"{came}; wanted a list of inputs, one path a line, relative to the list's folder; correct it"
+            )
+        found += named.values()
+    return found
 
 
 def source_at(
@@ -83,7 +121,8 @@ def find_studies(
 
     Args:
         inputs: datasets, or other layouts, whose test cases are taken, or all their cases if they have no test cases;
-            files; folders of files (with several channels: CASE_0000.nii.gz, CASE_0001.nii.gz, ...).
+            files; folders of files (with several channels: CASE_0000.nii.gz, CASE_0001.nii.gz, ...); lists of inputs, see
+            `expanded`.
         channel_names: those of the model.
         channel_kinds: those of the model, which bare files are taken to be of; empty: all are signal.
         cases: take the training or test cases of these names instead.
@@ -99,7 +138,7 @@ def find_studies(
         raise InputError("cases and held_out came together; wanted one of them; leave the other out")
     found: list[Study] = []
     known: list[str] = []
-    for given in map(Path, inputs):
+    for given in expanded(inputs):
         source = source_at(given, kind=kind, options=options, channel_names=channel_names, channel_kinds=channel_kinds)
         _check_channels(given, source, channel_names)
         if not source.labels and (cases is not None or subjects is not None):

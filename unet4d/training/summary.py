@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import datetime
 import functools
-import importlib.metadata
 import os
-import platform
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,8 +15,8 @@ import torch
 import unet4d
 from unet4d.config import Config
 from unet4d.files import write_json
+from unet4d.machine import hardware, versions
 from unet4d.model.checkpoint import Task
-from unet4d.model.fitting import GB
 from unet4d.ranks import Ranks
 from unet4d.training.log import totals
 
@@ -73,24 +71,11 @@ def write_summary(
         "best": total["best"],
         "last_loss": lines[-1].get("loss") if lines else None,
         "skipped_steps": total["skipped_steps"],
-        "versions": _versions(),
+        "versions": versions(),
         "commit": _commit(),
-        "hardware": _hardware(device) | {"processes": ranks.size},
+        "hardware": hardware(device) | {"processes": ranks.size},
     }
     write_json(run / SUMMARY, summary)
-
-
-def _versions() -> dict[str, Any]:
-    """Of what computes; null for CUDA and cuDNN where torch is built without."""
-    return {
-        "unet4d": unet4d.__version__,
-        "torch": torch.__version__,
-        "monai": importlib.metadata.version("monai"),
-        "numpy": importlib.metadata.version("numpy"),
-        "python": platform.python_version(),
-        "cuda": torch.version.cuda,
-        "cudnn": torch.backends.cudnn.version(),
-    }
 
 
 @functools.cache
@@ -115,23 +100,3 @@ def _commit() -> dict[str, Any] | None:
         return {"id": git("rev-parse", "HEAD"), "changed": bool(git("status", "--porcelain", "--", "unet4d"))}
     except (OSError, subprocess.SubprocessError):
         return None
-
-
-def _hardware(device: torch.device) -> dict[str, Any]:
-    """The GPU, if that is where it computes, and the processor."""
-    gpu = None
-    if device.type == "cuda":
-        found = torch.cuda.get_device_properties(device)
-        gpu = {"name": found.name, "memory_gb": round(found.total_memory / GB, 1)}
-    return {"gpu": gpu, "cpu": _processor(), "cores": os.cpu_count()}
-
-
-@functools.cache
-def _processor() -> str:
-    """The processor's name, as Linux knows it, else as Python does."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        lines = []
-    named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return named[0] if named else platform.processor() or platform.machine()
