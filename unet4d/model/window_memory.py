@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import functools
+import json
 import math
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import NamedTuple
 
 import torch
@@ -17,6 +20,8 @@ from unet4d.model.memory import MemoryTrace
 
 ALL_AT_ONCE = 4
 """Frames counted; what more of them take follows from the difference."""
+GENEROUS = 20
+"""Values a voxel and frame for each channel of the first level, more than twice what any shipped configuration needs (about 8)."""
 
 
 class WindowMemory(NamedTuple):
@@ -47,7 +52,7 @@ class WindowMemory(NamedTuple):
 def window_memory(
     config: ModelConfig, in_channels: int, out_channels: int, roi_size: Sequence[int], precision: str
 ) -> WindowMemory:
-    """Count what a window of `roi_size` takes, by running the network on tensors without content.
+    """Count what a window of `roi_size` takes, by running the network on tensors without content; once for each such question.
 
     Args:
         config: resolved (strides and kernels filled in).
@@ -56,10 +61,24 @@ def window_memory(
         roi_size: voxels (X, Y, Z).
         precision: "bf16", "fp16", "tf32" or "fp32".
     """
+    return _window_memory(json.dumps(asdict(config)), in_channels, out_channels, tuple(roi_size), precision)
 
+
+def surely_fits(
+    config: ModelConfig, in_channels: int, out_channels: int, roi_size: Sequence[int], frames: int, budget_bytes: float
+) -> bool:
+    """Whether a window of so many frames fits by far, so that nothing need be counted."""
+    values = GENEROUS * config.channels[0] + 2 * in_channels + 3 * out_channels
+    return 4 * math.prod(roi_size) * frames * values <= budget_bytes
+
+
+@functools.lru_cache
+def _window_memory(
+    config: str, in_channels: int, out_channels: int, roi_size: tuple[int, ...], precision: str
+) -> WindowMemory:
     def counted(frames: int) -> int:
         with FakeTensorMode(), torch.no_grad():
-            network = build_network(config, in_channels, out_channels).eval()
+            network = build_network(ModelConfig(**json.loads(config)), in_channels, out_channels).eval()
             clip = torch.empty(1, frames, in_channels, *roi_size)
             with MemoryTrace() as trace, autocast(torch.device("cpu"), precision):
                 answer = in_chunks(network, clip, frames, cyclic=False)

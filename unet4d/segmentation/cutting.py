@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from unet4d.errors import Unet4DError
 from unet4d.model.checkpoint import TrainedModel
 from unet4d.model.inference import Answering
-from unet4d.model.window_memory import window_memory
+from unet4d.model.window_memory import surely_fits, window_memory
 from unet4d.segmentation.prepared import Prepared, label_bytes
 from unet4d.segmentation.settings import Models, Settings
 
@@ -33,20 +33,21 @@ def cut(models: Models, prepared: Prepared, settings: Settings, answering: Seque
     sizes = [prepared.grid.native_shape[axis] for axis in prepared.grid.order]
     whole = Cut(sizes[0], [(0, sizes[1])])
     budget = settings.budget_bytes() - label_bytes(models[0], prepared.like, settings)
+    left = budget  # beside the window of whichever network computes
     for model, one in zip(models, answering, strict=True):
         if one.device.type == "cpu":
-            budget -= _fit_window(model, prepared, one, budget)
-    blocks = _Blocks.of(models, prepared)
-    if blocks.needed(sizes[0], sizes[1]) <= budget:
+            left = min(left, budget - _fit_window(model, prepared, one, budget))
+    blocks = Blocks.of(models, prepared)
+    if blocks.needed(sizes[0], sizes[1]) <= left:
         return whole
     for panels in range(1, sizes[1] + 1):
         columns = -(-sizes[1] // panels)
-        if blocks.needed(1, columns) <= budget:
+        if blocks.needed(1, columns) <= left:
             rows = next(
-                r for r in (sizes[0] // n for n in range(1, sizes[0] + 1)) if blocks.needed(r, columns) <= budget
+                r for r in (sizes[0] // n for n in range(1, sizes[0] + 1)) if blocks.needed(r, columns) <= left
             )
             return Cut(rows, [(c, min(c + columns, sizes[1])) for c in range(0, sizes[1], columns)])
-    short = blocks.needed(1, 1) - budget
+    short = blocks.needed(1, 1) - left
     raise Unet4DError(
         f"{prepared.like.source or 'the image'} needs {short / 1e9:.2g} GB more of main memory than may be taken; raise --memory, "
         "free memory, or take a model with a smaller patch"
@@ -54,19 +55,18 @@ def cut(models: Models, prepared: Prepared, settings: Settings, answering: Seque
 
 
 def _fit_window(model: TrainedModel, prepared: Prepared, one: Answering, budget: float) -> float:
-    """Have as many frames computed at once as fit into a share of the budget; gives the bytes that takes."""
-    frames, data = prepared.like.frames, model.config.data
-    memory = window_memory(
-        model.config.model, prepared.like.channels, len(model.task.labels), data.patch_size or (), one.precision
-    )
-    fitting = memory.fitting(frames, WINDOW_SHARE * budget / one.windows)
-    if fitting < (one.chunk_frames or frames):
-        one.chunk_frames = fitting
-    return one.windows * memory.needed(frames, one.chunk_frames or frames)
+    """Have as many frames computed at once as fit into a share of the budget; gives the bytes of that."""
+    frames, share = prepared.like.frames, WINDOW_SHARE * budget
+    network = (model.config.model, prepared.like.channels, len(model.task.labels), model.config.data.patch_size or ())
+    if surely_fits(*network, frames * one.windows, share):
+        return share
+    memory = window_memory(*network, one.precision)
+    one.chunk_frames = min(one.chunk_frames or frames, memory.fitting(frames, share / one.windows))
+    return one.windows * memory.needed(frames, one.chunk_frames)
 
 
 @dataclass(frozen=True)
-class _Blocks:
+class Blocks:
     """What blocks of logits take in main memory."""
 
     unit_bytes: int
@@ -75,7 +75,7 @@ class _Blocks:
     scale: tuple[float, float]
 
     @classmethod
-    def of(cls, models: Models, prepared: Prepared) -> _Blocks:
+    def of(cls, models: Models, prepared: Prepared) -> Blocks:
         """Of this study and these networks."""
         grid = prepared.grid
         native = [grid.native_shape[axis] for axis in grid.order]

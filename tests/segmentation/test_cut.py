@@ -1,0 +1,146 @@
+"""One answer however little memory there is: in memory or from a file, in one block or in many."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from unet4d import load_model, read_image
+from unet4d.data.nifti_studies import bare_source
+from unet4d.errors import InputError, Unet4DError
+from unet4d.model.inference import Rows
+from unet4d.segmentation import Settings, answer, prepare, segment
+from unet4d.segmentation import prepared as preparing
+
+FP32 = Settings(precision="fp32", probabilities=True)
+
+
+@pytest.fixture
+def path(study, tmp_path):
+    study(tmp_path / "heart.nii.gz", frames=3, shape=(40, 30, 4))
+    return tmp_path / "heart.nii.gz"
+
+
+@pytest.fixture(params=["forward", "bidirectional"])
+def model(model_file, request):
+    return load_model(model_file(direction=request.param))
+
+
+def budgets(monkeypatch, *bytes_left: float) -> None:
+    """What is found free, call by call; the last one from then on."""
+    left = list(bytes_left)
+    monkeypatch.setattr(Settings, "budget_bytes", lambda self: left.pop(0) if len(left) > 1 else left[0])
+
+
+def answered(models, path, settings=FP32, say=None):
+    prepared = prepare(models, bare_source(path).studies[0], settings)
+    try:
+        return prepared, answer(models, prepared, settings, say or (lambda line: None))
+    finally:
+        prepared.close()
+
+
+@pytest.mark.parametrize("on_disk", [False, True])
+@pytest.mark.parametrize(("kilobytes", "blocks", "passes"), [(1400, 1, 1), (1050, 2, 1), (830, 4, 2)])
+def test_the_answer_is_the_same_to_the_last_voxel(monkeypatch, model, path, kilobytes, blocks, passes, on_disk):
+    _, wanted = answered([model], path)
+    calls, upto = [], Rows.upto
+    monkeypatch.setattr(Rows, "upto", lambda self, end, keep=None: calls.append(self) or upto(self, end, keep))
+    budgets(monkeypatch, 0 if on_disk else math.inf, kilobytes * 1e3)
+    prepared, got = answered([model], path)
+    assert prepared.is_on_disk == on_disk
+    assert (len(calls) > 1) == (blocks > 1)
+    assert len(calls) >= blocks
+    assert (len(set(calls)) > 1) == (passes > 1)
+    np.testing.assert_allclose(got.probabilities, wanted.probabilities, atol=1e-5)
+    sure = np.abs(np.diff(np.sort(wanted.probabilities, 0)[-2:], axis=0)[0]) > 1e-4
+    assert np.array_equal(got.label[sure], wanted.label[sure])
+    assert sure.mean() > 0.99
+
+
+def test_several_networks_with_windows_of_their_own_are_cut_together(monkeypatch, model_file, path, tmp_path):
+    one = load_model(model_file())
+    other = load_model(model_file(patch_size=(8, 24, 2)))
+    for weight in other.network.parameters():
+        torch.nn.init.normal_(weight, std=0.2)
+    _, wanted = answered([one, other], path)
+    budgets(monkeypatch, 0, 1.3e6)
+    _, got = answered([one, other], path)
+    np.testing.assert_allclose(got.probabilities, wanted.probabilities, atol=1e-5)
+    alone = answered([one], path)[1]
+    assert not np.allclose(alone.probabilities, wanted.probabilities, atol=1e-2)
+
+
+def test_probabilities_are_those_of_the_label_and_add_up_to_one(model, path):
+    _, got = answered([model], path)
+    assert got.probabilities.shape == (4, *got.label.shape)
+    np.testing.assert_allclose(got.probabilities.sum(0), 1, atol=1e-5)
+    assert np.array_equal(got.probabilities.argmax(0), got.label)
+    assert answered([model], path, replace(FP32, probabilities=False))[1].probabilities is None
+
+
+def test_what_fits_in_no_way_is_told_before_it_is_computed(monkeypatch, model, path):
+    budgets(monkeypatch, math.inf, 100_000)
+    with pytest.raises(Unet4DError, match=r"heart.nii.gz needs .* GB more of main memory .*raise --memory"):
+        answered([model], path)
+
+
+def test_given_memory_counts_what_the_process_holds_already(monkeypatch):
+    monkeypatch.setattr("unet4d.segmentation.settings.resident_bytes", lambda: 10**9)
+    assert Settings(memory_bytes=4 * 10**9).budget_bytes() == pytest.approx(0.8 * 4e9 - 1e9)
+    monkeypatch.setattr("unet4d.segmentation.settings.free_memory_bytes", lambda: 5e9)
+    assert Settings().budget_bytes() == pytest.approx(4e9)
+
+
+def test_a_study_that_comes_in_memory_stays_there(model, path):
+    """Of another layout than NIfTI nothing is known before it is read."""
+    image = read_image(path)
+    label = segment(model, image, precision="fp32")
+    assert np.array_equal(label, answered([model], path)[1].label)
+
+
+def test_a_study_that_needs_the_disk_is_kept_where_it_is_said(monkeypatch, model, path, tmp_path):
+    seen = []
+    kept = preparing.SpooledImage
+
+    class Seen(kept):
+        def __init__(self, *args):
+            seen.append(args[-1])
+            super().__init__(*args)
+
+    monkeypatch.setattr(preparing, "SpooledImage", Seen)
+    budgets(monkeypatch, 0, math.inf)
+    prepare([model], bare_source(path).studies[0], replace(FP32, scratch_dir=tmp_path / "here")).close()
+    assert seen == [tmp_path / "here"]
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ({"time": "closed"}, "time is 'closed'; wanted cyclic or open"),
+        ({"cyclic_shifts": 0}, "cyclic_shifts is 0; wanted 1 or more"),
+        ({"overlap": 1.0}, "overlap is 1.0; wanted a share"),
+        ({"sw_batch_size": 0}, "sw_batch_size is 0"),
+        ({"mirror_axes": (0, 3)}, r"mirror_axes is \[0, 3\]; wanted axes among 0, 1 and 2"),
+    ],
+)
+def test_what_is_no_setting_is_refused(setting, words):
+    with pytest.raises(InputError, match=words):
+        Settings(**setting)
+
+
+def test_settings_reach_the_network(model, path):
+    image = read_image(path)
+    plain = segment(model, image, settings=FP32)
+    for changed in ({"overlap": 0.0}, {"mirror_axes": (0,)}, {"time": "cyclic"}):
+        assert not np.array_equal(segment(model, image, settings=replace(FP32, **changed)), plain), changed
+    assert np.array_equal(segment(model, image, settings=replace(FP32, sw_batch_size=3)), plain)
+    assert np.array_equal(segment(model, image, settings=replace(FP32, cyclic_shifts=5)), plain), "an open study has none"
+    looped = replace(FP32, time="cyclic")
+    assert not np.array_equal(
+        segment(model, image, settings=replace(looped, cyclic_shifts=5)), segment(model, image, settings=looped)
+    )
