@@ -21,10 +21,19 @@ if TYPE_CHECKING:
     from unet4d.model.checkpoint import load_model
     from unet4d.model.clstm_unet import CLSTMUNet
     from unet4d.model.convlstm import ConvLSTM3d
-    from unet4d.segmentation import segment
+    from unet4d.segmentation import StreamingSegmenter, segment
 
 __version__ = version("unet4d")
-__all__ = ["CLSTMUNet", "ConvLSTM3d", "Image4D", "load_model", "read_image", "segment", "write_image"]
+__all__ = [
+    "CLSTMUNet",
+    "ConvLSTM3d",
+    "Image4D",
+    "StreamingSegmenter",
+    "load_model",
+    "read_image",
+    "segment",
+    "write_image",
+]
 
 _HOMES = {
     "CLSTMUNet": "unet4d.model.clstm_unet",
@@ -32,6 +41,7 @@ _HOMES = {
     "Image4D": "unet4d.data.image4d",
     "load_model": "unet4d.model.checkpoint",
     "read_image": "unet4d.data.image4d",
+    "StreamingSegmenter": "unet4d.segmentation",
     "segment": "unet4d.segmentation",
     "write_image": "unet4d.data.image4d",
 }

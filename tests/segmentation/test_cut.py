@@ -139,7 +139,9 @@ def test_settings_reach_the_network(model, path):
     for changed in ({"overlap": 0.0}, {"mirror_axes": (0,)}, {"time": "cyclic"}):
         assert not np.array_equal(segment(model, image, settings=replace(FP32, **changed)), plain), changed
     assert np.array_equal(segment(model, image, settings=replace(FP32, sw_batch_size=3)), plain)
-    assert np.array_equal(segment(model, image, settings=replace(FP32, cyclic_shifts=5)), plain), "an open study has none"
+    assert np.array_equal(segment(model, image, settings=replace(FP32, cyclic_shifts=5)), plain), (
+        "an open study has none"
+    )
     looped = replace(FP32, time="cyclic")
     assert not np.array_equal(
         segment(model, image, settings=replace(looped, cyclic_shifts=5)), segment(model, image, settings=looped)

@@ -13,7 +13,6 @@ from unet4d.config import Precision
 from unet4d.data.channels import mirror_signs
 from unet4d.data.image4d import Image4D
 from unet4d.data.native import NativeLabel
-from unet4d.data.study import Study
 from unet4d.errors import Unet4DError
 from unet4d.model.checkpoint import TrainedModel
 from unet4d.model.device import resolve_precision
@@ -21,7 +20,7 @@ from unet4d.model.ensemble import mean_logits
 from unet4d.model.inference import Answering, Rows
 from unet4d.model.windows import Windows
 from unet4d.segmentation.cutting import cut
-from unet4d.segmentation.prepared import Prepared, prepare
+from unet4d.segmentation.prepared import Prepared, prepare_image
 from unet4d.segmentation.settings import Models, Settings
 
 
@@ -66,9 +65,7 @@ def segment(
     """
     models = [model] if isinstance(model, TrainedModel) else list(model)
     settings = settings or Settings(time=time, precision=precision)
-    study = Study("image", "image", (), lambda: image)
-    prepared = prepare(models, study, settings)
-    return answer(models, prepared, settings).label
+    return answer(models, prepare_image(models, image, settings), settings).label
 
 
 def answer(models: Models, prepared: Prepared, settings: Settings, say: Callable[[str], None] | None = None) -> Answer:

@@ -43,9 +43,7 @@ def cut(models: Models, prepared: Prepared, settings: Settings, answering: Seque
     for panels in range(1, sizes[1] + 1):
         columns = -(-sizes[1] // panels)
         if blocks.needed(1, columns) <= left:
-            rows = next(
-                r for r in (sizes[0] // n for n in range(1, sizes[0] + 1)) if blocks.needed(r, columns) <= left
-            )
+            rows = next(r for r in (sizes[0] // n for n in range(1, sizes[0] + 1)) if blocks.needed(r, columns) <= left)
             return Cut(rows, [(c, min(c + columns, sizes[1])) for c in range(0, sizes[1], columns)])
     short = blocks.needed(1, 1) - left
     raise Unet4DError(

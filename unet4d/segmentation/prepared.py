@@ -9,7 +9,7 @@ import torch
 
 from unet4d.data.channels import unsigned
 from unet4d.data.grid import WorkingGrid
-from unet4d.data.image4d import Outline
+from unet4d.data.image4d import Image4D, Outline
 from unet4d.data.normalisation import Scale
 from unet4d.data.spool import SpooledImage
 from unet4d.data.study import Study
@@ -30,6 +30,7 @@ class Prepared:
         grid: the network's.
         image: (C, T, X, Y, Z) float32, normalised, on that grid.
         kinds: what each channel holds, see data/channels.py.
+        scale: that its intensities were brought to.
     """
 
     like: Outline
@@ -37,6 +38,7 @@ class Prepared:
     grid: WorkingGrid
     image: Pixels
     kinds: tuple[str, ...]
+    scale: Scale
 
     @property
     def is_on_disk(self) -> bool:
@@ -57,21 +59,24 @@ def prepare(models: Models, study: Study, settings: Settings) -> Prepared:
         Unet4DError: it fits neither into memory nor on the disk.
     """
     check_alike(models)
-    data = models[0].config.data
-    outline = study.stream.outline() if study.stream else None
-    if outline is not None and study.stream is not None:
-        kinds = _checked_kinds(models[0], outline)
-        grid = _grid(models[0], outline)
+    if study.stream is not None:
+        outline, data = study.stream.outline(), models[0].config.data
+        kinds, grid = _checked_kinds(models[0], outline), _grid(models[0], outline)
         if _in_memory_bytes(models, outline, grid, settings) > settings.budget_bytes():
             image = SpooledImage(study.stream, outline, grid, data.normalisation, kinds, settings.scratch_dir)
-            return Prepared(outline, _time(models[0], study, settings), grid, image, kinds)
-    whole = study.image()
-    outline = whole.outline
+            return Prepared(outline, _time(models[0], study.time, settings), grid, image, kinds, image.scale)
+    return prepare_image(models, study.image(), settings, study.time)
+
+
+def prepare_image(models: Models, whole: Image4D, settings: Settings, time: str | None = None) -> Prepared:
+    """Prepare a study that is in memory; `time` is what it says itself. Raises InputError as `prepare`."""
+    check_alike(models)
+    outline, data = whole.outline, models[0].config.data
     kinds, grid = _checked_kinds(models[0], outline), _grid(models[0], outline)
     values = grid.image(whole.array, kinds, outline.source or "the image")
-    del whole
-    Scale.of(lambda: values.swapaxes(0, 1), values.shape, data.normalisation, kinds).apply(values)
-    return Prepared(outline, _time(models[0], study, settings), grid, torch.from_numpy(values), kinds)
+    scale = Scale.of(lambda: values.swapaxes(0, 1), values.shape, data.normalisation, kinds)
+    scale.apply(values)
+    return Prepared(outline, _time(models[0], time, settings), grid, torch.from_numpy(values), kinds, scale)
 
 
 def _grid(model: TrainedModel, outline: Outline) -> WorkingGrid:
@@ -79,8 +84,8 @@ def _grid(model: TrainedModel, outline: Outline) -> WorkingGrid:
     return WorkingGrid.of(outline.affine, outline.grid, data.plane_spacing_mm, data.slice_spacing_mm)
 
 
-def _time(model: TrainedModel, study: Study, settings: Settings) -> str:
-    return settings.time or study.time or ("cyclic" if model.task.cyclic else "open")
+def _time(model: TrainedModel, said: str | None, settings: Settings) -> str:
+    return settings.time or said or ("cyclic" if model.task.cyclic else "open")
 
 
 def _checked_kinds(model: TrainedModel, image: Outline) -> tuple[str, ...]:

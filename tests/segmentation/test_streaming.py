@@ -1,0 +1,85 @@
+"""Frame by frame as they arrive: what the whole study would have given, in memory that does not grow."""
+
+from __future__ import annotations
+
+import gc
+
+import numpy as np
+import pytest
+import torch
+
+from unet4d import load_model, read_image
+from unet4d.errors import InputError
+from unet4d.segmentation import StreamingSegmenter, scale_of, segment
+
+
+@pytest.fixture
+def image(study, tmp_path):
+    study(tmp_path / "heart.nii.gz", frames=6, shape=(30, 26, 5))
+    return read_image(tmp_path / "heart.nii.gz")
+
+
+@pytest.fixture
+def model(model_file):
+    return load_model(model_file(direction="forward"))
+
+
+def test_the_labels_are_those_of_the_whole_study(model, image):
+    live = StreamingSegmenter(model, image.affine, image.grid, scale=scale_of(model, image), precision="fp32")
+    labels = np.stack([live.step(image.array[:, t]) for t in range(image.frames)])
+    whole = segment(model, image, time="open", precision="fp32")
+    assert labels.dtype == np.uint8
+    assert (labels == whole).mean() > 0.9999
+    cold = StreamingSegmenter(model, image.affine, image.grid, scale=scale_of(model, image), precision="fp32")
+    assert not np.array_equal(cold.step(image.array[0, 3]), whole[3]), "the frames before count"
+
+
+def test_reset_begins_anew(model, image):
+    live = StreamingSegmenter(model, image.affine, image.grid, scale=scale_of(model, image), precision="fp32")
+    first, _ = live.step(image.array[0, 0]), live.step(image.array[0, 1])
+    assert not np.array_equal(live.step(image.array[0, 0]), first)
+    live.reset()
+    assert np.array_equal(live.step(image.array[0, 0]), first)
+
+
+def test_without_a_scale_the_first_frames_serves_for_all(model, image):
+    """A study twice as bright gives the same, and a later frame that alone is twice as bright does not."""
+    one, other, third = (StreamingSegmenter(model, image.affine, image.grid, precision="fp32") for _ in range(3))
+    labels = [one.step(image.array[0, t]) for t in range(3)]
+    brighter = [other.step(2 * image.array[0, t]) for t in range(3)]
+    assert (np.stack(labels) == np.stack(brighter)).mean() > 0.9999
+    third.step(image.array[0, 0])
+    assert (third.step(2 * image.array[0, 1]) != labels[1]).mean() > 0.01
+
+
+def test_memory_does_not_grow_with_frames(model, image):
+    live = StreamingSegmenter(model, image.affine, image.grid, precision="fp32")
+    counted = []
+    for _ in range(6):
+        live.step(image.array[0, 0])
+        gc.collect()
+        counted.append(sum(one.numel() for one in gc.get_objects() if type(one) is torch.Tensor))
+    assert len(set(counted[1:])) == 1
+
+
+def test_a_bidirectional_network_is_refused(model_file, image):
+    model = load_model(model_file(direction="bidirectional"))
+    with pytest.raises(InputError, match=r"is bidirectional: .* train one with --model.direction forward"):
+        StreamingSegmenter(model, image.affine, image.grid)
+
+
+def test_the_frame_wise_twin_runs_live_too(model_file, image):
+    model = load_model(model_file(lstm_channels=0))
+    live = StreamingSegmenter(model, image.affine, image.grid, scale=scale_of(model, image), precision="fp32")
+    labels = np.stack([live.step(image.array[:, t]) for t in range(image.frames)])
+    assert (labels == segment(model, image, time="open", precision="fp32")).mean() > 0.9999
+
+
+def test_a_wrong_frame_is_told(model, image):
+    live = StreamingSegmenter(model, image.affine, image.grid)
+    with pytest.raises(InputError, match=r"shape \(1, 3, 3, 3\) came; wanted \(C, X, Y, Z\) = \(1, 30, 26, 5\)"):
+        live.step(np.zeros((3, 3, 3)))
+    spoilt = image.array[0, 0].copy()
+    spoilt[0, 0, 0] = np.nan
+    with pytest.raises(InputError, match="NaN or infinite"):
+        live.step(spoilt)

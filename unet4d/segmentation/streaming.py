@@ -1,0 +1,124 @@
+"""A study segmented while it is acquired: each frame's label as the frame arrives, in memory that does not grow."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from unet4d.config import Precision
+from unet4d.data.grid import WorkingGrid
+from unet4d.data.image4d import Image4D
+from unet4d.data.native import NativeLabel
+from unet4d.data.normalisation import Scale
+from unet4d.errors import InputError
+from unet4d.model.checkpoint import TrainedModel
+from unet4d.model.clstm_unet import NetworkState
+from unet4d.model.device import autocast, resolve_precision, set_tf32
+from unet4d.model.inference import Answering, Rows
+from unet4d.segmentation.prepared import prepare_image
+from unet4d.segmentation.settings import Settings
+
+
+@dataclass
+class _Live(Answering):
+    """Answers one window after the other, always in the same order, and keeps the state of each."""
+
+    states: list[NetworkState | None] = field(default_factory=list)
+    at: int = 0
+
+    @torch.inference_mode()
+    def logits(self, clips: Tensor) -> Tensor:
+        """Logits (1, 1, K, X, Y, Z) of the next window's next frame (1, 1, C, X, Y, Z)."""
+        set_tf32(self.device, self.precision)
+        if self.at == len(self.states):
+            self.states.append(None)
+        with autocast(self.device, self.precision):
+            answer, self.states[self.at] = self.network.step(clips.to(self.device), self.states[self.at])
+        self.at += 1
+        return answer.float()
+
+
+class StreamingSegmenter:
+    """Segments frames as they arrive, with a network of direction "forward", whose answer to a frame depends on no later one.
+
+    What `segment` gives for the whole study as an open one comes frame by frame, if the scale of intensities is that study's. It
+    is not known before the study ends: live, that of an earlier study of the same kind serves (`scale_of`), else that of the first
+    frame. A loop cannot be run round first, so a cyclic study begins cold.
+
+    Held are the ConvLSTMs' states of every window: hidden and cell state of each level, whatever the number of frames.
+
+    Args:
+        model: from `load_model`; computes on the device its network lies on.
+        affine: (4, 4), voxel to mm (RAS), of the frames to come.
+        shape: voxels (X, Y, Z) of a frame.
+        scale: of intensities; None: that of the first frame.
+        overlap: share of a window its neighbour covers; None is what the model was trained with.
+        precision: "auto", "bf16", "fp16", "tf32" or "fp32".
+
+    Raises:
+        InputError: the network is bidirectional.
+    """
+
+    def __init__(
+        self,
+        model: TrainedModel,
+        affine: np.ndarray,
+        shape: Sequence[int],
+        *,
+        scale: Scale | None = None,
+        overlap: float | None = None,
+        precision: Precision = "auto",
+    ):
+        if model.network.directions == 2:
+            raise InputError(
+                f"{model.path} is bidirectional: its answer to a frame depends on the frames after it; wanted a network that can "
+                "run live; train one with --model.direction forward"
+            )
+        data = model.config.data
+        self.model, self.scale = model, scale
+        self.grid = WorkingGrid.of(np.asarray(affine), shape, data.plane_spacing_mm, data.slice_spacing_mm)
+        device = next(model.network.parameters()).device
+        self._live = _Live(model.network, device, resolve_precision(precision, device), False)
+        self._overlap = model.config.inference.overlap if overlap is None else overlap
+
+    def reset(self) -> None:
+        """Forget the frames so far: the next one is the first of another study. The scale stays."""
+        self._live.states.clear()
+
+    def step(self, frame: np.ndarray) -> np.ndarray:
+        """The label values (X, Y, Z) uint8 of the next frame.
+
+        Args:
+            frame: (C, X, Y, Z), or of one channel (X, Y, Z); any real dtype.
+
+        Raises:
+            InputError: another shape, NaN or infinite values.
+        """
+        task, data = self.model.task, self.model.config.data
+        frame = np.asarray(frame, np.float32)
+        frame = frame[None] if frame.ndim == 3 else frame
+        wanted = (len(task.channel_names), *self.grid.native_shape)
+        if frame.shape != wanted:
+            raise InputError(f"a frame of shape {frame.shape} came; wanted (C, X, Y, Z) = {wanted}; give such a frame")
+        if not np.isfinite(frame).all():
+            raise InputError("a frame with NaN or infinite values came; wanted finite ones; replace them")
+        image = self.grid.image(frame[:, None], task.channel_kinds)
+        if self.scale is None:
+            self.scale = Scale.of(lambda: image.swapaxes(0, 1), image.shape, data.normalisation, task.channel_kinds)
+        self.scale.apply(image)
+        self._live.at = 0
+        rows = Rows(self._live, torch.from_numpy(image), data.patch_size or (), self._overlap)
+        native = NativeLabel(self.grid, 1, tuple(task.labels.values()))
+        x, y = (len(axis.low) for axis in native.axes[:2])
+        (first, end), (low, high) = native.axes[0].needed(0, x), native.axes[1].needed(0, y)
+        native.fill(rows.upto(self.grid.shape[0])[:, :, first:end, low:high], (0, x), (0, y))
+        return native.label[0]
+
+
+def scale_of(model: TrainedModel, image: Image4D) -> Scale:
+    """The scale of a study's intensities, for a `StreamingSegmenter` of others like it."""
+    return prepare_image([model], image, Settings()).scale
