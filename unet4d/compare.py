@@ -136,7 +136,7 @@ def table(found: Mapping[str, Any]) -> str:
     verdicts = [f"{line}  {one['verdict']}" for line, one in zip(others, found["compared"], strict=True)]
     lines = [
         f"A: {found['a']}\nB: {found['b']}",
-        f"{found['cases']} cases of {found['subjects']} subjects; {found['tests']} tests",
+        f"{found['cases']} cases of {found['subjects']} subjects; {found['tests']} test{'s' * (found['tests'] != 1)}",
     ]
     for name, left in (("A", found["only_a"]), ("B", found["only_b"])):
         if left:

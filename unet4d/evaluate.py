@@ -98,8 +98,7 @@ def evaluate(
     print(tables.table(summary))
     if missing:
         print(f"{len(missing)} of {len(missing) + len(scored)} references have no prediction and are left out")
-    for file_name, what in tables.WRITTEN.items():
-        print(f"{out / file_name}   {what}")
+    print("", *(f"{out / file_name}   {what}" for file_name, what in tables.WRITTEN.items()), sep="\n")
     return summary
 
 

@@ -47,14 +47,17 @@ QUANTITIES: dict[str, Quantity] = {
     "sv_error_ml": Quantity(MEASURES_CSV, _error("reference_sv_ml", "matched_sv_ml"), -1, 2),
     "ef_error_percent": Quantity(MEASURES_CSV, _error("reference_ef_percent", "matched_ef_percent"), -1, 2),
     "mass_error_g": Quantity(MEASURES_CSV, _error("reference_mass_g", "matched_mass_g"), -1, 2),
-    "roughness": Quantity(TEMPORAL, _column("roughness"), -1, 4),
+    "roughness": Quantity(TEMPORAL, _column("roughness"), 0, 4),
     "frame_to_frame_dice": Quantity(TEMPORAL, _column("frame_to_frame_dice"), 0, 3),
     "frame_to_frame_error": Quantity(TEMPORAL, lambda number: abs(number("frame_to_frame_excess")), -1, 3),
     "flicker_components": Quantity(TEMPORAL, _column("flicker_components"), -1, 2),
     "flicker_voxels": Quantity(TEMPORAL, _column("flicker_voxels"), -1, 2),
     "closure": Quantity(TEMPORAL, _column("closure"), -1, 3),
 }
-"""By name, in the order in which they are shown. Errors are absolute, at the reference's frames."""
+"""By name, in the order in which they are shown. Errors are absolute, at the reference's frames.
+
+A smoother curve and more of a class that stays are not better by themselves: a network that hardly moves has both.
+"""
 
 Key = tuple[str, str, str]
 """Case, frame (empty where a row is a whole case's) and class."""

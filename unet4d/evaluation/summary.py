@@ -113,9 +113,14 @@ def _heart(scored: Sequence[Scores], name: str) -> dict[str, Any]:
     own = {key: _agreement([_own_pair(s, one, key) for s, one in measured], subjects) for key in MEASURES}
     return {
         "role": role_of(name),
-        "at_reference_frames": {key: entry for key, entry in at_reference.items() if entry["n"]},
-        "own_frames": {key: entry for key, entry in own.items() if entry["n"]},
+        "at_reference_frames": _measured(at_reference),
+        "own_frames": _measured(own),
     }
+
+
+def _measured(agreement: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Those that any reference has."""
+    return {key: entry for key, entry in agreement.items() if entry["n"] or entry["n_undefined"]}
 
 
 def _own_pair(scores: Scores, one: HeartMeasures, key: str) -> tuple[float | None, float | None]:

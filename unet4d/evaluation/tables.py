@@ -131,17 +131,18 @@ def _overlap_lines(summary: Mapping[str, Any]) -> list[str]:
 
 
 def _heart_lines(heart: Mapping[str, Any]) -> list[str]:
-    """Errors at the reference's frames, and of the rates, which have none but their own."""
+    """Errors at the reference's frames; and with the prediction's own, of the fraction and of the rate, which has no others."""
     rows = []
     for name, entry in heart.items():
-        own = {key: of_key for key, of_key in entry["own_frames"].items() if key == "peak_filling_ml_per_s"}
+        own = {f"{key}, own frames": entry["own_frames"].get(key) for key in ("ef_percent", "peak_filling_ml_per_s")}
         for key, found in {**entry["at_reference_frames"], **own}.items():
-            limits = [-1 if found[side] is None else found[side] for side in ("lower", "upper")]
-            shown_limits = "-" if found["lower"] is None else f"{limits[0]:.2f} to {limits[1]:.2f}"
-            rows.append([
-                f"{name}: {key}", str(found["n"]), shown(found["reference"], 1), shown(found["prediction"], 1),
-                shown(found["bias"], 2), interval(found["ci95"], 2), shown_limits, shown(found["mean_absolute"], 2),
-            ])  # fmt: skip
+            if found:
+                limits = None if found["lower"] is None else [found["lower"], found["upper"]]
+                undefined = f" ({found['n_undefined']} undefined)" if found["n_undefined"] else ""
+                rows.append([
+                    f"{name}: {key}", f"{found['n']}{undefined}", shown(found["reference"], 1), shown(found["prediction"], 1),
+                    shown(found["bias"], 2), interval(found["ci95"], 2), interval(limits, 2), shown(found["mean_absolute"], 2),
+                ])  # fmt: skip
     head = ["at the reference's frames", "n", "reference", "prediction", "bias", "95 % CI", "limits", "mean error"]
     return aligned(head, rows) if rows else []
 

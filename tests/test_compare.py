@@ -1,0 +1,250 @@
+"""Two evaluations compared: pairs by subject, known answers, and how a misfit is refused."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from scipy import stats
+
+from unet4d.compare import COMPARISON_CSV, COMPARISON_JSON, compare
+from unet4d.errors import InputError
+from unet4d.evaluate import evaluate
+from unet4d.evaluation.quantities import QUANTITIES
+from unet4d.evaluation.tables import MEASURES_CSV, METRICS, SUMMARY, TEMPORAL, as_csv
+
+NAMES = [f"s{i}" for i in range(8)]
+Cases = dict[str, tuple[str, Sequence[float]]]
+Row = dict[str, object]
+
+
+@pytest.fixture
+def scores(tmp_path: Path) -> Callable[..., Path]:
+    """Writes an evaluation made by hand: case to its subject and the Dice of its frames, of one class named LV."""
+
+    def made(name: str, cases: Cases, hd95: Sequence[object] | None = None, tolerance: float = 2.0) -> Path:
+        folder = tmp_path / name
+        folder.mkdir()
+        summary = {"per_case": {case: {} for case in cases}, "tolerance_mm": tolerance}
+        (folder / SUMMARY).write_text(json.dumps(summary))
+        frames = [(case, subject, t, dice) for case, (subject, found) in cases.items() for t, dice in enumerate(found)]
+        far = hd95 or [5.0] * len(frames)
+        head = [
+            "case",
+            "subject",
+            "frame",
+            "class",
+            "dice",
+            "hd95_mm",
+            "asd_mm",
+            "nsd",
+            "reference_ml",
+            "prediction_ml",
+        ]
+        table = [[c, s, t, "LV", d, h, 1.0, 0.5, 100.0, 90.0] for (c, s, t, d), h in zip(frames, far, strict=True)]
+        (folder / METRICS).write_text(as_csv([head, *table]))
+        head = ["case", "subject", "class", "reference_ef_percent", "matched_ef_percent", "reference_mass_g"]
+        (folder / MEASURES_CSV).write_text(as_csv([head]))
+        head = ["case", "subject", "class", "time", "roughness", "flicker_components", "closure"]
+        (folder / TEMPORAL).write_text(as_csv([head]))
+        return folder
+
+    return made
+
+
+def one_a_subject(dice: Sequence[float]) -> Cases:
+    return {name: (name, [value]) for name, value in zip(NAMES, dice, strict=False)}
+
+
+def row(found: dict, metric: str = "dice", name: str = "LV") -> dict:
+    (one,) = (entry for entry in found["compared"] if (entry["metric"], entry["class_name"]) == (metric, name))
+    return one
+
+
+def test_a_method_that_is_better_in_every_subject(scores, tmp_path: Path, capsys):
+    a, b = np.linspace(0.7, 0.8, 8), np.linspace(0.7, 0.8, 8) + np.linspace(0.01, 0.08, 8)
+    found = compare(scores("a", one_a_subject(a)), scores("b", one_a_subject(b)), tmp_path / "out", quantities=["dice"])
+    one = row(found)
+    assert (one["n"], one["left_out"], one["effect"], one["verdict"]) == (8, 0, 1, "B better")
+    assert one["p"] == pytest.approx(2 / 2**8)
+    assert one["p"] == pytest.approx(stats.wilcoxon(b, a, method="exact").pvalue)
+    assert (one["mean_a"], one["mean_b"], one["mean_difference"]) == pytest.approx((0.75, 0.795, 0.045))
+    assert one["median_difference"] == pytest.approx(0.045)
+    low, high = one["ci95"]
+    assert 0.01 < low < 0.045 < high < 0.08
+    assert found == json.loads((tmp_path / "out" / COMPARISON_JSON).read_text())
+    (line,) = csv.DictReader((tmp_path / "out" / COMPARISON_CSV).read_text().splitlines())
+    assert (line["metric"], line["class"], line["verdict"], line["effect"]) == ("dice", "LV", "B better", "1.0")
+    assert float(line["ci95_lower"]) == pytest.approx(low)
+    shown = capsys.readouterr().out
+    assert "+0.045" in shown
+    assert "B better" in shown
+
+
+@pytest.mark.parametrize(("metric", "verdict"), [("dice", "A better"), ("hd95_mm", "B better")])
+def test_what_is_better_depends_on_the_quantity(scores, metric: str, verdict: str):
+    """B is smaller in both."""
+    cases, fewer = one_a_subject([0.9] * 8), one_a_subject([0.8] * 8)
+    far = [9.0 + i for i in range(8)]
+    found = compare(scores("a", cases, far), scores("b", fewer, [x - 1 - x / 10 for x in far]), quantities=[metric])
+    assert (row(found, metric)["effect"], row(found, metric)["verdict"]) == (-1, verdict)
+
+
+def test_swapping_the_methods_turns_the_sign_and_nothing_else(scores):
+    rng = np.random.default_rng(0)
+    a, b = (scores(name, one_a_subject(rng.uniform(0.5, 0.9, 8))) for name in "ab")
+    there, back = row(compare(a, b)), row(compare(b, a))
+    assert there["p"] == back["p"]
+    for key in ("mean_difference", "median_difference", "effect"):
+        assert there[key] == pytest.approx(-back[key])
+    assert there["ci95"] == pytest.approx([-x for x in reversed(back["ci95"])], abs=0.01)
+    assert there["p"] == pytest.approx(
+        stats.wilcoxon(
+            [float(r["dice"]) for r in csv.DictReader((a / METRICS).read_text().splitlines())],
+            [float(r["dice"]) for r in csv.DictReader((b / METRICS).read_text().splitlines())],
+            method="exact",
+        ).pvalue
+    )
+
+
+def test_a_subject_counts_once_however_many_cases_and_frames_it_has(scores):
+    """s0 has four values, B 0.1 better in each; the seven others one, B 0.1 worse: the mean over subjects is -0.075."""
+    a = {"s0_1": ("s0", [0.5, 0.6]), "s0_2": ("s0", [0.7, 0.4])} | {n: (n, [0.8]) for n in NAMES[1:]}
+    b = {"s0_1": ("s0", [0.6, 0.7]), "s0_2": ("s0", [0.8, 0.5])} | {n: (n, [0.7]) for n in NAMES[1:]}
+    found = compare(scores("a", a), scores("b", b))
+    assert (found["cases"], found["subjects"], row(found)["n"]) == (9, 8, 8)
+    assert row(found)["mean_difference"] == pytest.approx(-0.075)
+    assert row(found)["mean_a"] == pytest.approx((0.55 + 7 * 0.8) / 8)
+
+
+def test_what_one_method_lacks_is_left_out_of_both_and_counted(scores):
+    """Frame 1 has no distance in B: A's 50 mm there is no advantage of B's."""
+    cases = {"s0": ("s0", [0.9, 0.9]), **{n: (n, [0.9]) for n in NAMES[1:3]}}
+    found = compare(scores("a", cases, [5.0, 50.0, 6.0, 7.0]), scores("b", cases, [4.0, "", "", 7.0]))
+    one = row(found, "hd95_mm")
+    assert (one["n"], one["left_out"], one["mean_a"], one["mean_b"]) == (2, 2, 6, 5.5)
+    assert (one["p"], one["p_holm"], one["ci95"]) == (None, None, None)
+    assert one["verdict"] == "no test: too few differences that are not zero (1; 6 are needed)"
+    assert row(found)["verdict"] == "no test: all differences are zero"
+
+
+def test_the_more_tests_the_larger_the_correction(scores):
+    """All eight differ by one sign in Dice and in HD95: p = 1 / 128 each."""
+    a = scores("a", one_a_subject([0.8] * 8), [9.0 + i for i in range(8)])
+    b = scores("b", one_a_subject([0.8 + i / 100 for i in range(1, 9)]), [8.0 + i for i in range(8)])
+    alone, both = compare(a, b, quantities=["dice"]), compare(a, b, quantities=["hd95_mm", "dice"])
+    assert (alone["tests"], row(alone)["p_holm"]) == (1, pytest.approx(1 / 128))
+    assert (both["tests"], row(both)["p_holm"], row(both, "hd95_mm")["p_holm"]) == (2, *[pytest.approx(2 / 128)] * 2)
+    assert [one["metric"] for one in both["compared"]] == ["dice", "hd95_mm"]
+
+
+def test_chance_is_no_difference_shown(scores):
+    rng = np.random.default_rng(3)
+    found = compare(*(scores(name, one_a_subject(rng.uniform(0.7, 0.8, 8))) for name in "ab"))
+    assert row(found)["p"] > 0.05
+    assert row(found)["verdict"] == "no difference shown"
+
+
+def test_other_cases_are_refused_and_named_unless_the_shared_ones_are_asked_for(scores, tmp_path: Path, capsys):
+    a = scores("a", one_a_subject(np.linspace(0.7, 0.8, 8)))
+    b = scores("b", {**one_a_subject(np.linspace(0.8, 0.9, 7)), "x": ("x", [0.1])})
+    with pytest.raises(InputError, match=r"a alone has s7; .*b alone has x; wanted the same cases.*--shared_only"):
+        compare(a, b, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    found = compare(a, b, shared_only=True)
+    assert (found["cases"], found["only_a"], found["only_b"], row(found)["n"]) == (7, ["s7"], ["x"], 7)
+    assert row(found)["mean_b"] == pytest.approx(0.85)
+    shown = capsys.readouterr().out
+    assert "left out, in A alone: s7\n" in shown
+    assert "left out, in B alone: x\n" in shown
+    with pytest.raises(InputError, match="no case in common"):
+        compare(a, scores("c", {"y": ("y", [0.5])}), shared_only=True)
+
+
+def test_other_references_are_refused(scores):
+    a = scores("a", one_a_subject([0.8] * 8))
+    other = scores("b", one_a_subject([0.8] * 8))
+    (other / METRICS).write_text((other / METRICS).read_text().replace("100.0", "101.0", 1))
+    with pytest.raises(InputError, match=r"differ in the reference of case s0, frame 0, LV"):
+        compare(a, other)
+    more = one_a_subject([0.8] * 8) | {"s3": ("s3", [0.8, 0.8])}
+    with pytest.raises(InputError, match=r"differ in the reference of case s3, frame 1, LV"):
+        compare(a, scores("c", more))
+    with pytest.raises(InputError, match=r"differ in the reference of case s5"):
+        compare(a, scores("d", one_a_subject([0.8] * 8) | {"s5": ("another", [0.8])}))
+    with pytest.raises(InputError, match=r"tolerance_mm 2\.0.* 3\.0; wanted the same"):
+        compare(a, scores("e", one_a_subject([0.8] * 8), tolerance=3.0))
+
+
+def test_what_is_no_evaluation_is_refused(scores, tmp_path: Path):
+    a = scores("a", one_a_subject([0.8] * 8))
+    with pytest.raises(InputError, match=r"nowhere is no folder; give the --out folder of `unet4d evaluate`"):
+        compare(a, tmp_path / "nowhere")
+    spoilt = scores("b", one_a_subject([0.8] * 8))
+    text = (spoilt / METRICS).read_text()
+    (spoilt / METRICS).write_text(text.replace("nsd", "other", 1))
+    with pytest.raises(InputError, match=r"metrics\.csv has no column nsd"):
+        compare(a, spoilt)
+    (spoilt / METRICS).write_text(text.replace("0.8", "much", 1))
+    with pytest.raises(InputError, match=r"dice of case s0 is 'much'; wanted a number"):
+        compare(a, spoilt)
+    (spoilt / TEMPORAL).unlink()
+    with pytest.raises(InputError, match=r"has no temporal\.csv"):
+        compare(a, spoilt)
+    (spoilt / SUMMARY).write_text('{"per_case": {}}')
+    (spoilt / TEMPORAL).write_text("")
+    with pytest.raises(InputError, match=r"summary\.json is no summary that this version of evaluate wrote"):
+        compare(a, spoilt)
+
+
+@pytest.mark.parametrize("names", [["dise"], []])
+def test_a_metric_that_there_is_not(scores, names):
+    a = scores("a", one_a_subject([0.8] * 8))
+    with pytest.raises(InputError, match=r"came; wanted some of dice, nsd"):
+        compare(a, a, quantities=names)
+
+
+def ventricle(path: Path, sizes: Sequence[int], muscle: int) -> None:
+    """A left ventricle of so many voxels in each frame, and its myocardium."""
+    label = np.zeros((12, 6, 2, len(sizes)), np.uint8)
+    for t, size in enumerate(sizes):
+        label[:size, 0, 0, t] = 1
+        label[:muscle, 3, 0, t] = 2
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nib.save(nib.Nifti1Image(label, np.diag([5.0, 5.0, 40.0, 1.0])), path)
+
+
+def test_from_label_maps_to_a_verdict(command, tmp_path: Path):
+    """B follows the reference but for a voxel, A is a frame late: every quantity of all three tables comes through."""
+    beat = [11, 9, 5, 4, 7, 10]
+    case = {"image": "images/NAME.nii.gz", "label": "labels/NAME.nii.gz"}
+    cases = []
+    for i, name in enumerate(NAMES):
+        ventricle(tmp_path / f"set/labels/{name}.nii.gz", [size - i % 3 for size in beat], 8)
+        ventricle(tmp_path / f"set/images/{name}.nii.gz", beat, 8)
+        ventricle(tmp_path / f"late/{name}.nii.gz", [size - i % 2 for size in [10, 11, 9, 5, 4, 7]], 6)
+        ventricle(tmp_path / f"near/{name}.nii.gz", [size - i % 3 + 1 for size in beat], 8)
+        cases.append({"case": name, **{key: value.replace("NAME", name) for key, value in case.items()}})
+    labels = {"background": 0, "LV": 1, "myocardium": 2}
+    entry = {"channel_names": {"0": "MRI"}, "labels": labels, "training": cases, "time": "cyclic"}
+    (tmp_path / "set/dataset.json").write_text(json.dumps(entry))
+    for name in ("late", "near"):
+        evaluate(tmp_path / "set", tmp_path / name, tmp_path / f"scores_{name}")
+    done = command("compare", tmp_path / "scores_late", tmp_path / "scores_near", "--out", tmp_path / "out")
+    assert (done.code, done.error) == (0, "")
+    found = json.loads((tmp_path / "out" / COMPARISON_JSON).read_text())
+    assert {one["metric"] for one in found["compared"]} == set(QUANTITIES)
+    assert row(found, "dice", "mean over classes")["mean_a"] == pytest.approx(
+        (row(found, "dice", "LV")["mean_a"] + row(found, "dice", "myocardium")["mean_a"]) / 2
+    )
+    # two voxels of 1 mL too few are 2.1 g
+    mass = row(found, "mass_error_g", "myocardium")
+    assert (mass["mean_a"], mass["mean_b"]) == pytest.approx((2.1, 0))
+    few = command("compare", tmp_path / "scores_late", tmp_path / "scores_near", "--metrics", "mass_error_g", "nsd")
+    assert "mass_error_g: myocardium" in few.told
+    assert "dice" not in few.told
