@@ -13,17 +13,19 @@ import pytest
 import torch
 from torch.nn.functional import conv3d
 
-from unet4d import ConvLSTM3d, load_model, read_image, segment
-from unet4d.config import CHANNELS, Config, DataConfig, MemoryConfig, ModelConfig, TrainConfig
+from unet4d import CLSTMUNet, ConvLSTM3d, StreamingSegmenter, load_model, read_image, segment
+from unet4d.config import CHANNELS, Config, DataConfig, InferenceConfig, MemoryConfig, ModelConfig, TrainConfig
 from unet4d.errors import Stopped
 from unet4d.model.checkpoint import LAST, load_checkpoint
 from unet4d.model.clstm_unet import build_network
 from unet4d.model.device import autocast, set_tf32, tune
 from unet4d.model.fitting import GB
 from unet4d.model.gates import fused_steps, step, step_backward
+from unet4d.model.inference import Answering, Rows
 from unet4d.model.memory import training_memory
 from unet4d.model.step import TrainingStep
 from unet4d.model.topology import strides_and_kernels
+from unet4d.segmentation import scale_of
 from unet4d.train import train
 
 pytestmark = [
@@ -169,6 +171,51 @@ def test_a_study_is_segmented_as_on_the_cpu(phantom, model_file):
     path, image = model_file(), read_image(phantom / "images" / "phantom001.nii.gz")
     here, there = (segment(load_model(path, device), image, precision="fp32") for device in ("cpu", "cuda"))
     assert np.mean(here == there) > 0.999
+
+
+def windowed(**options) -> tuple[Answering, torch.Tensor]:
+    torch.manual_seed(0)
+    network = CLSTMUNet(1, 3, (8, 16), [(2, 2, 1)]).eval().cuda()
+    answering = Answering.of(network, InferenceConfig(), cyclic=False, device=GPU, precision="fp32")
+    for name, value in options.items():
+        setattr(answering, name, value)
+    return answering, torch.randn(1, 6, 90, 70, 8, generator=torch.Generator().manual_seed(1))
+
+
+def test_windows_stitched_in_main_memory_are_those_stitched_on_the_gpu():
+    logits = {}
+    for where in ("cuda", "cpu"):
+        answering, image = windowed(stitch_on=torch.device(where))
+        rows = Rows(answering, image, (32, 32, 8), 0.5).upto(90)
+        assert rows.device.type == where
+        logits[where] = rows.cpu()
+    torch.testing.assert_close(logits["cpu"], logits["cuda"], atol=1e-4, rtol=0)
+
+
+def test_a_gpu_that_runs_out_of_memory_steps_down_says_so_and_gives_the_same():
+    answering, image = windowed()
+    wanted = Rows(answering, image, (32, 32, 8), 0.5).upto(90).cpu()
+    said: list[str] = []
+    answering, _ = windowed(windows=64, say=said.append)
+    del _
+    torch.cuda.empty_cache()
+    total = torch.cuda.get_device_properties(0).total_memory
+    torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_allocated() + 48 * 2**20) / total)
+    try:
+        got = Rows(answering, image, (32, 32, 8), 0.5).upto(90).cpu()
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+    assert said
+    assert "windows at once" in said[0]
+    torch.testing.assert_close(got, wanted, atol=1e-4, rtol=0)
+
+
+def test_frames_are_segmented_as_they_arrive(phantom, model_file):
+    image = read_image(phantom / "images" / "phantom001.nii.gz")
+    model = load_model(model_file(direction="forward"), "cuda")
+    live = StreamingSegmenter(model, image.affine, image.grid, scale=scale_of(model, image), precision="fp32")
+    labels = np.stack([live.step(image.array[:, t]) for t in range(image.frames)])
+    assert (labels == segment(model, image, time="open", precision="fp32")).mean() > 0.999
 
 
 @pytest.mark.parametrize("direction", ["forward", "bidirectional"])
