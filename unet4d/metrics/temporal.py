@@ -46,7 +46,7 @@ def flicker(label: np.ndarray, values: Sequence[int], cyclic: bool) -> tuple[np.
 
     Args:
         label: `(T, X, Y, Z)` integer labels.
-        values: the K label values to measure.
+        values: the K label values to measure, above 0.
         cyclic: whether the last frame leads into the first.
     """
     from scipy import ndimage  # only when needed
@@ -57,17 +57,17 @@ def flicker(label: np.ndarray, values: Sequence[int], cyclic: bool) -> tuple[np.
         neighbours[t].add(after)
         neighbours[after].add(t)
     for t, near in neighbours.items():
-        if not near:
-            continue
+        boxes = dict(enumerate(ndimage.find_objects(label[t]), 1)) if near else {}  # of each value
         for k, value in enumerate(values):
-            numbered, count = ndimage.label(label[t] == value, np.ones((3, 3, 3)))
-            if not count:
+            box = boxes.get(value)
+            if box is None:
                 continue
-            sizes = np.bincount(numbered.ravel(), minlength=count + 1)
+            numbered, count = ndimage.label(label[t][box] == value, np.ones((3, 3, 3)))
             stays = np.zeros(count + 1, bool)
             stays[0] = True  # background
             for other in near:
-                stays[numbered[label[other] == value]] = True
+                stays[numbered[label[other][box] == value]] = True
+            sizes = np.bincount(numbered.ravel(), minlength=count + 1)
             components[t, k] = np.count_nonzero(~stays)
             voxels[t, k] = sizes[~stays].sum()
     return components, voxels
