@@ -19,6 +19,7 @@ def volume_curves(
     colours: Mapping[str, str] | None = None,
     frame_duration_s: float | None = None,
     reference_ml: Mapping[str, np.ndarray] | None = None,
+    moments: Mapping[str, int] | None = None,
     title: str | None = None,
 ) -> np.ndarray:
     """Draw the volume of each class over all frames, its largest and smallest marked.
@@ -28,6 +29,7 @@ def volume_curves(
         colours: class name to colour; left out, in the order of the palette.
         frame_duration_s: seconds a frame; left out, the axis counts frames.
         reference_ml: class name to `(T,)` mL, NaN where nobody labelled; drawn as rings of the class's colour.
+        moments: name to frame, such as "ED" and "ES"; each a dashed line across all curves.
         title: a line above the curves.
 
     Returns:
@@ -50,6 +52,12 @@ def volume_curves(
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_ylabel("volume (mL)")
     axes.set_ylim(0, 1.06 * axes.get_ylim()[1])
+    for name, frame in (moments or {}).items():
+        place = frame * (frame_duration_s or 1.0)
+        axes.axvline(place, color="#8b98a5", linewidth=1, linestyle=(0, (3, 3)), zorder=0)
+        axes.annotate(
+            name, (place, 1), xycoords=("data", "axes fraction"), ha="center", va="bottom", fontsize=9, color="#46525e"
+        )
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
     handles = [*axes.get_legend_handles_labels()[0], *_marker_legend(bool(reference_ml))]

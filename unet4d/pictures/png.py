@@ -48,6 +48,15 @@ def save_png(path: str | os.PathLike[str], picture: np.ndarray) -> Path:
     return Path(path)
 
 
+def save_picture(path: str | os.PathLike[str], picture: np.ndarray) -> Path:
+    """Write `(H, W, 3)` uint8 as a small `.webp`, whole or not at all."""
+    from PIL import Image
+
+    with replacing(path) as temporary:
+        Image.fromarray(picture).save(temporary, format="WEBP", quality=82)
+    return Path(path)
+
+
 def _png_bytes(picture: np.ndarray) -> bytes:
     """`(H, W, 3)` uint8 as the bytes of a PNG."""
     from PIL import Image

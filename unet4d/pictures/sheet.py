@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image as PillowImage
 
 DARK, PALE = "#101418", "#E8ECF0"
+EXTREMES = ("largest", "smallest")
 
 
 def contour_sheet(
@@ -31,6 +32,7 @@ def contour_sheet(
     frames: Sequence[int] | None = None,
     slices: Sequence[int] | None = None,
     extremes: Sequence[int] = (),
+    extreme_names: Sequence[str] = EXTREMES,
     title: str | None = None,
     zoom: bool = True,
     cell_inches: float = 1.9,
@@ -45,7 +47,8 @@ def contour_sheet(
         class_names: label value to name, for the legend.
         frames: which frames; left out, five spread over the study.
         slices: which slices; left out, four spread over those that hold a class.
-        extremes: the frames of the largest and of the smallest volume, which are named so above their columns.
+        extremes: the frames of the largest and of the smallest volume, which are named above their columns.
+        extreme_names: how, such as "ED" and "ES".
         title: a line above the sheet.
         zoom: crop the plane to what is labelled, with a margin.
         cell_inches: width of one cell (less where the plane is tall), at 100 pixels an inch.
@@ -61,7 +64,7 @@ def contour_sheet(
     return _draw_grid(
         planes,
         cells,
-        column_names(frames, extremes),
+        column_names(frames, extremes, extreme_names),
         [f"slice {z}" for z in slices],
         class_names if label is not None else None,
         title,
@@ -69,10 +72,30 @@ def contour_sheet(
     )
 
 
-def column_names(frames: Sequence[int], extremes: Sequence[int] = ()) -> list[str]:
+def thumbnail(image: np.ndarray, label: np.ndarray, affine: np.ndarray | None, frames: Sequence[int]) -> np.ndarray:
+    """Draw the middle one of the slices that hold a class with its contours, small, once a frame of `frames`.
+
+    Args:
+        image: `(T, X, Y, Z)`, one channel.
+        label: `(T, X, Y, Z)` integer labels.
+        affine: 4x4 voxel to mm (RAS).
+        frames: which frames, from left to right.
+
+    Returns:
+        `(H, W, 3)` uint8.
+    """
+    planes = lay_out(image, label, affine, None)
+    used = slices_in_use(planes)
+    cells = [[(t, used[len(used) // 2], True) for t in frames]]
+    return _draw_grid(zoomed(planes), cells, [""] * len(frames), [""], None, None, 1.25)
+
+
+def column_names(
+    frames: Sequence[int], extremes: Sequence[int] = (), extreme_names: Sequence[str] = EXTREMES
+) -> list[str]:
     """What stands above the columns of a sheet: "frame 0 (largest)", "frame 1", ...; neither where both are the same frame."""
-    said = dict(zip(extremes, (" (largest)", " (smallest)"), strict=False)) if len(set(extremes)) > 1 else {}
-    return [f"frame {t}{said.get(t, '')}" for t in frames]
+    said = dict(zip(extremes, extreme_names, strict=False)) if len(set(extremes)) > 1 else {}
+    return [f"frame {t} ({said[t]})" if t in said else f"frame {t}" for t in frames]
 
 
 def animation(
@@ -147,7 +170,8 @@ def _draw_grid(
     page_width = side + len(above) * (cell_width + gap) + 0.04
     handles = _legend_handles(class_names or {}, planes.reference is not None)
     per_row = max(1, int(page_width / (0.6 + 0.085 * max((len(str(h.get_label())) for h in handles), default=0))))
-    top, bottom = 0.24 + (0.3 if title else 0), 0.1 + 0.24 * -(-len(handles) // per_row)
+    top, bottom = (0.24 if any(above) else 0.04) + (0.3 if title else 0), 0.24 * -(-len(handles) // per_row)
+    bottom += 0.1 if any(above) else 0
     page_height = top + len(cells) * (cell_height + gap) + bottom
     figure = new_figure(page_width, page_height, DARK)
     for r, row in enumerate(cells):

@@ -1,0 +1,122 @@
+"""A self-contained HTML page: style, scripts and pictures inside it, no address outside it. All text is escaped here."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import html
+import json
+from collections.abc import Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+_MEDIA = {".png": "image/png", ".webp": "image/webp", ".gif": "image/gif"}
+
+
+def page(title: str, body: Sequence[str], scripts: Sequence[str] = ()) -> str:
+    """The whole page, around pieces of HTML.
+
+    Its Content-Security-Policy forbids every connection, and every script but these, which it knows by their hashes.
+
+    Args:
+        title: of the window.
+        body: pieces of HTML.
+        scripts: run in this order at the end of the page; none may hold "</script".
+    """
+    for script in scripts:
+        if "</script" in script.lower() or "<!--" in script or "\r" in script:
+            raise ValueError("a script holds what would end it within a page")
+    hashes = " ".join(f"'sha256-{_hash(script)}'" for script in scripts) or "'none'"
+    policy = f"default-src 'none'; script-src {hashes}; style-src 'unsafe-inline'; img-src data:"
+    policy += "; base-uri 'none'; form-action 'none'"
+    style = (files("unet4d.pages") / "page.css").read_text(encoding="utf-8")
+    return (
+        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
+        f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1"><meta name="referrer" content="no-referrer">'
+        f"<title>{html.escape(title)}</title><style>\n{style}</style></head>\n<body><main>\n"
+        + "\n".join(body)
+        + "\n</main>\n"
+        + "\n".join(f"<script>{script}</script>" for script in scripts)
+        + "\n</body></html>\n"
+    )
+
+
+def _hash(script: str) -> str:
+    return base64.b64encode(hashlib.sha256(script.encode("utf-8")).digest()).decode("ascii")
+
+
+def text(words: str, tag: str = "p", kind: str = "") -> str:
+    """One element holding text."""
+    attribute = f' class="{kind}"' if kind else ""
+    return f"<{tag}{attribute}>{html.escape(words)}</{tag}>"
+
+
+def link(address: str, words: str) -> str:
+    """A link to another page of the report."""
+    return f'<a href="{html.escape(address)}">{html.escape(words)}</a>'
+
+
+def element(tag: str, pieces: Sequence[str], kind: str = "", anchor: str = "") -> str:
+    """An element around pieces of HTML."""
+    attributes = (f' id="{html.escape(anchor)}"' if anchor else "") + (f' class="{kind}"' if kind else "")
+    return f"<{tag}{attributes}>" + "\n".join(pieces) + f"</{tag}>"
+
+
+def section(pieces: Sequence[str], kind: str = "", anchor: str = "") -> str:
+    """A card of pieces of HTML."""
+    return element("section", pieces, kind, anchor)
+
+
+def listed(sentences: Sequence[str], kind: str = "") -> str:
+    """A list of texts."""
+    return element("ul", [text(sentence, "li") for sentence in sentences], kind)
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]], colours: Sequence[str] = (), kind: str = "") -> str:
+    """A table of text; where `colours` are given, a dot of that colour begins each row."""
+    lines = []
+    for index, row in enumerate(rows):
+        cells = [html.escape(cell) for cell in row]
+        cells[0] = (dot(colours[index]) if colours else "") + cells[0]
+        lines.append(cells)
+    return rich_table(head, lines, kind)
+
+
+def rich_table(head: Sequence[str], rows: Sequence[Sequence[str]], kind: str = "") -> str:
+    """A table whose cells are pieces of HTML; the head is text."""
+    lines = ["<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows]
+    titles = "".join(f"<th>{html.escape(cell)}</th>" for cell in head)
+    attribute = f' class="{kind}"' if kind else ""
+    above = f"<thead><tr>{titles}</tr></thead>" if head else ""
+    return f'<div class="wide"><table{attribute}>{above}<tbody>{"".join(lines)}</tbody></table></div>'
+
+
+def dot(colour: str) -> str:
+    """A dot in a class's colour."""
+    return f'<span class="dot" style="background:{html.escape(colour)}"></span>'
+
+
+def figure(picture: Path, caption: str, kind: str = "") -> str:
+    """A picture file, put into the page, with its caption."""
+    words = html.escape(caption)
+    attribute = f' class="{kind}"' if kind else ""
+    return f"<figure{attribute}>{image(picture, caption)}<figcaption>{words}</figcaption></figure>"
+
+
+def image(picture: Path, words: str) -> str:
+    """A picture file, put into the page; `words` say what it shows."""
+    content = base64.b64encode(picture.read_bytes()).decode("ascii")
+    return f'<img src="data:{_MEDIA[picture.suffix]};base64,{content}" alt="{html.escape(words)}">'
+
+
+def data(anchor: str, value: Any) -> str:
+    """What the scripts read, as JSON; nothing in it can end the element it stands in."""
+    safe = json.dumps(value, ensure_ascii=True, allow_nan=False).replace("<", "\\u003c").replace(">", "\\u003e")
+    return f'<script type="application/json" id="{anchor}">{safe.replace("&", chr(92) + "u0026")}</script>'
+
+
+def block(anchor: str, content: str) -> str:
+    """Base64 that the scripts read."""
+    return f'<script type="application/octet-stream" id="{anchor}">{content}</script>'

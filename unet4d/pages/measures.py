@@ -1,0 +1,100 @@
+"""What the volume curves of a study say, as tables: of every class its extremes, of cavities their ejection, of muscle its mass."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from unet4d.metrics import MYOCARDIAL_DENSITY_G_PER_ML, CurveMeasures, curve_measures, is_cavity, is_myocardium, shown
+from unet4d.metrics.roles import cavity_within
+from unet4d.pages import html
+from unet4d.pages.segmented import Segmented
+from unet4d.pictures import class_colour
+
+
+def measured(study: Segmented) -> dict[str, CurveMeasures]:
+    """Class name to what its curve says."""
+    seconds, cyclic = study.image.frame_duration_s, bool(study.cyclic)
+    return {name: curve_measures(curve, seconds, cyclic) for name, curve in study.curves_ml.items()}
+
+
+def tables(study: Segmented) -> Iterator[str]:
+    """The tables of measures, as HTML."""
+    found = measured(study)
+    cavities = (
+        [name for name in study.classes if is_cavity(name) and found[name].edv_ml] if study.image.frames > 1 else []
+    )
+    if cavities:
+        head = ["cavity", "EDV mL", "ESV mL", "SV mL", "EF %", "filling mL/s", "at ES + s"]
+        yield html.table(head, [_ejection(name, found[name]) for name in cavities], _colours(study, cavities))
+    muscles = [name for name in study.classes if is_myocardium(name) and found[name].edv_ml]
+    if muscles:
+        head = ["myocardium", "mass g", "volume mL", "at"]
+        yield html.table(head, [_mass_row(study, name) for name in muscles], _colours(study, muscles))
+    rows = []
+    for name, one in found.items():
+        change = f"{100 * one.sv_ml / one.edv_ml:.0f} %" if one.edv_ml else "-"
+        rows.append([name, _ml(one.edv_ml), str(one.ed_frame), _ml(one.esv_ml), str(one.es_frame), change])
+    head = ["class", "largest mL", "in frame", "smallest mL", "in frame", "change"]
+    yield html.table(head, rows, _colours(study, list(found)))
+    yield html.text(_explained(bool(cavities), bool(muscles)), kind="soft")
+
+
+def in_short(study: Segmented) -> list[tuple[str, str]]:
+    """The measures of a study for a list of many: (class name, what is to be said of it)."""
+    found, said = measured(study), []
+    for name, one in found.items():
+        if not one.edv_ml:
+            said.append((name, "nothing found"))
+        elif is_cavity(name) and study.image.frames > 1:
+            said.append((name, f"EDV {_ml(one.edv_ml)} mL, ESV {_ml(one.esv_ml)} mL, EF {shown(one.ef_percent, 0)} %"))
+        elif is_myocardium(name):
+            said.append((name, f"{_ml(_mass(study, name)[1])} g"))
+        else:
+            spread = f" to {_ml(one.edv_ml)}" if one.sv_ml else ""
+            said.append((name, f"{_ml(one.esv_ml)}{spread} mL"))
+    return said
+
+
+def _ejection(name: str, one: CurveMeasures) -> list[str]:
+    return [
+        name,
+        _ml(one.edv_ml),
+        _ml(one.esv_ml),
+        _ml(one.sv_ml),
+        shown(one.ef_percent, 1),
+        "-" if one.peak_filling_ml_per_s is None else f"{one.peak_filling_ml_per_s:.3g}",
+        shown(one.time_to_peak_filling_s, 2),
+    ]
+
+
+def _mass(study: Segmented, name: str) -> tuple[int, float, str]:
+    """Frame, mass in g, and why that frame: end-diastole of the ventricle that the muscle surrounds, else its largest volume."""
+    cavity = cavity_within(name, list(study.classes))
+    curve = study.curves_ml[cavity or name]
+    frame = int(curve.argmax())
+    why = f"ED of {cavity}" if cavity else "its largest volume"
+    return frame, float(study.curves_ml[name][frame]) * MYOCARDIAL_DENSITY_G_PER_ML, why
+
+
+def _mass_row(study: Segmented, name: str) -> list[str]:
+    frame, mass, why = _mass(study, name)
+    return [name, _ml(mass), _ml(float(study.curves_ml[name][frame])), f"{why}, frame {frame}"]
+
+
+def _ml(volume: float) -> str:
+    """A tenth of a mL; of the hearts of mice three digits."""
+    return f"{volume:.1f}" if volume >= 10 or volume == 0 else f"{volume:.3g}"
+
+
+def _explained(cavities: bool, muscles: bool) -> str:
+    said = ["Volumes are voxels counted, times their volume; frames count from 0."]
+    if cavities:
+        said.append("EDV and ESV: largest and smallest volume over the frames. SV = EDV - ESV, EF = SV / EDV.")
+        said.append("Filling: the steepest rise from one frame to the next after ES, and when.")
+    if muscles:
+        said.append(f"Mass = volume x {MYOCARDIAL_DENSITY_G_PER_ML} g/mL.")
+    return " ".join(said)
+
+
+def _colours(study: Segmented, names: list[str]) -> list[str]:
+    return [class_colour(study.classes[name]) for name in names]

@@ -1,0 +1,96 @@
+// The volume curve: one line a class, end-diastole and end-systole marked, a line that follows the frame on the stage.
+"use strict";
+
+const SVG = "http://www.w3.org/2000/svg";
+
+function drawn(parent, tag, attributes, words) {
+  const element = document.createElementNS(SVG, tag);
+  for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
+  if (words !== undefined) element.textContent = words;
+  parent.append(element);
+  return element;
+}
+
+// A step of 1, 2 or 5 times a power of ten that divides `range` into about `count` parts.
+function roundStep(range, count) {
+  const raw = range / count;
+  const power = 10 ** Math.floor(Math.log10(raw));
+  return [1, 2, 5, 10].map((n) => n * power).find((step) => step >= raw);
+}
+
+// Draw the curves of `study` into `host`; a click calls `pick(frame)`. Gives {mark(frame)}.
+function volumeCurve(host, legend, study, pick) {
+  const box = { width: 620, height: 320, left: 58, right: 14, top: 26, bottom: 40 };
+  const seconds = study.frame_duration_s;
+  const last = Math.max(study.frames - 1, 1);
+  const highest = 1.08 * Math.max(...study.classes.flatMap((one) => one.volumes_ml), 1e-9);
+  const x = (frame) => box.left + ((box.width - box.left - box.right) * frame) / last;
+  const y = (ml) => box.height - box.bottom - ((box.height - box.bottom - box.top) * ml) / highest;
+  const svg = drawn(host, "svg", { viewBox: `0 0 ${box.width} ${box.height}`, role: "img", class: "curve" });
+  drawn(svg, "title", {}, "Volume of each class over all frames");
+
+  const up = roundStep(highest, 5);
+  for (let ml = 0; ml <= highest; ml += up) {
+    drawn(svg, "line", { x1: box.left, x2: box.width - box.right, y1: y(ml), y2: y(ml), class: "grid" });
+    drawn(svg, "text", { x: box.left - 7, y: y(ml) + 4, class: "tick end" }, Number(ml.toPrecision(6)));
+  }
+  const unit = seconds ? (seconds * last < 2 ? 0.001 : 1) : 1; // of the axis, in seconds
+  const span = seconds ? (seconds * last) / unit : last;
+  const along = seconds ? roundStep(span, 6) : Math.max(1, roundStep(span, 8));
+  for (let at = 0; at <= span * 1.0001; at += along) {
+    const frame = seconds ? (at * unit) / seconds : at;
+    drawn(svg, "text", { x: x(frame), y: box.height - box.bottom + 17, class: "tick middle" }, Number(at.toPrecision(6)));
+  }
+  const axis = seconds ? (unit === 1 ? "time (s)" : "time (ms)") : "frame";
+  drawn(svg, "text", { x: (box.left + box.width - box.right) / 2, y: box.height - 5, class: "tick middle" }, axis);
+  const middle = (box.top + box.height - box.bottom) / 2;
+  drawn(svg, "text", { x: 13, y: middle, transform: `rotate(-90 13 ${middle})`, class: "tick middle" }, "volume (mL)");
+
+  for (const { frame, name } of study.moments) {
+    drawn(svg, "line", { x1: x(frame), x2: x(frame), y1: box.top, y2: box.height - box.bottom, class: "moment" });
+    const side = frame > 0.9 * last ? "end" : frame < 0.1 * last ? "start" : "middle";
+    drawn(svg, "text", { x: x(frame), y: box.top - 6, class: `moment-name ${side}` }, name);
+  }
+  for (const one of study.classes) {
+    const points = one.volumes_ml.map((ml, frame) => `${x(frame).toFixed(1)},${y(ml).toFixed(1)}`).join(" ");
+    drawn(svg, "polyline", { points, stroke: one.colour, class: "line" });
+    if (study.frames <= 60)
+      one.volumes_ml.forEach((ml, frame) => drawn(svg, "circle", { cx: x(frame), cy: y(ml), r: 2.6, fill: one.colour }));
+    (one.reference_ml || []).forEach((ml, frame) => {
+      if (ml !== null) drawn(svg, "circle", { cx: x(frame), cy: y(ml), r: 6.5, stroke: one.colour, class: "reference" });
+    });
+  }
+  const line = drawn(svg, "line", { y1: box.top, y2: box.height - box.bottom, class: "now", id: "now" });
+  const dots = study.classes.map((one) => drawn(svg, "circle", { r: 5, fill: one.colour, class: "now-dot" }));
+
+  const values = study.classes.map((one) => {
+    const row = document.createElement("li");
+    const dot = document.createElement("span");
+    dot.className = "dot";
+    dot.style.background = one.colour;
+    const value = document.createElement("b");
+    row.append(dot, one.name, value);
+    legend.append(row);
+    return value;
+  });
+
+  svg.addEventListener("click", (event) => {
+    const place = svg.getBoundingClientRect();
+    const at = ((event.clientX - place.left) / place.width) * box.width;
+    const frame = Math.round(((at - box.left) / (box.width - box.left - box.right)) * last);
+    pick(Math.min(study.frames - 1, Math.max(0, frame)));
+  });
+
+  return {
+    mark(frame) {
+      line.setAttribute("x1", x(frame));
+      line.setAttribute("x2", x(frame));
+      line.dataset.frame = frame;
+      study.classes.forEach((one, k) => {
+        dots[k].setAttribute("cx", x(frame));
+        dots[k].setAttribute("cy", y(one.volumes_ml[frame]));
+        values[k].textContent = `${one.volumes_ml[frame].toFixed(1)} mL`;
+      });
+    },
+  };
+}
