@@ -1,0 +1,46 @@
+"""What docs/prediction.md shows is true: its commands parse and its Python runs."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from unet4d import load_model, read_image, segment
+from unet4d.cli import _parsed
+from unet4d.commands.prediction import PREDICT
+
+ROOT = Path(__file__).parent.parent
+PAGE = (ROOT / "docs" / "prediction.md").read_text(encoding="utf-8")
+COMMANDS = [line.split("#")[0].strip() for line in re.findall(r"^    (.+)$", PAGE, re.M) if "unet4d predict" in line]
+
+
+@pytest.mark.parametrize("line", COMMANDS)
+def test_a_command_parses(line):
+    words = shlex.split(line[line.index("predict") :])
+    assert _parsed(words)[0] == "predict"
+
+
+def test_every_flag_it_names_is_one_of_predict(capsys):
+    named = {flag.split()[0] for flag in re.findall(r"`(--[^`]+)`", PAGE)}
+    assert named >= {"--memory", "--continue", "--cyclic_shifts"}
+    from unet4d.cli import run
+
+    run(["predict", "--help"])
+    known = capsys.readouterr().out
+    assert [flag for flag in named if flag not in known] == []
+    assert PREDICT.about
+
+
+def test_the_python_runs_and_gives_what_it_says(tmp_path, monkeypatch, study, model_file):
+    study(tmp_path / "study.nii.gz", frames=4)
+    (tmp_path / "RUN").symlink_to(model_file(direction="forward"))
+    monkeypatch.chdir(tmp_path)
+    found: dict = {}
+    exec(re.findall(r"```python\n(.*?)```", PAGE, re.S)[0], found)
+    whole = segment(load_model("RUN"), read_image("study.nii.gz"), time="open")
+    assert found["labels"].shape == whole.shape
+    assert np.mean(found["labels"] == whole) > 0.999
