@@ -170,12 +170,12 @@ def test_a_slice_of_10_mm_counts_as_10_mm():
 
 @pytest.mark.parametrize("spacing", [0.7, 1.4, 0.1, 1 / 3])
 def test_a_distance_of_exactly_the_tolerance_is_within_it(spacing: float):
-    """Two voxels, three apart: whatever the last bits of 3 * spacing are."""
-    for start in range(12):
-        a, b = np.zeros((2, 1, 20, 3, 1), np.uint8)
-        a[0, start, 1, 0] = b[0, start + 3, 1, 0] = 1
+    """Beside a voxel that both share, one lies three apart, near and far along the axis: whatever the last bits of that are."""
+    for start in range(5, 40):
+        a, b = np.zeros((2, 1, 45, 3, 1), np.uint8)
+        a[0, [0, start], 1, 0] = b[0, [0, start + 3], 1, 0] = 1
         assert scores(a, b, (spacing, 1, 1), 3 * spacing)[2] == 1
-        assert scores(a, b, (spacing, 1, 1), 2.99 * spacing)[2] == 0
+        assert scores(a, b, (spacing, 1, 1), 2.99 * spacing)[2] == 0.5
 
 
 def test_surface_scores_of_empty_masks_follow_the_convention():
