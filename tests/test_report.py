@@ -1,48 +1,86 @@
-"""The page: complete, closed in itself, safe against what is in names, and honest about what it lacks."""
+"""The pages: complete, closed in themselves, safe against what is in names, and honest about what they lack."""
 
 from __future__ import annotations
 
+import base64
+import gzip
+import hashlib
 import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
+from urllib.parse import unquote
 
+import nibabel as nib
 import numpy as np
 import pytest
 
-from unet4d.data.image4d import Image4D, write_image
+from unet4d.data.image4d import Image4D, read_image, write_image
 from unet4d.errors import InputError
 from unet4d.evaluate import evaluate
+from unet4d.pages import html
+from unet4d.pictures import class_colour
 from unet4d.report import report
 
-NAMES = {"background": 0, "left ventricle": 1, "valve <b>&": 3}
+HOSTILE = "valve</script><script>alert(1)</script><b>&\u2028'\""
+NAMES = {"background": 0, "left ventricle": 1, HOSTILE: 3}
+OBLIQUE = np.array([[-1.9, 0.1, 3.0, 40.0], [0.2, -2.0, 2.0, 30.0], [0.3, 0.4, 9.0, -20.0], [0, 0, 0, 1]])
+VOXEL_ML = abs(np.linalg.det(OBLIQUE[:3, :3])) / 1000
 
 
 class Page(HTMLParser):
-    """Tags, texts and addresses of a page."""
+    """Tags, texts, addresses and scripts of a page."""
 
     def __init__(self, path: Path):
         super().__init__()
         self.tags: list[str] = []
         self.addresses: list[str] = []
         self.words = ""
-        self.feed(path.read_text())
+        self.policy = ""
+        self.blocks: dict[str, str] = {}  # of scripts with an id
+        self.scripts: list[str] = []  # that run
+        self._open: str | None = None
+        self._script: str | None = None
+        self.text = path.read_text(encoding="utf-8")
+        self.feed(self.text)
 
     def handle_starttag(self, tag, attrs):
         self.tags.append(tag)
-        self.addresses += [value for name, value in attrs if name in ("src", "href", "srcset", "action", "data")]
+        found = dict(attrs)
+        self.addresses += [
+            value for name, value in attrs if name in ("src", "href", "srcset", "action", "data", "poster")
+        ]
+        assert not [name for name, _ in attrs if name.startswith("on")], "a handler in an attribute"
+        if found.get("http-equiv") == "Content-Security-Policy":
+            self.policy = found["content"]
+        self._open, self._script = tag, found.get("id") or "" if tag == "script" else None
+
+    def handle_endtag(self, tag):
+        self._open = self._script = None
 
     def handle_data(self, data):
-        self.words += data + " "
+        if self._open == "script" and self._script:
+            self.blocks[self._script] = self.blocks.get(self._script, "") + data
+        elif self._open == "script":
+            self.scripts.append(data)
+        elif self._open != "style":
+            self.words += data + " "
+
+    @property
+    def study(self) -> dict:
+        return json.loads(self.blocks["study"])
+
+    def volume(self, which: str) -> nib.Nifti1Image:
+        return nib.Nifti1Image.from_bytes(gzip.decompress(base64.b64decode(self.blocks[f"{which}-data"])))
 
 
 def image(frames: int = 3, seconds: float | None = 0.05) -> Image4D:
     noise = np.random.default_rng(0).normal(100, 20, (frames, 14, 12, 3))
-    return Image4D.from_array(noise, np.diag([2.0, 2.0, 10.0, 1.0]), seconds)
+    return Image4D.from_array(noise, OBLIQUE, seconds)
 
 
 def label(frames: int = 3) -> np.ndarray:
-    """Left ventricle of 60, 40, 20 voxels of 0.04 mL; the valve in frame 0 alone."""
+    """Left ventricle of 60, 40, 20 voxels; the valve in frame 0 alone."""
     drawn = np.zeros((frames, 14, 12, 3), np.uint8)
     for t in range(frames):
         drawn[t, 3:8, 3 : 9 - 2 * (t % 3), :2] = 1
@@ -64,48 +102,147 @@ def folders(tmp_path: Path) -> tuple[Path, Path]:
     return root, predictions
 
 
-def test_page_is_closed_in_itself_and_complete(folders: tuple[Path, Path], tmp_path: Path):
+def made(predictions: Path, **entry: object) -> None:
+    about = {"labels": NAMES, "version": "9.8.7", "cases": {"heart": entry}}
+    (predictions / "prediction.json").write_text(json.dumps(about))
+
+
+@pytest.fixture
+def pages(folders: tuple[Path, Path], tmp_path: Path) -> tuple[Page, Page]:
+    """The index, and the page of the one study, with scores."""
     root, predictions = folders
+    made(predictions, time="cyclic", model="runs/best <1>", settings={"overlap": 0.5, "mirrored": False})
     evaluate(root, predictions, tmp_path / "evaluation")
     path = report(root, predictions, tmp_path / "out", tmp_path / "evaluation")
     assert path == tmp_path / "out/index.html"
-    page = Page(path)
-    assert page.tags.count("img") == 3  # loop, contours, curves
-    assert not {"script", "link", "iframe", "b"} & set(page.tags)
-    assert all(address.startswith(("data:image/", "#")) for address in page.addresses)
-    assert "http" not in re.sub(r"data:[^\"]*", "", path.read_text())
+    return Page(path), Page(tmp_path / "out/heart.html")
+
+
+def test_pages_are_closed_in_themselves(pages, tmp_path: Path):
+    index, study = pages
+    for page in pages:
+        assert not {"link", "iframe", "object", "embed", "b2", "base", "form"} & set(page.tags)
+        outward = [a for a in page.addresses if not a.startswith("data:image/")]
+        assert outward == (["heart.html"] * 2 if page is index else ["index.html"])
+        allowed = dict(part.split(" ", 1) for part in page.policy.split("; "))
+        assert allowed["default-src"] == "'none'"
+        assert allowed["img-src"] == "data:"
+        assert set(allowed) == {"default-src", "script-src", "style-src", "img-src", "base-uri", "form-action"}
+        hashes = [base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in page.scripts]
+        assert allowed["script-src"] == (" ".join(f"'sha256-{one}'" for one in hashes) or "'none'")
+        assert len(page.text) < 15_000_000
+    assert len(study.scripts) == 2
+    assert index.scripts == []
+    assert study.tags.count("img") == 3  # loop, contours, curves
+    assert index.tags.count("img") == 1
+    pictures = sorted(file.name for file in (tmp_path / "out/pictures").iterdir())
+    assert pictures == ["heart_contours.png", "heart_loop.webp", "heart_thumbnail.webp", "heart_volumes.png"]
+
+
+def test_pages_are_complete(pages):
+    index, study = pages
     for words in (
         "A & B",
         "heart",
         "left ventricle",
-        "valve <b>&",
+        HOSTILE,
         "not for diagnosis",
         "n_both_empty",
         "0.05 s a frame",
+        "1.000",
     ):
-        assert words in page.words
-    assert "mean foreground Dice 1.000" in page.words
-    pictures = sorted(file.name for file in (tmp_path / "out/pictures").iterdir())
-    assert pictures == ["heart_contours.png", "heart_loop.webp", "heart_volumes.png"]
+        assert words in index.words
+    for words in (
+        "A & B",
+        "heart",
+        "left ventricle",
+        HOSTILE,
+        "not for diagnosis",
+        "0.05 s a frame · cyclic",
+        "NiiVue 0.69.0",
+    ):
+        assert words in study.words
+    assert "mean foreground Dice 1.000" in study.words
+    for name, value in {
+        "model": "runs/best <1>",
+        "settings, overlap": "0.5",
+        "settings, mirrored": "no",
+        "version": "9.8.7",
+    }.items():
+        assert re.search(rf"{re.escape(name)}\s+{re.escape(value)}", study.words)
+    assert "alert(1)" not in "".join(study.scripts)
+    assert study.tags.count("script") == 5
+    assert "Redistribution and use in source and binary forms" in study.text
 
 
-def test_volumes_and_what_is_missing_are_told(folders: tuple[Path, Path], tmp_path: Path):
+def test_what_the_scripts_know_is_what_the_tables_say(pages):
+    _, page = pages
+    study = page.study
+    drawn = [[float((frame == value).sum()) * VOXEL_ML for frame in label()] for value in (1, 3)]
+    assert [one["name"] for one in study["classes"]] == ["left ventricle", HOSTILE]
+    assert [one["colour"] for one in study["classes"]] == [class_colour(1), class_colour(3)]
+    for one, curve in zip(study["classes"], drawn, strict=True):
+        np.testing.assert_allclose(one["volumes_ml"], curve, atol=1e-4)
+        np.testing.assert_allclose(one["reference_ml"][0], curve[0], atol=1e-4)
+        assert one["reference_ml"][1:] == [None, None]
+    assert study["moments"] == [{"frame": 0, "name": "ED"}, {"frame": 2, "name": "ES"}]
+    assert (study["frames"], study["frame_duration_s"], study["shown_frames"]) == (3, 0.05, [0, 1, 2])
+    assert study["thick_axis"] == 2
+    dots = re.findall(r'class="dot" style="background:(#\w+)"', page.text)
+    assert set(dots) == {class_colour(1), class_colour(3)}
+    assert re.search(
+        rf"left ventricle\s+{drawn[0][0]:.3g}\s+{drawn[0][2]:.3g}\s+{drawn[0][0] - drawn[0][2]:.3g}\s+66.7", page.words
+    )
+    assert page.words.count("66.7") == 1, "a valve ejects nothing"
+
+
+def test_the_study_in_the_page_lies_where_the_study_lies(pages, folders):
+    _, page = pages
+    source = read_image(folders[0] / "images/heart.nii.gz")
+    for which in ("image", "label"):
+        np.testing.assert_allclose(page.volume(which).affine, source.affine, atol=1e-5)
+        assert page.volume(which).shape == (14, 12, 3, 3)
+    np.testing.assert_array_equal(np.asarray(page.volume("label").dataobj), label().transpose(1, 2, 3, 0))
+    grey, true = np.asarray(page.volume("image").dataobj).ravel(), source.array[0].transpose(1, 2, 3, 0).ravel()
+    assert np.corrcoef(grey, true)[0, 1] > 0.99
+    assert page.study["start"] == [0, 0, 0]
+    middle = np.linalg.inv(source.affine) @ [*page.study["centre"], 1]
+    assert label()[0][tuple(middle[:3].round().astype(int))] == 1
+
+
+def test_flags_are_told_on_both_pages(folders: tuple[Path, Path], tmp_path: Path):
     root, predictions = folders
-    words = Page(report(root, predictions, tmp_path / "out")).words
-    drawn = [float((frame == 1).sum()) * 0.04 for frame in label()]
-    assert f"{max(drawn):.1f} mL" in words
-    assert f"{min(drawn):.1f} mL" in words
-    change = 100 * (max(drawn) - min(drawn)) / max(drawn)
-    assert f"{change:.0f} % (ejection fraction)" in words
-    assert words.count("(ejection fraction)") == 1  # a valve ejects nothing
-    assert "valve <b>&: nothing found in frames 1, 2." in words
-    assert "Against the reference" not in words
+    index = Page(report(root, predictions, tmp_path / "out"))
+    page = Page(tmp_path / "out/heart.html")
+    for words in (index.words, page.words):
+        assert f"{HOSTILE}: nothing found in frames 1 to 2." in words
+    assert "1 flag: look at this segmentation" in page.words
+    assert "1 study, 1 flagged" in index.words
+    write_image(predictions / "heart.nii.gz", np.where(label() == 1, 1, 0) + 3 * (label()[:1] == 3), like=image())
+    assert "0 flagged" in Page(report(root, predictions, tmp_path / "out")).words
+    assert "No flag." in Page(tmp_path / "out/heart.html").words
+
+
+def test_scores_of_each_class_are_told_with_their_frames(folders: tuple[Path, Path], tmp_path: Path):
+    root, predictions = folders
+    evaluate(root, predictions, tmp_path / "evaluation")
+    report(root, predictions, tmp_path / "out", tmp_path / "evaluation")
+    words = Page(tmp_path / "out/heart.html").words
+    assert re.search(r"Against the reference\s+class\s+frames\s+Dice\s+HD95 mm", words)
+    assert re.search(r"left ventricle\s+1\s+1\s+0", words)
+    (tmp_path / "evaluation/metrics.csv").unlink()  # of an evaluation that left its summary alone
+    report(root, predictions, tmp_path / "out", tmp_path / "evaluation")
+    words = Page(tmp_path / "out/heart.html").words
+    assert re.search(r"mean foreground dice\s+1\.000", words)
+    report(root, predictions, tmp_path / "out")
+    assert "Against the reference" not in Page(tmp_path / "out/heart.html").words
+    assert "Nothing is recorded of how this label map was made" in Page(tmp_path / "out/heart.html").words
 
 
 def test_a_folder_of_studies_needs_no_dataset(folders: tuple[Path, Path], tmp_path: Path):
     root, predictions = folders
     assert "class 1" in Page(report(root / "images", predictions, tmp_path / "out")).words
-    (predictions / "prediction.json").write_text(json.dumps({"labels": NAMES, "time": "cyclic"}))
+    made(predictions, time="cyclic")
     one = report(root / "images/heart.nii.gz", predictions / "heart.nii.gz", tmp_path / "one")
     assert "left ventricle" in Page(one).words
 
@@ -114,9 +251,27 @@ def test_a_single_frame_without_time_has_no_curve(tmp_path: Path):
     study = image(1, None)
     write_image(tmp_path / "images/still.nii.gz", study.array[0], like=study)
     write_image(tmp_path / "found/still.nii.gz", label(1), like=study)
-    page = Page(report(tmp_path / "images", tmp_path / "found", tmp_path / "out"))
+    report(tmp_path / "images", tmp_path / "found", tmp_path / "out")
+    page = Page(tmp_path / "out/still.html")
     assert page.tags.count("img") == 1
     assert "unknown" in page.words
+    assert 'id="curve"' not in page.text
+    assert page.volume("image").shape == (14, 12, 3)
+    assert page.study["moments"] == []
+
+
+def test_a_study_in_which_nothing_was_found(tmp_path: Path):
+    study = image()
+    write_image(tmp_path / "images/empty.nii.gz", study.array[0], like=study)
+    write_image(tmp_path / "found/empty.nii.gz", label() * 0, like=study)
+    (tmp_path / "found/prediction.json").write_text(json.dumps({"labels": {"background": 0, "myo": 1}, "cases": []}))
+    index = Page(report(tmp_path / "images", tmp_path / "found", tmp_path / "out"))
+    assert "myo: nothing found in every frame." in index.words
+    assert Page(tmp_path / "out/empty.html").study["centre"] is None
+    (tmp_path / "found/prediction.json").unlink()
+    assert (
+        "0 flagged" in Page(report(tmp_path / "images", tmp_path / "found", tmp_path / "out")).words
+    )  # no class, no claim
 
 
 def test_several_channels_are_found_by_their_number(tmp_path: Path):
@@ -135,6 +290,20 @@ def test_a_suffix_in_capitals_is_one_too(folders: tuple[Path, Path], tmp_path: P
         assert "heart" in Page(report(*given, tmp_path / "out")).words
 
 
+@pytest.mark.parametrize("name", ["a#b %41 <img src=x>&'\"?", "index", "Index"])
+def test_a_case_of_any_name_has_a_page_that_the_index_leads_to(tmp_path: Path, name: str):
+    study = image(2)
+    write_image(tmp_path / "images" / f"{name}.nii.gz", study.array[0], like=study)
+    write_image(tmp_path / "found" / f"{name}.nii.gz", label(2), like=study)
+    index = Page(report(tmp_path / "images", tmp_path / "found", tmp_path / "out"))
+    (address,) = {a for a in index.addresses if not a.startswith("data:")}
+    assert not set("#?<>\"'& ") & set(address)
+    page = Page(tmp_path / "out" / unquote(address))
+    assert page.study["case"] == name
+    assert name in page.words
+    assert page.tags.count("img") == 3
+
+
 def test_references_left_out_of_the_scores_are_told(folders: tuple[Path, Path], tmp_path: Path):
     root, predictions = folders
     evaluate(root, predictions, tmp_path / "evaluation")
@@ -142,6 +311,26 @@ def test_references_left_out_of_the_scores_are_told(folders: tuple[Path, Path], 
     (tmp_path / "evaluation/summary.json").write_text(json.dumps(summary | {"without_prediction": ["liver", "lung"]}))
     words = Page(report(root, predictions, tmp_path / "out", tmp_path / "evaluation")).words
     assert "1 labelled frames (2 references without prediction left out);" in words
+
+
+def test_one_study_that_cannot_be_shown_does_not_stop_the_others(folders: tuple[Path, Path], tmp_path: Path):
+    root, predictions = folders
+    out = tmp_path / "out"
+    for name in ("kidney", "liver"):  # before and after in the alphabet comes one that works
+        write_image(predictions / f"{name}.nii.gz", label(), like=image())
+    write_image(root / "images/lung.nii.gz", image().array[0], like=image())
+    write_image(predictions / "lung.nii.gz", label(2), like=image(2))
+    entry = json.loads((root / "dataset.json").read_text())
+    entry["test"] = [{"case": "lung", "image": "images/lung.nii.gz"}]
+    (root / "dataset.json").write_text(json.dumps(entry))
+    with pytest.raises(
+        InputError, match=r"3 of 4 studies could not be shown, the other 1 are in .*index\.html"
+    ) as told:
+        report(root, predictions, out)
+    for reason in ("no study for kidney", "no study for liver", "has 2 frames, its study 3"):
+        assert reason in str(told.value)
+        assert reason in Page(out / "index.html").words
+    assert sorted(file.name for file in out.glob("*.html")) == ["heart.html", "index.html"]
 
 
 def test_bad_input_is_told_in_one_line(folders: tuple[Path, Path], tmp_path: Path):
@@ -152,11 +341,37 @@ def test_bad_input_is_told_in_one_line(folders: tuple[Path, Path], tmp_path: Pat
             report(root, predictions, out, evaluation=folder)
     with pytest.raises(InputError, match=r"no \.nii"):
         report(root, root, out)
-    write_image(predictions / "liver.nii.gz", label(), like=image())
-    with pytest.raises(InputError, match=r"no study for liver"):
-        report(root, predictions, out)
-    (predictions / "liver.nii.gz").unlink()
     write_image(predictions / "heart.nii.gz", label(2), like=image(2))
-    with pytest.raises(InputError, match=r"has 2 frames, its study 3"):
+    with pytest.raises(InputError, match=r"^\S+heart.nii.gz has 2 frames, its study 3"):
         report(root, predictions, out)
     assert not (out / "index.html").exists()
+
+
+def test_a_script_that_would_end_itself_is_refused():
+    for script in ("'</SCRIPT>'", "<!-- x", "a\r\nb"):
+        with pytest.raises(ValueError, match="would end it"):
+            html.page("title", [], [script])
+
+
+def test_what_is_recorded_is_shown_whatever_it_is(folders: tuple[Path, Path], tmp_path: Path):
+    root, predictions = folders
+    made(
+        predictions,
+        models=["a", "b"],
+        fold=None,
+        checkpoints=[{"path": "a", "sha256": "12ab"}, {"path": "b", "sha256": "34cd"}],
+        settings={"memory": {"bytes": 5}, "steps": [], "window": {}},
+    )
+    report(root, predictions, tmp_path / "out")
+    words = " ".join(Page(tmp_path / "out/heart.html").words.split())
+    for line in (
+        "models a, b",
+        "fold none",
+        "checkpoints 0, sha256 12ab",
+        "checkpoints 1, path b",
+        "settings, memory, bytes 5",
+    ):
+        assert line in words
+    (predictions / "prediction.json").write_text("{")
+    with pytest.raises(InputError, match="not valid JSON"):
+        report(root, predictions, tmp_path / "out")

@@ -15,7 +15,8 @@ from unet4d.metrics import closure, curve_measures, is_cavity, is_myocardium
 
 OUT_OF_LINE, OUT_OF_LINE_FRAMES = 0.15, 3.75
 """Share of the largest volume by which one frame may lie beyond both of its neighbours, and the same times the number of frames: of
-few frames end-systole is one alone, with 16 it may lie 23 % below both. Exact labels of phantoms, 6 to 30 frames, stay below."""
+few frames end-systole is one alone, with 16 it may lie 23 % below both. Exact labels of phantoms of the usual size, 6 to 30 frames,
+stay below; with 5 or 6 slices a basal one that is there in one frame alone may not."""
 SUDDEN, SUDDEN_STEPS = 0.5, 3.0
 """Share of the largest volume, and times the upper quartile of a curve's steps, from which a step is sudden. Less is none: where a
 thick basal slice is drawn in one frame and not in the next, a ventricle loses up to a third at once."""
@@ -65,7 +66,7 @@ def flags(curves_ml: Mapping[str, np.ndarray], cyclic: bool | None) -> list[Flag
         curve = np.asarray(curve, np.float64)
         found += _missing(name, curve)
         if curve.any():
-            found += _jumps(name, curve)
+            found += _jumps(name, curve, bool(cyclic))
             found += _cycle(name, curve) if cyclic else []
     return found
 
@@ -103,19 +104,20 @@ def _missing(name: str, curve: np.ndarray) -> list[Flag]:
     return [Flag("missing", name, absent, f"{name}: nothing found in {where}.")]
 
 
-def _jumps(name: str, curve: np.ndarray) -> list[Flag]:
+def _jumps(name: str, curve: np.ndarray, cyclic: bool) -> list[Flag]:
     """Frames that lie beyond both neighbours, and steps out of all proportion; where a class is missing, that is said already."""
     if len(curve) < SMALLEST_CURVE:
         return []
-    before, at, after = curve[:-2], curve[1:-1], curve[2:]
-    there = (before > 0) & (at > 0) & (after > 0)
-    beyond = np.maximum(at - np.maximum(before, after), np.minimum(before, after) - at)  # (T - 2,)
+    before, after = np.roll(curve, 1), np.roll(curve, -1)
+    there = (before > 0) & (curve > 0) & (after > 0)
+    there[[0, -1]] &= cyclic
+    beyond = np.maximum(curve - np.maximum(before, after), np.minimum(before, after) - curve)  # (T,)
     alone = there & (beyond > max(OUT_OF_LINE, OUT_OF_LINE_FRAMES / len(curve)) * curve.max())
     step = np.where((curve[1:] > 0) & (curve[:-1] > 0), np.abs(np.diff(curve)), 0)  # (T - 1,)
     sudden = step > max(SUDDEN * curve.max(), SUDDEN_STEPS * _usual(step))
     found = []
     if alone.any():
-        frames = tuple(int(t) + 1 for t in np.flatnonzero(alone))
+        frames = tuple(int(t) for t in np.flatnonzero(alone))
         said = f"{name}: jumps by {beyond[alone].max():.1f} mL there and back at {frames_in_words(frames)}."
         found.append(Flag("jump", name, frames, said))
     others = tuple(

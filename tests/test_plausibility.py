@@ -1,0 +1,134 @@
+"""Curves that must raise a flag, the same curves without the fault, which must not, and exact labels, which may raise none."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from unet4d.data.phantom import make_cine, make_dce
+from unet4d.plausibility import checked, flags, frames_in_words
+
+
+def beat(frames: int = 20, edv: float = 120.0, ef: float = 0.6, begin: int = 0) -> np.ndarray:
+    """A ventricle: emptied over a third of the cycle, filled over the rest; begun `begin` frames later."""
+    phase = ((np.arange(frames) + begin) % frames) / frames
+    emptied = np.where(
+        phase < 1 / 3, (1 - np.cos(3 * np.pi * phase)) / 2, (1 + np.cos(1.5 * np.pi * (phase - 1 / 3))) / 2
+    )
+    return edv * (1 - ef * emptied)
+
+
+def kinds(name: str, curve: np.ndarray, cyclic: bool | None = True) -> list[str]:
+    return [flag.kind for flag in flags({name: np.asarray(curve, float)}, cyclic)]
+
+
+@pytest.mark.parametrize("frames", [6, 8, 12, 20, 30, 50])
+@pytest.mark.parametrize("begin", [0, 3])
+@pytest.mark.parametrize("ef", [0.1, 0.35, 0.6, 0.8])
+def test_a_beating_ventricle_raises_none(frames, begin, ef):
+    assert kinds("left ventricle", beat(frames, ef=ef, begin=begin)) == []
+
+
+@pytest.mark.parametrize("frames", [6, 10, 16, 25])
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_exact_labels_of_phantoms_raise_none(frames, seed):
+    study = make_cine(seed, frames, shape=(64, 60, 7))
+    names = ("right ventricle", "myocardium", "left ventricle")
+    assert flags(dict(zip(names, study.volumes_ml[:, 1:].T, strict=True)), True) == []
+
+
+def test_exact_labels_of_a_contrast_series_raise_none():
+    study = make_dce(0, 12, shape=(40, 36, 10))
+    curves = {f"organ {k}": study.volumes_ml[:, k] for k in range(1, study.volumes_ml.shape[1])}
+    assert flags(curves, False) == []
+
+
+@pytest.mark.parametrize(
+    ("at", "factor"), [(0, 0.6), (0, 1.3), (1, 0.6), (7, 2.0), (7, 0.4), (15, 1.4), (18, 0.6), (19, 0.6)]
+)
+def test_a_frame_that_went_wrong_is_a_jump_there(at, factor):
+    curve = beat()
+    curve[at] *= factor
+    (flag,) = [flag for flag in flags({"left ventricle": curve}, True) if flag.kind == "jump"]
+    assert flag.frames == (at,)
+    assert f"at frame {at}." in flag.sentence
+    assert flag.sentence.startswith("left ventricle: jumps by ")
+
+
+def test_the_jump_is_told_by_how_much_it_leaves_its_neighbours():
+    curve = np.full(20, 100.0)
+    curve[7] = 60
+    (flag,) = flags({"liver": curve}, False)
+    assert flag.sentence == "liver: jumps by 40.0 mL there and back at frame 7."
+    curve[8:] = 30  # and one that lasts
+    (flag,) = [flag for flag in flags({"liver": curve}, False) if 7 not in flag.frames] or [None]
+    assert flag is None, "60 lies between 100 and 30"
+    curve = np.where(np.arange(20) < 9, 100.0, 40.0)
+    (flag,) = flags({"liver": curve}, False)
+    assert flag.sentence == "liver: jumps by 60.0 mL from the frame before at frame 9."
+
+
+def test_small_steps_and_noise_are_no_jumps():
+    noise = 100 + np.random.default_rng(0).normal(0, 3, 60)
+    assert kinds("liver", noise, False) == []
+    slice_lost = np.where(np.arange(20) < 9, 100.0, 70.0)
+    assert kinds("liver", slice_lost, False) == []
+
+
+def test_a_class_that_is_missing_is_told_with_its_frames_and_not_as_a_jump():
+    curve = beat()
+    curve[[3, 4, 5, 9]] = 0
+    found = flags({"left ventricle": curve}, None)
+    assert [(flag.kind, flag.frames) for flag in found] == [("missing", (3, 4, 5, 9))]
+    assert found[0].sentence == "left ventricle: nothing found in frames 3 to 5 and 9."
+    (nowhere,) = flags({"valve": np.zeros(5)}, True)
+    assert nowhere.sentence == "valve: nothing found in every frame."
+    assert kinds("valve", [0.0]) == ["missing"]
+
+
+def test_a_cycle_that_does_not_close():
+    drift = beat() * np.linspace(1, 0.55, 20)
+    assert kinds("left ventricle", drift) == ["not closed"]
+    assert kinds("left ventricle", drift, cyclic=False) == []
+    assert kinds("left ventricle", drift, cyclic=None) == []
+    cut_off = beat(30)[:13]  # a recording that ends soon after end-systole
+    assert kinds("left ventricle", cut_off) == ["not closed"]
+    (flag,) = flags({"left ventricle": drift}, True)
+    assert flag.frames == (0, 19)
+    assert f"{drift[0] - drift[-1]:.1f} mL from the first" in flag.sentence
+
+
+def test_a_cold_start_is_seen_in_a_cycle_and_not_at_the_beginning_of_an_open_series():
+    curve = beat(25)
+    curve[0] *= 0.5
+    assert [(flag.kind, flag.frames) for flag in flags({"left ventricle": curve}, True)] == [("jump", (0,))]
+    assert kinds("left ventricle", curve, cyclic=False) == []
+
+
+def test_muscle_keeps_its_volume():
+    wave = np.cos(np.linspace(0, 2 * np.pi, 20, endpoint=False))
+    assert kinds("myocardium", 100 + 10 * wave) == []  # 20 % from end to end, as contours of patients have it
+    assert kinds("myocardium", 100 + 20 * wave) == ["myocardium"]
+    assert kinds("LV wall", 100 + 20 * wave) == ["myocardium"]
+    assert kinds("left ventricle", 100 + 20 * wave) == []
+    assert kinds("myocardium", 100 + 20 * wave, cyclic=False) == []
+    assert "40 %" in flags({"myocardium": 100 + 20 * wave}, True)[0].sentence
+
+
+@pytest.mark.parametrize(("ef", "raised"), [(0.03, True), (0.06, False), (0.88, False), (0.95, True)])
+def test_ejection_fractions_that_no_heart_has(ef, raised):
+    found = flags({"left ventricle": beat(30, ef=ef)}, True)
+    assert [flag.kind for flag in found] == ["ejection fraction"] * raised
+    assert kinds("airway", beat(30, ef=ef)) == []
+    assert kinds("left ventricle", beat(30, ef=ef), None) == []
+
+
+def test_frames_are_told_in_words():
+    assert frames_in_words([3]) == "frame 3"
+    assert frames_in_words([5, 3, 4, 9, 11]) == "frames 3 to 5, 9 and 11"
+
+
+def test_what_was_looked_for_is_told():
+    assert "30 %" in checked(True)
+    assert "5 to 90 %" in checked(True)
+    assert "cyclic studies only" in checked(False)
