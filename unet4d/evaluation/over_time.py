@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -59,15 +59,15 @@ def over_time(
     """
     stays = metrics.frame_to_frame_dice(prediction, values, cyclic)
     components, voxels = metrics.flicker(prediction, values, cyclic)
-    once = np.full(len(values), np.nan)  # a study of one frame has nothing over time
-    several = len(prediction) > 1
+    if len(prediction) == 1:  # nothing goes on before or after
+        components, voxels = np.full((2, 1, len(values)), np.nan)
     return OverTime(
         roughness=_each(metrics.roughness(curve, cyclic) for curve in curves_ml[1].T),
         reference_roughness=_each(metrics.roughness(curve, cyclic) for curve in curves_ml[0].T),
         frame_to_frame_dice=_means(stays),
         frame_to_frame_excess=_means(_excess(stays, label, labelled, values, cyclic)),
-        flicker_components=components.sum(axis=0) if several else once,
-        flicker_voxels=voxels.sum(axis=0) if several else once,
+        flicker_components=components.sum(axis=0),
+        flicker_voxels=voxels.sum(axis=0),
         closure=_each(metrics.closure(curve) if cyclic else None for curve in curves_ml[1].T),
         reference_closure=_each(metrics.closure(curve) if cyclic else None for curve in curves_ml[0].T),
     )
@@ -84,7 +84,7 @@ def _excess(
     return excess
 
 
-def _each(found) -> np.ndarray:
+def _each(found: Iterable[float | None]) -> np.ndarray:
     return np.array([np.nan if value is None else value for value in found], np.float64)
 
 

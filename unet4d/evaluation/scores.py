@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -119,11 +119,17 @@ def score(
     )
 
 
-def _surface(label, prediction, labelled, values, spacing_mm, tolerance_mm: float) -> metrics.SurfaceScores:
+def _surface(
+    label: np.ndarray,
+    prediction: np.ndarray,
+    labelled: np.ndarray,
+    values: Sequence[int],
+    spacing_mm: Sequence[float],
+    tolerance_mm: float,
+) -> metrics.SurfaceScores:
     """Surface scores of the labelled frames, NaN in the others."""
     found = metrics.surface_scores(label[labelled], prediction[labelled], values, spacing_mm, tolerance_mm)
-    everywhere = {}
+    everywhere = {name: np.full((len(label), len(values)), np.nan) for name in vars(found)}
     for name, array in vars(found).items():
-        everywhere[name] = np.full((len(label), len(values)), np.nan)
         everywhere[name][labelled] = array
     return metrics.SurfaceScores(**everywhere)
