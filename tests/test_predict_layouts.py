@@ -121,8 +121,25 @@ def test_what_slicer_and_scanners_leave(layout, command, model_file, tmp_path):
     np.testing.assert_allclose(there, np.eye(4), atol=1e-4)
     wanted = segment(load_model(model), image, time="open", precision="fp32")
     assert np.mean(voxels == wanted) > 0.999  # the last digit of an affine may move a voxel between two classes
-    written = (out / "prediction.json").read_text() + (out / "volumes.csv").read_text()
-    assert not [word for word in ("Mustermann", dicom_files.PATIENT) if word in written]
+    check_nobody_is_named(out)
+    if layout is dicom:  # nor where it fails
+        path = sorted((tmp_path / "in" / "Mustermann").iterdir())[3]
+        path.write_bytes(path.read_bytes()[:-30])
+        done = command("predict", model, "-i", tmp_path / "in", "-o", out)
+        assert (done.code, "Mustermann" in done.error) == (2, True)
+        assert json.loads((out / "summary.json").read_text())["failed"].keys() == {file.removesuffix(".nii.gz")}
+        check_nobody_is_named(out)
+
+
+def check_nobody_is_named(out: Path) -> None:
+    """No patient's name or id stands in anything that was written."""
+    for path in out.rglob("*"):
+        named = [
+            word
+            for word in ("Mustermann", dicom_files.PATIENT)
+            if path.is_file() and word.encode() in path.read_bytes()
+        ]
+        assert named == [], path
 
 
 def test_a_study_that_contradicts_itself_is_told_and_the_others_done(command, model_file, tmp_path):

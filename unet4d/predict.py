@@ -6,6 +6,7 @@ import contextlib
 import io
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -60,7 +61,8 @@ def predict(
             layout that `unet4d convert` knows, or lists (.txt) of such; of the last two kinds test cases are taken, or all cases
             if there are none.
         out_dir: see prediction/folder.py; label maps there already are replaced if an earlier call wrote them, and nothing else is.
-        settings: how the studies are segmented.
+        settings: how the studies are segmented; what does not fit into memory is kept in `out_dir` meanwhile, unless they name a
+            place.
         device: "auto", "cpu", "cuda" or "cuda:N".
         cases: of the dataset folders, take the training or test cases of these names.
         held_out: of the dataset folders, take the cases that the model's run was validated on; with several models all training
@@ -83,6 +85,7 @@ def predict(
         Unet4DError: the same as InputError, where only the memory or the network's answer was at fault; the disk is full.
     """
     settings = settings or Settings()
+    settings = replace(settings, scratch_dir=settings.scratch_dir or Path(out_dir))
     with ranks.alike(), _hushed(ranks):
         where = find_device(ranks.device_name(device))
         resolve_precision(settings.precision, where)

@@ -36,3 +36,12 @@ def bytes_of(text: str, option: str) -> int:
     if not 1 <= size < math.inf:
         raise InputError(f"{option} is {text}; wanted a size above 0, such as 8GB, 8000MB, 8GiB or 8, which is 8 GB")
     return int(size)
+
+
+def in_words(size: float) -> str:
+    """Bytes in the unit that suits them: 64.8 kB of 64800."""
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if size < 1000:
+            return f"{size:.3g} {unit}"
+        size /= 1000
+    return f"{size:.3g} TB"

@@ -126,7 +126,7 @@ def _inference_options(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--scratch_dir",
         type=str,
-        help="where a study is kept that does not fit into memory; default: the system's folder for temporary files",
+        help="where a study is kept meanwhile that does not fit into memory; default: --out",
     )
 
 

@@ -26,10 +26,13 @@ from unet4d.postprocessing import Step, apply
 from unet4d.prediction.folder import PredictionFolder
 from unet4d.prediction.formats import probability_bytes
 from unet4d.prediction.overlap import overlapped
-from unet4d.prediction.records import Stamp, check_unchanged, stamps
+from unet4d.prediction.records import Stamp, check_unchanged, inputs_in_record, stamps
 from unet4d.segmentation import Answer, Models, Prepared, Settings, answer, prepare
+from unet4d.sizes import in_words
 
 Value = TypeVar("Value")
+HASHED = "series-"
+"""So studies are named of whose files nothing but a hash is to be told, see data/convert/dicom.py."""
 BESIDE_SHARE = 0.1
 """Of the memory, what a study may take that is read or written while another one is computed; segmentation leaves a fifth."""
 _COPIES, _UNPACKED = 8, 8
@@ -60,7 +63,7 @@ class Job:
 
     def made_of(self, inputs: Sequence[Stamp]) -> dict[str, Any]:
         """What decides the answer, with the inputs as they were stamped."""
-        return {**self.made, "inputs": list(inputs)}
+        return {**self.made, "inputs": inputs_in_record(inputs)}
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,7 +109,7 @@ class Batch:
                 )
             finally:
                 with contextlib.suppress(Unet4DError):  # a full disk was told
-                    self.folder.finish({name: str(error) for name, error in self.failed.items()})
+                    self.folder.finish({name: _reason(name, error) for name, error in self.failed.items()})
 
     def _read(self, job: Job) -> _Read | Unet4DError:
         began, before = time.perf_counter(), stamps(job.study)
@@ -197,13 +200,13 @@ class Batch:
         """Say how large the probabilities are, and see that the disk has room for them."""
         size = probability_bytes(prepared.like, len(self.folder.labels))
         self._note(
-            f"{job.name}: probabilities of {len(self.folder.labels)} classes take up to {size / 1e9:.3g} GB on disk"
+            f"{job.name}: probabilities of {len(self.folder.labels)} classes take up to {in_words(size)} on disk"
         )
         nearest = next(path for path in (self.folder.path, *self.folder.path.absolute().parents) if path.exists())
         free = shutil.disk_usage(nearest).free
         if size > free:
             raise Unet4DError(
-                f"probabilities take up to {size / 1e9:.3g} GB and {free / 1e9:.3g} GB are free for {self.folder.path}; free "
+                f"probabilities take up to {in_words(size)} and {in_words(free)} are free for {self.folder.path}; free "
                 "space, choose another folder or leave --probabilities out"
             )
 
@@ -238,6 +241,13 @@ def _tried(work: Callable[[], Value]) -> Value | Unet4DError:
     except MemoryError as error:
         reason = str(error).split(";")[0] or "an allocation was refused"
         return Unet4DError(f"the main memory is too small ({reason}); set --memory, or use a machine with more")
+
+
+def _reason(case: str, error: Unet4DError) -> str:
+    """Why a case failed, for a file: without the paths of DICOM that is not to be named."""
+    return (
+        "told on the terminal only, for the paths of DICOM may name patients" if case.startswith(HASHED) else str(error)
+    )
 
 
 def _reading_bytes(study: Study) -> float:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import glob
 import hashlib
+import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -31,6 +32,16 @@ Stamp = list[Any]
 def stamps(study: Study) -> list[Stamp]:
     """How all files that a study is read from stand now, by path."""
     return [_stamp(path) for path in sorted(path.absolute() for path in study.files)]
+
+
+def inputs_in_record(taken: Sequence[Stamp]) -> dict[str, Any]:
+    """What a record says of the inputs: how many, how large, and a digest of their paths, sizes and times.
+
+    No paths: DICOM folders carry patients' names, which stay out of what is written.
+    """
+    text = json.dumps(list(taken))
+    size = sum(size or 0 for _, size, _ in taken)
+    return {"files": len(taken), "bytes": size, "sha256": hashlib.sha256(text.encode()).hexdigest()}
 
 
 def check_unchanged(before: Sequence[Stamp], study: Study) -> None:

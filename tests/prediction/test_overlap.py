@@ -1,0 +1,115 @@
+"""Reading, computing and writing at the same time: the order, what is held, and how it ends."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import pytest
+
+from unet4d.prediction.overlap import overlapped
+
+ITEMS = list(range(5))
+
+
+class Watched:
+    """Three steps that note what they do and how many items are held."""
+
+    def __init__(self, **fails: int):
+        self.done: list[tuple[str, int]] = []
+        self.closed: list[int] = []
+        self.fails, self.held, self.most = fails, 0, 0
+        self.lock = threading.Lock()
+
+    def _step(self, name: str, item: int) -> int:
+        if self.fails.get(name) == item:
+            raise ValueError(f"{name} {item}")
+        with self.lock:
+            self.done.append((name, item))
+        return item
+
+    def read(self, item: int) -> int:
+        with self.lock:
+            self.held += 1
+            self.most = max(self.most, self.held)
+        return self._step("read", item)
+
+    def compute(self, item: int, got: int) -> int:
+        assert item == got
+        return self._step("compute", item)
+
+    def write(self, item: int, made: int) -> None:
+        assert item == made
+        self._step("write", item)
+        with self.lock:
+            self.held -= 1
+
+    def run(self, **options) -> None:
+        overlapped(ITEMS, self.read, self.compute, self.write, self.closed.append, **options)
+
+
+def test_every_item_goes_through_all_steps_in_order():
+    watched = Watched()
+    watched.run()
+    for step in ("read", "compute", "write"):
+        assert [item for name, item in watched.done if name == step] == ITEMS
+    for item in ITEMS:
+        assert [name for name, other in watched.done if other == item] == ["read", "compute", "write"]
+    assert watched.most <= 3
+
+
+def test_it_does_overlap():
+    """Two items meet at a barrier that no single thread could pass: one is read, one computed, one written."""
+    together = threading.Barrier(3, timeout=20)
+
+    def meet(item: int, *more: int, at: int) -> int:
+        if item == at:
+            together.wait()
+        return item
+
+    overlapped(
+        ITEMS,
+        lambda item: meet(item, at=3),
+        lambda item, got: meet(item, at=2),
+        lambda item, made: meet(item, at=1),
+        lambda got: None,
+    )
+
+
+def test_what_may_be_neither_ahead_nor_behind_is_held_alone():
+    watched = Watched()
+    watched.run(ahead=lambda item: False, behind=lambda made: False)
+    assert watched.done == [(step, item) for item in ITEMS for step in ("read", "compute", "write")]
+    assert watched.most == 1
+
+
+@pytest.mark.parametrize("step", ["read", "compute", "write"])
+@pytest.mark.parametrize("item", [0, 2, 4])
+def test_what_is_raised_ends_all_and_what_was_begun_is_written_or_closed(step, item):
+    watched = Watched(**{step: item})
+    with pytest.raises(ValueError, match=f"{step} {item}"):
+        watched.run()
+    time.sleep(0.05)  # what was still being read is closed when it comes
+    assert [other for name, other in watched.done if name == "write"] == ITEMS[:item]
+    read = {other for name, other in watched.done if name == "read"}
+    computed = {other for name, other in watched.done if name == "compute"} | ({item} if step == "compute" else set())
+    assert set(watched.closed) == read - computed
+
+
+def test_an_interrupt_has_the_file_in_hand_finished():
+    began, finished = threading.Event(), []
+
+    def write(item: int, made: int) -> None:
+        began.set()
+        time.sleep(0.1)
+        finished.append(item)
+
+    def compute(item: int, got: int) -> int:
+        if item == 1:
+            assert began.wait(20)
+            raise KeyboardInterrupt
+        return item
+
+    with pytest.raises(KeyboardInterrupt):
+        overlapped(ITEMS, lambda item: item, compute, write, lambda got: None)
+    assert finished == [0]

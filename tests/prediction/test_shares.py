@@ -1,0 +1,66 @@
+"""Which studies each job of an array, and each process in it, takes."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+
+from unet4d.errors import InputError
+from unet4d.prediction.shares import Share, share_of
+from unet4d.ranks import Ranks
+
+STUDIES = list("abcdefghij")
+
+
+def slurm(number: int, numbers: range) -> dict[str, str]:
+    """What Slurm sets in a job of an array."""
+    named = {"ID": number, "COUNT": len(numbers), "MIN": numbers[0], "MAX": numbers[-1], "STEP": numbers.step}
+    return {f"SLURM_ARRAY_TASK_{name}": str(value) for name, value in named.items()}
+
+
+@pytest.mark.parametrize(("parts", "processes"), [(1, 1), (3, 1), (1, 4), (3, 2), (12, 1), (5, 4)])
+def test_all_shares_together_are_all_studies_each_once(parts, processes):
+    taken = [
+        Share(parts, part).within(Ranks(rank, processes)).of(STUDIES)
+        for part, rank in itertools.product(range(parts), range(processes))
+    ]
+    assert sorted(itertools.chain(*taken)) == STUDIES
+    assert {len(one) for one in taken} <= {len(STUDIES) // len(taken), len(STUDIES) // len(taken) + 1}
+
+
+def test_processes_share_what_their_part_is():
+    assert Share(2, 1).of(STUDIES) == list("bdfhj")
+    assert [Share(2, 1).within(Ranks(rank, 2)).of(STUDIES) for rank in range(2)] == [list("cgk"[:2]), list("dhj"[:2])]
+
+
+@pytest.mark.parametrize("numbers", [range(4), range(1, 5), range(0, 12, 3), range(7, 8)])
+def test_the_jobs_of_a_slurm_array_take_a_part_each(numbers):
+    shares = [share_of(None, None, slurm(number, numbers)) for number in numbers]
+    assert shares == [Share(len(numbers), place, by_slurm=True) for place in range(len(numbers))]
+    assert shares[0].words == f"part 0 of {len(numbers)} by the Slurm array"
+
+
+def test_what_is_asked_for_goes_before_slurm():
+    array = slurm(2, range(4))
+    assert share_of(10, 3, array) == Share(10, 3)
+    assert share_of(1, None, array) == Share()
+    assert share_of(None, None, {}) == Share()
+    assert share_of(None, None, {"SLURM_JOB_ID": "7"}) == Share()
+
+
+@pytest.mark.parametrize(
+    ("parts", "part", "environment", "words"),
+    [
+        (10, None, {}, "--num_parts came without --part_id; wanted both"),
+        (None, 3, {}, "--part_id came without --num_parts; wanted both"),
+        (10, 10, {}, "--num_parts is 10 and --part_id 10; wanted 1 part or more, and its number from 0 to"),
+        (0, 0, {}, "--num_parts is 0"),
+        (None, None, {**slurm(7, range(1, 8)), "SLURM_ARRAY_TASK_COUNT": "3"}, "3 jobs numbered from 1 to 7, of which this is 7"),
+        (None, None, {**slurm(2, range(4)), "SLURM_ARRAY_TASK_COUNT": "many"}, "COUNT is 'many'"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_is_told(parts, part, environment, words):
+    with pytest.raises(InputError) as told:
+        share_of(parts, part, environment)
+    assert words in str(told.value)

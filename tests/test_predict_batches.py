@@ -1,0 +1,350 @@
+"""`unet4d predict` over many studies: what comes in, what is left, what is shared."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.predictions import contents, json_of, rows_of
+from tests.processes import run_ranks
+from unet4d.errors import InputError, ToldElsewhere
+from unet4d.predict import predict
+from unet4d.prediction.folder import PredictionFolder
+from unet4d.prediction.shares import Share
+from unet4d.prediction.tables import Tables
+from unet4d.segmentation import Settings, prepare
+
+FP32 = Settings(precision="fp32")
+
+
+@pytest.fixture
+def studies(tmp_path, study) -> Path:
+    """A folder of five studies."""
+    for seed in range(5):
+        study(tmp_path / "in" / f"s{seed}.nii.gz", seed=seed, frames=2 + seed % 2)
+    return tmp_path / "in"
+
+
+@pytest.fixture
+def computed(monkeypatch) -> list[str]:
+    """The names of the studies that are read to be computed, as they come."""
+    names: list[str] = []
+
+    def prepared(models, study, settings):
+        names.append(study.name)
+        return prepare(models, study, settings)
+
+    monkeypatch.setattr("unet4d.prediction.batch.prepare", prepared)
+    return names
+
+
+# What is left ----------------------------------------------------------------------------------------------------
+
+
+def test_continue_leaves_what_is_complete_and_makes_what_is_not(command, model_file, studies, tmp_path, computed):
+    out = tmp_path / "out"
+    words = ["predict", model_file(), "-i", studies, "-o", out, "--precision", "fp32", "--continue"]
+    assert command(*words).code == 0
+    before = contents(out)
+    times = {path: path.stat().st_mtime_ns for path in out.glob("*.nii.gz")}
+    (out / "s1.nii.gz").write_bytes(before["s1.nii.gz"][:-20] + b"x" * 20)  # as long, and another
+    (out / "s2.nii.gz").unlink()
+    (out / ".unet4d" / "cases" / "s3.json").write_text("{")
+    computed.clear()
+    done = command(*words)
+    assert done.told.splitlines()[0] == (
+        "2 of 5 studies are complete and of the same models and settings; they are left as they are"
+    )
+    assert done.told.splitlines()[-1] == f"3 label maps and volumes.csv: {out}"
+    assert computed == ["s1", "s2", "s3"]
+    assert contents(out) == before
+    assert {path.name for path in times if path.stat().st_mtime_ns == times[path]} == {"s0.nii.gz", "s4.nii.gz"}
+
+
+@pytest.mark.parametrize(
+    ("change", "again"),
+    [
+        (["--overlap", "0.1"], True),
+        (["--mirror_axes", "0"], True),
+        (["--time", "cyclic"], True),
+        (["--precision", "bf16"], True),
+        (["--format", "nifti", "seq.nrrd"], True),
+        (["--probabilities"], True),
+        (["--time", "open"], False),  # as it was run
+        (["--memory", "8GB"], False),
+        (["--sw_batch_size", "3"], False),
+        (["--device", "cpu"], False),
+    ],
+)
+def test_another_setting_has_all_made_again_another_memory_does_not(
+    command, model_file, study, tmp_path, computed, change, again
+):
+    study(tmp_path / "heart.nii.gz", shape=(12, 10, 4), frames=2)
+    words = ["predict", model_file(), "-i", tmp_path / "heart.nii.gz", "-o", tmp_path / "out"]
+    assert command(*words, "--precision", "fp32").code == 0
+    computed.clear()
+    assert command(*words, "--precision", "fp32", "--continue", *change).code == 0
+    assert computed == ["heart"] * again
+
+
+def test_another_model_or_input_has_it_made_again_a_moved_model_does_not(model_file, study, tmp_path, computed):
+    study(tmp_path / "heart.nii.gz", shape=(12, 10, 4), frames=2)
+    model, out = model_file(), tmp_path / "out"
+    given = [tmp_path / "heart.nii.gz"]
+    predict(model, given, out)
+    computed.clear()
+    moved = model.rename(tmp_path / "moved.pt")
+    assert predict(moved, given, out, leave_complete=True) == []
+    assert predict(model_file(lstm_channels=0), given, out, leave_complete=True) == [out / "heart.nii.gz"]
+    study(tmp_path / "heart.nii.gz", shape=(12, 10, 4), frames=2, seed=9)
+    assert predict(model, given, out, leave_complete=True) == [out / "heart.nii.gz"]
+    assert computed == ["heart", "heart"]
+
+
+def test_files_of_a_format_that_is_not_asked_for_any_more_go_with_the_answer_they_were_of(model_file, study, tmp_path):
+    study(tmp_path / "heart.nii.gz", shape=(12, 10, 4), frames=3)
+    out, given = tmp_path / "out", [tmp_path / "heart.nii.gz"]
+    [path] = predict(model_file(), given, out, Settings(probabilities=True), formats=["seg.nrrd", "nifti"])
+    assert path == out / "heart_seg"
+    assert len(list(path.iterdir())) == 3
+    (path / "corrected.seg.nrrd").write_text("somebody's own")
+    study(tmp_path / "heart.nii.gz", shape=(12, 10, 4), frames=2)
+    [path] = predict(model_file(), given, out, formats=["seg.nrrd"])
+    assert sorted(one.name for one in path.iterdir()) == [
+        "corrected.seg.nrrd", "heart_frame000.seg.nrrd", "heart_frame001.seg.nrrd",
+    ]  # fmt: skip
+    assert not (out / "heart.nii.gz").exists()
+    assert not (out / "heart_probabilities").exists()
+
+
+# What is shared --------------------------------------------------------------------------------------------------
+
+
+def test_parts_make_together_what_one_makes(command, model_file, studies, tmp_path):
+    words = ["predict", model_file(), "-i", studies, "--precision", "fp32"]
+    assert command(*words, "-o", tmp_path / "whole").code == 0
+    for part in range(6):
+        done = command(*words, "-o", tmp_path / "out", "--num-parts", "6", "--part-id", part)
+        assert (done.code, done.error) == (0, "")
+        taken = "1 of 5 studies" if part < 5 else "0 of 5 studies, nothing to do"
+        assert done.told.splitlines()[0] == f"part {part} of 6: {taken}"
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+    assert set(json_of(tmp_path / "out" / "summary.json")["cases"]) == {f"s{seed}" for seed in range(5)}
+
+
+def test_the_jobs_of_a_slurm_array_share_by_themselves(command, model_file, studies, tmp_path, monkeypatch):
+    for name, value in (("COUNT", 2), ("ID", 8), ("MIN", 7), ("MAX", 8), ("STEP", 1)):
+        monkeypatch.setenv(f"SLURM_ARRAY_TASK_{name}", str(value))
+    done = command("predict", model_file(), "-i", studies, "-o", tmp_path / "out")
+    assert done.told.splitlines()[0] == "part 1 of 2 by the Slurm array: 2 of 5 studies"
+    assert [line.split("\t")[1] for line in done.told.splitlines()[1:3]] == ["s1", "s3"]
+
+
+def test_names_that_are_doubled_are_told_to_every_part(command, model_file, study, tmp_path):
+    for folder in ("a", "b"):
+        study(tmp_path / folder / "heart.nii.gz")
+    done = command(
+        "predict",
+        model_file(),
+        "-i",
+        tmp_path / "a",
+        tmp_path / "b",
+        "-o",
+        tmp_path / "out",
+        "--num_parts",
+        9,
+        "--part_id",
+        8,
+    )
+    assert done.code == 2
+    assert "several inputs are named heart" in done.line
+
+
+def _predicted(ranks, model: Path, given: Path, out: Path) -> list[str]:
+    return [path.name for path in predict(model, [given], out, FP32, device="cpu", ranks=ranks)]
+
+
+def test_processes_share_the_studies(model_file, studies, tmp_path):
+    model = model_file()
+    predict(model, [studies], tmp_path / "whole", FP32)
+    written = run_ranks(2, _predicted, model, studies, tmp_path / "out")
+    assert written == [["s0.nii.gz", "s2.nii.gz", "s4.nii.gz", "s1.nii.gz", "s3.nii.gz"]] * 2
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+
+
+def test_what_fails_in_one_process_is_told_by_the_first(model_file, studies, tmp_path):
+    (studies / "s1.nii.gz").write_bytes(b"")
+    ended = run_ranks(2, _predicted, model_file(), studies, tmp_path / "out", fails=True)
+    assert [type(end) for end in ended] == [InputError, ToldElsewhere]
+    assert "1 of 5 studies could not be segmented, the other 4 are in " in str(ended[0])
+    assert ended[1].exit_code == 2
+    assert list(json_of(tmp_path / "out" / "summary.json")["failed"]) == ["s1"]
+
+
+def test_two_calls_at_once_lose_none_of_each_others_rows(model_file, studies, tmp_path):
+    """Five, each with its own view of the same folder."""
+    model = model_file()
+    threads = [
+        threading.Thread(
+            target=predict, args=(model, [studies], tmp_path / "out", FP32), kwargs={"share": Share(5, part)}
+        )
+        for part in range(5)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert {row["case"] for row in rows_of(tmp_path / "out")} == {f"s{seed}" for seed in range(5)}
+    assert len(json_of(tmp_path / "out" / "prediction.json")["cases"]) == 5
+
+
+def test_without_a_lock_none_is_lost_either(model_file, study, tmp_path, monkeypatch):
+    """A file system that locks nothing: a case that appears while the tables are written is in them in the end."""
+    study(tmp_path / "a.nii.gz")
+    model, out = model_file(), tmp_path / "out"
+    predict(model, [tmp_path / "a.nii.gz"], out)
+    record = json_of(out / ".unet4d" / "cases" / "a.json")
+    usual, calls = Tables._write_all, []
+
+    def raced(self) -> None:
+        usual(self)
+        if not calls:
+            calls.append(True)
+            (out / ".unet4d" / "cases" / "b.json").write_text(json.dumps({**record, "case": "b"}))
+
+    def refused(descriptor, operation):
+        raise OSError("no locks here")
+
+    monkeypatch.setattr("fcntl.flock", refused)
+    monkeypatch.setattr(Tables, "_write_all", raced)
+    folder = PredictionFolder(out, json_of(out / "prediction.json")["labels"])
+    folder.tables.write(always=True)
+    assert {row["case"] for row in rows_of(out)} == {"a", "b"}
+
+
+def test_the_tables_of_many_cases_are_not_written_with_each(tmp_path, monkeypatch):
+    """Pins a cost that grew with the square of the number of cases: it is a small share of the time, and right in the end."""
+    folder = PredictionFolder(tmp_path, {"background": 0, "one": 1})
+    written = []
+    usual = Tables._write_all
+
+    def counted(self) -> None:
+        written.append(True)
+        time.sleep(0.01)
+        usual(self)
+
+    monkeypatch.setattr(Tables, "_write_all", counted)
+    for n in range(300):
+        folder.records.keep(f"case{n}", {"made": {}, "entry": {}, "frames": 1, "volumes_ml": {"one": [1.5]}}, [])
+        folder.tables.write()
+    assert len(written) < 60
+    folder.finish({})
+    assert [row["case"] for row in rows_of(tmp_path)] == [f"case{n}" for n in range(300)]
+
+
+# What comes in ---------------------------------------------------------------------------------------------------
+
+
+def test_a_list_names_studies_datasets_and_folders(command, model_file, studies, own_phantom, study, tmp_path):
+    study(tmp_path / "lists" / "near.nii.gz")
+    (tmp_path / "lists" / "mine.txt").write_text(
+        f"# the studies of May\n\nnear.nii.gz\n{studies / 's0.nii.gz'}\n../phantom/dataset.json\n"
+    )
+    done = command("predict", model_file(), "-i", tmp_path / "lists" / "mine.txt", "-o", tmp_path / "out")
+    assert (done.code, done.error) == (0, "")
+    cases = json_of(tmp_path / "out" / "prediction.json")["cases"]
+    assert sorted(cases) == ["near", "phantom001", "phantom002", "phantom003", "s0"]
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"# nothing\n", "mine.txt is empty; wanted a list of inputs, one path a line"),
+        (b"here.nii.gz\nthere.nii.gz\n", "line 2 of {}/mine.txt names {}/there.nii.gz, which is missing"),
+        (b"\xff\xfe", "mine.txt cannot be read as a list of inputs"),
+    ],
+)
+def test_a_list_with_a_mistake_is_told(command, model_file, study, tmp_path, content, words):
+    study(tmp_path / "here.nii.gz")
+    (tmp_path / "mine.txt").write_bytes(content)
+    done = command("predict", model_file(), "-i", tmp_path / "mine.txt", "-o", tmp_path / "out")
+    assert done.code == 2
+    assert words.replace("{}", str(tmp_path)) in done.line
+
+
+def test_one_frame_for_a_network_of_many_works_and_is_said(command, model_file, study, tmp_path):
+    study(tmp_path / "flat.nii.gz", frames=1)
+    words = ["-i", tmp_path / "flat.nii.gz", "-o", tmp_path / "out", "--time", "cyclic"]
+    done = command("predict", model_file(), *words)
+    assert done.code == 0
+    assert done.line == (
+        "flat has one frame, and the network was trained on clips of 8: it is segmented without others before and after"
+    )
+    assert command("predict", model_file(lstm_channels=0), *words).error == ""  # which sees each frame alone anyhow
+
+
+@pytest.mark.parametrize("grown", [True, False])
+def test_an_input_that_changes_while_it_is_read_is_told_and_the_others_are_done(
+    command, model_file, studies, tmp_path, monkeypatch, grown
+):
+    def changing(models, study, settings):
+        made = prepare(models, study, settings)
+        if study.name == "s2":
+            with open(studies / "s2.nii.gz", "ab" if grown else "rb+") as file:
+                file.write(b"more")
+            os.utime(studies / "s2.nii.gz", ns=(0, 5))
+        return made
+
+    monkeypatch.setattr("unet4d.prediction.batch.prepare", changing)
+    done = command("predict", model_file(), "-i", studies, "-o", tmp_path / "out")
+    size = (studies / "s2.nii.gz").stat().st_size
+    assert done.code == 2
+    came = f"from {size - 4} bytes to {size} bytes" if grown else "and kept its size"
+    assert (
+        f"s2: {studies / 's2.nii.gz'} changed while it was read ({came}); wanted a file that is complete" in done.line
+    )
+    assert not (tmp_path / "out" / "s2.nii.gz").exists()
+    assert len(json_of(tmp_path / "out" / "prediction.json")["cases"]) == 4
+
+
+def test_a_file_that_is_still_being_written_is_told_so_and_not_as_damaged(
+    command, model_file, study, tmp_path, monkeypatch
+):
+    study(tmp_path / "heart.nii.gz")
+    whole = (tmp_path / "heart.nii.gz").read_bytes()
+    (tmp_path / "heart.nii.gz").write_bytes(whole[:900])
+
+    def growing(models, study, settings):
+        try:
+            return prepare(models, study, settings)
+        finally:
+            (tmp_path / "heart.nii.gz").write_bytes(whole[:1900])
+
+    monkeypatch.setattr("unet4d.prediction.batch.prepare", growing)
+    done = command("predict", model_file(), "-i", tmp_path / "heart.nii.gz", "-o", tmp_path / "out")
+    assert (done.code, "changed while it was read (from 900 bytes to 1900 bytes)" in done.line) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (
+            ["--memory", "much"],
+            "--memory is much; wanted a size above 0, such as 8GB, 8000MB, 8GiB or 8, which is 8 GB",
+        ),
+        (["--memory", "0"], "--memory is 0; wanted a size above 0"),
+        (["--cyclic_shifts", "0"], "cyclic_shifts is 0; wanted 1 or more"),
+        (["--mirror_axes", "3"], "mirror_axes is [3]; wanted axes among 0, 1 and 2"),
+        (["--num_parts", "2"], "--num_parts came without --part_id"),
+        (["--format", "dicom"], "--format"),
+    ],
+)
+def test_an_option_that_cannot_be_is_told(command, model_file, studies, tmp_path, options, words):
+    done = command("predict", model_file(), "-i", studies, "-o", tmp_path / "out", *options)
+    assert done.code == 2
+    assert words in done.line
