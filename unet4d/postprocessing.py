@@ -222,13 +222,12 @@ def _remove_single_frame(label: np.ndarray, value: int | None, cyclic: bool) -> 
 
     That is a component no voxel of which has the class at its own place, or at one of the 26 around it, in the frame before or the
     frame after: in 4D, where voxels that share a corner belong together, a component of one frame. None touches another, so the
-    order in which they go does not matter. At the ends of an open series only the one neighbour counts; a frame that is alone has
-    none, and stays as it is.
+    order in which they go does not matter. At the ends of an open series only the one neighbour counts; a frame that is alone
+    stays as it is.
     """
     frames = len(label)
     for t, frame in enumerate(label):
         beside = {(t - 1) % frames, (t + 1) % frames} if cyclic else {t - 1, t + 1} & set(range(frames))
-        beside.discard(t)
         box = _box(_mask(frame, value))
         if box is None or not beside:
             continue

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from unet4d.metrics import count_voxels, describe, dice
+from unet4d.metrics import count_voxels, describe, dice, flicker
 from unet4d.postprocessing import EVERY_CLASS, OPERATIONS, Step, apply
 
 MARGIN, TOLERANCE = 0.0005, 0.0001
@@ -19,9 +19,11 @@ RULE = (
     "mean of a class runs over all labelled frames, the mean foreground Dice over the classes' means."
 )
 FLICKER = (
-    "Flicker of a class: how often a voxel differs, in being of the class, from the frames before and after, which agree; over "
-    "the class's voxels in the frames that have both. Over all frames, labelled or not; of fewer than three frames undefined."
+    "Components that live one frame, and their voxels, over all frames of all cases, labelled or not: what unet4d evaluate calls "
+    "flicker_components and flicker_voxels. They are told beside the Dice and decide nothing."
 )
+Flicker = dict[str, dict[str, int]]
+"""Class name to {"components": ..., "voxels": ...}, see `FLICKER`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,7 +92,7 @@ class Trial:
         after: with it.
         improved: subjects whose mean foreground Dice rose.
         worsened: those whose fell.
-        flicker: of each class, before and after; of steps over time alone.
+        flicker: before and after; of a step that sees one frame at a time None.
         why_not: what speaks against it; None where nothing does.
         kept: whether it was the best of its round.
     """
@@ -101,7 +103,7 @@ class Trial:
     after: Score
     improved: tuple[str, ...]
     worsened: tuple[str, ...]
-    flicker: dict[str, tuple[float | None, float | None]] = field(default_factory=dict)
+    flicker: tuple[Flicker, Flicker] | None = None
     why_not: str | None = None
     kept: bool = False
 
@@ -125,19 +127,19 @@ class Choice:
         trials: all, round by round.
         before: the Dice without any step.
         after: with all of them.
-        flicker: of each class, before and after.
+        flicker: before and after.
     """
 
     steps: list[Step]
     trials: list[Trial]
     before: Score
     after: Score
-    flicker: dict[str, tuple[float | None, float | None]]
+    flicker: tuple[Flicker, Flicker]
 
 
 def candidates(labels: Mapping[str, int]) -> list[Step]:
     """Every operation for every foreground class; removals for all classes as one, too, where there are several."""
-    names = [name for name, value in labels.items() if value]
+    names, _ = _foreground(labels)
     steps = []
     for operation in OPERATIONS:
         every = [EVERY_CLASS] if len(names) > 1 and operation != "fill_holes" else []
@@ -154,49 +156,50 @@ def choose(cases: Sequence[Judged], labels: Mapping[str, int]) -> Choice:
     """
     remaining, trials = candidates(labels), list[Trial]()
     steps: list[Step] = []
-    now = [case.label for case in cases]
-    before = found = _score(cases, [label[case.frames] for case, label in zip(cases, now, strict=True)], labels)
+    first = now = _round(1, cases, [case.label for case in cases], labels)
     while True:
-        number = 1 + len(steps)
-        tried = [_try(step, number, cases, now, found, labels) for step in remaining]
+        tried = [_try(step, now, cases, labels) for step in remaining]
         passed = [index for index, trial in enumerate(tried) if trial.why_not is None]
         best = max(passed, key=lambda index: tried[index].change, default=None)
         trials += [replace(trial, kept=index == best) for index, trial in enumerate(tried)]
         if best is None:
-            break
+            return Choice(steps, trials, first.score, now.score, (first.flicker, now.flicker))
         steps.append(remaining.pop(best))
-        found = tried[best].after
-        now = [apply(label, steps[-1:], labels, case.cyclic) for case, label in zip(cases, now, strict=True)]
-    original = [case.label for case in cases]
-    return Choice(steps, trials, before, found, _flicker_change(cases, original, now, labels))
+        made = [apply(label, steps[-1:], labels, case.cyclic) for case, label in zip(cases, now.made, strict=True)]
+        now = _round(now.number + 1, cases, made, labels)
 
 
-def flicker(labels: Sequence[np.ndarray], value: int, cyclic: Sequence[bool]) -> float | None:
-    """The flicker of one class over label maps (T, X, Y, Z), see `FLICKER`; None where it is undefined."""
-    blips = voxels = 0
-    for label, wraps in zip(labels, cyclic, strict=True):
-        frames = len(label)
-        for t in (range(frames) if wraps else range(1, frames - 1)) if frames > 2 else ():
-            before, here, after = (label[(t + d) % frames] == value for d in (-1, 0, 1))
-            blips += int(np.count_nonzero((before == after) & (before != here)))
-            voxels += int(np.count_nonzero(here))
-    return blips / voxels if voxels else None
+@dataclass(frozen=True, eq=False)
+class _Round:
+    """The label maps (T, X, Y, Z) of the cases at the beginning of a round, and how good they are."""
+
+    number: int
+    made: Sequence[np.ndarray]
+    score: Score
+    flicker: Flicker
 
 
-def _try(
-    step: Step, number: int, cases: Sequence[Judged], now: Sequence[np.ndarray], found: Score, labels: Mapping[str, int]
-) -> Trial:
+def _round(number: int, cases: Sequence[Judged], made: Sequence[np.ndarray], labels: Mapping[str, int]) -> _Round:
+    labelled = [label[case.frames] for case, label in zip(cases, made, strict=True)]
+    return _Round(number, made, _score(cases, labelled, labels), _flicker(cases, made, labels))
+
+
+def _try(step: Step, now: _Round, cases: Sequence[Judged], labels: Mapping[str, int]) -> Trial:
     """One step judged. Of steps that see one frame at a time, the labelled frames are all that need work."""
     over_time = step.operation == "remove_single_frame_components"
-    seen = [label if over_time else label[case.frames] for case, label in zip(cases, now, strict=True)]
+    seen = [label if over_time else label[case.frames] for case, label in zip(cases, now.made, strict=True)]
     made = [apply(label, [step], labels, case.cyclic) for case, label in zip(cases, seen, strict=True)]
-    scored = [label[case.frames] if over_time else label for case, label in zip(cases, made, strict=True)]
-    after = _score(cases, scored, labels)
-    improved = tuple(name for name, was in found.subjects.items() if _sign(was, after.subjects[name]) > 0)
-    worsened = tuple(name for name, was in found.subjects.items() if _sign(was, after.subjects[name]) < 0)
-    flickers = _flicker_change(cases, now, made, labels) if over_time else {}
-    trial = Trial(number, step, found, after, improved, worsened, flickers)
-    return replace(trial, why_not=_why_not(trial, len(found.subjects)))
+    after = _score(
+        cases,
+        [label[case.frames] if over_time else label for case, label in zip(cases, made, strict=True)],
+        labels,
+    )
+    before = now.score.subjects
+    improved = tuple(name for name, was in before.items() if _sign(was, after.subjects[name]) > 0)
+    worsened = tuple(name for name, was in before.items() if _sign(was, after.subjects[name]) < 0)
+    flickers = (now.flicker, _flicker(cases, made, labels)) if over_time else None
+    trial = Trial(now.number, step, now.score, after, improved, worsened, flickers)
+    return replace(trial, why_not=_why_not(trial, len(before)))
 
 
 def _why_not(trial: Trial, subjects: int) -> str | None:
@@ -217,7 +220,7 @@ def _why_not(trial: Trial, subjects: int) -> str | None:
 
 def _score(cases: Sequence[Judged], predictions: Sequence[np.ndarray], labels: Mapping[str, int]) -> Score:
     """Score predictions (n, X, Y, Z) of the labelled frames."""
-    names, values = zip(*((name, value) for name, value in labels.items() if value), strict=True)
+    names, values = _foreground(labels)
     rows: dict[str, list[np.ndarray]] = {}
     for case, prediction in zip(cases, predictions, strict=True):
         rows.setdefault(case.subject, []).append(dice(count_voxels(case.reference, prediction, values)))
@@ -229,12 +232,20 @@ def _score(cases: Sequence[Judged], predictions: Sequence[np.ndarray], labels: M
     )
 
 
-def _flicker_change(
-    cases: Sequence[Judged], before: Sequence[np.ndarray], after: Sequence[np.ndarray], labels: Mapping[str, int]
-) -> dict[str, tuple[float | None, float | None]]:
-    cyclic = [case.cyclic for case in cases]
+def _flicker(cases: Sequence[Judged], made: Sequence[np.ndarray], labels: Mapping[str, int]) -> Flicker:
+    """The flicker of label maps (T, X, Y, Z) of the cases."""
+    names, values = _foreground(labels)
+    counted = [flicker(label, values, case.cyclic) for case, label in zip(cases, made, strict=True)]
+    components, voxels = (sum(one[i].sum(axis=0) for one in counted) for i in range(2))
+    return {
+        name: {"components": int(n), "voxels": int(of)} for name, n, of in zip(names, components, voxels, strict=True)
+    }
+
+
+def _foreground(labels: Mapping[str, int]) -> tuple[list[str], list[int]]:
+    """Names and values of the classes but the background."""
     classes = {name: value for name, value in labels.items() if value}
-    return {name: (flicker(before, value, cyclic), flicker(after, value, cyclic)) for name, value in classes.items()}
+    return list(classes), list(classes.values())
 
 
 def _change(before: float | None, after: float | None) -> float:

@@ -16,17 +16,19 @@ import unet4d
 from unet4d.data.dataset import Case, Dataset, read_dataset
 from unet4d.data.image4d import read_label
 from unet4d.data.nifti import check_same_grid, read_header
-from unet4d.data.references import PREDICTION, Reference, label_maps, read_reference
+from unet4d.data.references import Reference, label_maps, read_reference
 from unet4d.errors import InputError
 from unet4d.files import check_writable, read_json
 from unet4d.folds import load_models
-from unet4d.metrics import describe, shown
+from unet4d.metrics import shown
 from unet4d.model.checkpoint import TrainedModel
 from unet4d.postprocessing import write_steps
 from unet4d.predict import predict
-from unet4d.step_choice import FLICKER, RULE, Choice, Judged, Score, Trial, choose
+from unet4d.prediction.records import Records, digest
+from unet4d.step_choice import FLICKER, RULE, Choice, Flicker, Judged, Score, Trial, choose
 
 FEW_SUBJECTS = 3
+_AGAIN = "predict with --held_out --postprocess off, or leave --predictions out"
 OPTIMISTIC = (
     "The steps were chosen on the subjects that they are scored on here, so for these the gain is optimistic; judge it on subjects "
     "that were neither trained on nor tuned on."
@@ -46,7 +48,7 @@ def tune(
     Args:
         run: run folder, or a folder of folds, each case of which is judged by the fold that held it out.
         dataset: the dataset that the run was trained on: folder or dataset.json.
-        predictions: folder that `predict` wrote of this run with `held_out`, without post-processing; nothing is segmented again.
+        predictions: folder that `predict` wrote of this run with `held_out` and `postprocess="off"`; nothing is segmented again.
             None: the held-out cases are segmented into a temporary folder.
         device: "auto", "cpu", "cuda" or "cuda:N", to segment on.
         dry_run: record nothing.
@@ -71,13 +73,13 @@ def tune(
     if not cases:
         raise InputError(f"{data.root} has no label of the subjects that {run} held out; wanted one or more")
     if predictions is not None:
-        judged = _judged(cases, data, model_of, Path(predictions))
+        judged, settings = _judged(cases, data, model_of, Path(predictions))
     else:
         with tempfile.TemporaryDirectory(prefix="unet4d-tune-") as folder:
             predict(run, [dataset], folder, device=device, held_out=True, postprocess="off")
-            judged = _judged(cases, data, model_of, Path(folder))
+            judged, settings = _judged(cases, data, model_of, Path(folder))
     choice = choose(judged, dict(data.labels))
-    about = _about(choice, judged, data)
+    about = _about(choice, judged, data) | {"predicted_with": settings}
     print(table(choice, about))
     checkpoints = [model.path for model in models]
     if dry_run:
@@ -100,13 +102,13 @@ def table(choice: Choice, about: Mapping[str, Any]) -> str:
     ]
     for trial in last.values():
         verdict = f"kept, number {trial.number}" if trial.kept else f"no: {trial.why_not}"
-        if trial.flicker:
-            verdict += f"; flicker {' -> '.join(shown(_mean(column), 4) for column in zip(*trial.flicker.values(), strict=True))}"
+        if trial.flicker is not None:
+            verdict += f"; live one frame: {' -> '.join(str(_components(one)) for one in trial.flicker)}"
         lines.append(
             f"{trial.step.operation:<30}  {trial.step.class_name:<{width}}  {trial.change:>+8.4f}  "
             f"{min(trial.changes.values()):>+11.4f}  {len(trial.improved):>6}  {len(trial.worsened):>5}  {verdict}"
         )
-    lines += ["better, worse: subjects by their mean foreground Dice; flicker: mean of the classes over all frames", ""]
+    lines += ["better, worse: subjects by their mean foreground Dice; live one frame: components, in all frames", ""]
     lines.append(_result(choice))
     if choice.steps:
         lines += [*_class_lines(choice), about["note"]]
@@ -122,18 +124,17 @@ def _result(choice: Choice) -> str:
     return f"{told}: mean foreground Dice {shown(choice.before.mean, 4)} -> {shown(choice.after.mean, 4)}"
 
 
-def _mean(values: Sequence[float | None]) -> float | None:
-    return describe(np.array(values, np.float64))["mean"]
+def _components(flicker: Flicker) -> int:
+    return sum(one["components"] for one in flicker.values())
 
 
 def _class_lines(choice: Choice) -> list[str]:
     """A line a class: Dice and flicker, before and after."""
-    lines = []
-    for name, before in choice.before.dice.items():
-        dice = f"{shown(before['mean'], 4)} -> {shown(choice.after.dice[name]['mean'], 4)}"
-        was, became = choice.flicker[name]
-        lines.append(f"  {name}: Dice {dice}, flicker over all frames {shown(was, 4)} -> {shown(became, 4)}")
-    return lines
+    return [
+        f"  {name}: Dice {shown(before['mean'], 4)} -> {shown(choice.after.dice[name]['mean'], 4)}, components that live one frame "
+        f"{choice.flicker[0][name]['components']} -> {choice.flicker[1][name]['components']}"
+        for name, before in choice.before.dice.items()
+    ]
 
 
 def _held_out(models: Sequence[TrainedModel], data: Dataset, run: Path) -> dict[str, TrainedModel]:
@@ -161,35 +162,32 @@ def _held_out(models: Sequence[TrainedModel], data: Dataset, run: Path) -> dict[
     return here
 
 
-def _judged(cases: Sequence[Case], data: Dataset, model_of: Mapping[str, TrainedModel], folder: Path) -> list[Judged]:
-    """The predictions of the cases in a folder that `predict` wrote, each with its reference."""
-    files = label_maps(folder)
-    about = read_json(folder / PREDICTION)
-    entries = about.get("cases") if isinstance(about, dict) else None
-    known = entries if isinstance(entries, dict) else {}
-    missing = [case.name for case in cases if case.name not in files or not isinstance(known.get(case.name), dict)]
+def _judged(
+    cases: Sequence[Case], data: Dataset, model_of: Mapping[str, TrainedModel], folder: Path
+) -> tuple[list[Judged], list[Any]]:
+    """The predictions of the cases in a folder that `predict` wrote, each with its reference; and what settings they had."""
+    files, records = label_maps(folder), Records(folder)
+    known = {case.name: records.read(records.path(case.name)) for case in cases}
+    made = {name: record["made"] for name, record in known.items() if record is not None and name in files}
+    missing = [case.name for case in cases if case.name not in made]
     if missing:
         raise InputError(
-            f"{folder} has no prediction, recorded in {PREDICTION}, of {len(missing)} of the {len(cases)} held-out cases "
-            f"({missing[0]}, ...); wanted all; predict with --held_out, or leave --predictions out"
+            f"{folder} has no label map of {len(missing)} of the {len(cases)} held-out cases ({missing[0]}, ...) with predict's "
+            f"record of how it was made; wanted all; {_AGAIN}"
         )
+    digests = {model.path: digest(model.path) for model in model_of.values()}
     for case in cases:
-        _check_made_by(model_of[case.subject], case.name, files[case.name], known[case.name])
+        model = model_of[case.subject].path
+        if made[case.name].get("models") != [digests[model]]:
+            raise InputError(
+                f"{files[case.name]} was not made by {model} as it is now, which held {case.name} out; {_AGAIN}"
+            )
+        if made[case.name].get("postprocessing"):
+            raise InputError(f"{files[case.name]} is post-processed already; wanted the network's own answer; {_AGAIN}")
+    settings = [made[case.name].get("settings") for case in cases]
     progress = tqdm(cases, "reading", unit="study", disable=None)
-    return [_read(case, data, files[case.name], known[case.name].get("time") == "cyclic") for case in progress]
-
-
-def _check_made_by(model: TrainedModel, case: str, file: Path, entry: Mapping[str, Any]) -> None:
-    """See that a label map is the plain answer of this model as it is now."""
-    advice = "predict with --held_out again, or leave --predictions out"
-    made_by = entry.get("model")
-    if not isinstance(made_by, str) or Path(made_by).resolve() != model.path.resolve():
-        came = made_by if isinstance(made_by, str) else "several models together"
-        raise InputError(f"{file} was made by {came}; wanted {model.path}, which held {case} out; {advice}")
-    if file.stat().st_mtime < model.path.stat().st_mtime:
-        raise InputError(f"{file} is older than {model.path}, which made an earlier one of it; {advice}")
-    if entry.get("postprocessing"):
-        raise InputError(f"{file} is post-processed already; wanted the network's own answer; {advice}")
+    judged = [_read(case, data, files[case.name], made[case.name].get("time") == "cyclic") for case in progress]
+    return judged, [one for i, one in enumerate(settings) if one not in settings[:i]]
 
 
 def _read(case: Case, data: Dataset, file: Path, cyclic: bool) -> Judged:
@@ -214,7 +212,6 @@ def _about(choice: Choice, judged: Sequence[Judged], data: Dataset) -> dict[str,
         weak["warning"] = (
             f"{len(subjects)} held-out subject{'s' * (len(subjects) > 1)}: weak evidence; folds would give more"
         )
-    flickers = {name: {"before": before, "after": after} for name, (before, after) in choice.flicker.items()}
     return {
         "version": unet4d.__version__,
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -229,7 +226,7 @@ def _about(choice: Choice, judged: Sequence[Judged], data: Dataset) -> dict[str,
         "rule": RULE,
         "before": _scored(choice.before),
         "after": _scored(choice.after),
-        "flicker": {"about": FLICKER, **flickers},
+        "flicker": {"about": FLICKER, **_flickers(choice.flicker)},
         "candidates": [_trial(trial) for trial in choice.trials],
     }
 
@@ -238,9 +235,12 @@ def _scored(score: Score) -> dict[str, Any]:
     return {"mean_foreground_dice": score.mean, "dice": score.dice, "subjects": score.subjects}
 
 
+def _flickers(pair: tuple[Flicker, Flicker]) -> dict[str, Any]:
+    return {"before": pair[0], "after": pair[1]}
+
+
 def _trial(trial: Trial) -> dict[str, Any]:
     """A candidate in a round, as it is recorded."""
-    flickers = {name: {"before": before, "after": after} for name, (before, after) in trial.flicker.items()}
     return {
         "round": trial.number,
         **trial.step.as_dict(),
@@ -248,7 +248,7 @@ def _trial(trial: Trial) -> dict[str, Any]:
         "change_of_dice": trial.changes,
         "improved": list(trial.improved),
         "worsened": list(trial.worsened),
-        **({"flicker": flickers} if flickers else {}),
+        **({"flicker": _flickers(trial.flicker)} if trial.flicker is not None else {}),
         "kept": trial.kept,
         "why_not": trial.why_not,
     }

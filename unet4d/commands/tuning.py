@@ -13,7 +13,7 @@ def _tune_options(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--predictions",
         type=str,
-        help="--out folder of unet4d predict RUN --held_out, without post-processing; default: the cases are segmented here",
+        help="--out folder of unet4d predict RUN --held_out --postprocess off; default: the cases are segmented here",
     )
     parser.add_argument("--device", type=str, default="auto", help=DEVICE)
     parser.add_argument("--dry_run", action="store_true", help="show what would be chosen, and record nothing")
@@ -29,9 +29,9 @@ def _tune(options: Namespace) -> None:
 TUNE = Command(
     "choose post-processing on the subjects that a run held out, and record it in the run",
     "RUN --dataset DIR [--predictions DIR] [--dry_run]",
-    "  unet4d tune run --dataset heart                          (writes run/postprocessing.json)\n"
-    "  unet4d tune folds --dataset heart --dry_run              (each case by the fold that held it out; nothing is written)\n"
-    "  unet4d tune run --dataset heart --predictions predicted  (of an earlier unet4d predict run --held_out)",
+    "  unet4d tune run --dataset heart                            (writes run/postprocessing.json)\n"
+    "  unet4d tune folds --dataset heart --dry_run                (each case by the fold that held it out; nothing is written)\n"
+    "  unet4d tune run --dataset heart --predictions predicted    (of unet4d predict run --held_out --postprocess off)",
     _tune_options,
     _tune,
 )
