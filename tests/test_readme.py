@@ -31,7 +31,9 @@ def test_every_command_is_shown():
         "train",
         "info",
         "predict",
+        "tune",
         "evaluate",
+        "compare",
         "report",
     }
 
