@@ -19,7 +19,7 @@ from unet4d.data.image4d import Image4D, read_image, write_image
 from unet4d.errors import InputError
 from unet4d.evaluate import evaluate
 from unet4d.pages import html
-from unet4d.pictures import class_colour
+from unet4d.pictures import class_colour, save_picture
 from unet4d.report import report
 
 HOSTILE = "valve</script><script>alert(1)</script><b>&\u2028'\""
@@ -86,6 +86,20 @@ def label(frames: int = 3) -> np.ndarray:
         drawn[t, 3:8, 3 : 9 - 2 * (t % 3), :2] = 1
     drawn[0, 11, 10, 1] = 3
     return drawn
+
+
+@pytest.fixture(autouse=True)
+def quickly(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pictures of a pixel, but for tests of `pages`: drawing takes most of the time, and test_pictures.py looks at them."""
+    if "pages" in request.fixturenames:
+        return
+
+    def loop(path: Path, *given: object, **options: object) -> Path:
+        return save_picture(path, np.zeros((1, 1, 3), np.uint8))
+
+    monkeypatch.setattr("unet4d.report.animation", loop)
+    for name in ("contour_sheet", "volume_curves", "thumbnail"):
+        monkeypatch.setattr(f"unet4d.report.{name}", lambda *given, **options: np.zeros((1, 1, 3), np.uint8))
 
 
 @pytest.fixture

@@ -62,5 +62,5 @@ def _png_bytes(picture: np.ndarray) -> bytes:
     from PIL import Image
 
     buffer = io.BytesIO()
-    Image.fromarray(picture).save(buffer, format="PNG", optimize=True)
+    Image.fromarray(picture).save(buffer, format="PNG", compress_level=6)
     return buffer.getvalue()

@@ -15,6 +15,7 @@ from unet4d.pictures.png import PALETTE, class_colour, new_figure, rendered
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
     from PIL.Image import Image as PillowImage
 
@@ -87,7 +88,7 @@ def thumbnail(image: np.ndarray, label: np.ndarray, affine: np.ndarray | None, f
     planes = lay_out(image, label, affine, None)
     used = slices_in_use(planes)
     cells = [[(t, used[len(used) // 2], True) for t in frames]]
-    return _draw_grid(zoomed(planes), cells, [""] * len(frames), [""], None, None, 1.25)
+    return _draw_grid(zoomed(planes), cells, [""] * len(frames), [], None, None, 1.25)
 
 
 def column_names(
@@ -129,11 +130,12 @@ def animation(
     used = slices_in_use(planes)
     slices = spread(used, num_slices + 2)[1:-1] if len(used) > num_slices + 1 else spread(used, num_slices)
     planes = zoomed(planes) if zoom else planes
+    above = [f"slice {z}" for z in slices]
+    figure, axes = _new_grid(planes, 2, above, [], class_names, None, cell_inches)
     pages = []
     for t in range(len(planes.image)):
-        cells = [[(t, z, contoured) for z in slices] for contoured in (False, True)]
-        page = _draw_grid(planes, cells, [f"slice {z}" for z in slices], ["", ""], class_names, None, cell_inches)
-        pages.append(Image.fromarray(page))
+        _fill_grid(axes, planes, [[(t, z, contoured) for z in slices] for contoured in (False, True)])
+        pages.append(Image.fromarray(rendered(figure)))
     milliseconds = max(20, round(1000 * (frame_duration_s or 1.5 / len(pages))))
     if Path(path).suffix.lower() == ".gif":
         pages = _with_one_palette(pages, label)
@@ -164,40 +166,62 @@ def _draw_grid(
     cell_inches: float,
 ) -> np.ndarray:
     """Draw a grid of cells (frame, slice, contoured), with a caption for each column and row, a title and a legend."""
+    figure, axes = _new_grid(planes, len(cells), above, beside, class_names, title, cell_inches)
+    _fill_grid(axes, planes, cells)
+    return rendered(figure)
+
+
+def _new_grid(
+    planes: Planes,
+    rows: int,
+    above: list[str],
+    beside: list[str],
+    class_names: Mapping[int, str] | None,
+    title: str | None,
+    cell_inches: float,
+) -> tuple[Figure, list[list[Axes]]]:
+    """An empty grid of `rows` cells for each caption `above`, captions `beside` its rows where there are any; its axes by row."""
     tall = planes.image.shape[2] * planes.aspect / planes.image.shape[3]
     cell_width = cell_inches * min(1, 1.5 / tall)
-    cell_height, side, gap = cell_width * tall, 0.28 if any(beside) else 0.06, 0.04
+    cell_height, side, gap = cell_width * tall, 0.28 if beside else 0.06, 0.04
     page_width = side + len(above) * (cell_width + gap) + 0.04
     handles = _legend_handles(class_names or {}, planes.reference is not None)
     per_row = max(1, int(page_width / (0.6 + 0.085 * max((len(str(h.get_label())) for h in handles), default=0))))
-    top, bottom = (0.24 if any(above) else 0.04) + (0.3 if title else 0), 0.24 * -(-len(handles) // per_row)
-    bottom += 0.1 if any(above) else 0
-    page_height = top + len(cells) * (cell_height + gap) + bottom
+    captions = 0.24 if any(above) else 0.04
+    top, bottom = captions + (0.3 if title else 0), (0.1 if any(above) else 0) + 0.24 * -(-len(handles) // per_row)
+    page_height = top + rows * (cell_height + gap) + bottom
     figure = new_figure(page_width, page_height, DARK)
-    for r, row in enumerate(cells):
+    axes: list[list[Axes]] = []
+    for r in range(rows):
         lower = page_height - top - (r + 1) * cell_height - r * gap
-        for c, (t, z, contoured) in enumerate(row):
-            left = side + c * (cell_width + gap)
-            box = (left / page_width, lower / page_height, cell_width / page_width, cell_height / page_height)
-            _draw_cell(figure.add_axes(box), planes, t, z, contoured)
-            if r == 0:
-                x, y = (left + cell_width / 2) / page_width, 1 - (top - 0.06) / page_height
-                figure.text(x, y, above[c], color=PALE, fontsize=9, ha="center", va="bottom")
+        boxes = [
+            (left / page_width, lower / page_height, cell_width / page_width, cell_height / page_height)
+            for left in (side + c * (cell_width + gap) for c in range(len(above)))
+        ]
+        axes.append([figure.add_axes(box) for box in boxes])
         middle = (lower + cell_height / 2) / page_height
-        figure.text(0.14 / page_width, middle, beside[r], color=PALE, fontsize=9, rotation=90, ha="center", va="center")
+        words = beside[r] if beside else ""
+        figure.text(0.14 / page_width, middle, words, color=PALE, fontsize=9, rotation=90, ha="center", va="center")
+    for c, words in enumerate(above):
+        x, y = (side + c * (cell_width + gap) + cell_width / 2) / page_width, 1 - (top - 0.06) / page_height
+        figure.text(x, y, words, color=PALE, fontsize=9, ha="center", va="bottom")
     if title:
         figure.text(side / page_width, 1 - 0.08 / page_height, title, color="white", fontsize=11, va="top")
     if handles:
+        corner = (side / page_width, 0)
         figure.legend(
-            handles=handles,
-            loc="lower left",
-            bbox_to_anchor=(side / page_width, 0),
-            ncols=per_row,
-            frameon=False,
-            labelcolor=PALE,
-            fontsize=9,
-        )
-    return rendered(figure)
+            handles=handles, loc="lower left", bbox_to_anchor=corner, ncols=per_row, frameon=False, labelcolor=PALE, fontsize=9
+        )  # fmt: skip
+    return figure, axes
+
+
+def _fill_grid(axes: list[list[Axes]], planes: Planes, cells: list[list[tuple[int, int, bool]]]) -> None:
+    """Draw cells (frame, slice, contoured) over whatever is there."""
+    for places, row in zip(axes, cells, strict=True):
+        for place, (t, z, contoured) in zip(places, row, strict=True):
+            for artist in (*place.images, *place.collections):
+                artist.remove()
+            _draw_cell(place, planes, t, z, contoured)
 
 
 def _draw_cell(axes: Axes, planes: Planes, t: int, z: int, contoured: bool) -> None:
