@@ -7,7 +7,8 @@
     label = segment(model, image)                 # (T, X, Y, Z)
     write_image("label.nii.gz", label, like=image)
 
-Names are imported when they are first used, so that `unet4d --help` does not wait for torch.
+Names are imported when they are first used, so that `unet4d --help` does not wait for torch. Commands are functions, each in the
+module of its name, which is what `unet4d.predict` always is: `from unet4d.predict import predict`. docs/python.md shows them all.
 """
 
 from __future__ import annotations
