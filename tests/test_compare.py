@@ -162,6 +162,10 @@ def test_other_cases_are_refused_and_named_unless_the_shared_ones_are_asked_for(
     shown = capsys.readouterr().out
     assert "left out, in A alone: s7\n" in shown
     assert "left out, in B alone: x\n" in shown
+    fewer = scores("fewer", one_a_subject([0.8] * 7))
+    for first, second in ((a, fewer), (fewer, a)):
+        with pytest.raises(InputError, match=r"^\S+/a alone has s7; wanted the same cases"):
+            compare(first, second)
     with pytest.raises(InputError, match="no case in common"):
         compare(a, scores("c", {"y": ("y", [0.5])}), shared_only=True)
 
