@@ -159,6 +159,22 @@ def test_predict_tells_it_of_a_single_file(command, model_file, own_phantom, tmp
     assert not (tmp_path / "out").exists()
 
 
+def test_predict_tells_an_affine_without_inverse_and_does_the_others(command, model_file, own_phantom, tmp_path):
+    image = nib.load(own_phantom / IMAGE)
+    flat = image.affine.copy()
+    flat[:3, 2] = flat[:3, 0] + flat[:3, 1]
+    image.header.set_qform(None, 0)
+    image.header.set_sform(flat, 1)
+    nib.save(nib.Nifti1Image(image.dataobj, None, image.header), own_phantom / IMAGE)
+    done = command("predict", model_file(), "-i", own_phantom, "-o", tmp_path / "out")
+    told(done, "images/phantom002.nii.gz: affine ")
+    assert "has no inverse: it flattens space; correct the header" in done.line
+    assert sorted(path.name for path in (tmp_path / "out").glob("*.nii.gz")) == [
+        "phantom001.nii.gz",
+        "phantom003.nii.gz",
+    ]
+
+
 @pytest.mark.parametrize("make", [True, False])
 def test_predict_tells_a_folder_without_studies(command, model_file, tmp_path, make):
     if make:

@@ -199,8 +199,8 @@ def test_an_option_without_use_is_refused(tmp_path):
 def test_what_nobody_knows_is_told(tmp_path):
     words = f"{touch(tmp_path / 'x', 'notes.txt')} holds no .nii or .nii.gz file, and nothing that unet4d convert knows"
     assert words in refusal([tmp_path / "x"], ONE)
-    assert "notes.txt is no study by itself; wanted .nii, .nii.gz or a sequence" in refusal(
-        [tmp_path / "x/notes.txt"], ONE
+    assert "notes.md is no study by itself; wanted .nii, .nii.gz or a sequence" in refusal(
+        [touch(tmp_path / "x", "notes.md") / "notes.md"], ONE
     )
 
 
