@@ -186,7 +186,7 @@ PREDICT = Command(
     "  unet4d predict folds -i dataset_folder -o predicted --held_out                (each case by the fold that held it out)\n"
     "  unet4d predict run another_run -i study.nii.gz -o predicted                   (their mean)\n"
     "  unet4d predict run -i studies.txt -o predicted --continue                     (go on; complete cases are left)\n"
-    "  unet4d predict run -i studies_folder -o predicted --num-parts 10 --part-id 3  (one of ten jobs)\n"
+    "  unet4d predict run -i studies_folder -o predicted --num-parts 10 --part-id 3   (one of ten jobs)\n"
     "  unet4d predict run -i studies_folder -o predicted --format nifti seg.nrrd     (for 3D Slicer, too)",
     _predict_options,
     _predict,
