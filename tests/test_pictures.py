@@ -8,7 +8,15 @@ import numpy as np
 import pytest
 from PIL import Image, ImageColor
 
-from unet4d.pictures import animation, class_colour, contour_sheet, save_png, volume_curves
+from unet4d.pictures import (
+    animation,
+    class_colour,
+    contour_sheet,
+    save_picture,
+    save_png,
+    thumbnail,
+    volume_curves,
+)
 from unet4d.pictures.planes import display_axes, grey_window, lay_out, spread, zoomed
 from unet4d.pictures.sheet import column_names
 
@@ -195,10 +203,41 @@ def test_the_columns_of_the_largest_and_smallest_volume_are_named(study, monkeyp
     assert column_names([0, 2, 3], [3, 0]) == ["frame 0 (smallest)", "frame 2", "frame 3 (largest)"]
     assert column_names([0, 2], [3, 0]) == ["frame 0 (smallest)", "frame 2"]
     assert column_names([0, 2], [0, 0]) == ["frame 0", "frame 2"], "nothing changes"
+    assert column_names([0, 2, 3], [3, 0], ("ED", "ES")) == ["frame 0 (ES)", "frame 2", "frame 3 (ED)"]
     figures = []
     monkeypatch.setattr("unet4d.pictures.sheet.rendered", figures.append)
     contour_sheet(*study, frames=[0, 1], extremes=[1, 0])
     assert {"frame 0 (smallest)", "frame 1 (largest)"} <= {text.get_text() for text in figures[0].texts}
+
+
+def test_the_thumbnail_shows_its_frames_side_by_side(study):
+    image, label = study
+    small = thumbnail(image, label, np.diag([-1, -1, 8, 1]), [3, 0])
+    assert small.shape[1] > 1.8 * small.shape[0] > 100
+    assert small.shape[1] < 300
+    left, right = np.split(small[:, : small.shape[1] // 2 * 2], 2, axis=1)
+    columns = [np.nonzero(near(half, class_colour(1)))[1].mean() for half in (left, right)]
+    assert columns[0] > columns[1] + 5, "class 1 moves to the right"
+    assert near(left, class_colour(2)).any(), "the middle slice, the only one with class 2"
+    still = thumbnail(image[:1], label[:1] * 0, None, [0])
+    assert not near(still, class_colour(1)).any()
+
+
+def test_moments_are_lines_across_the_curves(monkeypatch):
+    figures = []
+    monkeypatch.setattr("unet4d.pictures.curves.rendered", figures.append)
+    volume_curves({"one": np.array([3.0, 5.0, 4.0])}, frame_duration_s=0.1, moments={"ED": 1, "ES": 0})
+    axes = figures[0].axes[0]
+    assert {text.get_text(): round(text.xy[0], 6) for text in axes.texts} == {"ED": 0.1, "ES": 0.0}
+    upright = [line.get_xdata() for line in axes.lines if list(line.get_ydata()) == [0, 1]]
+    np.testing.assert_allclose(upright, [[0.1, 0.1], [0, 0]])
+
+
+def test_a_small_picture_can_be_read_back(tmp_path: Path):
+    picture = np.full((20, 30, 3), 200, np.uint8)
+    with Image.open(save_picture(tmp_path / "deep/er.webp", picture)) as back:
+        assert back.format == "WEBP"
+        assert np.abs(np.asarray(back).astype(int) - 200).max() < 5
 
 
 def test_png_is_the_picture(tmp_path: Path):

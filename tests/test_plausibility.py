@@ -80,6 +80,7 @@ def test_a_class_that_is_missing_is_told_with_its_frames_and_not_as_a_jump():
     curve[[3, 4, 5, 9]] = 0
     found = flags({"left ventricle": curve}, None)
     assert [(flag.kind, flag.frames) for flag in found] == [("missing", (3, 4, 5, 9))]
+    assert kinds("left ventricle", curve) == ["missing"], "an ejection fraction of 100 % is no further news"
     assert found[0].sentence == "left ventricle: nothing found in frames 3 to 5 and 9."
     (nowhere,) = flags({"valve": np.zeros(5)}, True)
     assert nowhere.sentence == "valve: nothing found in every frame."

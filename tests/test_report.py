@@ -220,6 +220,7 @@ def test_the_study_in_the_page_lies_where_the_study_lies(pages, folders):
     grey, true = np.asarray(page.volume("image").dataobj).ravel(), source.array[0].transpose(1, 2, 3, 0).ravel()
     assert np.corrcoef(grey, true)[0, 1] > 0.99
     assert page.study["start"] == [0, 0, 0]
+    assert page.words.count("he patient's left is on the right, as the header has it.") == 2
     middle = np.linalg.inv(source.affine) @ [*page.study["centre"], 1]
     assert label()[0][tuple(middle[:3].round().astype(int))] == 1
 
@@ -259,6 +260,17 @@ def test_a_folder_of_studies_needs_no_dataset(folders: tuple[Path, Path], tmp_pa
     made(predictions, time="cyclic")
     one = report(root / "images/heart.nii.gz", predictions / "heart.nii.gz", tmp_path / "one")
     assert "left ventricle" in Page(one).words
+
+
+def test_of_a_sagittal_stack_the_back_is_on_the_right(tmp_path: Path):
+    affine = np.array([[0, 0, 8.0, 0], [1.5, 0, 0, 0], [0, 1.5, 0, 0], [0, 0, 0, 1]])
+    study = Image4D.from_array(image().array[0], affine, 0.05)
+    write_image(tmp_path / "images/airway.nii.gz", study.array[0], like=study)
+    write_image(tmp_path / "found/airway.nii.gz", label(), like=study)
+    report(tmp_path / "images", tmp_path / "found", tmp_path / "out")
+    words = Page(tmp_path / "out/airway.html").words
+    assert words.count("he patient's back is on the right, as the header has it.") == 2
+    assert "patient's left" not in words
 
 
 def test_a_single_frame_without_time_has_no_curve(tmp_path: Path):

@@ -23,6 +23,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="no 
 FRAMES, SIDE, SLICES = 5, 64, 4
 TURNED = {
     "RAS": np.diag([1.5, 1.5, 8.0, 1.0]),
+    "RAS, feet last": np.diag([1.5, 1.5, -8.0, 1.0]),
     "LPS": np.diag([-1.5, -1.5, 8.0, 1.0]),
     "LAS, axes swapped": np.array([[0, -1.5, 0, 0], [1.5, 0, 0, 0], [0, 0, 8.0, 0], [0, 0, 0, 1]]),
     "short axis, oblique": np.array([[1.2, -0.5, 3.0, 0], [0.7, 0.6, -6.0, 0], [0.4, 1.25, 4.0, 0], [0, 0, 0, 1]]),
@@ -213,6 +214,16 @@ def test_opacity_outline_slices_and_views(page: Browser):
         assert tinted(pixels(page), 1).any(), view
         assert page.ask("document.querySelector('.chosen').dataset.view") == view
     assert page.complaints == []
+
+
+def test_slices_are_counted_as_the_file_and_the_printed_pictures_count_them(chromium: Browser, out: Path):
+    """Slice 0 is the one nearest to the feet in one study, and nearest to the head in the other."""
+    for name, foremost in (("RAS", False), ("RAS, feet last", True)):
+        chromium.open(out / f"{name}.html", "document.body.dataset.stage === 'ready'")
+        chromium.ask("stage.setSlice(0)")
+        assert chromium.ask("[stage.slice(), stage.studySlice()]") == [0, 0]
+        assert (chromium.ask("stage.viewer.scene.crosshairPos[2]") > 0.5) == foremost
+    assert chromium.complaints == []
 
 
 def test_without_webgl_the_page_says_so_and_keeps_pictures_and_curve(out: Path):

@@ -54,7 +54,7 @@ class Flag:
 
 
 def flags(curves_ml: Mapping[str, np.ndarray], cyclic: bool | None) -> list[Flag]:
-    """What is implausible in the curves of one study, class by class.
+    """What is implausible in the curves of one study, class by class. Of a class that is missing in a frame no cycle is judged.
 
     Args:
         curves_ml: foreground class name to `(T,)` mL, every frame segmented.
@@ -67,7 +67,7 @@ def flags(curves_ml: Mapping[str, np.ndarray], cyclic: bool | None) -> list[Flag
         found += _missing(name, curve)
         if curve.any():
             found += _jumps(name, curve, bool(cyclic))
-            found += _cycle(name, curve) if cyclic else []
+            found += _cycle(name, curve) if cyclic and curve.all() else []
     return found
 
 

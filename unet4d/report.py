@@ -111,7 +111,10 @@ def _segmented(
         reference, frames = study.label(image)
         labelled[slice(None) if frames is None else list(frames)] = True
         reference = np.where(labelled[:, None, None, None], reference, 0)
-    others = [int(value) for value in np.unique(label) if value and value not in named.values()]
+    found = sorted(
+        {int(value) for frame in label for value in np.unique(frame)}
+    )  # a frame at a time: sorting takes memory
+    others = [value for value in found if value and value not in named.values()]
     classes = {**named, **{f"class {value}": value for value in others}}
     time = about.get("time") or study.time
     cyclic = time == "cyclic" if time in ("cyclic", "open") else None

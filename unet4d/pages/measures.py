@@ -46,12 +46,14 @@ def in_short(study: Segmented) -> list[tuple[str, str]]:
         if not one.edv_ml:
             said.append((name, "nothing found"))
         elif is_cavity(name) and study.image.frames > 1:
-            said.append((name, f"EDV {_ml(one.edv_ml)} mL, ESV {_ml(one.esv_ml)} mL, EF {shown(one.ef_percent, 0)} %"))
+            said.append(
+                (name, f"EDV {_short(one.edv_ml)}, ESV {_short(one.esv_ml)} mL, EF {shown(one.ef_percent, 0)} %")
+            )
         elif is_myocardium(name):
-            said.append((name, f"{_ml(_mass(study, name)[1])} g"))
+            said.append((name, f"{_short(_mass(study, name)[1])} g"))
         else:
-            spread = f" to {_ml(one.edv_ml)}" if one.sv_ml else ""
-            said.append((name, f"{_ml(one.esv_ml)}{spread} mL"))
+            spread = f" to {_short(one.edv_ml)}" if one.sv_ml else ""
+            said.append((name, f"{_short(one.esv_ml)}{spread} mL"))
     return said
 
 
@@ -62,7 +64,7 @@ def _ejection(name: str, one: CurveMeasures) -> list[str]:
         _ml(one.esv_ml),
         _ml(one.sv_ml),
         shown(one.ef_percent, 1),
-        "-" if one.peak_filling_ml_per_s is None else f"{one.peak_filling_ml_per_s:.3g}",
+        "-" if one.peak_filling_ml_per_s is None else _ml(one.peak_filling_ml_per_s),
         shown(one.time_to_peak_filling_s, 2),
     ]
 
@@ -82,8 +84,12 @@ def _mass_row(study: Segmented, name: str) -> list[str]:
 
 
 def _ml(volume: float) -> str:
-    """A tenth of a mL; of the hearts of mice three digits."""
-    return f"{volume:.1f}" if volume >= 10 or volume == 0 else f"{volume:.3g}"
+    """A tenth of a mL, whole ones of thousands; of the hearts of mice three digits."""
+    return f"{volume:.0f}" if volume >= 1000 else f"{volume:.1f}" if volume >= 10 or volume == 0 else f"{volume:.3g}"
+
+
+def _short(volume: float) -> str:
+    return f"{volume:.0f}" if volume >= 10 else f"{volume:.3g}"
 
 
 def _explained(cavities: bool, muscles: bool) -> str:

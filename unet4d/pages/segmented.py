@@ -7,11 +7,13 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+import nibabel as nib
 import numpy as np
 
 from unet4d.data.image4d import Image4D
 from unet4d.metrics import extreme_frames, volumes_ml, voxel_volume_ml
 from unet4d.metrics.roles import cavity_within
+from unet4d.pictures.planes import display_axes
 from unet4d.plausibility import Flag, flags
 
 
@@ -69,6 +71,14 @@ class Segmented:
             return ()
         names = ("ED", "ES") if ventricle is not None else ("largest", "smallest")
         return tuple(zip(found, names, strict=True))
+
+    @property
+    def right_hand(self) -> str:
+        """What is on the right of every picture, in words."""
+        affine = self.image.affine
+        (_, _, column), _ = display_axes(affine)
+        across = int(nib.orientations.io_orientation(affine)[column, 0])
+        return f"the patient's {'left' if across == 0 else 'back'} is on the right, as the header has it"
 
     def _volumes(self, label: np.ndarray) -> dict[str, np.ndarray]:
         volumes = volumes_ml(label, list(self.classes.values()), voxel_volume_ml(self.image.affine))

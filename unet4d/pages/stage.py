@@ -29,10 +29,10 @@ def stage(study: Segmented, shown_there: Embedded) -> str:
     timing = (
         "at its own speed" if study.image.frame_duration_s else "once in 1.5 s, for nobody says how long a frame is"
     )
+    side = study.right_hand[0].upper() + study.right_hand[1:]
     note = (
-        "The patient's left is on the right, as the header has it. Arrow keys: left and right the frame, over the picture up and "
-        f"down the slice; space plays it {timing}. In the viewer only: {' '.join(shown_there.said)} Measures and pictures come "
-        "from the whole study."
+        f"{side}. Arrow keys: left and right the frame, over the picture up and down the slice; space plays it {timing}. In the "
+        f"viewer only: {' '.join(shown_there.said)} Measures and pictures come from the whole study."
     )
     beside = html.element("div", [_curve(study), html.text("Measures", "h2"), *measures.tables(study)], kind="beside")
     viewer = html.element("div", [_viewer(study, len(shown_there.frames))])

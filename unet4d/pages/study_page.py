@@ -44,7 +44,7 @@ def study_page(study: Segmented, pictures: Pictures, index: str, collection: str
     lead = [
         html.element("nav", [html.link(index, f"← {collection}")]),
         html.text(study.name, "h1"),
-        html.text(facts(study), kind="soft"),
+        html.text(facts(study) + _score(study), kind="soft"),
         html.text(LIMITS, kind="limits"),
         _flags(study),
     ]
@@ -73,9 +73,12 @@ def facts(study: Segmented) -> str:
     time = f"{image.frame_duration_s:.3g} s a frame" if image.frame_duration_s else "time between frames unknown"
     order = {True: " · cyclic", False: " · open", None: ""}[study.cyclic]
     channels = f" · the first of {image.channels} channels is shown" if image.channels > 1 else ""
+    return f"{image.frames} frames, {time}{order} · {size} voxels of {spacing} mm{channels}"
+
+
+def _score(study: Segmented) -> str:
     dice = scores.dice_of(study.scores)
-    score = f" · mean foreground Dice {dice:.3f}" if dice is not None else ""
-    return f"{image.frames} frames, {time}{order} · {size} voxels of {spacing} mm{channels}{score}"
+    return f" · mean foreground Dice {dice:.3f}" if dice is not None else ""
 
 
 def _flags(study: Segmented) -> str:
@@ -98,7 +101,7 @@ def _pictures(study: Segmented, pictures: Pictures) -> Iterator[str]:
         yield html.figure(pictures.volumes, "Volume of each class over all frames.", kind="curve-picture")
     yield html.figure(
         pictures.contours,
-        f"Slices down, time across; the patient's left is on the right, as the header has it.{dashed}",
+        f"Slices down, time across; {study.right_hand}.{dashed}",
     )
     if pictures.loop is not None:
         yield html.figure(

@@ -46,9 +46,11 @@ function volumeCurve(host, legend, study, pick) {
   const middle = (box.top + box.height - box.bottom) / 2;
   drawn(svg, "text", { x: 13, y: middle, transform: `rotate(-90 13 ${middle})`, class: "tick middle" }, "volume (mL)");
 
+  const near = study.moments.length === 2 && Math.abs(x(study.moments[0].frame) - x(study.moments[1].frame)) < 40;
   for (const { frame, name } of study.moments) {
     drawn(svg, "line", { x1: x(frame), x2: x(frame), y1: box.top, y2: box.height - box.bottom, class: "moment" });
-    const side = frame > 0.9 * last ? "end" : frame < 0.1 * last ? "start" : "middle";
+    const first = study.moments.every((other) => other.frame >= frame);
+    const side = near ? (first ? "end" : "start") : frame > 0.9 * last ? "end" : "middle";
     drawn(svg, "text", { x: x(frame), y: box.top - 6, class: `moment-name ${side}` }, name);
   }
   for (const one of study.classes) {

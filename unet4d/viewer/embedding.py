@@ -1,7 +1,7 @@
 """A study made small enough to be put into a page: image in 8 bits, label beside it, each a NIfTI in base64.
 
-What is left out is left out in this order, until it fits: what lies far from the segmentation, fine grey levels, more of the
-surroundings, then resolution and frames; `Embedded.said` tells all of it. The affine follows every step.
+What is left out is left out in this order, until it fits: what lies far from the segmentation, fine grey levels, more of both,
+then resolution and frames; `Embedded.said` tells all of it. The affine follows every step.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def embedded(
         if estimate > budget and not last:
             continue
         placed = _affine(affine, box, steps)
-        values = np.unique(label)
+        values = np.unique([value for frame in label for value in np.unique(frame)]).astype(np.uint8)
         grey = (_grey(image[t], box, steps, window, rung.levels) for t in frames)
         classes = (_majority(label[t], box, steps, values) for t in frames)
         start = (box[0].start, box[1].start, box[2].start)
@@ -107,6 +107,8 @@ def _rungs(shape: tuple[int, ...]) -> Iterator[_Rung]:
     yield _Rung(0.6)
     yield _Rung(0.6, 64)
     yield _Rung(0.3, 64)
+    yield _Rung(0.3, 32)
+    yield _Rung(0.15, 32)
     step, frame_step = 1, 1
     while step < max(shape[1:]) or frame_step < shape[0]:
         if step <= frame_step or frame_step >= shape[0]:

@@ -84,6 +84,10 @@ async function openStage(canvas, study, imageBase64, labelBase64, moved) {
   function across() {
     return ACROSS[view === ALL_PLANES ? acquired : view];
   }
+  // From the order in the file to that in the patient, and back.
+  function counted(index) {
+    return image.permRAS[across()] > 0 ? index : stage.count() - 1 - index;
+  }
   function refreshed() {
     viewer.updateGLVolume();
     moved();
@@ -94,13 +98,12 @@ async function openStage(canvas, study, imageBase64, labelBase64, moved) {
     viewer,
     acquired,
     count: () => image.dimsRAS[across() + 1],
-    slice: () => Math.min(stage.count() - 1, Math.max(0, Math.floor(viewer.scene.crosshairPos[across()] * stage.count()))),
-    // Which slice of the study that is, counted from 0 as its file has it.
+    // Slices are counted as the file has them, which may be against the way they lie in the patient.
+    slice: () => counted(Math.min(stage.count() - 1, Math.max(0, Math.floor(viewer.scene.crosshairPos[across()] * stage.count())))),
+    // The same slice's number in the whole study.
     studySlice() {
-      const towards = image.permRAS[across()];
-      const axis = Math.abs(towards) - 1;
-      const index = towards > 0 ? stage.slice() : stage.count() - 1 - stage.slice();
-      return study.start[axis] + study.steps[axis] * index;
+      const axis = Math.abs(image.permRAS[across()]) - 1;
+      return study.start[axis] + study.steps[axis] * stage.slice();
     },
     frame: () => frame,
     setFrame(next) {
@@ -111,7 +114,7 @@ async function openStage(canvas, study, imageBase64, labelBase64, moved) {
       refreshed();
     },
     setSlice(index) {
-      viewer.scene.crosshairPos[across()] = (index + 0.5) / stage.count();
+      viewer.scene.crosshairPos[across()] = (counted(index) + 0.5) / stage.count();
       viewer.drawScene();
       moved();
     },
@@ -148,7 +151,7 @@ async function openStage(canvas, study, imageBase64, labelBase64, moved) {
       if (n && n % columns === 0) words.push(";");
       const index = shown === 1 ? 0 : Math.round((n * (count - 1)) / (shown - 1));
       const place = [0.5, 0.5, 0.5];
-      place[axis] = (index + 0.5) / count;
+      place[axis] = (counted(index) + 0.5) / count;
       const mm = viewer.frac2mm(place, 0, false);
       words.push(letter, mm[axis].toFixed(3));
     }
