@@ -68,7 +68,7 @@ def _compare(options: Namespace) -> None:
 def _report_options(parser: ArgumentParser) -> None:
     parser.add_argument("--image", type=str, required=True, help="study, folder of studies, or dataset folder")
     parser.add_argument("--prediction", type=str, required=True, help="folder of label maps")
-    parser.add_argument("--out", type=str, required=True, help="folder for index.html and pictures")
+    parser.add_argument("--out", type=str, required=True, help="folder for index.html, <case>.html and pictures")
     parser.add_argument("--evaluation", type=str, help="--out folder of unet4d evaluate, to show the scores too")
     layout_options(parser)
 
@@ -102,7 +102,7 @@ COMPARE = Command(
 )
 
 REPORT = Command(
-    "one HTML page with pictures, volume curves and scores",
+    "an HTML page a study with a 4D viewer, measures and flags, and an index",
     "--image INPUT --prediction DIR --out DIR [--evaluation DIR] [options]",
     "  unet4d report --image heart --prediction predicted --evaluation scores --out page",
     _report_options,
