@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import errno
 import itertools
 import os
+import resource
+import tracemalloc
 
+import nibabel as nib
 import numpy as np
 import pytest
 import torch
 
+from unet4d.data import normalisation
 from unet4d.data.grid import WorkingGrid
 from unet4d.data.image4d import read_frames, read_image, read_outline
 from unet4d.data.normalisation import normalised
@@ -26,20 +29,20 @@ def path(study, tmp_path):
     return tmp_path / "heart.nii.gz"
 
 
-def spooled(path, folder, spacing=2.5, normalisation="zscore") -> SpooledImage:
+def spooled(path, folder, spacing=2.5, standard="zscore") -> SpooledImage:
     outline = read_outline(path)
     grid = WorkingGrid.of(outline.affine, outline.grid, spacing)
     stream = Stream(lambda: outline, lambda: read_frames(path))
-    return SpooledImage(stream, outline, grid, normalisation, (), folder)
+    return SpooledImage(stream, outline, grid, standard, (), folder)
 
 
-@pytest.mark.parametrize("normalisation", ["zscore", "none"])
+@pytest.mark.parametrize("standard", ["zscore", "none"])
 @pytest.mark.parametrize("spacing", [None, 2.5])
-def test_it_is_what_memory_would_hold_to_the_bit(path, tmp_path, spacing, normalisation):
-    image = spooled(path, tmp_path, spacing, normalisation)
+def test_it_is_what_memory_would_hold_to_the_bit(path, tmp_path, spacing, standard):
+    image = spooled(path, tmp_path, spacing, standard)
     whole = read_image(path)
     grid = WorkingGrid.of(whole.affine, whole.grid, spacing)
-    wanted = normalised(grid.image(whole.array), normalisation)
+    wanted = normalised(grid.image(whole.array), standard)
     assert tuple(image.shape) == wanted.shape
     assert np.array_equal(image[EVERY].numpy(), wanted)
     box = (slice(None), slice(None), slice(3, 7), slice(0, 2), slice(1, 5))
@@ -56,14 +59,30 @@ def test_nothing_is_left_of_it_and_nothing_shows_while_it_is_there(path, tmp_pat
         image[EVERY]
 
 
-def test_a_full_disk_is_told(path, tmp_path, monkeypatch):
-    class Full(WorkingGrid):
-        def image(self, *_):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+def test_what_the_disk_refuses_is_told(path, tmp_path):
+    """The system itself refuses it here: what numpy's own writing raises for that does not say why."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (8000, limits[1]))
+    try:
+        with pytest.raises(Unet4DError, match=rf"could not write .* GB into {tmp_path}: File too large"):
+            spooled(path, tmp_path, None)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
-    monkeypatch.setattr("unet4d.data.spool.WorkingGrid.image", Full.image)
-    with pytest.raises(Unet4DError, match=rf"could not write .* GB into {tmp_path}: No space left on device"):
-        spooled(path, tmp_path)
+
+def test_no_more_than_some_frames_are_ever_held(tmp_path, monkeypatch):
+    monkeypatch.setattr(normalisation, "SAMPLE", 1000)
+    voxels = np.random.default_rng(0).normal(size=(64, 64, 16, 40)).astype(np.float32)
+    nib.save(nib.Nifti1Image(voxels, np.diag([2.0, 2.0, 8.0, 1.0])), tmp_path / "long.nii")
+    del voxels
+    tracemalloc.start()
+    try:
+        spooled(tmp_path / "long.nii", tmp_path, None).close()
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    frame = 4 * 64 * 64 * 16
+    assert peak < 10 * frame < 40 * frame
 
 
 def test_frames_one_by_one_are_those_read_at_once(path):

@@ -130,5 +130,5 @@ def _samples(frames: Iterable[np.ndarray], shape: Sequence[int], channels: Seque
     kept: list[list[np.ndarray]] = [[] for _ in channels]
     for t, frame in enumerate(frames):
         for values, channel in zip(kept, channels, strict=True):
-            values.append(frame[channel].reshape(-1)[-t * voxels % step :: step])
+            values.append(frame[channel].reshape(-1)[-t * voxels % step :: step].copy())  # a view would hold the frame
     return [np.concatenate(values) for values in kept]

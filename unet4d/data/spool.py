@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -52,9 +53,12 @@ class SpooledImage:
             self._file = tempfile.TemporaryFile(dir=where, prefix=".unet4d-")  # noqa: SIM115
         try:
             for frame in stream.frames():
+                image = grid.image(frame[:, None], kinds, outline.source or "the image")
                 with writing(f"{4 * math.prod(self.shape) / 1e9:.3g} GB into {where}"):
-                    grid.image(frame[:, None], kinds, outline.source or "the image").tofile(self._file)
-            self._file.flush()
+                    self._file.write(
+                        np.ascontiguousarray(image).data
+                    )  # not tofile, which does not say what was refused
+                    self._file.flush()
             self.scale = Scale.of(self._frames, self.shape, normalisation, kinds)
         except BaseException:
             self.close()
@@ -68,7 +72,8 @@ class SpooledImage:
 
     def close(self) -> None:
         """Let go of the file, and with it of what it takes on the disk."""
-        self._file.close()
+        with contextlib.suppress(OSError):  # of what a full disk refused, and nobody wants any more
+            self._file.close()
 
     def _frames(self) -> Iterator[np.ndarray]:
         """Each frame (C, X, Y, Z), in memory."""
