@@ -434,6 +434,17 @@ def test_a_flipped_byte_in_a_compressed_file_is_noticed(tmp_path):
         read_image(path)
 
 
+def test_damage_that_makes_a_compressed_file_longer_is_noticed(tmp_path):
+    """The checksum then stands behind bytes that nobody asks for."""
+    lay(tmp_path / "image.nii", make_header(), ramp())
+    whole = (tmp_path / "image.nii").read_bytes()
+    packed = bytearray(gzip.compress(whole + bytes(2 * 10**6)))
+    packed[-8] ^= 1  # the checksum
+    (tmp_path / "image.nii.gz").write_bytes(packed)
+    with pytest.raises(InputError, match="CRC check failed"):
+        read_image(tmp_path / "image.nii.gz")
+
+
 def test_a_header_that_announces_terabytes_is_refused_before_memory_is_asked_for(tmp_path):
     header = make_header(dtype="<f8", shape=(30000, 30000, 30000, 30000))
     for name in ("a.nii", "a.nii.gz"):

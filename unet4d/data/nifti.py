@@ -29,6 +29,7 @@ _MM_PER_UNIT = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}  # unknown (taken as mm), m
 _UNITS_PER_SECOND = {8: 1.0, 16: 1e3, 24: 1e6}  # s, ms, µs; other units (Hz, ppm, rad/s) are no time
 _GRID_TOLERANCE = 0.01  # how far a corner of two grids may lie apart, in voxels of the finest axis
 _GZIP_MAX_RATIO = 1040  # deflate cannot expand further, so a header that promises more lies
+_BLOCK = 2**20
 _GZIP_LEVEL = 4  # label maps are nearly as small as at 9, and written several times faster
 
 
@@ -120,7 +121,8 @@ def _volumes(file: BinaryIO, header: Header, shape: tuple[int, int, int, int]) -
         with np.errstate(over="ignore", invalid="ignore"):  # who asked for the values judges them
             scaled = volume if plain else volume.astype(np.float64) * slope + inter
         yield scaled
-    file.read(1)  # a gzip stream checks its checksum at its end
+    while file.read(_BLOCK):  # a gzip stream checks its checksum at its end, which damage may have moved
+        pass
 
 
 def affine_of(header: Header) -> np.ndarray:
