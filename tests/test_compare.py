@@ -27,7 +27,13 @@ Row = dict[str, object]
 def scores(tmp_path: Path) -> Callable[..., Path]:
     """Writes an evaluation made by hand: case to its subject and the Dice of its frames, of one class named LV."""
 
-    def made(name: str, cases: Cases, hd95: Sequence[object] | None = None, tolerance: float = 2.0) -> Path:
+    def made(
+        name: str,
+        cases: Cases,
+        hd95: Sequence[object] | None = None,
+        tolerance: float = 2.0,
+        time: str = "cyclic",
+    ) -> Path:
         folder = tmp_path / name
         folder.mkdir()
         summary = {"per_case": {case: {} for case in cases}, "tolerance_mm": tolerance}
@@ -51,7 +57,9 @@ def scores(tmp_path: Path) -> Callable[..., Path]:
         head = ["case", "subject", "class", "reference_ef_percent", "matched_ef_percent", "reference_mass_g"]
         (folder / MEASURES_CSV).write_text(as_csv([head]))
         head = ["case", "subject", "class", "time", "roughness", "flicker_components", "closure"]
-        (folder / TEMPORAL).write_text(as_csv([head]))
+        (folder / TEMPORAL).write_text(
+            as_csv([head, *([c, s, "LV", time, 0.1, 0, 0.0] for c, (s, _) in cases.items())])
+        )
         return folder
 
     return made
@@ -183,6 +191,12 @@ def test_other_references_are_refused(scores):
         compare(a, scores("d", one_a_subject([0.8] * 8) | {"s5": ("another", [0.8])}))
     with pytest.raises(InputError, match=r"tolerance_mm 2\.0.* 3\.0; wanted the same"):
         compare(a, scores("e", one_a_subject([0.8] * 8), tolerance=3.0))
+
+
+def test_an_open_series_is_not_compared_with_a_cyclic_one(scores):
+    """Their pairs, second differences and neighbours are not the same ones, whatever the label maps."""
+    with pytest.raises(InputError, match=r"case s0 is cyclic in \S+ and open in \S+; wanted the same"):
+        compare(scores("a", one_a_subject([0.8] * 8)), scores("b", one_a_subject([0.8] * 8), time="open"))
 
 
 def test_what_is_no_evaluation_is_refused(scores, tmp_path: Path):

@@ -14,7 +14,7 @@ import unet4d
 from unet4d import metrics
 from unet4d.errors import InputError
 from unet4d.evaluation.quantities import QUANTITIES, Key, values_of
-from unet4d.evaluation.tables import METRICS, aligned, as_csv, interval
+from unet4d.evaluation.tables import METRICS, TEMPORAL, aligned, as_csv, interval
 from unet4d.evaluation.written import Written, read_evaluation
 from unet4d.files import check_writable, write_json, write_text
 
@@ -85,7 +85,7 @@ def compare(
         What comparison.json holds.
 
     Raises:
-        InputError: no evaluation; other cases, unless `shared_only`; other references, frames, classes or tolerance.
+        InputError: no evaluation; other cases, unless `shared_only`; other references, frames, classes, tolerance or time.
     """
     names = _chosen(quantities)
     if out_dir is not None:
@@ -166,7 +166,7 @@ def _check_cases(
 
 
 def _check_same_references(a: Written, b: Written) -> None:
-    """Raises InputError unless both scored the same frames and classes against the same volumes, by the same tolerance."""
+    """Raises InputError unless both scored the same frames and classes against the same volumes, by the same tolerance and time."""
     tolerances = [one.summary["tolerance_mm"] for one in (a, b)]
     if tolerances[0] != tolerances[1]:
         raise InputError(
@@ -182,6 +182,13 @@ def _check_same_references(a: Written, b: Written) -> None:
             raise InputError(
                 f"{a.folder} and {b.folder} differ in the reference of case {case}, frame {frame}, {name}; wanted evaluations "
                 "against the same labels; evaluate both against one reference"
+            )
+    times = [{row["case"]: row["time"] for row in one.tables[TEMPORAL]} for one in (a, b)]
+    for case, time in times[0].items():
+        if times[1].get(case) != time:
+            raise InputError(
+                f"case {case} is {time} in {a.folder} and {times[1].get(case)} in {b.folder}; wanted the same; evaluate both "
+                "against a dataset whose dataset.json says its time"
             )
 
 
