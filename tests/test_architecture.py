@@ -16,9 +16,9 @@ PACKAGE = Path(unet4d.__file__).parent
 LEVELS = (
     ("errors",),
     ("config", "files", "machine", "main_memory", "ranks", "signals", "sizes"),
-    ("data", "model", "metrics", "pictures", "viewer", "postprocessing"),  # nouns
-    ("plausibility", "training", "segmentation", "resolve", "plan_yaml", "folds", "over_folds", "step_choice"),
-    ("candidates", "evaluation", "pages", "prediction"),
+    ("data", "model", "metrics", "pictures", "viewer"),  # nouns
+    ("plausibility", "training", "segmentation", "resolve", "plan_yaml", "folds", "over_folds", "postprocessing"),
+    ("candidates", "step_choice", "evaluation", "pages", "prediction"),
     ("plan_reasons", "out_of_memory"),
     ("convert", "verify", "plan", "train", "info", "predict", "evaluate", "compare", "report"),  # verbs
     ("cross_validation", "tune"),

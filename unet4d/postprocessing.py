@@ -31,6 +31,7 @@ from scipy import ndimage
 
 from unet4d.errors import InputError
 from unet4d.files import read_json, write_json
+from unet4d.metrics import single_frame_components
 
 Operation = Literal["largest_component", "fill_holes", "remove_single_frame_components"]
 OPERATIONS: tuple[Operation, ...] = get_args(Operation)
@@ -218,28 +219,15 @@ def _fill_holes(frame: np.ndarray, value: int | None) -> None:
 
 
 def _remove_single_frame(label: np.ndarray, value: int | None, cyclic: bool) -> None:
-    """Remove what lives for one frame from a label map (T, X, Y, Z), changed in place.
+    """Remove what lives for one frame from a label map (T, X, Y, Z), changed in place; see `single_frame_components`.
 
-    That is a component no voxel of which has the class at its own place, or at one of the 26 around it, in the frame before or the
-    frame after: in 4D, where voxels that share a corner belong together, a component of one frame. None touches another, so the
-    order in which they go does not matter. At the ends of an open series only the one neighbour counts; a frame that is alone
-    stays as it is.
+    None of these touches another, so the order in which they go does not matter.
     """
-    frames = len(label)
     for t, frame in enumerate(label):
-        beside = {(t - 1) % frames, (t + 1) % frames} if cyclic else {t - 1, t + 1} & set(range(frames))
-        box = _box(_mask(frame, value))
-        if box is None or not beside:
-            continue
-        around = tuple(slice(max(0, one.start - 1), one.stop + 1) for one in box)
-        components, n = ndimage.label(_mask(frame[around], value), _CORNERS)
-        near = np.zeros(components.shape, bool)
-        for other in beside:
-            near |= _mask(label[other][around], value)
-        stays = np.zeros(n + 1, bool)
-        stays[components[ndimage.binary_dilation(near, _CORNERS)]] = True
-        stays[0] = True
-        frame[around][~stays[components]] = 0
+        found = single_frame_components(label, t, value, cyclic)
+        if found is not None:
+            box, numbered, single = found
+            frame[box][single[numbered]] = 0
 
 
 def _sha256(path: Path) -> str:

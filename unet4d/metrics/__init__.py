@@ -18,7 +18,7 @@ from unet4d.metrics.overlap import EMPTY_CONVENTION, Counts, count_voxels, dice
 from unet4d.metrics.paired import SignedRank, holm, signed_rank
 from unet4d.metrics.roles import MYOCARDIAL_DENSITY_G_PER_ML, cavity_within, is_cavity, is_myocardium
 from unet4d.metrics.surface import TOLERANCE_MM, SurfaceScores, hausdorff95_mm, surface_scores
-from unet4d.metrics.temporal import flicker, frame_pairs, frame_to_frame_dice
+from unet4d.metrics.temporal import flicker, frame_pairs, frame_to_frame_dice, single_frame_components
 from unet4d.metrics.volumes import extreme_frames, volumes_ml, voxel_volume_ml
 
 __all__ = [
@@ -49,6 +49,7 @@ __all__ = [
     "roughness",
     "shown",
     "signed_rank",
+    "single_frame_components",
     "surface_scores",
     "volumes_ml",
     "voxel_volume_ml",
