@@ -50,7 +50,7 @@ def in_short(study: Segmented) -> list[tuple[str, str]]:
                 (name, f"EDV {_short(one.edv_ml)}, ESV {_short(one.esv_ml)} mL, EF {shown(one.ef_percent, 0)} %")
             )
         elif is_myocardium(name):
-            said.append((name, f"{_short(_mass(study, name)[1])} g"))
+            said.append((name, f"{_short(_muscle(study, name)[1])} g"))
         else:
             spread = f" to {_short(one.edv_ml)}" if one.sv_ml else ""
             said.append((name, f"{_short(one.esv_ml)}{spread} mL"))
@@ -69,18 +69,20 @@ def _ejection(name: str, one: CurveMeasures) -> list[str]:
     ]
 
 
-def _mass(study: Segmented, name: str) -> tuple[int, float, str]:
-    """Frame, mass in g, and why that frame: end-diastole of the ventricle that the muscle surrounds, else its largest volume."""
-    cavity = cavity_within(name, list(study.classes))
-    curve = study.curves_ml[cavity or name]
-    frame = int(curve.argmax())
-    why = f"ED of {cavity}" if cavity else "its largest volume"
-    return frame, float(study.curves_ml[name][frame]) * MYOCARDIAL_DENSITY_G_PER_ML, why
+def _muscle(study: Segmented, name: str) -> tuple[float, float, str]:
+    """Volume in mL, mass in g, and when: at end-diastole of the ventricle that it surrounds; without one, as in `evaluate`, the mean."""
+    cavity, curve = cavity_within(name, list(study.classes)), study.curves_ml[name]
+    if cavity is None:
+        volume, when = float(curve.mean()), "mean over all frames"
+    else:
+        frame = int(study.curves_ml[cavity].argmax())
+        volume, when = float(curve[frame]), f"ED of {cavity}, frame {frame}"
+    return volume, volume * MYOCARDIAL_DENSITY_G_PER_ML, when
 
 
 def _mass_row(study: Segmented, name: str) -> list[str]:
-    frame, mass, why = _mass(study, name)
-    return [name, _ml(mass), _ml(float(study.curves_ml[name][frame])), f"{why}, frame {frame}"]
+    volume, mass, when = _muscle(study, name)
+    return [name, _ml(mass), _ml(volume), when]
 
 
 def _ml(volume: float) -> str:
