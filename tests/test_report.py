@@ -254,6 +254,54 @@ def test_scores_of_each_class_are_told_with_their_frames(folders: tuple[Path, Pa
     assert "Nothing is recorded of how this label map was made" in Page(tmp_path / "out/heart.html").words
 
 
+def test_agreement_intervals_and_what_happens_over_time_are_on_the_index(folders: tuple[Path, Path], tmp_path: Path):
+    root, predictions = folders
+    entry = json.loads((root / "dataset.json").read_text())
+    entry["training"][0]["labelled_frames"] = [0, 1, 2]
+    (root / "dataset.json").write_text(json.dumps(entry))
+    smaller = label()
+    smaller[0, 3] = 0  # 48 voxels of 60 in end-diastole
+    write_image(predictions / "heart.nii.gz", smaller, like=image())
+    summary = evaluate(root, predictions, tmp_path / "scores")
+    words = Page(report(root, predictions, tmp_path / "out", tmp_path / "scores")).words
+    ml = VOXEL_ML * np.array([60, 48, -12])
+    assert re.search(rf"left ventricle: EDV mL\s+1\s+{ml[0]:.1f}\s+{ml[1]:.1f}\s+{ml[2]:.2f}\s+-\s+{-ml[2]:.2f}", words)
+    assert re.search(r"left ventricle: EF %\s+1\s+66.7\s+58.3\s+-8.33", words)
+    temporal = summary["classes"]["left ventricle"]["temporal"]
+    assert re.search(rf"left ventricle\s+{temporal['roughness']['mean']:.4f}", words)
+    assert summary["intervals"] in words
+    for name in ("intervals", "heart"):  # of an older version
+        del summary[name]
+    for one in summary["classes"].values():
+        del one["temporal"], one["ci95"]
+    (tmp_path / "scores/summary.json").write_text(json.dumps(summary))
+    assert (
+        "EDV mL"
+        not in re.split(
+            "Against the reference", Page(report(root, predictions, tmp_path / "out", tmp_path / "scores")).words
+        )[1]
+    )
+
+
+def test_without_its_ventricle_a_muscle_has_the_mean_mass_as_evaluate_says(tmp_path: Path):
+    write_image(tmp_path / "images/one.nii.gz", image().array[0], like=image())
+    write_image(tmp_path / "found/one.nii.gz", np.where(label() == 1, 1, 0).astype(np.uint8), like=image())
+    (tmp_path / "found/prediction.json").write_text(json.dumps({"labels": {"background": 0, "myo": 1}, "cases": {}}))
+    report(tmp_path / "images", tmp_path / "found", tmp_path / "out")
+    words, mean = Page(tmp_path / "out/one.html").words, 40 * VOXEL_ML  # of 60, 40 and 20 voxels
+    assert re.search(rf"myo\s+{1.05 * mean:.3g}\s+{mean:.3g}\s+mean over all frames", words)
+
+
+@pytest.mark.parametrize("spoiled", [("1.0", "one"), ("class", "organ")])
+def test_scores_that_cannot_be_read_are_one_line(folders: tuple[Path, Path], tmp_path: Path, spoiled: tuple[str, str]):
+    root, predictions = folders
+    evaluate(root, predictions, tmp_path / "scores")
+    table = tmp_path / "scores/metrics.csv"
+    table.write_text(table.read_text().replace(*spoiled, 1))
+    with pytest.raises(InputError, match=r"metrics\.csv cannot be read as what `unet4d evaluate` wrote"):
+        report(root, predictions, tmp_path / "out", tmp_path / "scores")
+
+
 def test_a_folder_of_studies_needs_no_dataset(folders: tuple[Path, Path], tmp_path: Path):
     root, predictions = folders
     assert "class 1" in Page(report(root / "images", predictions, tmp_path / "out")).words

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import starmap
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,14 @@ from unet4d.pages import html
 from unet4d.pictures import class_colour
 
 _MEASURES = {"dice": "Dice", "hd95_mm": "HD95 mm", "asd_mm": "ASD mm", "nsd": "NSD"}
+_HEART = {"edv_ml": "EDV mL", "esv_ml": "ESV mL", "sv_ml": "SV mL", "ef_percent": "EF %", "mass_g": "mass g"}
+_TEMPORAL = {
+    "roughness": ("roughness", 4),
+    "frame_to_frame_dice": ("frame-to-frame Dice", 3),
+    "frame_to_frame_excess": ("beyond the reference's", 3),
+    "flicker_components": ("flicker", 1),
+    "closure": ("closure", 3),
+}
 _WANTED = {"classes", "convention", "averaging", "per_case"}
 
 
@@ -61,7 +70,8 @@ def _rows(path: Path) -> dict[str, list[dict[str, str]]]:
         with open(path, newline="", encoding="utf-8") as file:
             for row in csv.DictReader(file):
                 rows.setdefault(row["case"], []).append(row)
-    except (OSError, UnicodeDecodeError, csv.Error, KeyError) as error:
+                _ = row["class"], [float(row[column]) for column in _MEASURES if row.get(column)]  # what is read later
+    except (OSError, ValueError, csv.Error, KeyError) as error:
         raise InputError(f"{path} cannot be read as what `unet4d evaluate` wrote ({error}); evaluate again") from error
     return rows
 
@@ -81,27 +91,57 @@ def _means(rows: list[dict[str, str]]) -> dict[str, dict[str, Any]]:
 
 
 def of_all(summary: Mapping[str, Any]) -> list[str]:
-    """The scores of every class over all studies, as HTML."""
-    rows = []
-    for name, entry in summary["classes"].items():
-        dice, distance, error = entry["dice"], entry["hd95_mm"], entry["volume_error_ml"]
-        rows.append([
-            name, f"{shown(dice['mean'], 3)} ± {shown(dice['std'], 3)}", str(dice["n"]), shown(distance["mean"], 2),
-            shown(distance["median"], 2), str(distance["n"]), shown(error["bias"], 2), shown(error["mean_absolute"], 2),
-            str(entry["n_one_empty"]), str(entry["n_both_empty"]),
-        ])  # fmt: skip
-    head = ["class", "Dice, mean ± SD", "n", "HD95 mm, mean", "median", "n", "volume bias mL", "absolute mL"]
+    """The scores of every class over all studies, as HTML; a heart's measures and what happens over time, where they are told."""
+    classes = summary["classes"]
+    colours = [class_colour(entry["value"]) for entry in classes.values()]
+    head = ["class", "Dice, mean ± SD", "n", "95 % CI", "HD95 mm, mean", "median", "n", "volume bias mL", "absolute mL"]
     scored = f"{summary['cases']} cases of {summary['subjects']} subjects, {summary['labelled_frames']} labelled frames"
     if left_out := summary.get("without_prediction"):
         scored += f" ({len(left_out)} references without prediction left out)"
-    colours = [class_colour(entry["value"]) for entry in summary["classes"].values()]
-    return [
+    pieces = [
         html.text("Against the reference", "h2"),
         html.text(f"{scored}; mean over classes of the mean Dice {shown(summary['mean_foreground_dice'], 3)}."),
-        html.table([*head, "one empty", "both empty"], rows, colours),
-        html.text(summary["convention"], kind="soft"),
-        html.text(summary["averaging"], kind="soft"),
+        html.table([*head, "one empty", "both empty"], list(starmap(_class_row, classes.items())), colours),
     ]
+    if heart := _heart_rows(summary.get("heart") or {}):
+        head = ["at the reference's frames", "n", "reference", "prediction", "bias", "95 % limits", "mean error"]
+        pieces.append(html.table(head, heart))
+    over_time = {name: entry["temporal"] for name, entry in classes.items() if entry.get("temporal")}
+    if over_time:
+        rows = [
+            [name, *(shown(of[key]["mean"], d) for key, (_, d) in _TEMPORAL.items())] for name, of in over_time.items()
+        ]
+        pieces.append(html.table(["mean over cases", *(words for words, _ in _TEMPORAL.values())], rows))
+    told = [summary[key] for key in ("convention", "averaging", "intervals") if summary.get(key)]
+    return [*pieces, *(html.text(words, kind="soft") for words in told)]
+
+
+def _class_row(name: str, entry: Mapping[str, Any]) -> list[str]:
+    dice, distance, error = entry["dice"], entry["hd95_mm"], entry["volume_error_ml"]
+    interval = (entry.get("ci95") or {}).get("dice")
+    return [
+        name, f"{shown(dice['mean'], 3)} ± {shown(dice['std'], 3)}", str(dice["n"]), _range(interval, 3),
+        shown(distance["mean"], 2), shown(distance["median"], 2), str(distance["n"]), shown(error["bias"], 2),
+        shown(error["mean_absolute"], 2), str(entry["n_one_empty"]), str(entry["n_both_empty"]),
+    ]  # fmt: skip
+
+
+def _heart_rows(heart: Mapping[str, Any]) -> list[list[str]]:
+    """A row a class and measure: Bland-Altman bias and limits, and how many pairs are in them."""
+    rows = []
+    for name, entry in heart.items():
+        for key, found in entry["at_reference_frames"].items():
+            limits = None if found["lower"] is None else [found["lower"], found["upper"]]
+            undefined = f" ({found['n_undefined']} undefined)" if found["n_undefined"] else ""
+            rows.append([
+                f"{name}: {_HEART.get(key, key)}", f"{found['n']}{undefined}", shown(found["reference"], 1),
+                shown(found["prediction"], 1), shown(found["bias"], 2), _range(limits, 2), shown(found["mean_absolute"], 2),
+            ])  # fmt: skip
+    return rows
+
+
+def _range(found: Sequence[float] | None, digits: int) -> str:
+    return "-" if found is None else f"{found[0]:.{digits}f} to {found[1]:.{digits}f}"
 
 
 def of_case(scores: Mapping[str, Any]) -> list[str]:
