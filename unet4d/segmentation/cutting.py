@@ -19,6 +19,9 @@ from unet4d.segmentation.settings import Models, Settings
 WINDOW_SHARE = 0.4
 """Share of the memory, once image and label map are taken off, for the computing of a window; logits take the rest."""
 
+_COPIES, _INDEX_BYTES = 4, 8
+"""Of a frame's logits on the native grid: as they come, both neighbours', what lies between; and the number of the largest."""
+
 
 @dataclass(frozen=True)
 class Cut:
@@ -65,9 +68,18 @@ def _fit_window(model: TrainedModel, prepared: Prepared, one: Answering, budget:
 
 @dataclass(frozen=True)
 class Blocks:
-    """What blocks of logits take in main memory."""
+    """What blocks of logits take in main memory.
+
+    Attributes:
+        unit_bytes: of all frames' logits along Z, on the working grid.
+        native_unit_bytes: of one frame's along Z, while it is brought to the native grid and its largest are found.
+        carried_rows: working rows that a network carries on from block to block.
+        models: how many networks answer.
+        scale: working voxels to a native one, along X and Y.
+    """
 
     unit_bytes: int
+    native_unit_bytes: int
     carried_rows: int
     models: int
     scale: tuple[float, float]
@@ -77,13 +89,15 @@ class Blocks:
         """Of this study and these networks."""
         grid = prepared.grid
         native = [grid.native_shape[axis] for axis in grid.order]
-        unit = 4 * prepared.like.frames * len(models[0].task.labels) * grid.shape[2]
+        classes = len(models[0].task.labels)
+        unit = 4 * prepared.like.frames * classes * grid.shape[2]
+        native_unit = (_COPIES * 4 * classes + _INDEX_BYTES) * max(native[2], grid.shape[2])
         carried = max((model.config.data.patch_size or (1,))[0] for model in models)
-        return cls(unit, carried, len(models), (grid.shape[0] / native[0], grid.shape[1] / native[1]))
+        return cls(unit, native_unit, carried, len(models), (grid.shape[0] / native[0], grid.shape[1] / native[1]))
 
     def needed(self, rows: int, columns: int) -> int:
         """Bytes for blocks of so many native rows and columns: sums as far as the windows reach, what each network carries on,
-        and, of several, their mean."""
+        of several their mean, and one frame on the native grid."""
         x, y = rows * self.scale[0] + 2, columns * self.scale[1] + 2
         held = x + self.carried_rows * (1 + self.models) + (x if self.models > 1 else 0)
-        return int(self.unit_bytes * held * y)
+        return int(self.unit_bytes * held * y + self.native_unit_bytes * rows * columns)
