@@ -15,6 +15,7 @@ from unet4d.config import Config, DataConfig, ModelConfig, TrainConfig
 from unet4d.folds import FOLDS
 from unet4d.model.checkpoint import BEST, LAST, PREVIOUS, Task, load_checkpoint, save_checkpoint
 from unet4d.model.clstm_unet import build_network
+from unet4d.postprocessing import EVERY_CLASS, Step, write_steps
 from unet4d.ranks import Ranks
 from unet4d.training.log import LOG
 from unet4d.training.summary import CONFIG, SUMMARY, write_summary
@@ -105,6 +106,29 @@ def test_a_finished_run(known, command, tmp_path):
                   "1.0000 0.5000 0.3333 0.2500 (epochs 1 to 4)", "MB, after step 20, epoch 4 done", "fold 0: anna, ben",
                   found["go_on"]):  # fmt: skip
         assert words in told
+
+
+def test_what_tune_recorded_is_told(known, command, tmp_path):
+    run = made_run(tmp_path / "run")
+    assert known(run)["postprocessing"] is None
+    assert "post-processing" not in command("info", run).told
+    steps = [Step("fill_holes", "wall"), Step("largest_component", EVERY_CLASS)]
+    write_steps(run, steps, [run / BEST], {})
+    assert known(run)["postprocessing"] == "fill_holes of wall, largest_component of *"
+    assert "  post-processing         fill_holes of wall, largest_component of *\n" in command("info", run).told
+    write_steps(run, [], [run / BEST], {})
+    assert "  post-processing         none: nothing helped\n" in command("info", run).told
+    (run / BEST).write_bytes((run / LAST).read_bytes())
+    assert known(run)["postprocessing"].startswith(f"left out: {run / 'postprocessing.json'} was chosen for ")
+    assert "which has changed since" in " ".join(command("info", run).told.split())
+
+
+def test_what_tune_recorded_of_folds_is_told(known, command, tmp_path):
+    for fold in range(2):
+        made_run(tmp_path / f"fold_{fold}", made=config(fold))
+    write_steps(tmp_path, [Step("fill_holes", "wall")], [tmp_path / f"fold_{fold}" / BEST for fold in range(2)], {})
+    assert known(tmp_path)["postprocessing"] == "fill_holes of wall"
+    assert "  post-processing         fill_holes of wall\n" in command("info", tmp_path).told
 
 
 def test_settings_other_than_the_defaults_and_those_the_defaults_leave_open(known, tmp_path):

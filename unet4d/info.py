@@ -17,6 +17,7 @@ from unet4d.folds import FOLDS, folds_in, holds_run
 from unet4d.metrics import shown
 from unet4d.model.checkpoint import LAST, PREVIOUS
 from unet4d.over_folds import mean_and_deviation, over_folds
+from unet4d.postprocessing import read_steps
 from unet4d.training.checkpoints import position
 from unet4d.training.standing import WHOLE, checkpoint_facts, is_run, run_facts, settings
 from unet4d.training.summary import CONFIG
@@ -56,7 +57,18 @@ def info(run: str | os.PathLike[str], as_json: bool = False) -> dict[str, Any]:
 
 def _run(run: Path) -> dict[str, Any]:
     facts = run_facts(run)
-    return facts | {"go_on": _go_on(run, facts)}
+    return facts | {"postprocessing": _tuned(run), "go_on": _go_on(run, facts)}
+
+
+def _tuned(run: Path) -> str | None:
+    """What `tune` recorded in a folder, in words; None where it recorded nothing."""
+    try:
+        steps = read_steps(run)
+    except InputError as error:
+        return f"left out: {error}"
+    if steps is None:
+        return None
+    return ", ".join(f"{step.operation} of {step.class_name}" for step in steps) or "none: nothing helped"
 
 
 def _go_on(run: Path, facts: Mapping[str, Any]) -> str:
@@ -110,6 +122,7 @@ def _folds(out: Path) -> dict[str, Any]:
         "of": wanted,
         "runs": {str(number): facts for number, facts in folds.items()},
         "best": best,
+        "postprocessing": _tuned(out),
         "go_on": _predict(out) if finished else _resume(out, next(iter(folds.values()), {}), "--fold", "all"),
     }
 
@@ -136,12 +149,17 @@ def _run_lines(facts: Mapping[str, Any]) -> list[str]:
         epoch = list(facts["losses"])
         lines.append(_row("loss", f"{losses} (epochs {epoch[0]} to {epoch[-1]})"))
     lines += [_row(name, _checkpoint_told(one)) for name, one in facts["checkpoints"].items()]
-    return [*lines, *_setting_lines(facts), _go_on_line(facts["go_on"], facts["state"] == "running")]
+    lines += [*_tuned_lines(facts), *_setting_lines(facts)]
+    return [*lines, _go_on_line(facts["go_on"], facts["state"] == "running")]
 
 
 def _go_on_line(command: str, runs: bool = False) -> str:
     """The command, in one line; of what runs it is said when it may be given: two would write to one folder."""
     return _row("if it was killed" if runs else "go on", command, wrapped=False)
+
+
+def _tuned_lines(facts: Mapping[str, Any]) -> list[str]:
+    return [_row("post-processing", facts["postprocessing"])] if facts["postprocessing"] else []
 
 
 def _state(facts: Mapping[str, Any]) -> str:
@@ -213,6 +231,7 @@ def _fold_lines(facts: Mapping[str, Any]) -> list[str]:
         classes = ", ".join(f"{name} {mean_and_deviation(values)}" for name, values in over["dice"].items())
         mean = over["mean_foreground_dice"]
         lines.append(f"mean +- deviation of {mean['n']}: {mean_and_deviation(mean)}  {classes}")
+    lines += _tuned_lines(facts)
     return [*lines, _go_on_line(facts["go_on"], any(run["state"] == "running" for run in facts["runs"].values()))]
 
 
