@@ -54,7 +54,9 @@ PREDICT = ("predict", "run", "-i", "study.nii.gz", "-o", "out")
         ("phantom", ["--out", "--subjects", "--frames", "--labelled", "--ambiguous", "--seed"]),
         ("train", ["--dataset", "--out", "--config", "--fold", "--seed", "--device", "--resume", "--train.epochs"]),
         ("predict", ["RUN_OR_MODEL", "-i", "-o", "--input", "--out", "--cases", "--held_out", "--device", "--time"]),
-        ("evaluate", ["--reference", "--prediction", "--out", "--cases", "--predicted_only"]),
+        ("evaluate", ["--reference", "--prediction", "--out", "--cases", "--predicted_only", "--tolerance_mm"]),
+        ("compare", ["A", "B", "--out", "--metrics", "--shared_only"]),
+        ("tune", ["RUN", "--dataset", "--predictions", "--device", "--dry_run"]),
         ("report", ["--image", "--prediction", "--out", "--evaluation"]),
     ],
 )
