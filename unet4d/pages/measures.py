@@ -70,7 +70,7 @@ def _ejection(name: str, one: CurveMeasures) -> list[str]:
 
 
 def _muscle(study: Segmented, name: str) -> tuple[float, float, str]:
-    """Volume in mL, mass in g, and when: at end-diastole of the ventricle that it surrounds; without one, as in `evaluate`, the mean."""
+    """Volume in mL, mass in g, and when: at end-diastole of its ventricle; without one the mean, as in `evaluate`."""
     cavity, curve = cavity_within(name, list(study.classes)), study.curves_ml[name]
     if cavity is None:
         volume, when = float(curve.mean()), "mean over all frames"
