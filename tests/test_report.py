@@ -430,7 +430,7 @@ def test_what_is_recorded_is_shown_whatever_it_is(folders: tuple[Path, Path], tm
         models=["a", "b"],
         fold=None,
         checkpoints=[{"path": "a", "sha256": "12ab"}, {"path": "b", "sha256": "34cd"}],
-        settings={"memory": {"bytes": 5}, "steps": [], "window": {}},
+        settings={"memory": {"bytes": 5}, "steps": [], "window": {}, "cyclic_shifts": 1, "overlap": 0.0, "tf32": True},
     )
     report(root, predictions, tmp_path / "out")
     words = " ".join(Page(tmp_path / "out/heart.html").words.split())
@@ -440,6 +440,8 @@ def test_what_is_recorded_is_shown_whatever_it_is(folders: tuple[Path, Path], tm
         "checkpoints 0, sha256 12ab",
         "checkpoints 1, path b",
         "settings, memory, bytes 5",
+        "settings, window none",
+        "settings, cyclic shifts 1 settings, overlap 0.0 settings, tf32 yes",  # a number is never yes or no
     ):
         assert line in words
     (predictions / "prediction.json").write_text("{")

@@ -56,7 +56,11 @@ def _flat(value: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, str]
         elif isinstance(one, list):
             yield name, ", ".join(map(str, one)) or "none"
         else:
-            yield (
-                name,
-                {None: "none", True: "yes", False: "no"}.get(one, str(one)) if not isinstance(one, dict) else "none",
-            )
+            yield name, _said(one)
+
+
+def _said(value: Any) -> str:
+    """One plain value; numbers stay numbers, though 1 equals True."""
+    if value is None or value == {}:
+        return "none"
+    return ("no", "yes")[value] if isinstance(value, bool) else str(value)
