@@ -220,6 +220,14 @@ def test_what_is_no_evaluation_is_refused(scores, tmp_path: Path):
         compare(a, spoilt)
 
 
+def test_where_nothing_is_defined_it_is_said(scores, capsys):
+    found = compare(
+        scores("a", one_a_subject([0.8] * 8)), scores("b", one_a_subject([0.8] * 8)), quantities=["mass_error_g"]
+    )
+    assert (found["compared"], found["tests"]) == ([], 0)
+    assert capsys.readouterr().out.endswith("\nnothing that was asked for is defined in both A and B\n")
+
+
 @pytest.mark.parametrize("names", [["dise"], []])
 def test_a_metric_that_there_is_not(scores, names):
     a = scores("a", one_a_subject([0.8] * 8))

@@ -141,6 +141,8 @@ def table(found: Mapping[str, Any]) -> str:
     for name, left in (("A", found["only_a"]), ("B", found["only_b"])):
         if left:
             lines.append(f"left out, in {name} alone: {', '.join(left)}")
+    if not verdicts:
+        return "\n".join([*lines, "", "nothing that was asked for is defined in both A and B"])
     return "\n".join([*lines, "", first, *verdicts, "", found["about"].replace(". ", ".\n")])
 
 
