@@ -8,7 +8,7 @@ import torch
 from unet4d import CLSTMUNet
 from unet4d.config import InferenceConfig
 from unet4d.data.augmentation.space import flipped
-from unet4d.model.inference import sliding_window
+from unet4d.model.inference import Answering, sliding_window
 
 CPU = torch.device("cpu")
 
@@ -114,6 +114,23 @@ def test_a_window_too_large_for_the_memory_is_computed_in_chunks_and_gives_the_s
     monkeypatch.setattr(network, "_encoded", lambda x, kept: limited(x.repeat(1, 4, 1, 1, 1, 1), kept))
     with pytest.raises(torch.OutOfMemoryError):
         run(network, image)
+
+
+def test_windows_that_the_gpu_cannot_even_take_in_are_fewer_at_once(monkeypatch):
+    torch.manual_seed(0)
+    network, clips = CLSTMUNet(1, 2, (4, 6), [(2, 2, 1)]).eval(), torch.randn(4, 3, 1, 8, 8, 2)
+    answering, moved = Answering(network, torch.device("cpu"), "fp32", False, windows=4), torch.Tensor.to
+    with torch.no_grad():
+        wanted = network(clips)
+
+    def limited(self, *given, **named):
+        if self.ndim == 6 and len(self) > 1:
+            raise torch.OutOfMemoryError("made up")
+        return moved(self, *given, **named)
+
+    monkeypatch.setattr(torch.Tensor, "to", limited)
+    torch.testing.assert_close(answering.logits(clips), wanted, atol=1e-5, rtol=1e-5)
+    assert answering.windows == 1
 
 
 # mirroring

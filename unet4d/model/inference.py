@@ -80,7 +80,7 @@ class Answering:
         answers: list[Tensor] = []
         done = 0
         while done < len(clips):
-            answer = self._tried(clips[done : done + self.windows].to(self.device))
+            answer = self._tried(clips[done : done + self.windows])
             if answer is not None:
                 answers.append(answer)
                 done += len(answer)
@@ -116,7 +116,7 @@ class Answering:
         """The answer; or None, and a leaner way from now on."""
         try:
             with autocast(self.device, self.precision):
-                return mirrored_mean(self._shifted_mean, clips, self.mirror_axes, self.signs)
+                return mirrored_mean(self._shifted_mean, clips.to(self.device), self.mirror_axes, self.signs)
         except torch.OutOfMemoryError:
             self.step_down(clips.shape[1])
         torch.cuda.empty_cache()
