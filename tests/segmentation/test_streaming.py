@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from unet4d import load_model, read_image
-from unet4d.errors import InputError
+from unet4d.errors import InputError, Unet4DError
 from unet4d.segmentation import StreamingSegmenter, scale_of, segment
 
 
@@ -73,6 +73,19 @@ def test_the_frame_wise_twin_runs_live_too(model_file, image):
     live = StreamingSegmenter(model, image.affine, image.grid, scale=scale_of(model, image), precision="fp32")
     labels = np.stack([live.step(image.array[:, t]) for t in range(image.frames)])
     assert (labels == segment(model, image, time="open", precision="fp32")).mean() > 0.9999
+
+
+def test_what_no_frame_can_lie_on_is_told_at_once(model, image):
+    with pytest.raises(InputError, match=r"affine is .* an inverse"):
+        StreamingSegmenter(model, np.zeros((4, 4)), image.grid)
+    with pytest.raises(InputError, match="overlap is 1"):
+        StreamingSegmenter(model, image.affine, image.grid, overlap=1)
+
+
+def test_an_answer_that_is_no_number_is_not_taken_for_background(model, image):
+    torch.nn.init.constant_(model.network.head.weight, torch.nan)
+    with pytest.raises(Unet4DError, match="answer to a frame is not a number"):
+        StreamingSegmenter(model, image.affine, image.grid).step(image.array[:, 0])
 
 
 def test_a_wrong_frame_is_told(model, image):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -97,14 +98,19 @@ def answer(models: Models, prepared: Prepared, settings: Settings, say: Callable
                 for one, model, overlap in zip(answering, models, overlaps, strict=True)
             ]
             for first, end, logits in _blocks(rows, native, blocks.rows):
-                if not all(bool(frame.sum().isfinite()) for frame in logits):
-                    raise Unet4DError(
-                        f"the network's answer to {like.source or 'the image'} is not a number somewhere; wanted finite "
-                        "numbers; set precision fp32, or take another checkpoint"
-                    )
+                check_finite(logits, like.source or "the image")
                 native.fill(logits, (first, end), columns)
                 del logits
     return Answer(native.label, native.probabilities)
+
+
+def check_finite(logits: torch.Tensor, what: Path | str) -> None:
+    """Raise Unet4DError unless all logits (T, K, x, y, Z) are numbers; `what` names the study."""
+    if not all(bool(frame.sum().isfinite()) for frame in logits):
+        raise Unet4DError(
+            f"the network's answer to {what} is not a number somewhere; wanted finite numbers; set precision fp32, or take "
+            "another checkpoint"
+        )
 
 
 def _blocks(rows: Sequence[Rows], native: NativeLabel, size: int) -> Iterator[tuple[int, int, torch.Tensor]]:

@@ -13,12 +13,14 @@ from unet4d.config import Precision
 from unet4d.data.grid import WorkingGrid
 from unet4d.data.image4d import Image4D
 from unet4d.data.native import NativeLabel
+from unet4d.data.nifti import check_affine
 from unet4d.data.normalisation import Scale
 from unet4d.errors import InputError
 from unet4d.model.checkpoint import TrainedModel
 from unet4d.model.clstm_unet import NetworkState
 from unet4d.model.device import autocast, resolve_precision, set_tf32
 from unet4d.model.inference import Answering, Rows
+from unet4d.segmentation.answering import check_finite
 from unet4d.segmentation.prepared import prepare_image
 from unet4d.segmentation.settings import Settings
 
@@ -60,7 +62,7 @@ class StreamingSegmenter:
         precision: "auto", "bf16", "fp16", "tf32" or "fp32".
 
     Raises:
-        InputError: the network is bidirectional.
+        InputError: the network is bidirectional; the affine has no inverse; the overlap is no share.
     """
 
     def __init__(
@@ -78,6 +80,8 @@ class StreamingSegmenter:
                 f"{model.path} is bidirectional: its answer to a frame depends on the frames after it; wanted a network that can "
                 "run live; train one with --model.direction forward"
             )
+        check_affine(np.asarray(affine), "affine")
+        Settings(overlap=overlap)  # for its checks
         data = model.config.data
         self.model, self.scale = model, scale
         self.grid = WorkingGrid.of(np.asarray(affine), shape, data.plane_spacing_mm, data.slice_spacing_mm)
@@ -97,6 +101,7 @@ class StreamingSegmenter:
 
         Raises:
             InputError: another shape, NaN or infinite values.
+            Unet4DError: the network answers with infinite numbers or NaN.
         """
         task, data = self.model.task, self.model.config.data
         frame = np.asarray(frame, np.float32)
@@ -115,7 +120,9 @@ class StreamingSegmenter:
         native = NativeLabel(self.grid, 1, tuple(task.labels.values()))
         x, y = (len(axis.low) for axis in native.axes[:2])
         (first, end), (low, high) = native.axes[0].needed(0, x), native.axes[1].needed(0, y)
-        native.fill(rows.upto(self.grid.shape[0])[:, :, first:end, low:high], (0, x), (0, y))
+        logits = rows.upto(self.grid.shape[0])[:, :, first:end, low:high]
+        check_finite(logits, "a frame")
+        native.fill(logits, (0, x), (0, y))
         return native.label[0]
 
 
