@@ -12,11 +12,13 @@ import pytest
 
 from tests.predictions import contents, json_of, rows_of
 from tests.processes import run_ranks
+from unet4d.data.studies import expanded
 from unet4d.errors import InputError, ToldElsewhere
-from unet4d.predict import predict
+from unet4d.predict import _of_this_process, predict
 from unet4d.prediction.folder import PredictionFolder
 from unet4d.prediction.shares import Share
 from unet4d.prediction.tables import Tables
+from unet4d.ranks import Ranks
 from unet4d.segmentation import Settings, prepare
 
 FP32 = Settings(precision="fp32")
@@ -186,6 +188,22 @@ def test_what_fails_in_one_process_is_told_by_the_first(model_file, studies, tmp
     assert list(json_of(tmp_path / "out" / "summary.json")["failed"]) == ["s1"]
 
 
+def test_a_process_that_only_fails_and_ends_before_anything_is_written_is_in_the_summary(model_file, studies, tmp_path):
+    for name in ("s1", "s3"):
+        (studies / f"{name}.nii.gz").write_bytes(b"")
+    run_ranks(2, _predicted, model_file(), studies, tmp_path / "out", fails=True)
+    assert list(json_of(tmp_path / "out" / "summary.json")["failed"]) == ["s1", "s3"]
+
+
+def test_processes_of_one_machine_share_what_is_free(monkeypatch):
+    monkeypatch.setattr("unet4d.predict.free_memory_bytes", lambda: 8e9)
+    monkeypatch.setattr("unet4d.predict.resident_bytes", lambda: 10**9)
+    settings = Settings()
+    assert _of_this_process(settings, Ranks()) is settings
+    assert _of_this_process(settings, Ranks(1, 4, 1, 4)).memory_bytes == 3 * 10**9
+    assert _of_this_process(Settings(memory_bytes=5), Ranks(1, 4, 1, 4)).memory_bytes == 5
+
+
 def test_two_calls_at_once_lose_none_of_each_others_rows(model_file, studies, tmp_path):
     """Five, each with its own view of the same folder."""
     model = model_file()
@@ -259,6 +277,11 @@ def test_a_list_names_studies_datasets_and_folders(command, model_file, studies,
     assert (done.code, done.error) == (0, "")
     cases = json_of(tmp_path / "out" / "prediction.json")["cases"]
     assert sorted(cases) == ["near", "phantom001", "phantom002", "phantom003", "s0"]
+
+
+def test_a_list_saved_under_windows_is_one_too(studies, tmp_path):
+    (studies / "mine.txt").write_bytes(b"\xef\xbb\xbfs0.nii.gz\r\ns1.nii.gz\r\n")
+    assert expanded([studies / "mine.txt"]) == [studies / "s0.nii.gz", studies / "s1.nii.gz"]
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -20,6 +21,7 @@ from unet4d.errors import InputError, Unet4DError
 from unet4d.files import read_json
 from unet4d.folds import load_models
 from unet4d.machine import hardware
+from unet4d.main_memory import free_memory_bytes, resident_bytes
 from unet4d.model.checkpoint import TrainedModel
 from unet4d.model.device import find_device, resolve_precision
 from unet4d.postprocessing import POSTPROCESSING, Step, read_steps
@@ -91,6 +93,7 @@ def predict(
         resolve_precision(settings.precision, where)
         paths = [model] if isinstance(model, (str, os.PathLike)) else model
         models = load_models(paths, where)
+        settings = _of_this_process(settings, ranks)
         task, given = models[0].task, expanded(inputs)
         studies = find_studies(
             given,
@@ -127,12 +130,20 @@ def predict(
     return _together(batch, len(todo), ranks)
 
 
+def _of_this_process(settings: Settings, ranks: Ranks) -> Settings:
+    """The settings with this process's part of what is free, where several of a machine would each count on all of it."""
+    free = free_memory_bytes()
+    if ranks.local_size == 1 or settings.memory_bytes is not None or math.isinf(free):
+        return settings
+    return replace(settings, memory_bytes=int(free / ranks.local_size) + resident_bytes())
+
+
 def _together(batch: Batch, count: int, ranks: Ranks) -> list[Path]:
     """What all processes wrote; raises what failed in any of them, on the first."""
     parts = ranks.gathered((batch.written, batch.failed, count), ranks.patient)
-    if ranks.is_first:
-        batch.folder.finish({})  # once more, for all others have written theirs
     failed = {name: error for _, errors, _ in parts for name, error in errors.items()}
+    if ranks.is_first:
+        batch.finish(failed)  # once more: all have written theirs, and who failed early may have found no tables yet
     with ranks.alike():
         _raise_failed(failed, sum(of for _, _, of in parts), batch.folder.path)
     return [path for written, _, _ in parts for path in written]

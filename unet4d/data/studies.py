@@ -45,7 +45,7 @@ def expanded(inputs: Sequence[str | os.PathLike[str]]) -> list[Path]:
             found.append(given)
             continue
         try:
-            lines = [line.strip() for line in given.read_text(encoding="utf-8").splitlines()]
+            lines = [line.strip() for line in given.read_text(encoding="utf-8-sig").splitlines()]
         except (OSError, UnicodeDecodeError) as error:
             raise InputError(
                 f"{given} cannot be read as a list of inputs ({error}); wanted one path a line, in UTF-8"

@@ -109,7 +109,11 @@ class Batch:
                 )
             finally:
                 with contextlib.suppress(Unet4DError):  # a full disk was told
-                    self.folder.finish({name: _reason(name, error) for name, error in self.failed.items()})
+                    self.finish(self.failed)
+
+    def finish(self, failed: Mapping[str, Unet4DError]) -> None:
+        """Bring the tables up to date, with what failed here or in another process."""
+        self.folder.finish({name: _reason(name, error) for name, error in failed.items()})
 
     def _read(self, job: Job) -> _Read | Unet4DError:
         began, before = time.perf_counter(), stamps(job.study)
