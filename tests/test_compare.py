@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -139,6 +140,16 @@ def test_what_one_method_lacks_is_left_out_of_both_and_counted(scores):
     assert (one["p"], one["p_holm"], one["ci95"]) == (None, None, None)
     assert one["verdict"] == "no test: too few differences that are not zero (1; 6 are needed)"
     assert row(found)["verdict"] == "no test: all differences are zero"
+
+
+def test_a_class_that_one_method_never_finds_is_told(scores, capsys, tmp_path: Path):
+    cases = one_a_subject([0.8] * 8)
+    found = compare(scores("a", cases), scores("b", cases, [""] * 8), tmp_path / "out", quantities=["hd95_mm"])
+    one = row(found, "hd95_mm")
+    assert (one["n"], one["left_out"], one["mean_a"], one["mean_difference"], one["p_holm"]) == (0, 8, None, None, None)
+    assert one["verdict"] == "no test: nowhere defined in both A and B"
+    assert re.search(r"hd95_mm: LV +0 +8 +- +- +- +- +- +- +-  no test: nowhere", capsys.readouterr().out)
+    assert (tmp_path / "out" / COMPARISON_CSV).read_text().splitlines()[1].startswith("hd95_mm,LV,0,8,,,,")
 
 
 def test_the_more_tests_the_larger_the_correction(scores):

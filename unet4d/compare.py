@@ -36,7 +36,7 @@ class Compared:
     Attributes:
         metric: name of the quantity.
         class_name: of the class.
-        n: subjects.
+        n: subjects; 0 where the quantity is defined nowhere in both, of which there are then no means.
         left_out: values, of frames or cases, that are defined in one of A and B alone.
         mean_a: mean over subjects.
         mean_b: the same.
@@ -53,11 +53,11 @@ class Compared:
     class_name: str
     n: int
     left_out: int
-    mean_a: float
-    mean_b: float
-    mean_difference: float
+    mean_a: float | None
+    mean_b: float | None
+    mean_difference: float | None
     ci95: list[float] | None
-    median_difference: float
+    median_difference: float | None
     p: float | None
     p_holm: float | None
     effect: float | None
@@ -128,7 +128,7 @@ def table(found: Mapping[str, Any]) -> str:
         digits = QUANTITIES[one["metric"]].digits
         rows.append([
             f"{one['metric']}: {one['class_name']}", str(one["n"]), str(one["left_out"]),
-            *(f"{one[key]:.{digits}f}" for key in ("mean_a", "mean_b")), f"{one['mean_difference']:+.{digits}f}",
+            *(metrics.shown(one[key], digits) for key in ("mean_a", "mean_b")), _signed(one["mean_difference"], digits),
             interval(one["ci95"], digits), metrics.shown(one["effect"], 2), _p(one["p"]), _p(one["p_holm"]),
         ])  # fmt: skip
     head = ["", "n", "left out", "A", "B", "B - A", "95 % CI", "effect", "p", "p Holm"]
@@ -199,7 +199,7 @@ def _key(row: Mapping[str, str]) -> Key:
 
 
 def _compared(name: str, a: Written, b: Written) -> list[Compared]:
-    """A quantity in every class where it is defined in both, and in their mean; without correction for many tests."""
+    """A quantity in every class where it is defined, and in the mean of those where it is in both; not corrected."""
     quantity = QUANTITIES[name]
     others = {key: value for key, _, value in values_of(b, quantity)}
     pairs: dict[str, dict[str, list[tuple[float, float]]]] = {}  # class to subject to pairs
@@ -217,11 +217,17 @@ def _compared(name: str, a: Written, b: Written) -> list[Compared]:
         over = {s: np.mean([whose[s] for whose in means.values() if s in whose], axis=0) for s in subjects}
         means = {ALL_CLASSES: over, **means}
         left_out[ALL_CLASSES] = sum(left_out.values())
+    means |= {
+        of: {} for of in left_out if of not in means
+    }  # a class that one method never finds is told, not passed by
     return [_one(name, of, whose, left_out.get(of, 0)) for of, whose in means.items()]
 
 
 def _one(name: str, class_name: str, means: Mapping[str, np.ndarray], left_out: int) -> Compared:
     """One quantity of one class; `means` has A's and B's of each subject."""
+    if not means:
+        nothing = (None,) * 8
+        return Compared(name, class_name, 0, left_out, *nothing, verdict="no test: nowhere defined in both A and B")
     values = np.array(list(means.values()))  # (subjects, 2)
     difference = values[:, 1] - values[:, 0]
     tested = metrics.signed_rank(difference)
@@ -265,6 +271,10 @@ def _csv_rows(compared: Sequence[Compared]) -> list[list[Any]]:
         lower, upper = one.ci95 or (None, None)
         rows.append([*cells, "" if lower is None else lower, "" if upper is None else upper])
     return rows
+
+
+def _signed(value: float | None, digits: int) -> str:
+    return "-" if value is None else f"{value:+.{digits}f}"
 
 
 def _p(value: float | None) -> str:
