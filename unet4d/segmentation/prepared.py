@@ -15,7 +15,9 @@ from unet4d.data.spool import SpooledImage
 from unet4d.data.study import Study
 from unet4d.errors import InputError
 from unet4d.model.checkpoint import TrainedModel
+from unet4d.model.device import resolve_precision
 from unet4d.model.ensemble import check_alike
+from unet4d.model.window_memory import surely_fits, window_memory
 from unet4d.model.windows import Pixels
 from unet4d.segmentation.settings import Models, Settings
 
@@ -62,7 +64,7 @@ def prepare(models: Models, study: Study, settings: Settings) -> Prepared:
     if study.stream is not None:
         outline, data = study.stream.outline(), models[0].config.data
         kinds, grid = _checked_kinds(models[0], outline), _grid(models[0], outline)
-        if _in_memory_bytes(models, outline, grid, settings) > settings.budget_bytes():
+        if not _fits(models, outline, grid, settings):
             image = SpooledImage(study.stream, outline, grid, data.normalisation, kinds, settings.scratch_dir)
             return Prepared(outline, _time(models[0], study.time, settings), grid, image, kinds, image.scale)
     return prepare_image(models, study.image(), settings, study.time)
@@ -109,9 +111,24 @@ def label_bytes(model: TrainedModel, outline: Outline, settings: Settings) -> in
     return voxels * (1 + (4 * len(model.task.labels) if settings.probabilities else 0))
 
 
-def _in_memory_bytes(models: Models, outline: Outline, grid: WorkingGrid, settings: Settings) -> int:
-    """What a study takes at least if it is read whole: as read and resampled; then beside its label map and a row of logits."""
+def _fits(models: Models, outline: Outline, grid: WorkingGrid, settings: Settings) -> bool:
+    """Whether a study may be read whole: as read and resampled; then beside its label map, a row of logits and a window's least."""
     frames = outline.channels * outline.frames
     native, working = (4 * frames * math.prod(size) for size in (outline.grid, grid.shape))
     reading = native + working + (native if grid.shape != tuple(outline.grid[axis] for axis in grid.order) else 0)
-    return max(reading, working + label_bytes(models[0], outline, settings) + working // max(1, outline.channels))
+    budget = settings.budget_bytes()
+    beside = budget - working - label_bytes(models[0], outline, settings) - working // outline.channels
+    return reading <= budget and all(_window_fits(model, outline, settings, beside) for model in models)
+
+
+def _window_fits(model: TrainedModel, outline: Outline, settings: Settings, budget: float) -> bool:
+    """Whether a window fits beside a study, one frame at a time if need be; on a GPU it takes none of the main memory."""
+    device = next(model.network.parameters()).device
+    if budget <= 0 or device.type != "cpu":
+        return budget > 0
+    windows = settings.sw_batch_size or model.config.inference.sw_batch_size
+    network = (model.config.model, outline.channels, len(model.task.labels), model.config.data.patch_size or ())
+    if surely_fits(*network, outline.frames * windows, budget):
+        return True
+    memory = window_memory(*network, resolve_precision(settings.precision, device))
+    return windows * memory.needed(outline.frames, 1) <= budget
