@@ -15,8 +15,8 @@ from unet4d.segmentation import Settings
 from unet4d.train import train
 
 MOST = 0.06
-"""Of the voxels of either prediction, those that may differ once primed. Of these networks, trained for 300 steps on clips of 4 frames,
-0.013 to 0.042 did, of one trained on real cine 0.0004 to 0.0022."""
+"""Of the voxels of either prediction, those that may differ once primed. Of these networks, trained for 300 steps on clips of 4
+frames, 0.013 to 0.042 did, of one trained on real cine 0.0004 to 0.0022."""
 
 
 @pytest.mark.slow

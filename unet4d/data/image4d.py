@@ -35,8 +35,24 @@ from unet4d.files import replacing
 INTEGER_TOLERANCE = 1e-3  # a label stored with a scale slope may come back as 0.9999
 
 
+class _Placed:
+    """Where voxels lie, as a header says."""
+
+    header: Header
+
+    @property
+    def affine(self) -> np.ndarray:
+        """(4, 4) float64, voxel index to mm (RAS): the sform, else the qform, else nibabel's guess from the spacing."""
+        return affine_of(self.header)
+
+    @property
+    def spacing(self) -> tuple[float, float, float]:
+        """Voxel size in mm along X, Y and Z."""
+        return spacing_of(self.affine)
+
+
 @dataclass(frozen=True, eq=False)
-class Outline:
+class Outline(_Placed):
     """What a study is like, without its voxels.
 
     Attributes:
@@ -57,19 +73,9 @@ class Outline:
     source: Path | None
     kinds: tuple[str, ...] = ()
 
-    @property
-    def affine(self) -> np.ndarray:
-        """(4, 4) float64, voxel index to mm (RAS): the sform, else the qform, else nibabel's guess from the spacing."""
-        return affine_of(self.header)
-
-    @property
-    def spacing(self) -> tuple[float, float, float]:
-        """Voxel size in mm along X, Y and Z."""
-        return spacing_of(self.affine)
-
 
 @dataclass(frozen=True, eq=False)
-class Image4D:
+class Image4D(_Placed):
     """A study, in memory, with the header it came with.
 
     Attributes:
@@ -121,16 +127,6 @@ class Image4D:
         return Outline(
             self.header, self.channels, self.frames, self.grid, self.frame_duration_s, self.source, self.kinds
         )
-
-    @property
-    def affine(self) -> np.ndarray:
-        """(4, 4) float64, voxel index to mm (RAS): the sform, else the qform, else nibabel's guess from the spacing."""
-        return affine_of(self.header)
-
-    @property
-    def spacing(self) -> tuple[float, float, float]:
-        """Voxel size in mm along X, Y and Z."""
-        return spacing_of(self.affine)
 
     @property
     def channels(self) -> int:
