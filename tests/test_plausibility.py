@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from unet4d.data.phantom import make_cine, make_dce
-from unet4d.plausibility import checked, flags, frames_in_words
+from unet4d.plausibility import checked, flags
 
 
 def beat(frames: int = 20, edv: float = 120.0, ef: float = 0.6, begin: int = 0) -> np.ndarray:
@@ -122,11 +122,6 @@ def test_ejection_fractions_that_no_heart_has(ef, raised):
     assert [flag.kind for flag in found] == ["ejection fraction"] * raised
     assert kinds("airway", beat(30, ef=ef)) == []
     assert kinds("left ventricle", beat(30, ef=ef), None) == []
-
-
-def test_frames_are_told_in_words():
-    assert frames_in_words([3]) == "frame 3"
-    assert frames_in_words([5, 3, 4, 9, 11]) == "frames 3 to 5, 9 and 11"
 
 
 def test_what_was_looked_for_is_told():

@@ -230,7 +230,7 @@ def test_flags_are_told_on_both_pages(folders: tuple[Path, Path], tmp_path: Path
     index = Page(report(root, predictions, tmp_path / "out"))
     page = Page(tmp_path / "out/heart.html")
     for words in (index.words, page.words):
-        assert f"{HOSTILE}: nothing found in frames 1 to 2." in words
+        assert f"{HOSTILE}: nothing found in frames 1 and 2." in words
     assert "1 flag: look at this segmentation" in page.words
     assert "1 study, 1 flagged" in index.words
     write_image(predictions / "heart.nii.gz", np.where(label() == 1, 1, 0) + 3 * (label()[:1] == 3), like=image())

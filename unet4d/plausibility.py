@@ -5,12 +5,13 @@ Thresholds lie well outside of what hearts do and of what few frames make of the
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 
+from unet4d.data.verification.faults import frames_in_words
 from unet4d.metrics import closure, curve_measures, is_cavity, is_myocardium
 
 OUT_OF_LINE, OUT_OF_LINE_FRAMES = 0.15, 3.75
@@ -81,19 +82,6 @@ def checked(cyclic: bool | None) -> str:
             f"fractions from {low:.0f} to {high:.0f} %."
         )
     return f"{always}. Closure, myocardial volume and ejection fraction are judged for cyclic studies only."
-
-
-def frames_in_words(frames: Sequence[int]) -> str:
-    """ "frame 3", "frames 3 to 5 and 8"."""
-    runs: list[list[int]] = []
-    for t in sorted(frames):
-        if runs and t == runs[-1][-1] + 1:
-            runs[-1].append(t)
-        else:
-            runs.append([t])
-    said = [str(run[0]) if len(run) == 1 else f"{run[0]} to {run[-1]}" for run in runs]
-    listed = said[0] if len(said) == 1 else f"{', '.join(said[:-1])} and {said[-1]}"
-    return f"frame{'s' if len(frames) > 1 else ''} {listed}"
 
 
 def _missing(name: str, curve: np.ndarray) -> list[Flag]:
