@@ -36,12 +36,12 @@ class MemorySizes:
 
     shape: Size = (96, 96, 24)
     overlaps: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75)
-    lengths: tuple[int, ...] = (96, 192, 384)
-    frames: int = 8
-    patch: Size = (48, 48, 24)
+    lengths: tuple[int, ...] = (192, 384, 768)
+    frames: int = 16
+    patch: Size = (32, 32, 24)
     channels: tuple[int, ...] = (4, 8)
     classes: int = 4
-    room_bytes: float = 1.5e8
+    room_bytes: float = 3e8
 
 
 def memory_table(folder: Path, sizes: MemorySizes, start: str) -> list[Row]:
