@@ -162,6 +162,18 @@ def test_the_more_tests_the_larger_the_correction(scores):
     assert [one["metric"] for one in both["compared"]] == ["dice", "hd95_mm"]
 
 
+def test_too_many_tests_for_so_few_subjects_are_told(scores, capsys):
+    """Six that all differ by one sign: p = 2 / 64, enough for one test, and for two no longer."""
+    a = scores("a", one_a_subject([0.8] * 6), [9.0 + i for i in range(6)])
+    b = scores("b", one_a_subject([0.8 + i / 100 for i in range(1, 7)]), [8.0 + i for i in range(6)])
+    alone = compare(a, b, quantities=["dice"])
+    assert (row(alone)["verdict"], alone["smallest_p_holm"]) == ("B better", pytest.approx(2 / 64))
+    assert "so few subjects" not in capsys.readouterr().out
+    both = compare(a, b, quantities=["dice", "hd95_mm"])
+    assert (row(both)["verdict"], both["smallest_p_holm"]) == ("no difference shown", pytest.approx(4 / 64))
+    assert "no corrected p can be below 0.05 (the least is 0.06): name what" in capsys.readouterr().out
+
+
 def test_chance_is_no_difference_shown(scores):
     rng = np.random.default_rng(3)
     found = compare(*(scores(name, one_a_subject(rng.uniform(0.7, 0.8, 8))) for name in "ab"))

@@ -110,6 +110,7 @@ def compare(
         "about": ABOUT,
         "intervals": metrics.INTERVALS,
         "tests": sum(one.p is not None for one in compared),
+        "smallest_p_holm": _smallest_p_holm(compared),
         "compared": [asdict(one) for one in compared],
     }
     if out_dir is not None:
@@ -119,6 +120,12 @@ def compare(
     if out_dir is not None:
         print(f"\n{Path(out_dir) / COMPARISON_CSV}\n{Path(out_dir) / COMPARISON_JSON}")
     return found
+
+
+def _smallest_p_holm(compared: Sequence[Compared]) -> float | None:
+    """The least that a corrected p can be, of a difference that goes the same way in every subject; None without a test."""
+    tested = [one.n for one in compared if one.p is not None]
+    return min(1.0, len(tested) * 2 * 0.5 ** max(tested)) if tested else None
 
 
 def table(found: Mapping[str, Any]) -> str:
@@ -141,6 +148,12 @@ def table(found: Mapping[str, Any]) -> str:
     for name, left in (("A", found["only_a"]), ("B", found["only_b"])):
         if left:
             lines.append(f"left out, in {name} alone: {', '.join(left)}")
+    least = found["smallest_p_holm"]
+    if least is not None and least >= LEVEL:
+        lines.append(
+            f"so few subjects for so many tests that no corrected p can be below {LEVEL} (the least is {least:.2f}): "
+            "name what you set out to compare, --metrics dice"
+        )
     if not verdicts:
         return "\n".join([*lines, "", "nothing that was asked for is defined in both A and B"])
     return "\n".join([*lines, "", first, *verdicts, "", found["about"].replace(". ", ".\n")])

@@ -116,7 +116,7 @@ def _segmented(
     )  # a frame at a time: sorting takes memory
     others = [value for value in found if value and value not in named.values()]
     classes = {**named, **{f"class {value}": value for value in others}}
-    time = about.get("time") or study.time
+    time = study.time or about.get("time")  # in the order of evaluate
     cyclic = time == "cyclic" if time in ("cyclic", "open") else None
     return Segmented(name, image, label, classes, reference, labelled, cyclic, about, scores.of(name) if scores else {})
 
