@@ -140,15 +140,30 @@ def test_sigterm_ends_at_once_and_what_is_written_is_whole(command, model_file, 
     check_whole(tmp_path / "out")
 
 
-def test_what_is_out_of_main_memory_is_told_of_its_study_alone(command, model_file, studies, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("refusal", "words"),
+    [
+        (MemoryError("Unable to allocate 9.3 TiB; and more"), "Unable to allocate 9.3 TiB"),
+        (
+            RuntimeError(
+                "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to allocate "
+                "419430400 bytes. Error code 12 (Cannot allocate memory)"
+            ),
+            "can't allocate memory: you tried to allocate 419430400 bytes",
+        ),
+    ],
+)
+def test_what_is_out_of_main_memory_is_told_of_its_study_alone(
+    command, model_file, studies, tmp_path, monkeypatch, refusal, words
+):
     def full(models, study, settings):
         if study.name == "s3":
-            raise MemoryError("Unable to allocate 9.3 TiB; and more")
+            raise refusal
         return prepare(models, study, settings)
 
     monkeypatch.setattr("unet4d.prediction.batch.prepare", full)
     done = command("predict", model_file(), "-i", studies, "-o", tmp_path / "out")
     assert done.code == 1
     assert "1 of 5 studies could not be segmented" in done.line
-    assert "s3: the main memory is too small (Unable to allocate 9.3 TiB); set --memory" in done.line
+    assert f"s3: the main memory is too small ({words}); set --memory" in done.line
     assert Unet4DError.exit_code == 1

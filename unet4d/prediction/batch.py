@@ -37,6 +37,8 @@ BESIDE_SHARE = 0.1
 """Of the memory, what a study may take that is read or written while another one is computed; segmentation leaves a fifth."""
 _COPIES, _UNPACKED = 8, 8
 """Of an image while it is read and resampled; bytes in memory for one on disk."""
+_CPU_ALLOCATOR = "DefaultCPUAllocator: "
+"""So the refusals of torch's allocator of main memory begin, which are plain RuntimeErrors."""
 _DISK_ENDS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 """What the disk refuses to every study, not to one."""
 
@@ -242,8 +244,10 @@ def _tried(work: Callable[[], Value]) -> Value | Unet4DError:
     except torch.OutOfMemoryError as error:
         reason = str(error).split(". ")[0]
         return Unet4DError(f"the GPU is out of memory ({reason}); use --device cpu, or another GPU")
-    except MemoryError as error:
-        reason = str(error).split(";")[0] or "an allocation was refused"
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and _CPU_ALLOCATOR not in str(error):
+            raise
+        reason = str(error).split(_CPU_ALLOCATOR)[-1].split(". ")[0].split(";")[0] or "an allocation was refused"
         return Unet4DError(f"the main memory is too small ({reason}); set --memory, or use a machine with more")
 
 
