@@ -48,6 +48,22 @@ def computed(monkeypatch) -> list[str]:
 # What is left ----------------------------------------------------------------------------------------------------
 
 
+def test_a_case_that_failed_otherwise_and_is_complete_has_not_failed(command, model_file, studies, tmp_path):
+    """Pins a failure that stayed in the summary for good."""
+    out, study, whole = tmp_path / "out", studies / "s1.nii.gz", (studies / "s1.nii.gz").read_bytes()
+    stat = study.stat()
+    words = ["predict", model_file(), "-i", studies, "-o", out, "--precision", "fp32", "--continue"]
+    assert command(*words).code == 0
+    study.write_bytes(whole[:100])
+    assert command(*words).code == 2
+    assert list(json_of(out / "summary.json")["failed"]) == ["s1"]
+    study.write_bytes(whole)
+    os.utime(study, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    done = command(*words)
+    assert (done.code, json_of(out / "summary.json")["failed"]) == (0, {})
+    assert "5 of 5 studies are complete" in done.told
+
+
 def test_continue_leaves_what_is_complete_and_makes_what_is_not(command, model_file, studies, tmp_path, computed):
     out = tmp_path / "out"
     words = ["predict", model_file(), "-i", studies, "-o", out, "--precision", "fp32", "--continue"]

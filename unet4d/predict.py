@@ -113,10 +113,7 @@ def predict(
         Job(study, asked[study.name], _made(study, asked[study.name], digests, settings, held_out, tuned), tuned)
         for study in (share or Share()).within(ranks).of(sorted(studies, key=lambda study: natural_key(study.name)))
     ]
-    todo = [
-        job for job in jobs
-        if not (leave_complete and folder.is_complete(job.name, job.made_of(stamps(job.study))))
-    ]  # fmt: skip
+    todo = [job for job in jobs if not (leave_complete and folder.left(job.name, job.made_of(stamps(job.study))))]
     if ranks.is_first:
         _tell_share(share, len(jobs), len(studies), ranks.size)
         if leave_complete:

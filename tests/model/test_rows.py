@@ -73,6 +73,13 @@ def test_rows_can_be_kept_and_given_again_or_passed_by(image):
     assert torch.equal(rows.upto(21), wanted[:, :, 15:])
 
 
+def test_windows_that_lie_in_what_is_passed_by_add_nothing(image):
+    """As where the working grid is so much finer than the study's that whole windows lie between two of its rows."""
+    rows = Rows(answering(), image, ROI, 0.0)
+    rows.upto(2, keep=18)
+    torch.testing.assert_close(rows.upto(21), whole(image, overlap=0.0)[:, :, 18:])
+
+
 @pytest.mark.parametrize("columns", [(0, 18), (0, 5), (4, 13), (17, 18)])
 def test_columns_alone_are_those_of_the_whole(image, columns):
     part = Rows(answering(), image, ROI, 0.5, columns)
@@ -182,7 +189,9 @@ def test_the_mean_over_all_first_frames_does_not_depend_on_where_the_loop_begins
     moved = whole(image.roll(1, 1), **options).roll(-1, 0)
     assert not torch.allclose(moved, plain, atol=1e-2)
     every = {**options, "shifts": tuple(range(4))}
-    torch.testing.assert_close(whole(image.roll(1, 1), **every).roll(-1, 0), whole(image, **every), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(
+        whole(image.roll(1, 1), **every).roll(-1, 0), whole(image, **every), atol=1e-5, rtol=1e-5
+    )
 
 
 def test_the_mean_over_shifts_is_that_of_the_rolled_answers_rolled_back(image):

@@ -222,6 +222,8 @@ class Rows:
         """Add what a window (T, K, *roi_size) says of the rows and columns that are wanted."""
         (x, x_end), (y, y_end), (z, z_end) = self.windows.inside(place)
         x, y, y_end = max(x, self.begin), max(y, self.columns[0]), min(y_end, self.columns[1])
+        if x >= x_end:  # all of it was passed by
+            return
         begin = (self.begin, self.columns[0], 0)
         box = [slice(first, end) for first, end in ((x, x_end), (y, y_end), (z, z_end))]
         there = tuple(slice(part.start - b, part.stop - b) for part, b in zip(box, begin, strict=True))

@@ -31,20 +31,23 @@ class WindowMemory(NamedTuple):
         fixed_bytes: whatever the frames are.
         frame_bytes: for each frame computed at once.
         kept_bytes: for each frame of the study, its image and its logits.
+        averaged_bytes: for each frame of the study, where several answers are averaged, another image and their sum.
     """
 
     fixed_bytes: int
     frame_bytes: int
     kept_bytes: int
+    averaged_bytes: int
 
-    def needed(self, frames: int, at_once: int) -> int:
+    def needed(self, frames: int, at_once: int, averaged: bool = False) -> int:
         """Bytes for so many frames."""
-        return self.fixed_bytes + min(at_once, frames) * self.frame_bytes + frames * self.kept_bytes
+        kept_bytes = self.kept_bytes + averaged * self.averaged_bytes
+        return self.fixed_bytes + min(at_once, frames) * self.frame_bytes + frames * kept_bytes
 
-    def fitting(self, frames: int, budget_bytes: float) -> int:
+    def fitting(self, frames: int, budget_bytes: float, averaged: bool = False) -> int:
         """The most frames at once that fit the budget; 1 where none do."""
         at_once = frames
-        while at_once > 1 and self.needed(frames, at_once) > budget_bytes:
+        while at_once > 1 and self.needed(frames, at_once, averaged) > budget_bytes:
             at_once = -(-at_once // 2)
         return at_once
 
@@ -68,7 +71,7 @@ def surely_fits(
     config: ModelConfig, in_channels: int, out_channels: int, roi_size: Sequence[int], frames: int, budget_bytes: float
 ) -> bool:
     """Whether a window of so many frames fits by far, so that nothing need be counted."""
-    values = GENEROUS * config.channels[0] + 2 * in_channels + 3 * out_channels
+    values = GENEROUS * config.channels[0] + 3 * in_channels + 5 * out_channels
     return 4 * math.prod(roi_size) * frames * values <= budget_bytes
 
 
@@ -90,4 +93,5 @@ def _window_memory(
     voxels = math.prod(roi_size)
     # The window as it is read and laid out, its logits as pieces, as one, and where they are stitched.
     kept_bytes = 4 * voxels * (2 * in_channels + 3 * out_channels)
-    return WindowMemory(max(0, round(one - frame_bytes)), round(frame_bytes), kept_bytes)
+    averaged_bytes = 4 * voxels * (in_channels + 2 * out_channels)
+    return WindowMemory(max(0, round(one - frame_bytes)), round(frame_bytes), kept_bytes, averaged_bytes)

@@ -96,9 +96,12 @@ class PredictionFolder:
                 "write or a copy left behind; choose another -o"
             )
 
-    def is_complete(self, case: str, made: Mapping[str, Any]) -> bool:
-        """Whether a case lies there, whole, made of the same and in every format that is asked for."""
-        return self.records.is_complete(case, made, self.outputs)
+    def left(self, case: str, made: Mapping[str, Any]) -> bool:
+        """Leave a case that lies there, whole, made of the same and in every format that is asked for; whether it is so."""
+        if not self.records.is_complete(case, made, self.outputs):
+            return False
+        self.records.forget_failure(case)
+        return True
 
     def begin(self) -> None:
         """Write the tables and the labels' names, once: whoever is stopped before the first case may run again."""
@@ -129,7 +132,7 @@ class PredictionFolder:
             label: (T, X, Y, Z) uint8, label values.
             probabilities: (K, T, X, Y, Z) float32, in the order of the labels; None unless they were asked for.
             like: the study.
-            made: what decided the answer, by which `is_complete` knows it again.
+            made: what decided the answer, by which `left` knows it again.
             entry: for prediction.json.
             seconds: what took how long.
             hardware: that computed it.

@@ -112,6 +112,10 @@ class Records:
             for path in files
         }
         write_json(self.path(case), {**record, "files": about})
+        self.forget_failure(case)
+
+    def forget_failure(self, case: str) -> None:
+        """A case that failed once is whole now."""
         _remove(self.failed / f"{case}.json")
 
     def keep_failure(self, case: str, reason: str) -> None:

@@ -61,9 +61,9 @@ def _fit_window(model: TrainedModel, prepared: Prepared, one: Answering, budget:
     network = (model.config.model, prepared.like.channels, len(model.task.labels), model.config.data.patch_size or ())
     if surely_fits(*network, frames * one.windows, share):
         return share
-    memory = window_memory(*network, one.precision)
-    one.chunk_frames = min(one.chunk_frames or frames, memory.fitting(frames, share / one.windows))
-    return one.windows * memory.needed(frames, one.chunk_frames)
+    memory, averaged = window_memory(*network, one.precision), bool(one.mirror_axes) or len(one.shifts) > 1
+    one.chunk_frames = min(one.chunk_frames or frames, memory.fitting(frames, share / one.windows, averaged))
+    return one.windows * memory.needed(frames, one.chunk_frames, averaged)
 
 
 @dataclass(frozen=True)
