@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import shutil
 from pathlib import Path
 
@@ -160,7 +159,7 @@ def test_from_python_as_from_the_command(kind, studies, run, predicted):
 @pytest.mark.parametrize("in_memory", [True, False])
 def test_the_network_sees_in_prediction_what_it_saw_in_training(studies, run, tmp_path, monkeypatch, in_memory):
     if not in_memory:
-        monkeypatch.setattr("unet4d.segmentation.prepared._in_memory_bytes", lambda *_: math.inf)
+        monkeypatch.setattr("unet4d.segmentation.prepared._fits", lambda *_: False)
     model, dataset = load_model(run), read_dataset(studies)
     prepared = prepare([model], study_of(dataset.training[0], dataset), Settings())
     assert prepared.is_on_disk == (not in_memory)

@@ -116,6 +116,9 @@ def _check_into(known: dict[str, Result], todo: Sequence[tuple[str, Case]], data
                 known[keys[done]] = done.result()
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
+            for one in keys:  # what was ready beside the failure is not lost
+                if one.done() and not one.cancelled() and one.exception() is None:
+                    known[keys[one]] = one.result()
             raise
 
 
