@@ -1,6 +1,7 @@
 # make setup   .venv with everything, pinned        make demo    the main job on a phantom, results under demo/
 # make test    the test suite                       make lint    ruff and mypy
 # make bench   benchmarks, results in bench/results make docker  the image unet4d (needs a Docker engine)
+# .venv/bin/python -m bench predict_large   the one that make bench leaves out: a study of 4.2 GB within 6 GB (19 GB of disk)
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin

@@ -84,7 +84,9 @@ def run(full: Large = FULL, small: Large = SMALL, start: str = "spawn") -> dict[
         check_room(Path(made), full)
         rows = small_rows(Path(made), small, start)
         print(f"{full.voxels * 2 / 1e9:.1f} GB of {full.frames} frames: this takes long", flush=True)
-        done = segmented(Path(made), {CUT: full}, start)[CUT]
+        apart = Path(made) / "full"  # for it has other classes
+        apart.mkdir()
+        done = segmented(apart, {CUT: full}, start)[CUT]
     about = [large_row(full, CUT, done), *rows]
     return {"large": about, "parts": raised_table(done), "bars": large_bars(about)}
 

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import mmap
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
 
 from unet4d import main_memory as module
 from unet4d.main_memory import free_memory_bytes, resident_bytes
@@ -55,3 +60,29 @@ def test_what_this_process_takes_shows_in_what_it_holds(tmp_path):
         held.write(b"x" * 64_000_000)
         assert resident_bytes() - before > 50e6
     assert resident_bytes(tmp_path / "none") == 0
+
+
+KEEPS = """
+import sys
+import numpy as np
+from unet4d.main_memory import resident_bytes, return_freed_memory
+
+if sys.argv[1] == "return":
+    return_freed_memory()
+np.ones(30_000_000, np.uint8)  # freed at once, from when on glibc keeps blocks of this size
+before = resident_bytes()
+blocks = [np.ones(20_000_000, np.uint8) for _ in range(6)]
+kept = np.ones(100_000, np.uint8)
+del blocks
+print(resident_bytes() - before)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="only Linux tells what a process holds")
+def test_freed_blocks_are_given_back():
+    held = [
+        int(subprocess.run([sys.executable, "-c", KEEPS, how], capture_output=True, text=True, check=True).stdout)
+        for how in ("keep", "return")
+    ]
+    assert held[1] < 5e6
+    assert held[0] > 50e6, "glibc keeps them by itself no longer: then nothing need be done"

@@ -14,6 +14,7 @@ from unet4d.data.normalisation import Scale
 from unet4d.data.spool import SpooledImage
 from unet4d.data.study import Study
 from unet4d.errors import InputError
+from unet4d.main_memory import return_freed_memory
 from unet4d.model.checkpoint import TrainedModel
 from unet4d.model.device import resolve_precision
 from unet4d.model.ensemble import check_alike
@@ -61,6 +62,8 @@ def prepare(models: Models, study: Study, settings: Settings) -> Prepared:
         Unet4DError: it fits neither into memory nor on the disk.
     """
     check_alike(models)
+    if settings.memory_bytes is not None:
+        return_freed_memory()
     if study.stream is not None:
         outline, data = study.stream.outline(), models[0].config.data
         kinds, grid = _checked_kinds(models[0], outline), _grid(models[0], outline)
