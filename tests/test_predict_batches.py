@@ -12,6 +12,7 @@ import pytest
 
 from tests.predictions import contents, json_of, rows_of
 from tests.processes import run_ranks
+from unet4d.data.nifti_studies import bare_source
 from unet4d.data.studies import expanded
 from unet4d.errors import InputError, ToldElsewhere
 from unet4d.predict import _of_this_process, predict
@@ -235,6 +236,22 @@ def test_two_calls_at_once_lose_none_of_each_others_rows(model_file, studies, tm
         thread.join(60)
     assert {row["case"] for row in rows_of(tmp_path / "out")} == {f"s{seed}" for seed in range(5)}
     assert len(json_of(tmp_path / "out" / "prediction.json")["cases"]) == 5
+
+
+def test_a_folder_that_another_job_begins_in_meanwhile_is_a_predictions(studies, tmp_path, monkeypatch):
+    """Pins a job of an array that took the tables of one a moment ahead of it for somebody else's files."""
+    out, labels = tmp_path / "out", {"background": 0, "heart": 1}
+    usual, begun = os.path.lexists, []
+
+    def raced(path) -> bool:
+        if not begun and str(path).endswith("s0.nii.gz"):
+            begun.append(True)
+            PredictionFolder(out, labels).begin()
+        return usual(path)
+
+    monkeypatch.setattr("unet4d.prediction.folder.os.path.lexists", raced)
+    PredictionFolder(out, labels).check(bare_source(studies).studies)
+    assert (out / "volumes.csv").is_file()
 
 
 def test_without_a_lock_none_is_lost_either(model_file, study, tmp_path, monkeypatch):

@@ -78,11 +78,14 @@ def test_a_kill_at_any_moment_leaves_whole_files_and_continue_finishes(model_fil
     assert exit_code(_predict, model, given, tmp_path / "whole") == 0
     whole_s = time.monotonic() - began
     draw, killed, complete = random.Random(0), 0, [0]
-    for _ in range(8):
+    for _ in range(12):
         process = multiprocessing.get_context("fork").Process(target=_predict, args=(model, given, out))
         process.start()
         process.join(draw.uniform(0.1, 0.6) * whole_s)
-        killed += process.is_alive()
+        if process.is_alive():
+            killed += 1
+        else:  # the machine was busier before, or less is left to do
+            whole_s /= 2
         process.kill()
         process.join()
         check_whole(out)

@@ -89,7 +89,7 @@ class PredictionFolder:
                 f"several inputs are named {doubled[0]}, and would overwrite one another; predict them to folders of their own"
             )
         known = self._recorded()
-        self._check_replaced(studies, (self.path / PREDICTION).is_file())
+        self._check_replaced(studies)
         if known and not self.records.cases.is_dir():
             raise InputError(
                 f"{self.path} holds {known[0]} of an earlier predict and no {self.records.cases}, which an earlier version did not "
@@ -213,15 +213,18 @@ class PredictionFolder:
             )
         return there
 
-    def _check_replaced(self, studies: Sequence[Study], earlier: bool) -> None:
-        """Refuse to write where an input lies, or where somebody else's file does."""
+    def _check_replaced(self, studies: Sequence[Study]) -> None:
+        """Refuse to write where an input lies, or where somebody else's file does.
+
+        Another job may begin in the folder meanwhile: its prediction.json comes first, so that is looked for after all else.
+        """
         sources = {path.resolve() for study in studies for path in study.files}
         folders = {folder for source in sources for folder in source.parents}
         tables = [self.path / name for name in (*TABLES, LABELS, *[COLOURS] * ("seq.nrrd" in self.formats))]
         for path in [place for study in studies for place in places(self.path, study.name, self.outputs)] + tables:
             if path.resolve() in sources | folders:
                 raise InputError(f"{path} is an input, and its label map would replace it; choose another -o")
-            if not earlier and os.path.lexists(path):
+            if os.path.lexists(path) and not (self.path / PREDICTION).is_file():
                 raise InputError(
                     f"{path} is there already, in a folder without the {PREDICTION} of an earlier predict; wanted a folder "
                     "that predict wrote, or a new one; choose another -o"

@@ -91,10 +91,10 @@ class Tables:
             case: row for case, row in sorted(self._rows.items(), key=lambda row: natural_key(row[0]))
             if self.records.is_there(row.record)
         }  # fmt: skip
-        write_text(self.out / VOLUMES, ",".join(COLUMNS) + "\n" + "".join(row.volumes for row in there.values()))
         entries = {case: row.record["entry"] for case, row in there.items()}
         about = {"labels": self.labels, "version": unet4d.__version__, "cases": entries}
-        write_json(self.out / PREDICTION, about)
+        write_json(self.out / PREDICTION, about)  # first of all, see PredictionFolder
+        write_text(self.out / VOLUMES, ",".join(COLUMNS) + "\n" + "".join(row.volumes for row in there.values()))
         failed = dict(sorted(self.records.failures().items(), key=lambda failure: natural_key(failure[0])))
         write_json(self.out / SUMMARY, _summary({case: row.record for case, row in there.items()}, failed))
 
