@@ -41,7 +41,7 @@ class MemorySizes:
     patch: Size = (32, 32, 24)
     channels: tuple[int, ...] = (4, 8)
     classes: int = 4
-    room_bytes: float = 3e8
+    room_bytes: float = 1.5e8
 
 
 def memory_table(folder: Path, sizes: MemorySizes, start: str) -> list[Row]:
