@@ -121,13 +121,9 @@ def _blocks(rows: Sequence[Rows], native: NativeLabel, size: int) -> Iterator[tu
         end = min(first + size, total)
         low, high = axis.needed(first, end)
         keep = axis.needed(end, total)[0] if end < total else high
-        logits = mean_logits(one.upto(high, keep)[:, :, max(0, low - begin) :] for one, begin in _begins(rows))
+        spare = max(0, low - rows[0].begin)  # the same of all, for they go on together
+        logits = mean_logits(one.upto(high, keep)[:, :, spare:] for one in rows)
         yield first, end, logits
-
-
-def _begins(rows: Sequence[Rows]) -> Iterator[tuple[Rows, int]]:
-    for one in rows:
-        yield one, one.begin
 
 
 def _answering(model: TrainedModel, prepared: Prepared, settings: Settings, say: Callable[[str], None]) -> Answering:
