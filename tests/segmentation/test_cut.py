@@ -15,9 +15,10 @@ from unet4d.data.image4d import Image4D
 from unet4d.data.native import NativeLabel
 from unet4d.data.nifti_studies import bare_source
 from unet4d.errors import InputError, Unet4DError
-from unet4d.model.inference import Rows
+from unet4d.model.inference import Rows, sliding_window
 from unet4d.segmentation import Settings, answer, prepare, segment
 from unet4d.segmentation import prepared as preparing
+from unet4d.segmentation.prepared import prepare_image
 
 FP32 = Settings(precision="fp32", probabilities=True)
 
@@ -178,3 +179,18 @@ def test_settings_reach_the_network(model, path):
     assert not np.array_equal(
         segment(model, image, settings=replace(looped, cyclic_shifts=5)), segment(model, image, settings=looped)
     )
+
+
+def test_a_grid_coarser_than_the_networks_takes_the_rows_it_lies_between(model):
+    """The first native row lies between the second and the third of the network's; torch's own interpolation is the oracle."""
+    image = Image4D.from_array(np.random.default_rng(0).normal(size=(2, 10, 9, 4)), np.diag([8.0, 8, 8, 1]))
+    prepared = prepare_image([model], image, FP32)
+    data = model.config
+    logits = sliding_window(
+        model.network, prepared.image, data.data.patch_size, data.inference, cyclic=False,
+        device=torch.device("cpu"), precision="fp32",
+    )  # fmt: skip
+    sizes = tuple(image.grid[axis] for axis in prepared.grid.order)
+    wanted = torch.nn.functional.interpolate(logits, size=sizes, mode="trilinear").softmax(1).transpose(0, 1)
+    got = prepared.grid.turned(answer([model], prepared, FP32, lambda line: None).probabilities)
+    np.testing.assert_allclose(got, wanted.numpy(), atol=1e-4)
