@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from unet4d.config import Config, Size
-from unet4d.model.convlstm import ConvLSTMCell3d, same_padding
+from unet4d.model.convlstm import ConvLSTMCell3d
+from unet4d.model.convolution import same_padding
 from unet4d.model.device import autocast
 from unet4d.model.loss import LabelledFramesLoss
 from unet4d.model.optimiser import optimiser

@@ -86,3 +86,37 @@ def test_freed_blocks_are_given_back():
     ]
     assert held[1] < 5e6
     assert held[0] > 50e6, "glibc keeps them by itself no longer: then nothing need be done"
+
+
+REUSES = """
+import resource
+import numpy as np
+from unet4d.main_memory import give_back_freed_memory, keep_freed_memory, resident_bytes
+
+def pages():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(4):
+        np.ones(64_000_000, np.uint8)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+before, anew = resident_bytes(), pages()
+with keep_freed_memory():
+    pages()
+    kept = pages()
+    held = resident_bytes() - before
+    give_back_freed_memory()
+    inside = resident_bytes() - before
+    pages()
+after = resident_bytes() - before
+print(anew, kept, held, inside, after, pages())
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="only Linux tells what a process holds")
+def test_freed_blocks_are_handed_out_again_and_then_given_back():
+    run = subprocess.run([sys.executable, "-c", REUSES], capture_output=True, text=True, check=True)
+    anew, kept, held, inside, after, later = map(int, run.stdout.split())
+    assert kept < anew / 50  # no page is cleared a second time
+    assert held > 60e6
+    assert max(inside, after) < 5e6
+    assert later > anew / 2, "afterwards memory is as it was"

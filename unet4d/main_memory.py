@@ -10,7 +10,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 LARGE_BLOCK_BYTES = 4 * 2**20
-_M_MMAP_THRESHOLD = -3  # malloc.h
+"""From this size on, a block goes back to the system as it is freed, once that was asked for."""
+_GLIBC_LARGE_BLOCK_BYTES = 32 * 2**20
+"""What glibc comes to by itself."""
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_MMAP_MAX = -1, -3, -4  # malloc.h
+_NEVER, _MAPPED_BLOCKS = -1, 65536
+_large_block_bytes = _GLIBC_LARGE_BLOCK_BYTES
 
 
 def resident_bytes(statm: Path = Path("/proc/self/statm")) -> int:
@@ -24,8 +29,37 @@ def return_freed_memory() -> None:
     glibc keeps them to hand them out again, ever larger ones the more it sees freed, and what it keeps counts as held. Elsewhere
     nothing changes.
     """
+    global _large_block_bytes
+    _large_block_bytes = LARGE_BLOCK_BYTES
+    _call_glibc("mallopt", _M_MMAP_THRESHOLD, LARGE_BLOCK_BYTES)
+
+
+@contextlib.contextmanager
+def keep_freed_memory() -> Iterator[None]:
+    """Inside, this process keeps what it frees and hands it out again; then it gives all of that back.
+
+    glibc maps a large block anew whenever it is asked for one, and the system clears it page by page: on a CPU about half of the
+    time a network takes. What is kept can be given back inside, too, by `give_back_freed_memory`. Elsewhere nothing changes.
+    """
+    _call_glibc("mallopt", _M_MMAP_MAX, 0)
+    _call_glibc("mallopt", _M_TRIM_THRESHOLD, _NEVER)
+    try:
+        yield
+    finally:
+        _call_glibc("mallopt", _M_MMAP_MAX, _MAPPED_BLOCKS)
+        _call_glibc("mallopt", _M_MMAP_THRESHOLD, _large_block_bytes)
+        _call_glibc("mallopt", _M_TRIM_THRESHOLD, 2 * _large_block_bytes)
+        give_back_freed_memory()
+
+
+def give_back_freed_memory() -> None:
+    """Give back to the system what was freed and kept."""
+    _call_glibc("malloc_trim", 0)
+
+
+def _call_glibc(name: str, *numbers: int) -> None:
     with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL("libc.so.6").mallopt(_M_MMAP_THRESHOLD, LARGE_BLOCK_BYTES)
+        getattr(ctypes.CDLL("libc.so.6"), name)(*numbers)
 
 
 def free_memory_bytes() -> float:

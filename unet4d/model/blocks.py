@@ -7,7 +7,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from unet4d.config import Size
-from unet4d.model.convlstm import ConvLSTM3d, same_padding
+from unet4d.model.convlstm import ConvLSTM3d
+from unet4d.model.convolution import Pointwise, same_padding
 
 
 class NormalisedActivation(nn.Module):
@@ -67,10 +68,10 @@ class RecurrentAddition(nn.Module):
     def __init__(self, channels: int, hidden_channels: int, kernel_size: Size, num_layers: int, direction: str):
         super().__init__()
         self.lstm = ConvLSTM3d(channels, hidden_channels, kernel_size, num_layers, direction, input_kernel_size=1)
-        self.projection = nn.Conv3d(self.lstm.out_channels, channels, 1)
+        self.projection = Pointwise(self.lstm.out_channels, channels)
         nn.init.zeros_(self.projection.weight)
         nn.init.zeros_(self.projection.bias)  # type: ignore[arg-type]
 
     def added(self, folded: Tensor, hidden: Tensor) -> Tensor:
         """The features (N, C, X, Y, Z) with what the hidden states (N, H * directions, X, Y, Z) add to them."""
-        return folded + self.projection(hidden)
+        return self.projection(hidden).add_(folded)

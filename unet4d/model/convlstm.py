@@ -9,15 +9,11 @@ from torch import Tensor, nn
 
 from unet4d.config import Size, triple
 from unet4d.errors import InputError
+from unet4d.model.convolution import same_padding
 from unet4d.model.scan import CellState, Keep, scan
 
 State = list[CellState]
 """A state per layer and direction: layer 0 forward, (layer 0 backward,) layer 1 forward, ..."""
-
-
-def same_padding(kernel_size: Size) -> Size:
-    """The padding that keeps the grid under an odd kernel."""
-    return triple(k // 2 for k in kernel_size)
 
 
 def _checked(name: str, kernel_size: int | Size) -> Size:

@@ -11,9 +11,9 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
-from torch.nn.functional import conv3d
 
 from unet4d.errors import InputError
+from unet4d.model.convolution import convolved, gradients
 from unet4d.model.gates import CellState, steps_for, wide_dtype
 
 Keep = Literal["gates", "hidden", "borders"]
@@ -111,12 +111,12 @@ class _Layer:
     def run(self, x: Tensor, start: _Start, hidden: Tensor, kept: list[Tensor] | None = None) -> CellState:
         """Run over the frames of `x`; the state it ends with. Fills in `hidden`, and `kept` with the gates and each cell state."""
         forward, _ = steps_for(x.device)
-        gates = _convolved(x, self.input_weight, self.bias)
+        gates = convolved(x, self.input_weight, self.bias)
         if kept is not None:
             kept.append(gates)
         h, c = start
         for t in self.order(x.shape[1]):
-            share = None if h is None else _convolved(h, self.hidden_weight)
+            share = None if h is None else convolved(h, self.hidden_weight)
             h, c = forward(gates[:, t], share, c, kept is not None)
             hidden[:, t] = h
             if kept is not None:
@@ -127,17 +127,17 @@ class _Layer:
     def run_again(self, x: Tensor, start: _Start, hidden: Tensor) -> list[Tensor]:
         """What `run` put into `kept`, the hidden states being known: no convolution waits for a step."""
         forward, _ = steps_for(x.device)
-        gates, cells = _convolved(x, self.input_weight, self.bias), [start[1]]
+        gates, cells = convolved(x, self.input_weight, self.bias), [start[1]]
         for t, share in zip(self.order(x.shape[1]), self.shares(start[0], hidden), strict=True):
             cells.append(forward(gates[:, t], share, cells[-1], True)[1])
         return [gates, *cells[1:]]
 
     def shares(self, first: Tensor | None, hidden: Tensor) -> Iterator[Tensor | None]:
         """The hidden state's share of the gates at each step; some frames at once, for all would be as large as the gates."""
-        yield None if first is None else _convolved(first, self.hidden_weight)
+        yield None if first is None else convolved(first, self.hidden_weight)
         before = self.steps_before(hidden)
         for some in self.parts(before.shape[1], _root(before.shape[1])):
-            yield from _convolved(before[:, some], self.hidden_weight).unbind(1)[:: -1 if self.reverse else 1]
+            yield from convolved(before[:, some], self.hidden_weight).unbind(1)[:: -1 if self.reverse else 1]
 
     def recalled(self, x: Tensor, start: _Start, kept: Sequence[Tensor]) -> tuple[Tensor, Tensor, list[Tensor]]:
         """Hidden states, activated gates and cell states of a run over the frames of `x`: as kept, or computed again."""
@@ -176,13 +176,13 @@ class _Layer:
             into = now if of_gates is gates else of_gates[:, t]
             of_cell = backward(now, before, cell, of_output[:, t], of_hidden, of_cell, into)
             if step:
-                of_hidden = _gradients(into, hidden[:, order[step - 1]], weight, (True, False, False))[0]
+                of_hidden = gradients(into, hidden[:, order[step - 1]], weight, (True, False, False))[0]
             elif start[0] is not None:
-                of_first, of_weight, _ = _gradients(into, start[0], weight, (wanted[1], wanted[4], False))
+                of_first, of_weight, _ = gradients(into, start[0], weight, (wanted[1], wanted[4], False))
         if len(order) > 1:
             of_steps, before = self.steps(of_gates), self.steps_before(hidden)
-            of_weight = _sum(of_weight, _gradients(of_steps, before, weight, (False, wanted[4], False))[1])
-        of_inputs = _gradients(of_gates, x, self.input_weight, (wanted[0], wanted[2], wanted[3]))
+            of_weight = _sum(of_weight, gradients(of_steps, before, weight, (False, wanted[4], False))[1])
+        of_inputs = gradients(of_gates, x, self.input_weight, (wanted[0], wanted[2], wanted[3]))
         return (*of_inputs, of_weight), (of_first, of_cell)
 
 
@@ -240,25 +240,6 @@ class _Scan(torch.autograd.Function):
 def _root(frames: int) -> int:
     """The square root of a number of frames, rounded up."""
     return math.isqrt(max(frames - 1, 0)) + 1
-
-
-def _convolved(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """`x` (B, C, X, Y, Z) or (B, T, C, X, Y, Z), convolved on its own grid; all frames at once."""
-    padding = [k // 2 for k in weight.shape[2:]]
-    return conv3d(x.flatten(0, -5), weight, bias, padding=padding).unflatten(0, x.shape[:-4])
-
-
-def _gradients(
-    of_convolved: Tensor, x: Tensor, weight: Tensor, wanted: tuple[bool, bool, bool]
-) -> Sequence[Tensor | None]:
-    """Gradients of `x`, weight and bias from that of what `_convolved` returned; None for one not wanted."""
-    if not any(wanted):
-        return None, None, None
-    padding, ones = [k // 2 for k in weight.shape[2:]], [1, 1, 1]
-    of_x, of_weight, of_bias = torch.ops.aten.convolution_backward(
-        of_convolved.flatten(0, -5), x.flatten(0, -5), weight, weight.shape[:1], ones, padding, ones, False, [0, 0, 0], 1, wanted
-    )  # fmt: skip
-    return of_x if of_x is None else of_x.unflatten(0, x.shape[:-4]), of_weight, of_bias
 
 
 def _sum(a: Tensor | None, b: Tensor | None) -> Tensor | None:

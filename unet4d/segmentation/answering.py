@@ -15,6 +15,7 @@ from unet4d.data.channels import mirror_signs
 from unet4d.data.image4d import Image4D
 from unet4d.data.native import NativeLabel
 from unet4d.errors import Unet4DError
+from unet4d.main_memory import give_back_freed_memory, keep_freed_memory
 from unet4d.model.checkpoint import TrainedModel
 from unet4d.model.device import resolve_precision
 from unet4d.model.ensemble import mean_logits
@@ -88,9 +89,10 @@ def answer(models: Models, prepared: Prepared, settings: Settings, say: Callable
         len(Windows(prepared.grid.shape, model.config.data.patch_size or (), overlap))
         for model, overlap in zip(models, overlaps, strict=True)
     )
-    with tqdm(total=windows, desc="windows", unit="window", leave=False, delay=10, disable=None) as bar:
+    progress = tqdm(total=windows, desc="windows", unit="window", leave=False, delay=10, disable=None)
+    with progress as bar, keep_freed_memory():
         for one in answering:
-            one.tick = bar.update
+            one.tick = _ticking(bar, blocks.is_tight)
         for columns in blocks.columns:
             needed = native.axes[1].needed(*columns)
             rows = [
@@ -102,6 +104,17 @@ def answer(models: Models, prepared: Prepared, settings: Settings, say: Callable
                 native.fill(logits, (first, end), columns)
                 del logits
     return Answer(native.label, native.probabilities)
+
+
+def _ticking(bar: tqdm, is_tight: bool) -> Callable[[int], None]:
+    """What is done after each window."""
+
+    def tick(windows: int) -> None:
+        bar.update(windows)
+        if is_tight:
+            give_back_freed_memory()
+
+    return tick
 
 
 def check_finite(logits: torch.Tensor, what: Path | str) -> None:

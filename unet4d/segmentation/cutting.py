@@ -19,30 +19,39 @@ from unet4d.segmentation.settings import Models, Settings
 WINDOW_SHARE = 0.4
 """Share of the memory, once image and label map are taken off, for the computing of a window; logits take the rest."""
 
+AMPLE = 2
+"""Memory that is so many times what is needed is not looked after."""
+
 _COPIES, _INDEX_BYTES = 4, 8
 """Of a frame's logits on the native grid: as they come, both neighbours', what lies between; and the number of the largest."""
 
 
 @dataclass(frozen=True)
 class Cut:
-    """How a study's native grid, in working orientation, is cut into blocks."""
+    """How a study's native grid, in working orientation, is cut into blocks.
+
+    Attributes:
+        rows: of a block, along X.
+        columns: (first, end) of each pass, along Y.
+        is_tight: freed memory must go back to the system window by window, lest what is held grows beyond what may be.
+    """
 
     rows: int
     columns: Sequence[tuple[int, int]]
+    is_tight: bool = True
 
 
 def cut(models: Models, prepared: Prepared, settings: Settings, answering: Sequence[Answering]) -> Cut:
     """Blocks as large as the memory allows; where little is left, fewer frames are computed at once, too."""
     sizes = [prepared.grid.native_shape[axis] for axis in prepared.grid.order]
-    whole = Cut(sizes[0], [(0, sizes[1])])
     budget = settings.budget_bytes() - label_bytes(models[0], prepared.like, settings)
     left = budget  # beside the window of whichever network computes
     for model, one in zip(models, answering, strict=True):
         if one.device.type == "cpu":
             left = min(left, budget - _fit_window(model, prepared, one, budget))
     blocks = Blocks.of(models, prepared)
-    if blocks.needed(sizes[0], sizes[1]) <= left:
-        return whole
+    if (needed := blocks.needed(sizes[0], sizes[1])) <= left:
+        return Cut(sizes[0], [(0, sizes[1])], is_tight=AMPLE * (needed + budget - left) > budget)
     for panels in range(1, sizes[1] + 1):
         columns = -(-sizes[1] // panels)
         if blocks.needed(1, columns) <= left:
