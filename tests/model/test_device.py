@@ -36,6 +36,15 @@ def test_auto_precision_is_bf16_exactly_where_the_cpu_computes_in_it(monkeypatch
         resolve_precision("fp16", CPU)
 
 
+@pytest.mark.parametrize(
+    ("amx", "avx512", "precision"), [(True, False, "bf16"), (False, True, "bf16"), (False, False, "fp32")]
+)
+def test_either_kind_of_units_of_a_cpu_will_do(monkeypatch, amx, avx512, precision):
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx512)
+    assert resolve_precision("auto", CPU) == precision
+
+
 @pytest.mark.parametrize(("supported", "precision"), [(True, "bf16"), (False, "fp16")])
 def test_auto_precision_on_a_gpu_is_bf16_where_it_computes_in_it_else_fp16(monkeypatch, supported, precision):
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: supported)

@@ -53,9 +53,9 @@ def resolve_precision(precision: Precision, device: torch.device) -> Precision:
 
 
 def _has_bf16_units() -> bool:
-    """Whether the CPU multiplies matrices in bf16 (AMX), not merely converts to it."""
-    probe = getattr(torch.cpu, "_is_amx_tile_supported", None)
-    return bool(probe and probe())
+    """Whether the CPU multiplies in bf16 (AMX, or AVX-512 BF16), not merely converts to it."""
+    probes = (getattr(torch.cpu, f"_is_{units}_supported", None) for units in ("amx_tile", "avx512_bf16"))
+    return any(probe() for probe in probes if probe)
 
 
 def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager:

@@ -32,13 +32,13 @@ def step(gates: Tensor, share: Tensor | None, cell: Tensor, keep_gates: bool) ->
     if share is not None:
         wide.add_(share)
     wide[:, : 2 * count].sigmoid_()
-    wide[:, 2 * count : 3 * count].tanh_()
+    _tanh_(wide[:, 2 * count : 3 * count])
     wide[:, 3 * count :].sigmoid_()
     i, f, g, o = wide.chunk(4, 1)
     cell = (f * cell).addcmul_(i, g)
     if keep_gates and wide is not gates:
         gates.copy_(wide)
-    return cell.tanh().mul_(o).to(gates.dtype), cell
+    return _tanh_(cell.clone()).mul_(o).to(gates.dtype), cell
 
 
 def step_backward(
@@ -66,7 +66,7 @@ def step_backward(
     """
     i, f, g, o = gates.to(cell.dtype).chunk(4, 1)
     grad_hidden = grad_output.to(cell.dtype) + grad_hidden
-    squashed = cell.tanh()
+    squashed = _tanh_(cell.clone())
     grad_cell = grad_cell + torch.ops.aten.tanh_backward(grad_hidden * o, squashed)
     grads = (
         torch.ops.aten.sigmoid_backward(grad_cell * g, i),
@@ -78,6 +78,11 @@ def step_backward(
     for share, grad in zip(into.chunk(4, 1), grads, strict=True):
         share.copy_(grad)
     return grad_before
+
+
+def _tanh_(x: Tensor) -> Tensor:
+    """The hyperbolic tangent, in place; on a CPU by the logistic function, which torch computes six times as fast there."""
+    return x.mul_(2).sigmoid_().mul_(2).sub_(1) if x.device.type == "cpu" else x.tanh_()
 
 
 Steps = tuple[Callable[..., CellState], Callable[..., Tensor]]
