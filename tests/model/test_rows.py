@@ -163,8 +163,25 @@ def test_stitching_moves_to_main_memory_before_frames_are_split():
         "logits stitched in main memory",
         "3 frames at once",
         "2 frames at once",
-        "1 frames at once",
+        "1 frame at once",
     ]
+
+
+def test_rows_that_the_gpu_cannot_carry_on_are_carried_in_main_memory(monkeypatch, image):
+    rows = Rows(answering(), image, ROI, 0.5)
+    wanted, copy, refused = whole(image), torch.Tensor.clone, []
+
+    def limited(self, *given, **named):
+        if self.ndim == 5 and len(self) > 1 and not refused:
+            refused.append(self.shape)
+            raise torch.OutOfMemoryError("made up")
+        return copy(self, *given, **named)
+
+    monkeypatch.setattr(torch.Tensor, "clone", limited)
+    got = torch.cat([rows.upto(end) for end in (7, image.shape[2])], 2)
+    assert refused
+    assert rows.answering.stitch_on == CPU
+    torch.testing.assert_close(got, wanted, atol=1e-5, rtol=0)
 
 
 def test_a_failure_that_is_no_lack_of_memory_passes(monkeypatch, image):

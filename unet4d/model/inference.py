@@ -70,21 +70,20 @@ class Answering:
         return cls(network, device, precision, cyclic, config.sw_batch_size, config.chunk_frames, axes)
 
     @torch.inference_mode()
-    def logits(self, clips: Tensor) -> Tensor:
-        """Logits (B, T, K, X, Y, Z) float32, on the device, of windows (B, T, C, X, Y, Z).
+    def logits(self, clips: Tensor) -> Tensor | None:
+        """Logits (B, T, K, X, Y, Z) float32, on the device, of windows (B, T, C, X, Y, Z); or None, and a leaner way from now on.
 
         Raises:
-            torch.OutOfMemoryError: the leanest way is not lean enough.
+            torch.OutOfMemoryError: there is no leaner way.
         """
         set_tf32(self.device, self.precision)
-        answers: list[Tensor] = []
-        done = 0
-        while done < len(clips):
-            answer = self._tried(clips[done : done + self.windows])
-            if answer is not None:
-                answers.append(answer)
-                done += len(answer)
-        return answers[0] if len(answers) == 1 else torch.cat(answers)
+        try:
+            with autocast(self.device, self.precision):
+                return mirrored_mean(self._shifted_mean, clips.to(self.device), self.mirror_axes, self.signs)
+        except torch.OutOfMemoryError:
+            self.step_down(clips.shape[1])
+        torch.cuda.empty_cache()  # out here, where the error holds no tensor any more
+        return None
 
     def step_down(self, frames: int) -> None:
         """Take the next leaner way, and say so.
@@ -101,7 +100,7 @@ class Answering:
             now = "logits stitched in main memory"
         elif (length := self.chunk_frames or frames) > 1:
             self.chunk_frames = -(-min(length, frames) // 2)
-            now = f"{self.chunk_frames} frames at once"
+            now = f"{self.chunk_frames} frame{'s' * (self.chunk_frames > 1)} at once"
         else:
             raise torch.OutOfMemoryError("one frame of one window is too much for the GPU")
         self.say(f"out of memory: going on with {now}, which takes longer and changes no result")
@@ -111,16 +110,6 @@ class Answering:
         if self.device.type == "cpu" or self.stitch_on is not None:
             return self.stitch_on or self.device
         return self.device if needed_bytes < STITCHED_SHARE * free_bytes(self.device) else torch.device("cpu")
-
-    def _tried(self, clips: Tensor) -> Tensor | None:
-        """The answer; or None, and a leaner way from now on."""
-        try:
-            with autocast(self.device, self.precision):
-                return mirrored_mean(self._shifted_mean, clips.to(self.device), self.mirror_axes, self.signs)
-        except torch.OutOfMemoryError:
-            self.step_down(clips.shape[1])
-        torch.cuda.empty_cache()
-        return None
 
     def _shifted_mean(self, clips: Tensor) -> Tensor:
         total: Tensor | None = None
@@ -180,7 +169,7 @@ class Rows:
         total, weight = self._begun(reach - begin)
         for x in now:
             total, weight = self._added(total, weight, self.windows.beginning_at(x, self.columns))
-        self._carried = (total[:, :, keep - begin :].clone(), weight[keep - begin :].clone())
+        self._carried = self._copied(total[:, :, keep - begin :], weight[keep - begin :])
         self.begin = keep
         return total[:, :, : end - begin].div_(weight[: end - begin])
 
@@ -204,6 +193,14 @@ class Rows:
             self._carried = None
         return total, weight
 
+    def _copied(self, total: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+        """Copies of sums and weights, in main memory from now on where the GPU has no room for them."""
+        try:
+            return total.clone(), weight.clone()
+        except torch.OutOfMemoryError:
+            self.answering.stitch_on = torch.device("cpu")
+            return total.cpu(), weight.cpu()
+
     def _added(self, total: Tensor, weight: Tensor, places: Sequence[Place]) -> tuple[Tensor, Tensor]:
         """Add windows; gives the sums back, which may lie elsewhere now."""
         at = 0
@@ -212,6 +209,8 @@ class Rows:
             answers = self.answering.logits(torch.stack([self.windows.read(self.image, place) for place in batch]))
             if self.answering.stitch_on is not None and total.device != self.answering.stitch_on:
                 total, weight = total.to(self.answering.stitch_on), weight.to(self.answering.stitch_on)
+            if answers is None:
+                continue
             for place, answer in zip(batch, answers, strict=True):
                 self._add(total, weight, place, answer)
             at += len(batch)
