@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from unet4d.data.grid import WorkingGrid
+from unet4d.data.grid import WorkingGrid, largest
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ class NativeLabel:
         shares = None if self.probabilities is None else self.grid.turned(self.probabilities)
         for t, frame in enumerate(logits):
             frame = self._resampled(frame, box)
-            label[(t, *spatial)] = _value_of_largest(frame, self.values.tolist()).cpu().numpy()
+            label[(t, *spatial)] = self.values.take(largest(frame).cpu().numpy())
             if shares is not None:
                 shares[(slice(None), t, *spatial)] = frame.softmax(0).cpu().numpy()
 
@@ -97,14 +97,6 @@ class NativeLabel:
             begin = axis.needed(first, end)[0] if dim < 3 else 0
             low, high, share = (part[first:end].to(frame.device) for part in (axis.low, axis.high, axis.share))
             share = share.view([-1 if n == dim else 1 for n in range(4)])
-            frame = torch.lerp(frame.index_select(dim, low - begin), frame.index_select(dim, high - begin), share)
+            below = frame.index_select(dim, low - begin)
+            frame = torch.lerp(below, frame.index_select(dim, high - begin), share, out=below)
         return frame
-
-
-def _value_of_largest(shares: Tensor, values: Sequence[int]) -> Tensor:
-    """(x, y, z) uint8: the value of the largest of (K, x, y, z), of the first of equals; far faster than argmax and a look-up."""
-    best, found = shares[0], torch.full(shares.shape[1:], values[0], dtype=torch.uint8, device=shares.device)
-    for share, value in zip(shares[1:], values[1:], strict=True):
-        found.masked_fill_(share > best, value)
-        best = torch.maximum(best, share)
-    return found
