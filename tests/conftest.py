@@ -144,3 +144,11 @@ def study() -> Callable[..., None]:
         nib.save(image, path)
 
     return written
+
+
+@pytest.fixture
+def studies(tmp_path: Path, study: Callable[..., None]) -> Path:
+    """A folder of five studies."""
+    for seed in range(5):
+        study(tmp_path / "in" / f"s{seed}.nii.gz", seed=seed, frames=2 + seed % 2)
+    return tmp_path / "in"

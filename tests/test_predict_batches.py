@@ -26,14 +26,6 @@ FP32 = Settings(precision="fp32")
 
 
 @pytest.fixture
-def studies(tmp_path, study) -> Path:
-    """A folder of five studies."""
-    for seed in range(5):
-        study(tmp_path / "in" / f"s{seed}.nii.gz", seed=seed, frames=2 + seed % 2)
-    return tmp_path / "in"
-
-
-@pytest.fixture
 def computed(monkeypatch) -> list[str]:
     """The names of the studies that are read to be computed, as they come."""
     names: list[str] = []
@@ -123,6 +115,23 @@ def test_another_model_or_input_has_it_made_again_a_moved_model_does_not(model_f
     study(tmp_path / "heart.nii.gz", shape=(12, 10, 4), frames=2, seed=9)
     assert predict(model, given, out, leave_complete=True) == [out / "heart.nii.gz"]
     assert computed == ["heart", "heart"]
+
+
+def test_a_frame_duration_corrected_in_dataset_json_has_its_case_made_again(
+    model_file, own_phantom, tmp_path, computed
+):
+    """Pins curves that stayed on the old times."""
+    model, out, file = model_file(channel_names=("image",)), tmp_path / "out", own_phantom / "dataset.json"
+    about = json_of(file)
+    case = about["training"][0]["case"]
+    predict(model, [own_phantom], out, cases=[case])
+    computed.clear()
+    about["training"][0]["frame_duration_s"] = 0.5
+    file.write_text(json.dumps(about))
+    assert predict(model, [own_phantom], out, cases=[case], leave_complete=True) == [out / f"{case}.nii.gz"]
+    assert predict(model, [own_phantom], out, cases=[case], leave_complete=True) == []
+    assert computed == [case]
+    assert json_of(out / "summary.json")["cases"][case]["frame_duration_s"] == 0.5
 
 
 def test_files_of_a_format_that_is_not_asked_for_any_more_go_with_the_answer_they_were_of(model_file, study, tmp_path):

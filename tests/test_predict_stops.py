@@ -27,14 +27,6 @@ from unet4d.segmentation import Answer, Settings, answer, prepare
 FP32 = Settings(precision="fp32")
 
 
-@pytest.fixture
-def studies(tmp_path, study) -> Path:
-    """A folder of five studies."""
-    for seed in range(5):
-        study(tmp_path / "in" / f"s{seed}.nii.gz", seed=seed, frames=2 + seed % 2)
-    return tmp_path / "in"
-
-
 # How it ends -----------------------------------------------------------------------------------------------------
 
 

@@ -89,7 +89,7 @@ def test_a_process_that_dies_is_told_of_by_the_others():
     first, second = run_ranks(2, _dies, fails=True)
     assert second is None
     assert type(first) is Unet4DError
-    assert "process 0 lost another one of the 2 of this training" in str(first)
+    assert "process 0 lost another one of the 2 of this run" in str(first)
 
 
 def test_half_an_environment_is_refused(monkeypatch):

@@ -15,6 +15,7 @@ import unet4d
 from unet4d.data.convert import NO_OPTIONS, Options
 from unet4d.data.convert.names import natural_key
 from unet4d.data.dataset import read_dataset
+from unet4d.data.image4d import Outline
 from unet4d.data.studies import AUTO, expanded, find_studies
 from unet4d.data.study import Study
 from unet4d.errors import InputError, Unet4DError
@@ -154,11 +155,14 @@ def _made(
     held_out: bool,
     tuned: Sequence[Step],
 ) -> dict[str, Any]:
-    """What decides the answer to a study, but for its inputs: not what computes it, nor with how much memory."""
+    """What decides the answer to a study, but for its files: not what computes it, nor with how much memory."""
+    outline = _outline(study)
     return {
         "version": unet4d.__version__,
         "models": [digests[str(one.path)] for one in models],
         "time": settings.time or study.time or ("cyclic" if models[0].task.cyclic else "open"),
+        "frame_duration_s": outline and outline.frame_duration_s,
+        "channel_kinds": list(outline.kinds) if outline else [],
         "fold": _fold(models[0]) if held_out else None,
         "settings": {
             "overlap": settings.overlap,
@@ -168,6 +172,13 @@ def _made(
         },
         "postprocessing": [step.as_dict() for step in tuned],
     }
+
+
+def _outline(study: Study) -> Outline | None:
+    """What a study is like, as its files and what is said of them have it; None where only reading it tells, or nothing does."""
+    with contextlib.suppress(Unet4DError):  # reading it will say what is wrong
+        return study.stream.outline() if study.stream else None
+    return None
 
 
 def _tuned_steps(paths: Sequence[str | os.PathLike[str]], digests: Mapping[str, str]) -> list[Step]:

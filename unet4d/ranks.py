@@ -156,7 +156,7 @@ class Ranks:
             if self.size == 1 or not _is_of_a_peer(error):
                 raise
             raise Unet4DError(
-                f"process {self.rank} lost another one of the {self.size} of this training, whose own message says why "
+                f"process {self.rank} lost another one of the {self.size} of this run, whose own message says why "
                 f"({str(error).splitlines()[0][:120]})"
             ) from error
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import math
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from tqdm import tqdm
 
 from unet4d import load_model, read_image
 from unet4d.data.image4d import Image4D
@@ -64,6 +66,22 @@ def test_the_answer_is_the_same_to_the_last_voxel(monkeypatch, model, path, kilo
     sure = np.abs(np.diff(np.sort(wanted.probabilities, 0)[-2:], axis=0)[0]) > 1e-4
     assert np.array_equal(got.label[sure], wanted.label[sure])
     assert sure.mean() > 0.99
+
+
+@pytest.mark.parametrize("kilobytes", [1800, 1050, 830])
+def test_the_bar_ends_where_it_was_said_to_end(monkeypatch, model_file, path, kilobytes):
+    """Pins windows that two passes see and that were counted once."""
+    model, bars = load_model(model_file()), []
+
+    def kept(**given):
+        bars.append(tqdm(**given | {"disable": False, "file": io.StringIO()}))
+        return bars[-1]
+
+    monkeypatch.setattr("unet4d.segmentation.answering.tqdm", kept)
+    budgets(monkeypatch, math.inf, kilobytes * 1e3)
+    answered([model], path)
+    assert [bar.n for bar in bars] == [bar.total for bar in bars]
+    assert bars[0].n > 1
 
 
 def test_a_frame_far_finer_than_the_networks_grid_is_brought_back_in_blocks(monkeypatch, model_file):

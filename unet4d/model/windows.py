@@ -61,6 +61,10 @@ class Windows:
         touching = [y for y in self.starts[1] if y < columns[1] and y + self.roi_size[1] > columns[0]]
         return list(itertools.product([x], touching, self.starts[2]))
 
+    def reaching(self, columns: tuple[int, int]) -> int:
+        """How many windows reach into `columns` (first, end) along Y."""
+        return sum(len(self.beginning_at(x, columns)) for x in self.starts[0])
+
     def inside(self, place: Place) -> list[tuple[int, int]]:
         """Of the window at a place, the part inside the image: (first, end) along X, Y and Z."""
         return [(max(0, at), min(at + r, n)) for at, r, n in zip(place, self.roi_size, self.size, strict=True)]

@@ -70,11 +70,18 @@ def segment(
     return answer(models, prepare_image(models, image, settings), settings).label
 
 
-def answer(models: Models, prepared: Prepared, settings: Settings, say: Callable[[str], None] | None = None) -> Answer:
+def answer(
+    models: Models,
+    prepared: Prepared,
+    settings: Settings,
+    say: Callable[[str], None] | None = None,
+    shows_progress: bool = True,
+) -> Answer:
     """Segment a study that was prepared for the same models and settings.
 
     Args:
         say: where a line for the user goes; None: above the progress bars.
+        shows_progress: have a bar of windows on a terminal.
 
     Raises:
         InputError, Unet4DError: as `segment`.
@@ -83,22 +90,23 @@ def answer(models: Models, prepared: Prepared, settings: Settings, say: Callable
     like, task = prepared.like, models[0].task
     native = NativeLabel(prepared.grid, like.frames, tuple(task.labels.values()), settings.probabilities)
     answering = [_answering(model, prepared, settings, say or tqdm.write) for model in models]
-    overlaps = [_overlap(model, settings) for model in models]
+    windows = [
+        (
+            model.config.data.patch_size or (),
+            model.config.inference.overlap if settings.overlap is None else settings.overlap,
+        )
+        for model in models
+    ]
     blocks = cut(models, prepared, settings, answering)
-    windows = sum(
-        len(Windows(prepared.grid.shape, model.config.data.patch_size or (), overlap))
-        for model, overlap in zip(models, overlaps, strict=True)
-    )
-    progress = tqdm(total=windows, desc="windows", unit="window", leave=False, delay=10, disable=None)
+    needed = [native.axes[1].needed(*columns) for columns in blocks.columns]
+    laid = [Windows(prepared.grid.shape, *one) for one in windows]
+    total, disable = sum(one.reaching(columns) for one in laid for columns in needed), None if shows_progress else True
+    progress = tqdm(total=total, desc="windows", unit="window", leave=False, delay=10, disable=disable)
     with progress as bar, keep_freed_memory():
         for one in answering:
             one.tick = _ticking(bar, blocks.is_tight)
-        for columns in blocks.columns:
-            needed = native.axes[1].needed(*columns)
-            rows = [
-                Rows(one, prepared.image, model.config.data.patch_size or (), overlap, needed)
-                for one, model, overlap in zip(answering, models, overlaps, strict=True)
-            ]
+        for columns, reach in zip(blocks.columns, needed, strict=True):
+            rows = [Rows(one, prepared.image, *which, reach) for one, which in zip(answering, windows, strict=True)]
             for first, end, logits in _blocks(rows, native, blocks.rows):
                 check_finite(logits, like.source or "the image")
                 native.fill(logits, (first, end), columns)
@@ -155,7 +163,3 @@ def _answering(model: TrainedModel, prepared: Prepared, settings: Settings, say:
         count = min(settings.cyclic_shifts, frames)
         one.shifts = [round(frames * n / count) for n in range(count)]
     return one
-
-
-def _overlap(model: TrainedModel, settings: Settings) -> float:
-    return model.config.inference.overlap if settings.overlap is None else settings.overlap
