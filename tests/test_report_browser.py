@@ -14,7 +14,7 @@ import pytest
 from browser import CHROMIUM, NO_WEBGL, Browser
 from PIL import Image, ImageColor
 
-from unet4d.data.image4d import Image4D, write_image
+from unet4d.data.image4d import Image4D, read_image, write_image
 from unet4d.pictures import class_colour
 from unet4d.report import report
 
@@ -235,6 +235,19 @@ def test_without_webgl_the_page_says_so_and_keeps_pictures_and_curve(out: Path):
         assert browser.ask("[...document.images].every((image) => image.naturalWidth > 0)")
         browser.press("ArrowRight")
         assert browser.ask("document.getElementById('now').dataset.frame") == "1"
+
+
+def test_a_reference_far_above_the_curve_is_in_the_picture_too(chromium: Browser, phantom: Path, tmp_path: Path):
+    """Pins rings that the axis cut off."""
+    case = next(one["case"] for one in json.loads((phantom / "dataset.json").read_text())["training"])
+    study = read_image(phantom / f"images/{case}.nii.gz")
+    write_image(tmp_path / f"found/{case}.nii.gz", np.zeros((study.frames, *study.grid), np.uint8), like=study)
+    report(phantom, tmp_path / "found", tmp_path / "out")
+    chromium.open(tmp_path / f"out/{case}.html", "document.body.dataset.stage")
+    curve = "document.querySelector('.curve').getBoundingClientRect()"
+    tops = chromium.ask("[...document.querySelectorAll('.reference')].map((ring) => ring.getBoundingClientRect().top)")
+    assert len(tops) >= 3
+    assert min(tops) >= chromium.ask(f"{curve}.top")
 
 
 def test_print_leaves_out_what_moves(page: Browser, tmp_path: Path):

@@ -23,7 +23,8 @@ function volumeCurve(host, legend, study, pick) {
   const box = { width: 620, height: 320, left: 58, right: 14, top: 26, bottom: 40 };
   const seconds = study.frame_duration_s;
   const last = Math.max(study.frames - 1, 1);
-  const highest = 1.08 * Math.max(...study.classes.flatMap((one) => one.volumes_ml), 1e-9);
+  const shown = study.classes.flatMap((one) => [...one.volumes_ml, ...(one.reference_ml || [])]);
+  const highest = 1.08 * shown.reduce((most, ml) => Math.max(most, ml ?? 0), 1e-9);
   const x = (frame) => box.left + ((box.width - box.left - box.right) * frame) / last;
   const y = (ml) => box.height - box.bottom - ((box.height - box.bottom - box.top) * ml) / highest;
   const svg = drawn(host, "svg", { viewBox: `0 0 ${box.width} ${box.height}`, role: "img", class: "curve" });

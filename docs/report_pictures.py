@@ -1,0 +1,41 @@
+"""Draws report.webp and report_index.webp from the report of `make demo`, in Chromium: `python docs/report_pictures.py`."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from pathlib import Path
+
+from PIL import Image
+
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE.parent / "tests"))
+from browser import Browser  # noqa: E402
+
+REPORT = HERE.parent / "demo" / "report"
+SIZE = (1280, 960)
+
+
+def write(page: Path, ready: str, picture: Path, whole: bool) -> None:
+    """Write what somebody sees who opens a page."""
+    with tempfile.TemporaryDirectory() as made, Browser(size=SIZE) as browser:
+        browser.open(page, ready)
+        seen = browser.picture(Path(made) / "seen.png", whole=whole)
+        with Image.open(seen) as image:
+            image.convert("RGB").save(picture, quality=85, method=6)
+
+
+def main() -> int:
+    """Write both."""
+    write(
+        sorted(REPORT.glob("phantom*.html"))[0],
+        "document.body.dataset.stage === 'ready'",
+        HERE / "report.webp",
+        whole=False,
+    )
+    write(REPORT / "index.html", "true", HERE / "report_index.webp", whole=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
