@@ -91,7 +91,8 @@ class NativeLabel:
 
     def _resampled(self, frame: Tensor, box: Sequence[tuple[int, int]]) -> Tensor:
         """(K, x, y, Z) on the working grid, of what the box needs along X and Y, to (K, *box)."""
-        for dim, (axis, (first, end)) in enumerate(zip(self.axes, box, strict=True), 1):
+        for dim in (3, 2, 1):  # the last axis, along which gathering is slowest, while the box is small
+            axis, (first, end) = self.axes[dim - 1], box[dim - 1]
             if axis.is_same:
                 continue
             begin = axis.needed(first, end)[0] if dim < 3 else 0

@@ -25,17 +25,14 @@ def convolved(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
     All that lies before the channels is computed at once. Under autocast as a convolution.
     """
-    folded = x.flatten(0, -5)
+    folded, padding, ones = x.flatten(0, -5), same_padding(weight.shape[2:]), (1, 1, 1)
     if _is_pointwise(weight) and not (torch.is_grad_enabled() and _in_half(x)):
-        return (
-            _product(weight.flatten(1), folded.flatten(2), bias).unflatten(0, x.shape[:-4]).unflatten(-1, x.shape[-3:])
-        )
-    padding = same_padding(weight.shape[2:])
-    if _is_lone(folded):
-        return torch.mkldnn_convolution(folded, weight, bias, padding, (1, 1, 1), (1, 1, 1), 1).unflatten(
-            0, x.shape[:-4]
-        )
-    return conv3d(folded, weight, bias, padding=padding).unflatten(0, x.shape[:-4])
+        answer = _product(weight.flatten(1), folded.flatten(2), bias).unflatten(2, x.shape[-3:])
+    elif _is_lone(folded):
+        answer = torch.mkldnn_convolution(folded, weight, bias, padding, ones, ones, 1)
+    else:
+        answer = conv3d(folded, weight, bias, padding=padding)
+    return answer.unflatten(0, x.shape[:-4])
 
 
 def gradients(
