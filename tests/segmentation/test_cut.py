@@ -18,6 +18,7 @@ from unet4d.data.native import NativeLabel
 from unet4d.data.nifti_studies import bare_source
 from unet4d.errors import InputError, Unet4DError
 from unet4d.model.inference import Rows, sliding_window
+from unet4d.model.memory import MemoryTrace
 from unet4d.segmentation import Settings, answer, prepare, segment
 from unet4d.segmentation import prepared as preparing
 from unet4d.segmentation.prepared import prepare_image
@@ -66,6 +67,26 @@ def test_the_answer_is_the_same_to_the_last_voxel(monkeypatch, model, path, kilo
     sure = np.abs(np.diff(np.sort(wanted.probabilities, 0)[-2:], axis=0)[0]) > 1e-4
     assert np.array_equal(got.label[sure], wanted.label[sure])
     assert sure.mean() > 0.99
+
+
+def test_a_block_is_forgotten_before_the_next_is_computed(monkeypatch, model_file, path):
+    """Pins two blocks held at once, where one was counted."""
+    model, upto, held = load_model(model_file()), Rows.upto, []
+    sizes: list[int] = []
+    with MemoryTrace() as trace:
+
+        def watched(self, end, keep=None):
+            carried = sum(part.nbytes for part in self._carried or ())
+            held.append(trace.current_bytes - carried)
+            block = upto(self, end, keep)
+            sizes.append(block.nbytes)
+            return block
+
+        monkeypatch.setattr(Rows, "upto", watched)
+        budgets(monkeypatch, math.inf, 1050e3)
+        answered([model], path)
+    assert len(held) > 1
+    assert max(held) - held[0] < min(sizes) / 2
 
 
 @pytest.mark.parametrize("kilobytes", [1800, 1050, 830])

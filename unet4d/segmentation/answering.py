@@ -102,25 +102,26 @@ def answer(
     laid = [Windows(prepared.grid.shape, *one) for one in windows]
     total, disable = sum(one.reaching(columns) for one in laid for columns in needed), None if shows_progress else True
     progress = tqdm(total=total, desc="windows", unit="window", leave=False, delay=10, disable=disable)
+    settle = give_back_freed_memory if blocks.is_tight else (lambda: None)
     with progress as bar, keep_freed_memory():
         for one in answering:
-            one.tick = _ticking(bar, blocks.is_tight)
+            one.tick = _ticking(bar, settle)
         for columns, reach in zip(blocks.columns, needed, strict=True):
             rows = [Rows(one, prepared.image, *which, reach) for one, which in zip(answering, windows, strict=True)]
             for first, end, logits in _blocks(rows, native, blocks.rows):
                 check_finite(logits, like.source or "the image")
                 native.fill(logits, (first, end), columns)
                 del logits
+                settle()
     return Answer(native.label, native.probabilities)
 
 
-def _ticking(bar: tqdm, is_tight: bool) -> Callable[[int], None]:
+def _ticking(bar: tqdm, settle: Callable[[], None]) -> Callable[[int], None]:
     """What is done after each window."""
 
     def tick(windows: int) -> None:
         bar.update(windows)
-        if is_tight:
-            give_back_freed_memory()
+        settle()
 
     return tick
 
@@ -145,6 +146,7 @@ def _blocks(rows: Sequence[Rows], native: NativeLabel, size: int) -> Iterator[tu
         spare = max(0, low - rows[0].begin)  # the same of all, for they go on together
         logits = mean_logits(one.upto(high, keep)[:, :, spare:] for one in rows)
         yield first, end, logits
+        del logits  # or it would be held while the next ones are computed
 
 
 def _answering(model: TrainedModel, prepared: Prepared, settings: Settings, say: Callable[[str], None]) -> Answering:
