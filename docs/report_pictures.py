@@ -27,6 +27,9 @@ def write(page: Path, ready: str, picture: Path, whole: bool) -> None:
 
 def main() -> int:
     """Write both."""
+    if not (REPORT / "index.html").exists():
+        print(f"there is no {REPORT}; wanted the report of make demo; run it first", file=sys.stderr)
+        return 2
     write(
         sorted(REPORT.glob("phantom*.html"))[0],
         "document.body.dataset.stage === 'ready'",

@@ -19,6 +19,7 @@ from unet4d.errors import Stopped
 from unet4d.model.checkpoint import LAST, load_checkpoint
 from unet4d.model.clstm_unet import build_network
 from unet4d.model.device import autocast, set_tf32, tune
+from unet4d.model.ensemble import mean_logits
 from unet4d.model.fitting import GB
 from unet4d.model.gates import fused_steps, step, step_backward
 from unet4d.model.inference import Answering, Rows
@@ -208,6 +209,14 @@ def test_a_gpu_that_runs_out_of_memory_steps_down_says_so_and_gives_the_same():
     assert said
     assert "windows at once" in said[0]
     torch.testing.assert_close(got, wanted, atol=1e-4, rtol=0)
+
+
+def test_networks_answer_together_when_one_has_gone_on_in_main_memory():
+    torch.manual_seed(0)
+    first, second = torch.randn(2, 3, 4, 5, 6, 2)
+    wanted = mean_logits([first.clone(), second])
+    torch.testing.assert_close(mean_logits([first.clone(), second.cuda()]), wanted)
+    torch.testing.assert_close(mean_logits([first.cuda(), second]).cpu(), wanted)
 
 
 def test_frames_are_segmented_as_they_arrive(phantom, model_file):

@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import math
 import os
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +16,8 @@ _GLIBC_LARGE_BLOCK_BYTES = 32 * 2**20
 """What glibc comes to by itself."""
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_MMAP_MAX = -1, -3, -4  # malloc.h
 _NEVER, _MAPPED_BLOCKS = -1, 65536
+_lock = threading.Lock()
+_keeping = 0
 _large_block_bytes = _GLIBC_LARGE_BLOCK_BYTES
 
 
@@ -40,16 +43,29 @@ def keep_freed_memory() -> Iterator[None]:
 
     glibc maps a large block anew whenever it is asked for one, and the system clears it page by page: on a CPU about half of the
     time a network takes. What is kept can be given back inside, too, by `give_back_freed_memory`. Elsewhere nothing changes.
+
+    It holds for all threads until the last one leaves. From then on glibc goes on as after a block of 32 MB was freed, whatever its
+    environment variables said: what is smaller may be kept.
     """
-    _call_glibc("mallopt", _M_MMAP_MAX, 0)
-    _call_glibc("mallopt", _M_TRIM_THRESHOLD, _NEVER)
+    global _keeping
+    with _lock:
+        _keeping += 1
+        _call_glibc("mallopt", _M_MMAP_MAX, 0)
+        _call_glibc("mallopt", _M_TRIM_THRESHOLD, _NEVER)
     try:
         yield
     finally:
-        _call_glibc("mallopt", _M_MMAP_MAX, _MAPPED_BLOCKS)
-        _call_glibc("mallopt", _M_MMAP_THRESHOLD, _large_block_bytes)
-        _call_glibc("mallopt", _M_TRIM_THRESHOLD, 2 * _large_block_bytes)
-        give_back_freed_memory()
+        with _lock:
+            _keeping -= 1
+            if not _keeping:
+                _keep_no_longer()
+
+
+def _keep_no_longer() -> None:
+    _call_glibc("mallopt", _M_MMAP_MAX, _MAPPED_BLOCKS)
+    _call_glibc("mallopt", _M_MMAP_THRESHOLD, _large_block_bytes)
+    _call_glibc("mallopt", _M_TRIM_THRESHOLD, 2 * _large_block_bytes)
+    give_back_freed_memory()
 
 
 def give_back_freed_memory() -> None:

@@ -111,7 +111,12 @@ def predict(
     digests = ranks.from_first(lambda: {str(one.path): digest(one.path) for one in models})
     tuned = ranks.from_first(lambda: _tuned_steps(paths, digests) if postprocess == "auto" else [])
     jobs = [
-        Job(study, asked[study.name], _made(study, asked[study.name], digests, settings, held_out, tuned), tuned)
+        Job(
+            study,
+            asked[study.name],
+            _made(study, asked[study.name], digests, settings, held_out, tuned, options),
+            tuned,
+        )
         for study in (share or Share()).within(ranks).of(sorted(studies, key=lambda study: natural_key(study.name)))
     ]
     todo = [job for job in jobs if not (leave_complete and folder.left(job.name, job.made_of(stamps(job.study))))]
@@ -154,6 +159,7 @@ def _made(
     settings: Settings,
     held_out: bool,
     tuned: Sequence[Step],
+    options: Options,
 ) -> dict[str, Any]:
     """What decides the answer to a study, but for its files: not what computes it, nor with how much memory."""
     outline = _outline(study)
@@ -161,8 +167,8 @@ def _made(
         "version": unet4d.__version__,
         "models": [digests[str(one.path)] for one in models],
         "time": settings.time or study.time or ("cyclic" if models[0].task.cyclic else "open"),
-        "frame_duration_s": outline and outline.frame_duration_s,
-        "channel_kinds": list(outline.kinds) if outline else [],
+        "frame_duration_s": outline.frame_duration_s if outline else options.frame_duration_s,
+        "channel_kinds": list(outline.kinds if outline else (options.channels or {}).values()),
         "fold": _fold(models[0]) if held_out else None,
         "settings": {
             "overlap": settings.overlap,

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 from torch.nn.functional import conv3d
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from unet4d.model.convolution import Pointwise, convolved, gradients, same_padding
+from unet4d.model.convolution import Convolution, convolved, gradients, same_padding
 
 KERNELS = [(1, 1, 1), (3, 3, 1), (1, 3, 3), (3, 3, 3)]
 with_kernel = pytest.mark.parametrize("kernel", KERNELS, ids=str)
@@ -21,6 +22,18 @@ def tensors(kernel, leading=(2, 3), dtype=torch.float64):
     """`x` (*leading, 3, 5, 4, 2), weight (4, 3, *kernel) and bias."""
     shapes = [(*leading, 3, 5, 4, 2), (4, 3, *kernel), (4,)]
     return [torch.randn(shape, dtype=dtype).requires_grad_() for shape in shapes]
+
+
+class Operations(TorchDispatchMode):
+    """The names of the operations that run inside."""
+
+    def __init__(self):
+        super().__init__()
+        self.names: set[str] = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.names.add(func.overloadpacket.__name__)
+        return func(*args, **kwargs or {})
 
 
 def torchs(x, weight, bias=None):
@@ -64,7 +77,9 @@ def test_a_lone_frame_in_float32_is_computed_as_among_others(kernel):
     x, weight, _ = tensors(kernel, (3,), torch.float32)
     with torch.no_grad():
         for one, among in zip(x, convolved(x, weight), strict=True):
-            torch.testing.assert_close(convolved(one[None], weight)[0], among)
+            with Operations() as seen:
+                torch.testing.assert_close(convolved(one[None], weight)[0], among)
+            assert seen.names.isdisjoint({"convolution", "slow_conv3d_forward"})
 
 
 @pytest.mark.parametrize("graded", [True, False])
@@ -76,12 +91,22 @@ def test_under_autocast_it_answers_in_half_precision_as_a_convolution_does(grade
     torch.testing.assert_close(got, wanted)
 
 
-def test_a_pointwise_layer_has_the_weights_of_torchs_convolution():
+@with_kernel
+def test_it_has_a_shape_on_a_device_without_autocast(kernel):
+    x, weight, bias = (leaf.detach().to("meta") for leaf in tensors(kernel))
+    assert convolved(x, weight, bias).shape == (2, 3, 4, 5, 4, 2)
+
+
+@with_kernel
+@pytest.mark.parametrize("stride", [(1, 1, 1), (2, 2, 1)])
+@pytest.mark.parametrize("frames", [1, 2])
+@pytest.mark.parametrize("graded", [True, False])
+def test_a_layer_has_the_weights_of_torchs_and_gives_the_same(kernel, stride, frames, graded):
     torch.manual_seed(1)
-    ours = Pointwise(3, 4)
+    ours = Convolution(3, 4, kernel, stride)
     torch.manual_seed(1)
-    layer = torch.nn.Conv3d(3, 4, 1)
-    assert ours.state_dict().keys() == layer.state_dict().keys()
-    layer.load_state_dict(ours.state_dict())
-    x = torch.randn(2, 3, 5, 4, 2)
-    torch.testing.assert_close(ours(x), layer(x))
+    layer = torch.nn.Conv3d(3, 4, kernel, stride, same_padding(kernel))
+    torch.testing.assert_close(dict(ours.state_dict()), dict(layer.state_dict()), atol=0, rtol=0)
+    x = torch.randn(frames, 3, 5, 4, 2)
+    with torch.set_grad_enabled(graded):
+        torch.testing.assert_close(ours(x), layer(x))

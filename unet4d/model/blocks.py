@@ -8,7 +8,7 @@ from torch.nn import functional
 
 from unet4d.config import Size
 from unet4d.model.convlstm import ConvLSTM3d
-from unet4d.model.convolution import Pointwise, same_padding
+from unet4d.model.convolution import Convolution
 
 
 class NormalisedActivation(nn.Module):
@@ -37,7 +37,7 @@ def conv_block(
     layers: list[nn.Module] = []
     for i in range(convolutions):
         inputs, step = (out_channels, (1, 1, 1)) if i else (in_channels, stride)
-        convolution = nn.Conv3d(inputs, out_channels, kernel_size, step, same_padding(kernel_size), bias=False)
+        convolution = Convolution(inputs, out_channels, kernel_size, step, bias=False)
         layers += [convolution, NormalisedActivation(out_channels)]
     return nn.Sequential(*layers)
 
@@ -68,10 +68,10 @@ class RecurrentAddition(nn.Module):
     def __init__(self, channels: int, hidden_channels: int, kernel_size: Size, num_layers: int, direction: str):
         super().__init__()
         self.lstm = ConvLSTM3d(channels, hidden_channels, kernel_size, num_layers, direction, input_kernel_size=1)
-        self.projection = Pointwise(self.lstm.out_channels, channels)
+        self.projection = Convolution(self.lstm.out_channels, channels)
         nn.init.zeros_(self.projection.weight)
         nn.init.zeros_(self.projection.bias)  # type: ignore[arg-type]
 
     def added(self, folded: Tensor, hidden: Tensor) -> Tensor:
         """The features (N, C, X, Y, Z) with what the hidden states (N, H * directions, X, Y, Z) add to them."""
-        return self.projection(hidden).add_(folded)
+        return folded + self.projection(hidden)

@@ -13,7 +13,7 @@ from unet4d.config import CHANNELS, ModelConfig, Size
 from unet4d.errors import InputError
 from unet4d.model.blocks import RecurrentAddition, UpBlock, conv_block
 from unet4d.model.convlstm import CellState, State
-from unet4d.model.convolution import Pointwise
+from unet4d.model.convolution import Convolution
 from unet4d.model.topology import checked_divisible, total_stride
 
 LevelStates = list[CellState | None]
@@ -81,7 +81,7 @@ class CLSTMUNet(nn.Module):
         self.decoder = nn.ModuleList(
             UpBlock(channels[i + 1], channels[i], kernels[i], strides[i]) for i in range(levels - 1)
         )
-        self.head = Pointwise(channels[0], out_channels)
+        self.head = Convolution(channels[0], out_channels)
         # After these, so that under one seed a network and its frame-wise twin draw the same weights for all they share.
         self.recurrent = nn.ModuleDict(
             {
@@ -92,7 +92,7 @@ class CLSTMUNet(nn.Module):
         )
         # Last, for the same reason.
         self.lower_heads = nn.ModuleDict(
-            {str(i): Pointwise(channels[i], out_channels) for i in range(1, levels - 1) if deep_supervision}
+            {str(i): Convolution(channels[i], out_channels) for i in range(1, levels - 1) if deep_supervision}
         )
         self.taught_strides = [(1, 1, 1), *(total_stride(strides[: int(level)]) for level in self.lower_heads)]
 

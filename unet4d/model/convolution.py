@@ -1,7 +1,7 @@
-"""A convolution that keeps its grid. One of kernel 1 is computed as the matrix product it is.
+"""Convolutions, padded so that stride 1 keeps the grid. One of kernel 1 is computed as the matrix product it is.
 
 On a CPU torch lays a frame out anew for its convolution and back again: at full resolution, with few channels, that takes several
-times as long as the product itself. A training step in half precision keeps torch's way.
+times as long as the product itself. Where autograd follows a convolution in half precision, it keeps torch's way.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ def same_padding(kernel_size: Sequence[int]) -> Size:
     return triple(k // 2 for k in kernel_size)
 
 
-def convolved(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """`x` (..., C, X, Y, Z), of five axes or more, convolved with `weight` (K, C, k, k, k): (..., K, X, Y, Z).
+def convolved(x: Tensor, weight: Tensor, bias: Tensor | None = None, stride: Size = (1, 1, 1)) -> Tensor:
+    """`x` (..., C, X, Y, Z), of five axes or more, convolved with `weight` (K, C, k, k, k): (..., K, X, Y, Z), fewer by a stride.
 
     All that lies before the channels is computed at once. Under autocast as a convolution.
     """
     folded, padding, ones = x.flatten(0, -5), same_padding(weight.shape[2:]), (1, 1, 1)
-    if _is_pointwise(weight) and not (torch.is_grad_enabled() and _in_half(x)):
+    if _is_pointwise(weight) and stride == ones and not (torch.is_grad_enabled() and _in_half(x)):
         answer = _product(weight.flatten(1), folded.flatten(2), bias).unflatten(2, x.shape[-3:])
     elif _is_lone(folded):
-        answer = torch.mkldnn_convolution(folded, weight, bias, padding, ones, ones, 1)
+        answer = torch.mkldnn_convolution(folded, weight, bias, padding, stride, ones, 1)
     else:
-        answer = conv3d(folded, weight, bias, padding=padding)
+        answer = conv3d(folded, weight, bias, stride, padding)
     return answer.unflatten(0, x.shape[:-4])
 
 
@@ -52,15 +52,17 @@ def gradients(
     return of_x if of_x is None else of_x.unflatten(0, x.shape[:-4]), of_weight, of_bias
 
 
-class Pointwise(nn.Conv3d):
-    """A convolution of kernel 1 over (N, C, X, Y, Z), with the weights of torch's."""
+class Convolution(nn.Conv3d):
+    """torch's layer, padded as an odd kernel needs it to keep the grid, computed by `convolved`."""
 
-    def __init__(self, in_channels: int, out_channels: int):
-        super().__init__(in_channels, out_channels, 1)
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel: Size = (1, 1, 1), stride: Size = (1, 1, 1), bias: bool = True
+    ):
+        super().__init__(in_channels, out_channels, kernel, stride, same_padding(kernel), bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """`x` (N, C, X, Y, Z) to (N, K, X, Y, Z)."""
-        return convolved(x, self.weight, self.bias)
+        """`x` (N, C, X, Y, Z) to (N, K, X, Y, Z), or fewer by the stride."""
+        return convolved(x, self.weight, self.bias, triple(self.stride))
 
 
 def _is_pointwise(weight: Tensor) -> bool:
@@ -69,7 +71,9 @@ def _is_pointwise(weight: Tensor) -> bool:
 
 def _in_half(x: Tensor) -> bool:
     """Whether a product would be in half precision: then its gradients would be added up in it, frame by frame."""
-    return x.dtype in (torch.bfloat16, torch.float16) or torch.is_autocast_enabled(x.device.type)
+    kind = x.device.type
+    autocast = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+    return autocast or x.dtype in (torch.bfloat16, torch.float16)
 
 
 def _is_lone(x: Tensor) -> bool:
@@ -79,7 +83,7 @@ def _is_lone(x: Tensor) -> bool:
     """
     plain = type(x) is Tensor and x.device.type == "cpu" and x.dtype == torch.float32 and len(x) == 1
     unseen = not torch.is_grad_enabled() and not torch.is_autocast_enabled("cpu")
-    return plain and unseen and torch.backends.mkldnn.is_available()
+    return plain and unseen and torch.backends.mkldnn.is_available() and bool(torch.backends.mkldnn.enabled)
 
 
 def _product(weight: Tensor, x: Tensor, bias: Tensor | None) -> Tensor:

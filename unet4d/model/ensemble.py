@@ -56,6 +56,7 @@ def mean_logits(answers: Iterable[Tensor]) -> Tensor:
 def _add(together: Tensor, answer: Tensor, summed: bool) -> None:
     """Add an answer's probabilities to `together`, which holds logits yet unless it is `summed`."""
     for total, frame in zip(together, answer, strict=True):  # frame by frame: no further copy of a study's logits
+        frame = frame.to(total.device)  # one network may have gone on in main memory
         torch.logaddexp(total if summed else total.log_softmax(0), frame.log_softmax(0), out=total)
 
 

@@ -81,7 +81,7 @@ def step_backward(
 
 
 def _tanh_(x: Tensor) -> Tensor:
-    """The hyperbolic tangent, in place; on a CPU by the logistic function, which torch computes six times as fast there."""
+    """The hyperbolic tangent, in place, to some 1e-7; on a CPU by the logistic function, which takes torch a sixth of its time."""
     return x.mul_(2).sigmoid_().mul_(2).sub_(1) if x.device.type == "cpu" else x.tanh_()
 
 

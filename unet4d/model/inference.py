@@ -169,7 +169,7 @@ class Rows:
         total, weight = self._begun(reach - begin)
         for x in now:
             total, weight = self._added(total, weight, self.windows.beginning_at(x, self.columns))
-        self._carried = self._copied(total[:, :, keep - begin :], weight[keep - begin :])
+        self._carried = self._copied(total, weight, keep - begin)
         self.begin = keep
         return total[:, :, : end - begin].div_(weight[: end - begin])
 
@@ -193,13 +193,13 @@ class Rows:
             self._carried = None
         return total, weight
 
-    def _copied(self, total: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-        """Copies of sums and weights, in main memory from now on where the GPU has no room for them."""
+    def _copied(self, total: Tensor, weight: Tensor, first: int) -> tuple[Tensor, Tensor]:
+        """Copies of sums and weights from a row on, in main memory from now on where the GPU has no room for them."""
         try:
-            return total.clone(), weight.clone()
-        except torch.OutOfMemoryError:
+            return total[:, :, first:].clone(), weight[first:].clone()
+        except torch.OutOfMemoryError:  # whole, for a part would be copied on the GPU before it comes over
             self.answering.stitch_on = torch.device("cpu")
-            return total.cpu(), weight.cpu()
+            return total.cpu()[:, :, first:].clone(), weight.cpu()[first:].clone()
 
     def _added(self, total: Tensor, weight: Tensor, places: Sequence[Place]) -> tuple[Tensor, Tensor]:
         """Add windows; gives the sums back, which may lie elsewhere now."""

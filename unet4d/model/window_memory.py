@@ -21,7 +21,8 @@ from unet4d.model.memory import MemoryTrace
 ALL_AT_ONCE = 4
 """Frames counted; what more of them take follows from the difference."""
 HELD_SHARE = 1.25
-"""What the allocator holds over what is alive at once while a network computes, see `keep_freed_memory`; measured at most 1.18."""
+"""What the allocator holds over what is alive at once while a network computes, see `keep_freed_memory`; measured 1.0 to 1.2,
+and some MB more of a single frame of a small window, which the reserve of `budget_bytes` has to bear."""
 GENEROUS = 20
 """Values a voxel and frame for each channel of the first level, more than twice what any shipped configuration needs (about 8)."""
 

@@ -147,7 +147,7 @@ class Batch:
         self._tell_before(job, prepared)
         if self.settings.probabilities:
             self._check_room(job, prepared)
-        return answer(job.models, prepared, self.settings, self._note, shows_progress=self.speaks)
+        return answer(job.models, prepared, self.settings, self._note, self.speaks)
 
     def _write(self, job: Job, computed: _Computed | Unet4DError) -> None:
         if isinstance(computed, Unet4DError):

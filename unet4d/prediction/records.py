@@ -1,8 +1,9 @@
 """What is known of each case that was predicted into a folder: from what it was made, and which files hold it.
 
 OUT/.unet4d/cases/<case>.json    written last, when all files of the case are there: what has no record is not complete
-    "made"       what decides the answer: inputs by size and time, models by SHA-256, settings, version; where that is equal, it is
-                 not made again. What computed it, and with how much memory, is no part of it.
+    "made"       what decides the answer: inputs by size and time, their frame duration and kinds of channels where a header or an
+                 option says them, models by SHA-256, settings, version; where that is equal, it is not made again. What
+                 computed it, and with how much memory, is no part of it.
     "files"      relative path to size and SHA-256
     "entry"      its place in prediction.json; "volumes_ml", "frame_duration_s", "summary": what the tables say of it
 OUT/.unet4d/failed/<case>.json   why the last try at a case failed

@@ -23,7 +23,8 @@ AMPLE = 2
 """Memory that is so many times what is needed is not looked after."""
 
 _COPIES, _INDEX_BYTES = 4, 8
-"""Of a frame's logits on the native grid: as they come, both neighbours', what lies between; and the number of the largest."""
+"""Of a frame's logits on the way to the native grid: as they come, both neighbours', what lies between; and what finds
+the largest."""
 
 
 @dataclass(frozen=True)
@@ -109,4 +110,4 @@ class Blocks:
         of several their mean, and one frame on the native grid."""
         x, y = rows * self.scale[0] + 2, columns * self.scale[1] + 2
         held = x + self.carried_rows * (1 + self.models) + (x if self.models > 1 else 0)
-        return int(self.unit_bytes * held * y + self.native_unit_bytes * rows * columns)
+        return int(self.unit_bytes * held * y + self.native_unit_bytes * max(rows, x) * max(columns, y))
