@@ -89,6 +89,15 @@ def test_a_block_is_forgotten_before_the_next_is_computed(monkeypatch, model_fil
     assert max(held) - held[0] < min(sizes) / 2
 
 
+@pytest.mark.parametrize(("left", "tight"), [(math.inf, False), (1e9, False), (1800e3, True), (1050e3, True)])
+def test_freed_memory_goes_back_at_once_where_it_is_tight(monkeypatch, model_file, path, left, tight):
+    given = []
+    monkeypatch.setattr("unet4d.segmentation.answering.give_back_freed_memory", lambda: given.append(1))
+    budgets(monkeypatch, math.inf, left)
+    answered([load_model(model_file())], path)
+    assert bool(given) == tight
+
+
 @pytest.mark.parametrize("kilobytes", [1800, 1050, 830])
 def test_the_bar_ends_where_it_was_said_to_end(monkeypatch, model_file, path, kilobytes):
     """Pins windows that two passes see and that were counted once."""

@@ -71,12 +71,16 @@ def window_memory(
     return _window_memory(json.dumps(asdict(config)), in_channels, out_channels, tuple(roi_size), precision)
 
 
-def surely_fits(
-    config: ModelConfig, in_channels: int, out_channels: int, roi_size: Sequence[int], frames: int, budget_bytes: float
-) -> bool:
-    """Whether a window of so many frames fits by far, so that nothing need be counted."""
+def generous_bytes(
+    config: ModelConfig, in_channels: int, out_channels: int, roi_size: Sequence[int], frames: int
+) -> int:
+    """More than a window of so many frames, computed at once, ever takes: where that fits, nothing need be counted."""
     values = GENEROUS * config.channels[0] + 3 * in_channels + 5 * out_channels
-    return 4 * math.prod(roi_size) * frames * values <= budget_bytes
+    kernel = max(map(math.prod, config.kernel_size or [(3, 3, 3)]))
+    copied_weights = (
+        2 * kernel * 2 * max(config.channels) ** 2
+    )  # of the largest convolution, in another precision and layout
+    return 4 * (math.prod(roi_size) * frames * values + copied_weights)
 
 
 @functools.lru_cache

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from unet4d.errors import Unet4DError
 from unet4d.model.checkpoint import TrainedModel
 from unet4d.model.inference import Answering
-from unet4d.model.window_memory import surely_fits, window_memory
+from unet4d.model.window_memory import generous_bytes, window_memory
 from unet4d.segmentation.prepared import Prepared, label_bytes
 from unet4d.segmentation.settings import Models, Settings
 
@@ -46,13 +46,13 @@ def cut(models: Models, prepared: Prepared, settings: Settings, answering: Seque
     """Blocks as large as the memory allows; where little is left, fewer frames are computed at once, too."""
     sizes = [prepared.grid.native_shape[axis] for axis in prepared.grid.order]
     budget = settings.budget_bytes() - label_bytes(models[0], prepared.like, settings)
-    left = budget  # beside the window of whichever network computes
-    for model, one in zip(models, answering, strict=True):
-        if one.device.type == "cpu":
-            left = min(left, budget - _fit_window(model, prepared, one, budget))
-    blocks = Blocks.of(models, prepared)
+    on_cpu = [pair for pair in zip(models, answering, strict=True) if pair[1].device.type == "cpu"]
+    window = max(
+        (_fit_window(model, prepared, one, budget) for model, one in on_cpu), default=0
+    )  # of whichever computes
+    blocks, left = Blocks.of(models, prepared), budget - window
     if (needed := blocks.needed(sizes[0], sizes[1])) <= left:
-        return Cut(sizes[0], [(0, sizes[1])], is_tight=AMPLE * (needed + budget - left) > budget)
+        return Cut(sizes[0], [(0, sizes[1])], is_tight=AMPLE * (needed + window) > budget)
     for panels in range(1, sizes[1] + 1):
         columns = -(-sizes[1] // panels)
         if blocks.needed(1, columns) <= left:
@@ -69,8 +69,8 @@ def _fit_window(model: TrainedModel, prepared: Prepared, one: Answering, budget:
     """Have as many frames computed at once as fit into a share of the budget; gives the bytes of that."""
     frames, share = prepared.like.frames, WINDOW_SHARE * budget
     network = (model.config.model, prepared.like.channels, len(model.task.labels), model.config.data.patch_size or ())
-    if surely_fits(*network, frames * one.windows, share):
-        return share
+    if (generous := generous_bytes(*network, frames * one.windows)) <= share:
+        return generous
     memory, averaged = window_memory(*network, one.precision), bool(one.mirror_axes) or len(one.shifts) > 1
     one.chunk_frames = min(one.chunk_frames or frames, memory.fitting(frames, share / one.windows, averaged))
     return one.windows * memory.needed(frames, one.chunk_frames, averaged)

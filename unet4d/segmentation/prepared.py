@@ -18,7 +18,7 @@ from unet4d.main_memory import return_freed_memory
 from unet4d.model.checkpoint import TrainedModel
 from unet4d.model.device import resolve_precision
 from unet4d.model.ensemble import check_alike
-from unet4d.model.window_memory import surely_fits, window_memory
+from unet4d.model.window_memory import generous_bytes, window_memory
 from unet4d.model.windows import Pixels
 from unet4d.segmentation.settings import Models, Settings
 
@@ -131,7 +131,7 @@ def _window_fits(model: TrainedModel, outline: Outline, settings: Settings, budg
         return budget > 0
     windows = settings.sw_batch_size or model.config.inference.sw_batch_size
     network = (model.config.model, outline.channels, len(model.task.labels), model.config.data.patch_size or ())
-    if surely_fits(*network, outline.frames * windows, budget):
+    if generous_bytes(*network, outline.frames * windows) <= budget:
         return True
     memory = window_memory(*network, resolve_precision(settings.precision, device))
     return windows * memory.needed(outline.frames, 1) <= budget
