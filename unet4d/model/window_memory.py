@@ -77,9 +77,8 @@ def generous_bytes(
     """More than a window of so many frames, computed at once, ever takes: where that fits, nothing need be counted."""
     values = GENEROUS * config.channels[0] + 3 * in_channels + 5 * out_channels
     kernel = max(map(math.prod, config.kernel_size or [(3, 3, 3)]))
-    copied_weights = (
-        2 * kernel * 2 * max(config.channels) ** 2
-    )  # of the largest convolution, in another precision and layout
+    # Of the largest convolution, two to one, in another precision and in another layout.
+    copied_weights = 2 * kernel * 2 * max(config.channels) ** 2
     return 4 * (math.prod(roi_size) * frames * values + copied_weights)
 
 

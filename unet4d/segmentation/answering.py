@@ -100,7 +100,8 @@ def answer(
     blocks = cut(models, prepared, settings, answering)
     needed = [native.axes[1].needed(*columns) for columns in blocks.columns]
     laid = [Windows(prepared.grid.shape, *one) for one in windows]
-    total, disable = sum(one.reaching(columns) for one in laid for columns in needed), None if shows_progress else True
+    total = sum(one.reaching(columns) for one in laid for columns in needed)
+    disable = None if shows_progress else True
     progress = tqdm(total=total, desc="windows", unit="window", leave=False, delay=10, disable=disable)
     settle = give_back_freed_memory if blocks.is_tight else (lambda: None)
     with progress as bar, keep_freed_memory():
