@@ -73,7 +73,7 @@ def test_in_a_step_convolutions_alone_are_in_half_precision_and_sums_never(preci
     half, wide = {HALF[precision]}, {torch.float32}
     assert seen.of["convolution"] == half
     assert half < seen.of["convolution_backward"] | wide
-    for name in ("sigmoid_", "addcmul_", "sigmoid_backward", "tanh_backward"):  # gates and cell state
+    for name in ("sigmoid_", "sub_", "addcmul_", "sigmoid_backward", "tanh_backward"):  # gates and cell state
         assert seen.of[name] == wide, name
     for name in ("_log_softmax", "_log_softmax_backward_data", "exp", "sum", "linalg_vector_norm", "_foreach_norm"):
         assert seen.of[name] <= wide, name
