@@ -32,9 +32,13 @@ CURVES = ("loss", "gradient_norm", "mean_foreground_dice")
 def plain_picture():
     """Spares the seconds that contours take."""
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("contour_sheet", "volume_curves"):
-            patch.setattr(unet4d.training.validation, name, lambda *given, **named: np.zeros((8, 8, 3), np.uint8))
+        draw_nothing(patch)
         yield
+
+
+def draw_nothing(patch: pytest.MonkeyPatch) -> None:
+    for name in ("contour_sheet", "volume_curves"):
+        patch.setattr(unet4d.training.validation, name, lambda *given, **named: np.zeros((8, 8, 3), np.uint8))
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +55,9 @@ def alone(phantom, config, tmp_path_factory):
 
 
 def _trained(ranks, dataset, run, config, resume=False):
-    train(dataset, run, config, "cpu", resume, ranks=ranks)
+    with pytest.MonkeyPatch.context() as patch:
+        draw_nothing(patch)
+        train(dataset, run, config, "cpu", resume, ranks=ranks)
     return run
 
 

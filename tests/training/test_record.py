@@ -228,13 +228,14 @@ def test_only_the_first_process_writes_and_speaks(tmp_path, capfd):
     assert "process 1" not in said
 
 
-def opened_with_mlflow(ranks: Ranks, folder) -> None:
-    opened(folder, 0, Config(train=TrainConfig(mlflow="hearts")), ranks)
+def opened_without_mlflow(ranks: Ranks, folder) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("importlib.util.find_spec", lambda name: None)
+        opened(folder, 0, Config(train=TrainConfig(mlflow="hearts")), ranks)
 
 
-def test_mlflow_that_is_missing_is_told_by_one_and_ends_all(tmp_path, monkeypatch):
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    first, second = run_ranks(2, opened_with_mlflow, tmp_path, fails=True)
+def test_mlflow_that_is_missing_is_told_by_one_and_ends_all(tmp_path):
+    first, second = run_ranks(2, opened_without_mlflow, tmp_path, fails=True)
     assert isinstance(first, InputError)
     assert "pip install 'unet4d[mlflow]'" in str(first)
     assert isinstance(second, ToldElsewhere)

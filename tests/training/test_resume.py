@@ -34,9 +34,13 @@ TIMES = ("seconds", "waited_seconds", "frames_per_second", "validation_seconds")
 def plain_picture():
     """Spares the seconds that contours take; test_train.py looks at real ones."""
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("contour_sheet", "volume_curves"):
-            patch.setattr(unet4d.training.validation, name, lambda *given, **named: np.zeros((8, 8, 3), np.uint8))
+        draw_nothing(patch)
         yield
+
+
+def draw_nothing(patch: pytest.MonkeyPatch) -> None:
+    for name in ("contour_sheet", "volume_curves"):
+        patch.setattr(unet4d.training.validation, name, lambda *given, **named: np.zeros((8, 8, 3), np.uint8))
 
 
 @pytest.fixture(scope="module")
@@ -149,6 +153,7 @@ def killed_while_writing(number: int) -> Callable[[], None]:
 
 def trained(arm: Callable[[], None], *given) -> None:
     """Arm, then train; to be run in a process of its own."""
+    draw_nothing(pytest.MonkeyPatch())
     arm()
     try:
         train(*given)

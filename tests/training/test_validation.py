@@ -30,7 +30,10 @@ class Unused(torch.nn.Module):
 @pytest.fixture
 def answers_in_the_image(monkeypatch):
     """Images that hold the class to predict at every voxel."""
+    answer_with_the_image(monkeypatch)
 
+
+def answer_with_the_image(monkeypatch) -> None:
     def read(network, image, roi_size, config, **given):
         assert not network.training
         return one_hot(image[0].long(), len(TASK.labels)).movedim(-1, 1).float()
@@ -41,6 +44,10 @@ def answers_in_the_image(monkeypatch):
 @pytest.fixture
 def drawn(monkeypatch):
     """What was asked to be drawn: (kind, arguments by name)."""
+    return draw_sums(monkeypatch)
+
+
+def draw_sums(monkeypatch) -> list[tuple[str, dict]]:
     asked: list[tuple[str, dict]] = []
 
     def sheet(image, label, affine, **named):
@@ -105,8 +112,12 @@ def of_quality(name: str, right: int) -> CachedStudy:
 
 
 def validated_by(ranks: Ranks, studies) -> tuple[Verdict, int]:
+    """To be run in a process of its own."""
     checks: list[None] = []
-    return validated(studies, ranks, lambda: checks.append(None)), len(checks)
+    with pytest.MonkeyPatch.context() as patch:
+        answer_with_the_image(patch)
+        draw_sums(patch)
+        return validated(studies, ranks, lambda: checks.append(None)), len(checks)
 
 
 @pytest.mark.usefixtures("answers_in_the_image", "drawn")
