@@ -14,7 +14,9 @@ import unet4d
 
 PACKAGE = Path(unet4d.__file__).parent
 LEVELS = (
+    ("system.text",),
     ("errors",),
+    ("system",),
     ("config", "files", "machine", "main_memory", "ranks", "signals", "sizes"),
     ("data", "model", "metrics", "pictures", "viewer"),  # nouns
     ("plausibility", "training", "segmentation", "resolve", "plan_yaml", "folds", "over_folds", "postprocessing"),
@@ -32,7 +34,13 @@ MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__
 
 def room_of(path: Path) -> str:
     """The room a file belongs to: its folder in the package, or its own name."""
-    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    return room_at(".".join(path.relative_to(PACKAGE).with_suffix("").parts))
+
+
+def room_at(module: str) -> str:
+    """The room of a module by its dotted name in the package; a module with a level of its own is a room."""
+    own = ".".join(module.split(".")[:2])
+    return own if own in LEVEL else module.partition(".")[0]
 
 
 def imports(source: str) -> Iterator[tuple[str, int]]:
@@ -48,7 +56,7 @@ def imports(source: str) -> Iterator[tuple[str, int]]:
         for name in names:
             package, _, rest = name.partition(".")
             if package == "unet4d" and rest not in ("", "__version__"):
-                yield rest.partition(".")[0], node.lineno
+                yield room_at(rest), node.lineno
 
 
 def offences(room: str, source: str) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shlex
 import subprocess
@@ -227,11 +228,60 @@ def test_train_out_of_memory_is_told_the_options_of_train(command, monkeypatch):
     )
 
 
-@pytest.mark.parametrize("error", [RuntimeError("CUDA error: out of memory"), KeyError("bug"), OSError(5, "I/O error")])
+@pytest.mark.parametrize("error", [RuntimeError("CUDA error: out of memory"), KeyError("bug")])
 def test_an_unexpected_exception_is_not_swallowed(command, predict_raises, error):
     predict_raises(error)
     with pytest.raises(type(error)):
         command(*PREDICT)
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "words"),
+    [
+        (OSError(errno.EIO, "I/O error", "/data/a.nii"), 1, "/data/a.nii: I/O error"),
+        (OSError(errno.ENAMETOOLONG, "File name too long", "/data/a.nii"), 2, "choose shorter names"),
+    ],
+)
+def test_what_the_system_refuses_is_one_line_and_a_traceback_on_request(
+    command, predict_raises, monkeypatch, error, code, words
+):
+    predict_raises(error)
+    done = command(*PREDICT)
+    assert (done.code, words in done.line) == (code, True)
+    monkeypatch.setenv("UNET4D_DEBUG", "1")
+    assert "Traceback" in command(*PREDICT).error
+
+
+def test_what_steers_a_terminal_is_escaped_in_every_message(command):
+    done = command("predict", "\x1b[2Jrun\u202e", "-i", "in\udcff", "-o", "o")
+    assert done.code == 2
+    assert r"\x1b[2Jrun\u202e" in done.line
+    assert command("\x1b]0;title\x07").line.isprintable()
+
+
+def test_a_null_byte_in_an_argument_is_one_line(command):
+    done = command("predict", "run", "-i", "a\0b", "-o", "o")
+    assert (done.code, "null byte" in done.line) == (2, True)
+
+
+@pytest.mark.parametrize("where", [">&-", "2>&-", ">/dev/full", ">&- 2>&-"])
+@pytest.mark.parametrize(("words", "ends"), [("--version", 0), ("info /missing", 2)])
+def test_closed_and_full_outputs_keep_the_exit_code_and_are_no_traceback(where, words, ends):
+    command = f"{sys.executable} -m unet4d {words} {where}"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, timeout=100)
+    assert done.returncode == ends
+    assert "Traceback" not in done.stderr
+    assert "Exception ignored" not in done.stderr
+    assert ("No space left" in done.stderr) == (where == ">/dev/full" and not ends)
+
+
+def test_output_that_is_the_result_and_is_lost_is_a_failure(predict_raises, monkeypatch):
+    import unet4d.info
+
+    monkeypatch.setattr(unet4d.info, "info", lambda run, as_json: print("{}", flush=True))
+    with open("/dev/full", "w") as full:
+        monkeypatch.setattr(sys, "stdout", full)
+        assert cli.run(["info", "run", "--json"]) == 1
 
 
 @pytest.mark.parametrize("words", ["['--version']", "['train', '--help']"])

@@ -17,7 +17,8 @@ from unet4d.compare import COMPARISON_CSV, COMPARISON_JSON, compare
 from unet4d.errors import InputError
 from unet4d.evaluate import evaluate
 from unet4d.evaluation.quantities import QUANTITIES
-from unet4d.evaluation.tables import MEASURES_CSV, METRICS, SUMMARY, TEMPORAL, as_csv
+from unet4d.evaluation.tables import MEASURES_CSV, METRICS, SUMMARY, TEMPORAL
+from unet4d.system.csv_file import csv_text
 
 NAMES = [f"s{i}" for i in range(8)]
 Cases = dict[str, tuple[str, Sequence[float]]]
@@ -54,12 +55,12 @@ def scores(tmp_path: Path) -> Callable[..., Path]:
             "prediction_ml",
         ]
         table = [[c, s, t, "LV", d, h, 1.0, 0.5, 100.0, 90.0] for (c, s, t, d), h in zip(frames, far, strict=True)]
-        (folder / METRICS).write_text(as_csv([head, *table]))
+        (folder / METRICS).write_text(csv_text([head, *table]))
         head = ["case", "subject", "class", "reference_ef_percent", "matched_ef_percent", "reference_mass_g"]
-        (folder / MEASURES_CSV).write_text(as_csv([head]))
+        (folder / MEASURES_CSV).write_text(csv_text([head]))
         head = ["case", "subject", "class", "time", "roughness", "flicker_components", "closure"]
         (folder / TEMPORAL).write_text(
-            as_csv([head, *([c, s, "LV", time, 0.1, 0, 0.0] for c, (s, _) in cases.items())])
+            csv_text([head, *([c, s, "LV", time, 0.1, 0, 0.0] for c, (s, _) in cases.items())])
         )
         return folder
 

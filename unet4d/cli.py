@@ -14,6 +14,8 @@ from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace
 
 from unet4d.commands import COMMANDS
 from unet4d.errors import InputError, ToldElsewhere, Unet4DError
+from unet4d.system.failures import REPORT, is_bad_path, os_failure, show_traceback
+from unet4d.system.text import PrintableStream, open_standard_descriptors, printable, printable_output
 from unet4d.usage import check_config_files, reworded
 
 DESCRIPTION = """Segment 4D MRI (3D + time) with a CLSTM-UNet: train on your own studies, get 4D label maps back.
@@ -28,6 +30,8 @@ Try it without data:
 Every command explains itself:  unet4d COMMAND --help"""
 
 INTERRUPTED = 130
+_RESULT_IS_PRINTED = ("info", "verify", "compare")
+"""Commands whose result is what they print; the others write files."""
 _OUT_OF_MEMORY = {
     "train": "let unet4d plan choose, or lower --train.batch_size, --data.frames, --data.patch_size or --inference.sw_batch_size",
     "predict": "use --device cpu, or another GPU",
@@ -48,6 +52,7 @@ class _Parser(ArgumentParser):
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command line; ends the process with 0, 1 (failure), 2 (usage, input), 75 (stopped) or 130 (interrupted)."""
+    open_standard_descriptors()
     code = run(sys.argv[1:] if arguments is None else arguments)
     if code and int(os.environ.get("WORLD_SIZE", "1")) > 1:
         # The others may wait for an exchange with this process, and an orderly end of it would wait for them.
@@ -59,18 +64,25 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 def run(arguments: Sequence[str]) -> int:
     """Run one command; gives the exit code. What a user can cause ends in one line on stderr."""
+    with printable_output() as (out, _):
+        code = _code(arguments)
+        sys.stdout.flush()
+        return _after_output(out, code, arguments)
+
+
+def _code(arguments: Sequence[str]) -> int:
+    """Run one command, report its failure, and return its exit code."""
     try:
         _dispatch(arguments)
-        sys.stdout.flush()
     except ToldElsewhere as error:
         return error.exit_code
     except Unet4DError as error:
         return _told(str(error), error.exit_code)
     except KeyboardInterrupt:
         return _told("interrupted; whatever is written is whole", INTERRUPTED)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+    except OSError as error:  # of the machine or its disk, or a path that cannot be
+        show_traceback(error)
+        return _told(f"{os_failure(error)}; {REPORT}", InputError.exit_code if is_bad_path(error) else 1)
     except Exception as error:
         if _is_out_of_memory(error):
             advice = _OUT_OF_MEMORY.get(arguments[0], "use another GPU")
@@ -80,6 +92,14 @@ def run(arguments: Sequence[str]) -> int:
             return 1
         raise
     return 0
+
+
+def _after_output(out: PrintableStream, code: int, arguments: Sequence[str]) -> int:
+    """Return the exit code after all output; where the result is what is printed, output that is lost is a failure."""
+    if out.failure is None or isinstance(out.failure, BrokenPipeError):  # who closes a pipe has read enough
+        return code
+    _told(f"could not write to the standard output: {out.failure.strerror}; the rest of it is lost", 1)
+    return code or int(arguments[0] in _RESULT_IS_PRINTED)
 
 
 def _dispatch(arguments: Sequence[str]) -> None:
@@ -106,7 +126,7 @@ def _first_line(error: Exception) -> str:
 
 
 def _told(message: str, code: int) -> int:
-    print(f"unet4d: {' '.join(message.split())}", file=sys.stderr)
+    print(f"unet4d: {printable(' '.join(message.split()))}", file=sys.stderr)
     return code
 
 
@@ -134,10 +154,15 @@ def _parsed(arguments: Sequence[str]) -> tuple[str, Namespace]:
     )
     command.options(parser)
     given = list(arguments[1:])
+    if any("\0" in word for word in given):
+        raise InputError("an argument holds a null byte; wanted a text without; correct it")
     if name in ("train", "plan"):
         given = _files_first(given)
         check_config_files(given)
-    return name, parser.parse_args(given)
+    try:
+        return name, parser.parse_args(given)
+    except RecursionError as error:
+        raise InputError("a value is nested too deep; wanted a plain value or a list; correct it") from error
 
 
 def _files_first(given: list[str]) -> list[str]:

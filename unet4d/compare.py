@@ -14,9 +14,10 @@ import unet4d
 from unet4d import metrics
 from unet4d.errors import InputError
 from unet4d.evaluation.quantities import QUANTITIES, Key, values_of
-from unet4d.evaluation.tables import METRICS, TEMPORAL, aligned, as_csv, interval
+from unet4d.evaluation.tables import METRICS, TEMPORAL, aligned, interval
 from unet4d.evaluation.written import Written, read_evaluation
 from unet4d.files import check_writable, write_json, write_text
+from unet4d.system.csv_file import csv_text
 
 COMPARISON_JSON, COMPARISON_CSV = "comparison.json", "comparison.csv"
 ALL_CLASSES = "mean over classes"
@@ -114,7 +115,7 @@ def compare(
         "compared": [asdict(one) for one in compared],
     }
     if out_dir is not None:
-        write_text(Path(out_dir) / COMPARISON_CSV, as_csv(_csv_rows(compared)))
+        write_text(Path(out_dir) / COMPARISON_CSV, csv_text(_csv_rows(compared)))
         write_json(Path(out_dir) / COMPARISON_JSON, found)
     print(table(found))
     if out_dir is not None:

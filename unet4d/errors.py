@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from unet4d.system.text import printable
+
 
 class Unet4DError(Exception):
     """Something failed that is not the input's fault (a full disk, no memory). Ends the command with exit code 1."""
 
     exit_code = 1
+
+    def __str__(self) -> str:
+        """Return the message without characters that could steer a terminal."""
+        return printable(super().__str__(), keep="\n\t")
 
 
 class InputError(Unet4DError, ValueError):

@@ -33,6 +33,7 @@ from unet4d.evaluation.scores import score
 from unet4d.evaluation.summary import of_folds, summarise
 from unet4d.files import check_writable, write_json, write_text
 from unet4d.metrics import TOLERANCE_MM
+from unet4d.system.csv_file import csv_text
 
 
 def evaluate(
@@ -93,7 +94,7 @@ def evaluate(
         (tables.MEASURES_CSV, tables.measure_rows(scored)),
         (tables.TEMPORAL, tables.temporal_rows(scored, classes)),
     ):
-        write_text(out / file_name, tables.as_csv(rows))
+        write_text(out / file_name, csv_text(rows))
     write_json(out / tables.SUMMARY, summary)
     print(tables.table(summary))
     if missing:

@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from unet4d.errors import InputError, Unet4DError
+from unet4d.system.failures import advice, is_bad_path
+from unet4d.system.text import shortened
 
-_REFUSALS = (
-    errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST,
-    errno.ENAMETOOLONG, errno.EFBIG,
-)  # fmt: skip
 _PARTIAL = ".partial."
+_LONGEST_NAME = 255
+"""Bytes of a file's name on every common file system."""
 
 
 @contextlib.contextmanager
@@ -25,30 +25,48 @@ def writing(path: str | os.PathLike[str]) -> Iterator[None]:
     """Turn what the disk refuses within into one clear line.
 
     Raises:
+        InputError: `path` cannot be: its name is too long, or a part of it is a file.
         Unet4DError: the disk is full, or `path` cannot be written to.
     """
     try:
         yield
     except OSError as error:
-        if error.errno not in _REFUSALS:
+        if (found := advice(error)) is None:
             raise
-        reason = os.strerror(error.errno)
-        raise Unet4DError(f"could not write {path}: {reason}; free space or choose another folder") from error
+        kind = InputError if is_bad_path(error) else Unet4DError
+        raise kind(f"could not write {path}: {os.strerror(error.errno or 0)}; {found}") from error
 
 
 def check_writable(folder: str | os.PathLike[str]) -> None:
     """See that files can be written to a folder, which need not be there yet, before hours are spent on them.
 
     Raises:
-        InputError: it, or a folder above it, is a file.
+        InputError: it, or a folder above it, is a file, or has a name that no file system takes.
         Unet4DError: it may not be written to.
     """
-    folder = Path(folder).absolute()
+    folder = checked_path(folder).absolute()
     nearest = next(path for path in (folder, *folder.parents) if os.path.lexists(path))
     if not nearest.is_dir():
         raise InputError(f"{nearest} is a file; wanted a folder to write to; choose another path")
     if not os.access(nearest, os.W_OK | os.X_OK):
         raise Unet4DError(f"could not write to {nearest}: no permission; choose another folder")
+
+
+def checked_path(path: str | os.PathLike[str]) -> Path:
+    """Return a path that the system can look up.
+
+    Raises:
+        InputError: a name in it is too long, or holds a null byte.
+    """
+    path = Path(path)
+    if "\0" in str(path):
+        raise InputError(f"{path} holds a null byte; wanted a path; correct it")
+    try:
+        os.lstat(path)
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise InputError(f"{shortened(str(path), 200)}: {error.strerror}; {advice(error)}") from error
+    return path
 
 
 @contextlib.contextmanager
@@ -62,7 +80,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         Unet4DError: the disk is full, or the folder cannot be written to.
     """
     path = Path(path)
-    temporary = path.with_name(f".{secrets.token_hex(4)}{_PARTIAL}{path.name}")
+    temporary = path.with_name(_temporary_name(path.name))
     try:
         with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -74,6 +92,14 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()
+
+
+def _temporary_name(name: str) -> str:
+    """Return a name for a file while it is written; a long name loses its first characters, so that it is not too long."""
+    start = f".{secrets.token_hex(4)}{_PARTIAL}"
+    while len(os.fsencode(start + name)) > _LONGEST_NAME >= len(os.fsencode(name)):
+        name = name[1:]
+    return start + name
 
 
 def remove_partial(folder: str | os.PathLike[str], names: str) -> None:
@@ -104,9 +130,9 @@ def _sync_folder(folder: Path) -> None:
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
-    """Write `text` (UTF-8) to `path`, whole or not at all."""
+    r"""Write `text` (UTF-8) to `path`, whole or not at all; what UTF-8 cannot hold, as of file names, becomes "\udcff"."""
     with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def write_json(path: str | os.PathLike[str], value: Any) -> None:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -76,13 +74,6 @@ def temporal_rows(scored: Sequence[Scores], classes: Mapping[str, int]) -> Rows:
         for k, name in enumerate(classes):
             values = [_cell(getattr(s.over_time, quantity)[k]) for quantity in QUANTITIES]
             yield [s.name, s.subject, name, _time(s), len(s.labelled), *values]
-
-
-def as_csv(rows: Iterable[list[Any]]) -> str:
-    """The text of a CSV file."""
-    buffer = io.StringIO()
-    csv.writer(buffer, lineterminator="\n").writerows(rows)
-    return buffer.getvalue()
 
 
 def table(summary: Mapping[str, Any]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from typing import Any
 from unet4d.errors import InputError
 from unet4d.evaluation.tables import MEASURES_CSV, METRICS, SUMMARY, TEMPORAL
 from unet4d.files import read_json
+from unet4d.system.csv_file import read_csv
 
 Row = dict[str, str]
 _NEEDED = {
@@ -77,12 +77,10 @@ def read_evaluation(folder: Path) -> Written:
 
 def _rows(path: Path, again: str) -> list[Row]:
     try:
-        with open(path, newline="", encoding="utf-8") as file:
-            reader = csv.DictReader(file, restval="")
-            rows = list(reader)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        columns, rows = read_csv(path)
+    except (OSError, ValueError) as error:
         raise InputError(f"{path} cannot be read ({error}); {again}") from error
-    lacking = [column for column in _NEEDED[path.name] if column not in (reader.fieldnames or ())]
+    lacking = [column for column in _NEEDED[path.name] if column not in columns]
     if lacking:
         raise InputError(f"{path} has no column {', '.join(lacking)}; {again}")
     return rows

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import starmap
@@ -14,6 +13,7 @@ from unet4d.files import read_json
 from unet4d.metrics import shown
 from unet4d.pages import html
 from unet4d.pictures import class_colour
+from unet4d.system.csv_file import read_csv
 
 _MEASURES = {"dice": "Dice", "hd95_mm": "HD95 mm", "asd_mm": "ASD mm", "nsd": "NSD"}
 _HEART = {"edv_ml": "EDV mL", "esv_ml": "ESV mL", "sv_ml": "SV mL", "ef_percent": "EF %", "mass_g": "mass g"}
@@ -67,11 +67,10 @@ def _rows(path: Path) -> dict[str, list[dict[str, str]]]:
     if not path.is_file():
         return rows
     try:
-        with open(path, newline="", encoding="utf-8") as file:
-            for row in csv.DictReader(file):
-                rows.setdefault(row["case"], []).append(row)
-                _ = row["class"], [float(row[column]) for column in _MEASURES if row.get(column)]  # what is read later
-    except (OSError, ValueError, csv.Error, KeyError) as error:
+        for row in read_csv(path)[1]:
+            rows.setdefault(row["case"], []).append(row)
+            _ = row["class"], [float(row[column]) for column in _MEASURES if row.get(column)]  # what is read later
+    except (OSError, ValueError, KeyError) as error:
         raise InputError(f"{path} cannot be read as what `unet4d evaluate` wrote ({error}); evaluate again") from error
     return rows
 

@@ -13,9 +13,7 @@ killed leaves tables of some cases less, and the next one mends them.
 from __future__ import annotations
 
 import contextlib
-import csv
 import datetime
-import io
 import json
 import os
 import time
@@ -30,6 +28,7 @@ from unet4d.data.references import PREDICTION
 from unet4d.files import remove_partial, write_json, write_text, writing
 from unet4d.machine import versions
 from unet4d.prediction.records import HIDDEN, Record, Records
+from unet4d.system.csv_file import csv_text
 
 VOLUMES, SUMMARY = "volumes.csv", "summary.json"
 COLUMNS = ["case", "frame", "time_s", "class", "value", "volume_ml"]
@@ -129,9 +128,7 @@ def _volume_rows(case: str, record: Record, labels: Mapping[str, int]) -> str:
         for name, value in labels.items()
         if name in volumes
     ]
-    table = io.StringIO()
-    csv.writer(table, lineterminator="\n").writerows(rows)
-    return table.getvalue()
+    return csv_text(rows)
 
 
 def _summary(records: Mapping[str, Record], failed: Mapping[str, str]) -> dict[str, Any]:

@@ -1,0 +1,6 @@
+"""What every module may use and that has nothing to do with images: safe text, CSV files, failures.
+
+text.py       text that is safe to print
+csv_file.py   CSV files that are safe to open in a spreadsheet
+failures.py   an exception as the failure of one study
+"""

@@ -1,0 +1,88 @@
+"""Exceptions of one study told from those that end a batch, and the advice for each thing that a disk refuses."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+import traceback
+
+from unet4d.errors import InputError, Stopped, ToldElsewhere, Unet4DError
+
+DEBUG = "UNET4D_DEBUG"
+"""Environment variable: where it is set, an unexpected exception is printed with its traceback."""
+REPORT = f"if this is a fault of unet4d, report it with the traceback that {DEBUG}=1 prints"
+DISK_ENDS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+"""What the disk refuses to every study, not to one."""
+_BAD_PATH = {
+    errno.ENAMETOOLONG: "choose shorter names",
+    errno.ENOTDIR: "a part of the path is a file; choose another path",
+    errno.EISDIR: "it is a folder; choose another path",
+    errno.EEXIST: "something of this name is there; choose another path",
+    errno.ELOOP: "its links lead in a circle; choose another path",
+    errno.EILSEQ: "the file system does not take this name; choose another one",
+    errno.EINVAL: "the file system does not take this name; choose another one",
+}
+_REFUSED = {
+    errno.ENOSPC: "free space or choose another folder",
+    errno.EDQUOT: "free space of your quota or choose another folder",
+    errno.EFBIG: "free space or choose a folder on a file system that takes larger files",
+    errno.EACCES: "get permission to write there or choose another folder",
+    errno.EPERM: "get permission to write there or choose another folder",
+    errno.EROFS: "the file system is read-only; choose another folder",
+    errno.ESTALE: "the network disk is gone; mount it again or choose another folder",
+    errno.EMFILE: "too many files are open; raise the limit (ulimit -n)",
+    errno.ENFILE: "too many files are open on this machine; close some",
+}
+
+
+def advice(error: OSError) -> str | None:
+    """Return what to do about what the disk refused; None where it is no refusal of a disk."""
+    return _BAD_PATH.get(error.errno or 0) or _REFUSED.get(error.errno or 0)
+
+
+def is_bad_path(error: OSError) -> bool:
+    """Return whether the path is at fault, and neither the disk nor its permissions."""
+    return error.errno in _BAD_PATH
+
+
+def os_failure(error: OSError) -> str:
+    """Return what the system refused, of which path, and what to do."""
+    reason = error.strerror or str(error) or type(error).__name__
+    names = [os.fsdecode(name) for name in (error.filename, error.filename2) if isinstance(name, (str, bytes))]
+    found = advice(error)
+    return f"{': '.join([*names[:1], reason])}{f'; {found}' if found else ''}"
+
+
+def failure_of_study(error: Exception) -> Unet4DError:
+    """Return an exception as the failure of the one study that it came from; raise it again if it ends the batch.
+
+    The failure holds no memory of the study. What nobody expected carries the name of its class.
+
+    Raises:
+        Exception: `error` itself: a request to stop, a full disk, a device that answers nothing more.
+    """
+    if isinstance(error, (Stopped, ToldElsewhere)) or _ends_batch(error):
+        raise error
+    if isinstance(error, Unet4DError):
+        return type(error)(str(error))
+    show_traceback(error)
+    if isinstance(error, OSError):
+        kind = InputError if is_bad_path(error) else Unet4DError
+        return kind(f"{os_failure(error)}; {REPORT}")
+    words = " ".join(str(error).split())
+    return Unet4DError(f"unexpected {type(error).__name__}{f': {words[:300]}' if words else ''}; {REPORT}")
+
+
+def show_traceback(error: Exception) -> None:
+    """Print the traceback of an unexpected exception where the user asked for it."""
+    if os.environ.get(DEBUG):
+        traceback.print_exception(error, file=sys.stderr)
+
+
+def _ends_batch(error: Exception) -> bool:
+    if isinstance(error, OSError):
+        return error.errno in DISK_ENDS
+    torch = sys.modules.get("torch")
+    broken = torch is not None and isinstance(error, getattr(torch, "AcceleratorError", ()))
+    return broken or (isinstance(error, RuntimeError) and str(error).startswith("CUDA error"))

@@ -1,0 +1,130 @@
+"""Text from outside made safe to print: control characters, bidirectional overrides and lone surrogates become visible escapes."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import re
+import sys
+import unicodedata
+from collections.abc import Iterator
+from typing import Any, TextIO
+
+_CURSOR_MOVES = re.compile(r"\r?\n*(?:\x1b\[A)*\r?")
+"""What a progress bar writes by itself to move the cursor."""
+
+
+def printable(text: str, keep: str = "") -> str:
+    r"""Return the text with each character that is not visible as an escape: "\x1b", "\u202e", "\udcff".
+
+    Args:
+        text: any text, such as a file name or a value of a DICOM header.
+        keep: characters that stay as they are, such as "\n".
+    """
+    if text.isprintable():
+        return text
+    return "".join(one if one in keep or _is_visible(one) else _escape(one) for one in text)
+
+
+def shortened(text: str, most: int = 60) -> str:
+    """Return a printable text of at most `most` characters; what is cut out of the middle becomes "...".
+
+    Args:
+        text: any text.
+        most: number of characters, 5 or more.
+    """
+    text = printable(text)
+    end = (most - 3) // 2
+    return text if len(text) <= most else f"{text[: most - 3 - end]}...{text[len(text) - end :]}"
+
+
+def _is_visible(character: str) -> bool:
+    return character.isprintable() or unicodedata.category(character) == "Zs"
+
+
+def _escape(character: str) -> str:
+    return character.encode("unicode_escape").decode("ascii")
+
+
+class PrintableStream:
+    """A text stream that escapes what must not reach a terminal, and that never raises because its reader is gone.
+
+    Attributes:
+        failure: the first error of the stream, such as a closed pipe or a full disk; None so far. Later output is dropped.
+    """
+
+    def __init__(self, stream: TextIO, keep: str = "\n\t", moves_cursor: bool = False):
+        self._stream, self._keep, self._moves_cursor = stream, keep, moves_cursor
+        self.failure: OSError | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        """Write the text with its unprintable characters escaped; return its length."""
+        if self.failure is None:
+            with self._noting_failure():
+                self._stream.write(self._safe(text))
+        return len(text)
+
+    def flush(self) -> None:
+        """Flush the stream."""
+        if self.failure is None:
+            with self._noting_failure():
+                self._stream.flush()
+
+    def _safe(self, text: str) -> str:
+        start = ""
+        if self._moves_cursor and (found := _CURSOR_MOVES.match(text)):
+            start, text = found[0], text[found.end() :]
+            end = "\r" * text.endswith("\r")
+            text = printable(text.removesuffix("\r"), self._keep) + end
+        else:
+            text = printable(text, self._keep)
+        encoding = getattr(self._stream, "encoding", None) or "utf-8"
+        return start + text.encode(encoding, "backslashreplace").decode(encoding)
+
+    @contextlib.contextmanager
+    def _noting_failure(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            self.failure = error
+            self._drop()
+        except ValueError:  # the stream is closed
+            self.failure = OSError(errno.EBADF, os.strerror(errno.EBADF))
+
+    def _drop(self) -> None:
+        """Let what is still buffered go nowhere, or the end of the process would try to write it again."""
+        with contextlib.suppress(OSError, ValueError):
+            descriptor = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(descriptor, self._stream.fileno())
+            os.close(descriptor)
+
+
+@contextlib.contextmanager
+def printable_output() -> Iterator[tuple[PrintableStream, PrintableStream]]:
+    """Give stdout and stderr that escape what must not reach a terminal, in place of the process's own."""
+    before = sys.stdout, sys.stderr
+    out = PrintableStream(before[0] or open(os.devnull, "w"))  # noqa: SIM115 - None where the descriptor was closed
+    error = PrintableStream(before[1] or open(os.devnull, "w"), moves_cursor=True)  # noqa: SIM115
+    sys.stdout, sys.stderr = out, error
+    try:
+        yield out, error
+    finally:
+        out.flush()
+        error.flush()
+        sys.stdout, sys.stderr = before
+
+
+def open_standard_descriptors() -> None:
+    """Open the descriptors 0, 1 and 2 on the null device where they are closed, so that no file of ours gets their numbers."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            opened = os.open(os.devnull, os.O_RDWR)
+            if opened != number:
+                os.dup2(opened, number)
+                os.close(opened)
