@@ -19,6 +19,7 @@ from unet4d.model.device import autocast
 from unet4d.model.memory import MemoryTrace
 from unet4d.model.step import TrainingStep
 from unet4d.model.topology import rounded_up, strides_and_kernels
+from unet4d.system.memory_errors import is_out_of_gpu_memory
 
 CLASSES = 4
 SETTINGS = {
@@ -165,7 +166,9 @@ def measured_bytes(candidate: Candidate, grid: Grid, frames: int, training: bool
         run(1)
         torch.cuda.reset_peak_memory_stats()
         run(frames)
-    except torch.OutOfMemoryError:
+    except RuntimeError as error:
+        if not is_out_of_gpu_memory(error):
+            raise
         return None
     return torch.cuda.max_memory_allocated() - before
 

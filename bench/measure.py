@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import torch
 
 from unet4d.model.device import find_device
+from unet4d.system.memory_errors import is_out_of_gpu_memory
 
 
 class Spread(NamedTuple):
@@ -71,7 +72,9 @@ def interleaved(
 def _fits(run: Callable[[], Any]) -> bool:
     try:
         run()
-    except torch.OutOfMemoryError:
+    except RuntimeError as error:
+        if not is_out_of_gpu_memory(error):
+            raise
         torch.cuda.empty_cache()
         return False
     return True

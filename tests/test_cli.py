@@ -204,6 +204,12 @@ def test_there_are_shipped_configs():
             1,
             "; use --device cpu, or another GPU",
         ),
+        (
+            RuntimeError("FIND was unable to find an engine to execute this computation"),
+            1,
+            "the GPU is out of memory (FIND was unable",
+        ),
+        (MemoryError(), 1, "the main memory is too small"),
     ],
 )
 def test_an_expected_failure_is_one_line_and_its_exit_code(command, predict_raises, error, code, line):
@@ -228,7 +234,7 @@ def test_train_out_of_memory_is_told_the_options_of_train(command, monkeypatch):
     )
 
 
-@pytest.mark.parametrize("error", [RuntimeError("CUDA error: out of memory"), KeyError("bug")])
+@pytest.mark.parametrize("error", [RuntimeError("CUDA error: an illegal memory access"), KeyError("bug")])
 def test_an_unexpected_exception_is_not_swallowed(command, predict_raises, error):
     predict_raises(error)
     with pytest.raises(type(error)):

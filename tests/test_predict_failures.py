@@ -231,6 +231,27 @@ def test_a_folder_that_cannot_be_added_to_is_told_before_any_work(
     assert names_in(tmp_path / "out") == sorted(["old.nii.gz", file])
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("GET was unable to find an engine to execute this computation"),
+        torch.AcceleratorError("CUDA error: out of memory\nCUDA kernel errors might be reported later"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    ],
+    ids=lambda error: str(error)[:20],
+)
+def test_a_study_that_runs_out_of_gpu_memory_under_any_name_fails_alone(
+    command, model_file, tmp_path, monkeypatch, study, error
+):
+    for name in ("a", "b"):
+        study(tmp_path / "in" / f"{name}.nii.gz")
+    failing(monkeypatch, "a.nii.gz", error)
+    done = command("predict", model_file(), "-i", tmp_path / "in", "-o", tmp_path / "out")
+    assert done.code == 1
+    assert "a: the GPU is out of memory" in done.line
+    assert (tmp_path / "out" / "b.nii.gz").exists()
+
+
 @pytest.mark.parametrize(("spoilt", "code"), [(False, 1), (True, 2)])
 def test_a_study_too_large_for_the_gpu_does_not_end_the_others(
     command, model_file, tmp_path, monkeypatch, study, spoilt, code
@@ -253,7 +274,7 @@ def test_a_study_too_large_for_the_gpu_does_not_end_the_others(
 def test_another_runtime_error_is_no_lack_of_memory(command, model_file, tmp_path, monkeypatch, study):
     study(tmp_path / "heart.nii.gz")
 
-    failing(monkeypatch, "heart.nii.gz", RuntimeError("CUDA error: out of memory"))
+    failing(monkeypatch, "heart.nii.gz", RuntimeError("CUDA error: an illegal memory access"))
     with pytest.raises(RuntimeError):
         command("predict", model_file(), "-i", tmp_path / "heart.nii.gz", "-o", tmp_path / "out")
 

@@ -15,6 +15,7 @@ from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace
 from unet4d.commands import COMMANDS
 from unet4d.errors import InputError, ToldElsewhere, Unet4DError
 from unet4d.system.failures import REPORT, is_bad_path, os_failure, show_traceback
+from unet4d.system.memory_errors import is_out_of_gpu_memory, is_out_of_main_memory, memory_error_reason
 from unet4d.system.text import PrintableStream, open_standard_descriptors, printable, printable_output
 from unet4d.usage import check_config_files, reworded
 
@@ -84,9 +85,11 @@ def _code(arguments: Sequence[str]) -> int:
         show_traceback(error)
         return _told(f"{os_failure(error)}; {REPORT}", InputError.exit_code if is_bad_path(error) else 1)
     except Exception as error:
-        if _is_out_of_memory(error):
+        if is_out_of_gpu_memory(error):
             advice = _OUT_OF_MEMORY.get(arguments[0], "use another GPU")
-            return _told(f"the GPU is out of memory ({_first_line(error)}); {advice}", 1)
+            return _told(f"the GPU is out of memory ({memory_error_reason(error)}); {advice}", 1)
+        if is_out_of_main_memory(error):
+            return _told(f"the main memory is too small ({memory_error_reason(error)}); use a machine with more", 1)
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
             traceback.print_exc()
             return 1
@@ -114,15 +117,6 @@ def _dispatch(arguments: Sequence[str]) -> None:
             raise ToldElsewhere(error.exit_code) from error
         raise
     COMMANDS[command].run(options)
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    torch = sys.modules.get("torch")
-    return torch is not None and isinstance(error, torch.OutOfMemoryError)
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).split(". ")[0]
 
 
 def _told(message: str, code: int) -> int:

@@ -64,7 +64,7 @@ def smaller_settings(
 
 
 def out_of_memory_words(
-    planned_bytes: int | None, measured_bytes: int, free_bytes: int, settings: Sequence[str]
+    planned_bytes: int | None, measured_bytes: int, free_bytes: int, settings: Sequence[str], reason: str = ""
 ) -> str:
     """What to tell the user: what was planned, what was measured, what to do.
 
@@ -73,11 +73,12 @@ def out_of_memory_words(
         measured_bytes: what it had taken when it ran out.
         free_bytes: what was free for it.
         settings: as `smaller_settings` gives them.
+        reason: what the library said that ran out.
     """
     planned = "" if planned_bytes is None else f"planned {planned_bytes / GB:.2f} GB, "
     said = (
         f"a training step ran out of GPU memory: {planned}measured {measured_bytes / GB:.2f} GB, "
-        f"{free_bytes / GB:.2f} GB were free for it"
+        f"{free_bytes / GB:.2f} GB were free for it" + (f" ({reason})" if reason else "")
     )
     if settings:
         return f"{said}; begin anew with the same command, a new --out and the next smaller plan: {' '.join(settings)}"

@@ -30,6 +30,7 @@ from unet4d.out_of_memory import out_of_memory_words, smaller_settings
 from unet4d.ranks import ALONE, Ranks
 from unet4d.resolve import resolved
 from unet4d.signals import StopSignals
+from unet4d.system.memory_errors import is_out_of_gpu_memory, memory_error_reason
 from unet4d.training.checkpoints import Checkpoints
 from unet4d.training.lock import locked
 from unet4d.training.log import flat
@@ -115,13 +116,16 @@ def train(
         free = free_bytes(where) if where.type == "cuda" else 0
         try:
             trainer.fit(studies.name, studies.root)
-        except torch.OutOfMemoryError as error:
+        except RuntimeError as error:
+            if not is_out_of_gpu_memory(error):
+                raise
             spacing = fingerprint((*training, *validation), config.data, known).spacing
             labelled = partial(_labelled, studies=learnt, task=task, data=config.data)
             counts = len(task.channel_names), len(task.labels)
             settings = smaller_settings(config, spacing, *counts, labelled, free, ranks.size)
             planned = plan.planned_bytes if plan else None
-            raise Unet4DError(out_of_memory_words(planned, peak_bytes(where), free, settings)) from error
+            reason = memory_error_reason(error)
+            raise Unet4DError(out_of_memory_words(planned, peak_bytes(where), free, settings, reason)) from error
     return out_dir / BEST
 
 

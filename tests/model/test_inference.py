@@ -134,6 +134,32 @@ def test_windows_that_the_gpu_cannot_even_take_in_are_fewer_at_once(monkeypatch)
     torch.testing.assert_close(answering.logits(clips[:1]), wanted[:1], atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("FIND was unable to find an engine to execute this computation"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        torch.AcceleratorError("CUDA error: out of memory"),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes."),
+    ],
+    ids=lambda error: str(error)[:30],
+)
+def test_a_lack_of_memory_under_any_name_is_answered_by_fewer_frames_and_ends(monkeypatch, error):
+    """cuDNN's text also names what it does not support, where no smaller part helps: the tries must end with that error's text."""
+    network, tried = CLSTMUNet(1, 2, (4, 6), [(2, 2, 1)]).eval(), []
+
+    def refused(x, kept):
+        tried.append(x.shape[1])
+        raise error
+
+    monkeypatch.setattr(network, "_encoded", refused)
+    with pytest.raises(RuntimeError, match=str(error)[:20].replace("[", r"\[")):
+        run(network, torch.randn(1, 8, 8, 8, 2))
+    assert tried[0] == 8
+    assert tried[-1] == 1
+    assert len(tried) <= 5
+
+
 # mirroring
 
 

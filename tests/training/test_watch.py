@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import gc
+import operator
+import weakref
+
 import pytest
 import torch
 
@@ -114,6 +118,63 @@ def test_a_step_taken_again_drops_the_same_channels_and_is_the_step_it_would_hav
     for one, same in zip(step.network.parameters(), plain.network.parameters(), strict=True):
         torch.testing.assert_close(one, same, rtol=1e-4, atol=1e-5)
     assert not torch.isclose(other.gradients([batch], 4), real_step().gradients([batch], 5), rtol=1e-3)
+
+
+@pytest.mark.parametrize("at", ["forward", "backward"])
+@pytest.mark.parametrize(
+    "memory", [MemoryConfig(0, lstm="gates"), MemoryConfig(4), MemoryConfig(0, stages=True)], ids=str
+)
+def test_the_graph_of_a_failed_step_is_gone_before_the_next_try(monkeypatch, at, memory):
+    """Else the next try, which is to need less, needs its own memory and the failed one's."""
+    step, alive = real_step(), []
+    step.use(memory)
+    network, gradients = step.network, step.gradients
+    decoded, seen, tries = network._decoded, [], []
+
+    def watched_and_failing(skips, taught):
+        seen.extend(weakref.ref(skip) for skip in skips)
+        logits = decoded(skips, taught)
+        seen.extend(weakref.ref(one) for one in logits)
+        if len(tries) == 1:
+            if at == "forward":
+                raise RuntimeError("FIND was unable to find an engine to execute this computation")
+            logits[0].register_hook(failing_hook)
+        return logits
+
+    def failing_hook(grad):
+        if len(tries) == 1:
+            raise torch.OutOfMemoryError("made up")
+
+    def counted(batches, number):
+        tries.append(number)
+        alive.append([one.shape for one in map(operator.call, seen) if one is not None])
+        return gradients(batches, number)
+
+    monkeypatch.setattr(network, "_decoded", watched_and_failing)
+    monkeypatch.setattr(step, "gradients", counted)
+    guard = MemoryWatch(step, memory, 8, None, lambda line: None)
+    gc.disable()
+    try:
+        guard([(torch.randn(1, 8, 1, 8, 8, 2), torch.zeros(1, 8, 8, 8, 2, dtype=torch.uint8), [[True] * 8])], 0)
+    finally:
+        gc.enable()
+    assert seen
+    assert alive == [[], []]
+
+
+def test_cudnn_that_supports_no_way_ends_with_what_it_said(monkeypatch):
+    """It says the same where memory is short, so smaller steps are tried, each once."""
+    guard, step, said = watched(room=9)
+    tries = []
+
+    def refused(batches, number):
+        tries.append(step.memory)
+        raise RuntimeError("FIND was unable to find an engine to execute this computation")
+
+    monkeypatch.setattr(step, "gradients", refused)
+    with pytest.raises(RuntimeError, match="unable to find an engine"):
+        guard([BATCH], 0)
+    assert len(tries) == len(said) + 1 == len({str(one) for one in tries})
 
 
 def test_the_third_step_tells_what_was_planned_and_what_was_measured(monkeypatch):

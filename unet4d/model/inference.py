@@ -23,6 +23,13 @@ from unet4d.model.device import autocast, set_tf32
 from unet4d.model.fitting import free_bytes
 from unet4d.model.pieces import Sweeps
 from unet4d.model.windows import Pixels, Place, Windows
+from unet4d.system.memory_errors import (
+    drop_failed_work,
+    is_out_of_gpu_memory,
+    is_out_of_main_memory,
+    is_out_of_memory,
+    memory_error_reason,
+)
 
 STITCHED_SHARE = 0.5
 """Of a GPU's free memory, what stitched logits may take; windows are computed in the rest."""
@@ -80,16 +87,23 @@ class Answering:
         try:
             with autocast(self.device, self.precision):
                 return mirrored_mean(self._shifted_mean, clips.to(self.device), self.mirror_axes, self.signs)
-        except torch.OutOfMemoryError:
-            self.step_down(clips.shape[1])
-        torch.cuda.empty_cache()  # out here, where the error holds no tensor any more
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            failure = error.with_traceback(None)  # the traceback's frames hold the failed computation's tensors
+        self.step_down(clips.shape[1], failure)
+        drop_failed_work()
         return None
 
-    def step_down(self, frames: int) -> None:
+    def step_down(self, frames: int, failure: Exception | None = None) -> None:
         """Take the next leaner way, and say so.
 
+        Args:
+            frames: of a window.
+            failure: what ran out of memory.
+
         Raises:
-            torch.OutOfMemoryError: there is none.
+            torch.OutOfMemoryError: there is none, and the GPU's memory ran out; `failure` itself where main memory did.
         """
         stitching = self.stitch_on is None or self.stitch_on.type != "cpu"
         if self.windows > 1:
@@ -102,7 +116,10 @@ class Answering:
             self.chunk_frames = -(-min(length, frames) // 2)
             now = f"{self.chunk_frames} frame{'s' * (self.chunk_frames > 1)} at once"
         else:
-            raise torch.OutOfMemoryError("one frame of one window is too much for the GPU")
+            if failure is not None and is_out_of_main_memory(failure):
+                raise failure
+            reason = f" ({memory_error_reason(failure)})" if failure else ""
+            raise torch.OutOfMemoryError(f"one frame of one window is too much for the GPU{reason}") from failure
         self.say(f"out of memory: going on with {now}, which takes longer and changes no result")
 
     def stitching_device(self, needed_bytes: int) -> torch.device:
@@ -183,7 +200,9 @@ class Rows:
             where = self.answering.stitching_device(4 * frames * classes * math.prod(size))
         try:
             total = torch.zeros((frames, classes, *size), device=where)
-        except torch.OutOfMemoryError:
+        except RuntimeError as error:
+            if not is_out_of_gpu_memory(error):
+                raise
             where = self.answering.stitch_on = torch.device("cpu")
             total = torch.zeros((frames, classes, *size), device=where)
         weight = torch.zeros(size, device=where)
@@ -197,7 +216,10 @@ class Rows:
         """Copies of sums and weights from a row on, in main memory from now on where the GPU has no room for them."""
         try:
             return total[:, :, first:].clone(), weight[first:].clone()
-        except torch.OutOfMemoryError:  # whole, for a part would be copied on the GPU before it comes over
+        except RuntimeError as error:
+            if not is_out_of_gpu_memory(error):
+                raise
+            # Whole, for a part would be copied on the GPU before it comes over.
             self.answering.stitch_on = torch.device("cpu")
             return total.cpu()[:, :, first:].clone(), weight.cpu()[first:].clone()
 

@@ -29,6 +29,7 @@ from unet4d.prediction.overlap import overlapped
 from unet4d.prediction.records import Stamp, check_unchanged, inputs_in_record, stamps
 from unet4d.segmentation import Answer, Models, Prepared, Settings, answer, prepare
 from unet4d.sizes import in_words
+from unet4d.system.memory_errors import is_out_of_gpu_memory, is_out_of_main_memory, memory_error_reason
 
 Value = TypeVar("Value")
 HASHED = "series-"
@@ -37,8 +38,6 @@ BESIDE_SHARE = 0.1
 """Of the memory, what a study may take that is read or written while another one is computed; segmentation leaves a fifth."""
 _COPIES, _UNPACKED = 8, 8
 """Of an image while it is read and resampled; bytes in memory for one on disk."""
-_CPU_ALLOCATOR = "DefaultCPUAllocator: "
-"""So the refusals of torch's allocator of main memory begin, which are plain RuntimeErrors."""
 _DISK_ENDS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 """What the disk refuses to every study, not to one."""
 
@@ -241,14 +240,13 @@ def _tried(work: Callable[[], Value]) -> Value | Unet4DError:
         raise
     except Unet4DError as error:
         return type(error)(str(error))
-    except torch.OutOfMemoryError as error:
-        reason = str(error).split(". ")[0]
-        return Unet4DError(f"the GPU is out of memory ({reason}); use --device cpu, or another GPU")
     except (MemoryError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and _CPU_ALLOCATOR not in str(error):
-            raise
-        reason = str(error).split(_CPU_ALLOCATOR)[-1].split(". ")[0].split(";")[0] or "an allocation was refused"
-        return Unet4DError(f"the main memory is too small ({reason}); set --memory, or use a machine with more")
+        reason = memory_error_reason(error)
+        if is_out_of_gpu_memory(error):
+            return Unet4DError(f"the GPU is out of memory ({reason}); use --device cpu, or another GPU")
+        if is_out_of_main_memory(error):
+            return Unet4DError(f"the main memory is too small ({reason}); set --memory, or use a machine with more")
+        raise
 
 
 def _reason(case: str, error: Unet4DError) -> str:

@@ -25,6 +25,7 @@ from unet4d.model.fitting import GB, Fit, described
 from unet4d.model.step import Clips, TrainingStep
 from unet4d.ranks import ALONE, Ranks
 from unet4d.signals import StopSignals
+from unet4d.system.memory_errors import is_out_of_gpu_memory
 from unet4d.training.advice import advice
 from unet4d.training.bar import EpochBar
 from unet4d.training.checkpoints import Checkpoints
@@ -144,7 +145,7 @@ class Trainer:
         Raises:
             Stopped: a signal asked for it; the checkpoint is written.
             Unet4DError: too many steps in a row were not finite; the loader's processes died; the disk is full.
-            torch.OutOfMemoryError: even the leanest way to cut a step takes too much.
+            RuntimeError: even the leanest way to cut a step takes too much; see `is_out_of_memory`.
         """
         train, self.dataset = self.config.train, dataset
         data, cyclic, kinds = self.config.data, self.task.cyclic, self.task.channel_kinds
@@ -254,7 +255,7 @@ class Trainer:
             with self.ranks.loss_of_one_told():
                 yield
         except BaseException as error:
-            reason = "out of GPU memory" if isinstance(error, torch.OutOfMemoryError) else str(error)
+            reason = "out of GPU memory" if is_out_of_gpu_memory(error) else str(error)
             with contextlib.suppress(Unet4DError):  # a full disk is told by the error itself
                 self._sum_up("stopped" if isinstance(error, (Stopped, KeyboardInterrupt)) else "failed", reason)
             raise

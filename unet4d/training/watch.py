@@ -10,6 +10,7 @@ from torch import Tensor
 from unet4d.config import MemoryConfig
 from unet4d.model.fitting import GB, Fit, described, rungs_from
 from unet4d.model.step import Clips, TrainingStep
+from unet4d.system.memory_errors import drop_failed_work, is_out_of_memory
 
 SETTLED = 1, 3
 """The peak is that of the steps after the first of these, in which cuDNN tries its algorithms, up to the second. Steps on clips
@@ -42,7 +43,7 @@ class MemoryWatch:
         """Take step `number`: the loss and the gradient's norm, scalars on the device; see `TrainingStep.gradients`.
 
         Raises:
-            torch.OutOfMemoryError: the leanest way is not lean enough.
+            RuntimeError: the leanest way is not lean enough; see `is_out_of_memory`.
         """
         while (loss := self._tried(batches, number)) is None:
             pass
@@ -61,14 +62,15 @@ class MemoryWatch:
         """The loss, with gradients; or None, and a leaner way from now on; nothing of the failed one is left to take up memory."""
         try:
             return self.step.gradients(batches, number)
-        except torch.OutOfMemoryError:
-            if not self.leaner:
+        except (RuntimeError, MemoryError) as error:
+            if not (self.leaner and is_out_of_memory(error)):
                 raise
+        # Out here the error and its frames, which hold the failed step's graph, are gone.
         self.say(f"out of memory with {described(self.memory)}; going on with {described(self.leaner[0])}")
         self.memory, self.fit = self.leaner.pop(0), None  # the plan was another one's
         self.step.use(self.memory)
         self.step.optimiser.zero_grad(set_to_none=True)
-        torch.cuda.empty_cache()
+        drop_failed_work()
         return None
 
 
