@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import math
+import os
 import tempfile
 from pathlib import Path
 
@@ -14,8 +15,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from unet4d.data import image4d
-from unet4d.data.image4d import Image4D, read_image, read_label, write_image
+from unet4d.data.convert import KINDS, NO_OPTIONS, find
+from unet4d.data.image4d import Image4D, read_frames, read_image, read_label, read_outline, write_image
+from unet4d.data.nrrd_file import read_nrrd_header
+from unet4d.data.studies import source_at
 from unet4d.errors import InputError
+from unet4d.files import read_json
 
 KEPT = (
     *("dim_info", "pixdim", "xyzt_units", "toffset", "slice_start", "slice_end", "slice_code", "slice_duration"),
@@ -468,9 +473,18 @@ BAD_HEADERS = {
     "an affine of zeros": (make_header(sform_code=1), "affine"),
     "an affine of NaN": (make_header(sform_code=1, **SROWS | {"srow_z": (np.nan, 0, 0, 1)}), "affine"),
     "a quaternion longer than one": (make_header(qform_code=1, quatern_b=0.9, quatern_c=0.9), "header is damaged"),
-    "an endless voxel offset": (make_header(vox_offset=np.inf), "header is damaged"),
-    "a negative voxel offset": (make_header(vox_offset=-352), "header is damaged"),
+    "bits that are not the datatype's": (make_header(dtype="<i2", bitpix=8), "bitpix is 8, expected 16"),
+    "a float of 128 bits": (make_header(datatype=1536, bitpix=128), "code 1536"),
+    "an infinite slope": (make_header(scl_slope=np.inf), "scl_slope is infinite"),
+    "an intercept of NaN": (make_header(scl_inter=np.nan), "header is damaged"),
+    "an infinite intercept": (make_header(scl_slope=2, scl_inter=-np.inf), "header is damaged"),
+    "a pair's magic": (make_header(magic=b"ni1"), "not a NIfTI-1"),
+    "another version's magic": (make_header(magic=b"n+2"), "not a NIfTI-1"),
+    "converted line ends": (make_header(version=2, eol_check=(10, 26, 10, 0)), "line ends"),
+    "a third axis of -2": (make_header(shape=(3, 4, -2, 5)), "(3, 4, -2, 5)"),
 }
+OFFSETS = (0, 8, 336, 348, 351, 352.5, -352, 1e38, np.inf, -np.inf, np.nan)
+OFFSETS_2 = (0, 8, 352, 540, 543, -544, 2**62, -(2**63))
 
 
 @pytest.mark.parametrize("name", BAD_HEADERS)
@@ -482,6 +496,81 @@ def test_a_header_that_no_study_has_is_refused(name, tmp_path):
         read_image(path)
     assert shown in one_line(error)
     assert str(path) in one_line(error)
+
+
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
+@pytest.mark.parametrize(
+    ("version", "offset"), [*((1, offset) for offset in OFFSETS), *((2, offset) for offset in OFFSETS_2)]
+)
+def test_bytes_of_the_header_are_never_voxels(version, offset, suffix, tmp_path):
+    path = lay(tmp_path / f"a{suffix}", make_header(version=version, vox_offset=offset), ramp((3, 4, 2, 99)))
+    for read in (read_image, lambda path: list(read_frames(path)), read_label, read_outline):
+        with pytest.raises(InputError, match=r"vox_offset|truncated") as error:
+            read(path)
+        assert str(path) in one_line(error)
+
+
+def with_extensions(path, sizes, offset, version, endianness="<", flag=1):
+    """Lay a file with header extensions of these sizes, and voxels at `offset`."""
+    header = make_header(version=version, endianness=endianness, dtype=f"{endianness}i2", vox_offset=offset)
+    kind = np.dtype(f"{endianness}i4")
+    extensions = b"".join(np.array([size, 6], kind).tobytes().ljust(size, b"x") for size in sizes)
+    block = header.binaryblock + bytes([flag, 0, 0, 0]) + extensions
+    block = block.ljust(offset, b"\0") + ramp().astype(header.get_data_dtype()).tobytes(order="F")
+    path.write_bytes(gzip.compress(block, 1) if path.name.endswith(".gz") else block)
+    return path
+
+
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
+@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize("endianness", ["<", ">"])
+def test_voxels_behind_extensions_are_read_and_extensions_are_never_voxels(version, endianness, suffix, tmp_path):
+    first = {1: 352, 2: 544}[version]
+    path = tmp_path / f"a{suffix}"
+    for sizes, offset in (([32, 16], 48), ([32], 32), ([32], 64), ([], 16), ([24], 24)):
+        with_extensions(path, sizes, first + offset, version, endianness)
+        np.testing.assert_array_equal(read_image(path).array[0], np.moveaxis(ramp(), 3, 0))
+        if sum(sizes) == offset and offset % 16 == 0:  # others nibabel refuses, or warns of
+            np.testing.assert_array_equal(nib.load(path).dataobj, ramp())
+    for sizes, offset in (([32, 16], 32 + 16 - 2), ([32], 16), ([32], 0), ([2**20], 64)):
+        block = with_extensions(tmp_path / "whole.nii", sizes, first + sum(sizes), version, endianness).read_bytes()
+        header = make_header(version=version, endianness=endianness, dtype=f"{endianness}i2", vox_offset=first + offset)
+        block = header.binaryblock + block[len(header.binaryblock) :]
+        path.write_bytes(gzip.compress(block, 1) if suffix == ".nii.gz" else block)
+        with pytest.raises(InputError, match=f"a whole number from {first + sum(sizes)} on"):
+            read_image(path)
+    np.testing.assert_array_equal(
+        read_image(with_extensions(path, [32], first + 32, version, flag=0)).array[0], np.moveaxis(ramp(), 3, 0)
+    )
+
+
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
+def test_more_frames_than_the_header_announces_are_not_dropped(suffix, tmp_path):
+    frame = math.prod(SHAPE[:3]) * 2
+    path = lay(tmp_path / f"a{suffix}", make_header(), ramp((*SHAPE[:3], 7)))
+    with pytest.raises(InputError, match="enough for 2 more"):
+        read_image(path)
+    block = make_header().binaryblock + bytes(4 + math.prod(SHAPE) * 2 + frame - 1)  # padding, less than a frame
+    path.write_bytes(gzip.compress(block) if suffix == ".nii.gz" else block)
+    assert read_image(path).frames == SHAPE[3]
+
+
+@pytest.mark.parametrize("name", ["a.nii", "a.nii.gz", "a.nrrd", "a.seq.nrrd", "dataset.json", "a.dcm"])
+@pytest.mark.parametrize("kind", ["pipe", "device", "in a folder"])
+def test_nobody_waits_for_a_pipe(kind, name, tmp_path):
+    path = tmp_path / name
+    if kind == "device":
+        path.symlink_to("/dev/zero")
+    else:
+        os.mkfifo(path)
+    source = tmp_path if kind == "in a folder" else path
+    for layout in (None, *KINDS):
+        with pytest.raises(InputError) as error:
+            (find(layout, source, NO_OPTIONS) if layout else source_at(source)).studies[0].image()
+        assert str(tmp_path) in one_line(error)
+    for read in (read_image, read_label, read_json, read_nrrd_header):
+        with pytest.raises(InputError):
+            read(path)
 
 
 def test_what_is_no_nifti_file_is_refused(tmp_path):

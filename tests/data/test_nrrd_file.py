@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import bz2
+import gzip
+import os
 import sys
+import tracemalloc
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 
 from tests.data.slicer import OBLIQUE, SIGNS, geometry, write, write_sequence, write_volume
+from unet4d.data import nrrd_file
 from unet4d.data.nrrd_file import dimension_of, files_of, read_nrrd_header, read_nrrd_image
 from unet4d.errors import InputError
 
@@ -219,3 +225,123 @@ def test_voxels_that_are_not_finite_are_refused(value, tmp_path):
     voxels[1, 2, 0] = value
     path = write_volume(tmp_path / "a.nrrd", voxels, encoding="raw")
     assert "1 of 24 voxels are NaN or infinite" in refusal(path)
+
+
+HEADER = b"""NRRD0004
+type: short
+dimension: 3
+space: left-posterior-superior
+sizes: 4 3 2
+space directions: (2,0,0) (0,3,0) (0,0,5)
+space origin: (0,0,0)
+endian: little
+"""
+BYTES = VOXELS.astype("<i2").tobytes(order="F")
+PACKED = {"raw": bytes, "gzip": gzip.compress, "bzip2": bz2.compress}
+
+
+def lay(path: Path, data: bytes, encoding: str = "raw", **fields: object) -> Path:
+    """Put a header with these fields and the data behind it on disk, sensible or not."""
+    more = "".join(f"{name.replace('_', ' ')}: {value}\n" for name, value in {"encoding": encoding, **fields}.items())
+    path.write_bytes(HEADER + more.encode() + b"\n" + data)
+    return path
+
+
+@pytest.mark.parametrize(
+    "outside", ["../secret.raw", "{outside}", "sub/../../secret.raw", "link.raw", "linked/secret.raw"]
+)
+def test_voxels_come_from_no_other_folder(outside, tmp_path):
+    folder = tmp_path / "given"
+    folder.mkdir()
+    (tmp_path / "secret.raw").write_bytes(BYTES)
+    (folder / "link.raw").symlink_to(tmp_path / "secret.raw")
+    (folder / "linked").symlink_to(tmp_path)
+    path = lay(folder / "a.nhdr", b"", data_file=outside.format(outside=tmp_path / "secret.raw"))
+    assert "inside" in refusal(path)
+    assert files_of(path) == (path,)
+    (folder / "sub").mkdir()
+    (folder / "sub" / "a.raw").write_bytes(BYTES)
+    path = lay(folder / "a.nhdr", b"", data_file="sub/a.raw")
+    np.testing.assert_array_equal(read_nrrd_image(path).array[0, 0], VOXELS)
+
+
+@pytest.mark.parametrize("several", ["LIST", "LIST 2", "a%03d.raw 1 2 1", "a%d.raw 1 2 1 2"])
+def test_voxels_in_several_files_are_refused(several, tmp_path):
+    assert "several files" in refusal(lay(tmp_path / "a.nhdr", b"", data_file=several))
+
+
+@pytest.mark.parametrize("field", ["data file", "datafile"])
+def test_nobody_waits_for_voxels_in_a_pipe(field, tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "device").symlink_to("/dev/zero")
+    for name in ("pipe", "device"):
+        with pytest.raises(InputError, match=f"{name}"):
+            read_nrrd_image(lay(tmp_path / "a.nhdr", b"", **{field: name}))
+
+
+@pytest.mark.parametrize("encoding", PACKED)
+def test_lines_are_skipped_before_and_bytes_after_decompressing(encoding, tmp_path):
+    packed = b"one\ntwo\n" + PACKED[encoding](b"xyz" + BYTES)
+    path = lay(tmp_path / "a.nrrd", packed, encoding, line_skip=2, byte_skip=3)
+    np.testing.assert_array_equal(read_nrrd_image(path).array[0, 0], VOXELS)
+
+
+def test_a_byte_skip_of_minus_one_means_the_end_of_the_file(tmp_path):
+    path = lay(tmp_path / "a.nrrd", b"anything" + BYTES, byte_skip=-1)
+    np.testing.assert_array_equal(read_nrrd_image(path).array[0, 0], VOXELS)
+    assert "damaged" in refusal(lay(tmp_path / "b.nrrd", gzip.compress(BYTES), "gzip", byte_skip=-1))
+    assert "damaged" in refusal(lay(tmp_path / "c.nrrd", BYTES[1:], byte_skip=-1))
+
+
+@pytest.mark.parametrize("encoding", ["raw", "gzip", "bzip2", "ascii"])
+@pytest.mark.parametrize("skip", ["line_skip", "byte_skip"])
+@pytest.mark.parametrize("value", [-2, 10**9, 10**30, "9" * 5000, "many"])
+def test_a_skip_without_end_ends(skip, value, encoding, tmp_path):
+    data = PACKED.get(encoding, lambda _: b"1 " * 24)(BYTES)
+    assert "damaged" in refusal(lay(tmp_path / "a.nrrd", data, encoding, **{skip: value}))
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "bzip2"])
+def test_a_stream_longer_than_its_header_says_is_read_no_further(encoding, tmp_path):
+    path = lay(tmp_path / "a.nrrd", PACKED[encoding](BYTES + bytes(200 * 2**20)), encoding)
+    tracemalloc.start()
+    try:
+        assert "more follows the 48 bytes" in refusal(path)
+        assert tracemalloc.get_traced_memory()[1] < 20 * 2**20
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("encoding", ["raw", "gzip", "bzip2", "ascii"])
+def test_no_memory_is_taken_for_voxels_that_do_not_come(encoding, tmp_path):
+    data = PACKED.get(encoding, lambda _: b"1 " * 24)(BYTES)
+    path = lay(tmp_path / "a.nrrd", data, encoding)
+    path.write_bytes(path.read_bytes().replace(b"sizes: 4 3 2", b"sizes: 40000 30000 20000"))
+    tracemalloc.start()
+    try:
+        refusal(path)
+        assert tracemalloc.get_traced_memory()[1] < 20 * 2**20
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize(
+    "text", ["99999 " + "1 " * 23, "1.5 " + "1 " * 23, "x " + "1 " * 23, "nan " + "1 " * 23, "1 " * 25]
+)
+def test_numbers_in_text_that_are_not_the_headers_are_refused(text, tmp_path):
+    assert "damaged" in refusal(lay(tmp_path / "a.nrrd", text.encode(), "ascii"))
+
+
+def test_a_header_without_end_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(nrrd_file, "_LONGEST_HEADER", 2**12)
+    for rest in (b"x" * 2**13, b"#\n" * 2**12):
+        (tmp_path / "a.nrrd").write_bytes(b"NRRD0004\n" + rest)
+        assert "does not end" in refusal(tmp_path / "a.nrrd")
+        assert dimension_of(tmp_path / "a.nrrd") is None
+
+
+def test_whatever_pynrrd_raises_is_a_refusal(tmp_path, monkeypatch):
+    path = write_volume(tmp_path / "a.nrrd", VOXELS)
+    for error in (TypeError, AttributeError, RuntimeError, MemoryError, UnicodeError):
+        monkeypatch.setattr("nrrd.read_header", Mock(side_effect=error("odd")))
+        assert "cannot be read as NRRD (odd)" in refusal(path)

@@ -14,7 +14,7 @@ from typing import Any
 from tqdm import tqdm
 
 from unet4d.errors import InputError, Unet4DError
-from unet4d.files import read_json, write_json
+from unet4d.files import open_regular, read_json, write_json
 
 SETTLED_S = 3.0
 """A file changed so shortly ago is not remembered: it could change once more within the tick of the file system's clock."""
@@ -84,7 +84,7 @@ def _is_known(path: Path, taken: Stamp, known: dict[str, Any]) -> bool:
 
 def _digest(path: Path) -> str:
     try:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             return hashlib.file_digest(file, functools.partial(hashlib.blake2b, digest_size=16)).hexdigest()
     except OSError as error:
         raise _unreadable(path, error) from error

@@ -20,6 +20,7 @@ import nibabel as nib
 import numpy as np
 
 from unet4d.errors import InputError
+from unet4d.files import open_regular
 
 Header = nib.Nifti1Header | nib.Nifti2Header
 PathLike = str | os.PathLike[str]
@@ -29,6 +30,8 @@ _MM_PER_UNIT = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}  # unknown (taken as mm), m
 _UNITS_PER_SECOND = {8: 1.0, 16: 1e3, 24: 1e6}  # s, ms, µs; other units (Hz, ppm, rad/s) are no time
 _GRID_TOLERANCE = 0.01  # how far a corner of two grids may lie apart, in voxels of the finest axis
 _GZIP_MAX_RATIO = 1040  # deflate cannot expand further, so a header that promises more lies
+_LONGEST_HEADER = 544  # NIfTI-2, with the 4 bytes that announce extensions
+_LONGEST_NUMBER = 8  # bytes; what a wider float holds depends on the machine that wrote it
 _BLOCK = 2**20
 _GZIP_LEVEL = 4  # label maps are nearly as small as at 9, and written several times faster
 
@@ -43,18 +46,21 @@ def read_header(path: PathLike) -> tuple[Header, tuple[int, int, int, int]]:
 def opened(path: Path) -> Iterator[tuple[Header, tuple[int, int, int, int], Iterator[np.ndarray]]]:
     """Give header, (T, X, Y, Z), and the frames (X, Y, Z) one by one, scaled; what goes wrong names the file."""
     check_suffix(path)
-    if not path.is_file():
-        what = "is a folder" if path.is_dir() else "is missing"
-        raise InputError(f"{path} {what}; give the path of an existing .nii or .nii.gz file")
     compressed = path.name.lower().endswith(".gz")
     try:
-        with gzip.open(path) if compressed else open(path, "rb") as file:
-            header = _parse_header(file.read(540), path)
+        with open_regular(path) as raw, gzip.open(raw) if compressed else raw as opened_file:
+            file = cast(BinaryIO, opened_file)
+            block = file.read(_LONGEST_HEADER)
+            header = _parse_header(block, path)
             shape = _check_header(header, path)
-            size = math.prod(shape) * header.get_data_dtype().itemsize
-            if size > path.stat().st_size * (_GZIP_MAX_RATIO if compressed else 1):  # before memory is asked for it
-                raise EOFError(f"its header announces {size} bytes of voxels")
-            yield header, shape, _volumes(cast(BinaryIO, file), header, shape)
+            start = _check_offset(header, block, file, path)
+            size = start + math.prod(shape) * header.get_data_dtype().itemsize
+            if size > os.fstat(raw.fileno()).st_size * (_GZIP_MAX_RATIO if compressed else 1):  # before memory is taken
+                raise EOFError(f"its header announces {size} bytes of header and voxels")
+            yield header, shape, _volumes(file, header, shape, start, path)
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
+        what = "is a folder" if isinstance(error, IsADirectoryError) else "is missing"
+        raise InputError(f"{path} {what}; give the path of an existing .nii or .nii.gz file") from error
     except EOFError as error:
         raise InputError(f"{path} is truncated ({error}); copy or export it again") from error
     except (OSError, zlib.error) as error:
@@ -62,10 +68,11 @@ def opened(path: Path) -> Iterator[tuple[Header, tuple[int, int, int, int], Iter
 
 
 def _parse_header(block: bytes, path: Path) -> Header:
-    """The header of the first 540 bytes of a file, unrepaired."""
-    for size, kind, magic in ((348, nib.Nifti1Header, slice(344, 348)), (540, nib.Nifti2Header, slice(4, 8))):
+    """Return the header that the first bytes of a file hold, unrepaired."""
+    kinds = ((348, nib.Nifti1Header, 344, b"n+1\0"), (540, nib.Nifti2Header, 4, b"n+2\0"))
+    for size, kind, at, magic in kinds:
         for endianness, order in (("<", "little"), (">", "big")):
-            if block[:4] == size.to_bytes(4, cast(Any, order)) and block[magic].startswith(b"n+"):
+            if block[:4] == size.to_bytes(4, cast(Any, order)) and block[at : at + 4] == magic:
                 if len(block) < size:
                     raise EOFError("it ends within the header")
                 return kind(block[:size], endianness=endianness, check=False)
@@ -89,29 +96,72 @@ def _check_header(header: Header, path: Path) -> tuple[int, int, int, int]:
         dtype = header.get_data_dtype()
     except KeyError:
         dtype = np.dtype("V")
-    if dtype.kind not in "iuf":
+    if dtype.kind not in "iuf" or dtype.itemsize > _LONGEST_NUMBER:
         label = f"{dtype.name} (code {int(header['datatype'])})"
-        raise InputError(f"{path}: its voxels are {label}; wanted real numbers (integer or float); convert it first")
+        raise InputError(
+            f"{path}: its voxels are {label}; wanted real numbers (integer or float) of up to 64 bits; convert it first"
+        )
+    bits, wanted_bits = int(header["bitpix"]), 8 * dtype.itemsize
+    if bits not in (0, wanted_bits):
+        raise InputError(
+            f"{path}: its header is damaged (bitpix is {bits}, expected {wanted_bits} for {dtype.name}); export it again"
+        )
     spacing = tuple(float(n) for n in header["pixdim"][1:4])
     if not all(n > 0 and math.isfinite(n) for n in spacing):
         raise InputError(f"{path}: its header gives the spacing {spacing}; wanted three sizes above 0; correct pixdim")
     try:
         affine = affine_of(header)
         header.get_slope_inter()
-        if not 0 <= int(header["vox_offset"]) <= path.stat().st_size * _GZIP_MAX_RATIO:
-            raise ValueError(f"its voxels start at byte {header['vox_offset']}")
-    except (ValueError, OverflowError) as error:  # nibabel's HeaderDataError among them
+        if math.isinf(header["scl_slope"]):  # NaN is how nibabel writes that there is none
+            raise ValueError("scl_slope is infinite")
+        line_ends = header["eol_check"].tolist() if isinstance(header, nib.Nifti2Header) else []
+        if line_ends not in ([], [0, 0, 0, 0], [13, 10, 26, 10]):
+            raise ValueError("line ends were converted as in a text")
+    except (ValueError, OverflowError, nib.spatialimages.HeaderDataError) as error:  # the last is no ValueError
         raise InputError(f"{path}: its header is damaged ({error}); export it again") from error
     check_affine(affine, f"{path}: affine")
     return (shape[3] if rank > 3 else 1, shape[0], shape[1], shape[2])
 
 
-def _volumes(file: BinaryIO, header: Header, shape: tuple[int, int, int, int]) -> Iterator[np.ndarray]:
-    """The frames (X, Y, Z) in the order of the file: as stored, or float64 where a scale slope applies."""
+def _check_offset(header: Header, start: bytes, file: BinaryIO, path: Path) -> int:
+    """Return the byte at which the voxels begin: behind the header and every header extension.
+
+    An offset of 0 is refused as well: some readers skip the header then, others take it for voxels.
+
+    Args:
+        header: of the file.
+        start: the first bytes of the file.
+        file: where extensions are read.
+        path: for the message.
+
+    Raises:
+        InputError: the offset is no whole number, or lies inside the header or an extension.
+    """
+    first, offset = header.single_vox_offset, float(header["vox_offset"])
+    end = first
+    if start[first - 4 : first - 3] not in (b"", b"\0"):  # extensions follow
+        while end == first or end + 8 <= offset:
+            file.seek(end)
+            pair = np.frombuffer(file.read(8), dtype=np.dtype(f"{header.endianness}i4"))
+            if len(pair) < 2 or pair[0] < 8 or pair[1] < 0:  # padding
+                break
+            end += int(pair[0])
+    if not (offset.is_integer() and offset >= end):
+        raise InputError(
+            f"{path}: its voxels begin at byte {offset:.10g} (vox_offset), expected a whole number from {end} on, the end of "
+            "its header; export it again"
+        )
+    return int(offset)
+
+
+def _volumes(
+    file: BinaryIO, header: Header, shape: tuple[int, int, int, int], start: int, path: Path
+) -> Iterator[np.ndarray]:
+    """Yield the frames (X, Y, Z) in the order of the file: as stored, or float64 where a scale slope applies."""
     dtype = header.get_data_dtype()
     slope, inter = header.get_slope_inter()
     plain = slope is None or (slope, inter) == (1.0, 0.0)
-    file.seek(int(header["vox_offset"]) or header.single_vox_offset)
+    file.seek(start)
     size = math.prod(shape[1:]) * dtype.itemsize
     for t in range(shape[0]):
         block = file.read(size)
@@ -121,8 +171,14 @@ def _volumes(file: BinaryIO, header: Header, shape: tuple[int, int, int, int]) -
         with np.errstate(over="ignore", invalid="ignore"):  # who asked for the values judges them
             scaled = volume if plain else volume.astype(np.float64) * slope + inter
         yield scaled
-    while file.read(_BLOCK):  # a gzip stream checks its checksum at its end, which damage may have moved
-        pass
+    rest = 0
+    while block := file.read(_BLOCK):  # a gzip stream checks its checksum at its end, which damage may have moved
+        rest += len(block)
+    if rest >= size:
+        raise InputError(
+            f"{path}: {rest} bytes follow the {shape[0]} frames that its header announces, enough for {rest // size} more; "
+            "expected the end of the file; correct dim, or export it again"
+        )
 
 
 def affine_of(header: Header) -> np.ndarray:

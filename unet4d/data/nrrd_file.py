@@ -9,22 +9,24 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
-import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO
 from urllib.parse import unquote
 
 import numpy as np
 
 from unet4d.data.image4d import Image4D
 from unet4d.data.nifti import check_affine
-from unet4d.errors import InputError
+from unet4d.data.nrrd_voxels import data_file_of, read_voxels
+from unet4d.errors import InputError, Unet4DError
+from unet4d.files import open_regular
 
 SUFFIXES = (".nrrd", ".nhdr")
 
+_LONGEST_HEADER = 2**26  # bytes; 3D Slicer describes every frame of a sequence in a few hundred
 _SHORT = {"ras": "right-anterior-superior", "las": "left-anterior-superior", "lps": "left-posterior-superior"}
 _TO_RAS = {
     "right-anterior-superior": (1.0, 1.0, 1.0),
@@ -60,8 +62,8 @@ class NrrdHeader:
     @property
     def files(self) -> tuple[Path, ...]:
         """The file, and the one that its voxels lie in where they lie apart."""
-        data = self.fields.get("data file", self.fields.get("datafile"))
-        return (self.path,) if data is None else (self.path, self.path.parent / data)
+        apart = data_file_of(self.path, self.fields)
+        return (self.path,) if apart is None else (self.path, apart)
 
     def frame_duration_s(self) -> float | None:
         """Seconds from frame to frame; None for one frame, an unknown unit, or frames that are unevenly spaced.
@@ -82,12 +84,8 @@ class NrrdHeader:
 
     def read(self) -> np.ndarray:
         """The voxels (N, X, Y, Z) in their own dtype. Raises InputError: truncated, or voxels that are no real numbers."""
-        with _opened(self.path) as (nrrd, file, _):
-            voxels = nrrd.read_data(dict(self.fields), file, str(self.path))
-        if voxels.dtype.kind not in "iuf":
-            raise InputError(
-                f"{self.path}: its voxels are {self.fields['type']!r}; wanted real numbers; convert it first"
-            )
+        with _opened(self.path) as (file, _):
+            voxels = read_voxels(self.path, self.fields, file)
         return voxels[None] if self.list_axis is None else np.moveaxis(voxels, self.list_axis, 0)
 
 
@@ -98,7 +96,7 @@ def read_nrrd_header(path: Path) -> NrrdHeader:
         InputError: pynrrd is not installed; the file is missing or no NRRD; other axes than three of space and at most
             one list; no orientation in space. Names the file.
     """
-    with _opened(path) as (_, _, fields):
+    with _opened(path) as (_, fields):
         missing = [field for field in ("type", "encoding", "sizes") if field not in fields]
         if missing or min(fields["sizes"]) < 1:
             raise InputError(
@@ -158,30 +156,30 @@ def check_installed(path: Path) -> ModuleType:
 
 def dimension_of(path: Path) -> int | None:
     """How many axes a file says it has; None where it is no NRRD. Needs no pynrrd, reads the header alone."""
-    with contextlib.suppress(OSError, ValueError), open(path, "rb") as file:
+    with contextlib.suppress(OSError, ValueError), open_regular(path) as file:
         if file.read(4) == b"NRRD":
-            for line in _lines(cast(BinaryIO, file)):
+            for line in _lines(file):
                 if line.startswith("dimension:"):
                     return int(line.partition(":")[2])
     return None
 
 
 @contextlib.contextmanager
-def _opened(path: Path) -> Iterator[tuple[ModuleType, BinaryIO, dict[str, Any]]]:
-    """Give pynrrd, the file behind its header, and the fields; what goes wrong names the file."""
+def _opened(path: Path) -> Iterator[tuple[BinaryIO, dict[str, Any]]]:
+    """Give the file behind its header, and the fields; what goes wrong names the file."""
     nrrd = check_installed(path)
     try:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             if file.read(4) != b"NRRD":
                 raise InputError(f"{path} is no NRRD file: it does not begin with NRRD; give one, or export it again")
             file.seek(0)
-            yield nrrd, file, dict(nrrd.read_header(_lines(file)))  # pynrrd would drop what is not ASCII in names
-    except InputError:
+            yield file, dict(nrrd.read_header(_lines(file)))  # pynrrd would drop what is not ASCII in names
+    except Unet4DError:
         raise
     except FileNotFoundError as error:
         whose = "" if str(error.filename) == str(path) else f", and holds the voxels of {path}"
         raise InputError(f"{error.filename} is missing{whose}; give an existing file, or export it again") from error
-    except (nrrd.errors.NRRDError, OSError, ValueError, KeyError, IndexError, OverflowError, zlib.error) as error:
+    except Exception as error:  # pynrrd lets through whatever a damaged header leads to
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(
             f"{path} cannot be read as NRRD ({reason}): truncated or damaged; copy or export it again"
@@ -189,8 +187,16 @@ def _opened(path: Path) -> Iterator[tuple[ModuleType, BinaryIO, dict[str, Any]]]
 
 
 def _lines(file: BinaryIO) -> Iterator[str]:
-    """The lines of a header, to the empty one that ends it; the file stands behind them then."""
-    while line := file.readline():
+    """Yield the lines of a header, to the empty one that ends it; the file stands behind them then.
+
+    Raises:
+        ValueError: no header is so long.
+    """
+    length = 0
+    while line := file.readline(_LONGEST_HEADER):
+        length += len(line)
+        if length >= _LONGEST_HEADER:
+            raise ValueError(f"its header does not end within {_LONGEST_HEADER} bytes")
         yield line.decode("utf-8", "replace")
         if not line.strip():
             return

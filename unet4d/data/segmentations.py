@@ -235,7 +235,7 @@ def _key(name: str) -> str:
 def _whole(header: NrrdHeader, field: str, otherwise: int) -> int:
     """A field that holds a whole number."""
     value = str(header.fields.get(field, otherwise)).strip()
-    if not value.isdecimal():
+    if not (value.isdecimal() and len(value) < 10):
         raise InputError(f"{header.path}: {field} is {value!r}; wanted a whole number; export it again")
     return int(value)
 

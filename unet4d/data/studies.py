@@ -17,6 +17,7 @@ from unet4d.data.nifti import SUFFIXES, studies_in
 from unet4d.data.nifti_studies import bare_source, dataset_source
 from unet4d.data.study import Source, Study
 from unet4d.errors import InputError
+from unet4d.files import check_file_or_folder
 
 AUTO = "auto"
 LIST = ".txt"
@@ -92,6 +93,7 @@ def source_at(
     with readable(path):
         if not path.exists():
             raise InputError(f"{path} is missing; give a NIfTI file, a folder of them or a dataset folder")
+        check_file_or_folder(path)
         layout = _layout(path) if kind == AUTO else kind
     if layout:
         source = find(layout, path, options)

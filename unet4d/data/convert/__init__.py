@@ -23,6 +23,7 @@ from unet4d.data.channels import SIGNAL, VELOCITIES
 from unet4d.data.image4d import Image4D
 from unet4d.data.study import Source, Study
 from unet4d.errors import InputError
+from unet4d.files import check_file_or_folder
 
 KINDS = ("acdc", "nnunet", "frames", "sequence", "dicom")
 """`unet4d.data.convert.<kind>` has `find(root, options)` and `is_kind(root)`; the first that it is, is detected."""
@@ -113,6 +114,7 @@ def find(kind: str, root: Path, options: Options) -> Source:
     with readable(root):
         if not root.exists():
             raise InputError(f"{root} is missing; give the file or folder to read")
+        check_file_or_folder(root)
     for name in ("pattern", "labels", "with_ids"):
         if getattr(options, name) and name not in _USED[kind]:
             raise InputError(f"{name} came for {kind}, which has no use for it; leave it out")
