@@ -19,7 +19,7 @@ demo: setup
 	$(BIN)/python experiments/demo.py demo
 
 test: setup
-	$(BIN)/python -m pytest -n auto --dist loadfile
+	$(BIN)/python -m pytest -n auto --dist loadfile --max-worker-restart 1
 
 lint: setup
 	$(BIN)/ruff check .

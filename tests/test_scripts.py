@@ -5,6 +5,9 @@ from __future__ import annotations
 import csv
 import importlib
 import json
+import signal
+import subprocess
+import sys
 import time
 
 import pytest
@@ -44,6 +47,40 @@ def test_the_demo_clears_its_own_folder_and_no_other(script, tmp_path):
     clear(own)
     assert own.is_dir()
     assert not (own / "train").exists()
+
+
+JUNIT = """<?xml version="1.0"?><testsuites><testsuite name="pytest" tests="5">
+<testcase classname="tests.test_a" name="test_one" time="0.25"/>
+<testcase classname="tests.test_a" name="test_two[x]" time="7.06"><failure message="no">no</failure></testcase>
+<testcase classname="tests.test_a" name="test_two[x]" time="0.5"><error message="teardown">no</error></testcase>
+<testcase classname="tests.test_b" name="test_three" time="0"><skipped message="no browser"/></testcase>
+<testcase classname="tests.test_b" name="test_four" time="1"><properties/></testcase>
+</testsuite></testsuites>"""
+
+
+def test_runs_of_the_suite_are_counted_from_their_junit_files(script, tmp_path):
+    test_runs = script("test_runs")
+    (tmp_path / "run.xml").write_text(JUNIT)
+    row = test_runs.counts(tmp_path / "run.xml")
+    assert row == {
+        "passed": 2, "failed": 2, "skipped": 1, "longest_s": 7.1, "longest_test": "tests.test_a::test_two[x]"
+    }  # fmt: skip
+    assert set(test_runs.counts(tmp_path / "none.xml").values()) == {0, ""}
+    first, line, last = test_runs.table([{"run": 1} | row]).splitlines()
+    assert first == "| run | passed | failed | skipped | longest_s | longest_test |"
+    assert line.count("---") == first.count("|") - 1
+    assert last == "| 1 | 2 | 2 | 1 | 7.1 | tests.test_a::test_two[x] |"
+
+
+def test_a_child_of_the_test_runs_is_killed_with_its_children(script):
+    source = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'print(1, flush=True); input()'])"
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with script("test_runs").child([sys.executable, "-c", source], **pipes) as process:
+        assert process.stdout.readline() == b"1\n"
+    assert process.returncode == -signal.SIGKILL
+    assert process.stdout.read() == b""  # the grandchild held the other end
+    process.stdin.close()
+    process.stdout.close()
 
 
 def test_a_benchmark_takes_turns_and_gives_the_median_of_the_ratios_of_a_round(monkeypatch):
