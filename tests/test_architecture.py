@@ -21,7 +21,7 @@ LEVELS = (
     ("data", "model", "metrics", "pictures", "viewer"),  # nouns
     ("plausibility", "training", "segmentation", "resolve", "plan_yaml", "folds", "over_folds", "postprocessing"),
     ("candidates", "step_choice", "evaluation", "pages", "prediction"),
-    ("plan_reasons", "out_of_memory"),
+    ("plan_reasons", "out_of_memory", "checks"),
     ("convert", "verify", "plan", "train", "info", "predict", "evaluate", "compare", "report"),  # verbs
     ("cross_validation", "tune"),
     ("usage", "commands"),

@@ -424,7 +424,7 @@ def test_two_studies_of_one_name_are_refused_in_every_layout(monkeypatch, tmp_pa
 
 def test_the_example_of_dicom_works_for_it_names_the_classes(command, tmp_path, monkeypatch):
     """Pins an example that ended with 2: DICOM carries no labels."""
-    pytest.importorskip("pydicom", reason="needs pydicom: pip install 'unet4d[dicom]'")
+    pytest.importorskip("pydicom", reason="needs pydicom: pip install pydicom")
     from tests.data.convert import dicom_files as files
 
     files.save(files.single_frames(files.ARRAY, files.AFFINE, files.by_trigger), tmp_path / "scans")

@@ -185,7 +185,7 @@ def test_bare_files_are_of_the_models_kinds(command, model_file, study, tmp_path
     study(tmp_path / "in" / "a_0000.nii.gz", frames=3)
     study(tmp_path / "in" / "a_0001.nii.gz", frames=1)
     model = load_model(model_file(channel_names=("series", "T1 map")))
-    given = ["predict", "model", "-i", tmp_path / "in", "-o", tmp_path / "out"]
+    given = ["predict", model.path, "-i", tmp_path / "in", "-o", tmp_path / "out"]
     for kinds, code in ((("signal", "signal"), 2), (("signal", "map"), 0)):
         of_kinds = replace(model, task=replace(model.task, channel_kinds=kinds))
         monkeypatch.setattr("unet4d.predict.load_models", lambda paths, device, made=of_kinds: [made])

@@ -14,7 +14,8 @@ module of its name, which is what `unet4d.predict` always is: `from unet4d.predi
 from __future__ import annotations
 
 import importlib
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -24,7 +25,19 @@ if TYPE_CHECKING:
     from unet4d.model.convlstm import ConvLSTM3d
     from unet4d.segmentation import StreamingSegmenter, segment
 
-__version__ = version("unet4d")
+
+def _version() -> str:
+    """Return the version that is installed, else that of the checkout around this package."""
+    try:
+        return version("unet4d")
+    except PackageNotFoundError:
+        import tomllib
+
+        pyproject = Path(__file__).parent.parent / "pyproject.toml"
+        return tomllib.loads(pyproject.read_text("utf-8"))["project"]["version"] if pyproject.is_file() else "unknown"
+
+
+__version__ = _version()
 __all__ = [
     "CLSTMUNet",
     "ConvLSTM3d",

@@ -13,7 +13,7 @@ from typing import NoReturn
 from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace
 
 from unet4d.commands import COMMANDS
-from unet4d.errors import InputError, ToldElsewhere, Unet4DError
+from unet4d.errors import InputError, ToldElsewhere, Unet4DError, not_installed
 from unet4d.system.failures import REPORT, is_bad_path, os_failure, show_traceback
 from unet4d.system.memory_errors import is_out_of_gpu_memory, is_out_of_main_memory, memory_error_reason
 from unet4d.system.text import PrintableStream, open_standard_descriptors, printable, printable_output
@@ -85,6 +85,8 @@ def _code(arguments: Sequence[str]) -> int:
         show_traceback(error)
         return _told(f"{os_failure(error)}; {REPORT}", InputError.exit_code if is_bad_path(error) else 1)
     except Exception as error:
+        if isinstance(error, ModuleNotFoundError) and not (error.name or "unet4d").startswith("unet4d"):
+            return _told(not_installed(error), InputError.exit_code)
         if is_out_of_gpu_memory(error):
             advice = _OUT_OF_MEMORY.get(arguments[0], "use another GPU")
             return _told(f"the GPU is out of memory ({memory_error_reason(error)}); {advice}", 1)
@@ -110,9 +112,10 @@ def _dispatch(arguments: Sequence[str]) -> None:
     os.environ.setdefault("USER", "unet4d")
     try:
         command, options = _parsed(arguments)
+        COMMANDS[command].check(options)
     except SystemExit:  # --help and the like have said all
         return
-    except InputError as error:
+    except Unet4DError as error:
         if os.environ.get("RANK", "0") != "0":  # the first of several processes says it
             raise ToldElsewhere(error.exit_code) from error
         raise

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from unet4d.data.channels import SIGNAL
 from unet4d.data.convert import NO_OPTIONS, Options, find
-from unet4d.data.dataset_folder import filling
+from unet4d.data.dataset_folder import check_fillable, filling
 from unet4d.data.dataset_json import parse_dataset
 from unet4d.data.image4d import Image4D, write_image
 from unet4d.data.study import Source, Study
@@ -63,9 +63,12 @@ def convert(
         Unet4DError: the disk is full, or the folder cannot be written to; nothing half-written is left.
     """
     root, out = Path(source), Path(out_dir)
+    if out.resolve().is_relative_to(root.resolve()):
+        raise InputError(f"{out} is inside {root}, which is read; wanted a folder outside of it; choose another --out")
+    check_fillable(out)
     found = find(kind, root, options)
     time = _time(found)
-    _check(found, root, out)
+    _check(found, root)
     _check_description(found, name, time, root)
     made: dict[str, _Made] = {}
     failed: dict[str, str] = {}
@@ -99,10 +102,8 @@ def _time(source: Source) -> str | None:
     return next(iter(times), None)
 
 
-def _check(source: Source, root: Path, out: Path) -> None:
+def _check(source: Source, root: Path) -> None:
     """Refuse, before any work, what no dataset can be made of."""
-    if out.resolve().is_relative_to(root.resolve()):
-        raise InputError(f"{out} is inside {root}, which is read; wanted a folder outside of it; choose another --out")
     if len(source.labels) < 2 and any(study.label for study in source.studies):
         raise InputError(f"{root}: its label maps name no classes; give them: --labels '{{left ventricle: 1}}'")
     if len(source.labels) < 2:

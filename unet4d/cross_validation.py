@@ -18,11 +18,12 @@ from typing import Any
 import yaml
 
 import unet4d
+from unet4d.checks import check_cross_validation
 from unet4d.config import Config
 from unet4d.data.dataset import open_dataset, split_folds
 from unet4d.errors import InputError, Stopped, ToldElsewhere, Unet4DError
-from unet4d.files import check_writable, read_json, write_json, write_text
-from unet4d.folds import FOLDS, fold_folder, folds_in, holds_run
+from unet4d.files import read_json, write_json, write_text
+from unet4d.folds import FOLDS, fold_folder, folds_in
 from unet4d.over_folds import over_folds, table
 from unet4d.ranks import ALONE, Ranks
 from unet4d.signals import StopSignals
@@ -64,6 +65,7 @@ def cross_validate(
         Unet4DError: one fold or more failed, after all others were done.
     """
     out = Path(out_dir)
+    ranks.from_first(lambda: check_cross_validation(dataset, out, config, device, resume))
     held_out, begun, done = ranks.from_first(lambda: _prepared(Path(dataset), out, config, resume))
     failed: dict[int, str] = {}
     signals = StopSignals()
@@ -100,17 +102,8 @@ def _prepared(dataset: Path, out: Path, config: Config, resume: bool) -> tuple[l
     """The subjects of each fold, the folds that are begun and those that are finished; writes down what is about to be done.
 
     Raises:
-        InputError: subjects to hold out are named; the folder holds a run, other folds, or, without `resume`, any; with `resume`,
-            none.
+        InputError: the folder holds other folds, or, without `resume`, any; with `resume`, none.
     """
-    if config.data.held_out is not None:
-        raise InputError(
-            "data.held_out and all folds came together; wanted one of them, for each fold has subjects of its own; leave "
-            "data.held_out out, or train a single run"
-        )
-    check_writable(out)
-    if holds_run(out):
-        raise InputError(f"{out} holds a single run; wanted a folder for the folds of a training; choose another --out")
     held_out = split_folds(open_dataset(dataset), config.data.folds, config.seed)
     record = {
         "folds": len(held_out),

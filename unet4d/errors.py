@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from unet4d.system.text import printable
 
 
@@ -36,3 +38,14 @@ class ToldElsewhere(Unet4DError):
     def __init__(self, exit_code: int):
         super().__init__(exit_code)
         self.exit_code = exit_code
+
+
+def not_installed(error: ModuleNotFoundError) -> str:
+    """Return the line for a package that unet4d needs and Python does not find, as in a checkout that was never installed."""
+    root = Path(__file__).resolve().parent.parent
+    fix = (
+        f"run make setup in {root}, or pip install {root}"
+        if (root / "pyproject.toml").is_file()
+        else "install it again"
+    )
+    return f"the Python package {error.name} is missing; unet4d needs it and is not fully installed here; {fix}"

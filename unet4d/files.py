@@ -71,6 +71,19 @@ def checked_path(path: str | os.PathLike[str]) -> Path:
     return path
 
 
+def check_file_writable(path: str | os.PathLike[str]) -> None:
+    """See that a file can be written, or replaced, before hours are spent on its content.
+
+    Raises:
+        InputError: it is a folder, or a folder above it is a file.
+        Unet4DError: its folder may not be written to.
+    """
+    path = Path(path)
+    check_writable(path.parent)
+    if path.is_dir():
+        raise InputError(f"--out {path} is a folder; expected the name of a file; give one, such as {path / 'NAME'}")
+
+
 @contextlib.contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Give a temporary path beside `path`; on success it takes that name at once, on any failure it is removed.

@@ -9,13 +9,13 @@ import os
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from unet4d.errors import InputError
-from unet4d.model.checkpoint import BEST, LAST, PREVIOUS, TrainedModel, load_model
-from unet4d.model.ensemble import check_alike
+from unet4d.model.checkpoint import BEST, LAST, PREVIOUS, TrainedModel, checkpoint_of, load_model
+
+if TYPE_CHECKING:
+    import torch
 
 FOLDS = "folds.json"
 _OF_A_MACHINE = ("data.workers", "data.cache_dir", "train.precision", "train.validate_every")
@@ -44,6 +44,17 @@ def folds_in(out: Path) -> dict[int, Path]:
     return {fold: found[fold] for fold in sorted(found) if found[fold] == fold_folder(out, fold)}
 
 
+def check_models(paths: Sequence[str | os.PathLike[str]]) -> None:
+    """See that the files which `load_models` reads are there, without reading them.
+
+    Raises:
+        InputError: a path is missing, or a folder holds no checkpoint.
+    """
+    for path in map(Path, paths):
+        if holds_run(path) or not folds_in(path):
+            checkpoint_of(path)
+
+
 def load_models(paths: Sequence[str | os.PathLike[str]], device: str | torch.device = "cpu") -> list[TrainedModel]:
     """The models of runs, checkpoint files and folders of folds, in this order, fit to answer together.
 
@@ -51,6 +62,8 @@ def load_models(paths: Sequence[str | os.PathLike[str]], device: str | torch.dev
         InputError: no model is there; a folder lacks folds, or holds such that do not belong together; two models differ in what
             they segment, see `check_alike`; a checkpoint comes twice.
     """
+    from unet4d.model.ensemble import check_alike
+
     models: list[TrainedModel] = []
     for path in map(Path, paths):
         folds = {} if holds_run(path) else folds_in(path)

@@ -14,6 +14,7 @@ from typing import Any
 from unet4d.errors import InputError
 from unet4d.files import read_json
 from unet4d.folds import FOLDS, folds_in, holds_run
+from unet4d.machine import installed
 from unet4d.metrics import shown
 from unet4d.model.checkpoint import LAST, PREVIOUS
 from unet4d.over_folds import mean_and_deviation, over_folds
@@ -25,11 +26,12 @@ from unet4d.training.summary import CONFIG
 _WIDTH = 118
 
 
-def info(run: str | os.PathLike[str], as_json: bool = False) -> dict[str, Any]:
+def info(run: str | os.PathLike[str] | None = None, as_json: bool = False) -> dict[str, Any]:
     """Print what a run, a folder of folds or a checkpoint is, how it stands and how to go on; nothing there is changed.
 
     Args:
         run: a run's folder, whether it is being written or not; a folder of runs fold_0, fold_1, ...; or a checkpoint file.
+            None: print the versions that are installed here.
         as_json: print one JSON object and nothing else.
 
     Returns:
@@ -38,8 +40,12 @@ def info(run: str | os.PathLike[str], as_json: bool = False) -> dict[str, Any]:
     Raises:
         InputError: it is none of these, or damaged.
     """
-    path = Path(run)
-    if path.is_file():
+    facts: dict[str, Any]
+    path = Path(run or "")
+    if run is None:
+        facts = {"versions": installed()}
+        lines = [f"{name:<10} {version}" for name, version in facts["versions"].items()]
+    elif path.is_file():
         facts = _checkpoint(path)
         lines = _checkpoint_lines(facts)
     elif (path / FOLDS).is_file() or (folds_in(path) and not holds_run(path)):

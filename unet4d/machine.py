@@ -6,13 +6,36 @@ import functools
 import importlib.metadata
 import os
 import platform
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import unet4d
+from unet4d.errors import InputError
 
 if TYPE_CHECKING:
     import torch
+
+
+def check_device_name(name: str) -> None:
+    """See that a device has a name that can be, without asking the machine, which needs torch.
+
+    Raises:
+        InputError: it has not.
+    """
+    if not re.fullmatch(r"auto|(cpu|cuda)(:\d+)?", name):
+        raise InputError(f"device {name!r} is not known; wanted auto, cpu, cuda or cuda:N")
+
+
+def installed() -> dict[str, str]:
+    """Return the versions of Python, this package and what it computes with, by name, without importing them."""
+    found = {"unet4d": unet4d.__version__, "python": platform.python_version()}
+    for name in ("torch", "monai", "numpy", "scipy", "nibabel", "pynrrd", "pydicom"):
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = "not installed"
+    return found
 
 
 def versions() -> dict[str, Any]:

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from unet4d.candidates import Counts, candidates
+from unet4d.checks import check_plan, gpu_size_gb
 from unet4d.config import BATCH_SIZE, FRAMES, Config, DataConfig, MemoryConfig
 from unet4d.data.clip_frames import most_labelled
 from unet4d.data.dataset import cache_dir, split_cases
@@ -21,7 +22,7 @@ from unet4d.errors import InputError
 from unet4d.model.device import find_device
 from unet4d.model.fitting import CONTEXT_BYTES, GB, SPARE_SHARE, Fit, described, free_bytes
 from unet4d.plan_reasons import GIVEN, clip_in_words, gb, reasons_of, table, work_in_words
-from unet4d.plan_yaml import check_replaceable, write_plan
+from unet4d.plan_yaml import write_plan
 
 
 @dataclass(frozen=True)
@@ -89,8 +90,9 @@ def plan(
         InputError: the dataset, the configuration, the number of GPUs or the size is not usable, or nothing fits.
         Unet4DError: the file cannot be written.
     """
-    out, card, share = Path(out), _card(gpu_memory, gpus), _share(config, gpus)
-    check_replaceable(out)
+    out = Path(out)
+    check_plan(dataset, out, gpu_memory)
+    card, share = _card(gpu_memory, gpus), _share(config, gpus)
     studies, known = ready(dataset, cache_dir, skip_verify)
     cases = sum(split_cases(studies, config.fold, config.data.folds, config.seed, config.data.held_out), ())
     seen = fingerprint(cases, config.data, known)
@@ -165,12 +167,7 @@ def _card(gpu_memory: str | float, gpus: int) -> _Card:
         free = free_bytes(find_device("cuda"))
         alike = f", one of {gpus} alike" * (gpus > 1)
         return _Card(f"the {gb(free)} that are free of the GPU here{alike}", free, False)
-    try:
-        size_gb = float(gpu_memory)
-    except ValueError:
-        size_gb = math.nan
-    if not 0 < size_gb < math.inf:
-        raise InputError(f"--gpu-memory is {gpu_memory}; wanted a number of GB above 0, such as 24, or auto")
+    size_gb = gpu_size_gb(gpu_memory)
     warning = ""
     if here is not None and (free := free_bytes(here)) < size_gb * GB - CONTEXT_BYTES:
         warning = f"the GPU here has {gb(free)} free, less than the {size_gb:g} GB planned for"

@@ -11,7 +11,7 @@ import yaml
 
 from unet4d.config import Config
 from unet4d.errors import InputError
-from unet4d.files import check_writable, write_text
+from unet4d.files import check_file_writable, write_text
 
 MARK = "# Planned by unet4d plan"
 AS_GIVEN = "as given"
@@ -24,9 +24,7 @@ def check_replaceable(path: Path) -> None:
         InputError: something else lies there, or its folder is a file.
         Unet4DError: its folder may not be written to.
     """
-    check_writable(path.parent)
-    if path.is_dir():
-        raise InputError(f"--out {path} is a folder; wanted a file to write, such as {path / 'plan.yaml'}")
+    check_file_writable(path)
     if path.exists() and not path.read_bytes().startswith(MARK.encode()):
         raise InputError(
             f"--out {path} is there and is no plan; wanted a new file, or an older plan; choose another name"

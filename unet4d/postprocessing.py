@@ -27,7 +27,6 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
-from scipy import ndimage
 
 from unet4d.errors import InputError
 from unet4d.files import read_json, write_json
@@ -39,7 +38,8 @@ EVERY_CLASS = "*"
 """In place of a class name: all classes but the background, taken as one."""
 POSTPROCESSING = "postprocessing.json"
 """In a run's folder, or a folder of folds."""
-_CORNERS, _FACES = ndimage.generate_binary_structure(3, 3), ndimage.generate_binary_structure(3, 1)
+_CORNERS = np.ones((3, 3, 3), bool)
+_FACES = np.abs(np.indices((3, 3, 3)) - 1).sum(axis=0) <= 1
 Box = tuple[slice, ...]
 
 
@@ -171,12 +171,16 @@ def _mask(frame: np.ndarray, value: int | None) -> np.ndarray:
 
 def _box(mask: np.ndarray) -> Box | None:
     """The bounding box of a mask (X, Y, Z); None where it is empty. Work in it alone costs a tenth of the frame's."""
+    from scipy import ndimage
+
     found: list[Box] = ndimage.find_objects(mask.view(np.uint8), max_label=1)
     return found[0]
 
 
 def _keep_largest(frame: np.ndarray, value: int | None) -> None:
     """Keep the component of most voxels of a frame (X, Y, Z), changed in place; of equals the first along X, then Y, then Z."""
+    from scipy import ndimage
+
     mask = _mask(frame, value)
     box = _box(mask)
     if box is None:
@@ -199,6 +203,8 @@ def _fill_holes(frame: np.ndarray, value: int | None) -> None:
     another class anywhere, is none: so the slice of a ventricle in which the cavity was missed stays open as long as the cavity is
     there in a slice beside it, or the border is. An axis of length 1 is no axis, and has no border.
     """
+    from scipy import ndimage
+
     box = _box(_mask(frame, value))
     if box is None:
         return

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import unet4d
+from unet4d.checks import check_predict
 from unet4d.data.convert import NO_OPTIONS, Options
 from unet4d.data.convert.names import natural_key
 from unet4d.data.dataset import read_dataset
@@ -90,9 +91,10 @@ def predict(
     settings = settings or Settings()
     settings = replace(settings, scratch_dir=settings.scratch_dir or Path(out_dir))
     with ranks.alike(), _hushed(ranks):
+        paths = [model] if isinstance(model, (str, os.PathLike)) else model
+        check_predict(paths, inputs, out_dir, device, cases, held_out)
         where = find_device(ranks.device_name(device))
         resolve_precision(settings.precision, where)
-        paths = [model] if isinstance(model, (str, os.PathLike)) else model
         models = load_models(paths, where)
         settings = _of_this_process(settings, ranks)
         task, given = models[0].task, expanded(inputs)

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 import yaml
 
+from unet4d.checks import check_train
 from unet4d.config import BATCH_SIZE, FRAMES, Config, DataConfig
 from unet4d.data.cache import CachedStudy, cached_studies
 from unet4d.data.clip_frames import most_labelled
@@ -20,9 +21,8 @@ from unet4d.data.dataset import cache_dir, split_cases
 from unet4d.data.fingerprint import fingerprint
 from unet4d.data.verification.ready import ready
 from unet4d.errors import InputError, Unet4DError
-from unet4d.files import check_writable, write_text
-from unet4d.folds import holds_folds
-from unet4d.model.checkpoint import BEST, LAST, PREVIOUS, Task, checkpoint_of, load_checkpoint
+from unet4d.files import write_text
+from unet4d.model.checkpoint import BEST, Task, checkpoint_of, load_checkpoint
 from unet4d.model.device import find_device, tune
 from unet4d.model.fitting import GB, Fit, described, fitted, free_bytes
 from unet4d.model.warm_start import begin_from
@@ -76,8 +76,8 @@ def train(
         Unet4DError: too many steps in a row were not finite, or the GPU's memory is too small, or the disk is full.
     """
     out_dir = Path(out_dir)
+    ranks.from_first(lambda: check_train(dataset, out_dir, config, device, resume))
     where = find_device(ranks.device_name(device))
-    ranks.from_first(lambda: _check_out(out_dir, resume))
     ranks.from_first(lambda: check_mlflow(config.train.mlflow))
     studies, known = ranks.in_turn(
         lambda: ready(dataset, lambda root: cache_dir(root, elsewhere=out_dir / "cache"), skip_verify)
@@ -178,26 +178,6 @@ def _labelled(frames: int, studies: Sequence[CachedStudy], task: Task, data: Dat
     """The most frames of a clip of so many that are labelled, in any study."""
     counts = ((study.image.shape[1], len(study.labelled_frames)) for study in studies)
     return max(most_labelled(frames, known, labelled, task.cyclic, data) for known, labelled in counts)
-
-
-def _check_out(out_dir: Path, resume: bool) -> None:
-    """Refuse to overwrite a run, to go on with none, and a folder that cannot be written to."""
-    begun = any((out_dir / name).exists() for name in (LAST, PREVIOUS))
-    if begun and not resume:
-        raise InputError(f"{out_dir} already holds a run; choose a new --out, or add --resume to go on with it")
-    if holds_folds(out_dir):
-        raise InputError(
-            f"{out_dir} holds the folds of a cross-validation; train one with --out {out_dir / 'fold_0'}, all with --fold all"
-        )
-    if not begun and (out_dir / BEST).exists():
-        raise InputError(
-            f"{out_dir} holds {BEST} and no {LAST} to go on from; choose a new --out, or move the model away first"
-        )
-    if resume and not begun:
-        raise InputError(
-            f"--resume was given and {out_dir} holds no {LAST}; leave --resume out, or give the run's folder"
-        )
-    check_writable(out_dir)
 
 
 def _saved_run(out_dir: Path, config: Config, task: Task) -> dict[str, Any]:

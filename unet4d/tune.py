@@ -13,12 +13,13 @@ import numpy as np
 from tqdm import tqdm
 
 import unet4d
+from unet4d.checks import check_tune
 from unet4d.data.dataset import Case, Dataset, read_dataset
 from unet4d.data.image4d import read_label
 from unet4d.data.nifti import check_same_grid, read_header
 from unet4d.data.references import Reference, label_maps, read_reference
 from unet4d.errors import InputError
-from unet4d.files import check_writable, read_json
+from unet4d.files import read_json
 from unet4d.folds import load_models
 from unet4d.metrics import shown
 from unet4d.model.checkpoint import TrainedModel
@@ -62,11 +63,8 @@ def tune(
         Unet4DError: the run may not be written to.
     """
     run = Path(run)
-    if run.is_file():
-        raise InputError(f"{run} is a file; wanted the folder of a run, or of folds, to record the steps in; give it")
+    check_tune(run, dataset, predictions, device, dry_run)
     models = load_models([run], "cpu")
-    if not dry_run:
-        check_writable(run)
     data = read_dataset(dataset)
     model_of = _held_out(models, data, run)
     cases = [case for case in data.training if case.subject in model_of and case.label is not None]

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
 
+from unet4d.checks import check_verify
 from unet4d.data.dataset import cache_dir, open_dataset
 from unet4d.data.verification.faults import KINDS, Fault
 from unet4d.data.verification.summary import in_words
@@ -33,6 +34,7 @@ def verify(
         InputError: there is no dataset, or errors were found; what was found is printed before.
         Unet4DError: `out` cannot be written.
     """
+    check_verify(dataset, out)
     found = _verification(Path(dataset))
     fingerprint = found.fingerprint()
     if as_json:
@@ -66,8 +68,6 @@ def _verification(dataset: Path) -> Verification:
         opened = open_dataset(dataset)
     except InputError as error:
         json_file = dataset / "dataset.json" if dataset.is_dir() else dataset
-        if not json_file.is_file():
-            raise
         fault = Fault("dataset-json", str(error), str(json_file)).below(json_file.parent)
         return Verification(json_file.parent, (fault,), ())
     return verify_dataset(opened, cache_dir(opened.root))

@@ -237,6 +237,6 @@ def opened_without_mlflow(ranks: Ranks, folder) -> None:
 def test_mlflow_that_is_missing_is_told_by_one_and_ends_all(tmp_path):
     first, second = run_ranks(2, opened_without_mlflow, tmp_path, fails=True)
     assert isinstance(first, InputError)
-    assert "pip install 'unet4d[mlflow]'" in str(first)
+    assert "pip install mlflow-skinny" in str(first)
     assert isinstance(second, ToldElsewhere)
     assert list(tmp_path.iterdir()) == []

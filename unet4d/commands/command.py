@@ -19,14 +19,28 @@ WITH_IDS = "name studies by the patients' ids, which are left out otherwise (dic
 DEVICE = "auto, cpu, cuda or cuda:N"
 
 
+def nothing_to_check(options: Namespace) -> None:
+    """Check nothing: the check of a command that imports nothing heavy before it has checked its paths itself."""
+
+
 class Command(NamedTuple):
-    """One command: what it does, how it is called, the options it adds, and what runs it."""
+    """One command.
+
+    Attributes:
+        about: what it does.
+        usage: how it is called.
+        examples: calls of it.
+        options: adds its options to a parser.
+        run: runs it.
+        check: checks paths and values, so that a mistake is reported before `run` imports torch, which takes seconds.
+    """
 
     about: str
     usage: str
     examples: str
     options: Callable[[ArgumentParser], None]
     run: Callable[[Any], None]
+    check: Callable[[Any], None] = nothing_to_check
 
 
 def settings(parser: ArgumentParser) -> None:

@@ -32,6 +32,14 @@ def _phantom_options(parser: ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same studies")
 
 
+def _check_phantom(options: Namespace) -> None:
+    from pathlib import Path
+
+    from unet4d.data.dataset_folder import check_fillable
+
+    check_fillable(Path(options.out))
+
+
 def _phantom(options: Namespace) -> None:
     from unet4d.data.phantom import write_phantom
 
@@ -86,6 +94,12 @@ def _verify_options(parser: ArgumentParser) -> None:
     )
 
 
+def _check_verify(options: Namespace) -> None:
+    from unet4d.checks import check_verify
+
+    check_verify(options.dataset, options.out)
+
+
 def _verify(options: Namespace) -> None:
     from unet4d.verify import verify
 
@@ -100,6 +114,7 @@ PHANTOM = Command(
     "  unet4d phantom --out vessels --subjects 8 --frames 20 --kind flow",
     _phantom_options,
     _phantom,
+    _check_phantom,
 )
 
 CONVERT = Command(
@@ -122,4 +137,5 @@ VERIFY = Command(
     "  unet4d verify heart --out heart.json      (the fingerprint as a file of its own)",
     _verify_options,
     _verify,
+    _check_verify,
 )

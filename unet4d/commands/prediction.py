@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from jsonargparse import ArgumentParser, Namespace
 
 from unet4d.commands.command import DEVICE, Command, layout_options
+
+if TYPE_CHECKING:
+    from unet4d.segmentation import Settings
 
 
 def _predict_options(parser: ArgumentParser) -> None:
@@ -130,19 +135,14 @@ def _inference_options(parser: ArgumentParser) -> None:
     )
 
 
-def _predict(options: Namespace) -> None:
-    import os
+def _settings(options: Namespace) -> Settings:
     from pathlib import Path
 
-    from unet4d.data.convert import Options
-    from unet4d.predict import predict
-    from unet4d.prediction.shares import share_of
-    from unet4d.ranks import joined
     from unet4d.segmentation import Settings
     from unet4d.sizes import bytes_of
 
     o = options
-    settings = Settings(
+    return Settings(
         time=o.time,
         overlap=o.overlap,
         sw_batch_size=o.sw_batch_size,
@@ -153,7 +153,32 @@ def _predict(options: Namespace) -> None:
         probabilities=o.probabilities,
         scratch_dir=None if o.scratch_dir is None else Path(o.scratch_dir),
     )
-    share = share_of(o.num_parts, o.part_id, os.environ)
+
+
+def _check_predict(options: Namespace) -> None:
+    import os
+
+    from unet4d.checks import check_predict
+    from unet4d.data.convert import Options
+    from unet4d.prediction.shares import share_of
+
+    o = options
+    _settings(o)
+    Options(pattern=o.pattern, with_ids=o.with_ids)
+    share_of(o.num_parts, o.part_id, os.environ)
+    check_predict(o.model, o.input, o.out, o.device, o.cases, o.held_out)
+
+
+def _predict(options: Namespace) -> None:
+    import os
+
+    from unet4d.data.convert import Options
+    from unet4d.predict import predict
+    from unet4d.prediction.shares import share_of
+    from unet4d.ranks import joined
+
+    o = options
+    settings, share = _settings(o), share_of(o.num_parts, o.part_id, os.environ)
     with joined() as ranks:
         written = predict(
             o.model,
@@ -190,4 +215,5 @@ PREDICT = Command(
     "  unet4d predict run -i studies_folder -o predicted --format nifti seg.nrrd     (for 3D Slicer, too)",
     _predict_options,
     _predict,
+    _check_predict,
 )

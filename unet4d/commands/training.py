@@ -24,6 +24,16 @@ def _plan_options(parser: ArgumentParser) -> None:
     settings(parser)
 
 
+def _check_plan(options: Namespace) -> None:
+    configured(options)
+
+    from pathlib import Path
+
+    from unet4d.checks import check_plan
+
+    check_plan(options.dataset, Path(options.out), options.gpu_memory)
+
+
 def _plan(options: Namespace) -> None:
     config = configured(options)
 
@@ -54,6 +64,18 @@ def _train_options(parser: ArgumentParser) -> None:
     settings(parser)
 
 
+def _check_train(options: Namespace) -> None:
+    config = configured(options)
+
+    from pathlib import Path
+
+    from unet4d.checks import check_cross_validation, check_train
+
+    o = options
+    check = check_cross_validation if o.fold == "all" else check_train
+    check(o.dataset, Path(o.out), config, o.device, o.resume)
+
+
 def _train(options: Namespace) -> None:
     config = configured(options)
 
@@ -72,7 +94,12 @@ def _train(options: Namespace) -> None:
 
 
 def _info_options(parser: ArgumentParser) -> None:
-    parser.add_argument("run", type=str, help="run folder, folder of folds (fold_0, fold_1, ...) or checkpoint file")
+    parser.add_argument(
+        "run",
+        type=str,
+        nargs="?",
+        help="run folder, folder of folds (fold_0, fold_1, ...) or checkpoint file; without it, the versions installed here",
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
@@ -92,6 +119,7 @@ PLAN = Command(
     "  unet4d train --dataset heart --out run --config mine.yaml                 (what was planned, as it is)",
     _plan_options,
     _plan,
+    _check_plan,
 )
 
 TRAIN = Command(
@@ -104,13 +132,15 @@ TRAIN = Command(
     "  unet4d train --dataset heart --out folds --fold all                           (folds/fold_0, folds/fold_1, ...)",
     _train_options,
     _train,
+    _check_train,
 )
 
 INFO = Command(
-    "say what a run is, how it stands and how to go on",
-    "RUN [--json]",
+    "describe a run, its status and how to continue it; without a run, list the installed versions",
+    "[RUN] [--json]",
     "  unet4d info run                         (also while it is being trained)\n"
     "  unet4d info run/checkpoint_best.pt\n"
+    "  unet4d info                             (the versions, for a report of a fault)\n"
     "  unet4d info folds                       (what train --fold all made: a line a fold, mean and deviation)",
     _info_options,
     _info,

@@ -19,6 +19,14 @@ def _tune_options(parser: ArgumentParser) -> None:
     parser.add_argument("--dry_run", action="store_true", help="show what would be chosen, and record nothing")
 
 
+def _check_tune(options: Namespace) -> None:
+    from pathlib import Path
+
+    from unet4d.checks import check_tune
+
+    check_tune(Path(options.run), options.dataset, options.predictions, options.device, options.dry_run)
+
+
 def _tune(options: Namespace) -> None:
     from unet4d.tune import tune
 
@@ -34,4 +42,5 @@ TUNE = Command(
     "  unet4d tune run --dataset heart --predictions predicted    (of unet4d predict run --held_out --postprocess off)",
     _tune_options,
     _tune,
+    _check_tune,
 )

@@ -20,15 +20,12 @@ _MARK = ".unet4d-incomplete"
 _PARTS = ("images", "labels")
 
 
-@contextlib.contextmanager
-def filling(folder: Path) -> Iterator[None]:
-    """Make a folder, in which the caller writes images/, labels/ and, last, dataset.json.
-
-    Afterwards both hold the files that dataset.json names, and no other.
+def check_fillable(folder: Path) -> None:
+    """See that `filling` can make a folder, without changing anything.
 
     Raises:
         InputError: it is a file, or holds anything that an earlier `filling` did not leave there.
-        Unet4DError: it may not be written to, or the disk is full.
+        Unet4DError: it may not be written to.
     """
     if (folder / "dataset.json").exists():
         raise InputError(f"{folder} holds a dataset already; give a new folder, or remove this one first")
@@ -37,6 +34,19 @@ def filling(folder: Path) -> Iterator[None]:
     if folder.exists() and any(folder.iterdir()) and not (folder / _MARK).is_file():
         raise InputError(f"{folder} is not empty; wanted a new or empty folder: give another path or empty it first")
     check_writable(folder)
+
+
+@contextlib.contextmanager
+def filling(folder: Path) -> Iterator[None]:
+    """Make a folder, in which the caller writes images/, labels/ and, last, dataset.json.
+
+    Afterwards both hold the files that dataset.json names, and no other.
+
+    Raises:
+        InputError: as `check_fillable`.
+        Unet4DError: it may not be written to, or the disk is full.
+    """
+    check_fillable(folder)
     for part in _PARTS:
         if (folder / part).is_dir():
             with writing(folder / part):

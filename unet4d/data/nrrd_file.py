@@ -150,7 +150,7 @@ def check_installed(path: Path) -> ModuleType:
     try:
         import nrrd
     except ImportError as error:
-        raise InputError(f"{path} is NRRD, which needs pynrrd; install it: pip install 'unet4d[nrrd]'") from error
+        raise InputError(f"{path} is NRRD, which needs pynrrd; install it: pip install pynrrd") from error
     return nrrd
 
 

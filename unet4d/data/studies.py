@@ -68,6 +68,24 @@ def expanded(inputs: Sequence[str | os.PathLike[str]]) -> list[Path]:
     return found
 
 
+def check_there(path: Path) -> None:
+    """See that an input is there, without looking into it.
+
+    Raises:
+        InputError: it is missing, may not be read, or is neither file nor folder.
+    """
+    with readable(path):
+        if not path.exists():
+            raise InputError(f"{path} is missing; give a NIfTI file, a folder of them or a dataset folder")
+        check_file_or_folder(path)
+
+
+def check_choice(cases: Sequence[str] | None, held_out: bool) -> None:
+    """See that cases are chosen in one way at most. Raises InputError where both came."""
+    if cases is not None and held_out:
+        raise InputError("cases and held_out came together; wanted one of them; leave the other out")
+
+
 def source_at(
     path: Path,
     *,
@@ -90,10 +108,8 @@ def source_at(
     Raises:
         InputError: nothing is there, nothing that is known or that may be read; options came for files that have no use for them.
     """
+    check_there(path)
     with readable(path):
-        if not path.exists():
-            raise InputError(f"{path} is missing; give a NIfTI file, a folder of them or a dataset folder")
-        check_file_or_folder(path)
         layout = _layout(path) if kind == AUTO else kind
     if layout:
         source = find(layout, path, options)
@@ -136,8 +152,7 @@ def find_studies(
         InputError: an input is missing or holds no study, has other channels, or is a bare file where cases of a
             dataset are asked for; a case that no dataset has; nobody was held out.
     """
-    if cases is not None and subjects is not None:
-        raise InputError("cases and held_out came together; wanted one of them; leave the other out")
+    check_choice(cases, subjects is not None)
     found: list[Study] = []
     known: list[str] = []
     for given in expanded(inputs):

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import pickle
 import warnings
 import zipfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import torch
-from torch import nn
+from typing import TYPE_CHECKING, Any
 
 from unet4d.config import Config
 from unet4d.errors import InputError
 from unet4d.files import replacing
-from unet4d.model.clstm_unet import CLSTMUNet, build_network
+from unet4d.model.tensor_shapes import load_with_shapes
+
+if TYPE_CHECKING:  # torch takes seconds to import, which info and the early checks of paths do without
+    import torch
+    from torch import nn
+
+    from unet4d.model.clstm_unet import CLSTMUNet
 
 FORMAT = "unet4d checkpoint 2"
 BEST, LAST, PREVIOUS = "checkpoint_best.pt", "checkpoint_last.pt", "checkpoint_previous.pt"
@@ -82,6 +87,8 @@ def save_checkpoint(
         network: its weights are written as CPU tensors, so that any machine can read them.
         training: what resuming needs (empty for a model to predict with); tensors and plain values only.
     """
+    import torch
+
     content = {
         "format": FORMAT,
         "config": config.as_dict(),
@@ -98,21 +105,41 @@ def save_checkpoint(
 def load_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Read what `save_checkpoint` wrote, on the CPU, with `weights_only=True`; there is no unsafe way round.
 
-    The checksums are compared first: torch writes them, and loads numbers with flipped bits all the same.
-
     Raises:
         InputError: missing, truncated, damaged, not a checkpoint of this package, or holding more than tensors and plain values.
     """
-    path = Path(path)
+    import torch
+
+    with _whole(Path(path)), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about files that are refused
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    return _checked(content, Path(path))
+
+
+def load_outline(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Read a checkpoint without torch, which takes seconds to import: in place of each tensor stands its shape, a tuple.
+
+    Raises:
+        InputError: as `load_checkpoint`.
+    """
+    with _whole(Path(path)):
+        content = load_with_shapes(path)
+    return _checked(content, Path(path))
+
+
+@contextlib.contextmanager
+def _whole(path: Path) -> Iterator[None]:
+    """Turn what is wrong with a checkpoint file, and what a reader of it raises within, into an InputError.
+
+    The checksums are compared first: torch writes them, and loads numbers with flipped bits all the same.
+    """
     try:
         with zipfile.ZipFile(path) as archive:
             if archive.testzip() is not None:
                 raise zipfile.BadZipFile
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about files that are refused below
-            content = torch.load(path, map_location="cpu", weights_only=True)
+        yield
     except FileNotFoundError as error:
-        raise InputError(f"{path} is missing; give a run folder or a checkpoint file") from error
+        raise InputError(_missing(path)) from error
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror}); give a run folder or a checkpoint file") from error
     except pickle.UnpicklingError as error:
@@ -124,6 +151,10 @@ def load_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
         raise InputError(
             f"{path} is truncated, damaged or no checkpoint; give one written by unet4d train, or copy it again"
         ) from error
+
+
+def _checked(content: Any, path: Path) -> dict[str, Any]:
+    """Return the content of a checkpoint file; raise InputError where it is not one of this package."""
     if not isinstance(content, dict) or content.get("format") != FORMAT or not content.keys() >= _KEYS:
         found = content.get("format", "something else") if isinstance(content, dict) else type(content).__name__
         raise InputError(f"{path} holds {found!r}; wanted a whole {FORMAT!r} written by unet4d train")
@@ -134,7 +165,7 @@ def checkpoint_of(path: str | os.PathLike[str]) -> Path:
     """The checkpoint file of a run folder to predict with or begin from: the best, else the last; a file as it is.
 
     Raises:
-        InputError: the folder holds none.
+        InputError: nothing is there, or the folder holds none.
     """
     return _checkpoints_of(path)[0]
 
@@ -142,12 +173,18 @@ def checkpoint_of(path: str | os.PathLike[str]) -> Path:
 def _checkpoints_of(path: str | os.PathLike[str]) -> list[Path]:
     """The checkpoint files of a run folder, the one to take first; a file as it is."""
     path = Path(path)
+    if not path.exists():
+        raise InputError(_missing(path))
     if not path.is_dir():
         return [path]
     found = [path / name for name in (BEST, LAST, PREVIOUS) if (path / name).is_file()]
     if not found:
         raise InputError(f"{path} holds neither {BEST} nor {LAST}; give the --out folder of a finished unet4d train")
     return found
+
+
+def _missing(path: Path) -> str:
+    return f"{path} is missing; give a run folder or a checkpoint file"
 
 
 def load_model(path: str | os.PathLike[str], device: str | torch.device = "cpu") -> TrainedModel:
@@ -157,6 +194,8 @@ def load_model(path: str | os.PathLike[str], device: str | torch.device = "cpu")
         InputError: there is no checkpoint there, or the first one there is not whole; the next one is another model, so it is named
             and not taken.
     """
+    from unet4d.model.clstm_unet import build_network
+
     path, *others = _checkpoints_of(path)
     try:
         content = load_checkpoint(path)

@@ -9,6 +9,7 @@ import torch
 
 from unet4d.config import Precision
 from unet4d.errors import InputError
+from unet4d.machine import check_device_name
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -19,6 +20,7 @@ def find_device(name: str = "auto") -> torch.device:
     Raises:
         InputError: there is no such device here.
     """
+    check_device_name(name)
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -32,8 +34,6 @@ def find_device(name: str = "auto") -> torch.device:
                 f"device {name!r} was asked for and {count} CUDA devices are here; use auto, or check the driver"
             )
         torch.cuda.set_device(device.index or 0)  # so that no other GPU is asked, or touched by pinned memory
-    elif device.type != "cpu":
-        raise InputError(f"device {name!r} is not supported; wanted auto, cpu, cuda or cuda:N")
     return device
 
 

@@ -6,14 +6,15 @@ import os
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
-
-from torch import nn
+from typing import TYPE_CHECKING, Any
 
 from unet4d.config import Config
 from unet4d.errors import InputError
 from unet4d.files import remove_partial, replacing
 from unet4d.model.checkpoint import BEST, LAST, PREVIOUS, Task, load_checkpoint, save_checkpoint
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 class Checkpoints:

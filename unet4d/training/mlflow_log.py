@@ -35,7 +35,7 @@ def check_mlflow(experiment: str | None) -> None:
     """
     if experiment is not None and importlib.util.find_spec("mlflow") is None:
         raise InputError(
-            f"train.mlflow is {experiment!r} and the package mlflow is missing; wanted it installed; pip install 'unet4d[mlflow]', "
+            f"train.mlflow is {experiment!r} and the package mlflow is missing; wanted it installed; pip install mlflow-skinny, "
             "or leave the setting out"
         )
 

@@ -13,7 +13,7 @@ import yaml
 from unet4d.config import Config
 from unet4d.errors import InputError
 from unet4d.files import read_json
-from unet4d.model.checkpoint import BEST, LAST, PREVIOUS, Task, load_checkpoint
+from unet4d.model.checkpoint import BEST, LAST, PREVIOUS, Task, load_outline
 from unet4d.training.log import LOG, flat, log_lines, totals
 from unet4d.training.summary import CONFIG, SUMMARY
 
@@ -73,7 +73,7 @@ def checkpoint_facts(path: Path) -> dict[str, Any]:
     """
     facts: dict[str, Any] = {"state": WHOLE, "bytes": path.stat().st_size, "epoch": None, "step": None}
     try:
-        content = load_checkpoint(path)
+        content = load_outline(path)
     except InputError as error:
         return facts | {"state": str(error).removeprefix(f"{path} ").partition(";")[0]}
     try:
@@ -88,7 +88,7 @@ def _told_by(content: Mapping[str, Any]) -> dict[str, Any]:
     training, config, task = content["training"], Config.from_dict(content["config"]), Task.from_dict(content["task"])
     epoch, step = (value if isinstance(value, int) else None for value in map(training.get, ("epoch", "step")))
     model = {
-        "weights": sum(math.prod(tensor.shape) for tensor in content["network"].values()),
+        "weights": sum(math.prod(shape) for shape in content["network"].values()),
         "recurrent": any(_listed(config.model.lstm_channels)),
         "direction": config.model.direction,
         "labels": task.labels,

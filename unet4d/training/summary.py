@@ -8,9 +8,7 @@ import os
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
-
-import torch
+from typing import TYPE_CHECKING, Any, Literal
 
 import unet4d
 from unet4d.config import Config
@@ -19,6 +17,9 @@ from unet4d.machine import hardware, versions
 from unet4d.model.checkpoint import Task
 from unet4d.ranks import Ranks
 from unet4d.training.log import totals
+
+if TYPE_CHECKING:
+    import torch
 
 SUMMARY, CONFIG = "summary.json", "config.yaml"
 State = Literal["running", "finished", "stopped", "failed"]

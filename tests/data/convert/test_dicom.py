@@ -159,14 +159,14 @@ def test_a_missing_decoder_is_named_with_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setattr(get_decoder(RLELossless), "_available", {})
     said = refusal(tmp_path)
     assert "RLE Lossless" in said
-    assert "pip install 'unet4d[dicom]'" in said
+    assert "pip install python-gdcm" in said
 
 
 def test_without_pydicom_it_says_what_to_install(tmp_path, monkeypatch):
     files.save(files.single_frames(ARRAY, AFFINE, by_trigger), tmp_path)
     monkeypatch.setitem(sys.modules, "pydicom", None)
     assert detected(tmp_path) == "dicom"
-    with pytest.raises(InputError, match=r"pip install 'unet4d\[dicom\]'"):
+    with pytest.raises(InputError, match="pip install pydicom python-gdcm"):
         find("dicom", tmp_path, Options())
 
 

@@ -375,7 +375,7 @@ def test_the_layout_is_detected_and_without_pynrrd_named(tmp_path, monkeypatch):
     write_segmentation(tmp_path / "anna/frame_1.seg.nrrd", volume(1), [("wall", 1, 0)])
     monkeypatch.setitem(sys.modules, "nrrd", None)
     assert is_kind(tmp_path)
-    assert "pip install 'unet4d[nrrd]'" in refusal(frames, tmp_path)
+    assert "pip install pynrrd" in refusal(frames, tmp_path)
 
 
 def test_the_command_makes_a_dataset_of_it(phantom, tmp_path, command):

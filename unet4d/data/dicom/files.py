@@ -94,7 +94,7 @@ def scan(root: Path) -> Found:
     try:
         import pydicom  # noqa: F401
     except ImportError as error:
-        raise InputError(f"{root}: DICOM needs pydicom; pip install 'unet4d[dicom]'") from error
+        raise InputError(f"{root}: DICOM needs pydicom; pip install pydicom python-gdcm") from error
     found = Found()
     whole, bare = _dicom_files(root, found)
     folders = {file.parent for file in whole}

@@ -94,6 +94,6 @@ def _refusal(file: Path, error: Exception) -> str:
     if available:
         return f"{file}: its pixel data is cut off or damaged ({reason}); export it again"
     return (
-        f"{file}: nothing installed decodes its pixel data ({syntax.name}); pip install 'unet4d[dicom]', or export the "
+        f"{file}: nothing installed decodes its pixel data ({syntax.name}); pip install python-gdcm, or export the "
         "series uncompressed"
     )

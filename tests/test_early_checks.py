@@ -1,0 +1,222 @@
+"""Wrong paths and values are reported before torch is imported, in the words of the Python call; info never imports it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import unet4d
+from unet4d.commands import COMMANDS
+from unet4d.config import Config, ModelConfig
+from unet4d.errors import InputError
+from unet4d.machine import check_device_name
+from unet4d.model.checkpoint import BEST, LAST, Task, load_checkpoint, load_outline, save_checkpoint
+from unet4d.model.clstm_unet import build_network
+from unet4d.predict import predict
+
+ROOT = Path(unet4d.__file__).parent.parent
+CALLS = """
+import contextlib, io, json, sys
+from unet4d.cli import run
+for arguments in json.load(sys.stdin):
+    said, failed = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(failed):
+        code = run(arguments)
+    heavy = ("torch", "monai", "matplotlib", "scipy.ndimage", "scipy.stats", "scipy.spatial", "scipy.interpolate")
+    loaded = [name for name in heavy if name in sys.modules]  # nibabel imports the top of scipy, which holds nothing
+    print(json.dumps([code, said.getvalue(), failed.getvalue(), loaded]))
+"""
+# DATA: a dataset of one subject; RUN: a run folder; FILE: a file; GONE: nothing there; NEW: a folder to be made
+WRONG = [
+    ("train --dataset GONE --out NEW", "GONE is missing"),
+    ("train --dataset DATA --out FILE", "FILE is a file"),
+    ("train --dataset DATA --out RUN", "already holds a run"),
+    ("train --dataset DATA --out NEW --resume", "--resume"),
+    ("train --dataset DATA --out NEW --train.start_from GONE", "GONE is missing"),
+    ("train --dataset DATA --out NEW --device gpu", "device 'gpu'"),
+    ("train --dataset DATA --out NEW --train.epochs 0", "epochs"),
+    ("train --dataset GONE --out NEW --fold all", "GONE is missing"),
+    ("train --dataset DATA --out RUN --fold all", "single run"),
+    ("predict GONE -i DATA -o NEW", "GONE is missing"),
+    ("predict FOLDER -i DATA -o NEW", "checkpoint_best.pt"),
+    ("predict RUN -i GONE -o NEW", "GONE is missing"),
+    ("predict RUN -i LIST -o NEW", "line 1"),
+    ("predict RUN -i DATA -o FILE/deeper", "FILE is a file"),
+    ("predict RUN -i DATA -o NEW --overlap 1.5", "overlap is 1.5"),
+    ("predict RUN -i DATA -o NEW --memory much", "--memory"),
+    ("predict RUN -i DATA -o NEW --num-parts 3", "--part_id"),
+    ("predict RUN -i DATA -o NEW --pattern [", "pattern"),
+    ("predict RUN -i DATA -o NEW --device tpu", "device 'tpu'"),
+    ("predict RUN -i DATA -o NEW --held_out --cases a", "held_out"),
+    ("tune GONE --dataset DATA", "GONE is missing"),
+    ("tune FILE --dataset DATA", "FILE is a file"),
+    ("tune RUN --dataset GONE", "GONE is missing"),
+    ("tune RUN --dataset DATA --predictions GONE", "GONE is missing"),
+    ("evaluate --reference GONE --prediction FOLDER --out NEW", "GONE is missing"),
+    ("evaluate --reference DATA --prediction GONE --out NEW", "GONE"),
+    ("evaluate --reference DATA --prediction FOLDER --out FILE", "FILE is a file"),
+    ("compare GONE FOLDER", "GONE"),
+    ("compare FOLDER FOLDER --out FILE", "FILE is a file"),
+    ("report --image GONE --prediction DATA/labels --out NEW", "GONE is missing"),
+    ("report --image DATA --prediction GONE --out NEW", "GONE is missing"),
+    ("report --image DATA --prediction DATA/labels --out FILE", "FILE is a file"),
+    ("report --image DATA --prediction DATA/labels --out NEW --evaluation GONE", "GONE"),
+    ("verify GONE", "GONE is missing"),
+    ("verify FOLDER", "dataset.json"),
+    ("verify DATA --out FOLDER", "FOLDER is a folder"),
+    ("plan GONE --gpu-memory 24 --out NEW", "GONE is missing"),
+    ("plan DATA --gpu-memory huge --out NEW", "--gpu-memory is huge"),
+    ("plan DATA --gpu-memory 24 --out FILE", "no plan"),
+    ("convert nothing DATA --out NEW", "nothing"),
+    ("convert nnunet GONE --out NEW", "GONE is missing"),
+    ("convert frames DATA --out DATA/inside", "is inside"),
+    ("convert frames FOLDER --out DATA", "holds a dataset already"),
+    ("phantom --out FILE --subjects 1 --frames 2", "FILE is a file"),
+    ("phantom --out DATA --subjects 1 --frames 2", "holds a dataset already"),
+    ("info GONE", "GONE is missing"),
+    ("info FOLDER", "holds no run"),
+    ("info FILE", "FILE is truncated"),
+]  # fmt: skip
+
+
+def calls(arguments: list[list[str]]) -> list[list]:
+    """Run each command line in one fresh interpreter; return exit code, stdout, stderr and heavy packages loaded so far."""
+    done = subprocess.run(
+        [sys.executable, "-c", CALLS],
+        input=json.dumps(arguments),
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=True,
+    )
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory) -> dict[str, str]:
+    """Return the path of each word in capital letters of `WRONG`."""
+    root = tmp_path_factory.mktemp("places")
+    found = {name: str(root / name) for name in ("DATA", "RUN", "FILE", "GONE", "NEW", "FOLDER", "LIST")}
+    for folder in ("DATA/images", "DATA/labels", "RUN", "FOLDER"):
+        (root / folder).mkdir(parents=True)
+    (root / "FILE").write_text("a file")
+    (root / "FOLDER" / "a file").write_text("")
+    (root / "LIST.txt").write_text("gone\n")
+    found["LIST"] += ".txt"
+    case = {"case": "anna", "subject": "anna", "image": "images/anna.nii", "label": "labels/anna.nii"}
+    dataset = {"name": "one", "channel_names": {"0": "MRI"}, "labels": {"background": 0, "wall": 1}, "training": [case]}
+    (root / "DATA" / "dataset.json").write_text(json.dumps(dataset))
+    for file in (case["image"], case["label"]):
+        (root / "DATA" / file).write_bytes(b"never read")
+    config = Config(model=ModelConfig([2, 4], 2, [(2, 2, 1)], [(3, 3, 1), (3, 3, 3)]))
+    network = build_network(config.model, 1, 2)
+    for name, training in ((BEST, {}), (LAST, {"epoch": 2, "step": 10, "weights": network.state_dict()})):
+        task = Task({"background": 0, "wall": 1}, ("MRI",), cyclic=True, held_out=("anna",))
+        save_checkpoint(root / "RUN" / name, config, task, network, training)
+    return found
+
+
+def placed(line: str, places: dict[str, str]) -> list[str]:
+    words = []
+    for word in line.split():
+        first, slash, rest = word.partition("/")
+        words.append(places.get(first, first) + slash + rest)
+    return words
+
+
+def test_wrong_paths_and_values_are_reported_before_torch_is_imported(places):
+    found = calls([placed(line, places) for line, _ in WRONG])
+    assert {line.split()[0] for line, _ in WRONG} == set(COMMANDS)
+    for (line, wanted), (code, _, failed, loaded) in zip(WRONG, found, strict=True):
+        assert (code, failed.count("\n")) == (2, 1), f"{line}: {code}, {failed}"
+        assert wanted in failed.replace(f"{Path(places['FILE']).parent}{os.sep}", ""), f"{line}: {failed}"
+        assert loaded == [], f"{line}: {failed}"
+    assert not Path(places["NEW"]).exists()
+
+
+def test_info_answers_without_torch(places):
+    run, best = places["RUN"], str(Path(places["RUN"]) / BEST)
+    (code, said, _, _), (file_code, file_said, _, _), (bare_code, bare, _, loaded) = calls(
+        [["info", run, "--json"], ["info", best, "--json"], ["info"]]
+    )
+    assert code == file_code == bare_code == 0
+    assert loaded == []
+    weights = sum(tensor.numel() for tensor in load_checkpoint(best)["network"].values())
+    assert json.loads(said)["model"]["weights"] == json.loads(file_said)["model"]["weights"] == weights
+    assert json.loads(said)["checkpoints"][LAST]["step"] == 10
+    assert f"torch      {torch.__version__.partition('+')[0]}" in bare
+    assert unet4d.__version__ in bare
+
+
+def test_the_outline_of_a_checkpoint_is_its_content_with_shapes_for_tensors(places):
+    path = Path(places["RUN"]) / LAST
+    whole, outline = load_checkpoint(path), load_outline(path)
+
+    def shapes(value):
+        if isinstance(value, dict):
+            return {key: shapes(inner) for key, inner in value.items()}
+        return tuple(value.shape) if isinstance(value, torch.Tensor) else value
+
+    assert outline == shapes(whole)
+
+
+def test_an_outline_runs_no_code(tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / "made"),)
+
+    torch.save({"format": Evil()}, tmp_path / "evil.pt")
+    with pytest.raises(InputError, match="could run code"):
+        load_outline(tmp_path / "evil.pt")
+    assert not (tmp_path / "made").exists()
+
+
+def test_python_callers_get_the_words_of_the_command_line(places, tmp_path):
+    with pytest.raises(InputError) as raised:
+        predict(places["RUN"], [places["GONE"]], tmp_path / "out")
+    ((code, _, failed, _),) = calls([["predict", places["RUN"], "-i", places["GONE"], "-o", str(tmp_path / "out")]])
+    assert (code, failed) == (2, f"unet4d: {raised.value}\n")
+
+
+@pytest.mark.parametrize(("name", "is_known"), [("cpu", True), ("cuda:3", True), ("cuda:x", False), ("meta", False)])
+def test_names_of_devices(name, is_known):
+    if is_known:
+        check_device_name(name)
+    else:
+        with pytest.raises(InputError, match=name):
+            check_device_name(name)
+
+
+def test_a_checkout_without_its_packages_says_what_to_run(tmp_path):
+    bare = subprocess.run(
+        [sys.executable, "-S", "-E", "-m", "unet4d", "--version"], capture_output=True, text=True, timeout=100, cwd=ROOT
+    )
+    assert (bare.returncode, bare.stderr.count("\n")) == (2, 1)
+    assert f"make setup in {ROOT}, or pip install {ROOT}" in bare.stderr
+
+
+def test_a_package_missing_later_is_one_line_too(tmp_path):
+    source = "import sys\nsys.modules['scipy'] = None\nfrom unet4d.cli import main\nmain(sys.argv[1:])"
+    words = ["phantom", "--out", str(tmp_path / "hearts"), "--subjects", "1", "--frames", "2"]
+    done = subprocess.run([sys.executable, "-c", source, *words], capture_output=True, text=True, timeout=100)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "scipy" in done.stderr
+
+
+def test_the_version_of_a_checkout_that_is_not_installed_is_its_own(tmp_path):
+    hidden = "import importlib.metadata as m\ndef gone(name): raise m.PackageNotFoundError(name)\nm.version = gone\n"
+    done = subprocess.run(
+        [sys.executable, "-c", hidden + "import unet4d; print(unet4d.__version__)"],
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=True,
+        cwd=ROOT,
+    )
+    assert f'version = "{done.stdout.strip()}"' in (ROOT / "pyproject.toml").read_text("utf-8")
