@@ -11,7 +11,19 @@ import pytest
 pytest.importorskip("pydicom", reason="needs the extra dicom")
 
 from pydicom.dataset import Dataset
-from pydicom.uid import ComprehensiveSRStorage, SecondaryCaptureImageStorage, generate_uid
+from pydicom.uid import (
+    UID,
+    ComprehensiveSRStorage,
+    EncapsulatedPDFStorage,
+    GrayscaleSoftcopyPresentationStateStorage,
+    KeyObjectSelectionDocumentStorage,
+    MediaStorageDirectoryStorage,
+    RTDoseStorage,
+    RTStructureSetStorage,
+    SecondaryCaptureImageStorage,
+    SegmentationStorage,
+    generate_uid,
+)
 
 from tests.data.convert import dicom_files as files
 from tests.data.convert.dicom_files import (
@@ -63,8 +75,56 @@ def test_what_is_no_4d_study_is_passed_by_and_told(tmp_path, capfd):
     assert f"passed by: series 1 (localizer) in {tmp_path}: one time point" in told
     assert f"passed by: {saved[-1]}: it has no ImagePositionPatient" in told
     assert str(saved[-2]) not in told  # a report is no image
-    assert f"passed by: 3 images in {tmp_path / 'screenshots'}: it has no ImagePositionPatient" in told
+    assert f"passed by: 3 images in {tmp_path / 'screenshots'} (first IM00000): it has no ImagePositionPatient" in told
     assert told.count("passed by") == 3
+    assert "no images: 1 Comprehensive SR;" in told
+
+
+OBJECTS = {
+    SegmentationStorage: "2 Segmentation,",
+    RTStructureSetStorage: "1 RT Structure Set,",
+    ComprehensiveSRStorage: "1 Comprehensive SR,",
+    GrayscaleSoftcopyPresentationStateStorage: "1 Grayscale Softcopy Presentation State,",
+    KeyObjectSelectionDocumentStorage: "1 Key Object Selection Document,",
+    EncapsulatedPDFStorage: "1 Encapsulated PDF,",
+    UID("1.3.12.2.1107.5.9.1"): "1 object of a private class,",
+}
+
+
+def drawn(sop_class: UID) -> Dataset:
+    """An object that is no image, of the same patient."""
+    (ds,) = files.single_frames(ARRAY[:1, ..., :1], AFFINE, by_instance, SeriesInstanceUID=generate_uid())
+    ds.SOPClassUID = ds.file_meta.MediaStorageSOPClassUID = sop_class
+    if sop_class != SegmentationStorage:
+        for keyword in ("PixelData", "Rows", "Columns"):
+            delattr(ds, keyword)
+    return ds
+
+
+def test_objects_that_are_no_images_are_counted_by_kind_and_nothing_else_is_said_of_them(tmp_path, capfd):
+    files.save(files.single_frames(ARRAY, AFFINE, by_trigger), tmp_path)
+    for at, sop_class in enumerate([*OBJECTS, SegmentationStorage]):
+        files.save([drawn(sop_class)], tmp_path / f"{files.NAME}-{at}")
+    bare = drawn(RTDoseStorage)  # beside the images, without a preamble
+    del bare.file_meta
+    bare.save_as(tmp_path / "dose", implicit_vr=True, little_endian=True, enforce_file_format=False)
+    assert_is(image_of(tmp_path))
+    (line,) = (line for line in capfd.readouterr().err.splitlines() if line.startswith("ignored"))
+    assert [kind for kind in OBJECTS.values() if kind not in line.replace(";", ",")] == []
+    assert "1 RT Dose" in line
+    assert not any(text in line for text in (files.NAME, files.PATIENT, str(tmp_path)))
+
+
+def test_a_folder_of_other_objects_alone_says_what_they_are(tmp_path):
+    files.save([drawn(SegmentationStorage), drawn(RTStructureSetStorage)], tmp_path)
+    with pytest.raises(InputError, match="no DICOM image, but 1 RT Structure Set, 1 Segmentation, expected images"):
+        find("dicom", tmp_path, Options())
+
+
+def test_a_directory_of_files_is_not_counted(tmp_path, capfd):
+    files.save([*files.single_frames(ARRAY, AFFINE, by_trigger), drawn(MediaStorageDirectoryStorage)], tmp_path)
+    assert_is(image_of(tmp_path))
+    assert "ignored" not in capfd.readouterr().err
 
 
 def test_where_nothing_moves_a_series_is_one_frame(tmp_path):

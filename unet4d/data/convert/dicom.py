@@ -4,7 +4,8 @@ One study is one series, single-frame or enhanced multi-frame, or many series of
 which). Different series of a patient are studies of one subject; phase images (velocity) of a 4D flow or phase contrast
 acquisition are studies of their own beside the magnitude.
 
-Passed by, and told: series of one time point where others have many (scouts), images in colour or without a place in space.
+Skipped and reported: series of one time point where others have many (scouts), images in colour or without a place in space.
+Objects that are no images (segmentations, structure sets, reports, ...) are counted by kind. A Siemens MOSAIC is refused.
 Refused, with the list of what is wrong, when its image is read: a series with gaps, duplicates, mixed geometry or damaged files.
 
 Patient names and ids stay in the files. A case is named by a hash of its SeriesInstanceUID, series-1a2b3c4d (of the first series of
@@ -65,6 +66,8 @@ def find(root: Path, options: Options) -> Source:
         raise InputError(_nothing(root, found))
     refused = {fault.file for candidate in taken for fault in candidate.faults}
     _pass_by(_summed_up([fault for fault in (*found.others, *found.damaged) if fault.file not in refused]))
+    if found.ignored:
+        _tell([f"ignored, because they are no images: {_counted(found)}; what is drawn in them is not read"])
     stacks = [_stack(candidate, root) for candidate in taken]
     cases, subjects = _names(taken, options.with_ids)
     _tell([f"{case}: {_described(candidate)}" for case, candidate in zip(cases, taken, strict=True)])
@@ -89,7 +92,7 @@ def _stack(candidate: Candidate, root: Path) -> Stack | InputError:
     title = f"{root}: {candidate.title}"
     try:
         if candidate.faults:
-            raise refusal(title, [str(fault) for fault in candidate.faults])
+            raise refusal(title, _summed_up(candidate.faults))
         return stacked(candidate.planes, title)
     except InputError as error:
         return error
@@ -165,10 +168,17 @@ def _distinct(names: Sequence[str]) -> list[str]:
 
 def _nothing(root: Path, found: Found) -> str:
     reasons = _summed_up([*found.damaged, *found.others])
+    if not reasons and found.ignored:
+        return f"{root} holds no DICOM image, but {_counted(found)}, expected images; give another folder"
     if not reasons:
         return f"{root} holds no DICOM image; wanted a file or folder of them; give another"
     more = f"; and {len(reasons) - 3} more" if len(reasons) > 3 else ""
     return f"{root} holds no DICOM image that can be used: {'; '.join(reasons[:3])}{more}; give another"
+
+
+def _counted(found: Found) -> str:
+    """Return how many objects of each kind are no images; not which, because their paths and texts may name patients."""
+    return ", ".join(f"{count} {kind}" for kind, count in sorted(found.ignored.items()))
 
 
 def _summed_up(faults: Sequence[Fault]) -> list[str]:
@@ -177,7 +187,7 @@ def _summed_up(faults: Sequence[Fault]) -> list[str]:
     for fault in faults:
         alike.setdefault((fault.file.parent, fault.reason), []).append(fault)
     return [
-        str(group[0]) if len(group) == 1 else f"{len(group)} images in {folder}: {reason}"
+        str(group[0]) if len(group) == 1 else f"{len(group)} images in {folder} (first {group[0].file.name}): {reason}"
         for (folder, reason), group in alike.items()
     ]
 

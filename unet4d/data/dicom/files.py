@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,9 +20,11 @@ from tqdm import tqdm
 from unet4d.data.dicom.header import KEYWORDS, OtherObject, planes_of, series_of
 from unet4d.data.dicom.plane import Plane, Series
 from unet4d.errors import InputError
+from unet4d.files import open_regular
 
 _MAGIC = b"DICM"
 _MAGIC_AT = 128
+_INDEX = "Media Storage Directory"  # DICOMDIR: it lists files and holds nothing
 _FIRST_GROUP = (b"\x08\x00", b"\x00\x08")  # of a data set, in either byte order
 
 
@@ -45,23 +48,25 @@ class Found:
         planes: of the images.
         damaged: images that should be there, and cannot be read.
         others: images that are no plane of a volume of scalars, such as screenshots.
+        ignored: how many objects are no images, by kind: segmentations, structure sets, reports, ...
     """
 
     planes: list[Plane] = field(default_factory=list)
     damaged: list[Fault] = field(default_factory=list)
     others: list[Fault] = field(default_factory=list)
+    ignored: Counter[str] = field(default_factory=Counter)
 
 
 def is_dicom(file: Path) -> bool:
     """Whether a file has the preamble of a DICOM file (PS3.10), whatever its name."""
     try:
         return _has_preamble(_start(file))
-    except OSError:
+    except (OSError, InputError):
         return False
 
 
 def _start(file: Path) -> bytes:
-    with open(file, "rb") as stream:
+    with open_regular(file) as stream:
         return stream.read(_MAGIC_AT + len(_MAGIC))
 
 
@@ -85,8 +90,8 @@ def files_under(root: Path) -> Iterator[Path]:
 
 
 def scan(root: Path) -> Found:
-    """Read the headers of all DICOM images under a folder. Other objects (DICOMDIR, reports, presentation states,
-    segmentations, doses) are passed by.
+    """Read the headers of all DICOM images under a folder. Other objects (reports, presentation states, segmentations,
+    structure sets, doses) are counted by kind.
 
     Raises:
         InputError: pydicom is not installed.
@@ -98,7 +103,7 @@ def scan(root: Path) -> Found:
     found = Found()
     whole, bare = _dicom_files(root, found)
     folders = {file.parent for file in whole}
-    wanted = whole + [file for file in bare if file.parent in folders and _is_bare_image(file)]
+    wanted = whole + [file for file in bare if file.parent in folders and _is_bare_object(file)]
     for file in tqdm(wanted, "reading headers", unit="file", leave=False, disable=None):
         _read(file, found)
     return found
@@ -120,15 +125,17 @@ def _dicom_files(root: Path, found: Found) -> tuple[list[Path], list[Path]]:
     return whole, bare
 
 
-def _is_bare_image(file: Path) -> bool:
-    """Whether a file without a preamble says that it is an image."""
+def _is_bare_object(file: Path) -> bool:
+    """Return whether a file without a preamble says that it is an image, or another object of a known class."""
     from pydicom import dcmread
+    from pydicom.uid import UID
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
             dataset = dcmread(file, force=True, stop_before_pixels=True, specific_tags=["SOPClassUID", "Rows"])
-            return bool(dataset.get("SOPClassUID") and dataset.get("Rows"))
+            uid = UID(dataset.get("SOPClassUID") or "")
+            return bool(uid and (dataset.get("Rows") or uid.name != uid))
         except Exception:  # whatever pydicom makes of bytes that are no DICOM
             return False
 
@@ -144,7 +151,9 @@ def _read(file: Path, found: Found) -> None:
             with open(file, "rb") as stream:
                 dataset = dcmread(stream, force=True, stop_before_pixels=True, specific_tags=list(KEYWORDS))
                 has_pixels = stream.read(1) != b"" or _is_deflated(dataset)
-            if not _is_image(dataset):
+            kind = _kind(dataset)
+            if kind is not None:
+                found.ignored.update([kind] if kind != _INDEX else [])
                 return
             series = series_of(dataset) if dataset.get("SeriesInstanceUID") else None
             if not has_pixels:
@@ -163,8 +172,10 @@ def _is_deflated(dataset: Any) -> bool:
     return dataset.file_meta.get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian
 
 
-def _is_image(dataset: Any) -> bool:
-    """By the class of the object; by its size where the class is a vendor's own.
+def _kind(dataset: Any) -> str | None:
+    """Return what an object is that is no image; None for an image.
+
+    The class of the object says so; where the class is a vendor's own, an object with rows is an image.
 
     Raises:
         ValueError: there is no class.
@@ -174,4 +185,7 @@ def _is_image(dataset: Any) -> bool:
     uid = UID(dataset.file_meta.get("MediaStorageSOPClassUID") or dataset.get("SOPClassUID") or "")
     if not uid:
         raise ValueError("it does not say what it is; it was cut off; export it again")
-    return "Image Storage" in uid.name or (uid.name == uid and "Rows" in dataset)
+    is_private = uid.name == uid
+    if "Image Storage" in uid.name or (is_private and "Rows" in dataset):
+        return None
+    return "object of a private class" if is_private else uid.name.removesuffix(" Storage")

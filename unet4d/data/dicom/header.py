@@ -98,7 +98,7 @@ def planes_of(dataset: Any, file: Path) -> list[Plane]:
 
     Raises:
         OtherObject: it is in colour, or does not say where it lies in space.
-        ValueError, TypeError, AttributeError, KeyError: a damaged header.
+        ValueError, TypeError, AttributeError, KeyError: a damaged header; a Siemens MOSAIC.
     """
     series = series_of(dataset)
     photometric = str(dataset.get("PhotometricInterpretation") or "")
@@ -123,7 +123,18 @@ def planes_of(dataset: Any, file: Path) -> list[Plane]:
     return planes
 
 
+def _check_mosaic(value: Value) -> None:
+    """Raise ValueError for a Siemens MOSAIC: one plane that holds many slices side by side, as tiles."""
+    kinds = [*_several(value("ImageType")), *_several(value("FrameType"))]
+    if any("MOSAIC" in str(kind).upper() for kind in kinds):
+        raise ValueError(
+            "it is a Siemens MOSAIC, all slices side by side in one image, expected one slice per image; convert the series to "
+            "NIfTI with dcm2niix, and give that"
+        )
+
+
 def _plane(value: Value, series: Series, file: Path, index: int, at: tuple[int, ...] | None) -> Plane:
+    _check_mosaic(value)
     missing = [
         keyword
         for keyword in ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing")
