@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import os
+import time
+from collections.abc import Callable
 from functools import partial
 
 import pytest
 import torch
 import torch.multiprocessing as mp
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils.flop_counter import FlopCounterMode
 
-from unet4d.config import DataConfig, MemoryConfig
+from unet4d.config import DataConfig, MemoryConfig, ModelConfig
 from unet4d.data.cache import CachedStudy
 from unet4d.data.sampling import ClipDataset, collate
 from unet4d.errors import InputError
 from unet4d.model.clip_loss import ClipLoss
-from unet4d.model.clstm_unet import CLSTMUNet
+from unet4d.model.clstm_unet import CLSTMUNet, build_network
 from unet4d.model.loss import LabelledFramesLoss
 from unet4d.model.memory import peak_bytes
 
@@ -195,6 +198,56 @@ def test_a_frame_nobody_labelled_is_never_decoded():
     assert max(decoded) == 2
 
 
+def framewise_oracle(made: CLSTMUNet, image: torch.Tensor, label: torch.Tensor, labelled) -> list[torch.Tensor]:
+    """The loss and all gradients where every frame is encoded and decoded, and the labelled ones are selected afterwards."""
+    made.zero_grad()
+    image = image.clone().requires_grad_()
+    levels, _ = made.taught_logits(image)
+    weights, total = [0.5**level for level in range(len(levels))], 0.0
+    for weight, logits, (x, y, z) in zip(weights, levels, made.taught_strides, strict=True):
+        truth, folded = label[:, :, ::x, ::y, ::z], logits.unflatten(0, image.shape[:2])
+        total += weight / sum(weights) * LabelledFramesLoss()(folded, truth, torch.tensor(labelled))
+    total.backward()
+    return [total.detach(), image.grad, *(weight.grad for weight in made.parameters())]
+
+
+@pytest.mark.parametrize("memory", [MemoryConfig(0), *CUTS], ids=str)
+@pytest.mark.parametrize("labelled", [LABELLED, [[True] + [False] * 6, [False] * 7], [[True] * 7] * 2])
+def test_a_frame_wise_network_learns_from_labelled_frames_alone_as_if_all_were_encoded(memory, labelled):
+    """Covers a clip without any labelled frame, in the second pattern."""
+    made, given = network(lstm_channels=0, deep=True), clip()
+    check_equal(loss_and_gradients(made, memory, *given, labelled), framewise_oracle(made, *given, labelled))
+
+
+def test_a_frame_wise_network_drops_the_same_channels_as_if_all_frames_were_encoded():
+    made, image = network(lstm_channels=0, dropout=0.5), clip()[0]
+    kept = made.drawn_dropout(2, torch.Generator().manual_seed(3))
+    alone, _ = made.logits(image, chosen=torch.tensor([0, 4, 12]), kept=kept)
+    torch.testing.assert_close(alone, made.logits(image, kept=kept)[0][[0, 4, 12]])
+
+
+@pytest.mark.parametrize("memory", [MemoryConfig(0), MemoryConfig(2)], ids=str)
+@pytest.mark.parametrize(("frames", "taught", "most"), [(8, [3], 0.27), (30, [0, 12], 0.17)])
+def test_a_frame_wise_step_spends_no_convolution_on_unlabelled_frames(memory, frames, taught, most):
+    made = build_network(ModelConfig([8, 16, 32], 0, STRIDES, KERNELS), 1, 4)
+    labelled = [[t in taught for t in range(frames)]]
+
+    def flops(run: Callable[[], torch.Tensor]) -> int:
+        made.zero_grad()
+        with FlopCounterMode(display=False) as counter:
+            run().backward()
+        return counter.get_total_flops()
+
+    image, label = torch.randn(1, frames, 1, 16, 16, 4), torch.zeros(1, frames, 16, 16, 4, dtype=torch.uint8)
+    chosen = torch.tensor(taught)
+    every = flops(lambda: made._decoded([level[chosen] for level in made._encoded(image, None)], False)[0].sum())
+    recomputes = 4 / 3 if memory.chunk_frames else 1
+    assert flops(lambda: ClipLoss(made, memory)(image, label, labelled)) <= most * every * recomputes
+    # No more than the labelled frames alone.
+    alone = flops(lambda: ClipLoss(made, memory)(image[:, taught], label[:, taught], [[True] * len(taught)]))
+    assert flops(lambda: ClipLoss(made, MemoryConfig(0))(image, label, labelled)) <= alone
+
+
 def test_a_batch_without_a_labelled_frame_is_refused():
     with pytest.raises(InputError, match="no frame of this batch is labelled"):
         ClipLoss(network(), MemoryConfig(0))(*clip(), [[False] * FRAMES] * 2)
@@ -230,21 +283,33 @@ def test_each_step_of_leanness_needs_less_memory_and_more_frames_cost_only_their
     assert plain > 10 * cut
 
 
-def _gradient_of_rank(rank: int, folder: str) -> None:
+def _gradient_of_rank(rank: int, folder: str, lstm_channels: int | None) -> None:
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
-    (image, label), made = clip(), network()
+    (image, label), made = clip(), network(lstm_channels=lstm_channels)
     loss = DistributedDataParallel(ClipLoss(made, MemoryConfig(2, 2, stages=True)))
     loss(image[rank : rank + 1], label[rank : rank + 1], LABELLED[rank : rank + 1]).backward()
-    torch.save([weight.grad for weight in made.parameters()], os.path.join(folder, f"{rank}.pt"))
-    torch.distributed.destroy_process_group()
+    torch.save([weight.grad for weight in made.parameters()], os.path.join(folder, f"{rank}.part"))
+    os.rename(os.path.join(folder, f"{rank}.part"), os.path.join(folder, f"{rank}.pt"))
+    for _ in range(6000):  # until the other one has done its exchange, too
+        if os.path.exists(os.path.join(folder, f"{1 - rank}.pt")):
+            break
+        time.sleep(0.01)
+    os._exit(0)  # destroying the process group may wait for ever where the other one has just ended
 
 
-def test_two_processes_get_the_mean_of_their_gradients(tmp_path):
-    mp.spawn(_gradient_of_rank, (str(tmp_path),), nprocs=2)
+@pytest.mark.parametrize("lstm_channels", [None, 0], ids=["recurrent", "frame-wise"])
+def test_two_processes_get_the_mean_of_their_gradients(tmp_path, lstm_channels):
+    mp.spawn(_gradient_of_rank, (str(tmp_path), lstm_channels), nprocs=2)
     image, label = clip()
     alone = [
-        loss_and_gradients(network(), MemoryConfig(0), image[i : i + 1], label[i : i + 1], LABELLED[i : i + 1])[2:]
+        loss_and_gradients(
+            network(lstm_channels=lstm_channels),
+            MemoryConfig(0),
+            image[i : i + 1],
+            label[i : i + 1],
+            LABELLED[i : i + 1],
+        )[2:]
         for i in range(2)
     ]
     for rank in range(2):

@@ -338,6 +338,16 @@ def test_heads_of_deep_supervision_and_a_moving_average_are_counted():
     assert kept.fixed_bytes - counted.fixed_bytes == kept.peak_bytes - counted.peak_bytes == weights_bytes
 
 
+def test_unlabelled_frames_of_a_frame_wise_network_are_not_counted():
+    """Their image alone is there."""
+    framewise = dataclasses.replace(config("bf16", chunk_frames=0), model=dataclasses.replace(MODEL, lstm_channels=0))
+    longer = dataclasses.replace(framewise, data=dataclasses.replace(framewise.data, frames=4 * FRAMES))
+    short, long = (training_memory(one, 1, CLASSES, 2) for one in (framewise, longer))
+    image_and_label_bytes = BATCH * 3 * FRAMES * 16 * 16 * 8 * (4 + 1)
+    assert long.flops == short.flops
+    assert long.peak_bytes - short.peak_bytes <= image_and_label_bytes
+
+
 def test_half_precisions_take_the_same():
     assert planned("fp16", 2) == planned("bf16", 2)
 

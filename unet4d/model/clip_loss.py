@@ -20,8 +20,8 @@ class ClipLoss(nn.Module):
     Each chunk of frames is a gradient checkpoint (Chen et al. 2016, arXiv:1604.06174; through time Gruslys et al. 2016,
     arXiv:1606.03401): kept are the image and the states at its border, its inside is computed again. With E, D and R for the work
     of encoder, decoder and one direction of recurrence, a step costs 3 (E + D + R) at once and 4 (E + D + R) in chunks; when
-    bidirectional 3 (E + D + 2 R) and 8 E + 4 D + 12 R, since the sweep back runs the encoder, too. Frames that nobody labelled are
-    not decoded.
+    bidirectional 3 (E + D + 2 R) and 8 E + 4 D + 12 R, since the sweep back runs the encoder, too. Unlabelled frames are not
+    decoded; a frame-wise network, in which they reach no other frame, does not encode them either.
 
     With deep supervision it is the weighted mean of the losses of all taught levels, whose truth is every voxel that stands for one
     of theirs; see `CLSTMUNet.taught_logits`.

@@ -145,7 +145,8 @@ class CLSTMUNet(nn.Module):
     ) -> tuple[Tensor, NetworkState]:
         """Logits (N, K, X, Y, Z) of the `chosen` frames, by their place in B*T; of all, where None. And the state after all frames.
 
-        `kept` are the channels that dropout keeps, as `drawn_dropout` gives them. Only chosen frames are decoded.
+        `kept` are the channels that dropout keeps, as `drawn_dropout` gives them. Only chosen frames are decoded; a frame-wise
+        network encodes only them, too.
         """
         logits, after = self._computed(x, state, chosen, kept, cyclic)
         return logits[0], after
@@ -202,6 +203,9 @@ class CLSTMUNet(nn.Module):
         cyclic: bool = False,
         taught: bool = False,
     ) -> tuple[list[Tensor], NetworkState]:
+        if self.is_frame_wise and chosen is not None:
+            # Nothing couples frames, so the others change nothing: they are not encoded either.
+            return self._decoded(self._encoded(x, kept, chosen), taught), []
         features = self._encoded(x, kept)
         carried: list[Sequence[CellState | None] | None] = []
         for level, folded in enumerate(features):
@@ -214,14 +218,21 @@ class CLSTMUNet(nn.Module):
             features[level] = addition.added(folded, hidden) if addition and hidden is not None else folded
         return self._decoded(features, taught), self._by_cell(carried)
 
-    def _encoded(self, x: Tensor, kept: Dropout | None) -> list[Tensor]:
-        """The features of every level, each (B*T, C, X, Y, Z), from full resolution to the bottleneck."""
+    def _encoded(self, x: Tensor, kept: Dropout | None, chosen: Tensor | None = None) -> list[Tensor]:
+        """Encode all frames, or the `chosen` ones by their index in B*T.
+
+        Returns:
+            The features of every level, each (B*T, C, X, Y, Z) or (chosen, C, X, Y, Z), from full resolution to the bottleneck.
+        """
         self._check(x)
         folded, features = x.flatten(0, 1), []
+        if chosen is not None:
+            folded = folded.index_select(0, chosen)
         for level, encode in enumerate(self.encoder):
             folded = self._encoded_stage(encode, folded)
             if kept is not None:
                 factor = kept[level].to(folded, non_blocking=True).repeat_interleave(x.shape[1], 0)
+                factor = factor if chosen is None else factor.index_select(0, chosen)
                 folded = folded * factor[..., None, None, None]
             features.append(folded)
         return features
