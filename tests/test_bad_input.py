@@ -56,7 +56,7 @@ IMAGE_DEFECTS: dict[str, tuple[Spoil, str]] = {
     ),
     "truncated": (lambda root: truncate(root / IMAGE), "images/phantom002.nii.gz is truncated"),
     "not NIfTI": (lambda root: (root / IMAGE).write_bytes(b"DICM" * 200), "images/phantom002.nii.gz cannot be read"),
-    "no file": (lambda root: (root / IMAGE).unlink(), "1 file(s) are missing: phantom002: "),
+    "no file": (lambda root: (root / IMAGE).unlink(), "1 file is missing: phantom002: "),
 }
 LABEL_DEFECTS: dict[str, tuple[Spoil, str]] = {
     "frames": (
@@ -77,7 +77,7 @@ LABEL_DEFECTS: dict[str, tuple[Spoil, str]] = {
         "label value 1.5 at frame 2, voxel (3, 4, 1) (1 such in this frame); wanted whole numbers",
     ),
     "truncated": (lambda root: truncate(root / LABEL), "labels/phantom002.nii.gz is truncated"),
-    "no file": (lambda root: (root / LABEL).unlink(), "1 file(s) are missing: phantom002: "),
+    "no file": (lambda root: (root / LABEL).unlink(), "1 file is missing: phantom002: "),
 }
 DATASET_DEFECTS: dict[str, tuple[Spoil, str]] = {
     "wrong key": (

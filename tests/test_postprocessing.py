@@ -307,7 +307,7 @@ def test_a_cine_study_takes_seconds():
 @pytest.mark.parametrize(
     ("operation", "name", "wanted"),
     [
-        ("largest", "muscle", "operation 'largest' came; wanted one of largest_component, fill_holes, remove_single"),
+        ("largest", "muscle", "got operation 'largest', expected one of largest_component, fill_holes, remove_single"),
         ("fill_holes", "*", "fill_holes of '*' came; wanted one class"),
         ("fill_holes", 1, "fill_holes of 1 came; wanted the name of a class"),
     ],

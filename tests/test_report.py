@@ -6,6 +6,7 @@ import base64
 import gzip
 import hashlib
 import json
+import random
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -15,10 +16,12 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from tests.mutations import mutated, outcome
 from unet4d.data.image4d import Image4D, read_image, write_image
 from unet4d.errors import InputError
 from unet4d.evaluate import evaluate
 from unet4d.pages import html
+from unet4d.pages.scores import read_evaluation
 from unet4d.pictures import class_colour, save_picture
 from unet4d.report import report
 
@@ -294,7 +297,7 @@ def test_scores_that_cannot_be_read_are_one_line(folders: tuple[Path, Path], tmp
     evaluate(root, predictions, tmp_path / "scores")
     table = tmp_path / "scores/metrics.csv"
     table.write_text(table.read_text().replace(*spoiled, 1))
-    with pytest.raises(InputError, match=r"metrics\.csv cannot be read as what `unet4d evaluate` wrote"):
+    with pytest.raises(InputError, match=r"metrics\.csv.*(expected a number|no column class).*evaluate again"):
         report(root, predictions, tmp_path / "out", tmp_path / "scores")
 
 
@@ -381,6 +384,50 @@ def test_references_left_out_of_the_scores_are_told(folders: tuple[Path, Path], 
     (tmp_path / "evaluation/summary.json").write_text(json.dumps(summary | {"without_prediction": ["liver", "lung"]}))
     words = Page(report(root, predictions, tmp_path / "out", tmp_path / "evaluation")).words
     assert "1 labelled frames (2 references without prediction left out);" in words
+
+
+CUTS = {
+    "empty": lambda text: "",
+    "header alone": lambda text: text.splitlines(keepends=True)[0],
+    "without its last row": lambda text: "".join(text.splitlines(keepends=True)[:-1]),
+    "within the last number": lambda text: text[:-2],
+    "within the last row": lambda text: text[:-9],
+    "of another case": lambda text: text.replace("heart,", "lung,"),
+    "NUL": lambda text: text.replace("heart", "he\0art", 1),
+}
+
+
+@pytest.mark.parametrize("cut", CUTS)
+def test_truncated_scores_are_refused_and_never_left_out(folders: tuple[Path, Path], tmp_path: Path, cut: str):
+    root, predictions = folders
+    evaluate(root, predictions, tmp_path / "scores")
+    table = tmp_path / "scores/metrics.csv"
+    table.write_text(CUTS[cut](table.read_text()))
+    with pytest.raises(InputError, match=r"metrics\.csv.*evaluate again") as refused:
+        report(root, predictions, tmp_path / "out", evaluation=tmp_path / "scores")
+    assert "\n" not in str(refused.value)
+    assert not (tmp_path / "out/index.html").exists()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_damaged_summary_is_refused_or_shown(folders: tuple[Path, Path], tmp_path: Path, seed: int):
+    root, predictions = folders
+    evaluate(root, predictions, tmp_path / "scores")
+    file = tmp_path / "scores/summary.json"
+    summary, rng, refused = json.loads(file.read_text()), random.Random(seed), 0
+    for _ in range(60):
+        file.write_text(json.dumps(mutated(summary, rng)))
+        refused += bool(outcome(read_evaluation, file.parent))
+    assert refused > 10
+
+
+def test_scores_without_their_table_are_shown_and_that_is_said(folders: tuple[Path, Path], tmp_path: Path, capsys):
+    root, predictions = folders
+    evaluate(root, predictions, tmp_path / "scores")
+    (tmp_path / "scores/metrics.csv").unlink()
+    path = report(root, predictions, tmp_path / "out", evaluation=tmp_path / "scores")
+    assert "metrics.csv is missing" in capsys.readouterr().err
+    assert "metrics.csv is missing" in Page(path).words
 
 
 def test_one_study_that_cannot_be_shown_does_not_stop_the_others(folders: tuple[Path, Path], tmp_path: Path):

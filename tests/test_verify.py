@@ -134,7 +134,7 @@ def test_train_tells_the_first_errors_and_how_to_see_all(command, spoilt, tiny_o
     assert done.code == 2
     assert done.line.startswith(f"unet4d: {spoilt} has 4 errors: (1) ")
     assert done.line.endswith(f"; and 1 more; all of them: unet4d verify {spoilt}")
-    assert f"(1) {spoilt / 'dataset.json'}: 1 file(s) are missing: phantom001: {label(1)}; " in done.line
+    assert f"(1) {spoilt / 'dataset.json'}: 1 file is missing: phantom001: {label(1)}; " in done.line
     assert f"(2) {spoilt / image(2)}: 1 of 28800 voxels are NaN" in done.line
     assert not (tmp_path / "run").exists()
 

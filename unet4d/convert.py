@@ -16,11 +16,12 @@ from tqdm import tqdm
 from unet4d.data.channels import SIGNAL
 from unet4d.data.convert import NO_OPTIONS, Options, find
 from unet4d.data.dataset_folder import check_fillable, filling
-from unet4d.data.dataset_json import parse_dataset
+from unet4d.data.dataset_json import can_name_a_file, parse_dataset
 from unet4d.data.image4d import Image4D, write_image
 from unet4d.data.study import Source, Study
 from unet4d.errors import InputError
 from unet4d.files import replacing, write_json
+from unet4d.system.text import count, short_repr
 
 
 @dataclass(frozen=True)
@@ -112,10 +113,10 @@ def _check(source: Source, root: Path) -> None:
             f"or segment the studies as they lie: unet4d predict RUN -i {root}"
         )
     names = [name for study in source.studies for name in (study.name, study.subject)]
-    wrong = [name for name in names if not name.strip() or name.startswith(".") or set(name) & set("/\\\0\n")]
+    wrong = [name for name in names if not can_name_a_file(name)]
     if wrong:
         raise InputError(
-            f"{root}: {wrong[0]!r} would name a study or subject; wanted a text that can name a file, without slashes"
+            f"{root}: {short_repr(wrong[0])} would name a study or subject; wanted a text that can name a file, without slashes"
         )
     tests = {study.subject for study in source.studies if study.is_test}
     both = sorted({study.subject for study in source.studies if not study.is_test} & tests)
@@ -213,7 +214,8 @@ def _tell(made: dict[str, _Made], time: str | None, out: Path) -> None:
     studies = list(made.values())
     training = sum(one.is_training for one in studies)
     subjects = len({one.entry["subject"] for one in studies})
-    print(f"{len(studies)} studies of {subjects} subjects: {training} for training, {len(studies) - training} for test")
+    what = f"{count(len(studies), 'study', 'studies')} of {count(subjects, 'subject')}"
+    print(f"{what}: {training} for training, {len(studies) - training} for test")
     frames, labelled = [one.frames for one in studies], sum(one.labelled for one in studies)
     durations = [one.entry["frame_duration_s"] for one in studies if "frame_duration_s" in one.entry]
     lasting = f"of {_range(durations)} s" if durations else "of unknown duration (--frame_duration_s gives it)"

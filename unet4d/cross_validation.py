@@ -27,6 +27,7 @@ from unet4d.folds import FOLDS, fold_folder, folds_in
 from unet4d.over_folds import over_folds, table
 from unet4d.ranks import ALONE, Ranks
 from unet4d.signals import StopSignals
+from unet4d.system.text import short_repr
 from unet4d.train import train
 from unet4d.training.log import best_epoch, log_lines
 from unet4d.training.summary import CONFIG, SUMMARY
@@ -148,9 +149,9 @@ def _check_same(out: Path, begun: Sequence[int], record: dict[str, Any]) -> None
         if name == "held_out" and isinstance(was, dict):
             name = min(fold for fold in {*was, *now} if was.get(fold) != now.get(fold))
             was, now = was.get(name), now.get(name)
+        differs = f"{name} is {short_repr(now)} and was {short_repr(was)} ({out / FOLDS})"
         raise InputError(
-            f"{out} holds other folds: {name} is {now} and was {was} ({out / FOLDS}); give the dataset and the settings that they "
-            "were begun with, or another --out"
+            f"{out} holds other folds: {differs}; give the dataset and the settings that they were begun with, or another --out"
         )
 
 

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import io
 import json
+import math
 import os
 import secrets
 import stat
@@ -20,6 +21,8 @@ from unet4d.system.text import shortened
 _PARTIAL = ".partial."
 _LONGEST_NAME = 255
 """Bytes of a file's name on every common file system."""
+_DIGITS = 20  # of a whole number of 64 bits, with its sign
+_DEEPEST = 100
 
 
 @contextlib.contextmanager
@@ -192,18 +195,74 @@ def write_json(path: str | os.PathLike[str], value: Any) -> None:
 
 
 def read_json(path: str | os.PathLike[str]) -> Any:
-    """Read a JSON file.
+    """Read a JSON file. Everything that Python would read and JSON does not have, or no program can use, is refused.
 
     Raises:
-        InputError: the file is missing or not JSON; says which and where.
+        InputError: the file is missing, no file, or not JSON in UTF-8; it has a key twice, NaN or infinity, a number of
+            more than 64 bits, half of a character (a lone surrogate), or more than 100 levels. The message names the file.
     """
     path = Path(path)
     try:
         with open_regular(path) as file:
-            return json.loads(file.read().decode("utf-8"))
+            text = file.read().decode("utf-8")
+        value = json.loads(
+            text,
+            parse_int=_integer,
+            parse_float=_number,
+            parse_constant=_constant,
+            object_pairs_hook=_object,
+        )
+        _check_depth(value)
+        json.dumps(value, ensure_ascii=False).encode()
+        return value
     except FileNotFoundError as error:
         raise InputError(f"{path} is missing; give the path of an existing file") from error
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+    except UnicodeEncodeError as error:
+        raise InputError(
+            f"{path} is not valid JSON (half of a character, a lone surrogate); correct it there"
+        ) from error
+    except InputError:
+        raise
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is not valid JSON ({error}); correct it there") from error
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror}); give a readable JSON file") from error
+
+
+def _integer(text: str) -> int:
+    if len(text) > _DIGITS:
+        raise ValueError(f"a number of {len(text)} digits, more than 64 bits")
+    return int(text)
+
+
+def _number(text: str) -> float:
+    if not math.isfinite(float(text)):
+        raise ValueError(f"the number {text[:40]}, larger than any that can be computed with")
+    return float(text)
+
+
+def _constant(text: str) -> float:
+    raise ValueError(f"{text}, which JSON does not have")
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"the key {twice[:100]!r} twice in one object")
+    return found
+
+
+def _check_depth(value: Any) -> None:
+    """Raise ValueError for what is nested so deep that programs which walk it by recursion would end."""
+    level, depth = [value], 0
+    while level := [
+        inner
+        for outer in level
+        if isinstance(outer, (dict, list))
+        for inner in (outer.values() if isinstance(outer, dict) else outer)
+    ]:
+        depth += 1
+        if depth > _DEEPEST:
+            raise ValueError(f"more than {_DEEPEST} levels")

@@ -180,12 +180,21 @@ def _state(facts: Mapping[str, Any]) -> str:
 def _made_with(summary: Mapping[str, Any] | None) -> list[str]:
     if not summary:
         return []
+    try:
+        return [_row("with", _versions_and_device(summary))]
+    except (LookupError, TypeError, AttributeError) as error:
+        raise InputError(
+            f"summary.json is no summary of a run ({error!r}); expected what train wrote; delete it to see the rest"
+        ) from error
+
+
+def _versions_and_device(summary: Mapping[str, Any]) -> str:
     versions, hardware, commit = summary["versions"], summary["hardware"], summary["commit"]
     gpu, count = hardware["gpu"], hardware["processes"]
     device = f"{gpu['name']}, {gpu['memory_gb']} GB" if gpu else f"{hardware['cpu']}, {hardware['cores']} cores"
     came = f" ({commit['id'][:10]}{', changed' if commit['changed'] else ''})" if commit else ""
     many = f", {count} processes" if count > 1 else ""
-    return [_row("with", f"unet4d {versions['unet4d']}{came}, torch {versions['torch']}, on {device}{many}")]
+    return f"unet4d {versions['unet4d']}{came}, torch {versions['torch']}, on {device}{many}"
 
 
 def _model_lines(facts: Mapping[str, Any]) -> list[str]:

@@ -31,6 +31,7 @@ import numpy as np
 from unet4d.errors import InputError
 from unet4d.files import read_json, write_json
 from unet4d.metrics import single_frame_components
+from unet4d.system.text import short_repr
 
 Operation = Literal["largest_component", "fill_holes", "remove_single_frame_components"]
 OPERATIONS: tuple[Operation, ...] = get_args(Operation)
@@ -57,7 +58,7 @@ class Step:
     def __post_init__(self) -> None:
         """Raises InputError for an unknown operation, or a class that it does not know."""
         if self.operation not in OPERATIONS:
-            raise InputError(f"operation {self.operation!r} came; wanted one of {', '.join(OPERATIONS)}")
+            raise InputError(f"got operation {short_repr(self.operation)}, expected one of {', '.join(OPERATIONS)}")
         if not isinstance(self.class_name, str):
             raise InputError(f"{self.operation} of {self.class_name!r} came; wanted the name of a class")
         if self.operation == "fill_holes" and self.class_name == EVERY_CLASS:
@@ -73,7 +74,7 @@ class Step:
     def from_dict(cls, values: Any) -> Step:
         """The inverse of `as_dict`. Raises InputError for anything else."""
         if not isinstance(values, dict) or set(values) != {"operation", "class"}:
-            raise InputError(f'step {values!r} came; wanted {{"operation": ..., "class": ...}}')
+            raise InputError(f'got step {short_repr(values)}, expected {{"operation": ..., "class": ...}}')
         return cls(values["operation"], values["class"])
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -64,6 +65,8 @@ def report(
     folders = [Path(prediction), Path(prediction).parent]
     named = named or named_classes(None, folders) or {}
     scores = read_evaluation(Path(evaluation)) if evaluation is not None else None
+    if scores and "note" in scores.summary:
+        print(f"warning: {scores.summary['note']}", file=sys.stderr)
     entries: list[Entry] = []
     failed: dict[str, str] = {}
     for name, file in tqdm(maps.items(), "reporting", unit="study", disable=None):

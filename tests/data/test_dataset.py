@@ -214,8 +214,8 @@ WRONG = {
     "a case as a text": (CASE, "images/b1.nii", ['"training" entry 1', "str"]),
     "a case without image": ([*CASE, "image"], ..., ["'b1'", '"image" is missing']),
     "a training case without label": ([*CASE, "label"], ..., ["'b1'", '"label" is missing']),
-    "two files for one channel": ([*CASE, "image"], ["images/b1.nii", "images/a1.nii.gz"], ["'b1'", "2 image file(s)"]),
-    "no file": ([*CASE, "image"], [], ["'b1'", "0 image file(s)"]),
+    "two files for one channel": ([*CASE, "image"], ["images/b1.nii", "images/a1.nii.gz"], ["'b1'", "2 image files"]),
+    "no file": ([*CASE, "image"], [], ["'b1'", "0 image files"]),
     "a number for a path": ([*CASE, "image"], 3, ["'b1'", "is 3"]),
     "an absolute path": ([*CASE, "image"], "/data/b1.nii", ["'b1'", "/data/b1.nii", "relative"]),
     "a Windows path": ([*CASE, "image"], "C:\\data\\b1.nii", ["'b1'", "relative"]),
@@ -236,7 +236,7 @@ WRONG = {
     "a case without a name": ([*CASE, "case"], "", ["''", "name a file"]),
     "a subject that is a number": ([*CASE, "subject"], 12, ["'b1'", '"subject" is 12']),
     "a subject on both sides": (["test", 0, "subject"], "a", ["subject a", "training and in test"]),
-    "a file that is not there": ([*CASE, "label"], "labels/b2.nii", ["1 file(s) are missing", "b1:", "labels/b2.nii"]),
+    "a file that is not there": ([*CASE, "label"], "labels/b2.nii", ["1 file is missing", "b1:", "labels/b2.nii"]),
 }
 
 
@@ -260,7 +260,7 @@ def test_a_file_that_holds_no_dataset_is_refused(entry, tmp_path):
 def test_missing_files_are_counted_and_the_first_five_listed(tmp_path):
     training = [{"image": f"images/{i}.nii", "label": f"labels/{i}.nii"} for i in range(4)]
     message = refusal(tmp_path, ENTRY | {"training": training, "test": []})
-    assert "8 file(s) are missing" in message
+    assert "8 files are missing" in message
     assert message.count(".nii") == 5
     assert "and 3 more" in message
 
@@ -333,7 +333,7 @@ def test_no_link_leads_out_of_the_folder_unless_whoever_runs_it_allows_that(
     assert f"UNET4D_ALLOW_LINKS_TO={outside}" in message
     monkeypatch.setenv("UNET4D_ALLOW_LINKS_TO", f"{tmp_path / 'other'}{os.pathsep}{outside}")
     if link == "nothing yet":
-        assert "1 file(s) are missing" in refusal(root, entry)
+        assert "1 file is missing" in refusal(root, entry)
     else:
         assert len(read_dataset(root).test) == 1
 

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unet4d.system.csv_file import csv_text, read_csv
+from unet4d.errors import InputError
+from unet4d.system.csv_file import csv_text, read_table
 
 FORMULAS = ["=1+1", "+1", "-1", "@sum", "'=1", " =1", "a;=1", 'a,=1"=2', "\t=1", "\r=1", "\uff1d1", "\uff20x"]
 
@@ -30,13 +31,32 @@ def test_numbers_stay_numbers():
 def test_the_original_texts_come_back(tmp_path_factory, names):
     path = tmp_path_factory.mktemp("csv") / "table.csv"
     path.write_text(csv_text([[f"c{i}" for i in range(len(names))], names]), encoding="utf-8")
-    assert [list(row.values()) for row in read_csv(path)[1]] == [names]
+    assert [list(row.values()) for row in read_table(path, ("c0",), "write it again")] == [names]
 
 
-def test_missing_cells_are_empty_and_other_bytes_are_refused(tmp_path):
-    path = tmp_path / "table.csv"
-    path.write_text("a,b\n1\n")
-    assert read_csv(path) == (["a", "b"], [{"a": "1", "b": ""}])
-    path.write_bytes(b"a,b\n\xff,1\n")
-    with pytest.raises(ValueError, match="utf-8"):
-        read_csv(path)
+def read(path, data: bytes, written_whole: bool = True):
+    path.write_bytes(data)
+    return read_table(path, ("a", "b"), "write it again", written_whole)
+
+
+@pytest.mark.parametrize(
+    ("data", "word"),
+    [
+        (b"", "empty"), (b" \n\n", "empty"), (b"a,b\n1\n", "row 2"), (b"a,b\n1,2,3\n", "row 2"), (b"a,b\n1,2", "truncated"),
+        (b"a,c\n1,2\n", "no column b"), (b"a,b,a\n1,2,3\n", "twice"), (b"a,b\n\xff,1\n", "UTF-8"), (b"a,b\n\0,1\n", "NUL"),
+        ("a,b\n1,2\n".encode("utf-16"), "UTF-8"), (b'a,b\n"' + b"1" * 200_000 + b'",2\n', "field larger"),
+    ],
+)  # fmt: skip
+def test_a_table_that_is_not_whole_is_refused_in_one_line(data, word, tmp_path):
+    with pytest.raises(InputError, match=rf"table\.csv.*{word}.*write it again") as refused:
+        read(tmp_path / "table.csv", data)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("data", [b"a,b\n1,2\n", b"\xef\xbb\xbfa,b\r\n1,2\r\n", b"a;b\n1;2\n", b" a , b \n1,2\n\n"])
+def test_what_spreadsheets_write_is_read(data, tmp_path):
+    assert read(tmp_path / "table.csv", data) == [{"a": "1", "b": "2"}]
+
+
+def test_a_table_typed_by_hand_needs_no_end_of_its_last_line(tmp_path):
+    assert read(tmp_path / "table.csv", b"a,b\n1,2", written_whole=False) == [{"a": "1", "b": "2"}]

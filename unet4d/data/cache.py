@@ -27,6 +27,7 @@ from unet4d.data.foreground import foreground_voxels
 from unet4d.data.grid import WorkingGrid
 from unet4d.data.normalisation import normalised
 from unet4d.errors import Unet4DError
+from unet4d.files import read_json
 from unet4d.main_memory import free_memory_bytes
 
 VERSION = 2
@@ -244,11 +245,11 @@ def _synced(path: Path) -> Iterator[BinaryIO]:
 def _open(case: str, folder: Path) -> CachedStudy:
     """Raises Unet4DError where somebody has damaged the entry."""
     try:
-        about = json.loads((folder / "study.json").read_text(encoding="utf-8"))
+        about = read_json(folder / "study.json")
         image, label, foreground = (
             np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("image", "label", "foreground")
         )
         frames, spacing = tuple(about["labelled_frames"]), tuple(about["spacing"])
-    except (OSError, ValueError, KeyError, EOFError) as error:
+    except (OSError, ValueError, LookupError, TypeError, EOFError) as error:
         raise Unet4DError(f"{folder} is damaged ({error}); delete it, and it will be built again") from error
     return CachedStudy(case, image, label, frames, foreground, spacing, folder.name)

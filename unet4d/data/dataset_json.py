@@ -7,7 +7,6 @@ test studies by path alone). Paths are relative to the folder it lies in, and st
 from __future__ import annotations
 
 import difflib
-import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -15,11 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from unet4d.data.channels import KINDS, MAP, SIGNAL, velocity_axis
+from unet4d.data.class_values import LONGEST_NAME, class_fault, is_name
 from unet4d.data.image4d import Image4D, Outline, read_image, read_outline
 from unet4d.data.inside import path_inside
 from unet4d.data.nifti import case_name
+from unet4d.data.study import LONGEST_S, SHORTEST_S, is_frame_duration
 from unet4d.data.verification.faults import Fault
 from unet4d.errors import InputError
+from unet4d.system.text import count, short_repr
 
 _DATASET_KEYS = (
     "name",
@@ -156,7 +158,7 @@ def parse_dataset(entry: Any, path: Path) -> Dataset:
     labels = _parse_labels(entry.get("labels"), path)
     time = entry.get("time")
     if "time" in entry and time not in ("cyclic", "open"):
-        raise InputError(f'{path}: "time" is {time!r}; wanted "cyclic" or "open"')
+        raise InputError(f'{path}: "time" is {short_repr(time)}; wanted "cyclic" or "open"')
     cases: dict[str, tuple[Case, ...]] = {}
     for part in ("training", "test"):
         _check_type(entry.get(part, []), list, f'{path}: "{part}"', "a list of cases [ ... ]")
@@ -172,6 +174,8 @@ def parse_dataset(entry: Any, path: Path) -> Dataset:
         raise InputError(f'{path}: no case came; wanted one or more under "training" (or "test", to predict only)')
     name = entry.get("name") or path.absolute().parent.name
     _check_type(name, str, f'{path}: "name"', "a text")
+    if not is_name(name):
+        raise InputError(f'{path}: "name" is {short_repr(name)}; wanted a text of at most {LONGEST_NAME} characters')
     return Dataset(path.parent, name, channel_names, labels, time, cases["training"], cases["test"], channel_kinds)
 
 
@@ -181,8 +185,10 @@ def _parse_channels(entry: Mapping[str, Any], path: Path) -> tuple[str, ...]:
     if len(keys) != 1:
         raise InputError(f'{path}: {keys or "no channels"} came; wanted "channel_names": {{"0": "cine MRI"}}')
     names = entry[keys[0]]
-    wanted = f'{path}: "{keys[0]}" is {names!r}; wanted names by channel number, {{"0": "first", "1": "second"}}'
-    if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
+    wanted = (
+        f'{path}: "{keys[0]}" is {short_repr(names)}; wanted names by channel number, {{"0": "first", "1": "second"}}'
+    )
+    if not isinstance(names, dict) or not all(is_name(name) for name in names.values()):
         raise InputError(wanted)
     numbers = [str(i) for i in range(len(names))]
     if not numbers or set(names) != set(numbers):
@@ -192,14 +198,15 @@ def _parse_channels(entry: Mapping[str, Any], path: Path) -> tuple[str, ...]:
 
 def _parse_kinds(entry: Any, channels: int, path: Path) -> tuple[str, ...]:
     """The kind of each channel, from {"1": "velocity X"}; what is not named is signal."""
+    known = ", ".join(KINDS)
     wanted = (
-        f'{path}: "channel_kinds" is {entry!r}; wanted kinds by channel number, {{"1": "map"}}, of {", ".join(KINDS)}'
+        f'{path}: "channel_kinds" is {short_repr(entry)}; wanted kinds by channel number, {{"1": "map"}}, of {known}'
     )
     numbers = [str(i) for i in range(channels)]
     if (
         not isinstance(entry, dict)
         or not set(entry) <= set(numbers)
-        or not all(kind in KINDS for kind in entry.values())
+        or not all(isinstance(kind, str) and kind in KINDS for kind in entry.values())
     ):
         raise InputError(wanted)
     kinds = tuple(entry.get(number, SIGNAL) for number in numbers)
@@ -213,22 +220,28 @@ def _parse_kinds(entry: Any, channels: int, path: Path) -> tuple[str, ...]:
 
 def _parse_labels(labels: Any, path: Path) -> tuple[tuple[str, int], ...]:
     """(name, value) by value, from {"name": value} or the Decathlon's {"value": "name"}."""
-    wanted = f'{path}: "labels" is {labels!r}; wanted values by name, {{"background": 0, "left ventricle": 1}}'
+    wanted = (
+        f'{path}: "labels" is {short_repr(labels)}; wanted values by name, {{"background": 0, "left ventricle": 1}}'
+    )
     if not isinstance(labels, dict):
         raise InputError(wanted)
-    if all(isinstance(name, str) and value.isdecimal() for value, name in labels.items()):
+    if labels and all(isinstance(name, str) and _is_number(value) for value, name in labels.items()):
         pairs = [(name, int(value)) for value, name in labels.items()]
     elif all(type(value) is int for value in labels.values()):
         pairs = list(labels.items())
     else:
         raise InputError(wanted)
+    if fault := class_fault(pairs):
+        raise InputError(f"{wanted}: {fault}")
     pairs.sort(key=lambda pair: pair[1])
-    values = [value for _, value in pairs]
-    if 0 not in values or len(values) < 2:
+    if len(pairs) < 2 or pairs[0][1] != 0:
         raise InputError(f"{wanted}: background at 0, and another class or more")
-    if values[0] < 0 or values[-1] > 255 or len(set(values)) < len(values) or len(dict(pairs)) < len(pairs):
-        raise InputError(f"{wanted}: each name and each value once, values from 0 to 255")
     return tuple(pairs)
+
+
+def _is_number(text: str) -> bool:
+    """Return whether a key is a whole number from 0, short enough to be a label value or a frame."""
+    return text.isascii() and text.isdecimal() and len(text) < 10
 
 
 def _parse_case(item: Any, part: str, where: str, root: Path, channels: int, channels_last: bool) -> Case:
@@ -237,14 +250,14 @@ def _parse_case(item: Any, part: str, where: str, root: Path, channels: int, cha
         item = {"image": item}
     _check_type(item, dict, where, 'an object { "case": ..., "image": ..., "label": ... }')
     if isinstance(item.get("case"), str):
-        where = f"{where} (case {item['case']!r})"
+        where = f"{where} (case {short_repr(item['case'])})"
     _check_keys(item, _CASE_KEYS, where)
     for key in ("image",) if part == "test" else ("image", "label"):
         if item.get(key) is None:
             raise InputError(f'{where}: "{key}" is missing; wanted {{ "case": ..., "image": ..., "label": ... }}')
     files = item["image"] if isinstance(item["image"], list) else [item["image"]]
     if len(files) != (1 if channels_last else channels):
-        came, names = f"{len(files)} image file(s) came", f"the {channels} channel(s) that are named"
+        came, names = count(len(files), "image file") + " came", f"the {count(channels, 'channel')} that are named"
         raise InputError(
             f"{where}: {came}; wanted {'one file with' if channels_last else 'one file for each of'} {names}"
         )
@@ -252,13 +265,22 @@ def _parse_case(item: Any, part: str, where: str, root: Path, channels: int, cha
     name = item["case"] if "case" in item else case_name(images[0])
     subject = item.get("subject", name)
     for key, value in (("case", name), ("subject", subject)):
-        if not isinstance(value, str) or not value.strip() or value.startswith(".") or set(value) & set("/\\\0\n"):
-            raise InputError(f'{where}: "{key}" is {value!r}; wanted a text that can name a file, without slashes')
+        if not can_name_a_file(value):
+            limit = f"without slashes and control characters, of at most {LONGEST_NAME} bytes"
+            raise InputError(f'{where}: "{key}" is {short_repr(value)}; wanted a text that can name a file, {limit}')
     label, frames = _parse_label(item, where, root)
     duration = item.get("frame_duration_s")
-    if duration is not None and (type(duration) not in (int, float) or not 0 < duration < math.inf):
-        raise InputError(f'{where}: "frame_duration_s" is {duration!r}; wanted seconds above 0, or no such key')
+    if duration is not None and not is_frame_duration(duration):
+        limits = f"seconds above 0, from {SHORTEST_S:g} to {LONGEST_S:g}"
+        raise InputError(f'{where}: "frame_duration_s" is {short_repr(duration)}; wanted {limits}, or no such key')
     return Case(name, subject, images, label, frames, duration, channels_last, channels)
+
+
+def can_name_a_file(value: object) -> bool:
+    """Return whether a case or a subject of this name can name the files that are written of it, on any system."""
+    if not isinstance(value, str) or not is_name(value) or value.startswith(".") or set(value) & set("/\\"):
+        return False
+    return len(value.encode()) <= LONGEST_NAME
 
 
 def _parse_label(
@@ -270,17 +292,19 @@ def _parse_label(
         fine = isinstance(frames, list) and frames and all(type(t) is int and t >= 0 for t in frames)
         if not fine or sorted(set(frames)) != frames:
             wanted = "frame numbers from 0 in increasing order, each once, [0, 11]; leave it out if all are labelled"
-            raise InputError(f'{where}: "labelled_frames" is {frames!r}; wanted {wanted}')
+            raise InputError(f'{where}: "labelled_frames" is {short_repr(frames)}; wanted {wanted}')
     if not isinstance(label, dict):
         path = None if label is None else path_inside(label, f'{where}: "label"', root)
         return path, None if frames is None else tuple(frames)
-    if not label or not all(key.isdecimal() and str(int(key)) == key for key in label):
+    if not label or not all(_is_number(key) and str(int(key)) == key for key in label):
         raise InputError(
-            f'{where}: "label" has the frames {list(label)}; wanted {{"0": "f0.nii.gz", "11": "f11.nii.gz"}}'
+            f'{where}: "label" has the frames {short_repr(list(label))}; wanted {{"0": "f0.nii.gz", "11": "f11.nii.gz"}}'
         )
     files = {int(t): path_inside(label[t], f'{where}: "label" of frame {t}', root) for t in sorted(label, key=int)}
     if frames is not None and frames != list(files):
-        raise InputError(f'{where}: "labelled_frames" is {frames}, "label" has {list(files)}; leave the first out')
+        raise InputError(
+            f'{where}: "labelled_frames" is {short_repr(frames)}, "label" has {short_repr(list(files))}; leave the first out'
+        )
     return files, tuple(files)
 
 
@@ -289,10 +313,10 @@ def case_faults(dataset: Dataset) -> list[Fault]:
     path, cases = dataset.root / "dataset.json", (*dataset.training, *dataset.test)
     found = [
         Fault(
-            "case-twice", f"{path}: {count} cases are named {name}; wanted each name once; rename them", str(path), name
+            "case-twice", f"{path}: {times} cases are named {name}; wanted each name once; rename them", str(path), name
         )
-        for name, count in Counter(case.name for case in cases).items()
-        if count > 1
+        for name, times in Counter(case.name for case in cases).items()
+        if times > 1
     ]
     shared = {case.subject for case in dataset.training} & {case.subject for case in dataset.test}
     found += [
@@ -321,7 +345,8 @@ def _missing(path: Path, files: Sequence[tuple[str, Path | str]]) -> str:
     """What is said of files, each with its case, that are not there."""
     listed = ", ".join(f"{case}: {file}" for case, file in files[:_LISTED_MISSING])
     more = f" and {len(files) - _LISTED_MISSING} more" if len(files) > _LISTED_MISSING else ""
-    return f"{path}: {len(files)} file(s) are missing: {listed}{more}; add them or correct the paths"
+    are = count(len(files), "file is", "files are")
+    return f"{path}: {are} missing: {listed}{more}; add them or correct the paths"
 
 
 def _check_type(value: Any, kind: type, where: str, wanted: str) -> None:
@@ -332,10 +357,12 @@ def _check_type(value: Any, kind: type, where: str, wanted: str) -> None:
 def _check_keys(entry: Mapping[str, Any], known: Sequence[str], where: str) -> None:
     for key in entry:
         if key not in known:
-            raise InputError(f"{where}: unknown key {key!r}{nearest(key, known)}; wanted keys of {', '.join(known)}")
+            raise InputError(
+                f"{where}: unknown key {short_repr(key)}{nearest(key, known)}; wanted keys of {', '.join(known)}"
+            )
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """The nearest known names in brackets, or nothing: goes behind a name that is not known."""
-    near = difflib.get_close_matches(name, list(known), n=3, cutoff=0.5)
+    near = difflib.get_close_matches(name, list(known), n=3, cutoff=0.5) if len(name) <= LONGEST_NAME else []
     return f" (near: {', '.join(near)})" if near else ""

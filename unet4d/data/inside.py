@@ -11,9 +11,11 @@ from pathlib import Path, PureWindowsPath
 from typing import Any
 
 from unet4d.errors import InputError
+from unet4d.system.text import short_repr
 
 ALLOWED = "UNET4D_ALLOW_LINKS_TO"
 """Environment variable: folders that links in datasets may lead to, separated by colons (on Windows by semicolons)."""
+_LONGEST_PART, _LONGEST_PATH = 255, 2048  # bytes; file systems take 255 for a name, and Linux 4096 for a whole path
 
 
 def path_inside(value: Any, where: str, root: Path) -> Path:
@@ -31,8 +33,16 @@ def path_inside(value: Any, where: str, root: Path) -> Path:
         "a path relative to the dataset's folder and inside it; move the file there, or link to it from there and name its folder "
         f"in {ALLOWED}"
     )
-    if not isinstance(value, str) or not value or "\0" in value:
-        raise InputError(f"{where} is {value!r}; wanted {wanted}")
+    if not isinstance(value, str) or not value or any(ord(letter) < 32 or ord(letter) == 127 for letter in value):
+        raise InputError(f"{where} is {short_repr(value)}; wanted {wanted}")
+    try:
+        longest = max(len(os.fsencode(part)) for part in (*value.split("/"), ""))
+        is_short = longest <= _LONGEST_PART and len(os.fsencode(value)) <= _LONGEST_PATH
+    except UnicodeEncodeError:
+        is_short = False
+    if not is_short:
+        limits = f"at most {_LONGEST_PATH} bytes, and {_LONGEST_PART} from slash to slash"
+        raise InputError(f"{where} is {short_repr(value)}; wanted a path of {limits}; rename the file")
     inside = os.path.normpath(value)
     absolute = os.path.isabs(value) or PureWindowsPath(value).is_absolute()
     if absolute or inside.split(os.sep)[0] in ("..", "."):

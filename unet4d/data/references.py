@@ -11,11 +11,13 @@ from typing import Any
 
 import numpy as np
 
+from unet4d.data.class_values import class_fault
 from unet4d.data.dataset import Case, Dataset, read_dataset, read_labelled
 from unet4d.data.image4d import Image4D, read_label
 from unet4d.data.nifti import frame_duration_s_of, read_header, studies_in
 from unet4d.errors import InputError
 from unet4d.files import read_json
+from unet4d.system.text import short_repr
 
 PREDICTION = "prediction.json"
 """What `predict` writes beside its label maps: what their values mean, and how each was made."""
@@ -164,8 +166,10 @@ def named_classes(dataset: Dataset | None, folders: Sequence[Path]) -> dict[str,
         if (folder / PREDICTION).is_file():
             entry = read_json(folder / PREDICTION)
             labels = entry.get("labels") if isinstance(entry, dict) else None
-            if not isinstance(labels, dict) or not all(type(value) is int for value in labels.values()):
-                raise InputError(f'{folder / PREDICTION}: "labels" is {labels!r}; wanted {{"background": 0, ...}}')
+            if not isinstance(labels, dict) or class_fault(labels.items()):
+                raise InputError(
+                    f'{folder / PREDICTION}: "labels" is {short_repr(labels)}; wanted {{"background": 0, ...}}'
+                )
             return {name: value for name, value in labels.items() if value}
     return None
 
@@ -180,7 +184,7 @@ def recorded_folds(folder: Path) -> dict[str, int]:
     for name, fold in folds.items():
         if type(fold) is not int or fold < 0:
             raise InputError(
-                f'{folder / PREDICTION}: case {name}: "fold" is {fold!r}; wanted a number from 0; predict again'
+                f'{folder / PREDICTION}: case {name}: "fold" is {short_repr(fold)}; wanted a number from 0; predict again'
             )
     return folds
 
@@ -195,7 +199,7 @@ def recorded_times(folder: Path) -> dict[str, str]:
     for name, time in times.items():
         if time not in ("cyclic", "open"):
             raise InputError(
-                f'{folder / PREDICTION}: case {name}: "time" is {time!r}; wanted "cyclic" or "open"; predict again'
+                f'{folder / PREDICTION}: case {name}: "time" is {short_repr(time)}; wanted "cyclic" or "open"; predict again'
             )
     return times
 

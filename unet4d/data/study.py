@@ -13,6 +13,14 @@ from unet4d.data.image4d import Image4D, Outline
 Label = tuple[np.ndarray, tuple[int, ...] | None]
 """(T, X, Y, Z) uint8 label values, and the labelled frames, ascending; None where every frame is labelled."""
 
+SHORTEST_S, LONGEST_S = 1e-6, 1e9
+"""Frame durations that can be: from the fastest sampling to follow-up over decades."""
+
+
+def is_frame_duration(value: object) -> bool:
+    """Return whether a value is a number of seconds that frames can be apart."""
+    return type(value) in (int, float) and SHORTEST_S <= value <= LONGEST_S  # type: ignore[operator]
+
 
 @dataclass(frozen=True, eq=False)
 class Stream:

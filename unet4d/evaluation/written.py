@@ -11,9 +11,8 @@ from typing import Any
 from unet4d.errors import InputError
 from unet4d.evaluation.tables import MEASURES_CSV, METRICS, SUMMARY, TEMPORAL
 from unet4d.files import read_json
-from unet4d.system.csv_file import read_csv
+from unet4d.system.csv_file import Row, read_table
 
-Row = dict[str, str]
 _NEEDED = {
     METRICS: ("case", "subject", "frame", "class", "dice", "hd95_mm", "asd_mm", "nsd", "reference_ml", "prediction_ml"),
     MEASURES_CSV: ("case", "subject", "class", "reference_ef_percent", "matched_ef_percent", "reference_mass_g"),
@@ -70,17 +69,9 @@ def read_evaluation(folder: Path) -> Written:
     if missing:
         raise InputError(f"{folder} has no {', '.join(missing)}; {again}")
     summary = read_json(folder / SUMMARY)
-    if not isinstance(summary, dict) or not isinstance(summary.get("per_case"), dict) or "tolerance_mm" not in summary:
+    known = summary if isinstance(summary, dict) else {}
+    if not isinstance(known.get("per_case"), dict) or not isinstance(known.get("tolerance_mm"), (int, float)):
         raise InputError(f"{folder / SUMMARY} is no summary that this version of evaluate wrote; {again}")
-    return Written(folder, summary, {name: _rows(folder / name, again) for name in _NEEDED})
-
-
-def _rows(path: Path, again: str) -> list[Row]:
-    try:
-        columns, rows = read_csv(path)
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read ({error}); {again}") from error
-    lacking = [column for column in _NEEDED[path.name] if column not in columns]
-    if lacking:
-        raise InputError(f"{path} has no column {', '.join(lacking)}; {again}")
-    return rows
+    return Written(
+        folder, summary, {name: read_table(folder / name, columns, again) for name, columns in _NEEDED.items()}
+    )

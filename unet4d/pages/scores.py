@@ -13,7 +13,8 @@ from unet4d.files import read_json
 from unet4d.metrics import shown
 from unet4d.pages import html
 from unet4d.pictures import class_colour
-from unet4d.system.csv_file import read_csv
+from unet4d.system.csv_file import read_table
+from unet4d.system.text import count, short_repr
 
 _MEASURES = {"dice": "Dice", "hd95_mm": "HD95 mm", "asd_mm": "ASD mm", "nsd": "NSD"}
 _HEART = {"edv_ml": "EDV mL", "esv_ml": "ESV mL", "sv_ml": "SV mL", "ef_percent": "EF %", "mass_g": "mass g"}
@@ -25,6 +26,7 @@ _TEMPORAL = {
     "closure": ("closure", 3),
 }
 _WANTED = {"classes", "convention", "averaging", "per_case"}
+_AGAIN = "run unet4d evaluate again"
 
 
 @dataclass(frozen=True)
@@ -59,20 +61,51 @@ def read_evaluation(folder: Path) -> Evaluation:
     summary = read_json(path)
     if not isinstance(summary, dict) or not set(summary) >= _WANTED or not isinstance(summary["per_case"], dict):
         raise InputError(f"{path} is no summary of an evaluation; give the folder that `unet4d evaluate` wrote")
-    return Evaluation(summary, _rows(path.with_name("metrics.csv")))
-
-
-def _rows(path: Path) -> dict[str, list[dict[str, str]]]:
-    rows: dict[str, list[dict[str, str]]] = {}
-    if not path.is_file():
-        return rows
+    table = path.with_name("metrics.csv")
+    rows = _rows(table, summary) if table.exists() else {}
+    if not rows:
+        summary["note"] = f"{table.name} is missing beside {path.name}: the pages show no scores of single classes."
+    evaluation = Evaluation(summary, rows)
     try:
-        for row in read_csv(path)[1]:
-            rows.setdefault(row["case"], []).append(row)
-            _ = row["class"], [float(row[column]) for column in _MEASURES if row.get(column)]  # what is read later
-    except (OSError, ValueError, KeyError) as error:
-        raise InputError(f"{path} cannot be read as what `unet4d evaluate` wrote ({error}); evaluate again") from error
+        of_all(summary)
+        for case in summary["per_case"]:
+            of_case(evaluation.of(case))
+            dice_of(evaluation.of(case))
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise InputError(f"{path} is damaged or of another version ({error!r}); {_AGAIN}") from error
+    return evaluation
+
+
+def _rows(path: Path, summary: Mapping[str, Any]) -> dict[str, list[dict[str, str]]]:
+    """Return the rows of metrics.csv by case. Raises InputError where it holds fewer or more than the summary was made of."""
+    rows: dict[str, list[dict[str, str]]] = {}
+    for row in read_table(path, ("case", "frame", "class", "dice"), _AGAIN):
+        rows.setdefault(row["case"], []).append(row)
+        for column in _MEASURES:
+            _check_number(row.get(column, ""), f"{path}: {column} of case {row['case']}")
+    came, expected = sum(map(len, rows.values())), _expected_rows(summary)
+    if expected not in (None, came):
+        raise InputError(
+            f"{path} has {count(came, 'row')}, expected {expected}, as summary.json counts; the file was truncated or changed; "
+            f"{_AGAIN}"
+        )
+    others = sorted(set(summary["per_case"]) ^ set(rows))
+    if others:
+        raise InputError(f"{path} and summary.json are not of the same cases: {short_repr(others[0])}; {_AGAIN}")
     return rows
+
+
+def _expected_rows(summary: Mapping[str, Any]) -> int | None:
+    """Return one row for each labelled frame and class; None where the summary does not count them."""
+    frames, classes = summary.get("labelled_frames"), summary["classes"]
+    return frames * len(classes) if type(frames) is int and isinstance(classes, dict) else None
+
+
+def _check_number(text: str, where: str) -> None:
+    try:
+        float(text or 0)
+    except ValueError as error:
+        raise InputError(f"{where} is {short_repr(text)}; expected a number; {_AGAIN}") from error
 
 
 def _means(rows: list[dict[str, str]]) -> dict[str, dict[str, Any]]:
@@ -111,7 +144,7 @@ def of_all(summary: Mapping[str, Any]) -> list[str]:
             [name, *(shown(of[key]["mean"], d) for key, (_, d) in _TEMPORAL.items())] for name, of in over_time.items()
         ]
         pieces.append(html.table(["mean over cases", *(words for words, _ in _TEMPORAL.values())], rows))
-    told = [summary[key] for key in ("convention", "averaging", "intervals") if summary.get(key)]
+    told = [summary[key] for key in ("note", "convention", "averaging", "intervals") if summary.get(key)]
     return [*pieces, *(html.text(words, kind="soft") for words in told)]
 
 

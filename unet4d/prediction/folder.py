@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from unet4d.data.dataset_json import can_name_a_file
 from unet4d.data.image4d import Outline
 from unet4d.data.itksnap import write_label_descriptions
 from unet4d.data.references import PREDICTION
@@ -201,9 +202,10 @@ class PredictionFolder:
         cases = about.get("cases", {}) if isinstance(about, dict) else None
         if not isinstance(cases, dict):
             raise InputError(f'{path} holds no object with "cases"; wanted what predict wrote; choose another -o')
+        named = [case for case in cases if can_name_a_file(case)]
         there = [
             case
-            for case in cases
+            for case in named
             if self.records.path(case).is_file() or any(p.exists() for p in places(self.path, case, FORMATS))
         ]
         if there and about.get("labels") != self.labels:

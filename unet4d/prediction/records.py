@@ -91,7 +91,7 @@ class Records:
     def is_complete(self, case: str, made: Mapping[str, Any], formats: Sequence[str]) -> bool:
         """Whether a case was made of the same, in these formats or more, and every file of it is there as it was written."""
         record = self.read(self.path(case))
-        if record is None or record["made"] != made or not set(formats) <= set(record.get("formats", ())):
+        if record is None or record["made"] != made or not _are_in(formats, record.get("formats")):
             return False
         return all(self._is_whole(name, known) for name, known in record["files"].items())
 
@@ -127,7 +127,7 @@ class Records:
         """Case to the reason for which the last try at it failed."""
         found: dict[str, str] = {}
         for path in self.failed.glob("*.json"):
-            with contextlib.suppress(InputError):
+            with contextlib.suppress(InputError, LookupError, TypeError):  # one that was damaged is of no use
                 about = read_json(path)
                 found[str(about["case"])] = str(about["reason"])
         return found
@@ -157,6 +157,11 @@ def _stamp(path: Path) -> Stamp:
 
 def _size(stamp: Stamp) -> str:
     return "no file" if stamp[1] is None else f"{stamp[1]} bytes"
+
+
+def _are_in(formats: Sequence[str], recorded: Any) -> bool:
+    """Return whether the formats of a record include all of these."""
+    return isinstance(recorded, list) and all(one in recorded for one in formats)
 
 
 def _remove(path: Path) -> None:

@@ -9,8 +9,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from unet4d.system.text import printable
+from unet4d.errors import InputError
+from unet4d.system.text import count, printable
 
+Row = dict[str, str]
 _BEFORE_FORMULA = r"""(?:^|(?<=[;,"|]))(?=[' ]*[=+\-@\uff1d\uff0b\uff0d\uff20])"""
 """Where a spreadsheet may begin to read a formula: at the start of a cell, or behind what it may take for the end of one."""
 _UNQUOTED, _QUOTED = re.compile(_BEFORE_FORMULA), re.compile(_BEFORE_FORMULA.replace("(?=", "'(?=", 1))
@@ -22,7 +24,7 @@ def csv_text(rows: Iterable[Sequence[Any]]) -> str:
     """Return the text of a CSV file.
 
     A text that a spreadsheet may take as a formula gets an apostrophe before it; characters that are not printable are escaped.
-    Numbers stay numbers. `read_csv` gives the original texts.
+    Numbers stay numbers. `read_table` gives the original texts.
 
     Args:
         rows: of texts and numbers; the header is one of them.
@@ -32,20 +34,53 @@ def csv_text(rows: Iterable[Sequence[Any]]) -> str:
     return buffer.getvalue()
 
 
-def read_csv(path: Path) -> tuple[list[str], list[dict[str, str]]]:
-    """Read a file of `csv_text`: its columns, and its rows as the original text by column; what is missing in a row is "".
+def read_table(path: Path, columns: Sequence[str], advice: str, written_whole: bool = True) -> list[Row]:
+    """Read a CSV file with a header line; commas or, where the header has no comma, semicolons part its columns.
+
+    Args:
+        path: the file, in UTF-8, with or without a byte order mark.
+        columns: those it must have; it may have others.
+        advice: what to do about a file that is refused.
+        written_whole: a program wrote the file, which ends its last line; without that end the file was truncated.
+
+    Returns:
+        A row for each line that is not blank, column to text.
 
     Raises:
-        OSError: it cannot be read.
-        ValueError: it is no CSV file in UTF-8.
+        InputError: the file cannot be read, is empty, or lacks a column; a line has another number of columns than the header.
     """
     try:
-        with open(path, newline="", encoding="utf-8") as file:
-            reader = csv.DictReader(file, restval="")
-            rows = [{name: original(cell) for name, cell in row.items() if name is not None} for row in reader]
-            return [original(name) for name in reader.fieldnames or ()], rows
+        text = path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"{path} is not UTF-8 ({error.reason} at byte {error.start}); expected CSV in UTF-8; {advice}"
+        ) from error
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror}); {advice}") from error
+    if "\0" in text:
+        raise InputError(f"{path} holds NUL characters, so it is no text; {advice}")
+    if not text.strip():
+        raise InputError(f"{path} is empty; expected the columns {', '.join(columns)}; {advice}")
+    if written_whole and not text.endswith("\n"):
+        raise InputError(f"{path} ends within a line, so it was truncated; {advice}")
+    header = text.lstrip().splitlines()[0]
+    delimiter = ";" if ";" in header and "," not in header else ","
+    try:
+        lines = [line for line in csv.reader(io.StringIO(text, newline=""), delimiter=delimiter) if line]
     except csv.Error as error:
-        raise ValueError(str(error)) from error
+        raise InputError(f"{path} cannot be read as CSV ({error}); {advice}") from error
+    names = [original(name.strip()) for name in lines[0]] if lines else []
+    lacking = [column for column in columns if column not in names]
+    if lacking or len(set(names)) < len(names):
+        wrong = f"has no column {', '.join(lacking)}" if lacking else "has a column twice"
+        raise InputError(f"{path} {wrong}; expected the columns {', '.join(columns)}; {advice}")
+    for number, line in enumerate(lines[1:], 2):
+        if len(line) != len(names):
+            came = count(len(line), "column")
+            raise InputError(
+                f"{path}: row {number} has {came}, the header {len(names)}; the file was truncated or changed; {advice}"
+            )
+    return [dict(zip(names, map(original, line), strict=True)) for line in lines[1:]]
 
 
 def original(cell: str) -> str:

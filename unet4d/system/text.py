@@ -39,6 +39,16 @@ def shortened(text: str, most: int = 60) -> str:
     return text if len(text) <= most else f"{text[: most - 3 - end]}...{text[len(text) - end :]}"
 
 
+def short_repr(value: object, most: int = 200) -> str:
+    """Return the representation of a value of any kind, shortened to at most `most` characters."""
+    return shortened(repr(value), most)
+
+
+def count(n: int, one: str, many: str = "") -> str:
+    """Return a number with its noun: "1 study", "2 studies", "0 frames"; without `many` the plural ends in -s."""
+    return f"{n} {one if n == 1 else many or f'{one}s'}"
+
+
 def _is_visible(character: str) -> bool:
     return character.isprintable() or unicodedata.category(character) == "Zs"
 

@@ -21,12 +21,24 @@ def log_lines(run: Path) -> list[dict[str, Any]]:
     for text in log.read_text(encoding="utf-8", errors="replace").splitlines() if log.is_file() else []:
         try:
             line = json.loads(text)
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):
             break
-        if not isinstance(line, dict) or not {"epoch", "step"} <= line.keys():
+        if not isinstance(line, dict) or not _is_whole(line):
             break
         lines.append(line)
     return lines
+
+
+def _is_whole(line: Mapping[str, Any]) -> bool:
+    """Return whether a line has the numbers that are read of it."""
+    counted = all(type(line.get(name)) is int for name in ("epoch", "step"))
+    timed = ("seconds", "validation_seconds", "mean_foreground_dice")
+    dice = line.get("dice", {})
+    scored = ("mean_foreground_dice" in line) == ("dice" in line)
+    if not isinstance(dice, dict) or not counted or not scored:
+        return False
+    numbers = (*(line.get(name) for name in timed), *dice.values())
+    return all(isinstance(number, (int, float, type(None))) for number in numbers)
 
 
 def best_epoch(lines: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:

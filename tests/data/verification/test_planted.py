@@ -88,10 +88,10 @@ FOUND = {
     ),
     # files
     "image missing": Planted(
-        lambda r: (r / image(2)).unlink(), "missing-file", image(2), "1 file(s) are missing: phantom002", True
+        lambda r: (r / image(2)).unlink(), "missing-file", image(2), "1 file is missing: phantom002", True
     ),
     "label missing": Planted(
-        lambda r: (r / label(2)).unlink(), "missing-file", label(2), "1 file(s) are missing: phantom002", True
+        lambda r: (r / label(2)).unlink(), "missing-file", label(2), "1 file is missing: phantom002", True
     ),
     "image truncated": Planted(
         lambda r: (r / image(2)).write_bytes((r / image(2)).read_bytes()[:9000]),
@@ -213,7 +213,7 @@ FOUND = {
         duration(2, 0.9), "frame-duration", image(2), "which makes a cycle of 12.6 s out of 14", False
     ),
     "one second a frame": Planted(
-        p.together(p.shortened(2, 8), duration(2, 1.0)), "frame-duration", image(2), "of 1 s exactly", False
+        p.together(p.short_repr(2, 8), duration(2, 1.0)), "frame-duration", image(2), "of 1 s exactly", False
     ),
     "TR for the frame duration": Planted(
         duration(2, 2.8, 16), "frame-duration", image(2), "makes a cycle of 0.0392 s", False
@@ -385,13 +385,13 @@ FOUND = {
     ),
     # channels
     "first channel missing": Planted(
-        lambda r: [p.channels(r), (r / image(2)).unlink()], "missing-file", image(2), "1 file(s) are missing", True
+        lambda r: [p.channels(r), (r / image(2)).unlink()], "missing-file", image(2), "1 file is missing", True
     ),
     "first channel missing beside a map": Planted(
         lambda r: [p.channels(r, {"1": "map"}), (r / image(2)).unlink()],
         "missing-file",
         image(2),
-        "1 file(s) are missing",
+        "1 file is missing",
         True,
     ),
     "channel copied as another": Planted(
@@ -426,7 +426,7 @@ FOUND = {
         lambda r: [p.channels(r), (r / p.second(2)).unlink()],
         "missing-file",
         p.second(2),
-        "1 file(s) are missing",
+        "1 file is missing",
         True,
     ),
     "channel with fewer frames": Planted(

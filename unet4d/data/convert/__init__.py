@@ -10,7 +10,6 @@ dicom.py       cine and dynamic series as scanners and PACS leave them, single-f
 from __future__ import annotations
 
 import contextlib
-import math
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -20,10 +19,12 @@ from importlib import import_module
 from pathlib import Path
 
 from unet4d.data.channels import SIGNAL, VELOCITIES
+from unet4d.data.class_values import BACKGROUND, class_fault
 from unet4d.data.image4d import Image4D
-from unet4d.data.study import Source, Study
+from unet4d.data.study import LONGEST_S, SHORTEST_S, Source, Study, is_frame_duration
 from unet4d.errors import InputError
 from unet4d.files import check_file_or_folder
+from unet4d.system.text import short_repr
 
 KINDS = ("acdc", "nnunet", "frames", "sequence", "dicom")
 """`unet4d.data.convert.<kind>` has `find(root, options)` and `is_kind(root)`; the first that it is, is detected."""
@@ -64,13 +65,12 @@ class Options:
     def __post_init__(self) -> None:
         if self.time not in (None, "cyclic", "open"):
             raise InputError(f"time is {self.time!r}; wanted cyclic or open")
-        if self.frame_duration_s is not None and not 0 < self.frame_duration_s < math.inf:
-            raise InputError(f"frame_duration_s is {self.frame_duration_s}; wanted seconds above 0")
-        values = [value for name, value in (self.labels or {}).items() if (name, value) != ("background", 0)]
-        if any(type(value) is not int or not 0 < value < 256 for value in values) or len(set(values)) < len(values):
-            raise InputError(
-                f"labels is {self.labels!r}; wanted for each class a whole number of its own, from 1 to 255"
-            )
+        if self.frame_duration_s is not None and not is_frame_duration(self.frame_duration_s):
+            limits = f"seconds above 0, from {SHORTEST_S:g} to {LONGEST_S:g}"
+            raise InputError(f"frame_duration_s is {short_repr(self.frame_duration_s)}; wanted {limits}")
+        if self.labels and (fault := class_fault({BACKGROUND: 0, **self.labels}.items())):
+            wanted = "wanted for each class a whole number of its own, from 1 to 255"
+            raise InputError(f"labels is {short_repr(dict(self.labels))}; {wanted}: {fault}")
         known = (SIGNAL, *VELOCITIES)
         if self.channels is not None and not (self.channels and set(self.channels.values()) <= set(known)):
             raise InputError(

@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+from unet4d.data.class_values import class_fault, is_name
 from unet4d.data.convert import Options
 from unet4d.data.convert.names import listed, missing_numbers, natural_key
 from unet4d.data.dataset import Case, Dataset
@@ -31,6 +32,7 @@ from unet4d.data.nifti_studies import all_channels, by_channel, study_of
 from unet4d.data.study import Source, Study
 from unet4d.errors import InputError
 from unet4d.files import read_json
+from unet4d.system.text import count, short_repr
 
 _ABOUT = {"description": "description", "reference": "reference", "licence": "licence", "license": "licence"}
 
@@ -84,7 +86,7 @@ def _file_ending(entry: Mapping[str, Any], path: Path) -> str:
     ending = entry.get("file_ending")
     if ending not in SUFFIXES:
         raise InputError(
-            f'{path}: "file_ending" is {ending!r}; wanted .nii.gz or .nii; convert the files to NIfTI first'
+            f'{path}: "file_ending" is {short_repr(ending)}; wanted .nii.gz or .nii; convert the files to NIfTI first'
         )
     return str(ending)
 
@@ -93,8 +95,10 @@ def _channel_names(entry: Mapping[str, Any], path: Path) -> tuple[str, ...]:
     names = entry.get("channel_names")
     known = names if isinstance(names, dict) else {}
     numbers = [str(i) for i in range(len(known))]
-    if not numbers or set(known) != set(numbers) or not all(isinstance(name, str) for name in known.values()):
-        raise InputError(f'{path}: "channel_names" is {names!r}; wanted names by channel number, {{"0": "cine MRI"}}')
+    if not numbers or set(known) != set(numbers) or not all(is_name(name) for name in known.values()):
+        raise InputError(
+            f'{path}: "channel_names" is {short_repr(names)}; wanted names by channel number, {{"0": "cine MRI"}}'
+        )
     return tuple(known[number] for number in numbers)
 
 
@@ -102,7 +106,9 @@ def _labels(entry: Mapping[str, Any], path: Path) -> dict[str, int]:
     """Class name to value. Raises InputError for what a label map of plain classes does not have."""
     labels = entry.get("labels")
     if not isinstance(labels, dict):
-        raise InputError(f'{path}: "labels" is {labels!r}; wanted values by name, {{"background": 0, "heart": 1}}')
+        raise InputError(
+            f'{path}: "labels" is {short_repr(labels)}; wanted values by name, {{"background": 0, "heart": 1}}'
+        )
     regions = [name for name, value in labels.items() if isinstance(value, list)]
     if regions:
         raise InputError(
@@ -114,8 +120,11 @@ def _labels(entry: Mapping[str, Any], path: Path) -> dict[str, int]:
             f'{path}: "labels" has {labels["ignore"]} for ignore, voxels that nobody judged; wanted every voxel of a labelled '
             "frame judged; draw them, or remove the label maps of those cases, and take ignore out of labels"
         )
-    if not all(type(value) is int for value in labels.values()) or 0 not in labels.values():
-        raise InputError(f'{path}: "labels" is {labels!r}; wanted whole numbers by name, and background at 0')
+    fault = class_fault(labels.items()) or ("" if 0 in labels.values() else "background at 0")
+    if fault:
+        raise InputError(
+            f'{path}: "labels" is {short_repr(labels)}; wanted whole numbers by name, and background at 0: {fault}'
+        )
     return dict(labels)
 
 
@@ -125,8 +134,9 @@ def _training(entry: Mapping[str, Any], path: Path, ending: str) -> list[_Scan]:
     scans = list(_scans(path.parent, "Tr", ending) if listing is None else _listed_scans(listing, path))
     wanted = entry.get("numTraining", len(scans))
     if len(scans) != wanted:
+        came = count(len(scans), "training case")
         raise InputError(
-            f'{path}: "numTraining" is {wanted!r}, {len(scans)} training cases came; add what is missing, or correct it'
+            f'{path}: "numTraining" is {short_repr(wanted)}, {came} came; add what is missing, or correct it'
         )
     return scans
 
@@ -158,7 +168,7 @@ def _listed_scans(listing: Any, path: Path) -> Iterator[_Scan]:
         files = [*images, known.get("label")] if isinstance(images, list) else [None]
         if not all(isinstance(file, str) for file in files):
             wanted = '{"images": ["a file a channel"], "label": "a file"}'
-            raise InputError(f'{path}: "dataset" has {entry!r} for {name!r}; wanted {wanted}')
+            raise InputError(f'{path}: "dataset" has {short_repr(entry)} for {short_repr(name)}; wanted {wanted}')
         *found, label = (path.parent / str(file) for file in files)
         yield _Scan(name, path.parent, {f"{i:04d}": file for i, file in enumerate(found)}, label, False)
 

@@ -25,7 +25,7 @@ from unet4d.data.verification.summary import fingerprint_of
 from unet4d.errors import InputError, Unet4DError
 from unet4d.files import read_json, write_json
 
-VERSION = 2
+VERSION = 3
 """Raised whenever the same files would give other results."""
 KEPT = "fingerprint.json"
 AT_ONCE = 4
@@ -141,18 +141,23 @@ def _kept(path: Path) -> dict[str, Result]:
     """The results that lie in a file, by key; none where it is missing, damaged or of another version."""
     try:
         entry = read_json(path)
-        if entry["version"] != VERSION:
+        if entry["version"] != VERSION or entry.pop("digest") != _digest(entry):
             return {}
         studies = [StudyFacts.from_dict(study) for study in entry["studies"]]
         return {
             row["key"]: (
                 None if row["study"] is None else studies[row["study"]],
-                tuple(Fault(**f) for f in row["faults"]),
+                tuple(Fault(**fault) for fault in row["faults"]),
             )
             for row in entry["verified"]
         }
-    except (InputError, LookupError, TypeError):
+    except (InputError, LookupError, TypeError, ValueError, AttributeError):
         return {}
+
+
+def _digest(entry: Mapping[str, Any]) -> str:
+    """Return a digest of what a file of results holds, so that one that was changed by hand or by a fault is not used."""
+    return hashlib.sha256(json.dumps(entry, sort_keys=True).encode()).hexdigest()[:32]
 
 
 def _keep(path: Path, results: Mapping[str, Result], keys: Mapping[str, bool]) -> Path | None:
@@ -164,8 +169,9 @@ def _keep(path: Path, results: Mapping[str, Result], keys: Mapping[str, bool]) -
         if keys[key]:
             rows.append({"key": key, "study": len(studies) if facts else None, "faults": [asdict(f) for f in faults]})
         studies += [facts] if facts else []
+    entry = {"version": VERSION, **fingerprint_of(studies), "verified": rows}
     try:
-        write_json(path, {"version": VERSION, **fingerprint_of(studies), "verified": rows})
+        write_json(path, {**entry, "digest": _digest(entry)})
     except (Unet4DError, OSError):
         return None
     return path

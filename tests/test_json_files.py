@@ -1,0 +1,108 @@
+"""Every JSON file that a command reads back may be damaged: its reader refuses it in one line, or makes nothing of it."""
+
+from __future__ import annotations
+
+import copy
+import json
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.mutations import damaged, mutated, outcome
+from unet4d.cross_validation import _check_same
+from unet4d.data.content import _remembered
+from unet4d.data.dataset import read_dataset
+from unet4d.data.phantom import write_phantom
+from unet4d.data.references import named_classes, recorded_folds, recorded_times
+from unet4d.data.verification.verification import KEPT, verify_dataset
+from unet4d.evaluation.written import read_evaluation
+from unet4d.info import _made_with
+from unet4d.pages.provenance import of_study, recorded
+from unet4d.postprocessing import POSTPROCESSING, read_steps
+from unet4d.prediction.folder import PREDICTION
+from unet4d.prediction.records import Records
+from unet4d.training.log import LOG, epoch_line, log_lines, totals
+from unet4d.training.standing import _summary
+
+STUDY = {
+    "case": "a",
+    "fold": 0,
+    "time": "cyclic",
+    "settings": {"overlap": 0.5},
+    "models": ["m"],
+    "checkpoints": [{"path": "m"}],
+}
+SUMMARY = {
+    "state": "finished", "versions": {"unet4d": "1", "torch": "2"}, "commit": {"id": "12ab", "changed": False},
+    "hardware": {"gpu": None, "processes": 1, "cpu": "x", "cores": 2},
+}  # fmt: skip
+RECORD = {
+    "made": {"image": "a"}, "files": {"a.nii.gz": {"bytes": 3, "sha256": "ab"}}, "entry": {"frames": 2}, "formats": ["nii.gz"]
+}  # fmt: skip
+
+
+def predictions(folder: Path) -> None:
+    named_classes(None, [folder])
+    recorded_folds(folder)
+    recorded_times(folder)
+    of_study(recorded([folder], "a"))
+
+
+def records(folder: Path) -> None:
+    found = Records(folder)
+    found.is_complete("a", RECORD["made"], ["nii.gz"])
+    found.failures()
+    found.begin("a")
+
+
+def log(folder: Path) -> None:
+    lines = log_lines(folder)
+    totals(lines)
+    for line in lines:
+        epoch_line(line, None)
+
+
+FILES: dict[str, tuple[str, Any, Callable[[Path], object]]] = {
+    "prediction.json": (PREDICTION, {"labels": {"background": 0, "heart": 1}, "cases": {"a": STUDY}}, predictions),
+    "postprocessing.json": (
+        POSTPROCESSING,
+        {"steps": [{"operation": "fill_holes", "class": "heart"}], "checkpoints": {"best.pt": "ab"}},
+        read_steps,
+    ),
+    "folds.json": (
+        "folds.json",
+        {"folds": 2, "seed": 0, "held_out": {"fold_0": ["a"], "fold_1": ["b"]}},
+        lambda folder: _check_same(folder, [0], {"folds": 2, "seed": 0, "held_out": {"fold_0": ["a"]}}),
+    ),
+    "summary.json": ("summary.json", SUMMARY, lambda folder: _made_with(_summary(folder / "summary.json"))),
+    "an evaluation": ("summary.json", {"per_case": {"a": {}}, "tolerance_mm": 2.0}, read_evaluation),
+    "a case's record": (".unet4d/cases/a.json", RECORD, records),
+    "a failed case's record": (".unet4d/failed/a.json", {"case": "a", "reason": "no memory"}, records),
+    "a memo of digests": ("memo.json", {"/a": [["a", 1, 2], "12ab"]}, lambda folder: _remembered(folder / "memo.json")),
+    "a log": (LOG, {"epoch": 1, "step": 5, "seconds": 1.5, "mean_foreground_dice": 0.5, "dice": {"heart": 0.5}}, log),
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_damaged_file_is_refused_in_one_line_or_of_no_use(name, tmp_path):
+    place, entry, read = FILES[name]
+    file, rng = tmp_path / place, random.Random(name)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    for i in range(200):
+        text = json.dumps(mutated(copy.deepcopy(entry), rng))
+        file.write_bytes(damaged(text, rng) if i % 5 == 0 else text.encode())
+        outcome(read, tmp_path)
+
+
+def test_a_damaged_fingerprint_is_made_anew(tmp_path):
+    write_phantom(tmp_path, 1, 2, seed=0, shape=(32, 32, 4))
+    dataset, keep_in, rng = read_dataset(tmp_path), tmp_path / "kept", random.Random(0)
+    wanted = verify_dataset(dataset, keep_in).fingerprint()
+    whole = (keep_in / KEPT).read_text()
+    for i in range(40):
+        text = json.dumps(mutated(json.loads(whole), rng))
+        (keep_in / KEPT).write_bytes(damaged(text, rng) if i % 5 == 0 else text.encode())
+        assert set(verify_dataset(dataset, keep_in).fingerprint()) == set(wanted)

@@ -1,0 +1,41 @@
+"""Which names and values the classes of a dataset may have; one home for every place that names classes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+BACKGROUND = "background"
+LONGEST_NAME = 200
+"""Characters of a class, a channel, a case or a subject; what is longer cannot name a file."""
+
+
+def class_fault(pairs: Iterable[tuple[object, object]]) -> str:
+    """Return what is wrong with pairs of class name and label value; empty where nothing is.
+
+    Two names are the same class where they differ by case and white space alone, because a table cannot tell them apart.
+    """
+    pairs = list(pairs)
+    names = [name for name, _ in pairs]
+    if not all(is_name(name) for name in names):
+        return f"each name a text of 1 to {LONGEST_NAME} characters, without control characters"
+    if not all(type(value) is int and 0 <= value <= 255 for _, value in pairs):
+        return "each name and each value once, values whole numbers from 0 to 255"
+    plain = [" ".join(str(name).split()).casefold() for name in names]
+    if any(name == BACKGROUND and value != 0 for name, (_, value) in zip(plain, pairs, strict=True)):
+        return "background at 0"
+    doubled = _doubled([value for _, value in pairs])
+    if doubled:
+        return f"each name and each value once, and {doubled[0]} is the value of two classes"
+    doubled = _doubled(plain)
+    return f"each name and each value once, and {doubled[0]!r} is the name of two classes" if doubled else ""
+
+
+def is_name(value: object) -> bool:
+    """Return whether a value is a text that can name a class, a channel, a case or a subject."""
+    if not isinstance(value, str) or not value.strip() or len(value) > LONGEST_NAME:
+        return False
+    return not any(ord(letter) < 32 or ord(letter) == 127 or "\ud800" <= letter <= "\udfff" for letter in value)
+
+
+def _doubled(values: Sequence[object]) -> list[object]:
+    return [value for value in dict.fromkeys(values) if values.count(value) > 1]
