@@ -19,7 +19,7 @@ def class_fault(pairs: Iterable[tuple[object, object]]) -> str:
     if not all(is_name(name) for name in names):
         return f"each name a text of 1 to {LONGEST_NAME} characters, without control characters"
     if not all(type(value) is int and 0 <= value <= 255 for _, value in pairs):
-        return "each name and each value once, values whole numbers from 0 to 255"
+        return "each name and each value once, whole values from 0 to 255"
     plain = [" ".join(str(name).split()).casefold() for name in names]
     if any(name == BACKGROUND and value != 0 for name, (_, value) in zip(plain, pairs, strict=True)):
         return "background at 0"

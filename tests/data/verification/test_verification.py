@@ -57,7 +57,7 @@ def test_each_file_is_read_once_and_not_again(own, tmp_path, monkeypatch):
 
     def counted(path, *given, **named):
         with lock:
-            opened.append(str(path))
+            opened.append(str(getattr(path, "name", path)))
         return real(path, *given, **named)
 
     monkeypatch.setattr("unet4d.data.nifti.gzip.open", counted)
