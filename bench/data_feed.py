@@ -16,6 +16,8 @@ from bench.data_loaders import Drawn, Feeds
 
 MB = 1e6
 POLL_S = 0.1
+LEAVE_S = 60
+"""After so long a process that was asked to end is killed."""
 
 
 class Memory(NamedTuple):
@@ -63,8 +65,10 @@ class Feed:
 
     def close(self) -> None:
         """End the process."""
-        self.pipe.send(None)
-        self.process.join()
+        with contextlib.suppress(OSError):
+            self.pipe.send(None)
+        self.process.join(LEAVE_S)
+        self.process.kill()
 
 
 def _serve(pipe: Connection, make: Callable[[Drawn], Feeds], drawn: Drawn) -> None:

@@ -14,6 +14,9 @@ import torch
 
 from bench.predict_watch import NETWORK, Part, Watch, peak_mb
 
+LEAVE_S = 60
+"""After so long a process that was asked to end is killed."""
+
 
 @dataclass(frozen=True)
 class Done:
@@ -101,7 +104,8 @@ class Child:
         """End it."""
         with contextlib.suppress(OSError):
             self.pipe.send(False)
-        self.process.join()
+        self.process.join(LEAVE_S)
+        self.process.kill()
         self.pipe.close()
 
 

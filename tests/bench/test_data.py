@@ -7,11 +7,14 @@ import multiprocessing
 import os
 import signal
 import subprocess
-import time
+import sys
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from torch.utils.data import default_collate
 
 from bench import data, data_feed, data_need
 from bench.__main__ import PARTS, print_table
@@ -91,24 +94,41 @@ def test_clips_of_the_others_begin_anywhere_in_the_loop_and_go_round():
         assert torch.equal(one["label"], 10 * one["image"])
 
 
-def test_the_clock_runs_from_the_first_batch_of_every_worker_to_as_many_of_each():
+def test_the_clock_runs_from_the_first_batch_of_every_worker_to_as_many_of_each(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(data_feed, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+
     def batches():
-        time.sleep(0.1)  # starting up is not counted
+        now[0] += 100  # starting up is not counted
         for _ in range(100):
             yield [0, 0]
-            time.sleep(0.01)
+            now[0] += 1
 
-    assert delivered(batches(), 3, 0.0) == pytest.approx(0.01 / 2, rel=0.3)
+    assert delivered(batches(), 3, 0.0) == 1 / 2
+    assert now == [105]
+
+
+READY, LOOKED = FORK.Event(), FORK.Event()
+"""Two batches lie ready; what is held was looked at since."""
 
 
 class Shared(torch.utils.data.Dataset):
-    """Samples of 10 MB, handed over in shared memory."""
+    """Samples of 10 MB."""
 
     def __len__(self):
         return 100
 
     def __getitem__(self, i):
-        return torch.ones(10_000_000, dtype=torch.uint8)
+        return i, torch.ones(10_000_000, dtype=torch.uint8)
+
+
+def handed_over(samples):
+    """A batch in shared memory; the third one is there when the first is held and the second waits."""
+    [(number, _)] = samples
+    batch = default_collate([sample for _, sample in samples])
+    if number == 2:
+        READY.set()
+    return batch
 
 
 def ballast(drawn):
@@ -117,24 +137,33 @@ def ballast(drawn):
 
     def endless(workers):
         while True:
-            time.sleep(0.1)
             yield ones[:1]
 
     def shared(workers):
-        for batch in torch.utils.data.DataLoader(Shared(), 1, num_workers=1):
-            time.sleep(0.2)
+        for batch in torch.utils.data.DataLoader(Shared(), 1, num_workers=1, collate_fn=handed_over):
+            assert LOOKED.wait(60)
             yield batch
 
     return {"own": endless, "shared": shared}
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/smaps_rollup"), reason="the system does not tell who holds what")
-def test_memory_is_that_of_the_process_of_those_below_it_and_of_the_batches_between_them(drawn):
+def test_memory_is_that_of_the_process_of_those_below_it_and_of_the_batches_between_them(drawn, monkeypatch):
+    usual = data_feed.held
+
+    def held(pid):
+        is_ready = READY.is_set()
+        found = usual(pid)
+        if is_ready:
+            LOOKED.set()
+        return found
+
+    monkeypatch.setattr(data_feed, "held", held)
     feed = Feed(ballast, drawn, FORK)
     try:
-        own = feed.memory("own", 0, 0.3)
+        own = feed.memory("own", 0, 0.0)
         assert own.own_mb > 100
-        shared = feed.memory("shared", 1, 0.5)
+        shared = feed.memory("shared", 1, 0.0)
         assert shared.own_mb - own.own_mb > 20
         assert feed.process.pid in data_feed._tree(os.getpid())
         assert data_feed._tree(feed.process.pid) == [feed.process.pid]
@@ -143,29 +172,38 @@ def test_memory_is_that_of_the_process_of_those_below_it_and_of_the_batches_betw
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/smaps_rollup"), reason="the system does not tell who holds what")
-def test_memory_that_is_shared_is_counted_once():
-    before, _ = data_feed.held(os.getpid())
+def test_memory_that_is_shared_is_counted_once(monkeypatch):
+    before = data_feed._shared(Path("/proc/self"))
     batch = torch.ones(40_000_000, dtype=torch.uint8).share_memory_()
-    other = FORK.Process(target=time.sleep, args=(60,))
-    other.start()
-    try:
-        assert 35 < data_feed.held(os.getpid())[0] - before < 65
-    finally:
-        other.kill()
-        other.join()
+    file, size = batch.untyped_storage()._share_fd_cpu_()
+    code = f"import mmap; held = mmap.mmap({file}, {size}); print(sum(held[::4096]), flush=True); input()"
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", code], pass_fds=[file], **pipes) as other:
+        try:
+            assert int(other.stdout.readline()) > 0
+            added = data_feed._shared(Path("/proc/self")).items() - before.items()
+            assert sum(size for _, size in added) == pytest.approx(40e6, rel=0.01)
+            assert added <= data_feed._shared(Path(f"/proc/{other.pid}")).items()
+            monkeypatch.setattr(data_feed, "_tree", lambda pid: [pid])
+            alone, _ = data_feed.held(other.pid)
+            monkeypatch.setattr(data_feed, "_tree", lambda pid: [pid, pid])
+            assert 40 < alone < 80
+            assert data_feed.held(other.pid)[0] - alone < 40
+        finally:
+            other.kill()
     assert batch[0] == 1
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/stat"), reason="the system does not tell who started whom")
 def test_a_tree_has_the_children_of_children():
-    outer = subprocess.Popen(["sh", "-c", "sleep 60 & echo $!; wait"], stdout=subprocess.PIPE, text=True)
-    inner = int(outer.stdout.readline())
-    try:
-        assert {os.getpid(), outer.pid, inner} <= set(data_feed._tree(os.getpid()))
-        assert data_feed._tree(outer.pid) == [outer.pid, inner]
-    finally:
-        os.kill(inner, signal.SIGKILL)
-        outer.wait()
+    words = ["sh", "-c", "sleep 600 & echo $!; wait"]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True, start_new_session=True) as outer:
+        try:
+            inner = int(outer.stdout.readline())
+            assert {os.getpid(), outer.pid, inner} <= set(data_feed._tree(os.getpid()))
+            assert data_feed._tree(outer.pid) == [outer.pid, inner]
+        finally:
+            os.killpg(outer.pid, signal.SIGKILL)
 
 
 def test_what_a_step_asks_for_is_its_batch_over_its_seconds(drawn, monkeypatch):

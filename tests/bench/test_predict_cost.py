@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-import time
+import os
 from dataclasses import replace
+from types import SimpleNamespace
 
 import nibabel as nib
 import numpy as np
@@ -13,7 +14,7 @@ import pytest
 import torch
 
 import bench.__main__ as bench_main
-from bench import predict, predict_large
+from bench import predict, predict_candidates, predict_large, predict_watch
 from bench.measure import Rounds
 from bench.predict import CYCLIC, MONAI, OURS, TWIN, Sizes, cine_bars, cine_table, parts_table
 from bench.predict_candidates import Monai, Ours, monai_label, write_image, write_model, write_series
@@ -110,42 +111,57 @@ def test_a_disk_without_room_is_told_before_anything_is_written(tmp_path):
     check_room(tmp_path, SMALL)
 
 
-def test_the_memory_asked_for_leaves_the_room_beside_what_the_process_held_before(written):
+def test_the_memory_asked_for_leaves_the_room_beside_what_the_process_held_before(written, monkeypatch):
     """Of it a fifth is not counted on."""
-    done = replace(ours(written), room_bytes=1.5e8).ready()()
-    assert USABLE * done.asked_mb - done.idle_mb == pytest.approx(150, abs=10)
+    monkeypatch.setattr(predict_candidates, "resident_mb", lambda: 400.0)
+    monkeypatch.setattr(predict_candidates, "resident_bytes", lambda: 400_000_000)
+    done = replace(ours(written), room_bytes=1.5e9).ready()()
+    assert done.idle_mb == 400
+    assert USABLE * done.asked_mb - done.idle_mb == pytest.approx(1500)
     assert done.peak_over_asked == done.peak_mb / done.asked_mb
     assert ours(written).ready()().asked_mb is None
 
 
-def test_each_part_is_counted_without_the_parts_within(monkeypatch):
-    """Outer 0.02 s, within it twice 0.05 s of another; before and after 0.03 s of nobody."""
+@pytest.fixture
+def used(monkeypatch):
+    """A clock and a peak of memory that the test alone moves."""
+    now = SimpleNamespace(seconds=0.0, mb=500.0)
+    monkeypatch.setattr(predict_watch, "time", SimpleNamespace(perf_counter=lambda: now.seconds))
+    monkeypatch.setattr(predict_watch, "peak_mb", lambda: now.mb)
+
+    def use(seconds: float = 0.0, mb: float = 0.0) -> None:
+        now.seconds, now.mb = now.seconds + seconds, now.mb + mb
+
+    return use
+
+
+def test_each_part_is_counted_without_the_parts_within(used):
+    """Outer 2 s and 7 MB, within it twice 5 s and 100 MB of another; before it 3 s and 40 MB of nobody."""
     watch = Watch()
-    inner = watch._watched("stitching", lambda: time.sleep(0.05))
+    inner = watch._watched("stitching", lambda: used(5, 100))
 
     def nested():
-        time.sleep(0.02)
+        used(2, 7)
         inner()
         inner()
 
     outer = watch._watched("writing", nested)
     with watch.on():
-        time.sleep(0.03)
+        used(3, 40)
         outer()
-    assert [watch.parts[name].calls for name in ("writing", "stitching", REST)] == [1, 2, 1]
-    assert watch.parts["stitching"].seconds == pytest.approx(0.1, rel=0.5)
-    assert watch.parts["writing"].seconds == pytest.approx(0.02, rel=0.9)
-    assert watch.seconds == pytest.approx(0.15, rel=0.5)
+    found = {name: (part.calls, part.seconds, part.raised_mb) for name, part in watch.parts.items() if part.calls}
+    assert found == {"writing": (1, 2, 7), "stitching": (2, 10, 200), REST: (1, 3, 40)}
+    assert watch.seconds == 15
 
 
-def test_the_memory_that_a_part_takes_is_its_own():
-    """So many bytes that the process never held as many."""
-    watch, size = Watch(), int(1e6 * (peak_mb() - resident_mb() + 100))
-    taken = watch._watched("stitching", lambda: np.ones(size, np.uint8).sum())
-    with watch.on():
-        taken()
-    assert watch.parts["stitching"].raised_mb == pytest.approx(100, abs=20)
-    assert watch.parts["writing"].raised_mb == watch.parts[NETWORK].raised_mb == 0
+def test_memory_is_what_the_system_says_of_this_process(tmp_path):
+    (tmp_path / "status").write_text("Name:\tpython\nVmHWM:\t  2000000 kB\nVmRSS:\t  1000000 kB\n")
+    assert predict_watch._of_status("VmHWM", tmp_path / "status") == 2048
+    assert predict_watch._of_status("VmRSS", tmp_path / "status") == 1024
+    assert predict_watch._of_status("VmRSS", tmp_path / "none") == 0
+    if os.path.exists("/proc/self/status"):
+        assert peak_mb() > 10
+        assert resident_mb() > 10
 
 
 def test_what_is_watched_is_as_before_afterwards(written):

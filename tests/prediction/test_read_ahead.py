@@ -18,8 +18,8 @@ class Watched:
     def __init__(self, **fails: int):
         self.done: list[tuple[str, int]] = []
         self.closed: list[int] = []
-        self.fails, self.held, self.most = fails, 0, 0
-        self.lock = threading.Lock()
+        self.fails, self.held, self.most, self.reading = fails, 0, 0, 0
+        self.lock = threading.Condition()
 
     def _step(self, name: str, item: int) -> int:
         if self.fails.get(name) == item:
@@ -31,8 +31,14 @@ class Watched:
     def read(self, item: int) -> int:
         with self.lock:
             self.held += 1
+            self.reading += 1
             self.most = max(self.most, self.held)
-        return self._step("read", item)
+        try:
+            return self._step("read", item)
+        finally:
+            with self.lock:
+                self.reading -= 1
+                self.lock.notify_all()
 
     def compute(self, item: int, got: int) -> int:
         assert item == got
@@ -44,8 +50,13 @@ class Watched:
         with self.lock:
             self.held -= 1
 
+    def close(self, item: int) -> None:
+        with self.lock:
+            self.closed.append(item)
+            self.lock.notify_all()
+
     def run(self, **options) -> None:
-        overlapped(ITEMS, self.read, self.compute, self.write, self.closed.append, **options)
+        overlapped(ITEMS, self.read, self.compute, self.write, self.close, **options)
 
 
 def test_every_item_goes_through_all_steps_in_order():
@@ -60,7 +71,7 @@ def test_every_item_goes_through_all_steps_in_order():
 
 def test_it_does_overlap():
     """Two items meet at a barrier that no single thread could pass: one is read, one computed, one written."""
-    together = threading.Barrier(3, timeout=20)
+    together = threading.Barrier(3, timeout=90)  # a thread that waits alone raises BrokenBarrierError
 
     def meet(item: int, *more: int, at: int) -> int:
         if item == at:
@@ -89,24 +100,30 @@ def test_what_is_raised_ends_all_and_what_was_begun_is_written_or_closed(step, i
     watched = Watched(**{step: item})
     with pytest.raises(ValueError, match=f"{step} {item}"):
         watched.run()
-    time.sleep(0.05)  # what was still being read is closed when it comes
     assert [other for name, other in watched.done if name == "write"] == ITEMS[:item]
-    read = {other for name, other in watched.done if name == "read"}
     computed = {other for name, other in watched.done if name == "compute"} | ({item} if step == "compute" else set())
-    assert set(watched.closed) == read - computed
+
+    def is_closed() -> bool:  # what was still being read is closed when it comes
+        read = {other for name, other in watched.done if name == "read"}
+        return not watched.reading and set(watched.closed) == read - computed
+
+    with watched.lock:
+        assert watched.lock.wait_for(is_closed, 60), (watched.done, watched.closed)
 
 
 def test_an_interrupt_has_the_file_in_hand_finished():
-    began, finished = threading.Event(), []
+    began, interrupted, finished = threading.Event(), threading.Event(), []
 
     def write(item: int, made: int) -> None:
         began.set()
-        time.sleep(0.1)
+        assert interrupted.wait(60)
+        time.sleep(0.1)  # so that it shows if nobody waits for it
         finished.append(item)
 
     def compute(item: int, got: int) -> int:
         if item == 1:
-            assert began.wait(20)
+            assert began.wait(60)
+            interrupted.set()
             raise KeyboardInterrupt
         return item
 

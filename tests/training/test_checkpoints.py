@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import errno
-import itertools
-import multiprocessing
 import os
-import random
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from processes import exit_code
 
 import unet4d.training.checkpoints
 from unet4d.config import Config
@@ -183,8 +182,8 @@ class Killed(BaseException):
 class Fuse:
     """File-system operations that work `calls` times; then the process is killed, before or after the next one is done."""
 
-    def __init__(self, patch, calls: int, done: bool):
-        self.calls, self.done, self.dead = calls, done, False
+    def __init__(self, patch, calls: int, done: bool, kill: Callable[[], None] | None = None):
+        self.calls, self.done, self.dead, self.kill = calls, done, False, kill
         for owner, name in (
             (os, "link"), (os, "replace"), (os, "fsync"), (os, "unlink"), (Path, "write_bytes"), (Path, "unlink"),
         ):  # fmt: skip
@@ -199,6 +198,8 @@ class Fuse:
                 return usual(*args, **options)
             if self.done:
                 usual(*args, **options)
+            if self.kill:
+                self.kill()
             self.dead = True
             raise Killed
 
@@ -280,41 +281,40 @@ def test_a_disk_without_room_for_the_copy_is_told(run, monkeypatch):
     assert {path: path.read_bytes() for path in run.iterdir()} == before
 
 
-def save_for_ever(run: Path, first: int, saved) -> None:
-    """Write checkpoints and report the last one that was saved, as long as there is who kills this."""
-    checkpoints, parent = Checkpoints(run), os.getppid()
-    for step in itertools.count(first):
-        if os.getppid() != parent:
-            return
-        save(checkpoints, step)
-        saved.value = step
+def killed_while_saving(run: Path, first: int, calls: int, report: int) -> None:
+    """Write one checkpoint after the other and note each in `report`, until operation number `calls` kills this process."""
+    checkpoints = Checkpoints(run)
+    with pytest.MonkeyPatch.context() as patch:
+        Fuse(patch, calls, bool(calls % 2), kill=lambda: os.kill(os.getpid(), signal.SIGKILL))
+        for step in range(first, first + 100):
+            save(checkpoints, step)
+            os.pwrite(report, f"{step:06}".encode(), 0)
 
 
-def kill_and_go_on(run: Path) -> None:
-    """Kill the writer at a random moment, see what it left, and have another one go on."""
-    torch.set_num_threads(1)
-    context, dice = multiprocessing.get_context("fork"), random.Random(0)
-    saved, step = context.Value("q", 0), 0
-    for _ in range(10):
-        saved.value = step
-        process = context.Process(target=save_for_ever, args=(run, step + 1, saved))
-        process.start()
-        while saved.value < step + 2 and process.is_alive():
-            time.sleep(0.001)
-        time.sleep(dice.uniform(0, 0.02))
-        process.kill()
-        process.join()
-        assert process.exitcode == -signal.SIGKILL
+def lives_of_a_run(folder: Path) -> None:
+    """Kill a process at each operation of its first checkpoints, see what it left, and have another one continue."""
+    run, step, steps = folder / "run", 2, []
+    for first in (1, 2):
+        save(Checkpoints(run), first)
+    report = os.open(folder / "saved", os.O_RDWR | os.O_CREAT)
+    for calls in range(24):
+        os.pwrite(report, f"{step:06}".encode(), 0)
+        child = os.fork()
+        if not child:
+            try:
+                killed_while_saving(run, step + 1, calls, report)
+            finally:
+                os._exit(1)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+        saved, before = int(os.pread(report, 6, 0)), step
         step, said = newest(run)
-        assert saved.value <= step <= saved.value + 1
+        assert saved <= step <= saved + 1
         assert said == []
         assert len(set(whole(run).values())) == 2
+        steps.append(step - before)
+    assert min(steps) == 0
+    assert max(steps) >= 2
 
 
-def test_a_process_killed_at_any_moment_leaves_what_it_saved(tmp_path):
-    process = multiprocessing.get_context("spawn").Process(target=kill_and_go_on, args=(tmp_path,))
-    process.start()
-    process.join(60)
-    process.kill()
-    process.join()
-    assert process.exitcode == 0
+def test_a_process_killed_at_any_operation_leaves_what_it_saved(tmp_path):
+    assert exit_code(lives_of_a_run, tmp_path) == 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import multiprocessing as mp
 import os
 import shutil
 import signal
@@ -205,26 +204,34 @@ def test_a_signal_while_it_validates_costs_the_validation_alone(phantom, tiny, t
     check_same(run, tmp_path / "whole")
 
 
-def test_a_run_killed_again_and_again_at_random_is_the_same_run(phantom, config, uninterrupted, tmp_path):
-    run, rng = tmp_path / "run", np.random.default_rng(0)
-    for _ in range(6):
-        process = mp.get_context("fork").Process(
-            target=train, args=(phantom, run, config, "cpu", (run / LAST).exists())
-        )
-        process.start()
-        process.join(float(rng.uniform(0.2, 2.5)))
-        process.kill()
-        process.join()
-    if (run / LAST).exists():
-        train(phantom, run, config, "cpu", resume=True)
-    else:
-        train(phantom, run, config, "cpu")
+LIVES = [
+    killed_in_step(1),
+    killed_while_writing(2),
+    killed_in_checkpoint(2, "replace"),
+    killed_in_step(STEPS + 1),
+    killed_in_validation(1),
+    killed_in_checkpoint(1, "link"),
+    killed_in_step(STEPS),
+    killed_in_checkpoint(3, "replace"),
+]
+"""Where each process of one run is killed, counted from its own start."""
+
+
+def test_a_run_killed_again_and_again_is_the_same_run(phantom, config, uninterrupted, tmp_path):
+    run, steps = tmp_path / "run", []
+    for arm in LIVES:
+        code = exit_code(trained, arm, phantom, run, config, "cpu", (run / LAST).exists())
+        assert code == -signal.SIGKILL
+        steps.append(load_checkpoint(run / LAST)["training"]["step"] if (run / LAST).exists() else 0)
+    assert steps == sorted(steps)
+    assert len(set(steps)) > 3
+    train(phantom, run, config, "cpu", resume=True)
     check_same(run, uninterrupted)
 
 
 def test_a_damaged_checkpoint_costs_what_came_after_the_one_before(phantom, config, uninterrupted, tmp_path, capsys):
     run = tmp_path / "run"
-    exit_code(trained, killed_in_step(2 * STEPS + 2), phantom, run, config, "cpu")
+    assert exit_code(trained, killed_in_step(2 * STEPS + 2), phantom, run, config, "cpu") == -signal.SIGKILL
     whole = (run / LAST).read_bytes()
     (run / LAST).write_bytes(whole[: len(whole) // 2])
     train(phantom, run, config, "cpu", resume=True)
