@@ -12,7 +12,7 @@ from bench.bars import bar
 from bench.measure import Rounds, interleaved
 from bench.train_loops import Job, OurLoop, PlainLoop, busy_share, fed_by_workers
 from unet4d.config import CHANNELS, Config, DataConfig, ModelConfig, Precision, Size, TrainConfig
-from unet4d.model.device import find_device, tune
+from unet4d.model.device import find_device, set_tf32
 
 Row = dict[str, Any]
 PLAIN, READY, WORKERS = "plain", "ours, batches ready", "ours, from workers"
@@ -64,7 +64,7 @@ def run(sizes: Sizes | None = None) -> dict[str, list[Row]]:
     sizes = sizes or (ON_GPU if device.type == "cuda" else ON_CPU)
     with tempfile.TemporaryDirectory(prefix="unet4d-bench-") as made:
         job = Job.made(Path(made), configured(sizes), device, sizes.subjects, sizes.shape)
-        tune(device, job.config.train.precision)
+        set_tf32(device, job.config.train.precision)
         tables = _steps(job, sizes)
         if device.type == "cuda":
             tables["precision"] = _precisions(job, sizes)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib.metadata
+import importlib.util
 import os
 import platform
 import re
@@ -12,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import unet4d
 from unet4d.errors import InputError
+from unet4d.system.nvidia import NEEDED_DRIVER, driver_version, gpu_models, is_too_old
 
 if TYPE_CHECKING:
     import torch
@@ -35,11 +38,37 @@ def installed() -> dict[str, str]:
             found[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             found[name] = "not installed"
-    return found
+    return found | _gpu_libraries()
+
+
+def _gpu_libraries() -> dict[str, str]:
+    """Return the versions of CUDA and cuDNN that torch brings, of the driver, and the GPUs of this machine."""
+    cuda, driver = _cuda_of_torch(), driver_version()
+    cudnn = [one.version for one in importlib.metadata.distributions() if one.name.startswith("nvidia-cudnn-cu")]
+    if cuda and driver and is_too_old(cuda):
+        driver += f", too old for CUDA {cuda}, which needs {NEEDED_DRIVER.get(int(cuda.split('.')[0]), 'a newer one')}"
+    return {
+        "CUDA": cuda or "none",
+        "cuDNN": cudnn[0] if cudnn else "unknown" if cuda else "none",
+        "driver": driver or "none",
+        "GPU": "; ".join(gpu_models()) or "none",
+    }
+
+
+def _cuda_of_torch() -> str | None:
+    """Return the version of CUDA that torch is built for, read from its files; None where it is built without."""
+    spec = importlib.util.find_spec("torch")
+    for folder in (spec and spec.submodule_search_locations) or ():
+        with contextlib.suppress(OSError):
+            found = re.search(
+                r"^cuda\b[^=\n]*= *'([^']+)'", (Path(folder) / "version.py").read_text("utf-8"), re.MULTILINE
+            )
+            return found[1] if found else None
+    return None
 
 
 def versions() -> dict[str, Any]:
-    """Of what computes; null for CUDA and cuDNN where torch is built without."""
+    """Return the versions of what computes; None for CUDA and cuDNN where torch is built without, and for no NVIDIA driver."""
     import torch
 
     return {
@@ -50,7 +79,22 @@ def versions() -> dict[str, Any]:
         "python": platform.python_version(),
         "cuda": torch.version.cuda,
         "cudnn": torch.backends.cudnn.version(),
+        "driver": driver_version(),
     }
+
+
+def cudnn_words(version: int | None) -> str | None:
+    """Return cuDNN's number as its releases are named, 91002 as "9.10.2"."""
+    return None if version is None else f"{version // 10000}.{version // 100 % 100}.{version % 100}"
+
+
+def gpu_words(device: torch.device) -> str:
+    """Return the GPU and the libraries that compute on it, with their versions, in one line."""
+    import torch
+
+    known = versions()
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
+    return f"{name}, torch {known['torch']}, CUDA {known['cuda']}, cuDNN {cudnn_words(known['cudnn'])}, driver {known['driver']}"
 
 
 def hardware(device: torch.device) -> dict[str, Any]:

@@ -33,6 +33,7 @@ from unet4d.prediction.records import digest, stamps
 from unet4d.prediction.shares import Share
 from unet4d.ranks import ALONE, Ranks
 from unet4d.segmentation import Models, Settings
+from unet4d.segmentation.check import check_models
 from unet4d.signals import stopped_by_sigterm
 
 
@@ -110,6 +111,7 @@ def predict(
         asked = {study.name: [_unseen(study, models)] if held_out else models for study in studies}
         folder = PredictionFolder(Path(out_dir), task.labels, formats, settings.probabilities)
     ranks.from_first(lambda: folder.check(studies))
+    ranks.in_turn(lambda: check_models(models, settings.precision))
     digests = ranks.from_first(lambda: {str(one.path): digest(one.path) for one in models})
     tuned = ranks.from_first(lambda: _tuned_steps(paths, digests) if postprocess == "auto" else [])
     jobs = [

@@ -23,7 +23,8 @@ from unet4d.data.verification.ready import ready
 from unet4d.errors import InputError, Unet4DError
 from unet4d.files import write_text
 from unet4d.model.checkpoint import BEST, Task, checkpoint_of, load_checkpoint
-from unet4d.model.device import find_device, tune
+from unet4d.model.convolution_check import check_convolutions
+from unet4d.model.device import find_device, set_tf32
 from unet4d.model.fitting import GB, Fit, described, fitted, free_bytes
 from unet4d.model.warm_start import begin_from
 from unet4d.out_of_memory import out_of_memory_words, smaller_settings
@@ -90,6 +91,9 @@ def train(
         _check_shares(config, ranks)
     subjects = tuple(sorted({case.subject for case in validation}))
     task = Task(dict(studies.labels), studies.channel_names, studies.cyclic, subjects, studies.channel_kinds)
+    set_tf32(where, config.train.precision)
+    sizes, patch = (len(task.channel_names), len(task.labels)), config.data.patch_size or ()
+    ranks.in_turn(lambda: check_convolutions(config.model, sizes, patch, where, config.train.precision, training=True))
     with contextlib.ExitStack() as held:
         if resume:
             ranks.from_first(lambda: held.enter_context(locked(out_dir)))
@@ -98,7 +102,6 @@ def train(
         assert cache is not None
         cached = ranks.in_turn(lambda: cached_studies((*training, *validation), studies, config.data, plane, cache))
         learnt, held_out = cached[: len(training)], cached[len(training) :]
-        tune(where, config.train.precision)
         with ranks.alike():
             plan = _fitted(config, task, learnt, where, ranks) if where.type == "cuda" else None
             trainer = Trainer(out_dir, config, task, learnt, held_out, where, plan, ranks, signals or StopSignals())

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import importlib.metadata
+import importlib.util
+import json
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
 
+from unet4d.config import Config, InferenceConfig, MemoryConfig, ModelConfig, TrainConfig
 from unet4d.errors import InputError
-from unet4d.model.device import autocast, find_device, resolve_precision, set_tf32, tune
+from unet4d.model.clstm_unet import CLSTMUNet, build_network
+from unet4d.model.device import autocast, find_device, repeated_shapes, resolve_precision, set_tf32
+from unet4d.model.inference import sliding_window
+from unet4d.model.step import TrainingStep
+from unet4d.system import nvidia
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 MATMUL, CUDNN = torch.backends.cuda.matmul, torch.backends.cudnn
@@ -24,6 +33,110 @@ def test_auto_finds_what_is_there():
 def test_a_device_that_is_not_here_is_said(name):
     with pytest.raises(InputError, match=name):
         find_device(name)
+
+
+KERNEL = "NVRM version: NVIDIA UNIX {} Kernel Module {} {}  Release Build  (dvs-builder)  Tue Oct 1\nGCC version: gcc 13.3.0\n"
+
+
+@pytest.fixture
+def machine(monkeypatch, tmp_path):
+    """Sets up what the system shows: driver, device files, what torch was built for; torch can use no GPU."""
+
+    def shown(driver: str | None = None, gpus: int = 0, cuda: str | None = None, visible: str | None = None) -> None:
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)  # NVML counts GPUs that CUDA cannot use
+        monkeypatch.setattr(torch.version, "cuda", cuda)
+        monkeypatch.setattr(nvidia, "DRIVER_FILE", tmp_path / "version")
+        monkeypatch.setattr(nvidia, "DEVICE_FOLDER", tmp_path)
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+        if visible is not None:
+            monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+        if driver:
+            (tmp_path / "version").write_text(KERNEL.format("x86_64", "", driver))
+        for number in range(gpus):
+            (tmp_path / f"nvidia{number}").write_text("")
+
+    return shown
+
+
+@pytest.mark.parametrize("name", ["auto", "cuda", "cuda:0"])
+@pytest.mark.parametrize(
+    ("driver", "cuda", "needed"),
+    [("535.129.03", "13.0", "580"), ("470.82.01", "12.6", "525"), ("570.86.15", "13.0", "580")],
+)
+def test_a_driver_too_old_for_torch_is_refused_and_named(machine, capsys, name, driver, cuda, needed):
+    machine(driver, 1, cuda)
+    with pytest.raises(InputError, match=rf"{driver}.*needs driver {needed} or newer.*--device cpu"):
+        find_device(name)
+    assert find_device("cpu") == CPU
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_gpu_that_torch_cannot_use_though_the_driver_is_new_enough_is_refused(machine):
+    machine("580.65.06", 2, "13.0")
+    with pytest.raises(InputError, match=r"nvidia0, NVIDIA driver 580.65.06.*cannot use it.*--device cpu"):
+        find_device("auto")
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({}, ""),
+        ({"cuda": "13.0"}, ""),
+        ({"driver": "535.129.03", "gpus": 1, "cuda": "13.0", "visible": ""}, ""),
+        ({"driver": "535.129.03", "gpus": 1, "cuda": "13.0", "visible": "-1"}, ""),
+        ({"driver": "535.129.03", "cuda": "13.0"}, "no GPU is given to this process"),
+        ({"driver": "580.65.06", "gpus": 1}, "built without CUDA"),
+    ],
+    ids=str,
+)
+def test_the_cpu_is_taken_where_no_gpu_is_given_and_a_gpu_left_unused_is_reported(machine, capsys, given, told):
+    machine(**given)
+    assert find_device("auto") == CPU
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert told in err
+    assert bool(told) == bool(err)
+
+
+def test_train_refuses_a_driver_too_old_and_cpu_insists(machine, command, phantom, tiny_options, tmp_path):
+    machine("535.129.03", 1, "13.0")
+    given = ["train", "--dataset", phantom, "--out", tmp_path / "run", *tiny_options]
+    done = command(*given)
+    assert done.code == 2
+    assert "driver 535.129.03" in done.line
+    assert not (tmp_path / "run").exists()
+
+
+def test_info_without_a_run_names_cuda_cudnn_driver_and_gpu_without_torch(machine, command, monkeypatch, tmp_path):
+    machine("535.129.03", 1)
+    (tmp_path / "gpus" / "0000:01:00.0").mkdir(parents=True)
+    (tmp_path / "gpus" / "0000:01:00.0" / "information").write_text("Model: \t\t NVIDIA A30\nIRQ:   \t\t 255\n")
+    (tmp_path / "torch").mkdir()
+    (tmp_path / "torch" / "version.py").write_text("cuda: Optional[str] = '13.0'\nhip: Optional[str] = None\n")
+    spec = SimpleNamespace(submodule_search_locations=[str(tmp_path / "torch")])
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: spec)
+    wheels = importlib.metadata.distributions
+    cudnn = SimpleNamespace(name="nvidia-cudnn-cu13", version="9.13.0.50")
+    monkeypatch.setattr(importlib.metadata, "distributions", lambda: [*wheels(), cudnn])
+    told = command("info").told
+    for words in (
+        "CUDA       13.0",
+        "cuDNN      9.13.0.50",
+        "GPU        NVIDIA A30",
+        "535.129.03, too old for CUDA 13.0",
+    ):
+        assert words in told
+    monkeypatch.undo()
+    assert json.loads(command("info", "--json").told)["versions"]["CUDA"] == (torch.version.cuda or "none")
+
+
+@pytest.mark.parametrize("kind", ["x86_64", "Open"])
+def test_the_driver_version_is_read_of_both_kinds_of_kernel_module(monkeypatch, tmp_path, kind):
+    monkeypatch.setattr(nvidia, "DRIVER_FILE", tmp_path / "version")
+    assert nvidia.driver_version() is None
+    (tmp_path / "version").write_text(KERNEL.format(kind, "for x86_64 " * (kind == "Open"), "580.65.06"))
+    assert nvidia.driver_version() == "580.65.06"
 
 
 def test_auto_precision_is_bf16_exactly_where_the_cpu_computes_in_it(monkeypatch):
@@ -94,7 +207,7 @@ words = pytest.mark.parametrize(
 def test_tf32_is_allowed_unless_fp32_is_asked_for_in_flags_that_agree(flags, before, precision, wanted):
     """They can be read in every way: torch raises where the old and the new ones contradict one another."""
     set_tf32(GPU, before)
-    tune(GPU, precision)
+    set_tf32(GPU, precision)
     assert told() == wanted
 
 
@@ -117,24 +230,59 @@ def test_fp32_is_exact_also_where_torch_as_a_whole_was_told_otherwise(flags):
 @pytest.mark.parametrize("precision", ["fp32", "tf32", "bf16", "fp16"])
 def test_products_in_half_precision_are_added_up_in_float32(flags, precision):
     MATMUL.allow_bf16_reduced_precision_reduction = MATMUL.allow_fp16_reduced_precision_reduction = True
-    tune(GPU, precision)
+    set_tf32(GPU, precision)
     assert not MATMUL.allow_bf16_reduced_precision_reduction
     assert not MATMUL.allow_fp16_reduced_precision_reduction
     assert not MATMUL.allow_fp16_accumulation
 
 
-def test_only_training_has_algorithms_tried(flags):
-    CUDNN.benchmark = False
+@pytest.mark.parametrize("before", [False, True])
+def test_algorithms_are_tried_only_where_shapes_repeat(flags, before):
+    CUDNN.benchmark = before
     set_tf32(GPU, "bf16")
-    assert not CUDNN.benchmark
-    tune(GPU, "bf16")
-    assert CUDNN.benchmark
+    assert CUDNN.benchmark is before
+    with repeated_shapes(GPU):
+        assert CUDNN.benchmark
+    assert CUDNN.benchmark is before
+    with pytest.raises(KeyError), repeated_shapes(GPU):
+        raise KeyError
+    assert CUDNN.benchmark is before
+    with repeated_shapes(CPU):
+        assert CUDNN.benchmark is before
+
+
+def test_a_training_step_tries_algorithms_and_a_prediction_does_not(flags, monkeypatch):
+    seen, compute = [], CLSTMUNet._encoded
+    CUDNN.benchmark = False
+    torch.manual_seed(0)
+    model = ModelConfig([4, 6], 2, [(2, 2, 1)], [(3, 3, 1), (3, 3, 3)])
+    config = Config(model=model, train=TrainConfig(batch_size=1, precision="fp32"), memory=MemoryConfig(0))
+    network = build_network(model, 1, 3)
+    step = TrainingStep(network, config, CPU)
+
+    def noted(self, x, kept):
+        seen.append(CUDNN.benchmark)
+        return compute(self, x.cpu(), kept)
+
+    monkeypatch.setattr(CLSTMUNet, "_encoded", noted)
+    monkeypatch.setattr("unet4d.model.step.repeated_shapes", lambda device: repeated_shapes(GPU))
+    step.gradients([(torch.randn(1, 2, 1, 8, 8, 2), torch.zeros(1, 2, 8, 8, 2, dtype=torch.uint8), [[True, True]])])
+    sliding_window(
+        network.eval(),
+        torch.randn(1, 2, 8, 8, 2),
+        (8, 8, 2),
+        InferenceConfig(),
+        cyclic=False,
+        device=CPU,
+        precision="fp32",
+    )
+    assert seen == [True, False]
 
 
 def test_on_a_cpu_nothing_is_set(flags):
     CUDNN.benchmark = False
     set_tf32(GPU, "fp32")
-    tune(CPU, "tf32")
+    set_tf32(CPU, "tf32")
     assert told() == EXACT
     assert not CUDNN.benchmark
 
@@ -142,8 +290,8 @@ def test_on_a_cpu_nothing_is_set(flags):
 def test_setting_them_warns_of_nothing():
     """In a process of its own, for torch warns once."""
     code = (
-        "import torch; from unet4d.model.device import tune; "
-        "[tune(torch.device('cuda'), p) for p in ('tf32', 'fp32', 'bf16')]; torch.backends.cudnn.allow_tf32"
+        "import torch; from unet4d.model.device import set_tf32; "
+        "[set_tf32(torch.device('cuda'), p) for p in ('tf32', 'fp32', 'bf16')]; torch.backends.cudnn.allow_tf32"
     )
     done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import conv3d
+from torch.nn import functional
 
 from unet4d.config import Size, triple
 
@@ -31,7 +31,7 @@ def convolved(x: Tensor, weight: Tensor, bias: Tensor | None = None, stride: Siz
     elif _is_lone(folded):
         answer = torch.mkldnn_convolution(folded, weight, bias, padding, stride, ones, 1)
     else:
-        answer = conv3d(folded, weight, bias, stride, padding)
+        answer = functional.conv3d(folded, weight, bias, stride, padding)
     return answer.unflatten(0, x.shape[:-4])
 
 

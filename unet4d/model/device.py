@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import sys
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -10,31 +13,79 @@ import torch
 from unet4d.config import Precision
 from unet4d.errors import InputError
 from unet4d.machine import check_device_name
+from unet4d.system import nvidia
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def find_device(name: str = "auto") -> torch.device:
-    """The device of this name; "auto" is a CUDA GPU if there is one, else the CPU.
+    """Return the device of this name; "auto" is a CUDA GPU if there is one, else the CPU.
 
     Raises:
-        InputError: there is no such device here.
+        InputError: there is no such device here, or "auto" would leave a GPU unused because its driver does not fit torch.
     """
     check_device_name(name)
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return torch.device("cuda") if torch.cuda.is_available() else _cpu_without_gpu()
     try:
         device = torch.device(name)
     except RuntimeError as error:
         raise InputError(f"device {name!r} is not known; wanted auto, cpu, cuda or cuda:N") from error
     if device.type == "cuda":
-        count = torch.cuda.device_count()
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if (device.index or 0) >= count:
+            if not count and (reason := why_gpu_is_unusable()):
+                raise InputError(f"device {name!r} was asked for; {reason}, or take --device cpu")
             raise InputError(
                 f"device {name!r} was asked for and {count} CUDA devices are here; use auto, or check the driver"
             )
         torch.cuda.set_device(device.index or 0)  # so that no other GPU is asked, or touched by pinned memory
     return device
+
+
+def _cpu_without_gpu() -> torch.device:
+    """Return the CPU, and report a GPU that this process was not given or that this torch was not built for.
+
+    Raises:
+        InputError: a GPU is here, and torch was built for CUDA and cannot use it; on the CPU the run would take weeks.
+    """
+    if nvidia.are_hidden(os.environ):
+        return torch.device("cpu")
+    if reason := why_gpu_is_unusable():
+        raise InputError(f"{reason}, or insist on the CPU with --device cpu")
+    driver, gpus = nvidia.driver_version(), nvidia.given_gpus()
+    told = None
+    if torch.version.cuda is None and torch.version.hip is None and (gpus or driver):
+        told = f"an NVIDIA GPU is here and torch {torch.__version__} is built without CUDA; install a torch for CUDA to use it"
+    elif driver and not gpus:
+        told = (
+            f"an NVIDIA driver ({driver}) is here and no GPU is given to this process; give one (docker run --gpus all, "
+            "or --gres=gpu:1 under Slurm) to use it"
+        )
+    if told and os.environ.get("RANK", "0") == "0":
+        print(f"computing on the CPU: {told}", file=sys.stderr)
+    return torch.device("cpu")
+
+
+def why_gpu_is_unusable() -> str | None:
+    """Return why torch, built for CUDA, cannot use the GPU that is here, and what to do; None where none is."""
+    cuda, gpus = torch.version.cuda, nvidia.given_gpus()
+    if cuda is None:
+        return None
+    driver = nvidia.driver_version() or "of unknown version"
+    needed = nvidia.NEEDED_DRIVER.get(int(cuda.split(".")[0]))
+    if nvidia.is_too_old(cuda) and (gpus or not nvidia.DRIVER_FILE.exists()):
+        return (
+            f"the GPU here has NVIDIA driver {driver}, and torch {torch.__version__} with CUDA {cuda} needs driver "
+            f"{needed or 'of a newer version'}{' or newer' * bool(needed)}; update the driver, take the image or torch for an "
+            "older CUDA (README, Docker)"
+        )
+    if gpus:
+        return (
+            f"a GPU is here ({gpus[0]}, NVIDIA driver {driver}) and torch {torch.__version__} with CUDA {cuda} cannot use it; "
+            "see what nvidia-smi says and restart the container or the machine"
+        )
+    return None
 
 
 def resolve_precision(precision: Precision, device: torch.device) -> Precision:
@@ -87,11 +138,19 @@ def set_tf32(device: torch.device, precision: str) -> None:
     cuda.allow_bf16_reduced_precision_reduction = cuda.allow_fp16_reduced_precision_reduction = False
 
 
-def tune(device: torch.device, precision: str) -> None:
-    """Set what a training on a GPU computes with: `set_tf32`, and cuDNN's fastest algorithms.
+@contextlib.contextmanager
+def repeated_shapes(device: torch.device) -> Iterator[None]:
+    """Have cuDNN try its algorithms once for every new shape of a convolution, and take the fastest from then on.
 
-    They are found by trying, whenever a shape is new. A training has few: those of a chunk, and as many frames as are decoded.
+    It pays where shapes repeat, as in training steps. Outside, as in validation and prediction, where every number of frames is a
+    new shape, cuDNN takes the algorithm that it expects to be fast.
     """
-    set_tf32(device, precision)
-    if device.type == "cuda":
-        torch.backends.cudnn.benchmark = True
+    if device.type != "cuda":
+        yield
+        return
+    before = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = True
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before

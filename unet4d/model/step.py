@@ -14,7 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 from unet4d.config import BATCH_SIZE, Config, MemoryConfig
 from unet4d.model.clip_loss import ClipLoss
 from unet4d.model.clstm_unet import CLSTMUNet, Dropout
-from unet4d.model.device import autocast
+from unet4d.model.device import autocast, repeated_shapes
 from unet4d.model.optimiser import optimiser, schedule
 from unet4d.ranks import ALONE, Ranks
 
@@ -60,6 +60,10 @@ class TrainingStep:
             batches: this process's part of each.
             step: number of the step, which dropout is drawn by.
         """
+        with repeated_shapes(self.device):
+            return self._gradients(batches, step)
+
+    def _gradients(self, batches: Sequence[Clips], step: int) -> Tensor:
         self.optimiser.zero_grad(set_to_none=True)
         losses = []
         for place, (image, label, labelled) in enumerate(batches):

@@ -21,6 +21,7 @@ from unet4d.model.device import resolve_precision
 from unet4d.model.ensemble import mean_logits
 from unet4d.model.inference import Answering, Rows
 from unet4d.model.windows import Windows
+from unet4d.segmentation.check import check_models
 from unet4d.segmentation.cutting import cut
 from unet4d.segmentation.prepared import Prepared, prepare_image
 from unet4d.segmentation.settings import Models, Settings
@@ -153,6 +154,7 @@ def _blocks(rows: Sequence[Rows], native: NativeLabel, size: int) -> Iterator[tu
 def _answering(model: TrainedModel, prepared: Prepared, settings: Settings, say: Callable[[str], None]) -> Answering:
     """How a network answers this study."""
     device = next(model.network.parameters()).device
+    check_models([model], settings.precision)
     window, cyclic = model.config.inference, prepared.time == "cyclic"
     mirror_axes = window.mirror_axes if settings.mirror_axes is None else settings.mirror_axes
     config = replace(

@@ -21,6 +21,7 @@ from unet4d.model.clstm_unet import NetworkState
 from unet4d.model.device import autocast, resolve_precision, set_tf32
 from unet4d.model.inference import Answering, Rows
 from unet4d.segmentation.answering import check_finite
+from unet4d.segmentation.check import check_models
 from unet4d.segmentation.prepared import prepare_image
 from unet4d.segmentation.settings import Settings
 
@@ -86,6 +87,7 @@ class StreamingSegmenter:
         self.model, self.scale = model, scale
         self.grid = WorkingGrid.of(np.asarray(affine), shape, data.plane_spacing_mm, data.slice_spacing_mm)
         device = next(model.network.parameters()).device
+        check_models([model], precision)
         self._live = _Live(model.network, device, resolve_precision(precision, device), False)
         self._overlap = model.config.inference.overlap if overlap is None else overlap
 

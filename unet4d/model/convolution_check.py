@@ -1,0 +1,225 @@
+"""Compares convolutions of a run's own shapes with exact ones before the run trusts a GPU with them.
+
+Releases of cuDNN gave silently wrong convolutions in bf16 and TF32 for some shapes (pytorch issues 163539 and 167024), and which
+shapes is not documented. A training on them learns, badly.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn.functional import pad
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from unet4d.config import ModelConfig, Size, triple
+from unet4d.errors import InputError
+from unet4d.machine import gpu_words
+from unet4d.model.clstm_unet import build_network
+from unet4d.model.convolution import convolved, same_padding
+from unet4d.model.device import autocast, repeated_shapes, set_tf32
+from unet4d.system.memory_errors import drop_failed_work, is_out_of_memory
+
+TOLERANCE = 4
+"""Units of rounding that a result may be off, relative to the largest one. The inputs are numbers that every precision holds,
+so that only the sum and the result are rounded; a wrong sum is off by hundreds of units."""
+_ROUNDING = {"bf16": 2.0**-7, "fp16": 2.0**-10, "tf32": 2.0**-10}
+_MOST_VALUES = 2**26
+"""Values of a convolution's input and output together, beyond which only one frame is computed."""
+_MOST_FRAMES = 16
+
+
+class ConvolutionShape(NamedTuple):
+    """A convolution: input (C, X, Y, Z), weight (K, C, k, k, k), stride (X, Y, Z)."""
+
+    input: tuple[int, ...]
+    weight: tuple[int, ...]
+    stride: Size
+
+    @property
+    def output(self) -> tuple[int, ...]:
+        """(K, X, Y, Z) of its result, padded as `convolved` pads."""
+        return self.weight[0], *(-(-n // s) for n, s in zip(self.input[1:], self.stride, strict=True))
+
+    @property
+    def values(self) -> int:
+        """Values of one frame's input and output."""
+        return math.prod(self.input) + math.prod(self.output)
+
+    @property
+    def words(self) -> str:
+        """Channels, voxels, kernel and stride, for a message."""
+        size, kernel, stride = ("x".join(map(str, part)) for part in (self.input[1:], self.weight[2:], self.stride))
+        return f"{self.weight[1]} to {self.weight[0]} channels over {size} voxels, kernel {kernel}, stride {stride}"
+
+
+def check_convolutions(
+    config: ModelConfig,
+    channels: tuple[int, int],
+    patch_size: Sequence[int],
+    device: torch.device,
+    precision: str,
+    training: bool = False,
+) -> None:
+    """Refuse a GPU that computes wrong convolutions in the run's precision; on the CPU and in fp32 nothing is computed.
+
+    Args:
+        config: of the network, resolved (strides and kernels filled in).
+        channels: (in, out) of the network.
+        patch_size: voxels (X, Y, Z) of a patch or window.
+        device: where the network computes.
+        precision: "bf16", "fp16", "tf32" or "fp32".
+        training: check gradients too, and the algorithms that training steps use.
+
+    Raises:
+        InputError: a convolution is off by more than rounding explains; names it, the versions, and what to do.
+    """
+    if not is_checked(device, precision):
+        return
+    if device.type == "cuda" and device.index is None:
+        device = torch.device("cuda", torch.cuda.current_device())
+    _check_once(json.dumps(asdict(config)), channels, triple(patch_size), device, precision, training)
+
+
+def is_checked(device: torch.device, precision: str) -> bool:
+    """Return whether convolutions in this precision are compared on this device."""
+    return device.type == "cuda" and precision != "fp32"
+
+
+@functools.lru_cache
+def _check_once(
+    config: str, channels: tuple[int, int], patch_size: Size, device: torch.device, precision: str, training: bool
+) -> None:
+    shapes = network_convolutions(ModelConfig(**json.loads(config)), channels, patch_size)
+    for shape in shapes:
+        check_convolution(shape, device, precision, gradients=False)
+    for shape in widest_of_each_kind(shapes) if training else ():
+        with repeated_shapes(device):
+            check_convolution(shape, device, precision, gradients=True)
+    drop_failed_work()  # so that the memory that is planned with is free again
+
+
+def network_convolutions(
+    config: ModelConfig, channels: tuple[int, int], patch_size: Sequence[int]
+) -> list[ConvolutionShape]:
+    """Return the different convolutions of a network on a patch; the transposed ones are left out."""
+    with FakeTensorMode(), _Recorder() as recorder, autocast(torch.device("cpu"), "bf16"):
+        network = build_network(config, *channels)
+        network(torch.empty(1, 1, channels[0], *patch_size))
+    return list(dict.fromkeys(recorder.shapes))
+
+
+def widest_of_each_kind(shapes: Sequence[ConvolutionShape]) -> list[ConvolutionShape]:
+    """Return of each kernel and stride the convolution with the most values."""
+    widest: dict[tuple[Any, ...], ConvolutionShape] = {}
+    for shape in shapes:
+        kind = (shape.weight[2:], shape.stride)
+        widest[kind] = max(widest.get(kind, shape), shape, key=lambda one: one.values)
+    return list(widest.values())
+
+
+def check_convolution(shape: ConvolutionShape, device: torch.device, precision: str, gradients: bool) -> None:
+    """Compute a convolution in a precision and exactly.
+
+    Raises:
+        InputError: both differ by more than rounding explains.
+    """
+    frames = max(1, min(_MOST_FRAMES, _MOST_VALUES // shape.values))
+    draw = torch.Generator(device).manual_seed(0)
+    image = _drawn((frames, *shape.input), 1.0, draw)
+    weight = _drawn(shape.weight, math.prod(shape.weight[1:]) ** -0.5, draw)
+    of_output = _drawn((frames, *shape.output), 1.0, draw)
+    set_tf32(device, precision)
+    found = _computed(image, weight, of_output, shape.stride, precision, gradients)
+    set_tf32(device, "fp32")
+    wanted = _exact(image, weight, of_output, shape.stride, gradients)
+    set_tf32(device, precision)
+    for what, one, other in zip(
+        ("result", "gradient of its input", "gradient of its weight"), found, wanted, strict=False
+    ):
+        off = float((one.float() - other.to(one.device)).abs().max() / other.abs().max())
+        most = TOLERANCE * _ROUNDING[precision]
+        if not off <= most:  # NaN, too
+            raise InputError(
+                f"this GPU computes a wrong {precision} convolution ({shape.words}): the {what} is off by {off:.2g} of the largest "
+                f"value, expected at most {most:.2g}, with {gpu_words(device)}; use an image or torch with "
+                "another cuDNN (README, Docker), or precision fp32 (--train.precision fp32, predict --precision fp32)"
+            )
+
+
+def _drawn(shape: Sequence[int], scale: float, draw: torch.Generator) -> Tensor:
+    """Return random numbers, float32, that bf16, fp16 and TF32 hold exactly."""
+    return (torch.randn(shape, generator=draw, device=draw.device) * scale).bfloat16().float()
+
+
+def _computed(
+    image: Tensor, weight: Tensor, of_output: Tensor, stride: Size, precision: str, gradients: bool
+) -> list[Tensor]:
+    """Return the convolution, and the gradients of image and weight, as a run computes them."""
+    image, weight = image.detach().requires_grad_(gradients), weight.detach().requires_grad_(gradients)
+    with torch.inference_mode(False), torch.set_grad_enabled(gradients), autocast(image.device, precision):
+        result = convolved(image, weight, None, stride)
+    if not gradients:
+        return [result]
+    result.backward(of_output.to(result.dtype))
+    assert image.grad is not None
+    assert weight.grad is not None
+    return [result.detach(), image.grad, weight.grad]
+
+
+def _exact(image: Tensor, weight: Tensor, of_output: Tensor, stride: Size, gradients: bool) -> list[Tensor]:
+    """Return the same in float32 by products of matrices, one for each voxel of the kernel: no convolution of a library.
+
+    Where a GPU has no memory for that, it is computed on the CPU.
+    """
+    try:
+        return _products(image, weight, of_output, stride, gradients)
+    except RuntimeError as error:
+        if image.device.type == "cpu" or not is_out_of_memory(error):
+            raise
+    drop_failed_work()
+    return _products(image.cpu(), weight.cpu(), of_output.cpu(), stride, gradients)
+
+
+@torch.no_grad()
+def _products(image: Tensor, weight: Tensor, of_output: Tensor, stride: Size, gradients: bool) -> list[Tensor]:
+    kernel, padding = weight.shape[2:], same_padding(weight.shape[2:])
+    padded = pad(image, [n for size in reversed(padding) for n in (size, size)])
+    result, flat_of_output = torch.zeros_like(of_output), of_output.flatten(2)
+    of_padded, of_weight = torch.zeros_like(padded), torch.zeros_like(weight)
+    for x, y, z in itertools.product(*map(range, kernel)):
+        box = [
+            slice(first, first + s * (n - 1) + 1, s)
+            for first, s, n in zip((x, y, z), stride, result.shape[2:], strict=True)
+        ]
+        seen, one = padded[:, :, *box].flatten(2), weight[:, :, x, y, z]
+        result += (one @ seen).view(result.shape)
+        if gradients:
+            of_weight[:, :, x, y, z] = (flat_of_output @ seen.mT).sum(0)
+            of_padded[:, :, *box] += (one.T @ flat_of_output).view(of_padded[:, :, *box].shape)
+    inside = [slice(size, size + n) for size, n in zip(padding, image.shape[2:], strict=True)]
+    return [result, of_padded[:, :, *inside], of_weight]
+
+
+class _Recorder(TorchDispatchMode):
+    """Notes the convolutions of what runs inside it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shapes: list[ConvolutionShape] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.ops.aten.convolution.default:
+            image, weight, _, stride, _, _, transposed, *_ = args
+            if not transposed:
+                shape = ConvolutionShape(tuple(image.shape[1:]), tuple(weight.shape), triple(stride))
+                self.shapes.append(shape)
+        return func(*args, **(kwargs or {}))
