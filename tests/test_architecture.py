@@ -17,7 +17,7 @@ LEVELS = (
     ("system.text",),
     ("errors",),
     ("system",),
-    ("config", "files", "machine", "main_memory", "ranks", "signals", "sizes"),
+    ("config", "files", "machine", "main_memory", "ranks", "sizes"),
     ("data", "model", "metrics", "pictures", "viewer"),  # nouns
     ("plausibility", "training", "segmentation", "resolve", "plan_yaml", "folds", "over_folds", "postprocessing"),
     ("candidates", "step_choice", "evaluation", "pages", "prediction"),

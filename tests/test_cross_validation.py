@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 from pathlib import Path
 
 import nibabel as nib
@@ -336,9 +337,9 @@ def test_a_signal_that_comes_when_a_fold_is_done_stops_before_the_next(phantom, 
     """Pins one that was forgotten: the other folds were trained to their end."""
     begun = []
 
-    def signalled(dataset, out, config, device, resume, skip_verify, ranks, signals):
+    def signalled(dataset, out, config, device, resume, skip_verify, ranks):
         begun.append(config.fold)
-        signals.requested = "SIGTERM"
+        signal.raise_signal(signal.SIGTERM)
 
     monkeypatch.setattr(unet4d.cross_validation, "train", signalled)
     with pytest.raises(Stopped, match="after fold 0; nothing is lost; go on with --resume"):

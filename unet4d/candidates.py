@@ -9,14 +9,14 @@ from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from statistics import median
 
-from tqdm import tqdm
-
 from unet4d.config import CHANNELS, FRAMES, Config, MemoryConfig, ModelConfig, Size, triple
 from unet4d.data.fingerprint import Fingerprint
 from unet4d.model.fitting import Fit, ways
 from unet4d.model.memory import StepMemory, training_memory
 from unet4d.model.topology import rounded_up, total_stride
 from unet4d.resolve import resolved_model
+from unet4d.system.progress_bar import ProgressBar
+from unet4d.system.signals import check_stop
 
 SHARES = (1, 0.75, 0.5, 0.375, 0.25)
 """A patch has this share of the whole study's edges."""
@@ -112,7 +112,7 @@ class Counts:
     def __init__(self, in_channels: int, out_channels: int, labelled: Callable[[int], int], budget_bytes: int):
         self.in_channels, self.out_channels, self.labelled = in_channels, out_channels, labelled
         self.budget_bytes = budget_bytes
-        self.bar = tqdm(desc="counting what steps take", unit="step", leave=False, disable=None)
+        self.bar = ProgressBar(desc="counting what steps take", unit="step", leave=False)
         self._exact: dict[str, StepMemory] = {}
         self._counted: dict[str, tuple[int, StepMemory]] = {}
 
@@ -156,6 +156,7 @@ class Counts:
         """What a step takes that is cut so: counted."""
         name = self._name(config, memory)
         if name not in self._exact:
+            check_stop()
             precision = "bf16" if config.train.precision == "auto" else config.train.precision
             steps = dataclasses.replace(config.train, precision=precision)
             cut = dataclasses.replace(config, train=steps, memory=memory)

@@ -13,9 +13,10 @@ from typing import NoReturn
 from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace
 
 from unet4d.commands import COMMANDS
-from unet4d.errors import InputError, ToldElsewhere, Unet4DError, not_installed
+from unet4d.errors import InputError, Stopped, ToldElsewhere, Unet4DError, not_installed
 from unet4d.system.failures import REPORT, is_bad_path, os_failure, show_traceback
 from unet4d.system.memory_errors import is_out_of_gpu_memory, is_out_of_main_memory, memory_error_reason
+from unet4d.system.signals import check_stop, stop_signals
 from unet4d.system.text import PrintableStream, open_standard_descriptors, printable, printable_output
 from unet4d.usage import check_config_files, reworded
 
@@ -74,10 +75,11 @@ def run(arguments: Sequence[str]) -> int:
 def _code(arguments: Sequence[str]) -> int:
     """Run one command, report its failure, and return its exit code."""
     try:
-        _dispatch(arguments)
+        with stop_signals(passed_on=False):
+            _dispatch(arguments)
     except ToldElsewhere as error:
         return error.exit_code
-    except Unet4DError as error:
+    except (Unet4DError, Stopped) as error:
         return _told(str(error), error.exit_code)
     except KeyboardInterrupt:
         return _told("interrupted; whatever is written is whole", INTERRUPTED)
@@ -119,6 +121,7 @@ def _dispatch(arguments: Sequence[str]) -> None:
         if os.environ.get("RANK", "0") != "0":  # the first of several processes says it
             raise ToldElsewhere(error.exit_code) from error
         raise
+    check_stop()
     COMMANDS[command].run(options)
 
 

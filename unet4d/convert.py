@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from unet4d.data.channels import SIGNAL
 from unet4d.data.convert import NO_OPTIONS, Options, find
@@ -21,6 +20,8 @@ from unet4d.data.image4d import Image4D, write_image
 from unet4d.data.study import Source, Study
 from unet4d.errors import InputError
 from unet4d.files import replacing, write_json
+from unet4d.system.progress_bar import ProgressBar, print_line
+from unet4d.system.signals import stop_signals
 from unet4d.system.text import count, short_repr
 
 
@@ -35,6 +36,7 @@ class _Made:
     spacing: tuple[float, float, float]
 
 
+@stop_signals()
 def convert(
     kind: str,
     source: str | os.PathLike[str],
@@ -61,6 +63,7 @@ def convert(
     Raises:
         InputError: the source, the options or the folder are not usable; or (after all others were written, with a
             dataset.json of them) some studies were not, each with its reason.
+        Stopped: a stop signal came; asked before and after each study.
         Unet4DError: the disk is full, or the folder cannot be written to; nothing half-written is left.
     """
     root, out = Path(source), Path(out_dir)
@@ -74,7 +77,7 @@ def convert(
     made: dict[str, _Made] = {}
     failed: dict[str, str] = {}
     with filling(out):
-        for study in tqdm(_kept(found), "converting", unit="study", disable=None):
+        for study in ProgressBar(_kept(found), "converting", unit="study"):
             try:
                 made[study.name] = _written(study, found, out)
             except InputError as error:
@@ -181,9 +184,8 @@ def _kept(source: Source) -> list[Study]:
     trained = {study.subject for study in source.studies if study.label and not study.is_test}
     left = [study for study in source.studies if study.label is None and study.subject in trained]
     for study in left:
-        tqdm.write(
-            f"{study.name}: not written, for nobody drew anything in it and {study.subject} is trained on",
-            file=sys.stderr,
+        print_line(
+            f"{study.name}: not written, for nobody drew anything in it and {study.subject} is trained on", sys.stderr
         )
     return [study for study in source.studies if study not in left]
 

@@ -26,7 +26,7 @@ from unet4d.files import read_json, write_json, write_text
 from unet4d.folds import FOLDS, fold_folder, folds_in
 from unet4d.over_folds import over_folds, table
 from unet4d.ranks import ALONE, Ranks
-from unet4d.signals import StopSignals
+from unet4d.system.signals import stop_requested, stop_signals
 from unet4d.system.text import short_repr
 from unet4d.train import train
 from unet4d.training.log import best_epoch, log_lines
@@ -35,6 +35,7 @@ from unet4d.training.summary import CONFIG, SUMMARY
 ALL = "all"
 
 
+@stop_signals("nothing is lost; go on with --resume")
 def cross_validate(
     dataset: str | os.PathLike[str],
     out_dir: str | os.PathLike[str],
@@ -69,7 +70,6 @@ def cross_validate(
     ranks.from_first(lambda: check_cross_validation(dataset, out, config, device, resume))
     held_out, begun, done = ranks.from_first(lambda: _prepared(Path(dataset), out, config, resume))
     failed: dict[int, str] = {}
-    signals = StopSignals()
     for fold, subjects in enumerate(held_out):
         run = fold_folder(out, fold)
         if fold in done:
@@ -77,15 +77,15 @@ def cross_validate(
             continue
         _say(f"fold {fold} of {len(held_out)}: holding {', '.join(subjects)} out", ranks)
         try:
-            train(dataset, run, replace(config, fold=fold), device, fold in begun, skip_verify, ranks, signals)
-        except (InputError, Stopped, ToldElsewhere):
+            train(dataset, run, replace(config, fold=fold), device, fold in begun, skip_verify, ranks)
+        except (InputError, ToldElsewhere):
             raise
         except Unet4DError as error:
             if ranks.size > 1:
                 raise
             failed[fold] = str(error)
             print(f"fold {fold} failed: {error}", file=sys.stderr)
-        if ranks.any(signals.requested is not None) and fold + 1 < len(
+        if ranks.any(stop_requested() is not None) and fold + 1 < len(
             held_out
         ):  # it came when nothing of the fold was left
             with ranks.alike():

@@ -1,4 +1,4 @@
-"""The errors a user can meet. Each message is one line: what came, what was wanted, what to do."""
+"""The errors a user can meet, and `Stopped`. Each message is one line: what came, what was wanted, what to do."""
 
 from __future__ import annotations
 
@@ -23,10 +23,11 @@ class InputError(Unet4DError, ValueError):
     exit_code = 2
 
 
-class Stopped(Unet4DError):
+class Stopped(BaseException):
     """A signal asked to stop; what is written is whole: train again with --resume, predict with --continue. Ends with exit code 75.
 
-    75 is EX_TEMPFAIL of sysexits.h, "try again later", so that a scheduler's script can tell it from failure.
+    75 is EX_TEMPFAIL of sysexits.h, "try again later", so that a scheduler's script can tell it from failure. It is no `Exception`,
+    as KeyboardInterrupt is none: nothing that catches whatever may go wrong may catch it.
     """
 
     exit_code = 75

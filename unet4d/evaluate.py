@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 import unet4d
 from unet4d.data.dataset import Dataset
@@ -34,8 +33,11 @@ from unet4d.evaluation.summary import of_folds, summarise
 from unet4d.files import check_writable, write_json, write_text
 from unet4d.metrics import TOLERANCE_MM
 from unet4d.system.csv_file import csv_text
+from unet4d.system.progress_bar import ProgressBar
+from unet4d.system.signals import stop_signals
 
 
+@stop_signals()
 def evaluate(
     reference: str | os.PathLike[str],
     prediction: str | os.PathLike[str],
@@ -79,7 +81,7 @@ def evaluate(
     files, unmatched = matched(references, Path(prediction), whole=cases is None)
     classes = _classes(references, files, dataset, Path(prediction))
     folds, times = recorded_folds(Path(prediction)), recorded_times(Path(prediction))
-    progress = tqdm(list(zip(references, files, strict=True)), "evaluating", unit="study", disable=None)
+    progress = ProgressBar(list(zip(references, files, strict=True)), "evaluating", unit="study")
     scored = []
     for one, file in progress:
         time = (dataset.time if dataset else None) or times.get(one.name, "open")

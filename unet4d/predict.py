@@ -34,9 +34,10 @@ from unet4d.prediction.shares import Share
 from unet4d.ranks import ALONE, Ranks
 from unet4d.segmentation import Models, Settings
 from unet4d.segmentation.check import check_models
-from unet4d.signals import stopped_by_sigterm
+from unet4d.system.signals import check_stop, stop_signals
 
 
+@stop_signals("what is written is whole; run again with --continue")
 def predict(
     model: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
     inputs: Sequence[str | os.PathLike[str]],
@@ -86,7 +87,7 @@ def predict(
     Raises:
         InputError: the models, the inputs or the folder are not usable; a case was held out by no model, or by several; or (after
             all others were done) some studies were not usable.
-        Stopped: SIGTERM came.
+        Stopped: SIGTERM or SIGINT came.
         Unet4DError: the same as InputError, where only the memory or the network's answer was at fault; the disk is full.
     """
     settings = settings or Settings()
@@ -123,7 +124,7 @@ def predict(
         )
         for study in (share or Share()).within(ranks).of(sorted(studies, key=lambda study: natural_key(study.name)))
     ]
-    todo = [job for job in jobs if not (leave_complete and folder.left(job.name, job.made_of(stamps(job.study))))]
+    todo = [job for job in jobs if not (leave_complete and _is_left(job, folder))]
     if ranks.is_first:
         _tell_share(share, len(jobs), len(studies), ranks.size)
         if leave_complete:
@@ -132,9 +133,14 @@ def predict(
                 f"{left} of {len(jobs)} studies are complete and of the same models and settings; they are left as they are"
             )
     batch = Batch(folder, settings, hardware(where), ranks.is_first)
-    with stopped_by_sigterm("what is written is whole; run again with --continue"):
-        batch.all(todo)
+    batch.all(todo)
     return _together(batch, len(todo), ranks)
+
+
+def _is_left(job: Job, folder: PredictionFolder) -> bool:
+    """Whether a case is complete and made of the same; its files are read for this."""
+    check_stop()
+    return folder.left(job.name, job.made_of(stamps(job.study)))
 
 
 def _of_this_process(settings: Settings, ranks: Ranks) -> Settings:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from unet4d.errors import InputError, ToldElsewhere, Unet4DError
+from unet4d.errors import InputError, Stopped, ToldElsewhere, Unet4DError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -138,11 +138,11 @@ class Ranks:
         """What is inside fails on every process or on none, so that the first alone says why.
 
         Raises:
-            ToldElsewhere: in place of an Unet4DError, on the others.
+            ToldElsewhere: in place of an Unet4DError or Stopped, on the others.
         """
         try:
             yield
-        except Unet4DError as error:
+        except (Unet4DError, Stopped) as error:
             if self.is_first:
                 raise
             raise ToldElsewhere(error.exit_code) from error

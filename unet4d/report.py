@@ -10,7 +10,6 @@ from typing import Any
 from urllib.parse import quote
 
 import numpy as np
-from tqdm import tqdm
 
 from unet4d.data.convert import NO_OPTIONS, Options
 from unet4d.data.image4d import read_label
@@ -24,10 +23,13 @@ from unet4d.pages import Entry, Pictures, Segmented, index_page, study_page
 from unet4d.pages.provenance import recorded
 from unet4d.pages.scores import Evaluation, read_evaluation
 from unet4d.pictures import animation, class_colour, contour_sheet, save_picture, save_png, thumbnail, volume_curves
+from unet4d.system.progress_bar import ProgressBar
+from unet4d.system.signals import stop_signals
 
 INDEX, PICTURES = "index.html", "pictures"
 
 
+@stop_signals()
 def report(
     image: str | os.PathLike[str],
     prediction: str | os.PathLike[str],
@@ -69,7 +71,7 @@ def report(
         print(f"warning: {scores.summary['note']}", file=sys.stderr)
     entries: list[Entry] = []
     failed: dict[str, str] = {}
-    for name, file in tqdm(maps.items(), "reporting", unit="study", disable=None):
+    for name, file in ProgressBar(maps.items(), "reporting", unit="study"):
         try:
             if name not in known:
                 raise InputError(f"{image} has no study for {name}; wanted one for each prediction, of its name")

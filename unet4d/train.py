@@ -30,8 +30,8 @@ from unet4d.model.warm_start import begin_from
 from unet4d.out_of_memory import out_of_memory_words, smaller_settings
 from unet4d.ranks import ALONE, Ranks
 from unet4d.resolve import resolved
-from unet4d.signals import StopSignals
 from unet4d.system.memory_errors import is_out_of_gpu_memory, memory_error_reason
+from unet4d.system.signals import stop_signals
 from unet4d.training.checkpoints import Checkpoints
 from unet4d.training.lock import locked
 from unet4d.training.log import flat
@@ -46,6 +46,7 @@ MAY_CHANGE_ON_RESUME = (
 )  # fmt: skip
 
 
+@stop_signals()
 def train(
     dataset: str | os.PathLike[str],
     out_dir: str | os.PathLike[str],
@@ -54,7 +55,6 @@ def train(
     resume: bool = False,
     skip_verify: bool = False,
     ranks: Ranks = ALONE,
-    signals: StopSignals | None = None,
 ) -> Path:
     """Train a network on the folds' other subjects and validate it on the fold's.
 
@@ -66,7 +66,6 @@ def train(
         resume: go on from the newest checkpoint in `out_dir` that is whole.
         skip_verify: do not look for faults of the dataset first.
         ranks: the processes that train together, as `unet4d.ranks.joined` gives them; each calls this.
-        signals: notes those that ask to stop; one that comes when all is done is left for the caller to see.
 
     Returns:
         The best checkpoint's path; on ties and without scores, the latest one.
@@ -104,7 +103,7 @@ def train(
         learnt, held_out = cached[: len(training)], cached[len(training) :]
         with ranks.alike():
             plan = _fitted(config, task, learnt, where, ranks) if where.type == "cuda" else None
-            trainer = Trainer(out_dir, config, task, learnt, held_out, where, plan, ranks, signals or StopSignals())
+            trainer = Trainer(out_dir, config, task, learnt, held_out, where, plan, ranks)
             said = _begun(trainer, config, task, saved, ranks)
         if trainer.is_done:
             if ranks.is_first:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 import unet4d
 from unet4d.checks import check_tune
@@ -27,6 +26,8 @@ from unet4d.postprocessing import write_steps
 from unet4d.predict import predict
 from unet4d.prediction.records import Records, digest
 from unet4d.step_choice import FLICKER, RULE, Choice, Flicker, Judged, Score, Trial, choose
+from unet4d.system.progress_bar import ProgressBar
+from unet4d.system.signals import stop_signals
 
 FEW_SUBJECTS = 3
 _AGAIN = "predict with --held_out --postprocess off, or leave --predictions out"
@@ -36,6 +37,7 @@ OPTIMISTIC = (
 )
 
 
+@stop_signals("nothing was recorded; run the same command again")
 def tune(
     run: str | os.PathLike[str],
     dataset: str | os.PathLike[str],
@@ -183,7 +185,7 @@ def _judged(
         if made[case.name].get("postprocessing"):
             raise InputError(f"{files[case.name]} is post-processed already; wanted the network's own answer; {_AGAIN}")
     settings = [made[case.name].get("settings") for case in cases]
-    progress = tqdm(cases, "reading", unit="study", disable=None)
+    progress = ProgressBar(cases, "reading", unit="study")
     judged = [_read(case, data, files[case.name], made[case.name].get("time") == "cyclic") for case in progress]
     return judged, [one for i, one in enumerate(settings) if one not in settings[:i]]
 

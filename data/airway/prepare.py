@@ -13,12 +13,12 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from tqdm import tqdm
 
 from unet4d.data.dataset_folder import filling
 from unet4d.data.image4d import Image4D, write_image
 from unet4d.errors import InputError, Unet4DError
 from unet4d.files import write_json
+from unet4d.system.progress_bar import ProgressBar
 
 
 def prepare(source: Path, out: Path, pixel_mm: float, thickness_mm: float, frame_duration_s: float) -> Path:
@@ -34,7 +34,7 @@ def prepare(source: Path, out: Path, pixel_mm: float, thickness_mm: float, frame
     affine = np.array([[0, 0, thickness_mm, 0], [-pixel_mm, 0, 0, 0], [0, pixel_mm, 0, 0], [0, 0, 0, 1.0]])
     test = []
     with filling(out):
-        for folder in tqdm(videos, "airway", unit="video", disable=None):
+        for folder in ProgressBar(videos, "airway", unit="video"):
             pictures = [_pixels(file) for file in sorted(folder.glob("*.png"))]
             sizes = {picture.shape for picture in pictures}
             if len(sizes) > 1:

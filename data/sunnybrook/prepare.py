@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 from matplotlib.path import Path as Polygon
-from tqdm import tqdm
 
 from unet4d.data.dataset_folder import filling
 from unet4d.data.dicom.candidates import candidates
@@ -25,6 +24,7 @@ from unet4d.data.dicom.stack import stacked
 from unet4d.data.image4d import Image4D, write_image
 from unet4d.errors import InputError, Unet4DError
 from unet4d.files import write_json
+from unet4d.system.progress_bar import ProgressBar
 
 _CASE = re.compile(r"SC-(?:HF-I|HF-NI|HYP|N)-\d+")
 _SUFFIX = "-icontour-manual.txt"
@@ -42,7 +42,7 @@ def prepare(dicom: Path, contours: Path, out: Path) -> Path:
     files = _by_case(dicom.rglob("*.dcm"))
     training = []
     with filling(out):
-        for case, texts in tqdm(sorted(drawn.items()), "sunnybrook", unit="case", disable=None):
+        for case, texts in ProgressBar(sorted(drawn.items()), "sunnybrook", unit="case"):
             known = {file.stem: file for file in files.get(case, [])}
             missing = [text for text in texts if text.name.removesuffix(_SUFFIX) not in known]
             if missing:

@@ -10,7 +10,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from tqdm import tqdm
 
 from unet4d import load_model, read_image
 from unet4d.data.image4d import Image4D
@@ -22,6 +21,7 @@ from unet4d.model.memory import MemoryTrace
 from unet4d.segmentation import Settings, answer, prepare, segment
 from unet4d.segmentation import prepared as preparing
 from unet4d.segmentation.prepared import prepare_image
+from unet4d.system.progress_bar import ProgressBar
 
 FP32 = Settings(precision="fp32", probabilities=True)
 
@@ -104,10 +104,10 @@ def test_the_bar_ends_where_it_was_said_to_end(monkeypatch, model_file, path, ki
     model, bars = load_model(model_file()), []
 
     def kept(**given):
-        bars.append(tqdm(**given | {"disable": False, "file": io.StringIO()}))
+        bars.append(ProgressBar(**given | {"disable": False, "file": io.StringIO()}))
         return bars[-1]
 
-    monkeypatch.setattr("unet4d.segmentation.answering.tqdm", kept)
+    monkeypatch.setattr("unet4d.segmentation.answering.ProgressBar", kept)
     budgets(monkeypatch, math.inf, kilobytes * 1e3)
     answered([model], path)
     assert [bar.n for bar in bars] == [bar.total for bar in bars]

@@ -19,13 +19,14 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from processes import exit_code
 
 from unet4d.config import Config, DataConfig, TrainConfig
 from unet4d.data.cache import CachedStudy
 from unet4d.data.sampling import ClipDataset
 from unet4d.errors import InputError, Unet4DError
 from unet4d.ranks import Ranks
-from unet4d.signals import StopSignals, ignore_stop_signals
+from unet4d.system.signals import ignore_stop_signals
 from unet4d.training import feed as feed_module
 from unet4d.training.feed import Feed
 
@@ -355,31 +356,32 @@ def test_a_signal_to_the_whole_group_ends_no_worker():
 
 def test_signals_to_the_group_as_the_workers_start_end_none_of_them():
     """Pins workers that died of one before they had said that they leave it to the main process."""
-    main = os.fork()
-    if not main:
-        os.setsid()
-        code = 1
-        try:
-            with StopSignals() as signals:
-                if not (sender := os.fork()):
-                    _send_to_group_and_end()
-                with fed(workers=2, steps=range(20)) as feed:
-                    for _ in range(20):
-                        feed.next_step()
-                os.waitpid(sender, 0)  # the next one would find nobody who notes it
-            code = 0 if signals.requested == "SIGTERM" else 2
-        finally:
-            os._exit(code)
-    assert os.waitstatus_to_exitcode(os.waitpid(main, 0)[1]) == 0
+    assert exit_code(_feed_under_signals) == 0
 
 
-def _send_to_group_and_end() -> None:
-    """SIGTERM to the own process group, again and again for half a second."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    for _ in range(250):
-        os.killpg(0, signal.SIGTERM)
-        time.sleep(0.002)
-    os._exit(0)
+def _feed_under_signals() -> None:
+    """Take batches while SIGTERM is sent to the own process group again and again; only this process survives it by a handler."""
+    main = os.getpid()
+
+    def note(number: int, frame: object) -> None:
+        if os.getpid() != main:
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+
+    signal.signal(signal.SIGTERM, note)
+    if not (sender := os.fork()):
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        while os.getppid() == main:
+            os.killpg(0, signal.SIGTERM)
+            time.sleep(0.002)
+        os._exit(0)
+    try:
+        with fed(workers=2, steps=range(20)) as feed:
+            for _ in range(20):
+                feed.next_step()
+    finally:
+        os.kill(sender, signal.SIGKILL)
+        os.waitpid(sender, 0)
 
 
 @pytest.mark.parametrize("taken", [0, 1, 20])

@@ -156,7 +156,7 @@ def trained(arm: Callable[[], None], *given) -> None:
     arm()
     try:
         train(*given)
-    except Unet4DError as error:
+    except (Unet4DError, Stopped) as error:
         os._exit(error.exit_code)
 
 

@@ -11,13 +11,13 @@ import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from multiprocessing import active_children
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 import torch
 from torch.utils import data as torch_data
-from tqdm import tqdm
 
 from unet4d.config import DataConfig
 from unet4d.data.content import Stamp, content_digests, stamp
@@ -29,11 +29,15 @@ from unet4d.data.normalisation import normalised
 from unet4d.errors import Unet4DError
 from unet4d.files import read_json
 from unet4d.main_memory import free_memory_bytes
+from unet4d.system.progress_bar import ProgressBar
+from unet4d.system.signals import blocked_stop_signals, check_stop, ignore_stop_signals
 
 VERSION = 2
 """Raised whenever the same settings would give other arrays."""
 MEMO = "digests.json"
 """What the files of the studies were found to hold, beside the entries."""
+ASK_EVERY_S = 1
+"""How often the wait for a study that a process preprocesses asks whether to stop."""
 STALE_S = 3600.0
 """What is half written and has not grown for so long was left by a process that is no more."""
 
@@ -137,10 +141,12 @@ def _build_all(todo: _Unbuilt, root: Path) -> None:
         num_workers=workers,
         prefetch_factor=1 if workers else None,  # a worker has one study at a time
         in_order=False,
+        timeout=ASK_EVERY_S if workers else 0,
+        worker_init_fn=ignore_stop_signals,
         generator=torch.Generator(),  # leaves the global one alone
     )
     try:
-        for error in tqdm(building, "preprocessing", len(todo), unit="study", disable=None):
+        for error in ProgressBar(_each_built(building), "preprocessing", len(todo), unit="study"):
             errors += [error] if error else []
     except RuntimeError as error:
         if "DataLoader worker" not in str(error):
@@ -151,6 +157,27 @@ def _build_all(todo: _Unbuilt, root: Path) -> None:
         ) from error
     if errors:
         raise errors[0]
+
+
+def _each_built(building: torch_data.DataLoader) -> Iterator[Unet4DError | None]:
+    """What each study gave, in the order in which they are done; the processes are ended however this ends."""
+    before = set(active_children())
+    with blocked_stop_signals():
+        done = iter(building)
+    started = set(active_children()) - before
+    try:
+        while True:
+            try:
+                yield next(done)
+            except StopIteration:
+                return
+            except RuntimeError as error:
+                if "DataLoader timed out" not in str(error):
+                    raise
+                check_stop()
+    finally:
+        for process in started:  # they ignore a SIGTERM, and would finish their study first
+            process.kill()
 
 
 def _remove_stale(root: Path) -> None:

@@ -7,14 +7,13 @@ import functools
 import hashlib
 import time
 from collections.abc import Sequence
-from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from unet4d.errors import InputError, Unet4DError
 from unet4d.files import open_regular, read_json, write_json
+from unet4d.system.progress_bar import ProgressBar
+from unet4d.system.threads import each_done
 
 SETTLED_S = 3.0
 """A file changed so shortly ago is not remembered: it could change once more within the tick of the file system's clock."""
@@ -41,14 +40,11 @@ def content_digests(files: Sequence[Path], memo: Path, threads: int = 1) -> dict
     if not new:
         return digests
     try:
-        with ThreadPool(max(1, threads)) as pool:
-            read = pool.imap(_digest, new)
-            for path, digest in zip(
-                new, tqdm(read, "reading", len(new), False, disable=None, unit="file"), strict=True
-            ):
-                digests[path] = digest
-                if settled(stamps[path], now_ns):
-                    known[str(path.resolve())] = [stamps[path], digest]
+        read = each_done(_digest, new, max(1, threads))
+        for path, digest in ProgressBar(read, "reading", len(new), leave=False, unit="file"):
+            digests[path] = digest
+            if settled(stamps[path], now_ns):
+                known[str(path.resolve())] = [stamps[path], digest]
     finally:
         with contextlib.suppress(Unet4DError, OSError):
             write_json(memo, known)

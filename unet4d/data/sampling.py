@@ -20,7 +20,7 @@ from unet4d.data.channels import SIGNAL
 from unet4d.data.clip_frames import STRENGTHS, Place, Timing, clip_frames, places, stratified
 from unet4d.data.grid import is_thick
 from unet4d.data.growth import Stage
-from unet4d.signals import ignore_stop_signals
+from unet4d.system.signals import ignore_stop_signals
 
 PREFETCH = 2
 """Batches a worker has under way at once."""

@@ -7,8 +7,6 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from tqdm import tqdm
-
 from unet4d.data.convert import NO_OPTIONS, Options, detected, find, readable
 from unet4d.data.convert.nnunet import is_kind as is_nnunet
 from unet4d.data.dataset import read_dataset
@@ -18,6 +16,7 @@ from unet4d.data.nifti_studies import bare_source, dataset_source
 from unet4d.data.study import Source, Study
 from unet4d.errors import InputError
 from unet4d.files import check_file_or_folder
+from unet4d.system.progress_bar import print_line
 
 AUTO = "auto"
 LIST = ".txt"
@@ -186,7 +185,7 @@ def _layout(path: Path) -> str | None:
 def _tell(path: Path, layout: str, source: Source) -> None:
     studies, files = len(source.studies), sum(len(study.files) for study in source.studies)
     came = f"{studies} {'study' if studies == 1 else 'studies'} of {files} file{'s' * (files != 1)}"
-    tqdm.write(f"{path}: taken as {layout}, {came}; --kind says otherwise", file=sys.stderr)
+    print_line(f"{path}: taken as {layout}, {came}; --kind says otherwise", sys.stderr)
 
 
 def _taken(path: Path, source: Source, names: Sequence[str] | None, subjects: Sequence[str] | None) -> Sequence[Study]:

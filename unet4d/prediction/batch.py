@@ -15,12 +15,11 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from unet4d.config import FRAMES
 from unet4d.data.image4d import Outline
 from unet4d.data.study import Study
-from unet4d.errors import Stopped, Unet4DError
+from unet4d.errors import Unet4DError
 from unet4d.main_memory import free_memory_bytes
 from unet4d.postprocessing import Step, apply
 from unet4d.prediction.folder import PredictionFolder
@@ -30,6 +29,8 @@ from unet4d.prediction.records import Stamp, check_unchanged, inputs_in_record, 
 from unet4d.segmentation import Answer, Models, Prepared, Settings, answer, prepare
 from unet4d.sizes import in_words
 from unet4d.system.memory_errors import is_out_of_gpu_memory, is_out_of_main_memory, memory_error_reason
+from unet4d.system.progress_bar import ProgressBar, print_line
+from unet4d.system.signals import deferred_stop
 
 Value = TypeVar("Value")
 HASHED = "series-"
@@ -103,13 +104,13 @@ class Batch:
     def all(self, jobs: Sequence[Job]) -> None:
         """Segment and write each; who fails is noted, and the next one begun."""
         disable = None if self.speaks else True
-        with tqdm(total=len(jobs), desc="segmenting", unit="study", disable=disable) as self.bar:
+        with ProgressBar(total=len(jobs), desc="segmenting", unit="study", disable=disable) as self.bar:
             try:
                 overlapped(
                     jobs, self._read, self._compute, self._write, _close, self._may_be_ahead, self._may_be_behind
                 )
             finally:
-                with contextlib.suppress(Unet4DError):  # a full disk was told
+                with deferred_stop(), contextlib.suppress(Unet4DError):  # a full disk was told
                     self.finish(self.failed)
 
     def finish(self, failed: Mapping[str, Unet4DError]) -> None:
@@ -217,7 +218,7 @@ class Batch:
 
     def _note(self, text: str) -> None:
         if self.speaks:
-            tqdm.write(text, file=sys.stderr)
+            print_line(text, sys.stderr)
 
     def _tell(self, line: str) -> None:
         """One more is done: the bar moves, or where there is none, a line says so."""
@@ -234,8 +235,6 @@ def _tried(work: Callable[[], Value]) -> Value | Unet4DError:
     """What it gives, or what went wrong, which holds none of its memory and belongs to one study."""
     try:
         return work()
-    except Stopped:
-        raise
     except _DiskError:
         raise
     except Unet4DError as error:

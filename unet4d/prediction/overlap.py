@@ -9,12 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, wait
-from threading import Thread
-from typing import Any, TypeVar
+from typing import TypeVar
+
+from unet4d.system.signals import check_stop
+from unet4d.system.threads import result_of, started
 
 Item = TypeVar("Item")
 Read = TypeVar("Read")
 Made = TypeVar("Made")
+LAST_WRITE_S = 60.0
+"""How long a failure or a stop waits for the item that is being written; its files are whole either way."""
 
 
 def overlapped(
@@ -29,7 +33,8 @@ def overlapped(
     """Read, compute and write each item, in order.
 
     What any of the three raises ends all; whatever is to concern its own item alone they give as a value instead. However it
-    ends, be it by an interrupt, what is being written is finished first, and what is being read is left.
+    ends, be it by an interrupt, what is being written is finished first, unless it takes longer than `LAST_WRITE_S`, and what is
+    being read is left.
 
     Args:
         items: in this order.
@@ -39,40 +44,31 @@ def overlapped(
         close: what was read and is not going to be computed.
         ahead: whether an item may be read while the one before it is computed; else it is read when that is done.
         behind: whether what was made may be written while the next item is read and computed; else they wait.
+
+    Raises:
+        Stopped: a stop signal came; asked before each item, and while this thread waits for another one.
     """
     coming: Future[Read] | None = None
     writing: Future[object] | None = None
     try:
         for place, item in enumerate(items):
-            got, coming = (coming or _started(read, item)).result(), None
+            check_stop()
+            coming = coming or started(read, item)
+            got, coming = result_of(coming), None
             if place + 1 < len(items) and ahead(items[place + 1]):
-                coming = _started(read, items[place + 1])
+                coming = started(read, items[place + 1])
             made = compute(item, got)
             del got
             if writing:
-                writing.result()
-            writing = _started(write, item, made)
+                result_of(writing)
+            writing = started(write, item, made)
             if not behind(made):
-                writing.result()
+                result_of(writing)
             del made
         if writing:
-            writing.result()
+            result_of(writing)
     finally:
         if writing:
-            wait([writing])
+            wait([writing], LAST_WRITE_S)
         if coming:
             coming.add_done_callback(lambda done: None if done.exception() else close(done.result()))
-
-
-def _started(work: Callable[..., Any], *given: Any) -> Future[Any]:
-    """Run it in a thread that does not keep the process alive."""
-    future: Future[Any] = Future()
-    Thread(target=_run, args=(future, work, given), daemon=True).start()
-    return future
-
-
-def _run(future: Future[Any], work: Callable[..., Any], given: tuple[Any, ...]) -> None:
-    try:
-        future.set_result(work(*given))
-    except BaseException as error:
-        future.set_exception(error)

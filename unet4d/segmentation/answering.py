@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from unet4d.config import Precision
 from unet4d.data.channels import mirror_signs
@@ -25,6 +24,8 @@ from unet4d.segmentation.check import check_models
 from unet4d.segmentation.cutting import cut
 from unet4d.segmentation.prepared import Prepared, prepare_image
 from unet4d.segmentation.settings import Models, Settings
+from unet4d.system.progress_bar import ProgressBar, print_line
+from unet4d.system.signals import check_stop
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,10 +88,11 @@ def answer(
     Raises:
         InputError, Unet4DError: as `segment`.
         torch.OutOfMemoryError: the GPU cannot hold one frame of one window.
+        Stopped: a stop signal came; asked after every window.
     """
     like, task = prepared.like, models[0].task
     native = NativeLabel(prepared.grid, like.frames, tuple(task.labels.values()), settings.probabilities)
-    answering = [_answering(model, prepared, settings, say or tqdm.write) for model in models]
+    answering = [_answering(model, prepared, settings, say or print_line) for model in models]
     windows = [
         (
             model.config.data.patch_size or (),
@@ -103,7 +105,7 @@ def answer(
     laid = [Windows(prepared.grid.shape, *one) for one in windows]
     total = sum(one.reaching(columns) for one in laid for columns in needed)
     disable = None if shows_progress else True
-    progress = tqdm(total=total, desc="windows", unit="window", leave=False, delay=10, disable=disable)
+    progress = ProgressBar(total=total, desc="windows", unit="window", leave=False, delay=10, disable=disable)
     settle = give_back_freed_memory if blocks.is_tight else (lambda: None)
     with progress as bar, keep_freed_memory():
         for one in answering:
@@ -118,12 +120,13 @@ def answer(
     return Answer(native.label, native.probabilities)
 
 
-def _ticking(bar: tqdm, settle: Callable[[], None]) -> Callable[[int], None]:
+def _ticking(bar: ProgressBar, settle: Callable[[], None]) -> Callable[[int], None]:
     """What is done after each window."""
 
     def tick(windows: int) -> None:
         bar.update(windows)
         settle()
+        check_stop()
 
     return tick
 

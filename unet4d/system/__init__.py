@@ -1,7 +1,11 @@
-"""What every module may use and that has nothing to do with images: safe text, CSV files, failures, memory errors.
+"""What every module may use and that has nothing to do with images: safe text, CSV files, failures, memory errors, stop
+signals, progress bars, threads.
 
 text.py       text that is safe to print
 csv_file.py   CSV files that are safe to open in a spreadsheet
 failures.py   an exception as the failure of one study
 memory_errors.py   the errors that mean that memory ran out
+signals.py    stop signals, noted by handlers and obeyed between two steps
+progress_bar.py   progress bars and lines above them
+threads.py    work in other threads, for which nothing waits without asking whether to stop
 """

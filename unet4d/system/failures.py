@@ -7,7 +7,7 @@ import os
 import sys
 import traceback
 
-from unet4d.errors import InputError, Stopped, ToldElsewhere, Unet4DError
+from unet4d.errors import InputError, ToldElsewhere, Unet4DError
 
 DEBUG = "UNET4D_DEBUG"
 """Environment variable: where it is set, an unexpected exception is printed with its traceback."""
@@ -60,9 +60,9 @@ def failure_of_study(error: Exception) -> Unet4DError:
     The failure holds no memory of the study. What nobody expected carries the name of its class.
 
     Raises:
-        Exception: `error` itself: a request to stop, a full disk, a device that answers nothing more.
+        Exception: `error` itself: a failure of another process, a full disk, a device that answers nothing more.
     """
-    if isinstance(error, (Stopped, ToldElsewhere)) or _ends_batch(error):
+    if isinstance(error, ToldElsewhere) or _ends_batch(error):
         raise error
     if isinstance(error, Unet4DError):
         return type(error)(str(error))

@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 
 import torch
-from tqdm import tqdm
 
 from unet4d.metrics import shown
+from unet4d.system.progress_bar import ProgressBar, format_interval
 
 
 class EpochBar:
@@ -38,7 +38,7 @@ class EpochBar:
         shown: bool,
         later_s: float | None = None,
     ):
-        self.bar = tqdm(
+        self.bar = ProgressBar(
             total=steps,
             initial=done,
             desc=f"epoch {epoch}/{epochs}",
@@ -76,7 +76,7 @@ class EpochBar:
         left = (self.left - self.taken) * seconds / self.taken + self.later_s
         told = [f"loss {shown(loss, 4)}"]
         told += [f"Dice {self.dice:.3f}"] if self.dice is not None else []
-        told += [f"ETA {tqdm.format_interval(left)}", f"{self.frames / seconds:.0f} frames/s"]
+        told += [f"ETA {format_interval(left)}", f"{self.frames / seconds:.0f} frames/s"]
         if torch.cuda.is_available() and torch.cuda.is_initialized():
             told.append(f"{torch.cuda.max_memory_allocated() / 1e9:.1f} GB")
         return ", ".join(told)

@@ -20,7 +20,7 @@ from unet4d.data.sampling import PREFETCH, Batch, ClipDataset, loader
 from unet4d.errors import Unet4DError
 from unet4d.model.fitting import GB
 from unet4d.ranks import Ranks
-from unet4d.signals import stop_signals_held
+from unet4d.system.signals import blocked_stop_signals
 
 SHARED_MEMORY = "/dev/shm"
 """Where workers put batches for the main process to see."""
@@ -70,7 +70,7 @@ class Feed:
     def __enter__(self) -> Feed:
         before = set(active_children())
         try:
-            with stop_signals_held():
+            with blocked_stop_signals():
                 self._batches = iter(loader(self.clips, self._numbers(), self.workers, self.pin, PATIENCE_S))
         except OSError as error:
             _kill(set(active_children()) - before)

@@ -8,9 +8,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from tqdm import tqdm
-
 from unet4d.metrics import shown
+from unet4d.system.progress_bar import format_interval
 
 LOG = "log.jsonl"
 
@@ -105,7 +104,7 @@ def epoch_line(values: Mapping[str, Any], left_s: float | None, best_so_far: boo
         ("epoch", str(values["epoch"])),
         ("loss", shown(values.get("loss"), 4)),
         ("seconds", shown(values.get("seconds"), 1)),
-        ("ETA", "-" if left_s is None else tqdm.format_interval(left_s)),
+        ("ETA", "-" if left_s is None else format_interval(left_s)),
         ("frames/s", shown(values.get("frames_per_second"), 1)),
     ]
     if "dice" in values:

@@ -6,18 +6,17 @@ import contextlib
 import json
 import math
 import os
-import sys
 import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from unet4d.config import Config
 from unet4d.files import write_text, writing
 from unet4d.ranks import Ranks
+from unet4d.system.progress_bar import print_line
 from unet4d.training.log import LOG, flat, log_lines
 from unet4d.training.mlflow_log import MlflowLog
 
@@ -145,8 +144,7 @@ class SilentRecord(Record):
 
 def tell(line: str) -> None:
     """What `Record.say` says."""
-    tqdm.write(line)
-    sys.stdout.flush()
+    print_line(line)
 
 
 def _keep_board_quiet() -> None:

@@ -24,8 +24,8 @@ from unet4d.model.clstm_unet import CLSTMUNet, build_network
 from unet4d.model.fitting import GB, Fit, described
 from unet4d.model.step import Clips, TrainingStep
 from unet4d.ranks import ALONE, Ranks
-from unet4d.signals import StopSignals
 from unet4d.system.memory_errors import is_out_of_gpu_memory
+from unet4d.system.signals import deferred_stop, stop_requested
 from unet4d.training.advice import advice
 from unet4d.training.bar import EpochBar
 from unet4d.training.checkpoints import Checkpoints
@@ -56,7 +56,6 @@ class Trainer:
         device: where to compute.
         fit: how a step is cut, and what it is planned to take; None cuts as configured and plans nothing.
         ranks: those who train together.
-        signals: notes those that ask to stop.
     """
 
     def __init__(
@@ -69,7 +68,6 @@ class Trainer:
         device: torch.device,
         fit: Fit | None = None,
         ranks: Ranks = ALONE,
-        signals: StopSignals | None = None,
     ):
         self.config, self.task, self.device, self.ranks = config, task, device, ranks
         self.training, self.validation = training, validation
@@ -78,7 +76,7 @@ class Trainer:
         self.step = TrainingStep(self.network, config, device, ranks)
         memory = fit.memory if fit else replace(config.memory, chunk_frames=config.memory.chunk_frames or 0)
         self.step.use(memory)
-        self.signals, self.files = signals or StopSignals(), Checkpoints(out_dir)
+        self.files = Checkpoints(out_dir)
         self.tally = Tally(config.train.skip_limit)
         self.late, self.validate = LateReader(), Validation(validation, config, task, device, ranks)
         self.epoch, self.taken = 0, 0
@@ -155,7 +153,7 @@ class Trainer:
         clips = ClipDataset(self.training, data, patch, cyclic, self.config.seed, kinds, parts)
         steps = range(self.taken, train.epochs * train.steps_per_epoch)
         self.record = opened(self.out_dir, self.epoch, self.config, self.ranks)
-        with self.signals, contextlib.closing(self.record), self._summed_up():
+        with deferred_stop(), contextlib.closing(self.record), self._summed_up():
             say = self.record.say
             say(self._described(name))
             self.watched = MemoryWatch(self.step, self.memory, data.frames or FRAMES, self.fit_planned, say)
@@ -287,12 +285,12 @@ class Trainer:
 
     def _stop_if_asked(self) -> None:
         """Keep and leave, all processes at the same step, if one of them was sent a signal."""
-        if not self.ranks.any(self.signals.requested is not None):
+        if not self.ranks.any(stop_requested() is not None):
             return
         self._save()
         with self.ranks.alike():
             raise Stopped(
-                f"stopped by {self.signals.requested or 'a signal to another process'} in epoch {self.epoch + 1} after step "
+                f"stopped by {stop_requested() or 'a signal to another process'} in epoch {self.epoch + 1} after step "
                 f"{self.taken}; nothing is lost; go on with --resume"
             )
 

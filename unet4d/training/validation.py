@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from unet4d.config import Config, triple
 from unet4d.data.cache import CachedStudy
@@ -19,6 +18,7 @@ from unet4d.model.clstm_unet import CLSTMUNet
 from unet4d.model.inference import sliding_window
 from unet4d.pictures import contour_sheet, volume_curves
 from unet4d.ranks import Ranks
+from unet4d.system.progress_bar import ProgressBar
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ class Validation:
         scored: list[_Scored] = []
         kept: dict[int, np.ndarray] = {}
         hidden = None if self.ranks.is_first else True
-        with tqdm(total=total, desc="validating", unit="study", leave=False, disable=hidden) as bar:
+        with ProgressBar(total=total, desc="validating", unit="study", leave=False, disable=hidden) as bar:
             for first in range(0, total, size):
                 check()
                 index = first + self.ranks.rank

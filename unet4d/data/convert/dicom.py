@@ -27,8 +27,6 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from tqdm import tqdm
-
 from unet4d.data.convert import Options
 from unet4d.data.convert.names import natural_key
 from unet4d.data.dicom.candidates import Candidate, candidates
@@ -39,6 +37,7 @@ from unet4d.data.dicom.stack import Stack, refusal, stacked
 from unet4d.data.image4d import Image4D
 from unet4d.data.study import Source, Study
 from unet4d.errors import InputError
+from unet4d.system.progress_bar import print_line
 
 _FIRST_FILES = 64
 
@@ -198,4 +197,4 @@ def _pass_by(passed_by: Sequence[str]) -> None:
 
 def _tell(lines: Sequence[str]) -> None:
     for line in lines:
-        tqdm.write(line, file=sys.stderr)
+        print_line(line, sys.stderr)

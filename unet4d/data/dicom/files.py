@@ -15,12 +15,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from unet4d.data.dicom.header import KEYWORDS, OtherObject, planes_of, series_of
 from unet4d.data.dicom.plane import Plane, Series
 from unet4d.errors import InputError
 from unet4d.files import open_regular
+from unet4d.system.progress_bar import ProgressBar
+from unet4d.system.signals import check_stop
 
 _MAGIC = b"DICM"
 _MAGIC_AT = 128
@@ -104,7 +104,7 @@ def scan(root: Path) -> Found:
     whole, bare = _dicom_files(root, found)
     folders = {file.parent for file in whole}
     wanted = whole + [file for file in bare if file.parent in folders and _is_bare_object(file)]
-    for file in tqdm(wanted, "reading headers", unit="file", leave=False, disable=None):
+    for file in ProgressBar(wanted, "reading headers", unit="file", leave=False):
         _read(file, found)
     return found
 
@@ -113,6 +113,7 @@ def _dicom_files(root: Path, found: Found) -> tuple[list[Path], list[Path]]:
     """The files with a preamble, and those that may be DICOM without one; those that cannot be opened are told as damaged."""
     whole, bare = [], []
     for file in files_under(root):
+        check_stop()
         try:
             start = _start(file)
         except OSError as error:

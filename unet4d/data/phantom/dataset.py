@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from unet4d.data.channels import SIGNAL
 from unet4d.data.dataset_folder import filling
@@ -27,6 +26,7 @@ from unet4d.data.phantom.flow import FLOW
 from unet4d.data.phantom.study import Array, Kind, PhantomStudy, Shape
 from unet4d.errors import InputError
 from unet4d.files import replacing, write_json, write_text
+from unet4d.system.progress_bar import ProgressBar
 
 KINDS = {"cine": CINE, "flow": FLOW, "dce": DCE}
 CSV_HEADER = "case,frame,time_s,class,volume_ml,shape_volume_ml"
@@ -64,7 +64,7 @@ def write_phantom(
     made.check(frames, ambiguous, shape)
     rows, truth, training = [CSV_HEADER], {}, []
     with filling(out):
-        for index in tqdm(range(subjects), desc="phantom", unit="subject", disable=None):
+        for index in ProgressBar(range(subjects), desc="phantom", unit="subject"):
             case = f"phantom{index + 1:03d}"
             study = made.make((seed, index), frames, ambiguous, shape)
             training.append(_write_subject(out, case, study, labelled))

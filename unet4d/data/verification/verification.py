@@ -7,12 +7,9 @@ import json
 import os
 import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
-
-from tqdm import tqdm
 
 from unet4d.data.content import Stamp, settled, stamp
 from unet4d.data.dataset_json import Case, Dataset, case_faults
@@ -24,6 +21,8 @@ from unet4d.data.verification.study_facts import StudyFacts
 from unet4d.data.verification.summary import fingerprint_of
 from unet4d.errors import InputError, Unet4DError
 from unet4d.files import read_json, write_json
+from unet4d.system.progress_bar import ProgressBar
+from unet4d.system.threads import each_done
 
 VERSION = 3
 """Raised whenever the same files would give other results."""
@@ -107,19 +106,9 @@ def verify_dataset(dataset: Dataset, keep_in: Path | None = None) -> Verificatio
 
 def _check_into(known: dict[str, Result], todo: Sequence[tuple[str, Case]], dataset: Dataset) -> None:
     """Check these studies, several at once, and note each result under its key as soon as it is there."""
-    if not todo:
-        return
-    with ThreadPoolExecutor(min(AT_ONCE, len(todo), os.cpu_count() or 1)) as pool:
-        keys = {pool.submit(_check, case, dataset): key for key, case in todo}
-        try:
-            for done in tqdm(as_completed(keys), "verifying", len(keys), unit="study", disable=None):
-                known[keys[done]] = done.result()
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            for one in keys:  # what was ready beside the failure is not lost
-                if one.done() and not one.cancelled() and one.exception() is None:
-                    known[keys[one]] = one.result()
-            raise
+    done = each_done(lambda study: _check(study[1], dataset), todo, min(AT_ONCE, os.cpu_count() or 1))
+    for (key, _), result in ProgressBar(done, "verifying", len(todo), unit="study"):
+        known[key] = result
 
 
 def _check(case: Case, dataset: Dataset) -> Result:

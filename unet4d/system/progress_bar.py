@@ -1,0 +1,107 @@
+"""Progress bars on stderr, and lines above them: the only module that uses tqdm.
+
+tqdm's own lock is shared with forked processes, one of which may be killed while it holds it, and its monitor thread is started
+under an `except Exception`. These bars have a thread lock and no monitor thread; the caller's own tqdm is left as it is. Only the
+thread that made a bar touches it, other threads hand over what they have for it.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any, ClassVar, TextIO
+from weakref import WeakSet
+
+from tqdm import tqdm
+
+from unet4d.system.signals import check_stop
+
+format_interval = tqdm.format_interval
+_handed_over: queue.SimpleQueue[Callable[[], Any]] = queue.SimpleQueue()
+"""What threads without a bar have for those with one: lines, and steps that are done."""
+
+
+class ProgressBar(tqdm):
+    """A tqdm bar, nothing where stderr is no terminal. Iterating over it raises `Stopped` after a stop signal.
+
+    The arguments are those of tqdm.
+    """
+
+    monitor_interval = 0
+    _lock = threading.RLock()
+    _instances: ClassVar[WeakSet[ProgressBar]] = WeakSet()
+
+    def __init__(self, *given: Any, disable: bool | None = None, **named: Any):
+        self.thread = threading.get_ident()
+        super().__init__(*given, disable=disable, **named)  # type: ignore[call-overload]
+
+    def __iter__(self) -> Iterator[Any]:
+        """Yield the items, and ask before and after each whether to stop."""
+        check_stop()
+        for item in super().__iter__():
+            yield item
+            check_stop()
+
+    def update(self, n: float | None = 1) -> bool | None:
+        """Move the bar by `n`; from another thread, at the next move or `draw_handed_over` of the bar's own."""
+        if self.disable:
+            return None
+        if threading.get_ident() != self.thread:
+            _handed_over.put(partial(self.update, n))
+            return None
+        draw_handed_over()
+        return super().update(n)
+
+    def close(self) -> None:
+        """Remove the bar or leave it as it is; whatever was handed over is drawn before."""
+        if self.disable:
+            return
+        draw_handed_over()
+        super().close()
+        with self._lock:
+            if not self._instances:
+                draw_handed_over()
+
+
+def print_line(line: str, file: TextIO | None = None) -> None:
+    """Print a line above the bars, at once; from a thread without a bar while another has one, when that one moves next.
+
+    Args:
+        line: without its end.
+        file: None: stdout.
+    """
+    with ProgressBar.get_lock():
+        threads = {bar.thread for bar in ProgressBar._instances}
+        if threads and threading.get_ident() not in threads:
+            _handed_over.put(partial(_print, line, file or sys.stdout))
+        else:
+            _print(line, file or sys.stdout)
+
+
+def draw_handed_over() -> None:
+    """Print and draw what other threads handed over; for a thread that has a bar."""
+    for _ in range(_handed_over.qsize()):
+        try:
+            draw = _handed_over.get_nowait()
+        except queue.Empty:  # a thread with another bar was faster
+            return
+        draw()
+
+
+def _print(line: str, file: TextIO) -> None:
+    ProgressBar.write(line, file=file)
+    file.flush()
+
+
+def _reset() -> None:
+    """Begin anew in a forked process, in which no other thread goes on that would let go of a lock."""
+    global _handed_over
+    ProgressBar._lock, ProgressBar._instances, _handed_over = threading.RLock(), WeakSet(), queue.SimpleQueue()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_reset)
