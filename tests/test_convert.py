@@ -354,7 +354,7 @@ def test_an_unlabelled_study_of_a_subject_who_is_trained_on_is_left_out(from_mem
     """It is no fault: the others are a dataset, and it is told."""
     dataset = from_memory(a_study("a", subject="anna"), a_study("b", subject="anna", label=None), a_study("c"))
     assert ([case.name for case in dataset.training], dataset.test) == (["a", "c"], ())
-    assert "b: not written, for nobody drew anything in it and anna is trained on\n" in capsys.readouterr().err
+    assert "b: not written, because it has no label and anna is trained on\n" in capsys.readouterr().err
     assert sorted(path.name for path in (tmp_path / "out" / "images").iterdir()) == ["a.nii.gz", "c.nii.gz"]
 
 

@@ -138,7 +138,7 @@ def test_another_thread_changes_no_handlers_and_is_not_stopped():
 
 
 def _stuck_in_a_lock(first: int, second: int) -> None:
-    """Wait for a lock that nobody lets go of, and be sent two signals there."""
+    """Wait for a lock that is never released, and be sent two signals there."""
     lock, main = threading.Lock(), os.getpid()
     lock.acquire()
 
@@ -228,7 +228,7 @@ for line in sys.stdin:
 
 
 def test_a_worker_leaves_the_signals_to_its_parent_which_can_kill_it():
-    """It has imported libraries, whose threads must not take a signal that the main thread would not."""
+    """It has imported libraries. Their threads must not take a signal that the main thread would not."""
     process = subprocess.Popen([sys.executable, "-c", WORKER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout.readline() == "ready\n"

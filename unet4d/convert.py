@@ -184,9 +184,7 @@ def _kept(source: Source) -> list[Study]:
     trained = {study.subject for study in source.studies if study.label and not study.is_test}
     left = [study for study in source.studies if study.label is None and study.subject in trained]
     for study in left:
-        print_line(
-            f"{study.name}: not written, for nobody drew anything in it and {study.subject} is trained on", sys.stderr
-        )
+        print_line(f"{study.name}: not written, because it has no label and {study.subject} is trained on", sys.stderr)
     return [study for study in source.studies if study not in left]
 
 

@@ -35,7 +35,7 @@ from unet4d.training.summary import CONFIG, SUMMARY
 ALL = "all"
 
 
-@stop_signals("nothing is lost; go on with --resume")
+@stop_signals("nothing is lost; run again with --resume")
 def cross_validate(
     dataset: str | os.PathLike[str],
     out_dir: str | os.PathLike[str],

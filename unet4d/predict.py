@@ -138,7 +138,7 @@ def predict(
 
 
 def _is_left(job: Job, folder: PredictionFolder) -> bool:
-    """Whether a case is complete and made of the same; its files are read for this."""
+    """Return whether a case is complete and made of the same; its files are read for this."""
     check_stop()
     return folder.left(job.name, job.made_of(stamps(job.study)))
 

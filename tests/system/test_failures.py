@@ -8,7 +8,7 @@ import os
 import pytest
 import torch
 
-from unet4d.errors import InputError, Stopped, Unet4DError
+from unet4d.errors import InputError, Unet4DError
 from unet4d.files import check_writable, replacing, write_text
 from unet4d.system.failures import failure_of_study
 
@@ -33,13 +33,12 @@ def test_what_is_wrong_with_one_study_is_its_failure(error, kind, words):
 @pytest.mark.parametrize(
     "error",
     [
-        Stopped("SIGTERM"),
         OSError(errno.ENOSPC, "No space left on device"),
         torch.AcceleratorError("CUDA error: an illegal memory access was encountered"),
         RuntimeError("CUDA error: device-side assert triggered"),
     ],
 )
-def test_a_stop_a_full_disk_and_a_broken_device_end_the_batch(error):
+def test_a_full_disk_and_a_broken_device_end_the_batch(error):
     with pytest.raises(type(error)):
         failure_of_study(error)
 

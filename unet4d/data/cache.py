@@ -37,7 +37,7 @@ VERSION = 2
 MEMO = "digests.json"
 """What the files of the studies were found to hold, beside the entries."""
 ASK_EVERY_S = 1
-"""How often the wait for a study that a process preprocesses asks whether to stop."""
+"""Interval at which the wait for a study that a process preprocesses asks whether to stop."""
 STALE_S = 3600.0
 """What is half written and has not grown for so long was left by a process that is no more."""
 
@@ -160,7 +160,7 @@ def _build_all(todo: _Unbuilt, root: Path) -> None:
 
 
 def _each_built(building: torch_data.DataLoader) -> Iterator[Unet4DError | None]:
-    """What each study gave, in the order in which they are done; the processes are ended however this ends."""
+    """Yield the error of each study, or None, in the order in which they are done; end the processes however this ends."""
     before = set(active_children())
     with blocked_stop_signals():
         done = iter(building)

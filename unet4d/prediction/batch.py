@@ -110,7 +110,7 @@ class Batch:
                     jobs, self._read, self._compute, self._write, _close, self._may_be_ahead, self._may_be_behind
                 )
             finally:
-                with deferred_stop(), contextlib.suppress(Unet4DError):  # a full disk was told
+                with deferred_stop(), contextlib.suppress(Unet4DError):  # a full disk is reported already
                     self.finish(self.failed)
 
     def finish(self, failed: Mapping[str, Unet4DError]) -> None:

@@ -18,7 +18,7 @@ Item = TypeVar("Item")
 Read = TypeVar("Read")
 Made = TypeVar("Made")
 LAST_WRITE_S = 60.0
-"""How long a failure or a stop waits for the item that is being written; its files are whole either way."""
+"""Time for which a failure or a stop waits for the item that is being written; its files are whole either way."""
 
 
 def overlapped(

@@ -1,4 +1,4 @@
-"""What every module may use and that has nothing to do with images: safe text, CSV files, failures, memory errors, stop
+"""Modules that have nothing to do with images: safe text, CSV files, failures, memory errors, stop
 signals, progress bars, threads.
 
 text.py       text that is safe to print

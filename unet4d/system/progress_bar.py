@@ -22,7 +22,7 @@ from unet4d.system.signals import check_stop
 
 format_interval = tqdm.format_interval
 _handed_over: queue.SimpleQueue[Callable[[], Any]] = queue.SimpleQueue()
-"""What threads without a bar have for those with one: lines, and steps that are done."""
+"""Lines and steps that threads without a bar hand to those with one."""
 
 
 class ProgressBar(tqdm):

@@ -24,7 +24,7 @@ AGAIN = "what is written is whole; run the same command again"
 
 
 class _State:
-    """What has been noted, and which contexts are open. Only the main thread changes it."""
+    """The signal that has been noted, and the contexts that are open. Only the main thread changes it."""
 
     def __init__(self) -> None:
         self.noted: signal.Signals | None = None

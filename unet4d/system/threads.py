@@ -17,7 +17,7 @@ from unet4d.system.signals import check_stop
 Item = TypeVar("Item")
 Value = TypeVar("Value")
 ASKED_EVERY_S = 0.1
-"""How often a wait asks whether to stop."""
+"""Interval at which a wait asks whether to stop."""
 
 
 def started(work: Callable[..., Value], *given: Any) -> Future[Value]:
