@@ -494,3 +494,15 @@ def test_what_is_recorded_is_shown_whatever_it_is(folders: tuple[Path, Path], tm
     (predictions / "prediction.json").write_text("{")
     with pytest.raises(InputError, match="not valid JSON"):
         report(root, predictions, tmp_path / "out")
+
+
+def test_every_column_has_its_meaning_as_text_not_as_a_tooltip_alone(pages):
+    plain = {"study", "measures", "flags", ""}
+    for page in pages:
+        heads = set(re.findall(r"<th>(?:<abbr[^>]*>)?([^<]*)", page.text)) - plain
+        meant = set(re.findall(r"<dt>([^<]*)</dt><dd>[^<]+</dd>", page.text))
+        assert heads <= meant
+        assert len(heads) > 6
+        labels = set(re.findall(r'data-label="([^"]*)"', page.text)) - plain
+        assert labels == heads
+    assert {"EDV mL", "ESV mL", "EF %", "Dice", "flag"} <= meant | set(re.findall(r"<dt>([^<]*)", pages[0].text))

@@ -6,10 +6,13 @@ import base64
 import hashlib
 import html
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from importlib.resources import files
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
+
+from unet4d.pages.words import MEANINGS
 
 _MEDIA = {".png": "image/png", ".webp": "image/webp", ".gif": "image/gif"}
 
@@ -85,12 +88,35 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]], colours: Sequence[
 
 
 def rich_table(head: Sequence[str], rows: Sequence[Sequence[str]], kind: str = "") -> str:
-    """A table whose cells are pieces of HTML; the head is text."""
-    lines = ["<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows]
-    titles = "".join(f"<th>{html.escape(cell)}</th>" for cell in head)
+    """A table whose cells are pieces of HTML; the head is text.
+
+    On a narrow screen each row becomes a card without a head, so that each cell carries its column's name.
+    """
+    names = [f' data-label="{html.escape(cell)}"' for cell in head]
+    lines = [
+        "<tr>" + "".join(f"<td{name}>{cell}</td>" for name, cell in zip_longest(names, row, fillvalue="")) + "</tr>"
+        for row in rows
+    ]
+    titles = "".join(f"<th>{abbreviation(cell)}</th>" for cell in head)
+    kind = " ".join(filter(None, (kind, "stacked" if head else "")))
     attribute = f' class="{kind}"' if kind else ""
     above = f"<thead><tr>{titles}</tr></thead>" if head else ""
     return f'<div class="wide"><table{attribute}>{above}<tbody>{"".join(lines)}</tbody></table></div>'
+
+
+def abbreviation(words: str) -> str:
+    """Words with their meaning as a tooltip, where `MEANINGS` has it."""
+    meaning, shown = MEANINGS.get(words), html.escape(words)
+    return f'<abbr title="{html.escape(meaning)}">{shown}</abbr>' if meaning else shown
+
+
+def explained(words: Iterable[str]) -> str:
+    """What words mean, as a list that a touch unfolds: no finger reaches a tooltip. Words without a meaning are left out."""
+    known = [word for word in dict.fromkeys(words) if word in MEANINGS]
+    if not known:
+        return ""
+    pairs = [f"<div>{text(word, 'dt')}{text(MEANINGS[word], 'dd')}</div>" for word in known]
+    return element("details", [text("What these words mean", "summary"), element("dl", pairs)], kind="words")
 
 
 def dot(colour: str) -> str:
@@ -102,7 +128,9 @@ def figure(picture: Path, caption: str, kind: str = "") -> str:
     """A picture file, put into the page, with its caption."""
     words = html.escape(caption)
     attribute = f' class="{kind}"' if kind else ""
-    return f"<figure{attribute}>{image(picture, caption)}<figcaption>{words}</figcaption></figure>"
+    return (
+        f'<figure{attribute}><div class="wide">{image(picture, caption)}</div><figcaption>{words}</figcaption></figure>'
+    )
 
 
 def image(picture: Path, words: str) -> str:

@@ -14,6 +14,8 @@ from unet4d.pages.segmented import Segmented
 from unet4d.pages.study_page import LIMITS, facts
 from unet4d.pictures import class_colour
 
+_WORDS = ("EDV mL", "ESV mL", "EF %", "Dice", "mean foreground Dice", "flag", "frame", "cyclic", "voxel")
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -69,7 +71,7 @@ def index_page(
         head = html.text(f"{len(failed)} could not be shown", "strong")
         reasons = html.listed([f"{name}: {reason}" for name, reason in failed.items()])
         body.append(html.element("div", [head, reasons], kind="flags some"))
-    body.append(html.section([_table(entries)], kind="studies"))
+    body.append(html.section([_table(entries), html.explained(_WORDS)], kind="studies"))
     if summary:
         body.append(html.section(scores.of_all(summary)))
     return html.page(title, body)

@@ -23,12 +23,15 @@ def tables(study: Segmented) -> Iterator[str]:
     cavities = (
         [name for name in study.classes if is_cavity(name) and found[name].edv_ml] if study.image.frames > 1 else []
     )
+    words: list[str] = []
     if cavities:
         head = ["cavity", "EDV mL", "ESV mL", "SV mL", "EF %", "filling mL/s", "at ES + s"]
+        words += head
         yield html.table(head, [_ejection(name, found[name]) for name in cavities], _colours(study, cavities))
     muscles = [name for name in study.classes if is_myocardium(name) and found[name].edv_ml]
     if muscles:
         head = ["myocardium", "mass g", "volume mL", "at"]
+        words += head
         yield html.table(head, [_mass_row(study, name) for name in muscles], _colours(study, muscles))
     rows = []
     for name, one in found.items():
@@ -36,7 +39,8 @@ def tables(study: Segmented) -> Iterator[str]:
         rows.append([name, _ml(one.edv_ml), str(one.ed_frame), _ml(one.esv_ml), str(one.es_frame), change])
     head = ["class", "largest mL", "in frame", "smallest mL", "in frame", "change"]
     yield html.table(head, rows, _colours(study, list(found)))
-    yield html.text(_explained(bool(cavities), bool(muscles)), kind="soft")
+    yield html.text("Volumes are voxels counted, times their volume; frames count from 0.", kind="soft")
+    yield html.explained([*words, *head, *(["ED", "ES"] if cavities or muscles else [])])
 
 
 def in_short(study: Segmented) -> list[tuple[str, str]]:
@@ -92,16 +96,6 @@ def _ml(volume: float) -> str:
 
 def _short(volume: float) -> str:
     return f"{volume:.0f}" if volume >= 10 else f"{volume:.3g}"
-
-
-def _explained(cavities: bool, muscles: bool) -> str:
-    said = ["Volumes are voxels counted, times their volume; frames count from 0."]
-    if cavities:
-        said.append("EDV and ESV: largest and smallest volume over the frames. SV = EDV - ESV, EF = SV / EDV.")
-        said.append("Filling: the steepest rise from one frame to the next after ES, and when.")
-    if muscles:
-        said.append(f"Mass = volume x {MYOCARDIAL_DENSITY_G_PER_ML} g/mL.")
-    return " ".join(said)
 
 
 def _colours(study: Segmented, names: list[str]) -> list[str]:

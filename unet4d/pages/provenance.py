@@ -40,7 +40,8 @@ def of_study(about: Mapping[str, Any]) -> list[str]:
     if not about:
         return [html.text(UNKNOWN), written]
     rows = [[name, words] for name, words in _flat(about)]
-    return [html.table([], rows, kind="facts"), written]
+    words = html.explained(name.rpartition(", ")[2] for name, _ in rows)
+    return [html.table([], rows, kind="facts"), words, written]
 
 
 def _flat(value: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, str]]:

@@ -127,23 +127,29 @@ def of_all(summary: Mapping[str, Any]) -> list[str]:
     classes = summary["classes"]
     colours = [class_colour(entry["value"]) for entry in classes.values()]
     head = ["class", "Dice, mean ± SD", "n", "95 % CI", "HD95 mm, mean", "median", "n", "volume bias mL", "absolute mL"]
+    head += ["one empty", "both empty"]
+    words = [*head, "mean foreground Dice"]
     scored = f"{summary['cases']} cases of {summary['subjects']} subjects, {summary['labelled_frames']} labelled frames"
     if left_out := summary.get("without_prediction"):
         scored += f" ({len(left_out)} references without prediction left out)"
     pieces = [
         html.text("Against the reference", "h2"),
         html.text(f"{scored}; mean over classes of the mean Dice {shown(summary['mean_foreground_dice'], 3)}."),
-        html.table([*head, "one empty", "both empty"], list(starmap(_class_row, classes.items())), colours),
+        html.table(head, list(starmap(_class_row, classes.items())), colours),
     ]
     if heart := _heart_rows(summary.get("heart") or {}):
         head = ["at the reference's frames", "n", "reference", "prediction", "bias", "95 % limits", "mean error"]
         pieces.append(html.table(head, heart))
+        words += [*head, "EDV mL", "ESV mL", "SV mL", "EF %", "mass g"]
     over_time = {name: entry["temporal"] for name, entry in classes.items() if entry.get("temporal")}
     if over_time:
         rows = [
             [name, *(shown(of[key]["mean"], d) for key, (_, d) in _TEMPORAL.items())] for name, of in over_time.items()
         ]
-        pieces.append(html.table(["mean over cases", *(words for words, _ in _TEMPORAL.values())], rows))
+        head = ["mean over cases", *(column for column, _ in _TEMPORAL.values())]
+        pieces.append(html.table(head, rows))
+        words += head
+    pieces.append(html.explained(words))
     told = [summary[key] for key in ("note", "convention", "averaging", "intervals") if summary.get(key)]
     return [*pieces, *(html.text(words, kind="soft") for words in told)]
 
@@ -186,7 +192,8 @@ def of_case(scores: Mapping[str, Any]) -> list[str]:
         rows = [[name, *(one.get(column, "-") for column in columns)] for name, one in by_class.items()]
         pieces.append(html.table(["class", *columns], rows))
     others = _figures({name: value for name, value in scores.items() if name != "classes"})
-    return [*pieces, html.table([], [[name, value] for name, value in others], kind="facts")]
+    words = html.explained(["class", *columns, "reference", "prediction", "mean foreground Dice"])
+    return [*pieces, html.table([], [[name, value] for name, value in others], kind="facts"), words]
 
 
 def dice_of(scores: Mapping[str, Any]) -> float | None:

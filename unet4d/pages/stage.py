@@ -36,7 +36,9 @@ def stage(study: Segmented, shown_there: Embedded) -> str:
     )
     beside = html.element("div", [_curve(study), html.text("Measures", "h2"), *measures.tables(study)], kind="beside")
     viewer = html.element("div", [_viewer(study, len(shown_there.frames))])
-    return html.section([html.element("div", [viewer, beside], kind="split"), html.text(note, "p", "soft screen")])
+    words = html.explained(("frame", "ED", "ES", "axial, coronal, sagittal", "opacity", "reference"))
+    split = html.element("div", [viewer, beside], kind="split")
+    return html.section([split, html.text(note, "p", "soft screen"), words])
 
 
 def _viewer(study: Segmented, frames: int) -> str:

@@ -47,6 +47,7 @@ def study_page(study: Segmented, pictures: Pictures, index: str, collection: str
         html.text(facts(study) + _score(study), kind="soft"),
         html.text(LIMITS, kind="limits"),
         _flags(study),
+        html.explained(("frame", "cyclic", "voxel", "mean foreground Dice", "flag")),
     ]
     rest = [
         *_scores(study),

@@ -1,6 +1,7 @@
 // The volume curve: one line a class, end-diastole and end-systole marked, a line that follows the frame on the stage.
 "use strict";
 
+const CURVE_LEFT = 58, CURVE_RIGHT = 14; // for the numbers beside the curves, in pixels
 const SVG = "http://www.w3.org/2000/svg";
 
 function drawn(parent, tag, attributes, words) {
@@ -18,9 +19,10 @@ function roundStep(range, count) {
   return [1, 2, 5, 10].map((n) => n * power).find((step) => step >= raw);
 }
 
-// Draw the curves of `study` into `host`; a click calls `pick(frame)`. Gives {mark(frame)}.
-function volumeCurve(host, legend, study, pick) {
-  const box = { width: 620, height: 320, left: 58, right: 14, top: 26, bottom: 40 };
+// Draw the curves of `study` into `host`, as wide as it is, so that text has the size that the style gives. Gives mark(frame).
+function curveDrawn(host, width, study) {
+  const height = Math.round(Math.min(320, Math.max(220, 0.62 * width)));
+  const box = { width, height, left: CURVE_LEFT, right: CURVE_RIGHT, top: 26, bottom: 40 };
   const seconds = study.frame_duration_s;
   const last = Math.max(study.frames - 1, 1);
   const shown = study.classes.flatMap((one) => [...one.volumes_ml, ...(one.reference_ml || [])]);
@@ -37,7 +39,8 @@ function volumeCurve(host, legend, study, pick) {
   }
   const unit = seconds ? (seconds * last < 2 ? 0.001 : 1) : 1; // of the axis, in seconds
   const span = seconds ? (seconds * last) / unit : last;
-  const along = seconds ? roundStep(span, 6) : Math.max(1, roundStep(span, 8));
+  const most = Math.max(3, Math.min(seconds ? 6 : 8, Math.floor(width / 80))); // numbers that fit beside one another
+  const along = seconds ? roundStep(span, most) : Math.max(1, roundStep(span, most));
   for (let at = 0; at <= span * 1.0001; at += along) {
     const frame = seconds ? (at * unit) / seconds : at;
     drawn(svg, "text", { x: x(frame), y: box.height - box.bottom + 17, class: "tick middle" }, Number(at.toPrecision(6)));
@@ -65,7 +68,22 @@ function volumeCurve(host, legend, study, pick) {
   }
   const line = drawn(svg, "line", { y1: box.top, y2: box.height - box.bottom, class: "now", id: "now" });
   const dots = study.classes.map((one) => drawn(svg, "circle", { r: 5, fill: one.colour, class: "now-dot" }));
+  return (frame) => {
+    line.setAttribute("x1", x(frame));
+    line.setAttribute("x2", x(frame));
+    line.dataset.frame = frame;
+    study.classes.forEach((one, k) => {
+      dots[k].setAttribute("cx", x(frame));
+      dots[k].setAttribute("cy", y(one.volumes_ml[frame]));
+    });
+  };
+}
 
+// Keep the curves of `study` in `host`, drawn again when its width changes; a click calls `pick(frame)`. Gives {mark(frame)}.
+function volumeCurve(host, legend, study, pick) {
+  let width = 0;
+  let marked = 0;
+  let markDrawn = () => {};
   const values = study.classes.map((one) => {
     const row = document.createElement("li");
     const dot = document.createElement("span");
@@ -77,21 +95,29 @@ function volumeCurve(host, legend, study, pick) {
     return value;
   });
 
-  svg.addEventListener("click", (event) => {
-    const place = svg.getBoundingClientRect();
-    const at = ((event.clientX - place.left) / place.width) * box.width;
-    const frame = Math.round(((at - box.left) / (box.width - box.left - box.right)) * last);
+  function redraw() {
+    const wanted = Math.round(host.clientWidth);
+    if (!wanted || wanted === width) return; // nothing is drawn where it is hidden, as on paper
+    width = wanted;
+    host.replaceChildren();
+    markDrawn = curveDrawn(host, width, study);
+    markDrawn(marked);
+  }
+  redraw();
+  new ResizeObserver(redraw).observe(host);
+
+  host.addEventListener("click", (event) => {
+    const place = host.getBoundingClientRect();
+    const inner = width - CURVE_LEFT - CURVE_RIGHT;
+    const frame = Math.round(((event.clientX - place.left - CURVE_LEFT) / inner) * Math.max(study.frames - 1, 1));
     pick(Math.min(study.frames - 1, Math.max(0, frame)));
   });
 
   return {
     mark(frame) {
-      line.setAttribute("x1", x(frame));
-      line.setAttribute("x2", x(frame));
-      line.dataset.frame = frame;
+      marked = frame;
+      markDrawn(frame);
       study.classes.forEach((one, k) => {
-        dots[k].setAttribute("cx", x(frame));
-        dots[k].setAttribute("cy", y(one.volumes_ml[frame]));
         values[k].textContent = `${one.volumes_ml[frame].toFixed(1)} mL`;
       });
     },

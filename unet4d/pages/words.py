@@ -1,0 +1,71 @@
+"""What the words on the pages of a report mean: the head of a column, or the name of a figure, to its meaning in a sentence."""
+
+from __future__ import annotations
+
+from unet4d.metrics import MYOCARDIAL_DENSITY_G_PER_ML
+
+MEANINGS = {
+    # A study
+    "frame": "one 3D image of the series; frames count from 0",
+    "cyclic": "the last frame leads into the first, as in a gated heart beat; open: it does not",
+    "voxel": "one volume element of the image, with its size in mm along X, Y and Z",
+    "flag": "a value that is implausible; look at the segmentation there. No flag does not mean that it is correct",
+    "ED": "end-diastole: the frame in which the ventricle is largest",
+    "ES": "end-systole: the frame in which the ventricle is smallest",
+    "axial, coronal, sagittal": "slices across the body, from front to back, and from side to side",
+    "opacity": "how strongly the colors of the segmentation cover the image",
+    "reference": "label map drawn by an expert, or the exact one of a phantom",
+    "prediction": "label map that the network computed",
+    # How it was made
+    "time": "cyclic: the last frame leads into the first, as in a gated heart beat; open: it does not",
+    "model": "file of the trained network",
+    "overlap": "fraction of a window that its neighbor covers; none: as the model was trained",
+    "mirror axes": "axes along which the image was mirrored as well, and the mean taken; none: as the model was trained",
+    "cyclic shifts": "number of first frames from which a cycle was segmented, and the mean taken",
+    "precision": "arithmetic of the network; auto: the fastest that the device computes well",
+    "postprocessing": "steps that cleaned the label map after the network",
+    # Measures
+    "class": "one structure that the network segments",
+    "cavity": "a chamber of the heart, filled with blood",
+    "EDV mL": "end-diastolic volume: the largest volume over the frames",
+    "ESV mL": "end-systolic volume: the smallest volume over the frames",
+    "SV mL": "stroke volume: EDV - ESV",
+    "EF %": "ejection fraction: SV / EDV",
+    "filling mL/s": "peak filling rate: the steepest rise of the volume from one frame to the next after ES",
+    "at ES + s": "seconds from ES to the peak filling rate",
+    "myocardium": "the muscle of the heart",
+    "mass g": f"volume of the muscle x {MYOCARDIAL_DENSITY_G_PER_ML} g/mL",
+    "volume mL": "number of voxels of the class x the volume of one voxel",
+    "at": "frame in which the mass is measured: ED of the ventricle inside the muscle",
+    "largest mL": "largest volume over the frames",
+    "smallest mL": "smallest volume over the frames",
+    "in frame": "number of the frame with this volume",
+    "change": "(largest - smallest) / largest volume",
+    # Scores
+    "frames": "number of frames that have a reference",
+    "Dice": "overlap of prediction and reference: 0 is none, 1 is identical",
+    "mean foreground Dice": "mean of the Dice of all classes except the background",
+    "Dice, mean ± SD": "overlap of prediction and reference, 0 to 1: mean over all labelled frames, and standard deviation",
+    "n": "number of values that the mean was taken over",
+    "95 % CI": "95 % confidence interval of the mean, by bootstrap over subjects",
+    "HD95 mm": "95 % Hausdorff distance: 95 % of either surface lies nearer than this to the other surface",
+    "HD95 mm, mean": "95 % Hausdorff distance: 95 % of either surface lies nearer than this to the other surface",
+    "median": "half of the HD95 values are below this",
+    "ASD mm": "average symmetric surface distance (also called ASSD): mean distance between the two surfaces",
+    "NSD": "normalized surface Dice: fraction of both surfaces that lies within the tolerance of the other surface",
+    "volume bias mL": "mean of prediction - reference",
+    "absolute mL": "mean of |prediction - reference|",
+    "one empty": "frames in which only one of prediction and reference contains the class",
+    "both empty": "frames in which neither contains the class",
+    "at the reference's frames": "measure of the heart, taken at the ED and ES of the reference",
+    "bias": "mean of prediction - reference",
+    "95 % limits": "limits of agreement (Bland-Altman): 95 % of the differences are expected between them",
+    "mean error": "mean of |prediction - reference|",
+    "mean over cases": "one case is one study",
+    "roughness": "how jagged the volume curve is: size of its second difference, relative to the mean volume; 0 is straight",
+    "frame-to-frame Dice": "overlap of the prediction in one frame with the next frame",
+    "beyond the reference's": "frame-to-frame Dice of the prediction - that of the reference",
+    "flicker": "number of isolated pieces that exist in one frame only",
+    "closure": "how far the volume curve of a cycle ends from its start, relative to its range; 0 is closed",
+}
+"""Meanings begin with a small letter and have no full stop, so that they can stand behind their word."""
