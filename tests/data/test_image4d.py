@@ -472,6 +472,8 @@ BAD_HEADERS = {
     "an affine without inverse": (make_header(sform_code=1, **SROWS | {"srow_z": (1.37, 0, 0, 1)}), "affine"),
     "an affine of zeros": (make_header(sform_code=1), "affine"),
     "an affine of NaN": (make_header(sform_code=1, **SROWS | {"srow_z": (np.nan, 0, 0, 1)}), "affine"),
+    "an affine of a light year": (make_header(sform_code=1, **SROWS | {"srow_z": (0, 0, 8, 9e18)}), "affine"),
+    "an affine of nothing": (make_header(sform_code=1, **SROWS | {"srow_z": (0, 0, 1e-30, 0)}), "affine"),
     "a quaternion longer than one": (make_header(qform_code=1, quatern_b=0.9, quatern_c=0.9), "header is damaged"),
     "bits that are not the datatype's": (make_header(dtype="<i2", bitpix=8), "bitpix is 8, expected 16"),
     "a float of 128 bits": (make_header(datatype=1536, bitpix=128), "code 1536"),

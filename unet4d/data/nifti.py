@@ -29,6 +29,7 @@ SUFFIXES = (".nii.gz", ".nii")
 _MM_PER_UNIT = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}  # unknown (taken as mm), metre, mm, micrometre
 _UNITS_PER_SECOND = {8: 1.0, 16: 1e3, 24: 1e6}  # s, ms, µs; other units (Hz, ppm, rad/s) are no time
 _GRID_TOLERANCE = 0.01  # how far a corner of two grids may lie apart, in voxels of the finest axis
+_FARTHEST_MM, _SMALLEST_MM = 1e9, 1e-9  # of an affine; what is beyond is damage
 _GZIP_MAX_RATIO = 1040  # deflate cannot expand further, so a header that promises more lies
 _LONGEST_HEADER = 544  # NIfTI-2, with the 4 bytes that announce extensions
 _LONGEST_NUMBER = 8  # bytes; what a wider float holds depends on the machine that wrote it
@@ -186,7 +187,8 @@ def affine_of(header: Header) -> np.ndarray:
     header = header.copy()
     header["pixdim"][0] = -1.0 if header["pixdim"][0] < 0 else 1.0  # NIfTI: a qfac of 0 means 1
     affine = np.array(header.get_best_affine(), dtype=np.float64)
-    affine[:3] *= _MM_PER_UNIT.get(int(header["xyzt_units"]) & 0x07, 1.0)
+    with np.errstate(over="ignore", invalid="ignore"):  # refused where the affine is checked
+        affine[:3] *= _MM_PER_UNIT.get(int(header["xyzt_units"]) & 0x07, 1.0)
     return affine
 
 
@@ -259,9 +261,13 @@ def check_same_grid(
 
 def check_affine(affine: np.ndarray, what: str) -> None:
     """Raise InputError unless `affine` is a finite (4, 4) that spans space; `what` begins the message."""
-    columns = np.linalg.norm(affine[:3, :3], axis=0) if affine.shape == (4, 4) else np.zeros(3)
-    if not np.isfinite(affine).all() or not columns.all():
-        raise InputError(f"{what} is {_rows(affine)}; wanted finite numbers and an inverse; correct the header")
+    if affine.shape != (4, 4) or not (np.abs(affine) <= _FARTHEST_MM).all():  # NaN is not
+        raise InputError(
+            f"{what} is {_rows(affine)}, expected finite numbers of up to {_FARTHEST_MM:g} mm; correct the header"
+        )
+    columns = np.linalg.norm(affine[:3, :3], axis=0)
+    if not (columns >= _SMALLEST_MM).all():
+        raise InputError(f"{what} is {_rows(affine)}, expected finite numbers and an inverse; correct the header")
     if abs(np.linalg.det(affine[:3, :3] / columns)) < 1e-6:
         raise InputError(f"{what} {_rows(affine)} has no inverse: it flattens space; correct the header")
 

@@ -173,7 +173,9 @@ def _opened(path: Path) -> Iterator[tuple[BinaryIO, dict[str, Any]]]:
             if file.read(4) != b"NRRD":
                 raise InputError(f"{path} is no NRRD file: it does not begin with NRRD; give one, or export it again")
             file.seek(0)
-            yield file, dict(nrrd.read_header(_lines(file)))  # pynrrd would drop what is not ASCII in names
+            with np.errstate(all="ignore"):
+                fields = dict(nrrd.read_header(_lines(file)))  # pynrrd would drop what is not ASCII in names
+            yield file, fields
     except Unet4DError:
         raise
     except FileNotFoundError as error:

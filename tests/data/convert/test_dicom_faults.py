@@ -8,6 +8,7 @@ import struct
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -265,6 +266,19 @@ def test_what_varies_from_slice_to_slice_is_no_fault(tmp_path):
     assert_is(image_of(tmp_path))
 
 
+def test_a_slice_of_two_frames_among_slices_of_one_is_named(tmp_path):
+    datasets = files.single_frames(ARRAY, AFFINE, by_trigger)
+    files.save(datasets[:5], tmp_path)
+    assert "too many frames: slice 0 has 2 frames, most have 1" in refusal(tmp_path)
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError, ValueError, TypeError, np.linalg.LinAlgError])
+def test_whatever_damaged_numbers_lead_to_is_a_refusal(error, tmp_path, monkeypatch):
+    files.save(files.single_frames(ARRAY, AFFINE, by_trigger), tmp_path)
+    monkeypatch.setattr("unet4d.data.convert.dicom.stacked", Mock(side_effect=error("odd\nnumbers")))
+    assert "its header is damaged (odd numbers)" in refusal(tmp_path)
+
+
 def test_images_without_pixel_data_are_refused(tmp_path):
     datasets = files.single_frames(ARRAY, AFFINE, by_trigger)
     for ds in datasets:
@@ -274,6 +288,43 @@ def test_images_without_pixel_data_are_refused(tmp_path):
 
 
 MOSAIC = ["ORIGINAL", "PRIMARY", "M", "ND", "MOSAIC"]
+
+
+def in_private_elements(dataset: Dataset) -> None:
+    """As the XA line of scanners has it: the standard elements say nothing."""
+    dataset.private_block(0x0021, "SIEMENS MR SDI 02", create=True).add_new(0x75, "CS", ["M", "ND", "MOSAIC"])
+
+
+def with_the_number_of_tiles(dataset: Dataset) -> None:
+    dataset.private_block(0x0019, "SIEMENS MR HEADER", create=True).add_new(0x0A, "US", 24)
+
+
+@pytest.mark.parametrize("say", [in_private_elements, with_the_number_of_tiles])
+def test_a_mosaic_that_only_private_elements_name_is_refused(say, tmp_path):
+    datasets = files.single_frames(ARRAY[..., :1], AFFINE, by_trigger)
+    for ds in datasets:
+        say(ds)
+    files.save(datasets, tmp_path)
+    assert "Siemens MOSAIC" in refusal(tmp_path)
+
+
+def test_other_private_elements_of_the_same_number_name_no_mosaic(tmp_path):
+    datasets = files.single_frames(ARRAY, AFFINE, by_trigger)
+    for ds in datasets:
+        ds.private_block(0x0019, "GEMS_ACQU_01", create=True).add_new(0x0A, "US", 24)
+        ds.private_block(0x0021, "SIEMENS MR SDI 02", create=True).add_new(0x75, "CS", ["M", "ND"])
+    files.save(datasets, tmp_path)
+    assert_is(image_of(tmp_path))
+
+
+def test_a_mosaic_that_only_private_elements_of_a_frame_name_is_refused(tmp_path):
+    ds = files.enhanced(ARRAY, AFFINE, 40.0)
+    for group in ds.PerFrameFunctionalGroupsSequence:
+        inner = Dataset()
+        in_private_elements(inner)
+        group.private_block(0x0021, "SIEMENS MR SDI 02", create=True).add_new(0xFE, "SQ", [inner])
+    files.save([ds], tmp_path)
+    assert "Siemens MOSAIC" in refusal(tmp_path)
 
 
 @pytest.mark.parametrize(

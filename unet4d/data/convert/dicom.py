@@ -95,6 +95,8 @@ def _stack(candidate: Candidate, root: Path) -> Stack | InputError:
         return stacked(candidate.planes, title)
     except InputError as error:
         return error
+    except (ArithmeticError, ValueError, TypeError) as error:  # numbers of a damaged header, beyond all that is checked
+        return refusal(title, [f"its header is damaged ({' '.join(str(error).split())})"])
 
 
 def _time(stacks: Sequence[Stack | InputError]) -> str | None:

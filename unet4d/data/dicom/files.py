@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from unet4d.data.dicom.header import KEYWORDS, OtherObject, planes_of, series_of
+from unet4d.data.dicom.header import OtherObject, planes_of, series_of, tags
 from unet4d.data.dicom.plane import Plane, Series
 from unet4d.errors import InputError
 from unet4d.files import open_regular
@@ -150,7 +150,7 @@ def _read(file: Path, found: Found) -> None:
         warnings.simplefilter("ignore")  # pydicom's, of every value that is not quite as the standard wants it
         try:
             with open(file, "rb") as stream:
-                dataset = dcmread(stream, force=True, stop_before_pixels=True, specific_tags=list(KEYWORDS))
+                dataset = dcmread(stream, force=True, stop_before_pixels=True, specific_tags=tags())
                 has_pixels = stream.read(1) != b"" or _is_deflated(dataset)
             kind = _kind(dataset)
             if kind is not None:

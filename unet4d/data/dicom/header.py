@@ -7,15 +7,19 @@ frames share, then the top.
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from unet4d.data.dicom.plane import Plane, Series
+
+if TYPE_CHECKING:
+    from pydicom.tag import BaseTag
 
 _GROUPS = (
     "FrameContentSequence",
@@ -32,7 +36,11 @@ _GROUPS = (
     "UnassignedPerFrameConvertedAttributesSequence",
     "UnassignedSharedConvertedAttributesSequence",
 )
-KEYWORDS = (
+_XA_TYPES = tuple(0x00210075 + 0x100 * block for block in range(0x10, 0x18))  # Siemens' own ImageType in the XA line
+_XA_FRAMES = tuple(0x002100FE + 0x100 * block for block in range(0x10, 0x18))  # Siemens' own groups of one frame
+_IMAGE_TYPES = (0x00080008, 0x00089007, *_XA_TYPES)  # ImageType, FrameType
+_TILES, _TILES_CREATOR = 0x0019100A, 0x00190010  # NumberOfImagesInMosaic, and who defines the elements (0019,10xx)
+_ELEMENTS: tuple[str | int, ...] = (
     "SOPClassUID", "PatientID", "PatientName", "StudyInstanceUID", "SeriesInstanceUID", "StudyDate", "StudyTime",
     "SeriesNumber", "SeriesDescription", "ProtocolName", "SequenceName", "PulseSequenceName", "FrameOfReferenceUID",
     "Modality", "ImageType", "ComplexImageComponent", "PhotometricInterpretation", "SamplesPerPixel", "Rows", "Columns",
@@ -42,8 +50,8 @@ KEYWORDS = (
     "CardiacNumberOfImages", "CardiacSynchronizationTechnique", "TemporalResolution", "FrameTime", "NumberOfFrames",
     "EchoTime", "InversionTime", "DiffusionBValue",
     "DimensionIndexSequence", "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence",
+    *_XA_TYPES, *_XA_FRAMES, _TILES, _TILES_CREATOR,
 )  # fmt: skip
-"""All that is read of a file before its pixels."""
 
 _TIME_DIMENSIONS = (
     "TemporalPositionIndex",
@@ -67,6 +75,14 @@ Value = Callable[[str], Any]
 
 class OtherObject(Exception):
     """A DICOM object that is no plane of a volume of scalars, such as a screenshot; says why."""
+
+
+@functools.cache
+def tags() -> list[BaseTag]:
+    """Return the elements that are read of a file before its pixels."""
+    from pydicom.tag import Tag
+
+    return [Tag(element) for element in _ELEMENTS]
 
 
 def series_of(dataset: Any) -> Series:
@@ -93,7 +109,7 @@ def planes_of(dataset: Any, file: Path) -> list[Plane]:
     """The planes of a file, from its header.
 
     Args:
-        dataset: pydicom's, of the `KEYWORDS`.
+        dataset: pydicom's, of the `tags`.
         file: where it lies.
 
     Raises:
@@ -106,6 +122,8 @@ def planes_of(dataset: Any, file: Path) -> list[Plane]:
         raise OtherObject(f"its PhotometricInterpretation is {photometric or 'missing'}, wanted MONOCHROME2")
     frames = int(dataset.get("NumberOfFrames") or 1)
     groups = dataset.get("PerFrameFunctionalGroupsSequence") or []
+    items = [*(dataset.get("SharedFunctionalGroupsSequence") or []), *groups]
+    _check_mosaic(dataset, *items, *(item for of in items for item in of.get("MRImageFrameTypeSequence") or []))
     if not groups and frames == 1:
         return [_plane(_value(dataset), series, file, 0, None)]
     if not groups:
@@ -123,18 +141,30 @@ def planes_of(dataset: Any, file: Path) -> list[Plane]:
     return planes
 
 
-def _check_mosaic(value: Value) -> None:
-    """Raise ValueError for a Siemens MOSAIC: one plane that holds many slices side by side, as tiles."""
-    kinds = [*_several(value("ImageType")), *_several(value("FrameType"))]
-    if any("MOSAIC" in str(kind).upper() for kind in kinds):
+def _check_mosaic(*layers: Any) -> None:
+    """Raise ValueError for a Siemens MOSAIC: one plane that holds many slices side by side, as tiles.
+
+    Args:
+        layers: the dataset, the functional groups of its frames, and their groups of the type of image.
+    """
+    private = [item for layer in layers for tag in _XA_FRAMES if tag in layer for item in _items(layer[tag].value)]
+    types = [layer[tag].value for layer in (*layers, *private) for tag in _IMAGE_TYPES if tag in layer]
+    counts = [
+        layer[_TILES].value for layer in layers if _TILES in layer and "SIEMENS" in str(layer.get(_TILES_CREATOR))
+    ]
+    if any("MOSAIC" in str(kind).upper() for kind in types) or any(count not in (None, "", 0, 1) for count in counts):
         raise ValueError(
             "it is a Siemens MOSAIC, all slices side by side in one image, expected one slice per image; convert the series to "
             "NIfTI with dcm2niix, and give that"
         )
 
 
+def _items(value: Any) -> list[Any]:
+    """Return the datasets of a sequence; none where a private element is no sequence."""
+    return [item for item in value if hasattr(item, "iterall")] if isinstance(value, Sequence) else []
+
+
 def _plane(value: Value, series: Series, file: Path, index: int, at: tuple[int, ...] | None) -> Plane:
-    _check_mosaic(value)
     missing = [
         keyword
         for keyword in ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing")

@@ -169,7 +169,7 @@ def _ascending(times: Sequence[Sequence[float | None]]) -> np.ndarray | None:
 
 def _absent(full: Sequence[Plane], one: Sequence[Plane], key: str) -> list[int]:
     """Which frames of a full slice have no like in another, to half a step."""
-    if key == "instance":
+    if key == "instance" or len(full) < 2:
         return []
     times = np.array([plane.times[key] for plane in full], dtype=np.float64).reshape(len(full), -1)
     came = np.array([plane.times[key] for plane in one], dtype=np.float64).reshape(len(one), -1)
