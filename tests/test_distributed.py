@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from limits import wait_until
 from processes import run_ranks
 
 import unet4d.train
@@ -221,25 +222,31 @@ def _counted_exchanges(ranks, dataset, run, config):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)  # two starts of three processes
 def test_torchrun_trains_and_ends_all_when_one_is_killed(phantom, tiny_options, tmp_path):
     """As a user starts it; the processes find one another, one of them is killed, and the run is gone on with."""
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     words = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "unet4d", "train"]
     words += ["--dataset", str(phantom), "--out", str(tmp_path / "run"), *tiny_options, "--train.batch_size", "2"]
-    running = subprocess.Popen(
-        [*words, "--train.epochs", "500"], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    while not (tmp_path / "run" / LAST).exists() and running.poll() is None:
-        time.sleep(0.2)
-    children = subprocess.run(["pgrep", "-P", str(running.pid)], capture_output=True, text=True).stdout.split()
-    os.kill(int(children[-1]), signal.SIGKILL)
-    _, told = running.communicate(timeout=120)
-    assert running.returncode != 0
+    with open(tmp_path / "told", "w") as output:
+        command = [*words, "--train.epochs", "500"]
+        running = subprocess.Popen(command, env=environment, stdout=output, stderr=output, start_new_session=True)
+    try:
+        wait_until(lambda: (tmp_path / "run" / LAST).exists() or running.poll() is not None, "a checkpoint")
+        children = subprocess.run(["pgrep", "-P", str(running.pid)], capture_output=True, text=True).stdout.split()
+        os.kill(int(children[-1]), signal.SIGKILL)
+        assert running.wait(100) != 0
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(running.pid, signal.SIGKILL)
+        running.wait(10)
+    told = (tmp_path / "told").read_text()
     assert "SIGKILL" in told or "lost another one" in told
     done = subprocess.run(
         [*words, "--train.epochs", "500", "--resume", "--train.steps_per_epoch", "9"],
         env=environment,
         capture_output=True,
         text=True,
+        timeout=100,
     )
     assert done.stderr.count("--resume with another configuration: train.steps_per_epoch is 9 and was 2") == 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -32,33 +32,38 @@ def test_alone_there_is_nothing_to_exchange(monkeypatch):
         assert ranks.total(sums) is sums
 
 
-def _exchanges(ranks: Ranks) -> dict:
-    order: list[int] = []
+def _exchanges(ranks: Ranks, order: Path) -> dict:
     own = torch.tensor([1.0 + ranks.rank, 2.0], requires_grad=True)
     total = ranks.total(own)
     (total**2).sum().backward()
-    first = ranks.in_turn(lambda: order.append(ranks.rank) or time.monotonic())
+    ranks.in_turn(lambda: _append(order, ranks.rank))
     return {
         "any": [ranks.any(ranks.rank == k) for k in range(4)],
         "gathered": ranks.gathered(ranks.rank * 10),
         "from_first": ranks.from_first(lambda: f"made by {ranks.rank}"),
         "total": total.tolist(),
         "gradient": own.grad.tolist(),
-        "time": first,
     }
 
 
+def _append(order: Path, rank: int) -> None:
+    with open(order, "a") as file:
+        file.write(str(rank))
+
+
 @pytest.mark.parametrize("size", [2, 3])
-def test_what_they_exchange(size):
-    answers = run_ranks(size, _exchanges)
+def test_what_they_exchange(size, tmp_path):
+    answers = run_ranks(size, _exchanges, tmp_path / "order")
     total = [float(sum(range(1, size + 1))), 2.0 * size]
-    for rank, answer in enumerate(answers):
+    for answer in answers:
         assert answer["any"] == [k < size for k in range(4)]
         assert answer["gathered"] == [10 * k for k in range(size)]
         assert answer["from_first"] == "made by 0"
         assert answer["total"] == total
         assert answer["gradient"] == [2 * value for value in total]  # of its own part, as if the others' were constants
-        assert rank == 0 or answer["time"] > answers[0]["time"]
+    written = (tmp_path / "order").read_text()
+    assert written[0] == "0", "the first process goes first"
+    assert sorted(written) == [str(rank) for rank in range(size)]
 
 
 def _fails(ranks: Ranks, exchange: str, culprit: int) -> None:

@@ -8,11 +8,13 @@ import re
 import shlex
 import signal
 import subprocess
-import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
 import torch.distributed.run
+from limits import wait_until
 
 from unet4d.cli import INTERRUPTED, _parsed
 from unet4d.config import Config
@@ -121,12 +123,26 @@ def stand_in(folder: Path, name: str, body: str) -> None:
     path.chmod(0o755)
 
 
-def started(folder: Path, script: str) -> subprocess.Popen:
+@contextmanager
+def started(folder: Path, script: str) -> Iterator[subprocess.Popen]:
+    """A script in a process group that ends with the context."""
     environment = os.environ | {
         "PATH": f"{folder / 'bin'}:{os.environ['PATH']}", "SLURM_JOB_ID": "7", "SLURM_NNODES": "2",
         "SLURM_JOB_NODELIST": "a[1-2]",
     }  # fmt: skip
-    return subprocess.Popen(["bash", "-c", script], cwd=folder, env=environment)
+    job = subprocess.Popen(["bash", "-c", script], cwd=folder, env=environment, start_new_session=True)
+    try:
+        yield job
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(job.pid, signal.SIGKILL)
+        job.wait(10)
+
+
+def handles(process: int, number: signal.Signals) -> bool:
+    """Whether a process has a handler for a signal."""
+    caught = re.search(r"^SigCgt:\s*(\w+)$", Path(f"/proc/{process}/status").read_text(), re.M)
+    return caught is not None and bool(int(caught[1], 16) >> (number - 1) & 1)
 
 
 SCONTROL = 'case $1 in show) echo node1; echo node2;; *) echo "$@" >> scontrol.txt;; esac'
@@ -136,11 +152,13 @@ SCONTROL = 'case $1 in show) echo node1; echo node2;; *) echo "$@" >> scontrol.t
 def test_the_script_of_one_machine_puts_a_stopped_job_back(tmp_path, code, requeued):
     stand_in(tmp_path, "scontrol", SCONTROL)
     stand_in(tmp_path, "unet4d", f'echo "$@" > given.txt; exit {code}')
-    assert started(tmp_path, SCRIPTS[0]).wait(30) == code
+    with started(tmp_path, SCRIPTS[0]) as job:
+        assert job.wait(90) == code
     assert (tmp_path / "scontrol.txt").exists() == requeued
     assert (tmp_path / "given.txt").read_text() == "train --dataset DATASET --out RUN --config plan.yaml\n"
 
 
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="only Linux tells what a process handles")
 def test_the_script_of_one_machine_hands_the_signal_on_and_resumes(tmp_path):
     (tmp_path / "RUN").mkdir()
     (tmp_path / "RUN" / "checkpoint_last.pt").touch()
@@ -149,12 +167,11 @@ def test_the_script_of_one_machine_hands_the_signal_on_and_resumes(tmp_path):
         "trap 'stop=1' TERM; echo \"$@\" > given.txt; while [ -z $stop ]; do sleep 0.05; done; sleep 0.3; exit 75"
     )
     stand_in(tmp_path, "unet4d", stopping)
-    job = started(tmp_path, SCRIPTS[0])
-    while not (tmp_path / "given.txt").exists():
-        time.sleep(0.02)
-    time.sleep(0.1)
-    job.send_signal(signal.SIGTERM)
-    assert job.wait(30) == 75
+    with started(tmp_path, SCRIPTS[0]) as job:
+        wait_until(lambda: (tmp_path / "given.txt").exists(), "the training")
+        wait_until(lambda: handles(job.pid, signal.SIGTERM), "the script's trap")
+        job.send_signal(signal.SIGTERM)
+        assert job.wait(90) == 75
     assert (tmp_path / "scontrol.txt").read_text() == "requeue 7\n"
     assert (tmp_path / "given.txt").read_text().endswith(" --resume\n")
 
@@ -168,7 +185,8 @@ def test_the_script_of_several_machines_puts_a_stopped_job_back(tmp_path, state,
     (tmp_path / "RUN" / "summary.json").write_text(f'{{\n "state": "{state}"\n}}\n')
     stand_in(tmp_path, "scontrol", SCONTROL)
     stand_in(tmp_path, "srun", f'echo "$@" > given.txt; exit {code}')
-    assert started(tmp_path, SCRIPTS[1]).wait(30) == code
+    with started(tmp_path, SCRIPTS[1]) as job:
+        assert job.wait(90) == code
     assert (tmp_path / "scontrol.txt").exists() == requeued
     assert "--rdzv-endpoint node1:29500" in (tmp_path / "given.txt").read_text()
     assert "--nnodes 2" in (tmp_path / "given.txt").read_text()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import multiprocessing
 import os
 import pickle
 import re
@@ -18,6 +17,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from processes import exit_codes
 
 from unet4d.config import DataConfig
 from unet4d.data import cache, footprint
@@ -306,7 +306,10 @@ cached_studies(dataset.training, dataset, DataConfig(normalisation="none", worke
 def test_a_killed_build_leaves_whole_entries_and_is_taken_up_where_it_stopped(phantom, tmp_path, workers):
     whole = build(phantom, tmp_path / "whole")
     done = subprocess.run(
-        [sys.executable, "-c", KILLED, phantom.root, tmp_path / "cache", str(workers)], capture_output=True, text=True
+        [sys.executable, "-c", KILLED, phantom.root, tmp_path / "cache", str(workers)],
+        capture_output=True,
+        text=True,
+        timeout=100,
     )
     if workers:
         assert "killed, most often for want of memory" in done.stderr.splitlines()[-1]
@@ -451,13 +454,7 @@ def test_an_entry_that_another_process_finished_meanwhile_is_taken(write_case, t
 
 
 def test_two_processes_can_build_the_same_entries_at_once(phantom, tmp_path):
-    context = multiprocessing.get_context("fork")
-    processes = [context.Process(target=build, args=(phantom, tmp_path)) for _ in range(2)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join()
-    assert [process.exitcode for process in processes] == [0, 0]
+    assert exit_codes([(build, (phantom, tmp_path))] * 2) == [0, 0]
     assert len(entries(tmp_path)) == 2
 
 

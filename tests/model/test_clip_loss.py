@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import time
 from collections.abc import Callable
 from functools import partial
 
 import pytest
 import torch
-import torch.multiprocessing as mp
+from processes import run_ranks
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -21,6 +19,7 @@ from unet4d.model.clip_loss import ClipLoss
 from unet4d.model.clstm_unet import CLSTMUNet, build_network
 from unet4d.model.loss import LabelledFramesLoss
 from unet4d.model.memory import peak_bytes
+from unet4d.ranks import Ranks
 
 STRIDES, KERNELS = [(2, 2, 1), (2, 2, 2)], [(3, 3, 1), (3, 3, 3), (3, 3, 3)]
 FRAMES, GRID = 7, (8, 8, 4)
@@ -283,24 +282,16 @@ def test_each_step_of_leanness_needs_less_memory_and_more_frames_cost_only_their
     assert plain > 10 * cut
 
 
-def _gradient_of_rank(rank: int, folder: str, lstm_channels: int | None) -> None:
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
-    (image, label), made = clip(), network(lstm_channels=lstm_channels)
+def _gradients_of_rank(ranks: Ranks, lstm_channels: int | None) -> list[torch.Tensor]:
+    (image, label), made, own = clip(), network(lstm_channels=lstm_channels), slice(ranks.rank, ranks.rank + 1)
     loss = DistributedDataParallel(ClipLoss(made, MemoryConfig(2, 2, stages=True)))
-    loss(image[rank : rank + 1], label[rank : rank + 1], LABELLED[rank : rank + 1]).backward()
-    torch.save([weight.grad for weight in made.parameters()], os.path.join(folder, f"{rank}.part"))
-    os.rename(os.path.join(folder, f"{rank}.part"), os.path.join(folder, f"{rank}.pt"))
-    for _ in range(6000):  # until the other one has done its exchange, too
-        if os.path.exists(os.path.join(folder, f"{1 - rank}.pt")):
-            break
-        time.sleep(0.01)
-    os._exit(0)  # destroying the process group may wait for ever where the other one has just ended
+    loss(image[own], label[own], LABELLED[own]).backward()
+    return [weight.grad for weight in made.parameters()]
 
 
 @pytest.mark.parametrize("lstm_channels", [None, 0], ids=["recurrent", "frame-wise"])
-def test_two_processes_get_the_mean_of_their_gradients(tmp_path, lstm_channels):
-    mp.spawn(_gradient_of_rank, (str(tmp_path), lstm_channels), nprocs=2)
+def test_two_processes_get_the_mean_of_their_gradients(lstm_channels):
+    of_ranks = run_ranks(2, _gradients_of_rank, lstm_channels)
     image, label = clip()
     alone = [
         loss_and_gradients(
@@ -312,6 +303,5 @@ def test_two_processes_get_the_mean_of_their_gradients(tmp_path, lstm_channels):
         )[2:]
         for i in range(2)
     ]
-    for rank in range(2):
-        shared = torch.load(tmp_path / f"{rank}.pt")
+    for shared in of_ranks:
         check_equal(shared, [(a + b) / 2 for a, b in zip(*alone, strict=True)])
