@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from unet4d import main_memory as module
-from unet4d.main_memory import free_memory_bytes, resident_bytes
+from unet4d.errors import InputError
+from unet4d.main_memory import check_fits, free_memory_bytes, resident_bytes, total_memory_bytes
 
 
 def groups(root, limits):
@@ -50,7 +51,25 @@ def test_what_the_system_has_available_is_read_in_kibibytes(tmp_path):
 
 
 def test_free_memory_is_a_positive_number_here():
-    assert free_memory_bytes() > 0
+    assert 0 < free_memory_bytes() <= total_memory_bytes()
+
+
+def test_the_total_is_what_the_system_and_the_control_groups_have(tmp_path):
+    (tmp_path / "meminfo").write_text("MemTotal: 100 kB\nMemFree: 1 kB\nMemAvailable: 7 kB\nHugePages_Total: 0\n")
+    assert list(module._system_free(tmp_path / "meminfo", "MemTotal:")) == [100 * 1024]
+    groups(tmp_path, [("job", 100, 60, 10), ("step", "max", 60, 10), ("task", 80, 30, 4)])
+    (tmp_path / "cgroup").write_text("0::/job/step/task\n")
+    assert [most for _, most in module._group_limits(tmp_path / "cgroup", tmp_path)] == [80, 100]
+
+
+@pytest.mark.parametrize(("free", "total", "most"), [(60, 100, 60), (10, 100, 50)])
+def test_what_cannot_fit_into_memory_is_refused(free, total, most, monkeypatch):
+    """Cached files may count as used: half of all memory is let through."""
+    monkeypatch.setattr(module, "free_memory_bytes", lambda: free)
+    monkeypatch.setattr(module, "total_memory_bytes", lambda: total)
+    check_fits(most, "a.nii")
+    with pytest.raises(InputError, match="main memory"):
+        check_fits(most + 1, "a.nii")
 
 
 def test_what_this_process_holds_is_its_resident_pages(tmp_path):

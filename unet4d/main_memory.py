@@ -10,11 +10,15 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+from unet4d.errors import InputError
+
+GB = 10**9
 LARGE_BLOCK_BYTES = 4 * 2**20
 """From this size on, a block goes back to the system as it is freed, once that was asked for."""
 _GLIBC_LARGE_BLOCK_BYTES = 32 * 2**20
 """What glibc comes to by itself."""
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_MMAP_MAX = -1, -3, -4  # malloc.h
+_OWN_GROUP, _GROUPS = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
 _NEVER, _MAPPED_BLOCKS = -1, 65536
 _lock = threading.Lock()
 _keeping = 0
@@ -86,14 +90,39 @@ def free_memory_bytes() -> float:
     return min((*_system_free(), *_groups_free()), default=math.inf)
 
 
-def _system_free(meminfo: Path = Path("/proc/meminfo")) -> Iterator[int]:
-    for name, amount in _pairs(meminfo):
-        if name == "MemAvailable:":
+def total_memory_bytes() -> float:
+    """Return the memory of the system, or of the smallest control group around this process; infinite where it is unknown."""
+    return min((*_system_free(name="MemTotal:"), *(most for _, most in _group_limits())), default=math.inf)
+
+
+def check_fits(size: int, path: str | os.PathLike[str]) -> None:
+    """Raise InputError for voxels that cannot fit into memory; the system would end the process.
+
+    Up to half of all memory is let through, because files that the system keeps in memory may count as used.
+    """
+    most = max(free_memory_bytes(), total_memory_bytes() / 2)
+    if size > most:
+        raise InputError(
+            f"{path}: its voxels take {size / GB:.3g} GB of main memory, expected at most {most / GB:.3g} GB; give a smaller "
+            "study, or more memory"
+        )
+
+
+def _system_free(meminfo: Path = Path("/proc/meminfo"), name: str = "MemAvailable:") -> Iterator[int]:
+    for line, amount in _pairs(meminfo):
+        if line == name:
             yield 1024 * amount
 
 
-def _groups_free(own: Path = Path("/proc/self/cgroup"), root: Path = Path("/sys/fs/cgroup")) -> Iterator[int]:
-    """What each control group (version 2) from this process's own up to the root leaves; page cache counts as free."""
+def _groups_free(own: Path = _OWN_GROUP, root: Path = _GROUPS) -> Iterator[int]:
+    """Yield what each control group leaves; page cache counts as free."""
+    for group, most in _group_limits(own, root):
+        pages = dict(_pairs(group / "memory.stat")).get("inactive_file", 0)
+        yield most - int((group / "memory.current").read_text()) + pages
+
+
+def _group_limits(own: Path = _OWN_GROUP, root: Path = _GROUPS) -> Iterator[tuple[Path, int]]:
+    """Yield each control group (version 2) that has a limit, from this process's own up to the root, and the limit."""
     if not own.exists():
         return
     mine = next((line[3:] for line in own.read_text().splitlines() if line.startswith("0::")), "/")
@@ -101,8 +130,7 @@ def _groups_free(own: Path = Path("/proc/self/cgroup"), root: Path = Path("/sys/
     for group in (folder, *folder.parents):
         limit = group / "memory.max"
         if group.is_relative_to(root) and limit.exists() and (most := limit.read_text().strip()) != "max":
-            pages = dict(_pairs(group / "memory.stat")).get("inactive_file", 0)
-            yield int(most) - int((group / "memory.current").read_text()) + pages
+            yield group, int(most)
 
 
 def _pairs(path: Path) -> Iterator[tuple[str, int]]:

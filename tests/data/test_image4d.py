@@ -457,6 +457,25 @@ def test_a_header_that_announces_terabytes_is_refused_before_memory_is_asked_for
             read_image(lay(tmp_path / name, header, ramp()))
 
 
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
+def test_more_than_memory_holds_is_refused_before_it_is_read(suffix, tmp_path, monkeypatch):
+    """Compressed zeros of a few kB may be gigabytes; frame by frame they are still read."""
+    path = lay(tmp_path / f"a{suffix}", make_header(dtype="u1"), ramp())
+    for read, needed in ((read_label, 120), (read_image, 480)):
+        memory(needed - 1, monkeypatch)
+        with pytest.raises(InputError, match="main memory"):
+            read(path)
+        assert len(list(read_frames(path))) == 5
+        memory(needed, monkeypatch)
+        read(path)
+
+
+def memory(size, monkeypatch):
+    """Let the machine have this many bytes of main memory, all free."""
+    monkeypatch.setattr("unet4d.main_memory.free_memory_bytes", lambda: size)
+    monkeypatch.setattr("unet4d.main_memory.total_memory_bytes", lambda: size)
+
+
 BAD_HEADERS = {
     "complex64": (make_header(dtype="<c8"), "complex64"),
     "RGB": (make_header(datatype=128, bitpix=24), "code 128"),

@@ -31,6 +31,7 @@ from unet4d.data.nifti import (
 )
 from unet4d.errors import InputError
 from unet4d.files import replacing
+from unet4d.main_memory import check_fits
 
 INTEGER_TOLERANCE = 1e-3  # a label stored with a scale slope may come back as 0.9999
 
@@ -164,6 +165,7 @@ def read_image(
     if not paths or (channels_last and len(paths) > 1):
         raise InputError(f"{len(paths)} image files came; wanted one, or (without channels_last) one a channel")
     header, frames = read_header(paths[0])
+    check_fits(4 * len(paths) * math.prod(frames), paths[0])
     volumes = np.empty((len(paths), *frames), dtype=np.float32)  # (files, T, X, Y, Z)
     maps = [] if channels_last else channels_of(kinds, MAP)
     for channel, (one, out) in enumerate(zip(paths, volumes, strict=True)):
@@ -235,6 +237,7 @@ def read_label(path: PathLike, *, like: Image4D | None = None) -> np.ndarray:
     with opened(path) as (header, shape, volumes):
         if like is not None:
             check_same_grid(path, header, shape[1:], like.source or "the image", like.header, like.grid)
+        check_fits(math.prod(shape), path)
         label = np.empty(shape, dtype=np.uint8)
         for t, volume in enumerate(volumes):
             whole = np.rint(volume) if volume.dtype.kind == "f" else volume

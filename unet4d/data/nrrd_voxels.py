@@ -20,7 +20,7 @@ import numpy as np
 from unet4d.data.inside import path_inside
 from unet4d.errors import InputError
 from unet4d.files import open_regular
-from unet4d.main_memory import free_memory_bytes
+from unet4d.main_memory import check_fits
 
 _ASCII, _GZIP, _BZIP2 = ("ascii", "text", "txt"), ("gzip", "gz"), ("bzip2", "bz2")
 _MAX_RATIO = 1040  # deflate cannot expand further, so a header that announces more is wrong
@@ -115,11 +115,7 @@ def _bounded(stream: BinaryIO, size: int, most: float, path: Path) -> bytearray:
     """Read exactly `size` bytes, block by block, so that no memory is taken for bytes that do not come."""
     if size > most:
         raise EOFError(f"its header announces {size} bytes of voxels")
-    free = free_memory_bytes()
-    if size > free:
-        raise InputError(
-            f"{path}: its {size} bytes of voxels are more than free memory ({free:.0f}); give a smaller file"
-        )
+    check_fits(size, path)
     data = bytearray()
     while len(data) < size and (block := stream.read(min(_BLOCK, size - len(data)))):
         data += block

@@ -185,6 +185,17 @@ def test_a_deflated_file_that_was_cut_off_is_named(cut, tmp_path):
     assert str(saved[5]) in refusal(tmp_path)
 
 
+def test_a_deflated_file_that_inflates_to_more_than_memory_holds_is_named(tmp_path, monkeypatch):
+    datasets = files.single_frames(ARRAY, AFFINE, by_trigger)
+    datasets[5].file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+    saved = files.save(datasets, tmp_path)
+    assert_is(image_of(tmp_path))
+    monkeypatch.setattr("unet4d.data.dicom.files.free_memory_bytes", lambda: 4 * 500)
+    said = refusal(tmp_path)
+    assert "more than memory holds" in said
+    assert str(saved[5]) in said
+
+
 @pytest.mark.parametrize(
     ("module", "name"), [("unet4d.data.dicom.files", "planes_of"), ("pydicom.pixels", "iter_pixels")]
 )
@@ -209,12 +220,10 @@ def test_an_absurd_size_is_refused_by_name_and_takes_no_memory(tmp_path):
 
 
 def test_more_than_memory_holds_is_refused_by_its_size(tmp_path, monkeypatch):
-    def full(*args, **kwargs):
-        raise MemoryError
-
     files.save(files.single_frames(ARRAY, AFFINE, by_trigger), tmp_path)
-    monkeypatch.setattr(np, "empty", full)
-    assert "4 frames of 12 x 10 x 4 voxels, more than fits into memory" in refusal(tmp_path)
+    for name in ("free_memory_bytes", "total_memory_bytes"):
+        monkeypatch.setattr(f"unet4d.main_memory.{name}", lambda: 4 * ARRAY.size - 1)
+    assert "of main memory" in refusal(tmp_path)
 
 
 @pytest.mark.parametrize(

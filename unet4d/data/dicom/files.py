@@ -9,21 +9,26 @@ from __future__ import annotations
 
 import os
 import warnings
+import zlib
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from unet4d.data.dicom.header import OtherObject, planes_of, series_of, tags
 from unet4d.data.dicom.plane import Plane, Series
 from unet4d.errors import InputError
 from unet4d.files import open_regular
+from unet4d.main_memory import free_memory_bytes
 from unet4d.system.progress_bar import ProgressBar
 from unet4d.system.signals import check_stop
 
 _MAGIC = b"DICM"
 _MAGIC_AT = 128
+_META = 4096  # bytes that the file meta information fits in
+_DEFLATED = b"1.2.840.10008.1.2.1.99"  # the transfer syntax
+_BLOCK = 2**20
 _INDEX = "Media Storage Directory"  # DICOMDIR: it lists files and holds nothing
 _FIRST_GROUP = (b"\x08\x00", b"\x00\x08")  # of a data set, in either byte order
 
@@ -150,6 +155,7 @@ def _read(file: Path, found: Found) -> None:
         warnings.simplefilter("ignore")  # pydicom's, of every value that is not quite as the standard wants it
         try:
             with open(file, "rb") as stream:
+                _check_inflated(stream)
                 dataset = dcmread(stream, force=True, stop_before_pixels=True, specific_tags=tags())
                 has_pixels = stream.read(1) != b"" or _is_deflated(dataset)
             kind = _kind(dataset)
@@ -164,6 +170,27 @@ def _read(file: Path, found: Found) -> None:
             found.others.append(Fault(file, str(other), series))
         except Exception as error:  # struct.error, zlib.error, ...: pydicom lets through what a damaged header leads to
             found.damaged.append(Fault(file, " ".join(str(error).split()) or "its header is damaged", series))
+
+
+def _check_inflated(stream: BinaryIO) -> None:
+    """Raise ValueError for a deflated file that holds more than memory does; pydicom inflates all of it to read a header."""
+    start = stream.read(_META)
+    stream.seek(0)
+    if _DEFLATED not in start:
+        return
+    stream.seek(
+        _MAGIC_AT + 16 + int.from_bytes(start[140:144], "little")
+    )  # behind the length of the file meta information
+    most, inflated, inflate = free_memory_bytes() / 4, 0, zlib.decompressobj(-zlib.MAX_WBITS)
+    while inflated <= most and not inflate.eof:
+        block = inflate.unconsumed_tail or stream.read(_META)
+        part = inflate.decompress(block, _BLOCK)
+        if not block and not part:  # cut off, which pydicom finds
+            break
+        inflated += len(part)
+    if inflated > most:
+        raise ValueError("its deflated content is more than memory holds; export it uncompressed")
+    stream.seek(0)
 
 
 def _is_deflated(dataset: Any) -> bool:

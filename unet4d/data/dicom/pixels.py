@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 
 from unet4d.data.dicom.stack import Stack
 from unet4d.errors import InputError
+from unet4d.main_memory import check_fits
 
 if TYPE_CHECKING:
     from pydicom.uid import UID
@@ -44,14 +46,8 @@ def read_voxels(stack: Stack) -> np.ndarray:
 
 
 def _empty(stack: Stack, file: Path) -> np.ndarray:
-    try:
-        return np.empty(stack.shape, dtype=np.float32)
-    except MemoryError as error:
-        frames, columns, rows, slices = stack.shape
-        raise InputError(
-            f"{file} and its series are {frames} frames of {columns} x {rows} x {slices} voxels, more than fits into memory; give "
-            "a smaller study, or more memory"
-        ) from error
+    check_fits(4 * math.prod(stack.shape), file)
+    return np.empty(stack.shape, dtype=np.float32)
 
 
 def _decoded(file: Path, indices: Sequence[int]) -> list[np.ndarray]:
