@@ -301,7 +301,7 @@ def spoil_bytes(file: Path) -> None:
         (spoil_bytes, r"truncated"),
     ],
 )
-def test_a_prediction_that_does_not_fit_is_refused_and_nothing_is_written(
+def test_a_prediction_that_does_not_fit_is_listed_and_the_others_are_scored(
     dataset: Path, predictions: Path, tmp_path: Path, spoil, words: str
 ):
     spoil(predictions / "b.nii.gz")
@@ -309,7 +309,36 @@ def test_a_prediction_that_does_not_fit_is_refused_and_nothing_is_written(
         evaluate(dataset, predictions, tmp_path / "out")
     assert str(predictions / "b.nii.gz") in str(caught.value)
     assert "\n" not in str(caught.value)
+    summary = json.loads((tmp_path / "out/summary.json").read_text())
+    assert list(summary["failed"]) == ["b"]
+    assert "b" not in summary["per_case"]
+    assert summary["per_case"]
+
+
+def test_where_no_study_can_be_scored_nothing_is_written(dataset: Path, predictions: Path, tmp_path: Path):
+    for file in predictions.glob("*.nii.gz"):
+        spoil_bytes(file)
+    with pytest.raises(InputError, match="nothing was written"):
+        evaluate(dataset, predictions, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_an_unexpected_exception_of_one_study_is_its_failure(
+    dataset: Path, predictions: Path, tmp_path: Path, monkeypatch
+):
+    import importlib
+
+    module = importlib.import_module("unet4d.evaluate")
+
+    def failing(one, *given, score=module.score, **more):
+        if one.name == "b":
+            raise KeyError("bug")
+        return score(one, *given, **more)
+
+    monkeypatch.setattr(module, "score", failing)
+    with pytest.raises(InputError, match=r"b: unexpected KeyError"):
+        evaluate(dataset, predictions, tmp_path / "out")
+    assert (tmp_path / "out/metrics.csv").exists()
 
 
 def test_folders_that_hold_nothing_to_score(dataset: Path, tmp_path: Path):

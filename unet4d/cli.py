@@ -33,7 +33,7 @@ Every command explains itself:  unet4d COMMAND --help"""
 
 INTERRUPTED = 130
 _RESULT_IS_PRINTED = ("info", "verify", "compare")
-"""Commands whose result is what they print; the others write files."""
+"""Commands that print their result; the others write files."""
 _OUT_OF_MEMORY = {
     "train": "let unet4d plan choose, or lower --train.batch_size, --data.frames, --data.patch_size or --inference.sw_batch_size",
     "predict": "use --device cpu, or another GPU",
@@ -155,14 +155,16 @@ def _parsed(arguments: Sequence[str]) -> tuple[str, Namespace]:
     command.options(parser)
     given = list(arguments[1:])
     if any("\0" in word for word in given):
-        raise InputError("an argument holds a null byte; wanted a text without; correct it")
+        raise InputError("got an argument with a null byte, expected a text without; remove it")
     if name in ("train", "plan"):
         given = _files_first(given)
         check_config_files(given)
     try:
         return name, parser.parse_args(given)
     except RecursionError as error:
-        raise InputError("a value is nested too deep; wanted a plain value or a list; correct it") from error
+        raise InputError(
+            "got a value that is nested too deep, expected a plain value or a list; remove the brackets"
+        ) from error
 
 
 def _files_first(given: list[str]) -> list[str]:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal
 
 from unet4d.errors import InputError
+from unet4d.system.checks import check_ranges, check_types, described, require
 
 Size = tuple[int, int, int]
 """Per axis X, Y, Z."""
 Precision = Literal["auto", "bf16", "fp16", "tf32", "fp32"]
+MOST, MOST_CHANNELS, MOST_LEVELS, MOST_VOXELS = 10**6, 8192, 16, 2**28
+"""The largest counts, channels of a layer, levels of a network and voxels of a patch that a setting may ask for."""
 CHANNELS = (32, 64, 128, 256, 320)
 FRAMES = 8
 BATCH_SIZE = 2
@@ -21,19 +25,6 @@ def triple(values: Iterable[int]) -> Size:
     """Three numbers as a tuple (X, Y, Z)."""
     x, y, z = values
     return x, y, z
-
-
-def _require(holds: bool, name: str, came: object, wanted: str) -> None:
-    if not holds:
-        raise InputError(f"{name} is {came}; wanted {wanted}; correct it in the config or on the command line")
-
-
-def _require_choices(section: Any, name: str) -> None:
-    """Check every setting of a dataclass that has a list of choices for a type."""
-    for key, kind in get_type_hints(type(section)).items():
-        if get_origin(kind) is Literal:
-            value = getattr(section, key)
-            _require(value in get_args(kind), f"{name}.{key}", repr(value), f"one of {', '.join(get_args(kind))}")
 
 
 @dataclass
@@ -74,20 +65,23 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         """Check every value."""
-        _require_choices(self, "data")
-        _require(self.folds >= 2, "data.folds", self.folds, "2 or more")
+        check_types(self, "data")
+        check_ranges(
+            self, "data", {"folds": (2, 10_000), "frames": (1, MOST), "max_stride": (1, MOST), "workers": (0, 1024)}
+        )
         for name in ("plane_spacing_mm", "slice_spacing_mm"):
             value = getattr(self, name)
-            _require(value is None or value > 0, f"data.{name}", value, "a spacing above 0 mm")
+            require(
+                value is None or 0 < value <= 10_000, f"data.{name}", value, "a spacing above 0 mm, at most 10000 mm"
+            )
         if self.patch_size is not None:
             fits = len(self.patch_size) == 3 and min(self.patch_size) >= 1
-            _require(fits, "data.patch_size", self.patch_size, "three sizes of 1 voxel or more")
+            require(fits, "data.patch_size", self.patch_size, "three sizes of 1 voxel or more")
+            voxels = math.prod(self.patch_size)
+            require(voxels <= MOST_VOXELS, "data.patch_size", self.patch_size, f"at most {MOST_VOXELS} voxels")
             self.patch_size = triple(self.patch_size)
-        _require(self.frames is None or self.frames >= 1, "data.frames", self.frames, "1 or more")
-        _require(self.max_stride >= 1, "data.max_stride", self.max_stride, "1 or more")
-        _require(0 <= self.foreground <= 1, "data.foreground", self.foreground, "a share from 0 to 1")
-        _require(set(self.flip_axes) <= {0, 1, 2}, "data.flip_axes", self.flip_axes, "a list of axes among 0, 1 and 2")
-        _require(self.workers is None or self.workers >= 0, "data.workers", self.workers, "0 or more")
+        require(0 <= self.foreground <= 1, "data.foreground", self.foreground, "a share from 0 to 1")
+        require(set(self.flip_axes) <= {0, 1, 2}, "data.flip_axes", self.flip_axes, "a list of axes among 0, 1 and 2")
 
 
 @dataclass
@@ -115,34 +109,33 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         """Check every value."""
-        _require_choices(self, "model")
+        check_types(self, "model")
         levels = len(self.channels)
-        _require(
+        require(
             levels >= 2 and min(self.channels) >= 1,
             "model.channels",
             self.channels,
             "two or more levels of 1 channel or more",
         )
+        require(levels <= MOST_LEVELS, "model.channels", self.channels, f"at most {MOST_LEVELS} levels")
+        ranges = {"channels": (1, MOST_CHANNELS), "lstm_channels": (0, MOST_CHANNELS), "lstm_layers": (1, 64)}
+        check_ranges(self, "model", {**ranges, "strides": (1, 64), "kernel_size": (1, 31)})
         if isinstance(self.lstm_channels, list):
-            _require(
+            require(
                 len(self.lstm_channels) == levels,
                 "model.lstm_channels",
                 self.lstm_channels,
                 f"one number a level, {levels}",
             )
-        _require(
-            min(self.lstm_channels_per_level()) >= 0, "model.lstm_channels", self.lstm_channels, "numbers of 0 or more"
-        )
-        _require(self.lstm_layers >= 1, "model.lstm_layers", self.lstm_layers, "1 or more")
-        _require(0 <= self.dropout < 1, "model.dropout", self.dropout, "a share from 0 to below 1")
+        require(0 <= self.dropout < 1, "model.dropout", self.dropout, "a share from 0 to below 1")
         for name, count in (("strides", levels - 1), ("kernel_size", levels)):
             sizes = getattr(self, name)
             if sizes is not None:
                 fits = len(sizes) == count and all(len(size) == 3 and min(size) >= 1 for size in sizes)
-                _require(fits, f"model.{name}", sizes, f"{count} triples (X, Y, Z) of 1 or more for {levels} levels")
+                require(fits, f"model.{name}", sizes, f"{count} triples (X, Y, Z) of 1 or more for {levels} levels")
                 setattr(self, name, [triple(size) for size in sizes])
         if self.kernel_size is not None:
-            _require(
+            require(
                 all(k % 2 for size in self.kernel_size for k in size),
                 "model.kernel_size",
                 self.kernel_size,
@@ -201,14 +194,15 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         """Check every value."""
-        _require_choices(self, "train")
-        for name in ("epochs", "steps_per_epoch", "batch_size", "accumulate", "validate_every"):
-            value = getattr(self, name)
-            _require(value is None or value >= 1, f"train.{name}", value, "1 or more")
-        _require(self.learning_rate > 0, "train.learning_rate", self.learning_rate, "a number above 0")
-        for name in ("weight_decay", "warmup_steps", "gradient_clip", "skip_limit"):
-            _require(getattr(self, name) >= 0, f"train.{name}", getattr(self, name), "0 or more")
-        _require(0 <= self.ema < 1, "train.ema", self.ema, "a decay from 0 to below 1, such as 0.999")
+        check_types(self, "train")
+        counts = ("epochs", "steps_per_epoch", "batch_size", "accumulate", "validate_every")
+        check_ranges(self, "train", dict.fromkeys(counts, (1, MOST)))
+        check_ranges(self, "train", {"weight_decay": (0, 1000), "gradient_clip": (0, 1e30)})
+        check_ranges(self, "train", {"warmup_steps": (0, MOST**2), "skip_limit": (0, MOST**2)})
+        require(
+            0 < self.learning_rate <= 1000, "train.learning_rate", self.learning_rate, "a number above 0, at most 1000"
+        )
+        require(0 <= self.ema < 1, "train.ema", self.ema, "a decay from 0 to below 1, such as 0.999")
 
 
 @dataclass
@@ -228,11 +222,8 @@ class MemoryConfig:
 
     def __post_init__(self) -> None:
         """Check every value."""
-        _require_choices(self, "memory")
-        _require(
-            self.chunk_frames is None or self.chunk_frames >= 0, "memory.chunk_frames", self.chunk_frames, "0 or more"
-        )
-        _require(self.group_chunks >= 1, "memory.group_chunks", self.group_chunks, "1 or more")
+        check_types(self, "memory")
+        check_ranges(self, "memory", {"chunk_frames": (0, MOST), "group_chunks": (1, MOST)})
 
 
 @dataclass
@@ -252,12 +243,10 @@ class InferenceConfig:
 
     def __post_init__(self) -> None:
         """Check every value."""
-        _require(0 <= self.overlap < 1, "inference.overlap", self.overlap, "a share from 0 to below 1")
-        for name in ("sw_batch_size", "chunk_frames"):
-            value = getattr(self, name)
-            _require(value is None or value >= 1, f"inference.{name}", value, "1 or more")
+        require(0 <= self.overlap < 1, "inference.overlap", self.overlap, "a share from 0 to below 1")
+        check_ranges(self, "inference", {"sw_batch_size": (1, MOST), "chunk_frames": (1, MOST)})
         axes = self.mirror_axes
-        _require(set(axes) <= {0, 1, 2}, "inference.mirror_axes", axes, "a list of axes among 0, 1 and 2")
+        require(set(axes) <= {0, 1, 2}, "inference.mirror_axes", axes, "a list of axes among 0, 1 and 2")
 
 
 @dataclass
@@ -276,8 +265,9 @@ class Config:
 
     def __post_init__(self) -> None:
         """Check the values that concern one another."""
-        _require(self.seed >= 0, "seed", self.seed, "0 or more")
-        _require(0 <= self.fold < self.data.folds, "fold", self.fold, f"a number from 0 to {self.data.folds - 1}")
+        check_types(self, "config")
+        require(0 <= self.seed < 2**64, "seed", self.seed, "0 or more, below 2**64")
+        require(0 <= self.fold < self.data.folds, "fold", self.fold, f"a number from 0 to {self.data.folds - 1}")
 
     def as_dict(self) -> dict[str, Any]:
         """Plain Python values only (dict, list, str, int, float, bool, None), fit for YAML, JSON and checkpoints."""
@@ -292,6 +282,8 @@ class Config:
         """
         sections = {f.name: f.default_factory for f in dataclasses.fields(cls) if callable(f.default_factory)}
         built = {}
+        if not isinstance(values, Mapping):
+            raise InputError(f"the configuration is {described(values)}; wanted settings by name")
         for key, value in values.items():
             built[key] = _build(sections[key], key, value) if key in sections else value
         return _build(cls, "config", built)
@@ -299,6 +291,8 @@ class Config:
 
 def _build(kind: Any, name: str, values: Mapping[str, Any]) -> Any:
     known = [f.name for f in dataclasses.fields(kind)]
+    if not isinstance(values, Mapping):
+        raise InputError(f"{name} is {described(values)}; wanted settings by name, such as {known[0]}")
     unknown = [key for key in values if key not in known]
     if unknown:
         raise InputError(f"{name} has the unknown key {unknown[0]!r}; known are {', '.join(known)}")

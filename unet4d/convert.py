@@ -20,6 +20,7 @@ from unet4d.data.image4d import Image4D, write_image
 from unet4d.data.study import Source, Study
 from unet4d.errors import InputError
 from unet4d.files import replacing, write_json
+from unet4d.system.failures import failure_of_study
 from unet4d.system.progress_bar import ProgressBar, print_line
 from unet4d.system.signals import stop_signals
 from unet4d.system.text import count, short_repr
@@ -80,8 +81,8 @@ def convert(
         for study in ProgressBar(_kept(found), "converting", unit="study"):
             try:
                 made[study.name] = _written(study, found, out)
-            except InputError as error:
-                failed[study.name] = str(error)
+            except Exception as error:
+                failed[study.name] = str(failure_of_study(error))
         if not made:
             raise InputError(f"none of {len(failed)} studies of {root} could be read: {_reasons(failed)}")
         entry = _description(found, name, time, list(made.values()))

@@ -1,13 +1,13 @@
 """`unet4d evaluate`: score label maps against reference labels, per case, frame and class, and over time.
 
-The predictions may be anybody's. Nothing is written before every study has been scored.
+The predictions may be anybody's. Nothing is written before every study has been tried; a study that fails is listed in the end.
 """
 
 from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +28,12 @@ from unet4d.data.references import (
 )
 from unet4d.errors import InputError
 from unet4d.evaluation import tables
-from unet4d.evaluation.scores import score
+from unet4d.evaluation.scores import Scores, score
 from unet4d.evaluation.summary import of_folds, summarise
 from unet4d.files import check_writable, write_json, write_text
 from unet4d.metrics import TOLERANCE_MM
 from unet4d.system.csv_file import csv_text
+from unet4d.system.failures import failure_of_study
 from unet4d.system.progress_bar import ProgressBar
 from unet4d.system.signals import stop_signals
 
@@ -66,8 +67,9 @@ def evaluate(
         The summary, as in summary.json.
 
     Raises:
-        InputError: a reference without prediction (with `predicted_only`: every one); another grid or number of frames; a
-            label value that the dataset does not name; a file that cannot be read.
+        InputError: a reference without prediction (with `predicted_only`: every one); or, after all others were scored and
+            written, studies with another grid or number of frames, a label value that the dataset does not name, or a file that
+            cannot be read.
     """
     if cases is not None and predicted_only:
         raise InputError("cases and predicted_only came together; wanted one of them; leave the other out")
@@ -82,12 +84,24 @@ def evaluate(
     classes = _classes(references, files, dataset, Path(prediction))
     folds, times = recorded_folds(Path(prediction)), recorded_times(Path(prediction))
     progress = ProgressBar(list(zip(references, files, strict=True)), "evaluating", unit="study")
-    scored = []
+    scored: list[Scores] = []
+    failed: dict[str, str] = {}
     for one, file in progress:
         time = (dataset.time if dataset else None) or times.get(one.name, "open")
-        scored.append(score(one, file, classes, dataset, cyclic=time == "cyclic", tolerance_mm=tolerance_mm))
+        try:
+            scored.append(score(one, file, classes, dataset, cyclic=time == "cyclic", tolerance_mm=tolerance_mm))
+        except Exception as error:
+            failed[one.name] = str(failure_of_study(error))
+    if not scored:
+        _raise_failed(failed, len(references), Path(out_dir))
     about = {"version": unet4d.__version__, "reference": str(reference), "prediction": str(prediction)}
-    summary = {**about, "not_scored": unmatched, "without_prediction": missing, "tolerance_mm": tolerance_mm}
+    summary = {
+        **about,
+        "not_scored": unmatched,
+        "without_prediction": missing,
+        "failed": failed,
+        "tolerance_mm": tolerance_mm,
+    }
     summary |= summarise(scored, classes) | of_folds(scored, classes, folds)
     out = Path(out_dir)
     for file_name, rows in (
@@ -102,7 +116,19 @@ def evaluate(
     if missing:
         print(f"{len(missing)} of {len(missing) + len(scored)} references have no prediction and are left out")
     print("", *(f"{out / file_name}   {what}" for file_name, what in tables.WRITTEN.items()), sep="\n")
+    _raise_failed(failed, len(references), out)
     return summary
+
+
+def _raise_failed(failed: Mapping[str, str], studies: int, out: Path) -> None:
+    """Raise an InputError that lists the studies that failed, if any did."""
+    if not failed:
+        return
+    if studies == 1:
+        raise InputError(next(iter(failed.values())))
+    rest = f"the other {studies - len(failed)} are in {out}" if len(failed) < studies else "nothing was written"
+    listed = "; ".join(f"{name}: {reason}" for name, reason in failed.items())
+    raise InputError(f"{len(failed)} of {studies} studies could not be scored, {rest}: {listed}")
 
 
 def _classes(
@@ -113,8 +139,17 @@ def _classes(
     if dataset is not None and named:
         return named
     paths = [*(one.path for one in references), *files]
-    found = sorted({int(value) for path in paths for value in np.unique(read_label(path)) if value})
+    found = sorted({value for path in paths for value in _values(path)})
     names = {value: name for name, value in (named or {}).items()}
     if not found and not names:
         raise InputError(f"{folder} and its references hold nothing but background; wanted a class to score")
     return {names.get(value, f"class {value}"): value for value in sorted({*found, *names})}
+
+
+def _values(path: Path) -> list[int]:
+    """Return the foreground values of a label map; none of one that cannot be read, which `score` reports."""
+    try:
+        return [int(value) for value in np.unique(read_label(path)) if value]
+    except Exception as error:
+        failure_of_study(error)
+        return []

@@ -65,7 +65,7 @@ def checked_path(path: str | os.PathLike[str]) -> Path:
     """
     path = Path(path)
     if "\0" in str(path):
-        raise InputError(f"{path} holds a null byte; wanted a path; correct it")
+        raise InputError(f"got {path} with a null byte, expected a path without; remove it")
     try:
         os.lstat(path)
     except OSError as error:

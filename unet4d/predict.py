@@ -34,6 +34,7 @@ from unet4d.prediction.shares import Share
 from unet4d.ranks import ALONE, Ranks
 from unet4d.segmentation import Models, Settings
 from unet4d.segmentation.check import check_models
+from unet4d.system.failures import failure_of_study
 from unet4d.system.signals import check_stop, stop_signals
 
 
@@ -192,9 +193,11 @@ def _made(
 
 def _outline(study: Study) -> Outline | None:
     """What a study is like, as its files and what is said of them have it; None where only reading it tells, or nothing does."""
-    with contextlib.suppress(Unet4DError):  # reading it will say what is wrong
+    try:
         return study.stream.outline() if study.stream else None
-    return None
+    except Exception as error:  # reading it will say what is wrong
+        failure_of_study(error)
+        return None
 
 
 def _tuned_steps(paths: Sequence[str | os.PathLike[str]], digests: Mapping[str, str]) -> list[Step]:

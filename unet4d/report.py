@@ -23,6 +23,7 @@ from unet4d.pages import Entry, Pictures, Segmented, index_page, study_page
 from unet4d.pages.provenance import recorded
 from unet4d.pages.scores import Evaluation, read_evaluation
 from unet4d.pictures import animation, class_colour, contour_sheet, save_picture, save_png, thumbnail, volume_curves
+from unet4d.system.failures import failure_of_study
 from unet4d.system.progress_bar import ProgressBar
 from unet4d.system.signals import stop_signals
 
@@ -77,8 +78,8 @@ def report(
                 raise InputError(f"{image} has no study for {name}; wanted one for each prediction, of its name")
             study = _segmented(name, file, known[name], named, recorded(folders, name), scores)
             entries.append(_reported(study, out, source.name))
-        except InputError as error:
-            failed[name] = str(error)
+        except Exception as error:
+            failed[name] = str(failure_of_study(error))
     if entries:
         write_text(out / INDEX, index_page(source.name, entries, failed, scores.summary if scores else None))
     _raise_failed(failed, len(maps), out / INDEX)
@@ -134,7 +135,7 @@ def _reported(study: Segmented, out: Path, collection: str) -> Entry:
     small_file = save_picture(folder / f"{study.name}_thumbnail.webp", small)
     file = "study_index.html" if study.name.lower() == "index" else f"{study.name}.html"
     write_text(out / file, study_page(study, _pictures(study, folder), INDEX, collection))
-    return Entry.of(study, quote(file), small_file)
+    return Entry.of(study, quote(os.fsencode(file)), small_file)
 
 
 def _pictures(study: Segmented, folder: Path) -> Pictures:

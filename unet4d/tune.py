@@ -26,6 +26,7 @@ from unet4d.postprocessing import write_steps
 from unet4d.predict import predict
 from unet4d.prediction.records import Records, digest
 from unet4d.step_choice import FLICKER, RULE, Choice, Flicker, Judged, Score, Trial, choose
+from unet4d.system.failures import failure_of_study
 from unet4d.system.progress_bar import ProgressBar
 from unet4d.system.signals import stop_signals
 
@@ -186,7 +187,14 @@ def _judged(
             raise InputError(f"{files[case.name]} is post-processed already; wanted the network's own answer; {_AGAIN}")
     settings = [made[case.name].get("settings") for case in cases]
     progress = ProgressBar(cases, "reading", unit="study")
-    judged = [_read(case, data, files[case.name], made[case.name].get("time") == "cyclic") for case in progress]
+    judged, failed = [], {}
+    for case in progress:
+        try:
+            judged.append(_read(case, data, files[case.name], made[case.name].get("time") == "cyclic"))
+        except Exception as error:
+            failed[case.name] = str(failure_of_study(error))
+    if failed:  # a choice on the others alone would be another one than was asked for
+        raise InputError("; ".join(f"{name}: {reason}" for name, reason in failed.items()))
     return judged, [one for i, one in enumerate(settings) if one not in settings[:i]]
 
 

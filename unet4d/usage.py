@@ -28,6 +28,8 @@ _WORDS = {
     list[str]: "a list of names [a, b]",
     list[Size]: "a list of triples [[2, 2, 1], [2, 2, 2]]",
 }
+_DEEPEST, _LONGEST = 10, 4000
+"""Levels of a configuration in YAML, and characters of a value in it."""
 _BAD_VALUE = re.compile(r'Parser key "(?P<key>[^"]+)": (?P<why>.*)(?:Got value|Given value): (?P<value>.*)$')
 _BAD_KEY = re.compile(r"(?:Group '(?P<group>.+)' does not accept option|Option) '(?P<key>.+?)'(?: is not accepted)?$")
 
@@ -108,13 +110,40 @@ def check_config_files(arguments: Sequence[str]) -> None:
 
 def _composed(path: Path) -> yaml.Node | None:
     try:
-        return yaml.compose(path.read_text(encoding="utf-8"), yaml.SafeLoader)
+        text = path.read_text(encoding="utf-8")
+        _check_plain(path, text)
+        return yaml.compose(text, yaml.SafeLoader)
     except FileNotFoundError as error:
         raise InputError(f"--config {path} is missing; give the path of an existing YAML file") from error
     except OSError as error:
         raise InputError(f"--config {path} cannot be read ({error.strerror}); give a YAML file") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"{path} is not valid YAML ({' '.join(str(error).split())}); correct it there") from error
+
+
+def _check_plain(path: Path, text: str) -> None:
+    """Check that YAML is plain settings, before anything is built from it: no aliases, which may stand for far more than is seen,
+    no tags, not nested deep, and no number that Python cannot hold.
+
+    Raises:
+        InputError: names the line.
+    """
+    depth = 0
+    for event in yaml.parse(text, yaml.SafeLoader):
+        where = f"{path}, line {event.start_mark.line + 1 if event.start_mark else 1}"
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > _DEEPEST:
+            raise InputError(
+                f"{where}: got settings nested too deep, expected at most {_DEEPEST} levels; correct it there"
+            )
+        if isinstance(event, yaml.AliasEvent):
+            raise InputError(f"{where}: got an alias (*{event.anchor}), expected its value; write it there")
+        if tag := getattr(event, "tag", None):
+            raise InputError(f"{where}: got the tag {tag}, expected a plain value; remove the tag")
+        if isinstance(event, yaml.ScalarEvent) and len(event.value) > _LONGEST:
+            raise InputError(
+                f"{where}: got a value of {len(event.value)} characters, expected at most {_LONGEST}; shorten it"
+            )
 
 
 def _keys(node: yaml.MappingNode, prefix: str = "") -> Iterator[tuple[str, int, bool]]:

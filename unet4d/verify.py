@@ -15,6 +15,7 @@ from unet4d.data.verification.summary import in_words
 from unet4d.data.verification.verification import Verification, verify_dataset
 from unet4d.errors import InputError
 from unet4d.files import write_json
+from unet4d.system.text import printable
 
 
 def verify(
@@ -58,7 +59,7 @@ def listed(faults: Sequence[Fault]) -> list[str]:
     lines = []
     for kind, alike in groupby(faults, key=lambda fault: fault.kind):
         severity, meaning = KINDS[kind]
-        lines += [f"{severity} {kind}: {meaning}", *(f"  {fault.message}" for fault in alike), ""]
+        lines += [f"{severity} {kind}: {meaning}", *(f"  {printable(fault.message)}" for fault in alike), ""]
     return lines
 
 

@@ -135,7 +135,9 @@ def split_folds(dataset: Dataset, folds: int = 5, seed: int = 0) -> list[list[st
     Raises:
         InputError: fewer than 2 folds, or fewer subjects than folds.
     """
-    subjects = sorted(dataset.subjects, key=lambda s: hashlib.sha256(f"{seed}/{s}".encode()).digest())
+    subjects = sorted(
+        dataset.subjects, key=lambda s: hashlib.sha256(f"{seed}/{s}".encode(errors="backslashreplace")).digest()
+    )
     if not 2 <= folds <= len(subjects):
         raise InputError(
             f"{folds} folds of {len(subjects)} labelled subjects ({dataset.root}); wanted 2 or more folds, and a subject "

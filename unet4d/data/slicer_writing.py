@@ -22,6 +22,7 @@ import numpy as np
 
 from unet4d.errors import InputError
 from unet4d.files import replacing, write_text
+from unet4d.system.text import printable
 
 _GZIP_LEVEL = 4
 _LPS = np.diag([-1.0, -1.0, 1.0])
@@ -176,7 +177,7 @@ def _write(
         "# http://teem.sourceforge.net/nrrd/format.html",
     ]
     lines += [f"{name}: {value}" for name, value in header.items()]
-    lines += [f"{name}:={value}" for name, value in about.items()]
+    lines += [f"{name}:={printable(str(value))}" for name, value in about.items()]
     with replacing(path) as temporary, open(temporary, "wb") as file:
         file.write("".join(f"{line}\n" for line in [*lines, ""]).encode())
         with gzip.GzipFile("", "wb", _GZIP_LEVEL, file, mtime=0) as packed:

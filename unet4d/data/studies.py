@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from unet4d.data.channels import KINDS
 from unet4d.data.convert import NO_OPTIONS, Options, detected, find, readable
 from unet4d.data.convert.nnunet import is_kind as is_nnunet
 from unet4d.data.dataset import read_dataset
@@ -152,6 +153,9 @@ def find_studies(
             dataset are asked for; a case that no dataset has; nobody was held out.
     """
     check_choice(cases, subjects is not None)
+    unknown_kinds = [kind for kind in channel_kinds if kind not in KINDS]
+    if unknown_kinds:
+        raise InputError(f"got the channel kind {unknown_kinds[0]!r}, expected one of {', '.join(KINDS)}; train again")
     found: list[Study] = []
     known: list[str] = []
     for given in expanded(inputs):

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import os
 import pickle
+import stat
 import warnings
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +19,8 @@ from unet4d.config import Config
 from unet4d.errors import InputError
 from unet4d.files import replacing
 from unet4d.model.tensor_shapes import load_with_shapes
+from unet4d.system.checks import described
+from unet4d.system.text import printable, shortened
 
 if TYPE_CHECKING:  # torch takes seconds to import, which info and the early checks of paths do without
     import torch
@@ -58,11 +62,56 @@ class Task:
         }
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Task:
-        """The inverse of `as_dict`."""
-        names, held_out = tuple(values["channel_names"]), tuple(values["held_out"])
-        kinds = tuple(values.get("channel_kinds", ["signal"] * len(names)))  # older checkpoints know no other
-        return cls(dict(values["labels"]), names, values["cyclic"], held_out, kinds)
+    def from_dict(cls, values: Any) -> Task:
+        """The inverse of `as_dict`.
+
+        Raises:
+            InputError: anything that `as_dict` would not give; says what.
+        """
+        if not isinstance(values, dict) or not values.keys() >= {"labels", "channel_names", "cyclic", "held_out"}:
+            raise InputError("got no task, expected labels, channel_names, cyclic and held_out")
+        names = _checked_names(values["channel_names"], "channel_names")
+        older = ["signal"] * len(names)  # checkpoints of old know no other kind
+        kinds = _checked_names(values.get("channel_kinds", older), "channel_kinds")
+        if not names or len(kinds) not in (0, len(names)):
+            raise InputError(
+                f"got {len(names)} channel_names, {len(kinds)} channel_kinds; expected one each per channel"
+            )
+        if not isinstance(values["cyclic"], bool):
+            raise InputError(f"got cyclic {described(values['cyclic'])}, expected true or false")
+        held_out = _checked_names(values["held_out"], "held_out")
+        return cls(_checked_labels(values["labels"]), names, values["cyclic"], held_out, kinds)
+
+
+def _checked_names(values: Any, what: str) -> tuple[str, ...]:
+    """Return a list of names as a tuple."""
+    if not isinstance(values, (list, tuple)) or not all(_is_name(name) for name in values):
+        raise InputError(f"got {what} {described(values)}, expected a list of printable names")
+    return tuple(values)
+
+
+def _checked_labels(labels: Any) -> dict[str, int]:
+    """Return class names with their values: background at 0 first, each value once, all from 0 to 255."""
+    if not isinstance(labels, dict) or not all(_is_name(name) for name in labels):
+        raise InputError(f"got labels {described(labels)}, expected values by printable class names")
+    values = list(labels.values())
+    whole = all(type(value) is int and 0 <= value <= 255 for value in values)
+    if not whole or len(values) < 2 or values[0] != 0 or len(set(values)) < len(values):
+        raise InputError(
+            f"got the label values {described(values)}, expected two or more whole numbers from 0 to 255, each once, background "
+            "(0) first"
+        )
+    return dict(labels)
+
+
+def _check_names(weights: Any) -> None:
+    """Raise an InputError unless weights, or what stands for them, come by name."""
+    if not isinstance(weights, dict) or not weights or not all(isinstance(name, str) for name in weights):
+        raise InputError("got no weights by name, expected those of a network")
+
+
+def _is_name(name: Any) -> bool:
+    return isinstance(name, str) and 0 < len(name) <= 1000 and printable(name) == name
 
 
 @dataclass(frozen=True)
@@ -110,10 +159,12 @@ def load_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
     """
     import torch
 
+    from unet4d.model.checkpoint_weights import check_weights
+
     with _whole(Path(path)), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about files that are refused
         content = torch.load(path, map_location="cpu", weights_only=True)
-    return _checked(content, Path(path))
+    return _checked(content, Path(path), lambda weights: check_weights(weights, Path(path).stat().st_size))
 
 
 def load_outline(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -124,7 +175,7 @@ def load_outline(path: str | os.PathLike[str]) -> dict[str, Any]:
     """
     with _whole(Path(path)):
         content = load_with_shapes(path)
-    return _checked(content, Path(path))
+    return _checked(content, Path(path), _check_names)
 
 
 @contextlib.contextmanager
@@ -134,9 +185,7 @@ def _whole(path: Path) -> Iterator[None]:
     The checksums are compared first: torch writes them, and loads numbers with flipped bits all the same.
     """
     try:
-        with zipfile.ZipFile(path) as archive:
-            if archive.testzip() is not None:
-                raise zipfile.BadZipFile
+        _check_archive(path)
         yield
     except FileNotFoundError as error:
         raise InputError(_missing(path)) from error
@@ -153,12 +202,50 @@ def _whole(path: Path) -> Iterator[None]:
         ) from error
 
 
-def _checked(content: Any, path: Path) -> dict[str, Any]:
+def _check_archive(path: Path) -> None:
+    """Check that a path is a file that is no larger in memory than on disk, and whole.
+
+    Raises:
+        OSError: it is no file, or cannot be read.
+        zipfile.BadZipFile: it is no archive as torch writes it.
+    """
+    about = path.stat()
+    if stat.S_ISFIFO(about.st_mode) or stat.S_ISCHR(about.st_mode) or stat.S_ISSOCK(about.st_mode):
+        raise OSError(errno.EINVAL, "not a file")
+    with zipfile.ZipFile(path) as archive:
+        entries = archive.infolist()
+        packed = any(entry.compress_type != zipfile.ZIP_STORED for entry in entries)
+        if packed or sum(entry.file_size for entry in entries) > about.st_size:
+            raise zipfile.BadZipFile  # torch compresses nothing
+        if archive.testzip() is not None:
+            raise zipfile.BadZipFile
+
+
+def _checked(content: Any, path: Path, check: Callable[[Any], None]) -> dict[str, Any]:
     """Return the content of a checkpoint file; raise InputError where it is not one of this package."""
     if not isinstance(content, dict) or content.get("format") != FORMAT or not content.keys() >= _KEYS:
         found = content.get("format", "something else") if isinstance(content, dict) else type(content).__name__
-        raise InputError(f"{path} holds {found!r}; wanted a whole {FORMAT!r} written by unet4d train")
+        raise InputError(f"{path} holds '{described(found)}'; wanted a whole {FORMAT!r} written by unet4d train")
+    with _fitting(path):
+        check(content["network"])
+        if not isinstance(content["training"], dict):
+            raise InputError("got no state of its training, expected values by name")
+        Config.from_dict(content["config"])
+        Task.from_dict(content["task"])
     return content
+
+
+@contextlib.contextmanager
+def _fitting(path: Path) -> Iterator[None]:
+    """Turn what is wrong with the content of a checkpoint, as found within, into an InputError that names the file."""
+    try:
+        yield
+    except (InputError, TypeError, RecursionError, RuntimeError) as error:
+        reason = shortened(" ".join(str(error).split()) or type(error).__name__, 300)
+        raise InputError(
+            f"{path} does not fit this version of unet4d ({reason}); wanted a checkpoint of this version; train again, or "
+            "use the version that wrote it"
+        ) from error
 
 
 def checkpoint_of(path: str | os.PathLike[str]) -> Path:
@@ -194,6 +281,7 @@ def load_model(path: str | os.PathLike[str], device: str | torch.device = "cpu")
         InputError: there is no checkpoint there, or the first one there is not whole; the next one is another model, so it is named
             and not taken.
     """
+    from unet4d.model.checkpoint_weights import check_shapes
     from unet4d.model.clstm_unet import build_network
 
     path, *others = _checkpoints_of(path)
@@ -203,14 +291,9 @@ def load_model(path: str | os.PathLike[str], device: str | torch.device = "cpu")
         if not others:
             raise
         raise InputError(f"{error}, or take {others[0]}") from error
-    try:
+    with _fitting(path):
         config, task = Config.from_dict(content["config"]), Task.from_dict(content["task"])
+        check_shapes(config, len(task.channel_names), len(task.labels), content["network"])
         network = build_network(config.model, len(task.channel_names), len(task.labels))
         network.load_state_dict(content["network"])
-    except (InputError, KeyError, TypeError, AttributeError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise InputError(
-            f"{path} does not fit this version of unet4d ({reason}); wanted a checkpoint of this version; train again, or "
-            "use the version that wrote it"
-        ) from error
     return TrainedModel(network.to(device).eval(), config, task, path)

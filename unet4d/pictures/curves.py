@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from unet4d.pictures.png import class_colour, new_figure, rendered
+from unet4d.pictures.png import caption, class_colour, new_figure, rendered
 
 if TYPE_CHECKING:
     from matplotlib.lines import Line2D
@@ -42,7 +42,7 @@ def volume_curves(
     for index, (name, curve) in enumerate(curves_ml.items()):
         colour = (colours or {}).get(name, class_colour(index + 1))
         time = np.arange(len(curve)) * (frame_duration_s or 1)
-        axes.plot(time, curve, color=colour, linewidth=2, label=name, marker="." if len(curve) < 60 else "")
+        axes.plot(time, curve, color=colour, linewidth=2, label=caption(name), marker="." if len(curve) < 60 else "")
         for at, marker in ((int(np.argmax(curve)), "^"), (int(np.argmin(curve)), "v")):
             axes.plot(time[at], curve[at], marker, color=colour, markersize=9, markeredgecolor="#333333")
         if reference_ml and name in reference_ml:
@@ -63,7 +63,7 @@ def volume_curves(
     handles = [*axes.get_legend_handles_labels()[0], *_marker_legend(bool(reference_ml))]
     axes.legend(handles=handles, loc="upper left", bbox_to_anchor=(1.01, 1.02), frameon=False, fontsize=9)
     if title:
-        axes.set_title(title, loc="left", fontsize=11)
+        axes.set_title(caption(title), loc="left", fontsize=11)
     return rendered(figure)
 
 

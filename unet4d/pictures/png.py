@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import io
 import os
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from unet4d.files import replacing
+from unet4d.system.text import shortened
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -25,6 +27,12 @@ def class_colour(value: int) -> str:
     return PALETTE[(value - 1) % len(PALETTE)]
 
 
+def caption(name: str) -> str:
+    """Return the name of a class as a figure takes it: short, and without meaning to matplotlib's own small language."""
+    text = shortened(name, 40).replace("$", r"\$")
+    return f"\u200b{text}" if text.startswith("_") else text  # a legend leaves out what begins with "_"
+
+
 def new_figure(width: float, height: float, background: str) -> Figure:
     """A figure of its own, outside pyplot's global state, in inches."""
     from matplotlib.figure import Figure
@@ -37,7 +45,9 @@ def rendered(figure: Figure) -> np.ndarray:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     canvas = FigureCanvasAgg(figure)
-    canvas.draw()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)  # drawn as a box
+        canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from unet4d.files import replacing
 from unet4d.pictures.planes import Planes, lay_out, slices_in_use, spread, zoomed
-from unet4d.pictures.png import PALETTE, class_colour, new_figure, rendered
+from unet4d.pictures.png import PALETTE, caption, class_colour, new_figure, rendered
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -206,7 +206,7 @@ def _new_grid(
         x, y = (side + c * (cell_width + gap) + cell_width / 2) / page_width, 1 - (top - 0.06) / page_height
         figure.text(x, y, words, color=PALE, fontsize=9, ha="center", va="bottom")
     if title:
-        figure.text(side / page_width, 1 - 0.08 / page_height, title, color="white", fontsize=11, va="top")
+        figure.text(side / page_width, 1 - 0.08 / page_height, caption(title), color="white", fontsize=11, va="top")
     if handles:
         corner = (side / page_width, 0)
         figure.legend(
@@ -257,7 +257,8 @@ def _legend_handles(class_names: Mapping[int, str], with_reference: bool) -> lis
     from matplotlib.lines import Line2D
 
     handles = [
-        Line2D([], [], color=class_colour(value), linewidth=2, label=name) for value, name in class_names.items()
+        Line2D([], [], color=class_colour(value), linewidth=2, label=caption(name))
+        for value, name in class_names.items()
     ]
     if with_reference and handles:
         handles.append(Line2D([], [], color="white", linewidth=1, linestyle=(0, (3, 2)), label="reference"))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import math
 import shutil
 import sys
@@ -28,9 +27,11 @@ from unet4d.prediction.overlap import overlapped
 from unet4d.prediction.records import Stamp, check_unchanged, inputs_in_record, stamps
 from unet4d.segmentation import Answer, Models, Prepared, Settings, answer, prepare
 from unet4d.sizes import in_words
+from unet4d.system.failures import failure_of_study
 from unet4d.system.memory_errors import is_out_of_gpu_memory, is_out_of_main_memory, memory_error_reason
 from unet4d.system.progress_bar import ProgressBar, print_line
 from unet4d.system.signals import deferred_stop
+from unet4d.system.text import printable, shortened
 
 Value = TypeVar("Value")
 HASHED = "series-"
@@ -39,8 +40,6 @@ BESIDE_SHARE = 0.1
 """Of the memory, what a study may take that is read or written while another one is computed; segmentation leaves a fifth."""
 _COPIES, _UNPACKED = 8, 8
 """Of an image while it is read and resampled; bytes in memory for one on disk."""
-_DISK_ENDS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
-"""What the disk refuses to every study, not to one."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,7 +130,7 @@ class Batch:
     def _compute(self, job: Job, read: _Read | Unet4DError) -> _Computed | Unet4DError:
         if isinstance(read, Unet4DError):
             return read
-        self.bar.set_postfix_str(job.name)
+        self.bar.set_postfix_str(shortened(job.name, 40))
         began = time.perf_counter()
         try:
             found = _tried(lambda: self._answered(job, read.prepared))
@@ -156,11 +155,13 @@ class Batch:
         if isinstance(done, Unet4DError):
             return self._fail(job, done)
         self.written.append(done)
-        self._tell(f"done\t{job.name}\tframes={computed.like.frames}\tseconds={sum(computed.seconds.values()):.2f}")
+        self._tell(
+            f"done\t{printable(job.name)}\tframes={computed.like.frames}\tseconds={sum(computed.seconds.values()):.2f}"
+        )
 
     def _fail(self, job: Job, error: Unet4DError) -> None:
         self.failed[job.name] = error
-        self._tell(f"failed\t{job.name}\t{' '.join(str(error).split())}")
+        self._tell(f"failed\t{printable(job.name)}\t{' '.join(str(error).split())}")
 
     def _added(self, job: Job, computed: _Computed) -> Path:
         models = [str(one.path) for one in job.models]
@@ -173,12 +174,7 @@ class Batch:
             began = time.perf_counter()
             label = apply(label, job.steps, self.folder.labels, computed.time == "cyclic")
             seconds["postprocessing"] = time.perf_counter() - began
-        try:
-            return self.folder.add(job.name, label, probabilities, computed.like, made, entry, seconds, self.device)
-        except Unet4DError as error:
-            if isinstance(error.__cause__, OSError) and error.__cause__.errno in _DISK_ENDS:
-                raise _DiskError(str(error)) from error
-            raise
+        return self.folder.add(job.name, label, probabilities, computed.like, made, entry, seconds, self.device)
 
     def _may_be_ahead(self, job: Job) -> bool:
         """Whether it is so small that it may be read beside another study, which counts on all but a fifth of the memory."""
@@ -227,25 +223,18 @@ class Batch:
             print(line, flush=True)
 
 
-class _DiskError(Unet4DError):
-    """The disk refuses every study alike: going on would be work for nothing."""
-
-
 def _tried(work: Callable[[], Value]) -> Value | Unet4DError:
-    """What it gives, or what went wrong, which holds none of its memory and belongs to one study."""
+    """Return what it gives, or what went wrong with this study; what ends the batch is raised, see `failure_of_study`."""
     try:
         return work()
-    except _DiskError:
-        raise
-    except Unet4DError as error:
-        return type(error)(str(error))
-    except (MemoryError, RuntimeError) as error:
-        reason = memory_error_reason(error)
+    except Exception as error:
         if is_out_of_gpu_memory(error):
+            reason = memory_error_reason(error)
             return Unet4DError(f"the GPU is out of memory ({reason}); use --device cpu, or another GPU")
         if is_out_of_main_memory(error):
+            reason = memory_error_reason(error)
             return Unet4DError(f"the main memory is too small ({reason}); set --memory, or use a machine with more")
-        raise
+        return failure_of_study(error)
 
 
 def _reason(case: str, error: Unet4DError) -> str:

@@ -117,11 +117,16 @@ class Records:
 
     def forget_failure(self, case: str) -> None:
         """A case that failed once is whole now."""
-        _remove(self.failed / f"{case}.json")
+        _remove(self._failure(case))
 
     def keep_failure(self, case: str, reason: str) -> None:
         """Record why a case failed."""
-        write_json(self.failed / f"{case}.json", {"case": case, "reason": reason})
+        write_json(self._failure(case), {"case": case, "reason": reason})
+
+    def _failure(self, case: str) -> Path:
+        """Return where the failure of a case lies; a case may have failed because its name is too long for a file."""
+        name = case if len(os.fsencode(case)) <= 200 else hashlib.sha256(os.fsencode(case)).hexdigest()
+        return self.failed / f"{name}.json"
 
     def failures(self) -> dict[str, str]:
         """Case to the reason for which the last try at it failed."""

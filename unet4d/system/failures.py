@@ -8,6 +8,7 @@ import sys
 import traceback
 
 from unet4d.errors import InputError, ToldElsewhere, Unet4DError
+from unet4d.system.memory_errors import is_out_of_main_memory, memory_error_reason
 
 DEBUG = "UNET4D_DEBUG"
 """Environment variable: where it is set, an unexpected exception is printed with its traceback."""
@@ -66,6 +67,8 @@ def failure_of_study(error: Exception) -> Unet4DError:
         raise error
     if isinstance(error, Unet4DError):
         return type(error)(str(error))
+    if is_out_of_main_memory(error):
+        return Unet4DError(f"the main memory is too small ({memory_error_reason(error)}); use a machine with more")
     show_traceback(error)
     if isinstance(error, OSError):
         kind = InputError if is_bad_path(error) else Unet4DError
@@ -81,8 +84,9 @@ def show_traceback(error: Exception) -> None:
 
 
 def _ends_batch(error: Exception) -> bool:
-    if isinstance(error, OSError):
-        return error.errno in DISK_ENDS
+    for one in (error, error.__cause__):
+        if isinstance(one, OSError):
+            return one.errno in DISK_ENDS
     torch = sys.modules.get("torch")
     broken = torch is not None and isinstance(error, getattr(torch, "AcceleratorError", ()))
     return broken or (isinstance(error, RuntimeError) and str(error).startswith("CUDA error"))

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import re
+import reprlib
 import sys
 import unicodedata
 from collections.abc import Iterator
@@ -13,6 +14,17 @@ from typing import Any, TextIO
 
 _CURSOR_MOVES = re.compile(r"\r?\n*(?:\x1b\[A)*\r?")
 """What a progress bar writes by itself to move the cursor."""
+
+_SHORT = reprlib.Repr()  # of lists that repeat one another, str() may be larger than any memory
+_SHORT.maxlevel, _SHORT.maxlist, _SHORT.maxtuple, _SHORT.maxdict, _SHORT.maxstring, _SHORT.maxlong = (
+    3,
+    12,
+    12,
+    12,
+    200,
+    80,
+)
+_SHORT.maxother = 200
 
 
 def printable(text: str, keep: str = "") -> str:
@@ -40,8 +52,13 @@ def shortened(text: str, most: int = 60) -> str:
 
 
 def short_repr(value: object, most: int = 200) -> str:
-    """Return the representation of a value of any kind, shortened to at most `most` characters."""
-    return shortened(repr(value), most)
+    """Return the representation of a value of any kind, however large it is, shortened to at most `most` characters."""
+    if isinstance(value, str):
+        return shortened(repr(value), most)
+    try:
+        return shortened(_SHORT.repr(value), most)
+    except (ValueError, RecursionError):  # Python writes no integer of more than 4,300 digits
+        return f"{type(value).__name__} that is too large to show"
 
 
 def count(n: int, one: str, many: str = "") -> str:

@@ -12,6 +12,7 @@ from unet4d.config import Config
 from unet4d.errors import InputError
 from unet4d.files import remove_partial, replacing
 from unet4d.model.checkpoint import BEST, LAST, PREVIOUS, Task, load_checkpoint, save_checkpoint
+from unet4d.system.checks import described
 
 if TYPE_CHECKING:
     from torch import nn
@@ -115,7 +116,7 @@ def _is_usable(path: Path) -> bool:
 
 def position(training: Mapping[str, Any]) -> str:
     """The place in its run where a checkpoint was taken, by its "epoch", the number of those recorded, and "step", in words."""
-    return f"after step {training.get('step')}, epoch {training.get('epoch')} done"
+    return f"after step {described(training.get('step'))}, epoch {described(training.get('epoch'))} done"
 
 
 def _link(path: Path, other: Path) -> None:

@@ -21,6 +21,7 @@ from unet4d.data.verification.study_facts import StudyFacts
 from unet4d.data.verification.summary import fingerprint_of
 from unet4d.errors import InputError, Unet4DError
 from unet4d.files import read_json, write_json
+from unet4d.system.failures import failure_of_study
 from unet4d.system.progress_bar import ProgressBar
 from unet4d.system.threads import each_done
 
@@ -112,8 +113,12 @@ def _check_into(known: dict[str, Result], todo: Sequence[tuple[str, Case]], data
 
 
 def _check(case: Case, dataset: Dataset) -> Result:
-    image = check_image(case, dataset.channel_names, dataset.time)
-    labels = check_label(case, dataset, image)
+    try:
+        image = check_image(case, dataset.channel_names, dataset.time)
+        labels = check_label(case, dataset, image)
+    except Exception as error:
+        message = f"{case.images[0]}: {failure_of_study(error)}"
+        return None, (Fault("unreadable", message, str(case.images[0]), case.name).below(dataset.root),)
     return image.facts, tuple(fault.below(dataset.root) for fault in (*image.faults, *labels))
 
 
