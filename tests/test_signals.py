@@ -119,6 +119,16 @@ def test_a_signal_that_came_too_late_is_passed_on_to_the_caller():
         signal.raise_signal(signal.SIGINT)
 
 
+def test_under_torchrun_a_signal_that_comes_twice_stops_once(monkeypatch):
+    """Ctrl-C and scancel reach torchrun and its processes, and torchrun passes the signal on to them."""
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    with stopped_within(match="stopped by SIGTERM"):
+        signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGINT)
+        check_stop()
+
+
 def test_another_thread_changes_no_handlers_and_is_not_stopped():
     seen = []
 

@@ -1,7 +1,8 @@
 """Stop signals: their handlers only note SIGTERM and SIGINT, and every long loop asks `check_stop` between two steps.
 
 A handler that raised could do so anywhere: inside a lock, or inside a library's `except Exception`. A second signal ends the
-process at once, since the first one restores the default actions. Files are whole at any moment, see `unet4d.files`.
+process at once, since the first one restores the default actions. Files are whole at any moment, see `unet4d.files`. Under torchrun
+each further signal is ignored: torchrun passes on what its whole process group received already, and kills what does not end.
 
 Slurm's scancel, a preemption and Ctrl-C reach every process of a group. Workers ignore them, see `ignore_stop_signals`.
 """
@@ -19,6 +20,8 @@ from typing import Any
 from unet4d.errors import Stopped
 
 STOPPING = (signal.SIGTERM, signal.SIGINT)
+TORCHRUN = "TORCHELASTIC_RUN_ID"
+"""An environment variable that torchrun sets for each of its processes."""
 AGAIN = "what is written is whole; run the same command again"
 """The advice where nothing better is known."""
 
@@ -130,12 +133,14 @@ def ignore_stop_signals(worker: int = 0) -> None:
 
 def _note(number: int, frame: FrameType | None) -> None:
     """Note the first signal, and leave the next one to the system, which ends the process even inside a lock."""
-    for other in STOPPING:
-        signal.signal(other, signal.SIG_DFL)
-    if os.getpid() != _state.process or not _state.advice:  # a process forked in here has nothing to finish: it obeys
+    forked = os.getpid() != _state.process or not _state.advice
+    if forked or TORCHRUN not in os.environ:
+        for other in STOPPING:
+            signal.signal(other, signal.SIG_DFL)
+    if forked:  # it has nothing to finish: it obeys
         os.kill(os.getpid(), number)
         return
-    _state.noted = signal.Signals(number)
+    _state.noted = _state.noted or signal.Signals(number)
 
 
 def _reset() -> None:
