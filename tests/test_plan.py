@@ -15,19 +15,20 @@ import pytest
 import torch
 import yaml
 
-from unet4d.candidates import Counts, candidates, planned_model, usual_largest, ways, whole_study
+from unet4d.candidates import Counts, candidates, planned_model, same_view, usual_largest, ways, whole_study
 from unet4d.config import Config, DataConfig, MemoryConfig, ModelConfig, TrainConfig
 from unet4d.data.fingerprint import Fingerprint
-from unet4d.model.fitting import CONTEXT_BYTES, GB
-from unet4d.plan import Plan, plan
+from unet4d.model.fitting import CONTEXT_BYTES, GB, NCCL_BYTES, Fit, sufficient_bytes
+from unet4d.model.memory import StepMemory
+from unet4d.plan import Plan, _cheapest, plan
 
 PLAIN = MemoryConfig(0, lstm="gates")
 CINE = Fingerprint(1.4, (1.4, 1.4, 10.0), ((250, 256, 11), (200, 220, 10), (220, 240, 9)), (30, 25, 28))
 
 
-def with_room(megabytes: float) -> float:
-    """The size in GB of a GPU that has so much for a training step."""
-    return (CONTEXT_BYTES + megabytes * 1e6) / GB
+def with_room(megabytes: float, gpus: int = 1) -> float:
+    """The size in GB of a GPU that has this much for a training step, the spare included."""
+    return (CONTEXT_BYTES + megabytes * 1e6 + NCCL_BYTES * (gpus > 1)) / GB
 
 
 def small(frame_wise: bool = False, memory: MemoryConfig | None = None, **data) -> Config:
@@ -115,7 +116,7 @@ def test_the_same_is_planned_twice(planned, headers, tmp_path):
 
 
 def test_of_the_ways_that_fit_the_fastest_is_taken(phantom, tmp_path):
-    made = plan(phantom, tmp_path / "plan.yaml", small(), with_room(14))
+    made = plan(phantom, tmp_path / "plan.yaml", small(), with_room(8))
     assert made.fit.memory != PLAIN
     assert made.config.memory == made.fit.memory
     counts = Counts(1, 4, lambda frames: frames, made.budget_bytes)
@@ -143,9 +144,82 @@ def test_the_candidates_go_from_what_sees_most_to_what_sees_least():
     # 250 x 256 x 11, rounded up to 16 x 16 x 2.
     assert (first.data.patch_size, first.data.frames, first.train.batch_size) == ((256, 256, 12), 30, 2)
     assert (second.data.patch_size, second.data.frames, second.train.batch_size) == ((256, 256, 12), 30, 1)
+    assert {(one.train.batch_size, one.train.accumulate) for one in found} == {(2, 1), (1, 2)}
     # A quarter, 63 x 64, rounded up; the slices stay.
     assert (last.data.patch_size, last.data.frames, last.train.batch_size) == ((64, 64, 12), 8, 1)
     assert {one.data.frames for one in found} == {30, 15, 8}
+
+
+def test_large_batches_are_candidates_for_whole_studies_of_large_datasets_alone():
+    def batches(studies: int, view: int) -> list[tuple[int, int]]:
+        options = same_view(candidates(Config(), CINE, studies))[view]
+        return [(one.train.batch_size, one.train.accumulate) for one in options]
+
+    assert batches(79, 0) == batches(10**6, 1) == [(2, 1), (1, 2)]
+    assert batches(80, 0) == [(4, 1), (2, 1), (1, 2)]
+    assert batches(160, 0) == [(8, 1), (4, 1), (2, 1), (1, 2)]
+    given = Config(train=TrainConfig(batch_size=3, accumulate=2))
+    assert {(one.train.batch_size, one.train.accumulate) for one in candidates(given, CINE, 10**6)} == {(3, 2)}
+    given = Config(train=TrainConfig(accumulate=4))
+    assert {(one.train.batch_size, one.train.accumulate) for one in candidates(given, CINE, 10**6)} == {(2, 4), (1, 4)}
+
+
+class MadeUpCounts(Counts):
+    """Counts of 100 bytes and 10 operations for each clip of a batch; in chunks a third of the bytes, and 16 operations."""
+
+    def exact(self, config: Config, memory: MemoryConfig) -> Fit:
+        clips, is_cut = config.train.batch_size, bool(memory.chunk_frames)
+        need = 100 * clips // (3 if is_cut else 1)
+        work = (16 if is_cut else 10) * clips * config.train.accumulate
+        return Fit(memory, StepMemory(need, need, 0, work))
+
+    fit = exact
+
+
+@pytest.mark.parametrize(
+    ("room", "batch", "is_cut"),
+    [(900, (8, 1), False), (300, (2, 1), False), (150, (1, 2), False), (80, (2, 1), True), (40, (1, 2), True)],
+)
+def test_of_the_batches_that_fit_the_one_that_computes_least_for_a_clip_is_taken(room, batch, is_cut):
+    """At 150 bytes 2 clips fit in chunks, and one after the other at once, which is 1.6 times cheaper."""
+    counts = MadeUpCounts(1, 4, lambda frames: frames, math.ceil(sufficient_bytes(room)))
+    chosen = _cheapest(same_view(candidates(Config(), CINE, 10**6))[0], counts)
+    assert (chosen.config.train.batch_size, chosen.config.train.accumulate) == batch
+    assert bool(chosen.fit.memory.chunk_frames) == is_cut
+
+
+def test_two_batches_of_one_clip_are_planned_where_one_of_two_would_have_to_be_cut(headers, tmp_path):
+    dataset, asked = headers((80, 64, 3, 10)), small(frames=4, patch_size=(64, 64, 3))
+    alone = dataclasses.replace(asked, train=TrainConfig(batch_size=1, accumulate=2), memory=PLAIN)
+    needed = plan(dataset, tmp_path / "one.yaml", alone, 24).fit.planned_bytes
+    made = plan(dataset, tmp_path / "plan.yaml", asked, with_room(sufficient_bytes(1.01 * needed) / 1e6))
+    assert (made.config.train.batch_size, made.config.train.accumulate) == (1, 2)
+    assert made.fit.step.largest_elements > 0
+    assert made.config.memory == PLAIN
+    assert "times the work to fit" in made.text.partition("train.accumulate")[2].partition("\n")[0]
+    assert Config.from_dict(yaml.safe_load(made.path.read_text())) == made.config
+
+
+def test_counts_of_several_batches_scaled_from_one_are_near_the_count():
+    first, *_ = candidates(small(frame_wise=True), CINE)
+    counts = Counts(1, 4, lambda frames: 2, 10**15)
+    counts.exact(first, PLAIN)
+    several = dataclasses.replace(first, train=dataclasses.replace(first.train, batch_size=1, accumulate=2))
+    scaled, exact = counts.fit(several, PLAIN), counts.exact(several, PLAIN)
+    assert scaled.planned_bytes == pytest.approx(exact.planned_bytes, rel=0.02)
+    assert scaled.step.flops == pytest.approx(exact.step.flops, rel=1e-3)
+
+
+def test_a_plan_that_leaves_most_of_the_card_empty_says_why(planned, headers, tmp_path):
+    dataset = headers((80, 64, 3, 10))
+    text = plan(dataset, tmp_path / "plan.yaml", small(True, PLAIN), 80).text
+    assert "100% of the GPU's memory stays empty" in text
+    assert "its 2 clips are enough for 2 training studies; raise --train.batch_size" in text
+    given = dataclasses.replace(small(True, PLAIN), train=TrainConfig(batch_size=2))
+    assert "--train.batch_size was given" in plan(dataset, tmp_path / "plan.yaml", given, 80).text
+    full = [made for made in planned.values() if made.fit.planned_bytes > made.budget_bytes / 2]
+    assert full
+    assert all("stays empty" not in made.text for made in full)
 
 
 def test_short_studies_are_not_clipped_and_small_ones_not_cut():
@@ -244,7 +318,8 @@ def test_a_config_file_and_the_command_line_are_kept(command, phantom, tmp_path)
 def test_several_gpus_hold_a_share_each_and_the_file_has_the_batch_of_all(headers, planned, tmp_path, gpus):
     for room in (20, 200):
         one = planned[room]
-        made = plan(headers((80, 64, 3, 10)), tmp_path / "plan.yaml", small(True, PLAIN), with_room(room), gpus=gpus)
+        size = with_room(room, gpus)
+        made = plan(headers((80, 64, 3, 10)), tmp_path / "plan.yaml", small(True, PLAIN), size, gpus=gpus)
         assert made.fit == one.fit
         assert made.config.train.batch_size == gpus * one.config.train.batch_size
         assert dataclasses.replace(made.config, train=one.config.train) == one.config
@@ -344,6 +419,8 @@ def test_a_gpu_with_less_free_than_named_is_told(phantom, tmp_path, monkeypatch)
     warned = plan(phantom, tmp_path / "plan.yaml", config, 24)
     assert warned.text.startswith("the GPU here has 11.2 GB free, less than the 24 GB planned for\n")
     assert "GPU here has" not in plan(phantom, tmp_path / "plan.yaml", config, 12).text
+    shared = plan(phantom, tmp_path / "plan.yaml", config, "auto", gpus=2)
+    assert shared.budget_bytes == int(11.2 * GB) - NCCL_BYTES
     free = plan(phantom, tmp_path / "plan.yaml", config, "auto")
     assert free.budget_bytes == int(11.2 * GB)
     assert "of the 11.2 GB that are free of the GPU here" in free.text

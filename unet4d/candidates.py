@@ -24,7 +24,12 @@ SMALLEST_EDGE = 32
 """No edge of a patch is cut below this many voxels, so a stack of so many slices stays whole."""
 FEWEST_FRAMES = 8
 """No clip is cut below this many frames."""
-BATCH_SIZES = (2, 1)
+BATCHES = ((2, 1), (1, 2))
+"""Clips of a batch, and batches that one optimizer step accumulates."""
+LARGER_BATCH_SIZES = (8, 4)
+"""Clips of a batch where a step sees all of a study and they cost nothing more..."""
+BATCH_SHARE = 0.05
+"""... and are no more than this share of the training studies, as in nnU-Net (Isensee et al. 2021)."""
 OUTLIER = 1.5
 """A study is taken for an outlier along an axis, or in time, where it is larger than this many times the median one..."""
 OUTLIERS = 0.1
@@ -44,28 +49,50 @@ def whole_study(seen: Fingerprint) -> Size:
     return triple(usual_largest(sizes) for sizes in zip(*seen.shapes, strict=True))
 
 
-def candidates(config: Config, seen: Fingerprint) -> list[Config]:
-    """Every choice of patch, frames, batch and levels that keeps what the configuration sets; what sees most comes first.
+def candidates(config: Config, seen: Fingerprint, studies: int = 0) -> list[Config]:
+    """Return every choice of patch, frames, batch and levels that keeps what the configuration sets; what sees most comes first.
 
     What a choice sees are the voxels of a clip, patch times frames; of two that see as much, the larger batch comes first.
+
+    Args:
+        config: what it sets is kept.
+        seen: the studies.
+        studies: how many are trained on; a large batch is a choice only where there are many.
     """
     whole, longest = whole_study(seen), usual_largest(seen.frame_counts)
     given = config.data.patch_size
     patches = [given] if given else [_shrunk(whole, share) for share in SHARES]
     lengths = [min(config.data.frames, seen.frames)] if config.data.frames else _halved(longest)
-    batches = [config.train.batch_size] if config.train.batch_size else BATCH_SIZES
     found: list[Config] = []
-    for patch, frames, batch in itertools.product(patches, lengths, batches):
+    for patch, frames in itertools.product(patches, lengths):
+        is_whole = (patch, frames) == (patches[0], lengths[0])
         model = planned_model(config.model, seen.spacing, patch)
         padded = rounded_up(patch, total_stride(model.strides or ()))
         data = dataclasses.replace(
             config.data, plane_spacing_mm=seen.plane_spacing_mm, patch_size=padded, frames=frames
         )
-        steps = dataclasses.replace(config.train, batch_size=batch)
-        one = dataclasses.replace(config, data=data, model=model, train=steps)
-        if one not in found:
-            found.append(one)
+        for batch, accumulate in _batches(config, studies if is_whole else 0):
+            steps = dataclasses.replace(config.train, batch_size=batch, accumulate=accumulate)
+            one = dataclasses.replace(config, data=data, model=model, train=steps)
+            if one not in found:
+                found.append(one)
     return sorted(found, key=lambda one: (-voxels(one), -(one.train.batch_size or 0)))
+
+
+def same_view(options: Sequence[Config]) -> list[list[Config]]:
+    """Group neighboring choices that see the same patch and frames and differ in their batch alone."""
+    views = itertools.groupby(options, key=lambda one: (one.data.patch_size, one.data.frames))
+    return [list(view) for _, view in views]
+
+
+def _batches(config: Config, studies: int) -> list[tuple[int, int]]:
+    """Return the clips of a batch and the batches of a step to choose from, the largest batch first."""
+    given = config.train
+    if given.batch_size:
+        return [(given.batch_size, given.accumulate)]
+    if given.accumulate > 1:
+        return [(batch, given.accumulate) for batch, _ in BATCHES]
+    return [*((batch, 1) for batch in LARGER_BATCH_SIZES if batch <= BATCH_SHARE * studies), *BATCHES]
 
 
 def voxels(config: Config) -> int:
@@ -131,7 +158,7 @@ class Counts:
         if not self.fits(self.leanest(config)):
             return None
         tried = (self.fit(config, rung) for rung in rungs[middle + 1 :])
-        return next(fit for fit in tried if self.fits(fit))
+        return next((fit for fit in tried if self.fits(fit)), None)
 
     def leanest(self, config: Config) -> Fit:
         """The way to cut this configuration's step that needs least."""
@@ -139,17 +166,32 @@ class Counts:
 
     def fit(self, config: Config, memory: MemoryConfig) -> Fit:
         """What a step takes that is cut so: scaled from a like one's count where that will do."""
-        key = self._key(config, memory)
-        if self._name(config, memory) in self._exact or key not in self._counted:
+        key, accumulate = self._key(config, memory), config.train.accumulate
+        if self._name(config, memory) in self._exact:
             return self.exact(config, memory)
+        if key not in self._counted:
+            alone = dataclasses.replace(config, train=dataclasses.replace(config.train, accumulate=1))
+            exact = self.exact(alone, memory)
+            if accumulate == 1:
+                return exact
         size, step = self._counted[key]
         share = _size(config) / size
+        # All that is fixed is weights, their gradients, two moments and an average; of several batches the gradients are held.
+        gradients = step.fixed_bytes // (5 if config.train.ema else 4) if accumulate > 1 else 0
         peak, working = (
-            step.fixed_bytes + math.ceil(share * (n - step.fixed_bytes)) for n in (step.peak_bytes, step.working_bytes)
+            step.fixed_bytes + gradients + math.ceil(share * (n - step.fixed_bytes))
+            for n in (step.peak_bytes, step.working_bytes)
         )
-        scaled = dataclasses.replace(step, peak_bytes=peak, working_bytes=working, flops=round(share * step.flops))
-        fit, unsure = Fit(memory, scaled), round(UNSURE * abs(1 - share) * step.fixed_bytes)
+        elements = math.ceil(share * step.largest_elements)
+        flops = round(share * accumulate * step.flops)
+        scaled = dataclasses.replace(
+            step, peak_bytes=peak, working_bytes=working, flops=flops, largest_elements=elements
+        )
+        fit = Fit(memory, scaled)
+        unsure = round(UNSURE * abs(1 - share) * step.fixed_bytes + gradients)
         is_close = fit.fits(self.budget_bytes - unsure) != fit.fits(self.budget_bytes + unsure)
+        # The largest tensor does not scale where frames are decoded in groups.
+        is_close |= not fit.is_indexable and fit.planned_bytes <= self.budget_bytes
         return self.exact(config, memory) if is_close else fit
 
     def exact(self, config: Config, memory: MemoryConfig) -> Fit:
@@ -163,7 +205,8 @@ class Counts:
             labelled = self.labelled(config.data.frames or FRAMES)
             step = training_memory(cut, self.in_channels, self.out_channels, labelled)
             self._exact[name] = step
-            self._counted.setdefault(self._key(config, memory), (_size(config), step))
+            if config.train.accumulate == 1:
+                self._counted.setdefault(self._key(config, memory), (_size(config), step))
             self.bar.update()
         return Fit(memory, self._exact[name])
 
@@ -171,7 +214,9 @@ class Counts:
         return f"{config.model} {config.data.frames} {memory}"
 
     def _name(self, config: Config, memory: MemoryConfig) -> str:
-        return f"{self._key(config, memory)} {config.data.patch_size} {config.train.batch_size}"
+        return (
+            f"{self._key(config, memory)} {config.data.patch_size} {config.train.batch_size} {config.train.accumulate}"
+        )
 
 
 def _size(config: Config) -> int:

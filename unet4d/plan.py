@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 import torch
 
-from unet4d.candidates import Counts, candidates
+from unet4d.candidates import Counts, candidates, same_view
 from unet4d.checks import check_plan, gpu_size_gb
 from unet4d.config import BATCH_SIZE, FRAMES, Config, DataConfig, MemoryConfig
 from unet4d.data.clip_frames import most_labelled
@@ -20,9 +21,21 @@ from unet4d.data.fingerprint import Fingerprint, fingerprint
 from unet4d.data.verification.ready import ready
 from unet4d.errors import InputError
 from unet4d.model.device import find_device
-from unet4d.model.fitting import CONTEXT_BYTES, GB, SPARE_SHARE, Fit, described, free_bytes
-from unet4d.plan_reasons import GIVEN, clip_in_words, gb, reasons_of, table, work_in_words
+from unet4d.model.fitting import (
+    CONTEXT_BYTES,
+    GB,
+    NCCL_BYTES,
+    Fit,
+    described,
+    free_bytes,
+    sufficient_bytes,
+    usable_bytes,
+)
+from unet4d.plan_reasons import GIVEN, clip_in_words, empty_in_words, gb, reasons_of, table, work_in_words
 from unet4d.plan_yaml import write_plan
+
+ALIKE = 1.01
+"""Work that differs by less is the same."""
 
 
 @dataclass(frozen=True)
@@ -94,18 +107,23 @@ def plan(
     check_plan(dataset, out, gpu_memory)
     card, share = _card(gpu_memory, gpus), _share(config, gpus)
     studies, known = ready(dataset, cache_dir, skip_verify)
-    cases = sum(split_cases(studies, config.fold, config.data.folds, config.seed, config.data.held_out), ())
+    training, held_out = split_cases(studies, config.fold, config.data.folds, config.seed, config.data.held_out)
+    cases = (*training, *held_out)
     seen = fingerprint(cases, config.data, known)
-    options = candidates(share, seen)
+    options = candidates(share, seen, len(training) // gpus)
     labelled = partial(_labelled, cases, seen, cyclic=studies.cyclic, config=config.data)
     counts = Counts(len(studies.channel_names), len(studies.labels), labelled, card.budget_bytes)
     with counts.bar:
-        place, fit = _chosen(options, counts, card, share)
-        larger = Choice(options[place - 1], counts.leanest(options[place - 1])) if place else None
-        smaller = _smaller(options[place + 1 :], counts)
-        plain = counts.fit(options[place], MemoryConfig(0, lstm="gates"))
-    chosen = _of_all(replace(options[place], memory=fit.memory), config, gpus)
-    reasons = reasons_of(chosen, config, seen) | _shared_in_words(chosen, config, gpus)
+        views = same_view(options)
+        place, choice = _chosen(views, counts, card, share)
+        fit = choice.fit
+        larger = Choice(views[place - 1][-1], counts.leanest(views[place - 1][-1])) if place else None
+        smaller = _smaller([option for view in views[place + 1 :] for option in view], counts)
+        plain = counts.fit(choice.config, MemoryConfig(0, lstm="gates"))
+        instead = _larger_batch(views[place], choice, counts)
+    chosen = _of_all(replace(choice.config, memory=fit.memory), config, gpus)
+    reasons = reasons_of(chosen, config, seen, instead) | _shared_in_words(chosen, config, gpus)
+    spare = gb(card.budget_bytes - usable_bytes(card.budget_bytes))
     peak = f"expected peak {gb(fit.planned_bytes)} of {card.words}"
     on_each = " on each GPU" * (gpus > 1)
     beside = [
@@ -118,7 +136,9 @@ def plan(
         *filter(None, [card.warning]),
         f"{name}, {len(cases)} studies, for {card.words}",
         *table(chosen, reasons),
-        f"{peak}{f', and {gb(CONTEXT_BYTES)} for driver and libraries' * card.is_named}",
+        f"{peak}{f', and {gb(CONTEXT_BYTES)} for driver and libraries' * card.is_named}"
+        f"{f', {gb(NCCL_BYTES)} for the exchange between GPUs' * (gpus > 1)}; {spare} are kept spare",
+        *empty_in_words(chosen, config, fit.planned_bytes / card.budget_bytes, larger is None, len(training)),
         "on each GPU " * (gpus > 1) + work_in_words(fit, plain),
         *beside,
     ]
@@ -161,18 +181,19 @@ def _shared_in_words(chosen: Config, given: Config, gpus: int) -> dict[str, str]
 def _card(gpu_memory: str | float, gpus: int) -> _Card:
     """What a training may take of the GPU, or of each of several alike."""
     here = torch.device("cuda") if torch.cuda.is_available() else None
+    exchange_bytes = NCCL_BYTES if gpus > 1 else 0
     if gpu_memory == "auto":
         if here is None:
             raise InputError("--gpu-memory auto was asked for and no CUDA GPU is here; name a size: --gpu-memory 24")
         free = free_bytes(find_device("cuda"))
         alike = f", one of {gpus} alike" * (gpus > 1)
-        return _Card(f"the {gb(free)} that are free of the GPU here{alike}", free, False)
+        return _Card(f"the {gb(free)} that are free of the GPU here{alike}", free - exchange_bytes, False)
     size_gb = gpu_size_gb(gpu_memory)
     warning = ""
     if here is not None and (free := free_bytes(here)) < size_gb * GB - CONTEXT_BYTES:
         warning = f"the GPU here has {gb(free)} free, less than the {size_gb:g} GB planned for"
     words = f"a GPU of {size_gb:g} GB" if gpus == 1 else f"each of {gpus} GPUs of {size_gb:g} GB"
-    return _Card(words, int(size_gb * GB) - CONTEXT_BYTES, True, warning)
+    return _Card(words, int(size_gb * GB) - CONTEXT_BYTES - exchange_bytes, True, warning)
 
 
 def _labelled(cases: tuple[Case, ...], seen: Fingerprint, frames: int, cyclic: bool, config: DataConfig) -> int:
@@ -186,19 +207,31 @@ def _labelled(cases: tuple[Case, ...], seen: Fingerprint, frames: int, cyclic: b
     )
 
 
-def _chosen(options: list[Config], counts: Counts, card: _Card, given: Config) -> tuple[int, Fit]:
-    """The place of the first option that fits, and its fastest way.
+def _chosen(views: Sequence[list[Config]], counts: Counts, card: _Card, given: Config) -> tuple[int, Choice]:
+    """Return the index of the first view with an option that fits, and its cheapest option for a clip, in the fastest way.
+
+    Args:
+        views: the options, grouped as `same_view` does.
+        counts: what they take.
+        card: the GPU, for the error.
+        given: what the user set, for the error.
 
     Raises:
-        InputError: none does; says what would.
+        InputError: none fits; reports what would.
     """
-    for place, option in enumerate(options):
-        while (fit := counts.fastest(option)) is not None:
-            if counts.fits(exact := counts.exact(option, fit.memory)):
-                return place, exact
-    last = min((Choice(option, counts.leanest(option)) for option in options), key=lambda one: one.fit.planned_bytes)
-    needed = counts.exact(last.config, last.fit.memory).planned_bytes
-    size = math.ceil((needed / (1 - SPARE_SHARE) + CONTEXT_BYTES) / GB)
+    for place, view in enumerate(views):
+        if choice := _cheapest(view, counts):
+            return place, choice
+    every = [Choice(option, counts.leanest(option)) for view in views for option in view]
+    last = min(every, key=lambda one: one.fit.planned_bytes)
+    exact = counts.exact(last.config, last.fit.memory)
+    needed = exact.planned_bytes
+    if not exact.is_indexable:
+        raise InputError(
+            f"the smallest choice has a tensor of {exact.step.largest_elements} elements, got {clip_in_words(last.config)}; "
+            "expected less than 2**31; lower --data.patch_size or --train.batch_size"
+        )
+    size = math.ceil((sufficient_bytes(needed) + CONTEXT_BYTES + NCCL_BYTES * ("each of" in card.words)) / GB)
     names = {"data.patch_size": given.data.patch_size, "data.frames": given.data.frames}
     names |= {"train.batch_size": given.train.batch_size, "memory.chunk_frames": given.memory.chunk_frames}
     kept = [f"--{name}" for name, value in names.items() if value is not None]
@@ -207,6 +240,33 @@ def _chosen(options: list[Config], counts: Counts, card: _Card, given: Config) -
         f"{card.words} has {gb(max(0, card.budget_bytes))} for it; name a GPU of {size} GB or more, or lower "
         f"{', '.join([*kept, '--model.channels'])}"
     )
+
+
+def _cheapest(view: Sequence[Config], counts: Counts) -> Choice | None:
+    """Return the option that fits and computes least for a clip; of equal ones the first. None where none fits."""
+    while found := [Choice(option, fit) for option in view if (fit := counts.fastest(option)) is not None]:
+        least = min(map(_clip_flops, found))
+        best = next(choice for choice in found if _clip_flops(choice) <= ALIKE * least)
+        exact = counts.exact(best.config, best.fit.memory)
+        if counts.fits(exact):
+            return Choice(best.config, exact)
+    return None
+
+
+def _clip_flops(choice: Choice) -> float:
+    """Return the floating-point operations for a clip."""
+    train = choice.config.train
+    return choice.fit.step.flops / ((train.batch_size or BATCH_SIZE) * train.accumulate)
+
+
+def _larger_batch(view: Sequence[Config], choice: Choice, counts: Counts) -> float | None:
+    """Return how many times the chosen work a step of as many clips in one batch takes; None where none fits or is chosen."""
+    if choice.config.train.accumulate == 1:
+        return None
+    clips = (choice.config.train.batch_size or BATCH_SIZE) * choice.config.train.accumulate
+    at_once = [one for one in view if (one.train.batch_size, one.train.accumulate) == (clips, 1)]
+    fit = counts.fastest(at_once[0]) if at_once else None
+    return None if fit is None else fit.step.flops / choice.fit.step.flops
 
 
 def _smaller(options: list[Config], counts: Counts) -> Choice | None:

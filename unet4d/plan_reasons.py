@@ -28,7 +28,8 @@ def gb(size_bytes: float) -> str:
 def clip_in_words(config: Config) -> str:
     """What a training step sees."""
     frames, batch = config.data.frames or FRAMES, config.train.batch_size
-    return f"patch {by(config.data.patch_size or ())}, {frames} frame{'s' * (frames > 1)}, batch {batch}"
+    batches = f", {config.train.accumulate} batches a step" * (config.train.accumulate > 1)
+    return f"patch {by(config.data.patch_size or ())}, {frames} frame{'s' * (frames > 1)}, batch {batch}{batches}"
 
 
 def work_in_words(fit: Fit, plain: Fit) -> str:
@@ -57,13 +58,14 @@ def _shown(value: object) -> str:
     return "-" if value is None else str(value).lower()
 
 
-def reasons_of(config: Config, given: Config, seen: Fingerprint) -> dict[str, str]:
+def reasons_of(config: Config, given: Config, seen: Fingerprint, at_once: float | None = None) -> dict[str, str]:
     """Why each setting is what it is, by its dotted name.
 
     Args:
         config: what was chosen.
         given: what the user set.
         seen: the studies.
+        at_once: how many times the work a step with all its clips in one batch would take; None if that does not fit.
     """
     return {
         "data.plane_spacing_mm": GIVEN if given.data.plane_spacing_mm else "the median pixel of the studies",
@@ -76,13 +78,47 @@ def reasons_of(config: Config, given: Config, seen: Fingerprint) -> dict[str, st
         "model.lstm_channels": _why_lstm(given, config.data.frames or FRAMES),
         "model.strides": GIVEN if given.model.strides else _why_strides(config, seen),
         "model.kernel_size": GIVEN if given.model.kernel_size else _why_kernels(config, seen),
-        "train.batch_size": GIVEN if given.train.batch_size else "clips a step",
+        "train.batch_size": GIVEN if given.train.batch_size else "clips of a batch",
+        **_why_accumulate(config, given, at_once),
         "train.precision": GIVEN
         if given.train.precision != "auto"
         else "counted as bf16, which GPUs since A30 and A100 compute in; fp16 on older ones, of the same size",
         "inference.overlap": "of windows of the patch's size, each with all frames of the study",
         **{f"memory.{name}": why for name, why in _why_memory(config.memory, given.memory).items()},
     }
+
+
+def _why_accumulate(config: Config, given: Config, at_once: float | None) -> dict[str, str]:
+    """Return why one step takes several batches, where it does."""
+    if config.train.accumulate == 1:
+        return {}
+    if given.train.accumulate > 1:
+        return {"train.accumulate": GIVEN}
+    instead = "does not fit" if at_once is None else f"takes {at_once:.2g} times the work to fit"
+    return {"train.accumulate": f"batches of a step, one after the other: a batch of all their clips {instead}"}
+
+
+def empty_in_words(config: Config, given: Config, used: float, is_largest: bool, studies: int) -> list[str]:
+    """Return why most of the GPU stays empty, as a line; none where at least half of it is used.
+
+    Args:
+        config: what was chosen.
+        given: what the user set.
+        used: the share of the memory that the step is planned to take.
+        is_largest: there is no choice that sees more.
+        studies: how many are trained on.
+    """
+    if used >= 0.5:
+        return []
+    empty = f"{1 - used:.0%} of the GPU's memory stays empty"
+    if not is_largest:
+        return [f"{empty}: the next larger choice does not fit"]
+    if given.train.batch_size:
+        return [f"{empty}: --train.batch_size was given; raise it, or --model.channels, to use more"]
+    return [
+        f"{empty}: a step sees whole clips, and its {config.train.batch_size} clips are enough for {studies} training "
+        "studies; raise --train.batch_size or --model.channels to use more"
+    ]
 
 
 def _why_memory(memory: MemoryConfig, given: MemoryConfig) -> dict[str, str]:

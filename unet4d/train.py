@@ -25,7 +25,7 @@ from unet4d.files import write_text
 from unet4d.model.checkpoint import BEST, Task, checkpoint_of, load_checkpoint
 from unet4d.model.convolution_check import check_convolutions
 from unet4d.model.device import find_device, set_tf32
-from unet4d.model.fitting import GB, Fit, described, fitted, free_bytes
+from unet4d.model.fitting import GB, NCCL_BYTES, Fit, described, fitted, free_bytes
 from unet4d.model.warm_start import begin_from
 from unet4d.out_of_memory import out_of_memory_words, smaller_settings
 from unet4d.ranks import ALONE, Ranks
@@ -160,6 +160,7 @@ def _fitted(config: Config, task: Task, studies: Sequence[CachedStudy], device: 
         InputError: not even the leanest fits.
     """
     frames, free = config.data.frames or FRAMES, min(ranks.gathered(free_bytes(device)))
+    free -= NCCL_BYTES if ranks.size > 1 else 0
     labelled = _labelled(frames, studies, task, config.data)
     largest_share = -(-(config.train.batch_size or BATCH_SIZE) // ranks.size)
     own = replace(config, train=replace(config.train, batch_size=largest_share))

@@ -15,6 +15,7 @@ from unet4d.config import DataConfig, MemoryConfig, ModelConfig
 from unet4d.data.cache import CachedStudy
 from unet4d.data.sampling import ClipDataset, collate
 from unet4d.errors import InputError
+from unet4d.model import clstm_unet
 from unet4d.model.clip_loss import ClipLoss
 from unet4d.model.clstm_unet import CLSTMUNet, build_network
 from unet4d.model.loss import LabelledFramesLoss
@@ -90,6 +91,18 @@ def check_equal(ours: list[torch.Tensor], plain: list[torch.Tensor], **tolerance
 def test_any_cut_gives_the_loss_and_the_gradients_of_the_plain_step(make, memory):
     made, given = make(), clip()
     check_equal(loss_and_gradients(made, memory, *given), loss_and_gradients(made, MemoryConfig(0), *given))
+
+
+@pytest.mark.parametrize("memory", [MemoryConfig(0), MemoryConfig(3, stages=True)], ids=str)
+@pytest.mark.parametrize("at_once", [1, 2])
+def test_frames_decoded_in_groups_give_the_same_loss_and_gradients(memory, at_once, monkeypatch):
+    made, given = network(deep=True), clip()
+    plain = loss_and_gradients(made, MemoryConfig(0), *given)
+    monkeypatch.setattr(clstm_unet, "MOST_ELEMENTS", at_once * 2 * 4 * 8 * 8 * 4)
+    decoded = []
+    made.head.register_forward_pre_hook(lambda _, inputs: decoded.append(len(inputs[0])))
+    check_equal(loss_and_gradients(made, memory, *given), plain)
+    assert max(decoded) == at_once
 
 
 def test_the_plain_step_is_the_loss_of_the_networks_logits():

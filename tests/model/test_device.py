@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.util
 import json
+import os
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -295,3 +296,16 @@ def test_setting_them_warns_of_nothing():
     )
     done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_gpus_memory_grows_in_segments_unless_the_user_has_configured_it(monkeypatch):
+    for name in ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.setenv(name, "max_split_size_mb:64")
+        find_device("cpu")
+        assert os.environ[name] == "max_split_size_mb:64"
+        assert "expandable_segments:True" not in os.environ.values()
+        monkeypatch.delenv(name)
+    find_device("cpu")
+    assert os.environ["PYTORCH_ALLOC_CONF"] == "expandable_segments:True"
+    monkeypatch.delenv("PYTORCH_ALLOC_CONF")

@@ -5,10 +5,11 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
+import torch
 
 from unet4d.config import Config, DataConfig, MemoryConfig, ModelConfig, TrainConfig
 from unet4d.model import fitting
-from unet4d.model.fitting import described, fitted, ladder, rungs_from
+from unet4d.model.fitting import GB, described, fitted, free_bytes, ladder, rungs_from, sufficient_bytes, usable_bytes
 from unet4d.model.memory import StepMemory, training_memory
 
 
@@ -56,13 +57,62 @@ def made_up(monkeypatch, needs: list[int], frames: int = 9) -> None:
 NEEDS = [100, 90, 80, 70, 60, 40, 50, 45, 30]
 
 
-@pytest.mark.parametrize(
-    ("budget", "rung"), [(1000, 0), (101, 1), (85, 2), (64, 4), (60, 5), (43, 5), (41, 8), (30 / 0.95, 8)]
-)
-def test_the_first_rung_that_fits_with_something_to_spare_is_taken(budget, rung, monkeypatch):
+@pytest.mark.parametrize(("room", "rung"), [(950, 0), (96, 1), (81, 2), (61, 4), (57, 5), (41, 5), (39, 8), (30, 8)])
+def test_the_first_rung_that_fits_with_something_to_spare_is_taken(room, rung, monkeypatch):
     made_up(monkeypatch, NEEDS)
-    fit, fits = fitted(config(), 1, 3, 9, budget)
+    fit, fits = fitted(config(), 1, 3, 9, sufficient_bytes(room))
     assert (fit.memory, fit.planned_bytes, fits) == (ladder(9)[rung], NEEDS[rung], True)
+
+
+@pytest.mark.parametrize(
+    ("size", "usable"), [(80, 72.8), (40, 36.4), (24, 21.84), (10, 8.5), (6, 4.5), (4, 3.0), (1, 0.75), (0, 0)]
+)
+def test_nine_percent_and_at_least_one_and_a_half_gb_are_spared_and_a_quarter_of_a_small_memory(size, usable):
+    assert usable_bytes(size * GB) == pytest.approx(usable * GB)
+    assert sufficient_bytes(usable * GB) == pytest.approx(size * GB)
+
+
+def test_a_way_with_a_tensor_of_two_to_the_31_elements_is_no_way(monkeypatch):
+    def count(config, in_channels, out_channels, labelled_frames):
+        return StepMemory(10, 10, 0, 0, largest_elements=2**31 - (config.memory.chunk_frames == 4))
+
+    monkeypatch.setattr(fitting, "training_memory", count)
+    assert fitted(config(), 1, 3, 9, 10**12)[0].memory == ladder(9)[4]
+
+
+def free_on_a_gpu(monkeypatch, free: int, reserved: int = 0, allocated: int = 0) -> list[str]:
+    """Have a GPU with this free memory; returns what is asked of it, in order."""
+    asked: list[str] = []
+    monkeypatch.setattr(fitting, "warm_up", lambda device: asked.append("warm up"))
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: asked.append("free") or (free, 80 * GB))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: reserved)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: allocated)
+    return asked
+
+
+def test_free_memory_is_read_after_the_warm_up(monkeypatch):
+    asked = free_on_a_gpu(monkeypatch, 5 * GB, 3 * GB, GB)
+    assert free_bytes(torch.device("cuda")) == 7 * GB
+    assert asked == ["warm up", "free"]
+
+
+def test_the_warm_up_uses_both_libraries_once_and_bears_a_full_gpu(monkeypatch):
+    used: list[str] = []
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: used.append("done"))
+    conv3d = torch.nn.functional.conv3d
+    monkeypatch.setattr(torch.nn.functional, "conv3d", lambda *a, **k: used.append("conv3d") or conv3d(*a, **k))
+    fitting.warm_up.cache_clear()
+    for _ in range(2):
+        fitting.warm_up(torch.device("cpu"))
+    assert used == ["conv3d", "done"]
+
+    def full(*inputs, **options):
+        raise torch.OutOfMemoryError("made up")
+
+    monkeypatch.setattr(torch.nn.functional, "conv3d", full)
+    fitting.warm_up.cache_clear()
+    fitting.warm_up(torch.device("cpu"))
+    fitting.warm_up.cache_clear()
 
 
 def test_where_nothing_fits_it_is_the_rung_that_needs_least(monkeypatch):
@@ -74,7 +124,7 @@ def test_where_nothing_fits_it_is_the_rung_that_needs_least(monkeypatch):
 def test_a_way_that_was_asked_for_is_the_first_tried(monkeypatch):
     made_up(monkeypatch, NEEDS)
     assert fitted(config(chunk_frames=4), 1, 3, 9, 1000)[0].memory == ladder(9)[4]
-    assert fitted(config(chunk_frames=4), 1, 3, 9, 50)[0].memory == ladder(9)[5]
+    assert fitted(config(chunk_frames=4), 1, 3, 9, sufficient_bytes(48))[0].memory == ladder(9)[5]
 
 
 def test_a_real_count_stands_behind_it():

@@ -14,6 +14,7 @@ from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
 from unet4d.config import Config, DataConfig, MemoryConfig, ModelConfig, Size, TrainConfig
+from unet4d.model import clstm_unet
 from unet4d.model.clstm_unet import build_network
 from unet4d.model.memory import MemoryTrace, StepMemory, peak_bytes, training_memory
 from unet4d.model.step import TrainingStep
@@ -346,6 +347,27 @@ def test_unlabelled_frames_of_a_frame_wise_network_are_not_counted():
     image_and_label_bytes = BATCH * 3 * FRAMES * 16 * 16 * 8 * (4 + 1)
     assert long.flops == short.flops
     assert long.peak_bytes - short.peak_bytes <= image_and_label_bytes
+
+
+def test_of_several_batches_the_gradients_are_held_and_the_work_adds_up():
+    plain = config("bf16", chunk_frames=0)
+    several = dataclasses.replace(plain, train=dataclasses.replace(plain.train, accumulate=3))
+    one, three = planned("bf16", 0), training_memory(several, 1, CLASSES, 2)
+    gradients = sum(-(-4 * w.numel() // 512) * 512 for w in build_network(MODEL, 1, CLASSES).parameters())
+    assert three.flops == 3 * one.flops
+    assert 0 < three.peak_bytes - one.peak_bytes <= gradients + 4 * 512  # and the losses
+
+
+def test_the_largest_tensor_is_counted_and_frames_are_decoded_in_groups_to_bound_it(monkeypatch):
+    """The largest is the concatenation of the first level's 8 channels with a skip of as many; then what is encoded."""
+    model = dataclasses.replace(MODEL, lstm_channels=1)
+    chosen, frame = dataclasses.replace(config("bf16", chunk_frames=0), model=model), 2 * 8 * 16 * 16 * 8
+    plain = training_memory(chosen, 1, CLASSES, FRAMES)
+    assert plain.largest_elements == BATCH * FRAMES * frame
+    monkeypatch.setattr(clstm_unet, "MOST_ELEMENTS", 3 * frame - 1)
+    grouped = training_memory(chosen, 1, CLASSES, FRAMES)
+    assert grouped.largest_elements == BATCH * FRAMES * frame // 2
+    assert grouped.flops == plain.flops
 
 
 def test_half_precisions_take_the_same():

@@ -177,17 +177,33 @@ def test_cudnn_that_supports_no_way_ends_with_what_it_said(monkeypatch):
     assert len(tries) == len(said) + 1 == len({str(one) for one in tries})
 
 
-def test_the_third_step_tells_what_was_planned_and_what_was_measured(monkeypatch):
-    peaks = []
-    monkeypatch.setattr(watch, "forget_peak", lambda device: peaks.append(int(2.5 * GB)))
-    monkeypatch.setattr(watch, "peak_bytes", lambda device: peaks[-1])
+@pytest.mark.parametrize("chunk_frames", [0, 4])
+def test_the_measured_peak_is_that_of_three_steps_without_new_shapes(monkeypatch, chunk_frames):
+    """A step's peak is 2 GB, and 9 GB where a shape is new."""
+    other = *BATCH[:2], [[True] + [False] * 7]
+    same_shapes = *BATCH[:2], [[False, True] + [False] * 6]
+    short = (*(part[:, :4] for part in BATCH[:2]), [[True] * 4])
+    known: set[str] = set()
+    peak = {"bytes": 0}
+
+    def gradients(step, batches, number):
+        shape = f"{batches[0][0].shape} {sum(batches[0][2][0])}"
+        peak["bytes"] = max(peak["bytes"], (2 if shape in known else 9) * GB)
+        known.add(shape)
+        return torch.zeros(())
+
+    monkeypatch.setattr(Step, "gradients", gradients)
+    monkeypatch.setattr(watch, "forget_peak", lambda device: peak.update(bytes=0))
+    monkeypatch.setattr(watch, "peak_bytes", lambda device: peak["bytes"])
     guard, _, said = watched(room=9, fit=PLANNED)
-    for number in range(2):
-        guard([BATCH], number)
+    guard.memory = MemoryConfig(chunk_frames)
+    for number, batch in enumerate([short, short, BATCH, other, BATCH, same_shapes]):
+        guard([batch], number)
     assert said == []
-    for number in range(2, 5):
-        guard([BATCH], number)
-    assert said == ["memory: planned 3.00 GB, measured 2.50 GB at the peak of steps 2 to 3"]
+    for number in range(5):
+        guard([other], number)
+    assert len(said) == 1
+    assert "planned 3.00 GB, measured 2.00 GB" in said[0]
 
 
 def test_a_plan_that_did_not_hold_is_not_held_against_the_way_that_did(monkeypatch):

@@ -22,6 +22,8 @@ NetworkState = list[LevelStates | None]
 """What every cell carries: layer 0 forward, (layer 0 backward,) layer 1 forward, ... as in `ConvLSTM3d`; None for a cold start."""
 
 
+MOST_ELEMENTS = 2**31 - 1
+"""Elements of the largest tensor that a kernel indexes with 32 bits; kernels for more are slow or missing."""
 Dropout = list[Tensor]
 _RECURRENT, _HEADS = "recurrent.", "lower_heads."
 """What the names of the weights of ConvLSTMs, and of deep supervision's heads, begin with."""
@@ -251,7 +253,21 @@ class CLSTMUNet(nn.Module):
         return hidden.flatten(0, 1), after
 
     def _decoded(self, skips: list[Tensor], taught: bool) -> list[Tensor]:
-        """Logits (N, K, X, Y, Z) from the features of every level, which are given away; if `taught`, lower levels' follow."""
+        """Decode the features of every level, which are given away, to logits (N, K, X, Y, Z); if `taught`, lower levels' follow.
+
+        Frames are decoded in groups where the concatenation with a skip would have more than `MOST_ELEMENTS` elements.
+        """
+        widest = max(2 * skip[0].numel() for skip in skips[:-1])
+        at_once = max(1, MOST_ELEMENTS // widest)
+        if at_once >= len(skips[0]):
+            return self._decoded_group(skips, taught)
+        groups = zip(*(skip.split(at_once) for skip in skips), strict=True)
+        skips.clear()
+        levels = zip(*(self._decoded_group(list(group), taught) for group in groups), strict=True)
+        return [torch.cat(level) for level in levels]
+
+    def _decoded_group(self, skips: list[Tensor], taught: bool) -> list[Tensor]:
+        """Decode some frames at once; as `_decoded`."""
         folded, lower = skips.pop(), []
         for level in reversed(range(len(self.decoder))):
             folded = self.decoder[level](folded, skips.pop())

@@ -14,6 +14,7 @@ from unet4d.config import Precision
 from unet4d.errors import InputError
 from unet4d.machine import check_device_name
 from unet4d.system import nvidia
+from unet4d.system.cuda_allocator import use_expandable_segments
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -24,6 +25,7 @@ def find_device(name: str = "auto") -> torch.device:
     Raises:
         InputError: there is no such device here, or "auto" would leave a GPU unused because its driver does not fit torch.
     """
+    use_expandable_segments()
     check_device_name(name)
     if name == "auto":
         return torch.device("cuda") if torch.cuda.is_available() else _cpu_without_gpu()

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import functools
 import math
 from typing import NamedTuple
 
 import torch
 
 from unet4d.config import FRAMES, Config, MemoryConfig
+from unet4d.model.clstm_unet import MOST_ELEMENTS
 from unet4d.model.memory import StepMemory, training_memory
 
 GB = 10**9
-SPARE_SHARE = 0.05
-"""Part of a memory that is left free: blocks of many sizes do not fill it without gaps."""
+SPARE_SHARE = 0.09
+"""Share of a memory that stays free, because blocks of many sizes do not fill it without gaps, and libraries need workspaces."""
+LEAST_SPARE_BYTES = int(1.5 * GB)
+"""The least that stays free..."""
+MOST_SPARE_SHARE = 0.25
+"""... unless the memory is so small (below 6 GB) that this would be more than this share of it."""
+NCCL_BYTES = GB
+"""Memory set aside on each GPU where several train together, for NCCL's buffers and the buckets of gradients; an assumption."""
 CONTEXT_BYTES = int(0.8 * GB)
 """What the driver and the libraries take of a card before the first tensor; already gone from what a running process finds free."""
 
@@ -30,8 +39,25 @@ class Fit(NamedTuple):
         return self.step.working_bytes
 
     def fits(self, budget_bytes: int) -> bool:
-        """Whether that is within the budget, with something to spare."""
-        return self.planned_bytes <= budget_bytes * (1 - SPARE_SHARE)
+        """Return whether that is within the budget with the spare kept free, and kernels can index every tensor."""
+        return self.planned_bytes <= usable_bytes(budget_bytes) and self.is_indexable
+
+    @property
+    def is_indexable(self) -> bool:
+        """Return whether no tensor has 2**31 elements or more: kernels for those are slow or missing."""
+        return self.step.largest_elements <= MOST_ELEMENTS
+
+
+def usable_bytes(budget_bytes: float) -> float:
+    """Return what a step may take of a memory: all but the spare, 9 % and at least 1.5 GB; of a small memory, a quarter."""
+    spare_bytes = min(max(SPARE_SHARE * budget_bytes, LEAST_SPARE_BYTES), MOST_SPARE_SHARE * budget_bytes)
+    return budget_bytes - spare_bytes
+
+
+def sufficient_bytes(needed_bytes: float) -> float:
+    """Return the smallest memory of which a step may take this much: the inverse of `usable_bytes`."""
+    ample_bytes = max(needed_bytes / (1 - SPARE_SHARE), needed_bytes + LEAST_SPARE_BYTES)
+    return min(needed_bytes / (1 - MOST_SPARE_SHARE), ample_bytes)
 
 
 def ladder(frames: int) -> list[MemoryConfig]:
@@ -108,7 +134,19 @@ def fitted(
     return min(fits, key=lambda fit: fit.planned_bytes), False
 
 
+@functools.cache
+def warm_up(device: torch.device) -> None:
+    """Create the driver's context and the handles of cuBLAS and cuDNN, so that their memory no longer counts as free."""
+    with contextlib.suppress(RuntimeError):  # a GPU without room for them has next to nothing free, which is then read
+        image = torch.ones(2, 8, 8, 8, 8, device=device, requires_grad=True)
+        weight = torch.ones(8, 8, 3, 3, 3, device=device, requires_grad=True)
+        features = torch.nn.functional.conv3d(image, weight, padding=1).flatten(2)
+        (features @ features.mT).sum().backward()
+        torch.cuda.synchronize(device)
+
+
 def free_bytes(device: torch.device) -> int:
     """What a GPU has left for this process now (right under MIG, too); blocks this process holds unused count as free."""
+    warm_up(device)
     free, _ = torch.cuda.mem_get_info(device)
     return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)

@@ -59,12 +59,13 @@ class MemoryTrace(TorchDispatchMode):
         current_bytes: bytes alive now, each storage rounded up to `BLOCK_BYTES`.
         peak_bytes: the most there were at once.
         working_bytes: the most there were at once with the copies that a convolution may make.
+        largest_elements: elements of the largest tensor that an operation returned.
         flops: floating-point operations of convolutions and matrix products so far; a multiplication and an addition are two.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self.current_bytes = self.peak_bytes = self.working_bytes = self.flops = 0
+        self.current_bytes = self.peak_bytes = self.working_bytes = self.largest_elements = self.flops = 0
         self._alive: dict[int, _StorageRef] = {}
 
     def hold(self, tensors: Iterable[Tensor]) -> None:
@@ -78,6 +79,7 @@ class MemoryTrace(TorchDispatchMode):
         out = func(*args, **kwargs)
         results = [item for item in (out if isinstance(out, (tuple, list)) else (out,)) if isinstance(item, Tensor)]
         self.hold(results)
+        self.largest_elements = max([self.largest_elements, *(tensor.numel() for tensor in results)])
         operation = func._overloadpacket
         if operation in _MAKE_CONTIGUOUS or operation is _aten.sum:
             self.peak_bytes = max(self.peak_bytes, self.current_bytes + _copied_bytes(operation, args))
@@ -139,12 +141,14 @@ class StepMemory:
         working_bytes: the same with the copies that a convolution may make while it runs; fragmentation comes on top.
         fixed_bytes: those of weights, gradients, optimiser state and average, which no cutting of the clip makes smaller.
         flops: floating-point operations of convolutions and matrix products, those computed again included.
+        largest_elements: elements of the largest tensor.
     """
 
     peak_bytes: int
     working_bytes: int
     fixed_bytes: int
     flops: int
+    largest_elements: int = 0
 
 
 def training_memory(config: Config, in_channels: int, out_channels: int, labelled_frames: int) -> StepMemory:
@@ -173,9 +177,13 @@ def training_memory(config: Config, in_channels: int, out_channels: int, labelle
         label = torch.empty(batch, frames, *patch, dtype=torch.uint8)
         # What a `WeightAverage` holds, which it changes in place.
         _average = [weight.detach().clone() for weight in network.parameters() if config.train.ema]
-        step(image, label, labelled)
-        del image, label
-        return StepMemory(trace.peak_bytes, trace.working_bytes, trace.current_bytes, trace.flops)
+        # From the second batch on, gradients are there while activations are.
+        batches = [(image, label, labelled)] * min(config.train.accumulate, 2)
+        step.gradients(batches)
+        step.update()
+        flops = trace.flops // len(batches) * config.train.accumulate
+        del image, label, batches
+        return StepMemory(trace.peak_bytes, trace.working_bytes, trace.current_bytes, flops, trace.largest_elements)
 
 
 def _make_state(optimiser: torch.optim.Optimizer) -> None:

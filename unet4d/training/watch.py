@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -12,9 +12,9 @@ from unet4d.model.fitting import GB, Fit, described, rungs_from
 from unet4d.model.step import Clips, TrainingStep
 from unet4d.system.memory_errors import drop_failed_work, is_out_of_memory
 
-SETTLED = 1, 3
-"""The peak is that of the steps after the first of these, in which cuDNN tries its algorithms, up to the second. Steps on clips
-that are still to grow are not counted."""
+MEASURED_STEPS = 3
+"""Number of steps to compare with the plan. Only steps on full-length clips without new shapes count: where a shape is new, cuDNN
+takes memory to try its algorithms, and in the first step the optimizer makes its state."""
 
 
 class MemoryWatch:
@@ -37,7 +37,8 @@ class MemoryWatch:
         self.memory, *self.leaner = rungs_from(memory, frames)
         if step.ranks.size > 1:
             self.leaner = []
-        self.frames, self.steps = frames, 0
+        self.frames, self.measured_steps, self.measured_bytes = frames, 0, 0
+        self._seen: set[tuple[int, ...]] = set()
 
     def __call__(self, batches: Sequence[Clips], number: int) -> tuple[Tensor, Tensor]:
         """Take step `number`: the loss and the gradient's norm, scalars on the device; see `TrainingStep.gradients`.
@@ -45,18 +46,41 @@ class MemoryWatch:
         Raises:
             RuntimeError: the leanest way is not lean enough; see `is_out_of_memory`.
         """
+        measures = self._measures(batches)
+        if measures:
+            forget_peak(self.step.device)
         while (loss := self._tried(batches, number)) is None:
             pass
         norm = self.step.update()
-        self.steps += batches[0][0].shape[1] == self.frames
-        if self.fit and self.steps == SETTLED[0]:
-            forget_peak(self.step.device)
-        if self.fit and self.steps == SETTLED[1]:
-            measured, planned = peak_bytes(self.step.device) / GB, self.fit.planned_bytes / GB
-            self.say(
-                f"memory: planned {planned:.2f} GB, measured {measured:.2f} GB at the peak of steps 2 to {SETTLED[1]}"
-            )
+        if measures and self.fit:
+            self._measure(self.fit)
         return loss, norm
+
+    def _measures(self, batches: Sequence[Clips]) -> bool:
+        """Return whether the peak of the next step is to be compared with the plan; note its shapes."""
+        if not self.fit or self.measured_steps == MEASURED_STEPS:
+            return False
+        shapes = set(self._shapes(batches))
+        is_known, self._seen = shapes <= self._seen, self._seen | shapes
+        return is_known and batches[0][0].shape[1] == self.frames
+
+    def _shapes(self, batches: Sequence[Clips]) -> Iterator[tuple[int, ...]]:
+        """Yield the shapes that convolutions get: those of clips, with the number of labelled frames of each chunk."""
+        for image, _, labelled in batches:
+            frames = image.shape[1]
+            length = self.memory.chunk_frames or frames
+            for first in range(0, frames, length):
+                yield (*image.shape, length, sum(sum(row[first : first + length]) for row in labelled))
+
+    def _measure(self, fit: Fit) -> None:
+        """Take the peak of the last step; report it beside the plan after `MEASURED_STEPS`."""
+        self.measured_steps += 1
+        self.measured_bytes = max(self.measured_bytes, peak_bytes(self.step.device))
+        if self.measured_steps == MEASURED_STEPS:
+            self.say(
+                f"memory: planned {fit.planned_bytes / GB:.2f} GB, measured {self.measured_bytes / GB:.2f} GB at the peak of "
+                f"{MEASURED_STEPS} steps without new shapes"
+            )
 
     def _tried(self, batches: Sequence[Clips], number: int) -> Tensor | None:
         """The loss, with gradients; or None, and a leaner way from now on; nothing of the failed one is left to take up memory."""
