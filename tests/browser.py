@@ -49,6 +49,14 @@ class Browser:
         self._to, self._from = to_browser, from_browser
         os.set_blocking(self._from, False)
         self._buffer, self._number, self._session = b"", 0, None
+        try:
+            self._attach(size)
+        except BaseException:
+            self.close()
+            raise
+
+    def _attach(self, size: tuple[int, int]) -> None:
+        """Open a page, and have the browser report what happens in it."""
         target = self.call("Target.createTarget", url="about:blank")["targetId"]
         self._session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         for domain in ("Page", "Runtime", "Network", "Log"):
@@ -61,9 +69,13 @@ class Browser:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the browser and all its processes."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
+        self._process.wait(30)
         os.close(self._to)
         os.close(self._from)
         shutil.rmtree(self._folder, ignore_errors=True)
