@@ -11,7 +11,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from limits import pytest_exception_interact  # noqa: F401  (a hook)
+from limits import pytest_collection_modifyitems, pytest_exception_interact, pytest_runtest_protocol  # noqa: F401
 
 from unet4d.cli import run
 from unet4d.config import Config, DataConfig, InferenceConfig, ModelConfig, TrainConfig

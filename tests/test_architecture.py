@@ -113,5 +113,5 @@ def loaded_after(source: str) -> list[str]:
     """The heavy packages that a fresh interpreter has loaded after running this."""
     heavy = ("torch", "monai", "nibabel", "scipy", "matplotlib", "tensorboard", "numpy")
     source += f"\nimport sys\nprint('loaded', *(name for name in {heavy} if name in sys.modules))"
-    done = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, check=True, timeout=100)
     return done.stdout.splitlines()[-1].split()[1:]

@@ -98,13 +98,15 @@ def test_the_examples_in_the_help_are_valid(monkeypatch, tmp_path):
 
 
 def test_python_m_unet4d_is_unet4d():
-    done = subprocess.run([sys.executable, "-m", "unet4d", "--version"], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "unet4d", "--version"], capture_output=True, text=True, check=True, timeout=100
+    )
     assert done.stdout == f"unet4d {unet4d.__version__}\n"
 
 
 def test_the_console_script_gives_the_exit_code():
     script = Path(sys.executable).with_name("unet4d")
-    done = subprocess.run([script, "predct"], capture_output=True, text=True, check=False)
+    done = subprocess.run([script, "predct"], capture_output=True, text=True, check=False, timeout=100)
     assert done.returncode == 2
     assert done.stdout == ""
     assert done.stderr.startswith(
@@ -305,5 +307,8 @@ def test_a_reader_that_leaves_is_no_traceback(words):
     buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     with subprocess.Popen([sys.executable, "-c", source], env=buffered, **pipes) as process:
-        process.stdout.close()
-        assert process.stderr.read() == b""
+        try:
+            process.stdout.close()
+            assert process.stderr.read() == b""
+        finally:
+            process.kill()

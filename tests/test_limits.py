@@ -6,10 +6,11 @@ import subprocess
 import sys
 import tomllib
 
+import limits
 import pytest
 
 HANGS = """
-import ctypes, threading, time
+import ctypes, threading
 import multiprocessing as mp
 import pytest
 
@@ -19,7 +20,7 @@ def hold(lock, held):
     threading.Event().wait()
 
 def test_semaphore_of_a_killed_process():
-    context = mp.get_context("spawn")
+    context = mp.get_context("fork")
     lock, held = context.RLock(), context.Event()
     holder = context.Process(target=hold, args=(lock, held))
     holder.start()
@@ -38,17 +39,31 @@ def never_torn_down():
 
 def test_failure(never_torn_down):
     raise ValueError
+
+def test_mutex_of_the_system():
+    mutex, library = ctypes.create_string_buffer(64), ctypes.CDLL(None)
+    library.pthread_mutex_init(mutex, None)
+    library.pthread_mutex_lock(mutex)
+    library.pthread_mutex_lock(mutex)
+
+@pytest.mark.slow
+def test_with_more_time(request):
+    assert request.node.get_closest_marker("timeout").args[0] > 600
+
+@pytest.mark.slow
+@pytest.mark.timeout(7)
+def test_with_time_of_its_own(request):
+    assert request.node.get_closest_marker("timeout").args[0] == 7
 """
 
 
 @pytest.fixture
 def hanging(tmp_path, request):
     """Run one of the tests above under limits of seconds; gives the finished process."""
-    (tmp_path / "conftest.py").write_text("from limits import pytest_exception_interact\n")
+    (tmp_path / "conftest.py").write_text("import limits\nlimits.GRACE_S = 0.5\nfrom limits import *\n")
     (tmp_path / "test_hangs.py").write_text(HANGS)
     (tmp_path / "pytest.ini").write_text(
-        f"[pytest]\npythonpath = {request.path.parent}\ntimeout = 3\ntimeout_method = signal\n"
-        "faulthandler_timeout = 4\nfaulthandler_exit_on_timeout = true\n"
+        f"[pytest]\npythonpath = {request.path.parent}\ntimeout = 2\ntimeout_method = signal\n"
     )
 
     def run(chosen: str) -> subprocess.CompletedProcess:
@@ -59,7 +74,7 @@ def hanging(tmp_path, request):
 
 
 def test_a_wait_for_the_semaphore_of_a_killed_process_fails_and_the_run_continues(hanging):
-    done = hanging("it or semaphore")
+    done = hanging("after_it or semaphore")
     assert done.returncode == 1, done.stderr
     assert "test_semaphore_of_a_killed_process - Failed: Timeout" in done.stdout
     assert "1 failed, 1 passed" in done.stdout
@@ -72,9 +87,19 @@ def test_a_teardown_that_hangs_after_a_failure_ends_the_process_with_its_stack(h
     assert "in never_torn_down" in done.stderr
 
 
+def test_a_wait_that_no_signal_ends_ends_the_process_with_its_stack(hanging):
+    done = hanging("mutex")
+    assert done.returncode == 1
+    assert "in test_mutex_of_the_system" in done.stderr
+
+
+def test_a_slow_test_has_more_time(hanging):
+    assert "2 passed" in hanging("time").stdout
+
+
 def test_the_limit_of_this_suite_is_two_minutes(request):
     options = tomllib.loads((request.config.rootpath / "pyproject.toml").read_text())["tool"]["pytest"]["ini_options"]
     assert options["timeout"] == 120
     assert options["timeout_method"] == "signal"
-    assert options["faulthandler_exit_on_timeout"]
-    assert 120 < options["faulthandler_timeout"] < 200
+    assert 0 < limits.GRACE_S < 60
+    assert limits.PATIENCE_S < 100

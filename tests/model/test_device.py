@@ -294,7 +294,7 @@ def test_setting_them_warns_of_nothing():
         "import torch; from unet4d.model.device import set_tf32; "
         "[set_tf32(torch.device('cuda'), p) for p in ('tf32', 'fp32', 'bf16')]; torch.backends.cudnn.allow_tf32"
     )
-    done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, timeout=100)
     assert (done.returncode, done.stderr) == (0, "")
 
 

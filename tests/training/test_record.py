@@ -154,7 +154,9 @@ def test_a_disk_that_is_full_for_the_thread_that_writes_ends_without_its_traceba
     """What fails in any other thread is printed as ever."""
     code = f"from pathlib import Path; from test_record import fill_disk; fill_disk(Path({str(tmp_path)!r}))"
     env = os.environ | {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
-    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True, timeout=100
+    )
     assert f"ended by: could not write {tmp_path / BOARD}: File too large; free space" in done.stdout
     assert "OSError" not in done.stderr
     assert done.stderr.count("Exception in thread") == done.stderr.count("ZeroDivisionError") == 1
