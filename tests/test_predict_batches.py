@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import os
 import threading
-import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -235,14 +235,18 @@ def test_two_calls_at_once_lose_none_of_each_others_rows(model_file, studies, tm
     model = model_file()
     threads = [
         threading.Thread(
-            target=predict, args=(model, [studies], tmp_path / "out", FP32), kwargs={"share": Share(5, part)}
+            target=predict,
+            daemon=True,
+            args=(model, [studies], tmp_path / "out", FP32),
+            kwargs={"share": Share(5, part)},
         )
         for part in range(5)
     ]
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(60)
+        thread.join(90)
+        assert not thread.is_alive()
     assert {row["case"] for row in rows_of(tmp_path / "out")} == {f"s{seed}" for seed in range(5)}
     assert len(json_of(tmp_path / "out" / "prediction.json")["cases"]) == 5
 
@@ -290,19 +294,22 @@ def test_without_a_lock_none_is_lost_either(model_file, study, tmp_path, monkeyp
 def test_the_tables_of_many_cases_are_not_written_with_each(tmp_path, monkeypatch):
     """Pins a cost that grew with the square of the number of cases: it is a small share of the time, and right in the end."""
     folder = PredictionFolder(tmp_path, {"background": 0, "one": 1})
-    written = []
+    written, now_s = [], [0.0]
     usual = Tables._write_all
 
     def counted(self) -> None:
         written.append(True)
-        time.sleep(0.01)
+        now_s[0] += 0.01
         usual(self)
+
+    monkeypatch.setattr("unet4d.prediction.tables.time", SimpleNamespace(monotonic=lambda: now_s[0]))
 
     monkeypatch.setattr(Tables, "_write_all", counted)
     for n in range(300):
         folder.records.keep(f"case{n}", {"made": {}, "entry": {}, "frames": 1, "volumes_ml": {"one": [1.5]}}, [])
         folder.tables.write()
-    assert len(written) < 60
+        now_s[0] += 0.01
+    assert 10 < len(written) < 20  # 20 times as long as writing them takes lies between two
     folder.finish({})
     assert [row["case"] for row in rows_of(tmp_path)] == [f"case{n}" for n in range(300)]
 

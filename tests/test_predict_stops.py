@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
+import itertools
 import json
-import multiprocessing
 import os
-import random
+import shutil
 import signal
-import time
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from tests.predictions import check_whole, json_of, rows_of
-from tests.processes import PATIENCE_S, exit_code
+from tests.processes import exit_code, exit_codes
 from unet4d.data.studies import find_studies
 from unet4d.errors import Unet4DError
 from unet4d.predict import predict
 from unet4d.prediction import batch
 from unet4d.prediction.folder import PredictionFolder
 from unet4d.prediction.shares import Share
-from unet4d.segmentation import Answer, Settings, answer, prepare
+from unet4d.segmentation import Answer, Settings, prepare
 
 FP32 = Settings(precision="fp32")
 
@@ -61,34 +62,65 @@ def _predict(model: Path, given: Path, out: Path, share: Share | None = None) ->
     )
 
 
-def test_a_kill_at_any_moment_leaves_whole_files_and_continue_finishes(model_file, study, tmp_path):
-    """SIGKILL, again and again, at moments drawn over the time that the work takes, the writing of files and tables included."""
+def _predict_and_count(counted: Path, *given) -> None:
+    """Predict, and write down how many events there were."""
+    events = _at_event(None)
+    _predict(*given)
+    counted.write_text(str(next(events)))
+
+
+def _predict_until(number: int, *given) -> None:
+    """Predict, and be killed at an event."""
+    _at_event(number)
+    _predict(*given)
+
+
+def _at_event(number: int | None) -> Iterator[int]:
+    """Have this process kill itself at the `number`-th event, before it or in the middle of it; return what counts them.
+
+    Events are renames, syncs, the removal of a file, and half of a text that is written.
+    """
+    events = itertools.count(1)
+
+    def killing(usual: Callable[..., Any], half: bool = False) -> Callable[..., Any]:
+        def struck(*given: Any, **named: Any) -> Any:
+            if next(events) == number:
+                if half:
+                    usual(given[0], given[1][: len(given[1]) // 2], **named)
+                os.kill(os.getpid(), signal.SIGKILL)
+            return usual(*given, **named)
+
+        return struck
+
+    os.replace, os.fsync, os.unlink = killing(os.replace), killing(os.fsync), killing(os.unlink)
+    Path.write_text = killing(Path.write_text, half=True)
+    return events
+
+
+def test_a_kill_at_any_event_leaves_whole_files_and_continue_finishes(model_file, study, tmp_path):
+    """SIGKILL at events that are spread over all of the work, the writing of files and tables included."""
     model, given, out = model_file(), tmp_path / "in", tmp_path / "out"
-    for seed in range(6):
+    for seed in range(3):
         study(given / f"s{seed}.nii.gz", seed=seed)
-    began = time.monotonic()
-    assert exit_code(_predict, model, given, tmp_path / "whole") == 0
-    whole_s = time.monotonic() - began
-    draw, killed, complete = random.Random(0), 0, [0]
-    for _ in range(12):
-        process = multiprocessing.get_context("fork").Process(target=_predict, args=(model, given, out))
-        process.start()
-        process.join(draw.uniform(0.1, 0.6) * whole_s)
-        if process.is_alive():
-            killed += 1
-        else:  # the machine was busier before, or less is left to do
-            whole_s /= 2
-        process.kill()
-        process.join()
+    assert exit_code(_predict_and_count, tmp_path / "count", model, given, tmp_path / "whole") == 0
+    events = int((tmp_path / "count").read_text())
+    assert events > 30
+    for number in range(1, events // 2, max(1, events // 10)):
+        killed = tmp_path / "killed"
+        assert exit_code(_predict_until, number, model, given, killed) == -signal.SIGKILL
+        check_whole(killed)
+        shutil.rmtree(killed, ignore_errors=True)
+    complete = [0]
+    for number in (4, 11, 17, 23):
+        assert exit_code(_predict_until, number, model, given, out) in (-signal.SIGKILL, 0)
         check_whole(out)
         complete.append(len(list(out.glob(".unet4d/cases/*.json"))))
-    assert killed > 2
+    assert complete == sorted(complete)  # what was complete was left: it went forward
     assert exit_code(_predict, model, given, out) == 0
     check_whole(out)
-    assert complete[-1] > 0  # what was complete was left: it went forward
     wanted, came = files_of(tmp_path / "whole"), files_of(out)
-    for told in ("prediction.json", "summary.json"):
-        about, other = json.loads(wanted.pop(told)), json.loads(came.pop(told))
+    for name in ("prediction.json", "summary.json"):
+        about, other = json.loads(wanted.pop(name)), json.loads(came.pop(name))
         assert about["cases"].keys() == other["cases"].keys()
     assert came == wanted
 
@@ -105,34 +137,9 @@ def files_of(folder: Path) -> dict[str, bytes]:
 
 def test_two_processes_at_once_lose_none_of_each_others_rows(model_file, studies, tmp_path):
     given = model_file(), studies, tmp_path / "out"
-    jobs = [
-        multiprocessing.get_context("fork").Process(target=_predict, args=(*given, Share(2, part))) for part in range(2)
-    ]
-    for job in jobs:
-        job.start()
-    for job in jobs:
-        job.join(PATIENCE_S)
-    assert [job.exitcode for job in jobs] == [0, 0]
+    assert exit_codes([(_predict, (*given, Share(2, part))) for part in range(2)]) == [0, 0]
     assert {row["case"] for row in rows_of(tmp_path / "out")} == {f"s{seed}" for seed in range(5)}
     assert len(json_of(tmp_path / "out" / "prediction.json")["cases"]) == 5
-
-
-def test_sigterm_ends_at_once_and_what_is_written_is_whole(command, model_file, studies, tmp_path, monkeypatch):
-    def terminated(models, prepared, settings, *more):
-        if prepared.like.source.name == "s2.nii.gz":
-            os.kill(os.getpid(), signal.SIGTERM)
-        return answer(models, prepared, settings, *more)
-
-    monkeypatch.setattr("unet4d.prediction.batch.answer", terminated)
-    before = signal.getsignal(signal.SIGTERM)
-    done = command("predict", model_file(), "-i", studies, "-o", tmp_path / "out")
-    assert (done.code, done.line) == (
-        75,
-        "unet4d: stopped by SIGTERM; what is written is whole; run again with --continue",
-    )
-    assert {row["case"] for row in rows_of(tmp_path / "out")} == {"s0", "s1"}
-    assert signal.getsignal(signal.SIGTERM) == before
-    check_whole(tmp_path / "out")
 
 
 @pytest.mark.parametrize(

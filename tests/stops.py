@@ -1,0 +1,76 @@
+"""Commands run in processes of their own that are sent a signal at an event, or have one injected at a certain place."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import os
+import pkgutil
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+import unet4d.report
+from unet4d.cli import main
+
+Arm = Callable[[], None]
+
+
+class Terminal(io.StringIO):
+    """A stderr that says it is a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def run_armed(arm: Arm, *words: object, terminal: bool = False) -> None:
+    """Arm, then run `unet4d` with these words; to be run in a process of its own."""
+    if terminal:
+        sys.stderr = Terminal()
+    draw_nothing(pytest.MonkeyPatch())
+    arm()
+    main([str(word) for word in words])
+
+
+def draw_nothing(patch: pytest.MonkeyPatch) -> None:
+    """Spare the seconds that the pictures of a report take."""
+    for name in ("contour_sheet", "volume_curves"):
+        patch.setattr(unet4d.report, name, lambda *given, **named: np.zeros((8, 8, 3), np.uint8))
+
+
+def at_call(target: str, number: int, act: Callable[[], Any]) -> Arm:
+    """Return a function that has this process call `act` before the `number`-th call of `target`, such as "os.replace"."""
+
+    def arm() -> None:
+        home, _, name = target.rpartition(".")
+        place = pkgutil.resolve_name(home)
+        usual, calls = getattr(place, name), itertools.count(1)
+
+        def struck(*given: Any, **named: Any) -> Any:
+            if next(calls) == number:
+                act()
+            return usual(*given, **named)
+
+        setattr(place, name, struck)
+
+    return arm
+
+
+def signalled(target: str, number: int, signum: int = signal.SIGTERM) -> Arm:
+    """Return a function that has this process sent a signal before the `number`-th call of `target`."""
+    return at_call(target, number, lambda: os.kill(os.getpid(), signum))
+
+
+def hanging(target: str, number: int, signum: int = signal.SIGTERM) -> Arm:
+    """The same, and the thread that makes this call never returns from it."""
+
+    def hang() -> None:
+        os.kill(os.getpid(), signum)
+        threading.Event().wait()
+
+    return at_call(target, number, hang)

@@ -1,0 +1,236 @@
+"""Commands are stopped by SIGTERM and Ctrl-C at an event: exit code 75, whole files, and the next run completes the result."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import threading
+from pathlib import Path
+
+import pytest
+
+from tests.data.convert.layouts import write_patient
+from tests.predictions import check_whole, json_of
+from tests.processes import exit_code
+from tests.stops import Arm, at_call, draw_nothing, hanging, run_armed, signalled
+from unet4d.cli import run
+from unet4d.model.checkpoint import BEST, LAST
+from unet4d.system.progress_bar import ProgressBar
+
+TERM, INT = signal.SIGTERM, signal.SIGINT
+STOPS: dict[str, tuple[str, Arm]] = {
+    "predict, reading": ("predict", signalled("unet4d.prediction.batch.prepare", 3, INT)),
+    "predict, a window": ("predict", signalled("unet4d.segmentation.answering.check_stop", 3, TERM)),
+    "predict, a rename": ("predict", signalled("os.replace", 5, TERM)),
+    "predict, a sync": ("predict", signalled("os.fsync", 8, INT)),
+    "convert, a study": ("convert", signalled("unet4d.convert._written", 2, TERM)),
+    "convert, a rename": ("convert", signalled("os.replace", 3, INT)),
+    "verify, a study": ("verify", signalled("unet4d.data.verification.verification.check_image", 2, TERM)),
+    "verify, a study's labels": ("verify", signalled("unet4d.data.verification.verification.check_label", 1, INT)),
+    "report, a study": ("report", signalled("unet4d.report._segmented", 2, TERM)),
+    "report, a rename": ("report", signalled("os.replace", 2, INT)),
+    "evaluate, a study": ("evaluate", signalled("unet4d.evaluate.score", 2, TERM)),
+    "evaluate, the last study": ("evaluate", signalled("unet4d.evaluate.score", 3, INT)),
+    "train, verifying": ("train", signalled("unet4d.data.verification.verification.check_image", 1, TERM)),
+    "train, preprocessing": ("train", signalled("unet4d.data.cache._build", 2, INT)),
+    "train, a step": ("train", signalled("unet4d.model.step.TrainingStep.update", 3, TERM)),
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def plain_pictures():
+    with pytest.MonkeyPatch.context() as patch:
+        draw_nothing(patch)
+        yield
+
+
+@pytest.fixture(scope="module")
+def predicted(phantom, trained, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("predicted") / "out"
+    assert run([str(word) for word in _predict(trained, phantom, out)]) == 0
+    return out
+
+
+def _predict(trained: Path, dataset: Path, out: Path) -> list[object]:
+    return ["predict", trained, "-i", dataset, "-o", out, "--continue", "--precision", "fp32", "--device", "cpu"]
+
+
+@pytest.fixture(scope="module")
+def wholes(tmp_path_factory) -> dict[str, Path]:
+    """The folder of each command's result that nothing stopped."""
+    return {}
+
+
+@pytest.fixture
+def words(phantom, own_phantom, trained, predicted, tiny_options, tmp_path):
+    """Give the words of a command that writes to a folder."""
+    for number in (1, 2, 3):
+        write_patient(tmp_path / "acdc" / f"patient00{number}", number)
+    two = shutil.copytree(predicted, tmp_path / "two")  # a page of the report takes seconds
+    (two / "phantom003.nii.gz").unlink()
+
+    def of(name: str, out: Path) -> list[object]:
+        resumed = ["--resume"] * (out / LAST).exists()
+        return {
+            "predict": _predict(trained, own_phantom, out),
+            "convert": ["convert", "acdc", tmp_path / "acdc", "--out", out],
+            "verify": ["verify", own_phantom, "--out", out / "fingerprint.json"],
+            "report": ["report", "--image", phantom, "--prediction", two, "--out", out],
+            "evaluate": ["evaluate", "--reference", phantom, "--prediction", predicted, "--out", out],
+            "train": ["train", "--dataset", own_phantom, "--out", out, "--device", "cpu", *tiny_options, *resumed],
+        }[name]
+
+    return of
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    """The files of a command's result that do not depend on when they were written."""
+    found = {path.relative_to(folder): path for path in folder.rglob("*") if path.is_file()}
+    return {
+        str(name): path.read_bytes()
+        for name, path in found.items()
+        if name.suffix in (".csv", ".gz", ".nii", ".png") and not any(part.startswith(".") for part in name.parts)
+    }
+
+
+@pytest.mark.parametrize("where", STOPS)
+def test_a_stop_ends_with_75_leaves_whole_files_and_the_next_run_completes_the_result(
+    words, wholes, tmp_path, capfd, where
+):
+    name, arm = STOPS[where]
+    out = tmp_path / "out"
+    assert exit_code(run_armed, arm, *words(name, out)) == 75
+    line = capfd.readouterr().err.splitlines()[-1]
+    assert line.startswith("unet4d: stopped by SIG")
+    assert not [path for path in tmp_path.rglob("*.partial.*") if name != "train"]
+    if out.exists() and name != "train":
+        check_whole_pages(out)
+    assert run([str(word) for word in words(name, out)]) == 0
+    if name == "train":
+        assert (out / BEST).is_file()
+        return
+    if name not in wholes:
+        assert run([str(word) for word in words(name, tmp_path / "whole")]) == 0
+    whole = wholes.setdefault(name, tmp_path / "whole")
+    assert files_of(out) == files_of(whole)
+    assert {path.name for path in out.rglob("*")} == {path.name for path in whole.rglob("*")}
+
+
+def check_whole_pages(out: Path) -> None:
+    pages = list(out.rglob("*.html"))
+    for page in pages:
+        assert page.read_text().rstrip().endswith("</html>")
+    if not pages:
+        check_whole(out)
+
+
+# At the places where earlier versions hung, or went on -----------------------------------------------------------------
+
+
+class SignallingLock:
+    """A bar's lock, inside of which the main thread is sent SIGTERM when it has taken it for the `number`-th time."""
+
+    def __init__(self, number: int):
+        self.lock, self.number = threading.RLock(), number
+
+    def acquire(self, *given) -> bool:
+        taken = self.lock.acquire(*given)
+        if threading.current_thread() is threading.main_thread():
+            self.number -= 1
+            if not self.number:
+                os.kill(os.getpid(), signal.SIGTERM)
+        return taken
+
+    def release(self) -> None:
+        self.lock.release()
+
+    def __enter__(self) -> None:
+        self.acquire()
+
+    def __exit__(self, *failure: object) -> None:
+        self.release()
+
+
+def signalled_in_lock(number: int) -> Arm:
+    def arm() -> None:
+        ProgressBar._lock = SignallingLock(number)
+
+    return arm
+
+
+@pytest.mark.parametrize("number", [1, 4, 9, 14])
+def test_a_stop_inside_the_lock_of_a_bar_while_another_thread_writes(trained, phantom, tmp_path, number):
+    """Pins a hang: the handler raised between two acquires, and the lock was never released."""
+    words = _predict(trained, phantom, tmp_path / "out")
+    assert exit_code(_on_terminal, signalled_in_lock(number), *words) == 75
+
+
+def _on_terminal(arm: Arm, *words: object) -> None:
+    run_armed(arm, *words, terminal=True)
+
+
+def _signalled_where_all_is_caught() -> None:
+    """Be sent SIGTERM inside an `except Exception`, as a library has them."""
+    try:
+        os.kill(os.getpid(), signal.SIGTERM)
+        for _ in range(1000):
+            pass
+    except Exception as error:
+        print("caught", type(error))
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_a_stop_inside_an_except_exception_of_a_library_is_obeyed(trained, phantom, tmp_path, number):
+    """Pins a stop that was swallowed: all studies were computed, and the exit code was 0."""
+    arm = at_call("unet4d.prediction.batch.answer", number, _signalled_where_all_is_caught)
+    assert exit_code(_on_terminal, arm, *_predict(trained, phantom, tmp_path / "out")) == 75
+    assert len(list((tmp_path / "out").glob("*.nii.gz"))) < 3
+
+
+@pytest.mark.parametrize(
+    ("name", "target"),
+    [
+        ("predict", "unet4d.prediction.batch.prepare"),
+        ("verify", "unet4d.data.verification.verification.check_image"),
+        ("train", "unet4d.data.content._digest"),
+    ],
+)
+def test_a_stop_does_not_wait_for_a_thread_that_hangs(words, tmp_path, name, target):
+    """A thread that reads, as from a network disk that answers nothing more."""
+    assert exit_code(run_armed, hanging(target, 2), *words(name, tmp_path / "out")) == 75
+
+
+def _signalled_twice_while_stuck() -> None:
+    """Be sent SIGTERM twice while the main thread waits for ever; nothing in this process could note the second one in time."""
+    stuck = threading.Lock()
+    stuck.acquire()
+    os.kill(os.getpid(), signal.SIGTERM)
+    threading.Thread(target=os.kill, args=(os.getpid(), signal.SIGTERM), daemon=True).start()
+    stuck.acquire()
+
+
+def test_a_second_signal_ends_predict_at_once_and_files_are_whole(trained, own_phantom, tmp_path):
+    words = _predict(trained, own_phantom, tmp_path / "out")
+    arm = at_call("unet4d.prediction.batch.answer", 3, _signalled_twice_while_stuck)
+    assert exit_code(run_armed, arm, *words) == -signal.SIGTERM
+    check_whole(tmp_path / "out")
+    assert run([str(word) for word in words]) == 0
+    assert len(json_of(tmp_path / "out" / "prediction.json")["cases"]) == 3
+
+
+def test_workers_that_preprocess_leave_a_signal_to_the_main_process(own_phantom, tiny_options, tmp_path, capfd):
+    """Ctrl-C reaches the whole group; pins workers that died of it, which was reported as a want of memory."""
+    words = ["train", "--dataset", own_phantom, "--out", tmp_path / "run", "--device", "cpu", *tiny_options]
+    at = words.index("--data.workers")
+    words[at + 1] = "1"
+    arm = at_call("unet4d.data.cache._build", 1, _interrupt_group)
+    assert exit_code(run_armed, arm, *words) == 75
+    assert "stopped by SIGINT" in capfd.readouterr().err
+    assert not (tmp_path / "run" / LAST).exists()
+    shutil.rmtree(tmp_path / "run", ignore_errors=True)
+    assert run([str(word) for word in words]) == 0
+
+
+def _interrupt_group() -> None:
+    os.killpg(0, signal.SIGINT)
