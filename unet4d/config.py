@@ -235,8 +235,8 @@ class InferenceConfig:
     sw_batch_size: int = 1
     """Windows computed at once."""
     chunk_frames: int | None = None
-    """Frames computed at once. The states are handed on, so the result does not depend on it. Left out: all, halved whenever a GPU
-    runs out of memory."""
+    """Frames computed at once. The states are handed on, so the result does not depend on it. Left out: as many
+    as fit the memory."""
     mirror_axes: list[int] = field(default_factory=list)
     """Axes (0 = X, 1 = Y, 2 = Z) along which a study is mirrored, too, and the answers averaged: twice the work for each. Helps
     only a network trained with the same data.flip_axes."""

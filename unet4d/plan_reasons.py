@@ -94,7 +94,7 @@ def _why_accumulate(config: Config, given: Config, at_once: float | None) -> dic
         return {}
     if given.train.accumulate > 1:
         return {"train.accumulate": GIVEN}
-    instead = "does not fit" if at_once is None else f"takes {at_once:.2g} times the work to fit"
+    instead = "does not fit" if at_once is None else f"takes {at_once:.2f} times the work to fit"
     return {"train.accumulate": f"batches of a step, one after the other: a batch of all their clips {instead}"}
 
 

@@ -144,27 +144,60 @@ def test_what_does_not_fit_is_computed_in_smaller_batches_then_in_chunks_and_sai
     ]
 
 
-def test_stitching_moves_to_main_memory_before_frames_are_split():
+def test_frames_are_split_before_stitching_moves_to_main_memory():
     """A GPU is not needed to see in what order a network on one would step down."""
     said: list[str] = []
     one = answering(windows=3, say=said.append)
     one.device = torch.device("cuda")
     one.step_down(5)
-    one.step_down(5)
-    assert (one.windows, one.stitch_on, one.chunk_frames) == (1, CPU, None)
-    assert one.stitching_device(1) == CPU
+    assert (one.windows, one.stitch_on, one.chunk_frames) == (1, None, None)
     for left in (3, 2, 1):
         one.step_down(5)
-        assert one.chunk_frames == left
+        assert (one.chunk_frames, one.stitch_on) == (left, None)
+    one.step_down(5)
+    assert one.stitching_device(1) == CPU
     with pytest.raises(torch.OutOfMemoryError, match="one frame of one window"):
         one.step_down(5)
     assert [line.split("with ")[1].split(",")[0] for line in said] == [
         "1 window at once",
-        "logits stitched in main memory",
         "3 frames at once",
         "2 frames at once",
         "1 frame at once",
+        "logits stitched in main memory",
     ]
+
+
+def test_where_stitching_ran_out_of_memory_later_studies_as_large_are_stitched_in_main_memory(monkeypatch):
+    gpu, net = torch.device("cuda"), network()
+    monkeypatch.setattr("unet4d.model.inference.free_bytes", lambda device: 10**9)
+
+    def on_gpu() -> Answering:
+        one = answering(net)
+        one.device = one.stitch_on = gpu
+        return one
+
+    first = on_gpu()
+    assert first.stitching_device(1000) == gpu
+    one = on_gpu()
+    one.stitch_on = None  # as in validation, where nothing is shared out before
+    assert (one.stitching_device(1000), one.stitching_device(10**9)) == (gpu, CPU)
+    first.stitch_in_main_memory()
+    assert first.stitching_device(1) == CPU
+    assert on_gpu().stitching_device(1000) == CPU
+    assert on_gpu().stitching_device(999) == gpu
+    one.stitch_on = None
+    assert (one.stitching_device(1000), one.stitching_device(999)) == (CPU, gpu)
+
+
+def test_a_validation_study_does_not_try_again_what_ran_out_of_memory_in_the_one_before(monkeypatch, image):
+    net, said = network(), []
+    limited = Limited(monkeypatch, net, 2)
+    whole(image, net, windows=4, say=said.append)
+    assert len(said) == 3
+    limited.computed.clear()
+    whole(image, net, windows=4, say=said.append)
+    assert len(said) == 3
+    assert {batch * frames for batch, frames in limited.computed} == {2}
 
 
 def test_rows_that_the_gpu_cannot_carry_on_are_carried_in_main_memory(monkeypatch, image):

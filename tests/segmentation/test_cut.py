@@ -16,9 +16,10 @@ from unet4d.data.image4d import Image4D
 from unet4d.data.native import NativeLabel
 from unet4d.data.nifti_studies import bare_source
 from unet4d.errors import InputError, Unet4DError
-from unet4d.model.inference import Rows, sliding_window
+from unet4d.model.inference import Answering, Rows, sliding_window
 from unet4d.model.memory import MemoryTrace
-from unet4d.segmentation import Settings, answer, prepare, segment
+from unet4d.model.window_memory import window_memory
+from unet4d.segmentation import Settings, answer, cutting, prepare, segment
 from unet4d.segmentation import prepared as preparing
 from unet4d.segmentation.prepared import prepare_image
 from unet4d.system.progress_bar import ProgressBar
@@ -242,3 +243,107 @@ def test_a_grid_coarser_than_the_networks_takes_the_rows_it_lies_between(model):
     wanted = torch.nn.functional.interpolate(logits, size=sizes, mode="trilinear").softmax(1).transpose(0, 1)
     got = prepared.grid.turned(answer([model], prepared, FP32, lambda line: None).probabilities)
     np.testing.assert_allclose(got, wanted.numpy(), atol=1e-4)
+
+
+# a GPU, made up: the CPU computes, and the memory that is found free is given
+
+
+class MadeUpGPU:
+    """Runs out of memory where more frames than `holds` are computed at once; counts the frames of each try."""
+
+    def __init__(self, monkeypatch, model, usable: float, holds: float = math.inf):
+        self.usable, self.holds, self.tries, encoded = usable, holds, [], model.network._encoded
+
+        def limited(x, kept):
+            self.tries.append(len(x) * x.shape[1])
+            if self.tries[-1] > self.holds:
+                raise torch.OutOfMemoryError("made up")
+            return encoded(x, kept)
+
+        monkeypatch.setattr(model.network, "_encoded", limited)
+        monkeypatch.setattr(cutting, "gpu_usable_bytes", lambda device: self.usable)
+
+
+def counted(model, frames: int) -> int:
+    """Bytes of a window of 16 frames, this many computed at once."""
+    labels, patch = len(model.task.labels), model.config.data.patch_size
+    return window_memory(model.config.model, 1, labels, patch, "fp32").needed(16, frames)
+
+
+@pytest.fixture
+def long_path(study, tmp_path):
+    study(tmp_path / "long.nii.gz", frames=16, shape=(40, 30, 4))
+    return tmp_path / "long.nii.gz"
+
+
+@pytest.mark.parametrize("at_once", [16, 8, 4, 1])
+def test_frames_at_once_are_chosen_from_the_gpus_memory_so_that_the_first_try_fits(
+    monkeypatch, model, long_path, at_once
+):
+    _, wanted = answered([model], long_path)
+    said: list[str] = []
+    usable = 2 * counted(model, at_once) + 1
+    holds = max(frames for frames in range(1, 17) if counted(model, frames) <= usable)
+    gpu = MadeUpGPU(monkeypatch, model, usable, holds)
+    for _ in range(2):
+        _, got = answered([model], long_path, say=said.append)
+        np.testing.assert_allclose(got.probabilities, wanted.probabilities, atol=1e-5)
+    assert said == []
+    assert at_once <= max(gpu.tries) <= holds
+
+
+def test_what_ran_out_of_memory_all_the_same_is_not_tried_again_with_later_studies(monkeypatch, model, path, long_path):
+    _, wanted = answered([model], long_path)
+    said: list[str] = []
+    gpu = MadeUpGPU(monkeypatch, model, 10**9, holds=5)
+    _, got = answered([model], long_path, say=said.append)
+    np.testing.assert_allclose(got.probabilities, wanted.probabilities, atol=1e-5)
+    assert [line.split("with ")[1].split(",")[0] for line in said] == ["8 frames at once", "4 frames at once"]
+    gpu.tries.clear()
+    for other in (long_path, path, long_path):
+        answered([model], other, say=said.append)
+    assert len(said) == 2
+    assert set(gpu.tries) == {4, 3}  # the shorter study whole
+
+
+def test_rows_of_logits_are_bounded_by_the_gpu_they_are_stitched_on(monkeypatch, model, path):
+    _, wanted = answered([model], path)
+    calls, upto = [], Rows.upto
+    monkeypatch.setattr(Rows, "upto", lambda self, end, keep=None: calls.append(self) or upto(self, end, keep))
+    gpu = MadeUpGPU(monkeypatch, model, 10**9)
+    answered([model], path)
+    assert len(calls) == 1
+    prepared = prepare([model], bare_source(path).studies[0], FP32)
+    blocks = cutting.Blocks.of([model], prepared)
+    prepared.close()
+    labels, patch = len(model.task.labels), model.config.data.patch_size
+    window = window_memory(model.config.model, 1, labels, patch, "fp32").needed(3, 3)
+    gpu.usable = 2 * max(window, blocks.needed(10, 30))
+    _, got = answered([model], path)
+    assert len(set(calls[1:])) == 1  # one pass: no window is computed twice
+    assert len(calls[1:]) > 1 or blocks.needed(40, 30) <= gpu.usable - window
+    np.testing.assert_allclose(got.probabilities, wanted.probabilities, atol=1e-5)
+
+
+@pytest.mark.parametrize(("usable", "place"), [(10**9, "cuda"), (10, "cpu")])
+def test_logits_are_stitched_in_main_memory_only_where_not_one_row_fits_the_gpu(
+    monkeypatch, model, path, usable, place
+):
+    prepared = prepare([model], bare_source(path).studies[0], FP32)
+    one = Answering(model.network, torch.device("cuda"), "fp32", False, windows=4)
+    monkeypatch.setattr(cutting, "gpu_usable_bytes", lambda device: usable)
+    blocks = cutting.cut([model], prepared, FP32, [one])
+    prepared.close()
+    assert one.stitch_on.type == place
+    assert (one.windows, one.chunk_frames) == ((4, None) if usable > 10 else (1, 1))
+    assert blocks.columns == [(0, 30)]
+
+
+def test_no_more_frames_at_once_than_kernels_can_index(monkeypatch, model, long_path):
+    labels, patch = len(model.task.labels), model.config.data.patch_size
+    elements = window_memory(model.config.model, 1, labels, patch, "fp32").frame_elements
+    assert elements > 0
+    monkeypatch.setattr(cutting, "MOST_ELEMENTS", 5 * elements)
+    gpu = MadeUpGPU(monkeypatch, model, 10**9)
+    answered([model], long_path)
+    assert max(gpu.tries) == 4

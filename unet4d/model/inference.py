@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import weakref
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
@@ -36,6 +37,22 @@ STITCHED_SHARE = 0.5
 
 
 @dataclass
+class Limits:
+    """Memory limits that a network was found to have: kept with the network, so that later studies need not try more.
+
+    Attributes:
+        frames: the most frames computed at once, those of all windows together.
+        stitched_bytes: logits of this size or more are stitched in main memory.
+    """
+
+    frames: float = math.inf
+    stitched_bytes: float = math.inf
+
+
+_limits: weakref.WeakKeyDictionary[CLSTMUNet, Limits] = weakref.WeakKeyDictionary()
+
+
+@dataclass
 class Answering:
     """How a network answers windows. What runs out of memory goes on in a leaner way, which changes nothing but time.
 
@@ -51,6 +68,7 @@ class Answering:
             empty: 1 for all.
         shifts: a cyclic study is answered from each of these first frames, and the mean taken of the logits.
         stitch_on: where logits are stitched; None: on the GPU where they take less than half of what is free there.
+        stitched_bytes: of the largest logits that were stitched on the GPU.
         say: where a line for the user goes.
         tick: told how many windows are done.
     """
@@ -65,6 +83,7 @@ class Answering:
     signs: Sequence[Sequence[int]] = ()
     shifts: Sequence[int] = (0,)
     stitch_on: torch.device | None = None
+    stitched_bytes: int = 0
     say: Callable[[str], None] = field(default=lambda line: None)
     tick: Callable[[int], object] = field(default=lambda windows: None)
 
@@ -75,6 +94,21 @@ class Answering:
         """As a run is configured."""
         axes = tuple(config.mirror_axes)
         return cls(network, device, precision, cyclic, config.sw_batch_size, config.chunk_frames, axes)
+
+    @property
+    def limits(self) -> Limits:
+        """Return the memory limits that the network was found to have."""
+        return _limits.setdefault(self.network, Limits())
+
+    def fit(self, frames: int, most: float) -> None:
+        """Compute no more than `most` frames at once of studies of this many frames: first fewer windows, then fewer frames."""
+        most = min(most, self.limits.frames)
+        at_once = min(self.chunk_frames or frames, frames)
+        while self.windows > 1 and self.windows * at_once > most:
+            self.windows //= 2
+        while at_once > 1 and self.windows * at_once > most:
+            at_once = -(-at_once // 2)
+            self.chunk_frames = at_once
 
     @torch.inference_mode()
     def logits(self, clips: Tensor) -> Tensor | None:
@@ -106,15 +140,18 @@ class Answering:
             torch.OutOfMemoryError: there is none, and the GPU's memory ran out; `failure` itself where main memory did.
         """
         stitching = self.stitch_on is None or self.stitch_on.type != "cpu"
+        at_once = min(self.chunk_frames or frames, frames)
         if self.windows > 1:
             self.windows //= 2
+            self.limits.frames = self.windows * at_once
             now = f"{self.windows} window{'s' * (self.windows > 1)} at once"
-        elif stitching and self.device.type != "cpu":
-            self.stitch_on = torch.device("cpu")
-            now = "logits stitched in main memory"
-        elif (length := self.chunk_frames or frames) > 1:
-            self.chunk_frames = -(-min(length, frames) // 2)
+        elif at_once > 1:
+            self.chunk_frames = -(-at_once // 2)
+            self.limits.frames = self.chunk_frames
             now = f"{self.chunk_frames} frame{'s' * (self.chunk_frames > 1)} at once"
+        elif stitching and self.device.type != "cpu":
+            self.stitch_in_main_memory()
+            now = "logits stitched in main memory"
         else:
             if failure is not None and is_out_of_main_memory(failure):
                 raise failure
@@ -122,11 +159,23 @@ class Answering:
             raise torch.OutOfMemoryError(f"one frame of one window is too much for the GPU{reason}") from failure
         self.say(f"out of memory: going on with {now}, which takes longer and changes no result")
 
+    def stitch_in_main_memory(self) -> None:
+        """Stitch there from now on, because the GPU has no memory for it."""
+        self.stitch_on = torch.device("cpu")
+        self.limits.stitched_bytes = min(self.limits.stitched_bytes, self.stitched_bytes)
+
     def stitching_device(self, needed_bytes: int) -> torch.device:
-        """Where logits of this size are stitched."""
-        if self.device.type == "cpu" or self.stitch_on is not None:
+        """Return where logits of this size are stitched."""
+        if self.device.type == "cpu":
             return self.stitch_on or self.device
-        return self.device if needed_bytes < STITCHED_SHARE * free_bytes(self.device) else torch.device("cpu")
+        if self.stitch_on is None:
+            fits = needed_bytes < STITCHED_SHARE * free_bytes(self.device)
+        else:
+            fits = self.stitch_on.type != "cpu"
+        if not fits or needed_bytes >= self.limits.stitched_bytes:
+            return torch.device("cpu")
+        self.stitched_bytes = max(self.stitched_bytes, needed_bytes)
+        return self.device
 
     def _shifted_mean(self, clips: Tensor) -> Tensor:
         total: Tensor | None = None
@@ -162,6 +211,7 @@ class Rows:
         overlap: float,
         columns: tuple[int, int] | None = None,
     ):
+        answering.fit(image.shape[1], math.inf)
         self.answering, self.image = answering, image
         self.windows = Windows(image.shape[2:], roi_size, overlap)
         self.columns = columns or (0, image.shape[3])
@@ -203,9 +253,9 @@ class Rows:
         except RuntimeError as error:
             if not is_out_of_gpu_memory(error):
                 raise
-            where = self.answering.stitch_on = torch.device("cpu")
-            total = torch.zeros((frames, classes, *size), device=where)
-        weight = torch.zeros(size, device=where)
+            self.answering.stitch_in_main_memory()
+            total = torch.zeros((frames, classes, *size), device=torch.device("cpu"))
+        weight = torch.zeros(size, device=total.device)
         if self._carried is not None:
             total[:, :, : self._carried[0].shape[2]] = self._carried[0]
             weight[: len(self._carried[1])] = self._carried[1]
@@ -220,7 +270,7 @@ class Rows:
             if not is_out_of_gpu_memory(error):
                 raise
             # Whole, for a part would be copied on the GPU before it comes over.
-            self.answering.stitch_on = torch.device("cpu")
+            self.answering.stitch_in_main_memory()
             return total.cpu()[:, :, first:].clone(), weight.cpu()[first:].clone()
 
     def _added(self, total: Tensor, weight: Tensor, places: Sequence[Place]) -> tuple[Tensor, Tensor]:

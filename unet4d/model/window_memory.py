@@ -1,4 +1,4 @@
-"""How much main memory a network needs for one window, counted and not tried."""
+"""Memory that a network needs for one window, counted and not tried."""
 
 from __future__ import annotations
 
@@ -35,12 +35,14 @@ class WindowMemory(NamedTuple):
         frame_bytes: for each frame computed at once.
         kept_bytes: for each frame of the study, its image and its logits.
         averaged_bytes: for each frame of the study, where several answers are averaged, another image and their sum.
+        frame_elements: of the largest tensor, for each frame computed at once.
     """
 
     fixed_bytes: int
     frame_bytes: int
     kept_bytes: int
     averaged_bytes: int
+    frame_elements: int = 0
 
     def needed(self, frames: int, at_once: int, averaged: bool = False) -> int:
         """Bytes for so many frames."""
@@ -86,19 +88,22 @@ def generous_bytes(
 def _window_memory(
     config: str, in_channels: int, out_channels: int, roi_size: tuple[int, ...], precision: str
 ) -> WindowMemory:
-    def counted(frames: int) -> int:
+    def counted(frames: int) -> tuple[int, int]:
         with FakeTensorMode(), torch.no_grad():
             network = build_network(ModelConfig(**json.loads(config)), in_channels, out_channels).eval()
             clip = torch.empty(1, frames, in_channels, *roi_size)
             with MemoryTrace() as trace, autocast(torch.device("cpu"), precision):
                 answer = in_chunks(network, clip, frames, cyclic=False)
                 del answer
-            return trace.working_bytes
+            return trace.working_bytes, trace.largest_elements
 
-    one, more = counted(1), counted(ALL_AT_ONCE)
+    (one, _), (more, elements) = counted(1), counted(ALL_AT_ONCE)
     frame_bytes = (more - one) / (ALL_AT_ONCE - 1)
     voxels = math.prod(roi_size)
     # The window as it is read and laid out, its logits as pieces, as one, and where they are stitched.
     kept_bytes = 4 * voxels * (2 * in_channels + 3 * out_channels)
     averaged_bytes = 4 * voxels * (in_channels + 2 * out_channels)
-    return WindowMemory(max(0, round(one - frame_bytes)), round(frame_bytes), kept_bytes, averaged_bytes)
+    frame_elements = -(-elements // ALL_AT_ONCE)
+    return WindowMemory(
+        max(0, round(one - frame_bytes)), round(frame_bytes), kept_bytes, averaged_bytes, frame_elements
+    )

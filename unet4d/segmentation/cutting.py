@@ -1,4 +1,4 @@
-"""How a study is cut into blocks, so that logits and label map stay within the main memory.
+"""Blocks that a study is cut into, so that logits and label map stay within the main memory, and the GPU's.
 
 columns along Y, where rows of all of them do not fit: each a pass of its own, windows between two computed twice
 rows along X: as many as fit; every window of the pass computed once
@@ -6,12 +6,17 @@ rows along X: as many as fit; every window of the pass computed once
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
+
 from unet4d.errors import Unet4DError
 from unet4d.model.checkpoint import TrainedModel
-from unet4d.model.inference import Answering
+from unet4d.model.clstm_unet import MOST_ELEMENTS
+from unet4d.model.fitting import free_bytes, usable_bytes
+from unet4d.model.inference import STITCHED_SHARE, Answering
 from unet4d.model.window_memory import generous_bytes, window_memory
 from unet4d.segmentation.prepared import Prepared, label_bytes
 from unet4d.segmentation.settings import Models, Settings
@@ -43,14 +48,23 @@ class Cut:
 
 
 def cut(models: Models, prepared: Prepared, settings: Settings, answering: Sequence[Answering]) -> Cut:
-    """Blocks as large as the memory allows; where little is left, fewer frames are computed at once, too."""
+    """Return blocks as large as the memory allows; where little is left, fewer frames are computed at once, too.
+
+    A GPU's memory is read and shared out before the first window is computed: see `_fit_gpu`.
+    """
     sizes = [prepared.grid.native_shape[axis] for axis in prepared.grid.order]
     budget = settings.budget_bytes() - label_bytes(models[0], prepared.like, settings)
-    on_cpu = [pair for pair in zip(models, answering, strict=True) if pair[1].device.type == "cpu"]
+    frames, blocks = prepared.like.frames, Blocks.of(models, prepared)
+    for one in answering:
+        one.fit(frames, math.inf)
+    free = [gpu_usable_bytes(one.device) for one in answering]
+    on_cpu = [pair for pair, gpu in zip(zip(models, answering, strict=True), free, strict=True) if gpu is None]
     window = max(
         (_fit_window(model, prepared, one, budget) for model, one in on_cpu), default=0
     )  # of whichever computes
-    blocks, left = Blocks.of(models, prepared), budget - window
+    left = budget - window
+    if gpus := [gpu for gpu in free if gpu is not None]:
+        left = min(left, _fit_gpu(models, prepared, answering, blocks, min(gpus)))
     if (needed := blocks.needed(sizes[0], sizes[1])) <= left:
         return Cut(sizes[0], [(0, sizes[1])], is_tight=AMPLE * (needed + window) > budget)
     for panels in range(1, sizes[1] + 1):
@@ -63,6 +77,59 @@ def cut(models: Models, prepared: Prepared, settings: Settings, answering: Seque
         f"{prepared.like.source or 'the image'} needs {short / 1e9:.2g} GB more of main memory than may be taken; raise --memory, "
         "free memory, or take a model with a smaller patch"
     )
+
+
+def gpu_usable_bytes(device: torch.device) -> float | None:
+    """Return what may be taken of a GPU's free memory; None for a CPU."""
+    return usable_bytes(free_bytes(device)) if device.type == "cuda" else None
+
+
+def _fit_gpu(
+    models: Models, prepared: Prepared, answering: Sequence[Answering], blocks: Blocks, usable: float
+) -> float:
+    """Share a GPU's memory out between windows and stitched logits.
+
+    All frames are computed at once where that leaves room for all logits. Else windows take up to half, and rows of logits are
+    bounded by the rest. Logits are stitched in main memory only where not one row of them fits.
+
+    Args:
+        models: that answer on this GPU.
+        prepared: the study.
+        answering: how each model answers; windows and frames at once, and the place of stitching, are set.
+        blocks: what logits take.
+        usable: bytes of the GPU that may be taken.
+
+    Returns:
+        The bytes that bound blocks of logits; infinite where they are stitched in main memory.
+    """
+    columns = prepared.grid.native_shape[prepared.grid.order[1]]
+    all_rows = prepared.grid.native_shape[prepared.grid.order[0]]
+    share = max((1 - STITCHED_SHARE) * usable, usable - blocks.needed(all_rows, columns))
+    needed = max(_fit_gpu_window(model, prepared, one, share) for model, one in zip(models, answering, strict=True))
+    left = usable - needed
+    fits = blocks.needed(1, columns) <= left
+    for one in answering:
+        one.stitch_on = one.device if fits else torch.device("cpu")
+    return left if fits else math.inf
+
+
+def _fit_gpu_window(model: TrainedModel, prepared: Prepared, one: Answering, share: float) -> int:
+    """Have as many windows and frames computed at once as fit; returns the bytes they take."""
+    frames = prepared.like.frames
+    memory = window_memory(
+        model.config.model,
+        prepared.like.channels,
+        len(model.task.labels),
+        model.config.data.patch_size or (),
+        one.precision,
+    )
+    averaged = bool(one.mirror_axes) or len(one.shifts) > 1
+    indexable = max(1, MOST_ELEMENTS // max(1, memory.frame_elements))
+    while one.windows > 1 and one.windows * memory.needed(frames, 1, averaged) > share:
+        one.windows //= 2
+    fitting = memory.fitting(frames, share / one.windows, averaged)
+    one.fit(frames, min(indexable, one.windows * fitting))
+    return one.windows * memory.needed(frames, one.chunk_frames or frames, averaged)
 
 
 def _fit_window(model: TrainedModel, prepared: Prepared, one: Answering, budget: float) -> float:
