@@ -459,15 +459,19 @@ def test_a_header_that_announces_terabytes_is_refused_before_memory_is_asked_for
 
 @pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
 def test_more_than_memory_holds_is_refused_before_it_is_read(suffix, tmp_path, monkeypatch):
-    """Compressed zeros of a few kB may be gigabytes; frame by frame they are still read."""
-    path = lay(tmp_path / f"a{suffix}", make_header(dtype="u1"), ramp())
-    for read, needed in ((read_label, 120), (read_image, 480)):
+    """Compressed zeros of a few kB may be gigabytes; a frame at a time they are still read, if one frame fits."""
+    path = lay(tmp_path / f"a{suffix}", make_header(shape=(3, 4, 2, 99), dtype="u1"), ramp((3, 4, 2, 99)) % 5)
+    for read, needed in ((read_label, 24 * 99), (read_image, 4 * 24 * 99)):
         memory(needed - 1, monkeypatch)
         with pytest.raises(InputError, match="main memory"):
             read(path)
-        assert len(list(read_frames(path))) == 5
+        assert len(list(read_frames(path))) == 99
         memory(needed, monkeypatch)
         read(path)
+    memory(24 * 8, monkeypatch)
+    with pytest.raises(InputError, match="main memory"):
+        next(read_frames(path))
+    assert read_outline(path).frames == 99
 
 
 def memory(size, monkeypatch):

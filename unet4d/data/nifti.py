@@ -21,6 +21,7 @@ import numpy as np
 
 from unet4d.errors import InputError
 from unet4d.files import open_regular
+from unet4d.main_memory import check_fits
 
 Header = nib.Nifti1Header | nib.Nifti2Header
 PathLike = str | os.PathLike[str]
@@ -33,6 +34,7 @@ _FARTHEST_MM, _SMALLEST_MM = 1e9, 1e-9  # of an affine; what is beyond is damage
 _GZIP_MAX_RATIO = 1040  # deflate cannot expand further, so a header that promises more lies
 _LONGEST_HEADER = 544  # NIfTI-2, with the 4 bytes that announce extensions
 _LONGEST_NUMBER = 8  # bytes; what a wider float holds depends on the machine that wrote it
+_WORKING_BYTES = 16  # per voxel of the frame at hand: scaled in float64, then copied, checked and resampled in float32
 _BLOCK = 2**20
 _GZIP_LEVEL = 4  # label maps are nearly as small as at 9, and written several times faster
 
@@ -162,6 +164,7 @@ def _volumes(
     dtype = header.get_data_dtype()
     slope, inter = header.get_slope_inter()
     plain = slope is None or (slope, inter) == (1.0, 0.0)
+    check_fits((dtype.itemsize + _WORKING_BYTES) * math.prod(shape[1:]), path)
     file.seek(start)
     size = math.prod(shape[1:]) * dtype.itemsize
     for t in range(shape[0]):

@@ -23,9 +23,11 @@ from unet4d.data.nifti import check_affine
 from unet4d.data.nrrd_voxels import data_file_of, read_voxels
 from unet4d.errors import InputError, Unet4DError
 from unet4d.files import open_regular
+from unet4d.main_memory import check_fits
 
 SUFFIXES = (".nrrd", ".nhdr")
 
+_WORKING_BYTES = 12  # per voxel: read and turned, in float32, and resampled
 _LONGEST_HEADER = 2**26  # bytes; 3D Slicer describes every frame of a sequence in a few hundred
 _SHORT = {"ras": "right-anterior-superior", "las": "left-anterior-superior", "lps": "left-posterior-superior"}
 _TO_RAS = {
@@ -126,6 +128,7 @@ def read_nrrd_image(path: Path) -> Image4D:
         InputError: as `read_nrrd_header`; a truncated file; NaN or infinite voxels. Names the file.
     """
     header = read_nrrd_header(path)
+    check_fits(_WORKING_BYTES * header.items * math.prod(header.grid), path)
     with np.errstate(over="ignore", invalid="ignore"):
         array = np.ascontiguousarray(header.read(), dtype=np.float32)
     bad = array.size - int(np.count_nonzero(np.isfinite(array)))

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from pydicom.uid import UID
 
 
+_WORKING_BYTES = 12  # per voxel: in float32, turned, and resampled
+
+
 def read_voxels(stack: Stack) -> np.ndarray:
     """(T, X, Y, Z) float32, RescaleSlope and RescaleIntercept of each plane applied; X counts columns and Y rows.
 
@@ -46,7 +49,7 @@ def read_voxels(stack: Stack) -> np.ndarray:
 
 
 def _empty(stack: Stack, file: Path) -> np.ndarray:
-    check_fits(4 * math.prod(stack.shape), file)
+    check_fits(_WORKING_BYTES * math.prod(stack.shape), file)
     return np.empty(stack.shape, dtype=np.float32)
 
 
