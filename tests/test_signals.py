@@ -148,18 +148,12 @@ def test_another_thread_changes_no_handlers_and_is_not_stopped():
 
 
 def _stuck_in_a_lock(first: int, second: int) -> None:
-    """Wait for a lock that is never released, and be sent two signals there."""
+    """Note a signal, wait for a lock that is never released, and be sent another signal there."""
     lock, main = threading.Lock(), os.getpid()
     lock.acquire()
-
-    def send() -> None:
-        subprocess.run(["kill", f"-{first}", str(main)], check=True)
-        while stop_requested() is None:
-            pass
-        os.kill(main, second)
-
     with stop_signals():
-        threading.Thread(target=send, daemon=True).start()
+        signal.raise_signal(first)
+        threading.Thread(target=os.kill, args=(main, second), daemon=True).start()
         lock.acquire()
 
 
