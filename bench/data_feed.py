@@ -16,7 +16,7 @@ from bench.data_loaders import Drawn, Feeds
 
 MB = 1e6
 POLL_S = 0.1
-LEAVE_S = 60
+LEAVE_S = 20
 """After so long a process that was asked to end is killed."""
 
 

@@ -14,7 +14,7 @@ import torch
 
 from bench.predict_watch import NETWORK, Part, Watch, peak_mb
 
-LEAVE_S = 60
+LEAVE_S = 20
 """After so long a process that was asked to end is killed."""
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import hypothesis
 import nibabel as nib
 import numpy as np
 import pytest
@@ -21,6 +22,12 @@ from unet4d.model.clstm_unet import build_network
 from unet4d.train import train
 
 torch.set_num_threads(1)
+hypothesis.settings.register_profile(
+    "busy", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow], derandomize=True
+)
+hypothesis.settings.load_profile(
+    "busy"
+)  # no example fails because the machine is slow, and every run draws the same ones
 
 LABELS = {"background": 0, "right ventricle": 1, "myocardium": 2, "left ventricle": 3}
 
