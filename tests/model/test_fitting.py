@@ -80,13 +80,14 @@ def test_a_way_with_a_tensor_of_two_to_the_31_elements_is_no_way(monkeypatch):
     assert fitted(config(), 1, 3, 9, 10**12)[0].memory == ladder(9)[4]
 
 
-def free_on_a_gpu(monkeypatch, free: int, reserved: int = 0, allocated: int = 0) -> list[str]:
+def free_on_a_gpu(monkeypatch, free: int, reserved: int = 0, allocated: int = 0, fraction: float = 1.0) -> list[str]:
     """Have a GPU with this free memory; returns what is asked of it, in order."""
     asked: list[str] = []
     monkeypatch.setattr(fitting, "warm_up", lambda device: asked.append("warm up"))
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: asked.append("free") or (free, 80 * GB))
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: reserved)
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: allocated)
+    monkeypatch.setattr(torch.cuda, "get_per_process_memory_fraction", lambda device: fraction)
     return asked
 
 
@@ -94,6 +95,11 @@ def test_free_memory_is_read_after_the_warm_up(monkeypatch):
     asked = free_on_a_gpu(monkeypatch, 5 * GB, 3 * GB, GB)
     assert free_bytes(torch.device("cuda")) == 7 * GB
     assert asked == ["warm up", "free"]
+
+
+def test_no_more_is_free_than_the_process_is_allowed_to_take(monkeypatch):
+    free_on_a_gpu(monkeypatch, 70 * GB, 3 * GB, GB, fraction=0.3)
+    assert free_bytes(torch.device("cuda")) == 23 * GB
 
 
 def test_the_warm_up_uses_both_libraries_once_and_bears_a_full_gpu(monkeypatch):

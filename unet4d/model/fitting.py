@@ -146,7 +146,12 @@ def warm_up(device: torch.device) -> None:
 
 
 def free_bytes(device: torch.device) -> int:
-    """What a GPU has left for this process now (right under MIG, too); blocks this process holds unused count as free."""
+    """Return what a GPU has left for this process now, right under MIG and within `set_per_process_memory_fraction`, too.
+
+    Blocks that this process holds unused count as free.
+    """
     warm_up(device)
-    free, _ = torch.cuda.mem_get_info(device)
-    return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    free, total = torch.cuda.mem_get_info(device)
+    reserved = torch.cuda.memory_reserved(device)
+    allowed = int(torch.cuda.get_per_process_memory_fraction(device) * total) - reserved
+    return min(free, allowed) + reserved - torch.cuda.memory_allocated(device)
