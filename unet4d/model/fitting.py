@@ -137,7 +137,8 @@ def fitted(
 @functools.cache
 def warm_up(device: torch.device) -> None:
     """Create the driver's context and the handles of cuBLAS and cuDNN, so that their memory no longer counts as free."""
-    with contextlib.suppress(RuntimeError):  # a GPU without room for them has next to nothing free, which is then read
+    # A GPU without room for them has next to nothing free, which is then read.
+    with contextlib.suppress(RuntimeError), torch.inference_mode(False), torch.enable_grad():
         image = torch.ones(2, 8, 8, 8, 8, device=device, requires_grad=True)
         weight = torch.ones(8, 8, 3, 3, 3, device=device, requires_grad=True)
         features = torch.nn.functional.conv3d(image, weight, padding=1).flatten(2)
