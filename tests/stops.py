@@ -34,7 +34,11 @@ def run_armed(arm: Arm, *words: object, terminal: bool = False) -> None:
         sys.stderr = Terminal()
     draw_nothing(pytest.MonkeyPatch())
     arm()
-    main([str(word) for word in words])
+    try:
+        main([str(word) for word in words])
+    finally:
+        if terminal:
+            sys.__stderr__.write(sys.stderr.getvalue())
 
 
 def draw_nothing(patch: pytest.MonkeyPatch) -> None:

@@ -188,6 +188,15 @@ def test_a_stop_inside_an_except_exception_of_a_library_is_obeyed(trained, phant
     assert len(list((tmp_path / "out").glob("*.nii.gz"))) < 3
 
 
+def test_the_reason_stands_on_a_line_of_its_own_below_the_bar(words, tmp_path, capfd):
+    """Pins a bar that was closed after the message, and so was drawn once more below it."""
+    arm = signalled("unet4d.evaluate.score", 2)
+    assert exit_code(_on_terminal, arm, *words("evaluate", tmp_path / "out")) == 75
+    shown = capfd.readouterr().err
+    assert shown.splitlines()[-1].startswith("unet4d: stopped by SIGTERM")
+    assert "evaluating:" in shown
+
+
 @pytest.mark.parametrize(
     ("name", "target"),
     [

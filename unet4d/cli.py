@@ -126,6 +126,8 @@ def _dispatch(arguments: Sequence[str]) -> None:
 
 
 def _told(message: str, code: int) -> int:
+    if bars := sys.modules.get("unet4d.system.progress_bar"):  # or no bar was made
+        bars.close_bars()
     print(f"unet4d: {printable(' '.join(message.split()))}", file=sys.stderr)
     return code
 

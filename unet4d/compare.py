@@ -18,6 +18,7 @@ from unet4d.evaluation.tables import METRICS, TEMPORAL, aligned, interval
 from unet4d.evaluation.written import Written, read_evaluation
 from unet4d.files import check_writable, write_json, write_text
 from unet4d.system.csv_file import csv_text
+from unet4d.system.signals import check_stop
 
 COMPARISON_JSON, COMPARISON_CSV = "comparison.json", "comparison.csv"
 ALL_CLASSES = "mean over classes"
@@ -214,6 +215,7 @@ def _key(row: Mapping[str, str]) -> Key:
 
 def _compared(name: str, a: Written, b: Written) -> list[Compared]:
     """A quantity in every class where it is defined, and in the mean of those where it is in both; not corrected."""
+    check_stop()
     quantity = QUANTITIES[name]
     others = {key: value for key, _, value in values_of(b, quantity)}
     pairs: dict[str, dict[str, list[tuple[float, float]]]] = {}  # class to subject to pairs

@@ -10,6 +10,7 @@ import numpy as np
 
 from unet4d.metrics import count_voxels, describe, dice, flicker
 from unet4d.postprocessing import EVERY_CLASS, OPERATIONS, Step, apply
+from unet4d.system.signals import check_stop
 
 MARGIN, TOLERANCE = 0.0005, 0.0001
 RULE = (
@@ -186,6 +187,7 @@ def _round(number: int, cases: Sequence[Judged], made: Sequence[np.ndarray], lab
 
 def _try(step: Step, now: _Round, cases: Sequence[Judged], labels: Mapping[str, int]) -> Trial:
     """One step judged. Of steps that see one frame at a time, the labelled frames are all that need work."""
+    check_stop()
     over_time = step.operation == "remove_single_frame_components"
     seen = [label if over_time else label[case.frames] for case, label in zip(cases, now.made, strict=True)]
     made = [apply(label, [step], labels, case.cyclic) for case, label in zip(cases, seen, strict=True)]

@@ -7,6 +7,7 @@ thread that made a bar touches it, other threads hand over what they have for it
 
 from __future__ import annotations
 
+import contextlib
 import os
 import queue
 import sys
@@ -41,10 +42,12 @@ class ProgressBar(tqdm):
 
     def __iter__(self) -> Iterator[Any]:
         """Yield the items, and ask before and after each whether to stop."""
-        check_stop()
-        for item in super().__iter__():
-            yield item
+        items: Any = super().__iter__()
+        with contextlib.closing(items):
             check_stop()
+            for item in items:
+                yield item
+                check_stop()
 
     def update(self, n: float | None = 1) -> bool | None:
         """Move the bar by `n`; from another thread, at the next move or `draw_handed_over` of the bar's own."""
@@ -90,6 +93,13 @@ def draw_handed_over() -> None:
         except queue.Empty:  # a thread with another bar was faster
             return
         draw()
+
+
+def close_bars() -> None:
+    """Close the bars of this thread that a failure left open, so that what is printed next begins on a line of its own."""
+    for bar in list(ProgressBar._instances):
+        if bar.thread == threading.get_ident():
+            bar.close()
 
 
 def _print(line: str, file: TextIO) -> None:
