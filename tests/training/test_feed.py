@@ -131,6 +131,55 @@ def test_workers_change_no_batch_and_leave_the_global_generator_alone():
     assert torch.equal(torch.get_rng_state(), before)
 
 
+@pytest.fixture
+def server():
+    """The pid of the fork server, once one is started."""
+    from multiprocessing import forkserver
+
+    return lambda: forkserver._forkserver._forkserver_pid
+
+
+def test_workers_of_several_ranks_come_from_a_fork_server_and_change_no_batch(tmp_path, server):
+    """NCCL's threads do not survive a fork of the process that has them."""
+    cached = clips(studies=[mapped(tmp_path, "a"), mapped(tmp_path, "b")])
+    for made in (clips(), cached):
+        several = Feed(made, config(workers=2), range(20), Ranks(1, 2), False, SILENT.append)
+        none = Feed(made, config(workers=0), range(20), Ranks(1, 2), False, SILENT.append)
+        with several, none:
+            assert {process._start_method for process in several._processes} == {"forkserver"}
+            for _ in range(4):
+                (one,), (other,) = several.next_step(), none.next_step()
+                assert torch.equal(one.image, other.image)
+                assert torch.equal(one.label, other.label)
+                assert one.cases == other.cases
+    parents = {int(Path(f"/proc/{server()}/status").read_text().split("PPid:")[1].split()[0])}
+    assert parents == {os.getpid()}
+
+
+def test_one_rank_forks_its_workers():
+    with fed(workers=1) as feed:
+        assert {process._start_method for process in feed._processes} == {None}  # the system's own
+
+
+def test_a_signal_to_the_whole_group_ends_neither_fork_server_nor_its_workers(server):
+    with fed(workers=2, steps=range(40), ranks=Ranks(0, 2)) as feed:
+        feed.next_step()
+        for pid in (server(), *workers()):
+            for number in (signal.SIGINT, signal.SIGTERM):
+                os.kill(pid, number)
+        for _ in range(39):
+            feed.next_step()
+        assert len(workers()) == 2
+
+
+def test_a_killed_worker_of_a_fork_server_is_named(monkeypatch):
+    monkeypatch.setattr(feed_module, "PATIENCE_S", 1.0)
+    text = str(
+        failure(fed(workers=1, ranks=Ranks(0, 2), steps=range(200)), lambda: os.kill(workers()[0], signal.SIGKILL), 200)
+    )
+    assert "was killed, most often by the system for want of memory" in text
+
+
 class Slow(ClipDataset):
     """Each clip takes a quarter of a second by a clock that nothing else moves."""
 
@@ -313,6 +362,7 @@ def mapped(root: Path, case: str) -> CachedStudy:
     for name in ("image", "label", "foreground"):
         np.save(root / case / f"{name}.npy", getattr(one, name))
         arrays[name] = np.load(root / case / f"{name}.npy", mmap_mode="r")
+    (root / case / "study.json").write_text('{"labelled_frames": [1, 4], "spacing": [1, 1, 8]}')
     return CachedStudy(case, arrays["image"], arrays["label"], (1, 4), arrays["foreground"], (1, 1, 8))
 
 

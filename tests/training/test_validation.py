@@ -36,7 +36,7 @@ def answers_in_the_image(monkeypatch):
 def answer_with_the_image(monkeypatch) -> None:
     def read(network, image, roi_size, config, **given):
         assert not network.training
-        return one_hot(image[0].long(), len(TASK.labels)).movedim(-1, 1).float()
+        return given["reduce"](one_hot(image[0].long(), len(TASK.labels)).movedim(-1, 1).float())
 
     monkeypatch.setattr(unet4d.training.validation, "sliding_window", read)
 
@@ -187,6 +187,25 @@ def test_what_check_raises_ends_it():
 
     with pytest.raises(Stopped):
         validated([of_quality(f"case{i}", 3) for i in range(5)], check=stop)
+
+
+def test_classes_are_found_block_by_block_where_the_logits_are_and_are_those_of_all_at_once():
+    """Logits of a whole study never lie side by side: each block is a window high, and its classes alone are kept."""
+    torch.manual_seed(0)
+    network, blocks = build_network(ModelConfig([4, 8], [1, 1], [(2, 2, 1)], [(3, 3, 1), (3, 3, 3)]), 1, 3).eval(), []
+
+    def noted(logits):
+        blocks.append(logits.shape)
+        return unet4d.training.validation._classes(logits)
+
+    for size in (30, 8, 5):
+        image, given = torch.randn(1, 3, size, 10, 4), ((8, 8, 4), InferenceConfig(0.25))
+        where = {"cyclic": False, "device": CPU, "precision": "fp32"}
+        found = sliding_window(network, image, *given, **where, reduce=noted)
+        assert found.dtype == torch.uint8
+        assert torch.equal(found.long(), sliding_window(network, image, *given, **where).argmax(1))
+    assert max(shape[2] for shape in blocks) <= 8
+    assert len(blocks) == 4 + 1 + 1
 
 
 def test_a_network_is_scored_on_what_it_says_of_the_whole_study():

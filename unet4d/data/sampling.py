@@ -228,7 +228,12 @@ def collate(clips: Sequence[Clip]) -> Batch:
 
 
 def loader(
-    clips: ClipDataset, batches: Iterable[Sequence[int]], workers: int, pin: bool, patience_s: float = 0.0
+    clips: ClipDataset,
+    batches: Iterable[Sequence[int]],
+    workers: int,
+    pin: bool,
+    patience_s: float = 0.0,
+    start_method: str | None = None,
 ) -> DataLoader:
     """The batches of these clips, in this order; one stream over all epochs, so that workers never pause between them.
 
@@ -238,6 +243,7 @@ def loader(
         workers: processes that make them. They leave the signals that ask a training to stop to the main process.
         pin: put them where a GPU can fetch them from while it computes.
         patience_s: how long to wait for workers' next batch before RuntimeError is raised; 0 waits for ever.
+        start_method: of multiprocessing, such as "forkserver"; None is the system's.
     """
     return DataLoader(
         clips,
@@ -247,6 +253,7 @@ def loader(
         pin_memory=pin,
         prefetch_factor=PREFETCH if workers else None,
         timeout=patience_s if workers else 0,
+        multiprocessing_context=start_method if workers else None,
         worker_init_fn=ignore_stop_signals,
         generator=torch.Generator(),  # leaves the global one alone
     )

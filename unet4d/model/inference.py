@@ -316,11 +316,19 @@ def sliding_window(
     device: torch.device,
     precision: str,
     signs: Sequence[Sequence[int]] = (),
+    reduce: Callable[[Tensor], Tensor] = lambda logits: logits,
 ) -> Tensor:
-    """Logits (T, K, X, Y, Z), float32, of a whole image (C, T, X, Y, Z); see `Answering` and `Rows`."""
+    """Return logits (T, K, X, Y, Z) float32 of a whole image (C, T, X, Y, Z), in main memory; see `Answering` and `Rows`.
+
+    Args:
+        reduce: what to make of each block of rows (T, K, x, Y, Z), where it was computed, before it goes to main memory: its
+            result has the rows in the third axis from the end.
+    """
     answering = Answering.of(network, config, cyclic=cyclic, device=device, precision=precision)
     answering.signs = signs
-    return Rows(answering, image, roi_size, config.overlap).upto(image.shape[2]).cpu()
+    rows, total = Rows(answering, image, roi_size, config.overlap), image.shape[2]
+    ends = [*range(roi_size[0], total, roi_size[0]), total]
+    return torch.cat([reduce(rows.upto(end)).cpu() for end in ends], -3)
 
 
 def mirrored_mean(

@@ -20,14 +20,16 @@ from unet4d.data.sampling import PREFETCH, Batch, ClipDataset, loader
 from unet4d.errors import Unet4DError
 from unet4d.model.fitting import GB
 from unet4d.ranks import Ranks
+from unet4d.system.fork_server import has_fork_server, prepare_fork_server
 from unet4d.system.signals import blocked_stop_signals
 
 SHARED_MEMORY = "/dev/shm"
 """Where workers put batches for the main process to see."""
 USABLE = 0.9
 """Share of what is free there that is counted on."""
-PATIENCE_S, TRIES = 60.0, 10
-"""A worker hangs if so many waits of this length bring no batch; one long wait would be over for a job that was suspended."""
+PATIENCE_S, TRIES = 10.0, 60
+"""A worker hangs if so many waits of this length bring no batch; one long wait would be over for a job that was suspended. The
+death of a worker that a fork server started is seen after one such wait."""
 NEWS_S = 1.0
 """After so long the news of a worker's death, which is raised as it comes in, is no longer on its way."""
 
@@ -66,12 +68,18 @@ class Feed:
         self.batch_size, self.accumulate = config.train.batch_size or BATCH_SIZE, config.train.accumulate
         self._share, self._taken, self._epoch = ranks.share(self.batch_size), 0, config.train.steps_per_epoch
         self.workers = self._fitting_workers(config, ranks, say)
+        # NCCL's threads and sockets do not survive a fork: workers of several ranks come from a process that never had them.
+        self._start_method = "forkserver" if ranks.size > 1 and self.workers and has_fork_server() else None
 
     def __enter__(self) -> Feed:
         before = set(active_children())
         try:
+            if self._start_method:
+                prepare_fork_server()
             with blocked_stop_signals():
-                self._batches = iter(loader(self.clips, self._numbers(), self.workers, self.pin, PATIENCE_S))
+                self._batches = iter(
+                    loader(self.clips, self._numbers(), self.workers, self.pin, PATIENCE_S, self._start_method)
+                )
         except OSError as error:
             _kill(set(active_children()) - before)
             raise Unet4DError(

@@ -12,6 +12,7 @@ import torch
 from unet4d.config import Config, triple
 from unet4d.data.cache import CachedStudy
 from unet4d.data.channels import mirror_signs
+from unet4d.data.grid import largest
 from unet4d.metrics import count_voxels, describe, dice, extreme_frames, shown, volumes_ml, voxel_volume_ml
 from unet4d.model.checkpoint import Task
 from unet4d.model.clstm_unet import CLSTMUNet
@@ -98,7 +99,7 @@ class Validation:
 
     def _segment(self, network: CLSTMUNet, study: CachedStudy) -> np.ndarray:
         """Class indices (T, X, Y, Z) uint8 of a whole study on the working grid."""
-        logits = sliding_window(
+        classes = sliding_window(
             network,
             torch.from_numpy(np.array(study.image)),
             triple(self.config.data.patch_size or ()),
@@ -107,8 +108,9 @@ class Validation:
             device=self.device,
             precision=self.config.train.precision,
             signs=mirror_signs(self.task.channel_kinds),
+            reduce=_classes,
         )
-        return logits.argmax(1).to(torch.uint8).numpy()
+        return classes.numpy()
 
     def _score(self, index: int, predicted: np.ndarray) -> _Scored:
         study = self.studies[index]
@@ -164,6 +166,11 @@ class Validation:
             predicted_ml, reference_ml = (dict(zip(self.names, each.T, strict=True)) for each in (curves, known))
             drawn["volumes"] = volume_curves(predicted_ml, reference_ml=reference_ml, title=title)
         return drawn
+
+
+def _classes(logits: torch.Tensor) -> torch.Tensor:
+    """Return the class (T, X, Y, Z) uint8 of the largest of logits (T, K, X, Y, Z), one frame at a time."""
+    return torch.stack([largest(frame) for frame in logits])
 
 
 def _best_and_worst(scored: Sequence[_Scored]) -> dict[str, int]:
