@@ -1,4 +1,8 @@
-"""The same path on a CUDA device: run with  pytest -m gpu  where there is one."""
+"""The same path on a CUDA device: run with  pytest -m gpu  where there is one. Elsewhere what is cheap runs on the CPU instead.
+
+A test takes `device` and says by its mark where it can run: `everywhere`, `everywhere_slowly` (on the CPU with  pytest -m slow)
+or `on_cuda` alone.
+"""
 
 from __future__ import annotations
 
@@ -15,10 +19,12 @@ from torch.nn.functional import conv3d
 
 from unet4d import CLSTMUNet, ConvLSTM3d, StreamingSegmenter, load_model, read_image, segment
 from unet4d.config import CHANNELS, Config, DataConfig, InferenceConfig, MemoryConfig, ModelConfig, TrainConfig
+from unet4d.data.image4d import read_label
 from unet4d.errors import Stopped
 from unet4d.model.checkpoint import LAST, load_checkpoint
 from unet4d.model.clstm_unet import build_network
-from unet4d.model.device import autocast, set_tf32, tune
+from unet4d.model.convolution_check import ConvolutionShape, check_convolution, check_convolutions
+from unet4d.model.device import autocast, set_tf32
 from unet4d.model.ensemble import mean_logits
 from unet4d.model.fitting import GB
 from unet4d.model.gates import fused_steps, step, step_backward
@@ -28,14 +34,18 @@ from unet4d.model.step import TrainingStep
 from unet4d.model.topology import strides_and_kernels
 from unet4d.segmentation import scale_of
 from unet4d.train import train
+from unet4d.training.watch import forget_peak
 
-pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device; there is none here"),
-]
-
-
-GPU = torch.device("cuda")
+CPU = torch.device("cpu")
+_HERE = torch.cuda.is_available()
+_CUDA = pytest.param(
+    torch.device("cuda"),
+    id="cuda",
+    marks=[pytest.mark.gpu, pytest.mark.skipif(not _HERE, reason="needs a CUDA device; there is none here")],
+)
+everywhere = pytest.mark.parametrize("device", [_CUDA, pytest.param(CPU, id="cpu")])
+everywhere_slowly = pytest.mark.parametrize("device", [_CUDA, pytest.param(CPU, id="cpu", marks=pytest.mark.slow)])
+on_cuda = pytest.mark.parametrize("device", [_CUDA])
 BAND = 0.05
 """How far the mean losses of an epoch may differ from precision to precision, and from run to run."""
 
@@ -44,22 +54,26 @@ def losses_of(run: Path) -> np.ndarray:
     return np.array([json.loads(line)["loss"] for line in (run / "log.jsonl").read_text().splitlines()])
 
 
-def test_training_lowers_the_loss_in_every_precision_and_by_the_same_curve(phantom, tiny, tmp_path):
+@everywhere_slowly
+def test_training_lowers_the_loss_in_every_precision_and_by_the_same_curve(device, phantom, tiny, tmp_path):
     curves = {}
-    for precision in ("fp32", "tf32", "bf16", "fp16"):
+    for precision in ("fp32", "tf32", "bf16", "fp16") if device.type == "cuda" else ("fp32", "bf16"):
         loop = {"epochs": 6, "steps_per_epoch": 10, "learning_rate": 1e-2, "validate_every": 6, "precision": precision}
-        train(phantom, tmp_path / precision, tiny(**loop), "cuda")
+        train(phantom, tmp_path / precision, tiny(**loop), device.type)
         curves[precision] = losses_of(tmp_path / precision)
         assert curves[precision][-1] < 0.8 * curves[precision][0], precision
     for precision, curve in curves.items():
         assert np.abs(curve - curves["fp32"]).max() < BAND, precision
 
 
+@everywhere_slowly
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
-def test_a_run_that_was_stopped_goes_on_as_one_that_was_not(phantom, tiny, tmp_path, monkeypatch, precision):
+def test_a_run_that_was_stopped_goes_on_as_one_that_was_not(device, phantom, tiny, tmp_path, monkeypatch, precision):
     """Close to it and not equal: on a GPU sums are added in whatever order their parts arrive."""
+    if device.type == "cpu" and precision == "fp16":
+        pytest.skip("fp16 is refused on a CPU")
     config = tiny(epochs=3, steps_per_epoch=4, precision=precision)
-    train(phantom, tmp_path / "whole", config, "cuda")
+    train(phantom, tmp_path / "whole", config, device.type)
     usual, taken = TrainingStep.update, []
 
     def struck(self):
@@ -71,9 +85,9 @@ def test_a_run_that_was_stopped_goes_on_as_one_that_was_not(phantom, tiny, tmp_p
     with monkeypatch.context() as patch:
         patch.setattr(TrainingStep, "update", struck)
         with pytest.raises(Stopped):
-            train(phantom, tmp_path / "run", config, "cuda")
+            train(phantom, tmp_path / "run", config, device.type)
     assert load_checkpoint(tmp_path / "run" / LAST)["training"]["step"] == 6
-    train(phantom, tmp_path / "run", config, "cuda", resume=True)
+    train(phantom, tmp_path / "run", config, device.type, resume=True)
     found, wanted = losses_of(tmp_path / "run"), losses_of(tmp_path / "whole")
     assert len(found) == 3
     np.testing.assert_allclose(found, wanted, atol=BAND)
@@ -87,37 +101,41 @@ def error_of(compute, *tensors: torch.Tensor) -> float:
     return float((compute(*tensors).double() - exact).abs().max() / exact.abs().max())
 
 
-@pytest.mark.skipif(
-    torch.cuda.is_available() and torch.cuda.get_device_capability() < (8, 0), reason="this GPU has no TF32"
-)
-def test_products_are_rounded_to_tf32_unless_fp32_is_asked_for():
-    draw = torch.Generator(GPU).manual_seed(0)
-    matrices = torch.randn(2, 1024, 1024, generator=draw, device=GPU)
-    image = torch.randn(2, 32, 32, 32, 16, generator=draw, device=GPU)
-    kernel = torch.randn(32, 32, 3, 3, 3, generator=draw, device=GPU)
+@on_cuda
+@pytest.mark.skipif(_HERE and torch.cuda.get_device_capability() < (8, 0), reason="this GPU has no TF32")
+def test_products_are_rounded_to_tf32_unless_fp32_is_asked_for(device):
+    draw = torch.Generator(device).manual_seed(0)
+    matrices = torch.randn(2, 1024, 1024, generator=draw, device=device)
+    image = torch.randn(2, 32, 32, 32, 16, generator=draw, device=device)
+    kernel = torch.randn(32, 32, 3, 3, 3, generator=draw, device=device)
     for compute, tensors in ((torch.matmul, tuple(matrices)), (conv3d, (image, kernel))):
         found = {}
         for precision in ("fp32", "tf32", "bf16", "fp32"):
-            tune(GPU, precision)
+            set_tf32(device, precision)
             found[precision] = error_of(compute, *tensors)
         assert found["fp32"] < 1e-5
         assert found["tf32"] > 1e-5
         assert found["bf16"] > 1e-5
 
 
-def small_step(precision: str) -> tuple[TrainingStep, tuple[torch.Tensor, torch.Tensor, list[list[bool]]]]:
-    """A training step and a batch for it, on the GPU."""
-    config = default_config((32, 32, 16), 4, precision, chunk_frames=2)
+def small_step(
+    device: torch.device, precision: str
+) -> tuple[TrainingStep, tuple[torch.Tensor, torch.Tensor, list[list[bool]]]]:
+    """A training step and a batch for it, on the device."""
+    config = default_config((32, 32, 16), 4, precision, chunk_frames=2, channels=WIDTHS[device.type])
     torch.manual_seed(0)
-    tune(GPU, precision)
+    set_tf32(device, precision)
     image, label = torch.randn(1, 4, 1, 32, 32, 16), torch.randint(0, 4, (1, 4, 32, 32, 16), dtype=torch.uint8)
-    step = TrainingStep(build_network(config.model, 1, 4).to(GPU), config, GPU)
-    return step, (image.to(GPU), label.to(GPU), [[True, False, True, True]])
+    step = TrainingStep(build_network(config.model, 1, 4).to(device), config, device)
+    return step, (image.to(device), label.to(device), [[True, False, True, True]])
 
 
+@everywhere
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
-def test_a_step_that_is_not_finite_changes_nothing(precision):
-    step, (image, label, labelled) = small_step(precision)
+def test_a_step_that_is_not_finite_changes_nothing(device, precision):
+    if device.type == "cpu" and precision == "fp16":
+        pytest.skip("slow on a CPU")
+    step, (image, label, labelled) = small_step(device, precision)
     for _ in range(5):
         step(image, label, labelled)  # in which fp16 finds its scale
     scale, spoilt = step.scale, image.clone()
@@ -135,8 +153,9 @@ def test_a_step_that_is_not_finite_changes_nothing(precision):
     assert not all(map(torch.equal, step.network.parameters(), before))
 
 
-def test_an_overflow_in_fp16_halves_the_scale_until_there_is_none():
-    step, batch = small_step("fp16")
+@everywhere_slowly
+def test_an_overflow_in_fp16_halves_the_scale_until_there_is_none(device):
+    step, batch = small_step(device, "fp16")
     step(*batch)
     step.scaler.update(2.0**40)
     before, scales = [weight.clone() for weight in step.network.parameters()], [step.scale]
@@ -148,9 +167,10 @@ def test_an_overflow_in_fp16_halves_the_scale_until_there_is_none():
     assert scales[-1] == scales[-2]
 
 
+@on_cuda
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
-def test_nothing_in_a_step_waits_for_the_gpu(precision):
-    step, batch = small_step(precision)
+def test_nothing_in_a_step_waits_for_the_gpu(device, precision):
+    step, batch = small_step(device, precision)
     step(*batch)  # cuDNN tries its algorithms
     torch.cuda.set_sync_debug_mode("error")
     try:
@@ -159,45 +179,49 @@ def test_nothing_in_a_step_waits_for_the_gpu(precision):
         torch.cuda.set_sync_debug_mode("default")
 
 
+@everywhere
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
-def test_the_gradients_of_a_weight_that_is_used_often_add_up(precision):
-    weight = torch.ones(1, 1, 1, 1, 1, device=GPU, requires_grad=True)
-    with autocast(GPU, precision):
-        uses = [conv3d(torch.ones(1, 1, 1, 1, 1, device=GPU), weight) for _ in range(3000)]
+def test_the_gradients_of_a_weight_that_is_used_often_add_up(device, precision):
+    weight = torch.ones(1, 1, 1, 1, 1, device=device, requires_grad=True)
+    with autocast(device, precision):
+        uses = [conv3d(torch.ones(1, 1, 1, 1, 1, device=device), weight) for _ in range(3000)]
     torch.stack(uses).float().sum().backward()
     assert weight.grad.item() == 3000
 
 
-def test_a_study_is_segmented_as_on_the_cpu(phantom, model_file):
+@everywhere
+def test_a_study_is_segmented_as_on_the_cpu(device, phantom, model_file):
     path, image = model_file(), read_image(phantom / "images" / "phantom001.nii.gz")
-    here, there = (segment(load_model(path, device), image, precision="fp32") for device in ("cpu", "cuda"))
+    here, there = (segment(load_model(path, device), image, precision="fp32") for device in ("cpu", device))
     assert np.mean(here == there) > 0.999
 
 
-def windowed(**options) -> tuple[Answering, torch.Tensor]:
+def windowed(device: torch.device, **options) -> tuple[Answering, torch.Tensor]:
     torch.manual_seed(0)
-    network = CLSTMUNet(1, 3, (8, 16), [(2, 2, 1)]).eval().cuda()
-    answering = Answering.of(network, InferenceConfig(), cyclic=False, device=GPU, precision="fp32")
+    network = CLSTMUNet(1, 3, (8, 16), [(2, 2, 1)]).eval().to(device)
+    answering = Answering.of(network, InferenceConfig(), cyclic=False, device=device, precision="fp32")
     for name, value in options.items():
         setattr(answering, name, value)
     return answering, torch.randn(1, 6, 90, 70, 8, generator=torch.Generator().manual_seed(1))
 
 
-def test_windows_stitched_in_main_memory_are_those_stitched_on_the_gpu():
+@everywhere
+def test_windows_stitched_in_main_memory_are_those_stitched_on_the_gpu(device):
     logits = {}
-    for where in ("cuda", "cpu"):
-        answering, image = windowed(stitch_on=torch.device(where))
+    for where in (device.type, "cpu"):
+        answering, image = windowed(device, stitch_on=torch.device(where))
         rows = Rows(answering, image, (32, 32, 8), 0.5).upto(90)
         assert rows.device.type == where
         logits[where] = rows.cpu()
-    torch.testing.assert_close(logits["cpu"], logits["cuda"], atol=1e-4, rtol=0)
+    torch.testing.assert_close(logits["cpu"], logits[device.type], atol=1e-4, rtol=0)
 
 
-def test_a_gpu_that_runs_out_of_memory_steps_down_says_so_and_gives_the_same():
-    answering, image = windowed()
+@on_cuda
+def test_a_gpu_that_runs_out_of_memory_steps_down_says_so_and_gives_the_same(device):
+    answering, image = windowed(device)
     wanted = Rows(answering, image, (32, 32, 8), 0.5).upto(90).cpu()
     said: list[str] = []
-    answering, _ = windowed(windows=64, say=said.append)
+    answering, _ = windowed(device, windows=64, say=said.append)
     del _
     torch.cuda.empty_cache()
     total = torch.cuda.get_device_properties(0).total_memory
@@ -211,81 +235,92 @@ def test_a_gpu_that_runs_out_of_memory_steps_down_says_so_and_gives_the_same():
     torch.testing.assert_close(got, wanted, atol=1e-4, rtol=0)
 
 
-def test_networks_answer_together_when_one_has_gone_on_in_main_memory():
+@everywhere
+def test_networks_answer_together_when_one_has_gone_on_in_main_memory(device):
     torch.manual_seed(0)
     first, second = torch.randn(2, 3, 4, 5, 6, 2)
     wanted = mean_logits([first.clone(), second])
-    torch.testing.assert_close(mean_logits([first.clone(), second.cuda()]), wanted)
-    torch.testing.assert_close(mean_logits([first.cuda(), second]).cpu(), wanted)
+    torch.testing.assert_close(mean_logits([first.clone(), second.to(device)]), wanted)
+    torch.testing.assert_close(mean_logits([first.to(device), second]).cpu(), wanted)
 
 
-def test_frames_are_segmented_as_they_arrive(phantom, model_file):
+@everywhere
+def test_frames_are_segmented_as_they_arrive(device, phantom, model_file):
     image = read_image(phantom / "images" / "phantom001.nii.gz")
-    model = load_model(model_file(direction="forward"), "cuda")
+    model = load_model(model_file(direction="forward"), device)
     live = StreamingSegmenter(model, image.affine, image.grid, scale=scale_of(model, image), precision="fp32")
     labels = np.stack([live.step(image.array[:, t]) for t in range(image.frames)])
     assert (labels == segment(model, image, time="open", precision="fp32")).mean() > 0.999
 
 
+@everywhere
 @pytest.mark.parametrize("direction", ["forward", "bidirectional"])
-def test_the_layer_agrees_with_the_cpu_and_stays_finite_in_bf16(direction):
+def test_the_layer_agrees_with_the_cpu_and_stays_finite_in_bf16(device, direction):
     torch.manual_seed(0)
     layer, x = ConvLSTM3d(3, 8, direction=direction), torch.randn(2, 6, 3, 8, 8, 4)
     wanted, _ = layer(x)
-    layer, x = layer.cuda(), x.cuda()
-    set_tf32(GPU, "fp32")
+    layer, x = layer.to(device), x.to(device)
+    set_tf32(device, "fp32")
     torch.testing.assert_close(layer(x)[0].cpu(), wanted, atol=1e-4, rtol=1e-4)
-    with torch.autocast("cuda", torch.bfloat16):
+    with torch.autocast(device.type, torch.bfloat16):
         output, state = layer(x)
     output.float().square().mean().backward()
     assert state[0][1].dtype == torch.float32
     assert all(torch.isfinite(p.grad).all() for p in layer.parameters())
 
 
-def default_config(patch=(96, 96, 32), frames=8, precision="bf16", **memory) -> Config:
-    strides, kernels = strides_and_kernels((1.0, 1.0, 1.0), patch, len(CHANNELS))
+WIDTHS = {"cuda": CHANNELS, "cpu": (4, 8)}
+"""Channels of a network that a test takes steps with."""
+
+
+def default_config(patch=(96, 96, 32), frames=8, precision="bf16", channels=CHANNELS, **memory) -> Config:
+    strides, kernels = strides_and_kernels((1.0, 1.0, 1.0), patch, len(channels))
     return Config(
         DataConfig(patch_size=patch, frames=frames),
-        ModelConfig(strides=strides, kernel_size=kernels),
+        ModelConfig(list(channels), strides=strides, kernel_size=kernels),
         TrainConfig(batch_size=1, precision=precision),
         memory=MemoryConfig(**memory),
     )
 
 
-def two_steps(config: Config) -> tuple[torch.Tensor, torch.Tensor]:
+def two_steps(device: torch.device, config: Config) -> tuple[torch.Tensor, torch.Tensor]:
     """The second of two real training steps, every frame labelled: loss and gradient norm."""
     torch.manual_seed(0)
-    device, patch, frames = torch.device("cuda"), config.data.patch_size, config.data.frames
-    tune(device, config.train.precision)
+    patch, frames = config.data.patch_size, config.data.frames
+    set_tf32(device, config.train.precision)
     take = TrainingStep(build_network(config.model, 1, 4).to(device), config, device)
     image = torch.randn(1, frames, 1, *patch, device=device)
     label = torch.randint(0, 4, (1, frames, *patch), dtype=torch.uint8, device=device)
     take(image, label, [[True] * frames])
-    torch.cuda.reset_peak_memory_stats()  # of the search for algorithms
+    forget_peak(device)  # of the search for algorithms
     return take(image, label, [[True] * frames])
 
 
+@on_cuda
 @pytest.mark.parametrize("precision", ["bf16", "fp32"])
 @pytest.mark.parametrize(
     "memory", [{"chunk_frames": 0}, {"chunk_frames": 2}, {"chunk_frames": 1, "stages": True}], ids=str
 )
-def test_the_planned_peak_is_the_measured_one_within_a_tenth_and_never_under(memory, precision):
+def test_the_planned_peak_is_the_measured_one_within_a_tenth_and_never_under(device, memory, precision):
     config = default_config(precision=precision, **memory)
     torch.cuda.empty_cache()
-    two_steps(config)
+    two_steps(device, config)
     measured = torch.cuda.max_memory_allocated()
     assert 1 <= training_memory(config, 1, 4, config.data.frames).working_bytes / measured < 1.1
 
 
+@everywhere
 @pytest.mark.parametrize("memory", [MemoryConfig(2), MemoryConfig(1, 2, stages=True)], ids=str)
-def test_a_cut_step_is_the_plain_one(memory):
-    config = default_config((64, 64, 32), 6, "fp32", chunk_frames=0)
-    plain = two_steps(config)
-    cut = two_steps(dataclasses.replace(config, memory=memory))
+def test_a_cut_step_is_the_plain_one(device, memory):
+    size = (64, 64, 32) if device.type == "cuda" else (16, 16, 8)
+    config = default_config(size, 6, "fp32", WIDTHS[device.type], chunk_frames=0)
+    plain = two_steps(device, config)
+    cut = two_steps(device, dataclasses.replace(config, memory=memory))
     torch.testing.assert_close(cut, plain, rtol=1e-3, atol=1e-4)
 
 
-def test_thirty_frames_of_a_whole_short_axis_study_train_within_24_gb():
+@on_cuda
+def test_thirty_frames_of_a_whole_short_axis_study_train_within_24_gb(device):
     torch.cuda.empty_cache()
     total = torch.cuda.get_device_properties(0).total_memory
     torch.cuda.set_per_process_memory_fraction(min(1.0, 24 * GB / total))
@@ -293,14 +328,14 @@ def test_thirty_frames_of_a_whole_short_axis_study_train_within_24_gb():
         strides, kernels = strides_and_kernels((1.4, 1.4, 10.0), (256, 256, 12), len(CHANNELS))
         config = default_config((256, 256, 12), 30, chunk_frames=2)
         model = dataclasses.replace(config.model, strides=strides, kernel_size=kernels)
-        loss, _ = two_steps(dataclasses.replace(config, model=model))
+        loss, _ = two_steps(device, dataclasses.replace(config, model=model))
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
     assert loss.isfinite()
 
 
-def test_the_fused_arithmetic_of_the_gates_is_the_eager_one():
-    device = torch.device("cuda")
+@everywhere_slowly
+def test_the_fused_arithmetic_of_the_gates_is_the_eager_one(device):
     fused, fused_backward = fused_steps(device)
     torch.manual_seed(0)
     gates, share = torch.randn(2, 2, 8, 4, 4, 3, device=device)
@@ -315,3 +350,40 @@ def test_the_fused_arithmetic_of_the_gates_is_the_eager_one():
         step_backward(eager_gates, cell, after, *grads, into[1]),
     )
     torch.testing.assert_close(*into)
+
+
+@on_cuda
+@pytest.mark.parametrize("gradients", [False, True])
+@pytest.mark.parametrize("precision", ["bf16", "fp16", "tf32"])
+@pytest.mark.parametrize(
+    "shape",
+    [
+        ConvolutionShape((64, 16, 16, 8), (32, 64, 3, 3, 3), (1, 1, 1)),
+        ConvolutionShape((1, 32, 32, 8), (32, 1, 3, 3, 1), (1, 1, 1)),
+        ConvolutionShape((32, 17, 16, 5), (64, 32, 3, 3, 3), (2, 2, 1)),
+        ConvolutionShape((40, 8, 8, 4), (320, 40, 1, 1, 1), (1, 1, 1)),
+    ],
+    ids=lambda shape: shape.words.replace(" ", "_"),
+)
+def test_convolutions_are_those_in_fp32_up_to_rounding(device, shape, precision, gradients):
+    """Releases of cuDNN gave wrong ones in bf16 and TF32."""
+    check_convolution(shape, device, precision, gradients)
+
+
+@on_cuda
+@pytest.mark.parametrize("precision", ["bf16", "fp16", "tf32"])
+def test_the_default_network_of_a_short_axis_study_passes_the_check_of_convolutions(device, precision):
+    strides, kernels = strides_and_kernels((1.4, 1.4, 10.0), (256, 256, 12), len(CHANNELS))
+    model = ModelConfig(strides=strides, kernel_size=kernels)
+    check_convolutions(model, (1, 4), (256, 256, 12), device, precision, training=True)
+
+
+@everywhere
+def test_predict_writes_what_the_cpu_writes(device, command, model_file, study, tmp_path):
+    study(tmp_path / "in" / "heart.nii.gz")
+    path, labels = model_file(), []
+    for name in ("cpu", device.type):
+        given = ["-i", tmp_path / "in", "-o", tmp_path / name, "--device", name, "--precision", "fp32"]
+        assert command("predict", path, *given).code == 0
+        labels.append(read_label(tmp_path / name / "heart.nii.gz"))
+    assert np.mean(labels[0] == labels[1]) > 0.999
