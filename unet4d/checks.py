@@ -63,6 +63,10 @@ def check_train(dataset: PathLike, out_dir: Path, config: Config, device: str, r
         Unet4DError: the folder may not be written to.
     """
     check_device_name(device)
+    if any("\ud800" <= one <= "\udfff" for one in str(out_dir)):
+        raise InputError(
+            f"got --out {out_dir} that is not UTF-8, which TensorBoard cannot write to; choose another name"
+        )
     _check_run(out_dir, resume)
     open_dataset(dataset)
     if config.train.start_from is not None and not resume:

@@ -85,7 +85,9 @@ def _code(arguments: Sequence[str]) -> int:
         return _told("interrupted; whatever is written is whole", INTERRUPTED)
     except OSError as error:  # of the machine or its disk, or a path that cannot be
         show_traceback(error)
-        return _told(f"{os_failure(error)}; {REPORT}", InputError.exit_code if is_bad_path(error) else 1)
+        if is_bad_path(error):
+            return _told(os_failure(error), InputError.exit_code)
+        return _told(f"{os_failure(error)}; {REPORT}", 1)
     except Exception as error:
         if isinstance(error, ModuleNotFoundError) and not (error.name or "unet4d").startswith("unet4d"):
             return _told(not_installed(error), InputError.exit_code)

@@ -199,7 +199,8 @@ def read_json(path: str | os.PathLike[str]) -> Any:
 
     Raises:
         InputError: the file is missing, no file, or not JSON in UTF-8; it has a key twice, NaN or infinity, a number of
-            more than 64 bits, half of a character (a lone surrogate), or more than 100 levels. The message names the file.
+            more than 64 bits, half of a character (a lone surrogate but those of
+            file names that are not UTF-8), or more than 100 levels. The message names the file.
     """
     path = Path(path)
     try:
@@ -213,7 +214,7 @@ def read_json(path: str | os.PathLike[str]) -> Any:
             object_pairs_hook=_object,
         )
         _check_depth(value)
-        json.dumps(value, ensure_ascii=False).encode()
+        json.dumps(value, ensure_ascii=False).encode(errors="surrogateescape")  # as the names of files may be
         return value
     except FileNotFoundError as error:
         raise InputError(f"{path} is missing; give the path of an existing file") from error

@@ -15,6 +15,8 @@ import yaml
 
 from unet4d.config import Config, Size
 from unet4d.errors import InputError
+from unet4d.system.plain_yaml import check_plain_yaml
+from unet4d.system.text import shortened
 
 _WORDS = {
     int: "a whole number",
@@ -28,8 +30,6 @@ _WORDS = {
     list[str]: "a list of names [a, b]",
     list[Size]: "a list of triples [[2, 2, 1], [2, 2, 2]]",
 }
-_DEEPEST, _LONGEST = 10, 4000
-"""Levels of a configuration in YAML, and characters of a value in it."""
 _BAD_VALUE = re.compile(r'Parser key "(?P<key>[^"]+)": (?P<why>.*)(?:Got value|Given value): (?P<value>.*)$')
 _BAD_KEY = re.compile(r"(?:Group '(?P<group>.+)' does not accept option|Option) '(?P<key>.+?)'(?: is not accepted)?$")
 
@@ -70,15 +70,17 @@ def reworded(message: str, options: Sequence[str]) -> str:
         plain = re.search(r"<class '(int|float|dict)'>", found["why"])
         kind = known or {"int": int, "float": float, "dict": dict}.get(plain[1] if plain else "")
         if kind is not None:
-            return f"{found['key']} is {found['value'] or 'empty'}; wanted {wanted(kind)}"
+            return f"{found['key']} is {shortened(found['value'], 200) or 'empty'}; wanted {wanted(kind)}"
     if found := _BAD_KEY.match(message):
         return _unknown(".".join(filter(None, (found["group"], found["key"]))), settings())
     if found := re.match(
         r"argument (?P<name>\S+): invalid choice: '?(?P<value>.*?)'? \(choose from (?P<known>.*)\)", message
     ):
-        return f"{found['name']} is {found['value']}; wanted one of {found['known'].replace(chr(39), '')}"
+        return (
+            f"{found['name']} is {shortened(found['value'], 200)}; wanted one of {found['known'].replace(chr(39), '')}"
+        )
     if found := re.match(r"unrecognized arguments: (\S+)", message):
-        return _unknown(found[1].partition("=")[0], options)
+        return _unknown(shortened(found[1].partition("=")[0], 200), options)
     if found := re.match(r"the following arguments are required: (.+)", message):
         names = [f"--{name}" if f"--{name}" in options else name for name in found[1].split(", ")]
         return f"{', '.join(names)} {'is' if len(names) == 1 else 'are'} missing"
@@ -111,7 +113,7 @@ def check_config_files(arguments: Sequence[str]) -> None:
 def _composed(path: Path) -> yaml.Node | None:
     try:
         text = path.read_text(encoding="utf-8")
-        _check_plain(path, text)
+        check_plain_yaml(path, text)
         return yaml.compose(text, yaml.SafeLoader)
     except FileNotFoundError as error:
         raise InputError(f"--config {path} is missing; give the path of an existing YAML file") from error
@@ -119,31 +121,6 @@ def _composed(path: Path) -> yaml.Node | None:
         raise InputError(f"--config {path} cannot be read ({error.strerror}); give a YAML file") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"{path} is not valid YAML ({' '.join(str(error).split())}); correct it there") from error
-
-
-def _check_plain(path: Path, text: str) -> None:
-    """Check that YAML is plain settings, before anything is built from it: no aliases, which may stand for far more than is seen,
-    no tags, not nested deep, and no number that Python cannot hold.
-
-    Raises:
-        InputError: names the line.
-    """
-    depth = 0
-    for event in yaml.parse(text, yaml.SafeLoader):
-        where = f"{path}, line {event.start_mark.line + 1 if event.start_mark else 1}"
-        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-        if depth > _DEEPEST:
-            raise InputError(
-                f"{where}: got settings nested too deep, expected at most {_DEEPEST} levels; correct it there"
-            )
-        if isinstance(event, yaml.AliasEvent):
-            raise InputError(f"{where}: got an alias (*{event.anchor}), expected its value; write it there")
-        if tag := getattr(event, "tag", None):
-            raise InputError(f"{where}: got the tag {tag}, expected a plain value; remove the tag")
-        if isinstance(event, yaml.ScalarEvent) and len(event.value) > _LONGEST:
-            raise InputError(
-                f"{where}: got a value of {len(event.value)} characters, expected at most {_LONGEST}; shorten it"
-            )
 
 
 def _keys(node: yaml.MappingNode, prefix: str = "") -> Iterator[tuple[str, int, bool]]:

@@ -111,7 +111,7 @@ def _check_names(weights: Any) -> None:
 
 
 def _is_name(name: Any) -> bool:
-    return isinstance(name, str) and 0 < len(name) <= 1000 and printable(name) == name
+    return isinstance(name, str) and 0 < len(name) <= 255 and printable(name) == name
 
 
 @dataclass(frozen=True)

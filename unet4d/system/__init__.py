@@ -3,6 +3,8 @@ signals, progress bars, threads.
 
 text.py       text that is safe to print
 csv_file.py   CSV files that are safe to open in a spreadsheet
+plain_yaml.py   YAML that is nothing but settings
+checks.py     types, choices and ranges of settings
 failures.py   an exception as the failure of one study
 memory_errors.py   the errors that mean that memory ran out
 signals.py    stop signals, noted by handlers and obeyed between two steps

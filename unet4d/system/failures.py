@@ -71,8 +71,9 @@ def failure_of_study(error: Exception) -> Unet4DError:
         return Unet4DError(f"the main memory is too small ({memory_error_reason(error)}); use a machine with more")
     show_traceback(error)
     if isinstance(error, OSError):
-        kind = InputError if is_bad_path(error) else Unet4DError
-        return kind(f"{os_failure(error)}; {REPORT}")
+        if is_bad_path(error):
+            return InputError(os_failure(error))
+        return Unet4DError(f"{os_failure(error)}; {REPORT}")
     words = " ".join(str(error).split())
     return Unet4DError(f"unexpected {type(error).__name__}{f': {words[:300]}' if words else ''}; {REPORT}")
 

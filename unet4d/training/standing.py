@@ -14,6 +14,7 @@ from unet4d.config import Config
 from unet4d.errors import InputError
 from unet4d.files import read_json
 from unet4d.model.checkpoint import BEST, LAST, PREVIOUS, Task, load_outline
+from unet4d.system.plain_yaml import check_plain_yaml
 from unet4d.training.log import LOG, flat, log_lines, totals
 from unet4d.training.summary import CONFIG, SUMMARY
 
@@ -115,8 +116,10 @@ def _config(path: Path, checkpoint: Mapping[str, Any] | None) -> dict[str, Any]:
     if not path.is_file():
         return checkpoint["config"] if checkpoint else {}
     try:
-        config = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        text = path.read_text(encoding="utf-8")
+        check_plain_yaml(path, text)
+        config = yaml.safe_load(text)
+    except (OSError, ValueError, yaml.YAMLError) as error:
         raise InputError(
             f"{path} cannot be read ({' '.join(str(error).split())}); wanted what train wrote there"
         ) from error
