@@ -99,9 +99,7 @@ def test_acdc_becomes_a_dataset(command, tmp_path):
     assert "2018.2837502" in out_of(out)["reference"]
     assert sorted(path.name for path in out.iterdir()) == ["dataset.json", "images", "labels"]
     assert "4 studies of 4 subjects: 2 for training, 2 for test" in done.told
-    assert (
-        "4 frames a study, of unknown duration (--frame_duration_s gives it); 6 of 16 frames are labelled" in done.told
-    )
+    assert "4 frames per study, of unknown duration (--frame_duration_s gives it); 6 of 16 frames labelled" in done.told
     assert "as open" not in done.told
     assert done.told.endswith(f"written: {out / 'dataset.json'}; check it: unet4d verify {out}\n")
 
@@ -134,7 +132,7 @@ def test_4d_cases_of_nnunet_become_a_dataset(command, tmp_path, channels):
     assert dataset.name == "mine"
     assert dataset.time is None
     assert "taken as open; --time cyclic says that it does" in done.told
-    assert "4 frames a study, of 0.05 s; 8 of 12 frames are labelled" in done.told
+    assert "4 frames per study, of 0.05 s; 8 of 12 frames labelled" in done.told
     if channels == 1:
         check_holds(dataset, {"anna": 0, "ben": 1, "carl": 2}, 0.05, None)
     for case in dataset.training + dataset.test:
@@ -447,7 +445,7 @@ def test_a_frame_duration_is_written_where_it_is_known(from_memory, tmp_path, ca
     from_memory(a_study("a"), a_study("b", image=image_in_memory(frame_duration_s=None)))
     first, second = out_of(tmp_path / "out")["training"]
     assert (first["frame_duration_s"], "frame_duration_s" in second) == (0.05, False)
-    assert "of 0.05 s (unknown in 1 studies)" in capsys.readouterr().out
+    assert "of 0.05 s (unknown in 1 study)" in capsys.readouterr().out
 
 
 def test_a_path_is_not_written(from_memory, tmp_path):
@@ -480,3 +478,78 @@ def test_the_label_map_is_on_the_grid_of_the_copied_image(command, tmp_path):
     image, label = (read_image(tmp_path / "out" / part / "anna.nii.gz") for part in ("images", "labels"))
     np.testing.assert_array_equal(image.affine, label.affine)
     assert image.frame_duration_s == label.frame_duration_s
+
+
+# A table of frame durations --------------------------------------------------------------------------------------
+
+GOOD = "case,frame_duration_s\nanna,0.03\nben,0.04\ncarl,0.05\n"
+TABLES = {
+    "plain": GOOD.encode(),
+    "a byte order mark": b"\xef\xbb\xbf" + GOOD.encode(),
+    "as a spreadsheet writes it": GOOD.replace(",", ";").replace("0.0", "0,0").replace("\n", "\r\n").encode(),
+    "more columns, blank lines": b"frame_duration_s,note,case\n0.03,,anna\n\n0.04,x,ben\n0.05,,carl",
+}
+
+
+def converted_with(command, tmp_path: Path, table: bytes):
+    (tmp_path / "durations.csv").write_bytes(table)
+    root = write_nnunet_4d(tmp_path / "raw")
+    return command(
+        "convert", "nnunet", root, "--out", tmp_path / "out", "--frame_durations", tmp_path / "durations.csv"
+    )
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_each_case_has_the_frame_duration_of_its_row(command, tmp_path, name):
+    assert converted_with(command, tmp_path, TABLES[name]).code == 0
+    dataset = read_dataset(tmp_path / "out")
+    found = {case.name: case.image().frame_duration_s for case in (*dataset.training, *dataset.test)}
+    assert found == {"anna": 0.03, "ben": 0.04, "carl": 0.05}  # before the 0.05 s of the headers
+
+
+WRONG_TABLES = {
+    "an unknown case": (GOOD + "dora,0.05\n", "dora"),
+    "a missing case": (GOOD.replace("ben,0.04\n", ""), "lacks 1 case"),
+    "no number": (GOOD.replace("0.04", "40 ms"), "40 ms"),
+    "nothing": (GOOD.replace("0.04", ""), "row 3"),
+    "0": (GOOD.replace("0.04", "0"), "row 3"),
+    "NaN": (GOOD.replace("0.04", "nan"), "row 3"),
+    "infinity": (GOOD.replace("0.04", "1e999"), "row 3"),
+    "too small": (GOOD.replace("0.04", "1e-320"), "row 3"),
+    "a case twice": (GOOD + "ben,0.04\n", "again"),
+    "no name": (GOOD.replace("ben", " "), "names no case"),
+    "empty": ("", "empty"),
+    "a header alone": ("case,frame_duration_s\n", "no row"),
+    "another header": (GOOD.replace("case", "name"), "no column case"),
+    "a cell too few": (GOOD.replace("ben,0.04", "ben"), "row 3"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG_TABLES)
+def test_a_wrong_table_of_frame_durations_is_one_line(command, tmp_path, name):
+    table, word = WRONG_TABLES[name]
+    done = converted_with(command, tmp_path, table.encode())
+    assert done.code == 2
+    assert word in done.line
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_table_in_utf_16_or_missing_is_one_line(command, tmp_path):
+    done = converted_with(command, tmp_path, GOOD.encode("utf-16"))
+    assert (done.code, "UTF-8" in done.line) == (2, True)
+    (tmp_path / "durations.csv").unlink()
+    done = command(
+        "convert",
+        "nnunet",
+        tmp_path / "raw",
+        "--out",
+        tmp_path / "out",
+        "--frame_durations",
+        tmp_path / "durations.csv",
+    )
+    assert (done.code, "durations.csv cannot be read" in done.line) == (2, True)
+
+
+def test_one_duration_for_all_and_a_table_are_too_much():
+    with pytest.raises(InputError, match="frame_duration_s and frame_durations"):
+        Options(frame_duration_s=0.05, frame_durations={"anna": 0.05})

@@ -19,7 +19,8 @@ from unet4d.data.dataset_json import can_name_a_file, parse_dataset
 from unet4d.data.image4d import Image4D, write_image
 from unet4d.data.study import Source, Study
 from unet4d.errors import InputError
-from unet4d.files import replacing, write_json
+from unet4d.files import check_writable, checked_path, replacing, write_json, write_private
+from unet4d.system.csv_file import csv_text
 from unet4d.system.failures import failure_of_study
 from unet4d.system.progress_bar import ProgressBar, print_line
 from unet4d.system.signals import stop_signals
@@ -44,6 +45,7 @@ def convert(
     out_dir: str | os.PathLike[str],
     options: Options = NO_OPTIONS,
     name: str | None = None,
+    key_file: str | os.PathLike[str] | None = None,
 ) -> Path:
     """Write the studies of a source as a dataset, one after another, and print what came of it.
 
@@ -57,6 +59,8 @@ def convert(
         out_dir: a new or empty folder, outside the source.
         options: what the source's files do not say.
         name: of the dataset; None is the source's.
+        key_file: a CSV file for the patients behind the names of anonymised cases, which only its owner may read; it is written
+            only where it is given, outside of the dataset and of the source.
 
     Returns:
         The path of dataset.json.
@@ -71,10 +75,15 @@ def convert(
     if out.resolve().is_relative_to(root.resolve()):
         raise InputError(f"{out} is inside {root}, which is read; wanted a folder outside of it; choose another --out")
     check_fillable(out)
+    key = None if key_file is None else _checked_key_file(Path(key_file), out, root)
     found = find(kind, root, options)
     time = _time(found)
     _check(found, root)
     _check_description(found, name, time, root)
+    for note in found.notes:
+        print(note)
+    if key is not None:
+        _write_key(key, found, kind)
     made: dict[str, _Made] = {}
     failed: dict[str, str] = {}
     with filling(out):
@@ -107,6 +116,29 @@ def _time(source: Source) -> str | None:
     return next(iter(times), None)
 
 
+def _checked_key_file(path: Path, out: Path, root: Path) -> Path:
+    """Return the path of the key. Raises InputError where it would be shared with the dataset, or change the source."""
+    checked_path(path)
+    for folder, what in ((out, "the dataset, which may be shared"), (root, "the source, which stays as it is")):
+        if path.resolve().is_relative_to(folder.resolve()):
+            raise InputError(f"key_file {path} is inside {folder}, {what}; choose a file elsewhere")
+    if path.is_dir():
+        raise InputError(f"key_file {path} is a folder; expected a file; give a path such as {path / 'key.csv'}")
+    check_writable(path.parent)
+    return path
+
+
+def _write_key(path: Path, source: Source, kind: str) -> None:
+    """Write which patient each anonymised case is of, for the file's owner alone. Another file is not replaced."""
+    if not source.key:
+        raise InputError(f"key_file came for {kind}, which keeps the names of its files; leave it out")
+    text = csv_text(source.key)
+    if os.path.lexists(path) and (not path.is_file() or path.read_bytes() != text.encode()):
+        raise InputError(f"key_file {path} holds something else already; give the path of a new file")
+    write_private(path, text)
+    print(f"the patients behind the names are in {path}: keep it apart from the dataset")
+
+
 def _check(source: Source, root: Path) -> None:
     """Refuse, before any work, what no dataset can be made of."""
     if len(source.labels) < 2 and any(study.label for study in source.studies):
@@ -125,7 +157,10 @@ def _check(source: Source, root: Path) -> None:
     tests = {study.subject for study in source.studies if study.is_test}
     both = sorted({study.subject for study in source.studies if not study.is_test} & tests)
     if both:
-        raise InputError(f"{root}: subject {both[0]} is in training and in test; wanted either; move its studies")
+        by_name = f" ({'; '.join(source.notes)})" if source.notes else ""
+        raise InputError(
+            f"{root}: subject {both[0]} is in training and in test; wanted either; move its studies{by_name}"
+        )
 
 
 def _written(study: Study, source: Source, out: Path) -> _Made:
@@ -221,8 +256,8 @@ def _tell(made: dict[str, _Made], time: str | None, out: Path) -> None:
     durations = [one.entry["frame_duration_s"] for one in studies if "frame_duration_s" in one.entry]
     lasting = f"of {_range(durations)} s" if durations else "of unknown duration (--frame_duration_s gives it)"
     unknown = len(studies) - len(durations)
-    lasting += f" (unknown in {unknown} studies)" if durations and unknown else ""
-    print(f"{_range(frames)} frames a study, {lasting}; {labelled} of {sum(frames)} frames are labelled")
+    lasting += f" (unknown in {count(unknown, 'study', 'studies')})" if durations and unknown else ""
+    print(f"{_frames(frames)} per study, {lasting}; {labelled} of {count(sum(frames), 'frame')} labelled")
     print(
         "spacing " + " x ".join(_range(sizes) for sizes in zip(*(one.spacing for one in studies), strict=True)) + " mm"
     )
@@ -235,6 +270,10 @@ def _tell(made: dict[str, _Made], time: str | None, out: Path) -> None:
     if time is None:
         print("nobody says whether the last frame leads into the first: taken as open; --time cyclic says that it does")
     print(f"written: {out / 'dataset.json'}; check it: unet4d verify {out}")
+
+
+def _frames(frames: Sequence[int]) -> str:
+    return f"{_range(frames)} frame{'s' * (frames != [1] * len(frames))}"
 
 
 def _range(values: Sequence[float]) -> str:

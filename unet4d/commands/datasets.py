@@ -69,6 +69,21 @@ def _convert_options(parser: ArgumentParser) -> None:
         "--frame_duration_s", type=float, help="seconds from frame to frame, where the files do not say"
     )
     parser.add_argument(
+        "--frame_durations",
+        type=str,
+        help="CSV file with the columns case and frame_duration_s, one row per case; holds before what the files say",
+    )
+    parser.add_argument(
+        "--subject_per_case",
+        action="store_true",
+        help="each case is a subject of its own, also where names say that several are frames of one (nnunet)",
+    )
+    parser.add_argument(
+        "--key_file",
+        type=str,
+        help="CSV file for the patients behind the names of cases, outside of the dataset; default: written nowhere (dicom)",
+    )
+    parser.add_argument(
         "--channels",
         type=dict[str, str],
         help="name of each channel and what it holds, signal or velocity X, '{magnitude: signal, vx: velocity X}'",
@@ -80,10 +95,14 @@ def _convert_options(parser: ArgumentParser) -> None:
 def _convert(options: Namespace) -> None:
     from unet4d.convert import convert
     from unet4d.data.convert import Options
+    from unet4d.data.convert.durations import read_durations
 
     o = options
-    said = Options(o.pattern, o.labels, o.time, o.frame_duration_s, o.with_ids, o.channels)
-    convert(o.kind, o.source, o.out, said, name=o.name)
+    durations = None if o.frame_durations is None else read_durations(o.frame_durations)
+    said = Options(
+        o.pattern, o.labels, o.time, o.frame_duration_s, o.with_ids, o.channels, durations, o.subject_per_case
+    )
+    convert(o.kind, o.source, o.out, said, name=o.name, key_file=o.key_file)
 
 
 def _verify_options(parser: ArgumentParser) -> None:

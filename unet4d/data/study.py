@@ -74,6 +74,9 @@ class Source:
         channel_kinds: what each channel holds, see data/channels.py; empty: all are signal.
         time: "cyclic" or "open"; None where nobody says.
         about: further texts for dataset.json: "description", "reference", "licence".
+        notes: lines to print of what was concluded from names.
+        key: what the names of anonymised studies stand for, one row per study, the header first; nothing prints or writes it
+            unless the user asks for it.
     """
 
     name: str
@@ -83,3 +86,5 @@ class Source:
     channel_kinds: tuple[str, ...] = ()
     time: str | None = None
     about: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    key: tuple[tuple[str, ...], ...] = ()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -37,10 +39,12 @@ from tests.data.convert.dicom_files import (
     refusals,
     series_a_slice,
 )
+from tests.data.convert.layouts import write_nnunet_4d
 from unet4d.convert import convert
 from unet4d.data.convert import Options, find
 from unet4d.data.image4d import Image4D, read_image
 from unet4d.errors import InputError
+from unet4d.system.csv_file import read_table
 
 NAME = f"series-{hashlib.sha256(files.SERIES.encode()).hexdigest()[:8]}"
 
@@ -333,3 +337,64 @@ def test_a_refused_study_does_not_hide_what_the_others_say_of_time(tmp_path):
     source = find("dicom", tmp_path, Options())
     assert len(refusals(source)) == 1
     assert {source.time, *(study.time for study in source.studies)} == {"cyclic"}
+
+
+# The key to the names --------------------------------------------------------------------------------------------
+
+
+def scans_of(folder: Path, patient: str = "Smith^John") -> Path:
+    made = files.single_frames(ARRAY, AFFINE, by_trigger)
+    for one in made:
+        one.PatientID = patient
+    files.save(made, folder)
+    return folder
+
+
+def test_the_key_file_names_the_patient_behind_each_case_and_is_the_owners_alone(command, tmp_path):
+    scans, key = scans_of(tmp_path / "scans"), tmp_path / "keys" / "key.csv"
+    words = ("convert", "dicom", scans, "--out", tmp_path / "out", "--labels", "{heart: 1}", "--key_file", key)
+    done = command(*words)
+    assert done.code == 0
+    assert str(key) in done.told
+    assert key.stat().st_mode & 0o777 == 0o600
+    assert os.listdir(key.parent) == ["key.csv"]
+    [row] = read_table(key, ("case", "subject", "patient", "series_uid"), "")
+    [study] = find("dicom", scans, Options()).studies
+    assert (row["case"], row["subject"], row["patient"]) == (study.name, study.subject, "Smith^John")
+    assert row["series_uid"] == files.SERIES
+    written = b"".join(path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file())
+    assert b"Smith" not in written + done.told.encode()
+    shutil.rmtree(tmp_path / "out")
+    assert command(*words).code == 0  # the same again finds the same key
+
+
+def test_no_key_is_written_unless_it_is_asked_for(command, tmp_path):
+    scans = scans_of(tmp_path / "scans")
+    assert command("convert", "dicom", scans, "--out", tmp_path / "out", "--labels", "{heart: 1}").code == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "scans"]
+
+
+INSIDE = ["out/key.csv", "out/images/key.csv", "scans/key.csv", "link/key.csv"]
+
+
+@pytest.mark.parametrize("place", [*INSIDE, "there.csv", "scans", "file/key.csv"])
+def test_a_key_file_that_would_be_shared_or_replace_another_is_refused(command, tmp_path, place):
+    scans = scans_of(tmp_path / "scans")
+    (tmp_path / "there.csv").write_text("the key of another source\n")
+    (tmp_path / "file").touch()
+    (tmp_path / "link").symlink_to(tmp_path / "out", target_is_directory=True)
+    done = command(
+        "convert", "dicom", scans, "--out", tmp_path / "out", "--labels", "{heart: 1}", "--key_file", tmp_path / place
+    )
+    assert done.code == 2
+    assert "file" in done.error.splitlines()[-1]
+    assert (tmp_path / "there.csv").read_text() == "the key of another source\n"
+    assert not (tmp_path / "out" / "dataset.json").exists()
+
+
+def test_a_layout_that_keeps_its_names_has_no_key(command, tmp_path):
+    write_nnunet_4d(tmp_path / "raw")
+    done = command("convert", "nnunet", tmp_path / "raw", "--out", tmp_path / "out", "--key_file", tmp_path / "key.csv")
+    assert done.code == 2
+    assert "key_file came for nnunet" in done.line
+    assert not (tmp_path / "key.csv").exists()

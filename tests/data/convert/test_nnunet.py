@@ -20,7 +20,9 @@ from tests.data.convert.layouts import (
     write_nnunet_frames,
 )
 from unet4d.data.convert import Options, find
+from unet4d.data.convert.names import shared_stems
 from unet4d.data.convert.nnunet import is_kind
+from unet4d.data.dataset import read_dataset, split_folds
 from unet4d.data.image4d import Image4D
 from unet4d.data.phantom import LABELS
 from unet4d.data.study import Source, Study
@@ -329,3 +331,106 @@ def test_only_nnunets_dataset_json_is_of_this_layout(tmp_path, phantom):
     assert not is_kind(tmp_path / "nowhere")
     (tmp_path / "dataset.json").write_text(json.dumps(decathlon))
     assert "is not of nnU-Net, version 2" in refusal(tmp_path)
+
+
+# Subjects by the names of their frames ---------------------------------------------------------------------------
+
+
+def ed_es_set(root: Path, names: dict[str, int], part: str = "Tr") -> Path:
+    """3D cases, each labelled: a frame of the phantom of this seed."""
+    for place, (name, seed) in enumerate(names.items()):
+        image, study, t = image_of(seed), phantom_study(seed), place % FRAMES
+        write(root / f"images{part}" / f"{name}_0000.nii.gz", study.image[t].astype(np.int16), frame_of(image, t))
+        write(root / f"labels{part}" / f"{name}.nii.gz", study.label[t], frame_of(image, t))
+    return nnunet_json(root, len(names)) if part == "Tr" else root
+
+
+ED_ES = {"patient001_frame01": 0, "patient001_frame12": 0, "patient002_frame01": 1, "patient002_frame09": 1}
+
+
+def test_frames_that_share_a_stem_are_of_one_subject(tmp_path):
+    source = found(ed_es_set(tmp_path, ED_ES))
+    assert [(s.name, s.subject) for s in source.studies] == [(name, name[:10]) for name in ED_ES]
+    [note] = source.notes
+    for words in ("4 cases are of 2 subjects", "patient001_frame01, patient001_frame12", "--subject_per_case"):
+        assert words in note
+    for study in source.studies:
+        image = study.image()
+        assert image.frames == 1
+        assert study.label(image)[0].any()
+
+
+def test_the_grouping_can_be_refused_and_a_pattern_takes_its_place(tmp_path):
+    root = ed_es_set(tmp_path, ED_ES)
+    refused = found(root, subject_per_case=True)
+    assert [study.subject for study in refused.studies] == list(ED_ES)
+    by_pattern = found(root, pattern=r"(?P<subject>.+)_frame\d+")
+    assert {study.subject for study in by_pattern.studies} == {"patient001", "patient002"}
+    assert refused.notes == by_pattern.notes == ()
+    with pytest.raises(InputError, match="pattern and subject_per_case"):
+        Options(pattern=PATTERN, subject_per_case=True)
+    with pytest.raises(InputError, match="subject_per_case came for acdc"):
+        find("acdc", root, Options(subject_per_case=True))
+
+
+SAME_SUBJECT = [
+    ["patient001_ED", "patient001_ES"], ["p1_ED_frame01", "p1_ES_frame12"], ["s1.ed", "s1.es"], ["p1-phase-3", "p1-phase-04"],
+    ["Patient1_frame1", "patient1_frame010"], ["Meyer_frame1", "Meyer_frame2", "Smith_frame1"], ["m12_tp1", "m12_tp2"],
+    ["c1_end-diastole", "c1_end-systole"], ["p1/frame01", "p1/frame02"], ["p1_t00", "p1_t07", "p2_t00"],
+    ["p1_vol0", "p1_vol1", "p2_vol0"], ["p1_frame01_sa", "p1_frame02_sa"],
+]  # fmt: skip
+OTHERS = [
+    ["case_01", "case_02"], ["img_1", "img_2"], ["vol_01", "vol_02"], ["frame_01", "frame_02"], ["cine_frame01", "cine_frame02"],
+    ["images/frame01", "images/frame02"], ["Task9_vol1", "Task9_vol2"], ["siteA_t1_012", "siteB_t2_013"], ["x_speed", "x_used"],
+    ["p1_frame01", "p2_frame01"], ["la_ed_01", "la_ed_02"], ["brain_t1", "brain_t2"], ["1", "2"], [""],
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("names", SAME_SUBJECT, ids=lambda names: names[0])
+def test_stems_are_shared_by_frames_of_one_subject(names):
+    stems = shared_stems(names)
+    assert stems[names[0]] == stems[names[1]]
+    assert set(stems) == set(names)
+
+
+@pytest.mark.parametrize("names", OTHERS, ids=lambda names: names[0])
+def test_names_without_the_word_of_a_frame_share_none(names):
+    assert shared_stems(names) == {}
+
+
+def test_frames_of_one_subject_in_both_parts_are_refused(command, tmp_path):
+    root = ed_es_set(tmp_path / "raw", {"patient001_frame01": 0, "patient002_frame01": 1})
+    ed_es_set(root, {"patient001_frame12": 0}, "Ts")
+    done = command("convert", "nnunet", root, "--out", tmp_path / "out")
+    assert done.code == 2
+    assert "subject patient001 is in training and in test" in done.line
+    assert "--subject_per_case" in done.line
+    assert command("convert", "nnunet", root, "--out", tmp_path / "out", "--subject_per_case").code == 0
+
+
+def test_an_ed_es_set_becomes_a_dataset_of_3d_cases_that_no_fold_divides(command, tmp_path):
+    root = ed_es_set(tmp_path / "raw", ED_ES)
+    done = command("convert", "nnunet", root, "--out", tmp_path / "out")
+    assert done.code == 0
+    assert "4 cases are of 2 subjects" in done.told
+    assert "4 studies of 2 subjects: 4 for training, 0 for test" in done.told
+    dataset = read_dataset(tmp_path / "out")
+    for held_out in split_folds(dataset, 2):
+        names = {case.name for case in dataset.training if case.subject in held_out}
+        assert {name[:10] for name in names} == set(held_out)
+        assert len(names) == 2
+    assert command("verify", tmp_path / "out").told.count("stem-split") == 0
+    command("convert", "nnunet", root, "--out", tmp_path / "apart", "--subject_per_case")
+    told = command("verify", tmp_path / "apart").told
+    assert "warning stem-split" in told
+    assert "patient001_frame01, patient001_frame12 share the stem patient001" in told
+
+
+def test_verify_looks_at_the_names_of_images_too(command, tmp_path):
+    command("convert", "nnunet", ed_es_set(tmp_path / "raw", ED_ES), "--out", tmp_path / "out")
+    entry = entry_of(tmp_path / "out")
+    for number, case in enumerate(entry["training"]):
+        case |= {"case": f"c{number}", "subject": f"s{number}"}
+    (tmp_path / "out" / "dataset.json").write_text(json.dumps(entry))
+    told = command("verify", tmp_path / "out").told
+    assert "c0, c1 share the stem images/patient001" in told

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
+import nibabel as nib
 import numpy as np
 import pytest
 
@@ -72,8 +76,51 @@ def test_spoilt_frames_say_nothing_of_order():
 @pytest.mark.parametrize("seed", range(5))
 def test_where_motion_is_not_followed_nothing_is_said(seed):
     rng = np.random.default_rng(seed)
-    assert said(beating()[rng.permutation(T)]) == ""
-    assert said(rng.normal(0, 1, (T, 32, 32, 4)).astype(np.float32)) == ""
+    assert said(beating()[rng.permutation(T)], cyclic=False) == ""
+    for frames in (5, 12, T):
+        assert said(rng.normal(0, 1, (frames, 32, 32, 4)).astype(np.float32)) == ""
+
+
+PERMUTED = {
+    "at random": lambda rng: rng.permutation(T),
+    "odd ones behind even ones": lambda rng: np.r_[0:T:2, 1:T:2],
+    "the second half in reverse": lambda rng: np.r_[0 : T // 2, T - 1 : T // 2 - 1 : -1],
+    "eight in reverse": lambda rng: np.r_[0:6, 13:5:-1, 14:T],
+    "two blocks exchanged": lambda rng: np.r_[0:5, 12:18, 5:12, 18:T],
+}
+
+
+@pytest.mark.parametrize("how", PERMUTED)
+@pytest.mark.parametrize("seed", range(3))
+def test_a_cycle_in_another_order_is_found_and_its_order_shown(how, seed):
+    order = PERMUTED[how](np.random.default_rng(seed))
+    found = said(beating(seed=seed)[order])
+    assert "no order of time" in found
+    shown = [int(t) for t in found.split("in the order ")[1].split(", ...")[0].split(", ")]
+    steps = np.diff(np.asarray(order)[shown])
+    assert set(steps % T) <= {1} or set(steps % T) <= {T - 1}
+
+
+@pytest.mark.parametrize("order", [np.arange(T)[::-1], np.roll(np.arange(T), 7)], ids=["reversed", "begun later"])
+def test_the_reverse_and_another_beginning_are_cycles_too(order):
+    assert said(beating()[order]) == ""
+
+
+def test_several_breaths_in_an_open_series_are_in_order():
+    study = np.concatenate([beating(seed=seed) for seed in range(3)])
+    assert said(study, cyclic=False) == ""
+
+
+ACDC = Path(os.environ.get("UNET4D_ACDC14", "/work/shared/data/acdc14"))
+
+
+@pytest.mark.skipif(not (ACDC / "images").is_dir(), reason=f"no ACDC studies at {ACDC}; set UNET4D_ACDC14")
+def test_real_cine_studies_are_in_order_and_permuted_ones_are_not():
+    files, rng = sorted((ACDC / "images").glob("*.nii*"))[:3], np.random.default_rng(0)
+    for file in files:
+        study = np.moveaxis(np.asarray(nib.load(file).dataobj, np.float32), -1, 0)
+        assert said(study) == said(study[::2]) == ""
+        assert "no order" in said(study[rng.permutation(len(study))])
 
 
 def test_contrast_that_washes_in_and_out_is_in_order():

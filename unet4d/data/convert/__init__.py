@@ -20,6 +20,7 @@ from pathlib import Path
 
 from unet4d.data.channels import SIGNAL, VELOCITIES
 from unet4d.data.class_values import BACKGROUND, class_fault
+from unet4d.data.convert.durations import check_durations
 from unet4d.data.image4d import Image4D
 from unet4d.data.study import LONGEST_S, SHORTEST_S, Source, Study, is_frame_duration
 from unet4d.errors import InputError
@@ -31,7 +32,7 @@ KINDS = ("acdc", "nnunet", "frames", "sequence", "dicom")
 
 _USED = {
     "acdc": (),
-    "nnunet": ("pattern", "labels"),
+    "nnunet": ("pattern", "labels", "subject_per_case"),
     "frames": ("pattern", "labels"),
     "sequence": ("labels",),
     "dicom": ("labels", "with_ids"),
@@ -49,6 +50,8 @@ class Options:
         time: "cyclic" or "open".
         frame_duration_s: seconds from frame to frame, where the files do not say.
         with_ids: name cases and subjects by the patient ids in the files, which are left out otherwise.
+        frame_durations: case to its seconds from frame to frame; of every case, and before what the files say.
+        subject_per_case: do not group cases whose names say that they are frames of one subject.
         channels: channel name to what it holds (data/channels.py), in order; no map, for files with a frame axis hold none.
 
     Raises:
@@ -61,6 +64,8 @@ class Options:
     frame_duration_s: float | None = None
     with_ids: bool = False
     channels: Mapping[str, str] | None = None
+    frame_durations: Mapping[str, float] | None = None
+    subject_per_case: bool = False
 
     def __post_init__(self) -> None:
         if self.time not in (None, "cyclic", "open"):
@@ -68,6 +73,10 @@ class Options:
         if self.frame_duration_s is not None and not is_frame_duration(self.frame_duration_s):
             limits = f"seconds above 0, from {SHORTEST_S:g} to {LONGEST_S:g}"
             raise InputError(f"frame_duration_s is {short_repr(self.frame_duration_s)}; wanted {limits}")
+        if self.frame_duration_s is not None and self.frame_durations is not None:
+            raise InputError("got frame_duration_s and frame_durations, expected one of them; leave one out")
+        if self.pattern is not None and self.subject_per_case:
+            raise InputError("got pattern and subject_per_case, expected one of them; leave one out")
         if self.labels and (fault := class_fault({BACKGROUND: 0, **self.labels}.items())):
             wanted = "wanted for each class a whole number of its own, from 1 to 255"
             raise InputError(f"labels is {short_repr(dict(self.labels))}; {wanted}: {fault}")
@@ -107,7 +116,7 @@ def find(kind: str, root: Path, options: Options) -> Source:
 
     Raises:
         InputError: no such layout; nothing of this layout is there, or what is there contradicts itself, may not be read, or
-            would give two studies one name; says what came.
+            would give two studies one name; `frame_durations` is not of its studies.
     """
     if kind not in KINDS:
         raise InputError(f"{kind!r} is no layout; wanted one of {', '.join(KINDS)}")
@@ -115,7 +124,7 @@ def find(kind: str, root: Path, options: Options) -> Source:
         if not root.exists():
             raise InputError(f"{root} is missing; give the file or folder to read")
         check_file_or_folder(root)
-    for name in ("pattern", "labels", "with_ids"):
+    for name in ("pattern", "labels", "with_ids", "subject_per_case"):
         if getattr(options, name) and name not in _USED[kind]:
             raise InputError(f"{name} came for {kind}, which has no use for it; leave it out")
     with readable(root):
@@ -128,6 +137,8 @@ def find(kind: str, root: Path, options: Options) -> Source:
         )
     labels = source.labels or ({"background": 0, **options.labels} if options.labels else {})
     time = options.time or source.time
+    if options.frame_durations is not None:
+        check_durations(options.frame_durations, [study.name for study in source.studies], root)
     studies = [_timed(study, options.time or study.time or source.time, options) for study in source.studies]
     source = replace(source, labels=labels, time=time, studies=tuple(studies))
     return _with_channels(source, options.channels, root) if options.channels else source
@@ -147,9 +158,17 @@ def _with_channels(source: Source, channels: Mapping[str, str], root: Path) -> S
 
 
 def _timed(study: Study, time: str | None, options: Options) -> Study:
+    if options.frame_durations is not None:
+        return replace(
+            study, time=time, image=partial(_read_as, study, options.frame_durations[study.name]), stream=None
+        )
     if options.frame_duration_s is None:
         return replace(study, time=time)
     return replace(study, time=time, image=partial(_read_timed, study, options.frame_duration_s), stream=None)
+
+
+def _read_as(study: Study, frame_duration_s: float) -> Image4D:
+    return replace(study.image(), frame_duration_s=frame_duration_s)
 
 
 def _read_timed(study: Study, frame_duration_s: float) -> Image4D:

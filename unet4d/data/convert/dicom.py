@@ -8,11 +8,11 @@ Skipped and reported: series of one time point where others have many (scouts), 
 Objects that are no images (segmentations, structure sets, reports, ...) are counted by kind. A Siemens MOSAIC is refused.
 Refused, with the list of what is wrong, when its image is read: a series with gaps, duplicates, mixed geometry or damaged files.
 
-Patient names and ids stay in the files. A case is named by a hash of its SeriesInstanceUID, series-1a2b3c4d (of the first series of
-a joined stack; with the component, if that is not the magnitude), a subject by one of the smallest SeriesInstanceUID found of it,
-subject-1a2b3c4d: a series has the same name wherever it lies, and none of another source has it too. PatientID is not hashed:
-what has so few values can be found by trying them all. Which case is which is told on the terminal, and nowhere else; the path,
-which often carries names, is not kept either.
+Patient names and ids stay in the files. A case is named by a hash of its SeriesInstanceUID, series-1a2b3c4d (of the first
+series of a joined stack; with the component, if that is not the magnitude), a subject by one of the smallest SeriesInstanceUID
+found of it, subject-1a2b3c4d: a series has the same name wherever it lies, and none of another source has it too. PatientID is
+not hashed: what has so few values can be found by trying them all. Which case is which is printed on the terminal, and written
+to a file only where `--key_file` names one. The path, which often carries names, is not kept either.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ from unet4d.errors import InputError
 from unet4d.system.progress_bar import print_line
 
 _FIRST_FILES = 64
+_KEY = ("case", "subject", "patient", "study_uid", "series", "series_uid", "description", "folder")
 
 
 def is_kind(root: Path) -> bool:
@@ -83,7 +84,16 @@ def find(root: Path, options: Options) -> Source:
     modalities = {series.modality for candidate in taken for series in candidate.series}
     channel = "MRI" if modalities <= {"MR", ""} else ", ".join(sorted(modalities))
     in_order = sorted(studies, key=lambda study: natural_key(study.name))
-    return Source("DICOM series", (channel,), {}, tuple(in_order), time=_time(stacks))
+    rows = [_key_row(case, subject, one) for case, subject, one in zip(cases, subjects, taken, strict=True)]
+    return Source("DICOM series", (channel,), {}, tuple(in_order), time=_time(stacks), key=(_KEY, *rows))
+
+
+def _key_row(case: str, subject: str, candidate: Candidate) -> tuple[str, ...]:
+    """Return what a case is of, under the columns of `_KEY`."""
+    series = candidate.series
+    numbers, uids = " ".join(str(one.number) for one in series), " ".join(one.uid for one in series)
+    folder = os.path.commonpath([file.parent.absolute() for file in candidate.files])
+    return case, subject, series[0].patient, series[0].study, numbers, uids, series[0].description, folder
 
 
 def _stack(candidate: Candidate, root: Path) -> Stack | InputError:

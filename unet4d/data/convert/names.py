@@ -16,6 +16,14 @@ SEQUENCE = (".seq.nrrd", ".seq.nhdr")
 LABEL_MARKS = ("_seg", "_label", "-label", ".seg")
 """Behind the stem of a file that holds labels; "-label" is what 3D Slicer proposes for a label map."""
 
+_STRONG = "frame|frm|phase|timepoint|timeframe|tp"
+_WEAK = "t|time|vol|volume|dyn|dynamic|gate|bin"  # also the number of a patient, or a weighting (T1, T2)
+_MOMENT = "(?:end[-_ ]?)?(?:diastole|diastolic|systole|systolic)|ed|es|dia|sys"
+_FRAME = re.compile(
+    rf"(?P<stem>.+?)(?:[-_. /]+|(?<=[0-9]))(?:(?:(?P<strong>{_STRONG})|(?P<weak>{_WEAK}))[-_. ]?[0-9]+(?:\.[0-9]+)?|{_MOMENT})"
+    r"(?:[-_. ][^0-9/]+)?",
+    re.IGNORECASE | re.DOTALL,
+)
 _NUMBER_AT_END = re.compile(
     r"((?s:.*?)(?<![0-9])(?<![0-9]\.))([0-9]+(?:\.[0-9]+)?)"
 )  # of 1.2.3 none: a version, or a UID
@@ -60,6 +68,39 @@ def time_order(stems: Sequence[str]) -> list[str]:
     if len(ends) < len(stems) or len({found[1] for found in ends.values()}) > 1 or len(set(values)) < len(stems):
         return natural
     return sorted(natural, key=lambda stem: float(ends[stem][2]))
+
+
+def shared_stems(names: Iterable[str]) -> dict[str, str]:
+    """Return the stem of each name that says it is one frame of several: "patient001" of "patient001_frame01".
+
+    A frame is a number behind frame, phase, timepoint, tp, t, time, vol and the like, or one of ED, ES, diastole and systole.
+    No stem is taken where no two names share one; nor where all names share one and it has no digit, because it may be that of
+    the dataset. After t, time, vol and the other short words, which may number patients, a stem needs a digit, and there must
+    be several.
+
+    Args:
+        names: of cases, without suffix; "/" may part folders.
+    """
+    found = {name: stem for name in names if (stem := _stem_of_frame(name))}
+    groups: dict[str, list[str]] = {}
+    for name, one in found.items():
+        groups.setdefault(one[0].casefold(), []).append(name)
+    stems: dict[str, str] = {}
+    for group in groups.values():
+        shared, is_strong = found[group[0]][0], all(found[name][1] for name in group)
+        has_digit, has_others = any(map(str.isdigit, shared)), len(groups) > 1
+        if (has_digit or has_others) if is_strong else (has_digit and has_others):
+            stems.update(dict.fromkeys(group, shared))
+    return stems if len(set(stems.values())) < len(stems) else {}
+
+
+def _stem_of_frame(name: str) -> tuple[str, bool] | None:
+    """Return what stands before the words of a frame, and whether they can mean nothing else; None where there are none."""
+    stem, is_strong = name, True
+    while found := _FRAME.fullmatch(stem):  # "p1_ED_frame01" has two
+        stem, is_strong = found["stem"], is_strong and not found["weak"]
+    stem = stem.rstrip("-_. /")
+    return (stem, is_strong) if stem and stem != name else None
 
 
 def named(path: Path, root: Path) -> Named | None:

@@ -5,9 +5,11 @@ imagesTr/CASE_0000.nii.gz        a channel of a case; labelsTr/CASE.nii.gz is it
 imagesTs/CASE_0000.nii.gz        test cases; labelsTs is read where it is there
 
 Each case is a study, 4D or of one frame. nnU-Net knows no time, so the frames of one subject often are cases of their own:
-the option `pattern` is matched against the whole name of every case. Its group `subject` says whom it is of; with a group
-`frame`, a number, the 3D cases of a subject become one study, named by the subject, whose frames without a label file are
-unlabelled. Frame numbers may start anywhere, and rise by 1 (or, three frames or more, by another constant step).
+names that share the stem of a frame, such as patient001_frame01 and patient001_ES, are cases of one subject, unless
+`subject_per_case` is set (names.py). The option `pattern` is matched instead against the whole name of every case. Its group
+`subject` says whom it is of; with a group `frame`, a number, the 3D cases of a subject become one study, named by the subject,
+whose frames without a label file are unlabelled. Frame numbers may start anywhere, and rise by 1 (or, three frames or more, by
+another constant step).
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ import numpy as np
 
 from unet4d.data.class_values import class_fault, is_name
 from unet4d.data.convert import Options
-from unet4d.data.convert.names import listed, missing_numbers, natural_key
+from unet4d.data.convert.names import listed, missing_numbers, natural_key, shared_stems
 from unet4d.data.dataset import Case, Dataset
 from unet4d.data.image4d import Image4D, read_image
 from unet4d.data.nifti import SUFFIXES, check_same_grid, header_for
@@ -77,9 +79,17 @@ def find(root: Path, options: Options) -> Source:
     name = next((entry[key] for key in ("name", "dataset_name") if isinstance(entry.get(key), str)), "")
     name = name or path.absolute().parent.name
     dataset = Dataset(path.parent, name, channels, tuple(sorted(labels.items(), key=lambda pair: pair[1])), None, ())
-    studies = _studies(scans, dataset, options.pattern)
+    stems = {} if options.pattern or options.subject_per_case else shared_stems(scan.name for scan in scans)
+    studies = _studies(scans, dataset, options.pattern, stems)
     about = {_ABOUT[key]: text for key, text in entry.items() if key in _ABOUT and isinstance(text, str) and text}
-    return Source(name, channels, labels, tuple(sorted(studies, key=lambda s: natural_key(s.name))), about=about)
+    return Source(
+        name,
+        channels,
+        labels,
+        tuple(sorted(studies, key=lambda s: natural_key(s.name))),
+        about=about,
+        notes=_notes(stems),
+    )
 
 
 def _file_ending(entry: Mapping[str, Any], path: Path) -> str:
@@ -173,10 +183,23 @@ def _listed_scans(listing: Any, path: Path) -> Iterator[_Scan]:
         yield _Scan(name, path.parent, {f"{i:04d}": file for i, file in enumerate(found)}, label, False)
 
 
-def _studies(scans: Sequence[_Scan], dataset: Dataset, pattern: str | None) -> list[Study]:
-    """A study a case; or, with the group `frame` in the pattern, a study a subject."""
+def _notes(stems: Mapping[str, str]) -> tuple[str, ...]:
+    """Return what to print of subjects that were taken from the names of cases."""
+    if not stems:
+        return ()
+    subjects = dict.fromkeys(stems.values())
+    first = next(stem for stem in subjects if list(stems.values()).count(stem) > 1)
+    example = listed(natural for natural in sorted(stems, key=natural_key) if stems[natural] == first)
+    return (
+        f"{count(len(stems), 'case')} are of {count(len(subjects), 'subject')}, by the stems of their names "
+        f"({first}: {example}); --subject_per_case makes each case a subject of its own",
+    )
+
+
+def _studies(scans: Sequence[_Scan], dataset: Dataset, pattern: str | None, stems: Mapping[str, str]) -> list[Study]:
+    """Return one study per case, its subject from `stems`; with the group `frame` in the pattern, one per subject."""
     if pattern is None:
-        return [_study(scan, scan.name, dataset) for scan in scans]
+        return [_study(scan, stems.get(scan.name, scan.name), dataset) for scan in scans]
     example = r"such as '(?P<subject>.+)_frame(?P<frame>\d+)'"
     matches = [(scan, re.fullmatch(pattern, scan.name)) for scan in scans]
     others = [scan.name for scan, match in matches if not (match and match["subject"])]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import median
@@ -10,8 +11,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from unet4d.data.convert.names import listed, shared_stems
 from unet4d.data.dataset_json import Case, Dataset
 from unet4d.data.grid import WorkingGrid
+from unet4d.data.nifti import case_name
 from unet4d.data.verification.faults import Fault
 from unet4d.data.verification.study_facts import StudyFacts
 
@@ -31,6 +34,32 @@ def check_across(dataset: Dataset, checked: Checked) -> list[Fault]:
         faults += [fault for quantity in _quantities(dataset, checked) for fault in _outliers(quantity, checked)]
         faults += _turned(checked)
     return faults
+
+
+def split_stems(dataset: Dataset) -> list[Fault]:
+    """Return a fault for each stem that the names of cases, or of their images, share across subjects."""
+    cases, json = (*dataset.training, *dataset.test), dataset.root / "dataset.json"
+    found: dict[frozenset[str], Fault] = {}
+    for name_of in (lambda case: case.name, lambda case: _path_stem(case, dataset)):
+        names = {name_of(case): case for case in cases}
+        groups: dict[str, list[Case]] = {}
+        for name, stem in shared_stems(names).items():
+            groups.setdefault(stem, []).append(names[name])
+        for stem, group in groups.items():
+            subjects = dict.fromkeys(case.subject for case in group)
+            if len(subjects) > 1:
+                message = (
+                    f"{json}: cases {listed(case.name for case in group)} share the stem {stem} and are of "
+                    f'{len(subjects)} subjects; if they are frames of one, a split would divide it; give them one "subject"'
+                )
+                found.setdefault(frozenset(case.name for case in group), Fault("stem-split", message, str(json)))
+    return list(found.values())
+
+
+def _path_stem(case: Case, dataset: Dataset) -> str:
+    """Return the path of a case's first image in the dataset, without suffix and number of its channel."""
+    stem = (case.images[0].relative_to(dataset.root).parent / case_name(case.images[0])).as_posix()
+    return re.sub(r"_[0-9]{4}$", "", stem)
 
 
 def _groups(checked: Checked, digest: Callable[[StudyFacts], str]) -> Iterator[list[tuple[Case, StudyFacts]]]:

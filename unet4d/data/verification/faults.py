@@ -25,6 +25,7 @@ KINDS: Mapping[str, tuple[str, str]] = {
     "label-not-whole": (ERROR, "labels that are no whole numbers from 0 to 255"),
     "label-value": (ERROR, "label values that dataset.json does not name"),
     "same-image": (ERROR, "one image under several subjects, so that a split would not separate them"),
+    "stem-split": (WARNING, "names that seem to be frames of one subject, under several subjects"),
     "frame-duration": (WARNING, "no true frame duration; volumes over time have no time axis"),
     "units": (WARNING, "a header in another unit than mm"),
     "forms": (WARNING, "a header's qform cannot be computed, or places the study elsewhere than its sform"),

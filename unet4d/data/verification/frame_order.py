@@ -4,6 +4,11 @@ Frames of a moving organ are nearest to their neighbours in time. With the dista
 between p and n and putting it between q and r saves d(p,i) + d(i,n) + d(q,r) - d(p,n) - d(q,i) - d(i,r). In the order in which
 frames were acquired nothing is saved: measured on cine studies and on phantoms, at most 2 % of that sum, where a swap of
 neighbours saves 10 to 30 %.
+
+Where single moves do not put the frames in order, a short closed tour through all of them is looked for. The order in which a cycle
+was acquired is such a tour: no shorter one was found in 14 cine studies, nor in every 2nd, 3rd or 4th of their frames, nor in the
+phantoms, where permuted frames have one that is 10 to 75 % shorter. An open series is not compared with a tour: several breaths or
+beats give one that is shorter by far. What a tour cannot show: frames in reverse, and a cycle that begins at another frame.
 """
 
 from __future__ import annotations
@@ -24,6 +29,11 @@ _MOST = 3  # misplaced frames; where there seem to be more, something else is th
 _SPOILT = 1.5  # a frame this many times farther from the others than is usual is spoilt, and says nothing about order
 _SMOOTH = 0.8  # distance to the next frame against that to the one after: 0.5 in even motion, 1 where there is no order
 _JUMP = 4.0  # a step this many times longer than the median one is none of the motion
+_ALONE = 2.5  # a frame this many times farther from the nearest one than is usual is noise; with such frames no tour is looked for
+_FOLLOWED = 0.88  # as _SMOOTH, for a tour
+_SHORTER = 0.9  # length of the best tour against that of the order on disk, below which the order is no cycle
+_LONGEST = 256  # frames a tour is looked for in; the work grows with their cube
+_ENOUGH = 10  # frames from which several moves, or a tour, tell motion from a few frames of noise
 _FEWEST = 5  # frames from which an order shows
 
 
@@ -47,8 +57,14 @@ def misplaced(thumbnails: np.ndarray, frames: Sequence[int], cyclic: bool) -> st
     apart = _distances(thumbnails)
     usual = np.median(apart, axis=1)
     kept = np.flatnonzero(usual <= _SPOILT * np.median(usual))
-    if len(kept) < _FEWEST or _in_order(apart, kept.tolist(), cyclic):
+    if len(kept) < _FEWEST:
         return ""
+    moves = "" if _in_order(apart, kept.tolist(), cyclic) else _moves(apart, kept, frames, cyclic)
+    return moves or (_permuted(apart, kept, frames) if cyclic else "")
+
+
+def _moves(apart: np.ndarray, kept: np.ndarray, frames: Sequence[int], cyclic: bool) -> str:
+    """Describe which frames to move, where few moves put the `kept` ones in order; else an empty text."""
     order, said = kept.tolist(), list[str]()
     while len(said) < _MOST:
         among = apart[np.ix_(order, order)]
@@ -60,12 +76,67 @@ def misplaced(thumbnails: np.ndarray, frames: Sequence[int], cyclic: bool) -> st
         moved, behind = order[frame], order[after]
         order.remove(moved)
         order.insert(order.index(behind) + 1, moved)
-    if not said:
+    if not said or (len(said) > 1 and len(kept) < _ENOUGH):
         return ""
     moves = ", and ".join(said) if _in_order(apart, order, cyclic) else ""
     is_whole = len(frames) == frames[-1] + 1
     as_text = _sorted_as_text(apart, kept.tolist(), cyclic) if is_whole and not (moves and len(said) == 1) else ""
     return as_text or moves
+
+
+def _permuted(apart: np.ndarray, kept: np.ndarray, frames: Sequence[int]) -> str:
+    """Describe a cycle that has a much shorter tour in another, smooth order; return an empty text where there is none."""
+    if not _ENOUGH <= len(kept) <= _LONGEST or not apart.any():
+        return ""
+    among = apart[np.ix_(kept, kept)]
+    nearest = np.sort(among, axis=1)[:, 1]
+    if nearest.max() > _ALONE * np.median(nearest):
+        return ""
+    order = _tour(among)
+    share = _tour_length(among, order) / max(_tour_length(among, np.arange(len(kept))), 1e-12)
+    steps, seconds = (among[order, np.roll(order, -step)] for step in (1, 2))
+    if share > _SHORTER or np.median(steps) > _FOLLOWED * np.median(seconds) or steps.max() > _JUMP * np.median(steps):
+        return ""
+    numbers, less = [frames[kept[t]] for t in order], f"{1 - share:.0%} less"
+    shown = ", ".join(map(str, numbers[:12])) + ", ..." * (len(numbers) > 12)
+    return f"the frames seem to be in no order of time: in the order {shown} the image changes by {less} from frame to frame"
+
+
+def _tour_length(apart: np.ndarray, order: np.ndarray) -> float:
+    return float(apart[order, np.roll(order, -1)].sum())
+
+
+def _tour(apart: np.ndarray) -> np.ndarray:
+    """Return a short closed tour through all frames that begins at frame 0: the best of two starts, improved move by move."""
+    nearest, left = [0], set(range(1, len(apart)))
+    while left:
+        nearest.append(min(left, key=lambda t: (apart[nearest[-1], t], t)))
+        left.remove(nearest[-1])
+    starts = (np.arange(len(apart)), np.array(nearest))
+    order = min((_improved(apart, start) for start in starts), key=lambda order: _tour_length(apart, order))
+    order = np.roll(order, -int(np.flatnonzero(order == 0)[0]))
+    return order if order[1] <= order[-1] else np.roll(order[::-1], 1)
+
+
+def _improved(apart: np.ndarray, order: np.ndarray) -> np.ndarray:
+    """Return a tour that no reversal of a part and no move of one frame makes shorter."""
+    n = len(order)
+    places = np.arange(n)
+    after = np.roll(places, -1)
+    for _ in range(20 * n):
+        now = apart[np.ix_(order, order)]
+        steps = now[places, after]
+        reversal = np.triu(steps[:, None] + steps[None] - now - now[np.ix_(after, after)], 2)
+        first, last = divmod(int(reversal.argmax()), n)
+        if reversal[first, last] > 1e-6 * steps.sum():
+            order = np.concatenate([order[: first + 1], order[first + 1 : last + 1][::-1], order[last + 1 :]])
+            continue
+        saved, frame, behind = _best_move(now, cyclic=True)
+        if saved <= 1e-6:
+            break
+        rest = [t for t in order.tolist() if t != order[frame]]
+        order = np.insert(np.array(rest), rest.index(order[behind]) + 1, order[frame])
+    return order
 
 
 def _sorted_as_text(apart: np.ndarray, kept: list[int], cyclic: bool) -> str:

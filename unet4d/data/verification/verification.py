@@ -13,7 +13,7 @@ from typing import Any
 
 from unet4d.data.content import Stamp, settled, stamp
 from unet4d.data.dataset_json import Case, Dataset, case_faults
-from unet4d.data.verification.dataset_checks import check_across
+from unet4d.data.verification.dataset_checks import check_across, split_stems
 from unet4d.data.verification.faults import ERROR, Fault, ordered
 from unet4d.data.verification.image_checks import check_image
 from unet4d.data.verification.label_checks import check_label
@@ -101,7 +101,7 @@ def verify_dataset(dataset: Dataset, keep_in: Path | None = None) -> Verificatio
     faults = [fault.below(root) for fault in case_faults(dataset)]
     faults += [fault for _, found in results for fault in found]
     studies = [(case, facts) for case, (facts, _) in zip(cases, results, strict=True) if facts]
-    faults += [fault.below(root) for fault in check_across(dataset, studies)]
+    faults += [fault.below(root) for fault in (*split_stems(dataset), *check_across(dataset, studies))]
     return Verification(root, tuple(ordered(faults)), tuple(facts for _, facts in studies), len(todo), path)
 
 
