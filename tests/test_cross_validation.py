@@ -101,6 +101,19 @@ def test_the_command_trains_all_folds_and_prints_a_table(command, phantom, tiny_
     assert "fold 1 of 3: holding phantom00" in done.told
 
 
+def test_fewer_subjects_than_five_give_as_many_folds_and_that_is_printed(
+    command, phantom, tiny_options, tmp_path, monkeypatch
+):
+    given = []
+    monkeypatch.setattr(unet4d.cross_validation, "train", lambda *words: given.append(words))
+    place = tiny_options.index("--data.folds")
+    options = tiny_options[:place] + tiny_options[place + 2 :]
+    done = command("train", "--dataset", phantom, "--out", tmp_path / "out", "--fold", "all", *options)
+    assert done.code == 0
+    assert done.told.count("3 labelled subjects: 3 folds instead of 5") == 1
+    assert [(words[2].fold, words[2].data.folds) for words in given] == [(0, 3), (1, 3), (2, 3)]
+
+
 def test_resume_begins_with_the_settings_of_the_folds_leaves_the_finished_and_begins_the_missing(
     command, phantom, own_folds, monkeypatch, trained_folds
 ):

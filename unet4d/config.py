@@ -19,6 +19,7 @@ MOST, MOST_CHANNELS, MOST_LEVELS, MOST_VOXELS = 10**6, 8192, 16, 2**28
 CHANNELS = (32, 64, 128, 256, 320)
 FRAMES = 8
 BATCH_SIZE = 2
+FOLDS = 5
 
 
 def triple(values: Iterable[int]) -> Size:
@@ -33,8 +34,8 @@ class DataConfig:
 
     held_out: list[str] | None = None
     """Subjects kept for validation, by name. Left out: those of the fold."""
-    folds: int = 5
-    """Number of folds the subjects are split into."""
+    folds: int | None = None
+    """Number of folds the subjects are split into. Left out: 5, or as many as there are subjects."""
     plane_spacing_mm: float | None = None
     """Pixel spacing every study is resampled to, in mm. Left out: the median of the training studies."""
     slice_spacing_mm: float | None = None
@@ -267,7 +268,8 @@ class Config:
         """Check the values that concern one another."""
         check_types(self, "config")
         require(0 <= self.seed < 2**64, "seed", self.seed, "0 or more, below 2**64")
-        require(0 <= self.fold < self.data.folds, "fold", self.fold, f"a number from 0 to {self.data.folds - 1}")
+        folds = self.data.folds or FOLDS
+        require(0 <= self.fold < folds, "fold", self.fold, f"a number from 0 to {folds - 1}")
 
     def as_dict(self) -> dict[str, Any]:
         """Plain Python values only (dict, list, str, int, float, bool, None), fit for YAML, JSON and checkpoints."""

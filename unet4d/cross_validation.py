@@ -20,7 +20,7 @@ import yaml
 import unet4d
 from unet4d.checks import check_cross_validation
 from unet4d.config import Config
-from unet4d.data.dataset import open_dataset, split_folds
+from unet4d.data.dataset import fewer_folds, open_dataset, split_folds
 from unet4d.errors import InputError, Stopped, ToldElsewhere, Unet4DError
 from unet4d.files import read_json, write_json, write_text
 from unet4d.folds import FOLDS, fold_folder, folds_in
@@ -70,6 +70,7 @@ def cross_validate(
     ranks.from_first(lambda: check_cross_validation(dataset, out, config, device, resume))
     held_out, begun, done = ranks.from_first(lambda: _prepared(Path(dataset), out, config, resume))
     failed: dict[int, str] = {}
+    counted = replace(config, data=replace(config.data, folds=len(held_out)))
     for fold, subjects in enumerate(held_out):
         run = fold_folder(out, fold)
         if fold in done:
@@ -77,7 +78,7 @@ def cross_validate(
             continue
         _say(f"fold {fold} of {len(held_out)}: holding {', '.join(subjects)} out", ranks)
         try:
-            train(dataset, run, replace(config, fold=fold), device, fold in begun, skip_verify, ranks)
+            train(dataset, run, replace(counted, fold=fold), device, fold in begun, skip_verify, ranks)
         except (InputError, ToldElsewhere):
             raise
         except Unet4DError as error:
@@ -105,7 +106,10 @@ def _prepared(dataset: Path, out: Path, config: Config, resume: bool) -> tuple[l
     Raises:
         InputError: the folder holds other folds, or, without `resume`, any; with `resume`, none.
     """
-    held_out = split_folds(open_dataset(dataset), config.data.folds, config.seed)
+    opened = open_dataset(dataset)
+    held_out = split_folds(opened, config.data.folds, config.seed)
+    if fewer := fewer_folds(opened, config.data.folds):
+        print(fewer)
     record = {
         "folds": len(held_out),
         "seed": config.seed,

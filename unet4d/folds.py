@@ -11,6 +11,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from unet4d.config import FOLDS as FOLDS_BY_DEFAULT
 from unet4d.errors import InputError
 from unet4d.model.checkpoint import BEST, LAST, PREVIOUS, TrainedModel, checkpoint_of, load_model
 
@@ -97,7 +98,7 @@ def _check_whole(out: Path, models: Mapping[int, TrainedModel]) -> None:
             raise InputError(
                 f"{other.path} and {one.path} are no folds of one training: {name} is {now[name]} and {before.get(name)}; {advice}"
             )
-    wanted = next(iter(models.values())).config.data.folds
+    wanted = next(iter(models.values())).config.data.folds or FOLDS_BY_DEFAULT
     missing = [str(fold) for fold in range(wanted) if fold not in models]
     if missing:
         raise InputError(

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-from unet4d.config import BATCH_SIZE, FRAMES, Config, ModelConfig
+from unet4d.config import BATCH_SIZE, FOLDS, FRAMES, Config, ModelConfig
 from unet4d.data.dataset import Case
 from unet4d.data.fingerprint import fingerprint
 from unet4d.data.verification.study_facts import StudyFacts
@@ -37,6 +37,7 @@ def resolved(
     workers = config.data.workers
     data = dataclasses.replace(
         config.data,
+        folds=config.data.folds or max(2, min(FOLDS, len({case.subject for case in cases}))),
         plane_spacing_mm=seen.plane_spacing_mm,
         patch_size=rounded_up(patch, total_stride(model.strides)),  # type: ignore[arg-type]
         frames=min(config.data.frames or FRAMES, seen.frames),  # more would only repeat them

@@ -17,7 +17,7 @@ from unet4d.checks import check_train
 from unet4d.config import BATCH_SIZE, FRAMES, Config, DataConfig
 from unet4d.data.cache import CachedStudy, cached_studies
 from unet4d.data.clip_frames import most_labelled
-from unet4d.data.dataset import cache_dir, split_cases
+from unet4d.data.dataset import cache_dir, fewer_folds, split_cases
 from unet4d.data.fingerprint import fingerprint
 from unet4d.data.verification.ready import ready
 from unet4d.errors import InputError, Unet4DError
@@ -84,6 +84,8 @@ def train(
     )
     with ranks.alike():
         training, validation = split_cases(studies, config.fold, config.data.folds, config.seed, config.data.held_out)
+    if ranks.is_first and config.data.held_out is None and (fewer := fewer_folds(studies, config.data.folds)):
+        print(fewer)
     given = config
     config = ranks.from_first(lambda: resolved(given, (*training, *validation), where, known, ranks))
     with ranks.alike():

@@ -16,6 +16,8 @@ from unet4d.data.dataset import (
     Case,
     Dataset,
     cache_dir,
+    fewer_folds,
+    number_of_folds,
     read_dataset,
     read_labelled,
     split_cases,
@@ -514,6 +516,21 @@ def test_folds_are_these_on_every_machine_and_depend_on_the_seed():
     assert split_folds(dataset, 3, 1) != split_folds(dataset, 3, 0)
 
 
+@pytest.mark.parametrize(("subjects", "folds"), [(2, 2), (3, 3), (5, 5), (9, 5)])
+def test_without_a_number_there_are_five_folds_or_one_for_each_subject(subjects, folds):
+    dataset = dataset_of([f"s{i}" for i in range(subjects)])
+    assert len(split_folds(dataset)) == number_of_folds(dataset) == folds
+    assert (f"{folds} labelled subjects: {folds} folds instead of 5" in fewer_folds(dataset)) == (folds < 5)
+    assert fewer_folds(dataset, 2) == ""
+    with pytest.raises(InputError, match="20 folds of"):
+        split_folds(dataset, 20)
+
+
+def test_a_single_subject_cannot_be_split():
+    with pytest.raises(InputError, match="1 fold of 1 labelled subject "):
+        split_folds(dataset_of(["s"]))
+
+
 def test_named_subjects_are_held_out_in_place_of_a_fold():
     training, validation = split_cases(dataset_of("abab"), 0, held_out=["b"])
     assert [case.name for case in training] == ["a-0", "a-2"]
@@ -525,7 +542,7 @@ def test_named_subjects_are_held_out_in_place_of_a_fold():
     [
         (2, 2, None, "fold 2 came; wanted 0 to 1"),
         (-1, 2, None, "fold -1"),
-        (0, 1, None, "1 folds"),
+        (0, 1, None, "1 fold of 3"),
         (0, 4, None, "4 folds of 3"),
         (0, 2, ["patient01"], "'patient01'.*near: patient001"),
         (0, 2, ["patient001", "patient002", "other"], "'other'"),

@@ -9,16 +9,20 @@ from pathlib import Path
 
 import numpy as np
 
+from unet4d.config import FOLDS
 from unet4d.data.dataset_json import Case, Dataset, check_cases, nearest, parse_dataset
 from unet4d.data.image4d import Image4D, read_label
 from unet4d.data.inside import check_links
 from unet4d.errors import InputError
 from unet4d.files import read_json
+from unet4d.system.text import count
 
 __all__ = [
     "Case",
     "Dataset",
     "cache_dir",
+    "fewer_folds",
+    "number_of_folds",
     "open_dataset",
     "read_dataset",
     "read_labelled",
@@ -127,7 +131,20 @@ def to_values(classes: np.ndarray, label_values: Sequence[int]) -> np.ndarray:
     return np.asarray(label_values, dtype=np.uint8)[classes]
 
 
-def split_folds(dataset: Dataset, folds: int = 5, seed: int = 0) -> list[list[str]]:
+def number_of_folds(dataset: Dataset, asked: int | None = None) -> int:
+    """Return the number of folds that was asked for; else 5, or as many as there are training subjects."""
+    return asked or min(FOLDS, len(dataset.subjects))
+
+
+def fewer_folds(dataset: Dataset, asked: int | None = None) -> str:
+    """Return a line to print where a dataset has fewer folds than 5 because it has fewer subjects; else an empty text."""
+    folds = number_of_folds(dataset, asked)
+    if asked or folds == FOLDS:
+        return ""
+    return f"{count(folds, 'labelled subject')}: {count(folds, 'fold')} instead of {FOLDS}; --data.folds sets another number"
+
+
+def split_folds(dataset: Dataset, folds: int | None = None, seed: int = 0) -> list[list[str]]:
     """The subjects held out in each fold: each training subject exactly once, fold sizes equal to within one.
 
     Depends on the subjects' names and the seed alone: neither on the order in the file nor on library versions.
@@ -135,19 +152,21 @@ def split_folds(dataset: Dataset, folds: int = 5, seed: int = 0) -> list[list[st
     Raises:
         InputError: fewer than 2 folds, or fewer subjects than folds.
     """
+    folds = number_of_folds(dataset, folds)
     subjects = sorted(
         dataset.subjects, key=lambda s: hashlib.sha256(f"{seed}/{s}".encode(errors="backslashreplace")).digest()
     )
     if not 2 <= folds <= len(subjects):
+        came = f"{count(folds, 'fold')} of {count(len(subjects), 'labelled subject')}"
         raise InputError(
-            f"{folds} folds of {len(subjects)} labelled subjects ({dataset.root}); wanted 2 or more folds, and a subject "
-            "or more in each; set folds, or name the held-out subjects"
+            f"{came} ({dataset.root}); wanted 2 or more folds, and a subject or more in each; set folds, or name the held-out "
+            "subjects"
         )
     return [sorted(subjects[k::folds]) for k in range(folds)]
 
 
 def split_cases(
-    dataset: Dataset, fold: int, folds: int = 5, seed: int = 0, held_out: Sequence[str] | None = None
+    dataset: Dataset, fold: int, folds: int | None = None, seed: int = 0, held_out: Sequence[str] | None = None
 ) -> tuple[tuple[Case, ...], tuple[Case, ...]]:
     """The training cases and the validation cases of one fold, in the dataset's order.
 
@@ -158,8 +177,9 @@ def split_cases(
         InputError: no such fold or subject, or nobody left to train on.
     """
     if held_out is None:
+        folds = number_of_folds(dataset, folds)
         if not 0 <= fold < folds:
-            raise InputError(f"fold {fold} came; wanted 0 to {folds - 1}, for there are {folds} folds")
+            raise InputError(f"fold {fold} came; wanted 0 to {folds - 1}, because there are {count(folds, 'fold')}")
         held_out = split_folds(dataset, folds, seed)[fold]
     for subject in held_out:
         if subject not in dataset.subjects:

@@ -189,7 +189,7 @@ def channels_last(root: Path) -> None:
     about(root, change)
 
 
-def short_repr(number: int, to: int) -> Spoil:
+def shortened(number: int, to: int) -> Spoil:
     """The first frames only of a study and its label."""
     return lambda root: [rewrite(root / file, lambda v: v[:to]) for file in (image(number), label(number))]
 

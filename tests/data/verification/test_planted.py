@@ -86,6 +86,22 @@ FOUND = {
         f"frame {FRAMES} is said to be labelled; wanted frames 0 to 13",
         True,
     ),
+    "frames of one subject under several": Planted(
+        lambda r: p.about(
+            r, lambda e: [e["training"][i].update(case=f"p1_frame0{i}", subject=f"p1_frame0{i}") for i in (0, 1)]
+        ),
+        "stem-split",
+        JSON,
+        "p1_frame00, p1_frame01 share the stem p1 and are of 2 subjects",
+        False,
+    ),
+    "label mirrored": Planted(
+        lambda r: rewrite(r / label(2), lambda v: v[:, ::-1]),
+        "label-mirrored",
+        label(2),
+        "the label of case phantom002 seems to be mirrored: mirrored along X its classes",
+        False,
+    ),
     # files
     "image missing": Planted(
         lambda r: (r / image(2)).unlink(), "missing-file", image(2), "1 file is missing: phantom002", True
@@ -213,7 +229,7 @@ FOUND = {
         duration(2, 0.9), "frame-duration", image(2), "which makes a cycle of 12.6 s out of 14", False
     ),
     "one second a frame": Planted(
-        p.together(p.short_repr(2, 8), duration(2, 1.0)), "frame-duration", image(2), "of 1 s exactly", False
+        p.together(p.shortened(2, 8), duration(2, 1.0)), "frame-duration", image(2), "of 1 s exactly", False
     ),
     "TR for the frame duration": Planted(
         duration(2, 2.8, 16), "frame-duration", image(2), "makes a cycle of 0.0392 s", False

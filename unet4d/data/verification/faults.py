@@ -38,6 +38,7 @@ KINDS: Mapping[str, tuple[str, str]] = {
     "class-absent": (WARNING, "a class that nobody drew"),
     "image-twice": (WARNING, "one image under several cases of a subject, or as several channels"),
     "same-label": (WARNING, "one label under several images"),
+    "label-mirrored": (WARNING, "a label that fits its image far better mirrored"),
     "outlier-intensity": (WARNING, "intensities far from those of the other studies"),
     "outlier-spacing": (WARNING, "a voxel size far from that of the other studies"),
     "outlier-size": (WARNING, "a size far from that of the other studies"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from unet4d.data.nifti import Header, opened
 from unet4d.data.verification.faults import Fault, frames_in_words
 from unet4d.data.verification.frame_order import misplaced, thumbnail
 from unet4d.data.verification.header_checks import check_header, check_space, grid_fault
+from unet4d.data.verification.mirrored_labels import compared_frames, reduced
 from unet4d.data.verification.study_facts import PERCENTILES, StudyFacts
 from unet4d.errors import InputError
 
@@ -55,12 +56,14 @@ class CheckedImage:
         faults: all that was found.
         facts: what it is like; None where the first channel's file is missing or cannot be read.
         header: of that file, with `shape` (T, X, Y, Z); None likewise, and then nothing is compared with it.
+        compared: frame to its reduced voxels, of the frames whose labels are compared with them (mirrored_labels.py).
     """
 
     faults: list[Fault]
     facts: StudyFacts | None = None
     header: Header | None = None
     shape: Shape = (0, 0, 0, 0)
+    compared: dict[int, np.ndarray] = field(default_factory=dict)
 
 
 def check_image(case: Case, channel_names: tuple[str, ...], time: str | None) -> CheckedImage:
@@ -109,8 +112,11 @@ def _check_file(
             else:
                 yield from check_space(case, file, header, shape)
                 yield from _check_beside(case, file, header, shape, is_map, checked)
+            compared = compared_frames(_labelled(case, shape[0])) if place == 0 else ()
             for t, volume in enumerate(volumes):
                 _look(t, volume, max(1, math.prod(shape) // SAMPLE), seen)
+                if t in compared:
+                    checked.compared[t] = reduced(volume).astype(np.float32)
     except InputError as error:
         yield Fault("unreadable", str(error), str(file), case.name)
     if seen.bad:
@@ -123,6 +129,13 @@ def _check_file(
         yield _constant(case, seen, is_map)
     if not (is_map or case.channels_last):
         yield from _check_frames(case, seen, time == "cyclic")
+
+
+def _labelled(case: Case, frames: int) -> Sequence[int]:
+    """Return the labelled frames of a case whose image has this many."""
+    if case.label is None or case.channels_last:
+        return ()
+    return range(frames) if case.labelled_frames is None else case.labelled_frames
 
 
 def _check_beside(

@@ -16,6 +16,7 @@ from unet4d.data.nifti import affine_of, opened, spacing_of
 from unet4d.data.verification.faults import Fault, frames_in_words
 from unet4d.data.verification.header_checks import check_space, grid_fault
 from unet4d.data.verification.image_checks import CheckedImage
+from unet4d.data.verification.mirrored_labels import mirrored, reduced
 from unet4d.errors import InputError
 
 VALUES = 256
@@ -29,6 +30,7 @@ class _Seen:
     Attributes:
         counts: frame to its voxels of each value, (256,); of the frames that could be read.
         files: frame to the file it came from.
+        compared: frame to its reduced label, of the frames whose images are kept (mirrored_labels.py).
         voxel_ml: volume of a voxel.
         wrong: of the file being read: voxels that are no whole numbers from 0 to 255, by frame, and the first in words.
     """
@@ -36,6 +38,7 @@ class _Seen:
     counts: dict[int, np.ndarray] = field(default_factory=dict)
     digests: dict[int, bytes] = field(default_factory=dict)
     files: dict[int, Path] = field(default_factory=dict)
+    compared: dict[int, np.ndarray] = field(default_factory=dict)
     voxel_ml: float = 0.0
     is_whole: bool = True
     wrong: dict[int, int] = field(default_factory=dict)
@@ -59,6 +62,7 @@ def check_label(case: Case, dataset: Dataset, image: CheckedImage) -> list[Fault
     faults += _unknown_values(case, dataset, seen, labelled)
     if seen.is_whole and seen.counts:
         faults += _empty_or_not(case, seen, labelled)
+        faults += _mirrored(case, seen, image)
     if image.facts and seen.counts:
         drawn = any(seen.counts[t][1:].any() for t in labelled)
         digest = hashlib.sha256(b"".join(seen.digests[t] for t in labelled)).hexdigest()[:32] if drawn else ""
@@ -89,7 +93,7 @@ def _check_file(case: Case, file: Path, frame: int | None, image: CheckedImage, 
                 if fault or words:
                     seen.is_whole = False
             for t, volume in enumerate(volumes):
-                _look(frame if frame is not None else t, volume, file, seen)
+                _look(frame if frame is not None else t, volume, file, seen, image)
     except InputError as error:
         seen.is_whole = False
         yield Fault("unreadable", str(error), str(file), case.name)
@@ -104,7 +108,7 @@ def _check_file(case: Case, file: Path, frame: int | None, image: CheckedImage, 
         yield Fault("label-not-whole", message, str(file), case.name)
 
 
-def _look(t: int, volume: np.ndarray, file: Path, seen: _Seen) -> None:
+def _look(t: int, volume: np.ndarray, file: Path, seen: _Seen, image: CheckedImage) -> None:
     """Count the values of one frame (X, Y, Z); what `read_label` would refuse is noted and counted as background."""
     fractional = volume.dtype.kind == "f"
     whole = np.rint(volume) if fractional else volume
@@ -120,6 +124,18 @@ def _look(t: int, volume: np.ndarray, file: Path, seen: _Seen) -> None:
     seen.counts[t] = np.bincount(values.ravel(order="K"), minlength=VALUES)
     seen.digests[t] = hashlib.sha256(values.tobytes(order="F")).digest()
     seen.files[t] = file
+    if t in image.compared:
+        seen.compared[t] = reduced(values)
+
+
+def _mirrored(case: Case, seen: _Seen, image: CheckedImage) -> Iterator[Fault]:
+    """Yield a fault where mirrored labels would fit the image far better."""
+    frames = sorted(seen.compared)
+    words = mirrored([image.compared[t] for t in frames], [seen.compared[t] for t in frames])
+    if words:
+        file = seen.files[frames[0]]
+        message = f"{file}: the label of case {case.name} seems to be mirrored: {words}; look at both together and turn its array"
+        yield Fault("label-mirrored", message, str(file), case.name)
 
 
 def _unknown_values(case: Case, dataset: Dataset, seen: _Seen, labelled: list[int]) -> Iterator[Fault]:
