@@ -188,7 +188,7 @@ def test_nothing_but_bad_studies_is_no_dataset(command, tmp_path):
     (folder / "patient001_4d.nii.gz").write_bytes(b"")
     done = command("convert", "acdc", tmp_path / "acdc", "--out", tmp_path / "out")
     assert done.code == 2
-    assert "none of 1 studies of" in done.line
+    assert "none of 1 study of" in done.line
     assert "patient001_4d.nii.gz is truncated" in done.line
     assert not (tmp_path / "out" / "dataset.json").exists()
     write_patient(folder)
@@ -382,7 +382,7 @@ def test_an_unlabelled_study_of_a_subject_who_is_trained_on_is_left_out(from_mem
             {"labels": {}},
             "nobody drew anything in .*; name them, --labels '{left ventricle: 1}', or segment",
         ),
-        ([a_study("a")], {"channel_names": ("x", "y")}, "none of 1 studies of .*: a: a has 1 channels; wanted x, y"),
+        ([a_study("a")], {"channel_names": ("x", "y")}, "none of 1 study of .*: a: a has 1 channel; wanted x, y"),
     ],
 )
 def test_what_no_dataset_can_be_made_of_is_told(from_memory, tmp_path, studies, about, told):

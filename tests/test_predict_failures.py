@@ -337,7 +337,7 @@ def test_another_number_of_channels_is_told(command, model_file, own_phantom, tm
         done = command("predict", model, "-i", given, "-o", tmp_path / "out")
         assert done.code == 2
         assert words in done.line
-    with pytest.raises(InputError, match="has 1 channels; the model wants 2"):
+    with pytest.raises(InputError, match="has 1 channel; the model wants 2"):
         segment(load_model(model), read_image(tmp_path / "in" / "heart_0000.nii.gz"))
 
 

@@ -383,7 +383,7 @@ def test_references_left_out_of_the_scores_are_told(folders: tuple[Path, Path], 
     summary = json.loads((tmp_path / "evaluation/summary.json").read_text())
     (tmp_path / "evaluation/summary.json").write_text(json.dumps(summary | {"without_prediction": ["liver", "lung"]}))
     words = Page(report(root, predictions, tmp_path / "out", tmp_path / "evaluation")).words
-    assert "1 labelled frames (2 references without prediction left out);" in words
+    assert "1 labelled frame (2 references without prediction left out);" in words
 
 
 CUTS = {

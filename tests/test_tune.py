@@ -320,7 +320,7 @@ def test_one_subject_is_weak_evidence_and_a_dry_run_leaves_nothing(command, trai
     run = shutil.copytree(trained, tmp_path / "run")
     done = command("tune", run, "--dataset", phantom, "--device", "cpu", "--dry_run")
     assert done.code == 0, done.error
-    assert "1 held-out cases of 1 subjects, 4 labelled frames" in done.told
+    assert "1 held-out case of 1 subject, 4 labelled frames" in done.told
     assert "1 held-out subject: weak evidence" in done.told
     assert "a dry run: nothing is recorded" in done.told
     assert read_steps(run) is None
@@ -386,7 +386,7 @@ def test_bad_runs_and_datasets_are_one_line(command, run, dataset, tmp_path):
         (tmp_path / "gone", dataset, "gone is missing"),
         (run / BEST, dataset, "is a file; wanted the folder of a run"),
         (nobody, dataset, "held no subject out"),
-        (strangers, dataset, "has none of the 1 subjects that"),
+        (strangers, dataset, "has none of the 1 subject that"),
         (other, dataset, "wanted the same; give the dataset of the run"),
         (run, unlabelled, "has no labelled training case"),
         (run, tmp_path / "gone", "gone is missing"),

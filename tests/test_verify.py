@@ -113,7 +113,7 @@ def test_a_folder_that_is_no_dataset_is_told_as_everywhere(command, tmp_path):
 
 def test_a_dataset_of_test_cases_alone_is_verified(command, own_phantom):
     about(own_phantom, lambda entry: [to_test(entry, 1), entry.update(training=[])])
-    assert "1 studies: nothing is wrong" in command("verify", own_phantom).told
+    assert "1 study: nothing is wrong" in command("verify", own_phantom).told
 
 
 def test_a_folder_that_cannot_be_written_to_is_verified(command, own_phantom, tmp_path, monkeypatch):

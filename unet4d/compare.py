@@ -19,6 +19,7 @@ from unet4d.evaluation.written import Written, read_evaluation
 from unet4d.files import check_writable, write_json, write_text
 from unet4d.system.csv_file import csv_text
 from unet4d.system.signals import check_stop
+from unet4d.system.text import count
 
 COMPARISON_JSON, COMPARISON_CSV = "comparison.json", "comparison.csv"
 ALL_CLASSES = "mean over classes"
@@ -145,7 +146,8 @@ def table(found: Mapping[str, Any]) -> str:
     verdicts = [f"{line}  {one['verdict']}" for line, one in zip(others, found["compared"], strict=True)]
     lines = [
         f"A: {found['a']}\nB: {found['b']}",
-        f"{found['cases']} cases of {found['subjects']} subjects; {found['tests']} test{'s' * (found['tests'] != 1)}",
+        f"{count(found['cases'], 'case')} of {count(found['subjects'], 'subject')}; {found['tests']} "
+        f"test{'s' * (found['tests'] != 1)}",
     ]
     for name, left in (("A", found["only_a"]), ("B", found["only_b"])):
         if left:

@@ -93,14 +93,17 @@ def convert(
             except Exception as error:
                 failed[study.name] = str(failure_of_study(error))
         if not made:
-            raise InputError(f"none of {len(failed)} studies of {root} could be read: {_reasons(failed)}")
+            raise InputError(
+                f"none of {count(len(failed), 'study', 'studies')} of {root} could be read: {_reasons(failed)}"
+            )
         entry = _description(found, name, time, list(made.values()))
         parse_dataset(entry, out / "dataset.json")
         write_json(out / "dataset.json", entry)
     _tell(made, time, out)
     if failed:
         raise InputError(
-            f"{len(failed)} of {len(failed) + len(made)} studies were left out, the other {len(made)} are in {out}: "
+            f"{len(failed)} of {count(len(failed) + len(made), 'study', 'studies')} were left out, the other "
+            f"{len(made)} are in {out}: "
             f"{_reasons(failed)}"
         )
     return out / "dataset.json"
@@ -168,7 +171,7 @@ def _written(study: Study, source: Source, out: Path) -> _Made:
     image = study.image()
     if image.channels != len(source.channel_names):
         raise InputError(
-            f"{image.source or study.name} has {image.channels} channels; wanted {', '.join(source.channel_names)}"
+            f"{image.source or study.name} has {count(image.channels, 'channel')}; wanted {', '.join(source.channel_names)}"
         )
     entry: dict[str, Any] = {"case": study.name, "subject": study.subject}
     labelled: Sequence[int] = ()

@@ -27,7 +27,7 @@ from unet4d.folds import FOLDS, fold_folder, folds_in
 from unet4d.over_folds import over_folds, table
 from unet4d.ranks import ALONE, Ranks
 from unet4d.system.signals import stop_requested, stop_signals
-from unet4d.system.text import short_repr
+from unet4d.system.text import count, short_repr
 from unet4d.train import train
 from unet4d.training.log import best_epoch, log_lines
 from unet4d.training.summary import CONFIG, SUMMARY
@@ -95,7 +95,7 @@ def cross_validate(
     if failed:
         listed = "; ".join(f"fold {fold}: {reason}" for fold, reason in failed.items())
         raise Unet4DError(
-            f"{len(failed)} of {len(held_out)} folds failed, the others are in {out}; go on with --resume: {listed}"
+            f"{len(failed)} of {count(len(held_out), 'fold')} failed, the others are in {out}; go on with --resume: {listed}"
         )
     return summary
 

@@ -36,6 +36,7 @@ from unet4d.system.csv_file import csv_text
 from unet4d.system.failures import failure_of_study
 from unet4d.system.progress_bar import ProgressBar
 from unet4d.system.signals import stop_signals
+from unet4d.system.text import count
 
 
 @stop_signals()
@@ -114,7 +115,7 @@ def evaluate(
     write_json(out / tables.SUMMARY, summary)
     print(tables.table(summary))
     if missing:
-        print(f"{len(missing)} of {len(missing) + len(scored)} references have no prediction and are left out")
+        print(f"{len(missing)} of {count(len(missing) + len(scored), 'reference')} have no prediction and are left out")
     print("", *(f"{out / file_name}   {what}" for file_name, what in tables.WRITTEN.items()), sep="\n")
     _raise_failed(failed, len(references), out)
     return summary
@@ -128,7 +129,7 @@ def _raise_failed(failed: Mapping[str, str], studies: int, out: Path) -> None:
         raise InputError(next(iter(failed.values())))
     rest = f"the other {studies - len(failed)} are in {out}" if len(failed) < studies else "nothing was written"
     listed = "; ".join(f"{name}: {reason}" for name, reason in failed.items())
-    raise InputError(f"{len(failed)} of {studies} studies could not be scored, {rest}: {listed}")
+    raise InputError(f"{len(failed)} of {count(studies, 'study', 'studies')} could not be scored, {rest}: {listed}")
 
 
 def _classes(

@@ -19,6 +19,7 @@ from unet4d.metrics import shown
 from unet4d.model.checkpoint import LAST, PREVIOUS
 from unet4d.over_folds import mean_and_deviation, over_folds
 from unet4d.postprocessing import read_steps
+from unet4d.system.text import count
 from unet4d.training.checkpoints import position
 from unet4d.training.standing import WHOLE, checkpoint_facts, is_run, run_facts, settings
 from unet4d.training.summary import CONFIG
@@ -136,7 +137,7 @@ def _folds(out: Path) -> dict[str, Any]:
 def _run_lines(facts: Mapping[str, Any]) -> list[str]:
     epochs, best = facts["epochs"], facts["best"]
     time = datetime.timedelta(seconds=round(facts["seconds"]))
-    skipped = f"; {facts['skipped_steps']} steps skipped" if facts["skipped_steps"] else ""
+    skipped = f"; {count(facts['skipped_steps'], 'step')} skipped" if facts["skipped_steps"] else ""
     lines = [
         f"{facts['run']}: {_state(facts)}",
         _row("trained", f"{epochs['done']} of {epochs['of'] or '?'} epochs in {time}{skipped}"),

@@ -33,6 +33,7 @@ from unet4d.model.fitting import (
 )
 from unet4d.plan_reasons import GIVEN, clip_in_words, empty_in_words, gb, reasons_of, table, work_in_words
 from unet4d.plan_yaml import write_plan
+from unet4d.system.text import count
 
 ALIKE = 1.01
 """Work that differs by less is the same."""
@@ -134,7 +135,7 @@ def plan(
     write_plan(out, chosen, [f"for {name}: {peak}", *beside], reasons)
     lines = [
         *filter(None, [card.warning]),
-        f"{name}, {len(cases)} studies, for {card.words}",
+        f"{name}, {count(len(cases), 'study', 'studies')}, for {card.words}",
         *table(chosen, reasons),
         f"{peak}{f', and {gb(CONTEXT_BYTES)} for driver and libraries' * card.is_named}"
         f"{f', {gb(NCCL_BYTES)} for the exchange between GPUs' * (gpus > 1)}; {spare} are kept spare",

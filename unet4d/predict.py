@@ -36,6 +36,7 @@ from unet4d.segmentation import Models, Settings
 from unet4d.segmentation.check import check_models
 from unet4d.system.failures import failure_of_study
 from unet4d.system.signals import check_stop, stop_signals
+from unet4d.system.text import count
 
 
 @stop_signals("what is written is whole; run again with --continue")
@@ -131,7 +132,8 @@ def predict(
         if leave_complete:
             left = len(jobs) - len(todo)
             print(
-                f"{left} of {len(jobs)} studies are complete and of the same models and settings; they are left as they are"
+                f"{left} of {count(len(jobs), 'study', 'studies')} are complete and of the same models and settings; "
+                f"they are left as they are"
             )
     batch = Batch(folder, settings, hardware(where), ranks.is_first)
     batch.all(todo)
@@ -228,9 +230,11 @@ def _tell_share(share: Share | None, own: int, total: int, processes: int) -> No
     """Say which studies are taken, where that is not all."""
     if share is not None and share.parts > 1:
         more = f", of which the first of {processes} processes takes" if processes > 1 else ""
-        print(f"{share.words}{more}: {own} of {total} studies{', nothing to do' * (not own)}")
+        print(f"{share.words}{more}: {own} of {count(total, 'study', 'studies')}{', nothing to do' * (not own)}")
     elif processes > 1:
-        print(f"{processes} processes share {total} studies; what follows is of the first, which takes {own}")
+        print(
+            f"{processes} processes share {count(total, 'study', 'studies')}; what follows is of the first, which takes {own}"
+        )
 
 
 @contextlib.contextmanager
@@ -254,7 +258,7 @@ def _unseen(study: Study, models: Models) -> TrainedModel:
     """The one model that was validated on a study's subject, and not trained on it."""
     found = [model for model in models if study.subject in model.task.held_out]
     if len(found) != 1:
-        came = " and ".join(str(model.path) for model in found) or f"none of the {len(models)} models"
+        came = " and ".join(str(model.path) for model in found) or f"none of the {count(len(models), 'model')}"
         raise InputError(
             f"case {study.name} (subject {study.subject}) was held out by {came}; wanted one; give all folds of one training on "
             "this dataset, each once, or leave held_out out"
@@ -277,4 +281,6 @@ def _raise_failed(failed: Mapping[str, Unet4DError], studies: int, out_dir: Path
         raise kind(str(errors[0])) from errors[0]
     rest = f"the other {studies - len(failed)} are in {out_dir}" if len(failed) < studies else "nothing was written"
     listed = "; ".join(f"{name}: {error}" for name, error in failed.items())
-    raise kind(f"{len(failed)} of {studies} studies could not be segmented, {rest}: {listed}") from errors[0]
+    raise kind(
+        f"{len(failed)} of {count(studies, 'study', 'studies')} could not be segmented, {rest}: {listed}"
+    ) from errors[0]

@@ -26,6 +26,7 @@ from unet4d.pictures import animation, class_colour, contour_sheet, save_picture
 from unet4d.system.failures import failure_of_study
 from unet4d.system.progress_bar import ProgressBar
 from unet4d.system.signals import stop_signals
+from unet4d.system.text import count
 
 INDEX, PICTURES = "index.html", "pictures"
 
@@ -111,7 +112,9 @@ def _segmented(
     image = study.image()
     label = read_label(file, like=image)
     if len(label) != image.frames:
-        raise InputError(f"{file} has {len(label)} frames, its study {image.frames}; wanted as many; predict it again")
+        raise InputError(
+            f"{file} has {count(len(label), 'frame')}, its study {image.frames}; wanted as many; predict it again"
+        )
     reference, labelled = None, np.zeros(image.frames, bool)
     if study.label:
         reference, frames = study.label(image)
@@ -186,4 +189,4 @@ def _raise_failed(failed: Mapping[str, str], studies: int, index: Path) -> None:
         raise InputError(next(iter(failed.values())))
     rest = f"the other {studies - len(failed)} are in {index}" if len(failed) < studies else "nothing was written"
     listed = "; ".join(f"{name}: {reason}" for name, reason in failed.items())
-    raise InputError(f"{len(failed)} of {studies} studies could not be shown, {rest}: {listed}")
+    raise InputError(f"{len(failed)} of {count(studies, 'study', 'studies')} could not be shown, {rest}: {listed}")

@@ -11,6 +11,7 @@ import numpy as np
 from unet4d.metrics import count_voxels, describe, dice, flicker
 from unet4d.postprocessing import EVERY_CLASS, OPERATIONS, Step, apply
 from unet4d.system.signals import check_stop
+from unet4d.system.text import count
 
 MARGIN, TOLERANCE = 0.0005, 0.0001
 RULE = (
@@ -216,7 +217,7 @@ def _why_not(trial: Trial, subjects: int) -> str | None:
     elif trial.change <= MARGIN:
         why = f"no more than {MARGIN}"
     elif improved <= worsened or improved < min(2, subjects):
-        why = f"{improved} of {subjects} subjects improve, {worsened} worsen"
+        why = f"{improved} of {count(subjects, 'subject')} improve, {worsened} worsen"
     return why
 
 

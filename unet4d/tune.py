@@ -29,6 +29,7 @@ from unet4d.step_choice import FLICKER, RULE, Choice, Flicker, Judged, Score, Tr
 from unet4d.system.failures import failure_of_study
 from unet4d.system.progress_bar import ProgressBar
 from unet4d.system.signals import stop_signals
+from unet4d.system.text import count
 
 FEW_SUBJECTS = 3
 _AGAIN = "predict with --held_out --postprocess off, or leave --predictions out"
@@ -96,7 +97,8 @@ def table(choice: Choice, about: Mapping[str, Any]) -> str:
     last = {trial.step: trial for trial in choice.trials}  # of a step that was kept: the round in which it was
     width = max(len(step.class_name) for step in last)
     lines = [
-        f"{about['cases']} held-out cases of {about['subjects']} subjects, {about['labelled_frames']} labelled frames; "
+        f"{count(about['cases'], 'held-out case')} of {count(about['subjects'], 'subject')}, "
+        f"{count(about['labelled_frames'], 'labelled frame')}; "
         f"mean foreground Dice {shown(choice.before.mean, 4)}",
         "",
         f"{'operation':<30}  {'class':<{width}}  {'Dice':>8}  {'worst class':>11}  better  worse  ",
@@ -152,7 +154,8 @@ def _held_out(models: Sequence[TrainedModel], data: Dataset, run: Path) -> dict[
     here = {subject: model for subject, model in found.items() if subject in data.subjects}
     if not here:
         raise InputError(
-            f"{data.root} has none of the {len(found)} subjects that {run} held out ({next(iter(found))}, ...); wanted the "
+            f"{data.root} has none of the {count(len(found), 'subject')} that {run} held out "
+            f"({next(iter(found))}, ...); wanted the "
             "dataset that it was trained on; give that one"
         )
     labels, wanted = dict(data.labels), models[0].task.labels

@@ -15,7 +15,7 @@ from unet4d.data.verification.summary import in_words
 from unet4d.data.verification.verification import Verification, verify_dataset
 from unet4d.errors import InputError
 from unet4d.files import write_json
-from unet4d.system.text import printable
+from unet4d.system.text import count, printable
 
 
 def verify(
@@ -83,7 +83,7 @@ def _counted(found: Verification) -> str:
     kept = (
         f"; fingerprint: {found.kept}" if found.kept else "; the folder is read-only, --out FILE keeps the fingerprint"
     )
-    return f"{len(found.studies)} studies{known}: {counts}{kept if found.studies else ''}"
+    return f"{count(len(found.studies), 'study', 'studies')}{known}: {counts}{kept if found.studies else ''}"
 
 
 def _faults(count: int, word: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from jsonargparse import ArgumentParser, Namespace
 
 from unet4d.commands.command import PATTERN, WITH_IDS, Command
+from unet4d.system.text import count
 
 
 def _phantom_options(parser: ArgumentParser) -> None:
@@ -47,7 +48,7 @@ def _phantom(options: Namespace) -> None:
     path = write_phantom(
         o.out, o.subjects, o.frames, labelled=o.labelled, ambiguous=o.ambiguous, seed=o.seed, kind=o.kind
     )
-    print(f"{o.subjects} studies of {o.frames} frames: {path}")
+    print(f"{count(o.subjects, 'study', 'studies')} of {count(o.frames, 'frame')}: {path}")
 
 
 def _convert_options(parser: ArgumentParser) -> None:

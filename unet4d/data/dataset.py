@@ -189,7 +189,9 @@ def split_cases(
                 f"no training case has the subject {subject!r}{near}; wanted those of {dataset.root}, such as {some}"
             )
     if set(held_out) == set(dataset.subjects):
-        raise InputError(f"all {len(dataset.subjects)} subjects are held out; wanted one or more left to train on")
+        raise InputError(
+            f"all {count(len(dataset.subjects), 'subject')} are held out; wanted one or more left to train on"
+        )
     training = tuple(case for case in dataset.training if case.subject not in held_out)
     return training, tuple(case for case in dataset.training if case.subject in held_out)
 
@@ -209,7 +211,7 @@ def unknown_value(case: Case, dataset: Dataset, file: Path, value: int, where: s
 def other_frames(case: Case, file: Path, came: int, wanted: int) -> str:
     """What is said of a label file with another number of frames than wanted; empty where it is as wanted."""
     whose = "the image" if isinstance(case.label, Path) else "a file for one frame"
-    what = f"{file}: the label of case {case.name} has {came} frames, {whose} {wanted}; wanted as many; correct it"
+    what = f"{file}: the label of case {case.name} has {count(came, 'frame')}, {whose} {wanted}; wanted as many; correct it"
     return what if came != wanted else ""
 
 

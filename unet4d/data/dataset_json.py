@@ -86,7 +86,7 @@ class Case:
 
 def other_channels(case: Case, came: int) -> str:
     """What is said of a study whose file holds another number of channels than the dataset names."""
-    return f"{case.images[0]}: {came} channels came; wanted the {case.channels} that dataset.json names"
+    return f"{case.images[0]}: {count(came, 'channel')} came; wanted the {case.channels} that dataset.json names"
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,7 @@ from unet4d.data.nifti import (
 from unet4d.errors import InputError
 from unet4d.files import replacing
 from unet4d.main_memory import check_fits
+from unet4d.system.text import count
 
 INTEGER_TOLERANCE = 1e-3  # a label stored with a scale slope may come back as 0.9999
 
@@ -308,7 +309,7 @@ def _check_channel(
     """Raise InputError unless a channel's file lies on the grid of the first and has as many frames, or one if it is a map."""
     if is_map and shape[0] > 1:
         raise InputError(
-            f'{path}: {shape[0]} frames came for a channel of the kind "map"; wanted one, which holds for all frames; '
+            f'{path}: {count(shape[0], "frame")} came for a channel of the kind "map"; wanted one, which holds for all frames; '
             "give a 3D file, or leave the channel out of channel_kinds"
         )
     if not is_map and shape[0] == 1 < wanted[0]:

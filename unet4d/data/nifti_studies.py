@@ -14,6 +14,7 @@ from unet4d.data.image4d import Image4D, read_frames
 from unet4d.data.nifti import SUFFIXES, case_name, studies_in
 from unet4d.data.study import Label, Source, Stream, Study
 from unet4d.errors import InputError
+from unet4d.system.text import count
 
 CHANNEL = re.compile(r"(.+)_(\d{4})")
 """A file name that ends in the number of a channel: CASE_0000."""
@@ -107,7 +108,7 @@ def _bare_files(path: Path, channels: int, first_only: bool) -> Iterator[tuple[s
             )
         if channels > 1:
             raise InputError(
-                f"{path} is one file and the model wants {channels} channels; give the folder or the dataset instead"
+                f"{path} is one file and the model wants {count(channels, 'channel')}; give the folder or the dataset instead"
             )
         yield case_name(path), [path]
         return

@@ -17,7 +17,7 @@ from unet4d.data.image4d import Image4D, read_label
 from unet4d.data.nifti import frame_duration_s_of, read_header, studies_in
 from unet4d.errors import InputError
 from unet4d.files import read_json
-from unet4d.system.text import short_repr
+from unet4d.system.text import count, short_repr
 
 PREDICTION = "prediction.json"
 """What `predict` writes beside its label maps: what their values mean, and how each was made."""
@@ -130,7 +130,7 @@ def with_prediction(
     missing = [one.name for one in references if one.name not in maps]
     if len(missing) == len(references):
         raise InputError(
-            f"{folder} has a prediction for none of the {len(references)} references ({missing[0]}, ...); wanted "
+            f"{folder} has a prediction for none of the {count(len(references), 'reference')} ({missing[0]}, ...); wanted "
             "<case>.nii.gz for one or more"
         )
     return [one for one in references if one.name in maps], missing
@@ -146,13 +146,13 @@ def matched(references: Sequence[Reference], folder: Path, whole: bool) -> tuple
     missing = [one.name for one in references if one.name not in maps]
     if missing:
         raise InputError(
-            f"{folder} has no prediction for {len(missing)} of {len(references)} references: {', '.join(missing)}; add "
+            f"{folder} has no prediction for {len(missing)} of {count(len(references), 'reference')}: {', '.join(missing)}; add "
             "<case>.nii.gz for each, name the cases to score (--cases), or score what is there (--predicted_only)"
         )
     unmatched = [name for name in maps if name not in {one.name for one in references}]
     if unmatched and whole:
         print(
-            f"warning: {len(unmatched)} predictions match no reference and are not scored: {', '.join(unmatched)}",
+            f"warning: {count(len(unmatched), 'prediction')} match no reference and are not scored: {', '.join(unmatched)}",
             file=sys.stderr,
         )
     return [maps[one.name] for one in references], unmatched

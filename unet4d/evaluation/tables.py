@@ -12,6 +12,7 @@ from unet4d.evaluation.over_time import QUANTITIES
 from unet4d.evaluation.scores import Scores
 from unet4d.metrics import shown
 from unet4d.over_folds import table as table_of_folds
+from unet4d.system.text import count
 
 METRICS, VOLUMES, MEASURES_CSV = "metrics.csv", "volumes_compared.csv", "measures.csv"
 TEMPORAL, SUMMARY = "temporal.csv", "summary.json"
@@ -79,7 +80,8 @@ def temporal_rows(scored: Sequence[Scores], classes: Mapping[str, int]) -> Rows:
 def table(summary: Mapping[str, Any]) -> str:
     """The summary for a terminal: what each class scored, what a heart's measures miss, what happens over time."""
     lines = [
-        f"{summary['cases']} cases of {summary['subjects']} subjects, {summary['labelled_frames']} labelled frames",
+        f"{count(summary['cases'], 'case')} of {count(summary['subjects'], 'subject')}, "
+        f"{count(summary['labelled_frames'], 'labelled frame')}",
         "",
         *_overlap_lines(summary),
         "",

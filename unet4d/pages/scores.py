@@ -129,7 +129,8 @@ def of_all(summary: Mapping[str, Any]) -> list[str]:
     head = ["class", "Dice, mean ± SD", "n", "95 % CI", "HD95 mm, mean", "median", "n", "volume bias mL", "absolute mL"]
     head += ["one empty", "both empty"]
     words = [*head, "mean foreground Dice"]
-    scored = f"{summary['cases']} cases of {summary['subjects']} subjects, {summary['labelled_frames']} labelled frames"
+    who = f"{count(summary['cases'], 'case')} of {count(summary['subjects'], 'subject')}"
+    scored = f"{who}, {count(summary['labelled_frames'], 'labelled frame')}"
     if left_out := summary.get("without_prediction"):
         scored += f" ({len(left_out)} references without prediction left out)"
     pieces = [

@@ -11,6 +11,7 @@ from unet4d.pages.segmented import Segmented
 from unet4d.pages.stage import for_scripts, stage
 from unet4d.pictures.planes import grey_window
 from unet4d.plausibility import checked
+from unet4d.system.text import count
 from unet4d.viewer import NIIVUE_VERSION, embedded, niivue, own
 
 PAGE_BYTES = 14_500_000
@@ -74,7 +75,7 @@ def facts(study: Segmented) -> str:
     time = f"{image.frame_duration_s:.3g} s a frame" if image.frame_duration_s else "time between frames unknown"
     order = {True: " · cyclic", False: " · open", None: ""}[study.cyclic]
     channels = f" · the first of {image.channels} channels is shown" if image.channels > 1 else ""
-    return f"{image.frames} frames, {time}{order} · {size} voxels of {spacing} mm{channels}"
+    return f"{count(image.frames, 'frame')}, {time}{order} · {size} voxels of {spacing} mm{channels}"
 
 
 def _score(study: Segmented) -> str:

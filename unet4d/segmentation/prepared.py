@@ -21,6 +21,7 @@ from unet4d.model.ensemble import check_alike
 from unet4d.model.window_memory import generous_bytes, window_memory
 from unet4d.model.windows import Pixels
 from unet4d.segmentation.settings import Models, Settings
+from unet4d.system.text import count
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,7 +99,8 @@ def _checked_kinds(model: TrainedModel, image: Outline) -> tuple[str, ...]:
     names, wanted = model.task.channel_names, model.task.channel_kinds
     if image.channels != len(names):
         raise InputError(
-            f"{image.source or 'the image'} has {image.channels} channels; the model wants {len(names)} ({', '.join(names)})"
+            f"{image.source or 'the image'} has {count(image.channels, 'channel')}; the model wants {len(names)} "
+            f"({', '.join(names)})"
         )
     if image.kinds and wanted and unsigned(image.kinds) != unsigned(wanted):
         raise InputError(

@@ -25,6 +25,7 @@ from unet4d.data.nifti import SUFFIXES, case_name, studies_in
 from unet4d.data.nifti_studies import study_of
 from unet4d.data.study import Source, Study
 from unet4d.errors import InputError
+from unet4d.system.text import count
 
 CHANNELS = ("cine MRI",)
 LABELS = {"background": 0, "right ventricle": 1, "myocardium": 2, "left ventricle": 3}
@@ -121,7 +122,7 @@ def _check_info(path: Path, case: Case, frames: int, labels: dict[int, Path]) ->
     said = {name: int(number) for name, number in re.findall(r"^\s*(\w+)\s*:\s*(\d+)\s*$", text, re.MULTILINE)}
     if said.get("NbFrame", frames) != frames:
         raise InputError(
-            f"{path} says NbFrame: {said['NbFrame']}, {case.images[0]} has {frames} frames; correct the one that is wrong"
+            f"{path} says NbFrame: {said['NbFrame']}, {case.images[0]} has {count(frames, 'frame')}; correct the one that is wrong"
         )
     for name in ("ED", "ES"):
         if labels and name in said and said[name] - 1 not in labels:

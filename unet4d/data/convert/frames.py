@@ -46,6 +46,7 @@ from unet4d.data.nrrd_file import dimension_of, files_of, read_nrrd_image
 from unet4d.data.segmentations import label_values, read_label_map, read_segmentation
 from unet4d.data.study import Label, Source, Study
 from unet4d.errors import InputError
+from unet4d.system.text import count
 
 CHANNELS = ("MRI",)
 _FRAME = re.compile(
@@ -135,7 +136,7 @@ def _by_pattern(files: Sequence[Named], pattern: str, root: Path) -> list[_Group
         subjects.setdefault(subject, []).append((str(int(frame)), file))
     if not subjects:
         raise InputError(
-            f"{root}: pattern {pattern!r} matches none of {len(files)} files; wanted a match of the whole of such a path: "
+            f"{root}: pattern {pattern!r} matches none of {count(len(files), 'file')}; wanted a match of the whole of such a path: "
             f"{files[0].stem}"
         )
     groups = []
@@ -205,7 +206,8 @@ def _volume(path: Path) -> Image4D:
     image = read_image(path) if path.name.lower().endswith(SUFFIXES) else read_nrrd_image(path)
     if image.frames > 1:
         raise InputError(
-            f"{path} has {image.frames} frames; wanted 3D files, one a frame; read 4D NIfTI as it is, and a NRRD of four axes "
+            f"{path} has {count(image.frames, 'frame')}; wanted 3D files, one a frame; read 4D NIfTI as it is, "
+            f"and a NRRD of four axes "
             "as the kind sequence"
         )
     return image
@@ -227,6 +229,6 @@ def _drawn(frame: Frame, labels: Mapping[str, int], image: Image4D) -> np.ndarra
     volumes = read_label_map(frame.label, labels, image)
     if len(volumes) != 1:
         raise InputError(
-            f"{frame.label} has {len(volumes)} frames; wanted the label map of one; give {frame.image} its own"
+            f"{frame.label} has {count(len(volumes), 'frame')}; wanted the label map of one; give {frame.image} its own"
         )
     return volumes[0]

@@ -205,7 +205,8 @@ def _studies(scans: Sequence[_Scan], dataset: Dataset, pattern: str | None, stem
     others = [scan.name for scan, match in matches if not (match and match["subject"])]
     if others:
         raise InputError(
-            f"pattern {pattern!r} finds no subject in {len(others)} of {len(scans)} cases: {listed(others)}; wanted a match of "
+            f"pattern {pattern!r} finds no subject in {len(others)} of {count(len(scans), 'case')}: "
+            f"{listed(others)}; wanted a match of "
             f"the whole name of each, {example}"
         )
     named = [(scan, match.groupdict()) for scan, match in matches if match]

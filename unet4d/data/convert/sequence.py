@@ -31,6 +31,7 @@ from unet4d.data.nrrd_file import check_installed, dimension_of, files_of, read_
 from unet4d.data.segmentations import label_values, read_label_map, read_segmentation
 from unet4d.data.study import Label, Source, Study
 from unet4d.errors import InputError
+from unet4d.system.text import count
 
 
 def is_kind(root: Path) -> bool:
@@ -154,7 +155,7 @@ def _image(paths: Sequence[Path]) -> Image4D:
     for other, path in zip(others, paths[1:], strict=True):
         if other.array.shape != first.array.shape or not np.allclose(other.affine, first.affine, atol=1e-3):
             raise InputError(
-                f"{path}: {other.frames} frames of {other.grid} voxels, affine {other.affine.tolist()}; {paths[0]}: "
+                f"{path}: {count(other.frames, 'frame')} of {other.grid} voxels, affine {other.affine.tolist()}; {paths[0]}: "
                 f"{first.frames} of {first.grid}, {first.affine.tolist()}; bring both to one grid"
             )
     return replace(first, array=np.concatenate([image.array for image in (first, *others)])) if others else first
@@ -166,7 +167,7 @@ def _label(files: Mapping[int | None, Path], values: Mapping[str, int], image: I
         label = read_label_map(path, values, image)
         if len(label) != image.frames:
             raise InputError(
-                f"{path} has {len(label)} frames, {image.source} {image.frames}; wanted as many; export it again"
+                f"{path} has {count(len(label), 'frame')}, {image.source} {image.frames}; wanted as many; export it again"
             )
         drawn = tuple(int(t) for t in np.flatnonzero(label.any(axis=(1, 2, 3))))
         if not drawn:

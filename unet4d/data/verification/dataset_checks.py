@@ -17,6 +17,7 @@ from unet4d.data.grid import WorkingGrid
 from unet4d.data.nifti import case_name
 from unet4d.data.verification.faults import Fault
 from unet4d.data.verification.study_facts import StudyFacts
+from unet4d.system.text import count
 
 FEWEST_STUDIES = 5
 """Of fewer, none can be said to be unlike the others."""
@@ -107,7 +108,8 @@ def _absent_classes(dataset: Dataset, checked: Checked) -> Iterator[Fault]:
     for name, value in dataset.labels:
         if value and drawn and not any(any(facts.volumes_ml[name]) for facts in drawn):
             message = (
-                f"{json}: no labelled frame of {len(drawn)} studies has the class {name!r} (value {value}); correct its "
+                f"{json}: no labelled frame of {count(len(drawn), 'study', 'studies')} has the class {name!r} (value "
+                f"{value}); correct its "
                 "value, or leave it out"
             )
             yield Fault("class-absent", message, str(json))

@@ -20,6 +20,7 @@ from unet4d.data.verification.header_checks import check_header, check_space, gr
 from unet4d.data.verification.mirrored_labels import compared_frames, reduced
 from unet4d.data.verification.study_facts import PERCENTILES, StudyFacts
 from unet4d.errors import InputError
+from unet4d.system.text import count
 
 SAMPLE = 1_000_000
 """Voxels of a channel, evenly spread, that its percentiles are taken from when it has more."""
@@ -152,7 +153,7 @@ def _check_beside(
     elif fault:
         yield fault
     elif is_map and shape[0] != 1:
-        message = f"{file}: {shape[0]} frames came for a map; wanted one 3D image that holds for all frames"
+        message = f"{file}: {count(shape[0], 'frame')} came for a map; wanted one 3D image that holds for all frames"
         yield Fault("frames", message, str(file), case.name)
 
 

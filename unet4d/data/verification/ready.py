@@ -11,6 +11,7 @@ from unet4d.data.verification.faults import ERROR, Fault
 from unet4d.data.verification.study_facts import StudyFacts
 from unet4d.data.verification.verification import Verification, verify_dataset
 from unet4d.errors import InputError
+from unet4d.system.text import count
 
 TOLD = 3
 """Errors that are told before the command ends; `unet4d verify` tells all."""
@@ -53,7 +54,7 @@ def _errors_in_words(found: Verification) -> str:
         return told[0]
     more = f"; and {len(errors) - TOLD} more" if len(errors) > TOLD else ""
     listed = "; ".join(f"({i}) {one}" for i, one in enumerate(told, 1))
-    return f"{found.root} has {len(errors)} errors: {listed}{more}; all of them: unet4d verify {found.root}"
+    return f"{found.root} has {count(len(errors), 'error')}: {listed}{more}; all of them: unet4d verify {found.root}"
 
 
 def _with_root(fault: Fault, root: Path) -> str:
