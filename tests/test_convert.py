@@ -553,3 +553,10 @@ def test_a_table_in_utf_16_or_missing_is_one_line(command, tmp_path):
 def test_one_duration_for_all_and_a_table_are_too_much():
     with pytest.raises(InputError, match="frame_duration_s and frame_durations"):
         Options(frame_duration_s=0.05, frame_durations={"anna": 0.05})
+
+
+def test_a_dataset_is_not_converted(command, phantom, tmp_path):
+    done = command("convert", "frames", phantom, "--out", tmp_path / "out")
+    assert done.code == 2
+    assert f"{phantom} is a dataset already" in done.line
+    assert not (tmp_path / "out").exists()

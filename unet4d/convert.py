@@ -14,6 +14,7 @@ import numpy as np
 
 from unet4d.data.channels import SIGNAL
 from unet4d.data.convert import NO_OPTIONS, Options, find
+from unet4d.data.dataset import open_dataset
 from unet4d.data.dataset_folder import check_fillable, filling
 from unet4d.data.dataset_json import can_name_a_file, parse_dataset
 from unet4d.data.image4d import Image4D, write_image
@@ -76,6 +77,8 @@ def convert(
         raise InputError(f"{out} is inside {root}, which is read; wanted a folder outside of it; choose another --out")
     check_fillable(out)
     key = None if key_file is None else _checked_key_file(Path(key_file), out, root)
+    if kind != "nnunet" and _is_dataset(root):
+        raise InputError(f"{root} is a dataset already; expected another layout; use it without unet4d convert")
     found = find(kind, root, options)
     time = _time(found)
     _check(found, root)
@@ -107,6 +110,15 @@ def convert(
             f"{_reasons(failed)}"
         )
     return out / "dataset.json"
+
+
+def _is_dataset(root: Path) -> bool:
+    """Return whether a folder is a dataset of this package."""
+    try:
+        open_dataset(root)
+    except InputError:
+        return False
+    return True
 
 
 def _time(source: Source) -> str | None:
