@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from unet4d.data.channels import SIGNAL
-from unet4d.data.convert import NO_OPTIONS, Options, find
+from unet4d.data.convert import KINDS, NO_OPTIONS, Options, find
 from unet4d.data.dataset import open_dataset
 from unet4d.data.dataset_folder import check_fillable, filling
 from unet4d.data.dataset_json import can_name_a_file, parse_dataset
@@ -77,7 +77,7 @@ def convert(
         raise InputError(f"{out} is inside {root}, which is read; wanted a folder outside of it; choose another --out")
     check_fillable(out)
     key = None if key_file is None else _checked_key_file(Path(key_file), out, root)
-    if kind != "nnunet" and _is_dataset(root):
+    if kind in KINDS and kind != "nnunet" and _is_dataset(root):  # the dataset.json of nnU-Net is another
         raise InputError(f"{root} is a dataset already; expected another layout; use it without unet4d convert")
     found = find(kind, root, options)
     time = _time(found)
