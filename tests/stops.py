@@ -47,8 +47,11 @@ def draw_nothing(patch: pytest.MonkeyPatch) -> None:
         patch.setattr(unet4d.report, name, lambda *given, **named: np.zeros((8, 8, 3), np.uint8))
 
 
-def at_call(target: str, number: int, act: Callable[[], Any]) -> Arm:
-    """Return a function that has this process call `act` before the `number`-th call of `target`, such as "os.replace"."""
+def at_call(target: str, number: int, act: Callable[[], Any], then: Callable[[], Any] = lambda: None) -> Arm:
+    """Return a function that has this process call `act` before the `number`-th call of `target`, such as "os.replace".
+
+    `then` is called after `act`, and before every later call.
+    """
 
     def arm() -> None:
         home, _, name = target.rpartition(".")
@@ -56,8 +59,11 @@ def at_call(target: str, number: int, act: Callable[[], Any]) -> Arm:
         usual, calls = getattr(place, name), itertools.count(1)
 
         def struck(*given: Any, **named: Any) -> Any:
-            if next(calls) == number:
+            count = next(calls)
+            if count == number:
                 act()
+            if count >= number:
+                then()
             return usual(*given, **named)
 
         setattr(place, name, struck)
@@ -71,10 +77,5 @@ def signalled(target: str, number: int, signum: int = signal.SIGTERM) -> Arm:
 
 
 def hanging(target: str, number: int, signum: int = signal.SIGTERM) -> Arm:
-    """The same, and the thread that makes this call never returns from it."""
-
-    def hang() -> None:
-        os.kill(os.getpid(), signum)
-        threading.Event().wait()
-
-    return at_call(target, number, hang)
+    """The same, and the threads that make this call and later ones never return from it."""
+    return at_call(target, number, lambda: os.kill(os.getpid(), signum), lambda: threading.Event().wait())

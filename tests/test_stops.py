@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import signal
@@ -166,6 +167,10 @@ def test_a_stop_inside_the_lock_of_a_bar_while_another_thread_writes(trained, ph
     assert exit_code(_on_terminal, signalled_in_lock(number), *words) == 75
 
 
+def _fail() -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
 def _on_terminal(arm: Arm, *words: object) -> None:
     run_armed(arm, *words, terminal=True)
 
@@ -190,11 +195,11 @@ def test_a_stop_inside_an_except_exception_of_a_library_is_obeyed(trained, phant
 
 def test_the_reason_stands_on_a_line_of_its_own_below_the_bar(words, tmp_path, capfd):
     """Pins a bar that was closed after the message, and so was drawn once more below it."""
-    arm = signalled("unet4d.evaluate.score", 2)
-    assert exit_code(_on_terminal, arm, *words("evaluate", tmp_path / "out")) == 75
-    shown = capfd.readouterr().err
-    assert shown.splitlines()[-1].startswith("unet4d: stopped by SIGTERM")
-    assert "evaluating:" in shown
+    for arm, code in (signalled("unet4d.evaluate.score", 2), 75), (at_call("unet4d.evaluate.score", 2, _fail), 1):
+        assert exit_code(_on_terminal, arm, *words("evaluate", tmp_path / "out")) == code
+        shown = capfd.readouterr().err
+        assert shown.splitlines()[-1].startswith("unet4d: ")
+        assert "evaluating:" in shown
 
 
 @pytest.mark.parametrize(
@@ -207,7 +212,7 @@ def test_the_reason_stands_on_a_line_of_its_own_below_the_bar(words, tmp_path, c
 )
 def test_a_stop_does_not_wait_for_a_thread_that_hangs(words, tmp_path, name, target):
     """A thread that reads, as from a network disk that answers nothing more."""
-    assert exit_code(run_armed, hanging(target, 2), *words(name, tmp_path / "out")) == 75
+    assert exit_code(run_armed, hanging(target, 1), *words(name, tmp_path / "out")) == 75
 
 
 def _signalled_twice_while_stuck() -> None:
