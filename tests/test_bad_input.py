@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -241,3 +242,27 @@ def test_report_tells_it(command, phantom, own_phantom, tmp_path, spoil, words):
     out = tmp_path / "page"
     told(command("report", "--image", own_phantom, "--prediction", phantom / "labels", "--out", out), words)
     assert not (out / "index.html").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments", [["info", ""], ["verify", "--out="], ["phantom", "--out", "", "--subjects", "1", "--frames", "2"]]
+)
+def test_an_empty_argument_as_of_an_unset_shell_variable_is_refused(command, arguments):
+    done = command(*arguments)
+    assert done.code == 2
+    assert "empty argument" in done.line
+
+
+def test_a_pipe_is_refused_as_a_config_file_and_named_among_sequences(command, tmp_path, phantom, model_file):
+    """Opening a pipe waits until a program writes to it; a pipe that is skipped may be a study that is lost."""
+    os.mkfifo(tmp_path / "c.yaml")
+    done = command("train", "--dataset", phantom, "--out", tmp_path / "run", "--config", tmp_path / "c.yaml")
+    assert (done.code, "is a pipe" in done.line) == (2, True)
+    pytest.importorskip("nrrd")
+    (tmp_path / "in").mkdir()
+    os.mkfifo(tmp_path / "in" / "lost.seq.nrrd")
+    done = command(
+        "predict", model_file(), "-i", tmp_path / "in", "-o", tmp_path / "out", "--kind", "sequence", "--device", "cpu"
+    )
+    assert done.code == 2
+    assert "lost.seq.nrrd is a pipe" in done.error

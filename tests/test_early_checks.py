@@ -48,6 +48,7 @@ WRONG = [
     ("predict RUN -i GONE -o NEW", "GONE is missing"),
     ("predict RUN -i LIST -o NEW", "line 1"),
     ("predict RUN -i DATA -o FILE/deeper", "FILE is a file"),
+    ("predict RUN -i DATA -o NEW --scratch_dir FILE/deeper", "FILE is a file"),
     ("predict RUN -i DATA -o NEW --overlap 1.5", "overlap is 1.5"),
     ("predict RUN -i DATA -o NEW --memory much", "--memory"),
     ("predict RUN -i DATA -o NEW --num-parts 3", "--part_id"),

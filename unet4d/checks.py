@@ -32,14 +32,17 @@ def check_predict(
     device: str,
     cases: Sequence[str] | None,
     held_out: bool,
+    scratch_dir: PathLike | None = None,
 ) -> None:
-    """Check what `predict` is given. Raises InputError, or Unet4DError where `out_dir` may not be written to."""
+    """Check what `predict` is given. Raises InputError, or Unet4DError where a folder may not be written to."""
     check_device_name(device)
     check_choice(cases, held_out)
     check_models(models)
     for path in expanded(inputs):
         check_there(path)
     check_writable(out_dir)
+    if scratch_dir is not None:
+        check_writable(scratch_dir)
 
 
 def check_tune(run: Path, dataset: PathLike, predictions: PathLike | None, device: str, dry_run: bool) -> None:

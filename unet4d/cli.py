@@ -160,6 +160,8 @@ def _parsed(arguments: Sequence[str]) -> tuple[str, Namespace]:
     given = list(arguments[1:])
     if any("\0" in word for word in given):
         raise InputError("got an argument with a null byte, expected a text without; remove it")
+    if "" in given or any(word.startswith("--") and word.endswith("=") for word in given):
+        raise InputError("got an empty argument, expected a value; a shell variable in the command may be unset")
     if name in ("train", "plan"):
         given = _files_first(given)
         check_config_files(given)

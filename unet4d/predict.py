@@ -96,7 +96,7 @@ def predict(
     settings = replace(settings, scratch_dir=settings.scratch_dir or Path(out_dir))
     with ranks.alike(), _hushed(ranks):
         paths = [model] if isinstance(model, (str, os.PathLike)) else model
-        check_predict(paths, inputs, out_dir, device, cases, held_out)
+        check_predict(paths, inputs, out_dir, device, cases, held_out, settings.scratch_dir)
         where = find_device(ranks.device_name(device))
         resolve_precision(settings.precision, where)
         models = load_models(paths, where)

@@ -15,6 +15,7 @@ import yaml
 
 from unet4d.config import Config, Size
 from unet4d.errors import InputError
+from unet4d.files import open_regular
 from unet4d.system.plain_yaml import check_plain_yaml
 from unet4d.system.text import shortened
 
@@ -112,7 +113,8 @@ def check_config_files(arguments: Sequence[str]) -> None:
 
 def _composed(path: Path) -> yaml.Node | None:
     try:
-        text = path.read_text(encoding="utf-8")
+        with open_regular(path) as file:
+            text = file.read().decode("utf-8")
         check_plain_yaml(path, text)
         return yaml.compose(text, yaml.SafeLoader)
     except FileNotFoundError as error:

@@ -166,7 +166,7 @@ def _check_predict(options: Namespace) -> None:
     _settings(o)
     Options(pattern=o.pattern, with_ids=o.with_ids)
     share_of(o.num_parts, o.part_id, os.environ)
-    check_predict(o.model, o.input, o.out, o.device, o.cases, o.held_out)
+    check_predict(o.model, o.input, o.out, o.device, o.cases, o.held_out, o.scratch_dir)
 
 
 def _predict(options: Namespace) -> None:

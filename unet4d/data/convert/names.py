@@ -131,5 +131,5 @@ def listed(names: Iterable[object], most: int = 5) -> str:
 
 
 def _named(paths: Iterable[Path], root: Path) -> list[Named]:
-    files = (named(path, root) for path in paths if path.is_file())
+    files = (named(path, root) for path in paths if not path.is_dir())  # what is no file fails where it is read
     return sorted((f for f in files if f), key=lambda f: natural_key(f.path.relative_to(root).as_posix()))
