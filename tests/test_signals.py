@@ -113,10 +113,16 @@ def test_deferred_stops_wait():
 
 
 def test_a_signal_that_came_too_late_is_passed_on_to_the_caller():
-    with pytest.raises(KeyboardInterrupt), stop_signals():
-        signal.raise_signal(signal.SIGINT)
-    with stop_signals(passed_on=False):
-        signal.raise_signal(signal.SIGINT)
+    before = signal.signal(
+        signal.SIGINT, signal.default_int_handler
+    )  # a process in the background begins with it ignored
+    try:
+        with pytest.raises(KeyboardInterrupt), stop_signals():
+            signal.raise_signal(signal.SIGINT)
+        with stop_signals(passed_on=False):
+            signal.raise_signal(signal.SIGINT)
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_under_torchrun_a_signal_that_comes_twice_stops_once(monkeypatch):

@@ -190,7 +190,7 @@ def test_a_new_run_that_cannot_be_logged_does_not_begin(server, tmp_path, call):
 def test_a_missing_package_is_told_only_where_it_is_asked_for(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     check_mlflow(None)
-    with pytest.raises(InputError, match=r"train\.mlflow is 'hearts' and .* pip install 'unet4d\[mlflow\]'"):
+    with pytest.raises(InputError, match=r"train\.mlflow is 'hearts' and .* pip install mlflow-skinny"):
         check_mlflow("hearts")
 
 

@@ -33,7 +33,7 @@ def _is_whole(line: Mapping[str, Any]) -> bool:
     counted = all(type(line.get(name)) is int for name in ("epoch", "step"))
     timed = ("seconds", "validation_seconds", "mean_foreground_dice")
     dice = line.get("dice", {})
-    scored = ("mean_foreground_dice" in line) == ("dice" in line)
+    scored = "mean_foreground_dice" not in line or "dice" in line
     if not isinstance(dice, dict) or not counted or not scored:
         return False
     numbers = (*(line.get(name) for name in timed), *dice.values())
@@ -107,7 +107,7 @@ def epoch_line(values: Mapping[str, Any], left_s: float | None, best_so_far: boo
         ("ETA", "-" if left_s is None else format_interval(left_s)),
         ("frames/s", shown(values.get("frames_per_second"), 1)),
     ]
-    if "dice" in values:
+    if "mean_foreground_dice" in values:
         pairs.append(("Dice", shown(values["mean_foreground_dice"], 4)))
         pairs += [(" ".join(name.split()), shown(value, 3)) for name, value in values["dice"].items()]
     return "  ".join([f"{key} {value}" for key, value in pairs] + ["(best so far)"] * best_so_far)
