@@ -6,6 +6,7 @@ import dataclasses
 
 import pytest
 import torch
+from torch.cuda._utils import _get_device_index
 
 from unet4d.config import Config, DataConfig, MemoryConfig, ModelConfig, TrainConfig
 from unet4d.model import fitting
@@ -87,7 +88,13 @@ def free_on_a_gpu(monkeypatch, free: int, reserved: int = 0, allocated: int = 0,
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: asked.append("free") or (free, 80 * GB))
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: reserved)
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: allocated)
-    monkeypatch.setattr(torch.cuda, "get_per_process_memory_fraction", lambda device: fraction)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+
+    def allowed(device: torch.device | int) -> float:
+        _get_device_index(device)  # as torch does: "cuda" without an index is refused
+        return fraction
+
+    monkeypatch.setattr(torch.cuda, "get_per_process_memory_fraction", allowed)
     return asked
 
 
@@ -97,9 +104,10 @@ def test_free_memory_is_read_after_the_warm_up(monkeypatch):
     assert asked == ["warm up", "free"]
 
 
-def test_no_more_is_free_than_the_process_is_allowed_to_take(monkeypatch):
+@pytest.mark.parametrize("device", ["cuda", "cuda:0", "cuda:1"])
+def test_no_more_is_free_than_the_process_is_allowed_to_take(monkeypatch, device):
     free_on_a_gpu(monkeypatch, 70 * GB, 3 * GB, GB, fraction=0.3)
-    assert free_bytes(torch.device("cuda")) == 23 * GB
+    assert free_bytes(torch.device(device)) == 23 * GB
 
 
 def test_the_warm_up_uses_both_libraries_once_and_bears_a_full_gpu(monkeypatch):
