@@ -55,8 +55,11 @@ def seen(config: Config) -> tuple[int, int]:
 
 
 def test_of_the_smaller_choices_the_one_that_sees_most_comes_first():
-    assert smaller(configured(), 10**12) == {"train.batch_size": 1}
-    assert smaller(configured(batch_size=7), 10**12) == {"train.batch_size": 3}
+    assert smaller(configured(), 10**12) == {"train.batch_size": 1, "train.accumulate": 2}
+    assert smaller(configured(batch_size=7), 10**12) == {"train.batch_size": 1, "train.accumulate": 7}
+    twice = configured()
+    twice = replace(twice, train=replace(twice.train, accumulate=2))
+    assert smaller(twice, 10**12) == {"train.batch_size": 1, "train.accumulate": 4}
     assert smaller(configured(batch_size=1), 10**12) == {"data.patch_size": [48, 48, 6]}
     assert smaller(configured(frames=11, batch_size=1), 10**12) == {"data.frames": 8}  # 0.73 of it against 0.56
     assert smaller(configured((32, 32, 6), batch_size=1), 10**12) == {}
@@ -83,7 +86,7 @@ def test_a_way_to_cut_that_was_asked_for_does_not_rule_out_leaner_ones():
 
 
 def test_processes_share_a_batch_each_with_its_own_memory():
-    assert smaller(configured(batch_size=8), 10**12, processes=4) == {"train.batch_size": 4}
+    assert smaller(configured(batch_size=8), 10**12, processes=4) == {"train.batch_size": 4, "train.accumulate": 2}
     assert smaller(configured(batch_size=4), 10**12, processes=4) == smaller(configured(batch_size=1), 10**12)
 
 
@@ -101,7 +104,10 @@ def test_a_smaller_patch_keeps_the_network_by_saying_its_strides():
     shallow = replace(config, model=resolved_model(ModelConfig([4, 8], 0), SPACING, config.data.patch_size))
     assert set(smaller(shallow, 10**12)) == {"data.patch_size"}
     own = replace(config, model=replace(config.model, strides=[(1, 2, 1)]), train=replace(config.train, batch_size=2))
-    assert smaller(own, 10**12) == {"train.batch_size": 1}  # the strides were given with the patch, which stays
+    assert smaller(own, 10**12) == {
+        "train.batch_size": 1,
+        "train.accumulate": 2,
+    }  # the strides were given with the patch, which stays
 
 
 def test_the_settings_are_taken_by_the_command_line(command, phantom, tmp_path):

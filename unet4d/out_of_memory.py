@@ -25,7 +25,7 @@ def smaller_settings(
     budget_bytes: int,
     processes: int = 1,
 ) -> list[str]:
-    """The settings of the next choice that sees less than this one and is counted to fit, for the command line.
+    """The settings of the next choice that needs less than this one and is counted to fit, for the command line.
 
     It is of the kind that `unet4d plan` chooses from, with the patch, the clip and the batch of the configuration for the whole.
     The network stays the same, so that its weights can be begun with.
@@ -52,6 +52,7 @@ def smaller_settings(
         "data.patch_size": (config.data.patch_size, smaller.data.patch_size),
         "data.frames": (config.data.frames, smaller.data.frames),
         "train.batch_size": (batch_size, smaller.train.batch_size),
+        "train.accumulate": (config.train.accumulate, smaller.train.accumulate),
     }
     settings: dict[str, Any] = {name: after for name, (before, after) in given.items() if after != before}
     if "train.batch_size" in settings:
@@ -86,7 +87,10 @@ def out_of_memory_words(
 
 
 def _smaller(config: Config, batch_size: int) -> list[Config]:
-    """The choices that see less, what sees most first; each with no more of anything than the configuration of this batch."""
+    """The choices that need less, what sees most first; each with no more of anything than the configuration of this batch.
+
+    First comes one clip at a time, with as many batches accumulated that a step sees the same.
+    """
     data, patch = config.data, triple(config.data.patch_size or ())
     left_open = dataclasses.replace(
         config,
@@ -102,7 +106,11 @@ def _smaller(config: Config, batch_size: int) -> list[Config]:
         found += candidates(dataclasses.replace(left_open, train=steps), whole)
         size //= 2
     less = [one for one in found if _step_voxels(one) < batch_size * voxels(config)]
-    return sorted(less, key=lambda one: (-voxels(one), -_step_voxels(one)))
+    less.sort(key=lambda one: (-voxels(one), -_step_voxels(one)))
+    if batch_size > 1:
+        steps = dataclasses.replace(config.train, batch_size=1, accumulate=batch_size * config.train.accumulate)
+        less.insert(0, dataclasses.replace(left_open, data=data, train=steps))
+    return less
 
 
 def _step_voxels(config: Config) -> int:
