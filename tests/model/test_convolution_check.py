@@ -119,6 +119,35 @@ def test_the_reference_goes_to_the_cpu_where_the_gpu_has_no_room_for_it(monkeypa
     assert torch.equal(result, torch.full((1, 4, 3, 3, 2), 2.0))
 
 
+@pytest.mark.parametrize("room", [4, 1, 0])
+def test_fewer_frames_are_compared_where_memory_is_short_and_none_where_one_does_not_fit(monkeypatch, room):
+    computed, tried = convolution_check._computed, []
+
+    def short(image, *given):
+        tried.append(len(image))
+        if len(image) > room:
+            raise RuntimeError("CUDA error: out of memory")
+        wrong, *others = computed(image, *given)
+        return [wrong + 1, *others]
+
+    monkeypatch.setattr(convolution_check, "_computed", short)
+    if room:
+        with pytest.raises(InputError, match="wrong bf16"):
+            check_convolution(SHAPES[0], CPU, "bf16", gradients=False)
+    else:
+        check_convolution(SHAPES[0], CPU, "bf16", gradients=False)
+    assert tried == [n for n in (16, 8, 4, 2, 1) if n >= room]
+
+
+def test_an_error_that_is_not_of_memory_is_raised(monkeypatch):
+    def broken(*given):
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr(convolution_check, "_computed", broken)
+    with pytest.raises(RuntimeError, match="illegal memory access"):
+        check_convolution(SHAPES[0], CPU, "bf16", gradients=False)
+
+
 def default_network() -> ModelConfig:
     strides, kernels = strides_and_kernels((1.4, 1.4, 8.0), (64, 64, 16), 5)
     return ModelConfig(strides=strides, kernel_size=kernels)

@@ -127,12 +127,27 @@ def widest_of_each_kind(shapes: Sequence[ConvolutionShape]) -> list[ConvolutionS
 
 
 def check_convolution(shape: ConvolutionShape, device: torch.device, precision: str, gradients: bool) -> None:
-    """Compute a convolution in a precision and exactly.
+    """Compute a convolution in a precision and exactly, of fewer frames where memory is short.
+
+    Where there is no memory for one frame, nothing is compared: the run has no memory for it either, and says so.
 
     Raises:
         InputError: both differ by more than rounding explains.
     """
     frames = max(1, min(_MOST_FRAMES, _MOST_VALUES // shape.values))
+    while frames:
+        try:
+            _compare(shape, frames, device, precision, gradients)
+            return
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+        drop_failed_work()
+        frames //= 2
+    set_tf32(device, precision)
+
+
+def _compare(shape: ConvolutionShape, frames: int, device: torch.device, precision: str, gradients: bool) -> None:
     draw = torch.Generator(device).manual_seed(0)
     image = _drawn((frames, *shape.input), 1.0, draw)
     weight = _drawn(shape.weight, math.prod(shape.weight[1:]) ** -0.5, draw)
