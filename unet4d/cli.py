@@ -14,6 +14,7 @@ from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace
 
 from unet4d.commands import COMMANDS
 from unet4d.errors import InputError, Stopped, ToldElsewhere, Unet4DError, not_installed
+from unet4d.system.cuda_allocator import use_expandable_segments
 from unet4d.system.failures import REPORT, is_bad_path, os_failure, show_traceback
 from unet4d.system.memory_errors import is_out_of_gpu_memory, is_out_of_main_memory, memory_error_reason
 from unet4d.system.signals import check_stop, stop_signals
@@ -114,6 +115,7 @@ def _after_output(out: PrintableStream, code: int, arguments: Sequence[str]) -> 
 def _dispatch(arguments: Sequence[str]) -> None:
     # MONAI asks for a user's name when it is imported; in a container a uid may have none.
     os.environ.setdefault("USER", "unet4d")
+    use_expandable_segments()  # before torch is imported
     try:
         command, options = _parsed(arguments)
         COMMANDS[command].check(options)

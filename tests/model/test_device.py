@@ -298,14 +298,124 @@ def test_setting_them_warns_of_nothing():
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_a_gpus_memory_grows_in_segments_unless_the_user_has_configured_it(monkeypatch):
-    for name in ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"):
-        monkeypatch.delenv(name, raising=False)
-        monkeypatch.setenv(name, "max_split_size_mb:64")
-        find_device("cpu")
-        assert os.environ[name] == "max_split_size_mb:64"
-        assert "expandable_segments:True" not in os.environ.values()
+@pytest.fixture
+def settings(monkeypatch):
+    """What the allocator of the loaded torch is told, in order; the environment configures none."""
+    for name in ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_HIP_ALLOC_CONF"):
+        monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
+    told: list[str] = []
+    monkeypatch.setattr(torch._C, "_accelerator_setAllocatorSettings", told.append)
+    return told
+
+
+@pytest.mark.parametrize("name", ["PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"])
+def test_an_allocator_that_the_user_has_configured_stays_as_it_is(monkeypatch, settings, name):
+    monkeypatch.setenv(name, "max_split_size_mb:64")
+    find_device("cpu")
+    assert os.environ[name] == "max_split_size_mb:64"
+    assert "expandable_segments:True" not in os.environ.values()
+    assert settings == []
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="such segments are there on Linux alone")
+def test_a_gpus_memory_grows_in_segments_also_where_torch_was_imported_before(settings):
     find_device("cpu")
     assert os.environ["PYTORCH_ALLOC_CONF"] == "expandable_segments:True"
-    monkeypatch.delenv("PYTORCH_ALLOC_CONF")
+    assert settings == ["expandable_segments:True"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="such segments are there on Linux alone")
+def test_the_command_line_configures_the_allocator_before_torch_is_imported():
+    """Torch reads the variable while its libraries are loaded."""
+    code = (
+        "import os, sys\n"
+        "from types import SimpleNamespace\n"
+        "from unet4d import cli\n"
+        "run = lambda options: print(os.environ['PYTORCH_ALLOC_CONF'], 'torch' in sys.modules)\n"
+        "cli.COMMANDS['info'] = SimpleNamespace(check=lambda options: None, run=run)\n"
+        "cli._parsed = lambda arguments: ('info', None)\n"
+        "cli.main([])\n"
+    )
+    environment = {name: value for name, value in os.environ.items() if not name.endswith("ALLOC_CONF")}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=100, env=environment)
+    assert done.stdout == "expandable_segments:True False\n"
+
+
+@pytest.fixture
+def kernels(monkeypatch):
+    """Sets up one CUDA GPU, whose first kernels end so: in nothing, or in an error. Returns those that are left."""
+
+    def ending(*ends: Exception | None) -> list[Exception | None]:
+        left = list(ends)
+
+        def ones(*size: int, device: torch.device) -> None:
+            if (end := left.pop(0)) is not None:
+                raise end
+
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+        monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
+        monkeypatch.setattr(torch, "ones", ones)
+        return left
+
+    return ending
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="such segments are there on Linux alone")
+@pytest.mark.parametrize("name", ["auto", "cuda"])
+@pytest.mark.parametrize("reason", ["operation not supported", "unknown error"])
+def test_a_driver_without_growing_segments_is_used_with_fixed_ones(kernels, settings, name, reason):
+    """As virtual GPUs and WSL say it."""
+    left = kernels(RuntimeError(f"CUDA driver error: {reason}\nException raised from ..."), None)
+    assert find_device(name) == GPU
+    assert left == []
+    assert settings == ["expandable_segments:True", "expandable_segments:False"]
+    assert os.environ["PYTORCH_ALLOC_CONF"] == "expandable_segments:False"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.AcceleratorError("CUDA error: CUDA-capable device(s) is/are busy or unavailable\nsearch for"),
+        RuntimeError("CUDA error: no kernel image is available for execution on the device"),
+    ],
+    ids=["in exclusive use", "too old for this torch"],
+)
+def test_a_gpu_that_runs_no_kernel_is_refused_in_one_line(kernels, settings, error):
+    kernels(error)
+    with pytest.raises(InputError, match=r"cannot be used with torch .*CUDA error: .*--device cpu") as refused:
+        find_device("auto")
+    assert "\n" not in str(refused.value)
+
+
+def test_driver_errors_end_also_where_segments_are_fixed_already(kernels, settings):
+    kernels(*[RuntimeError("CUDA driver error: operation not supported")] * 2)
+    with pytest.raises(InputError, match="operation not supported"):
+        find_device("cuda")
+
+
+def test_a_full_gpu_is_left_to_whoever_counts_its_memory(kernels, settings):
+    kernels(torch.OutOfMemoryError("CUDA out of memory"))
+    assert find_device("auto") == GPU
+
+
+@pytest.mark.parametrize(("wsl", "newest", "is_refused"), [(True, 12, True), (True, 13, False), (False, 12, False)])
+def test_without_a_driver_file_cudas_library_alone_is_no_gpu_but_under_wsl(
+    machine, monkeypatch, tmp_path, wsl, newest, is_refused
+):
+    machine(cuda="13.0")
+    monkeypatch.setattr(nvidia, "_newest_cuda", lambda: newest)
+    if wsl:
+        (tmp_path / nvidia.WSL_DEVICE).touch()
+    if is_refused:
+        with pytest.raises(InputError, match=r"unknown version.*needs driver 580"):
+            find_device("auto")
+    else:
+        assert find_device("auto") == CPU
+
+
+def test_a_gpu_that_cuda_visible_devices_misses_is_refused_and_the_variable_named(machine):
+    machine("580.65.06", 2, "13.0", visible="7")
+    with pytest.raises(InputError, match="CUDA_VISIBLE_DEVICES, now '7'"):
+        find_device("auto")

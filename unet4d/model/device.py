@@ -14,7 +14,8 @@ from unet4d.config import Precision
 from unet4d.errors import InputError
 from unet4d.machine import check_device_name
 from unet4d.system import nvidia
-from unet4d.system.cuda_allocator import use_expandable_segments
+from unet4d.system.cuda_allocator import give_up_expandable_segments, use_expandable_segments
+from unet4d.system.memory_errors import is_out_of_gpu_memory
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -23,12 +24,13 @@ def find_device(name: str = "auto") -> torch.device:
     """Return the device of this name; "auto" is a CUDA GPU if there is one, else the CPU.
 
     Raises:
-        InputError: there is no such device here, or "auto" would leave a GPU unused because its driver does not fit torch.
+        InputError: there is no such device here, or it cannot be used, or "auto" would leave a GPU unused because its driver does
+            not fit torch.
     """
     use_expandable_segments()
     check_device_name(name)
     if name == "auto":
-        return torch.device("cuda") if torch.cuda.is_available() else _cpu_without_gpu()
+        return _usable(torch.device("cuda")) if torch.cuda.is_available() else _cpu_without_gpu()
     try:
         device = torch.device(name)
     except RuntimeError as error:
@@ -42,7 +44,32 @@ def find_device(name: str = "auto") -> torch.device:
                 f"device {name!r} was asked for and {count} CUDA devices are here; use auto, or check the driver"
             )
         torch.cuda.set_device(device.index or 0)  # so that no other GPU is asked, or touched by pinned memory
+        _usable(device)
     return device
+
+
+def _usable(device: torch.device) -> torch.device:
+    """Return a GPU after a first kernel has run on it.
+
+    Where the driver refuses expandable segments, as it may on virtual GPUs and under WSL, the allocator goes on without them.
+
+    Raises:
+        InputError: it cannot be used.
+    """
+    try:
+        torch.ones(1, device=device)
+        return device
+    except RuntimeError as error:
+        if is_out_of_gpu_memory(error):
+            return device  # refused where memory is counted
+        reason = str(error).splitlines()[0]
+    if "CUDA driver error" in reason and give_up_expandable_segments():
+        return _usable(device)
+    raise InputError(
+        f"the GPU ({device}, NVIDIA driver {nvidia.driver_version() or 'of unknown version'}) cannot be used with torch "
+        f"{torch.__version__} and CUDA {torch.version.cuda} ({reason}); see with nvidia-smi who uses it, take --device cuda:N of "
+        "another one, the image or torch for another CUDA (README, Docker), or --device cpu"
+    )
 
 
 def _cpu_without_gpu() -> torch.device:
@@ -76,7 +103,7 @@ def why_gpu_is_unusable() -> str | None:
         return None
     driver = nvidia.driver_version() or "of unknown version"
     needed = nvidia.NEEDED_DRIVER.get(int(cuda.split(".")[0]))
-    if nvidia.is_too_old(cuda) and (gpus or not nvidia.DRIVER_FILE.exists()):
+    if (gpus or nvidia.is_wsl()) and nvidia.is_too_old(cuda):
         return (
             f"the GPU here has NVIDIA driver {driver}, and torch {torch.__version__} with CUDA {cuda} needs driver "
             f"{needed or 'of a newer version'}{' or newer' * bool(needed)}; update the driver, take the image or torch for an "
@@ -85,9 +112,14 @@ def why_gpu_is_unusable() -> str | None:
     if gpus:
         return (
             f"a GPU is here ({gpus[0]}, NVIDIA driver {driver}) and torch {torch.__version__} with CUDA {cuda} cannot use it; "
-            "see what nvidia-smi says and restart the container or the machine"
+            f"see what nvidia-smi says{_visible_words()}, and restart the container or the machine"
         )
     return None
+
+
+def _visible_words() -> str:
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return "" if visible is None else f" and that CUDA_VISIBLE_DEVICES, now {visible!r}, names a GPU of this machine"
 
 
 def resolve_precision(precision: Precision, device: torch.device) -> Precision:

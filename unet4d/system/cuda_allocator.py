@@ -3,15 +3,34 @@
 from __future__ import annotations
 
 import os
+import sys
 
 _VARIABLES = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_HIP_ALLOC_CONF")
-"""Environment variables that configure the allocator; torch 2.13 reads the first one that is set when CUDA is first used."""
+"""Environment variables that configure the allocator; torch reads them when it is loaded, or when CUDA is first used."""
+_EXPANDABLE, _FIXED = "expandable_segments:True", "expandable_segments:False"
 
 
 def use_expandable_segments() -> None:
     """Set the allocator to grow its segments, which leaves fewer gaps in a GPU's memory, unless the user has configured it.
 
-    It has an effect only before CUDA is first used in this process.
+    Call it before torch is imported; where it is imported already, it is told too. Linux alone has such segments.
     """
-    if not any(name in os.environ for name in _VARIABLES):
-        os.environ[_VARIABLES[0]] = "expandable_segments:True"
+    if sys.platform == "linux" and all(os.environ.get(name, _EXPANDABLE) == _EXPANDABLE for name in _VARIABLES):
+        _set(_EXPANDABLE)
+
+
+def give_up_expandable_segments() -> bool:
+    """Set the allocator back to segments of fixed size; return False where it had these."""
+    if os.environ.get(_VARIABLES[0]) != _EXPANDABLE:
+        return False
+    _set(_FIXED)
+    return True
+
+
+def _set(setting: str) -> None:
+    os.environ[_VARIABLES[0]] = setting
+    library = getattr(sys.modules.get("torch"), "_C", None)
+    # The only way to change a loaded torch; a release without it still reads the variable.
+    change = getattr(library, "_accelerator_setAllocatorSettings", None)
+    if change is not None:
+        change(setting)

@@ -11,6 +11,8 @@ from pathlib import Path
 
 DRIVER_FILE = Path("/proc/driver/nvidia/version")
 DEVICE_FOLDER = Path("/dev")
+WSL_DEVICE = "dxg"
+"""Under WSL the one device file of all GPUs, of whichever vendor."""
 NEEDED_DRIVER = {11: 450, 12: 525, 13: 580}
 """The oldest driver that runs programs built for a major version of CUDA."""
 
@@ -39,6 +41,11 @@ def given_gpus() -> list[str]:
     A container or a batch job sees the driver of its machine also where it is given no GPU; these files it cannot open then.
     """
     return [str(path) for path in sorted(DEVICE_FOLDER.glob("nvidia[0-9]*")) if _opens(path)]
+
+
+def is_wsl() -> bool:
+    """Return whether GPUs are reached through WSL, which shows neither NVIDIA's driver nor its device files."""
+    return (DEVICE_FOLDER / WSL_DEVICE).exists() and not DRIVER_FILE.exists()
 
 
 def are_hidden(environment: Mapping[str, str]) -> bool:
