@@ -57,8 +57,10 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command line; ends the process with 0, 1 (failure), 2 (usage, input), 75 (stopped) or 130 (interrupted)."""
     open_standard_descriptors()
     code = run(sys.argv[1:] if arguments is None else arguments)
-    if code and int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        # The others may wait for an exchange with this process, and an orderly end of it would wait for them.
+    threads = sys.modules.get("unet4d.system.threads")
+    # Other processes may wait for an exchange with this one, and an orderly end of it would wait for them. A thread that is still
+    # inside PyTorch aborts the process in an orderly end, and the exit code is lost.
+    if (code and int(os.environ.get("WORLD_SIZE", "1")) > 1) or (threads and threads.are_running()):
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)

@@ -35,6 +35,7 @@ class ProgressBar(tqdm):
     monitor_interval = 0
     _lock = threading.RLock()
     _instances: ClassVar[WeakSet[ProgressBar]] = WeakSet()
+    thread = 0  # tqdm lists a bar before it is set up
 
     def __init__(self, *given: Any, disable: bool | None = None, **named: Any):
         self.thread = threading.get_ident()

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from threading import Thread
 from typing import Any, TypeVar
+from weakref import WeakSet
 
 from unet4d.system.progress_bar import draw_handed_over
 from unet4d.system.signals import check_stop
@@ -18,13 +19,21 @@ Item = TypeVar("Item")
 Value = TypeVar("Value")
 ASKED_EVERY_S = 0.1
 """Interval at which a wait asks whether to stop."""
+_started: WeakSet[Thread] = WeakSet()
 
 
 def started(work: Callable[..., Value], *given: Any) -> Future[Value]:
     """Run `work(*given)` in a thread."""
     future: Future[Value] = Future()
-    Thread(target=_run, args=(future, work, given), daemon=True).start()
+    thread = Thread(target=_run, args=(future, work, given), daemon=True)
+    _started.add(thread)
+    thread.start()
     return future
+
+
+def are_running() -> bool:
+    """Return whether a thread of `started` still works."""
+    return any(thread.is_alive() for thread in list(_started))
 
 
 def result_of(future: Future[Value]) -> Value:
