@@ -125,6 +125,20 @@ def test_a_signal_that_came_too_late_is_passed_on_to_the_caller():
         signal.signal(signal.SIGINT, before)
 
 
+def test_a_signal_that_a_failure_forestalled_is_passed_on_too():
+    """Pins a signal that was lost: a caller's loop that catches the failure began its next call."""
+
+    def fail() -> None:
+        signal.raise_signal(signal.SIGINT)
+        raise ValueError("wrong")
+
+    with pytest.raises(KeyboardInterrupt) as interrupted, stop_signals():
+        fail()
+    assert isinstance(interrupted.value.__context__, ValueError)
+    with pytest.raises(ValueError, match="wrong"), stop_signals(passed_on=False):
+        fail()
+
+
 def test_under_torchrun_a_signal_that_comes_twice_stops_once(monkeypatch):
     """Ctrl-C and scancel reach torchrun and its processes, and torchrun passes the signal on to them."""
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")

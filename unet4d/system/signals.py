@@ -49,8 +49,8 @@ def stop_signals(advice: str | None = None, *, passed_on: bool = True) -> Iterat
 
     Args:
         advice: how the user continues; that of the outermost context which has one is shown.
-        passed_on: send a signal that came too late to stop anything to this process again after the outermost context. False:
-            forget it, because the process ends anyway.
+        passed_on: send a signal that stopped nothing, because all was done or something failed meanwhile, to this process again
+            after the outermost context. False: forget it, because the process ends anyway.
 
     Raises:
         Stopped: a signal was noted before this context.
@@ -63,16 +63,20 @@ def stop_signals(advice: str | None = None, *, passed_on: bool = True) -> Iterat
         _state.noted, _state.process = None, os.getpid()
         _state.before = {number: signal.signal(number, _note) for number in STOPPING}
     _state.advice.append(advice)
+    obeyed = False
     try:
         check_stop()
         yield
+    except Stopped:
+        obeyed = True
+        raise
     finally:
         _state.advice.pop()
         if outermost:
             for number, handler in _state.before.items():
                 signal.signal(number, signal.SIG_DFL if handler is None else handler)
-    if outermost and passed_on and _state.noted is not None:
-        signal.raise_signal(_state.noted)
+            if passed_on and not obeyed and _state.noted is not None:
+                signal.raise_signal(_state.noted)
 
 
 def check_stop() -> None:
