@@ -13,6 +13,7 @@ import pytest
 from tests.data.verification.planting import about, blank, case, duration, image, label, put, rewrite, to_test
 from unet4d.data import content
 from unet4d.data.phantom import write_phantom
+from unet4d.data.verification import verification
 from unet4d.data.verification.verification import KEPT
 from unet4d.errors import InputError
 
@@ -126,6 +127,25 @@ def test_a_folder_that_cannot_be_written_to_is_verified(command, own_phantom, tm
 
 
 # Before plan and train ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("error", "is_kept"), [(KeyError("bug"), False), (MemoryError(), False), (InputError("it is damaged"), True)]
+)
+def test_only_what_is_wrong_with_the_files_is_remembered(command, own_phantom, monkeypatch, error, is_kept):
+    """Pins a passing fault of the machine that was kept as the fault of a study."""
+
+    def failing(case, *given, usual=verification.check_image):
+        if case.name == "phantom002":
+            raise error
+        return usual(case, *given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(verification, "check_image", failing)
+        first = command("verify", own_phantom)
+    assert first.code == 2
+    assert "unreadable" in first.told
+    assert command("verify", own_phantom).code == (2 if is_kept else 0)
 
 
 def test_train_tells_the_first_errors_and_how_to_see_all(command, spoilt, tiny_options, tmp_path):

@@ -93,7 +93,7 @@ def verify_dataset(dataset: Dataset, keep_in: Path | None = None) -> Verificatio
     todo = [i for i, key in enumerate(keys) if key not in known]
     path = keep_in / KEPT if keep_in else None
     try:
-        _check_into(known, [(keys[i], cases[i]) for i in todo], dataset)
+        _check_into(known, may_keep, [(keys[i], cases[i]) for i in todo], dataset)
     finally:
         if path and todo:
             path = _keep(path, known, may_keep)
@@ -105,21 +105,26 @@ def verify_dataset(dataset: Dataset, keep_in: Path | None = None) -> Verificatio
     return Verification(root, tuple(ordered(faults)), tuple(facts for _, facts in studies), len(todo), path)
 
 
-def _check_into(known: dict[str, Result], todo: Sequence[tuple[str, Case]], dataset: Dataset) -> None:
+def _check_into(
+    known: dict[str, Result], may_keep: dict[str, bool], todo: Sequence[tuple[str, Case]], dataset: Dataset
+) -> None:
     """Check these studies, several at once, and note each result under its key as soon as it is there."""
     done = each_done(lambda study: _check(study[1], dataset), todo, min(AT_ONCE, os.cpu_count() or 1))
-    for (key, _), result in ProgressBar(done, "verifying", len(todo), unit="study"):
+    for (key, _), (result, is_of_files) in ProgressBar(done, "verifying", len(todo), unit="study"):
         known[key] = result
+        may_keep[key] &= is_of_files
 
 
-def _check(case: Case, dataset: Dataset) -> Result:
+def _check(case: Case, dataset: Dataset) -> tuple[Result, bool]:
+    """Check a study; return what was found, and whether the study's files alone decided that, not the machine or a bug."""
     try:
         image = check_image(case, dataset.channel_names, dataset.time)
         labels = check_label(case, dataset, image)
     except Exception as error:
-        message = f"{case.images[0]}: {failure_of_study(error)}"
-        return None, (Fault("unreadable", message, str(case.images[0]), case.name).below(dataset.root),)
-    return image.facts, tuple(fault.below(dataset.root) for fault in (*image.faults, *labels))
+        failure = failure_of_study(error)
+        fault = Fault("unreadable", f"{case.images[0]}: {failure}", str(case.images[0]), case.name)
+        return (None, (fault.below(dataset.root),)), isinstance(failure, InputError)
+    return (image.facts, tuple(fault.below(dataset.root) for fault in (*image.faults, *labels))), True
 
 
 def _key(case: Case, dataset: Dataset, stamps: Sequence[Stamp]) -> str:
