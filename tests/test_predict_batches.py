@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import threading
@@ -312,6 +313,18 @@ def test_the_tables_of_many_cases_are_not_written_with_each(tmp_path, monkeypatc
     assert 10 < len(written) < 20  # 20 times as long as writing them takes lies between two
     folder.finish({})
     assert [row["case"] for row in rows_of(tmp_path)] == [f"case{n}" for n in range(300)]
+
+
+def test_tables_are_written_although_a_suspended_process_holds_their_lock(tmp_path, monkeypatch):
+    """Pins a wait without end."""
+    folder = PredictionFolder(tmp_path, {"background": 0, "one": 1})
+    folder.tables.write(always=True)
+    folder.records.keep("one", {"made": {}, "entry": {}, "frames": 1, "volumes_ml": {"one": [1.5]}}, [])
+    monkeypatch.setattr("unet4d.prediction.tables.PATIENCE_S", 0.1)
+    with open(tmp_path / ".unet4d" / "lock", "w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        folder.tables.write(always=True)
+    assert [row["case"] for row in rows_of(tmp_path)] == ["one"]
 
 
 # What comes in ---------------------------------------------------------------------------------------------------

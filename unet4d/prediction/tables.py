@@ -36,6 +36,8 @@ TABLES = (VOLUMES, PREDICTION, SUMMARY)
 _SPARING = 20
 """The tables are written anew when this many times as long has passed as it took the last time."""
 _TRIES = 10
+PATIENCE_S = 20.0
+"""Longest wait for another process that writes the tables; it may be suspended."""
 
 
 @dataclass(frozen=True)
@@ -170,11 +172,19 @@ def _alone(path: Path) -> Iterator[bool]:
         return
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-            held = True
-        except OSError:
-            held = False
+        end_s = time.monotonic() + PATIENCE_S
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                held = True
+            except BlockingIOError:
+                if time.monotonic() < end_s:
+                    time.sleep(0.02)
+                    continue
+                held = False
+            except OSError:
+                held = False
+            break
         yield held
     finally:
         os.close(descriptor)
