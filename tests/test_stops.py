@@ -6,6 +6,8 @@ import errno
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -16,7 +18,10 @@ from tests.predictions import check_whole, json_of
 from tests.processes import exit_code
 from tests.stops import Arm, at_call, draw_nothing, hanging, run_armed, signalled
 from unet4d.cli import run
+from unet4d.errors import Stopped
+from unet4d.evaluate import evaluate
 from unet4d.model.checkpoint import BEST, LAST
+from unet4d.predict import predict
 from unet4d.system.progress_bar import ProgressBar
 
 TERM, INT = signal.SIGTERM, signal.SIGINT
@@ -213,6 +218,64 @@ def test_the_reason_stands_on_a_line_of_its_own_below_the_bar(words, tmp_path, c
 def test_a_stop_does_not_wait_for_a_thread_that_hangs(words, tmp_path, name, target):
     """A thread that reads, as from a network disk that answers nothing more."""
     assert exit_code(run_armed, hanging(target, 1), *words(name, tmp_path / "out")) == 75
+
+
+IN_TORCH = """
+import sys, threading, torch
+from unet4d import cli
+from unet4d.system.threads import started
+
+def work():
+    image = torch.ones(1, 1, 8, 64, 64)
+    while True:
+        torch.nn.functional.interpolate(image, scale_factor=1.5, mode="trilinear")
+        begun.set()
+
+def run(words):
+    started(work)
+    assert begun.wait(60)
+    return 75
+
+begun, cli.run = threading.Event(), run
+torch.set_num_threads(1)
+cli.main([])
+"""
+
+
+def test_a_thread_inside_torch_does_not_abort_the_process_at_its_end():
+    """Pins SIGABRT in place of exit code 75, where a study was being read."""
+    done = subprocess.run([sys.executable, "-c", IN_TORCH], capture_output=True, text=True, timeout=100)
+    assert (done.returncode, done.stderr) == (75, "")
+
+
+def _signalled_at_the_first_call(module: str, name: str, monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """Be sent SIGTERM at the first call of a function; return the list of all calls."""
+    calls: list[object] = []
+    usual = getattr(sys.modules[module], name)
+
+    def called(*given, **named):
+        calls.append(given)
+        if len(calls) == 1:
+            signal.raise_signal(signal.SIGTERM)
+        return usual(*given, **named)
+
+    monkeypatch.setattr(sys.modules[module], name, called)
+    return calls
+
+
+def test_a_stop_is_obeyed_between_the_files_in_which_evaluate_looks_for_classes(predicted, tmp_path, monkeypatch):
+    labels = shutil.copytree(predicted, tmp_path / "labels", ignore=shutil.ignore_patterns("*.json"))
+    calls = _signalled_at_the_first_call("unet4d.evaluate", "read_label", monkeypatch)
+    with pytest.raises(Stopped):
+        evaluate(labels, labels, tmp_path / "out")
+    assert len(calls) == 1
+
+
+def test_a_stop_is_obeyed_between_the_headers_that_predict_reads_beforehand(trained, phantom, tmp_path, monkeypatch):
+    calls = _signalled_at_the_first_call("unet4d.predict", "_outline", monkeypatch)
+    with pytest.raises(Stopped):
+        predict(trained, [phantom], tmp_path / "out", device="cpu")
+    assert len(calls) == 1
 
 
 def _signalled_twice_while_stuck() -> None:

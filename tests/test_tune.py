@@ -6,6 +6,7 @@ import json
 import re
 import shlex
 import shutil
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -417,6 +418,23 @@ def test_bad_predictions_are_one_line(run, dataset, predicted, tmp_path):
     refused("is post-processed already", predicted(maps, postprocessing=[{"operation": LARGEST, "class": "muscle"}]))
     refused("label value 2 came", predicted(maps | {"carl": np.full_like(heart(), 2)}))
     refused(r"carl_1.nii.gz: \(T, X, Y, Z\) is \(4, 14, 12, 4\)", predicted(maps | {"carl": heart(4)}))
+
+
+def test_an_unexpected_exception_of_one_study_is_told_of_it_and_all_are_read(run, dataset, predicted, monkeypatch):
+    module, read = sys.modules["unet4d.tune"], []
+
+    def failing(case, *given, usual=sys.modules["unet4d.tune"]._read):
+        read.append(case.name)
+        if case.name == "ben_1":
+            raise KeyError("bug")
+        return usual(case, *given)
+
+    folder = predicted({name: heart() for name in SUBJECTS})
+    monkeypatch.setattr(module, "_read", failing)
+    with pytest.raises(InputError, match="ben_1: unexpected KeyError"):
+        tune(run, dataset, predictions=folder)
+    assert sorted(read) == ["anna_1", "ben_1", "carl_1"]
+    assert not (run / POSTPROCESSING).exists()
 
 
 def test_a_run_that_may_not_be_written_to_is_told_before_any_work(run, dataset, predicted, monkeypatch):

@@ -35,7 +35,7 @@ from unet4d.metrics import TOLERANCE_MM
 from unet4d.system.csv_file import csv_text
 from unet4d.system.failures import failure_of_study
 from unet4d.system.progress_bar import ProgressBar
-from unet4d.system.signals import stop_signals
+from unet4d.system.signals import check_stop, stop_signals
 from unet4d.system.text import count
 
 
@@ -149,6 +149,7 @@ def _classes(
 
 def _values(path: Path) -> list[int]:
     """Return the foreground values of a label map; none of one that cannot be read, which `score` reports."""
+    check_stop()
     try:
         return [int(value) for value in np.unique(read_label(path)) if value]
     except Exception as error:

@@ -175,6 +175,7 @@ def _made(
     options: Options,
 ) -> dict[str, Any]:
     """What decides the answer to a study, but for its files: not what computes it, nor with how much memory."""
+    check_stop()
     outline = _outline(study)
     return {
         "version": unet4d.__version__,

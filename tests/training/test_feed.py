@@ -24,7 +24,7 @@ from processes import exit_code
 from unet4d.config import Config, DataConfig, TrainConfig
 from unet4d.data.cache import CachedStudy
 from unet4d.data.sampling import ClipDataset
-from unet4d.errors import InputError, Unet4DError
+from unet4d.errors import InputError, Stopped, Unet4DError
 from unet4d.ranks import Ranks
 from unet4d.system.signals import ignore_stop_signals
 from unet4d.training import feed as feed_module
@@ -312,6 +312,19 @@ def test_a_worker_that_hangs_is_told_and_killed(monkeypatch):
     assert (
         "no batch came for 0.5 s: a worker that makes batches hangs, most often on a disk that does not answer" in text
     )
+    assert workers() == []
+
+
+def test_a_stop_does_not_wait_for_a_worker_that_hangs(monkeypatch):
+    def stop() -> None:
+        raise Stopped("stopped")
+
+    monkeypatch.setattr(feed_module, "PATIENCE_S", 0.1)
+    monkeypatch.setattr("torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL", 0.2)
+    feed = Feed(clips(Hanging), config(workers=1), range(20), ALONE, False, SILENT.append, stop)
+    with pytest.raises(Stopped), feed:
+        for _ in iter(feed.next_step, None):
+            pass
     assert workers() == []
 
 

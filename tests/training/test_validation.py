@@ -189,6 +189,18 @@ def test_what_check_raises_ends_it():
         validated([of_quality(f"case{i}", 3) for i in range(5)], check=stop)
 
 
+@pytest.mark.parametrize(("size", "least", "most"), [(1, 3, 20), (2, 1, 1)])
+def test_one_process_asks_after_every_window_and_several_where_all_ask(size, least, most):
+    image = np.zeros((1, 3, 12, 10, 4), np.float32)
+    study = CachedStudy("one", image, np.zeros((1, 12, 10, 4), np.uint8), (0,), np.empty(0), (1.0, 1.0, 4.0))
+    model = ModelConfig([4, 8], [1, 1], [(2, 2, 1)], [(3, 3, 1), (3, 3, 3)])
+    chosen = Config(DataConfig(patch_size=(8, 8, 4)), model, TrainConfig(precision="fp32"), InferenceConfig(0.25))
+    calls: list[None] = []
+    validation = Validation([study], chosen, TASK, CPU, Ranks(0, size))
+    validation._score_mine(build_network(model, 1, 3).eval(), lambda: calls.append(None))
+    assert least <= len(calls) <= most
+
+
 def test_classes_are_found_block_by_block_where_the_logits_are_and_are_those_of_all_at_once():
     """Logits of a whole study never lie side by side: each block is a window high, and its classes alone are kept."""
     torch.manual_seed(0)

@@ -317,15 +317,17 @@ def sliding_window(
     precision: str,
     signs: Sequence[Sequence[int]] = (),
     reduce: Callable[[Tensor], Tensor] = lambda logits: logits,
+    tick: Callable[[int], object] = lambda windows: None,
 ) -> Tensor:
     """Return logits (T, K, X, Y, Z) float32 of a whole image (C, T, X, Y, Z), in main memory; see `Answering` and `Rows`.
 
     Args:
         reduce: what to make of each block of rows (T, K, x, Y, Z), where it was computed, before it goes to main memory: its
             result has the rows in the third axis from the end.
+        tick: told how many windows are done.
     """
     answering = Answering.of(network, config, cyclic=cyclic, device=device, precision=precision)
-    answering.signs = signs
+    answering.signs, answering.tick = signs, tick
     rows, total = Rows(answering, image, roi_size, config.overlap), image.shape[2]
     ends = [*range(roi_size[0], total, roi_size[0]), total]
     return torch.cat([reduce(rows.upto(end)).cpu() for end in ends], -3)

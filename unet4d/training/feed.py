@@ -47,6 +47,7 @@ class Feed:
         ranks: those who share each batch.
         pin: put batches where a GPU can fetch them from while it computes.
         say: where a line for the user goes.
+        check: called again and again while no batch comes; what it raises ends the wait.
 
     Attributes:
         waited_s: seconds `next_step` has waited for batches so far.
@@ -63,8 +64,9 @@ class Feed:
         ranks: Ranks,
         pin: bool,
         say: Callable[[str], None],
+        check: Callable[[], None] = lambda: None,
     ):
-        self.clips, self.steps, self.pin, self.waited_s = clips, steps, pin, 0.0
+        self.clips, self.steps, self.pin, self.waited_s, self.check = clips, steps, pin, 0.0, check
         self.batch_size, self.accumulate = config.train.batch_size or BATCH_SIZE, config.train.accumulate
         self._share, self._taken, self._epoch = ranks.share(self.batch_size), 0, config.train.steps_per_epoch
         self.workers = self._fitting_workers(config, ranks, say)
@@ -123,6 +125,7 @@ class Feed:
             except RuntimeError as error:
                 if not tries_left or "DataLoader timed out" not in str(error):
                     raise
+                self.check()
             except (ConnectionError, EOFError, FileNotFoundError):
                 self._raise_a_death()
                 raise

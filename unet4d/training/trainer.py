@@ -157,7 +157,9 @@ class Trainer:
             say = self.record.say
             say(self._described(name))
             self.watched = MemoryWatch(self.step, self.memory, data.frames or FRAMES, self.fit_planned, say)
-            with Feed(clips, self.config, steps, self.ranks, self.device.type == "cuda", say) as self.feed:
+            # Several processes ask together, between steps; not where one of them waits.
+            check = self._stop_if_asked if self.ranks.size == 1 else lambda: None
+            with Feed(clips, self.config, steps, self.ranks, self.device.type == "cuda", say, check) as self.feed:
                 while self.epoch < train.epochs:
                     self._take_steps()
                     self._end_epoch()

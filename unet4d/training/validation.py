@@ -72,7 +72,8 @@ class Validation:
 
         Args:
             network: the same weights on all processes; left in evaluation mode.
-            check: called before each round of studies, equally often by every process; what it raises ends the validation.
+            check: called before each round of studies, equally often by every process, and by one that is alone after every
+                window, too; what it raises ends the validation.
         """
         network.eval()
         mine, kept = self._score_mine(network, check)
@@ -90,15 +91,16 @@ class Validation:
                 check()
                 index = first + self.ranks.rank
                 if index < total:
-                    predicted = self._segment(network, self.studies[index])
+                    predicted = self._segment(network, self.studies[index], check)
                     scored.append(self._score(index, predicted))
                     kept[index] = predicted
                     kept = {one: kept[one] for one in _best_and_worst(scored).values()}
                 bar.update(min(size, total - first))
         return scored, kept
 
-    def _segment(self, network: CLSTMUNet, study: CachedStudy) -> np.ndarray:
+    def _segment(self, network: CLSTMUNet, study: CachedStudy, check: Callable[[], None]) -> np.ndarray:
         """Class indices (T, X, Y, Z) uint8 of a whole study on the working grid."""
+        is_alone = self.ranks.size == 1
         classes = sliding_window(
             network,
             torch.from_numpy(np.array(study.image)),
@@ -109,6 +111,7 @@ class Validation:
             precision=self.config.train.precision,
             signs=mirror_signs(self.task.channel_kinds),
             reduce=_classes,
+            tick=lambda windows: check() if is_alone else None,
         )
         return classes.numpy()
 

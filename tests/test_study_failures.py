@@ -1,0 +1,53 @@
+"""An exception that nobody expected is the failure of one study, and the others go on; of predict, evaluate and tune elsewhere."""
+
+from __future__ import annotations
+
+import importlib
+
+import pytest
+
+from tests.data.convert.layouts import write_patient
+from tests.stops import draw_nothing
+from unet4d.data.dataset import read_dataset
+
+
+@pytest.mark.parametrize(
+    ("module", "name"),
+    [
+        ("unet4d.convert", "_written"),
+        ("unet4d.data.verification.verification", "check_image"),
+        ("unet4d.report", "_segmented"),
+    ],
+    ids=["convert", "verify", "report"],
+)
+def test_an_unexpected_exception_is_the_failure_of_one_study(command, own_phantom, tmp_path, monkeypatch, module, name):
+    draw_nothing(monkeypatch)
+    for number in (1, 2, 3):
+        write_patient(tmp_path / "acdc" / f"patient00{number}", number)
+    out, calls, place = tmp_path / "out", [], importlib.import_module(module)
+    usual = getattr(place, name)
+
+    def failing(*given):
+        calls.append(given)
+        if "002" in str(getattr(given[0], "name", given[0])):
+            raise KeyError("bug")
+        return usual(*given)
+
+    monkeypatch.setattr(place, name, failing)
+    words = {
+        "_written": ["convert", "acdc", tmp_path / "acdc", "--out", out],
+        "check_image": ["verify", own_phantom],
+        "_segmented": ["report", "--image", own_phantom, "--prediction", own_phantom / "labels", "--out", out],
+    }[name]
+    done = command(*words)
+    assert done.code == 2
+    assert "unexpected KeyError" in done.told + done.line
+    assert len(calls) == 3
+    if name == "_written":
+        assert len(read_dataset(out).training) == 2
+    if name == "check_image":
+        assert "3 studies" not in done.told.splitlines()[0]
+        assert "1 error" in done.told
+    if name == "_segmented":
+        assert (out / "index.html").exists()
+        assert len(list(out.glob("phantom*.html"))) == 2
