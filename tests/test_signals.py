@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -15,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from tests.processes import exit_code
 from unet4d.errors import Stopped
+from unet4d.system import signals
 from unet4d.system.signals import (
     STOPPING,
     blocked_stop_signals,
@@ -183,6 +185,27 @@ def _stuck_in_a_lock(first: int, second: int) -> None:
 )
 def test_a_second_signal_ends_the_process_even_inside_a_lock(first, second):
     assert exit_code(_stuck_in_a_lock, first, second) == -second
+
+
+def _sent_twice_at_once() -> None:
+    """Be sent the same signal once more while the first one is noted, and end with 0 if that stopped once."""
+    sent = []
+
+    def send_again(seconds: float) -> None:
+        signals.sleep = time.sleep
+        os.kill(os.getpid(), signal.SIGTERM)
+        sent.append(seconds)
+
+    signals.sleep = send_again
+    with contextlib.suppress(Stopped), stop_signals():
+        signal.raise_signal(signal.SIGTERM)
+        check_stop()
+        os._exit(3)
+    os._exit(0 if sent else 4)
+
+
+def test_the_copy_of_a_signal_that_a_process_group_receives_is_no_second_one():
+    assert exit_code(_sent_twice_at_once) == 0
 
 
 def _forked_meanwhile(number: int, again: bool) -> None:

@@ -3,6 +3,7 @@
 A handler that raised could do so anywhere: inside a lock, or inside a library's `except Exception`. A second signal ends the
 process at once, since the first one restores the default actions. Files are whole at any moment, see `unet4d.files`. Under torchrun
 each further signal is ignored: torchrun passes on what its whole process group received already, and kills what does not end.
+Native code that hangs, as on a broken GPU, delays a first signal until it returns; only SIGKILL ends it before.
 
 Slurm's scancel, a preemption and Ctrl-C reach every process of a group. Workers ignore them, see `ignore_stop_signals`.
 """
@@ -14,6 +15,7 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
+from time import sleep
 from types import FrameType
 from typing import Any
 
@@ -22,6 +24,8 @@ from unet4d.errors import Stopped
 STOPPING = (signal.SIGTERM, signal.SIGINT)
 TORCHRUN = "TORCHELASTIC_RUN_ID"
 """An environment variable that torchrun sets for each of its processes."""
+REPEAT_S = 0.02
+"""Time in which the same request may arrive twice: GNU timeout sends it to the process and to its group."""
 AGAIN = "what is written is whole; run the same command again"
 """The advice where nothing better is known."""
 
@@ -138,6 +142,12 @@ def ignore_stop_signals(worker: int = 0) -> None:
 def _note(number: int, frame: FrameType | None) -> None:
     """Note the first signal, and leave the next one to the system, which ends the process even inside a lock."""
     forked = os.getpid() != _state.process or not _state.advice
+    if not forked and hasattr(signal, "pthread_sigmask"):
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
+        sleep(REPEAT_S)
+        while repeated := signal.sigpending() & set(STOPPING):
+            signal.sigwait(repeated)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
     if forked or TORCHRUN not in os.environ:
         for other in STOPPING:
             signal.signal(other, signal.SIG_DFL)
