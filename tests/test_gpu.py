@@ -23,7 +23,7 @@ from unet4d.data.image4d import read_label
 from unet4d.errors import Stopped
 from unet4d.model.checkpoint import LAST, load_checkpoint
 from unet4d.model.clstm_unet import build_network
-from unet4d.model.convolution_check import ConvolutionShape, check_convolution, check_convolutions
+from unet4d.model.convolution_check import ConvolutionShape, check_convolution, check_convolutions, check_equal_frames
 from unet4d.model.device import autocast, set_tf32
 from unet4d.model.ensemble import mean_logits
 from unet4d.model.fitting import GB
@@ -368,6 +368,7 @@ def test_the_fused_arithmetic_of_the_gates_is_the_eager_one(device):
 def test_convolutions_are_those_in_fp32_up_to_rounding(device, shape, precision, gradients):
     """Releases of cuDNN gave wrong ones in bf16 and TF32."""
     check_convolution(shape, device, precision, gradients)
+    check_equal_frames(shape, device, precision, gradients, 64)
 
 
 @on_cuda
@@ -375,7 +376,7 @@ def test_convolutions_are_those_in_fp32_up_to_rounding(device, shape, precision,
 def test_the_default_network_of_a_short_axis_study_passes_the_check_of_convolutions(device, precision):
     strides, kernels = strides_and_kernels((1.4, 1.4, 10.0), (256, 256, 12), len(CHANNELS))
     model = ModelConfig(strides=strides, kernel_size=kernels)
-    check_convolutions(model, (1, 4), (256, 256, 12), device, precision, training=True)
+    check_convolutions(model, (1, 4), (256, 256, 12), device, precision, training=True, frames=30)
 
 
 @everywhere

@@ -94,7 +94,8 @@ def train(
     task = Task(dict(studies.labels), studies.channel_names, studies.cyclic, subjects, studies.channel_kinds)
     set_tf32(where, config.train.precision)
     sizes, patch = (len(task.channel_names), len(task.labels)), config.data.patch_size or ()
-    ranks.in_turn(lambda: check_convolutions(config.model, sizes, patch, where, config.train.precision, training=True))
+    at_once = len(ranks.share(config.train.batch_size or BATCH_SIZE)) * (config.data.frames or FRAMES)
+    ranks.in_turn(lambda: check_convolutions(config.model, sizes, patch, where, config.train.precision, True, at_once))
     with contextlib.ExitStack() as held:
         if resume:
             ranks.from_first(lambda: held.enter_context(locked(out_dir)))

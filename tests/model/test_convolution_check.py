@@ -17,10 +17,12 @@ from unet4d.model.convolution_check import (
     ConvolutionShape,
     check_convolution,
     check_convolutions,
+    check_equal_frames,
     network_convolutions,
     widest_of_each_kind,
 )
 from unet4d.model.topology import strides_and_kernels
+from unet4d.train import train
 
 CPU = torch.device("cpu")
 SHAPES = [
@@ -139,6 +141,42 @@ def test_fewer_frames_are_compared_where_memory_is_short_and_none_where_one_does
     assert tried == [n for n in (16, 8, 4, 2, 1) if n >= room]
 
 
+@pytest.mark.parametrize("gradients", [False, True])
+@pytest.mark.parametrize("precision", ["bf16", "fp16", "tf32"])
+@pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: shape.words)
+def test_many_equal_frames_pass_where_they_are_right(shape, precision, gradients):
+    check_equal_frames(shape, CPU, precision, gradients, 21)
+
+
+@pytest.mark.parametrize("wrong", ["one frame", "not a number", "all"])
+def test_a_convolution_that_is_wrong_for_many_frames_alone_is_refused(monkeypatch, wrong):
+    """As that of large tensors by cuDNN 9.10."""
+
+    def of_many(x, *given):
+        result = conv3d(x, *given).clone()
+        if len(x) > 20:
+            part = result if wrong == "all" else result[7:8]
+            part.copy_(part * math.nan if wrong == "not a number" else part.roll(1, 2))
+        return result
+
+    monkeypatch.setattr(functional, "conv3d", of_many)
+    check_convolution(SHAPES[0], CPU, "bf16", gradients=False)
+    with pytest.raises(InputError, match=r"wrong bf16 convolution .*21 at once\): the result"):
+        check_equal_frames(SHAPES[0], CPU, "bf16", False, 21)
+
+
+def test_no_more_frames_are_computed_than_kernels_index_and_memory_holds(monkeypatch):
+    tried = []
+
+    def short(shape, frames, copies, *given):
+        tried.append(copies)
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(convolution_check, "_compare", short)
+    check_equal_frames(ConvolutionShape((64, 256, 256, 12), (32, 64, 3, 3, 1), (1, 1, 1)), CPU, "bf16", True, 60)
+    assert tried == [42, 21, 10, 5, 2]
+
+
 def test_an_error_that_is_not_of_memory_is_raised(monkeypatch):
     def broken(*given):
         raise RuntimeError("CUDA error: an illegal memory access was encountered")
@@ -192,16 +230,28 @@ def wrong_in_bf16(monkeypatch):
 
 @pytest.mark.usefixtures("as_on_a_gpu")
 def test_each_network_is_checked_once_for_each_precision(monkeypatch):
-    checked = []
+    checked, many = [], []
     monkeypatch.setattr(convolution_check, "check_convolution", lambda *given, **named: checked.append(given))
+    monkeypatch.setattr(convolution_check, "check_equal_frames", lambda *given: many.append(given))
     given = default_network(), (1, 4), (32, 32, 16), CPU
     check_convolutions(*given, "bf16")
     count = len(checked)
     assert count > 4
     check_convolutions(*given, "bf16")
     assert len(checked) == count
+    assert {shape for shape, *_ in many} == set(widest_of_each_kind([shape for shape, *_ in checked]))
     check_convolutions(*given, "fp16")
     assert len(checked) == 2 * count
+
+
+@pytest.mark.usefixtures("as_on_a_gpu")
+def test_training_checks_gradients_of_as_many_frames_as_a_step_has(monkeypatch, phantom, tiny, tmp_path):
+    monkeypatch.setattr(convolution_check, "check_convolution", lambda *given, **named: None)
+    many = []
+    monkeypatch.setattr(convolution_check, "check_equal_frames", lambda *given: many.append(given))
+    config = tiny(epochs=1, steps_per_epoch=1, batch_size=3, precision="bf16")
+    train(phantom, tmp_path / "run", config, "cpu")
+    assert {(gradients, frames) for _, _, _, gradients, frames in many} == {(True, 3 * config.data.frames)}
 
 
 @pytest.mark.usefixtures("as_on_a_gpu", "wrong_in_bf16")

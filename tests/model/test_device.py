@@ -300,7 +300,7 @@ def test_setting_them_warns_of_nothing():
 
 @pytest.fixture
 def settings(monkeypatch):
-    """What the allocator of the loaded torch is told, in order; the environment configures none."""
+    """Have the environment configure no allocator; returns the settings of the loaded torch's, in order."""
     for name in ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_HIP_ALLOC_CONF"):
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
@@ -344,7 +344,7 @@ def test_the_command_line_configures_the_allocator_before_torch_is_imported():
 
 @pytest.fixture
 def kernels(monkeypatch):
-    """Sets up one CUDA GPU, whose first kernels end so: in nothing, or in an error. Returns those that are left."""
+    """Set up one CUDA GPU with these ends of its first kernels: nothing, or an error. Returns those that are left."""
 
     def ending(*ends: Exception | None) -> list[Exception | None]:
         left = list(ends)

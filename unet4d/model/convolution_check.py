@@ -1,11 +1,12 @@
 """Compares convolutions of a run's own shapes with exact ones before the run trusts a GPU with them.
 
-Releases of cuDNN gave silently wrong convolutions in bf16 and TF32 for some shapes (pytorch issues 163539 and 167024), and which
-shapes is not documented. A training on them learns, badly.
+Releases of cuDNN gave silently wrong convolutions in bf16 and TF32 for some shapes, those of large tensors among them (pytorch
+issues 163539 and 167024); which shapes is not documented. A training on them learns, badly.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
 import json
@@ -23,18 +24,22 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from unet4d.config import ModelConfig, Size, triple
 from unet4d.errors import InputError
 from unet4d.machine import gpu_words
-from unet4d.model.clstm_unet import build_network
+from unet4d.model.clstm_unet import MOST_ELEMENTS, build_network
 from unet4d.model.convolution import convolved, same_padding
-from unet4d.model.device import autocast, repeated_shapes, set_tf32
+from unet4d.model.device import DTYPES, autocast, repeated_shapes, set_tf32
 from unet4d.system.memory_errors import drop_failed_work, is_out_of_memory
 
 TOLERANCE = 4
 """Units of rounding that a result may be off, relative to the largest one. The inputs are numbers that every precision holds,
 so that only the sum and the result are rounded; a wrong sum is off by hundreds of units."""
+WEIGHT_TOLERANCE = 16
+"""The same for the gradient of a weight: a sum over millions of voxels; a GPU rounds its parts before it adds them up."""
 _ROUNDING = {"bf16": 2.0**-7, "fp16": 2.0**-10, "tf32": 2.0**-10}
 _MOST_VALUES = 2**26
 """Values of a convolution's input and output together, beyond which only one frame is computed."""
 _MOST_FRAMES = 16
+MANY_FRAMES = 32
+"""Frames that are computed at once where the number of a run is not known, as in a prediction."""
 
 
 class ConvolutionShape(NamedTuple):
@@ -68,6 +73,7 @@ def check_convolutions(
     device: torch.device,
     precision: str,
     training: bool = False,
+    frames: int = MANY_FRAMES,
 ) -> None:
     """Refuse a GPU that computes wrong convolutions in the run's precision; on the CPU and in fp32 nothing is computed.
 
@@ -78,6 +84,7 @@ def check_convolutions(
         device: where the network computes.
         precision: "bf16", "fp16", "tf32" or "fp32".
         training: check gradients too, and the algorithms that training steps use.
+        frames: the most that the run computes at once, those of all clips together.
 
     Raises:
         InputError: a convolution is off by more than rounding explains; names it, the versions, and what to do.
@@ -86,7 +93,7 @@ def check_convolutions(
         return
     if device.type == "cuda" and device.index is None:
         device = torch.device("cuda", torch.cuda.current_device())
-    _check_once(json.dumps(asdict(config)), channels, triple(patch_size), device, precision, training)
+    _check_once(json.dumps(asdict(config)), channels, triple(patch_size), device, precision, training, frames)
 
 
 def is_checked(device: torch.device, precision: str) -> bool:
@@ -96,14 +103,22 @@ def is_checked(device: torch.device, precision: str) -> bool:
 
 @functools.lru_cache
 def _check_once(
-    config: str, channels: tuple[int, int], patch_size: Size, device: torch.device, precision: str, training: bool
+    config: str,
+    channels: tuple[int, int],
+    patch_size: Size,
+    device: torch.device,
+    precision: str,
+    training: bool,
+    frames: int,
 ) -> None:
     shapes = network_convolutions(ModelConfig(**json.loads(config)), channels, patch_size)
     for shape in shapes:
         check_convolution(shape, device, precision, gradients=False)
-    for shape in widest_of_each_kind(shapes) if training else ():
-        with repeated_shapes(device):
-            check_convolution(shape, device, precision, gradients=True)
+    with repeated_shapes(device) if training else contextlib.nullcontext():
+        for shape in widest_of_each_kind(shapes):
+            if training:
+                check_convolution(shape, device, precision, gradients=True)
+            check_equal_frames(shape, device, precision, training, frames)
     drop_failed_work()  # so that the memory that is planned with is free again
 
 
@@ -135,39 +150,81 @@ def check_convolution(shape: ConvolutionShape, device: torch.device, precision: 
         InputError: both differ by more than rounding explains.
     """
     frames = max(1, min(_MOST_FRAMES, _MOST_VALUES // shape.values))
-    while frames:
-        try:
-            _compare(shape, frames, device, precision, gradients)
-            return
-        except RuntimeError as error:
-            if not is_out_of_memory(error):
-                raise
-        drop_failed_work()
+    while frames and not _compared(shape, frames, 1, device, precision, gradients):
         frames //= 2
-    set_tf32(device, precision)
 
 
-def _compare(shape: ConvolutionShape, frames: int, device: torch.device, precision: str, gradients: bool) -> None:
+def check_equal_frames(
+    shape: ConvolutionShape, device: torch.device, precision: str, gradients: bool, frames: int
+) -> None:
+    """Compute a convolution of n equal frames at once, and of one of them exactly.
+
+    An exact result of a run's large tensors would take too long. Fewer frames are computed where a tensor would have 2**31
+    elements, and where memory is short.
+
+    Raises:
+        InputError: a frame differs from the exact one by more than rounding explains.
+    """
+    frames = min(frames, MOST_ELEMENTS // max(math.prod(shape.input), math.prod(shape.output)))
+    while frames > 1 and not _compared(shape, 1, frames, device, precision, gradients):
+        frames //= 2
+
+
+def _compared(
+    shape: ConvolutionShape, frames: int, copies: int, device: torch.device, precision: str, gradients: bool
+) -> bool:
+    """Compare copies of frames with an exact result; return False where there is no memory for that."""
+    try:
+        _compare(shape, frames, copies, device, precision, gradients)
+        return True
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+    finally:
+        set_tf32(device, precision)
+    drop_failed_work()
+    return False
+
+
+def _compare(
+    shape: ConvolutionShape, frames: int, copies: int, device: torch.device, precision: str, gradients: bool
+) -> None:
     draw = torch.Generator(device).manual_seed(0)
     image = _drawn((frames, *shape.input), 1.0, draw)
     weight = _drawn(shape.weight, math.prod(shape.weight[1:]) ** -0.5, draw)
-    of_output = _drawn((frames, *shape.output), 1.0, draw)
+    # Scaled so that the sum over all copies stays within fp16.
+    of_output = _drawn((frames, *shape.output), 2.0 ** -(copies.bit_length() - 1), draw)
     set_tf32(device, precision)
-    found = _computed(image, weight, of_output, shape.stride, precision, gradients)
+    many = (_repeated(part, copies, precision) for part in (image, of_output))
+    found = _computed(next(many), weight, next(many), shape.stride, precision, gradients)
     set_tf32(device, "fp32")
     wanted = _exact(image, weight, of_output, shape.stride, gradients)
-    set_tf32(device, precision)
-    for what, one, other in zip(
-        ("result", "gradient of its input", "gradient of its weight"), found, wanted, strict=False
+    for what, one, other, tolerance in zip(
+        ("result", "gradient of its input", "gradient of its weight"),
+        found,
+        (*wanted[:2], copies * wanted[2]),
+        (TOLERANCE, TOLERANCE, WEIGHT_TOLERANCE),
+        strict=False,
     ):
-        off = float((one.float() - other.to(one.device)).abs().max() / other.abs().max())
-        most = TOLERANCE * _ROUNDING[precision]
+        off, most = _off(one, other), tolerance * _ROUNDING[precision]
         if not off <= most:  # NaN, too
             raise InputError(
-                f"this GPU computes a wrong {precision} convolution ({shape.words}): the {what} is off by {off:.2g} of the largest "
-                f"value, expected at most {most:.2g}, with {gpu_words(device)}; use an image or torch with "
-                "another cuDNN (README, Docker), or precision fp32 (--train.precision fp32, predict --precision fp32)"
+                f"this GPU computes a wrong {precision} convolution ({shape.words}, {frames * copies} at once): the {what} is off "
+                f"by {off:.2g} of the largest value, expected at most {most:.2g}, with {gpu_words(device)}; use an image or torch "
+                "with another cuDNN (README, Docker), or precision fp32 (--train.precision fp32, predict --precision fp32)"
             )
+
+
+def _repeated(part: Tensor, copies: int, precision: str) -> Tensor:
+    """Return copies of frames, one after the other, in the type that the convolution is computed in."""
+    return part if copies == 1 else part.to(DTYPES.get(precision, part.dtype)).repeat(copies, *[1] * (part.ndim - 1))
+
+
+def _off(found: Tensor, wanted: Tensor) -> float:
+    """Return the largest difference of any copy, relative to the largest wanted value; NaN where anything is."""
+    wanted = wanted.to(found.device)
+    off = [(one.float() - wanted).abs().max() for one in found.split(len(wanted))]
+    return float(torch.stack(off).max() / wanted.abs().max())
 
 
 def _drawn(shape: Sequence[int], scale: float, draw: torch.Generator) -> Tensor:

@@ -17,7 +17,7 @@ from unet4d.system import nvidia
 from unet4d.system.cuda_allocator import give_up_expandable_segments, use_expandable_segments
 from unet4d.system.memory_errors import is_out_of_gpu_memory
 
-_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def find_device(name: str = "auto") -> torch.device:
@@ -149,9 +149,9 @@ def autocast(device: torch.device, precision: str) -> contextlib.AbstractContext
     A weight is cast anew wherever it is used. The gradient of one cast and used by every chunk of frames would be added up in half
     precision, chunk by chunk, until it no longer grows.
     """
-    if precision not in _DTYPES:
+    if precision not in DTYPES:
         return contextlib.nullcontext()
-    return torch.autocast(device.type, _DTYPES[precision], cache_enabled=False)
+    return torch.autocast(device.type, DTYPES[precision], cache_enabled=False)
 
 
 def set_tf32(device: torch.device, precision: str) -> None:

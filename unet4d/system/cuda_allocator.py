@@ -13,7 +13,7 @@ _EXPANDABLE, _FIXED = "expandable_segments:True", "expandable_segments:False"
 def use_expandable_segments() -> None:
     """Set the allocator to grow its segments, which leaves fewer gaps in a GPU's memory, unless the user has configured it.
 
-    Call it before torch is imported; where it is imported already, it is told too. Linux alone has such segments.
+    Call it before torch is imported; the setting also reaches a torch that is imported already. Linux alone has such segments.
     """
     if sys.platform == "linux" and all(os.environ.get(name, _EXPANDABLE) == _EXPANDABLE for name in _VARIABLES):
         _set(_EXPANDABLE)
