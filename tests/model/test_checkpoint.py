@@ -17,7 +17,16 @@ import torch
 import unet4d
 from unet4d.config import Config, DataConfig, ModelConfig
 from unet4d.errors import InputError, Unet4DError
-from unet4d.model.checkpoint import BEST, LAST, PREVIOUS, Task, load_checkpoint, load_model, save_checkpoint
+from unet4d.model.checkpoint import (
+    BEST,
+    LAST,
+    PREVIOUS,
+    Task,
+    load_checkpoint,
+    load_model,
+    load_outline,
+    save_checkpoint,
+)
 from unet4d.model.clstm_unet import build_network
 
 CONFIG = Config(
@@ -136,7 +145,11 @@ def test_nothing_is_unpickled_but_in_one_place_and_safely():
     sources = {path: path.read_text() for path in Path(unet4d.__file__).parent.rglob("*.py")}
     loads = [(path.name, call) for path, text in sources.items() for call in re.findall(r"torch\.load\(.*", text)]
     assert loads == [("checkpoint.py", 'torch.load(path, map_location="cpu", weights_only=True)')]
-    unsafe = r"pickle\.loads?\(|Unpickler\(|allow_pickle=True|weights_only=False|yaml\.(unsafe_|full_)?load\("
+    unsafe = (
+        r"pickle\.loads?\(|Unpickler\(|allow_pickle=True|weights_only=False|yaml\.(unsafe_|full_)?load(_all)?\(|UnsafeLoader"
+        r"|from (torch|pickle) import .*load|import (marshal|shelve|dill|joblib|cloudpickle)|read_pickle|torch\.(jit|package|hub)"
+        r"|(?<![.\w])(eval|exec)\("
+    )
     others = [path.name for path, text in sources.items() if re.search(unsafe, text)]
     assert others == ["tensor_shapes.py"]  # its own unpickler, which builds shapes and plain values alone
 
@@ -333,3 +346,54 @@ def test_what_is_no_file_is_refused_and_does_not_block(tmp_path):
     os.mkfifo(tmp_path / "pipe.pt")
     assert "not a file" in refusal(tmp_path / "pipe.pt")
     assert "missing" in refusal(tmp_path / "gone.pt")
+
+
+def archive(path: Path, content: bytes) -> Path:
+    """Write a file as `torch.save` does, with any pickle in it."""
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr("archive/data.pkl", b"\x80\x02" + content + b".")
+        file.writestr("archive/version", b"3\n")
+    return path
+
+
+PICKLES = {
+    "a function": b"cos\nsystem\nU\x01.\x85R",
+    "a function of builtins": b"cbuiltins\neval\nX\x01\x00\x00\x001\x85R",
+    "a function by way of torch": b"ctorch\nload\nX\x01\x00\x00\x001\x85R",
+    "a function within a name": b"ctorch\nserialization.os.system\nX\x01\x00\x00\x001\x85R",
+    "a function from the stack": b"X\x02\x00\x00\x00osX\x06\x00\x00\x00system\x93)R",
+    "an instance": b"(ios\nsystem\n",
+    "a registered extension": b"\x82\x01)R",
+    "a new object": b"ccollections\nOrderedDict\n)\x81",
+    "a changed function": b"ctorch._utils\n_rebuild_tensor_v2\n}X\x01\x00\x00\x00aNsb",
+    "a value that is called": b"))R",
+    "a number of a stored value that is a huge table": b"}r\xff\xff\xff\x00",
+    "a key with shared parts": b"})" + b"".join(b"q%ch%c\x86" % (n, n) for n in range(20)) + b"Ns",
+    "a deep key": b"})" + b"\x85" * 20_000 + b"Ns",
+    "a key of more than 64 bits": b"}\x8a\x0a" + (2**70).to_bytes(10, "little") + b"Ns",
+}
+
+
+@pytest.mark.parametrize("content", PICKLES.values(), ids=PICKLES)
+def test_a_crafted_pickle_calls_nothing_and_takes_neither_memory_nor_time(tmp_path, content):
+    path = archive(tmp_path / "crafted.pt", content)
+    for load in (load_checkpoint, load_outline):
+        with pytest.raises(InputError, match="could run code and is not loaded"):
+            load(path)
+
+
+@pytest.mark.parametrize("name", ["get", "keys"])
+def test_a_dictionary_with_methods_of_the_file_is_one_line(tmp_path, name):
+    value = b"ccollections\nOrderedDict\n)R}X%c\x00\x00\x00%sccollections\nOrderedDict\nsb" % (len(name), name.encode())
+    with pytest.raises(InputError, match="OrderedDict"):
+        load_outline(archive(tmp_path / "crafted.pt", value))
+
+
+def test_what_stands_before_an_archive_is_refused(saved):
+    saved.write_bytes(pickle.dumps({"format": "another"}) + saved.read_bytes())
+    assert "no checkpoint" in refusal(saved)
+
+
+def test_the_weights_of_another_program_are_refused_as_such(tmp_path, network):
+    torch.save(network.state_dict(), tmp_path / "weights.pt")
+    assert "wanted a whole" in refusal(tmp_path / "weights.pt")

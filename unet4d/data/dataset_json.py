@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from unet4d.data.channels import KINDS, MAP, SIGNAL, velocity_axis
-from unet4d.data.class_values import LONGEST_NAME, class_fault, is_name
 from unet4d.data.image4d import Image4D, Outline, read_image, read_outline
 from unet4d.data.inside import path_inside
 from unet4d.data.nifti import case_name
 from unet4d.data.study import LONGEST_S, SHORTEST_S, is_frame_duration
 from unet4d.data.verification.faults import Fault
 from unet4d.errors import InputError
+from unet4d.system.class_values import LONGEST_NAME, class_fault, is_name
 from unet4d.system.text import count, short_repr
 
 _DATASET_KEYS = (
@@ -85,8 +85,8 @@ class Case:
 
 
 def other_channels(case: Case, came: int) -> str:
-    """What is said of a study whose file holds another number of channels than the dataset names."""
-    return f"{case.images[0]}: {count(came, 'channel')} came; wanted the {case.channels} that dataset.json names"
+    """Return the message about a file with another number of channels than the dataset names."""
+    return f"{case.images[0]}: got {count(came, 'channel')}, expected the {case.channels} that dataset.json names"
 
 
 @dataclass(frozen=True)

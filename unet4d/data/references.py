@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from unet4d.data.class_values import class_fault
 from unet4d.data.dataset import Case, Dataset, read_dataset, read_labelled
 from unet4d.data.image4d import Image4D, read_label
 from unet4d.data.nifti import frame_duration_s_of, read_header, studies_in
 from unet4d.errors import InputError
 from unet4d.files import read_json
+from unet4d.system.class_values import class_fault
 from unet4d.system.text import count, short_repr
 
 PREDICTION = "prediction.json"
@@ -151,8 +151,9 @@ def matched(references: Sequence[Reference], folder: Path, whole: bool) -> tuple
         )
     unmatched = [name for name in maps if name not in {one.name for one in references}]
     if unmatched and whole:
+        match, are = ("matches", "is") if len(unmatched) == 1 else ("match", "are")
         print(
-            f"warning: {count(len(unmatched), 'prediction')} match no reference and are not scored: {', '.join(unmatched)}",
+            f"warning: {count(len(unmatched), 'prediction')} {match} no reference and {are} not scored: {', '.join(unmatched)}",
             file=sys.stderr,
         )
     return [maps[one.name] for one in references], unmatched

@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING, Any
 from unet4d.config import Config
 from unet4d.errors import InputError
 from unet4d.files import replacing
-from unet4d.model.tensor_shapes import load_with_shapes
+from unet4d.model.tensor_shapes import check_pickle, load_with_shapes
 from unet4d.system.checks import described
-from unet4d.system.text import printable, shortened
+from unet4d.system.class_values import class_fault, is_name
+from unet4d.system.text import shortened
 
 if TYPE_CHECKING:  # torch takes seconds to import, which info and the early checks of paths do without
     import torch
@@ -66,7 +67,7 @@ class Task:
         """The inverse of `as_dict`.
 
         Raises:
-            InputError: anything that `as_dict` would not give; says what.
+            InputError: anything that `as_dict` would not give; names it.
         """
         if not isinstance(values, dict) or not values.keys() >= {"labels", "channel_names", "cyclic", "held_out"}:
             raise InputError("got no task, expected labels, channel_names, cyclic and held_out")
@@ -85,22 +86,20 @@ class Task:
 
 def _checked_names(values: Any, what: str) -> tuple[str, ...]:
     """Return a list of names as a tuple."""
-    if not isinstance(values, (list, tuple)) or not all(_is_name(name) for name in values):
-        raise InputError(f"got {what} {described(values)}, expected a list of printable names")
+    if not isinstance(values, (list, tuple)) or not all(map(is_name, values)):
+        raise InputError(f"got {what} {described(values)}, expected a list of names without control characters")
     return tuple(values)
 
 
 def _checked_labels(labels: Any) -> dict[str, int]:
     """Return class names with their values: background at 0 first, each value once, all from 0 to 255."""
-    if not isinstance(labels, dict) or not all(_is_name(name) for name in labels):
-        raise InputError(f"got labels {described(labels)}, expected values by printable class names")
-    values = list(labels.values())
-    whole = all(type(value) is int and 0 <= value <= 255 for value in values)
-    if not whole or len(values) < 2 or values[0] != 0 or len(set(values)) < len(values):
-        raise InputError(
-            f"got the label values {described(values)}, expected two or more whole numbers from 0 to 255, each once, background "
-            "(0) first"
-        )
+    if not isinstance(labels, dict):
+        raise InputError(f"got labels {described(labels)}, expected values by class names")
+    fault = class_fault(labels.items())
+    if not fault and (len(labels) < 2 or next(iter(labels.values())) != 0):
+        fault = "background at 0 first, and another class or more"
+    if fault:
+        raise InputError(f"got labels {described(labels)}, expected {fault}")
     return dict(labels)
 
 
@@ -108,10 +107,6 @@ def _check_names(weights: Any) -> None:
     """Raise an InputError unless weights, or what stands for them, come by name."""
     if not isinstance(weights, dict) or not weights or not all(isinstance(name, str) for name in weights):
         raise InputError("got no weights by name, expected those of a network")
-
-
-def _is_name(name: Any) -> bool:
-    return isinstance(name, str) and 0 < len(name) <= 255 and printable(name) == name
 
 
 @dataclass(frozen=True)
@@ -203,11 +198,12 @@ def _whole(path: Path) -> Iterator[None]:
 
 
 def _check_archive(path: Path) -> None:
-    """Check that a path is a file that is no larger in memory than on disk, and whole.
+    """Check that a path is a whole file of tensors and plain values, and no larger in memory than on disk.
 
     Raises:
         OSError: it is no file, or cannot be read.
         zipfile.BadZipFile: it is no archive as torch writes it.
+        pickle.UnpicklingError: it holds more than tensors and plain values.
     """
     about = path.stat()
     if stat.S_ISFIFO(about.st_mode) or stat.S_ISCHR(about.st_mode) or stat.S_ISSOCK(about.st_mode):
@@ -219,12 +215,17 @@ def _check_archive(path: Path) -> None:
             raise zipfile.BadZipFile  # torch compresses nothing
         if archive.testzip() is not None:
             raise zipfile.BadZipFile
+        first = min((entry.header_offset for entry in entries), default=-1)
+    if first != 0:  # torch would read what comes before the archive, which is not checked
+        raise zipfile.BadZipFile
+    check_pickle(path)
 
 
 def _checked(content: Any, path: Path, check: Callable[[Any], None]) -> dict[str, Any]:
     """Return the content of a checkpoint file; raise InputError where it is not one of this package."""
-    if not isinstance(content, dict) or content.get("format") != FORMAT or not content.keys() >= _KEYS:
-        found = content.get("format", "something else") if isinstance(content, dict) else type(content).__name__
+    is_dict = type(content) is dict  # the methods of an OrderedDict may be replaced by what the file holds
+    if not is_dict or content.get("format") != FORMAT or not content.keys() >= _KEYS:
+        found = content.get("format", "something else") if is_dict else type(content).__name__
         raise InputError(f"{path} holds '{described(found)}'; wanted a whole {FORMAT!r} written by unet4d train")
     with _fitting(path):
         check(content["network"])
@@ -240,7 +241,7 @@ def _fitting(path: Path) -> Iterator[None]:
     """Turn what is wrong with the content of a checkpoint, as found within, into an InputError that names the file."""
     try:
         yield
-    except (InputError, TypeError, RecursionError, RuntimeError) as error:
+    except (InputError, TypeError, ValueError, AttributeError, LookupError, RecursionError, RuntimeError) as error:
         reason = shortened(" ".join(str(error).split()) or type(error).__name__, 300)
         raise InputError(
             f"{path} does not fit this version of unet4d ({reason}); wanted a checkpoint of this version; train again, or "

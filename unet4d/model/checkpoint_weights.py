@@ -1,4 +1,4 @@
-"""Checks of the weights in a checkpoint, before memory is taken for what it says of itself."""
+"""Checks of the weights in a checkpoint, before memory is taken for the network that it describes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def check_weights(weights: Any, size: int) -> None:
         size: bytes of the file.
 
     Raises:
-        InputError: says which is not.
+        InputError: names the one that is not.
     """
     if not isinstance(weights, dict) or not weights or not all(isinstance(name, str) for name in weights):
         raise InputError("got no weights by name, expected those of a network")
@@ -45,7 +45,7 @@ def check_shapes(config: Config, in_channels: int, out_channels: int, weights: M
     """Check that a network of this configuration has these weights, before memory is taken for it.
 
     Raises:
-        InputError: says which weights are missing, too many or of another shape.
+        InputError: names a weight that is missing, unknown or of another shape.
     """
     model = config.model
     if model.strides is None or model.kernel_size is None or config.data.patch_size is None:

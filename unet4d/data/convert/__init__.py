@@ -19,12 +19,12 @@ from importlib import import_module
 from pathlib import Path
 
 from unet4d.data.channels import SIGNAL, VELOCITIES
-from unet4d.data.class_values import BACKGROUND, class_fault
 from unet4d.data.convert.durations import check_durations
 from unet4d.data.image4d import Image4D
 from unet4d.data.study import LONGEST_S, SHORTEST_S, Source, Study, is_frame_duration
 from unet4d.errors import InputError
 from unet4d.files import check_file_or_folder
+from unet4d.system.class_values import BACKGROUND, class_fault
 from unet4d.system.text import short_repr
 
 KINDS = ("acdc", "nnunet", "frames", "sequence", "dicom")
@@ -51,7 +51,7 @@ class Options:
         frame_duration_s: seconds from frame to frame, where the files do not say.
         with_ids: name cases and subjects by the patient ids in the files, which are left out otherwise.
         frame_durations: case to its seconds from frame to frame; of every case, and before what the files say.
-        subject_per_case: do not group cases whose names say that they are frames of one subject.
+        subject_per_case: each case is a subject of its own, even where names look like frames of one subject.
         channels: channel name to what it holds (data/channels.py), in order; no map, for files with a frame axis hold none.
 
     Raises:

@@ -7,8 +7,8 @@ imagesTs/CASE_0000.nii.gz        test cases; labelsTs is read where it is there
 Each case is a study, 4D or of one frame. nnU-Net knows no time, so the frames of one subject often are cases of their own:
 names that share the stem of a frame, such as patient001_frame01 and patient001_ES, are cases of one subject, unless
 `subject_per_case` is set (names.py). The option `pattern` is matched instead against the whole name of every case. Its group
-`subject` says whom it is of; with a group `frame`, a number, the 3D cases of a subject become one study, named by the subject,
-whose frames without a label file are unlabelled. Frame numbers may start anywhere, and rise by 1 (or, three frames or more, by
+`subject` names the subject. With a group `frame`, a number, the 3D cases of a subject become one study, named by the subject;
+its frames without a label file are unlabelled. Frame numbers may start anywhere, and rise by 1 (or, three frames or more, by
 another constant step).
 """
 
@@ -24,7 +24,6 @@ from typing import Any
 
 import numpy as np
 
-from unet4d.data.class_values import class_fault, is_name
 from unet4d.data.convert import Options
 from unet4d.data.convert.names import listed, missing_numbers, natural_key, shared_stems
 from unet4d.data.dataset import Case, Dataset
@@ -34,6 +33,7 @@ from unet4d.data.nifti_studies import all_channels, by_channel, study_of
 from unet4d.data.study import Source, Study
 from unet4d.errors import InputError
 from unet4d.files import read_json
+from unet4d.system.class_values import class_fault, is_name
 from unet4d.system.text import count, short_repr
 
 _ABOUT = {"description": "description", "reference": "reference", "licence": "licence", "license": "licence"}

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Iterable, Sequence
 
 BACKGROUND = "background"
 LONGEST_NAME = 200
 """Characters of a class, a channel, a case or a subject; what is longer cannot name a file."""
+_NOT_IN_NAMES = ("Cc", "Cs")
+"""Unicode categories of control characters and lone surrogates; pages and terminals escape what else is not visible."""
 
 
 def class_fault(pairs: Iterable[tuple[object, object]]) -> str:
@@ -34,7 +37,7 @@ def is_name(value: object) -> bool:
     """Return whether a value is a text that can name a class, a channel, a case or a subject."""
     if not isinstance(value, str) or not value.strip() or len(value) > LONGEST_NAME:
         return False
-    return not any(ord(letter) < 32 or ord(letter) == 127 or "\ud800" <= letter <= "\udfff" for letter in value)
+    return value.isprintable() or not any(unicodedata.category(letter) in _NOT_IN_NAMES for letter in value)
 
 
 def _doubled(values: Sequence[object]) -> list[object]:
