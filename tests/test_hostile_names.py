@@ -9,7 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from unet4d.data.itksnap import write_label_descriptions
+from unet4d.data.slicer_writing import LabelClass, write_colour_table, write_segmentation
+from unet4d.errors import InputError
+from unet4d.model.checkpoint import Task
+from unet4d.pages import html
 from unet4d.pictures import contour_sheet, volume_curves
+from unet4d.system.class_values import class_fault
 from unet4d.system.csv_file import read_table
 
 NAMES = ["not\udcffutf8", "=cmd", "a;=1", "t\tab", "n\nl", "esc\x1b[2J", "over\u202eride", "$x$"]
@@ -138,7 +144,7 @@ LONG = "z" * 300
 
 
 @pytest.mark.parametrize(
-    "words",
+    "line",
     [
         "predict {model} -i {data}/images -o {tmp}/{long}",
         "predict {model} -i {tmp}/{long} -o {tmp}/o",
@@ -154,9 +160,49 @@ LONG = "z" * 300
         "plan {data} --gpu-memory 24 --data.folds 3 --out {tmp}/{long}",
     ],
 )
-def test_a_path_that_no_file_system_takes_is_one_line(command, model_file, phantom, tmp_path, words):
-    model = model_file() if "{model}" in words else Path()
-    done = command(*words.format(model=model, data=phantom, tmp=tmp_path, long=LONG).split())
+def test_a_path_that_no_file_system_takes_is_one_line(command, model_file, phantom, tmp_path, line):
+    model = model_file() if "{model}" in line else Path()
+    done = command(*line.format(model=model, data=phantom, tmp=tmp_path, long=LONG).split())
     assert done.code == 2
     assert "unet4d: " in done.line
     assert "report it" not in done.line
+
+
+STEERING = "a\u202eb\x9b2J\u2066c"
+
+
+def test_pages_show_escapes_for_what_steers_text():
+    body = [
+        html.text(STEERING),
+        html.link("a.html", STEERING),
+        html.table([STEERING], [[STEERING]]),
+        html.data("study", {STEERING: [STEERING]}),
+    ]
+    page = html.page(STEERING, body)
+    assert page.replace("\n", "").isprintable()
+    assert (
+        page.count(r"a\u202eb\x9b2J\u2066c") == 6
+    )  # title, text, link, head of the table, its cell and the label of that
+    assert page.count(r"a\\u202eb\\x9b2J\\u2066c") == 2  # in JSON, where a script reads them
+
+
+def test_files_for_viewers_show_escapes_for_what_steers_text(tmp_path):
+    classes = [LabelClass(STEERING, 1, "#010203")]
+    write_label_descriptions(tmp_path / "labels.txt", classes)
+    write_colour_table(tmp_path / "labels.ctbl", classes)
+    write_segmentation(tmp_path / "a.seg.nrrd", np.ones((2, 2, 2), np.uint8), np.eye(4), classes)
+    for path in tmp_path.iterdir():
+        head = path.read_bytes().partition(b"\n\n")[0].decode()
+        assert r"a\u202eb\x9b2J\u2066c" in head
+        assert head.replace("\n", "").isprintable()
+
+
+def test_the_names_of_a_dataset_are_those_that_its_models_take():
+    for name in ["no\u200djoiner", "right\u200fleft", "\x9b2J", "a\u2028b", "\ud800", "é", "x" * 200, "x" * 201, " "]:
+        labels = {"background": 0, name: 1}
+        values = Task(labels, ("image",), cyclic=True).as_dict()
+        if class_fault(labels.items()):
+            with pytest.raises(InputError, match="labels"):
+                Task.from_dict(values)
+        else:
+            assert Task.from_dict(values).labels == labels

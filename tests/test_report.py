@@ -26,6 +26,7 @@ from unet4d.pictures import class_colour, save_picture
 from unet4d.report import report
 
 HOSTILE = "valve</script><script>alert(1)</script><b>&\u2028'\""
+SHOWN = HOSTILE.replace("\u2028", r"\u2028")
 NAMES = {"background": 0, "left ventricle": 1, HOSTILE: 3}
 OBLIQUE = np.array([[-1.9, 0.1, 3.0, 40.0], [0.2, -2.0, 2.0, 30.0], [0.3, 0.4, 9.0, -20.0], [0, 0, 0, 1]])
 VOXEL_ML = abs(np.linalg.det(OBLIQUE[:3, :3])) / 1000
@@ -162,7 +163,7 @@ def test_pages_are_complete(pages):
         "A & B",
         "heart",
         "left ventricle",
-        HOSTILE,
+        SHOWN,
         "not for diagnosis",
         "n_both_empty",
         "0.05 s a frame",
@@ -173,7 +174,7 @@ def test_pages_are_complete(pages):
         "A & B",
         "heart",
         "left ventricle",
-        HOSTILE,
+        SHOWN,
         "not for diagnosis",
         "0.05 s a frame · cyclic",
         "NiiVue 0.69.0",
@@ -196,7 +197,7 @@ def test_what_the_scripts_know_is_what_the_tables_say(pages):
     _, page = pages
     study = page.study
     drawn = [[float((frame == value).sum()) * VOXEL_ML for frame in label()] for value in (1, 3)]
-    assert [one["name"] for one in study["classes"]] == ["left ventricle", HOSTILE]
+    assert [one["name"] for one in study["classes"]] == ["left ventricle", SHOWN]
     assert [one["colour"] for one in study["classes"]] == [class_colour(1), class_colour(3)]
     for one, curve in zip(study["classes"], drawn, strict=True):
         np.testing.assert_allclose(one["volumes_ml"], curve, atol=1e-4)
@@ -233,7 +234,7 @@ def test_flags_are_told_on_both_pages(folders: tuple[Path, Path], tmp_path: Path
     index = Page(report(root, predictions, tmp_path / "out"))
     page = Page(tmp_path / "out/heart.html")
     for words in (index.words, page.words):
-        assert f"{HOSTILE}: nothing found in frames 1 and 2." in words
+        assert words.count(f"{SHOWN}: nothing found in frames 1 and 2.") >= 1
     assert "1 flag: look at this segmentation" in page.words
     assert "1 study, 1 flagged" in index.words
     write_image(predictions / "heart.nii.gz", np.where(label() == 1, 1, 0) + 3 * (label()[:1] == 3), like=image())
@@ -382,8 +383,8 @@ def test_references_left_out_of_the_scores_are_told(folders: tuple[Path, Path], 
     evaluate(root, predictions, tmp_path / "evaluation")
     summary = json.loads((tmp_path / "evaluation/summary.json").read_text())
     (tmp_path / "evaluation/summary.json").write_text(json.dumps(summary | {"without_prediction": ["liver", "lung"]}))
-    words = Page(report(root, predictions, tmp_path / "out", tmp_path / "evaluation")).words
-    assert "1 labelled frame (2 references without prediction left out);" in words
+    shown = Page(report(root, predictions, tmp_path / "out", tmp_path / "evaluation"))
+    assert "1 labelled frame (2 references without prediction left out);" in shown.words
 
 
 CUTS = {

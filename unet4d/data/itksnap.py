@@ -7,6 +7,7 @@ from pathlib import Path
 
 from unet4d.data.slicer_writing import LabelClass
 from unet4d.files import write_text
+from unet4d.system.text import printable
 
 _RULE = "#" * 48
 _HEAD = f"""{_RULE}
@@ -33,7 +34,7 @@ def write_label_descriptions(path: Path, classes: Sequence[LabelClass]) -> None:
         Unet4DError: the disk is full or the folder cannot be written to.
     """
     rows = [(0, (0, 0, 0), "0", 0, "Clear Label")]
-    rows += [(one.value, one.rgb, "1", 1, " ".join(one.name.split()).replace('"', "'")) for one in classes]
+    rows += [(one.value, one.rgb, "1", 1, printable(" ".join(one.name.split())).replace('"', "'")) for one in classes]
     lines = [
         f'{value:5d} {red:5d} {green:4d} {blue:4d} {alpha:>8} {shown:2d} {shown:2d}    "{name}"'
         for value, (red, green, blue), alpha, shown, name in rows

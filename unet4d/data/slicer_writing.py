@@ -118,7 +118,7 @@ def write_segmentation(path: Path, label: np.ndarray, affine: np.ndarray, classe
 
 def write_colour_table(path: Path, classes: Sequence[LabelClass]) -> None:
     """Write a Slicer colour table (.ctbl), whole or not at all; names have underscores for spaces there."""
-    rows = [f"{one.value} {'_'.join(one.name.split())} {' '.join(map(str, one.rgb))} 255" for one in classes]
+    rows = [f"{one.value} {printable('_'.join(one.name.split()))} {' '.join(map(str, one.rgb))} 255" for one in classes]
     write_text(
         path, "\n".join(["# Color table file", f"# {len(rows) + 1} values", "0 background 0 0 0 0", *rows]) + "\n"
     )

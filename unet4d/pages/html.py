@@ -13,8 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from unet4d.pages.words import MEANINGS
+from unet4d.system.text import printable
 
 _MEDIA = {".png": "image/png", ".webp": "image/webp", ".gif": "image/gif"}
+
+
+def escaped(words: str) -> str:
+    """Return text as HTML; characters that are not visible, such as those that turn the direction of text, become escapes."""
+    return html.escape(printable(words, keep="\n"))
 
 
 def page(title: str, body: Sequence[str], scripts: Sequence[str] = ()) -> str:
@@ -38,7 +44,7 @@ def page(title: str, body: Sequence[str], scripts: Sequence[str] = ()) -> str:
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
         '<meta name="viewport" content="width=device-width, initial-scale=1"><meta name="referrer" content="no-referrer">'
-        f"<title>{html.escape(title)}</title><style>\n{style}</style></head>\n<body><main>\n"
+        f"<title>{escaped(title)}</title><style>\n{style}</style></head>\n<body><main>\n"
         + "\n".join(body)
         + "\n</main>\n"
         + "\n".join(f"<script>{script}</script>" for script in scripts)
@@ -53,17 +59,17 @@ def _hash(script: str) -> str:
 def text(words: str, tag: str = "p", kind: str = "") -> str:
     """One element holding text."""
     attribute = f' class="{kind}"' if kind else ""
-    return f"<{tag}{attribute}>{html.escape(words)}</{tag}>"
+    return f"<{tag}{attribute}>{escaped(words)}</{tag}>"
 
 
 def link(address: str, words: str) -> str:
     """A link to another page of the report."""
-    return f'<a href="{html.escape(address)}">{html.escape(words)}</a>'
+    return f'<a href="{html.escape(address)}">{escaped(words)}</a>'
 
 
 def element(tag: str, pieces: Sequence[str], kind: str = "", anchor: str = "") -> str:
     """An element around pieces of HTML."""
-    attributes = (f' id="{html.escape(anchor)}"' if anchor else "") + (f' class="{kind}"' if kind else "")
+    attributes = (f' id="{escaped(anchor)}"' if anchor else "") + (f' class="{kind}"' if kind else "")
     return f"<{tag}{attributes}>" + "\n".join(pieces) + f"</{tag}>"
 
 
@@ -81,18 +87,18 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]], colours: Sequence[
     """A table of text; where `colours` are given, a dot of that colour begins each row."""
     lines = []
     for index, row in enumerate(rows):
-        cells = [html.escape(cell) for cell in row]
+        cells = [escaped(cell) for cell in row]
         cells[0] = (dot(colours[index]) if colours else "") + cells[0]
         lines.append(cells)
     return rich_table(head, lines, kind)
 
 
 def rich_table(head: Sequence[str], rows: Sequence[Sequence[str]], kind: str = "") -> str:
-    """A table whose cells are pieces of HTML; the head is text.
+    """Return a table with pieces of HTML as its cells; the head is text.
 
     On a narrow screen each row becomes a card without a head, so that each cell carries its column's name.
     """
-    names = [f' data-label="{html.escape(cell)}"' for cell in head]
+    names = [f' data-label="{escaped(cell)}"' for cell in head]
     lines = [
         "<tr>" + "".join(f"<td{name}>{cell}</td>" for name, cell in zip_longest(names, row, fillvalue="")) + "</tr>"
         for row in rows
@@ -106,12 +112,12 @@ def rich_table(head: Sequence[str], rows: Sequence[Sequence[str]], kind: str = "
 
 def abbreviation(words: str) -> str:
     """Words with their meaning as a tooltip, where `MEANINGS` has it."""
-    meaning, shown = MEANINGS.get(words), html.escape(words)
-    return f'<abbr title="{html.escape(meaning)}">{shown}</abbr>' if meaning else shown
+    meaning, shown = MEANINGS.get(words), escaped(words)
+    return f'<abbr title="{escaped(meaning)}">{shown}</abbr>' if meaning else shown
 
 
 def explained(words: Iterable[str]) -> str:
-    """What words mean, as a list that a touch unfolds: no finger reaches a tooltip. Words without a meaning are left out."""
+    """Return the meanings of words, of those that have one, as a list that a touch unfolds, for screens without tooltips."""
     known = [word for word in dict.fromkeys(words) if word in MEANINGS]
     if not known:
         return ""
@@ -121,12 +127,12 @@ def explained(words: Iterable[str]) -> str:
 
 def dot(colour: str) -> str:
     """A dot in a class's colour."""
-    return f'<span class="dot" style="background:{html.escape(colour)}"></span>'
+    return f'<span class="dot" style="background:{escaped(colour)}"></span>'
 
 
 def figure(picture: Path, caption: str, kind: str = "") -> str:
     """A picture file, put into the page, with its caption."""
-    words = html.escape(caption)
+    words = escaped(caption)
     attribute = f' class="{kind}"' if kind else ""
     return (
         f'<figure{attribute}><div class="wide">{image(picture, caption)}</div><figcaption>{words}</figcaption></figure>'
@@ -136,13 +142,24 @@ def figure(picture: Path, caption: str, kind: str = "") -> str:
 def image(picture: Path, words: str) -> str:
     """A picture file, put into the page; `words` say what it shows."""
     content = base64.b64encode(picture.read_bytes()).decode("ascii")
-    return f'<img src="data:{_MEDIA[picture.suffix]};base64,{content}" alt="{html.escape(words)}">'
+    return f'<img src="data:{_MEDIA[picture.suffix]};base64,{content}" alt="{escaped(words)}">'
 
 
 def data(anchor: str, value: Any) -> str:
     """What the scripts read, as JSON; nothing in it can end the element it stands in."""
-    safe = json.dumps(value, ensure_ascii=True, allow_nan=False).replace("<", "\\u003c").replace(">", "\\u003e")
+    safe = (
+        json.dumps(_visible(value), ensure_ascii=True, allow_nan=False).replace("<", "\\u003c").replace(">", "\\u003e")
+    )
     return f'<script type="application/json" id="{anchor}">{safe.replace("&", chr(92) + "u0026")}</script>'
+
+
+def _visible(value: Any) -> Any:
+    """Return a value for JSON with its texts made printable."""
+    if isinstance(value, str):
+        return printable(value, keep="\n")
+    if isinstance(value, dict):
+        return {_visible(key): _visible(inner) for key, inner in value.items()}
+    return [_visible(inner) for inner in value] if isinstance(value, (list, tuple)) else value
 
 
 def block(anchor: str, content: str) -> str:

@@ -85,7 +85,7 @@ def _table(entries: Sequence[Entry]) -> str:
         name = html.link(entry.address, entry.name) + html.text(entry.facts, "div", "soft")
         picture = f'<a href="{escaping.escape(entry.address)}">{entry.thumbnail}</a>'
         said = "".join(
-            f"<div>{html.dot(colour)}{escaping.escape(name)} <b>{escaping.escape(words)}</b></div>"
+            f"<div>{html.dot(colour)}{html.escaped(name)} <b>{html.escaped(words)}</b></div>"
             for name, colour, words in entry.measures
         )
         flags = html.text(str(len(entry.flags)), "b", "warn") + html.listed(entry.flags, "soft") if entry.flags else "0"

@@ -1,4 +1,4 @@
-"""What the words on the pages of a report mean: the head of a column, or the name of a figure, to its meaning in a sentence."""
+"""Meanings of the words on the pages of a report: the head of a column, or the name of a figure, to a sentence about it."""
 
 from __future__ import annotations
 
