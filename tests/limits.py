@@ -14,7 +14,7 @@ PATIENCE_S = 90
 SLOW_S = 900
 """Limit of a test that is marked slow."""
 GRACE_S = 30
-"""A test whose limit is over by so much is in a wait that no signal ends."""
+"""A test that runs this long beyond its limit is in a wait that no signal ends."""
 
 
 def wait_until(holds: Callable[[], object], what: str) -> None:

@@ -35,7 +35,7 @@ def run_armed(arm: Arm, *words: object, terminal: bool = False) -> None:
     draw_nothing(pytest.MonkeyPatch())
     arm()
     try:
-        main([str(word) for word in words])
+        main(list(map(str, words)))
     finally:
         if terminal:
             sys.__stderr__.write(sys.stderr.getvalue())

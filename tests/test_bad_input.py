@@ -190,7 +190,7 @@ def test_predict_tells_a_folder_without_studies(command, model_file, tmp_path, m
 
 
 def only_the_others_are_scored(out: Path) -> None:
-    """What is wrong with one study leaves the scores of the others; what is wrong with all of them leaves nothing."""
+    """Check that the other studies are scored where one is wrong, and that nothing is written where all are."""
     if out.exists():
         summary = json.loads((out / "summary.json").read_text())
         assert list(summary["failed"]) == ["phantom002"]

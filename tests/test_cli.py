@@ -132,8 +132,8 @@ def test_the_console_script_gives_the_exit_code():
         (["--train", '{"epochs": 3, "epoch": 3}'], "train.epoch is not known; wanted perhaps train.epochs"),
         (["--train", "3"], "Unable to load config"),
         (["extra"], "extra is not known"),
-        (["--data.frames", "0"], "data.frames is 0; wanted 1 or more"),
-        (["--fold", "5"], "fold is 5; wanted a number from 0 to 4"),
+        (["--data.frames", "0"], "data.frames is 0, expected 1 or more"),
+        (["--fold", "5"], "fold is 5, expected a number from 0 to 4"),
     ],
 )
 def test_a_wrong_setting_of_train_is_one_line_and_exit_code_2(command, train_called, arguments, wanted):
@@ -312,3 +312,44 @@ def test_a_reader_that_leaves_is_no_traceback(words):
             assert process.stderr.read() == b""
         finally:
             process.kill()
+
+
+MANY = str(10**30)
+PREDICT_NUMBERS = "predict run -i in -o out"
+WRONG_NUMBERS = {
+    "phantom --out p --frames 2 --subjects": ["-1", "0", "nan", "inf", str(10**12), MANY],
+    "phantom --out p --subjects 1 --frames": ["-1", "0", "nan", "inf", str(10**9), MANY],
+    "phantom --out p --subjects 1 --frames 2 --seed": ["-1", "nan", MANY],
+    "phantom --out p --subjects 1 --frames 2 --ambiguous": ["-1", "nan", "inf", "1e308", MANY],
+    f"{PREDICT_NUMBERS} --cyclic_shifts": ["-1", "0", "nan", "inf", MANY],
+    f"{PREDICT_NUMBERS} --sw_batch_size": ["-1", "0", "nan", "inf", MANY],
+    f"{PREDICT_NUMBERS} --overlap": ["-1", "nan", "inf", "1e308", MANY],
+    f"{PREDICT_NUMBERS} --memory": ["-1", "0", "nan", "inf", "1e308"],
+    f"{PREDICT_NUMBERS} --mirror_axes": ["-1", "nan", MANY],
+    f"{PREDICT_NUMBERS} --part-id 0 --num-parts": ["-1", "0", "nan", "inf"],
+    f"{PREDICT_NUMBERS} --num-parts 2 --part-id": ["-1", "nan", "inf", MANY],
+    "plan data --gpu-memory 24 --gpus": ["-1", "0", "nan", "inf", MANY],
+    "plan data --gpu-memory": ["-1", "0", "nan", "inf", "1e308", MANY],
+    "evaluate --reference a --prediction b --out c --tolerance_mm": ["-1", "nan", "inf", "1e308", MANY],
+    "convert frames a --out c --frame_duration_s": ["-1", "0", "nan", "inf", "1e308", MANY],
+}
+
+
+@pytest.mark.parametrize("words", WRONG_NUMBERS)
+def test_a_number_that_cannot_be_is_one_line_that_names_its_option(command, tmp_path, monkeypatch, words):
+    monkeypatch.chdir(tmp_path)
+    option = words.split()[-1].removeprefix("--").replace("-", "_")
+    for value in WRONG_NUMBERS[words]:
+        done = command(*f"{words}={value}".split())
+        assert (done.code, option in done.line.replace("-", "_")) == (2, True), value
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("option", ["--labels", "--channels"])
+@pytest.mark.parametrize("value", ["{a: 1, b: 2, a: 3}", "{a: &x [1, 1], b: [*x, *x]}"], ids=["twice", "alias"])
+def test_values_by_name_name_nothing_twice_and_refer_to_nothing(command, tmp_path, option, value):
+    for words in ([option, value], [f"{option}={value}"]):
+        done = command("convert", "frames", tmp_path, "--out", tmp_path / "out", *words)
+        assert done.code == 2
+        assert option in done.line
+        assert "twice" in done.line or "alias" in done.line

@@ -63,5 +63,5 @@ def test_lstm_channels_of_each_level(lstm_channels, per_level):
     ],
 )
 def test_a_bad_value_names_the_knob(kind, values):
-    with pytest.raises(InputError, match=f"{list(values)[-1]} is .*; wanted "):
+    with pytest.raises(InputError, match=f"{list(values)[-1]} is .*, expected "):
         kind(**values)

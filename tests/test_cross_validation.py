@@ -202,7 +202,7 @@ def test_one_failed_fold_is_told_and_the_others_go_on(command, phantom, tiny_opt
     told = done.error.splitlines()
     assert told[0] == "fold 1 failed: the loss is no number"
     assert "1 of 3 folds failed, the others are in" in told[-1]
-    assert "go on with --resume: fold 1: the loss is no number" in told[-1]
+    assert "continue with --resume: fold 1: the loss is no number" in told[-1]
     assert json_of(tmp_path / "out" / "summary.json")["failed"] == {"1": "the loss is no number"}
 
 

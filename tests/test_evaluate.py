@@ -179,7 +179,7 @@ def test_only_what_is_predicted_can_be_scored_and_the_others_are_counted(
     assert (summary["cases"], list(summary["per_case"]), summary["without_prediction"]) == (1, ["a"], ["b"])
     assert json.loads((tmp_path / "out/summary.json").read_text())["without_prediction"] == ["b"]
     said = capsys.readouterr()
-    assert "1 of 2 references have no prediction and are left out\n" in said.out
+    assert "1 of 2 references has no prediction and is left out\n" in said.out
     assert "zebra" in said.err
     with pytest.raises(InputError, match="cases and predicted_only came together; wanted one of them"):
         evaluate(dataset, predictions, tmp_path / "out", ["a"], predicted_only=True)

@@ -128,7 +128,7 @@ linux = pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="glibc'
 @linux
 def test_freed_blocks_are_given_back():
     assert shares(KEEPS, "return") == [0, 0]
-    assert shares(KEEPS, "keep") == [1, 1], "glibc keeps them by itself no longer: then nothing need be done"
+    assert shares(KEEPS, "keep") == [1, 1], "glibc no longer keeps them: then nothing need be done"
 
 
 REUSES = """

@@ -56,6 +56,7 @@ def test_a_case_that_failed_otherwise_and_is_complete_has_not_failed(command, mo
     done = command(*words)
     assert (done.code, json_of(out / "summary.json")["failed"]) == (0, {})
     assert "5 of 5 studies are complete" in done.told
+    assert "nothing left" in done.told.splitlines()[-1]
 
 
 def test_continue_leaves_what_is_complete_and_makes_what_is_not(command, model_file, studies, tmp_path, computed):

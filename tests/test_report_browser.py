@@ -169,7 +169,7 @@ CLOCK = """(() => {
     window.requestAnimationFrame = (turn) => turns.push(turn);
     window.advance = (ms) => { now += ms; turns.splice(0).forEach((turn) => turn(now)); return stage.frame(); };
 })()"""
-"""A clock of the page that the test alone moves, and whose turns it takes."""
+"""A clock of the page that the test alone moves; the test runs its callbacks, too."""
 
 
 def test_play_advances_in_the_studys_time_and_pauses(page: Browser):

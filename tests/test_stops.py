@@ -112,12 +112,12 @@ def test_a_stop_ends_with_75_leaves_whole_files_and_the_next_run_completes_the_r
     assert not [path for path in tmp_path.rglob("*.partial.*") if name != "train"]
     if out.exists() and name != "train":
         check_whole_pages(out)
-    assert run([str(word) for word in words(name, out)]) == 0
+    assert run(list(map(str, words(name, out)))) == 0
     if name == "train":
         assert (out / BEST).is_file()
         return
     if name not in wholes:
-        assert run([str(word) for word in words(name, tmp_path / "whole")]) == 0
+        assert run(list(map(str, words(name, tmp_path / "whole")))) == 0
     whole = wholes.setdefault(name, tmp_path / "whole")
     assert files_of(out) == files_of(whole)
     assert {path.name for path in out.rglob("*")} == {path.name for path in whole.rglob("*")}
@@ -292,7 +292,7 @@ def test_a_second_signal_ends_predict_at_once_and_files_are_whole(trained, own_p
     arm = at_call("unet4d.prediction.batch.answer", 3, _signalled_twice_while_stuck)
     assert exit_code(run_armed, arm, *words) == -signal.SIGTERM
     check_whole(tmp_path / "out")
-    assert run([str(word) for word in words]) == 0
+    assert run(list(map(str, words))) == 0
     assert len(json_of(tmp_path / "out" / "prediction.json")["cases"]) == 3
 
 
@@ -306,7 +306,7 @@ def test_workers_that_preprocess_leave_a_signal_to_the_main_process(own_phantom,
     assert "stopped by SIGINT" in capfd.readouterr().err
     assert not (tmp_path / "run" / LAST).exists()
     shutil.rmtree(tmp_path / "run", ignore_errors=True)
-    assert run([str(word) for word in words]) == 0
+    assert run(list(map(str, words))) == 0
 
 
 def _interrupt_group() -> None:

@@ -140,7 +140,7 @@ def started(folder: Path, script: str) -> Iterator[subprocess.Popen]:
 
 
 def handles(process: int, number: signal.Signals) -> bool:
-    """Whether a process has a handler for a signal."""
+    """Return whether a process has a handler for a signal."""
     caught = re.search(r"^SigCgt:\s*(\w+)$", Path(f"/proc/{process}/status").read_text(), re.M)
     return caught is not None and bool(int(caught[1], 16) >> (number - 1) & 1)
 
@@ -158,7 +158,9 @@ def test_the_script_of_one_machine_puts_a_stopped_job_back(tmp_path, code, reque
     assert (tmp_path / "given.txt").read_text() == "train --dataset DATASET --out RUN --config plan.yaml\n"
 
 
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="only Linux tells what a process handles")
+@pytest.mark.skipif(
+    not Path("/proc/self/status").exists(), reason="only Linux lists the signals that a process handles"
+)
 def test_the_script_of_one_machine_hands_the_signal_on_and_resumes(tmp_path):
     (tmp_path / "RUN").mkdir()
     (tmp_path / "RUN" / "checkpoint_last.pt").touch()

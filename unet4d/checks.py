@@ -1,4 +1,4 @@
-"""What each command checks before it works: folders and files that must be there, and places that must be writable.
+"""Checks of each command before its work: folders and files that must exist, and places that must be writable.
 
 A command line runs its check before torch is imported, which takes seconds. The function behind the command runs it again, because
 it can be called from Python. This module and all that it imports are light; a test holds that.
@@ -21,8 +21,12 @@ from unet4d.folds import check_models, fold_folder, holds_folds, holds_run
 from unet4d.machine import check_device_name
 from unet4d.model.checkpoint import BEST, LAST, PREVIOUS, checkpoint_of
 from unet4d.plan_yaml import check_replaceable
+from unet4d.system.checks import described
+from unet4d.system.text import short_repr
 
 PathLike = str | os.PathLike[str]
+MOST_GB, MOST_GPUS = 10**6, 10**5
+"""The largest GPU, and number of GPUs, that a plan is made for."""
 
 
 def check_predict(
@@ -49,7 +53,9 @@ def check_tune(run: Path, dataset: PathLike, predictions: PathLike | None, devic
     """Check what `tune` is given. Raises InputError, or Unet4DError where the run may not be written to."""
     check_device_name(device)
     if run.is_file():
-        raise InputError(f"{run} is a file; wanted the folder of a run, or of folds, to record the steps in; give it")
+        raise InputError(
+            f"{run} is a file; expected the folder of a run, or of folds, to record the steps in; give that folder"
+        )
     check_models([run])
     if not dry_run:
         check_writable(run)
@@ -99,10 +105,14 @@ def check_cross_validation(dataset: PathLike, out_dir: Path, config: Config, dev
         checkpoint_of(config.train.start_from)
 
 
-def check_plan(dataset: PathLike, out: Path, gpu_memory: str | float) -> None:
+def check_plan(dataset: PathLike, out: Path, gpu_memory: str | float, gpus: int = 1) -> None:
     """Check what `plan` is given. Raises InputError, or Unet4DError where the file may not be written."""
     if gpu_memory != "auto":
         gpu_size_gb(gpu_memory)
+    if not 1 <= gpus <= MOST_GPUS:
+        raise InputError(
+            f"--gpus is {short_repr(gpus)}; wanted how many GPUs train together, 1 or more, at most {MOST_GPUS}"
+        )
     check_replaceable(out)
     open_dataset(dataset)
 
@@ -127,8 +137,12 @@ def gpu_size_gb(text: str | float) -> float:
         size = float(text)
     except ValueError:
         size = math.nan
-    if not 0 < size < math.inf:
-        raise InputError(f"--gpu-memory is {text}; wanted a number of GB above 0, such as 24, or auto")
+    except OverflowError:
+        size = math.inf
+    if not 0 < size <= MOST_GB:
+        raise InputError(
+            f"--gpu-memory is {described(text)}; wanted a number of GB above 0, such as 24, or auto; at most {MOST_GB}"
+        )
     return size
 
 
@@ -136,7 +150,7 @@ def _check_run(out_dir: Path, resume: bool) -> None:
     """Refuse to overwrite a run, to resume where there is none, and a folder that cannot be written to."""
     begun = any((out_dir / name).exists() for name in (LAST, PREVIOUS))
     if begun and not resume:
-        raise InputError(f"{out_dir} already holds a run; choose a new --out, or add --resume to go on with it")
+        raise InputError(f"{out_dir} already holds a run; choose a new --out, or add --resume to continue it")
     if holds_folds(out_dir):
         raise InputError(
             f"{out_dir} holds the folds of a cross-validation; train one with --out {fold_folder(out_dir, 0)}, all with --fold all"

@@ -19,7 +19,7 @@ from unet4d.system.failures import REPORT, is_bad_path, os_failure, show_traceba
 from unet4d.system.memory_errors import is_out_of_gpu_memory, is_out_of_main_memory, memory_error_reason
 from unet4d.system.signals import check_stop, stop_signals
 from unet4d.system.text import PrintableStream, open_standard_descriptors, printable, printable_output
-from unet4d.usage import check_config_files, reworded
+from unet4d.usage import check_config_files, check_values_by_name, reworded
 
 DESCRIPTION = """Segment 4D MRI (3D + time) with a CLSTM-UNet: train on your own studies, get 4D label maps back.
 
@@ -169,6 +169,7 @@ def _parsed(arguments: Sequence[str]) -> tuple[str, Namespace]:
     if name in ("train", "plan"):
         given = _files_first(given)
         check_config_files(given)
+    check_values_by_name(given, ["--labels", "--channels"])
     try:
         return name, parser.parse_args(given)
     except RecursionError as error:

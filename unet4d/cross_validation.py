@@ -90,12 +90,12 @@ def cross_validate(
             held_out
         ):  # it came when nothing of the fold was left
             with ranks.alike():
-                raise Stopped(f"stopped by a signal after fold {fold}; nothing is lost; go on with --resume")
+                raise Stopped(f"stopped by a signal after fold {fold}; nothing is lost; continue with --resume")
     summary = ranks.from_first(lambda: _summarised(out, config, held_out, failed))
     if failed:
         listed = "; ".join(f"fold {fold}: {reason}" for fold, reason in failed.items())
         raise Unet4DError(
-            f"{len(failed)} of {count(len(held_out), 'fold')} failed, the others are in {out}; go on with --resume: {listed}"
+            f"{len(failed)} of {count(len(held_out), 'fold')} failed, the others are in {out}; continue with --resume: {listed}"
         )
     return summary
 

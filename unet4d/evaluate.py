@@ -1,11 +1,10 @@
 """`unet4d evaluate`: score label maps against reference labels, per case, frame and class, and over time.
 
-The predictions may be anybody's. Nothing is written before every study has been tried; a study that fails is listed in the end.
+Predictions of any program are taken. Nothing is written before every study has been tried; a study that fails is listed in the end.
 """
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -37,6 +36,8 @@ from unet4d.system.failures import failure_of_study
 from unet4d.system.progress_bar import ProgressBar
 from unet4d.system.signals import check_stop, stop_signals
 from unet4d.system.text import count
+
+MOST_MM = 10_000
 
 
 @stop_signals()
@@ -74,8 +75,8 @@ def evaluate(
     """
     if cases is not None and predicted_only:
         raise InputError("cases and predicted_only came together; wanted one of them; leave the other out")
-    if not 0 <= tolerance_mm < math.inf:
-        raise InputError(f"tolerance_mm is {tolerance_mm}; wanted a distance in mm, 0 or more")
+    if not 0 <= tolerance_mm <= MOST_MM:
+        raise InputError(f"tolerance_mm is {tolerance_mm}; wanted a distance in mm, 0 or more, at most {MOST_MM}")
     check_writable(out_dir)
     references, dataset = find_references(Path(reference))
     if dataset is not None and not (Path(reference).is_file() or (Path(reference) / "dataset.json").is_file()):
@@ -115,7 +116,10 @@ def evaluate(
     write_json(out / tables.SUMMARY, summary)
     print(tables.table(summary))
     if missing:
-        print(f"{len(missing)} of {count(len(missing) + len(scored), 'reference')} have no prediction and are left out")
+        have, are = ("has", "is") if len(missing) == 1 else ("have", "are")
+        print(
+            f"{len(missing)} of {count(len(missing) + len(scored), 'reference')} {have} no prediction and {are} left out"
+        )
     print("", *(f"{out / file_name}   {what}" for file_name, what in tables.WRITTEN.items()), sep="\n")
     _raise_failed(failed, len(references), out)
     return summary

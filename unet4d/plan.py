@@ -105,7 +105,7 @@ def plan(
         Unet4DError: the file cannot be written.
     """
     out = Path(out)
-    check_plan(dataset, out, gpu_memory)
+    check_plan(dataset, out, gpu_memory, gpus)
     card, share = _card(gpu_memory, gpus), _share(config, gpus)
     studies, known = ready(dataset, cache_dir, skip_verify)
     training, held_out = split_cases(studies, config.fold, config.data.folds, config.seed, config.data.held_out)
@@ -153,8 +153,6 @@ def _share(config: Config, gpus: int) -> Config:
         InputError: there is no GPU, or one without a clip.
     """
     batch = config.train.batch_size
-    if gpus < 1:
-        raise InputError(f"--gpus is {gpus}; wanted how many GPUs train together, 1 or more")
     if batch is not None and batch < gpus:
         raise InputError(
             f"--train.batch_size is {batch} and {gpus} GPUs share it; wanted {gpus} or more, or leave it out and have it "

@@ -131,9 +131,10 @@ def predict(
         _tell_share(share, len(jobs), len(studies), ranks.size)
         if leave_complete:
             left = len(jobs) - len(todo)
+            are, they = ("is", "it is") if left == 1 else ("are", "they are")
             print(
-                f"{left} of {count(len(jobs), 'study', 'studies')} are complete and of the same models and settings; "
-                f"they are left as they are"
+                f"{left} of {count(len(jobs), 'study', 'studies')} {are} complete and of the same models and settings; "
+                f"{they} left as {they}"
             )
     batch = Batch(folder, settings, hardware(where), ranks.is_first)
     batch.all(todo)
@@ -198,7 +199,7 @@ def _outline(study: Study) -> Outline | None:
     """What a study is like, as its files and what is said of them have it; None where only reading it tells, or nothing does."""
     try:
         return study.stream.outline() if study.stream else None
-    except Exception as error:  # reading it will say what is wrong
+    except Exception as error:  # reading the study reports it
         failure_of_study(error)
         return None
 

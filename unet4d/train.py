@@ -103,10 +103,10 @@ def train(
         cache, plane = cache_dir(studies.root, config.data.cache_dir, out_dir / "cache"), config.data.plane_spacing_mm
         assert cache is not None
         cached = ranks.in_turn(lambda: cached_studies((*training, *validation), studies, config.data, plane, cache))
-        learnt, held_out = cached[: len(training)], cached[len(training) :]
+        train_studies, held_out = cached[: len(training)], cached[len(training) :]
         with ranks.alike():
-            plan = _fitted(config, task, learnt, where, ranks) if where.type == "cuda" else None
-            trainer = Trainer(out_dir, config, task, learnt, held_out, where, plan, ranks)
+            plan = _fitted(config, task, train_studies, where, ranks) if where.type == "cuda" else None
+            trainer = Trainer(out_dir, config, task, train_studies, held_out, where, plan, ranks)
             said = _begun(trainer, config, task, saved, ranks)
         if trainer.is_done:
             if ranks.is_first:
@@ -125,7 +125,7 @@ def train(
             if not is_out_of_gpu_memory(error):
                 raise
             spacing = fingerprint((*training, *validation), config.data, known).spacing
-            labelled = partial(_labelled, studies=learnt, task=task, data=config.data)
+            labelled = partial(_labelled, studies=train_studies, task=task, data=config.data)
             counts = len(task.channel_names), len(task.labels)
             settings = smaller_settings(config, spacing, *counts, labelled, free, ranks.size)
             planned = plan.planned_bytes if plan else None

@@ -17,7 +17,7 @@ from unet4d.config import Config, Size
 from unet4d.errors import InputError
 from unet4d.files import open_regular
 from unet4d.system.plain_yaml import check_plain_yaml
-from unet4d.system.text import shortened
+from unet4d.system.text import short_repr, shortened
 
 _WORDS = {
     int: "a whole number",
@@ -88,15 +88,42 @@ def reworded(message: str, options: Sequence[str]) -> str:
     return message
 
 
+def check_values_by_name(arguments: Sequence[str], options: Sequence[str]) -> None:
+    """Check the values of options such as --labels '{a: 1, b: 2}': plain YAML that names nothing twice.
+
+    Args:
+        arguments: of the command line.
+        options: of which to check the values.
+
+    Raises:
+        InputError: names the option.
+    """
+    for option, text in _given(arguments, options):
+        try:
+            check_plain_yaml(Path(option), text)
+            root = yaml.compose(text, yaml.SafeLoader)
+        except yaml.YAMLError:  # the parser reports it
+            continue
+        names = [key.value for key, _ in root.value] if isinstance(root, yaml.MappingNode) else []
+        if doubled := [name for name in names if names.count(name) > 1]:
+            raise InputError(f"{option} names {short_repr(doubled[0])} twice, expected each name once; remove one")
+
+
+def _given(arguments: Sequence[str], options: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Yield the options that were given, each with its value."""
+    for option in options:
+        yield from ((option, value) for name, value in pairwise(arguments) if name == option)
+        start = f"{option}="
+        yield from ((option, one.removeprefix(start)) for one in arguments if one.startswith(start))
+
+
 def check_config_files(arguments: Sequence[str]) -> None:
     """Check the YAML files that come behind --config: there, YAML, each setting known and given once.
 
     Raises:
         InputError: names the file, the line and the nearest setting.
     """
-    files = [file for option, file in pairwise(arguments) if option == "--config"]
-    files += [argument.removeprefix("--config=") for argument in arguments if argument.startswith("--config=")]
-    for path in map(Path, files):
+    for path in (Path(file) for _, file in _given(arguments, ["--config"])):
         root = _composed(path)
         if not isinstance(root, yaml.MappingNode):
             raise InputError(f"{path} holds no settings; wanted YAML such as train: {{epochs: 100}}")

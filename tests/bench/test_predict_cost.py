@@ -136,7 +136,7 @@ def used(monkeypatch):
 
 
 def test_each_part_is_counted_without_the_parts_within(used):
-    """Outer 2 s and 7 MB, within it twice 5 s and 100 MB of another; before it 3 s and 40 MB of nobody."""
+    """Outer 2 s and 7 MB, within it twice 5 s and 100 MB of another; before it 3 s and 40 MB outside all parts."""
     watch = Watch()
     inner = watch._watched("stitching", lambda: used(5, 100))
 

@@ -312,7 +312,7 @@ def test_a_killed_build_leaves_whole_entries_and_is_taken_up_where_it_stopped(ph
         timeout=100,
     )
     if workers:
-        assert "killed, most often for want of memory" in done.stderr.splitlines()[-1]
+        assert "killed, most often because memory ran out" in done.stderr.splitlines()[-1]
     else:
         assert done.returncode == -signal.SIGKILL
     visible = [path for path in (tmp_path / "cache").iterdir() if not path.name.startswith(".")]

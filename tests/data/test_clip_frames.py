@@ -231,7 +231,7 @@ def test_clips_of_one_and_two_frames_have_a_timing(frames, level):
 
 @pytest.mark.parametrize("values", [{"max_stride": 0}, {"time_augmentation": "hard"}])
 def test_a_bad_setting_is_named(values):
-    with pytest.raises(InputError, match=f"data.{next(iter(values))} is .*; wanted "):
+    with pytest.raises(InputError, match=f"data.{next(iter(values))} is .*, expected "):
         DataConfig(**values)
 
 

@@ -177,7 +177,7 @@ def test_a_decathlon_dataset_is_read_as_it_is(tmp_path):
 
 def test_a_decathlon_image_with_other_channels_than_modalities_is_refused(tmp_path):
     case = read_dataset(lay_out_decathlon(tmp_path, channels=2)).training[0]
-    with pytest.raises(InputError, match=r"2 channels came; wanted the 3"):
+    with pytest.raises(InputError, match=r"2 channels, expected the 3"):
         case.image()
 
 
@@ -540,7 +540,7 @@ def test_named_subjects_are_held_out_in_place_of_a_fold():
 @pytest.mark.parametrize(
     ("fold", "folds", "held_out", "message"),
     [
-        (2, 2, None, "fold 2 came; wanted 0 to 1"),
+        (2, 2, None, "got fold 2, expected 0 to 1"),
         (-1, 2, None, "fold -1"),
         (0, 1, None, "1 fold of 3"),
         (0, 4, None, "4 folds of 3"),

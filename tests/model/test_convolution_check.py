@@ -1,4 +1,4 @@
-"""A GPU whose convolutions are wrong in the run's precision is refused by name; right ones pass, and a CPU computes nothing."""
+"""Tests: a GPU with wrong convolutions in the run's precision is refused by name; right ones pass, and a CPU computes nothing."""
 
 from __future__ import annotations
 

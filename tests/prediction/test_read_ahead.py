@@ -117,7 +117,7 @@ def test_an_interrupt_has_the_file_in_hand_finished():
     def write(item: int, made: int) -> None:
         began.set()
         assert interrupted.wait(60)
-        time.sleep(0.1)  # so that it shows if nobody waits for it
+        time.sleep(0.1)  # so that a missing wait for it shows
         finished.append(item)
 
     def compute(item: int, got: int) -> int:

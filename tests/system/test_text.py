@@ -80,7 +80,7 @@ def test_a_stream_that_fails_is_noted_and_never_raises(error):
 
 
 def test_the_streams_of_the_process_come_back(monkeypatch):
-    monkeypatch.setattr(sys, "stdout", None)  # as in a process whose descriptor was closed
+    monkeypatch.setattr(sys, "stdout", None)  # as in a process with a closed descriptor
     before = sys.stderr
     with printable_output() as (out, _):
         print("into nothing")

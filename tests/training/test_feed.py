@@ -177,7 +177,7 @@ def test_a_killed_worker_of_a_fork_server_is_named(monkeypatch):
     text = str(
         failure(fed(workers=1, ranks=Ranks(0, 2), steps=range(200)), lambda: os.kill(workers()[0], signal.SIGKILL), 200)
     )
-    assert "was killed, most often by the system for want of memory" in text
+    assert "was killed, most often by the system because memory ran out" in text
 
 
 class Slow(ClipDataset):
@@ -239,8 +239,8 @@ def failure(feed: Feed, do=lambda: None, steps: int = 20) -> Unet4DError:
 def test_a_killed_worker_is_told_with_what_it_usually_means():
     text = str(failure(fed(workers=2, steps_per_epoch=1), kill_a_worker))
     assert re.sub(r"process \d+", "process N", text) == (
-        "a worker that makes batches (process N) was killed, most often by the system for want of memory; free memory, "
-        "or lower data.workers, now 2; then go on with --resume"
+        "a worker that makes batches (process N) was killed, most often by the system because memory ran out; free memory, "
+        "or lower data.workers, now 2; then continue with --resume"
     )
 
 
@@ -248,7 +248,7 @@ def test_before_the_first_checkpoint_there_is_nothing_to_go_on_with():
     text = str(failure(fed(workers=1), kill_a_worker))
     assert text.endswith("then start it again, for no epoch is done yet")
     text = str(failure(fed(workers=1, steps=range(10, 30)), kill_a_worker))
-    assert text.endswith("then go on with --resume")
+    assert text.endswith("then continue with --resume")
 
 
 class BusError(ClipDataset):

@@ -214,7 +214,7 @@ LIVES = [
     killed_in_step(STEPS),
     killed_in_checkpoint(3, "replace"),
 ]
-"""Where each process of one run is killed, counted from its own start."""
+"""Events at which each process of one run is killed, counted from its own start."""
 
 
 def test_a_run_killed_again_and_again_is_the_same_run(phantom, config, uninterrupted, tmp_path):
@@ -273,7 +273,7 @@ def test_a_stopped_command_ends_with_75_and_goes_on_with_resume(
     with monkeypatch.context() as patch:
         stop_in_step(patch, 3)
         stopped = command(*words)
-    said = "unet4d: stopped by SIGTERM in epoch 2 after step 3; nothing is lost; go on with --resume"
+    said = "unet4d: stopped by SIGTERM in epoch 2 after step 3; nothing is lost; continue with --resume"
     assert (stopped.code, stopped.line) == (75, said)
     assert command(*words, "--resume").code == 0
     assert equal(load_checkpoint(tmp_path / "run" / LAST)["network"], load_checkpoint(trained / LAST)["network"])
@@ -290,7 +290,7 @@ def test_a_folder_that_holds_a_run_is_not_overwritten(command, phantom, tiny_opt
     before = (trained / LAST).read_bytes()
     done = command("train", "--dataset", phantom, "--out", trained, *tiny_options)
     assert done.code == 2
-    assert "already holds a run; choose a new --out, or add --resume to go on with it" in done.line
+    assert "already holds a run; choose a new --out, or add --resume to continue it" in done.line
     assert (trained / LAST).read_bytes() == before
 
 

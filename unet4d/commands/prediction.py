@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from jsonargparse import ArgumentParser, Namespace
 
 from unet4d.commands.command import DEVICE, Command, layout_options
+from unet4d.system.text import count
 
 if TYPE_CHECKING:
     from unet4d.segmentation import Settings
@@ -196,8 +197,10 @@ def _predict(options: Namespace) -> None:
             share=share,
             ranks=ranks,
         )
-        if ranks.is_first:
-            print(f"{len(written)} label map{'s' * (len(written) != 1)} and volumes.csv: {o.out}")
+        if ranks.is_first and o.leave_complete and not written:
+            print(f"nothing left to segment: {o.out}")
+        elif ranks.is_first:
+            print(f"{count(len(written), 'label map')} and volumes.csv: {o.out}")
 
 
 PREDICT = Command(

@@ -31,7 +31,7 @@ def _check_plan(options: Namespace) -> None:
 
     from unet4d.checks import check_plan
 
-    check_plan(options.dataset, Path(options.out), options.gpu_memory)
+    check_plan(options.dataset, Path(options.out), options.gpu_memory, options.gpus)
 
 
 def _plan(options: Namespace) -> None:

@@ -152,7 +152,7 @@ def _build_all(todo: _Unbuilt, root: Path) -> None:
         if "DataLoader worker" not in str(error):
             raise
         raise Unet4DError(
-            f"{root}: a process that preprocessed studies was killed, most often for want of memory; free memory, or lower "
+            f"{root}: a process that preprocessed studies was killed, most often because memory ran out; free memory, or lower "
             "data.workers; what is done is kept"
         ) from error
     if errors:

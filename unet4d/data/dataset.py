@@ -179,7 +179,9 @@ def split_cases(
     if held_out is None:
         folds = number_of_folds(dataset, folds)
         if not 0 <= fold < folds:
-            raise InputError(f"fold {fold} came; wanted 0 to {folds - 1}, because there are {count(folds, 'fold')}")
+            raise InputError(
+                f"got fold {fold}, expected 0 to {folds - 1} of {count(folds, 'fold')}; choose another --fold"
+            )
         held_out = split_folds(dataset, folds, seed)[fold]
     for subject in held_out:
         if subject not in dataset.subjects:
@@ -190,7 +192,7 @@ def split_cases(
             )
     if set(held_out) == set(dataset.subjects):
         raise InputError(
-            f"all {count(len(dataset.subjects), 'subject')} are held out; wanted one or more left to train on"
+            f"got all of {count(len(dataset.subjects), 'subject')} held out; wanted one or more left to train on"
         )
     training = tuple(case for case in dataset.training if case.subject not in held_out)
     return training, tuple(case for case in dataset.training if case.subject in held_out)
@@ -210,8 +212,8 @@ def unknown_value(case: Case, dataset: Dataset, file: Path, value: int, where: s
 
 def other_frames(case: Case, file: Path, came: int, wanted: int) -> str:
     """What is said of a label file with another number of frames than wanted; empty where it is as wanted."""
-    whose = "the image" if isinstance(case.label, Path) else "a file for one frame"
-    what = f"{file}: the label of case {case.name} has {count(came, 'frame')}, {whose} {wanted}; wanted as many; correct it"
+    other = "the image" if isinstance(case.label, Path) else "a file for one frame"
+    what = f"{file}: the label of case {case.name} has {count(came, 'frame')}, {other} {wanted}; expected equal numbers; correct it"
     return what if came != wanted else ""
 
 

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from unet4d.config import Precision
+from unet4d.config import MOST, Precision
 from unet4d.errors import InputError
 from unet4d.main_memory import free_memory_bytes, resident_bytes
 from unet4d.model.checkpoint import TrainedModel
+from unet4d.system.text import short_repr
 
 Models = Sequence[TrainedModel]
 USABLE = 0.8
@@ -53,6 +54,9 @@ class Settings:
             raise InputError(f"overlap is {self.overlap}; wanted a share from 0 to below 1")
         if self.sw_batch_size is not None and self.sw_batch_size < 1:
             raise InputError(f"sw_batch_size is {self.sw_batch_size}; wanted 1 or more")
+        for name, value in (("cyclic_shifts", self.cyclic_shifts), ("sw_batch_size", self.sw_batch_size or 1)):
+            if value > MOST:
+                raise InputError(f"{name} is {short_repr(value)}, expected at most {MOST}; give a smaller number")
         if not set(self.mirror_axes or ()) <= {0, 1, 2}:
             raise InputError(f"mirror_axes is {list(self.mirror_axes or ())}; wanted axes among 0, 1 and 2")
 

@@ -16,7 +16,7 @@ def require(holds: bool, name: str, came: object, wanted: str) -> None:
     """Raise an InputError about the setting `name` unless a condition holds."""
     if not holds:
         raise InputError(
-            f"{name} is {described(came)}; wanted {wanted}; correct it in the config or on the command line"
+            f"{name} is {described(came)}, expected {wanted}; correct it in the config or on the command line"
         )
 
 
@@ -47,7 +47,7 @@ def check_types(section: Any, name: str) -> None:
 
 
 def check_ranges(section: Any, name: str, ranges: Mapping[str, tuple[float, float]]) -> None:
-    """Check that numbers, or all numbers in lists, lie in their ranges, whose ends belong to them; None is left to defaults.
+    """Check that numbers, or all numbers in lists, lie in their ranges, ends included; None is left to defaults.
 
     Raises:
         InputError: names the setting.

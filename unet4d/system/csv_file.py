@@ -1,4 +1,4 @@
-"""CSV files whose names a spreadsheet takes as text and not as formulas; the one writer and reader of the package."""
+"""CSV files with names that a spreadsheet takes as text and not as formulas; the one writer and reader of the package."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from unet4d.system.text import count, printable
 
 Row = dict[str, str]
 _BEFORE_FORMULA = r"""(?:^|(?<=[;,"|]))(?=[' ]*[=+\-@\uff1d\uff0b\uff0d\uff20])"""
-"""Where a spreadsheet may begin to read a formula: at the start of a cell, or behind what it may take for the end of one."""
+"""Places where a spreadsheet may begin to read a formula: the start of a cell, or behind a character that may end one."""
 _UNQUOTED, _QUOTED = re.compile(_BEFORE_FORMULA), re.compile(_BEFORE_FORMULA.replace("(?=", "'(?=", 1))
 _ESCAPED = re.compile(r"\\(?:u[0-9a-f]{4}|x[0-9a-f]{2}|U[0-9a-f]{8}|[nrt\\])")
 _NAMES = {"n": "\n", "r": "\r", "t": "\t", "\\": "\\"}

@@ -14,7 +14,7 @@ DEBUG = "UNET4D_DEBUG"
 """Environment variable: where it is set, an unexpected exception is printed with its traceback."""
 REPORT = f"if this is a fault of unet4d, report it with the traceback that {DEBUG}=1 prints"
 DISK_ENDS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
-"""What the disk refuses to every study, not to one."""
+"""Errors of the disk that every study would meet, not one alone."""
 _BAD_PATH = {
     errno.ENAMETOOLONG: "choose shorter names",
     errno.ENOTDIR: "a part of the path is a file; choose another path",
@@ -58,7 +58,7 @@ def os_failure(error: OSError) -> str:
 def failure_of_study(error: Exception) -> Unet4DError:
     """Return an exception as the failure of the one study that it came from; raise it again if it ends the batch.
 
-    The failure holds no memory of the study. What nobody expected carries the name of its class.
+    The failure holds no memory of the study. The message about an unexpected exception has the name of its class.
 
     Raises:
         Exception: `error` itself: a failure of another process, a full disk, a device that answers nothing more.

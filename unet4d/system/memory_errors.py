@@ -40,7 +40,7 @@ def is_out_of_main_memory(error: BaseException) -> bool:
 
 
 def memory_error_reason(error: BaseException) -> str:
-    """Return the part of such an error's text that says what was refused, in one line."""
+    """Return the part of such an error's text about the refused allocation, in one line."""
     text = str(error).split(CPU_ALLOCATOR)[-1].strip()
     return text.splitlines()[0].split(". ")[0].split(";")[0] if text else "an allocation was refused"
 

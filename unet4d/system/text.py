@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from typing import Any, TextIO
 
 _CURSOR_MOVES = re.compile(r"\r?\n*(?:\x1b\[A)*\r?")
-"""What a progress bar writes by itself to move the cursor."""
+"""Characters that a progress bar writes to move the cursor."""
 
 _SHORT = reprlib.Repr()  # of lists that repeat one another, str() may be larger than any memory
 _SHORT.maxlevel, _SHORT.maxlist, _SHORT.maxtuple, _SHORT.maxdict, _SHORT.maxstring, _SHORT.maxlong = (

@@ -28,7 +28,7 @@ SHARED_MEMORY = "/dev/shm"
 USABLE = 0.9
 """Share of what is free there that is counted on."""
 PATIENCE_S, TRIES = 10.0, 60
-"""A worker hangs if so many waits of this length bring no batch; one long wait would be over for a job that was suspended. The
+"""A worker hangs if this many waits of this length bring no batch; one long wait would be over for a job that was suspended. The
 death of a worker that a fork server started is seen after one such wait."""
 NEWS_S = 1.0
 """After so long the news of a worker's death, which is raised as it comes in, is no longer on its way."""
@@ -182,7 +182,7 @@ class Feed:
         worker = f"a worker that makes batches (process {number[1]})" if number else "a worker that makes batches"
         code = next((p.exitcode or 0 for p in self._processes if number and p.pid == int(number[1])), 0)
         if code == -signal.SIGKILL:
-            return f"{worker} was killed, most often by the system for want of memory; free memory, or {fewer}"
+            return f"{worker} was killed, most often by the system because memory ran out; free memory, or {fewer}"
         if "DataLoader timed out" in text:
             return (
                 f"no batch came for {PATIENCE_S * TRIES:g} s: {worker} hangs, most often on a disk that does not answer; look at "
@@ -210,7 +210,7 @@ class Feed:
     def _again(self) -> str:
         """How to go on: a checkpoint is written after every epoch."""
         is_kept = self.steps.start or self._taken >= self._epoch
-        return "then go on with --resume" if is_kept else "then start it again, for no epoch is done yet"
+        return "then continue with --resume" if is_kept else "then start it again, for no epoch is done yet"
 
 
 def _kill(workers: Iterable[BaseProcess]) -> None:

@@ -293,7 +293,7 @@ class Trainer:
         with self.ranks.alike():
             raise Stopped(
                 f"stopped by {stop_requested() or 'a signal to another process'} in epoch {self.epoch + 1} after step "
-                f"{self.taken}; nothing is lost; go on with --resume"
+                f"{self.taken}; nothing is lost; continue with --resume"
             )
 
     def _save(self) -> None:

@@ -171,7 +171,7 @@ def test_a_folder_that_cannot_be_listed_is_told(tmp_path, monkeypatch, capfd):
 
     monkeypatch.setattr(os, "scandir", scandir)
     assert_is(image_of(saved[0].parent.parent))
-    assert f"passed by: {tmp_path / 'closed'}: it cannot be opened" in capfd.readouterr().err
+    assert f"ignored: {tmp_path / 'closed'}: it cannot be opened" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize("cut", [0.2, 0.5, 0.9])

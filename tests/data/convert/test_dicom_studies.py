@@ -76,11 +76,11 @@ def test_what_is_no_4d_study_is_passed_by_and_told(tmp_path, capfd):
     (tmp_path / "README.txt").write_text("not DICOM")
     assert_is(image_of(tmp_path))
     told = capfd.readouterr().err
-    assert f"passed by: series 1 (localizer) in {tmp_path}: one time point" in told
-    assert f"passed by: {saved[-1]}: it has no ImagePositionPatient" in told
+    assert f"ignored: series 1 (localizer) in {tmp_path}: one time point" in told
+    assert f"ignored: {saved[-1]}: it has no ImagePositionPatient" in told
     assert str(saved[-2]) not in told  # a report is no image
-    assert f"passed by: 3 images in {tmp_path / 'screenshots'} (first IM00000): it has no ImagePositionPatient" in told
-    assert told.count("passed by") == 3
+    assert f"ignored: 3 images in {tmp_path / 'screenshots'} (first IM00000): it has no ImagePositionPatient" in told
+    assert told.count("ignored:") == 3
     assert "no images: 1 Comprehensive SR;" in told
 
 

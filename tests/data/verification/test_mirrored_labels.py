@@ -1,4 +1,4 @@
-"""A label mirrored in its array is found where the image shows it; nothing is said of one that lies where it was drawn."""
+"""Tests of mirrored labels: found where the image shows it; none is reported where the label lies as it was drawn."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ACDC = Path(os.environ.get("UNET4D_ACDC14", Path(__file__).parents[4] / "shared/
 
 
 def said(image: np.ndarray, label: np.ndarray, axes: tuple[int, ...] = ()) -> str:
-    """Of images and labels (T, X, Y, Z), the labels mirrored along these axes."""
+    """Return what is found for images and labels (T, X, Y, Z), the labels mirrored along these axes."""
     frames = compared_frames(range(len(label)))
     return mirrored([reduced(image[t]) for t in frames], [reduced(np.flip(label[t], axes)) for t in frames])
 

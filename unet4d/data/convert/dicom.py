@@ -204,7 +204,7 @@ def _summed_up(faults: Sequence[Fault]) -> list[str]:
 
 
 def _pass_by(passed_by: Sequence[str]) -> None:
-    _tell([f"passed by: {line}" for line in passed_by])
+    _tell([f"ignored: {line}" for line in passed_by])
 
 
 def _tell(lines: Sequence[str]) -> None:

@@ -1,4 +1,4 @@
-"""A table of frame durations, one row per case, for sources whose files do not say them or say them wrong."""
+"""A table of frame durations, one row per case, for files that give no frame duration or a wrong one."""
 
 from __future__ import annotations
 

@@ -229,6 +229,6 @@ def _drawn(frame: Frame, labels: Mapping[str, int], image: Image4D) -> np.ndarra
     volumes = read_label_map(frame.label, labels, image)
     if len(volumes) != 1:
         raise InputError(
-            f"{frame.label} has {count(len(volumes), 'frame')}; wanted the label map of one; give {frame.image} its own"
+            f"{frame.label} has {count(len(volumes), 'frame')}; expected a label map of one frame; give {frame.image} its own"
         )
     return volumes[0]

@@ -11,6 +11,7 @@ OUT/dataset.json                written last: a folder without it is incomplete
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +27,13 @@ from unet4d.data.phantom.flow import FLOW
 from unet4d.data.phantom.study import Array, Kind, PhantomStudy, Shape
 from unet4d.errors import InputError
 from unet4d.files import replacing, write_json, write_text
+from unet4d.system.csv_file import csv_text
 from unet4d.system.progress_bar import ProgressBar
+from unet4d.system.text import short_repr
 
 KINDS = {"cine": CINE, "flow": FLOW, "dce": DCE}
-CSV_HEADER = "case,frame,time_s,class,volume_ml,shape_volume_ml"
+CSV_HEADER = ("case", "frame", "time_s", "class", "volume_ml", "shape_volume_ml")
+MOST_SUBJECTS = 100_000
 
 
 def write_phantom(
@@ -62,7 +66,8 @@ def write_phantom(
     _check(subjects, labelled, seed, kind)
     made = KINDS[kind]
     made.check(frames, ambiguous, shape)
-    rows, truth, training = [CSV_HEADER], {}, []
+    rows: list[Sequence[Any]] = [CSV_HEADER]
+    truth, training = {}, []
     with filling(out):
         for index in ProgressBar(range(subjects), desc="phantom", unit="subject"):
             case = f"phantom{index + 1:03d}"
@@ -70,7 +75,7 @@ def write_phantom(
             training.append(_write_subject(out, case, study, labelled))
             rows += _volume_rows(case, study, made)
             truth[case] = study.truth
-        write_text(out / "truth" / "volumes.csv", "\n".join(rows) + "\n")
+        write_text(out / "truth" / "volumes.csv", csv_text(rows))
         write_json(out / "truth" / "subjects.json", truth)
         write_json(out / "dataset.json", _description(made, training, seed))
     return out / "dataset.json"
@@ -81,12 +86,14 @@ def _check(subjects: int, labelled: str, seed: int, kind: str) -> None:
         raise InputError(f"kind is {kind!r}; wanted one of {', '.join(KINDS)}")
     if subjects < 1:
         raise InputError(f"subjects is {subjects}; wanted at least 1: give --subjects 1 or more")
+    if subjects > MOST_SUBJECTS:
+        raise InputError(f"subjects is {short_repr(subjects)}, expected at most {MOST_SUBJECTS}; give fewer --subjects")
     if labelled not in ("all", "two"):
         raise InputError(
             f"labelled is {labelled!r}; wanted all (every frame) or two (such as end-diastole and end-systole)"
         )
-    if seed < 0:
-        raise InputError(f"seed is {seed}; wanted 0 or above")
+    if not 0 <= seed < 2**64:
+        raise InputError(f"seed is {short_repr(seed)}; wanted 0 or above, and below 2**64")
 
 
 def _write_subject(out: Path, case: str, study: PhantomStudy, labelled: str) -> dict[str, Any]:
@@ -124,11 +131,17 @@ def _write_channel(path: Path, channel: Array, like: Image4D) -> None:
         write_nifti(temporary, header_for(like.header, values.shape, values.dtype), [values])
 
 
-def _volume_rows(case: str, study: PhantomStudy, kind: Kind) -> list[str]:
-    """One CSV row a frame and foreground class."""
+def _volume_rows(case: str, study: PhantomStudy, kind: Kind) -> list[Sequence[Any]]:
+    """Return one CSV row per frame and foreground class."""
     return [
-        f"{case},{t},{t * study.frame_duration_s:.6g},{name},"
-        f"{study.volumes_ml[t, value]:.6g},{study.shape_volumes_ml[t, value]:.6g}"
+        (
+            case,
+            t,
+            f"{t * study.frame_duration_s:.6g}",
+            name,
+            f"{study.volumes_ml[t, value]:.6g}",
+            f"{study.shape_volumes_ml[t, value]:.6g}",
+        )
         for t in range(len(study.image))
         for name, value in kind.labels.items()
         if value

@@ -10,10 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unet4d.errors import InputError
+from unet4d.system.text import short_repr
 
 Array = NDArray[np.floating[Any]]
 Seed = int | Sequence[int]
 Shape = tuple[int, int, int]
+MOST_FRAMES = 10_000
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,8 @@ def check_size(frames: int, shape: Shape | None, smallest: Shape) -> None:
     """Raise InputError for no frame, and for a shape that the anatomy does not fit into."""
     if frames < 1:
         raise InputError(f"frames is {frames}; a study has at least 1: give --frames 1 or more")
+    if frames > MOST_FRAMES:
+        raise InputError(f"frames is {short_repr(frames)}, expected at most {MOST_FRAMES}; give fewer --frames")
     if shape is not None and (len(shape) != 3 or any(n < least for n, least in zip(shape, smallest, strict=True))):
         raise InputError(f"shape is {tuple(shape)}; the phantom needs (X, Y, Z) of at least {smallest}")
 

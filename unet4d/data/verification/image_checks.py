@@ -57,7 +57,7 @@ class CheckedImage:
         faults: all that was found.
         facts: what it is like; None where the first channel's file is missing or cannot be read.
         header: of that file, with `shape` (T, X, Y, Z); None likewise, and then nothing is compared with it.
-        compared: frame to its reduced voxels, of the frames whose labels are compared with them (mirrored_labels.py).
+        compared: frame to its reduced voxels, of the frames to compare with their labels (mirrored_labels.py).
     """
 
     faults: list[Fault]
@@ -133,7 +133,7 @@ def _check_file(
 
 
 def _labelled(case: Case, frames: int) -> Sequence[int]:
-    """Return the labelled frames of a case whose image has this many."""
+    """Return the labelled frames of a case; `frames` is the number of frames of its image."""
     if case.label is None or case.channels_last:
         return ()
     return range(frames) if case.labelled_frames is None else case.labelled_frames

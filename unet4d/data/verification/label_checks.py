@@ -30,7 +30,7 @@ class _Seen:
     Attributes:
         counts: frame to its voxels of each value, (256,); of the frames that could be read.
         files: frame to the file it came from.
-        compared: frame to its reduced label, of the frames whose images are kept (mirrored_labels.py).
+        compared: frame to its reduced label, of the frames with a reduced image (mirrored_labels.py).
         voxel_ml: volume of a voxel.
         wrong: of the file being read: voxels that are no whole numbers from 0 to 255, by frame, and the first in words.
     """
