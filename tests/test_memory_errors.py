@@ -15,13 +15,20 @@ from unet4d.system.memory_errors import (
 )
 
 ENGINE = "unable to find an engine to execute this computation"
+NVML = RuntimeError(
+    'NVML_SUCCESS == r INTERNAL ASSERT FAILED at "CUDACachingAllocator.cpp":1165, please report a bug to PyTorch.'
+)
+"""What torch says in place of "out of memory" in an instance of MIG."""
 GPU = [
     torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB. GPU 0 has a total capacity of 23.5 GiB"),
     RuntimeError(f"FIND was {ENGINE}"),
     RuntimeError(f"GET was {ENGINE}"),
     RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    RuntimeError("CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`"),
     RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
     RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED"),
+    RuntimeError("CUDA driver error: out of memory"),
+    NVML,
     torch.AcceleratorError("CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported"),
     torch.AcceleratorError("Caught AcceleratorError in pin memory thread for device 0.\nCUDA error: out of memory"),
 ]
@@ -36,6 +43,8 @@ OTHER = [
     RuntimeError("CUDA error: device-side assert triggered"),
     RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"),
     RuntimeError("out of memory, it says"),
+    RuntimeError("CUDA driver error: operation not supported"),
+    RuntimeError("CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasSgemm(handle)`"),
     torch.AcceleratorError("CUDA error: unspecified launch failure"),
     InputError("case CUDA out of memory is missing"),
     Unet4DError("DefaultCPUAllocator: is no study"),
@@ -75,6 +84,7 @@ def test_the_reason_is_one_line_of_what_was_refused():
         assert reason
         assert "\n" not in reason
     assert memory_error_reason(GPU[0]) == "CUDA out of memory"
+    assert "bug" not in memory_error_reason(NVML)
     assert memory_error_reason(MAIN[1]).startswith("can't allocate memory")
 
 

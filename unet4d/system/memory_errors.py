@@ -7,11 +7,16 @@ import sys
 
 CPU_ALLOCATOR = "DefaultCPUAllocator: "
 """Begins the errors of torch's allocator of main memory, which are plain RuntimeErrors."""
+_NVML = "NVML_SUCCESS == "
+"""Begins what torch's allocator raises where memory ran out and the driver does not say how much there is, as under MIG."""
 _GPU_TEXTS = (
     "CUDA out of memory",
     "CUDA error: out of memory",  # pinned memory, events; torch.AcceleratorError
+    "CUDA driver error: out of memory",  # expandable segments
+    _NVML,
     "was unable to find an engine",  # cuDNN: no algorithm's workspace fits, or none supports the shape
     "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate",  # no room for the library's own memory
     "CUDNN_STATUS_ALLOC_FAILED",
     "CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",
 )
@@ -42,6 +47,8 @@ def is_out_of_main_memory(error: BaseException) -> bool:
 def memory_error_reason(error: BaseException) -> str:
     """Return the part of such an error's text about the refused allocation, in one line."""
     text = str(error).split(CPU_ALLOCATOR)[-1].strip()
+    if text.startswith(_NVML):  # "please report a bug to PyTorch"
+        return "an allocation was refused"
     return text.splitlines()[0].split(". ")[0].split(";")[0] if text else "an allocation was refused"
 
 
