@@ -10,7 +10,9 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from tests.data.convert.layouts import write_patient
@@ -18,11 +20,14 @@ from tests.predictions import check_whole, json_of
 from tests.processes import exit_code
 from tests.stops import Arm, at_call, draw_nothing, hanging, run_armed, signalled
 from unet4d.cli import run
+from unet4d.data.dicom import pixels
+from unet4d.data.nifti import opened
 from unet4d.errors import Stopped
 from unet4d.evaluate import evaluate
 from unet4d.model.checkpoint import BEST, LAST
 from unet4d.predict import predict
 from unet4d.system.progress_bar import ProgressBar
+from unet4d.system.signals import stop_signals
 
 TERM, INT = signal.SIGTERM, signal.SIGINT
 STOPS: dict[str, tuple[str, Arm]] = {
@@ -266,16 +271,55 @@ def _signalled_at_the_first_call(module: str, name: str, monkeypatch: pytest.Mon
 def test_a_stop_is_obeyed_between_the_files_in_which_evaluate_looks_for_classes(predicted, tmp_path, monkeypatch):
     labels = shutil.copytree(predicted, tmp_path / "labels", ignore=shutil.ignore_patterns("*.json"))
     calls = _signalled_at_the_first_call("unet4d.evaluate", "read_label", monkeypatch)
-    with pytest.raises(Stopped):
+    with pytest.raises(Stopped), stop_signals(passed_on=False):
         evaluate(labels, labels, tmp_path / "out")
     assert len(calls) == 1
 
 
 def test_a_stop_is_obeyed_between_the_headers_that_predict_reads_beforehand(trained, phantom, tmp_path, monkeypatch):
     calls = _signalled_at_the_first_call("unet4d.predict", "_outline", monkeypatch)
-    with pytest.raises(Stopped):
+    with pytest.raises(Stopped), stop_signals(passed_on=False):
         predict(trained, [phantom], tmp_path / "out", device="cpu")
     assert len(calls) == 1
+
+
+def test_a_stop_is_obeyed_between_two_frames_that_are_read(phantom):
+    read = []
+
+    def read_all() -> None:
+        with opened(phantom / "images/phantom001.nii.gz") as (_, _, volumes):
+            for volume in volumes:
+                read.append(volume)
+                if len(read) == 1:
+                    signal.raise_signal(signal.SIGTERM)
+
+    with pytest.raises(Stopped), stop_signals(passed_on=False):
+        read_all()
+    assert len(read) == 1
+
+
+def test_a_stop_is_obeyed_between_two_files_of_dicom(monkeypatch):
+    planes = [SimpleNamespace(file=Path(str(z)), index=0, slope=1, intercept=0) for z in range(5)]
+    decoded = []
+
+    def decode(file, indices):
+        decoded.append(file)
+        if len(decoded) == 1:
+            signal.raise_signal(signal.SIGTERM)
+        return [np.zeros((4, 3))]
+
+    monkeypatch.setattr(pixels, "_decoded", decode)
+    with pytest.raises(Stopped), stop_signals(passed_on=False):
+        pixels.read_voxels(SimpleNamespace(planes=[planes], shape=(1, 3, 4, 5)))
+    assert len(decoded) == 1
+
+
+def test_a_stop_is_obeyed_between_two_frames_whose_surfaces_are_compared(predicted, phantom, tmp_path, monkeypatch):
+    calls = _signalled_at_the_first_call("unet4d.metrics", "surface_scores", monkeypatch)
+    with pytest.raises(Stopped), stop_signals(passed_on=False):
+        evaluate(phantom, predicted, tmp_path / "out")
+    assert len(calls) == 1
+    assert len(calls[0][0]) == 1
 
 
 def _signalled_twice_while_stuck() -> None:

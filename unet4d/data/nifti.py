@@ -22,6 +22,7 @@ import numpy as np
 from unet4d.errors import InputError
 from unet4d.files import open_regular
 from unet4d.main_memory import check_fits
+from unet4d.system.signals import check_stop
 
 Header = nib.Nifti1Header | nib.Nifti2Header
 PathLike = str | os.PathLike[str]
@@ -47,9 +48,13 @@ def read_header(path: PathLike) -> tuple[Header, tuple[int, int, int, int]]:
 
 @contextlib.contextmanager
 def opened(path: Path) -> Iterator[tuple[Header, tuple[int, int, int, int], Iterator[np.ndarray]]]:
-    """Give header, (T, X, Y, Z), and the frames (X, Y, Z) one by one, scaled; what goes wrong names the file."""
+    """Give header, (T, X, Y, Z), and the frames (X, Y, Z) one by one, scaled; what goes wrong names the file.
+
+    Raises `Stopped` after a stop signal, also between two frames.
+    """
     check_suffix(path)
     compressed = path.name.lower().endswith(".gz")
+    check_stop()
     try:
         with open_regular(path) as raw, gzip.open(raw) if compressed else raw as opened_file:
             file = cast(BinaryIO, opened_file)
@@ -174,6 +179,7 @@ def _volumes(
         volume = np.frombuffer(block, dtype=dtype).reshape(shape[1:], order="F")
         with np.errstate(over="ignore", invalid="ignore"):  # who asked for the values judges them
             scaled = volume if plain else volume.astype(np.float64) * slope + inter
+        check_stop()
         yield scaled
     rest = 0
     while block := file.read(_BLOCK):  # a gzip stream checks its checksum at its end, which damage may have moved

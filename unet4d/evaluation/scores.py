@@ -16,6 +16,7 @@ from unet4d.data.references import Reference, read_reference
 from unet4d.errors import InputError
 from unet4d.evaluation.heart import HeartMeasures, heart_measures
 from unet4d.evaluation.over_time import OverTime, over_time
+from unet4d.system.signals import check_stop
 
 
 @dataclass(frozen=True)
@@ -128,8 +129,10 @@ def _surface(
     tolerance_mm: float,
 ) -> metrics.SurfaceScores:
     """Surface scores of the labelled frames, NaN in the others."""
-    found = metrics.surface_scores(label[labelled], prediction[labelled], values, spacing_mm, tolerance_mm)
-    everywhere = {name: np.full((len(label), len(values)), np.nan) for name in vars(found)}
-    for name, array in vars(found).items():
-        everywhere[name][labelled] = array
-    return metrics.SurfaceScores(**everywhere)
+    everywhere = metrics.SurfaceScores(*(np.full((len(label), len(values)), np.nan) for _ in range(3)))
+    for t in np.flatnonzero(labelled):
+        check_stop()  # a frame may take seconds
+        found = metrics.surface_scores(label[t : t + 1], prediction[t : t + 1], values, spacing_mm, tolerance_mm)
+        for name, array in vars(found).items():
+            getattr(everywhere, name)[t] = array[0]
+    return everywhere

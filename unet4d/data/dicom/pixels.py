@@ -13,6 +13,7 @@ import numpy as np
 from unet4d.data.dicom.stack import Stack
 from unet4d.errors import InputError
 from unet4d.main_memory import check_fits
+from unet4d.system.signals import check_stop
 
 if TYPE_CHECKING:
     from pydicom.uid import UID
@@ -35,6 +36,7 @@ def read_voxels(stack: Stack) -> np.ndarray:
         for z, plane in enumerate(frame):
             places.setdefault(plane.file, {})[plane.index] = (t, z)
     for file, at in places.items():
+        check_stop()
         for pixels, (t, z) in zip(_decoded(file, list(at)), at.values(), strict=True):
             plane = stack.planes[t][z]
             if pixels.shape != stack.shape[2:0:-1]:
