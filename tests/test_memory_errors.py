@@ -18,7 +18,7 @@ ENGINE = "unable to find an engine to execute this computation"
 NVML = RuntimeError(
     'NVML_SUCCESS == r INTERNAL ASSERT FAILED at "CUDACachingAllocator.cpp":1165, please report a bug to PyTorch.'
 )
-"""What torch says in place of "out of memory" in an instance of MIG."""
+"""Torch's error in place of "out of memory" in an instance of MIG."""
 GPU = [
     torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB. GPU 0 has a total capacity of 23.5 GiB"),
     RuntimeError(f"FIND was {ENGINE}"),

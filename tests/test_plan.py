@@ -419,6 +419,13 @@ def test_a_gpu_with_less_free_than_named_is_told(phantom, tmp_path, monkeypatch)
     warned = plan(phantom, tmp_path / "plan.yaml", config, 24)
     assert warned.text.startswith("the GPU here has 11.2 GB free, less than the 24 GB planned for\n")
     assert "GPU here has" not in plan(phantom, tmp_path / "plan.yaml", config, 12).text
+
+    def busy(device: torch.device) -> int:
+        raise torch.AcceleratorError("CUDA error: CUDA-capable device(s) is/are busy or unavailable")
+
+    with monkeypatch.context() as unusable:
+        unusable.setattr("unet4d.plan.free_bytes", busy)
+        assert "GPU here has" not in plan(phantom, tmp_path / "plan.yaml", config, 24).text
     shared = plan(phantom, tmp_path / "plan.yaml", config, "auto", gpus=2)
     assert shared.budget_bytes == int(11.2 * GB) - NCCL_BYTES
     free = plan(phantom, tmp_path / "plan.yaml", config, "auto")

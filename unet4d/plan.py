@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 from collections.abc import Sequence
@@ -189,8 +190,10 @@ def _card(gpu_memory: str | float, gpus: int) -> _Card:
         return _Card(f"the {gb(free)} that are free of the GPU here{alike}", free - exchange_bytes, False)
     size_gb = gpu_size_gb(gpu_memory)
     warning = ""
-    if here is not None and (free := free_bytes(here)) < size_gb * GB - CONTEXT_BYTES:
-        warning = f"the GPU here has {gb(free)} free, less than the {size_gb:g} GB planned for"
+    # A GPU that cannot be used now is no hindrance to planning for one.
+    with contextlib.suppress(RuntimeError):
+        if here is not None and (free := free_bytes(here)) < size_gb * GB - CONTEXT_BYTES:
+            warning = f"the GPU here has {gb(free)} free, less than the {size_gb:g} GB planned for"
     words = f"a GPU of {size_gb:g} GB" if gpus == 1 else f"each of {gpus} GPUs of {size_gb:g} GB"
     return _Card(words, int(size_gb * GB) - CONTEXT_BYTES - exchange_bytes, True, warning)
 

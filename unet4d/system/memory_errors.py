@@ -8,7 +8,7 @@ import sys
 CPU_ALLOCATOR = "DefaultCPUAllocator: "
 """Begins the errors of torch's allocator of main memory, which are plain RuntimeErrors."""
 _NVML = "NVML_SUCCESS == "
-"""Begins what torch's allocator raises where memory ran out and the driver does not say how much there is, as under MIG."""
+"""Begins the error of torch's allocator where memory ran out and the driver refuses to report its size, as under MIG."""
 _GPU_TEXTS = (
     "CUDA out of memory",
     "CUDA error: out of memory",  # pinned memory, events; torch.AcceleratorError
