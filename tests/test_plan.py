@@ -368,6 +368,7 @@ SMALL = ["--data.folds", "3", "--model.channels", "[4,8]", "--model.lstm_channel
         (["--gpu-memory", "24", "--model.lstm_channels", "[1,2,3]"], "model.lstm_channels is [1, 2, 3], expected one"),
         (["--gpu-memory", "24", "--data.frame", "5"], "--data.frame is not known; wanted perhaps --data.frames"),
         (["--gpu-memory", "24", "--out", "."], "--out . is a folder"),
+        (["--gpu-memory", "24", "--out", "/dev/null"], "/dev/null is a pipe, a socket or a device"),
         (["--gpu-memory", "24", "--out", "mine.txt"], "--out mine.txt is there and is no plan; wanted a new file"),
         (["--gpu-memory", "24", "--out", "mine.txt/plan.yaml"], "mine.txt is a file; wanted a folder to write to"),
         (["--gpu-memory", "24", "--config", "none.yaml"], "--config none.yaml is missing"),

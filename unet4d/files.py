@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import io
 import json
 import math
 import os
 import secrets
-import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from unet4d.errors import InputError, Unet4DError
 from unet4d.system.failures import advice, is_bad_path
+from unet4d.system.regular_files import open_regular
 from unet4d.system.text import shortened
 
 _PARTIAL = ".partial."
@@ -145,42 +144,6 @@ def _sync_folder(folder: Path) -> None:
             raise
     finally:
         os.close(descriptor)
-
-
-def open_regular(path: str | os.PathLike[str]) -> io.BufferedReader:
-    """Open a regular file to read its bytes. Every file that a user names is opened here.
-
-    Opening a named pipe waits until another program writes to it, and a device may have no end: both are refused at once.
-
-    Raises:
-        InputError: the path leads to a pipe, a socket or a device.
-        OSError: as `open` raises; IsADirectoryError for a folder.
-    """
-    try:
-        file = open(path, "rb", opener=_open_without_waiting)  # noqa: SIM115
-    except OSError as error:
-        if error.errno == errno.ENXIO:  # a socket
-            raise _not_regular(path) from error
-        raise
-    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-        file.close()
-        raise _not_regular(path)
-    return file
-
-
-def _open_without_waiting(path: str, flags: int) -> int:
-    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
-
-
-def check_file_or_folder(path: str | os.PathLike[str]) -> None:
-    """Raise InputError if something is at `path` that is neither a file nor a folder."""
-    path = Path(path)
-    if path.exists() and not path.is_file() and not path.is_dir():
-        raise _not_regular(path)
-
-
-def _not_regular(path: str | os.PathLike[str]) -> InputError:
-    return InputError(f"{path} is a pipe, a socket or a device, expected a regular file; copy its content to a file")
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:

@@ -12,6 +12,7 @@ import yaml
 from unet4d.config import Config
 from unet4d.errors import InputError
 from unet4d.files import check_file_writable, write_text
+from unet4d.system.regular_files import open_regular
 
 MARK = "# Planned by unet4d plan"
 AS_GIVEN = "as given"
@@ -25,10 +26,15 @@ def check_replaceable(path: Path) -> None:
         Unet4DError: its folder may not be written to.
     """
     check_file_writable(path)
-    if path.exists() and not path.read_bytes().startswith(MARK.encode()):
+    if path.exists() and not _is_plan(path):
         raise InputError(
             f"--out {path} is there and is no plan; wanted a new file, or an older plan; choose another name"
         )
+
+
+def _is_plan(path: Path) -> bool:
+    with open_regular(path) as file:
+        return file.read(len(MARK.encode())) == MARK.encode()
 
 
 def write_plan(path: Path, config: Config, head: Sequence[str], reasons: Mapping[str, str]) -> None:

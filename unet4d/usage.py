@@ -15,8 +15,8 @@ import yaml
 
 from unet4d.config import Config, Size
 from unet4d.errors import InputError
-from unet4d.files import open_regular
 from unet4d.system.plain_yaml import check_plain_yaml
+from unet4d.system.regular_files import open_regular
 from unet4d.system.text import short_repr, shortened
 
 _WORDS = {

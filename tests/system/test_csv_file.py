@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import io
+import os
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -60,3 +62,8 @@ def test_what_spreadsheets_write_is_read(data, tmp_path):
 
 def test_a_table_typed_by_hand_needs_no_end_of_its_last_line(tmp_path):
     assert read(tmp_path / "table.csv", b"a,b\n1,2", written_whole=False) == [{"a": "1", "b": "2"}]
+
+
+def test_a_device_is_refused_before_it_is_read():
+    with pytest.raises(InputError, match="a device"):
+        read_table(Path(os.devnull), ("case",), "copy it")

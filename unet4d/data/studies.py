@@ -16,8 +16,8 @@ from unet4d.data.nifti import SUFFIXES, studies_in
 from unet4d.data.nifti_studies import bare_source, dataset_source
 from unet4d.data.study import Source, Study
 from unet4d.errors import InputError
-from unet4d.files import check_file_or_folder
 from unet4d.system.progress_bar import print_line
+from unet4d.system.regular_files import check_file_or_folder
 
 AUTO = "auto"
 LIST = ".txt"

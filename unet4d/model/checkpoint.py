@@ -170,7 +170,7 @@ def load_outline(path: str | os.PathLike[str]) -> dict[str, Any]:
     """
     with _whole(Path(path)):
         content = load_with_shapes(path)
-    return _checked(content, Path(path), _check_names)
+    return _checked(content, Path(path))
 
 
 @contextlib.contextmanager
@@ -221,14 +221,16 @@ def _check_archive(path: Path) -> None:
     check_pickle(path)
 
 
-def _checked(content: Any, path: Path, check: Callable[[Any], None]) -> dict[str, Any]:
+def _checked(content: Any, path: Path, check: Callable[[Any], None] | None = None) -> dict[str, Any]:
     """Return the content of a checkpoint file; raise InputError where it is not one of this package."""
     is_dict = type(content) is dict  # the methods of an OrderedDict may be replaced by what the file holds
     if not is_dict or content.get("format") != FORMAT or not content.keys() >= _KEYS:
         found = content.get("format", "something else") if is_dict else type(content).__name__
         raise InputError(f"{path} holds '{described(found)}'; wanted a whole {FORMAT!r} written by unet4d train")
     with _fitting(path):
-        check(content["network"])
+        _check_names(content["network"])
+        if check is not None:
+            check(content["network"])
         if not isinstance(content["training"], dict):
             raise InputError("got no state of its training, expected values by name")
         Config.from_dict(content["config"])

@@ -15,7 +15,7 @@ from unet4d.system.text import shortened
 _DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
 
-def check_weights(weights: Any, size: int) -> None:
+def check_weights(weights: Mapping[str, Any], size: int) -> None:
     """Check that the weights are plain dense tensors of finite real numbers, which the file really holds.
 
     Args:
@@ -25,8 +25,6 @@ def check_weights(weights: Any, size: int) -> None:
     Raises:
         InputError: names the one that is not.
     """
-    if not isinstance(weights, dict) or not weights or not all(isinstance(name, str) for name in weights):
-        raise InputError("got no weights by name, expected those of a network")
     held = 0
     for name, weight in weights.items():
         dense = isinstance(weight, torch.Tensor) and weight.layout == torch.strided and weight.device.type == "cpu"

@@ -3,6 +3,8 @@ signals, progress bars, threads.
 
 text.py       text that is safe to print
 csv_file.py   CSV files that are safe to open in a spreadsheet
+regular_files.py   files opened to read, and no pipes or devices
+class_values.py   names and values that the classes of a dataset may have
 plain_yaml.py   YAML that is nothing but settings
 checks.py     types, choices and ranges of settings
 failures.py   an exception as the failure of one study

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from unet4d.errors import InputError
+from unet4d.system.regular_files import open_regular
 from unet4d.system.text import count, printable
 
 Row = dict[str, str]
@@ -50,7 +51,8 @@ def read_table(path: Path, columns: Sequence[str], advice: str, written_whole: b
         InputError: the file cannot be read, is empty, or lacks a column; a line has another number of columns than the header.
     """
     try:
-        text = path.read_bytes().decode("utf-8-sig")
+        with open_regular(path) as file:
+            text = file.read().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise InputError(
             f"{path} is not UTF-8 ({error.reason} at byte {error.start}); expected CSV in UTF-8; {advice}"

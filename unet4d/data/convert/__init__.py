@@ -23,8 +23,8 @@ from unet4d.data.convert.durations import check_durations
 from unet4d.data.image4d import Image4D
 from unet4d.data.study import LONGEST_S, SHORTEST_S, Source, Study, is_frame_duration
 from unet4d.errors import InputError
-from unet4d.files import check_file_or_folder
 from unet4d.system.class_values import BACKGROUND, class_fault
+from unet4d.system.regular_files import check_file_or_folder
 from unet4d.system.text import short_repr
 
 KINDS = ("acdc", "nnunet", "frames", "sequence", "dicom")
