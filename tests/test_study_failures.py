@@ -1,4 +1,4 @@
-"""An exception that nobody expected is the failure of one study, and the others go on; of predict, evaluate and tune elsewhere."""
+"""Tests: an unexpected exception is the failure of one study, and the others go on; those of predict, evaluate and tune are elsewhere."""
 
 from __future__ import annotations
 
