@@ -1,4 +1,4 @@
-"""Tests: an unexpected exception is the failure of one study, and the others go on; those of predict, evaluate and tune are elsewhere."""
+"""Tests: an unexpected exception fails one study and the others go on; predict, evaluate and tune have tests elsewhere."""
 
 from __future__ import annotations
 
