@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import itertools
 import os
 import sys
@@ -61,8 +62,9 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     # Other processes may wait for an exchange with this one, and an orderly end of it would wait for them. A thread that is still
     # inside PyTorch aborts the process in an orderly end, and the exit code is lost.
     if (code and int(os.environ.get("WORLD_SIZE", "1")) > 1) or (threads and threads.are_running()):
-        sys.stdout.flush()
-        sys.stderr.flush()
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError):  # nobody reads any more
+                stream.flush()
         os._exit(code)
     sys.exit(code)
 
