@@ -19,7 +19,7 @@ from time import sleep
 from types import FrameType
 from typing import Any
 
-from unet4d.errors import Stopped
+from unet4d.errors import Stopped, ToldElsewhere
 
 STOPPING = (signal.SIGTERM, signal.SIGINT)
 TORCHRUN = "TORCHELASTIC_RUN_ID"
@@ -71,7 +71,7 @@ def stop_signals(advice: str | None = None, *, passed_on: bool = True) -> Iterat
     try:
         check_stop()
         yield
-    except Stopped:
+    except (Stopped, ToldElsewhere):  # the second where several processes stop together
         obeyed = True
         raise
     finally:
