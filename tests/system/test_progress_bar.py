@@ -85,10 +85,11 @@ def test_iterating_is_stopped_between_two_items(kind):
 
 
 def test_a_callers_own_tqdm_is_left_as_it_is():
+    before = set(threading.enumerate())  # another test or library may use tqdm as it comes
     with ProgressBar(total=1, file=Terminal()) as bar:
         bar.update()
         assert bar not in tqdm._instances
-        assert not any(thread.name == "tqdm_monitor" for thread in threading.enumerate())
+        assert not any(thread.name == "tqdm_monitor" for thread in set(threading.enumerate()) - before)
     assert (tqdm.monitor_interval, ProgressBar.monitor_interval) == (10, 0)
     assert tqdm.__dict__.get("_lock") is not ProgressBar._lock
 
