@@ -252,7 +252,7 @@ cli.main([])
 
 
 def test_a_thread_inside_torch_does_not_abort_the_process_at_its_end():
-    """Pins SIGABRT in place of exit code 75, where a study was being read; nobody reads the output any more."""
+    """Pins SIGABRT in place of exit code 75, where a study was being read; the reader of the output is gone."""
     done = subprocess.run([sys.executable, "-c", IN_TORCH], capture_output=True, text=True, timeout=100)
     assert (done.returncode, done.stderr) == (75, "")
 

@@ -63,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     # inside PyTorch aborts the process in an orderly end, and the exit code is lost.
     if (code and int(os.environ.get("WORLD_SIZE", "1")) > 1) or (threads and threads.are_running()):
         for stream in (sys.stdout, sys.stderr):
-            with contextlib.suppress(OSError):  # nobody reads any more
+            with contextlib.suppress(OSError):  # its reader is gone
                 stream.flush()
         os._exit(code)
     sys.exit(code)

@@ -6,7 +6,7 @@ Predictions of any program are taken. Nothing is written before every study has 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ from unet4d.evaluation.summary import of_folds, summarise
 from unet4d.files import check_writable, write_json, write_text
 from unet4d.metrics import TOLERANCE_MM
 from unet4d.system.csv_file import csv_text
-from unet4d.system.failures import failure_of_study
+from unet4d.system.failures import failure_of_study, raise_failed
 from unet4d.system.progress_bar import ProgressBar
 from unet4d.system.signals import check_stop, stop_signals
 from unet4d.system.text import count
@@ -95,7 +95,7 @@ def evaluate(
         except Exception as error:
             failed[one.name] = str(failure_of_study(error))
     if not scored:
-        _raise_failed(failed, len(references), Path(out_dir))
+        raise_failed(failed, len(references), "scored", Path(out_dir))
     about = {"version": unet4d.__version__, "reference": str(reference), "prediction": str(prediction)}
     summary = {
         **about,
@@ -121,19 +121,8 @@ def evaluate(
             f"{len(missing)} of {count(len(missing) + len(scored), 'reference')} {have} no prediction and {are} left out"
         )
     print("", *(f"{out / file_name}   {what}" for file_name, what in tables.WRITTEN.items()), sep="\n")
-    _raise_failed(failed, len(references), out)
+    raise_failed(failed, len(references), "scored", out)
     return summary
-
-
-def _raise_failed(failed: Mapping[str, str], studies: int, out: Path) -> None:
-    """Raise an InputError that lists the studies that failed, if any did."""
-    if not failed:
-        return
-    if studies == 1:
-        raise InputError(next(iter(failed.values())))
-    rest = f"the other {studies - len(failed)} are in {out}" if len(failed) < studies else "nothing was written"
-    listed = "; ".join(f"{name}: {reason}" for name, reason in failed.items())
-    raise InputError(f"{len(failed)} of {count(studies, 'study', 'studies')} could not be scored, {rest}: {listed}")
 
 
 def _classes(

@@ -23,7 +23,7 @@ from unet4d.pages import Entry, Pictures, Segmented, index_page, study_page
 from unet4d.pages.provenance import recorded
 from unet4d.pages.scores import Evaluation, read_evaluation
 from unet4d.pictures import animation, class_colour, contour_sheet, save_picture, save_png, thumbnail, volume_curves
-from unet4d.system.failures import failure_of_study
+from unet4d.system.failures import failure_of_study, raise_failed
 from unet4d.system.progress_bar import ProgressBar
 from unet4d.system.signals import stop_signals
 from unet4d.system.text import count
@@ -83,7 +83,7 @@ def report(
             failed[name] = str(failure_of_study(error))
     if entries:
         write_text(out / INDEX, index_page(source.name, entries, failed, scores.summary if scores else None))
-    _raise_failed(failed, len(maps), out / INDEX)
+    raise_failed(failed, len(maps), "shown", out / INDEX)
     return out / INDEX
 
 
@@ -179,14 +179,3 @@ def _shown_frames(study: Segmented) -> list[int]:
     labelled = [int(t) for t in np.flatnonzero(study.labelled)][:2]
     moments = [frame for frame, _ in study.moments]
     return sorted(list(dict.fromkeys([0, *moments, *labelled, *even]))[:6])
-
-
-def _raise_failed(failed: Mapping[str, str], studies: int, index: Path) -> None:
-    """Say which studies could not be shown and why, once all others are written."""
-    if not failed:
-        return
-    if studies == 1:
-        raise InputError(next(iter(failed.values())))
-    rest = f"the other {studies - len(failed)} are in {index}" if len(failed) < studies else "nothing was written"
-    listed = "; ".join(f"{name}: {reason}" for name, reason in failed.items())
-    raise InputError(f"{len(failed)} of {count(studies, 'study', 'studies')} could not be shown, {rest}: {listed}")

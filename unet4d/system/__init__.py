@@ -11,5 +11,8 @@ failures.py   an exception as the failure of one study
 memory_errors.py   the errors that mean that memory ran out
 signals.py    stop signals, noted by handlers and obeyed between two steps
 progress_bar.py   progress bars and lines above them
+cuda_allocator.py   settings of torch's allocator on a GPU, made before torch reads them
+nvidia.py     the driver and the GPUs of this machine, seen without torch
+fork_server.py   the process that several ranks fork their workers from
 threads.py    work in other threads, for which nothing waits without asking whether to stop
 """

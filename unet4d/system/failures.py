@@ -6,9 +6,12 @@ import errno
 import os
 import sys
 import traceback
+from collections.abc import Mapping
+from pathlib import Path
 
 from unet4d.errors import InputError, ToldElsewhere, Unet4DError
 from unet4d.system.memory_errors import is_out_of_main_memory, memory_error_reason
+from unet4d.system.text import count
 
 DEBUG = "UNET4D_DEBUG"
 """Environment variable: where it is set, an unexpected exception is printed with its traceback."""
@@ -76,6 +79,27 @@ def failure_of_study(error: Exception) -> Unet4DError:
         return Unet4DError(f"{os_failure(error)}; {REPORT}")
     words = " ".join(str(error).split())
     return Unet4DError(f"unexpected {type(error).__name__}{f': {words[:300]}' if words else ''}; {REPORT}")
+
+
+def raise_failed(failed: Mapping[str, str], studies: int, done: str, where: Path) -> None:
+    """Raise an error that lists the studies of a batch that failed, if any did, once the others are written.
+
+    Args:
+        failed: the reason of each, by its name.
+        studies: of the batch.
+        done: what the failed ones could not be, such as "scored".
+        where: the results of the others.
+
+    Raises:
+        InputError: a study failed.
+    """
+    if not failed:
+        return
+    if studies == 1:
+        raise InputError(next(iter(failed.values())))
+    rest = f"the other {studies - len(failed)} are in {where}" if len(failed) < studies else "nothing was written"
+    listed = "; ".join(f"{name}: {reason}" for name, reason in failed.items())
+    raise InputError(f"{len(failed)} of {count(studies, 'study', 'studies')} could not be {done}, {rest}: {listed}")
 
 
 def show_traceback(error: Exception) -> None:
