@@ -40,6 +40,7 @@ def test_lstm_channels_of_each_level(lstm_channels, per_level):
     [
         (DataConfig, {"folds": 1}),
         (DataConfig, {"plane_spacing_mm": 0.0}),
+        (DataConfig, {"slice_spacing_mm": 1e-30}),
         (DataConfig, {"patch_size": (8, 0, 8)}),
         (DataConfig, {"frames": 0}),
         (DataConfig, {"foreground": 1.5}),

@@ -67,14 +67,13 @@ class DataConfig:
     def __post_init__(self) -> None:
         """Check every value."""
         check_types(self, "data")
+        spacing = (0.001, 10_000)
         check_ranges(
-            self, "data", {"folds": (2, 10_000), "frames": (1, MOST), "max_stride": (1, MOST), "workers": (0, 1024)}
-        )
-        for name in ("plane_spacing_mm", "slice_spacing_mm"):
-            value = getattr(self, name)
-            require(
-                value is None or 0 < value <= 10_000, f"data.{name}", value, "a spacing above 0 mm, at most 10000 mm"
-            )
+            self,
+            "data",
+            {"folds": (2, 10_000), "frames": (1, MOST), "max_stride": (1, MOST), "workers": (0, 1024),
+             "plane_spacing_mm": spacing, "slice_spacing_mm": spacing},
+        )  # fmt: skip
         if self.patch_size is not None:
             fits = len(self.patch_size) == 3 and min(self.patch_size) >= 1
             require(fits, "data.patch_size", self.patch_size, "three sizes of 1 voxel or more")
