@@ -149,7 +149,7 @@ def test_held_out_subjects_are_validated_on_in_place_of_a_fold(command, phantom,
     [
         (["--data.folds", "5"], "5 folds of 3 labelled subjects"),
         (["--data.held_out", "[phantom009]"], "no training case has the subject 'phantom009'"),
-        (["--data.held_out", "[phantom001,phantom002,phantom003]"], "all 3 subjects are held out"),
+        (["--data.held_out", "[phantom001,phantom002,phantom003]"], "all of 3 subjects"),
     ],
 )
 def test_a_split_that_cannot_be_is_told(command, phantom, tiny_options, tmp_path, options, words):

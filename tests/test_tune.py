@@ -385,7 +385,7 @@ def test_bad_runs_and_datasets_are_one_line(command, run, dataset, tmp_path):
     for given_run, given_dataset, wanted in (
         (tmp_path / "empty", dataset, f"{tmp_path / 'empty'} holds neither"),
         (tmp_path / "gone", dataset, "gone is missing"),
-        (run / BEST, dataset, "is a file; wanted the folder of a run"),
+        (run / BEST, dataset, "is a file; expected the folder of a run"),
         (nobody, dataset, "held no subject out"),
         (strangers, dataset, "has none of the 1 subject that"),
         (other, dataset, "wanted the same; give the dataset of the run"),
