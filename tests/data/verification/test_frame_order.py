@@ -111,7 +111,7 @@ def test_several_breaths_in_an_open_series_are_in_order():
     assert said(study, cyclic=False) == ""
 
 
-ACDC = Path(os.environ.get("UNET4D_ACDC14", "/work/shared/data/acdc14"))
+ACDC = Path(os.environ.get("UNET4D_ACDC14", Path(__file__).parents[4] / "shared/data/acdc14"))
 
 
 @pytest.mark.skipif(not (ACDC / "images").is_dir(), reason=f"no ACDC studies at {ACDC}; set UNET4D_ACDC14")
