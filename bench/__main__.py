@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.measure import machine
-from unet4d.files import write_json
+from unet4d.system.files import write_json
 
 PARTS = ("core", "configurations", "data", "train", "predict")
 ON_REQUEST = ("predict_large",)

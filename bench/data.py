@@ -26,7 +26,7 @@ from unet4d.config import Config, Size
 from unet4d.data.cache import cached_studies
 from unet4d.data.dataset import read_dataset
 from unet4d.data.footprint import footprint
-from unet4d.main_memory import free_memory_bytes
+from unet4d.system.memory import free_memory_bytes
 
 Row = dict[str, Any]
 DISK_BYTES, MEMORY_BYTES = 7, 12

@@ -17,7 +17,6 @@ from bench.predict_watch import Watch, resident_mb
 from unet4d.config import Config
 from unet4d.data.nifti import header_for, write_nifti
 from unet4d.data.studies import find_studies
-from unet4d.main_memory import resident_bytes
 from unet4d.model.checkpoint import Task, TrainedModel, load_model, save_checkpoint
 from unet4d.model.clstm_unet import build_network
 from unet4d.model.device import autocast, find_device, resolve_precision, set_tf32
@@ -26,6 +25,7 @@ from unet4d.predict import predict
 from unet4d.resolve import resolved_model
 from unet4d.segmentation import Settings, prepare
 from unet4d.segmentation.settings import USABLE
+from unet4d.system.memory import resident_bytes
 
 SEED = 0
 

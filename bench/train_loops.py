@@ -25,8 +25,8 @@ from unet4d.model.clstm_unet import CLSTMUNet
 from unet4d.model.device import autocast, set_tf32
 from unet4d.model.loss import LabelledFramesLoss
 from unet4d.model.optimiser import optimiser
-from unet4d.ranks import Ranks
 from unet4d.resolve import resolved
+from unet4d.system.distributed import Ranks
 from unet4d.training.feed import Feed
 from unet4d.training.record import SilentRecord
 from unet4d.training.trainer import Trainer

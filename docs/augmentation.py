@@ -19,7 +19,7 @@ from unet4d.data.augmentation.strengths import (
     SpaceStrength,
 )
 from unet4d.data.clip_frames import STRENGTHS, TimeStrength
-from unet4d.files import replacing, write_text
+from unet4d.system.files import replacing, write_text
 
 HERE = Path(__file__).parent
 BEFORE = """\

@@ -14,7 +14,7 @@ from pathlib import Path
 from commands import script, unet4d
 
 from unet4d.errors import InputError
-from unet4d.files import read_json, write_json
+from unet4d.system.files import read_json, write_json
 
 CONFIG = Path(__file__).with_name("demo.yaml")
 SUMMARY, MARK = "summary.json", ".made-by-the-demo"

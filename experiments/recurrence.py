@@ -14,7 +14,7 @@ from statistics import fmean
 
 from commands import script, unet4d
 
-from unet4d.files import read_json, write_json
+from unet4d.system.files import read_json, write_json
 
 CONFIG = Path(__file__).with_name("recurrence.yaml")
 NETWORKS = {"CLSTM-UNet": (), "frame-wise twin": ("--model.lstm_channels", 0)}

@@ -11,7 +11,7 @@ from typing import Any
 from commands import script, unet4d
 from recurrence import by_kind_of_frame
 
-from unet4d.files import read_json, write_json
+from unet4d.system.files import read_json, write_json
 
 CONFIG = Path(__file__).with_name("demo.yaml")
 

@@ -52,7 +52,7 @@ def exit_code(work: Callable[..., Any], *given: Any) -> int:
 def _run(rank: int, size: int, port: int, file: Path, work: Callable[..., Any], given: tuple[Any, ...]) -> None:
     import torch
 
-    from unet4d.ranks import joined
+    from unet4d.system.distributed import joined
 
     torch.set_num_threads(1)
     os.environ |= {

@@ -80,7 +80,7 @@ def test_an_import_goes_down(path):
         ("data", "from unet4d.model.loss import LabelledFramesLoss"),
         ("metrics", "from unet4d import data"),
         ("predict", "def f():\n    from unet4d.evaluate import evaluate"),
-        ("config", "import unet4d.files"),
+        ("config", "import unet4d.system.files"),
         ("data", "from unet4d import segment"),
     ],
 )

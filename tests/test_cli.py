@@ -18,7 +18,7 @@ from unet4d.commands import COMMANDS
 from unet4d.commands.command import nothing_to_check
 from unet4d.config import Config
 from unet4d.errors import InputError, Unet4DError
-from unet4d.ranks import ALONE
+from unet4d.system.distributed import ALONE
 
 EXPERIMENTS = sorted((Path(unet4d.__file__).parent.parent / "experiments").glob("*.yaml"))
 

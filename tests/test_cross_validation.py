@@ -20,7 +20,7 @@ from unet4d.data.dataset import read_dataset, split_folds
 from unet4d.errors import InputError, Stopped, ToldElsewhere, Unet4DError
 from unet4d.folds import folds_in
 from unet4d.model.checkpoint import BEST, LAST, load_checkpoint
-from unet4d.ranks import Ranks
+from unet4d.system.distributed import Ranks
 from unet4d.train import train
 
 

@@ -16,7 +16,7 @@ from unet4d.folds import FOLDS
 from unet4d.model.checkpoint import BEST, LAST, PREVIOUS, Task, load_checkpoint, save_checkpoint
 from unet4d.model.clstm_unet import build_network
 from unet4d.postprocessing import EVERY_CLASS, Step, write_steps
-from unet4d.ranks import Ranks
+from unet4d.system.distributed import Ranks
 from unet4d.training.log import LOG
 from unet4d.training.summary import CONFIG, SUMMARY, write_summary
 

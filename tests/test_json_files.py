@@ -13,7 +13,6 @@ import pytest
 
 from tests.mutations import damaged, mutated, outcome
 from unet4d.cross_validation import _check_same
-from unet4d.data.content import _remembered
 from unet4d.data.dataset import read_dataset
 from unet4d.data.phantom import write_phantom
 from unet4d.data.references import named_classes, recorded_folds, recorded_times
@@ -24,6 +23,7 @@ from unet4d.pages.provenance import of_study, recorded
 from unet4d.postprocessing import POSTPROCESSING, read_steps
 from unet4d.prediction.folder import PREDICTION
 from unet4d.prediction.records import Records
+from unet4d.system.digests import _remembered
 from unet4d.training.log import LOG, epoch_line, log_lines, totals
 from unet4d.training.standing import _summary
 

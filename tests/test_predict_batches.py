@@ -20,8 +20,8 @@ from unet4d.predict import _of_this_process, predict
 from unet4d.prediction.folder import PredictionFolder
 from unet4d.prediction.shares import Share
 from unet4d.prediction.tables import Tables
-from unet4d.ranks import Ranks
 from unet4d.segmentation import Settings, prepare
+from unet4d.system.distributed import Ranks
 
 FP32 = Settings(precision="fp32")
 

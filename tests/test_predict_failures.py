@@ -87,7 +87,7 @@ def test_a_full_disk_is_one_line_and_exit_code_1(command, model_file, tmp_path, 
     def refuse(descriptor):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("unet4d.files.os.fsync", refuse)
+    monkeypatch.setattr("unet4d.system.files.os.fsync", refuse)
     done = command("predict", model, "-i", tmp_path / "heart.nii.gz", "-o", tmp_path / "out")
     assert done.code == 1
     assert "No space left on device; free space" in done.line
@@ -123,7 +123,7 @@ def test_a_full_disk_is_told_before_any_work(command, model_file, tmp_path, monk
 def test_an_output_folder_without_permission_is_told_before_any_work(command, model_file, tmp_path, monkeypatch, study):
     study(tmp_path / "heart.nii.gz")
     model = model_file()
-    monkeypatch.setattr("unet4d.files.os.access", lambda path, mode: False)
+    monkeypatch.setattr("unet4d.system.files.os.access", lambda path, mode: False)
     done = command("predict", model, "-i", tmp_path / "heart.nii.gz", "-o", tmp_path / "out")
     assert done.code == 1
     assert "no permission; choose another folder" in done.line
@@ -187,7 +187,7 @@ def test_a_killed_predict_can_be_run_again(command, model_file, tmp_path, monkey
                 raise Killed
             usual(source, target)
 
-        patch.setattr("unet4d.files.os.replace", kill)
+        patch.setattr("unet4d.system.files.os.replace", kill)
         with pytest.raises(Killed):
             command(*words)
     assert command(*words, "--continue").code == 0

@@ -217,7 +217,7 @@ def test_the_reason_stands_on_a_line_of_its_own_below_the_bar(words, tmp_path, c
     [
         ("predict", "unet4d.prediction.batch.prepare"),
         ("verify", "unet4d.data.verification.verification.check_image"),
-        ("train", "unet4d.data.content._digest"),
+        ("train", "unet4d.system.digests._digest"),
     ],
 )
 def test_a_stop_does_not_wait_for_a_thread_that_hangs(words, tmp_path, name, target):

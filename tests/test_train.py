@@ -267,7 +267,7 @@ def test_a_full_disk_ends_the_run_and_keeps_the_epoch_before(command, phantom, t
 
     def filling(self, config, task, network, training):
         if training["step"] == 4:
-            monkeypatch.setattr("unet4d.files.os.fsync", refuse)
+            monkeypatch.setattr("unet4d.system.files.os.fsync", refuse)
         usual(self, config, task, network, training)
 
     monkeypatch.setattr(Checkpoints, "save_last", filling)

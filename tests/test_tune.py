@@ -440,7 +440,7 @@ def test_an_unexpected_exception_of_one_study_is_told_of_it_and_all_are_read(run
 def test_a_run_that_may_not_be_written_to_is_told_before_any_work(run, dataset, predicted, monkeypatch):
     folder = predicted(dict.fromkeys(SUBJECTS, heart()))
     monkeypatch.setattr(
-        "unet4d.files.os.access", lambda path, mode: not Path(path).samefile(run)
+        "unet4d.system.files.os.access", lambda path, mode: not Path(path).samefile(run)
     )  # root may write anywhere
     with pytest.raises(Unet4DError, match="no permission"):
         tune(run, dataset / "not_even_looked_at")

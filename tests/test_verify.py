@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 from tests.data.verification.planting import about, blank, case, duration, image, label, put, rewrite, to_test
-from unet4d.data import content
 from unet4d.data.phantom import write_phantom
 from unet4d.data.verification import verification
 from unet4d.data.verification.verification import KEPT
 from unet4d.errors import InputError
+from unet4d.system import digests
 
 ACDC = Path(os.environ.get("UNET4D_ACDC14", Path(__file__).parents[2] / "shared/data/acdc14"))
 TABLE = ("severity", "kind", "case", "file", "message")
@@ -24,7 +24,7 @@ TABLE = ("severity", "kind", "case", "file", "message")
 @pytest.fixture(autouse=True)
 def settled(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is written counts as old at once."""
-    monkeypatch.setattr(content, "SETTLED_S", -1.0)
+    monkeypatch.setattr(digests, "SETTLED_S", -1.0)
 
 
 @pytest.fixture

@@ -14,9 +14,9 @@ module of its name, which is what `unet4d.predict` always is: `from unet4d.predi
 from __future__ import annotations
 
 import importlib
-from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from unet4d.system.version import VERSION as __version__
 
 if TYPE_CHECKING:
     from unet4d.data.image4d import Image4D, read_image, write_image
@@ -26,23 +26,12 @@ if TYPE_CHECKING:
     from unet4d.segmentation import StreamingSegmenter, segment
 
 
-def _version() -> str:
-    """Return the version that is installed, else that of the checkout around this package."""
-    try:
-        return version("unet4d")
-    except PackageNotFoundError:
-        import tomllib
-
-        pyproject = Path(__file__).parent.parent / "pyproject.toml"
-        return tomllib.loads(pyproject.read_text("utf-8"))["project"]["version"] if pyproject.is_file() else "unknown"
-
-
-__version__ = _version()
 __all__ = [
     "CLSTMUNet",
     "ConvLSTM3d",
     "Image4D",
     "StreamingSegmenter",
+    "__version__",
     "load_model",
     "read_image",
     "segment",

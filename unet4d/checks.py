@@ -16,12 +16,12 @@ from unet4d.data.dataset import open_dataset
 from unet4d.data.references import label_maps
 from unet4d.data.studies import check_choice, check_there, expanded
 from unet4d.errors import InputError
-from unet4d.files import check_file_writable, check_writable
 from unet4d.folds import check_models, fold_folder, holds_folds, holds_run
-from unet4d.machine import check_device_name
 from unet4d.model.checkpoint import BEST, LAST, PREVIOUS, checkpoint_of
 from unet4d.plan_yaml import check_replaceable
 from unet4d.system.checks import described
+from unet4d.system.environment import check_device_name
+from unet4d.system.files import check_file_writable, check_writable
 from unet4d.system.text import short_repr
 
 PathLike = str | os.PathLike[str]

@@ -10,16 +10,16 @@ from typing import Any
 
 import numpy as np
 
-import unet4d
 from unet4d import metrics
 from unet4d.errors import InputError
 from unet4d.evaluation.quantities import QUANTITIES, Key, values_of
 from unet4d.evaluation.tables import METRICS, TEMPORAL, aligned, interval
 from unet4d.evaluation.written import Written, read_evaluation
-from unet4d.files import check_writable, write_json, write_text
 from unet4d.system.csv_file import csv_text
+from unet4d.system.files import check_writable, write_json, write_text
 from unet4d.system.signals import check_stop
 from unet4d.system.text import count
+from unet4d.system.version import VERSION
 
 COMPARISON_JSON, COMPARISON_CSV = "comparison.json", "comparison.csv"
 ALL_CLASSES = "mean over classes"
@@ -102,7 +102,7 @@ def compare(
     _check_same_references(first, second)
     compared = _corrected([one for name in names for one in _compared(name, first, second)])
     found = {
-        "version": unet4d.__version__,
+        "version": VERSION,
         "a": str(a),
         "b": str(b),
         "cases": len(shared),

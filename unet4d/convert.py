@@ -20,9 +20,9 @@ from unet4d.data.dataset_json import can_name_a_file, parse_dataset
 from unet4d.data.image4d import Image4D, write_image
 from unet4d.data.study import Source, Study
 from unet4d.errors import InputError
-from unet4d.files import check_writable, checked_path, replacing, write_json, write_private
 from unet4d.system.csv_file import csv_text
 from unet4d.system.failures import failure_of_study
+from unet4d.system.files import check_writable, checked_path, replacing, write_json, write_private
 from unet4d.system.progress_bar import ProgressBar, print_line
 from unet4d.system.signals import stop_signals
 from unet4d.system.text import count, short_repr

@@ -17,17 +17,17 @@ from typing import Any
 
 import yaml
 
-import unet4d
 from unet4d.checks import check_cross_validation
 from unet4d.config import Config
 from unet4d.data.dataset import fewer_folds, open_dataset, split_folds
 from unet4d.errors import InputError, Stopped, ToldElsewhere, Unet4DError
-from unet4d.files import read_json, write_json, write_text
 from unet4d.folds import FOLDS, fold_folder, folds_in
 from unet4d.over_folds import over_folds, table
-from unet4d.ranks import ALONE, Ranks
+from unet4d.system.distributed import ALONE, Ranks
+from unet4d.system.files import read_json, write_json, write_text
 from unet4d.system.signals import stop_requested, stop_signals
 from unet4d.system.text import count, short_repr
+from unet4d.system.version import VERSION
 from unet4d.train import train
 from unet4d.training.log import best_epoch, log_lines
 from unet4d.training.summary import CONFIG, SUMMARY
@@ -178,7 +178,7 @@ def _summarised(out: Path, config: Config, held_out: Sequence[Sequence[str]], fa
     lines = {fold: best_epoch(log_lines(run)) for fold, run in folds_in(out).items() if fold not in failed}
     best = {fold: line for fold, line in lines.items() if line is not None}
     summary: dict[str, Any] = {
-        "version": unet4d.__version__,
+        "version": VERSION,
         "seed": config.seed,
         "folds": len(held_out),
         "failed": {str(fold): reason for fold, reason in failed.items()},

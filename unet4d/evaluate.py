@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 
-import unet4d
 from unet4d.data.dataset import Dataset
 from unet4d.data.image4d import read_label
 from unet4d.data.references import (
@@ -29,13 +28,14 @@ from unet4d.errors import InputError
 from unet4d.evaluation import tables
 from unet4d.evaluation.scores import Scores, score
 from unet4d.evaluation.summary import of_folds, summarise
-from unet4d.files import check_writable, write_json, write_text
 from unet4d.metrics import TOLERANCE_MM
 from unet4d.system.csv_file import csv_text
 from unet4d.system.failures import failure_of_study, raise_failed
+from unet4d.system.files import check_writable, write_json, write_text
 from unet4d.system.progress_bar import ProgressBar
 from unet4d.system.signals import check_stop, stop_signals
 from unet4d.system.text import count
+from unet4d.system.version import VERSION
 
 MOST_MM = 10_000
 
@@ -96,7 +96,7 @@ def evaluate(
             failed[one.name] = str(failure_of_study(error))
     if not scored:
         raise_failed(failed, len(references), "scored", Path(out_dir))
-    about = {"version": unet4d.__version__, "reference": str(reference), "prediction": str(prediction)}
+    about = {"version": VERSION, "reference": str(reference), "prediction": str(prediction)}
     summary = {
         **about,
         "not_scored": unmatched,

@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from unet4d.errors import InputError
-from unet4d.files import read_json
 from unet4d.folds import FOLDS, folds_in, holds_run
-from unet4d.machine import installed
 from unet4d.metrics import shown
 from unet4d.model.checkpoint import LAST, PREVIOUS
 from unet4d.over_folds import mean_and_deviation, over_folds
 from unet4d.postprocessing import read_steps
+from unet4d.system.environment import installed
+from unet4d.system.files import read_json
 from unet4d.system.text import count
 from unet4d.training.checkpoints import position
 from unet4d.training.standing import WHOLE, checkpoint_facts, is_run, run_facts, settings

@@ -11,7 +11,7 @@ import yaml
 
 from unet4d.config import Config
 from unet4d.errors import InputError
-from unet4d.files import check_file_writable, write_text
+from unet4d.system.files import check_file_writable, write_text
 from unet4d.system.regular_files import open_regular
 
 MARK = "# Planned by unet4d plan"

@@ -11,8 +11,8 @@ from typing import Literal
 
 import numpy as np
 
-from unet4d.data.verification.faults import frames_in_words
 from unet4d.metrics import closure, curve_measures, is_cavity, is_myocardium
+from unet4d.system.text import describe_frames
 
 OUT_OF_LINE, OUT_OF_LINE_FRAMES = 0.15, 3.75
 """Share of the largest volume by which one frame may lie beyond both of its neighbours, and the same times the number of frames: of
@@ -88,7 +88,7 @@ def _missing(name: str, curve: np.ndarray) -> list[Flag]:
     absent = tuple(int(t) for t in np.flatnonzero(curve == 0))
     if not absent:
         return []
-    where = "every frame" if len(absent) == len(curve) else frames_in_words(absent)
+    where = "every frame" if len(absent) == len(curve) else describe_frames(absent)
     return [Flag("missing", name, absent, f"{name}: nothing found in {where}.")]
 
 
@@ -106,13 +106,13 @@ def _jumps(name: str, curve: np.ndarray, cyclic: bool) -> list[Flag]:
     found = []
     if alone.any():
         frames = tuple(int(t) for t in np.flatnonzero(alone))
-        said = f"{name}: jumps by {beyond[alone].max():.1f} mL there and back at {frames_in_words(frames)}."
+        said = f"{name}: jumps by {beyond[alone].max():.1f} mL there and back at {describe_frames(frames)}."
         found.append(Flag("jump", name, frames, said))
     others = tuple(
         int(t) + 1 for t in np.flatnonzero(sudden) if not (found and {int(t), int(t) + 1} & set(found[0].frames))
     )
     if others:
-        said = f"{name}: jumps by {step[[t - 1 for t in others]].max():.1f} mL from the frame before at {frames_in_words(others)}."
+        said = f"{name}: jumps by {step[[t - 1 for t in others]].max():.1f} mL from the frame before at {describe_frames(others)}."
         found.append(Flag("jump", name, others, said))
     return found
 

@@ -11,7 +11,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-import unet4d
 from unet4d.checks import check_predict
 from unet4d.data.convert import NO_OPTIONS, Options
 from unet4d.data.convert.names import natural_key
@@ -20,10 +19,7 @@ from unet4d.data.image4d import Outline
 from unet4d.data.studies import AUTO, expanded, find_studies
 from unet4d.data.study import Study
 from unet4d.errors import InputError, Unet4DError
-from unet4d.files import read_json
 from unet4d.folds import load_models
-from unet4d.machine import hardware
-from unet4d.main_memory import free_memory_bytes, resident_bytes
 from unet4d.model.checkpoint import TrainedModel
 from unet4d.model.device import find_device, resolve_precision
 from unet4d.postprocessing import POSTPROCESSING, Step, read_steps
@@ -31,12 +27,16 @@ from unet4d.prediction.batch import Batch, Job
 from unet4d.prediction.folder import PredictionFolder
 from unet4d.prediction.records import digest, stamps
 from unet4d.prediction.shares import Share
-from unet4d.ranks import ALONE, Ranks
 from unet4d.segmentation import Models, Settings
 from unet4d.segmentation.check import check_models
+from unet4d.system.distributed import ALONE, Ranks
+from unet4d.system.environment import hardware
 from unet4d.system.failures import failure_of_study
+from unet4d.system.files import read_json
+from unet4d.system.memory import free_memory_bytes, resident_bytes
 from unet4d.system.signals import check_stop, stop_signals
 from unet4d.system.text import count
+from unet4d.system.version import VERSION
 
 
 @stop_signals("what is written is whole; run again with --continue")
@@ -179,7 +179,7 @@ def _made(
     check_stop()
     outline = _outline(study)
     return {
-        "version": unet4d.__version__,
+        "version": VERSION,
         "models": [digests[str(one.path)] for one in models],
         "time": settings.time or study.time or ("cyclic" if models[0].task.cyclic else "open"),
         "frame_duration_s": outline.frame_duration_s if outline else options.frame_duration_s,

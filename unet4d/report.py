@@ -18,12 +18,12 @@ from unet4d.data.references import label_maps, named_classes
 from unet4d.data.studies import AUTO, source_at
 from unet4d.data.study import Source, Study
 from unet4d.errors import InputError
-from unet4d.files import check_writable, write_text
 from unet4d.pages import Entry, Pictures, Segmented, index_page, study_page
 from unet4d.pages.provenance import recorded
 from unet4d.pages.scores import Evaluation, read_evaluation
 from unet4d.pictures import animation, class_colour, contour_sheet, save_picture, save_png, thumbnail, volume_curves
 from unet4d.system.failures import failure_of_study, raise_failed
+from unet4d.system.files import check_writable, write_text
 from unet4d.system.progress_bar import ProgressBar
 from unet4d.system.signals import stop_signals
 from unet4d.system.text import count

@@ -14,7 +14,7 @@ from unet4d.data.fingerprint import fingerprint
 from unet4d.data.verification.study_facts import StudyFacts
 from unet4d.model.device import resolve_precision
 from unet4d.model.topology import rounded_up, strides_and_kernels, total_stride
-from unet4d.ranks import ALONE, Ranks
+from unet4d.system.distributed import ALONE, Ranks
 
 LARGEST_PATCH = (128, 128, 32)
 

@@ -21,19 +21,19 @@ from unet4d.data.dataset import cache_dir, fewer_folds, split_cases
 from unet4d.data.fingerprint import fingerprint
 from unet4d.data.verification.ready import ready
 from unet4d.errors import InputError, Unet4DError
-from unet4d.files import write_text
 from unet4d.model.checkpoint import BEST, Task, checkpoint_of, load_checkpoint
 from unet4d.model.convolution_check import check_convolutions
 from unet4d.model.device import find_device, set_tf32
 from unet4d.model.fitting import GB, NCCL_BYTES, Fit, described, fitted, free_bytes
 from unet4d.model.warm_start import begin_from
 from unet4d.out_of_memory import out_of_memory_words, smaller_settings
-from unet4d.ranks import ALONE, Ranks
 from unet4d.resolve import resolved
+from unet4d.system.distributed import ALONE, Ranks
+from unet4d.system.files import write_text
+from unet4d.system.lock import locked
 from unet4d.system.memory_errors import is_out_of_gpu_memory, memory_error_reason
 from unet4d.system.signals import stop_signals
 from unet4d.training.checkpoints import Checkpoints
-from unet4d.training.lock import locked
 from unet4d.training.log import flat
 from unet4d.training.mlflow_log import check_mlflow
 from unet4d.training.summary import CONFIG
@@ -65,7 +65,7 @@ def train(
         device: "auto", "cpu", "cuda" or "cuda:N".
         resume: go on from the newest checkpoint in `out_dir` that is whole.
         skip_verify: do not look for faults of the dataset first.
-        ranks: the processes that train together, as `unet4d.ranks.joined` gives them; each calls this.
+        ranks: the processes that train together, as `unet4d.system.distributed.joined` gives them; each calls this.
 
     Returns:
         The best checkpoint's path; on ties and without scores, the latest one.

@@ -11,14 +11,12 @@ from typing import Any
 
 import numpy as np
 
-import unet4d
 from unet4d.checks import check_tune
 from unet4d.data.dataset import Case, Dataset, read_dataset
 from unet4d.data.image4d import read_label
 from unet4d.data.nifti import check_same_grid, read_header
 from unet4d.data.references import Reference, label_maps, read_reference
 from unet4d.errors import InputError
-from unet4d.files import read_json
 from unet4d.folds import load_models
 from unet4d.metrics import shown
 from unet4d.model.checkpoint import TrainedModel
@@ -27,9 +25,11 @@ from unet4d.predict import predict
 from unet4d.prediction.records import Records, digest
 from unet4d.step_choice import FLICKER, RULE, Choice, Flicker, Judged, Score, Trial, choose
 from unet4d.system.failures import failure_of_study
+from unet4d.system.files import read_json
 from unet4d.system.progress_bar import ProgressBar
 from unet4d.system.signals import stop_signals
 from unet4d.system.text import count
+from unet4d.system.version import VERSION
 
 FEW_SUBJECTS = 3
 _AGAIN = "predict with --held_out --postprocess off, or leave --predictions out"
@@ -224,7 +224,7 @@ def _about(choice: Choice, judged: Sequence[Judged], data: Dataset) -> dict[str,
             f"{len(subjects)} held-out subject{'s' * (len(subjects) > 1)}: weak evidence; folds would give more"
         )
     return {
-        "version": unet4d.__version__,
+        "version": VERSION,
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "dataset": data.name,
         "cases": len(judged),

@@ -14,7 +14,7 @@ from unet4d.data.verification.faults import KINDS, Fault
 from unet4d.data.verification.summary import in_words
 from unet4d.data.verification.verification import Verification, verify_dataset
 from unet4d.errors import InputError
-from unet4d.files import write_json
+from unet4d.system.files import write_json
 from unet4d.system.text import count, printable
 
 

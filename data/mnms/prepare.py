@@ -14,7 +14,7 @@ from typing import Any
 
 from unet4d.data.dataset_folder import filling
 from unet4d.errors import InputError, Unet4DError
-from unet4d.files import write_json
+from unet4d.system.files import write_json
 
 LABELS = {"background": 0, "left ventricle": 1, "myocardium": 2, "right ventricle": 3}
 PARTS = {"Training/Labeled": "training", "Validation": "test", "Testing": "test"}

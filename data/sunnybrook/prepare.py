@@ -23,7 +23,7 @@ from unet4d.data.dicom.pixels import read_voxels
 from unet4d.data.dicom.stack import stacked
 from unet4d.data.image4d import Image4D, write_image
 from unet4d.errors import InputError, Unet4DError
-from unet4d.files import write_json
+from unet4d.system.files import write_json
 from unet4d.system.progress_bar import ProgressBar
 
 _CASE = re.compile(r"SC-(?:HF-I|HF-NI|HYP|N)-\d+")

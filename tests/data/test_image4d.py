@@ -20,7 +20,7 @@ from unet4d.data.image4d import Image4D, read_frames, read_image, read_label, re
 from unet4d.data.nrrd_file import read_nrrd_header
 from unet4d.data.studies import source_at
 from unet4d.errors import InputError
-from unet4d.files import read_json
+from unet4d.system.files import read_json
 
 KEPT = (
     *("dim_info", "pixdim", "xyzt_units", "toffset", "slice_start", "slice_end", "slice_code", "slice_duration"),
@@ -476,8 +476,8 @@ def test_more_than_memory_holds_is_refused_before_it_is_read(suffix, tmp_path, m
 
 def memory(size, monkeypatch):
     """Let the machine have this many bytes of main memory, all free."""
-    monkeypatch.setattr("unet4d.main_memory.free_memory_bytes", lambda: size)
-    monkeypatch.setattr("unet4d.main_memory.total_memory_bytes", lambda: size)
+    monkeypatch.setattr("unet4d.system.memory.free_memory_bytes", lambda: size)
+    monkeypatch.setattr("unet4d.system.memory.total_memory_bytes", lambda: size)
 
 
 BAD_HEADERS = {

@@ -350,7 +350,7 @@ def test_whatever_pynrrd_raises_is_a_refusal(tmp_path, monkeypatch):
 def test_more_than_memory_holds_is_refused_before_it_is_read(tmp_path, monkeypatch):
     path = write_volume(tmp_path / "a.nrrd", VOXELS)
     for name in ("free_memory_bytes", "total_memory_bytes"):
-        monkeypatch.setattr(f"unet4d.main_memory.{name}", lambda: 12 * VOXELS.size - 1)
+        monkeypatch.setattr(f"unet4d.system.memory.{name}", lambda: 12 * VOXELS.size - 1)
     assert "main memory" in refusal(path)
     monkeypatch.undo()
     assert read_nrrd_image(path).frames == 1

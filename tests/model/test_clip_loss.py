@@ -20,7 +20,7 @@ from unet4d.model.clip_loss import ClipLoss
 from unet4d.model.clstm_unet import CLSTMUNet, build_network
 from unet4d.model.loss import LabelledFramesLoss
 from unet4d.model.memory import peak_bytes
-from unet4d.ranks import Ranks
+from unet4d.system.distributed import Ranks
 
 STRIDES, KERNELS = [(2, 2, 1), (2, 2, 2)], [(3, 3, 1), (3, 3, 3), (3, 3, 3)]
 FRAMES, GRID = 7, (8, 8, 4)

@@ -15,7 +15,7 @@ from unet4d.model.clip_loss import ClipLoss
 from unet4d.model.clstm_unet import build_network
 from unet4d.model.optimiser import optimiser, schedule
 from unet4d.model.step import TrainingStep
-from unet4d.ranks import Ranks
+from unet4d.system.distributed import Ranks
 
 CPU = torch.device("cpu")
 LABELLED = [[True, True, False], [True, False, True]]

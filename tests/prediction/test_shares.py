@@ -8,7 +8,7 @@ import pytest
 
 from unet4d.errors import InputError
 from unet4d.prediction.shares import Share, share_of
-from unet4d.ranks import Ranks
+from unet4d.system.distributed import Ranks
 
 STUDIES = list("abcdefghij")
 

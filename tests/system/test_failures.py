@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from unet4d.errors import InputError, Unet4DError
-from unet4d.files import check_writable, replacing, write_text
 from unet4d.system.failures import failure_of_study
+from unet4d.system.files import check_writable, replacing, write_text
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ from unet4d.config import Config, DataConfig, TrainConfig
 from unet4d.data.cache import CachedStudy
 from unet4d.data.sampling import ClipDataset
 from unet4d.errors import InputError, Stopped, Unet4DError
-from unet4d.ranks import Ranks
+from unet4d.system.distributed import Ranks
 from unet4d.system.signals import ignore_stop_signals
 from unet4d.training import feed as feed_module
 from unet4d.training.feed import Feed

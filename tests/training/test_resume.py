@@ -20,8 +20,8 @@ from unet4d.data.image4d import read_image, write_image
 from unet4d.errors import Stopped, Unet4DError
 from unet4d.model.checkpoint import BEST, LAST, PREVIOUS, load_checkpoint
 from unet4d.model.step import TrainingStep
+from unet4d.system.lock import locked
 from unet4d.train import train
-from unet4d.training.lock import locked
 from unet4d.training.log import LOG
 from unet4d.training.record import BOARD
 
@@ -381,7 +381,7 @@ def test_a_checkpoint_of_another_version_is_told(command, phantom, tiny_options,
 
 def test_two_trainings_do_not_write_into_one_folder(command, phantom, tiny_options, trained, tmp_path, monkeypatch):
     run = shutil.copytree(trained, tmp_path / "run", ignore=shutil.ignore_patterns(BOARD))
-    monkeypatch.setattr("unet4d.training.lock.PATIENCE_S", 0.3)
+    monkeypatch.setattr("unet4d.system.lock.PATIENCE_S", 0.3)
     words = ["train", "--dataset", phantom, "--out", run, *tiny_options, "--resume"]
     with locked(run):
         done = command(*words)

@@ -16,7 +16,7 @@ from unet4d.metrics import count_voxels, dice
 from unet4d.model.checkpoint import Task
 from unet4d.model.clstm_unet import build_network
 from unet4d.model.inference import sliding_window
-from unet4d.ranks import Ranks
+from unet4d.system.distributed import Ranks
 from unet4d.training.validation import Validation, Verdict
 
 TASK = Task({"background": 0, "wall": 1, "blood": 2}, ("MRI",), cyclic=False)

@@ -14,7 +14,7 @@ from unet4d.model.clstm_unet import build_network
 from unet4d.model.fitting import GB, Fit, ladder
 from unet4d.model.memory import StepMemory
 from unet4d.model.step import TrainingStep
-from unet4d.ranks import Ranks
+from unet4d.system.distributed import Ranks
 from unet4d.training import watch
 from unet4d.training.watch import MemoryWatch
 

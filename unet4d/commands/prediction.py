@@ -140,7 +140,7 @@ def _settings(options: Namespace) -> Settings:
     from pathlib import Path
 
     from unet4d.segmentation import Settings
-    from unet4d.sizes import bytes_of
+    from unet4d.system.byte_sizes import bytes_of
 
     o = options
     return Settings(
@@ -176,7 +176,7 @@ def _predict(options: Namespace) -> None:
     from unet4d.data.convert import Options
     from unet4d.predict import predict
     from unet4d.prediction.shares import share_of
-    from unet4d.ranks import joined
+    from unet4d.system.distributed import joined
 
     o = options
     settings, share = _settings(o), share_of(o.num_parts, o.part_id, os.environ)

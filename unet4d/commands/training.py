@@ -80,7 +80,7 @@ def _train(options: Namespace) -> None:
     config = configured(options)
 
     from unet4d.cross_validation import ALL, cross_validate
-    from unet4d.ranks import joined
+    from unet4d.system.distributed import joined
     from unet4d.train import train
 
     o = options

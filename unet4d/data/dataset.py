@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 
 from unet4d.config import FOLDS
-from unet4d.data.dataset_json import Case, Dataset, check_cases, nearest, parse_dataset
+from unet4d.data.dataset_json import Case, Dataset, check_cases, parse_dataset
 from unet4d.data.image4d import Image4D, read_label
-from unet4d.data.inside import check_links
 from unet4d.errors import InputError
-from unet4d.files import read_json
-from unet4d.system.text import count
+from unet4d.system.files import read_json
+from unet4d.system.safe_paths import check_links
+from unet4d.system.text import count, suggest_names
 
 __all__ = [
     "Case",
@@ -185,7 +185,7 @@ def split_cases(
         held_out = split_folds(dataset, folds, seed)[fold]
     for subject in held_out:
         if subject not in dataset.subjects:
-            near = nearest(subject, dataset.subjects)
+            near = suggest_names(subject, dataset.subjects)
             some = ", ".join(dataset.subjects[:5]) + ", ..." * (len(dataset.subjects) > 5)
             raise InputError(
                 f"no training case has the subject {subject!r}{near}; wanted those of {dataset.root}, such as {some}"

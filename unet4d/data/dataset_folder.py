@@ -14,7 +14,7 @@ from pathlib import Path
 
 from unet4d.data.dataset_json import parse_dataset
 from unet4d.errors import InputError
-from unet4d.files import check_writable, read_json, write_text, writing
+from unet4d.system.files import check_writable, read_json, write_text, writing
 
 _MARK = ".unet4d-incomplete"
 _PARTS = ("images", "labels")

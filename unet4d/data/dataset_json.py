@@ -6,22 +6,21 @@ test studies by path alone). Paths are relative to the folder it lies in, and st
 
 from __future__ import annotations
 
-import difflib
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from unet4d.data.channels import KINDS, MAP, SIGNAL, velocity_axis
 from unet4d.data.image4d import Image4D, Outline, read_image, read_outline
-from unet4d.data.inside import path_inside
 from unet4d.data.nifti import case_name
 from unet4d.data.study import LONGEST_S, SHORTEST_S, is_frame_duration
 from unet4d.data.verification.faults import Fault
 from unet4d.errors import InputError
 from unet4d.system.class_values import LONGEST_NAME, class_fault, is_name
-from unet4d.system.text import count, short_repr
+from unet4d.system.safe_paths import path_inside
+from unet4d.system.text import count, short_repr, suggest_names
 
 _DATASET_KEYS = (
     "name",
@@ -137,7 +136,7 @@ class Dataset:
                 return case
         names = [case.name for case in (*self.training, *self.test)]
         raise InputError(
-            f"{self.root}: there is no case {name!r}{nearest(name, names)}; wanted one of its {len(names)}"
+            f"{self.root}: there is no case {name!r}{suggest_names(name, names)}; wanted one of its {len(names)}"
         )
 
 
@@ -358,11 +357,5 @@ def _check_keys(entry: Mapping[str, Any], known: Sequence[str], where: str) -> N
     for key in entry:
         if key not in known:
             raise InputError(
-                f"{where}: unknown key {short_repr(key)}{nearest(key, known)}; wanted keys of {', '.join(known)}"
+                f"{where}: unknown key {short_repr(key)}{suggest_names(key, known)}; wanted keys of {', '.join(known)}"
             )
-
-
-def nearest(name: str, known: Iterable[str]) -> str:
-    """The nearest known names in brackets, or nothing: goes behind a name that is not known."""
-    near = difflib.get_close_matches(name, list(known), n=3, cutoff=0.5) if len(name) <= LONGEST_NAME else []
-    return f" (near: {', '.join(near)})" if near else ""

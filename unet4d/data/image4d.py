@@ -30,8 +30,8 @@ from unet4d.data.nifti import (
     write_nifti,
 )
 from unet4d.errors import InputError
-from unet4d.files import replacing
-from unet4d.main_memory import check_fits
+from unet4d.system.files import replacing
+from unet4d.system.memory import check_fits
 from unet4d.system.text import count
 
 INTEGER_TOLERANCE = 1e-3  # a label stored with a scale slope may come back as 0.9999

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from unet4d.data.slicer_writing import LabelClass
-from unet4d.files import write_text
+from unet4d.system.files import write_text
 from unet4d.system.text import printable
 
 _RULE = "#" * 48

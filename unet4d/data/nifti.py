@@ -20,7 +20,7 @@ import nibabel as nib
 import numpy as np
 
 from unet4d.errors import InputError
-from unet4d.main_memory import check_fits
+from unet4d.system.memory import check_fits
 from unet4d.system.regular_files import open_regular
 from unet4d.system.signals import check_stop
 

@@ -22,7 +22,7 @@ from unet4d.data.image4d import Image4D
 from unet4d.data.nifti import check_affine
 from unet4d.data.nrrd_voxels import data_file_of, read_voxels
 from unet4d.errors import InputError, Unet4DError
-from unet4d.main_memory import check_fits
+from unet4d.system.memory import check_fits
 from unet4d.system.regular_files import open_regular
 
 SUFFIXES = (".nrrd", ".nhdr")

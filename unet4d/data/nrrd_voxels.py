@@ -17,10 +17,10 @@ from typing import Any, BinaryIO, cast
 
 import numpy as np
 
-from unet4d.data.inside import path_inside
 from unet4d.errors import InputError
-from unet4d.main_memory import check_fits
+from unet4d.system.memory import check_fits
 from unet4d.system.regular_files import open_regular
+from unet4d.system.safe_paths import path_inside
 
 _ASCII, _GZIP, _BZIP2 = ("ascii", "text", "txt"), ("gzip", "gz"), ("bzip2", "bz2")
 _MAX_RATIO = 1040  # deflate cannot expand further, so a header that announces more is wrong

@@ -16,11 +16,11 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 
-from unet4d.data.dataset_json import nearest
 from unet4d.data.image4d import Image4D, read_label
 from unet4d.data.nifti import SUFFIXES, spacing_of
 from unet4d.data.nrrd_file import NrrdHeader, check_installed, read_nrrd_header
 from unet4d.errors import InputError
+from unet4d.system.text import suggest_names
 
 BACKGROUND = "background"
 
@@ -79,7 +79,7 @@ def label_values(files: Iterable[Path], given: Mapping[str, int] | None) -> dict
                 continue
             if given:
                 raise InputError(
-                    f"{path}: labels do not name its segment {segment.name!r}{nearest(segment.name, labels)}; wanted one of "
+                    f"{path}: labels do not name its segment {segment.name!r}{suggest_names(segment.name, labels)}; wanted one of "
                     f"{', '.join(labels)}; name it there, or rename or remove it in 3D Slicer"
                 )
             labels[segment.name] = len(labels)

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from unet4d.errors import InputError
-from unet4d.files import replacing, write_text
+from unet4d.system.files import replacing, write_text
 from unet4d.system.text import printable
 
 _GZIP_LEVEL = 4

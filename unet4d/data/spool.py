@@ -16,7 +16,7 @@ from unet4d.data.grid import WorkingGrid
 from unet4d.data.image4d import Outline
 from unet4d.data.normalisation import Scale
 from unet4d.data.study import Stream
-from unet4d.files import writing
+from unet4d.system.files import writing
 
 
 class SpooledImage:

@@ -11,13 +11,13 @@ from unet4d.data.channels import KINDS
 from unet4d.data.convert import NO_OPTIONS, Options, detected, find, readable
 from unet4d.data.convert.nnunet import is_kind as is_nnunet
 from unet4d.data.dataset import read_dataset
-from unet4d.data.dataset_json import nearest
 from unet4d.data.nifti import SUFFIXES, studies_in
 from unet4d.data.nifti_studies import bare_source, dataset_source
 from unet4d.data.study import Source, Study
 from unet4d.errors import InputError
 from unet4d.system.progress_bar import print_line
 from unet4d.system.regular_files import check_file_or_folder
+from unet4d.system.text import suggest_names
 
 AUTO = "auto"
 LIST = ".txt"
@@ -169,7 +169,7 @@ def find_studies(
     unknown = [name for name in cases or () if name not in known]
     if unknown:
         raise InputError(
-            f"there is no case {unknown[0]!r}{nearest(unknown[0], known)} in {', '.join(map(str, inputs))}; wanted names "
+            f"there is no case {unknown[0]!r}{suggest_names(unknown[0], known)} in {', '.join(map(str, inputs))}; wanted names "
             f"among the {len(known)} that are there"
         )
     if not found:

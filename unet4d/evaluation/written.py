@@ -10,8 +10,8 @@ from typing import Any
 
 from unet4d.errors import InputError
 from unet4d.evaluation.tables import MEASURES_CSV, METRICS, SUMMARY, TEMPORAL
-from unet4d.files import read_json
 from unet4d.system.csv_file import Row, read_table
+from unet4d.system.files import read_json
 
 _NEEDED = {
     METRICS: ("case", "subject", "frame", "class", "dice", "hd95_mm", "asd_mm", "nsd", "reference_ml", "prediction_ml"),

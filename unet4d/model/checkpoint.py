@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any
 
 from unet4d.config import Config
 from unet4d.errors import InputError
-from unet4d.files import replacing
 from unet4d.model.tensor_shapes import check_pickle, load_with_shapes
 from unet4d.system.checks import described
 from unet4d.system.class_values import class_fault, is_name
+from unet4d.system.files import replacing
 from unet4d.system.text import shortened
 
 if TYPE_CHECKING:  # torch takes seconds to import, which info and the early checks of paths do without

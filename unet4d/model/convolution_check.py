@@ -23,10 +23,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from unet4d.config import ModelConfig, Size, triple
 from unet4d.errors import InputError
-from unet4d.machine import gpu_words
 from unet4d.model.clstm_unet import MOST_ELEMENTS, build_network
 from unet4d.model.convolution import convolved, same_padding
 from unet4d.model.device import DTYPES, autocast, repeated_shapes, set_tf32
+from unet4d.system.environment import gpu_words
 from unet4d.system.memory_errors import drop_failed_work, is_out_of_memory
 
 TOLERANCE = 4

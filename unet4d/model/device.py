@@ -12,9 +12,9 @@ import torch
 
 from unet4d.config import Precision
 from unet4d.errors import InputError
-from unet4d.machine import check_device_name
 from unet4d.system import nvidia
 from unet4d.system.cuda_allocator import give_up_expandable_segments, use_expandable_segments
+from unet4d.system.environment import check_device_name
 from unet4d.system.memory_errors import is_out_of_gpu_memory
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}

@@ -16,7 +16,7 @@ from unet4d.model.clip_loss import ClipLoss
 from unet4d.model.clstm_unet import CLSTMUNet, Dropout
 from unet4d.model.device import autocast, repeated_shapes
 from unet4d.model.optimiser import optimiser, schedule
-from unet4d.ranks import ALONE, Ranks
+from unet4d.system.distributed import ALONE, Ranks
 
 Clips = tuple[Tensor, Tensor, Sequence[Sequence[bool]]]
 """A batch as `ClipLoss` takes it: image (B, T, C, X, Y, Z), label (B, T, X, Y, Z), labelled B lists of T; on any device."""

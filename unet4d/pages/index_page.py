@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import unet4d
 from unet4d.pages import html, measures, scores
 from unet4d.pages.segmented import Segmented
 from unet4d.pages.study_page import LIMITS, facts
 from unet4d.pictures import class_colour
+from unet4d.system.version import VERSION
 
 _WORDS = ("EDV mL", "ESV mL", "EF %", "Dice", "mean foreground Dice", "flag", "frame", "cyclic", "voxel")
 
@@ -64,7 +64,7 @@ def index_page(
     flagged = sum(1 for entry in entries if entry.flags)
     body = [
         html.text(title, "h1"),
-        html.text(f"{count}, {flagged} flagged · unet4d {unet4d.__version__}", kind="soft"),
+        html.text(f"{count}, {flagged} flagged · unet4d {VERSION}", kind="soft"),
         html.text(LIMITS, kind="limits"),
     ]
     if failed:

@@ -7,10 +7,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import unet4d
 from unet4d.data.references import PREDICTION
-from unet4d.files import read_json
 from unet4d.pages import html
+from unet4d.system.files import read_json
+from unet4d.system.version import VERSION
 
 UNKNOWN = "Nothing is recorded of how this label map was made: no prediction.json that names the case lies beside it."
 
@@ -36,7 +36,7 @@ def recorded(folders: list[Path], case: str) -> dict[str, Any]:
 def of_study(about: Mapping[str, Any]) -> list[str]:
     """The table of what is recorded, and when and by what the page was written."""
     now = datetime.datetime.now().astimezone().isoformat(sep=" ", timespec="minutes")
-    written = html.text(f"This page was written by unet4d {unet4d.__version__} on {now}.", kind="soft")
+    written = html.text(f"This page was written by unet4d {VERSION} on {now}.", kind="soft")
     if not about:
         return [html.text(UNKNOWN), written]
     rows = [[name, words] for name, words in _flat(about)]

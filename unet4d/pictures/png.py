@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from unet4d.files import replacing
+from unet4d.system.files import replacing
 from unet4d.system.text import shortened
 
 if TYPE_CHECKING:

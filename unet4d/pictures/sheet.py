@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from unet4d.files import replacing
 from unet4d.pictures.planes import Planes, lay_out, slices_in_use, spread, zoomed
 from unet4d.pictures.png import PALETTE, caption, class_colour, new_figure, rendered
+from unet4d.system.files import replacing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

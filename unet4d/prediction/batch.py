@@ -19,15 +19,15 @@ from unet4d.config import FRAMES
 from unet4d.data.image4d import Outline
 from unet4d.data.study import Study
 from unet4d.errors import Unet4DError
-from unet4d.main_memory import free_memory_bytes
 from unet4d.postprocessing import Step, apply
 from unet4d.prediction.folder import PredictionFolder
 from unet4d.prediction.formats import probability_bytes
 from unet4d.prediction.overlap import overlapped
 from unet4d.prediction.records import Stamp, check_unchanged, inputs_in_record, stamps
 from unet4d.segmentation import Answer, Models, Prepared, Settings, answer, prepare
-from unet4d.sizes import in_words
+from unet4d.system.byte_sizes import in_words
 from unet4d.system.failures import failure_of_study
+from unet4d.system.memory import free_memory_bytes
 from unet4d.system.memory_errors import is_out_of_gpu_memory, is_out_of_main_memory, memory_error_reason
 from unet4d.system.progress_bar import ProgressBar, print_line
 from unet4d.system.signals import deferred_stop

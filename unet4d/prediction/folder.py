@@ -23,7 +23,6 @@ from unet4d.data.references import PREDICTION
 from unet4d.data.slicer_writing import write_colour_table
 from unet4d.data.study import Study
 from unet4d.errors import InputError, Unet4DError
-from unet4d.files import check_writable, read_json
 from unet4d.metrics import (
     MYOCARDIAL_DENSITY_G_PER_ML,
     curve_measures,
@@ -36,6 +35,7 @@ from unet4d.metrics.roles import cavity_within
 from unet4d.prediction.formats import FORMATS, PROBABILITIES, places, shown_classes, write_label, write_probabilities
 from unet4d.prediction.records import Record, Records
 from unet4d.prediction.tables import TABLES, Tables
+from unet4d.system.files import check_writable, read_json
 
 LABELS, COLOURS = "labels.txt", "labels.ctbl"
 _SPARE_BYTES = 10**7

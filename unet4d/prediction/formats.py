@@ -22,8 +22,8 @@ import numpy as np
 
 from unet4d.data.image4d import Outline, write_image
 from unet4d.data.slicer_writing import LabelClass, write_segmentation, write_sequence
-from unet4d.files import remove_partial
 from unet4d.pictures import class_colour
+from unet4d.system.files import remove_partial
 
 Format = Literal["nifti", "seq.nrrd", "seg.nrrd"]
 FORMATS: tuple[Format, ...] = get_args(Format)

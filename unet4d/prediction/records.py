@@ -22,7 +22,7 @@ from typing import Any
 
 from unet4d.data.study import Study
 from unet4d.errors import InputError
-from unet4d.files import read_json, remove_partial, write_json
+from unet4d.system.files import read_json, remove_partial, write_json
 
 HIDDEN, CASES, FAILED = ".unet4d", "cases", "failed"
 Record = dict[str, Any]

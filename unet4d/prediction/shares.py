@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from unet4d.errors import InputError
-from unet4d.ranks import Ranks
+from unet4d.system.distributed import Ranks
 
 Item = TypeVar("Item")
 _SLURM = tuple(f"SLURM_ARRAY_TASK_{name}" for name in ("COUNT", "ID", "MIN", "MAX", "STEP"))

@@ -22,13 +22,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import unet4d
 from unet4d.data.convert.names import natural_key
 from unet4d.data.references import PREDICTION
-from unet4d.files import remove_partial, write_json, write_text, writing
-from unet4d.machine import versions
 from unet4d.prediction.records import HIDDEN, Record, Records
 from unet4d.system.csv_file import csv_text
+from unet4d.system.environment import versions
+from unet4d.system.files import remove_partial, write_json, write_text, writing
+from unet4d.system.version import VERSION
 
 VOLUMES, SUMMARY = "volumes.csv", "summary.json"
 COLUMNS = ["case", "frame", "time_s", "class", "value", "volume_ml"]
@@ -93,7 +93,7 @@ class Tables:
             if self.records.is_there(row.record)
         }  # fmt: skip
         entries = {case: row.record["entry"] for case, row in there.items()}
-        about = {"labels": self.labels, "version": unet4d.__version__, "cases": entries}
+        about = {"labels": self.labels, "version": VERSION, "cases": entries}
         write_json(self.out / PREDICTION, about)  # first of all, see PredictionFolder
         write_text(self.out / VOLUMES, ",".join(COLUMNS) + "\n" + "".join(row.volumes for row in there.values()))
         failed = dict(sorted(self.records.failures().items(), key=lambda failure: natural_key(failure[0])))

@@ -14,7 +14,6 @@ from unet4d.data.channels import mirror_signs
 from unet4d.data.image4d import Image4D
 from unet4d.data.native import NativeLabel
 from unet4d.errors import Unet4DError
-from unet4d.main_memory import give_back_freed_memory, keep_freed_memory
 from unet4d.model.checkpoint import TrainedModel
 from unet4d.model.device import resolve_precision
 from unet4d.model.ensemble import mean_logits
@@ -24,6 +23,7 @@ from unet4d.segmentation.check import check_models
 from unet4d.segmentation.cutting import cut
 from unet4d.segmentation.prepared import Prepared, prepare_image
 from unet4d.segmentation.settings import Models, Settings
+from unet4d.system.memory import give_back_freed_memory, keep_freed_memory
 from unet4d.system.progress_bar import ProgressBar, print_line
 from unet4d.system.signals import check_stop
 

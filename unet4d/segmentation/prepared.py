@@ -14,13 +14,13 @@ from unet4d.data.normalisation import Scale
 from unet4d.data.spool import SpooledImage
 from unet4d.data.study import Study
 from unet4d.errors import InputError
-from unet4d.main_memory import return_freed_memory
 from unet4d.model.checkpoint import TrainedModel
 from unet4d.model.device import resolve_precision
 from unet4d.model.ensemble import check_alike
 from unet4d.model.window_memory import generous_bytes, window_memory
 from unet4d.model.windows import Pixels
 from unet4d.segmentation.settings import Models, Settings
+from unet4d.system.memory import return_freed_memory
 from unet4d.system.text import count
 
 

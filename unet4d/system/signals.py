@@ -1,9 +1,10 @@
 """Stop signals: their handlers only note SIGTERM and SIGINT, and every long loop asks `check_stop` between two steps.
 
-A handler that raised could do so anywhere: inside a lock, or inside a library's `except Exception`. A second signal ends the
-process at once, since the first one restores the default actions. Files are whole at any moment, see `unet4d.files`. Under torchrun
-each further signal is ignored: torchrun passes on what its whole process group received already, and kills what does not end.
-Native code that hangs, as on a broken GPU, delays a first signal until it returns; only SIGKILL ends it before.
+A handler that raised could do so anywhere: inside a lock, or inside a library's `except Exception`. A second signal
+ends the process at once, since the first one restores the default actions. Files are whole at any moment, see
+`unet4d.system.files`. Under torchrun each further signal is ignored: torchrun passes on what its whole process group
+received already, and kills what does not end. Native code that hangs, as on a broken GPU, delays a first signal until
+it returns; only SIGKILL ends it before.
 
 Slurm's scancel, a preemption and Ctrl-C reach every process of a group. Workers ignore them, see `ignore_stop_signals`.
 """

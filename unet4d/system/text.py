@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
 import errno
 import os
 import re
 import reprlib
 import sys
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, TextIO
 
 _CURSOR_MOVES = re.compile(r"\r?\n*(?:\x1b\[A)*\r?")
@@ -25,6 +26,8 @@ _SHORT.maxlevel, _SHORT.maxlist, _SHORT.maxtuple, _SHORT.maxdict, _SHORT.maxstri
     80,
 )
 _SHORT.maxother = 200
+_LONGEST_SUGGESTED = 200
+"""Characters of the longest name for which similar names are looked up."""
 
 
 def printable(text: str, keep: str = "") -> str:
@@ -155,3 +158,22 @@ def open_standard_descriptors() -> None:
             if opened != number:
                 os.dup2(opened, number)
                 os.close(opened)
+
+
+def suggest_names(name: str, known: Iterable[str]) -> str:
+    """Return the most similar known names in brackets, to append to a name that is unknown; empty where none is similar."""
+    near = difflib.get_close_matches(name, list(known), n=3, cutoff=0.5) if len(name) <= _LONGEST_SUGGESTED else []
+    return f" (near: {', '.join(near)})" if near else ""
+
+
+def describe_frames(frames: Sequence[int], word: str = "frame") -> str:
+    """Return "frame 3", "frames 3 and 7" or "frames 0, 2 to 5 and 9", with `word` in place of "frame"."""
+    runs: list[list[int]] = []
+    for frame in frames:
+        if runs and frame == runs[-1][-1] + 1:
+            runs[-1].append(frame)
+        else:
+            runs.append([frame])
+    parts = [part for run in runs for part in ([f"{run[0]} to {run[-1]}"] if len(run) > 2 else map(str, run))]
+    listed = " and ".join([", ".join(parts[:-1]), parts[-1]]) if len(parts) > 1 else parts[0]
+    return f"{word}{'s' * (len(frames) > 1)} {listed}"

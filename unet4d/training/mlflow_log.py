@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from unet4d.errors import InputError
-from unet4d.files import write_text
+from unet4d.system.files import write_text
 from unet4d.training.summary import CONFIG, SUMMARY
 
 RUN_ID, STORE = "mlflow_run_id", "mlruns"

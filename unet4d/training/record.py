@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from unet4d.config import Config
-from unet4d.files import write_text, writing
-from unet4d.ranks import Ranks
+from unet4d.system.distributed import Ranks
+from unet4d.system.files import write_text, writing
 from unet4d.system.progress_bar import print_line
 from unet4d.training.log import LOG, flat, log_lines
 from unet4d.training.mlflow_log import MlflowLog

@@ -10,12 +10,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import unet4d
 from unet4d.config import Config
-from unet4d.files import write_json
-from unet4d.machine import hardware, versions
 from unet4d.model.checkpoint import Task
-from unet4d.ranks import Ranks
+from unet4d.system.distributed import Ranks
+from unet4d.system.environment import hardware, versions
+from unet4d.system.files import write_json
 from unet4d.training.log import totals
 
 if TYPE_CHECKING:
@@ -82,7 +81,7 @@ def write_summary(
 @functools.cache
 def _commit() -> dict[str, Any] | None:
     """The commit of the checkout that this package runs from, and whether its files have changed since; None if it is installed."""
-    root = Path(unet4d.__file__).resolve().parent.parent
+    root = Path(__file__).resolve().parents[2]
 
     def git(*words: str) -> str:
         done = subprocess.run(

@@ -23,7 +23,7 @@ from unet4d.model.checkpoint import Task
 from unet4d.model.clstm_unet import CLSTMUNet, build_network
 from unet4d.model.fitting import GB, Fit, described
 from unet4d.model.step import Clips, TrainingStep
-from unet4d.ranks import ALONE, Ranks
+from unet4d.system.distributed import ALONE, Ranks
 from unet4d.system.memory_errors import is_out_of_gpu_memory
 from unet4d.system.signals import deferred_stop, stop_requested
 from unet4d.training.advice import advice

@@ -18,7 +18,7 @@ from unet4d.model.checkpoint import Task
 from unet4d.model.clstm_unet import CLSTMUNet
 from unet4d.model.inference import sliding_window
 from unet4d.pictures import contour_sheet, volume_curves
-from unet4d.ranks import Ranks
+from unet4d.system.distributed import Ranks
 from unet4d.system.progress_bar import ProgressBar
 
 

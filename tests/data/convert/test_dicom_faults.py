@@ -222,7 +222,7 @@ def test_an_absurd_size_is_refused_by_name_and_takes_no_memory(tmp_path):
 def test_more_than_memory_holds_is_refused_by_its_size(tmp_path, monkeypatch):
     files.save(files.single_frames(ARRAY, AFFINE, by_trigger), tmp_path)
     for name in ("free_memory_bytes", "total_memory_bytes"):
-        monkeypatch.setattr(f"unet4d.main_memory.{name}", lambda: 12 * ARRAY.size - 1)
+        monkeypatch.setattr(f"unet4d.system.memory.{name}", lambda: 12 * ARRAY.size - 1)
     assert "of main memory" in refusal(tmp_path)
 
 

@@ -13,16 +13,17 @@ import numpy as np
 import pytest
 
 from tests.data.verification.planting import about, blank, by_frame, case, image, label, put, rewrite
-from unet4d.data import content
 from unet4d.data.dataset import open_dataset
 from unet4d.data.image4d import Image4D
 from unet4d.data.phantom import write_phantom
 from unet4d.data.verification import header_checks
-from unet4d.data.verification.faults import Fault, frames_in_words, ordered
+from unet4d.data.verification.faults import Fault, ordered
 from unet4d.data.verification.study_facts import StudyFacts
 from unet4d.data.verification.summary import in_words, summary
 from unet4d.data.verification.verification import KEPT, Verification, verify_dataset
-from unet4d.files import read_json
+from unet4d.system import digests
+from unet4d.system.files import read_json
+from unet4d.system.text import describe_frames
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +36,7 @@ def clean(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def settled(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is written counts as old at once."""
-    monkeypatch.setattr(content, "SETTLED_S", -1.0)
+    monkeypatch.setattr(digests, "SETTLED_S", -1.0)
 
 
 @pytest.fixture
@@ -108,10 +109,10 @@ def test_a_changed_file_of_the_same_size_and_time_is_opened_again(own, tmp_path)
 def test_a_study_that_was_just_written_is_opened_again(own, tmp_path, monkeypatch):
     """Its file could change once more within a tick of the file system's clock. The fingerprint has it nevertheless."""
     kept = tmp_path / "kept"
-    monkeypatch.setattr(content, "SETTLED_S", 3600.0)
+    monkeypatch.setattr(digests, "SETTLED_S", 3600.0)
     assert [verified(own, kept).opened for _ in range(2)] == [3, 3]
     assert [study["case"] for study in read_json(kept / KEPT)["studies"]] == ["phantom001", "phantom002", "phantom003"]
-    young = content.stamp(own / label(2))
+    young = digests.stamp(own / label(2))
     monkeypatch.setattr("unet4d.data.verification.verification.settled", lambda taken, now_ns: taken != young)
     assert [verified(own, kept).opened for _ in range(2)] == [3, 1]
 
@@ -239,7 +240,7 @@ def test_errors_come_first_and_what_follows_from_another_fault_is_left_out():
     ],
 )
 def test_frames_in_words(frames, words):
-    assert frames_in_words(frames) == words
+    assert describe_frames(frames) == words
 
 
 @pytest.mark.parametrize(("step_s", "frames", "told"), [(0.0028, 40, True), (0.012, 12, False), (0.04, 25, False)])

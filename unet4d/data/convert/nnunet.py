@@ -32,8 +32,8 @@ from unet4d.data.nifti import SUFFIXES, check_same_grid, header_for
 from unet4d.data.nifti_studies import all_channels, by_channel, study_of
 from unet4d.data.study import Source, Study
 from unet4d.errors import InputError
-from unet4d.files import read_json
 from unet4d.system.class_values import class_fault, is_name
+from unet4d.system.files import read_json
 from unet4d.system.text import count, short_repr
 
 _ABOUT = {"description": "description", "reference": "reference", "licence": "licence", "license": "licence"}

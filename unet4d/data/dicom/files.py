@@ -19,7 +19,7 @@ from typing import Any, BinaryIO
 from unet4d.data.dicom.header import OtherObject, planes_of, series_of, tags
 from unet4d.data.dicom.plane import Plane, Series
 from unet4d.errors import InputError
-from unet4d.main_memory import free_memory_bytes
+from unet4d.system.memory import free_memory_bytes
 from unet4d.system.progress_bar import ProgressBar
 from unet4d.system.regular_files import open_regular
 from unet4d.system.signals import check_stop

@@ -12,7 +12,7 @@ import numpy as np
 
 from unet4d.data.dicom.stack import Stack
 from unet4d.errors import InputError
-from unet4d.main_memory import check_fits
+from unet4d.system.memory import check_fits
 from unet4d.system.signals import check_stop
 
 if TYPE_CHECKING:

@@ -26,8 +26,8 @@ from unet4d.data.phantom.dce import DCE
 from unet4d.data.phantom.flow import FLOW
 from unet4d.data.phantom.study import Array, Kind, PhantomStudy, Shape
 from unet4d.errors import InputError
-from unet4d.files import replacing, write_json, write_text
 from unet4d.system.csv_file import csv_text
+from unet4d.system.files import replacing, write_json, write_text
 from unet4d.system.progress_bar import ProgressBar
 from unet4d.system.text import short_repr
 

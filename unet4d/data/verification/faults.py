@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -97,16 +97,3 @@ def ordered(faults: Iterable[Fault]) -> list[Fault]:
     found = {(fault.case, fault.kind) for fault in faults}
     own = [f for f in faults if not any((f.case, cause) in found for cause in FOLLOWS.get(f.kind, ()))]
     return sorted(own, key=lambda fault: (fault.severity, _PLACES[fault.kind], fault.file, fault.message))
-
-
-def frames_in_words(frames: Sequence[int], word: str = "frame") -> str:
-    """ "frame 3", "frames 3 and 7", "frames 0, 2 to 5 and 9"; or of what `word` says."""
-    runs: list[list[int]] = []
-    for frame in frames:
-        if runs and frame == runs[-1][-1] + 1:
-            runs[-1].append(frame)
-        else:
-            runs.append([frame])
-    parts = [part for run in runs for part in ([f"{run[0]} to {run[-1]}"] if len(run) > 2 else map(str, run))]
-    listed = " and ".join([", ".join(parts[:-1]), parts[-1]]) if len(parts) > 1 else parts[0]
-    return f"{word}{'s' * (len(frames) > 1)} {listed}"

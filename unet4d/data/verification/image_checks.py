@@ -14,13 +14,13 @@ from unet4d.data.channels import MAP, turned
 from unet4d.data.dataset_json import Case, other_channels
 from unet4d.data.grid import WorkingGrid
 from unet4d.data.nifti import Header, opened
-from unet4d.data.verification.faults import Fault, frames_in_words
+from unet4d.data.verification.faults import Fault
 from unet4d.data.verification.frame_order import misplaced, thumbnail
 from unet4d.data.verification.header_checks import check_header, check_space, grid_fault
 from unet4d.data.verification.mirrored_labels import compared_frames, reduced
 from unet4d.data.verification.study_facts import PERCENTILES, StudyFacts
 from unet4d.errors import InputError
-from unet4d.system.text import count
+from unet4d.system.text import count, describe_frames
 
 SAMPLE = 1_000_000
 """Voxels of a channel, evenly spread, that its percentiles are taken from when it has more."""
@@ -182,7 +182,7 @@ def _constant(case: Case, seen: _Seen, is_map: bool) -> Fault:
     if len(seen.constant) == len(seen.digests):
         what = "the map is" if is_map else "the whole image is"
     else:
-        which = frames_in_words(seen.constant, "channel" if case.channels_last else "frame")
+        which = describe_frames(seen.constant, "channel" if case.channels_last else "frame")
         what = f"{which} hold{'s' * (len(seen.constant) == 1)}"
     message = f"{seen.file}: {what} one single value; see what went wrong, or leave out what was not acquired"
     return Fault("constant-frame", message, str(seen.file), case.name)
@@ -195,7 +195,7 @@ def _same_channels(case: Case, passes: list[_Seen]) -> Iterator[Fault]:
         for seen in passes:
             for alike in seen.alike():
                 if len(alike) > 1:
-                    which = frames_in_words(alike, "channel")
+                    which = describe_frames(alike, "channel")
                     message = f"{seen.file}: {which} are the same voxel by voxel; {todo}"
                     yield Fault("image-twice", message, str(seen.file), case.name)
         return
@@ -212,7 +212,7 @@ def _check_frames(case: Case, seen: _Seen, cyclic: bool) -> Iterator[Fault]:
     file, last, frames = seen.file, len(seen.digests) - 1, seen.alike()
     for alike in frames:
         if len(alike) > 1:
-            what = f"{frames_in_words(alike)} are the same voxel by voxel"
+            what = f"{describe_frames(alike)} are the same voxel by voxel"
             if cyclic and alike == [0, last]:
                 what = f"its last frame, {last}, repeats frame 0, and a cycle counts it once"
             message = f"{file}: {what}; leave out the repeated ones, or export the study again"

@@ -13,11 +13,12 @@ from unet4d.data.dataset import beyond_the_image, other_frames, unknown_value
 from unet4d.data.dataset_json import Case, Dataset
 from unet4d.data.image4d import INTEGER_TOLERANCE
 from unet4d.data.nifti import affine_of, opened, spacing_of
-from unet4d.data.verification.faults import Fault, frames_in_words
+from unet4d.data.verification.faults import Fault
 from unet4d.data.verification.header_checks import check_space, grid_fault
 from unet4d.data.verification.image_checks import CheckedImage
 from unet4d.data.verification.mirrored_labels import mirrored, reduced
 from unet4d.errors import InputError
+from unet4d.system.text import describe_frames
 
 VALUES = 256
 _FEW = 0.5  # of all frames; where no more than this share holds a label, somebody drew those only
@@ -145,7 +146,7 @@ def _unknown_values(case: Case, dataset: Dataset, seen: _Seen, labelled: list[in
         for value in set(np.flatnonzero(seen.counts[t]).tolist()) - set(dataset.label_values):
             found.setdefault((seen.files[t], value), []).append(t)
     for (file, value), frames in sorted(found.items()):
-        message = unknown_value(case, dataset, file, value, frames_in_words(frames))
+        message = unknown_value(case, dataset, file, value, describe_frames(frames))
         yield Fault("label-value", message, str(file), case.name)
 
 
@@ -156,7 +157,7 @@ def _empty_or_not(case: Case, seen: _Seen, labelled: list[int]) -> Iterator[Faul
     first = case.label if isinstance(case.label, Path) else seen.files[min(seen.files)]
     if case.labelled_frames is None and empty and 0 < len(drawn) <= _FEW * len(labelled):
         message = (
-            f"{first}: of {len(labelled)} frames only {frames_in_words(drawn)} hold{'s' * (len(drawn) == 1)} a label, and "
+            f"{first}: of {len(labelled)} frames only {describe_frames(drawn)} hold{'s' * (len(drawn) == 1)} a label, and "
             f'dataset.json says that all are labelled; if nobody drew the others, give the case "labelled_frames": {drawn}'
         )
         yield Fault("labelled-frames", message, str(first), case.name)
@@ -167,7 +168,7 @@ def _empty_or_not(case: Case, seen: _Seen, labelled: list[int]) -> Iterator[Faul
     for file, frames in by_file.items():
         are = "is" if len(frames) == 1 else "are"
         message = (
-            f"{file}: {frames_in_words(frames)} of case {case.name} {are} labelled and {are} empty; if nobody drew "
+            f"{file}: {describe_frames(frames)} of case {case.name} {are} labelled and {are} empty; if nobody drew "
             f'{"it" if len(frames) == 1 else "them"}, correct "labelled_frames" in dataset.json'
         )
         yield Fault("empty-label", message, str(file), case.name)
@@ -175,7 +176,7 @@ def _empty_or_not(case: Case, seen: _Seen, labelled: list[int]) -> Iterator[Faul
     if extra:
         are, hold = ("is", "holds") if len(extra) == 1 else ("are", "hold")
         message = (
-            f'{first}: {frames_in_words(extra)} of case {case.name} {hold} a label and {are} not in "labelled_frames"; if '
+            f'{first}: {describe_frames(extra)} of case {case.name} {hold} a label and {are} not in "labelled_frames"; if '
             f"somebody drew {'it' if len(extra) == 1 else 'them'} to be learnt from, add {'it' if len(extra) == 1 else 'them'}"
         )
         yield Fault("unlabelled-drawn", message, str(first), case.name)

@@ -11,7 +11,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from unet4d.data.content import Stamp, settled, stamp
 from unet4d.data.dataset_json import Case, Dataset, case_faults
 from unet4d.data.verification.dataset_checks import check_across, split_stems
 from unet4d.data.verification.faults import ERROR, Fault, ordered
@@ -20,8 +19,9 @@ from unet4d.data.verification.label_checks import check_label
 from unet4d.data.verification.study_facts import StudyFacts
 from unet4d.data.verification.summary import fingerprint_of
 from unet4d.errors import InputError, Unet4DError
-from unet4d.files import read_json, write_json
+from unet4d.system.digests import Stamp, settled, stamp
 from unet4d.system.failures import failure_of_study
+from unet4d.system.files import read_json, write_json
 from unet4d.system.progress_bar import ProgressBar
 from unet4d.system.threads import each_done
 

@@ -12,9 +12,9 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import unet4d
 from unet4d.errors import InputError
 from unet4d.system.nvidia import NEEDED_DRIVER, driver_version, gpu_models, is_too_old
+from unet4d.system.version import VERSION
 
 if TYPE_CHECKING:
     import torch
@@ -32,7 +32,7 @@ def check_device_name(name: str) -> None:
 
 def installed() -> dict[str, str]:
     """Return the versions of Python, this package and what it computes with, by name, without importing them."""
-    found = {"unet4d": unet4d.__version__, "python": platform.python_version()}
+    found = {"unet4d": VERSION, "python": platform.python_version()}
     for name in ("torch", "monai", "numpy", "scipy", "nibabel", "pynrrd", "pydicom"):
         try:
             found[name] = importlib.metadata.version(name)
@@ -72,7 +72,7 @@ def versions() -> dict[str, Any]:
     import torch
 
     return {
-        "unet4d": unet4d.__version__,
+        "unet4d": VERSION,
         "torch": torch.__version__,
         "monai": importlib.metadata.version("monai"),
         "numpy": importlib.metadata.version("numpy"),

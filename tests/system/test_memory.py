@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from unet4d import main_memory as module
 from unet4d.errors import InputError
-from unet4d.main_memory import check_fits, free_memory_bytes, resident_bytes, total_memory_bytes
+from unet4d.system import memory as module
+from unet4d.system.memory import check_fits, free_memory_bytes, resident_bytes, total_memory_bytes
 
 
 def groups(root, limits):
@@ -84,7 +84,7 @@ BLOCKS = """
 import ctypes
 import sys
 import numpy as np
-from unet4d.main_memory import give_back_freed_memory, keep_freed_memory, return_freed_memory
+from unet4d.system.memory import give_back_freed_memory, keep_freed_memory, return_freed_memory
 
 def block(size):
     \"\"\"A new block, and the share of it that holds what was written into an earlier one: pages of the system are zero.\"\"\"

@@ -7,22 +7,22 @@ import shutil
 
 import pytest
 
-from unet4d.data import content
-from unet4d.data.content import content_digests
 from unet4d.errors import InputError
+from unet4d.system import digests
+from unet4d.system.digests import content_digests
 
 
 @pytest.fixture
 def read(monkeypatch):
     """The files that are read, in order; files settle at once."""
-    monkeypatch.setattr(content, "SETTLED_S", -1.0)
-    taken, digest = [], content._digest
+    monkeypatch.setattr(digests, "SETTLED_S", -1.0)
+    taken, digest = [], digests._digest
 
     def counted(path):
         taken.append(path.name)
         return digest(path)
 
-    monkeypatch.setattr(content, "_digest", counted)
+    monkeypatch.setattr(digests, "_digest", counted)
     return taken
 
 
@@ -67,14 +67,14 @@ def test_a_file_is_read_again_when_anything_about_it_changed(pair, tmp_path, rea
 
 def test_another_file_under_the_same_name_is_read(pair, tmp_path, read):
     before = content_digests(pair, tmp_path / "memo")
-    assert content.stamp(pair[0])[3] != content.stamp(pair[1])[3]  # where all times are equal
+    assert digests.stamp(pair[0])[3] != digests.stamp(pair[1])[3]  # where all times are equal
     os.replace(pair[1], pair[0])
     assert content_digests(pair[:1], tmp_path / "memo")[pair[0]] == before[pair[1]]
     assert read == ["a.nii", "b.nii", "a.nii"]
 
 
 def test_a_file_that_was_just_written_is_not_remembered(pair, tmp_path, read, monkeypatch):
-    monkeypatch.setattr(content, "SETTLED_S", 3600.0)
+    monkeypatch.setattr(digests, "SETTLED_S", 3600.0)
     for _ in range(2):
         content_digests(pair, tmp_path / "memo")
     assert len(read) == 4
@@ -95,7 +95,7 @@ def test_files_of_others_are_not_forgotten(pair, tmp_path, read):
 )  # fmt: skip
 def test_a_damaged_memo_does_no_harm(pair, tmp_path, read, text):
     whole = content_digests(pair, tmp_path / "memo")
-    text = text.replace("PATH", str(pair[0])).replace("STAMP", str(content.stamp(pair[0])))
+    text = text.replace("PATH", str(pair[0])).replace("STAMP", str(digests.stamp(pair[0])))
     (tmp_path / "memo").write_bytes(text.encode(errors="surrogateescape"))
     read.clear()
     assert content_digests(pair, tmp_path / "memo") == whole
@@ -110,17 +110,17 @@ def test_a_memo_that_cannot_be_written_does_no_harm(pair, tmp_path):
 
 
 def test_a_file_that_cannot_be_read_is_named_and_the_others_are_remembered(pair, tmp_path, read, monkeypatch):
-    digest = content._digest
+    digest = digests._digest
 
     def refused(path):
         if path == pair[1]:
-            raise content._unreadable(path, PermissionError(13, "Permission denied"))
+            raise digests._unreadable(path, PermissionError(13, "Permission denied"))
         return digest(path)
 
-    monkeypatch.setattr(content, "_digest", refused)
+    monkeypatch.setattr(digests, "_digest", refused)
     with pytest.raises(InputError, match=r"b\.nii cannot be read \(Permission denied\)"):
         content_digests(pair, tmp_path / "memo")
-    monkeypatch.setattr(content, "_digest", digest)
+    monkeypatch.setattr(digests, "_digest", digest)
     content_digests(pair, tmp_path / "memo")
     assert read == ["a.nii", "b.nii"]
 

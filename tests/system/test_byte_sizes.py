@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from unet4d.errors import InputError
-from unet4d.sizes import bytes_of, in_words
+from unet4d.system.byte_sizes import bytes_of, in_words
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import resource
 import pytest
 
 from unet4d.errors import InputError, Unet4DError
-from unet4d.files import check_writable, read_json, remove_partial, replacing, write_json, write_text
+from unet4d.system.files import check_writable, read_json, remove_partial, replacing, write_json, write_text
 
 
 @contextlib.contextmanager
@@ -31,7 +31,7 @@ def full_disk(monkeypatch):
     def refuse(descriptor):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("unet4d.files.os.fsync", refuse)
+    monkeypatch.setattr("unet4d.system.files.os.fsync", refuse)
 
 
 def test_a_file_takes_its_name_when_it_is_whole(tmp_path):

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from unet4d.errors import InputError, Unet4DError
-from unet4d.files import read_json, write_json
+from unet4d.system.files import read_json, write_json
 from unet4d.system.progress_bar import ProgressBar
 from unet4d.system.regular_files import open_regular
 from unet4d.system.threads import each_done

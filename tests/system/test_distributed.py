@@ -11,7 +11,7 @@ import torch
 from processes import run_ranks
 
 from unet4d.errors import InputError, ToldElsewhere, Unet4DError
-from unet4d.ranks import Ranks, joined
+from unet4d.system.distributed import Ranks, joined
 
 
 @pytest.mark.parametrize("count", [3, 4, 7, 8])
