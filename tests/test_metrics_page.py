@@ -21,7 +21,7 @@ from unet4d.evaluate import evaluate
 from unet4d.evaluation.heart import MEASURES
 from unet4d.evaluation.quantities import QUANTITIES
 from unet4d.evaluation.tables import SUMMARY, WRITTEN
-from unet4d.metrics import agreement, paired, surface
+from unet4d.metrics import paired, statistics, surface
 
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs" / "metrics.md").read_text(encoding="utf-8")
@@ -111,8 +111,8 @@ def test_a_command_parses(line: str):
 def test_its_figures_are_those_of_the_code():
     assert f"{surface.TOLERANCE_MM:.0f} mm by default" in PAGE
     assert f"{metrics.MYOCARDIAL_DENSITY_G_PER_ML} g/mL" in PAGE
-    assert f"{agreement.RESAMPLES} bootstrap resamples" in PAGE
-    assert f"fewer than {agreement.FEWEST_SUBJECTS} subjects" in PAGE
+    assert f"{statistics.RESAMPLES} bootstrap resamples" in PAGE
+    assert f"fewer than {statistics.FEWEST_SUBJECTS} subjects" in PAGE
     assert f"fewer than {paired.FEWEST_DIFFERENCES} differences" in PAGE
     assert f"`p_holm` is below {LEVEL}" in PAGE
     wave = 1 + 0.3 * np.cos(2 * np.pi * np.arange(25) / 25)

@@ -11,14 +11,14 @@ alone, so no distance ever runs through time and no frame is taken for a backgro
 an array, None alone, and blank, or null, on disk. `docs/metrics.md` defines every one.
 """
 
-from unet4d.metrics.agreement import INTERVALS, bland_altman, interval95
-from unet4d.metrics.curves import CurveMeasures, closure, curve_measures, roughness
+from unet4d.metrics.cardiac_structures import MYOCARDIAL_DENSITY_G_PER_ML, cavity_within, is_cavity, is_myocardium
 from unet4d.metrics.description import describe, shown
 from unet4d.metrics.overlap import EMPTY_CONVENTION, Counts, count_voxels, dice
 from unet4d.metrics.paired import SignedRank, holm, signed_rank
-from unet4d.metrics.roles import MYOCARDIAL_DENSITY_G_PER_ML, cavity_within, is_cavity, is_myocardium
+from unet4d.metrics.statistics import INTERVALS, bland_altman, interval95
 from unet4d.metrics.surface import TOLERANCE_MM, SurfaceScores, hausdorff95_mm, surface_scores
 from unet4d.metrics.temporal import flicker, frame_pairs, frame_to_frame_dice, single_frame_components
+from unet4d.metrics.volume_curves import CurveMeasures, closure, curve_measures, roughness
 from unet4d.metrics.volumes import extreme_frames, volumes_ml, voxel_volume_ml
 
 __all__ = [

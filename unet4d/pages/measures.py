@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from unet4d.metrics import MYOCARDIAL_DENSITY_G_PER_ML, CurveMeasures, curve_measures, is_cavity, is_myocardium, shown
-from unet4d.metrics.roles import cavity_within
+from unet4d.metrics.cardiac_structures import cavity_within
 from unet4d.pages import html
 from unet4d.pages.segmented import Segmented
 from unet4d.pictures import class_colour

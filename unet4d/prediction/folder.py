@@ -31,7 +31,7 @@ from unet4d.metrics import (
     volumes_ml,
     voxel_volume_ml,
 )
-from unet4d.metrics.roles import cavity_within
+from unet4d.metrics.cardiac_structures import cavity_within
 from unet4d.prediction.formats import FORMATS, PROBABILITIES, places, shown_classes, write_label, write_probabilities
 from unet4d.prediction.records import Record, Records
 from unet4d.prediction.tables import TABLES, Tables
