@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from bench.predict_child import Done, measured
 from bench.predict_watch import Watch, resident_mb
 from unet4d.config import Config
-from unet4d.data.nifti import header_for, write_nifti
 from unet4d.data.studies import find_studies
+from unet4d.images.nifti import header_for, write_nifti
 from unet4d.model.checkpoint import Task, TrainedModel, load_model, save_checkpoint
 from unet4d.model.clstm_unet import build_network
 from unet4d.model.device import autocast, find_device, resolve_precision, set_tf32

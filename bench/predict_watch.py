@@ -25,7 +25,7 @@ PARTS = (
     ("cutting windows", "unet4d.model.windows", "Windows", "read"),
     (NETWORK, "unet4d.model.inference", "Answering", "logits"),
     ("stitching", "unet4d.model.inference", "Rows", "upto"),
-    ("back to the study's grid", "unet4d.data.native", "NativeLabel", "fill"),
+    ("back to the study's grid", "unet4d.images.resample_back", "NativeLabel", "fill"),
     ("the rest of answering", "unet4d.segmentation", "answer"),
     ("writing", "unet4d.prediction.folder", "PredictionFolder", "add"),
 )

@@ -15,10 +15,10 @@ from unet4d.data.augmentation.corruption import Dropout, Ghosting, dropped, ghos
 from unet4d.data.augmentation.intensity import DEGREES, Contrast, blurred, coarsened, contrasted, noisy, shaded
 from unet4d.data.augmentation.space import Warp, centred, flipped, turned_velocities, warped
 from unet4d.data.augmentation.strengths import CORRUPTION, INTENSITY, SPACE
-from unet4d.data.channels import SIGNAL
 from unet4d.data.clip_frames import STRENGTHS, Timing, clip_frames
 from unet4d.data.normalisation import normalised
 from unet4d.data.phantom import make_cine
+from unet4d.images.channels import SIGNAL
 from unet4d.pictures.png import class_colour, new_figure, rendered
 
 FRAMES, READ, PATCH, SLICE = 12, (136, 136, 7), (96, 96, 7), 3

@@ -9,7 +9,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 
-from unet4d.data.nrrd_file import read_nrrd_image
+from unet4d.images.nrrd import read_nrrd_image
 
 
 def json_of(path: Path) -> dict:

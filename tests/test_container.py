@@ -56,7 +56,9 @@ def test_user_is_not_root():
     assert all(int(number) > 0 for number in _last("USER").split(":"))
 
 
-@pytest.mark.parametrize("path", ["pyproject.toml", "constraints.txt", "README.md", "LICENSE", "unet4d/data/nifti.py"])
+@pytest.mark.parametrize(
+    "path", ["pyproject.toml", "constraints.txt", "README.md", "LICENSE", "unet4d/images/nifti.py"]
+)
 def test_what_the_build_needs_enters(path):
     assert (ROOT / path).is_file()
     assert _enters_the_image(path)

@@ -25,10 +25,10 @@ from tests.data.convert.layouts import (
 from unet4d.convert import convert
 from unet4d.data.convert import KINDS, NO_OPTIONS, Options
 from unet4d.data.dataset import Dataset, read_dataset, read_labelled
-from unet4d.data.image4d import Image4D, read_image
 from unet4d.data.phantom import LABELS
 from unet4d.data.study import Source, Study
 from unet4d.errors import InputError
+from unet4d.images.image4d import Image4D, read_image
 
 PATTERN = r"(?P<subject>.+)_frame(?P<frame>\d+)"
 

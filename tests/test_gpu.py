@@ -19,8 +19,8 @@ from torch.nn.functional import conv3d
 
 from unet4d import CLSTMUNet, ConvLSTM3d, StreamingSegmenter, load_model, read_image, segment
 from unet4d.config import CHANNELS, Config, DataConfig, InferenceConfig, MemoryConfig, ModelConfig, TrainConfig
-from unet4d.data.image4d import read_label
 from unet4d.errors import Stopped
+from unet4d.images.image4d import read_label
 from unet4d.model.checkpoint import LAST, load_checkpoint
 from unet4d.model.clstm_unet import build_network
 from unet4d.model.convolution_check import ConvolutionShape, check_convolution, check_convolutions, check_equal_frames

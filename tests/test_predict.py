@@ -17,8 +17,8 @@ import torch
 from unet4d import load_model, read_image, segment, write_image
 from unet4d.config import InferenceConfig
 from unet4d.data.dataset import read_dataset, split_cases
-from unet4d.data.image4d import Image4D
 from unet4d.errors import InputError
+from unet4d.images.image4d import Image4D
 from unet4d.model.checkpoint import load_checkpoint
 from unet4d.predict import predict
 from unet4d.segmentation import Settings

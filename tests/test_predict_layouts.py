@@ -22,7 +22,7 @@ from tests.data.convert.layouts import (
     write_patient,
 )
 from unet4d import load_model, segment
-from unet4d.data.image4d import read_image
+from unet4d.images.image4d import read_image
 from unet4d.pictures import contour_sheet
 
 PATTERN = r"(?P<subject>.+)_frame(?P<frame>\d+)"

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from tests.predictions import json_of, rows_of
-from unet4d.data.nrrd_file import read_nrrd_image
-from unet4d.data.segmentations import read_segmentation
+from unet4d.images.nrrd import read_nrrd_image
+from unet4d.images.segmentations import read_segmentation
 from unet4d.metrics import curve_measures
 from unet4d.postprocessing import Step, write_steps
 from unet4d.predict import predict

@@ -7,8 +7,8 @@ import pytest
 
 from tests.scripts import script
 from unet4d.data.dataset import read_dataset, read_labelled
-from unet4d.data.image4d import Image4D, write_image
 from unet4d.errors import InputError
+from unet4d.images.image4d import Image4D, write_image
 
 prepare_mnms = script("mnms")
 

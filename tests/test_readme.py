@@ -12,7 +12,7 @@ import pytest
 from unet4d import read_image
 from unet4d.cli import _parsed
 from unet4d.data.dataset import read_dataset
-from unet4d.data.image4d import Image4D, read_label, write_image
+from unet4d.images.image4d import Image4D, read_label, write_image
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")

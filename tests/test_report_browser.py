@@ -13,7 +13,7 @@ import pytest
 from browser import CHROMIUM, NO_WEBGL, Browser
 from PIL import Image, ImageColor
 
-from unet4d.data.image4d import Image4D, read_image, write_image
+from unet4d.images.image4d import Image4D, read_image, write_image
 from unet4d.pictures import class_colour
 from unet4d.report import report
 

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from browser import CHROMIUM, Browser
 
-from unet4d.data.image4d import read_image, read_label, write_image
 from unet4d.evaluate import evaluate
+from unet4d.images.image4d import read_image, read_label, write_image
 from unet4d.report import report
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")]

@@ -20,10 +20,10 @@ from tests.predictions import check_whole, json_of
 from tests.processes import exit_code
 from tests.stops import Arm, at_call, draw_nothing, hanging, run_armed, signalled
 from unet4d.cli import run
-from unet4d.data.dicom import pixels
-from unet4d.data.nifti import opened
 from unet4d.errors import Stopped
 from unet4d.evaluate import evaluate
+from unet4d.images.dicom import pixels
+from unet4d.images.nifti import opened
 from unet4d.model.checkpoint import BEST, LAST
 from unet4d.predict import predict
 from unet4d.system.progress_bar import ProgressBar

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from unet4d.system.version import VERSION as __version__
 
 if TYPE_CHECKING:
-    from unet4d.data.image4d import Image4D, read_image, write_image
+    from unet4d.images.image4d import Image4D, read_image, write_image
     from unet4d.model.checkpoint import load_model
     from unet4d.model.clstm_unet import CLSTMUNet
     from unet4d.model.convlstm import ConvLSTM3d
@@ -41,12 +41,12 @@ __all__ = [
 _HOMES = {
     "CLSTMUNet": "unet4d.model.clstm_unet",
     "ConvLSTM3d": "unet4d.model.convlstm",
-    "Image4D": "unet4d.data.image4d",
+    "Image4D": "unet4d.images.image4d",
     "load_model": "unet4d.model.checkpoint",
-    "read_image": "unet4d.data.image4d",
+    "read_image": "unet4d.images.image4d",
     "StreamingSegmenter": "unet4d.segmentation",
     "segment": "unet4d.segmentation",
-    "write_image": "unet4d.data.image4d",
+    "write_image": "unet4d.images.image4d",
 }
 
 

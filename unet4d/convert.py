@@ -12,14 +12,14 @@ from typing import Any
 
 import numpy as np
 
-from unet4d.data.channels import SIGNAL
 from unet4d.data.convert import KINDS, NO_OPTIONS, Options, find
 from unet4d.data.dataset import open_dataset
 from unet4d.data.dataset_folder import check_fillable, filling
 from unet4d.data.dataset_json import can_name_a_file, parse_dataset
-from unet4d.data.image4d import Image4D, write_image
 from unet4d.data.study import Source, Study
 from unet4d.errors import InputError
+from unet4d.images.channels import SIGNAL
+from unet4d.images.image4d import Image4D, write_image
 from unet4d.system.csv_file import csv_text
 from unet4d.system.failures import failure_of_study
 from unet4d.system.files import check_writable, checked_path, replacing, write_json, write_private

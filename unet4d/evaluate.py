@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 
 from unet4d.data.dataset import Dataset
-from unet4d.data.image4d import read_label
 from unet4d.data.references import (
     Reference,
     chosen,
@@ -28,6 +27,7 @@ from unet4d.errors import InputError
 from unet4d.evaluation import tables
 from unet4d.evaluation.scores import Scores, score
 from unet4d.evaluation.summary import of_folds, summarise
+from unet4d.images.image4d import read_label
 from unet4d.metrics import TOLERANCE_MM
 from unet4d.system.csv_file import csv_text
 from unet4d.system.failures import failure_of_study, raise_failed

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from unet4d.candidates import usual_largest, whole_study
 from unet4d.config import CHANNELS, FRAMES, Config, MemoryConfig, triple
 from unet4d.data.fingerprint import Fingerprint
-from unet4d.data.grid import is_thick
+from unet4d.images.grid import is_thick
 from unet4d.model.fitting import GB, Fit, described
 from unet4d.model.topology import rounded_up, total_stride
 

@@ -15,11 +15,11 @@ from unet4d.checks import check_predict
 from unet4d.data.convert import NO_OPTIONS, Options
 from unet4d.data.convert.names import natural_key
 from unet4d.data.dataset import read_dataset
-from unet4d.data.image4d import Outline
 from unet4d.data.studies import AUTO, expanded, find_studies
 from unet4d.data.study import Study
 from unet4d.errors import InputError, Unet4DError
 from unet4d.folds import load_models
+from unet4d.images.image4d import Outline
 from unet4d.model.checkpoint import TrainedModel
 from unet4d.model.device import find_device, resolve_precision
 from unet4d.postprocessing import POSTPROCESSING, Step, read_steps

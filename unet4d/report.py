@@ -12,12 +12,12 @@ from urllib.parse import quote
 import numpy as np
 
 from unet4d.data.convert import NO_OPTIONS, Options
-from unet4d.data.image4d import read_label
-from unet4d.data.nifti import case_name
 from unet4d.data.references import label_maps, named_classes
 from unet4d.data.studies import AUTO, source_at
 from unet4d.data.study import Source, Study
 from unet4d.errors import InputError
+from unet4d.images.image4d import read_label
+from unet4d.images.nifti import case_name
 from unet4d.pages import Entry, Pictures, Segmented, index_page, study_page
 from unet4d.pages.provenance import recorded
 from unet4d.pages.scores import Evaluation, read_evaluation

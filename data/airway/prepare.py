@@ -15,8 +15,8 @@ import numpy as np
 from PIL import Image
 
 from unet4d.data.dataset_folder import filling
-from unet4d.data.image4d import Image4D, write_image
 from unet4d.errors import InputError, Unet4DError
+from unet4d.images.image4d import Image4D, write_image
 from unet4d.system.files import write_json
 from unet4d.system.progress_bar import ProgressBar
 

@@ -17,12 +17,12 @@ import numpy as np
 from matplotlib.path import Path as Polygon
 
 from unet4d.data.dataset_folder import filling
-from unet4d.data.dicom.candidates import candidates
-from unet4d.data.dicom.files import scan
-from unet4d.data.dicom.pixels import read_voxels
-from unet4d.data.dicom.stack import stacked
-from unet4d.data.image4d import Image4D, write_image
 from unet4d.errors import InputError, Unet4DError
+from unet4d.images.dicom.candidates import candidates
+from unet4d.images.dicom.files import scan
+from unet4d.images.dicom.pixels import read_voxels
+from unet4d.images.dicom.volume4d import stacked
+from unet4d.images.image4d import Image4D, write_image
 from unet4d.system.files import write_json
 from unet4d.system.progress_bar import ProgressBar
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from unet4d.data.dataset import Dataset, read_dataset
-from unet4d.data.image4d import Image4D, write_image
 from unet4d.data.phantom import write_phantom
+from unet4d.images.image4d import Image4D, write_image
 
 DatasetMaker = Callable[..., Dataset]
 

@@ -25,8 +25,8 @@ from unet4d.data.dataset import (
     to_classes,
     to_values,
 )
-from unet4d.data.image4d import Image4D, write_image
 from unet4d.errors import InputError
+from unet4d.images.image4d import Image4D, write_image
 
 T, GRID = 5, (4, 3, 2)
 

@@ -60,7 +60,7 @@ def test_only_headers_are_read(cases, monkeypatch):
     def refuse(*_, **__):
         raise AssertionError("voxels were read")
 
-    monkeypatch.setattr("unet4d.data.nifti.np.frombuffer", refuse)
+    monkeypatch.setattr("unet4d.images.nifti.np.frombuffer", refuse)
     with pytest.raises(AssertionError, match="voxels were read"):
         cases[0].image()
     assert fingerprint(cases, DataConfig()).shape == (12, 16, 7)

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from unet4d.config import DataConfig
 from unet4d.data.augmentation.intensity import Intensity
 from unet4d.data.cache import CachedStudy, cached_studies
-from unet4d.data.channels import MAP, SIGNAL
 from unet4d.data.clip_frames import Timing
 from unet4d.data.growth import Stage
 from unet4d.data.sampling import Augmentation, Batch, ClipDataset, crop_padded, loader
+from unet4d.images.channels import MAP, SIGNAL
 
 PATCH = (8, 6, 4)
 SHAPE = (14, 12, 5)

@@ -12,12 +12,12 @@ import pytest
 import torch
 
 from unet4d.data import normalisation
-from unet4d.data.grid import WorkingGrid
-from unet4d.data.image4d import read_frames, read_image, read_outline
 from unet4d.data.normalisation import normalised
 from unet4d.data.spool import SpooledImage
 from unet4d.data.study import Stream
 from unet4d.errors import InputError, Unet4DError
+from unet4d.images.grid import WorkingGrid
+from unet4d.images.image4d import read_frames, read_image, read_outline
 
 EVERY = (slice(None),) * 5
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from unet4d.data.convert import Options, find
-from unet4d.data.nifti import case_name, studies_in
 from unet4d.data.nifti_studies import by_channel
 from unet4d.data.studies import find_studies, source_at
 from unet4d.errors import InputError
+from unet4d.images.nifti import case_name, studies_in
 
 ONE = ("cine MRI",)
 TWO = ("magnitude", "velocity")

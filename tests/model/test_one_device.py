@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_leaves
 import unet4d.model.inference
 import unet4d.model.step
 from unet4d.config import Config, MemoryConfig, ModelConfig, TrainConfig
-from unet4d.data.grid import largest
+from unet4d.images.grid import largest
 from unet4d.model.averaging import WeightAverage
 from unet4d.model.clstm_unet import build_network
 from unet4d.model.inference import Answering, Rows

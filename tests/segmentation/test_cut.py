@@ -12,10 +12,10 @@ import pytest
 import torch
 
 from unet4d import load_model, read_image
-from unet4d.data.image4d import Image4D
-from unet4d.data.native import NativeLabel
 from unet4d.data.nifti_studies import bare_source
 from unet4d.errors import InputError, Unet4DError
+from unet4d.images.image4d import Image4D
+from unet4d.images.resample_back import NativeLabel
 from unet4d.model.inference import Answering, Rows, sliding_window
 from unet4d.model.memory import MemoryTrace
 from unet4d.model.window_memory import window_memory

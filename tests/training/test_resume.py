@@ -16,8 +16,8 @@ import torch
 from processes import exit_code
 
 import unet4d.training.validation
-from unet4d.data.image4d import read_image, write_image
 from unet4d.errors import Stopped, Unet4DError
+from unet4d.images.image4d import read_image, write_image
 from unet4d.model.checkpoint import BEST, LAST, PREVIOUS, load_checkpoint
 from unet4d.model.step import TrainingStep
 from unet4d.system.lock import locked

@@ -23,9 +23,9 @@ from unet4d.config import DataConfig
 from unet4d.data.dataset import Case, Dataset, read_labelled, to_classes
 from unet4d.data.footprint import footprint, processes, tell_room
 from unet4d.data.foreground import foreground_voxels
-from unet4d.data.grid import WorkingGrid
 from unet4d.data.normalisation import normalised
 from unet4d.errors import Unet4DError
+from unet4d.images.grid import WorkingGrid
 from unet4d.system.digests import Stamp, content_digests, stamp
 from unet4d.system.files import read_json
 from unet4d.system.memory import free_memory_bytes

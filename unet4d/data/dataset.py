@@ -11,8 +11,8 @@ import numpy as np
 
 from unet4d.config import FOLDS
 from unet4d.data.dataset_json import Case, Dataset, check_cases, parse_dataset
-from unet4d.data.image4d import Image4D, read_label
 from unet4d.errors import InputError
+from unet4d.images.image4d import Image4D, read_label
 from unet4d.system.files import read_json
 from unet4d.system.safe_paths import check_links
 from unet4d.system.text import count, suggest_names

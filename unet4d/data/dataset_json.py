@@ -12,12 +12,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from unet4d.data.channels import KINDS, MAP, SIGNAL, velocity_axis
-from unet4d.data.image4d import Image4D, Outline, read_image, read_outline
-from unet4d.data.nifti import case_name
 from unet4d.data.study import LONGEST_S, SHORTEST_S, is_frame_duration
 from unet4d.data.verification.faults import Fault
 from unet4d.errors import InputError
+from unet4d.images.channels import KINDS, MAP, SIGNAL, velocity_axis
+from unet4d.images.image4d import Image4D, Outline, read_image, read_outline
+from unet4d.images.nifti import case_name
 from unet4d.system.class_values import LONGEST_NAME, class_fault, is_name
 from unet4d.system.safe_paths import path_inside
 from unet4d.system.text import count, short_repr, suggest_names

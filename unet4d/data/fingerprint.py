@@ -8,8 +8,8 @@ from statistics import median
 
 from unet4d.config import DataConfig, Size, triple
 from unet4d.data.dataset import Case
-from unet4d.data.grid import WorkingGrid
 from unet4d.data.verification.study_facts import StudyFacts, read_facts
+from unet4d.images.grid import WorkingGrid
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,12 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from unet4d.data.channels import SIGNAL
 from unet4d.data.dataset import Case, Dataset, read_labelled
-from unet4d.data.image4d import Image4D, read_frames
-from unet4d.data.nifti import SUFFIXES, case_name, studies_in
 from unet4d.data.study import Label, Source, Stream, Study
 from unet4d.errors import InputError
+from unet4d.images.channels import SIGNAL
+from unet4d.images.image4d import Image4D, read_frames
+from unet4d.images.nifti import SUFFIXES, case_name, studies_in
 from unet4d.system.text import count
 
 CHANNEL = re.compile(r"(.+)_(\d{4})")

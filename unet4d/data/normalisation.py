@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from unet4d.data.channels import VELOCITIES, channels_of
+from unet4d.images.channels import VELOCITIES, channels_of
 
 PERCENTILES = (0.5, 99.5)
 SAMPLE = 2_000_000

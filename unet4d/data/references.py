@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from unet4d.data.dataset import Case, Dataset, read_dataset, read_labelled
-from unet4d.data.image4d import Image4D, read_label
-from unet4d.data.nifti import frame_duration_s_of, read_header, studies_in
 from unet4d.errors import InputError
+from unet4d.images.image4d import Image4D, read_label
+from unet4d.images.nifti import frame_duration_s_of, read_header, studies_in
 from unet4d.system.class_values import class_fault
 from unet4d.system.files import read_json
 from unet4d.system.text import count, short_repr

@@ -16,10 +16,10 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 from unet4d.config import FRAMES, DataConfig, Size, triple
 from unet4d.data.augmentation import Augmentation, crop_size
 from unet4d.data.cache import CachedStudy
-from unet4d.data.channels import SIGNAL
 from unet4d.data.clip_frames import STRENGTHS, Place, Timing, clip_frames, places, stratified
-from unet4d.data.grid import is_thick
 from unet4d.data.growth import Stage
+from unet4d.images.channels import SIGNAL
+from unet4d.images.grid import is_thick
 from unet4d.system.signals import ignore_stop_signals
 
 PREFETCH = 2

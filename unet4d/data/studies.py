@@ -7,14 +7,14 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from unet4d.data.channels import KINDS
 from unet4d.data.convert import NO_OPTIONS, Options, detected, find, readable
 from unet4d.data.convert.nnunet import is_kind as is_nnunet
 from unet4d.data.dataset import read_dataset
-from unet4d.data.nifti import SUFFIXES, studies_in
 from unet4d.data.nifti_studies import bare_source, dataset_source
 from unet4d.data.study import Source, Study
 from unet4d.errors import InputError
+from unet4d.images.channels import KINDS
+from unet4d.images.nifti import SUFFIXES, studies_in
 from unet4d.system.progress_bar import print_line
 from unet4d.system.regular_files import check_file_or_folder
 from unet4d.system.text import suggest_names

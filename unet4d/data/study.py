@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from unet4d.data.image4d import Image4D, Outline
+from unet4d.images.image4d import Image4D, Outline
 
 Label = tuple[np.ndarray, tuple[int, ...] | None]
 """(T, X, Y, Z) uint8 label values, and the labelled frames, ascending; None where every frame is labelled."""

@@ -10,12 +10,12 @@ import numpy as np
 
 from unet4d import metrics
 from unet4d.data.dataset import Dataset
-from unet4d.data.image4d import read_label
-from unet4d.data.nifti import check_same_grid, read_header
 from unet4d.data.references import Reference, read_reference
 from unet4d.errors import InputError
 from unet4d.evaluation.heart import HeartMeasures, heart_measures
 from unet4d.evaluation.over_time import OverTime, over_time
+from unet4d.images.image4d import read_label
+from unet4d.images.nifti import check_same_grid, read_header
 from unet4d.system.signals import check_stop
 
 

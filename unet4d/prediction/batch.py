@@ -16,9 +16,9 @@ import numpy as np
 import torch
 
 from unet4d.config import FRAMES
-from unet4d.data.image4d import Outline
 from unet4d.data.study import Study
 from unet4d.errors import Unet4DError
+from unet4d.images.image4d import Outline
 from unet4d.postprocessing import Step, apply
 from unet4d.prediction.folder import PredictionFolder
 from unet4d.prediction.formats import probability_bytes

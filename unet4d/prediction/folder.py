@@ -17,12 +17,12 @@ from typing import Any
 import numpy as np
 
 from unet4d.data.dataset_json import can_name_a_file
-from unet4d.data.image4d import Outline
-from unet4d.data.itksnap import write_label_descriptions
 from unet4d.data.references import PREDICTION
-from unet4d.data.slicer_writing import write_colour_table
 from unet4d.data.study import Study
 from unet4d.errors import InputError, Unet4DError
+from unet4d.images.image4d import Outline
+from unet4d.images.itksnap import write_label_descriptions
+from unet4d.images.label_writers import write_colour_table
 from unet4d.metrics import (
     MYOCARDIAL_DENSITY_G_PER_ML,
     curve_measures,

@@ -20,8 +20,8 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from unet4d.data.image4d import Outline, write_image
-from unet4d.data.slicer_writing import LabelClass, write_segmentation, write_sequence
+from unet4d.images.image4d import Outline, write_image
+from unet4d.images.label_writers import LabelClass, write_segmentation, write_sequence
 from unet4d.pictures import class_colour
 from unet4d.system.files import remove_partial
 

@@ -10,10 +10,10 @@ import numpy as np
 import torch
 
 from unet4d.config import Precision
-from unet4d.data.channels import mirror_signs
-from unet4d.data.image4d import Image4D
-from unet4d.data.native import NativeLabel
 from unet4d.errors import Unet4DError
+from unet4d.images.channels import mirror_signs
+from unet4d.images.image4d import Image4D
+from unet4d.images.resample_back import NativeLabel
 from unet4d.model.checkpoint import TrainedModel
 from unet4d.model.device import resolve_precision
 from unet4d.model.ensemble import mean_logits

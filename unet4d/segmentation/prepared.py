@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 import torch
 
-from unet4d.data.channels import unsigned
-from unet4d.data.grid import WorkingGrid
-from unet4d.data.image4d import Image4D, Outline
 from unet4d.data.normalisation import Scale
 from unet4d.data.spool import SpooledImage
 from unet4d.data.study import Study
 from unet4d.errors import InputError
+from unet4d.images.channels import unsigned
+from unet4d.images.grid import WorkingGrid
+from unet4d.images.image4d import Image4D, Outline
 from unet4d.model.checkpoint import TrainedModel
 from unet4d.model.device import resolve_precision
 from unet4d.model.ensemble import check_alike

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from unet4d.config import Precision
-from unet4d.data.grid import WorkingGrid
-from unet4d.data.image4d import Image4D
-from unet4d.data.native import NativeLabel
-from unet4d.data.nifti import check_affine
 from unet4d.data.normalisation import Scale
 from unet4d.errors import InputError
+from unet4d.images.grid import WorkingGrid
+from unet4d.images.image4d import Image4D
+from unet4d.images.nifti import check_affine
+from unet4d.images.resample_back import NativeLabel
 from unet4d.model.checkpoint import TrainedModel
 from unet4d.model.clstm_unet import NetworkState
 from unet4d.model.device import autocast, resolve_precision, set_tf32

@@ -11,8 +11,8 @@ import torch
 
 from unet4d.config import Config, triple
 from unet4d.data.cache import CachedStudy
-from unet4d.data.channels import mirror_signs
-from unet4d.data.grid import largest
+from unet4d.images.channels import mirror_signs
+from unet4d.images.grid import largest
 from unet4d.metrics import count_voxels, describe, dice, extreme_frames, shown, volumes_ml, voxel_volume_ml
 from unet4d.model.checkpoint import Task
 from unet4d.model.clstm_unet import CLSTMUNet

@@ -20,9 +20,9 @@ from pydicom.valuerep import DSfloat
 from scipy.spatial.transform import Rotation
 
 from unet4d.data.convert import Options, find
-from unet4d.data.image4d import Image4D
 from unet4d.data.study import Source
 from unet4d.errors import InputError
+from unet4d.images.image4d import Image4D
 
 NAME, PATIENT, BIRTH = "Mustermann^Erika", "ID-4711-X", "19640812"
 STUDY, FRAME_OF_REFERENCE, SERIES = (generate_uid(entropy_srcs=[text]) for text in ("study", "frame", "series"))

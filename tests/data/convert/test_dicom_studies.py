@@ -42,8 +42,8 @@ from tests.data.convert.dicom_files import (
 from tests.data.convert.layouts import write_nnunet_4d
 from unet4d.convert import convert
 from unet4d.data.convert import Options, find
-from unet4d.data.image4d import Image4D, read_image
 from unet4d.errors import InputError
+from unet4d.images.image4d import Image4D, read_image
 from unet4d.system.csv_file import read_table
 
 NAME = f"series-{hashlib.sha256(files.SERIES.encode()).hexdigest()[:8]}"

@@ -9,7 +9,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from tests.data.slicer import OBLIQUE, write_segmentation, write_sequence, write_volume
+from tests.images.slicer import OBLIQUE, write_segmentation, write_sequence, write_volume
 from unet4d.data.convert import Options, detected, find
 from unet4d.data.convert.frames import is_kind
 from unet4d.data.convert.names import natural_key, time_order

@@ -23,10 +23,10 @@ from unet4d.data.convert import Options, find
 from unet4d.data.convert.names import shared_stems
 from unet4d.data.convert.nnunet import is_kind
 from unet4d.data.dataset import read_dataset, split_folds
-from unet4d.data.image4d import Image4D
 from unet4d.data.phantom import LABELS
 from unet4d.data.study import Source, Study
 from unet4d.errors import InputError
+from unet4d.images.image4d import Image4D
 
 PATTERN = r"(?P<subject>.+)_frame(?P<frame>\d+)"
 

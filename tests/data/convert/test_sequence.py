@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.data.slicer import OBLIQUE, geometry, write, write_segmentation, write_sequence, write_volume
+from tests.images.slicer import OBLIQUE, geometry, write, write_segmentation, write_sequence, write_volume
 from unet4d.data.convert import Options, detected, find
 from unet4d.data.convert.sequence import is_kind
 from unet4d.data.dataset import read_dataset, read_labelled

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from unet4d.data.image4d import Image4D, write_image
-from unet4d.data.nifti import Header, header_for, opened, write_nifti
+from unet4d.images.image4d import Image4D, write_image
+from unet4d.images.nifti import Header, header_for, opened, write_nifti
 
 Array = np.ndarray
 Spoil = Callable[[Path], object]

@@ -14,13 +14,13 @@ import pytest
 
 from tests.data.verification.planting import about, blank, by_frame, case, image, label, put, rewrite
 from unet4d.data.dataset import open_dataset
-from unet4d.data.image4d import Image4D
 from unet4d.data.phantom import write_phantom
 from unet4d.data.verification import header_checks
 from unet4d.data.verification.faults import Fault, ordered
 from unet4d.data.verification.study_facts import StudyFacts
 from unet4d.data.verification.summary import in_words, summary
 from unet4d.data.verification.verification import KEPT, Verification, verify_dataset
+from unet4d.images.image4d import Image4D
 from unet4d.system import digests
 from unet4d.system.files import read_json
 from unet4d.system.text import describe_frames
@@ -61,7 +61,7 @@ def test_each_file_is_read_once_and_not_again(own, tmp_path, monkeypatch):
             opened.append(str(getattr(path, "name", path)))
         return real(path, *given, **named)
 
-    monkeypatch.setattr("unet4d.data.nifti.gzip.open", counted)
+    monkeypatch.setattr("unet4d.images.nifti.gzip.open", counted)
     first = verified(own, tmp_path / "kept")
     dataset = open_dataset(own)
     assert sorted(opened) == sorted(str(file) for one in dataset.training for file in one.files)

@@ -14,7 +14,7 @@ from unet4d.data.augmentation.corruption import Corruption, corrupted, draw_corr
 from unet4d.data.augmentation.intensity import Intensity, altered, draw_intensity
 from unet4d.data.augmentation.space import Warp, centred, draw_flips, draw_warp, flipped, turned_velocities, warped
 from unet4d.data.augmentation.strengths import CORRUPTION, INTENSITY, SPACE
-from unet4d.data.channels import VELOCITIES, channels_of
+from unet4d.images.channels import VELOCITIES, channels_of
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from unet4d.data.augmentation.intensity import Noise, noisy
 from unet4d.data.augmentation.strengths import CorruptionStrength
-from unet4d.data.channels import SIGNAL, VELOCITIES
+from unet4d.images.channels import SIGNAL, VELOCITIES
 
 FURTHEST, RADIUS = 0.6, (0.3, 0.6)
 """How far from the middle a region of dropout may lie, and its radius: half a patch is 1."""

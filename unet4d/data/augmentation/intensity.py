@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from unet4d.data.augmentation.strengths import IntensityStrength
-from unet4d.data.channels import MAP, SIGNAL
+from unet4d.images.channels import MAP, SIGNAL
 
 DEGREES = tuple((i, j, k) for i in range(3) for j in range(3) for k in range(3) if 0 < i + j + k < 3)
 """The powers of x, y, z in a polynomial of degree 2 without its constant."""

@@ -18,11 +18,11 @@ from functools import partial
 from importlib import import_module
 from pathlib import Path
 
-from unet4d.data.channels import SIGNAL, VELOCITIES
 from unet4d.data.convert.durations import check_durations
-from unet4d.data.image4d import Image4D
 from unet4d.data.study import LONGEST_S, SHORTEST_S, Source, Study, is_frame_duration
 from unet4d.errors import InputError
+from unet4d.images.channels import SIGNAL, VELOCITIES
+from unet4d.images.image4d import Image4D
 from unet4d.system.class_values import BACKGROUND, class_fault
 from unet4d.system.regular_files import check_file_or_folder
 from unet4d.system.text import short_repr

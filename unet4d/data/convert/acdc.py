@@ -20,11 +20,11 @@ import numpy as np
 
 from unet4d.data.convert import Options
 from unet4d.data.dataset import Case, Dataset
-from unet4d.data.image4d import Image4D, read_image
-from unet4d.data.nifti import SUFFIXES, case_name, studies_in
 from unet4d.data.nifti_studies import study_of
 from unet4d.data.study import Source, Study
 from unet4d.errors import InputError
+from unet4d.images.image4d import Image4D, read_image
+from unet4d.images.nifti import SUFFIXES, case_name, studies_in
 from unet4d.system.text import count
 
 CHANNELS = ("cine MRI",)

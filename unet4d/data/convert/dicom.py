@@ -29,14 +29,14 @@ from pathlib import Path
 
 from unet4d.data.convert import Options
 from unet4d.data.convert.names import natural_key
-from unet4d.data.dicom.candidates import Candidate, candidates
-from unet4d.data.dicom.files import Fault, Found, files_under, is_dicom, scan
-from unet4d.data.dicom.pixels import read_voxels
-from unet4d.data.dicom.plane import Series
-from unet4d.data.dicom.stack import Stack, refusal, stacked
-from unet4d.data.image4d import Image4D
 from unet4d.data.study import Source, Study
 from unet4d.errors import InputError
+from unet4d.images.dicom.candidates import Candidate, candidates
+from unet4d.images.dicom.files import Fault, Found, files_under, is_dicom, scan
+from unet4d.images.dicom.instance import Series
+from unet4d.images.dicom.pixels import read_voxels
+from unet4d.images.dicom.volume4d import Stack, refusal, stacked
+from unet4d.images.image4d import Image4D
 from unet4d.system.progress_bar import print_line
 
 _FIRST_FILES = 64

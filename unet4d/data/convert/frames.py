@@ -40,12 +40,12 @@ from unet4d.data.convert.names import (
     nearby,
     time_order,
 )
-from unet4d.data.image4d import Image4D, read_image
-from unet4d.data.nifti import SUFFIXES, check_same_grid
-from unet4d.data.nrrd_file import dimension_of, files_of, read_nrrd_image
-from unet4d.data.segmentations import label_values, read_label_map, read_segmentation
 from unet4d.data.study import Label, Source, Study
 from unet4d.errors import InputError
+from unet4d.images.image4d import Image4D, read_image
+from unet4d.images.nifti import SUFFIXES, check_same_grid
+from unet4d.images.nrrd import dimension_of, files_of, read_nrrd_image
+from unet4d.images.segmentations import label_values, read_label_map, read_segmentation
 from unet4d.system.text import count
 
 CHANNELS = ("MRI",)

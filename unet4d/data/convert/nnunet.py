@@ -27,11 +27,11 @@ import numpy as np
 from unet4d.data.convert import Options
 from unet4d.data.convert.names import listed, missing_numbers, natural_key, shared_stems
 from unet4d.data.dataset import Case, Dataset
-from unet4d.data.image4d import Image4D, read_image
-from unet4d.data.nifti import SUFFIXES, check_same_grid, header_for
 from unet4d.data.nifti_studies import all_channels, by_channel, study_of
 from unet4d.data.study import Source, Study
 from unet4d.errors import InputError
+from unet4d.images.image4d import Image4D, read_image
+from unet4d.images.nifti import SUFFIXES, check_same_grid, header_for
 from unet4d.system.class_values import class_fault, is_name
 from unet4d.system.files import read_json
 from unet4d.system.text import count, short_repr

@@ -24,13 +24,13 @@ import numpy as np
 
 from unet4d.data.convert import Options
 from unet4d.data.convert.names import SEGMENTATION, SEQUENCE, Named, listed, named, named_in, natural_key, nearby
-from unet4d.data.image4d import Image4D
-from unet4d.data.nifti import SUFFIXES
 from unet4d.data.nifti_studies import CHANNEL
-from unet4d.data.nrrd_file import check_installed, dimension_of, files_of, read_nrrd_header, read_nrrd_image
-from unet4d.data.segmentations import label_values, read_label_map, read_segmentation
 from unet4d.data.study import Label, Source, Study
 from unet4d.errors import InputError
+from unet4d.images.image4d import Image4D
+from unet4d.images.nifti import SUFFIXES
+from unet4d.images.nrrd import check_installed, dimension_of, files_of, read_nrrd_header, read_nrrd_image
+from unet4d.images.segmentations import label_values, read_label_map, read_segmentation
 from unet4d.system.text import count
 
 

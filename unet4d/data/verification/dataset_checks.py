@@ -13,10 +13,10 @@ import numpy as np
 
 from unet4d.data.convert.names import listed, shared_stems
 from unet4d.data.dataset_json import Case, Dataset
-from unet4d.data.grid import WorkingGrid
-from unet4d.data.nifti import case_name
 from unet4d.data.verification.faults import Fault
 from unet4d.data.verification.study_facts import StudyFacts
+from unet4d.images.grid import WorkingGrid
+from unet4d.images.nifti import case_name
 from unet4d.system.text import count
 
 FEWEST_STUDIES = 5

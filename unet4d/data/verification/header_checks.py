@@ -10,9 +10,9 @@ import numpy as np
 from nibabel.spatialimages import HeaderDataError
 
 from unet4d.data.dataset_json import Case
-from unet4d.data.nifti import Header, affine_of, check_same_grid, frame_duration_s_of, spacing_of
 from unet4d.data.verification.faults import Fault
 from unet4d.errors import InputError
+from unet4d.images.nifti import Header, affine_of, check_same_grid, frame_duration_s_of, spacing_of
 
 CYCLE_S = (0.08, 8.0)
 """From the heartbeat of a mouse to a human's breath; a cycle of other length is neither."""

@@ -10,16 +10,16 @@ from pathlib import Path
 
 import numpy as np
 
-from unet4d.data.channels import MAP, turned
 from unet4d.data.dataset_json import Case, other_channels
-from unet4d.data.grid import WorkingGrid
-from unet4d.data.nifti import Header, opened
 from unet4d.data.verification.faults import Fault
 from unet4d.data.verification.frame_order import misplaced, thumbnail
 from unet4d.data.verification.header_checks import check_header, check_space, grid_fault
 from unet4d.data.verification.mirrored_labels import compared_frames, reduced
 from unet4d.data.verification.study_facts import PERCENTILES, StudyFacts
 from unet4d.errors import InputError
+from unet4d.images.channels import MAP, turned
+from unet4d.images.grid import WorkingGrid
+from unet4d.images.nifti import Header, opened
 from unet4d.system.text import count, describe_frames
 
 SAMPLE = 1_000_000

@@ -11,13 +11,13 @@ import numpy as np
 
 from unet4d.data.dataset import beyond_the_image, other_frames, unknown_value
 from unet4d.data.dataset_json import Case, Dataset
-from unet4d.data.image4d import INTEGER_TOLERANCE
-from unet4d.data.nifti import affine_of, opened, spacing_of
 from unet4d.data.verification.faults import Fault
 from unet4d.data.verification.header_checks import check_space, grid_fault
 from unet4d.data.verification.image_checks import CheckedImage
 from unet4d.data.verification.mirrored_labels import mirrored, reduced
 from unet4d.errors import InputError
+from unet4d.images.image4d import INTEGER_TOLERANCE
+from unet4d.images.nifti import affine_of, opened, spacing_of
 from unet4d.system.text import describe_frames
 
 VALUES = 256

@@ -10,7 +10,7 @@ import numpy as np
 
 from unet4d.config import Size, triple
 from unet4d.data.dataset_json import Case
-from unet4d.data.nifti import Header, affine_of, frame_duration_s_of, read_header, spacing_of
+from unet4d.images.nifti import Header, affine_of, frame_duration_s_of, read_header, spacing_of
 
 PERCENTILES = (0.5, 50.0, 99.5)
 

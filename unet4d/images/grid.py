@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from unet4d.data.channels import SIGNAL, turned
+from unet4d.images.channels import SIGNAL, turned
 
 ANISOTROPIC = 1.5
 """A study whose coarsest spacing is this many times its finest has a slice axis: the coarsest one."""

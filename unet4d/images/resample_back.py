@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from unet4d.data.grid import WorkingGrid, largest
+from unet4d.images.grid import WorkingGrid, largest
 
 
 @dataclass(frozen=True)

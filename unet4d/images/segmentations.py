@@ -16,10 +16,10 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 
-from unet4d.data.image4d import Image4D, read_label
-from unet4d.data.nifti import SUFFIXES, spacing_of
-from unet4d.data.nrrd_file import NrrdHeader, check_installed, read_nrrd_header
 from unet4d.errors import InputError
+from unet4d.images.image4d import Image4D, read_label
+from unet4d.images.nifti import SUFFIXES, spacing_of
+from unet4d.images.nrrd import NrrdHeader, check_installed, read_nrrd_header
 from unet4d.system.text import suggest_names
 
 BACKGROUND = "background"

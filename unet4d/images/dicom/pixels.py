@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from unet4d.data.dicom.stack import Stack
 from unet4d.errors import InputError
+from unet4d.images.dicom.volume4d import Stack
 from unet4d.system.memory import check_fits
 from unet4d.system.signals import check_stop
 

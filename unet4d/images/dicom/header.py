@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from unet4d.data.dicom.plane import Plane, Series
+from unet4d.images.dicom.instance import Plane, Series
 
 if TYPE_CHECKING:
     from pydicom.tag import BaseTag

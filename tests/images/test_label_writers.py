@@ -8,15 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.data.slicer import OBLIQUE, nrrd, write_volume
-from tests.data.slicer import write_sequence as write_image_sequence
+from tests.images.slicer import OBLIQUE, nrrd, write_volume
+from tests.images.slicer import write_sequence as write_image_sequence
 from unet4d.data.convert import NO_OPTIONS, find
-from unet4d.data.image4d import Image4D
-from unet4d.data.itksnap import write_label_descriptions
-from unet4d.data.nrrd_file import read_nrrd_header, read_nrrd_image
-from unet4d.data.segmentations import read_label_map, read_segmentation, segments_of
-from unet4d.data.slicer_writing import LabelClass, write_colour_table, write_segmentation, write_sequence
 from unet4d.errors import InputError, Unet4DError
+from unet4d.images.image4d import Image4D
+from unet4d.images.itksnap import write_label_descriptions
+from unet4d.images.label_writers import LabelClass, write_colour_table, write_segmentation, write_sequence
+from unet4d.images.nrrd import read_nrrd_header, read_nrrd_image
+from unet4d.images.segmentations import read_label_map, read_segmentation, segments_of
 
 CLASSES = [LabelClass("left ventricle", 3, "#CC79A7"), LabelClass("aorta \u00e4", 200, "#ff8000")]
 LABELS = {"background": 0, "left ventricle": 3, "aorta \u00e4": 200}

@@ -13,10 +13,10 @@ from unittest.mock import Mock
 import numpy as np
 import pytest
 
-from tests.data.slicer import OBLIQUE, SIGNS, geometry, write, write_sequence, write_volume
-from unet4d.data import nrrd_file
-from unet4d.data.nrrd_file import dimension_of, files_of, read_nrrd_header, read_nrrd_image
+from tests.images.slicer import OBLIQUE, SIGNS, geometry, write, write_sequence, write_volume
 from unet4d.errors import InputError
+from unet4d.images import nrrd
+from unet4d.images.nrrd import dimension_of, files_of, read_nrrd_header, read_nrrd_image
 
 VOXELS = np.arange(4 * 3 * 2).reshape(4, 3, 2).astype(np.int16) - 5
 SERIES = np.arange(5 * 4 * 3 * 2).reshape(5, 4, 3, 2).astype(np.int16)
@@ -333,7 +333,7 @@ def test_numbers_in_text_that_are_not_the_headers_are_refused(text, tmp_path):
 
 
 def test_a_header_without_end_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(nrrd_file, "_LONGEST_HEADER", 2**12)
+    monkeypatch.setattr(nrrd, "_LONGEST_HEADER", 2**12)
     for rest in (b"x" * 2**13, b"#\n" * 2**12):
         (tmp_path / "a.nrrd").write_bytes(b"NRRD0004\n" + rest)
         assert "does not end" in refusal(tmp_path / "a.nrrd")

@@ -7,8 +7,8 @@ import itertools
 import numpy as np
 import pytest
 
-from unet4d.data.channels import KINDS, VELOCITIES, channels_of, mirror_signs, turned, velocity_axis
 from unet4d.errors import InputError
+from unet4d.images.channels import KINDS, VELOCITIES, channels_of, mirror_signs, turned, velocity_axis
 
 FLOW = ("signal", "velocity X", "velocity Y", "velocity Z")
 

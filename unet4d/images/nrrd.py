@@ -18,10 +18,10 @@ from urllib.parse import unquote
 
 import numpy as np
 
-from unet4d.data.image4d import Image4D
-from unet4d.data.nifti import check_affine
-from unet4d.data.nrrd_voxels import data_file_of, read_voxels
 from unet4d.errors import InputError, Unet4DError
+from unet4d.images.image4d import Image4D
+from unet4d.images.nifti import check_affine
+from unet4d.images.nrrd_voxels import data_file_of, read_voxels
 from unet4d.system.memory import check_fits
 from unet4d.system.regular_files import open_regular
 

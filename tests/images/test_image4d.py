@@ -14,12 +14,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from unet4d.data import image4d
 from unet4d.data.convert import KINDS, NO_OPTIONS, find
-from unet4d.data.image4d import Image4D, read_frames, read_image, read_label, read_outline, write_image
-from unet4d.data.nrrd_file import read_nrrd_header
 from unet4d.data.studies import source_at
 from unet4d.errors import InputError
+from unet4d.images import image4d
+from unet4d.images.image4d import Image4D, read_frames, read_image, read_label, read_outline, write_image
+from unet4d.images.nrrd import read_nrrd_header
 from unet4d.system.files import read_json
 
 KEPT = (

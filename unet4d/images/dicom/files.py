@@ -16,9 +16,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from unet4d.data.dicom.header import OtherObject, planes_of, series_of, tags
-from unet4d.data.dicom.plane import Plane, Series
 from unet4d.errors import InputError
+from unet4d.images.dicom.header import OtherObject, planes_of, series_of, tags
+from unet4d.images.dicom.instance import Plane, Series
 from unet4d.system.memory import free_memory_bytes
 from unet4d.system.progress_bar import ProgressBar
 from unet4d.system.regular_files import open_regular

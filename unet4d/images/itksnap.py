@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from unet4d.data.slicer_writing import LabelClass
+from unet4d.images.label_writers import LabelClass
 from unet4d.system.files import write_text
 from unet4d.system.text import printable
 

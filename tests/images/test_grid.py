@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch.nn.functional import one_hot
 
-from unet4d.data.grid import WorkingGrid
-from unet4d.data.native import NativeLabel
 from unet4d.errors import InputError
+from unet4d.images.grid import WorkingGrid
+from unet4d.images.resample_back import NativeLabel
 
 SPACINGS = {
     "thick axial": (1.2, 1.2, 8.0),

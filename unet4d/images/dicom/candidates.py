@@ -21,9 +21,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from unet4d.data.dicom.files import Fault, Found
-from unet4d.data.dicom.geometry import alike, most_at_one_place, same_direction, same_size, same_spacing, slices_of
-from unet4d.data.dicom.plane import Plane, Series
+from unet4d.images.dicom.files import Fault, Found
+from unet4d.images.dicom.geometry import alike, most_at_one_place, same_direction, same_size, same_spacing, slices_of
+from unet4d.images.dicom.instance import Plane, Series
 
 _SAME_ECHO_MS = 0.05
 

@@ -14,13 +14,13 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from tests.data.slicer import write_segmentation, write_sequence, write_volume
-from tests.data.test_image4d import lay, oblique, ramp
+from tests.images.slicer import write_segmentation, write_sequence, write_volume
+from tests.images.test_image4d import lay, oblique, ramp
 from unet4d.data.convert import NO_OPTIONS, find
-from unet4d.data.image4d import Image4D, read_frames, read_image, read_label
-from unet4d.data.nrrd_file import dimension_of, files_of, read_nrrd_image
-from unet4d.data.segmentations import label_values, read_label_map, read_segmentation
 from unet4d.errors import InputError
+from unet4d.images.image4d import Image4D, read_frames, read_image, read_label
+from unet4d.images.nrrd import dimension_of, files_of, read_nrrd_image
+from unet4d.images.segmentations import label_values, read_label_map, read_segmentation
 
 VOXELS = np.arange(4 * 3 * 2).reshape(4, 3, 2).astype(np.int16)
 TOKENS = (

@@ -12,7 +12,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from unet4d.data.dicom.plane import Plane
+from unet4d.images.dicom.instance import Plane
 
 SAME_PLACE_MM = 0.05  # planes that lie apart by no more along their normal are one slice
 STEP_TOLERANCE = 0.02  # how far a slice may lie from its even place, in steps; sideways too

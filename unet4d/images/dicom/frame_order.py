@@ -31,8 +31,8 @@ from typing import Any
 
 import numpy as np
 
-from unet4d.data.dicom.geometry import usual
-from unet4d.data.dicom.plane import Plane
+from unet4d.images.dicom.geometry import usual
+from unet4d.images.dicom.instance import Plane
 
 Slices = Sequence[Sequence[Plane]]
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from unet4d.data.dicom import geometry, times
-from unet4d.data.dicom.plane import Plane
 from unet4d.errors import InputError
+from unet4d.images.dicom import frame_order, geometry
+from unet4d.images.dicom.instance import Plane
 
 _MOST = 8  # faults that one message lists
 
@@ -51,14 +51,14 @@ def stacked(planes: Sequence[Plane], title: str) -> Stack:
     if faults:
         raise refusal(title, faults)
     slices = geometry.slices_of(planes)
-    faults = times.not_in_time(slices)
+    faults = frame_order.not_in_time(slices)
     if faults:
         raise refusal(title, faults)
-    key = times.time_key(slices)
+    key = frame_order.time_key(slices)
     if key is None:
         raise refusal(title, ["nothing tells the frames of a slice apart, not even an InstanceNumber"])
-    slices = times.ordered(slices, key)
-    faults = [*times.repeated(slices, key), *times.incomplete(slices, key), *geometry.uneven(slices)]
+    slices = frame_order.ordered(slices, key)
+    faults = [*frame_order.repeated(slices, key), *frame_order.incomplete(slices, key), *geometry.uneven(slices)]
     if faults:
         raise refusal(title, faults)
     affine = geometry.affine_of(slices)
@@ -66,9 +66,9 @@ def stacked(planes: Sequence[Plane], title: str) -> Stack:
         raise refusal(
             title, ["a single slice, and neither SpacingBetweenSlices nor SliceThickness says how thick it is"]
         )
-    duration_s = times.frame_duration_s(slices)
+    duration_s = frame_order.frame_duration_s(slices)
     frames = tuple(zip(*slices, strict=True))
-    return Stack(frames, affine, duration_s, times.time_axis(slices, duration_s))
+    return Stack(frames, affine, duration_s, frame_order.time_axis(slices, duration_s))
 
 
 def refusal(title: str, faults: Sequence[str]) -> InputError:

@@ -14,8 +14,9 @@ from typing import cast
 import nibabel as nib
 import numpy as np
 
-from unet4d.data.channels import MAP, channels_of
-from unet4d.data.nifti import (
+from unet4d.errors import InputError
+from unet4d.images.channels import MAP, channels_of
+from unet4d.images.nifti import (
     Header,
     PathLike,
     affine_of,
@@ -29,7 +30,6 @@ from unet4d.data.nifti import (
     spacing_of,
     write_nifti,
 )
-from unet4d.errors import InputError
 from unet4d.system.files import replacing
 from unet4d.system.memory import check_fits
 from unet4d.system.text import count

@@ -8,11 +8,11 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from tests.data.slicer import OBLIQUE, write_segmentation, write_sequence, write_volume
-from unet4d.data.image4d import Image4D
-from unet4d.data.nrrd_file import read_nrrd_header
-from unet4d.data.segmentations import Segment, label_values, read_label_map, read_segmentation, segments_of
+from tests.images.slicer import OBLIQUE, write_segmentation, write_sequence, write_volume
 from unet4d.errors import InputError
+from unet4d.images.image4d import Image4D
+from unet4d.images.nrrd import read_nrrd_header
+from unet4d.images.segmentations import Segment, label_values, read_label_map, read_segmentation, segments_of
 
 GRID = (6, 5, 4)
 LABELS = {"background": 0, "wall": 1, "blood": 2}
