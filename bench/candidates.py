@@ -14,12 +14,12 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from bench.plain import WIDTHS, PlainStep, PublishedCLSTMUNet
 from unet4d.config import CHANNELS, Config, MemoryConfig, ModelConfig, Size, TrainConfig
-from unet4d.model.clstm_unet import build_network
-from unet4d.model.device import autocast
-from unet4d.model.memory import MemoryTrace
-from unet4d.model.step import TrainingStep
-from unet4d.model.topology import rounded_up, strides_and_kernels
+from unet4d.models.clstm_unet import build_network
+from unet4d.models.device import autocast
+from unet4d.models.memory_trace import MemoryTrace
+from unet4d.models.topology import rounded_up, strides_and_kernels
 from unet4d.system.memory_errors import is_out_of_gpu_memory
+from unet4d.training.step import TrainingStep
 
 CLASSES = 4
 SETTINGS = {

@@ -16,10 +16,11 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from bench.candidates import SETTINGS
 from unet4d.config import Config, MemoryConfig, Size
-from unet4d.model.clstm_unet import build_network
-from unet4d.model.device import autocast
-from unet4d.model.memory import MemoryTrace, StepMemory, training_memory
-from unet4d.model.topology import rounded_up, strides_and_kernels, total_stride
+from unet4d.models.clstm_unet import build_network
+from unet4d.models.device import autocast
+from unet4d.models.memory_trace import MemoryTrace
+from unet4d.models.topology import rounded_up, strides_and_kernels, total_stride
+from unet4d.training.step_memory import StepMemory, training_memory
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 PLAIN, LEANEST = SETTINGS["plain"], SETTINGS["leanest"]

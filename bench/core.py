@@ -15,7 +15,7 @@ from bench.network import memory_table, network_table
 from bench.plain import WIDTHS
 from bench.recurrence import recurrence_table
 from unet4d.config import CHANNELS
-from unet4d.model.device import find_device, resolve_precision
+from unet4d.models.device import find_device, resolve_precision
 
 Tables = dict[str, list[dict[str, Any]]]
 

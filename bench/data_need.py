@@ -13,11 +13,11 @@ from bench.data_loaders import Drawn
 from bench.data_studies import LABELS, SPACING_MM
 from bench.measure import interleaved
 from unet4d.config import Config, DataConfig, TrainConfig
-from unet4d.model.clstm_unet import build_network
-from unet4d.model.device import find_device, resolve_precision
-from unet4d.model.memory import training_memory
-from unet4d.model.step import TrainingStep
+from unet4d.models.clstm_unet import build_network
+from unet4d.models.device import find_device, resolve_precision
 from unet4d.resolve import resolved_model
+from unet4d.training.step import TrainingStep
+from unet4d.training.step_memory import training_memory
 
 A100_FLOPS = 312e12
 """Floating-point operations a second of an A100 in bf16 without sparsity, by NVIDIA's data sheet: no step is faster than this."""

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from bench.candidates import Grid
 from bench.measure import interleaved
 from bench.plain import PlainConvLSTM
-from unet4d.model.convlstm import ConvLSTM3d
-from unet4d.model.device import autocast
-from unet4d.model.scan import Keep
+from unet4d.models.convlstm import ConvLSTM3d
+from unet4d.models.device import autocast
+from unet4d.models.scan import Keep
 
 PLAIN = "plain autograd"
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}

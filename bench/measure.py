@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from unet4d.model.device import find_device
+from unet4d.models.device import find_device
 from unet4d.system.memory_errors import is_out_of_gpu_memory
 
 

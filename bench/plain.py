@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from unet4d.config import Config, Size
-from unet4d.model.convlstm import ConvLSTMCell3d
-from unet4d.model.convolution import same_padding
-from unet4d.model.device import autocast
-from unet4d.model.loss import LabelledFramesLoss
-from unet4d.model.optimiser import optimiser
+from unet4d.models.conv import same_padding
+from unet4d.models.convlstm import ConvLSTMCell3d
+from unet4d.models.device import autocast
+from unet4d.training.loss import LabelledFramesLoss
+from unet4d.training.optimizer import optimiser
 
 WIDTHS = (64, 128, 256, 512)
 """Channels of the published network's levels."""

@@ -20,7 +20,7 @@ from bench.predict_memory import MemorySizes, memory_bars, memory_table
 from bench.predict_stitching import stitching_table
 from bench.predict_watch import ANSWERING, NETWORK
 from unet4d.config import CHANNELS, Config, DataConfig, InferenceConfig, ModelConfig, Size
-from unet4d.model.device import find_device
+from unet4d.models.device import find_device
 from unet4d.segmentation import Settings
 
 Row = dict[str, Any]

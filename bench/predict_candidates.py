@@ -17,10 +17,10 @@ from bench.predict_watch import Watch, resident_mb
 from unet4d.config import Config
 from unet4d.data.studies import find_studies
 from unet4d.images.nifti import header_for, write_nifti
-from unet4d.model.checkpoint import Task, TrainedModel, load_model, save_checkpoint
-from unet4d.model.clstm_unet import build_network
-from unet4d.model.device import autocast, find_device, resolve_precision, set_tf32
-from unet4d.model.windows import SIGMA_SCALE
+from unet4d.inference.windows import SIGMA_SCALE
+from unet4d.models.checkpoint import Task, TrainedModel, load_model, save_checkpoint
+from unet4d.models.clstm_unet import build_network
+from unet4d.models.device import autocast, find_device, resolve_precision, set_tf32
 from unet4d.predict import predict
 from unet4d.resolve import resolved_model
 from unet4d.segmentation import Settings, prepare

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 
 from bench.measure import interleaved
-from unet4d.model.checkpoint import TrainedModel, load_model
-from unet4d.model.device import resolve_precision
-from unet4d.model.inference import Answering, Rows
+from unet4d.inference.sliding_window import Answering, Rows
+from unet4d.models.checkpoint import TrainedModel, load_model
+from unet4d.models.device import resolve_precision
 
 HERE, MAIN_MEMORY = "on the device", "in main memory"
 

@@ -9,9 +9,9 @@ import torch
 
 from bench.candidates import CLASSES, Grid
 from bench.measure import interleaved
-from unet4d.model.clstm_unet import CLSTMUNet
-from unet4d.model.device import autocast
-from unet4d.model.topology import strides_and_kernels
+from unet4d.models.clstm_unet import CLSTMUNet
+from unet4d.models.device import autocast
+from unet4d.models.topology import strides_and_kernels
 
 TWIN, DEFAULT = "frame-wise twin", "every level, bidirectional (the default)"
 

@@ -12,7 +12,7 @@ from bench.bars import bar
 from bench.measure import Rounds, interleaved
 from bench.train_loops import Job, OurLoop, PlainLoop, busy_share, fed_by_workers
 from unet4d.config import CHANNELS, Config, DataConfig, ModelConfig, Precision, Size, TrainConfig
-from unet4d.model.device import find_device, set_tf32
+from unet4d.models.device import find_device, set_tf32
 
 Row = dict[str, Any]
 PLAIN, READY, WORKERS = "plain", "ours, batches ready", "ours, from workers"

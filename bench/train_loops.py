@@ -20,14 +20,14 @@ from unet4d.data.cache import CachedStudy, cached_studies
 from unet4d.data.dataset import read_dataset
 from unet4d.data.phantom import write_phantom
 from unet4d.data.sampling import Batch, ClipDataset, loader
-from unet4d.model.checkpoint import Task
-from unet4d.model.clstm_unet import CLSTMUNet
-from unet4d.model.device import autocast, set_tf32
-from unet4d.model.loss import LabelledFramesLoss
-from unet4d.model.optimiser import optimiser
+from unet4d.models.checkpoint import Task
+from unet4d.models.clstm_unet import CLSTMUNet
+from unet4d.models.device import autocast, set_tf32
 from unet4d.resolve import resolved
 from unet4d.system.distributed import Ranks
 from unet4d.training.feed import Feed
+from unet4d.training.loss import LabelledFramesLoss
+from unet4d.training.optimizer import optimiser
 from unet4d.training.record import SilentRecord
 from unet4d.training.trainer import Trainer
 from unet4d.training.watch import MemoryWatch

@@ -21,7 +21,7 @@ from typing import Any
 from commands import unet4d
 from recurrence import by_kind_of_frame
 
-from unet4d.model.checkpoint import LAST, load_model, save_checkpoint
+from unet4d.models.checkpoint import LAST, load_model, save_checkpoint
 from unet4d.system.files import read_json, write_json
 
 CONFIG = Path(__file__).with_name("accuracy.yaml")

@@ -25,7 +25,7 @@ from killing import STARTING, VALIDATING, Doing, Life
 from matplotlib.figure import Figure
 
 from unet4d.errors import InputError, Unet4DError
-from unet4d.model.checkpoint import BEST, LAST, PREVIOUS, load_checkpoint
+from unet4d.models.checkpoint import BEST, LAST, PREVIOUS, load_checkpoint
 from unet4d.system.files import read_json, replacing, write_json, write_text
 from unet4d.training.checkpoints import Checkpoints
 from unet4d.training.log import log_lines

@@ -77,7 +77,7 @@ def test_an_import_goes_down(path):
 @pytest.mark.parametrize(
     ("room", "source"),
     [
-        ("data", "from unet4d.model.loss import LabelledFramesLoss"),
+        ("data", "from unet4d.training.loss import LabelledFramesLoss"),
         ("metrics", "from unet4d import data"),
         ("predict", "def f():\n    from unet4d.evaluate import evaluate"),
         ("config", "import unet4d.system.files"),

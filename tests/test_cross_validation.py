@@ -18,8 +18,8 @@ from unet4d import load_model, read_image, segment
 from unet4d.cross_validation import cross_validate
 from unet4d.data.dataset import read_dataset, split_folds
 from unet4d.errors import InputError, Stopped, ToldElsewhere, Unet4DError
-from unet4d.folds import folds_in
-from unet4d.model.checkpoint import BEST, LAST, load_checkpoint
+from unet4d.models.checkpoint import BEST, LAST, load_checkpoint
+from unet4d.models.folds import folds_in
 from unet4d.system.distributed import Ranks
 from unet4d.train import train
 
@@ -311,7 +311,7 @@ def test_folds_that_do_not_belong_together_are_refused(command, own_folds, phant
 
 def test_folds_may_differ_in_what_belongs_to_a_machine(own_folds):
     resave(own_folds / "fold_1", data__workers=7, train__precision="bf16")
-    assert len(unet4d.folds.load_models([own_folds])) == 3
+    assert len(unet4d.models.folds.load_models([own_folds])) == 3
 
 
 # Scores ----------------------------------------------------------------------------------------------------------

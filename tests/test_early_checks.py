@@ -15,8 +15,8 @@ import unet4d
 from unet4d.commands import COMMANDS
 from unet4d.config import Config, ModelConfig
 from unet4d.errors import InputError
-from unet4d.model.checkpoint import BEST, LAST, Task, load_checkpoint, load_outline, save_checkpoint
-from unet4d.model.clstm_unet import build_network
+from unet4d.models.checkpoint import BEST, LAST, Task, load_checkpoint, load_outline, save_checkpoint
+from unet4d.models.clstm_unet import build_network
 from unet4d.predict import predict
 from unet4d.system.environment import check_device_name
 

@@ -21,19 +21,19 @@ from unet4d import CLSTMUNet, ConvLSTM3d, StreamingSegmenter, load_model, read_i
 from unet4d.config import CHANNELS, Config, DataConfig, InferenceConfig, MemoryConfig, ModelConfig, TrainConfig
 from unet4d.errors import Stopped
 from unet4d.images.image4d import read_label
-from unet4d.model.checkpoint import LAST, load_checkpoint
-from unet4d.model.clstm_unet import build_network
-from unet4d.model.convolution_check import ConvolutionShape, check_convolution, check_convolutions, check_equal_frames
-from unet4d.model.device import autocast, set_tf32
-from unet4d.model.ensemble import mean_logits
-from unet4d.model.fitting import GB
-from unet4d.model.gates import fused_steps, step, step_backward
-from unet4d.model.inference import Answering, Rows
-from unet4d.model.memory import training_memory
-from unet4d.model.step import TrainingStep
-from unet4d.model.topology import strides_and_kernels
+from unet4d.inference.sliding_window import Answering, Rows
+from unet4d.models.checkpoint import LAST, load_checkpoint
+from unet4d.models.clstm_unet import build_network
+from unet4d.models.conv_check import ConvolutionShape, check_convolution, check_convolutions, check_equal_frames
+from unet4d.models.device import autocast, set_tf32
+from unet4d.models.ensemble import mean_logits
+from unet4d.models.lstm_gates import fused_steps, step, step_backward
+from unet4d.models.topology import strides_and_kernels
 from unet4d.segmentation import scale_of
+from unet4d.system.gpu_memory import GB
 from unet4d.train import train
+from unet4d.training.step import TrainingStep
+from unet4d.training.step_memory import training_memory
 from unet4d.training.watch import forget_peak
 
 CPU = torch.device("cpu")

@@ -12,7 +12,7 @@ import pytest
 from unet4d.errors import InputError
 from unet4d.images.itksnap import write_label_descriptions
 from unet4d.images.label_writers import LabelClass, write_colour_table, write_segmentation
-from unet4d.model.checkpoint import Task
+from unet4d.models.checkpoint import Task
 from unet4d.pages import html
 from unet4d.pictures import contour_sheet, volume_curves
 from unet4d.system.class_values import class_fault

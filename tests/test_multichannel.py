@@ -19,7 +19,7 @@ from unet4d.data.phantom import KINDS as PHANTOMS
 from unet4d.data.phantom import write_phantom
 from unet4d.errors import InputError
 from unet4d.images.channels import MAP, SIGNAL
-from unet4d.model.checkpoint import BEST, LAST
+from unet4d.models.checkpoint import BEST, LAST
 from unet4d.predict import predict
 from unet4d.segmentation import Settings, prepare
 from unet4d.train import train

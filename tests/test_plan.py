@@ -18,9 +18,9 @@ import yaml
 from unet4d.candidates import Counts, candidates, planned_model, same_view, usual_largest, ways, whole_study
 from unet4d.config import Config, DataConfig, MemoryConfig, ModelConfig, TrainConfig
 from unet4d.data.fingerprint import Fingerprint
-from unet4d.model.fitting import CONTEXT_BYTES, GB, NCCL_BYTES, Fit, sufficient_bytes
-from unet4d.model.memory import StepMemory
 from unet4d.plan import Plan, _cheapest, plan
+from unet4d.system.gpu_memory import CONTEXT_BYTES, GB, NCCL_BYTES, sufficient_bytes
+from unet4d.training.step_memory import Fit, StepMemory
 
 PLAIN = MemoryConfig(0, lstm="gates")
 CINE = Fingerprint(1.4, (1.4, 1.4, 10.0), ((250, 256, 11), (200, 220, 10), (220, 240, 9)), (30, 25, 28))

@@ -19,7 +19,7 @@ from unet4d.config import InferenceConfig
 from unet4d.data.dataset import read_dataset, split_cases
 from unet4d.errors import InputError
 from unet4d.images.image4d import Image4D
-from unet4d.model.checkpoint import load_checkpoint
+from unet4d.models.checkpoint import load_checkpoint
 from unet4d.predict import predict
 from unet4d.segmentation import Settings
 

@@ -17,7 +17,7 @@ import torch
 import unet4d
 from unet4d.commands import COMMANDS
 from unet4d.images.image4d import read_label
-from unet4d.model.checkpoint import BEST
+from unet4d.models.checkpoint import BEST
 
 PAGE = (Path(__file__).parent.parent / "docs" / "python.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```python\n(.*?)```", PAGE, re.S)

@@ -24,7 +24,7 @@ from unet4d.errors import Stopped
 from unet4d.evaluate import evaluate
 from unet4d.images.dicom import pixels
 from unet4d.images.nifti import opened
-from unet4d.model.checkpoint import BEST, LAST
+from unet4d.models.checkpoint import BEST, LAST
 from unet4d.predict import predict
 from unet4d.system.progress_bar import ProgressBar
 from unet4d.system.signals import stop_signals
@@ -45,7 +45,7 @@ STOPS: dict[str, tuple[str, Arm]] = {
     "evaluate, the last study": ("evaluate", signalled("unet4d.evaluate.score", 3, INT)),
     "train, verifying": ("train", signalled("unet4d.data.verification.verification.check_image", 1, TERM)),
     "train, preprocessing": ("train", signalled("unet4d.data.cache._build", 2, INT)),
-    "train, a step": ("train", signalled("unet4d.model.step.TrainingStep.update", 3, TERM)),
+    "train, a step": ("train", signalled("unet4d.training.step.TrainingStep.update", 3, TERM)),
 }
 
 

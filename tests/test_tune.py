@@ -23,8 +23,8 @@ from unet4d.data.dataset import read_dataset, split_folds
 from unet4d.errors import InputError, Unet4DError
 from unet4d.evaluate import evaluate
 from unet4d.images.image4d import Image4D, read_label, write_image
-from unet4d.model.checkpoint import BEST, Task, save_checkpoint
-from unet4d.model.clstm_unet import build_network
+from unet4d.models.checkpoint import BEST, Task, save_checkpoint
+from unet4d.models.clstm_unet import build_network
 from unet4d.postprocessing import EVERY_CLASS, OPERATIONS, POSTPROCESSING, Step, apply, read_steps, write_steps
 from unet4d.predict import predict
 from unet4d.prediction.records import Records, digest

@@ -20,9 +20,9 @@ from unet4d.system.version import VERSION as __version__
 
 if TYPE_CHECKING:
     from unet4d.images.image4d import Image4D, read_image, write_image
-    from unet4d.model.checkpoint import load_model
-    from unet4d.model.clstm_unet import CLSTMUNet
-    from unet4d.model.convlstm import ConvLSTM3d
+    from unet4d.models.checkpoint import load_model
+    from unet4d.models.clstm_unet import CLSTMUNet
+    from unet4d.models.convlstm import ConvLSTM3d
     from unet4d.segmentation import StreamingSegmenter, segment
 
 
@@ -39,10 +39,10 @@ __all__ = [
 ]
 
 _HOMES = {
-    "CLSTMUNet": "unet4d.model.clstm_unet",
-    "ConvLSTM3d": "unet4d.model.convlstm",
+    "CLSTMUNet": "unet4d.models.clstm_unet",
+    "ConvLSTM3d": "unet4d.models.convlstm",
     "Image4D": "unet4d.images.image4d",
-    "load_model": "unet4d.model.checkpoint",
+    "load_model": "unet4d.models.checkpoint",
     "read_image": "unet4d.images.image4d",
     "StreamingSegmenter": "unet4d.segmentation",
     "segment": "unet4d.segmentation",

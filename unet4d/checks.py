@@ -16,8 +16,8 @@ from unet4d.data.dataset import open_dataset
 from unet4d.data.references import label_maps
 from unet4d.data.studies import check_choice, check_there, expanded
 from unet4d.errors import InputError
-from unet4d.folds import check_models, fold_folder, holds_folds, holds_run
-from unet4d.model.checkpoint import BEST, LAST, PREVIOUS, checkpoint_of
+from unet4d.models.checkpoint import BEST, LAST, PREVIOUS, checkpoint_of
+from unet4d.models.folds import check_models, fold_folder, holds_folds, holds_run
 from unet4d.plan_yaml import check_replaceable
 from unet4d.system.checks import described
 from unet4d.system.environment import check_device_name

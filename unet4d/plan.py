@@ -21,20 +21,12 @@ from unet4d.data.dataset_json import Case
 from unet4d.data.fingerprint import Fingerprint, fingerprint
 from unet4d.data.verification.ready import ready
 from unet4d.errors import InputError
-from unet4d.model.device import find_device
-from unet4d.model.fitting import (
-    CONTEXT_BYTES,
-    GB,
-    NCCL_BYTES,
-    Fit,
-    described,
-    free_bytes,
-    sufficient_bytes,
-    usable_bytes,
-)
+from unet4d.models.device import find_device
 from unet4d.plan_reasons import GIVEN, clip_in_words, empty_in_words, gb, reasons_of, table, work_in_words
 from unet4d.plan_yaml import write_plan
+from unet4d.system.gpu_memory import CONTEXT_BYTES, GB, NCCL_BYTES, free_bytes, sufficient_bytes, usable_bytes
 from unet4d.system.text import count
+from unet4d.training.step_memory import Fit, described
 
 ALIKE = 1.01
 """Work that differs by less is the same."""

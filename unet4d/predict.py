@@ -18,10 +18,10 @@ from unet4d.data.dataset import read_dataset
 from unet4d.data.studies import AUTO, expanded, find_studies
 from unet4d.data.study import Study
 from unet4d.errors import InputError, Unet4DError
-from unet4d.folds import load_models
 from unet4d.images.image4d import Outline
-from unet4d.model.checkpoint import TrainedModel
-from unet4d.model.device import find_device, resolve_precision
+from unet4d.models.checkpoint import TrainedModel
+from unet4d.models.device import find_device, resolve_precision
+from unet4d.models.folds import load_models
 from unet4d.postprocessing import POSTPROCESSING, Step, read_steps
 from unet4d.prediction.batch import Batch, Job
 from unet4d.prediction.folder import PredictionFolder

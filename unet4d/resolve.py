@@ -12,8 +12,8 @@ from unet4d.config import BATCH_SIZE, FOLDS, FRAMES, Config, ModelConfig
 from unet4d.data.dataset import Case
 from unet4d.data.fingerprint import fingerprint
 from unet4d.data.verification.study_facts import StudyFacts
-from unet4d.model.device import resolve_precision
-from unet4d.model.topology import rounded_up, strides_and_kernels, total_stride
+from unet4d.models.device import resolve_precision
+from unet4d.models.topology import rounded_up, strides_and_kernels, total_stride
 from unet4d.system.distributed import ALONE, Ranks
 
 LARGEST_PATCH = (128, 128, 32)

@@ -21,23 +21,24 @@ from unet4d.data.dataset import cache_dir, fewer_folds, split_cases
 from unet4d.data.fingerprint import fingerprint
 from unet4d.data.verification.ready import ready
 from unet4d.errors import InputError, Unet4DError
-from unet4d.model.checkpoint import BEST, Task, checkpoint_of, load_checkpoint
-from unet4d.model.convolution_check import check_convolutions
-from unet4d.model.device import find_device, set_tf32
-from unet4d.model.fitting import GB, NCCL_BYTES, Fit, described, fitted, free_bytes
-from unet4d.model.warm_start import begin_from
+from unet4d.models.checkpoint import BEST, Task, checkpoint_of, load_checkpoint
+from unet4d.models.conv_check import check_convolutions
+from unet4d.models.device import find_device, set_tf32
 from unet4d.out_of_memory import out_of_memory_words, smaller_settings
 from unet4d.resolve import resolved
 from unet4d.system.distributed import ALONE, Ranks
 from unet4d.system.files import write_text
+from unet4d.system.gpu_memory import GB, NCCL_BYTES, free_bytes
 from unet4d.system.lock import locked
 from unet4d.system.memory_errors import is_out_of_gpu_memory, memory_error_reason
 from unet4d.system.signals import stop_signals
 from unet4d.training.checkpoints import Checkpoints
 from unet4d.training.log import flat
 from unet4d.training.mlflow_log import check_mlflow
+from unet4d.training.step_memory import Fit, described, fitted
 from unet4d.training.summary import CONFIG
 from unet4d.training.trainer import Trainer
+from unet4d.training.warm_start import begin_from
 from unet4d.training.watch import peak_bytes
 
 MAY_CHANGE_ON_RESUME = (

@@ -15,11 +15,11 @@ from unet4d.checks import check_tune
 from unet4d.data.dataset import Case, Dataset, read_dataset
 from unet4d.data.references import Reference, label_maps, read_reference
 from unet4d.errors import InputError
-from unet4d.folds import load_models
 from unet4d.images.image4d import read_label
 from unet4d.images.nifti import check_same_grid, read_header
 from unet4d.metrics import shown
-from unet4d.model.checkpoint import TrainedModel
+from unet4d.models.checkpoint import TrainedModel
+from unet4d.models.folds import load_models
 from unet4d.postprocessing import write_steps
 from unet4d.predict import predict
 from unet4d.prediction.records import Records, digest

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from bench.plain import PlainConvLSTM, PublishedCLSTMUNet
-from unet4d.model.convlstm import ConvLSTM3d
+from unet4d.models.convlstm import ConvLSTM3d
 
 
 def test_the_plain_convlstm_equals_convlstm3d_in_outputs_and_gradients():

@@ -25,7 +25,7 @@ from bench.predict_stitching import HERE, MAIN_MEMORY, stitching_table
 from bench.predict_watch import ANSWERING, NETWORK, PARTS, REST, Part, Watch, peak_mb, resident_mb
 from unet4d.config import Config, DataConfig, InferenceConfig, ModelConfig
 from unet4d.errors import InputError
-from unet4d.model.checkpoint import load_model
+from unet4d.models.checkpoint import load_model
 from unet4d.segmentation import Settings
 from unet4d.segmentation.settings import USABLE
 
@@ -166,7 +166,7 @@ def test_memory_is_what_the_system_says_of_this_process(tmp_path):
 
 def test_what_is_watched_is_as_before_afterwards(written):
     import unet4d.prediction.batch as batch
-    from unet4d.model.inference import Answering
+    from unet4d.inference.sliding_window import Answering
 
     before = (batch.prepare, batch.answer, Answering.logits)
     done = ours(written).ready()()

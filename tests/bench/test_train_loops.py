@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-import unet4d.model.optimiser
+import unet4d.training.optimizer
 from bench import train, train_loops
 from bench.__main__ import PARTS, print_table
 from bench.measure import Rounds
@@ -44,7 +44,7 @@ def losses_of(loop: OurLoop) -> list[torch.Tensor]:
 
 def test_both_loops_compute_the_same_to_the_bit(job, monkeypatch):
     """But for the learning rate's schedule, which the plain loop has not."""
-    monkeypatch.setattr(unet4d.model.optimiser, "learning_rate_factor", lambda step, config: 1.0)
+    monkeypatch.setattr(unet4d.training.optimizer, "learning_rate_factor", lambda step, config: 1.0)
     batches = job.batches(2)
     ours = OurLoop(job, batches=batches)
     plain = PlainLoop(ours.trainer.network, job.config, batches, CPU)

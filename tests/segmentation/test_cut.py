@@ -16,9 +16,9 @@ from unet4d.data.nifti_studies import bare_source
 from unet4d.errors import InputError, Unet4DError
 from unet4d.images.image4d import Image4D
 from unet4d.images.resample_back import NativeLabel
-from unet4d.model.inference import Answering, Rows, sliding_window
-from unet4d.model.memory import MemoryTrace
-from unet4d.model.window_memory import window_memory
+from unet4d.inference.sliding_window import Answering, Rows, sliding_window
+from unet4d.inference.window_memory import window_memory
+from unet4d.models.memory_trace import MemoryTrace
 from unet4d.segmentation import Settings, answer, cutting, prepare, segment
 from unet4d.segmentation import prepared as preparing
 from unet4d.segmentation.prepared import prepare_image

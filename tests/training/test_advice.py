@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from unet4d.config import Config, DataConfig, TrainConfig
-from unet4d.model.optimiser import learning_rate_factor
 from unet4d.training.advice import advice
+from unet4d.training.optimizer import learning_rate_factor
 
 STEPS = 20
 

@@ -11,7 +11,7 @@ import torch
 
 import unet4d
 from unet4d.config import Config, TrainConfig
-from unet4d.model.checkpoint import Task
+from unet4d.models.checkpoint import Task
 from unet4d.system.distributed import Ranks
 from unet4d.training import summary
 from unet4d.training.summary import SUMMARY, write_summary

@@ -10,12 +10,12 @@ import pytest
 import torch
 
 from unet4d.config import Config, MemoryConfig, ModelConfig, TrainConfig
-from unet4d.model.clstm_unet import build_network
-from unet4d.model.fitting import GB, Fit, ladder
-from unet4d.model.memory import StepMemory
-from unet4d.model.step import TrainingStep
+from unet4d.models.clstm_unet import build_network
 from unet4d.system.distributed import Ranks
+from unet4d.system.gpu_memory import GB
 from unet4d.training import watch
+from unet4d.training.step import TrainingStep
+from unet4d.training.step_memory import Fit, StepMemory, ladder
 from unet4d.training.watch import MemoryWatch
 
 BATCH = torch.zeros(1, 8, 1, 4, 4, 2), torch.zeros(1, 8, 4, 4, 2), [[True] * 8]

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from unet4d.config import Precision
-from unet4d.model.convolution_check import check_convolutions
-from unet4d.model.device import resolve_precision
+from unet4d.models.conv_check import check_convolutions
+from unet4d.models.device import resolve_precision
 from unet4d.segmentation.settings import Models
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from unet4d.config import MOST, Precision
 from unet4d.errors import InputError
-from unet4d.model.checkpoint import TrainedModel
+from unet4d.models.checkpoint import TrainedModel
 from unet4d.system.memory import free_memory_bytes, resident_bytes
 from unet4d.system.text import short_repr
 

@@ -10,7 +10,7 @@ from typing import Any
 from scipy.stats import theilslopes
 
 from unet4d.config import Config
-from unet4d.model.optimiser import learning_rate_factor
+from unet4d.training.optimizer import learning_rate_factor
 
 Log = Sequence[Mapping[str, Any]]
 """The lines of RUN/log.jsonl, one an epoch."""

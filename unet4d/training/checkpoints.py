@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from unet4d.config import Config
 from unet4d.errors import InputError
-from unet4d.model.checkpoint import BEST, LAST, PREVIOUS, Task, load_checkpoint, save_checkpoint
+from unet4d.models.checkpoint import BEST, LAST, PREVIOUS, Task, load_checkpoint, save_checkpoint
 from unet4d.system.checks import described
 from unet4d.system.files import remove_partial, replacing
 

@@ -12,7 +12,7 @@ import yaml
 
 from unet4d.config import Config
 from unet4d.errors import InputError
-from unet4d.model.checkpoint import BEST, LAST, PREVIOUS, Task, load_outline
+from unet4d.models.checkpoint import BEST, LAST, PREVIOUS, Task, load_outline
 from unet4d.system.files import read_json
 from unet4d.system.plain_yaml import check_plain_yaml
 from unet4d.training.log import LOG, flat, log_lines, totals

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from unet4d.config import Config
-from unet4d.model.checkpoint import Task
+from unet4d.models.checkpoint import Task
 from unet4d.system.distributed import Ranks
 from unet4d.system.environment import hardware, versions
 from unet4d.system.files import write_json

@@ -18,20 +18,21 @@ from unet4d.data.cache import CachedStudy
 from unet4d.data.growth import stages
 from unet4d.data.sampling import Batch, ClipDataset
 from unet4d.errors import InputError, Stopped, Unet4DError
-from unet4d.model.averaging import WeightAverage
-from unet4d.model.checkpoint import Task
-from unet4d.model.clstm_unet import CLSTMUNet, build_network
-from unet4d.model.fitting import GB, Fit, described
-from unet4d.model.step import Clips, TrainingStep
+from unet4d.models.checkpoint import Task
+from unet4d.models.clstm_unet import CLSTMUNet, build_network
 from unet4d.system.distributed import ALONE, Ranks
+from unet4d.system.gpu_memory import GB
 from unet4d.system.memory_errors import is_out_of_gpu_memory
 from unet4d.system.signals import deferred_stop, stop_requested
 from unet4d.training.advice import advice
 from unet4d.training.bar import EpochBar
 from unet4d.training.checkpoints import Checkpoints
+from unet4d.training.ema import WeightAverage
 from unet4d.training.feed import Feed
 from unet4d.training.log import epoch_line, seconds_left
 from unet4d.training.record import opened
+from unet4d.training.step import Clips, TrainingStep
+from unet4d.training.step_memory import Fit, described
 from unet4d.training.summary import State, write_summary
 from unet4d.training.tally import LateReader, StepOutcome, Tally
 from unet4d.training.validation import Validation

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from unet4d.config import MemoryConfig
-from unet4d.model.fitting import GB, Fit, described, rungs_from
-from unet4d.model.step import Clips, TrainingStep
+from unet4d.system.gpu_memory import GB
 from unet4d.system.memory_errors import drop_failed_work, is_out_of_memory
+from unet4d.training.step import Clips, TrainingStep
+from unet4d.training.step_memory import Fit, described, rungs_from
 
 MEASURED_STEPS = 3
 """Number of steps to compare with the plan. Only steps on full-length clips without new shapes count: where a shape is new, cuDNN

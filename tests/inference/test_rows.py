@@ -1,0 +1,264 @@
+"""Logits row by row: MONAI's, however the rows are cut, and whatever runs out of memory on the way."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+from monai.inferers import sliding_window_inference
+
+from unet4d import CLSTMUNet
+from unet4d.config import InferenceConfig
+from unet4d.inference.sliding_window import Answering, Rows
+
+CPU = torch.device("cpu")
+ROI, GRID = (8, 8, 2), (21, 18, 3)
+
+
+def network(direction: str = "bidirectional") -> CLSTMUNet:
+    torch.manual_seed(0)
+    made = CLSTMUNet(1, 3, (4, 6), [(2, 2, 1)], direction=direction).eval()
+    for addition in made.recurrent.values():
+        torch.nn.init.normal_(addition.projection.weight)
+    return made
+
+
+@pytest.fixture(scope="module")
+def image() -> torch.Tensor:
+    return torch.randn(1, 4, *GRID, generator=torch.Generator().manual_seed(1))
+
+
+def answering(net: CLSTMUNet | None = None, cyclic: bool = False, **options) -> Answering:
+    made = Answering.of(net or network(), InferenceConfig(), cyclic=cyclic, device=CPU, precision="fp32")
+    for name, value in options.items():
+        setattr(made, name, value)
+    return made
+
+
+def whole(image, net=None, overlap=0.5, **options) -> torch.Tensor:
+    return Rows(answering(net, **options), image, ROI, overlap).upto(image.shape[2])
+
+
+@pytest.mark.parametrize("grid", [GRID, (5, 18, 1), ROI])
+@pytest.mark.parametrize("overlap", [0.0, 0.25, 0.5])
+def test_all_rows_at_once_are_monais_sliding_window(grid, overlap):
+    net, image = network(), torch.randn(1, 4, *grid)
+
+    def folded(x):
+        return net(x.unflatten(1, (4, 1))).flatten(1, 2)
+
+    with torch.no_grad():
+        monais = sliding_window_inference(
+            image.movedim(1, 0).flatten(0, 1)[None], ROI, 1, folded, overlap=overlap, mode="gaussian"
+        )
+    torch.testing.assert_close(
+        whole(image, net, overlap), monais[0].unflatten(0, (4, 3)), atol=1e-5, rtol=1e-5
+    )  # 2e-6 apart as a rule
+
+
+@pytest.mark.parametrize("ends", [[7, 21], [1, 2, 3, 20, 21], [8, 16, 21], list(range(1, 22))])
+def test_rows_in_pieces_are_those_of_all_at_once(image, ends):
+    """The blending of a voxel adds up in the same order: equal to the bit."""
+    rows = Rows(answering(), image, ROI, 0.5)
+    pieces = [rows.upto(end).clone() for end in ends]
+    assert torch.equal(torch.cat(pieces, 2), whole(image))
+
+
+def test_rows_can_be_kept_and_given_again_or_passed_by(image):
+    rows, wanted = Rows(answering(), image, ROI, 0.5), whole(image)
+    assert torch.equal(rows.upto(9, keep=7), wanted[:, :, :9])
+    assert torch.equal(rows.upto(12, keep=15), wanted[:, :, 7:12])
+    assert rows.begin == 15
+    assert torch.equal(rows.upto(21), wanted[:, :, 15:])
+
+
+def test_windows_that_lie_in_what_is_passed_by_add_nothing(image):
+    """As where the working grid is so much finer than the study's that whole windows lie between two of its rows."""
+    rows = Rows(answering(), image, ROI, 0.0)
+    rows.upto(2, keep=18)
+    torch.testing.assert_close(rows.upto(21), whole(image, overlap=0.0)[:, :, 18:])
+
+
+@pytest.mark.parametrize("columns", [(0, 18), (0, 5), (4, 13), (17, 18)])
+def test_columns_alone_are_those_of_the_whole(image, columns):
+    part = Rows(answering(), image, ROI, 0.5, columns)
+    cut = torch.cat([part.upto(end) for end in (6, 15, 21)], 2)
+    torch.testing.assert_close(cut, whole(image)[:, :, :, slice(*columns)], atol=1e-6, rtol=0)
+
+
+def test_each_window_is_computed_once_however_the_rows_are_cut(image):
+    rows = Rows(answering(), image, ROI, 0.5)
+    done = 0
+
+    def tick(windows: int) -> None:
+        nonlocal done
+        done += windows
+
+    rows.answering.tick = tick
+    for end in range(1, 22):
+        rows.upto(end)
+    assert done == len(rows.windows)
+
+
+def test_no_more_logits_are_held_than_the_rows_asked_for_and_a_window(image):
+    rows, reach = Rows(answering(), image, ROI, 0.5), []
+    begun = rows._begun
+    rows._begun = lambda count: (reach.append(count), begun(count))[1]  # type: ignore[method-assign]
+    for end in range(3, 22, 3):
+        rows.upto(end)
+    assert max(reach) <= 3 + ROI[0]
+
+
+# out of memory
+
+
+class Limited:
+    """A network on a GPU that holds so many frames of all windows together, made of one on the CPU."""
+
+    def __init__(self, monkeypatch, net: CLSTMUNet, most: int):
+        self.computed: list[tuple[int, int]] = []
+        encoded = net._encoded
+
+        def limited(x, kept):
+            if x.shape[0] * x.shape[1] > most:
+                raise torch.OutOfMemoryError("made up")
+            self.computed.append(tuple(x.shape[:2]))
+            return encoded(x, kept)
+
+        monkeypatch.setattr(net, "_encoded", limited)
+
+
+@pytest.mark.parametrize("direction", ["forward", "bidirectional"])
+def test_what_does_not_fit_is_computed_in_smaller_batches_then_in_chunks_and_said(monkeypatch, image, direction):
+    net, said = network(direction), []
+    wanted = whole(image, net)
+    limited = Limited(monkeypatch, net, 2)
+    got = whole(image, net, windows=4, say=said.append)
+    torch.testing.assert_close(got, wanted, atol=1e-4, rtol=0)
+    assert {batch * frames for batch, frames in limited.computed} == {2}
+    assert said == [
+        "out of memory: going on with 2 windows at once, which takes longer and changes no result",
+        "out of memory: going on with 1 window at once, which takes longer and changes no result",
+        "out of memory: going on with 2 frames at once, which takes longer and changes no result",
+    ]
+
+
+def test_frames_are_split_before_stitching_moves_to_main_memory():
+    """A GPU is not needed to see in what order a network on one would step down."""
+    said: list[str] = []
+    one = answering(windows=3, say=said.append)
+    one.device = torch.device("cuda")
+    one.step_down(5)
+    assert (one.windows, one.stitch_on, one.chunk_frames) == (1, None, None)
+    for left in (3, 2, 1):
+        one.step_down(5)
+        assert (one.chunk_frames, one.stitch_on) == (left, None)
+    one.step_down(5)
+    assert one.stitching_device(1) == CPU
+    with pytest.raises(torch.OutOfMemoryError, match="one frame of one window"):
+        one.step_down(5)
+    assert [line.split("with ")[1].split(",")[0] for line in said] == [
+        "1 window at once",
+        "3 frames at once",
+        "2 frames at once",
+        "1 frame at once",
+        "logits stitched in main memory",
+    ]
+
+
+def test_where_stitching_ran_out_of_memory_later_studies_as_large_are_stitched_in_main_memory(monkeypatch):
+    gpu, net = torch.device("cuda"), network()
+    monkeypatch.setattr("unet4d.inference.sliding_window.free_bytes", lambda device: 10**9)
+
+    def on_gpu() -> Answering:
+        one = answering(net)
+        one.device = one.stitch_on = gpu
+        return one
+
+    first = on_gpu()
+    assert first.stitching_device(1000) == gpu
+    one = on_gpu()
+    one.stitch_on = None  # as in validation, where nothing is shared out before
+    assert (one.stitching_device(1000), one.stitching_device(10**9)) == (gpu, CPU)
+    first.stitch_in_main_memory()
+    assert first.stitching_device(1) == CPU
+    assert on_gpu().stitching_device(1000) == CPU
+    assert on_gpu().stitching_device(999) == gpu
+    one.stitch_on = None
+    assert (one.stitching_device(1000), one.stitching_device(999)) == (CPU, gpu)
+
+
+def test_a_validation_study_does_not_try_again_what_ran_out_of_memory_in_the_one_before(monkeypatch, image):
+    net, said = network(), []
+    limited = Limited(monkeypatch, net, 2)
+    whole(image, net, windows=4, say=said.append)
+    assert len(said) == 3
+    limited.computed.clear()
+    whole(image, net, windows=4, say=said.append)
+    assert len(said) == 3
+    assert {batch * frames for batch, frames in limited.computed} == {2}
+
+
+def test_rows_that_the_gpu_cannot_carry_on_are_carried_in_main_memory(monkeypatch, image):
+    rows = Rows(answering(), image, ROI, 0.5)
+    wanted, copy, refused = whole(image), torch.Tensor.clone, []
+
+    def limited(self, *given, **named):
+        if self.ndim == 5 and len(self) > 1 and not refused:
+            refused.append(self.shape)
+            raise torch.OutOfMemoryError("made up")
+        return copy(self, *given, **named)
+
+    monkeypatch.setattr(torch.Tensor, "clone", limited)
+    got = torch.cat([rows.upto(end) for end in (7, image.shape[2])], 2)
+    assert refused
+    assert rows.answering.stitch_on == CPU
+    torch.testing.assert_close(got, wanted, atol=1e-5, rtol=0)
+
+
+def test_a_failure_that_is_no_lack_of_memory_passes(monkeypatch, image):
+    net = network()
+    monkeypatch.setattr(net, "_encoded", lambda x, kept: (_ for _ in ()).throw(RuntimeError("out of memory, it says")))
+    with pytest.raises(RuntimeError, match="it says"):
+        whole(image, net)
+
+
+# cyclic shifts
+
+
+def test_the_mean_over_all_first_frames_does_not_depend_on_where_the_loop_begins(image):
+    """Not even where the states' memory outlasts the loop, so that priming alone leaves a difference."""
+    net = network()
+    for addition in net.recurrent.values():
+        for cell in addition.lstm.cells:
+            with torch.no_grad():
+                cell.input_gates.bias[cell.hidden_channels : 2 * cell.hidden_channels] = 8.0  # forgets next to nothing
+    options = {"net": net, "cyclic": True}
+    plain = whole(image, **options)
+    moved = whole(image.roll(1, 1), **options).roll(-1, 0)
+    assert not torch.allclose(moved, plain, atol=1e-2)
+    every = {**options, "shifts": tuple(range(4))}
+    torch.testing.assert_close(
+        whole(image.roll(1, 1), **every).roll(-1, 0), whole(image, **every), atol=1e-5, rtol=1e-5
+    )
+
+
+def test_the_mean_over_shifts_is_that_of_the_rolled_answers_rolled_back(image):
+    net = network()
+    one_by_one = [whole(image.roll(-shift, 1), net, cyclic=True).roll(shift, 0) for shift in (0, 2)]
+    got = whole(image, net, cyclic=True, shifts=(0, 2))
+    torch.testing.assert_close(got, torch.stack(one_by_one).mean(0), atol=1e-5, rtol=1e-5)
+
+
+def test_shifts_and_mirrorings_together_are_the_mean_of_each_of_both(image):
+    net = network()
+    parts = []
+    for shift, mirror in itertools.product((0, 2), (False, True)):
+        seen = image.roll(-shift, 1).flip(2) if mirror else image.roll(-shift, 1)
+        answer = whole(seen[:, :, :8, :8, :2], net, cyclic=True).roll(shift, 0)
+        parts.append((answer.flip(2) if mirror else answer).clone())
+        if mirror:  # of one window alone, so that its mirroring is the image's
+            parts[-1] = whole(image.roll(-shift, 1)[:, :, :8, :8, :2].flip(2), net, cyclic=True).roll(shift, 0).flip(2)
+    got = whole(image[:, :, :8, :8, :2], net, cyclic=True, shifts=(0, 2), mirror_axes=(0,))
+    torch.testing.assert_close(got, torch.stack(parts).mean(0), atol=1e-5, rtol=1e-5)

@@ -1,0 +1,320 @@
+"""However a clip is cut, its loss and every gradient are those of the plain step; only memory and time differ."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import pytest
+import torch
+from processes import run_ranks
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.flop_counter import FlopCounterMode
+
+from unet4d.config import DataConfig, MemoryConfig, ModelConfig
+from unet4d.data.cache import CachedStudy
+from unet4d.data.sampling import ClipDataset, collate
+from unet4d.errors import InputError
+from unet4d.models import clstm_unet
+from unet4d.models.clstm_unet import CLSTMUNet, build_network
+from unet4d.models.memory_trace import peak_bytes
+from unet4d.system.distributed import Ranks
+from unet4d.training.clip_loss import ClipLoss
+from unet4d.training.loss import LabelledFramesLoss
+
+STRIDES, KERNELS = [(2, 2, 1), (2, 2, 2)], [(3, 3, 1), (3, 3, 3), (3, 3, 3)]
+FRAMES, GRID = 7, (8, 8, 4)
+LABELLED = [[True, False, False, False, True, False, False], [False] * 5 + [True, False]]
+CUTS = [
+    MemoryConfig(1),
+    MemoryConfig(2),
+    MemoryConfig(3, stages=True),
+    MemoryConfig(2, lstm="borders"),
+    MemoryConfig(1, 3),
+    MemoryConfig(2, 2, stages=True, lstm="gates"),
+    MemoryConfig(100, 2),
+]
+
+
+def network(direction="bidirectional", lstm_layers=1, lstm_channels=None, dropout=0.0, dtype=torch.float64, deep=False):
+    """A small network whose recurrence is awake."""
+    torch.manual_seed(0)
+    made = CLSTMUNet(1, 3, (4, 6, 8), STRIDES, KERNELS, lstm_channels, direction, lstm_layers, dropout, deep)
+    for addition in made.recurrent.values():
+        torch.nn.init.normal_(addition.projection.weight, std=0.5)
+    return made.to(dtype)
+
+
+def clip(dtype=torch.float64) -> tuple[torch.Tensor, torch.Tensor]:
+    torch.manual_seed(1)
+    label = torch.randint(0, 3, (2, FRAMES, *GRID), dtype=torch.uint8)
+    return torch.randn(2, FRAMES, 1, *GRID, dtype=dtype), label
+
+
+def loss_and_gradients(made, memory, image, label, labelled=LABELLED) -> list[torch.Tensor]:
+    """The loss, the image's gradient, and that of every weight."""
+    torch.manual_seed(2)  # the same channels dropped every time
+    made.zero_grad()
+    image = image.clone().requires_grad_()
+    loss = ClipLoss(made, memory)(image, label, labelled, made.drawn_dropout(len(image)))
+    loss.backward()
+    return [loss.detach(), image.grad, *(weight.grad for weight in made.parameters())]
+
+
+def check_equal(ours: list[torch.Tensor], plain: list[torch.Tensor], **tolerance: float) -> None:
+    for mine, wanted in zip(ours, plain, strict=True):
+        torch.testing.assert_close(mine, wanted, **tolerance)
+
+
+@pytest.mark.parametrize("memory", CUTS, ids=str)
+@pytest.mark.parametrize(
+    "make",
+    [
+        partial(network, "forward"),
+        partial(network, "forward", lstm_layers=2, dropout=0.4),
+        partial(network, dropout=0.4),
+        partial(network, lstm_layers=2),
+        partial(network, lstm_layers=3, lstm_channels=[0, 2, 0]),
+        partial(network, lstm_channels=0),
+        partial(network, dropout=0.4, deep=True),
+    ],
+    ids=[
+        "forward",
+        "forward of two layers, dropout",
+        "bidirectional, dropout",
+        "two layers",
+        "three at one level",
+        "twin",
+        "deep supervision, dropout",
+    ],
+)
+def test_any_cut_gives_the_loss_and_the_gradients_of_the_plain_step(make, memory):
+    made, given = make(), clip()
+    check_equal(loss_and_gradients(made, memory, *given), loss_and_gradients(made, MemoryConfig(0), *given))
+
+
+@pytest.mark.parametrize("memory", [MemoryConfig(0), MemoryConfig(3, stages=True)], ids=str)
+@pytest.mark.parametrize("at_once", [1, 2])
+def test_frames_decoded_in_groups_give_the_same_loss_and_gradients(memory, at_once, monkeypatch):
+    made, given = network(deep=True), clip()
+    plain = loss_and_gradients(made, MemoryConfig(0), *given)
+    monkeypatch.setattr(clstm_unet, "MOST_ELEMENTS", at_once * 2 * 4 * 8 * 8 * 4)
+    decoded = []
+    made.head.register_forward_pre_hook(lambda _, inputs: decoded.append(len(inputs[0])))
+    check_equal(loss_and_gradients(made, memory, *given), plain)
+    assert max(decoded) == at_once
+
+
+def test_the_plain_step_is_the_loss_of_the_networks_logits():
+    made, (image, label) = network(), clip()
+    wanted = LabelledFramesLoss()(made(image), label, torch.tensor(LABELLED))
+    torch.testing.assert_close(ClipLoss(made, MemoryConfig(0))(image, label, LABELLED), wanted)
+
+
+def four_levels() -> CLSTMUNet:
+    torch.manual_seed(0)
+    strides, kernels = [(2, 2, 1), (2, 1, 2), (2, 2, 2)], [(3, 3, 3)] * 4
+    return CLSTMUNet(1, 3, (4, 5, 6, 7), strides, kernels, 2, deep_supervision=True).double()
+
+
+def test_deep_supervision_is_the_weighted_mean_of_the_losses_of_all_levels_but_the_bottleneck():
+    """Weights 4, 2 and 1 of 7; the truth of a level is its nearest voxel, as torch takes it."""
+    made, (label, labelled) = four_levels(), (clip()[1], torch.tensor(LABELLED))
+    image = torch.randn(2, FRAMES, 1, *GRID, dtype=torch.float64)
+    levels, _ = made.taught_logits(image)
+    wanted = 0.0
+    for weight, level, grid in zip((4, 2, 1), levels, [(8, 8, 4), (4, 4, 4), (2, 4, 2)], strict=True):
+        assert level.shape == (2 * FRAMES, 3, *grid)
+        truth = torch.nn.functional.interpolate(label.flatten(0, 1)[None].double(), grid, mode="nearest")[0].long()
+        unfolded = level.unflatten(0, (2, FRAMES)), truth.unflatten(0, (2, FRAMES))
+        wanted += weight / 7 * LabelledFramesLoss()(*unfolded, labelled)
+    torch.testing.assert_close(ClipLoss(made, MemoryConfig(0))(image, label, LABELLED), wanted)
+
+
+def test_deep_supervision_teaches_every_head():
+    made, given = four_levels(), clip()
+    ClipLoss(made, MemoryConfig(2))(*given, LABELLED).backward()
+    assert [float(head.weight.grad.abs().sum()) > 0 for head in made.lower_heads.values()] == [True, True]
+
+
+@pytest.mark.parametrize("deep", [False, True])
+def test_a_part_of_a_batch_with_the_sums_of_the_rest_has_the_loss_of_all(deep):
+    made, (image, label) = network(deep=deep), clip()
+    parts = [slice(0, 1), slice(1, 2)]
+    sums: list[torch.Tensor] = []
+
+    def noted(own: torch.Tensor) -> torch.Tensor:
+        sums.append(own)
+        return own
+
+    for part in parts:
+        ClipLoss(made, MemoryConfig(2), noted)(image[part], label[part], LABELLED[part])
+    whole = ClipLoss(made, MemoryConfig(0))(image, label, LABELLED)
+    for part, other in zip(parts, reversed(sums), strict=True):
+        loss = ClipLoss(made, MemoryConfig(0), lambda own, other=other: own + other)
+        torch.testing.assert_close(loss(image[part], label[part], LABELLED[part]), whole)
+
+
+def test_a_real_augmented_batch_gives_the_same_too():
+    torch.manual_seed(3)
+    label = torch.randint(0, 3, (2, 20, 20, 6), dtype=torch.uint8).numpy()
+    image = torch.randn(1, 6, 20, 20, 6).numpy()
+    foreground = torch.tensor([[0, 1, 9, 9, 3], [1, 2, 8, 8, 2]], dtype=torch.int32).numpy()
+    study = CachedStudy("a", image, label, (1, 4), foreground, (1.0, 1.0, 8.0))
+    clips = ClipDataset([study], DataConfig(frames=5, augmentation="strong"), GRID, cyclic=True, seed=0)
+    batch, made = collate([clips[0], clips[1]]), network("bidirectional")
+    given = batch.image.double(), batch.label, batch.labelled.tolist()
+    check_equal(loss_and_gradients(made, MemoryConfig(2), *given), loss_and_gradients(made, MemoryConfig(0), *given))
+
+
+@pytest.mark.parametrize("direction", ["forward", "bidirectional"])
+def test_under_mixed_precision_cuts_differ_from_the_plain_step_as_roundings_do(direction):
+    made, (image, label) = network(direction, dtype=torch.float32), clip(torch.float32)
+    exact = torch.cat([g.flatten() for g in loss_and_gradients(made, MemoryConfig(0), image, label)[2:]])
+    with torch.autocast("cpu", torch.bfloat16):
+        plain, cut = (loss_and_gradients(made, memory, image, label) for memory in (MemoryConfig(0), MemoryConfig(2)))
+    torch.testing.assert_close(cut[0], plain[0], rtol=1e-2, atol=0)
+    off = [
+        (torch.cat([g.flatten() for g in gradients[2:]]) - exact).norm() / exact.norm() for gradients in (plain, cut)
+    ]
+    assert off[1] < 1.3 * off[0] < 0.5
+
+
+def test_a_cut_step_is_deterministic_to_the_bit():
+    made, given = network(dropout=0.4, dtype=torch.float32), clip(torch.float32)
+    first, second = (loss_and_gradients(made, MemoryConfig(2, 2, stages=True), *given) for _ in range(2))
+    assert all(map(torch.equal, first, second))
+
+
+def test_dropout_takes_whole_channels_from_all_frames_alike_and_only_in_training():
+    made, (image, _) = network("forward", dropout=0.5), clip()
+    image = image[:, :1].expand(-1, FRAMES, -1, -1, -1, -1)
+    seen = []
+    made.head.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    made.recurrent.clear()
+    torch.manual_seed(0)
+    drawn = made.train()(image)
+    torch.testing.assert_close(drawn, drawn[:, :1].expand_as(drawn))  # equal frames stay equal
+    factors = torch.stack([factor[0] for factor in made.drawn_dropout(50)[:1]])
+    assert set(factors.unique().tolist()) == {0.0, 2.0}  # kept channels are scaled to keep the mean
+    assert not torch.allclose(made(image), drawn)
+    assert torch.equal(made.eval()(image), made(image))
+
+
+def test_a_frame_nobody_labelled_is_never_decoded():
+    made, given = network("forward"), clip()
+    decoded = []
+    made.head.register_forward_pre_hook(lambda _, inputs: decoded.append(len(inputs[0])))
+    ClipLoss(made, MemoryConfig(2))(*given, LABELLED)
+    assert sum(decoded) == 3
+    assert max(decoded) == 2
+
+
+def framewise_oracle(made: CLSTMUNet, image: torch.Tensor, label: torch.Tensor, labelled) -> list[torch.Tensor]:
+    """The loss and all gradients where every frame is encoded and decoded, and the labelled ones are selected afterwards."""
+    made.zero_grad()
+    image = image.clone().requires_grad_()
+    levels, _ = made.taught_logits(image)
+    weights, total = [0.5**level for level in range(len(levels))], 0.0
+    for weight, logits, (x, y, z) in zip(weights, levels, made.taught_strides, strict=True):
+        truth, folded = label[:, :, ::x, ::y, ::z], logits.unflatten(0, image.shape[:2])
+        total += weight / sum(weights) * LabelledFramesLoss()(folded, truth, torch.tensor(labelled))
+    total.backward()
+    return [total.detach(), image.grad, *(weight.grad for weight in made.parameters())]
+
+
+@pytest.mark.parametrize("memory", [MemoryConfig(0), *CUTS], ids=str)
+@pytest.mark.parametrize("labelled", [LABELLED, [[True] + [False] * 6, [False] * 7], [[True] * 7] * 2])
+def test_a_frame_wise_network_learns_from_labelled_frames_alone_as_if_all_were_encoded(memory, labelled):
+    """Covers a clip without any labelled frame, in the second pattern."""
+    made, given = network(lstm_channels=0, deep=True), clip()
+    check_equal(loss_and_gradients(made, memory, *given, labelled), framewise_oracle(made, *given, labelled))
+
+
+def test_a_frame_wise_network_drops_the_same_channels_as_if_all_frames_were_encoded():
+    made, image = network(lstm_channels=0, dropout=0.5), clip()[0]
+    kept = made.drawn_dropout(2, torch.Generator().manual_seed(3))
+    alone, _ = made.logits(image, chosen=torch.tensor([0, 4, 12]), kept=kept)
+    torch.testing.assert_close(alone, made.logits(image, kept=kept)[0][[0, 4, 12]])
+
+
+@pytest.mark.parametrize("memory", [MemoryConfig(0), MemoryConfig(2)], ids=str)
+@pytest.mark.parametrize(("frames", "taught", "most"), [(8, [3], 0.27), (30, [0, 12], 0.17)])
+def test_a_frame_wise_step_spends_no_convolution_on_unlabelled_frames(memory, frames, taught, most):
+    made = build_network(ModelConfig([8, 16, 32], 0, STRIDES, KERNELS), 1, 4)
+    labelled = [[t in taught for t in range(frames)]]
+
+    def flops(run: Callable[[], torch.Tensor]) -> int:
+        made.zero_grad()
+        with FlopCounterMode(display=False) as counter:
+            run().backward()
+        return counter.get_total_flops()
+
+    image, label = torch.randn(1, frames, 1, 16, 16, 4), torch.zeros(1, frames, 16, 16, 4, dtype=torch.uint8)
+    chosen = torch.tensor(taught)
+    every = flops(lambda: made._decoded([level[chosen] for level in made._encoded(image, None)], False)[0].sum())
+    recomputes = 4 / 3 if memory.chunk_frames else 1
+    assert flops(lambda: ClipLoss(made, memory)(image, label, labelled)) <= most * every * recomputes
+    # No more than the labelled frames alone.
+    alone = flops(lambda: ClipLoss(made, memory)(image[:, taught], label[:, taught], [[True] * len(taught)]))
+    assert flops(lambda: ClipLoss(made, MemoryConfig(0))(image, label, labelled)) <= alone
+
+
+def test_a_batch_without_a_labelled_frame_is_refused():
+    with pytest.raises(InputError, match="no frame of this batch is labelled"):
+        ClipLoss(network(), MemoryConfig(0))(*clip(), [[False] * FRAMES] * 2)
+
+
+def test_each_step_of_leanness_needs_less_memory_and_more_frames_cost_only_their_states():
+    made = network(dtype=torch.float32)
+
+    def needed(memory: MemoryConfig, frames: int) -> int:
+        torch.manual_seed(1)
+        image, label = torch.randn(1, frames, 1, 16, 16, 4), torch.zeros(1, frames, 16, 16, 4, dtype=torch.uint8)
+        loss = ClipLoss(made, memory)
+        made.zero_grad()
+        return peak_bytes(lambda: loss(image, label, [[True] * frames]).backward(), [image, label, *made.parameters()])
+
+    way = [
+        MemoryConfig(0),
+        MemoryConfig(0, stages=True),
+        MemoryConfig(4),
+        MemoryConfig(1),
+        MemoryConfig(1, stages=True),
+    ]
+    taken = [needed(memory, 8) for memory in way]
+    assert taken == sorted(taken, reverse=True)
+    assert len(set(taken)) == len(taken)
+    plain, cut, grouped = (
+        (needed(memory, 16) - needed(memory, 8)) / 8
+        for memory in (MemoryConfig(0), MemoryConfig(1), MemoryConfig(1, 4))
+    )
+    # Hidden and cell state in both directions: 1024 voxels, 256 voxels, 2 channels of 32 voxels (in a block of 512 bytes), float32.
+    assert cut == 2 * 2 * (4096 + 1024 + 512)
+    assert grouped == pytest.approx(cut / 4, rel=0.02)
+    assert plain > 10 * cut
+
+
+def _gradients_of_rank(ranks: Ranks, lstm_channels: int | None) -> list[torch.Tensor]:
+    (image, label), made, own = clip(), network(lstm_channels=lstm_channels), slice(ranks.rank, ranks.rank + 1)
+    loss = DistributedDataParallel(ClipLoss(made, MemoryConfig(2, 2, stages=True)))
+    loss(image[own], label[own], LABELLED[own]).backward()
+    return [weight.grad for weight in made.parameters()]
+
+
+@pytest.mark.parametrize("lstm_channels", [None, 0], ids=["recurrent", "frame-wise"])
+def test_two_processes_get_the_mean_of_their_gradients(lstm_channels):
+    of_ranks = run_ranks(2, _gradients_of_rank, lstm_channels)
+    image, label = clip()
+    alone = [
+        loss_and_gradients(
+            network(lstm_channels=lstm_channels),
+            MemoryConfig(0),
+            image[i : i + 1],
+            label[i : i + 1],
+            LABELLED[i : i + 1],
+        )[2:]
+        for i in range(2)
+    ]
+    for shared in of_ranks:
+        check_equal(shared, [(a + b) / 2 for a, b in zip(*alone, strict=True)])

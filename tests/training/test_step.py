@@ -1,0 +1,359 @@
+"""A training step: what it computes, what it leaves as it is when a gradient is not finite, that it hangs on no past."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+
+import pytest
+import torch
+from torch.optim import AdamW
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from unet4d.config import Config, DataConfig, MemoryConfig, ModelConfig, TrainConfig
+from unet4d.models.clstm_unet import build_network
+from unet4d.system.distributed import Ranks
+from unet4d.training.clip_loss import ClipLoss
+from unet4d.training.optimizer import optimiser, schedule
+from unet4d.training.step import TrainingStep
+
+CPU = torch.device("cpu")
+LABELLED = [[True, True, False], [True, False, True]]
+
+
+def config(dropout: float = 0.0, **train) -> Config:
+    model = ModelConfig([4, 6], 2, [(2, 2, 1)], [(3, 3, 1), (3, 3, 3)], dropout=dropout)
+    loop = {"batch_size": 2, "precision": "fp32", "learning_rate": 1e-2, "epochs": 10, "steps_per_epoch": 10} | train
+    return Config(DataConfig(patch_size=(8, 8, 2), frames=3), model, TrainConfig(**loop), memory=MemoryConfig(0))
+
+
+def made(precision: str = "fp32", **settings) -> TrainingStep:
+    """The same step at every call, recurrence awake."""
+    chosen = config(precision=precision, **settings)
+    torch.manual_seed(0)
+    network = build_network(chosen.model, 1, 3)
+    for addition in network.recurrent.values():
+        torch.nn.init.normal_(addition.projection.weight, std=0.1)
+    return TrainingStep(network, chosen, CPU)
+
+
+def clips(seed: int, spoilt: float | None = None):
+    """A batch; `spoilt` is the value of one of its voxels."""
+    draw = torch.Generator().manual_seed(seed)
+    image = torch.randn(2, 3, 1, 8, 8, 2, generator=draw)
+    if spoilt is not None:
+        image[1, 0, 0, 3, 2, 1] = spoilt
+    return image, torch.randint(0, 3, (2, 3, 8, 8, 2), dtype=torch.uint8, generator=draw), LABELLED
+
+
+def weights(step: TrainingStep) -> dict[str, torch.Tensor]:
+    return {name: value.clone() for name, value in step.network.state_dict().items()}
+
+
+def moments(step: TrainingStep) -> dict:
+    return copy.deepcopy(step.optimiser.state_dict()["state"])
+
+
+def spoil_gradient(step: TrainingStep):
+    """Makes one number of one weight's gradient infinite until it is removed."""
+    return step.network.head.weight.register_hook(lambda of: of.index_fill(0, torch.tensor([1]), float("inf")))
+
+
+def enlarge_gradient(step: TrainingStep, by: float):
+    """Makes every weight's gradient so much larger until they are removed."""
+    return [weight.register_hook(lambda of: of * by) for weight in step.network.parameters()]
+
+
+def spoil_loss(step: TrainingStep):
+    """Makes the loss infinite and leaves its gradient a number, until it is removed."""
+    return step.clip_loss.register_forward_hook(lambda module, given, loss: loss + float("inf"))
+
+
+def set_scale(step: TrainingStep, scale: float) -> None:
+    step.scaler.scale(torch.ones(()))  # which makes it
+    step.scaler.update(scale)
+
+
+def same(one, other) -> bool:
+    """Equal to the bit, NaN not equal to itself."""
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
+    return torch.equal(one, other) if isinstance(one, torch.Tensor) else one == other
+
+
+@pytest.mark.parametrize("first", [False, True], ids=["later", "first"])
+@pytest.mark.parametrize("fault", ["image", "gradient", "loss"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+def test_a_step_that_is_not_finite_changes_nothing_and_the_next_is_as_without_it(precision, fault, first):
+    step, other = made(precision), made(precision)
+    for one in () if first else (step, other):
+        one(*clips(0))
+    before, learnt = weights(step), moments(step)
+    hook = {"gradient": spoil_gradient, "loss": spoil_loss}.get(fault, lambda step: None)(step)
+    loss, norm = step(*clips(1, float("nan") if fault == "image" else None))
+    if hook:
+        hook.remove()
+    assert not (loss.isfinite() and norm.isfinite())
+    assert same(weights(step), before)
+    if not first:
+        assert same(moments(step), learnt)
+
+    other.optimiser.zero_grad()
+    other.optimiser.step()  # takes nothing without gradients
+    other.schedule.step()  # the learning rate goes on
+    if precision == "fp16":
+        set_scale(other, 2.0**15)
+    assert same(step(*clips(2)), other(*clips(2)))
+    assert same(weights(step), weights(other))
+    assert same(moments(step), moments(other))
+    assert not same(weights(step), before)
+
+
+@pytest.mark.parametrize("clip", [0.0, 1.0])
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+def test_a_gradient_whose_norm_float32_cannot_hold_changes_nothing(precision, clip):
+    """Pins a step that was told as skipped and was not: its gradients, each finite, became 0 or, not clipped, NaN."""
+    step = made(precision, gradient_clip=clip, weight_decay=0.1)
+    step(*clips(0))
+    before, learnt = weights(step), moments(step)
+    hooks = enlarge_gradient(step, 1e25 if precision != "fp16" else 1e20)
+    loss = step.gradients([clips(1)])
+    assert all(weight.grad.isfinite().all() for weight in step.network.parameters())
+    norm = step.update()
+    for hook in hooks:
+        hook.remove()
+    assert (bool(loss.isfinite()), bool(norm.isfinite())) == (True, False)
+    assert same(weights(step), before)
+    assert same(moments(step), learnt)
+    assert step(*clips(2))[1].isfinite()
+    assert not same(weights(step), before)
+
+
+@pytest.mark.parametrize("clip", [0.0, 1.0])
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+def test_a_large_gradient_whose_norm_float32_holds_is_learnt_from(precision, clip):
+    step = made(precision, gradient_clip=clip)
+    before = weights(step)
+    enlarge_gradient(step, 1e10)
+    for seed in range(3):
+        assert all(value.isfinite() for value in step(*clips(seed)))
+    after = weights(step)
+    assert all(value.isfinite().all() for value in [*after.values(), *step.optimiser.state_dict()["state"][0].values()])
+    assert not any(torch.equal(after[name], before[name]) for name in before)
+
+
+def test_one_spoilt_batch_of_several_skips_the_step():
+    step = made(accumulate=2)
+    before = weights(step)
+    loss = step.gradients([clips(0), clips(1, float("inf"))])
+    step.update()
+    assert not loss.isfinite()
+    assert same(weights(step), before)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_without_fp16_the_scale_is_one_and_stays_so(precision):
+    step = made(precision)
+    for seed, spoilt in enumerate((None, float("nan"), None)):
+        step(*clips(seed, spoilt))
+        assert step.scale == 1
+
+
+def test_a_scale_that_was_read_stays_as_it_was():
+    """It is read by the host only when the next steps are queued."""
+    step = made("fp16")
+    step(*clips(0))
+    read = step.scale
+    step(*clips(1, float("nan")))
+    assert (float(read), float(step.scale)) == (2.0**16, 2.0**15)
+
+
+def test_fp16_halves_its_scale_until_nothing_overflows_and_goes_on():
+    step = made("fp16")
+    assert step.scale == 2**16
+    set_scale(step, 2.0**40)
+    before, scales = weights(step), []
+    while same(weights(step), before):
+        step(*clips(0))
+        scales.append(step.scale)
+        assert len(scales) < 40
+    halved = scales[:-1]
+    assert halved == [2.0 ** (39 - n) for n in range(len(halved))]
+    assert scales[-1] == halved[-1] <= 2**30
+
+
+def test_fp16_scales_the_gradient_and_not_the_weights_share_of_it():
+    """Without the loss scaler the gradient of most voxels would be too small for fp16."""
+    norms = {}
+    for precision in ("fp32", "fp16"):
+        step = made(precision, gradient_clip=0)
+        step.gradients([clips(0)])
+        norms[precision] = step.update()
+    torch.testing.assert_close(norms["fp16"], norms["fp32"], rtol=0.01, atol=0)
+
+
+@pytest.mark.parametrize("clip", [0.0, 0.1])
+def test_in_fp32_the_curve_is_that_of_a_plain_loop_to_the_bit(clip):
+    """A loop as in every tutorial: no scaler, and nothing that looks for what is not finite."""
+    step, other = made(gradient_clip=clip), made(gradient_clip=clip)
+    network, train = other.network, other.config
+    loss_of, plain = ClipLoss(network, MemoryConfig(0)), optimiser(network, train)
+    rate = schedule(plain, train)
+    for seed in range(6):
+        plain.zero_grad()
+        loss = loss_of(*clips(seed))
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(network.parameters(), clip or float("inf"))
+        plain.step()
+        rate.step()
+        assert same(step(*clips(seed)), (loss.detach(), norm))
+    assert same(weights(step), weights(other))
+
+
+def test_the_fused_optimiser_is_adamw():
+    train = config(weight_decay=0.1).train
+    networks = [made().network for _ in range(2)]
+    fused = optimiser(networks[0], train)
+    assert all(group["fused"] for group in fused.param_groups)
+    groups = [
+        {"params": [p for p in networks[1].parameters() if (p.ndim > 1) == decays], "weight_decay": 0.1 * decays}
+        for decays in (True, False)
+    ]
+    plain = AdamW(groups, lr=train.learning_rate, fused=False, foreach=False)
+    torch.manual_seed(1)
+    for _ in range(20):
+        for one, other in zip(networks[0].parameters(), networks[1].parameters(), strict=True):
+            one.grad = torch.randn_like(one)
+            other.grad = one.grad.clone()
+        fused.step()
+        plain.step()
+    for one, other in zip(networks[0].parameters(), networks[1].parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_the_gradient_of_several_batches_is_the_mean_of_theirs(precision):
+    def gradient(*batches):
+        step = made(precision, accumulate=len(batches), gradient_clip=0)
+        loss = step.gradients(batches)
+        step.scaler.unscale_(step.optimiser)
+        return loss, [p.grad for p in step.network.parameters()]
+
+    (loss_0, of_0), (loss_1, of_1), (loss, of_both) = (
+        gradient(clips(0)),
+        gradient(clips(1)),
+        gradient(clips(0), clips(1)),
+    )
+    torch.testing.assert_close(loss, (loss_0 + loss_1) / 2)
+    assert not torch.allclose(loss_0, loss_1)
+    for one, other, both in zip(of_0, of_1, of_both, strict=True):
+        torch.testing.assert_close(both, (one + other) / 2, rtol=1e-4, atol=1e-6)
+
+
+def test_a_step_leaves_no_gradient_behind_for_the_next():
+    step, fresh = made(gradient_clip=0), made(gradient_clip=0)
+    step.gradients([clips(0)])
+    for one in (step, fresh):
+        one.gradients([clips(1)])
+    for one, other in zip(step.network.parameters(), fresh.network.parameters(), strict=True):
+        assert torch.equal(one.grad, other.grad)
+
+
+def test_dropout_hangs_on_the_number_of_the_step_alone():
+    def loss(number, seed=0):
+        torch.manual_seed(seed)
+        return made(dropout=0.5).gradients([clips(0)], number)
+
+    step = made(dropout=0.5)
+    for number in (0, 1, 2):
+        step.gradients([clips(0)], number)
+    assert same(step.gradients([clips(0)], 7), loss(7))  # whatever was drawn before
+    assert same(loss(7, seed=3), loss(7))
+    assert len({float(loss(number)) for number in range(5)}) == 5
+
+
+def test_each_of_a_steps_batches_drops_other_channels():
+    """Batch a of the A of step s is number s * A + a: no two of a run are alike."""
+    alone = made(dropout=0.5)
+    one, other = (alone.gradients([clips(0)], number) for number in (6, 7))
+    assert not torch.equal(one, other)
+    torch.testing.assert_close(made(dropout=0.5, accumulate=2).gradients([clips(0)] * 2, 3), (one + other) / 2)
+
+
+def test_another_seed_drops_other_channels():
+    step = made(dropout=0.5)
+    before = step.gradients([clips(0)], 1)
+    step.seed = 1
+    assert not torch.equal(step.gradients([clips(0)], 1), before)
+
+
+@pytest.mark.parametrize("size", [2, 3])
+def test_the_shares_of_several_processes_are_the_rows_of_one_draw(size):
+    step = made(dropout=0.5, batch_size=5)
+    whole, shares = step._dropout(4), []
+    for rank in range(size):
+        step.ranks = Ranks(rank, size)
+        shares.append(step._dropout(4))
+    assert [len(factor) for factor in whole] == [5, 5]
+    for level, factor in enumerate(whole):
+        assert torch.equal(torch.cat([share[level] for share in shares]), factor)
+
+
+def test_the_global_generator_is_left_alone():
+    step = made(dropout=0.5)
+    before = torch.get_rng_state()
+    step(*clips(0))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+def test_a_step_restored_from_its_state_goes_on_to_the_bit(precision):
+    step = made(precision, warmup_steps=5)
+    for seed, spoilt in enumerate((None, float("nan"), None)):
+        step(*clips(seed, spoilt))
+    restored = made(precision, warmup_steps=5)
+    restored.network.load_state_dict(weights(step))
+    restored.load_state_dict(copy.deepcopy(step.state_dict()))
+    assert restored.scale == step.scale == (2**15 if precision == "fp16" else 1)
+    assert restored.learning_rate == step.learning_rate
+    for seed in (3, 4):
+        assert same(restored(*clips(seed)), step(*clips(seed)))
+    assert same(weights(restored), weights(step))
+    assert same(moments(restored), moments(step))
+    assert same(restored.scaler.state_dict(), step.scaler.state_dict())
+
+
+class Reads(TorchDispatchMode):
+    """Notes what makes the program wait for a device: a number read from it."""
+
+    found: list[str]
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func in (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default):
+            self.found.append(str(func))
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+def test_nothing_in_a_step_waits_for_the_device(precision):
+    step, reads = made(precision, dropout=0.5), Reads()
+    step(*clips(0))
+    reads.found = []
+    batches = [clips(1), clips(2)]
+    with reads:
+        step.gradients(batches, 1)
+        norm, _scale = step.update(), step.scale
+    assert reads.found == []
+    with reads:
+        norm.item()
+    assert len(reads.found) == 1
+
+
+def test_the_learning_rate_is_that_of_the_next_step():
+    step = made(warmup_steps=10)
+    rates = []
+    for seed in range(3):
+        rates.append(step.learning_rate)
+        step(*clips(seed))
+    assert rates == pytest.approx([1e-2 * n / 11 for n in (1, 2, 3)])
+    assert all(a < b for a, b in itertools.pairwise(rates))

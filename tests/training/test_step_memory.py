@@ -1,0 +1,169 @@
+"""The fastest way to cut a step that fits, and only that."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+from torch.cuda._utils import _get_device_index
+
+from unet4d.config import Config, DataConfig, MemoryConfig, ModelConfig, TrainConfig
+from unet4d.system.gpu_memory import GB, free_bytes, sufficient_bytes, usable_bytes
+from unet4d.training import step_memory
+from unet4d.training.step_memory import StepMemory, described, fitted, ladder, rungs_from, training_memory
+
+
+def config(frames: int = 9, **memory) -> Config:
+    return Config(
+        DataConfig(patch_size=(32, 32, 8), frames=frames),
+        ModelConfig([4, 8], 4, [(2, 2, 1)], [(3, 3, 1), (3, 3, 3)]),
+        TrainConfig(batch_size=1, precision="bf16"),
+        memory=MemoryConfig(**memory),
+    )
+
+
+def counted(cut: MemoryConfig, frames: int = 9) -> int:
+    return training_memory(dataclasses.replace(config(frames), memory=cut), 1, 3, frames).working_bytes
+
+
+def test_the_ladder_goes_from_all_at_once_over_ever_narrower_chunks_to_groups():
+    widths = [rung.chunk_frames for rung in ladder(9)]
+    assert widths == [0, 0, 0, 8, 4, 2, 1, 1, 1]
+    assert [rung.lstm for rung in ladder(9)] == ["gates"] + ["hidden"] * 8
+    assert [rung.stages for rung in ladder(9)] == [False, False, True] + [False] * 4 + [True] * 2
+    assert [rung.group_chunks for rung in ladder(9)] == [1] * 8 + [3]
+    assert [rung.chunk_frames for rung in ladder(1)] == [0, 0, 0]
+
+
+@pytest.mark.slow
+def test_cutting_needs_less_the_narrower_until_the_kept_states_weigh_more_than_the_frames():
+    needed = [counted(rung) for rung in ladder(9)]
+    assert needed[:3] == sorted(needed[:3], reverse=True)
+    assert needed[3:6] == sorted(needed[3:6], reverse=True)
+    assert needed[6] > needed[5]
+    assert min(needed) == needed[-1]
+
+
+def made_up(monkeypatch, needs: list[int], frames: int = 9) -> None:
+    """Have the rungs of the ladder need so much."""
+
+    def count(config, in_channels, out_channels, labelled_frames):
+        taken = needs[ladder(frames).index(config.memory)]
+        return StepMemory(taken, taken, 0, 0)
+
+    monkeypatch.setattr(step_memory, "training_memory", count)
+
+
+NEEDS = [100, 90, 80, 70, 60, 40, 50, 45, 30]
+
+
+@pytest.mark.parametrize(("room", "rung"), [(950, 0), (96, 1), (81, 2), (61, 4), (57, 5), (41, 5), (39, 8), (30, 8)])
+def test_the_first_rung_that_fits_with_something_to_spare_is_taken(room, rung, monkeypatch):
+    made_up(monkeypatch, NEEDS)
+    fit, fits = fitted(config(), 1, 3, 9, sufficient_bytes(room))
+    assert (fit.memory, fit.planned_bytes, fits) == (ladder(9)[rung], NEEDS[rung], True)
+
+
+@pytest.mark.parametrize(
+    ("size", "usable"), [(80, 72.8), (40, 36.4), (24, 21.84), (10, 8.5), (6, 4.5), (4, 3.0), (1, 0.75), (0, 0)]
+)
+def test_nine_percent_and_at_least_one_and_a_half_gb_are_spared_and_a_quarter_of_a_small_memory(size, usable):
+    assert usable_bytes(size * GB) == pytest.approx(usable * GB)
+    assert sufficient_bytes(usable * GB) == pytest.approx(size * GB)
+
+
+def test_a_way_with_a_tensor_of_two_to_the_31_elements_is_no_way(monkeypatch):
+    def count(config, in_channels, out_channels, labelled_frames):
+        return StepMemory(10, 10, 0, 0, largest_elements=2**31 - (config.memory.chunk_frames == 4))
+
+    monkeypatch.setattr(step_memory, "training_memory", count)
+    assert fitted(config(), 1, 3, 9, 10**12)[0].memory == ladder(9)[4]
+
+
+def free_on_a_gpu(monkeypatch, free: int, reserved: int = 0, allocated: int = 0, fraction: float = 1.0) -> list[str]:
+    """Have a GPU with this free memory; returns what is asked of it, in order."""
+    asked: list[str] = []
+    monkeypatch.setattr(step_memory, "warm_up", lambda device: asked.append("warm up"))
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: asked.append("free") or (free, 80 * GB))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: reserved)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: allocated)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+
+    def allowed(device: torch.device | int) -> float:
+        _get_device_index(device)  # as torch does: "cuda" without an index is refused
+        return fraction
+
+    monkeypatch.setattr(torch.cuda, "get_per_process_memory_fraction", allowed)
+    return asked
+
+
+def test_free_memory_is_read_after_the_warm_up(monkeypatch):
+    asked = free_on_a_gpu(monkeypatch, 5 * GB, 3 * GB, GB)
+    assert free_bytes(torch.device("cuda")) == 7 * GB
+    assert asked == ["warm up", "free"]
+
+
+@pytest.mark.parametrize("device", ["cuda", "cuda:0", "cuda:1"])
+def test_no_more_is_free_than_the_process_is_allowed_to_take(monkeypatch, device):
+    free_on_a_gpu(monkeypatch, 70 * GB, 3 * GB, GB, fraction=0.3)
+    assert free_bytes(torch.device(device)) == 23 * GB
+
+
+def test_the_warm_up_uses_both_libraries_once_and_bears_a_full_gpu(monkeypatch):
+    used: list[str] = []
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: used.append("done"))
+    conv3d = torch.nn.functional.conv3d
+    monkeypatch.setattr(torch.nn.functional, "conv3d", lambda *a, **k: used.append("conv3d") or conv3d(*a, **k))
+    step_memory.warm_up.cache_clear()
+    for _ in range(2):
+        with torch.inference_mode():  # as while windows are stitched
+            step_memory.warm_up(torch.device("cpu"))
+    assert used == ["conv3d", "done"]
+
+    def full(*inputs, **options):
+        raise torch.OutOfMemoryError("made up")
+
+    monkeypatch.setattr(torch.nn.functional, "conv3d", full)
+    step_memory.warm_up.cache_clear()
+    step_memory.warm_up(torch.device("cpu"))
+    step_memory.warm_up.cache_clear()
+
+
+def test_where_nothing_fits_it_is_the_rung_that_needs_least(monkeypatch):
+    made_up(monkeypatch, [*NEEDS[:-1], 55])
+    fit, fits = fitted(config(), 1, 3, 9, 20)
+    assert (fit.memory, fits) == (ladder(9)[5], False)
+
+
+def test_a_way_that_was_asked_for_is_the_first_tried(monkeypatch):
+    made_up(monkeypatch, NEEDS)
+    assert fitted(config(chunk_frames=4), 1, 3, 9, 1000)[0].memory == ladder(9)[4]
+    assert fitted(config(chunk_frames=4), 1, 3, 9, sufficient_bytes(48))[0].memory == ladder(9)[5]
+
+
+def test_a_real_count_stands_behind_it():
+    fit, fits = fitted(config(chunk_frames=4), 1, 3, 9, 10**12)
+    assert fits
+    assert fit.planned_bytes == counted(MemoryConfig(4))
+
+
+def test_leaner_ways_than_an_odd_one_are_the_rungs_below_it():
+    assert rungs_from(MemoryConfig(3, lstm="borders"), 9)[1:] == ladder(9)[5:]
+    assert rungs_from(ladder(9)[-1], 9) == ladder(9)[-1:]
+    assert rungs_from(MemoryConfig(16), 9)[1:] == ladder(9)[2:]
+    assert rungs_from(MemoryConfig(), 9) == ladder(9)
+
+
+def test_what_was_set_is_kept_where_the_width_of_chunks_is_left_open():
+    """Pins settings that were kept in the record of a run and not in the run."""
+    assert all(rung.stages for rung in rungs_from(MemoryConfig(stages=True), 9))
+    assert {rung.lstm for rung in rungs_from(MemoryConfig(lstm="borders"), 9)} == {"borders"}
+    assert {rung.group_chunks for rung in rungs_from(MemoryConfig(group_chunks=3), 9)} == {3}
+
+
+def test_a_way_is_told_in_words():
+    assert described(MemoryConfig(0)) == "all frames at once"
+    assert described(MemoryConfig(0, lstm="gates")) == "all frames at once, gates kept"
+    assert described(MemoryConfig(1, stages=True)) == "chunks of 1 frame, the rest computed again, encoder stages twice"
+    assert described(MemoryConfig(2, 4)) == "chunks of 2 frames in groups of 4, the rest computed again"

@@ -1,0 +1,116 @@
+"""Training begins with weights that were trained for the same task, and with no others."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+from unet4d.config import Config, ModelConfig
+from unet4d.errors import InputError
+from unet4d.models.checkpoint import Task, load_checkpoint, save_checkpoint
+from unet4d.models.clstm_unet import CLSTMUNet, build_network
+from unet4d.training.warm_start import begin_from
+
+TASK = Task({"background": 0, "heart": 1, "aorta": 2}, ("magnitude", "flow"), True, (), ("signal", "velocity X"))
+MODEL = ModelConfig([4, 6, 8], 2, [(2, 2, 1), (2, 2, 1)], [(3, 3, 1)] * 3)
+TWIN = replace(MODEL, lstm_channels=0)
+PATH = "runs/before/checkpoint_last.pt"
+
+
+def network(model: ModelConfig = MODEL, seed: int = 0) -> CLSTMUNet:
+    """With weights as after some training: the recurrence awake."""
+    torch.manual_seed(seed)
+    made = build_network(model, 2, 3)
+    for addition in made.recurrent.values() if seed else []:
+        torch.nn.init.normal_(addition.projection.weight)
+    return made.eval()
+
+
+@pytest.fixture
+def content(tmp_path):
+    """What a checkpoint of a network with this configuration holds."""
+
+    def written(made: CLSTMUNet, task: Task = TASK) -> dict[str, Any]:
+        save_checkpoint(tmp_path / "before.pt", Config(), task, made, {})
+        return load_checkpoint(tmp_path / "before.pt")
+
+    return written
+
+
+def clip() -> torch.Tensor:
+    torch.manual_seed(3)
+    return torch.randn(1, 4, 2, 8, 8, 2)
+
+
+@pytest.mark.parametrize("deep", [False, True])
+def test_from_its_twin_a_new_network_computes_to_the_bit_what_the_twin_computes(content, deep):
+    twin, new = network(replace(TWIN, deep_supervision=deep), seed=5), network()
+    own = {name: weight.clone() for name, weight in new.state_dict().items() if name.startswith("recurrent.")}
+    assert begin_from(new, TASK, content(twin), PATH) == f"the frame-wise twin's weights of {PATH}"
+    assert torch.equal(new(clip()), twin(clip()))
+    assert own
+    assert all(torch.equal(new.state_dict()[name], weight) for name, weight in own.items())
+
+
+@pytest.mark.parametrize("model", [MODEL, TWIN])
+def test_from_the_same_network_all_weights_are_taken(content, model):
+    before, new = network(model, seed=5), network(model)
+    assert begin_from(new, TASK, content(before), PATH) == f"the network's weights of {PATH}"
+    assert all(map(torch.equal, new.parameters(), before.parameters()))
+
+
+@pytest.mark.parametrize("model", [MODEL, TWIN])
+def test_heads_of_deep_supervision_may_be_missing(content, model):
+    before, new = network(model, seed=5), network(replace(MODEL, deep_supervision=True))
+    own = new.lower_heads["1"].weight.clone()
+    begin_from(new, TASK, content(before), PATH)
+    assert torch.equal(new.lower_heads["1"].weight, own)
+    assert torch.equal(new.head.weight, before.head.weight)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"channels": [4, 6, 10]}, r"of another shape \['decoder.1"),
+        ({"channels": [4, 6], "strides": [(2, 2, 1)], "kernel_size": [(3, 3, 1)] * 2}, r"missing \['decoder.1"),
+        ({"kernel_size": [(3, 3, 3)] * 3}, r"of another shape \['decoder.0"),
+        ({"lstm_channels": 3}, r"of another shape \['recurrent.0"),
+        ({"direction": "forward"}, r"missing \['recurrent.0"),
+    ],
+)
+def test_another_network_is_refused_by_what_differs(content, change, says):
+    new, was = network(), {name: weight.clone() for name, weight in network().state_dict().items()}
+    with pytest.raises(InputError, match=f"^{PATH}: .*{says}") as refused:
+        begin_from(new, TASK, content(network(replace(MODEL, **change), seed=5)), PATH)
+    assert "\n" not in str(refused.value)
+    assert all(torch.equal(new.state_dict()[name], weight) for name, weight in was.items())
+
+
+def test_a_twin_cannot_begin_with_recurrence(content):
+    with pytest.raises(InputError, match=r"extra \['recurrent"):
+        begin_from(network(TWIN), TASK, content(network()), PATH)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (
+            {"labels": {"background": 0, "aorta": 1, "heart": 2}},
+            "the classes background, aorta, heart; wanted background, heart",
+        ),
+        ({"labels": {"background": 0, "heart": 1}}, "the classes background, heart; wanted background, heart, aorta"),
+        ({"channel_names": ("flow", "magnitude")}, "the channels flow, magnitude; wanted magnitude, flow"),
+        ({"channel_kinds": ("signal", "signal")}, "the kinds of channels signal, signal; wanted signal, velocity X"),
+    ],
+)
+def test_another_task_is_refused(content, change, says):
+    with pytest.raises(InputError, match=f"{PATH} was trained for {says}"):
+        begin_from(network(), TASK, content(network(), replace(TASK, **change)), PATH)
+
+
+def test_other_values_in_the_label_files_and_another_order_of_time_are_the_same_task(content):
+    other = replace(TASK, labels={"background": 0, "heart": 30, "aorta": 7}, cyclic=False, held_out=("a",))
+    begin_from(network(), TASK, content(network(), other), PATH)

@@ -1,0 +1,302 @@
+"""Checkpoints: tensors and plain Python values, whole or absent, carrying all that prediction needs."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import io
+import os
+import pickle
+import stat
+import warnings
+import zipfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from unet4d.config import Config
+from unet4d.errors import InputError
+from unet4d.models.tensor_shapes import check_pickle, load_with_shapes
+from unet4d.system.checks import described
+from unet4d.system.class_values import class_fault, is_name
+from unet4d.system.files import replacing
+from unet4d.system.text import shortened
+
+if TYPE_CHECKING:  # torch takes seconds to import, which info and the early checks of paths do without
+    import torch
+    from torch import nn
+
+    from unet4d.models.clstm_unet import CLSTMUNet
+
+FORMAT = "unet4d checkpoint 2"
+BEST, LAST, PREVIOUS = "checkpoint_best.pt", "checkpoint_last.pt", "checkpoint_previous.pt"
+_KEYS = {"format", "config", "task", "network", "training"}
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a model was trained to do.
+
+    Attributes:
+        labels: class name to the value it has in label files, background first; the class index is the position.
+        channel_names: names of the input channels.
+        cyclic: whether the last frame leads into the first.
+        held_out: subjects it was validated on and not trained on.
+        channel_kinds: what each channel holds, see data/channels.py; empty: all are signal.
+    """
+
+    labels: dict[str, int]
+    channel_names: tuple[str, ...]
+    cyclic: bool
+    held_out: tuple[str, ...] = ()
+    channel_kinds: tuple[str, ...] = ()
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain Python values."""
+        return {
+            "labels": dict(self.labels),
+            "channel_names": list(self.channel_names),
+            "cyclic": self.cyclic,
+            "held_out": list(self.held_out),
+            "channel_kinds": list(self.channel_kinds),
+        }
+
+    @classmethod
+    def from_dict(cls, values: Any) -> Task:
+        """The inverse of `as_dict`.
+
+        Raises:
+            InputError: anything that `as_dict` would not give; names it.
+        """
+        if not isinstance(values, dict) or not values.keys() >= {"labels", "channel_names", "cyclic", "held_out"}:
+            raise InputError("got no task, expected labels, channel_names, cyclic and held_out")
+        names = _checked_names(values["channel_names"], "channel_names")
+        older = ["signal"] * len(names)  # checkpoints of old know no other kind
+        kinds = _checked_names(values.get("channel_kinds", older), "channel_kinds")
+        if not names or len(kinds) not in (0, len(names)):
+            raise InputError(
+                f"got {len(names)} channel_names, {len(kinds)} channel_kinds; expected one each per channel"
+            )
+        if not isinstance(values["cyclic"], bool):
+            raise InputError(f"got cyclic {described(values['cyclic'])}, expected true or false")
+        held_out = _checked_names(values["held_out"], "held_out")
+        return cls(_checked_labels(values["labels"]), names, values["cyclic"], held_out, kinds)
+
+
+def _checked_names(values: Any, what: str) -> tuple[str, ...]:
+    """Return a list of names as a tuple."""
+    if not isinstance(values, (list, tuple)) or not all(map(is_name, values)):
+        raise InputError(f"got {what} {described(values)}, expected a list of names without control characters")
+    return tuple(values)
+
+
+def _checked_labels(labels: Any) -> dict[str, int]:
+    """Return class names with their values: background at 0 first, each value once, all from 0 to 255."""
+    if not isinstance(labels, dict):
+        raise InputError(f"got labels {described(labels)}, expected values by class names")
+    fault = class_fault(labels.items())
+    if not fault and (len(labels) < 2 or next(iter(labels.values())) != 0):
+        fault = "background at 0 first, and another class or more"
+    if fault:
+        raise InputError(f"got labels {described(labels)}, expected {fault}")
+    return dict(labels)
+
+
+def _check_names(weights: Any) -> None:
+    """Raise an InputError unless weights, or what stands for them, come by name."""
+    if not isinstance(weights, dict) or not weights or not all(isinstance(name, str) for name in weights):
+        raise InputError("got no weights by name, expected those of a network")
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """A network ready to segment, with its resolved configuration and task."""
+
+    network: CLSTMUNet
+    config: Config
+    task: Task
+    path: Path
+
+
+def save_checkpoint(
+    path: str | os.PathLike[str], config: Config, task: Task, network: nn.Module, training: dict[str, Any]
+) -> None:
+    """Write a checkpoint, whole or not at all.
+
+    Args:
+        path: where to.
+        config: resolved.
+        task: what the network does.
+        network: its weights are written as CPU tensors, so that any machine can read them.
+        training: what resuming needs (empty for a model to predict with); tensors and plain values only.
+    """
+    import torch
+
+    content = {
+        "format": FORMAT,
+        "config": config.as_dict(),
+        "task": task.as_dict(),
+        "network": {name: weight.detach().cpu() for name, weight in network.state_dict().items()},
+        "training": training,
+    }
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    with replacing(path) as temporary:
+        temporary.write_bytes(buffer.getbuffer())
+
+
+def load_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Read what `save_checkpoint` wrote, on the CPU, with `weights_only=True`; there is no unsafe way round.
+
+    Raises:
+        InputError: missing, truncated, damaged, not a checkpoint of this package, or holding more than tensors and plain values.
+    """
+    import torch
+
+    from unet4d.models.checkpoint_weights import check_weights
+
+    with _whole(Path(path)), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about files that are refused
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    return _checked(content, Path(path), lambda weights: check_weights(weights, Path(path).stat().st_size))
+
+
+def load_outline(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Read a checkpoint without torch, which takes seconds to import: in place of each tensor stands its shape, a tuple.
+
+    Raises:
+        InputError: as `load_checkpoint`.
+    """
+    with _whole(Path(path)):
+        content = load_with_shapes(path)
+    return _checked(content, Path(path))
+
+
+@contextlib.contextmanager
+def _whole(path: Path) -> Iterator[None]:
+    """Turn what is wrong with a checkpoint file, and what a reader of it raises within, into an InputError.
+
+    The checksums are compared first: torch writes them, and loads numbers with flipped bits all the same.
+    """
+    try:
+        _check_archive(path)
+        yield
+    except FileNotFoundError as error:
+        raise InputError(_missing(path)) from error
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror}); give a run folder or a checkpoint file") from error
+    except pickle.UnpicklingError as error:
+        raise InputError(
+            f"{path} holds more than tensors and plain values, which could run code and is not loaded; "
+            "give a checkpoint written by unet4d train"
+        ) from error
+    except Exception as error:  # a damaged file can make the reader raise anything
+        raise InputError(
+            f"{path} is truncated, damaged or no checkpoint; give one written by unet4d train, or copy it again"
+        ) from error
+
+
+def _check_archive(path: Path) -> None:
+    """Check that a path is a whole file of tensors and plain values, and no larger in memory than on disk.
+
+    Raises:
+        OSError: it is no file, or cannot be read.
+        zipfile.BadZipFile: it is no archive as torch writes it.
+        pickle.UnpicklingError: it holds more than tensors and plain values.
+    """
+    about = path.stat()
+    if stat.S_ISFIFO(about.st_mode) or stat.S_ISCHR(about.st_mode) or stat.S_ISSOCK(about.st_mode):
+        raise OSError(errno.EINVAL, "not a file")
+    with zipfile.ZipFile(path) as archive:
+        entries = archive.infolist()
+        packed = any(entry.compress_type != zipfile.ZIP_STORED for entry in entries)
+        if packed or sum(entry.file_size for entry in entries) > about.st_size:
+            raise zipfile.BadZipFile  # torch compresses nothing
+        if archive.testzip() is not None:
+            raise zipfile.BadZipFile
+        first = min((entry.header_offset for entry in entries), default=-1)
+    if first != 0:  # torch would read what comes before the archive, which is not checked
+        raise zipfile.BadZipFile
+    check_pickle(path)
+
+
+def _checked(content: Any, path: Path, check: Callable[[Any], None] | None = None) -> dict[str, Any]:
+    """Return the content of a checkpoint file; raise InputError where it is not one of this package."""
+    is_dict = type(content) is dict  # the methods of an OrderedDict may be replaced by what the file holds
+    if not is_dict or content.get("format") != FORMAT or not content.keys() >= _KEYS:
+        found = content.get("format", "something else") if is_dict else type(content).__name__
+        raise InputError(f"{path} holds '{described(found)}'; wanted a whole {FORMAT!r} written by unet4d train")
+    with _fitting(path):
+        _check_names(content["network"])
+        if check is not None:
+            check(content["network"])
+        if not isinstance(content["training"], dict):
+            raise InputError("got no state of its training, expected values by name")
+        Config.from_dict(content["config"])
+        Task.from_dict(content["task"])
+    return content
+
+
+@contextlib.contextmanager
+def _fitting(path: Path) -> Iterator[None]:
+    """Turn what is wrong with the content of a checkpoint, as found within, into an InputError that names the file."""
+    try:
+        yield
+    except (InputError, TypeError, ValueError, AttributeError, LookupError, RecursionError, RuntimeError) as error:
+        reason = shortened(" ".join(str(error).split()) or type(error).__name__, 300)
+        raise InputError(
+            f"{path} does not fit this version of unet4d ({reason}); wanted a checkpoint of this version; train again, or "
+            "use the version that wrote it"
+        ) from error
+
+
+def checkpoint_of(path: str | os.PathLike[str]) -> Path:
+    """The checkpoint file of a run folder to predict with or begin from: the best, else the last; a file as it is.
+
+    Raises:
+        InputError: nothing is there, or the folder holds none.
+    """
+    return _checkpoints_of(path)[0]
+
+
+def _checkpoints_of(path: str | os.PathLike[str]) -> list[Path]:
+    """The checkpoint files of a run folder, the one to take first; a file as it is."""
+    path = Path(path)
+    if not path.exists():
+        raise InputError(_missing(path))
+    if not path.is_dir():
+        return [path]
+    found = [path / name for name in (BEST, LAST, PREVIOUS) if (path / name).is_file()]
+    if not found:
+        raise InputError(f"{path} holds neither {BEST} nor {LAST}; give the --out folder of a finished unet4d train")
+    return found
+
+
+def _missing(path: Path) -> str:
+    return f"{path} is missing; give a run folder or a checkpoint file"
+
+
+def load_model(path: str | os.PathLike[str], device: str | torch.device = "cpu") -> TrainedModel:
+    """The model of a run folder (best checkpoint, else last, else previous) or of a checkpoint file, in evaluation mode.
+
+    Raises:
+        InputError: there is no checkpoint there, or the first one there is not whole; the next one is another model, so it is named
+            and not taken.
+    """
+    from unet4d.models.checkpoint_weights import check_shapes
+    from unet4d.models.clstm_unet import build_network
+
+    path, *others = _checkpoints_of(path)
+    try:
+        content = load_checkpoint(path)
+    except InputError as error:
+        if not others:
+            raise
+        raise InputError(f"{error}, or take {others[0]}") from error
+    with _fitting(path):
+        config, task = Config.from_dict(content["config"]), Task.from_dict(content["task"])
+        check_shapes(config, len(task.channel_names), len(task.labels), content["network"])
+        network = build_network(config.model, len(task.channel_names), len(task.labels))
+        network.load_state_dict(content["network"])
+    return TrainedModel(network.to(device).eval(), config, task, path)

@@ -1,0 +1,297 @@
+"""Compares convolutions of a run's own shapes with exact ones before the run trusts a GPU with them.
+
+Releases of cuDNN gave silently wrong convolutions in bf16 and TF32 for some shapes, those of large tensors among them (pytorch
+issues 163539 and 167024); which shapes is not documented. A training on them learns, badly.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import itertools
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn.functional import pad
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from unet4d.config import ModelConfig, Size, triple
+from unet4d.errors import InputError
+from unet4d.models.clstm_unet import MOST_ELEMENTS, build_network
+from unet4d.models.conv import convolved, same_padding
+from unet4d.models.device import DTYPES, autocast, repeated_shapes, set_tf32
+from unet4d.system.environment import gpu_words
+from unet4d.system.memory_errors import drop_failed_work, is_out_of_memory
+
+TOLERANCE = 4
+"""Units of rounding that a result may be off, relative to the largest one. The inputs are numbers that every precision holds,
+so that only the sum and the result are rounded; a wrong sum is off by hundreds of units."""
+WEIGHT_TOLERANCE = 16
+"""The same for the gradient of a weight: a sum over millions of voxels; a GPU rounds its parts before it adds them up."""
+_ROUNDING = {"bf16": 2.0**-7, "fp16": 2.0**-10, "tf32": 2.0**-10}
+_MOST_VALUES = 2**26
+"""Values of a convolution's input and output together, beyond which only one frame is computed."""
+_MOST_FRAMES = 16
+MANY_FRAMES = 32
+"""Frames that are computed at once where the number of a run is not known, as in a prediction."""
+
+
+class ConvolutionShape(NamedTuple):
+    """A convolution: input (C, X, Y, Z), weight (K, C, k, k, k), stride (X, Y, Z)."""
+
+    input: tuple[int, ...]
+    weight: tuple[int, ...]
+    stride: Size
+
+    @property
+    def output(self) -> tuple[int, ...]:
+        """(K, X, Y, Z) of its result, padded as `convolved` pads."""
+        return self.weight[0], *(-(-n // s) for n, s in zip(self.input[1:], self.stride, strict=True))
+
+    @property
+    def values(self) -> int:
+        """Values of one frame's input and output."""
+        return math.prod(self.input) + math.prod(self.output)
+
+    @property
+    def words(self) -> str:
+        """Channels, voxels, kernel and stride, for a message."""
+        size, kernel, stride = ("x".join(map(str, part)) for part in (self.input[1:], self.weight[2:], self.stride))
+        return f"{self.weight[1]} to {self.weight[0]} channels over {size} voxels, kernel {kernel}, stride {stride}"
+
+
+def check_convolutions(
+    config: ModelConfig,
+    channels: tuple[int, int],
+    patch_size: Sequence[int],
+    device: torch.device,
+    precision: str,
+    training: bool = False,
+    frames: int = MANY_FRAMES,
+) -> None:
+    """Refuse a GPU that computes wrong convolutions in the run's precision; on the CPU and in fp32 nothing is computed.
+
+    Args:
+        config: of the network, resolved (strides and kernels filled in).
+        channels: (in, out) of the network.
+        patch_size: voxels (X, Y, Z) of a patch or window.
+        device: where the network computes.
+        precision: "bf16", "fp16", "tf32" or "fp32".
+        training: check gradients too, and the algorithms that training steps use.
+        frames: the most that the run computes at once, those of all clips together.
+
+    Raises:
+        InputError: a convolution is off by more than rounding explains; names it, the versions, and what to do.
+    """
+    if not is_checked(device, precision):
+        return
+    if device.type == "cuda" and device.index is None:
+        device = torch.device("cuda", torch.cuda.current_device())
+    _check_once(json.dumps(asdict(config)), channels, triple(patch_size), device, precision, training, frames)
+
+
+def is_checked(device: torch.device, precision: str) -> bool:
+    """Return whether convolutions in this precision are compared on this device."""
+    return device.type == "cuda" and precision != "fp32"
+
+
+@functools.lru_cache
+def _check_once(
+    config: str,
+    channels: tuple[int, int],
+    patch_size: Size,
+    device: torch.device,
+    precision: str,
+    training: bool,
+    frames: int,
+) -> None:
+    shapes = network_convolutions(ModelConfig(**json.loads(config)), channels, patch_size)
+    for shape in shapes:
+        check_convolution(shape, device, precision, gradients=False)
+    with repeated_shapes(device) if training else contextlib.nullcontext():
+        for shape in widest_of_each_kind(shapes):
+            if training:
+                check_convolution(shape, device, precision, gradients=True)
+            check_equal_frames(shape, device, precision, training, frames)
+    drop_failed_work()  # so that the memory that is planned with is free again
+
+
+def network_convolutions(
+    config: ModelConfig, channels: tuple[int, int], patch_size: Sequence[int]
+) -> list[ConvolutionShape]:
+    """Return the different convolutions of a network on a patch; the transposed ones are left out."""
+    with FakeTensorMode(), _Recorder() as recorder, autocast(torch.device("cpu"), "bf16"):
+        network = build_network(config, *channels)
+        network(torch.empty(1, 1, channels[0], *patch_size))
+    return list(dict.fromkeys(recorder.shapes))
+
+
+def widest_of_each_kind(shapes: Sequence[ConvolutionShape]) -> list[ConvolutionShape]:
+    """Return of each kernel and stride the convolution with the most values."""
+    widest: dict[tuple[Any, ...], ConvolutionShape] = {}
+    for shape in shapes:
+        kind = (shape.weight[2:], shape.stride)
+        widest[kind] = max(widest.get(kind, shape), shape, key=lambda one: one.values)
+    return list(widest.values())
+
+
+def check_convolution(shape: ConvolutionShape, device: torch.device, precision: str, gradients: bool) -> None:
+    """Compute a convolution in a precision and exactly, of fewer frames where memory is short.
+
+    Where there is no memory for one frame, nothing is compared: the run has no memory for it either, and says so.
+
+    Raises:
+        InputError: both differ by more than rounding explains.
+    """
+    frames = max(1, min(_MOST_FRAMES, _MOST_VALUES // shape.values))
+    while frames and not _compared(shape, frames, 1, device, precision, gradients):
+        frames //= 2
+
+
+def check_equal_frames(
+    shape: ConvolutionShape, device: torch.device, precision: str, gradients: bool, frames: int
+) -> None:
+    """Compute a convolution of n equal frames at once, and of one of them exactly.
+
+    An exact result of a run's large tensors would take too long. Fewer frames are computed where a tensor would have 2**31
+    elements, and where memory is short.
+
+    Raises:
+        InputError: a frame differs from the exact one by more than rounding explains.
+    """
+    frames = min(frames, MOST_ELEMENTS // max(math.prod(shape.input), math.prod(shape.output)))
+    while frames > 1 and not _compared(shape, 1, frames, device, precision, gradients):
+        frames //= 2
+
+
+def _compared(
+    shape: ConvolutionShape, frames: int, copies: int, device: torch.device, precision: str, gradients: bool
+) -> bool:
+    """Compare copies of frames with an exact result; return False where there is no memory for that."""
+    try:
+        _compare(shape, frames, copies, device, precision, gradients)
+        return True
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+    finally:
+        set_tf32(device, precision)
+    drop_failed_work()
+    return False
+
+
+def _compare(
+    shape: ConvolutionShape, frames: int, copies: int, device: torch.device, precision: str, gradients: bool
+) -> None:
+    draw = torch.Generator(device).manual_seed(0)
+    image = _drawn((frames, *shape.input), 1.0, draw)
+    weight = _drawn(shape.weight, math.prod(shape.weight[1:]) ** -0.5, draw)
+    # Scaled so that the sum over all copies stays within fp16.
+    of_output = _drawn((frames, *shape.output), 2.0 ** -(copies.bit_length() - 1), draw)
+    set_tf32(device, precision)
+    many = (_repeated(part, copies, precision) for part in (image, of_output))
+    found = _computed(next(many), weight, next(many), shape.stride, precision, gradients)
+    set_tf32(device, "fp32")
+    wanted = _exact(image, weight, of_output, shape.stride, gradients)
+    for what, one, other, tolerance in zip(
+        ("result", "gradient of its input", "gradient of its weight"),
+        found,
+        (*wanted[:2], copies * wanted[2]),
+        (TOLERANCE, TOLERANCE, WEIGHT_TOLERANCE),
+        strict=False,
+    ):
+        off, most = _off(one, other), tolerance * _ROUNDING[precision]
+        if not off <= most:  # NaN, too
+            raise InputError(
+                f"this GPU computes a wrong {precision} convolution ({shape.words}, {frames * copies} at once): the {what} is off "
+                f"by {off:.2g} of the largest value, expected at most {most:.2g}, with {gpu_words(device)}; use an image or torch "
+                "with another cuDNN (README, Docker), or precision fp32 (--train.precision fp32, predict --precision fp32)"
+            )
+
+
+def _repeated(part: Tensor, copies: int, precision: str) -> Tensor:
+    """Return copies of frames, one after the other, in the type that the convolution is computed in."""
+    return part if copies == 1 else part.to(DTYPES.get(precision, part.dtype)).repeat(copies, *[1] * (part.ndim - 1))
+
+
+def _off(found: Tensor, wanted: Tensor) -> float:
+    """Return the largest difference of any copy, relative to the largest wanted value; NaN where anything is."""
+    wanted = wanted.to(found.device)
+    off = [(one.float() - wanted).abs().max() for one in found.split(len(wanted))]
+    return float(torch.stack(off).max() / wanted.abs().max())
+
+
+def _drawn(shape: Sequence[int], scale: float, draw: torch.Generator) -> Tensor:
+    """Return random numbers, float32, that bf16, fp16 and TF32 hold exactly."""
+    return (torch.randn(shape, generator=draw, device=draw.device) * scale).bfloat16().float()
+
+
+def _computed(
+    image: Tensor, weight: Tensor, of_output: Tensor, stride: Size, precision: str, gradients: bool
+) -> list[Tensor]:
+    """Return the convolution, and the gradients of image and weight, as a run computes them."""
+    image, weight = image.detach().requires_grad_(gradients), weight.detach().requires_grad_(gradients)
+    with torch.inference_mode(False), torch.set_grad_enabled(gradients), autocast(image.device, precision):
+        result = convolved(image, weight, None, stride)
+    if not gradients:
+        return [result]
+    result.backward(of_output.to(result.dtype))
+    assert image.grad is not None
+    assert weight.grad is not None
+    return [result.detach(), image.grad, weight.grad]
+
+
+def _exact(image: Tensor, weight: Tensor, of_output: Tensor, stride: Size, gradients: bool) -> list[Tensor]:
+    """Return the same in float32 by products of matrices, one for each voxel of the kernel: no convolution of a library.
+
+    Where a GPU has no memory for that, it is computed on the CPU.
+    """
+    try:
+        return _products(image, weight, of_output, stride, gradients)
+    except RuntimeError as error:
+        if image.device.type == "cpu" or not is_out_of_memory(error):
+            raise
+    drop_failed_work()
+    return _products(image.cpu(), weight.cpu(), of_output.cpu(), stride, gradients)
+
+
+@torch.no_grad()
+def _products(image: Tensor, weight: Tensor, of_output: Tensor, stride: Size, gradients: bool) -> list[Tensor]:
+    kernel, padding = weight.shape[2:], same_padding(weight.shape[2:])
+    padded = pad(image, [n for size in reversed(padding) for n in (size, size)])
+    result, flat_of_output = torch.zeros_like(of_output), of_output.flatten(2)
+    of_padded, of_weight = torch.zeros_like(padded), torch.zeros_like(weight)
+    for x, y, z in itertools.product(*map(range, kernel)):
+        box = [
+            slice(first, first + s * (n - 1) + 1, s)
+            for first, s, n in zip((x, y, z), stride, result.shape[2:], strict=True)
+        ]
+        seen, one = padded[:, :, *box].flatten(2), weight[:, :, x, y, z]
+        result += (one @ seen).view(result.shape)
+        if gradients:
+            of_weight[:, :, x, y, z] = (flat_of_output @ seen.mT).sum(0)
+            of_padded[:, :, *box] += (one.T @ flat_of_output).view(of_padded[:, :, *box].shape)
+    inside = [slice(size, size + n) for size, n in zip(padding, image.shape[2:], strict=True)]
+    return [result, of_padded[:, :, *inside], of_weight]
+
+
+class _Recorder(TorchDispatchMode):
+    """Notes the convolutions of what runs inside it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shapes: list[ConvolutionShape] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.ops.aten.convolution.default:
+            image, weight, _, stride, _, _, transposed, *_ = args
+            if not transposed:
+                shape = ConvolutionShape(tuple(image.shape[1:]), tuple(weight.shape), triple(stride))
+                self.shapes.append(shape)
+        return func(*args, **(kwargs or {}))
