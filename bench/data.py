@@ -24,8 +24,8 @@ from bench.data_studies import write_studies
 from bench.measure import Rounds
 from unet4d.config import Config, Size
 from unet4d.data.cache import cached_studies
-from unet4d.data.dataset import read_dataset
 from unet4d.data.footprint import footprint
+from unet4d.datasets.dataset import read_dataset
 from unet4d.system.memory import free_memory_bytes
 
 Row = dict[str, Any]

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from unet4d.config import DataConfig, Size
 from unet4d.data.cache import cached_studies
-from unet4d.data.dataset import read_dataset
 from unet4d.data.sampling import ClipDataset, loader
+from unet4d.datasets.dataset import read_dataset
 
 OURS, MILD, STRONG = "unet4d", "unet4d, mild augmentation", "unet4d, strong augmentation, of time too"
 ENDLESS = 10**6

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.utils.data import RandomSampler
 
 from bench.data_loaders import ENDLESS, Drawn, Feeds
-from unet4d.data.dataset import read_dataset
+from unet4d.datasets.dataset import read_dataset
 
 CACHE, TUNED, READING = "CacheDataset", "CacheDataset, no copies, no metadata", "reading the .nii.gz"
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from bench.predict_child import Done, measured
 from bench.predict_watch import Watch, resident_mb
 from unet4d.config import Config
-from unet4d.data.studies import find_studies
+from unet4d.datasets.find_studies import find_studies
 from unet4d.images.nifti import header_for, write_nifti
 from unet4d.inference.windows import SIGMA_SCALE
 from unet4d.models.checkpoint import Task, TrainedModel, load_model, save_checkpoint

@@ -19,7 +19,7 @@ from unet4d.segmentation import Prepared
 
 NETWORK, REST = "network", "the rest"
 PARTS = (
-    ("reading", "unet4d.data.dataset", "Case", "image"),
+    ("reading", "unet4d.datasets.dataset", "Case", "image"),
     ("preparing", "unet4d.segmentation", "prepare"),
     ("counting memory", "unet4d.segmentation.answering", "cut"),
     ("cutting windows", "unet4d.inference.windows", "Windows", "read"),

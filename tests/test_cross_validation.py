@@ -16,7 +16,7 @@ import yaml
 import unet4d.cross_validation
 from unet4d import load_model, read_image, segment
 from unet4d.cross_validation import cross_validate
-from unet4d.data.dataset import read_dataset, split_folds
+from unet4d.datasets.dataset import read_dataset, split_folds
 from unet4d.errors import InputError, Stopped, ToldElsewhere, Unet4DError
 from unet4d.models.checkpoint import BEST, LAST, load_checkpoint
 from unet4d.models.folds import folds_in

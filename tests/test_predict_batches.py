@@ -13,8 +13,8 @@ import pytest
 
 from tests.predictions import contents, json_of, rows_of
 from tests.processes import run_ranks
-from unet4d.data.nifti_studies import bare_source
-from unet4d.data.studies import expanded
+from unet4d.datasets.find_studies import expanded
+from unet4d.datasets.nifti_studies import bare_source
 from unet4d.errors import InputError, ToldElsewhere
 from unet4d.predict import _of_this_process, predict
 from unet4d.prediction.folder import PredictionFolder

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from tests.data import slicer
-from tests.data.convert import dicom_files
-from tests.data.convert.layouts import (
+from tests.datasets.convert import dicom_files
+from tests.datasets.convert.layouts import (
     SHAPE,
     image_of,
     phantom_study,

@@ -17,7 +17,7 @@ import pytest
 
 from tests.predictions import check_whole, json_of, rows_of
 from tests.processes import exit_code, exit_codes
-from unet4d.data.studies import find_studies
+from unet4d.datasets.find_studies import find_studies
 from unet4d.errors import Unet4DError
 from unet4d.predict import predict
 from unet4d.prediction import batch

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from tests.scripts import script
-from unet4d.data.dataset import read_dataset
+from unet4d.datasets.dataset import read_dataset
 from unet4d.errors import InputError
 
 prepare_airway = script("airway")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tests.scripts import script
-from unet4d.data.dataset import read_dataset, read_labelled
+from unet4d.datasets.dataset import read_dataset, read_labelled
 from unet4d.errors import InputError
 from unet4d.images.image4d import Image4D, write_image
 

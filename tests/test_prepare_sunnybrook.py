@@ -9,9 +9,9 @@ import pytest
 
 pytest.importorskip("pydicom", reason="needs the extra dicom")
 
-from tests.data.convert.dicom_files import single_frames
+from tests.datasets.convert.dicom_files import single_frames
 from tests.scripts import script
-from unet4d.data.dataset import read_dataset, read_labelled
+from unet4d.datasets.dataset import read_dataset, read_labelled
 from unet4d.errors import InputError
 
 prepare = script("sunnybrook").prepare

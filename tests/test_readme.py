@@ -11,7 +11,7 @@ import pytest
 
 from unet4d import read_image
 from unet4d.cli import _parsed
-from unet4d.data.dataset import read_dataset
+from unet4d.datasets.dataset import read_dataset
 from unet4d.images.image4d import Image4D, read_label, write_image
 
 ROOT = Path(__file__).parent.parent

@@ -15,7 +15,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from tests.data.convert.layouts import write_patient
+from tests.datasets.convert.layouts import write_patient
 from tests.predictions import check_whole, json_of
 from tests.processes import exit_code
 from tests.stops import Arm, at_call, draw_nothing, hanging, run_armed, signalled
@@ -35,15 +35,15 @@ STOPS: dict[str, tuple[str, Arm]] = {
     "predict, a window": ("predict", signalled("unet4d.segmentation.answering.check_stop", 3, TERM)),
     "predict, a rename": ("predict", signalled("os.replace", 5, TERM)),
     "predict, a sync": ("predict", signalled("os.fsync", 8, INT)),
-    "convert, a study": ("convert", signalled("unet4d.convert._written", 2, TERM)),
+    "convert, a study": ("convert", signalled("unet4d.datasets.convert.convert._written", 2, TERM)),
     "convert, a rename": ("convert", signalled("os.replace", 3, INT)),
-    "verify, a study": ("verify", signalled("unet4d.data.verification.verification.check_image", 2, TERM)),
-    "verify, a study's labels": ("verify", signalled("unet4d.data.verification.verification.check_label", 1, INT)),
+    "verify, a study": ("verify", signalled("unet4d.datasets.verify.run_checks.check_image", 2, TERM)),
+    "verify, a study's labels": ("verify", signalled("unet4d.datasets.verify.run_checks.check_label", 1, INT)),
     "report, a study": ("report", signalled("unet4d.report._segmented", 2, TERM)),
     "report, a rename": ("report", signalled("os.replace", 2, INT)),
     "evaluate, a study": ("evaluate", signalled("unet4d.evaluate.score", 2, TERM)),
     "evaluate, the last study": ("evaluate", signalled("unet4d.evaluate.score", 3, INT)),
-    "train, verifying": ("train", signalled("unet4d.data.verification.verification.check_image", 1, TERM)),
+    "train, verifying": ("train", signalled("unet4d.datasets.verify.run_checks.check_image", 1, TERM)),
     "train, preprocessing": ("train", signalled("unet4d.data.cache._build", 2, INT)),
     "train, a step": ("train", signalled("unet4d.training.step.TrainingStep.update", 3, TERM)),
 }
@@ -216,7 +216,7 @@ def test_the_reason_stands_on_a_line_of_its_own_below_the_bar(words, tmp_path, c
     ("name", "target"),
     [
         ("predict", "unet4d.prediction.batch.prepare"),
-        ("verify", "unet4d.data.verification.verification.check_image"),
+        ("verify", "unet4d.datasets.verify.run_checks.check_image"),
         ("train", "unet4d.system.digests._digest"),
     ],
 )

@@ -6,16 +6,16 @@ import importlib
 
 import pytest
 
-from tests.data.convert.layouts import write_patient
+from tests.datasets.convert.layouts import write_patient
 from tests.stops import draw_nothing
-from unet4d.data.dataset import read_dataset
+from unet4d.datasets.dataset import read_dataset
 
 
 @pytest.mark.parametrize(
     ("module", "name"),
     [
-        ("unet4d.convert", "_written"),
-        ("unet4d.data.verification.verification", "check_image"),
+        ("unet4d.datasets.convert.convert", "_written"),
+        ("unet4d.datasets.verify.run_checks", "check_image"),
         ("unet4d.report", "_segmented"),
     ],
     ids=["convert", "verify", "report"],

@@ -16,8 +16,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from unet4d import load_model, read_image, segment
 from unet4d.config import Config, DataConfig, ModelConfig, TrainConfig
-from unet4d.data.dataset import read_dataset, split_folds
 from unet4d.data.phantom import write_phantom
+from unet4d.datasets.dataset import read_dataset, split_folds
 from unet4d.errors import InputError
 from unet4d.images.image4d import read_label
 from unet4d.metrics import count_voxels, dice

@@ -19,7 +19,7 @@ from hypothesis.extra.numpy import arrays
 
 from unet4d.cli import _parsed
 from unet4d.config import Config, DataConfig, ModelConfig
-from unet4d.data.dataset import read_dataset, split_folds
+from unet4d.datasets.dataset import read_dataset, split_folds
 from unet4d.errors import InputError, Unet4DError
 from unet4d.evaluate import evaluate
 from unet4d.images.image4d import Image4D, read_label, write_image

@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from unet4d.config import Config
-from unet4d.data.dataset import open_dataset
-from unet4d.data.references import label_maps
-from unet4d.data.studies import check_choice, check_there, expanded
+from unet4d.datasets.dataset import open_dataset
+from unet4d.datasets.find_studies import check_choice, check_there, expanded
+from unet4d.datasets.label_maps import label_maps
 from unet4d.errors import InputError
 from unet4d.models.checkpoint import BEST, LAST, PREVIOUS, checkpoint_of
 from unet4d.models.folds import check_models, fold_folder, holds_folds, holds_run

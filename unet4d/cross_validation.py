@@ -19,7 +19,7 @@ import yaml
 
 from unet4d.checks import check_cross_validation
 from unet4d.config import Config
-from unet4d.data.dataset import fewer_folds, open_dataset, split_folds
+from unet4d.datasets.dataset import fewer_folds, open_dataset, split_folds
 from unet4d.errors import InputError, Stopped, ToldElsewhere, Unet4DError
 from unet4d.models.folds import FOLDS, fold_folder, folds_in
 from unet4d.over_folds import over_folds, table

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from unet4d.data.dataset import Dataset
-from unet4d.data.references import (
+from unet4d.datasets.dataset import Dataset
+from unet4d.datasets.label_maps import (
     Reference,
     chosen,
     find_references,

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from unet4d.checks import check_predict
-from unet4d.data.convert import NO_OPTIONS, Options
-from unet4d.data.convert.names import natural_key
-from unet4d.data.dataset import read_dataset
-from unet4d.data.studies import AUTO, expanded, find_studies
-from unet4d.data.study import Study
+from unet4d.datasets.convert import NO_OPTIONS, Options
+from unet4d.datasets.convert.names import natural_key
+from unet4d.datasets.dataset import read_dataset
+from unet4d.datasets.find_studies import AUTO, expanded, find_studies
+from unet4d.datasets.study import Study
 from unet4d.errors import InputError, Unet4DError
 from unet4d.images.image4d import Outline
 from unet4d.models.checkpoint import TrainedModel
@@ -75,7 +75,7 @@ def predict(
         cases: of the dataset folders, take the training or test cases of these names.
         held_out: of the dataset folders, take the cases that the model's run was validated on; with several models all training
             cases, each segmented by the one model that was validated on it.
-        kind: layout of the inputs, of `unet4d.data.convert.KINDS`; "auto" finds it out.
+        kind: layout of the inputs, of `unet4d.datasets.convert.KINDS`; "auto" finds it out.
         options: what the inputs do not say, where they are in such a layout.
         formats: of the label maps, see prediction/formats.py.
         postprocess: "auto" does what `unet4d tune` recorded in the run, or the folder of folds, for these checkpoints.

@@ -11,10 +11,10 @@ from urllib.parse import quote
 
 import numpy as np
 
-from unet4d.data.convert import NO_OPTIONS, Options
-from unet4d.data.references import label_maps, named_classes
-from unet4d.data.studies import AUTO, source_at
-from unet4d.data.study import Source, Study
+from unet4d.datasets.convert import NO_OPTIONS, Options
+from unet4d.datasets.find_studies import AUTO, source_at
+from unet4d.datasets.label_maps import label_maps, named_classes
+from unet4d.datasets.study import Source, Study
 from unet4d.errors import InputError
 from unet4d.images.image4d import read_label
 from unet4d.images.nifti import case_name

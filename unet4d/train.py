@@ -17,9 +17,9 @@ from unet4d.checks import check_train
 from unet4d.config import BATCH_SIZE, FRAMES, Config, DataConfig
 from unet4d.data.cache import CachedStudy, cached_studies
 from unet4d.data.clip_frames import most_labelled
-from unet4d.data.dataset import cache_dir, fewer_folds, split_cases
 from unet4d.data.fingerprint import fingerprint
-from unet4d.data.verification.ready import ready
+from unet4d.datasets.dataset import cache_dir, fewer_folds, split_cases
+from unet4d.datasets.verify.gate import ready
 from unet4d.errors import InputError, Unet4DError
 from unet4d.models.checkpoint import BEST, Task, checkpoint_of, load_checkpoint
 from unet4d.models.conv_check import check_convolutions

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from unet4d.checks import check_tune
-from unet4d.data.dataset import Case, Dataset, read_dataset
-from unet4d.data.references import Reference, label_maps, read_reference
+from unet4d.datasets.dataset import Case, Dataset, read_dataset
+from unet4d.datasets.label_maps import Reference, label_maps, read_reference
 from unet4d.errors import InputError
 from unet4d.images.image4d import read_label
 from unet4d.images.nifti import check_same_grid, read_header

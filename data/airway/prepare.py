@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from unet4d.data.dataset_folder import filling
+from unet4d.datasets.writer import filling
 from unet4d.errors import InputError, Unet4DError
 from unet4d.images.image4d import Image4D, write_image
 from unet4d.system.files import write_json

@@ -12,7 +12,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from unet4d.data.dataset_folder import filling
+from unet4d.datasets.writer import filling
 from unet4d.errors import InputError, Unet4DError
 from unet4d.system.files import write_json
 

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from matplotlib.path import Path as Polygon
 
-from unet4d.data.dataset_folder import filling
+from unet4d.datasets.writer import filling
 from unet4d.errors import InputError, Unet4DError
 from unet4d.images.dicom.candidates import candidates
 from unet4d.images.dicom.files import scan

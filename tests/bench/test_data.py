@@ -25,7 +25,7 @@ from bench.data_rivals import CACHE, READING, TUNED, RandFramesd, from_files, in
 from bench.data_studies import write_studies
 from bench.measure import Rounds
 from unet4d.config import Config, ModelConfig
-from unet4d.data.dataset import read_dataset
+from unet4d.datasets.dataset import read_dataset
 
 FORK = multiprocessing.get_context("fork")
 TINY = Config(model=ModelConfig(channels=[2, 4]))

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from unet4d.data.dataset import Dataset, read_dataset
 from unet4d.data.phantom import write_phantom
+from unet4d.datasets.dataset import Dataset, read_dataset
 from unet4d.images.image4d import Image4D, write_image
 
 DatasetMaker = Callable[..., Dataset]

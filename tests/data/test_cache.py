@@ -22,7 +22,7 @@ from processes import exit_codes
 from unet4d.config import DataConfig
 from unet4d.data import cache, footprint
 from unet4d.data.cache import MEMO, CachedStudy, cached_studies
-from unet4d.data.dataset import read_dataset
+from unet4d.datasets.dataset import read_dataset
 from unet4d.errors import InputError, Unet4DError
 
 RAW = DataConfig(normalisation="none")
@@ -285,7 +285,7 @@ from pathlib import Path
 import numpy as np
 from unet4d.config import DataConfig
 from unet4d.data.cache import cached_studies
-from unet4d.data.dataset import read_dataset
+from unet4d.datasets.dataset import read_dataset
 
 save, calls = np.save, []
 

@@ -14,7 +14,7 @@ import torch
 from unet4d.data import normalisation
 from unet4d.data.normalisation import normalised
 from unet4d.data.spool import SpooledImage
-from unet4d.data.study import Stream
+from unet4d.datasets.study import Stream
 from unet4d.errors import InputError, Unet4DError
 from unet4d.images.grid import WorkingGrid
 from unet4d.images.image4d import read_frames, read_image, read_outline

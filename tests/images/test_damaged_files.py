@@ -16,7 +16,7 @@ import pytest
 
 from tests.images.slicer import write_segmentation, write_sequence, write_volume
 from tests.images.test_image4d import lay, oblique, ramp
-from unet4d.data.convert import NO_OPTIONS, find
+from unet4d.datasets.convert import NO_OPTIONS, find
 from unet4d.errors import InputError
 from unet4d.images.image4d import Image4D, read_frames, read_image, read_label
 from unet4d.images.nrrd import dimension_of, files_of, read_nrrd_image
@@ -194,7 +194,7 @@ def read_labels(path: Path, image: Image4D) -> None:
 
 def test_damaged_dicom_is_read_or_refused(tmp_path):
     pytest.importorskip("pydicom", reason="needs the extra dicom")
-    from tests.data.convert import dicom_files as files
+    from tests.datasets.convert import dicom_files as files
 
     rng = random.Random(0)
     array = files.ARRAY[:2, :6, :5, :2]

@@ -14,8 +14,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from unet4d.data.convert import KINDS, NO_OPTIONS, find
-from unet4d.data.studies import source_at
+from unet4d.datasets.convert import KINDS, NO_OPTIONS, find
+from unet4d.datasets.find_studies import source_at
 from unet4d.errors import InputError
 from unet4d.images import image4d
 from unet4d.images.image4d import Image4D, read_frames, read_image, read_label, read_outline, write_image

@@ -10,7 +10,7 @@ import pytest
 
 from tests.images.slicer import OBLIQUE, nrrd, write_volume
 from tests.images.slicer import write_sequence as write_image_sequence
-from unet4d.data.convert import NO_OPTIONS, find
+from unet4d.datasets.convert import NO_OPTIONS, find
 from unet4d.errors import InputError, Unet4DError
 from unet4d.images.image4d import Image4D
 from unet4d.images.itksnap import write_label_descriptions

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from unet4d import load_model, read_image
-from unet4d.data.nifti_studies import bare_source
+from unet4d.datasets.nifti_studies import bare_source
 from unet4d.errors import InputError, Unet4DError
 from unet4d.images.image4d import Image4D
 from unet4d.images.resample_back import NativeLabel

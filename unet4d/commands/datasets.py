@@ -36,7 +36,7 @@ def _phantom_options(parser: ArgumentParser) -> None:
 def _check_phantom(options: Namespace) -> None:
     from pathlib import Path
 
-    from unet4d.data.dataset_folder import check_fillable
+    from unet4d.datasets.writer import check_fillable
 
     check_fillable(Path(options.out))
 
@@ -94,9 +94,9 @@ def _convert_options(parser: ArgumentParser) -> None:
 
 
 def _convert(options: Namespace) -> None:
-    from unet4d.convert import convert
-    from unet4d.data.convert import Options
-    from unet4d.data.convert.durations import read_durations
+    from unet4d.datasets.convert import Options
+    from unet4d.datasets.convert.convert import convert
+    from unet4d.datasets.convert.frame_durations import read_durations
 
     o = options
     durations = None if o.frame_durations is None else read_durations(o.frame_durations)
@@ -121,7 +121,7 @@ def _check_verify(options: Namespace) -> None:
 
 
 def _verify(options: Namespace) -> None:
-    from unet4d.verify import verify
+    from unet4d.datasets.verify.verify import verify
 
     verify(options.dataset, options.out, options.json)
 

@@ -160,7 +160,7 @@ def _check_predict(options: Namespace) -> None:
     import os
 
     from unet4d.checks import check_predict
-    from unet4d.data.convert import Options
+    from unet4d.datasets.convert import Options
     from unet4d.prediction.shares import share_of
 
     o = options
@@ -173,7 +173,7 @@ def _check_predict(options: Namespace) -> None:
 def _predict(options: Namespace) -> None:
     import os
 
-    from unet4d.data.convert import Options
+    from unet4d.datasets.convert import Options
     from unet4d.predict import predict
     from unet4d.prediction.shares import share_of
     from unet4d.system.distributed import joined

@@ -74,7 +74,7 @@ def _report_options(parser: ArgumentParser) -> None:
 
 
 def _report(options: Namespace) -> None:
-    from unet4d.data.convert import Options
+    from unet4d.datasets.convert import Options
     from unet4d.report import report
 
     o = options

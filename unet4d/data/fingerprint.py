@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from statistics import median
 
 from unet4d.config import DataConfig, Size, triple
-from unet4d.data.dataset import Case
-from unet4d.data.verification.study_facts import StudyFacts, read_facts
+from unet4d.datasets.dataset import Case
+from unet4d.datasets.verify.study_facts import StudyFacts, read_facts
 from unet4d.images.grid import WorkingGrid
 
 

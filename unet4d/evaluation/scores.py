@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from unet4d import metrics
-from unet4d.data.dataset import Dataset
-from unet4d.data.references import Reference, read_reference
+from unet4d.datasets.dataset import Dataset
+from unet4d.datasets.label_maps import Reference, read_reference
 from unet4d.errors import InputError
 from unet4d.evaluation.heart import HeartMeasures, heart_measures
 from unet4d.evaluation.over_time import OverTime, over_time

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from unet4d.config import FRAMES
-from unet4d.data.study import Study
+from unet4d.datasets.study import Study
 from unet4d.errors import Unet4DError
 from unet4d.images.image4d import Outline
 from unet4d.postprocessing import Step, apply

@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from unet4d.data.dataset_json import can_name_a_file
-from unet4d.data.references import PREDICTION
-from unet4d.data.study import Study
+from unet4d.datasets.dataset_json import can_name_a_file
+from unet4d.datasets.label_maps import PREDICTION
+from unet4d.datasets.study import Study
 from unet4d.errors import InputError, Unet4DError
 from unet4d.images.image4d import Outline
 from unet4d.images.itksnap import write_label_descriptions

@@ -20,7 +20,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from unet4d.data.study import Study
+from unet4d.datasets.study import Study
 from unet4d.errors import InputError
 from unet4d.system.files import read_json, remove_partial, write_json
 

@@ -22,8 +22,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from unet4d.data.convert.names import natural_key
-from unet4d.data.references import PREDICTION
+from unet4d.datasets.convert.names import natural_key
+from unet4d.datasets.label_maps import PREDICTION
 from unet4d.prediction.records import HIDDEN, Record, Records
 from unet4d.system.csv_file import csv_text
 from unet4d.system.environment import versions

@@ -9,7 +9,7 @@ import torch
 
 from unet4d.data.normalisation import Scale
 from unet4d.data.spool import SpooledImage
-from unet4d.data.study import Study
+from unet4d.datasets.study import Study
 from unet4d.errors import InputError
 from unet4d.images.channels import unsigned
 from unet4d.images.grid import WorkingGrid

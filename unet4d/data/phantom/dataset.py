@@ -17,11 +17,11 @@ from typing import Any
 
 import numpy as np
 
-from unet4d.data.dataset_folder import filling
 from unet4d.data.phantom.cine import CINE
 from unet4d.data.phantom.dce import DCE
 from unet4d.data.phantom.flow import FLOW
 from unet4d.data.phantom.study import Array, Kind, PhantomStudy, Shape
+from unet4d.datasets.writer import filling
 from unet4d.errors import InputError
 from unet4d.images.channels import SIGNAL
 from unet4d.images.image4d import Image4D, write_image

@@ -1,0 +1,78 @@
+"""A dataset folder while it is written: whose it is, and when it is done."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from unet4d.data.phantom import write_phantom
+from unet4d.datasets.writer import filling
+from unet4d.errors import InputError
+
+
+def write_dataset(root: Path, *names: str) -> None:
+    """A dataset.json of test cases of these names, whose files need not be there."""
+    cases = [{"case": name, "image": f"images/{name}.nii"} for name in names]
+    about = {"channel_names": {"0": "MRI"}, "labels": {"background": 0, "heart": 1}, "test": cases}
+    (root / "dataset.json").write_text(json.dumps(about))
+
+
+def test_what_an_earlier_call_named_otherwise_is_gone(tmp_path):
+    """Pins a conversion that was stopped and begun again without patients' ids, which stayed in the names beside."""
+    stopped = filling(tmp_path)
+    stopped.__enter__()
+    for part in ("images", "labels"):
+        (tmp_path / part).mkdir()
+        (tmp_path / part / "DOE-JANE_series001.nii").touch()
+    with filling(tmp_path):
+        assert not list(tmp_path.rglob("*.nii"))
+        (tmp_path / "images").mkdir()
+        for name in ("a", "left out after all"):
+            (tmp_path / "images" / f"{name}.nii").touch()
+        write_dataset(tmp_path, "a")
+    assert [path.name for path in tmp_path.rglob("*.nii")] == ["a.nii"]
+
+
+def test_a_folder_that_was_stopped_is_filled_again_and_then_done(tmp_path):
+    out = tmp_path / "deep" / "out"
+    stopped = filling(out)
+    stopped.__enter__()
+    (out / "image").touch()
+    with filling(out):
+        write_dataset(out, "a")
+    assert sorted(path.name for path in out.iterdir()) == ["dataset.json", "image"]
+    with pytest.raises(InputError, match="holds a dataset already"), filling(out):
+        raise AssertionError
+
+
+@pytest.mark.parametrize("name", ["dataset.json", "image", ".hidden"])
+def test_a_folder_that_holds_anything_is_somebodys(tmp_path, name):
+    (tmp_path / name).touch()
+    with (
+        pytest.raises(InputError, match="holds a dataset already" if "json" in name else "is not empty"),
+        filling(tmp_path),
+    ):
+        raise AssertionError
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_an_empty_folder_will_do_and_a_file_will_not(tmp_path):
+    with filling(tmp_path):
+        write_dataset(tmp_path, "a")
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="is a file; wanted a new or empty folder"), filling(tmp_path / "file"):
+        raise AssertionError
+
+
+def test_a_stopped_phantom_can_be_run_again(tmp_path, monkeypatch):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("unet4d.data.phantom.dataset.write_text", stop)
+        with pytest.raises(KeyboardInterrupt):
+            write_phantom(tmp_path, 1, 2, shape=(32, 32, 4))
+    assert not (tmp_path / "dataset.json").exists()
+    assert write_phantom(tmp_path, 1, 2, shape=(32, 32, 4)).is_file()

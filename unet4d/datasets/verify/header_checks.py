@@ -1,0 +1,115 @@
+"""What a study's header says of time and space, where it can be read and yet be untrue."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from nibabel.spatialimages import HeaderDataError
+
+from unet4d.datasets.dataset_json import Case
+from unet4d.datasets.faults import Fault
+from unet4d.errors import InputError
+from unet4d.images.nifti import Header, affine_of, check_same_grid, frame_duration_s_of, spacing_of
+
+CYCLE_S = (0.08, 8.0)
+"""From the heartbeat of a mouse to a human's breath; a cycle of other length is neither."""
+STEP_S, CYCLIC_STEP_S = (0.01, 600.0), (0.005, CYCLE_S[1])
+"""Frames that follow one another faster have TR, a few ms, in place of their duration; slower ones another unit than is said."""
+_FORMS_APART = 0.1  # voxels of the finest axis by which a corner may differ between qform and sform
+_TIME_UNITS = {0: "no unit", 8: "s", 16: "ms", 24: "µs"}
+_SPACE_UNITS = {1: "metre", 3: "micrometre"}
+
+
+def check_header(case: Case, header: Header, shape: tuple[int, int, int, int], time: str | None) -> Iterator[Fault]:
+    """The faults of the first channel's header; `shape` is (T, X, Y, Z), `time` the dataset's."""
+    file = case.images[0]
+    if shape[0] > 1 and not case.channels_last:
+        why = _untrue_duration(case.frame_duration_s, header, shape[0], time)
+        if why:
+            todo = 'give the true "frame_duration_s" of the case in dataset.json'
+            yield Fault("frame-duration", f"{file}: {why}; {todo}", str(file), case.name)
+    yield from check_space(case, file, header, shape)
+
+
+def check_space(case: Case, file: Path, header: Header, shape: tuple[int, int, int, int]) -> Iterator[Fault]:
+    """The faults of a header's unit of length and of its two ways to say where the voxels lie."""
+    unit = _SPACE_UNITS.get(int(header["xyzt_units"]) & 0x07)
+    if unit:
+        spacing = " x ".join(f"{s:g}" for s in spacing_of(affine_of(header)))
+        message = f"{file}: its header is in {unit}, so that a voxel is {spacing} mm; see that this is true"
+        yield Fault("units", message, str(file), case.name)
+    if int(header["qform_code"]) > 0 and int(header["sform_code"]) > 0:
+        why = _forms_differ(header, shape)
+        if why:
+            yield Fault("forms", f"{file}: {why}", str(file), case.name)
+
+
+def _forms_differ(header: Header, shape: tuple[int, int, int, int]) -> str:
+    """Why the qform does not say what the sform does, which `affine_of` takes; empty where it does."""
+    sform, without = affine_of(header), header.copy()
+    without["sform_code"] = 0
+    try:
+        qform = affine_of(without)
+    except (ValueError, HeaderDataError):
+        qform = np.full((4, 4), np.nan)
+    if not np.isfinite(qform).all():
+        return "its qform cannot be computed, and the sform counts; set the qform to it, or export the study again"
+    ends = np.array([(*c, 1) for c in itertools.product(*((-0.5, n - 0.5) for n in shape[1:]))])
+    apart_mm = float(np.linalg.norm(ends @ (qform - sform).T, axis=1).max())
+    if apart_mm > _FORMS_APART * min(spacing_of(sform)):
+        return (
+            f"its qform and its sform place its corners up to {apart_mm:.3g} mm apart, and the sform counts; see which is true "
+            "and set both to it"
+        )
+    return ""
+
+
+def grid_fault(
+    case: Case,
+    file: Path,
+    header: Header,
+    shape: tuple[int, ...],
+    other: Path,
+    other_header: Header,
+    other_shape: tuple[int, ...],
+) -> Fault | None:
+    """Whether a file lies on another grid than the study's first image, by the tolerance of `check_same_grid`."""
+    try:
+        check_same_grid(file, header, shape, other, other_header, other_shape)
+    except InputError as error:
+        ours, theirs = (np.array(spacing_of(affine_of(one))) for one in (header, other_header))
+        if shape[-3:] != other_shape[-3:]:
+            kind = "shape"
+        elif shape != other_shape:
+            kind = "frames"
+        else:
+            kind = "affine" if np.allclose(ours, theirs, rtol=1e-3) else "spacing"
+        return Fault(kind, str(error), str(file), case.name)
+    return None
+
+
+def _untrue_duration(given_s: float | None, header: Header, frames: int, time: str | None) -> str:
+    """Why the frame duration is none, or cannot be true; empty where nothing speaks against it."""
+    step = float(str(header["pixdim"][4]))
+    code = int(header["xyzt_units"]) & 0x38
+    duration_s = given_s or frame_duration_s_of(header)
+    if duration_s is None:
+        unit = _TIME_UNITS.get(code, "a unit that is not of time")
+        return f"its header gives a frame duration of {step:g} with {unit}; wanted seconds above 0"
+    source = "dataset.json gives" if given_s else "its header gives"
+    if given_s is None and duration_s == 1.0:
+        return "its header gives a frame duration of 1 s exactly, which is what many tools write who do not know it"
+    if time == "cyclic":
+        cycle_s, (least, most) = frames * duration_s, CYCLE_S
+        if not least <= cycle_s <= most:
+            return (
+                f"{source} a frame duration of {duration_s:g} s, which makes a cycle of {cycle_s:.3g} s out of {frames} "
+                f"frames; wanted a heartbeat's or a breath's, {least:g} to {most:g} s"
+            )
+    least, most = CYCLIC_STEP_S if time == "cyclic" else STEP_S
+    if not least <= duration_s <= most:
+        return f"{source} a frame duration of {duration_s:g} s; wanted {least:g} to {most:g} s"
+    return ""

@@ -1,0 +1,176 @@
+"""Every study of a dataset opened once, all faults listed, and the results kept until a file or dataset.json changes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from unet4d.datasets.dataset_json import Case, Dataset, case_faults
+from unet4d.datasets.faults import ERROR, Fault, ordered
+from unet4d.datasets.verify.dataset_checks import check_across, split_stems
+from unet4d.datasets.verify.image_checks import check_image
+from unet4d.datasets.verify.label_checks import check_label
+from unet4d.datasets.verify.study_facts import StudyFacts
+from unet4d.datasets.verify.summary import fingerprint_of
+from unet4d.errors import InputError, Unet4DError
+from unet4d.system.digests import Stamp, settled, stamp
+from unet4d.system.failures import failure_of_study
+from unet4d.system.files import read_json, write_json
+from unet4d.system.progress_bar import ProgressBar
+from unet4d.system.threads import each_done
+
+VERSION = 3
+"""Raised whenever the same files would give other results."""
+KEPT = "fingerprint.json"
+AT_ONCE = 4
+"""Studies read at the same time, at most; each takes little more than a frame and its labels of memory."""
+
+Result = tuple[StudyFacts | None, tuple[Fault, ...]]
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What was found.
+
+    Attributes:
+        root: the dataset's folder.
+        faults: errors first.
+        studies: what each study is like whose image can be read, in the order of dataset.json.
+        opened: how many studies were opened; the results of the others were kept from before.
+        kept: the file the results lie in; None where none could be written.
+    """
+
+    root: Path
+    faults: tuple[Fault, ...]
+    studies: tuple[StudyFacts, ...]
+    opened: int = 0
+    kept: Path | None = None
+
+    @property
+    def errors(self) -> int:
+        """How many faults keep a training from starting."""
+        return sum(fault.severity == ERROR for fault in self.faults)
+
+    @property
+    def warnings(self) -> int:
+        """How many faults somebody should look at."""
+        return len(self.faults) - self.errors
+
+    @property
+    def facts(self) -> Mapping[str, StudyFacts]:
+        """Case to what its study is like."""
+        return {study.case: study for study in self.studies}
+
+    def fingerprint(self) -> dict[str, Any]:
+        """All studies and what they have in common, fit for JSON."""
+        return fingerprint_of(self.studies)
+
+
+def verify_dataset(dataset: Dataset, keep_in: Path | None = None) -> Verification:
+    """Look for everything that is wrong with a dataset whose dataset.json can be understood.
+
+    Args:
+        dataset: as `open_dataset` gives it; its files need not be there.
+        keep_in: the folder with the results of the last time, which gets those of this time; studies whose files and entry in
+            dataset.json have not changed since are not opened again. None: nothing is kept. It is the folder of this dataset
+            alone: results of studies that are not of it are dropped.
+    """
+    root = dataset.root
+    cases = (*dataset.training, *dataset.test)
+    now_ns = time.time_ns()
+    stamps = [[stamp(file) if file.is_file() else [] for file in case.files] for case in cases]
+    keys = [_key(case, dataset, of_files) for case, of_files in zip(cases, stamps, strict=True)]
+    may_keep = {
+        key: all(settled(one, now_ns) for one in of_files if one) for key, of_files in zip(keys, stamps, strict=True)
+    }
+    known = _kept(keep_in / KEPT) if keep_in else {}
+    todo = [i for i, key in enumerate(keys) if key not in known]
+    path = keep_in / KEPT if keep_in else None
+    try:
+        _check_into(known, may_keep, [(keys[i], cases[i]) for i in todo], dataset)
+    finally:
+        if path and todo:
+            path = _keep(path, known, may_keep)
+    results = [known[key] for key in keys]
+    faults = [fault.below(root) for fault in case_faults(dataset)]
+    faults += [fault for _, found in results for fault in found]
+    studies = [(case, facts) for case, (facts, _) in zip(cases, results, strict=True) if facts]
+    faults += [fault.below(root) for fault in (*split_stems(dataset), *check_across(dataset, studies))]
+    return Verification(root, tuple(ordered(faults)), tuple(facts for _, facts in studies), len(todo), path)
+
+
+def _check_into(
+    known: dict[str, Result], may_keep: dict[str, bool], todo: Sequence[tuple[str, Case]], dataset: Dataset
+) -> None:
+    """Check these studies, several at once, and note each result under its key as soon as it is there."""
+    done = each_done(lambda study: _check(study[1], dataset), todo, min(AT_ONCE, os.cpu_count() or 1))
+    for (key, _), (result, is_of_files) in ProgressBar(done, "verifying", len(todo), unit="study"):
+        known[key] = result
+        may_keep[key] &= is_of_files
+
+
+def _check(case: Case, dataset: Dataset) -> tuple[Result, bool]:
+    """Check a study; return what was found, and whether the study's files alone decided that, not the machine or a bug."""
+    try:
+        image = check_image(case, dataset.channel_names, dataset.time)
+        labels = check_label(case, dataset, image)
+    except Exception as error:
+        failure = failure_of_study(error)
+        fault = Fault("unreadable", f"{case.images[0]}: {failure}", str(case.images[0]), case.name)
+        return (None, (fault.below(dataset.root),)), isinstance(failure, InputError)
+    return (image.facts, tuple(fault.below(dataset.root) for fault in (*image.faults, *labels))), True
+
+
+def _key(case: Case, dataset: Dataset, stamps: Sequence[Stamp]) -> str:
+    """Changes with the study's files, its entry in dataset.json, and what that says of all studies."""
+    files = [(str(file.relative_to(dataset.root)), one) for file, one in zip(case.files, stamps, strict=True)]
+    said = [case.name, case.subject, case.labelled_frames, case.frame_duration_s, case.channels_last, case.channels]
+    shape = sorted(case.label) if isinstance(case.label, Mapping) else None
+    of_all = [dataset.labels, dataset.time, dataset.channel_names, case.channel_kinds]
+    return hashlib.sha256(json.dumps([VERSION, files, said, shape, of_all]).encode()).hexdigest()[:32]
+
+
+def _kept(path: Path) -> dict[str, Result]:
+    """The results that lie in a file, by key; none where it is missing, damaged or of another version."""
+    try:
+        entry = read_json(path)
+        if entry["version"] != VERSION or entry.pop("digest") != _digest(entry):
+            return {}
+        studies = [StudyFacts.from_dict(study) for study in entry["studies"]]
+        return {
+            row["key"]: (
+                None if row["study"] is None else studies[row["study"]],
+                tuple(Fault(**fault) for fault in row["faults"]),
+            )
+            for row in entry["verified"]
+        }
+    except (InputError, LookupError, TypeError, ValueError, AttributeError):
+        return {}
+
+
+def _digest(entry: Mapping[str, Any]) -> str:
+    """Return a digest of what a file of results holds, so that one that was changed by hand or by a fault is not used."""
+    return hashlib.sha256(json.dumps(entry, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def _keep(path: Path, results: Mapping[str, Result], keys: Mapping[str, bool]) -> Path | None:
+    """Write what the studies of these keys are like, and the results of those that may be remembered; None if it cannot be done."""
+    studies: list[StudyFacts] = []
+    rows = []
+    for key in [key for key in keys if key in results]:
+        facts, faults = results[key]
+        if keys[key]:
+            rows.append({"key": key, "study": len(studies) if facts else None, "faults": [asdict(f) for f in faults]})
+        studies += [facts] if facts else []
+    entry = {"version": VERSION, **fingerprint_of(studies), "verified": rows}
+    try:
+        write_json(path, {**entry, "digest": _digest(entry)})
+    except (Unet4DError, OSError):
+        return None
+    return path
