@@ -17,8 +17,8 @@ from unet4d.data.augmentation.space import Warp, centred, flipped, turned_veloci
 from unet4d.data.augmentation.strengths import CORRUPTION, INTENSITY, SPACE
 from unet4d.data.clip_frames import STRENGTHS, Timing, clip_frames
 from unet4d.data.normalisation import normalised
-from unet4d.data.phantom import make_cine
 from unet4d.images.channels import SIGNAL
+from unet4d.phantom import make_cine
 from unet4d.pictures.png import class_colour, new_figure, rendered
 
 FRAMES, READ, PATCH, SLICE = 12, (136, 136, 7), (96, 96, 7), 3

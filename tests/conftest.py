@@ -17,9 +17,9 @@ from limits import pytest_collection_modifyitems, pytest_exception_interact, pyt
 
 from unet4d.cli import run
 from unet4d.config import Config, DataConfig, InferenceConfig, ModelConfig, TrainConfig
-from unet4d.data.phantom import write_phantom
 from unet4d.models.checkpoint import Task, save_checkpoint
 from unet4d.models.clstm_unet import build_network
+from unet4d.phantom import write_phantom
 from unet4d.train import train
 
 torch.set_num_threads(1)

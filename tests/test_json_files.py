@@ -13,13 +13,13 @@ import pytest
 
 from tests.mutations import damaged, mutated, outcome
 from unet4d.cross_validation import _check_same
-from unet4d.data.phantom import write_phantom
 from unet4d.datasets.dataset import read_dataset
 from unet4d.datasets.label_maps import named_classes, recorded_folds, recorded_times
 from unet4d.datasets.verify.run_checks import KEPT, verify_dataset
 from unet4d.evaluation.written import read_evaluation
 from unet4d.info import _made_with
 from unet4d.pages.provenance import of_study, recorded
+from unet4d.phantom import write_phantom
 from unet4d.postprocessing import POSTPROCESSING, read_steps
 from unet4d.prediction.folder import PREDICTION
 from unet4d.prediction.records import Records

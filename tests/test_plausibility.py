@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from unet4d.data.phantom import make_cine, make_dce
+from unet4d.phantom import make_cine, make_dce
 from unet4d.plausibility import checked, flags
 
 

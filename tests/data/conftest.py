@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from unet4d.data.phantom import write_phantom
 from unet4d.datasets.dataset import Dataset, read_dataset
 from unet4d.images.image4d import Image4D, write_image
+from unet4d.phantom import write_phantom
 
 DatasetMaker = Callable[..., Dataset]
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from unet4d.data.phantom import write_phantom
 from unet4d.datasets.writer import filling
 from unet4d.errors import InputError
+from unet4d.phantom import write_phantom
 
 
 def write_dataset(root: Path, *names: str) -> None:
@@ -71,7 +71,7 @@ def test_a_stopped_phantom_can_be_run_again(tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("unet4d.data.phantom.dataset.write_text", stop)
+        patch.setattr("unet4d.phantom.dataset.write_text", stop)
         with pytest.raises(KeyboardInterrupt):
             write_phantom(tmp_path, 1, 2, shape=(32, 32, 4))
     assert not (tmp_path / "dataset.json").exists()

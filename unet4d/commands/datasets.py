@@ -42,7 +42,7 @@ def _check_phantom(options: Namespace) -> None:
 
 
 def _phantom(options: Namespace) -> None:
-    from unet4d.data.phantom import write_phantom
+    from unet4d.phantom import write_phantom
 
     o = options
     path = write_phantom(

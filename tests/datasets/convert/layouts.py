@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from unet4d.data.phantom import LABELS, PhantomStudy, make_cine
 from unet4d.images.image4d import Image4D, write_image
+from unet4d.phantom import LABELS, PhantomStudy, make_cine
 
 FRAMES, SHAPE = 4, (32, 32, 4)
 

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from tests.datasets.convert.layouts import FRAMES, frame_of, image_of, phantom_study, write, write_patient
-from unet4d.data.phantom import LABELS
 from unet4d.datasets.convert import Options, find
 from unet4d.datasets.convert.acdc import is_kind
 from unet4d.datasets.study import Source, Study
 from unet4d.errors import InputError
+from unet4d.phantom import LABELS
 
 
 def found(root: Path, **options) -> Source:

@@ -22,13 +22,13 @@ from tests.datasets.convert.layouts import (
     write_nnunet_frames,
     write_patient,
 )
-from unet4d.data.phantom import LABELS
 from unet4d.datasets.convert import KINDS, NO_OPTIONS, Options
 from unet4d.datasets.convert.convert import convert
 from unet4d.datasets.dataset import Dataset, read_dataset, read_labelled
 from unet4d.datasets.study import Source, Study
 from unet4d.errors import InputError
 from unet4d.images.image4d import Image4D, read_image
+from unet4d.phantom import LABELS
 
 PATTERN = r"(?P<subject>.+)_frame(?P<frame>\d+)"
 

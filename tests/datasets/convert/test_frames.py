@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 
 from tests.images.slicer import OBLIQUE, write_segmentation, write_sequence, write_volume
-from unet4d.data.phantom import LABELS, make_cine
 from unet4d.datasets.convert import Options, detected, find
 from unet4d.datasets.convert.frames import is_kind
 from unet4d.datasets.convert.names import natural_key, time_order
 from unet4d.datasets.dataset import read_dataset, read_labelled
 from unet4d.datasets.study import Source
 from unet4d.errors import InputError
+from unet4d.phantom import LABELS, make_cine
 
 GRID = (4, 3, 2)
 SEGMENTS = [(name, value, 0) for name, value in LABELS.items() if value]

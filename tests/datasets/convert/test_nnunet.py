@@ -19,7 +19,6 @@ from tests.datasets.convert.layouts import (
     write_nnunet_4d,
     write_nnunet_frames,
 )
-from unet4d.data.phantom import LABELS
 from unet4d.datasets.convert import Options, find
 from unet4d.datasets.convert.names import shared_stems
 from unet4d.datasets.convert.nnunet import is_kind
@@ -27,6 +26,7 @@ from unet4d.datasets.dataset import read_dataset, split_folds
 from unet4d.datasets.study import Source, Study
 from unet4d.errors import InputError
 from unet4d.images.image4d import Image4D
+from unet4d.phantom import LABELS
 
 PATTERN = r"(?P<subject>.+)_frame(?P<frame>\d+)"
 

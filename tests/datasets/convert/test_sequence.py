@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from tests.images.slicer import OBLIQUE, geometry, write, write_segmentation, write_sequence, write_volume
-from unet4d.data.phantom import LABELS, make_cine
 from unet4d.datasets.convert import Options, detected, find
 from unet4d.datasets.convert.sequence import is_kind
 from unet4d.datasets.dataset import read_dataset, read_labelled
 from unet4d.datasets.study import Source, Study
 from unet4d.errors import InputError
+from unet4d.phantom import LABELS, make_cine
 
 GRID = (4, 3, 2)
 SERIES = np.arange(5 * 24, dtype=np.int16).reshape(5, *GRID)

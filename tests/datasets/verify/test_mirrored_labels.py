@@ -9,9 +9,9 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from unet4d.data.phantom import make_cine, make_dce, make_flow
 from unet4d.datasets.dataset import read_dataset
 from unet4d.datasets.verify.mirrored_labels import GRID, MIRRORS, compared_frames, mirrored, reduced
+from unet4d.phantom import make_cine, make_dce, make_flow
 
 ACDC = Path(os.environ.get("UNET4D_ACDC14", Path(__file__).parents[4] / "shared/data/acdc14"))
 

@@ -11,11 +11,11 @@ import pytest
 
 from tests.datasets.verify import planting as p
 from tests.datasets.verify.planting import Spoil, blank, both, case, duration, frames, image, label, put, rewrite
-from unet4d.data.phantom import write_phantom
 from unet4d.datasets.dataset import open_dataset, read_dataset, read_labelled
 from unet4d.datasets.faults import ERROR, KINDS
 from unet4d.datasets.verify.run_checks import verify_dataset
 from unet4d.errors import InputError
+from unet4d.phantom import write_phantom
 
 FRAMES = 14
 

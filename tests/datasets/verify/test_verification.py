@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 
 from tests.datasets.verify.planting import about, blank, by_frame, case, image, label, put, rewrite
-from unet4d.data.phantom import write_phantom
 from unet4d.datasets.dataset import open_dataset
 from unet4d.datasets.faults import Fault, ordered
 from unet4d.datasets.verify import header_checks
@@ -21,6 +20,7 @@ from unet4d.datasets.verify.run_checks import KEPT, Verification, verify_dataset
 from unet4d.datasets.verify.study_facts import StudyFacts
 from unet4d.datasets.verify.summary import in_words, summary
 from unet4d.images.image4d import Image4D
+from unet4d.phantom import write_phantom
 from unet4d.system import digests
 from unet4d.system.files import read_json
 from unet4d.system.text import describe_frames

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from tests.datasets.verify.planting import about, blank, case, duration, image, label, put, rewrite, to_test
-from unet4d.data.phantom import write_phantom
 from unet4d.datasets.verify import run_checks
 from unet4d.datasets.verify.run_checks import KEPT
 from unet4d.errors import InputError
+from unet4d.phantom import write_phantom
 from unet4d.system import digests
 
 ACDC = Path(os.environ.get("UNET4D_ACDC14", Path(__file__).parents[2] / "shared/data/acdc14"))

@@ -17,15 +17,15 @@ from typing import Any
 
 import numpy as np
 
-from unet4d.data.phantom.cine import CINE
-from unet4d.data.phantom.dce import DCE
-from unet4d.data.phantom.flow import FLOW
-from unet4d.data.phantom.study import Array, Kind, PhantomStudy, Shape
 from unet4d.datasets.writer import filling
 from unet4d.errors import InputError
 from unet4d.images.channels import SIGNAL
 from unet4d.images.image4d import Image4D, write_image
 from unet4d.images.nifti import header_for, write_nifti
+from unet4d.phantom.cine import CINE
+from unet4d.phantom.dce import DCE
+from unet4d.phantom.flow import FLOW
+from unet4d.phantom.study import Array, Kind, PhantomStudy, Shape
 from unet4d.system.csv_file import csv_text
 from unet4d.system.files import replacing, write_json, write_text
 from unet4d.system.progress_bar import ProgressBar

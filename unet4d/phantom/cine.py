@@ -17,9 +17,11 @@ from dataclasses import asdict
 import numpy as np
 from numpy.typing import NDArray
 
-from unet4d.data.phantom.cover import Cover, cover
-from unet4d.data.phantom.heart import Array, Beat, Heart, beats
-from unet4d.data.phantom.scanner import (
+from unet4d.errors import InputError
+from unet4d.images.channels import SIGNAL
+from unet4d.phantom.cover import Cover, cover
+from unet4d.phantom.heart import Array, Beat, Heart, beats
+from unet4d.phantom.scanner import (
     KINDS,
     Scanner,
     acquire,
@@ -29,11 +31,9 @@ from unet4d.data.phantom.scanner import (
     paint_heart,
     spoil,
 )
-from unet4d.data.phantom.study import Kind, PhantomStudy, Seed, Shape, check_size, volumes_of
-from unet4d.data.phantom.subject import THROUGH, Grid, draw_subject, points_of
-from unet4d.data.phantom.thorax import draw_thorax, render_thorax
-from unet4d.errors import InputError
-from unet4d.images.channels import SIGNAL
+from unet4d.phantom.study import Kind, PhantomStudy, Seed, Shape, check_size, volumes_of
+from unet4d.phantom.subject import THROUGH, Grid, draw_subject, points_of
+from unet4d.phantom.thorax import draw_thorax, render_thorax
 
 LABELS = {"background": 0, "right ventricle": 1, "myocardium": 2, "left ventricle": 3}
 """Class names and values, as in ACDC (Bernard et al., IEEE Trans Med Imaging 37:2514, 2018)."""

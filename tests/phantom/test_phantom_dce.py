@@ -8,10 +8,10 @@ from functools import cache
 import numpy as np
 import pytest
 
-from unet4d.data.phantom import PhantomStudy, make_dce
-from unet4d.data.phantom.abdomen import draw_abdomen, shape_volumes_ml
-from unet4d.data.phantom.dce import LABELS
-from unet4d.data.phantom.uptake import HAEMATOCRIT, Tissue, arterial_mm, concentration_mm, signal
+from unet4d.phantom import PhantomStudy, make_dce
+from unet4d.phantom.abdomen import draw_abdomen, shape_volumes_ml
+from unet4d.phantom.dce import LABELS
+from unet4d.phantom.uptake import HAEMATOCRIT, Tissue, arterial_mm, concentration_mm, signal
 
 CORTEX, MEDULLA, LESION = 1, 2, 3
 SHAPE = (84, 56, 16)

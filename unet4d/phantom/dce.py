@@ -18,11 +18,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
-from unet4d.data.phantom.abdomen import TISSUES, draw_abdomen, paint_organs, shape_volumes_ml, still_tissues
-from unet4d.data.phantom.study import Array, Kind, PhantomStudy, Seed, Shape, check_intact, volumes_of
-from unet4d.data.phantom.thorax import grain
-from unet4d.data.phantom.uptake import Tissue, arterial_mm, concentration_mm, signal
 from unet4d.images.channels import MAP, SIGNAL
+from unet4d.phantom.abdomen import TISSUES, draw_abdomen, paint_organs, shape_volumes_ml, still_tissues
+from unet4d.phantom.study import Array, Kind, PhantomStudy, Seed, Shape, check_intact, volumes_of
+from unet4d.phantom.thorax import grain
+from unet4d.phantom.uptake import Tissue, arterial_mm, concentration_mm, signal
 
 LABELS = {"background": 0, "renal cortex": 1, "renal medulla": 2, "lesion": 3}
 SMALLEST_SHAPE = (24, 20, 6)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from unet4d.data.phantom.heart import Array, Heart, beats, draw_heart
+from unet4d.phantom.heart import Array, Heart, beats, draw_heart
 
 THROUGH = 5  # samples through a slice, so that its borders are mixed as in a thick slice
 

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
-from unet4d.data.phantom.cover import Cover
-from unet4d.data.phantom.thorax import grain
+from unet4d.phantom.cover import Cover
+from unet4d.phantom.thorax import grain
 
 Array = NDArray[np.floating[Any]]
 

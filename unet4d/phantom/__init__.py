@@ -14,10 +14,10 @@ dce.py       contrast uptake of the kidneys: series, T1 map, label and truth
 uptake.py    contrast agent and signal     abdomen.py       kidneys, lesion and what lies round them
 """
 
-from unet4d.data.phantom.cine import LABELS, make_cine
-from unet4d.data.phantom.dataset import KINDS, write_phantom
-from unet4d.data.phantom.dce import make_dce
-from unet4d.data.phantom.flow import make_flow
-from unet4d.data.phantom.study import PhantomStudy
+from unet4d.phantom.cine import LABELS, make_cine
+from unet4d.phantom.dataset import KINDS, write_phantom
+from unet4d.phantom.dce import make_dce
+from unet4d.phantom.flow import make_flow
+from unet4d.phantom.study import PhantomStudy
 
 __all__ = ["KINDS", "LABELS", "PhantomStudy", "make_cine", "make_dce", "make_flow", "write_phantom"]

@@ -23,11 +23,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
-from unet4d.data.phantom.mediastinum import Surroundings, beating, draw_surroundings
-from unet4d.data.phantom.study import Array, Kind, PhantomStudy, Seed, Shape, check_intact, volumes_of
-from unet4d.data.phantom.thorax import grain
-from unet4d.data.phantom.vessels import Near, Vessel, ejected, ejection, fills, near, pulse, tube, velocity, volume_ml
 from unet4d.images.channels import SIGNAL
+from unet4d.phantom.mediastinum import Surroundings, beating, draw_surroundings
+from unet4d.phantom.study import Array, Kind, PhantomStudy, Seed, Shape, check_intact, volumes_of
+from unet4d.phantom.thorax import grain
+from unet4d.phantom.vessels import Near, Vessel, ejected, ejection, fills, near, pulse, tube, velocity, volume_ml
 
 LABELS = {"background": 0, "aorta": 1, "pulmonary artery": 2}
 SMALLEST_SHAPE = (24, 24, 8)

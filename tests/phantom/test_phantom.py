@@ -12,11 +12,11 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from unet4d.data.phantom import KINDS, LABELS, PhantomStudy, make_cine, write_phantom
-from unet4d.data.phantom.cover import cover
-from unet4d.data.phantom.heart import EJECTION_FRACTIONS, beats, contraction, draw_heart
 from unet4d.errors import InputError
 from unet4d.images.image4d import read_image, read_label
+from unet4d.phantom import KINDS, LABELS, PhantomStudy, make_cine, write_phantom
+from unet4d.phantom.cover import cover
+from unet4d.phantom.heart import EJECTION_FRACTIONS, beats, contraction, draw_heart
 
 RV, MYOCARDIUM, LV = 1, 2, 3
 SHAPE = (56, 52, 6)

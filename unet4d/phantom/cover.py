@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from unet4d.data.phantom.heart import Array, Beat, Heart, crescent, profile, ring
+from unet4d.phantom.heart import Array, Beat, Heart, crescent, profile, ring
 
 
 @dataclass(frozen=True)

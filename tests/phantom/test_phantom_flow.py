@@ -8,9 +8,9 @@ from functools import cache
 import numpy as np
 import pytest
 
-from unet4d.data.phantom import PhantomStudy, make_flow
-from unet4d.data.phantom.flow import LABELS
-from unet4d.data.phantom.vessels import ejected, ejection, fills, near, pulse, tube, velocity, volume_ml
+from unet4d.phantom import PhantomStudy, make_flow
+from unet4d.phantom.flow import LABELS
+from unet4d.phantom.vessels import ejected, ejection, fills, near, pulse, tube, velocity, volume_ml
 
 SHAPE = (60, 66, 30)
 SEEDS = (0, 1)
