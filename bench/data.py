@@ -23,9 +23,9 @@ from bench.data_rivals import CACHE, READING, TUNED, from_files, in_memory
 from bench.data_studies import write_studies
 from bench.measure import Rounds
 from unet4d.config import Config, Size
-from unet4d.data.cache import cached_studies
-from unet4d.data.footprint import footprint
 from unet4d.datasets.dataset import read_dataset
+from unet4d.pipeline.cache import cached_studies
+from unet4d.pipeline.resources import footprint
 from unet4d.system.memory import free_memory_bytes
 
 Row = dict[str, Any]

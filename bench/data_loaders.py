@@ -9,9 +9,9 @@ from pathlib import Path
 from torch import Tensor
 
 from unet4d.config import DataConfig, Size
-from unet4d.data.cache import cached_studies
-from unet4d.data.sampling import ClipDataset, loader
 from unet4d.datasets.dataset import read_dataset
+from unet4d.pipeline.cache import cached_studies
+from unet4d.pipeline.clip_dataset import ClipDataset, loader
 
 OURS, MILD, STRONG = "unet4d", "unet4d, mild augmentation", "unet4d, strong augmentation, of time too"
 ENDLESS = 10**6

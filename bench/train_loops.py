@@ -16,13 +16,13 @@ import torch
 from torch import Tensor
 
 from unet4d.config import Config, Precision, triple
-from unet4d.data.cache import CachedStudy, cached_studies
-from unet4d.data.sampling import Batch, ClipDataset, loader
 from unet4d.datasets.dataset import read_dataset
 from unet4d.models.checkpoint import Task
 from unet4d.models.clstm_unet import CLSTMUNet
 from unet4d.models.device import autocast, set_tf32
 from unet4d.phantom import write_phantom
+from unet4d.pipeline.cache import CachedStudy, cached_studies
+from unet4d.pipeline.clip_dataset import Batch, ClipDataset, loader
 from unet4d.resolve import resolved
 from unet4d.system.distributed import Ranks
 from unet4d.training.feed import Feed

@@ -9,7 +9,7 @@ from typing import NamedTuple, TypeVar
 from contact_sheet import contact_sheet
 from PIL import Image
 
-from unet4d.data.augmentation.strengths import (
+from unet4d.pipeline.augmentation.presets import (
     CORRUPTION,
     INTENSITY,
     SPACE,
@@ -18,19 +18,20 @@ from unet4d.data.augmentation.strengths import (
     IntensityStrength,
     SpaceStrength,
 )
-from unet4d.data.clip_frames import STRENGTHS, TimeStrength
+from unet4d.pipeline.clip_frames import STRENGTHS, TimeStrength
 from unet4d.system.files import replacing, write_text
 
 HERE = Path(__file__).parent
 BEFORE = """\
 # Augmentation
 
-How training clips are varied. `data.augmentation` (off, mild, strong) holds for space and intensity, `data.flip_axes` for
-mirroring, `data.time_augmentation` (off, mild, strong) for time and for single frames that went wrong. All parameters of a clip are
-drawn first, from the run's seed and the clip's number; deterministic functions then apply them, each of which can be called alone
-(`unet4d/data/augmentation/`, `unet4d/data/clip_frames.py`). One warp holds for all frames of a clip and its labels, one contrast
-for all frames: two equal frames stay equal under all but noise. What a frame loses when it goes wrong, its neighbours still show,
-and its label stays: this is what recurrence is for.
+How training clips are varied. `data.augmentation` (off, mild, strong) holds for space and intensity, `data.flip_axes`
+for mirroring, `data.time_augmentation` (off, mild, strong) for time and for single frames that went wrong. All
+parameters of a clip are drawn first, from the run's seed and the clip's number; deterministic functions then apply
+them, each of which can be called alone (`unet4d/pipeline/augmentation/`, `unet4d/pipeline/clip_frames.py`). One warp
+holds for all frames of a clip and its labels, one contrast for all frames: two equal frames stay equal under all but
+noise. What a frame loses when it goes wrong, its neighbours still show, and its label stays: this is what recurrence
+is for.
 
 This page and its picture are written by `python docs/augmentation.py`; a test holds the page to the code. "20 %: 0.3 to 1" reads:
 in 20 % of the clips, a number drawn evenly from that range. Intensities are in standard deviations of the study.

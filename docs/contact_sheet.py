@@ -11,15 +11,15 @@ import torch
 from matplotlib.axes import Axes
 from torch import Tensor
 
-from unet4d.data.augmentation.corruption import Dropout, Ghosting, dropped, ghosted, mistriggered
-from unet4d.data.augmentation.intensity import DEGREES, Contrast, blurred, coarsened, contrasted, noisy, shaded
-from unet4d.data.augmentation.space import Warp, centred, flipped, turned_velocities, warped
-from unet4d.data.augmentation.strengths import CORRUPTION, INTENSITY, SPACE
-from unet4d.data.clip_frames import STRENGTHS, Timing, clip_frames
-from unet4d.data.normalisation import normalised
 from unet4d.images.channels import SIGNAL
 from unet4d.phantom import make_cine
 from unet4d.pictures.png import class_colour, new_figure, rendered
+from unet4d.pipeline.augmentation.artifacts import Dropout, Ghosting, dropped, ghosted, mistriggered
+from unet4d.pipeline.augmentation.intensity import DEGREES, Contrast, blurred, coarsened, contrasted, noisy, shaded
+from unet4d.pipeline.augmentation.presets import CORRUPTION, INTENSITY, SPACE
+from unet4d.pipeline.augmentation.spatial import Warp, centred, flipped, turned_velocities, warped
+from unet4d.pipeline.clip_frames import STRENGTHS, Timing, clip_frames
+from unet4d.pipeline.normalization import normalised
 
 FRAMES, READ, PATCH, SLICE = 12, (136, 136, 7), (96, 96, 7), 3
 HURT = 2

@@ -17,7 +17,7 @@ import yaml
 
 from unet4d.candidates import Counts, candidates, planned_model, same_view, usual_largest, ways, whole_study
 from unet4d.config import Config, DataConfig, MemoryConfig, ModelConfig, TrainConfig
-from unet4d.data.fingerprint import Fingerprint
+from unet4d.pipeline.fingerprint import Fingerprint
 from unet4d.plan import Plan, _cheapest, plan
 from unet4d.system.gpu_memory import CONTEXT_BYTES, GB, NCCL_BYTES, sufficient_bytes
 from unet4d.training.step_memory import Fit, StepMemory

@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 from statistics import median
 
 from unet4d.config import CHANNELS, FRAMES, Config, MemoryConfig, ModelConfig, Size, triple
-from unet4d.data.fingerprint import Fingerprint
 from unet4d.models.topology import rounded_up, total_stride
+from unet4d.pipeline.fingerprint import Fingerprint
 from unet4d.resolve import resolved_model
 from unet4d.system.progress_bar import ProgressBar
 from unet4d.system.signals import check_stop

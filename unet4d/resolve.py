@@ -9,11 +9,11 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from unet4d.config import BATCH_SIZE, FOLDS, FRAMES, Config, ModelConfig
-from unet4d.data.fingerprint import fingerprint
 from unet4d.datasets.dataset import Case
 from unet4d.datasets.verify.study_facts import StudyFacts
 from unet4d.models.device import resolve_precision
 from unet4d.models.topology import rounded_up, strides_and_kernels, total_stride
+from unet4d.pipeline.fingerprint import fingerprint
 from unet4d.system.distributed import ALONE, Ranks
 
 LARGEST_PATCH = (128, 128, 32)

@@ -15,9 +15,6 @@ import yaml
 
 from unet4d.checks import check_train
 from unet4d.config import BATCH_SIZE, FRAMES, Config, DataConfig
-from unet4d.data.cache import CachedStudy, cached_studies
-from unet4d.data.clip_frames import most_labelled
-from unet4d.data.fingerprint import fingerprint
 from unet4d.datasets.dataset import cache_dir, fewer_folds, split_cases
 from unet4d.datasets.verify.gate import ready
 from unet4d.errors import InputError, Unet4DError
@@ -25,6 +22,9 @@ from unet4d.models.checkpoint import BEST, Task, checkpoint_of, load_checkpoint
 from unet4d.models.conv_check import check_convolutions
 from unet4d.models.device import find_device, set_tf32
 from unet4d.out_of_memory import out_of_memory_words, smaller_settings
+from unet4d.pipeline.cache import CachedStudy, cached_studies
+from unet4d.pipeline.clip_frames import most_labelled
+from unet4d.pipeline.fingerprint import fingerprint
 from unet4d.resolve import resolved
 from unet4d.system.distributed import ALONE, Ranks
 from unet4d.system.files import write_text

@@ -12,7 +12,6 @@ import pytest
 
 from unet4d import load_model, read_image, segment
 from unet4d.config import DataConfig
-from unet4d.data.cache import CachedStudy, cached_studies
 from unet4d.datasets.dataset import read_dataset
 from unet4d.datasets.nifti_studies import study_of
 from unet4d.errors import InputError
@@ -20,6 +19,7 @@ from unet4d.images.channels import MAP, SIGNAL
 from unet4d.models.checkpoint import BEST, LAST
 from unet4d.phantom import KINDS as PHANTOMS
 from unet4d.phantom import write_phantom
+from unet4d.pipeline.cache import CachedStudy, cached_studies
 from unet4d.predict import predict
 from unet4d.segmentation import Settings, prepare
 from unet4d.train import train

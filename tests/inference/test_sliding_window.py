@@ -7,8 +7,8 @@ import torch
 
 from unet4d import CLSTMUNet
 from unet4d.config import InferenceConfig
-from unet4d.data.augmentation.space import flipped
 from unet4d.inference.sliding_window import Answering, sliding_window
+from unet4d.pipeline.augmentation.spatial import flipped
 
 CPU = torch.device("cpu")
 

@@ -12,12 +12,12 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.flop_counter import FlopCounterMode
 
 from unet4d.config import DataConfig, MemoryConfig, ModelConfig
-from unet4d.data.cache import CachedStudy
-from unet4d.data.sampling import ClipDataset, collate
 from unet4d.errors import InputError
 from unet4d.models import clstm_unet
 from unet4d.models.clstm_unet import CLSTMUNet, build_network
 from unet4d.models.memory_trace import peak_bytes
+from unet4d.pipeline.cache import CachedStudy
+from unet4d.pipeline.clip_dataset import ClipDataset, collate
 from unet4d.system.distributed import Ranks
 from unet4d.training.clip_loss import ClipLoss
 from unet4d.training.loss import LabelledFramesLoss

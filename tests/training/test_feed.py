@@ -22,9 +22,9 @@ import torch
 from processes import exit_code
 
 from unet4d.config import Config, DataConfig, TrainConfig
-from unet4d.data.cache import CachedStudy
-from unet4d.data.sampling import ClipDataset
 from unet4d.errors import InputError, Stopped, Unet4DError
+from unet4d.pipeline.cache import CachedStudy
+from unet4d.pipeline.clip_dataset import ClipDataset
 from unet4d.system.distributed import Ranks
 from unet4d.system.signals import ignore_stop_signals
 from unet4d.training import feed as feed_module

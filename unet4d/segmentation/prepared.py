@@ -7,8 +7,6 @@ from dataclasses import dataclass
 
 import torch
 
-from unet4d.data.normalisation import Scale
-from unet4d.data.spool import SpooledImage
 from unet4d.datasets.study import Study
 from unet4d.errors import InputError
 from unet4d.images.channels import unsigned
@@ -19,6 +17,8 @@ from unet4d.inference.windows import Pixels
 from unet4d.models.checkpoint import TrainedModel
 from unet4d.models.device import resolve_precision
 from unet4d.models.ensemble import check_alike
+from unet4d.pipeline.disk_image import SpooledImage
+from unet4d.pipeline.normalization import Scale
 from unet4d.segmentation.settings import Models, Settings
 from unet4d.system.memory import return_freed_memory
 from unet4d.system.text import count

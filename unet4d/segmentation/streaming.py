@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from unet4d.config import Precision
-from unet4d.data.normalisation import Scale
 from unet4d.errors import InputError
 from unet4d.images.grid import WorkingGrid
 from unet4d.images.image4d import Image4D
@@ -20,6 +19,7 @@ from unet4d.inference.sliding_window import Answering, Rows
 from unet4d.models.checkpoint import TrainedModel
 from unet4d.models.clstm_unet import NetworkState
 from unet4d.models.device import autocast, resolve_precision, set_tf32
+from unet4d.pipeline.normalization import Scale
 from unet4d.segmentation.answering import check_finite
 from unet4d.segmentation.check import check_models
 from unet4d.segmentation.prepared import prepare_image

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 
-_PRELOADED = ["__main__", "unet4d.data.sampling"]
+_PRELOADED = ["__main__", "unet4d.pipeline.clip_dataset"]
 """Modules the fork server imports once, so that no worker has to."""
 
 

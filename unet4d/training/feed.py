@@ -15,9 +15,9 @@ from pathlib import Path
 import numpy as np
 
 from unet4d.config import BATCH_SIZE, FRAMES, Config
-from unet4d.data.cache import CachedStudy
-from unet4d.data.sampling import PREFETCH, Batch, ClipDataset, loader
 from unet4d.errors import Unet4DError
+from unet4d.pipeline.cache import CachedStudy
+from unet4d.pipeline.clip_dataset import PREFETCH, Batch, ClipDataset, loader
 from unet4d.system.distributed import Ranks
 from unet4d.system.fork_server import has_fork_server, prepare_fork_server
 from unet4d.system.gpu_memory import GB

@@ -14,12 +14,12 @@ import numpy as np
 import torch
 
 from unet4d.config import BATCH_SIZE, FRAMES, Config, triple
-from unet4d.data.cache import CachedStudy
-from unet4d.data.growth import stages
-from unet4d.data.sampling import Batch, ClipDataset
 from unet4d.errors import InputError, Stopped, Unet4DError
 from unet4d.models.checkpoint import Task
 from unet4d.models.clstm_unet import CLSTMUNet, build_network
+from unet4d.pipeline.cache import CachedStudy
+from unet4d.pipeline.clip_dataset import Batch, ClipDataset
+from unet4d.pipeline.curriculum import stages
 from unet4d.system.distributed import ALONE, Ranks
 from unet4d.system.gpu_memory import GB
 from unet4d.system.memory_errors import is_out_of_gpu_memory

@@ -10,7 +10,6 @@ import numpy as np
 import torch
 
 from unet4d.config import Config, triple
-from unet4d.data.cache import CachedStudy
 from unet4d.images.channels import mirror_signs
 from unet4d.images.grid import largest
 from unet4d.inference.sliding_window import sliding_window
@@ -18,6 +17,7 @@ from unet4d.metrics import count_voxels, describe, dice, extreme_frames, shown, 
 from unet4d.models.checkpoint import Task
 from unet4d.models.clstm_unet import CLSTMUNet
 from unet4d.pictures import contour_sheet, volume_curves
+from unet4d.pipeline.cache import CachedStudy
 from unet4d.system.distributed import Ranks
 from unet4d.system.progress_bar import ProgressBar
 

@@ -203,7 +203,7 @@ def test_train_after_plan_verifies_nothing_again(command, own_phantom, tiny_opti
         raise AssertionError("a study was verified again")
 
     monkeypatch.setattr("unet4d.datasets.verify.run_checks.check_image", refuse)
-    monkeypatch.setattr("unet4d.data.fingerprint.read_facts", refuse)
+    monkeypatch.setattr("unet4d.pipeline.fingerprint.read_facts", refuse)
     assert "stopped here" in command(*planning(own_phantom, tmp_path), *tiny_options).line
     assert command("train", "--dataset", own_phantom, "--out", tmp_path / "run", *tiny_options).code == 0
 

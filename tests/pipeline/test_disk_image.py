@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 import torch
 
-from unet4d.data import normalisation
-from unet4d.data.normalisation import normalised
-from unet4d.data.spool import SpooledImage
 from unet4d.datasets.study import Stream
 from unet4d.errors import InputError, Unet4DError
 from unet4d.images.grid import WorkingGrid
 from unet4d.images.image4d import read_frames, read_image, read_outline
+from unet4d.pipeline import normalization
+from unet4d.pipeline.disk_image import SpooledImage
+from unet4d.pipeline.normalization import normalised
 
 EVERY = (slice(None),) * 5
 
@@ -70,7 +70,7 @@ def test_what_the_disk_refuses_is_told(path, tmp_path):
 
 
 def test_no_more_than_some_frames_are_ever_held(tmp_path, monkeypatch):
-    monkeypatch.setattr(normalisation, "SAMPLE", 1000)
+    monkeypatch.setattr(normalization, "SAMPLE", 1000)
     voxels = np.random.default_rng(0).normal(size=(64, 64, 16, 40)).astype(np.float32)
     nib.save(nib.Nifti1Image(voxels, np.diag([2.0, 2.0, 8.0, 1.0])), tmp_path / "long.nii")
     del voxels

@@ -14,12 +14,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from unet4d.config import FRAMES, DataConfig, Size, triple
-from unet4d.data.augmentation import Augmentation, crop_size
-from unet4d.data.cache import CachedStudy
-from unet4d.data.clip_frames import STRENGTHS, Place, Timing, clip_frames, places, stratified
-from unet4d.data.growth import Stage
 from unet4d.images.channels import SIGNAL
 from unet4d.images.grid import is_thick
+from unet4d.pipeline.augmentation import Augmentation, crop_size
+from unet4d.pipeline.cache import CachedStudy
+from unet4d.pipeline.clip_frames import STRENGTHS, Place, Timing, clip_frames, places, stratified
+from unet4d.pipeline.curriculum import Stage
 from unet4d.system.signals import ignore_stop_signals
 
 PREFETCH = 2

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from unet4d.data import foreground
-from unet4d.data.foreground import foreground_voxels
+from unet4d.pipeline import foreground
+from unet4d.pipeline.foreground import foreground_voxels
 
 
 def test_every_voxel_of_small_classes_is_there_in_order():

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from unet4d.config import DataConfig
-from unet4d.data.fingerprint import fingerprint
 from unet4d.datasets.dataset import Case
 from unet4d.datasets.verify.study_facts import read_facts
+from unet4d.pipeline.fingerprint import fingerprint
 
 SHAPES = [(10, 20, 5, 3), (12, 16, 7, 3), (20, 20, 9, 1)]
 SPACINGS = [(1.0, 1.0, 10.0), (1.5, 1.5, 8.0), (2.0, 2.0, 6.0)]

@@ -16,8 +16,8 @@ from monai.networks.layers import gaussian_1d, separable_filtering
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from unet4d.data.augmentation.strengths import IntensityStrength
 from unet4d.images.channels import MAP, SIGNAL
+from unet4d.pipeline.augmentation.presets import IntensityStrength
 
 DEGREES = tuple((i, j, k) for i in range(3) for j in range(3) for k in range(3) if 0 < i + j + k < 3)
 """The powers of x, y, z in a polynomial of degree 2 without its constant."""

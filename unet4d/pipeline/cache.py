@@ -20,12 +20,12 @@ import torch
 from torch.utils import data as torch_data
 
 from unet4d.config import DataConfig
-from unet4d.data.footprint import footprint, processes, tell_room
-from unet4d.data.foreground import foreground_voxels
-from unet4d.data.normalisation import normalised
 from unet4d.datasets.dataset import Case, Dataset, read_labelled, to_classes
 from unet4d.errors import Unet4DError
 from unet4d.images.grid import WorkingGrid
+from unet4d.pipeline.foreground import foreground_voxels
+from unet4d.pipeline.normalization import normalised
+from unet4d.pipeline.resources import footprint, processes, tell_room
 from unet4d.system.digests import Stamp, content_digests, stamp
 from unet4d.system.files import read_json
 from unet4d.system.memory import free_memory_bytes

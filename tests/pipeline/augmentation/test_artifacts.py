@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from unet4d.data.augmentation.corruption import (
+from unet4d.pipeline.augmentation.artifacts import (
     Corruption,
     Dropout,
     Ghosting,
@@ -21,8 +21,8 @@ from unet4d.data.augmentation.corruption import (
     ghosted,
     mistriggered,
 )
-from unet4d.data.augmentation.intensity import Noise
-from unet4d.data.augmentation.strengths import CORRUPTION
+from unet4d.pipeline.augmentation.intensity import Noise
+from unet4d.pipeline.augmentation.presets import CORRUPTION
 
 SHAPE = (16, 12, 4)
 SEEDS = range(200)

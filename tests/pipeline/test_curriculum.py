@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from unet4d.config import Config, DataConfig, TrainConfig
-from unet4d.data.growth import stages
+from unet4d.pipeline.curriculum import stages
 
 
 def config(growth="clips", frames=8, patch=(64, 64, 8), epochs=10, steps=30, batch_size=2, accumulate=3) -> Config:

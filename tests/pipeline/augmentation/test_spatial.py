@@ -11,7 +11,8 @@ from monai.transforms import Affine
 from torch import Tensor
 
 from unet4d.config import DataConfig
-from unet4d.data.augmentation.space import (
+from unet4d.pipeline.augmentation.presets import SPACE
+from unet4d.pipeline.augmentation.spatial import (
     Warp,
     centred,
     crop_size,
@@ -22,7 +23,6 @@ from unet4d.data.augmentation.space import (
     turned_velocities,
     warped,
 )
-from unet4d.data.augmentation.strengths import SPACE
 
 PATCH = (24, 20, 6)
 SEEDS = range(40)

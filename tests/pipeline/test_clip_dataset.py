@@ -12,12 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from unet4d.config import DataConfig
-from unet4d.data.augmentation.intensity import Intensity
-from unet4d.data.cache import CachedStudy, cached_studies
-from unet4d.data.clip_frames import Timing
-from unet4d.data.growth import Stage
-from unet4d.data.sampling import Augmentation, Batch, ClipDataset, crop_padded, loader
 from unet4d.images.channels import MAP, SIGNAL
+from unet4d.pipeline.augmentation.intensity import Intensity
+from unet4d.pipeline.cache import CachedStudy, cached_studies
+from unet4d.pipeline.clip_dataset import Augmentation, Batch, ClipDataset, crop_padded, loader
+from unet4d.pipeline.clip_frames import Timing
+from unet4d.pipeline.curriculum import Stage
 
 PATCH = (8, 6, 4)
 SHAPE = (14, 12, 5)
@@ -192,7 +192,7 @@ def test_every_study_comes_once_a_round_and_clips_keep_to_one_study():
 @pytest.mark.parametrize("spacing", [(1.0, 1.0, 8.0), (1.0, 1.0, 1.0)])
 @pytest.mark.parametrize("strength", ["mild", "strong"])
 def test_all_frames_and_labels_of_a_clip_are_warped_alike(monkeypatch, strength, spacing):
-    monkeypatch.setattr("unet4d.data.augmentation.augmentation.draw_intensity", lambda *_: Intensity())
+    monkeypatch.setattr("unet4d.pipeline.augmentation.compose.draw_intensity", lambda *_: Intensity())
     one = study(labelled=range(6), spacing=spacing)
     one.image[:] = one.image[:, :1]
     made = clips([one], augmentation=strength, flip_axes=[0, 1], foreground=1.0)
@@ -204,7 +204,7 @@ def test_all_frames_and_labels_of_a_clip_are_warped_alike(monkeypatch, strength,
 
 
 def test_a_stack_of_thick_slices_is_never_tilted_whatever_the_other_studies_are(monkeypatch):
-    monkeypatch.setattr("unet4d.data.augmentation.augmentation.draw_intensity", lambda *_: Intensity())
+    monkeypatch.setattr("unet4d.pipeline.augmentation.compose.draw_intensity", lambda *_: Intensity())
     near, thick, single = (
         study("near", shape=(40, 40, 30), spacing=(1.0, 1.0, 1.2)),
         study("thick", shape=(40, 40, 30)),
@@ -236,7 +236,7 @@ def dated(case: str = "a", frames: int = 20, labelled=(3, 13)) -> CachedStudy:
 @pytest.fixture
 def unspoilt(monkeypatch):
     """No frame is corrupted, so that every one still tells its number."""
-    monkeypatch.setattr("unet4d.data.augmentation.augmentation.draw_corruptions", lambda *_: ())
+    monkeypatch.setattr("unet4d.pipeline.augmentation.compose.draw_corruptions", lambda *_: ())
 
 
 def frames_of(clip) -> list[int]:
@@ -272,7 +272,7 @@ def test_a_labelled_frame_at_the_end_of_an_open_series_comes_as_often_at_the_onl
 
 def test_running_both_ways_every_labelled_frame_comes_to_every_position_in_both(unspoilt, monkeypatch):
     monkeypatch.setattr(
-        "unet4d.data.sampling.Timing.drawn", lambda rng, config, frames, reverse: Timing(reverse=reverse)
+        "unet4d.pipeline.clip_dataset.Timing.drawn", lambda rng, config, frames, reverse: Timing(reverse=reverse)
     )
     made = clips([dated()], foreground=0.0, time_augmentation="strong")
     visits = Counter()
@@ -342,7 +342,7 @@ def test_augmentation_knows_what_the_channels_hold(monkeypatch, kinds, wanted):
             came.append((tuple(channel_kinds), cyclic))
             super().__init__(config, patch_size, tilt, channel_kinds, cyclic)
 
-    monkeypatch.setattr("unet4d.data.sampling.Augmentation", Watched)
+    monkeypatch.setattr("unet4d.pipeline.clip_dataset.Augmentation", Watched)
     ClipDataset([study(channels=2)], DataConfig(frames=4), PATCH, True, 0, kinds)
     assert set(came) == {(wanted, True)}
 
@@ -395,7 +395,7 @@ def test_what_is_read_is_settled_once_a_stage(monkeypatch):
         counted[tuple(patch_size), tilt] += 1
         return tuple(patch_size)
 
-    monkeypatch.setattr("unet4d.data.sampling.crop_size", counting)
+    monkeypatch.setattr("unet4d.pipeline.clip_dataset.crop_size", counting)
     made = ClipDataset([study()], DataConfig(augmentation="off"), PATCH, True, 0, stages=GROWING)
     for number in range(16):
         made[number]

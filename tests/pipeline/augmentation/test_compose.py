@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from unet4d.config import DataConfig
-from unet4d.data.augmentation import Augmentation, Variation, crop_size
-from unet4d.data.augmentation.corruption import Corruption, Dropout, Mistriggered
-from unet4d.data.augmentation.intensity import Intensity, Noise
-from unet4d.data.augmentation.space import Warp
+from unet4d.pipeline.augmentation import Augmentation, Variation, crop_size
+from unet4d.pipeline.augmentation.artifacts import Corruption, Dropout, Mistriggered
+from unet4d.pipeline.augmentation.intensity import Intensity, Noise
+from unet4d.pipeline.augmentation.spatial import Warp
 
 PATCH = (24, 20, 6)
 KINDS = ("signal", "map", "velocity X", "velocity Y", "velocity Z")

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from unet4d.config import DataConfig
-from unet4d.data.foreground import FOREGROUND_VOXELS
-from unet4d.data.normalisation import SAMPLE
 from unet4d.datasets.dataset import Case, Dataset
 from unet4d.errors import Unet4DError
 from unet4d.images.grid import WorkingGrid
 from unet4d.images.nifti import affine_of, read_header
+from unet4d.pipeline.foreground import FOREGROUND_VOXELS
+from unet4d.pipeline.normalization import SAMPLE
 
 FOREGROUND_SHARE = 0.05
 """Of a frame, what one class is taken to fill."""

@@ -18,9 +18,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from unet4d.data.augmentation.intensity import Noise, noisy
-from unet4d.data.augmentation.strengths import CorruptionStrength
 from unet4d.images.channels import SIGNAL, VELOCITIES
+from unet4d.pipeline.augmentation.intensity import Noise, noisy
+from unet4d.pipeline.augmentation.presets import CorruptionStrength
 
 FURTHEST, RADIUS = 0.6, (0.3, 0.6)
 """How far from the middle a region of dropout may lie, and its radius: half a patch is 1."""

@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from unet4d.data.normalisation import Scale
 from unet4d.datasets.study import Stream
 from unet4d.images.grid import WorkingGrid
 from unet4d.images.image4d import Outline
+from unet4d.pipeline.normalization import Scale
 from unet4d.system.files import writing
 
 

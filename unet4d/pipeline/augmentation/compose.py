@@ -10,11 +10,19 @@ import torch
 from torch import Tensor
 
 from unet4d.config import DataConfig, Size
-from unet4d.data.augmentation.corruption import Corruption, corrupted, draw_corruptions
-from unet4d.data.augmentation.intensity import Intensity, altered, draw_intensity
-from unet4d.data.augmentation.space import Warp, centred, draw_flips, draw_warp, flipped, turned_velocities, warped
-from unet4d.data.augmentation.strengths import CORRUPTION, INTENSITY, SPACE
 from unet4d.images.channels import VELOCITIES, channels_of
+from unet4d.pipeline.augmentation.artifacts import Corruption, corrupted, draw_corruptions
+from unet4d.pipeline.augmentation.intensity import Intensity, altered, draw_intensity
+from unet4d.pipeline.augmentation.presets import CORRUPTION, INTENSITY, SPACE
+from unet4d.pipeline.augmentation.spatial import (
+    Warp,
+    centred,
+    draw_flips,
+    draw_warp,
+    flipped,
+    turned_velocities,
+    warped,
+)
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from unet4d.data import normalisation
-from unet4d.data.normalisation import normalised
+from unet4d.pipeline import normalization
+from unet4d.pipeline.normalization import normalised
 
 
 def test_a_study_comes_to_mean_0_and_deviation_1_per_channel():
@@ -49,7 +49,7 @@ def test_outliers_are_clipped_to_the_percentiles():
 
 
 def test_the_percentiles_of_a_large_study_are_taken_from_all_its_slices(monkeypatch):
-    monkeypatch.setattr(normalisation, "SAMPLE", 1000)  # every 8th voxel, were it not for the 8 slices
+    monkeypatch.setattr(normalization, "SAMPLE", 1000)  # every 8th voxel, were it not for the 8 slices
     image = np.random.default_rng(4).random((1, 2, 20, 25, 8), dtype=np.float32)
     image[..., 1:] += 100
     out = normalised(image, "zscore")

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from unet4d.config import DataConfig
-from unet4d.data import footprint as module
-from unet4d.data.footprint import Footprint, footprint, processes, tell_room
 from unet4d.errors import Unet4DError
+from unet4d.pipeline import resources as module
+from unet4d.pipeline.resources import Footprint, footprint, processes, tell_room
 
 GB = 10**9
 

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from unet4d.config import DataConfig
-from unet4d.data.clip_frames import STRENGTHS, Place, Timing, clip_frames, most_labelled, places, stratified
 from unet4d.errors import InputError
+from unet4d.pipeline.clip_frames import STRENGTHS, Place, Timing, clip_frames, most_labelled, places, stratified
 
 LEVELS = sorted(STRENGTHS)
 

@@ -20,10 +20,10 @@ import torch
 from processes import exit_codes
 
 from unet4d.config import DataConfig
-from unet4d.data import cache, footprint
-from unet4d.data.cache import MEMO, CachedStudy, cached_studies
 from unet4d.datasets.dataset import read_dataset
 from unet4d.errors import InputError, Unet4DError
+from unet4d.pipeline import cache, resources
+from unet4d.pipeline.cache import MEMO, CachedStudy, cached_studies
 
 RAW = DataConfig(normalisation="none")
 
@@ -284,7 +284,7 @@ import os, signal, sys
 from pathlib import Path
 import numpy as np
 from unet4d.config import DataConfig
-from unet4d.data.cache import cached_studies
+from unet4d.pipeline.cache import cached_studies
 from unet4d.datasets.dataset import read_dataset
 
 save, calls = np.save, []
@@ -395,7 +395,7 @@ def test_the_size_told_is_the_size_built(write_case, tmp_path, capsys):
 
 def test_too_little_room_is_refused_before_anything_is_built(phantom, tmp_path, monkeypatch):
     monkeypatch.setattr(
-        footprint.shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 10**9 - 10**5, 10**5)
+        resources.shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 10**9 - 10**5, 10**5)
     )
     monkeypatch.setattr(cache, "_build", None)
     with pytest.raises(Unet4DError, match=r"0\.1 MB are free; .*data\.cache_dir") as caught:

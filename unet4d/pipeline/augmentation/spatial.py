@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.nn.functional import affine_grid, grid_sample
 
 from unet4d.config import DataConfig
-from unet4d.data.augmentation.strengths import SPACE, SpaceStrength
 from unet4d.images.channels import velocity_axis
+from unet4d.pipeline.augmentation.presets import SPACE, SpaceStrength
 
 Triple = tuple[float, float, float]
 STILL: Triple = (0.0, 0.0, 0.0)

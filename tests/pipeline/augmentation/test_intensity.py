@@ -10,7 +10,7 @@ import torch
 from monai.transforms import AdjustContrast
 from torch import Tensor
 
-from unet4d.data.augmentation.intensity import (
+from unet4d.pipeline.augmentation.intensity import (
     DEGREES,
     Contrast,
     Intensity,
@@ -23,7 +23,7 @@ from unet4d.data.augmentation.intensity import (
     noisy,
     shaded,
 )
-from unet4d.data.augmentation.strengths import INTENSITY
+from unet4d.pipeline.augmentation.presets import INTENSITY
 
 SEEDS = range(40)
 KINDS = ("signal", "map", "velocity X", "signal")
