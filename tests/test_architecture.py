@@ -79,7 +79,7 @@ def test_an_import_goes_down(path):
     [
         ("data", "from unet4d.training.loss import LabelledFramesLoss"),
         ("metrics", "from unet4d import data"),
-        ("predict", "def f():\n    from unet4d.evaluate import evaluate"),
+        ("predict", "def f():\n    from unet4d.evaluation.evaluate import evaluate"),
         ("config", "import unet4d.system.files"),
         ("data", "from unet4d import segment"),
     ],

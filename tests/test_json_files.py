@@ -16,7 +16,7 @@ from unet4d.cross_validation import _check_same
 from unet4d.datasets.dataset import read_dataset
 from unet4d.datasets.label_maps import named_classes, recorded_folds, recorded_times
 from unet4d.datasets.verify.run_checks import KEPT, verify_dataset
-from unet4d.evaluation.written import read_evaluation
+from unet4d.evaluation.results import read_evaluation
 from unet4d.info import _made_with
 from unet4d.pages.provenance import of_study, recorded
 from unet4d.phantom import write_phantom

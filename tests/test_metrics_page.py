@@ -16,10 +16,10 @@ import pytest
 
 from unet4d import metrics
 from unet4d.cli import _parsed
-from unet4d.compare import LEVEL, Compared, compare
-from unet4d.evaluate import evaluate
-from unet4d.evaluation.heart import MEASURES
-from unet4d.evaluation.quantities import QUANTITIES
+from unet4d.evaluation.cardiac_function import MEASURES
+from unet4d.evaluation.compare import LEVEL, Compared, compare
+from unet4d.evaluation.comparison_metrics import QUANTITIES
+from unet4d.evaluation.evaluate import evaluate
 from unet4d.evaluation.tables import SUMMARY, WRITTEN
 from unet4d.metrics import paired, statistics, surface
 

@@ -18,7 +18,7 @@ import pytest
 
 from tests.mutations import mutated, outcome
 from unet4d.errors import InputError
-from unet4d.evaluate import evaluate
+from unet4d.evaluation.evaluate import evaluate
 from unet4d.images.image4d import Image4D, read_image, write_image
 from unet4d.pages import html
 from unet4d.pages.scores import read_evaluation

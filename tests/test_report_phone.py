@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from browser import CHROMIUM, Browser
 
-from unet4d.evaluate import evaluate
+from unet4d.evaluation.evaluate import evaluate
 from unet4d.images.image4d import read_image, read_label, write_image
 from unet4d.report import report
 

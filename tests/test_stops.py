@@ -21,7 +21,7 @@ from tests.processes import exit_code
 from tests.stops import Arm, at_call, draw_nothing, hanging, run_armed, signalled
 from unet4d.cli import run
 from unet4d.errors import Stopped
-from unet4d.evaluate import evaluate
+from unet4d.evaluation.evaluate import evaluate
 from unet4d.images.dicom import pixels
 from unet4d.images.nifti import opened
 from unet4d.models.checkpoint import BEST, LAST
@@ -41,8 +41,8 @@ STOPS: dict[str, tuple[str, Arm]] = {
     "verify, a study's labels": ("verify", signalled("unet4d.datasets.verify.run_checks.check_label", 1, INT)),
     "report, a study": ("report", signalled("unet4d.report._segmented", 2, TERM)),
     "report, a rename": ("report", signalled("os.replace", 2, INT)),
-    "evaluate, a study": ("evaluate", signalled("unet4d.evaluate.score", 2, TERM)),
-    "evaluate, the last study": ("evaluate", signalled("unet4d.evaluate.score", 3, INT)),
+    "evaluate, a study": ("evaluate", signalled("unet4d.evaluation.evaluate.score", 2, TERM)),
+    "evaluate, the last study": ("evaluate", signalled("unet4d.evaluation.evaluate.score", 3, INT)),
     "train, verifying": ("train", signalled("unet4d.datasets.verify.run_checks.check_image", 1, TERM)),
     "train, preprocessing": ("train", signalled("unet4d.pipeline.cache._build", 2, INT)),
     "train, a step": ("train", signalled("unet4d.training.step.TrainingStep.update", 3, TERM)),
@@ -205,7 +205,10 @@ def test_a_stop_inside_an_except_exception_of_a_library_is_obeyed(trained, phant
 
 def test_the_reason_stands_on_a_line_of_its_own_below_the_bar(words, tmp_path, capfd):
     """Pins a bar that was closed after the message, and so was drawn once more below it."""
-    for arm, code in (signalled("unet4d.evaluate.score", 2), 75), (at_call("unet4d.evaluate.score", 2, _fail), 1):
+    for arm, code in (
+        (signalled("unet4d.evaluation.evaluate.score", 2), 75),
+        (at_call("unet4d.evaluation.evaluate.score", 2, _fail), 1),
+    ):
         assert exit_code(_on_terminal, arm, *words("evaluate", tmp_path / "out")) == code
         shown = capfd.readouterr().err
         assert shown.splitlines()[-1].startswith("unet4d: ")
@@ -274,7 +277,7 @@ def _signalled_at_the_first_call(module: str, name: str, monkeypatch: pytest.Mon
 
 def test_a_stop_is_obeyed_between_the_files_in_which_evaluate_looks_for_classes(predicted, tmp_path, monkeypatch):
     labels = shutil.copytree(predicted, tmp_path / "labels", ignore=shutil.ignore_patterns("*.json"))
-    calls = _signalled_at_the_first_call("unet4d.evaluate", "read_label", monkeypatch)
+    calls = _signalled_at_the_first_call("unet4d.evaluation.evaluate", "read_label", monkeypatch)
     with pytest.raises(Stopped), stop_signals(passed_on=False):
         evaluate(labels, labels, tmp_path / "out")
     assert len(calls) == 1

@@ -21,7 +21,7 @@ from unet4d.cli import _parsed
 from unet4d.config import Config, DataConfig, ModelConfig
 from unet4d.datasets.dataset import read_dataset, split_folds
 from unet4d.errors import InputError, Unet4DError
-from unet4d.evaluate import evaluate
+from unet4d.evaluation.evaluate import evaluate
 from unet4d.images.image4d import Image4D, read_label, write_image
 from unet4d.models.checkpoint import BEST, Task, save_checkpoint
 from unet4d.models.clstm_unet import build_network

@@ -21,8 +21,8 @@ from unet4d.checks import check_cross_validation
 from unet4d.config import Config
 from unet4d.datasets.dataset import fewer_folds, open_dataset, split_folds
 from unet4d.errors import InputError, Stopped, ToldElsewhere, Unet4DError
+from unet4d.evaluation.fold_summary import over_folds, table
 from unet4d.models.folds import FOLDS, fold_folder, folds_in
-from unet4d.over_folds import over_folds, table
 from unet4d.system.distributed import ALONE, Ranks
 from unet4d.system.files import read_json, write_json, write_text
 from unet4d.system.signals import stop_requested, stop_signals

@@ -35,7 +35,7 @@ def _evaluate_options(parser: ArgumentParser) -> None:
 
 
 def _evaluate(options: Namespace) -> None:
-    from unet4d.evaluate import evaluate
+    from unet4d.evaluation.evaluate import evaluate
 
     o = options
     evaluate(
@@ -59,7 +59,7 @@ def _compare_options(parser: ArgumentParser) -> None:
 
 
 def _compare(options: Namespace) -> None:
-    from unet4d.compare import compare
+    from unet4d.evaluation.compare import compare
 
     o = options
     compare(o.a, o.b, o.out, quantities=o.metrics, shared_only=o.shared_only)

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 
 from unet4d import metrics
-from unet4d.evaluation.heart import AT_REFERENCE_FRAMES, MEASURES, HeartMeasures, role_of
-from unet4d.evaluation.over_time import QUANTITIES
-from unet4d.evaluation.scores import Scores
-from unet4d.over_folds import over_folds
+from unet4d.evaluation.cardiac_function import AT_REFERENCE_FRAMES, MEASURES, HeartMeasures, role_of
+from unet4d.evaluation.case_scores import Scores
+from unet4d.evaluation.fold_summary import over_folds
+from unet4d.evaluation.temporal import QUANTITIES
 
 AVERAGING = (
     "The mean of a class runs over every labelled frame of every case where the quantity is defined. "

@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from unet4d.evaluation.heart import AT_REFERENCE_FRAMES, MEASURES
-from unet4d.evaluation.over_time import QUANTITIES
-from unet4d.evaluation.scores import Scores
+from unet4d.evaluation.cardiac_function import AT_REFERENCE_FRAMES, MEASURES
+from unet4d.evaluation.case_scores import Scores
+from unet4d.evaluation.fold_summary import table as table_of_folds
+from unet4d.evaluation.temporal import QUANTITIES
 from unet4d.metrics import shown
-from unet4d.over_folds import table as table_of_folds
 from unet4d.system.text import count
 
 METRICS, VOLUMES, MEASURES_CSV = "metrics.csv", "volumes_compared.csv", "measures.csv"

@@ -10,11 +10,11 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 
+from unet4d.evaluation.plausibility import Flag, flags
 from unet4d.images.image4d import Image4D
 from unet4d.metrics import extreme_frames, volumes_ml, voxel_volume_ml
 from unet4d.metrics.cardiac_structures import cavity_within
 from unet4d.pictures.planes import display_axes
-from unet4d.plausibility import Flag, flags
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from unet4d.evaluation.plausibility import checked
 from unet4d.pages import html, provenance, scores
 from unet4d.pages.segmented import Segmented
 from unet4d.pages.stage import for_scripts, stage
 from unet4d.pictures.planes import grey_window
-from unet4d.plausibility import checked
 from unet4d.system.text import count
 from unet4d.viewer import NIIVUE_VERSION, embedded, niivue, own
 

@@ -25,7 +25,7 @@ from unet4d.datasets.label_maps import (
 )
 from unet4d.errors import InputError
 from unet4d.evaluation import tables
-from unet4d.evaluation.scores import Scores, score
+from unet4d.evaluation.case_scores import Scores, score
 from unet4d.evaluation.summary import of_folds, summarise
 from unet4d.images.image4d import read_label
 from unet4d.metrics import TOLERANCE_MM

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from unet4d.evaluation.plausibility import checked, flags
 from unet4d.phantom import make_cine, make_dce
-from unet4d.plausibility import checked, flags
 
 
 def beat(frames: int = 20, edv: float = 120.0, ef: float = 0.6, begin: int = 0) -> np.ndarray:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from unet4d.errors import InputError
-from unet4d.evaluate import evaluate
+from unet4d.evaluation.evaluate import evaluate
 
 SPACING = (2.0, 2.0, 10.0)  # 0.04 mL a voxel
 
@@ -328,7 +328,7 @@ def test_an_unexpected_exception_of_one_study_is_its_failure(
 ):
     import importlib
 
-    module = importlib.import_module("unet4d.evaluate")
+    module = importlib.import_module("unet4d.evaluation.evaluate")
 
     def failing(one, *given, score=module.score, **more):
         if one.name == "b":

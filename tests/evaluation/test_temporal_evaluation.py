@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from unet4d.errors import InputError
-from unet4d.evaluate import evaluate
-from unet4d.evaluation.heart import heart_measures
+from unet4d.evaluation.cardiac_function import heart_measures
+from unet4d.evaluation.evaluate import evaluate
 
 VOXEL_ML = 0.04  # 2 x 2 x 10 mm
 LABELS = {"background": 0, "LV": 1, "myocardium": 2, "liver": 3}

@@ -12,8 +12,8 @@ from unet4d import metrics
 from unet4d.datasets.dataset import Dataset
 from unet4d.datasets.label_maps import Reference, read_reference
 from unet4d.errors import InputError
-from unet4d.evaluation.heart import HeartMeasures, heart_measures
-from unet4d.evaluation.over_time import OverTime, over_time
+from unet4d.evaluation.cardiac_function import HeartMeasures, heart_measures
+from unet4d.evaluation.temporal import OverTime, over_time
 from unet4d.images.image4d import read_label
 from unet4d.images.nifti import check_same_grid, read_header
 from unet4d.system.signals import check_stop

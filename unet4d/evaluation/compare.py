@@ -12,9 +12,9 @@ import numpy as np
 
 from unet4d import metrics
 from unet4d.errors import InputError
-from unet4d.evaluation.quantities import QUANTITIES, Key, values_of
+from unet4d.evaluation.comparison_metrics import QUANTITIES, Key, values_of
+from unet4d.evaluation.results import Written, read_evaluation
 from unet4d.evaluation.tables import METRICS, TEMPORAL, aligned, interval
-from unet4d.evaluation.written import Written, read_evaluation
 from unet4d.system.csv_file import csv_text
 from unet4d.system.files import check_writable, write_json, write_text
 from unet4d.system.signals import check_stop

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import NamedTuple
 
+from unet4d.evaluation.results import Written
 from unet4d.evaluation.tables import MEASURES_CSV, METRICS, TEMPORAL
-from unet4d.evaluation.written import Written
 
 
 class Quantity(NamedTuple):

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from unet4d.compare import COMPARISON_CSV, COMPARISON_JSON, compare
 from unet4d.errors import InputError
-from unet4d.evaluate import evaluate
-from unet4d.evaluation.quantities import QUANTITIES
+from unet4d.evaluation.compare import COMPARISON_CSV, COMPARISON_JSON, compare
+from unet4d.evaluation.comparison_metrics import QUANTITIES
+from unet4d.evaluation.evaluate import evaluate
 from unet4d.evaluation.tables import MEASURES_CSV, METRICS, SUMMARY, TEMPORAL
 from unet4d.system.csv_file import csv_text
 
