@@ -13,13 +13,13 @@ from torch import Tensor
 
 from unet4d.images.channels import SIGNAL
 from unet4d.phantom import make_cine
-from unet4d.pictures.png import class_colour, new_figure, rendered
 from unet4d.pipeline.augmentation.artifacts import Dropout, Ghosting, dropped, ghosted, mistriggered
 from unet4d.pipeline.augmentation.intensity import DEGREES, Contrast, blurred, coarsened, contrasted, noisy, shaded
 from unet4d.pipeline.augmentation.presets import CORRUPTION, INTENSITY, SPACE
 from unet4d.pipeline.augmentation.spatial import Warp, centred, flipped, turned_velocities, warped
 from unet4d.pipeline.clip_frames import STRENGTHS, Timing, clip_frames
 from unet4d.pipeline.normalization import normalised
+from unet4d.report.pictures.render import class_colour, new_figure, rendered
 
 FRAMES, READ, PATCH, SLICE = 12, (136, 136, 7), (96, 96, 7), 3
 HURT = 2

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-import unet4d.report
+import unet4d.report.report
 from unet4d.cli import main
 
 Arm = Callable[[], None]
@@ -44,7 +44,7 @@ def run_armed(arm: Arm, *words: object, terminal: bool = False) -> None:
 def draw_nothing(patch: pytest.MonkeyPatch) -> None:
     """Spare the seconds that the pictures of a report take."""
     for name in ("contour_sheet", "volume_curves"):
-        patch.setattr(unet4d.report, name, lambda *given, **named: np.zeros((8, 8, 3), np.uint8))
+        patch.setattr(unet4d.report.report, name, lambda *given, **named: np.zeros((8, 8, 3), np.uint8))
 
 
 def at_call(target: str, number: int, act: Callable[[], Any], then: Callable[[], Any] = lambda: None) -> Arm:

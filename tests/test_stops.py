@@ -39,7 +39,7 @@ STOPS: dict[str, tuple[str, Arm]] = {
     "convert, a rename": ("convert", signalled("os.replace", 3, INT)),
     "verify, a study": ("verify", signalled("unet4d.datasets.verify.run_checks.check_image", 2, TERM)),
     "verify, a study's labels": ("verify", signalled("unet4d.datasets.verify.run_checks.check_label", 1, INT)),
-    "report, a study": ("report", signalled("unet4d.report._segmented", 2, TERM)),
+    "report, a study": ("report", signalled("unet4d.report.report._segmented", 2, TERM)),
     "report, a rename": ("report", signalled("os.replace", 2, INT)),
     "evaluate, a study": ("evaluate", signalled("unet4d.evaluation.evaluate.score", 2, TERM)),
     "evaluate, the last study": ("evaluate", signalled("unet4d.evaluation.evaluate.score", 3, INT)),

@@ -16,7 +16,7 @@ from unet4d.datasets.dataset import read_dataset
     [
         ("unet4d.datasets.convert.convert", "_written"),
         ("unet4d.datasets.verify.run_checks", "check_image"),
-        ("unet4d.report", "_segmented"),
+        ("unet4d.report.report", "_segmented"),
     ],
     ids=["convert", "verify", "report"],
 )

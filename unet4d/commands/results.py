@@ -75,7 +75,7 @@ def _report_options(parser: ArgumentParser) -> None:
 
 def _report(options: Namespace) -> None:
     from unet4d.datasets.convert import Options
-    from unet4d.report import report
+    from unet4d.report.report import report
 
     o = options
     said = Options(pattern=o.pattern, with_ids=o.with_ids)

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from unet4d.evaluation.plausibility import checked
-from unet4d.pages import html, provenance, scores
-from unet4d.pages.segmented import Segmented
-from unet4d.pages.stage import for_scripts, stage
-from unet4d.pictures.planes import grey_window
+from unet4d.report.pages import html, provenance, score_tables
+from unet4d.report.pages.study import Segmented
+from unet4d.report.pages.viewer_panel import for_scripts, stage
+from unet4d.report.pictures.layout import grey_window
+from unet4d.report.viewer import NIIVUE_VERSION, embedded, niivue, own
 from unet4d.system.text import count
-from unet4d.viewer import NIIVUE_VERSION, embedded, niivue, own
 
 PAGE_BYTES = 14_500_000
 """How large a page may be, so that it can be mailed."""
@@ -79,7 +79,7 @@ def facts(study: Segmented) -> str:
 
 
 def _score(study: Segmented) -> str:
-    dice = scores.dice_of(study.scores)
+    dice = score_tables.dice_of(study.scores)
     return f" · mean foreground Dice {dice:.3f}" if dice is not None else ""
 
 
@@ -114,4 +114,4 @@ def _pictures(study: Segmented, pictures: Pictures) -> Iterator[str]:
 def _scores(study: Segmented) -> list[str]:
     if not study.scores:
         return []
-    return [html.section([html.text("Against the reference", "h2"), *scores.of_case(study.scores)])]
+    return [html.section([html.text("Against the reference", "h2"), *score_tables.of_case(study.scores)])]

@@ -12,7 +12,7 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-from unet4d.pages.words import MEANINGS
+from unet4d.report.pages.glossary import MEANINGS
 from unet4d.system.text import printable
 
 _MEDIA = {".png": "image/png", ".webp": "image/webp", ".gif": "image/gif"}
@@ -39,7 +39,7 @@ def page(title: str, body: Sequence[str], scripts: Sequence[str] = ()) -> str:
     hashes = " ".join(f"'sha256-{_hash(script)}'" for script in scripts) or "'none'"
     policy = f"default-src 'none'; script-src {hashes}; style-src 'unsafe-inline'; img-src data:"
     policy += "; base-uri 'none'; form-action 'none'"
-    style = (files("unet4d.pages") / "page.css").read_text(encoding="utf-8")
+    style = (files("unet4d.report.pages") / "page.css").read_text(encoding="utf-8")
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">'

@@ -14,8 +14,8 @@ from browser import CHROMIUM, NO_WEBGL, Browser
 from PIL import Image, ImageColor
 
 from unet4d.images.image4d import Image4D, read_image, write_image
-from unet4d.pictures import class_colour
-from unet4d.report import report
+from unet4d.report.pictures import class_colour
+from unet4d.report.report import report
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from unet4d.datasets.label_maps import PREDICTION
-from unet4d.pages import html
+from unet4d.report.pages import html
 from unet4d.system.files import read_json
 from unet4d.system.version import VERSION
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from unet4d.pictures.planes import Planes, lay_out, slices_in_use, spread, zoomed
-from unet4d.pictures.png import PALETTE, caption, class_colour, new_figure, rendered
+from unet4d.report.pictures.layout import Planes, lay_out, slices_in_use, spread, zoomed
+from unet4d.report.pictures.render import PALETTE, caption, class_colour, new_figure, rendered
 from unet4d.system.files import replacing
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ def niivue() -> str:
     Raises:
         RuntimeError: the installed file is not the one that was tested.
     """
-    folder = files("unet4d.viewer")
+    folder = files("unet4d.report.viewer")
     source = gzip.decompress((folder / "niivue.umd.js.gz").read_bytes())
     found = hashlib.sha256(source).hexdigest()
     if found != NIIVUE_SHA256:
@@ -34,5 +34,5 @@ def niivue() -> str:
 @functools.cache
 def own() -> str:
     """Our scripts, in the order they need one another."""
-    folder = files("unet4d.viewer")
+    folder = files("unet4d.report.viewer")
     return "\n".join((folder / name).read_text(encoding="utf-8") for name in _OWN)

@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from unet4d.pages import html, measures
-from unet4d.pages.segmented import Segmented
-from unet4d.pictures import class_colour
-from unet4d.pictures.planes import display_axes
-from unet4d.viewer import Embedded
+from unet4d.report.pages import html, measure_tables
+from unet4d.report.pages.study import Segmented
+from unet4d.report.pictures import class_colour
+from unet4d.report.pictures.layout import display_axes
+from unet4d.report.viewer import Embedded
 
 VIEWS = {
     "slices": "Slices",
@@ -34,7 +34,9 @@ def stage(study: Segmented, shown_there: Embedded) -> str:
         f"{side}. Arrow keys: left and right the frame, over the picture up and down the slice; space plays it {timing}. In the "
         f"viewer only: {' '.join(shown_there.said)} Measures and pictures come from the whole study."
     )
-    beside = html.element("div", [_curve(study), html.text("Measures", "h2"), *measures.tables(study)], kind="beside")
+    beside = html.element(
+        "div", [_curve(study), html.text("Measures", "h2"), *measure_tables.tables(study)], kind="beside"
+    )
     viewer = html.element("div", [_viewer(study, len(shown_there.frames))])
     words = html.explained(("frame", "ED", "ES", "axial, coronal, sagittal", "opacity", "reference"))
     split = html.element("div", [viewer, beside], kind="split")

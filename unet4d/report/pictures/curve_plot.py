@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from unet4d.pictures.png import caption, class_colour, new_figure, rendered
+from unet4d.report.pictures.render import caption, class_colour, new_figure, rendered
 
 if TYPE_CHECKING:
     from matplotlib.lines import Line2D

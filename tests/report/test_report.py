@@ -20,10 +20,10 @@ from tests.mutations import mutated, outcome
 from unet4d.errors import InputError
 from unet4d.evaluation.evaluate import evaluate
 from unet4d.images.image4d import Image4D, read_image, write_image
-from unet4d.pages import html
-from unet4d.pages.scores import read_evaluation
-from unet4d.pictures import class_colour, save_picture
-from unet4d.report import report
+from unet4d.report.pages import html
+from unet4d.report.pages.score_tables import read_evaluation
+from unet4d.report.pictures import class_colour, save_picture
+from unet4d.report.report import report
 
 HOSTILE = "valve</script><script>alert(1)</script><b>&\u2028'\""
 SHOWN = HOSTILE.replace("\u2028", r"\u2028")
@@ -101,9 +101,9 @@ def quickly(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     def loop(path: Path, *given: object, **options: object) -> Path:
         return save_picture(path, np.zeros((1, 1, 3), np.uint8))
 
-    monkeypatch.setattr("unet4d.report.animation", loop)
+    monkeypatch.setattr("unet4d.report.report.animation", loop)
     for name in ("contour_sheet", "volume_curves", "thumbnail"):
-        monkeypatch.setattr(f"unet4d.report.{name}", lambda *given, **options: np.zeros((1, 1, 3), np.uint8))
+        monkeypatch.setattr(f"unet4d.report.report.{name}", lambda *given, **options: np.zeros((1, 1, 3), np.uint8))
 
 
 @pytest.fixture

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 from unet4d.metrics import MYOCARDIAL_DENSITY_G_PER_ML, CurveMeasures, curve_measures, is_cavity, is_myocardium, shown
 from unet4d.metrics.cardiac_structures import cavity_within
-from unet4d.pages import html
-from unet4d.pages.segmented import Segmented
-from unet4d.pictures import class_colour
+from unet4d.report.pages import html
+from unet4d.report.pages.study import Segmented
+from unet4d.report.pictures import class_colour
 
 
 def measured(study: Segmented) -> dict[str, CurveMeasures]:

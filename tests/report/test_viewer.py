@@ -11,9 +11,9 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-import unet4d.viewer
-from unet4d.viewer import Embedded, embedded, niivue, own
-from unet4d.viewer.scripts import NIIVUE_SHA256, NIIVUE_VERSION
+import unet4d.report.viewer
+from unet4d.report.viewer import Embedded, embedded, niivue, own
+from unet4d.report.viewer.scripts import NIIVUE_SHA256, NIIVUE_VERSION
 
 OBLIQUE = np.array([[-1.9, 0.1, 3.0, 40.0], [0.2, -2.0, 2.0, 30.0], [0.3, 0.4, 8.0, -20.0], [0, 0, 0, 1]])
 
@@ -83,7 +83,7 @@ def test_every_voxel_lies_where_it_lay_however_little_is_left(share):
 
 def test_blocks_of_voxels_are_means_about_their_own_centre():
     """Of 2 x 2 voxels the first one's centre lies half a voxel further in; a class is what most of its block is."""
-    from unet4d.viewer.embedding import _affine, _grey, _majority
+    from unet4d.report.viewer.embedding import _affine, _grey, _majority
 
     box = (slice(2, 8), slice(0, 4), slice(0, 2))
     frame = np.arange(10 * 4 * 2, dtype=np.float32).reshape(10, 4, 2)
@@ -123,7 +123,7 @@ def test_the_same_study_gives_the_same_text():
 
 
 def test_the_viewer_is_the_file_that_was_tested():
-    folder = Path(unet4d.viewer.__file__).parent
+    folder = Path(unet4d.report.viewer.__file__).parent
     source = gzip.decompress((folder / "niivue.umd.js.gz").read_bytes())
     assert hashlib.sha256(source).hexdigest() == NIIVUE_SHA256
     about = (folder / "README.md").read_text()
@@ -145,7 +145,7 @@ def test_the_files_of_the_viewer_are_installed():
 
     settings = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())
     packaged = settings["tool"]["setuptools"]["package-data"]
-    for package, folder in (("unet4d.viewer", "viewer"), ("unet4d.pages", "pages")):
+    for package, folder in (("unet4d.report.viewer", "viewer"), ("unet4d.report.pages", "pages")):
         root = Path(unet4d.__file__).parent / folder
         there = {file.name for file in root.iterdir() if file.is_file() and file.suffix != ".py"}
         assert there == {file.name for pattern in packaged[package] for file in root.glob(pattern)}

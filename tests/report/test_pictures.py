@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageColor
 
-from unet4d.pictures import (
+from unet4d.report.pictures import (
     animation,
     class_colour,
     contour_sheet,
@@ -17,8 +17,8 @@ from unet4d.pictures import (
     thumbnail,
     volume_curves,
 )
-from unet4d.pictures.planes import display_axes, grey_window, lay_out, spread, zoomed
-from unet4d.pictures.sheet import column_names
+from unet4d.report.pictures.contour_sheet import column_names
+from unet4d.report.pictures.layout import display_axes, grey_window, lay_out, spread, zoomed
 
 
 def near(picture: np.ndarray, colour: str, tolerance: int = 30) -> np.ndarray:
@@ -191,7 +191,7 @@ def test_curves_use_the_colours_of_the_contours():
 def test_frames_are_counted_in_whole_numbers(monkeypatch, seconds, whole):
     """Two frames had ticks at 0.2, 0.4, ... of a frame; seconds may have them."""
     figures = []
-    monkeypatch.setattr("unet4d.pictures.curves.rendered", figures.append)
+    monkeypatch.setattr("unet4d.report.pictures.curve_plot.rendered", figures.append)
     volume_curves({"one": np.array([3.0, 5.0])}, frame_duration_s=seconds)
     ticks = figures[0].axes[0].get_xticks()
     assert (np.asarray(ticks) % 1 == 0).all() == whole
@@ -205,7 +205,7 @@ def test_the_columns_of_the_largest_and_smallest_volume_are_named(study, monkeyp
     assert column_names([0, 2], [0, 0]) == ["frame 0", "frame 2"], "nothing changes"
     assert column_names([0, 2, 3], [3, 0], ("ED", "ES")) == ["frame 0 (ES)", "frame 2", "frame 3 (ED)"]
     figures = []
-    monkeypatch.setattr("unet4d.pictures.sheet.rendered", figures.append)
+    monkeypatch.setattr("unet4d.report.pictures.contour_sheet.rendered", figures.append)
     contour_sheet(*study, frames=[0, 1], extremes=[1, 0])
     assert {"frame 0 (smallest)", "frame 1 (largest)"} <= {text.get_text() for text in figures[0].texts}
 
@@ -225,7 +225,7 @@ def test_the_thumbnail_shows_its_frames_side_by_side(study):
 
 def test_moments_are_lines_across_the_curves(monkeypatch):
     figures = []
-    monkeypatch.setattr("unet4d.pictures.curves.rendered", figures.append)
+    monkeypatch.setattr("unet4d.report.pictures.curve_plot.rendered", figures.append)
     volume_curves({"one": np.array([3.0, 5.0, 4.0])}, frame_duration_s=0.1, moments={"ED": 1, "ES": 0})
     axes = figures[0].axes[0]
     assert {text.get_text(): round(text.xy[0], 6) for text in axes.texts} == {"ED": 0.1, "ES": 0.0}

@@ -13,7 +13,7 @@ from browser import CHROMIUM, Browser
 
 from unet4d.evaluation.evaluate import evaluate
 from unet4d.images.image4d import read_image, read_label, write_image
-from unet4d.report import report
+from unet4d.report.report import report
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")]
 

@@ -14,7 +14,7 @@ from unet4d.evaluation.plausibility import Flag, flags
 from unet4d.images.image4d import Image4D
 from unet4d.metrics import extreme_frames, volumes_ml, voxel_volume_ml
 from unet4d.metrics.cardiac_structures import cavity_within
-from unet4d.pictures.planes import display_axes
+from unet4d.report.pictures.layout import display_axes
 
 
 @dataclass(frozen=True, eq=False)

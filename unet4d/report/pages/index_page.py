@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from unet4d.pages import html, measures, scores
-from unet4d.pages.segmented import Segmented
-from unet4d.pages.study_page import LIMITS, facts
-from unet4d.pictures import class_colour
+from unet4d.report.pages import html, measure_tables, score_tables
+from unet4d.report.pages.study import Segmented
+from unet4d.report.pages.study_page import LIMITS, facts
+from unet4d.report.pictures import class_colour
 from unet4d.system.version import VERSION
 
 _WORDS = ("EDV mL", "ESV mL", "EF %", "Dice", "mean foreground Dice", "flag", "frame", "cyclic", "voxel")
@@ -35,17 +35,17 @@ class Entry:
     address: str
     facts: str
     thumbnail: str
-    measures: tuple[tuple[str, str, str], ...]
+    measure_tables: tuple[tuple[str, str, str], ...]
     flags: tuple[str, ...]
     dice: float | None
 
     @classmethod
     def of(cls, study: Segmented, address: str, thumbnail: Path) -> Entry:
         """What is kept of a study once its page is written."""
-        said = tuple((name, class_colour(study.classes[name]), words) for name, words in measures.in_short(study))
+        said = tuple((name, class_colour(study.classes[name]), words) for name, words in measure_tables.in_short(study))
         picture = html.image(thumbnail, f"{study.name}: contours in two frames")
         sentences = tuple(flag.sentence for flag in study.flags)
-        return cls(study.name, address, facts(study), picture, said, sentences, scores.dice_of(study.scores))
+        return cls(study.name, address, facts(study), picture, said, sentences, score_tables.dice_of(study.scores))
 
 
 def index_page(
@@ -73,7 +73,7 @@ def index_page(
         body.append(html.element("div", [head, reasons], kind="flags some"))
     body.append(html.section([_table(entries), html.explained(_WORDS)], kind="studies"))
     if summary:
-        body.append(html.section(scores.of_all(summary)))
+        body.append(html.section(score_tables.of_all(summary)))
     return html.page(title, body)
 
 
