@@ -20,8 +20,8 @@ from bench.predict_memory import MemorySizes, memory_bars, memory_table
 from bench.predict_stitching import stitching_table
 from bench.predict_watch import ANSWERING, NETWORK
 from unet4d.config import CHANNELS, Config, DataConfig, InferenceConfig, ModelConfig, Size
+from unet4d.inference import Settings
 from unet4d.models.device import find_device
-from unet4d.segmentation import Settings
 
 Row = dict[str, Any]
 OURS, CYCLIC, TWIN, MONAI = "ours", "ours, cyclic", "frame-wise twin", "MONAI"

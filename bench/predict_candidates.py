@@ -17,14 +17,14 @@ from bench.predict_watch import Watch, resident_mb
 from unet4d.config import Config
 from unet4d.datasets.find_studies import find_studies
 from unet4d.images.nifti import header_for, write_nifti
+from unet4d.inference import Settings, prepare
+from unet4d.inference.predict import predict
+from unet4d.inference.settings import USABLE
 from unet4d.inference.windows import SIGMA_SCALE
 from unet4d.models.checkpoint import Task, TrainedModel, load_model, save_checkpoint
 from unet4d.models.clstm_unet import build_network
 from unet4d.models.device import autocast, find_device, resolve_precision, set_tf32
-from unet4d.predict import predict
 from unet4d.resolve import resolved_model
-from unet4d.segmentation import Settings, prepare
-from unet4d.segmentation.settings import USABLE
 from unet4d.system.memory import resident_bytes
 
 SEED = 0

@@ -83,7 +83,7 @@ def _serve(descriptor: int) -> None:
     """Fork processes on request until the test process closes its end."""
     import torch
 
-    import unet4d.predict
+    import unet4d.inference.predict
     import unet4d.report.pictures.contour_sheet
     import unet4d.train  # noqa: F401
 

@@ -43,13 +43,13 @@ def train_called(monkeypatch, unchecked):
 @pytest.fixture
 def predict_raises(monkeypatch, unchecked):
     """Makes `unet4d predict` raise an error of the test's choice."""
-    import unet4d.predict
+    import unet4d.inference.predict
 
     def chosen(error: BaseException) -> None:
         def fail(*given, **named):
             raise error
 
-        monkeypatch.setattr(unet4d.predict, "predict", fail)
+        monkeypatch.setattr(unet4d.inference.predict, "predict", fail)
 
     return chosen
 

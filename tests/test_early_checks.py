@@ -15,9 +15,9 @@ import unet4d
 from unet4d.commands import COMMANDS
 from unet4d.config import Config, ModelConfig
 from unet4d.errors import InputError
+from unet4d.inference.predict import predict
 from unet4d.models.checkpoint import BEST, LAST, Task, load_checkpoint, load_outline, save_checkpoint
 from unet4d.models.clstm_unet import build_network
-from unet4d.predict import predict
 from unet4d.system.environment import check_device_name
 
 ROOT = Path(unet4d.__file__).parent.parent

@@ -21,6 +21,7 @@ from unet4d import CLSTMUNet, ConvLSTM3d, StreamingSegmenter, load_model, read_i
 from unet4d.config import CHANNELS, Config, DataConfig, InferenceConfig, MemoryConfig, ModelConfig, TrainConfig
 from unet4d.errors import Stopped
 from unet4d.images.image4d import read_label
+from unet4d.inference import scale_of
 from unet4d.inference.sliding_window import Answering, Rows
 from unet4d.models.checkpoint import LAST, load_checkpoint
 from unet4d.models.clstm_unet import build_network
@@ -29,7 +30,6 @@ from unet4d.models.device import autocast, set_tf32
 from unet4d.models.ensemble import mean_logits
 from unet4d.models.lstm_gates import fused_steps, step, step_backward
 from unet4d.models.topology import strides_and_kernels
-from unet4d.segmentation import scale_of
 from unet4d.system.gpu_memory import GB
 from unet4d.train import train
 from unet4d.training.step import TrainingStep

@@ -72,7 +72,7 @@ def test_a_study_with_a_name_too_long_for_its_outputs_fails_alone(command, model
 def test_an_exception_that_nobody_expected_is_the_failure_of_one_study(
     command, model_file, studies, tmp_path, monkeypatch
 ):
-    import unet4d.prediction.batch as batch
+    import unet4d.inference.batch.run as batch
 
     def failing(models, study, settings, prepare=batch.prepare):
         if study.name == "s2":

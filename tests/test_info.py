@@ -12,10 +12,10 @@ import yaml
 
 from unet4d.cli import _parsed
 from unet4d.config import Config, DataConfig, ModelConfig, TrainConfig
+from unet4d.inference.postprocessing import EVERY_CLASS, Step, write_steps
 from unet4d.models.checkpoint import BEST, LAST, PREVIOUS, Task, load_checkpoint, save_checkpoint
 from unet4d.models.clstm_unet import build_network
 from unet4d.models.folds import FOLDS
-from unet4d.postprocessing import EVERY_CLASS, Step, write_steps
 from unet4d.system.distributed import Ranks
 from unet4d.training.log import LOG
 from unet4d.training.summary import CONFIG, SUMMARY, write_summary

@@ -7,8 +7,9 @@
     label = segment(model, image)                 # (T, X, Y, Z)
     write_image("label.nii.gz", label, like=image)
 
-Names are imported when they are first used, so that `unet4d --help` does not wait for torch. Commands are functions, each in the
-module of its name, which is what `unet4d.predict` always is: `from unet4d.predict import predict`. docs/python.md shows them all.
+Names are imported when they are first used, so that `unet4d --help` does not wait for torch. Commands are functions,
+each in the module of its name, which is what `unet4d.inference.predict` always is: `from unet4d.inference.predict
+import predict`. docs/python.md shows them all.
 """
 
 from __future__ import annotations
@@ -20,10 +21,10 @@ from unet4d.system.version import VERSION as __version__
 
 if TYPE_CHECKING:
     from unet4d.images.image4d import Image4D, read_image, write_image
+    from unet4d.inference import StreamingSegmenter, segment
     from unet4d.models.checkpoint import load_model
     from unet4d.models.clstm_unet import CLSTMUNet
     from unet4d.models.convlstm import ConvLSTM3d
-    from unet4d.segmentation import StreamingSegmenter, segment
 
 
 __all__ = [
@@ -44,8 +45,8 @@ _HOMES = {
     "Image4D": "unet4d.images.image4d",
     "load_model": "unet4d.models.checkpoint",
     "read_image": "unet4d.images.image4d",
-    "StreamingSegmenter": "unet4d.segmentation",
-    "segment": "unet4d.segmentation",
+    "StreamingSegmenter": "unet4d.inference",
+    "segment": "unet4d.inference",
     "write_image": "unet4d.images.image4d",
 }
 

@@ -13,10 +13,10 @@ from typing import Any
 
 from unet4d.errors import InputError
 from unet4d.evaluation.fold_summary import mean_and_deviation, over_folds
+from unet4d.inference.postprocessing import read_steps
 from unet4d.metrics import shown
 from unet4d.models.checkpoint import LAST, PREVIOUS
 from unet4d.models.folds import FOLDS, folds_in, holds_run
-from unet4d.postprocessing import read_steps
 from unet4d.system.environment import installed
 from unet4d.system.files import read_json
 from unet4d.system.text import count

@@ -25,9 +25,9 @@ from bench.predict_stitching import HERE, MAIN_MEMORY, stitching_table
 from bench.predict_watch import ANSWERING, NETWORK, PARTS, REST, Part, Watch, peak_mb, resident_mb
 from unet4d.config import Config, DataConfig, InferenceConfig, ModelConfig
 from unet4d.errors import InputError
+from unet4d.inference import Settings
+from unet4d.inference.settings import USABLE
 from unet4d.models.checkpoint import load_model
-from unet4d.segmentation import Settings
-from unet4d.segmentation.settings import USABLE
 
 FORK = multiprocessing.get_context("fork")
 CPU = torch.device("cpu")
@@ -165,7 +165,7 @@ def test_memory_is_what_the_system_says_of_this_process(tmp_path):
 
 
 def test_what_is_watched_is_as_before_afterwards(written):
-    import unet4d.prediction.batch as batch
+    import unet4d.inference.batch.run as batch
     from unet4d.inference.sliding_window import Answering
 
     before = (batch.prepare, batch.answer, Answering.logits)

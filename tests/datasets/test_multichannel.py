@@ -16,12 +16,12 @@ from unet4d.datasets.dataset import read_dataset
 from unet4d.datasets.nifti_studies import study_of
 from unet4d.errors import InputError
 from unet4d.images.channels import MAP, SIGNAL
+from unet4d.inference import Settings, prepare
+from unet4d.inference.predict import predict
 from unet4d.models.checkpoint import BEST, LAST
 from unet4d.phantom import KINDS as PHANTOMS
 from unet4d.phantom import write_phantom
 from unet4d.pipeline.cache import CachedStudy, cached_studies
-from unet4d.predict import predict
-from unet4d.segmentation import Settings, prepare
 from unet4d.train import train
 
 KINDS = {"flow": (SIGNAL, "velocity X", "velocity Y", "velocity Z"), "dce": (SIGNAL, MAP)}
@@ -159,7 +159,7 @@ def test_from_python_as_from_the_command(kind, studies, run, predicted):
 @pytest.mark.parametrize("in_memory", [True, False])
 def test_the_network_sees_in_prediction_what_it_saw_in_training(studies, run, tmp_path, monkeypatch, in_memory):
     if not in_memory:
-        monkeypatch.setattr("unet4d.segmentation.prepared._fits", lambda *_: False)
+        monkeypatch.setattr("unet4d.inference.prepare._fits", lambda *_: False)
     model, dataset = load_model(run), read_dataset(studies)
     prepared = prepare([model], study_of(dataset.training[0], dataset), Settings())
     assert prepared.is_on_disk == (not in_memory)

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from tests.drawn import draw
+from unet4d.inference.postprocessing import Step, apply
 from unet4d.metrics import flicker, frame_to_frame_dice
-from unet4d.postprocessing import Step, apply
 
 
 def film(*frames: str) -> np.ndarray:

@@ -10,7 +10,7 @@ from unet4d.commands.command import DEVICE, Command, layout_options
 from unet4d.system.text import count
 
 if TYPE_CHECKING:
-    from unet4d.segmentation import Settings
+    from unet4d.inference import Settings
 
 
 def _predict_options(parser: ArgumentParser) -> None:
@@ -139,7 +139,7 @@ def _inference_options(parser: ArgumentParser) -> None:
 def _settings(options: Namespace) -> Settings:
     from pathlib import Path
 
-    from unet4d.segmentation import Settings
+    from unet4d.inference import Settings
     from unet4d.system.byte_sizes import bytes_of
 
     o = options
@@ -161,7 +161,7 @@ def _check_predict(options: Namespace) -> None:
 
     from unet4d.checks import check_predict
     from unet4d.datasets.convert import Options
-    from unet4d.prediction.shares import share_of
+    from unet4d.inference.batch.job_split import share_of
 
     o = options
     _settings(o)
@@ -174,8 +174,8 @@ def _predict(options: Namespace) -> None:
     import os
 
     from unet4d.datasets.convert import Options
-    from unet4d.predict import predict
-    from unet4d.prediction.shares import share_of
+    from unet4d.inference.batch.job_split import share_of
+    from unet4d.inference.predict import predict
     from unet4d.system.distributed import joined
 
     o = options

@@ -28,7 +28,7 @@ def _check_tune(options: Namespace) -> None:
 
 
 def _tune(options: Namespace) -> None:
-    from unet4d.tune import tune
+    from unet4d.inference.tune import tune
 
     o = options
     tune(o.run, o.dataset, predictions=o.predictions, device=o.device, dry_run=o.dry_run)

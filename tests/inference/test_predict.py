@@ -19,9 +19,9 @@ from unet4d.config import InferenceConfig
 from unet4d.datasets.dataset import read_dataset, split_cases
 from unet4d.errors import InputError
 from unet4d.images.image4d import Image4D
+from unet4d.inference import Settings
+from unet4d.inference.predict import predict
 from unet4d.models.checkpoint import load_checkpoint
-from unet4d.predict import predict
-from unet4d.segmentation import Settings
 
 SHAPE = (18, 15, 5)
 AFFINE = np.diag([-2.0, 2.0, 8.0, 1.0])

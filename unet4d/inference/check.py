@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from unet4d.config import Precision
+from unet4d.inference.settings import Models
 from unet4d.models.conv_check import check_convolutions
 from unet4d.models.device import resolve_precision
-from unet4d.segmentation.settings import Models
 
 
 def check_models(models: Models, precision: Precision) -> None:

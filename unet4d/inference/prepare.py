@@ -12,6 +12,7 @@ from unet4d.errors import InputError
 from unet4d.images.channels import unsigned
 from unet4d.images.grid import WorkingGrid
 from unet4d.images.image4d import Image4D, Outline
+from unet4d.inference.settings import Models, Settings
 from unet4d.inference.window_memory import generous_bytes, window_memory
 from unet4d.inference.windows import Pixels
 from unet4d.models.checkpoint import TrainedModel
@@ -19,7 +20,6 @@ from unet4d.models.device import resolve_precision
 from unet4d.models.ensemble import check_alike
 from unet4d.pipeline.disk_image import SpooledImage
 from unet4d.pipeline.normalization import Scale
-from unet4d.segmentation.settings import Models, Settings
 from unet4d.system.memory import return_freed_memory
 from unet4d.system.text import count
 

@@ -7,7 +7,7 @@ import itertools
 import pytest
 
 from unet4d.errors import InputError
-from unet4d.prediction.shares import Share, share_of
+from unet4d.inference.batch.job_split import Share, share_of
 from unet4d.system.distributed import Ranks
 
 STUDIES = list("abcdefghij")

@@ -19,11 +19,11 @@ from tests.predictions import check_whole, json_of, rows_of
 from tests.processes import exit_code, exit_codes
 from unet4d.datasets.find_studies import find_studies
 from unet4d.errors import Unet4DError
-from unet4d.predict import predict
-from unet4d.prediction import batch
-from unet4d.prediction.folder import PredictionFolder
-from unet4d.prediction.shares import Share
-from unet4d.segmentation import Answer, Settings, prepare
+from unet4d.inference import Answer, Settings, prepare
+from unet4d.inference.batch import run
+from unet4d.inference.batch.job_split import Share
+from unet4d.inference.batch.output_folder import PredictionFolder
+from unet4d.inference.predict import predict
 
 FP32 = Settings(precision="fp32")
 
@@ -36,17 +36,17 @@ def test_what_is_large_is_held_alone(studies):
     written."""
     [study] = [one for one in find_studies([studies], ["cine MRI"]) if one.name == "s1"]
     copies = 8 * 4 * 18 * 15 * 5 * 3
-    answered = batch._Computed(Answer(np.zeros(1000, np.uint8), np.zeros(1000, np.float32)), None, "open", [], {})
+    answered = run._Computed(Answer(np.zeros(1000, np.uint8), np.zeros(1000, np.float32)), None, "open", [], {})
     cases = (10 * copies, True, True), (10 * copies - 10, False, True), (50000, False, True), (49990, False, False)
     for memory, ahead, behind in cases:
-        one = batch.Batch(PredictionFolder(studies, {}), Settings(memory_bytes=memory), {}, False)
-        assert (one._may_be_ahead(batch.Job(study, [], {})), one._may_be_behind(answered)) == (ahead, behind)
+        one = run.Batch(PredictionFolder(studies, {}), Settings(memory_bytes=memory), {}, False)
+        assert (one._may_be_ahead(run.Job(study, [], {})), one._may_be_behind(answered)) == (ahead, behind)
 
 
 def test_a_study_of_which_only_the_files_are_known_is_judged_by_their_size(studies):
     [study] = [one for one in find_studies([studies], ["cine MRI"]) if one.name == "s1"]
     size = (studies / "s1.nii.gz").stat().st_size
-    assert batch._reading_bytes(replace(study, stream=None)) == 64 * size
+    assert run._reading_bytes(replace(study, stream=None)) == 64 * size
 
 
 def _predict(model: Path, given: Path, out: Path, share: Share | None = None) -> None:
@@ -163,7 +163,7 @@ def test_what_is_out_of_main_memory_is_told_of_its_study_alone(
             raise refusal
         return prepare(models, study, settings)
 
-    monkeypatch.setattr("unet4d.prediction.batch.prepare", full)
+    monkeypatch.setattr("unet4d.inference.batch.run.prepare", full)
     done = command("predict", model_file(), "-i", studies, "-o", tmp_path / "out")
     assert done.code == 1
     assert "1 of 5 studies could not be segmented" in done.line

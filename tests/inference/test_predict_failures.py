@@ -14,7 +14,7 @@ import torch
 
 from unet4d import load_model, read_image, segment
 from unet4d.errors import InputError, Unet4DError
-from unet4d.segmentation import answer
+from unet4d.inference import answer
 
 BESIDE = ["labels.txt", "prediction.json", "summary.json", "volumes.csv"]
 
@@ -32,7 +32,7 @@ def failing(monkeypatch, name: str, error: BaseException) -> None:
             raise error
         return answer(models, prepared, settings, *more)
 
-    monkeypatch.setattr("unet4d.prediction.batch.answer", answered)
+    monkeypatch.setattr("unet4d.inference.batch.run.answer", answered)
 
 
 def test_one_bad_study_is_told_and_the_others_are_done(command, model_file, tmp_path, study):
@@ -104,7 +104,7 @@ def test_a_disk_that_fills_ends_the_work_and_not_only_one_study(command, model_f
         written.append(path.name)
         raise Unet4DError("could not write: no space") from OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("unet4d.prediction.formats.write_image", refuse)
+    monkeypatch.setattr("unet4d.inference.batch.formats.write_image", refuse)
     done = command("predict", model_file(), "-i", tmp_path / "in", "-o", tmp_path / "out")
     assert done.code == 1
     assert written == ["a.nii.gz"]
@@ -112,8 +112,10 @@ def test_a_disk_that_fills_ends_the_work_and_not_only_one_study(command, model_f
 
 def test_a_full_disk_is_told_before_any_work(command, model_file, tmp_path, monkeypatch, study):
     study(tmp_path / "heart.nii.gz")
-    monkeypatch.setattr("unet4d.prediction.folder.shutil.disk_usage", lambda path: shutil._ntuple_diskusage(9, 9, 0))
-    monkeypatch.setattr("unet4d.prediction.batch.answer", None)
+    monkeypatch.setattr(
+        "unet4d.inference.batch.output_folder.shutil.disk_usage", lambda path: shutil._ntuple_diskusage(9, 9, 0)
+    )
+    monkeypatch.setattr("unet4d.inference.batch.run.answer", None)
     done = command("predict", model_file(), "-i", tmp_path / "heart.nii.gz", "-o", tmp_path / "out")
     assert done.code == 1
     assert "out: its disk is full; free space or choose another folder" in done.line
@@ -224,7 +226,7 @@ def test_a_folder_that_cannot_be_added_to_is_told_before_any_work(
     study(tmp_path / "heart.nii.gz")
     study(tmp_path / "out" / "old.nii.gz")
     (tmp_path / "out" / file).write_bytes(content if isinstance(content, bytes) else content.encode())
-    monkeypatch.setattr("unet4d.prediction.batch.answer", None)
+    monkeypatch.setattr("unet4d.inference.batch.run.answer", None)
     done = command("predict", model_file(), "-i", tmp_path / "heart.nii.gz", "-o", tmp_path / "out")
     assert done.code == 2
     assert words in done.line

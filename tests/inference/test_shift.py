@@ -10,8 +10,8 @@ import pytest
 from unet4d import load_model, read_image, segment
 from unet4d.config import DataConfig, ModelConfig
 from unet4d.datasets.dataset import read_dataset
+from unet4d.inference import Settings
 from unet4d.phantom import write_phantom
-from unet4d.segmentation import Settings
 from unet4d.train import train
 
 MOST = 0.06

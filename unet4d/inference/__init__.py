@@ -9,10 +9,10 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from unet4d.segmentation.answering import Answer, answer, segment
-    from unet4d.segmentation.prepared import Prepared, prepare
-    from unet4d.segmentation.settings import Models, Settings
-    from unet4d.segmentation.streaming import StreamingSegmenter, scale_of
+    from unet4d.inference.prepare import Prepared, prepare
+    from unet4d.inference.segment import Answer, answer, segment
+    from unet4d.inference.settings import Models, Settings
+    from unet4d.inference.streaming import StreamingSegmenter, scale_of
 
 __all__ = ["Answer", "Models", "Prepared", "Settings", "StreamingSegmenter", "answer", "prepare", "scale_of", "segment"]
 

@@ -15,7 +15,15 @@ from hypothesis.extra.numpy import arrays
 from scipy import ndimage
 
 from unet4d.errors import InputError
-from unet4d.postprocessing import EVERY_CLASS, OPERATIONS, POSTPROCESSING, Step, apply, read_steps, write_steps
+from unet4d.inference.postprocessing import (
+    EVERY_CLASS,
+    OPERATIONS,
+    POSTPROCESSING,
+    Step,
+    apply,
+    read_steps,
+    write_steps,
+)
 
 LABELS = {"background": 0, "muscle": 1, "cavity": 2}
 LARGEST, HOLES, SINGLE = OPERATIONS

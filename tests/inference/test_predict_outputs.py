@@ -11,11 +11,11 @@ import pytest
 from tests.predictions import json_of, rows_of
 from unet4d.images.nrrd import read_nrrd_image
 from unet4d.images.segmentations import read_segmentation
+from unet4d.inference import Settings
+from unet4d.inference.batch.output_folder import measures
+from unet4d.inference.postprocessing import Step, write_steps
+from unet4d.inference.predict import predict
 from unet4d.metrics import curve_measures
-from unet4d.postprocessing import Step, write_steps
-from unet4d.predict import predict
-from unet4d.prediction.folder import measures
-from unet4d.segmentation import Settings
 
 # What comes out --------------------------------------------------------------------------------------------------
 
@@ -70,9 +70,9 @@ def test_probabilities_that_the_disk_cannot_hold_are_told_before_they_are_comput
 ):
     study(tmp_path / "heart.nii.gz")
     usage = type("Usage", (), {"free": 10**4})
-    monkeypatch.setattr("unet4d.prediction.batch.shutil.disk_usage", lambda path: usage)
-    monkeypatch.setattr("unet4d.prediction.folder._SPARE_BYTES", 0)
-    monkeypatch.setattr("unet4d.prediction.batch.answer", None)
+    monkeypatch.setattr("unet4d.inference.batch.run.shutil.disk_usage", lambda path: usage)
+    monkeypatch.setattr("unet4d.inference.batch.output_folder._SPARE_BYTES", 0)
+    monkeypatch.setattr("unet4d.inference.batch.run.answer", None)
     done = command("predict", model_file(), "-i", tmp_path / "heart.nii.gz", "-o", tmp_path / "out", "--probabilities")
     assert done.code == 1
     assert "probabilities take up to 64.8 kB and 10 kB are free for " in done.error

@@ -13,12 +13,12 @@ from dataclasses import dataclass
 import torch
 
 from unet4d.errors import Unet4DError
+from unet4d.inference.prepare import Prepared, label_bytes
+from unet4d.inference.settings import Models, Settings
 from unet4d.inference.sliding_window import STITCHED_SHARE, Answering
 from unet4d.inference.window_memory import generous_bytes, window_memory
 from unet4d.models.checkpoint import TrainedModel
 from unet4d.models.clstm_unet import MOST_ELEMENTS
-from unet4d.segmentation.prepared import Prepared, label_bytes
-from unet4d.segmentation.settings import Models, Settings
 from unet4d.system.gpu_memory import free_bytes, usable_bytes
 
 WINDOW_SHARE = 0.4

@@ -23,13 +23,21 @@ from unet4d.datasets.dataset import read_dataset, split_folds
 from unet4d.errors import InputError, Unet4DError
 from unet4d.evaluation.evaluate import evaluate
 from unet4d.images.image4d import Image4D, read_label, write_image
+from unet4d.inference.batch.case_records import Records, digest
+from unet4d.inference.postprocessing import (
+    EVERY_CLASS,
+    OPERATIONS,
+    POSTPROCESSING,
+    Step,
+    apply,
+    read_steps,
+    write_steps,
+)
+from unet4d.inference.postprocessing_search import MARGIN, TOLERANCE, Judged, candidates, choose
+from unet4d.inference.predict import predict
+from unet4d.inference.tune import FEW_SUBJECTS, tune
 from unet4d.models.checkpoint import BEST, Task, save_checkpoint
 from unet4d.models.clstm_unet import build_network
-from unet4d.postprocessing import EVERY_CLASS, OPERATIONS, POSTPROCESSING, Step, apply, read_steps, write_steps
-from unet4d.predict import predict
-from unet4d.prediction.records import Records, digest
-from unet4d.step_choice import MARGIN, TOLERANCE, Judged, candidates, choose
-from unet4d.tune import FEW_SUBJECTS, tune
 
 LABELS = {"background": 0, "muscle": 1, "cavity": 3}
 LARGEST, HOLES, SINGLE = OPERATIONS
@@ -421,9 +429,9 @@ def test_bad_predictions_are_one_line(run, dataset, predicted, tmp_path):
 
 
 def test_an_unexpected_exception_of_one_study_is_told_of_it_and_all_are_read(run, dataset, predicted, monkeypatch):
-    module, read = sys.modules["unet4d.tune"], []
+    module, read = sys.modules["unet4d.inference.tune"], []
 
-    def failing(case, *given, usual=sys.modules["unet4d.tune"]._read):
+    def failing(case, *given, usual=sys.modules["unet4d.inference.tune"]._read):
         read.append(case.name)
         if case.name == "ben_1":
             raise KeyError("bug")

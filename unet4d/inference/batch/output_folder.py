@@ -23,6 +23,16 @@ from unet4d.errors import InputError, Unet4DError
 from unet4d.images.image4d import Outline
 from unet4d.images.itksnap import write_label_descriptions
 from unet4d.images.label_writers import write_colour_table
+from unet4d.inference.batch.case_records import Record, Records
+from unet4d.inference.batch.formats import (
+    FORMATS,
+    PROBABILITIES,
+    places,
+    shown_classes,
+    write_label,
+    write_probabilities,
+)
+from unet4d.inference.batch.summary_tables import TABLES, Tables
 from unet4d.metrics import (
     MYOCARDIAL_DENSITY_G_PER_ML,
     curve_measures,
@@ -32,9 +42,6 @@ from unet4d.metrics import (
     voxel_volume_ml,
 )
 from unet4d.metrics.cardiac_structures import cavity_within
-from unet4d.prediction.formats import FORMATS, PROBABILITIES, places, shown_classes, write_label, write_probabilities
-from unet4d.prediction.records import Record, Records
-from unet4d.prediction.tables import TABLES, Tables
 from unet4d.system.files import check_writable, read_json
 
 LABELS, COLOURS = "labels.txt", "labels.ctbl"

@@ -16,12 +16,12 @@ from unet4d.datasets.nifti_studies import bare_source
 from unet4d.errors import InputError, Unet4DError
 from unet4d.images.image4d import Image4D
 from unet4d.images.resample_back import NativeLabel
+from unet4d.inference import Settings, answer, prepare, segment, tiling
+from unet4d.inference import prepare as preparing
+from unet4d.inference.prepare import prepare_image
 from unet4d.inference.sliding_window import Answering, Rows, sliding_window
 from unet4d.inference.window_memory import window_memory
 from unet4d.models.memory_trace import MemoryTrace
-from unet4d.segmentation import Settings, answer, cutting, prepare, segment
-from unet4d.segmentation import prepared as preparing
-from unet4d.segmentation.prepared import prepare_image
 from unet4d.system.progress_bar import ProgressBar
 
 FP32 = Settings(precision="fp32", probabilities=True)
@@ -93,7 +93,7 @@ def test_a_block_is_forgotten_before_the_next_is_computed(monkeypatch, model_fil
 @pytest.mark.parametrize(("left", "tight"), [(math.inf, False), (1e9, False), (1800e3, True), (1050e3, True)])
 def test_freed_memory_goes_back_at_once_where_it_is_tight(monkeypatch, model_file, path, left, tight):
     given = []
-    monkeypatch.setattr("unet4d.segmentation.answering.give_back_freed_memory", lambda: given.append(1))
+    monkeypatch.setattr("unet4d.inference.segment.give_back_freed_memory", lambda: given.append(1))
     budgets(monkeypatch, math.inf, left)
     answered([load_model(model_file())], path)
     assert bool(given) == tight
@@ -108,7 +108,7 @@ def test_the_bar_ends_where_it_was_said_to_end(monkeypatch, model_file, path, ki
         bars.append(ProgressBar(**given | {"disable": False, "file": io.StringIO()}))
         return bars[-1]
 
-    monkeypatch.setattr("unet4d.segmentation.answering.ProgressBar", kept)
+    monkeypatch.setattr("unet4d.inference.segment.ProgressBar", kept)
     budgets(monkeypatch, math.inf, kilobytes * 1e3)
     answered([model], path)
     assert [bar.n for bar in bars] == [bar.total for bar in bars]
@@ -172,9 +172,9 @@ def test_what_fits_in_no_way_is_told_before_it_is_computed(monkeypatch, model, p
 
 
 def test_given_memory_counts_what_the_process_holds_already(monkeypatch):
-    monkeypatch.setattr("unet4d.segmentation.settings.resident_bytes", lambda: 10**9)
+    monkeypatch.setattr("unet4d.inference.settings.resident_bytes", lambda: 10**9)
     assert Settings(memory_bytes=4 * 10**9).budget_bytes() == pytest.approx(0.8 * 4e9 - 1e9)
-    monkeypatch.setattr("unet4d.segmentation.settings.free_memory_bytes", lambda: 5e9)
+    monkeypatch.setattr("unet4d.inference.settings.free_memory_bytes", lambda: 5e9)
     assert Settings().budget_bytes() == pytest.approx(4e9)
 
 
@@ -261,7 +261,7 @@ class MadeUpGPU:
             return encoded(x, kept)
 
         monkeypatch.setattr(model.network, "_encoded", limited)
-        monkeypatch.setattr(cutting, "gpu_usable_bytes", lambda device: self.usable)
+        monkeypatch.setattr(tiling, "gpu_usable_bytes", lambda device: self.usable)
 
 
 def counted(model, frames: int) -> int:
@@ -314,7 +314,7 @@ def test_rows_of_logits_are_bounded_by_the_gpu_they_are_stitched_on(monkeypatch,
     answered([model], path)
     assert len(calls) == 1
     prepared = prepare([model], bare_source(path).studies[0], FP32)
-    blocks = cutting.Blocks.of([model], prepared)
+    blocks = tiling.Blocks.of([model], prepared)
     prepared.close()
     labels, patch = len(model.task.labels), model.config.data.patch_size
     window = window_memory(model.config.model, 1, labels, patch, "fp32").needed(3, 3)
@@ -331,8 +331,8 @@ def test_logits_are_stitched_in_main_memory_only_where_not_one_row_fits_the_gpu(
 ):
     prepared = prepare([model], bare_source(path).studies[0], FP32)
     one = Answering(model.network, torch.device("cuda"), "fp32", False, windows=4)
-    monkeypatch.setattr(cutting, "gpu_usable_bytes", lambda device: usable)
-    blocks = cutting.cut([model], prepared, FP32, [one])
+    monkeypatch.setattr(tiling, "gpu_usable_bytes", lambda device: usable)
+    blocks = tiling.cut([model], prepared, FP32, [one])
     prepared.close()
     assert one.stitch_on.type == place
     assert (one.windows, one.chunk_frames) == ((4, None) if usable > 10 else (1, 1))
@@ -343,7 +343,7 @@ def test_no_more_frames_at_once_than_kernels_can_index(monkeypatch, model, long_
     labels, patch = len(model.task.labels), model.config.data.patch_size
     elements = window_memory(model.config.model, 1, labels, patch, "fp32").frame_elements
     assert elements > 0
-    monkeypatch.setattr(cutting, "MOST_ELEMENTS", 5 * elements)
+    monkeypatch.setattr(tiling, "MOST_ELEMENTS", 5 * elements)
     gpu = MadeUpGPU(monkeypatch, model, 10**9)
     answered([model], long_path)
     assert max(gpu.tries) == 4

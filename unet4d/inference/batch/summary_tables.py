@@ -24,7 +24,7 @@ from typing import Any
 
 from unet4d.datasets.convert.names import natural_key
 from unet4d.datasets.label_maps import PREDICTION
-from unet4d.prediction.records import HIDDEN, Record, Records
+from unet4d.inference.batch.case_records import HIDDEN, Record, Records
 from unet4d.system.csv_file import csv_text
 from unet4d.system.environment import versions
 from unet4d.system.files import remove_partial, write_json, write_text, writing

@@ -188,7 +188,7 @@ def test_bare_files_are_of_the_models_kinds(command, model_file, study, tmp_path
     given = ["predict", model.path, "-i", tmp_path / "in", "-o", tmp_path / "out"]
     for kinds, code in ((("signal", "signal"), 2), (("signal", "map"), 0)):
         of_kinds = replace(model, task=replace(model.task, channel_kinds=kinds))
-        monkeypatch.setattr("unet4d.predict.load_models", lambda paths, device, made=of_kinds: [made])
+        monkeypatch.setattr("unet4d.inference.predict.load_models", lambda paths, device, made=of_kinds: [made])
         assert command(*given).code == code
 
 

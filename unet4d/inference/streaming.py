@@ -15,15 +15,15 @@ from unet4d.images.grid import WorkingGrid
 from unet4d.images.image4d import Image4D
 from unet4d.images.nifti import check_affine
 from unet4d.images.resample_back import NativeLabel
+from unet4d.inference.check import check_models
+from unet4d.inference.prepare import prepare_image
+from unet4d.inference.segment import check_finite
+from unet4d.inference.settings import Settings
 from unet4d.inference.sliding_window import Answering, Rows
 from unet4d.models.checkpoint import TrainedModel
 from unet4d.models.clstm_unet import NetworkState
 from unet4d.models.device import autocast, resolve_precision, set_tf32
 from unet4d.pipeline.normalization import Scale
-from unet4d.segmentation.answering import check_finite
-from unet4d.segmentation.check import check_models
-from unet4d.segmentation.prepared import prepare_image
-from unet4d.segmentation.settings import Settings
 
 
 @dataclass

@@ -16,11 +16,11 @@ from tests.processes import run_ranks
 from unet4d.datasets.find_studies import expanded
 from unet4d.datasets.nifti_studies import bare_source
 from unet4d.errors import InputError, ToldElsewhere
-from unet4d.predict import _of_this_process, predict
-from unet4d.prediction.folder import PredictionFolder
-from unet4d.prediction.shares import Share
-from unet4d.prediction.tables import Tables
-from unet4d.segmentation import Settings, prepare
+from unet4d.inference import Settings, prepare
+from unet4d.inference.batch.job_split import Share
+from unet4d.inference.batch.output_folder import PredictionFolder
+from unet4d.inference.batch.summary_tables import Tables
+from unet4d.inference.predict import _of_this_process, predict
 from unet4d.system.distributed import Ranks
 
 FP32 = Settings(precision="fp32")
@@ -35,7 +35,7 @@ def computed(monkeypatch) -> list[str]:
         names.append(study.name)
         return prepare(models, study, settings)
 
-    monkeypatch.setattr("unet4d.prediction.batch.prepare", prepared)
+    monkeypatch.setattr("unet4d.inference.batch.run.prepare", prepared)
     return names
 
 
@@ -224,8 +224,8 @@ def test_a_process_that_only_fails_and_ends_before_anything_is_written_is_in_the
 
 
 def test_processes_of_one_machine_share_what_is_free(monkeypatch):
-    monkeypatch.setattr("unet4d.predict.free_memory_bytes", lambda: 8e9)
-    monkeypatch.setattr("unet4d.predict.resident_bytes", lambda: 10**9)
+    monkeypatch.setattr("unet4d.inference.predict.free_memory_bytes", lambda: 8e9)
+    monkeypatch.setattr("unet4d.inference.predict.resident_bytes", lambda: 10**9)
     settings = Settings()
     assert _of_this_process(settings, Ranks()) is settings
     assert _of_this_process(settings, Ranks(1, 4, 1, 4)).memory_bytes == 3 * 10**9
@@ -264,7 +264,7 @@ def test_a_folder_that_another_job_begins_in_meanwhile_is_a_predictions(studies,
             PredictionFolder(out, labels).begin()
         return usual(path)
 
-    monkeypatch.setattr("unet4d.prediction.folder.os.path.lexists", raced)
+    monkeypatch.setattr("unet4d.inference.batch.output_folder.os.path.lexists", raced)
     PredictionFolder(out, labels).check(bare_source(studies).studies)
     assert (out / "volumes.csv").is_file()
 
@@ -304,7 +304,7 @@ def test_the_tables_of_many_cases_are_not_written_with_each(tmp_path, monkeypatc
         now_s[0] += 0.01
         usual(self)
 
-    monkeypatch.setattr("unet4d.prediction.tables.time", SimpleNamespace(monotonic=lambda: now_s[0]))
+    monkeypatch.setattr("unet4d.inference.batch.summary_tables.time", SimpleNamespace(monotonic=lambda: now_s[0]))
 
     monkeypatch.setattr(Tables, "_write_all", counted)
     for n in range(300):
@@ -321,7 +321,7 @@ def test_tables_are_written_although_a_suspended_process_holds_their_lock(tmp_pa
     folder = PredictionFolder(tmp_path, {"background": 0, "one": 1})
     folder.tables.write(always=True)
     folder.records.keep("one", {"made": {}, "entry": {}, "frames": 1, "volumes_ml": {"one": [1.5]}}, [])
-    monkeypatch.setattr("unet4d.prediction.tables.PATIENCE_S", 0.1)
+    monkeypatch.setattr("unet4d.inference.batch.summary_tables.PATIENCE_S", 0.1)
     with open(tmp_path / ".unet4d" / "lock", "w") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
         folder.tables.write(always=True)
@@ -386,7 +386,7 @@ def test_an_input_that_changes_while_it_is_read_is_told_and_the_others_are_done(
             os.utime(studies / "s2.nii.gz", ns=(0, 5))
         return made
 
-    monkeypatch.setattr("unet4d.prediction.batch.prepare", changing)
+    monkeypatch.setattr("unet4d.inference.batch.run.prepare", changing)
     done = command("predict", model_file(), "-i", studies, "-o", tmp_path / "out")
     size = (studies / "s2.nii.gz").stat().st_size
     assert done.code == 2
@@ -411,7 +411,7 @@ def test_a_file_that_is_still_being_written_is_told_so_and_not_as_damaged(
         finally:
             (tmp_path / "heart.nii.gz").write_bytes(whole[:1900])
 
-    monkeypatch.setattr("unet4d.prediction.batch.prepare", growing)
+    monkeypatch.setattr("unet4d.inference.batch.run.prepare", growing)
     done = command("predict", model_file(), "-i", tmp_path / "heart.nii.gz", "-o", tmp_path / "out")
     assert (done.code, "changed while it was read (from 900 bytes to 1900 bytes)" in done.line) == (2, True)
 

@@ -17,13 +17,13 @@ from unet4d.datasets.label_maps import Reference, label_maps, read_reference
 from unet4d.errors import InputError
 from unet4d.images.image4d import read_label
 from unet4d.images.nifti import check_same_grid, read_header
+from unet4d.inference.batch.case_records import Records, digest
+from unet4d.inference.postprocessing import write_steps
+from unet4d.inference.postprocessing_search import FLICKER, RULE, Choice, Flicker, Judged, Score, Trial, choose
+from unet4d.inference.predict import predict
 from unet4d.metrics import shown
 from unet4d.models.checkpoint import TrainedModel
 from unet4d.models.folds import load_models
-from unet4d.postprocessing import write_steps
-from unet4d.predict import predict
-from unet4d.prediction.records import Records, digest
-from unet4d.step_choice import FLICKER, RULE, Choice, Flicker, Judged, Score, Trial, choose
 from unet4d.system.failures import failure_of_study
 from unet4d.system.files import read_json
 from unet4d.system.progress_bar import ProgressBar
@@ -48,7 +48,8 @@ def tune(
     device: str = "auto",
     dry_run: bool = False,
 ) -> dict[str, Any]:
-    """Choose post-processing steps on held-out cases by `unet4d.step_choice.RULE`; print a table; record it in the run.
+    """Choose post-processing steps on held-out cases by `unet4d.inference.postprocessing_search.RULE`; print a table;
+    record it in the run.
 
     Args:
         run: run folder, or a folder of folds, each case of which is judged by the fold that held it out.

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from unet4d.prediction.overlap import overlapped
+from unet4d.inference.batch.pipeline import overlapped
 
 ITEMS = list(range(5))
 

@@ -14,15 +14,15 @@ from unet4d.errors import Unet4DError
 from unet4d.images.channels import mirror_signs
 from unet4d.images.image4d import Image4D
 from unet4d.images.resample_back import NativeLabel
+from unet4d.inference.check import check_models
+from unet4d.inference.prepare import Prepared, prepare_image
+from unet4d.inference.settings import Models, Settings
 from unet4d.inference.sliding_window import Answering, Rows
+from unet4d.inference.tiling import cut
 from unet4d.inference.windows import Windows
 from unet4d.models.checkpoint import TrainedModel
 from unet4d.models.device import resolve_precision
 from unet4d.models.ensemble import mean_logits
-from unet4d.segmentation.check import check_models
-from unet4d.segmentation.cutting import cut
-from unet4d.segmentation.prepared import Prepared, prepare_image
-from unet4d.segmentation.settings import Models, Settings
 from unet4d.system.memory import give_back_freed_memory, keep_freed_memory
 from unet4d.system.progress_bar import ProgressBar, print_line
 from unet4d.system.signals import check_stop
