@@ -15,7 +15,7 @@ from bench.measure import interleaved
 from unet4d.config import Config, DataConfig, TrainConfig
 from unet4d.models.clstm_unet import build_network
 from unet4d.models.device import find_device, resolve_precision
-from unet4d.resolve import resolved_model
+from unet4d.training.resolve import resolved_model
 from unet4d.training.step import TrainingStep
 from unet4d.training.step_memory import training_memory
 

@@ -24,8 +24,8 @@ from unet4d.inference.windows import SIGMA_SCALE
 from unet4d.models.checkpoint import Task, TrainedModel, load_model, save_checkpoint
 from unet4d.models.clstm_unet import build_network
 from unet4d.models.device import autocast, find_device, resolve_precision, set_tf32
-from unet4d.resolve import resolved_model
 from unet4d.system.memory import resident_bytes
+from unet4d.training.resolve import resolved_model
 
 SEED = 0
 

@@ -23,14 +23,14 @@ from unet4d.models.device import autocast, set_tf32
 from unet4d.phantom import write_phantom
 from unet4d.pipeline.cache import CachedStudy, cached_studies
 from unet4d.pipeline.clip_dataset import Batch, ClipDataset, loader
-from unet4d.resolve import resolved
 from unet4d.system.distributed import Ranks
-from unet4d.training.feed import Feed
+from unet4d.training.batches import Feed
 from unet4d.training.loss import LabelledFramesLoss
+from unet4d.training.monitoring.logger import SilentRecord
+from unet4d.training.oom_fallback import MemoryWatch
 from unet4d.training.optimizer import optimiser
-from unet4d.training.record import SilentRecord
+from unet4d.training.resolve import resolved
 from unet4d.training.trainer import Trainer
-from unet4d.training.watch import MemoryWatch
 
 SEED_STUDIES = 1
 

@@ -28,7 +28,7 @@ from unet4d.errors import InputError, Unet4DError
 from unet4d.models.checkpoint import BEST, LAST, PREVIOUS, load_checkpoint
 from unet4d.system.files import read_json, replacing, write_json, write_text
 from unet4d.training.checkpoints import Checkpoints
-from unet4d.training.log import log_lines
+from unet4d.training.monitoring.log_lines import log_lines
 
 CONFIG = Path(__file__).with_name("kill_and_resume.yaml")
 TIMES = ("seconds", "validation_seconds", "waited_seconds", "frames_per_second", "peak_memory_gb")

@@ -20,7 +20,7 @@ from unet4d.config import Config, DataConfig, InferenceConfig, ModelConfig, Trai
 from unet4d.models.checkpoint import Task, save_checkpoint
 from unet4d.models.clstm_unet import build_network
 from unet4d.phantom import write_phantom
-from unet4d.train import train
+from unet4d.training.train import train
 
 torch.set_num_threads(1)
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # so a shell starts a job in the background

@@ -85,7 +85,7 @@ def _serve(descriptor: int) -> None:
 
     import unet4d.inference.predict
     import unet4d.report.pictures.contour_sheet
-    import unet4d.train  # noqa: F401
+    import unet4d.training.train  # noqa: F401
 
     torch.set_num_threads(1)
     connection = Connection(descriptor)

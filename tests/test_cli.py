@@ -33,10 +33,10 @@ def unchecked(monkeypatch):
 @pytest.fixture
 def train_called(monkeypatch, unchecked):
     """What `unet4d train` would have run, in place of running it."""
-    import unet4d.train
+    import unet4d.training.train
 
     calls: list[tuple] = []
-    monkeypatch.setattr(unet4d.train, "train", lambda *given: calls.append(given) or Path("best.pt"))
+    monkeypatch.setattr(unet4d.training.train, "train", lambda *given: calls.append(given) or Path("best.pt"))
     return calls
 
 
@@ -230,12 +230,12 @@ def test_an_expected_failure_is_one_line_and_its_exit_code(command, predict_rais
 
 
 def test_train_out_of_memory_is_told_the_options_of_train(command, monkeypatch, unchecked):
-    import unet4d.train
+    import unet4d.training.train
 
     def fail(*given):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.")
 
-    monkeypatch.setattr(unet4d.train, "train", fail)
+    monkeypatch.setattr(unet4d.training.train, "train", fail)
     done = command("train", "--dataset", "d", "--out", "r")
     assert done.code == 1
     assert (
@@ -292,9 +292,9 @@ def test_closed_and_full_outputs_keep_the_exit_code_and_are_no_traceback(where, 
 
 
 def test_output_that_is_the_result_and_is_lost_is_a_failure(predict_raises, monkeypatch):
-    import unet4d.info
+    import unet4d.training.monitoring.info
 
-    monkeypatch.setattr(unet4d.info, "info", lambda run, as_json: print("{}", flush=True))
+    monkeypatch.setattr(unet4d.training.monitoring.info, "info", lambda run, as_json: print("{}", flush=True))
     with open("/dev/full", "w") as full:
         monkeypatch.setattr(sys, "stdout", full)
         assert cli.run(["info", "run", "--json"]) == 1

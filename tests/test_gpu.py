@@ -31,10 +31,10 @@ from unet4d.models.ensemble import mean_logits
 from unet4d.models.lstm_gates import fused_steps, step, step_backward
 from unet4d.models.topology import strides_and_kernels
 from unet4d.system.gpu_memory import GB
-from unet4d.train import train
+from unet4d.training.oom_fallback import forget_peak
 from unet4d.training.step import TrainingStep
 from unet4d.training.step_memory import training_memory
-from unet4d.training.watch import forget_peak
+from unet4d.training.train import train
 
 CPU = torch.device("cpu")
 _HERE = torch.cuda.is_available()

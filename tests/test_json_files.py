@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 
 from tests.mutations import damaged, mutated, outcome
-from unet4d.cross_validation import _check_same
 from unet4d.datasets.dataset import read_dataset
 from unet4d.datasets.label_maps import named_classes, recorded_folds, recorded_times
 from unet4d.datasets.verify.run_checks import KEPT, verify_dataset
@@ -20,12 +19,13 @@ from unet4d.evaluation.results import read_evaluation
 from unet4d.inference.batch.case_records import Records
 from unet4d.inference.batch.output_folder import PREDICTION
 from unet4d.inference.postprocessing import POSTPROCESSING, read_steps
-from unet4d.info import _made_with
 from unet4d.phantom import write_phantom
 from unet4d.report.pages.provenance import of_study, recorded
 from unet4d.system.digests import _remembered
-from unet4d.training.log import LOG, epoch_line, log_lines, totals
-from unet4d.training.standing import _summary
+from unet4d.training.cross_validation import _check_same
+from unet4d.training.monitoring.info import _made_with
+from unet4d.training.monitoring.log_lines import LOG, epoch_line, log_lines, totals
+from unet4d.training.monitoring.run_status import _summary
 
 STUDY = {
     "case": "a",

@@ -10,8 +10,8 @@ import yaml
 from unet4d.candidates import Counts
 from unet4d.config import Config, DataConfig, MemoryConfig, ModelConfig, TrainConfig
 from unet4d.out_of_memory import out_of_memory_words, smaller_settings
-from unet4d.resolve import resolved_model
 from unet4d.system.gpu_memory import GB, sufficient_bytes
+from unet4d.training.resolve import resolved_model
 from unet4d.training.step_memory import ways
 
 SPACING = (1.5, 1.5, 8.0)

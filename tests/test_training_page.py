@@ -19,7 +19,7 @@ from limits import wait_until
 from unet4d.cli import INTERRUPTED, _parsed
 from unet4d.config import Config
 from unet4d.errors import InputError, Stopped, Unet4DError
-from unet4d.train import MAY_CHANGE_ON_RESUME
+from unet4d.training.train import MAY_CHANGE_ON_RESUME
 
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")

@@ -12,9 +12,9 @@ from statistics import median
 from unet4d.config import CHANNELS, FRAMES, Config, MemoryConfig, ModelConfig, Size, triple
 from unet4d.models.topology import rounded_up, total_stride
 from unet4d.pipeline.fingerprint import Fingerprint
-from unet4d.resolve import resolved_model
 from unet4d.system.progress_bar import ProgressBar
 from unet4d.system.signals import check_stop
+from unet4d.training.resolve import resolved_model
 from unet4d.training.step_memory import Fit, StepMemory, training_memory, ways
 
 SHARES = (1, 0.75, 0.5, 0.375, 0.25)

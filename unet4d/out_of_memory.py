@@ -12,8 +12,8 @@ from typing import Any
 from unet4d.candidates import Counts, candidates, voxels
 from unet4d.config import BATCH_SIZE, FRAMES, Config, triple
 from unet4d.pipeline.fingerprint import Fingerprint
-from unet4d.resolve import resolved_model
 from unet4d.system.gpu_memory import GB
+from unet4d.training.resolve import resolved_model
 
 
 def smaller_settings(

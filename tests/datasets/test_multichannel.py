@@ -22,7 +22,7 @@ from unet4d.models.checkpoint import BEST, LAST
 from unet4d.phantom import KINDS as PHANTOMS
 from unet4d.phantom import write_phantom
 from unet4d.pipeline.cache import CachedStudy, cached_studies
-from unet4d.train import train
+from unet4d.training.train import train
 
 KINDS = {"flow": (SIGNAL, "velocity X", "velocity Y", "velocity Z"), "dce": (SIGNAL, MAP)}
 SHAPES = {"flow": (32, 32, 16), "dce": (36, 24, 8)}

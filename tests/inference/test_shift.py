@@ -12,7 +12,7 @@ from unet4d.config import DataConfig, ModelConfig
 from unet4d.datasets.dataset import read_dataset
 from unet4d.inference import Settings
 from unet4d.phantom import write_phantom
-from unet4d.train import train
+from unet4d.training.train import train
 
 MOST = 0.06
 """Of the voxels of either prediction, those that may differ once primed. Of these networks, trained for 300 steps on clips of 4

@@ -22,7 +22,7 @@ from unet4d.models.conv_check import (
     widest_of_each_kind,
 )
 from unet4d.models.topology import strides_and_kernels
-from unet4d.train import train
+from unet4d.training.train import train
 
 CPU = torch.device("cpu")
 SHAPES = [

@@ -18,10 +18,10 @@ from unet4d.inference.sliding_window import sliding_window
 from unet4d.metrics import count_voxels, dice
 from unet4d.models.clstm_unet import build_network
 from unet4d.models.device import autocast
-from unet4d.train import train
 from unet4d.training import validation
 from unet4d.training.loss import LabelledFramesLoss
 from unet4d.training.step import TrainingStep
+from unet4d.training.train import train
 
 CPU = torch.device("cpu")
 HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}

@@ -16,15 +16,15 @@ import torch
 from limits import wait_until
 from processes import run_ranks
 
-import unet4d.train
+import unet4d.training.train
 import unet4d.training.validation
 from unet4d.errors import InputError, Stopped, ToldElsewhere, Unet4DError
 from unet4d.models.checkpoint import LAST, load_checkpoint
 from unet4d.system.distributed import Ranks
-from unet4d.train import train
 from unet4d.training.checkpoints import Checkpoints
-from unet4d.training.log import LOG
+from unet4d.training.monitoring.log_lines import LOG
 from unet4d.training.step import TrainingStep
+from unet4d.training.train import train
 
 CURVES = ("loss", "gradient_norm", "mean_foreground_dice")
 

@@ -20,10 +20,10 @@ from unet4d.errors import Stopped, Unet4DError
 from unet4d.images.image4d import read_image, write_image
 from unet4d.models.checkpoint import BEST, LAST, PREVIOUS, load_checkpoint
 from unet4d.system.lock import locked
-from unet4d.train import train
-from unet4d.training.log import LOG
-from unet4d.training.record import BOARD
+from unet4d.training.monitoring.log_lines import LOG
+from unet4d.training.monitoring.logger import BOARD
 from unet4d.training.step import TrainingStep
+from unet4d.training.train import train
 
 STEPS = 2
 TIMES = ("seconds", "waited_seconds", "frames_per_second", "validation_seconds")

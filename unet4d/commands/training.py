@@ -79,9 +79,9 @@ def _check_train(options: Namespace) -> None:
 def _train(options: Namespace) -> None:
     config = configured(options)
 
-    from unet4d.cross_validation import ALL, cross_validate
     from unet4d.system.distributed import joined
-    from unet4d.train import train
+    from unet4d.training.cross_validation import ALL, cross_validate
+    from unet4d.training.train import train
 
     o = options
     with joined() as ranks:
@@ -104,7 +104,7 @@ def _info_options(parser: ArgumentParser) -> None:
 
 
 def _info(options: Namespace) -> None:
-    from unet4d.info import info
+    from unet4d.training.monitoring.info import info
 
     info(options.run, options.json)
 

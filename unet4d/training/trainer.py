@@ -24,19 +24,19 @@ from unet4d.system.distributed import ALONE, Ranks
 from unet4d.system.gpu_memory import GB
 from unet4d.system.memory_errors import is_out_of_gpu_memory
 from unet4d.system.signals import deferred_stop, stop_requested
-from unet4d.training.advice import advice
-from unet4d.training.bar import EpochBar
+from unet4d.training.batches import Feed
 from unet4d.training.checkpoints import Checkpoints
 from unet4d.training.ema import WeightAverage
-from unet4d.training.feed import Feed
-from unet4d.training.log import epoch_line, seconds_left
-from unet4d.training.record import opened
+from unet4d.training.monitoring.advice import advice
+from unet4d.training.monitoring.log_lines import epoch_line, seconds_left
+from unet4d.training.monitoring.logger import opened
+from unet4d.training.monitoring.progress_bar import EpochBar
+from unet4d.training.monitoring.summary import State, write_summary
+from unet4d.training.oom_fallback import MemoryWatch, forget_peak, peak_bytes
 from unet4d.training.step import Clips, TrainingStep
 from unet4d.training.step_memory import Fit, described
-from unet4d.training.summary import State, write_summary
-from unet4d.training.tally import LateReader, StepOutcome, Tally
+from unet4d.training.step_stats import LateReader, StepOutcome, Tally
 from unet4d.training.validation import Validation
-from unet4d.training.watch import MemoryWatch, forget_peak, peak_bytes
 
 STATE = frozenset(("epoch", "step", "best", "spent", "studies", "optimisation", "tally", "average", "weights"))
 """What a checkpoint holds for going on, besides the weights that predict."""

@@ -13,10 +13,10 @@ from unet4d.config import Config, MemoryConfig, ModelConfig, TrainConfig
 from unet4d.models.clstm_unet import build_network
 from unet4d.system.distributed import Ranks
 from unet4d.system.gpu_memory import GB
-from unet4d.training import watch
+from unet4d.training import oom_fallback
+from unet4d.training.oom_fallback import MemoryWatch
 from unet4d.training.step import TrainingStep
 from unet4d.training.step_memory import Fit, StepMemory, ladder
-from unet4d.training.watch import MemoryWatch
 
 BATCH = torch.zeros(1, 8, 1, 4, 4, 2), torch.zeros(1, 8, 4, 4, 2), [[True] * 8]
 PLANNED = Fit(MemoryConfig(0), StepMemory(2 * GB, 3 * GB, GB, 1))
@@ -193,8 +193,8 @@ def test_the_measured_peak_is_that_of_three_steps_without_new_shapes(monkeypatch
         return torch.zeros(())
 
     monkeypatch.setattr(Step, "gradients", gradients)
-    monkeypatch.setattr(watch, "forget_peak", lambda device: peak.update(bytes=0))
-    monkeypatch.setattr(watch, "peak_bytes", lambda device: peak["bytes"])
+    monkeypatch.setattr(oom_fallback, "forget_peak", lambda device: peak.update(bytes=0))
+    monkeypatch.setattr(oom_fallback, "peak_bytes", lambda device: peak["bytes"])
     guard, _, said = watched(room=9, fit=PLANNED)
     guard.memory = MemoryConfig(chunk_frames)
     for number, batch in enumerate([short, short, BATCH, other, BATCH, same_shapes]):
@@ -207,7 +207,7 @@ def test_the_measured_peak_is_that_of_three_steps_without_new_shapes(monkeypatch
 
 
 def test_a_plan_that_did_not_hold_is_not_held_against_the_way_that_did(monkeypatch):
-    monkeypatch.setattr(watch, "peak_bytes", lambda device: 1)
+    monkeypatch.setattr(oom_fallback, "peak_bytes", lambda device: 1)
     guard, _, said = watched(room=2, fit=PLANNED)
     for number in range(4):
         guard([BATCH], number)

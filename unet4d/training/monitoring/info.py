@@ -21,8 +21,8 @@ from unet4d.system.environment import installed
 from unet4d.system.files import read_json
 from unet4d.system.text import count
 from unet4d.training.checkpoints import position
-from unet4d.training.standing import WHOLE, checkpoint_facts, is_run, run_facts, settings
-from unet4d.training.summary import CONFIG
+from unet4d.training.monitoring.run_status import WHOLE, checkpoint_facts, is_run, run_facts, settings
+from unet4d.training.monitoring.summary import CONFIG
 
 _WIDTH = 118
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from unet4d.config import Config, DataConfig, TrainConfig
-from unet4d.training.advice import advice
+from unet4d.training.monitoring.advice import advice
 from unet4d.training.optimizer import learning_rate_factor
 
 STEPS = 20

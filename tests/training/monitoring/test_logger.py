@@ -22,7 +22,7 @@ from tensorboard.summary.writer import event_file_writer
 from unet4d.config import Config, TrainConfig
 from unet4d.errors import InputError, ToldElsewhere, Unet4DError
 from unet4d.system.distributed import Ranks
-from unet4d.training.record import BOARD, LOG, Record, opened
+from unet4d.training.monitoring.logger import BOARD, LOG, Record, opened
 
 
 @pytest.fixture(autouse=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from unet4d.training.log import LOG, best_epoch, epoch_line, log_lines, seconds_left, totals
+from unet4d.training.monitoring.log_lines import LOG, best_epoch, epoch_line, log_lines, seconds_left, totals
 
 TIMED = {"epoch": 20, "loss": 0.21137, "seconds": 61.2, "frames_per_second": 412.04}
 

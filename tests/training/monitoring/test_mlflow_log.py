@@ -12,9 +12,9 @@ import pytest
 from unet4d.config import Config, TrainConfig
 from unet4d.errors import InputError
 from unet4d.system.distributed import Ranks
-from unet4d.training.mlflow_log import RUN_ID, check_mlflow
-from unet4d.training.record import opened
-from unet4d.training.summary import CONFIG, SUMMARY
+from unet4d.training.monitoring.logger import opened
+from unet4d.training.monitoring.mlflow_log import RUN_ID, check_mlflow
+from unet4d.training.monitoring.summary import CONFIG, SUMMARY
 
 NAME = re.compile(r"[\w\-. :/]+")  # of mlflow 3.17
 

@@ -13,8 +13,8 @@ import unet4d
 from unet4d.config import Config, TrainConfig
 from unet4d.models.checkpoint import Task
 from unet4d.system.distributed import Ranks
-from unet4d.training import summary
-from unet4d.training.summary import SUMMARY, write_summary
+from unet4d.training.monitoring import summary
+from unet4d.training.monitoring.summary import SUMMARY, write_summary
 
 TASK = Task({"background": 0, "wall": 1}, ("MRI",), cyclic=True, held_out=("anna", "ben"))
 LINES = [

@@ -13,7 +13,7 @@ from typing import Any
 
 from unet4d.errors import InputError
 from unet4d.system.files import write_text
-from unet4d.training.summary import CONFIG, SUMMARY
+from unet4d.training.monitoring.summary import CONFIG, SUMMARY
 
 RUN_ID, STORE = "mlflow_run_id", "mlruns"
 STATUS = {"finished": "FINISHED", "failed": "FAILED", "stopped": "KILLED"}

@@ -15,7 +15,7 @@ from unet4d.models.checkpoint import Task
 from unet4d.system.distributed import Ranks
 from unet4d.system.environment import hardware, versions
 from unet4d.system.files import write_json
-from unet4d.training.log import totals
+from unet4d.training.monitoring.log_lines import totals
 
 if TYPE_CHECKING:
     import torch

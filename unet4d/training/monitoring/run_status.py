@@ -15,8 +15,8 @@ from unet4d.errors import InputError
 from unet4d.models.checkpoint import BEST, LAST, PREVIOUS, Task, load_outline
 from unet4d.system.files import read_json
 from unet4d.system.plain_yaml import check_plain_yaml
-from unet4d.training.log import LOG, flat, log_lines, totals
-from unet4d.training.summary import CONFIG, SUMMARY
+from unet4d.training.monitoring.log_lines import LOG, flat, log_lines, totals
+from unet4d.training.monitoring.summary import CONFIG, SUMMARY
 
 CHECKPOINTS = (BEST, LAST, PREVIOUS)
 WHOLE, SHOWN = "whole", 8

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from unet4d.errors import Unet4DError
-from unet4d.training.tally import LateReader, StepOutcome, Tally
+from unet4d.training.step_stats import LateReader, StepOutcome, Tally
 
 NAN, INF = math.nan, math.inf
 

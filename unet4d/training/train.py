@@ -25,7 +25,6 @@ from unet4d.out_of_memory import out_of_memory_words, smaller_settings
 from unet4d.pipeline.cache import CachedStudy, cached_studies
 from unet4d.pipeline.clip_frames import most_labelled
 from unet4d.pipeline.fingerprint import fingerprint
-from unet4d.resolve import resolved
 from unet4d.system.distributed import ALONE, Ranks
 from unet4d.system.files import write_text
 from unet4d.system.gpu_memory import GB, NCCL_BYTES, free_bytes
@@ -33,13 +32,14 @@ from unet4d.system.lock import locked
 from unet4d.system.memory_errors import is_out_of_gpu_memory, memory_error_reason
 from unet4d.system.signals import stop_signals
 from unet4d.training.checkpoints import Checkpoints
-from unet4d.training.log import flat
-from unet4d.training.mlflow_log import check_mlflow
+from unet4d.training.monitoring.log_lines import flat
+from unet4d.training.monitoring.mlflow_log import check_mlflow
+from unet4d.training.monitoring.summary import CONFIG
+from unet4d.training.oom_fallback import peak_bytes
+from unet4d.training.resolve import resolved
 from unet4d.training.step_memory import Fit, described, fitted
-from unet4d.training.summary import CONFIG
 from unet4d.training.trainer import Trainer
 from unet4d.training.warm_start import begin_from
-from unet4d.training.watch import peak_bytes
 
 MAY_CHANGE_ON_RESUME = (
     "data.workers", "data.cache_dir", "train.validate_every", "train.skip_limit", "train.mlflow", "memory.",

@@ -27,8 +27,8 @@ from unet4d.pipeline.cache import CachedStudy
 from unet4d.pipeline.clip_dataset import ClipDataset
 from unet4d.system.distributed import Ranks
 from unet4d.system.signals import ignore_stop_signals
-from unet4d.training import feed as feed_module
-from unet4d.training.feed import Feed
+from unet4d.training import batches as feed_module
+from unet4d.training.batches import Feed
 
 PATCH = (8, 6, 4)
 SILENT: list[str] = []

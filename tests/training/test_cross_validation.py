@@ -13,15 +13,15 @@ import pytest
 import torch
 import yaml
 
-import unet4d.cross_validation
+import unet4d.training.cross_validation
 from unet4d import load_model, read_image, segment
-from unet4d.cross_validation import cross_validate
 from unet4d.datasets.dataset import read_dataset, split_folds
 from unet4d.errors import InputError, Stopped, ToldElsewhere, Unet4DError
 from unet4d.models.checkpoint import BEST, LAST, load_checkpoint
 from unet4d.models.folds import folds_in
 from unet4d.system.distributed import Ranks
-from unet4d.train import train
+from unet4d.training.cross_validation import cross_validate
+from unet4d.training.train import train
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +48,7 @@ def trained_folds(monkeypatch) -> list[tuple[int, bool]]:
         out.mkdir(parents=True, exist_ok=True)
         (out / LAST).touch()
 
-    monkeypatch.setattr(unet4d.cross_validation, "train", leave_a_checkpoint)
+    monkeypatch.setattr(unet4d.training.cross_validation, "train", leave_a_checkpoint)
     return calls
 
 
@@ -93,7 +93,7 @@ def test_the_summary_has_the_best_of_each_fold_and_mean_and_deviation(folds):
 
 def test_the_command_trains_all_folds_and_prints_a_table(command, phantom, tiny_options, tmp_path, monkeypatch):
     given = []
-    monkeypatch.setattr(unet4d.cross_validation, "train", lambda *words: given.append(words))
+    monkeypatch.setattr(unet4d.training.cross_validation, "train", lambda *words: given.append(words))
     done = command("train", "--dataset", phantom, "--out", tmp_path / "out", "--fold", "all", *tiny_options)
     assert (done.code, done.error) == (0, "")
     assert [words[2].fold for words in given] == [0, 1, 2]
@@ -105,7 +105,7 @@ def test_fewer_subjects_than_five_give_as_many_folds_and_that_is_printed(
     command, phantom, tiny_options, tmp_path, monkeypatch
 ):
     given = []
-    monkeypatch.setattr(unet4d.cross_validation, "train", lambda *words: given.append(words))
+    monkeypatch.setattr(unet4d.training.cross_validation, "train", lambda *words: given.append(words))
     place = tiny_options.index("--data.folds")
     options = tiny_options[:place] + tiny_options[place + 2 :]
     done = command("train", "--dataset", phantom, "--out", tmp_path / "out", "--fold", "all", *options)
@@ -196,7 +196,7 @@ def test_one_failed_fold_is_told_and_the_others_go_on(command, phantom, tiny_opt
         if config.fold == 1:
             raise Unet4DError("the loss is no number")
 
-    monkeypatch.setattr(unet4d.cross_validation, "train", failing)
+    monkeypatch.setattr(unet4d.training.cross_validation, "train", failing)
     done = command("train", "--dataset", phantom, "--out", tmp_path / "out", "--fold", "all", *tiny_options)
     assert (done.code, begun) == (1, [0, 1, 2])
     told = done.error.splitlines()
@@ -214,7 +214,7 @@ def test_what_is_no_failure_of_a_fold_ends_all(phantom, tiny, tmp_path, monkeypa
         begun.append(config.fold)
         raise error
 
-    monkeypatch.setattr(unet4d.cross_validation, "train", ending)
+    monkeypatch.setattr(unet4d.training.cross_validation, "train", ending)
     with pytest.raises(type(error)):
         cross_validate(phantom, tmp_path / "out", tiny())
     assert begun == [0]
@@ -224,7 +224,7 @@ def test_among_several_processes_a_failure_ends_all(phantom, tiny, tmp_path, mon
     def failing(*given):
         raise Unet4DError("no")
 
-    monkeypatch.setattr(unet4d.cross_validation, "train", failing)
+    monkeypatch.setattr(unet4d.training.cross_validation, "train", failing)
     monkeypatch.setattr(Ranks, "from_first", lambda self, make: make())
     with pytest.raises(Unet4DError, match=r"^no$"):
         cross_validate(phantom, tmp_path / "out", tiny(), ranks=Ranks(0, 2))
@@ -354,7 +354,7 @@ def test_a_signal_that_comes_when_a_fold_is_done_stops_before_the_next(phantom, 
         begun.append(config.fold)
         signal.raise_signal(signal.SIGTERM)
 
-    monkeypatch.setattr(unet4d.cross_validation, "train", signalled)
+    monkeypatch.setattr(unet4d.training.cross_validation, "train", signalled)
     with pytest.raises(Stopped, match="after fold 0"):
         cross_validate(phantom, tmp_path / "out", tiny(), "cpu")
     assert begun == [0]

@@ -22,12 +22,12 @@ from unet4d.images.image4d import read_label
 from unet4d.metrics import count_voxels, dice
 from unet4d.models.checkpoint import BEST, LAST, PREVIOUS, load_checkpoint
 from unet4d.phantom import write_phantom
-from unet4d.train import train
 from unet4d.training.checkpoints import Checkpoints
 from unet4d.training.clip_loss import ClipLoss
-from unet4d.training.log import LOG
-from unet4d.training.record import BOARD
-from unet4d.training.summary import CONFIG, SUMMARY
+from unet4d.training.monitoring.log_lines import LOG
+from unet4d.training.monitoring.logger import BOARD
+from unet4d.training.monitoring.summary import CONFIG, SUMMARY
+from unet4d.training.train import train
 
 
 @pytest.fixture

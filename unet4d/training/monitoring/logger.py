@@ -17,8 +17,8 @@ from unet4d.config import Config
 from unet4d.system.distributed import Ranks
 from unet4d.system.files import write_text, writing
 from unet4d.system.progress_bar import print_line
-from unet4d.training.log import LOG, flat, log_lines
-from unet4d.training.mlflow_log import MlflowLog
+from unet4d.training.monitoring.log_lines import LOG, flat, log_lines
+from unet4d.training.monitoring.mlflow_log import MlflowLog
 
 BOARD = "tensorboard"
 NOT_PLOTTED = ("epoch", "step", "case_dice")

@@ -28,9 +28,9 @@ from unet4d.system.files import read_json, write_json, write_text
 from unet4d.system.signals import stop_requested, stop_signals
 from unet4d.system.text import count, short_repr
 from unet4d.system.version import VERSION
-from unet4d.train import train
-from unet4d.training.log import best_epoch, log_lines
-from unet4d.training.summary import CONFIG, SUMMARY
+from unet4d.training.monitoring.log_lines import best_epoch, log_lines
+from unet4d.training.monitoring.summary import CONFIG, SUMMARY
+from unet4d.training.train import train
 
 ALL = "all"
 

@@ -17,8 +17,8 @@ from unet4d.models.checkpoint import BEST, LAST, PREVIOUS, Task, load_checkpoint
 from unet4d.models.clstm_unet import build_network
 from unet4d.models.folds import FOLDS
 from unet4d.system.distributed import Ranks
-from unet4d.training.log import LOG
-from unet4d.training.summary import CONFIG, SUMMARY, write_summary
+from unet4d.training.monitoring.log_lines import LOG
+from unet4d.training.monitoring.summary import CONFIG, SUMMARY, write_summary
 
 TASK = Task({"background": 0, "wall": 1, "blood": 2}, ("cine MRI",), cyclic=True, held_out=("anna", "ben"))
 
