@@ -18,7 +18,7 @@ from unet4d.datasets.label_maps import label_maps
 from unet4d.errors import InputError
 from unet4d.models.checkpoint import BEST, LAST, PREVIOUS, checkpoint_of
 from unet4d.models.folds import check_models, fold_folder, holds_folds, holds_run
-from unet4d.plan_yaml import check_replaceable
+from unet4d.planning.plan_file import check_replaceable
 from unet4d.system.checks import described
 from unet4d.system.environment import check_device_name
 from unet4d.system.files import check_file_writable, check_writable

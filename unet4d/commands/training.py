@@ -37,7 +37,7 @@ def _check_plan(options: Namespace) -> None:
 def _plan(options: Namespace) -> None:
     config = configured(options)
 
-    from unet4d.plan import plan
+    from unet4d.planning.plan import plan
 
     o = options
     made = plan(o.dataset, o.out, config, o.gpu_memory, o.skip_verify, o.gpus)

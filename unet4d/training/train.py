@@ -21,10 +21,10 @@ from unet4d.errors import InputError, Unet4DError
 from unet4d.models.checkpoint import BEST, Task, checkpoint_of, load_checkpoint
 from unet4d.models.conv_check import check_convolutions
 from unet4d.models.device import find_device, set_tf32
-from unet4d.out_of_memory import out_of_memory_words, smaller_settings
 from unet4d.pipeline.cache import CachedStudy, cached_studies
 from unet4d.pipeline.clip_frames import most_labelled
 from unet4d.pipeline.fingerprint import fingerprint
+from unet4d.planning.smaller_plan import out_of_memory_words, smaller_settings
 from unet4d.system.distributed import ALONE, Ranks
 from unet4d.system.files import write_text
 from unet4d.system.gpu_memory import GB, NCCL_BYTES, free_bytes

@@ -173,7 +173,7 @@ def plan_stops(monkeypatch) -> None:
     def stop(*given):
         raise InputError("stopped here")
 
-    monkeypatch.setattr("unet4d.plan.candidates", stop)
+    monkeypatch.setattr("unet4d.planning.plan.candidates", stop)
 
 
 def planning(root: Path, folder: Path) -> list[object]:

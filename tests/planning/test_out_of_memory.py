@@ -7,9 +7,9 @@ from dataclasses import replace
 
 import yaml
 
-from unet4d.candidates import Counts
 from unet4d.config import Config, DataConfig, MemoryConfig, ModelConfig, TrainConfig
-from unet4d.out_of_memory import out_of_memory_words, smaller_settings
+from unet4d.planning.candidates import Counts
+from unet4d.planning.smaller_plan import out_of_memory_words, smaller_settings
 from unet4d.system.gpu_memory import GB, sufficient_bytes
 from unet4d.training.resolve import resolved_model
 from unet4d.training.step_memory import ways

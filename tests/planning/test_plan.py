@@ -15,10 +15,10 @@ import pytest
 import torch
 import yaml
 
-from unet4d.candidates import Counts, candidates, planned_model, same_view, usual_largest, ways, whole_study
 from unet4d.config import Config, DataConfig, MemoryConfig, ModelConfig, TrainConfig
 from unet4d.pipeline.fingerprint import Fingerprint
-from unet4d.plan import Plan, _cheapest, plan
+from unet4d.planning.candidates import Counts, candidates, planned_model, same_view, usual_largest, ways, whole_study
+from unet4d.planning.plan import Plan, _cheapest, plan
 from unet4d.system.gpu_memory import CONTEXT_BYTES, GB, NCCL_BYTES, sufficient_bytes
 from unet4d.training.step_memory import Fit, StepMemory
 
@@ -414,8 +414,8 @@ def test_without_a_gpu_a_size_is_to_be_named(command, phantom, tmp_path):
 
 def test_a_gpu_with_less_free_than_named_is_told(phantom, tmp_path, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr("unet4d.plan.free_bytes", lambda device: int(11.2 * GB))
-    monkeypatch.setattr("unet4d.plan.find_device", torch.device)
+    monkeypatch.setattr("unet4d.planning.plan.free_bytes", lambda device: int(11.2 * GB))
+    monkeypatch.setattr("unet4d.planning.plan.find_device", torch.device)
     config = small(frame_wise=True, frames=2, memory=PLAIN)
     warned = plan(phantom, tmp_path / "plan.yaml", config, 24)
     assert warned.text.startswith("the GPU here has 11.2 GB free, less than the 24 GB planned for\n")
@@ -425,7 +425,7 @@ def test_a_gpu_with_less_free_than_named_is_told(phantom, tmp_path, monkeypatch)
         raise torch.AcceleratorError("CUDA error: CUDA-capable device(s) is/are busy or unavailable")
 
     with monkeypatch.context() as unusable:
-        unusable.setattr("unet4d.plan.free_bytes", busy)
+        unusable.setattr("unet4d.planning.plan.free_bytes", busy)
         assert "GPU here has" not in plan(phantom, tmp_path / "plan.yaml", config, 24).text
     shared = plan(phantom, tmp_path / "plan.yaml", config, "auto", gpus=2)
     assert shared.budget_bytes == int(11.2 * GB) - NCCL_BYTES

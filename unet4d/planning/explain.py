@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from unet4d.candidates import usual_largest, whole_study
 from unet4d.config import CHANNELS, FRAMES, Config, MemoryConfig, triple
 from unet4d.images.grid import is_thick
 from unet4d.models.topology import rounded_up, total_stride
 from unet4d.pipeline.fingerprint import Fingerprint
+from unet4d.planning.candidates import usual_largest, whole_study
 from unet4d.system.gpu_memory import GB
 from unet4d.training.step_memory import Fit, described
 

@@ -9,9 +9,9 @@ import shlex
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from unet4d.candidates import Counts, candidates, voxels
 from unet4d.config import BATCH_SIZE, FRAMES, Config, triple
 from unet4d.pipeline.fingerprint import Fingerprint
+from unet4d.planning.candidates import Counts, candidates, voxels
 from unet4d.system.gpu_memory import GB
 from unet4d.training.resolve import resolved_model
 
