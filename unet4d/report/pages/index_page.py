@@ -35,7 +35,7 @@ class Entry:
     address: str
     facts: str
     thumbnail: str
-    measure_tables: tuple[tuple[str, str, str], ...]
+    measures: tuple[tuple[str, str, str], ...]
     flags: tuple[str, ...]
     dice: float | None
 
