@@ -95,7 +95,7 @@ def test_the_public_names_are_imported_only_where_they_are_first_used():
 
 
 def test_help_waits_for_nothing_heavy():
-    source = "from unet4d.cli import run\nfrom unet4d.commands import COMMANDS\n"
+    source = "from unet4d.cli.main import run\nfrom unet4d.cli import COMMANDS\n"
     source += "assert run(['--help']) == run(['--version']) == 0\n"
     source += "assert [run([name, '--help']) for name in COMMANDS] == [0] * len(COMMANDS)"
     assert loaded_after(source) == []

@@ -72,7 +72,7 @@ def test_what_the_build_needs_enters(path):
         "data/acdc/patient001.nii.gz",
         "demo/summary.json",
         "runs/first/checkpoint_best.pt",
-        "build/lib/unet4d/cli.py",
+        "build/lib/unet4d/cli/main.py",
         "unet4d.egg-info/PKG-INFO",
         "unet4d/__pycache__/cli.cpython-311.pyc",
         ".env",

@@ -4,7 +4,7 @@ import sys
 
 if __name__ == "__main__":
     try:
-        from unet4d.cli import main
+        from unet4d.cli.main import main
     except ModuleNotFoundError as error:
         from unet4d.errors import InputError, not_installed
 

@@ -17,7 +17,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from unet4d.cli import _parsed
+from unet4d.cli.main import _parsed
 from unet4d.config import Config, DataConfig, ModelConfig
 from unet4d.datasets.dataset import read_dataset, split_folds
 from unet4d.errors import InputError, Unet4DError

@@ -10,8 +10,8 @@ import threading
 import pytest
 from tqdm import tqdm
 
+from tests.cli.stops import Terminal
 from tests.processes import exit_code
-from tests.stops import Terminal
 from unet4d.errors import Stopped
 from unet4d.system.progress_bar import ProgressBar, draw_handed_over, print_line
 from unet4d.system.signals import stop_signals

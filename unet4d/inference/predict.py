@@ -11,7 +11,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-from unet4d.checks import check_predict
 from unet4d.datasets.convert import NO_OPTIONS, Options
 from unet4d.datasets.convert.names import natural_key
 from unet4d.datasets.dataset import read_dataset
@@ -25,6 +24,7 @@ from unet4d.inference.batch.job_split import Share
 from unet4d.inference.batch.output_folder import PredictionFolder
 from unet4d.inference.batch.run import Batch, Job
 from unet4d.inference.check import check_models
+from unet4d.inference.checks import check_predict
 from unet4d.inference.postprocessing import POSTPROCESSING, Step, read_steps
 from unet4d.models.checkpoint import TrainedModel
 from unet4d.models.device import find_device, resolve_precision

@@ -11,13 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from unet4d.checks import check_tune
 from unet4d.datasets.dataset import Case, Dataset, read_dataset
 from unet4d.datasets.label_maps import Reference, label_maps, read_reference
 from unet4d.errors import InputError
 from unet4d.images.image4d import read_label
 from unet4d.images.nifti import check_same_grid, read_header
 from unet4d.inference.batch.case_records import Records, digest
+from unet4d.inference.checks import check_tune
 from unet4d.inference.postprocessing import write_steps
 from unet4d.inference.postprocessing_search import FLICKER, RULE, Choice, Flicker, Judged, Score, Trial, choose
 from unet4d.inference.predict import predict

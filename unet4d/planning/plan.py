@@ -12,7 +12,6 @@ from pathlib import Path
 
 import torch
 
-from unet4d.checks import check_plan, gpu_size_gb
 from unet4d.config import BATCH_SIZE, FRAMES, Config, DataConfig, MemoryConfig
 from unet4d.datasets.dataset import cache_dir, split_cases
 from unet4d.datasets.dataset_json import Case
@@ -22,6 +21,7 @@ from unet4d.models.device import find_device
 from unet4d.pipeline.clip_frames import most_labelled
 from unet4d.pipeline.fingerprint import Fingerprint, fingerprint
 from unet4d.planning.candidates import Counts, candidates, same_view
+from unet4d.planning.checks import check_plan, gpu_size_gb
 from unet4d.planning.explain import GIVEN, clip_in_words, empty_in_words, gb, reasons_of, table, work_in_words
 from unet4d.planning.plan_file import write_plan
 from unet4d.system.gpu_memory import CONTEXT_BYTES, GB, NCCL_BYTES, free_bytes, sufficient_bytes, usable_bytes

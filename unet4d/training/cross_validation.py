@@ -17,7 +17,6 @@ from typing import Any
 
 import yaml
 
-from unet4d.checks import check_cross_validation
 from unet4d.config import Config
 from unet4d.datasets.dataset import fewer_folds, open_dataset, split_folds
 from unet4d.errors import InputError, Stopped, ToldElsewhere, Unet4DError
@@ -28,6 +27,7 @@ from unet4d.system.files import read_json, write_json, write_text
 from unet4d.system.signals import stop_requested, stop_signals
 from unet4d.system.text import count, short_repr
 from unet4d.system.version import VERSION
+from unet4d.training.checks import check_cross_validation
 from unet4d.training.monitoring.log_lines import best_epoch, log_lines
 from unet4d.training.monitoring.summary import CONFIG, SUMMARY
 from unet4d.training.train import train

@@ -13,7 +13,6 @@ from typing import Any
 import torch
 import yaml
 
-from unet4d.checks import check_train
 from unet4d.config import BATCH_SIZE, FRAMES, Config, DataConfig
 from unet4d.datasets.dataset import cache_dir, fewer_folds, split_cases
 from unet4d.datasets.verify.gate import ready
@@ -32,6 +31,7 @@ from unet4d.system.lock import locked
 from unet4d.system.memory_errors import is_out_of_gpu_memory, memory_error_reason
 from unet4d.system.signals import stop_signals
 from unet4d.training.checkpoints import Checkpoints
+from unet4d.training.checks import check_train
 from unet4d.training.monitoring.log_lines import flat
 from unet4d.training.monitoring.mlflow_log import check_mlflow
 from unet4d.training.monitoring.summary import CONFIG

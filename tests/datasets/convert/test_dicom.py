@@ -29,7 +29,7 @@ from tests.datasets.convert.dicom_files import (  # noqa: E402
     refusal,
     series_a_slice,
 )
-from unet4d.datasets.convert import Options, detected, dicom, find # noqa: E402
+from unet4d.datasets.convert import Options, detected, dicom, find  # noqa: E402
 from unet4d.errors import InputError  # noqa: E402
 
 

@@ -6,8 +6,8 @@ import importlib
 
 import pytest
 
+from tests.cli.stops import draw_nothing
 from tests.datasets.convert.layouts import write_patient
-from tests.stops import draw_nothing
 from unet4d.datasets.dataset import read_dataset
 
 

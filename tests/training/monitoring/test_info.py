@@ -10,7 +10,7 @@ import pytest
 import torch
 import yaml
 
-from unet4d.cli import _parsed
+from unet4d.cli.main import _parsed
 from unet4d.config import Config, DataConfig, ModelConfig, TrainConfig
 from unet4d.inference.postprocessing import EVERY_CLASS, Step, write_steps
 from unet4d.models.checkpoint import BEST, LAST, PREVIOUS, Task, load_checkpoint, save_checkpoint

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
 
-from unet4d.checks import check_verify
 from unet4d.datasets.dataset import cache_dir, open_dataset
 from unet4d.datasets.faults import KINDS, Fault
+from unet4d.datasets.verify.checks import check_verify
 from unet4d.datasets.verify.run_checks import Verification, verify_dataset
 from unet4d.datasets.verify.summary import in_words
 from unet4d.errors import InputError

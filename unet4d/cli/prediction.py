@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from jsonargparse import ArgumentParser, Namespace
 
-from unet4d.commands.command import DEVICE, Command, layout_options
+from unet4d.cli.options import DEVICE, Command, layout_options
 from unet4d.system.text import count
 
 if TYPE_CHECKING:
@@ -159,9 +159,9 @@ def _settings(options: Namespace) -> Settings:
 def _check_predict(options: Namespace) -> None:
     import os
 
-    from unet4d.checks import check_predict
     from unet4d.datasets.convert import Options
     from unet4d.inference.batch.job_split import share_of
+    from unet4d.inference.checks import check_predict
 
     o = options
     _settings(o)

@@ -13,9 +13,8 @@ import pytest
 import torch
 
 import unet4d
-from unet4d import cli
-from unet4d.commands import COMMANDS
-from unet4d.commands.command import nothing_to_check
+from unet4d.cli import COMMANDS, main
+from unet4d.cli.options import nothing_to_check
 from unet4d.config import Config
 from unet4d.errors import InputError, Unet4DError
 from unet4d.system.distributed import ALONE
@@ -89,12 +88,12 @@ def test_the_examples_in_the_help_are_valid(monkeypatch, tmp_path):
         (tmp_path / file).write_text("train: {epochs: 3}\n")
     monkeypatch.chdir(tmp_path)
     examples = [line for entry in COMMANDS.values() for line in entry.examples.splitlines()]
-    examples += [line for line in cli.DESCRIPTION.splitlines() if line.startswith("  unet4d ")]
+    examples += [line for line in main.DESCRIPTION.splitlines() if line.startswith("  unet4d ")]
     assert len(examples) > len(COMMANDS)
     for line in examples:
         words = shlex.split(line.split("   (")[0])
         assert words[0] == "unet4d"
-        assert cli._parsed(words[1:])[0] == words[1]
+        assert main._parsed(words[1:])[0] == words[1]
 
 
 def test_python_m_unet4d_is_unet4d():
@@ -297,13 +296,13 @@ def test_output_that_is_the_result_and_is_lost_is_a_failure(predict_raises, monk
     monkeypatch.setattr(unet4d.training.monitoring.info, "info", lambda run, as_json: print("{}", flush=True))
     with open("/dev/full", "w") as full:
         monkeypatch.setattr(sys, "stdout", full)
-        assert cli.run(["info", "run", "--json"]) == 1
+        assert main.run(["info", "run", "--json"]) == 1
 
 
 @pytest.mark.parametrize("words", ["['--version']", "['train', '--help']"])
 def test_a_reader_that_leaves_is_no_traceback(words):
     """`unet4d train --help | head -1`."""
-    source = f"from unet4d.cli import main; main({words})"
+    source = f"from unet4d.cli.main import main; main({words})"
     buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     with subprocess.Popen([sys.executable, "-c", source], env=buffered, **pipes) as process:

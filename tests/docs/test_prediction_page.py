@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from unet4d import load_model, read_image, segment
-from unet4d.cli import _parsed
-from unet4d.commands.prediction import PREDICT
+from unet4d.cli.main import _parsed
+from unet4d.cli.prediction import PREDICT
 
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs" / "prediction.md").read_text(encoding="utf-8")
@@ -27,7 +27,7 @@ def test_a_command_parses(line):
 def test_every_flag_it_names_is_one_of_predict(capsys):
     named = {flag.split()[0] for flag in re.findall(r"`(--[^`]+)`", PAGE)}
     assert named >= {"--memory", "--continue", "--cyclic_shifts"}
-    from unet4d.cli import run
+    from unet4d.cli.main import run
 
     run(["predict", "--help"])
     known = capsys.readouterr().out

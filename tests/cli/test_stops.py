@@ -15,11 +15,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from tests.cli.stops import Arm, at_call, draw_nothing, hanging, run_armed, signalled
 from tests.datasets.convert.layouts import write_patient
 from tests.predictions import check_whole, json_of
 from tests.processes import exit_code
-from tests.stops import Arm, at_call, draw_nothing, hanging, run_armed, signalled
-from unet4d.cli import run
+from unet4d.cli.main import run
 from unet4d.errors import Stopped
 from unet4d.evaluation.evaluate import evaluate
 from unet4d.images.dicom import pixels

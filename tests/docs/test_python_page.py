@@ -15,7 +15,7 @@ import pytest
 import torch
 
 import unet4d
-from unet4d.commands import COMMANDS
+from unet4d.cli import COMMANDS
 from unet4d.images.image4d import read_label
 from unet4d.models.checkpoint import BEST
 

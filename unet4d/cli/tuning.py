@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from jsonargparse import ArgumentParser, Namespace
 
-from unet4d.commands.command import DEVICE, Command
+from unet4d.cli.options import DEVICE, Command
 
 
 def _tune_options(parser: ArgumentParser) -> None:
@@ -22,7 +22,7 @@ def _tune_options(parser: ArgumentParser) -> None:
 def _check_tune(options: Namespace) -> None:
     from pathlib import Path
 
-    from unet4d.checks import check_tune
+    from unet4d.inference.checks import check_tune
 
     check_tune(Path(options.run), options.dataset, options.predictions, options.device, options.dry_run)
 

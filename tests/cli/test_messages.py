@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from unet4d.usage import check_config_files, reworded, settings, wanted
+from unet4d.cli.messages import check_config_files, reworded, settings, wanted
 
 
 def test_every_setting_has_its_type_in_words():

@@ -13,14 +13,14 @@ from typing import NoReturn
 
 from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace
 
-from unet4d.commands import COMMANDS
+from unet4d.cli import COMMANDS
+from unet4d.cli.messages import check_config_files, check_values_by_name, reworded
 from unet4d.errors import InputError, Stopped, ToldElsewhere, Unet4DError, not_installed
 from unet4d.system.cuda_allocator import use_expandable_segments
 from unet4d.system.failures import REPORT, is_bad_path, os_failure, show_traceback
 from unet4d.system.memory_errors import is_out_of_gpu_memory, is_out_of_main_memory, memory_error_reason
 from unet4d.system.signals import check_stop, stop_signals
 from unet4d.system.text import PrintableStream, open_standard_descriptors, printable, printable_output
-from unet4d.usage import check_config_files, check_values_by_name, reworded
 
 DESCRIPTION = """Segment 4D MRI (3D + time) with a CLSTM-UNet: train on your own studies, get 4D label maps back.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from jsonargparse import ArgumentParser, Namespace
 
-from unet4d.commands.command import PATTERN, WITH_IDS, Command
+from unet4d.cli.options import PATTERN, WITH_IDS, Command
 from unet4d.system.text import count
 
 
@@ -115,7 +115,7 @@ def _verify_options(parser: ArgumentParser) -> None:
 
 
 def _check_verify(options: Namespace) -> None:
-    from unet4d.checks import check_verify
+    from unet4d.datasets.verify.checks import check_verify
 
     check_verify(options.dataset, options.out)
 

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from unet4d import metrics
-from unet4d.cli import _parsed
+from unet4d.cli.main import _parsed
 from unet4d.evaluation.cardiac_function import MEASURES
 from unet4d.evaluation.compare import LEVEL, Compared, compare
 from unet4d.evaluation.comparison_metrics import QUANTITIES

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 import unet4d.report.report
-from unet4d.cli import main
+from unet4d.cli.main import main
 
 Arm = Callable[[], None]
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import unet4d
-from unet4d.commands import COMMANDS
+from unet4d.cli import COMMANDS
 from unet4d.config import Config, ModelConfig
 from unet4d.errors import InputError
 from unet4d.inference.predict import predict
@@ -23,7 +23,7 @@ from unet4d.system.environment import check_device_name
 ROOT = Path(unet4d.__file__).parent.parent
 CALLS = """
 import contextlib, io, json, sys
-from unet4d.cli import run
+from unet4d.cli.main import run
 for arguments in json.load(sys.stdin):
     said, failed = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(said), contextlib.redirect_stderr(failed):
@@ -203,7 +203,7 @@ def test_a_checkout_without_its_packages_says_what_to_run(tmp_path):
 
 
 def test_a_package_missing_later_is_one_line_too(tmp_path):
-    source = "import sys\nsys.modules['scipy'] = None\nfrom unet4d.cli import main\nmain(sys.argv[1:])"
+    source = "import sys\nsys.modules['scipy'] = None\nfrom unet4d.cli.main import main\nmain(sys.argv[1:])"
     words = ["phantom", "--out", str(tmp_path / "hearts"), "--subjects", "1", "--frames", "2"]
     done = subprocess.run([sys.executable, "-c", source, *words], capture_output=True, text=True, timeout=100)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)

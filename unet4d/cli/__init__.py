@@ -1,11 +1,11 @@
 """The commands: what each does, its options, and the verb it calls. Nothing heavy is imported before one is chosen."""
 
-from unet4d.commands.command import Command
-from unet4d.commands.datasets import CONVERT, PHANTOM, VERIFY
-from unet4d.commands.prediction import PREDICT
-from unet4d.commands.results import COMPARE, EVALUATE, REPORT
-from unet4d.commands.training import INFO, PLAN, TRAIN
-from unet4d.commands.tuning import TUNE
+from unet4d.cli.datasets import CONVERT, PHANTOM, VERIFY
+from unet4d.cli.evaluation import COMPARE, EVALUATE, REPORT
+from unet4d.cli.options import Command
+from unet4d.cli.prediction import PREDICT
+from unet4d.cli.training import INFO, PLAN, TRAIN
+from unet4d.cli.tuning import TUNE
 
 COMMANDS: dict[str, Command] = {
     "phantom": PHANTOM,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from jsonargparse import ArgumentParser, Namespace
 
-from unet4d.commands.command import DEVICE, SKIP_VERIFY, Command, configured, settings
+from unet4d.cli.options import DEVICE, SKIP_VERIFY, Command, configured, settings
 
 
 def _plan_options(parser: ArgumentParser) -> None:
@@ -29,7 +29,7 @@ def _check_plan(options: Namespace) -> None:
 
     from pathlib import Path
 
-    from unet4d.checks import check_plan
+    from unet4d.planning.checks import check_plan
 
     check_plan(options.dataset, Path(options.out), options.gpu_memory, options.gpus)
 
@@ -69,7 +69,7 @@ def _check_train(options: Namespace) -> None:
 
     from pathlib import Path
 
-    from unet4d.checks import check_cross_validation, check_train
+    from unet4d.training.checks import check_cross_validation, check_train
 
     o = options
     check = check_cross_validation if o.fold == "all" else check_train

@@ -16,7 +16,7 @@ import pytest
 import torch.distributed.run
 from limits import wait_until
 
-from unet4d.cli import INTERRUPTED, _parsed
+from unet4d.cli.main import INTERRUPTED, _parsed
 from unet4d.config import Config
 from unet4d.errors import InputError, Stopped, Unet4DError
 from unet4d.training.train import MAY_CHANGE_ON_RESUME

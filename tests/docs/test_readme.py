@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from unet4d import read_image
-from unet4d.cli import _parsed
+from unet4d.cli.main import _parsed
 from unet4d.datasets.dataset import read_dataset
 from unet4d.images.image4d import Image4D, read_label, write_image
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from jsonargparse import ArgumentParser, Namespace
 
-from unet4d.commands.command import Command, layout_options
+from unet4d.cli.options import Command, layout_options
 
 
 def _evaluate_options(parser: ArgumentParser) -> None:

@@ -1,0 +1,29 @@
+"""Checks of verify before torch is imported, which takes seconds: what must exist, and what must be writable.
+
+The command line runs them first. The functions behind the commands run them again, because Python code may call those directly.
+This module and all that it imports are light; a test holds that.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from unet4d.datasets.dataset import open_dataset
+from unet4d.system.files import check_file_writable
+
+PathLike = str | os.PathLike[str]
+
+
+def check_verify(dataset: PathLike, out: PathLike | None) -> None:
+    """Check what `verify` is given; `verify` reports the mistakes in a dataset.json itself.
+
+    Raises:
+        InputError: there is no dataset.json, or `out` is a folder.
+        Unet4DError: `out` may not be written.
+    """
+    path = Path(dataset)
+    if not (path / "dataset.json" if path.is_dir() else path).is_file():
+        open_dataset(path)
+    if out is not None:
+        check_file_writable(out)

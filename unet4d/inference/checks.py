@@ -1,0 +1,56 @@
+"""Checks of predict and tune before torch is imported, which takes seconds: what must exist, and what must be writable.
+
+The command line runs them first. The functions behind the commands run them again, because Python code may call those directly.
+This module and all that it imports are light; a test holds that.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from unet4d.datasets.dataset import open_dataset
+from unet4d.datasets.find_studies import check_choice, check_there, expanded
+from unet4d.datasets.label_maps import label_maps
+from unet4d.errors import InputError
+from unet4d.models.folds import check_models
+from unet4d.system.environment import check_device_name
+from unet4d.system.files import check_writable
+
+PathLike = str | os.PathLike[str]
+
+
+def check_predict(
+    models: Sequence[PathLike],
+    inputs: Sequence[PathLike],
+    out_dir: PathLike,
+    device: str,
+    cases: Sequence[str] | None,
+    held_out: bool,
+    scratch_dir: PathLike | None = None,
+) -> None:
+    """Check what `predict` is given. Raises InputError, or Unet4DError where a folder may not be written to."""
+    check_device_name(device)
+    check_choice(cases, held_out)
+    check_models(models)
+    for path in expanded(inputs):
+        check_there(path)
+    check_writable(out_dir)
+    if scratch_dir is not None:
+        check_writable(scratch_dir)
+
+
+def check_tune(run: Path, dataset: PathLike, predictions: PathLike | None, device: str, dry_run: bool) -> None:
+    """Check what `tune` is given. Raises InputError, or Unet4DError where the run may not be written to."""
+    check_device_name(device)
+    if run.is_file():
+        raise InputError(
+            f"{run} is a file; expected the folder of a run, or of folds, to record the steps in; give that folder"
+        )
+    check_models([run])
+    if not dry_run:
+        check_writable(run)
+    open_dataset(dataset)
+    if predictions is not None:
+        label_maps(Path(predictions))

@@ -1,0 +1,81 @@
+"""Checks of train before torch is imported, which takes seconds: what must exist, and what must be writable.
+
+The command line runs them first. The functions behind the commands run them again, because Python code may call those directly.
+This module and all that it imports are light; a test holds that.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from unet4d.config import Config
+from unet4d.datasets.dataset import open_dataset
+from unet4d.errors import InputError
+from unet4d.models.checkpoint import BEST, LAST, PREVIOUS, checkpoint_of
+from unet4d.models.folds import fold_folder, holds_folds, holds_run
+from unet4d.system.environment import check_device_name
+from unet4d.system.files import check_writable
+
+PathLike = str | os.PathLike[str]
+
+
+def check_train(dataset: PathLike, out_dir: Path, config: Config, device: str, resume: bool) -> None:
+    """Check what the training of one run is given.
+
+    Raises:
+        InputError: the dataset or the weights to start from are missing; the folder holds a run, or folds; or, with `resume`, none.
+        Unet4DError: the folder may not be written to.
+    """
+    check_device_name(device)
+    if any("\ud800" <= one <= "\udfff" for one in str(out_dir)):
+        raise InputError(
+            f"got --out {out_dir} that is not UTF-8, which TensorBoard cannot write to; choose another name"
+        )
+    _check_run(out_dir, resume)
+    open_dataset(dataset)
+    if config.train.start_from is not None and not resume:
+        checkpoint_of(config.train.start_from)
+
+
+def check_cross_validation(dataset: PathLike, out_dir: Path, config: Config, device: str, resume: bool) -> None:
+    """Check what the training of all folds is given.
+
+    Raises:
+        InputError: as `check_train`; subjects to hold out are named; the folder holds a single run.
+        Unet4DError: the folder may not be written to.
+    """
+    check_device_name(device)
+    if config.data.held_out is not None:
+        raise InputError(
+            "data.held_out and all folds came together; wanted one of them, for each fold has subjects of its own; leave "
+            "data.held_out out, or train a single run"
+        )
+    check_writable(out_dir)
+    if holds_run(out_dir):
+        raise InputError(
+            f"{out_dir} holds a single run; wanted a folder for the folds of a training; choose another --out"
+        )
+    open_dataset(dataset)
+    if config.train.start_from is not None and not resume:
+        checkpoint_of(config.train.start_from)
+
+
+def _check_run(out_dir: Path, resume: bool) -> None:
+    """Refuse to overwrite a run, to resume where there is none, and a folder that cannot be written to."""
+    begun = any((out_dir / name).exists() for name in (LAST, PREVIOUS))
+    if begun and not resume:
+        raise InputError(f"{out_dir} already holds a run; choose a new --out, or add --resume to continue it")
+    if holds_folds(out_dir):
+        raise InputError(
+            f"{out_dir} holds the folds of a cross-validation; train one with --out {fold_folder(out_dir, 0)}, all with --fold all"
+        )
+    if not begun and (out_dir / BEST).exists():
+        raise InputError(
+            f"{out_dir} holds {BEST} and no {LAST} to go on from; choose a new --out, or move the model away first"
+        )
+    if resume and not begun:
+        raise InputError(
+            f"--resume was given and {out_dir} holds no {LAST}; leave --resume out, or give the run's folder"
+        )
+    check_writable(out_dir)
