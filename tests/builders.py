@@ -1,4 +1,4 @@
-"""Small datasets on disk for the pipeline's tests."""
+"""Small studies and datasets that many tests build."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ DatasetMaker = Callable[..., Dataset]
 
 
 @pytest.fixture(scope="session")
-def phantom(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+def phantom_dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     """Two phantom subjects of 4 frames on (40, 36, 5), two frames labelled; to be read only."""
     return read_dataset(write_phantom(tmp_path_factory.mktemp("phantom"), 2, 4, labelled="two", shape=(40, 36, 5)))
 

@@ -15,6 +15,7 @@ import pytest
 import torch
 from limits import pytest_collection_modifyitems, pytest_exception_interact, pytest_runtest_protocol  # noqa: F401
 
+from tests.builders import phantom_dataset, write_case  # noqa: F401
 from unet4d.cli.main import run
 from unet4d.config import Config, DataConfig, InferenceConfig, ModelConfig, TrainConfig
 from unet4d.models.checkpoint import Task, save_checkpoint

@@ -64,8 +64,8 @@ def test_an_entry_holds_image_label_and_foreground_of_the_labelled_frames(write_
     assert study.foreground.tolist() == [list(map(int, row)) for row in sorted(expected)]
 
 
-def test_an_entry_of_the_phantom_is_resampled_and_normalised(phantom, tmp_path):
-    studies = build(phantom, tmp_path, DataConfig(), 3.0)
+def test_an_entry_of_the_phantom_is_resampled_and_normalised(phantom_dataset, tmp_path):
+    studies = build(phantom_dataset, tmp_path, DataConfig(), 3.0)
     assert [study.case for study in studies] == ["phantom001", "phantom002"]
     for study in studies:
         assert study.image.dtype == np.float32
@@ -113,11 +113,11 @@ def test_any_case_name_can_name_an_entry(write_case, tmp_path, name):
         assert np.array_equal(study.image, image)
 
 
-def test_an_entry_is_reused_when_nothing_changed(phantom, tmp_path, monkeypatch):
-    first = build(phantom, tmp_path)
+def test_an_entry_is_reused_when_nothing_changed(phantom_dataset, tmp_path, monkeypatch):
+    first = build(phantom_dataset, tmp_path)
     before = files(tmp_path)
     monkeypatch.setattr(cache, "read_labelled", None)  # nothing can be built any more
-    again = build(phantom, tmp_path)
+    again = build(phantom_dataset, tmp_path)
     assert files(tmp_path) == before
     assert np.array_equal(first[1].image, again[1].image)
 
@@ -176,8 +176,8 @@ def test_a_touched_file_rebuilds_nothing(write_case, tmp_path, file):
 
 
 @pytest.mark.parametrize("put", [shutil.move, shutil.copytree])
-def test_a_moved_or_copied_dataset_rebuilds_nothing(phantom, tmp_path, put):
-    first = Path(shutil.copytree(phantom.root, tmp_path / "first"))
+def test_a_moved_or_copied_dataset_rebuilds_nothing(phantom_dataset, tmp_path, put):
+    first = Path(shutil.copytree(phantom_dataset.root, tmp_path / "first"))
     build(read_dataset(first), tmp_path / "cache")
     before = files(tmp_path / "cache")
     put(first, tmp_path / "second")
@@ -186,8 +186,8 @@ def test_a_moved_or_copied_dataset_rebuilds_nothing(phantom, tmp_path, put):
 
 
 @pytest.mark.parametrize("part", ["images", "labels"])
-def test_one_changed_voxel_rebuilds_its_study_alone(phantom, tmp_path, part):
-    root = Path(shutil.copytree(phantom.root, tmp_path / "phantom"))
+def test_one_changed_voxel_rebuilds_its_study_alone(phantom_dataset, tmp_path, part):
+    root = Path(shutil.copytree(phantom_dataset.root, tmp_path / "phantom"))
     dataset = read_dataset(root)
     case = dataset.training[1]
     file = case.files[0 if part == "images" else -1]
@@ -303,10 +303,10 @@ cached_studies(dataset.training, dataset, DataConfig(normalisation="none", worke
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_killed_build_leaves_whole_entries_and_is_taken_up_where_it_stopped(phantom, tmp_path, workers):
-    whole = build(phantom, tmp_path / "whole")
+def test_a_killed_build_leaves_whole_entries_and_is_taken_up_where_it_stopped(phantom_dataset, tmp_path, workers):
+    whole = build(phantom_dataset, tmp_path / "whole")
     done = subprocess.run(
-        [sys.executable, "-c", KILLED, phantom.root, tmp_path / "cache", str(workers)],
+        [sys.executable, "-c", KILLED, phantom_dataset.root, tmp_path / "cache", str(workers)],
         capture_output=True,
         text=True,
         timeout=100,
@@ -319,7 +319,7 @@ def test_a_killed_build_leaves_whole_entries_and_is_taken_up_where_it_stopped(ph
     assert len([path for path in visible if path.name != MEMO]) == 1
     assert len(list((tmp_path / "cache").glob(".*.partial.*"))) == 1
     before = files(tmp_path / "cache")
-    again = build(phantom, tmp_path / "cache")
+    again = build(phantom_dataset, tmp_path / "cache")
     after = files(tmp_path / "cache")
     assert {path: after[path] for path in before} == before
     for one, other in zip(whole, again, strict=True):
@@ -329,11 +329,11 @@ def test_a_killed_build_leaves_whole_entries_and_is_taken_up_where_it_stopped(ph
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_entries_built_in_parallel_are_those_built_one_by_one_to_the_bit(phantom, tmp_path, workers):
+def test_entries_built_in_parallel_are_those_built_one_by_one_to_the_bit(phantom_dataset, tmp_path, workers):
     built = {}
     for count in (0, workers):
         root = tmp_path / str(count)
-        build(phantom, root, DataConfig(workers=count), 3.0)
+        build(phantom_dataset, root, DataConfig(workers=count), 3.0)
         built[count] = {
             path.relative_to(root): path.read_bytes()
             for path in root.rglob("*")
@@ -343,15 +343,15 @@ def test_entries_built_in_parallel_are_those_built_one_by_one_to_the_bit(phantom
     assert built[0] == built[workers]
 
 
-def test_workers_leave_the_global_random_state_alone(phantom, tmp_path):
+def test_workers_leave_the_global_random_state_alone(phantom_dataset, tmp_path):
     before = torch.get_rng_state()
-    build(phantom, tmp_path, DataConfig(workers=1))
+    build(phantom_dataset, tmp_path, DataConfig(workers=1))
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def three(phantom, root: Path, spoiled: int):
+def three(phantom_dataset, root: Path, spoiled: int):
     """A dataset of three phantoms, one of whose images breaks off."""
-    folder = Path(shutil.copytree(phantom.root, root / "phantom"))
+    folder = Path(shutil.copytree(phantom_dataset.root, root / "phantom"))
     cases = [*read_dataset(folder).training]
     cases.append(replace(cases[0], name="phantom003"))
     file = cases[spoiled].images[0].with_name("cut.nii.gz")
@@ -363,8 +363,8 @@ def three(phantom, root: Path, spoiled: int):
 
 @pytest.mark.parametrize("workers", [0, 1])
 @pytest.mark.parametrize("spoiled", [0, 1, 2])
-def test_a_bad_study_ends_the_build_in_one_line_that_names_its_file(phantom, tmp_path, workers, spoiled):
-    dataset, file = three(phantom, tmp_path, spoiled)
+def test_a_bad_study_ends_the_build_in_one_line_that_names_its_file(phantom_dataset, tmp_path, workers, spoiled):
+    dataset, file = three(phantom_dataset, tmp_path, spoiled)
     with pytest.raises(InputError, match="truncated") as caught:
         build(dataset, tmp_path / "cache", DataConfig(workers=workers))
     assert str(caught.value).startswith(f"{file} ")
@@ -374,8 +374,8 @@ def test_a_bad_study_ends_the_build_in_one_line_that_names_its_file(phantom, tmp
     assert [name[:10] for name in entries(tmp_path / "cache")] == wanted
 
 
-def test_after_an_error_those_under_way_are_brought_to_their_end(phantom, tmp_path):
-    dataset, _ = three(phantom, tmp_path, 0)
+def test_after_an_error_those_under_way_are_brought_to_their_end(phantom_dataset, tmp_path):
+    dataset, _ = three(phantom_dataset, tmp_path, 0)
     with pytest.raises(InputError, match="truncated"):
         build(dataset, tmp_path / "cache", DataConfig(workers=2))
     assert "phantom002" in [name[:10] for name in entries(tmp_path / "cache")]
@@ -393,13 +393,13 @@ def test_the_size_told_is_the_size_built(write_case, tmp_path, capsys):
     assert capsys.readouterr().out == ""  # nothing to build, nothing to tell
 
 
-def test_too_little_room_is_refused_before_anything_is_built(phantom, tmp_path, monkeypatch):
+def test_too_little_room_is_refused_before_anything_is_built(phantom_dataset, tmp_path, monkeypatch):
     monkeypatch.setattr(
         resources.shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 10**9 - 10**5, 10**5)
     )
     monkeypatch.setattr(cache, "_build", None)
     with pytest.raises(Unet4DError, match=r"0\.1 MB are free; .*data\.cache_dir") as caught:
-        build(phantom, tmp_path / "new" / "cache")
+        build(phantom_dataset, tmp_path / "new" / "cache")
     assert not isinstance(caught.value, InputError)
     assert str(tmp_path / "new" / "cache") in str(caught.value)
 
@@ -453,25 +453,25 @@ def test_an_entry_that_another_process_finished_meanwhile_is_taken(write_case, t
     assert len(entries(tmp_path / "cache")) == 1
 
 
-def test_two_processes_can_build_the_same_entries_at_once(phantom, tmp_path):
-    assert exit_codes([(build, (phantom, tmp_path))] * 2) == [0, 0]
+def test_two_processes_can_build_the_same_entries_at_once(phantom_dataset, tmp_path):
+    assert exit_codes([(build, (phantom_dataset, tmp_path))] * 2) == [0, 0]
     assert len(entries(tmp_path)) == 2
 
 
 @pytest.mark.parametrize("file", ["study.json", "image.npy", "label.npy"])
-def test_a_damaged_entry_ends_in_one_line_that_names_it(phantom, tmp_path, file):
-    build(phantom, tmp_path)
+def test_a_damaged_entry_ends_in_one_line_that_names_it(phantom_dataset, tmp_path, file):
+    build(phantom_dataset, tmp_path)
     entry = tmp_path / entries(tmp_path)[0]
     (entry / file).write_bytes((entry / file).read_bytes()[:-9])
     with pytest.raises(Unet4DError, match=r"is damaged .* delete it") as caught:
-        build(phantom, tmp_path)
+        build(phantom_dataset, tmp_path)
     assert str(entry) in str(caught.value)
     shutil.rmtree(entry)
-    build(phantom, tmp_path)
+    build(phantom_dataset, tmp_path)
 
 
-def test_a_study_sent_to_a_process_is_opened_there_and_not_sent(phantom, tmp_path):
-    study = build(phantom, tmp_path)[0]
+def test_a_study_sent_to_a_process_is_opened_there_and_not_sent(phantom_dataset, tmp_path):
+    study = build(phantom_dataset, tmp_path)[0]
     sent = pickle.dumps(study)
     assert len(sent) < 1000 < study.image.nbytes
     received = pickle.loads(sent)

@@ -436,8 +436,8 @@ def test_global_seeds_and_threads_have_no_say():
     assert torch.get_num_threads() == 2
 
 
-def test_batches_are_the_same_with_any_number_of_workers(phantom, tmp_path):
-    studies = cached_studies(phantom.training, phantom, DataConfig(), None, tmp_path)
+def test_batches_are_the_same_with_any_number_of_workers(phantom_dataset, tmp_path):
+    studies = cached_studies(phantom_dataset.training, phantom_dataset, DataConfig(), None, tmp_path)
     config = DataConfig(frames=3, max_stride=2, augmentation="strong", time_augmentation="strong", flip_axes=[0, 1])
     made = ClipDataset(studies, config, (16, 16, 4), True, 3)
     numbers = [[0, 1], [2, 3], [4, 5], [6, 7]]

@@ -6,7 +6,6 @@ import contextlib
 import os
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +21,6 @@ from unet4d.models.conv_check import check_convolutions
 from unet4d.models.device import find_device, set_tf32
 from unet4d.pipeline.cache import CachedStudy, cached_studies
 from unet4d.pipeline.clip_frames import most_labelled
-from unet4d.pipeline.fingerprint import fingerprint
-from unet4d.planning.smaller_plan import out_of_memory_words, smaller_settings
 from unet4d.system.distributed import ALONE, Ranks
 from unet4d.system.files import write_text
 from unet4d.system.gpu_memory import GB, NCCL_BYTES, free_bytes
@@ -125,13 +122,12 @@ def train(
         except RuntimeError as error:
             if not is_out_of_gpu_memory(error):
                 raise
-            spacing = fingerprint((*training, *validation), config.data, known).spacing
-            labelled = partial(_labelled, studies=train_studies, task=task, data=config.data)
-            counts = len(task.channel_names), len(task.labels)
-            settings = smaller_settings(config, spacing, *counts, labelled, free, ranks.size)
-            planned = plan.planned_bytes if plan else None
-            reason = memory_error_reason(error)
-            raise Unet4DError(out_of_memory_words(planned, peak_bytes(where), free, settings, reason)) from error
+            planned = f"planned {plan.planned_bytes / GB:.2f} GB, " if plan else ""
+            raise Unet4DError(
+                f"a training step ran out of GPU memory: {planned}got {peak_bytes(where) / GB:.2f} GB of the {free / GB:.2f} GB "
+                f"that were free ({memory_error_reason(error)}); begin again with a smaller plan: unet4d plan {studies.root} "
+                f"--gpu-memory {int(0.8 * free / GB)} --out plan.yaml, then train with --config plan.yaml and a new --out"
+            ) from error
     return out_dir / BEST
 
 

@@ -319,10 +319,10 @@ def test_what_is_said_of_the_whole_is_kept(tmp_path):
     assert (source.name, dict(source.about)) == ("ACDC", {"licence": "CC", "reference": "Bernard"})
 
 
-def test_only_nnunets_dataset_json_is_of_this_layout(tmp_path, phantom):
+def test_only_nnunets_dataset_json_is_of_this_layout(tmp_path, phantom_dataset):
     assert is_kind(write_nnunet_4d(tmp_path / "nnunet"))
     assert is_kind(tmp_path / "nnunet" / "dataset.json")
-    assert not is_kind(phantom.root)
+    assert not is_kind(phantom_dataset.root)
     decathlon = {"modality": {"0": "MRI"}, "labels": {"0": "background"}, "numTraining": 1, "training": [], "test": []}
     (tmp_path / "dataset.json").write_text(json.dumps(decathlon))
     assert not is_kind(tmp_path)
