@@ -20,7 +20,7 @@ from bench.predict_memory import MemorySizes, memory_bars, memory_table
 from bench.predict_stitching import stitching_table
 from bench.predict_watch import ANSWERING, NETWORK
 from unet4d.config import CHANNELS, Config, DataConfig, InferenceConfig, ModelConfig, Size
-from unet4d.inference import Settings
+from unet4d.inference.settings import Settings
 from unet4d.models.device import find_device
 
 Row = dict[str, Any]

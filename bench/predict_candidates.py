@@ -17,9 +17,9 @@ from bench.predict_watch import Watch, resident_mb
 from unet4d.config import Config
 from unet4d.datasets.find_studies import find_studies
 from unet4d.images.nifti import header_for, write_nifti
-from unet4d.inference import Settings, prepare
 from unet4d.inference.predict import predict
-from unet4d.inference.settings import USABLE
+from unet4d.inference.prepare import prepare
+from unet4d.inference.settings import USABLE, Settings
 from unet4d.inference.windows import SIGMA_SCALE
 from unet4d.models.checkpoint import Task, TrainedModel, load_model, save_checkpoint
 from unet4d.models.clstm_unet import build_network

@@ -21,7 +21,7 @@ from bench.bars import bar
 from bench.predict_candidates import Ours, write_model, write_series
 from bench.predict_child import Child, Done
 from unet4d.config import Config, DataConfig, InferenceConfig, ModelConfig, Size
-from unet4d.inference import Settings
+from unet4d.inference.settings import Settings
 
 Row = dict[str, Any]
 BYTES = 2 + 4 + 1 + 2

@@ -15,18 +15,18 @@ from typing import Any
 
 import torch
 
-from unet4d.inference import Prepared
+from unet4d.inference.prepare import Prepared
 
 NETWORK, REST = "network", "the rest"
 PARTS = (
     ("reading", "unet4d.datasets.dataset", "Case", "image"),
-    ("preparing", "unet4d.inference", "prepare"),
+    ("preparing", "unet4d.inference.prepare", "prepare"),
     ("counting memory", "unet4d.inference.segment", "cut"),
     ("cutting windows", "unet4d.inference.windows", "Windows", "read"),
     (NETWORK, "unet4d.inference.sliding_window", "Answering", "logits"),
     ("stitching", "unet4d.inference.sliding_window", "Rows", "upto"),
     ("back to the study's grid", "unet4d.images.resample_back", "NativeLabel", "fill"),
-    ("the rest of answering", "unet4d.inference", "answer"),
+    ("the rest of answering", "unet4d.inference.segment", "answer"),
     ("writing", "unet4d.inference.batch.output_folder", "PredictionFolder", "add"),
 )
 """Name of each part and where its function is found. What a part calls of another counts for that one alone; a study that is read

@@ -21,8 +21,8 @@ from unet4d import CLSTMUNet, ConvLSTM3d, StreamingSegmenter, load_model, read_i
 from unet4d.config import CHANNELS, Config, DataConfig, InferenceConfig, MemoryConfig, ModelConfig, TrainConfig
 from unet4d.errors import Stopped
 from unet4d.images.image4d import read_label
-from unet4d.inference import scale_of
 from unet4d.inference.sliding_window import Answering, Rows
+from unet4d.inference.streaming import scale_of
 from unet4d.models.checkpoint import LAST, load_checkpoint
 from unet4d.models.clstm_unet import build_network
 from unet4d.models.conv_check import ConvolutionShape, check_convolution, check_convolutions, check_equal_frames

@@ -21,7 +21,8 @@ from unet4d.system.version import VERSION as __version__
 
 if TYPE_CHECKING:
     from unet4d.images.image4d import Image4D, read_image, write_image
-    from unet4d.inference import StreamingSegmenter, segment
+    from unet4d.inference.segment import segment
+    from unet4d.inference.streaming import StreamingSegmenter
     from unet4d.models.checkpoint import load_model
     from unet4d.models.clstm_unet import CLSTMUNet
     from unet4d.models.convlstm import ConvLSTM3d
@@ -45,8 +46,8 @@ _HOMES = {
     "Image4D": "unet4d.images.image4d",
     "load_model": "unet4d.models.checkpoint",
     "read_image": "unet4d.images.image4d",
-    "StreamingSegmenter": "unet4d.inference",
-    "segment": "unet4d.inference",
+    "StreamingSegmenter": "unet4d.inference.streaming",
+    "segment": "unet4d.inference.segment",
     "write_image": "unet4d.images.image4d",
 }
 

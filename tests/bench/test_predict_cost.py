@@ -25,8 +25,7 @@ from bench.predict_stitching import HERE, MAIN_MEMORY, stitching_table
 from bench.predict_watch import ANSWERING, NETWORK, PARTS, REST, Part, Watch, peak_mb, resident_mb
 from unet4d.config import Config, DataConfig, InferenceConfig, ModelConfig
 from unet4d.errors import InputError
-from unet4d.inference import Settings
-from unet4d.inference.settings import USABLE
+from unet4d.inference.settings import USABLE, Settings
 from unet4d.models.checkpoint import load_model
 
 FORK = multiprocessing.get_context("fork")

@@ -14,7 +14,8 @@ from unet4d.images.itksnap import write_label_descriptions
 from unet4d.images.label_writers import LabelClass, write_colour_table, write_segmentation
 from unet4d.models.checkpoint import Task
 from unet4d.report.pages import html
-from unet4d.report.pictures import contour_sheet, volume_curves
+from unet4d.report.pictures.contour_sheet import contour_sheet
+from unet4d.report.pictures.curve_plot import volume_curves
 from unet4d.system.class_values import class_fault
 from unet4d.system.csv_file import read_table
 

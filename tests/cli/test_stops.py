@@ -230,7 +230,7 @@ def test_a_stop_does_not_wait_for_a_thread_that_hangs(words, tmp_path, name, tar
 
 IN_TORCH = """
 import io, sys, threading, torch
-from unet4d import cli
+from unet4d.cli import main as cli
 from unet4d.system.threads import started
 
 def work():

@@ -16,8 +16,9 @@ from unet4d.datasets.dataset import read_dataset
 from unet4d.datasets.nifti_studies import study_of
 from unet4d.errors import InputError
 from unet4d.images.channels import MAP, SIGNAL
-from unet4d.inference import Settings, prepare
 from unet4d.inference.predict import predict
+from unet4d.inference.prepare import prepare
+from unet4d.inference.settings import Settings
 from unet4d.models.checkpoint import BEST, LAST
 from unet4d.phantom import KINDS as PHANTOMS
 from unet4d.phantom import write_phantom

@@ -23,7 +23,7 @@ from unet4d.evaluation.evaluate import evaluate
 from unet4d.evaluation.tables import SUMMARY, WRITTEN
 from unet4d.metrics import paired, statistics, surface
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "metrics.md").read_text(encoding="utf-8")
 NAMED = set(re.findall(r"`(\w+)`", PAGE))
 COMMANDS = [re.sub(r"\s+#.*", "", line) for line in re.findall(r"^    (unet4d .+)$", PAGE, re.M)]

@@ -13,7 +13,7 @@ from unet4d import load_model, read_image, segment
 from unet4d.cli.main import _parsed
 from unet4d.cli.prediction import PREDICT
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "prediction.md").read_text(encoding="utf-8")
 COMMANDS = [line.split("#")[0].strip() for line in re.findall(r"^    (.+)$", PAGE, re.M) if "unet4d predict" in line]
 

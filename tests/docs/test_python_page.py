@@ -19,7 +19,7 @@ from unet4d.cli import COMMANDS
 from unet4d.images.image4d import read_label
 from unet4d.models.checkpoint import BEST
 
-PAGE = (Path(__file__).parent.parent / "docs" / "python.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).parents[2] / "docs" / "python.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```python\n(.*?)```", PAGE, re.S)
 
 

@@ -14,7 +14,7 @@ from unet4d.cli.main import _parsed
 from unet4d.datasets.dataset import read_dataset
 from unet4d.images.image4d import Image4D, read_label, write_image
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 COMMANDS = [re.sub(r"\s#.*|[\[\]]|\.\.\.", "", line).strip() for line in re.findall(r"^    (unet4d .+)$", README, re.M)]
 

@@ -21,7 +21,7 @@ from unet4d.config import Config
 from unet4d.errors import InputError, Stopped, Unet4DError
 from unet4d.training.train import MAY_CHANGE_ON_RESUME
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
 SCRIPTS = re.findall(r"```sh\n(.*?)```", PAGE, re.S)
 SHOWN = [*re.findall(r"^    (.+)$", PAGE, re.M), *re.sub(r"\\\n\s*", "", "".join(SCRIPTS)).splitlines()]

@@ -19,8 +19,8 @@ from unet4d.config import InferenceConfig
 from unet4d.datasets.dataset import read_dataset, split_cases
 from unet4d.errors import InputError
 from unet4d.images.image4d import Image4D
-from unet4d.inference import Settings
 from unet4d.inference.predict import predict
+from unet4d.inference.settings import Settings
 from unet4d.models.checkpoint import load_checkpoint
 
 SHAPE = (18, 15, 5)

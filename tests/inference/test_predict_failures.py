@@ -14,7 +14,7 @@ import torch
 
 from unet4d import load_model, read_image, segment
 from unet4d.errors import InputError, Unet4DError
-from unet4d.inference import answer
+from unet4d.inference.segment import answer
 
 BESIDE = ["labels.txt", "prediction.json", "summary.json", "volumes.csv"]
 

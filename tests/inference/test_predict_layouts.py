@@ -10,7 +10,6 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from tests.data import slicer
 from tests.datasets.convert import dicom_files
 from tests.datasets.convert.layouts import (
     SHAPE,
@@ -21,9 +20,10 @@ from tests.datasets.convert.layouts import (
     write_nnunet_frames,
     write_patient,
 )
+from tests.images import slicer
 from unet4d import load_model, segment
 from unet4d.images.image4d import read_image
-from unet4d.report.pictures import contour_sheet
+from unet4d.report.pictures.contour_sheet import contour_sheet
 
 PATTERN = r"(?P<subject>.+)_frame(?P<frame>\d+)"
 

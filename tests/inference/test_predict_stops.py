@@ -19,11 +19,13 @@ from tests.predictions import check_whole, json_of, rows_of
 from tests.processes import exit_code, exit_codes
 from unet4d.datasets.find_studies import find_studies
 from unet4d.errors import Unet4DError
-from unet4d.inference import Answer, Settings, prepare
 from unet4d.inference.batch import run
 from unet4d.inference.batch.job_split import Share
 from unet4d.inference.batch.output_folder import PredictionFolder
 from unet4d.inference.predict import predict
+from unet4d.inference.prepare import prepare
+from unet4d.inference.segment import Answer
+from unet4d.inference.settings import Settings
 
 FP32 = Settings(precision="fp32")
 

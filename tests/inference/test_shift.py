@@ -10,7 +10,7 @@ import pytest
 from unet4d import load_model, read_image, segment
 from unet4d.config import DataConfig, ModelConfig
 from unet4d.datasets.dataset import read_dataset
-from unet4d.inference import Settings
+from unet4d.inference.settings import Settings
 from unet4d.phantom import write_phantom
 from unet4d.training.train import train
 

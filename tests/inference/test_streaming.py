@@ -10,7 +10,8 @@ import torch
 
 from unet4d import load_model, read_image
 from unet4d.errors import InputError, Unet4DError
-from unet4d.inference import StreamingSegmenter, scale_of, segment
+from unet4d.inference.segment import segment
+from unet4d.inference.streaming import StreamingSegmenter, scale_of
 
 
 @pytest.fixture

@@ -16,9 +16,11 @@ from unet4d.datasets.nifti_studies import bare_source
 from unet4d.errors import InputError, Unet4DError
 from unet4d.images.image4d import Image4D
 from unet4d.images.resample_back import NativeLabel
-from unet4d.inference import Settings, answer, prepare, segment, tiling
-from unet4d.inference import prepare as preparing
-from unet4d.inference.prepare import prepare_image
+from unet4d.inference import tiling
+from unet4d.inference.prepare import prepare, prepare_image
+from unet4d.inference.prepare import prepare as preparing
+from unet4d.inference.segment import answer, segment
+from unet4d.inference.settings import Settings
 from unet4d.inference.sliding_window import Answering, Rows, sliding_window
 from unet4d.inference.window_memory import window_memory
 from unet4d.models.memory_trace import MemoryTrace

@@ -331,7 +331,7 @@ def test_the_command_line_configures_the_allocator_before_torch_is_imported():
     code = (
         "import os, sys\n"
         "from types import SimpleNamespace\n"
-        "from unet4d import cli\n"
+        "from unet4d.cli import main as cli\n"
         "run = lambda options: print(os.environ['PYTORCH_ALLOC_CONF'], 'torch' in sys.modules)\n"
         "cli.COMMANDS['info'] = SimpleNamespace(check=lambda options: None, run=run)\n"
         "cli._parsed = lambda arguments: ('info', None)\n"

@@ -8,17 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image, ImageColor
 
-from unet4d.report.pictures import (
-    animation,
-    class_colour,
-    contour_sheet,
-    save_picture,
-    save_png,
-    thumbnail,
-    volume_curves,
-)
-from unet4d.report.pictures.contour_sheet import column_names
+from unet4d.report.pictures.contour_sheet import animation, column_names, contour_sheet, thumbnail
+from unet4d.report.pictures.curve_plot import volume_curves
 from unet4d.report.pictures.layout import display_axes, grey_window, lay_out, spread, zoomed
+from unet4d.report.pictures.render import class_colour, save_picture, save_png
 
 
 def near(picture: np.ndarray, colour: str, tolerance: int = 30) -> np.ndarray:

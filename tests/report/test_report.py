@@ -22,7 +22,7 @@ from unet4d.evaluation.evaluate import evaluate
 from unet4d.images.image4d import Image4D, read_image, write_image
 from unet4d.report.pages import html
 from unet4d.report.pages.score_tables import read_evaluation
-from unet4d.report.pictures import class_colour, save_picture
+from unet4d.report.pictures.render import class_colour, save_picture
 from unet4d.report.report import report
 
 HOSTILE = "valve</script><script>alert(1)</script><b>&\u2028'\""

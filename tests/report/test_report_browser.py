@@ -14,7 +14,7 @@ from browser import CHROMIUM, NO_WEBGL, Browser
 from PIL import Image, ImageColor
 
 from unet4d.images.image4d import Image4D, read_image, write_image
-from unet4d.report.pictures import class_colour
+from unet4d.report.pictures.render import class_colour
 from unet4d.report.report import report
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")]

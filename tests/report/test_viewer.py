@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 import unet4d.report.viewer
-from unet4d.report.viewer import Embedded, embedded, niivue, own
-from unet4d.report.viewer.scripts import NIIVUE_SHA256, NIIVUE_VERSION
+from unet4d.report.viewer.embedding import Embedded, embedded
+from unet4d.report.viewer.scripts import NIIVUE_SHA256, NIIVUE_VERSION, niivue, own
 
 OBLIQUE = np.array([[-1.9, 0.1, 3.0, 40.0], [0.2, -2.0, 2.0, 30.0], [0.3, 0.4, 8.0, -20.0], [0, 0, 0, 1]])
 
@@ -143,9 +143,9 @@ def test_our_scripts_ask_for_nothing():
 def test_the_files_of_the_viewer_are_installed():
     import tomllib
 
-    settings = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())
+    settings = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())
     packaged = settings["tool"]["setuptools"]["package-data"]
-    for package, folder in (("unet4d.report.viewer", "viewer"), ("unet4d.report.pages", "pages")):
+    for package, folder in (("unet4d.report.viewer", "report/viewer"), ("unet4d.report.pages", "report/pages")):
         root = Path(unet4d.__file__).parent / folder
         there = {file.name for file in root.iterdir() if file.is_file() and file.suffix != ".py"}
         assert there == {file.name for pattern in packaged[package] for file in root.glob(pattern)}

@@ -9,6 +9,7 @@ import torch
 from torch.cuda._utils import _get_device_index
 
 from unet4d.config import Config, DataConfig, MemoryConfig, ModelConfig, TrainConfig
+from unet4d.system import gpu_memory
 from unet4d.system.gpu_memory import GB, free_bytes, sufficient_bytes, usable_bytes
 from unet4d.training import step_memory
 from unet4d.training.step_memory import StepMemory, described, fitted, ladder, rungs_from, training_memory
@@ -84,7 +85,7 @@ def test_a_way_with_a_tensor_of_two_to_the_31_elements_is_no_way(monkeypatch):
 def free_on_a_gpu(monkeypatch, free: int, reserved: int = 0, allocated: int = 0, fraction: float = 1.0) -> list[str]:
     """Have a GPU with this free memory; returns what is asked of it, in order."""
     asked: list[str] = []
-    monkeypatch.setattr(step_memory, "warm_up", lambda device: asked.append("warm up"))
+    monkeypatch.setattr(gpu_memory, "warm_up", lambda device: asked.append("warm up"))
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: asked.append("free") or (free, 80 * GB))
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: reserved)
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: allocated)
@@ -115,19 +116,19 @@ def test_the_warm_up_uses_both_libraries_once_and_bears_a_full_gpu(monkeypatch):
     monkeypatch.setattr(torch.cuda, "synchronize", lambda device: used.append("done"))
     conv3d = torch.nn.functional.conv3d
     monkeypatch.setattr(torch.nn.functional, "conv3d", lambda *a, **k: used.append("conv3d") or conv3d(*a, **k))
-    step_memory.warm_up.cache_clear()
+    gpu_memory.warm_up.cache_clear()
     for _ in range(2):
         with torch.inference_mode():  # as while windows are stitched
-            step_memory.warm_up(torch.device("cpu"))
+            gpu_memory.warm_up(torch.device("cpu"))
     assert used == ["conv3d", "done"]
 
     def full(*inputs, **options):
         raise torch.OutOfMemoryError("made up")
 
     monkeypatch.setattr(torch.nn.functional, "conv3d", full)
-    step_memory.warm_up.cache_clear()
-    step_memory.warm_up(torch.device("cpu"))
-    step_memory.warm_up.cache_clear()
+    gpu_memory.warm_up.cache_clear()
+    gpu_memory.warm_up(torch.device("cpu"))
+    gpu_memory.warm_up.cache_clear()
 
 
 def test_where_nothing_fits_it_is_the_rung_that_needs_least(monkeypatch):

@@ -10,7 +10,7 @@ from unet4d.cli.options import DEVICE, Command, layout_options
 from unet4d.system.text import count
 
 if TYPE_CHECKING:
-    from unet4d.inference import Settings
+    from unet4d.inference.settings import Settings
 
 
 def _predict_options(parser: ArgumentParser) -> None:
@@ -139,7 +139,7 @@ def _inference_options(parser: ArgumentParser) -> None:
 def _settings(options: Namespace) -> Settings:
     from pathlib import Path
 
-    from unet4d.inference import Settings
+    from unet4d.inference.settings import Settings
     from unet4d.system.byte_sizes import bytes_of
 
     o = options

@@ -18,7 +18,6 @@ from unet4d.datasets.find_studies import AUTO, expanded, find_studies
 from unet4d.datasets.study import Study
 from unet4d.errors import InputError, Unet4DError
 from unet4d.images.image4d import Outline
-from unet4d.inference import Models, Settings
 from unet4d.inference.batch.case_records import digest, stamps
 from unet4d.inference.batch.job_split import Share
 from unet4d.inference.batch.output_folder import PredictionFolder
@@ -26,6 +25,7 @@ from unet4d.inference.batch.run import Batch, Job
 from unet4d.inference.check import check_models
 from unet4d.inference.checks import check_predict
 from unet4d.inference.postprocessing import POSTPROCESSING, Step, read_steps
+from unet4d.inference.settings import Models, Settings
 from unet4d.models.checkpoint import TrainedModel
 from unet4d.models.device import find_device, resolve_precision
 from unet4d.models.folds import load_models

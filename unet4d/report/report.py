@@ -18,18 +18,14 @@ from unet4d.datasets.study import Source, Study
 from unet4d.errors import InputError
 from unet4d.images.image4d import read_label
 from unet4d.images.nifti import case_name
-from unet4d.report.pages import Entry, Pictures, Segmented, index_page, study_page
+from unet4d.report.pages.index_page import Entry, index_page
 from unet4d.report.pages.provenance import recorded
 from unet4d.report.pages.score_tables import Evaluation, read_evaluation
-from unet4d.report.pictures import (
-    animation,
-    class_colour,
-    contour_sheet,
-    save_picture,
-    save_png,
-    thumbnail,
-    volume_curves,
-)
+from unet4d.report.pages.study import Segmented
+from unet4d.report.pages.study_page import Pictures, study_page
+from unet4d.report.pictures.contour_sheet import animation, contour_sheet, thumbnail
+from unet4d.report.pictures.curve_plot import volume_curves
+from unet4d.report.pictures.render import class_colour, save_picture, save_png
 from unet4d.system.failures import failure_of_study, raise_failed
 from unet4d.system.files import check_writable, write_text
 from unet4d.system.progress_bar import ProgressBar

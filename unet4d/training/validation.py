@@ -17,7 +17,8 @@ from unet4d.metrics import count_voxels, describe, dice, extreme_frames, shown, 
 from unet4d.models.checkpoint import Task
 from unet4d.models.clstm_unet import CLSTMUNet
 from unet4d.pipeline.cache import CachedStudy
-from unet4d.report.pictures import contour_sheet, volume_curves
+from unet4d.report.pictures.contour_sheet import contour_sheet
+from unet4d.report.pictures.curve_plot import volume_curves
 from unet4d.system.distributed import Ranks
 from unet4d.system.progress_bar import ProgressBar
 

@@ -17,7 +17,7 @@ from unet4d.errors import InputError
 from unet4d.phantom import write_phantom
 from unet4d.system import digests
 
-ACDC = Path(os.environ.get("UNET4D_ACDC14", Path(__file__).parents[2] / "shared/data/acdc14"))
+ACDC = Path(os.environ.get("UNET4D_ACDC14", Path(__file__).parents[4] / "shared/data/acdc14"))
 TABLE = ("severity", "kind", "case", "file", "message")
 
 

@@ -16,11 +16,12 @@ from tests.processes import run_ranks
 from unet4d.datasets.find_studies import expanded
 from unet4d.datasets.nifti_studies import bare_source
 from unet4d.errors import InputError, ToldElsewhere
-from unet4d.inference import Settings, prepare
 from unet4d.inference.batch.job_split import Share
 from unet4d.inference.batch.output_folder import PredictionFolder
 from unet4d.inference.batch.summary_tables import Tables
 from unet4d.inference.predict import _of_this_process, predict
+from unet4d.inference.prepare import prepare
+from unet4d.inference.settings import Settings
 from unet4d.system.distributed import Ranks
 
 FP32 = Settings(precision="fp32")

@@ -152,7 +152,7 @@ def fill_disk(folder) -> None:
 
 def test_a_disk_that_is_full_for_the_thread_that_writes_ends_without_its_traceback(tmp_path):
     """What fails in any other thread is printed as ever."""
-    code = f"from pathlib import Path; from test_record import fill_disk; fill_disk(Path({str(tmp_path)!r}))"
+    code = f"from pathlib import Path; from test_logger import fill_disk; fill_disk(Path({str(tmp_path)!r}))"
     env = os.environ | {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
     done = subprocess.run(
         [sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True, timeout=100

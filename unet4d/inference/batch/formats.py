@@ -22,7 +22,7 @@ import numpy as np
 
 from unet4d.images.image4d import Outline, write_image
 from unet4d.images.label_writers import LabelClass, write_segmentation, write_sequence
-from unet4d.report.pictures import class_colour
+from unet4d.report.pictures.render import class_colour
 from unet4d.system.files import remove_partial
 
 Format = Literal["nifti", "seq.nrrd", "seg.nrrd"]

@@ -19,12 +19,14 @@ from unet4d.config import FRAMES
 from unet4d.datasets.study import Study
 from unet4d.errors import Unet4DError
 from unet4d.images.image4d import Outline
-from unet4d.inference import Answer, Models, Prepared, Settings, answer, prepare
 from unet4d.inference.batch.case_records import Stamp, check_unchanged, inputs_in_record, stamps
 from unet4d.inference.batch.formats import probability_bytes
 from unet4d.inference.batch.output_folder import PredictionFolder
 from unet4d.inference.batch.pipeline import overlapped
 from unet4d.inference.postprocessing import Step, apply
+from unet4d.inference.prepare import Prepared, prepare
+from unet4d.inference.segment import Answer, answer
+from unet4d.inference.settings import Models, Settings
 from unet4d.system.byte_sizes import in_words
 from unet4d.system.failures import failure_of_study
 from unet4d.system.memory import free_memory_bytes

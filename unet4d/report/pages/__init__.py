@@ -4,9 +4,3 @@ segmented.py   one segmented study        study_page.py   its page            in
 measures.py    what its curves say        provenance.py   how it was made     scores.py       how good it is
 html.py        elements, all text escaped; a page that may open no connection   page.css   how it looks, on screen and in print
 """
-
-from unet4d.report.pages.index_page import Entry, index_page
-from unet4d.report.pages.study import Segmented
-from unet4d.report.pages.study_page import Pictures, study_page
-
-__all__ = ["Entry", "Pictures", "Segmented", "index_page", "study_page"]

@@ -11,7 +11,7 @@ from typing import Any
 from unet4d.report.pages import html, measure_tables, score_tables
 from unet4d.report.pages.study import Segmented
 from unet4d.report.pages.study_page import LIMITS, facts
-from unet4d.report.pictures import class_colour
+from unet4d.report.pictures.render import class_colour
 from unet4d.system.version import VERSION
 
 _WORDS = ("EDV mL", "ESV mL", "EF %", "Dice", "mean foreground Dice", "flag", "frame", "cyclic", "voxel")

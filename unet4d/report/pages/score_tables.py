@@ -11,7 +11,7 @@ from typing import Any
 from unet4d.errors import InputError
 from unet4d.metrics import shown
 from unet4d.report.pages import html
-from unet4d.report.pictures import class_colour
+from unet4d.report.pictures.render import class_colour
 from unet4d.system.csv_file import read_table
 from unet4d.system.files import read_json
 from unet4d.system.text import count, short_repr

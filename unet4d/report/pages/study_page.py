@@ -11,7 +11,8 @@ from unet4d.report.pages import html, provenance, score_tables
 from unet4d.report.pages.study import Segmented
 from unet4d.report.pages.viewer_panel import for_scripts, stage
 from unet4d.report.pictures.layout import grey_window
-from unet4d.report.viewer import NIIVUE_VERSION, embedded, niivue, own
+from unet4d.report.viewer.embedding import embedded
+from unet4d.report.viewer.scripts import NIIVUE_VERSION, niivue, own
 from unet4d.system.text import count
 
 PAGE_BYTES = 14_500_000

@@ -8,9 +8,9 @@ import numpy as np
 
 from unet4d.report.pages import html, measure_tables
 from unet4d.report.pages.study import Segmented
-from unet4d.report.pictures import class_colour
 from unet4d.report.pictures.layout import display_axes
-from unet4d.report.viewer import Embedded
+from unet4d.report.pictures.render import class_colour
+from unet4d.report.viewer.embedding import Embedded
 
 VIEWS = {
     "slices": "Slices",

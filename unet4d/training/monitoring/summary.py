@@ -81,7 +81,7 @@ def write_summary(
 @functools.cache
 def _commit() -> dict[str, Any] | None:
     """The commit of the checkout that this package runs from, and whether its files have changed since; None if it is installed."""
-    root = Path(__file__).resolve().parents[2]
+    root = Path(__file__).resolve().parents[3]
 
     def git(*words: str) -> str:
         done = subprocess.run(
