@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from unet4d.config import Config, Size
 from unet4d.models.conv import same_padding
-from unet4d.models.convlstm import ConvLSTMCell3d
+from unet4d.models.convlstm import ConvLSTMLayer3d
 from unet4d.models.device import autocast
 from unet4d.training.loss import LabelledFramesLoss
 from unet4d.training.optimizer import optimiser
@@ -44,7 +44,7 @@ class PlainConvLSTM(nn.Module):
             outputs.append(hidden)
         return torch.stack(outputs, 1)
 
-    def copy_weights(self, cell: ConvLSTMCell3d) -> PlainConvLSTM:
+    def copy_weights(self, cell: ConvLSTMLayer3d) -> PlainConvLSTM:
         """Take over the weights of a cell of ConvLSTM3d; gives itself."""
         bias = cell.input_gates.bias
         assert self.gates.bias is not None

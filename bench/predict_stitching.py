@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from bench.measure import interleaved
-from unet4d.inference.sliding_window import Answering, Rows
+from unet4d.inference.sliding_window import LogitRows, WindowPredictor
 from unet4d.models.checkpoint import TrainedModel, load_model
 from unet4d.models.device import resolve_precision
 
@@ -46,11 +46,11 @@ def answered(
     """Gives the logits of an image, stitched at this place."""
 
     def run() -> torch.Tensor:
-        answering = Answering.of(
+        answering = WindowPredictor.of(
             model.network, model.config.inference, cyclic=False, device=device, precision=precision
         )
         answering.stitch_on = place
-        rows = Rows(answering, image, model.config.data.patch_size or (), model.config.inference.overlap)
+        rows = LogitRows(answering, image, model.config.data.patch_size or (), model.config.inference.overlap)
         return rows.upto(image.shape[2])
 
     return run

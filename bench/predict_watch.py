@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from unet4d.inference.prepare import Prepared
+from unet4d.inference.prepare import PreprocessedStudy
 
 NETWORK, REST = "network", "the rest"
 PARTS = (
@@ -99,7 +99,7 @@ class Watch:
         return run
 
     def _look(self, found: Any) -> None:
-        if isinstance(found, Prepared):
+        if isinstance(found, PreprocessedStudy):
             self.on_disk = found.is_on_disk
 
     def _begin(self, name: str) -> None:

@@ -23,11 +23,11 @@ from unet4d.models.device import autocast, set_tf32
 from unet4d.phantom import write_phantom
 from unet4d.pipeline.cache import CachedStudy, cached_studies
 from unet4d.pipeline.clip_dataset import Batch, ClipDataset, loader
-from unet4d.system.distributed import Ranks
-from unet4d.training.batches import Feed
+from unet4d.system.distributed import ProcessGroup
+from unet4d.training.batches import BatchLoader
 from unet4d.training.loss import LabelledFramesLoss
 from unet4d.training.monitoring.logger import SilentRecord
-from unet4d.training.oom_fallback import MemoryWatch
+from unet4d.training.oom_fallback import OomFallback
 from unet4d.training.optimizer import optimiser
 from unet4d.training.resolve import resolved
 from unet4d.training.trainer import Trainer
@@ -84,7 +84,7 @@ class Job:
 
 
 class ReadyBatches:
-    """In the place of a run's `Feed`: batches that are there already, again and again."""
+    """In the place of a run's `BatchLoader`: batches that are there already, again and again."""
 
     waited_s = 0.0
 
@@ -111,10 +111,10 @@ class OurLoop:
         batches: as for `ReadyBatches`.
     """
 
-    def __init__(self, job: Job, feed: Feed | None = None, batches: Sequence[Batch] = ()):
+    def __init__(self, job: Job, feed: BatchLoader | None = None, batches: Sequence[Batch] = ()):
         trainer = Trainer(job.out_dir, job.config, job.task, job.studies, [], job.device)
         trainer.record, trainer.feed = SilentRecord(), feed or ReadyBatches(batches)  # type: ignore[assignment]
-        trainer.watched = MemoryWatch(trainer.step, trainer.memory, job.config.data.frames or 1, None, print)
+        trainer.watched = OomFallback(trainer.step, trainer.memory, job.config.data.frames or 1, None, print)
         self.trainer, self.precision = trainer, job.config.train.precision
 
     def __call__(self) -> None:
@@ -167,7 +167,7 @@ class PlainLoop:
 def fed_by_workers(job: Job) -> Iterator[OurLoop]:
     """Our loop on clips that workers make meanwhile, as in a run: a context, in which they live."""
     steps = range(job.config.train.epochs * job.config.train.steps_per_epoch)
-    with Feed(job.clips(), job.config, steps, Ranks(), job.device.type == "cuda", print) as feed:
+    with BatchLoader(job.clips(), job.config, steps, ProcessGroup(), job.device.type == "cuda", print) as feed:
         yield OurLoop(job, feed)
 
 

@@ -13,9 +13,9 @@ from unet4d.pipeline.augmentation.presets import (
     CORRUPTION,
     INTENSITY,
     SPACE,
-    Chance,
     CorruptionStrength,
     IntensityStrength,
+    RandomRange,
     SpaceStrength,
 )
 from unet4d.pipeline.clip_frames import STRENGTHS, TimeStrength
@@ -96,7 +96,7 @@ def _share(value: float) -> str:
     return f"{100 * value:g} %"
 
 
-def _range(chance: Chance, of: str = "") -> str:
+def _range(chance: RandomRange, of: str = "") -> str:
     return f"{_share(chance.likely)}{of}: {chance.low:g} to {chance.high:g}"
 
 

@@ -17,7 +17,7 @@ from unet4d.pipeline.augmentation.artifacts import Dropout, Ghosting, dropped, g
 from unet4d.pipeline.augmentation.intensity import DEGREES, Contrast, blurred, coarsened, contrasted, noisy, shaded
 from unet4d.pipeline.augmentation.presets import CORRUPTION, INTENSITY, SPACE
 from unet4d.pipeline.augmentation.spatial import Warp, centred, flipped, turned_velocities, warped
-from unet4d.pipeline.clip_frames import STRENGTHS, Timing, clip_frames
+from unet4d.pipeline.clip_frames import STRENGTHS, TemporalWarp, clip_frames
 from unet4d.pipeline.normalization import normalised
 from unet4d.report.pictures.render import class_colour, new_figure, rendered
 
@@ -119,15 +119,15 @@ def _intensity(image: Tensor) -> Iterator[Row]:
 
 def _time(image: Tensor) -> Iterator[Row]:
     by = STRENGTHS["strong"]
-    steady = Timing()
+    steady = TemporalWarp()
     for title, timing in {
         "as it is": steady,
-        "reversed": Timing(reverse=True),
-        "stride 2": Timing(stride=2),
-        f"speeding up\n{by.slowest:g} to {by.fastest:g}": Timing(speeds=(by.slowest, by.fastest)),
-        f"speed x {by.fastest:g}": Timing(speeds=(by.fastest, by.fastest)),
-        "a frame dropped": Timing(drop=2),
-        "a frame repeated": Timing(repeat=2),
+        "reversed": TemporalWarp(reverse=True),
+        "stride 2": TemporalWarp(stride=2),
+        f"speeding up\n{by.slowest:g} to {by.fastest:g}": TemporalWarp(speeds=(by.slowest, by.fastest)),
+        f"speed x {by.fastest:g}": TemporalWarp(speeds=(by.fastest, by.fastest)),
+        "a frame dropped": TemporalWarp(drop=2),
+        "a frame repeated": TemporalWarp(repeat=2),
     }.items():
         frames = clip_frames(2, 2, 6, FRAMES, True, timing).frames.tolist()
         yield Row(title, [Tile(f"frame {t}", _heart(image[t])) for t in frames])

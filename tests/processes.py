@@ -52,7 +52,7 @@ def exit_code(work: Callable[..., Any], *given: Any) -> int:
 def _run(rank: int, size: int, port: int, file: Path, work: Callable[..., Any], given: tuple[Any, ...]) -> None:
     import torch
 
-    from unet4d.system.distributed import joined
+    from unet4d.system.distributed import init_distributed
 
     torch.set_num_threads(1)
     os.environ |= {
@@ -60,7 +60,7 @@ def _run(rank: int, size: int, port: int, file: Path, work: Callable[..., Any], 
         "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
     }  # fmt: skip
     try:
-        with joined() as ranks:
+        with init_distributed() as ranks:
             answer = work(ranks, *given), ""
     except BaseException as error:
         answer = error, traceback.format_exc()

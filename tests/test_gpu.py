@@ -21,7 +21,7 @@ from unet4d import CLSTMUNet, ConvLSTM3d, StreamingSegmenter, load_model, read_i
 from unet4d.config import CHANNELS, Config, DataConfig, InferenceConfig, MemoryConfig, ModelConfig, TrainConfig
 from unet4d.errors import Stopped
 from unet4d.images.image4d import read_label
-from unet4d.inference.sliding_window import Answering, Rows
+from unet4d.inference.sliding_window import LogitRows, WindowPredictor
 from unet4d.inference.streaming import scale_of
 from unet4d.models.checkpoint import LAST, load_checkpoint
 from unet4d.models.clstm_unet import build_network
@@ -196,10 +196,10 @@ def test_a_study_is_segmented_as_on_the_cpu(device, phantom, model_file):
     assert np.mean(here == there) > 0.999
 
 
-def windowed(device: torch.device, **options) -> tuple[Answering, torch.Tensor]:
+def windowed(device: torch.device, **options) -> tuple[WindowPredictor, torch.Tensor]:
     torch.manual_seed(0)
     network = CLSTMUNet(1, 3, (8, 16), [(2, 2, 1)]).eval().to(device)
-    answering = Answering.of(network, InferenceConfig(), cyclic=False, device=device, precision="fp32")
+    answering = WindowPredictor.of(network, InferenceConfig(), cyclic=False, device=device, precision="fp32")
     for name, value in options.items():
         setattr(answering, name, value)
     return answering, torch.randn(1, 6, 90, 70, 8, generator=torch.Generator().manual_seed(1))
@@ -210,7 +210,7 @@ def test_windows_stitched_in_main_memory_are_those_stitched_on_the_gpu(device):
     logits = {}
     for where in (device.type, "cpu"):
         answering, image = windowed(device, stitch_on=torch.device(where))
-        rows = Rows(answering, image, (32, 32, 8), 0.5).upto(90)
+        rows = LogitRows(answering, image, (32, 32, 8), 0.5).upto(90)
         assert rows.device.type == where
         logits[where] = rows.cpu()
     torch.testing.assert_close(logits["cpu"], logits[device.type], atol=1e-4, rtol=0)
@@ -219,7 +219,7 @@ def test_windows_stitched_in_main_memory_are_those_stitched_on_the_gpu(device):
 @on_cuda
 def test_a_gpu_that_runs_out_of_memory_steps_down_says_so_and_gives_the_same(device):
     answering, image = windowed(device)
-    wanted = Rows(answering, image, (32, 32, 8), 0.5).upto(90).cpu()
+    wanted = LogitRows(answering, image, (32, 32, 8), 0.5).upto(90).cpu()
     said: list[str] = []
     answering, _ = windowed(device, windows=64, say=said.append)
     del _
@@ -227,7 +227,7 @@ def test_a_gpu_that_runs_out_of_memory_steps_down_says_so_and_gives_the_same(dev
     total = torch.cuda.get_device_properties(0).total_memory
     torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_allocated() + 48 * 2**20) / total)
     try:
-        got = Rows(answering, image, (32, 32, 8), 0.5).upto(90).cpu()
+        got = LogitRows(answering, image, (32, 32, 8), 0.5).upto(90).cpu()
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
     assert said

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from unet4d.errors import InputError
-from unet4d.system.checks import check_ranges, check_types, described, require
+from unet4d.system.checks import check_ranges, check_types, describe_value, require
 
 Size = tuple[int, int, int]
 """Per axis X, Y, Z."""
@@ -284,7 +284,7 @@ class Config:
         sections = {f.name: f.default_factory for f in dataclasses.fields(cls) if callable(f.default_factory)}
         built = {}
         if not isinstance(values, Mapping):
-            raise InputError(f"the configuration is {described(values)}; wanted settings by name")
+            raise InputError(f"the configuration is {describe_value(values)}; wanted settings by name")
         for key, value in values.items():
             built[key] = _build(sections[key], key, value) if key in sections else value
         return _build(cls, "config", built)
@@ -293,7 +293,7 @@ class Config:
 def _build(kind: Any, name: str, values: Mapping[str, Any]) -> Any:
     known = [f.name for f in dataclasses.fields(kind)]
     if not isinstance(values, Mapping):
-        raise InputError(f"{name} is {described(values)}; wanted settings by name, such as {known[0]}")
+        raise InputError(f"{name} is {describe_value(values)}; wanted settings by name, such as {known[0]}")
     unknown = [key for key in values if key not in known]
     if unknown:
         raise InputError(f"{name} has the unknown key {unknown[0]!r}; known are {', '.join(known)}")

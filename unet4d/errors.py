@@ -33,7 +33,7 @@ class Stopped(BaseException):
     exit_code = 75
 
 
-class ToldElsewhere(Unet4DError):
+class ReportedByOtherRank(Unet4DError):
     """Another process failed and says why; this one ends with the same exit code and says nothing."""
 
     def __init__(self, exit_code: int):

@@ -165,11 +165,11 @@ def test_memory_is_what_the_system_says_of_this_process(tmp_path):
 
 def test_what_is_watched_is_as_before_afterwards(written):
     import unet4d.inference.batch.run as batch
-    from unet4d.inference.sliding_window import Answering
+    from unet4d.inference.sliding_window import WindowPredictor
 
-    before = (batch.prepare, batch.answer, Answering.logits)
+    before = (batch.prepare, batch.answer, WindowPredictor.logits)
     done = ours(written).ready()()
-    assert (batch.prepare, batch.answer, Answering.logits) == before
+    assert (batch.prepare, batch.answer, WindowPredictor.logits) == before
     called = {name for name, part in done.parts.items() if part.calls}
     assert called == {*(name for name, *_ in PARTS), REST}
     assert done.windows == done.parts["cutting windows"].calls > 1

@@ -20,11 +20,11 @@ from tests.processes import exit_code, exit_codes
 from unet4d.datasets.find_studies import find_studies
 from unet4d.errors import Unet4DError
 from unet4d.inference.batch import run
-from unet4d.inference.batch.job_split import Share
+from unet4d.inference.batch.job_split import JobShard
 from unet4d.inference.batch.output_folder import PredictionFolder
 from unet4d.inference.predict import predict
 from unet4d.inference.prepare import prepare
-from unet4d.inference.segment import Answer
+from unet4d.inference.segment import SegmentationResult
 from unet4d.inference.settings import Settings
 
 FP32 = Settings(precision="fp32")
@@ -38,7 +38,9 @@ def test_what_is_large_is_held_alone(studies):
     written."""
     [study] = [one for one in find_studies([studies], ["cine MRI"]) if one.name == "s1"]
     copies = 8 * 4 * 18 * 15 * 5 * 3
-    answered = run._Computed(Answer(np.zeros(1000, np.uint8), np.zeros(1000, np.float32)), None, "open", [], {})
+    answered = run._Computed(
+        SegmentationResult(np.zeros(1000, np.uint8), np.zeros(1000, np.float32)), None, "open", [], {}
+    )
     cases = (10 * copies, True, True), (10 * copies - 10, False, True), (50000, False, True), (49990, False, False)
     for memory, ahead, behind in cases:
         one = run.Batch(PredictionFolder(studies, {}), Settings(memory_bytes=memory), {}, False)
@@ -51,7 +53,7 @@ def test_a_study_of_which_only_the_files_are_known_is_judged_by_their_size(studi
     assert run._reading_bytes(replace(study, stream=None)) == 64 * size
 
 
-def _predict(model: Path, given: Path, out: Path, share: Share | None = None) -> None:
+def _predict(model: Path, given: Path, out: Path, share: JobShard | None = None) -> None:
     predict(
         model,
         [given],
@@ -139,7 +141,7 @@ def files_of(folder: Path) -> dict[str, bytes]:
 
 def test_two_processes_at_once_lose_none_of_each_others_rows(model_file, studies, tmp_path):
     given = model_file(), studies, tmp_path / "out"
-    assert exit_codes([(_predict, (*given, Share(2, part))) for part in range(2)]) == [0, 0]
+    assert exit_codes([(_predict, (*given, JobShard(2, part))) for part in range(2)]) == [0, 0]
     assert {row["case"] for row in rows_of(tmp_path / "out")} == {f"s{seed}" for seed in range(5)}
     assert len(json_of(tmp_path / "out" / "prediction.json")["cases"]) == 5
 

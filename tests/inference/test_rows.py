@@ -10,7 +10,7 @@ from monai.inferers import sliding_window_inference
 
 from unet4d import CLSTMUNet
 from unet4d.config import InferenceConfig
-from unet4d.inference.sliding_window import Answering, Rows
+from unet4d.inference.sliding_window import LogitRows, WindowPredictor
 
 CPU = torch.device("cpu")
 ROI, GRID = (8, 8, 2), (21, 18, 3)
@@ -29,15 +29,15 @@ def image() -> torch.Tensor:
     return torch.randn(1, 4, *GRID, generator=torch.Generator().manual_seed(1))
 
 
-def answering(net: CLSTMUNet | None = None, cyclic: bool = False, **options) -> Answering:
-    made = Answering.of(net or network(), InferenceConfig(), cyclic=cyclic, device=CPU, precision="fp32")
+def answering(net: CLSTMUNet | None = None, cyclic: bool = False, **options) -> WindowPredictor:
+    made = WindowPredictor.of(net or network(), InferenceConfig(), cyclic=cyclic, device=CPU, precision="fp32")
     for name, value in options.items():
         setattr(made, name, value)
     return made
 
 
 def whole(image, net=None, overlap=0.5, **options) -> torch.Tensor:
-    return Rows(answering(net, **options), image, ROI, overlap).upto(image.shape[2])
+    return LogitRows(answering(net, **options), image, ROI, overlap).upto(image.shape[2])
 
 
 @pytest.mark.parametrize("grid", [GRID, (5, 18, 1), ROI])
@@ -60,13 +60,13 @@ def test_all_rows_at_once_are_monais_sliding_window(grid, overlap):
 @pytest.mark.parametrize("ends", [[7, 21], [1, 2, 3, 20, 21], [8, 16, 21], list(range(1, 22))])
 def test_rows_in_pieces_are_those_of_all_at_once(image, ends):
     """The blending of a voxel adds up in the same order: equal to the bit."""
-    rows = Rows(answering(), image, ROI, 0.5)
+    rows = LogitRows(answering(), image, ROI, 0.5)
     pieces = [rows.upto(end).clone() for end in ends]
     assert torch.equal(torch.cat(pieces, 2), whole(image))
 
 
 def test_rows_can_be_kept_and_given_again_or_passed_by(image):
-    rows, wanted = Rows(answering(), image, ROI, 0.5), whole(image)
+    rows, wanted = LogitRows(answering(), image, ROI, 0.5), whole(image)
     assert torch.equal(rows.upto(9, keep=7), wanted[:, :, :9])
     assert torch.equal(rows.upto(12, keep=15), wanted[:, :, 7:12])
     assert rows.begin == 15
@@ -75,20 +75,20 @@ def test_rows_can_be_kept_and_given_again_or_passed_by(image):
 
 def test_windows_that_lie_in_what_is_passed_by_add_nothing(image):
     """As where the working grid is so much finer than the study's that whole windows lie between two of its rows."""
-    rows = Rows(answering(), image, ROI, 0.0)
+    rows = LogitRows(answering(), image, ROI, 0.0)
     rows.upto(2, keep=18)
     torch.testing.assert_close(rows.upto(21), whole(image, overlap=0.0)[:, :, 18:])
 
 
 @pytest.mark.parametrize("columns", [(0, 18), (0, 5), (4, 13), (17, 18)])
 def test_columns_alone_are_those_of_the_whole(image, columns):
-    part = Rows(answering(), image, ROI, 0.5, columns)
+    part = LogitRows(answering(), image, ROI, 0.5, columns)
     cut = torch.cat([part.upto(end) for end in (6, 15, 21)], 2)
     torch.testing.assert_close(cut, whole(image)[:, :, :, slice(*columns)], atol=1e-6, rtol=0)
 
 
 def test_each_window_is_computed_once_however_the_rows_are_cut(image):
-    rows = Rows(answering(), image, ROI, 0.5)
+    rows = LogitRows(answering(), image, ROI, 0.5)
     done = 0
 
     def tick(windows: int) -> None:
@@ -102,7 +102,7 @@ def test_each_window_is_computed_once_however_the_rows_are_cut(image):
 
 
 def test_no_more_logits_are_held_than_the_rows_asked_for_and_a_window(image):
-    rows, reach = Rows(answering(), image, ROI, 0.5), []
+    rows, reach = LogitRows(answering(), image, ROI, 0.5), []
     begun = rows._begun
     rows._begun = lambda count: (reach.append(count), begun(count))[1]  # type: ignore[method-assign]
     for end in range(3, 22, 3):
@@ -171,7 +171,7 @@ def test_where_stitching_ran_out_of_memory_later_studies_as_large_are_stitched_i
     gpu, net = torch.device("cuda"), network()
     monkeypatch.setattr("unet4d.inference.sliding_window.free_bytes", lambda device: 10**9)
 
-    def on_gpu() -> Answering:
+    def on_gpu() -> WindowPredictor:
         one = answering(net)
         one.device = one.stitch_on = gpu
         return one
@@ -201,7 +201,7 @@ def test_a_validation_study_does_not_try_again_what_ran_out_of_memory_in_the_one
 
 
 def test_rows_that_the_gpu_cannot_carry_on_are_carried_in_main_memory(monkeypatch, image):
-    rows = Rows(answering(), image, ROI, 0.5)
+    rows = LogitRows(answering(), image, ROI, 0.5)
     wanted, copy, refused = whole(image), torch.Tensor.clone, []
 
     def limited(self, *given, **named):

@@ -7,7 +7,7 @@ import torch
 
 from unet4d import CLSTMUNet
 from unet4d.config import InferenceConfig
-from unet4d.inference.sliding_window import Answering, sliding_window
+from unet4d.inference.sliding_window import WindowPredictor, sliding_window
 from unet4d.pipeline.augmentation.spatial import flipped
 
 CPU = torch.device("cpu")
@@ -119,7 +119,7 @@ def test_a_window_too_large_for_the_memory_is_computed_in_chunks_and_gives_the_s
 def test_windows_that_the_gpu_cannot_even_take_in_are_fewer_at_once(monkeypatch):
     torch.manual_seed(0)
     network, clips = CLSTMUNet(1, 2, (4, 6), [(2, 2, 1)]).eval(), torch.randn(4, 3, 1, 8, 8, 2)
-    answering, moved = Answering(network, torch.device("cpu"), "fp32", False, windows=4), torch.Tensor.to
+    answering, moved = WindowPredictor(network, torch.device("cpu"), "fp32", False, windows=4), torch.Tensor.to
     with torch.no_grad():
         wanted = network(clips)
 

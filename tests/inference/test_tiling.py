@@ -21,7 +21,7 @@ from unet4d.inference.prepare import prepare, prepare_image
 from unet4d.inference.prepare import prepare as preparing
 from unet4d.inference.segment import answer, segment
 from unet4d.inference.settings import Settings
-from unet4d.inference.sliding_window import Answering, Rows, sliding_window
+from unet4d.inference.sliding_window import LogitRows, WindowPredictor, sliding_window
 from unet4d.inference.window_memory import window_memory
 from unet4d.models.memory_trace import MemoryTrace
 from unet4d.system.progress_bar import ProgressBar
@@ -58,8 +58,8 @@ def answered(models, path, settings=FP32, say=None):
 @pytest.mark.parametrize(("kilobytes", "blocks", "passes"), [(1800, 1, 1), (1050, 2, 1), (830, 4, 2)])
 def test_the_answer_is_the_same_to_the_last_voxel(monkeypatch, model, path, kilobytes, blocks, passes, on_disk):
     _, wanted = answered([model], path)
-    calls, upto = [], Rows.upto
-    monkeypatch.setattr(Rows, "upto", lambda self, end, keep=None: calls.append(self) or upto(self, end, keep))
+    calls, upto = [], LogitRows.upto
+    monkeypatch.setattr(LogitRows, "upto", lambda self, end, keep=None: calls.append(self) or upto(self, end, keep))
     budgets(monkeypatch, 0 if on_disk else math.inf, kilobytes * 1e3)
     prepared, got = answered([model], path)
     assert prepared.is_on_disk == on_disk
@@ -74,7 +74,7 @@ def test_the_answer_is_the_same_to_the_last_voxel(monkeypatch, model, path, kilo
 
 def test_a_block_is_forgotten_before_the_next_is_computed(monkeypatch, model_file, path):
     """Pins two blocks held at once, where one was counted."""
-    model, upto, held = load_model(model_file()), Rows.upto, []
+    model, upto, held = load_model(model_file()), LogitRows.upto, []
     sizes: list[int] = []
     with MemoryTrace() as trace:
 
@@ -85,7 +85,7 @@ def test_a_block_is_forgotten_before_the_next_is_computed(monkeypatch, model_fil
             sizes.append(block.nbytes)
             return block
 
-        monkeypatch.setattr(Rows, "upto", watched)
+        monkeypatch.setattr(LogitRows, "upto", watched)
         budgets(monkeypatch, math.inf, 1050e3)
         answered([model], path)
     assert len(held) > 1
@@ -310,8 +310,8 @@ def test_what_ran_out_of_memory_all_the_same_is_not_tried_again_with_later_studi
 
 def test_rows_of_logits_are_bounded_by_the_gpu_they_are_stitched_on(monkeypatch, model, path):
     _, wanted = answered([model], path)
-    calls, upto = [], Rows.upto
-    monkeypatch.setattr(Rows, "upto", lambda self, end, keep=None: calls.append(self) or upto(self, end, keep))
+    calls, upto = [], LogitRows.upto
+    monkeypatch.setattr(LogitRows, "upto", lambda self, end, keep=None: calls.append(self) or upto(self, end, keep))
     gpu = MadeUpGPU(monkeypatch, model, 10**9)
     answered([model], path)
     assert len(calls) == 1
@@ -332,7 +332,7 @@ def test_logits_are_stitched_in_main_memory_only_where_not_one_row_fits_the_gpu(
     monkeypatch, model, path, usable, place
 ):
     prepared = prepare([model], bare_source(path).studies[0], FP32)
-    one = Answering(model.network, torch.device("cuda"), "fp32", False, windows=4)
+    one = WindowPredictor(model.network, torch.device("cuda"), "fp32", False, windows=4)
     monkeypatch.setattr(tiling, "gpu_usable_bytes", lambda device: usable)
     blocks = tiling.cut([model], prepared, FP32, [one])
     prepared.close()

@@ -33,7 +33,7 @@ from unet4d.inference.postprocessing import (
     read_steps,
     write_steps,
 )
-from unet4d.inference.postprocessing_search import MARGIN, TOLERANCE, Judged, candidates, choose
+from unet4d.inference.postprocessing_search import MARGIN, TOLERANCE, HeldOutPrediction, candidates, choose
 from unet4d.inference.predict import predict
 from unet4d.inference.tune import FEW_SUBJECTS, tune
 from unet4d.models.checkpoint import BEST, Task, save_checkpoint
@@ -206,7 +206,10 @@ def test_what_helps_no_more_subjects_than_it_harms_is_not_kept():
     island, second = with_islands(), with_islands(size=1)
     frames = np.ones(5, bool)
     pairs = [(island, heart()), (island, heart()), (second, second), (second, second)]
-    cases = [Judged.of(f"{i}", f"{i}", label, reference, frames, True) for i, (label, reference) in enumerate(pairs)]
+    cases = [
+        HeldOutPrediction.of(f"{i}", f"{i}", label, reference, frames, True)
+        for i, (label, reference) in enumerate(pairs)
+    ]
     choice = choose(cases, LABELS)
     found = next(one for one in choice.trials if one.step == Step(LARGEST, "cavity"))
     assert found.changes["cavity"] > 0.05
@@ -222,7 +225,7 @@ def test_a_gain_below_the_margin_is_not_kept():
     reference[0, 5, 22, 22] = 3
     label = reference.copy()
     label[0, 23, 23, 23] = 1
-    cases = [Judged.of(name, name, label, reference, np.ones(1, bool), False) for name in SUBJECTS]
+    cases = [HeldOutPrediction.of(name, name, label, reference, np.ones(1, bool), False) for name in SUBJECTS]
     choice = choose(cases, LABELS)
     found = next(one for one in choice.trials if one.step == Step(LARGEST, "muscle"))
     assert found.change == pytest.approx(1 / 8001 / 2)
@@ -235,7 +238,7 @@ def test_a_step_that_only_helps_after_another_is_found_in_the_next_round():
     reference[:, 5:7, 5:7, 1:3] = 3
     label = reference.copy()
     label[:, 2, 2, 1] = 3  # an island of cavity in the muscle: away with it, and the muscle has a hole
-    cases = [Judged.of(name, name, label, reference, np.ones(5, bool), True) for name in SUBJECTS]
+    cases = [HeldOutPrediction.of(name, name, label, reference, np.ones(5, bool), True) for name in SUBJECTS]
     choice = choose(cases, LABELS)
     assert choice.steps == [Step(LARGEST, "cavity"), Step(HOLES, "muscle")]
     assert choice.after.mean == 1
@@ -251,12 +254,15 @@ def test_a_class_found_where_there_is_none_counts_for_the_subject():
     full = heart()
     full[1, 12, 0, 0] = 3
     pairs = [(blip, reference), (blip, reference), (full, heart())]
-    cases = [Judged.of(name, name, *pair, np.ones(5, bool), True) for name, pair in zip(SUBJECTS, pairs, strict=True)]
+    cases = [
+        HeldOutPrediction.of(name, name, *pair, np.ones(5, bool), True)
+        for name, pair in zip(SUBJECTS, pairs, strict=True)
+    ]
     choice = choose(cases, LABELS)
     assert choice.steps == [Step(SINGLE, "cavity")]
     assert [one.improved for one in choice.trials if one.kept] == [SUBJECTS]
     wrong = np.where(blip == 3, blip, 0)
-    only = [Judged.of(name, name, wrong, wrong * 0, np.ones(5, bool), True) for name in SUBJECTS]
+    only = [HeldOutPrediction.of(name, name, wrong, wrong * 0, np.ones(5, bool), True) for name in SUBJECTS]
     assert choose(only, LABELS).before.mean == 0
     assert choose(only, LABELS).steps == []  # the mean Dice has no value then: no claim
 
@@ -265,7 +271,10 @@ def test_a_subject_in_whom_all_that_was_found_was_wrong_improves_when_it_goes():
     nothing, blip = heart() * 0, heart() * 0
     blip[1, 12, 0, 0] = 3
     pairs = [(blip, nothing), (blip, nothing), (heart(), heart())]
-    cases = [Judged.of(name, name, *pair, np.ones(5, bool), True) for name, pair in zip(SUBJECTS, pairs, strict=True)]
+    cases = [
+        HeldOutPrediction.of(name, name, *pair, np.ones(5, bool), True)
+        for name, pair in zip(SUBJECTS, pairs, strict=True)
+    ]
     choice = choose(cases, LABELS)
     assert choice.steps == [Step(SINGLE, "cavity")]
     assert (choice.before.dice["cavity"]["n"], choice.after.dice["cavity"]["n"]) == (7, 5)
@@ -278,7 +287,7 @@ def test_what_helps_most_comes_first():
     label = reference.copy()
     label[:, 13, 11, 0] = 1
     label[:, 12:14, 0:2, 0] = 3
-    cases = [Judged.of(name, name, label, reference, np.ones(5, bool), True) for name in SUBJECTS]
+    cases = [HeldOutPrediction.of(name, name, label, reference, np.ones(5, bool), True) for name in SUBJECTS]
     choice = choose(cases, LABELS)
     assert choice.steps[0] == Step(LARGEST, EVERY_CLASS)  # both islands at once
     assert next(one.change for one in choice.trials if one.kept) == max(one.change for one in choice.trials)
@@ -317,7 +326,7 @@ def test_blips_on_frames_that_nobody_labelled_are_told_and_not_enough(run, datas
 @example(label=RING_IN_ONE_SLICE[..., 1:2], pad=0)  # of one slice, closed
 def test_what_is_kept_of_a_label_map_is_all_that_steps_need(label, pad):
     label = np.pad(label, [(0, 0), *((pad, pad) if n > 1 else (0, 0) for n in label.shape[1:])])
-    case = Judged.of("a", "a", label, label, np.ones(len(label), bool), True)
+    case = HeldOutPrediction.of("a", "a", label, label, np.ones(len(label), bool), True)
     assert case.label.size <= label.size
     for step in candidates(LABELS):
         whole, kept = (apply(one, [step], LABELS, True) for one in (label, case.label))

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from unet4d.config import InferenceConfig, ModelConfig
-from unet4d.inference.sliding_window import Answering
+from unet4d.inference.sliding_window import WindowPredictor
 from unet4d.inference.window_memory import generous_bytes, window_memory
 from unet4d.models.clstm_unet import build_network
 from unet4d.models.memory_trace import MemoryTrace
@@ -27,7 +27,7 @@ def test_a_real_window_holds_no_more_and_not_much_less(direction, frames, at_onc
     memory = window_memory(made, 1, CLASSES, ROI, "fp32")
     network = build_network(made, 1, CLASSES).eval()
     run = InferenceConfig(chunk_frames=at_once, mirror_axes=[0] if averaged else [])
-    answering = Answering.of(network, run, cyclic=False, device=torch.device("cpu"), precision="fp32")
+    answering = WindowPredictor.of(network, run, cyclic=False, device=torch.device("cpu"), precision="fp32")
     with torch.no_grad(), MemoryTrace() as trace:
         answering.logits(torch.zeros(1, frames, 1, *ROI))
     needed = memory.needed(frames, at_once, averaged)

@@ -7,7 +7,7 @@ import torch
 
 from unet4d import CLSTMUNet
 from unet4d.errors import InputError
-from unet4d.models.blocks import NormalisedActivation, conv_block
+from unet4d.models.blocks import InstanceNormLeakyReLU, conv_block
 from unet4d.training.loss import LabelledFramesLoss
 
 ANISOTROPIC = {"strides": [(2, 2, 1), (2, 2, 2)], "kernel_size": [(3, 3, 1), (3, 3, 3), (3, 3, 3)]}
@@ -90,7 +90,7 @@ def test_deep_supervision_changes_no_other_weight_and_no_prediction():
 def test_a_voxel_of_a_level_stands_for_the_first_of_its_step():
     """What it sees lies as far to either side of there; so strided slicing of a label is its truth."""
     made = network(0, strides=[(2, 2, 1), (2, 2, 2)], kernel_size=[(3, 3, 3)] * 3, deep_supervision=True)
-    for norm in [m for m in made.modules() if isinstance(m, NormalisedActivation)]:
+    for norm in [m for m in made.modules() if isinstance(m, InstanceNormLeakyReLU)]:
         norm.forward = lambda x: x  # its mean is over the whole frame
     x = clip(frames=1, grid=(32, 32, 16)).requires_grad_()
     for features, stride in zip(made._encoded(x, None), [*made.taught_strides, (4, 4, 2)], strict=True):
@@ -227,7 +227,7 @@ def test_outputs_and_gradients_stay_finite_and_close_under_bf16():
 def test_thick_slices_stay_apart_until_the_plane_is_as_coarse():
     """With kernels and strides of 1 across slices, a slice sees no other but at levels that allow it."""
     made = network(0, strides=[(2, 2, 1), (2, 2, 1)], kernel_size=[(3, 3, 1)] * 3)
-    for norm in [m for m in made.modules() if isinstance(m, NormalisedActivation)]:
+    for norm in [m for m in made.modules() if isinstance(m, InstanceNormLeakyReLU)]:
         norm.forward = lambda x: x  # its mean is over the whole frame, by design
     x = clip()
     changed = x.clone()

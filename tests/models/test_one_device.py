@@ -13,7 +13,7 @@ import unet4d.inference.sliding_window
 import unet4d.training.step
 from unet4d.config import Config, MemoryConfig, ModelConfig, TrainConfig
 from unet4d.images.grid import largest
-from unet4d.inference.sliding_window import Answering, Rows
+from unet4d.inference.sliding_window import LogitRows, WindowPredictor
 from unet4d.models.clstm_unet import build_network
 from unet4d.training.ema import WeightAverage
 from unet4d.training.step import TrainingStep
@@ -96,8 +96,8 @@ def test_a_training_step_mixes_no_devices_and_reads_nothing(direction, memory):
 @pytest.mark.parametrize("options", [{"chunk_frames": 2}, {"mirror_axes": (0,)}, {"shifts": (0, 2)}], ids=str)
 def test_windows_are_computed_stitched_and_classified_on_the_device(options):
     network = build_network(MODEL, 1, 3).to(GPU).eval()
-    answering = Answering(network, GPU, "fp32", True, stitch_on=GPU, **options)
-    rows = Rows(answering, torch.randn(1, 4, 20, 8, 2), (8, 8, 2), 0.5)
+    answering = WindowPredictor(network, GPU, "fp32", True, stitch_on=GPU, **options)
+    rows = LogitRows(answering, torch.randn(1, 4, 20, 8, 2), (8, 8, 2), 0.5)
     with OneDevice():
         blocks = [rows.upto(10, 9), rows.upto(20)]
         classes = [largest(frame) for block in blocks for frame in block]

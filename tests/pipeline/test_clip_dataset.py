@@ -16,7 +16,7 @@ from unet4d.images.channels import MAP, SIGNAL
 from unet4d.pipeline.augmentation.intensity import Intensity
 from unet4d.pipeline.cache import CachedStudy, cached_studies
 from unet4d.pipeline.clip_dataset import Augmentation, Batch, ClipDataset, crop_padded, loader
-from unet4d.pipeline.clip_frames import Timing
+from unet4d.pipeline.clip_frames import TemporalWarp
 from unet4d.pipeline.curriculum import Stage
 
 PATCH = (8, 6, 4)
@@ -272,7 +272,7 @@ def test_a_labelled_frame_at_the_end_of_an_open_series_comes_as_often_at_the_onl
 
 def test_running_both_ways_every_labelled_frame_comes_to_every_position_in_both(unspoilt, monkeypatch):
     monkeypatch.setattr(
-        "unet4d.pipeline.clip_dataset.Timing.drawn", lambda rng, config, frames, reverse: Timing(reverse=reverse)
+        "unet4d.pipeline.clip_dataset.Timing.drawn", lambda rng, config, frames, reverse: TemporalWarp(reverse=reverse)
     )
     made = clips([dated()], foreground=0.0, time_augmentation="strong")
     visits = Counter()

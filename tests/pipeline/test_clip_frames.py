@@ -13,7 +13,15 @@ from hypothesis import strategies as st
 
 from unet4d.config import DataConfig
 from unet4d.errors import InputError
-from unet4d.pipeline.clip_frames import STRENGTHS, Place, Timing, clip_frames, most_labelled, places, stratified
+from unet4d.pipeline.clip_frames import (
+    STRENGTHS,
+    ClipPosition,
+    TemporalWarp,
+    clip_frames,
+    most_labelled,
+    places,
+    stratified,
+)
 
 LEVELS = sorted(STRENGTHS)
 
@@ -24,10 +32,12 @@ def drawn_by_hand(clip) -> str:
 
 
 @st.composite
-def timings(draw, frames: int) -> Timing:
+def timings(draw, frames: int) -> TemporalWarp:
     step = st.none() if frames == 1 else st.none() | st.integers(0, frames - 2)
     speed = st.floats(0.4, 2.5)
-    return Timing(draw(st.integers(1, 5)), (draw(speed), draw(speed)), draw(st.booleans()), draw(step), draw(step))
+    return TemporalWarp(
+        draw(st.integers(1, 5)), (draw(speed), draw(speed)), draw(st.booleans()), draw(step), draw(step)
+    )
 
 
 # frames
@@ -37,47 +47,47 @@ def timings(draw, frames: int) -> Timing:
     ("anchor", "position", "frames", "study_frames", "cyclic", "timing", "wanted"),
     [
         # steady
-        (5, 1, 4, 6, True, Timing(), "4 5 0 1"),
-        (0, 3, 4, 6, True, Timing(), "3 4 5 0"),
-        (3, 1, 4, 6, False, Timing(), "2 3 4 5"),
-        (0, 0, 4, 6, False, Timing(), "0 1 2 3"),
-        (0, 0, 1, 1, False, Timing(), "0"),
+        (5, 1, 4, 6, True, TemporalWarp(), "4 5 0 1"),
+        (0, 3, 4, 6, True, TemporalWarp(), "3 4 5 0"),
+        (3, 1, 4, 6, False, TemporalWarp(), "2 3 4 5"),
+        (0, 0, 4, 6, False, TemporalWarp(), "0 1 2 3"),
+        (0, 0, 1, 1, False, TemporalWarp(), "0"),
         # stride
-        (5, 1, 4, 8, True, Timing(2), "3 5 7 1"),
-        (5, 1, 4, 9, False, Timing(2), "4 5 6 7"),
-        (5, 1, 4, 10, False, Timing(2), "3 5 7 9"),
-        (5, 1, 4, 10, False, Timing(9), "3 5 7 9"),
-        (5, 0, 8, 10, True, Timing(5), "5 0 5 0 5 0 5 0"),
-        (2, 1, 3, 6, True, Timing(4), "4 2 0"),
+        (5, 1, 4, 8, True, TemporalWarp(2), "3 5 7 1"),
+        (5, 1, 4, 9, False, TemporalWarp(2), "4 5 6 7"),
+        (5, 1, 4, 10, False, TemporalWarp(2), "3 5 7 9"),
+        (5, 1, 4, 10, False, TemporalWarp(9), "3 5 7 9"),
+        (5, 0, 8, 10, True, TemporalWarp(5), "5 0 5 0 5 0 5 0"),
+        (2, 1, 3, 6, True, TemporalWarp(4), "4 2 0"),
         # backwards
-        (5, 1, 4, 8, True, Timing(2, reverse=True), "7 5 3 1"),
-        (0, 1, 4, 6, True, Timing(reverse=True), "1 0 5 4"),
-        (3, 1, 4, 6, False, Timing(3, reverse=True), "4 3 2 1"),
+        (5, 1, 4, 8, True, TemporalWarp(2, reverse=True), "7 5 3 1"),
+        (0, 1, 4, 6, True, TemporalWarp(reverse=True), "1 0 5 4"),
+        (3, 1, 4, 6, False, TemporalWarp(3, reverse=True), "4 3 2 1"),
         # speed: positions 0, 1.25, 2.5, 3.75, 5 and 0, 0.75, 1.5, 2.25, 3 from the anchor, halves to the even frame
-        (1, 0, 5, 9, True, Timing(speeds=(1.25, 1.25)), "1 2 3 5 6"),
-        (1, 0, 5, 9, True, Timing(speeds=(0.75, 0.75)), "1 2 3 3 4"),
-        (4, 4, 5, 9, True, Timing(speeds=(0.75, 0.75)), "1 2 2 3 4"),
-        (4, 0, 3, 9, True, Timing(2, speeds=(0.5, 1.5)), "4 5 8"),
-        (0, 0, 4, 20, True, Timing(4, speeds=(0.5, 2.0)), "0 2 6 14"),  # steps 2, 4, 8
-        (1, 0, 5, 6, False, Timing(speeds=(1.25, 1.25)), "1 2 3 4 5"),
-        (1, 0, 5, 5, True, Timing(speeds=(1.25, 1.25)), "1 2 3 0 1"),
+        (1, 0, 5, 9, True, TemporalWarp(speeds=(1.25, 1.25)), "1 2 3 5 6"),
+        (1, 0, 5, 9, True, TemporalWarp(speeds=(0.75, 0.75)), "1 2 3 3 4"),
+        (4, 4, 5, 9, True, TemporalWarp(speeds=(0.75, 0.75)), "1 2 2 3 4"),
+        (4, 0, 3, 9, True, TemporalWarp(2, speeds=(0.5, 1.5)), "4 5 8"),
+        (0, 0, 4, 20, True, TemporalWarp(4, speeds=(0.5, 2.0)), "0 2 6 14"),  # steps 2, 4, 8
+        (1, 0, 5, 6, False, TemporalWarp(speeds=(1.25, 1.25)), "1 2 3 4 5"),
+        (1, 0, 5, 5, True, TemporalWarp(speeds=(1.25, 1.25)), "1 2 3 0 1"),
         # dropped and repeated
-        (5, 1, 4, 12, False, Timing(2, drop=1), "3 5 9 11"),
-        (5, 1, 4, 12, False, Timing(2, drop=0), "1 5 7 9"),
-        (5, 1, 4, 11, False, Timing(2, drop=1), "4 5 7 8"),
-        (5, 1, 4, 8, False, Timing(1, drop=1), "4 5 6 7"),
-        (5, 1, 4, 12, False, Timing(2, repeat=1), "3 5 5 7"),
-        (5, 1, 4, 12, False, Timing(2, repeat=0), "5 5 7 9"),
-        (5, 1, 4, 12, False, Timing(2, drop=1, repeat=1), "3 5 5 7"),
-        (5, 1, 4, 12, True, Timing(2, drop=0, repeat=2), "1 5 7 7"),
+        (5, 1, 4, 12, False, TemporalWarp(2, drop=1), "3 5 9 11"),
+        (5, 1, 4, 12, False, TemporalWarp(2, drop=0), "1 5 7 9"),
+        (5, 1, 4, 11, False, TemporalWarp(2, drop=1), "4 5 7 8"),
+        (5, 1, 4, 8, False, TemporalWarp(1, drop=1), "4 5 6 7"),
+        (5, 1, 4, 12, False, TemporalWarp(2, repeat=1), "3 5 5 7"),
+        (5, 1, 4, 12, False, TemporalWarp(2, repeat=0), "5 5 7 9"),
+        (5, 1, 4, 12, False, TemporalWarp(2, drop=1, repeat=1), "3 5 5 7"),
+        (5, 1, 4, 12, True, TemporalWarp(2, drop=0, repeat=2), "1 5 7 7"),
         # studies shorter than the clip
-        (1, 1, 5, 2, True, Timing(), "0 1 0 1 0"),
-        (1, 2, 5, 2, False, Timing(), "0- 0 1 1- 1-"),
-        (1, 2, 5, 2, False, Timing(reverse=True), "1- 1- 1 0 0-"),
-        (1, 2, 5, 2, False, Timing(3, drop=2), "0- 0 1 1- 1-"),
-        (2, 3, 4, 3, False, Timing(speeds=(0.75, 0.75)), "0 0 1 2"),
-        (0, 2, 3, 1, True, Timing(), "0 0 0"),
-        (0, 2, 3, 1, False, Timing(), "0- 0- 0"),
+        (1, 1, 5, 2, True, TemporalWarp(), "0 1 0 1 0"),
+        (1, 2, 5, 2, False, TemporalWarp(), "0- 0 1 1- 1-"),
+        (1, 2, 5, 2, False, TemporalWarp(reverse=True), "1- 1- 1 0 0-"),
+        (1, 2, 5, 2, False, TemporalWarp(3, drop=2), "0- 0 1 1- 1-"),
+        (2, 3, 4, 3, False, TemporalWarp(speeds=(0.75, 0.75)), "0 0 1 2"),
+        (0, 2, 3, 1, True, TemporalWarp(), "0 0 0"),
+        (0, 2, 3, 1, False, TemporalWarp(), "0- 0- 0"),
     ],
 )
 def test_clips_are_as_drawn(anchor, position, frames, study_frames, cyclic, timing, wanted):
@@ -115,12 +125,14 @@ def test_a_rotated_loop_gives_the_rotated_clip(study_frames, frames, by, data):
 @given(st.integers(1, 12), st.integers(1, 9), st.booleans(), st.integers(1, 3), st.data())
 def test_backwards_is_the_clip_turned_round_and_twice_is_the_clip(study_frames, frames, cyclic, stride, data):
     anchor, position = data.draw(st.integers(0, study_frames - 1)), data.draw(st.integers(0, frames - 1))
-    forward = clip_frames(anchor, position, frames, study_frames, cyclic, Timing(stride))
-    mirrored = clip_frames(anchor, frames - 1 - position, frames, study_frames, cyclic, Timing(stride, reverse=True))
+    forward = clip_frames(anchor, position, frames, study_frames, cyclic, TemporalWarp(stride))
+    mirrored = clip_frames(
+        anchor, frames - 1 - position, frames, study_frames, cyclic, TemporalWarp(stride, reverse=True)
+    )
     assert np.array_equal(forward.frames, mirrored.frames[::-1])
     assert np.array_equal(forward.padding, mirrored.padding[::-1])
     timing = data.draw(timings(frames))
-    back = Timing(timing.stride, timing.speeds, not timing.reverse, timing.drop, timing.repeat)
+    back = TemporalWarp(timing.stride, timing.speeds, not timing.reverse, timing.drop, timing.repeat)
     assert np.array_equal(timing.offsets(frames, position), -back.offsets(frames, position))
 
 
@@ -136,7 +148,9 @@ def test_the_positions_of_a_loop_are_all_its_rotations(frames):
 def test_open_clips_lie_inside_or_hold_the_whole_study(study_frames, frames, both_ways, data):
     anchor, stride = data.draw(st.integers(0, study_frames - 1)), data.draw(st.integers(1, 4))
     for position, reverse in places(anchor, frames, study_frames, False, both_ways):
-        held, padding = clip_frames(anchor, position, frames, study_frames, False, Timing(stride, reverse=reverse))
+        held, padding = clip_frames(
+            anchor, position, frames, study_frames, False, TemporalWarp(stride, reverse=reverse)
+        )
         steps = np.diff(held) * (-1 if reverse else 1)
         if study_frames >= frames:  # the largest stride up to the one wanted that stays inside
             assert not padding.any()
@@ -159,7 +173,7 @@ def test_places_are_as_drawn():
     assert [p for p, _ in places(0, 4, 2, False, False)] == [0, 1, 2]
     assert [p for p, _ in places(1, 4, 2, False, False)] == [1, 2, 3]
     assert [p for p, _ in places(2, 4, 4, False, False)] == [2]
-    assert places(0, 4, 6, False, True) == [Place(0, False), Place(3, True)]
+    assert places(0, 4, 6, False, True) == [ClipPosition(0, False), ClipPosition(3, True)]
     assert len(places(0, 4, 6, True, True)) == 8
 
 
@@ -196,7 +210,7 @@ def test_laps_and_seeds_differ_in_order():
 def test_drawn_timings_keep_to_their_strength(level):
     by, config = STRENGTHS[level], DataConfig(time_augmentation=level, max_stride=3)
     rng = np.random.default_rng(0)
-    made = [Timing.drawn(rng, config, 6, reverse=False) for _ in range(600)]
+    made = [TemporalWarp.drawn(rng, config, 6, reverse=False) for _ in range(600)]
     share = Counter(one.stride for one in made)
     assert all(150 < share[stride] < 250 for stride in (1, 2, 3))
     speeds = np.array([one.speeds for one in made])
@@ -215,7 +229,9 @@ def test_drawn_timings_keep_to_their_strength(level):
 
 def test_off_with_stride_1_is_a_clip_of_neighbours():
     rng = np.random.default_rng(0)
-    assert {Timing.drawn(rng, DataConfig(), frames, False) for frames in (1, 2, 8) for _ in range(20)} == {Timing()}
+    assert {TemporalWarp.drawn(rng, DataConfig(), frames, False) for frames in (1, 2, 8) for _ in range(20)} == {
+        TemporalWarp()
+    }
 
 
 @pytest.mark.parametrize("level", LEVELS)
@@ -224,7 +240,7 @@ def test_clips_of_one_and_two_frames_have_a_timing(frames, level):
     rng = np.random.default_rng(0)
     config = DataConfig(time_augmentation=level, max_stride=4)
     for _ in range(50):
-        timing = Timing.drawn(rng, config, frames, True)
+        timing = TemporalWarp.drawn(rng, config, frames, True)
         assert timing.offsets(frames, 0)[0] == 0
         assert frames > 1 or timing.drop is timing.repeat is None
 
@@ -249,7 +265,7 @@ def test_without_augmentation_the_bound_is_met_and_never_passed(frames, cyclic, 
     config = DataConfig(max_stride=max_stride)
     for study_frames in range(1, 8):
         clips = [
-            clip_frames(anchor, place.position, frames, study_frames, cyclic, Timing(stride))
+            clip_frames(anchor, place.position, frames, study_frames, cyclic, TemporalWarp(stride))
             for anchor in range(study_frames)
             for place in places(anchor, frames, study_frames, cyclic, False)
             for stride in range(1, max_stride + 1)
@@ -283,7 +299,7 @@ def test_with_augmentation_the_bound_is_never_passed(study_frames, frames, cycli
     step = st.none() if frames == 1 else st.none() | st.integers(0, frames - 2)
     place = data.draw(st.sampled_from(places(labelled[0], frames, study_frames, cyclic, by.both_ways)))
     stride = data.draw(st.integers(1, max_stride))
-    timing = Timing(stride, (data.draw(speed), data.draw(speed)), place.reverse, data.draw(step), data.draw(step))
+    timing = TemporalWarp(stride, (data.draw(speed), data.draw(speed)), place.reverse, data.draw(step), data.draw(step))
     clip = clip_frames(labelled[0], place.position, frames, study_frames, cyclic, timing)
     assert 1 <= seen_labelled(clip, labelled) <= most_labelled(frames, study_frames, len(labelled), cyclic, config)
 

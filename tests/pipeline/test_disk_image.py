@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from unet4d.datasets.study import Stream
+from unet4d.datasets.study import FrameReader
 from unet4d.errors import InputError, Unet4DError
 from unet4d.images.grid import WorkingGrid
 from unet4d.images.image4d import read_frames, read_image, read_outline
@@ -31,7 +31,7 @@ def path(study, tmp_path):
 def spooled(path, folder, spacing=2.5, standard="zscore") -> SpooledImage:
     outline = read_outline(path)
     grid = WorkingGrid.of(outline.affine, outline.grid, spacing)
-    stream = Stream(lambda: outline, lambda: read_frames(path))
+    stream = FrameReader(lambda: outline, lambda: read_frames(path))
     return SpooledImage(stream, outline, grid, standard, (), folder)
 
 

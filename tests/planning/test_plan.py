@@ -17,10 +17,18 @@ import yaml
 
 from unet4d.config import Config, DataConfig, MemoryConfig, ModelConfig, TrainConfig
 from unet4d.pipeline.fingerprint import Fingerprint
-from unet4d.planning.candidates import Counts, candidates, planned_model, same_view, usual_largest, ways, whole_study
+from unet4d.planning.candidates import (
+    StepMemoryEstimator,
+    candidates,
+    planned_model,
+    same_view,
+    usual_largest,
+    ways,
+    whole_study,
+)
 from unet4d.planning.plan import Plan, _cheapest, plan
 from unet4d.system.gpu_memory import CONTEXT_BYTES, GB, NCCL_BYTES, sufficient_bytes
-from unet4d.training.step_memory import Fit, StepMemory
+from unet4d.training.step_memory import StepFit, StepMemory
 
 PLAIN = MemoryConfig(0, lstm="gates")
 CINE = Fingerprint(1.4, (1.4, 1.4, 10.0), ((250, 256, 11), (200, 220, 10), (220, 240, 9)), (30, 25, 28))
@@ -119,7 +127,7 @@ def test_of_the_ways_that_fit_the_fastest_is_taken(phantom, tmp_path):
     made = plan(phantom, tmp_path / "plan.yaml", small(), with_room(8))
     assert made.fit.memory != PLAIN
     assert made.config.memory == made.fit.memory
-    counts = Counts(1, 4, lambda frames: frames, made.budget_bytes)
+    counts = StepMemoryEstimator(1, 4, lambda frames: frames, made.budget_bytes)
     rungs = ways(MemoryConfig(), 4)
     faster = rungs[: rungs.index(made.fit.memory)]
     assert [rung for rung in faster if counts.fits(counts.exact(made.config, rung))] == []
@@ -129,7 +137,7 @@ def test_of_the_ways_that_fit_the_fastest_is_taken(phantom, tmp_path):
 def test_scaling_to_another_patch_or_batch_is_near_the_count():
     large, middle, *_ = candidates(small(frame_wise=True), CINE)
     tiny = candidates(small(frame_wise=True, frames=30), CINE)[-1]
-    counts = Counts(1, 4, lambda frames: 2, 10**15)
+    counts = StepMemoryEstimator(1, 4, lambda frames: 2, 10**15)
     counts.exact(large, PLAIN)
     for other in (middle, tiny):
         scaled, exact = counts.fit(other, PLAIN), counts.exact(other, PLAIN)
@@ -164,14 +172,14 @@ def test_large_batches_are_candidates_for_whole_studies_of_large_datasets_alone(
     assert {(one.train.batch_size, one.train.accumulate) for one in candidates(given, CINE, 10**6)} == {(2, 4), (1, 4)}
 
 
-class MadeUpCounts(Counts):
+class MadeUpCounts(StepMemoryEstimator):
     """Counts of 100 bytes and 10 operations for each clip of a batch; in chunks a third of the bytes, and 16 operations."""
 
-    def exact(self, config: Config, memory: MemoryConfig) -> Fit:
+    def exact(self, config: Config, memory: MemoryConfig) -> StepFit:
         clips, is_cut = config.train.batch_size, bool(memory.chunk_frames)
         need = 100 * clips // (3 if is_cut else 1)
         work = (16 if is_cut else 10) * clips * config.train.accumulate
-        return Fit(memory, StepMemory(need, need, 0, work))
+        return StepFit(memory, StepMemory(need, need, 0, work))
 
     fit = exact
 
@@ -202,7 +210,7 @@ def test_two_batches_of_one_clip_are_planned_where_one_of_two_would_have_to_be_c
 
 def test_counts_of_several_batches_scaled_from_one_are_near_the_count():
     first, *_ = candidates(small(frame_wise=True), CINE)
-    counts = Counts(1, 4, lambda frames: 2, 10**15)
+    counts = StepMemoryEstimator(1, 4, lambda frames: 2, 10**15)
     counts.exact(first, PLAIN)
     several = dataclasses.replace(first, train=dataclasses.replace(first.train, batch_size=1, accumulate=2))
     scaled, exact = counts.fit(several, PLAIN), counts.exact(several, PLAIN)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from unet4d.errors import InputError
-from unet4d.system.byte_sizes import bytes_of, in_words
+from unet4d.system.byte_sizes import bytes_of, describe_bytes
 
 
 @pytest.mark.parametrize(
@@ -37,4 +37,4 @@ def test_what_is_no_size_is_told(text):
     ("size", "text"), [(0, "0 bytes"), (64800, "64.8 kB"), (3.21e9, "3.21 GB"), (1e15, "1e+03 TB")]
 )
 def test_a_size_is_told(size, text):
-    assert in_words(size) == text
+    assert describe_bytes(size) == text

@@ -10,14 +10,14 @@ import pytest
 import torch
 from processes import run_ranks
 
-from unet4d.errors import InputError, ToldElsewhere, Unet4DError
-from unet4d.system.distributed import Ranks, joined
+from unet4d.errors import InputError, ReportedByOtherRank, Unet4DError
+from unet4d.system.distributed import ProcessGroup, init_distributed
 
 
 @pytest.mark.parametrize("count", [3, 4, 7, 8])
 @pytest.mark.parametrize("size", [1, 2, 3])
 def test_shares_are_side_by_side_and_differ_by_one_at_most(count, size):
-    shares = [Ranks(rank, size).share(count) for rank in range(size)]
+    shares = [ProcessGroup(rank, size).share(count) for rank in range(size)]
     assert [place for share in shares for place in share] == list(range(count))
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
 
@@ -25,14 +25,14 @@ def test_shares_are_side_by_side_and_differ_by_one_at_most(count, size):
 def test_alone_there_is_nothing_to_exchange(monkeypatch):
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     sums = torch.ones(2, requires_grad=True)
-    with joined() as ranks:
-        assert (ranks, ranks.is_first) == (Ranks(), True)
+    with init_distributed() as ranks:
+        assert (ranks, ranks.is_first) == (ProcessGroup(), True)
         assert (ranks.any(True), ranks.any(False)) == (True, False)
         assert (ranks.gathered("a"), ranks.from_first(lambda: 3), ranks.in_turn(lambda: 4)) == (["a"], 3, 4)
         assert ranks.total(sums) is sums
 
 
-def _exchanges(ranks: Ranks, order: Path) -> dict:
+def _exchanges(ranks: ProcessGroup, order: Path) -> dict:
     own = torch.tensor([1.0 + ranks.rank, 2.0], requires_grad=True)
     total = ranks.total(own)
     (total**2).sum().backward()
@@ -66,7 +66,7 @@ def test_what_they_exchange(size, tmp_path):
     assert sorted(written) == [str(rank) for rank in range(size)]
 
 
-def _fails(ranks: Ranks, exchange: str, culprit: int) -> None:
+def _fails(ranks: ProcessGroup, exchange: str, culprit: int) -> None:
     def make() -> int:
         if ranks.rank == culprit:
             raise InputError("no such study")
@@ -79,11 +79,11 @@ def _fails(ranks: Ranks, exchange: str, culprit: int) -> None:
 def test_one_fails_with_its_reason_and_the_others_leave_in_silence_with_its_code(exchange, culprit):
     answers = run_ranks(2, _fails, exchange, culprit, fails=True)
     assert type(answers[culprit]) is InputError
-    assert type(answers[1 - culprit]) is ToldElsewhere
+    assert type(answers[1 - culprit]) is ReportedByOtherRank
     assert answers[1 - culprit].exit_code == InputError.exit_code
 
 
-def _dies(ranks: Ranks) -> None:
+def _dies(ranks: ProcessGroup) -> None:
     if ranks.rank == 1:
         os.kill(os.getpid(), signal.SIGKILL)
     for _ in range(10**6):
@@ -100,5 +100,5 @@ def test_a_process_that_dies_is_told_of_by_the_others():
 def test_half_an_environment_is_refused(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.delenv("RANK", raising=False)
-    with pytest.raises(InputError, match=r"WORLD_SIZE is 2 and RANK is not set; .* torchrun"), joined():
+    with pytest.raises(InputError, match=r"WORLD_SIZE is 2 and RANK is not set; .* torchrun"), init_distributed():
         pass

@@ -25,14 +25,14 @@ from unet4d.config import Config, DataConfig, TrainConfig
 from unet4d.errors import InputError, Stopped, Unet4DError
 from unet4d.pipeline.cache import CachedStudy
 from unet4d.pipeline.clip_dataset import ClipDataset
-from unet4d.system.distributed import Ranks
+from unet4d.system.distributed import ProcessGroup
 from unet4d.system.signals import ignore_stop_signals
 from unet4d.training import batches as feed_module
-from unet4d.training.batches import Feed
+from unet4d.training.batches import BatchLoader
 
 PATCH = (8, 6, 4)
 SILENT: list[str] = []
-ALONE = Ranks()
+ALONE = ProcessGroup()
 
 
 OTHERS: set = set()
@@ -63,9 +63,13 @@ def config(workers: int = 0, batch_size: int = 4, accumulate: int = 1, steps_per
 
 
 def fed(
-    kind: type[ClipDataset] = ClipDataset, steps: range = range(20), ranks: Ranks = ALONE, say=SILENT.append, **loop
-) -> Feed:
-    return Feed(clips(kind), config(**loop), steps, ranks, False, say)
+    kind: type[ClipDataset] = ClipDataset,
+    steps: range = range(20),
+    ranks: ProcessGroup = ALONE,
+    say=SILENT.append,
+    **loop,
+) -> BatchLoader:
+    return BatchLoader(clips(kind), config(**loop), steps, ranks, False, say)
 
 
 # which clips
@@ -84,7 +88,7 @@ def test_a_step_has_the_clips_of_its_number_and_ranks_share_them():
     for size in (2, 3):
         shares = []
         for rank in range(size):
-            with fed(steps=range(3, 7), accumulate=2, ranks=Ranks(rank, size)) as feed:
+            with fed(steps=range(3, 7), accumulate=2, ranks=ProcessGroup(rank, size)) as feed:
                 shares.append([feed.next_step() for _ in range(4)])
         for at in range(4):
             for a in range(2):
@@ -94,7 +98,7 @@ def test_a_step_has_the_clips_of_its_number_and_ranks_share_them():
 
 
 def test_the_cases_of_a_step_are_those_of_all_its_clips_each_once():
-    with fed(accumulate=2, ranks=Ranks(1, 2)) as feed, fed(accumulate=2) as alone:
+    with fed(accumulate=2, ranks=ProcessGroup(1, 2)) as feed, fed(accumulate=2) as alone:
         for step in range(6):
             seen = [case for batch in alone.next_step() for case in batch.cases]
             assert feed.cases(step) == list(dict.fromkeys(seen))
@@ -105,7 +109,7 @@ def test_a_run_of_ten_million_steps_begins_at_once():
     """Neither a list of its steps is made, nor are they counted through."""
     numbered = []
 
-    class Numbered(Feed):
+    class Numbered(BatchLoader):
         def _numbers(self):
             for numbers in super()._numbers():
                 numbered.append(numbers)
@@ -143,8 +147,8 @@ def test_workers_of_several_ranks_come_from_a_fork_server_and_change_no_batch(tm
     """NCCL's threads do not survive a fork of the process that has them."""
     cached = clips(studies=[mapped(tmp_path, "a"), mapped(tmp_path, "b")])
     for made in (clips(), cached):
-        several = Feed(made, config(workers=2), range(20), Ranks(1, 2), False, SILENT.append)
-        none = Feed(made, config(workers=0), range(20), Ranks(1, 2), False, SILENT.append)
+        several = BatchLoader(made, config(workers=2), range(20), ProcessGroup(1, 2), False, SILENT.append)
+        none = BatchLoader(made, config(workers=0), range(20), ProcessGroup(1, 2), False, SILENT.append)
         with several, none:
             assert {process._start_method for process in several._processes} == {"forkserver"}
             for _ in range(4):
@@ -162,7 +166,7 @@ def test_one_rank_forks_its_workers():
 
 
 def test_a_signal_to_the_whole_group_ends_neither_fork_server_nor_its_workers(server):
-    with fed(workers=2, steps=range(40), ranks=Ranks(0, 2)) as feed:
+    with fed(workers=2, steps=range(40), ranks=ProcessGroup(0, 2)) as feed:
         feed.next_step()
         for pid in (server(), *workers()):
             for number in (signal.SIGINT, signal.SIGTERM):
@@ -175,7 +179,11 @@ def test_a_signal_to_the_whole_group_ends_neither_fork_server_nor_its_workers(se
 def test_a_killed_worker_of_a_fork_server_is_named(monkeypatch):
     monkeypatch.setattr(feed_module, "PATIENCE_S", 1.0)
     text = str(
-        failure(fed(workers=1, ranks=Ranks(0, 2), steps=range(200)), lambda: os.kill(workers()[0], signal.SIGKILL), 200)
+        failure(
+            fed(workers=1, ranks=ProcessGroup(0, 2), steps=range(200)),
+            lambda: os.kill(workers()[0], signal.SIGKILL),
+            200,
+        )
     )
     assert "was killed, most often by the system because memory ran out" in text
 
@@ -219,7 +227,7 @@ def kill_a_worker() -> int:
     return worker.pid
 
 
-def run(feed: Feed, do=lambda: None, steps: int = 20) -> None:
+def run(feed: BatchLoader, do=lambda: None, steps: int = 20) -> None:
     """Take the feed's steps, and do this after the first."""
     with feed:
         feed.next_step()
@@ -228,7 +236,7 @@ def run(feed: Feed, do=lambda: None, steps: int = 20) -> None:
             feed.next_step()
 
 
-def failure(feed: Feed, do=lambda: None, steps: int = 20) -> Unet4DError:
+def failure(feed: BatchLoader, do=lambda: None, steps: int = 20) -> Unet4DError:
     """What comes of it."""
     with pytest.raises(Unet4DError) as caught:
         run(feed, do, steps)
@@ -321,7 +329,7 @@ def test_a_stop_does_not_wait_for_a_worker_that_hangs(monkeypatch):
 
     monkeypatch.setattr(feed_module, "PATIENCE_S", 0.1)
     monkeypatch.setattr("torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL", 0.2)
-    feed = Feed(clips(Hanging), config(workers=1), range(20), ALONE, False, SILENT.append, stop)
+    feed = BatchLoader(clips(Hanging), config(workers=1), range(20), ALONE, False, SILENT.append, stop)
     with pytest.raises(Stopped), feed:
         for _ in iter(feed.next_step, None):
             pass
@@ -381,7 +389,7 @@ def mapped(root: Path, case: str) -> CachedStudy:
 
 def test_a_study_cut_short_while_it_is_learnt_from_is_named(tmp_path):
     made = clips(studies=[mapped(tmp_path, "a"), mapped(tmp_path, "b")])
-    feed = Feed(made, config(workers=1), range(100), ALONE, False, SILENT.append)
+    feed = BatchLoader(made, config(workers=1), range(100), ALONE, False, SILENT.append)
     cut = tmp_path / "b" / "image.npy"
     text = str(failure(feed, lambda: os.truncate(cut, 64), steps=100))
     assert text.startswith(
@@ -392,7 +400,7 @@ def test_a_study_cut_short_while_it_is_learnt_from_is_named(tmp_path):
 def test_a_study_deleted_while_it_is_learnt_from_goes_on_to_be_learnt_from(tmp_path):
     """What is mapped stays until it is let go."""
     made = clips(studies=[mapped(tmp_path, "a")])
-    with Feed(made, config(workers=1), range(20), ALONE, False, SILENT.append) as feed:
+    with BatchLoader(made, config(workers=1), range(20), ALONE, False, SILENT.append) as feed:
         for file in (tmp_path / "a").iterdir():
             file.unlink()
         for step in range(20):
@@ -495,16 +503,16 @@ def test_no_more_workers_are_used_than_shared_memory_has_room_for(monkeypatch, b
 def test_room_is_shared_by_the_processes_of_a_machine_each_with_its_share_of_the_batch(monkeypatch):
     room(monkeypatch, int(10 * BATCH_BYTES / feed_module.USABLE) + 512)
     assert fed(workers=8).workers == 4
-    assert fed(workers=8, ranks=Ranks(0, 2, 0, 1)).workers == 8
-    assert fed(workers=8, ranks=Ranks(0, 2, 0, 2)).workers == 4
-    assert fed(workers=8, ranks=Ranks(0, 2, 0, 2), accumulate=2).workers == 3
+    assert fed(workers=8, ranks=ProcessGroup(0, 2, 0, 1)).workers == 8
+    assert fed(workers=8, ranks=ProcessGroup(0, 2, 0, 2)).workers == 4
+    assert fed(workers=8, ranks=ProcessGroup(0, 2, 0, 2), accumulate=2).workers == 3
 
 
 def test_how_much_room_is_missing_is_said_and_how_to_get_it(monkeypatch):
     monkeypatch.setattr(feed_module.os, "statvfs", lambda path: SimpleNamespace(f_bavail=16384, f_frsize=4096))
     large, said = config(workers=8), []
     large.data.patch_size = (128, 96, 16)
-    Feed(clips(), large, range(9), ALONE, False, said.append)
+    BatchLoader(clips(), large, range(9), ALONE, False, said.append)
     assert said == [
         "/dev/shm has 0.0671 GB free, and 8 workers fill up to 0.212 GB: going on with 1, which takes longer and changes no "
         "result; for all of them raise it: docker run --ipc=host, or --shm-size=1g"

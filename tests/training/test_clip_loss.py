@@ -18,7 +18,7 @@ from unet4d.models.clstm_unet import CLSTMUNet, build_network
 from unet4d.models.memory_trace import peak_bytes
 from unet4d.pipeline.cache import CachedStudy
 from unet4d.pipeline.clip_dataset import ClipDataset, collate
-from unet4d.system.distributed import Ranks
+from unet4d.system.distributed import ProcessGroup
 from unet4d.training.clip_loss import ClipLoss
 from unet4d.training.loss import LabelledFramesLoss
 
@@ -295,7 +295,7 @@ def test_each_step_of_leanness_needs_less_memory_and_more_frames_cost_only_their
     assert plain > 10 * cut
 
 
-def _gradients_of_rank(ranks: Ranks, lstm_channels: int | None) -> list[torch.Tensor]:
+def _gradients_of_rank(ranks: ProcessGroup, lstm_channels: int | None) -> list[torch.Tensor]:
     (image, label), made, own = clip(), network(lstm_channels=lstm_channels), slice(ranks.rank, ranks.rank + 1)
     loss = DistributedDataParallel(ClipLoss(made, MemoryConfig(2, 2, stages=True)))
     loss(image[own], label[own], LABELLED[own]).backward()

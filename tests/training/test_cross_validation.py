@@ -16,10 +16,10 @@ import yaml
 import unet4d.training.cross_validation
 from unet4d import load_model, read_image, segment
 from unet4d.datasets.dataset import read_dataset, split_folds
-from unet4d.errors import InputError, Stopped, ToldElsewhere, Unet4DError
+from unet4d.errors import InputError, ReportedByOtherRank, Stopped, Unet4DError
 from unet4d.models.checkpoint import BEST, LAST, load_checkpoint
 from unet4d.models.folds import folds_in
-from unet4d.system.distributed import Ranks
+from unet4d.system.distributed import ProcessGroup
 from unet4d.training.cross_validation import cross_validate
 from unet4d.training.train import train
 
@@ -206,7 +206,7 @@ def test_one_failed_fold_is_told_and_the_others_go_on(command, phantom, tiny_opt
     assert json_of(tmp_path / "out" / "summary.json")["failed"] == {"1": "the loss is no number"}
 
 
-@pytest.mark.parametrize("error", [InputError("no"), Stopped("SIGTERM"), ToldElsewhere(1), KeyboardInterrupt()])
+@pytest.mark.parametrize("error", [InputError("no"), Stopped("SIGTERM"), ReportedByOtherRank(1), KeyboardInterrupt()])
 def test_what_is_no_failure_of_a_fold_ends_all(phantom, tiny, tmp_path, monkeypatch, error):
     begun = []
 
@@ -225,9 +225,9 @@ def test_among_several_processes_a_failure_ends_all(phantom, tiny, tmp_path, mon
         raise Unet4DError("no")
 
     monkeypatch.setattr(unet4d.training.cross_validation, "train", failing)
-    monkeypatch.setattr(Ranks, "from_first", lambda self, make: make())
+    monkeypatch.setattr(ProcessGroup, "from_first", lambda self, make: make())
     with pytest.raises(Unet4DError, match=r"^no$"):
-        cross_validate(phantom, tmp_path / "out", tiny(), ranks=Ranks(0, 2))
+        cross_validate(phantom, tmp_path / "out", tiny(), ranks=ProcessGroup(0, 2))
 
 
 # Prediction ------------------------------------------------------------------------------------------------------

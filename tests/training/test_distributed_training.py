@@ -18,9 +18,9 @@ from processes import run_ranks
 
 import unet4d.training.train
 import unet4d.training.validation
-from unet4d.errors import InputError, Stopped, ToldElsewhere, Unet4DError
+from unet4d.errors import InputError, ReportedByOtherRank, Stopped, Unet4DError
 from unet4d.models.checkpoint import LAST, load_checkpoint
-from unet4d.system.distributed import Ranks
+from unet4d.system.distributed import ProcessGroup
 from unet4d.training.checkpoints import Checkpoints
 from unet4d.training.monitoring.log_lines import LOG
 from unet4d.training.step import TrainingStep
@@ -52,7 +52,7 @@ def config(tiny):
 @pytest.fixture(scope="module")
 def alone(phantom, config, tmp_path_factory):
     """The folder of the run of one process."""
-    return _trained(Ranks(), phantom, tmp_path_factory.mktemp("alone") / "run", config)
+    return _trained(ProcessGroup(), phantom, tmp_path_factory.mktemp("alone") / "run", config)
 
 
 def _trained(ranks, dataset, run, config, resume=False):
@@ -92,7 +92,7 @@ def test_they_learn_what_one_learns_from_the_same_batches(phantom, config, alone
 def test_more_validation_studies_than_processes_are_shared_unevenly(phantom, config, tmp_path):
     held_out = ["phantom001", "phantom003"]
     chosen = replace(config, data=replace(config.data, held_out=held_out), train=replace(config.train, accumulate=1))
-    runs = [_trained(Ranks(), phantom, tmp_path / "alone", chosen)]
+    runs = [_trained(ProcessGroup(), phantom, tmp_path / "alone", chosen)]
     run_ranks(3, _trained, phantom, tmp_path / "three", chosen)
     runs.append(tmp_path / "three")
     lines = [[json.loads(line)["case_dice"] for line in (run / LOG).read_text().splitlines()] for run in runs]
@@ -127,7 +127,7 @@ def _kill_second(ranks):
 def test_a_signal_to_one_stops_all_at_one_step_and_another_number_goes_on(phantom, config, alone, tmp_path):
     run = tmp_path / "run"
     ended = run_ranks(2, _stopped_in_step, phantom, run, config, 5, _signal_second, fails=True)
-    assert [type(end) for end in ended] == [Stopped, ToldElsewhere]
+    assert [type(end) for end in ended] == [Stopped, ReportedByOtherRank]
     assert ended[1].exit_code == Stopped.exit_code
     assert load_checkpoint(run / LAST)["training"]["step"] == 5
     run_ranks(3, _trained_on, phantom, run, config)
@@ -145,7 +145,7 @@ def test_a_killed_process_ends_all_and_one_alone_goes_on(phantom, config, alone,
     assert type(first) is Unet4DError
     assert "lost another one of the 2" in str(first)
     assert load_checkpoint(run / LAST)["training"]["step"] == 3
-    _trained_on(Ranks(), phantom, run, config)
+    _trained_on(ProcessGroup(), phantom, run, config)
     check_same_run(run, alone)
 
 
@@ -175,25 +175,29 @@ def _stopped_on_a_full_disk(ranks, dataset, run, config):
 
 def test_a_stop_that_cannot_be_kept_is_an_error_for_all(phantom, config, tmp_path):
     ended = run_ranks(2, _stopped_on_a_full_disk, phantom, tmp_path / "run", config, fails=True)
-    assert [type(end) for end in ended] == [Unet4DError, ToldElsewhere]
+    assert [type(end) for end in ended] == [Unet4DError, ReportedByOtherRank]
     assert "No space left" in str(ended[0])
 
 
 def test_each_process_of_a_machine_has_a_gpu_of_its_own(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert [Ranks(5, 8, 1, 4).device_name(name) for name in ("auto", "cuda", "cpu")] == ["cuda:1", "cuda:1", "cpu"]
-    assert [Ranks().device_name(name) for name in ("auto", "cuda:3")] == ["auto", "cuda:3"]
+    assert [ProcessGroup(5, 8, 1, 4).device_name(name) for name in ("auto", "cuda", "cpu")] == [
+        "cuda:1",
+        "cuda:1",
+        "cpu",
+    ]
+    assert [ProcessGroup().device_name(name) for name in ("auto", "cuda:3")] == ["auto", "cuda:3"]
     with pytest.raises(InputError, match="wanted a GPU each; leave --device out"):
-        Ranks(5, 8, 1, 4).device_name("cuda:0")
+        ProcessGroup(5, 8, 1, 4).device_name("cuda:0")
 
 
 def test_a_mistake_is_told_once_and_ends_all(phantom, config, tmp_path):
     small = replace(config, train=replace(config.train, batch_size=1))
     ended = run_ranks(2, _trained, phantom, tmp_path / "run", small, fails=True)
-    assert [type(end) for end in ended] == [InputError, ToldElsewhere]
+    assert [type(end) for end in ended] == [InputError, ReportedByOtherRank]
     assert "--train.batch_size is 1 and 2 processes share it; wanted 2 or more" in str(ended[0])
     ended = run_ranks(2, _trained, tmp_path, tmp_path / "run", config, fails=True)
-    assert sorted(type(end).__name__ for end in ended) == ["InputError", ToldElsewhere.__name__]
+    assert sorted(type(end).__name__ for end in ended) == ["InputError", ReportedByOtherRank.__name__]
     assert not (tmp_path / "run").exists()
 
 

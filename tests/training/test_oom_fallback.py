@@ -11,15 +11,15 @@ import torch
 
 from unet4d.config import Config, MemoryConfig, ModelConfig, TrainConfig
 from unet4d.models.clstm_unet import build_network
-from unet4d.system.distributed import Ranks
+from unet4d.system.distributed import ProcessGroup
 from unet4d.system.gpu_memory import GB
 from unet4d.training import oom_fallback
-from unet4d.training.oom_fallback import MemoryWatch
+from unet4d.training.oom_fallback import OomFallback
 from unet4d.training.step import TrainingStep
-from unet4d.training.step_memory import Fit, StepMemory, ladder
+from unet4d.training.step_memory import StepFit, StepMemory, ladder
 
 BATCH = torch.zeros(1, 8, 1, 4, 4, 2), torch.zeros(1, 8, 4, 4, 2), [[True] * 8]
-PLANNED = Fit(MemoryConfig(0), StepMemory(2 * GB, 3 * GB, GB, 1))
+PLANNED = StepFit(MemoryConfig(0), StepMemory(2 * GB, 3 * GB, GB, 1))
 
 
 class Step:
@@ -27,7 +27,7 @@ class Step:
 
     device = torch.device("cpu")
 
-    def __init__(self, room: float, ranks: Ranks = Ranks()):  # noqa: B008
+    def __init__(self, room: float, ranks: ProcessGroup = ProcessGroup()):  # noqa: B008
         self.room, self.ranks, self.memory, self.taken = room, ranks, MemoryConfig(0), []
         self.optimiser = torch.optim.SGD([torch.zeros(1)], 0.1)
 
@@ -45,10 +45,10 @@ class Step:
         return torch.zeros(())
 
 
-def watched(room: float, fit: Fit | None = None, ranks: Ranks = Ranks()):  # noqa: B008
+def watched(room: float, fit: StepFit | None = None, ranks: ProcessGroup = ProcessGroup()):  # noqa: B008
     said: list[str] = []
     step = Step(room, ranks)
-    return MemoryWatch(step, step.memory, 8, fit, said.append), step, said
+    return OomFallback(step, step.memory, 8, fit, said.append), step, said
 
 
 def test_it_goes_down_the_ladder_until_the_step_fits_and_stays_there():
@@ -71,7 +71,7 @@ def test_below_the_leanest_way_there_is_none():
 
 
 def test_one_of_several_processes_does_not_take_a_step_again_that_the_others_are_in_the_midst_of():
-    guard, step, said = watched(room=2, ranks=Ranks(1, 2))
+    guard, step, said = watched(room=2, ranks=ProcessGroup(1, 2))
     with pytest.raises(torch.OutOfMemoryError):
         guard([BATCH], 0)
     assert (step.taken, said, step.memory) == ([], [], MemoryConfig(0))
@@ -109,7 +109,7 @@ def test_a_step_taken_again_drops_the_same_channels_and_is_the_step_it_would_hav
     left = []
     monkeypatch.setattr(step, "gradients", at_its_very_end_too_large)
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: left.extend(p.grad for p in step.network.parameters()))
-    guard = MemoryWatch(step, MemoryConfig(0), 8, None, said.append)
+    guard = OomFallback(step, MemoryConfig(0), 8, None, said.append)
     for number in (5, 6):
         wanted = plain.gradients([batch], number), plain.update()
         torch.testing.assert_close(guard([batch], number), wanted)
@@ -152,7 +152,7 @@ def test_the_graph_of_a_failed_step_is_gone_before_the_next_try(monkeypatch, at,
 
     monkeypatch.setattr(network, "_decoded", watched_and_failing)
     monkeypatch.setattr(step, "gradients", counted)
-    guard = MemoryWatch(step, memory, 8, None, lambda line: None)
+    guard = OomFallback(step, memory, 8, None, lambda line: None)
     gc.disable()
     try:
         guard([(torch.randn(1, 8, 1, 8, 8, 2), torch.zeros(1, 8, 8, 8, 2, dtype=torch.uint8), [[True] * 8])], 0)

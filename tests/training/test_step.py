@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from unet4d.config import Config, DataConfig, MemoryConfig, ModelConfig, TrainConfig
 from unet4d.models.clstm_unet import build_network
-from unet4d.system.distributed import Ranks
+from unet4d.system.distributed import ProcessGroup
 from unet4d.training.clip_loss import ClipLoss
 from unet4d.training.optimizer import optimiser, schedule
 from unet4d.training.step import TrainingStep
@@ -292,7 +292,7 @@ def test_the_shares_of_several_processes_are_the_rows_of_one_draw(size):
     step = made(dropout=0.5, batch_size=5)
     whole, shares = step._dropout(4), []
     for rank in range(size):
-        step.ranks = Ranks(rank, size)
+        step.ranks = ProcessGroup(rank, size)
         shares.append(step._dropout(4))
     assert [len(factor) for factor in whole] == [5, 5]
     for level, factor in enumerate(whole):

@@ -12,7 +12,7 @@ from unet4d.config import Config, DataConfig, MemoryConfig, ModelConfig, TrainCo
 from unet4d.system import gpu_memory
 from unet4d.system.gpu_memory import GB, free_bytes, sufficient_bytes, usable_bytes
 from unet4d.training import step_memory
-from unet4d.training.step_memory import StepMemory, described, fitted, ladder, rungs_from, training_memory
+from unet4d.training.step_memory import StepMemory, describe_recompute, fitted, ladder, rungs_from, training_memory
 
 
 def config(frames: int = 9, **memory) -> Config:
@@ -164,7 +164,10 @@ def test_what_was_set_is_kept_where_the_width_of_chunks_is_left_open():
 
 
 def test_a_way_is_told_in_words():
-    assert described(MemoryConfig(0)) == "all frames at once"
-    assert described(MemoryConfig(0, lstm="gates")) == "all frames at once, gates kept"
-    assert described(MemoryConfig(1, stages=True)) == "chunks of 1 frame, the rest computed again, encoder stages twice"
-    assert described(MemoryConfig(2, 4)) == "chunks of 2 frames in groups of 4, the rest computed again"
+    assert describe_recompute(MemoryConfig(0)) == "all frames at once"
+    assert describe_recompute(MemoryConfig(0, lstm="gates")) == "all frames at once, gates kept"
+    assert (
+        describe_recompute(MemoryConfig(1, stages=True))
+        == "chunks of 1 frame, the rest computed again, encoder stages twice"
+    )
+    assert describe_recompute(MemoryConfig(2, 4)) == "chunks of 2 frames in groups of 4, the rest computed again"

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from unet4d.errors import Unet4DError
-from unet4d.training.step_stats import LateReader, StepOutcome, Tally
+from unet4d.training.step_stats import DeferredScalars, EpochStats, StepOutcome
 
 NAN, INF = math.nan, math.inf
 
@@ -18,13 +18,13 @@ def untouched():
     raise AssertionError("asked for a step that was taken")
 
 
-def add(tally: Tally, step: int, loss: float, norm: float, cases=("a", "b"), scale: float = 1.0) -> str | None:
+def add(tally: EpochStats, step: int, loss: float, norm: float, cases=("a", "b"), scale: float = 1.0) -> str | None:
     outcome = StepOutcome(step, loss, norm, scale)
     return tally.add(outcome, untouched if outcome.is_finite else lambda: list(cases))
 
 
 def test_the_means_are_over_the_steps_taken():
-    tally = Tally(10)
+    tally = EpochStats(10)
     said = [add(tally, step, *values) for step, values in enumerate([(1.0, 4.0), (NAN, 2.0), (2.0, INF), (4.0, 5.0)])]
     assert [line is None for line in said] == [True, False, False, True]
     values = tally.values()
@@ -33,14 +33,14 @@ def test_the_means_are_over_the_steps_taken():
 
 
 def test_an_epoch_without_a_step_taken_has_no_mean():
-    tally = Tally(10)
+    tally = EpochStats(10)
     assert tally.values() == {"loss": None, "gradient_norm": None, "skipped": []}
     add(tally, 0, INF, 1.0)
     assert (tally.values()["loss"], tally.values()["gradient_norm"]) == (None, None)
 
 
 def test_what_was_skipped_is_kept_fit_for_json():
-    tally = Tally(10)
+    tally = EpochStats(10)
     add(tally, 6, 0.5, INF, ["c"], 1024.0)
     add(tally, 7, NAN, NAN, ["d", "e"])
     wanted = [
@@ -66,11 +66,11 @@ def test_what_was_skipped_is_kept_fit_for_json():
     ],
 )
 def test_a_skipped_step_is_told_with_its_cases_and_the_scale(loss, norm, scale, line):
-    assert add(Tally(10), 4, loss, norm, scale=scale) == line
+    assert add(EpochStats(10), 4, loss, norm, scale=scale) == line
 
 
 def test_one_more_than_the_limit_in_a_row_ends_the_run_and_names_the_cases():
-    tally = Tally(2)
+    tally = EpochStats(2)
     for step, norm in enumerate([INF, INF, 1.0, NAN, NAN]):
         add(tally, step, 0.5, norm, ["a", f"s{step}"])
     tally.clear()  # an epoch's end does not break the row
@@ -85,18 +85,18 @@ def test_one_more_than_the_limit_in_a_row_ends_the_run_and_names_the_cases():
 
 def test_with_a_limit_of_none_the_first_ends_the_run_and_of_many_cases_some_are_named():
     with pytest.raises(Unet4DError, match="their cases: c0, c1, c2, c3, c4, c5, c6, c7 and 4 more;"):
-        add(Tally(0), 0, NAN, 1.0, [f"c{i}" for i in range(12)])
+        add(EpochStats(0), 0, NAN, 1.0, [f"c{i}" for i in range(12)])
 
 
 def test_a_state_in_plain_values_goes_on_to_the_bit(tmp_path):
     generator = torch.Generator().manual_seed(0)
     steps = [(float(a) * 10**i, float(b)) for i, (a, b) in enumerate(torch.rand(9, 2, generator=generator).tolist())]
     steps[2], steps[5] = (NAN, 1.0), (0.25, INF)
-    whole = Tally(3)
+    whole = EpochStats(3)
     for step, values in enumerate(steps):
         add(whole, step, *values)
     for cut in range(10):
-        first, second = Tally(3), Tally(3)
+        first, second = EpochStats(3), EpochStats(3)
         for step in range(cut):
             add(first, step, *steps[step])
         torch.save(first.state_dict(), tmp_path / "state.pt")
@@ -108,7 +108,7 @@ def test_a_state_in_plain_values_goes_on_to_the_bit(tmp_path):
 
 
 def test_steps_in_a_row_are_known_after_a_resume():
-    before, after = Tally(2), Tally(2)
+    before, after = EpochStats(2), EpochStats(2)
     for step in range(2):
         add(before, step, NAN, NAN, [f"s{step}"])
     after.load_state_dict(before.state_dict())
@@ -117,7 +117,7 @@ def test_steps_in_a_row_are_known_after_a_resume():
 
 
 def test_a_state_does_not_change_with_the_tally_it_is_of():
-    tally = Tally(5)
+    tally = EpochStats(5)
     add(tally, 0, NAN, 1.0)
     state, values = tally.state_dict(), tally.values()
     add(tally, 1, NAN, 1.0, ["z"])
@@ -125,7 +125,7 @@ def test_a_state_does_not_change_with_the_tally_it_is_of():
 
 
 def test_on_a_cpu_a_step_is_read_at_once():
-    reader = LateReader()
+    reader = DeferredScalars()
     loss, norm = torch.tensor(0.1, requires_grad=True), torch.tensor(2.0, dtype=torch.float64)
     read = reader.push(3, loss, norm, torch.tensor(2.0**40))
     assert read == [StepOutcome(3, float(torch.tensor(0.1)), 2.0, 2.0**40)]
@@ -134,7 +134,7 @@ def test_on_a_cpu_a_step_is_read_at_once():
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 def test_on_a_gpu_a_step_is_read_when_the_next_is_queued():
-    reader, read = LateReader(), []
+    reader, read = DeferredScalars(), []
     for step in range(20):
         loss = (torch.ones(2000, 2000, device="cuda") @ torch.ones(2000, 2000, device="cuda")).mean() * 0 + step
         known = reader.push(step, loss, loss * 2, loss * 3)

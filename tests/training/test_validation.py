@@ -16,8 +16,8 @@ from unet4d.metrics import count_voxels, dice
 from unet4d.models.checkpoint import Task
 from unet4d.models.clstm_unet import build_network
 from unet4d.pipeline.cache import CachedStudy
-from unet4d.system.distributed import Ranks
-from unet4d.training.validation import Validation, Verdict
+from unet4d.system.distributed import ProcessGroup
+from unet4d.training.validation import Validation, ValidationResult
 
 TASK = Task({"background": 0, "wall": 1, "blood": 2}, ("MRI",), cyclic=False)
 CPU = torch.device("cpu")
@@ -81,8 +81,8 @@ def config(patch_size=(4, 1, 1)) -> Config:
     return Config(DataConfig(patch_size=patch_size), train=TrainConfig(precision="fp32"))
 
 
-def validated(studies, ranks: Ranks | None = None, check=lambda: None) -> Verdict:
-    return Validation(studies, config(), TASK, CPU, ranks or Ranks())(Unused(), check)
+def validated(studies, ranks: ProcessGroup | None = None, check=lambda: None) -> ValidationResult:
+    return Validation(studies, config(), TASK, CPU, ranks or ProcessGroup())(Unused(), check)
 
 
 @pytest.mark.usefixtures("answers_in_the_image", "drawn")
@@ -111,7 +111,7 @@ def of_quality(name: str, right: int) -> CachedStudy:
     return study(name, [[2] * right + [0] * (8 - right)] * 2, [[2] * 8] * 2, (0, 1))
 
 
-def validated_by(ranks: Ranks, studies) -> tuple[Verdict, int]:
+def validated_by(ranks: ProcessGroup, studies) -> tuple[ValidationResult, int]:
     """To be run in a process of its own."""
     checks: list[None] = []
     with pytest.MonkeyPatch.context() as patch:
@@ -156,7 +156,7 @@ def test_the_best_and_the_worst_are_shown(drawn, found, best, worst):
 @pytest.mark.usefixtures("answers_in_the_image", "drawn")
 def test_only_two_predictions_are_kept():
     studies = [of_quality(f"case{i}", right) for i, right in enumerate((3, 1, 7, 5, 2))]
-    _, kept = Validation(studies, config(), TASK, CPU, Ranks())._score_mine(Unused().eval(), lambda: None)
+    _, kept = Validation(studies, config(), TASK, CPU, ProcessGroup())._score_mine(Unused().eval(), lambda: None)
     assert sorted(kept) == [1, 2]
     assert all(label.dtype == np.uint8 for label in kept.values())
 
@@ -196,7 +196,7 @@ def test_one_process_asks_after_every_window_and_several_where_all_ask(size, lea
     model = ModelConfig([4, 8], [1, 1], [(2, 2, 1)], [(3, 3, 1), (3, 3, 3)])
     chosen = Config(DataConfig(patch_size=(8, 8, 4)), model, TrainConfig(precision="fp32"), InferenceConfig(0.25))
     calls: list[None] = []
-    validation = Validation([study], chosen, TASK, CPU, Ranks(0, size))
+    validation = Validation([study], chosen, TASK, CPU, ProcessGroup(0, size))
     validation._score_mine(build_network(model, 1, 3).eval(), lambda: calls.append(None))
     assert least <= len(calls) <= most
 
@@ -230,7 +230,7 @@ def test_a_network_is_scored_on_what_it_says_of_the_whole_study():
     chosen = Config(DataConfig(patch_size=(8, 8, 4)), model, TrainConfig(precision="fp32"), InferenceConfig(0.25))
     torch.manual_seed(0)
     network = build_network(model, 1, 3)
-    verdict = Validation([real], chosen, TASK, CPU, Ranks())(network, lambda: None)
+    verdict = Validation([real], chosen, TASK, CPU, ProcessGroup())(network, lambda: None)
 
     said = sliding_window(
         network.eval(), torch.from_numpy(image), (8, 8, 4), chosen.inference, cyclic=False, device=CPU, precision="fp32"

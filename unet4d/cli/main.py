@@ -15,7 +15,7 @@ from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace
 
 from unet4d.cli import COMMANDS
 from unet4d.cli.messages import check_config_files, check_values_by_name, reworded
-from unet4d.errors import InputError, Stopped, ToldElsewhere, Unet4DError, not_installed
+from unet4d.errors import InputError, ReportedByOtherRank, Stopped, Unet4DError, not_installed
 from unet4d.system.cuda_allocator import use_expandable_segments
 from unet4d.system.failures import REPORT, is_bad_path, os_failure, show_traceback
 from unet4d.system.memory_errors import is_out_of_gpu_memory, is_out_of_main_memory, memory_error_reason
@@ -82,7 +82,7 @@ def _code(arguments: Sequence[str]) -> int:
     try:
         with stop_signals(passed_on=False):
             _dispatch(arguments)
-    except ToldElsewhere as error:
+    except ReportedByOtherRank as error:
         return error.exit_code
     except (Unet4DError, Stopped) as error:
         return _told(str(error), error.exit_code)
@@ -127,7 +127,7 @@ def _dispatch(arguments: Sequence[str]) -> None:
         return
     except Unet4DError as error:
         if os.environ.get("RANK", "0") != "0":  # the first of several processes says it
-            raise ToldElsewhere(error.exit_code) from error
+            raise ReportedByOtherRank(error.exit_code) from error
         raise
     check_stop()
     COMMANDS[command].run(options)

@@ -176,11 +176,11 @@ def _predict(options: Namespace) -> None:
     from unet4d.datasets.convert import Options
     from unet4d.inference.batch.job_split import share_of
     from unet4d.inference.predict import predict
-    from unet4d.system.distributed import joined
+    from unet4d.system.distributed import init_distributed
 
     o = options
     settings, share = _settings(o), share_of(o.num_parts, o.part_id, os.environ)
-    with joined() as ranks:
+    with init_distributed() as ranks:
         written = predict(
             o.model,
             o.input,

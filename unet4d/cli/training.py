@@ -79,12 +79,12 @@ def _check_train(options: Namespace) -> None:
 def _train(options: Namespace) -> None:
     config = configured(options)
 
-    from unet4d.system.distributed import joined
+    from unet4d.system.distributed import init_distributed
     from unet4d.training.cross_validation import ALL, cross_validate
     from unet4d.training.train import train
 
     o = options
-    with joined() as ranks:
+    with init_distributed() as ranks:
         if o.fold == ALL:
             cross_validate(o.dataset, o.out, config, o.device, o.resume, o.skip_verify, ranks)
             return

@@ -12,11 +12,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from unet4d.datasets.faults import Fault
+from unet4d.datasets.faults import Issue
 from unet4d.datasets.study import LONGEST_S, SHORTEST_S, is_frame_duration
 from unet4d.errors import InputError
 from unet4d.images.channels import KINDS, MAP, SIGNAL, velocity_axis
-from unet4d.images.image4d import Image4D, Outline, read_image, read_outline
+from unet4d.images.image4d import Image4D, ImageInfo, read_image, read_outline
 from unet4d.images.nifti import case_name
 from unet4d.system.class_values import LONGEST_NAME, class_fault, is_name
 from unet4d.system.safe_paths import path_inside
@@ -77,7 +77,7 @@ class Case:
             raise InputError(other_channels(self, image.channels))
         return image if self.frame_duration_s is None else replace(image, frame_duration_s=self.frame_duration_s)
 
-    def outline(self) -> Outline:
+    def outline(self) -> ImageInfo:
         """What the study is like, from the header of its first file alone; not for `channels_last`. Raises InputError."""
         outline = read_outline(self.images, kinds=self.channel_kinds)
         return outline if self.frame_duration_s is None else replace(outline, frame_duration_s=self.frame_duration_s)
@@ -307,11 +307,11 @@ def _parse_label(
     return files, tuple(files)
 
 
-def case_faults(dataset: Dataset) -> list[Fault]:
+def case_faults(dataset: Dataset) -> list[Issue]:
     """Names and subjects that stand where they must not, and files that are not there. Opens no file."""
     path, cases = dataset.root / "dataset.json", (*dataset.training, *dataset.test)
     found = [
-        Fault(
+        Issue(
             "case-twice", f"{path}: {times} cases are named {name}; wanted each name once; rename them", str(path), name
         )
         for name, times in Counter(case.name for case in cases).items()
@@ -319,7 +319,7 @@ def case_faults(dataset: Dataset) -> list[Fault]:
     ]
     shared = {case.subject for case in dataset.training} & {case.subject for case in dataset.test}
     found += [
-        Fault(
+        Issue(
             "subject-split",
             f"{path}: subject {one} is in training and in test; wanted either; move its cases",
             str(path),
@@ -327,7 +327,7 @@ def case_faults(dataset: Dataset) -> list[Fault]:
         for one in sorted(shared)
     ]
     missing = {(case.name, file): None for case in cases for file in case.files if not file.is_file()}
-    found += [Fault("missing-file", _missing(path, [one]), str(one[1]), one[0]) for one in missing]
+    found += [Issue("missing-file", _missing(path, [one]), str(one[1]), one[0]) for one in missing]
     return found
 
 

@@ -60,7 +60,7 @@ _PLACES = {kind: place for place, kind in enumerate(KINDS)}
 
 
 @dataclass(frozen=True)
-class Fault:
+class Issue:
     """One fault.
 
     Attributes:
@@ -80,18 +80,18 @@ class Fault:
         """ "error": no training will start; "warning": one will, and somebody should look."""
         return KINDS[self.kind][0]
 
-    def below(self, root: Path) -> Fault:
+    def below(self, root: Path) -> Issue:
         """The same with paths below the dataset's folder, so that it stays true wherever that is called from."""
         prefix = f"{root}/"
         message = re.sub(rf"(?<![\w./-]){re.escape(prefix)}", "", self.message)
-        return Fault(self.kind, message, self.file.removeprefix(prefix), self.case)
+        return Issue(self.kind, message, self.file.removeprefix(prefix), self.case)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values: severity, kind, case, file, message."""
         return {name: getattr(self, name) for name in ("severity", "kind", "case", "file", "message")}
 
 
-def ordered(faults: Iterable[Fault]) -> list[Fault]:
+def ordered(faults: Iterable[Issue]) -> list[Issue]:
     """Errors first, by kind as `KINDS` lists them, then by file; without what follows from another one."""
     faults = list(faults)
     found = {(fault.case, fault.kind) for fault in faults}

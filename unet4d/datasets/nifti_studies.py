@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from unet4d.datasets.dataset import Case, Dataset, read_labelled
-from unet4d.datasets.study import Label, Source, Stream, Study
+from unet4d.datasets.study import FrameReader, Label, Source, Study
 from unet4d.errors import InputError
 from unet4d.images.channels import SIGNAL
 from unet4d.images.image4d import Image4D, read_frames
@@ -39,7 +39,7 @@ def study_of(case: Case, dataset: Dataset | None = None, *, is_test: bool = Fals
     if case.channels_last:
         return study
     frames = partial(read_frames, case.images, kinds=case.channel_kinds)
-    return replace(study, nifti=case.images, stream=Stream(case.outline, frames))
+    return replace(study, nifti=case.images, stream=FrameReader(case.outline, frames))
 
 
 def dataset_source(dataset: Dataset) -> Source:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from unet4d.images.image4d import Image4D, Outline
+from unet4d.images.image4d import Image4D, ImageInfo
 
 Label = tuple[np.ndarray, tuple[int, ...] | None]
 """(T, X, Y, Z) uint8 label values, and the labelled frames, ascending; None where every frame is labelled."""
@@ -23,7 +23,7 @@ def is_frame_duration(value: object) -> bool:
 
 
 @dataclass(frozen=True, eq=False)
-class Stream:
+class FrameReader:
     """How a study is read that may be too large to be held.
 
     Attributes:
@@ -31,7 +31,7 @@ class Stream:
         frames: its frames, each (C, X, Y, Z) float32, from the first on. Raises InputError, naming the file.
     """
 
-    outline: Callable[[], Outline]
+    outline: Callable[[], ImageInfo]
     frames: Callable[[], Iterator[np.ndarray]]
 
 
@@ -59,7 +59,7 @@ class Study:
     time: str | None = None
     is_test: bool = False
     nifti: tuple[Path, ...] = ()
-    stream: Stream | None = None
+    stream: FrameReader | None = None
 
 
 @dataclass(frozen=True, eq=False)

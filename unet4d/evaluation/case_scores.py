@@ -13,7 +13,7 @@ from unet4d.datasets.dataset import Dataset
 from unet4d.datasets.label_maps import Reference, read_reference
 from unet4d.errors import InputError
 from unet4d.evaluation.cardiac_function import HeartMeasures, heart_measures
-from unet4d.evaluation.temporal import OverTime, over_time
+from unet4d.evaluation.temporal import TemporalMetrics, over_time
 from unet4d.images.image4d import read_label
 from unet4d.images.nifti import check_same_grid, read_header
 from unet4d.system.signals import check_stop
@@ -46,7 +46,7 @@ class Scores:
     surface: metrics.SurfaceScores
     reference_ml: np.ndarray
     prediction_ml: np.ndarray
-    over_time: OverTime
+    over_time: TemporalMetrics
     heart: list[HeartMeasures]
 
     @property

@@ -13,7 +13,7 @@ import numpy as np
 from unet4d import metrics
 from unet4d.errors import InputError
 from unet4d.evaluation.comparison_metrics import QUANTITIES, Key, values_of
-from unet4d.evaluation.results import Written, read_evaluation
+from unet4d.evaluation.results import EvaluationResults, read_evaluation
 from unet4d.evaluation.tables import METRICS, TEMPORAL, aligned, interval
 from unet4d.system.csv_file import csv_text
 from unet4d.system.files import check_writable, write_json, write_text
@@ -172,7 +172,12 @@ def _chosen(quantities: Sequence[str] | None) -> list[str]:
 
 
 def _check_cases(
-    a: Written, b: Written, only_a: list[str], only_b: list[str], shared: list[str], shared_only: bool
+    a: EvaluationResults,
+    b: EvaluationResults,
+    only_a: list[str],
+    only_b: list[str],
+    shared: list[str],
+    shared_only: bool,
 ) -> None:
     if not shared:
         raise InputError(f"{a.folder} and {b.folder} have no case in common; wanted evaluations of the same studies")
@@ -184,7 +189,7 @@ def _check_cases(
         )
 
 
-def _check_same_references(a: Written, b: Written) -> None:
+def _check_same_references(a: EvaluationResults, b: EvaluationResults) -> None:
     """Raises InputError unless both scored the same frames and classes against the same volumes, by the same tolerance and time."""
     tolerances = [one.summary["tolerance_mm"] for one in (a, b)]
     if tolerances[0] != tolerances[1]:
@@ -215,7 +220,7 @@ def _key(row: Mapping[str, str]) -> Key:
     return row["case"], row["frame"], row["class"]
 
 
-def _compared(name: str, a: Written, b: Written) -> list[Compared]:
+def _compared(name: str, a: EvaluationResults, b: EvaluationResults) -> list[Compared]:
     """A quantity in every class where it is defined, and in the mean of those where it is in both; not corrected."""
     check_stop()
     quantity = QUANTITIES[name]

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import NamedTuple
 
-from unet4d.evaluation.results import Written
+from unet4d.evaluation.results import EvaluationResults
 from unet4d.evaluation.tables import MEASURES_CSV, METRICS, TEMPORAL
 
 
@@ -63,7 +63,7 @@ Key = tuple[str, str, str]
 """Case, frame (empty where a row is a whole case's) and class."""
 
 
-def values_of(written: Written, quantity: Quantity) -> Iterator[tuple[Key, str, float]]:
+def values_of(written: EvaluationResults, quantity: Quantity) -> Iterator[tuple[Key, str, float]]:
     """Key, subject and value of every row that holds the quantity."""
     for row in written.tables[quantity.file]:
         key = (row["case"], row.get("frame", ""), row["class"])

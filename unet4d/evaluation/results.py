@@ -21,7 +21,7 @@ _NEEDED = {
 
 
 @dataclass(frozen=True)
-class Written:
+class EvaluationResults:
     """What `evaluate` wrote to a folder.
 
     Attributes:
@@ -39,11 +39,11 @@ class Written:
         """The scored cases, in order."""
         return list(self.summary["per_case"])
 
-    def of_cases(self, cases: Sequence[str]) -> Written:
+    def of_cases(self, cases: Sequence[str]) -> EvaluationResults:
         """The same with the rows of these cases alone."""
         kept = set(cases)
         tables = {name: [row for row in rows if row["case"] in kept] for name, rows in self.tables.items()}
-        return Written(self.folder, self.summary, tables)
+        return EvaluationResults(self.folder, self.summary, tables)
 
     def number(self, row: Row, column: str) -> float:
         """What stands in a column; NaN where it is blank. Raises InputError where it is no number."""
@@ -56,7 +56,7 @@ class Written:
             ) from error
 
 
-def read_evaluation(folder: Path) -> Written:
+def read_evaluation(folder: Path) -> EvaluationResults:
     """Read the folder that `evaluate` wrote.
 
     Raises:
@@ -72,6 +72,6 @@ def read_evaluation(folder: Path) -> Written:
     known = summary if isinstance(summary, dict) else {}
     if not isinstance(known.get("per_case"), dict) or not isinstance(known.get("tolerance_mm"), (int, float)):
         raise InputError(f"{folder / SUMMARY} is no summary that this version of evaluate wrote; {again}")
-    return Written(
+    return EvaluationResults(
         folder, summary, {name: read_table(folder / name, columns, again) for name, columns in _NEEDED.items()}
     )

@@ -11,7 +11,7 @@ from unet4d import metrics
 
 
 @dataclass(frozen=True)
-class OverTime:
+class TemporalMetrics:
     """Arrays `(K,)` of the K foreground classes, NaN where undefined; see `docs/metrics.md`.
 
     Attributes:
@@ -36,7 +36,7 @@ class OverTime:
     reference_closure: np.ndarray
 
 
-QUANTITIES = tuple(OverTime.__dataclass_fields__)
+QUANTITIES = tuple(TemporalMetrics.__dataclass_fields__)
 
 
 def over_time(
@@ -46,7 +46,7 @@ def over_time(
     values: Sequence[int],
     curves_ml: tuple[np.ndarray, np.ndarray],
     cyclic: bool,
-) -> OverTime:
+) -> TemporalMetrics:
     """Measure a study over its frames.
 
     Args:
@@ -61,7 +61,7 @@ def over_time(
     components, voxels = metrics.flicker(prediction, values, cyclic)
     if len(prediction) == 1:  # nothing goes on before or after
         components, voxels = np.full((2, 1, len(values)), np.nan)
-    return OverTime(
+    return TemporalMetrics(
         roughness=_each(metrics.roughness(curve, cyclic) for curve in curves_ml[1].T),
         reference_roughness=_each(metrics.roughness(curve, cyclic) for curve in curves_ml[0].T),
         frame_to_frame_dice=_means(stays),

@@ -54,7 +54,7 @@ class _Placed:
 
 
 @dataclass(frozen=True, eq=False)
-class Outline(_Placed):
+class ImageInfo(_Placed):
     """What a study is like, without its voxels.
 
     Attributes:
@@ -124,9 +124,9 @@ class Image4D(_Placed):
         return cls(array, header, frame_duration_s)
 
     @property
-    def outline(self) -> Outline:
+    def outline(self) -> ImageInfo:
         """What it is like, without its voxels."""
-        return Outline(
+        return ImageInfo(
             self.header, self.channels, self.frames, self.grid, self.frame_duration_s, self.source, self.kinds
         )
 
@@ -180,11 +180,11 @@ def read_image(
     return Image4D(array, header, duration, paths[0], tuple(kinds))
 
 
-def read_outline(path: PathLike | Sequence[PathLike], *, kinds: Sequence[str] = ()) -> Outline:
+def read_outline(path: PathLike | Sequence[PathLike], *, kinds: Sequence[str] = ()) -> ImageInfo:
     """What a study is like, from the header of its first channel's file; the arguments are those of `read_image`."""
     paths = [Path(path)] if isinstance(path, str | os.PathLike) else [Path(one) for one in path]
     header, (frames, *grid) = read_header(paths[0])
-    return Outline(
+    return ImageInfo(
         header,
         len(paths),
         frames,
@@ -256,7 +256,7 @@ def read_label(path: PathLike, *, like: Image4D | None = None) -> np.ndarray:
     return label
 
 
-def write_image(path: PathLike, label: np.ndarray, *, like: Image4D | Outline) -> None:
+def write_image(path: PathLike, label: np.ndarray, *, like: Image4D | ImageInfo) -> None:
     """Write a label map (or any map) on the grid of `like`, whole or not at all.
 
     Every field of geometry and time (affine, qform and sform with their codes, spacing, units, offsets, slice timing)

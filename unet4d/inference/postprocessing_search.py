@@ -29,7 +29,7 @@ Flicker = dict[str, dict[str, int]]
 
 
 @dataclass(frozen=True, eq=False)
-class Judged:
+class HeldOutPrediction:
     """A prediction with its reference.
 
     Attributes:
@@ -51,7 +51,7 @@ class Judged:
     @classmethod
     def of(
         cls, name: str, subject: str, label: np.ndarray, reference: np.ndarray, labelled: np.ndarray, cyclic: bool
-    ) -> Judged:
+    ) -> HeldOutPrediction:
         """Of whole label maps (T, X, Y, Z) and `labelled` (T,) bool: kept are the voxels that matter, a tenth of them.
 
         A margin of one voxel stays around them, where the image has it: so every step gives there what it gives in the whole image.
@@ -149,7 +149,7 @@ def candidates(labels: Mapping[str, int]) -> list[Step]:
     return steps
 
 
-def choose(cases: Sequence[Judged], labels: Mapping[str, int]) -> Choice:
+def choose(cases: Sequence[HeldOutPrediction], labels: Mapping[str, int]) -> Choice:
     """Choose steps greedily, see `RULE`.
 
     Args:
@@ -181,12 +181,14 @@ class _Round:
     flicker: Flicker
 
 
-def _round(number: int, cases: Sequence[Judged], made: Sequence[np.ndarray], labels: Mapping[str, int]) -> _Round:
+def _round(
+    number: int, cases: Sequence[HeldOutPrediction], made: Sequence[np.ndarray], labels: Mapping[str, int]
+) -> _Round:
     labelled = [label[case.frames] for case, label in zip(cases, made, strict=True)]
     return _Round(number, made, _score(cases, labelled, labels), _flicker(cases, made, labels))
 
 
-def _try(step: Step, now: _Round, cases: Sequence[Judged], labels: Mapping[str, int]) -> Trial:
+def _try(step: Step, now: _Round, cases: Sequence[HeldOutPrediction], labels: Mapping[str, int]) -> Trial:
     """One step judged. Of steps that see one frame at a time, the labelled frames are all that need work."""
     check_stop()
     over_time = step.operation == "remove_single_frame_components"
@@ -221,7 +223,7 @@ def _why_not(trial: Trial, subjects: int) -> str | None:
     return why
 
 
-def _score(cases: Sequence[Judged], predictions: Sequence[np.ndarray], labels: Mapping[str, int]) -> Score:
+def _score(cases: Sequence[HeldOutPrediction], predictions: Sequence[np.ndarray], labels: Mapping[str, int]) -> Score:
     """Score predictions (n, X, Y, Z) of the labelled frames."""
     names, values = _foreground(labels)
     rows: dict[str, list[np.ndarray]] = {}
@@ -235,7 +237,7 @@ def _score(cases: Sequence[Judged], predictions: Sequence[np.ndarray], labels: M
     )
 
 
-def _flicker(cases: Sequence[Judged], made: Sequence[np.ndarray], labels: Mapping[str, int]) -> Flicker:
+def _flicker(cases: Sequence[HeldOutPrediction], made: Sequence[np.ndarray], labels: Mapping[str, int]) -> Flicker:
     """The flicker of label maps (T, X, Y, Z) of the cases."""
     names, values = _foreground(labels)
     counted = [flicker(label, values, case.cyclic) for case, label in zip(cases, made, strict=True)]

@@ -17,9 +17,9 @@ from unet4d.datasets.dataset import read_dataset
 from unet4d.datasets.find_studies import AUTO, expanded, find_studies
 from unet4d.datasets.study import Study
 from unet4d.errors import InputError, Unet4DError
-from unet4d.images.image4d import Outline
+from unet4d.images.image4d import ImageInfo
 from unet4d.inference.batch.case_records import digest, stamps
-from unet4d.inference.batch.job_split import Share
+from unet4d.inference.batch.job_split import JobShard
 from unet4d.inference.batch.output_folder import PredictionFolder
 from unet4d.inference.batch.run import Batch, Job
 from unet4d.inference.check import check_models
@@ -29,7 +29,7 @@ from unet4d.inference.settings import Models, Settings
 from unet4d.models.checkpoint import TrainedModel
 from unet4d.models.device import find_device, resolve_precision
 from unet4d.models.folds import load_models
-from unet4d.system.distributed import ALONE, Ranks
+from unet4d.system.distributed import ALONE, ProcessGroup
 from unet4d.system.environment import hardware
 from unet4d.system.failures import failure_of_study
 from unet4d.system.files import read_json
@@ -54,8 +54,8 @@ def predict(
     formats: Sequence[str] = ("nifti",),
     postprocess: Literal["auto", "off"] = "auto",
     leave_complete: bool = False,
-    share: Share | None = None,
-    ranks: Ranks = ALONE,
+    share: JobShard | None = None,
+    ranks: ProcessGroup = ALONE,
 ) -> list[Path]:
     """Segment studies and write `out_dir/<case>.nii.gz` for each, `volumes.csv`, `prediction.json` and `summary.json`.
 
@@ -124,7 +124,7 @@ def predict(
             _made(study, asked[study.name], digests, settings, held_out, tuned, options),
             tuned,
         )
-        for study in (share or Share()).within(ranks).of(sorted(studies, key=lambda study: natural_key(study.name)))
+        for study in (share or JobShard()).within(ranks).of(sorted(studies, key=lambda study: natural_key(study.name)))
     ]
     todo = [job for job in jobs if not (leave_complete and _is_left(job, folder))]
     if ranks.is_first:
@@ -147,7 +147,7 @@ def _is_left(job: Job, folder: PredictionFolder) -> bool:
     return folder.left(job.name, job.made_of(stamps(job.study)))
 
 
-def _of_this_process(settings: Settings, ranks: Ranks) -> Settings:
+def _of_this_process(settings: Settings, ranks: ProcessGroup) -> Settings:
     """The settings with this process's part of what is free, where several of a machine would each count on all of it."""
     free = free_memory_bytes()
     if ranks.local_size == 1 or settings.memory_bytes is not None or math.isinf(free):
@@ -155,7 +155,7 @@ def _of_this_process(settings: Settings, ranks: Ranks) -> Settings:
     return replace(settings, memory_bytes=int(free / ranks.local_size) + resident_bytes())
 
 
-def _together(batch: Batch, count: int, ranks: Ranks) -> list[Path]:
+def _together(batch: Batch, count: int, ranks: ProcessGroup) -> list[Path]:
     """What all processes wrote; raises what failed in any of them, on the first."""
     parts = ranks.gathered((batch.written, batch.failed, count), ranks.patient)
     failed = {name: error for _, errors, _ in parts for name, error in errors.items()}
@@ -195,7 +195,7 @@ def _made(
     }
 
 
-def _outline(study: Study) -> Outline | None:
+def _outline(study: Study) -> ImageInfo | None:
     """What a study is like, as its files and what is said of them have it; None where only reading it tells, or nothing does."""
     try:
         return study.stream.outline() if study.stream else None
@@ -228,7 +228,7 @@ def _tuned_steps(paths: Sequence[str | os.PathLike[str]], digests: Mapping[str, 
     return steps
 
 
-def _tell_share(share: Share | None, own: int, total: int, processes: int) -> None:
+def _tell_share(share: JobShard | None, own: int, total: int, processes: int) -> None:
     """Say which studies are taken, where that is not all."""
     if share is not None and share.parts > 1:
         more = f", of which the first of {processes} processes takes" if processes > 1 else ""
@@ -240,7 +240,7 @@ def _tell_share(share: Share | None, own: int, total: int, processes: int) -> No
 
 
 @contextlib.contextmanager
-def _hushed(ranks: Ranks) -> Iterator[None]:
+def _hushed(ranks: ProcessGroup) -> Iterator[None]:
     """What is said within is said by the first process alone."""
     if ranks.is_first:
         yield

@@ -11,7 +11,7 @@ from unet4d.datasets.study import Study
 from unet4d.errors import InputError
 from unet4d.images.channels import unsigned
 from unet4d.images.grid import WorkingGrid
-from unet4d.images.image4d import Image4D, Outline
+from unet4d.images.image4d import Image4D, ImageInfo
 from unet4d.inference.settings import Models, Settings
 from unet4d.inference.window_memory import generous_bytes, window_memory
 from unet4d.inference.windows import Pixels
@@ -19,13 +19,13 @@ from unet4d.models.checkpoint import TrainedModel
 from unet4d.models.device import resolve_precision
 from unet4d.models.ensemble import check_alike
 from unet4d.pipeline.disk_image import SpooledImage
-from unet4d.pipeline.normalization import Scale
+from unet4d.pipeline.normalization import IntensityScale
 from unet4d.system.memory import return_freed_memory
 from unet4d.system.text import count
 
 
 @dataclass(frozen=True, eq=False)
-class Prepared:
+class PreprocessedStudy:
     """A study read and brought to the network's grid; nothing of it needs a GPU yet. To be closed.
 
     Attributes:
@@ -37,12 +37,12 @@ class Prepared:
         scale: that its intensities were brought to.
     """
 
-    like: Outline
+    like: ImageInfo
     time: str
     grid: WorkingGrid
     image: Pixels
     kinds: tuple[str, ...]
-    scale: Scale
+    scale: IntensityScale
 
     @property
     def is_on_disk(self) -> bool:
@@ -55,7 +55,7 @@ class Prepared:
             self.image.close()
 
 
-def prepare(models: Models, study: Study, settings: Settings) -> Prepared:
+def prepare(models: Models, study: Study, settings: Settings) -> PreprocessedStudy:
     """Read a study. May run in a thread of its own while another study is answered.
 
     Raises:
@@ -70,22 +70,22 @@ def prepare(models: Models, study: Study, settings: Settings) -> Prepared:
         kinds, grid = _checked_kinds(models[0], outline), _grid(models[0], outline)
         if not _fits(models, outline, grid, settings):
             image = SpooledImage(study.stream, outline, grid, data.normalisation, kinds, settings.scratch_dir)
-            return Prepared(outline, _time(models[0], study.time, settings), grid, image, kinds, image.scale)
+            return PreprocessedStudy(outline, _time(models[0], study.time, settings), grid, image, kinds, image.scale)
     return prepare_image(models, study.image(), settings, study.time)
 
 
-def prepare_image(models: Models, whole: Image4D, settings: Settings, time: str | None = None) -> Prepared:
+def prepare_image(models: Models, whole: Image4D, settings: Settings, time: str | None = None) -> PreprocessedStudy:
     """Prepare a study that is in memory; `time` is what it says itself. Raises InputError as `prepare`."""
     check_alike(models)
     outline, data = whole.outline, models[0].config.data
     kinds, grid = _checked_kinds(models[0], outline), _grid(models[0], outline)
     values = grid.image(whole.array, kinds, outline.source or "the image")
-    scale = Scale.of(lambda: values.swapaxes(0, 1), values.shape, data.normalisation, kinds)
+    scale = IntensityScale.of(lambda: values.swapaxes(0, 1), values.shape, data.normalisation, kinds)
     scale.apply(values)
-    return Prepared(outline, _time(models[0], time, settings), grid, torch.from_numpy(values), kinds, scale)
+    return PreprocessedStudy(outline, _time(models[0], time, settings), grid, torch.from_numpy(values), kinds, scale)
 
 
-def _grid(model: TrainedModel, outline: Outline) -> WorkingGrid:
+def _grid(model: TrainedModel, outline: ImageInfo) -> WorkingGrid:
     data = model.config.data
     return WorkingGrid.of(outline.affine, outline.grid, data.plane_spacing_mm, data.slice_spacing_mm)
 
@@ -94,7 +94,7 @@ def _time(model: TrainedModel, said: str | None, settings: Settings) -> str:
     return settings.time or said or ("cyclic" if model.task.cyclic else "open")
 
 
-def _checked_kinds(model: TrainedModel, image: Outline) -> tuple[str, ...]:
+def _checked_kinds(model: TrainedModel, image: ImageInfo) -> tuple[str, ...]:
     """What the image's channels hold: as it says, else as the model's; a velocity may be declared backwards by either."""
     names, wanted = model.task.channel_names, model.task.channel_kinds
     if image.channels != len(names):
@@ -110,13 +110,13 @@ def _checked_kinds(model: TrainedModel, image: Outline) -> tuple[str, ...]:
     return image.kinds or wanted
 
 
-def label_bytes(model: TrainedModel, outline: Outline, settings: Settings) -> int:
+def label_bytes(model: TrainedModel, outline: ImageInfo, settings: Settings) -> int:
     """What a label map takes, and the probabilities, if they are wanted."""
     voxels = outline.frames * math.prod(outline.grid)
     return voxels * (1 + (4 * len(model.task.labels) if settings.probabilities else 0))
 
 
-def _fits(models: Models, outline: Outline, grid: WorkingGrid, settings: Settings) -> bool:
+def _fits(models: Models, outline: ImageInfo, grid: WorkingGrid, settings: Settings) -> bool:
     """Whether a study may be read whole: as read and resampled; then beside its label map, a row of logits and a window's least."""
     frames = outline.channels * outline.frames
     native, working = (4 * frames * math.prod(size) for size in (outline.grid, grid.shape))
@@ -126,7 +126,7 @@ def _fits(models: Models, outline: Outline, grid: WorkingGrid, settings: Setting
     return reading <= budget and all(_window_fits(model, outline, settings, beside) for model in models)
 
 
-def _window_fits(model: TrainedModel, outline: Outline, settings: Settings, budget: float) -> bool:
+def _window_fits(model: TrainedModel, outline: ImageInfo, settings: Settings, budget: float) -> bool:
     """Whether a window fits beside a study, one frame at a time if need be; on a GPU it takes none of the main memory."""
     device = next(model.network.parameters()).device
     if budget <= 0 or device.type != "cpu":

@@ -15,9 +15,9 @@ from unet4d.images.channels import mirror_signs
 from unet4d.images.image4d import Image4D
 from unet4d.images.resample_back import NativeLabel
 from unet4d.inference.check import check_models
-from unet4d.inference.prepare import Prepared, prepare_image
+from unet4d.inference.prepare import PreprocessedStudy, prepare_image
 from unet4d.inference.settings import Models, Settings
-from unet4d.inference.sliding_window import Answering, Rows
+from unet4d.inference.sliding_window import LogitRows, WindowPredictor
 from unet4d.inference.tiling import cut
 from unet4d.inference.windows import Windows
 from unet4d.models.checkpoint import TrainedModel
@@ -29,7 +29,7 @@ from unet4d.system.signals import check_stop
 
 
 @dataclass(frozen=True, eq=False)
-class Answer:
+class SegmentationResult:
     """What was found in a study.
 
     Attributes:
@@ -74,11 +74,11 @@ def segment(
 
 def answer(
     models: Models,
-    prepared: Prepared,
+    prepared: PreprocessedStudy,
     settings: Settings,
     say: Callable[[str], None] | None = None,
     shows_progress: bool = True,
-) -> Answer:
+) -> SegmentationResult:
     """Segment a study that was prepared for the same models and settings.
 
     Args:
@@ -111,13 +111,15 @@ def answer(
         for one in answering:
             one.tick = _ticking(bar, settle)
         for columns, reach in zip(blocks.columns, needed, strict=True):
-            rows = [Rows(one, prepared.image, *which, reach) for one, which in zip(answering, windows, strict=True)]
+            rows = [
+                LogitRows(one, prepared.image, *which, reach) for one, which in zip(answering, windows, strict=True)
+            ]
             for first, end, logits in _blocks(rows, native, blocks.rows):
                 check_finite(logits, like.source or "the image")
                 native.fill(logits, (first, end), columns)
                 del logits
                 settle()
-    return Answer(native.label, native.probabilities)
+    return SegmentationResult(native.label, native.probabilities)
 
 
 def _ticking(bar: ProgressBar, settle: Callable[[], None]) -> Callable[[int], None]:
@@ -140,7 +142,7 @@ def check_finite(logits: torch.Tensor, what: Path | str) -> None:
         )
 
 
-def _blocks(rows: Sequence[Rows], native: NativeLabel, size: int) -> Iterator[tuple[int, int, torch.Tensor]]:
+def _blocks(rows: Sequence[LogitRows], native: NativeLabel, size: int) -> Iterator[tuple[int, int, torch.Tensor]]:
     """Native rows (first, end) and the logits (T, K, x, y, Z) of the working rows they need, of all networks together."""
     axis = native.axes[0]
     total = len(axis.low)
@@ -154,7 +156,9 @@ def _blocks(rows: Sequence[Rows], native: NativeLabel, size: int) -> Iterator[tu
         del logits  # or it would be held while the next ones are computed
 
 
-def _answering(model: TrainedModel, prepared: Prepared, settings: Settings, say: Callable[[str], None]) -> Answering:
+def _answering(
+    model: TrainedModel, prepared: PreprocessedStudy, settings: Settings, say: Callable[[str], None]
+) -> WindowPredictor:
     """How a network answers this study."""
     device = next(model.network.parameters()).device
     check_models([model], settings.precision)
@@ -164,7 +168,7 @@ def _answering(model: TrainedModel, prepared: Prepared, settings: Settings, say:
         window, mirror_axes=list(mirror_axes), sw_batch_size=settings.sw_batch_size or window.sw_batch_size
     )
     precision = resolve_precision(settings.precision, device)
-    one = Answering.of(model.network, config, cyclic=cyclic, device=device, precision=precision)
+    one = WindowPredictor.of(model.network, config, cyclic=cyclic, device=device, precision=precision)
     one.signs, one.say = mirror_signs(prepared.kinds), say
     frames = prepared.like.frames
     if cyclic and settings.cyclic_shifts > 1:

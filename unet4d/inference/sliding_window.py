@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 
 from unet4d.config import InferenceConfig
-from unet4d.inference.windows import Pixels, Place, Windows
-from unet4d.models.chunked import Sweeps
+from unet4d.inference.windows import Pixels, WindowOrigin, Windows
+from unet4d.models.chunked import ChunkedRecurrence
 from unet4d.models.clstm_unet import CLSTMUNet, NetworkState
 from unet4d.models.device import autocast, set_tf32
 from unet4d.system.gpu_memory import free_bytes
@@ -53,7 +53,7 @@ _limits: weakref.WeakKeyDictionary[CLSTMUNet, Limits] = weakref.WeakKeyDictionar
 
 
 @dataclass
-class Answering:
+class WindowPredictor:
     """How a network answers windows. What runs out of memory goes on in a leaner way, which changes nothing but time.
 
     Attributes:
@@ -90,7 +90,7 @@ class Answering:
     @classmethod
     def of(
         cls, network: CLSTMUNet, config: InferenceConfig, *, cyclic: bool, device: torch.device, precision: str
-    ) -> Answering:
+    ) -> WindowPredictor:
         """As a run is configured."""
         axes = tuple(config.mirror_axes)
         return cls(network, device, precision, cyclic, config.sw_batch_size, config.chunk_frames, axes)
@@ -190,7 +190,7 @@ class Answering:
         return in_chunks(self.network, clips, self.chunk_frames or clips.shape[1], self.cyclic).float()
 
 
-class Rows:
+class LogitRows:
     """The logits of an image, row by row along X; each window is computed once, by the first call that needs it.
 
     Windows overlap and are blended with Gaussian weights (Isensee et al. 2021); stitching is in float32 whatever the precision.
@@ -205,7 +205,7 @@ class Rows:
 
     def __init__(
         self,
-        answering: Answering,
+        answering: WindowPredictor,
         image: Pixels,
         roi_size: Sequence[int],
         overlap: float,
@@ -273,7 +273,7 @@ class Rows:
             self.answering.stitch_in_main_memory()
             return total.cpu()[:, :, first:].clone(), weight.cpu()[first:].clone()
 
-    def _added(self, total: Tensor, weight: Tensor, places: Sequence[Place]) -> tuple[Tensor, Tensor]:
+    def _added(self, total: Tensor, weight: Tensor, places: Sequence[WindowOrigin]) -> tuple[Tensor, Tensor]:
         """Add windows; gives the sums back, which may lie elsewhere now."""
         at = 0
         while at < len(places):
@@ -289,7 +289,7 @@ class Rows:
             self.answering.tick(len(batch))
         return total, weight
 
-    def _add(self, total: Tensor, weight: Tensor, place: Place, answer: Tensor) -> None:
+    def _add(self, total: Tensor, weight: Tensor, place: WindowOrigin, answer: Tensor) -> None:
         """Add what a window (T, K, *roi_size) says of the rows and columns that are wanted."""
         (x, x_end), (y, y_end), (z, z_end) = self.windows.inside(place)
         x, y, y_end = max(x, self.begin), max(y, self.columns[0]), min(y_end, self.columns[1])
@@ -319,16 +319,17 @@ def sliding_window(
     reduce: Callable[[Tensor], Tensor] = lambda logits: logits,
     tick: Callable[[int], object] = lambda windows: None,
 ) -> Tensor:
-    """Return logits (T, K, X, Y, Z) float32 of a whole image (C, T, X, Y, Z), in main memory; see `Answering` and `Rows`.
+    """Return logits (T, K, X, Y, Z) float32 of a whole image (C, T, X, Y, Z), in main memory; see `WindowPredictor`
+    and `LogitRows`.
 
     Args:
         reduce: what to make of each block of rows (T, K, x, Y, Z), where it was computed, before it goes to main memory: its
             result has the rows in the third axis from the end.
         tick: told how many windows are done.
     """
-    answering = Answering.of(network, config, cyclic=cyclic, device=device, precision=precision)
+    answering = WindowPredictor.of(network, config, cyclic=cyclic, device=device, precision=precision)
     answering.signs, answering.tick = signs, tick
-    rows, total = Rows(answering, image, roi_size, config.overlap), image.shape[2]
+    rows, total = LogitRows(answering, image, roi_size, config.overlap), image.shape[2]
     ends = [*range(roi_size[0], total, roi_size[0]), total]
     return torch.cat([reduce(rows.upto(end)).cpu() for end in ends], -3)
 
@@ -338,8 +339,8 @@ def mirrored_mean(
 ) -> Tensor:
     """The mean of what `compute` makes of a clip (B, T, C, X, Y, Z) and of its mirrorings along any of the `axes`, mirrored back.
 
-    With `axes` (0, 1): as it is, along X, along Y, along both. The answer, (B, T, K, X, Y, Z), is float32. See `Answering` for
-    `signs`.
+    With `axes` (0, 1): as it is, along X, along Y, along both. The answer, (B, T, K, X, Y, Z), is float32. See
+    `WindowPredictor` for `signs`.
     """
     along = sorted(set(axes))
     mirrorings = [chosen for n in range(1, len(along) + 1) for chosen in itertools.combinations(along, n)]
@@ -362,7 +363,7 @@ def in_chunks(network: CLSTMUNet, clip: Tensor, length: int, cyclic: bool) -> Te
     """
     if length >= clip.shape[1]:
         return network(clip, cyclic=cyclic)
-    sweeps = Sweeps(network)
+    sweeps = ChunkedRecurrence(network)
     start: NetworkState = sweeps.round(clip, (length,)) if cyclic else [None] * network.cells
 
     def of_chunk(here: slice, state: NetworkState) -> tuple[Tensor, NetworkState]:

@@ -19,15 +19,15 @@ from unet4d.inference.check import check_models
 from unet4d.inference.prepare import prepare_image
 from unet4d.inference.segment import check_finite
 from unet4d.inference.settings import Settings
-from unet4d.inference.sliding_window import Answering, Rows
+from unet4d.inference.sliding_window import LogitRows, WindowPredictor
 from unet4d.models.checkpoint import TrainedModel
 from unet4d.models.clstm_unet import NetworkState
 from unet4d.models.device import autocast, resolve_precision, set_tf32
-from unet4d.pipeline.normalization import Scale
+from unet4d.pipeline.normalization import IntensityScale
 
 
 @dataclass
-class _Live(Answering):
+class _Live(WindowPredictor):
     """Answers one window after the other, always in the same order, and keeps the state of each."""
 
     states: list[NetworkState | None] = field(default_factory=list)
@@ -72,7 +72,7 @@ class StreamingSegmenter:
         affine: np.ndarray,
         shape: Sequence[int],
         *,
-        scale: Scale | None = None,
+        scale: IntensityScale | None = None,
         overlap: float | None = None,
         precision: Precision = "auto",
     ):
@@ -115,10 +115,12 @@ class StreamingSegmenter:
             raise InputError("a frame with NaN or infinite values came; wanted finite ones; replace them")
         image = self.grid.image(frame[:, None], task.channel_kinds)
         if self.scale is None:
-            self.scale = Scale.of(lambda: image.swapaxes(0, 1), image.shape, data.normalisation, task.channel_kinds)
+            self.scale = IntensityScale.of(
+                lambda: image.swapaxes(0, 1), image.shape, data.normalisation, task.channel_kinds
+            )
         self.scale.apply(image)
         self._live.at = 0
-        rows = Rows(self._live, torch.from_numpy(image), data.patch_size or (), self._overlap)
+        rows = LogitRows(self._live, torch.from_numpy(image), data.patch_size or (), self._overlap)
         native = NativeLabel(self.grid, 1, tuple(task.labels.values()))
         x, y = (len(axis.low) for axis in native.axes[:2])
         (first, end), (low, high) = native.axes[0].needed(0, x), native.axes[1].needed(0, y)
@@ -128,6 +130,6 @@ class StreamingSegmenter:
         return native.label[0]
 
 
-def scale_of(model: TrainedModel, image: Image4D) -> Scale:
+def scale_of(model: TrainedModel, image: Image4D) -> IntensityScale:
     """The scale of a study's intensities, for a `StreamingSegmenter` of others like it."""
     return prepare_image([model], image, Settings()).scale

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 import torch
 
 from unet4d.errors import Unet4DError
-from unet4d.inference.prepare import Prepared, label_bytes
+from unet4d.inference.prepare import PreprocessedStudy, label_bytes
 from unet4d.inference.settings import Models, Settings
-from unet4d.inference.sliding_window import STITCHED_SHARE, Answering
+from unet4d.inference.sliding_window import STITCHED_SHARE, WindowPredictor
 from unet4d.inference.window_memory import generous_bytes, window_memory
 from unet4d.models.checkpoint import TrainedModel
 from unet4d.models.clstm_unet import MOST_ELEMENTS
@@ -33,7 +33,7 @@ the largest."""
 
 
 @dataclass(frozen=True)
-class Cut:
+class Tiling:
     """How a study's native grid, in working orientation, is cut into blocks.
 
     Attributes:
@@ -47,7 +47,9 @@ class Cut:
     is_tight: bool = True
 
 
-def cut(models: Models, prepared: Prepared, settings: Settings, answering: Sequence[Answering]) -> Cut:
+def cut(
+    models: Models, prepared: PreprocessedStudy, settings: Settings, answering: Sequence[WindowPredictor]
+) -> Tiling:
     """Return blocks as large as the memory allows; where little is left, fewer frames are computed at once, too.
 
     A GPU's memory is read and shared out before the first window is computed: see `_fit_gpu`.
@@ -66,12 +68,12 @@ def cut(models: Models, prepared: Prepared, settings: Settings, answering: Seque
     if gpus := [gpu for gpu in free if gpu is not None]:
         left = min(left, _fit_gpu(models, prepared, answering, blocks, min(gpus)))
     if (needed := blocks.needed(sizes[0], sizes[1])) <= left:
-        return Cut(sizes[0], [(0, sizes[1])], is_tight=AMPLE * (needed + window) > budget)
+        return Tiling(sizes[0], [(0, sizes[1])], is_tight=AMPLE * (needed + window) > budget)
     for panels in range(1, sizes[1] + 1):
         columns = -(-sizes[1] // panels)
         if blocks.needed(1, columns) <= left:
             rows = next(r for r in (sizes[0] // n for n in range(1, sizes[0] + 1)) if blocks.needed(r, columns) <= left)
-            return Cut(rows, [(c, min(c + columns, sizes[1])) for c in range(0, sizes[1], columns)])
+            return Tiling(rows, [(c, min(c + columns, sizes[1])) for c in range(0, sizes[1], columns)])
     short = blocks.needed(1, 1) - left
     raise Unet4DError(
         f"{prepared.like.source or 'the image'} needs {short / 1e9:.2g} GB more of main memory than may be taken; raise --memory, "
@@ -85,7 +87,7 @@ def gpu_usable_bytes(device: torch.device) -> float | None:
 
 
 def _fit_gpu(
-    models: Models, prepared: Prepared, answering: Sequence[Answering], blocks: Blocks, usable: float
+    models: Models, prepared: PreprocessedStudy, answering: Sequence[WindowPredictor], blocks: Blocks, usable: float
 ) -> float:
     """Share a GPU's memory out between windows and stitched logits.
 
@@ -113,7 +115,7 @@ def _fit_gpu(
     return left if fits else math.inf
 
 
-def _fit_gpu_window(model: TrainedModel, prepared: Prepared, one: Answering, share: float) -> int:
+def _fit_gpu_window(model: TrainedModel, prepared: PreprocessedStudy, one: WindowPredictor, share: float) -> int:
     """Have as many windows and frames computed at once as fit; returns the bytes they take."""
     frames = prepared.like.frames
     memory = window_memory(
@@ -132,7 +134,7 @@ def _fit_gpu_window(model: TrainedModel, prepared: Prepared, one: Answering, sha
     return one.windows * memory.needed(frames, one.chunk_frames or frames, averaged)
 
 
-def _fit_window(model: TrainedModel, prepared: Prepared, one: Answering, budget: float) -> float:
+def _fit_window(model: TrainedModel, prepared: PreprocessedStudy, one: WindowPredictor, budget: float) -> float:
     """Have as many frames computed at once as fit into a share of the budget; gives the bytes of that."""
     frames, share = prepared.like.frames, WINDOW_SHARE * budget
     network = (model.config.model, prepared.like.channels, len(model.task.labels), model.config.data.patch_size or ())
@@ -162,7 +164,7 @@ class Blocks:
     scale: tuple[float, float]
 
     @classmethod
-    def of(cls, models: Models, prepared: Prepared) -> Blocks:
+    def of(cls, models: Models, prepared: PreprocessedStudy) -> Blocks:
         """Of this study and these networks."""
         grid = prepared.grid
         native = [grid.native_shape[axis] for axis in grid.order]

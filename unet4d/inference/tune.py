@@ -19,7 +19,16 @@ from unet4d.images.nifti import check_same_grid, read_header
 from unet4d.inference.batch.case_records import Records, digest
 from unet4d.inference.checks import check_tune
 from unet4d.inference.postprocessing import write_steps
-from unet4d.inference.postprocessing_search import FLICKER, RULE, Choice, Flicker, Judged, Score, Trial, choose
+from unet4d.inference.postprocessing_search import (
+    FLICKER,
+    RULE,
+    Choice,
+    Flicker,
+    HeldOutPrediction,
+    Score,
+    Trial,
+    choose,
+)
 from unet4d.inference.predict import predict
 from unet4d.metrics import shown
 from unet4d.models.checkpoint import TrainedModel
@@ -169,7 +178,7 @@ def _held_out(models: Sequence[TrainedModel], data: Dataset, run: Path) -> dict[
 
 def _judged(
     cases: Sequence[Case], data: Dataset, model_of: Mapping[str, TrainedModel], folder: Path
-) -> tuple[list[Judged], list[Any]]:
+) -> tuple[list[HeldOutPrediction], list[Any]]:
     """The predictions of the cases in a folder that `predict` wrote, each with its reference; and what settings they had."""
     files, records = label_maps(folder), Records(folder)
     known = {case.name: records.read(records.path(case.name)) for case in cases}
@@ -202,7 +211,7 @@ def _judged(
     return judged, [one for i, one in enumerate(settings) if one not in settings[:i]]
 
 
-def _read(case: Case, data: Dataset, file: Path, cyclic: bool) -> Judged:
+def _read(case: Case, data: Dataset, file: Path, cyclic: bool) -> HeldOutPrediction:
     """One prediction with its reference. Raises InputError where they do not fit."""
     reference, labelled, like = read_reference(Reference(case.name, case.subject, case.images[0], case), data)
     header, shape = read_header(file)
@@ -213,10 +222,10 @@ def _read(case: Case, data: Dataset, file: Path, cyclic: bool) -> Judged:
         raise InputError(
             f"{file}: label value {unknown[0]} came; wanted one of {list(data.label_values)}; predict again"
         )
-    return Judged.of(case.name, case.subject, label, reference, labelled, cyclic)
+    return HeldOutPrediction.of(case.name, case.subject, label, reference, labelled, cyclic)
 
 
-def _about(choice: Choice, judged: Sequence[Judged], data: Dataset) -> dict[str, Any]:
+def _about(choice: Choice, judged: Sequence[HeldOutPrediction], data: Dataset) -> dict[str, Any]:
     """What is recorded beside the steps."""
     subjects = sorted({case.subject for case in judged})
     weak = {}

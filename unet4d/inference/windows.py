@@ -15,7 +15,7 @@ from torch.nn.functional import pad
 SIGMA_SCALE = 0.125
 """Of a window's size, the standard deviation of the Gaussian it is weighted with (Isensee et al. 2021; MONAI's default, too)."""
 
-Place = tuple[int, int, int]
+WindowOrigin = tuple[int, int, int]
 """Where a window begins along X, Y and Z; negative where it reaches beyond an image smaller than itself."""
 
 
@@ -56,7 +56,7 @@ class Windows:
     def __len__(self) -> int:
         return math.prod(map(len, self.starts))
 
-    def beginning_at(self, x: int, columns: tuple[int, int]) -> list[Place]:
+    def beginning_at(self, x: int, columns: tuple[int, int]) -> list[WindowOrigin]:
         """The windows that begin at x along X and reach into `columns` (first, end) along Y."""
         touching = [y for y in self.starts[1] if y < columns[1] and y + self.roi_size[1] > columns[0]]
         return list(itertools.product([x], touching, self.starts[2]))
@@ -65,11 +65,11 @@ class Windows:
         """How many windows reach into `columns` (first, end) along Y."""
         return sum(len(self.beginning_at(x, columns)) for x in self.starts[0])
 
-    def inside(self, place: Place) -> list[tuple[int, int]]:
+    def inside(self, place: WindowOrigin) -> list[tuple[int, int]]:
         """Of the window at a place, the part inside the image: (first, end) along X, Y and Z."""
         return [(max(0, at), min(at + r, n)) for at, r, n in zip(place, self.roi_size, self.size, strict=True)]
 
-    def read(self, image: Pixels, place: Place) -> Tensor:
+    def read(self, image: Pixels, place: WindowOrigin) -> Tensor:
         """A window (T, C, *roi_size) float32 of an image (C, T, X, Y, Z)."""
         inside = self.inside(place)
         clip = image[(slice(None), slice(None), *(slice(*part) for part in inside))].float()

@@ -11,7 +11,7 @@ from unet4d.models.conv import Convolution
 from unet4d.models.convlstm import ConvLSTM3d
 
 
-class NormalisedActivation(nn.Module):
+class InstanceNormLeakyReLU(nn.Module):
     """Instance norm (Ulyanov et al. 2016) with a scale and a shift per channel, then leaky ReLU, in place of the norm's output.
 
     Batch norm over frames folded into the batch would let every frame see every other. As in `torch.nn.InstanceNorm3d` a batch
@@ -33,12 +33,12 @@ class NormalisedActivation(nn.Module):
 def conv_block(
     in_channels: int, out_channels: int, kernel_size: Size, stride: Size = (1, 1, 1), convolutions: int = 2
 ) -> nn.Sequential:
-    """Convolutions, each with a `NormalisedActivation`; the first one carries the stride (Isensee et al. 2021)."""
+    """Convolutions, each with a `InstanceNormLeakyReLU`; the first one carries the stride (Isensee et al. 2021)."""
     layers: list[nn.Module] = []
     for i in range(convolutions):
         inputs, step = (out_channels, (1, 1, 1)) if i else (in_channels, stride)
         convolution = Convolution(inputs, out_channels, kernel_size, step, bias=False)
-        layers += [convolution, NormalisedActivation(out_channels)]
+        layers += [convolution, InstanceNormLeakyReLU(out_channels)]
     return nn.Sequential(*layers)
 
 
@@ -58,7 +58,7 @@ class UpBlock(nn.Module):
         return self.conv(torch.cat((self.up(x), skip), 1))
 
 
-class RecurrentAddition(nn.Module):
+class ResidualConvLSTM(nn.Module):
     """Adds what a ConvLSTM makes of all frames to each frame's features, through a projection that starts at zero.
 
     So a new network computes what its twin computes, and recurrence has to earn its part. The ConvLSTM takes each voxel's

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from unet4d.config import Config
 from unet4d.errors import InputError
 from unet4d.models.tensor_shapes import check_pickle, load_with_shapes
-from unet4d.system.checks import described
+from unet4d.system.checks import describe_value
 from unet4d.system.class_values import class_fault, is_name
 from unet4d.system.files import replacing
 from unet4d.system.text import shortened
@@ -79,7 +79,7 @@ class Task:
                 f"got {len(names)} channel_names, {len(kinds)} channel_kinds; expected one each per channel"
             )
         if not isinstance(values["cyclic"], bool):
-            raise InputError(f"got cyclic {described(values['cyclic'])}, expected true or false")
+            raise InputError(f"got cyclic {describe_value(values['cyclic'])}, expected true or false")
         held_out = _checked_names(values["held_out"], "held_out")
         return cls(_checked_labels(values["labels"]), names, values["cyclic"], held_out, kinds)
 
@@ -87,19 +87,19 @@ class Task:
 def _checked_names(values: Any, what: str) -> tuple[str, ...]:
     """Return a list of names as a tuple."""
     if not isinstance(values, (list, tuple)) or not all(map(is_name, values)):
-        raise InputError(f"got {what} {described(values)}, expected a list of names without control characters")
+        raise InputError(f"got {what} {describe_value(values)}, expected a list of names without control characters")
     return tuple(values)
 
 
 def _checked_labels(labels: Any) -> dict[str, int]:
     """Return class names with their values: background at 0 first, each value once, all from 0 to 255."""
     if not isinstance(labels, dict):
-        raise InputError(f"got labels {described(labels)}, expected values by class names")
+        raise InputError(f"got labels {describe_value(labels)}, expected values by class names")
     fault = class_fault(labels.items())
     if not fault and (len(labels) < 2 or next(iter(labels.values())) != 0):
         fault = "background at 0 first, and another class or more"
     if fault:
-        raise InputError(f"got labels {described(labels)}, expected {fault}")
+        raise InputError(f"got labels {describe_value(labels)}, expected {fault}")
     return dict(labels)
 
 
@@ -226,7 +226,7 @@ def _checked(content: Any, path: Path, check: Callable[[Any], None] | None = Non
     is_dict = type(content) is dict  # the methods of an OrderedDict may be replaced by what the file holds
     if not is_dict or content.get("format") != FORMAT or not content.keys() >= _KEYS:
         found = content.get("format", "something else") if is_dict else type(content).__name__
-        raise InputError(f"{path} holds '{described(found)}'; wanted a whole {FORMAT!r} written by unet4d train")
+        raise InputError(f"{path} holds '{describe_value(found)}'; wanted a whole {FORMAT!r} written by unet4d train")
     with _fitting(path):
         _check_names(content["network"])
         if check is not None:

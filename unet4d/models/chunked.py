@@ -17,7 +17,7 @@ Lengths = tuple[int, ...]
 Result = TypeVar("Result")
 
 
-class Sweeps:
+class ChunkedRecurrence:
     """Takes the states through the pieces of a clip, so that each piece starts from what the frames around it left.
 
         forward                      bidirectional
@@ -89,7 +89,7 @@ class Sweeps:
             for piece in order:
                 starts[piece][cell] = state
                 if piece != order[-1]:
-                    state = again(self._ended, image[:, pieces[piece]], starts[piece], cell, kept, lengths[1:])
+                    state = recompute(self._ended, image[:, pieces[piece]], starts[piece], cell, kept, lengths[1:])
         return starts
 
     def _ended(
@@ -103,7 +103,7 @@ class Sweeps:
         starts, state = self._starts(image, start, below, kept, lengths), start[cell]
         for piece in self._order(cell, len(pieces)):
             starts[piece][cell] = state
-            state = again(self._ended, image[:, pieces[piece]], starts[piece], cell, kept, lengths[1:])
+            state = recompute(self._ended, image[:, pieces[piece]], starts[piece], cell, kept, lengths[1:])
         return state
 
     def _order(self, cell: int, pieces: int) -> list[int]:
@@ -117,7 +117,7 @@ def cut(frames: int, length: int) -> list[slice]:
     return [slice(first, min(first + length, frames)) for first in range(0, frames, length)]
 
 
-def again(run: Callable[..., Any], *inputs: Any) -> Any:
+def recompute(run: Callable[..., Any], *inputs: Any) -> Any:
     """Run now and, in the backward pass, again, keeping the inputs alone. No random number is drawn inside.
 
     The tensors among the inputs are handed over one by one: a checkpoint around this one can only let go of those it sees.

@@ -11,7 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 from unet4d.config import CHANNELS, ModelConfig, Size
 from unet4d.errors import InputError
-from unet4d.models.blocks import RecurrentAddition, UpBlock, conv_block
+from unet4d.models.blocks import ResidualConvLSTM, UpBlock, conv_block
 from unet4d.models.conv import Convolution
 from unet4d.models.convlstm import CellState, State
 from unet4d.models.topology import checked_divisible, total_stride
@@ -87,7 +87,7 @@ class CLSTMUNet(nn.Module):
         # After these, so that under one seed a network and its frame-wise twin draw the same weights for all they share.
         self.recurrent = nn.ModuleDict(
             {
-                str(i): RecurrentAddition(channels[i], hidden, kernels[i], lstm_layers, direction)
+                str(i): ResidualConvLSTM(channels[i], hidden, kernels[i], lstm_layers, direction)
                 for i, hidden in enumerate(config.lstm_channels_per_level())
                 if hidden
             }
@@ -288,11 +288,11 @@ class CLSTMUNet(nn.Module):
         """Turn a state per level into a state per cell."""
         return [[None if state is None else state[cell] for state in carried] for cell in range(self.cells)]
 
-    def _addition(self, level: int) -> RecurrentAddition | None:
-        return cast(RecurrentAddition, self.recurrent[str(level)]) if str(level) in self.recurrent else None
+    def _addition(self, level: int) -> ResidualConvLSTM | None:
+        return cast(ResidualConvLSTM, self.recurrent[str(level)]) if str(level) in self.recurrent else None
 
-    def _additions(self) -> list[RecurrentAddition]:
-        return [cast(RecurrentAddition, addition) for addition in self.recurrent.values()]
+    def _additions(self) -> list[ResidualConvLSTM]:
+        return [cast(ResidualConvLSTM, addition) for addition in self.recurrent.values()]
 
     def _check(self, x: Tensor) -> None:
         if x.ndim != 6 or x.shape[2] != self.in_channels:

@@ -24,7 +24,7 @@ def _checked(name: str, kernel_size: int | Size) -> Size:
     return triple(kernel)
 
 
-class ConvLSTMCell3d(nn.Module):
+class ConvLSTMLayer3d(nn.Module):
     """One layer in one direction; it knows a step, and runs it over the frames in the order it is given them.
 
     Gates in the order i, f, g, o as in `torch.nn.LSTM`; the forget bias starts at 1 (Jozefowicz et al. 2015).
@@ -107,7 +107,7 @@ class ConvLSTM3d(nn.Module):
         self.num_directions = 1 if direction == "forward" else 2
         self.out_channels = hidden_channels * self.num_directions
         self.cells = nn.ModuleList(
-            ConvLSTMCell3d(in_channels if layer == 0 else self.out_channels, hidden_channels, kernel, input_kernel)
+            ConvLSTMLayer3d(in_channels if layer == 0 else self.out_channels, hidden_channels, kernel, input_kernel)
             for layer in range(num_layers)
             for _ in range(self.num_directions)
         )

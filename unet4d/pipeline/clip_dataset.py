@@ -18,7 +18,7 @@ from unet4d.images.channels import SIGNAL
 from unet4d.images.grid import is_thick
 from unet4d.pipeline.augmentation import Augmentation, crop_size
 from unet4d.pipeline.cache import CachedStudy
-from unet4d.pipeline.clip_frames import STRENGTHS, Place, Timing, clip_frames, places, stratified
+from unet4d.pipeline.clip_frames import STRENGTHS, ClipPosition, TemporalWarp, clip_frames, places, stratified
 from unet4d.pipeline.curriculum import Stage
 from unet4d.system.signals import ignore_stop_signals
 
@@ -132,7 +132,7 @@ class ClipDataset(Dataset):
         rng = np.random.default_rng([self.seed, 0, number])
         study, row, (position, reverse) = self._where(number)
         shape = self._shape(number)
-        timing = Timing.drawn(rng, self.config, shape.frames, reverse)
+        timing = TemporalWarp.drawn(rng, self.config, shape.frames, reverse)
         anchor, study_frames = study.labelled_frames[row], study.image.shape[1]
         frames, padding = clip_frames(anchor, position, shape.frames, study_frames, self.cyclic, timing)
         size = shape.crop_sizes[_tilts(study)]
@@ -143,7 +143,7 @@ class ClipDataset(Dataset):
         label = crop_padded(study.label, [rows[frames[t]] for t in labelled], start, size)
         return _varied(study, shape, image, label, labelled, rng)
 
-    def _where(self, number: int) -> tuple[CachedStudy, int, Place]:
+    def _where(self, number: int) -> tuple[CachedStudy, int, ClipPosition]:
         """The study of a clip, the row of the labelled frame it is drawn round, and that frame's place in it."""
         round_, index = stratified(number, len(self.studies), [self.seed, 1])
         study = self.studies[index]

@@ -56,7 +56,7 @@ true neighbours, and a network that has seen both directions leans on them rathe
 
 
 @dataclass(frozen=True)
-class Timing:
+class TemporalWarp:
     """How a clip runs through its study.
 
     Attributes:
@@ -74,7 +74,7 @@ class Timing:
     repeat: int | None = None
 
     @classmethod
-    def drawn(cls, rng: np.random.Generator, config: DataConfig, frames: int, reverse: bool) -> Timing:
+    def drawn(cls, rng: np.random.Generator, config: DataConfig, frames: int, reverse: bool) -> TemporalWarp:
         """The timing of a clip of `frames`, drawn as `config` says."""
         by = STRENGTHS[config.time_augmentation]
         stride = int(rng.integers(1, config.max_stride + 1))
@@ -99,10 +99,10 @@ class Timing:
         reached = np.concatenate([[0], np.cumsum(steps)])
         return (reached - reached[position]) * (-1 if self.reverse else 1)
 
-    def calmer(self) -> Iterator[Timing]:
+    def calmer(self) -> Iterator[TemporalWarp]:
         """This timing, with ever lower strides, and at last a steady one: stride 1 and nothing else, in the same direction."""
         yield from (replace(self, stride=stride) for stride in range(self.stride, 0, -1))
-        yield Timing(reverse=self.reverse)
+        yield TemporalWarp(reverse=self.reverse)
 
 
 class ClipFrames(NamedTuple):
@@ -118,11 +118,11 @@ class ClipFrames(NamedTuple):
     padding: np.ndarray
 
 
-STEADY = Timing()
+STEADY = TemporalWarp()
 
 
 def clip_frames(
-    anchor: int, position: int, frames: int, study_frames: int, cyclic: bool, timing: Timing = STEADY
+    anchor: int, position: int, frames: int, study_frames: int, cyclic: bool, timing: TemporalWarp = STEADY
 ) -> ClipFrames:
     """The frames of a clip with the study's frame `anchor` at `position`.
 
@@ -140,14 +140,14 @@ def clip_frames(
     return ClipFrames(held, held != wanted)
 
 
-class Place(NamedTuple):
+class ClipPosition(NamedTuple):
     """Where in a clip its anchor stands, and whether the clip runs backwards."""
 
     position: int
     reverse: bool
 
 
-def places(anchor: int, frames: int, study_frames: int, cyclic: bool, both_ways: bool) -> list[Place]:
+def places(anchor: int, frames: int, study_frames: int, cyclic: bool, both_ways: bool) -> list[ClipPosition]:
     """The places of the study's frame `anchor` in clips of `frames`.
 
     In a cyclic study every position; in an open one those where a steady clip lies inside the study, or the study inside the clip.
@@ -160,7 +160,7 @@ def places(anchor: int, frames: int, study_frames: int, cyclic: bool, both_ways:
             before, after = (frames - 1 - position, position) if reverse else (position, frames - 1 - position)
             spare = anchor - before, study_frames - 1 - anchor - after
             if cyclic or min(spare) >= 0 or max(spare) <= 0:
-                found.append(Place(position, reverse))
+                found.append(ClipPosition(position, reverse))
     return found
 
 

@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from unet4d.datasets.study import Stream
+from unet4d.datasets.study import FrameReader
 from unet4d.images.grid import WorkingGrid
-from unet4d.images.image4d import Outline
-from unet4d.pipeline.normalization import Scale
+from unet4d.images.image4d import ImageInfo
+from unet4d.pipeline.normalization import IntensityScale
 from unet4d.system.files import writing
 
 
@@ -39,8 +39,8 @@ class SpooledImage:
 
     def __init__(
         self,
-        stream: Stream,
-        outline: Outline,
+        stream: FrameReader,
+        outline: ImageInfo,
         grid: WorkingGrid,
         normalisation: str,
         kinds: Sequence[str],
@@ -59,7 +59,7 @@ class SpooledImage:
                         np.ascontiguousarray(image).data
                     )  # not tofile, which does not say what was refused
                     self._file.flush()
-            self.scale = Scale.of(self._frames, self.shape, normalisation, kinds)
+            self.scale = IntensityScale.of(self._frames, self.shape, normalisation, kinds)
         except BaseException:
             self.close()
             raise

@@ -8,7 +8,7 @@ from statistics import median
 
 from unet4d.config import DataConfig, Size, triple
 from unet4d.datasets.dataset import Case
-from unet4d.datasets.verify.study_facts import StudyFacts, read_facts
+from unet4d.datasets.verify.study_facts import StudyProperties, read_facts
 from unet4d.images.grid import WorkingGrid
 
 
@@ -40,7 +40,7 @@ class Fingerprint:
 
 
 def fingerprint(
-    cases: Sequence[Case], config: DataConfig, known: Mapping[str, StudyFacts] | None = None
+    cases: Sequence[Case], config: DataConfig, known: Mapping[str, StudyProperties] | None = None
 ) -> Fingerprint:
     """The fingerprint of these cases; a spacing set in the configuration stands for the median.
 

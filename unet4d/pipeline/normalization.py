@@ -16,7 +16,7 @@ SAMPLE = 2_000_000
 
 
 @dataclass(frozen=True)
-class Scale:
+class IntensityScale:
     """How one study's intensities are brought to a common scale: what each channel is clipped to, lowered and divided by.
 
     The same for all frames, for frame by frame contrast uptake would be wiped out.
@@ -34,7 +34,7 @@ class Scale:
         shape: Sequence[int],
         normalisation: str,
         kinds: Sequence[str] = (),
-    ) -> Scale:
+    ) -> IntensityScale:
         """The scale of a study that comes frame by frame; see `normalised`.
 
         Args:
@@ -85,7 +85,7 @@ def normalised(array: np.ndarray, normalisation: str, kinds: Sequence[str] = ())
     if normalisation == "none":
         return np.asarray(array, np.float32)
     out = np.array(array, np.float32, order="C")
-    Scale.of(lambda: out.swapaxes(0, 1), out.shape, normalisation, kinds).apply(out)
+    IntensityScale.of(lambda: out.swapaxes(0, 1), out.shape, normalisation, kinds).apply(out)
     return out
 
 

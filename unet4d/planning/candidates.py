@@ -15,7 +15,7 @@ from unet4d.pipeline.fingerprint import Fingerprint
 from unet4d.system.progress_bar import ProgressBar
 from unet4d.system.signals import check_stop
 from unet4d.training.resolve import resolved_model
-from unet4d.training.step_memory import Fit, StepMemory, training_memory, ways
+from unet4d.training.step_memory import StepFit, StepMemory, training_memory, ways
 
 SHARES = (1, 0.75, 0.5, 0.375, 0.25)
 """A patch has this share of the whole study's edges."""
@@ -122,7 +122,7 @@ def _halved(frames: int) -> list[int]:
     return lengths
 
 
-class Counts:
+class StepMemoryEstimator:
     """What training steps take, against a budget. Running one on tensors without content takes seconds, so few are run.
 
     What a step takes is that of its weights, which is fixed, and that of its activations, which rises with voxels and batch. So one
@@ -142,11 +142,11 @@ class Counts:
         self._exact: dict[str, StepMemory] = {}
         self._counted: dict[str, tuple[int, StepMemory]] = {}
 
-    def fits(self, fit: Fit) -> bool:
+    def fits(self, fit: StepFit) -> bool:
         """Whether it fits the budget."""
         return fit.fits(self.budget_bytes)
 
-    def fastest(self, config: Config) -> Fit | None:
+    def fastest(self, config: Config) -> StepFit | None:
         """The fastest way to cut this configuration's step that fits; None if there is none."""
         rungs = ways(config.memory, config.data.frames or FRAMES)
         middle = len(rungs) // 2
@@ -159,11 +159,11 @@ class Counts:
         tried = (self.fit(config, rung) for rung in rungs[middle + 1 :])
         return next((fit for fit in tried if self.fits(fit)), None)
 
-    def leanest(self, config: Config) -> Fit:
+    def leanest(self, config: Config) -> StepFit:
         """The way to cut this configuration's step that needs least."""
         return self.fit(config, ways(config.memory, config.data.frames or FRAMES)[-1])
 
-    def fit(self, config: Config, memory: MemoryConfig) -> Fit:
+    def fit(self, config: Config, memory: MemoryConfig) -> StepFit:
         """What a step takes that is cut so: scaled from a like one's count where that will do."""
         key, accumulate = self._key(config, memory), config.train.accumulate
         if self._name(config, memory) in self._exact:
@@ -186,14 +186,14 @@ class Counts:
         scaled = dataclasses.replace(
             step, peak_bytes=peak, working_bytes=working, flops=flops, largest_elements=elements
         )
-        fit = Fit(memory, scaled)
+        fit = StepFit(memory, scaled)
         unsure = round(UNSURE * abs(1 - share) * step.fixed_bytes + gradients)
         is_close = fit.fits(self.budget_bytes - unsure) != fit.fits(self.budget_bytes + unsure)
         # The largest tensor does not scale where frames are decoded in groups.
         is_close |= not fit.is_indexable and fit.planned_bytes <= self.budget_bytes
         return self.exact(config, memory) if is_close else fit
 
-    def exact(self, config: Config, memory: MemoryConfig) -> Fit:
+    def exact(self, config: Config, memory: MemoryConfig) -> StepFit:
         """What a step takes that is cut so: counted."""
         name = self._name(config, memory)
         if name not in self._exact:
@@ -207,7 +207,7 @@ class Counts:
             if config.train.accumulate == 1:
                 self._counted.setdefault(self._key(config, memory), (_size(config), step))
             self.bar.update()
-        return Fit(memory, self._exact[name])
+        return StepFit(memory, self._exact[name])
 
     def _key(self, config: Config, memory: MemoryConfig) -> str:
         return f"{config.model} {config.data.frames} {memory}"

@@ -13,7 +13,7 @@ from pathlib import Path
 from unet4d.datasets.dataset import open_dataset
 from unet4d.errors import InputError
 from unet4d.planning.plan_file import check_replaceable
-from unet4d.system.checks import described
+from unet4d.system.checks import describe_value
 from unet4d.system.text import short_repr
 
 PathLike = str | os.PathLike[str]
@@ -43,6 +43,6 @@ def gpu_size_gb(text: str | float) -> float:
         size = math.inf
     if not 0 < size <= MOST_GB:
         raise InputError(
-            f"--gpu-memory is {described(text)}; wanted a number of GB above 0, such as 24, or auto; at most {MOST_GB}"
+            f"--gpu-memory is {describe_value(text)}; wanted a number of GB above 0, such as 24, or auto; at most {MOST_GB}"
         )
     return size

@@ -10,7 +10,7 @@ from unet4d.models.topology import rounded_up, total_stride
 from unet4d.pipeline.fingerprint import Fingerprint
 from unet4d.planning.candidates import usual_largest, whole_study
 from unet4d.system.gpu_memory import GB
-from unet4d.training.step_memory import Fit, described
+from unet4d.training.step_memory import StepFit, describe_recompute
 
 GIVEN = "as given"
 TERA = 10**12
@@ -33,7 +33,7 @@ def clip_in_words(config: Config) -> str:
     return f"patch {by(config.data.patch_size or ())}, {frames} frame{'s' * (frames > 1)}, batch {batch}{batches}"
 
 
-def work_in_words(fit: Fit, plain: Fit) -> str:
+def work_in_words(fit: StepFit, plain: StepFit) -> str:
     """The step's floating-point operations, and how many times those of the same step with nothing computed again."""
     ratio = fit.step.flops / plain.step.flops
     if fit.memory.chunk_frames:
@@ -133,7 +133,7 @@ def _why_memory(memory: MemoryConfig, given: MemoryConfig) -> dict[str, str]:
     )
     between = "all chunks" if group == 1 else f"groups of {group} chunks"
     reasons = {
-        "chunk_frames": described(memory),
+        "chunk_frames": describe_recompute(memory),
         "group_chunks": f"states are kept between {between}" if memory.chunk_frames else "there are no chunks to group",
         "stages": f"inner layers of the encoder are {'computed again' if memory.stages else 'kept'}",
         "lstm": kept[memory.lstm],

@@ -15,18 +15,18 @@ import torch
 from unet4d.config import BATCH_SIZE, FRAMES, Config, DataConfig, MemoryConfig
 from unet4d.datasets.dataset import cache_dir, split_cases
 from unet4d.datasets.dataset_json import Case
-from unet4d.datasets.verify.gate import ready
+from unet4d.datasets.verify.gate import load_verified_dataset
 from unet4d.errors import InputError
 from unet4d.models.device import find_device
 from unet4d.pipeline.clip_frames import most_labelled
 from unet4d.pipeline.fingerprint import Fingerprint, fingerprint
-from unet4d.planning.candidates import Counts, candidates, same_view
+from unet4d.planning.candidates import StepMemoryEstimator, candidates, same_view
 from unet4d.planning.checks import check_plan, gpu_size_gb
 from unet4d.planning.explain import GIVEN, clip_in_words, empty_in_words, gb, reasons_of, table, work_in_words
 from unet4d.planning.plan_file import write_plan
 from unet4d.system.gpu_memory import CONTEXT_BYTES, GB, NCCL_BYTES, free_bytes, sufficient_bytes, usable_bytes
 from unet4d.system.text import count
-from unet4d.training.step_memory import Fit, described
+from unet4d.training.step_memory import StepFit, describe_recompute
 
 ALIKE = 1.01
 """Work that differs by less is the same."""
@@ -37,7 +37,7 @@ class Choice:
     """A configuration, complete but for how its step is cut, and the way to cut it with what that takes."""
 
     config: Config
-    fit: Fit
+    fit: StepFit
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Plan:
     """
 
     config: Config
-    fit: Fit
+    fit: StepFit
     budget_bytes: int
     larger: Choice | None
     smaller: Choice | None
@@ -100,13 +100,13 @@ def plan(
     out = Path(out)
     check_plan(dataset, out, gpu_memory, gpus)
     card, share = _card(gpu_memory, gpus), _share(config, gpus)
-    studies, known = ready(dataset, cache_dir, skip_verify)
+    studies, known = load_verified_dataset(dataset, cache_dir, skip_verify)
     training, held_out = split_cases(studies, config.fold, config.data.folds, config.seed, config.data.held_out)
     cases = (*training, *held_out)
     seen = fingerprint(cases, config.data, known)
     options = candidates(share, seen, len(training) // gpus)
     labelled = partial(_labelled, cases, seen, cyclic=studies.cyclic, config=config.data)
-    counts = Counts(len(studies.channel_names), len(studies.labels), labelled, card.budget_bytes)
+    counts = StepMemoryEstimator(len(studies.channel_names), len(studies.labels), labelled, card.budget_bytes)
     with counts.bar:
         views = same_view(options)
         place, choice = _chosen(views, counts, card, share)
@@ -201,7 +201,9 @@ def _labelled(cases: tuple[Case, ...], seen: Fingerprint, frames: int, cyclic: b
     )
 
 
-def _chosen(views: Sequence[list[Config]], counts: Counts, card: _Card, given: Config) -> tuple[int, Choice]:
+def _chosen(
+    views: Sequence[list[Config]], counts: StepMemoryEstimator, card: _Card, given: Config
+) -> tuple[int, Choice]:
     """Return the index of the first view with an option that fits, and its cheapest option for a clip, in the fastest way.
 
     Args:
@@ -230,13 +232,13 @@ def _chosen(views: Sequence[list[Config]], counts: Counts, card: _Card, given: C
     names |= {"train.batch_size": given.train.batch_size, "memory.chunk_frames": given.memory.chunk_frames}
     kept = [f"--{name}" for name, value in names.items() if value is not None]
     raise InputError(
-        f"the smallest choice needs {gb(needed)}: {clip_in_words(last.config)}, {described(last.fit.memory)}; "
+        f"the smallest choice needs {gb(needed)}: {clip_in_words(last.config)}, {describe_recompute(last.fit.memory)}; "
         f"{card.words} has {gb(max(0, card.budget_bytes))} for it; name a GPU of {size} GB or more, or lower "
         f"{', '.join([*kept, '--model.channels'])}"
     )
 
 
-def _cheapest(view: Sequence[Config], counts: Counts) -> Choice | None:
+def _cheapest(view: Sequence[Config], counts: StepMemoryEstimator) -> Choice | None:
     """Return the option that fits and computes least for a clip; of equal ones the first. None where none fits."""
     while found := [Choice(option, fit) for option in view if (fit := counts.fastest(option)) is not None]:
         least = min(map(_clip_flops, found))
@@ -253,7 +255,7 @@ def _clip_flops(choice: Choice) -> float:
     return choice.fit.step.flops / ((train.batch_size or BATCH_SIZE) * train.accumulate)
 
 
-def _larger_batch(view: Sequence[Config], choice: Choice, counts: Counts) -> float | None:
+def _larger_batch(view: Sequence[Config], choice: Choice, counts: StepMemoryEstimator) -> float | None:
     """Return how many times the chosen work a step of as many clips in one batch takes; None where none fits or is chosen."""
     if choice.config.train.accumulate == 1:
         return None
@@ -263,7 +265,7 @@ def _larger_batch(view: Sequence[Config], choice: Choice, counts: Counts) -> flo
     return None if fit is None else fit.step.flops / choice.fit.step.flops
 
 
-def _smaller(options: list[Config], counts: Counts) -> Choice | None:
+def _smaller(options: list[Config], counts: StepMemoryEstimator) -> Choice | None:
     """The first of these that fits."""
     fits = (Choice(option, fit) for option in options if (fit := counts.fastest(option)) is not None)
     return next(fits, None)
@@ -271,7 +273,7 @@ def _smaller(options: list[Config], counts: Counts) -> Choice | None:
 
 def _larger_in_words(larger: Choice | None, chosen: Config, given: Config) -> str:
     if larger is not None:
-        needed, way = gb(larger.fit.planned_bytes), described(larger.fit.memory)
+        needed, way = gb(larger.fit.planned_bytes), describe_recompute(larger.fit.memory)
         return f"{clip_in_words(larger.config)} would need {needed}, {way}"
     if given.data.patch_size or given.data.frames:
         return "none that keeps what was given"
@@ -282,4 +284,4 @@ def _larger_in_words(larger: Choice | None, chosen: Config, given: Config) -> st
 def _smaller_in_words(smaller: Choice | None) -> str:
     if smaller is None:
         return "none"
-    return f"{clip_in_words(smaller.config)}: {gb(smaller.fit.planned_bytes)}, {described(smaller.fit.memory)}"
+    return f"{clip_in_words(smaller.config)}: {gb(smaller.fit.planned_bytes)}, {describe_recompute(smaller.fit.memory)}"

@@ -38,7 +38,7 @@ def bytes_of(text: str, option: str) -> int:
     return int(size)
 
 
-def in_words(size: float) -> str:
+def describe_bytes(size: float) -> str:
     """Bytes in the unit that suits them: 64.8 kB of 64800."""
     for unit in ("bytes", "kB", "MB", "GB"):
         if size < 1000:

@@ -16,11 +16,11 @@ def require(holds: bool, name: str, came: object, wanted: str) -> None:
     """Raise an InputError about the setting `name` unless a condition holds."""
     if not holds:
         raise InputError(
-            f"{name} is {described(came)}, expected {wanted}; correct it in the config or on the command line"
+            f"{name} is {describe_value(came)}, expected {wanted}; correct it in the config or on the command line"
         )
 
 
-def described(value: object) -> str:
+def describe_value(value: object) -> str:
     """Return a value for a message, a text without quotes, however large it is."""
     return shortened(value, 200) if isinstance(value, str) else short_repr(value)
 

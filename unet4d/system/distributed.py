@@ -1,6 +1,6 @@
 """The processes that train together: who takes which share, what they must agree on, and who speaks.
 
-One process alone is `Ranks()`, for which every exchange is nothing at all; several are started by torchrun.
+One process alone is `ProcessGroup()`, for which every exchange is nothing at all; several are started by torchrun.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from unet4d.errors import InputError, Stopped, ToldElsewhere, Unet4DError
+from unet4d.errors import InputError, ReportedByOtherRank, Stopped, Unet4DError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,7 +24,7 @@ USUAL, PATIENT = datetime.timedelta(hours=1), datetime.timedelta(hours=12)
 
 
 @dataclass(frozen=True)
-class Ranks:
+class ProcessGroup:
     """This process among those that train together.
 
     Attributes:
@@ -145,7 +145,7 @@ class Ranks:
         except (Unet4DError, Stopped) as error:
             if self.is_first:
                 raise
-            raise ToldElsewhere(error.exit_code) from error
+            raise ReportedByOtherRank(error.exit_code) from error
 
     @contextlib.contextmanager
     def loss_of_one_told(self) -> Iterator[None]:
@@ -166,7 +166,7 @@ class Ranks:
         if failed is not None:
             raise failed
         if failures := [code for code in codes if code is not None]:
-            raise ToldElsewhere(failures[0])
+            raise ReportedByOtherRank(failures[0])
 
 
 def _tried(make: Callable[[], Value]) -> tuple[Value | None, BaseException | None]:
@@ -177,12 +177,12 @@ def _tried(make: Callable[[], Value]) -> tuple[Value | None, BaseException | Non
         return None, error
 
 
-ALONE = Ranks()
+ALONE = ProcessGroup()
 """One process that trains by itself."""
 
 
 @contextlib.contextmanager
-def joined() -> Iterator[Ranks]:
+def init_distributed() -> Iterator[ProcessGroup]:
     """Meet the others that torchrun started, and part from them at the end; alone where it started none.
 
     Who fails does not part: the others may be in the midst of an exchange, and parting would wait for them. It is to say why and
@@ -214,7 +214,7 @@ def joined() -> Iterator[Ranks]:
             f"process {rank} did not meet the others of {size} at {os.environ['MASTER_ADDR']} "
             f"({str(error).splitlines()[0][:120]}); see that all were started and reach that address"
         ) from error
-    ranks = Ranks(rank, size, local_rank, local_size, dist.new_group(backend="gloo", timeout=PATIENT))
+    ranks = ProcessGroup(rank, size, local_rank, local_size, dist.new_group(backend="gloo", timeout=PATIENT))
     with ranks.loss_of_one_told():
         yield ranks
     dist.destroy_process_group()

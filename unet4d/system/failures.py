@@ -9,7 +9,7 @@ import traceback
 from collections.abc import Mapping
 from pathlib import Path
 
-from unet4d.errors import InputError, ToldElsewhere, Unet4DError
+from unet4d.errors import InputError, ReportedByOtherRank, Unet4DError
 from unet4d.system.memory_errors import is_out_of_main_memory, memory_error_reason
 from unet4d.system.text import count
 
@@ -66,7 +66,7 @@ def failure_of_study(error: Exception) -> Unet4DError:
     Raises:
         Exception: `error` itself: a failure of another process, a full disk, a device that answers nothing more.
     """
-    if isinstance(error, ToldElsewhere) or _ends_batch(error):
+    if isinstance(error, ReportedByOtherRank) or _ends_batch(error):
         raise error
     if isinstance(error, Unet4DError):
         return type(error)(str(error))

@@ -20,7 +20,7 @@ from time import sleep
 from types import FrameType
 from typing import Any
 
-from unet4d.errors import Stopped, ToldElsewhere
+from unet4d.errors import ReportedByOtherRank, Stopped
 
 STOPPING = (signal.SIGTERM, signal.SIGINT)
 TORCHRUN = "TORCHELASTIC_RUN_ID"
@@ -72,7 +72,7 @@ def stop_signals(advice: str | None = None, *, passed_on: bool = True) -> Iterat
     try:
         check_stop()
         yield
-    except (Stopped, ToldElsewhere):  # the second where several processes stop together
+    except (Stopped, ReportedByOtherRank):  # the second where several processes stop together
         obeyed = True
         raise
     finally:

@@ -18,7 +18,7 @@ from unet4d.config import BATCH_SIZE, FRAMES, Config
 from unet4d.errors import Unet4DError
 from unet4d.pipeline.cache import CachedStudy
 from unet4d.pipeline.clip_dataset import PREFETCH, Batch, ClipDataset, loader
-from unet4d.system.distributed import Ranks
+from unet4d.system.distributed import ProcessGroup
 from unet4d.system.fork_server import has_fork_server, prepare_fork_server
 from unet4d.system.gpu_memory import GB
 from unet4d.system.signals import blocked_stop_signals
@@ -34,7 +34,7 @@ NEWS_S = 1.0
 """After so long the news of a worker's death, which is raised as it comes in, is no longer on its way."""
 
 
-class Feed:
+class BatchLoader:
     """The batches of a run's steps for this rank, made by worker processes while the network computes: a context manager.
 
     With A batches a step and B clips a batch, batch a of step s has the clips from number (s * A + a) * B on; a rank takes its
@@ -61,7 +61,7 @@ class Feed:
         clips: ClipDataset,
         config: Config,
         steps: range,
-        ranks: Ranks,
+        ranks: ProcessGroup,
         pin: bool,
         say: Callable[[str], None],
         check: Callable[[], None] = lambda: None,
@@ -73,7 +73,7 @@ class Feed:
         # NCCL's threads and sockets do not survive a fork: workers of several ranks come from a process that never had them.
         self._start_method = "forkserver" if ranks.size > 1 and self.workers and has_fork_server() else None
 
-    def __enter__(self) -> Feed:
+    def __enter__(self) -> BatchLoader:
         before = set(active_children())
         try:
             if self._start_method:
@@ -138,7 +138,7 @@ class Feed:
             if not process.is_alive():
                 raise RuntimeError(f"DataLoader worker (pid {process.pid}) exited unexpectedly")
 
-    def _fitting_workers(self, config: Config, ranks: Ranks, say: Callable[[str], None]) -> int:
+    def _fitting_workers(self, config: Config, ranks: ProcessGroup, say: Callable[[str], None]) -> int:
         """As many of the configured workers as /dev/shm has room for; says so where it is not all of them."""
         asked, free = config.data.workers or 0, _free_shared_memory()
         if not asked or free is None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from unet4d.config import Config
 from unet4d.errors import InputError
 from unet4d.models.checkpoint import BEST, LAST, PREVIOUS, Task, load_checkpoint, save_checkpoint
-from unet4d.system.checks import described
+from unet4d.system.checks import describe_value
 from unet4d.system.files import remove_partial, replacing
 
 if TYPE_CHECKING:
@@ -116,7 +116,7 @@ def _is_usable(path: Path) -> bool:
 
 def position(training: Mapping[str, Any]) -> str:
     """The place in its run where a checkpoint was taken, by its "epoch", the number of those recorded, and "step", in words."""
-    return f"after step {described(training.get('step'))}, epoch {described(training.get('epoch'))} done"
+    return f"after step {describe_value(training.get('step'))}, epoch {describe_value(training.get('epoch'))} done"
 
 
 def _link(path: Path, other: Path) -> None:

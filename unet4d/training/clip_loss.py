@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from unet4d.config import MemoryConfig
 from unet4d.errors import InputError
-from unet4d.models.chunked import Lengths, Sweeps, again
+from unet4d.models.chunked import ChunkedRecurrence, Lengths, recompute
 from unet4d.models.clstm_unet import CLSTMUNet, Dropout, NetworkState
 from unet4d.training.loss import LabelledFramesLoss, level_weights
 
@@ -34,7 +34,7 @@ class ClipLoss(nn.Module):
 
     def __init__(self, network: CLSTMUNet, memory: MemoryConfig, total: Callable[[Tensor], Tensor] | None = None):
         super().__init__()
-        self.network, self.loss, self.sweeps = network, LabelledFramesLoss(), Sweeps(network)
+        self.network, self.loss, self.sweeps = network, LabelledFramesLoss(), ChunkedRecurrence(network)
         self.total = total
         self.use(memory)
 
@@ -82,7 +82,7 @@ class ClipLoss(nn.Module):
 
         def of_piece(here: slice, state: NetworkState) -> tuple[Tensor, NetworkState]:
             rows = [row[here] for row in labelled]
-            return again(self._sums, image[:, here], label[:, here], rows, state, kept, lengths[1:])
+            return recompute(self._sums, image[:, here], label[:, here], rows, state, kept, lengths[1:])
 
         if lengths and image.shape[1] > lengths[0]:
             sums, after = self.sweeps.through(image, start, lengths, of_piece, kept)

@@ -19,10 +19,10 @@ import yaml
 
 from unet4d.config import Config
 from unet4d.datasets.dataset import fewer_folds, open_dataset, split_folds
-from unet4d.errors import InputError, Stopped, ToldElsewhere, Unet4DError
+from unet4d.errors import InputError, ReportedByOtherRank, Stopped, Unet4DError
 from unet4d.evaluation.fold_summary import over_folds, table
 from unet4d.models.folds import FOLDS, fold_folder, folds_in
-from unet4d.system.distributed import ALONE, Ranks
+from unet4d.system.distributed import ALONE, ProcessGroup
 from unet4d.system.files import read_json, write_json, write_text
 from unet4d.system.signals import stop_requested, stop_signals
 from unet4d.system.text import count, short_repr
@@ -43,7 +43,7 @@ def cross_validate(
     device: str = "auto",
     resume: bool = False,
     skip_verify: bool = False,
-    ranks: Ranks = ALONE,
+    ranks: ProcessGroup = ALONE,
 ) -> dict[str, Any]:
     """Train every fold under `out_dir` as `train` does one; print and write what they came to.
 
@@ -79,7 +79,7 @@ def cross_validate(
         _say(f"fold {fold} of {len(held_out)}: holding {', '.join(subjects)} out", ranks)
         try:
             train(dataset, run, replace(counted, fold=fold), device, fold in begun, skip_verify, ranks)
-        except (InputError, ToldElsewhere):
+        except (InputError, ReportedByOtherRank):
             raise
         except Unet4DError as error:
             if ranks.size > 1:
@@ -193,6 +193,6 @@ def _summarised(out: Path, config: Config, held_out: Sequence[Sequence[str]], fa
     return summary
 
 
-def _say(line: str, ranks: Ranks) -> None:
+def _say(line: str, ranks: ProcessGroup) -> None:
     if ranks.is_first:
         print(line, flush=True)

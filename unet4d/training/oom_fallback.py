@@ -11,14 +11,14 @@ from unet4d.config import MemoryConfig
 from unet4d.system.gpu_memory import GB
 from unet4d.system.memory_errors import drop_failed_work, is_out_of_memory
 from unet4d.training.step import Clips, TrainingStep
-from unet4d.training.step_memory import Fit, described, rungs_from
+from unet4d.training.step_memory import StepFit, describe_recompute, rungs_from
 
 MEASURED_STEPS = 3
 """Number of steps to compare with the plan. Only steps on full-length clips without new shapes count: where a shape is new, cuDNN
 takes memory to try its algorithms, and in the first step the optimizer makes its state."""
 
 
-class MemoryWatch:
+class OomFallback:
     """Takes training steps; one that runs out of memory is cut in a leaner way, which changes nothing but time, and taken again.
 
     One of several processes cannot take a step again, for the others are in the midst of it.
@@ -32,7 +32,7 @@ class MemoryWatch:
     """
 
     def __init__(
-        self, step: TrainingStep, memory: MemoryConfig, frames: int, fit: Fit | None, say: Callable[[str], None]
+        self, step: TrainingStep, memory: MemoryConfig, frames: int, fit: StepFit | None, say: Callable[[str], None]
     ):
         self.step, self.fit, self.say = step, fit, say
         self.memory, *self.leaner = rungs_from(memory, frames)
@@ -73,7 +73,7 @@ class MemoryWatch:
             for first in range(0, frames, length):
                 yield (*image.shape, length, sum(sum(row[first : first + length]) for row in labelled))
 
-    def _measure(self, fit: Fit) -> None:
+    def _measure(self, fit: StepFit) -> None:
         """Take the peak of the last step; report it beside the plan after `MEASURED_STEPS`."""
         self.measured_steps += 1
         self.measured_bytes = max(self.measured_bytes, peak_bytes(self.step.device))
@@ -91,7 +91,9 @@ class MemoryWatch:
             if not (self.leaner and is_out_of_memory(error)):
                 raise
         # Out here the error and its frames, which hold the failed step's graph, are gone.
-        self.say(f"out of memory with {described(self.memory)}; going on with {described(self.leaner[0])}")
+        self.say(
+            f"out of memory with {describe_recompute(self.memory)}; going on with {describe_recompute(self.leaner[0])}"
+        )
         self.memory, self.fit = self.leaner.pop(0), None  # the plan was another one's
         self.step.use(self.memory)
         self.step.optimiser.zero_grad(set_to_none=True)

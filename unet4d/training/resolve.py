@@ -10,11 +10,11 @@ import torch
 
 from unet4d.config import BATCH_SIZE, FOLDS, FRAMES, Config, ModelConfig
 from unet4d.datasets.dataset import Case
-from unet4d.datasets.verify.study_facts import StudyFacts
+from unet4d.datasets.verify.study_facts import StudyProperties
 from unet4d.models.device import resolve_precision
 from unet4d.models.topology import rounded_up, strides_and_kernels, total_stride
 from unet4d.pipeline.fingerprint import fingerprint
-from unet4d.system.distributed import ALONE, Ranks
+from unet4d.system.distributed import ALONE, ProcessGroup
 
 LARGEST_PATCH = (128, 128, 32)
 
@@ -23,8 +23,8 @@ def resolved(
     config: Config,
     cases: Sequence[Case],
     device: torch.device,
-    known: Mapping[str, StudyFacts] | None = None,
-    ranks: Ranks = ALONE,
+    known: Mapping[str, StudyProperties] | None = None,
+    ranks: ProcessGroup = ALONE,
 ) -> Config:
     """Fill in what the configuration leaves to the studies and the device.
 

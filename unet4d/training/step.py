@@ -14,7 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 from unet4d.config import BATCH_SIZE, Config, MemoryConfig
 from unet4d.models.clstm_unet import CLSTMUNet, Dropout
 from unet4d.models.device import autocast, repeated_shapes
-from unet4d.system.distributed import ALONE, Ranks
+from unet4d.system.distributed import ALONE, ProcessGroup
 from unet4d.training.clip_loss import ClipLoss
 from unet4d.training.optimizer import optimiser, schedule
 
@@ -38,7 +38,7 @@ class TrainingStep:
         ranks: those who share each batch.
     """
 
-    def __init__(self, network: CLSTMUNet, config: Config, device: torch.device, ranks: Ranks = ALONE):
+    def __init__(self, network: CLSTMUNet, config: Config, device: torch.device, ranks: ProcessGroup = ALONE):
         self.network, self.config, self.device, self.ranks = network, config.train, device, ranks
         self.seed, self.precision = config.seed, config.train.precision
         self.clip_loss = ClipLoss(network, config.memory, ranks.total if ranks.size > 1 else None)

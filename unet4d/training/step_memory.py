@@ -36,7 +36,7 @@ class StepMemory:
     largest_elements: int = 0
 
 
-class Fit(NamedTuple):
+class StepFit(NamedTuple):
     """A way to cut the step, and what it takes."""
 
     memory: MemoryConfig
@@ -102,7 +102,7 @@ def _leanness(memory: MemoryConfig, frames: int) -> tuple[int, bool, int, int]:
     return -min(memory.chunk_frames or frames, frames), memory.stages, memory.group_chunks, kept
 
 
-def described(memory: MemoryConfig) -> str:
+def describe_recompute(memory: MemoryConfig) -> str:
     """The way to cut in words."""
     if not memory.chunk_frames:
         words = "all frames at once"
@@ -117,15 +117,15 @@ def described(memory: MemoryConfig) -> str:
 
 def fitted(
     config: Config, in_channels: int, out_channels: int, labelled_frames: int, budget_bytes: int
-) -> tuple[Fit, bool]:
+) -> tuple[StepFit, bool]:
     """The fastest way to cut the configured step that fits the budget, and True; else the leanest, and False.
 
     Where the configuration names a way, it and leaner ones are tried. See `training_memory` for the arguments.
     """
-    fits: list[Fit] = []
+    fits: list[StepFit] = []
     for memory in rungs_from(config.memory, config.data.frames or FRAMES):
         cut = dataclasses.replace(config, memory=memory)
-        fits.append(Fit(memory, training_memory(cut, in_channels, out_channels, labelled_frames)))
+        fits.append(StepFit(memory, training_memory(cut, in_channels, out_channels, labelled_frames)))
         if fits[-1].fits(budget_bytes):
             return fits[-1], True
     return min(fits, key=lambda fit: fit.planned_bytes), False

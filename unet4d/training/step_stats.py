@@ -37,7 +37,7 @@ class StepOutcome(NamedTuple):
         return math.isfinite(self.loss) and math.isfinite(self.gradient_norm)
 
 
-class LateReader:
+class DeferredScalars:
     """Reads what steps came to one step late, so that a GPU is given its next before it has done this one; on a CPU at once."""
 
     def __init__(self) -> None:
@@ -74,7 +74,7 @@ class LateReader:
         return known
 
 
-class Tally:
+class EpochStats:
     """What the running epoch's steps came to. Its state is part of a checkpoint: a resumed epoch's means are the same to the bit.
 
     Args:

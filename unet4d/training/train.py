@@ -14,14 +14,14 @@ import yaml
 
 from unet4d.config import BATCH_SIZE, FRAMES, Config, DataConfig
 from unet4d.datasets.dataset import cache_dir, fewer_folds, split_cases
-from unet4d.datasets.verify.gate import ready
+from unet4d.datasets.verify.gate import load_verified_dataset
 from unet4d.errors import InputError, Unet4DError
 from unet4d.models.checkpoint import BEST, Task, checkpoint_of, load_checkpoint
 from unet4d.models.conv_check import check_convolutions
 from unet4d.models.device import find_device, set_tf32
 from unet4d.pipeline.cache import CachedStudy, cached_studies
 from unet4d.pipeline.clip_frames import most_labelled
-from unet4d.system.distributed import ALONE, Ranks
+from unet4d.system.distributed import ALONE, ProcessGroup
 from unet4d.system.files import write_text
 from unet4d.system.gpu_memory import GB, NCCL_BYTES, free_bytes
 from unet4d.system.lock import locked
@@ -34,7 +34,7 @@ from unet4d.training.monitoring.mlflow_log import check_mlflow
 from unet4d.training.monitoring.summary import CONFIG
 from unet4d.training.oom_fallback import peak_bytes
 from unet4d.training.resolve import resolved
-from unet4d.training.step_memory import Fit, described, fitted
+from unet4d.training.step_memory import StepFit, describe_recompute, fitted
 from unet4d.training.trainer import Trainer
 from unet4d.training.warm_start import begin_from
 
@@ -52,7 +52,7 @@ def train(
     device: str = "auto",
     resume: bool = False,
     skip_verify: bool = False,
-    ranks: Ranks = ALONE,
+    ranks: ProcessGroup = ALONE,
 ) -> Path:
     """Train a network on the folds' other subjects and validate it on the fold's.
 
@@ -63,7 +63,7 @@ def train(
         device: "auto", "cpu", "cuda" or "cuda:N".
         resume: go on from the newest checkpoint in `out_dir` that is whole.
         skip_verify: do not look for faults of the dataset first.
-        ranks: the processes that train together, as `unet4d.system.distributed.joined` gives them; each calls this.
+        ranks: the processes that train together, as `unet4d.system.distributed.init_distributed` gives them; each calls this.
 
     Returns:
         The best checkpoint's path; on ties and without scores, the latest one.
@@ -78,7 +78,7 @@ def train(
     where = find_device(ranks.device_name(device))
     ranks.from_first(lambda: check_mlflow(config.train.mlflow))
     studies, known = ranks.in_turn(
-        lambda: ready(dataset, lambda root: cache_dir(root, elsewhere=out_dir / "cache"), skip_verify)
+        lambda: load_verified_dataset(dataset, lambda root: cache_dir(root, elsewhere=out_dir / "cache"), skip_verify)
     )
     with ranks.alike():
         training, validation = split_cases(studies, config.fold, config.data.folds, config.seed, config.data.held_out)
@@ -131,7 +131,7 @@ def train(
     return out_dir / BEST
 
 
-def _begun(trainer: Trainer, config: Config, task: Task, saved: dict[str, Any] | None, ranks: Ranks) -> str:
+def _begun(trainer: Trainer, config: Config, task: Task, saved: dict[str, Any] | None, ranks: ProcessGroup) -> str:
     """Have the trainer go on from a checkpoint, or begin with the weights that the configuration names; what to say of it."""
     if saved:
         trainer.restore(saved)
@@ -143,7 +143,7 @@ def _begun(trainer: Trainer, config: Config, task: Task, saved: dict[str, Any] |
     return f"begins with {begin_from(trainer.network, task, content, path)}\n"
 
 
-def _check_shares(config: Config, ranks: Ranks) -> None:
+def _check_shares(config: Config, ranks: ProcessGroup) -> None:
     """Refuse a batch that leaves a process without a clip."""
     batch = config.train.batch_size or BATCH_SIZE
     if batch < ranks.size:
@@ -153,7 +153,9 @@ def _check_shares(config: Config, ranks: Ranks) -> None:
         )
 
 
-def _fitted(config: Config, task: Task, studies: Sequence[CachedStudy], device: torch.device, ranks: Ranks) -> Fit:
+def _fitted(
+    config: Config, task: Task, studies: Sequence[CachedStudy], device: torch.device, ranks: ProcessGroup
+) -> StepFit:
     """The way to cut a step that fits what is free of the GPU now; says so where it is not the configured one.
 
     Raises:
@@ -165,7 +167,7 @@ def _fitted(config: Config, task: Task, studies: Sequence[CachedStudy], device: 
     largest_share = -(-(config.train.batch_size or BATCH_SIZE) // ranks.size)
     own = replace(config, train=replace(config.train, batch_size=largest_share))
     fit, fits = fitted(own, len(task.channel_names), len(task.labels), labelled, free)
-    needs = f"{fit.planned_bytes / GB:.1f} GB for {described(fit.memory)}"
+    needs = f"{fit.planned_bytes / GB:.1f} GB for {describe_recompute(fit.memory)}"
     if not fits:
         raise InputError(
             f"a training step needs {needs}, the leanest way, and {free / GB:.1f} GB of the GPU are free; lower "
@@ -173,7 +175,9 @@ def _fitted(config: Config, task: Task, studies: Sequence[CachedStudy], device: 
         )
     asked = config.memory
     if asked.chunk_frames is not None and fit.memory != asked and ranks.is_first:
-        print(f"{described(asked)} does not fit the {free / GB:.1f} GB that are free; computing {needs} instead")
+        print(
+            f"{describe_recompute(asked)} does not fit the {free / GB:.1f} GB that are free; computing {needs} instead"
+        )
     return fit
 
 

@@ -20,11 +20,11 @@ from unet4d.models.clstm_unet import CLSTMUNet, build_network
 from unet4d.pipeline.cache import CachedStudy
 from unet4d.pipeline.clip_dataset import Batch, ClipDataset
 from unet4d.pipeline.curriculum import stages
-from unet4d.system.distributed import ALONE, Ranks
+from unet4d.system.distributed import ALONE, ProcessGroup
 from unet4d.system.gpu_memory import GB
 from unet4d.system.memory_errors import is_out_of_gpu_memory
 from unet4d.system.signals import deferred_stop, stop_requested
-from unet4d.training.batches import Feed
+from unet4d.training.batches import BatchLoader
 from unet4d.training.checkpoints import Checkpoints
 from unet4d.training.ema import WeightAverage
 from unet4d.training.monitoring.advice import advice
@@ -32,10 +32,10 @@ from unet4d.training.monitoring.log_lines import epoch_line, seconds_left
 from unet4d.training.monitoring.logger import opened
 from unet4d.training.monitoring.progress_bar import EpochBar
 from unet4d.training.monitoring.summary import State, write_summary
-from unet4d.training.oom_fallback import MemoryWatch, forget_peak, peak_bytes
+from unet4d.training.oom_fallback import OomFallback, forget_peak, peak_bytes
 from unet4d.training.step import Clips, TrainingStep
-from unet4d.training.step_memory import Fit, described
-from unet4d.training.step_stats import LateReader, StepOutcome, Tally
+from unet4d.training.step_memory import StepFit, describe_recompute
+from unet4d.training.step_stats import DeferredScalars, EpochStats, StepOutcome
 from unet4d.training.validation import Validation
 
 STATE = frozenset(("epoch", "step", "best", "spent", "studies", "optimisation", "tally", "average", "weights"))
@@ -67,8 +67,8 @@ class Trainer:
         training: list[CachedStudy],
         validation: list[CachedStudy],
         device: torch.device,
-        fit: Fit | None = None,
-        ranks: Ranks = ALONE,
+        fit: StepFit | None = None,
+        ranks: ProcessGroup = ALONE,
     ):
         self.config, self.task, self.device, self.ranks = config, task, device, ranks
         self.training, self.validation = training, validation
@@ -78,8 +78,8 @@ class Trainer:
         memory = fit.memory if fit else replace(config.memory, chunk_frames=config.memory.chunk_frames or 0)
         self.step.use(memory)
         self.files = Checkpoints(out_dir)
-        self.tally = Tally(config.train.skip_limit)
-        self.late, self.validate = LateReader(), Validation(validation, config, task, device, ranks)
+        self.tally = EpochStats(config.train.skip_limit)
+        self.late, self.validate = DeferredScalars(), Validation(validation, config, task, device, ranks)
         self.epoch, self.taken = 0, 0
         self.spent: dict[str, float] = {"seconds": 0.0, "waited_s": 0.0, "frames": 0}
         self.best: dict[str, Any] | None = None
@@ -130,7 +130,7 @@ class Trainer:
         return (
             f"{name}: {len(self.training)} training and {len(self.validation)} validation studies; {kind}, "
             f"{weights:,} weights; {clips} a step of {data.patch_size} x {data.frames} frames at "
-            f"{data.plane_spacing_mm} mm in plane, {described(self.memory)}; {train.precision} on {where}; run in "
+            f"{data.plane_spacing_mm} mm in plane, {describe_recompute(self.memory)}; {train.precision} on {where}; run in "
             f"{self.out_dir}"
         )
 
@@ -157,10 +157,12 @@ class Trainer:
         with deferred_stop(), contextlib.closing(self.record), self._summed_up():
             say = self.record.say
             say(self._described(name))
-            self.watched = MemoryWatch(self.step, self.memory, data.frames or FRAMES, self.fit_planned, say)
+            self.watched = OomFallback(self.step, self.memory, data.frames or FRAMES, self.fit_planned, say)
             # Several processes ask together, between steps; not where one of them waits.
             check = self._stop_if_asked if self.ranks.size == 1 else lambda: None
-            with Feed(clips, self.config, steps, self.ranks, self.device.type == "cuda", say, check) as self.feed:
+            with BatchLoader(
+                clips, self.config, steps, self.ranks, self.device.type == "cuda", say, check
+            ) as self.feed:
                 while self.epoch < train.epochs:
                     self._take_steps()
                     self._end_epoch()

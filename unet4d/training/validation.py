@@ -19,12 +19,12 @@ from unet4d.models.clstm_unet import CLSTMUNet
 from unet4d.pipeline.cache import CachedStudy
 from unet4d.report.pictures.contour_sheet import contour_sheet
 from unet4d.report.pictures.curve_plot import volume_curves
-from unet4d.system.distributed import Ranks
+from unet4d.system.distributed import ProcessGroup
 from unet4d.system.progress_bar import ProgressBar
 
 
 @dataclass(frozen=True)
-class Verdict:
+class ValidationResult:
     """What a validation came to, the same on all processes and for any number of them.
 
     Attributes:
@@ -64,11 +64,13 @@ class Validation:
         ranks: this process among the others.
     """
 
-    def __init__(self, studies: Sequence[CachedStudy], config: Config, task: Task, device: torch.device, ranks: Ranks):
+    def __init__(
+        self, studies: Sequence[CachedStudy], config: Config, task: Task, device: torch.device, ranks: ProcessGroup
+    ):
         self.studies, self.config, self.task, self.device, self.ranks = studies, config, task, device, ranks
         self.names = list(task.labels)[1:]
 
-    def __call__(self, network: CLSTMUNet, check: Callable[[], None]) -> Verdict:
+    def __call__(self, network: CLSTMUNet, check: Callable[[], None]) -> ValidationResult:
         """Segment and score every study; all processes call it together.
 
         Args:
@@ -79,7 +81,7 @@ class Validation:
         network.eval()
         mine, kept = self._score_mine(network, check)
         scored = sorted((one for part in self.ranks.gathered(mine) for one in part), key=lambda one: one.index)
-        return Verdict(self._values(scored), self._pictures(scored, kept))
+        return ValidationResult(self._values(scored), self._pictures(scored, kept))
 
     def _score_mine(self, network: CLSTMUNet, check: Callable[[], None]) -> tuple[list[_Scored], dict[int, np.ndarray]]:
         """This process's scores; and its predictions `(T, X, Y, Z)` uint8 of its best and its worst study, by index."""

@@ -14,10 +14,10 @@ import pytest
 
 from tests.datasets.verify.planting import about, blank, by_frame, case, image, label, put, rewrite
 from unet4d.datasets.dataset import open_dataset
-from unet4d.datasets.faults import Fault, ordered
+from unet4d.datasets.faults import Issue, ordered
 from unet4d.datasets.verify import header_checks
 from unet4d.datasets.verify.run_checks import KEPT, Verification, verify_dataset
-from unet4d.datasets.verify.study_facts import StudyFacts
+from unet4d.datasets.verify.study_facts import StudyProperties
 from unet4d.datasets.verify.summary import in_words, summary
 from unet4d.images.image4d import Image4D
 from unet4d.phantom import write_phantom
@@ -188,17 +188,19 @@ def test_the_kept_fingerprint_says_what_the_studies_are_like(own, tmp_path):
     expected = np.percentile(one.array, (0.5, 50, 99.5))
     assert study["intensities"]["cine MRI"] == pytest.approx(expected, rel=1e-4)
     assert entry["summary"]["frames"] == {"median": 4, "min": 4, "max": 4}
-    assert StudyFacts.from_dict(json.loads(json.dumps(study))) == found.studies[0]
+    assert StudyProperties.from_dict(json.loads(json.dumps(study))) == found.studies[0]
 
 
 def test_the_summary_has_the_median_and_the_range_of_the_studies():
     eye = tuple(tuple(row) for row in np.eye(4).tolist())
     studies = [
-        StudyFacts(
+        StudyProperties(
             "a", "s", (10, 20, 5), (1.0, 1.0, 8.0), eye, 4, 0.1, (0, 2), {"heart": (3.0, 1.0)}, {"MRI": (0, 5, 9)}
         ),
-        StudyFacts("b", "s", (12, 20, 5), (1.0, 1.0, 9.0), eye, 7, None, (1,), {"heart": (8.0,)}, {"MRI": (1, 5, 7)}),
-        StudyFacts("c", "t", (14, 20, 5), (1.0, 1.0, 9.5), eye, 5),
+        StudyProperties(
+            "b", "s", (12, 20, 5), (1.0, 1.0, 9.0), eye, 7, None, (1,), {"heart": (8.0,)}, {"MRI": (1, 5, 7)}
+        ),
+        StudyProperties("c", "t", (14, 20, 5), (1.0, 1.0, 9.5), eye, 5),
     ]
     assert summary(studies)["size"] == {"median": [12, 20, 5], "min": [10, 20, 5], "max": [14, 20, 5]}
     assert [line.split("  ")[0] + ": " + line.split("  ")[-1].strip() for line in in_words(summary(studies))] == [
@@ -219,11 +221,11 @@ def _labelled(root: Path, number: int) -> int:
 
 def test_errors_come_first_and_what_follows_from_another_fault_is_left_out():
     faults = [
-        Fault("frame-order", "b", "b", "x"),
-        Fault("outlier-volume", "v", "v", "x"),
-        Fault("outlier-spacing", "s", "s", "x"),
-        Fault("outlier-volume", "v", "v", "y"),
-        Fault("label-value", "l", "l", "x"),
+        Issue("frame-order", "b", "b", "x"),
+        Issue("outlier-volume", "v", "v", "x"),
+        Issue("outlier-spacing", "s", "s", "x"),
+        Issue("outlier-volume", "v", "v", "y"),
+        Issue("label-value", "l", "l", "x"),
     ]
     kinds = [(fault.kind, fault.case) for fault in ordered(faults)]
     assert kinds == [("label-value", "x"), ("frame-order", "x"), ("outlier-spacing", "x"), ("outlier-volume", "y")]

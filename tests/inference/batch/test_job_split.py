@@ -7,8 +7,8 @@ import itertools
 import pytest
 
 from unet4d.errors import InputError
-from unet4d.inference.batch.job_split import Share, share_of
-from unet4d.system.distributed import Ranks
+from unet4d.inference.batch.job_split import JobShard, share_of
+from unet4d.system.distributed import ProcessGroup
 
 STUDIES = list("abcdefghij")
 
@@ -22,7 +22,7 @@ def slurm(number: int, numbers: range) -> dict[str, str]:
 @pytest.mark.parametrize(("parts", "processes"), [(1, 1), (3, 1), (1, 4), (3, 2), (12, 1), (5, 4)])
 def test_all_shares_together_are_all_studies_each_once(parts, processes):
     taken = [
-        Share(parts, part).within(Ranks(rank, processes)).of(STUDIES)
+        JobShard(parts, part).within(ProcessGroup(rank, processes)).of(STUDIES)
         for part, rank in itertools.product(range(parts), range(processes))
     ]
     assert sorted(itertools.chain(*taken)) == STUDIES
@@ -30,23 +30,26 @@ def test_all_shares_together_are_all_studies_each_once(parts, processes):
 
 
 def test_processes_share_what_their_part_is():
-    assert Share(2, 1).of(STUDIES) == list("bdfhj")
-    assert [Share(2, 1).within(Ranks(rank, 2)).of(STUDIES) for rank in range(2)] == [list("cgk"[:2]), list("dhj"[:2])]
+    assert JobShard(2, 1).of(STUDIES) == list("bdfhj")
+    assert [JobShard(2, 1).within(ProcessGroup(rank, 2)).of(STUDIES) for rank in range(2)] == [
+        list("cgk"[:2]),
+        list("dhj"[:2]),
+    ]
 
 
 @pytest.mark.parametrize("numbers", [range(4), range(1, 5), range(0, 12, 3), range(7, 8)])
 def test_the_jobs_of_a_slurm_array_take_a_part_each(numbers):
     shares = [share_of(None, None, slurm(number, numbers)) for number in numbers]
-    assert shares == [Share(len(numbers), place, by_slurm=True) for place in range(len(numbers))]
+    assert shares == [JobShard(len(numbers), place, by_slurm=True) for place in range(len(numbers))]
     assert shares[0].words == f"part 0 of {len(numbers)} by the Slurm array"
 
 
 def test_what_is_asked_for_goes_before_slurm():
     array = slurm(2, range(4))
-    assert share_of(10, 3, array) == Share(10, 3)
-    assert share_of(1, None, array) == Share()
-    assert share_of(None, None, {}) == Share()
-    assert share_of(None, None, {"SLURM_JOB_ID": "7"}) == Share()
+    assert share_of(10, 3, array) == JobShard(10, 3)
+    assert share_of(1, None, array) == JobShard()
+    assert share_of(None, None, {}) == JobShard()
+    assert share_of(None, None, {"SLURM_JOB_ID": "7"}) == JobShard()
 
 
 @pytest.mark.parametrize(

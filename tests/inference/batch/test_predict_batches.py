@@ -15,14 +15,14 @@ from tests.predictions import contents, json_of, rows_of
 from tests.processes import run_ranks
 from unet4d.datasets.find_studies import expanded
 from unet4d.datasets.nifti_studies import bare_source
-from unet4d.errors import InputError, ToldElsewhere
-from unet4d.inference.batch.job_split import Share
+from unet4d.errors import InputError, ReportedByOtherRank
+from unet4d.inference.batch.job_split import JobShard
 from unet4d.inference.batch.output_folder import PredictionFolder
 from unet4d.inference.batch.summary_tables import Tables
 from unet4d.inference.predict import _of_this_process, predict
 from unet4d.inference.prepare import prepare
 from unet4d.inference.settings import Settings
-from unet4d.system.distributed import Ranks
+from unet4d.system.distributed import ProcessGroup
 
 FP32 = Settings(precision="fp32")
 
@@ -211,7 +211,7 @@ def test_processes_share_the_studies(model_file, studies, tmp_path):
 def test_what_fails_in_one_process_is_told_by_the_first(model_file, studies, tmp_path):
     (studies / "s1.nii.gz").write_bytes(b"")
     ended = run_ranks(2, _predicted, model_file(), studies, tmp_path / "out", fails=True)
-    assert [type(end) for end in ended] == [InputError, ToldElsewhere]
+    assert [type(end) for end in ended] == [InputError, ReportedByOtherRank]
     assert "1 of 5 studies could not be segmented, the other 4 are in " in str(ended[0])
     assert ended[1].exit_code == 2
     assert list(json_of(tmp_path / "out" / "summary.json")["failed"]) == ["s1"]
@@ -228,9 +228,9 @@ def test_processes_of_one_machine_share_what_is_free(monkeypatch):
     monkeypatch.setattr("unet4d.inference.predict.free_memory_bytes", lambda: 8e9)
     monkeypatch.setattr("unet4d.inference.predict.resident_bytes", lambda: 10**9)
     settings = Settings()
-    assert _of_this_process(settings, Ranks()) is settings
-    assert _of_this_process(settings, Ranks(1, 4, 1, 4)).memory_bytes == 3 * 10**9
-    assert _of_this_process(Settings(memory_bytes=5), Ranks(1, 4, 1, 4)).memory_bytes == 5
+    assert _of_this_process(settings, ProcessGroup()) is settings
+    assert _of_this_process(settings, ProcessGroup(1, 4, 1, 4)).memory_bytes == 3 * 10**9
+    assert _of_this_process(Settings(memory_bytes=5), ProcessGroup(1, 4, 1, 4)).memory_bytes == 5
 
 
 def test_two_calls_at_once_lose_none_of_each_others_rows(model_file, studies, tmp_path):
@@ -241,7 +241,7 @@ def test_two_calls_at_once_lose_none_of_each_others_rows(model_file, studies, tm
             target=predict,
             daemon=True,
             args=(model, [studies], tmp_path / "out", FP32),
-            kwargs={"share": Share(5, part)},
+            kwargs={"share": JobShard(5, part)},
         )
         for part in range(5)
     ]

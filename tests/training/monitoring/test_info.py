@@ -16,7 +16,7 @@ from unet4d.inference.postprocessing import EVERY_CLASS, Step, write_steps
 from unet4d.models.checkpoint import BEST, LAST, PREVIOUS, Task, load_checkpoint, save_checkpoint
 from unet4d.models.clstm_unet import build_network
 from unet4d.models.folds import FOLDS
-from unet4d.system.distributed import Ranks
+from unet4d.system.distributed import ProcessGroup
 from unet4d.training.monitoring.log_lines import LOG
 from unet4d.training.monitoring.summary import CONFIG, SUMMARY, write_summary
 
@@ -58,7 +58,7 @@ def made_run(
     if epochs >= 2:
         checkpoint(run / BEST, {}, made)
     if state:
-        where = {"config": made, "task": TASK, "device": torch.device("cpu"), "ranks": Ranks()}
+        where = {"config": made, "task": TASK, "device": torch.device("cpu"), "ranks": ProcessGroup()}
         write_summary(run, state=state, step=5 * epochs, lines=log, **where, **about)
     return run
 

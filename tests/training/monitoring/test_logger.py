@@ -20,8 +20,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.summary.writer import event_file_writer
 
 from unet4d.config import Config, TrainConfig
-from unet4d.errors import InputError, ToldElsewhere, Unet4DError
-from unet4d.system.distributed import Ranks
+from unet4d.errors import InputError, ReportedByOtherRank, Unet4DError
+from unet4d.system.distributed import ProcessGroup
 from unet4d.training.monitoring.logger import BOARD, LOG, Record, opened
 
 
@@ -211,7 +211,7 @@ def test_what_is_said_is_said_at_once(tmp_path, monkeypatch):
     assert written[-1] == "flushed"
 
 
-def recorded_by(ranks: Ranks, folder) -> list[dict]:
+def recorded_by(ranks: ProcessGroup, folder) -> list[dict]:
     record = opened(folder / str(ranks.rank), 0, Config(), ranks)
     record.epoch({"epoch": 1, "step": 1, "loss": 0.5})
     record.picture("heart", np.zeros((2, 2, 3), np.uint8), 1)
@@ -230,7 +230,7 @@ def test_only_the_first_process_writes_and_speaks(tmp_path, capfd):
     assert "process 1" not in said
 
 
-def opened_without_mlflow(ranks: Ranks, folder) -> None:
+def opened_without_mlflow(ranks: ProcessGroup, folder) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("importlib.util.find_spec", lambda name: None)
         opened(folder, 0, Config(train=TrainConfig(mlflow="hearts")), ranks)
@@ -240,5 +240,5 @@ def test_mlflow_that_is_missing_is_told_by_one_and_ends_all(tmp_path):
     first, second = run_ranks(2, opened_without_mlflow, tmp_path, fails=True)
     assert isinstance(first, InputError)
     assert "pip install mlflow-skinny" in str(first)
-    assert isinstance(second, ToldElsewhere)
+    assert isinstance(second, ReportedByOtherRank)
     assert list(tmp_path.iterdir()) == []

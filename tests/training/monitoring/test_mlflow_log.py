@@ -11,7 +11,7 @@ import pytest
 
 from unet4d.config import Config, TrainConfig
 from unet4d.errors import InputError
-from unet4d.system.distributed import Ranks
+from unet4d.system.distributed import ProcessGroup
 from unet4d.training.monitoring.logger import opened
 from unet4d.training.monitoring.mlflow_log import RUN_ID, check_mlflow
 from unet4d.training.monitoring.summary import CONFIG, SUMMARY
@@ -102,7 +102,7 @@ def server(monkeypatch):
 
 def record(run, epochs_done: int = 0, **train):
     run.mkdir(exist_ok=True)
-    return opened(run, epochs_done, Config(train=TrainConfig(**{"mlflow": "hearts"} | train)), Ranks())
+    return opened(run, epochs_done, Config(train=TrainConfig(**{"mlflow": "hearts"} | train)), ProcessGroup())
 
 
 def epoch(number: int, **more) -> dict:

@@ -12,7 +12,7 @@ import torch
 import unet4d
 from unet4d.config import Config, TrainConfig
 from unet4d.models.checkpoint import Task
-from unet4d.system.distributed import Ranks
+from unet4d.system.distributed import ProcessGroup
 from unet4d.training.monitoring import summary
 from unet4d.training.monitoring.summary import SUMMARY, write_summary
 
@@ -24,10 +24,10 @@ LINES = [
 ]
 
 
-def written(run: Path, ranks: Ranks | None = None, **given) -> dict:
+def written(run: Path, ranks: ProcessGroup | None = None, **given) -> dict:
     config = Config(train=TrainConfig(epochs=4, steps_per_epoch=5), fold=2, seed=7)
     about = {"state": "running", "step": 0, "lines": (), "device": torch.device("cpu")} | given
-    write_summary(run, config=config, task=TASK, ranks=ranks or Ranks(), **about)
+    write_summary(run, config=config, task=TASK, ranks=ranks or ProcessGroup(), **about)
     return json.loads((run / SUMMARY).read_text())
 
 
@@ -64,10 +64,10 @@ def test_a_run_that_begins(tmp_path, monkeypatch):
 
 
 def test_only_the_first_process_writes(tmp_path):
-    assert written(tmp_path, Ranks(0, 3))["hardware"]["processes"] == 3
+    assert written(tmp_path, ProcessGroup(0, 3))["hardware"]["processes"] == 3
     (tmp_path / SUMMARY).unlink()
     with pytest.raises(FileNotFoundError):
-        written(tmp_path, Ranks(1, 3))
+        written(tmp_path, ProcessGroup(1, 3))
 
 
 @pytest.fixture

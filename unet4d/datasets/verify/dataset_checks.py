@@ -13,8 +13,8 @@ import numpy as np
 
 from unet4d.datasets.convert.names import listed, shared_stems
 from unet4d.datasets.dataset_json import Case, Dataset
-from unet4d.datasets.faults import Fault
-from unet4d.datasets.verify.study_facts import StudyFacts
+from unet4d.datasets.faults import Issue
+from unet4d.datasets.verify.study_facts import StudyProperties
 from unet4d.images.grid import WorkingGrid
 from unet4d.images.nifti import case_name
 from unet4d.system.text import count
@@ -25,10 +25,10 @@ _FAR = 6.0  # deviations (1.4826 median absolute ones) from the median
 _ALIKE = 0.9  # share of the studies whose axes must agree before another direction is worth a word
 _SAME_WAY = math.cos(math.radians(60))
 
-Checked = Sequence[tuple[Case, StudyFacts]]
+Checked = Sequence[tuple[Case, StudyProperties]]
 
 
-def check_across(dataset: Dataset, checked: Checked) -> list[Fault]:
+def check_across(dataset: Dataset, checked: Checked) -> list[Issue]:
     """The faults of the studies whose images can be read, compared with one another."""
     faults = [*_same_images(dataset, checked), *_same_labels(checked), *_absent_classes(dataset, checked)]
     if len(checked) >= FEWEST_STUDIES:
@@ -37,10 +37,10 @@ def check_across(dataset: Dataset, checked: Checked) -> list[Fault]:
     return faults
 
 
-def split_stems(dataset: Dataset) -> list[Fault]:
+def split_stems(dataset: Dataset) -> list[Issue]:
     """Return a fault for each stem that the names of cases, or of their images, share across subjects."""
     cases, json = (*dataset.training, *dataset.test), dataset.root / "dataset.json"
-    found: dict[frozenset[str], Fault] = {}
+    found: dict[frozenset[str], Issue] = {}
     for name_of in (lambda case: case.name, lambda case: _path_stem(case, dataset)):
         names = {name_of(case): case for case in cases}
         groups: dict[str, list[Case]] = {}
@@ -53,7 +53,7 @@ def split_stems(dataset: Dataset) -> list[Fault]:
                     f"{json}: cases {listed(case.name for case in group)} share the stem {stem} and are of "
                     f'{len(subjects)} subjects; if they are frames of one, a split would divide it; give them one "subject"'
                 )
-                found.setdefault(frozenset(case.name for case in group), Fault("stem-split", message, str(json)))
+                found.setdefault(frozenset(case.name for case in group), Issue("stem-split", message, str(json)))
     return list(found.values())
 
 
@@ -63,16 +63,16 @@ def _path_stem(case: Case, dataset: Dataset) -> str:
     return re.sub(r"_[0-9]{4}$", "", stem)
 
 
-def _groups(checked: Checked, digest: Callable[[StudyFacts], str]) -> Iterator[list[tuple[Case, StudyFacts]]]:
+def _groups(checked: Checked, digest: Callable[[StudyProperties], str]) -> Iterator[list[tuple[Case, StudyProperties]]]:
     """Studies that share a digest, two or more each."""
-    groups: dict[str, list[tuple[Case, StudyFacts]]] = {}
+    groups: dict[str, list[tuple[Case, StudyProperties]]] = {}
     for case, facts in checked:
         if digest(facts):
             groups.setdefault(digest(facts), []).append((case, facts))
     return (group for group in groups.values() if len(group) > 1)
 
 
-def _same_images(dataset: Dataset, checked: Checked) -> Iterator[Fault]:
+def _same_images(dataset: Dataset, checked: Checked) -> Iterator[Issue]:
     tests = set(dataset.test)
     for group in _groups(checked, lambda facts: facts.voxels):
         (first, _), *others = group
@@ -86,10 +86,10 @@ def _same_images(dataset: Dataset, checked: Checked) -> Iterator[Fault]:
             else:
                 message = f"{what}, of the same subject; see that both are meant"
             kind = "same-image" if divided else "image-twice"
-            yield Fault(kind, message, str(case.images[0]), case.name)
+            yield Issue(kind, message, str(case.images[0]), case.name)
 
 
-def _same_labels(checked: Checked) -> Iterator[Fault]:
+def _same_labels(checked: Checked) -> Iterator[Issue]:
     for group in _groups(checked, lambda facts: facts.drawn):
         (first, like), *others = group
         for case, facts in others:
@@ -99,10 +99,10 @@ def _same_labels(checked: Checked) -> Iterator[Fault]:
                     f"{file}: the label of case {case.name} is that of {first.name} ({first.files[len(first.images)]}), whose "
                     "image is another; see which of the two it belongs to"
                 )
-                yield Fault("same-label", message, str(file), case.name)
+                yield Issue("same-label", message, str(file), case.name)
 
 
-def _absent_classes(dataset: Dataset, checked: Checked) -> Iterator[Fault]:
+def _absent_classes(dataset: Dataset, checked: Checked) -> Iterator[Issue]:
     drawn = [facts for _, facts in checked if facts.labelled_frames]
     json = dataset.root / "dataset.json"
     for name, value in dataset.labels:
@@ -112,7 +112,7 @@ def _absent_classes(dataset: Dataset, checked: Checked) -> Iterator[Fault]:
                 f"{value}); correct its "
                 "value, or leave it out"
             )
-            yield Fault("class-absent", message, str(json))
+            yield Issue("class-absent", message, str(json))
 
 
 class _Quantity(NamedTuple):
@@ -173,7 +173,7 @@ def _range(percentiles: Sequence[float] | None) -> tuple[float, float]:
     return high - low, (middle - low) / (high - low) if high > low else 0.0
 
 
-def _outliers(quantity: _Quantity, checked: Checked) -> Iterator[Fault]:
+def _outliers(quantity: _Quantity, checked: Checked) -> Iterator[Issue]:
     """Studies farther from the median than the spread of the others explains, and than the least that matters."""
     if len(quantity.values) < FEWEST_STUDIES:
         return
@@ -187,10 +187,10 @@ def _outliers(quantity: _Quantity, checked: Checked) -> Iterator[Fault]:
             file = quantity.file(case)
             came = quantity.words.format(f"{quantity.values[i]:.3g}")
             message = f"{file}: case {case.name} has {came}; the median of the studies is {usual:.3g}; see whether that is true"
-            yield Fault(quantity.kind, message, str(file), case.name)
+            yield Issue(quantity.kind, message, str(file), case.name)
 
 
-def _turned(checked: Checked) -> Iterator[Fault]:
+def _turned(checked: Checked) -> Iterator[Issue]:
     """Studies with an axis that points elsewhere than in nearly all others: flipped, swapped, or 60 degrees and more away."""
     axes = np.stack([facts.matrix[:3, :3] / np.linalg.norm(facts.matrix[:3, :3], axis=0) for _, facts in checked])
     alike = np.einsum("ika,jka->ija", axes, axes).min(axis=-1) >= _SAME_WAY
@@ -204,10 +204,10 @@ def _turned(checked: Checked) -> Iterator[Fault]:
                 f"{case.images[0]}: the axes of case {case.name} run towards {came}, those of nearly all other studies towards "
                 f"{wanted}; see that its header is true"
             )
-            yield Fault("outlier-orientation", message, str(case.images[0]), case.name)
+            yield Issue("outlier-orientation", message, str(case.images[0]), case.name)
 
 
-def _directions(facts: StudyFacts) -> str:
+def _directions(facts: StudyProperties) -> str:
     """Where each axis points, as "right, anterior, superior"."""
     names = (("left", "right"), ("posterior", "anterior"), ("inferior", "superior"))
     columns = facts.matrix[:3, :3].T

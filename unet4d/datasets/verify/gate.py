@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from unet4d.datasets.dataset import Dataset, open_dataset, read_dataset
-from unet4d.datasets.faults import ERROR, Fault
+from unet4d.datasets.faults import ERROR, Issue
 from unet4d.datasets.verify.run_checks import Verification, verify_dataset
-from unet4d.datasets.verify.study_facts import StudyFacts
+from unet4d.datasets.verify.study_facts import StudyProperties
 from unet4d.errors import InputError
 from unet4d.system.text import count
 
@@ -17,9 +17,9 @@ TOLD = 3
 """Errors that are told before the command ends; `unet4d verify` tells all."""
 
 
-def ready(
+def load_verified_dataset(
     path: str | os.PathLike[str], keep_in: Callable[[Path], Path | None], skip_verify: bool = False
-) -> tuple[Dataset, Mapping[str, StudyFacts]]:
+) -> tuple[Dataset, Mapping[str, StudyProperties]]:
     """Read a dataset and refuse one with errors; warnings are counted on one line.
 
     Args:
@@ -57,7 +57,7 @@ def _errors_in_words(found: Verification) -> str:
     return f"{found.root} has {count(len(errors), 'error')}: {listed}{more}; all of them: unet4d verify {found.root}"
 
 
-def _with_root(fault: Fault, root: Path) -> str:
+def _with_root(fault: Issue, root: Path) -> str:
     """A fault's message, with the file named from where the command was called."""
     begins_with_file = fault.message.startswith((fault.file, "dataset.json"))
     return f"{root}/{fault.message}" if begins_with_file else f"{root}: {fault.message}"

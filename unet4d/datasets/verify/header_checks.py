@@ -10,7 +10,7 @@ import numpy as np
 from nibabel.spatialimages import HeaderDataError
 
 from unet4d.datasets.dataset_json import Case
-from unet4d.datasets.faults import Fault
+from unet4d.datasets.faults import Issue
 from unet4d.errors import InputError
 from unet4d.images.nifti import Header, affine_of, check_same_grid, frame_duration_s_of, spacing_of
 
@@ -23,28 +23,28 @@ _TIME_UNITS = {0: "no unit", 8: "s", 16: "ms", 24: "µs"}
 _SPACE_UNITS = {1: "metre", 3: "micrometre"}
 
 
-def check_header(case: Case, header: Header, shape: tuple[int, int, int, int], time: str | None) -> Iterator[Fault]:
+def check_header(case: Case, header: Header, shape: tuple[int, int, int, int], time: str | None) -> Iterator[Issue]:
     """The faults of the first channel's header; `shape` is (T, X, Y, Z), `time` the dataset's."""
     file = case.images[0]
     if shape[0] > 1 and not case.channels_last:
         why = _untrue_duration(case.frame_duration_s, header, shape[0], time)
         if why:
             todo = 'give the true "frame_duration_s" of the case in dataset.json'
-            yield Fault("frame-duration", f"{file}: {why}; {todo}", str(file), case.name)
+            yield Issue("frame-duration", f"{file}: {why}; {todo}", str(file), case.name)
     yield from check_space(case, file, header, shape)
 
 
-def check_space(case: Case, file: Path, header: Header, shape: tuple[int, int, int, int]) -> Iterator[Fault]:
+def check_space(case: Case, file: Path, header: Header, shape: tuple[int, int, int, int]) -> Iterator[Issue]:
     """The faults of a header's unit of length and of its two ways to say where the voxels lie."""
     unit = _SPACE_UNITS.get(int(header["xyzt_units"]) & 0x07)
     if unit:
         spacing = " x ".join(f"{s:g}" for s in spacing_of(affine_of(header)))
         message = f"{file}: its header is in {unit}, so that a voxel is {spacing} mm; see that this is true"
-        yield Fault("units", message, str(file), case.name)
+        yield Issue("units", message, str(file), case.name)
     if int(header["qform_code"]) > 0 and int(header["sform_code"]) > 0:
         why = _forms_differ(header, shape)
         if why:
-            yield Fault("forms", f"{file}: {why}", str(file), case.name)
+            yield Issue("forms", f"{file}: {why}", str(file), case.name)
 
 
 def _forms_differ(header: Header, shape: tuple[int, int, int, int]) -> str:
@@ -75,7 +75,7 @@ def grid_fault(
     other: Path,
     other_header: Header,
     other_shape: tuple[int, ...],
-) -> Fault | None:
+) -> Issue | None:
     """Whether a file lies on another grid than the study's first image, by the tolerance of `check_same_grid`."""
     try:
         check_same_grid(file, header, shape, other, other_header, other_shape)
@@ -87,7 +87,7 @@ def grid_fault(
             kind = "frames"
         else:
             kind = "affine" if np.allclose(ours, theirs, rtol=1e-3) else "spacing"
-        return Fault(kind, str(error), str(file), case.name)
+        return Issue(kind, str(error), str(file), case.name)
     return None
 
 

@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 
 from unet4d.datasets.dataset_json import Case, other_channels
-from unet4d.datasets.faults import Fault
+from unet4d.datasets.faults import Issue
 from unet4d.datasets.verify.frame_order import misplaced, thumbnail
 from unet4d.datasets.verify.header_checks import check_header, check_space, grid_fault
 from unet4d.datasets.verify.mirrored_labels import compared_frames, reduced
-from unet4d.datasets.verify.study_facts import PERCENTILES, StudyFacts
+from unet4d.datasets.verify.study_facts import PERCENTILES, StudyProperties
 from unet4d.errors import InputError
 from unet4d.images.channels import MAP, turned
 from unet4d.images.grid import WorkingGrid
@@ -60,8 +60,8 @@ class CheckedImage:
         compared: frame to its reduced voxels, of the frames to compare with their labels (mirrored_labels.py).
     """
 
-    faults: list[Fault]
-    facts: StudyFacts | None = None
+    faults: list[Issue]
+    facts: StudyProperties | None = None
     header: Header | None = None
     shape: Shape = (0, 0, 0, 0)
     compared: dict[int, np.ndarray] = field(default_factory=dict)
@@ -79,12 +79,12 @@ def check_image(case: Case, channel_names: tuple[str, ...], time: str | None) ->
     checked.faults += _same_channels(case, passes)
     if checked.header is None:
         return checked
-    checked.facts = facts = StudyFacts.of_header(case, checked.header, checked.shape)
+    checked.facts = facts = StudyProperties.of_header(case, checked.header, checked.shape)
     grid = WorkingGrid.of(facts.matrix, facts.size)
     try:
         turned(case.channel_kinds, grid.order, grid.flips, case.images[0])
     except InputError as error:
-        checked.faults.append(Fault("channels", str(error), str(case.images[0]), case.name))
+        checked.faults.append(Issue("channels", str(error), str(case.images[0]), case.name))
     digest = hashlib.sha256(" ".join(one for seen in passes for one in seen.digests).encode()).hexdigest()[:32]
     tells = any(len(seen.constant) < len(seen.digests) for seen in passes)
     sampled = [[s] for s in passes[0].samples] if case.channels_last else [seen.samples for seen in passes]
@@ -100,7 +100,7 @@ def check_image(case: Case, channel_names: tuple[str, ...], time: str | None) ->
 
 def _check_file(
     case: Case, place: int, is_map: bool, checked: CheckedImage, seen: _Seen, time: str | None
-) -> Iterator[Fault]:
+) -> Iterator[Issue]:
     """The file at one place of a case's images. That at place 0 gives `checked` its header."""
     file = seen.file
     try:
@@ -109,7 +109,7 @@ def _check_file(
                 checked.header, checked.shape = header, shape
                 yield from check_header(case, header, shape, time)
                 if case.channels_last and shape[0] != case.channels:
-                    yield Fault("channels", other_channels(case, shape[0]), str(file), case.name)
+                    yield Issue("channels", other_channels(case, shape[0]), str(file), case.name)
             else:
                 yield from check_space(case, file, header, shape)
                 yield from _check_beside(case, file, header, shape, is_map, checked)
@@ -119,13 +119,13 @@ def _check_file(
                 if t in compared:
                     checked.compared[t] = reduced(volume).astype(np.float32)
     except InputError as error:
-        yield Fault("unreadable", str(error), str(file), case.name)
+        yield Issue("unreadable", str(error), str(file), case.name)
     if seen.bad:
         message = (
             f"{file}: {seen.bad} of {math.prod(shape)} voxels are NaN or infinite, the first at {seen.first_bad}; wanted "
             "finite values; replace them (by 0 outside the body, say) or export the study again"
         )
-        yield Fault("not-finite", message, str(file), case.name)
+        yield Issue("not-finite", message, str(file), case.name)
     if seen.constant:
         yield _constant(case, seen, is_map)
     if not (is_map or case.channels_last):
@@ -141,7 +141,7 @@ def _labelled(case: Case, frames: int) -> Sequence[int]:
 
 def _check_beside(
     case: Case, file: Path, header: Header, shape: Shape, is_map: bool, checked: CheckedImage
-) -> Iterator[Fault]:
+) -> Iterator[Issue]:
     """Whether a later channel has the grid of the first one, and as many frames, or one as a map."""
     fault = None
     if checked.header is not None:
@@ -154,7 +154,7 @@ def _check_beside(
         yield fault
     elif is_map and shape[0] != 1:
         message = f"{file}: {count(shape[0], 'frame')} came for a map; wanted one 3D image that holds for all frames"
-        yield Fault("frames", message, str(file), case.name)
+        yield Issue("frames", message, str(file), case.name)
 
 
 def _look(t: int, volume: np.ndarray, step: int, seen: _Seen) -> None:
@@ -177,7 +177,7 @@ def _look(t: int, volume: np.ndarray, step: int, seen: _Seen) -> None:
     seen.digests.append(hashlib.sha256(flat.tobytes()).hexdigest()[:32])
 
 
-def _constant(case: Case, seen: _Seen, is_map: bool) -> Fault:
+def _constant(case: Case, seen: _Seen, is_map: bool) -> Issue:
     """What is said of frames, of channels in one file, or of a map, that hold one value."""
     if len(seen.constant) == len(seen.digests):
         what = "the map is" if is_map else "the whole image is"
@@ -185,10 +185,10 @@ def _constant(case: Case, seen: _Seen, is_map: bool) -> Fault:
         which = describe_frames(seen.constant, "channel" if case.channels_last else "frame")
         what = f"{which} hold{'s' * (len(seen.constant) == 1)}"
     message = f"{seen.file}: {what} one single value; see what went wrong, or leave out what was not acquired"
-    return Fault("constant-frame", message, str(seen.file), case.name)
+    return Issue("constant-frame", message, str(seen.file), case.name)
 
 
-def _same_channels(case: Case, passes: list[_Seen]) -> Iterator[Fault]:
+def _same_channels(case: Case, passes: list[_Seen]) -> Iterator[Issue]:
     """Channels that repeat another one, in files of their own or in one."""
     todo = "put the right one in its place, or leave it out of all studies"
     if case.channels_last:
@@ -197,17 +197,17 @@ def _same_channels(case: Case, passes: list[_Seen]) -> Iterator[Fault]:
                 if len(alike) > 1:
                     which = describe_frames(alike, "channel")
                     message = f"{seen.file}: {which} are the same voxel by voxel; {todo}"
-                    yield Fault("image-twice", message, str(seen.file), case.name)
+                    yield Issue("image-twice", message, str(seen.file), case.name)
         return
     first: dict[tuple[str, ...], _Seen] = {}
     for seen in passes:
         like = first.setdefault(tuple(seen.digests), seen)
         if like is not seen and seen.alike():
             message = f"{seen.file}: this channel of case {case.name} holds the same voxels as {like.file}; {todo}"
-            yield Fault("image-twice", message, str(seen.file), case.name)
+            yield Issue("image-twice", message, str(seen.file), case.name)
 
 
-def _check_frames(case: Case, seen: _Seen, cyclic: bool) -> Iterator[Fault]:
+def _check_frames(case: Case, seen: _Seen, cyclic: bool) -> Iterator[Issue]:
     """Frames that repeat another one, or stand at the wrong place."""
     file, last, frames = seen.file, len(seen.digests) - 1, seen.alike()
     for alike in frames:
@@ -216,11 +216,11 @@ def _check_frames(case: Case, seen: _Seen, cyclic: bool) -> Iterator[Fault]:
             if cyclic and alike == [0, last]:
                 what = f"its last frame, {last}, repeats frame 0, and a cycle counts it once"
             message = f"{file}: {what}; leave out the repeated ones, or export the study again"
-            yield Fault("duplicate-frame", message, str(file), case.name)
+            yield Issue("duplicate-frame", message, str(file), case.name)
     if seen.bad or len(seen.thumbnails) < len(seen.digests):
         return
     own = [alike[0] for alike in frames]
     wrong = misplaced(np.stack([seen.thumbnails[t] for t in own]), own, cyclic) if len(own) > 1 else ""
     if wrong:
         message = f"{file}: {wrong}; watch it as a film and put the frames in the order of their acquisition"
-        yield Fault("frame-order", message, str(file), case.name)
+        yield Issue("frame-order", message, str(file), case.name)

@@ -11,7 +11,7 @@ import numpy as np
 
 from unet4d.datasets.dataset import beyond_the_image, other_frames, unknown_value
 from unet4d.datasets.dataset_json import Case, Dataset
-from unet4d.datasets.faults import Fault
+from unet4d.datasets.faults import Issue
 from unet4d.datasets.verify.header_checks import check_space, grid_fault
 from unet4d.datasets.verify.image_checks import CheckedImage
 from unet4d.datasets.verify.mirrored_labels import mirrored, reduced
@@ -46,7 +46,7 @@ class _Seen:
     first_wrong: str = ""
 
 
-def check_label(case: Case, dataset: Dataset, image: CheckedImage) -> list[Fault]:
+def check_label(case: Case, dataset: Dataset, image: CheckedImage) -> list[Issue]:
     """Read every label file of a study once and complete the facts of its image; files that are not there are passed by."""
     seen = _Seen()
     files = [(None, case.label)] if isinstance(case.label, Path) else list((case.label or {}).items())
@@ -57,7 +57,7 @@ def check_label(case: Case, dataset: Dataset, image: CheckedImage) -> list[Fault
     if beyond:
         json = dataset.root / "dataset.json"
         message = beyond_the_image(case, max(beyond), frames or 0)
-        faults.append(Fault("frames", message, str(json), case.name))
+        faults.append(Issue("frames", message, str(json), case.name))
         seen.is_whole = False
     labelled = [t for t in labelled if t in seen.counts]
     faults += _unknown_values(case, dataset, seen, labelled)
@@ -76,7 +76,7 @@ def check_label(case: Case, dataset: Dataset, image: CheckedImage) -> list[Fault
     return faults
 
 
-def _check_file(case: Case, file: Path, frame: int | None, image: CheckedImage, seen: _Seen) -> Iterator[Fault]:
+def _check_file(case: Case, file: Path, frame: int | None, image: CheckedImage, seen: _Seen) -> Iterator[Issue]:
     """One file: of all frames, or of one."""
     seen.wrong, seen.first_wrong = {}, ""
     try:
@@ -90,14 +90,14 @@ def _check_file(case: Case, file: Path, frame: int | None, image: CheckedImage, 
                     yield fault
                 wanted = 1 if frame is not None or case.channels_last else image.shape[0]
                 if words := other_frames(case, file, shape[0], wanted):
-                    yield Fault("frames", words, str(file), case.name)
+                    yield Issue("frames", words, str(file), case.name)
                 if fault or words:
                     seen.is_whole = False
             for t, volume in enumerate(volumes):
                 _look(frame if frame is not None else t, volume, file, seen, image)
     except InputError as error:
         seen.is_whole = False
-        yield Fault("unreadable", str(error), str(file), case.name)
+        yield Issue("unreadable", str(error), str(file), case.name)
     if seen.wrong:
         seen.is_whole = False
         more = len(seen.wrong) - 1
@@ -106,7 +106,7 @@ def _check_file(case: Case, file: Path, frame: int | None, image: CheckedImage, 
             f"{file}: label value {seen.first_wrong} ({next(iter(seen.wrong.values()))} such in this frame{others}); wanted "
             "whole numbers from 0 to 255; correct the label map"
         )
-        yield Fault("label-not-whole", message, str(file), case.name)
+        yield Issue("label-not-whole", message, str(file), case.name)
 
 
 def _look(t: int, volume: np.ndarray, file: Path, seen: _Seen, image: CheckedImage) -> None:
@@ -129,17 +129,17 @@ def _look(t: int, volume: np.ndarray, file: Path, seen: _Seen, image: CheckedIma
         seen.compared[t] = reduced(values)
 
 
-def _mirrored(case: Case, seen: _Seen, image: CheckedImage) -> Iterator[Fault]:
+def _mirrored(case: Case, seen: _Seen, image: CheckedImage) -> Iterator[Issue]:
     """Yield a fault where mirrored labels would fit the image far better."""
     frames = sorted(seen.compared)
     words = mirrored([image.compared[t] for t in frames], [seen.compared[t] for t in frames])
     if words:
         file = seen.files[frames[0]]
         message = f"{file}: the label of case {case.name} seems to be mirrored: {words}; look at both together and turn its array"
-        yield Fault("label-mirrored", message, str(file), case.name)
+        yield Issue("label-mirrored", message, str(file), case.name)
 
 
-def _unknown_values(case: Case, dataset: Dataset, seen: _Seen, labelled: list[int]) -> Iterator[Fault]:
+def _unknown_values(case: Case, dataset: Dataset, seen: _Seen, labelled: list[int]) -> Iterator[Issue]:
     """Values on labelled frames that the dataset does not name, one fault a file and value."""
     found: dict[tuple[Path, int], list[int]] = {}
     for t in labelled:
@@ -147,10 +147,10 @@ def _unknown_values(case: Case, dataset: Dataset, seen: _Seen, labelled: list[in
             found.setdefault((seen.files[t], value), []).append(t)
     for (file, value), frames in sorted(found.items()):
         message = unknown_value(case, dataset, file, value, describe_frames(frames))
-        yield Fault("label-value", message, str(file), case.name)
+        yield Issue("label-value", message, str(file), case.name)
 
 
-def _empty_or_not(case: Case, seen: _Seen, labelled: list[int]) -> Iterator[Fault]:
+def _empty_or_not(case: Case, seen: _Seen, labelled: list[int]) -> Iterator[Issue]:
     """Labelled frames that are empty, and unlabelled ones that are not."""
     drawn = sorted(t for t, counts in seen.counts.items() if counts[1:].any())
     empty = [t for t in labelled if t not in drawn]
@@ -160,7 +160,7 @@ def _empty_or_not(case: Case, seen: _Seen, labelled: list[int]) -> Iterator[Faul
             f"{first}: of {len(labelled)} frames only {describe_frames(drawn)} hold{'s' * (len(drawn) == 1)} a label, and "
             f'dataset.json says that all are labelled; if nobody drew the others, give the case "labelled_frames": {drawn}'
         )
-        yield Fault("labelled-frames", message, str(first), case.name)
+        yield Issue("labelled-frames", message, str(first), case.name)
         return
     by_file: dict[Path, list[int]] = {}
     for t in empty:
@@ -171,7 +171,7 @@ def _empty_or_not(case: Case, seen: _Seen, labelled: list[int]) -> Iterator[Faul
             f"{file}: {describe_frames(frames)} of case {case.name} {are} labelled and {are} empty; if nobody drew "
             f'{"it" if len(frames) == 1 else "them"}, correct "labelled_frames" in dataset.json'
         )
-        yield Fault("empty-label", message, str(file), case.name)
+        yield Issue("empty-label", message, str(file), case.name)
     extra = [t for t in drawn if t not in labelled]
     if extra:
         are, hold = ("is", "holds") if len(extra) == 1 else ("are", "hold")
@@ -179,4 +179,4 @@ def _empty_or_not(case: Case, seen: _Seen, labelled: list[int]) -> Iterator[Faul
             f'{first}: {describe_frames(extra)} of case {case.name} {hold} a label and {are} not in "labelled_frames"; if '
             f"somebody drew {'it' if len(extra) == 1 else 'them'} to be learnt from, add {'it' if len(extra) == 1 else 'them'}"
         )
-        yield Fault("unlabelled-drawn", message, str(first), case.name)
+        yield Issue("unlabelled-drawn", message, str(first), case.name)

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from unet4d.datasets.dataset_json import Case, Dataset, case_faults
-from unet4d.datasets.faults import ERROR, Fault, ordered
+from unet4d.datasets.faults import ERROR, Issue, ordered
 from unet4d.datasets.verify.dataset_checks import check_across, split_stems
 from unet4d.datasets.verify.image_checks import check_image
 from unet4d.datasets.verify.label_checks import check_label
-from unet4d.datasets.verify.study_facts import StudyFacts
+from unet4d.datasets.verify.study_facts import StudyProperties
 from unet4d.datasets.verify.summary import fingerprint_of
 from unet4d.errors import InputError, Unet4DError
 from unet4d.system.digests import Stamp, settled, stamp
@@ -31,7 +31,7 @@ KEPT = "fingerprint.json"
 AT_ONCE = 4
 """Studies read at the same time, at most; each takes little more than a frame and its labels of memory."""
 
-Result = tuple[StudyFacts | None, tuple[Fault, ...]]
+Result = tuple[StudyProperties | None, tuple[Issue, ...]]
 
 
 @dataclass(frozen=True)
@@ -47,8 +47,8 @@ class Verification:
     """
 
     root: Path
-    faults: tuple[Fault, ...]
-    studies: tuple[StudyFacts, ...]
+    faults: tuple[Issue, ...]
+    studies: tuple[StudyProperties, ...]
     opened: int = 0
     kept: Path | None = None
 
@@ -63,7 +63,7 @@ class Verification:
         return len(self.faults) - self.errors
 
     @property
-    def facts(self) -> Mapping[str, StudyFacts]:
+    def facts(self) -> Mapping[str, StudyProperties]:
         """Case to what its study is like."""
         return {study.case: study for study in self.studies}
 
@@ -122,7 +122,7 @@ def _check(case: Case, dataset: Dataset) -> tuple[Result, bool]:
         labels = check_label(case, dataset, image)
     except Exception as error:
         failure = failure_of_study(error)
-        fault = Fault("unreadable", f"{case.images[0]}: {failure}", str(case.images[0]), case.name)
+        fault = Issue("unreadable", f"{case.images[0]}: {failure}", str(case.images[0]), case.name)
         return (None, (fault.below(dataset.root),)), isinstance(failure, InputError)
     return (image.facts, tuple(fault.below(dataset.root) for fault in (*image.faults, *labels))), True
 
@@ -142,11 +142,11 @@ def _kept(path: Path) -> dict[str, Result]:
         entry = read_json(path)
         if entry["version"] != VERSION or entry.pop("digest") != _digest(entry):
             return {}
-        studies = [StudyFacts.from_dict(study) for study in entry["studies"]]
+        studies = [StudyProperties.from_dict(study) for study in entry["studies"]]
         return {
             row["key"]: (
                 None if row["study"] is None else studies[row["study"]],
-                tuple(Fault(**fault) for fault in row["faults"]),
+                tuple(Issue(**fault) for fault in row["faults"]),
             )
             for row in entry["verified"]
         }
@@ -161,7 +161,7 @@ def _digest(entry: Mapping[str, Any]) -> str:
 
 def _keep(path: Path, results: Mapping[str, Result], keys: Mapping[str, bool]) -> Path | None:
     """Write what the studies of these keys are like, and the results of those that may be remembered; None if it cannot be done."""
-    studies: list[StudyFacts] = []
+    studies: list[StudyProperties] = []
     rows = []
     for key in [key for key in keys if key in results]:
         facts, faults = results[key]

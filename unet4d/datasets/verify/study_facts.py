@@ -16,7 +16,7 @@ PERCENTILES = (0.5, 50.0, 99.5)
 
 
 @dataclass(frozen=True)
-class StudyFacts:
+class StudyProperties:
     """One study. What a header cannot tell is empty where only headers were read.
 
     Attributes:
@@ -49,7 +49,7 @@ class StudyFacts:
     drawn: str = ""
 
     @classmethod
-    def of_header(cls, case: Case, header: Header, shape: tuple[int, int, int, int]) -> StudyFacts:
+    def of_header(cls, case: Case, header: Header, shape: tuple[int, int, int, int]) -> StudyProperties:
         """What the header of the first image file and dataset.json tell; `shape` is (T, X, Y, Z)."""
         affine = affine_of(header)
         return cls(
@@ -67,7 +67,7 @@ class StudyFacts:
         return asdict(self)
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> StudyFacts:
+    def from_dict(cls, values: Mapping[str, Any]) -> StudyProperties:
         """The inverse of `as_dict`, also after JSON has made lists of tuples."""
         return cls(**{one.name: _tuples(values[one.name]) for one in fields(cls)})
 
@@ -77,9 +77,9 @@ class StudyFacts:
         return np.array(self.affine)
 
 
-def read_facts(case: Case) -> StudyFacts:
+def read_facts(case: Case) -> StudyProperties:
     """What the header of a study's first image file tells. Raises InputError as `read_header`."""
-    return StudyFacts.of_header(case, *read_header(case.images[0]))
+    return StudyProperties.of_header(case, *read_header(case.images[0]))
 
 
 def _tuples(value: Any) -> Any:

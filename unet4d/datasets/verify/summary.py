@@ -7,15 +7,15 @@ from typing import Any
 
 import numpy as np
 
-from unet4d.datasets.verify.study_facts import PERCENTILES, StudyFacts
+from unet4d.datasets.verify.study_facts import PERCENTILES, StudyProperties
 
 
-def fingerprint_of(studies: Sequence[StudyFacts]) -> dict[str, Any]:
+def fingerprint_of(studies: Sequence[StudyProperties]) -> dict[str, Any]:
     """All studies and what they have in common."""
     return {"summary": summary(studies), "studies": [study.as_dict() for study in studies]}
 
 
-def summary(studies: Sequence[StudyFacts]) -> dict[str, Any]:
+def summary(studies: Sequence[StudyProperties]) -> dict[str, Any]:
     """Median, least and most of every fact; per axis (X, Y, Z) as on disk, per class over all labelled frames."""
     classes = list(dict.fromkeys(name for study in studies for name in study.volumes_ml))
     channels = list(dict.fromkeys(name for study in studies for name in study.intensities))

@@ -9,7 +9,7 @@ from itertools import groupby
 from pathlib import Path
 
 from unet4d.datasets.dataset import cache_dir, open_dataset
-from unet4d.datasets.faults import KINDS, Fault
+from unet4d.datasets.faults import KINDS, Issue
 from unet4d.datasets.verify.checks import check_verify
 from unet4d.datasets.verify.run_checks import Verification, verify_dataset
 from unet4d.datasets.verify.summary import in_words
@@ -54,7 +54,7 @@ def verify(
     return found
 
 
-def listed(faults: Sequence[Fault]) -> list[str]:
+def listed(faults: Sequence[Issue]) -> list[str]:
     """The faults by kind, a line a fault."""
     lines = []
     for kind, alike in groupby(faults, key=lambda fault: fault.kind):
@@ -69,7 +69,7 @@ def _verification(dataset: Path) -> Verification:
         opened = open_dataset(dataset)
     except InputError as error:
         json_file = dataset / "dataset.json" if dataset.is_dir() else dataset
-        fault = Fault("dataset-json", str(error), str(json_file)).below(json_file.parent)
+        fault = Issue("dataset-json", str(error), str(json_file)).below(json_file.parent)
         return Verification(json_file.parent, (fault,), ())
     return verify_dataset(opened, cache_dir(opened.root))
 

@@ -20,7 +20,7 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from unet4d.images.image4d import Outline, write_image
+from unet4d.images.image4d import ImageInfo, write_image
 from unet4d.images.label_writers import LabelClass, write_segmentation, write_sequence
 from unet4d.report.pictures.render import class_colour
 from unet4d.system.files import remove_partial
@@ -48,7 +48,7 @@ def places(out: Path, case: str, formats: Sequence[str]) -> list[Path]:
 
 
 def write_label(
-    out: Path, case: str, label: np.ndarray, like: Outline, labels: Mapping[str, int], formats: Sequence[str]
+    out: Path, case: str, label: np.ndarray, like: ImageInfo, labels: Mapping[str, int], formats: Sequence[str]
 ) -> list[Path]:
     """Write a label map in each of the formats, each file whole or not at all.
 
@@ -75,7 +75,7 @@ def write_label(
 
 
 def write_probabilities(
-    out: Path, case: str, probabilities: np.ndarray, like: Outline, labels: Mapping[str, int]
+    out: Path, case: str, probabilities: np.ndarray, like: ImageInfo, labels: Mapping[str, int]
 ) -> list[Path]:
     """Write each class's probability (K, T, X, Y, Z), in the order of `labels`; gives the files."""
     [folder] = places(out, case, [PROBABILITIES])
@@ -87,13 +87,13 @@ def write_probabilities(
     return written
 
 
-def probability_bytes(like: Outline, classes: int) -> int:
+def probability_bytes(like: ImageInfo, classes: int) -> int:
     """The most that the files of probabilities of a study can take; compressed they take less."""
     x, y, z = like.grid
     return 4 * classes * like.frames * x * y * z
 
 
-def _write_frames(folder: Path, case: str, label: np.ndarray, like: Outline, labels: Mapping[str, int]) -> list[Path]:
+def _write_frames(folder: Path, case: str, label: np.ndarray, like: ImageInfo, labels: Mapping[str, int]) -> list[Path]:
     digits = max(3, len(str(len(label) - 1)))
     written = [folder / f"{case}_frame{t:0{digits}d}.seg.nrrd" for t in range(len(label))]
     for path, frame in zip(written, label, strict=True):

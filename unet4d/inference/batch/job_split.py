@@ -10,14 +10,14 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from unet4d.errors import InputError
-from unet4d.system.distributed import Ranks
+from unet4d.system.distributed import ProcessGroup
 
 Item = TypeVar("Item")
 _SLURM = tuple(f"SLURM_ARRAY_TASK_{name}" for name in ("COUNT", "ID", "MIN", "MAX", "STEP"))
 
 
 @dataclass(frozen=True)
-class Share:
+class JobShard:
     """Part number `part`, from 0, of `parts`.
 
     Attributes:
@@ -36,9 +36,9 @@ class Share:
                 "--num_parts - 1"
             )
 
-    def within(self, ranks: Ranks) -> Share:
+    def within(self, ranks: ProcessGroup) -> JobShard:
         """The part of this part that a process among several takes."""
-        return Share(self.parts * ranks.size, self.part * ranks.size + ranks.rank, self.by_slurm)
+        return JobShard(self.parts * ranks.size, self.part * ranks.size + ranks.rank, self.by_slurm)
 
     def of(self, items: Sequence[Item]) -> list[Item]:
         """Every `parts`-th of the items, from number `part` on: all parts together are all items, each once."""
@@ -50,7 +50,7 @@ class Share:
         return f"part {self.part} of {self.parts}{' by the Slurm array' * self.by_slurm}"
 
 
-def share_of(parts: int | None, part: int | None, environment: Mapping[str, str]) -> Share:
+def share_of(parts: int | None, part: int | None, environment: Mapping[str, str]) -> JobShard:
     """The share that was asked for, else that of this job in a Slurm array, else everything.
 
     Raises:
@@ -59,19 +59,19 @@ def share_of(parts: int | None, part: int | None, environment: Mapping[str, str]
     if parts is None and part is None:
         return _of_slurm(environment)
     if part is None and parts == 1:
-        return Share()
+        return JobShard()
     if parts is None or part is None:
         came, missing = ("num_parts", "part_id") if part is None else ("part_id", "num_parts")
         raise InputError(
             f"--{came} came without --{missing}; wanted both, such as --num_parts 10 --part_id 0, or neither"
         )
-    return Share(parts, part)
+    return JobShard(parts, part)
 
 
-def _of_slurm(environment: Mapping[str, str]) -> Share:
+def _of_slurm(environment: Mapping[str, str]) -> JobShard:
     count, number, least, most, step = (environment.get(name, "") for name in _SLURM)
     if not count or not number:
-        return Share()
+        return JobShard()
     advice = "give --num_parts and --part_id, or --num_parts 1 for all studies"
     try:
         jobs, own, first = int(count), int(number), int(least or 0)
@@ -85,4 +85,4 @@ def _of_slurm(environment: Mapping[str, str]) -> Share:
             f"the Slurm array has {jobs} jobs numbered from {first} to {last}, of which this is {own}; wanted none left out "
             f"(--array=0-{jobs - 1}); {advice}"
         )
-    return Share(jobs, (own - first) // apart, by_slurm=True)
+    return JobShard(jobs, (own - first) // apart, by_slurm=True)

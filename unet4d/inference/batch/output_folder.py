@@ -20,7 +20,7 @@ from unet4d.datasets.dataset_json import can_name_a_file
 from unet4d.datasets.label_maps import PREDICTION
 from unet4d.datasets.study import Study
 from unet4d.errors import InputError, Unet4DError
-from unet4d.images.image4d import Outline
+from unet4d.images.image4d import ImageInfo
 from unet4d.images.itksnap import write_label_descriptions
 from unet4d.images.label_writers import write_colour_table
 from unet4d.inference.batch.case_records import Record, Records
@@ -127,7 +127,7 @@ class PredictionFolder:
         case: str,
         label: np.ndarray,
         probabilities: np.ndarray | None,
-        like: Outline,
+        like: ImageInfo,
         made: Mapping[str, Any],
         entry: Mapping[str, Any],
         seconds: Mapping[str, float],
@@ -183,7 +183,7 @@ class PredictionFolder:
             self.records.keep_failure(case, reason)
         self.tables.write(always=True)
 
-    def _measured(self, label: np.ndarray, like: Outline, cyclic: bool) -> Record:
+    def _measured(self, label: np.ndarray, like: ImageInfo, cyclic: bool) -> Record:
         """Volumes, and what their curves say."""
         classes = [(name, value) for name, value in self.labels.items() if value]
         volumes = volumes_ml(label, [value for _, value in classes], voxel_volume_ml(like.affine))

@@ -18,16 +18,16 @@ import torch
 from unet4d.config import FRAMES
 from unet4d.datasets.study import Study
 from unet4d.errors import Unet4DError
-from unet4d.images.image4d import Outline
+from unet4d.images.image4d import ImageInfo
 from unet4d.inference.batch.case_records import Stamp, check_unchanged, inputs_in_record, stamps
 from unet4d.inference.batch.formats import probability_bytes
 from unet4d.inference.batch.output_folder import PredictionFolder
 from unet4d.inference.batch.pipeline import overlapped
 from unet4d.inference.postprocessing import Step, apply
-from unet4d.inference.prepare import Prepared, prepare
-from unet4d.inference.segment import Answer, answer
+from unet4d.inference.prepare import PreprocessedStudy, prepare
+from unet4d.inference.segment import SegmentationResult, answer
 from unet4d.inference.settings import Models, Settings
-from unet4d.system.byte_sizes import in_words
+from unet4d.system.byte_sizes import describe_bytes
 from unet4d.system.failures import failure_of_study
 from unet4d.system.memory import free_memory_bytes
 from unet4d.system.memory_errors import is_out_of_gpu_memory, is_out_of_main_memory, memory_error_reason
@@ -73,7 +73,7 @@ class Job:
 class _Read:
     """A study that was read; its stamps from before; how long it took."""
 
-    prepared: Prepared
+    prepared: PreprocessedStudy
     inputs: list[Stamp]
     seconds: float
 
@@ -82,8 +82,8 @@ class _Read:
 class _Computed:
     """An answer, what it is written under, and how long that took."""
 
-    answer: Answer
-    like: Outline
+    answer: SegmentationResult
+    like: ImageInfo
     time: str
     inputs: list[Stamp]
     seconds: dict[str, float]
@@ -144,7 +144,7 @@ class Batch:
         seconds = {"reading": read.seconds, "computing": time.perf_counter() - began}
         return _Computed(found, read.prepared.like, read.prepared.time, read.inputs, seconds)
 
-    def _answered(self, job: Job, prepared: Prepared) -> Answer:
+    def _answered(self, job: Job, prepared: PreprocessedStudy) -> SegmentationResult:
         self._tell_before(job, prepared)
         if self.settings.probabilities:
             self._check_room(job, prepared)
@@ -190,7 +190,7 @@ class Batch:
         held = sum(array.nbytes for array in arrays if array is not None)
         return held <= BESIDE_SHARE * (self.settings.memory_bytes or free_memory_bytes())
 
-    def _tell_before(self, job: Job, prepared: Prepared) -> None:
+    def _tell_before(self, job: Job, prepared: PreprocessedStudy) -> None:
         """Say what a user would want to know before the study is computed."""
         like, config = prepared.like, job.models[0].config
         trained = config.data.frames or FRAMES
@@ -200,17 +200,17 @@ class Batch:
                 "others before and after"
             )
 
-    def _check_room(self, job: Job, prepared: Prepared) -> None:
+    def _check_room(self, job: Job, prepared: PreprocessedStudy) -> None:
         """Say how large the probabilities are, and see that the disk has room for them."""
         size = probability_bytes(prepared.like, len(self.folder.labels))
         self._note(
-            f"{job.name}: probabilities of {len(self.folder.labels)} classes take up to {in_words(size)} on disk"
+            f"{job.name}: probabilities of {len(self.folder.labels)} classes take up to {describe_bytes(size)} on disk"
         )
         nearest = next(path for path in (self.folder.path, *self.folder.path.absolute().parents) if path.exists())
         free = shutil.disk_usage(nearest).free
         if size > free:
             raise Unet4DError(
-                f"probabilities take up to {in_words(size)} and {in_words(free)} are free for {self.folder.path}; free "
+                f"probabilities take up to {describe_bytes(size)} and {describe_bytes(free)} are free for {self.folder.path}; free "
                 "space, choose another folder or leave --probabilities out"
             )
 
@@ -260,5 +260,5 @@ def _close(read: object) -> None:
     """Let go of what was read, if anything was."""
     if isinstance(read, _Read):
         read.prepared.close()
-    elif isinstance(read, Prepared):
+    elif isinstance(read, PreprocessedStudy):
         read.close()

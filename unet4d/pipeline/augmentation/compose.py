@@ -26,7 +26,7 @@ from unet4d.pipeline.augmentation.spatial import (
 
 
 @dataclass(frozen=True)
-class Variation:
+class AugmentationParams:
     """Everything random about a clip's augmentation; the default changes nothing.
 
     Attributes:
@@ -57,7 +57,7 @@ class Augmentation:
         self.config, self.patch_size, self.tilt = config, patch_size, tilt
         self.kinds, self.cyclic = tuple(channel_kinds), cyclic
 
-    def drawn(self, rng: np.random.Generator, frames: int) -> Variation:
+    def drawn(self, rng: np.random.Generator, frames: int) -> AugmentationParams:
         """What a clip of `frames` goes through; nothing is random after it."""
         config = self.config
         corruptions: tuple[Corruption, ...] = ()
@@ -65,16 +65,16 @@ class Augmentation:
             strength = CORRUPTION[config.time_augmentation]
             corruptions = draw_corruptions(rng, strength, frames, self.patch_size, self.cyclic)
         if config.augmentation == "off":
-            return Variation(corruptions=corruptions)
+            return AugmentationParams(corruptions=corruptions)
         space, intensity = SPACE[config.augmentation], INTENSITY[config.augmentation]
-        return Variation(
+        return AugmentationParams(
             draw_warp(rng, space, self.patch_size, self.tilt, self.kinds),
             draw_flips(rng, space, config.flip_axes),
             corruptions,
             draw_intensity(rng, intensity, self.kinds),
         )
 
-    def varied(self, image: Tensor, label: Tensor, variation: Variation) -> tuple[Tensor, Tensor]:
+    def varied(self, image: Tensor, label: Tensor, variation: AugmentationParams) -> tuple[Tensor, Tensor]:
         """The patch of a clip, varied.
 
         Space first, then single frames, then all of them: what went wrong in the scanner is seen in the clip's contrast.
@@ -87,7 +87,7 @@ class Augmentation:
         Returns:
             Image (C, T, *patch_size) float32 and label (L, *patch_size) uint8; copies, unless nothing was drawn.
         """
-        if variation == Variation():
+        if variation == AugmentationParams():
             return centred(image, self.patch_size).contiguous(), centred(label, self.patch_size).contiguous()
         image, label = self._placed(image, label, variation.warp)
         if variation.flips:

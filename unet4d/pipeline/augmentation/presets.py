@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 
-class Chance(NamedTuple):
+class RandomRange(NamedTuple):
     """How often a change comes, 0 to 1, and the range its parameter is drawn from evenly."""
 
     likely: float
@@ -64,13 +64,13 @@ class IntensityStrength:
         inverted: share of the gammas that bend the bright end instead of the dark one.
     """
 
-    shading: Chance
-    noise: Chance
-    blur: Chance
-    coarseness: Chance
-    contrast: Chance
-    brightness: Chance
-    gamma: Chance
+    shading: RandomRange
+    noise: RandomRange
+    blur: RandomRange
+    coarseness: RandomRange
+    contrast: RandomRange
+    brightness: RandomRange
+    gamma: RandomRange
     inverted: float
 
 
@@ -90,11 +90,11 @@ class CorruptionStrength:
 
     likely: float
     most: int
-    dropout: Chance
+    dropout: RandomRange
     local: float
-    ghosting: Chance
-    mistriggered: Chance
-    noise: Chance
+    ghosting: RandomRange
+    mistriggered: RandomRange
+    noise: RandomRange
 
 
 SPACE = {
@@ -103,23 +103,23 @@ SPACE = {
 }
 INTENSITY = {
     "mild": IntensityStrength(
-        shading=Chance(0.2, -0.3, 0.3),
-        noise=Chance(0.15, 0.0, 0.2),
-        blur=Chance(0.1, 0.3, 1.0),
-        coarseness=Chance(0.1, 0.6, 1.0),
-        contrast=Chance(0.25, 0.75, 1.25),
-        brightness=Chance(0.25, -0.25, 0.25),
-        gamma=Chance(0.2, 0.7, 1.5),
+        shading=RandomRange(0.2, -0.3, 0.3),
+        noise=RandomRange(0.15, 0.0, 0.2),
+        blur=RandomRange(0.1, 0.3, 1.0),
+        coarseness=RandomRange(0.1, 0.6, 1.0),
+        contrast=RandomRange(0.25, 0.75, 1.25),
+        brightness=RandomRange(0.25, -0.25, 0.25),
+        gamma=RandomRange(0.2, 0.7, 1.5),
         inverted=0.25,
     ),
     "strong": IntensityStrength(
-        shading=Chance(0.4, -0.5, 0.5),
-        noise=Chance(0.3, 0.0, 0.3),
-        blur=Chance(0.2, 0.5, 1.5),
-        coarseness=Chance(0.25, 0.5, 1.0),
-        contrast=Chance(0.5, 0.65, 1.5),
-        brightness=Chance(0.5, -0.4, 0.4),
-        gamma=Chance(0.4, 0.6, 1.8),
+        shading=RandomRange(0.4, -0.5, 0.5),
+        noise=RandomRange(0.3, 0.0, 0.3),
+        blur=RandomRange(0.2, 0.5, 1.5),
+        coarseness=RandomRange(0.25, 0.5, 1.0),
+        contrast=RandomRange(0.5, 0.65, 1.5),
+        brightness=RandomRange(0.5, -0.4, 0.4),
+        gamma=RandomRange(0.4, 0.6, 1.8),
         inverted=0.25,
     ),
 }
@@ -127,19 +127,19 @@ CORRUPTION = {
     "mild": CorruptionStrength(
         likely=0.15,
         most=1,
-        dropout=Chance(0.25, 0.2, 0.6),
+        dropout=RandomRange(0.25, 0.2, 0.6),
         local=0.5,
-        ghosting=Chance(0.25, 0.05, 0.2),
-        mistriggered=Chance(0.25, 0.1, 0.3),
-        noise=Chance(0.25, 0.2, 0.4),
+        ghosting=RandomRange(0.25, 0.05, 0.2),
+        mistriggered=RandomRange(0.25, 0.1, 0.3),
+        noise=RandomRange(0.25, 0.2, 0.4),
     ),
     "strong": CorruptionStrength(
         likely=0.5,
         most=2,
-        dropout=Chance(0.25, 0.4, 0.9),
+        dropout=RandomRange(0.25, 0.4, 0.9),
         local=0.5,
-        ghosting=Chance(0.25, 0.15, 0.35),
-        mistriggered=Chance(0.25, 0.3, 0.6),
-        noise=Chance(0.25, 0.4, 0.8),
+        ghosting=RandomRange(0.25, 0.15, 0.35),
+        mistriggered=RandomRange(0.25, 0.3, 0.6),
+        noise=RandomRange(0.25, 0.4, 0.8),
     ),
 }

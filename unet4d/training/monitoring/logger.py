@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from unet4d.config import Config
-from unet4d.system.distributed import Ranks
+from unet4d.system.distributed import ProcessGroup
 from unet4d.system.files import write_text, writing
 from unet4d.system.progress_bar import print_line
 from unet4d.training.monitoring.log_lines import LOG, flat, log_lines
@@ -24,7 +24,7 @@ BOARD = "tensorboard"
 NOT_PLOTTED = ("epoch", "step", "case_dice")
 
 
-def opened(run: Path, epochs_done: int, config: Config, ranks: Ranks) -> Record:
+def opened(run: Path, epochs_done: int, config: Config, ranks: ProcessGroup) -> Record:
     """The record of a run, on the first process; on the others one that keeps nothing. All processes call it together.
 
     Args:

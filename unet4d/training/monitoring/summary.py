@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from unet4d.config import Config
 from unet4d.models.checkpoint import Task
-from unet4d.system.distributed import Ranks
+from unet4d.system.distributed import ProcessGroup
 from unet4d.system.environment import hardware, versions
 from unet4d.system.files import write_json
 from unet4d.training.monitoring.log_lines import totals
@@ -31,7 +31,7 @@ def write_summary(
     config: Config,
     task: Task,
     device: torch.device,
-    ranks: Ranks,
+    ranks: ProcessGroup,
     step: int,
     lines: Sequence[Mapping[str, Any]],
     dataset: str | os.PathLike[str] | None = None,
