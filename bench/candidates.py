@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from bench.plain import WIDTHS, PlainStep, PublishedCLSTMUNet
-from unet4d.config import CHANNELS, Config, MemoryConfig, ModelConfig, Size, TrainConfig
+from unet4d.config import CHANNELS, Config, ModelConfig, RecomputeConfig, Size, TrainConfig
 from unet4d.models.clstm_unet import build_network
 from unet4d.models.device import autocast
 from unet4d.models.memory_trace import MemoryTrace
@@ -23,9 +23,9 @@ from unet4d.training.step import TrainingStep
 
 CLASSES = 4
 SETTINGS = {
-    "plain": MemoryConfig(chunk_frames=0, lstm="gates"),
-    "middle": MemoryConfig(chunk_frames=4),
-    "leanest": MemoryConfig(chunk_frames=1),
+    "plain": RecomputeConfig(chunk_frames=0, lstm="gates"),
+    "middle": RecomputeConfig(chunk_frames=4),
+    "leanest": RecomputeConfig(chunk_frames=1),
 }
 """How much of a training step is computed again rather than kept. Stages and groups of chunks go further, at more time."""
 
@@ -60,7 +60,7 @@ class Candidate:
     name: str
     precision: str
     channels: tuple[int, ...]
-    memory: MemoryConfig | None = field(default=None, compare=False)
+    memory: RecomputeConfig | None = field(default=None, compare=False)
     last_block: bool = False
 
     def network(self, grid: Grid, device: torch.device) -> nn.Module:
@@ -86,7 +86,7 @@ class Candidate:
         network, precision = self.network(grid, device), self.precision
         config = Config(train=TrainConfig(precision=precision, batch_size=1))  # type: ignore[arg-type]
         if self.memory is not None:
-            config.memory = dataclasses.replace(self.memory)
+            config.recompute = dataclasses.replace(self.memory)
         return (PlainStep if self.memory is None else TrainingStep)(network, config, device)  # type: ignore[arg-type]
 
     def training(

@@ -15,7 +15,7 @@ import yaml
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from bench.candidates import SETTINGS
-from unet4d.config import Config, MemoryConfig, Size
+from unet4d.config import Config, RecomputeConfig, Size
 from unet4d.models.clstm_unet import build_network
 from unet4d.models.device import autocast
 from unet4d.models.memory_trace import MemoryTrace
@@ -111,6 +111,6 @@ def _flops(config: Config, frames: int) -> int:
     return trace.flops
 
 
-def _step(config: Config, memory: MemoryConfig, frames: int) -> StepMemory:
+def _step(config: Config, memory: RecomputeConfig, frames: int) -> StepMemory:
     data = dataclasses.replace(config.data, frames=frames)
-    return training_memory(dataclasses.replace(config, data=data, memory=memory), 1, 4, frames)
+    return training_memory(dataclasses.replace(config, data=data, recompute=memory), 1, 4, frames)

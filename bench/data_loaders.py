@@ -41,7 +41,7 @@ class Drawn:
 
 def our_config(drawn: Drawn, workers: int = 0) -> DataConfig:
     """Settings of our loader, augmentation off."""
-    return DataConfig(patch_size=drawn.patch, frames=drawn.frames, augmentation="off", workers=workers)
+    return DataConfig(patch_size=drawn.patch, frames=drawn.frames, augmentation="off", num_workers=workers)
 
 
 def ours(drawn: Drawn) -> Feeds:

@@ -72,5 +72,5 @@ def _resolved(config: Config, drawn: Drawn) -> Config:
         data=DataConfig(patch_size=drawn.patch, frames=drawn.frames),
         model=resolved_model(config.model, SPACING_MM, drawn.patch),
         train=TrainConfig(batch_size=drawn.batch_size, precision="bf16"),
-        memory=dataclasses.replace(config.memory, chunk_frames=0),
+        recompute=dataclasses.replace(config.recompute, chunk_frames=0),
     )

@@ -95,7 +95,7 @@ def cine(folder: Path, sizes: Sizes, start: str) -> dict[str, Ours | Monai]:
     study, ours, twin, image = data / "study000.nii.gz", folder / "ours.pt", folder / "twin.pt", folder / "image.npy"
     for model, lstm_channels in ((ours, None), (twin, 0)):
         config = Config(
-            DataConfig(plane_spacing_mm=sizes.plane_spacing_mm, patch_size=sizes.patch),
+            DataConfig(in_plane_spacing_mm=sizes.plane_spacing_mm, patch_size=sizes.patch),
             ModelConfig(list(sizes.channels), lstm_channels),
             inference=InferenceConfig(sizes.overlap),
         )

@@ -73,7 +73,7 @@ def run(sizes: Sizes | None = None) -> dict[str, list[Row]]:
 
 def configured(sizes: Sizes) -> Config:
     """The configuration of these sizes, before it is resolved."""
-    data = DataConfig(patch_size=sizes.patch, frames=sizes.frames, workers=sizes.workers)
+    data = DataConfig(patch_size=sizes.patch, frames=sizes.frames, num_workers=sizes.workers)
     train = TrainConfig(epochs=MANY_EPOCHS, steps_per_epoch=sizes.steps, batch_size=sizes.batch_size)
     return Config(data, ModelConfig(list(sizes.channels)), train)
 
@@ -101,7 +101,7 @@ def step_table(rounds: Rounds, job: Job, waiting: dict[str, float]) -> list[Row]
         {
             "loop": name,
             "precision": config.train.precision,
-            "workers": config.data.workers if name == WORKERS else 0,
+            "workers": config.data.num_workers if name == WORKERS else 0,
             "ms / step": 1e3 * _of_step(rounds, name, config),
             "million voxel-frames / s": job.voxel_frames / _of_step(rounds, name, config) / 1e6,
             "time over plain": rounds.ratio(name, PLAIN),

@@ -53,7 +53,7 @@ class Job:
         written = write_phantom(folder / "dataset", subjects, config.data.frames or 1, seed=SEED_STUDIES, shape=shape)
         dataset = read_dataset(written.parent)
         config = resolved(config, dataset.training, device)
-        plane = config.data.plane_spacing_mm
+        plane = config.data.in_plane_spacing_mm
         studies = cached_studies(dataset.training, dataset, config.data, plane, folder / "cache")
         kinds = dataset.channel_kinds
         task = Task(dict(dataset.labels), dataset.channel_names, dataset.cyclic, channel_kinds=kinds)

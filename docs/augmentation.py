@@ -161,7 +161,7 @@ def _time(by: TimeStrength) -> list[Row]:
             "half of the clips" if by.both_ways else "never",
             "no heart beats backwards, but every frame keeps its neighbours",
         ),
-        Row("stride", "1 to `data.max_stride`", "more time in as few frames; also without augmentation"),
+        Row("stride", "1 to `data.max_frame_stride`", "more time in as few frames; also without augmentation"),
     ]
 
 

@@ -50,8 +50,8 @@ class Variant:
 VARIANTS = {
     "plain": Variant(),
     "deep_supervision": Variant(("--model.deep_supervision", "true")),
-    "ema_0.99": Variant(("--train.ema", 0.99)),
-    "ema_0.999": Variant(("--train.ema", 0.999)),
+    "ema_0.99": Variant(("--train.ema_decay", 0.99)),
+    "ema_0.999": Variant(("--train.ema_decay", 0.999)),
     "twin_first": Variant(twin_first=True),
     "growth_clips": Variant(("--train.growth", "clips")),
     "growth_patches": Variant(("--train.growth", "patches")),
@@ -126,7 +126,7 @@ def _trained(out: Path, name: str, seed: int, epochs: int) -> tuple[Path, float]
         return here / "run" / LAST, _train(data, here / "run", epochs, *chosen)
     half = epochs // 2
     seconds = _train(data, here / "twin", half, *chosen, "--model.lstm_channels", 0)
-    seconds += _train(data, here / "run", epochs - half, *chosen, "--train.start_from", here / "twin" / LAST)
+    seconds += _train(data, here / "run", epochs - half, *chosen, "--train.init_from", here / "twin" / LAST)
     return here / "run" / LAST, seconds
 
 

@@ -81,10 +81,12 @@ def own_phantom(phantom: Path, tmp_path: Path) -> Path:
 def tiny() -> Callable[..., Config]:
     """The configuration of a run of a second; keywords change settings of the training loop, the fold or the seed."""
 
-    def made(held_out: Sequence[str] | None = None, workers: int = 0, fold: int = 0, seed: int = 0, **loop) -> Config:
+    def made(
+        val_subjects: Sequence[str] | None = None, num_workers: int = 0, fold: int = 0, seed: int = 0, **loop
+    ) -> Config:
         loop = {"epochs": 2, "steps_per_epoch": 2, "batch_size": 1, "precision": "fp32"} | loop
-        chosen = None if held_out is None else list(held_out)
-        data = DataConfig(chosen, folds=3, patch_size=(16, 16, 4), frames=3, workers=workers)
+        chosen = None if val_subjects is None else list(val_subjects)
+        data = DataConfig(chosen, folds=3, patch_size=(16, 16, 4), frames=3, num_workers=num_workers)
         return Config(data, ModelConfig(channels=[4, 8]), TrainConfig(**loop), InferenceConfig(0.25), fold, seed)
 
     return made
@@ -94,7 +96,7 @@ def tiny() -> Callable[..., Config]:
 def tiny_options() -> list[str]:
     """The same as `tiny`, for the command line."""
     settings = {
-        "data.folds": 3, "data.patch_size": "[16,16,4]", "data.frames": 3, "data.workers": 0, "model.channels": "[4,8]",
+        "data.folds": 3, "data.patch_size": "[16,16,4]", "data.frames": 3, "data.num_workers": 0, "model.channels": "[4,8]",
         "train.epochs": 2, "train.steps_per_epoch": 2, "train.batch_size": 1, "train.precision": "fp32",
         "inference.overlap": 0.25,
     }  # fmt: skip
@@ -119,12 +121,12 @@ def model_file(tmp_path: Path) -> Callable[..., Path]:
         direction: str = "forward",
         lstm_channels: int = 4,
         patch_size: tuple[int, int, int] = (16, 16, 4),
-        normalisation: str = "zscore",
+        normalization: str = "zscore",
         cyclic: bool = False,
     ) -> Path:
         strides, kernels = [(2, 2, 1)], [(3, 3, 1), (3, 3, 3)]
         config = Config(
-            DataConfig(plane_spacing_mm=2.0, patch_size=patch_size, normalisation=normalisation),
+            DataConfig(in_plane_spacing_mm=2.0, patch_size=patch_size, normalization=normalization),
             ModelConfig([4, 8], lstm_channels, strides, kernels, direction),
             TrainConfig(precision="fp32"),
         )

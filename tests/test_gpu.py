@@ -18,7 +18,7 @@ import torch
 from torch.nn.functional import conv3d
 
 from unet4d import CLSTMUNet, ConvLSTM3d, StreamingSegmenter, load_model, read_image, segment
-from unet4d.config import CHANNELS, Config, DataConfig, InferenceConfig, MemoryConfig, ModelConfig, TrainConfig
+from unet4d.config import CHANNELS, Config, DataConfig, InferenceConfig, ModelConfig, RecomputeConfig, TrainConfig
 from unet4d.errors import Stopped
 from unet4d.images.image4d import read_label
 from unet4d.inference.sliding_window import LogitRows, WindowPredictor
@@ -279,7 +279,7 @@ def default_config(patch=(96, 96, 32), frames=8, precision="bf16", channels=CHAN
         DataConfig(patch_size=patch, frames=frames),
         ModelConfig(list(channels), strides=strides, kernel_size=kernels),
         TrainConfig(batch_size=1, precision=precision),
-        memory=MemoryConfig(**memory),
+        recompute=RecomputeConfig(**memory),
     )
 
 
@@ -310,12 +310,12 @@ def test_the_planned_peak_is_the_measured_one_within_a_tenth_and_never_under(dev
 
 
 @everywhere
-@pytest.mark.parametrize("memory", [MemoryConfig(2), MemoryConfig(1, 2, stages=True)], ids=str)
+@pytest.mark.parametrize("memory", [RecomputeConfig(2), RecomputeConfig(1, 2, stages=True)], ids=str)
 def test_a_cut_step_is_the_plain_one(device, memory):
     size = (64, 64, 32) if device.type == "cuda" else (16, 16, 8)
     config = default_config(size, 6, "fp32", WIDTHS[device.type], chunk_frames=0)
     plain = two_steps(device, config)
-    cut = two_steps(device, dataclasses.replace(config, memory=memory))
+    cut = two_steps(device, dataclasses.replace(config, recompute=memory))
     torch.testing.assert_close(cut, plain, rtol=1e-3, atol=1e-4)
 
 

@@ -32,25 +32,25 @@ def triple(values: Iterable[int]) -> Size:
 class DataConfig:
     """Which studies are learnt from, on what grid, and how patches and clips are drawn from them."""
 
-    held_out: list[str] | None = None
+    val_subjects: list[str] | None = None
     """Subjects kept for validation, by name. Left out: those of the fold."""
     folds: int | None = None
     """Number of folds the subjects are split into. Left out: 5, or as many as there are subjects."""
-    plane_spacing_mm: float | None = None
+    in_plane_spacing_mm: float | None = None
     """Pixel spacing every study is resampled to, in mm. Left out: the median of the training studies."""
     slice_spacing_mm: float | None = None
     """Slice spacing every study is resampled to, in mm. Left out: each study keeps its own."""
-    normalisation: Literal["zscore", "none"] = "zscore"
+    normalization: Literal["zscore", "none"] = "zscore"
     """zscore: over the whole study and per channel, clipped to its 0.5 and 99.5 percentiles, then mean 0 and deviation 1."""
     patch_size: Size | None = None
     """Voxels (X, Y, Z) of a training patch and of an inference window. Left out: the median study, at most 128 x 128 x 32,
     rounded up to what the strides divide."""
     frames: int | None = None
     """Frames of a training clip, at most those of the longest study. Left out: 8. At prediction the network sees every frame."""
-    max_stride: int = 1
+    max_frame_stride: int = 1
     """A training clip's frames are 1 to this many study frames apart, drawn anew for each clip. Above 1 as few frames show a longer
     time, and the network learns more than one step; useful for long series. At prediction the step is 1."""
-    foreground: float = 0.67
+    foreground_fraction: float = 0.67
     """Share of patches centred on a voxel of a class drawn evenly among those present, 0 to 1; the others lie anywhere."""
     augmentation: Literal["off", "mild", "strong"] = "mild"
     """How strongly the training clips are varied; one spatial warp and one contrast for all frames of a clip."""
@@ -59,7 +59,7 @@ class DataConfig:
     one spoilt. strong: more often and further, and half of the clips run backwards. A label always stays that of its frame."""
     flip_axes: list[int] = field(default_factory=list)
     """Axes (0 = X, 1 = Y, 2 = Z) that may be mirrored in training. Left out: none, for organs have a left and a right."""
-    workers: int | None = None
+    num_workers: int | None = None
     """Processes that read patches; 0: the main one. Left out: cores minus one, at most 8. Results do not depend on it."""
     cache_dir: str | None = None
     """Where preprocessed studies are kept. Left out: .unet4d-cache in the dataset folder, or in the run where that is read-only."""
@@ -71,8 +71,8 @@ class DataConfig:
         check_ranges(
             self,
             "data",
-            {"folds": (2, 10_000), "frames": (1, MOST), "max_stride": (1, MOST), "workers": (0, 1024),
-             "plane_spacing_mm": spacing, "slice_spacing_mm": spacing},
+            {"folds": (2, 10_000), "frames": (1, MOST), "max_frame_stride": (1, MOST), "num_workers": (0, 1024),
+             "in_plane_spacing_mm": spacing, "slice_spacing_mm": spacing},
         )  # fmt: skip
         if self.patch_size is not None:
             fits = len(self.patch_size) == 3 and min(self.patch_size) >= 1
@@ -80,7 +80,12 @@ class DataConfig:
             voxels = math.prod(self.patch_size)
             require(voxels <= MOST_VOXELS, "data.patch_size", self.patch_size, f"at most {MOST_VOXELS} voxels")
             self.patch_size = triple(self.patch_size)
-        require(0 <= self.foreground <= 1, "data.foreground", self.foreground, "a share from 0 to 1")
+        require(
+            0 <= self.foreground_fraction <= 1,
+            "data.foreground_fraction",
+            self.foreground_fraction,
+            "a share from 0 to 1",
+        )
         require(set(self.flip_axes) <= {0, 1, 2}, "data.flip_axes", self.flip_axes, "a list of axes among 0, 1 and 2")
 
 
@@ -174,16 +179,16 @@ class TrainConfig:
     precision: Precision = "auto"
     """auto: bf16 where the device computes in it, else fp16 with a loss scaler on a GPU, else fp32. tf32: float32
     whose products a GPU rounds to 10 bits; fp32 never does."""
-    accumulate: int = 1
+    accumulate_batches: int = 1
     """Batches whose gradients one optimiser step takes together, each with a loss of its own; the step's loss is their mean."""
     validate_every: int = 5
     """Epochs between validations on whole studies; the last epoch is always validated."""
     skip_limit: int = 10
     """Steps in a row whose loss or gradient is not finite; they are skipped and told, and one more stops the run."""
-    ema: float = 0.0
+    ema_decay: float = 0.0
     """Decay of the moving average of the weights that is validated and kept to predict with, 0 to below 1; 0: the weights as they
     are."""
-    start_from: str | None = None
+    init_from: str | None = None
     """Run folder or checkpoint whose weights training begins with: those of the frame-wise twin, or of the same network. Left out:
     random ones."""
     growth: Literal["off", "clips", "patches"] = "off"
@@ -195,18 +200,18 @@ class TrainConfig:
     def __post_init__(self) -> None:
         """Check every value."""
         check_types(self, "train")
-        counts = ("epochs", "steps_per_epoch", "batch_size", "accumulate", "validate_every")
+        counts = ("epochs", "steps_per_epoch", "batch_size", "accumulate_batches", "validate_every")
         check_ranges(self, "train", dict.fromkeys(counts, (1, MOST)))
         check_ranges(self, "train", {"weight_decay": (0, 1000), "gradient_clip": (0, 1e30)})
         check_ranges(self, "train", {"warmup_steps": (0, MOST**2), "skip_limit": (0, MOST**2)})
         require(
             0 < self.learning_rate <= 1000, "train.learning_rate", self.learning_rate, "a number above 0, at most 1000"
         )
-        require(0 <= self.ema < 1, "train.ema", self.ema, "a decay from 0 to below 1, such as 0.999")
+        require(0 <= self.ema_decay < 1, "train.ema_decay", self.ema_decay, "a decay from 0 to below 1, such as 0.999")
 
 
 @dataclass
-class MemoryConfig:
+class RecomputeConfig:
     """What a training step keeps for its backward pass and what it computes again. Results do not depend on it."""
 
     chunk_frames: int | None = None
@@ -222,8 +227,8 @@ class MemoryConfig:
 
     def __post_init__(self) -> None:
         """Check every value."""
-        check_types(self, "memory")
-        check_ranges(self, "memory", {"chunk_frames": (0, MOST), "group_chunks": (1, MOST)})
+        check_types(self, "recompute")
+        check_ranges(self, "recompute", {"chunk_frames": (0, MOST), "group_chunks": (1, MOST)})
 
 
 @dataclass
@@ -261,7 +266,7 @@ class Config:
     """Fold whose subjects are held out for validation, from 0."""
     seed: int = 0
     """The one seed that everything random hangs on."""
-    memory: MemoryConfig = field(default_factory=MemoryConfig)
+    recompute: RecomputeConfig = field(default_factory=RecomputeConfig)
 
     def __post_init__(self) -> None:
         """Check the values that concern one another."""

@@ -135,7 +135,7 @@ def test_train_tells_an_image_with_fewer_frames_than_its_label(command, own_phan
 def test_the_corrected_retry_of_train_is_not_refused(command, phantom, own_phantom, tiny_options, tmp_path):
     """Pins a run folder left behind by bad input, and a spoilt study kept in the cache."""
     words = ["train", "--dataset", own_phantom, "--out", tmp_path / "run", *tiny_options]
-    words += ["--train.epochs", "1", "--data.held_out", "[]"]
+    words += ["--train.epochs", "1", "--data.val_subjects", "[]"]
     rewrite(own_phantom / LABEL, lambda voxels: voxels[..., :3])
     assert command(*words).code == 2
     shutil.copy(phantom / LABEL, own_phantom / LABEL)
@@ -262,7 +262,16 @@ def test_a_pipe_is_refused_as_a_config_file_and_named_among_sequences(command, t
     (tmp_path / "in").mkdir()
     os.mkfifo(tmp_path / "in" / "lost.seq.nrrd")
     done = command(
-        "predict", model_file(), "-i", tmp_path / "in", "-o", tmp_path / "out", "--kind", "sequence", "--device", "cpu"
+        "predict",
+        model_file(),
+        "-i",
+        tmp_path / "in",
+        "-o",
+        tmp_path / "out",
+        "--layout",
+        "sequence",
+        "--device",
+        "cpu",
     )
     assert done.code == 2
     assert "lost.seq.nrrd is a pipe" in done.error

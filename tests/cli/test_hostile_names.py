@@ -124,12 +124,12 @@ def test_hostile_yaml_is_one_line(command, phantom, tmp_path, content):
 
 
 SETTINGS = [
-    ("seed", 2**64), ("seed", -1), ("data.patch_size", "[1000000000,1000000000,1000000000]"), ("data.workers", 10**9),
+    ("seed", 2**64), ("seed", -1), ("data.patch_size", "[1000000000,1000000000,1000000000]"), ("data.num_workers", 10**9),
     ("train.learning_rate", ".inf"), ("train.learning_rate", ".nan"), ("train.epochs", 10**30), ("train.epochs", "1e30"),
-    ("train.batch_size", 10**12), ("train.weight_decay", ".nan"), ("train.gradient_clip", ".inf"), ("train.ema", ".nan"),
-    ("data.plane_spacing_mm", ".inf"), ("data.foreground", ".nan"), ("model.lstm_channels", 10**8),
+    ("train.batch_size", 10**12), ("train.weight_decay", ".nan"), ("train.gradient_clip", ".inf"), ("train.ema_decay", ".nan"),
+    ("data.in_plane_spacing_mm", ".inf"), ("data.foreground_fraction", ".nan"), ("model.lstm_channels", 10**8),
     ("model.channels", "[4,1000000000]"), ("inference.overlap", ".nan"), ("inference.sw_batch_size", 10**12),
-    ("memory.chunk_frames", 10**12), ("data.frames", "9" * 5000), ("data.patch_size", "[" * 3000),
+    ("recompute.chunk_frames", 10**12), ("data.frames", "9" * 5000), ("data.patch_size", "[" * 3000),
 ]  # fmt: skip
 
 

@@ -18,7 +18,7 @@ from unet4d.datasets.verify.run_checks import KEPT, verify_dataset
 from unet4d.evaluation.results import read_evaluation
 from unet4d.inference.batch.case_records import Records
 from unet4d.inference.batch.output_folder import PREDICTION
-from unet4d.inference.postprocessing import POSTPROCESSING, read_steps
+from unet4d.inference.postprocessing_steps import POSTPROCESSING, read_steps
 from unet4d.phantom import write_phantom
 from unet4d.report.pages.provenance import of_study, recorded
 from unet4d.system.digests import _remembered

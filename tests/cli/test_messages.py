@@ -61,6 +61,6 @@ def test_a_folder_or_a_binary_file_is_no_config_file(command, tmp_path):
 def test_a_right_config_file_passes(tmp_path):
     file = tmp_path / "mine.yaml"
     file.write_text(
-        "dataset: d\nout: r\nfold: 1\ndata:\n  held_out: [a, b]\n  patch_size: [8, 8, 4]\ntrain: {epochs: 3}\n"
+        "dataset: d\nout: r\nfold: 1\ndata:\n  val_subjects: [a, b]\n  patch_size: [8, 8, 4]\ntrain: {epochs: 3}\n"
     )
     check_config_files(["train", "--config", str(file)])

@@ -350,7 +350,7 @@ def test_a_second_signal_ends_predict_at_once_and_files_are_whole(trained, own_p
 def test_workers_that_preprocess_leave_a_signal_to_the_main_process(own_phantom, tiny_options, tmp_path, capfd):
     """Ctrl-C reaches the whole group; pins workers that died of it, which was reported as a want of memory."""
     words = ["train", "--dataset", own_phantom, "--out", tmp_path / "run", "--device", "cpu", *tiny_options]
-    at = words.index("--data.workers")
+    at = words.index("--data.num_workers")
     words[at + 1] = "1"
     arm = at_call("unet4d.pipeline.cache._build", 1, _interrupt_group)
     assert exit_code(run_armed, arm, *words) == 75

@@ -191,7 +191,7 @@ def test_the_kind_can_be_said(tmp_path):
 
 def test_an_option_without_use_is_refused(tmp_path):
     plain, options = touch(tmp_path / "plain", "a.nii"), Options(pattern="(?P<subject>.*)")
-    words = f"{plain} came with a pattern or with_ids, which its layout has no use for; name it with --kind"
+    words = f"{plain} came with a pattern or keep_patient_ids, which its layout has no use for; name it with --layout"
     assert words == refusal([plain], ONE, options=options)
     assert "has no use for" in refusal([dataset(tmp_path / "ours")], ONE, options=options)
 
@@ -215,17 +215,17 @@ def nrrd(folder: Path, *names: str) -> Path:
 def test_static_patients_are_no_frames_of_one_study(tmp_path):
     """Pins patient0.nrrd, patient1.nrrd, ... in one folder, which were joined to one study without a word."""
     three = nrrd(tmp_path, "patient0.nrrd", "patient1.nrrd", "patient2.nrrd")
-    assert "or say what it is with --kind (3D NRRD, one a frame: --kind frames)" in refusal([three], ONE)
+    assert "or say what it is with --layout (3D NRRD, one a frame: --layout frames)" in refusal([three], ONE)
     assert len(names([three], ("MRI",), kind="frames")) == 1
     said = refusal([three / "patient0.nrrd"], ONE)
     assert "patient0.nrrd is no study by itself" in said
-    assert "of 3D files, one a frame, give the folder: unet4d predict with --kind frames" in said
+    assert "of 3D files, one a frame, give the folder: unet4d predict with --layout frames" in said
 
 
 def test_what_a_layout_was_taken_as_is_said(tmp_path, capsys):
     root = nrrd(tmp_path / "n", *(f"anna/frame_{t}.nrrd" for t in range(3)))
     source_at(root)
-    assert capsys.readouterr().err == f"{root}: taken as frames, 1 study of 3 files; --kind says otherwise\n"
+    assert capsys.readouterr().err == f"{root}: taken as frames, 1 study of 3 files; --layout says otherwise\n"
     source_at(acdc(tmp_path / "acdc"))
     assert "taken as acdc, 2 studies of " in capsys.readouterr().err
     source_at(root, kind="frames")

@@ -167,7 +167,7 @@ def test_the_network_sees_in_prediction_what_it_saw_in_training(studies, run, tm
     seen = prepared.image[(slice(None),) * 5].numpy()
     prepared.close()
     settings = model.config.data
-    [learnt] = cached_studies(dataset.training[:1], dataset, settings, settings.plane_spacing_mm, tmp_path)
+    [learnt] = cached_studies(dataset.training[:1], dataset, settings, settings.in_plane_spacing_mm, tmp_path)
     assert np.array_equal(seen, learnt.image)
 
 

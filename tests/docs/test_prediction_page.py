@@ -26,7 +26,7 @@ def test_a_command_parses(line):
 
 def test_every_flag_it_names_is_one_of_predict(capsys):
     named = {flag.split()[0] for flag in re.findall(r"`(--[^`]+)`", PAGE)}
-    assert named >= {"--memory", "--continue", "--cyclic_shifts"}
+    assert named >= {"--max_memory", "--continue", "--cyclic_shifts"}
     from unet4d.cli.main import run
 
     run(["predict", "--help"])

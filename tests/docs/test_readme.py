@@ -31,7 +31,7 @@ def test_every_command_is_shown():
         "train",
         "info",
         "predict",
-        "tune",
+        "postprocess",
         "evaluate",
         "compare",
         "report",

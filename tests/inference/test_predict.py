@@ -179,7 +179,7 @@ def test_time_is_as_asked_else_as_learnt(model_file, tmp_path, study):
 
 @pytest.mark.parametrize("direction", ["forward", "bidirectional"])
 def test_a_forward_network_under_open_time_is_causal(model_file, direction):
-    model = load_model(model_file(direction=direction, normalisation="none"))
+    model = load_model(model_file(direction=direction, normalization="none"))
     array = np.random.default_rng(0).normal(size=(5, 16, 16, 4))
     later = array.copy()
     later[3:] += np.random.default_rng(1).normal(size=later[3:].shape)
@@ -278,7 +278,7 @@ def another(model: Path, path: Path, seed: int = 2) -> Path:
 
 def test_several_models_answer_with_the_mean_of_their_probabilities(model_file, tmp_path, study):
     """On the working grid itself, where no resampling comes between."""
-    one = load_model(model_file(normalisation="none"))
+    one = load_model(model_file(normalization="none"))
     other = load_model(another(tmp_path / "model.pt", tmp_path / "other.pt"))
     image = Image4D.from_array(np.random.default_rng(0).normal(size=(3, 16, 16, 4)), np.diag([2.0, 2.0, 8.0, 1.0]))
     alone = [segment(model, image, precision="fp32") for model in (one, other)]
@@ -301,7 +301,7 @@ def test_a_model_with_itself_is_that_model_on_a_grid_of_another_spacing_too(mode
 @pytest.mark.parametrize("kind", ["velocity X", "velocity -X"])
 def test_velocities_change_their_sign_where_a_window_is_mirrored(model_file, kind):
     """A study and its mirror image, whose velocity along X is turned round, are the same to a network that mirrors along X."""
-    model = load_model(model_file(channel_names=("magnitude", "vx"), normalisation="none"))
+    model = load_model(model_file(channel_names=("magnitude", "vx"), normalization="none"))
     task = replace(model.task, channel_kinds=("signal", "velocity X"))
     window = replace(model.config.inference, mirror_axes=[0])
     model = replace(model, task=task, config=replace(model.config, inference=window))
@@ -325,12 +325,12 @@ def test_several_models_can_be_named_and_all_are_recorded(command, model_file, t
 
 def test_models_that_cannot_answer_together_are_told_before_any_work(command, model_file, tmp_path, study):
     study(tmp_path / "heart.nii.gz")
-    other = model_file(normalisation="none").rename(tmp_path / "other.pt")
+    other = model_file(normalization="none").rename(tmp_path / "other.pt")
     words = ("-i", tmp_path / "heart.nii.gz", "-o", tmp_path / "out")
     model = model_file()
     done = command("predict", model, other, *words)
     assert done.code == 2
-    assert f"{other} and {model} cannot answer together: normalisation none and zscore came" in done.line
+    assert f"{other} and {model} cannot answer together: normalization none and zscore came" in done.line
     assert f"{model} came twice; wanted each model once" in command("predict", model, model, *words).line
     assert not (tmp_path / "out").exists()
 

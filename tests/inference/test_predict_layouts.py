@@ -47,7 +47,7 @@ def test_acdc_as_it_unpacks(command, model_file, tmp_path):
     write_patient(tmp_path / "acdc" / "testing" / "patient101", 1)
     model, out = model_file(), tmp_path / "out"
     done = command("predict", model, "-i", tmp_path / "acdc", "-o", out, "--precision", "fp32")
-    taken = f"{tmp_path / 'acdc'}: taken as acdc, 2 studies of 10 files; --kind says otherwise\n"
+    taken = f"{tmp_path / 'acdc'}: taken as acdc, 2 studies of 10 files; --layout says otherwise\n"
     assert (done.code, done.error) == (0, taken)
     assert maps_in(out) == ["patient101.nii.gz"]
     check_label_map(model, out / "patient101.nii.gz", 1, "cyclic")
@@ -72,7 +72,7 @@ def test_frames_are_joined_by_a_pattern(command, model_file, tmp_path):
     write_nnunet_frames(tmp_path / "nnunet")
     model, out = model_file(direction="bidirectional"), tmp_path / "out"
     given = ["predict", model, "-i", tmp_path / "nnunet", "-o", out, "--precision", "fp32"]
-    done = command(*given, "--pattern", PATTERN, "--kind", "nnunet", "--time", "cyclic")
+    done = command(*given, "--pattern", PATTERN, "--layout", "nnunet", "--time", "cyclic")
     assert (done.code, done.error) == (0, "")
     assert maps_in(out) == ["anna.nii.gz", "ben.nii.gz"]
     check_label_map(model, out / "anna.nii.gz", 0, "cyclic")
@@ -168,10 +168,10 @@ def test_wrong_use_is_told(command, model_file, tmp_path):
     write_patient(tmp_path / "acdc" / "patient001")
     given = ["predict", model_file(), "-i", tmp_path / "acdc", "-o", tmp_path / "out"]
     for options, words in (
-        (["--kind", "nnunet"], "acdc/dataset.json is missing"),
-        (["--kind", "acds"], "--kind is acds; wanted one of auto, acdc, nnunet, frames, sequence, dicom"),
+        (["--layout", "nnunet"], "acdc/dataset.json is missing"),
+        (["--layout", "acds"], "--layout is acds; wanted one of auto, acdc, nnunet, frames, sequence, dicom"),
         (["--pattern", PATTERN], "pattern came for acdc, which has no use for it; leave it out"),
-        (["--with_ids"], "with_ids came for acdc, which has no use for it; leave it out"),
+        (["--keep_patient_ids"], "keep_patient_ids came for acdc, which has no use for it; leave it out"),
     ):
         done = command(*given, *options)
         assert done.code == 2
@@ -215,7 +215,7 @@ def test_the_report_finds_them_too(command, tmp_path, monkeypatch):
 
 
 def test_the_report_follows_a_prediction_of_another_layout(command, tmp_path):
-    """Pins a report that could not find the studies which --kind and --pattern had named."""
+    """Pins a report that could not find the studies which --layout and --pattern had named."""
     write_nnunet_frames(tmp_path / "nnunet")
     write(tmp_path / "predicted" / "anna.nii.gz", phantom_study(0).label, image_of(0))
     given = [
@@ -228,6 +228,6 @@ def test_the_report_follows_a_prediction_of_another_layout(command, tmp_path):
         tmp_path / "page",
     ]
     assert "has no study for anna" in command(*given).error
-    done = command(*given, "--kind", "nnunet", "--pattern", PATTERN)
+    done = command(*given, "--layout", "nnunet", "--pattern", PATTERN)
     assert (done.code, done.error) == (0, "")
-    assert "with_ids came for nnunet" in command(*given, "--kind", "nnunet", "--with_ids").line
+    assert "keep_patient_ids came for nnunet" in command(*given, "--layout", "nnunet", "--keep_patient_ids").line

@@ -12,7 +12,7 @@ from tests.predictions import json_of, rows_of
 from unet4d.images.nrrd import read_nrrd_image
 from unet4d.images.segmentations import read_segmentation
 from unet4d.inference.batch.output_folder import measures
-from unet4d.inference.postprocessing import Step, write_steps
+from unet4d.inference.postprocessing_steps import Step, write_steps
 from unet4d.inference.predict import predict
 from unet4d.inference.settings import Settings
 from unet4d.metrics import curve_measures

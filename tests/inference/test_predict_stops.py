@@ -171,5 +171,5 @@ def test_what_is_out_of_main_memory_is_told_of_its_study_alone(
     done = command("predict", model_file(), "-i", studies, "-o", tmp_path / "out")
     assert done.code == 1
     assert "1 of 5 studies could not be segmented" in done.line
-    assert f"s3: the main memory is too small ({words}); set --memory" in done.line
+    assert f"s3: the main memory is too small ({words}); set --max_memory" in done.line
     assert Unet4DError.exit_code == 1

@@ -26,7 +26,7 @@ def test_a_trained_networks_prediction_shifts_with_the_study(tmp_path, tiny, dir
     root = write_phantom(tmp_path / "hearts", 4, 12, shape=(40, 36, 5), ambiguous=0.2).parent
     config = replace(
         tiny(epochs=2, steps_per_epoch=150, learning_rate=5e-3, batch_size=2, validate_every=2),
-        data=DataConfig(folds=3, patch_size=(24, 24, 4), frames=4, workers=0),
+        data=DataConfig(folds=3, patch_size=(24, 24, 4), frames=4, num_workers=0),
         model=ModelConfig([8, 16, 24], direction=direction),
     )
     train(root, tmp_path / "run", config, "cpu")

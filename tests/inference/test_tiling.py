@@ -16,9 +16,9 @@ from unet4d.datasets.nifti_studies import bare_source
 from unet4d.errors import InputError, Unet4DError
 from unet4d.images.image4d import Image4D
 from unet4d.images.resample_back import NativeLabel
+from unet4d.inference import prepare as preparing
 from unet4d.inference import tiling
 from unet4d.inference.prepare import prepare, prepare_image
-from unet4d.inference.prepare import prepare as preparing
 from unet4d.inference.segment import answer, segment
 from unet4d.inference.settings import Settings
 from unet4d.inference.sliding_window import LogitRows, WindowPredictor, sliding_window
@@ -169,7 +169,7 @@ def test_probabilities_are_those_of_the_label_and_add_up_to_one(model, path):
 
 def test_what_fits_in_no_way_is_told_before_it_is_computed(monkeypatch, model, path):
     budgets(monkeypatch, math.inf, 100_000)
-    with pytest.raises(Unet4DError, match=r"heart.nii.gz needs .* GB more of main memory .*raise --memory"):
+    with pytest.raises(Unet4DError, match=r"heart.nii.gz needs .* GB more of main memory .*raise --max_memory"):
         answered([model], path)
 
 

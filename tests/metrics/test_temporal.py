@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tests.drawn import draw
-from unet4d.inference.postprocessing import Step, apply
+from unet4d.inference.postprocessing_steps import Step, apply
 from unet4d.metrics import flicker, frame_to_frame_dice
 
 

@@ -116,7 +116,7 @@ def test_the_twin_is_equivariant_to_permuting_frames_to_the_bit_and_the_network_
     assert not torch.allclose(network()(x[:, order]), network()(x)[:, order], atol=1e-3)
 
 
-def test_a_frame_leaks_into_no_other_through_normalisation_also_while_training():
+def test_a_frame_leaks_into_no_other_through_normalization_also_while_training():
     """Pins batch norm over frames: with recurrence off, frame 0 must not change with frame 4."""
     x = clip()
     changed = x.clone()

@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from unet4d.config import Config, InferenceConfig, MemoryConfig, ModelConfig, TrainConfig
+from unet4d.config import Config, InferenceConfig, ModelConfig, RecomputeConfig, TrainConfig
 from unet4d.errors import InputError
 from unet4d.inference.sliding_window import sliding_window
 from unet4d.models.clstm_unet import CLSTMUNet, build_network
@@ -257,7 +257,7 @@ def test_a_training_step_tries_algorithms_and_a_prediction_does_not(flags, monke
     CUDNN.benchmark = False
     torch.manual_seed(0)
     model = ModelConfig([4, 6], 2, [(2, 2, 1)], [(3, 3, 1), (3, 3, 3)])
-    config = Config(model=model, train=TrainConfig(batch_size=1, precision="fp32"), memory=MemoryConfig(0))
+    config = Config(model=model, train=TrainConfig(batch_size=1, precision="fp32"), recompute=RecomputeConfig(0))
     network = build_network(model, 1, 3)
     step = TrainingStep(network, config, CPU)
 

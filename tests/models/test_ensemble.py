@@ -67,7 +67,7 @@ def test_no_more_than_the_sum_and_one_answer_are_held():
 def model(name: str = "one", *, task: dict | None = None, data: dict | None = None) -> TrainedModel:
     known = {"labels": {"background": 0, "heart": 1}, "channel_names": ("cine",), "cyclic": True}
     config = Config()
-    config.data = replace(config.data, **({"plane_spacing_mm": 1.5} | (data or {})))
+    config.data = replace(config.data, **({"in_plane_spacing_mm": 1.5} | (data or {})))
     return TrainedModel(torch.nn.Identity(), config, Task(**(known | (task or {}))), Path(name))  # type: ignore[arg-type]
 
 
@@ -79,9 +79,9 @@ def model(name: str = "one", *, task: dict | None = None, data: dict | None = No
         ({"task": {"channel_names": ("T1",)}}, r"channels \['T1'\] and \['cine'\]"),
         ({"task": {"channel_kinds": ("velocity X",)}}, r"kinds \['velocity X'\] and \['signal'\]"),
         ({"task": {"cyclic": False}}, "time open and cyclic"),
-        ({"data": {"plane_spacing_mm": 2.0}}, r"spacing .*\(2\.0, None\) and \(1\.5, None\)"),
+        ({"data": {"in_plane_spacing_mm": 2.0}}, r"spacing .*\(2\.0, None\) and \(1\.5, None\)"),
         ({"data": {"slice_spacing_mm": 2.0}}, r"spacing .*\(1\.5, 2\.0\)"),
-        ({"data": {"normalisation": "none"}}, "normalisation none and zscore"),
+        ({"data": {"normalization": "none"}}, "normalization none and zscore"),
     ],
 )
 def test_models_that_differ_are_refused_with_both_names(changed, words):

@@ -13,7 +13,7 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
-from unet4d.config import Config, DataConfig, MemoryConfig, ModelConfig, Size, TrainConfig
+from unet4d.config import Config, DataConfig, ModelConfig, RecomputeConfig, Size, TrainConfig
 from unet4d.models import clstm_unet
 from unet4d.models.clstm_unet import build_network
 from unet4d.models.memory_trace import MemoryTrace, peak_bytes
@@ -272,7 +272,7 @@ def test_the_allocator_bears_the_count_out(dtype):
 
 def config(precision: str, size: Size = SIZE, **memory) -> Config:
     data, train = DataConfig(patch_size=size, frames=FRAMES), TrainConfig(precision=precision, batch_size=BATCH)  # type: ignore[arg-type]
-    return Config(data, MODEL, train, memory=MemoryConfig(**memory))
+    return Config(data, MODEL, train, recompute=RecomputeConfig(**memory))
 
 
 def steps(config: Config, count: int = 2) -> None:
@@ -330,7 +330,7 @@ def test_heads_of_deep_supervision_and_a_moving_average_are_counted():
     )
     plain = dataclasses.replace(config("fp32", chunk_frames=0), model=three)
     deep = dataclasses.replace(plain, model=dataclasses.replace(three, deep_supervision=True))
-    averaged = dataclasses.replace(plain, train=dataclasses.replace(plain.train, ema=0.99))
+    averaged = dataclasses.replace(plain, train=dataclasses.replace(plain.train, ema_decay=0.99))
     counted, taught, kept = (training_memory(one, 1, CLASSES, 3) for one in (plain, deep, averaged))
     voxels = BATCH * 3 * (8 * 8 * 8)  # of the labelled frames at level 1
     head_flops = 2 * voxels * 16 * CLASSES  # forward; as many for the gradient of its input, and of its weight
@@ -352,7 +352,7 @@ def test_unlabelled_frames_of_a_frame_wise_network_are_not_counted():
 
 def test_of_several_batches_the_gradients_are_held_and_the_work_adds_up():
     plain = config("bf16", chunk_frames=0)
-    several = dataclasses.replace(plain, train=dataclasses.replace(plain.train, accumulate=3))
+    several = dataclasses.replace(plain, train=dataclasses.replace(plain.train, accumulate_batches=3))
     one, three = planned("bf16", 0), training_memory(several, 1, CLASSES, 2)
     gradients = sum(-(-4 * w.numel() // 512) * 512 for w in build_network(MODEL, 1, CLASSES).parameters())
     assert three.flops == 3 * one.flops

@@ -11,7 +11,7 @@ from torch.utils._pytree import tree_leaves
 
 import unet4d.inference.sliding_window
 import unet4d.training.step
-from unet4d.config import Config, MemoryConfig, ModelConfig, TrainConfig
+from unet4d.config import Config, ModelConfig, RecomputeConfig, TrainConfig
 from unet4d.images.grid import largest
 from unet4d.inference.sliding_window import LogitRows, WindowPredictor
 from unet4d.models.clstm_unet import build_network
@@ -71,10 +71,10 @@ def test_mixed_devices_and_reading_are_seen():
 @pytest.mark.parametrize(
     ("direction", "memory"),
     [
-        ("bidirectional", MemoryConfig(0, lstm="gates")),
-        ("bidirectional", MemoryConfig(2)),
-        ("forward", MemoryConfig(1, 2, stages=True)),
-        ("forward", MemoryConfig(0, lstm="borders")),
+        ("bidirectional", RecomputeConfig(0, lstm="gates")),
+        ("bidirectional", RecomputeConfig(2)),
+        ("forward", RecomputeConfig(1, 2, stages=True)),
+        ("forward", RecomputeConfig(0, lstm="borders")),
     ],
     ids=str,
 )
@@ -82,7 +82,7 @@ def test_a_training_step_mixes_no_devices_and_reads_nothing(direction, memory):
     model = ModelConfig(**{**vars(MODEL), "direction": direction})
     loop = TrainConfig(batch_size=2, precision="fp16", gradient_clip=1.0)
     network = build_network(model, 1, 3).to(GPU)
-    step = TrainingStep(network, Config(model=model, train=loop, memory=memory), GPU)
+    step = TrainingStep(network, Config(model=model, train=loop, recompute=memory), GPU)
     image, label = torch.randn(2, 4, 1, 8, 8, 2), torch.zeros(2, 4, 8, 8, 2, dtype=torch.uint8)
     average = WeightAverage(network, 0.99)
     with OneDevice():

@@ -13,7 +13,7 @@ from torch.nn.functional import conv3d
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from unet4d import ConvLSTM3d
-from unet4d.config import Config, InferenceConfig, MemoryConfig, ModelConfig, TrainConfig
+from unet4d.config import Config, InferenceConfig, ModelConfig, RecomputeConfig, TrainConfig
 from unet4d.inference.sliding_window import sliding_window
 from unet4d.metrics import count_voxels, dice
 from unet4d.models.clstm_unet import build_network
@@ -58,15 +58,15 @@ class Dtypes(TorchDispatchMode):
         return given
 
 
-def one_step(precision: str, memory: MemoryConfig) -> TrainingStep:
+def one_step(precision: str, memory: RecomputeConfig) -> TrainingStep:
     loop = TrainConfig(batch_size=2, precision=precision, gradient_clip=1.0)
-    step = TrainingStep(network(dropout=0.5), Config(train=loop, memory=memory), CPU)
+    step = TrainingStep(network(dropout=0.5), Config(train=loop, recompute=memory), CPU)
     step(*batch())
     return step
 
 
 @in_half
-@pytest.mark.parametrize("memory", [MemoryConfig(0), MemoryConfig(1, 2, stages=True, lstm="borders")], ids=str)
+@pytest.mark.parametrize("memory", [RecomputeConfig(0), RecomputeConfig(1, 2, stages=True, lstm="borders")], ids=str)
 def test_in_a_step_convolutions_alone_are_in_half_precision_and_sums_never(precision, memory):
     with Dtypes() as seen:
         step = one_step(precision, memory)
@@ -193,7 +193,7 @@ def test_curves_in_bf16_and_fp32_agree_within_the_band_on_the_phantom_and_two_se
 def learnt(precision: str) -> torch.Tensor:
     """The losses of some steps on one batch."""
     loop = TrainConfig(1, 100, 2, 1e-2, warmup_steps=0, precision=precision)
-    step = TrainingStep(network(), Config(train=loop, memory=MemoryConfig(0)), CPU)
+    step = TrainingStep(network(), Config(train=loop, recompute=RecomputeConfig(0)), CPU)
     return torch.stack([step(*batch())[0] for _ in range(8)])
 
 

@@ -25,7 +25,7 @@ from unet4d.errors import InputError, Unet4DError
 from unet4d.pipeline import cache, resources
 from unet4d.pipeline.cache import MEMO, CachedStudy, cached_studies
 
-RAW = DataConfig(normalisation="none")
+RAW = DataConfig(normalization="none")
 
 
 def build(dataset, root: Path, config: DataConfig = RAW, plane: float | None = None) -> list[CachedStudy]:
@@ -133,13 +133,13 @@ def test_a_dataset_named_by_a_relative_path_finds_the_same_entries(write_case, t
 @pytest.mark.parametrize(
     "change",
     [
-        lambda d, c: (d, replace(c, normalisation="zscore"), None),
+        lambda d, c: (d, replace(c, normalization="zscore"), None),
         lambda d, c: (d, replace(c, slice_spacing_mm=4.0), None),
         lambda d, c: (d, c, 2.0),
         lambda d, c: (replace(d, training=(replace(d.training[0], labelled_frames=(0,)),)), c, None),
         lambda d, c: (replace(d, labels=(("background", 0), ("seven", 7), ("three", 3))), c, None),
     ],
-    ids=["normalisation", "slice spacing", "plane spacing", "labelled frames", "labels"],
+    ids=["normalization", "slice spacing", "plane spacing", "labelled frames", "labels"],
 )
 def test_a_changed_setting_makes_a_new_entry(write_case, tmp_path, change):
     dataset = write_case(*drawn(), values=(0, 3, 7))
@@ -298,7 +298,7 @@ def dying(file, array):
 
 np.save = dying
 dataset = read_dataset(sys.argv[1])
-cached_studies(dataset.training, dataset, DataConfig(normalisation="none", workers=int(sys.argv[3])), None, Path(sys.argv[2]))
+cached_studies(dataset.training, dataset, DataConfig(normalization="none", num_workers=int(sys.argv[3])), None, Path(sys.argv[2]))
 """
 
 
@@ -333,7 +333,7 @@ def test_entries_built_in_parallel_are_those_built_one_by_one_to_the_bit(phantom
     built = {}
     for count in (0, workers):
         root = tmp_path / str(count)
-        build(phantom_dataset, root, DataConfig(workers=count), 3.0)
+        build(phantom_dataset, root, DataConfig(num_workers=count), 3.0)
         built[count] = {
             path.relative_to(root): path.read_bytes()
             for path in root.rglob("*")
@@ -345,7 +345,7 @@ def test_entries_built_in_parallel_are_those_built_one_by_one_to_the_bit(phantom
 
 def test_workers_leave_the_global_random_state_alone(phantom_dataset, tmp_path):
     before = torch.get_rng_state()
-    build(phantom_dataset, tmp_path, DataConfig(workers=1))
+    build(phantom_dataset, tmp_path, DataConfig(num_workers=1))
     assert torch.equal(torch.get_rng_state(), before)
 
 
@@ -366,7 +366,7 @@ def three(phantom_dataset, root: Path, spoiled: int):
 def test_a_bad_study_ends_the_build_in_one_line_that_names_its_file(phantom_dataset, tmp_path, workers, spoiled):
     dataset, file = three(phantom_dataset, tmp_path, spoiled)
     with pytest.raises(InputError, match="truncated") as caught:
-        build(dataset, tmp_path / "cache", DataConfig(workers=workers))
+        build(dataset, tmp_path / "cache", DataConfig(num_workers=workers))
     assert str(caught.value).startswith(f"{file} ")
     assert "\n" not in str(caught.value)
     names = [case.name for case in dataset.training]
@@ -377,7 +377,7 @@ def test_a_bad_study_ends_the_build_in_one_line_that_names_its_file(phantom_data
 def test_after_an_error_those_under_way_are_brought_to_their_end(phantom_dataset, tmp_path):
     dataset, _ = three(phantom_dataset, tmp_path, 0)
     with pytest.raises(InputError, match="truncated"):
-        build(dataset, tmp_path / "cache", DataConfig(workers=2))
+        build(dataset, tmp_path / "cache", DataConfig(num_workers=2))
     assert "phantom002" in [name[:10] for name in entries(tmp_path / "cache")]
 
 

@@ -67,7 +67,7 @@ def test_a_box_is_that_of_the_study_in_zeros(start, size):
 
 def test_without_augmentation_a_patch_is_the_voxels_round_its_centre_moved_inside_the_study():
     """A patch of 8 x 6 x 4 in 14 x 12 x 5 starts at 0..6, 0..6, 0..1: nearest to four, three, two before the centre."""
-    made = clips(foreground=1.0)
+    made = clips(foreground_fraction=1.0)
     one = made.studies[0]
     assert (SHAPE, PATCH) == ((14, 12, 5), (8, 6, 4))
     for number in range(20):
@@ -81,7 +81,7 @@ def test_without_augmentation_a_patch_is_the_voxels_round_its_centre_moved_insid
 
 
 def test_without_foreground_patches_lie_inside_and_everywhere():
-    made = clips(foreground=0.0)
+    made = clips(foreground_fraction=0.0)
     images = [made[number].image for number in range(300)]
     assert all((image > 0).all() for image in images)
     corners = Counter(float(image[0, 0, 0, 0, 0]) for image in images)
@@ -90,7 +90,7 @@ def test_without_foreground_patches_lie_inside_and_everywhere():
 
 def test_a_study_smaller_than_the_patch_lies_whole_in_zeros():
     small = study(shape=(10, 7, 3))
-    made = ClipDataset([small], DataConfig(frames=4, augmentation="off", foreground=0.0), (16, 8, 4), True, 0)
+    made = ClipDataset([small], DataConfig(frames=4, augmentation="off", foreground_fraction=0.0), (16, 8, 4), True, 0)
     for number in range(20):
         image = made[number].image
         assert image.shape == (4, 1, 16, 8, 4)
@@ -107,7 +107,7 @@ def one_in_the_middle() -> CachedStudy:
 
 
 def test_every_patch_of_full_foreground_share_is_centred_on_foreground_and_a_rare_class_comes_as_often():
-    made = clips([one_in_the_middle()], foreground=1.0)
+    made = clips([one_in_the_middle()], foreground_fraction=1.0)
     seen = Counter()
     for number in range(200):
         clip = made[number]
@@ -118,14 +118,14 @@ def test_every_patch_of_full_foreground_share_is_centred_on_foreground_and_a_rar
 
 
 def test_the_foreground_share_is_kept():
-    made = clips([one_in_the_middle()], foreground=0.5)
+    made = clips([one_in_the_middle()], foreground_fraction=0.5)
     centred = [made[n].label[made[n].labelled][0, 4, 3, 2] > 0 for n in range(200)]
     assert 0.4 < np.mean(centred) < 0.65
 
 
 def test_a_class_at_the_border_is_in_the_patch_and_no_voxel_is_lost_to_padding():
     """Pins patches centred on the end slices of a short stack, a fifth of which was padding."""
-    made = clips(foreground=1.0)  # class 2 lies in the first slice
+    made = clips(foreground_fraction=1.0)  # class 2 lies in the first slice
     every = [made[number] for number in range(50)]
     assert all((clip.image > 0).all() for clip in every)
     assert all((clip.label[clip.labelled] > 0).any() for clip in every)
@@ -135,7 +135,7 @@ def test_a_class_at_the_border_is_in_the_patch_and_no_voxel_is_lost_to_padding()
 def test_a_labelled_frame_without_foreground_gives_patches_from_anywhere(augmentation):
     empty = study()
     empty = CachedStudy("a", empty.image, empty.label * 0, (1, 4), np.zeros((0, 5), np.int32), empty.spacing)
-    clip = clips([empty], foreground=1.0, augmentation=augmentation)[0]
+    clip = clips([empty], foreground_fraction=1.0, augmentation=augmentation)[0]
     assert clip.labelled.any()
     assert not clip.label.any()
 
@@ -149,7 +149,7 @@ def test_a_labelled_frame_without_foreground_gives_patches_from_anywhere(augment
 def test_a_clip_has_a_labelled_frame_and_zeros_where_there_is_no_label(frames, cyclic, augmentation):
     one = study()
     one.label[:] = 1
-    made = clips([one], frames=frames, cyclic=cyclic, augmentation=augmentation, foreground=1.0)
+    made = clips([one], frames=frames, cyclic=cyclic, augmentation=augmentation, foreground_fraction=1.0)
     for number in range(10):
         clip = made[number]
         assert clip.image.shape == (frames, 1, *PATCH)
@@ -165,7 +165,7 @@ def test_a_clip_has_a_labelled_frame_and_zeros_where_there_is_no_label(frames, c
 def test_frame_channel_and_label_stand_where_they_belong():
     one = study(channels=3)
     one.image[:] = 100 * np.arange(1, 4).reshape(3, 1, 1, 1, 1) + np.arange(6).reshape(1, 6, 1, 1, 1)
-    made = clips([one], foreground=0.0)
+    made = clips([one], foreground_fraction=0.0)
     starts = set()
     for number in range(30):
         clip = made[number]
@@ -181,7 +181,7 @@ def test_every_study_comes_once_a_round_and_clips_keep_to_one_study():
     studies = [study(case, seed=seed) for seed, case in enumerate("abcde")]
     for value, one in enumerate(studies):
         one.image[:] = value + 1
-    made = clips(studies, foreground=0.0)
+    made = clips(studies, foreground_fraction=0.0)
     rounds = [[made[5 * r + i] for i in range(5)] for r in range(6)]
     orders = {"".join(clip.case for clip in clips_) for clips_ in rounds}
     assert all(sorted(order) == list("abcde") for order in orders)
@@ -195,7 +195,7 @@ def test_all_frames_and_labels_of_a_clip_are_warped_alike(monkeypatch, strength,
     monkeypatch.setattr("unet4d.pipeline.augmentation.compose.draw_intensity", lambda *_: Intensity())
     one = study(labelled=range(6), spacing=spacing)
     one.image[:] = one.image[:, :1]
-    made = clips([one], augmentation=strength, flip_axes=[0, 1], foreground=1.0)
+    made = clips([one], augmentation=strength, flip_axes=[0, 1], foreground_fraction=1.0)
     for number in range(10):
         clip = made[number]
         assert torch.equal(clip.image, clip.image[:1].expand_as(clip.image))
@@ -213,7 +213,7 @@ def test_a_stack_of_thick_slices_is_never_tilted_whatever_the_other_studies_are(
     for one in (near, thick, single):
         one.image[:] = np.arange(1, one.image.shape[-1] + 1)
         one.foreground[:, 2:] = [20, 20, one.image.shape[-1] // 2]
-    made = clips([near, thick, single], augmentation="strong", foreground=1.0)
+    made = clips([near, thick, single], augmentation="strong", foreground_fraction=1.0)
     tilted = dict.fromkeys(("near", "thick", "single"), 0)
     for number in range(36):
         clip = made[number]
@@ -247,7 +247,7 @@ def frames_of(clip) -> list[int]:
 @pytest.mark.parametrize("cyclic", [False, True])
 def test_every_labelled_frame_comes_to_every_position_exactly_once_and_each_study_in_its_own_order(cyclic):
     studies = [dated(case) for case in "abc"]  # labels so far apart that a clip holds one
-    made = clips(studies, cyclic=cyclic, foreground=0.0)
+    made = clips(studies, cyclic=cyclic, foreground_fraction=0.0)
     for lap in range(2):
         seen = {case: [] for case in "abc"}
         for number in range(3 * 8 * lap, 3 * 8 * (lap + 1)):
@@ -261,7 +261,7 @@ def test_every_labelled_frame_comes_to_every_position_exactly_once_and_each_stud
 
 
 def test_a_labelled_frame_at_the_end_of_an_open_series_comes_as_often_at_the_only_position_it_has():
-    made = clips([dated(labelled=(0, 13))], cyclic=False, foreground=0.0)
+    made = clips([dated(labelled=(0, 13))], cyclic=False, foreground_fraction=0.0)
     visits = [
         (frames_of(made[n])[int(made[n].labelled.int().argmax())], int(made[n].labelled.int().argmax()))
         for n in range(16)
@@ -272,9 +272,10 @@ def test_a_labelled_frame_at_the_end_of_an_open_series_comes_as_often_at_the_onl
 
 def test_running_both_ways_every_labelled_frame_comes_to_every_position_in_both(unspoilt, monkeypatch):
     monkeypatch.setattr(
-        "unet4d.pipeline.clip_dataset.Timing.drawn", lambda rng, config, frames, reverse: TemporalWarp(reverse=reverse)
+        "unet4d.pipeline.clip_dataset.TemporalWarp.drawn",
+        lambda rng, config, frames, reverse: TemporalWarp(reverse=reverse),
     )
-    made = clips([dated()], foreground=0.0, time_augmentation="strong")
+    made = clips([dated()], foreground_fraction=0.0, time_augmentation="strong")
     visits = Counter()
     for number in range(16):
         frames, position = frames_of(made[number]), int(made[number].labelled.int().argmax())
@@ -290,7 +291,7 @@ def test_a_label_is_that_of_its_very_frame_and_padding_has_none(
     request, study_frames, cyclic, max_stride, time_augmentation
 ):
     labelled = range(study_frames)[::2]
-    options = {"frames": 8, "cyclic": cyclic, "foreground": 0.0, "max_stride": max_stride}
+    options = {"frames": 8, "cyclic": cyclic, "foreground_fraction": 0.0, "max_frame_stride": max_stride}
     options["time_augmentation"] = time_augmentation
     made = clips([dated("a", study_frames, labelled)], **options)
     spoilt = [made[number] for number in range(16)]
@@ -321,11 +322,11 @@ def test_a_label_is_that_of_its_very_frame_and_padding_has_none(
 
 def test_clips_run_as_the_settings_say(unspoilt):
     def steps(**options):
-        made = clips([dated(labelled=range(20))], foreground=0.0, frames=6, **options)
+        made = clips([dated(labelled=range(20))], foreground_fraction=0.0, frames=6, **options)
         return [np.diff(frames_of(made[number])) % 20 for number in range(60)]
 
     assert {int(step) for clip in steps() for step in clip} == {1}
-    assert {tuple(set(clip.tolist())) for clip in steps(max_stride=3)} == {(1,), (2,), (3,)}
+    assert {tuple(set(clip.tolist())) for clip in steps(max_frame_stride=3)} == {(1,), (2,), (3,)}
     mild = steps(time_augmentation="mild")
     assert {int(step) for clip in mild for step in clip} >= {0, 1, 2}
     assert max(max(clip) for clip in mild) < 10  # none backwards
@@ -379,7 +380,7 @@ def test_a_stage_draws_the_clips_that_a_dataset_of_its_size_draws():
 def test_a_small_patch_lies_round_its_foreground():
     made = ClipDataset(
         [one_in_the_middle()],
-        DataConfig(frames=4, augmentation="off", foreground=1.0),
+        DataConfig(frames=4, augmentation="off", foreground_fraction=1.0),
         PATCH,
         True,
         0,
@@ -416,7 +417,7 @@ def test_batches_of_every_stage_come_from_one_stream_with_any_number_of_workers(
 @pytest.mark.parametrize("augmentation", ["off", "strong"])
 def test_a_number_is_the_same_clip_in_any_order_and_in_any_dataset_of_the_seed(augmentation):
     studies = [study("a"), study("b", seed=1)]
-    options = {"augmentation": augmentation, "time_augmentation": augmentation, "max_stride": 2}
+    options = {"augmentation": augmentation, "time_augmentation": augmentation, "max_frame_stride": 2}
     first = [clips(studies, **options)[n] for n in range(8)]
     again = clips(studies, **options)
     assert all(same(again[n], first[n]) for n in (5, 1, 7, 7, 0, 3))
@@ -438,7 +439,9 @@ def test_global_seeds_and_threads_have_no_say():
 
 def test_batches_are_the_same_with_any_number_of_workers(phantom_dataset, tmp_path):
     studies = cached_studies(phantom_dataset.training, phantom_dataset, DataConfig(), None, tmp_path)
-    config = DataConfig(frames=3, max_stride=2, augmentation="strong", time_augmentation="strong", flip_axes=[0, 1])
+    config = DataConfig(
+        frames=3, max_frame_stride=2, augmentation="strong", time_augmentation="strong", flip_axes=[0, 1]
+    )
     made = ClipDataset(studies, config, (16, 16, 4), True, 3)
     numbers = [[0, 1], [2, 3], [4, 5], [6, 7]]
     batches: dict[int, list[Batch]] = {w: list(loader(made, numbers, workers=w, pin=False)) for w in (0, 1, 2)}
@@ -455,7 +458,7 @@ def test_a_decathlon_study_of_one_frame_is_held_and_teaches_once(write_case, tmp
     image, label = np.random.default_rng(0).random((1, 1, *SHAPE), dtype=np.float32), study().label[:1]
     dataset = write_case(image, label, values=(0, 1, 2))
     studies = cached_studies(dataset.training, dataset, DataConfig(), None, tmp_path / "cache")
-    clip = clips(studies, cyclic=dataset.cyclic, augmentation="mild", foreground=1.0)[0]
+    clip = clips(studies, cyclic=dataset.cyclic, augmentation="mild", foreground_fraction=1.0)[0]
     assert int(clip.labelled.sum()) == 1
     assert clip.label[clip.labelled].any()
     assert torch.equal(clip.label.flatten(1).any(1), clip.labelled)

@@ -208,7 +208,7 @@ def test_laps_and_seeds_differ_in_order():
 
 @pytest.mark.parametrize("level", LEVELS)
 def test_drawn_timings_keep_to_their_strength(level):
-    by, config = STRENGTHS[level], DataConfig(time_augmentation=level, max_stride=3)
+    by, config = STRENGTHS[level], DataConfig(time_augmentation=level, max_frame_stride=3)
     rng = np.random.default_rng(0)
     made = [TemporalWarp.drawn(rng, config, 6, reverse=False) for _ in range(600)]
     share = Counter(one.stride for one in made)
@@ -238,14 +238,14 @@ def test_off_with_stride_1_is_a_clip_of_neighbours():
 @pytest.mark.parametrize("frames", [1, 2])
 def test_clips_of_one_and_two_frames_have_a_timing(frames, level):
     rng = np.random.default_rng(0)
-    config = DataConfig(time_augmentation=level, max_stride=4)
+    config = DataConfig(time_augmentation=level, max_frame_stride=4)
     for _ in range(50):
         timing = TemporalWarp.drawn(rng, config, frames, True)
         assert timing.offsets(frames, 0)[0] == 0
         assert frames > 1 or timing.drop is timing.repeat is None
 
 
-@pytest.mark.parametrize("values", [{"max_stride": 0}, {"time_augmentation": "hard"}])
+@pytest.mark.parametrize("values", [{"max_frame_stride": 0}, {"time_augmentation": "hard"}])
 def test_a_bad_setting_is_named(values):
     with pytest.raises(InputError, match=f"data.{next(iter(values))} is .*, expected "):
         DataConfig(**values)
@@ -260,15 +260,15 @@ def seen_labelled(clip, labelled) -> int:
 
 @pytest.mark.parametrize("cyclic", [False, True])
 @pytest.mark.parametrize("frames", [1, 4, 7])
-@pytest.mark.parametrize("max_stride", [1, 3, 6])
-def test_without_augmentation_the_bound_is_met_and_never_passed(frames, cyclic, max_stride):
-    config = DataConfig(max_stride=max_stride)
+@pytest.mark.parametrize("max_frame_stride", [1, 3, 6])
+def test_without_augmentation_the_bound_is_met_and_never_passed(frames, cyclic, max_frame_stride):
+    config = DataConfig(max_frame_stride=max_frame_stride)
     for study_frames in range(1, 8):
         clips = [
             clip_frames(anchor, place.position, frames, study_frames, cyclic, TemporalWarp(stride))
             for anchor in range(study_frames)
             for place in places(anchor, frames, study_frames, cyclic, False)
-            for stride in range(1, max_stride + 1)
+            for stride in range(1, max_frame_stride + 1)
         ]
         for count in range(1, study_frames + 1):
             most = max(seen_labelled(clip, l) for clip in clips for l in combinations(range(study_frames), count))  # noqa: E741
@@ -277,8 +277,8 @@ def test_without_augmentation_the_bound_is_met_and_never_passed(frames, cyclic, 
 
 def test_a_stride_that_divides_the_loop_shows_the_same_few_again_and_again():
     assert most_labelled(8, 10, 2, True, DataConfig()) == 2
-    assert most_labelled(8, 10, 2, True, DataConfig(max_stride=5)) == 8
-    assert most_labelled(8, 10, 2, False, DataConfig(max_stride=5)) == 2
+    assert most_labelled(8, 10, 2, True, DataConfig(max_frame_stride=5)) == 8
+    assert most_labelled(8, 10, 2, False, DataConfig(max_frame_stride=5)) == 2
     assert most_labelled(8, 3, 3, False, DataConfig()) == 3  # padding is not labelled
     assert most_labelled(8, 3, 3, True, DataConfig()) == 8
 
@@ -292,13 +292,13 @@ def test_a_stride_that_divides_the_loop_shows_the_same_few_again_and_again():
     st.integers(1, 3),
     st.data(),
 )
-def test_with_augmentation_the_bound_is_never_passed(study_frames, frames, cyclic, level, max_stride, data):
-    by, config = STRENGTHS[level], DataConfig(time_augmentation=level, max_stride=max_stride)
+def test_with_augmentation_the_bound_is_never_passed(study_frames, frames, cyclic, level, max_frame_stride, data):
+    by, config = STRENGTHS[level], DataConfig(time_augmentation=level, max_frame_stride=max_frame_stride)
     labelled = data.draw(st.lists(st.integers(0, study_frames - 1), min_size=1, max_size=3, unique=True))
     speed = st.sampled_from([by.slowest, by.fastest]) | st.floats(by.slowest, by.fastest)
     step = st.none() if frames == 1 else st.none() | st.integers(0, frames - 2)
     place = data.draw(st.sampled_from(places(labelled[0], frames, study_frames, cyclic, by.both_ways)))
-    stride = data.draw(st.integers(1, max_stride))
+    stride = data.draw(st.integers(1, max_frame_stride))
     timing = TemporalWarp(stride, (data.draw(speed), data.draw(speed)), place.reverse, data.draw(step), data.draw(step))
     clip = clip_frames(labelled[0], place.position, frames, study_frames, cyclic, timing)
     assert 1 <= seen_labelled(clip, labelled) <= most_labelled(frames, study_frames, len(labelled), cyclic, config)

@@ -13,7 +13,7 @@ from unet4d.pipeline.curriculum import stages
 
 
 def config(growth="clips", frames=8, patch=(64, 64, 8), epochs=10, steps=30, batch_size=2, accumulate=3) -> Config:
-    loop = TrainConfig(epochs, steps, batch_size, accumulate=accumulate, growth=growth)
+    loop = TrainConfig(epochs, steps, batch_size, accumulate_batches=accumulate, growth=growth)
     return Config(DataConfig(patch_size=patch, frames=frames), train=loop)
 
 

@@ -42,7 +42,7 @@ def test_the_median_study_is_that_of_the_resampled_headers(cases):
 
 def test_a_configured_spacing_stands_for_the_median(cases):
     # X 20 (10/0.5), 36, 80; Y 40, 48, 80; Z 5*10/4 = 12.5 -> 12 (4.17 mm), 14, 9*6/4 = 13.5 -> 14 (3.86 mm)
-    seen = fingerprint(cases, DataConfig(plane_spacing_mm=0.5, slice_spacing_mm=4.0))
+    seen = fingerprint(cases, DataConfig(in_plane_spacing_mm=0.5, slice_spacing_mm=4.0))
     assert seen.plane_spacing_mm == 0.5
     assert seen.spacing == (0.5, 0.5, 4.0)
     assert seen.shape == (36, 48, 14)

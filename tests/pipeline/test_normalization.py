@@ -1,4 +1,4 @@
-"""Normalisation: over the study and per channel, never frame by frame."""
+"""Normalization: over the study and per channel, never frame by frame."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def test_a_velocity_is_scaled_by_what_moves_however_much_lies_still():
 
 
 @pytest.mark.parametrize("channel", [1, 2, 3])
-def test_normalisation_commutes_with_negating_a_component(channel):
+def test_normalization_commutes_with_negating_a_component(channel):
     image = flow()
     negated = image.copy()
     negated[channel] *= -1

@@ -15,7 +15,7 @@ import pytest
 import torch
 import yaml
 
-from unet4d.config import Config, DataConfig, MemoryConfig, ModelConfig, TrainConfig
+from unet4d.config import Config, DataConfig, ModelConfig, RecomputeConfig, TrainConfig
 from unet4d.pipeline.fingerprint import Fingerprint
 from unet4d.planning.candidates import (
     StepMemoryEstimator,
@@ -30,7 +30,7 @@ from unet4d.planning.plan import Plan, _cheapest, plan
 from unet4d.system.gpu_memory import CONTEXT_BYTES, GB, NCCL_BYTES, sufficient_bytes
 from unet4d.training.step_memory import StepFit, StepMemory
 
-PLAIN = MemoryConfig(0, lstm="gates")
+PLAIN = RecomputeConfig(0, lstm="gates")
 CINE = Fingerprint(1.4, (1.4, 1.4, 10.0), ((250, 256, 11), (200, 220, 10), (220, 240, 9)), (30, 25, 28))
 
 
@@ -39,10 +39,10 @@ def with_room(megabytes: float, gpus: int = 1) -> float:
     return (CONTEXT_BYTES + megabytes * 1e6 + NCCL_BYTES * (gpus > 1)) / GB
 
 
-def small(frame_wise: bool = False, memory: MemoryConfig | None = None, **data) -> Config:
+def small(frame_wise: bool = False, recompute: RecomputeConfig | None = None, **data) -> Config:
     """Settings that are counted in a moment."""
     model = ModelConfig([4, 8], 0 if frame_wise else None)
-    return Config(DataConfig(folds=3, **data), model, memory=memory or MemoryConfig())
+    return Config(DataConfig(folds=3, **data), model, recompute=recompute or RecomputeConfig())
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +64,7 @@ def headers(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
 def planned(headers, tmp_path_factory) -> dict[int, Plan]:
     """The plans of one dataset for GPUs with so many MB of room, from the smallest."""
     dataset, out = headers((80, 64, 3, 10)), tmp_path_factory.mktemp("plans")
-    config = small(frame_wise=True, memory=PLAIN)
+    config = small(frame_wise=True, recompute=PLAIN)
     return {room: plan(dataset, out / f"{room}.yaml", config, with_room(room)) for room in (10, 20, 40, 80, 200)}
 
 
@@ -126,9 +126,9 @@ def test_the_same_is_planned_twice(planned, headers, tmp_path):
 def test_of_the_ways_that_fit_the_fastest_is_taken(phantom, tmp_path):
     made = plan(phantom, tmp_path / "plan.yaml", small(), with_room(8))
     assert made.fit.memory != PLAIN
-    assert made.config.memory == made.fit.memory
+    assert made.config.recompute == made.fit.memory
     counts = StepMemoryEstimator(1, 4, lambda frames: frames, made.budget_bytes)
-    rungs = ways(MemoryConfig(), 4)
+    rungs = ways(RecomputeConfig(), 4)
     faster = rungs[: rungs.index(made.fit.memory)]
     assert [rung for rung in faster if counts.fits(counts.exact(made.config, rung))] == []
     assert counts.exact(made.config, made.fit.memory) == made.fit  # the true count, not a scaled one
@@ -152,7 +152,7 @@ def test_the_candidates_go_from_what_sees_most_to_what_sees_least():
     # 250 x 256 x 11, rounded up to 16 x 16 x 2.
     assert (first.data.patch_size, first.data.frames, first.train.batch_size) == ((256, 256, 12), 30, 2)
     assert (second.data.patch_size, second.data.frames, second.train.batch_size) == ((256, 256, 12), 30, 1)
-    assert {(one.train.batch_size, one.train.accumulate) for one in found} == {(2, 1), (1, 2)}
+    assert {(one.train.batch_size, one.train.accumulate_batches) for one in found} == {(2, 1), (1, 2)}
     # A quarter, 63 x 64, rounded up; the slices stay.
     assert (last.data.patch_size, last.data.frames, last.train.batch_size) == ((64, 64, 12), 8, 1)
     assert {one.data.frames for one in found} == {30, 15, 8}
@@ -161,24 +161,27 @@ def test_the_candidates_go_from_what_sees_most_to_what_sees_least():
 def test_large_batches_are_candidates_for_whole_studies_of_large_datasets_alone():
     def batches(studies: int, view: int) -> list[tuple[int, int]]:
         options = same_view(candidates(Config(), CINE, studies))[view]
-        return [(one.train.batch_size, one.train.accumulate) for one in options]
+        return [(one.train.batch_size, one.train.accumulate_batches) for one in options]
 
     assert batches(79, 0) == batches(10**6, 1) == [(2, 1), (1, 2)]
     assert batches(80, 0) == [(4, 1), (2, 1), (1, 2)]
     assert batches(160, 0) == [(8, 1), (4, 1), (2, 1), (1, 2)]
-    given = Config(train=TrainConfig(batch_size=3, accumulate=2))
-    assert {(one.train.batch_size, one.train.accumulate) for one in candidates(given, CINE, 10**6)} == {(3, 2)}
-    given = Config(train=TrainConfig(accumulate=4))
-    assert {(one.train.batch_size, one.train.accumulate) for one in candidates(given, CINE, 10**6)} == {(2, 4), (1, 4)}
+    given = Config(train=TrainConfig(batch_size=3, accumulate_batches=2))
+    assert {(one.train.batch_size, one.train.accumulate_batches) for one in candidates(given, CINE, 10**6)} == {(3, 2)}
+    given = Config(train=TrainConfig(accumulate_batches=4))
+    assert {(one.train.batch_size, one.train.accumulate_batches) for one in candidates(given, CINE, 10**6)} == {
+        (2, 4),
+        (1, 4),
+    }
 
 
 class MadeUpCounts(StepMemoryEstimator):
     """Counts of 100 bytes and 10 operations for each clip of a batch; in chunks a third of the bytes, and 16 operations."""
 
-    def exact(self, config: Config, memory: MemoryConfig) -> StepFit:
+    def exact(self, config: Config, memory: RecomputeConfig) -> StepFit:
         clips, is_cut = config.train.batch_size, bool(memory.chunk_frames)
         need = 100 * clips // (3 if is_cut else 1)
-        work = (16 if is_cut else 10) * clips * config.train.accumulate
+        work = (16 if is_cut else 10) * clips * config.train.accumulate_batches
         return StepFit(memory, StepMemory(need, need, 0, work))
 
     fit = exact
@@ -192,19 +195,19 @@ def test_of_the_batches_that_fit_the_one_that_computes_least_for_a_clip_is_taken
     """At 150 bytes 2 clips fit in chunks, and one after the other at once, which is 1.6 times cheaper."""
     counts = MadeUpCounts(1, 4, lambda frames: frames, math.ceil(sufficient_bytes(room)))
     chosen = _cheapest(same_view(candidates(Config(), CINE, 10**6))[0], counts)
-    assert (chosen.config.train.batch_size, chosen.config.train.accumulate) == batch
+    assert (chosen.config.train.batch_size, chosen.config.train.accumulate_batches) == batch
     assert bool(chosen.fit.memory.chunk_frames) == is_cut
 
 
 def test_two_batches_of_one_clip_are_planned_where_one_of_two_would_have_to_be_cut(headers, tmp_path):
     dataset, asked = headers((80, 64, 3, 10)), small(frames=4, patch_size=(64, 64, 3))
-    alone = dataclasses.replace(asked, train=TrainConfig(batch_size=1, accumulate=2), memory=PLAIN)
+    alone = dataclasses.replace(asked, train=TrainConfig(batch_size=1, accumulate_batches=2), recompute=PLAIN)
     needed = plan(dataset, tmp_path / "one.yaml", alone, 24).fit.planned_bytes
     made = plan(dataset, tmp_path / "plan.yaml", asked, with_room(sufficient_bytes(1.01 * needed) / 1e6))
-    assert (made.config.train.batch_size, made.config.train.accumulate) == (1, 2)
+    assert (made.config.train.batch_size, made.config.train.accumulate_batches) == (1, 2)
     assert made.fit.step.largest_elements > 0
-    assert made.config.memory == PLAIN
-    assert "times the work to fit" in made.text.partition("train.accumulate")[2].partition("\n")[0]
+    assert made.config.recompute == PLAIN
+    assert "times the work to fit" in made.text.partition("train.accumulate_batches")[2].partition("\n")[0]
     assert Config.from_dict(yaml.safe_load(made.path.read_text())) == made.config
 
 
@@ -212,7 +215,7 @@ def test_counts_of_several_batches_scaled_from_one_are_near_the_count():
     first, *_ = candidates(small(frame_wise=True), CINE)
     counts = StepMemoryEstimator(1, 4, lambda frames: 2, 10**15)
     counts.exact(first, PLAIN)
-    several = dataclasses.replace(first, train=dataclasses.replace(first.train, batch_size=1, accumulate=2))
+    several = dataclasses.replace(first, train=dataclasses.replace(first.train, batch_size=1, accumulate_batches=2))
     scaled, exact = counts.fit(several, PLAIN), counts.exact(several, PLAIN)
     assert scaled.planned_bytes == pytest.approx(exact.planned_bytes, rel=0.02)
     assert scaled.step.flops == pytest.approx(exact.step.flops, rel=1e-3)
@@ -256,22 +259,22 @@ def test_levels_that_would_pool_nothing_are_cut_off_unless_they_were_asked_for()
 
 def test_what_is_set_is_kept(phantom, tmp_path):
     asked = Config(
-        DataConfig(["phantom002"], plane_spacing_mm=2.5, slice_spacing_mm=9.0, patch_size=(15, 16, 4), frames=3),
+        DataConfig(["phantom002"], in_plane_spacing_mm=2.5, slice_spacing_mm=9.0, patch_size=(15, 16, 4), frames=3),
         ModelConfig([4, 8, 8], [0, 2, 3], direction="forward"),
         TrainConfig(batch_size=3, precision="fp32", epochs=7),
         seed=4,
-        memory=MemoryConfig(2, stages=True),
+        recompute=RecomputeConfig(2, stages=True),
     )
     made = plan(phantom, tmp_path / "plan.yaml", asked, 24)
     chosen, written = made.config, yaml.safe_load(made.path.read_text())
-    assert (chosen.data.plane_spacing_mm, chosen.data.slice_spacing_mm, chosen.data.frames) == (2.5, 9.0, 3)
+    assert (chosen.data.in_plane_spacing_mm, chosen.data.slice_spacing_mm, chosen.data.frames) == (2.5, 9.0, 3)
     assert chosen.data.patch_size == (16, 16, 4)
     assert "15 x 16 x 4 was given, and padded to multiples of the strides' 2 x 4 x 1" in made.text
     assert (chosen.model.channels, chosen.model.lstm_channels) == ([4, 8, 8], [0, 2, 3])
-    assert (chosen.train, chosen.memory, chosen.seed) == (asked.train, asked.memory, 4)
+    assert (chosen.train, chosen.recompute, chosen.seed) == (asked.train, asked.recompute, 4)
     assert made.larger is None
     assert made.smaller is None
-    assert (written["data"]["held_out"], written["model"]["direction"], written["seed"]) == (
+    assert (written["data"]["val_subjects"], written["model"]["direction"], written["seed"]) == (
         ["phantom002"],
         "forward",
         4,
@@ -279,10 +282,10 @@ def test_what_is_set_is_kept(phantom, tmp_path):
 
 
 def test_a_part_of_the_way_to_cut_is_kept():
-    assert {way.lstm for way in ways(MemoryConfig(lstm="borders"), 9)} == {"borders"}
-    assert {way.stages for way in ways(MemoryConfig(stages=True), 9)} == {True}
-    assert ways(MemoryConfig(3), 9) == [MemoryConfig(3)]
-    for left, right in itertools.combinations(ways(MemoryConfig(stages=True), 9), 2):
+    assert {way.lstm for way in ways(RecomputeConfig(lstm="borders"), 9)} == {"borders"}
+    assert {way.stages for way in ways(RecomputeConfig(stages=True), 9)} == {True}
+    assert ways(RecomputeConfig(3), 9) == [RecomputeConfig(3)]
+    for left, right in itertools.combinations(ways(RecomputeConfig(stages=True), 9), 2):
         assert left != right
 
 
@@ -302,12 +305,12 @@ def test_train_takes_the_plan_as_it_is(command, phantom, tmp_path, monkeypatch, 
     assert (done.code, done.error) == (0, "")
     assert "written: plan.yaml; train with it: unet4d train --dataset" in done.told
     if option == "--gpu-memory":
-        short = ["--train.epochs", 1, "--train.steps_per_epoch", 1, "--data.workers", 0]
+        short = ["--train.epochs", 1, "--train.steps_per_epoch", 1, "--data.num_workers", 0]
         done = command("train", "--dataset", phantom, "--out", "run", "--config", "plan.yaml", *short)
         assert done.code == 0
         chosen = Config.from_dict(yaml.safe_load(Path("plan.yaml").read_text()))
         trained = Config.from_dict(yaml.safe_load(Path("run/config.yaml").read_text()))
-        assert (trained.model, trained.memory) == (chosen.model, chosen.memory)
+        assert (trained.model, trained.recompute) == (chosen.model, chosen.recompute)
         assert trained.data.patch_size == chosen.data.patch_size
 
 
@@ -424,7 +427,7 @@ def test_a_gpu_with_less_free_than_named_is_told(phantom, tmp_path, monkeypatch)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr("unet4d.planning.plan.free_bytes", lambda device: int(11.2 * GB))
     monkeypatch.setattr("unet4d.planning.plan.find_device", torch.device)
-    config = small(frame_wise=True, frames=2, memory=PLAIN)
+    config = small(frame_wise=True, frames=2, recompute=PLAIN)
     warned = plan(phantom, tmp_path / "plan.yaml", config, 24)
     assert warned.text.startswith("the GPU here has 11.2 GB free, less than the 24 GB planned for\n")
     assert "GPU here has" not in plan(phantom, tmp_path / "plan.yaml", config, 12).text

@@ -22,15 +22,15 @@ from unet4d.system.byte_sizes import bytes_of, describe_bytes
     ],
 )
 def test_a_size_in_words(text, size):
-    assert bytes_of(text, "--memory") == size
+    assert bytes_of(text, "--max_memory") == size
 
 
 @pytest.mark.parametrize("text", ["", "GB", "0", "-8GB", "8 apples", "1e3", "inf", "8GB8"])
 def test_what_is_no_size_is_told(text):
     with pytest.raises(
-        InputError, match=r"--memory is .*; wanted a size above 0, such as 8GB, 8000MB, 8GiB or 8, which is 8 GB"
+        InputError, match=r"--max_memory is .*; wanted a size above 0, such as 8GB, 8000MB, 8GiB or 8, which is 8 GB"
     ):
-        bytes_of(text, "--memory")
+        bytes_of(text, "--max_memory")
 
 
 @pytest.mark.parametrize(

@@ -58,8 +58,10 @@ def clips(kind: type[ClipDataset] = ClipDataset, studies=None) -> ClipDataset:
 
 
 def config(workers: int = 0, batch_size: int = 4, accumulate: int = 1, steps_per_epoch: int = 10) -> Config:
-    train = TrainConfig(epochs=10**6, steps_per_epoch=steps_per_epoch, batch_size=batch_size, accumulate=accumulate)
-    return Config(DataConfig(patch_size=PATCH, frames=3, workers=workers), train=train)
+    train = TrainConfig(
+        epochs=10**6, steps_per_epoch=steps_per_epoch, batch_size=batch_size, accumulate_batches=accumulate
+    )
+    return Config(DataConfig(patch_size=PATCH, frames=3, num_workers=workers), train=train)
 
 
 def fed(
@@ -248,7 +250,7 @@ def test_a_killed_worker_is_told_with_what_it_usually_means():
     text = str(failure(fed(workers=2, steps_per_epoch=1), kill_a_worker))
     assert re.sub(r"process \d+", "process N", text) == (
         "a worker that makes batches (process N) was killed, most often by the system because memory ran out; free memory, "
-        "or lower data.workers, now 2; then continue with --resume"
+        "or lower data.num_workers, now 2; then continue with --resume"
     )
 
 
@@ -297,8 +299,8 @@ class NoSharedMemory(ClipDataset):
             "found /dev/shm full; raise it (docker run --ipc=host, or with a larger --shm-size), or lower data.",
         ),
         (NoSharedMemory, "found /dev/shm full"),
-        (Exit, "ended unexpectedly; it may have said why above, and --data.workers 0 shows the error itself; then"),
-        (Segfault, "was ended by the signal SIGSEGV; if nobody sent it, lower data.workers, now 1; then start"),
+        (Exit, "ended unexpectedly; it may have said why above, and --data.num_workers 0 shows the error itself; then"),
+        (Segfault, "was ended by the signal SIGSEGV; if nobody sent it, lower data.num_workers, now 1; then start"),
     ],
 )
 def test_what_a_worker_died_of_is_named(kind, words):

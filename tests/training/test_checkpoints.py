@@ -167,7 +167,7 @@ def test_train_refuses_a_hostile_checkpoint_and_does_not_run_it(command, phantom
     touched, started = tmp_path / "touched", tmp_path / "started"
     for name in (LAST, PREVIOUS):
         torch.save(load_checkpoint(run / name) | {"training": Touch(touched)}, run / name)
-    options = ["--out", run, "--resume"] if way == "resume" else ["--out", started, "--train.start_from", run / LAST]
+    options = ["--out", run, "--resume"] if way == "resume" else ["--out", started, "--train.init_from", run / LAST]
     done = command("train", "--dataset", phantom, *tiny_options, *options)
     assert done.code == 2
     assert f"{run / LAST} holds more than tensors and plain values, which could run code and is not loaded" in done.line

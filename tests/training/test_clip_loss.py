@@ -11,7 +11,7 @@ from processes import run_ranks
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.flop_counter import FlopCounterMode
 
-from unet4d.config import DataConfig, MemoryConfig, ModelConfig
+from unet4d.config import DataConfig, ModelConfig, RecomputeConfig
 from unet4d.errors import InputError
 from unet4d.models import clstm_unet
 from unet4d.models.clstm_unet import CLSTMUNet, build_network
@@ -26,13 +26,13 @@ STRIDES, KERNELS = [(2, 2, 1), (2, 2, 2)], [(3, 3, 1), (3, 3, 3), (3, 3, 3)]
 FRAMES, GRID = 7, (8, 8, 4)
 LABELLED = [[True, False, False, False, True, False, False], [False] * 5 + [True, False]]
 CUTS = [
-    MemoryConfig(1),
-    MemoryConfig(2),
-    MemoryConfig(3, stages=True),
-    MemoryConfig(2, lstm="borders"),
-    MemoryConfig(1, 3),
-    MemoryConfig(2, 2, stages=True, lstm="gates"),
-    MemoryConfig(100, 2),
+    RecomputeConfig(1),
+    RecomputeConfig(2),
+    RecomputeConfig(3, stages=True),
+    RecomputeConfig(2, lstm="borders"),
+    RecomputeConfig(1, 3),
+    RecomputeConfig(2, 2, stages=True, lstm="gates"),
+    RecomputeConfig(100, 2),
 ]
 
 
@@ -90,14 +90,14 @@ def check_equal(ours: list[torch.Tensor], plain: list[torch.Tensor], **tolerance
 )
 def test_any_cut_gives_the_loss_and_the_gradients_of_the_plain_step(make, memory):
     made, given = make(), clip()
-    check_equal(loss_and_gradients(made, memory, *given), loss_and_gradients(made, MemoryConfig(0), *given))
+    check_equal(loss_and_gradients(made, memory, *given), loss_and_gradients(made, RecomputeConfig(0), *given))
 
 
-@pytest.mark.parametrize("memory", [MemoryConfig(0), MemoryConfig(3, stages=True)], ids=str)
+@pytest.mark.parametrize("memory", [RecomputeConfig(0), RecomputeConfig(3, stages=True)], ids=str)
 @pytest.mark.parametrize("at_once", [1, 2])
 def test_frames_decoded_in_groups_give_the_same_loss_and_gradients(memory, at_once, monkeypatch):
     made, given = network(deep=True), clip()
-    plain = loss_and_gradients(made, MemoryConfig(0), *given)
+    plain = loss_and_gradients(made, RecomputeConfig(0), *given)
     monkeypatch.setattr(clstm_unet, "MOST_ELEMENTS", at_once * 2 * 4 * 8 * 8 * 4)
     decoded = []
     made.head.register_forward_pre_hook(lambda _, inputs: decoded.append(len(inputs[0])))
@@ -108,7 +108,7 @@ def test_frames_decoded_in_groups_give_the_same_loss_and_gradients(memory, at_on
 def test_the_plain_step_is_the_loss_of_the_networks_logits():
     made, (image, label) = network(), clip()
     wanted = LabelledFramesLoss()(made(image), label, torch.tensor(LABELLED))
-    torch.testing.assert_close(ClipLoss(made, MemoryConfig(0))(image, label, LABELLED), wanted)
+    torch.testing.assert_close(ClipLoss(made, RecomputeConfig(0))(image, label, LABELLED), wanted)
 
 
 def four_levels() -> CLSTMUNet:
@@ -128,12 +128,12 @@ def test_deep_supervision_is_the_weighted_mean_of_the_losses_of_all_levels_but_t
         truth = torch.nn.functional.interpolate(label.flatten(0, 1)[None].double(), grid, mode="nearest")[0].long()
         unfolded = level.unflatten(0, (2, FRAMES)), truth.unflatten(0, (2, FRAMES))
         wanted += weight / 7 * LabelledFramesLoss()(*unfolded, labelled)
-    torch.testing.assert_close(ClipLoss(made, MemoryConfig(0))(image, label, LABELLED), wanted)
+    torch.testing.assert_close(ClipLoss(made, RecomputeConfig(0))(image, label, LABELLED), wanted)
 
 
 def test_deep_supervision_teaches_every_head():
     made, given = four_levels(), clip()
-    ClipLoss(made, MemoryConfig(2))(*given, LABELLED).backward()
+    ClipLoss(made, RecomputeConfig(2))(*given, LABELLED).backward()
     assert [float(head.weight.grad.abs().sum()) > 0 for head in made.lower_heads.values()] == [True, True]
 
 
@@ -148,10 +148,10 @@ def test_a_part_of_a_batch_with_the_sums_of_the_rest_has_the_loss_of_all(deep):
         return own
 
     for part in parts:
-        ClipLoss(made, MemoryConfig(2), noted)(image[part], label[part], LABELLED[part])
-    whole = ClipLoss(made, MemoryConfig(0))(image, label, LABELLED)
+        ClipLoss(made, RecomputeConfig(2), noted)(image[part], label[part], LABELLED[part])
+    whole = ClipLoss(made, RecomputeConfig(0))(image, label, LABELLED)
     for part, other in zip(parts, reversed(sums), strict=True):
-        loss = ClipLoss(made, MemoryConfig(0), lambda own, other=other: own + other)
+        loss = ClipLoss(made, RecomputeConfig(0), lambda own, other=other: own + other)
         torch.testing.assert_close(loss(image[part], label[part], LABELLED[part]), whole)
 
 
@@ -164,15 +164,19 @@ def test_a_real_augmented_batch_gives_the_same_too():
     clips = ClipDataset([study], DataConfig(frames=5, augmentation="strong"), GRID, cyclic=True, seed=0)
     batch, made = collate([clips[0], clips[1]]), network("bidirectional")
     given = batch.image.double(), batch.label, batch.labelled.tolist()
-    check_equal(loss_and_gradients(made, MemoryConfig(2), *given), loss_and_gradients(made, MemoryConfig(0), *given))
+    check_equal(
+        loss_and_gradients(made, RecomputeConfig(2), *given), loss_and_gradients(made, RecomputeConfig(0), *given)
+    )
 
 
 @pytest.mark.parametrize("direction", ["forward", "bidirectional"])
 def test_under_mixed_precision_cuts_differ_from_the_plain_step_as_roundings_do(direction):
     made, (image, label) = network(direction, dtype=torch.float32), clip(torch.float32)
-    exact = torch.cat([g.flatten() for g in loss_and_gradients(made, MemoryConfig(0), image, label)[2:]])
+    exact = torch.cat([g.flatten() for g in loss_and_gradients(made, RecomputeConfig(0), image, label)[2:]])
     with torch.autocast("cpu", torch.bfloat16):
-        plain, cut = (loss_and_gradients(made, memory, image, label) for memory in (MemoryConfig(0), MemoryConfig(2)))
+        plain, cut = (
+            loss_and_gradients(made, memory, image, label) for memory in (RecomputeConfig(0), RecomputeConfig(2))
+        )
     torch.testing.assert_close(cut[0], plain[0], rtol=1e-2, atol=0)
     off = [
         (torch.cat([g.flatten() for g in gradients[2:]]) - exact).norm() / exact.norm() for gradients in (plain, cut)
@@ -182,7 +186,7 @@ def test_under_mixed_precision_cuts_differ_from_the_plain_step_as_roundings_do(d
 
 def test_a_cut_step_is_deterministic_to_the_bit():
     made, given = network(dropout=0.4, dtype=torch.float32), clip(torch.float32)
-    first, second = (loss_and_gradients(made, MemoryConfig(2, 2, stages=True), *given) for _ in range(2))
+    first, second = (loss_and_gradients(made, RecomputeConfig(2, 2, stages=True), *given) for _ in range(2))
     assert all(map(torch.equal, first, second))
 
 
@@ -205,7 +209,7 @@ def test_a_frame_nobody_labelled_is_never_decoded():
     made, given = network("forward"), clip()
     decoded = []
     made.head.register_forward_pre_hook(lambda _, inputs: decoded.append(len(inputs[0])))
-    ClipLoss(made, MemoryConfig(2))(*given, LABELLED)
+    ClipLoss(made, RecomputeConfig(2))(*given, LABELLED)
     assert sum(decoded) == 3
     assert max(decoded) == 2
 
@@ -223,7 +227,7 @@ def framewise_oracle(made: CLSTMUNet, image: torch.Tensor, label: torch.Tensor, 
     return [total.detach(), image.grad, *(weight.grad for weight in made.parameters())]
 
 
-@pytest.mark.parametrize("memory", [MemoryConfig(0), *CUTS], ids=str)
+@pytest.mark.parametrize("memory", [RecomputeConfig(0), *CUTS], ids=str)
 @pytest.mark.parametrize("labelled", [LABELLED, [[True] + [False] * 6, [False] * 7], [[True] * 7] * 2])
 def test_a_frame_wise_network_learns_from_labelled_frames_alone_as_if_all_were_encoded(memory, labelled):
     """Covers a clip without any labelled frame, in the second pattern."""
@@ -238,7 +242,7 @@ def test_a_frame_wise_network_drops_the_same_channels_as_if_all_frames_were_enco
     torch.testing.assert_close(alone, made.logits(image, kept=kept)[0][[0, 4, 12]])
 
 
-@pytest.mark.parametrize("memory", [MemoryConfig(0), MemoryConfig(2)], ids=str)
+@pytest.mark.parametrize("memory", [RecomputeConfig(0), RecomputeConfig(2)], ids=str)
 @pytest.mark.parametrize(("frames", "taught", "most"), [(8, [3], 0.27), (30, [0, 12], 0.17)])
 def test_a_frame_wise_step_spends_no_convolution_on_unlabelled_frames(memory, frames, taught, most):
     made = build_network(ModelConfig([8, 16, 32], 0, STRIDES, KERNELS), 1, 4)
@@ -257,18 +261,18 @@ def test_a_frame_wise_step_spends_no_convolution_on_unlabelled_frames(memory, fr
     assert flops(lambda: ClipLoss(made, memory)(image, label, labelled)) <= most * every * recomputes
     # No more than the labelled frames alone.
     alone = flops(lambda: ClipLoss(made, memory)(image[:, taught], label[:, taught], [[True] * len(taught)]))
-    assert flops(lambda: ClipLoss(made, MemoryConfig(0))(image, label, labelled)) <= alone
+    assert flops(lambda: ClipLoss(made, RecomputeConfig(0))(image, label, labelled)) <= alone
 
 
 def test_a_batch_without_a_labelled_frame_is_refused():
     with pytest.raises(InputError, match="no frame of this batch is labelled"):
-        ClipLoss(network(), MemoryConfig(0))(*clip(), [[False] * FRAMES] * 2)
+        ClipLoss(network(), RecomputeConfig(0))(*clip(), [[False] * FRAMES] * 2)
 
 
 def test_each_step_of_leanness_needs_less_memory_and_more_frames_cost_only_their_states():
     made = network(dtype=torch.float32)
 
-    def needed(memory: MemoryConfig, frames: int) -> int:
+    def needed(memory: RecomputeConfig, frames: int) -> int:
         torch.manual_seed(1)
         image, label = torch.randn(1, frames, 1, 16, 16, 4), torch.zeros(1, frames, 16, 16, 4, dtype=torch.uint8)
         loss = ClipLoss(made, memory)
@@ -276,18 +280,18 @@ def test_each_step_of_leanness_needs_less_memory_and_more_frames_cost_only_their
         return peak_bytes(lambda: loss(image, label, [[True] * frames]).backward(), [image, label, *made.parameters()])
 
     way = [
-        MemoryConfig(0),
-        MemoryConfig(0, stages=True),
-        MemoryConfig(4),
-        MemoryConfig(1),
-        MemoryConfig(1, stages=True),
+        RecomputeConfig(0),
+        RecomputeConfig(0, stages=True),
+        RecomputeConfig(4),
+        RecomputeConfig(1),
+        RecomputeConfig(1, stages=True),
     ]
     taken = [needed(memory, 8) for memory in way]
     assert taken == sorted(taken, reverse=True)
     assert len(set(taken)) == len(taken)
     plain, cut, grouped = (
         (needed(memory, 16) - needed(memory, 8)) / 8
-        for memory in (MemoryConfig(0), MemoryConfig(1), MemoryConfig(1, 4))
+        for memory in (RecomputeConfig(0), RecomputeConfig(1), RecomputeConfig(1, 4))
     )
     # Hidden and cell state in both directions: 1024 voxels, 256 voxels, 2 channels of 32 voxels (in a block of 512 bytes), float32.
     assert cut == 2 * 2 * (4096 + 1024 + 512)
@@ -297,7 +301,7 @@ def test_each_step_of_leanness_needs_less_memory_and_more_frames_cost_only_their
 
 def _gradients_of_rank(ranks: ProcessGroup, lstm_channels: int | None) -> list[torch.Tensor]:
     (image, label), made, own = clip(), network(lstm_channels=lstm_channels), slice(ranks.rank, ranks.rank + 1)
-    loss = DistributedDataParallel(ClipLoss(made, MemoryConfig(2, 2, stages=True)))
+    loss = DistributedDataParallel(ClipLoss(made, RecomputeConfig(2, 2, stages=True)))
     loss(image[own], label[own], LABELLED[own]).backward()
     return [weight.grad for weight in made.parameters()]
 
@@ -309,7 +313,7 @@ def test_two_processes_get_the_mean_of_their_gradients(lstm_channels):
     alone = [
         loss_and_gradients(
             network(lstm_channels=lstm_channels),
-            MemoryConfig(0),
+            RecomputeConfig(0),
             image[i : i + 1],
             label[i : i + 1],
             LABELLED[i : i + 1],

@@ -153,13 +153,13 @@ def test_resuming_finished_folds_changes_none_of_them(phantom, own_folds, tiny):
         ({"folds": 2}, r"holds fold 2, and data\.folds is 2"),
         ({"subject": "another"}, r"holds other folds: fold_\d is \['\w+'\] and was \['phantom00\d'\]"),
         ({"resume": False}, r"already holds folds; choose a new --out, or add --resume"),
-        ({"held_out": ["phantom001"]}, r"data\.held_out and all folds came together"),
+        ({"val_subjects": ["phantom001"]}, r"data\.val_subjects and all folds came together"),
     ],
 )
 def test_a_folder_of_other_folds_is_refused_with_the_difference(
     own_phantom, own_folds, tiny, trained_folds, change, words
 ):
-    config = tiny(held_out=change.get("held_out"), seed=change.get("seed", 0))
+    config = tiny(val_subjects=change.get("val_subjects"), seed=change.get("seed", 0))
     config.data.folds = change.get("folds", 3)
     if "subject" in change:
         about = json_of(own_phantom / "dataset.json")
@@ -298,7 +298,7 @@ def resave(run: Path, **changes: object) -> None:
         (lambda out: resave(out / "fold_1", seed=4), "are no folds of one training: seed is 4 and 0"),
         (lambda out: resave(out / "fold_1", train__epochs=9), "are no folds of one training: train.epochs is 9 and 2"),
         (lambda out: resave(out / "fold_1", fold=0), "held fold 0 out; wanted fold 1"),
-        (lambda out: resave(out / "fold_1", data__held_out=["x"]), "held named subjects out; wanted fold 1"),
+        (lambda out: resave(out / "fold_1", data__val_subjects=["x"]), "held named subjects out; wanted fold 1"),
         (lambda out: [path.unlink() for path in out.glob("fold_*/*.pt")], "holds neither checkpoint_best.pt nor"),
     ],
 )
@@ -310,7 +310,7 @@ def test_folds_that_do_not_belong_together_are_refused(command, own_folds, phant
 
 
 def test_folds_may_differ_in_what_belongs_to_a_machine(own_folds):
-    resave(own_folds / "fold_1", data__workers=7, train__precision="bf16")
+    resave(own_folds / "fold_1", data__num_workers=7, train__precision="bf16")
     assert len(unet4d.models.folds.load_models([own_folds])) == 3
 
 

@@ -45,7 +45,7 @@ def draw_nothing(patch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="module")
 def config(tiny):
     """Two epochs of three steps of two batches of four clips, with dropout; one study is held out of three."""
-    made = tiny(epochs=2, steps_per_epoch=3, batch_size=4, accumulate=2, validate_every=1)
+    made = tiny(epochs=2, steps_per_epoch=3, batch_size=4, accumulate_batches=2, validate_every=1)
     return replace(made, model=replace(made.model, dropout=0.25))
 
 
@@ -91,7 +91,9 @@ def test_they_learn_what_one_learns_from_the_same_batches(phantom, config, alone
 
 def test_more_validation_studies_than_processes_are_shared_unevenly(phantom, config, tmp_path):
     held_out = ["phantom001", "phantom003"]
-    chosen = replace(config, data=replace(config.data, held_out=held_out), train=replace(config.train, accumulate=1))
+    chosen = replace(
+        config, data=replace(config.data, val_subjects=held_out), train=replace(config.train, accumulate_batches=1)
+    )
     runs = [_trained(ProcessGroup(), phantom, tmp_path / "alone", chosen)]
     run_ranks(3, _trained, phantom, tmp_path / "three", chosen)
     runs.append(tmp_path / "three")

@@ -9,7 +9,7 @@ import weakref
 import pytest
 import torch
 
-from unet4d.config import Config, MemoryConfig, ModelConfig, TrainConfig
+from unet4d.config import Config, ModelConfig, RecomputeConfig, TrainConfig
 from unet4d.models.clstm_unet import build_network
 from unet4d.system.distributed import ProcessGroup
 from unet4d.system.gpu_memory import GB
@@ -19,7 +19,7 @@ from unet4d.training.step import TrainingStep
 from unet4d.training.step_memory import StepFit, StepMemory, ladder
 
 BATCH = torch.zeros(1, 8, 1, 4, 4, 2), torch.zeros(1, 8, 4, 4, 2), [[True] * 8]
-PLANNED = StepFit(MemoryConfig(0), StepMemory(2 * GB, 3 * GB, GB, 1))
+PLANNED = StepFit(RecomputeConfig(0), StepMemory(2 * GB, 3 * GB, GB, 1))
 
 
 class Step:
@@ -28,7 +28,7 @@ class Step:
     device = torch.device("cpu")
 
     def __init__(self, room: float, ranks: ProcessGroup = ProcessGroup()):  # noqa: B008
-        self.room, self.ranks, self.memory, self.taken = room, ranks, MemoryConfig(0), []
+        self.room, self.ranks, self.memory, self.taken = room, ranks, RecomputeConfig(0), []
         self.optimiser = torch.optim.SGD([torch.zeros(1)], 0.1)
 
     def use(self, memory):
@@ -55,7 +55,7 @@ def test_it_goes_down_the_ladder_until_the_step_fits_and_stays_there():
     guard, step, said = watched(room=2)
     for number in range(3):
         guard([BATCH], number)
-    assert step.taken == [(number, MemoryConfig(2)) for number in range(3)]
+    assert step.taken == [(number, RecomputeConfig(2)) for number in range(3)]
     assert said == [
         "out of memory with all frames at once; going on with all frames at once, encoder stages twice",
         "out of memory with all frames at once, encoder stages twice; going on with chunks of 4 frames, the rest computed again",
@@ -74,14 +74,14 @@ def test_one_of_several_processes_does_not_take_a_step_again_that_the_others_are
     guard, step, said = watched(room=2, ranks=ProcessGroup(1, 2))
     with pytest.raises(torch.OutOfMemoryError):
         guard([BATCH], 0)
-    assert (step.taken, said, step.memory) == ([], [], MemoryConfig(0))
+    assert (step.taken, said, step.memory) == ([], [], RecomputeConfig(0))
 
 
 def test_another_error_is_not_out_of_memory():
     guard, step, said = watched(room=9)
     with pytest.raises(TypeError):
         guard(None, 0)
-    assert (said, step.memory) == ([], MemoryConfig(0))
+    assert (said, step.memory) == ([], RecomputeConfig(0))
 
 
 def real_step() -> TrainingStep:
@@ -89,7 +89,7 @@ def real_step() -> TrainingStep:
     model = ModelConfig([4, 6], 2, [(2, 2, 1)], [(3, 3, 1), (3, 3, 3)], dropout=0.5)
     torch.manual_seed(0)
     loop = TrainConfig(batch_size=1, precision="fp32", learning_rate=1e-2)
-    config = Config(model=model, train=loop, memory=MemoryConfig(0))
+    config = Config(model=model, train=loop, recompute=RecomputeConfig(0))
     return TrainingStep(build_network(model, 1, 3), config, torch.device("cpu"))
 
 
@@ -109,7 +109,7 @@ def test_a_step_taken_again_drops_the_same_channels_and_is_the_step_it_would_hav
     left = []
     monkeypatch.setattr(step, "gradients", at_its_very_end_too_large)
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: left.extend(p.grad for p in step.network.parameters()))
-    guard = OomFallback(step, MemoryConfig(0), 8, None, said.append)
+    guard = OomFallback(step, RecomputeConfig(0), 8, None, said.append)
     for number in (5, 6):
         wanted = plain.gradients([batch], number), plain.update()
         torch.testing.assert_close(guard([batch], number), wanted)
@@ -122,7 +122,7 @@ def test_a_step_taken_again_drops_the_same_channels_and_is_the_step_it_would_hav
 
 @pytest.mark.parametrize("at", ["forward", "backward"])
 @pytest.mark.parametrize(
-    "memory", [MemoryConfig(0, lstm="gates"), MemoryConfig(4), MemoryConfig(0, stages=True)], ids=str
+    "memory", [RecomputeConfig(0, lstm="gates"), RecomputeConfig(4), RecomputeConfig(0, stages=True)], ids=str
 )
 def test_the_graph_of_a_failed_step_is_gone_before_the_next_try(monkeypatch, at, memory):
     """Else the next try, which is to need less, needs its own memory and the failed one's."""
@@ -196,7 +196,7 @@ def test_the_measured_peak_is_that_of_three_steps_without_new_shapes(monkeypatch
     monkeypatch.setattr(oom_fallback, "forget_peak", lambda device: peak.update(bytes=0))
     monkeypatch.setattr(oom_fallback, "peak_bytes", lambda device: peak["bytes"])
     guard, _, said = watched(room=9, fit=PLANNED)
-    guard.memory = MemoryConfig(chunk_frames)
+    guard.memory = RecomputeConfig(chunk_frames)
     for number, batch in enumerate([short, short, BATCH, other, BATCH, same_shapes]):
         guard([batch], number)
     assert said == []

@@ -244,8 +244,8 @@ def test_dropout_accumulation_and_averages_go_on_to_the_bit(phantom, config, tmp
     full = replace(
         config,
         model=replace(config.model, dropout=0.25, deep_supervision=True),
-        train=replace(config.train, accumulate=2, ema=0.9, growth="clips"),
-        data=replace(config.data, workers=1),
+        train=replace(config.train, accumulate_batches=2, ema_decay=0.9, growth="clips"),
+        data=replace(config.data, num_workers=1),
     )
     train(phantom, tmp_path / "whole", full, "cpu")
     assert exit_code(trained, killed_in_step(3, signal.SIGTERM), phantom, tmp_path / "run", full, "cpu") == 75
@@ -320,7 +320,8 @@ def test_resuming_with_another_config_names_what_differs(command, phantom, tiny_
 def test_workers_may_change_on_resume(command, phantom, tiny_options, trained, tmp_path):
     run = shutil.copytree(trained, tmp_path / "run")
     assert (
-        command("train", "--dataset", phantom, "--out", run, *tiny_options, "--data.workers", 1, "--resume").code == 0
+        command("train", "--dataset", phantom, "--out", run, *tiny_options, "--data.num_workers", 1, "--resume").code
+        == 0
     )
 
 

@@ -10,7 +10,7 @@ import torch
 from torch.optim import AdamW
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from unet4d.config import Config, DataConfig, MemoryConfig, ModelConfig, TrainConfig
+from unet4d.config import Config, DataConfig, ModelConfig, RecomputeConfig, TrainConfig
 from unet4d.models.clstm_unet import build_network
 from unet4d.system.distributed import ProcessGroup
 from unet4d.training.clip_loss import ClipLoss
@@ -24,7 +24,7 @@ LABELLED = [[True, True, False], [True, False, True]]
 def config(dropout: float = 0.0, **train) -> Config:
     model = ModelConfig([4, 6], 2, [(2, 2, 1)], [(3, 3, 1), (3, 3, 3)], dropout=dropout)
     loop = {"batch_size": 2, "precision": "fp32", "learning_rate": 1e-2, "epochs": 10, "steps_per_epoch": 10} | train
-    return Config(DataConfig(patch_size=(8, 8, 2), frames=3), model, TrainConfig(**loop), memory=MemoryConfig(0))
+    return Config(DataConfig(patch_size=(8, 8, 2), frames=3), model, TrainConfig(**loop), recompute=RecomputeConfig(0))
 
 
 def made(precision: str = "fp32", **settings) -> TrainingStep:
@@ -143,7 +143,7 @@ def test_a_large_gradient_whose_norm_float32_holds_is_learnt_from(precision, cli
 
 
 def test_one_spoilt_batch_of_several_skips_the_step():
-    step = made(accumulate=2)
+    step = made(accumulate_batches=2)
     before = weights(step)
     loss = step.gradients([clips(0), clips(1, float("inf"))])
     step.update()
@@ -197,7 +197,7 @@ def test_in_fp32_the_curve_is_that_of_a_plain_loop_to_the_bit(clip):
     """A loop as in every tutorial: no scaler, and nothing that looks for what is not finite."""
     step, other = made(gradient_clip=clip), made(gradient_clip=clip)
     network, train = other.network, other.config
-    loss_of, plain = ClipLoss(network, MemoryConfig(0)), optimiser(network, train)
+    loss_of, plain = ClipLoss(network, RecomputeConfig(0)), optimiser(network, train)
     rate = schedule(plain, train)
     for seed in range(6):
         plain.zero_grad()
@@ -234,7 +234,7 @@ def test_the_fused_optimiser_is_adamw():
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_the_gradient_of_several_batches_is_the_mean_of_theirs(precision):
     def gradient(*batches):
-        step = made(precision, accumulate=len(batches), gradient_clip=0)
+        step = made(precision, accumulate_batches=len(batches), gradient_clip=0)
         loss = step.gradients(batches)
         step.scaler.unscale_(step.optimiser)
         return loss, [p.grad for p in step.network.parameters()]
@@ -277,7 +277,7 @@ def test_each_of_a_steps_batches_drops_other_channels():
     alone = made(dropout=0.5)
     one, other = (alone.gradients([clips(0)], number) for number in (6, 7))
     assert not torch.equal(one, other)
-    torch.testing.assert_close(made(dropout=0.5, accumulate=2).gradients([clips(0)] * 2, 3), (one + other) / 2)
+    torch.testing.assert_close(made(dropout=0.5, accumulate_batches=2).gradients([clips(0)] * 2, 3), (one + other) / 2)
 
 
 def test_another_seed_drops_other_channels():

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.cuda._utils import _get_device_index
 
-from unet4d.config import Config, DataConfig, MemoryConfig, ModelConfig, TrainConfig
+from unet4d.config import Config, DataConfig, ModelConfig, RecomputeConfig, TrainConfig
 from unet4d.system import gpu_memory
 from unet4d.system.gpu_memory import GB, free_bytes, sufficient_bytes, usable_bytes
 from unet4d.training import step_memory
@@ -20,12 +20,12 @@ def config(frames: int = 9, **memory) -> Config:
         DataConfig(patch_size=(32, 32, 8), frames=frames),
         ModelConfig([4, 8], 4, [(2, 2, 1)], [(3, 3, 1), (3, 3, 3)]),
         TrainConfig(batch_size=1, precision="bf16"),
-        memory=MemoryConfig(**memory),
+        recompute=RecomputeConfig(**memory),
     )
 
 
-def counted(cut: MemoryConfig, frames: int = 9) -> int:
-    return training_memory(dataclasses.replace(config(frames), memory=cut), 1, 3, frames).working_bytes
+def counted(cut: RecomputeConfig, frames: int = 9) -> int:
+    return training_memory(dataclasses.replace(config(frames), recompute=cut), 1, 3, frames).working_bytes
 
 
 def test_the_ladder_goes_from_all_at_once_over_ever_narrower_chunks_to_groups():
@@ -50,7 +50,7 @@ def made_up(monkeypatch, needs: list[int], frames: int = 9) -> None:
     """Have the rungs of the ladder need so much."""
 
     def count(config, in_channels, out_channels, labelled_frames):
-        taken = needs[ladder(frames).index(config.memory)]
+        taken = needs[ladder(frames).index(config.recompute)]
         return StepMemory(taken, taken, 0, 0)
 
     monkeypatch.setattr(step_memory, "training_memory", count)
@@ -76,7 +76,7 @@ def test_nine_percent_and_at_least_one_and_a_half_gb_are_spared_and_a_quarter_of
 
 def test_a_way_with_a_tensor_of_two_to_the_31_elements_is_no_way(monkeypatch):
     def count(config, in_channels, out_channels, labelled_frames):
-        return StepMemory(10, 10, 0, 0, largest_elements=2**31 - (config.memory.chunk_frames == 4))
+        return StepMemory(10, 10, 0, 0, largest_elements=2**31 - (config.recompute.chunk_frames == 4))
 
     monkeypatch.setattr(step_memory, "training_memory", count)
     assert fitted(config(), 1, 3, 9, 10**12)[0].memory == ladder(9)[4]
@@ -146,28 +146,28 @@ def test_a_way_that_was_asked_for_is_the_first_tried(monkeypatch):
 def test_a_real_count_stands_behind_it():
     fit, fits = fitted(config(chunk_frames=4), 1, 3, 9, 10**12)
     assert fits
-    assert fit.planned_bytes == counted(MemoryConfig(4))
+    assert fit.planned_bytes == counted(RecomputeConfig(4))
 
 
 def test_leaner_ways_than_an_odd_one_are_the_rungs_below_it():
-    assert rungs_from(MemoryConfig(3, lstm="borders"), 9)[1:] == ladder(9)[5:]
+    assert rungs_from(RecomputeConfig(3, lstm="borders"), 9)[1:] == ladder(9)[5:]
     assert rungs_from(ladder(9)[-1], 9) == ladder(9)[-1:]
-    assert rungs_from(MemoryConfig(16), 9)[1:] == ladder(9)[2:]
-    assert rungs_from(MemoryConfig(), 9) == ladder(9)
+    assert rungs_from(RecomputeConfig(16), 9)[1:] == ladder(9)[2:]
+    assert rungs_from(RecomputeConfig(), 9) == ladder(9)
 
 
 def test_what_was_set_is_kept_where_the_width_of_chunks_is_left_open():
     """Pins settings that were kept in the record of a run and not in the run."""
-    assert all(rung.stages for rung in rungs_from(MemoryConfig(stages=True), 9))
-    assert {rung.lstm for rung in rungs_from(MemoryConfig(lstm="borders"), 9)} == {"borders"}
-    assert {rung.group_chunks for rung in rungs_from(MemoryConfig(group_chunks=3), 9)} == {3}
+    assert all(rung.stages for rung in rungs_from(RecomputeConfig(stages=True), 9))
+    assert {rung.lstm for rung in rungs_from(RecomputeConfig(lstm="borders"), 9)} == {"borders"}
+    assert {rung.group_chunks for rung in rungs_from(RecomputeConfig(group_chunks=3), 9)} == {3}
 
 
 def test_a_way_is_told_in_words():
-    assert describe_recompute(MemoryConfig(0)) == "all frames at once"
-    assert describe_recompute(MemoryConfig(0, lstm="gates")) == "all frames at once, gates kept"
+    assert describe_recompute(RecomputeConfig(0)) == "all frames at once"
+    assert describe_recompute(RecomputeConfig(0, lstm="gates")) == "all frames at once, gates kept"
     assert (
-        describe_recompute(MemoryConfig(1, stages=True))
+        describe_recompute(RecomputeConfig(1, stages=True))
         == "chunks of 1 frame, the rest computed again, encoder stages twice"
     )
-    assert describe_recompute(MemoryConfig(2, 4)) == "chunks of 2 frames in groups of 4, the rest computed again"
+    assert describe_recompute(RecomputeConfig(2, 4)) == "chunks of 2 frames in groups of 4, the rest computed again"

@@ -81,7 +81,7 @@ def test_a_run_leaves_checkpoints_config_log_and_tensorboard(command, phantom, t
 @pytest.mark.usefixtures("plain_picture")
 def test_the_kept_config_is_resolved_and_gives_the_same_run_again(command, trained, phantom, tmp_path):
     kept = yaml.safe_load((trained / CONFIG).read_text())
-    assert kept["data"]["plane_spacing_mm"] > 0
+    assert kept["data"]["in_plane_spacing_mm"] > 0
     assert kept["model"]["lstm_channels"] == [1, 1]
     assert len(kept["model"]["strides"]) == 1
     assert kept["train"]["precision"] == "fp32"
@@ -95,7 +95,7 @@ def test_the_kept_config_is_resolved_and_gives_the_same_run_again(command, train
 @pytest.mark.usefixtures("plain_picture")
 @pytest.mark.parametrize("workers", [0, 1])
 def test_one_seed_gives_the_same_weights_whatever_the_workers(trained, phantom, tiny, tmp_path, workers):
-    train(phantom, tmp_path / "run", tiny(workers=workers), "cpu")
+    train(phantom, tmp_path / "run", tiny(num_workers=workers), "cpu")
     assert same(weights_of(tmp_path / "run"), weights_of(trained))
 
 
@@ -139,7 +139,7 @@ def test_a_fold_validates_on_its_own_subjects(phantom, tiny, tmp_path, fold):
 
 @pytest.mark.usefixtures("plain_picture")
 def test_held_out_subjects_are_validated_on_in_place_of_a_fold(command, phantom, tiny_options, tmp_path):
-    options = [*tiny_options, "--data.held_out", "[phantom002]", "--train.epochs", "1", "--data.folds", "2"]
+    options = [*tiny_options, "--data.val_subjects", "[phantom002]", "--train.epochs", "1", "--data.folds", "2"]
     assert command("train", "--dataset", phantom, "--out", tmp_path / "run", *options).code == 0
     assert validated_case(tmp_path / "run") == "phantom002"
 
@@ -148,8 +148,8 @@ def test_held_out_subjects_are_validated_on_in_place_of_a_fold(command, phantom,
     ("options", "words"),
     [
         (["--data.folds", "5"], "5 folds of 3 labelled subjects"),
-        (["--data.held_out", "[phantom009]"], "no training case has the subject 'phantom009'"),
-        (["--data.held_out", "[phantom001,phantom002,phantom003]"], "all of 3 subjects"),
+        (["--data.val_subjects", "[phantom009]"], "no training case has the subject 'phantom009'"),
+        (["--data.val_subjects", "[phantom001,phantom002,phantom003]"], "all of 3 subjects"),
     ],
 )
 def test_a_split_that_cannot_be_is_told(command, phantom, tiny_options, tmp_path, options, words):
@@ -160,7 +160,7 @@ def test_a_split_that_cannot_be_is_told(command, phantom, tiny_options, tmp_path
 
 
 def test_without_validation_the_latest_model_is_the_best(phantom, tiny, tmp_path):
-    best = train(phantom, tmp_path / "run", tiny(held_out=[]), "cpu")
+    best = train(phantom, tmp_path / "run", tiny(val_subjects=[]), "cpu")
     assert same(load_checkpoint(best)["network"], weights_of(tmp_path / "run"))
     assert all("dice" not in line for line in log_of(tmp_path / "run"))
 
@@ -187,7 +187,7 @@ def test_labels_of_frames_that_nobody_labelled_never_matter(tmp_path, tiny):
         label[..., unlabelled] = np.random.default_rng(0).choice([0, 1, 2, 3, 9], label[..., unlabelled].shape)
         nib.save(nib.Nifti1Image(label, source.affine, source.header), spoilt / entry["label"])
     for root in (clean, spoilt):
-        train(root, tmp_path / f"run_{root.name}", tiny(held_out=["phantom001"]), "cpu")
+        train(root, tmp_path / f"run_{root.name}", tiny(val_subjects=["phantom001"]), "cpu")
     runs = [tmp_path / f"run_{name}" for name in ("clean", "spoilt")]
     assert same(*map(weights_of, runs))
     assert log_of(runs[0])[1]["dice"] == log_of(runs[1])[1]["dice"]
@@ -196,7 +196,14 @@ def test_labels_of_frames_that_nobody_labelled_never_matter(tmp_path, tiny):
 def test_one_study_can_be_learnt_by_heart(tmp_path):
     root = write_phantom(tmp_path / "one", 1, 2, shape=(32, 32, 4)).parent
     config = Config(
-        DataConfig(held_out=[], patch_size=(32, 32, 4), frames=2, augmentation="off", foreground=0.0, workers=0),
+        DataConfig(
+            val_subjects=[],
+            patch_size=(32, 32, 4),
+            frames=2,
+            augmentation="off",
+            foreground_fraction=0.0,
+            num_workers=0,
+        ),
         ModelConfig(channels=[8, 16]),
         TrainConfig(epochs=3, steps_per_epoch=30, batch_size=1, learning_rate=2e-2, precision="fp32"),
     )

@@ -3,9 +3,9 @@
 from unet4d.cli.datasets import CONVERT, PHANTOM, VERIFY
 from unet4d.cli.evaluation import COMPARE, EVALUATE, REPORT
 from unet4d.cli.options import Command
+from unet4d.cli.postprocess import POSTPROCESS
 from unet4d.cli.prediction import PREDICT
 from unet4d.cli.training import INFO, PLAN, TRAIN
-from unet4d.cli.tuning import TUNE
 
 COMMANDS: dict[str, Command] = {
     "phantom": PHANTOM,
@@ -14,7 +14,7 @@ COMMANDS: dict[str, Command] = {
     "plan": PLAN,
     "train": TRAIN,
     "info": INFO,
-    "tune": TUNE,
+    "postprocess": POSTPROCESS,
     "predict": PREDICT,
     "evaluate": EVALUATE,
     "compare": COMPARE,

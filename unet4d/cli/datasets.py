@@ -89,7 +89,7 @@ def _convert_options(parser: ArgumentParser) -> None:
         type=dict[str, str],
         help="name of each channel and what it holds, signal or velocity X, '{magnitude: signal, vx: velocity X}'",
     )
-    parser.add_argument("--with_ids", action="store_true", help=WITH_IDS)
+    parser.add_argument("--keep_patient_ids", action="store_true", help=WITH_IDS)
     parser.add_argument("--name", type=str, help="of the dataset; default: the source's")
 
 
@@ -101,7 +101,7 @@ def _convert(options: Namespace) -> None:
     o = options
     durations = None if o.frame_durations is None else read_durations(o.frame_durations)
     said = Options(
-        o.pattern, o.labels, o.time, o.frame_duration_s, o.with_ids, o.channels, durations, o.subject_per_case
+        o.pattern, o.labels, o.time, o.frame_duration_s, o.keep_patient_ids, o.channels, durations, o.subject_per_case
     )
     convert(o.kind, o.source, o.out, said, name=o.name, key_file=o.key_file)
 

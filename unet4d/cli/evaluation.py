@@ -78,8 +78,8 @@ def _report(options: Namespace) -> None:
     from unet4d.report.report import report
 
     o = options
-    said = Options(pattern=o.pattern, with_ids=o.with_ids)
-    page = report(o.image, o.prediction, o.out, evaluation=o.evaluation, kind=o.kind, options=said)
+    said = Options(pattern=o.pattern, keep_patient_ids=o.keep_patient_ids)
+    page = report(o.image, o.prediction, o.out, evaluation=o.evaluation, kind=o.layout, options=said)
     print(f"report: {page}")
 
 

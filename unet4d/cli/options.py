@@ -7,7 +7,7 @@ from typing import Any, Literal, NamedTuple
 
 from jsonargparse import ActionConfigFile, ArgumentParser, Namespace, set_parsing_settings
 
-from unet4d.config import Config, DataConfig, InferenceConfig, MemoryConfig, ModelConfig, TrainConfig
+from unet4d.config import Config, DataConfig, InferenceConfig, ModelConfig, RecomputeConfig, TrainConfig
 
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
@@ -59,22 +59,22 @@ def settings(parser: ArgumentParser) -> None:
     parser.add_argument("--model", type=ModelConfig, default=ModelConfig())
     parser.add_argument("--train", type=TrainConfig, default=TrainConfig())
     parser.add_argument("--inference", type=InferenceConfig, default=InferenceConfig())
-    parser.add_argument("--memory", type=MemoryConfig, default=MemoryConfig())
+    parser.add_argument("--recompute", type=RecomputeConfig, default=RecomputeConfig())
 
 
 def configured(options: Namespace) -> Config:
     """The configuration that `settings` parsed."""
-    sections = {name: vars(getattr(options, name)) for name in ("data", "model", "train", "inference", "memory")}
+    sections = {name: vars(getattr(options, name)) for name in ("data", "model", "train", "inference", "recompute")}
     return Config.from_dict({**sections, "fold": 0 if options.fold == "all" else options.fold, "seed": options.seed})
 
 
 def layout_options(parser: ArgumentParser) -> None:
     """What is said of inputs that may lie in another layout than ours."""
     parser.add_argument(
-        "--kind",
+        "--layout",
         choices=["auto", "acdc", "nnunet", "frames", "sequence", "dicom"],
         default="auto",
         help="layout of the inputs, as of unet4d convert",
     )
     parser.add_argument("--pattern", type=str, help=PATTERN)
-    parser.add_argument("--with_ids", action="store_true", help=WITH_IDS)
+    parser.add_argument("--keep_patient_ids", action="store_true", help=WITH_IDS)

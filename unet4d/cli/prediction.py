@@ -97,7 +97,7 @@ def _output_options(parser: ArgumentParser) -> None:
         "--postprocess",
         choices=["auto", "off"],
         default="auto",
-        help="auto: what unet4d tune recorded in the run for this checkpoint, if anything",
+        help="auto: what unet4d postprocess recorded in the run for this checkpoint, if anything",
     )
 
 
@@ -125,7 +125,7 @@ def _inference_options(parser: ArgumentParser) -> None:
         help="arithmetic of the network",
     )
     parser.add_argument(
-        "--memory",
+        "--max_memory",
         type=str,
         help="main memory to stay within: 8GB, 8000MB, 8GiB, or 8 for 8 GB; less makes large studies slower; default: what is free",
     )
@@ -149,7 +149,7 @@ def _settings(options: Namespace) -> Settings:
         sw_batch_size=o.sw_batch_size,
         mirror_axes=None if o.mirror_axes is None else tuple(o.mirror_axes),
         cyclic_shifts=o.cyclic_shifts,
-        memory_bytes=None if o.memory is None else bytes_of(o.memory, "--memory"),
+        memory_bytes=None if o.max_memory is None else bytes_of(o.max_memory, "--max_memory"),
         precision=o.precision,
         probabilities=o.probabilities,
         scratch_dir=None if o.scratch_dir is None else Path(o.scratch_dir),
@@ -165,7 +165,7 @@ def _check_predict(options: Namespace) -> None:
 
     o = options
     _settings(o)
-    Options(pattern=o.pattern, with_ids=o.with_ids)
+    Options(pattern=o.pattern, keep_patient_ids=o.keep_patient_ids)
     share_of(o.num_parts, o.part_id, os.environ)
     check_predict(o.model, o.input, o.out, o.device, o.cases, o.held_out, o.scratch_dir)
 
@@ -189,8 +189,8 @@ def _predict(options: Namespace) -> None:
             device=o.device,
             cases=o.cases,
             held_out=o.held_out,
-            kind=o.kind,
-            options=Options(pattern=o.pattern, with_ids=o.with_ids),
+            kind=o.layout,
+            options=Options(pattern=o.pattern, keep_patient_ids=o.keep_patient_ids),
             formats=o.format,
             postprocess=o.postprocess,
             leave_complete=o.leave_complete,

@@ -118,7 +118,7 @@ def source_at(
         return source
     if options != NO_OPTIONS:
         raise InputError(
-            f"{path} came with a pattern or with_ids, which its layout has no use for; name it with --kind"
+            f"{path} came with a pattern or keep_patient_ids, which its layout has no use for; name it with --layout"
         )
     if is_dataset(path):
         return dataset_source(read_dataset(path))
@@ -189,7 +189,7 @@ def _layout(path: Path) -> str | None:
 def _tell(path: Path, layout: str, source: Source) -> None:
     studies, files = len(source.studies), sum(len(study.files) for study in source.studies)
     came = f"{studies} {'study' if studies == 1 else 'studies'} of {files} file{'s' * (files != 1)}"
-    print_line(f"{path}: taken as {layout}, {came}; --kind says otherwise", sys.stderr)
+    print_line(f"{path}: taken as {layout}, {came}; --layout says otherwise", sys.stderr)
 
 
 def _taken(path: Path, source: Source, names: Sequence[str] | None, subjects: Sequence[str] | None) -> Sequence[Study]:

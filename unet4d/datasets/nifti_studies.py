@@ -104,7 +104,7 @@ def _bare_files(path: Path, channels: int, first_only: bool) -> Iterator[tuple[s
         if not path.name.lower().endswith(SUFFIXES):
             raise InputError(
                 f"{path} is no study by itself; wanted .nii, .nii.gz or a sequence of frames (a NRRD of four axes, DICOM); of "
-                "3D files, one a frame, give the folder: unet4d predict with --kind frames"
+                "3D files, one a frame, give the folder: unet4d predict with --layout frames"
             )
         if channels > 1:
             raise InputError(
@@ -116,7 +116,7 @@ def _bare_files(path: Path, channels: int, first_only: bool) -> Iterator[tuple[s
     if not files:
         raise InputError(
             f"{path} holds no .nii or .nii.gz file, and nothing that unet4d convert knows by itself; give a study, a folder "
-            "of studies or a dataset folder, or say what it is with --kind (3D NRRD, one a frame: --kind frames)"
+            "of studies or a dataset folder, or say what it is with --layout (3D NRRD, one a frame: --layout frames)"
         )
     if channels > 1:
         for name, found in by_channel(files).items():

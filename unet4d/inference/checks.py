@@ -41,8 +41,8 @@ def check_predict(
         check_writable(scratch_dir)
 
 
-def check_tune(run: Path, dataset: PathLike, predictions: PathLike | None, device: str, dry_run: bool) -> None:
-    """Check what `tune` is given. Raises InputError, or Unet4DError where the run may not be written to."""
+def check_postprocess(run: Path, dataset: PathLike, predictions: PathLike | None, device: str, dry_run: bool) -> None:
+    """Check what `postprocess` is given. Raises InputError, or Unet4DError where the run may not be written to."""
     check_device_name(device)
     if run.is_file():
         raise InputError(

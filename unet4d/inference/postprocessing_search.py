@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from unet4d.inference.postprocessing import EVERY_CLASS, OPERATIONS, Step, apply
+from unet4d.inference.postprocessing_steps import EVERY_CLASS, OPERATIONS, Step, apply
 from unet4d.metrics import count_voxels, describe, dice, flicker
 from unet4d.system.signals import check_stop
 from unet4d.system.text import count

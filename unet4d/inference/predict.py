@@ -24,7 +24,7 @@ from unet4d.inference.batch.output_folder import PredictionFolder
 from unet4d.inference.batch.run import Batch, Job
 from unet4d.inference.check import check_models
 from unet4d.inference.checks import check_predict
-from unet4d.inference.postprocessing import POSTPROCESSING, Step, read_steps
+from unet4d.inference.postprocessing_steps import POSTPROCESSING, Step, read_steps
 from unet4d.inference.settings import Models, Settings
 from unet4d.models.checkpoint import TrainedModel
 from unet4d.models.device import find_device, resolve_precision
@@ -78,7 +78,7 @@ def predict(
         kind: layout of the inputs, of `unet4d.datasets.convert.KINDS`; "auto" finds it out.
         options: what the inputs do not say, where they are in such a layout.
         formats: of the label maps, see prediction/formats.py.
-        postprocess: "auto" does what `unet4d tune` recorded in the run, or the folder of folds, for these checkpoints.
+        postprocess: "auto" does what `unet4d postprocess` recorded in the run, or the folder of folds, for these checkpoints.
         leave_complete: leave the cases whose files are whole, of the same inputs, models, settings and version.
         share: the part of the studies to take; every n-th by name.
         ranks: the processes that take shares of that part; each calls this.
@@ -205,7 +205,7 @@ def _outline(study: Study) -> ImageInfo | None:
 
 
 def _tuned_steps(paths: Sequence[str | os.PathLike[str]], digests: Mapping[str, str]) -> list[Step]:
-    """What `unet4d tune` recorded for these very checkpoints; says so, or why it is left out.
+    """What `unet4d postprocess` recorded for these very checkpoints; says so, or why it is left out.
 
     Raises:
         InputError: the record is damaged.
@@ -219,7 +219,7 @@ def _tuned_steps(paths: Sequence[str | os.PathLike[str]], digests: Mapping[str, 
     recorded = record.get("checkpoints") if isinstance(record, dict) else None
     used = {Path(path).resolve(): found for path, found in digests.items()}
     if isinstance(recorded, dict) and {(run / name).resolve(): found for name, found in recorded.items()} != used:
-        print(f"{run / POSTPROCESSING} was chosen for other checkpoints: left out; unet4d tune chooses anew")
+        print(f"{run / POSTPROCESSING} was chosen for other checkpoints: left out; unet4d postprocess chooses anew")
         return []
     steps = read_steps(run) or []
     if steps:
@@ -270,7 +270,7 @@ def _unseen(study: Study, models: Models) -> TrainedModel:
 
 def _fold(model: TrainedModel) -> int | None:
     """The fold whose subjects a model was validated on; None where they were named."""
-    return model.config.fold if model.config.data.held_out is None else None
+    return model.config.fold if model.config.data.val_subjects is None else None
 
 
 def _raise_failed(failed: Mapping[str, Unet4DError], studies: int, out_dir: Path) -> None:

@@ -69,7 +69,7 @@ def prepare(models: Models, study: Study, settings: Settings) -> PreprocessedStu
         outline, data = study.stream.outline(), models[0].config.data
         kinds, grid = _checked_kinds(models[0], outline), _grid(models[0], outline)
         if not _fits(models, outline, grid, settings):
-            image = SpooledImage(study.stream, outline, grid, data.normalisation, kinds, settings.scratch_dir)
+            image = SpooledImage(study.stream, outline, grid, data.normalization, kinds, settings.scratch_dir)
             return PreprocessedStudy(outline, _time(models[0], study.time, settings), grid, image, kinds, image.scale)
     return prepare_image(models, study.image(), settings, study.time)
 
@@ -80,14 +80,14 @@ def prepare_image(models: Models, whole: Image4D, settings: Settings, time: str 
     outline, data = whole.outline, models[0].config.data
     kinds, grid = _checked_kinds(models[0], outline), _grid(models[0], outline)
     values = grid.image(whole.array, kinds, outline.source or "the image")
-    scale = IntensityScale.of(lambda: values.swapaxes(0, 1), values.shape, data.normalisation, kinds)
+    scale = IntensityScale.of(lambda: values.swapaxes(0, 1), values.shape, data.normalization, kinds)
     scale.apply(values)
     return PreprocessedStudy(outline, _time(models[0], time, settings), grid, torch.from_numpy(values), kinds, scale)
 
 
 def _grid(model: TrainedModel, outline: ImageInfo) -> WorkingGrid:
     data = model.config.data
-    return WorkingGrid.of(outline.affine, outline.grid, data.plane_spacing_mm, data.slice_spacing_mm)
+    return WorkingGrid.of(outline.affine, outline.grid, data.in_plane_spacing_mm, data.slice_spacing_mm)
 
 
 def _time(model: TrainedModel, said: str | None, settings: Settings) -> str:

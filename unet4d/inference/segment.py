@@ -64,7 +64,7 @@ def segment(
 
     Raises:
         InputError: the study has other channels than the model was trained with, or not every velocity that turning it needs; the
-            models differ in labels, channels, kinds, time, spacing or normalisation.
+            models differ in labels, channels, kinds, time, spacing or normalization.
         Unet4DError: a network answers with infinite numbers or NaN; the memory does not do.
     """
     models = [model] if isinstance(model, TrainedModel) else list(model)

@@ -85,7 +85,7 @@ class StreamingSegmenter:
         Settings(overlap=overlap)  # for its checks
         data = model.config.data
         self.model, self.scale = model, scale
-        self.grid = WorkingGrid.of(np.asarray(affine), shape, data.plane_spacing_mm, data.slice_spacing_mm)
+        self.grid = WorkingGrid.of(np.asarray(affine), shape, data.in_plane_spacing_mm, data.slice_spacing_mm)
         device = next(model.network.parameters()).device
         check_models([model], precision)
         self._live = _Live(model.network, device, resolve_precision(precision, device), False)
@@ -116,7 +116,7 @@ class StreamingSegmenter:
         image = self.grid.image(frame[:, None], task.channel_kinds)
         if self.scale is None:
             self.scale = IntensityScale.of(
-                lambda: image.swapaxes(0, 1), image.shape, data.normalisation, task.channel_kinds
+                lambda: image.swapaxes(0, 1), image.shape, data.normalization, task.channel_kinds
             )
         self.scale.apply(image)
         self._live.at = 0

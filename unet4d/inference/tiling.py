@@ -76,8 +76,8 @@ def cut(
             return Tiling(rows, [(c, min(c + columns, sizes[1])) for c in range(0, sizes[1], columns)])
     short = blocks.needed(1, 1) - left
     raise Unet4DError(
-        f"{prepared.like.source or 'the image'} needs {short / 1e9:.2g} GB more of main memory than may be taken; raise --memory, "
-        "free memory, or take a model with a smaller patch"
+        f"{prepared.like.source or 'the image'} needs {short / 1e9:.2g} GB more of main memory than may be taken; raise "
+        "--max_memory, free memory, or take a model with a smaller patch"
     )
 
 

@@ -114,7 +114,7 @@ class CLSTMUNet(nn.Module):
         return max((addition.lstm.num_directions for addition in self._additions()), default=1)
 
     def keep(self, what: Literal["gates", "hidden", "borders"]) -> None:
-        """Set what the ConvLSTMs keep for their backward pass; see `MemoryConfig.lstm`."""
+        """Set what the ConvLSTMs keep for their backward pass; see `RecomputeConfig.lstm`."""
         for addition in self._additions():
             addition.lstm.keep = what
 

@@ -27,7 +27,7 @@ def check_alike(models: Sequence[TrainedModel]) -> None:
             if came != wanted[what]:
                 raise InputError(
                     f"{other.path} and {first.path} cannot answer together: {what} {came} and {wanted[what]} came; wanted the same "
-                    "labels, channels, kinds, time, spacing and normalisation; name models that share them"
+                    "labels, channels, kinds, time, spacing and normalization; name models that share them"
                 )
 
 
@@ -68,6 +68,6 @@ def _shared(model: TrainedModel) -> dict[str, Any]:
         "channels": list(task.channel_names),
         "kinds": list(task.channel_kinds) or ["signal"] * len(task.channel_names),
         "time": "cyclic" if task.cyclic else "open",
-        "spacing (mm in plane, between slices)": (data.plane_spacing_mm, data.slice_spacing_mm),
-        "normalisation": data.normalisation,
+        "spacing (mm in plane, between slices)": (data.in_plane_spacing_mm, data.slice_spacing_mm),
+        "normalization": data.normalization,
     }

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import torch
 
 FOLDS = "folds.json"
-_OF_A_MACHINE = ("data.workers", "data.cache_dir", "train.precision", "train.validate_every")
+_OF_A_MACHINE = ("data.num_workers", "data.cache_dir", "train.precision", "train.validate_every")
 """Settings in which the folds of one cross-validation may differ."""
 
 
@@ -87,8 +87,8 @@ def _check_whole(out: Path, models: Mapping[int, TrainedModel]) -> None:
     advice = f"give a folder of folds as they were trained, or name the runs to take: {fold_folder(out, next(iter(models)))} ..."
     for fold, model in models.items():
         config = model.config
-        if config.data.held_out is not None or config.fold != fold:
-            came = f"fold {config.fold}" if config.data.held_out is None else "named subjects"
+        if config.data.val_subjects is not None or config.fold != fold:
+            came = f"fold {config.fold}" if config.data.val_subjects is None else "named subjects"
             raise InputError(f"{model.path} held {came} out; wanted fold {fold}; {advice}")
     for one, other in pairwise(models.values()):
         before, now = _settings(one), _settings(other)

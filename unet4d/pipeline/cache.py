@@ -87,7 +87,7 @@ def cached_studies(
     """
     files = [file for case in cases for file in case.files]
     stamps = {file: stamp(file) for file in files}
-    contents = content_digests(files, root / MEMO, config.workers or 1)
+    contents = content_digests(files, root / MEMO, config.num_workers or 1)
     folders = [root / f"{c.name}-{_digest(c, dataset, config, plane_spacing_mm, contents)}" for c in cases]
     missing = [i for i, folder in enumerate(folders) if not folder.is_dir()]
     if missing:
@@ -133,7 +133,7 @@ def _build_all(todo: _Unbuilt, root: Path) -> None:
                 return
             yield i
 
-    workers = processes(todo.config.workers or 0, footprints, free_memory_bytes())
+    workers = processes(todo.config.num_workers or 0, footprints, free_memory_bytes())
     building = torch_data.DataLoader(
         todo,
         batch_size=None,
@@ -153,7 +153,7 @@ def _build_all(todo: _Unbuilt, root: Path) -> None:
             raise
         raise Unet4DError(
             f"{root}: a process that preprocessed studies was killed, most often because memory ran out; free memory, or lower "
-            "data.workers; what is done is kept"
+            "data.num_workers; what is done is kept"
         ) from error
     if errors:
         raise errors[0]
@@ -206,7 +206,7 @@ def _digest(
         dataset.label_values,
         plane_spacing_mm,
         config.slice_spacing_mm,
-        config.normalisation,
+        config.normalization,
     ]
     return hashlib.sha256(json.dumps(shaping).encode()).hexdigest()[:16]
 
@@ -229,7 +229,7 @@ def _build(
     label = grid.label(to_classes(values[frames], dataset.label_values), len(dataset.class_names))
     kinds = case.channel_kinds
     arrays = {
-        "image": normalised(grid.image(image.array, kinds, image.source or case.name), config.normalisation, kinds),
+        "image": normalised(grid.image(image.array, kinds, image.source or case.name), config.normalization, kinds),
         "label": label,
         "foreground": foreground_voxels(label),
     }

@@ -171,7 +171,7 @@ class ClipDataset(Dataset):
         spans = [_centres(full, n) for full, n in zip(study.image.shape[2:], patch_size, strict=True)]
         first, last = np.searchsorted(study.foreground[:, 0], [row, row + 1])
         inside = study.foreground[first:last]
-        if rng.random() < self.config.foreground and len(inside):
+        if rng.random() < self.config.foreground_fraction and len(inside):
             chosen = rng.choice(np.unique(inside[:, 1]))
             low, high = np.searchsorted(inside[:, 1], [chosen, chosen + 1])
             voxel = inside[rng.integers(low, high), 2:].tolist()

@@ -77,7 +77,7 @@ class TemporalWarp:
     def drawn(cls, rng: np.random.Generator, config: DataConfig, frames: int, reverse: bool) -> TemporalWarp:
         """The timing of a clip of `frames`, drawn as `config` says."""
         by = STRENGTHS[config.time_augmentation]
-        stride = int(rng.integers(1, config.max_stride + 1))
+        stride = int(rng.integers(1, config.max_frame_stride + 1))
         varied, dropped, repeated = rng.random(3) < (by.vary, by.drop, by.repeat)
         first, last = (
             np.exp(rng.uniform(math.log(by.slowest), math.log(by.fastest), 2)).tolist() if varied else (1.0, 1.0)
@@ -177,11 +177,11 @@ def most_labelled(frames: int, study_frames: int, labelled_frames: int, cyclic: 
     twice. Padding is never labelled.
     """
     if config.time_augmentation == "off":
-        strides = range(1, config.max_stride + 1) if cyclic else range(1)
+        strides = range(1, config.max_frame_stride + 1) if cyclic else range(1)
         return max(_labelled_in_steady(frames, study_frames, labelled_frames, stride) for stride in strides)
     by = STRENGTHS[config.time_augmentation]
     # One step more for a dropped frame, and two frames at most for rounding.
-    length = frames * config.max_stride * by.fastest + 2
+    length = frames * config.max_frame_stride * by.fastest + 2
     rounds = int(length // study_frames) + 1 if cyclic else 1
     # What one frame, and two neighbours made one by a repeat, can fill of a slow clip.
     one, two = (int(wide / by.slowest) + 1 for wide in (1, 2))

@@ -49,7 +49,7 @@ def stages(config: Config, total_stride: Sequence[int]) -> list[Stage]:
         total_stride: of the network; patches stay multiples of it.
     """
     train, frames, patch = config.train, config.data.frames or FRAMES, triple(config.data.patch_size or ())
-    steps, clips = train.epochs * train.steps_per_epoch, (train.batch_size or BATCH_SIZE) * train.accumulate
+    steps, clips = train.epochs * train.steps_per_epoch, (train.batch_size or BATCH_SIZE) * train.accumulate_batches
     found: list[Stage] = []
     for part, (share, plane) in enumerate(zip(FRAME_SHARES, PLANE_SHARES, strict=True)):
         first = steps * part // len(FRAME_SHARES)

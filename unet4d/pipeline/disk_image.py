@@ -28,7 +28,7 @@ class SpooledImage:
         stream: the study.
         outline: what it is like.
         grid: its working grid.
-        normalisation: see `normalised`.
+        normalization: see `normalised`.
         kinds: what each channel holds, see data/channels.py.
         folder: of a disk with room for it; None: the system's for temporary files.
 
@@ -42,7 +42,7 @@ class SpooledImage:
         stream: FrameReader,
         outline: ImageInfo,
         grid: WorkingGrid,
-        normalisation: str,
+        normalization: str,
         kinds: Sequence[str],
         folder: Path | None,
     ):
@@ -59,7 +59,7 @@ class SpooledImage:
                         np.ascontiguousarray(image).data
                     )  # not tofile, which does not say what was refused
                     self._file.flush()
-            self.scale = IntensityScale.of(self._frames, self.shape, normalisation, kinds)
+            self.scale = IntensityScale.of(self._frames, self.shape, normalization, kinds)
         except BaseException:
             self.close()
             raise

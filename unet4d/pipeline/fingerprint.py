@@ -52,7 +52,7 @@ def fingerprint(
     facts = [(known or {}).get(case.name) or read_facts(case) for case in cases]
     studies = [(one.matrix, one.size) for one in facts]
     native = [WorkingGrid.of(affine, shape).spacing for affine, shape in studies]
-    plane = config.plane_spacing_mm or round(median(s for spacing in native for s in spacing[:2]), 4)
+    plane = config.in_plane_spacing_mm or round(median(s for spacing in native for s in spacing[:2]), 4)
     grids = [WorkingGrid.of(affine, shape, plane, config.slice_spacing_mm) for affine, shape in studies]
     thickness = float(median(grid.spacing[2] for grid in grids))
     frames = tuple(one.frames for one in facts)

@@ -1,4 +1,4 @@
-"""Normalisation of intensities over the whole study, never frame by frame."""
+"""Normalization of intensities over the whole study, never frame by frame."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class IntensityScale:
         cls,
         frames: Callable[[], Iterable[np.ndarray]],
         shape: Sequence[int],
-        normalisation: str,
+        normalization: str,
         kinds: Sequence[str] = (),
     ) -> IntensityScale:
         """The scale of a study that comes frame by frame; see `normalised`.
@@ -40,11 +40,11 @@ class IntensityScale:
         Args:
             frames: gives its frames (C, X, Y, Z) float32, from the first on, each time it is called.
             shape: (C, T, X, Y, Z).
-            normalisation: "zscore", or "none", which changes nothing.
+            normalization: "zscore", or "none", which changes nothing.
             kinds: what each channel holds, see data/channels.py. Empty: all are signal.
         """
         found = [_UNCHANGED] * shape[0]
-        if normalisation == "none":
+        if normalization == "none":
             return cls(tuple(found))
         velocities = channels_of(kinds, *VELOCITIES)
         others = [channel for channel in range(shape[0]) if channel not in velocities]
@@ -71,7 +71,7 @@ class IntensityScale:
 _UNCHANGED = (-math.inf, math.inf, 0.0, 1.0)
 
 
-def normalised(array: np.ndarray, normalisation: str, kinds: Sequence[str] = ()) -> np.ndarray:
+def normalised(array: np.ndarray, normalization: str, kinds: Sequence[str] = ()) -> np.ndarray:
     """An image (C, T, X, Y, Z) normalised over the whole study, never frame by frame, which would wipe out contrast uptake.
 
     "zscore" clips a signal or a map to its 0.5 and 99.5 percentiles, then gives it mean 0 and standard deviation 1; a constant one
@@ -79,13 +79,13 @@ def normalised(array: np.ndarray, normalisation: str, kinds: Sequence[str] = ())
     stays 0, directions stay, and what negates a component before negates it after.
 
     Args:
-        normalisation: "zscore", or "none", which changes nothing.
+        normalization: "zscore", or "none", which changes nothing.
         kinds: what each channel holds, see data/channels.py. Empty: all are signal.
     """
-    if normalisation == "none":
+    if normalization == "none":
         return np.asarray(array, np.float32)
     out = np.array(array, np.float32, order="C")
-    IntensityScale.of(lambda: out.swapaxes(0, 1), out.shape, normalisation, kinds).apply(out)
+    IntensityScale.of(lambda: out.swapaxes(0, 1), out.shape, normalization, kinds).apply(out)
     return out
 
 

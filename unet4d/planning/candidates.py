@@ -9,7 +9,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from statistics import median
 
-from unet4d.config import CHANNELS, FRAMES, Config, MemoryConfig, ModelConfig, Size, triple
+from unet4d.config import CHANNELS, FRAMES, Config, ModelConfig, RecomputeConfig, Size, triple
 from unet4d.models.topology import rounded_up, total_stride
 from unet4d.pipeline.fingerprint import Fingerprint
 from unet4d.system.progress_bar import ProgressBar
@@ -68,10 +68,10 @@ def candidates(config: Config, seen: Fingerprint, studies: int = 0) -> list[Conf
         model = planned_model(config.model, seen.spacing, patch)
         padded = rounded_up(patch, total_stride(model.strides or ()))
         data = dataclasses.replace(
-            config.data, plane_spacing_mm=seen.plane_spacing_mm, patch_size=padded, frames=frames
+            config.data, in_plane_spacing_mm=seen.plane_spacing_mm, patch_size=padded, frames=frames
         )
         for batch, accumulate in _batches(config, studies if is_whole else 0):
-            steps = dataclasses.replace(config.train, batch_size=batch, accumulate=accumulate)
+            steps = dataclasses.replace(config.train, batch_size=batch, accumulate_batches=accumulate)
             one = dataclasses.replace(config, data=data, model=model, train=steps)
             if one not in found:
                 found.append(one)
@@ -88,9 +88,9 @@ def _batches(config: Config, studies: int) -> list[tuple[int, int]]:
     """Return the clips of a batch and the batches of a step to choose from, the largest batch first."""
     given = config.train
     if given.batch_size:
-        return [(given.batch_size, given.accumulate)]
-    if given.accumulate > 1:
-        return [(batch, given.accumulate) for batch, _ in BATCHES]
+        return [(given.batch_size, given.accumulate_batches)]
+    if given.accumulate_batches > 1:
+        return [(batch, given.accumulate_batches) for batch, _ in BATCHES]
     return [*((batch, 1) for batch in LARGER_BATCH_SIZES if batch <= BATCH_SHARE * studies), *BATCHES]
 
 
@@ -148,7 +148,7 @@ class StepMemoryEstimator:
 
     def fastest(self, config: Config) -> StepFit | None:
         """The fastest way to cut this configuration's step that fits; None if there is none."""
-        rungs = ways(config.memory, config.data.frames or FRAMES)
+        rungs = ways(config.recompute, config.data.frames or FRAMES)
         middle = len(rungs) // 2
         if self.fits(self.fit(config, rungs[middle])):
             # Of the fast ways each needs less than the one before.
@@ -161,22 +161,22 @@ class StepMemoryEstimator:
 
     def leanest(self, config: Config) -> StepFit:
         """The way to cut this configuration's step that needs least."""
-        return self.fit(config, ways(config.memory, config.data.frames or FRAMES)[-1])
+        return self.fit(config, ways(config.recompute, config.data.frames or FRAMES)[-1])
 
-    def fit(self, config: Config, memory: MemoryConfig) -> StepFit:
+    def fit(self, config: Config, memory: RecomputeConfig) -> StepFit:
         """What a step takes that is cut so: scaled from a like one's count where that will do."""
-        key, accumulate = self._key(config, memory), config.train.accumulate
+        key, accumulate = self._key(config, memory), config.train.accumulate_batches
         if self._name(config, memory) in self._exact:
             return self.exact(config, memory)
         if key not in self._counted:
-            alone = dataclasses.replace(config, train=dataclasses.replace(config.train, accumulate=1))
+            alone = dataclasses.replace(config, train=dataclasses.replace(config.train, accumulate_batches=1))
             exact = self.exact(alone, memory)
             if accumulate == 1:
                 return exact
         size, step = self._counted[key]
         share = _size(config) / size
         # All that is fixed is weights, their gradients, two moments and an average; of several batches the gradients are held.
-        gradients = step.fixed_bytes // (5 if config.train.ema else 4) if accumulate > 1 else 0
+        gradients = step.fixed_bytes // (5 if config.train.ema_decay else 4) if accumulate > 1 else 0
         peak, working = (
             step.fixed_bytes + gradients + math.ceil(share * (n - step.fixed_bytes))
             for n in (step.peak_bytes, step.working_bytes)
@@ -193,29 +193,27 @@ class StepMemoryEstimator:
         is_close |= not fit.is_indexable and fit.planned_bytes <= self.budget_bytes
         return self.exact(config, memory) if is_close else fit
 
-    def exact(self, config: Config, memory: MemoryConfig) -> StepFit:
+    def exact(self, config: Config, memory: RecomputeConfig) -> StepFit:
         """What a step takes that is cut so: counted."""
         name = self._name(config, memory)
         if name not in self._exact:
             check_stop()
             precision = "bf16" if config.train.precision == "auto" else config.train.precision
             steps = dataclasses.replace(config.train, precision=precision)
-            cut = dataclasses.replace(config, train=steps, memory=memory)
+            cut = dataclasses.replace(config, train=steps, recompute=memory)
             labelled = self.labelled(config.data.frames or FRAMES)
             step = training_memory(cut, self.in_channels, self.out_channels, labelled)
             self._exact[name] = step
-            if config.train.accumulate == 1:
+            if config.train.accumulate_batches == 1:
                 self._counted.setdefault(self._key(config, memory), (_size(config), step))
             self.bar.update()
         return StepFit(memory, self._exact[name])
 
-    def _key(self, config: Config, memory: MemoryConfig) -> str:
+    def _key(self, config: Config, memory: RecomputeConfig) -> str:
         return f"{config.model} {config.data.frames} {memory}"
 
-    def _name(self, config: Config, memory: MemoryConfig) -> str:
-        return (
-            f"{self._key(config, memory)} {config.data.patch_size} {config.train.batch_size} {config.train.accumulate}"
-        )
+    def _name(self, config: Config, memory: RecomputeConfig) -> str:
+        return f"{self._key(config, memory)} {config.data.patch_size} {config.train.batch_size} {config.train.accumulate_batches}"
 
 
 def _size(config: Config) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from unet4d.config import CHANNELS, FRAMES, Config, MemoryConfig, triple
+from unet4d.config import CHANNELS, FRAMES, Config, RecomputeConfig, triple
 from unet4d.images.grid import is_thick
 from unet4d.models.topology import rounded_up, total_stride
 from unet4d.pipeline.fingerprint import Fingerprint
@@ -29,7 +29,7 @@ def gb(size_bytes: float) -> str:
 def clip_in_words(config: Config) -> str:
     """What a training step sees."""
     frames, batch = config.data.frames or FRAMES, config.train.batch_size
-    batches = f", {config.train.accumulate} batches a step" * (config.train.accumulate > 1)
+    batches = f", {config.train.accumulate_batches} batches a step" * (config.train.accumulate_batches > 1)
     return f"patch {by(config.data.patch_size or ())}, {frames} frame{'s' * (frames > 1)}, batch {batch}{batches}"
 
 
@@ -69,7 +69,7 @@ def reasons_of(config: Config, given: Config, seen: Fingerprint, at_once: float 
         at_once: how many times the work a step with all its clips in one batch would take; None if that does not fit.
     """
     return {
-        "data.plane_spacing_mm": GIVEN if given.data.plane_spacing_mm else "the median pixel of the studies",
+        "data.in_plane_spacing_mm": GIVEN if given.data.in_plane_spacing_mm else "the median pixel of the studies",
         "data.slice_spacing_mm": GIVEN
         if given.data.slice_spacing_mm
         else f"each study keeps its own slices, {round(seen.spacing[2], 2):g} mm in the median",
@@ -85,18 +85,18 @@ def reasons_of(config: Config, given: Config, seen: Fingerprint, at_once: float 
         if given.train.precision != "auto"
         else "counted as bf16, which GPUs since A30 and A100 compute in; fp16 on older ones, of the same size",
         "inference.overlap": "of windows of the patch's size, each with all frames of the study",
-        **{f"memory.{name}": why for name, why in _why_memory(config.memory, given.memory).items()},
+        **{f"recompute.{name}": why for name, why in _why_memory(config.recompute, given.recompute).items()},
     }
 
 
 def _why_accumulate(config: Config, given: Config, at_once: float | None) -> dict[str, str]:
     """Return why one step takes several batches, where it does."""
-    if config.train.accumulate == 1:
+    if config.train.accumulate_batches == 1:
         return {}
-    if given.train.accumulate > 1:
-        return {"train.accumulate": GIVEN}
+    if given.train.accumulate_batches > 1:
+        return {"train.accumulate_batches": GIVEN}
     instead = "does not fit" if at_once is None else f"takes {at_once:.2f} times the work to fit"
-    return {"train.accumulate": f"batches of a step, one after the other: a batch of all their clips {instead}"}
+    return {"train.accumulate_batches": f"batches of a step, one after the other: a batch of all their clips {instead}"}
 
 
 def empty_in_words(config: Config, given: Config, used: float, is_largest: bool, studies: int) -> list[str]:
@@ -122,7 +122,7 @@ def empty_in_words(config: Config, given: Config, used: float, is_largest: bool,
     ]
 
 
-def _why_memory(memory: MemoryConfig, given: MemoryConfig) -> dict[str, str]:
+def _why_memory(memory: RecomputeConfig, given: RecomputeConfig) -> dict[str, str]:
     group, kept = (
         memory.group_chunks,
         {
@@ -138,7 +138,7 @@ def _why_memory(memory: MemoryConfig, given: MemoryConfig) -> dict[str, str]:
         "stages": f"inner layers of the encoder are {'computed again' if memory.stages else 'kept'}",
         "lstm": kept[memory.lstm],
     }
-    plain = MemoryConfig()
+    plain = RecomputeConfig()
     return {
         name: why if getattr(given, name) == getattr(plain, name) else f"{GIVEN}: {why}"
         for name, why in reasons.items()

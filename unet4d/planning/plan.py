@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from unet4d.config import BATCH_SIZE, FRAMES, Config, DataConfig, MemoryConfig
+from unet4d.config import BATCH_SIZE, FRAMES, Config, DataConfig, RecomputeConfig
 from unet4d.datasets.dataset import cache_dir, split_cases
 from unet4d.datasets.dataset_json import Case
 from unet4d.datasets.verify.gate import load_verified_dataset
@@ -101,7 +101,7 @@ def plan(
     check_plan(dataset, out, gpu_memory, gpus)
     card, share = _card(gpu_memory, gpus), _share(config, gpus)
     studies, known = load_verified_dataset(dataset, cache_dir, skip_verify)
-    training, held_out = split_cases(studies, config.fold, config.data.folds, config.seed, config.data.held_out)
+    training, held_out = split_cases(studies, config.fold, config.data.folds, config.seed, config.data.val_subjects)
     cases = (*training, *held_out)
     seen = fingerprint(cases, config.data, known)
     options = candidates(share, seen, len(training) // gpus)
@@ -113,9 +113,9 @@ def plan(
         fit = choice.fit
         larger = Choice(views[place - 1][-1], counts.leanest(views[place - 1][-1])) if place else None
         smaller = _smaller([option for view in views[place + 1 :] for option in view], counts)
-        plain = counts.fit(choice.config, MemoryConfig(0, lstm="gates"))
+        plain = counts.fit(choice.config, RecomputeConfig(0, lstm="gates"))
         instead = _larger_batch(views[place], choice, counts)
-    chosen = _of_all(replace(choice.config, memory=fit.memory), config, gpus)
+    chosen = _of_all(replace(choice.config, recompute=fit.memory), config, gpus)
     reasons = reasons_of(chosen, config, seen, instead) | _shared_in_words(chosen, config, gpus)
     spare = gb(card.budget_bytes - usable_bytes(card.budget_bytes))
     peak = f"expected peak {gb(fit.planned_bytes)} of {card.words}"
@@ -229,7 +229,7 @@ def _chosen(
         )
     size = math.ceil((sufficient_bytes(needed) + CONTEXT_BYTES + NCCL_BYTES * ("each of" in card.words)) / GB)
     names = {"data.patch_size": given.data.patch_size, "data.frames": given.data.frames}
-    names |= {"train.batch_size": given.train.batch_size, "memory.chunk_frames": given.memory.chunk_frames}
+    names |= {"train.batch_size": given.train.batch_size, "recompute.chunk_frames": given.recompute.chunk_frames}
     kept = [f"--{name}" for name, value in names.items() if value is not None]
     raise InputError(
         f"the smallest choice needs {gb(needed)}: {clip_in_words(last.config)}, {describe_recompute(last.fit.memory)}; "
@@ -252,15 +252,15 @@ def _cheapest(view: Sequence[Config], counts: StepMemoryEstimator) -> Choice | N
 def _clip_flops(choice: Choice) -> float:
     """Return the floating-point operations for a clip."""
     train = choice.config.train
-    return choice.fit.step.flops / ((train.batch_size or BATCH_SIZE) * train.accumulate)
+    return choice.fit.step.flops / ((train.batch_size or BATCH_SIZE) * train.accumulate_batches)
 
 
 def _larger_batch(view: Sequence[Config], choice: Choice, counts: StepMemoryEstimator) -> float | None:
     """Return how many times the chosen work a step of as many clips in one batch takes; None where none fits or is chosen."""
-    if choice.config.train.accumulate == 1:
+    if choice.config.train.accumulate_batches == 1:
         return None
-    clips = (choice.config.train.batch_size or BATCH_SIZE) * choice.config.train.accumulate
-    at_once = [one for one in view if (one.train.batch_size, one.train.accumulate) == (clips, 1)]
+    clips = (choice.config.train.batch_size or BATCH_SIZE) * choice.config.train.accumulate_batches
+    at_once = [one for one in view if (one.train.batch_size, one.train.accumulate_batches) == (clips, 1)]
     fit = counts.fastest(at_once[0]) if at_once else None
     return None if fit is None else fit.step.flops / choice.fit.step.flops
 

@@ -67,7 +67,7 @@ class BatchLoader:
         check: Callable[[], None] = lambda: None,
     ):
         self.clips, self.steps, self.pin, self.waited_s, self.check = clips, steps, pin, 0.0, check
-        self.batch_size, self.accumulate = config.train.batch_size or BATCH_SIZE, config.train.accumulate
+        self.batch_size, self.accumulate = config.train.batch_size or BATCH_SIZE, config.train.accumulate_batches
         self._share, self._taken, self._epoch = ranks.share(self.batch_size), 0, config.train.steps_per_epoch
         self.workers = self._fitting_workers(config, ranks, say)
         # NCCL's threads and sockets do not survive a fork: workers of several ranks come from a process that never had them.
@@ -85,7 +85,7 @@ class BatchLoader:
         except OSError as error:
             _kill(set(active_children()) - before)
             raise Unet4DError(
-                f"could not start {self.workers} workers ({error.strerror or error}); free memory, or lower data.workers; "
+                f"could not start {self.workers} workers ({error.strerror or error}); free memory, or lower data.num_workers; "
                 f"{self._again()}"
             ) from error
         self._processes = set(active_children()) - before
@@ -140,7 +140,7 @@ class BatchLoader:
 
     def _fitting_workers(self, config: Config, ranks: ProcessGroup, say: Callable[[str], None]) -> int:
         """As many of the configured workers as /dev/shm has room for; says so where it is not all of them."""
-        asked, free = config.data.workers or 0, _free_shared_memory()
+        asked, free = config.data.num_workers or 0, _free_shared_memory()
         if not asked or free is None:
             return asked
         voxels = math.prod(config.data.patch_size or ()) * (config.data.frames or FRAMES)
@@ -177,7 +177,7 @@ class BatchLoader:
 
     def _reason(self, text: str) -> str | None:
         """What happened and what to do, from what PyTorch's loader says and what the workers left with."""
-        fewer = f"lower data.workers, now {self.workers}"
+        fewer = f"lower data.num_workers, now {self.workers}"
         number = re.search(r"DataLoader worker \(pid(?:\(s\))? (\d+)", text)
         worker = f"a worker that makes batches (process {number[1]})" if number else "a worker that makes batches"
         code = next((p.exitcode or 0 for p in self._processes if number and p.pid == int(number[1])), 0)
@@ -202,9 +202,7 @@ class BatchLoader:
         if code < 0:
             return f"{worker} was ended by the signal {signal.Signals(-code).name}; if nobody sent it, {fewer}"
         if number:
-            return (
-                f"{worker} ended unexpectedly; it may have said why above, and --data.workers 0 shows the error itself"
-            )
+            return f"{worker} ended unexpectedly; it may have said why above, and --data.num_workers 0 shows the error itself"
         return None
 
     def _again(self) -> str:

@@ -34,8 +34,8 @@ def check_train(dataset: PathLike, out_dir: Path, config: Config, device: str, r
         )
     _check_run(out_dir, resume)
     open_dataset(dataset)
-    if config.train.start_from is not None and not resume:
-        checkpoint_of(config.train.start_from)
+    if config.train.init_from is not None and not resume:
+        checkpoint_of(config.train.init_from)
 
 
 def check_cross_validation(dataset: PathLike, out_dir: Path, config: Config, device: str, resume: bool) -> None:
@@ -46,10 +46,10 @@ def check_cross_validation(dataset: PathLike, out_dir: Path, config: Config, dev
         Unet4DError: the folder may not be written to.
     """
     check_device_name(device)
-    if config.data.held_out is not None:
+    if config.data.val_subjects is not None:
         raise InputError(
-            "data.held_out and all folds came together; wanted one of them, for each fold has subjects of its own; leave "
-            "data.held_out out, or train a single run"
+            "data.val_subjects and all folds came together; wanted one of them, for each fold has subjects of its own; leave "
+            "data.val_subjects out, or train a single run"
         )
     check_writable(out_dir)
     if holds_run(out_dir):
@@ -57,8 +57,8 @@ def check_cross_validation(dataset: PathLike, out_dir: Path, config: Config, dev
             f"{out_dir} holds a single run; wanted a folder for the folds of a training; choose another --out"
         )
     open_dataset(dataset)
-    if config.train.start_from is not None and not resume:
-        checkpoint_of(config.train.start_from)
+    if config.train.init_from is not None and not resume:
+        checkpoint_of(config.train.init_from)
 
 
 def _check_run(out_dir: Path, resume: bool) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from unet4d.config import MemoryConfig
+from unet4d.config import RecomputeConfig
 from unet4d.errors import InputError
 from unet4d.models.chunked import ChunkedRecurrence, Lengths, recompute
 from unet4d.models.clstm_unet import CLSTMUNet, Dropout, NetworkState
@@ -32,13 +32,13 @@ class ClipLoss(nn.Module):
         total: from the sums of the loss over these clips to those over all clips of the batch, where others have the rest.
     """
 
-    def __init__(self, network: CLSTMUNet, memory: MemoryConfig, total: Callable[[Tensor], Tensor] | None = None):
+    def __init__(self, network: CLSTMUNet, memory: RecomputeConfig, total: Callable[[Tensor], Tensor] | None = None):
         super().__init__()
         self.network, self.loss, self.sweeps = network, LabelledFramesLoss(), ChunkedRecurrence(network)
         self.total = total
         self.use(memory)
 
-    def use(self, memory: MemoryConfig) -> None:
+    def use(self, memory: RecomputeConfig) -> None:
         """Change how a step is cut; the next one is computed so."""
         chunk = memory.chunk_frames or 0
         groups = [chunk * memory.group_chunks] if memory.group_chunks > 1 else []

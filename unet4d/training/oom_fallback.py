@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor
 
-from unet4d.config import MemoryConfig
+from unet4d.config import RecomputeConfig
 from unet4d.system.gpu_memory import GB
 from unet4d.system.memory_errors import drop_failed_work, is_out_of_memory
 from unet4d.training.step import Clips, TrainingStep
@@ -32,7 +32,7 @@ class OomFallback:
     """
 
     def __init__(
-        self, step: TrainingStep, memory: MemoryConfig, frames: int, fit: StepFit | None, say: Callable[[str], None]
+        self, step: TrainingStep, memory: RecomputeConfig, frames: int, fit: StepFit | None, say: Callable[[str], None]
     ):
         self.step, self.fit, self.say = step, fit, say
         self.memory, *self.leaner = rungs_from(memory, frames)

@@ -34,14 +34,14 @@ def resolved(
     seen = fingerprint(cases, config.data, known)
     patch = config.data.patch_size or tuple(min(n, most) for n, most in zip(seen.shape, LARGEST_PATCH, strict=True))
     model = resolved_model(config.model, seen.spacing, patch)
-    workers = config.data.workers
+    workers = config.data.num_workers
     data = dataclasses.replace(
         config.data,
         folds=config.data.folds or max(2, min(FOLDS, len({case.subject for case in cases}))),
-        plane_spacing_mm=seen.plane_spacing_mm,
+        in_plane_spacing_mm=seen.plane_spacing_mm,
         patch_size=rounded_up(patch, total_stride(model.strides)),  # type: ignore[arg-type]
         frames=min(config.data.frames or FRAMES, seen.frames),  # more would only repeat them
-        workers=min(8, max(1, _cores() // ranks.local_size) - 1) if workers is None else workers,
+        num_workers=min(8, max(1, _cores() // ranks.local_size) - 1) if workers is None else workers,
     )
     steps = dataclasses.replace(
         config.train,

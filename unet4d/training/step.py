@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from unet4d.config import BATCH_SIZE, Config, MemoryConfig
+from unet4d.config import BATCH_SIZE, Config, RecomputeConfig
 from unet4d.models.clstm_unet import CLSTMUNet, Dropout
 from unet4d.models.device import autocast, repeated_shapes
 from unet4d.system.distributed import ALONE, ProcessGroup
@@ -41,7 +41,7 @@ class TrainingStep:
     def __init__(self, network: CLSTMUNet, config: Config, device: torch.device, ranks: ProcessGroup = ALONE):
         self.network, self.config, self.device, self.ranks = network, config.train, device, ranks
         self.seed, self.precision = config.seed, config.train.precision
-        self.clip_loss = ClipLoss(network, config.memory, ranks.total if ranks.size > 1 else None)
+        self.clip_loss = ClipLoss(network, config.recompute, ranks.total if ranks.size > 1 else None)
         self.loss = (
             self.clip_loss if ranks.size == 1 else DistributedDataParallel(self.clip_loss, gradient_as_bucket_view=True)
         )
@@ -93,7 +93,7 @@ class TrainingStep:
         self.schedule.step()
         return norm
 
-    def use(self, memory: MemoryConfig) -> None:
+    def use(self, memory: RecomputeConfig) -> None:
         """Cut the steps that follow in another way; what they compute stays the same."""
         self.clip_loss.use(memory)
 

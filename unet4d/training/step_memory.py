@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from unet4d.config import FRAMES, Config, MemoryConfig
+from unet4d.config import FRAMES, Config, RecomputeConfig
 from unet4d.models.clstm_unet import MOST_ELEMENTS, build_network
 from unet4d.models.memory_trace import MemoryTrace
 from unet4d.system.gpu_memory import usable_bytes
@@ -39,7 +39,7 @@ class StepMemory:
 class StepFit(NamedTuple):
     """A way to cut the step, and what it takes."""
 
-    memory: MemoryConfig
+    memory: RecomputeConfig
     step: StepMemory
 
     @property
@@ -57,52 +57,52 @@ class StepFit(NamedTuple):
         return self.step.largest_elements <= MOST_ELEMENTS
 
 
-def ladder(frames: int) -> list[MemoryConfig]:
+def ladder(frames: int) -> list[RecomputeConfig]:
     """The ways to cut a clip of so many frames, from the fastest to the slowest, which as a rule needs least.
 
     First all frames at once, then chunks as wide as possible, for a GPU is starved by narrow ones; computing the inside of the
     encoder's stages twice comes next, and groups of chunks, which cost one more pass, last.
     """
-    rungs = [MemoryConfig(0, lstm="gates"), MemoryConfig(0), MemoryConfig(0, stages=True)]
+    rungs = [RecomputeConfig(0, lstm="gates"), RecomputeConfig(0), RecomputeConfig(0, stages=True)]
     width = 1 << max(0, frames - 1).bit_length()
     while width > 1:
         width //= 2
-        rungs.append(MemoryConfig(width))
+        rungs.append(RecomputeConfig(width))
     if frames > 1:
-        rungs.append(MemoryConfig(1, stages=True))
+        rungs.append(RecomputeConfig(1, stages=True))
     group = math.isqrt(frames)
     if group > 1:
-        rungs.append(MemoryConfig(1, group, stages=True))
+        rungs.append(RecomputeConfig(1, group, stages=True))
     return rungs
 
 
-def ways(memory: MemoryConfig, frames: int) -> list[MemoryConfig]:
+def ways(memory: RecomputeConfig, frames: int) -> list[RecomputeConfig]:
     """The ways to cut a clip, fastest first, that keep what the configuration sets."""
     if memory.chunk_frames is not None:
         return [memory]
-    plain, found = MemoryConfig(), []
+    plain, found = RecomputeConfig(), []
     for rung in ladder(frames):
         kept = [memory if getattr(memory, k) != getattr(plain, k) else rung for k in ("group_chunks", "stages", "lstm")]
-        way = MemoryConfig(rung.chunk_frames, kept[0].group_chunks, kept[1].stages, kept[2].lstm)
+        way = RecomputeConfig(rung.chunk_frames, kept[0].group_chunks, kept[1].stages, kept[2].lstm)
         if way not in found:
             found.append(way)
     return found
 
 
-def rungs_from(memory: MemoryConfig, frames: int) -> list[MemoryConfig]:
+def rungs_from(memory: RecomputeConfig, frames: int) -> list[RecomputeConfig]:
     """This way to cut a clip and all leaner ones of the ladder; with `chunk_frames` left open, all ways that keep what is set."""
     if memory.chunk_frames is None:
         return ways(memory, frames)
     return [memory, *(rung for rung in ladder(frames) if _leanness(rung, frames) > _leanness(memory, frames))]
 
 
-def _leanness(memory: MemoryConfig, frames: int) -> tuple[int, bool, int, int]:
+def _leanness(memory: RecomputeConfig, frames: int) -> tuple[int, bool, int, int]:
     """Rises along the ladder."""
     kept = ("gates", "hidden", "borders").index(memory.lstm)
     return -min(memory.chunk_frames or frames, frames), memory.stages, memory.group_chunks, kept
 
 
-def describe_recompute(memory: MemoryConfig) -> str:
+def describe_recompute(memory: RecomputeConfig) -> str:
     """The way to cut in words."""
     if not memory.chunk_frames:
         words = "all frames at once"
@@ -123,8 +123,8 @@ def fitted(
     Where the configuration names a way, it and leaner ones are tried. See `training_memory` for the arguments.
     """
     fits: list[StepFit] = []
-    for memory in rungs_from(config.memory, config.data.frames or FRAMES):
-        cut = dataclasses.replace(config, memory=memory)
+    for memory in rungs_from(config.recompute, config.data.frames or FRAMES):
+        cut = dataclasses.replace(config, recompute=memory)
         fits.append(StepFit(memory, training_memory(cut, in_channels, out_channels, labelled_frames)))
         if fits[-1].fits(budget_bytes):
             return fits[-1], True
@@ -156,12 +156,12 @@ def training_memory(config: Config, in_channels: int, out_channels: int, labelle
         image = torch.empty(batch, frames, in_channels, *patch)
         label = torch.empty(batch, frames, *patch, dtype=torch.uint8)
         # What a `WeightAverage` holds, which it changes in place.
-        _average = [weight.detach().clone() for weight in network.parameters() if config.train.ema]
+        _average = [weight.detach().clone() for weight in network.parameters() if config.train.ema_decay]
         # From the second batch on, gradients are there while activations are.
-        batches = [(image, label, labelled)] * min(config.train.accumulate, 2)
+        batches = [(image, label, labelled)] * min(config.train.accumulate_batches, 2)
         step.gradients(batches)
         step.update()
-        flops = trace.flops // len(batches) * config.train.accumulate
+        flops = trace.flops // len(batches) * config.train.accumulate_batches
         del image, label, batches
         return StepMemory(trace.peak_bytes, trace.working_bytes, trace.current_bytes, flops, trace.largest_elements)
 

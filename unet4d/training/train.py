@@ -39,7 +39,7 @@ from unet4d.training.trainer import Trainer
 from unet4d.training.warm_start import begin_from
 
 MAY_CHANGE_ON_RESUME = (
-    "data.workers", "data.cache_dir", "train.validate_every", "train.skip_limit", "train.mlflow", "memory.",
+    "data.num_workers", "data.cache_dir", "train.validate_every", "train.skip_limit", "train.mlflow", "memory.",
     "inference.chunk_frames",
 )  # fmt: skip
 
@@ -81,8 +81,10 @@ def train(
         lambda: load_verified_dataset(dataset, lambda root: cache_dir(root, elsewhere=out_dir / "cache"), skip_verify)
     )
     with ranks.alike():
-        training, validation = split_cases(studies, config.fold, config.data.folds, config.seed, config.data.held_out)
-    if ranks.is_first and config.data.held_out is None and (fewer := fewer_folds(studies, config.data.folds)):
+        training, validation = split_cases(
+            studies, config.fold, config.data.folds, config.seed, config.data.val_subjects
+        )
+    if ranks.is_first and config.data.val_subjects is None and (fewer := fewer_folds(studies, config.data.folds)):
         print(fewer)
     given = config
     config = ranks.from_first(lambda: resolved(given, (*training, *validation), where, known, ranks))
@@ -98,7 +100,10 @@ def train(
         if resume:
             ranks.from_first(lambda: held.enter_context(locked(out_dir)))
         saved = ranks.from_first(lambda: _saved_run(out_dir, config, task)) if resume else None
-        cache, plane = cache_dir(studies.root, config.data.cache_dir, out_dir / "cache"), config.data.plane_spacing_mm
+        cache, plane = (
+            cache_dir(studies.root, config.data.cache_dir, out_dir / "cache"),
+            config.data.in_plane_spacing_mm,
+        )
         assert cache is not None
         cached = ranks.in_turn(lambda: cached_studies((*training, *validation), studies, config.data, plane, cache))
         train_studies, held_out = cached[: len(training)], cached[len(training) :]
@@ -136,9 +141,9 @@ def _begun(trainer: Trainer, config: Config, task: Task, saved: dict[str, Any] |
     if saved:
         trainer.restore(saved)
         return ""
-    if config.train.start_from is None:
+    if config.train.init_from is None:
         return ""
-    path = checkpoint_of(config.train.start_from)
+    path = checkpoint_of(config.train.init_from)
     content = ranks.from_first(lambda: load_checkpoint(path))
     return f"begins with {begin_from(trainer.network, task, content, path)}\n"
 
@@ -173,7 +178,7 @@ def _fitted(
             f"a training step needs {needs}, the leanest way, and {free / GB:.1f} GB of the GPU are free; lower "
             "--data.patch_size, --data.frames or --train.batch_size, or let unet4d plan choose them"
         )
-    asked = config.memory
+    asked = config.recompute
     if asked.chunk_frames is not None and fit.memory != asked and ranks.is_first:
         print(
             f"{describe_recompute(asked)} does not fit the {free / GB:.1f} GB that are free; computing {needs} instead"

@@ -75,7 +75,7 @@ class Trainer:
         torch.manual_seed(config.seed)
         self.network = build_network(config.model, len(task.channel_names), len(task.labels)).to(device)
         self.step = TrainingStep(self.network, config, device, ranks)
-        memory = fit.memory if fit else replace(config.memory, chunk_frames=config.memory.chunk_frames or 0)
+        memory = fit.memory if fit else replace(config.recompute, chunk_frames=config.recompute.chunk_frames or 0)
         self.step.use(memory)
         self.files = Checkpoints(out_dir)
         self.tally = EpochStats(config.train.skip_limit)
@@ -114,7 +114,7 @@ class Trainer:
         self.step.load_state_dict(state["optimisation"])
         self.tally.load_state_dict(state["tally"])
         if state["average"]:
-            self.average = WeightAverage(self.network, self.config.train.ema)
+            self.average = WeightAverage(self.network, self.config.train.ema_decay)
             self.average.load_state_dict(state["average"], saved["network"])
         self.epoch, self.taken, self.best = state["epoch"], state["step"], state["best"]
         self.spent = dict(state["spent"])
@@ -126,11 +126,13 @@ class Trainer:
         weights = sum(p.numel() for p in self.network.parameters())
         kind = "frame-wise twin (no recurrence)" if self.network.is_frame_wise else f"{model.direction} CLSTM-UNet"
         where = str(self.device) if self.ranks.size == 1 else f"{self.ranks.size} processes, {self.device.type}"
-        clips = f"{train.batch_size} clips" + f" in each of {train.accumulate} batches" * (train.accumulate > 1)
+        clips = f"{train.batch_size} clips" + f" in each of {train.accumulate_batches} batches" * (
+            train.accumulate_batches > 1
+        )
         return (
             f"{name}: {len(self.training)} training and {len(self.validation)} validation studies; {kind}, "
             f"{weights:,} weights; {clips} a step of {data.patch_size} x {data.frames} frames at "
-            f"{data.plane_spacing_mm} mm in plane, {describe_recompute(self.memory)}; {train.precision} on {where}; run in "
+            f"{data.in_plane_spacing_mm} mm in plane, {describe_recompute(self.memory)}; {train.precision} on {where}; run in "
             f"{self.out_dir}"
         )
 
@@ -148,8 +150,8 @@ class Trainer:
         """
         train, self.dataset = self.config.train, dataset
         data, cyclic, kinds = self.config.data, self.task.cyclic, self.task.channel_kinds
-        if train.ema and self.average is None:  # only now, when the network has the weights that it begins with
-            self.average = WeightAverage(self.network, train.ema)
+        if train.ema_decay and self.average is None:  # only now, when the network has the weights that it begins with
+            self.average = WeightAverage(self.network, train.ema_decay)
         patch, parts = triple(data.patch_size or ()), stages(self.config, self.network.total_stride)
         clips = ClipDataset(self.training, data, patch, cyclic, self.config.seed, kinds, parts)
         steps = range(self.taken, train.epochs * train.steps_per_epoch)

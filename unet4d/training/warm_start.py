@@ -37,7 +37,7 @@ def begin_from(network: CLSTMUNet, task: Task, content: dict[str, Any], path: st
         if came != wanted:
             raise InputError(
                 f"{path} was trained for the {what} {', '.join(came)}; wanted {', '.join(wanted)}; start from a run on such a "
-                "dataset, or leave train.start_from out"
+                "dataset, or leave train.init_from out"
             )
     is_twin = not network.is_frame_wise and not any(name.startswith("recurrent.") for name in weights)
     try:

@@ -187,7 +187,11 @@ def test_a_label_on_another_grid_or_of_unknown_value_is_told(tmp_path):
 
 @pytest.mark.parametrize(
     ("options", "name"),
-    [({"pattern": "(?P<subject>.*)"}, "pattern"), ({"labels": {"x": 1}}, "labels"), ({"with_ids": True}, "with_ids")],
+    [
+        ({"pattern": "(?P<subject>.*)"}, "pattern"),
+        ({"labels": {"x": 1}}, "labels"),
+        ({"keep_patient_ids": True}, "keep_patient_ids"),
+    ],
 )
 def test_an_option_without_use_is_told(options, name, tmp_path):
     write_patient(tmp_path / "patient001")

@@ -256,7 +256,7 @@ def test_all_studies_of_a_patient_are_one_subject_in_a_fixed_order(tmp_path):
     groups = [patient("b b/", 12), patient("a", 3, "20250101"), patient("b b/", 9), patient("a", 4), patient("b-b", 9)]
     files.save([ds for group in groups for ds in group], tmp_path, seed=3)
     hashed = find("dicom", tmp_path, Options()).studies
-    named = {study.name: study for study in find("dicom", tmp_path, Options(with_ids=True)).studies}
+    named = {study.name: study for study in find("dicom", tmp_path, Options(keep_patient_ids=True)).studies}
     assert [(name, study.subject) for name, study in named.items()] == [
         ("a_series003", "a"),
         ("a_series004", "a"),
@@ -318,7 +318,7 @@ def test_no_name_id_date_or_uid_is_in_what_is_converted(tmp_path):
     saved = files.save(files.single_frames(ARRAY, AFFINE, by_trigger), folder / files.NAME / files.PATIENT)
     source = find("dicom", folder, Options())
     assert source.studies[0].image().source == Path(NAME)
-    assert find("dicom", folder, Options(with_ids=True)).studies[0].image().source == folder
+    assert find("dicom", folder, Options(keep_patient_ids=True)).studies[0].image().source == folder
     out = tmp_path / "out"
     convert("dicom", folder, out, Options(labels={"heart": 1}))
     assert_is(read_image(out / "images" / f"{NAME}.nii.gz"))

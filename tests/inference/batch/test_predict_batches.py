@@ -90,7 +90,7 @@ def test_continue_leaves_what_is_complete_and_makes_what_is_not(command, model_f
         (["--format", "nifti", "seq.nrrd"], True),
         (["--probabilities"], True),
         (["--time", "open"], False),  # as it was run
-        (["--memory", "8GB"], False),
+        (["--max_memory", "8GB"], False),
         (["--sw_batch_size", "3"], False),
         (["--device", "cpu"], False),
     ],
@@ -421,10 +421,10 @@ def test_a_file_that_is_still_being_written_is_told_so_and_not_as_damaged(
     ("options", "words"),
     [
         (
-            ["--memory", "much"],
-            "--memory is much; wanted a size above 0, such as 8GB, 8000MB, 8GiB or 8, which is 8 GB",
+            ["--max_memory", "much"],
+            "--max_memory is much; wanted a size above 0, such as 8GB, 8000MB, 8GiB or 8, which is 8 GB",
         ),
-        (["--memory", "0"], "--memory is 0; wanted a size above 0"),
+        (["--max_memory", "0"], "--max_memory is 0; wanted a size above 0"),
         (["--cyclic_shifts", "0"], "cyclic_shifts is 0; wanted 1 or more"),
         (["--mirror_axes", "3"], "mirror_axes is [3]; wanted axes among 0, 1 and 2"),
         (["--num_parts", "2"], "--num_parts came without --part_id"),

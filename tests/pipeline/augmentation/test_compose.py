@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from unet4d.config import DataConfig
-from unet4d.pipeline.augmentation import Augmentation, Variation, crop_size
+from unet4d.pipeline.augmentation import Augmentation, AugmentationParams, crop_size
 from unet4d.pipeline.augmentation.artifacts import Corruption, Dropout, Mistriggered
 from unet4d.pipeline.augmentation.intensity import Intensity, Noise
 from unet4d.pipeline.augmentation.spatial import Warp
@@ -117,7 +117,7 @@ def test_image_and_label_are_placed_alike_by_warp_and_flip():
     settings = config()
     size = crop_size(settings, PATCH, False)
     label = (torch.arange(size[0])[:, None, None] // 6 % 2).expand(1, *size).to(torch.uint8)
-    draw = Variation(Warp((0, 0, 0.4), (1.1, 0.95, 1), (1, -1, 0)), (0,))
+    draw = AugmentationParams(Warp((0, 0, 0.4), (1.1, 0.95, 1), (1, -1, 0)), (0,))
     out, classes = made(settings, kinds=("signal",)).varied(label[None].float(), label, draw)
     sure = (out[0] - 0.5).abs() > 0.3
     assert sure.float().mean() > 0.7
@@ -129,7 +129,7 @@ def test_velocities_turn_and_flip_with_the_patch():
     settings = config()
     image, label = clip(settings)
     image[:] = torch.tensor([1.0, 2.0, 3.0, 0.0, 5.0])[:, None, None, None, None]
-    draw = Variation(Warp(turn=(0.0, 0.0, np.pi / 2)), (1,))
+    draw = AugmentationParams(Warp(turn=(0.0, 0.0, np.pi / 2)), (1,))
     out, _ = made(settings).varied(image, label, draw)
     expected = torch.tensor([1.0, 2.0, 0.0, 3.0, 5.0])[:, None, None, None, None].expand_as(out)
     assert torch.allclose(out, expected, atol=1e-5)
@@ -139,10 +139,10 @@ def test_velocities_turn_and_flip_with_the_patch():
 def test_intensities_that_were_not_normalised_get_the_same_noise_in_their_own_unit(kind):
     image, label = clip(config(), channels=1)
     image /= image.std()
-    draw = Variation(corruptions=(Corruption(0, Dropout(0.5)),), intensity=Intensity(noise=Noise(0.3, 1)))
+    draw = AugmentationParams(corruptions=(Corruption(0, Dropout(0.5)),), intensity=Intensity(noise=Noise(0.3, 1)))
     outs = []
-    for normalisation, scale in (("zscore", 1.0), ("none", 500.0)):
-        augmentation = made(config(normalisation=normalisation), kinds=(kind,))
+    for normalization, scale in (("zscore", 1.0), ("none", 500.0)):
+        augmentation = made(config(normalization=normalization), kinds=(kind,))
         outs.append(augmentation.varied(image * scale, label, draw)[0] / scale)
     assert torch.allclose(outs[1], outs[0], atol=0.02)
 
@@ -150,12 +150,12 @@ def test_intensities_that_were_not_normalised_get_the_same_noise_in_their_own_un
 def test_components_of_a_velocity_get_noise_of_one_unit_also_where_little_flows_along_one():
     image, label = clip(config(), channels=2)
     image *= torch.tensor([100.0, 1.0])[:, None, None, None, None]
-    augmentation = made(config(normalisation="none"), kinds=("velocity X", "velocity Y"))
-    still = augmentation.varied(image, label, Variation())[0]
-    noise = augmentation.varied(image, label, Variation(intensity=Intensity(noise=Noise(0.3, 1))))[0] - still
+    augmentation = made(config(normalization="none"), kinds=("velocity X", "velocity Y"))
+    still = augmentation.varied(image, label, AugmentationParams())[0]
+    noise = augmentation.varied(image, label, AugmentationParams(intensity=Intensity(noise=Noise(0.3, 1))))[0] - still
     assert float(noise[0].std()) == pytest.approx(float(noise[1].std()), rel=0.05)
-    other = made(config(normalisation="none"), kinds=("velocity X", "map"))
-    apart = other.varied(image, label, Variation(intensity=Intensity(noise=Noise(0.3, 1))))[0] - still
+    other = made(config(normalization="none"), kinds=("velocity X", "map"))
+    apart = other.varied(image, label, AugmentationParams(intensity=Intensity(noise=Noise(0.3, 1))))[0] - still
     assert float(apart[1, 0].std()) == pytest.approx(0.3, rel=0.1)
 
 

@@ -15,7 +15,7 @@ STEPS = 20
 
 
 def config(epochs: int = 100, **loop) -> Config:
-    return Config(DataConfig(workers=3), train=TrainConfig(epochs=epochs, steps_per_epoch=STEPS, **loop))
+    return Config(DataConfig(num_workers=3), train=TrainConfig(epochs=epochs, steps_per_epoch=STEPS, **loop))
 
 
 def line(epoch: int, loss: float | None, used: Config, **values) -> dict:
@@ -112,7 +112,7 @@ def test_a_starved_training_is_told(seconds, waited, is_said):
         assert told[0].startswith(
             f"{share}% of epoch 1 went by waiting for batches ({waited:.1f} of {seconds:.1f} s): they"
         )
-        assert "raise --data.workers, now 3" in told[0]
+        assert "raise --data.num_workers, now 3" in told[0]
 
 
 def test_it_is_told_when_it_begins_and_not_at_every_epoch():

@@ -35,7 +35,7 @@ _USED = {
     "nnunet": ("pattern", "labels", "subject_per_case"),
     "frames": ("pattern", "labels"),
     "sequence": ("labels",),
-    "dicom": ("labels", "with_ids"),
+    "dicom": ("labels", "keep_patient_ids"),
 }
 """Kind to the options that say something of it, beside `time` and `frame_duration_s`, which any kind takes."""
 
@@ -49,7 +49,7 @@ class Options:
         labels: class name to value; maps segments by name, and names the values of plain label maps.
         time: "cyclic" or "open".
         frame_duration_s: seconds from frame to frame, where the files do not say.
-        with_ids: name cases and subjects by the patient ids in the files, which are left out otherwise.
+        keep_patient_ids: name cases and subjects by the patient ids in the files, which are left out otherwise.
         frame_durations: case to its seconds from frame to frame; of every case, and before what the files say.
         subject_per_case: each case is a subject of its own, even where names look like frames of one subject.
         channels: channel name to what it holds (data/channels.py), in order; no map, for files with a frame axis hold none.
@@ -62,7 +62,7 @@ class Options:
     labels: Mapping[str, int] | None = None
     time: str | None = None
     frame_duration_s: float | None = None
-    with_ids: bool = False
+    keep_patient_ids: bool = False
     channels: Mapping[str, str] | None = None
     frame_durations: Mapping[str, float] | None = None
     subject_per_case: bool = False
@@ -124,7 +124,7 @@ def find(kind: str, root: Path, options: Options) -> Source:
         if not root.exists():
             raise InputError(f"{root} is missing; give the file or folder to read")
         check_file_or_folder(root)
-    for name in ("pattern", "labels", "with_ids", "subject_per_case"):
+    for name in ("pattern", "labels", "keep_patient_ids", "subject_per_case"):
         if getattr(options, name) and name not in _USED[kind]:
             raise InputError(f"{name} came for {kind}, which has no use for it; leave it out")
     with readable(root):

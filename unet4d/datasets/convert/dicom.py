@@ -69,14 +69,14 @@ def find(root: Path, options: Options) -> Source:
     if found.ignored:
         _tell([f"ignored, because they are no images: {_counted(found)}; what is drawn in them is not read"])
     stacks = [_stack(candidate, root) for candidate in taken]
-    cases, subjects = _names(taken, options.with_ids)
+    cases, subjects = _names(taken, options.keep_patient_ids)
     _tell([f"{case}: {_described(candidate)}" for case, candidate in zip(cases, taken, strict=True)])
     studies = [
         Study(
             name=case,
             subject=subject,
             files=candidate.files,
-            image=partial(_image, stack, root if options.with_ids else Path(case)),
+            image=partial(_image, stack, root if options.keep_patient_ids else Path(case)),
             time=_time([stack]),
         )
         for case, subject, candidate, stack in zip(cases, subjects, taken, stacks, strict=True)
@@ -123,23 +123,25 @@ def _image(stack: Stack | InputError, source: Path) -> Image4D:
     return replace(image, source=source)
 
 
-def _names(taken: Sequence[Candidate], with_ids: bool) -> tuple[list[str], list[str]]:
+def _names(taken: Sequence[Candidate], keep_patient_ids: bool) -> tuple[list[str], list[str]]:
     """The case and the subject of each candidate: by hashes, or by the ids in the files."""
-    subjects = _subjects(taken, with_ids)
+    subjects = _subjects(taken, keep_patient_ids)
     of_each = [subjects[candidate.series[0].patient] for candidate in taken]
-    if with_ids:
+    if keep_patient_ids:
         cases = [f"{of}_series{one.series[0].number:03d}" for of, one in zip(of_each, taken, strict=True)]
     else:
         cases = [_hashed("series", _uid(one.series[0])) + _suffix(one.component) for one in taken]
     return _distinct(cases), of_each
 
 
-def _subjects(taken: Sequence[Candidate], with_ids: bool) -> dict[str, str]:
+def _subjects(taken: Sequence[Candidate], keep_patient_ids: bool) -> dict[str, str]:
     """The name of each patient."""
     series: dict[str, list[str]] = {}
     for one in (one for candidate in taken for one in candidate.series):
         series.setdefault(one.patient, []).append(_uid(one))
-    names = [_cleaned(patient) if with_ids else _hashed("subject", min(uids)) for patient, uids in series.items()]
+    names = [
+        _cleaned(patient) if keep_patient_ids else _hashed("subject", min(uids)) for patient, uids in series.items()
+    ]
     return dict(zip(series, _distinct(names), strict=True))
 
 

@@ -23,7 +23,7 @@ from unet4d.inference.batch.case_records import Stamp, check_unchanged, inputs_i
 from unet4d.inference.batch.formats import probability_bytes
 from unet4d.inference.batch.output_folder import PredictionFolder
 from unet4d.inference.batch.pipeline import overlapped
-from unet4d.inference.postprocessing import Step, apply
+from unet4d.inference.postprocessing_steps import Step, apply
 from unet4d.inference.prepare import PreprocessedStudy, prepare
 from unet4d.inference.segment import SegmentationResult, answer
 from unet4d.inference.settings import Models, Settings
@@ -235,7 +235,7 @@ def _tried(work: Callable[[], Value]) -> Value | Unet4DError:
             return Unet4DError(f"the GPU is out of memory ({reason}); use --device cpu, or another GPU")
         if is_out_of_main_memory(error):
             reason = memory_error_reason(error)
-            return Unet4DError(f"the main memory is too small ({reason}); set --memory, or use a machine with more")
+            return Unet4DError(f"the main memory is too small ({reason}); set --max_memory, or use a machine with more")
         return failure_of_study(error)
 
 

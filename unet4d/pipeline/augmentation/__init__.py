@@ -5,7 +5,7 @@ space.py          turn, zoom, shift, mirror       intensity.py     contrast, sha
 corruption.py     single frames that went wrong   augmentation.py  all of it, for one clip
 """
 
-from unet4d.pipeline.augmentation.compose import Augmentation, AugmentationParams as AugmentationParams
+from unet4d.pipeline.augmentation.compose import Augmentation, AugmentationParams
 from unet4d.pipeline.augmentation.spatial import crop_size
 
-__all__ = ["Augmentation", "Variation", "crop_size"]
+__all__ = ["Augmentation", "AugmentationParams", "crop_size"]

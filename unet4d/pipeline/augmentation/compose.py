@@ -107,7 +107,7 @@ class Augmentation:
 
     def _deviations(self, image: Tensor) -> list[float]:
         """Each channel's unit: 1 after z-score, else what the clip says; one for all components of a velocity."""
-        if self.config.normalisation == "zscore":
+        if self.config.normalization == "zscore":
             return [1.0] * len(image)
         velocities = channels_of(self.kinds, *VELOCITIES)
         alike = [velocities if channel in velocities else [channel] for channel in range(len(image))]

@@ -94,8 +94,8 @@ def _starved(log: Log, config: Config) -> str:
         return ""
     return (
         f"{waited / seconds:.0%} of epoch {log[-1]['epoch']} went by waiting for batches ({waited:.1f} of {seconds:.1f} s): they "
-        "are read and varied more slowly than the network learns from them; raise --data.workers, now "
-        f"{config.data.workers or 0}, or put --data.cache_dir on a faster disk, both with --resume; or begin anew with "
+        "are read and varied more slowly than the network learns from them; raise --data.num_workers, now "
+        f"{config.data.num_workers or 0}, or put --data.cache_dir on a faster disk, both with --resume; or begin anew with "
         "--data.augmentation mild or off"
     )
 
@@ -126,12 +126,12 @@ def _of_validations(validated: Log, config: Config) -> dict[str, str]:
         return {
             "zero": f"the validation Dice of epoch {newest['epoch']} is 0, for {seen}: usual before a network has learnt its first "
             "class; if it stays so, labels do not fit their images or the classes are very small: look at the pictures in "
-            "TensorBoard and run unet4d verify, then begin anew with --data.foreground 1 or a lower --train.learning_rate"
+            "TensorBoard and run unet4d verify, then begin anew with --data.foreground_fraction 1 or a lower --train.learning_rate"
         }
     return {
         f"never {name}": f"class {name} is predicted in no voxel of the validation studies of epoch {newest['epoch']}, and the "
         f"references have {voxels}: usual early in training for small and rare classes; if it stays so, see whether "
-        "enough training studies have it, then begin anew with --data.foreground 1 or more --train.epochs"
+        "enough training studies have it, then begin anew with --data.foreground_fraction 1 or more --train.epochs"
         for name, voxels in reference.items()
         if voxels and not predicted.get(name)
     }

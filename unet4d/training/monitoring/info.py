@@ -13,7 +13,7 @@ from typing import Any
 
 from unet4d.errors import InputError
 from unet4d.evaluation.fold_summary import mean_and_deviation, over_folds
-from unet4d.inference.postprocessing import read_steps
+from unet4d.inference.postprocessing_steps import read_steps
 from unet4d.metrics import shown
 from unet4d.models.checkpoint import LAST, PREVIOUS
 from unet4d.models.folds import FOLDS, folds_in, holds_run
@@ -68,7 +68,7 @@ def _run(run: Path) -> dict[str, Any]:
 
 
 def _tuned(run: Path) -> str | None:
-    """What `tune` recorded in a folder, in words; None where it recorded nothing."""
+    """What `postprocess` recorded in a folder, in words; None where it recorded nothing."""
     try:
         steps = read_steps(run)
     except InputError as error:
@@ -208,7 +208,7 @@ def _model_lines(facts: Mapping[str, Any]) -> list[str]:
         lines.append(_row("model", f"{kind}, {model['weights']:,} weights; {channels}, {model['time']}; {classes}"))
         held_out = held_out or model["held_out"]
     if held_out:
-        chosen = "named" if "data.held_out" in facts["settled"] else f"fold {facts['fold']}"
+        chosen = "named" if "data.val_subjects" in facts["settled"] else f"fold {facts['fold']}"
         lines.append(_row("held out", f"{chosen}: {textwrap.shorten(', '.join(held_out), 80)}"))
     return lines
 

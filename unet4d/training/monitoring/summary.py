@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import unet4d
 from unet4d.config import Config
 from unet4d.models.checkpoint import Task
 from unet4d.system.distributed import ProcessGroup
@@ -81,7 +82,7 @@ def write_summary(
 @functools.cache
 def _commit() -> dict[str, Any] | None:
     """The commit of the checkout that this package runs from, and whether its files have changed since; None if it is installed."""
-    root = Path(__file__).resolve().parents[3]
+    root = Path(unet4d.__file__).resolve().parents[1]
 
     def git(*words: str) -> str:
         done = subprocess.run(

@@ -7,7 +7,7 @@ from jsonargparse import ArgumentParser, Namespace
 from unet4d.cli.options import DEVICE, Command
 
 
-def _tune_options(parser: ArgumentParser) -> None:
+def _postprocess_options(parser: ArgumentParser) -> None:
     parser.add_argument("run", type=str, help="run folder, or folder of folds: each case by the fold that held it out")
     parser.add_argument("--dataset", type=str, required=True, help="dataset folder that the run was trained on")
     parser.add_argument(
@@ -19,28 +19,28 @@ def _tune_options(parser: ArgumentParser) -> None:
     parser.add_argument("--dry_run", action="store_true", help="show what would be chosen, and record nothing")
 
 
-def _check_tune(options: Namespace) -> None:
+def _check_postprocess(options: Namespace) -> None:
     from pathlib import Path
 
-    from unet4d.inference.checks import check_tune
+    from unet4d.inference.checks import check_postprocess
 
-    check_tune(Path(options.run), options.dataset, options.predictions, options.device, options.dry_run)
+    check_postprocess(Path(options.run), options.dataset, options.predictions, options.device, options.dry_run)
 
 
-def _tune(options: Namespace) -> None:
-    from unet4d.inference.tune import tune
+def _postprocess(options: Namespace) -> None:
+    from unet4d.inference.postprocess import postprocess
 
     o = options
-    tune(o.run, o.dataset, predictions=o.predictions, device=o.device, dry_run=o.dry_run)
+    postprocess(o.run, o.dataset, predictions=o.predictions, device=o.device, dry_run=o.dry_run)
 
 
-TUNE = Command(
+POSTPROCESS = Command(
     "choose post-processing on the subjects that a run held out, and record it in the run",
     "RUN --dataset DIR [--predictions DIR] [--dry_run]",
-    "  unet4d tune run --dataset heart                            (writes run/postprocessing.json)\n"
-    "  unet4d tune folds --dataset heart --dry_run                (each case by the fold that held it out; nothing is written)\n"
-    "  unet4d tune run --dataset heart --predictions predicted    (of unet4d predict run --held_out --postprocess off)",
-    _tune_options,
-    _tune,
-    _check_tune,
+    "  unet4d postprocess run --dataset heart                       (writes run/postprocessing.json)\n"
+    "  unet4d postprocess folds --dataset heart --dry_run           (each case by the fold that held it out; writes nothing)\n"
+    "  unet4d postprocess run --dataset heart --predictions predicted    (of unet4d predict run --held_out --postprocess off)",
+    _postprocess_options,
+    _postprocess,
+    _check_postprocess,
 )

@@ -15,7 +15,7 @@ from hypothesis.extra.numpy import arrays
 from scipy import ndimage
 
 from unet4d.errors import InputError
-from unet4d.inference.postprocessing import (
+from unet4d.inference.postprocessing_steps import (
     EVERY_CLASS,
     OPERATIONS,
     POSTPROCESSING,
@@ -367,7 +367,7 @@ def test_steps_chosen_for_other_weights_are_refused(run):
     recorded(run, EVERY_STEP)
     (run / "fold_0/checkpoint_best.pt").write_bytes(b"others")
     with pytest.raises(
-        InputError, match=r"checkpoint_best.pt, which has changed since; run unet4d tune .* again, or remove"
+        InputError, match=r"checkpoint_best.pt, which has changed since; run unet4d postprocess .* again, or remove"
     ):
         read_steps(run)
     (run / "fold_0/checkpoint_best.pt").unlink()
@@ -393,7 +393,7 @@ def test_steps_chosen_for_other_weights_are_refused(run):
 def test_a_damaged_record_is_one_line(run, spoiled):
     (run / POSTPROCESSING).write_text(spoiled)
     with pytest.raises(
-        InputError, match=r"is not what unet4d tune writes .*; run unet4d tune .* again, or remove"
+        InputError, match=r"is not what unet4d postprocess writes .*; run unet4d postprocess .* again, or remove"
     ) as error:
         read_steps(run)
     assert "\n" not in str(error.value)

@@ -1,4 +1,4 @@
-"""`unet4d tune`: choose post-processing on the subjects that a run held out, and record in the run what helped."""
+"""`unet4d postprocess`: choose post-processing on the subjects that a run held out, and record in the run what helped."""
 
 from __future__ import annotations
 
@@ -17,8 +17,7 @@ from unet4d.errors import InputError
 from unet4d.images.image4d import read_label
 from unet4d.images.nifti import check_same_grid, read_header
 from unet4d.inference.batch.case_records import Records, digest
-from unet4d.inference.checks import check_tune
-from unet4d.inference.postprocessing import write_steps
+from unet4d.inference.checks import check_postprocess
 from unet4d.inference.postprocessing_search import (
     FLICKER,
     RULE,
@@ -29,6 +28,7 @@ from unet4d.inference.postprocessing_search import (
     Trial,
     choose,
 )
+from unet4d.inference.postprocessing_steps import write_steps
 from unet4d.inference.predict import predict
 from unet4d.metrics import shown
 from unet4d.models.checkpoint import TrainedModel
@@ -49,7 +49,7 @@ OPTIMISTIC = (
 
 
 @stop_signals("nothing was recorded; run the same command again")
-def tune(
+def postprocess(
     run: str | os.PathLike[str],
     dataset: str | os.PathLike[str],
     *,
@@ -77,7 +77,7 @@ def tune(
         Unet4DError: the run may not be written to.
     """
     run = Path(run)
-    check_tune(run, dataset, predictions, device, dry_run)
+    check_postprocess(run, dataset, predictions, device, dry_run)
     models = load_models([run], "cpu")
     data = read_dataset(dataset)
     model_of = _held_out(models, data, run)
@@ -87,7 +87,7 @@ def tune(
     if predictions is not None:
         judged, settings = _judged(cases, data, model_of, Path(predictions))
     else:
-        with tempfile.TemporaryDirectory(prefix="unet4d-tune-") as folder:
+        with tempfile.TemporaryDirectory(prefix="unet4d-postprocess-") as folder:
             predict(run, [dataset], folder, device=device, held_out=True, postprocess="off")
             judged, settings = _judged(cases, data, model_of, Path(folder))
     choice = choose(judged, dict(data.labels))

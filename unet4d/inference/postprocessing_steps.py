@@ -12,7 +12,7 @@ generous neighbourhood removes least. Background, the complement, hangs together
 through the diagonal of a closed contour (Rosenfeld, "Connectivity in digital pictures", J. ACM 1970).
 
 What is removed becomes background: which class should have been there nobody knows. What is filled was background; no voxel of
-another class is ever changed. docs/postprocessing.md says more; `unet4d tune` chooses the steps on held-out subjects.
+another class is ever changed. docs/postprocessing.md says more; `unet4d postprocess` chooses the steps on held-out subjects.
 
 RUN/postprocessing.json   {"steps": [{"operation", "class"}, ...], "checkpoints": {file in RUN: sha256}, ...}
                           the rest, what the steps were worth, is for people to read
@@ -134,7 +134,7 @@ def read_steps(run: Path) -> list[Step] | None:
     path = run / POSTPROCESSING
     if not path.exists():
         return None
-    advice = f"run unet4d tune {run} again, or remove {path}"
+    advice = f"run unet4d postprocess {run} again, or remove {path}"
     try:
         record = read_json(path)
         if not isinstance(record, dict) or not isinstance(record.get("steps"), list):
@@ -144,7 +144,7 @@ def read_steps(run: Path) -> list[Step] | None:
         if not digests or not isinstance(digests, dict) or not all(isinstance(one, str) for one in digests.values()):
             raise InputError('"checkpoints" does not say which files the steps were chosen for')
     except InputError as error:
-        raise InputError(f"{path} is not what unet4d tune writes ({error}); {advice}") from error
+        raise InputError(f"{path} is not what unet4d postprocess writes ({error}); {advice}") from error
     for name, digest in digests.items():
         checkpoint = run / name
         if not checkpoint.is_file() or _sha256(checkpoint) != digest:

@@ -24,7 +24,9 @@ from unet4d.errors import InputError, Unet4DError
 from unet4d.evaluation.evaluate import evaluate
 from unet4d.images.image4d import Image4D, read_label, write_image
 from unet4d.inference.batch.case_records import Records, digest
-from unet4d.inference.postprocessing import (
+from unet4d.inference.postprocess import FEW_SUBJECTS, postprocess
+from unet4d.inference.postprocessing_search import MARGIN, TOLERANCE, HeldOutPrediction, candidates, choose
+from unet4d.inference.postprocessing_steps import (
     EVERY_CLASS,
     OPERATIONS,
     POSTPROCESSING,
@@ -33,9 +35,7 @@ from unet4d.inference.postprocessing import (
     read_steps,
     write_steps,
 )
-from unet4d.inference.postprocessing_search import MARGIN, TOLERANCE, HeldOutPrediction, candidates, choose
 from unet4d.inference.predict import predict
-from unet4d.inference.tune import FEW_SUBJECTS, tune
 from unet4d.models.checkpoint import BEST, Task, save_checkpoint
 from unet4d.models.clstm_unet import build_network
 
@@ -64,7 +64,7 @@ def with_islands(frames: slice = slice(None), value: int = 3, size: int = 2) -> 
 
 def saved_run(folder: Path, held_out: tuple[str, ...], fold: int = 0, labels: Mapping[str, int] = LABELS) -> Path:
     """A run that held these subjects out; its network is untrained."""
-    data = DataConfig(None, folds=3, plane_spacing_mm=2.0, patch_size=(16, 16, 4))
+    data = DataConfig(None, folds=3, in_plane_spacing_mm=2.0, patch_size=(16, 16, 4))
     config = Config(data, ModelConfig([4, 8], 0, [(2, 2, 1)], [(3, 3, 1), (3, 3, 3)]), fold=fold)
     torch.manual_seed(fold)
     network = build_network(config.model, 1, len(labels))
@@ -140,7 +140,7 @@ def trial(record: Mapping, operation: str, name: str, number: int = 1) -> dict:
 
 def test_islands_of_a_class_are_removed_of_that_class_alone(run, dataset, predicted, tmp_path, capsys):
     folder = predicted(dict.fromkeys(SUBJECTS, with_islands()))
-    record = tune(run, dataset, predictions=folder)
+    record = postprocess(run, dataset, predictions=folder)
     assert read_steps(run) == [Step(LARGEST, "cavity")]
     assert record == json.loads((run / POSTPROCESSING).read_text())
     # 8 of 8 voxels and 4 of an island: 2 * 8 / (8 + 12); the muscle is right
@@ -169,7 +169,7 @@ def test_islands_of_a_class_are_removed_of_that_class_alone(run, dataset, predic
 def test_what_is_recorded_is_what_evaluate_says_of_the_label_maps(run, dataset, predicted, tmp_path):
     maps = {name: with_islands(size=size) for name, size in zip(SUBJECTS, (1, 2, 1), strict=True)}
     folder = predicted(maps)
-    record = tune(run, dataset, predictions=folder)
+    record = postprocess(run, dataset, predictions=folder)
     before = evaluate(dataset, folder, tmp_path / "before")
     steps = read_steps(run)
     cleaned = predicted({name: apply(label, steps, LABELS, True) for name, label in maps.items()})
@@ -186,7 +186,7 @@ def test_what_is_recorded_is_what_evaluate_says_of_the_label_maps(run, dataset, 
 
 def test_nothing_helps_and_that_is_recorded(run, dataset, predicted, capsys):
     folder = predicted(dict.fromkeys(SUBJECTS, np.roll(heart(), 1, 1)))
-    record = tune(run, dataset, predictions=folder)
+    record = postprocess(run, dataset, predictions=folder)
     assert record["steps"] == read_steps(run) == []
     assert record["before"] == record["after"]
     assert "nothing helped" in capsys.readouterr().out
@@ -194,7 +194,7 @@ def test_nothing_helps_and_that_is_recorded(run, dataset, predicted, capsys):
 
 def test_what_helps_one_subject_alone_is_not_kept(run, dataset, predicted):
     folder = predicted(dict.fromkeys(SUBJECTS, heart()) | {"ben": with_islands()})
-    record = tune(run, dataset, predictions=folder)
+    record = postprocess(run, dataset, predictions=folder)
     found = trial(record, LARGEST, "cavity")
     assert found["change_of_mean_foreground_dice"] == pytest.approx(0.1 / 3)
     assert (found["improved"], found["why_not"]) == (["ben"], "1 of 3 subjects improve, 0 worsen")
@@ -296,7 +296,7 @@ def test_what_helps_most_comes_first():
 
 def test_blips_are_judged_on_labelled_frames_and_their_flicker_on_all(run, dataset, predicted):
     folder = predicted(dict.fromkeys(SUBJECTS, with_islands(slice(2, 3), value=1)))
-    record = tune(run, dataset, predictions=folder)
+    record = postprocess(run, dataset, predictions=folder)
     assert read_steps(run) == [Step(SINGLE, "muscle")]
     found = trial(record, SINGLE, "muscle")
     nothing = {"components": 0, "voxels": 0}
@@ -308,7 +308,7 @@ def test_blips_are_judged_on_labelled_frames_and_their_flicker_on_all(run, datas
 
 def test_blips_on_frames_that_nobody_labelled_are_told_and_not_enough(run, dataset, predicted, capsys):
     folder = predicted(dict.fromkeys(SUBJECTS, with_islands(slice(1, 2), value=1)))
-    record = tune(run, dataset, predictions=folder)
+    record = postprocess(run, dataset, predictions=folder)
     found = trial(record, SINGLE, "muscle")
     assert (record["steps"], found["why_not"]) == ([], "changes no Dice")
     assert [found["flicker"][when]["muscle"]["components"] for when in ("before", "after")] == [3, 0]
@@ -336,13 +336,13 @@ def test_what_is_kept_of_a_label_map_is_all_that_steps_need(label, pad):
 
 def test_one_subject_is_weak_evidence_and_a_dry_run_leaves_nothing(command, trained, phantom, tmp_path):
     run = shutil.copytree(trained, tmp_path / "run")
-    done = command("tune", run, "--dataset", phantom, "--device", "cpu", "--dry_run")
+    done = command("postprocess", run, "--dataset", phantom, "--device", "cpu", "--dry_run")
     assert done.code == 0, done.error
     assert "1 held-out case of 1 subject, 4 labelled frames" in done.told
     assert "1 held-out subject: weak evidence" in done.told
     assert "a dry run: nothing is recorded" in done.told
     assert read_steps(run) is None
-    assert command("tune", run, "--dataset", phantom, "--device", "cpu").code == 0
+    assert command("postprocess", run, "--dataset", phantom, "--device", "cpu").code == 0
     assert read_steps(run) is not None
     record = json.loads((run / POSTPROCESSING).read_text())
     assert record["warning"].startswith("1 held-out subject: weak evidence")
@@ -353,7 +353,7 @@ def test_each_case_is_judged_by_the_fold_that_held_it_out(command, phantom, tmp_
     for fold, subjects in enumerate(split_folds(read_dataset(phantom), 3)):
         saved_run(tmp_path / f"folds/fold_{fold}", tuple(subjects), fold, labels)
     folds, by_hand = tmp_path / "folds", tmp_path / "predicted"
-    assert command("tune", folds, "--dataset", phantom, "--device", "cpu").code == 0
+    assert command("postprocess", folds, "--dataset", phantom, "--device", "cpu").code == 0
     record = json.loads((folds / POSTPROCESSING).read_text())
     assert list(record["checkpoints"]) == [f"fold_{fold}/{BEST}" for fold in range(3)]
     assert (record["cases"], record["subjects"]) == (3, 3)
@@ -362,22 +362,22 @@ def test_each_case_is_judged_by_the_fold_that_held_it_out(command, phantom, tmp_
         assert read_steps(folds / f"fold_{fold}") is None
     plain = ["--held_out", "--postprocess", "off", "--device", "cpu"]
     assert command("predict", folds, "-i", phantom, "-o", by_hand, *plain).code == 0
-    assert command("tune", folds, "--dataset", phantom, "--predictions", by_hand).code == 0
+    assert command("postprocess", folds, "--dataset", phantom, "--predictions", by_hand).code == 0
     again = json.loads((folds / POSTPROCESSING).read_text())
     assert {**again, "date": ""} == {**record, "date": ""}
     cases = Records(by_hand)
     shutil.copy(cases.path("phantom001"), cases.path("phantom002"))  # as of the fold that was trained on phantom002
-    done = command("tune", folds, "--dataset", phantom, "--predictions", by_hand)
+    done = command("postprocess", folds, "--dataset", phantom, "--predictions", by_hand)
     assert "which held phantom002 out" in done.line
 
 
 def test_what_was_chosen_before_has_no_say(trained, phantom, tmp_path):
     """Steps in the run are not applied to what is chosen on, and predict applies what was chosen."""
     run = shutil.copytree(trained, tmp_path / "run")
-    first = tune(run, phantom, device="cpu")
+    first = postprocess(run, phantom, device="cpu")
     labels = json.loads((phantom / "dataset.json").read_text())["labels"]
     write_steps(run, [Step(LARGEST, EVERY_CLASS)], [run / BEST], {})
-    again = tune(run, phantom, device="cpu")
+    again = postprocess(run, phantom, device="cpu")
     assert {**again, "date": ""} == {**first, "date": ""}
     write_steps(run, [Step(LARGEST, EVERY_CLASS)], [run / BEST], {})
     for name in ("auto", "off"):
@@ -386,7 +386,7 @@ def test_what_was_chosen_before_has_no_say(trained, phantom, tmp_path):
     cleaned = apply(read_label(plain), [Step(LARGEST, EVERY_CLASS)], labels, True)
     np.testing.assert_array_equal(read_label(tmp_path / "auto" / plain.name), cleaned)
     with pytest.raises(InputError, match="is post-processed already"):
-        tune(run, phantom, predictions=tmp_path / "auto")
+        postprocess(run, phantom, predictions=tmp_path / "auto")
 
 
 def test_bad_runs_and_datasets_are_one_line(command, run, dataset, tmp_path):
@@ -409,7 +409,7 @@ def test_bad_runs_and_datasets_are_one_line(command, run, dataset, tmp_path):
         (run, unlabelled, "has no labelled training case"),
         (run, tmp_path / "gone", "gone is missing"),
     ):
-        done = command("tune", given_run, "--dataset", given_dataset, "--device", "cpu")
+        done = command("postprocess", given_run, "--dataset", given_dataset, "--device", "cpu")
         assert done.code == 2
         assert wanted in done.line
 
@@ -419,7 +419,7 @@ def test_bad_predictions_are_one_line(run, dataset, predicted, tmp_path):
 
     def refused(wanted: str, folder: Path) -> None:
         with pytest.raises(InputError, match=wanted):
-            tune(run, dataset, predictions=folder)
+            postprocess(run, dataset, predictions=folder)
         assert read_steps(run) is None
 
     refused("predicted is missing", tmp_path / "predicted")
@@ -438,9 +438,9 @@ def test_bad_predictions_are_one_line(run, dataset, predicted, tmp_path):
 
 
 def test_an_unexpected_exception_of_one_study_is_told_of_it_and_all_are_read(run, dataset, predicted, monkeypatch):
-    module, read = sys.modules["unet4d.inference.tune"], []
+    module, read = sys.modules["unet4d.inference.postprocess"], []
 
-    def failing(case, *given, usual=sys.modules["unet4d.inference.tune"]._read):
+    def failing(case, *given, usual=sys.modules["unet4d.inference.postprocess"]._read):
         read.append(case.name)
         if case.name == "ben_1":
             raise KeyError("bug")
@@ -449,7 +449,7 @@ def test_an_unexpected_exception_of_one_study_is_told_of_it_and_all_are_read(run
     folder = predicted({name: heart() for name in SUBJECTS})
     monkeypatch.setattr(module, "_read", failing)
     with pytest.raises(InputError, match="ben_1: unexpected KeyError"):
-        tune(run, dataset, predictions=folder)
+        postprocess(run, dataset, predictions=folder)
     assert sorted(read) == ["anna_1", "ben_1", "carl_1"]
     assert not (run / POSTPROCESSING).exists()
 
@@ -460,8 +460,8 @@ def test_a_run_that_may_not_be_written_to_is_told_before_any_work(run, dataset, 
         "unet4d.system.files.os.access", lambda path, mode: not Path(path).samefile(run)
     )  # root may write anywhere
     with pytest.raises(Unet4DError, match="no permission"):
-        tune(run, dataset / "not_even_looked_at")
-    assert tune(run, dataset, predictions=folder, dry_run=True)["steps"] == []
+        postprocess(run, dataset / "not_even_looked_at")
+    assert postprocess(run, dataset, predictions=folder, dry_run=True)["steps"] == []
 
 
 PAGE = (Path(__file__).parents[2] / "docs/postprocessing.md").read_text(encoding="utf-8")
@@ -474,7 +474,7 @@ def test_the_commands_of_the_page_parse(line):
 
 
 def test_the_page_says_what_the_code_does(run, dataset, predicted):
-    record = tune(run, dataset, predictions=predicted(dict.fromkeys(SUBJECTS, with_islands())))
+    record = postprocess(run, dataset, predictions=predicted(dict.fromkeys(SUBJECTS, with_islands())))
     table_of_keys = PAGE[PAGE.index("`RUN/postprocessing.json` holds") :]
     assert [key for key in record if f"`{key}`" not in table_of_keys] == []
     assert f"more than {MARGIN}," in PAGE
