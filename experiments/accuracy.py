@@ -53,8 +53,6 @@ VARIANTS = {
     "ema_0.99": Variant(("--train.ema_decay", 0.99)),
     "ema_0.999": Variant(("--train.ema_decay", 0.999)),
     "twin_first": Variant(twin_first=True),
-    "growth_clips": Variant(("--train.growth", "clips")),
-    "growth_patches": Variant(("--train.growth", "patches")),
     "mirrored": Variant(weights_of="plain", mirrored=True),
     "flips": Variant(("--data.flip_axes", MIRROR_AXES)),
     "flips_mirrored": Variant(weights_of="flips", mirrored=True),

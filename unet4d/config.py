@@ -191,9 +191,6 @@ class TrainConfig:
     init_from: str | None = None
     """Run folder or checkpoint whose weights training begins with: those of the frame-wise twin, or of the same network. Left out:
     random ones."""
-    growth: Literal["off", "clips", "patches"] = "off"
-    """Begin on less and end on all. clips: a third of the steps on a quarter of the frames, a third on half. patches: on smaller
-    patches, too."""
     mlflow: str | None = None
     """Name of the MLflow experiment to log to, at MLFLOW_TRACKING_URI or, left out, in the run; needs mlflow. Left out: none."""
 

@@ -17,7 +17,6 @@ from unet4d.pipeline.augmentation.intensity import Intensity
 from unet4d.pipeline.cache import CachedStudy, cached_studies
 from unet4d.pipeline.clip_dataset import Augmentation, Batch, ClipDataset, crop_padded, loader
 from unet4d.pipeline.clip_frames import TemporalWarp
-from unet4d.pipeline.curriculum import Stage
 
 PATCH = (8, 6, 4)
 SHAPE = (14, 12, 5)
@@ -348,67 +347,10 @@ def test_augmentation_knows_what_the_channels_hold(monkeypatch, kinds, wanted):
     assert set(came) == {(wanted, True)}
 
 
-# growth
-
-GROWING = [Stage(0, 0, 2, (4, 4, 4)), Stage(2, 8, 3, (4, 6, 4)), Stage(3, 12, 4, PATCH)]
-
-
-def growing(**options) -> ClipDataset:
-    config = DataConfig(frames=4, augmentation="strong", time_augmentation="strong", flip_axes=[0, 1], **options)
-    return ClipDataset([study("a"), study("b", seed=1)], config, PATCH, True, 0, stages=GROWING)
-
-
-def test_clips_are_as_large_as_the_stage_they_are_drawn_in():
-    made = growing()
-    for number in range(16):
-        frames, patch = (2, (4, 4, 4)) if number < 8 else (3, (4, 6, 4)) if number < 12 else (4, PATCH)
-        clip = made[number]
-        assert clip.image.shape == (frames, 1, *patch)
-        assert clip.label.shape == (frames, *patch)
-        assert clip.labelled.any()
-
-
-def test_a_stage_draws_the_clips_that_a_dataset_of_its_size_draws():
-    """So the last stage is what there is without growth, and each clip is the same whoever asks, whatever was asked before."""
-    made = growing()
-    for last, stage in zip((8, 12, 16), GROWING, strict=True):
-        config = replace(made.config, frames=stage.frames)
-        alike = ClipDataset(made.studies, config, stage.patch_size, True, 0)
-        assert all(same(made[n], alike[n]) for n in reversed(range(stage.first_clip, last)))
-
-
-def test_a_small_patch_lies_round_its_foreground():
-    made = ClipDataset(
-        [one_in_the_middle()],
-        DataConfig(frames=4, augmentation="off", foreground_fraction=1.0),
-        PATCH,
-        True,
-        0,
-        stages=[Stage(0, 0, 4, (2, 2, 2))],
-    )
-    assert all(bool(made[n].label[made[n].labelled][0, 1, 1, 1]) for n in range(10))
-
-
-def test_what_is_read_is_settled_once_a_stage(monkeypatch):
-    counted = Counter()
-
-    def counting(config, patch_size, tilt):
-        counted[tuple(patch_size), tilt] += 1
-        return tuple(patch_size)
-
-    monkeypatch.setattr("unet4d.pipeline.clip_dataset.crop_size", counting)
-    made = ClipDataset([study()], DataConfig(augmentation="off"), PATCH, True, 0, stages=GROWING)
-    for number in range(16):
-        made[number]
-    assert counted == {(stage.patch_size, tilt): 1 for stage in GROWING for tilt in (False, True)}
-
-
-def test_batches_of_every_stage_come_from_one_stream_with_any_number_of_workers():
-    made = growing()
-    numbers = [range(first, first + 4) for first in range(0, 16, 4)]
-    alone, shared = (list(loader(made, numbers, workers=w, pin=False)) for w in (0, 2))
-    assert [batch.image.shape[1] for batch in alone] == [2, 2, 3, 4]
-    assert all(same(a, b) for a, b in zip(alone, shared, strict=True))
+def test_a_patch_of_two_voxels_lies_around_its_foreground():
+    config = DataConfig(frames=4, augmentation="off", foreground_fraction=1.0)
+    small = ClipDataset([one_in_the_middle()], config, (2, 2, 2), True, 0)
+    assert all(bool(small[n].label[small[n].labelled][0, 1, 1, 1]) for n in range(10))
 
 
 # determinism

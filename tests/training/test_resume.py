@@ -244,7 +244,7 @@ def test_dropout_accumulation_and_averages_go_on_to_the_bit(phantom, config, tmp
     full = replace(
         config,
         model=replace(config.model, dropout=0.25, deep_supervision=True),
-        train=replace(config.train, accumulate_batches=2, ema_decay=0.9, growth="clips"),
+        train=replace(config.train, accumulate_batches=2, ema_decay=0.9),
         data=replace(config.data, num_workers=1),
     )
     train(phantom, tmp_path / "whole", full, "cpu")

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -13,13 +11,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
-from unet4d.config import FRAMES, DataConfig, Size, triple
+from unet4d.config import FRAMES, DataConfig, triple
 from unet4d.images.channels import SIGNAL
 from unet4d.images.grid import is_thick
-from unet4d.pipeline.augmentation import Augmentation, crop_size
+from unet4d.pipeline.augmentation.compose import Augmentation
 from unet4d.pipeline.cache import CachedStudy
 from unet4d.pipeline.clip_frames import STRENGTHS, ClipPosition, TemporalWarp, clip_frames, places, stratified
-from unet4d.pipeline.curriculum import Stage
 from unet4d.system.signals import ignore_stop_signals
 
 PREFETCH = 2
@@ -76,22 +73,6 @@ def crop_padded(array: np.ndarray, frames: Sequence[int], start: Sequence[int], 
     return out
 
 
-@dataclass(frozen=True)
-class _Shape:
-    """What clips of a stage are like: T, voxels of a patch; for flat and for tilting ones what is read, and how it is varied."""
-
-    frames: int
-    patch_size: Size
-    crop_sizes: dict[bool, tuple[int, ...]]
-    augmentations: dict[bool, Augmentation]
-
-    @classmethod
-    def of(cls, config: DataConfig, frames: int, patch_size: Size, kinds: Sequence[str], cyclic: bool) -> _Shape:
-        crop_sizes = {tilt: crop_size(config, patch_size, tilt) for tilt in (False, True)}
-        made = {tilt: Augmentation(config, patch_size, tilt, kinds, cyclic) for tilt in (False, True)}
-        return cls(frames, patch_size, crop_sizes, made)
-
-
 class ClipDataset(Dataset):
     """An endless, numbered supply of clips: number `i` is the same clip whoever asks, in whatever process and order.
 
@@ -107,8 +88,6 @@ class ClipDataset(Dataset):
         cyclic: whether the last frame leads into the first.
         seed: the run's seed.
         channel_kinds: what each of the C channels holds, see data/channels.py; empty: all are signal.
-        stages: from which clip on clips have how many frames and which patch, the first from clip 0 on; empty: all of them
-            `config.frames` and `patch_size`.
     """
 
     def __init__(
@@ -119,29 +98,36 @@ class ClipDataset(Dataset):
         cyclic: bool,
         seed: int,
         channel_kinds: Sequence[str] = (),
-        stages: Sequence[Stage] = (),
     ):
         self.studies, self.config, self.cyclic, self.seed = list(studies), config, cyclic, seed
         kinds = channel_kinds or (SIGNAL,) * len(self.studies[0].image)
-        alike = stages or [Stage(0, 0, config.frames or FRAMES, triple(patch_size))]
-        self._first_clips = [stage.first_clip for stage in alike]
-        self._shapes = [_Shape.of(config, stage.frames, stage.patch_size, kinds, cyclic) for stage in alike]
+        self.frames, self.patch_size = config.frames or FRAMES, triple(patch_size)
+        self._augmentations = {
+            tilt: Augmentation(config, self.patch_size, tilt, kinds, cyclic) for tilt in (False, True)
+        }
 
     def __getitem__(self, number: int) -> Clip:
         """The clip of this number: image (T, C, X, Y, Z), label (T, X, Y, Z), labelled (T,)."""
         rng = np.random.default_rng([self.seed, 0, number])
         study, row, (position, reverse) = self._where(number)
-        shape = self._shape(number)
-        timing = TemporalWarp.drawn(rng, self.config, shape.frames, reverse)
+        timing = TemporalWarp.drawn(rng, self.config, self.frames, reverse)
         anchor, study_frames = study.labelled_frames[row], study.image.shape[1]
-        frames, padding = clip_frames(anchor, position, shape.frames, study_frames, self.cyclic, timing)
-        size = shape.crop_sizes[_tilts(study)]
-        start = [c - n // 2 for c, n in zip(self._centre(study, row, shape.patch_size, rng), size, strict=True)]
+        frames, padding = clip_frames(anchor, position, self.frames, study_frames, self.cyclic, timing)
+        augmentation = self._augmentations[_tilts(study)]
+        size = augmentation.crop_size
+        start = [c - n // 2 for c, n in zip(self._centre(study, row, rng), size, strict=True)]
         image = crop_padded(study.image, frames.tolist(), start, size)
         rows = {frame: i for i, frame in enumerate(study.labelled_frames)}
         labelled = [t for t in np.flatnonzero(~padding).tolist() if frames[t] in rows]
         label = crop_padded(study.label, [rows[frames[t]] for t in labelled], start, size)
-        return _varied(study, shape, image, label, labelled, rng)
+        params = augmentation.drawn(rng, self.frames)
+        with _one_thread():
+            pixels, classes = augmentation.varied(torch.from_numpy(image), torch.from_numpy(label), params)
+        classes_of_all = torch.zeros((self.frames, *self.patch_size), dtype=torch.uint8)
+        classes_of_all[labelled] = classes
+        mask = torch.zeros(self.frames, dtype=torch.bool)
+        mask[labelled] = True
+        return Clip(pixels.movedim(0, 1).contiguous(), classes_of_all, mask, study.case)
 
     def _where(self, number: int) -> tuple[CachedStudy, int, ClipPosition]:
         """The study of a clip, the row of the labelled frame it is drawn round, and that frame's place in it."""
@@ -150,7 +136,7 @@ class ClipDataset(Dataset):
         lap, row = stratified(round_, len(study.labelled_frames), [self.seed, 2, index])
         both_ways = STRENGTHS[self.config.time_augmentation].both_ways
         anchor, study_frames = study.labelled_frames[row], study.image.shape[1]
-        choices = places(anchor, self._shape(number).frames, study_frames, self.cyclic, both_ways)
+        choices = places(anchor, self.frames, study_frames, self.cyclic, both_ways)
         _, chosen = stratified(lap, len(choices), [self.seed, 3, index, row])
         return study, row, choices[chosen]
 
@@ -158,17 +144,13 @@ class ClipDataset(Dataset):
         """The case of the clip of this number; nothing is read."""
         return self._where(number)[0].case
 
-    def _shape(self, number: int) -> _Shape:
-        """What the clip of this number is like."""
-        return self._shapes[bisect_right(self._first_clips, number) - 1]
-
-    def _centre(self, study: CachedStudy, row: int, patch_size: Size, rng: np.random.Generator) -> list[int]:
+    def _centre(self, study: CachedStudy, row: int, rng: np.random.Generator) -> list[int]:
         """The patch's centre: a foreground voxel, of a class drawn evenly among those in this labelled frame, or any.
 
         Either way the patch is moved until it lies inside the study, or the study inside the patch, as a window at inference does:
         centred near the end of a short stack it would lose slices to padding.
         """
-        spans = [_centres(full, n) for full, n in zip(study.image.shape[2:], patch_size, strict=True)]
+        spans = [_centres(full, n) for full, n in zip(study.image.shape[2:], self.patch_size, strict=True)]
         first, last = np.searchsorted(study.foreground[:, 0], [row, row + 1])
         inside = study.foreground[first:last]
         if rng.random() < self.config.foreground_fraction and len(inside):
@@ -177,26 +159,6 @@ class ClipDataset(Dataset):
             voxel = inside[rng.integers(low, high), 2:].tolist()
             return [min(max(v, span[0]), span[-1]) for v, span in zip(voxel, spans, strict=True)]
         return [int(rng.integers(span[0], span[-1] + 1)) for span in spans]
-
-
-def _varied(
-    study: CachedStudy,
-    shape: _Shape,
-    image: np.ndarray,
-    label: np.ndarray,
-    labelled: list[int],
-    rng: np.random.Generator,
-) -> Clip:
-    """Augment (C, T, X, Y, Z) and its labels (L, X, Y, Z), and lay them out as a clip."""
-    augmentation = shape.augmentations[_tilts(study)]
-    variation = augmentation.drawn(rng, shape.frames)
-    with _one_thread():
-        pixels, classes = augmentation.varied(torch.from_numpy(image), torch.from_numpy(label), variation)
-    drawn = torch.zeros((shape.frames, *shape.patch_size), dtype=torch.uint8)
-    drawn[labelled] = classes
-    mask = torch.zeros(shape.frames, dtype=torch.bool)
-    mask[labelled] = True
-    return Clip(pixels.movedim(0, 1).contiguous(), drawn, mask, study.case)
 
 
 def _tilts(study: CachedStudy) -> bool:

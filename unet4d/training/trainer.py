@@ -19,7 +19,6 @@ from unet4d.models.checkpoint import Task
 from unet4d.models.clstm_unet import CLSTMUNet, build_network
 from unet4d.pipeline.cache import CachedStudy
 from unet4d.pipeline.clip_dataset import Batch, ClipDataset
-from unet4d.pipeline.curriculum import stages
 from unet4d.system.distributed import ALONE, ProcessGroup
 from unet4d.system.gpu_memory import GB
 from unet4d.system.memory_errors import is_out_of_gpu_memory
@@ -152,8 +151,7 @@ class Trainer:
         data, cyclic, kinds = self.config.data, self.task.cyclic, self.task.channel_kinds
         if train.ema_decay and self.average is None:  # only now, when the network has the weights that it begins with
             self.average = WeightAverage(self.network, train.ema_decay)
-        patch, parts = triple(data.patch_size or ()), stages(self.config, self.network.total_stride)
-        clips = ClipDataset(self.training, data, patch, cyclic, self.config.seed, kinds, parts)
+        clips = ClipDataset(self.training, data, triple(data.patch_size or ()), cyclic, self.config.seed, kinds)
         steps = range(self.taken, train.epochs * train.steps_per_epoch)
         self.record = opened(self.out_dir, self.epoch, self.config, self.ranks)
         with deferred_stop(), contextlib.closing(self.record), self._summed_up():

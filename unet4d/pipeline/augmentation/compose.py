@@ -17,6 +17,7 @@ from unet4d.pipeline.augmentation.presets import CORRUPTION, INTENSITY, SPACE
 from unet4d.pipeline.augmentation.spatial import (
     Warp,
     centred,
+    crop_size,
     draw_flips,
     draw_warp,
     flipped,
@@ -51,11 +52,15 @@ class Augmentation:
         tilt: whether patches may be turned out of the plane, zoomed and blurred across it: not with thick slices.
         channel_kinds: what each channel holds; velocities lie along the working axes X, Y, Z, positive towards growing index.
         cyclic: whether frames are gated to the heart beat; only then are triggers missed.
+
+    Attributes:
+        crop_size: voxels (X, Y, Z) that must be read for a patch.
     """
 
     def __init__(self, config: DataConfig, patch_size: Size, tilt: bool, channel_kinds: Sequence[str], cyclic: bool):
         self.config, self.patch_size, self.tilt = config, patch_size, tilt
         self.kinds, self.cyclic = tuple(channel_kinds), cyclic
+        self.crop_size = crop_size(config, patch_size, tilt)
 
     def drawn(self, rng: np.random.Generator, frames: int) -> AugmentationParams:
         """What a clip of `frames` goes through; nothing is random after it."""
