@@ -19,7 +19,7 @@ from unet4d.pipeline.augmentation.presets import CORRUPTION, INTENSITY, SPACE
 from unet4d.pipeline.augmentation.spatial import Warp, centred, flipped, turned_velocities, warped
 from unet4d.pipeline.clip_frames import STRENGTHS, TemporalWarp, clip_frames
 from unet4d.pipeline.normalization import normalised
-from unet4d.report.pictures.render import class_colour, new_figure, rendered
+from unet4d.report.pictures.render import class_color, new_figure, render_figure
 
 FRAMES, READ, PATCH, SLICE = 12, (136, 136, 7), (96, 96, 7), 3
 HURT = 2
@@ -192,7 +192,7 @@ def _drawn(columns: Sequence[Sequence[Row]]) -> np.ndarray:
                 box = left + TEXT + place * TILE, bottom, 0.96, 0.96  # a voxel of the patch is a pixel
                 scaled = box[0] / width, box[1] / height, box[2] / width, box[3] / height
                 _draw_tile(figure.add_axes(scaled), tile)
-    return rendered(figure)
+    return render_figure(figure)
 
 
 def _draw_tile(axes: Axes, tile: Tile) -> None:
@@ -202,7 +202,7 @@ def _draw_tile(axes: Axes, tile: Tile) -> None:
         axes.images[0].set_clim(0, 3.2)
     if tile.label is not None:
         for value in range(1, int(tile.label.max()) + 1):
-            axes.contour(value == tile.label.T.numpy(), [0.5], colors=class_colour(value), linewidths=0.8)
+            axes.contour(value == tile.label.T.numpy(), [0.5], colors=class_color(value), linewidths=0.8)
     if tile.arrows is not None:
         x, y = np.meshgrid(*(np.arange(0, n, 7) for n in PATCH[:2]), indexing="ij")
         u, v = tile.arrows[:, x, y].numpy()

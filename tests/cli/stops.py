@@ -43,7 +43,7 @@ def run_armed(arm: Arm, *words: object, terminal: bool = False) -> None:
 
 def draw_nothing(patch: pytest.MonkeyPatch) -> None:
     """Spare the seconds that the pictures of a report take."""
-    for name in ("contour_sheet", "volume_curves"):
+    for name in ("draw_contour_sheet", "draw_volume_curves"):
         patch.setattr(unet4d.report.report, name, lambda *given, **named: np.zeros((8, 8, 3), np.uint8))
 
 

@@ -39,10 +39,10 @@ STOPS: dict[str, tuple[str, Arm]] = {
     "convert, a rename": ("convert", signalled("os.replace", 3, INT)),
     "verify, a study": ("verify", signalled("unet4d.datasets.verify.run_checks.check_image", 2, TERM)),
     "verify, a study's labels": ("verify", signalled("unet4d.datasets.verify.run_checks.check_label", 1, INT)),
-    "report, a study": ("report", signalled("unet4d.report.report._segmented", 2, TERM)),
+    "report, a study": ("report", signalled("unet4d.report.report._read_study", 2, TERM)),
     "report, a rename": ("report", signalled("os.replace", 2, INT)),
-    "evaluate, a study": ("evaluate", signalled("unet4d.evaluation.evaluate.score", 2, TERM)),
-    "evaluate, the last study": ("evaluate", signalled("unet4d.evaluation.evaluate.score", 3, INT)),
+    "evaluate, a study": ("evaluate", signalled("unet4d.evaluation.evaluate.score_case", 2, TERM)),
+    "evaluate, the last study": ("evaluate", signalled("unet4d.evaluation.evaluate.score_case", 3, INT)),
     "train, verifying": ("train", signalled("unet4d.datasets.verify.run_checks.check_image", 1, TERM)),
     "train, preprocessing": ("train", signalled("unet4d.pipeline.cache._build", 2, INT)),
     "train, a step": ("train", signalled("unet4d.training.step.TrainingStep.update", 3, TERM)),
@@ -206,8 +206,8 @@ def test_a_stop_inside_an_except_exception_of_a_library_is_obeyed(trained, phant
 def test_the_reason_stands_on_a_line_of_its_own_below_the_bar(words, tmp_path, capfd):
     """Pins a bar that was closed after the message, and so was drawn once more below it."""
     for arm, code in (
-        (signalled("unet4d.evaluation.evaluate.score", 2), 75),
-        (at_call("unet4d.evaluation.evaluate.score", 2, _fail), 1),
+        (signalled("unet4d.evaluation.evaluate.score_case", 2), 75),
+        (at_call("unet4d.evaluation.evaluate.score_case", 2, _fail), 1),
     ):
         assert exit_code(_on_terminal, arm, *words("evaluate", tmp_path / "out")) == code
         shown = capfd.readouterr().err

@@ -46,7 +46,9 @@ def run(studies, tiny, tmp_path_factory) -> Path:
     """A run of one epoch of two steps on them."""
     out = tmp_path_factory.mktemp("runs") / "run"
     with pytest.MonkeyPatch.context() as patch:  # spares the second that contours take
-        patch.setattr("unet4d.training.validation.contour_sheet", lambda *given, **named: np.zeros((8, 8, 3), np.uint8))
+        patch.setattr(
+            "unet4d.training.validation.draw_contour_sheet", lambda *given, **named: np.zeros((8, 8, 3), np.uint8)
+        )
         train(studies, out, tiny(epochs=1), "cpu")
     return out
 

@@ -17,10 +17,10 @@ import pytest
 from unet4d import metrics
 from unet4d.cli.main import _parsed
 from unet4d.evaluation.cardiac_function import MEASURES
-from unet4d.evaluation.compare import LEVEL, Compared, compare
-from unet4d.evaluation.comparison_metrics import QUANTITIES
+from unet4d.evaluation.compare import SIGNIFICANCE_LEVEL, Comparison, compare
+from unet4d.evaluation.comparison_metrics import COMPARISON_QUANTITIES
 from unet4d.evaluation.evaluate import evaluate
-from unet4d.evaluation.tables import SUMMARY, WRITTEN
+from unet4d.evaluation.tables import OUTPUT_FILES, SUMMARY_JSON
 from unet4d.metrics import paired, statistics, surface
 
 ROOT = Path(__file__).parents[2]
@@ -66,7 +66,7 @@ def keys(entry: Any) -> Iterator[str]:
 
 
 def test_every_column_of_every_table_stands_there(folder: Path):
-    for name in [*WRITTEN, "comparison.csv", "comparison.json"]:
+    for name in [*OUTPUT_FILES, "comparison.csv", "comparison.json"]:
         assert name in PAGE
     missing = set()
     for path in folder.glob("*.csv"):
@@ -82,8 +82,8 @@ def test_every_column_of_every_table_stands_there(folder: Path):
 def test_every_key_of_the_summaries_stands_there(folder: Path):
     for path in folder.glob("*.json"):
         assert not set(keys(json.loads(path.read_text()))) - NAMED - GIVEN
-    assert "folds" in json.loads((folder / SUMMARY).read_text())
-    assert {field.name for field in fields(Compared)} <= NAMED
+    assert "folds" in json.loads((folder / SUMMARY_JSON).read_text())
+    assert {field.name for field in fields(Comparison)} <= NAMED
 
 
 def test_every_compared_metric_stands_there_with_what_is_better():
@@ -91,14 +91,14 @@ def test_every_compared_metric_stands_there_with_what_is_better():
     said = {}
     for names, better in re.findall(r"^\| (`.+?) \| \w+\.csv.* \| ([\w ]+) \|$", PAGE, re.M):
         said |= dict.fromkeys(re.findall(r"`(\w+)`", names), better)
-    assert said == {name: words[quantity.better] for name, quantity in QUANTITIES.items()}
+    assert said == {name: words[quantity.better] for name, quantity in COMPARISON_QUANTITIES.items()}
 
 
 def test_nothing_stands_there_that_is_not(folder: Path):
     """A column or key that was renamed would leave its old name on the page."""
     there = {column for path in folder.glob("*.csv") for column in path.read_text().splitlines()[0].split(",")}
     there |= {key for path in folder.glob("*.json") for key in keys(json.loads(path.read_text()))}
-    there |= set(QUANTITIES) | set(MEASURES) | {"reference_", "matched_", "prediction_"}
+    there |= set(COMPARISON_QUANTITIES) | set(MEASURES) | {"reference_", "matched_", "prediction_"}
     assert not {name for name in NAMED if "_" in name} - there
 
 
@@ -114,7 +114,7 @@ def test_its_figures_are_those_of_the_code():
     assert f"{statistics.RESAMPLES} bootstrap resamples" in PAGE
     assert f"fewer than {statistics.FEWEST_SUBJECTS} subjects" in PAGE
     assert f"fewer than {paired.FEWEST_DIFFERENCES} differences" in PAGE
-    assert f"`p_holm` is below {LEVEL}" in PAGE
+    assert f"`p_holm` is below {SIGNIFICANCE_LEVEL}" in PAGE
     wave = 1 + 0.3 * np.cos(2 * np.pi * np.arange(25) / 25)
     assert f"{metrics.roughness(wave, cyclic=True):.3f} with a/m = 0.3 and T = 25" in PAGE
     assert _parsed(shlex.split(COMMANDS[0])[1:])[1].tolerance_mm == surface.TOLERANCE_MM

@@ -15,9 +15,9 @@ from scipy import stats
 
 from unet4d.errors import InputError
 from unet4d.evaluation.compare import COMPARISON_CSV, COMPARISON_JSON, compare
-from unet4d.evaluation.comparison_metrics import QUANTITIES
+from unet4d.evaluation.comparison_metrics import COMPARISON_QUANTITIES
 from unet4d.evaluation.evaluate import evaluate
-from unet4d.evaluation.tables import MEASURES_CSV, METRICS, SUMMARY, TEMPORAL
+from unet4d.evaluation.tables import MEASURES_CSV, METRICS_CSV, SUMMARY_JSON, TEMPORAL_CSV
 from unet4d.system.csv_file import csv_text
 
 NAMES = [f"s{i}" for i in range(8)]
@@ -39,7 +39,7 @@ def scores(tmp_path: Path) -> Callable[..., Path]:
         folder = tmp_path / name
         folder.mkdir()
         summary = {"per_case": {case: {} for case in cases}, "tolerance_mm": tolerance}
-        (folder / SUMMARY).write_text(json.dumps(summary))
+        (folder / SUMMARY_JSON).write_text(json.dumps(summary))
         frames = [(case, subject, t, dice) for case, (subject, found) in cases.items() for t, dice in enumerate(found)]
         far = hd95 or [5.0] * len(frames)
         head = [
@@ -55,11 +55,11 @@ def scores(tmp_path: Path) -> Callable[..., Path]:
             "prediction_ml",
         ]
         table = [[c, s, t, "LV", d, h, 1.0, 0.5, 100.0, 90.0] for (c, s, t, d), h in zip(frames, far, strict=True)]
-        (folder / METRICS).write_text(csv_text([head, *table]))
+        (folder / METRICS_CSV).write_text(csv_text([head, *table]))
         head = ["case", "subject", "class", "reference_ef_percent", "matched_ef_percent", "reference_mass_g"]
         (folder / MEASURES_CSV).write_text(csv_text([head]))
         head = ["case", "subject", "class", "time", "roughness", "flicker_components", "closure"]
-        (folder / TEMPORAL).write_text(
+        (folder / TEMPORAL_CSV).write_text(
             csv_text([head, *([c, s, "LV", time, 0.1, 0, 0.0] for c, (s, _) in cases.items())])
         )
         return folder
@@ -115,8 +115,8 @@ def test_swapping_the_methods_turns_the_sign_and_nothing_else(scores):
     assert there["ci95"] == pytest.approx([-x for x in reversed(back["ci95"])], abs=0.01)
     assert there["p"] == pytest.approx(
         stats.wilcoxon(
-            [float(r["dice"]) for r in csv.DictReader((a / METRICS).read_text().splitlines())],
-            [float(r["dice"]) for r in csv.DictReader((b / METRICS).read_text().splitlines())],
+            [float(r["dice"]) for r in csv.DictReader((a / METRICS_CSV).read_text().splitlines())],
+            [float(r["dice"]) for r in csv.DictReader((b / METRICS_CSV).read_text().splitlines())],
             method="exact",
         ).pvalue
     )
@@ -205,7 +205,7 @@ def test_other_cases_are_refused_and_named_unless_the_shared_ones_are_asked_for(
 def test_other_references_are_refused(scores):
     a = scores("a", one_a_subject([0.8] * 8))
     other = scores("b", one_a_subject([0.8] * 8))
-    (other / METRICS).write_text((other / METRICS).read_text().replace("100.0", "101.0", 1))
+    (other / METRICS_CSV).write_text((other / METRICS_CSV).read_text().replace("100.0", "101.0", 1))
     with pytest.raises(InputError, match=r"differ in the reference of case s0, frame 0, LV"):
         compare(a, other)
     more = one_a_subject([0.8] * 8) | {"s3": ("s3", [0.8, 0.8])}
@@ -228,18 +228,18 @@ def test_what_is_no_evaluation_is_refused(scores, tmp_path: Path):
     with pytest.raises(InputError, match=r"nowhere is no folder; give the --out folder of `unet4d evaluate`"):
         compare(a, tmp_path / "nowhere")
     spoilt = scores("b", one_a_subject([0.8] * 8))
-    text = (spoilt / METRICS).read_text()
-    (spoilt / METRICS).write_text(text.replace("nsd", "other", 1))
+    text = (spoilt / METRICS_CSV).read_text()
+    (spoilt / METRICS_CSV).write_text(text.replace("nsd", "other", 1))
     with pytest.raises(InputError, match=r"metrics\.csv has no column nsd"):
         compare(a, spoilt)
-    (spoilt / METRICS).write_text(text.replace("0.8", "much", 1))
+    (spoilt / METRICS_CSV).write_text(text.replace("0.8", "much", 1))
     with pytest.raises(InputError, match=r"dice of case s0 is 'much'; wanted a number"):
         compare(a, spoilt)
-    (spoilt / TEMPORAL).unlink()
+    (spoilt / TEMPORAL_CSV).unlink()
     with pytest.raises(InputError, match=r"has no temporal\.csv"):
         compare(a, spoilt)
-    (spoilt / SUMMARY).write_text('{"per_case": {}}')
-    (spoilt / TEMPORAL).write_text("")
+    (spoilt / SUMMARY_JSON).write_text('{"per_case": {}}')
+    (spoilt / TEMPORAL_CSV).write_text("")
     with pytest.raises(InputError, match=r"summary\.json is no summary that this version of evaluate wrote"):
         compare(a, spoilt)
 
@@ -288,7 +288,7 @@ def test_from_label_maps_to_a_verdict(command, tmp_path: Path):
     done = command("compare", tmp_path / "scores_late", tmp_path / "scores_near", "--out", tmp_path / "out")
     assert (done.code, done.error) == (0, "")
     found = json.loads((tmp_path / "out" / COMPARISON_JSON).read_text())
-    assert {one["metric"] for one in found["compared"]} == set(QUANTITIES)
+    assert {one["metric"] for one in found["compared"]} == set(COMPARISON_QUANTITIES)
     assert row(found, "dice", "mean over classes")["mean_a"] == pytest.approx(
         (row(found, "dice", "LV")["mean_a"] + row(found, "dice", "myocardium")["mean_a"]) / 2
     )

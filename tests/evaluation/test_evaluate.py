@@ -330,12 +330,12 @@ def test_an_unexpected_exception_of_one_study_is_its_failure(
 
     module = importlib.import_module("unet4d.evaluation.evaluate")
 
-    def failing(one, *given, score=module.score, **more):
+    def failing(one, *given, score=module.score_case, **more):
         if one.name == "b":
             raise KeyError("bug")
         return score(one, *given, **more)
 
-    monkeypatch.setattr(module, "score", failing)
+    monkeypatch.setattr(module, "score_case", failing)
     with pytest.raises(InputError, match=r"b: unexpected KeyError"):
         evaluate(dataset, predictions, tmp_path / "out")
     assert (tmp_path / "out/metrics.csv").exists()

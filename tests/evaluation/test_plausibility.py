@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from unet4d.evaluation.plausibility import checked, flags
+from unet4d.evaluation.plausibility import describe_checks, find_flags
 from unet4d.phantom import make_cine, make_dce
 
 
@@ -19,7 +19,7 @@ def beat(frames: int = 20, edv: float = 120.0, ef: float = 0.6, begin: int = 0) 
 
 
 def kinds(name: str, curve: np.ndarray, cyclic: bool | None = True) -> list[str]:
-    return [flag.kind for flag in flags({name: np.asarray(curve, float)}, cyclic)]
+    return [flag.kind for flag in find_flags({name: np.asarray(curve, float)}, cyclic)]
 
 
 @pytest.mark.parametrize("frames", [6, 8, 12, 20, 30, 50])
@@ -34,13 +34,13 @@ def test_a_beating_ventricle_raises_none(frames, begin, ef):
 def test_exact_labels_of_phantoms_raise_none(frames, seed):
     study = make_cine(seed, frames, shape=(64, 60, 7))
     names = ("right ventricle", "myocardium", "left ventricle")
-    assert flags(dict(zip(names, study.volumes_ml[:, 1:].T, strict=True)), True) == []
+    assert find_flags(dict(zip(names, study.volumes_ml[:, 1:].T, strict=True)), True) == []
 
 
 def test_exact_labels_of_a_contrast_series_raise_none():
     study = make_dce(0, 12, shape=(40, 36, 10))
     curves = {f"organ {k}": study.volumes_ml[:, k] for k in range(1, study.volumes_ml.shape[1])}
-    assert flags(curves, False) == []
+    assert find_flags(curves, False) == []
 
 
 @pytest.mark.parametrize(
@@ -49,7 +49,7 @@ def test_exact_labels_of_a_contrast_series_raise_none():
 def test_a_frame_that_went_wrong_is_a_jump_there(at, factor):
     curve = beat()
     curve[at] *= factor
-    (flag,) = [flag for flag in flags({"left ventricle": curve}, True) if flag.kind == "jump"]
+    (flag,) = [flag for flag in find_flags({"left ventricle": curve}, True) if flag.kind == "jump"]
     assert flag.frames == (at,)
     assert f"at frame {at}." in flag.sentence
     assert flag.sentence.startswith("left ventricle: jumps by ")
@@ -58,13 +58,13 @@ def test_a_frame_that_went_wrong_is_a_jump_there(at, factor):
 def test_the_jump_is_told_by_how_much_it_leaves_its_neighbours():
     curve = np.full(20, 100.0)
     curve[7] = 60
-    (flag,) = flags({"liver": curve}, False)
+    (flag,) = find_flags({"liver": curve}, False)
     assert flag.sentence == "liver: jumps by 40.0 mL there and back at frame 7."
     curve[8:] = 30  # and one that lasts
-    (flag,) = [flag for flag in flags({"liver": curve}, False) if 7 not in flag.frames] or [None]
+    (flag,) = [flag for flag in find_flags({"liver": curve}, False) if 7 not in flag.frames] or [None]
     assert flag is None, "60 lies between 100 and 30"
     curve = np.where(np.arange(20) < 9, 100.0, 40.0)
-    (flag,) = flags({"liver": curve}, False)
+    (flag,) = find_flags({"liver": curve}, False)
     assert flag.sentence == "liver: jumps by 60.0 mL from the frame before at frame 9."
 
 
@@ -78,11 +78,11 @@ def test_small_steps_and_noise_are_no_jumps():
 def test_a_class_that_is_missing_is_told_with_its_frames_and_not_as_a_jump():
     curve = beat()
     curve[[3, 4, 5, 9]] = 0
-    found = flags({"left ventricle": curve}, None)
+    found = find_flags({"left ventricle": curve}, None)
     assert [(flag.kind, flag.frames) for flag in found] == [("missing", (3, 4, 5, 9))]
     assert kinds("left ventricle", curve) == ["missing"], "an ejection fraction of 100 % is no further news"
     assert found[0].sentence == "left ventricle: nothing found in frames 3 to 5 and 9."
-    (nowhere,) = flags({"valve": np.zeros(5)}, True)
+    (nowhere,) = find_flags({"valve": np.zeros(5)}, True)
     assert nowhere.sentence == "valve: nothing found in every frame."
     assert kinds("valve", [0.0]) == ["missing"]
 
@@ -94,7 +94,7 @@ def test_a_cycle_that_does_not_close():
     assert kinds("left ventricle", drift, cyclic=None) == []
     cut_off = beat(30)[:13]  # a recording that ends soon after end-systole
     assert kinds("left ventricle", cut_off) == ["not closed"]
-    (flag,) = flags({"left ventricle": drift}, True)
+    (flag,) = find_flags({"left ventricle": drift}, True)
     assert flag.frames == (0, 19)
     assert f"{drift[0] - drift[-1]:.1f} mL from the first" in flag.sentence
 
@@ -102,7 +102,7 @@ def test_a_cycle_that_does_not_close():
 def test_a_cold_start_is_seen_in_a_cycle_and_not_at_the_beginning_of_an_open_series():
     curve = beat(25)
     curve[0] *= 0.5
-    assert [(flag.kind, flag.frames) for flag in flags({"left ventricle": curve}, True)] == [("jump", (0,))]
+    assert [(flag.kind, flag.frames) for flag in find_flags({"left ventricle": curve}, True)] == [("jump", (0,))]
     assert kinds("left ventricle", curve, cyclic=False) == []
 
 
@@ -113,18 +113,18 @@ def test_muscle_keeps_its_volume():
     assert kinds("LV wall", 100 + 20 * wave) == ["myocardium"]
     assert kinds("left ventricle", 100 + 20 * wave) == []
     assert kinds("myocardium", 100 + 20 * wave, cyclic=False) == []
-    assert "40 %" in flags({"myocardium": 100 + 20 * wave}, True)[0].sentence
+    assert "40 %" in find_flags({"myocardium": 100 + 20 * wave}, True)[0].sentence
 
 
 @pytest.mark.parametrize(("ef", "raised"), [(0.03, True), (0.06, False), (0.88, False), (0.95, True)])
 def test_ejection_fractions_that_no_heart_has(ef, raised):
-    found = flags({"left ventricle": beat(30, ef=ef)}, True)
+    found = find_flags({"left ventricle": beat(30, ef=ef)}, True)
     assert [flag.kind for flag in found] == ["ejection fraction"] * raised
     assert kinds("airway", beat(30, ef=ef)) == []
     assert kinds("left ventricle", beat(30, ef=ef), None) == []
 
 
 def test_what_was_looked_for_is_told():
-    assert "30 %" in checked(True)
-    assert "5 to 90 %" in checked(True)
-    assert "cyclic studies only" in checked(False)
+    assert "30 %" in describe_checks(True)
+    assert "5 to 90 %" in describe_checks(True)
+    assert "cyclic studies only" in describe_checks(False)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from unet4d.errors import InputError
-from unet4d.evaluation.cardiac_function import heart_measures
+from unet4d.evaluation.cardiac_function import score_cardiac_function
 from unet4d.evaluation.evaluate import evaluate
 
 VOXEL_ML = 0.04  # 2 x 2 x 10 mm
@@ -204,7 +204,9 @@ def test_an_empty_prediction_has_no_fraction_and_is_counted(tmp_path: Path, caps
 
 def test_without_its_cavity_a_myocardium_has_the_mean_mass():
     frames = np.array([10.0, np.nan, 20.0])
-    (found,) = heart_measures({"myocardium": frames}, {"myocardium": np.array([1.0, 2.0, 6.0])}, 0.1, cyclic=False)
+    (found,) = score_cardiac_function(
+        {"myocardium": frames}, {"myocardium": np.array([1.0, 2.0, 6.0])}, 0.1, cyclic=False
+    )
     masses = (found.reference.mass_g, found.matched.mass_g, found.prediction.mass_g)
     assert masses == pytest.approx((15 * 1.05, 3.5 * 1.05, 3 * 1.05))
 

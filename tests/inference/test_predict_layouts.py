@@ -23,7 +23,7 @@ from tests.datasets.convert.layouts import (
 from tests.images import slicer
 from unet4d import load_model, segment
 from unet4d.images.image4d import read_image
-from unet4d.report.pictures.contour_sheet import contour_sheet
+from unet4d.report.pictures.contour_sheet import draw_contour_sheet
 
 PATTERN = r"(?P<subject>.+)_frame(?P<frame>\d+)"
 
@@ -197,9 +197,9 @@ def test_the_report_finds_them_too(command, tmp_path, monkeypatch):
 
     def sheet(*given, reference, **options):
         drawn.append(reference)
-        return contour_sheet(*given, reference=reference, **options)
+        return draw_contour_sheet(*given, reference=reference, **options)
 
-    monkeypatch.setattr("unet4d.report.report.contour_sheet", sheet)
+    monkeypatch.setattr("unet4d.report.report.draw_contour_sheet", sheet)
     write_patient(tmp_path / "acdc" / "training" / "patient001", 0)
     write(tmp_path / "predicted" / "patient001.nii.gz", phantom_study(0).label, image_of(0))
     done = command(

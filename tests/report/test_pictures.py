@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image, ImageColor
 
-from unet4d.report.pictures.contour_sheet import animation, column_names, contour_sheet, thumbnail
-from unet4d.report.pictures.curve_plot import volume_curves
-from unet4d.report.pictures.layout import display_axes, grey_window, lay_out, spread, zoomed
-from unet4d.report.pictures.render import class_colour, save_picture, save_png
+from unet4d.report.pictures.contour_sheet import column_names, draw_contour_sheet, draw_thumbnail, write_animation
+from unet4d.report.pictures.curve_plot import draw_volume_curves
+from unet4d.report.pictures.layout import crop_to_label, display_axes, display_window, lay_out, pick_evenly
+from unet4d.report.pictures.render import class_color, save_picture, save_png
 
 
 def near(picture: np.ndarray, colour: str, tolerance: int = 30) -> np.ndarray:
@@ -67,19 +67,19 @@ def test_left_of_the_patient_is_right_in_the_picture_whatever_the_storage():
 
 def test_contours_lie_on_their_class_in_its_colour(study):
     image, label = study
-    sheet = contour_sheet(image, label, np.diag([-1, -1, 8, 1]), frames=[0, 3], slices=[1], zoom=False)
+    sheet = draw_contour_sheet(image, label, np.diag([-1, -1, 8, 1]), frames=[0, 3], slices=[1], zoom=False)
     assert sheet.dtype == np.uint8
     assert sheet.shape[2] == 3
     centres = []
     for left in (28, 28 + 194):  # a caption of 28 pixels, cells of 190 and gaps of 4
         cell = sheet[:, left : left + 190]
-        _, columns = np.nonzero(near(cell, class_colour(1)))
+        _, columns = np.nonzero(near(cell, class_color(1)))
         assert len(columns) > 100
         centres.append(columns.mean())
-        assert near(cell, class_colour(2)).sum() > 50
+        assert near(cell, class_color(2)).sum() > 50
     assert centres[1] - centres[0] == pytest.approx(3 * 190 / 30, abs=2)  # 3 voxels of 30, in a cell of 190
-    bare = contour_sheet(image, None, frames=[0], slices=[1], zoom=False)
-    assert not near(bare, class_colour(1)).any()
+    bare = draw_contour_sheet(image, None, frames=[0], slices=[1], zoom=False)
+    assert not near(bare, class_color(1)).any()
 
 
 def test_reference_is_drawn_where_it_has_something(study):
@@ -89,8 +89,8 @@ def test_reference_is_drawn_where_it_has_something(study):
 
     def white(frame: int) -> int:
         names = {}
-        with_it = contour_sheet(image, label, frames=[frame], slices=[0], reference=reference, class_names=names)
-        without = contour_sheet(image, label, frames=[frame], slices=[0], class_names=names)
+        with_it = draw_contour_sheet(image, label, frames=[frame], slices=[0], reference=reference, class_names=names)
+        without = draw_contour_sheet(image, label, frames=[frame], slices=[0], class_names=names)
         return int((near(with_it, "white") & ~near(without, "white")).sum())
 
     assert white(0) > 50
@@ -100,8 +100,8 @@ def test_reference_is_drawn_where_it_has_something(study):
 def test_pixels_keep_their_proportions(study):
     image, _ = study  # 30 x 24 voxels
     for spacing, wanted in (((1, 1), 24 / 30), ((1, 2), 48 / 30), ((3, 1), 24 / 90)):
-        sheet = contour_sheet(image, None, np.diag([*spacing, 9, 1]), frames=[0], slices=[0, 1], zoom=False)
-        one = contour_sheet(image, None, np.diag([*spacing, 9, 1]), frames=[0], slices=[0], zoom=False)
+        sheet = draw_contour_sheet(image, None, np.diag([*spacing, 9, 1]), frames=[0], slices=[0, 1], zoom=False)
+        one = draw_contour_sheet(image, None, np.diag([*spacing, 9, 1]), frames=[0], slices=[0], zoom=False)
         height = sheet.shape[0] - one.shape[0] - 4  # what one more slice adds, less the gap between
         width = one.shape[1] - 28 - 4 - 4
         assert height / width == pytest.approx(wanted, rel=0.03)
@@ -110,48 +110,50 @@ def test_pixels_keep_their_proportions(study):
 def test_zoom_keeps_every_labelled_voxel(study):
     image, label = study
     planes = lay_out(image, label, None, None)
-    close = zoomed(planes)
+    close = crop_to_label(planes)
     assert close.label is not None
     assert close.image.shape == close.label.shape
     assert (close.label > 0).sum() == (label > 0).sum()
     small = np.zeros_like(label)
     small[0, 20, 3, 1] = 1
-    assert zoomed(lay_out(image, small, None, None)).image[0, 0].size < 20
-    assert zoomed(lay_out(image, np.zeros_like(label), None, None)).image.shape == planes.image.shape
+    assert crop_to_label(lay_out(image, small, None, None)).image[0, 0].size < 20
+    assert crop_to_label(lay_out(image, np.zeros_like(label), None, None)).image.shape == planes.image.shape
 
 
 def test_window_ignores_single_bright_voxels_and_survives_a_flat_image():
     image = np.random.default_rng(0).uniform(0, 100, (2, 20, 20, 5)).astype(np.float32)
     image[0, 0, 0, 0] = 1e6
-    assert grey_window(image)[1] < 110
-    low, high = grey_window(np.zeros((1, 3, 3, 3), np.float32))
+    assert display_window(image)[1] < 110
+    low, high = display_window(np.zeros((1, 3, 3, 3), np.float32))
     assert low < high
 
 
 def test_spread_keeps_both_ends():
-    assert spread(range(10), 4) == [0, 3, 6, 9]
-    assert spread([7], 4) == [7]
-    assert spread([2, 5], 4) == [2, 5]
+    assert pick_evenly(range(10), 4) == [0, 3, 6, 9]
+    assert pick_evenly([7], 4) == [7]
+    assert pick_evenly([2, 5], 4) == [2, 5]
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 1, 1), (1, 40, 1, 1), (2, 1, 40, 2)])
 def test_tiny_and_thin_studies_can_be_drawn(shape: tuple[int, ...]):
     label = np.ones(shape, np.uint8)
     names = dict.fromkeys(range(1, 12), "a long class name")
-    sheet = contour_sheet(label.astype(np.float32), label, class_names=names)
+    sheet = draw_contour_sheet(label.astype(np.float32), label, class_names=names)
     assert max(sheet.shape) < 4000
 
 
 def test_a_label_of_another_shape_is_refused(study):
     image, label = study
     with pytest.raises(ValueError, match=r"\(T, X, Y, Z\)"):
-        contour_sheet(image, label[:2])
+        draw_contour_sheet(image, label[:2])
 
 
 @pytest.mark.parametrize("suffix", [".gif", ".webp"])
 def test_animation_loops_over_every_frame_in_time(study, tmp_path: Path, suffix: str):
     image, label = study
-    path = animation(tmp_path / f"loop{suffix}", image, label, frame_duration_s=0.05, class_names={1: "one", 2: "two"})
+    path = write_animation(
+        tmp_path / f"loop{suffix}", image, label, frame_duration_s=0.05, class_names={1: "one", 2: "two"}
+    )
     pages = []
     with Image.open(path) as loop:
         assert loop.n_frames == 4
@@ -162,30 +164,30 @@ def test_animation_loops_over_every_frame_in_time(study, tmp_path: Path, suffix:
             assert loop.info["duration"] == 50
             pages.append(np.asarray(loop.convert("RGB")))
     upper, lower = np.split(pages[0][: len(pages[0]) // 2 * 2], 2)
-    assert near(lower, class_colour(1), 60).sum() > near(upper, class_colour(1), 60).sum() + 100
+    assert near(lower, class_color(1), 60).sum() > near(upper, class_color(1), 60).sum() + 100
     assert (pages[0] != pages[3]).any()
     assert sorted(file.name for file in tmp_path.iterdir()) == [path.name]
 
 
 def test_curves_use_the_colours_of_the_contours():
     curves = {"one": np.array([3.0, 5.0, 4.0]), "two": np.array([1.0, 1.0, 0.0])}
-    plain = volume_curves(curves, frame_duration_s=0.04)
-    assert near(plain, class_colour(1)).sum() > 100
-    assert near(plain, class_colour(2)).sum() > 100
-    swapped = volume_curves(curves, colours={"one": class_colour(5), "two": class_colour(6)})
-    assert near(swapped, class_colour(5)).sum() > 100
-    assert near(swapped, class_colour(1)).sum() == 0
-    ringed = volume_curves(curves, frame_duration_s=0.04, reference_ml={"one": np.array([3.5, np.nan, np.nan])})
+    plain = draw_volume_curves(curves, frame_duration_s=0.04)
+    assert near(plain, class_color(1)).sum() > 100
+    assert near(plain, class_color(2)).sum() > 100
+    swapped = draw_volume_curves(curves, colours={"one": class_color(5), "two": class_color(6)})
+    assert near(swapped, class_color(5)).sum() > 100
+    assert near(swapped, class_color(1)).sum() == 0
+    ringed = draw_volume_curves(curves, frame_duration_s=0.04, reference_ml={"one": np.array([3.5, np.nan, np.nan])})
     assert (ringed != plain).any()
-    assert volume_curves({"alone": np.array([2.0])}).shape == plain.shape
+    assert draw_volume_curves({"alone": np.array([2.0])}).shape == plain.shape
 
 
 @pytest.mark.parametrize(("seconds", "whole"), [(None, True), (0.3, False)])
 def test_frames_are_counted_in_whole_numbers(monkeypatch, seconds, whole):
     """Two frames had ticks at 0.2, 0.4, ... of a frame; seconds may have them."""
     figures = []
-    monkeypatch.setattr("unet4d.report.pictures.curve_plot.rendered", figures.append)
-    volume_curves({"one": np.array([3.0, 5.0])}, frame_duration_s=seconds)
+    monkeypatch.setattr("unet4d.report.pictures.curve_plot.render_figure", figures.append)
+    draw_volume_curves({"one": np.array([3.0, 5.0])}, frame_duration_s=seconds)
     ticks = figures[0].axes[0].get_xticks()
     assert (np.asarray(ticks) % 1 == 0).all() == whole
     assert len(ticks) >= 2
@@ -198,28 +200,28 @@ def test_the_columns_of_the_largest_and_smallest_volume_are_named(study, monkeyp
     assert column_names([0, 2], [0, 0]) == ["frame 0", "frame 2"], "nothing changes"
     assert column_names([0, 2, 3], [3, 0], ("ED", "ES")) == ["frame 0 (ES)", "frame 2", "frame 3 (ED)"]
     figures = []
-    monkeypatch.setattr("unet4d.report.pictures.contour_sheet.rendered", figures.append)
-    contour_sheet(*study, frames=[0, 1], extremes=[1, 0])
+    monkeypatch.setattr("unet4d.report.pictures.contour_sheet.render_figure", figures.append)
+    draw_contour_sheet(*study, frames=[0, 1], extremes=[1, 0])
     assert {"frame 0 (smallest)", "frame 1 (largest)"} <= {text.get_text() for text in figures[0].texts}
 
 
 def test_the_thumbnail_shows_its_frames_side_by_side(study):
     image, label = study
-    small = thumbnail(image, label, np.diag([-1, -1, 8, 1]), [3, 0])
+    small = draw_thumbnail(image, label, np.diag([-1, -1, 8, 1]), [3, 0])
     assert small.shape[1] > 1.8 * small.shape[0] > 100
     assert small.shape[1] < 300
     left, right = np.split(small[:, : small.shape[1] // 2 * 2], 2, axis=1)
-    columns = [np.nonzero(near(half, class_colour(1)))[1].mean() for half in (left, right)]
+    columns = [np.nonzero(near(half, class_color(1)))[1].mean() for half in (left, right)]
     assert columns[0] > columns[1] + 5, "class 1 moves to the right"
-    assert near(left, class_colour(2)).any(), "the middle slice, the only one with class 2"
-    still = thumbnail(image[:1], label[:1] * 0, None, [0])
-    assert not near(still, class_colour(1)).any()
+    assert near(left, class_color(2)).any(), "the middle slice, the only one with class 2"
+    still = draw_thumbnail(image[:1], label[:1] * 0, None, [0])
+    assert not near(still, class_color(1)).any()
 
 
 def test_moments_are_lines_across_the_curves(monkeypatch):
     figures = []
-    monkeypatch.setattr("unet4d.report.pictures.curve_plot.rendered", figures.append)
-    volume_curves({"one": np.array([3.0, 5.0, 4.0])}, frame_duration_s=0.1, moments={"ED": 1, "ES": 0})
+    monkeypatch.setattr("unet4d.report.pictures.curve_plot.render_figure", figures.append)
+    draw_volume_curves({"one": np.array([3.0, 5.0, 4.0])}, frame_duration_s=0.1, moments={"ED": 1, "ES": 0})
     axes = figures[0].axes[0]
     assert {text.get_text(): round(text.xy[0], 6) for text in axes.texts} == {"ED": 0.1, "ES": 0.0}
     upright = [line.get_xdata() for line in axes.lines if list(line.get_ydata()) == [0, 1]]
@@ -242,5 +244,5 @@ def test_png_is_the_picture(tmp_path: Path):
 def test_drawing_leaves_pyplot_alone(study):
     import matplotlib.pyplot as plt
 
-    contour_sheet(*study)
+    draw_contour_sheet(*study)
     assert plt.get_fignums() == []

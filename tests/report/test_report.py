@@ -22,7 +22,7 @@ from unet4d.evaluation.evaluate import evaluate
 from unet4d.images.image4d import Image4D, read_image, write_image
 from unet4d.report.pages import html
 from unet4d.report.pages.score_tables import read_evaluation
-from unet4d.report.pictures.render import class_colour, save_picture
+from unet4d.report.pictures.render import class_color, save_picture
 from unet4d.report.report import report
 
 HOSTILE = "valve</script><script>alert(1)</script><b>&\u2028'\""
@@ -101,8 +101,8 @@ def quickly(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     def loop(path: Path, *given: object, **options: object) -> Path:
         return save_picture(path, np.zeros((1, 1, 3), np.uint8))
 
-    monkeypatch.setattr("unet4d.report.report.animation", loop)
-    for name in ("contour_sheet", "volume_curves", "thumbnail"):
+    monkeypatch.setattr("unet4d.report.report.write_animation", loop)
+    for name in ("draw_contour_sheet", "draw_volume_curves", "draw_thumbnail"):
         monkeypatch.setattr(f"unet4d.report.report.{name}", lambda *given, **options: np.zeros((1, 1, 3), np.uint8))
 
 
@@ -198,7 +198,7 @@ def test_what_the_scripts_know_is_what_the_tables_say(pages):
     study = page.study
     drawn = [[float((frame == value).sum()) * VOXEL_ML for frame in label()] for value in (1, 3)]
     assert [one["name"] for one in study["classes"]] == ["left ventricle", SHOWN]
-    assert [one["colour"] for one in study["classes"]] == [class_colour(1), class_colour(3)]
+    assert [one["colour"] for one in study["classes"]] == [class_color(1), class_color(3)]
     for one, curve in zip(study["classes"], drawn, strict=True):
         np.testing.assert_allclose(one["volumes_ml"], curve, atol=1e-4)
         np.testing.assert_allclose(one["reference_ml"][0], curve[0], atol=1e-4)
@@ -207,7 +207,7 @@ def test_what_the_scripts_know_is_what_the_tables_say(pages):
     assert (study["frames"], study["frame_duration_s"], study["shown_frames"]) == (3, 0.05, [0, 1, 2])
     assert study["thick_axis"] == 2
     dots = re.findall(r'class="dot" style="background:(#\w+)"', page.text)
-    assert set(dots) == {class_colour(1), class_colour(3)}
+    assert set(dots) == {class_color(1), class_color(3)}
     assert re.search(
         rf"left ventricle\s+{drawn[0][0]:.3g}\s+{drawn[0][2]:.3g}\s+{drawn[0][0] - drawn[0][2]:.3g}\s+66.7", page.words
     )

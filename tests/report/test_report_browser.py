@@ -14,7 +14,7 @@ from browser import CHROMIUM, NO_WEBGL, Browser
 from PIL import Image, ImageColor
 
 from unet4d.images.image4d import Image4D, read_image, write_image
-from unet4d.report.pictures.render import class_colour
+from unet4d.report.pictures.render import class_color
 from unet4d.report.report import report
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")]
@@ -90,7 +90,7 @@ def pixels(browser: Browser) -> np.ndarray:
 
 def tinted(picture: np.ndarray, value: int) -> np.ndarray:
     """(H, W) bool: where the hue is about that of a class laid over grey."""
-    colour = np.array(ImageColor.getrgb(class_colour(value)))
+    colour = np.array(ImageColor.getrgb(class_color(value)))
     away, own = picture - picture.mean(-1, keepdims=True), colour - colour.mean()
     lengths = np.linalg.norm(away, axis=-1)
     return (lengths > 12) & (away @ own > 0.95 * lengths * np.linalg.norm(own))
@@ -122,7 +122,7 @@ def test_the_patients_left_is_on_the_right_and_front_or_head_above(chromium: Bro
     assert lateral[0] < ventricle[0] - 20, "in front, or towards the head: above"
     with Image.open(out / "pictures" / f"{name}_contours.png") as sheet:
         printed = np.asarray(sheet.convert("RGB")).astype(int)[24:200, 28:218]  # frame 0 of the first slice
-    contours = [centre(np.abs(printed - ImageColor.getrgb(class_colour(k))).max(-1) < 40) for k in (1, 2)]
+    contours = [centre(np.abs(printed - ImageColor.getrgb(class_color(k))).max(-1) < 40) for k in (1, 2)]
     assert contours[1][1] > contours[0][1]
     assert contours[1][0] < contours[0][0], "the printed picture is the same way round"
 

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 import unet4d.report.viewer
-from unet4d.report.viewer.embedding import Embedded, embedded
-from unet4d.report.viewer.scripts import NIIVUE_SHA256, NIIVUE_VERSION, niivue, own
+from unet4d.report.viewer.embedding import EmbeddedStudy, embed_study
+from unet4d.report.viewer.scripts import NIIVUE_SHA256, NIIVUE_VERSION, niivue_script, page_scripts
 
 OBLIQUE = np.array([[-1.9, 0.1, 3.0, 40.0], [0.2, -2.0, 2.0, 30.0], [0.3, 0.4, 8.0, -20.0], [0, 0, 0, 1]])
 
@@ -33,9 +33,9 @@ def study(
     return image, label
 
 
-def put(budget: int, **changes) -> tuple[Embedded, np.ndarray, np.ndarray]:
+def put(budget: int, **changes) -> tuple[EmbeddedStudy, np.ndarray, np.ndarray]:
     image, label = study(**changes)
-    return embedded(image, label, OBLIQUE, (20.0, 180.0), budget), image, label
+    return embed_study(image, label, OBLIQUE, (20.0, 180.0), budget), image, label
 
 
 def test_a_small_study_is_whole():
@@ -112,10 +112,10 @@ def test_what_is_left_out_is_told_and_thick_slices_stay():
 
 def test_a_study_without_a_segmentation_and_one_of_a_frame():
     image, label = study(1)
-    found = embedded(image, label * 0, OBLIQUE, (0, 1), 10**6)
+    found = embed_study(image, label * 0, OBLIQUE, (0, 1), 10**6)
     assert unpacked(found.image).shape == (48, 40, 6)
     assert not np.asarray(unpacked(found.label).dataobj).any()
-    assert embedded(image, label * 0, OBLIQUE, (0, 1), 10).frames == (0,), "what cannot fit is as small as can be"
+    assert embed_study(image, label * 0, OBLIQUE, (0, 1), 10).frames == (0,), "what cannot fit is as small as can be"
 
 
 def test_the_same_study_gives_the_same_text():
@@ -129,15 +129,15 @@ def test_the_viewer_is_the_file_that_was_tested():
     about = (folder / "README.md").read_text()
     assert NIIVUE_SHA256 in about
     assert NIIVUE_VERSION in about
-    assert niivue().encode().endswith(source)
-    assert "Redistribution and use in source and binary forms" in niivue()
+    assert niivue_script().encode().endswith(source)
+    assert "Redistribution and use in source and binary forms" in niivue_script()
 
 
 def test_our_scripts_ask_for_nothing():
     for word in ("http://www.w3.org/2000/svg", "openStage", "volumeCurve"):
-        assert word in own()
+        assert word in page_scripts()
     for word in ("fetch(", "XMLHttpRequest", "import(", "innerHTML", "eval(", "https://"):
-        assert word not in own()
+        assert word not in page_scripts()
 
 
 def test_the_files_of_the_viewer_are_installed():

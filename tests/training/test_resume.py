@@ -38,7 +38,7 @@ def plain_picture():
 
 
 def draw_nothing(patch: pytest.MonkeyPatch) -> None:
-    for name in ("contour_sheet", "volume_curves"):
+    for name in ("draw_contour_sheet", "draw_volume_curves"):
         patch.setattr(unet4d.training.validation, name, lambda *given, **named: np.zeros((8, 8, 3), np.uint8))
 
 

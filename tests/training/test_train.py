@@ -33,7 +33,7 @@ from unet4d.training.train import train
 @pytest.fixture
 def plain_picture(monkeypatch):
     """Spares the second that contours take."""
-    for name in ("contour_sheet", "volume_curves"):
+    for name in ("draw_contour_sheet", "draw_volume_curves"):
         monkeypatch.setattr(f"unet4d.training.validation.{name}", lambda *given, **named: np.zeros((8, 8, 3), np.uint8))
 
 

@@ -58,8 +58,8 @@ def draw_sums(monkeypatch) -> list[tuple[str, dict]]:
         asked.append(("volumes", named | {"curves_ml": curves_ml}))
         return np.full((1, 1, 3), 7, np.uint8)
 
-    monkeypatch.setattr(unet4d.training.validation, "contour_sheet", sheet)
-    monkeypatch.setattr(unet4d.training.validation, "volume_curves", curves)
+    monkeypatch.setattr(unet4d.training.validation, "draw_contour_sheet", sheet)
+    monkeypatch.setattr(unet4d.training.validation, "draw_volume_curves", curves)
     return asked
 
 

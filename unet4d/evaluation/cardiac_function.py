@@ -19,7 +19,7 @@ Frame = int | None
 
 
 @dataclass(frozen=True)
-class Measured:
+class CardiacMeasures:
     """What one curve says; None where it is undefined or no measure of the class."""
 
     ed_frame: int | None = None
@@ -33,12 +33,12 @@ class Measured:
     mass_g: float | None = None
 
 
-MEASURES = tuple(field.name for field in fields(Measured))
+MEASURES = tuple(field.name for field in fields(CardiacMeasures))
 AT_REFERENCE_FRAMES = ("edv_ml", "esv_ml", "sv_ml", "ef_percent", "mass_g")
 
 
 @dataclass(frozen=True)
-class HeartMeasures:
+class CardiacScores:
     """Of one class of one study.
 
     Attributes:
@@ -51,24 +51,24 @@ class HeartMeasures:
 
     name: str
     role: str
-    reference: Measured
-    matched: Measured
-    prediction: Measured
+    reference: CardiacMeasures
+    matched: CardiacMeasures
+    prediction: CardiacMeasures
 
 
-def role_of(name: str) -> str | None:
+def cardiac_role(name: str) -> str | None:
     """What a class of this name is of a heart."""
     if metrics.is_cavity(name):
         return CAVITY
     return MYOCARDIUM if metrics.is_myocardium(name) else None
 
 
-def heart_measures(
+def score_cardiac_function(
     reference_ml: Mapping[str, np.ndarray],
     prediction_ml: Mapping[str, np.ndarray],
     frame_duration_s: float | None,
     cyclic: bool,
-) -> list[HeartMeasures]:
+) -> list[CardiacScores]:
     """Measure the classes that are a heart's.
 
     Args:
@@ -79,43 +79,43 @@ def heart_measures(
     """
     found = []
     for name, reference in reference_ml.items():
-        role, prediction = role_of(name), prediction_ml[name]
+        role, prediction = cardiac_role(name), prediction_ml[name]
         if role == CAVITY:
             drawn = _cavity(reference, frame_duration_s, cyclic)
             matched = _at(prediction, drawn.ed_frame, drawn.es_frame)
-            found.append(HeartMeasures(name, role, drawn, matched, _cavity(prediction, frame_duration_s, cyclic)))
+            found.append(CardiacScores(name, role, drawn, matched, _cavity(prediction, frame_duration_s, cyclic)))
         elif role == MYOCARDIUM:
             cavity = metrics.cavity_within(name, list(reference_ml))
             ed = _largest(reference_ml[cavity]) if cavity else None
             own = _largest(prediction_ml[cavity]) if cavity else None
             labelled = np.where(np.isfinite(reference), prediction, np.nan)
             masses = (_mass(reference, ed), _mass(labelled, ed), _mass(prediction, own))
-            found.append(HeartMeasures(name, role, *masses))
+            found.append(CardiacScores(name, role, *masses))
     return found
 
 
-def _cavity(curve_ml: np.ndarray, frame_duration_s: float | None, cyclic: bool) -> Measured:
+def _cavity(curve_ml: np.ndarray, frame_duration_s: float | None, cyclic: bool) -> CardiacMeasures:
     """Fewer than two frames with a volume have no end-diastole and no end-systole."""
     if np.count_nonzero(np.isfinite(curve_ml)) < 2:
-        return Measured()
-    return Measured(**vars(metrics.curve_measures(curve_ml, frame_duration_s, cyclic)))
+        return CardiacMeasures()
+    return CardiacMeasures(**vars(metrics.curve_measures(curve_ml, frame_duration_s, cyclic)))
 
 
-def _at(curve_ml: np.ndarray, ed: Frame, es: Frame) -> Measured:
+def _at(curve_ml: np.ndarray, ed: Frame, es: Frame) -> CardiacMeasures:
     """A cavity's volumes at given frames: its fraction may be negative there, where it grows while the reference shrinks."""
     if ed is None or es is None:
-        return Measured()
+        return CardiacMeasures()
     edv, esv = float(curve_ml[ed]), float(curve_ml[es])
-    return Measured(ed, es, edv, esv, edv - esv, 100.0 * (edv - esv) / edv if edv else None)
+    return CardiacMeasures(ed, es, edv, esv, edv - esv, 100.0 * (edv - esv) / edv if edv else None)
 
 
-def _mass(curve_ml: np.ndarray, ed: Frame) -> Measured:
+def _mass(curve_ml: np.ndarray, ed: Frame) -> CardiacMeasures:
     """A myocardium's mass at its cavity's end-diastole; where it has no cavity, the mean over the frames with a volume."""
     defined = curve_ml[np.isfinite(curve_ml)]
     if not len(defined):
-        return Measured()
+        return CardiacMeasures()
     volume = float(defined.mean() if ed is None else curve_ml[ed])
-    return Measured(ed_frame=ed, mass_g=volume * metrics.MYOCARDIAL_DENSITY_G_PER_ML)
+    return CardiacMeasures(ed_frame=ed, mass_g=volume * metrics.MYOCARDIAL_DENSITY_G_PER_ML)
 
 
 def _largest(curve_ml: np.ndarray) -> Frame:

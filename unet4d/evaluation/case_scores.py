@@ -12,15 +12,15 @@ from unet4d import metrics
 from unet4d.datasets.dataset import Dataset
 from unet4d.datasets.label_maps import Reference, read_reference
 from unet4d.errors import InputError
-from unet4d.evaluation.cardiac_function import HeartMeasures, heart_measures
-from unet4d.evaluation.temporal import TemporalMetrics, over_time
+from unet4d.evaluation.cardiac_function import CardiacScores, score_cardiac_function
+from unet4d.evaluation.temporal import TemporalMetrics, measure_over_time
 from unet4d.images.image4d import read_label
 from unet4d.images.nifti import check_same_grid, read_header
 from unet4d.system.signals import check_stop
 
 
 @dataclass(frozen=True)
-class Scores:
+class CaseScores:
     """One scored study: arrays `(T, K)` over all frames and the K foreground classes, NaN where undefined.
 
     Attributes:
@@ -47,7 +47,7 @@ class Scores:
     reference_ml: np.ndarray
     prediction_ml: np.ndarray
     over_time: TemporalMetrics
-    heart: list[HeartMeasures]
+    heart: list[CardiacScores]
 
     @property
     def name(self) -> str:
@@ -65,7 +65,7 @@ class Scores:
         return np.stack([self.reference_ml[kept, k], self.prediction_ml[kept, k]], axis=1)
 
 
-def score(
+def score_case(
     reference: Reference,
     file: Path,
     classes: Mapping[str, int],
@@ -73,7 +73,7 @@ def score(
     *,
     cyclic: bool,
     tolerance_mm: float,
-) -> Scores:
+) -> CaseScores:
     """Score one prediction.
 
     Args:
@@ -100,7 +100,7 @@ def score(
     drawn = labelled[:, None]
     reference_ml = np.where(drawn, metrics.volumes_ml(label, values, voxel_ml), np.nan)
     prediction_ml = metrics.volumes_ml(prediction, values, voxel_ml)
-    return Scores(
+    return CaseScores(
         reference,
         labelled,
         like.frame_duration_s,
@@ -110,8 +110,8 @@ def score(
         surface=_surface(label, prediction, labelled, values, like.spacing, tolerance_mm),
         reference_ml=reference_ml,
         prediction_ml=prediction_ml,
-        over_time=over_time(label, labelled, prediction, values, (reference_ml, prediction_ml), cyclic),
-        heart=heart_measures(
+        over_time=measure_over_time(label, labelled, prediction, values, (reference_ml, prediction_ml), cyclic),
+        heart=score_cardiac_function(
             dict(zip(classes, reference_ml.T, strict=True)),
             dict(zip(classes, prediction_ml.T, strict=True)),
             like.frame_duration_s,

@@ -12,9 +12,9 @@ import numpy as np
 
 from unet4d import metrics
 from unet4d.errors import InputError
-from unet4d.evaluation.comparison_metrics import QUANTITIES, Key, values_of
+from unet4d.evaluation.comparison_metrics import COMPARISON_QUANTITIES, Key, values_of
 from unet4d.evaluation.results import EvaluationResults, read_evaluation
-from unet4d.evaluation.tables import METRICS, TEMPORAL, aligned, interval
+from unet4d.evaluation.tables import METRICS_CSV, TEMPORAL_CSV, align_columns, format_interval
 from unet4d.system.csv_file import csv_text
 from unet4d.system.files import check_writable, write_json, write_text
 from unet4d.system.signals import check_stop
@@ -23,17 +23,17 @@ from unet4d.system.version import VERSION
 
 COMPARISON_JSON, COMPARISON_CSV = "comparison.json", "comparison.csv"
 ALL_CLASSES = "mean over classes"
-LEVEL = 0.05
-ABOUT = (
+SIGNIFICANCE_LEVEL = 0.05
+COMPARISON_NOTE = (
     "Each subject counts once: the mean over its labelled frames and cases where the quantity is defined in both A and B. "
     "Difference: B minus A. p: Wilcoxon signed-rank test, two-sided, exact. p_holm: corrected by Holm for all tests of this table. "
     "effect: matched-pairs rank-biserial correlation, 1 where B is larger in every subject, -1 where A is. A method is called "
-    f"better where p_holm is below {LEVEL}; else no difference is shown, which does not show that there is none."
+    f"better where p_holm is below {SIGNIFICANCE_LEVEL}; else no difference is shown, which does not show that there is none."
 )
 
 
 @dataclass(frozen=True)
-class Compared:
+class Comparison:
     """One quantity of one class in A and B, over subjects.
 
     Attributes:
@@ -106,11 +106,11 @@ def compare(
         "a": str(a),
         "b": str(b),
         "cases": len(shared),
-        "subjects": len({row["subject"] for row in first.tables[METRICS]}),
+        "subjects": len({row["subject"] for row in first.tables[METRICS_CSV]}),
         "only_a": only_a,
         "only_b": only_b,
         "tolerance_mm": first.summary["tolerance_mm"],
-        "about": ABOUT,
+        "about": COMPARISON_NOTE,
         "intervals": metrics.INTERVALS,
         "tests": sum(one.p is not None for one in compared),
         "smallest_p_holm": _smallest_p_holm(compared),
@@ -119,30 +119,30 @@ def compare(
     if out_dir is not None:
         write_text(Path(out_dir) / COMPARISON_CSV, csv_text(_csv_rows(compared)))
         write_json(Path(out_dir) / COMPARISON_JSON, found)
-    print(table(found))
+    print(format_comparison(found))
     if out_dir is not None:
         print(f"\n{Path(out_dir) / COMPARISON_CSV}\n{Path(out_dir) / COMPARISON_JSON}")
     return found
 
 
-def _smallest_p_holm(compared: Sequence[Compared]) -> float | None:
+def _smallest_p_holm(compared: Sequence[Comparison]) -> float | None:
     """The least that a corrected p can be, of a difference that goes the same way in every subject; None without a test."""
     tested = [one.n for one in compared if one.p is not None]
     return min(1.0, len(tested) * 2 * 0.5 ** max(tested)) if tested else None
 
 
-def table(found: Mapping[str, Any]) -> str:
+def format_comparison(found: Mapping[str, Any]) -> str:
     """A comparison for a terminal: a line a quantity and class."""
     rows = []
     for one in found["compared"]:
-        digits = QUANTITIES[one["metric"]].digits
+        digits = COMPARISON_QUANTITIES[one["metric"]].digits
         rows.append([
             f"{one['metric']}: {one['class_name']}", str(one["n"]), str(one["left_out"]),
             *(metrics.shown(one[key], digits) for key in ("mean_a", "mean_b")), _signed(one["mean_difference"], digits),
-            interval(one["ci95"], digits), metrics.shown(one["effect"], 2), _p(one["p"]), _p(one["p_holm"]),
+            format_interval(one["ci95"], digits), metrics.shown(one["effect"], 2), _p(one["p"]), _p(one["p_holm"]),
         ])  # fmt: skip
     head = ["", "n", "left out", "A", "B", "B - A", "95 % CI", "effect", "p", "p Holm"]
-    first, *others = aligned(head, rows)
+    first, *others = align_columns(head, rows)
     verdicts = [f"{line}  {one['verdict']}" for line, one in zip(others, found["compared"], strict=True)]
     lines = [
         f"A: {found['a']}\nB: {found['b']}",
@@ -153,9 +153,9 @@ def table(found: Mapping[str, Any]) -> str:
         if left:
             lines.append(f"left out, in {name} alone: {', '.join(left)}")
     least = found["smallest_p_holm"]
-    if least is not None and least >= LEVEL:
+    if least is not None and least >= SIGNIFICANCE_LEVEL:
         lines.append(
-            f"so few subjects for so many tests that no corrected p can be below {LEVEL} (the least is {least:.2f}): "
+            f"so few subjects for so many tests that no corrected p can be below {SIGNIFICANCE_LEVEL} (the least is {least:.2f}): "
             "name what you set out to compare, --metrics dice"
         )
     if not verdicts:
@@ -164,11 +164,11 @@ def table(found: Mapping[str, Any]) -> str:
 
 
 def _chosen(quantities: Sequence[str] | None) -> list[str]:
-    unknown = [name for name in quantities or () if name not in QUANTITIES]
+    unknown = [name for name in quantities or () if name not in COMPARISON_QUANTITIES]
     if unknown or (quantities is not None and not quantities):
         came = f"metrics {', '.join(unknown)} came" if unknown else "no metric came"
-        raise InputError(f"{came}; wanted some of {', '.join(QUANTITIES)}")
-    return [name for name in QUANTITIES if quantities is None or name in quantities]
+        raise InputError(f"{came}; wanted some of {', '.join(COMPARISON_QUANTITIES)}")
+    return [name for name in COMPARISON_QUANTITIES if quantities is None or name in quantities]
 
 
 def _check_cases(
@@ -198,7 +198,7 @@ def _check_same_references(a: EvaluationResults, b: EvaluationResults) -> None:
         )
     drawn = []
     for one in (a, b):
-        rows = one.tables[METRICS]
+        rows = one.tables[METRICS_CSV]
         drawn.append({_key(row): (row["subject"], one.number(row, "reference_ml")) for row in rows})
     for key in [*drawn[0], *drawn[1]]:
         if not all(key in of_one for of_one in drawn) or drawn[0][key] != drawn[1][key]:
@@ -207,7 +207,7 @@ def _check_same_references(a: EvaluationResults, b: EvaluationResults) -> None:
                 f"{a.folder} and {b.folder} differ in the reference of case {case}, frame {frame}, {name}; wanted evaluations "
                 "against the same labels; evaluate both against one reference"
             )
-    times = [{row["case"]: row["time"] for row in one.tables[TEMPORAL]} for one in (a, b)]
+    times = [{row["case"]: row["time"] for row in one.tables[TEMPORAL_CSV]} for one in (a, b)]
     for case, time in times[0].items():
         if times[1].get(case) != time:
             raise InputError(
@@ -220,10 +220,10 @@ def _key(row: Mapping[str, str]) -> Key:
     return row["case"], row["frame"], row["class"]
 
 
-def _compared(name: str, a: EvaluationResults, b: EvaluationResults) -> list[Compared]:
+def _compared(name: str, a: EvaluationResults, b: EvaluationResults) -> list[Comparison]:
     """A quantity in every class where it is defined, and in the mean of those where it is in both; not corrected."""
     check_stop()
-    quantity = QUANTITIES[name]
+    quantity = COMPARISON_QUANTITIES[name]
     others = {key: value for key, _, value in values_of(b, quantity)}
     pairs: dict[str, dict[str, list[tuple[float, float]]]] = {}  # class to subject to pairs
     left_out: dict[str, int] = {}
@@ -246,15 +246,15 @@ def _compared(name: str, a: EvaluationResults, b: EvaluationResults) -> list[Com
     return [_one(name, of, whose, left_out.get(of, 0)) for of, whose in means.items()]
 
 
-def _one(name: str, class_name: str, means: Mapping[str, np.ndarray], left_out: int) -> Compared:
+def _one(name: str, class_name: str, means: Mapping[str, np.ndarray], left_out: int) -> Comparison:
     """One quantity of one class; `means` has A's and B's of each subject."""
     if not means:
         nothing = (None,) * 8
-        return Compared(name, class_name, 0, left_out, *nothing, verdict="no test: nowhere defined in both A and B")
+        return Comparison(name, class_name, 0, left_out, *nothing, verdict="no test: nowhere defined in both A and B")
     values = np.array(list(means.values()))  # (subjects, 2)
     difference = values[:, 1] - values[:, 0]
     tested = metrics.signed_rank(difference)
-    return Compared(
+    return Comparison(
         metric=name,
         class_name=class_name,
         n=len(values),
@@ -271,22 +271,22 @@ def _one(name: str, class_name: str, means: Mapping[str, np.ndarray], left_out: 
     )
 
 
-def _corrected(compared: Sequence[Compared]) -> list[Compared]:
+def _corrected(compared: Sequence[Comparison]) -> list[Comparison]:
     """The same with p corrected for all tests, and the verdict that follows."""
     found = []
     for one, p_holm in zip(compared, metrics.holm([one.p for one in compared]), strict=True):
         verdict = one.verdict
         if p_holm is not None and one.effect is not None:
-            better = QUANTITIES[one.metric].better
+            better = COMPARISON_QUANTITIES[one.metric].better
             more, word = (better * one.effect, "better") if better else (one.effect, "larger")
-            verdict = f"{'B' if more > 0 else 'A'} {word}" if p_holm < LEVEL else "no difference shown"
-        found.append(Compared(**{**vars(one), "p_holm": p_holm, "verdict": verdict}))
+            verdict = f"{'B' if more > 0 else 'A'} {word}" if p_holm < SIGNIFICANCE_LEVEL else "no difference shown"
+        found.append(Comparison(**{**vars(one), "p_holm": p_holm, "verdict": verdict}))
     return found
 
 
-def _csv_rows(compared: Sequence[Compared]) -> list[list[Any]]:
+def _csv_rows(compared: Sequence[Comparison]) -> list[list[Any]]:
     """A row a quantity and class; the interval in two columns, the class in one named as elsewhere."""
-    names = [field.name for field in fields(Compared)]
+    names = [field.name for field in fields(Comparison)]
     head = [{"class_name": "class"}.get(name, name) for name in names if name != "ci95"]
     rows: list[list[Any]] = [[*head, "ci95_lower", "ci95_upper"]]
     for one in compared:

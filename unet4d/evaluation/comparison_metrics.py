@@ -7,10 +7,10 @@ from functools import partial
 from typing import NamedTuple
 
 from unet4d.evaluation.results import EvaluationResults
-from unet4d.evaluation.tables import MEASURES_CSV, METRICS, TEMPORAL
+from unet4d.evaluation.tables import MEASURES_CSV, METRICS_CSV, TEMPORAL_CSV
 
 
-class Quantity(NamedTuple):
+class ComparisonQuantity(NamedTuple):
     """One quantity.
 
     Attributes:
@@ -36,23 +36,25 @@ def _error(reference: str, prediction: str) -> Callable[[Callable[[str], float]]
     return lambda number: abs(number(prediction) - number(reference))
 
 
-QUANTITIES: dict[str, Quantity] = {
-    "dice": Quantity(METRICS, _column("dice"), 1, 3, over_classes=True),
-    "nsd": Quantity(METRICS, _column("nsd"), 1, 3, over_classes=True),
-    "hd95_mm": Quantity(METRICS, _column("hd95_mm"), -1, 2, over_classes=True),
-    "asd_mm": Quantity(METRICS, _column("asd_mm"), -1, 2, over_classes=True),
-    "volume_error_ml": Quantity(METRICS, _error("reference_ml", "prediction_ml"), -1, 2),
-    "edv_error_ml": Quantity(MEASURES_CSV, _error("reference_edv_ml", "matched_edv_ml"), -1, 2),
-    "esv_error_ml": Quantity(MEASURES_CSV, _error("reference_esv_ml", "matched_esv_ml"), -1, 2),
-    "sv_error_ml": Quantity(MEASURES_CSV, _error("reference_sv_ml", "matched_sv_ml"), -1, 2),
-    "ef_error_percent": Quantity(MEASURES_CSV, _error("reference_ef_percent", "matched_ef_percent"), -1, 2),
-    "mass_error_g": Quantity(MEASURES_CSV, _error("reference_mass_g", "matched_mass_g"), -1, 2),
-    "roughness": Quantity(TEMPORAL, _column("roughness"), 0, 4),
-    "frame_to_frame_dice": Quantity(TEMPORAL, _column("frame_to_frame_dice"), 0, 3),
-    "frame_to_frame_error": Quantity(TEMPORAL, lambda number: abs(number("frame_to_frame_excess")), -1, 3),
-    "flicker_components": Quantity(TEMPORAL, _column("flicker_components"), -1, 2),
-    "flicker_voxels": Quantity(TEMPORAL, _column("flicker_voxels"), -1, 2),
-    "closure": Quantity(TEMPORAL, _column("closure"), -1, 3),
+COMPARISON_QUANTITIES: dict[str, ComparisonQuantity] = {
+    "dice": ComparisonQuantity(METRICS_CSV, _column("dice"), 1, 3, over_classes=True),
+    "nsd": ComparisonQuantity(METRICS_CSV, _column("nsd"), 1, 3, over_classes=True),
+    "hd95_mm": ComparisonQuantity(METRICS_CSV, _column("hd95_mm"), -1, 2, over_classes=True),
+    "asd_mm": ComparisonQuantity(METRICS_CSV, _column("asd_mm"), -1, 2, over_classes=True),
+    "volume_error_ml": ComparisonQuantity(METRICS_CSV, _error("reference_ml", "prediction_ml"), -1, 2),
+    "edv_error_ml": ComparisonQuantity(MEASURES_CSV, _error("reference_edv_ml", "matched_edv_ml"), -1, 2),
+    "esv_error_ml": ComparisonQuantity(MEASURES_CSV, _error("reference_esv_ml", "matched_esv_ml"), -1, 2),
+    "sv_error_ml": ComparisonQuantity(MEASURES_CSV, _error("reference_sv_ml", "matched_sv_ml"), -1, 2),
+    "ef_error_percent": ComparisonQuantity(MEASURES_CSV, _error("reference_ef_percent", "matched_ef_percent"), -1, 2),
+    "mass_error_g": ComparisonQuantity(MEASURES_CSV, _error("reference_mass_g", "matched_mass_g"), -1, 2),
+    "roughness": ComparisonQuantity(TEMPORAL_CSV, _column("roughness"), 0, 4),
+    "frame_to_frame_dice": ComparisonQuantity(TEMPORAL_CSV, _column("frame_to_frame_dice"), 0, 3),
+    "frame_to_frame_error": ComparisonQuantity(
+        TEMPORAL_CSV, lambda number: abs(number("frame_to_frame_excess")), -1, 3
+    ),
+    "flicker_components": ComparisonQuantity(TEMPORAL_CSV, _column("flicker_components"), -1, 2),
+    "flicker_voxels": ComparisonQuantity(TEMPORAL_CSV, _column("flicker_voxels"), -1, 2),
+    "closure": ComparisonQuantity(TEMPORAL_CSV, _column("closure"), -1, 3),
 }
 """By name, in the order in which they are shown. Errors are absolute, at the reference's frames.
 
@@ -63,7 +65,7 @@ Key = tuple[str, str, str]
 """Case, frame (empty where a row is a whole case's) and class."""
 
 
-def values_of(written: EvaluationResults, quantity: Quantity) -> Iterator[tuple[Key, str, float]]:
+def values_of(written: EvaluationResults, quantity: ComparisonQuantity) -> Iterator[tuple[Key, str, float]]:
     """Key, subject and value of every row that holds the quantity."""
     for row in written.tables[quantity.file]:
         key = (row["case"], row.get("frame", ""), row["class"])

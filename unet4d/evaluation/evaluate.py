@@ -25,8 +25,8 @@ from unet4d.datasets.label_maps import (
 )
 from unet4d.errors import InputError
 from unet4d.evaluation import tables
-from unet4d.evaluation.case_scores import Scores, score
-from unet4d.evaluation.summary import of_folds, summarise
+from unet4d.evaluation.case_scores import CaseScores, score_case
+from unet4d.evaluation.summary import summarize_cases, summarize_cases_by_fold
 from unet4d.images.image4d import read_label
 from unet4d.metrics import TOLERANCE_MM
 from unet4d.system.csv_file import csv_text
@@ -86,12 +86,12 @@ def evaluate(
     classes = _classes(references, files, dataset, Path(prediction))
     folds, times = recorded_folds(Path(prediction)), recorded_times(Path(prediction))
     progress = ProgressBar(list(zip(references, files, strict=True)), "evaluating", unit="study")
-    scored: list[Scores] = []
+    scored: list[CaseScores] = []
     failed: dict[str, str] = {}
     for one, file in progress:
         time = (dataset.time if dataset else None) or times.get(one.name, "open")
         try:
-            scored.append(score(one, file, classes, dataset, cyclic=time == "cyclic", tolerance_mm=tolerance_mm))
+            scored.append(score_case(one, file, classes, dataset, cyclic=time == "cyclic", tolerance_mm=tolerance_mm))
         except Exception as error:
             failed[one.name] = str(failure_of_study(error))
     if not scored:
@@ -104,23 +104,23 @@ def evaluate(
         "failed": failed,
         "tolerance_mm": tolerance_mm,
     }
-    summary |= summarise(scored, classes) | of_folds(scored, classes, folds)
+    summary |= summarize_cases(scored, classes) | summarize_cases_by_fold(scored, classes, folds)
     out = Path(out_dir)
     for file_name, rows in (
-        (tables.METRICS, tables.metric_rows(scored, classes)),
-        (tables.VOLUMES, tables.volume_rows(scored, classes)),
+        (tables.METRICS_CSV, tables.metric_rows(scored, classes)),
+        (tables.VOLUMES_CSV, tables.volume_rows(scored, classes)),
         (tables.MEASURES_CSV, tables.measure_rows(scored)),
-        (tables.TEMPORAL, tables.temporal_rows(scored, classes)),
+        (tables.TEMPORAL_CSV, tables.temporal_rows(scored, classes)),
     ):
         write_text(out / file_name, csv_text(rows))
-    write_json(out / tables.SUMMARY, summary)
-    print(tables.table(summary))
+    write_json(out / tables.SUMMARY_JSON, summary)
+    print(tables.format_summary(summary))
     if missing:
         have, are = ("has", "is") if len(missing) == 1 else ("have", "are")
         print(
             f"{len(missing)} of {count(len(missing) + len(scored), 'reference')} {have} no prediction and {are} left out"
         )
-    print("", *(f"{out / file_name}   {what}" for file_name, what in tables.WRITTEN.items()), sep="\n")
+    print("", *(f"{out / file_name}   {what}" for file_name, what in tables.OUTPUT_FILES.items()), sep="\n")
     raise_failed(failed, len(references), "scored", out)
     return summary
 
@@ -141,7 +141,7 @@ def _classes(
 
 
 def _values(path: Path) -> list[int]:
-    """Return the foreground values of a label map; none of one that cannot be read, which `score` reports."""
+    """Return the foreground values of a label map; none of one that cannot be read, which `score_case` reports."""
     check_stop()
     try:
         return [int(value) for value in np.unique(read_label(path)) if value]

@@ -9,24 +9,28 @@ import numpy as np
 
 from unet4d.metrics import describe, shown
 
-ABOUT = (
+FOLDS_NOTE = (
     "A fold's values are the means over its own held-out cases. Mean, median and std (over n - 1) over folds take each fold's "
     "value once, whatever its number of cases; a fold in which it is undefined is left out, and n is the number of folds in it."
 )
 
 
-def over_folds(folds: Mapping[int, Mapping[str, Any]]) -> dict[str, Any]:
+def summarize_folds(folds: Mapping[int, Mapping[str, Any]]) -> dict[str, Any]:
     """Mean, median, deviation and n over folds of every quantity of theirs.
 
     Args:
         folds: fold to quantities: "mean_foreground_dice" and "dice" by class, others beside them; numbers, None where
             undefined, or dicts of them, alike in all folds.
     """
-    return {"about": ABOUT, "fold": {str(k): folds[k] for k in sorted(folds)}, "over": _spread(list(folds.values()))}
+    return {
+        "about": FOLDS_NOTE,
+        "fold": {str(k): folds[k] for k in sorted(folds)},
+        "over": _spread(list(folds.values())),
+    }
 
 
-def table(found: Mapping[str, Any]) -> str:
-    """What `over_folds` gave, for a terminal: Dice, a line a fold and one for mean and deviation."""
+def format_folds(found: Mapping[str, Any]) -> str:
+    """What `summarize_folds` gave, for a terminal: Dice, a line a fold and one for mean and deviation."""
     classes = list(found["over"]["dice"])
     widths = [max(len(name), 13) for name in classes]
     head = "  ".join(f"{name:>{width}}" for name, width in zip(classes, widths, strict=True))
@@ -35,12 +39,12 @@ def table(found: Mapping[str, Any]) -> str:
         row = [values["mean_foreground_dice"], *values["dice"].values()]
         lines.append(_row(f"fold {name}", [shown(value, 3) for value in row], widths))
     over = [found["over"]["mean_foreground_dice"], *found["over"]["dice"].values()]
-    lines.append(_row("all folds", [mean_and_deviation(one) for one in over], widths))
+    lines.append(_row("all folds", [format_mean_std(one) for one in over], widths))
     return "\n".join(lines)
 
 
-def mean_and_deviation(described: Mapping[str, Any]) -> str:
-    """One description of `over_folds`, for a terminal."""
+def format_mean_std(described: Mapping[str, Any]) -> str:
+    """One description of `summarize_folds`, for a terminal."""
     return f"{shown(described['mean'], 3)} +- {shown(described['std'], 3)}"
 
 

@@ -54,7 +54,7 @@ class Flag:
     sentence: str
 
 
-def flags(curves_ml: Mapping[str, np.ndarray], cyclic: bool | None) -> list[Flag]:
+def find_flags(curves_ml: Mapping[str, np.ndarray], cyclic: bool | None) -> list[Flag]:
     """What is implausible in the curves of one study, class by class. Of a class that is missing in a frame no cycle is judged.
 
     Args:
@@ -72,8 +72,8 @@ def flags(curves_ml: Mapping[str, np.ndarray], cyclic: bool | None) -> list[Flag
     return found
 
 
-def checked(cyclic: bool | None) -> str:
-    """What `flags` looks for, in words."""
+def describe_checks(cyclic: bool | None) -> str:
+    """What `find_flags` looks for, in words."""
     always = "every class in every frame; no sudden jump between frames"
     if cyclic:
         low, high = EJECTION_FRACTION

@@ -9,14 +9,25 @@ from pathlib import Path
 from typing import Any
 
 from unet4d.errors import InputError
-from unet4d.evaluation.tables import MEASURES_CSV, METRICS, SUMMARY, TEMPORAL
+from unet4d.evaluation.tables import MEASURES_CSV, METRICS_CSV, SUMMARY_JSON, TEMPORAL_CSV
 from unet4d.system.csv_file import Row, read_table
 from unet4d.system.files import read_json
 
 _NEEDED = {
-    METRICS: ("case", "subject", "frame", "class", "dice", "hd95_mm", "asd_mm", "nsd", "reference_ml", "prediction_ml"),
+    METRICS_CSV: (
+        "case",
+        "subject",
+        "frame",
+        "class",
+        "dice",
+        "hd95_mm",
+        "asd_mm",
+        "nsd",
+        "reference_ml",
+        "prediction_ml",
+    ),
     MEASURES_CSV: ("case", "subject", "class", "reference_ef_percent", "matched_ef_percent", "reference_mass_g"),
-    TEMPORAL: ("case", "subject", "class", "time", "roughness", "flicker_components", "closure"),
+    TEMPORAL_CSV: ("case", "subject", "class", "time", "roughness", "flicker_components", "closure"),
 }
 
 
@@ -65,13 +76,13 @@ def read_evaluation(folder: Path) -> EvaluationResults:
     again = f"give the --out folder of `unet4d evaluate`, or run it again to {folder}"
     if not folder.is_dir():
         raise InputError(f"{folder} is no folder; {again}")
-    missing = [name for name in (SUMMARY, *_NEEDED) if not (folder / name).is_file()]
+    missing = [name for name in (SUMMARY_JSON, *_NEEDED) if not (folder / name).is_file()]
     if missing:
         raise InputError(f"{folder} has no {', '.join(missing)}; {again}")
-    summary = read_json(folder / SUMMARY)
+    summary = read_json(folder / SUMMARY_JSON)
     known = summary if isinstance(summary, dict) else {}
     if not isinstance(known.get("per_case"), dict) or not isinstance(known.get("tolerance_mm"), (int, float)):
-        raise InputError(f"{folder / SUMMARY} is no summary that this version of evaluate wrote; {again}")
+        raise InputError(f"{folder / SUMMARY_JSON} is no summary that this version of evaluate wrote; {again}")
     return EvaluationResults(
         folder, summary, {name: read_table(folder / name, columns, again) for name, columns in _NEEDED.items()}
     )

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 
 from unet4d import metrics
-from unet4d.evaluation.cardiac_function import AT_REFERENCE_FRAMES, MEASURES, HeartMeasures, role_of
-from unet4d.evaluation.case_scores import Scores
-from unet4d.evaluation.fold_summary import over_folds
-from unet4d.evaluation.temporal import QUANTITIES
+from unet4d.evaluation.cardiac_function import AT_REFERENCE_FRAMES, MEASURES, CardiacScores, cardiac_role
+from unet4d.evaluation.case_scores import CaseScores
+from unet4d.evaluation.fold_summary import summarize_folds
+from unet4d.evaluation.temporal import TEMPORAL_QUANTITIES
 
 AVERAGING = (
     "The mean of a class runs over every labelled frame of every case where the quantity is defined. "
@@ -22,7 +22,7 @@ AVERAGING = (
 )
 
 
-def summarise(scored: Sequence[Scores], classes: Mapping[str, int]) -> dict[str, Any]:
+def summarize_cases(scored: Sequence[CaseScores], classes: Mapping[str, int]) -> dict[str, Any]:
     """Means over studies with their n, and how many were left out of each: the content of summary.json."""
     subjects = _repeated([s.subject for s in scored], [len(s.labelled) for s in scored])
     overlap = {
@@ -63,14 +63,16 @@ def summarise(scored: Sequence[Scores], classes: Mapping[str, int]) -> dict[str,
         "mean_foreground_dice": float(np.mean(means)) if means else None,
         "mean_foreground_dice_ci95": metrics.interval95(overlap["dice"], subjects),
         "classes": per_class,
-        "heart": {name: _heart(scored, name) for name in classes if role_of(name)},
+        "heart": {name: _heart(scored, name) for name in classes if cardiac_role(name)},
         "per_case": {s.name: _case_summary(s) for s in scored},
     }
 
 
-def of_folds(scored: Sequence[Scores], classes: Mapping[str, int], folds: Mapping[str, int]) -> dict[str, Any]:
+def summarize_cases_by_fold(
+    scored: Sequence[CaseScores], classes: Mapping[str, int], folds: Mapping[str, int]
+) -> dict[str, Any]:
     """The means of each of several folds, and over them; nothing where the cases are not of several folds."""
-    members: dict[int, list[Scores]] = {}
+    members: dict[int, list[CaseScores]] = {}
     for one in scored:
         if one.name in folds:
             members.setdefault(folds[one.name], []).append(one)
@@ -78,31 +80,31 @@ def of_folds(scored: Sequence[Scores], classes: Mapping[str, int], folds: Mappin
         return {}
     values = {}
     for fold, of_fold in members.items():
-        found = summarise(of_fold, classes)
+        found = summarize_cases(of_fold, classes)
         measured = {
             name: {c: entry[name]["mean"] for c, entry in found["classes"].items()} for name in ("dice", "hd95_mm")
         }
         values[fold] = {"mean_foreground_dice": found["mean_foreground_dice"], **measured}
     cases = {str(fold): [one.name for one in members[fold]] for fold in sorted(members)}
     without = [one.name for one in scored if one.name not in folds]
-    return {"folds": over_folds(values) | {"cases": cases, "without_fold": without}}
+    return {"folds": summarize_folds(values) | {"cases": cases, "without_fold": without}}
 
 
-def _per_frame(scores: Scores) -> dict[str, np.ndarray]:
+def _per_frame(scores: CaseScores) -> dict[str, np.ndarray]:
     return {"dice": scores.dice, **vars(scores.surface)}
 
 
-def _temporal(scored: Sequence[Scores], k: int) -> dict[str, Any]:
+def _temporal(scored: Sequence[CaseScores], k: int) -> dict[str, Any]:
     """Each quantity over time of a class: its description over cases, and the interval of its mean."""
     found = {}
-    for name in QUANTITIES:
+    for name in TEMPORAL_QUANTITIES:
         values = np.array([getattr(s.over_time, name)[k] for s in scored])
         interval = metrics.interval95(values, [s.subject for s in scored])
         found[name] = {**metrics.describe(values), "ci95": interval}
     return found
 
 
-def _heart(scored: Sequence[Scores], name: str) -> dict[str, Any]:
+def _heart(scored: Sequence[CaseScores], name: str) -> dict[str, Any]:
     """Agreement of a heart's class, a pair a case: at the reference's frames, and with the prediction's own."""
     measured = [(s, one) for s in scored for one in s.heart if one.name == name]
     subjects = [s.subject for s, _ in measured]
@@ -112,7 +114,7 @@ def _heart(scored: Sequence[Scores], name: str) -> dict[str, Any]:
     }
     own = {key: _agreement([_own_pair(s, one, key) for s, one in measured], subjects) for key in MEASURES}
     return {
-        "role": role_of(name),
+        "role": cardiac_role(name),
         "at_reference_frames": _measured(at_reference),
         "own_frames": _measured(own),
     }
@@ -123,7 +125,7 @@ def _measured(agreement: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     return {key: entry for key, entry in agreement.items() if entry["n"] or entry["n_undefined"]}
 
 
-def _own_pair(scores: Scores, one: HeartMeasures, key: str) -> tuple[float | None, float | None]:
+def _own_pair(scores: CaseScores, one: CardiacScores, key: str) -> tuple[float | None, float | None]:
     """Reference and prediction; a frame of a cyclic study counts from the reference's by the shorter way round."""
     reference, prediction = getattr(one.reference, key), getattr(one.prediction, key)
     if key.endswith("_frame") and scores.cyclic and None not in (reference, prediction):
@@ -143,7 +145,7 @@ def _repeated(names: Sequence[str], times: Sequence[int]) -> list[str]:
     return [name for name, count in zip(names, times, strict=True) for _ in range(count)]
 
 
-def _case_summary(scores: Scores) -> dict[str, Any]:
+def _case_summary(scores: CaseScores) -> dict[str, Any]:
     means = [metrics.describe(column)["mean"] for column in scores.dice.T]
     defined = [mean for mean in means if mean is not None]
     return {

@@ -8,26 +8,26 @@ from typing import Any
 import numpy as np
 
 from unet4d.evaluation.cardiac_function import AT_REFERENCE_FRAMES, MEASURES
-from unet4d.evaluation.case_scores import Scores
-from unet4d.evaluation.fold_summary import table as table_of_folds
-from unet4d.evaluation.temporal import QUANTITIES
+from unet4d.evaluation.case_scores import CaseScores
+from unet4d.evaluation.fold_summary import format_folds
+from unet4d.evaluation.temporal import TEMPORAL_QUANTITIES
 from unet4d.metrics import shown
 from unet4d.system.text import count
 
-METRICS, VOLUMES, MEASURES_CSV = "metrics.csv", "volumes_compared.csv", "measures.csv"
-TEMPORAL, SUMMARY = "temporal.csv", "summary.json"
-WRITTEN = {
-    METRICS: "every labelled frame",
-    VOLUMES: "every frame",
+METRICS_CSV, VOLUMES_CSV, MEASURES_CSV = "metrics.csv", "volumes_compared.csv", "measures.csv"
+TEMPORAL_CSV, SUMMARY_JSON = "temporal.csv", "summary.json"
+OUTPUT_FILES = {
+    METRICS_CSV: "every labelled frame",
+    VOLUMES_CSV: "every frame",
     MEASURES_CSV: "every heart's volumes, ejection fraction, mass",
-    TEMPORAL: "every case over time",
-    SUMMARY: "this summary",
+    TEMPORAL_CSV: "every case over time",
+    SUMMARY_JSON: "this summary",
 }
 PER_FRAME = ["dice", "hd95_mm", "asd_mm", "nsd", "reference_ml", "prediction_ml"]
 Rows = Iterator[list[Any]]
 
 
-def metric_rows(scored: Sequence[Scores], classes: Mapping[str, int]) -> Rows:
+def metric_rows(scored: Sequence[CaseScores], classes: Mapping[str, int]) -> Rows:
     """metrics.csv: a row a labelled frame and class."""
     yield ["case", "subject", "frame", "class", "value", *PER_FRAME, "tp", "fp", "fn"]
     for s in scored:
@@ -39,7 +39,7 @@ def metric_rows(scored: Sequence[Scores], classes: Mapping[str, int]) -> Rows:
                 yield [s.name, s.subject, int(t), name, value, *ratios, *counts]
 
 
-def volume_rows(scored: Sequence[Scores], classes: Mapping[str, int]) -> Rows:
+def volume_rows(scored: Sequence[CaseScores], classes: Mapping[str, int]) -> Rows:
     """volumes_compared.csv: a row a frame, labelled or not, and class."""
     yield ["case", "frame", "time_s", "class", "reference_ml", "prediction_ml"]
     for s in scored:
@@ -49,7 +49,7 @@ def volume_rows(scored: Sequence[Scores], classes: Mapping[str, int]) -> Rows:
                 yield [s.name, t, time, name, _cell(s.reference_ml[t, k]), _cell(s.prediction_ml[t, k])]
 
 
-def measure_rows(scored: Sequence[Scores]) -> Rows:
+def measure_rows(scored: Sequence[CaseScores]) -> Rows:
     """measures.csv: a row a case and class of a heart."""
     columns = [
         *(f"reference_{key}" for key in MEASURES),
@@ -68,16 +68,16 @@ def measure_rows(scored: Sequence[Scores]) -> Rows:
             yield [*about, *map(_cell, values)]
 
 
-def temporal_rows(scored: Sequence[Scores], classes: Mapping[str, int]) -> Rows:
+def temporal_rows(scored: Sequence[CaseScores], classes: Mapping[str, int]) -> Rows:
     """temporal.csv: a row a case and class."""
-    yield ["case", "subject", "class", "time", "frames", *QUANTITIES]
+    yield ["case", "subject", "class", "time", "frames", *TEMPORAL_QUANTITIES]
     for s in scored:
         for k, name in enumerate(classes):
-            values = [_cell(getattr(s.over_time, quantity)[k]) for quantity in QUANTITIES]
+            values = [_cell(getattr(s.over_time, quantity)[k]) for quantity in TEMPORAL_QUANTITIES]
             yield [s.name, s.subject, name, _time(s), len(s.labelled), *values]
 
 
-def table(summary: Mapping[str, Any]) -> str:
+def format_summary(summary: Mapping[str, Any]) -> str:
     """The summary for a terminal: what each class scored, what a heart's measures miss, what happens over time."""
     lines = [
         f"{count(summary['cases'], 'case')} of {count(summary['subjects'], 'subject')}, "
@@ -91,13 +91,13 @@ def table(summary: Mapping[str, Any]) -> str:
         if part:
             lines += ["", *part]
     if folds := summary.get("folds"):
-        lines += ["", table_of_folds(folds)]
+        lines += ["", format_folds(folds)]
         if folds["without_fold"]:
             lines.append(f"cases held out by no fold, in none of these: {len(folds['without_fold'])}")
     return "\n".join(lines)
 
 
-def aligned(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+def align_columns(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     """Lines of columns: the first to the left, the others to the right."""
     first, *others = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
     return [
@@ -113,14 +113,14 @@ def _overlap_lines(summary: Mapping[str, Any]) -> list[str]:
     for name, entry in summary["classes"].items():
         dice, distance, error = entry["dice"], entry["hd95_mm"], entry["volume_error_ml"]
         rows.append([
-            name, shown(dice["mean"], 3), str(dice["n"]), interval(entry["ci95"]["dice"], 3), shown(entry["nsd"]["mean"], 3),
+            name, shown(dice["mean"], 3), str(dice["n"]), format_interval(entry["ci95"]["dice"], 3), shown(entry["nsd"]["mean"], 3),
             shown(distance["mean"], 2), shown(entry["asd_mm"]["mean"], 2), str(distance["n"]), shown(error["bias"], 2),
             str(error["n"]), str(entry["n_one_empty"]), str(entry["n_both_empty"]),
         ])  # fmt: skip
     mean, of_mean = summary["mean_foreground_dice"], summary["mean_foreground_dice_ci95"]
     head = ["class", "Dice", "n", "95 % CI", "NSD", "HD95 mm", "ASD mm", "n", "bias mL", "n", "one empty", "both empty"]
-    rows.append(["mean over classes", shown(mean, 3), "", interval(of_mean, 3), *[""] * (len(head) - 4)])
-    return aligned(head, rows)
+    rows.append(["mean over classes", shown(mean, 3), "", format_interval(of_mean, 3), *[""] * (len(head) - 4)])
+    return align_columns(head, rows)
 
 
 def _heart_lines(heart: Mapping[str, Any]) -> list[str]:
@@ -134,10 +134,11 @@ def _heart_lines(heart: Mapping[str, Any]) -> list[str]:
                 undefined = f" ({found['n_undefined']} undefined)" if found["n_undefined"] else ""
                 rows.append([
                     f"{name}: {key}", f"{found['n']}{undefined}", shown(found["reference"], 1), shown(found["prediction"], 1),
-                    shown(found["bias"], 2), interval(found["ci95"], 2), interval(limits, 2), shown(found["mean_absolute"], 2),
+                    shown(found["bias"], 2), format_interval(found["ci95"], 2), format_interval(limits, 2),
+                    shown(found["mean_absolute"], 2),
                 ])  # fmt: skip
     head = ["at the reference's frames", "n", "reference", "prediction", "bias", "95 % CI", "limits", "mean error"]
-    return aligned(head, rows) if rows else []
+    return align_columns(head, rows) if rows else []
 
 
 def _temporal_lines(classes: Mapping[str, Any]) -> list[str]:
@@ -156,15 +157,15 @@ def _temporal_lines(classes: Mapping[str, Any]) -> list[str]:
             digits = (4, 3, 3, 1, 1, 3)
             rows.append([name, *(shown(found[key]["mean"], d) for key, d in zip(keys, digits, strict=True))])
     head = ["mean over cases", "roughness", "frame-to-frame Dice", "excess", "flicker", "its voxels", "closure"]
-    return aligned(head, rows) if rows else []
+    return align_columns(head, rows) if rows else []
 
 
-def interval(found: Sequence[float] | None, digits: int) -> str:
+def format_interval(found: Sequence[float] | None, digits: int) -> str:
     """An interval for a table; a dash where there is none."""
     return "-" if found is None else f"{found[0]:.{digits}f} to {found[1]:.{digits}f}"
 
 
-def _time(scores: Scores) -> str:
+def _time(scores: CaseScores) -> str:
     return "cyclic" if scores.cyclic else "open"
 
 

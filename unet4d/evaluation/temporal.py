@@ -36,10 +36,10 @@ class TemporalMetrics:
     reference_closure: np.ndarray
 
 
-QUANTITIES = tuple(TemporalMetrics.__dataclass_fields__)
+TEMPORAL_QUANTITIES = tuple(TemporalMetrics.__dataclass_fields__)
 
 
-def over_time(
+def measure_over_time(
     label: np.ndarray,
     labelled: np.ndarray,
     prediction: np.ndarray,

@@ -23,9 +23,9 @@ from unet4d.report.pages.provenance import recorded
 from unet4d.report.pages.score_tables import Evaluation, read_evaluation
 from unet4d.report.pages.study import Segmented
 from unet4d.report.pages.study_page import Pictures, study_page
-from unet4d.report.pictures.contour_sheet import animation, contour_sheet, thumbnail
-from unet4d.report.pictures.curve_plot import volume_curves
-from unet4d.report.pictures.render import class_colour, save_picture, save_png
+from unet4d.report.pictures.contour_sheet import draw_contour_sheet, draw_thumbnail, write_animation
+from unet4d.report.pictures.curve_plot import draw_volume_curves
+from unet4d.report.pictures.render import class_color, save_picture, save_png
 from unet4d.system.failures import failure_of_study, raise_failed
 from unet4d.system.files import check_writable, write_text
 from unet4d.system.progress_bar import ProgressBar
@@ -81,7 +81,7 @@ def report(
         try:
             if name not in known:
                 raise InputError(f"{image} has no study for {name}; wanted one for each prediction, of its name")
-            study = _segmented(name, file, known[name], named, recorded(folders, name), scores)
+            study = _read_study(name, file, known[name], named, recorded(folders, name), scores)
             entries.append(_reported(study, out, source.name))
         except Exception as error:
             failed[name] = str(failure_of_study(error))
@@ -105,7 +105,7 @@ def _studies(source: Source, image: Path, maps: Mapping[str, Path]) -> dict[str,
     return known
 
 
-def _segmented(
+def _read_study(
     name: str,
     file: Path,
     study: Study,
@@ -138,7 +138,7 @@ def _reported(study: Segmented, out: Path, collection: str) -> Entry:
     """Write the pictures and the page of a study; give its line in the index."""
     folder = out / PICTURES
     shown = [frame for frame, _ in study.moments] or [0]
-    small = thumbnail(study.image.array[0], study.label, study.image.affine, shown)
+    small = draw_thumbnail(study.image.array[0], study.label, study.image.affine, shown)
     small_file = save_picture(folder / f"{study.name}_thumbnail.webp", small)
     file = "study_index.html" if study.name.lower() == "index" else f"{study.name}.html"
     write_text(out / file, study_page(study, _pictures(study, folder), INDEX, collection))
@@ -149,7 +149,7 @@ def _pictures(study: Segmented, folder: Path) -> Pictures:
     """Draw a study into `folder`."""
     image, names = study.image, {value: name for name, value in study.classes.items()}
     drawn = image.array[0]
-    sheet = contour_sheet(
+    sheet = draw_contour_sheet(
         drawn,
         study.label,
         image.affine,
@@ -162,13 +162,13 @@ def _pictures(study: Segmented, folder: Path) -> Pictures:
     contours = save_png(folder / f"{study.name}_contours.png", sheet)
     if image.frames == 1:
         return Pictures(contours, None, None)
-    loop = animation(
+    loop = write_animation(
         folder / f"{study.name}_loop.webp", drawn, study.label, image.affine, class_names=names,
         frame_duration_s=image.frame_duration_s,
     )  # fmt: skip
-    curves = volume_curves(
+    curves = draw_volume_curves(
         study.curves_ml,
-        colours={name: class_colour(value) for name, value in study.classes.items()},
+        colours={name: class_color(value) for name, value in study.classes.items()},
         frame_duration_s=image.frame_duration_s,
         reference_ml=study.reference_ml,
         moments={name: frame for frame, name in study.moments},

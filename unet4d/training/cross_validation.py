@@ -20,7 +20,7 @@ import yaml
 from unet4d.config import Config
 from unet4d.datasets.dataset import fewer_folds, open_dataset, split_folds
 from unet4d.errors import InputError, ReportedByOtherRank, Stopped, Unet4DError
-from unet4d.evaluation.fold_summary import over_folds, table
+from unet4d.evaluation.fold_summary import format_folds, summarize_folds
 from unet4d.models.folds import FOLDS, fold_folder, folds_in
 from unet4d.system.distributed import ALONE, ProcessGroup
 from unet4d.system.files import read_json, write_json, write_text
@@ -186,8 +186,8 @@ def _summarised(out: Path, config: Config, held_out: Sequence[Sequence[str]], fa
     }
     if best:
         scores = {fold: {name: line[name] for name in ("mean_foreground_dice", "dice")} for fold, line in best.items()}
-        summary |= over_folds(scores)
-        print(f"\nbest validation of each fold\n{table(summary)}")
+        summary |= summarize_folds(scores)
+        print(f"\nbest validation of each fold\n{format_folds(summary)}")
     write_json(out / SUMMARY, summary)
     print(f"\n{out / SUMMARY}   this summary")
     return summary

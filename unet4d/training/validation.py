@@ -17,8 +17,8 @@ from unet4d.metrics import count_voxels, describe, dice, extreme_frames, shown, 
 from unet4d.models.checkpoint import Task
 from unet4d.models.clstm_unet import CLSTMUNet
 from unet4d.pipeline.cache import CachedStudy
-from unet4d.report.pictures.contour_sheet import contour_sheet
-from unet4d.report.pictures.curve_plot import volume_curves
+from unet4d.report.pictures.contour_sheet import draw_contour_sheet
+from unet4d.report.pictures.curve_plot import draw_volume_curves
 from unet4d.system.distributed import ProcessGroup
 from unet4d.system.progress_bar import ProgressBar
 
@@ -156,7 +156,7 @@ class Validation:
         extremes = extreme_frames(curves)
         frames = {*extremes, *(labelled[t] for t in extreme_frames(known[labelled]))}
         drawn = {
-            "contours": contour_sheet(
+            "contours": draw_contour_sheet(
                 study.image[0],
                 predicted,
                 affine,
@@ -170,7 +170,7 @@ class Validation:
         if len(predicted) > 1:
             known[[t for t in range(len(known)) if t not in labelled]] = np.nan
             predicted_ml, reference_ml = (dict(zip(self.names, each.T, strict=True)) for each in (curves, known))
-            drawn["volumes"] = volume_curves(predicted_ml, reference_ml=reference_ml, title=title)
+            drawn["volumes"] = draw_volume_curves(predicted_ml, reference_ml=reference_ml, title=title)
         return drawn
 
 

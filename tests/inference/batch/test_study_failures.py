@@ -16,7 +16,7 @@ from unet4d.datasets.dataset import read_dataset
     [
         ("unet4d.datasets.convert.convert", "_written"),
         ("unet4d.datasets.verify.run_checks", "check_image"),
-        ("unet4d.report.report", "_segmented"),
+        ("unet4d.report.report", "_read_study"),
     ],
     ids=["convert", "verify", "report"],
 )
@@ -37,7 +37,7 @@ def test_an_unexpected_exception_is_the_failure_of_one_study(command, own_phanto
     words = {
         "_written": ["convert", "acdc", tmp_path / "acdc", "--out", out],
         "check_image": ["verify", own_phantom],
-        "_segmented": ["report", "--image", own_phantom, "--prediction", own_phantom / "labels", "--out", out],
+        "_read_study": ["report", "--image", own_phantom, "--prediction", own_phantom / "labels", "--out", out],
     }[name]
     done = command(*words)
     assert done.code == 2
@@ -48,6 +48,6 @@ def test_an_unexpected_exception_is_the_failure_of_one_study(command, own_phanto
     if name == "check_image":
         assert "3 studies" not in done.told.splitlines()[0]
         assert "1 error" in done.told
-    if name == "_segmented":
+    if name == "_read_study":
         assert (out / "index.html").exists()
         assert len(list(out.glob("phantom*.html"))) == 2

@@ -22,7 +22,7 @@ import numpy as np
 
 from unet4d.images.image4d import ImageInfo, write_image
 from unet4d.images.label_writers import LabelClass, write_segmentation, write_sequence
-from unet4d.report.pictures.render import class_colour
+from unet4d.report.pictures.render import class_color
 from unet4d.system.files import remove_partial
 
 Format = Literal["nifti", "seq.nrrd", "seg.nrrd"]
@@ -33,7 +33,7 @@ PROBABILITIES = "probabilities"
 
 def shown_classes(labels: Mapping[str, int]) -> list[LabelClass]:
     """The classes but the background, in the colours of every picture."""
-    return [LabelClass(name, value, class_colour(value)) for name, value in labels.items() if value]
+    return [LabelClass(name, value, class_color(value)) for name, value in labels.items() if value]
 
 
 def places(out: Path, case: str, formats: Sequence[str]) -> list[Path]:

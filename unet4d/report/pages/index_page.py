@@ -11,7 +11,7 @@ from typing import Any
 from unet4d.report.pages import html, measure_tables, score_tables
 from unet4d.report.pages.study import Segmented
 from unet4d.report.pages.study_page import LIMITS, facts
-from unet4d.report.pictures.render import class_colour
+from unet4d.report.pictures.render import class_color
 from unet4d.system.version import VERSION
 
 _WORDS = ("EDV mL", "ESV mL", "EF %", "Dice", "mean foreground Dice", "flag", "frame", "cyclic", "voxel")
@@ -42,7 +42,7 @@ class Entry:
     @classmethod
     def of(cls, study: Segmented, address: str, thumbnail: Path) -> Entry:
         """What is kept of a study once its page is written."""
-        said = tuple((name, class_colour(study.classes[name]), words) for name, words in measure_tables.in_short(study))
+        said = tuple((name, class_color(study.classes[name]), words) for name, words in measure_tables.in_short(study))
         picture = html.image(thumbnail, f"{study.name}: contours in two frames")
         sentences = tuple(flag.sentence for flag in study.flags)
         return cls(study.name, address, facts(study), picture, said, sentences, score_tables.dice_of(study.scores))

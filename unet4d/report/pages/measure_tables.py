@@ -8,7 +8,7 @@ from unet4d.metrics import MYOCARDIAL_DENSITY_G_PER_ML, CurveMeasures, curve_mea
 from unet4d.metrics.cardiac_structures import cavity_within
 from unet4d.report.pages import html
 from unet4d.report.pages.study import Segmented
-from unet4d.report.pictures.render import class_colour
+from unet4d.report.pictures.render import class_color
 
 
 def measured(study: Segmented) -> dict[str, CurveMeasures]:
@@ -99,4 +99,4 @@ def _short(volume: float) -> str:
 
 
 def _colours(study: Segmented, names: list[str]) -> list[str]:
-    return [class_colour(study.classes[name]) for name in names]
+    return [class_color(study.classes[name]) for name in names]

@@ -11,7 +11,7 @@ from typing import Any
 from unet4d.errors import InputError
 from unet4d.metrics import shown
 from unet4d.report.pages import html
-from unet4d.report.pictures.render import class_colour
+from unet4d.report.pictures.render import class_color
 from unet4d.system.csv_file import read_table
 from unet4d.system.files import read_json
 from unet4d.system.text import count, short_repr
@@ -125,7 +125,7 @@ def _means(rows: list[dict[str, str]]) -> dict[str, dict[str, Any]]:
 def of_all(summary: Mapping[str, Any]) -> list[str]:
     """The scores of every class over all studies, as HTML; a heart's measures and what happens over time, where they are told."""
     classes = summary["classes"]
-    colours = [class_colour(entry["value"]) for entry in classes.values()]
+    colours = [class_color(entry["value"]) for entry in classes.values()]
     head = ["class", "Dice, mean ± SD", "n", "95 % CI", "HD95 mm, mean", "median", "n", "volume bias mL", "absolute mL"]
     head += ["one empty", "both empty"]
     words = [*head, "mean foreground Dice"]

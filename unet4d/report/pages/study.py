@@ -10,7 +10,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 
-from unet4d.evaluation.plausibility import Flag, flags
+from unet4d.evaluation.plausibility import Flag, find_flags
 from unet4d.images.image4d import Image4D
 from unet4d.metrics import extreme_frames, volumes_ml, voxel_volume_ml
 from unet4d.metrics.cardiac_structures import cavity_within
@@ -57,7 +57,7 @@ class Segmented:
     @cached_property
     def flags(self) -> list[Flag]:
         """What is implausible."""
-        return flags(self.curves_ml, self.cyclic)
+        return find_flags(self.curves_ml, self.cyclic)
 
     @cached_property
     def moments(self) -> tuple[tuple[int, str], ...]:

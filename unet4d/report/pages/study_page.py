@@ -6,13 +6,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from unet4d.evaluation.plausibility import checked
+from unet4d.evaluation.plausibility import describe_checks
 from unet4d.report.pages import html, provenance, score_tables
 from unet4d.report.pages.study import Segmented
 from unet4d.report.pages.viewer_panel import for_scripts, stage
-from unet4d.report.pictures.layout import grey_window
-from unet4d.report.viewer.embedding import embedded
-from unet4d.report.viewer.scripts import NIIVUE_VERSION, niivue, own
+from unet4d.report.pictures.layout import display_window
+from unet4d.report.viewer.embedding import embed_study
+from unet4d.report.viewer.scripts import NIIVUE_VERSION, niivue_script, page_scripts
 from unet4d.system.text import count
 
 PAGE_BYTES = 14_500_000
@@ -57,11 +57,11 @@ def study_page(study: Segmented, pictures: Pictures, index: str, collection: str
         html.section([html.text("How it was made", "h2"), *provenance.of_study(study.about)]),
         html.text(f"Viewer: NiiVue {NIIVUE_VERSION} (BSD-2-Clause; its licence is in this file).", kind="soft footer"),
     ]
-    scripts = [niivue(), own()]
+    scripts = [niivue_script(), page_scripts()]
     taken = sum(map(len, (*lead, *rest, *scripts)))
     image = study.image.array[0]
-    shown_there = embedded(
-        image, study.label, study.image.affine, grey_window(image), max(PAGE_BYTES - taken, SMALLEST_STAGE)
+    shown_there = embed_study(
+        image, study.label, study.image.affine, display_window(image), max(PAGE_BYTES - taken, SMALLEST_STAGE)
     )
     told = html.data("study", for_scripts(study, shown_there))
     blocks = [told, html.block("image-data", shown_there.image), html.block("label-data", shown_there.label)]
@@ -85,7 +85,7 @@ def _score(study: Segmented) -> str:
 
 
 def _flags(study: Segmented) -> str:
-    looked = f"Looked for: {checked(study.cyclic)}" if study.image.frames > 1 else "Looked for: every class."
+    looked = f"Looked for: {describe_checks(study.cyclic)}" if study.image.frames > 1 else "Looked for: every class."
     if not study.flags:
         words = (
             html.text("No flag.", "strong") + " " + html.text(f"{looked} That does not make it right.", "span", "soft")

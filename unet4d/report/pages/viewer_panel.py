@@ -9,8 +9,8 @@ import numpy as np
 from unet4d.report.pages import html, measure_tables
 from unet4d.report.pages.study import Segmented
 from unet4d.report.pictures.layout import display_axes
-from unet4d.report.pictures.render import class_colour
-from unet4d.report.viewer.embedding import Embedded
+from unet4d.report.pictures.render import class_color
+from unet4d.report.viewer.embedding import EmbeddedStudy
 
 VIEWS = {
     "slices": "Slices",
@@ -24,7 +24,7 @@ SPEEDS = {0.25: "¼ x", 0.5: "½ x", 1: "1 x", 2: "2 x", 4: "4 x", 8: "8 x"}
 _INSTEAD = "the 4D viewer stays away; the pictures below show the same."
 
 
-def stage(study: Segmented, shown_there: Embedded) -> str:
+def stage(study: Segmented, shown_there: EmbeddedStudy) -> str:
     """The section, as HTML; the page's scripts find its elements by their ids."""
     timing = (
         "at its own speed" if study.image.frame_duration_s else "once in 1.5 s, for nobody says how long a frame is"
@@ -84,14 +84,14 @@ def _curve(study: Segmented) -> str:
 <p class="soft">Click to go to a frame.{rings}</p></div>"""
 
 
-def for_scripts(study: Segmented, shown_there: Embedded) -> dict[str, Any]:
+def for_scripts(study: Segmented, shown_there: EmbeddedStudy) -> dict[str, Any]:
     """What the page's scripts know of the study, as JSON has it."""
     reference = study.reference_ml
     classes = [
         {
             "name": name,
             "value": value,
-            "colour": class_colour(value),
+            "colour": class_color(value),
             "volumes_ml": [_rounded(ml) for ml in study.curves_ml[name]],
             "reference_ml": [_rounded(ml) for ml in reference[name]] if reference else None,
         }

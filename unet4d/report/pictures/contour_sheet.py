@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from unet4d.report.pictures.layout import Planes, lay_out, slices_in_use, spread, zoomed
-from unet4d.report.pictures.render import PALETTE, caption, class_colour, new_figure, rendered
+from unet4d.report.pictures.layout import Planes, crop_to_label, labelled_slices, lay_out, pick_evenly
+from unet4d.report.pictures.render import PALETTE, caption, class_color, new_figure, render_figure
 from unet4d.system.files import replacing
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ DARK, PALE = "#101418", "#E8ECF0"
 EXTREMES = ("largest", "smallest")
 
 
-def contour_sheet(
+def draw_contour_sheet(
     image: np.ndarray,
     label: np.ndarray | None,
     affine: np.ndarray | None = None,
@@ -58,9 +58,9 @@ def contour_sheet(
         `(H, W, 3)` uint8.
     """
     planes = lay_out(image, label, affine, reference)
-    frames = list(frames) if frames is not None else spread(range(len(planes.image)), 5)
-    slices = list(slices) if slices is not None else spread(slices_in_use(planes), 4)
-    planes = zoomed(planes) if zoom else planes
+    frames = list(frames) if frames is not None else pick_evenly(range(len(planes.image)), 5)
+    slices = list(slices) if slices is not None else pick_evenly(labelled_slices(planes), 4)
+    planes = crop_to_label(planes) if zoom else planes
     cells = [[(t, z, True) for t in frames] for z in slices]
     return _draw_grid(
         planes,
@@ -73,7 +73,9 @@ def contour_sheet(
     )
 
 
-def thumbnail(image: np.ndarray, label: np.ndarray, affine: np.ndarray | None, frames: Sequence[int]) -> np.ndarray:
+def draw_thumbnail(
+    image: np.ndarray, label: np.ndarray, affine: np.ndarray | None, frames: Sequence[int]
+) -> np.ndarray:
     """Draw the middle one of the slices that hold a class with its contours, small, once a frame of `frames`.
 
     Args:
@@ -86,9 +88,9 @@ def thumbnail(image: np.ndarray, label: np.ndarray, affine: np.ndarray | None, f
         `(H, W, 3)` uint8.
     """
     planes = lay_out(image, label, affine, None)
-    used = slices_in_use(planes)
+    used = labelled_slices(planes)
     cells = [[(t, used[len(used) // 2], True) for t in frames]]
-    return _draw_grid(zoomed(planes), cells, [""] * len(frames), [], None, None, 1.25)
+    return _draw_grid(crop_to_label(planes), cells, [""] * len(frames), [], None, None, 1.25)
 
 
 def column_names(
@@ -99,7 +101,7 @@ def column_names(
     return [f"frame {t} ({said[t]})" if t in said else f"frame {t}" for t in frames]
 
 
-def animation(
+def write_animation(
     path: str | os.PathLike[str],
     image: np.ndarray,
     label: np.ndarray,
@@ -127,15 +129,15 @@ def animation(
     from PIL import Image
 
     planes = lay_out(image, label, affine, None)
-    used = slices_in_use(planes)
-    slices = spread(used, num_slices + 2)[1:-1] if len(used) > num_slices + 1 else spread(used, num_slices)
-    planes = zoomed(planes) if zoom else planes
+    used = labelled_slices(planes)
+    slices = pick_evenly(used, num_slices + 2)[1:-1] if len(used) > num_slices + 1 else pick_evenly(used, num_slices)
+    planes = crop_to_label(planes) if zoom else planes
     above = [f"slice {z}" for z in slices]
     figure, axes = _new_grid(planes, 2, above, [], class_names, None, cell_inches)
     pages = []
     for t in range(len(planes.image)):
         _fill_grid(axes, planes, [[(t, z, contoured) for z in slices] for contoured in (False, True)])
-        pages.append(Image.fromarray(rendered(figure)))
+        pages.append(Image.fromarray(render_figure(figure)))
     milliseconds = max(20, round(1000 * (frame_duration_s or 1.5 / len(pages))))
     if Path(path).suffix.lower() == ".gif":
         pages = _with_one_palette(pages, label)
@@ -151,7 +153,7 @@ def _with_one_palette(pages: list[PillowImage], label: np.ndarray) -> list[Pillo
     sample = pages[len(pages) // 2].copy()
     for index, value in enumerate(_classes(label)[: len(PALETTE)]):
         left = 24 * index
-        sample.paste(ImageColor.getrgb(class_colour(value)), (left, 0, left + 24, 24))
+        sample.paste(ImageColor.getrgb(class_color(value)), (left, 0, left + 24, 24))
     palette = sample.quantize(192)
     return [page.quantize(palette=palette, dither=Image.Dither.NONE) for page in pages]
 
@@ -168,7 +170,7 @@ def _draw_grid(
     """Draw a grid of cells (frame, slice, contoured), with a caption for each column and row, a title and a legend."""
     figure, axes = _new_grid(planes, len(cells), above, beside, class_names, title, cell_inches)
     _fill_grid(axes, planes, cells)
-    return rendered(figure)
+    return render_figure(figure)
 
 
 def _new_grid(
@@ -229,7 +231,7 @@ def _draw_cell(axes: Axes, planes: Planes, t: int, z: int, contoured: bool) -> N
     axes.imshow(planes.image[t, z], cmap="gray", vmin=low, vmax=high, aspect=planes.aspect, interpolation="bicubic")
     if contoured and planes.label is not None:
         for value in _classes(planes.label[t, z]):
-            _draw_contour(axes, planes.label[t, z] == value, class_colour(value), 1.6, "solid")
+            _draw_contour(axes, planes.label[t, z] == value, class_color(value), 1.6, "solid")
     if contoured and planes.reference is not None:
         for value in _classes(planes.reference[t, z]):
             _draw_contour(axes, planes.reference[t, z] == value, "white", 0.9, (0, (3, 2)))
@@ -257,7 +259,7 @@ def _legend_handles(class_names: Mapping[int, str], with_reference: bool) -> lis
     from matplotlib.lines import Line2D
 
     handles = [
-        Line2D([], [], color=class_colour(value), linewidth=2, label=caption(name))
+        Line2D([], [], color=class_color(value), linewidth=2, label=caption(name))
         for value, name in class_names.items()
     ]
     if with_reference and handles:

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from unet4d.report.pictures.render import caption, class_colour, new_figure, rendered
+from unet4d.report.pictures.render import caption, class_color, new_figure, render_figure
 
 if TYPE_CHECKING:
     from matplotlib.lines import Line2D
 
 
-def volume_curves(
+def draw_volume_curves(
     curves_ml: Mapping[str, np.ndarray],
     *,
     colours: Mapping[str, str] | None = None,
@@ -40,7 +40,7 @@ def volume_curves(
     figure = new_figure(8.6, 3.6, "white")
     axes = figure.add_axes((0.085, 0.16, 0.72, 0.72))
     for index, (name, curve) in enumerate(curves_ml.items()):
-        colour = (colours or {}).get(name, class_colour(index + 1))
+        colour = (colours or {}).get(name, class_color(index + 1))
         time = np.arange(len(curve)) * (frame_duration_s or 1)
         axes.plot(time, curve, color=colour, linewidth=2, label=caption(name), marker="." if len(curve) < 60 else "")
         for at, marker in ((int(np.argmax(curve)), "^"), (int(np.argmin(curve)), "v")):
@@ -64,7 +64,7 @@ def volume_curves(
     axes.legend(handles=handles, loc="upper left", bbox_to_anchor=(1.01, 1.02), frameon=False, fontsize=9)
     if title:
         axes.set_title(caption(title), loc="left", fontsize=11)
-    return rendered(figure)
+    return render_figure(figure)
 
 
 def _marker_legend(with_reference: bool) -> list[Line2D]:

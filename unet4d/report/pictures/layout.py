@@ -45,7 +45,7 @@ def lay_out(
     shown = turned(image)
     assert shown is not None
     return Planes(
-        shown, turned(label), turned(reference), float(spacing[order[1]] / spacing[order[2]]), grey_window(image)
+        shown, turned(label), turned(reference), float(spacing[order[1]] / spacing[order[2]]), display_window(image)
     )
 
 
@@ -65,20 +65,20 @@ def display_axes(affine: np.ndarray) -> tuple[tuple[int, int, int], tuple[bool, 
     return (thickest, row, column), (bool(nearest[row, 1] > 0), bool(nearest[column, 1] > 0))
 
 
-def grey_window(image: np.ndarray) -> tuple[float, float]:
+def display_window(image: np.ndarray) -> tuple[float, float]:
     """Darkest and brightest intensity to show: the 1st and 99.5th percentile over the whole study, one for all frames."""
     sample = image.reshape(-1)[:: max(1, image.size // 500_000)]
     low, high = np.percentile(sample[np.isfinite(sample)], [1, 99.5]) if np.isfinite(sample).any() else (0.0, 1.0)
     return float(low), float(high) if high > low else float(low) + 1
 
 
-def spread(items: Sequence[int], count: int) -> list[int]:
+def pick_evenly(items: Sequence[int], count: int) -> list[int]:
     """At most `count` of `items`, evenly spread, first and last among them."""
     positions = np.unique(np.linspace(0, len(items) - 1, min(count, len(items))).round().astype(int))
     return [int(items[position]) for position in positions]
 
 
-def slices_in_use(planes: Planes) -> list[int]:
+def labelled_slices(planes: Planes) -> list[int]:
     """The slices that hold a class in some frame; all where there is no label."""
     used = range(planes.image.shape[1])
     if planes.label is None or not planes.label.any():
@@ -86,7 +86,7 @@ def slices_in_use(planes: Planes) -> list[int]:
     return [z for z in used if planes.label[:, z].any()]
 
 
-def zoomed(planes: Planes, margin: float = 0.35) -> Planes:
+def crop_to_label(planes: Planes, margin: float = 0.35) -> Planes:
     """Crop rows and columns to the label's box over all frames, widened by a share of its longer side."""
     drawn = planes.label if planes.label is not None else planes.reference
     if drawn is None or not drawn.any():

@@ -22,7 +22,7 @@ PALETTE = ("#56B4E9", "#E69F00", "#CC79A7", "#009E73", "#F0E442", "#D55E00", "#0
 DPI = 100
 
 
-def class_colour(value: int) -> str:
+def class_color(value: int) -> str:
     """Colour of a class by its label value (1 is the first)."""
     return PALETTE[(value - 1) % len(PALETTE)]
 
@@ -40,7 +40,7 @@ def new_figure(width: float, height: float, background: str) -> Figure:
     return Figure(figsize=(width, height), dpi=DPI, facecolor=background)
 
 
-def rendered(figure: Figure) -> np.ndarray:
+def render_figure(figure: Figure) -> np.ndarray:
     """Draw a figure into `(H, W, 3)` uint8."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 

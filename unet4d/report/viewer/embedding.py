@@ -21,7 +21,7 @@ Box = tuple[slice, slice, slice]
 
 
 @dataclass(frozen=True)
-class Embedded:
+class EmbeddedStudy:
     """Image and label of a page.
 
     Attributes:
@@ -60,9 +60,9 @@ class _Rung:
     frame_step: int = 1
 
 
-def embedded(
+def embed_study(
     image: np.ndarray, label: np.ndarray, affine: np.ndarray, window: tuple[float, float], budget: int
-) -> Embedded:
+) -> EmbeddedStudy:
     """Make a study fit into a page.
 
     Args:
@@ -87,7 +87,7 @@ def embedded(
         grey = (_grey(image[t], box, steps, window, rung.levels) for t in frames)
         classes = (_majority(label[t], box, steps, values) for t in frames)
         start = (box[0].start, box[1].start, box[2].start)
-        found = Embedded(
+        found = EmbeddedStudy(
             _nifti(grey, len(frames), placed),
             _nifti(classes, len(frames), placed),
             placed,

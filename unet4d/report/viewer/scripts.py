@@ -14,8 +14,8 @@ _OWN = ("curve.js", "stage.js", "study.js")
 
 
 @functools.cache
-def niivue() -> str:
-    """NiiVue as one script that defines `niivue`, its licence above it.
+def niivue_script() -> str:
+    """NiiVue as one script that defines `niivue_script`, its licence above it.
 
     Raises:
         RuntimeError: the installed file is not the one that was tested.
@@ -32,7 +32,7 @@ def niivue() -> str:
 
 
 @functools.cache
-def own() -> str:
+def page_scripts() -> str:
     """Our scripts, in the order they need one another."""
     folder = files("unet4d.report.viewer")
     return "\n".join((folder / name).read_text(encoding="utf-8") for name in _OWN)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from unet4d.errors import InputError
-from unet4d.evaluation.fold_summary import mean_and_deviation, over_folds
+from unet4d.evaluation.fold_summary import format_mean_std, summarize_folds
 from unet4d.inference.postprocessing_steps import read_steps
 from unet4d.metrics import shown
 from unet4d.models.checkpoint import LAST, PREVIOUS
@@ -123,7 +123,7 @@ def _folds(out: Path) -> dict[str, Any]:
     wanted = record.get("folds") if isinstance(record, dict) else None
     finished = len(folds) == (wanted or len(folds)) and all(facts["state"] == "finished" for facts in folds.values())
     alike = len({tuple(best["dice"]) for best in scored.values()}) == 1
-    best = over_folds(scored) if alike else None
+    best = summarize_folds(scored) if alike else None
     return {
         "folds": str(out),
         "of": wanted,
@@ -244,9 +244,9 @@ def _fold_lines(facts: Mapping[str, Any]) -> list[str]:
         )
     if facts["best"]:
         over = facts["best"]["over"]
-        classes = ", ".join(f"{name} {mean_and_deviation(values)}" for name, values in over["dice"].items())
+        classes = ", ".join(f"{name} {format_mean_std(values)}" for name, values in over["dice"].items())
         mean = over["mean_foreground_dice"]
-        lines.append(f"mean +- deviation of {mean['n']}: {mean_and_deviation(mean)}  {classes}")
+        lines.append(f"mean +- deviation of {mean['n']}: {format_mean_std(mean)}  {classes}")
     lines += _tuned_lines(facts)
     return [*lines, _go_on_line(facts["go_on"], any(run["state"] == "running" for run in facts["runs"].values()))]
 
