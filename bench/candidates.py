@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
 
 from bench.plain import WIDTHS, PlainStep, PublishedCLSTMUNet
 from unet4d.config import CHANNELS, Config, ModelConfig, RecomputeConfig, Size, TrainConfig
@@ -18,6 +18,7 @@ from unet4d.models.clstm_unet import build_network
 from unet4d.models.device import autocast
 from unet4d.models.memory_trace import MemoryTrace
 from unet4d.models.topology import rounded_up, strides_and_kernels
+from unet4d.pipeline.clip_dataset import Batch
 from unet4d.system.memory_errors import is_out_of_gpu_memory
 from unet4d.training.step import TrainingStep
 
@@ -97,7 +98,9 @@ class Candidate:
 
         def train(frames: int) -> None:
             image, label = self._clip(grid, frames, device)
-            step(image, label, [[True] * frames])
+            with unset_fake_temporarily():  # it is read
+                labelled = torch.ones(1, frames, dtype=torch.bool)
+            step(Batch(image, label, labelled))
 
         return train
 

@@ -15,6 +15,7 @@ from bench.measure import interleaved
 from unet4d.config import Config, DataConfig, TrainConfig
 from unet4d.models.clstm_unet import build_network
 from unet4d.models.device import find_device, resolve_precision
+from unet4d.pipeline.clip_dataset import Batch
 from unet4d.training.resolve import resolved_model
 from unet4d.training.step import TrainingStep
 from unet4d.training.step_memory import training_memory
@@ -62,8 +63,8 @@ def step_seconds(config: Config, device: torch.device) -> float | None:
     step = TrainingStep(
         build_network(config.model, 1, len(LABELS)).to(device), dataclasses.replace(config, train=train), device
     )
-    labelled = [[True] + [False] * (data.frames - 1)] * batch_size
-    return interleaved({"step": lambda: step(image, label, labelled)}).seconds("step")
+    labelled = (torch.arange(data.frames) == 0).expand(batch_size, -1)
+    return interleaved({"step": lambda: step(Batch(image, label, labelled))}).seconds("step")
 
 
 def _resolved(config: Config, drawn: Drawn) -> Config:

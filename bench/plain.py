@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +11,7 @@ from unet4d.config import Config, Size
 from unet4d.models.conv import same_padding
 from unet4d.models.convlstm import ConvLSTMLayer3d
 from unet4d.models.device import autocast
+from unet4d.pipeline.clip_dataset import Batch
 from unet4d.training.loss import LabelledFramesLoss
 from unet4d.training.optimizer import optimiser
 
@@ -117,18 +117,12 @@ class PlainStep:
         self.loss, self.optimiser = LabelledFramesLoss(), optimiser(network, config.train)
         self.scaler = torch.amp.GradScaler(device.type, enabled=config.train.precision == "fp16")
 
-    def __call__(self, image: Tensor, label: Tensor, labelled: Any = None) -> Tensor:
-        """Take one step; gives the loss.
-
-        Args:
-            image: (B, T, C, X, Y, Z).
-            label: (B, T, X, Y, Z) class indices.
-            labelled: not looked at.
-        """
+    def __call__(self, batch: Batch) -> Tensor:
+        """Take one step; return the loss. All frames count as labelled."""
         self.optimiser.zero_grad(set_to_none=True)
         with autocast(self.device, self.config.precision):
-            logits = self.network(image)
-        loss = self.loss.of(self.loss.sums(logits.flatten(0, 1), label.flatten(0, 1)))
+            logits = self.network(batch.image)
+        loss = self.loss.of(self.loss.sums(logits.flatten(0, 1), batch.label.flatten(0, 1)))
         self.scaler.scale(loss).backward()
         self.scaler.unscale_(self.optimiser)
         torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.config.gradient_clip)

@@ -30,6 +30,7 @@ from unet4d.models.device import autocast, set_tf32
 from unet4d.models.ensemble import mean_logits
 from unet4d.models.lstm_gates import fused_steps, step, step_backward
 from unet4d.models.topology import strides_and_kernels
+from unet4d.pipeline.clip_dataset import Batch
 from unet4d.system.gpu_memory import GB
 from unet4d.training.oom_fallback import forget_peak
 from unet4d.training.step import TrainingStep
@@ -118,16 +119,14 @@ def test_products_are_rounded_to_tf32_unless_fp32_is_asked_for(device):
         assert found["bf16"] > 1e-5
 
 
-def small_step(
-    device: torch.device, precision: str
-) -> tuple[TrainingStep, tuple[torch.Tensor, torch.Tensor, list[list[bool]]]]:
+def small_step(device: torch.device, precision: str) -> tuple[TrainingStep, Batch]:
     """A training step and a batch for it, on the device."""
     config = default_config((32, 32, 16), 4, precision, chunk_frames=2, channels=WIDTHS[device.type])
     torch.manual_seed(0)
     set_tf32(device, precision)
     image, label = torch.randn(1, 4, 1, 32, 32, 16), torch.randint(0, 4, (1, 4, 32, 32, 16), dtype=torch.uint8)
     step = TrainingStep(build_network(config.model, 1, 4).to(device), config, device)
-    return step, (image.to(device), label.to(device), [[True, False, True, True]])
+    return step, Batch(image.to(device), label.to(device), torch.tensor([[True, False, True, True]]))
 
 
 @everywhere
@@ -135,19 +134,19 @@ def small_step(
 def test_a_step_that_is_not_finite_changes_nothing(device, precision):
     if device.type == "cpu" and precision == "fp16":
         pytest.skip("slow on a CPU")
-    step, (image, label, labelled) = small_step(device, precision)
+    step, batch = small_step(device, precision)
     for _ in range(5):
-        step(image, label, labelled)  # in which fp16 finds its scale
-    scale, spoilt = step.scale, image.clone()
+        step(batch)  # in which fp16 finds its scale
+    scale, spoilt = step.scale, batch.image.clone()
     spoilt[0, 1, 0, 3, 4, 5] = float("nan")
     before = [weight.clone() for weight in step.network.parameters()]
     state = [value.clone() for of in step.optimiser.state.values() for value in of.values()]
-    step(spoilt, label, labelled)
+    step(batch._replace(image=spoilt))
     after = [value for of in step.optimiser.state.values() for value in of.values()]
     assert all(map(torch.equal, step.network.parameters(), before))
     assert all(map(torch.equal, after, state))
     assert step.scale == (scale / 2 if precision == "fp16" else 1)
-    loss, norm = step(image, label, labelled)
+    loss, norm = step(batch)
     assert loss.isfinite()
     assert norm.isfinite()
     assert not all(map(torch.equal, step.network.parameters(), before))
@@ -156,11 +155,11 @@ def test_a_step_that_is_not_finite_changes_nothing(device, precision):
 @everywhere_slowly
 def test_an_overflow_in_fp16_halves_the_scale_until_there_is_none(device):
     step, batch = small_step(device, "fp16")
-    step(*batch)
+    step(batch)
     step.scaler.update(2.0**40)
     before, scales = [weight.clone() for weight in step.network.parameters()], [step.scale]
     while all(map(torch.equal, step.network.parameters(), before)):
-        step(*batch)
+        step(batch)
         scales.append(step.scale)
         assert len(scales) < 40
     assert scales[:-1] == [2.0 ** (40 - n) for n in range(len(scales) - 1)]
@@ -171,10 +170,10 @@ def test_an_overflow_in_fp16_halves_the_scale_until_there_is_none(device):
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 def test_nothing_in_a_step_waits_for_the_gpu(device, precision):
     step, batch = small_step(device, precision)
-    step(*batch)  # cuDNN tries its algorithms
+    step(batch)  # cuDNN tries its algorithms
     torch.cuda.set_sync_debug_mode("error")
     try:
-        step(*batch)
+        step(batch)
     finally:
         torch.cuda.set_sync_debug_mode("default")
 
@@ -291,9 +290,10 @@ def two_steps(device: torch.device, config: Config) -> tuple[torch.Tensor, torch
     take = TrainingStep(build_network(config.model, 1, 4).to(device), config, device)
     image = torch.randn(1, frames, 1, *patch, device=device)
     label = torch.randint(0, 4, (1, frames, *patch), dtype=torch.uint8, device=device)
-    take(image, label, [[True] * frames])
+    batch = Batch(image, label, torch.ones(1, frames, dtype=torch.bool))
+    take(batch)
     forget_peak(device)  # of the search for algorithms
-    return take(image, label, [[True] * frames])
+    return take(batch)
 
 
 @on_cuda

@@ -18,6 +18,7 @@ from unet4d.errors import InputError
 from unet4d.inference.sliding_window import sliding_window
 from unet4d.models.clstm_unet import CLSTMUNet, build_network
 from unet4d.models.device import autocast, find_device, repeated_shapes, resolve_precision, set_tf32
+from unet4d.pipeline.clip_dataset import Batch
 from unet4d.system import nvidia
 from unet4d.training.step import TrainingStep
 
@@ -267,7 +268,15 @@ def test_a_training_step_tries_algorithms_and_a_prediction_does_not(flags, monke
 
     monkeypatch.setattr(CLSTMUNet, "_encoded", noted)
     monkeypatch.setattr("unet4d.training.step.repeated_shapes", lambda device: repeated_shapes(GPU))
-    step.gradients([(torch.randn(1, 2, 1, 8, 8, 2), torch.zeros(1, 2, 8, 8, 2, dtype=torch.uint8), [[True, True]])])
+    step.gradients(
+        [
+            Batch(
+                torch.randn(1, 2, 1, 8, 8, 2),
+                torch.zeros(1, 2, 8, 8, 2, dtype=torch.uint8),
+                torch.ones(1, 2, dtype=torch.bool),
+            )
+        ]
+    )
     sliding_window(
         network.eval(),
         torch.randn(1, 2, 8, 8, 2),

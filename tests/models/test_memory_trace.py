@@ -17,6 +17,7 @@ from unet4d.config import Config, DataConfig, ModelConfig, RecomputeConfig, Size
 from unet4d.models import clstm_unet
 from unet4d.models.clstm_unet import build_network
 from unet4d.models.memory_trace import MemoryTrace, peak_bytes
+from unet4d.pipeline.clip_dataset import Batch
 from unet4d.training.step import TrainingStep
 from unet4d.training.step_memory import StepMemory, training_memory
 
@@ -275,13 +276,17 @@ def config(precision: str, size: Size = SIZE, **memory) -> Config:
     return Config(data, MODEL, train, recompute=RecomputeConfig(**memory))
 
 
+LABELLED = torch.tensor([[False, False, True, True]] * BATCH)
+"""Made here, outside any `FakeTensorMode`, because a step reads it."""
+
+
 def steps(config: Config, count: int = 2) -> None:
     """Training steps as `training_memory` counts them, on random images if they are real."""
     step = TrainingStep(build_network(config.model, 1, CLASSES), config, torch.device("cpu"))
     grid = config.data.patch_size
     image, label = torch.rand(BATCH, FRAMES, 1, *grid), torch.zeros(BATCH, FRAMES, *grid, dtype=torch.uint8)
     for _ in range(count):
-        step(image, label, [[False, False, True, True]] * BATCH)
+        step(Batch(image, label, LABELLED))
 
 
 @functools.cache

@@ -15,6 +15,7 @@ from unet4d.config import Config, ModelConfig, RecomputeConfig, TrainConfig
 from unet4d.images.grid import largest
 from unet4d.inference.sliding_window import LogitRows, WindowPredictor
 from unet4d.models.clstm_unet import build_network
+from unet4d.pipeline.clip_dataset import Batch
 from unet4d.training.ema import WeightAverage
 from unet4d.training.step import TrainingStep
 
@@ -86,7 +87,7 @@ def test_a_training_step_mixes_no_devices_and_reads_nothing(direction, memory):
     image, label = torch.randn(2, 4, 1, 8, 8, 2), torch.zeros(2, 4, 8, 8, 2, dtype=torch.uint8)
     average = WeightAverage(network, 0.99)
     with OneDevice():
-        loss = step.gradients([(image, label, [[True, False, True, True]] * 2)])
+        loss = step.gradients([Batch(image, label, torch.tensor([[True, False, True, True]] * 2))])
         norm = step.update()
         average.update()
     assert {loss.device, norm.device, step.scale.device} == {GPU}

@@ -18,6 +18,7 @@ from unet4d.inference.sliding_window import sliding_window
 from unet4d.metrics import count_voxels, dice
 from unet4d.models.clstm_unet import build_network
 from unet4d.models.device import autocast
+from unet4d.pipeline.clip_dataset import Batch
 from unet4d.training import validation
 from unet4d.training.loss import LabelledFramesLoss
 from unet4d.training.step import TrainingStep
@@ -40,7 +41,8 @@ def network(dropout: float = 0.0) -> nn.Module:
 def batch(frames: int = 4, grid: tuple[int, int, int] = (8, 8, 2)):
     draw = torch.Generator().manual_seed(0)
     image = torch.randn(2, frames, 1, *grid, generator=draw)
-    return image, torch.randint(0, 3, (2, frames, *grid), generator=draw), [[True] * frames] * 2
+    label = torch.randint(0, 3, (2, frames, *grid), generator=draw)
+    return Batch(image, label, torch.ones(2, frames, dtype=torch.bool))
 
 
 class Dtypes(TorchDispatchMode):
@@ -61,7 +63,7 @@ class Dtypes(TorchDispatchMode):
 def one_step(precision: str, memory: RecomputeConfig) -> TrainingStep:
     loop = TrainConfig(batch_size=2, precision=precision, gradient_clip=1.0)
     step = TrainingStep(network(dropout=0.5), Config(train=loop, recompute=memory), CPU)
-    step(*batch())
+    step(batch())
     return step
 
 
@@ -194,7 +196,7 @@ def learnt(precision: str) -> torch.Tensor:
     """The losses of some steps on one batch."""
     loop = TrainConfig(1, 100, 2, 1e-2, warmup_steps=0, precision=precision)
     step = TrainingStep(network(), Config(train=loop, recompute=RecomputeConfig(0)), CPU)
-    return torch.stack([step(*batch())[0] for _ in range(8)])
+    return torch.stack([step(batch())[0] for _ in range(8)])
 
 
 def test_both_half_precisions_learn_a_batch_as_fp32_does():

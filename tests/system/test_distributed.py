@@ -28,7 +28,11 @@ def test_alone_there_is_nothing_to_exchange(monkeypatch):
     with init_distributed() as ranks:
         assert (ranks, ranks.is_first) == (ProcessGroup(), True)
         assert (ranks.any(True), ranks.any(False)) == (True, False)
-        assert (ranks.gathered("a"), ranks.from_first(lambda: 3), ranks.in_turn(lambda: 4)) == (["a"], 3, 4)
+        assert (ranks.all_gather("a"), ranks.broadcast_from_rank0(lambda: 3), ranks.rank0_first(lambda: 4)) == (
+            ["a"],
+            3,
+            4,
+        )
         assert ranks.total(sums) is sums
 
 
@@ -36,11 +40,11 @@ def _exchanges(ranks: ProcessGroup, order: Path) -> dict:
     own = torch.tensor([1.0 + ranks.rank, 2.0], requires_grad=True)
     total = ranks.total(own)
     (total**2).sum().backward()
-    ranks.in_turn(lambda: _append(order, ranks.rank))
+    ranks.rank0_first(lambda: _append(order, ranks.rank))
     return {
         "any": [ranks.any(ranks.rank == k) for k in range(4)],
-        "gathered": ranks.gathered(ranks.rank * 10),
-        "from_first": ranks.from_first(lambda: f"made by {ranks.rank}"),
+        "all_gather": ranks.all_gather(ranks.rank * 10),
+        "broadcast_from_rank0": ranks.broadcast_from_rank0(lambda: f"made by {ranks.rank}"),
         "total": total.tolist(),
         "gradient": own.grad.tolist(),
     }
@@ -57,8 +61,8 @@ def test_what_they_exchange(size, tmp_path):
     total = [float(sum(range(1, size + 1))), 2.0 * size]
     for answer in answers:
         assert answer["any"] == [k < size for k in range(4)]
-        assert answer["gathered"] == [10 * k for k in range(size)]
-        assert answer["from_first"] == "made by 0"
+        assert answer["all_gather"] == [10 * k for k in range(size)]
+        assert answer["broadcast_from_rank0"] == "made by 0"
         assert answer["total"] == total
         assert answer["gradient"] == [2 * value for value in total]  # of its own part, as if the others' were constants
     written = (tmp_path / "order").read_text()
@@ -75,7 +79,7 @@ def _fails(ranks: ProcessGroup, exchange: str, culprit: int) -> None:
     getattr(ranks, exchange)(make)
 
 
-@pytest.mark.parametrize(("exchange", "culprit"), [("from_first", 0), ("in_turn", 0), ("in_turn", 1)])
+@pytest.mark.parametrize(("exchange", "culprit"), [("broadcast_from_rank0", 0), ("rank0_first", 0), ("rank0_first", 1)])
 def test_one_fails_with_its_reason_and_the_others_leave_in_silence_with_its_code(exchange, culprit):
     answers = run_ranks(2, _fails, exchange, culprit, fails=True)
     assert type(answers[culprit]) is InputError

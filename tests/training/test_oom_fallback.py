@@ -11,6 +11,7 @@ import torch
 
 from unet4d.config import Config, ModelConfig, RecomputeConfig, TrainConfig
 from unet4d.models.clstm_unet import build_network
+from unet4d.pipeline.clip_dataset import Batch
 from unet4d.system.distributed import ProcessGroup
 from unet4d.system.gpu_memory import GB
 from unet4d.training import oom_fallback
@@ -18,7 +19,7 @@ from unet4d.training.oom_fallback import OomFallback
 from unet4d.training.step import TrainingStep
 from unet4d.training.step_memory import StepFit, StepMemory, ladder
 
-BATCH = torch.zeros(1, 8, 1, 4, 4, 2), torch.zeros(1, 8, 4, 4, 2), [[True] * 8]
+BATCH = Batch(torch.zeros(1, 8, 1, 4, 4, 2), torch.zeros(1, 8, 4, 4, 2), torch.ones(1, 8, dtype=torch.bool))
 PLANNED = StepFit(RecomputeConfig(0), StepMemory(2 * GB, 3 * GB, GB, 1))
 
 
@@ -35,11 +36,11 @@ class Step:
         self.memory = memory
 
     def gradients(self, batches, number):
-        width = self.memory.chunk_frames or batches[0][0].shape[1]
+        width = self.memory.chunk_frames or batches[0].image.shape[1]
         if width - 0.5 * self.memory.stages > self.room:
             raise torch.OutOfMemoryError("made up")
         self.taken.append((number, self.memory))
-        return batches[0][0].sum()
+        return batches[0].image.sum()
 
     def update(self):
         return torch.zeros(())
@@ -96,7 +97,7 @@ def real_step() -> TrainingStep:
 def test_a_step_taken_again_drops_the_same_channels_and_is_the_step_it_would_have_been(monkeypatch):
     draw = torch.Generator().manual_seed(0)
     image = torch.randn(1, 8, 1, 8, 8, 2, generator=draw)
-    batch = image, torch.randint(0, 3, (1, 8, 8, 8, 2), generator=draw), [[True] * 8]
+    batch = Batch(image, torch.randint(0, 3, (1, 8, 8, 8, 2), generator=draw), BATCH.labelled)
     step, plain, other, said = real_step(), real_step(), real_step(), []
     gradients = step.gradients
 
@@ -155,7 +156,8 @@ def test_the_graph_of_a_failed_step_is_gone_before_the_next_try(monkeypatch, at,
     guard = OomFallback(step, memory, 8, None, lambda line: None)
     gc.disable()
     try:
-        guard([(torch.randn(1, 8, 1, 8, 8, 2), torch.zeros(1, 8, 8, 8, 2, dtype=torch.uint8), [[True] * 8])], 0)
+        image, label = torch.randn(1, 8, 1, 8, 8, 2), torch.zeros(1, 8, 8, 8, 2, dtype=torch.uint8)
+        guard([Batch(image, label, BATCH.labelled)], 0)
     finally:
         gc.enable()
     assert seen
@@ -180,14 +182,14 @@ def test_cudnn_that_supports_no_way_ends_with_what_it_said(monkeypatch):
 @pytest.mark.parametrize("chunk_frames", [0, 4])
 def test_the_measured_peak_is_that_of_three_steps_without_new_shapes(monkeypatch, chunk_frames):
     """A step's peak is 2 GB, and 9 GB where a shape is new."""
-    other = *BATCH[:2], [[True] + [False] * 7]
-    same_shapes = *BATCH[:2], [[False, True] + [False] * 6]
-    short = (*(part[:, :4] for part in BATCH[:2]), [[True] * 4])
+    other = BATCH._replace(labelled=torch.arange(8)[None] == 0)
+    same_shapes = BATCH._replace(labelled=torch.arange(8)[None] == 1)
+    short = Batch(*(part[:, :4] for part in BATCH[:3]))
     known: set[str] = set()
     peak = {"bytes": 0}
 
     def gradients(step, batches, number):
-        shape = f"{batches[0][0].shape} {sum(batches[0][2][0])}"
+        shape = f"{batches[0].image.shape} {int(batches[0].labelled.sum())}"
         peak["bytes"] = max(peak["bytes"], (2 if shape in known else 9) * GB)
         known.add(shape)
         return torch.zeros(())

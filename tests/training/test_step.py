@@ -12,6 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from unet4d.config import Config, DataConfig, ModelConfig, RecomputeConfig, TrainConfig
 from unet4d.models.clstm_unet import build_network
+from unet4d.pipeline.clip_dataset import Batch
 from unet4d.system.distributed import ProcessGroup
 from unet4d.training.clip_loss import ClipLoss
 from unet4d.training.optimizer import optimiser, schedule
@@ -43,7 +44,8 @@ def clips(seed: int, spoilt: float | None = None):
     image = torch.randn(2, 3, 1, 8, 8, 2, generator=draw)
     if spoilt is not None:
         image[1, 0, 0, 3, 2, 1] = spoilt
-    return image, torch.randint(0, 3, (2, 3, 8, 8, 2), dtype=torch.uint8, generator=draw), LABELLED
+    label = torch.randint(0, 3, (2, 3, 8, 8, 2), dtype=torch.uint8, generator=draw)
+    return Batch(image, label, torch.tensor(LABELLED))
 
 
 def weights(step: TrainingStep) -> dict[str, torch.Tensor]:
@@ -87,10 +89,10 @@ def same(one, other) -> bool:
 def test_a_step_that_is_not_finite_changes_nothing_and_the_next_is_as_without_it(precision, fault, first):
     step, other = made(precision), made(precision)
     for one in () if first else (step, other):
-        one(*clips(0))
+        one(clips(0))
     before, learnt = weights(step), moments(step)
     hook = {"gradient": spoil_gradient, "loss": spoil_loss}.get(fault, lambda step: None)(step)
-    loss, norm = step(*clips(1, float("nan") if fault == "image" else None))
+    loss, norm = step(clips(1, float("nan") if fault == "image" else None))
     if hook:
         hook.remove()
     assert not (loss.isfinite() and norm.isfinite())
@@ -103,7 +105,7 @@ def test_a_step_that_is_not_finite_changes_nothing_and_the_next_is_as_without_it
     other.schedule.step()  # the learning rate goes on
     if precision == "fp16":
         set_scale(other, 2.0**15)
-    assert same(step(*clips(2)), other(*clips(2)))
+    assert same(step(clips(2)), other(clips(2)))
     assert same(weights(step), weights(other))
     assert same(moments(step), moments(other))
     assert not same(weights(step), before)
@@ -114,7 +116,7 @@ def test_a_step_that_is_not_finite_changes_nothing_and_the_next_is_as_without_it
 def test_a_gradient_whose_norm_float32_cannot_hold_changes_nothing(precision, clip):
     """Pins a step that was told as skipped and was not: its gradients, each finite, became 0 or, not clipped, NaN."""
     step = made(precision, gradient_clip=clip, weight_decay=0.1)
-    step(*clips(0))
+    step(clips(0))
     before, learnt = weights(step), moments(step)
     hooks = enlarge_gradient(step, 1e25 if precision != "fp16" else 1e20)
     loss = step.gradients([clips(1)])
@@ -125,7 +127,7 @@ def test_a_gradient_whose_norm_float32_cannot_hold_changes_nothing(precision, cl
     assert (bool(loss.isfinite()), bool(norm.isfinite())) == (True, False)
     assert same(weights(step), before)
     assert same(moments(step), learnt)
-    assert step(*clips(2))[1].isfinite()
+    assert step(clips(2))[1].isfinite()
     assert not same(weights(step), before)
 
 
@@ -136,7 +138,7 @@ def test_a_large_gradient_whose_norm_float32_holds_is_learnt_from(precision, cli
     before = weights(step)
     enlarge_gradient(step, 1e10)
     for seed in range(3):
-        assert all(value.isfinite() for value in step(*clips(seed)))
+        assert all(value.isfinite() for value in step(clips(seed)))
     after = weights(step)
     assert all(value.isfinite().all() for value in [*after.values(), *step.optimiser.state_dict()["state"][0].values()])
     assert not any(torch.equal(after[name], before[name]) for name in before)
@@ -155,16 +157,16 @@ def test_one_spoilt_batch_of_several_skips_the_step():
 def test_without_fp16_the_scale_is_one_and_stays_so(precision):
     step = made(precision)
     for seed, spoilt in enumerate((None, float("nan"), None)):
-        step(*clips(seed, spoilt))
+        step(clips(seed, spoilt))
         assert step.scale == 1
 
 
 def test_a_scale_that_was_read_stays_as_it_was():
     """It is read by the host only when the next steps are queued."""
     step = made("fp16")
-    step(*clips(0))
+    step(clips(0))
     read = step.scale
-    step(*clips(1, float("nan")))
+    step(clips(1, float("nan")))
     assert (float(read), float(step.scale)) == (2.0**16, 2.0**15)
 
 
@@ -174,7 +176,7 @@ def test_fp16_halves_its_scale_until_nothing_overflows_and_goes_on():
     set_scale(step, 2.0**40)
     before, scales = weights(step), []
     while same(weights(step), before):
-        step(*clips(0))
+        step(clips(0))
         scales.append(step.scale)
         assert len(scales) < 40
     halved = scales[:-1]
@@ -201,12 +203,12 @@ def test_in_fp32_the_curve_is_that_of_a_plain_loop_to_the_bit(clip):
     rate = schedule(plain, train)
     for seed in range(6):
         plain.zero_grad()
-        loss = loss_of(*clips(seed))
+        loss = loss_of(*clips(seed)[:2], LABELLED)
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(network.parameters(), clip or float("inf"))
         plain.step()
         rate.step()
-        assert same(step(*clips(seed)), (loss.detach(), norm))
+        assert same(step(clips(seed)), (loss.detach(), norm))
     assert same(weights(step), weights(other))
 
 
@@ -302,7 +304,7 @@ def test_the_shares_of_several_processes_are_the_rows_of_one_draw(size):
 def test_the_global_generator_is_left_alone():
     step = made(dropout=0.5)
     before = torch.get_rng_state()
-    step(*clips(0))
+    step(clips(0))
     assert torch.equal(torch.get_rng_state(), before)
 
 
@@ -310,14 +312,14 @@ def test_the_global_generator_is_left_alone():
 def test_a_step_restored_from_its_state_goes_on_to_the_bit(precision):
     step = made(precision, warmup_steps=5)
     for seed, spoilt in enumerate((None, float("nan"), None)):
-        step(*clips(seed, spoilt))
+        step(clips(seed, spoilt))
     restored = made(precision, warmup_steps=5)
     restored.network.load_state_dict(weights(step))
     restored.load_state_dict(copy.deepcopy(step.state_dict()))
     assert restored.scale == step.scale == (2**15 if precision == "fp16" else 1)
     assert restored.learning_rate == step.learning_rate
     for seed in (3, 4):
-        assert same(restored(*clips(seed)), step(*clips(seed)))
+        assert same(restored(clips(seed)), step(clips(seed)))
     assert same(weights(restored), weights(step))
     assert same(moments(restored), moments(step))
     assert same(restored.scaler.state_dict(), step.scaler.state_dict())
@@ -337,7 +339,7 @@ class Reads(TorchDispatchMode):
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 def test_nothing_in_a_step_waits_for_the_device(precision):
     step, reads = made(precision, dropout=0.5), Reads()
-    step(*clips(0))
+    step(clips(0))
     reads.found = []
     batches = [clips(1), clips(2)]
     with reads:
@@ -354,6 +356,6 @@ def test_the_learning_rate_is_that_of_the_next_step():
     rates = []
     for seed in range(3):
         rates.append(step.learning_rate)
-        step(*clips(seed))
+        step(clips(seed))
     assert rates == pytest.approx([1e-2 * n / 11 for n in (1, 2, 3)])
     assert all(a < b for a, b in itertools.pairwise(rates))

@@ -94,7 +94,7 @@ def predict(
     """
     settings = settings or Settings()
     settings = replace(settings, scratch_dir=settings.scratch_dir or Path(out_dir))
-    with ranks.alike(), _hushed(ranks):
+    with ranks.raise_on_all_ranks(), _hushed(ranks):
         paths = [model] if isinstance(model, (str, os.PathLike)) else model
         check_predict(paths, inputs, out_dir, device, cases, held_out, settings.scratch_dir)
         where = find_device(ranks.device_name(device))
@@ -113,10 +113,10 @@ def predict(
         )
         asked = {study.name: [_unseen(study, models)] if held_out else models for study in studies}
         folder = PredictionFolder(Path(out_dir), task.labels, formats, settings.probabilities)
-    ranks.from_first(lambda: folder.check(studies))
-    ranks.in_turn(lambda: check_models(models, settings.precision))
-    digests = ranks.from_first(lambda: {str(one.path): digest(one.path) for one in models})
-    tuned = ranks.from_first(lambda: _tuned_steps(paths, digests) if postprocess == "auto" else [])
+    ranks.broadcast_from_rank0(lambda: folder.check(studies))
+    ranks.rank0_first(lambda: check_models(models, settings.precision))
+    digests = ranks.broadcast_from_rank0(lambda: {str(one.path): digest(one.path) for one in models})
+    tuned = ranks.broadcast_from_rank0(lambda: _tuned_steps(paths, digests) if postprocess == "auto" else [])
     jobs = [
         Job(
             study,
@@ -157,11 +157,11 @@ def _of_this_process(settings: Settings, ranks: ProcessGroup) -> Settings:
 
 def _together(batch: Batch, count: int, ranks: ProcessGroup) -> list[Path]:
     """What all processes wrote; raises what failed in any of them, on the first."""
-    parts = ranks.gathered((batch.written, batch.failed, count), ranks.patient)
+    parts = ranks.all_gather((batch.written, batch.failed, count), ranks.patient)
     failed = {name: error for _, errors, _ in parts for name, error in errors.items()}
     if ranks.is_first:
         batch.finish(failed)  # once more: all have written theirs, and who failed early may have found no tables yet
-    with ranks.alike():
+    with ranks.raise_on_all_ranks():
         _raise_failed(failed, sum(of for _, _, of in parts), batch.folder.path)
     return [path for written, _, _ in parts for path in written]
 

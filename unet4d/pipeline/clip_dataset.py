@@ -38,14 +38,14 @@ class Batch(NamedTuple):
     Attributes:
         image: (B, T, C, X, Y, Z) float32.
         label: (B, T, X, Y, Z) uint8 class indices; zero, and meaningless, on frames that are not labelled.
-        labelled: (B, T) bool, the frames the loss looks at.
-        cases: the B cases' names.
+        labelled: (B, T) bool, on the CPU: the frames that the loss is taken of.
+        cases: the names of the B cases; may be empty.
     """
 
     image: Tensor
     label: Tensor
     labelled: Tensor
-    cases: tuple[str, ...]
+    cases: tuple[str, ...] = ()
 
 
 def crop_padded(array: np.ndarray, frames: Sequence[int], start: Sequence[int], size: Sequence[int]) -> np.ndarray:

@@ -78,7 +78,7 @@ class ProcessGroup:
         dist.all_reduce(found, dist.ReduceOp.MAX)
         return bool(found)
 
-    def gathered(self, value: Value, group: Any = None) -> list[Value]:
+    def all_gather(self, value: Value, group: Any = None) -> list[Value]:
         """The values of all processes, in their order; exchanged in `group`, if that is to be another than the usual one."""
         if self.size == 1:
             return [value]
@@ -88,11 +88,11 @@ class ProcessGroup:
         dist.all_gather_object(values, value, group=group)
         return values
 
-    def from_first(self, make: Callable[[], Value]) -> Value:
+    def broadcast_from_rank0(self, make: Callable[[], Value]) -> Value:
         """What `make` gives on the first process, on all of them.
 
         Raises:
-            ToldElsewhere: it failed there, where the reason is raised.
+            ReportedByOtherRank: it failed there, where the reason is raised.
         """
         if self.size == 1:
             return make()
@@ -104,13 +104,13 @@ class ProcessGroup:
         dist.broadcast_object_list(sent, src=0)
         return sent[0]
 
-    def in_turn(self, make: Callable[[], Value]) -> Value:
+    def rank0_first(self, make: Callable[[], Value]) -> Value:
         """What `make` gives on each process, the first of each machine before its others: what it leaves on the disk is there.
 
         Only the first process of all is heard.
 
         Raises:
-            ToldElsewhere: it failed in another process, where the reason is raised.
+            ReportedByOtherRank: it failed in another process, where the reason is raised.
         """
         if self.size == 1:
             return make()
@@ -134,11 +134,11 @@ class ProcessGroup:
         return everywhere + (sums - sums.detach())
 
     @contextlib.contextmanager
-    def alike(self) -> Iterator[None]:
+    def raise_on_all_ranks(self) -> Iterator[None]:
         """What is inside fails on every process or on none, so that the first alone says why.
 
         Raises:
-            ToldElsewhere: in place of an Unet4DError or Stopped, on the others.
+            ReportedByOtherRank: in place of an Unet4DError or Stopped, on the others.
         """
         try:
             yield
@@ -148,7 +148,7 @@ class ProcessGroup:
             raise ReportedByOtherRank(error.exit_code) from error
 
     @contextlib.contextmanager
-    def loss_of_one_told(self) -> Iterator[None]:
+    def report_lost_ranks(self) -> Iterator[None]:
         """An exchange inside that failed since a process is no longer there becomes an Unet4DError."""
         try:
             yield
@@ -162,7 +162,7 @@ class ProcessGroup:
 
     def _fail_together(self, failed: BaseException | None, group: Any = None) -> None:
         """Raise what failed here, or that something failed in another process; all come here, and all leave or none."""
-        codes = self.gathered(None if failed is None else getattr(failed, "exit_code", 1), group)
+        codes = self.all_gather(None if failed is None else getattr(failed, "exit_code", 1), group)
         if failed is not None:
             raise failed
         if failures := [code for code in codes if code is not None]:
@@ -215,7 +215,7 @@ def init_distributed() -> Iterator[ProcessGroup]:
             f"({str(error).splitlines()[0][:120]}); see that all were started and reach that address"
         ) from error
     ranks = ProcessGroup(rank, size, local_rank, local_size, dist.new_group(backend="gloo", timeout=PATIENT))
-    with ranks.loss_of_one_told():
+    with ranks.report_lost_ranks():
         yield ranks
     dist.destroy_process_group()
 

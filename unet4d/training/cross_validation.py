@@ -67,8 +67,8 @@ def cross_validate(
         Unet4DError: one fold or more failed, after all others were done.
     """
     out = Path(out_dir)
-    ranks.from_first(lambda: check_cross_validation(dataset, out, config, device, resume))
-    held_out, begun, done = ranks.from_first(lambda: _prepared(Path(dataset), out, config, resume))
+    ranks.broadcast_from_rank0(lambda: check_cross_validation(dataset, out, config, device, resume))
+    held_out, begun, done = ranks.broadcast_from_rank0(lambda: _prepared(Path(dataset), out, config, resume))
     failed: dict[int, str] = {}
     counted = replace(config, data=replace(config.data, folds=len(held_out)))
     for fold, subjects in enumerate(held_out):
@@ -89,9 +89,9 @@ def cross_validate(
         if ranks.any(stop_requested() is not None) and fold + 1 < len(
             held_out
         ):  # it came when nothing of the fold was left
-            with ranks.alike():
+            with ranks.raise_on_all_ranks():
                 raise Stopped(f"stopped by a signal after fold {fold}; nothing is lost; continue with --resume")
-    summary = ranks.from_first(lambda: _summarised(out, config, held_out, failed))
+    summary = ranks.broadcast_from_rank0(lambda: _summarised(out, config, held_out, failed))
     if failed:
         listed = "; ".join(f"fold {fold}: {reason}" for fold, reason in failed.items())
         raise Unet4DError(

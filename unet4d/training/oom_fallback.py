@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from unet4d.config import RecomputeConfig
+from unet4d.pipeline.clip_dataset import Batch
 from unet4d.system.gpu_memory import GB
 from unet4d.system.memory_errors import drop_failed_work, is_out_of_memory
-from unet4d.training.step import Clips, TrainingStep
+from unet4d.training.step import TrainingStep
 from unet4d.training.step_memory import StepFit, describe_recompute, rungs_from
 
 MEASURED_STEPS = 3
@@ -41,7 +42,7 @@ class OomFallback:
         self.frames, self.measured_steps, self.measured_bytes = frames, 0, 0
         self._seen: set[tuple[int, ...]] = set()
 
-    def __call__(self, batches: Sequence[Clips], number: int) -> tuple[Tensor, Tensor]:
+    def __call__(self, batches: Sequence[Batch], number: int) -> tuple[Tensor, Tensor]:
         """Take step `number`: the loss and the gradient's norm, scalars on the device; see `TrainingStep.gradients`.
 
         Raises:
@@ -57,21 +58,21 @@ class OomFallback:
             self._measure(self.fit)
         return loss, norm
 
-    def _measures(self, batches: Sequence[Clips]) -> bool:
+    def _measures(self, batches: Sequence[Batch]) -> bool:
         """Return whether the peak of the next step is to be compared with the plan; note its shapes."""
         if not self.fit or self.measured_steps == MEASURED_STEPS:
             return False
         shapes = set(self._shapes(batches))
         is_known, self._seen = shapes <= self._seen, self._seen | shapes
-        return is_known and batches[0][0].shape[1] == self.frames
+        return is_known and batches[0].image.shape[1] == self.frames
 
-    def _shapes(self, batches: Sequence[Clips]) -> Iterator[tuple[int, ...]]:
+    def _shapes(self, batches: Sequence[Batch]) -> Iterator[tuple[int, ...]]:
         """Yield the shapes that convolutions get: those of clips, with the number of labelled frames of each chunk."""
-        for image, _, labelled in batches:
-            frames = image.shape[1]
+        for batch in batches:
+            frames = batch.image.shape[1]
             length = self.memory.chunk_frames or frames
             for first in range(0, frames, length):
-                yield (*image.shape, length, sum(sum(row[first : first + length]) for row in labelled))
+                yield (*batch.image.shape, length, int(batch.labelled[:, first : first + length].sum()))
 
     def _measure(self, fit: StepFit) -> None:
         """Take the peak of the last step; report it beside the plan after `MEASURED_STEPS`."""
@@ -83,7 +84,7 @@ class OomFallback:
                 f"{MEASURED_STEPS} steps without new shapes"
             )
 
-    def _tried(self, batches: Sequence[Clips], number: int) -> Tensor | None:
+    def _tried(self, batches: Sequence[Batch], number: int) -> Tensor | None:
         """The loss, with gradients; or None, and a leaner way from now on; nothing of the failed one is left to take up memory."""
         try:
             return self.step.gradients(batches, number)

@@ -14,12 +14,10 @@ from torch.nn.parallel import DistributedDataParallel
 from unet4d.config import BATCH_SIZE, Config, RecomputeConfig
 from unet4d.models.clstm_unet import CLSTMUNet, Dropout
 from unet4d.models.device import autocast, repeated_shapes
+from unet4d.pipeline.clip_dataset import Batch
 from unet4d.system.distributed import ALONE, ProcessGroup
 from unet4d.training.clip_loss import ClipLoss
 from unet4d.training.optimizer import optimiser, schedule
-
-Clips = tuple[Tensor, Tensor, Sequence[Sequence[bool]]]
-"""A batch as `ClipLoss` takes it: image (B, T, C, X, Y, Z), label (B, T, X, Y, Z), labelled B lists of T; on any device."""
 
 
 class TrainingStep:
@@ -49,11 +47,11 @@ class TrainingStep:
         self.schedule = schedule(self.optimiser, config.train)
         self.scaler = torch.amp.GradScaler(device.type, init_scale=2.0**16 if self._scales else 1.0)
 
-    def __call__(self, image: Tensor, label: Tensor, labelled: Sequence[Sequence[bool]]) -> tuple[Tensor, Tensor]:
+    def __call__(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Take one step on one batch: `gradients`, then `update`; gives what they give."""
-        return self.gradients([(image, label, labelled)]), self.update()
+        return self.gradients([batch]), self.update()
 
-    def gradients(self, batches: Sequence[Clips], step: int = 0) -> Tensor:
+    def gradients(self, batches: Sequence[Batch], step: int = 0) -> Tensor:
         """The mean loss of the batches, a scalar, and in every weight its gradient.
 
         Args:
@@ -63,15 +61,15 @@ class TrainingStep:
         with repeated_shapes(self.device):
             return self._gradients(batches, step)
 
-    def _gradients(self, batches: Sequence[Clips], step: int) -> Tensor:
+    def _gradients(self, batches: Sequence[Batch], step: int) -> Tensor:
         self.optimiser.zero_grad(set_to_none=True)
         losses = []
-        for place, (image, label, labelled) in enumerate(batches):
+        for place, batch in enumerate(batches):
             kept = self._dropout(step * len(batches) + place)
             with self._alone() if place + 1 < len(batches) else contextlib.nullcontext():
-                seen, truth = (tensor.to(self.device, non_blocking=True) for tensor in (image, label))
+                seen, truth = (tensor.to(self.device, non_blocking=True) for tensor in (batch.image, batch.label))
                 with autocast(self.device, self.precision):
-                    loss = self.loss(seen, truth, labelled, kept)
+                    loss = self.loss(seen, truth, batch.labelled.tolist(), kept)
                 # A loss that is not finite makes its gradient so. The mean over processes, which is taken of the gradients, is
                 # to be their sum.
                 factor = (1 + 0 * loss.detach()) * (self.ranks.size / len(batches))

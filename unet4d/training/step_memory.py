@@ -13,6 +13,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from unet4d.config import FRAMES, Config, RecomputeConfig
 from unet4d.models.clstm_unet import MOST_ELEMENTS, build_network
 from unet4d.models.memory_trace import MemoryTrace
+from unet4d.pipeline.clip_dataset import Batch
 from unet4d.system.gpu_memory import usable_bytes
 from unet4d.training.step import TrainingStep
 
@@ -148,7 +149,7 @@ def training_memory(config: Config, in_channels: int, out_channels: int, labelle
     assert batch is not None
     assert frames is not None
     assert patch is not None
-    labelled = [[t >= frames - labelled_frames for t in range(frames)]] * batch
+    labelled = (torch.arange(frames) >= frames - labelled_frames).expand(batch, frames)  # read, so not fake
     with FakeTensorMode(), MemoryTrace() as trace:
         network = build_network(config.model, in_channels, out_channels).train()
         step = TrainingStep(network, config, torch.device("cpu"))
@@ -158,7 +159,7 @@ def training_memory(config: Config, in_channels: int, out_channels: int, labelle
         # What a `WeightAverage` holds, which it changes in place.
         _average = [weight.detach().clone() for weight in network.parameters() if config.train.ema_decay]
         # From the second batch on, gradients are there while activations are.
-        batches = [(image, label, labelled)] * min(config.train.accumulate_batches, 2)
+        batches = [Batch(image, label, labelled)] * min(config.train.accumulate_batches, 2)
         step.gradients(batches)
         step.update()
         flops = trace.flops // len(batches) * config.train.accumulate_batches

@@ -74,40 +74,42 @@ def train(
         Unet4DError: too many steps in a row were not finite, or the GPU's memory is too small, or the disk is full.
     """
     out_dir = Path(out_dir)
-    ranks.from_first(lambda: check_train(dataset, out_dir, config, device, resume))
+    ranks.broadcast_from_rank0(lambda: check_train(dataset, out_dir, config, device, resume))
     where = find_device(ranks.device_name(device))
-    ranks.from_first(lambda: check_mlflow(config.train.mlflow))
-    studies, known = ranks.in_turn(
+    ranks.broadcast_from_rank0(lambda: check_mlflow(config.train.mlflow))
+    studies, known = ranks.rank0_first(
         lambda: load_verified_dataset(dataset, lambda root: cache_dir(root, elsewhere=out_dir / "cache"), skip_verify)
     )
-    with ranks.alike():
+    with ranks.raise_on_all_ranks():
         training, validation = split_cases(
             studies, config.fold, config.data.folds, config.seed, config.data.val_subjects
         )
     if ranks.is_first and config.data.val_subjects is None and (fewer := fewer_folds(studies, config.data.folds)):
         print(fewer)
     given = config
-    config = ranks.from_first(lambda: resolved(given, (*training, *validation), where, known, ranks))
-    with ranks.alike():
+    config = ranks.broadcast_from_rank0(lambda: resolved(given, (*training, *validation), where, known, ranks))
+    with ranks.raise_on_all_ranks():
         _check_shares(config, ranks)
     subjects = tuple(sorted({case.subject for case in validation}))
     task = Task(dict(studies.labels), studies.channel_names, studies.cyclic, subjects, studies.channel_kinds)
     set_tf32(where, config.train.precision)
     sizes, patch = (len(task.channel_names), len(task.labels)), config.data.patch_size or ()
     at_once = len(ranks.share(config.train.batch_size or BATCH_SIZE)) * (config.data.frames or FRAMES)
-    ranks.in_turn(lambda: check_convolutions(config.model, sizes, patch, where, config.train.precision, True, at_once))
+    ranks.rank0_first(
+        lambda: check_convolutions(config.model, sizes, patch, where, config.train.precision, True, at_once)
+    )
     with contextlib.ExitStack() as held:
         if resume:
-            ranks.from_first(lambda: held.enter_context(locked(out_dir)))
-        saved = ranks.from_first(lambda: _saved_run(out_dir, config, task)) if resume else None
+            ranks.broadcast_from_rank0(lambda: held.enter_context(locked(out_dir)))
+        saved = ranks.broadcast_from_rank0(lambda: _saved_run(out_dir, config, task)) if resume else None
         cache, plane = (
             cache_dir(studies.root, config.data.cache_dir, out_dir / "cache"),
             config.data.in_plane_spacing_mm,
         )
         assert cache is not None
-        cached = ranks.in_turn(lambda: cached_studies((*training, *validation), studies, config.data, plane, cache))
+        cached = ranks.rank0_first(lambda: cached_studies((*training, *validation), studies, config.data, plane, cache))
         train_studies, held_out = cached[: len(training)], cached[len(training) :]
-        with ranks.alike():
+        with ranks.raise_on_all_ranks():
             plan = _fitted(config, task, train_studies, where, ranks) if where.type == "cuda" else None
             trainer = Trainer(out_dir, config, task, train_studies, held_out, where, plan, ranks)
             said = _begun(trainer, config, task, saved, ranks)
@@ -117,7 +119,7 @@ def train(
             return out_dir / BEST
         # Only now, when every study has been read: a bad one leaves no run behind.
         if not resume:
-            ranks.from_first(lambda: held.enter_context(locked(out_dir)))
+            ranks.broadcast_from_rank0(lambda: held.enter_context(locked(out_dir)))
         if ranks.is_first:
             write_text(out_dir / CONFIG, yaml.safe_dump(config.as_dict(), sort_keys=False))
             print(said, end="")
@@ -144,7 +146,7 @@ def _begun(trainer: Trainer, config: Config, task: Task, saved: dict[str, Any] |
     if config.train.init_from is None:
         return ""
     path = checkpoint_of(config.train.init_from)
-    content = ranks.from_first(lambda: load_checkpoint(path))
+    content = ranks.broadcast_from_rank0(lambda: load_checkpoint(path))
     return f"begins with {begin_from(trainer.network, task, content, path)}\n"
 
 
@@ -166,7 +168,7 @@ def _fitted(
     Raises:
         InputError: not even the leanest fits.
     """
-    frames, free = config.data.frames or FRAMES, min(ranks.gathered(free_bytes(device)))
+    frames, free = config.data.frames or FRAMES, min(ranks.all_gather(free_bytes(device)))
     free -= NCCL_BYTES if ranks.size > 1 else 0
     labelled = _labelled(frames, studies, task, config.data)
     largest_share = -(-(config.train.batch_size or BATCH_SIZE) // ranks.size)

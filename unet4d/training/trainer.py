@@ -18,7 +18,7 @@ from unet4d.errors import InputError, Stopped, Unet4DError
 from unet4d.models.checkpoint import Task
 from unet4d.models.clstm_unet import CLSTMUNet, build_network
 from unet4d.pipeline.cache import CachedStudy
-from unet4d.pipeline.clip_dataset import Batch, ClipDataset
+from unet4d.pipeline.clip_dataset import ClipDataset
 from unet4d.system.distributed import ALONE, ProcessGroup
 from unet4d.system.gpu_memory import GB
 from unet4d.system.memory_errors import is_out_of_gpu_memory
@@ -32,7 +32,7 @@ from unet4d.training.monitoring.logger import opened
 from unet4d.training.monitoring.progress_bar import EpochBar
 from unet4d.training.monitoring.summary import State, write_summary
 from unet4d.training.oom_fallback import OomFallback, forget_peak, peak_bytes
-from unet4d.training.step import Clips, TrainingStep
+from unet4d.training.step import TrainingStep
 from unet4d.training.step_memory import StepFit, describe_recompute
 from unet4d.training.step_stats import DeferredScalars, EpochStats, StepOutcome
 from unet4d.training.validation import Validation
@@ -180,7 +180,7 @@ class Trainer:
             while self.taken < (self.epoch + 1) * train.steps_per_epoch:
                 self._stop_if_asked()
                 batches = self.feed.next_step()
-                loss, norm = self.watched([_clips(batch) for batch in batches], self.taken)
+                loss, norm = self.watched(batches, self.taken)
                 if self.average:
                     self.average.update()
                 self._noted(self.late.push(self.taken, loss, norm, self.step.scale))
@@ -197,7 +197,7 @@ class Trainer:
     def _noted(self, outcomes: Sequence[StepOutcome]) -> None:
         """Count steps whose loss is known; say which were skipped."""
         for outcome in outcomes:
-            with self.ranks.alike():
+            with self.ranks.raise_on_all_ranks():
                 line = self.tally.add(outcome, partial(self.feed.cases, outcome.step))
             if line:
                 self.record.say(line)
@@ -229,7 +229,7 @@ class Trainer:
         is_best = self._is_best(values)
         self.epoch, self.spent = epoch, dict.fromkeys(spent, 0)
         self.tally.clear()
-        self.ranks.from_first(lambda: self._record(values, pictures, is_best))
+        self.ranks.broadcast_from_rank0(lambda: self._record(values, pictures, is_best))
         self._save()
         if "dice" in values:
             self._sum_up("running")
@@ -255,7 +255,7 @@ class Trainer:
         """Keep summary.json true: while it runs, and however it ends."""
         self._sum_up("running")
         try:
-            with self.ranks.loss_of_one_told():
+            with self.ranks.report_lost_ranks():
                 yield
         except BaseException as error:
             reason = "out of GPU memory" if is_out_of_gpu_memory(error) else str(error)
@@ -293,7 +293,7 @@ class Trainer:
         if not self.ranks.any(stop_requested() is not None):
             return
         self._save()
-        with self.ranks.alike():
+        with self.ranks.raise_on_all_ranks():
             raise Stopped(
                 f"stopped by {stop_requested() or 'a signal to another process'} in epoch {self.epoch + 1} after step "
                 f"{self.taken}; nothing is lost; continue with --resume"
@@ -303,7 +303,9 @@ class Trainer:
         """Have the first process write the checkpoint that the run can be gone on with from here; the others wait for it."""
         self._noted(self.late.flush())
         if self.kept != (self.epoch, self.taken):
-            self.ranks.from_first(lambda: self.files.save_last(self.config, self.task, self.judged, self._state()))
+            self.ranks.broadcast_from_rank0(
+                lambda: self.files.save_last(self.config, self.task, self.judged, self._state())
+            )
             self.kept = (self.epoch, self.taken)
 
     def _state(self) -> dict[str, Any]:
@@ -335,7 +337,3 @@ def _check_studies(before: list[list[str]], now: list[list[str]]) -> None:
         f"--resume with other studies{named}; wanted those the run was begun with, unchanged; restore them, or give a "
         "new --out"
     )
-
-
-def _clips(batch: Batch) -> Clips:
-    return batch.image, batch.label, batch.labelled.tolist()

@@ -80,7 +80,7 @@ class Validation:
         """
         network.eval()
         mine, kept = self._score_mine(network, check)
-        scored = sorted((one for part in self.ranks.gathered(mine) for one in part), key=lambda one: one.index)
+        scored = sorted((one for part in self.ranks.all_gather(mine) for one in part), key=lambda one: one.index)
         return ValidationResult(self._values(scored), self._pictures(scored, kept))
 
     def _score_mine(self, network: CLSTMUNet, check: Callable[[], None]) -> tuple[list[_Scored], dict[int, np.ndarray]]:
@@ -144,7 +144,7 @@ class Validation:
                 title = f"{self.studies[index].case}: Dice {shown(scored[index].mean, 3)}"
                 drawn = self._draw(self.studies[index], kept[index], title)
                 mine |= {f"validation/{which} {what}": picture for what, picture in drawn.items()}
-        return {name: picture for part in self.ranks.gathered(mine) for name, picture in part.items()}
+        return {name: picture for part in self.ranks.all_gather(mine) for name, picture in part.items()}
 
     def _draw(self, study: CachedStudy, predicted: np.ndarray, title: str) -> dict[str, np.ndarray]:
         """Contours where prediction (so named) and reference are largest and smallest; where there is time, the volumes over it."""

@@ -36,7 +36,7 @@ def opened(run: Path, epochs_done: int, config: Config, ranks: ProcessGroup) -> 
     Raises:
         InputError: MLflow is asked for and cannot be used.
         Unet4DError: the disk is full.
-        ToldElsewhere: it failed on the first process.
+        ReportedByOtherRank: it failed on the first process.
     """
     record: list[Record] = []
 
@@ -45,7 +45,7 @@ def opened(run: Path, epochs_done: int, config: Config, ranks: ProcessGroup) -> 
         mlflow = MlflowLog(run, experiment, settings, tell) if experiment is not None else None
         record.append(Record(run, epochs_done, mlflow))
 
-    ranks.from_first(begin)
+    ranks.broadcast_from_rank0(begin)
     return record[0] if record else SilentRecord()
 
 
