@@ -18,10 +18,10 @@ from matplotlib.path import Path as Polygon
 
 from unet4d.datasets.writer import filling
 from unet4d.errors import InputError, Unet4DError
-from unet4d.images.dicom.candidates import candidates
-from unet4d.images.dicom.files import scan
-from unet4d.images.dicom.pixels import read_voxels
-from unet4d.images.dicom.volume4d import stacked
+from unet4d.images.dicom.file_search import search_dicom_files
+from unet4d.images.dicom.grouping import group_into_studies
+from unet4d.images.dicom.pixels import read_dicom_voxels
+from unet4d.images.dicom.volume4d import stack_planes
 from unet4d.images.image4d import Image4D, write_image
 from unet4d.system.files import write_json
 from unet4d.system.progress_bar import ProgressBar
@@ -89,11 +89,11 @@ def _by_case(files: Any) -> dict[str, list[Path]]:
 def _drawn(pairs: list[tuple[Path, Path]]) -> tuple[Image4D, np.ndarray]:
     """The study that holds these DICOM files, and its label (T, X, Y, Z) from their contours: X counts columns, Y rows."""
     folder = pairs[0][0].parent
-    holds = [one for one in candidates(scan(folder)) if pairs[0][0] in one.files]
+    holds = [one for one in group_into_studies(search_dicom_files(folder)) if pairs[0][0] in one.files]
     if len(holds) != 1:
         raise InputError(f"{folder}: {len(holds)} series hold {pairs[0][0].name}; wanted one; remove the others")
-    stack = stacked(holds[0].planes, str(folder))
-    image = Image4D.from_array(read_voxels(stack), stack.affine, stack.frame_duration_s)
+    stack = stack_planes(holds[0].planes, str(folder))
+    image = Image4D.from_array(read_dicom_voxels(stack), stack.affine, stack.frame_duration_s)
     places = {plane.file: (t, z) for t, frame in enumerate(stack.planes) for z, plane in enumerate(frame)}
     label = np.zeros(image.array.shape[1:], np.uint8)
     for file, text in pairs:

@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 
 from unet4d.errors import InputError
-from unet4d.images.itksnap import write_label_descriptions
-from unet4d.images.label_writers import LabelClass, write_colour_table, write_segmentation
+from unet4d.images.label_writers import LabelClass, write_color_table, write_label_descriptions, write_segmentation
 from unet4d.models.checkpoint import Task
 from unet4d.report.pages import html
 from unet4d.report.pictures.contour_sheet import draw_contour_sheet
@@ -190,7 +189,7 @@ def test_pages_show_escapes_for_what_steers_text():
 def test_files_for_viewers_show_escapes_for_what_steers_text(tmp_path):
     classes = [LabelClass(STEERING, 1, "#010203")]
     write_label_descriptions(tmp_path / "labels.txt", classes)
-    write_colour_table(tmp_path / "labels.ctbl", classes)
+    write_color_table(tmp_path / "labels.ctbl", classes)
     write_segmentation(tmp_path / "a.seg.nrrd", np.ones((2, 2, 2), np.uint8), np.eye(4), classes)
     for path in tmp_path.iterdir():
         head = path.read_bytes().partition(b"\n\n")[0].decode()

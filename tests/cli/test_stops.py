@@ -23,7 +23,7 @@ from unet4d.cli.main import run
 from unet4d.errors import Stopped
 from unet4d.evaluation.evaluate import evaluate
 from unet4d.images.dicom import pixels
-from unet4d.images.nifti import opened
+from unet4d.images.nifti import open_nifti
 from unet4d.inference.predict import predict
 from unet4d.models.checkpoint import BEST, LAST
 from unet4d.system.progress_bar import ProgressBar
@@ -294,7 +294,7 @@ def test_a_stop_is_obeyed_between_two_frames_that_are_read(phantom):
     read = []
 
     def read_all() -> None:
-        with opened(phantom / "images/phantom001.nii.gz") as (_, _, volumes):
+        with open_nifti(phantom / "images/phantom001.nii.gz") as (_, _, volumes):
             for volume in volumes:
                 read.append(volume)
                 if len(read) == 1:
@@ -317,12 +317,12 @@ def test_a_stop_is_obeyed_between_two_files_of_dicom(monkeypatch):
 
     monkeypatch.setattr(pixels, "_decoded", decode)
     with pytest.raises(Stopped), stop_signals(passed_on=False):
-        pixels.read_voxels(SimpleNamespace(planes=[planes], shape=(1, 3, 4, 5)))
+        pixels.read_dicom_voxels(SimpleNamespace(planes=[planes], shape=(1, 3, 4, 5)))
     assert len(decoded) == 1
 
 
 def test_a_stop_is_obeyed_between_two_frames_whose_surfaces_are_compared(predicted, phantom, tmp_path, monkeypatch):
-    calls = _signalled_at_the_first_call("unet4d.metrics", "surface_scores", monkeypatch)
+    calls = _signalled_at_the_first_call("unet4d.evaluation.case_scores", "surface_scores", monkeypatch)
     with pytest.raises(Stopped), stop_signals(passed_on=False):
         evaluate(phantom, predicted, tmp_path / "out")
     assert len(calls) == 1

@@ -8,7 +8,14 @@ import numpy as np
 import pytest
 
 from unet4d.errors import InputError
-from unet4d.images.channels import KINDS, VELOCITIES, channels_of, mirror_signs, turned, velocity_axis
+from unet4d.images.channels import (
+    CHANNEL_KINDS,
+    VELOCITIES,
+    channels_of_kind,
+    mirror_signs,
+    reorient_channels,
+    velocity_axis,
+)
 
 FLOW = ("signal", "velocity X", "velocity Y", "velocity Z")
 
@@ -17,25 +24,25 @@ def test_kinds_name_the_axis_and_the_sign_of_a_velocity():
     assert velocity_axis("velocity X") == (0, 1)
     assert velocity_axis("velocity -Z") == (2, -1)
     assert velocity_axis("signal") is velocity_axis("map") is None
-    assert {kind for kind in KINDS if velocity_axis(kind)} == set(VELOCITIES)
-    assert channels_of(("signal", "map", "velocity -Y", "map"), "map") == [1, 3]
-    assert channels_of(("signal", "map", "velocity -Y", "map"), *VELOCITIES) == [2]
+    assert {kind for kind in CHANNEL_KINDS if velocity_axis(kind)} == set(VELOCITIES)
+    assert channels_of_kind(("signal", "map", "velocity -Y", "map"), "map") == [1, 3]
+    assert channels_of_kind(("signal", "map", "velocity -Y", "map"), *VELOCITIES) == [2]
 
 
 def test_the_turn_drawn_in_the_docstring():
-    assert turned(FLOW, (1, 2, 0), (False, True, False), "it") == [(0, 1), (2, 1), (3, -1), (1, 1)]
+    assert reorient_channels(FLOW, (1, 2, 0), (False, True, False), "it") == [(0, 1), (2, 1), (3, -1), (1, 1)]
 
 
 def test_what_does_not_turn_stays():
-    assert turned(FLOW, (0, 1, 2), (False,) * 3, "it") == [(0, 1), (1, 1), (2, 1), (3, 1)]
-    assert turned(("signal", "map"), (2, 0, 1), (True, False, True), "it") == [(0, 1), (1, 1)]
+    assert reorient_channels(FLOW, (0, 1, 2), (False,) * 3, "it") == [(0, 1), (1, 1), (2, 1), (3, 1)]
+    assert reorient_channels(("signal", "map"), (2, 0, 1), (True, False, True), "it") == [(0, 1), (1, 1)]
 
 
 def test_a_component_declared_backwards_comes_out_forwards_at_its_place():
     kinds = ("velocity -X", "signal", "velocity Y")
-    assert turned(kinds, (0, 1, 2), (False,) * 3, "it") == [(0, -1), (1, 1), (2, 1)]
-    assert turned(kinds, (0, 1, 2), (True, False, True), "it") == [(0, 1), (1, 1), (2, 1)]
-    assert turned(kinds, (1, 0, 2), (True, True, False), "it") == [(2, -1), (1, 1), (0, 1)]
+    assert reorient_channels(kinds, (0, 1, 2), (False,) * 3, "it") == [(0, -1), (1, 1), (2, 1)]
+    assert reorient_channels(kinds, (0, 1, 2), (True, False, True), "it") == [(0, 1), (1, 1), (2, 1)]
+    assert reorient_channels(kinds, (1, 0, 2), (True, True, False), "it") == [(2, -1), (1, 1), (0, 1)]
 
 
 @pytest.mark.parametrize("order", list(itertools.permutations(range(3))))
@@ -48,7 +55,7 @@ def test_a_vector_field_turns_as_the_matrix_of_the_turn(order, flips):
         matrix[new, old] = -1 if flip else 1
     stored = [7.0, vector[2], -vector[0], vector[1]]  # a signal, then velocity Z, -X and Y
     kinds = ("signal", "velocity Z", "velocity -X", "velocity Y")
-    out = [sign * stored[channel] for channel, sign in turned(kinds, order, flips, "it")]
+    out = [sign * stored[channel] for channel, sign in reorient_channels(kinds, order, flips, "it")]
     z, x, y = out[1:]
     assert out[0] == 7.0
     assert np.array_equal([x, y, z], matrix @ vector)
@@ -56,9 +63,9 @@ def test_a_vector_field_turns_as_the_matrix_of_the_turn(order, flips):
 
 def test_a_component_that_is_missing_is_asked_for():
     through_plane = ("signal", "velocity Z")
-    assert turned(through_plane, (1, 0, 2), (False, True, True), "it") == [(0, 1), (1, -1)]
+    assert reorient_channels(through_plane, (1, 0, 2), (False, True, True), "it") == [(0, 1), (1, -1)]
     with pytest.raises(InputError) as error:
-        turned(through_plane, (0, 2, 1), (False, False, False), "study.nii")
+        reorient_channels(through_plane, (0, 2, 1), (False, False, False), "study.nii")
     assert str(error.value) == (
         "study.nii: the network's axis Z is the file's axis Y, and velocity Z came; wanted \"velocity Y\", too; give all "
         "three components, or store the study with its slices last"

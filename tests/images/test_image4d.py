@@ -18,7 +18,7 @@ from unet4d.datasets.convert import KINDS, NO_OPTIONS, find
 from unet4d.datasets.find_studies import source_at
 from unet4d.errors import InputError
 from unet4d.images import image4d
-from unet4d.images.image4d import Image4D, read_frames, read_image, read_label, read_outline, write_image
+from unet4d.images.image4d import Image4D, read_frames, read_image, read_image_info, read_label, write_image
 from unet4d.images.nrrd import read_nrrd_header
 from unet4d.system.files import read_json
 
@@ -471,7 +471,7 @@ def test_more_than_memory_holds_is_refused_before_it_is_read(suffix, tmp_path, m
     memory(24 * 8, monkeypatch)
     with pytest.raises(InputError, match="main memory"):
         next(read_frames(path))
-    assert read_outline(path).frames == 99
+    assert read_image_info(path).frames == 99
 
 
 def memory(size, monkeypatch):
@@ -529,7 +529,7 @@ def test_a_header_that_no_study_has_is_refused(name, tmp_path):
 )
 def test_bytes_of_the_header_are_never_voxels(version, offset, suffix, tmp_path):
     path = lay(tmp_path / f"a{suffix}", make_header(version=version, vox_offset=offset), ramp((3, 4, 2, 99)))
-    for read in (read_image, lambda path: list(read_frames(path)), read_label, read_outline):
+    for read in (read_image, lambda path: list(read_frames(path)), read_label, read_image_info):
         with pytest.raises(InputError, match=r"vox_offset|truncated") as error:
             read(path)
         assert str(path) in one_line(error)

@@ -13,8 +13,13 @@ from tests.images.slicer import write_sequence as write_image_sequence
 from unet4d.datasets.convert import NO_OPTIONS, find
 from unet4d.errors import InputError, Unet4DError
 from unet4d.images.image4d import Image4D
-from unet4d.images.itksnap import write_label_descriptions
-from unet4d.images.label_writers import LabelClass, write_colour_table, write_segmentation, write_sequence
+from unet4d.images.label_writers import (
+    LabelClass,
+    write_color_table,
+    write_label_descriptions,
+    write_segmentation,
+    write_sequence,
+)
 from unet4d.images.nrrd import read_nrrd_header, read_nrrd_image
 from unet4d.images.segmentations import read_label_map, read_segmentation, segments_of
 
@@ -164,7 +169,7 @@ def test_label_descriptions_of_itk_snap(tmp_path):
 
 
 def test_a_colour_table_of_3d_slicer(tmp_path):
-    write_colour_table(tmp_path / "labels.ctbl", CLASSES[:1])
+    write_color_table(tmp_path / "labels.ctbl", CLASSES[:1])
     assert read_rows(tmp_path / "labels.ctbl") == [
         ["0", "background", "0", "0", "0", "0"],
         ["3", "left_ventricle", "204", "121", "167", "255"],

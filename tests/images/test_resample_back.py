@@ -31,11 +31,11 @@ def test_boxes_of_any_size_give_torchs_trilinear_interpolation(spacing):
     sizes = [SHAPE[axis] for axis in grid.order]
     wanted = interpolate(logits, size=tuple(sizes), mode="trilinear", align_corners=False).softmax(1)
     whole = filled(grid, logits, [sizes[0]], [sizes[1]], probabilities=True)
-    got = grid.turned(whole.probabilities)
+    got = grid.reorient(whole.probabilities)
     np.testing.assert_allclose(got, wanted.transpose(0, 1).numpy(), atol=1e-5)
     sure = (wanted.topk(2, 1).values.diff(dim=1).abs()[:, 0] > 1e-4).numpy()
     values = np.array([0, 7, 9])[wanted.argmax(1).numpy()]
-    assert np.array_equal(grid.turned(whole.label)[sure], values[sure])
+    assert np.array_equal(grid.reorient(whole.label)[sure], values[sure])
     assert sure.mean() > 0.99
     for rows, columns in (([4, 9, sizes[0]], [2, sizes[1]]), (range(1, sizes[0] + 1), range(1, sizes[1] + 1))):
         cut = filled(grid, logits, list(rows), list(columns), probabilities=True)

@@ -15,7 +15,7 @@ from unet4d.inference.batch.output_folder import measures
 from unet4d.inference.postprocessing_steps import Step, write_steps
 from unet4d.inference.predict import predict
 from unet4d.inference.settings import Settings
-from unet4d.metrics import curve_measures
+from unet4d.metrics.volume_curves import curve_measures
 
 # What comes out --------------------------------------------------------------------------------------------------
 

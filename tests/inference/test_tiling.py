@@ -243,7 +243,7 @@ def test_a_grid_coarser_than_the_networks_takes_the_rows_it_lies_between(model):
     )  # fmt: skip
     sizes = tuple(image.grid[axis] for axis in prepared.grid.order)
     wanted = torch.nn.functional.interpolate(logits, size=sizes, mode="trilinear").softmax(1).transpose(0, 1)
-    got = prepared.grid.turned(answer([model], prepared, FP32, lambda line: None).probabilities)
+    got = prepared.grid.reorient(answer([model], prepared, FP32, lambda line: None).probabilities)
     np.testing.assert_allclose(got, wanted.numpy(), atol=1e-4)
 
 

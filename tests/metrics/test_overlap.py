@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 from tests.drawn import draw
-from unet4d.metrics import count_voxels, describe, dice, extreme_frames, volumes_ml, voxel_volume_ml
+from unet4d.metrics.overlap import count_voxels, dice
+from unet4d.metrics.statistics import summary_statistics
+from unet4d.metrics.volume_curves import extreme_frames, volumes_ml, voxel_volume_ml
 
 REFERENCE = draw("""
     .........
@@ -41,10 +43,10 @@ def test_volumes_count_voxels_times_their_size():
 
 
 def test_describe_leaves_out_what_is_undefined_and_says_how_many_remain():
-    found = describe(np.array([[0.5, np.nan], [1.0, 0.0]]))
+    found = summary_statistics(np.array([[0.5, np.nan], [1.0, 0.0]]))
     assert found == {"mean": 0.5, "median": 0.5, "std": pytest.approx(0.5), "n": 3}
-    assert describe(np.array([np.nan])) == {"mean": None, "median": None, "std": None, "n": 0}
-    assert describe(np.array([0.7]))["std"] is None
+    assert summary_statistics(np.array([np.nan])) == {"mean": None, "median": None, "std": None, "n": 0}
+    assert summary_statistics(np.array([0.7]))["std"] is None
 
 
 def test_shapes_must_agree():

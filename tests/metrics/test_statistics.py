@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from unet4d.metrics import bland_altman, holm, interval95, signed_rank
+from unet4d.metrics.statistics import bland_altman, holm, interval95, signed_rank
 
 
 def test_bland_altman_by_hand():

@@ -8,7 +8,8 @@ import torch
 from scipy import ndimage
 
 from tests.drawn import draw
-from unet4d.metrics import count_voxels, dice, hausdorff95_mm, surface_scores
+from unet4d.metrics.overlap import count_voxels, dice
+from unet4d.metrics.surface import hausdorff95_mm, surface_scores
 
 
 def hd95(reference: np.ndarray, prediction: np.ndarray, spacing: tuple[float, ...] = (1, 1, 1)) -> float:

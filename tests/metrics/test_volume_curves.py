@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from unet4d.metrics import closure, curve_measures, is_cavity, is_myocardium, roughness
-from unet4d.metrics.cardiac_structures import cavity_within
+from unet4d.metrics.cardiac_structures import cavity_within, is_cavity, is_myocardium
+from unet4d.metrics.volume_curves import closure, curve_measures, roughness
 
 CURVE = np.array([100.0, 80.0, 50.0, 40.0, 70.0, 90.0])  # ED 0, ES 3; rises after ES: 30, 20, 10 to the next ED
 

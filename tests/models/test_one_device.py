@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_leaves
 import unet4d.inference.sliding_window
 import unet4d.training.step
 from unet4d.config import Config, ModelConfig, RecomputeConfig, TrainConfig
-from unet4d.images.grid import largest
+from unet4d.images.grid import argmax_classes
 from unet4d.inference.sliding_window import LogitRows, WindowPredictor
 from unet4d.models.clstm_unet import build_network
 from unet4d.pipeline.clip_dataset import Batch
@@ -101,5 +101,5 @@ def test_windows_are_computed_stitched_and_classified_on_the_device(options):
     rows = LogitRows(answering, torch.randn(1, 4, 20, 8, 2), (8, 8, 2), 0.5)
     with OneDevice():
         blocks = [rows.upto(10, 9), rows.upto(20)]
-        classes = [largest(frame) for block in blocks for frame in block]
+        classes = [argmax_classes(frame) for block in blocks for frame in block]
     assert {one.device for one in (*blocks, *classes)} == {GPU}

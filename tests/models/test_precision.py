@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from unet4d import ConvLSTM3d
 from unet4d.config import Config, InferenceConfig, ModelConfig, RecomputeConfig, TrainConfig
 from unet4d.inference.sliding_window import sliding_window
-from unet4d.metrics import count_voxels, dice
+from unet4d.metrics.overlap import count_voxels, dice
 from unet4d.models.clstm_unet import build_network
 from unet4d.models.device import autocast
 from unet4d.pipeline.clip_dataset import Batch

@@ -14,7 +14,7 @@ import torch
 from unet4d.datasets.study import FrameReader
 from unet4d.errors import InputError, Unet4DError
 from unet4d.images.grid import WorkingGrid
-from unet4d.images.image4d import read_frames, read_image, read_outline
+from unet4d.images.image4d import read_frames, read_image, read_image_info
 from unet4d.pipeline import normalization
 from unet4d.pipeline.disk_image import SpooledImage
 from unet4d.pipeline.normalization import normalised
@@ -29,7 +29,7 @@ def path(study, tmp_path):
 
 
 def spooled(path, folder, spacing=2.5, standard="zscore") -> SpooledImage:
-    outline = read_outline(path)
+    outline = read_image_info(path)
     grid = WorkingGrid.of(outline.affine, outline.grid, spacing)
     stream = FrameReader(lambda: outline, lambda: read_frames(path))
     return SpooledImage(stream, outline, grid, standard, (), folder)
@@ -95,7 +95,7 @@ def test_channels_and_maps_are_read_frame_by_frame_as_at_once(study, tmp_path):
     paths, kinds = [tmp_path / "a.nii.gz", tmp_path / "b.nii.gz"], ("signal", "map")
     whole = read_image(paths, kinds=kinds)
     assert np.array_equal(np.stack(list(read_frames(paths, kinds=kinds)), 1), whole.array)
-    outline = read_outline(paths, kinds=kinds)
+    outline = read_image_info(paths, kinds=kinds)
     assert (outline.channels, outline.frames, outline.grid) == (2, 3, whole.grid)
     assert (outline.frame_duration_s, outline.source, outline.kinds) == (whole.frame_duration_s, paths[0], kinds)
     assert np.array_equal(outline.affine, whole.affine)

@@ -19,7 +19,7 @@ from unet4d.config import Config, DataConfig, ModelConfig, TrainConfig
 from unet4d.datasets.dataset import read_dataset, split_folds
 from unet4d.errors import InputError
 from unet4d.images.image4d import read_label
-from unet4d.metrics import count_voxels, dice
+from unet4d.metrics.overlap import count_voxels, dice
 from unet4d.models.checkpoint import BEST, LAST, PREVIOUS, load_checkpoint
 from unet4d.phantom import write_phantom
 from unet4d.training.checkpoints import Checkpoints

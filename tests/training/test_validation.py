@@ -12,7 +12,7 @@ import unet4d.training.validation
 from unet4d.config import Config, DataConfig, InferenceConfig, ModelConfig, TrainConfig
 from unet4d.errors import Stopped
 from unet4d.inference.sliding_window import sliding_window
-from unet4d.metrics import count_voxels, dice
+from unet4d.metrics.overlap import count_voxels, dice
 from unet4d.models.checkpoint import Task
 from unet4d.models.clstm_unet import build_network
 from unet4d.pipeline.cache import CachedStudy

@@ -15,8 +15,8 @@ from typing import Any
 from unet4d.datasets.faults import Issue
 from unet4d.datasets.study import LONGEST_S, SHORTEST_S, is_frame_duration
 from unet4d.errors import InputError
-from unet4d.images.channels import KINDS, MAP, SIGNAL, velocity_axis
-from unet4d.images.image4d import Image4D, ImageInfo, read_image, read_outline
+from unet4d.images.channels import CHANNEL_KINDS, MAP, SIGNAL, velocity_axis
+from unet4d.images.image4d import Image4D, ImageInfo, read_image, read_image_info
 from unet4d.images.nifti import case_name
 from unet4d.system.class_values import LONGEST_NAME, class_fault, is_name
 from unet4d.system.safe_paths import path_inside
@@ -79,7 +79,7 @@ class Case:
 
     def outline(self) -> ImageInfo:
         """What the study is like, from the header of its first file alone; not for `channels_last`. Raises InputError."""
-        outline = read_outline(self.images, kinds=self.channel_kinds)
+        outline = read_image_info(self.images, kinds=self.channel_kinds)
         return outline if self.frame_duration_s is None else replace(outline, frame_duration_s=self.frame_duration_s)
 
 
@@ -197,7 +197,7 @@ def _parse_channels(entry: Mapping[str, Any], path: Path) -> tuple[str, ...]:
 
 def _parse_kinds(entry: Any, channels: int, path: Path) -> tuple[str, ...]:
     """The kind of each channel, from {"1": "velocity X"}; what is not named is signal."""
-    known = ", ".join(KINDS)
+    known = ", ".join(CHANNEL_KINDS)
     wanted = (
         f'{path}: "channel_kinds" is {short_repr(entry)}; wanted kinds by channel number, {{"1": "map"}}, of {known}'
     )
@@ -205,7 +205,7 @@ def _parse_kinds(entry: Any, channels: int, path: Path) -> tuple[str, ...]:
     if (
         not isinstance(entry, dict)
         or not set(entry) <= set(numbers)
-        or not all(isinstance(kind, str) and kind in KINDS for kind in entry.values())
+        or not all(isinstance(kind, str) and kind in CHANNEL_KINDS for kind in entry.values())
     ):
         raise InputError(wanted)
     kinds = tuple(entry.get(number, SIGNAL) for number in numbers)

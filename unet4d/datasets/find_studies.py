@@ -13,8 +13,8 @@ from unet4d.datasets.dataset import read_dataset
 from unet4d.datasets.nifti_studies import bare_source, dataset_source
 from unet4d.datasets.study import Source, Study
 from unet4d.errors import InputError
-from unet4d.images.channels import KINDS
-from unet4d.images.nifti import SUFFIXES, studies_in
+from unet4d.images.channels import CHANNEL_KINDS
+from unet4d.images.nifti import NIFTI_SUFFIXES, studies_in
 from unet4d.system.progress_bar import print_line
 from unet4d.system.regular_files import check_file_or_folder
 from unet4d.system.text import suggest_names
@@ -100,8 +100,8 @@ def source_at(
 
     Args:
         path: a file or folder.
-        kind: "auto", or one of `KINDS`.
-        options: for a layout of `KINDS`.
+        kind: "auto", or one of `CHANNEL_KINDS`.
+        options: for a layout of `CHANNEL_KINDS`.
         channel_names: of bare NIfTI files, which do not say; None: of each study its first channel is read.
         channel_kinds: likewise; empty: all are signal.
 
@@ -153,9 +153,11 @@ def find_studies(
             dataset are asked for; a case that no dataset has; nobody was held out.
     """
     check_choice(cases, subjects is not None)
-    unknown_kinds = [kind for kind in channel_kinds if kind not in KINDS]
+    unknown_kinds = [kind for kind in channel_kinds if kind not in CHANNEL_KINDS]
     if unknown_kinds:
-        raise InputError(f"got the channel kind {unknown_kinds[0]!r}, expected one of {', '.join(KINDS)}; train again")
+        raise InputError(
+            f"got the channel kind {unknown_kinds[0]!r}, expected one of {', '.join(CHANNEL_KINDS)}; train again"
+        )
     found: list[Study] = []
     known: list[str] = []
     for given in expanded(inputs):
@@ -178,10 +180,10 @@ def find_studies(
 
 
 def _layout(path: Path) -> str | None:
-    """The layout of `KINDS` that a path is in; None for a dataset, for NIfTI, and for what nobody knows."""
+    """The layout of `CHANNEL_KINDS` that a path is in; None for a dataset, for NIfTI, and for what nobody knows."""
     if is_dataset(path):
         return None
-    is_nifti = path.name.lower().endswith(SUFFIXES) if path.is_file() else bool(studies_in(path))
+    is_nifti = path.name.lower().endswith(NIFTI_SUFFIXES) if path.is_file() else bool(studies_in(path))
     layout = detected(path)
     return layout if not is_nifti or layout in _NIFTI_LAYOUTS else None
 

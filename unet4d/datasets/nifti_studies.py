@@ -13,7 +13,7 @@ from unet4d.datasets.study import FrameReader, Label, Source, Study
 from unet4d.errors import InputError
 from unet4d.images.channels import SIGNAL
 from unet4d.images.image4d import Image4D, read_frames
-from unet4d.images.nifti import SUFFIXES, case_name, studies_in
+from unet4d.images.nifti import NIFTI_SUFFIXES, case_name, studies_in
 from unet4d.system.text import count
 
 CHANNEL = re.compile(r"(.+)_(\d{4})")
@@ -101,7 +101,7 @@ def all_channels(case: str, folder: Path, found: Mapping[str, Path], channels: i
 def _bare_files(path: Path, channels: int, first_only: bool) -> Iterator[tuple[str, list[Path]]]:
     """Study names with their files."""
     if path.is_file():
-        if not path.name.lower().endswith(SUFFIXES):
+        if not path.name.lower().endswith(NIFTI_SUFFIXES):
             raise InputError(
                 f"{path} is no study by itself; wanted .nii, .nii.gz or a sequence of frames (a NRRD of four axes, DICOM); of "
                 "3D files, one a frame, give the folder: unet4d predict with --layout frames"

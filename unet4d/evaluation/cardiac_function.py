@@ -12,7 +12,8 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
-from unet4d import metrics
+from unet4d.metrics.cardiac_structures import MYOCARDIAL_DENSITY_G_PER_ML, cavity_within, is_cavity, is_myocardium
+from unet4d.metrics.volume_curves import curve_measures
 
 CAVITY, MYOCARDIUM = "cavity", "myocardium"
 Frame = int | None
@@ -58,9 +59,9 @@ class CardiacScores:
 
 def cardiac_role(name: str) -> str | None:
     """What a class of this name is of a heart."""
-    if metrics.is_cavity(name):
+    if is_cavity(name):
         return CAVITY
-    return MYOCARDIUM if metrics.is_myocardium(name) else None
+    return MYOCARDIUM if is_myocardium(name) else None
 
 
 def score_cardiac_function(
@@ -85,7 +86,7 @@ def score_cardiac_function(
             matched = _at(prediction, drawn.ed_frame, drawn.es_frame)
             found.append(CardiacScores(name, role, drawn, matched, _cavity(prediction, frame_duration_s, cyclic)))
         elif role == MYOCARDIUM:
-            cavity = metrics.cavity_within(name, list(reference_ml))
+            cavity = cavity_within(name, list(reference_ml))
             ed = _largest(reference_ml[cavity]) if cavity else None
             own = _largest(prediction_ml[cavity]) if cavity else None
             labelled = np.where(np.isfinite(reference), prediction, np.nan)
@@ -98,7 +99,7 @@ def _cavity(curve_ml: np.ndarray, frame_duration_s: float | None, cyclic: bool) 
     """Fewer than two frames with a volume have no end-diastole and no end-systole."""
     if np.count_nonzero(np.isfinite(curve_ml)) < 2:
         return CardiacMeasures()
-    return CardiacMeasures(**vars(metrics.curve_measures(curve_ml, frame_duration_s, cyclic)))
+    return CardiacMeasures(**vars(curve_measures(curve_ml, frame_duration_s, cyclic)))
 
 
 def _at(curve_ml: np.ndarray, ed: Frame, es: Frame) -> CardiacMeasures:
@@ -115,7 +116,7 @@ def _mass(curve_ml: np.ndarray, ed: Frame) -> CardiacMeasures:
     if not len(defined):
         return CardiacMeasures()
     volume = float(defined.mean() if ed is None else curve_ml[ed])
-    return CardiacMeasures(ed_frame=ed, mass_g=volume * metrics.MYOCARDIAL_DENSITY_G_PER_ML)
+    return CardiacMeasures(ed_frame=ed, mass_g=volume * MYOCARDIAL_DENSITY_G_PER_ML)
 
 
 def _largest(curve_ml: np.ndarray) -> Frame:

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 
-from unet4d import metrics
 from unet4d.datasets.dataset import Dataset
 from unet4d.datasets.label_maps import Reference, read_reference
 from unet4d.errors import InputError
@@ -16,6 +15,9 @@ from unet4d.evaluation.cardiac_function import CardiacScores, score_cardiac_func
 from unet4d.evaluation.temporal import TemporalMetrics, measure_over_time
 from unet4d.images.image4d import read_label
 from unet4d.images.nifti import check_same_grid, read_header
+from unet4d.metrics.overlap import VoxelCounts, count_voxels, dice
+from unet4d.metrics.surface import SurfaceScores, surface_scores
+from unet4d.metrics.volume_curves import volumes_ml, voxel_volume_ml
 from unet4d.system.signals import check_stop
 
 
@@ -41,9 +43,9 @@ class CaseScores:
     labelled: np.ndarray
     frame_duration_s: float | None
     cyclic: bool
-    counts: metrics.Counts
+    counts: VoxelCounts
     dice: np.ndarray
-    surface: metrics.SurfaceScores
+    surface: SurfaceScores
     reference_ml: np.ndarray
     prediction_ml: np.ndarray
     over_time: TemporalMetrics
@@ -95,18 +97,18 @@ def score_case(
     unknown = sorted(set(np.unique(prediction).tolist()) - {0, *values})
     if unknown:
         raise InputError(f"{file}: label value {unknown[0]} came; wanted one of {[0, *values]}; correct the label map")
-    counts = metrics.count_voxels(label, prediction, values)
-    voxel_ml = metrics.voxel_volume_ml(like.affine)
+    counts = count_voxels(label, prediction, values)
+    voxel_ml = voxel_volume_ml(like.affine)
     drawn = labelled[:, None]
-    reference_ml = np.where(drawn, metrics.volumes_ml(label, values, voxel_ml), np.nan)
-    prediction_ml = metrics.volumes_ml(prediction, values, voxel_ml)
+    reference_ml = np.where(drawn, volumes_ml(label, values, voxel_ml), np.nan)
+    prediction_ml = volumes_ml(prediction, values, voxel_ml)
     return CaseScores(
         reference,
         labelled,
         like.frame_duration_s,
         cyclic,
         counts,
-        dice=np.where(drawn, metrics.dice(counts), np.nan),
+        dice=np.where(drawn, dice(counts), np.nan),
         surface=_surface(label, prediction, labelled, values, like.spacing, tolerance_mm),
         reference_ml=reference_ml,
         prediction_ml=prediction_ml,
@@ -127,12 +129,12 @@ def _surface(
     values: Sequence[int],
     spacing_mm: Sequence[float],
     tolerance_mm: float,
-) -> metrics.SurfaceScores:
+) -> SurfaceScores:
     """Surface scores of the labelled frames, NaN in the others."""
-    everywhere = metrics.SurfaceScores(*(np.full((len(label), len(values)), np.nan) for _ in range(3)))
+    everywhere = SurfaceScores(*(np.full((len(label), len(values)), np.nan) for _ in range(3)))
     for t in np.flatnonzero(labelled):
         check_stop()  # a frame may take seconds
-        found = metrics.surface_scores(label[t : t + 1], prediction[t : t + 1], values, spacing_mm, tolerance_mm)
+        found = surface_scores(label[t : t + 1], prediction[t : t + 1], values, spacing_mm, tolerance_mm)
         for name, array in vars(found).items():
             getattr(everywhere, name)[t] = array[0]
     return everywhere

@@ -10,15 +10,15 @@ from typing import Any
 
 import numpy as np
 
-from unet4d import metrics
 from unet4d.errors import InputError
 from unet4d.evaluation.comparison_metrics import COMPARISON_QUANTITIES, Key, values_of
 from unet4d.evaluation.results import EvaluationResults, read_evaluation
 from unet4d.evaluation.tables import METRICS_CSV, TEMPORAL_CSV, align_columns, format_interval
+from unet4d.metrics.statistics import INTERVALS, holm, interval95, signed_rank
 from unet4d.system.csv_file import csv_text
 from unet4d.system.files import check_writable, write_json, write_text
 from unet4d.system.signals import check_stop
-from unet4d.system.text import count
+from unet4d.system.text import count, format_number
 from unet4d.system.version import VERSION
 
 COMPARISON_JSON, COMPARISON_CSV = "comparison.json", "comparison.csv"
@@ -111,7 +111,7 @@ def compare(
         "only_b": only_b,
         "tolerance_mm": first.summary["tolerance_mm"],
         "about": COMPARISON_NOTE,
-        "intervals": metrics.INTERVALS,
+        "intervals": INTERVALS,
         "tests": sum(one.p is not None for one in compared),
         "smallest_p_holm": _smallest_p_holm(compared),
         "compared": [asdict(one) for one in compared],
@@ -138,8 +138,8 @@ def format_comparison(found: Mapping[str, Any]) -> str:
         digits = COMPARISON_QUANTITIES[one["metric"]].digits
         rows.append([
             f"{one['metric']}: {one['class_name']}", str(one["n"]), str(one["left_out"]),
-            *(metrics.shown(one[key], digits) for key in ("mean_a", "mean_b")), _signed(one["mean_difference"], digits),
-            format_interval(one["ci95"], digits), metrics.shown(one["effect"], 2), _p(one["p"]), _p(one["p_holm"]),
+            *(format_number(one[key], digits) for key in ("mean_a", "mean_b")), _signed(one["mean_difference"], digits),
+            format_interval(one["ci95"], digits), format_number(one["effect"], 2), _p(one["p"]), _p(one["p_holm"]),
         ])  # fmt: skip
     head = ["", "n", "left out", "A", "B", "B - A", "95 % CI", "effect", "p", "p Holm"]
     first, *others = align_columns(head, rows)
@@ -253,7 +253,7 @@ def _one(name: str, class_name: str, means: Mapping[str, np.ndarray], left_out: 
         return Comparison(name, class_name, 0, left_out, *nothing, verdict="no test: nowhere defined in both A and B")
     values = np.array(list(means.values()))  # (subjects, 2)
     difference = values[:, 1] - values[:, 0]
-    tested = metrics.signed_rank(difference)
+    tested = signed_rank(difference)
     return Comparison(
         metric=name,
         class_name=class_name,
@@ -262,7 +262,7 @@ def _one(name: str, class_name: str, means: Mapping[str, np.ndarray], left_out: 
         mean_a=float(values[:, 0].mean()),
         mean_b=float(values[:, 1].mean()),
         mean_difference=float(difference.mean()),
-        ci95=metrics.interval95(difference, list(means)),
+        ci95=interval95(difference, list(means)),
         median_difference=float(np.median(difference)),
         p=tested.p,
         p_holm=None,
@@ -274,7 +274,7 @@ def _one(name: str, class_name: str, means: Mapping[str, np.ndarray], left_out: 
 def _corrected(compared: Sequence[Comparison]) -> list[Comparison]:
     """The same with p corrected for all tests, and the verdict that follows."""
     found = []
-    for one, p_holm in zip(compared, metrics.holm([one.p for one in compared]), strict=True):
+    for one, p_holm in zip(compared, holm([one.p for one in compared]), strict=True):
         verdict = one.verdict
         if p_holm is not None and one.effect is not None:
             better = COMPARISON_QUANTITIES[one.metric].better

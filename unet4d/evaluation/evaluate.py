@@ -28,7 +28,7 @@ from unet4d.evaluation import tables
 from unet4d.evaluation.case_scores import CaseScores, score_case
 from unet4d.evaluation.summary import summarize_cases, summarize_cases_by_fold
 from unet4d.images.image4d import read_label
-from unet4d.metrics import TOLERANCE_MM
+from unet4d.metrics.surface import TOLERANCE_MM
 from unet4d.system.csv_file import csv_text
 from unet4d.system.failures import failure_of_study, raise_failed
 from unet4d.system.files import check_writable, write_json, write_text

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from unet4d.metrics import describe, shown
+from unet4d.metrics.statistics import summary_statistics
+from unet4d.system.text import format_number
 
 FOLDS_NOTE = (
     "A fold's values are the means over its own held-out cases. Mean, median and std (over n - 1) over folds take each fold's "
@@ -37,7 +38,7 @@ def format_folds(found: Mapping[str, Any]) -> str:
     lines = [f"{'Dice':<9}  {'mean':>13}  {head}"]
     for name, values in found["fold"].items():
         row = [values["mean_foreground_dice"], *values["dice"].values()]
-        lines.append(_row(f"fold {name}", [shown(value, 3) for value in row], widths))
+        lines.append(_row(f"fold {name}", [format_number(value, 3) for value in row], widths))
     over = [found["over"]["mean_foreground_dice"], *found["over"]["dice"].values()]
     lines.append(_row("all folds", [format_mean_std(one) for one in over], widths))
     return "\n".join(lines)
@@ -45,7 +46,7 @@ def format_folds(found: Mapping[str, Any]) -> str:
 
 def format_mean_std(described: Mapping[str, Any]) -> str:
     """One description of `summarize_folds`, for a terminal."""
-    return f"{shown(described['mean'], 3)} +- {shown(described['std'], 3)}"
+    return f"{format_number(described['mean'], 3)} +- {format_number(described['std'], 3)}"
 
 
 def _row(name: str, cells: Sequence[str], widths: Sequence[int]) -> str:
@@ -56,4 +57,4 @@ def _spread(values: Sequence[Any]) -> Any:
     """The same quantities of every fold as one description each."""
     if isinstance(values[0], Mapping):
         return {name: _spread([value[name] for value in values]) for name in values[0]}
-    return describe(np.array([np.nan if value is None else value for value in values]))
+    return summary_statistics(np.array([np.nan if value is None else value for value in values]))

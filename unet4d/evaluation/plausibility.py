@@ -11,7 +11,8 @@ from typing import Literal
 
 import numpy as np
 
-from unet4d.metrics import closure, curve_measures, is_cavity, is_myocardium
+from unet4d.metrics.cardiac_structures import is_cavity, is_myocardium
+from unet4d.metrics.volume_curves import closure, curve_measures
 from unet4d.system.text import describe_frames
 
 OUT_OF_LINE, OUT_OF_LINE_FRAMES = 0.15, 3.75

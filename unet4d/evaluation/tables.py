@@ -11,8 +11,7 @@ from unet4d.evaluation.cardiac_function import AT_REFERENCE_FRAMES, MEASURES
 from unet4d.evaluation.case_scores import CaseScores
 from unet4d.evaluation.fold_summary import format_folds
 from unet4d.evaluation.temporal import TEMPORAL_QUANTITIES
-from unet4d.metrics import shown
-from unet4d.system.text import count
+from unet4d.system.text import count, format_number
 
 METRICS_CSV, VOLUMES_CSV, MEASURES_CSV = "metrics.csv", "volumes_compared.csv", "measures.csv"
 TEMPORAL_CSV, SUMMARY_JSON = "temporal.csv", "summary.json"
@@ -113,13 +112,15 @@ def _overlap_lines(summary: Mapping[str, Any]) -> list[str]:
     for name, entry in summary["classes"].items():
         dice, distance, error = entry["dice"], entry["hd95_mm"], entry["volume_error_ml"]
         rows.append([
-            name, shown(dice["mean"], 3), str(dice["n"]), format_interval(entry["ci95"]["dice"], 3), shown(entry["nsd"]["mean"], 3),
-            shown(distance["mean"], 2), shown(entry["asd_mm"]["mean"], 2), str(distance["n"]), shown(error["bias"], 2),
+            name, format_number(dice["mean"], 3), str(dice["n"]), format_interval(entry["ci95"]["dice"], 3),
+            format_number(entry["nsd"]["mean"], 3),
+            format_number(distance["mean"], 2), format_number(entry["asd_mm"]["mean"], 2), str(distance["n"]),
+            format_number(error["bias"], 2),
             str(error["n"]), str(entry["n_one_empty"]), str(entry["n_both_empty"]),
         ])  # fmt: skip
     mean, of_mean = summary["mean_foreground_dice"], summary["mean_foreground_dice_ci95"]
     head = ["class", "Dice", "n", "95 % CI", "NSD", "HD95 mm", "ASD mm", "n", "bias mL", "n", "one empty", "both empty"]
-    rows.append(["mean over classes", shown(mean, 3), "", format_interval(of_mean, 3), *[""] * (len(head) - 4)])
+    rows.append(["mean over classes", format_number(mean, 3), "", format_interval(of_mean, 3), *[""] * (len(head) - 4)])
     return align_columns(head, rows)
 
 
@@ -133,9 +134,10 @@ def _heart_lines(heart: Mapping[str, Any]) -> list[str]:
                 limits = None if found["lower"] is None else [found["lower"], found["upper"]]
                 undefined = f" ({found['n_undefined']} undefined)" if found["n_undefined"] else ""
                 rows.append([
-                    f"{name}: {key}", f"{found['n']}{undefined}", shown(found["reference"], 1), shown(found["prediction"], 1),
-                    shown(found["bias"], 2), format_interval(found["ci95"], 2), format_interval(limits, 2),
-                    shown(found["mean_absolute"], 2),
+                    f"{name}: {key}", f"{found['n']}{undefined}", format_number(found["reference"], 1),
+                    format_number(found["prediction"], 1),
+                    format_number(found["bias"], 2), format_interval(found["ci95"], 2), format_interval(limits, 2),
+                    format_number(found["mean_absolute"], 2),
                 ])  # fmt: skip
     head = ["at the reference's frames", "n", "reference", "prediction", "bias", "95 % CI", "limits", "mean error"]
     return align_columns(head, rows) if rows else []
@@ -155,7 +157,7 @@ def _temporal_lines(classes: Mapping[str, Any]) -> list[str]:
                 "closure",
             )
             digits = (4, 3, 3, 1, 1, 3)
-            rows.append([name, *(shown(found[key]["mean"], d) for key, d in zip(keys, digits, strict=True))])
+            rows.append([name, *(format_number(found[key]["mean"], d) for key, d in zip(keys, digits, strict=True))])
     head = ["mean over cases", "roughness", "frame-to-frame Dice", "excess", "flicker", "its voxels", "closure"]
     return align_columns(head, rows) if rows else []
 

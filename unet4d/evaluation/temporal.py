@@ -7,7 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from unet4d import metrics
+from unet4d.metrics.statistics import summary_statistics
+from unet4d.metrics.temporal_consistency import flicker, frame_pairs, frame_to_frame_dice
+from unet4d.metrics.volume_curves import closure, roughness
 
 
 @dataclass(frozen=True)
@@ -57,19 +59,19 @@ def measure_over_time(
         curves_ml: volumes (T, K) of reference, NaN where unlabelled, and prediction.
         cyclic: whether the last frame leads into the first.
     """
-    stays = metrics.frame_to_frame_dice(prediction, values, cyclic)
-    components, voxels = metrics.flicker(prediction, values, cyclic)
+    stays = frame_to_frame_dice(prediction, values, cyclic)
+    components, voxels = flicker(prediction, values, cyclic)
     if len(prediction) == 1:  # nothing goes on before or after
         components, voxels = np.full((2, 1, len(values)), np.nan)
     return TemporalMetrics(
-        roughness=_each(metrics.roughness(curve, cyclic) for curve in curves_ml[1].T),
-        reference_roughness=_each(metrics.roughness(curve, cyclic) for curve in curves_ml[0].T),
+        roughness=_each(roughness(curve, cyclic) for curve in curves_ml[1].T),
+        reference_roughness=_each(roughness(curve, cyclic) for curve in curves_ml[0].T),
         frame_to_frame_dice=_means(stays),
         frame_to_frame_excess=_means(_excess(stays, label, labelled, values, cyclic)),
         flicker_components=components.sum(axis=0),
         flicker_voxels=voxels.sum(axis=0),
-        closure=_each(metrics.closure(curve) if cyclic else None for curve in curves_ml[1].T),
-        reference_closure=_each(metrics.closure(curve) if cyclic else None for curve in curves_ml[0].T),
+        closure=_each(closure(curve) if cyclic else None for curve in curves_ml[1].T),
+        reference_closure=_each(closure(curve) if cyclic else None for curve in curves_ml[0].T),
     )
 
 
@@ -78,9 +80,9 @@ def _excess(
 ) -> np.ndarray:
     """Frame-to-frame Dice (pairs, K) beyond the reference's, NaN where a frame of a pair is unlabelled."""
     excess = np.full(stays.shape, np.nan)
-    for i, (t, after) in enumerate(metrics.frame_pairs(len(label), cyclic)):
+    for i, (t, after) in enumerate(frame_pairs(len(label), cyclic)):
         if labelled[t] and labelled[after]:
-            excess[i] = stays[i] - metrics.frame_to_frame_dice(label[[t, after]], values, cyclic=False)[0]
+            excess[i] = stays[i] - frame_to_frame_dice(label[[t, after]], values, cyclic=False)[0]
     return excess
 
 
@@ -90,4 +92,4 @@ def _each(found: Iterable[float | None]) -> np.ndarray:
 
 def _means(pairs: np.ndarray) -> np.ndarray:
     """The mean of each column (pairs, K) over what is defined."""
-    return _each(metrics.describe(column)["mean"] for column in pairs.T)
+    return _each(summary_statistics(column)["mean"] for column in pairs.T)

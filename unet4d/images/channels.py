@@ -14,7 +14,7 @@ from unet4d.errors import InputError
 
 SIGNAL, MAP = "signal", "map"
 VELOCITIES = tuple(f"velocity {sign}{axis}" for axis in "XYZ" for sign in ("", "-"))
-KINDS = (SIGNAL, MAP, *VELOCITIES)
+CHANNEL_KINDS = (SIGNAL, MAP, *VELOCITIES)
 
 
 def velocity_axis(kind: str) -> tuple[int, int] | None:
@@ -25,17 +25,17 @@ def velocity_axis(kind: str) -> tuple[int, int] | None:
     return "XYZ".index(name[-1]), -1 if name.startswith("-") else 1
 
 
-def channels_of(kinds: Sequence[str], *wanted: str) -> list[int]:
+def channels_of_kind(kinds: Sequence[str], *wanted: str) -> list[int]:
     """The channels of these kinds, such as `channels_of(kinds, *VELOCITIES)`."""
     return [channel for channel, kind in enumerate(kinds) if kind in wanted]
 
 
-def unsigned(kinds: Sequence[str]) -> tuple[str, ...]:
+def unsigned_kinds(kinds: Sequence[str]) -> tuple[str, ...]:
     """What the kinds of a study become on the network's axes, where every velocity is positive towards growing index."""
     return tuple(kind.replace("-", "") for kind in kinds)
 
 
-def turned(
+def reorient_channels(
     kinds: Sequence[str], order: Sequence[int], flips: Sequence[bool], what: Path | str
 ) -> list[tuple[int, int]]:
     """For each channel of a study whose axes are turned, the channel it comes from and its sign, 1 or -1.

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from unet4d.images.channels import SIGNAL, turned
+from unet4d.images.channels import SIGNAL, reorient_channels
 
 ANISOTROPIC = 1.5
 """A study whose coarsest spacing is this many times its finest has a slice axis: the coarsest one."""
@@ -70,9 +70,9 @@ class WorkingGrid:
         Raises:
             InputError: the turn needs a component of the velocity that no channel holds.
         """
-        native = self.turned(array)
+        native = self.reorient(array)
         image = np.empty(native.shape, np.float32)
-        sources = turned(kinds or [SIGNAL] * len(array), self.order, self.flips, what)
+        sources = reorient_channels(kinds or [SIGNAL] * len(array), self.order, self.flips, what)
         for out, (channel, sign) in zip(image, sources, strict=True):
             np.multiply(native[channel], sign, out=out)
         if image.shape[2:] == self.shape:
@@ -81,14 +81,14 @@ class WorkingGrid:
 
     def label(self, indices: np.ndarray, classes: int) -> np.ndarray:
         """Class indices (T, *native_shape) on the working grid: (T, *shape) uint8, the class with the largest linear share."""
-        frames = (torch.from_numpy(frame) for frame in np.array(self.turned(indices), order="C"))
+        frames = (torch.from_numpy(frame) for frame in np.array(self.reorient(indices), order="C"))
 
         def share(frame: Tensor, k: int) -> Tensor:
             return _resized((frame == k).float()[None, None], self.shape)[0, 0]
 
-        return np.stack([largest(share(frame, k) for k in range(classes)).numpy() for frame in frames])
+        return np.stack([argmax_classes(share(frame, k) for k in range(classes)).numpy() for frame in frames])
 
-    def turned(self, array: np.ndarray) -> np.ndarray:
+    def reorient(self, array: np.ndarray) -> np.ndarray:
         """A view of (..., *native_shape) in working orientation; a flipped axis of one voxel has a negative stride, too."""
         lead = array.ndim - 3
         return self._flipped(array.transpose(*range(lead), *(lead + axis for axis in self.order)))
@@ -128,7 +128,7 @@ def is_thick(spacing: Sequence[float] | np.ndarray) -> bool:
     return bool(max(spacing) >= ANISOTROPIC * min(spacing))
 
 
-def largest(shares: Iterable[Tensor]) -> Tensor:
+def argmax_classes(shares: Iterable[Tensor]) -> Tensor:
     """Which class's share is the largest, (X, Y, Z) uint8, the first of equals; shares (X, Y, Z) come one class at a time.
 
     On a CPU some thirty times as fast as torch's argmax.

@@ -15,22 +15,21 @@ import nibabel as nib
 import numpy as np
 
 from unet4d.errors import InputError
-from unet4d.images.channels import MAP, channels_of
+from unet4d.images.channels import MAP, channels_of_kind
 from unet4d.images.nifti import (
     Header,
-    PathLike,
     affine_of,
     check_affine,
     check_same_grid,
     check_suffix,
     frame_duration_s_of,
     header_for,
-    opened,
+    open_nifti,
     read_header,
     spacing_of,
     write_nifti,
 )
-from unet4d.system.files import replacing
+from unet4d.system.files import PathLike, replacing
 from unet4d.system.memory import check_fits
 from unet4d.system.text import count
 
@@ -124,7 +123,7 @@ class Image4D(_Placed):
         return cls(array, header, frame_duration_s)
 
     @property
-    def outline(self) -> ImageInfo:
+    def info(self) -> ImageInfo:
         """What it is like, without its voxels."""
         return ImageInfo(
             self.header, self.channels, self.frames, self.grid, self.frame_duration_s, self.source, self.kinds
@@ -168,7 +167,7 @@ def read_image(
     header, frames = read_header(paths[0])
     check_fits(4 * len(paths) * math.prod(frames), paths[0])
     volumes = np.empty((len(paths), *frames), dtype=np.float32)  # (files, T, X, Y, Z)
-    maps = [] if channels_last else channels_of(kinds, MAP)
+    maps = [] if channels_last else channels_of_kind(kinds, MAP)
     for channel, (one, out) in enumerate(zip(paths, volumes, strict=True)):
         if channel in maps:
             _read_floats(one, out[:1], header, is_map=True)
@@ -180,7 +179,7 @@ def read_image(
     return Image4D(array, header, duration, paths[0], tuple(kinds))
 
 
-def read_outline(path: PathLike | Sequence[PathLike], *, kinds: Sequence[str] = ()) -> ImageInfo:
+def read_image_info(path: PathLike | Sequence[PathLike], *, kinds: Sequence[str] = ()) -> ImageInfo:
     """What a study is like, from the header of its first channel's file; the arguments are those of `read_image`."""
     paths = [Path(path)] if isinstance(path, str | os.PathLike) else [Path(one) for one in path]
     header, (frames, *grid) = read_header(paths[0])
@@ -203,11 +202,11 @@ def read_frames(path: PathLike | Sequence[PathLike], *, kinds: Sequence[str] = (
     """
     paths = [Path(path)] if isinstance(path, str | os.PathLike) else [Path(one) for one in path]
     first, shape = read_header(paths[0])
-    maps = channels_of(kinds, MAP)
+    maps = channels_of_kind(kinds, MAP)
     with contextlib.ExitStack() as stack:
         channels = []
         for channel, one in enumerate(paths):
-            header, size, volumes = stack.enter_context(opened(one))
+            header, size, volumes = stack.enter_context(open_nifti(one))
             _check_channel(one, header, size, first, shape, channel in maps)
             channels.append(itertools.cycle(list(volumes)) if channel in maps else volumes)
         for t in range(shape[0]):
@@ -235,7 +234,7 @@ def read_label(path: PathLike, *, like: Image4D | None = None) -> np.ndarray:
         InputError: as `read_image`, and for other values or another grid.
     """
     path = Path(path)
-    with opened(path) as (header, shape, volumes):
+    with open_nifti(path) as (header, shape, volumes):
         if like is not None:
             check_same_grid(path, header, shape[1:], like.source or "the image", like.header, like.grid)
         check_fits(math.prod(shape), path)
@@ -290,7 +289,7 @@ def write_image(path: PathLike, label: np.ndarray, *, like: Image4D | ImageInfo)
 def _read_floats(path: Path, out: np.ndarray, first: Header, is_map: bool = False) -> None:
     """Fill `out` (T, X, Y, Z) float32 from `path`, whose grid must be that of `first`; refuse what is not finite."""
     bad, where = 0, ""
-    with opened(path) as (header, shape, volumes):
+    with open_nifti(path) as (header, shape, volumes):
         _check_channel(path, header, shape, first, out.shape, is_map)
         for t, volume in enumerate(volumes):
             with np.errstate(over="ignore", invalid="ignore"):

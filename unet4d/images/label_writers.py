@@ -116,7 +116,7 @@ def write_segmentation(path: Path, label: np.ndarray, affine: np.ndarray, classe
     _write(path, label[None], affine, False, {}, about)
 
 
-def write_colour_table(path: Path, classes: Sequence[LabelClass]) -> None:
+def write_color_table(path: Path, classes: Sequence[LabelClass]) -> None:
     """Write a Slicer colour table (.ctbl), whole or not at all; names have underscores for spaces there."""
     rows = [f"{one.value} {printable('_'.join(one.name.split()))} {' '.join(map(str, one.rgb))} 255" for one in classes]
     write_text(
@@ -193,3 +193,36 @@ def _vector(values: Iterable[float]) -> str:
 def _check(path: Path, label: np.ndarray, axes: str, count: int) -> None:
     if label.dtype != np.uint8 or label.ndim != count:
         raise InputError(f"{path}: an array of {label.dtype} and shape {label.shape} came; wanted {axes} uint8")
+
+
+_RULE = "#" * 48
+_HEAD = f"""{_RULE}
+# ITK-SnAP Label Description File
+# File format:
+# IDX   -R-  -G-  -B-  -A--  VIS MSH  LABEL
+# Fields:
+#    IDX:   Zero-based index
+#    -R-:   Red color component (0..255)
+#    -G-:   Green color component (0..255)
+#    -B-:   Blue color component (0..255)
+#    -A-:   Label transparency (0.00 .. 1.00)
+#    VIS:   Label visibility (0 or 1)
+#    IDX:   Label mesh visibility (0 or 1)
+#  LABEL:   Label description
+{_RULE}
+"""
+
+
+def write_label_descriptions(path: Path, classes: Sequence[LabelClass]) -> None:
+    """Write names and colours of the classes for ITK-SNAP, whole or not at all.
+
+    Raises:
+        Unet4DError: the disk is full or the folder cannot be written to.
+    """
+    rows = [(0, (0, 0, 0), "0", 0, "Clear Label")]
+    rows += [(one.value, one.rgb, "1", 1, printable(" ".join(one.name.split())).replace('"', "'")) for one in classes]
+    lines = [
+        f'{value:5d} {red:5d} {green:4d} {blue:4d} {alpha:>8} {shown:2d} {shown:2d}    "{name}"'
+        for value, (red, green, blue), alpha, shown, name in rows
+    ]
+    write_text(path, _HEAD + "\n".join(lines) + "\n")

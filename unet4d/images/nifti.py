@@ -20,14 +20,14 @@ import nibabel as nib
 import numpy as np
 
 from unet4d.errors import InputError
+from unet4d.system.files import PathLike
 from unet4d.system.memory import check_fits
 from unet4d.system.regular_files import open_regular
 from unet4d.system.signals import check_stop
 
 Header = nib.Nifti1Header | nib.Nifti2Header
-PathLike = str | os.PathLike[str]
 
-SUFFIXES = (".nii.gz", ".nii")
+NIFTI_SUFFIXES = (".nii.gz", ".nii")
 _MM_PER_UNIT = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}  # unknown (taken as mm), metre, mm, micrometre
 _UNITS_PER_SECOND = {8: 1.0, 16: 1e3, 24: 1e6}  # s, ms, µs; other units (Hz, ppm, rad/s) are no time
 _GRID_TOLERANCE = 0.01  # how far a corner of two grids may lie apart, in voxels of the finest axis
@@ -42,12 +42,12 @@ _GZIP_LEVEL = 4  # label maps are nearly as small as at 9, and written several t
 
 def read_header(path: PathLike) -> tuple[Header, tuple[int, int, int, int]]:
     """Read and check the header alone; gives it as it lay on disk, and (T, X, Y, Z). Raises InputError."""
-    with opened(Path(path)) as (header, shape, _):
+    with open_nifti(Path(path)) as (header, shape, _):
         return header, shape
 
 
 @contextlib.contextmanager
-def opened(path: Path) -> Iterator[tuple[Header, tuple[int, int, int, int], Iterator[np.ndarray]]]:
+def open_nifti(path: Path) -> Iterator[tuple[Header, tuple[int, int, int, int], Iterator[np.ndarray]]]:
     """Give header, (T, X, Y, Z), and the frames (X, Y, Z) one by one, scaled; what goes wrong names the file.
 
     Raises `Stopped` after a stop signal, also between two frames.
@@ -283,7 +283,7 @@ def check_affine(affine: np.ndarray, what: str) -> None:
 
 def check_suffix(path: Path) -> None:
     """Raise InputError unless `path` is named as a NIfTI file."""
-    if not path.name.lower().endswith(SUFFIXES):
+    if not path.name.lower().endswith(NIFTI_SUFFIXES):
         raise InputError(f"{path}: wanted a file name that ends in .nii or .nii.gz; convert or rename it")
 
 
@@ -294,7 +294,7 @@ def case_name(path: Path) -> str:
         InputError: it is not named as a NIfTI file.
     """
     check_suffix(path)
-    suffix = next(suffix for suffix in SUFFIXES if path.name.lower().endswith(suffix))
+    suffix = next(suffix for suffix in NIFTI_SUFFIXES if path.name.lower().endswith(suffix))
     return path.name[: -len(suffix)]
 
 
@@ -306,7 +306,7 @@ def studies_in(folder: Path) -> dict[str, Path]:
     """
     found: dict[str, Path] = {}
     for file in sorted(folder.iterdir()):
-        if file.name.startswith(".") or not file.name.lower().endswith(SUFFIXES):
+        if file.name.startswith(".") or not file.name.lower().endswith(NIFTI_SUFFIXES):
             continue
         name = case_name(file)
         if name in found:

@@ -21,11 +21,11 @@ import numpy as np
 from unet4d.errors import InputError, Unet4DError
 from unet4d.images.image4d import Image4D
 from unet4d.images.nifti import check_affine
-from unet4d.images.nrrd_voxels import data_file_of, read_voxels
+from unet4d.images.nrrd_voxels import data_file_of, read_nrrd_voxels
 from unet4d.system.memory import check_fits
 from unet4d.system.regular_files import open_regular
 
-SUFFIXES = (".nrrd", ".nhdr")
+NRRD_SUFFIXES = (".nrrd", ".nhdr")
 
 _WORKING_BYTES = 12  # per voxel: read and turned, in float32, and resampled
 _LONGEST_HEADER = 2**26  # bytes; 3D Slicer describes every frame of a sequence in a few hundred
@@ -87,7 +87,7 @@ class NrrdHeader:
     def read(self) -> np.ndarray:
         """The voxels (N, X, Y, Z) in their own dtype. Raises InputError: truncated, or voxels that are no real numbers."""
         with _opened(self.path) as (file, _):
-            voxels = read_voxels(self.path, self.fields, file)
+            voxels = read_nrrd_voxels(self.path, self.fields, file)
         return voxels[None] if self.list_axis is None else np.moveaxis(voxels, self.list_axis, 0)
 
 

@@ -42,7 +42,7 @@ def data_file_of(path: Path, fields: Mapping[str, Any]) -> Path | None:
     return path_inside(name, f"{path}: its data file", path.parent)
 
 
-def read_voxels(path: Path, fields: Mapping[str, Any], header: BinaryIO) -> np.ndarray:
+def read_nrrd_voxels(path: Path, fields: Mapping[str, Any], header: BinaryIO) -> np.ndarray:
     """Read the voxels of a NRRD file, its axes in the order of its sizes.
 
     Args:

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from unet4d.images.grid import WorkingGrid, largest
+from unet4d.images.grid import WorkingGrid, argmax_classes
 
 
 @dataclass(frozen=True)
@@ -81,11 +81,11 @@ class NativeLabel:
         """
         box = [rows, columns, (0, len(self.axes[2].low))]
         spatial = (slice(*rows), slice(*columns), slice(None))
-        label = self.grid.turned(self.label)
-        shares = None if self.probabilities is None else self.grid.turned(self.probabilities)
+        label = self.grid.reorient(self.label)
+        shares = None if self.probabilities is None else self.grid.reorient(self.probabilities)
         for t, frame in enumerate(logits):
             frame = self._resampled(frame, box)
-            label[(t, *spatial)] = self.values.take(largest(frame).cpu().numpy())
+            label[(t, *spatial)] = self.values.take(argmax_classes(frame).cpu().numpy())
             if shares is not None:
                 shares[(slice(None), t, *spatial)] = frame.softmax(0).cpu().numpy()
 

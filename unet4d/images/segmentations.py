@@ -18,11 +18,10 @@ import numpy as np
 
 from unet4d.errors import InputError
 from unet4d.images.image4d import Image4D, read_label
-from unet4d.images.nifti import SUFFIXES, spacing_of
+from unet4d.images.nifti import NIFTI_SUFFIXES, spacing_of
 from unet4d.images.nrrd import NrrdHeader, check_installed, read_nrrd_header
+from unet4d.system.class_values import BACKGROUND
 from unet4d.system.text import suggest_names
-
-BACKGROUND = "background"
 
 _SEGMENT = re.compile(r"Segment(\d+)_(?:Name|ID)")
 _OFF_LATTICE = 0.01  # how far a corner may lie from the image's lattice, in voxels of the image
@@ -72,7 +71,7 @@ def label_values(files: Iterable[Path], given: Mapping[str, int] | None) -> dict
     labels = _checked(given) if given else {BACKGROUND: 0}
     known = {_key(name) for name in labels}
     for path in files:
-        if path.name.lower().endswith(SUFFIXES):
+        if path.name.lower().endswith(NIFTI_SUFFIXES):
             continue
         for segment in _named_in(path):
             if _key(segment.name) in known:
@@ -139,7 +138,7 @@ def read_label_map(path: Path, labels: Mapping[str, int], image: Image4D) -> np.
     Raises:
         InputError: as `read_segmentation`; a value that `labels` does not name.
     """
-    if path.name.lower().endswith(SUFFIXES):
+    if path.name.lower().endswith(NIFTI_SUFFIXES):
         return _named(read_label(path, like=image), labels, path)
     header = read_nrrd_header(path)
     volumes, segments = header.read(), segments_of(header)

@@ -6,7 +6,6 @@ This module and all that it imports are light; a test holds that.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,9 +15,7 @@ from unet4d.datasets.label_maps import label_maps
 from unet4d.errors import InputError
 from unet4d.models.folds import check_models
 from unet4d.system.environment import check_device_name
-from unet4d.system.files import check_writable
-
-PathLike = str | os.PathLike[str]
+from unet4d.system.files import PathLike, check_writable
 
 
 def check_predict(

@@ -30,14 +30,13 @@ from unet4d.inference.postprocessing_search import (
 )
 from unet4d.inference.postprocessing_steps import write_steps
 from unet4d.inference.predict import predict
-from unet4d.metrics import shown
 from unet4d.models.checkpoint import TrainedModel
 from unet4d.models.folds import load_models
 from unet4d.system.failures import failure_of_study
 from unet4d.system.files import read_json
 from unet4d.system.progress_bar import ProgressBar
 from unet4d.system.signals import stop_signals
-from unet4d.system.text import count
+from unet4d.system.text import count, format_number
 from unet4d.system.version import VERSION
 
 FEW_SUBJECTS = 3
@@ -109,7 +108,7 @@ def table(choice: Choice, about: Mapping[str, Any]) -> str:
     lines = [
         f"{count(about['cases'], 'held-out case')} of {count(about['subjects'], 'subject')}, "
         f"{count(about['labelled_frames'], 'labelled frame')}; "
-        f"mean foreground Dice {shown(choice.before.mean, 4)}",
+        f"mean foreground Dice {format_number(choice.before.mean, 4)}",
         "",
         f"{'operation':<30}  {'class':<{width}}  {'Dice':>8}  {'worst class':>11}  better  worse  ",
     ]
@@ -134,7 +133,9 @@ def _result(choice: Choice) -> str:
     if not choice.steps:
         return "nothing helped: label maps stay as the network gives them"
     told = ", ".join(f"{step.operation} ({step.class_name})" for step in choice.steps)
-    return f"{told}: mean foreground Dice {shown(choice.before.mean, 4)} -> {shown(choice.after.mean, 4)}"
+    return (
+        f"{told}: mean foreground Dice {format_number(choice.before.mean, 4)} -> {format_number(choice.after.mean, 4)}"
+    )
 
 
 def _components(flicker: Flicker) -> int:
@@ -144,8 +145,8 @@ def _components(flicker: Flicker) -> int:
 def _class_lines(choice: Choice) -> list[str]:
     """A line a class: Dice and flicker, before and after."""
     return [
-        f"  {name}: Dice {shown(before['mean'], 4)} -> {shown(choice.after.dice[name]['mean'], 4)}, components that live one frame "
-        f"{choice.flicker[0][name]['components']} -> {choice.flicker[1][name]['components']}"
+        f"  {name}: Dice {format_number(before['mean'], 4)} -> {format_number(choice.after.dice[name]['mean'], 4)}, "
+        f"components that live one frame {choice.flicker[0][name]['components']} -> {choice.flicker[1][name]['components']}"
         for name, before in choice.before.dice.items()
     ]
 

@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 
 from unet4d.inference.postprocessing_steps import EVERY_CLASS, OPERATIONS, Step, apply
-from unet4d.metrics import count_voxels, describe, dice, flicker
+from unet4d.metrics.overlap import count_voxels, dice
+from unet4d.metrics.statistics import summary_statistics
+from unet4d.metrics.temporal_consistency import flicker
 from unet4d.system.signals import check_stop
 from unet4d.system.text import count
 
@@ -232,8 +234,11 @@ def _score(cases: Sequence[HeldOutPrediction], predictions: Sequence[np.ndarray]
     by_subject = {subject: np.concatenate(found) for subject, found in rows.items()}  # (frames, K) each
     together = np.concatenate(list(by_subject.values()))
     return Score(
-        {name: describe(together[:, k]) for k, name in enumerate(names)},
-        {subject: _mean([describe(column)["mean"] for column in found.T]) for subject, found in by_subject.items()},
+        {name: summary_statistics(together[:, k]) for k, name in enumerate(names)},
+        {
+            subject: _mean([summary_statistics(column)["mean"] for column in found.T])
+            for subject, found in by_subject.items()
+        },
     )
 
 
@@ -264,4 +269,4 @@ def _sign(before: float | None, after: float | None) -> float:
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
-    return describe(np.array(values, np.float64))["mean"]  # None is NaN there, and left out
+    return summary_statistics(np.array(values, np.float64))["mean"]  # None is NaN there, and left out

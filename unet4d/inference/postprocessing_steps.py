@@ -29,7 +29,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from unet4d.errors import InputError
-from unet4d.metrics import single_frame_components
+from unet4d.metrics.temporal_consistency import single_frame_components
 from unet4d.system.files import read_json, write_json
 from unet4d.system.text import short_repr
 

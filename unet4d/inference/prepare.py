@@ -9,7 +9,7 @@ import torch
 
 from unet4d.datasets.study import Study
 from unet4d.errors import InputError
-from unet4d.images.channels import unsigned
+from unet4d.images.channels import unsigned_kinds
 from unet4d.images.grid import WorkingGrid
 from unet4d.images.image4d import Image4D, ImageInfo
 from unet4d.inference.settings import Models, Settings
@@ -77,7 +77,7 @@ def prepare(models: Models, study: Study, settings: Settings) -> PreprocessedStu
 def prepare_image(models: Models, whole: Image4D, settings: Settings, time: str | None = None) -> PreprocessedStudy:
     """Prepare a study that is in memory; `time` is what it says itself. Raises InputError as `prepare`."""
     check_alike(models)
-    outline, data = whole.outline, models[0].config.data
+    outline, data = whole.info, models[0].config.data
     kinds, grid = _checked_kinds(models[0], outline), _grid(models[0], outline)
     values = grid.image(whole.array, kinds, outline.source or "the image")
     scale = IntensityScale.of(lambda: values.swapaxes(0, 1), values.shape, data.normalization, kinds)
@@ -102,10 +102,10 @@ def _checked_kinds(model: TrainedModel, image: ImageInfo) -> tuple[str, ...]:
             f"{image.source or 'the image'} has {count(image.channels, 'channel')}; the model wants {len(names)} "
             f"({', '.join(names)})"
         )
-    if image.kinds and wanted and unsigned(image.kinds) != unsigned(wanted):
+    if image.kinds and wanted and unsigned_kinds(image.kinds) != unsigned_kinds(wanted):
         raise InputError(
             f"{image.source or 'the image'} has channels of the kinds {', '.join(image.kinds)}; the model wants "
-            f"{', '.join(unsigned(wanted))}; correct channel_kinds"
+            f"{', '.join(unsigned_kinds(wanted))}; correct channel_kinds"
         )
     return image.kinds or wanted
 

@@ -19,7 +19,7 @@ EMPTY_CONVENTION = (
 
 
 @dataclass(frozen=True)
-class Counts:
+class VoxelCounts:
     """Voxels per frame and class, each array `(T, K)` int64.
 
     Attributes:
@@ -43,7 +43,7 @@ class Counts:
         return ((self.tp + self.fn) == 0) != ((self.tp + self.fp) == 0)
 
 
-def count_voxels(reference: np.ndarray, prediction: np.ndarray, values: Sequence[int]) -> Counts:
+def count_voxels(reference: np.ndarray, prediction: np.ndarray, values: Sequence[int]) -> VoxelCounts:
     """Count true positive, false positive and false negative voxels.
 
     Args:
@@ -53,7 +53,7 @@ def count_voxels(reference: np.ndarray, prediction: np.ndarray, values: Sequence
     """
     require_same_shape(reference, prediction)
     shape = (len(reference), len(values))
-    counts = Counts(*(np.zeros(shape, np.int64) for _ in range(3)))
+    counts = VoxelCounts(*(np.zeros(shape, np.int64) for _ in range(3)))
     for k, value in enumerate(values):
         for t in range(len(reference)):
             in_reference, in_prediction = reference[t] == value, prediction[t] == value
@@ -64,7 +64,7 @@ def count_voxels(reference: np.ndarray, prediction: np.ndarray, values: Sequence
     return counts
 
 
-def dice(counts: Counts) -> np.ndarray:
+def dice(counts: VoxelCounts) -> np.ndarray:
     """Dice overlap `2 tp / (2 tp + fp + fn)`, `(T, K)` in [0, 1]; NaN where both are empty.
 
     Dice, "Measures of the amount of ecologic association between species", Ecology 1945.

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from unet4d.images.channels import VELOCITIES, channels_of
+from unet4d.images.channels import VELOCITIES, channels_of_kind
 
 PERCENTILES = (0.5, 99.5)
 SAMPLE = 2_000_000
@@ -46,7 +46,7 @@ class IntensityScale:
         found = [_UNCHANGED] * shape[0]
         if normalization == "none":
             return cls(tuple(found))
-        velocities = channels_of(kinds, *VELOCITIES)
+        velocities = channels_of_kind(kinds, *VELOCITIES)
         others = [channel for channel in range(shape[0]) if channel not in velocities]
         if velocities:
             speed = _root_mean_square(frame[velocities] for frame in frames())

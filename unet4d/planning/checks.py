@@ -7,16 +7,15 @@ This module and all that it imports are light; a test holds that.
 from __future__ import annotations
 
 import math
-import os
 from pathlib import Path
 
 from unet4d.datasets.dataset import open_dataset
 from unet4d.errors import InputError
 from unet4d.planning.plan_file import check_replaceable
 from unet4d.system.checks import describe_value
+from unet4d.system.files import PathLike
 from unet4d.system.text import short_repr
 
-PathLike = str | os.PathLike[str]
 MOST_GB, MOST_GPUS = 10**6, 10**5
 """The largest GPU, and number of GPUs, that a plan is made for."""
 

@@ -17,6 +17,8 @@ from unet4d.system.failures import advice, is_bad_path
 from unet4d.system.regular_files import open_regular
 from unet4d.system.text import shortened
 
+PathLike = str | os.PathLike[str]
+
 _PARTIAL = ".partial."
 _LONGEST_NAME = 255
 """Bytes of a file's name on every common file system."""

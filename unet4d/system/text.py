@@ -69,6 +69,11 @@ def count(n: int, one: str, many: str = "") -> str:
     return f"{n} {one if n == 1 else many or f'{one}s'}"
 
 
+def format_number(value: float | None, digits: int) -> str:
+    """Return a number with this many digits after the point; a dash for None."""
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
 def _is_visible(character: str) -> bool:
     return character.isprintable() or unicodedata.category(character) == "Zs"
 

@@ -6,7 +6,6 @@ This module and all that it imports are light; a test holds that.
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from unet4d.config import Config
@@ -15,9 +14,7 @@ from unet4d.errors import InputError
 from unet4d.models.checkpoint import BEST, LAST, PREVIOUS, checkpoint_of
 from unet4d.models.folds import fold_folder, holds_folds, holds_run
 from unet4d.system.environment import check_device_name
-from unet4d.system.files import check_writable
-
-PathLike = str | os.PathLike[str]
+from unet4d.system.files import PathLike, check_writable
 
 
 def check_train(dataset: PathLike, out_dir: Path, config: Config, device: str, resume: bool) -> None:

@@ -11,9 +11,11 @@ import torch
 
 from unet4d.config import Config, triple
 from unet4d.images.channels import mirror_signs
-from unet4d.images.grid import largest
+from unet4d.images.grid import argmax_classes
 from unet4d.inference.sliding_window import sliding_window
-from unet4d.metrics import count_voxels, describe, dice, extreme_frames, shown, volumes_ml, voxel_volume_ml
+from unet4d.metrics.overlap import count_voxels, dice
+from unet4d.metrics.statistics import summary_statistics
+from unet4d.metrics.volume_curves import extreme_frames, volumes_ml, voxel_volume_ml
 from unet4d.models.checkpoint import Task
 from unet4d.models.clstm_unet import CLSTMUNet
 from unet4d.pipeline.cache import CachedStudy
@@ -21,6 +23,7 @@ from unet4d.report.pictures.contour_sheet import draw_contour_sheet
 from unet4d.report.pictures.curve_plot import draw_volume_curves
 from unet4d.system.distributed import ProcessGroup
 from unet4d.system.progress_bar import ProgressBar
+from unet4d.system.text import format_number
 
 
 @dataclass(frozen=True)
@@ -50,7 +53,7 @@ class _Scored:
     @property
     def mean(self) -> float | None:
         """Mean foreground Dice over the labelled frames; None where it is undefined."""
-        return _mean([describe(of_class)["mean"] for of_class in self.dice.T])
+        return _mean([summary_statistics(of_class)["mean"] for of_class in self.dice.T])
 
 
 class Validation:
@@ -126,7 +129,7 @@ class Validation:
 
     def _values(self, scored: Sequence[_Scored]) -> dict[str, Any]:
         every = np.concatenate([one.dice for one in scored])
-        classes = {name: describe(every[:, k])["mean"] for k, name in enumerate(self.names)}
+        classes = {name: summary_statistics(every[:, k])["mean"] for k, name in enumerate(self.names)}
         predicted, reference = (sum(getattr(one, name) for one in scored) for name in ("predicted", "reference"))
         return {
             "dice": classes,
@@ -141,7 +144,7 @@ class Validation:
         mine: dict[str, np.ndarray] = {}
         for which, index in _best_and_worst(scored).items():
             if index % self.ranks.size == self.ranks.rank:
-                title = f"{self.studies[index].case}: Dice {shown(scored[index].mean, 3)}"
+                title = f"{self.studies[index].case}: Dice {format_number(scored[index].mean, 3)}"
                 drawn = self._draw(self.studies[index], kept[index], title)
                 mine |= {f"validation/{which} {what}": picture for what, picture in drawn.items()}
         return {name: picture for part in self.ranks.all_gather(mine) for name, picture in part.items()}
@@ -176,7 +179,7 @@ class Validation:
 
 def _classes(logits: torch.Tensor) -> torch.Tensor:
     """Return the class (T, X, Y, Z) uint8 of the largest of logits (T, K, X, Y, Z), one frame at a time."""
-    return torch.stack([largest(frame) for frame in logits])
+    return torch.stack([argmax_classes(frame) for frame in logits])
 
 
 def _best_and_worst(scored: Sequence[_Scored]) -> dict[str, int]:

@@ -190,14 +190,14 @@ def test_a_deflated_file_that_inflates_to_more_than_memory_holds_is_named(tmp_pa
     datasets[5].file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
     saved = files.save(datasets, tmp_path)
     assert_is(image_of(tmp_path))
-    monkeypatch.setattr("unet4d.images.dicom.files.free_memory_bytes", lambda: 4 * 500)
+    monkeypatch.setattr("unet4d.images.dicom.file_search.free_memory_bytes", lambda: 4 * 500)
     said = refusal(tmp_path)
     assert "more than memory holds" in said
     assert str(saved[5]) in said
 
 
 @pytest.mark.parametrize(
-    ("module", "name"), [("unet4d.images.dicom.files", "planes_of"), ("pydicom.pixels", "iter_pixels")]
+    ("module", "name"), [("unet4d.images.dicom.file_search", "planes_of"), ("pydicom.pixels", "iter_pixels")]
 )
 @pytest.mark.parametrize("error", [struct.error, zlib.error, BytesLengthException, RecursionError])
 def test_whatever_a_damaged_file_raises_is_a_refusal(module, name, error, tmp_path, monkeypatch):
@@ -284,7 +284,7 @@ def test_a_slice_of_two_frames_among_slices_of_one_is_named(tmp_path):
 @pytest.mark.parametrize("error", [ZeroDivisionError, ValueError, TypeError, np.linalg.LinAlgError])
 def test_whatever_damaged_numbers_lead_to_is_a_refusal(error, tmp_path, monkeypatch):
     files.save(files.single_frames(ARRAY, AFFINE, by_trigger), tmp_path)
-    monkeypatch.setattr("unet4d.datasets.convert.dicom.stacked", Mock(side_effect=error("odd\nnumbers")))
+    monkeypatch.setattr("unet4d.datasets.convert.dicom.stack_planes", Mock(side_effect=error("odd\nnumbers")))
     assert "its header is damaged (odd numbers)" in refusal(tmp_path)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from unet4d.images.image4d import Image4D, write_image
-from unet4d.images.nifti import Header, header_for, opened, write_nifti
+from unet4d.images.nifti import Header, header_for, open_nifti, write_nifti
 
 Array = np.ndarray
 Spoil = Callable[[Path], object]
@@ -31,7 +31,7 @@ def rewrite(
     dtype: type | None = None,
 ) -> None:
     """Write a NIfTI file anew with other voxels (T, X, Y, Z), header fields or type."""
-    with opened(path) as (source, _, volumes):
+    with open_nifti(path) as (source, _, volumes):
         array = np.stack(list(volumes))
     array = voxels(array.astype(dtype or array.dtype))
     array = array.astype(dtype or array.dtype)
@@ -148,7 +148,7 @@ def to_test(entry: dict, number: int, **values: object) -> None:
 
 def by_frame(root: Path, number: int, *which: int) -> None:
     """One 3D label file for each of these frames in place of the 4D one."""
-    with opened(root / label(number)) as (header, _, volumes):
+    with open_nifti(root / label(number)) as (header, _, volumes):
         whole = np.stack(list(volumes))
     affine = header.get_sform()
     files = {}
@@ -207,7 +207,7 @@ def voxels_of(number: int, of: Callable[[int], str], dtype: type | None = None, 
     """The voxels of one study's file in another's, whose header stays."""
 
     def spoil(root: Path) -> None:
-        with opened(root / of(number)) as (_, _, volumes):
+        with open_nifti(root / of(number)) as (_, _, volumes):
             array = np.stack(list(volumes))
         rewrite(root / of(to), lambda v: array, dtype=dtype)
 

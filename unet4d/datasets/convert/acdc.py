@@ -24,7 +24,7 @@ from unet4d.datasets.nifti_studies import study_of
 from unet4d.datasets.study import Source, Study
 from unet4d.errors import InputError
 from unet4d.images.image4d import Image4D, read_image
-from unet4d.images.nifti import SUFFIXES, case_name, studies_in
+from unet4d.images.nifti import NIFTI_SUFFIXES, case_name, studies_in
 from unet4d.system.text import count
 
 CHANNELS = ("cine MRI",)
@@ -77,7 +77,7 @@ def _is_patient(folder: Path) -> bool:
 def _study(folder: Path, dataset: Dataset) -> Study:
     """One patient; what contradicts itself is found out when the image is read."""
     name = folder.absolute().name
-    files = {case_name(file): file for file in sorted(folder.iterdir()) if file.name.lower().endswith(SUFFIXES)}
+    files = {case_name(file): file for file in sorted(folder.iterdir()) if file.name.lower().endswith(NIFTI_SUFFIXES)}
     image = files.get(f"{name}_4d", folder / f"{name}_4d.nii.gz")
     frames, labels = _by_frame(files, f"{name}_frame"), _by_frame(files, f"{name}_frame", "_gt")
     label = dict(sorted(labels.items())) or None

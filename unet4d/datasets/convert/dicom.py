@@ -1,6 +1,6 @@
 """DICOM: cine and dynamic series as scanners and PACS leave them, in any folders, under any names.
 
-One study is one series, single-frame or enhanced multi-frame, or many series of one slice each (data/dicom/candidates.py says
+One study is one series, single-frame or enhanced multi-frame, or many series of one slice each (images/dicom/grouping.py says
 which). Different series of a patient are studies of one subject; phase images (velocity) of a 4D flow or phase contrast
 acquisition are studies of their own beside the magnitude.
 
@@ -31,11 +31,11 @@ from unet4d.datasets.convert import Options
 from unet4d.datasets.convert.names import natural_key
 from unet4d.datasets.study import Source, Study
 from unet4d.errors import InputError
-from unet4d.images.dicom.candidates import Candidate, candidates
-from unet4d.images.dicom.files import Fault, Found, files_under, is_dicom, scan
+from unet4d.images.dicom.file_search import FoundDicom, RejectedFile, files_under, is_dicom, search_dicom_files
+from unet4d.images.dicom.grouping import StudyCandidate, group_into_studies
 from unet4d.images.dicom.instance import Series
-from unet4d.images.dicom.pixels import read_voxels
-from unet4d.images.dicom.volume4d import Stack, refusal, stacked
+from unet4d.images.dicom.pixels import read_dicom_voxels
+from unet4d.images.dicom.volume4d import SliceStack, stack_error, stack_planes
 from unet4d.images.image4d import Image4D
 from unet4d.system.progress_bar import print_line
 
@@ -56,8 +56,8 @@ def find(root: Path, options: Options) -> Source:
     Raises:
         InputError: pydicom is not installed; nothing here can be a study; says what came.
     """
-    found = scan(root)
-    taken = candidates(found)
+    found = search_dicom_files(root)
+    taken = group_into_studies(found)
     if any(candidate.frames > 1 for candidate in taken):
         still = [candidate for candidate in taken if candidate.frames == 1]
         taken = [candidate for candidate in taken if candidate.frames != 1]
@@ -88,7 +88,7 @@ def find(root: Path, options: Options) -> Source:
     return Source("DICOM series", (channel,), {}, tuple(in_order), time=_time(stacks), key=(_KEY, *rows))
 
 
-def _key_row(case: str, subject: str, candidate: Candidate) -> tuple[str, ...]:
+def _key_row(case: str, subject: str, candidate: StudyCandidate) -> tuple[str, ...]:
     """Return what a case is of, under the columns of `_KEY`."""
     series = candidate.series
     numbers, uids = " ".join(str(one.number) for one in series), " ".join(one.uid for one in series)
@@ -96,34 +96,34 @@ def _key_row(case: str, subject: str, candidate: Candidate) -> tuple[str, ...]:
     return case, subject, series[0].patient, series[0].study, numbers, uids, series[0].description, folder
 
 
-def _stack(candidate: Candidate, root: Path) -> Stack | InputError:
+def _stack(candidate: StudyCandidate, root: Path) -> SliceStack | InputError:
     """The sorted planes of a candidate, or why there is no such stack."""
     title = f"{root}: {candidate.title}"
     try:
         if candidate.faults:
-            raise refusal(title, _summed_up(candidate.faults))
-        return stacked(candidate.planes, title)
+            raise stack_error(title, _summed_up(candidate.faults))
+        return stack_planes(candidate.planes, title)
     except InputError as error:
         return error
     except (ArithmeticError, ValueError, TypeError) as error:  # numbers of a damaged header, beyond all that is checked
-        return refusal(title, [f"its header is damaged ({' '.join(str(error).split())})"])
+        return stack_error(title, [f"its header is damaged ({' '.join(str(error).split())})"])
 
 
-def _time(stacks: Sequence[Stack | InputError]) -> str | None:
+def _time(stacks: Sequence[SliceStack | InputError]) -> str | None:
     """What all that can be read say of time, if they say the same."""
-    times = {stack.time for stack in stacks if isinstance(stack, Stack)}
+    times = {stack.time for stack in stacks if isinstance(stack, SliceStack)}
     return times.pop() if len(times) == 1 else None
 
 
-def _image(stack: Stack | InputError, source: Path) -> Image4D:
+def _image(stack: SliceStack | InputError, source: Path) -> Image4D:
     """Read a study; `source` is what it says it is read from. Folders carry names: without ids it is the case's name."""
     if isinstance(stack, InputError):
         raise InputError(str(stack)) from stack
-    image = Image4D.from_array(read_voxels(stack), stack.affine, stack.frame_duration_s)
+    image = Image4D.from_array(read_dicom_voxels(stack), stack.affine, stack.frame_duration_s)
     return replace(image, source=source)
 
 
-def _names(taken: Sequence[Candidate], keep_patient_ids: bool) -> tuple[list[str], list[str]]:
+def _names(taken: Sequence[StudyCandidate], keep_patient_ids: bool) -> tuple[list[str], list[str]]:
     """The case and the subject of each candidate: by hashes, or by the ids in the files."""
     subjects = _subjects(taken, keep_patient_ids)
     of_each = [subjects[candidate.series[0].patient] for candidate in taken]
@@ -134,7 +134,7 @@ def _names(taken: Sequence[Candidate], keep_patient_ids: bool) -> tuple[list[str
     return _distinct(cases), of_each
 
 
-def _subjects(taken: Sequence[Candidate], keep_patient_ids: bool) -> dict[str, str]:
+def _subjects(taken: Sequence[StudyCandidate], keep_patient_ids: bool) -> dict[str, str]:
     """The name of each patient."""
     series: dict[str, list[str]] = {}
     for one in (one for candidate in taken for one in candidate.series):
@@ -159,7 +159,7 @@ def _suffix(component: str) -> str:
     return "" if component in ("", "magnitude") else f"-{_cleaned(component)}"
 
 
-def _described(candidate: Candidate) -> str:
+def _described(candidate: StudyCandidate) -> str:
     """For the terminal."""
     folder = os.path.commonpath([file.parent for file in candidate.files])
     return f"{candidate.title}, {candidate.frames} frame{'s' * (candidate.frames != 1)}, in {folder}"
@@ -179,7 +179,7 @@ def _distinct(names: Sequence[str]) -> list[str]:
     return list(given)
 
 
-def _nothing(root: Path, found: Found) -> str:
+def _nothing(root: Path, found: FoundDicom) -> str:
     reasons = _summed_up([*found.damaged, *found.others])
     if not reasons and found.ignored:
         return f"{root} holds no DICOM image, but {_counted(found)}, expected images; give another folder"
@@ -189,14 +189,14 @@ def _nothing(root: Path, found: Found) -> str:
     return f"{root} holds no DICOM image that can be used: {'; '.join(reasons[:3])}{more}; give another"
 
 
-def _counted(found: Found) -> str:
+def _counted(found: FoundDicom) -> str:
     """Return how many objects of each kind are no images; not which, because their paths and texts may name patients."""
     return ", ".join(f"{count} {kind}" for kind, count in sorted(found.ignored.items()))
 
 
-def _summed_up(faults: Sequence[Fault]) -> list[str]:
+def _summed_up(faults: Sequence[RejectedFile]) -> list[str]:
     """A text for each file, or for all files of a folder with which the same is wrong."""
-    alike: dict[tuple[Path, str], list[Fault]] = {}
+    alike: dict[tuple[Path, str], list[RejectedFile]] = {}
     for fault in faults:
         alike.setdefault((fault.file.parent, fault.reason), []).append(fault)
     return [

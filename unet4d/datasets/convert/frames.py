@@ -43,7 +43,7 @@ from unet4d.datasets.convert.names import (
 from unet4d.datasets.study import Label, Source, Study
 from unet4d.errors import InputError
 from unet4d.images.image4d import Image4D, read_image
-from unet4d.images.nifti import SUFFIXES, check_same_grid
+from unet4d.images.nifti import NIFTI_SUFFIXES, check_same_grid
 from unet4d.images.nrrd import dimension_of, files_of, read_nrrd_image
 from unet4d.images.segmentations import label_values, read_label_map, read_segmentation
 from unet4d.system.text import count
@@ -81,7 +81,7 @@ def is_kind(root: Path) -> bool:
     """
     if not root.is_dir() or (root / "dataset.json").is_file():
         return False
-    files = [file for file in nearby(root) if file.suffix not in (*SEGMENTATION, *SUFFIXES) and not file.is_label]
+    files = [file for file in nearby(root) if file.suffix not in (*SEGMENTATION, *NIFTI_SUFFIXES) and not file.is_label]
     first = [file for file in files if file.path.parent == files[0].path.parent]
     alike = {re.sub("[0-9]+", "#", file.path.name) for file in first}
     is_one = len(alike) == 1 and all(_FRAME.fullmatch(Path(file.stem).name) for file in first)
@@ -203,7 +203,7 @@ def _image(group: _Group) -> Image4D:
 
 def _volume(path: Path) -> Image4D:
     """One frame, of one channel."""
-    image = read_image(path) if path.name.lower().endswith(SUFFIXES) else read_nrrd_image(path)
+    image = read_image(path) if path.name.lower().endswith(NIFTI_SUFFIXES) else read_nrrd_image(path)
     if image.frames > 1:
         raise InputError(
             f"{path} has {count(image.frames, 'frame')}; wanted 3D files, one a frame; read 4D NIfTI as it is, "

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
-from unet4d.images.nifti import SUFFIXES as NIFTI
-from unet4d.images.nrrd import SUFFIXES as NRRD
+from unet4d.images.nifti import NIFTI_SUFFIXES as NIFTI
+from unet4d.images.nrrd import NRRD_SUFFIXES as NRRD
 
 SEGMENTATION = (".seg.nrrd", ".seg.nhdr")
 SEQUENCE = (".seq.nrrd", ".seq.nhdr")

@@ -31,7 +31,7 @@ from unet4d.datasets.nifti_studies import all_channels, by_channel, study_of
 from unet4d.datasets.study import Source, Study
 from unet4d.errors import InputError
 from unet4d.images.image4d import Image4D, read_image
-from unet4d.images.nifti import SUFFIXES, check_same_grid, header_for
+from unet4d.images.nifti import NIFTI_SUFFIXES, check_same_grid, header_for
 from unet4d.system.class_values import class_fault, is_name
 from unet4d.system.files import read_json
 from unet4d.system.text import count, short_repr
@@ -94,7 +94,7 @@ def find(root: Path, options: Options) -> Source:
 
 def _file_ending(entry: Mapping[str, Any], path: Path) -> str:
     ending = entry.get("file_ending")
-    if ending not in SUFFIXES:
+    if ending not in NIFTI_SUFFIXES:
         raise InputError(
             f'{path}: "file_ending" is {short_repr(ending)}; wanted .nii.gz or .nii; convert the files to NIfTI first'
         )

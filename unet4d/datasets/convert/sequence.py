@@ -28,7 +28,7 @@ from unet4d.datasets.nifti_studies import CHANNEL
 from unet4d.datasets.study import Label, Source, Study
 from unet4d.errors import InputError
 from unet4d.images.image4d import Image4D
-from unet4d.images.nifti import SUFFIXES
+from unet4d.images.nifti import NIFTI_SUFFIXES
 from unet4d.images.nrrd import check_installed, dimension_of, files_of, read_nrrd_header, read_nrrd_image
 from unet4d.images.segmentations import label_values, read_label_map, read_segmentation
 from unet4d.system.text import count
@@ -79,7 +79,7 @@ def find(root: Path, options: Options) -> Source:
 
 
 def _is_sequence(file: Named) -> bool:
-    if file.suffix in (*SEGMENTATION, *SUFFIXES):
+    if file.suffix in (*SEGMENTATION, *NIFTI_SUFFIXES):
         return False
     return file.suffix in SEQUENCE or dimension_of(file.path) == 4
 

@@ -6,13 +6,10 @@ This module and all that it imports are light; a test holds that.
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from unet4d.datasets.dataset import open_dataset
-from unet4d.system.files import check_file_writable
-
-PathLike = str | os.PathLike[str]
+from unet4d.system.files import PathLike, check_file_writable
 
 
 def check_verify(dataset: PathLike, out: PathLike | None) -> None:

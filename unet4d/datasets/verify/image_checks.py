@@ -17,9 +17,9 @@ from unet4d.datasets.verify.header_checks import check_header, check_space, grid
 from unet4d.datasets.verify.mirrored_labels import compared_frames, reduced
 from unet4d.datasets.verify.study_facts import PERCENTILES, StudyProperties
 from unet4d.errors import InputError
-from unet4d.images.channels import MAP, turned
+from unet4d.images.channels import MAP, reorient_channels
 from unet4d.images.grid import WorkingGrid
-from unet4d.images.nifti import Header, opened
+from unet4d.images.nifti import Header, open_nifti
 from unet4d.system.text import count, describe_frames
 
 SAMPLE = 1_000_000
@@ -82,7 +82,7 @@ def check_image(case: Case, channel_names: tuple[str, ...], time: str | None) ->
     checked.facts = facts = StudyProperties.of_header(case, checked.header, checked.shape)
     grid = WorkingGrid.of(facts.matrix, facts.size)
     try:
-        turned(case.channel_kinds, grid.order, grid.flips, case.images[0])
+        reorient_channels(case.channel_kinds, grid.order, grid.flips, case.images[0])
     except InputError as error:
         checked.faults.append(Issue("channels", str(error), str(case.images[0]), case.name))
     digest = hashlib.sha256(" ".join(one for seen in passes for one in seen.digests).encode()).hexdigest()[:32]
@@ -104,7 +104,7 @@ def _check_file(
     """The file at one place of a case's images. That at place 0 gives `checked` its header."""
     file = seen.file
     try:
-        with opened(file) as (header, shape, volumes):
+        with open_nifti(file) as (header, shape, volumes):
             if place == 0:
                 checked.header, checked.shape = header, shape
                 yield from check_header(case, header, shape, time)

@@ -17,7 +17,7 @@ from unet4d.datasets.verify.image_checks import CheckedImage
 from unet4d.datasets.verify.mirrored_labels import mirrored, reduced
 from unet4d.errors import InputError
 from unet4d.images.image4d import INTEGER_TOLERANCE
-from unet4d.images.nifti import affine_of, opened, spacing_of
+from unet4d.images.nifti import affine_of, open_nifti, spacing_of
 from unet4d.system.text import describe_frames
 
 VALUES = 256
@@ -80,7 +80,7 @@ def _check_file(case: Case, file: Path, frame: int | None, image: CheckedImage, 
     """One file: of all frames, or of one."""
     seen.wrong, seen.first_wrong = {}, ""
     try:
-        with opened(file) as (header, shape, volumes):
+        with open_nifti(file) as (header, shape, volumes):
             yield from check_space(case, file, header, shape)
             seen.voxel_ml = float(np.prod(spacing_of(affine_of(header)))) / 1000
             if image.header is not None:

@@ -53,7 +53,7 @@ def time_key(slices: Slices) -> str | None:
     return next((key for key in _KEYS if _orders(key, slices)), None)
 
 
-def ordered(slices: Slices, key: str) -> list[list[Plane]]:
+def sort_in_time(slices: Slices, key: str) -> list[list[Plane]]:
     """The planes of each slice in the order of time."""
     if all(len(one) == 1 for one in slices):
         return [list(one) for one in slices]

@@ -20,12 +20,12 @@ _SAME_DIRECTION = 1e-3  # of each direction cosine
 _SAME_SPACING = 1e-3  # of each spacing, relative
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
-Item = TypeVar("Item")
+_Item = TypeVar("_Item")
 
 
-def alike(items: Sequence[Item], same: Callable[[Item, Item], bool]) -> list[list[Item]]:
+def alike(items: Sequence[_Item], same: Callable[[_Item, _Item], bool]) -> list[list[_Item]]:
     """The items in groups, each of those that are the same as the group's first; in order."""
-    groups: list[list[Item]] = []
+    groups: list[list[_Item]] = []
     for item in items:
         group = next((group for group in groups if same(group[0], item)), None)
         if group is None:
@@ -127,7 +127,7 @@ def _missing_slices(places: np.ndarray, step: float) -> str:
     return f"; missing are slices at {_listed(missing)} mm"
 
 
-def affine_of(slices: Sequence[Sequence[Plane]]) -> np.ndarray | None:
+def slices_affine(slices: Sequence[Sequence[Plane]]) -> np.ndarray | None:
     """(4, 4) float64, voxel (X, Y, Z) to mm (RAS), of slices that lie evenly; X counts columns and Y rows.
 
     The step along Z is that of the positions; of a single slice its SpacingBetweenSlices, else its SliceThickness. None where a

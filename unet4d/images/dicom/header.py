@@ -70,7 +70,7 @@ _COMPONENTS = {
 
 _NO_DATE = "19700101"
 
-Value = Callable[[str], Any]
+_Lookup = Callable[[str], Any]
 
 
 class OtherObject(Exception):
@@ -164,7 +164,7 @@ def _items(value: Any) -> list[Any]:
     return [item for item in value if hasattr(item, "iterall")] if isinstance(value, Sequence) else []
 
 
-def _plane(value: Value, series: Series, file: Path, index: int, at: tuple[int, ...] | None) -> Plane:
+def _plane(value: _Lookup, series: Series, file: Path, index: int, at: tuple[int, ...] | None) -> Plane:
     missing = [
         keyword
         for keyword in ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing")
@@ -207,7 +207,7 @@ def _plane(value: Value, series: Series, file: Path, index: int, at: tuple[int, 
     )
 
 
-def _value(*layers: Any) -> Value:
+def _value(*layers: Any) -> _Lookup:
     """Look a keyword up in the first layer that says something."""
 
     def value(keyword: str) -> Any:
@@ -234,7 +234,7 @@ def _time_dimensions(dimensions: Sequence[Any]) -> list[int]:
     return [i for i, pointer in enumerate(pointers) if pointer in _TIME_DIMENSIONS]
 
 
-def _axes(value: Value) -> tuple[float, ...]:
+def _axes(value: _Lookup) -> tuple[float, ...]:
     axes = _numbers(value, "ImageOrientationPatient", 6)
     x, y = axes[:3], axes[3:]
     if max(abs(math.hypot(*x) - 1), abs(math.hypot(*y) - 1), abs(float(np.dot(x, y)))) > 1e-2:
@@ -242,7 +242,7 @@ def _axes(value: Value) -> tuple[float, ...]:
     return axes
 
 
-def _numbers(value: Value, keyword: str, count: int) -> tuple[float, ...]:
+def _numbers(value: _Lookup, keyword: str, count: int) -> tuple[float, ...]:
     """Exactly `count` finite numbers."""
     came = tuple(float(one) for one in _several(value(keyword)))
     if len(came) != count or not all(map(math.isfinite, came)) or (keyword == "PixelSpacing" and min(came) <= 0):
@@ -269,7 +269,7 @@ def _number(*values: Any) -> float | None:
     return None
 
 
-def _acquired_s(value: Value) -> float | None:
+def _acquired_s(value: _Lookup) -> float | None:
     for keyword in ("FrameAcquisitionDateTime", "FrameReferenceDateTime"):
         if value(keyword) is not None:
             return _seconds("", value(keyword))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from unet4d.errors import InputError
-from unet4d.images.dicom.volume4d import Stack
+from unet4d.images.dicom.volume4d import SliceStack
 from unet4d.system.memory import check_fits
 from unet4d.system.signals import check_stop
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 _WORKING_BYTES = 12  # per voxel: in float32, turned, and resampled
 
 
-def read_voxels(stack: Stack) -> np.ndarray:
+def read_dicom_voxels(stack: SliceStack) -> np.ndarray:
     """(T, X, Y, Z) float32, RescaleSlope and RescaleIntercept of each plane applied; X counts columns and Y rows.
 
     Values are those stored, also under MONOCHROME1, which only says that low values are to be shown bright.
@@ -50,7 +50,7 @@ def read_voxels(stack: Stack) -> np.ndarray:
     return voxels
 
 
-def _empty(stack: Stack, file: Path) -> np.ndarray:
+def _empty(stack: SliceStack, file: Path) -> np.ndarray:
     check_fits(_WORKING_BYTES * math.prod(stack.shape), file)
     return np.empty(stack.shape, dtype=np.float32)
 

@@ -15,7 +15,7 @@ _MOST = 8  # faults that one message lists
 
 
 @dataclass(frozen=True, eq=False)
-class Stack:
+class SliceStack:
     """A 4D study whose voxels are still in its files.
 
     Attributes:
@@ -35,7 +35,7 @@ class Stack:
         return (len(self.planes), *self.planes[0][0].size, len(self.planes[0]))
 
 
-def stacked(planes: Sequence[Plane], title: str) -> Stack:
+def stack_planes(planes: Sequence[Plane], title: str) -> SliceStack:
     """Sort planes into slices and frames.
 
     Args:
@@ -49,29 +49,29 @@ def stacked(planes: Sequence[Plane], title: str) -> Stack:
     """
     faults = geometry.mixed(planes)
     if faults:
-        raise refusal(title, faults)
+        raise stack_error(title, faults)
     slices = geometry.slices_of(planes)
     faults = frame_order.not_in_time(slices)
     if faults:
-        raise refusal(title, faults)
+        raise stack_error(title, faults)
     key = frame_order.time_key(slices)
     if key is None:
-        raise refusal(title, ["nothing tells the frames of a slice apart, not even an InstanceNumber"])
-    slices = frame_order.ordered(slices, key)
+        raise stack_error(title, ["nothing tells the frames of a slice apart, not even an InstanceNumber"])
+    slices = frame_order.sort_in_time(slices, key)
     faults = [*frame_order.repeated(slices, key), *frame_order.incomplete(slices, key), *geometry.uneven(slices)]
     if faults:
-        raise refusal(title, faults)
-    affine = geometry.affine_of(slices)
+        raise stack_error(title, faults)
+    affine = geometry.slices_affine(slices)
     if affine is None:
-        raise refusal(
+        raise stack_error(
             title, ["a single slice, and neither SpacingBetweenSlices nor SliceThickness says how thick it is"]
         )
     duration_s = frame_order.frame_duration_s(slices)
     frames = tuple(zip(*slices, strict=True))
-    return Stack(frames, affine, duration_s, frame_order.time_axis(slices, duration_s))
+    return SliceStack(frames, affine, duration_s, frame_order.time_axis(slices, duration_s))
 
 
-def refusal(title: str, faults: Sequence[str]) -> InputError:
+def stack_error(title: str, faults: Sequence[str]) -> InputError:
     """One line that lists what is wrong."""
     more = f"; and {len(faults) - _MOST} more" if len(faults) > _MOST else ""
     return InputError(f"{title}: {'; '.join(faults[:_MOST])}{more}; export the series again, or leave it out")

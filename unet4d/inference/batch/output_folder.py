@@ -21,8 +21,7 @@ from unet4d.datasets.label_maps import PREDICTION
 from unet4d.datasets.study import Study
 from unet4d.errors import InputError, Unet4DError
 from unet4d.images.image4d import ImageInfo
-from unet4d.images.itksnap import write_label_descriptions
-from unet4d.images.label_writers import write_colour_table
+from unet4d.images.label_writers import write_color_table, write_label_descriptions
 from unet4d.inference.batch.case_records import Record, Records
 from unet4d.inference.batch.formats import (
     FORMATS,
@@ -33,15 +32,8 @@ from unet4d.inference.batch.formats import (
     write_probabilities,
 )
 from unet4d.inference.batch.summary_tables import TABLES, Tables
-from unet4d.metrics import (
-    MYOCARDIAL_DENSITY_G_PER_ML,
-    curve_measures,
-    is_cavity,
-    is_myocardium,
-    volumes_ml,
-    voxel_volume_ml,
-)
-from unet4d.metrics.cardiac_structures import cavity_within
+from unet4d.metrics.cardiac_structures import MYOCARDIAL_DENSITY_G_PER_ML, cavity_within, is_cavity, is_myocardium
+from unet4d.metrics.volume_curves import curve_measures, volumes_ml, voxel_volume_ml
 from unet4d.system.files import check_writable, read_json
 
 LABELS, COLOURS = "labels.txt", "labels.ctbl"
@@ -119,7 +111,7 @@ class PredictionFolder:
         classes = shown_classes(self.labels)
         write_label_descriptions(self.path / LABELS, classes)
         if "seq.nrrd" in self.formats:
-            write_colour_table(self.path / COLOURS, classes)
+            write_color_table(self.path / COLOURS, classes)
         self._begun = True
 
     def add(

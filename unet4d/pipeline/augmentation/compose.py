@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from unet4d.config import DataConfig, Size
-from unet4d.images.channels import VELOCITIES, channels_of
+from unet4d.images.channels import VELOCITIES, channels_of_kind
 from unet4d.pipeline.augmentation.artifacts import Corruption, corrupted, draw_corruptions
 from unet4d.pipeline.augmentation.intensity import Intensity, altered, draw_intensity
 from unet4d.pipeline.augmentation.presets import CORRUPTION, INTENSITY, SPACE
@@ -114,6 +114,6 @@ class Augmentation:
         """Each channel's unit: 1 after z-score, else what the clip says; one for all components of a velocity."""
         if self.config.normalization == "zscore":
             return [1.0] * len(image)
-        velocities = channels_of(self.kinds, *VELOCITIES)
+        velocities = channels_of_kind(self.kinds, *VELOCITIES)
         alike = [velocities if channel in velocities else [channel] for channel in range(len(image))]
         return [float(image[channels].std(correction=0)) for channels in alike]

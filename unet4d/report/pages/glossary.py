@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from unet4d.metrics import MYOCARDIAL_DENSITY_G_PER_ML
+from unet4d.metrics.cardiac_structures import MYOCARDIAL_DENSITY_G_PER_ML
 
 MEANINGS = {
     # A study

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from unet4d.metrics import MYOCARDIAL_DENSITY_G_PER_ML, CurveMeasures, curve_measures, is_cavity, is_myocardium, shown
-from unet4d.metrics.cardiac_structures import cavity_within
+from unet4d.metrics.cardiac_structures import MYOCARDIAL_DENSITY_G_PER_ML, cavity_within, is_cavity, is_myocardium
+from unet4d.metrics.volume_curves import CurveMeasures, curve_measures
 from unet4d.report.pages import html
 from unet4d.report.pages.study import Segmented
 from unet4d.report.pictures.render import class_color
+from unet4d.system.text import format_number
 
 
 def measured(study: Segmented) -> dict[str, CurveMeasures]:
@@ -51,7 +52,10 @@ def in_short(study: Segmented) -> list[tuple[str, str]]:
             said.append((name, "nothing found"))
         elif is_cavity(name) and study.image.frames > 1:
             said.append(
-                (name, f"EDV {_short(one.edv_ml)}, ESV {_short(one.esv_ml)} mL, EF {shown(one.ef_percent, 0)} %")
+                (
+                    name,
+                    f"EDV {_short(one.edv_ml)}, ESV {_short(one.esv_ml)} mL, EF {format_number(one.ef_percent, 0)} %",
+                )
             )
         elif is_myocardium(name):
             said.append((name, f"{_short(_muscle(study, name)[1])} g"))
@@ -67,9 +71,9 @@ def _ejection(name: str, one: CurveMeasures) -> list[str]:
         _ml(one.edv_ml),
         _ml(one.esv_ml),
         _ml(one.sv_ml),
-        shown(one.ef_percent, 1),
+        format_number(one.ef_percent, 1),
         "-" if one.peak_filling_ml_per_s is None else _ml(one.peak_filling_ml_per_s),
-        shown(one.time_to_peak_filling_s, 2),
+        format_number(one.time_to_peak_filling_s, 2),
     ]
 
 

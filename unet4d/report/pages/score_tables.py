@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from unet4d.errors import InputError
-from unet4d.metrics import shown
 from unet4d.report.pages import html
 from unet4d.report.pictures.render import class_color
 from unet4d.system.csv_file import read_table
 from unet4d.system.files import read_json
-from unet4d.system.text import count, short_repr
+from unet4d.system.text import count, format_number, short_repr
 
 _MEASURES = {"dice": "Dice", "hd95_mm": "HD95 mm", "asd_mm": "ASD mm", "nsd": "NSD"}
 _HEART = {"edv_ml": "EDV mL", "esv_ml": "ESV mL", "sv_ml": "SV mL", "ef_percent": "EF %", "mass_g": "mass g"}
@@ -135,7 +134,7 @@ def of_all(summary: Mapping[str, Any]) -> list[str]:
         scored += f" ({len(left_out)} references without prediction left out)"
     pieces = [
         html.text("Against the reference", "h2"),
-        html.text(f"{scored}; mean over classes of the mean Dice {shown(summary['mean_foreground_dice'], 3)}."),
+        html.text(f"{scored}; mean over classes of the mean Dice {format_number(summary['mean_foreground_dice'], 3)}."),
         html.table(head, list(starmap(_class_row, classes.items())), colours),
     ]
     if heart := _heart_rows(summary.get("heart") or {}):
@@ -145,7 +144,8 @@ def of_all(summary: Mapping[str, Any]) -> list[str]:
     over_time = {name: entry["temporal"] for name, entry in classes.items() if entry.get("temporal")}
     if over_time:
         rows = [
-            [name, *(shown(of[key]["mean"], d) for key, (_, d) in _TEMPORAL.items())] for name, of in over_time.items()
+            [name, *(format_number(of[key]["mean"], d) for key, (_, d) in _TEMPORAL.items())]
+            for name, of in over_time.items()
         ]
         head = ["mean over cases", *(column for column, _ in _TEMPORAL.values())]
         pieces.append(html.table(head, rows))
@@ -159,9 +159,10 @@ def _class_row(name: str, entry: Mapping[str, Any]) -> list[str]:
     dice, distance, error = entry["dice"], entry["hd95_mm"], entry["volume_error_ml"]
     interval = (entry.get("ci95") or {}).get("dice")
     return [
-        name, f"{shown(dice['mean'], 3)} ± {shown(dice['std'], 3)}", str(dice["n"]), _range(interval, 3),
-        shown(distance["mean"], 2), shown(distance["median"], 2), str(distance["n"]), shown(error["bias"], 2),
-        shown(error["mean_absolute"], 2), str(entry["n_one_empty"]), str(entry["n_both_empty"]),
+        name, f"{format_number(dice['mean'], 3)} ± {format_number(dice['std'], 3)}", str(dice["n"]), _range(interval, 3),
+        format_number(distance["mean"], 2), format_number(distance["median"], 2), str(distance["n"]),
+        format_number(error["bias"], 2), format_number(error["mean_absolute"], 2),
+        str(entry["n_one_empty"]), str(entry["n_both_empty"]),
     ]  # fmt: skip
 
 
@@ -173,8 +174,9 @@ def _heart_rows(heart: Mapping[str, Any]) -> list[list[str]]:
             limits = None if found["lower"] is None else [found["lower"], found["upper"]]
             undefined = f" ({found['n_undefined']} undefined)" if found["n_undefined"] else ""
             rows.append([
-                f"{name}: {_HEART.get(key, key)}", f"{found['n']}{undefined}", shown(found["reference"], 1),
-                shown(found["prediction"], 1), shown(found["bias"], 2), _range(limits, 2), shown(found["mean_absolute"], 2),
+                f"{name}: {_HEART.get(key, key)}", f"{found['n']}{undefined}", format_number(found["reference"], 1),
+                format_number(found["prediction"], 1), format_number(found["bias"], 2), _range(limits, 2),
+                format_number(found["mean_absolute"], 2),
             ])  # fmt: skip
     return rows
 

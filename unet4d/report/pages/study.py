@@ -12,8 +12,8 @@ import numpy as np
 
 from unet4d.evaluation.plausibility import Flag, find_flags
 from unet4d.images.image4d import Image4D
-from unet4d.metrics import extreme_frames, volumes_ml, voxel_volume_ml
 from unet4d.metrics.cardiac_structures import cavity_within
+from unet4d.metrics.volume_curves import extreme_frames, volumes_ml, voxel_volume_ml
 from unet4d.report.pictures.layout import display_axes
 
 

@@ -14,12 +14,11 @@ from typing import Any
 from unet4d.errors import InputError
 from unet4d.evaluation.fold_summary import format_mean_std, summarize_folds
 from unet4d.inference.postprocessing_steps import read_steps
-from unet4d.metrics import shown
 from unet4d.models.checkpoint import LAST, PREVIOUS
 from unet4d.models.folds import FOLDS, folds_in, holds_run
 from unet4d.system.environment import installed
 from unet4d.system.files import read_json
-from unet4d.system.text import count
+from unet4d.system.text import count, format_number
 from unet4d.training.checkpoints import position
 from unet4d.training.monitoring.run_status import WHOLE, checkpoint_facts, is_run, run_facts, settings
 from unet4d.training.monitoring.summary import CONFIG
@@ -145,14 +144,14 @@ def _run_lines(facts: Mapping[str, Any]) -> list[str]:
         *_model_lines(facts),
     ]
     if best:
-        classes = ", ".join(f"{name} {shown(value, 3)}" for name, value in best["dice"].items())
+        classes = ", ".join(f"{name} {format_number(value, 3)}" for name, value in best["dice"].items())
         lines += _row(
             "best Dice", f"{best['mean_foreground_dice']:.4f} in epoch {best['epoch']}: {classes}"
         ).splitlines()
     else:
         lines.append(_row("best Dice", "none yet"))
     if facts["losses"]:
-        losses = " ".join(shown(loss, 4) for loss in facts["losses"].values())
+        losses = " ".join(format_number(loss, 4) for loss in facts["losses"].values())
         epoch = list(facts["losses"])
         lines.append(_row("loss", f"{losses} (epochs {epoch[0]} to {epoch[-1]})"))
     lines += [_row(name, _checkpoint_told(one)) for name, one in facts["checkpoints"].items()]
@@ -237,10 +236,10 @@ def _fold_lines(facts: Mapping[str, Any]) -> list[str]:
     lines.append(f"{'fold':<6} {'state':<12} {'epochs':>9} {'best Dice':>10} {'in epoch':>9}  classes")
     for number, run in facts["runs"].items():
         best, epochs = run["best"] or {"mean_foreground_dice": None, "epoch": "-", "dice": {}}, run["epochs"]
-        classes = ", ".join(f"{name} {shown(value, 3)}" for name, value in best["dice"].items())
+        classes = ", ".join(f"{name} {format_number(value, 3)}" for name, value in best["dice"].items())
         lines.append(
             f"{number:<6} {run['state']:<12} {epochs['done']:>4}/{epochs['of'] or '?':<4} "
-            f"{shown(best['mean_foreground_dice'], 4):>10} {best['epoch']:>9}  {classes}"
+            f"{format_number(best['mean_foreground_dice'], 4):>10} {best['epoch']:>9}  {classes}"
         )
     if facts["best"]:
         over = facts["best"]["over"]

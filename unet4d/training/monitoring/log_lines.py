@@ -8,8 +8,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from unet4d.metrics import shown
 from unet4d.system.progress_bar import format_interval
+from unet4d.system.text import format_number
 
 LOG = "log.jsonl"
 
@@ -102,14 +102,14 @@ def epoch_line(values: Mapping[str, Any], left_s: float | None, best_so_far: boo
     """
     pairs = [
         ("epoch", str(values["epoch"])),
-        ("loss", shown(values.get("loss"), 4)),
-        ("seconds", shown(values.get("seconds"), 1)),
+        ("loss", format_number(values.get("loss"), 4)),
+        ("seconds", format_number(values.get("seconds"), 1)),
         ("ETA", "-" if left_s is None else format_interval(left_s)),
-        ("frames/s", shown(values.get("frames_per_second"), 1)),
+        ("frames/s", format_number(values.get("frames_per_second"), 1)),
     ]
     if "mean_foreground_dice" in values:
-        pairs.append(("Dice", shown(values["mean_foreground_dice"], 4)))
-        pairs += [(" ".join(name.split()), shown(value, 3)) for name, value in values["dice"].items()]
+        pairs.append(("Dice", format_number(values["mean_foreground_dice"], 4)))
+        pairs += [(" ".join(name.split()), format_number(value, 3)) for name, value in values["dice"].items()]
     return "  ".join([f"{key} {value}" for key, value in pairs] + ["(best so far)"] * best_so_far)
 
 

@@ -6,8 +6,8 @@ import time
 
 import torch
 
-from unet4d.metrics import shown
 from unet4d.system.progress_bar import ProgressBar, format_interval
+from unet4d.system.text import format_number
 
 
 class EpochBar:
@@ -74,7 +74,7 @@ class EpochBar:
     def _told(self, loss: float | None) -> str:
         seconds = max(time.perf_counter() - self.began, 1e-9)
         left = (self.left - self.taken) * seconds / self.taken + self.later_s
-        told = [f"loss {shown(loss, 4)}"]
+        told = [f"loss {format_number(loss, 4)}"]
         told += [f"Dice {self.dice:.3f}"] if self.dice is not None else []
         told += [f"ETA {format_interval(left)}", f"{self.frames / seconds:.0f} frames/s"]
         if torch.cuda.is_available() and torch.cuda.is_initialized():

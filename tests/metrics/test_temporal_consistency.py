@@ -7,7 +7,7 @@ import pytest
 
 from tests.drawn import draw
 from unet4d.inference.postprocessing_steps import Step, apply
-from unet4d.metrics import flicker, frame_to_frame_dice
+from unet4d.metrics.temporal_consistency import flicker, frame_to_frame_dice
 
 
 def film(*frames: str) -> np.ndarray:

@@ -9,8 +9,6 @@ from collections.abc import Sequence
 
 import numpy as np
 
-Box = tuple[slice, ...]
-
 
 def frame_to_frame_dice(label: np.ndarray, values: Sequence[int], cyclic: bool) -> np.ndarray:
     """Dice of each frame with the next, `(pairs, K)`; NaN where the class is in neither.
@@ -60,7 +58,7 @@ def flicker(label: np.ndarray, values: Sequence[int], cyclic: bool) -> tuple[np.
 
 def single_frame_components(
     label: np.ndarray, t: int, value: int | None, cyclic: bool
-) -> tuple[Box, np.ndarray, np.ndarray] | None:
+) -> tuple[tuple[slice, ...], np.ndarray, np.ndarray] | None:
     """The components of a class in a frame, and which of them live for that frame alone: the one home of what that means.
 
     A component is what hangs together in one frame by faces, edges or corners (26 neighbours). It lives one frame if no voxel of it

@@ -34,7 +34,7 @@ _FIRST_GROUP = (b"\x08\x00", b"\x00\x08")  # of a data set, in either byte order
 
 
 @dataclass(frozen=True)
-class Fault:
+class RejectedFile:
     """A file that gives no plane; `series` is None where its header ends before it says."""
 
     file: Path
@@ -46,7 +46,7 @@ class Fault:
 
 
 @dataclass(frozen=True)
-class Found:
+class FoundDicom:
     """What lies under a folder.
 
     Attributes:
@@ -57,8 +57,8 @@ class Found:
     """
 
     planes: list[Plane] = field(default_factory=list)
-    damaged: list[Fault] = field(default_factory=list)
-    others: list[Fault] = field(default_factory=list)
+    damaged: list[RejectedFile] = field(default_factory=list)
+    others: list[RejectedFile] = field(default_factory=list)
     ignored: Counter[str] = field(default_factory=Counter)
 
 
@@ -94,7 +94,7 @@ def files_under(root: Path) -> Iterator[Path]:
     yield from map(Path, closed)
 
 
-def scan(root: Path) -> Found:
+def search_dicom_files(root: Path) -> FoundDicom:
     """Read the headers of all DICOM images under a folder. Other objects (reports, presentation states, segmentations,
     structure sets, doses) are counted by kind.
 
@@ -105,7 +105,7 @@ def scan(root: Path) -> Found:
         import pydicom  # noqa: F401
     except ImportError as error:
         raise InputError(f"{root}: DICOM needs pydicom; pip install pydicom python-gdcm") from error
-    found = Found()
+    found = FoundDicom()
     whole, bare = _dicom_files(root, found)
     folders = {file.parent for file in whole}
     wanted = whole + [file for file in bare if file.parent in folders and _is_bare_object(file)]
@@ -114,7 +114,7 @@ def scan(root: Path) -> Found:
     return found
 
 
-def _dicom_files(root: Path, found: Found) -> tuple[list[Path], list[Path]]:
+def _dicom_files(root: Path, found: FoundDicom) -> tuple[list[Path], list[Path]]:
     """The files with a preamble, and those that may be DICOM without one; those that cannot be opened are told as damaged."""
     whole, bare = [], []
     for file in files_under(root):
@@ -122,7 +122,7 @@ def _dicom_files(root: Path, found: Found) -> tuple[list[Path], list[Path]]:
         try:
             start = _start(file)
         except OSError as error:
-            found.damaged.append(Fault(file, f"it cannot be opened ({error.strerror or error})", None))
+            found.damaged.append(RejectedFile(file, f"it cannot be opened ({error.strerror or error})", None))
             continue
         if _has_preamble(start):
             whole.append(file)
@@ -146,7 +146,7 @@ def _is_bare_object(file: Path) -> bool:
             return False
 
 
-def _read(file: Path, found: Found) -> None:
+def _read(file: Path, found: FoundDicom) -> None:
     """Add what one file holds to what was found."""
     from pydicom import dcmread
 
@@ -167,9 +167,9 @@ def _read(file: Path, found: Found) -> None:
                 raise ValueError("it has no pixel data; it was cut off, or exported without; export it again")
             found.planes.extend(planes_of(dataset, file))
         except OtherObject as other:
-            found.others.append(Fault(file, str(other), series))
+            found.others.append(RejectedFile(file, str(other), series))
         except Exception as error:  # struct.error, zlib.error, ...: pydicom lets through what a damaged header leads to
-            found.damaged.append(Fault(file, " ".join(str(error).split()) or "its header is damaged", series))
+            found.damaged.append(RejectedFile(file, " ".join(str(error).split()) or "its header is damaged", series))
 
 
 def _check_inflated(stream: BinaryIO) -> None:

@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from unet4d.images.dicom.files import Fault, Found
+from unet4d.images.dicom.file_search import FoundDicom, RejectedFile
 from unet4d.images.dicom.geometry import alike, most_at_one_place, same_direction, same_size, same_spacing, slices_of
 from unet4d.images.dicom.instance import Plane, Series
 
@@ -29,7 +29,7 @@ _SAME_ECHO_MS = 0.05
 
 
 @dataclass(frozen=True, eq=False)
-class Candidate:
+class StudyCandidate:
     """What may be one study.
 
     Attributes:
@@ -40,7 +40,7 @@ class Candidate:
 
     series: tuple[Series, ...]
     planes: tuple[Plane, ...]
-    faults: tuple[Fault, ...] = ()
+    faults: tuple[RejectedFile, ...] = ()
 
     @property
     def frames(self) -> int:
@@ -66,7 +66,7 @@ class Candidate:
         return (titles[0] if len(titles) == 1 else f"{titles[0]} to {titles[-1]}, one a slice") + what
 
 
-def candidates(found: Found) -> list[Candidate]:
+def group_into_studies(found: FoundDicom) -> list[StudyCandidate]:
     """The studies there may be, by patient, time of the study, series number, UID and component."""
     groups: dict[tuple[str, str], list[Plane]] = {}
     for plane in found.planes:
@@ -75,20 +75,20 @@ def candidates(found: Found) -> list[Candidate]:
         _candidate(planes, found) for planes in _joined([echo for group in groups.values() for echo in _echoes(group)])
     ]
     known = {series.uid for candidate in made for series in candidate.series}
-    lost: dict[Series, list[Fault]] = {}
+    lost: dict[Series, list[RejectedFile]] = {}
     for fault in found.damaged:
         if fault.series and fault.series.uid not in known:
             lost.setdefault(fault.series, []).append(fault)
-    made += [Candidate((series,), (), tuple(faults)) for series, faults in lost.items()]
+    made += [StudyCandidate((series,), (), tuple(faults)) for series, faults in lost.items()]
     return sorted(made, key=lambda candidate: (_order(candidate.series[0]), candidate.component))
 
 
-def _candidate(planes: Sequence[Plane], found: Found) -> Candidate:
+def _candidate(planes: Sequence[Plane], found: FoundDicom) -> StudyCandidate:
     by_uid = {plane.series.uid: plane.series for plane in planes}
     folders = {plane.file.parent for plane in planes}
     faults = [fault for fault in (*found.damaged, *found.others) if fault.series and fault.series.uid in by_uid]
     faults += [fault for fault in found.damaged if not fault.series and fault.file.parent in folders]
-    return Candidate(tuple(sorted(by_uid.values(), key=_order)), tuple(planes), tuple(faults))
+    return StudyCandidate(tuple(sorted(by_uid.values(), key=_order)), tuple(planes), tuple(faults))
 
 
 def _echoes(planes: list[Plane]) -> list[list[Plane]]:
