@@ -112,13 +112,11 @@ def test_a_disk_that_fills_ends_the_work_and_not_only_one_study(command, model_f
 
 def test_a_full_disk_is_told_before_any_work(command, model_file, tmp_path, monkeypatch, study):
     study(tmp_path / "heart.nii.gz")
-    monkeypatch.setattr(
-        "unet4d.inference.batch.output_folder.shutil.disk_usage", lambda path: shutil._ntuple_diskusage(9, 9, 0)
-    )
+    monkeypatch.setattr("shutil.disk_usage", lambda path: shutil._ntuple_diskusage(9, 9, 0))
     monkeypatch.setattr("unet4d.inference.batch.run.answer", None)
     done = command("predict", model_file(), "-i", tmp_path / "heart.nii.gz", "-o", tmp_path / "out")
     assert done.code == 1
-    assert "out: its disk is full; free space or choose another folder" in done.line
+    assert "its disk is full; free space or choose another folder" in done.line
     assert not (tmp_path / "out").exists()
 
 

@@ -70,12 +70,12 @@ def test_probabilities_that_the_disk_cannot_hold_are_told_before_they_are_comput
 ):
     study(tmp_path / "heart.nii.gz")
     usage = type("Usage", (), {"free": 10**4})
-    monkeypatch.setattr("unet4d.inference.batch.run.shutil.disk_usage", lambda path: usage)
+    monkeypatch.setattr("shutil.disk_usage", lambda path: usage)
     monkeypatch.setattr("unet4d.inference.batch.output_folder._SPARE_BYTES", 0)
     monkeypatch.setattr("unet4d.inference.batch.run.answer", None)
     done = command("predict", model_file(), "-i", tmp_path / "heart.nii.gz", "-o", tmp_path / "out", "--probabilities")
     assert done.code == 1
-    assert "probabilities take up to 64.8 kB and 10 kB are free for " in done.error
+    assert "needs 64.8 kB for probabilities, and 10 kB are free" in done.error
 
 
 def test_the_summary_says_what_the_curves_say(model_file, phantom, tmp_path):

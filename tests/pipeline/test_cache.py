@@ -22,7 +22,7 @@ from processes import exit_codes
 from unet4d.config import DataConfig
 from unet4d.datasets.dataset import read_dataset
 from unet4d.errors import InputError, Unet4DError
-from unet4d.pipeline import cache, resources
+from unet4d.pipeline import cache
 from unet4d.pipeline.cache import MEMO, CachedStudy, cached_studies
 
 RAW = DataConfig(normalization="none")
@@ -394,11 +394,9 @@ def test_the_size_told_is_the_size_built(write_case, tmp_path, capsys):
 
 
 def test_too_little_room_is_refused_before_anything_is_built(phantom_dataset, tmp_path, monkeypatch):
-    monkeypatch.setattr(
-        resources.shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 10**9 - 10**5, 10**5)
-    )
+    monkeypatch.setattr("shutil.disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 10**9 - 10**5, 10**5))
     monkeypatch.setattr(cache, "_build", None)
-    with pytest.raises(Unet4DError, match=r"0\.1 MB are free; .*data\.cache_dir") as caught:
+    with pytest.raises(Unet4DError, match=r"100 kB are free.*data\.cache_dir") as caught:
         build(phantom_dataset, tmp_path / "new" / "cache")
     assert not isinstance(caught.value, InputError)
     assert str(tmp_path / "new" / "cache") in str(caught.value)

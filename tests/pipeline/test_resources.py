@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from unet4d.config import DataConfig
 from unet4d.errors import Unet4DError
-from unet4d.pipeline import resources as module
 from unet4d.pipeline.resources import Footprint, footprint, processes, tell_room
 
 GB = 10**9
@@ -30,7 +30,7 @@ def test_bytes_on_disk_are_those_of_image_and_labelled_frames(write_case):
 
 
 def test_a_large_class_takes_no_more_than_what_is_kept_of_it(write_case, monkeypatch):
-    monkeypatch.setattr(module, "FOREGROUND_VOXELS", 5)
+    monkeypatch.setattr("unet4d.pipeline.resources.FOREGROUND_VOXELS", 5)
     dataset = write_case(np.zeros((1, 1, 40, 20, 10)), np.zeros((1, 40, 20, 10), np.uint8))
     assert of(dataset).disk_bytes == 4 * 8000 + 8000 + 20 * 5
 
@@ -59,8 +59,8 @@ def test_as_many_processes_as_fit_the_memory_with_the_largest_studies(workers, n
 
 
 def test_the_room_is_told(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(module.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 120 * GB}))
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=120 * GB))
     tell_room([Footprint(GB, 0), Footprint(int(2.4 * GB), 0)], tmp_path / "a" / "b")
-    assert capsys.readouterr().out == f"preprocessing 2 studies into {tmp_path}/a/b: 3.4 GB, 120.0 GB free\n"
-    with pytest.raises(Unet4DError, match=r"needs 121\.0 GB for 1 study to preprocess, and 120\.0 GB are free"):
+    assert capsys.readouterr().out == f"preprocessing 2 studies into {tmp_path}/a/b: 3.4 GB, 120 GB free\n"
+    with pytest.raises(Unet4DError, match=r"needs 121 GB for 1 study to preprocess, and 120 GB are free"):
         tell_room([Footprint(121 * GB, 0)], tmp_path)

@@ -19,7 +19,7 @@ import unet4d.training.validation
 from unet4d.errors import Stopped, Unet4DError
 from unet4d.images.image4d import read_image, write_image
 from unet4d.models.checkpoint import BEST, LAST, PREVIOUS, load_checkpoint
-from unet4d.system.lock import locked
+from unet4d.system.lock import lock_run
 from unet4d.training.monitoring.log_lines import LOG
 from unet4d.training.monitoring.logger import BOARD
 from unet4d.training.step import TrainingStep
@@ -384,7 +384,7 @@ def test_two_trainings_do_not_write_into_one_folder(command, phantom, tiny_optio
     run = shutil.copytree(trained, tmp_path / "run", ignore=shutil.ignore_patterns(BOARD))
     monkeypatch.setattr("unet4d.system.lock.PATIENCE_S", 0.3)
     words = ["train", "--dataset", phantom, "--out", run, *tiny_options, "--resume"]
-    with locked(run):
+    with lock_run(run):
         done = command(*words)
     assert done.code == 2
     assert f"{run} is being written to by another training" in done.line

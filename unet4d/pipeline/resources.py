@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import itertools
 import math
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from unet4d.config import DataConfig
 from unet4d.datasets.dataset import Case, Dataset
-from unet4d.errors import Unet4DError
 from unet4d.images.grid import WorkingGrid
 from unet4d.images.nifti import affine_of, read_header
 from unet4d.pipeline.foreground import FOREGROUND_VOXELS
 from unet4d.pipeline.normalization import SAMPLE
+from unet4d.system.byte_sizes import describe_bytes
+from unet4d.system.disk_space import check_disk_space, free_disk_bytes
+from unet4d.system.text import count
 
 FOREGROUND_SHARE = 0.05
 """Of a frame, what one class is taken to fill."""
@@ -64,17 +65,9 @@ def processes(workers: int, footprints: Sequence[Footprint], free_bytes: float) 
 
 
 def tell_room(footprints: Sequence[Footprint], root: Path) -> None:
-    """Say what will be written to `root`, which need not be there yet, and what is free. Raises Unet4DError for too little."""
-    nearest = next(path for path in (root, *root.absolute().parents) if path.is_dir())
-    needed, free = sum(study.disk_bytes for study in footprints), shutil.disk_usage(nearest).free
-    studies = "1 study" if len(footprints) == 1 else f"{len(footprints)} studies"
-    if needed > free:
-        raise Unet4DError(
-            f"{root} needs {_amount(needed)} for {studies} to preprocess, and {_amount(free)} are free; free space there, or set "
-            "data.cache_dir to a folder on another disk"
-        )
-    print(f"preprocessing {studies} into {root}: {_amount(needed)}, {_amount(free)} free", flush=True)
-
-
-def _amount(size: int) -> str:
-    return f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"
+    """Report what will be written to `root`, which need not exist yet, and what is free. Raise Unet4DError for too little."""
+    needed = sum(study.disk_bytes for study in footprints)
+    studies = count(len(footprints), "study", "studies")
+    check_disk_space(root, needed, f"{studies} to preprocess", "set data.cache_dir to a folder on another disk")
+    free = free_disk_bytes(root)
+    print(f"preprocessing {studies} into {root}: {describe_bytes(needed)}, {describe_bytes(free)} free", flush=True)

@@ -1,4 +1,4 @@
-"""One training at a time writes into a run's folder."""
+"""Exclusive locks between processes: on the folder of a run, and on the tables of a folder of predictions."""
 
 from __future__ import annotations
 
@@ -11,39 +11,55 @@ from pathlib import Path
 from unet4d.errors import InputError
 
 PATIENCE_S = 20.0
-"""How long a folder is waited for: the workers of a training that was killed leave it some seconds after."""
+"""Longest wait for a lock: the workers of a killed training release it some seconds later; a process may be suspended."""
 
 
 @contextlib.contextmanager
-def locked(run: Path) -> Iterator[None]:
-    """Hold a run's folder, which is made where it is missing; however this process ends, the system lets go of it.
+def exclusive_lock(path: Path) -> Iterator[bool | None]:
+    """Hold a lock on a file or folder; the system releases it however this process ends.
 
-    Where the system or the file system knows no such locks, it holds nothing.
+    Network file systems lock only what is open for writing, so a file is the safer choice; a missing file is created.
 
-    Raises:
-        InputError: another process holds it.
+    Yields:
+        Whether the lock is held: False after `PATIENCE_S` in which another process held it; None where the system or the file
+        system has no locks.
     """
     try:
         import fcntl
     except ImportError:  # Windows
-        yield
+        yield None
         return
-    run.mkdir(parents=True, exist_ok=True)
-    folder = os.open(run, os.O_RDONLY)
+    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR | os.O_CREAT, 0o666)
     try:
-        tried_s = time.monotonic()
-        while True:
+        is_held: bool | None = False
+        end_s = time.monotonic() + PATIENCE_S
+        while not is_held:
             try:
-                fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                is_held = True
+            except BlockingIOError:
+                if time.monotonic() > end_s:
+                    break
+                time.sleep(0.02)
+            except OSError:  # of a file system without locks
+                is_held = None
                 break
-            except BlockingIOError as error:
-                if time.monotonic() - tried_s > PATIENCE_S:
-                    raise InputError(
-                        f"{run} is being written to by another training; wait for it or stop it, or choose a new --out"
-                    ) from error
-                time.sleep(0.2)
-            except OSError:  # of a network file system that cannot
-                break
-        yield
+        yield is_held
     finally:
-        os.close(folder)
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def lock_run(run: Path) -> Iterator[None]:
+    """Hold the folder of a run, which is created where it is missing, so that one training at a time writes to it.
+
+    Raises:
+        InputError: another process holds it.
+    """
+    run.mkdir(parents=True, exist_ok=True)
+    with exclusive_lock(run) as is_held:
+        if is_held is False:
+            raise InputError(
+                f"{run} is being written to by another training; wait for it or stop it, or choose a new --out"
+            )
+        yield

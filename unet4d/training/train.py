@@ -24,7 +24,7 @@ from unet4d.pipeline.clip_frames import most_labelled
 from unet4d.system.distributed import ALONE, ProcessGroup
 from unet4d.system.files import write_text
 from unet4d.system.gpu_memory import GB, NCCL_BYTES, free_bytes
-from unet4d.system.lock import locked
+from unet4d.system.lock import lock_run
 from unet4d.system.memory_errors import is_out_of_gpu_memory, memory_error_reason
 from unet4d.system.signals import stop_signals
 from unet4d.training.checkpoints import Checkpoints
@@ -100,7 +100,7 @@ def train(
     )
     with contextlib.ExitStack() as held:
         if resume:
-            ranks.broadcast_from_rank0(lambda: held.enter_context(locked(out_dir)))
+            ranks.broadcast_from_rank0(lambda: held.enter_context(lock_run(out_dir)))
         saved = ranks.broadcast_from_rank0(lambda: _saved_run(out_dir, config, task)) if resume else None
         cache, plane = (
             cache_dir(studies.root, config.data.cache_dir, out_dir / "cache"),
@@ -119,7 +119,7 @@ def train(
             return out_dir / BEST
         # Only now, when every study has been read: a bad one leaves no run behind.
         if not resume:
-            ranks.broadcast_from_rank0(lambda: held.enter_context(locked(out_dir)))
+            ranks.broadcast_from_rank0(lambda: held.enter_context(lock_run(out_dir)))
         if ranks.is_first:
             write_text(out_dir / CONFIG, yaml.safe_dump(config.as_dict(), sort_keys=False))
             print(said, end="")

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -19,7 +18,7 @@ import numpy as np
 from unet4d.datasets.dataset_json import can_name_a_file
 from unet4d.datasets.label_maps import PREDICTION
 from unet4d.datasets.study import Study
-from unet4d.errors import InputError, Unet4DError
+from unet4d.errors import InputError
 from unet4d.images.image4d import ImageInfo
 from unet4d.images.label_writers import write_color_table, write_label_descriptions
 from unet4d.inference.batch.case_records import Record, Records
@@ -34,6 +33,7 @@ from unet4d.inference.batch.formats import (
 from unet4d.inference.batch.summary_tables import TABLES, Tables
 from unet4d.metrics.cardiac_structures import MYOCARDIAL_DENSITY_G_PER_ML, cavity_within, is_cavity, is_myocardium
 from unet4d.metrics.volume_curves import curve_measures, volumes_ml, voxel_volume_ml
+from unet4d.system.disk_space import check_disk_space
 from unet4d.system.files import check_writable, read_json
 
 LABELS, COLOURS = "labels.txt", "labels.ctbl"
@@ -79,9 +79,7 @@ class PredictionFolder:
             Unet4DError: the folder may not be written to, or its disk is full.
         """
         check_writable(self.path)
-        nearest = next(path for path in (self.path, *self.path.absolute().parents) if path.exists())
-        if shutil.disk_usage(nearest).free < _SPARE_BYTES:
-            raise Unet4DError(f"could not write to {self.path}: its disk is full; free space or choose another folder")
+        check_disk_space(self.path, _SPARE_BYTES, "label maps and tables", "choose another folder")
         names = [study.name for study in studies]
         if len(set(names)) < len(names):
             doubled = sorted({name for name in names if names.count(name) > 1})

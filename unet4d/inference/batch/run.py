@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import shutil
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -28,6 +27,7 @@ from unet4d.inference.prepare import PreprocessedStudy, prepare
 from unet4d.inference.segment import SegmentationResult, answer
 from unet4d.inference.settings import Models, Settings
 from unet4d.system.byte_sizes import describe_bytes
+from unet4d.system.disk_space import check_disk_space
 from unet4d.system.failures import failure_of_study
 from unet4d.system.memory import free_memory_bytes
 from unet4d.system.memory_errors import is_out_of_gpu_memory, is_out_of_main_memory, memory_error_reason
@@ -206,13 +206,7 @@ class Batch:
         self._note(
             f"{job.name}: probabilities of {len(self.folder.labels)} classes take up to {describe_bytes(size)} on disk"
         )
-        nearest = next(path for path in (self.folder.path, *self.folder.path.absolute().parents) if path.exists())
-        free = shutil.disk_usage(nearest).free
-        if size > free:
-            raise Unet4DError(
-                f"probabilities take up to {describe_bytes(size)} and {describe_bytes(free)} are free for {self.folder.path}; free "
-                "space, choose another folder or leave --probabilities out"
-            )
+        check_disk_space(self.folder.path, size, "probabilities", "choose another folder, or leave --probabilities out")
 
     def _note(self, text: str) -> None:
         if self.speaks:

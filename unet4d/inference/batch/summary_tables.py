@@ -17,7 +17,7 @@ import datetime
 import json
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from unet4d.inference.batch.case_records import HIDDEN, Record, Records
 from unet4d.system.csv_file import csv_text
 from unet4d.system.environment import versions
 from unet4d.system.files import remove_partial, write_json, write_text, writing
+from unet4d.system.lock import exclusive_lock
 from unet4d.system.version import VERSION
 
 VOLUMES, SUMMARY = "volumes.csv", "summary.json"
@@ -36,8 +37,6 @@ TABLES = (VOLUMES, PREDICTION, SUMMARY)
 _SPARING = 20
 """The tables are written anew when this many times as long has passed as it took the last time."""
 _TRIES = 10
-PATIENCE_S = 20.0
-"""Longest wait for another process that writes the tables; it may be suspended."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +76,7 @@ class Tables:
         began = time.monotonic()
         with writing(self.out):
             (self.out / HIDDEN).mkdir(parents=True, exist_ok=True)
-            with _alone(self.out / HIDDEN / "lock") as alone:
+            with exclusive_lock(self.out / HIDDEN / "lock") as alone:
                 for name in TABLES if alone else ():
                     remove_partial(self.out, name)
                 for _ in range(_TRIES):
@@ -157,34 +156,3 @@ def _summary(records: Mapping[str, Record], failed: Mapping[str, str]) -> dict[s
 def _distinct(values: Any) -> list[Any]:
     """Each value once, in the order in which they come."""
     return [json.loads(text) for text in dict.fromkeys(json.dumps(value, sort_keys=True) for value in values)]
-
-
-@contextlib.contextmanager
-def _alone(path: Path) -> Iterator[bool]:
-    """Hold a lock file; gives whether that was possible. However this process ends, the system lets go of it.
-
-    A file, and not the folder: network file systems lock only what is open for writing. Some lock nothing at all.
-    """
-    try:
-        import fcntl
-    except ImportError:  # Windows
-        yield False
-        return
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-    try:
-        end_s = time.monotonic() + PATIENCE_S
-        while True:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                held = True
-            except BlockingIOError:
-                if time.monotonic() < end_s:
-                    time.sleep(0.02)
-                    continue
-                held = False
-            except OSError:
-                held = False
-            break
-        yield held
-    finally:
-        os.close(descriptor)
