@@ -1,12 +1,13 @@
 # make setup   .venv with everything, pinned        make demo    the main job on a phantom, results under demo/
 # make test    the test suite                       make lint    ruff and mypy
+#              COVERAGE=yes prints its coverage     make wheel   builds the wheel and tries it outside of the checkout
 # make bench   benchmarks, results in bench/results make docker  the image unet4d (needs a Docker engine)
 # .venv/bin/python -m bench predict_large   the one that make bench leaves out: a study of 4.2 GB within 6 GB (19 GB of disk)
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup demo test lint bench docker clean
+.PHONY: setup demo test lint wheel bench docker clean
 setup: $(VENV)/.installed
 
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -19,12 +20,22 @@ demo: setup
 	$(BIN)/python experiments/demo.py demo
 
 test: setup
-	$(BIN)/python -m pytest -n auto --dist loadfile --max-worker-restart 1
+	$(BIN)/python -m pytest -n auto --dist loadfile --max-worker-restart 1 $(if $(COVERAGE),--cov --cov-report=term:skip-covered)
 
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# The wheel with its own dependencies in a fresh environment, called from outside of the checkout.
+wheel: setup
+	rm -rf build dist
+	$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist .
+	$(PYTHON) -m venv build/venv
+	build/venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt dist/unet4d-*.whl
+	cd / && $(CURDIR)/build/venv/bin/unet4d --version
+	cd / && $(CURDIR)/build/venv/bin/unet4d --help > /dev/null
+	cd / && $(CURDIR)/build/venv/bin/python -c "import unet4d; print('imported from', unet4d.__file__)"
 
 bench: setup
 	$(BIN)/python -m bench
@@ -33,4 +44,4 @@ docker:
 	docker build -t unet4d .
 
 clean:
-	rm -rf $(VENV) demo bench/results build *.egg-info
+	rm -rf $(VENV) demo bench/results build dist *.egg-info
