@@ -93,6 +93,10 @@ def test_the_reader_of_imports_sees_what_it_must(room, source):
     assert offences(room, source)
 
 
+def test_every_folder_of_modules_is_a_package_and_goes_into_the_wheel():
+    assert not [path.parent for path in MODULES if not (path.parent / "__init__.py").is_file()]
+
+
 def test_the_public_names_are_imported_only_where_they_are_first_used():
     imported = {name for name, _ in imports((PACKAGE / "__init__.py").read_text())}
     assert imported == {"images", "inference", "models", "system"}  # all but system under TYPE_CHECKING

@@ -72,15 +72,3 @@ def test_files_and_links_it_names_are_there():
     links = [link.split("#")[0] for link in re.findall(r"\]\(([^)]+)\)", README)]
     missing = [link for link in links if link and not (ROOT / link).exists()]
     assert not missing
-    rooms = re.findall(r"\b(\w+\.py)\b", README.split("## Rooms")[1])
-    packaged = {path.name for path in (ROOT / "unet4d").rglob("*.py")} | {"demo.py"}
-    assert set(rooms) <= packaged
-
-
-def test_every_module_stands_in_the_tree_of_rooms():
-    tree = README.split("## Rooms")[1]
-    modules = [p for p in (ROOT / "unet4d").rglob("*.py") if not p.name.startswith("__")]
-    inside = {"augmentation", "commands", "convert", "dicom", "metrics", "phantom", "pictures", "segmentation"}
-    inside |= {"system", "verification"}  # named as folders
-    absent = [p.name for p in modules if p.parent.name not in inside and p.name not in tree]
-    assert not absent

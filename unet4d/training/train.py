@@ -39,7 +39,7 @@ from unet4d.training.trainer import Trainer
 from unet4d.training.warm_start import begin_from
 
 MAY_CHANGE_ON_RESUME = (
-    "data.num_workers", "data.cache_dir", "train.validate_every", "train.skip_limit", "train.mlflow", "memory.",
+    "data.num_workers", "data.cache_dir", "train.validate_every", "train.skip_limit", "train.mlflow", "recompute.",
     "inference.chunk_frames",
 )  # fmt: skip
 
