@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from data.phantom.dce import make_dce
 from unet4d.evaluation.plausibility import describe_checks, find_flags
-from unet4d.phantom import make_cine, make_dce
+from unet4d.phantom import make_cine
 
 
 def beat(frames: int = 20, edv: float = 120.0, ef: float = 0.6, begin: int = 0) -> np.ndarray:

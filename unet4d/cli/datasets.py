@@ -13,12 +13,6 @@ def _phantom_options(parser: ArgumentParser) -> None:
     parser.add_argument("--subjects", type=int, required=True, help="number of subjects, one study each")
     parser.add_argument("--frames", type=int, required=True, help="frames of each study, such as one heart beat")
     parser.add_argument(
-        "--kind",
-        choices=["cine", "flow", "dce"],
-        default="cine",
-        help="a beating heart; 4D flow of the great vessels; contrast uptake of the kidneys, with a T1 map",
-    )
-    parser.add_argument(
         "--labelled",
         choices=["all", "two"],
         default="all",
@@ -28,7 +22,7 @@ def _phantom_options(parser: ArgumentParser) -> None:
         "--ambiguous",
         type=float,
         default=0.0,
-        help="cine: share of frames whose own image does not suffice, 0 to below 0.5",
+        help="fraction of frames that hide the heart, 0 to below 0.5",
     )
     parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same studies")
 
@@ -45,9 +39,7 @@ def _phantom(options: Namespace) -> None:
     from unet4d.phantom import write_phantom
 
     o = options
-    path = write_phantom(
-        o.out, o.subjects, o.frames, labelled=o.labelled, ambiguous=o.ambiguous, seed=o.seed, kind=o.kind
-    )
+    path = write_phantom(o.out, o.subjects, o.frames, labelled=o.labelled, ambiguous=o.ambiguous, seed=o.seed)
     print(f"{count(o.subjects, 'study', 'studies')} of {count(o.frames, 'frame')}: {path}")
 
 
@@ -127,11 +119,10 @@ def _verify(options: Namespace) -> None:
 
 
 PHANTOM = Command(
-    "make a dataset with exact labels, to try everything on: beating hearts, 4D flow, contrast uptake",
+    "make a dataset with exact labels, to try everything on: beating hearts",
     "--out DIR --subjects N --frames T [options]",
     "  unet4d phantom --out heart --subjects 8 --frames 10\n"
-    "  unet4d phantom --out sparse --subjects 8 --frames 10 --labelled two --ambiguous 0.2\n"
-    "  unet4d phantom --out vessels --subjects 8 --frames 20 --kind flow",
+    "  unet4d phantom --out sparse --subjects 8 --frames 10 --labelled two --ambiguous 0.2",
     _phantom_options,
     _phantom,
     _check_phantom,

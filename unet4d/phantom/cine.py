@@ -1,11 +1,11 @@
-"""Cine MRI of a beating heart: the image, the exact label of every frame, and what is known of them.
+"""Cine MRI of a beating heart: the image, the exact label of every frame, and the truth about them.
 
 Conventions:
     axes        X to the viewer's right, Y down, Z from base to apex; the right ventricle lies to the left, as in a clinic.
     label       a voxel is heart if at least half of it is, and then of the class that fills the most of it; papillary
                 muscles and trabeculae count as blood of their ventricle, as in ACDC.
     volume_ml   labelled voxels times the voxel's volume: exact for the label. `shape_volume_ml` is that of the smooth
-                shape before it was cut into voxels, in closed form.
+                shape before it was sampled into voxels, in closed form.
     time        cyclic: frame k lies at k / T of the heartbeat, the last frame leads into the first.
     ED, ES      the frames with the largest and the smallest labelled left ventricle.
 """
@@ -17,41 +17,33 @@ from dataclasses import asdict
 import numpy as np
 from numpy.typing import NDArray
 
+from unet4d.config import Size
 from unet4d.errors import InputError
-from unet4d.images.channels import SIGNAL
 from unet4d.phantom.cover import Cover, cover
-from unet4d.phantom.heart import Array, Beat, Heart, beats
-from unet4d.phantom.scanner import (
-    KINDS,
-    Scanner,
-    acquire,
-    coil_shading,
-    draw_scanner,
-    magnitude,
-    paint_heart,
-    spoil,
-)
-from unet4d.phantom.study import Kind, PhantomStudy, Seed, Shape, check_size, volumes_of
-from unet4d.phantom.subject import THROUGH, Grid, draw_subject, points_of
+from unet4d.phantom.heart import Beat, Heart, beats
+from unet4d.phantom.scanner import Scanner, acquire, coil_shading, draw_scanner, magnitude, paint_heart
+from unet4d.phantom.spoiled_frames import SPOILING, spoil
+from unet4d.phantom.study import Array, PhantomStudy, Seed, check_size, label_volumes
+from unet4d.phantom.subject import SLICE_SAMPLES, HeartGrid, draw_subject, heart_coordinates
 from unet4d.phantom.thorax import draw_thorax, render_thorax
 
-LABELS = {"background": 0, "right ventricle": 1, "myocardium": 2, "left ventricle": 3}
+CINE_LABELS = {"background": 0, "right ventricle": 1, "myocardium": 2, "left ventricle": 3}
 """Class names and values, as in ACDC (Bernard et al., IEEE Trans Med Imaging 37:2514, 2018)."""
 
-SMALLEST_SHAPE = (32, 32, 4)
+SMALLEST_CINE = (32, 32, 4)
 
 
-def make_cine(seed: Seed, frames: int, ambiguous: float = 0.0, shape: Shape | None = None) -> PhantomStudy:
+def make_cine(seed: Seed, frames: int, ambiguous: float = 0.0, shape: Size | None = None) -> PhantomStudy:
     """Make one subject's study; the same arguments give the same arrays.
 
     Args:
-        seed: the subject; anatomy, motion and appearance hang on it alone.
+        seed: the subject; anatomy, motion and appearance depend on it alone.
         frames: T.
-        ambiguous: fraction of frames (at least one frame if above 0) whose own picture does not show the heart's
-            borders; any frame can be hit, but never two in a row (cyclically).
+        ambiguous: fraction of frames (at least one frame if above 0) that hide the heart's borders. Any frame can be
+            ambiguous, but never two in a row (cyclically).
         shape: (X, Y, Z); drawn for each subject (96-112, 96-104, 7-9) if None. The heart is scaled to fit.
     """
-    check_request(frames, ambiguous, shape)
+    check_cine(frames, ambiguous, shape)
     sources = np.random.SeedSequence(seed).spawn(5)
     anatomy, surroundings, looks, noise, mishaps = (np.random.default_rng(source) for source in sources)
     heart, grid, chest_angle = draw_subject(anatomy, shape)
@@ -61,8 +53,8 @@ def make_cine(seed: Seed, frames: int, ambiguous: float = 0.0, shape: Shape | No
     hit = _ambiguous_frames(frames, ambiguous, mishaps)
     image, kinds = _spoil_frames(clean, label, hit, scanner, grid, mishaps)
     image = np.clip(np.rint(image * np.float32(scanner.gain)), 0, 32767).astype(np.float32)
-    volumes_ml = volumes_of(label, len(LABELS), grid.pixel_mm**2 * grid.slice_mm / 1000)
-    left = volumes_ml[:, LABELS["left ventricle"]]
+    volumes_ml = label_volumes(label, len(CINE_LABELS), grid.pixel_mm**2 * grid.slice_mm / 1000)
+    left = volumes_ml[:, CINE_LABELS["left ventricle"]]
     ed_frame, es_frame = int(left.argmax()), int(left.argmin())
     frame_duration_s = round(60.0 / anatomy.uniform(48, 105) / frames, 6)
     truth = {
@@ -82,22 +74,22 @@ def make_cine(seed: Seed, frames: int, ambiguous: float = 0.0, shape: Shape | No
         affine=grid.affine,
         frame_duration_s=frame_duration_s,
         volumes_ml=volumes_ml,
-        shape_volumes_ml=np.array([(np.nan, *one.volumes_ml) for one in sequence]),
-        drawn_frames=(ed_frame, es_frame),
+        shape_volumes_ml=np.array([(np.nan, *beat.volumes_ml) for beat in sequence]),
+        labelled_frames=(ed_frame, es_frame),
         truth=truth,
     )
 
 
-def check_request(frames: int, ambiguous: float, shape: Shape | None) -> None:
-    """Raise InputError where no study can be made."""
-    check_size(frames, shape, SMALLEST_SHAPE)
+def check_cine(frames: int, ambiguous: float, shape: Size | None) -> None:
+    """Raise InputError for numbers that no cine study can be made of."""
+    check_size(frames, shape, SMALLEST_CINE)
     if not 0 <= ambiguous < 1:
-        raise InputError(f"ambiguous is {ambiguous}; wanted a fraction of the frames, from 0 to below 1")
-    wanted = _ambiguous_count(frames, ambiguous)
-    if wanted > frames // 2:
+        raise InputError(f"ambiguous is {ambiguous}, expected a fraction of the frames from 0 to below 1; give another")
+    asked = _ambiguous_count(frames, ambiguous)
+    if asked > frames // 2:
         raise InputError(
-            f"ambiguous {ambiguous} of {frames} frames is {wanted}, but two in a row would leave nothing to see; "
-            f"at most {frames // 2} can be: give a smaller fraction or more frames"
+            f"ambiguous {ambiguous} of {frames} frames is {asked}; at most {frames // 2} can be, because never two in a row "
+            "are; give a smaller fraction or more frames"
         )
 
 
@@ -106,7 +98,7 @@ def _ambiguous_count(frames: int, fraction: float) -> int:
 
 
 def _ambiguous_frames(frames: int, fraction: float, rng: np.random.Generator) -> tuple[int, ...]:
-    """Frames drawn so that no two are neighbours on the cycle.
+    """Sample frames of which no two are neighbors on the cycle.
 
     Choose k of T - k places, put one intact frame after each chosen one, and turn the cycle by a random amount.
     """
@@ -119,28 +111,28 @@ def _ambiguous_frames(frames: int, fraction: float, rng: np.random.Generator) ->
 
 def _render(
     heart: Heart,
-    grid: Grid,
+    grid: HeartGrid,
     sequence: list[Beat],
     scanner: Scanner,
     chest_angle: float,
     surroundings: np.random.Generator,
     noise: np.random.Generator,
 ) -> tuple[Array, NDArray[np.uint8]]:
-    """Image (blood near 1) and label, each (T, X, Y, Z)."""
-    points = points_of(grid)
+    """Return the image (blood near 1) and the label, each (T, X, Y, Z)."""
+    points = heart_coordinates(grid)
     radius = heart.radius_mm + heart.wall_mm
     reach = radius + sequence[0].rv_height_mm * float(np.clip(np.cos(heart.rv_angle - chest_angle), 0.3, 1))
     thorax = draw_thorax(surroundings, chest_angle, reach, radius, scanner.myocardium)
     depth = np.clip(points[2] / heart.length_mm, -0.2, 1.2)
     body = render_thorax(thorax, surroundings, points[0], points[1], depth, grid.pixel_mm)
-    step_mm = grid.slice_mm / THROUGH
+    step_mm = grid.slice_mm / SLICE_SAMPLES
     label = np.empty((len(sequence), *grid.shape), dtype=np.uint8)
     parts = np.empty((3, *label.shape), dtype=np.float32)
-    for t, shape in enumerate(sequence):
-        filled = cover(heart, shape, points, grid.pixel_mm, step_mm)
+    for t, beat in enumerate(sequence):
+        filled = cover(heart, beat, points, grid.pixel_mm, step_mm)
         label[t] = majority(filled)
         parts[:, t] = paint_heart(scanner, filled, *body, thorax.fat)
-    speed = np.abs(np.gradient([one.contraction for one in sequence])) if len(sequence) > 1 else np.zeros(1)
+    speed = np.abs(np.gradient([beat.contraction for beat in sequence])) if len(sequence) > 1 else np.zeros(1)
     signal = magnitude(scanner, noise, parts[0], parts[1], parts[2], speed / max(speed.max(), 1e-6), grid.pixel_mm)
     towards = np.cos(chest_angle) * points[0] + np.sin(chest_angle) * points[1]
     towards = (towards / np.abs(towards).max()).mean(-1)
@@ -148,17 +140,22 @@ def _render(
 
 
 def majority(filled: Cover) -> NDArray[np.uint8]:
-    """Label (X, Y, Z): heart where it fills at least half of the voxel, and then the class that fills the most."""
+    """Return the label (X, Y, Z): heart where it fills at least half of the voxel, and then the class that fills the most."""
     classes = np.stack([filled.rv.mean(-1), filled.myocardium.mean(-1), filled.lv.mean(-1)])
     return np.where(classes.sum(0) >= 0.5, classes.argmax(0) + 1, 0).astype(np.uint8)
 
 
 def _spoil_frames(
-    clean: Array, label: NDArray[np.uint8], hit: tuple[int, ...], scanner: Scanner, grid: Grid, rng: np.random.Generator
+    clean: Array,
+    label: NDArray[np.uint8],
+    hit: tuple[int, ...],
+    scanner: Scanner,
+    grid: HeartGrid,
+    rng: np.random.Generator,
 ) -> tuple[Array, tuple[str, ...]]:
-    """A copy of `clean` (T, X, Y, Z) with the frames in `hit` spoilt, and how each was."""
-    first = int(rng.integers(len(KINDS)))
-    kinds = tuple(KINDS[(first + i) % len(KINDS)] for i in range(len(hit)))
+    """Return a copy of `clean` (T, X, Y, Z) with the frames in `hit` spoiled, and how each was."""
+    first = int(rng.integers(len(SPOILING)))
+    kinds = tuple(SPOILING[(first + i) % len(SPOILING)] for i in range(len(hit)))
     x, y = np.nonzero((label > 0).any(axis=(0, 3)))
     centre = (x.min() + x.max()) / 2, (y.min() + y.max()) / 2
     away = np.hypot(np.arange(grid.shape[0])[:, None] - centre[0], np.arange(grid.shape[1])[None] - centre[1])
@@ -168,15 +165,3 @@ def _spoil_frames(
     for t, kind in zip(hit, kinds, strict=True):
         image[t] = spoil(clean[t], kind, rng, disk, 1.0, scanner.noise)
     return image, kinds
-
-
-CINE = Kind(
-    name="beating heart phantom",
-    description="Synthetic short-axis cine MRI with exact labels",
-    channel_names=("cine MRI",),
-    channel_kinds=(SIGNAL,),
-    labels=LABELS,
-    time="cyclic",
-    check=check_request,
-    make=make_cine,
-)

@@ -1,4 +1,4 @@
-"""The heart laid over a grid: how much of each sub-voxel blood, muscle and fat fill at one moment."""
+"""The heart on a grid: the fraction of each sub-voxel that blood, muscle and fat fill at one moment."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from unet4d.phantom.heart import Array, Beat, Heart, crescent, profile, ring
+from unet4d.phantom.heart import Beat, Heart, crescent, profile, ring
+from unet4d.phantom.study import Array
 
 
 @dataclass(frozen=True)
 class Cover:
-    """How much of each sub-voxel a tissue fills, 0 to 1, arrays `(X, Y, Z, S)`; S samples through a slice.
+    """The fraction of each sub-voxel that a tissue fills, arrays `(X, Y, Z, S)`; S samples through a slice.
 
     `lv`, `myocardium` and `rv` do not overlap. The others are for the picture only: `lv_muscle` (papillary muscles and
     trabeculae, inside `lv`), `rv_muscle` (inside `rv`), the atria above the base plane, the thin walls, the fat.
@@ -69,8 +70,8 @@ def cover(heart: Heart, shape: Beat, points: tuple[Array, Array, Array], pixel_m
         lv=in_endo * below,
         myocardium=(in_epi - in_endo) * below,
         rv=rv_inside * rv_below,
-        lv_muscle=_where(in_endo * below > 0, _lv_muscle, heart, shape, x, y, z, theta, endo, pixel_mm),
-        rv_muscle=_where(rv_inside > 0, _rv_muscle, heart, theta, z, (rho - epi) / np.maximum(height, 1)),
+        lv_muscle=_within(in_endo * below > 0, _lv_muscle, heart, shape, x, y, z, theta, endo, pixel_mm),
+        rv_muscle=_within(rv_inside > 0, _rv_muscle, heart, theta, z, (rho - epi) / np.maximum(height, 1)),
         rv_inside=rv_inside,
         rv_wall=np.clip(inside(walls) - in_epi, 0, 1) * (height > 0),
         atrium=inside(atrium_radius) * (1 - below),
@@ -83,7 +84,7 @@ def cover(heart: Heart, shape: Beat, points: tuple[Array, Array, Array], pixel_m
 def _lv_muscle(
     heart: Heart, shape: Beat, x: Array, y: Array, z: Array, theta: Array, endo: Array, pixel_mm: float
 ) -> Array:
-    """Two papillary muscles opposite the septum, and trabeculae along the wall, denser towards the apex."""
+    """Return two papillary muscles opposite the septum, and trabeculae along the wall, denser towards the apex."""
     down = (z - np.float32(shape.base_mm)) / np.float32(shape.endo_length_mm)
     turned = np.float32(heart.twist * shape.contraction) * (down - 0.3)
     rho, muscle = np.hypot(x, y), np.zeros_like(x)
@@ -104,17 +105,17 @@ def _lv_muscle(
 
 
 def _rv_muscle(heart: Heart, theta: Array, z: Array, outwards: Array) -> Array:
-    """Trabeculae of the right ventricle: streaks near its free wall, more of them towards the apex."""
+    """Return the trabeculae of the right ventricle: streaks near its free wall, more of them towards the apex."""
     down = np.clip(z / np.float32(heart.length_mm), 0, 1)
     a, b, c, d = heart.trabecula_phase
     streaks = np.cos(15 * theta + 6 * outwards + b) + np.cos(9 * theta - 11 * down + d)
     streaks = streaks + np.cos(8 * outwards + 7 * theta + a) + np.cos(21 * theta + 16 * down + c)
-    where = np.clip(1.6 * outwards - 1.0 + 1.1 * down, 0, 1)
-    return (heart.trabeculation * 0.8 * where * np.clip(0.55 * streaks - 0.15, 0, 1)).astype(np.float32)
+    near_wall = np.clip(1.6 * outwards - 1.0 + 1.1 * down, 0, 1)
+    return (heart.trabeculation * 0.8 * near_wall * np.clip(0.55 * streaks - 0.15, 0, 1)).astype(np.float32)
 
 
-def _where(mask: NDArray[np.bool_], fill: Callable[..., Array], *arguments: Any) -> Array:
-    """`fill` computed where the mask holds, 0 elsewhere: arrays among its arguments are cut down to the mask."""
+def _within(mask: NDArray[np.bool_], fill: Callable[..., Array], *arguments: Any) -> Array:
+    """Compute `fill` inside the mask, 0 elsewhere: arrays among its arguments are indexed by the mask."""
     out = np.zeros(mask.shape, dtype=np.float32)
-    out[mask] = fill(*(one[mask] if isinstance(one, np.ndarray) else one for one in arguments))
+    out[mask] = fill(*(value[mask] if isinstance(value, np.ndarray) else value for value in arguments))
     return out

@@ -1,4 +1,4 @@
-"""A beating heart as geometry: where blood and muscle are at every moment, in closed form.
+"""A beating heart as geometry: the surfaces of blood and muscle at every moment, in closed form.
 
 Everything is described in *heart coordinates* (mm): z runs along the long axis of the left ventricle from the base
 plane at end-diastole (z = 0) towards the apex, and a slice across it is described in polar coordinates (rho, theta):
@@ -6,10 +6,10 @@ plane at end-diastole (z = 0) towards the apex, and a slice across it is describ
     theta = rv_angle  <--  ( RV  )| myocardium ( LV ) |      rho = 0 on the axis
                               outer   epi       endo
 
-Three radii, functions of (theta, z, t), hold the shape: the endocardium, the epicardium, and the outer border of the
-right ventricle, which sits on the epicardium as a crescent. The volumes inside them are known, so that the motion can
-be asked for in volumes: the left cavity follows the volume curve, the muscle keeps its volume (it is nearly
-incompressible), the right cavity follows its own curve.
+Three radii, functions of (theta, z, t), describe the shape: the endocardium, the epicardium, and the outer border of
+the right ventricle, which sits on the epicardium as a crescent. The volumes inside them are known, so that volumes
+drive the motion: the left cavity follows the volume curve, the muscle keeps its volume (it is nearly incompressible),
+the right cavity follows its own curve.
 
 Normal values: Kawel-Boehm et al., "Reference ranges (normal values) for cardiovascular magnetic resonance",
 J Cardiovasc Magn Reson 22:87, 2020.
@@ -18,16 +18,14 @@ J Cardiovasc Magn Reson 22:87, 2020.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.interpolate import PchipInterpolator
 
-Array = NDArray[np.floating[Any]]
+from unet4d.phantom.study import Array
 
 EJECTION_FRACTIONS = (0.22, 0.68)
-"""Asked of the smooth shape: from a failing heart to a healthy one."""
+"""Range for the smooth shape: from a failing heart to a healthy one."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +79,7 @@ class Beat:
 
 
 def draw_heart(rng: np.random.Generator, length_mm: float, width_mm: float, rv_angle: float) -> Heart:
-    """Draw a subject whose long axis fits `length_mm` and whose ventricles fit a plane `width_mm` wide.
+    """Draw a subject: the long axis fits `length_mm`, the ventricles fit a plane `width_mm` wide.
 
     Failing hearts are wider with thinner walls, and their base moves less, as in patients.
     """
@@ -128,32 +126,21 @@ def draw_heart(rng: np.random.Generator, length_mm: float, width_mm: float, rv_a
     )
 
 
-def contraction(time: NDArray[np.floating], systole: float) -> NDArray[np.floating]:
-    """How contracted a ventricle is at `time` (fraction of the cycle, any real number): 0 full, 1 emptiest.
+def contraction(time: Array, systole: float) -> Array:
+    """Return the contraction of a ventricle, 0 full to 1 emptiest, at `time` (fraction of the cycle, any real number).
 
     Ejection until `systole`, isovolumic relaxation, rapid filling, diastasis, and the atrial kick back to 0.
     """
     diastole = 1.0 - systole
-    knots = np.array(
-        [
-            (0.0, 0.0),
-            (0.12 * systole, 0.03),
-            (0.50 * systole, 0.62),
-            (0.80 * systole, 0.94),
-            (systole, 1.0),
-            (systole + 0.09 * diastole, 0.96),
-            (systole + 0.36 * diastole, 0.36),
-            (systole + 0.50 * diastole, 0.26),
-            (systole + 0.72 * diastole, 0.21),
-            (systole + 0.86 * diastole, 0.10),
-            (1.0, 0.0),
-        ]
-    )
-    return PchipInterpolator(knots[:, 0], knots[:, 1])(np.mod(time, 1.0))
+    ejection = [(0.0, 0.0), (0.12, 0.03), (0.50, 0.62), (0.80, 0.94), (1.0, 1.0)]
+    filling = [(0.09, 0.96), (0.36, 0.36), (0.50, 0.26), (0.72, 0.21), (0.86, 0.10)]
+    knots = [(part * systole, value) for part, value in ejection]
+    knots += [(systole + part * diastole, value) for part, value in filling]
+    return PchipInterpolator(*np.array([*knots, (1.0, 0.0)]).T)(np.mod(time, 1.0))
 
 
 def beats(heart: Heart, frames: int) -> list[Beat]:
-    """The heart at `frames` moments spread evenly over one cycle, end-diastole first."""
+    """Return the heart at `frames` moments spread evenly over one cycle, end-diastole first."""
     time = np.arange(frames) / frames
     left = contraction(time, heart.systole)
     right = contraction(time - heart.rv_delay, heart.systole)
@@ -161,7 +148,7 @@ def beats(heart: Heart, frames: int) -> list[Beat]:
 
 
 def beat(heart: Heart, left: float, right: float) -> Beat:
-    """The shape when the left ventricle is contracted by `left` and the right one by `right` (0 to 1).
+    """Return the shape when the left ventricle is contracted by `left` and the right one by `right` (0 to 1).
 
     The cavity's volume and the muscle's volume give the two radii; the apex of the epicardium stays where it is.
     """
@@ -186,25 +173,25 @@ def beat(heart: Heart, left: float, right: float) -> Beat:
 
 
 def _fullness(equator: float, bluntness: float) -> float:
-    """Volume of the cut ovoid over that of the cylinder round it: the integral of the squared `_profile`."""
+    """Return the volume of the truncated ovoid over that of its cylinder: the integral of the squared `profile`."""
     cut = equator / (1 - equator)
     return (1 - equator) * (1 + cut - (1 + cut ** (bluntness + 1)) / (bluntness + 1))
 
 
 def profile(heart: Heart, z: Array, base_mm: float, length_mm: float) -> Array:
-    """Radius at z over the radius at the equator: an ovoid cut by the base plane, straight on above it."""
+    """Return the radius at z over that at the equator: an ovoid up to the base plane, a cylinder above it."""
     down = np.maximum(z - np.float32(base_mm), 0) / np.float32(length_mm)
     off = np.abs(down - np.float32(heart.equator)) / np.float32(1 - heart.equator)
     return np.sqrt(np.clip(1 - off ** np.float32(heart.bluntness), 0, None))
 
 
 def ring(heart: Heart, theta: Array) -> Array:
-    """Radius of the slightly elliptic section at theta over the mean one."""
+    """Return the radius of the slightly elliptic section at theta over the mean one."""
     return 1 + np.float32(heart.ellipticity) * np.cos(2 * theta - np.float32(2 * heart.ellipse_angle))
 
 
 def crescent(heart: Heart, shape: Beat, theta: Array, z: Array) -> tuple[Array, Array]:
-    """Thickness of the right ventricle over its greatest one, and where theta lies across it (-1 to 1 inside)."""
+    """Return the thickness of the right ventricle over its greatest one, and the place of theta in it (-1 to 1 inside)."""
     end = heart.rv_extent * heart.length_mm
     down = np.clip((z - np.float32(shape.rv_base_mm)) / np.float32(end - shape.rv_base_mm), 0, 1)
     turn = theta - np.float32(heart.rv_angle) - np.float32(0.18) * (1 - down)
@@ -216,7 +203,7 @@ def crescent(heart: Heart, shape: Beat, theta: Array, z: Array) -> tuple[Array, 
 
 
 def _rv_height(heart: Heart, shape: Beat, volume_ml: float) -> float:
-    """The greatest thickness at which the crescent holds `volume_ml`.
+    """Return the greatest thickness at which the crescent has the volume `volume_ml`.
 
     A slice of it has the area  int (epi + h)^2/2 - epi^2/2 dtheta = int epi h + h^2/2 dtheta,  quadratic in h.
     """

@@ -1,30 +1,23 @@
-"""What a cine MR scanner makes of a beating heart: contrast, partial volume, coil, noise, and frames gone wrong."""
+"""A simulated cine MR scanner: contrast, partial volume, coil shading, motion ghosts and noise."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
 from unet4d.phantom.cover import Cover
+from unet4d.phantom.study import Array
 from unet4d.phantom.thorax import grain
 
-Array = NDArray[np.floating[Any]]
-
-KINDS = ("dropout", "ghosting", "noise")
-"""What can hide the heart in an ambiguous frame, in the order in which the kinds are dealt out."""
-
-
 OPPOSITION = 0.9
-"""How far fat opposes water within a voxel: 1 would cancel equal parts altogether."""
+"""Share by which fat opposes water within a voxel: 1 would cancel equal parts altogether."""
 
 
 @dataclass(frozen=True)
 class Scanner:
-    """How one study looks. Signals relative to the blood of the left ventricle."""
+    """Appearance of one study. Signals relative to the blood of the left ventricle."""
 
     myocardium: float
     rv_blood: float
@@ -80,19 +73,19 @@ def paint_heart(
 def magnitude(
     scanner: Scanner, rng: np.random.Generator, water: Array, fat: Array, blood: Array, speed: Array, pixel_mm: float
 ) -> Array:
-    """The image `(T, X, Y, Z)`, blood near 1, from water, fat and blood of the same shape.
+    """Compute the image `(T, X, Y, Z)`, blood near 1, from water, fat and blood of the same shape.
 
-    `speed (T,)`, 0 to 1: how fast the blood moves; it mottles then.
+    `speed (T,)`, 0 to 1, is that of the blood, which mottles where it moves fast.
     """
     frames, *plane = water.shape
     fine, coarse = 1.2 / pixel_mm, 4.0 / pixel_mm
     texture = 1 + scanner.texture * (
         0.5 * grain(rng, tuple(plane), (fine, fine, 0.4)) + grain(rng, tuple(plane), (coarse, coarse, 0.7))
     )
-    one = grain(rng, tuple(plane), (coarse, coarse, 0.6))
-    two = grain(rng, tuple(plane), (1.5 * fine, 1.5 * fine, 0.4))
+    large = grain(rng, tuple(plane), (coarse, coarse, 0.6))
+    small = grain(rng, tuple(plane), (1.5 * fine, 1.5 * fine, 0.4))
     turn = 2 * np.pi * np.arange(frames, dtype=np.float32)[:, None, None, None] / frames
-    eddies = np.cos(turn) * one + np.sin(turn) * two
+    eddies = np.cos(turn) * large + np.sin(turn) * small
     amount = (scanner.flow * (0.35 + 0.65 * speed)).astype(np.float32)[:, None, None, None]
     water = water * texture * (1 + amount * blood * (eddies - 0.5))
     sigma = (0, scanner.blur_mm / pixel_mm, scanner.blur_mm / pixel_mm, 0)
@@ -110,45 +103,14 @@ def acquire(scanner: Scanner, rng: np.random.Generator, signal: Array, coil: Arr
 
 
 def coil_shading(scanner: Scanner, rng: np.random.Generator, towards_chest: Array) -> Array:
-    """A smooth sensitivity `(X, Y, Z)`, mean 1, stronger towards the chest; `towards_chest` runs from -1 to 1."""
+    """Return a smooth sensitivity `(X, Y, Z)`, mean 1, stronger towards the chest; `towards_chest` runs from -1 to 1."""
     plane = towards_chest.shape
     slow = grain(rng, plane, (plane[0] / 4, plane[1] / 4, 1.5))
     shading = np.exp(scanner.bias * (0.6 * towards_chest + 0.15 * slow)).astype(np.float32)
     return shading / shading.mean()
 
 
-def spoil(image: Array, kind: str, rng: np.random.Generator, heart: Array, blood: float, noise: float) -> Array:
-    """One frame `(X, Y, Z)` in which the heart's borders can no longer be seen.
-
-    Args:
-        image: the intact frame.
-        kind: one of `KINDS`. "dropout": the signal over the heart is gone but for noise; "ghosting": every line of
-            k-space was read at another position of the body; "noise": coarse noise drowns the heart.
-        heart: a smooth mask `(X, Y, Z)`, 1 on the heart and its border, 0 far from it.
-        blood: signal of blood; noise: standard deviation of the noise, in the image's unit.
-    """
-    if kind == "dropout":
-        empty = noise * np.hypot(rng.standard_normal(image.shape), rng.standard_normal(image.shape))
-        return (image * (1 - heart) + empty * heart).astype(np.float32)
-    if kind == "ghosting":
-        return _scramble(image, rng)
-    burst = 0.5 * grain(rng, image.shape, (3.0, 3.0, 0.3)) + 0.5 * grain(rng, image.shape, (1.0, 1.0, 0.0))
-    drowned = 0.06 * image + blood * (0.55 + 0.35 * burst + 0.1 * rng.standard_normal(image.shape))
-    return np.abs(drowned).astype(np.float32)
-
-
-def _scramble(image: Array, rng: np.random.Generator) -> Array:
-    """Every k-space line (Y is phase-encoded) from another position of the body and with another phase."""
-    x, y, z = image.shape
-    space = np.fft.fft2(image, axes=(0, 1))
-    shift = np.clip(rng.normal(0, 0.2, (2, 1, y, z)), -0.45, 0.45) * np.array([x, y])[:, None, None, None]
-    phase = rng.uniform(0, 2 * np.pi, (1, y, z))
-    across, along = np.fft.fftfreq(x)[:, None, None], np.fft.fftfreq(y)[None, :, None]
-    space = space * np.exp(-2j * np.pi * (across * shift[0] + along * shift[1]) + 1j * phase)
-    return np.abs(np.fft.ifft2(space, axes=(0, 1))).astype(np.float32)
-
-
 def _channel(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
-    """White noise of standard deviation 1, made a little smooth in-plane as by the scanner's interpolation."""
+    """Return white noise of standard deviation 1, made a little smooth in-plane as by the scanner's interpolation."""
     noise = gaussian_filter(rng.standard_normal(shape, dtype=np.float32), (0, 0.5, 0.5, 0), mode="wrap")
     return noise / noise.std()

@@ -1,4 +1,4 @@
-"""One subject on one grid: the voxels, where the heart lies among them, and how the picture lies in the body."""
+"""One subject on one grid: the voxels, the position of the heart among them, and the orientation in the body."""
 
 from __future__ import annotations
 
@@ -7,16 +7,18 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from unet4d.phantom.heart import Array, Heart, beats, draw_heart
+from unet4d.config import Size
+from unet4d.phantom.heart import Heart, beats, draw_heart
+from unet4d.phantom.study import Array
 
-THROUGH = 5  # samples through a slice, so that its borders are mixed as in a thick slice
+SLICE_SAMPLES = 5  # samples through a slice, so that its borders are mixed as in a thick slice
 
 
 @dataclass(frozen=True)
-class Grid:
-    """Voxels, where the heart lies among them, and how the picture lies in the body."""
+class HeartGrid:
+    """Voxels, the position of the heart among them, and the orientation of the picture in the body."""
 
-    shape: tuple[int, int, int]
+    shape: Size
     pixel_mm: float
     slice_mm: float
     axis_mm: tuple[float, float]  # the left ventricle's axis at mid-stack, from the picture's centre
@@ -26,8 +28,8 @@ class Grid:
     affine: NDArray[np.float64]
 
 
-def draw_subject(rng: np.random.Generator, shape: tuple[int, int, int] | None) -> tuple[Heart, Grid, float]:
-    """A heart that fits its grid, and the direction of the chest wall in the picture."""
+def draw_subject(rng: np.random.Generator, shape: Size | None) -> tuple[Heart, HeartGrid, float]:
+    """Draw a heart that fits its grid, and the direction of the chest wall in the picture."""
     drawn = (int(rng.integers(12, 15) * 8), int(rng.integers(12, 14) * 8), int(rng.integers(7, 10)))
     size = drawn if shape is None else shape
     pixel_mm, slice_mm = round(rng.uniform(1.3, 1.9), 4), round(rng.uniform(8, 10), 2)
@@ -39,7 +41,7 @@ def draw_subject(rng: np.random.Generator, shape: tuple[int, int, int] | None) -
     back = 0.5 * beats(heart, 1)[0].rv_height_mm
     jitter = rng.normal(0, 0.02 * pixel_mm * min(size[:2]), 2)
     lean = rng.normal(0, 0.06, 2).clip(-0.15, 0.15)
-    grid = Grid(
+    grid = HeartGrid(
         shape=size,
         pixel_mm=pixel_mm,
         slice_mm=slice_mm,
@@ -52,10 +54,8 @@ def draw_subject(rng: np.random.Generator, shape: tuple[int, int, int] | None) -
     return heart, grid, chest_angle
 
 
-def _oblique_affine(
-    rng: np.random.Generator, shape: tuple[int, int, int], pixel_mm: float, slice_mm: float
-) -> NDArray[np.float64]:
-    """Voxel to mm (RAS) of a short-axis stack: Z runs to the left, front and foot, Y as far down as it can."""
+def _oblique_affine(rng: np.random.Generator, shape: Size, pixel_mm: float, slice_mm: float) -> NDArray[np.float64]:
+    """Return voxel to mm (RAS) of a short-axis stack: Z runs to the left, front and foot, Y as far down as it can."""
     apex = np.array([-0.66, 0.55, -0.5]) + rng.normal(0, 0.08, 3)
     apex /= np.linalg.norm(apex)
     down = np.array([0.0, 0.0, -1.0]) + rng.normal(0, 0.08, 3)
@@ -68,12 +68,12 @@ def _oblique_affine(
     return np.round(affine, 6)
 
 
-def points_of(grid: Grid) -> tuple[Array, Array, Array]:
-    """Heart coordinates of the sub-voxels (mm), each (X, Y, Z, S): about the leaning axis, from the base plane down."""
+def heart_coordinates(grid: HeartGrid) -> tuple[Array, Array, Array]:
+    """Return heart coordinates of the sub-voxels (mm), each (X, Y, Z, S): about the leaning axis, from the base plane down."""
     nx, ny, nz = grid.shape
     x = ((np.arange(nx) - (nx - 1) / 2) * grid.pixel_mm)[:, None, None, None] - grid.breath_mm[None, None, :, None, 0]
     y = ((np.arange(ny) - (ny - 1) / 2) * grid.pixel_mm)[None, :, None, None] - grid.breath_mm[None, None, :, None, 1]
-    part = (np.arange(THROUGH) + 0.5) / THROUGH
+    part = (np.arange(SLICE_SAMPLES) + 0.5) / SLICE_SAMPLES
     z = (np.arange(nz)[:, None] + part)[None, None] * grid.slice_mm - nz * grid.slice_mm / 2
     x = x - grid.axis_mm[0] - grid.lean[0] * z
     y = y - grid.axis_mm[1] - grid.lean[1] * z

@@ -1,7 +1,7 @@
-"""What lies round the heart in a short-axis picture: chest wall, lungs, diaphragm, liver, stomach, aorta.
+"""The surroundings of the heart in a short-axis picture: chest wall, lungs, diaphragm, liver, stomach, aorta.
 
 Each place gets two magnetisations, water and fat, as `(X, Y, Z, S)` arrays with blood at 1: in balanced SSFP the two
-precess in opposite directions, and voxels that hold both turn dark (the "India ink" line round every organ).
+precess in opposite directions, and voxels that hold both turn dark (the "India ink" line around every organ).
 Relative brightness follows T2/T1: Scheffler & Lehnhardt, "Principles and applications of balanced SSFP techniques",
 Eur Radiol 13:2409, 2003.
 """
@@ -9,18 +9,16 @@ Eur Radiol 13:2409, 2003.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
-Array = NDArray[np.floating[Any]]
+from unet4d.phantom.study import Array
 
 
 @dataclass(frozen=True)
 class Thorax:
-    """Where the surroundings lie. Lengths in mm from the axis of the left ventricle, angles in the image (x to y)."""
+    """Positions (mm from the axis of the left ventricle), angles in the image (x to y) and brightness."""
 
     chest_angle: float
     chest_mm: float  # axis to the inner chest wall, at the base
@@ -76,7 +74,7 @@ def draw_thorax(
 
 
 def grain(rng: np.random.Generator, shape: tuple[int, ...], sigma: tuple[float, ...]) -> Array:
-    """A smooth random field, mean 0 and standard deviation 1; `sigma` in voxels per axis."""
+    """Return a smooth random field, mean 0 and standard deviation 1; `sigma` in voxels per axis."""
     field = gaussian_filter(rng.standard_normal(shape).astype(np.float32), sigma, mode="wrap")
     return (field - field.mean()) / (field.std() + np.float32(1e-6))
 
@@ -84,7 +82,7 @@ def grain(rng: np.random.Generator, shape: tuple[int, ...], sigma: tuple[float, 
 def render_thorax(
     thorax: Thorax, rng: np.random.Generator, x: Array, y: Array, z: Array, pixel_mm: float
 ) -> tuple[Array, Array]:
-    """Water and fat, each `(X, Y, Z, S)`, at points x, y (mm from the heart's axis) and z (0 at the base, 1 at the apex)."""
+    """Return water and fat, each `(X, Y, Z, S)`, at points x, y (mm from the heart's axis) and z (0 at the base, 1 at the apex)."""
     plane = x.shape[:3]
 
     def field(sigma_mm: float, through: float) -> Array:
@@ -112,7 +110,7 @@ def render_thorax(
 
 
 def _frame(angle: float, x: Array, y: Array) -> tuple[Array, Array]:
-    """Distance along the direction `angle` and across it."""
+    """Return the distance along the direction `angle` and across it."""
     c, s = np.float32(np.cos(angle)), np.float32(np.sin(angle))
     return c * x + s * y, -s * x + c * y
 
@@ -123,7 +121,7 @@ def _over(water: Array, fat: Array, cover: Array, new_water, new_fat) -> tuple[A
 
 
 def _lungs(thorax: Thorax, field, z: Array) -> tuple[Array, Array]:
-    """Dark, with vessels cut across as bright dots and a few larger ones cut along."""
+    """Return dark lungs, with vessels across the picture as bright dots and a few larger ones along it."""
     dots = np.clip(field(1.3, 0.7) - 1.9, 0, 1) * 0.8 + np.clip(field(2.6, 1.0) - 1.9, 0, 1) * 0.9
     air = thorax.lung * (1 + 0.35 * field(1.5, 0.3) + 0.3 * field(10.0, 1.0))
     water = np.broadcast_to(np.maximum(air, 0.01) + dots, z.shape).astype(np.float32)
@@ -131,7 +129,7 @@ def _lungs(thorax: Thorax, field, z: Array) -> tuple[Array, Array]:
 
 
 def _stomach(thorax: Thorax, field) -> tuple[Array, Array]:
-    """Stomach and bowel: folds, patches of content, fat between."""
+    """Return stomach and bowel: folds, patches of content, fat between."""
     patches = field(7.0, 0.8)
     content = np.where(patches > 0.1, thorax.stomach, 0.32) * (1 + 0.22 * field(1.8, 0.4))
     fatty = np.clip(1.5 * (field(6.0, 0.8) - 0.4), 0, 1)
@@ -139,7 +137,7 @@ def _stomach(thorax: Thorax, field) -> tuple[Array, Array]:
 
 
 def _aorta(thorax: Thorax, step, x: Array, y: Array, z: Array, water: Array, fat: Array) -> tuple[Array, Array]:
-    """The descending aorta, as bright as the ventricles, moving away from the heart towards the apex."""
+    """Paint the descending aorta, as bright as the ventricles, moving away from the heart towards the apex."""
     away = thorax.aorta_mm + 14 * z
     cx, cy = away * np.float32(np.cos(thorax.aorta_angle)), away * np.float32(np.sin(thorax.aorta_angle))
     rho = np.hypot(x - cx, (y - cy) * 0.9)
@@ -150,7 +148,7 @@ def _aorta(thorax: Thorax, step, x: Array, y: Array, z: Array, water: Array, fat
 
 
 def _chest(thorax: Thorax, step, field, x: Array, y: Array, z: Array, water: Array, fat: Array) -> tuple[Array, Array]:
-    """Fat pad, muscle with ribs, subcutaneous fat, skin, and the air outside."""
+    """Paint fat pad, muscle with ribs, subcutaneous fat, skin, and the air outside."""
     d, side = _frame(thorax.chest_angle, x, y)
     wall = d - (thorax.chest_mm - thorax.chest_rise_mm * z) + side**2 / (2 * thorax.chest_curve_mm) + field(8.0, 1.0)
     marbling = 1 + 0.05 * field(5.0, 0.8) - 0.45 * np.clip(field(2.5, 1.2) - 1.7, 0, 1)

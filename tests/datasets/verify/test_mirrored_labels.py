@@ -9,9 +9,11 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from data.phantom.dce import make_dce
+from data.phantom.flow import make_flow
 from unet4d.datasets.dataset import read_dataset
 from unet4d.datasets.verify.mirrored_labels import GRID, MIRRORS, compared_frames, mirrored, reduced
-from unet4d.phantom import make_cine, make_dce, make_flow
+from unet4d.phantom import make_cine
 
 ACDC = Path(os.environ.get("UNET4D_ACDC14", Path(__file__).parents[4] / "shared/data/acdc14"))
 

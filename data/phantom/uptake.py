@@ -1,4 +1,4 @@
-"""Contrast agent over time: how much of it is in the blood and in each tissue, and what the scanner sees of that.
+"""Contrast agent over time: its concentration in the blood and in each tissue, and the signal of the scanner.
 
 blood      Parker et al., "Experimentally-derived functional form for a population-averaged high-temporal-resolution arterial input
            function for dynamic contrast-enhanced MRI", Magn Reson Med 56:993, 2006
@@ -18,14 +18,14 @@ import numpy as np
 from unet4d.phantom.study import Array
 
 RELAXIVITY = 3.7
-"""Of a gadolinium chelate in plasma at 3 T, per second and mM."""
+"""Relaxivity of a gadolinium chelate in plasma at 3 T, per second and mM."""
 HAEMATOCRIT = 0.42
-STEP_S = 0.5
+FINE_STEP_S = 0.5
 
 
 @dataclass(frozen=True)
 class Tissue:
-    """What a tissue does with contrast agent, and how it looks before.
+    """Uptake of contrast agent in a tissue, and its appearance before.
 
     Attributes:
         t1_ms: before contrast agent.
@@ -45,7 +45,7 @@ class Tissue:
 
 
 def arterial_mm(time_s: Array) -> Array:
-    """Concentration in arterial blood in mM, any shape, `time_s` after the bolus arrives; 0 before."""
+    """Compute the concentration in arterial blood in mM, any shape, `time_s` after the bolus arrives; 0 before."""
     t = np.maximum(time_s, 0) / 60
     peaks = sum(
         a / (s * np.sqrt(2 * np.pi)) * np.exp(-((t - m) ** 2) / (2 * s**2))
@@ -56,19 +56,19 @@ def arterial_mm(time_s: Array) -> Array:
 
 
 def concentration_mm(tissue: Tissue, time_s: Array, arrival_s: float) -> Array:
-    """Concentration in a tissue in mM, (T,), at the times (T,), for a bolus that reaches the artery at `arrival_s`.
+    """Compute the concentration in a tissue in mM, (T,), at the times (T,), for a bolus that reaches the artery at `arrival_s`.
 
     C(t) = v_p C_p(t) + K^trans (C_p * exp(-k_ep .))(t)
     """
-    fine = np.arange(0, max(float(np.max(time_s)), 0) + 2 * STEP_S, STEP_S)
+    fine = np.arange(0, max(float(np.max(time_s)), 0) + 2 * FINE_STEP_S, FINE_STEP_S)
     plasma = arterial_mm(fine - arrival_s - tissue.delay_s) / (1 - HAEMATOCRIT)
     kernel = np.exp(-tissue.washout * fine / 60)
-    held = np.convolve(plasma, kernel)[: len(fine)] * STEP_S / 60
-    return np.interp(time_s, fine, tissue.plasma * plasma + tissue.transfer * held)
+    leaked = np.convolve(plasma, kernel)[: len(fine)] * FINE_STEP_S / 60
+    return np.interp(time_s, fine, tissue.plasma * plasma + tissue.transfer * leaked)
 
 
 def signal(tissue: Tissue, concentration: Array, repetition_ms: float, flip_deg: float) -> Array:
-    """Signal of a spoiled gradient echo at these concentrations in mM, any shape, relative to a proton density of 1."""
+    """Compute the signal of a spoiled gradient echo at these concentrations in mM, any shape, relative to a proton density of 1."""
     rate = 1000 / tissue.t1_ms + RELAXIVITY * concentration  # per second
     decay, flip = np.exp(-repetition_ms / 1000 * rate), np.deg2rad(flip_deg)
     return tissue.density * np.sin(flip) * (1 - decay) / (1 - np.cos(flip) * decay)

@@ -23,14 +23,14 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
-from unet4d.images.channels import SIGNAL
-from unet4d.phantom.mediastinum import Surroundings, beating, draw_surroundings
-from unet4d.phantom.study import Array, Kind, PhantomStudy, Seed, Shape, check_intact, volumes_of
+from data.phantom.mediastinum import Surroundings, beating, draw_surroundings
+from data.phantom.vessels import Near, Vessel, ejected, ejection, fills, near, pulse, tube, velocity, volume_ml
+from unet4d.config import Size
+from unet4d.phantom.study import Array, PhantomStudy, Seed, check_size, label_volumes
 from unet4d.phantom.thorax import grain
-from unet4d.phantom.vessels import Near, Vessel, ejected, ejection, fills, near, pulse, tube, velocity, volume_ml
 
-LABELS = {"background": 0, "aorta": 1, "pulmonary artery": 2}
-SMALLEST_SHAPE = (24, 24, 8)
+FLOW_LABELS = {"background": 0, "aorta": 1, "pulmonary artery": 2}
+SMALLEST_FLOW = (24, 24, 8)
 FIELD_MM = np.array([150.0, 170.0, 76.0])
 """Field of view (X, Y, Z) of the usual anatomy."""
 SLOWEST_VENC = 800.0
@@ -38,7 +38,7 @@ SLOWEST_VENC = 800.0
 
 
 @dataclass(frozen=True)
-class Stream:
+class VesselFlow:
     """A vessel, and the blood in it over one beat.
 
     Attributes:
@@ -53,25 +53,24 @@ class Stream:
 
 
 @dataclass(frozen=True)
-class Grid:
-    """The voxels, and where they lie: `points` (X, Y, Z, 3) in mm about the anatomy's middle."""
+class SlabGrid:
+    """The voxels, and their positions: `points` (X, Y, Z, 3) in mm about the anatomy's middle."""
 
-    shape: Shape
+    shape: Size
     spacing: Array
     points: Array
     affine: NDArray[np.float64]
 
 
-def make_flow(seed: Seed, frames: int, ambiguous: float = 0.0, shape: Shape | None = None) -> PhantomStudy:
+def make_flow(seed: Seed, frames: int, shape: Size | None = None) -> PhantomStudy:
     """Make one subject's study; the same arguments give the same arrays.
 
     Args:
-        seed: the subject; anatomy, flow and appearance hang on it alone.
+        seed: the subject; anatomy, flow and appearance depend on it alone.
         frames: T.
-        ambiguous: 0; frames of this phantom are never spoilt.
-        shape: (X, Y, Z) that the field of view is cut into; None: voxels of 2.1 to 2.5 mm.
+        shape: (X, Y, Z) of the grid over the field of view; None: voxels of 2.1 to 2.5 mm.
     """
-    check_intact(frames, ambiguous, shape, SMALLEST_SHAPE)
+    check_size(frames, shape, SMALLEST_FLOW)
     anatomy, looks, noise = (np.random.default_rng(source) for source in np.random.SeedSequence(seed).spawn(3))
     scale = anatomy.uniform(0.88, 1.12)
     grid = _draw_grid(anatomy, scale, shape)
@@ -91,9 +90,9 @@ def make_flow(seed: Seed, frames: int, ambiguous: float = 0.0, shape: Shape | No
         label=label,
         affine=grid.affine,
         frame_duration_s=round(period_s / frames, 6),
-        volumes_ml=volumes_of(label, len(LABELS), float(grid.spacing.prod()) / 1000),
+        volumes_ml=label_volumes(label, len(FLOW_LABELS), float(grid.spacing.prod()) / 1000),
         shape_volumes_ml=np.stack([np.full(frames, np.nan), *shapes], axis=1),
-        drawn_frames=(int(aorta.flow_ml_s.argmax()), int(np.abs(aorta.flow_ml_s).argmin())),
+        labelled_frames=(int(aorta.flow_ml_s.argmax()), int(np.abs(aorta.flow_ml_s).argmin())),
         truth={
             "flow_ml_s": {
                 "aorta": np.round(aorta.flow_ml_s, 4).tolist(),
@@ -107,7 +106,7 @@ def make_flow(seed: Seed, frames: int, ambiguous: float = 0.0, shape: Shape | No
     )
 
 
-def _draw_grid(rng: np.random.Generator, scale: float, shape: Shape | None) -> Grid:
+def _draw_grid(rng: np.random.Generator, scale: float, shape: Size | None) -> SlabGrid:
     field = FIELD_MM * scale
     voxel_mm = rng.uniform(2.1, 2.5)
     x, y, z = (int(n) for n in np.round(field / voxel_mm)) if shape is None else shape
@@ -120,13 +119,13 @@ def _draw_grid(rng: np.random.Generator, scale: float, shape: Shape | None) -> G
     affine = np.eye(4)
     affine[:3, :3] = turn @ axes * spacing
     affine[:3, 3] = rng.normal(0, 12, 3) - affine[:3, :3] @ ((np.array(size) - 1) / 2)
-    return Grid(size, spacing, points, np.round(affine, 6))
+    return SlabGrid(size, spacing, points, np.round(affine, 6))
 
 
 def _draw_streams(
     rng: np.random.Generator, scale: float, period_s: float, frames: int
-) -> tuple[tuple[Stream, Stream, Stream], float]:
-    """Aorta, pulmonary artery and superior vena cava; and the stroke volume in mL, which both arteries carry."""
+) -> tuple[tuple[VesselFlow, VesselFlow, VesselFlow], float]:
+    """Draw aorta, pulmonary artery and superior vena cava; and the stroke volume in mL, which both arteries carry."""
 
     def vessel(controls: list[list[float]], end: list[float], radii_mm: list[float], blunt: float) -> Vessel:
         places = np.array(controls) + rng.normal(0, 1.2, (len(controls), 3))
@@ -148,23 +147,23 @@ def _draw_streams(
     phase = np.arange(frames) / frames - rng.uniform(0.04, 0.08)
     length = rng.uniform(0.3, 0.38)
     stroke_ml = rng.uniform(62, 95) * scale**3
-    made = []
-    for one, lasts, leak in ((aorta, length, rng.uniform(0.02, 0.08)), (pulmonary, 1.12 * length, 0.02)):
+    arteries = []
+    for artery, lasts, leak in ((aorta, length, rng.uniform(0.02, 0.08)), (pulmonary, 1.12 * length, 0.02)):
         flow = stroke_ml / (period_s * ejected(lasts, leak)) * ejection(phase, lasts, leak)
         strain = rng.uniform(0.12, 0.25)  # of the area
-        made.append(Stream(one, flow, np.sqrt(1 + strain * pulse(phase, lasts))))
+        arteries.append(VesselFlow(artery, flow, np.sqrt(1 + strain * pulse(phase, lasts))))
     back = 0.3 * stroke_ml / period_s * (1 + 0.5 * np.sin(2 * np.pi * (phase - 0.1)))
-    return (made[0], made[1], Stream(cava, back, np.ones(frames))), stroke_ml
+    return (arteries[0], arteries[1], VesselFlow(cava, back, np.ones(frames))), stroke_ml
 
 
-def _fastest(stream: Stream) -> Array:
-    """The speed in mm/s on the centreline, at its narrowest, (T,)."""
+def _fastest(stream: VesselFlow) -> Array:
+    """Return the speed in mm/s on the centreline, at its narrowest, (T,)."""
     n, radius = stream.vessel.bluntness, stream.vessel.radius_mm.min() * stream.widening
     return 1000 * stream.flow_ml_s / (np.pi * radius**2) * (n + 2) / n
 
 
-def _label(streams: tuple[Stream, ...], places: list[Near], frames: int, shape: Shape) -> np.ndarray:
-    """(T, X, Y, Z) uint8: where two vessels touch, a voxel is of the one whose centreline is nearer in radii."""
+def _label(streams: tuple[VesselFlow, ...], places: list[Near], frames: int, shape: Size) -> np.ndarray:
+    """Return the label (T, X, Y, Z) uint8: where two vessels touch, the centreline that is nearer in radii counts."""
     label = np.zeros((frames, int(np.prod(shape))), np.uint8)
     for t in range(frames):
         depth = np.zeros(label.shape[1])
@@ -179,13 +178,13 @@ def _label(streams: tuple[Stream, ...], places: list[Near], frames: int, shape: 
 def _acquire(
     looks: np.random.Generator,
     noise: np.random.Generator,
-    streams: tuple[Stream, ...],
+    streams: tuple[VesselFlow, ...],
     places: list[Near],
     around: Surroundings,
-    grid: Grid,
+    grid: SlabGrid,
     venc: float,
 ) -> tuple[Array, ...]:
-    """Magnitude and three velocities, each (T, X, Y, Z): what four encodings of complex signal with noise come to.
+    """Compute magnitude and three velocities, each (T, X, Y, Z), from four encodings of complex signal with noise.
 
     The velocity is the phase between a signal that motion turns and one that it does not, as in phase contrast MRI.
     """
@@ -218,20 +217,3 @@ def _acquire(
         for axis in range(3):
             out[1 + axis, t] = np.rint(venc / np.pi * np.angle(noisy(moved[axis]) * reference.conj()))
     return tuple(out.reshape(4, frames, *grid.shape))
-
-
-def check_request(frames: int, ambiguous: float, shape: Shape | None) -> None:
-    """Raise InputError where no study can be made."""
-    check_intact(frames, ambiguous, shape, SMALLEST_SHAPE)
-
-
-FLOW = Kind(
-    name="great vessels phantom",
-    description="Synthetic 4D flow MRI of the great vessels with exact labels; velocities in mm/s",
-    channel_names=("magnitude", "velocity towards the back", "velocity towards the feet", "velocity towards the right"),
-    channel_kinds=(SIGNAL, "velocity X", "velocity Y", "velocity Z"),
-    labels=LABELS,
-    time="cyclic",
-    check=check_request,
-    make=make_flow,
-)

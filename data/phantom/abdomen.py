@@ -1,4 +1,4 @@
-"""Kidneys with a lesion in one of them, and what lies round them, as geometry.
+"""Kidneys with a lesion in one of them, and the organs around them, as geometry.
 
 Places in mm: x towards the left, y towards the feet, z towards the back, 0 between the kidneys. A kidney is an ellipsoid with a
 dent towards the spine; along each of its rays lie, from the centre out,
@@ -32,7 +32,7 @@ class Kidney:
     centre: NDArray[np.float64]  # (3,)
     axes: NDArray[np.float64]  # (3,), half of its width, length and depth
     lean: float  # of its upper end towards the spine
-    side: int  # 1: the left one, whose dent looks towards falling x
+    side: int  # 1: the left one, with its dent towards falling x
     pyramids: int
     phase: float
 
@@ -50,7 +50,7 @@ class Abdomen:
 
 
 def draw_abdomen(rng: np.random.Generator) -> Abdomen:
-    """A subject with a lesion at the outer surface of one kidney, half of it or more within."""
+    """Draw a subject with a lesion at the outer surface of one kidney, half of it or more within."""
     kidneys = []
     for side in (-1, 1):
         centre = np.array([side * rng.uniform(54, 62), rng.normal(6 if side < 0 else -4, 5), rng.normal(8, 3)])
@@ -68,7 +68,7 @@ def draw_abdomen(rng: np.random.Generator) -> Abdomen:
 
 
 def still_tissues(abdomen: Abdomen, points: Array) -> NDArray[np.uint8]:
-    """Tissue numbers (...) at points (3, ...) of what breathing does not move: trunk, spine, vessels, and bowel for simplicity."""
+    """Return tissue numbers (...) at points (3, ...) without what breathing moves; for simplicity the bowel stays."""
     x, y, z = points
     out = np.full(x.shape, NUMBER["air"], np.uint8)
     depth = 1 - np.hypot(x / abdomen.body[0], (z + 12) / abdomen.body[1])
@@ -89,7 +89,7 @@ def still_tissues(abdomen: Abdomen, points: Array) -> NDArray[np.uint8]:
 
 
 def paint_organs(abdomen: Abdomen, points: Array, still: NDArray[np.uint8], breath_mm: Array) -> NDArray[np.uint8]:
-    """The tissues `still` (...) at points (3, ...) with the organs over them, moved by `breath_mm` (3,); a copy."""
+    """Return a copy of the tissues `still` (...) at points (3, ...) with the organs over them, moved by `breath_mm` (3,)."""
     out = still.copy()
     soft = (still == NUMBER["fat"]) | (still == NUMBER["bowel"])
     for name, centre, axes in (("liver", (-82, -62, -14), (70, 84, 72)), ("spleen", (104, -62, 14), (30, 52, 38))):
@@ -102,7 +102,7 @@ def paint_organs(abdomen: Abdomen, points: Array, still: NDArray[np.uint8], brea
 
 
 def shape_volumes_ml(abdomen: Abdomen, step_mm: float = 1.2) -> NDArray[np.float64]:
-    """Volumes of background (NaN), cortex, medulla and lesion: the kidneys' shape on a grid of its own; the lesion is a ball."""
+    """Return the volumes of background (NaN), cortex, medulla and lesion (a ball); the kidneys' on a fine grid."""
     counts = np.zeros(4)
     for kidney in abdomen.kidneys:
         reach = kidney.axes + abs(np.sin(kidney.lean)) * np.array([kidney.axes[1], 0, 0])
@@ -117,14 +117,14 @@ def shape_volumes_ml(abdomen: Abdomen, step_mm: float = 1.2) -> NDArray[np.float
 
 
 def _inside(points: Array, centre: Array, axes: Array) -> NDArray[np.bool_]:
-    """Which of the points (3, ...) lie in an ellipsoid along the axes."""
+    """Return whether each of the points (3, ...) lies in an ellipsoid along the axes."""
     x, y, z = (((p - np.float32(c)) / np.float32(a)) ** 2 for p, c, a in zip(points, centre, axes, strict=True))
     inside: NDArray[np.bool_] = x + y + z < 1
     return inside
 
 
 def _paint_kidney(kidney: Kidney, points: Array, out: NDArray[np.uint8], breath_mm: Array) -> None:
-    """Cortex, medulla and sinus over the tissues `out` (...) at points (3, ...), in place."""
+    """Paint cortex, medulla and sinus over the tissues `out` (...) at points (3, ...), in place."""
     centre = kidney.centre + breath_mm
     near = _inside(points, centre, np.full(3, kidney.axes.max()))
     place = _leant((points[:, near].T - centre), kidney.lean * kidney.side) / kidney.axes
@@ -141,7 +141,7 @@ def _paint_kidney(kidney: Kidney, points: Array, out: NDArray[np.uint8], breath_
 
 
 def _leant(places: Array, angle: float) -> Array:
-    """Places (..., 3) turned about z by `angle`."""
+    """Return places (..., 3) turned about z by `angle`."""
     c, s = np.cos(angle), np.sin(angle)
     x, y, z = np.moveaxis(places, -1, 0)
     return np.stack([c * x - s * y, s * x + c * y, z], axis=-1)

@@ -8,10 +8,10 @@ from functools import cache
 import numpy as np
 import pytest
 
-from unet4d.phantom import PhantomStudy, make_dce
-from unet4d.phantom.abdomen import draw_abdomen, shape_volumes_ml
-from unet4d.phantom.dce import LABELS
-from unet4d.phantom.uptake import HAEMATOCRIT, Tissue, arterial_mm, concentration_mm, signal
+from data.phantom.abdomen import draw_abdomen, shape_volumes_ml
+from data.phantom.dce import DCE_LABELS, make_dce
+from data.phantom.uptake import HAEMATOCRIT, Tissue, arterial_mm, concentration_mm, signal
+from unet4d.phantom.study import PhantomStudy
 
 CORTEX, MEDULLA, LESION = 1, 2, 3
 SHAPE = (84, 56, 16)
@@ -68,7 +68,7 @@ def test_the_signal_is_ernsts_and_grows_with_contrast_agent():
 @pytest.mark.parametrize("seed", SEEDS)
 def test_early_frames_hide_the_lesion_in_the_cortex_and_late_ones_the_cortex_in_the_medulla(seed):
     one = study(seed)
-    artery = one.drawn_frames[0]
+    artery = one.labelled_frames[0]
     assert 0 < artery < 4
     early = [contrast_to_noise(one, t, LESION, CORTEX) for t in range(artery + 1)]
     late = [contrast_to_noise(one, t, LESION, CORTEX) for t in range(5, 10)]
@@ -158,6 +158,6 @@ def test_the_same_seed_gives_the_same_arrays_and_another_seed_does_not():
 def test_short_studies_work(frames):
     one = make_dce(5, frames, shape=(24, 20, 6))
     assert one.label.shape == (frames, 24, 20, 6)
-    assert set(np.unique(one.label)) <= set(LABELS.values())
+    assert set(np.unique(one.label)) <= set(DCE_LABELS.values())
     assert {0, CORTEX} <= set(np.unique(one.label))
-    assert one.drawn_frames[1] == frames - 1
+    assert one.labelled_frames[1] == frames - 1

@@ -27,9 +27,9 @@ from unet4d.phantom.study import Array
 STEP_MM = 0.5
 """Between the centreline's samples."""
 REACH = 1.5
-"""How far from the centreline voxels are looked at, in radii."""
+"""Distance from the centreline within which voxels are considered, in radii."""
 OUTFLOW_MM, BEYOND_MM = 24.0, 200.0
-"""How far a tube reaches upstream of its valve, and straight on after its last point."""
+"""Lengths of a tube upstream of its valve, and straight on after its last point."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Vessel:
 
 @dataclass(frozen=True)
 class Near:
-    """The M voxels near a vessel, and how they lie to it.
+    """The M voxels near a vessel, and their positions relative to it.
 
     Attributes:
         voxels: (M,) flat indices into the grid.
@@ -71,7 +71,7 @@ class Near:
 
 
 def tube(controls: Array, end: Array, radii_mm: Array, bluntness: float) -> Vessel:
-    """A vessel from its valve through the points `controls` (N, 3), which leaves the last one in the direction `end`.
+    """Return a vessel from its valve through the points `controls` (N, 3), which leaves the last one in the direction `end`.
 
     Args:
         radii_mm: (N,), at the points; in between it changes smoothly, upstream and beyond it stays.
@@ -93,13 +93,13 @@ def tube(controls: Array, end: Array, radii_mm: Array, bluntness: float) -> Vess
 
 
 def near(vessel: Vessel, points: Array) -> Near:
-    """The voxels at `points` (X, Y, Z, 3) in mm that lie near a vessel."""
+    """Return the voxels at `points` (X, Y, Z, 3) in mm that lie near a vessel."""
     flat = points.reshape(-1, 3)
     reach = REACH * vessel.radius_mm.max()
     low, high = vessel.centre.min(0) - reach, vessel.centre.max(0) + reach
     voxels = np.flatnonzero(((flat >= low) & (flat <= high)).all(1))
     distance, nearest = cKDTree(vessel.centre).query(flat[voxels], distance_upper_bound=reach)
-    voxels, distance, nearest = (one[np.isfinite(distance)] for one in (voxels, distance, nearest))
+    voxels, distance, nearest = (values[np.isfinite(distance)] for values in (voxels, distance, nearest))
     away = flat[voxels] - vessel.centre[nearest]
     tangent, radius = vessel.tangent[nearest], vessel.radius_mm[nearest]
     taper = np.gradient(vessel.radius_mm, STEP_MM)[nearest]
@@ -108,7 +108,7 @@ def near(vessel: Vessel, points: Array) -> Near:
 
 
 def velocity(vessel: Vessel, place: Near, flow_ml_s: float, widening: float) -> Array:
-    """Velocity in mm/s (M, 3) of the blood near a vessel at one moment; 0 outside.
+    """Compute the velocity in mm/s (M, 3) of the blood near a vessel at one moment; 0 outside.
 
     Args:
         flow_ml_s: Q.
@@ -121,13 +121,13 @@ def velocity(vessel: Vessel, place: Near, flow_ml_s: float, widening: float) -> 
 
 
 def fills(place: Near, widening: float, voxel_mm: float) -> Array:
-    """How much of each voxel (M,) the vessel fills, 0 to 1: half where the wall passes through its centre."""
+    """Compute the fraction of each voxel (M,) that the vessel fills: half where the wall passes through its centre."""
     inside = (widening - place.rho) * place.radius_mm
     return np.clip(inside / voxel_mm + 0.5, 0, 1)
 
 
 def volume_ml(vessel: Vessel, low: Array, high: Array, widening: float) -> float:
-    """The tube's volume from its valve on, within the box `low` to `high` (3,), out of which it runs at a right angle.
+    """Compute the tube's volume from its valve on, within the box `low` to `high` (3,), which it leaves at a right angle.
 
     It is the integral of the area along the centreline: by Pappus's theorem, bending a tube leaves its volume.
     """
@@ -136,8 +136,9 @@ def volume_ml(vessel: Vessel, low: Array, high: Array, widening: float) -> float
 
 
 def ejection(phase: Array, length: float, leak: float) -> Array:
-    """The flow's curve over a beat, at most 1: `phase` in beats, from the valve's opening; `length` of the ejection in beats.
+    """Compute the flow's curve over a beat, at most 1.
 
+    `phase` is in beats from the valve's opening, `length` that of the ejection in beats.
     A squared sine; after it the valve closes on a short backward flow, `leak` of the peak.
     """
     phase = np.mod(phase, 1)
@@ -151,12 +152,12 @@ CLOSURE = 0.08
 
 
 def ejected(length: float, leak: float) -> float:
-    """The integral of `ejection` over a beat: the stroke volume in peaks of flow times beats."""
+    """Return the integral of `ejection` over a beat: the stroke volume in peaks of flow times beats."""
     return (length - leak * CLOSURE) / 2
 
 
 def pulse(phase: Array, length: float) -> Array:
-    """How far the wall is widened, 0 to 1: fastest up while blood is ejected, then slowly back; a period of one beat."""
+    """Compute the widening of the wall, 0 to 1: fastest up while blood is ejected, then slowly back; a period of one beat."""
     phase = np.mod(phase, 1)
     rise = 0.7 * length
     turn = np.where(phase < rise, 0.5 * phase / rise, 0.5 + 0.5 * (phase - rise) / (1 - rise))

@@ -1,4 +1,4 @@
-"""What lies round the great vessels in a sagittal slab of 4D flow: lungs, heart, spine, chest wall, liver, windpipe.
+"""The surroundings of the great vessels in a sagittal slab of 4D flow: lungs, heart, spine, chest wall, liver, windpipe.
 
 Places in mm: x towards the back, y towards the feet, z towards the right, 0 between the ascending and the descending aorta.
 Brightness relative to blood that flows in, as in a spoiled gradient echo with contrast agent.
@@ -32,7 +32,7 @@ class Surroundings:
 
 
 def draw_surroundings(rng: np.random.Generator, points: Array, scale: float, voxel_mm: Array) -> Surroundings:
-    """A chest at `points` (X, Y, Z, 3) in mm, for an anatomy `scale` times the usual size and voxels of `voxel_mm` (3,)."""
+    """Draw a chest at `points` (X, Y, Z, 3) in mm, for an anatomy `scale` times the usual size and voxels of `voxel_mm` (3,)."""
     shape = points.shape[:3]
     x, y, z = (points[..., axis] / np.float32(scale) for axis in range(3))
 
@@ -68,7 +68,7 @@ def draw_surroundings(rng: np.random.Generator, points: Array, scale: float, vox
 
 
 def beating(around: Surroundings, contraction: float) -> tuple[Array, Array]:
-    """Brightness (X, Y, Z) with the heart at one moment, 0 at rest to 1, and how much of each voxel is blood in its cavities."""
+    """Return brightness (X, Y, Z) at a contraction, 0 at rest to 1, and the fraction of each voxel that is blood in cavities."""
     sharp = 12.0
     outside = np.clip(sharp * (around.heart - 0.06 * contraction) + 0.5, 0, 1)
     cavity = np.clip(sharp * (around.heart - 0.28 - 0.2 * contraction) + 0.5, 0, 1)
@@ -78,7 +78,7 @@ def beating(around: Surroundings, contraction: float) -> tuple[Array, Array]:
 
 
 def _spine(rng: np.random.Generator, x: Array, y: Array, z: Array, step) -> tuple[Array, Array]:
-    """How much of each voxel is spine, and how bright: vertebrae and the darker discs between them."""
+    """Return the fraction of each voxel that is spine, and its brightness: vertebrae and the darker discs between them."""
     height, phase = rng.uniform(23, 27), rng.uniform(0, 1)
     along = np.mod(y / height + phase, 1) * height
     disc = step(3 - np.minimum(along, height - along))

@@ -8,9 +8,9 @@ from functools import cache
 import numpy as np
 import pytest
 
-from unet4d.phantom import PhantomStudy, make_flow
-from unet4d.phantom.flow import LABELS
-from unet4d.phantom.vessels import ejected, ejection, fills, near, pulse, tube, velocity, volume_ml
+from data.phantom.flow import FLOW_LABELS, make_flow
+from data.phantom.vessels import ejected, ejection, fills, near, pulse, tube, velocity, volume_ml
+from unet4d.phantom.study import PhantomStudy
 
 SHAPE = (60, 66, 30)
 SEEDS = (0, 1)
@@ -38,12 +38,12 @@ def test_the_velocities_carry_the_true_flow_through_every_plane(seed):
     """In mL/s, at the descending aorta (across Y) and at the pulmonary artery (across Z), over the labelled voxels."""
     one = study(seed)
     spacing = np.linalg.norm(one.affine[:3, :3], axis=0)
-    peak = one.drawn_frames[0]
+    peak = one.labelled_frames[0]
     for name, axis, planes in (("aorta", 1, (46, 52, 58)), ("pulmonary artery", 2, (22, 25))):
         true = one.truth["flow_ml_s"][name][peak]
         area = np.delete(spacing, axis).prod()
         for plane in planes:
-            inside = np.take(one.label[peak] == LABELS[name], plane, axis=axis)
+            inside = np.take(one.label[peak] == FLOW_LABELS[name], plane, axis=axis)
             if name == "aorta":
                 inside[: SHAPE[0] // 2] = False  # the ascending aorta, where it is in this plane
             through = np.take(one.channels[1 + axis][peak], plane, axis=axis)
@@ -147,9 +147,9 @@ def test_labels_have_the_volumes_of_the_shape_and_the_wall_moves(seed):
 
 def test_blood_is_fast_in_systole_and_at_rest_in_diastole_where_magnitude_shows_it_no_better_than_the_heart():
     one = study(0)
-    fast, slow = one.drawn_frames
+    fast, slow = one.labelled_frames
     speed = np.sqrt(sum(np.square(channel) for channel in one.channels[1:]))
-    aorta = one.label == LABELS["aorta"]
+    aorta = one.label == FLOW_LABELS["aorta"]
     assert np.median(speed[fast][aorta[fast]]) > 3 * np.median(speed[slow][aorta[slow]])
     assert one.image[fast][aorta[fast]].mean() > 1.3 * one.image[slow][aorta[slow]].mean()
 
@@ -157,14 +157,14 @@ def test_blood_is_fast_in_systole_and_at_rest_in_diastole_where_magnitude_shows_
 def test_noise_is_that_of_a_phase_large_where_there_is_no_signal():
     """Where signal is, the deviation is that of two phases (Conturo & Smith 1990): venc / pi * sqrt(2) / SNR."""
     one = study(1)
-    slow, venc = one.drawn_frames[1], one.truth["venc_mm_s"]
+    slow, venc = one.labelled_frames[1], one.truth["venc_mm_s"]
     velocities = np.stack(one.channels[1:])
     assert np.abs(velocities).max() <= venc
     air = one.image[slow] < np.percentile(one.image[slow], 3)
     assert velocities[:, slow][:, air].std() > 0.3 * venc
-    aorta = one.label[slow] == LABELS["aorta"]
+    aorta = one.label[slow] == FLOW_LABELS["aorta"]
     assert velocities[:, slow][:, aorta].std() < 0.08 * venc
-    peak = one.drawn_frames[0]
+    peak = one.labelled_frames[0]
     assert np.abs(velocities[:, peak][:, one.label[peak] > 0]).max() < venc  # nothing of it wrapped: no jump of 2 venc
     for value in (1, 2):
         inside = velocities[:, peak][:, one.label[peak] == value]

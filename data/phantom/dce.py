@@ -4,7 +4,7 @@ Conventions:
     axes        X towards the left, Y towards the feet, Z towards the back: a coronal stack, a little oblique.
     channels    the contrast series; a T1 map in ms, taken before in a breath-hold of its own and so not moved with the frames.
     label       a voxel is kidney or lesion if at least half of it is, and then the tissue that fills most of it.
-    lesion      takes contrast agent up as the cortex does and has its T1, and gives it away faster: early frames tell both of them
+    lesion      takes contrast agent up as the cortex does and has its T1, and loses it faster: early frames tell both of them
                 from the medulla and not from each other, late frames tell the lesion and neither cortex from medulla.
     time        open: before the bolus, through the arteries, out of the tissue; breathing moves the organs from frame to frame.
     truth       concentration of contrast agent by class (mM), breathing, volumes.
@@ -18,31 +18,30 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
-from unet4d.images.channels import MAP, SIGNAL
-from unet4d.phantom.abdomen import TISSUES, draw_abdomen, paint_organs, shape_volumes_ml, still_tissues
-from unet4d.phantom.study import Array, Kind, PhantomStudy, Seed, Shape, check_intact, volumes_of
+from data.phantom.abdomen import TISSUES, draw_abdomen, paint_organs, shape_volumes_ml, still_tissues
+from data.phantom.uptake import Tissue, arterial_mm, concentration_mm, signal
+from unet4d.config import Size
+from unet4d.phantom.study import Array, PhantomStudy, Seed, check_size, label_volumes
 from unet4d.phantom.thorax import grain
-from unet4d.phantom.uptake import Tissue, arterial_mm, concentration_mm, signal
 
-LABELS = {"background": 0, "renal cortex": 1, "renal medulla": 2, "lesion": 3}
-SMALLEST_SHAPE = (24, 20, 6)
+DCE_LABELS = {"background": 0, "renal cortex": 1, "renal medulla": 2, "lesion": 3}
+SMALLEST_DCE = (24, 20, 6)
 FIELD_MM = np.array([330.0, 220.0, 100.0])
 REPETITION_MS, FLIP_DEG = 4.0, 14.0
-SAMPLES = (np.arange(7)[:, None] * [1, 2, 4] % 7 + 0.5) / 7
+SAMPLE_PLACES = (np.arange(7)[:, None] * [1, 2, 4] % 7 + 0.5) / 7
 """Places (S, 3) within a voxel, 0 to 1, whose tissues are averaged: a lattice of as many steps along every axis; an odd number,
 so that half of a voxel is never filled exactly."""
 
 
-def make_dce(seed: Seed, frames: int, ambiguous: float = 0.0, shape: Shape | None = None) -> PhantomStudy:
+def make_dce(seed: Seed, frames: int, shape: Size | None = None) -> PhantomStudy:
     """Make one subject's study; the same arguments give the same arrays.
 
     Args:
-        seed: the subject; anatomy, uptake and appearance hang on it alone.
+        seed: the subject; anatomy, uptake and appearance depend on it alone.
         frames: T, spread over 4 to 5 minutes.
-        ambiguous: 0; frames of this phantom are never spoilt.
-        shape: (X, Y, Z) that the field of view is cut into; None: about 100 x 66 x 20.
+        shape: (X, Y, Z) of the grid over the field of view; None: about 100 x 66 x 20.
     """
-    check_intact(frames, ambiguous, shape, SMALLEST_SHAPE)
+    check_size(frames, shape, SMALLEST_DCE)
     anatomy, physiology, looks, noise = (np.random.default_rng(one) for one in np.random.SeedSequence(seed).spawn(4))
     abdomen = draw_abdomen(anatomy)
     size, spacing, affine = _draw_grid(anatomy, shape)
@@ -73,12 +72,12 @@ def make_dce(seed: Seed, frames: int, ambiguous: float = 0.0, shape: Shape | Non
         label=label,
         affine=affine,
         frame_duration_s=duration_s,
-        volumes_ml=volumes_of(label, len(LABELS), float(spacing.prod()) / 1000),
+        volumes_ml=label_volumes(label, len(DCE_LABELS), float(spacing.prod()) / 1000),
         shape_volumes_ml=np.tile(shape_volumes_ml(abdomen), (frames, 1)),
-        drawn_frames=(int(arterial_mm(time_s - arrival_s).argmax()), late),
+        labelled_frames=(int(arterial_mm(time_s - arrival_s).argmax()), late),
         truth={
             "concentration_mm": {
-                name: np.round(uptake[name], 5).tolist() for name in (*LABELS, "blood") if name in uptake
+                name: np.round(uptake[name], 5).tolist() for name in (*DCE_LABELS, "blood") if name in uptake
             },
             "bolus_arrival_s": round(arrival_s, 3),
             "breath_mm": np.round(breath_mm, 3).tolist(),
@@ -90,8 +89,8 @@ def make_dce(seed: Seed, frames: int, ambiguous: float = 0.0, shape: Shape | Non
     )
 
 
-def _draw_grid(rng: np.random.Generator, shape: Shape | None) -> tuple[Shape, Array, NDArray[np.float64]]:
-    """(X, Y, Z), the spacing in mm (3,), and the affine."""
+def _draw_grid(rng: np.random.Generator, shape: Size | None) -> tuple[Size, Array, NDArray[np.float64]]:
+    """Draw (X, Y, Z), the spacing in mm (3,), and the affine."""
     field = FIELD_MM * rng.uniform(0.95, 1.05)
     voxel_mm = np.array([rng.uniform(3.1, 3.5)] * 2 + [rng.uniform(4.5, 5.5)])
     x, y, z = (int(n) for n in np.round(field / voxel_mm)) if shape is None else shape
@@ -105,18 +104,18 @@ def _draw_grid(rng: np.random.Generator, shape: Shape | None) -> tuple[Shape, Ar
     return size, spacing, np.round(affine, 6)
 
 
-def _points(size: Shape, spacing: Array) -> Array:
-    """The points within the voxels, (3, X, Y, Z, S) in mm."""
+def _points(size: Size, spacing: Array) -> Array:
+    """Return the points within the voxels, (3, X, Y, Z, S) in mm."""
     axes = [
         ((np.arange(n)[:, None] + places - n / 2) * width).astype(np.float32)
-        for n, places, width in zip(size, SAMPLES.T, spacing, strict=True)
+        for n, places, width in zip(size, SAMPLE_PLACES.T, spacing, strict=True)
     ]
     x, y, z = axes[0][:, None, None], axes[1][None, :, None], axes[2][None, None]
     return np.stack(np.broadcast_arrays(x, y, z))
 
 
 def _draw_tissues(rng: np.random.Generator) -> dict[str, Tissue]:
-    """One subject's tissues: what they do with contrast agent, varied by a tenth about plausible values."""
+    """Draw one subject's tissues, each value within a tenth of a plausible one."""
 
     def about(value: float) -> float:
         return value * rng.uniform(0.9, 1.1)
@@ -140,29 +139,12 @@ def _draw_tissues(rng: np.random.Generator) -> dict[str, Tissue]:
 
 
 def _majority(painted: np.ndarray) -> np.ndarray:
-    """Label (X, Y, Z) of tissue numbers (X, Y, Z, S): a class where they fill half of a voxel, and the one that fills most."""
-    counts = np.stack([np.count_nonzero(painted == value, axis=-1) for value in range(1, len(LABELS))])
+    """Return the label (X, Y, Z) of tissue numbers (X, Y, Z, S): where classes fill half of a voxel, the largest."""
+    counts = np.stack([np.count_nonzero(painted == value, axis=-1) for value in range(1, len(DCE_LABELS))])
     return np.where(2 * counts.sum(0) > painted.shape[-1], counts.argmax(0) + 1, 0).astype(np.uint8)
 
 
 def _acquired(rng: np.random.Generator, signal: Array, sigma: float) -> Array:
-    """The magnitude of a signal (T, X, Y, Z) with noise of this deviation in both channels."""
+    """Return the magnitude of a signal (T, X, Y, Z) with noise of this deviation in both channels."""
     real = signal + sigma * rng.standard_normal(signal.shape, dtype=np.float32)
     return np.hypot(real, sigma * rng.standard_normal(signal.shape, dtype=np.float32))
-
-
-def check_request(frames: int, ambiguous: float, shape: Shape | None) -> None:
-    """Raise InputError where no study can be made."""
-    check_intact(frames, ambiguous, shape, SMALLEST_SHAPE)
-
-
-DCE = Kind(
-    name="kidney contrast phantom",
-    description="Synthetic contrast-enhanced MRI of the kidneys with a T1 map (ms) and exact labels",
-    channel_names=("contrast series", "T1 map"),
-    channel_kinds=(SIGNAL, MAP),
-    labels=LABELS,
-    time="open",
-    check=check_request,
-    make=make_dce,
-)
