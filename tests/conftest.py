@@ -1,4 +1,4 @@
-"""What many tests need: a tiny phantom dataset, a run trained on it, models made by hand, and the command line."""
+"""Fixtures for many tests: a tiny phantom dataset, a run trained on it, models made by hand, and the command line."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ LABELS = {"background": 0, "right ventricle": 1, "myocardium": 2, "left ventricl
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a command ended: its exit code and what it said."""
+    """The end of a command: its exit code and its output."""
 
     code: int
     told: str
@@ -46,7 +46,7 @@ class Outcome:
 
     @property
     def line(self) -> str:
-        """The one line on stderr."""
+        """Return the one line on stderr."""
         lines = self.error.splitlines()
         assert len(lines) == 1, f"wanted one line on stderr, got {lines}"
         return lines[0]
@@ -54,7 +54,7 @@ class Outcome:
 
 @pytest.fixture
 def command(capsys: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
-    """`unet4d` with these arguments, in this process."""
+    """Run `unet4d` with these arguments, in this process."""
 
     def called(*arguments: object) -> Outcome:
         capsys.readouterr()
@@ -67,19 +67,19 @@ def command(capsys: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
 
 @pytest.fixture(scope="session")
 def phantom(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A dataset of three phantoms, 4 frames of 40 x 36 x 5 voxels, all labelled; not to be changed."""
+    """Return a dataset of three phantoms, 4 frames of 40 x 36 x 5 voxels, all labelled; not to be changed."""
     return write_phantom(tmp_path_factory.mktemp("data") / "phantom", 3, 4, shape=(40, 36, 5)).parent
 
 
 @pytest.fixture
 def own_phantom(phantom: Path, tmp_path: Path) -> Path:
-    """A copy of the dataset that a test may spoil."""
+    """Return a copy of the dataset that a test may change."""
     return shutil.copytree(phantom, tmp_path / "phantom", ignore=shutil.ignore_patterns(".unet4d-cache", "truth"))
 
 
 @pytest.fixture(scope="session")
 def tiny() -> Callable[..., Config]:
-    """The configuration of a run of a second; keywords change settings of the training loop, the fold or the seed."""
+    """Return the configuration of a run of a second; keywords change settings of the training loop, the fold or the seed."""
 
     def made(
         val_subjects: Sequence[str] | None = None, num_workers: int = 0, fold: int = 0, seed: int = 0, **loop
@@ -94,7 +94,7 @@ def tiny() -> Callable[..., Config]:
 
 @pytest.fixture(scope="session")
 def tiny_options() -> list[str]:
-    """The same as `tiny`, for the command line."""
+    """Return the same as `tiny`, for the command line."""
     settings = {
         "data.folds": 3, "data.patch_size": "[16,16,4]", "data.frames": 3, "data.num_workers": 0, "model.channels": "[4,8]",
         "train.epochs": 2, "train.steps_per_epoch": 2, "train.batch_size": 1, "train.precision": "fp32",
@@ -105,7 +105,7 @@ def tiny_options() -> list[str]:
 
 @pytest.fixture(scope="session")
 def trained(phantom: Path, tiny: Callable[..., Config], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a run of two epochs of two steps; not to be changed."""
+    """Return the folder of a run of two epochs of two steps; not to be changed."""
     out = tmp_path_factory.mktemp("runs") / "run"
     train(phantom, out, tiny(), "cpu")
     return out
@@ -113,7 +113,7 @@ def trained(phantom: Path, tiny: Callable[..., Config], tmp_path_factory: pytest
 
 @pytest.fixture
 def model_file(tmp_path: Path) -> Callable[..., Path]:
-    """A checkpoint of a network with random weights, recurrence awake; gives its path."""
+    """Write a checkpoint of a network with random weights, recurrence included; return its path."""
 
     def made(
         labels: dict[str, int] = LABELS,
@@ -147,7 +147,7 @@ OBLIQUE = np.array([[-1.9, 0.1, 3.0, 40.0], [0.2, -2.0, 2.0, 30.0], [0.3, 0.4, 8
 
 @pytest.fixture(scope="session")
 def study() -> Callable[..., None]:
-    """Writes a study of noise, 18 x 15 x 5 oblique voxels, 3 frames of 42.5 ms."""
+    """Write a study of noise, 18 x 15 x 5 oblique voxels, 3 frames of 42.5 ms."""
 
     def written(path: Path, frames: int = 3, shape: Sequence[int] = (18, 15, 5), seed: int = 0) -> None:
         voxels = np.random.default_rng(seed).normal(100, 30, (*shape, frames)).astype(np.float32)
@@ -162,7 +162,7 @@ def study() -> Callable[..., None]:
 
 @pytest.fixture
 def studies(tmp_path: Path, study: Callable[..., None]) -> Path:
-    """A folder of five studies."""
+    """Return a folder of five studies."""
     for seed in range(5):
         study(tmp_path / "in" / f"s{seed}.nii.gz", seed=seed, frames=2 + seed % 2)
     return tmp_path / "in"

@@ -30,7 +30,7 @@ _server: _Server | None = None
 
 
 class _Server:
-    """The helper process, started at its first use; it ends with this process."""
+    """Return the helper process; start it at the first use. It ends with this process."""
 
     def __init__(self) -> None:
         ours, theirs = socket.socketpair()
@@ -106,7 +106,7 @@ def _serve(descriptor: int) -> None:
 
 
 def _codes(children: Sequence[Any], connection: Connection) -> list[int | None]:
-    """The exit codes of the children; who does not end in time, or outlives the test process, is killed with all it started."""
+    """Return the exit codes of the children. Kill those that do not end in time or outlive the test process, with all they started."""
     running, end = {child.sentinel for child in children}, time.monotonic() + PATIENCE_S
     while running and (left := end - time.monotonic()) > 0:
         ready = wait([*running, connection], left)

@@ -1,4 +1,4 @@
-"""JSON with seeded damage of every kind, and what may come of reading it: a value, or one InputError of one line."""
+"""JSON with seeded damage of every kind, and the two allowed outcomes of reading it: a value, or an InputError of one line."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ KEYS = [
 
 
 def places(value, path=()):
-    """Every place in a nested value, as keys and indices."""
+    """Yield every place in a nested value, as keys and indices."""
     yield path
     pairs = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for key, inner in pairs:
@@ -41,7 +41,7 @@ def places(value, path=()):
 
 
 def mutated(entry, rng: random.Random):
-    """The entry with a value replaced, removed, doubled, moved or renamed at a random place, up to three times."""
+    """Return the entry with a value replaced, removed, doubled, moved or renamed at a random place, up to three times."""
     entry = copy.deepcopy(entry)
     for _ in range(rng.randint(1, 3)):
         path = rng.choice(list(places(entry)))
@@ -67,7 +67,7 @@ def mutated(entry, rng: random.Random):
 
 
 def damaged(text: str, rng: random.Random) -> bytes:
-    """The text as bytes with some cut out, put in or changed."""
+    """Return the text as bytes with some cut out, put in or changed."""
     data = bytearray(text.encode())
     for _ in range(rng.randint(1, 4)):
         at = rng.randrange(len(data))
@@ -79,7 +79,7 @@ def damaged(text: str, rng: random.Random) -> bytes:
 
 
 def outcome(read, path) -> str:
-    """The refusal of a dataset, "" where it is accepted; anything but an InputError of one line in moderate length fails."""
+    """Return the refusal of a dataset, "" where it is accepted; anything but an InputError of one line in moderate length fails."""
     try:
         read(path)
     except InputError as error:

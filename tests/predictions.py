@@ -1,4 +1,4 @@
-"""What tests of `unet4d predict` share: what a folder of predictions holds, and whether it is whole."""
+"""Helpers for tests of `unet4d predict`: contents of a folder of predictions, and a check that it is whole."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ from types import ModuleType
 
 
 def script(dataset: str) -> ModuleType:
-    """data/<dataset>/prepare.py."""
+    """Import data/<dataset>/prepare.py."""
     spec = importlib.util.spec_from_file_location(
         f"prepare_{dataset}", Path(__file__).parents[1] / "data" / dataset / "prepare.py"
     )

@@ -1,4 +1,4 @@
-"""The arrows of the design: an import goes down, never up or sideways, and the command line waits for nothing heavy."""
+"""Tests: imports go down the rows of rooms, and the command line imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -38,18 +38,18 @@ MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__
 
 
 def room_of(path: Path) -> str:
-    """The room a file belongs to: its folder in the package, or its own name."""
+    """Return the room of a file: its folder in the package, or its own name."""
     return room_at(".".join(path.relative_to(PACKAGE).with_suffix("").parts))
 
 
 def room_at(module: str) -> str:
-    """The room of a module by its dotted name in the package; a module with a level of its own is a room."""
+    """Return the room of a module by its dotted name in the package; a module with a level of its own is a room."""
     own = ".".join(module.split(".")[:2])
     return own if own in LEVEL else module.partition(".")[0]
 
 
 def imports(source: str) -> Iterator[tuple[str, int]]:
-    """The rooms of the package that a source imports, wherever in it, with the line."""
+    """Yield the rooms that a source imports, anywhere in it, with the line."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
@@ -65,7 +65,7 @@ def imports(source: str) -> Iterator[tuple[str, int]]:
 
 
 def offences(room: str, source: str) -> list[str]:
-    """What a source of this room imports against the arrows."""
+    """Return the imports of a source that go up or sideways."""
     return [
         f"line {line}: {room} imports {other}"
         for other, line in imports(source)
@@ -119,7 +119,7 @@ def test_every_public_name_is_there():
 
 
 def loaded_after(source: str) -> list[str]:
-    """The heavy packages that a fresh interpreter has loaded after running this."""
+    """Return the heavy packages that a fresh interpreter has loaded after running this."""
     heavy = ("torch", "monai", "nibabel", "scipy", "matplotlib", "tensorboard", "numpy")
     source += f"\nimport sys\nprint('loaded', *(name for name in {heavy} if name in sys.modules))"
     done = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, check=True, timeout=100)

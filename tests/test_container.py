@@ -1,4 +1,4 @@
-"""The Dockerfile against what it repeats from elsewhere, and what may enter the image."""
+"""Tests: the Dockerfile agrees with the files it repeats, and nothing private enters the image."""
 
 import fnmatch
 import json
@@ -23,7 +23,7 @@ def _last(name: str) -> str:
 
 
 def _enters_the_image(path: str) -> bool:
-    """Whether .dockerignore lets a file through: of the patterns that match it or a folder it is in, the last one counts."""
+    """Return whether .dockerignore lets a file through; the last pattern that matches it, or a folder above it, counts."""
     parts = path.split("/")
     here = ["/".join(parts[:n]) for n in range(1, len(parts) + 1)]
     enters = True

@@ -48,7 +48,7 @@ everywhere = pytest.mark.parametrize("device", [_CUDA, pytest.param(CPU, id="cpu
 everywhere_slowly = pytest.mark.parametrize("device", [_CUDA, pytest.param(CPU, id="cpu", marks=pytest.mark.slow)])
 on_cuda = pytest.mark.parametrize("device", [_CUDA])
 BAND = 0.05
-"""How far the mean losses of an epoch may differ from precision to precision, and from run to run."""
+"""Largest difference of the mean losses of an epoch, between precisions and between runs."""
 
 
 def losses_of(run: Path) -> np.ndarray:
@@ -70,7 +70,7 @@ def test_training_lowers_the_loss_in_every_precision_and_by_the_same_curve(devic
 @everywhere_slowly
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 def test_a_run_that_was_stopped_goes_on_as_one_that_was_not(device, phantom, tiny, tmp_path, monkeypatch, precision):
-    """Close to it and not equal: on a GPU sums are added in whatever order their parts arrive."""
+    """Assert close, not equal: on a GPU sums are added in whatever order their parts arrive."""
     if device.type == "cpu" and precision == "fp16":
         pytest.skip("fp16 is refused on a CPU")
     config = tiny(epochs=3, steps_per_epoch=4, precision=precision)
@@ -97,7 +97,7 @@ def test_a_run_that_was_stopped_goes_on_as_one_that_was_not(device, phantom, tin
 
 
 def error_of(compute, *tensors: torch.Tensor) -> float:
-    """How far `compute` of float32 tensors is off, as a share of the largest number of the exact answer."""
+    """Return the error of `compute` of float32 tensors, as a fraction of the largest number of the exact result."""
     exact = compute(*(tensor.double() for tensor in tensors))
     return float((compute(*tensors).double() - exact).abs().max() / exact.abs().max())
 
@@ -120,7 +120,7 @@ def test_products_are_rounded_to_tf32_unless_fp32_is_asked_for(device):
 
 
 def small_step(device: torch.device, precision: str) -> tuple[TrainingStep, Batch]:
-    """A training step and a batch for it, on the device."""
+    """Return a training step and a batch for it, on the device."""
     config = default_config((32, 32, 16), 4, precision, chunk_frames=2, channels=WIDTHS[device.type])
     torch.manual_seed(0)
     set_tf32(device, precision)
@@ -137,11 +137,11 @@ def test_a_step_that_is_not_finite_changes_nothing(device, precision):
     step, batch = small_step(device, precision)
     for _ in range(5):
         step(batch)  # in which fp16 finds its scale
-    scale, spoilt = step.scale, batch.image.clone()
-    spoilt[0, 1, 0, 3, 4, 5] = float("nan")
+    scale, corrupted = step.scale, batch.image.clone()
+    corrupted[0, 1, 0, 3, 4, 5] = float("nan")
     before = [weight.clone() for weight in step.network.parameters()]
     state = [value.clone() for of in step.optimiser.state.values() for value in of.values()]
-    step(batch._replace(image=spoilt))
+    step(batch._replace(image=corrupted))
     after = [value for of in step.optimiser.state.values() for value in of.values()]
     assert all(map(torch.equal, step.network.parameters(), before))
     assert all(map(torch.equal, after, state))
@@ -283,7 +283,7 @@ def default_config(patch=(96, 96, 32), frames=8, precision="bf16", channels=CHAN
 
 
 def two_steps(device: torch.device, config: Config) -> tuple[torch.Tensor, torch.Tensor]:
-    """The second of two real training steps, every frame labelled: loss and gradient norm."""
+    """Return the second of two real training steps, every frame labelled: loss and gradient norm."""
     torch.manual_seed(0)
     patch, frames = config.data.patch_size, config.data.frames
     set_tf32(device, config.train.precision)
@@ -366,7 +366,7 @@ def test_the_fused_arithmetic_of_the_gates_is_the_eager_one(device):
     ids=lambda shape: shape.words.replace(" ", "_"),
 )
 def test_convolutions_are_those_in_fp32_up_to_rounding(device, shape, precision, gradients):
-    """Releases of cuDNN gave wrong ones in bf16 and TF32."""
+    """Pin convolutions that releases of cuDNN computed wrong in bf16 and TF32."""
     check_convolution(shape, device, precision, gradients)
     check_equal_frames(shape, device, precision, gradients, 64)
 

@@ -1,4 +1,4 @@
-"""What stands beside the package: the experiments' arithmetic, the demo's care with folders, the benchmark's ratios."""
+"""Tests of the scripts beside the package: arithmetic of experiments, folders of the demo, ratios of the benchmark."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What docs/metrics.md says is true: every column and key stands there, its commands parse, its figures are those of the code."""
+"""Tests: docs/metrics.md names every column and key, its commands parse, its figures are those of the code."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def test_every_key_of_the_summaries_stands_there(folder: Path):
 
 
 def test_every_compared_metric_stands_there_with_what_is_better():
-    words = {1: "more", -1: "less", 0: "neither by itself"}
+    words = {1: "more", -1: "less", 0: "neither alone"}
     said = {}
     for names, better in re.findall(r"^\| (`.+?) \| \w+\.csv.* \| ([\w ]+) \|$", PAGE, re.M):
         said |= dict.fromkeys(re.findall(r"`(\w+)`", names), better)

@@ -1,4 +1,4 @@
-"""What docs/prediction.md shows is true: its commands parse and its Python runs."""
+"""Tests: the commands of docs/prediction.md parse, and its Python runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What docs/python.md shows runs as it stands, and gives what it says."""
+"""Tests: docs/python.md runs as it is, and returns what it describes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the README shows is true: its commands parse, its dataset.json is read, its Python runs, its files are there."""
+"""Tests: the commands of the README parse, its dataset.json is read, its Python runs, its files exist."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What docs/training.md says is true: commands parse, files, messages and settings are there, scripts do as they say."""
+"""Tests: the commands of docs/training.md parse; its files, messages and settings exist; its scripts work."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SCRIPTS = re.findall(r"```sh\n(.*?)```", PAGE, re.S)
 SHOWN = [*re.findall(r"^    (.+)$", PAGE, re.M), *re.sub(r"\\\n\s*", "", "".join(SCRIPTS)).splitlines()]
 STARTS = ("unet4d ", "torchrun ", "srun torchrun ")
 COMMANDS = sorted({re.sub(r"\s+#.*|\s&$", "", line) for line in SHOWN if line.startswith(STARTS)})
-"""Of indented examples and of scripts; a script's line that is continued is one."""
+"""Commands of indented examples and of scripts; a script's line that is continued is one."""
 RUN_FILES = PAGE.split("## What is written")[1].split("## ")[0]
 MESSAGES = re.findall(r"^\| `([^`]+)` \|", PAGE.split("## What it tells you")[1].split("## ")[0], re.M)
 
