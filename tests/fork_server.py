@@ -106,7 +106,10 @@ def _serve(descriptor: int) -> None:
 
 
 def _codes(children: Sequence[Any], connection: Connection) -> list[int | None]:
-    """Return the exit codes of the children. Kill those that do not end in time or outlive the test process, with all they started."""
+    """Return the exit codes of the children.
+
+    Those that do not end in time, or outlive the test process, are killed with all they started.
+    """
     running, end = {child.sentinel for child in children}, time.monotonic() + PATIENCE_S
     while running and (left := end - time.monotonic()) > 0:
         ready = wait([*running, connection], left)
