@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from unet4d.datasets.dataset import Dataset, open_dataset, read_dataset
+from unet4d.datasets.dataset import Case, Dataset, open_dataset, read_dataset
 from unet4d.datasets.faults import ERROR, Issue
-from unet4d.datasets.verify.run_checks import Verification, verify_dataset
+from unet4d.datasets.verify.run_checks import StudyCheck, Verification, stream_studies, verify_dataset
 from unet4d.datasets.verify.study_facts import StudyProperties
 from unet4d.errors import InputError
 from unet4d.system.text import count
@@ -18,7 +18,10 @@ TOLD = 3
 
 
 def load_verified_dataset(
-    path: str | os.PathLike[str], keep_in: Callable[[Path], Path | None], skip_verify: bool = False
+    path: str | os.PathLike[str],
+    keep_in: Callable[[Path], Path | None],
+    skip_verify: bool = False,
+    checks: Callable[[Dataset, Sequence[Case]], tuple[StudyCheck, int]] = stream_studies,
 ) -> tuple[Dataset, Mapping[str, StudyProperties]]:
     """Read a dataset and refuse one with errors; warnings are counted on one line.
 
@@ -27,6 +30,7 @@ def load_verified_dataset(
         keep_in: from the dataset's folder to the one that the results are kept in, which no other dataset shares, see
             `verify_dataset`.
         skip_verify: read dataset.json only, and see that its files are there.
+        checks: how studies are read and checked, see `verify_dataset`.
 
     Returns:
         The dataset, and case to what its study is like; nothing of that where verification is skipped.
@@ -37,7 +41,7 @@ def load_verified_dataset(
     if skip_verify:
         return read_dataset(path), {}
     dataset = open_dataset(path)
-    found = verify_dataset(dataset, keep_in(dataset.root))
+    found = verify_dataset(dataset, keep_in(dataset.root), checks)
     if found.errors:
         raise InputError(_errors_in_words(found))
     if found.warnings:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -67,14 +67,23 @@ class CheckedImage:
     compared: dict[int, np.ndarray] = field(default_factory=dict)
 
 
-def check_image(case: Case, channel_names: tuple[str, ...], time: str | None) -> CheckedImage:
-    """Read every file of a study's image once; files that are not there are passed by."""
+def check_image(
+    case: Case, channel_names: tuple[str, ...], time: str | None, array: np.ndarray | None = None
+) -> CheckedImage:
+    """Read every file of a study's image once; files that are not there are skipped.
+
+    Args:
+        case: the study.
+        channel_names: of the dataset.
+        time: "cyclic", "open" or None.
+        array: (C, T, X, Y, Z) float32, the image where it is in memory already; then of its files the headers alone are read.
+    """
     checked = CheckedImage([])
     passes: list[_Seen] = []
     for place, (file, kind) in enumerate(zip(case.images, case.channel_kinds, strict=False)):
         if file.is_file():
             seen = _Seen(file)
-            checked.faults += _check_file(case, place, kind == MAP, checked, seen, time)
+            checked.faults += _check_file(case, place, kind == MAP, checked, seen, time, array)
             passes.append(seen)
     checked.faults += _same_channels(case, passes)
     if checked.header is None:
@@ -99,12 +108,21 @@ def check_image(case: Case, channel_names: tuple[str, ...], time: str | None) ->
 
 
 def _check_file(
-    case: Case, place: int, is_map: bool, checked: CheckedImage, seen: _Seen, time: str | None
+    case: Case,
+    place: int,
+    is_map: bool,
+    checked: CheckedImage,
+    seen: _Seen,
+    time: str | None,
+    array: np.ndarray | None,
 ) -> Iterator[Issue]:
     """The file at one place of a case's images. That at place 0 gives `checked` its header."""
     file = seen.file
     try:
         with open_nifti(file) as (header, shape, volumes):
+            frames: Iterable[np.ndarray] = volumes
+            if array is not None:
+                frames = array[:, 0] if case.channels_last else array[place, : shape[0]]
             if place == 0:
                 checked.header, checked.shape = header, shape
                 yield from check_header(case, header, shape, time)
@@ -114,7 +132,7 @@ def _check_file(
                 yield from check_space(case, file, header, shape)
                 yield from _check_beside(case, file, header, shape, is_map, checked)
             compared = compared_frames(_labelled(case, shape[0])) if place == 0 else ()
-            for t, volume in enumerate(volumes):
+            for t, volume in enumerate(frames):
                 _look(t, volume, max(1, math.prod(shape) // SAMPLE), seen)
                 if t in compared:
                     checked.compared[t] = reduced(volume).astype(np.float32)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -46,11 +46,20 @@ class _Seen:
     first_wrong: str = ""
 
 
-def check_label(case: Case, dataset: Dataset, image: CheckedImage) -> list[Issue]:
-    """Read every label file of a study once and complete the facts of its image; files that are not there are passed by."""
+def check_label(case: Case, dataset: Dataset, image: CheckedImage, array: np.ndarray | None = None) -> list[Issue]:
+    """Read every label file of a study once and complete the facts of its image; files that are not there are skipped.
+
+    Args:
+        case: the study.
+        dataset: its dataset.
+        image: its checked image, which gets the facts about the label.
+        array: (T, X, Y, Z) uint8, the label where it is in memory already; then of its files the headers alone are read.
+    """
     seen = _Seen()
     files = [(None, case.label)] if isinstance(case.label, Path) else list((case.label or {}).items())
-    faults = [fault for frame, file in files if file.is_file() for fault in _check_file(case, file, frame, image, seen)]
+    faults = [
+        fault for frame, file in files if file.is_file() for fault in _check_file(case, file, frame, image, seen, array)
+    ]
     frames = image.facts.frames if image.facts else None
     labelled = list(case.labelled_frames or range(frames or len(seen.counts)))
     beyond = [t for t in labelled if frames is not None and t >= frames]
@@ -76,7 +85,9 @@ def check_label(case: Case, dataset: Dataset, image: CheckedImage) -> list[Issue
     return faults
 
 
-def _check_file(case: Case, file: Path, frame: int | None, image: CheckedImage, seen: _Seen) -> Iterator[Issue]:
+def _check_file(
+    case: Case, file: Path, frame: int | None, image: CheckedImage, seen: _Seen, array: np.ndarray | None
+) -> Iterator[Issue]:
     """One file: of all frames, or of one."""
     seen.wrong, seen.first_wrong = {}, ""
     try:
@@ -93,7 +104,10 @@ def _check_file(case: Case, file: Path, frame: int | None, image: CheckedImage, 
                     yield Issue("frames", words, str(file), case.name)
                 if fault or words:
                     seen.is_whole = False
-            for t, volume in enumerate(volumes):
+            frames: Iterable[np.ndarray] = volumes
+            if array is not None:
+                frames = array if frame is None else array[frame : frame + 1]
+            for t, volume in enumerate(frames):
                 _look(frame if frame is not None else t, volume, file, seen, image)
     except InputError as error:
         seen.is_whole = False

@@ -6,10 +6,12 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from unet4d.datasets.dataset_json import Case, Dataset, case_faults
 from unet4d.datasets.faults import ERROR, Issue, ordered
@@ -32,6 +34,8 @@ AT_ONCE = 4
 """Studies read at the same time, at most; each takes little more than a frame and its labels of memory."""
 
 Result = tuple[StudyProperties | None, tuple[Issue, ...]]
+StudyCheck = Callable[[Case], tuple[Result, bool]]
+"""Checks a study; returns what was found, and whether the study's files alone decided that, not the machine or a bug."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +76,16 @@ class Verification:
         return fingerprint_of(self.studies)
 
 
-def verify_dataset(dataset: Dataset, keep_in: Path | None = None) -> Verification:
+def stream_studies(dataset: Dataset, cases: Sequence[Case]) -> tuple[StudyCheck, int]:
+    """Return the check that reads a study frame by frame, and how many studies are checked at once."""
+    return lambda case: check_study(case, dataset), min(AT_ONCE, os.cpu_count() or 1)
+
+
+def verify_dataset(
+    dataset: Dataset,
+    keep_in: Path | None = None,
+    checks: Callable[[Dataset, Sequence[Case]], tuple[StudyCheck, int]] = stream_studies,
+) -> Verification:
     """Look for everything that is wrong with a dataset whose dataset.json can be understood.
 
     Args:
@@ -80,6 +93,7 @@ def verify_dataset(dataset: Dataset, keep_in: Path | None = None) -> Verificatio
         keep_in: the folder with the results of the last time, which gets those of this time; studies whose files and entry in
             dataset.json have not changed since are not opened again. None: nothing is kept. It is the folder of this dataset
             alone: results of studies that are not of it are dropped.
+        checks: from the studies to check to the function that checks one, and how many at once.
     """
     root = dataset.root
     cases = (*dataset.training, *dataset.test)
@@ -93,7 +107,7 @@ def verify_dataset(dataset: Dataset, keep_in: Path | None = None) -> Verificatio
     todo = [i for i, key in enumerate(keys) if key not in known]
     path = keep_in / KEPT if keep_in else None
     try:
-        _check_into(known, may_keep, [(keys[i], cases[i]) for i in todo], dataset)
+        _check_into(known, may_keep, [(keys[i], cases[i]) for i in todo], *checks(dataset, [cases[i] for i in todo]))
     finally:
         if path and todo:
             path = _keep(path, known, may_keep)
@@ -106,20 +120,33 @@ def verify_dataset(dataset: Dataset, keep_in: Path | None = None) -> Verificatio
 
 
 def _check_into(
-    known: dict[str, Result], may_keep: dict[str, bool], todo: Sequence[tuple[str, Case]], dataset: Dataset
+    known: dict[str, Result],
+    may_keep: dict[str, bool],
+    todo: Sequence[tuple[str, Case]],
+    check: StudyCheck,
+    at_once: int,
 ) -> None:
     """Check these studies, several at once, and note each result under its key as soon as it is there."""
-    done = each_done(lambda study: _check(study[1], dataset), todo, min(AT_ONCE, os.cpu_count() or 1))
+    done = each_done(lambda study: check(study[1]), todo, at_once)
     for (key, _), (result, is_of_files) in ProgressBar(done, "verifying", len(todo), unit="study"):
         known[key] = result
         may_keep[key] &= is_of_files
 
 
-def _check(case: Case, dataset: Dataset) -> tuple[Result, bool]:
-    """Check a study; return what was found, and whether the study's files alone decided that, not the machine or a bug."""
+def check_study(
+    case: Case, dataset: Dataset, image_array: np.ndarray | None = None, label_array: np.ndarray | None = None
+) -> tuple[Result, bool]:
+    """Check a study, see `StudyCheck`; of files whose arrays are given the headers alone are read.
+
+    Args:
+        case: the study.
+        dataset: its dataset.
+        image_array: (C, T, X, Y, Z) float32, as `Case.image` reads it.
+        label_array: (T, X, Y, Z) uint8, as `read_labelled` reads it.
+    """
     try:
-        image = check_image(case, dataset.channel_names, dataset.time)
-        labels = check_label(case, dataset, image)
+        image = check_image(case, dataset.channel_names, dataset.time, image_array)
+        labels = check_label(case, dataset, image, label_array)
     except Exception as error:
         failure = failure_of_study(error)
         fault = Issue("unreadable", f"{case.images[0]}: {failure}", str(case.images[0]), case.name)
