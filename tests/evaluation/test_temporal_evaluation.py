@@ -164,7 +164,7 @@ def test_time_comes_from_the_dataset_else_from_the_prediction_else_is_open(tmp_p
     written(tmp_path, heart(TRUE), heart(FOUND), time="open")
     assert time() == "open"
     record.write_text(json.dumps({"labels": LABELS, "cases": {"a": {"time": "round"}}}))
-    with pytest.raises(InputError, match=r'case a: "time" is \'round\'; wanted "cyclic" or "open"'):
+    with pytest.raises(InputError, match=r'case a: "time" is \'round\', expected cyclic or open'):
         time()
 
 

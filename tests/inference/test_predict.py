@@ -173,7 +173,7 @@ def test_time_is_as_asked_else_as_learnt(model_file, tmp_path, study):
     [path] = predict(tmp_path / "model.pt", [tmp_path / "heart.nii.gz"], tmp_path / "out", settings)
     np.testing.assert_array_equal(np.moveaxis(label_of(path), -1, 0), opened)
     assert json.loads((tmp_path / "out" / "prediction.json").read_text())["cases"]["heart"]["time"] == "open"
-    with pytest.raises(InputError, match="time is 'closed'; wanted cyclic or open"):
+    with pytest.raises(InputError, match="time is 'closed', expected cyclic or open"):
         segment(model, image, time="closed")
 
 

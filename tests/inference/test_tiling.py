@@ -205,7 +205,7 @@ def test_a_study_that_needs_the_disk_is_kept_where_it_is_said(monkeypatch, model
 @pytest.mark.parametrize(
     ("setting", "words"),
     [
-        ({"time": "closed"}, "time is 'closed'; wanted cyclic or open"),
+        ({"time": "closed"}, "time is 'closed', expected cyclic or open"),
         ({"cyclic_shifts": 0}, "cyclic_shifts is 0; wanted 1 or more"),
         ({"overlap": 1.0}, "overlap is 1.0; wanted a share"),
         ({"sw_batch_size": 0}, "sw_batch_size is 0"),

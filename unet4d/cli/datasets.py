@@ -5,6 +5,7 @@ from __future__ import annotations
 from jsonargparse import ArgumentParser, Namespace
 
 from unet4d.cli.options import PATTERN, WITH_IDS, Command
+from unet4d.images.time_axis import TIME_AXES
 from unet4d.system.text import count
 
 
@@ -55,7 +56,7 @@ def _convert_options(parser: ArgumentParser) -> None:
     )
     parser.add_argument(
         "--time",
-        choices=["cyclic", "open"],
+        choices=TIME_AXES,
         help="cyclic: the last frame leads into the first; open: it does not; default: as the source says",
     )
     parser.add_argument(

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from jsonargparse import ArgumentParser, Namespace
 
 from unet4d.cli.options import DEVICE, Command, layout_options
+from unet4d.images.time_axis import TIME_AXES
 from unet4d.system.text import count
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ def _predict_options(parser: ArgumentParser) -> None:
         help="of dataset folders: the cases that the model's run was validated on; with a folder of folds all training cases, each "
         "by the one network that did not see it",
     )
-    parser.add_argument("--time", choices=["cyclic", "open"], help="default: as the dataset or the model says")
+    parser.add_argument("--time", choices=TIME_AXES, help="default: as the dataset or the model says")
     layout_options(parser)
     _batch_options(parser)
     _output_options(parser)

@@ -18,6 +18,7 @@ from unet4d.errors import InputError
 from unet4d.images.channels import CHANNEL_KINDS, MAP, SIGNAL, velocity_axis
 from unet4d.images.image4d import Image4D, ImageInfo, read_image, read_image_info
 from unet4d.images.nifti import case_name
+from unet4d.images.time_axis import TimeAxis, check_time_axis
 from unet4d.system.class_values import LONGEST_NAME, class_fault, is_name
 from unet4d.system.safe_paths import path_inside
 from unet4d.system.text import count, short_repr, suggest_names
@@ -104,7 +105,7 @@ class Dataset:
     name: str
     channel_names: tuple[str, ...]
     labels: tuple[tuple[str, int], ...]
-    time: str | None
+    time: TimeAxis | None
     training: tuple[Case, ...]
     test: tuple[Case, ...] = ()
     channel_kinds: tuple[str, ...] = (SIGNAL,)
@@ -155,9 +156,7 @@ def parse_dataset(entry: Any, path: Path) -> Dataset:
     channel_names = _parse_channels(entry, path)
     channel_kinds = _parse_kinds(entry.get("channel_kinds", {}), len(channel_names), path)
     labels = _parse_labels(entry.get("labels"), path)
-    time = entry.get("time")
-    if "time" in entry and time not in ("cyclic", "open"):
-        raise InputError(f'{path}: "time" is {short_repr(time)}; wanted "cyclic" or "open"')
+    time = check_time_axis(entry["time"], f'{path}: "time"', "correct it") if "time" in entry else None
     cases: dict[str, tuple[Case, ...]] = {}
     for part in ("training", "test"):
         _check_type(entry.get(part, []), list, f'{path}: "{part}"', "a list of cases [ ... ]")

@@ -15,6 +15,7 @@ from unet4d.datasets.dataset import Case, Dataset, read_dataset, read_labelled
 from unet4d.errors import InputError
 from unet4d.images.image4d import Image4D, read_label
 from unet4d.images.nifti import frame_duration_s_of, read_header, studies_in
+from unet4d.images.time_axis import TimeAxis, check_time_axis
 from unet4d.system.class_values import class_fault
 from unet4d.system.files import read_json
 from unet4d.system.text import count, short_repr
@@ -190,19 +191,17 @@ def recorded_folds(folder: Path) -> dict[str, int]:
     return folds
 
 
-def recorded_times(folder: Path) -> dict[str, str]:
+def recorded_times(folder: Path) -> dict[str, TimeAxis]:
     """Case to "cyclic" or "open", for those of which the prediction.json of a folder says it.
 
     Raises:
         InputError: a time that is neither.
     """
-    times = {name: case["time"] for name, case in _recorded(folder).items() if "time" in case}
-    for name, time in times.items():
-        if time not in ("cyclic", "open"):
-            raise InputError(
-                f'{folder / PREDICTION}: case {name}: "time" is {short_repr(time)}; wanted "cyclic" or "open"; predict again'
-            )
-    return times
+    return {
+        name: check_time_axis(case["time"], f'{folder / PREDICTION}: case {name}: "time"', "predict again")
+        for name, case in _recorded(folder).items()
+        if "time" in case
+    }
 
 
 def _recorded(folder: Path) -> dict[str, dict[str, Any]]:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from unet4d.images.image4d import Image4D, ImageInfo
+from unet4d.images.time_axis import TimeAxis
 
 Label = tuple[np.ndarray, tuple[int, ...] | None]
 """(T, X, Y, Z) uint8 label values, and the labelled frames, ascending; None where every frame is labelled."""
@@ -56,7 +57,7 @@ class Study:
     files: tuple[Path, ...]
     image: Callable[[], Image4D]
     label: Callable[[Image4D], Label] | None = None
-    time: str | None = None
+    time: TimeAxis | None = None
     is_test: bool = False
     nifti: tuple[Path, ...] = ()
     stream: FrameReader | None = None
@@ -84,7 +85,7 @@ class Source:
     labels: Mapping[str, int]
     studies: tuple[Study, ...]
     channel_kinds: tuple[str, ...] = ()
-    time: str | None = None
+    time: TimeAxis | None = None
     about: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     key: tuple[tuple[str, ...], ...] = ()

@@ -11,6 +11,7 @@ from unet4d.evaluation.cardiac_function import AT_REFERENCE_FRAMES, MEASURES
 from unet4d.evaluation.case_scores import CaseScores
 from unet4d.evaluation.fold_summary import format_folds
 from unet4d.evaluation.temporal import TEMPORAL_QUANTITIES
+from unet4d.images.time_axis import time_axis
 from unet4d.system.text import count, format_number
 
 METRICS_CSV, VOLUMES_CSV, MEASURES_CSV = "metrics.csv", "volumes_compared.csv", "measures.csv"
@@ -168,7 +169,7 @@ def format_interval(found: Sequence[float] | None, digits: int) -> str:
 
 
 def _time(scores: CaseScores) -> str:
-    return "cyclic" if scores.cyclic else "open"
+    return time_axis(scores.cyclic)
 
 
 def _cell(value: float | str | None) -> float | int | str:

@@ -18,6 +18,7 @@ from unet4d.datasets.find_studies import AUTO, expanded, find_studies
 from unet4d.datasets.study import Study
 from unet4d.errors import InputError, Unet4DError
 from unet4d.images.image4d import ImageInfo
+from unet4d.images.time_axis import time_axis
 from unet4d.inference.batch.case_records import digest, stamps
 from unet4d.inference.batch.job_split import JobShard
 from unet4d.inference.batch.output_folder import PredictionFolder
@@ -181,7 +182,7 @@ def _made(
     return {
         "version": VERSION,
         "models": [digests[str(one.path)] for one in models],
-        "time": settings.time or study.time or ("cyclic" if models[0].task.cyclic else "open"),
+        "time": settings.time or study.time or time_axis(models[0].task.cyclic),
         "frame_duration_s": outline.frame_duration_s if outline else options.frame_duration_s,
         "channel_kinds": list(outline.kinds if outline else (options.channels or {}).values()),
         "fold": _fold(models[0]) if held_out else None,

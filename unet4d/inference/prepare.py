@@ -12,6 +12,7 @@ from unet4d.errors import InputError
 from unet4d.images.channels import unsigned_kinds
 from unet4d.images.grid import WorkingGrid
 from unet4d.images.image4d import Image4D, ImageInfo
+from unet4d.images.time_axis import TimeAxis, time_axis
 from unet4d.inference.settings import Models, Settings
 from unet4d.inference.window_memory import generous_bytes, window_memory
 from unet4d.inference.windows import Pixels
@@ -38,7 +39,7 @@ class PreprocessedStudy:
     """
 
     like: ImageInfo
-    time: str
+    time: TimeAxis
     grid: WorkingGrid
     image: Pixels
     kinds: tuple[str, ...]
@@ -74,7 +75,9 @@ def prepare(models: Models, study: Study, settings: Settings) -> PreprocessedStu
     return prepare_image(models, study.image(), settings, study.time)
 
 
-def prepare_image(models: Models, whole: Image4D, settings: Settings, time: str | None = None) -> PreprocessedStudy:
+def prepare_image(
+    models: Models, whole: Image4D, settings: Settings, time: TimeAxis | None = None
+) -> PreprocessedStudy:
     """Prepare a study that is in memory; `time` is what it says itself. Raises InputError as `prepare`."""
     check_alike(models)
     outline, data = whole.info, models[0].config.data
@@ -90,8 +93,8 @@ def _grid(model: TrainedModel, outline: ImageInfo) -> WorkingGrid:
     return WorkingGrid.of(outline.affine, outline.grid, data.in_plane_spacing_mm, data.slice_spacing_mm)
 
 
-def _time(model: TrainedModel, said: str | None, settings: Settings) -> str:
-    return settings.time or said or ("cyclic" if model.task.cyclic else "open")
+def _time(model: TrainedModel, said: TimeAxis | None, settings: Settings) -> TimeAxis:
+    return settings.time or said or time_axis(model.task.cyclic)
 
 
 def _checked_kinds(model: TrainedModel, image: ImageInfo) -> tuple[str, ...]:

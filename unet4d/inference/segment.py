@@ -14,6 +14,7 @@ from unet4d.errors import Unet4DError
 from unet4d.images.channels import mirror_signs
 from unet4d.images.image4d import Image4D
 from unet4d.images.resample_back import NativeLabel
+from unet4d.images.time_axis import TimeAxis
 from unet4d.inference.check import check_models
 from unet4d.inference.prepare import PreprocessedStudy, prepare_image
 from unet4d.inference.settings import Models, Settings
@@ -45,7 +46,7 @@ def segment(
     model: TrainedModel | Models,
     image: Image4D,
     *,
-    time: str | None = None,
+    time: TimeAxis | None = None,
     precision: Precision = "auto",
     settings: Settings | None = None,
 ) -> np.ndarray:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from unet4d.config import MOST, Precision
 from unet4d.errors import InputError
+from unet4d.images.time_axis import TimeAxis, check_time_axis
 from unet4d.models.checkpoint import TrainedModel
 from unet4d.system.memory import free_memory_bytes, resident_bytes
 from unet4d.system.text import short_repr
@@ -34,7 +35,7 @@ class Settings:
         scratch_dir: where a study is kept that does not fit into memory; None: the system's folder for temporary files.
     """
 
-    time: str | None = None
+    time: TimeAxis | None = None
     overlap: float | None = None
     sw_batch_size: int | None = None
     mirror_axes: tuple[int, ...] | None = None
@@ -46,8 +47,8 @@ class Settings:
 
     def __post_init__(self) -> None:
         """Raises InputError for what is no setting."""
-        if self.time not in (None, "cyclic", "open"):
-            raise InputError(f"time is {self.time!r}; wanted cyclic or open")
+        if self.time is not None:
+            check_time_axis(self.time, "time", "give one of them, or none")
         if self.cyclic_shifts < 1:
             raise InputError(f"cyclic_shifts is {self.cyclic_shifts}; wanted 1 or more")
         if self.overlap is not None and not 0 <= self.overlap < 1:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from unet4d.errors import InputError
+from unet4d.images.time_axis import time_axis
 from unet4d.models.checkpoint import TrainedModel
 
 
@@ -67,7 +68,7 @@ def _shared(model: TrainedModel) -> dict[str, Any]:
         "labels": list(task.labels.items()),
         "channels": list(task.channel_names),
         "kinds": list(task.channel_kinds) or ["signal"] * len(task.channel_names),
-        "time": "cyclic" if task.cyclic else "open",
+        "time": time_axis(task.cyclic),
         "spacing (mm in plane, between slices)": (data.in_plane_spacing_mm, data.slice_spacing_mm),
         "normalization": data.normalization,
     }

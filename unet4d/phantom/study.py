@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from unet4d.config import Size
 from unet4d.errors import InputError
+from unet4d.images.time_axis import TimeAxis
 from unet4d.system.text import short_repr
 
 Array = NDArray[np.floating[Any]]
@@ -57,7 +58,7 @@ class PhantomType:
     channel_names: tuple[str, ...]
     channel_kinds: tuple[str, ...]
     labels: Mapping[str, int]
-    time: str
+    time: TimeAxis
     make: Callable[[Seed], PhantomStudy]
 
 

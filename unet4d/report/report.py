@@ -18,6 +18,7 @@ from unet4d.datasets.study import Source, Study
 from unet4d.errors import InputError
 from unet4d.images.image4d import read_label
 from unet4d.images.nifti import case_name
+from unet4d.images.time_axis import TIME_AXES
 from unet4d.report.pages.index_page import Entry, index_page
 from unet4d.report.pages.provenance import recorded
 from unet4d.report.pages.score_tables import Evaluation, read_evaluation
@@ -130,7 +131,7 @@ def _read_study(
     others = [value for value in found if value and value not in named.values()]
     classes = {**named, **{f"class {value}": value for value in others}}
     time = study.time or about.get("time")  # in the order of evaluate
-    cyclic = time == "cyclic" if time in ("cyclic", "open") else None
+    cyclic = time == "cyclic" if time in TIME_AXES else None
     return Segmented(name, image, label, classes, reference, labelled, cyclic, about, scores.of(name) if scores else {})
 
 

@@ -23,6 +23,7 @@ from unet4d.datasets.study import LONGEST_S, SHORTEST_S, Source, Study, is_frame
 from unet4d.errors import InputError
 from unet4d.images.channels import SIGNAL, VELOCITIES
 from unet4d.images.image4d import Image4D
+from unet4d.images.time_axis import TimeAxis, check_time_axis
 from unet4d.system.class_values import BACKGROUND, class_fault
 from unet4d.system.regular_files import check_file_or_folder
 from unet4d.system.text import short_repr
@@ -60,7 +61,7 @@ class Options:
 
     pattern: str | None = None
     labels: Mapping[str, int] | None = None
-    time: str | None = None
+    time: TimeAxis | None = None
     frame_duration_s: float | None = None
     keep_patient_ids: bool = False
     channels: Mapping[str, str] | None = None
@@ -68,8 +69,8 @@ class Options:
     subject_per_case: bool = False
 
     def __post_init__(self) -> None:
-        if self.time not in (None, "cyclic", "open"):
-            raise InputError(f"time is {self.time!r}; wanted cyclic or open")
+        if self.time is not None:
+            check_time_axis(self.time, "time", "give one of them, or none")
         if self.frame_duration_s is not None and not is_frame_duration(self.frame_duration_s):
             limits = f"seconds above 0, from {SHORTEST_S:g} to {LONGEST_S:g}"
             raise InputError(f"frame_duration_s is {short_repr(self.frame_duration_s)}; wanted {limits}")
@@ -157,7 +158,7 @@ def _with_channels(source: Source, channels: Mapping[str, str], root: Path) -> S
     return replace(source, channel_names=tuple(channels), channel_kinds=tuple(channels.values()))
 
 
-def _timed(study: Study, time: str | None, options: Options) -> Study:
+def _timed(study: Study, time: TimeAxis | None, options: Options) -> Study:
     if options.frame_durations is not None:
         return replace(
             study, time=time, image=partial(_read_as, study, options.frame_durations[study.name]), stream=None

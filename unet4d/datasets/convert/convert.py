@@ -20,6 +20,7 @@ from unet4d.datasets.writer import check_fillable, filling
 from unet4d.errors import InputError
 from unet4d.images.channels import SIGNAL
 from unet4d.images.image4d import Image4D, write_image
+from unet4d.images.time_axis import TimeAxis
 from unet4d.system.csv_file import csv_text
 from unet4d.system.failures import failure_of_study
 from unet4d.system.files import check_writable, checked_path, replacing, write_json, write_private
@@ -121,7 +122,7 @@ def _is_dataset(root: Path) -> bool:
     return True
 
 
-def _time(source: Source) -> str | None:
+def _time(source: Source) -> TimeAxis | None:
     """What all studies say of time, as a dataset has one."""
     times = {study.time for study in source.studies}
     if len(times) > 1:
@@ -239,13 +240,13 @@ def _kept(source: Source) -> list[Study]:
     return [study for study in source.studies if study not in left]
 
 
-def _check_description(source: Source, name: str | None, time: str | None, root: Path) -> None:
+def _check_description(source: Source, name: str | None, time: TimeAxis | None, root: Path) -> None:
     """Refuse, before any work, labels and channels that dataset.json cannot hold; names the source."""
     case = {"case": "any", "image": [f"any_{channel}.nii" for channel in range(len(source.channel_names))]}
     parse_dataset({**_description(source, name, time, []), "test": [case]}, root)
 
 
-def _description(source: Source, name: str | None, time: str | None, made: Sequence[_Made]) -> dict[str, Any]:
+def _description(source: Source, name: str | None, time: TimeAxis | None, made: Sequence[_Made]) -> dict[str, Any]:
     """What dataset.json says."""
     entry: dict[str, Any] = {"name": name or source.name, **source.about}
     entry["channel_names"] = {str(i): channel for i, channel in enumerate(source.channel_names)}
@@ -260,7 +261,7 @@ def _description(source: Source, name: str | None, time: str | None, made: Seque
     return entry
 
 
-def _tell(made: dict[str, _Made], time: str | None, out: Path) -> None:
+def _tell(made: dict[str, _Made], time: TimeAxis | None, out: Path) -> None:
     """Print what was made, and what comes next."""
     studies = list(made.values())
     training = sum(one.is_training for one in studies)

@@ -37,6 +37,7 @@ from unet4d.images.dicom.instance import Series
 from unet4d.images.dicom.pixels import read_dicom_voxels
 from unet4d.images.dicom.volume4d import SliceStack, stack_error, stack_planes
 from unet4d.images.image4d import Image4D
+from unet4d.images.time_axis import TimeAxis
 from unet4d.system.progress_bar import print_line
 
 _FIRST_FILES = 64
@@ -109,7 +110,7 @@ def _stack(candidate: StudyCandidate, root: Path) -> SliceStack | InputError:
         return stack_error(title, [f"its header is damaged ({' '.join(str(error).split())})"])
 
 
-def _time(stacks: Sequence[SliceStack | InputError]) -> str | None:
+def _time(stacks: Sequence[SliceStack | InputError]) -> TimeAxis | None:
     """What all that can be read say of time, if they say the same."""
     times = {stack.time for stack in stacks if isinstance(stack, SliceStack)}
     return times.pop() if len(times) == 1 else None

@@ -13,6 +13,7 @@ from unet4d.datasets.dataset_json import Case
 from unet4d.datasets.faults import Issue
 from unet4d.errors import InputError
 from unet4d.images.nifti import Header, affine_of, check_same_grid, frame_duration_s_of, spacing_of
+from unet4d.images.time_axis import TimeAxis
 
 CYCLE_S = (0.08, 8.0)
 """From the heartbeat of a mouse to a human's breath; a cycle of other length is neither."""
@@ -23,7 +24,9 @@ _TIME_UNITS = {0: "no unit", 8: "s", 16: "ms", 24: "µs"}
 _SPACE_UNITS = {1: "metre", 3: "micrometre"}
 
 
-def check_header(case: Case, header: Header, shape: tuple[int, int, int, int], time: str | None) -> Iterator[Issue]:
+def check_header(
+    case: Case, header: Header, shape: tuple[int, int, int, int], time: TimeAxis | None
+) -> Iterator[Issue]:
     """The faults of the first channel's header; `shape` is (T, X, Y, Z), `time` the dataset's."""
     file = case.images[0]
     if shape[0] > 1 and not case.channels_last:
@@ -91,7 +94,7 @@ def grid_fault(
     return None
 
 
-def _untrue_duration(given_s: float | None, header: Header, frames: int, time: str | None) -> str:
+def _untrue_duration(given_s: float | None, header: Header, frames: int, time: TimeAxis | None) -> str:
     """Why the frame duration is none, or cannot be true; empty where nothing speaks against it."""
     step = float(str(header["pixdim"][4]))
     code = int(header["xyzt_units"]) & 0x38

@@ -20,6 +20,7 @@ from unet4d.errors import InputError
 from unet4d.images.channels import MAP, reorient_channels
 from unet4d.images.grid import WorkingGrid
 from unet4d.images.nifti import Header, open_nifti
+from unet4d.images.time_axis import TimeAxis
 from unet4d.system.text import count, describe_frames
 
 SAMPLE = 1_000_000
@@ -68,7 +69,7 @@ class CheckedImage:
 
 
 def check_image(
-    case: Case, channel_names: tuple[str, ...], time: str | None, array: np.ndarray | None = None
+    case: Case, channel_names: tuple[str, ...], time: TimeAxis | None, array: np.ndarray | None = None
 ) -> CheckedImage:
     """Read every file of a study's image once; files that are not there are skipped.
 
@@ -113,7 +114,7 @@ def _check_file(
     is_map: bool,
     checked: CheckedImage,
     seen: _Seen,
-    time: str | None,
+    time: TimeAxis | None,
     array: np.ndarray | None,
 ) -> Iterator[Issue]:
     """The file at one place of a case's images. That at place 0 gives `checked` its header."""

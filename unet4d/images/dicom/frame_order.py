@@ -33,6 +33,7 @@ import numpy as np
 
 from unet4d.images.dicom.geometry import usual
 from unet4d.images.dicom.instance import Plane
+from unet4d.images.time_axis import TimeAxis
 
 Slices = Sequence[Sequence[Plane]]
 
@@ -125,7 +126,7 @@ def frame_duration_s(slices: Slices) -> float | None:
     return _positive(float(np.median(said)) / 1e3) if said else None
 
 
-def time_axis(slices: Slices, duration_s: float | None) -> str | None:
+def gated_time_axis(slices: Slices, duration_s: float | None) -> TimeAxis | None:
     """ "cyclic" for a whole gated beat; None where nobody says. `slices` are complete and in order of time."""
     gated = _ascending([[plane.times["trigger"] for plane in one] for one in slices]) is not None
     if duration_s is None or not gated or _one_a_beat(slices):

@@ -10,6 +10,7 @@ import numpy as np
 from unet4d.errors import InputError
 from unet4d.images.dicom import frame_order, geometry
 from unet4d.images.dicom.instance import Plane
+from unet4d.images.time_axis import TimeAxis
 
 _MOST = 8  # faults that one message lists
 
@@ -27,7 +28,7 @@ class SliceStack:
     planes: tuple[tuple[Plane, ...], ...]
     affine: np.ndarray
     frame_duration_s: float | None
-    time: str | None
+    time: TimeAxis | None
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
@@ -68,7 +69,7 @@ def stack_planes(planes: Sequence[Plane], title: str) -> SliceStack:
         )
     duration_s = frame_order.frame_duration_s(slices)
     frames = tuple(zip(*slices, strict=True))
-    return SliceStack(frames, affine, duration_s, frame_order.time_axis(slices, duration_s))
+    return SliceStack(frames, affine, duration_s, frame_order.gated_time_axis(slices, duration_s))
 
 
 def stack_error(title: str, faults: Sequence[str]) -> InputError:

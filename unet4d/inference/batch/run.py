@@ -18,6 +18,7 @@ from unet4d.config import FRAMES
 from unet4d.datasets.study import Study
 from unet4d.errors import Unet4DError
 from unet4d.images.image4d import ImageInfo
+from unet4d.images.time_axis import TimeAxis
 from unet4d.inference.batch.case_records import Stamp, check_unchanged, inputs_in_record, stamps
 from unet4d.inference.batch.formats import probability_bytes
 from unet4d.inference.batch.output_folder import PredictionFolder
@@ -84,7 +85,7 @@ class _Computed:
 
     answer: SegmentationResult
     like: ImageInfo
-    time: str
+    time: TimeAxis
     inputs: list[Stamp]
     seconds: dict[str, float]
 

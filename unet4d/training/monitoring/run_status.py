@@ -12,6 +12,7 @@ import yaml
 
 from unet4d.config import Config
 from unet4d.errors import InputError
+from unet4d.images.time_axis import time_axis
 from unet4d.models.checkpoint import BEST, LAST, PREVIOUS, Task, load_outline
 from unet4d.system.files import read_json
 from unet4d.system.plain_yaml import check_plain_yaml
@@ -94,7 +95,7 @@ def _told_by(content: Mapping[str, Any]) -> dict[str, Any]:
         "direction": config.model.direction,
         "labels": task.labels,
         "channel_names": list(task.channel_names),
-        "time": "cyclic" if task.cyclic else "open",
+        "time": time_axis(task.cyclic),
         "held_out": list(task.held_out),
     }
     return {"epoch": epoch, "step": step, "config": flat(config.as_dict(), "."), "model": model}
