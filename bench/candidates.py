@@ -142,7 +142,7 @@ def counted_bytes(candidate: Candidate, grid: Grid, frames: int, training: bool 
             run = candidate.prediction(grid, cpu)
         else:
             step = candidate.step(grid, cpu)
-            _make_state(step.optimiser)
+            _make_state(step.optimizer)
             run = candidate.training(grid, cpu, step)
         trace.peak_bytes = trace.current_bytes
         run(frames)

@@ -20,7 +20,7 @@ from unet4d.models.clstm_unet import build_network
 from unet4d.models.device import autocast
 from unet4d.models.memory_trace import MemoryTrace
 from unet4d.models.topology import rounded_up, strides_and_kernels, total_stride
-from unet4d.training.step_memory import StepMemory, training_memory
+from unet4d.training.step_memory import StepCost, count_step_cost
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 PLAIN, LEANEST = SETTINGS["plain"], SETTINGS["leanest"]
@@ -111,6 +111,6 @@ def _flops(config: Config, frames: int) -> int:
     return trace.flops
 
 
-def _step(config: Config, memory: RecomputeConfig, frames: int) -> StepMemory:
+def _step(config: Config, memory: RecomputeConfig, frames: int) -> StepCost:
     data = dataclasses.replace(config.data, frames=frames)
-    return training_memory(dataclasses.replace(config, data=data, recompute=memory), 1, 4, frames)
+    return count_step_cost(dataclasses.replace(config, data=data, recompute=memory), 1, 4, frames)

@@ -18,7 +18,7 @@ from unet4d.models.device import find_device, resolve_precision
 from unet4d.pipeline.clip_dataset import Batch
 from unet4d.training.resolve import resolved_model
 from unet4d.training.step import TrainingStep
-from unet4d.training.step_memory import training_memory
+from unet4d.training.step_memory import count_step_cost
 
 A100_FLOPS = 312e12
 """Floating-point operations a second of an A100 in bf16 without sparsity, by NVIDIA's data sheet: no step is faster than this."""
@@ -37,7 +37,7 @@ def need_table(drawn: Drawn, per_worker: Mapping[str, float], config: Config | N
         config: of the network; None: the default one.
     """
     config = _resolved(config or Config(), drawn)
-    work = training_memory(config, 1, len(LABELS), labelled_frames=1).flops
+    work = count_step_cost(config, 1, len(LABELS), labelled_frames=1).flops
     steps: dict[str, float | None] = {
         f"an A100 at {share:.0%} of its peak": work / share / A100_FLOPS for share in SHARES
     }

@@ -13,7 +13,7 @@ from unet4d.models.convlstm import ConvLSTMLayer3d
 from unet4d.models.device import autocast
 from unet4d.pipeline.clip_dataset import Batch
 from unet4d.training.loss import LabelledFramesLoss
-from unet4d.training.optimizer import optimiser
+from unet4d.training.optimizer import build_optimizer
 
 WIDTHS = (64, 128, 256, 512)
 """Channels of the published network's levels."""
@@ -114,18 +114,18 @@ class PlainStep:
 
     def __init__(self, network: nn.Module, config: Config, device: torch.device):
         self.network, self.config, self.device = network, config.train, device
-        self.loss, self.optimiser = LabelledFramesLoss(), optimiser(network, config.train)
+        self.loss, self.optimizer = LabelledFramesLoss(), build_optimizer(network, config.train)
         self.scaler = torch.amp.GradScaler(device.type, enabled=config.train.precision == "fp16")
 
     def __call__(self, batch: Batch) -> Tensor:
         """Take one step; return the loss. All frames count as labelled."""
-        self.optimiser.zero_grad(set_to_none=True)
+        self.optimizer.zero_grad(set_to_none=True)
         with autocast(self.device, self.config.precision):
             logits = self.network(batch.image)
         loss = self.loss.of(self.loss.sums(logits.flatten(0, 1), batch.label.flatten(0, 1)))
         self.scaler.scale(loss).backward()
-        self.scaler.unscale_(self.optimiser)
+        self.scaler.unscale_(self.optimizer)
         torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.config.gradient_clip)
-        self.scaler.step(self.optimiser)
+        self.scaler.step(self.optimizer)
         self.scaler.update()
         return loss.detach()

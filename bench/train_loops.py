@@ -28,7 +28,7 @@ from unet4d.training.batches import BatchLoader
 from unet4d.training.loss import LabelledFramesLoss
 from unet4d.training.monitoring.logger import SilentRecord
 from unet4d.training.oom_fallback import OomFallback
-from unet4d.training.optimizer import optimiser
+from unet4d.training.optimizer import build_optimizer
 from unet4d.training.resolve import resolved
 from unet4d.training.trainer import Trainer
 
@@ -144,7 +144,7 @@ class PlainLoop:
 
     def __init__(self, network: CLSTMUNet, config: Config, batches: Iterable[Batch], device: torch.device):
         self.network, self.device = copy.deepcopy(network).train(), device
-        self.loss, self.optimiser = LabelledFramesLoss(), optimiser(self.network, config.train)
+        self.loss, self.optimizer = LabelledFramesLoss(), build_optimizer(self.network, config.train)
         self.precision, self.steps = config.train.precision, config.train.steps_per_epoch
         self._batches = itertools.cycle([(batch.image.to(device), batch.label.to(device)) for batch in batches])
 
@@ -153,12 +153,12 @@ class PlainLoop:
         set_tf32(self.device, self.precision)
         losses = []
         for image, label in itertools.islice(self._batches, self.steps):
-            self.optimiser.zero_grad(set_to_none=True)
+            self.optimizer.zero_grad(set_to_none=True)
             with autocast(self.device, self.precision):
                 logits = self.network(image)
                 loss = self.loss.of(self.loss.sums(logits.flatten(0, 1), label.flatten(0, 1)))
             loss.backward()
-            self.optimiser.step()
+            self.optimizer.step()
             losses.append(loss.detach())
         return losses
 

@@ -28,13 +28,12 @@ from unet4d.models.clstm_unet import build_network
 from unet4d.models.conv_check import ConvolutionShape, check_convolution, check_convolutions, check_equal_frames
 from unet4d.models.device import autocast, set_tf32
 from unet4d.models.ensemble import mean_logits
-from unet4d.models.lstm_gates import fused_steps, step, step_backward
 from unet4d.models.topology import strides_and_kernels
 from unet4d.pipeline.clip_dataset import Batch
 from unet4d.system.gpu_memory import GB
 from unet4d.training.oom_fallback import forget_peak
 from unet4d.training.step import TrainingStep
-from unet4d.training.step_memory import training_memory
+from unet4d.training.step_memory import count_step_cost
 from unet4d.training.train import train
 
 CPU = torch.device("cpu")
@@ -140,9 +139,9 @@ def test_a_step_that_is_not_finite_changes_nothing(device, precision):
     scale, corrupted = step.scale, batch.image.clone()
     corrupted[0, 1, 0, 3, 4, 5] = float("nan")
     before = [weight.clone() for weight in step.network.parameters()]
-    state = [value.clone() for of in step.optimiser.state.values() for value in of.values()]
+    state = [value.clone() for of in step.optimizer.state.values() for value in of.values()]
     step(batch._replace(image=corrupted))
-    after = [value for of in step.optimiser.state.values() for value in of.values()]
+    after = [value for of in step.optimizer.state.values() for value in of.values()]
     assert all(map(torch.equal, step.network.parameters(), before))
     assert all(map(torch.equal, after, state))
     assert step.scale == (scale / 2 if precision == "fp16" else 1)
@@ -306,7 +305,7 @@ def test_the_planned_peak_is_the_measured_one_within_a_tenth_and_never_under(dev
     torch.cuda.empty_cache()
     two_steps(device, config)
     measured = torch.cuda.max_memory_allocated()
-    assert 1 <= training_memory(config, 1, 4, config.data.frames).working_bytes / measured < 1.1
+    assert 1 <= count_step_cost(config, 1, 4, config.data.frames).working_bytes / measured < 1.1
 
 
 @everywhere
@@ -332,24 +331,6 @@ def test_thirty_frames_of_a_whole_short_axis_study_train_within_24_gb(device):
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
     assert loss.isfinite()
-
-
-@everywhere_slowly
-def test_the_fused_arithmetic_of_the_gates_is_the_eager_one(device):
-    fused, fused_backward = fused_steps(device)
-    torch.manual_seed(0)
-    gates, share = torch.randn(2, 2, 8, 4, 4, 3, device=device)
-    cell = torch.randn(2, 2, 4, 4, 3, device=device)
-    eager_gates, fused_gates = gates.clone(), gates.clone()
-    torch.testing.assert_close(fused(fused_gates, share, cell, True), step(eager_gates, share, cell, True))
-    torch.testing.assert_close(fused_gates, eager_gates)
-    grads = [torch.randn_like(cell) for _ in range(3)]
-    after, into = cell + 1, (torch.empty_like(gates), torch.empty_like(gates))
-    torch.testing.assert_close(
-        fused_backward(eager_gates, cell, after, *grads, into[0]),
-        step_backward(eager_gates, cell, after, *grads, into[1]),
-    )
-    torch.testing.assert_close(*into)
 
 
 @on_cuda

@@ -218,9 +218,9 @@ class RecomputeConfig:
     """Above 1, for long series: states are kept between groups of this many chunks only, those inside a group computed again."""
     stages: bool = False
     """Within a chunk, keep only what passes between the stages of the encoder, and compute their inner layers again."""
-    lstm: Literal["gates", "hidden", "borders"] = "hidden"
-    """What a ConvLSTM keeps of a chunk. gates: all its backward pass needs. hidden: inputs and hidden states. borders: inputs, and
-    states every few frames."""
+    lstm: Literal["gates", "hidden"] = "hidden"
+    """What a ConvLSTM keeps of a chunk. gates: all its backward pass needs. hidden: inputs and hidden states; the gates are
+    recomputed."""
 
     def __post_init__(self) -> None:
         """Check every value."""

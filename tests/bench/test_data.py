@@ -207,7 +207,7 @@ def test_a_tree_has_the_children_of_children():
 
 
 def test_what_a_step_asks_for_is_its_batch_over_its_seconds(drawn, monkeypatch):
-    monkeypatch.setattr(data_need, "training_memory", lambda *_, **__: type("Step", (), {"flops": A100_FLOPS / 10}))
+    monkeypatch.setattr(data_need, "count_step_cost", lambda *_, **__: type("Step", (), {"flops": A100_FLOPS / 10}))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     rows = need_table(drawn, {"fast": 30.0, "slow": 4.0})
     assert [row["ms / step"] for row in rows] == pytest.approx([100, 200, 400, 1000])

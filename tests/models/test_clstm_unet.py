@@ -47,7 +47,7 @@ def test_a_new_network_computes_what_its_frame_wise_twin_computes(direction):
 
 def test_a_twins_weights_load_into_the_network():
     twin, fresh = network(0, seed=5), network(seed=6, awake=False)
-    fresh.load_twin(twin.state_dict())
+    fresh.load_framewise_weights(twin.state_dict())
     assert torch.equal(fresh(clip()), twin(clip()))
 
 
@@ -56,7 +56,7 @@ def test_heads_of_deep_supervision_may_be_missing_on_either_side(deep, deep_twin
     twin = network(0, seed=5, deep_supervision=deep_twin)
     fresh = network(seed=6, awake=False, deep_supervision=deep)
     own = [head.weight.clone() for head in fresh.lower_heads.values()]
-    fresh.load_twin(twin.state_dict())
+    fresh.load_framewise_weights(twin.state_dict())
     assert torch.equal(fresh(clip()), twin(clip()))
     heads = [head.weight for head in (twin if deep and deep_twin else fresh).lower_heads.values()]
     assert all(map(torch.equal, heads, [head.weight for head in fresh.lower_heads.values()]))
@@ -65,12 +65,12 @@ def test_heads_of_deep_supervision_may_be_missing_on_either_side(deep, deep_twin
 
 def test_weights_of_the_same_network_load_with_their_recurrence_and_others_do_not():
     made, fresh = network(seed=5, deep_supervision=True), network(seed=6)
-    fresh.load_same(made.state_dict())
+    fresh.load_weights(made.state_dict())
     assert torch.equal(fresh(clip()), made(clip()))
     with pytest.raises(InputError, match=r"another network's: missing \['recurrent"):
-        fresh.load_same(network(0).state_dict())
+        fresh.load_weights(network(0).state_dict())
     with pytest.raises(InputError, match=r"extra \['recurrent"):
-        network(0).load_same(made.state_dict())
+        network(0).load_weights(made.state_dict())
 
 
 def test_deep_supervision_changes_no_other_weight_and_no_prediction():
@@ -93,7 +93,7 @@ def test_a_voxel_of_a_level_stands_for_the_first_of_its_step():
     for norm in [m for m in made.modules() if isinstance(m, InstanceNormLeakyReLU)]:
         norm.forward = lambda x: x  # its mean is over the whole frame
     x = clip(frames=1, grid=(32, 32, 16)).requires_grad_()
-    for features, stride in zip(made._encoded(x, None), [*made.taught_strides, (4, 4, 2)], strict=True):
+    for features, stride in zip(made._encoded(x, None), [*made.head_strides, (4, 4, 2)], strict=True):
         x.grad = None
         place = [16 // step for step in stride[:2]] + [8 // stride[2]]
         features[0, :, *place].sum().backward(retain_graph=True)
@@ -104,9 +104,9 @@ def test_a_voxel_of_a_level_stands_for_the_first_of_its_step():
 
 def test_loading_another_network_as_twin_names_what_differs():
     with pytest.raises(InputError, match=r"missing \[\], extra \['recurrent"):
-        network().load_twin(network().state_dict())
+        network().load_framewise_weights(network().state_dict())
     with pytest.raises(InputError, match=r"another shape \['head.bias"):
-        network().load_twin(CLSTMUNet(2, 5, (4, 6, 8), lstm_channels=0, **ANISOTROPIC).state_dict())
+        network().load_framewise_weights(CLSTMUNet(2, 5, (4, 6, 8), lstm_channels=0, **ANISOTROPIC).state_dict())
 
 
 def test_the_twin_is_equivariant_to_permuting_frames_to_the_bit_and_the_network_is_not():

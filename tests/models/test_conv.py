@@ -7,7 +7,7 @@ import torch
 from torch.nn.functional import conv3d
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from unet4d.models.conv import Convolution, convolved, gradients, same_padding
+from unet4d.models.conv import Convolution, convolution_gradients, convolved, same_padding
 
 KERNELS = [(1, 1, 1), (3, 3, 1), (1, 3, 3), (3, 3, 3)]
 with_kernel = pytest.mark.parametrize("kernel", KERNELS, ids=str)
@@ -57,7 +57,7 @@ def test_its_gradients_are_autograds(kernel):
     answer = torchs(*leaves)
     of_answer = torch.randn_like(answer)
     wanted = torch.autograd.grad(answer, leaves, of_answer)
-    got = gradients(of_answer, *(leaf.detach() for leaf in leaves[:2]), (True, True, True))
+    got = convolution_gradients(of_answer, *(leaf.detach() for leaf in leaves[:2]), (True, True, True))
     torch.testing.assert_close(got, wanted)
     through = torch.autograd.grad(convolved(*leaves), leaves, of_answer)
     torch.testing.assert_close(through, wanted)
@@ -67,7 +67,7 @@ def test_its_gradients_are_autograds(kernel):
 @pytest.mark.parametrize("wanted", [(True, False, False), (False, True, False), (False, False, True), (False,) * 3])
 def test_no_gradient_is_computed_that_is_not_wanted(kernel, wanted):
     x, weight, _ = tensors(kernel)
-    got = gradients(torch.ones(2, 3, 4, 5, 4, 2, dtype=x.dtype), x.detach(), weight.detach(), wanted)
+    got = convolution_gradients(torch.ones(2, 3, 4, 5, 4, 2, dtype=x.dtype), x.detach(), weight.detach(), wanted)
     assert tuple(of is not None for of in got) == wanted
 
 

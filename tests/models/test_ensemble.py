@@ -14,7 +14,7 @@ import torch
 from unet4d.config import Config
 from unet4d.errors import InputError
 from unet4d.models.checkpoint import Task, TrainedModel
-from unet4d.models.ensemble import check_alike, mean_logits
+from unet4d.models.ensemble import check_compatible, mean_logits
 
 SHAPE = (3, 4, 5, 4, 2)  # T, K, X, Y, Z
 
@@ -86,11 +86,11 @@ def model(name: str = "one", *, task: dict | None = None, data: dict | None = No
 )
 def test_models_that_differ_are_refused_with_both_names(changed, words):
     with pytest.raises(InputError, match=f"^other and one cannot answer together: {words}"):
-        check_alike([model(), model("two"), model("other", **changed)])
+        check_compatible([model(), model("two"), model("other", **changed)])
 
 
 def test_models_that_differ_elsewhere_may_be_mixed():
-    check_alike([model(), model(data={"patch_size": (8, 8, 8)}, task={"held_out": ("anna",)})])
-    check_alike([model(), model(task={"channel_kinds": ("signal",)})])  # an older checkpoint says nothing of kinds
+    check_compatible([model(), model(data={"patch_size": (8, 8, 8)}, task={"held_out": ("anna",)})])
+    check_compatible([model(), model(task={"channel_kinds": ("signal",)})])  # an older checkpoint says nothing of kinds
     with pytest.raises(InputError, match="no model came"):
-        check_alike([])
+        check_compatible([])

@@ -19,7 +19,7 @@ from unet4d.models.clstm_unet import build_network
 from unet4d.models.memory_trace import MemoryTrace, peak_bytes
 from unet4d.pipeline.clip_dataset import Batch
 from unet4d.training.step import TrainingStep
-from unet4d.training.step_memory import StepMemory, training_memory
+from unet4d.training.step_memory import StepCost, count_step_cost
 
 MODEL = ModelConfig(channels=[8, 16], lstm_channels=4, strides=[(2, 2, 1)], kernel_size=[(3, 3, 1), (3, 3, 3)])
 SIZE, FRAMES, BATCH, CLASSES = (16, 16, 8), 4, 2, 3
@@ -281,7 +281,7 @@ LABELLED = torch.tensor([[False, False, True, True]] * BATCH)
 
 
 def steps(config: Config, count: int = 2) -> None:
-    """Training steps as `training_memory` counts them, on random images if they are real."""
+    """Training steps as `count_step_cost` counts them, on random images if they are real."""
     step = TrainingStep(build_network(config.model, 1, CLASSES), config, torch.device("cpu"))
     grid = config.data.patch_size
     image, label = torch.rand(BATCH, FRAMES, 1, *grid), torch.zeros(BATCH, FRAMES, *grid, dtype=torch.uint8)
@@ -290,8 +290,8 @@ def steps(config: Config, count: int = 2) -> None:
 
 
 @functools.cache
-def planned(precision: str, chunk_frames: int) -> StepMemory:
-    return training_memory(config(precision, chunk_frames=chunk_frames), 1, CLASSES, 2)
+def planned(precision: str, chunk_frames: int) -> StepCost:
+    return count_step_cost(config(precision, chunk_frames=chunk_frames), 1, CLASSES, 2)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
@@ -309,7 +309,7 @@ def test_with_what_convolutions_take_inside_the_plan_is_never_under_and_not_much
     model = dataclasses.replace(MODEL, channels=[32, 64])
     chosen = dataclasses.replace(config(precision, (32, 32, 16), chunk_frames=chunk_frames), model=model)
     real_bytes = handed_out_bytes(lambda: steps(chosen), inside_convolutions=True)
-    assert 1 <= training_memory(chosen, 1, CLASSES, 2).working_bytes / real_bytes < most
+    assert 1 <= count_step_cost(chosen, 1, CLASSES, 2).working_bytes / real_bytes < most
 
 
 def test_the_planned_step_is_like_all_that_follow_the_first():
@@ -336,7 +336,7 @@ def test_heads_of_deep_supervision_and_a_moving_average_are_counted():
     plain = dataclasses.replace(config("fp32", chunk_frames=0), model=three)
     deep = dataclasses.replace(plain, model=dataclasses.replace(three, deep_supervision=True))
     averaged = dataclasses.replace(plain, train=dataclasses.replace(plain.train, ema_decay=0.99))
-    counted, taught, kept = (training_memory(one, 1, CLASSES, 3) for one in (plain, deep, averaged))
+    counted, taught, kept = (count_step_cost(one, 1, CLASSES, 3) for one in (plain, deep, averaged))
     voxels = BATCH * 3 * (8 * 8 * 8)  # of the labelled frames at level 1
     head_flops = 2 * voxels * 16 * CLASSES  # forward; as many for the gradient of its input, and of its weight
     assert taught.flops - counted.flops == 3 * head_flops
@@ -349,7 +349,7 @@ def test_unlabelled_frames_of_a_frame_wise_network_are_not_counted():
     """Their image alone is there."""
     framewise = dataclasses.replace(config("bf16", chunk_frames=0), model=dataclasses.replace(MODEL, lstm_channels=0))
     longer = dataclasses.replace(framewise, data=dataclasses.replace(framewise.data, frames=4 * FRAMES))
-    short, long = (training_memory(one, 1, CLASSES, 2) for one in (framewise, longer))
+    short, long = (count_step_cost(one, 1, CLASSES, 2) for one in (framewise, longer))
     image_and_label_bytes = BATCH * 3 * FRAMES * 16 * 16 * 8 * (4 + 1)
     assert long.flops == short.flops
     assert long.peak_bytes - short.peak_bytes <= image_and_label_bytes
@@ -358,7 +358,7 @@ def test_unlabelled_frames_of_a_frame_wise_network_are_not_counted():
 def test_of_several_batches_the_gradients_are_held_and_the_work_adds_up():
     plain = config("bf16", chunk_frames=0)
     several = dataclasses.replace(plain, train=dataclasses.replace(plain.train, accumulate_batches=3))
-    one, three = planned("bf16", 0), training_memory(several, 1, CLASSES, 2)
+    one, three = planned("bf16", 0), count_step_cost(several, 1, CLASSES, 2)
     gradients = sum(-(-4 * w.numel() // 512) * 512 for w in build_network(MODEL, 1, CLASSES).parameters())
     assert three.flops == 3 * one.flops
     assert 0 < three.peak_bytes - one.peak_bytes <= gradients + 4 * 512  # and the losses
@@ -368,10 +368,10 @@ def test_the_largest_tensor_is_counted_and_frames_are_decoded_in_groups_to_bound
     """The largest is the concatenation of the first level's 8 channels with a skip of as many; then what is encoded."""
     model = dataclasses.replace(MODEL, lstm_channels=1)
     chosen, frame = dataclasses.replace(config("bf16", chunk_frames=0), model=model), 2 * 8 * 16 * 16 * 8
-    plain = training_memory(chosen, 1, CLASSES, FRAMES)
+    plain = count_step_cost(chosen, 1, CLASSES, FRAMES)
     assert plain.largest_elements == BATCH * FRAMES * frame
     monkeypatch.setattr(clstm_unet, "MOST_ELEMENTS", 3 * frame - 1)
-    grouped = training_memory(chosen, 1, CLASSES, FRAMES)
+    grouped = count_step_cost(chosen, 1, CLASSES, FRAMES)
     assert grouped.largest_elements == BATCH * FRAMES * frame // 2
     assert grouped.flops == plain.flops
 
@@ -383,6 +383,6 @@ def test_half_precisions_take_the_same():
 def test_planning_draws_nothing_random_and_leaves_its_config():
     chosen = config("fp16", chunk_frames=2)
     before, state = dataclasses.replace(chosen), torch.get_rng_state()
-    training_memory(chosen, 1, CLASSES, 1)
+    count_step_cost(chosen, 1, CLASSES, 1)
     assert chosen == before
     assert torch.equal(state, torch.get_rng_state())

@@ -59,7 +59,7 @@ def on_meta(monkeypatch):
     def plain(network, config):
         return Plain(network.parameters(), {"lr": config.learning_rate})
 
-    monkeypatch.setattr(unet4d.training.step, "optimiser", plain)
+    monkeypatch.setattr(unet4d.training.step, "build_optimizer", plain)
 
 
 def test_mixed_devices_and_reading_are_seen():
@@ -75,7 +75,6 @@ def test_mixed_devices_and_reading_are_seen():
         ("bidirectional", RecomputeConfig(0, lstm="gates")),
         ("bidirectional", RecomputeConfig(2)),
         ("forward", RecomputeConfig(1, 2, stages=True)),
-        ("forward", RecomputeConfig(0, lstm="borders")),
     ],
     ids=str,
 )

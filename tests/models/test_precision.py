@@ -68,7 +68,7 @@ def one_step(precision: str, memory: RecomputeConfig) -> TrainingStep:
 
 
 @in_half
-@pytest.mark.parametrize("memory", [RecomputeConfig(0), RecomputeConfig(1, 2, stages=True, lstm="borders")], ids=str)
+@pytest.mark.parametrize("memory", [RecomputeConfig(0), RecomputeConfig(1, 2, stages=True, lstm="gates")], ids=str)
 def test_in_a_step_convolutions_alone_are_in_half_precision_and_sums_never(precision, memory):
     with Dtypes() as seen:
         step = one_step(precision, memory)
@@ -81,7 +81,7 @@ def test_in_a_step_convolutions_alone_are_in_half_precision_and_sums_never(preci
         assert seen.of[name] <= wide, name
     assert {"_log_softmax", "exp", "sum"} <= seen.of.keys()
     for weight in step.network.parameters():
-        moments = step.optimiser.state[weight]
+        moments = step.optimizer.state[weight]
         assert {weight.dtype, moments["exp_avg"].dtype, moments["exp_avg_sq"].dtype} == wide
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from typing import get_args
 
@@ -16,8 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 from unet4d import ConvLSTM3d
 from unet4d.errors import InputError
-from unet4d.models import lstm_gates as module
-from unet4d.models.lstm_gates import fused_steps, step, step_backward
+from unet4d.models.lstm_gates import step, step_backward
 from unet4d.models.scan import Keep, scan
 
 KEEPS = get_args(Keep)
@@ -141,11 +139,10 @@ def kept_bytes(keep: Keep) -> tuple[int, int, int]:
 
 
 def test_what_is_kept_is_what_the_name_says():
-    """Of 9 frames. gates: hidden states, gates (4) and cell states; hidden: hidden states; borders: 2 hidden and 2 cell states."""
-    (gates, gates_out, one), (hidden, hidden_out, _), (borders, borders_out, _) = map(kept_bytes, KEEPS)
+    """gates: hidden states, gates (4) and cell states of 9 frames; hidden: hidden states."""
+    (gates, gates_out, one), (hidden, hidden_out, _) = map(kept_bytes, KEEPS)
     assert (gates, gates_out) == (9 * (1 + 4 + 1) * one, 9 * one)
     assert (hidden, hidden_out) == (9 * one, 9 * one)
-    assert (borders, borders_out) == (4 * one, 0)
 
 
 @with_keep
@@ -254,67 +251,26 @@ def test_a_compiled_layer_gives_the_same(keep):
     )
 
 
-def test_an_unknown_keep_says_which_there_are():
-    with pytest.raises(InputError, match="'all'; wanted one of gates, hidden, borders"):
-        ours(tensors(), "all")
+@pytest.mark.parametrize("keep", ["all", "borders"])
+def test_an_unknown_keep_is_an_error_that_names_the_known_ones(keep):
+    with pytest.raises(InputError, match=f"'{keep}', expected one of gates, hidden"):
+        ours(tensors(), keep)
 
 
-def steps_and_gradients(forward, backward, dtype) -> list[Tensor]:
+def steps_and_gradients(dtype) -> list[Tensor]:
     """All that two steps and their gradients give, the activated gates they leave behind included."""
     torch.manual_seed(1)
     gates, share, into = torch.randn(3, 2, 12, 4, 3, 2).to(dtype)
     cell, *grads = torch.randn(4, 2, 3, 4, 3, 2)
     grads[:2] = [grad.to(dtype) for grad in grads[:2]]
     first, second = gates.clone(), gates.clone()
-    hidden, after = forward(first, share, cell, True)
-    of_cell = backward(first, cell, after, *grads, into)
-    of_cell_in_place = backward(activated := first.clone(), cell, after, *grads, activated)
-    return [first, hidden, after, *forward(second, None, cell, False), into, activated, of_cell, of_cell_in_place]
+    hidden, after = step(first, share, cell, True)
+    of_cell = step_backward(first, cell, after, *grads, into)
+    of_cell_in_place = step_backward(activated := first.clone(), cell, after, *grads, activated)
+    return [first, hidden, after, *step(second, None, cell, False), into, activated, of_cell, of_cell_in_place]
 
 
 def test_a_gradient_may_overwrite_the_gates_it_is_made_from():
-    *_, into, in_place, of_cell, of_cell_in_place = steps_and_gradients(step, step_backward, torch.float32)
+    *_, into, in_place, of_cell, of_cell_in_place = steps_and_gradients(torch.float32)
     assert torch.equal(into, in_place)
     assert torch.equal(of_cell, of_cell_in_place)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_the_compiled_steps_are_the_eager_ones(dtype):
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", UserWarning)
-        fused = fused_steps(torch.device("cpu"))
-    assert fused != (step, step_backward)
-    torch.testing.assert_close(steps_and_gradients(*fused, dtype), steps_and_gradients(step, step_backward, dtype))
-
-
-@pytest.fixture
-def without_compiler(monkeypatch: pytest.MonkeyPatch):
-    def compiled(function, **options):
-        def fails(*arguments):
-            raise RuntimeError("no compiler found\nand a long story")
-
-        return fails
-
-    monkeypatch.setattr(torch, "compile", compiled)
-    fused_steps.cache_clear()
-    yield
-    fused_steps.cache_clear()
-
-
-@pytest.mark.usefixtures("without_compiler")
-def test_without_a_compiler_the_steps_run_unfused_with_one_warning():
-    with pytest.warns(UserWarning, match=r"unfused: no compiler found$") as said:
-        assert [fused_steps(torch.device("cpu")) for _ in range(2)] == [(step, step_backward)] * 2
-    assert len(said) == 1
-
-
-def test_the_steps_are_fused_on_cuda_alone_and_only_when_asked(monkeypatch):
-    monkeypatch.setattr(module, "fused_steps", lambda device: f"fused for {device}")
-    cpu, cuda = torch.device("cpu"), torch.device("cuda")
-    assert [module.steps_for(device) for device in (cpu, cuda)] == [(step, step_backward)] * 2
-    module.fuse_gates()
-    try:
-        assert [module.steps_for(device) for device in (cpu, cuda)] == [(step, step_backward), "fused for cuda"]
-    finally:
-        module.fuse_gates(False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from unet4d.errors import InputError
-from unet4d.models.topology import checked_divisible, rounded_up, strides_and_kernels, total_stride
+from unet4d.models.topology import check_divisible, rounded_up, strides_and_kernels, total_stride
 
 
 @pytest.mark.parametrize(
@@ -76,6 +76,6 @@ def test_no_stride_is_wider_than_the_kernel_that_carries_it(size, thickness):
 def test_total_stride_and_rounding_up():
     assert total_stride([(2, 2, 1), (2, 1, 1), (2, 2, 2)]) == (8, 4, 2)
     assert rounded_up((8, 9, 1), (8, 4, 2)) == (8, 12, 2)
-    checked_divisible((8, 12, 2), (8, 4, 2))
+    check_divisible((8, 12, 2), (8, 4, 2))
     with pytest.raises(InputError, match=r"pad to \(8, 12, 2\)"):
-        checked_divisible((8, 9, 1), (8, 4, 2))
+        check_divisible((8, 9, 1), (8, 4, 2))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import json
 import math
 from collections.abc import Callable
@@ -19,16 +18,15 @@ from unet4d.config import Config, DataConfig, ModelConfig, RecomputeConfig, Trai
 from unet4d.pipeline.fingerprint import Fingerprint
 from unet4d.planning.candidates import (
     StepMemoryEstimator,
-    candidates,
+    group_by_view,
+    list_candidates,
     planned_model,
-    same_view,
     usual_largest,
-    ways,
     whole_study,
 )
 from unet4d.planning.plan import Plan, _cheapest, plan
 from unet4d.system.gpu_memory import CONTEXT_BYTES, GB, NCCL_BYTES, sufficient_bytes
-from unet4d.training.step_memory import StepFit, StepMemory
+from unet4d.training.step_memory import StepCost, StepFit, recompute_schedules
 
 PLAIN = RecomputeConfig(0, lstm="gates")
 CINE = Fingerprint(1.4, (1.4, 1.4, 10.0), ((250, 256, 11), (200, 220, 10), (220, 240, 9)), (30, 25, 28))
@@ -125,28 +123,28 @@ def test_the_same_is_planned_twice(planned, headers, tmp_path):
 
 def test_of_the_ways_that_fit_the_fastest_is_taken(phantom, tmp_path):
     made = plan(phantom, tmp_path / "plan.yaml", small(), with_room(8))
-    assert made.fit.memory != PLAIN
-    assert made.config.recompute == made.fit.memory
+    assert made.fit.recompute != PLAIN
+    assert made.config.recompute == made.fit.recompute
     counts = StepMemoryEstimator(1, 4, lambda frames: frames, made.budget_bytes)
-    rungs = ways(RecomputeConfig(), 4)
-    faster = rungs[: rungs.index(made.fit.memory)]
+    rungs = recompute_schedules(RecomputeConfig(), 4)
+    faster = rungs[: rungs.index(made.fit.recompute)]
     assert [rung for rung in faster if counts.fits(counts.exact(made.config, rung))] == []
-    assert counts.exact(made.config, made.fit.memory) == made.fit  # the true count, not a scaled one
+    assert counts.exact(made.config, made.fit.recompute) == made.fit  # the true count, not a scaled one
 
 
 def test_scaling_to_another_patch_or_batch_is_near_the_count():
-    large, middle, *_ = candidates(small(frame_wise=True), CINE)
-    tiny = candidates(small(frame_wise=True, frames=30), CINE)[-1]
+    large, middle, *_ = list_candidates(small(frame_wise=True), CINE)
+    tiny = list_candidates(small(frame_wise=True, frames=30), CINE)[-1]
     counts = StepMemoryEstimator(1, 4, lambda frames: 2, 10**15)
     counts.exact(large, PLAIN)
     for other in (middle, tiny):
         scaled, exact = counts.fit(other, PLAIN), counts.exact(other, PLAIN)
         assert scaled.planned_bytes == pytest.approx(exact.planned_bytes, rel=0.02)
-        assert scaled.step.flops == exact.step.flops
+        assert scaled.cost.flops == exact.cost.flops
 
 
 def test_the_candidates_go_from_what_sees_most_to_what_sees_least():
-    found = candidates(Config(), CINE)
+    found = list_candidates(Config(), CINE)
     assert [seen(one) for one in found] == sorted((seen(one) for one in found), reverse=True)
     first, second, last = found[0], found[1], found[-1]
     # 250 x 256 x 11, rounded up to 16 x 16 x 2.
@@ -160,16 +158,18 @@ def test_the_candidates_go_from_what_sees_most_to_what_sees_least():
 
 def test_large_batches_are_candidates_for_whole_studies_of_large_datasets_alone():
     def batches(studies: int, view: int) -> list[tuple[int, int]]:
-        options = same_view(candidates(Config(), CINE, studies))[view]
+        options = group_by_view(list_candidates(Config(), CINE, studies))[view]
         return [(one.train.batch_size, one.train.accumulate_batches) for one in options]
 
     assert batches(79, 0) == batches(10**6, 1) == [(2, 1), (1, 2)]
     assert batches(80, 0) == [(4, 1), (2, 1), (1, 2)]
     assert batches(160, 0) == [(8, 1), (4, 1), (2, 1), (1, 2)]
     given = Config(train=TrainConfig(batch_size=3, accumulate_batches=2))
-    assert {(one.train.batch_size, one.train.accumulate_batches) for one in candidates(given, CINE, 10**6)} == {(3, 2)}
+    assert {(one.train.batch_size, one.train.accumulate_batches) for one in list_candidates(given, CINE, 10**6)} == {
+        (3, 2)
+    }
     given = Config(train=TrainConfig(accumulate_batches=4))
-    assert {(one.train.batch_size, one.train.accumulate_batches) for one in candidates(given, CINE, 10**6)} == {
+    assert {(one.train.batch_size, one.train.accumulate_batches) for one in list_candidates(given, CINE, 10**6)} == {
         (2, 4),
         (1, 4),
     }
@@ -182,7 +182,7 @@ class MadeUpCounts(StepMemoryEstimator):
         clips, is_cut = config.train.batch_size, bool(memory.chunk_frames)
         need = 100 * clips // (3 if is_cut else 1)
         work = (16 if is_cut else 10) * clips * config.train.accumulate_batches
-        return StepFit(memory, StepMemory(need, need, 0, work))
+        return StepFit(memory, StepCost(need, need, 0, work))
 
     fit = exact
 
@@ -194,9 +194,9 @@ class MadeUpCounts(StepMemoryEstimator):
 def test_of_the_batches_that_fit_the_one_that_computes_least_for_a_clip_is_taken(room, batch, is_cut):
     """At 150 bytes 2 clips fit in chunks, and one after the other at once, which is 1.6 times cheaper."""
     counts = MadeUpCounts(1, 4, lambda frames: frames, math.ceil(sufficient_bytes(room)))
-    chosen = _cheapest(same_view(candidates(Config(), CINE, 10**6))[0], counts)
+    chosen = _cheapest(group_by_view(list_candidates(Config(), CINE, 10**6))[0], counts)
     assert (chosen.config.train.batch_size, chosen.config.train.accumulate_batches) == batch
-    assert bool(chosen.fit.memory.chunk_frames) == is_cut
+    assert bool(chosen.fit.recompute.chunk_frames) == is_cut
 
 
 def test_two_batches_of_one_clip_are_planned_where_one_of_two_would_have_to_be_cut(headers, tmp_path):
@@ -205,20 +205,20 @@ def test_two_batches_of_one_clip_are_planned_where_one_of_two_would_have_to_be_c
     needed = plan(dataset, tmp_path / "one.yaml", alone, 24).fit.planned_bytes
     made = plan(dataset, tmp_path / "plan.yaml", asked, with_room(sufficient_bytes(1.01 * needed) / 1e6))
     assert (made.config.train.batch_size, made.config.train.accumulate_batches) == (1, 2)
-    assert made.fit.step.largest_elements > 0
+    assert made.fit.cost.largest_elements > 0
     assert made.config.recompute == PLAIN
     assert "times the work to fit" in made.text.partition("train.accumulate_batches")[2].partition("\n")[0]
     assert Config.from_dict(yaml.safe_load(made.path.read_text())) == made.config
 
 
 def test_counts_of_several_batches_scaled_from_one_are_near_the_count():
-    first, *_ = candidates(small(frame_wise=True), CINE)
+    first, *_ = list_candidates(small(frame_wise=True), CINE)
     counts = StepMemoryEstimator(1, 4, lambda frames: 2, 10**15)
     counts.exact(first, PLAIN)
     several = dataclasses.replace(first, train=dataclasses.replace(first.train, batch_size=1, accumulate_batches=2))
     scaled, exact = counts.fit(several, PLAIN), counts.exact(several, PLAIN)
     assert scaled.planned_bytes == pytest.approx(exact.planned_bytes, rel=0.02)
-    assert scaled.step.flops == pytest.approx(exact.step.flops, rel=1e-3)
+    assert scaled.cost.flops == pytest.approx(exact.cost.flops, rel=1e-3)
 
 
 def test_a_plan_that_leaves_most_of_the_card_empty_says_why(planned, headers, tmp_path):
@@ -235,7 +235,7 @@ def test_a_plan_that_leaves_most_of_the_card_empty_says_why(planned, headers, tm
 
 def test_short_studies_are_not_clipped_and_small_ones_not_cut():
     few = Fingerprint(2.0, (2.0, 2.0, 8.0), ((30, 28, 5),), (7,))
-    assert {(one.data.patch_size, one.data.frames) for one in candidates(Config(), few)} == {((32, 28, 5), 7)}
+    assert {(one.data.patch_size, one.data.frames) for one in list_candidates(Config(), few)} == {((32, 28, 5), 7)}
 
 
 def test_an_outlier_does_not_set_the_patch():
@@ -281,12 +281,9 @@ def test_what_is_set_is_kept(phantom, tmp_path):
     )
 
 
-def test_a_part_of_the_way_to_cut_is_kept():
-    assert {way.lstm for way in ways(RecomputeConfig(lstm="borders"), 9)} == {"borders"}
-    assert {way.stages for way in ways(RecomputeConfig(stages=True), 9)} == {True}
-    assert ways(RecomputeConfig(3), 9) == [RecomputeConfig(3)]
-    for left, right in itertools.combinations(ways(RecomputeConfig(stages=True), 9), 2):
-        assert left != right
+def test_a_given_width_of_chunks_is_the_only_one_planned():
+    config = Config(DataConfig(frames=9), recompute=RecomputeConfig(3))
+    assert StepMemoryEstimator(1, 4, lambda frames: frames, 1)._schedules(config) == [RecomputeConfig(3)]
 
 
 def test_a_single_frame_is_planned_and_told_that_recurrence_has_nothing_to_carry(headers, tmp_path):
@@ -338,7 +335,7 @@ def test_several_gpus_hold_a_share_each_and_the_file_has_the_batch_of_all(header
         share = one.config.train.batch_size
         assert f"clips of a step, of which each of {gpus} GPUs takes {share}\n" in made.text
         assert f"of each of {gpus} GPUs of " in made.text
-        assert f"{made.fit.step.flops / 1e12:.3g} TFLOP" in made.text.partition("on each GPU ")[2]
+        assert f"{made.fit.cost.flops / 1e12:.3g} TFLOP" in made.text.partition("on each GPU ")[2]
         assert "next larger on each GPU: " in made.text
         assert "on each GPU" not in one.text
 

@@ -29,7 +29,7 @@ CUTS = [
     RecomputeConfig(1),
     RecomputeConfig(2),
     RecomputeConfig(3, stages=True),
-    RecomputeConfig(2, lstm="borders"),
+    RecomputeConfig(2, lstm="gates"),
     RecomputeConfig(1, 3),
     RecomputeConfig(2, 2, stages=True, lstm="gates"),
     RecomputeConfig(100, 2),
@@ -56,7 +56,7 @@ def loss_and_gradients(made, memory, image, label, labelled=LABELLED) -> list[to
     torch.manual_seed(2)  # the same channels dropped every time
     made.zero_grad()
     image = image.clone().requires_grad_()
-    loss = ClipLoss(made, memory)(image, label, labelled, made.drawn_dropout(len(image)))
+    loss = ClipLoss(made, memory)(image, label, labelled, made.sample_dropout(len(image)))
     loss.backward()
     return [loss.detach(), image.grad, *(weight.grad for weight in made.parameters())]
 
@@ -121,7 +121,7 @@ def test_deep_supervision_is_the_weighted_mean_of_the_losses_of_all_levels_but_t
     """Weights 4, 2 and 1 of 7; the truth of a level is its nearest voxel, as torch takes it."""
     made, (label, labelled) = four_levels(), (clip()[1], torch.tensor(LABELLED))
     image = torch.randn(2, FRAMES, 1, *GRID, dtype=torch.float64)
-    levels, _ = made.taught_logits(image)
+    levels, _ = made.deep_supervision_logits(image)
     wanted = 0.0
     for weight, level, grid in zip((4, 2, 1), levels, [(8, 8, 4), (4, 4, 4), (2, 4, 2)], strict=True):
         assert level.shape == (2 * FRAMES, 3, *grid)
@@ -199,7 +199,7 @@ def test_dropout_takes_whole_channels_from_all_frames_alike_and_only_in_training
     torch.manual_seed(0)
     drawn = made.train()(image)
     torch.testing.assert_close(drawn, drawn[:, :1].expand_as(drawn))  # equal frames stay equal
-    factors = torch.stack([factor[0] for factor in made.drawn_dropout(50)[:1]])
+    factors = torch.stack([factor[0] for factor in made.sample_dropout(50)[:1]])
     assert set(factors.unique().tolist()) == {0.0, 2.0}  # kept channels are scaled to keep the mean
     assert not torch.allclose(made(image), drawn)
     assert torch.equal(made.eval()(image), made(image))
@@ -218,9 +218,9 @@ def framewise_oracle(made: CLSTMUNet, image: torch.Tensor, label: torch.Tensor, 
     """The loss and all gradients where every frame is encoded and decoded, and the labelled ones are selected afterwards."""
     made.zero_grad()
     image = image.clone().requires_grad_()
-    levels, _ = made.taught_logits(image)
+    levels, _ = made.deep_supervision_logits(image)
     weights, total = [0.5**level for level in range(len(levels))], 0.0
-    for weight, logits, (x, y, z) in zip(weights, levels, made.taught_strides, strict=True):
+    for weight, logits, (x, y, z) in zip(weights, levels, made.head_strides, strict=True):
         truth, folded = label[:, :, ::x, ::y, ::z], logits.unflatten(0, image.shape[:2])
         total += weight / sum(weights) * LabelledFramesLoss()(folded, truth, torch.tensor(labelled))
     total.backward()
@@ -237,7 +237,7 @@ def test_a_frame_wise_network_learns_from_labelled_frames_alone_as_if_all_were_e
 
 def test_a_frame_wise_network_drops_the_same_channels_as_if_all_frames_were_encoded():
     made, image = network(lstm_channels=0, dropout=0.5), clip()[0]
-    kept = made.drawn_dropout(2, torch.Generator().manual_seed(3))
+    kept = made.sample_dropout(2, torch.Generator().manual_seed(3))
     alone, _ = made.logits(image, chosen=torch.tensor([0, 4, 12]), kept=kept)
     torch.testing.assert_close(alone, made.logits(image, kept=kept)[0][[0, 4, 12]])
 

@@ -17,10 +17,10 @@ from unet4d.system.gpu_memory import GB
 from unet4d.training import oom_fallback
 from unet4d.training.oom_fallback import OomFallback
 from unet4d.training.step import TrainingStep
-from unet4d.training.step_memory import StepFit, StepMemory, ladder
+from unet4d.training.step_memory import StepCost, StepFit, recompute_schedules
 
 BATCH = Batch(torch.zeros(1, 8, 1, 4, 4, 2), torch.zeros(1, 8, 4, 4, 2), torch.ones(1, 8, dtype=torch.bool))
-PLANNED = StepFit(RecomputeConfig(0), StepMemory(2 * GB, 3 * GB, GB, 1))
+PLANNED = StepFit(RecomputeConfig(0), StepCost(2 * GB, 3 * GB, GB, 1))
 
 
 class Step:
@@ -30,7 +30,7 @@ class Step:
 
     def __init__(self, room: float, ranks: ProcessGroup = ProcessGroup()):  # noqa: B008
         self.room, self.ranks, self.memory, self.taken = room, ranks, RecomputeConfig(0), []
-        self.optimiser = torch.optim.SGD([torch.zeros(1)], 0.1)
+        self.optimizer = torch.optim.SGD([torch.zeros(1)], 0.1)
 
     def use(self, memory):
         self.memory = memory
@@ -59,8 +59,8 @@ def test_it_goes_down_the_ladder_until_the_step_fits_and_stays_there():
     assert step.taken == [(number, RecomputeConfig(2)) for number in range(3)]
     assert said == [
         "out of memory with all frames at once; going on with all frames at once, encoder stages twice",
-        "out of memory with all frames at once, encoder stages twice; going on with chunks of 4 frames, the rest computed again",
-        "out of memory with chunks of 4 frames, the rest computed again; going on with chunks of 2 frames, the rest computed again",
+        "out of memory with all frames at once, encoder stages twice; going on with chunks of 4 frames, the rest recomputed",
+        "out of memory with chunks of 4 frames, the rest recomputed; going on with chunks of 2 frames, the rest recomputed",
     ]
 
 
@@ -68,7 +68,7 @@ def test_below_the_leanest_way_there_is_none():
     guard, step, _ = watched(room=0)
     with pytest.raises(torch.OutOfMemoryError):
         guard([BATCH], 0)
-    assert step.memory == ladder(8)[-1]
+    assert step.memory == recompute_schedules(RecomputeConfig(), 8)[-1]
 
 
 def test_one_of_several_processes_does_not_take_a_step_again_that_the_others_are_in_the_midst_of():

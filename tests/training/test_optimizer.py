@@ -8,7 +8,7 @@ import pytest
 
 from unet4d import CLSTMUNet
 from unet4d.config import TrainConfig
-from unet4d.training.optimizer import learning_rate_factor, optimiser, schedule
+from unet4d.training.optimizer import build_optimizer, build_schedule, learning_rate_factor
 
 
 @pytest.mark.parametrize("kind", ["polynomial", "cosine"])
@@ -29,10 +29,10 @@ def test_a_short_run_warms_up_for_a_tenth_of_it():
 
 def test_decay_is_for_convolutions_alone_and_every_weight_is_trained():
     network = CLSTMUNet(1, 2, (4, 6), [(2, 2, 1)])
-    adamw = optimiser(network, TrainConfig(weight_decay=0.1))
+    adamw = build_optimizer(network, TrainConfig(weight_decay=0.1))
     decayed = {id(p) for group in adamw.param_groups if group["weight_decay"] for p in group["params"]}
     every = {id(p) for group in adamw.param_groups for p in group["params"]}
     assert every == {id(p) for p in network.parameters()}
     assert all((id(p) in decayed) == name.endswith("weight") for name, p in network.named_parameters() if p.ndim != 1)
     assert not any(id(p) in decayed for p in network.parameters() if p.ndim == 1)
-    assert schedule(adamw, TrainConfig()).get_last_lr()[0] < TrainConfig().learning_rate
+    assert build_schedule(adamw, TrainConfig()).get_last_lr()[0] < TrainConfig().learning_rate

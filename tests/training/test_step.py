@@ -15,7 +15,7 @@ from unet4d.models.clstm_unet import build_network
 from unet4d.pipeline.clip_dataset import Batch
 from unet4d.system.distributed import ProcessGroup
 from unet4d.training.clip_loss import ClipLoss
-from unet4d.training.optimizer import optimiser, schedule
+from unet4d.training.optimizer import build_optimizer, build_schedule
 from unet4d.training.step import TrainingStep
 
 CPU = torch.device("cpu")
@@ -53,7 +53,7 @@ def weights(step: TrainingStep) -> dict[str, torch.Tensor]:
 
 
 def moments(step: TrainingStep) -> dict:
-    return copy.deepcopy(step.optimiser.state_dict()["state"])
+    return copy.deepcopy(step.optimizer.state_dict()["state"])
 
 
 def spoil_gradient(step: TrainingStep):
@@ -100,8 +100,8 @@ def test_a_step_that_is_not_finite_changes_nothing_and_the_next_is_as_without_it
     if not first:
         assert same(moments(step), learnt)
 
-    other.optimiser.zero_grad()
-    other.optimiser.step()  # takes nothing without gradients
+    other.optimizer.zero_grad()
+    other.optimizer.step()  # takes nothing without gradients
     other.schedule.step()  # the learning rate goes on
     if precision == "fp16":
         set_scale(other, 2.0**15)
@@ -140,7 +140,7 @@ def test_a_large_gradient_whose_norm_float32_holds_is_learnt_from(precision, cli
     for seed in range(3):
         assert all(value.isfinite() for value in step(clips(seed)))
     after = weights(step)
-    assert all(value.isfinite().all() for value in [*after.values(), *step.optimiser.state_dict()["state"][0].values()])
+    assert all(value.isfinite().all() for value in [*after.values(), *step.optimizer.state_dict()["state"][0].values()])
     assert not any(torch.equal(after[name], before[name]) for name in before)
 
 
@@ -199,8 +199,8 @@ def test_in_fp32_the_curve_is_that_of_a_plain_loop_to_the_bit(clip):
     """A loop as in every tutorial: no scaler, and nothing that looks for what is not finite."""
     step, other = made(gradient_clip=clip), made(gradient_clip=clip)
     network, train = other.network, other.config
-    loss_of, plain = ClipLoss(network, RecomputeConfig(0)), optimiser(network, train)
-    rate = schedule(plain, train)
+    loss_of, plain = ClipLoss(network, RecomputeConfig(0)), build_optimizer(network, train)
+    rate = build_schedule(plain, train)
     for seed in range(6):
         plain.zero_grad()
         loss = loss_of(*clips(seed)[:2], LABELLED)
@@ -215,7 +215,7 @@ def test_in_fp32_the_curve_is_that_of_a_plain_loop_to_the_bit(clip):
 def test_the_fused_optimiser_is_adamw():
     train = config(weight_decay=0.1).train
     networks = [made().network for _ in range(2)]
-    fused = optimiser(networks[0], train)
+    fused = build_optimizer(networks[0], train)
     assert all(group["fused"] for group in fused.param_groups)
     groups = [
         {"params": [p for p in networks[1].parameters() if (p.ndim > 1) == decays], "weight_decay": 0.1 * decays}
@@ -238,7 +238,7 @@ def test_the_gradient_of_several_batches_is_the_mean_of_theirs(precision):
     def gradient(*batches):
         step = made(precision, accumulate_batches=len(batches), gradient_clip=0)
         loss = step.gradients(batches)
-        step.scaler.unscale_(step.optimiser)
+        step.scaler.unscale_(step.optimizer)
         return loss, [p.grad for p in step.network.parameters()]
 
     (loss_0, of_0), (loss_1, of_1), (loss, of_both) = (

@@ -1,4 +1,4 @@
-"""The fastest way to cut a step that fits, and only that."""
+"""Recompute schedules: the fastest one that fits is taken."""
 
 from __future__ import annotations
 
@@ -12,7 +12,17 @@ from unet4d.config import Config, DataConfig, ModelConfig, RecomputeConfig, Trai
 from unet4d.system import gpu_memory
 from unet4d.system.gpu_memory import GB, free_bytes, sufficient_bytes, usable_bytes
 from unet4d.training import step_memory
-from unet4d.training.step_memory import StepMemory, describe_recompute, fitted, ladder, rungs_from, training_memory
+from unet4d.training.step_memory import (
+    StepCost,
+    count_step_cost,
+    describe_recompute,
+    fit_recompute,
+    recompute_schedules,
+)
+
+
+def ladder(frames: int) -> list[RecomputeConfig]:
+    return recompute_schedules(RecomputeConfig(), frames)
 
 
 def config(frames: int = 9, **memory) -> Config:
@@ -25,10 +35,10 @@ def config(frames: int = 9, **memory) -> Config:
 
 
 def counted(cut: RecomputeConfig, frames: int = 9) -> int:
-    return training_memory(dataclasses.replace(config(frames), recompute=cut), 1, 3, frames).working_bytes
+    return count_step_cost(dataclasses.replace(config(frames), recompute=cut), 1, 3, frames).working_bytes
 
 
-def test_the_ladder_goes_from_all_at_once_over_ever_narrower_chunks_to_groups():
+def test_the_schedules_go_from_all_at_once_over_ever_narrower_chunks_to_groups():
     widths = [rung.chunk_frames for rung in ladder(9)]
     assert widths == [0, 0, 0, 8, 4, 2, 1, 1, 1]
     assert [rung.lstm for rung in ladder(9)] == ["gates"] + ["hidden"] * 8
@@ -47,13 +57,13 @@ def test_cutting_needs_less_the_narrower_until_the_kept_states_weigh_more_than_t
 
 
 def made_up(monkeypatch, needs: list[int], frames: int = 9) -> None:
-    """Have the rungs of the ladder need so much."""
+    """Let the schedules need this many bytes."""
 
     def count(config, in_channels, out_channels, labelled_frames):
         taken = needs[ladder(frames).index(config.recompute)]
-        return StepMemory(taken, taken, 0, 0)
+        return StepCost(taken, taken, 0, 0)
 
-    monkeypatch.setattr(step_memory, "training_memory", count)
+    monkeypatch.setattr(step_memory, "count_step_cost", count)
 
 
 NEEDS = [100, 90, 80, 70, 60, 40, 50, 45, 30]
@@ -62,8 +72,8 @@ NEEDS = [100, 90, 80, 70, 60, 40, 50, 45, 30]
 @pytest.mark.parametrize(("room", "rung"), [(950, 0), (96, 1), (81, 2), (61, 4), (57, 5), (41, 5), (39, 8), (30, 8)])
 def test_the_first_rung_that_fits_with_something_to_spare_is_taken(room, rung, monkeypatch):
     made_up(monkeypatch, NEEDS)
-    fit, fits = fitted(config(), 1, 3, 9, sufficient_bytes(room))
-    assert (fit.memory, fit.planned_bytes, fits) == (ladder(9)[rung], NEEDS[rung], True)
+    fit, fits = fit_recompute(config(), 1, 3, 9, sufficient_bytes(room))
+    assert (fit.recompute, fit.planned_bytes, fits) == (ladder(9)[rung], NEEDS[rung], True)
 
 
 @pytest.mark.parametrize(
@@ -76,10 +86,10 @@ def test_nine_percent_and_at_least_one_and_a_half_gb_are_spared_and_a_quarter_of
 
 def test_a_way_with_a_tensor_of_two_to_the_31_elements_is_no_way(monkeypatch):
     def count(config, in_channels, out_channels, labelled_frames):
-        return StepMemory(10, 10, 0, 0, largest_elements=2**31 - (config.recompute.chunk_frames == 4))
+        return StepCost(10, 10, 0, 0, largest_elements=2**31 - (config.recompute.chunk_frames == 4))
 
-    monkeypatch.setattr(step_memory, "training_memory", count)
-    assert fitted(config(), 1, 3, 9, 10**12)[0].memory == ladder(9)[4]
+    monkeypatch.setattr(step_memory, "count_step_cost", count)
+    assert fit_recompute(config(), 1, 3, 9, 10**12)[0].recompute == ladder(9)[4]
 
 
 def free_on_a_gpu(monkeypatch, free: int, reserved: int = 0, allocated: int = 0, fraction: float = 1.0) -> list[str]:
@@ -133,41 +143,40 @@ def test_the_warm_up_uses_both_libraries_once_and_bears_a_full_gpu(monkeypatch):
 
 def test_where_nothing_fits_it_is_the_rung_that_needs_least(monkeypatch):
     made_up(monkeypatch, [*NEEDS[:-1], 55])
-    fit, fits = fitted(config(), 1, 3, 9, 20)
-    assert (fit.memory, fits) == (ladder(9)[5], False)
+    fit, fits = fit_recompute(config(), 1, 3, 9, 20)
+    assert (fit.recompute, fits) == (ladder(9)[5], False)
 
 
 def test_a_way_that_was_asked_for_is_the_first_tried(monkeypatch):
     made_up(monkeypatch, NEEDS)
-    assert fitted(config(chunk_frames=4), 1, 3, 9, 1000)[0].memory == ladder(9)[4]
-    assert fitted(config(chunk_frames=4), 1, 3, 9, sufficient_bytes(48))[0].memory == ladder(9)[5]
+    assert fit_recompute(config(chunk_frames=4), 1, 3, 9, 1000)[0].recompute == ladder(9)[4]
+    assert fit_recompute(config(chunk_frames=4), 1, 3, 9, sufficient_bytes(48))[0].recompute == ladder(9)[5]
 
 
-def test_a_real_count_stands_behind_it():
-    fit, fits = fitted(config(chunk_frames=4), 1, 3, 9, 10**12)
+def test_a_fit_has_the_counted_bytes():
+    fit, fits = fit_recompute(config(chunk_frames=4), 1, 3, 9, 10**12)
     assert fits
     assert fit.planned_bytes == counted(RecomputeConfig(4))
 
 
 def test_leaner_ways_than_an_odd_one_are_the_rungs_below_it():
-    assert rungs_from(RecomputeConfig(3, lstm="borders"), 9)[1:] == ladder(9)[5:]
-    assert rungs_from(ladder(9)[-1], 9) == ladder(9)[-1:]
-    assert rungs_from(RecomputeConfig(16), 9)[1:] == ladder(9)[2:]
-    assert rungs_from(RecomputeConfig(), 9) == ladder(9)
+    assert recompute_schedules(RecomputeConfig(3), 9)[1:] == ladder(9)[5:]
+    assert recompute_schedules(ladder(9)[-1], 9) == ladder(9)[-1:]
+    assert recompute_schedules(RecomputeConfig(16), 9)[1:] == ladder(9)[2:]
 
 
 def test_what_was_set_is_kept_where_the_width_of_chunks_is_left_open():
     """Pins settings that were kept in the record of a run and not in the run."""
-    assert all(rung.stages for rung in rungs_from(RecomputeConfig(stages=True), 9))
-    assert {rung.lstm for rung in rungs_from(RecomputeConfig(lstm="borders"), 9)} == {"borders"}
-    assert {rung.group_chunks for rung in rungs_from(RecomputeConfig(group_chunks=3), 9)} == {3}
+    assert all(rung.stages for rung in recompute_schedules(RecomputeConfig(stages=True), 9))
+    assert {rung.lstm for rung in recompute_schedules(RecomputeConfig(lstm="gates"), 9)} == {"gates"}
+    assert {rung.group_chunks for rung in recompute_schedules(RecomputeConfig(group_chunks=3), 9)} == {3}
 
 
-def test_a_way_is_told_in_words():
+def test_a_schedule_is_described():
     assert describe_recompute(RecomputeConfig(0)) == "all frames at once"
     assert describe_recompute(RecomputeConfig(0, lstm="gates")) == "all frames at once, gates kept"
     assert (
         describe_recompute(RecomputeConfig(1, stages=True))
-        == "chunks of 1 frame, the rest computed again, encoder stages twice"
+        == "chunks of 1 frame, the rest recomputed, encoder stages twice"
     )
-    assert describe_recompute(RecomputeConfig(2, 4)) == "chunks of 2 frames in groups of 4, the rest computed again"
+    assert describe_recompute(RecomputeConfig(2, 4)) == "chunks of 2 frames in groups of 4, the rest recomputed"

@@ -12,7 +12,7 @@ from unet4d.config import Config, ModelConfig
 from unet4d.errors import InputError
 from unet4d.models.checkpoint import Task, load_checkpoint, save_checkpoint
 from unet4d.models.clstm_unet import CLSTMUNet, build_network
-from unet4d.training.warm_start import begin_from
+from unet4d.training.warm_start import load_initial_weights
 
 TASK = Task({"background": 0, "heart": 1, "aorta": 2}, ("magnitude", "flow"), True, (), ("signal", "velocity X"))
 MODEL = ModelConfig([4, 6, 8], 2, [(2, 2, 1), (2, 2, 1)], [(3, 3, 1)] * 3)
@@ -49,7 +49,7 @@ def clip() -> torch.Tensor:
 def test_from_its_twin_a_new_network_computes_to_the_bit_what_the_twin_computes(content, deep):
     twin, new = network(replace(TWIN, deep_supervision=deep), seed=5), network()
     own = {name: weight.clone() for name, weight in new.state_dict().items() if name.startswith("recurrent.")}
-    assert begin_from(new, TASK, content(twin), PATH) == f"the frame-wise twin's weights of {PATH}"
+    assert load_initial_weights(new, TASK, content(twin), PATH) == f"the frame-wise twin's weights of {PATH}"
     assert torch.equal(new(clip()), twin(clip()))
     assert own
     assert all(torch.equal(new.state_dict()[name], weight) for name, weight in own.items())
@@ -58,7 +58,7 @@ def test_from_its_twin_a_new_network_computes_to_the_bit_what_the_twin_computes(
 @pytest.mark.parametrize("model", [MODEL, TWIN])
 def test_from_the_same_network_all_weights_are_taken(content, model):
     before, new = network(model, seed=5), network(model)
-    assert begin_from(new, TASK, content(before), PATH) == f"the network's weights of {PATH}"
+    assert load_initial_weights(new, TASK, content(before), PATH) == f"the network's weights of {PATH}"
     assert all(map(torch.equal, new.parameters(), before.parameters()))
 
 
@@ -66,7 +66,7 @@ def test_from_the_same_network_all_weights_are_taken(content, model):
 def test_heads_of_deep_supervision_may_be_missing(content, model):
     before, new = network(model, seed=5), network(replace(MODEL, deep_supervision=True))
     own = new.lower_heads["1"].weight.clone()
-    begin_from(new, TASK, content(before), PATH)
+    load_initial_weights(new, TASK, content(before), PATH)
     assert torch.equal(new.lower_heads["1"].weight, own)
     assert torch.equal(new.head.weight, before.head.weight)
 
@@ -84,14 +84,14 @@ def test_heads_of_deep_supervision_may_be_missing(content, model):
 def test_another_network_is_refused_by_what_differs(content, change, says):
     new, was = network(), {name: weight.clone() for name, weight in network().state_dict().items()}
     with pytest.raises(InputError, match=f"^{PATH}: .*{says}") as refused:
-        begin_from(new, TASK, content(network(replace(MODEL, **change), seed=5)), PATH)
+        load_initial_weights(new, TASK, content(network(replace(MODEL, **change), seed=5)), PATH)
     assert "\n" not in str(refused.value)
     assert all(torch.equal(new.state_dict()[name], weight) for name, weight in was.items())
 
 
 def test_a_twin_cannot_begin_with_recurrence(content):
     with pytest.raises(InputError, match=r"extra \['recurrent"):
-        begin_from(network(TWIN), TASK, content(network()), PATH)
+        load_initial_weights(network(TWIN), TASK, content(network()), PATH)
 
 
 @pytest.mark.parametrize(
@@ -108,9 +108,9 @@ def test_a_twin_cannot_begin_with_recurrence(content):
 )
 def test_another_task_is_refused(content, change, says):
     with pytest.raises(InputError, match=f"{PATH} was trained for {says}"):
-        begin_from(network(), TASK, content(network(), replace(TASK, **change)), PATH)
+        load_initial_weights(network(), TASK, content(network(), replace(TASK, **change)), PATH)
 
 
 def test_other_values_in_the_label_files_and_another_order_of_time_are_the_same_task(content):
     other = replace(TASK, labels={"background": 0, "heart": 30, "aorta": 7}, cyclic=False, held_out=("a",))
-    begin_from(network(), TASK, content(network(), other), PATH)
+    load_initial_weights(network(), TASK, content(network(), other), PATH)

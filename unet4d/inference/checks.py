@@ -13,7 +13,7 @@ from unet4d.datasets.dataset import open_dataset
 from unet4d.datasets.find_studies import check_choice, check_there, expanded
 from unet4d.datasets.label_maps import label_maps
 from unet4d.errors import InputError
-from unet4d.models.folds import check_models
+from unet4d.models.folds import check_model_files
 from unet4d.system.environment import check_device_name
 from unet4d.system.files import PathLike, check_writable
 
@@ -30,7 +30,7 @@ def check_predict(
     """Check what `predict` is given. Raises InputError, or Unet4DError where a folder may not be written to."""
     check_device_name(device)
     check_choice(cases, held_out)
-    check_models(models)
+    check_model_files(models)
     for path in expanded(inputs):
         check_there(path)
     check_writable(out_dir)
@@ -45,7 +45,7 @@ def check_postprocess(run: Path, dataset: PathLike, predictions: PathLike | None
         raise InputError(
             f"{run} is a file; expected the folder of a run, or of folds, to record the steps in; give that folder"
         )
-    check_models([run])
+    check_model_files([run])
     if not dry_run:
         check_writable(run)
     open_dataset(dataset)

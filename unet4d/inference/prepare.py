@@ -18,7 +18,7 @@ from unet4d.inference.window_memory import generous_bytes, window_memory
 from unet4d.inference.windows import Pixels
 from unet4d.models.checkpoint import TrainedModel
 from unet4d.models.device import resolve_precision
-from unet4d.models.ensemble import check_alike
+from unet4d.models.ensemble import check_compatible
 from unet4d.pipeline.disk_image import SpooledImage
 from unet4d.pipeline.normalization import IntensityScale
 from unet4d.system.memory import return_freed_memory
@@ -63,7 +63,7 @@ def prepare(models: Models, study: Study, settings: Settings) -> PreprocessedStu
         InputError: it cannot be read, or does not fit the models.
         Unet4DError: it fits neither into memory nor on the disk.
     """
-    check_alike(models)
+    check_compatible(models)
     if settings.memory_bytes is not None:
         return_freed_memory()
     if study.stream is not None:
@@ -79,7 +79,7 @@ def prepare_image(
     models: Models, whole: Image4D, settings: Settings, time: TimeAxis | None = None
 ) -> PreprocessedStudy:
     """Prepare a study that is in memory; `time` is what it says itself. Raises InputError as `prepare`."""
-    check_alike(models)
+    check_compatible(models)
     outline, data = whole.info, models[0].config.data
     kinds, grid = _checked_kinds(models[0], outline), _grid(models[0], outline)
     values = grid.image(whole.array, kinds, outline.source or "the image")

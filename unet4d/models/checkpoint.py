@@ -251,7 +251,7 @@ def _fitting(path: Path) -> Iterator[None]:
         ) from error
 
 
-def checkpoint_of(path: str | os.PathLike[str]) -> Path:
+def find_checkpoint(path: str | os.PathLike[str]) -> Path:
     """The checkpoint file of a run folder to predict with or begin from: the best, else the last; a file as it is.
 
     Raises:

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_unflatten
 from torch.utils.checkpoint import checkpoint
 
-from unet4d.models.clstm_unet import CLSTMUNet, Dropout, LevelStates, NetworkState
+from unet4d.models.clstm_unet import CLSTMUNet, DropoutFactors, LevelStates, NetworkState
 
 Lengths = tuple[int, ...]
 """Frames of a piece, then of the pieces it is cut into in turn; empty for what is computed at once."""
@@ -38,7 +38,7 @@ class ChunkedRecurrence:
         start: NetworkState,
         lengths: Lengths,
         compute: Callable[[slice, NetworkState], tuple[Result, NetworkState]],
-        kept: Dropout | None = None,
+        kept: DropoutFactors | None = None,
     ) -> tuple[list[Result], NetworkState]:
         """Compute something of each piece, in the order of the frames.
 
@@ -54,7 +54,7 @@ class ChunkedRecurrence:
         """
         first, results, carried = self._first(), [], start
         starts = self._starts(image, start, first, kept, lengths)
-        for here, begin in zip(cut(image.shape[1], lengths[0]), starts, strict=True):
+        for here, begin in zip(split_frames(image.shape[1], lengths[0]), starts, strict=True):
             state = [begin[cell] if cell in first else carried[cell] for cell in range(len(start))]
             result, carried = compute(here, state)
             results.append(result)
@@ -67,7 +67,7 @@ class ChunkedRecurrence:
             return self.through(image, cold, lengths, lambda here, state: (None, self.after(image[:, here], state)))[1]
         return [self._ended(image, cold, cell, None, lengths) for cell in range(self.network.cells)]
 
-    def after(self, image: Tensor, start: NetworkState, kept: Dropout | None = None) -> NetworkState:
+    def after(self, image: Tensor, start: NetworkState, kept: DropoutFactors | None = None) -> NetworkState:
         """The state after a piece of which nothing else is wanted."""
         return self.network.ended(image, start, self.network.cells - self.network.directions, kept)
 
@@ -79,10 +79,10 @@ class ChunkedRecurrence:
         return [] if self.network.directions == 1 else [cell ^ 1 for cell in range(self.network.cells - 1)]
 
     def _starts(
-        self, image: Tensor, start: NetworkState, cells: Sequence[int], kept: Dropout | None, lengths: Lengths
+        self, image: Tensor, start: NetworkState, cells: Sequence[int], kept: DropoutFactors | None, lengths: Lengths
     ) -> list[NetworkState]:
         """For each piece, what the `cells` start from there; they are the first ones of `_first`."""
-        pieces = cut(image.shape[1], lengths[0])
+        pieces = split_frames(image.shape[1], lengths[0])
         starts: list[NetworkState] = [[None] * len(start) for _ in pieces]
         for cell in cells:
             state, order = start[cell], self._order(cell, len(pieces))
@@ -93,12 +93,12 @@ class ChunkedRecurrence:
         return starts
 
     def _ended(
-        self, image: Tensor, start: NetworkState, cell: int, kept: Dropout | None, lengths: Lengths
+        self, image: Tensor, start: NetworkState, cell: int, kept: DropoutFactors | None, lengths: Lengths
     ) -> LevelStates | None:
         """What a cell carries after these frames."""
         if not lengths or image.shape[1] <= lengths[0]:
             return self.network.ended(image, start, cell, kept)[cell]
-        pieces, first = cut(image.shape[1], lengths[0]), self._first()
+        pieces, first = split_frames(image.shape[1], lengths[0]), self._first()
         below = first[: first.index(cell)] if cell in first else first
         starts, state = self._starts(image, start, below, kept, lengths), start[cell]
         for piece in self._order(cell, len(pieces)):
@@ -112,7 +112,7 @@ class ChunkedRecurrence:
         return list(reversed(range(pieces))) if backward else list(range(pieces))
 
 
-def cut(frames: int, length: int) -> list[slice]:
+def split_frames(frames: int, length: int) -> list[slice]:
     """Cut frames into pieces of a length; the last may be shorter."""
     return [slice(first, min(first + length, frames)) for first in range(0, frames, length)]
 

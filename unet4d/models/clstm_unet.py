@@ -13,8 +13,8 @@ from unet4d.config import CHANNELS, ModelConfig, Size
 from unet4d.errors import InputError
 from unet4d.models.blocks import ResidualConvLSTM, UpBlock, conv_block
 from unet4d.models.conv import Convolution
-from unet4d.models.convlstm import CellState, State
-from unet4d.models.topology import checked_divisible, total_stride
+from unet4d.models.convlstm import CellState, ConvLSTMState
+from unet4d.models.topology import check_divisible, total_stride
 
 LevelStates = list[CellState | None]
 """What one cell carries at every level, from full resolution to the bottleneck; None for a cold start, or a level without it."""
@@ -24,7 +24,7 @@ NetworkState = list[LevelStates | None]
 
 MOST_ELEMENTS = 2**31 - 1
 """Elements of the largest tensor that a kernel indexes with 32 bits; kernels for more are slow or missing."""
-Dropout = list[Tensor]
+DropoutFactors = list[Tensor]
 _RECURRENT, _HEADS = "recurrent.", "lower_heads."
 """What the names of the weights of ConvLSTMs, and of deep supervision's heads, begin with."""
 
@@ -96,7 +96,7 @@ class CLSTMUNet(nn.Module):
         self.lower_heads = nn.ModuleDict(
             {str(i): Convolution(channels[i], out_channels) for i in range(1, levels - 1) if deep_supervision}
         )
-        self.taught_strides = [(1, 1, 1), *(total_stride(strides[: int(level)]) for level in self.lower_heads)]
+        self.head_strides = [(1, 1, 1), *(total_stride(strides[: int(level)]) for level in self.lower_heads)]
 
     @property
     def is_frame_wise(self) -> bool:
@@ -113,7 +113,7 @@ class CLSTMUNet(nn.Module):
         """1: forward, or no recurrence at all. 2: bidirectional."""
         return max((addition.lstm.num_directions for addition in self._additions()), default=1)
 
-    def keep(self, what: Literal["gates", "hidden", "borders"]) -> None:
+    def keep(self, what: Literal["gates", "hidden"]) -> None:
         """Set what the ConvLSTMs keep for their backward pass; see `RecomputeConfig.lstm`."""
         for addition in self._additions():
             addition.lstm.keep = what
@@ -133,7 +133,7 @@ class CLSTMUNet(nn.Module):
         Raises:
             InputError: a wrong shape; says which was wanted.
         """
-        kept = self.drawn_dropout(len(x)) if self.training else None
+        kept = self.sample_dropout(len(x)) if self.training else None
         logits, after = self.logits(x, state, kept=kept, cyclic=cyclic)
         return logits.unflatten(0, x.shape[:2]), after
 
@@ -142,19 +142,23 @@ class CLSTMUNet(nn.Module):
         x: Tensor,
         state: NetworkState | None = None,
         chosen: Tensor | None = None,
-        kept: Dropout | None = None,
+        kept: DropoutFactors | None = None,
         cyclic: bool = False,
     ) -> tuple[Tensor, NetworkState]:
         """Logits (N, K, X, Y, Z) of the `chosen` frames, by their place in B*T; of all, where None. And the state after all frames.
 
-        `kept` are the channels that dropout keeps, as `drawn_dropout` gives them. Only chosen frames are decoded; a frame-wise
+        `kept` are the channels that dropout keeps, as `sample_dropout` gives them. Only chosen frames are decoded; a frame-wise
         network encodes only them, too.
         """
         logits, after = self._computed(x, state, chosen, kept, cyclic)
         return logits[0], after
 
-    def taught_logits(
-        self, x: Tensor, state: NetworkState | None = None, chosen: Tensor | None = None, kept: Dropout | None = None
+    def deep_supervision_logits(
+        self,
+        x: Tensor,
+        state: NetworkState | None = None,
+        chosen: Tensor | None = None,
+        kept: DropoutFactors | None = None,
     ) -> tuple[list[Tensor], NetworkState]:
         """As `logits`, but those of every level that training teaches, from full resolution down; their strides: `taught_strides`.
 
@@ -163,7 +167,7 @@ class CLSTMUNet(nn.Module):
         """
         return self._computed(x, state, chosen, kept, taught=True)
 
-    def ended(self, x: Tensor, state: NetworkState, cell: int, kept: Dropout | None = None) -> NetworkState:
+    def ended(self, x: Tensor, state: NetworkState, cell: int, kept: DropoutFactors | None = None) -> NetworkState:
         """The state of a cell after the frames of `x` (B, T, C, X, Y, Z), at every level; nothing is decoded.
 
         A forward network gives those of all its cells, a bidirectional one None for the others, which run as far as this one needs.
@@ -189,7 +193,7 @@ class CLSTMUNet(nn.Module):
             ended.append(after)
         return self._by_cell(ended)
 
-    def drawn_dropout(self, batch: int, generator: torch.Generator | None = None) -> Dropout | None:
+    def sample_dropout(self, batch: int, generator: torch.Generator | None = None) -> DropoutFactors | None:
         """For each level the factor of every channel, (B, C), 0 where dropped; one draw serves all frames. None without dropout."""
         if not self.dropout:
             return None
@@ -201,7 +205,7 @@ class CLSTMUNet(nn.Module):
         x: Tensor,
         state: NetworkState | None,
         chosen: Tensor | None,
-        kept: Dropout | None,
+        kept: DropoutFactors | None,
         cyclic: bool = False,
         taught: bool = False,
     ) -> tuple[list[Tensor], NetworkState]:
@@ -220,7 +224,7 @@ class CLSTMUNet(nn.Module):
             features[level] = addition.added(folded, hidden) if addition and hidden is not None else folded
         return self._decoded(features, taught), self._by_cell(carried)
 
-    def _encoded(self, x: Tensor, kept: Dropout | None, chosen: Tensor | None = None) -> list[Tensor]:
+    def _encoded(self, x: Tensor, kept: DropoutFactors | None, chosen: Tensor | None = None) -> list[Tensor]:
         """Encode all frames, or the `chosen` ones by their index in B*T.
 
         Returns:
@@ -241,7 +245,7 @@ class CLSTMUNet(nn.Module):
 
     def _hidden(
         self, level: int, folded: Tensor, frames: Sequence[int], state: NetworkState | None, cyclic: bool
-    ) -> tuple[Tensor | None, State | None]:
+    ) -> tuple[Tensor | None, ConvLSTMState | None]:
         """Let the frames of one level, (B*T, C, X, Y, Z), meet in its ConvLSTM, if it has one: hidden states, state after."""
         addition = self._addition(level)
         if addition is None:
@@ -299,9 +303,9 @@ class CLSTMUNet(nn.Module):
             raise InputError(
                 f"the network got a tensor of shape {tuple(x.shape)}; wanted (B, T, {self.in_channels}, X, Y, Z)"
             )
-        checked_divisible(x.shape[3:], self.total_stride)
+        check_divisible(x.shape[3:], self.total_stride)
 
-    def load_twin(self, weights: Mapping[str, Tensor]) -> None:
+    def load_framewise_weights(self, weights: Mapping[str, Tensor]) -> None:
         """Take over the weights of the frame-wise twin; the recurrent layers keep their own.
 
         Heads of deep supervision may be missing on either side.
@@ -311,11 +315,11 @@ class CLSTMUNet(nn.Module):
         """
         self._take_over(weights, (_RECURRENT, _HEADS), "not this network's frame-wise twin")
 
-    def load_same(self, weights: Mapping[str, Tensor]) -> None:
-        """Take over the weights of a network like this one, but for heads of deep supervision as in `load_twin`.
+    def load_weights(self, weights: Mapping[str, Tensor]) -> None:
+        """Take over the weights of a network like this one, but for heads of deep supervision as in `load_framewise_weights`.
 
         Raises:
-            InputError: as for `load_twin`.
+            InputError: as for `load_framewise_weights`.
         """
         self._take_over(weights, (_HEADS,), "another network's")
 

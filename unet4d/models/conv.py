@@ -35,7 +35,7 @@ def convolved(x: Tensor, weight: Tensor, bias: Tensor | None = None, stride: Siz
     return answer.unflatten(0, x.shape[:-4])
 
 
-def gradients(
+def convolution_gradients(
     of_convolved: Tensor, x: Tensor, weight: Tensor, wanted: tuple[bool, bool, bool]
 ) -> Sequence[Tensor | None]:
     """Gradients of `x`, weight and bias from that of what `convolved` returned; None for one not wanted."""
@@ -95,7 +95,7 @@ def _product(weight: Tensor, x: Tensor, bias: Tensor | None) -> Tensor:
 def _gradients_of_product(
     of_product: Tensor, x: Tensor, weight: Tensor, wanted: tuple[bool, bool, bool]
 ) -> Sequence[Tensor | None]:
-    """As `gradients`, for a kernel of 1."""
+    """As `convolution_gradients`, for a kernel of 1."""
     of_flat = of_product.flatten(2)
     of_x = _product(weight.flatten(1).T, of_flat, None).view(x.shape) if wanted[0] else None
     of_weight = torch.bmm(of_flat, x.flatten(2).mT).sum(0).view(weight.shape) if wanted[1] else None

@@ -29,7 +29,7 @@ from unet4d.models.device import DTYPES, autocast, repeated_shapes, set_tf32
 from unet4d.system.environment import gpu_words
 from unet4d.system.memory_errors import drop_failed_work, is_out_of_memory
 
-TOLERANCE = 4
+RESULT_TOLERANCE = 4
 """Units of rounding that a result may be off, relative to the largest one. The inputs are numbers that every precision holds,
 so that only the sum and the result are rounded; a wrong sum is off by hundreds of units."""
 WEIGHT_TOLERANCE = 16
@@ -203,7 +203,7 @@ def _compare(
         ("result", "gradient of its input", "gradient of its weight"),
         found,
         (*wanted[:2], copies * wanted[2]),
-        (TOLERANCE, TOLERANCE, WEIGHT_TOLERANCE),
+        (RESULT_TOLERANCE, RESULT_TOLERANCE, WEIGHT_TOLERANCE),
         strict=False,
     ):
         off, most = _off(one, other), tolerance * _ROUNDING[precision]

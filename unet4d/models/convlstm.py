@@ -12,7 +12,7 @@ from unet4d.errors import InputError
 from unet4d.models.conv import same_padding
 from unet4d.models.scan import CellState, Keep, scan
 
-State = list[CellState]
+ConvLSTMState = list[CellState]
 """A state per layer and direction: layer 0 forward, (layer 0 backward,) layer 1 forward, ..."""
 
 
@@ -112,7 +112,7 @@ class ConvLSTM3d(nn.Module):
             for _ in range(self.num_directions)
         )
 
-    def forward(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+    def forward(self, x: Tensor, state: ConvLSTMState | None = None) -> tuple[Tensor, ConvLSTMState]:
         """Run over all frames.
 
         Args:
@@ -125,7 +125,7 @@ class ConvLSTM3d(nn.Module):
             (forward) to get what one run over all of them would have given.
         """
         self._check(x, state)
-        after: State = []
+        after: ConvLSTMState = []
         for layer in range(len(self.cells) // self.num_directions):
             x, ended = self._layer(x, state, layer)
             after += ended
@@ -146,7 +146,7 @@ class ConvLSTM3d(nn.Module):
             x, _ = self._layer(x, state, layer)
         return self._cell(x, state, index)[1]
 
-    def _layer(self, x: Tensor, state: Sequence[CellState | None] | None, layer: int) -> tuple[Tensor, State]:
+    def _layer(self, x: Tensor, state: Sequence[CellState | None] | None, layer: int) -> tuple[Tensor, ConvLSTMState]:
         """Output (B, T, H * directions, X, Y, Z) of one layer, and the state each direction ended with."""
         first = layer * self.num_directions
         outputs, ended = zip(*(self._cell(x, state, first + i) for i in range(self.num_directions)), strict=True)

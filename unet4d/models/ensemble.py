@@ -13,7 +13,7 @@ from unet4d.images.time_axis import time_axis
 from unet4d.models.checkpoint import TrainedModel
 
 
-def check_alike(models: Sequence[TrainedModel]) -> None:
+def check_compatible(models: Sequence[TrainedModel]) -> None:
     """See that models can answer together: one working grid, the same input, the same classes.
 
     Raises:

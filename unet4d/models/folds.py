@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 from unet4d.config import FOLDS as FOLDS_BY_DEFAULT
 from unet4d.errors import InputError
-from unet4d.models.checkpoint import BEST, LAST, PREVIOUS, TrainedModel, checkpoint_of, load_model
+from unet4d.models.checkpoint import BEST, LAST, PREVIOUS, TrainedModel, find_checkpoint, load_model
 
 if TYPE_CHECKING:
     import torch
 
-FOLDS = "folds.json"
+FOLDS_FILE = "folds.json"
 _OF_A_MACHINE = ("data.num_workers", "data.cache_dir", "train.precision", "train.validate_every")
 """Settings in which the folds of one cross-validation may differ."""
 
@@ -35,7 +35,7 @@ def holds_run(folder: Path) -> bool:
 
 def holds_folds(folder: Path) -> bool:
     """Whether a folder is that of a cross-validation, and no run of its own."""
-    return not holds_run(folder) and ((folder / FOLDS).is_file() or bool(folds_in(folder)))
+    return not holds_run(folder) and ((folder / FOLDS_FILE).is_file() or bool(folds_in(folder)))
 
 
 def folds_in(out: Path) -> dict[int, Path]:
@@ -45,7 +45,7 @@ def folds_in(out: Path) -> dict[int, Path]:
     return {fold: found[fold] for fold in sorted(found) if found[fold] == fold_folder(out, fold)}
 
 
-def check_models(paths: Sequence[str | os.PathLike[str]]) -> None:
+def check_model_files(paths: Sequence[str | os.PathLike[str]]) -> None:
     """See that the files which `load_models` reads are there, without reading them.
 
     Raises:
@@ -53,7 +53,7 @@ def check_models(paths: Sequence[str | os.PathLike[str]]) -> None:
     """
     for path in map(Path, paths):
         if holds_run(path) or not folds_in(path):
-            checkpoint_of(path)
+            find_checkpoint(path)
 
 
 def load_models(paths: Sequence[str | os.PathLike[str]], device: str | torch.device = "cpu") -> list[TrainedModel]:
@@ -61,9 +61,9 @@ def load_models(paths: Sequence[str | os.PathLike[str]], device: str | torch.dev
 
     Raises:
         InputError: no model is there; a folder lacks folds, or holds such that do not belong together; two models differ in what
-            they segment, see `check_alike`; a checkpoint comes twice.
+            they segment, see `check_compatible`; a checkpoint comes twice.
     """
-    from unet4d.models.ensemble import check_alike
+    from unet4d.models.ensemble import check_compatible
 
     models: list[TrainedModel] = []
     for path in map(Path, paths):
@@ -74,7 +74,7 @@ def load_models(paths: Sequence[str | os.PathLike[str]], device: str | torch.dev
             models += found.values()
         else:
             models.append(load_model(path, device))
-    check_alike(models)
+    check_compatible(models)
     where = [model.path.resolve() for model in models]
     doubled = [path for path in where if where.count(path) > 1]
     if doubled:

@@ -1,10 +1,6 @@
-"""The arithmetic of an LSTM's gates, one step forward and back, and its fusion on a GPU."""
+"""Arithmetic of an LSTM's gates: one step forward and its gradient."""
 
 from __future__ import annotations
-
-import functools
-import warnings
-from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -14,23 +10,23 @@ CellState = tuple[Tensor, Tensor]
 
 
 def wide_dtype(dtype: torch.dtype) -> torch.dtype:
-    """The dtype of the gates' arithmetic."""
+    """Return the dtype of the gates' arithmetic for tensors of `dtype`."""
     return torch.float32 if dtype in (torch.bfloat16, torch.float16) else dtype
 
 
-def step(gates: Tensor, share: Tensor | None, cell: Tensor, keep_gates: bool) -> CellState:
-    """One step: the hidden state and the cell state (B, H, X, Y, Z) after it.
+def step(gates: Tensor, from_hidden: Tensor | None, cell: Tensor, keep_gates: bool) -> CellState:
+    """Return the hidden state and the cell state (B, H, X, Y, Z) after one step.
 
     Args:
-        gates: the input's share of the gates (B, 4H, X, Y, Z); overwritten.
-        share: the hidden state's share; None is zeros.
+        gates: the part of the gates (B, 4H, X, Y, Z) computed from the input; overwritten.
+        from_hidden: the part computed from the hidden state; None is zeros.
         cell: cell state before the step.
         keep_gates: leave the activated gates in `gates`.
     """
     count = cell.shape[1]
     wide = gates.to(cell.dtype)
-    if share is not None:
-        wide.add_(share)
+    if from_hidden is not None:
+        wide.add_(from_hidden)
     wide[:, : 2 * count].sigmoid_()
     _tanh_(wide[:, 2 * count : 3 * count])
     wide[:, 3 * count :].sigmoid_()
@@ -48,9 +44,9 @@ def step_backward(
     grad_output: Tensor,
     grad_hidden: Tensor,
     grad_cell: Tensor,
-    into: Tensor,
+    grad_gates: Tensor,
 ) -> Tensor:
-    """The gradient of `step`.
+    """Return the gradient of the cell state before a step, and write that of the gates.
 
     Args:
         gates: activations (B, 4H, X, Y, Z) of the step's gates.
@@ -59,10 +55,7 @@ def step_backward(
         grad_output: gradient of the hidden state as an output.
         grad_hidden: gradient of the hidden state from the step that follows.
         grad_cell: gradient of the cell state from the step that follows.
-        into: (B, 4H, X, Y, Z), overwritten by the gradient of the summed gates; may be `gates` itself.
-
-    Returns:
-        Gradient of `before`.
+        grad_gates: (B, 4H, X, Y, Z), overwritten by the gradient of the gates before activation; may be `gates` itself.
     """
     i, f, g, o = gates.to(cell.dtype).chunk(4, 1)
     grad_hidden = grad_output.to(cell.dtype) + grad_hidden
@@ -75,43 +68,11 @@ def step_backward(
         torch.ops.aten.sigmoid_backward(grad_hidden * squashed, o),
     )
     grad_before = grad_cell * f
-    for share, grad in zip(into.chunk(4, 1), grads, strict=True):
-        share.copy_(grad)
+    for part, grad in zip(grad_gates.chunk(4, 1), grads, strict=True):
+        part.copy_(grad)
     return grad_before
 
 
 def _tanh_(x: Tensor) -> Tensor:
-    """The hyperbolic tangent, in place, to some 1e-7; on a CPU by the logistic function, which takes torch a sixth of its time."""
+    """Compute the hyperbolic tangent in place, to about 1e-7; on a CPU by the logistic function, six times as fast in torch."""
     return x.mul_(2).sigmoid_().mul_(2).sub_(1) if x.device.type == "cpu" else x.tanh_()
-
-
-Steps = tuple[Callable[..., CellState], Callable[..., Tensor]]
-"""`step` and `step_backward`, or what stands for them."""
-_fused_on_gpu = False
-
-
-def fuse_gates(on: bool = True) -> None:
-    """Compile each step's arithmetic into one kernel on CUDA devices. Off until a benchmark on a GPU says that it pays."""
-    global _fused_on_gpu
-    _fused_on_gpu = on
-
-
-def steps_for(device: torch.device) -> Steps:
-    """What computes the steps on a device."""
-    return fused_steps(device) if _fused_on_gpu and device.type == "cuda" else (step, step_backward)
-
-
-@functools.cache
-def fused_steps(device: torch.device) -> Steps:
-    """`step` and `step_backward` compiled for the device; themselves, with one warning, where that fails."""
-    fused: Steps = (torch.compile(step, dynamic=True), torch.compile(step_backward, dynamic=True))
-    gates, share = torch.zeros(2, 2, 8, 2, 3, 4, device=device)
-    states = torch.zeros(5, 2, 2, 2, 3, 4, device=device)
-    try:
-        fused[0](gates, share, states[0], True)
-        fused[1](gates, *states, gates)
-    except Exception as error:
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        warnings.warn(f"the gates' arithmetic cannot be compiled, and runs unfused: {reason[0]}", stacklevel=2)
-        return step, step_backward
-    return fused

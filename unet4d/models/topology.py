@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from unet4d.config import Size, triple
 from unet4d.errors import InputError
 
-SMALLEST_EDGE = 4
+SMALLEST_POOLED_EDGE = 4
 """An axis is not pooled below this many voxels."""
 
 
@@ -15,8 +15,8 @@ def strides_and_kernels(spacing: Sequence[float], size: Sequence[int], levels: i
     """Strides between the levels and kernels of the levels, after nnU-Net's rule (Isensee et al. 2021, supplementary note 2).
 
     An axis is convolved across (kernel 3) from the level on where its spacing is less than twice the finest axis', or where it has
-    been pooled, since a stride wider than its kernel would throw voxels away. It is pooled
-    (stride 2) where at least `SMALLEST_EDGE` voxels remain of it, and its spacing is less than twice the finest of such axes.
+    been pooled, since a stride wider than its kernel would throw voxels away. It is pooled (stride 2) where at least
+    `SMALLEST_POOLED_EDGE` voxels remain of it, and its spacing is less than twice the finest of such axes.
 
     An axis of a single voxel stays out of it, unlike in nnU-Net, which plans single slices in 2D: there is nothing across it but
     padding, and the spacing that a header gives a single slice, often 0 or 1 mm, says nothing about the other axes.
@@ -39,7 +39,7 @@ def strides_and_kernels(spacing: Sequence[float], size: Sequence[int], levels: i
         near = [n > 1 and s < limit for s, n in zip(here, size, strict=True)]
         kernel = triple(3 if n or step > 1 else k for n, step, k in zip(near, stride, kernel, strict=True))
         kernels.append(kernel)
-        large = [edge >= 2 * SMALLEST_EDGE for edge in left]
+        large = [edge >= 2 * SMALLEST_POOLED_EDGE for edge in left]
         finest = min((s for s, enough in zip(here, large, strict=True) if enough), default=0.0)
         stride = triple(2 if enough and s < 2 * finest else 1 for s, enough in zip(here, large, strict=True))
         strides.append(stride)
@@ -61,7 +61,7 @@ def rounded_up(size: Sequence[int], multiple: Sequence[int]) -> Size:
     return triple(-(-n // m) * m for n, m in zip(size, multiple, strict=True))
 
 
-def checked_divisible(size: Sequence[int], multiple: Sequence[int]) -> None:
+def check_divisible(size: Sequence[int], multiple: Sequence[int]) -> None:
     """Raise an InputError that names the shape to pad to unless `multiple` divides `size`."""
     if any(n % m for n, m in zip(size, multiple, strict=True)):
         raise InputError(

@@ -15,13 +15,13 @@ from unet4d.pipeline.fingerprint import Fingerprint
 from unet4d.system.progress_bar import ProgressBar
 from unet4d.system.signals import check_stop
 from unet4d.training.resolve import resolved_model
-from unet4d.training.step_memory import StepFit, StepMemory, training_memory, ways
+from unet4d.training.step_memory import StepCost, StepFit, count_step_cost, recompute_schedules
 
 SHARES = (1, 0.75, 0.5, 0.375, 0.25)
 """A patch has this share of the whole study's edges."""
-SMALLEST_EDGE = 32
+SMALLEST_PATCH_EDGE = 32
 """No edge of a patch is cut below this many voxels, so a stack of so many slices stays whole."""
-FEWEST_FRAMES = 8
+FEWEST_CLIP_FRAMES = 8
 """No clip is cut below this many frames."""
 BATCHES = ((2, 1), (1, 2))
 """Clips of a batch, and batches that one optimizer step accumulates."""
@@ -48,7 +48,7 @@ def whole_study(seen: Fingerprint) -> Size:
     return triple(usual_largest(sizes) for sizes in zip(*seen.shapes, strict=True))
 
 
-def candidates(config: Config, seen: Fingerprint, studies: int = 0) -> list[Config]:
+def list_candidates(config: Config, seen: Fingerprint, studies: int = 0) -> list[Config]:
     """Return every choice of patch, frames, batch and levels that keeps what the configuration sets; what sees most comes first.
 
     What a choice sees are the voxels of a clip, patch times frames; of two that see as much, the larger batch comes first.
@@ -75,10 +75,10 @@ def candidates(config: Config, seen: Fingerprint, studies: int = 0) -> list[Conf
             one = dataclasses.replace(config, data=data, model=model, train=steps)
             if one not in found:
                 found.append(one)
-    return sorted(found, key=lambda one: (-voxels(one), -(one.train.batch_size or 0)))
+    return sorted(found, key=lambda one: (-clip_voxels(one), -(one.train.batch_size or 0)))
 
 
-def same_view(options: Sequence[Config]) -> list[list[Config]]:
+def group_by_view(options: Sequence[Config]) -> list[list[Config]]:
     """Group neighboring choices that see the same patch and frames and differ in their batch alone."""
     views = itertools.groupby(options, key=lambda one: (one.data.patch_size, one.data.frames))
     return [list(view) for _, view in views]
@@ -94,7 +94,7 @@ def _batches(config: Config, studies: int) -> list[tuple[int, int]]:
     return [*((batch, 1) for batch in LARGER_BATCH_SIZES if batch <= BATCH_SHARE * studies), *BATCHES]
 
 
-def voxels(config: Config) -> int:
+def clip_voxels(config: Config) -> int:
     """Voxels of one clip, in all frames."""
     return math.prod(config.data.patch_size or ()) * (config.data.frames or FRAMES)
 
@@ -111,14 +111,14 @@ def planned_model(model: ModelConfig, spacing: Sequence[float], patch: Size) -> 
 
 
 def _shrunk(whole: Size, share: float) -> Size:
-    return triple(max(min(n, SMALLEST_EDGE), math.ceil(share * n)) for n in whole)
+    return triple(max(min(n, SMALLEST_PATCH_EDGE), math.ceil(share * n)) for n in whole)
 
 
 def _halved(frames: int) -> list[int]:
     """So many frames, and half as many again and again, down to the fewest."""
     lengths = [frames]
-    while lengths[-1] > FEWEST_FRAMES:
-        lengths.append(max(FEWEST_FRAMES, -(-lengths[-1] // 2)))
+    while lengths[-1] > FEWEST_CLIP_FRAMES:
+        lengths.append(max(FEWEST_CLIP_FRAMES, -(-lengths[-1] // 2)))
     return lengths
 
 
@@ -139,29 +139,34 @@ class StepMemoryEstimator:
         self.in_channels, self.out_channels, self.labelled = in_channels, out_channels, labelled
         self.budget_bytes = budget_bytes
         self.bar = ProgressBar(desc="counting what steps take", unit="step", leave=False)
-        self._exact: dict[str, StepMemory] = {}
-        self._counted: dict[str, tuple[int, StepMemory]] = {}
+        self._exact: dict[str, StepCost] = {}
+        self._counted: dict[str, tuple[int, StepCost]] = {}
 
     def fits(self, fit: StepFit) -> bool:
-        """Whether it fits the budget."""
+        """Return whether the step fits the budget."""
         return fit.fits(self.budget_bytes)
 
     def fastest(self, config: Config) -> StepFit | None:
-        """The fastest way to cut this configuration's step that fits; None if there is none."""
-        rungs = ways(config.recompute, config.data.frames or FRAMES)
-        middle = len(rungs) // 2
-        if self.fits(self.fit(config, rungs[middle])):
-            # Of the fast ways each needs less than the one before.
-            first = bisect_left(rungs[:middle], True, key=lambda rung: self.fits(self.fit(config, rung)))
-            return self.fit(config, rungs[first])
+        """Return the fastest schedule of this configuration's step that fits; None if there is none."""
+        schedules = self._schedules(config)
+        middle = len(schedules) // 2
+        if self.fits(self.fit(config, schedules[middle])):
+            # Each of the fast schedules needs less than the one before.
+            first = bisect_left(schedules[:middle], True, key=lambda schedule: self.fits(self.fit(config, schedule)))
+            return self.fit(config, schedules[first])
         if not self.fits(self.leanest(config)):
             return None
-        tried = (self.fit(config, rung) for rung in rungs[middle + 1 :])
+        tried = (self.fit(config, schedule) for schedule in schedules[middle + 1 :])
         return next((fit for fit in tried if self.fits(fit)), None)
 
     def leanest(self, config: Config) -> StepFit:
-        """The way to cut this configuration's step that needs least."""
-        return self.fit(config, ways(config.recompute, config.data.frames or FRAMES)[-1])
+        """Return the schedule of this configuration's step that needs least memory."""
+        return self.fit(config, self._schedules(config)[-1])
+
+    def _schedules(self, config: Config) -> list[RecomputeConfig]:
+        """Return the schedules that keep what the configuration sets; where it sets the width of chunks, that one alone."""
+        schedules = recompute_schedules(config.recompute, config.data.frames or FRAMES)
+        return schedules if config.recompute.chunk_frames is None else schedules[:1]
 
     def fit(self, config: Config, memory: RecomputeConfig) -> StepFit:
         """What a step takes that is cut so: scaled from a like one's count where that will do."""
@@ -202,7 +207,7 @@ class StepMemoryEstimator:
             steps = dataclasses.replace(config.train, precision=precision)
             cut = dataclasses.replace(config, train=steps, recompute=memory)
             labelled = self.labelled(config.data.frames or FRAMES)
-            step = training_memory(cut, self.in_channels, self.out_channels, labelled)
+            step = count_step_cost(cut, self.in_channels, self.out_channels, labelled)
             self._exact[name] = step
             if config.train.accumulate_batches == 1:
                 self._counted.setdefault(self._key(config, memory), (_size(config), step))
@@ -218,4 +223,4 @@ class StepMemoryEstimator:
 
 def _size(config: Config) -> int:
     """Voxels of a batch."""
-    return voxels(config) * (config.train.batch_size or 0)
+    return clip_voxels(config) * (config.train.batch_size or 0)

@@ -21,31 +21,31 @@ def by(sizes: Sequence[float]) -> str:
     return " x ".join(f"{n:g}" for n in sizes)
 
 
-def gb(size_bytes: float) -> str:
+def format_gb(size_bytes: float) -> str:
     """Bytes in GB, to three digits."""
     return f"{size_bytes / GB:.3g} GB"
 
 
-def clip_in_words(config: Config) -> str:
+def describe_clip(config: Config) -> str:
     """What a training step sees."""
     frames, batch = config.data.frames or FRAMES, config.train.batch_size
     batches = f", {config.train.accumulate_batches} batches a step" * (config.train.accumulate_batches > 1)
     return f"patch {by(config.data.patch_size or ())}, {frames} frame{'s' * (frames > 1)}, batch {batch}{batches}"
 
 
-def work_in_words(fit: StepFit, plain: StepFit) -> str:
+def describe_work(fit: StepFit, plain: StepFit) -> str:
     """The step's floating-point operations, and how many times those of the same step with nothing computed again."""
-    ratio = fit.step.flops / plain.step.flops
-    if fit.memory.chunk_frames:
-        why = f"frames are computed again{', some more than once' * (fit.memory.group_chunks > 1)}"
-    elif fit.memory.stages:
+    ratio = fit.cost.flops / plain.cost.flops
+    if fit.recompute.chunk_frames:
+        why = f"frames are computed again{', some more than once' * (fit.recompute.group_chunks > 1)}"
+    elif fit.recompute.stages:
         why = "the encoder's inner layers and the recurrence are computed again"
     else:
         why = "nothing is computed again" if ratio < 1.01 else "only the recurrence is computed again"
-    return f"{fit.step.flops / TERA:.3g} TFLOP a step, {ratio:.2f} times its plain step: {why}"
+    return f"{fit.cost.flops / TERA:.3g} TFLOP a step, {ratio:.2f} times its plain step: {why}"
 
 
-def table(config: Config, reasons: dict[str, str]) -> list[str]:
+def settings_table(config: Config, reasons: dict[str, str]) -> list[str]:
     """A line for each setting that has a reason: its name, its value, why."""
     values = {name: getattr(getattr(config, name.split(".")[0]), name.split(".")[1]) for name in reasons}
     shown = {name: _shown(value) for name, value in values.items()}
@@ -59,7 +59,7 @@ def _shown(value: object) -> str:
     return "-" if value is None else str(value).lower()
 
 
-def reasons_of(config: Config, given: Config, seen: Fingerprint, at_once: float | None = None) -> dict[str, str]:
+def explain_settings(config: Config, given: Config, seen: Fingerprint, at_once: float | None = None) -> dict[str, str]:
     """Why each setting is what it is, by its dotted name.
 
     Args:
@@ -99,7 +99,7 @@ def _why_accumulate(config: Config, given: Config, at_once: float | None) -> dic
     return {"train.accumulate_batches": f"batches of a step, one after the other: a batch of all their clips {instead}"}
 
 
-def empty_in_words(config: Config, given: Config, used: float, is_largest: bool, studies: int) -> list[str]:
+def describe_unused_memory(config: Config, given: Config, used: float, is_largest: bool, studies: int) -> list[str]:
     """Return why most of the GPU stays empty, as a line; none where at least half of it is used.
 
     Args:

@@ -20,9 +20,17 @@ from unet4d.errors import InputError
 from unet4d.models.device import find_device
 from unet4d.pipeline.clip_frames import most_labelled
 from unet4d.pipeline.fingerprint import Fingerprint, fingerprint
-from unet4d.planning.candidates import StepMemoryEstimator, candidates, same_view
+from unet4d.planning.candidates import StepMemoryEstimator, group_by_view, list_candidates
 from unet4d.planning.checks import check_plan, gpu_size_gb
-from unet4d.planning.explain import GIVEN, clip_in_words, empty_in_words, gb, reasons_of, table, work_in_words
+from unet4d.planning.explain import (
+    GIVEN,
+    describe_clip,
+    describe_unused_memory,
+    describe_work,
+    explain_settings,
+    format_gb,
+    settings_table,
+)
 from unet4d.planning.plan_file import write_plan
 from unet4d.system.gpu_memory import CONTEXT_BYTES, GB, NCCL_BYTES, free_bytes, sufficient_bytes, usable_bytes
 from unet4d.system.text import count
@@ -33,7 +41,7 @@ ALIKE = 1.01
 
 
 @dataclass(frozen=True)
-class Choice:
+class Candidate:
     """A configuration, complete but for how its step is cut, and the way to cut it with what that takes."""
 
     config: Config
@@ -57,8 +65,8 @@ class Plan:
     config: Config
     fit: StepFit
     budget_bytes: int
-    larger: Choice | None
-    smaller: Choice | None
+    larger: Candidate | None
+    smaller: Candidate | None
     text: str
     path: Path
 
@@ -104,21 +112,21 @@ def plan(
     training, held_out = split_cases(studies, config.fold, config.data.folds, config.seed, config.data.val_subjects)
     cases = (*training, *held_out)
     seen = fingerprint(cases, config.data, known)
-    options = candidates(share, seen, len(training) // gpus)
+    options = list_candidates(share, seen, len(training) // gpus)
     labelled = partial(_labelled, cases, seen, cyclic=studies.cyclic, config=config.data)
     counts = StepMemoryEstimator(len(studies.channel_names), len(studies.labels), labelled, card.budget_bytes)
     with counts.bar:
-        views = same_view(options)
+        views = group_by_view(options)
         place, choice = _chosen(views, counts, card, share)
         fit = choice.fit
-        larger = Choice(views[place - 1][-1], counts.leanest(views[place - 1][-1])) if place else None
+        larger = Candidate(views[place - 1][-1], counts.leanest(views[place - 1][-1])) if place else None
         smaller = _smaller([option for view in views[place + 1 :] for option in view], counts)
         plain = counts.fit(choice.config, RecomputeConfig(0, lstm="gates"))
         instead = _larger_batch(views[place], choice, counts)
-    chosen = _of_all(replace(choice.config, recompute=fit.memory), config, gpus)
-    reasons = reasons_of(chosen, config, seen, instead) | _shared_in_words(chosen, config, gpus)
-    spare = gb(card.budget_bytes - usable_bytes(card.budget_bytes))
-    peak = f"expected peak {gb(fit.planned_bytes)} of {card.words}"
+    chosen = _of_all(replace(choice.config, recompute=fit.recompute), config, gpus)
+    reasons = explain_settings(chosen, config, seen, instead) | _shared_in_words(chosen, config, gpus)
+    spare = format_gb(card.budget_bytes - usable_bytes(card.budget_bytes))
+    peak = f"expected peak {format_gb(fit.planned_bytes)} of {card.words}"
     on_each = " on each GPU" * (gpus > 1)
     beside = [
         f"next larger{on_each}: {_larger_in_words(larger, chosen, config)}",
@@ -129,11 +137,11 @@ def plan(
     lines = [
         *filter(None, [card.warning]),
         f"{name}, {count(len(cases), 'study', 'studies')}, for {card.words}",
-        *table(chosen, reasons),
-        f"{peak}{f', and {gb(CONTEXT_BYTES)} for driver and libraries' * card.is_named}"
-        f"{f', {gb(NCCL_BYTES)} for the exchange between GPUs' * (gpus > 1)}; {spare} are kept spare",
-        *empty_in_words(chosen, config, fit.planned_bytes / card.budget_bytes, larger is None, len(training)),
-        "on each GPU " * (gpus > 1) + work_in_words(fit, plain),
+        *settings_table(chosen, reasons),
+        f"{peak}{f', and {format_gb(CONTEXT_BYTES)} for driver and libraries' * card.is_named}"
+        f"{f', {format_gb(NCCL_BYTES)} for the exchange between GPUs' * (gpus > 1)}; {spare} are kept spare",
+        *describe_unused_memory(chosen, config, fit.planned_bytes / card.budget_bytes, larger is None, len(training)),
+        "on each GPU " * (gpus > 1) + describe_work(fit, plain),
         *beside,
     ]
     return Plan(chosen, fit, card.budget_bytes, larger, smaller, "\n".join(lines), out)
@@ -179,13 +187,13 @@ def _card(gpu_memory: str | float, gpus: int) -> _Card:
             raise InputError("--gpu-memory auto was asked for and no CUDA GPU is here; name a size: --gpu-memory 24")
         free = free_bytes(find_device("cuda"))
         alike = f", one of {gpus} alike" * (gpus > 1)
-        return _Card(f"the {gb(free)} that are free of the GPU here{alike}", free - exchange_bytes, False)
+        return _Card(f"the {format_gb(free)} that are free of the GPU here{alike}", free - exchange_bytes, False)
     size_gb = gpu_size_gb(gpu_memory)
     warning = ""
     # A GPU that cannot be used now is no hindrance to planning for one.
     with contextlib.suppress(RuntimeError):
         if here is not None and (free := free_bytes(here)) < size_gb * GB - CONTEXT_BYTES:
-            warning = f"the GPU here has {gb(free)} free, less than the {size_gb:g} GB planned for"
+            warning = f"the GPU here has {format_gb(free)} free, less than the {size_gb:g} GB planned for"
     words = f"a GPU of {size_gb:g} GB" if gpus == 1 else f"each of {gpus} GPUs of {size_gb:g} GB"
     return _Card(words, int(size_gb * GB) - CONTEXT_BYTES - exchange_bytes, True, warning)
 
@@ -203,11 +211,11 @@ def _labelled(cases: tuple[Case, ...], seen: Fingerprint, frames: int, cyclic: b
 
 def _chosen(
     views: Sequence[list[Config]], counts: StepMemoryEstimator, card: _Card, given: Config
-) -> tuple[int, Choice]:
+) -> tuple[int, Candidate]:
     """Return the index of the first view with an option that fits, and its cheapest option for a clip, in the fastest way.
 
     Args:
-        views: the options, grouped as `same_view` does.
+        views: the options, grouped as `group_by_view` does.
         counts: what they take.
         card: the GPU, for the error.
         given: what the user set, for the error.
@@ -218,13 +226,13 @@ def _chosen(
     for place, view in enumerate(views):
         if choice := _cheapest(view, counts):
             return place, choice
-    every = [Choice(option, counts.leanest(option)) for view in views for option in view]
+    every = [Candidate(option, counts.leanest(option)) for view in views for option in view]
     last = min(every, key=lambda one: one.fit.planned_bytes)
-    exact = counts.exact(last.config, last.fit.memory)
+    exact = counts.exact(last.config, last.fit.recompute)
     needed = exact.planned_bytes
     if not exact.is_indexable:
         raise InputError(
-            f"the smallest choice has a tensor of {exact.step.largest_elements} elements, got {clip_in_words(last.config)}; "
+            f"the smallest choice has a tensor of {exact.cost.largest_elements} elements, got {describe_clip(last.config)}; "
             "expected less than 2**31; lower --data.patch_size or --train.batch_size"
         )
     size = math.ceil((sufficient_bytes(needed) + CONTEXT_BYTES + NCCL_BYTES * ("each of" in card.words)) / GB)
@@ -232,56 +240,56 @@ def _chosen(
     names |= {"train.batch_size": given.train.batch_size, "recompute.chunk_frames": given.recompute.chunk_frames}
     kept = [f"--{name}" for name, value in names.items() if value is not None]
     raise InputError(
-        f"the smallest choice needs {gb(needed)}: {clip_in_words(last.config)}, {describe_recompute(last.fit.memory)}; "
-        f"{card.words} has {gb(max(0, card.budget_bytes))} for it; name a GPU of {size} GB or more, or lower "
+        f"the smallest choice needs {format_gb(needed)}: {describe_clip(last.config)}, {describe_recompute(last.fit.recompute)}; "
+        f"{card.words} has {format_gb(max(0, card.budget_bytes))} for it; name a GPU of {size} GB or more, or lower "
         f"{', '.join([*kept, '--model.channels'])}"
     )
 
 
-def _cheapest(view: Sequence[Config], counts: StepMemoryEstimator) -> Choice | None:
+def _cheapest(view: Sequence[Config], counts: StepMemoryEstimator) -> Candidate | None:
     """Return the option that fits and computes least for a clip; of equal ones the first. None where none fits."""
-    while found := [Choice(option, fit) for option in view if (fit := counts.fastest(option)) is not None]:
+    while found := [Candidate(option, fit) for option in view if (fit := counts.fastest(option)) is not None]:
         least = min(map(_clip_flops, found))
         best = next(choice for choice in found if _clip_flops(choice) <= ALIKE * least)
-        exact = counts.exact(best.config, best.fit.memory)
+        exact = counts.exact(best.config, best.fit.recompute)
         if counts.fits(exact):
-            return Choice(best.config, exact)
+            return Candidate(best.config, exact)
     return None
 
 
-def _clip_flops(choice: Choice) -> float:
+def _clip_flops(choice: Candidate) -> float:
     """Return the floating-point operations for a clip."""
     train = choice.config.train
-    return choice.fit.step.flops / ((train.batch_size or BATCH_SIZE) * train.accumulate_batches)
+    return choice.fit.cost.flops / ((train.batch_size or BATCH_SIZE) * train.accumulate_batches)
 
 
-def _larger_batch(view: Sequence[Config], choice: Choice, counts: StepMemoryEstimator) -> float | None:
+def _larger_batch(view: Sequence[Config], choice: Candidate, counts: StepMemoryEstimator) -> float | None:
     """Return how many times the chosen work a step of as many clips in one batch takes; None where none fits or is chosen."""
     if choice.config.train.accumulate_batches == 1:
         return None
     clips = (choice.config.train.batch_size or BATCH_SIZE) * choice.config.train.accumulate_batches
     at_once = [one for one in view if (one.train.batch_size, one.train.accumulate_batches) == (clips, 1)]
     fit = counts.fastest(at_once[0]) if at_once else None
-    return None if fit is None else fit.step.flops / choice.fit.step.flops
+    return None if fit is None else fit.cost.flops / choice.fit.cost.flops
 
 
-def _smaller(options: list[Config], counts: StepMemoryEstimator) -> Choice | None:
+def _smaller(options: list[Config], counts: StepMemoryEstimator) -> Candidate | None:
     """The first of these that fits."""
-    fits = (Choice(option, fit) for option in options if (fit := counts.fastest(option)) is not None)
+    fits = (Candidate(option, fit) for option in options if (fit := counts.fastest(option)) is not None)
     return next(fits, None)
 
 
-def _larger_in_words(larger: Choice | None, chosen: Config, given: Config) -> str:
+def _larger_in_words(larger: Candidate | None, chosen: Config, given: Config) -> str:
     if larger is not None:
-        needed, way = gb(larger.fit.planned_bytes), describe_recompute(larger.fit.memory)
-        return f"{clip_in_words(larger.config)} would need {needed}, {way}"
+        needed, way = format_gb(larger.fit.planned_bytes), describe_recompute(larger.fit.recompute)
+        return f"{describe_clip(larger.config)} would need {needed}, {way}"
     if given.data.patch_size or given.data.frames:
         return "none that keeps what was given"
     frames = chosen.data.frames or FRAMES
     return f"none: this is the whole study{f' with all {frames} frames' * (frames > 1)}"
 
 
-def _smaller_in_words(smaller: Choice | None) -> str:
+def _smaller_in_words(smaller: Candidate | None) -> str:
     if smaller is None:
         return "none"
-    return f"{clip_in_words(smaller.config)}: {gb(smaller.fit.planned_bytes)}, {describe_recompute(smaller.fit.memory)}"
+    return f"{describe_clip(smaller.config)}: {format_gb(smaller.fit.planned_bytes)}, {describe_recompute(smaller.fit.recompute)}"

@@ -11,7 +11,7 @@ from pathlib import Path
 from unet4d.config import Config
 from unet4d.datasets.dataset import open_dataset
 from unet4d.errors import InputError
-from unet4d.models.checkpoint import BEST, LAST, PREVIOUS, checkpoint_of
+from unet4d.models.checkpoint import BEST, LAST, PREVIOUS, find_checkpoint
 from unet4d.models.folds import fold_folder, holds_folds, holds_run
 from unet4d.system.environment import check_device_name
 from unet4d.system.files import PathLike, check_writable
@@ -32,7 +32,7 @@ def check_train(dataset: PathLike, out_dir: Path, config: Config, device: str, r
     _check_run(out_dir, resume)
     open_dataset(dataset)
     if config.train.init_from is not None and not resume:
-        checkpoint_of(config.train.init_from)
+        find_checkpoint(config.train.init_from)
 
 
 def check_cross_validation(dataset: PathLike, out_dir: Path, config: Config, device: str, resume: bool) -> None:
@@ -55,7 +55,7 @@ def check_cross_validation(dataset: PathLike, out_dir: Path, config: Config, dev
         )
     open_dataset(dataset)
     if config.train.init_from is not None and not resume:
-        checkpoint_of(config.train.init_from)
+        find_checkpoint(config.train.init_from)
 
 
 def _check_run(out_dir: Path, resume: bool) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from unet4d.config import RecomputeConfig
 from unet4d.errors import InputError
 from unet4d.models.chunked import ChunkedRecurrence, Lengths, recompute
-from unet4d.models.clstm_unet import CLSTMUNet, Dropout, NetworkState
+from unet4d.models.clstm_unet import CLSTMUNet, DropoutFactors, NetworkState
 from unet4d.training.loss import LabelledFramesLoss, level_weights
 
 
@@ -24,7 +24,7 @@ class ClipLoss(nn.Module):
     decoded; a frame-wise network, in which they reach no other frame, does not encode them either.
 
     With deep supervision it is the weighted mean of the losses of all taught levels, whose truth is every voxel that stands for one
-    of theirs; see `CLSTMUNet.taught_logits`.
+    of theirs; see `CLSTMUNet.deep_supervision_logits`.
 
     Args:
         network: trained through this loss.
@@ -47,7 +47,7 @@ class ClipLoss(nn.Module):
         self.network.checkpoint_stages = memory.stages
 
     def forward(
-        self, image: Tensor, label: Tensor, labelled: Sequence[Sequence[bool]], kept: Dropout | None = None
+        self, image: Tensor, label: Tensor, labelled: Sequence[Sequence[bool]], kept: DropoutFactors | None = None
     ) -> Tensor:
         """The loss, a scalar.
 
@@ -55,7 +55,7 @@ class ClipLoss(nn.Module):
             image: (B, T, C, X, Y, Z).
             label: (B, T, X, Y, Z) class indices of any integer type.
             labelled: B lists of T, at least one True; a list, so that no device has to be waited for.
-            kept: channels that dropout keeps, see `CLSTMUNet.drawn_dropout`; None drops none.
+            kept: channels that dropout keeps, see `CLSTMUNet.sample_dropout`; None drops none.
         """
         if not any(any(row) for row in labelled):
             raise InputError(
@@ -75,7 +75,7 @@ class ClipLoss(nn.Module):
         label: Tensor,
         labelled: Sequence[Sequence[bool]],
         start: NetworkState,
-        kept: Dropout | None,
+        kept: DropoutFactors | None,
         lengths: Lengths,
     ) -> tuple[Tensor, NetworkState]:
         """The sums of the loss over these frames, cut to these lengths, (levels, 4, K), and the state after them."""
@@ -90,12 +90,12 @@ class ClipLoss(nn.Module):
         places = [i for i, here in enumerate(here for row in labelled for here in row) if here]
         if not places:
             dtype = torch.promote_types(image.dtype, torch.float32)
-            shape = (len(self.network.taught_strides), 4, self.network.out_channels)
+            shape = (len(self.network.head_strides), 4, self.network.out_channels)
             return image.new_zeros(shape, dtype=dtype), self.sweeps.after(image, start, kept)
         chosen, truth = None, label.flatten(0, 1)
         if len(places) < len(truth):
             chosen = torch.tensor(places).to(image.device, non_blocking=True)
             truth = truth.index_select(0, chosen)
-        logits, after = self.network.taught_logits(image, start, chosen, kept)
-        taught = zip(logits, self.network.taught_strides, strict=True)
+        logits, after = self.network.deep_supervision_logits(image, start, chosen, kept)
+        taught = zip(logits, self.network.head_strides, strict=True)
         return torch.stack([self.loss.sums(level, truth[:, ::x, ::y, ::z]) for level, (x, y, z) in taught]), after

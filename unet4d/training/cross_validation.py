@@ -21,7 +21,7 @@ from unet4d.config import Config
 from unet4d.datasets.dataset import fewer_folds, open_dataset, split_folds
 from unet4d.errors import InputError, ReportedByOtherRank, Stopped, Unet4DError
 from unet4d.evaluation.fold_summary import format_folds, summarize_folds
-from unet4d.models.folds import FOLDS, fold_folder, folds_in
+from unet4d.models.folds import FOLDS_FILE, fold_folder, folds_in
 from unet4d.system.distributed import ALONE, ProcessGroup
 from unet4d.system.files import read_json, write_json, write_text
 from unet4d.system.signals import stop_requested, stop_signals
@@ -120,11 +120,11 @@ def _prepared(dataset: Path, out: Path, config: Config, resume: bool) -> tuple[l
         _check_same(out, list(begun), record)
     if begun and not resume:
         raise InputError(f"{out} already holds folds; choose a new --out, or add --resume to go on with them")
-    if resume and not begun and not (out / FOLDS).is_file():
+    if resume and not begun and not (out / FOLDS_FILE).is_file():
         raise InputError(
             f"--resume was given and {out} holds no folds; leave --resume out, or give the folder of the folds"
         )
-    write_json(out / FOLDS, record)
+    write_json(out / FOLDS_FILE, record)
     asked = config.as_dict() | {"fold": ALL}
     if not begun:  # and never again: --resume begins with the settings that the folds were trained with
         write_text(out / CONFIG, yaml.safe_dump(asked, sort_keys=False))
@@ -142,9 +142,9 @@ def _check_same(out: Path, begun: Sequence[int], record: dict[str, Any]) -> None
             f"{out} holds fold {beyond[0]}, and data.folds is {record['folds']}; give the number that they were begun with, or "
             "another --out"
         )
-    if not (out / FOLDS).is_file():
+    if not (out / FOLDS_FILE).is_file():
         return
-    before = read_json(out / FOLDS)
+    before = read_json(out / FOLDS_FILE)
     before = before if isinstance(before, dict) else {}
     for name, now in record.items():
         was = before.get(name)
@@ -153,7 +153,7 @@ def _check_same(out: Path, begun: Sequence[int], record: dict[str, Any]) -> None
         if name == "held_out" and isinstance(was, dict):
             name = min(fold for fold in {*was, *now} if was.get(fold) != now.get(fold))
             was, now = was.get(name), now.get(name)
-        differs = f"{name} is {short_repr(now)} and was {short_repr(was)} ({out / FOLDS})"
+        differs = f"{name} is {short_repr(now)} and was {short_repr(was)} ({out / FOLDS_FILE})"
         raise InputError(
             f"{out} holds other folds: {differs}; give the dataset and the settings that they were begun with, or another --out"
         )

@@ -12,7 +12,7 @@ from unet4d.pipeline.clip_dataset import Batch
 from unet4d.system.gpu_memory import GB
 from unet4d.system.memory_errors import drop_failed_work, is_out_of_memory
 from unet4d.training.step import TrainingStep
-from unet4d.training.step_memory import StepFit, describe_recompute, rungs_from
+from unet4d.training.step_memory import StepFit, describe_recompute, recompute_schedules
 
 MEASURED_STEPS = 3
 """Number of steps to compare with the plan. Only steps on full-length clips without new shapes count: where a shape is new, cuDNN
@@ -36,7 +36,7 @@ class OomFallback:
         self, step: TrainingStep, memory: RecomputeConfig, frames: int, fit: StepFit | None, say: Callable[[str], None]
     ):
         self.step, self.fit, self.say = step, fit, say
-        self.memory, *self.leaner = rungs_from(memory, frames)
+        self.memory, *self.leaner = recompute_schedules(memory, frames)
         if step.ranks.size > 1:
             self.leaner = []
         self.frames, self.measured_steps, self.measured_bytes = frames, 0, 0
@@ -97,7 +97,7 @@ class OomFallback:
         )
         self.memory, self.fit = self.leaner.pop(0), None  # the plan was another one's
         self.step.use(self.memory)
-        self.step.optimiser.zero_grad(set_to_none=True)
+        self.step.optimizer.zero_grad(set_to_none=True)
         drop_failed_work()
         return None
 

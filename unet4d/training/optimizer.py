@@ -11,7 +11,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from unet4d.config import TrainConfig
 
 
-def optimiser(network: nn.Module, config: TrainConfig) -> AdamW:
+def build_optimizer(network: nn.Module, config: TrainConfig) -> AdamW:
     """AdamW (Loshchilov & Hutter 2019) that decays the weights of convolutions and spares norms and biases.
 
     Fused: it needs no copies of the weights and does not wait for the loss scaler's verdict.
@@ -22,7 +22,7 @@ def optimiser(network: nn.Module, config: TrainConfig) -> AdamW:
     return AdamW(groups, lr=config.learning_rate, fused=True)
 
 
-def schedule(steps: AdamW, config: TrainConfig) -> LambdaLR:
+def build_schedule(steps: AdamW, config: TrainConfig) -> LambdaLR:
     """The learning rate of every step of the run: a linear rise, then the fall to 0 at the last step."""
     return LambdaLR(steps, lambda step: learning_rate_factor(step, config))
 

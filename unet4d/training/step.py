@@ -12,12 +12,12 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from unet4d.config import BATCH_SIZE, Config, RecomputeConfig
-from unet4d.models.clstm_unet import CLSTMUNet, Dropout
+from unet4d.models.clstm_unet import CLSTMUNet, DropoutFactors
 from unet4d.models.device import autocast, repeated_shapes
 from unet4d.pipeline.clip_dataset import Batch
 from unet4d.system.distributed import ALONE, ProcessGroup
 from unet4d.training.clip_loss import ClipLoss
-from unet4d.training.optimizer import optimiser, schedule
+from unet4d.training.optimizer import build_optimizer, build_schedule
 
 
 class TrainingStep:
@@ -43,8 +43,8 @@ class TrainingStep:
         self.loss = (
             self.clip_loss if ranks.size == 1 else DistributedDataParallel(self.clip_loss, gradient_as_bucket_view=True)
         )
-        self.optimiser = optimiser(network, config.train)
-        self.schedule = schedule(self.optimiser, config.train)
+        self.optimizer = build_optimizer(network, config.train)
+        self.schedule = build_schedule(self.optimizer, config.train)
         self.scaler = torch.amp.GradScaler(device.type, init_scale=2.0**16 if self._scales else 1.0)
 
     def __call__(self, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -62,7 +62,7 @@ class TrainingStep:
             return self._gradients(batches, step)
 
     def _gradients(self, batches: Sequence[Batch], step: int) -> Tensor:
-        self.optimiser.zero_grad(set_to_none=True)
+        self.optimizer.zero_grad(set_to_none=True)
         losses = []
         for place, batch in enumerate(batches):
             kept = self._dropout(step * len(batches) + place)
@@ -83,10 +83,10 @@ class TrainingStep:
         norm = torch.nn.utils.get_total_norm(gradients)
         gradients[0] += 0 * norm  # A norm that is not finite makes the gradient so, for the scaler to see.
         norm = norm / self.scale
-        self.scaler.unscale_(self.optimiser)
+        self.scaler.unscale_(self.optimizer)
         if self.config.gradient_clip:
             torch.nn.utils.clip_grads_with_norm_(self.network.parameters(), self.config.gradient_clip, norm)
-        self.scaler.step(self.optimiser)
+        self.scaler.step(self.optimizer)
         self.scaler.update(None if self._scales else 1.0)
         self.schedule.step()
         return norm
@@ -111,14 +111,14 @@ class TrainingStep:
     def state_dict(self) -> dict[str, Any]:
         """The state of optimiser, schedule and scaler."""
         return {
-            "optimiser": self.optimiser.state_dict(),
+            "optimiser": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
             "scaler": self.scaler.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over what `state_dict` gave, be it from another device."""
-        self.optimiser.load_state_dict(state["optimiser"])
+        self.optimizer.load_state_dict(state["optimiser"])
         self.schedule.load_state_dict(state["schedule"])
         self.scaler.load_state_dict(state["scaler"])
 
@@ -126,13 +126,13 @@ class TrainingStep:
     def _scales(self) -> bool:
         return self.precision == "fp16"
 
-    def _dropout(self, batch: int) -> Dropout | None:
+    def _dropout(self, batch: int) -> DropoutFactors | None:
         """What dropout keeps of this process's clips of a batch: drawn by its number for all clips, however they are shared."""
         if not self.network.dropout:
             return None
         [state] = np.random.SeedSequence([self.seed, 4, batch]).generate_state(1, np.uint64).tolist()
         size = self.config.batch_size or BATCH_SIZE
-        drawn = self.network.drawn_dropout(size, torch.Generator().manual_seed(state))
+        drawn = self.network.sample_dropout(size, torch.Generator().manual_seed(state))
         mine = self.ranks.share(size)
         return None if drawn is None else [factor[mine.start : mine.stop] for factor in drawn]
 

@@ -16,7 +16,7 @@ from unet4d.config import BATCH_SIZE, FRAMES, Config, DataConfig
 from unet4d.datasets.dataset import cache_dir, fewer_folds, split_cases
 from unet4d.datasets.verify.gate import load_verified_dataset
 from unet4d.errors import InputError, Unet4DError
-from unet4d.models.checkpoint import BEST, Task, checkpoint_of, load_checkpoint
+from unet4d.models.checkpoint import BEST, Task, find_checkpoint, load_checkpoint
 from unet4d.models.conv_check import check_convolutions
 from unet4d.models.device import find_device, set_tf32
 from unet4d.pipeline.cache import CachedStudy, cached_studies
@@ -34,9 +34,9 @@ from unet4d.training.monitoring.mlflow_log import check_mlflow
 from unet4d.training.monitoring.summary import CONFIG
 from unet4d.training.oom_fallback import peak_bytes
 from unet4d.training.resolve import resolved
-from unet4d.training.step_memory import StepFit, describe_recompute, fitted
+from unet4d.training.step_memory import StepFit, describe_recompute, fit_recompute
 from unet4d.training.trainer import Trainer
-from unet4d.training.warm_start import begin_from
+from unet4d.training.warm_start import load_initial_weights
 
 MAY_CHANGE_ON_RESUME = (
     "data.num_workers", "data.cache_dir", "train.validate_every", "train.skip_limit", "train.mlflow", "recompute.",
@@ -145,9 +145,9 @@ def _begun(trainer: Trainer, config: Config, task: Task, saved: dict[str, Any] |
         return ""
     if config.train.init_from is None:
         return ""
-    path = checkpoint_of(config.train.init_from)
+    path = find_checkpoint(config.train.init_from)
     content = ranks.broadcast_from_rank0(lambda: load_checkpoint(path))
-    return f"begins with {begin_from(trainer.network, task, content, path)}\n"
+    return f"begins with {load_initial_weights(trainer.network, task, content, path)}\n"
 
 
 def _check_shares(config: Config, ranks: ProcessGroup) -> None:
@@ -173,15 +173,15 @@ def _fitted(
     labelled = _labelled(frames, studies, task, config.data)
     largest_share = -(-(config.train.batch_size or BATCH_SIZE) // ranks.size)
     own = replace(config, train=replace(config.train, batch_size=largest_share))
-    fit, fits = fitted(own, len(task.channel_names), len(task.labels), labelled, free)
-    needs = f"{fit.planned_bytes / GB:.1f} GB for {describe_recompute(fit.memory)}"
+    fit, fits = fit_recompute(own, len(task.channel_names), len(task.labels), labelled, free)
+    needs = f"{fit.planned_bytes / GB:.1f} GB for {describe_recompute(fit.recompute)}"
     if not fits:
         raise InputError(
             f"a training step needs {needs}, the leanest way, and {free / GB:.1f} GB of the GPU are free; lower "
             "--data.patch_size, --data.frames or --train.batch_size, or let unet4d plan choose them"
         )
     asked = config.recompute
-    if asked.chunk_frames is not None and fit.memory != asked and ranks.is_first:
+    if asked.chunk_frames is not None and fit.recompute != asked and ranks.is_first:
         print(
             f"{describe_recompute(asked)} does not fit the {free / GB:.1f} GB that are free; computing {needs} instead"
         )

@@ -74,7 +74,7 @@ class Trainer:
         torch.manual_seed(config.seed)
         self.network = build_network(config.model, len(task.channel_names), len(task.labels)).to(device)
         self.step = TrainingStep(self.network, config, device, ranks)
-        memory = fit.memory if fit else replace(config.recompute, chunk_frames=config.recompute.chunk_frames or 0)
+        memory = fit.recompute if fit else replace(config.recompute, chunk_frames=config.recompute.chunk_frames or 0)
         self.step.use(memory)
         self.files = Checkpoints(out_dir)
         self.tally = EpochStats(config.train.skip_limit)

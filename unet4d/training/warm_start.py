@@ -10,7 +10,7 @@ from unet4d.models.checkpoint import Task
 from unet4d.models.clstm_unet import CLSTMUNet
 
 
-def begin_from(network: CLSTMUNet, task: Task, content: dict[str, Any], path: str | os.PathLike[str]) -> str:
+def load_initial_weights(network: CLSTMUNet, task: Task, content: dict[str, Any], path: str | os.PathLike[str]) -> str:
     """Take over the weights of a checkpoint that was trained for the same task.
 
     Weights without recurrence are the twin's: a network that has any keeps its own there. As its projections start at zero, a new
@@ -41,7 +41,7 @@ def begin_from(network: CLSTMUNet, task: Task, content: dict[str, Any], path: st
             )
     is_twin = not network.is_frame_wise and not any(name.startswith("recurrent.") for name in weights)
     try:
-        (network.load_twin if is_twin else network.load_same)(weights)
+        (network.load_framewise_weights if is_twin else network.load_weights)(weights)
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
     return f"the {'frame-wise twin' if is_twin else 'network'}'s weights of {path}"

@@ -15,7 +15,7 @@ from unet4d.config import Config, DataConfig, ModelConfig, TrainConfig
 from unet4d.inference.postprocessing_steps import EVERY_CLASS, Step, write_steps
 from unet4d.models.checkpoint import BEST, LAST, PREVIOUS, Task, load_checkpoint, save_checkpoint
 from unet4d.models.clstm_unet import build_network
-from unet4d.models.folds import FOLDS
+from unet4d.models.folds import FOLDS_FILE
 from unet4d.system.distributed import ProcessGroup
 from unet4d.training.monitoring.log_lines import LOG
 from unet4d.training.monitoring.summary import CONFIG, SUMMARY, write_summary
@@ -265,7 +265,7 @@ def test_folds_have_a_line_each_with_mean_and_deviation(known, command, tmp_path
     for fold, best in enumerate((0.6, 0.8)):
         state = ("finished", "running")[fold]
         made_run(tmp_path / f"fold_{fold}", 4 - fold, state, best, config(fold), dataset=tmp_path / "hearts")
-    (tmp_path / FOLDS).write_text(json.dumps({"folds": 5, "seed": 0, "held_out": {}}))
+    (tmp_path / FOLDS_FILE).write_text(json.dumps({"folds": 5, "seed": 0, "held_out": {}}))
     (tmp_path / CONFIG).write_text("fold: all\n")  # beside them, as train --fold all leaves them
     (tmp_path / SUMMARY).write_text(json.dumps({"folds": 5}))
     found = known(tmp_path)
@@ -289,12 +289,12 @@ def test_folds_that_are_all_finished_predict_together(known, tmp_path):
     for fold in range(2):
         made_run(tmp_path / f"fold_{fold}", made=config(fold))
     assert check_command(known(tmp_path)["go_on"], "predict")[2] == str(tmp_path)
-    (tmp_path / FOLDS).write_text(json.dumps({"folds": 3}))
+    (tmp_path / FOLDS_FILE).write_text(json.dumps({"folds": 3}))
     assert known(tmp_path)["go_on"].endswith("--resume"), "the third one is not begun"
 
 
 def test_folds_of_which_none_is_begun(known, tmp_path):
-    (tmp_path / FOLDS).write_text(json.dumps({"folds": 5}))
+    (tmp_path / FOLDS_FILE).write_text(json.dumps({"folds": 5}))
     (tmp_path / CONFIG).write_text("fold: all\n")
     found = known(tmp_path)
     assert (found["runs"], found["of"]) == ({}, 5)

@@ -15,7 +15,7 @@ from unet4d.errors import InputError
 from unet4d.evaluation.fold_summary import format_mean_std, summarize_folds
 from unet4d.inference.postprocessing_steps import read_steps
 from unet4d.models.checkpoint import LAST, PREVIOUS
-from unet4d.models.folds import FOLDS, folds_in, holds_run
+from unet4d.models.folds import FOLDS_FILE, folds_in, holds_run
 from unet4d.system.environment import installed
 from unet4d.system.files import read_json
 from unet4d.system.text import count, format_number
@@ -48,7 +48,7 @@ def info(run: str | os.PathLike[str] | None = None, as_json: bool = False) -> di
     elif path.is_file():
         facts = _checkpoint(path)
         lines = _checkpoint_lines(facts)
-    elif (path / FOLDS).is_file() or (folds_in(path) and not holds_run(path)):
+    elif (path / FOLDS_FILE).is_file() or (folds_in(path) and not holds_run(path)):
         facts = _folds(path)
         lines = _fold_lines(facts)
     elif is_run(path):
@@ -118,7 +118,7 @@ def _folds(out: Path) -> dict[str, Any]:
         for number, facts in folds.items()
         if facts["best"]
     }
-    record = read_json(out / FOLDS) if (out / FOLDS).is_file() else None
+    record = read_json(out / FOLDS_FILE) if (out / FOLDS_FILE).is_file() else None
     wanted = record.get("folds") if isinstance(record, dict) else None
     finished = len(folds) == (wanted or len(folds)) and all(facts["state"] == "finished" for facts in folds.values())
     alike = len({tuple(best["dice"]) for best in scored.values()}) == 1
