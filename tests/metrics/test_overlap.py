@@ -1,4 +1,4 @@
-"""Voxels counted, Dice, volumes and descriptions against answers derived by hand."""
+"""Voxel counts, Dice, volumes and summary statistics against answers derived by hand."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_volumes_count_voxels_times_their_size():
     np.testing.assert_allclose(volumes_ml(label, [1, 2], 0.1), [[0.2, 0], [0, 0.9]])
 
 
-def test_describe_leaves_out_what_is_undefined_and_says_how_many_remain():
+def test_summary_statistics_leave_out_undefined_values_and_count_the_others():
     found = summary_statistics(np.array([[0.5, np.nan], [1.0, 0.0]]))
     assert found == {"mean": 0.5, "median": 0.5, "std": pytest.approx(0.5), "n": 3}
     assert summary_statistics(np.array([np.nan])) == {"mean": None, "median": None, "std": None, "n": 0}

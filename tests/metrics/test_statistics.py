@@ -12,7 +12,7 @@ from unet4d.metrics.statistics import bland_altman, holm, interval95, signed_ran
 
 
 def test_bland_altman_by_hand():
-    """Differences 1, 3, -1: bias 1, SD 2. A pair whose prediction is undefined is counted, one without reference is no pair."""
+    """Differences 1, 3, -1: bias 1, SD 2. A pair with an undefined prediction is counted, one without reference is no pair."""
     found = bland_altman([10, 20, 30, 40, np.nan], [11, 23, 29, np.nan, 5])
     assert found == {
         "n": 3, "n_undefined": 1, "reference": 20, "prediction": 21, "bias": 1, "sd": 2,
@@ -39,7 +39,7 @@ def test_an_interval_needs_three_subjects():
 
 
 def test_subjects_are_drawn_and_not_their_frames():
-    """Ten copies of each value tell nothing new: the interval stays that of the subjects."""
+    """Ten copies of each value add no information: the interval stays that of the subjects."""
     values = np.random.default_rng(1).normal(0, 1, 12)
     names = [f"s{i}" for i in range(12)]
     once = interval95(values, names)

@@ -9,15 +9,15 @@ from scipy import ndimage
 
 from tests.drawn import draw
 from unet4d.metrics.overlap import count_voxels, dice
-from unet4d.metrics.surface import hausdorff95_mm, surface_scores
+from unet4d.metrics.surface import surface_scores
 
 
 def hd95(reference: np.ndarray, prediction: np.ndarray, spacing: tuple[float, ...] = (1, 1, 1)) -> float:
-    return float(hausdorff95_mm(reference, prediction, [1], spacing)[0, 0])
+    return float(surface_scores(reference, prediction, [1], spacing).hd95_mm[0, 0])
 
 
 def oracle_hd95(reference: np.ndarray, prediction: np.ndarray, spacing: tuple[float, ...]) -> float:
-    """HD95 of one 3D pair by listing surface voxels and taking every distance: no erosion, no tree, no transform."""
+    """Compute HD95 of one 3D pair from a list of surface voxels and every distance: no erosion, no tree, no transform."""
 
     def surface(mask: np.ndarray) -> np.ndarray:
         points = []
@@ -121,24 +121,24 @@ def test_symmetry_and_identity():
 
 
 def test_distance_never_runs_through_time():
-    """Each frame is 16 voxels off, though a neighbouring frame would fit; one call equals a call for each frame."""
+    """Each frame is 16 voxels off, though a neighboring frame would fit; one call equals a call for each frame."""
     reference = np.zeros((4, 40, 5, 3), np.uint8)
     prediction = np.zeros_like(reference)
     for t in range(4):
         reference[t, 2 + 16 * (t % 2), 2, 1] = 1
         prediction[t, 18 - 16 * (t % 2), 2, 1] = 1
-    assert hausdorff95_mm(reference, prediction, [1], (1, 1, 1)).ravel().tolist() == [16.0] * 4
+    assert surface_scores(reference, prediction, [1], (1, 1, 1)).hd95_mm.ravel().tolist() == [16.0] * 4
 
 
 def test_every_frame_and_class_counts_the_first_too():
     rng = np.random.default_rng(0)
     reference = rng.integers(0, 3, (3, 8, 7, 4)).astype(np.uint8)
     prediction = rng.integers(0, 3, (3, 8, 7, 4)).astype(np.uint8)
-    together = hausdorff95_mm(reference, prediction, [1, 2], (1, 2, 9))
+    together = surface_scores(reference, prediction, [1, 2], (1, 2, 9)).hd95_mm
     scores = dice(count_voxels(reference, prediction, [1, 2]))
     assert np.isfinite(together).all()
     for t in range(3):
-        alone = hausdorff95_mm(reference[t : t + 1], prediction[t : t + 1], [1, 2], (1, 2, 9))
+        alone = surface_scores(reference[t : t + 1], prediction[t : t + 1], [1, 2], (1, 2, 9)).hd95_mm
         np.testing.assert_allclose(together[t : t + 1], alone)
         for k in (0, 1):
             r, p = reference[t] == k + 1, prediction[t] == k + 1
@@ -146,7 +146,7 @@ def test_every_frame_and_class_counts_the_first_too():
 
 
 def scores(reference: np.ndarray, prediction: np.ndarray, spacing: tuple[float, ...], tolerance: float = 2.0):
-    """HD95, ASD and NSD of class 1 in frame 0."""
+    """Return HD95, ASD and NSD of class 1 in frame 0."""
     found = surface_scores(reference, prediction, [1], spacing, tolerance)
     return tuple(float(array[0, 0]) for array in (found.hd95_mm, found.asd_mm, found.nsd))
 

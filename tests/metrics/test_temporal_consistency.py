@@ -1,4 +1,4 @@
-"""What stays and what flickers, on label maps small enough to draw."""
+"""Frame-to-frame overlap and single-frame components, on label maps small enough to draw."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from unet4d.metrics.temporal_consistency import flicker, frame_to_frame_dice
 
 
 def film(*frames: str) -> np.ndarray:
-    """(T, X, Y, 1) from a drawing a frame."""
+    """Return (T, X, Y, 1) from one drawing per frame."""
     return np.concatenate([draw(frame) for frame in frames])
 
 
@@ -32,7 +32,7 @@ def test_two_frames_are_one_pair(frames: int, cyclic: bool, pairs: int):
 
 
 def test_flicker_by_hand():
-    """In frame 1 a speck of one voxel and one of two, touching by a corner, live alone: one component of three. Class 2 stays."""
+    """In frame 1 a speck of one voxel, and two that touch by a corner: one component of three voxels. Class 2 stays."""
     label = film("11.... 2.....", "11...1 2..11.", "11.... 2.....")
     components, voxels = flicker(label, [1, 2], cyclic=False)
     assert components[:, 0].tolist() == [0, 1, 0]
@@ -50,7 +50,7 @@ def test_a_neighbour_of_another_class_does_not_keep_a_component_alive():
     assert components.tolist() == [[0, 1], [1, 0], [0, 1]]
 
 
-def test_what_moves_by_a_voxel_lives_on_and_what_leaves_a_gap_does_not():
+def test_a_move_by_a_voxel_is_no_flicker_and_a_gap_is():
     components, _ = flicker(film("1....", ".1...", "..1.."), [1], cyclic=False)
     assert components[:, 0].tolist() == [0, 0, 0]
     components, voxels = flicker(film("1....", "..1..", "....1"), [1], cyclic=False)
@@ -58,7 +58,7 @@ def test_what_moves_by_a_voxel_lives_on_and_what_leaves_a_gap_does_not():
 
 
 @pytest.mark.parametrize("cyclic", [False, True])
-def test_what_flickers_is_what_post_processing_removes(cyclic: bool):
+def test_post_processing_removes_exactly_the_flickering_components(cyclic: bool):
     label = np.random.default_rng(1).choice(3, (5, 9, 8, 4), p=[0.95, 0.03, 0.02]).astype(np.uint8)
     for value, name in ((1, "muscle"), (2, "cavity")):
         step = Step("remove_single_frame_components", name)

@@ -1,7 +1,7 @@
-"""What a class is, by its name: the one home of that. A heart's cavity has an ejection fraction, its myocardium a mass.
+"""Classes of a heart, recognized by their names: a cavity has an ejection fraction, a myocardium a mass.
 
-A name counts where every one of its words is known here, so that "left ventricular septum", "third ventricle" or "myocardial
-scar" are neither. Capitals, spaces, underscores and hyphens do not matter: "LV_cavity", "LeftVentricle", "heart_ventricle_left".
+A name counts where all its words are known here, so that "left ventricular septum", "third ventricle" or "myocardial scar" are
+neither. Capitals, spaces, underscores and hyphens do not matter: "LV_cavity", "LeftVentricle", "heart_ventricle_left".
 """
 
 from __future__ import annotations
@@ -13,33 +13,24 @@ MYOCARDIAL_DENSITY_G_PER_ML = 1.05
 
 _SIDES = {"left": "left", "l": "left", "right": "right", "r": "right"}
 _CHAMBERS = {"lv": "left", "la": "left", "rv": "right", "ra": "right", "lvc": "left", "rvc": "right"}
-_CHAMBER_WORDS = {*_CHAMBERS, "ventricle", "ventricles", "ventricular", "atrium", "atria", "atrial"}
+_ATRIA = {"la", "ra", "atrium", "atria", "atrial"}
+_CHAMBER_WORDS = {*_CHAMBERS, *_ATRIA, "ventricle", "ventricles", "ventricular"}
 _BLOOD = {
-    "cavity",
-    "cavities",
-    "chamber",
-    "blood",
-    "bloodpool",
-    "pool",
-    "bp",
-    "lumen",
-    "endo",
-    "endocardium",
-    "endocardial",
-}
+    "cavity", "cavities", "chamber", "blood", "bloodpool", "pool", "bp", "lumen", "endo", "endocardium", "endocardial",
+}  # fmt: skip
 _MUSCLE = {"myocardium", "myocardial", "myo", "lvm", "rvm"}
 _WALL = {"wall", "muscle"}
 _PLAIN = {*_SIDES, "heart", "cardiac", "of", "the", "and", "both", "volume", "mass", "healthy", "normal"}
 
 
 def is_cavity(name: str) -> bool:
-    """Whether a class is a ventricle's or an atrium's blood: "left ventricle", "RV", "LV cavity", "left atrium"."""
+    """Return whether a class is the blood of a ventricle or an atrium: "left ventricle", "RV", "LV cavity", "left atrium"."""
     words = _words(name)
     return words <= _CHAMBER_WORDS | _BLOOD | _PLAIN and bool(words & _CHAMBER_WORDS)
 
 
 def is_myocardium(name: str) -> bool:
-    """Whether a class is the muscle of the heart's wall: "myocardium", "LV myocardium", "myo", "left ventricular wall"."""
+    """Return whether a class is the muscle of the heart's wall: "myocardium", "LV myocardium", "myo", "left ventricular wall"."""
     words = _words(name)
     if not words <= _CHAMBER_WORDS | _MUSCLE | _WALL | _PLAIN:
         return False
@@ -47,19 +38,17 @@ def is_myocardium(name: str) -> bool:
 
 
 def cavity_within(myocardium: str, names: Sequence[str]) -> str | None:
-    """The ventricle that a myocardium surrounds, whose end-diastole is when its mass is taken; None where there is none.
+    """Return the ventricle inside a myocardium: the mass is measured at its end-diastole. None where no class is it.
 
-    The left one, unless the myocardium's name says right.
+    It is the left ventricle, unless the name of the myocardium says right.
 
     Args:
         myocardium: its name.
         names: of all classes.
     """
     side = _side(myocardium) or "left"
-    for name in names:
-        if is_cavity(name) and not _words(name) & {"la", "ra", "atrium", "atria", "atrial"} and _side(name) == side:
-            return name
-    return None
+    ventricles = (name for name in names if is_cavity(name) and not _words(name) & _ATRIA)
+    return next((name for name in ventricles if _side(name) == side), None)
 
 
 def _side(name: str) -> str | None:
@@ -69,13 +58,9 @@ def _side(name: str) -> str | None:
 
 
 def _words(name: str) -> set[str]:
-    """Its words in small letters; "LVmyo" and "LVcavity" are two each."""
-    apart = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name)
+    """Return the words of a name in small letters; "LVmyo" and "LVcavity" are two each."""
     words: set[str] = set()
-    for word in re.findall(r"[^\W_]+", apart.lower()):
-        rest = word[2:]
-        if word[:2] in _CHAMBERS and rest in _BLOOD | _MUSCLE | _WALL:
-            words |= {word[:2], rest}
-        else:
-            words.add(word)
+    for word in re.findall(r"[^\W_]+", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).lower()):
+        chamber, rest = word[:2], word[2:]
+        words |= {chamber, rest} if chamber in _CHAMBERS and rest in _BLOOD | _MUSCLE | _WALL else {word}
     return words

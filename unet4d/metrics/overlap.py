@@ -1,7 +1,4 @@
-"""Voxels of 4D label maps counted per frame and class, and their Dice overlap: counts first, ratios after.
-
-`EMPTY_CONVENTION` is the one home of what happens when a class is absent from a frame.
-"""
+"""Voxel counts and Dice overlap of 4D label maps, per frame and class, and the convention for absent classes."""
 
 from __future__ import annotations
 
@@ -13,8 +10,8 @@ import numpy as np
 EMPTY_CONVENTION = (
     "Per frame and class. Absent from both reference and prediction: Dice, NSD, HD95 and ASD are undefined, left out of every "
     "mean, counted in n_both_empty. Absent from exactly one of them: Dice and NSD are 0 and enter the mean; HD95 and ASD are "
-    "undefined, left out of their means, counted in n_one_empty. The n beside a mean is the number of values in it. Frames that "
-    "nobody labelled count for nothing but the prediction's own curve; a missing file is an error."
+    "undefined, left out of their means, counted in n_one_empty. The n beside a mean is the number of values in it. Unlabelled "
+    "frames count for nothing but the prediction's own curve; a missing file is an error."
 )
 
 
@@ -34,12 +31,12 @@ class VoxelCounts:
 
     @property
     def both_empty(self) -> np.ndarray:
-        """`(T, K)` bool: the class is in neither reference nor prediction."""
+        """Return `(T, K)` bool: the class is in neither reference nor prediction."""
         return (self.tp + self.fp + self.fn) == 0
 
     @property
     def one_empty(self) -> np.ndarray:
-        """`(T, K)` bool: the class is in exactly one of reference and prediction."""
+        """Return `(T, K)` bool: the class is in exactly one of reference and prediction."""
         return ((self.tp + self.fn) == 0) != ((self.tp + self.fp) == 0)
 
 
@@ -54,18 +51,17 @@ def count_voxels(reference: np.ndarray, prediction: np.ndarray, values: Sequence
     require_same_shape(reference, prediction)
     shape = (len(reference), len(values))
     counts = VoxelCounts(*(np.zeros(shape, np.int64) for _ in range(3)))
-    for k, value in enumerate(values):
-        for t in range(len(reference)):
+    for t in range(len(reference)):
+        for k, value in enumerate(values):
             in_reference, in_prediction = reference[t] == value, prediction[t] == value
-            tp = np.count_nonzero(in_reference & in_prediction)
-            counts.tp[t, k] = tp
+            counts.tp[t, k] = tp = np.count_nonzero(in_reference & in_prediction)
             counts.fp[t, k] = np.count_nonzero(in_prediction) - tp
             counts.fn[t, k] = np.count_nonzero(in_reference) - tp
     return counts
 
 
 def dice(counts: VoxelCounts) -> np.ndarray:
-    """Dice overlap `2 tp / (2 tp + fp + fn)`, `(T, K)` in [0, 1]; NaN where both are empty.
+    """Return the Dice overlap `2 tp / (2 tp + fp + fn)`, `(T, K)` in [0, 1]; NaN where both are empty.
 
     Dice, "Measures of the amount of ecologic association between species", Ecology 1945.
     """
@@ -78,5 +74,5 @@ def require_same_shape(reference: np.ndarray, prediction: np.ndarray) -> None:
     """Raise ValueError unless both are (T, X, Y, Z) of one shape."""
     if reference.shape != prediction.shape or reference.ndim != 4:
         raise ValueError(
-            f"reference {reference.shape} and prediction {prediction.shape} must both be (T, X, Y, Z) of one shape"
+            f"got reference {reference.shape} and prediction {prediction.shape}, expected (T, X, Y, Z) of one shape"
         )

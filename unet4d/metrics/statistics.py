@@ -1,4 +1,4 @@
-"""How far values agree with their reference, and how sure a mean is: Bland-Altman limits, and a bootstrap over subjects."""
+"""Statistics over subjects: summary, Bland-Altman agreement, bootstrap interval, Wilcoxon test of two methods, Holm correction."""
 
 from __future__ import annotations
 
@@ -15,74 +15,13 @@ INTERVALS = (
     f"95 % percentile interval of the mean from {RESAMPLES} bootstrap resamples of subjects (seed {SEED}): a subject is drawn with "
     f"all its cases and frames. Fewer than {FEWEST_SUBJECTS} subjects have none; with fewer than about 20 it is too narrow."
 )
-
-
-def bland_altman(reference: Values, prediction: Values) -> dict[str, float | int | None]:
-    """Bias and 95 % limits of agreement of pairs; a pair with an undefined value is left out.
-
-        bias = mean(prediction - reference),  limits = bias -+ 1.96 SD of the differences (n - 1)
-
-    Bland & Altman, "Statistical methods for assessing agreement between two methods of clinical measurement", Lancet 1986.
-
-    Returns:
-        `n`, `n_undefined` (pairs whose reference alone is defined), `reference` and `prediction` (their means), `bias`, `sd`,
-        `lower`, `upper`, `mean_absolute`; None where there are too few.
-    """
-    a, b = np.asarray(reference, np.float64), np.asarray(prediction, np.float64)
-    kept = np.isfinite(a) & np.isfinite(b)
-    undefined = int(np.count_nonzero(np.isfinite(a) & ~kept))
-    a, b = a[kept], b[kept]
-    n, difference = len(a), b - a
-    bias = float(difference.mean()) if n else None
-    sd = float(difference.std(ddof=1)) if n > 1 else None
-    return {
-        "n": n,
-        "n_undefined": undefined,
-        "reference": float(a.mean()) if n else None,
-        "prediction": float(b.mean()) if n else None,
-        "bias": bias,
-        "sd": sd,
-        "lower": None if bias is None or sd is None else bias - 1.96 * sd,
-        "upper": None if bias is None or sd is None else bias + 1.96 * sd,
-        "mean_absolute": float(np.abs(difference).mean()) if n else None,
-    }
-
-
-def interval95(values: Values, subjects: Sequence[str]) -> list[float] | None:
-    """95 % interval of the mean of the defined values, by resampling subjects, see `INTERVALS`.
-
-    The mean is that of all values: a subject with twice as many weighs twice as much, in each resample too. Of several columns it
-    is the mean of their means, a column without a value left out.
-
-    Efron & Tibshirani, "An introduction to the bootstrap", 1993, ch. 13; whole subjects because their frames are alike: Davison &
-    Hinkley, "Bootstrap methods and their application", 1997, ch. 3.8.
-
-    Args:
-        values: (N,) or (N, K), NaN where undefined.
-        subjects: (N,), whose each value is.
-
-    Returns:
-        [lower, upper], or None with too few subjects that have a defined value.
-    """
-    found = np.asarray(values, np.float64)
-    found = found if found.ndim == 2 else found[:, None]
-    kept = np.isfinite(found).any(axis=1)
-    found = found[kept]
-    names, whose = np.unique(np.asarray(subjects, str)[kept], return_inverse=True)
-    if len(names) < FEWEST_SUBJECTS:
-        return None
-    sums, counts = np.zeros((2, len(names), found.shape[1]))
-    np.add.at(sums, whose, np.where(np.isfinite(found), found, 0))
-    np.add.at(counts, whose, np.isfinite(found))
-    times = np.random.default_rng(SEED).multinomial(len(names), np.full(len(names), 1 / len(names)), RESAMPLES)  # drawn
-    total = times @ counts
-    means = np.divide(times @ sums, total, out=np.full(total.shape, np.nan), where=total > 0)
-    lower, upper = np.percentile(np.nanmean(means, axis=1), [2.5, 97.5])  # no row is empty: every subject has a value
-    return [float(lower), float(upper)]
+FEWEST_DIFFERENCES = 6
+"""With 5 the smallest two-sided p is 0.0625."""
+_DIGITS = 9  # differences are rounded before they are ranked: equal ones stay equal whatever their last bits
 
 
 def summary_statistics(values: np.ndarray) -> dict[str, float | int | None]:
-    """Mean, median, standard deviation (n - 1) and n of the defined entries; None where there are too few."""
+    """Return mean, median, standard deviation (n - 1) and n of the defined entries; None where there are too few."""
     defined = np.asarray(values, np.float64)
     defined = defined[np.isfinite(defined)]
     n = len(defined)
@@ -94,14 +33,72 @@ def summary_statistics(values: np.ndarray) -> dict[str, float | int | None]:
     }
 
 
-FEWEST_DIFFERENCES = 6
-"""With 5 the smallest two-sided p is 0.0625."""
-_DIGITS = 9  # differences are rounded before they are ranked: equal ones stay equal whatever their last bits
+def bland_altman(reference: Values, prediction: Values) -> dict[str, float | int | None]:
+    """Compute bias and 95 % limits of agreement of pairs; a pair with an undefined value is left out.
+
+        bias = mean(prediction - reference),  limits = bias -+ 1.96 SD of the differences (n - 1)
+
+    Bland & Altman, "Statistical methods for assessing agreement between two methods of clinical measurement", Lancet 1986.
+
+    Returns:
+        `n`, `n_undefined` (pairs with a defined reference alone), `reference` and `prediction` (their means), `bias`, `sd`,
+        `lower`, `upper`, `mean_absolute`; None where there are too few.
+    """
+    a, b = np.asarray(reference, np.float64), np.asarray(prediction, np.float64)
+    defined = np.isfinite(a) & np.isfinite(b)
+    undefined = int(np.count_nonzero(np.isfinite(a) & ~defined))
+    a, b = a[defined], b[defined]
+    difference = summary_statistics(b - a)
+    bias, sd = difference["mean"], difference["std"]
+    return {
+        "n": len(a),
+        "n_undefined": undefined,
+        "reference": summary_statistics(a)["mean"],
+        "prediction": summary_statistics(b)["mean"],
+        "bias": bias,
+        "sd": sd,
+        "lower": None if bias is None or sd is None else bias - 1.96 * sd,
+        "upper": None if bias is None or sd is None else bias + 1.96 * sd,
+        "mean_absolute": summary_statistics(np.abs(b - a))["mean"],
+    }
+
+
+def interval95(values: Values, subjects: Sequence[str]) -> list[float] | None:
+    """Compute the 95 % interval of the mean of the defined values by resampling subjects, see `INTERVALS`.
+
+    The mean is that of all values: a subject with twice as many weighs twice as much, in each resample too. Of several columns it
+    is the mean of their means; a column without a value is left out.
+
+    Efron & Tibshirani, "An introduction to the bootstrap", 1993, ch. 13; whole subjects because their frames are alike: Davison &
+    Hinkley, "Bootstrap methods and their application", 1997, ch. 3.8.
+
+    Args:
+        values: (N,) or (N, K), NaN where undefined.
+        subjects: (N,), the subject of each value.
+
+    Returns:
+        [lower, upper], or None with too few subjects that have a defined value.
+    """
+    rows = np.asarray(values, np.float64)
+    rows = rows if rows.ndim == 2 else rows[:, None]
+    defined = np.isfinite(rows).any(axis=1)
+    rows = rows[defined]
+    names, owner = np.unique(np.asarray(subjects, str)[defined], return_inverse=True)
+    if len(names) < FEWEST_SUBJECTS:
+        return None
+    sums, counts = np.zeros((2, len(names), rows.shape[1]))
+    np.add.at(sums, owner, np.where(np.isfinite(rows), rows, 0))
+    np.add.at(counts, owner, np.isfinite(rows))
+    times = np.random.default_rng(SEED).multinomial(len(names), np.full(len(names), 1 / len(names)), RESAMPLES)  # drawn
+    total = times @ counts
+    means = np.divide(times @ sums, total, out=np.full(total.shape, np.nan), where=total > 0)
+    lower, upper = np.percentile(np.nanmean(means, axis=1), [2.5, 97.5])  # no row is empty: every subject has a value
+    return [float(lower), float(upper)]
 
 
 @dataclass(frozen=True)
 class SignedRank:
-    """What the signed ranks of differences come to.
+    """Result of a Wilcoxon signed-rank test.
 
     Attributes:
         n: differences that are not zero.
@@ -117,8 +114,8 @@ class SignedRank:
     note: str
 
 
-def signed_rank(differences: Sequence[float] | np.ndarray) -> SignedRank:
-    """Test whether differences lie about zero.
+def signed_rank(differences: Values) -> SignedRank:
+    """Test whether differences lie around zero.
 
     Zeros are dropped, equal sizes share their mean rank. With W+ and W- the sums of the ranks of positive and negative ones,
 
@@ -134,24 +131,18 @@ def signed_rank(differences: Sequence[float] | np.ndarray) -> SignedRank:
     n = len(found)
     if not n:
         return SignedRank(0, None, None, "all differences are zero")
-    ranks = _ranks(np.abs(found))
-    positive = float(ranks[found > 0].sum())
-    effect = (2 * positive - float(ranks.sum())) / float(ranks.sum())
+    _, inverse, counts = np.unique(np.abs(found), return_inverse=True, return_counts=True)
+    ranks = (np.cumsum(counts) - (counts - 1) / 2)[inverse]
+    positive, total = float(ranks[found > 0].sum()), float(ranks.sum())
+    effect = (2 * positive - total) / total
     if n < FEWEST_DIFFERENCES:
         note = f"too few differences that are not zero ({n}; {FEWEST_DIFFERENCES} are needed)"
         return SignedRank(n, None, effect, note)
     return SignedRank(n, _two_sided(ranks, positive), effect, "")
 
 
-def _ranks(sizes: np.ndarray) -> np.ndarray:
-    """Ranks from 1, equal sizes sharing their mean."""
-    _, inverse, counts = np.unique(sizes, return_inverse=True, return_counts=True)
-    last = np.cumsum(counts)
-    return (last - (counts - 1) / 2)[inverse]
-
-
 def _two_sided(ranks: np.ndarray, positive: float) -> float:
-    """How likely a sum of positive ranks as far from the middle as `positive` is, when signs are drawn by a coin."""
+    """Return the probability of a sum of positive ranks at least as far from the middle as `positive`, with random signs."""
     doubled = np.rint(2 * ranks).astype(int)  # shared ranks may end in a half
     likely = np.zeros(int(doubled.sum()) + 1)  # of each doubled sum
     likely[0] = 1.0
@@ -163,7 +154,7 @@ def _two_sided(ranks: np.ndarray, positive: float) -> float:
 
 
 def holm(p: Sequence[float | None]) -> list[float | None]:
-    """P values corrected for their number, in their order; None stays None and does not count.
+    """Return p values corrected for their number, in their order; None stays None and does not count.
 
     The i-th smallest of m times m - i + 1, made monotone and at most 1. Holm, "A simple sequentially rejective multiple test
     procedure", Scandinavian Journal of Statistics 1979.

@@ -1,4 +1,4 @@
-"""Distances between the surfaces of label maps, per frame and class: how far the worst lie, how far on average, how many near.
+"""Surface distances of label maps, per frame and class: 95 % Hausdorff distance, average distance, surface Dice.
 
 A surface voxel is a voxel of the class with a face neighbour outside it; beyond the image counts as outside. Distances run
 between voxel centres, in mm. An axis of length 1 is no axis: a single-slice study is measured in its plane, by its contour (in 3D
@@ -78,39 +78,20 @@ def surface_scores(
     return SurfaceScores(hd95, asd, nsd)
 
 
-def hausdorff95_mm(
-    reference: np.ndarray, prediction: np.ndarray, values: Sequence[int], spacing_mm: Sequence[float]
-) -> np.ndarray:
-    """95 % Hausdorff distance in mm, `(T, K)`; NaN where the class is absent from either. See `surface_scores`."""
-    return surface_scores(reference, prediction, values, spacing_mm).hd95_mm
-
-
 def _distances_mm(pair: np.ndarray, spacing_mm: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
-    """From each surface voxel of the one mask to the nearest of the other, and back; `pair (2, X, Y, Z)` bool, none empty."""
-    from scipy.spatial import cKDTree  # takes a while to import: only when needed
+    """Return the distance from each surface voxel of one mask to the nearest of the other, and back.
+
+    Args:
+        pair: (2, X, Y, Z) bool, neither mask empty.
+        spacing_mm: along X, Y and Z.
+    """
+    from scipy.ndimage import binary_erosion, find_objects  # takes a while to import: only when needed
+    from scipy.spatial import cKDTree
 
     axes = [axis for axis in range(3) if pair.shape[1 + axis] > 1] or [0]
     spacing = np.array([float(spacing_mm[axis]) for axis in axes])
-    pair = _crop(pair)
+    box = find_objects(pair.any(axis=0).view(np.uint8))[0]
+    pair = pair[(slice(None), *box)]  # outside an image is background, so no surface changes
     pair = pair.reshape(2, *(pair.shape[1 + axis] for axis in axes))
-    reference, prediction = (np.argwhere(_surface(mask)) * spacing for mask in pair)
+    reference, prediction = (np.argwhere(mask & ~binary_erosion(mask)) * spacing for mask in pair)
     return cKDTree(reference).query(prediction)[0], cKDTree(prediction).query(reference)[0]
-
-
-def _surface(mask: np.ndarray) -> np.ndarray:
-    """The True voxels of a mask that have a face neighbour outside it, or outside the array."""
-    padded = np.pad(mask, 1)
-    inner = mask.copy()
-    for axis in range(mask.ndim):
-        for shift in (-1, 1):
-            inner &= np.roll(padded, shift, axis)[(slice(1, -1),) * mask.ndim]
-    return mask & ~inner
-
-
-def _crop(pair: np.ndarray) -> np.ndarray:
-    """Crop `(2, X, Y, Z)` to the box of all its True voxels; outside an image is background, so no surface changes."""
-    box = []
-    for axis in (1, 2, 3):
-        hit = np.flatnonzero(pair.any(axis=tuple(other for other in range(4) if other != axis)))
-        box.append(slice(hit[0], hit[-1] + 1))
-    return pair[:, box[0], box[1], box[2]]

@@ -1,6 +1,6 @@
-"""What a label map does from one frame to the next: how much of a class stays, and what lives for one frame alone.
+"""Temporal consistency of label maps: overlap of neighboring frames, and components that exist in a single frame.
 
-A cyclic study's last frame leads into its first. Volume curves are measured in `curves.py`.
+The last frame of a cyclic study leads into its first.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import numpy as np
 
 
 def frame_to_frame_dice(label: np.ndarray, values: Sequence[int], cyclic: bool) -> np.ndarray:
-    """Dice of each frame with the next, `(pairs, K)`; NaN where the class is in neither.
+    """Return the Dice overlap of each frame with the next, `(pairs, K)`; NaN where the class is in neither.
 
     There are T - 1 pairs, and with a cyclic study of 3 frames or more one from the last frame to the first.
 
@@ -32,13 +32,13 @@ def frame_to_frame_dice(label: np.ndarray, values: Sequence[int], cyclic: bool) 
 
 
 def frame_pairs(frames: int, cyclic: bool) -> list[tuple[int, int]]:
-    """Each frame's number with that of the next."""
+    """Return the number of each frame with that of the next."""
     pairs = [(t, t + 1) for t in range(frames - 1)]
     return [*pairs, (frames - 1, 0)] if cyclic and frames > 2 else pairs
 
 
 def flicker(label: np.ndarray, values: Sequence[int], cyclic: bool) -> tuple[np.ndarray, np.ndarray]:
-    """The `single_frame_components`: how many in each frame, `(T, K)`, and their voxels, `(T, K)`, both int64.
+    """Count the components that exist in a single frame, `(T, K)`, and their voxels, `(T, K)`, both int64.
 
     Args:
         label: `(T, X, Y, Z)` integer labels.
@@ -59,12 +59,11 @@ def flicker(label: np.ndarray, values: Sequence[int], cyclic: bool) -> tuple[np.
 def single_frame_components(
     label: np.ndarray, t: int, value: int | None, cyclic: bool
 ) -> tuple[tuple[slice, ...], np.ndarray, np.ndarray] | None:
-    """The components of a class in a frame, and which of them live for that frame alone: the one home of what that means.
+    """Find the components of a class in a frame, and which of them exist in that frame alone.
 
-    A component is what hangs together in one frame by faces, edges or corners (26 neighbours). It lives one frame if no voxel of it
-    has the class at its own place, or at one of the 26 around it, in the frame before or the frame after: in 4D, where voxels that
-    share a corner belong together, a component of one frame. At the ends of an open series only the one neighbour counts; in a
-    study of one frame nothing lives one frame.
+    A component is connected within its frame by faces, edges or corners (26 neighbors). It exists in a single frame if neither
+    neighboring frame has the class at one of its voxels or at one of the 26 around them. At the ends of an open series only one
+    neighbor counts. A study of one frame has no such components.
 
     Args:
         label: `(T, X, Y, Z)` integer labels.
@@ -73,20 +72,18 @@ def single_frame_components(
         cyclic: whether the last frame leads into the first.
 
     Returns:
-        The box that holds them all; in it their numbers from 1, 0 elsewhere; and `(n + 1,)` bool, by number, whether it lives one
-        frame. None where the class is not in the frame, or the frame has no neighbour.
+        The box around them all; in it their numbers from 1, 0 elsewhere; and `(n + 1,)` bool, by number, whether the component
+        exists in this frame alone. None where the class is not in the frame, or the frame has no neighbor.
     """
     from scipy import ndimage  # only when needed
 
     frames = len(label)
     beside = {(t - 1) % frames, (t + 1) % frames} if cyclic else {t - 1, t + 1} & set(range(frames))
     beside -= {t}
-    tight = ndimage.find_objects(_mask(label[t], value).view(np.uint8), max_label=1)[
-        0
-    ]  # a frame costs ten times its box
+    tight = ndimage.find_objects(_mask(label[t], value).view(np.uint8), max_label=1)[0]
     if tight is None or not beside:
         return None
-    corners = np.ones((3, 3, 3), bool)
+    corners = np.ones((3, 3, 3), bool)  # of the structuring element: all 26 neighbors
     box = tuple(slice(max(0, side.start - 1), side.stop + 1) for side in tight)
     numbered, count = ndimage.label(_mask(label[t][box], value), corners)
     near = np.zeros(numbered.shape, bool)
@@ -99,5 +96,5 @@ def single_frame_components(
 
 
 def _mask(frame: np.ndarray, value: int | None) -> np.ndarray:
-    """Where a frame (X, Y, Z) has the value; where it has any class, for None."""
+    """Return where a frame (X, Y, Z) has the value; for None, where it has any class."""
     return frame != 0 if value is None else frame == value

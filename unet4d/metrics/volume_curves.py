@@ -1,4 +1,4 @@
-"""What a volume curve says: of a heart's cavity its extremes, ejection fraction and filling; of any class its smoothness.
+"""Volumes per frame and class, and measures of a volume curve: ejection fraction and filling, smoothness, closure.
 
 A curve is `(T,)` in mL. `docs/metrics.md` has the formulae and their sources.
 """
@@ -13,9 +13,31 @@ import numpy as np
 Curve = np.ndarray | Sequence[float]
 
 
+def voxel_volume_ml(affine: np.ndarray) -> float:
+    """Return the volume of one voxel in mL from a 4x4 affine in mm: `|det| / 1000`, right for sheared affines too."""
+    return float(abs(np.linalg.det(np.asarray(affine, np.float64)[:3, :3]))) / 1000.0
+
+
+def volumes_ml(label: np.ndarray, values: Sequence[int], voxel_ml: float) -> np.ndarray:
+    """Return the volume of each class in each frame, `(T, K)` in mL, of a label `(T, X, Y, Z)`: voxels times `voxel_ml`."""
+    counts = [[np.count_nonzero(frame == value) for value in values] for frame in label]
+    return np.array(counts, np.float64).reshape(len(label), len(values)) * voxel_ml
+
+
+def extreme_frames(volumes: np.ndarray) -> list[int]:
+    """Return the frames where the class that changes most, of `volumes (T, K)`, is largest and smallest; none where K is 0.
+
+    Of a heart these are end-diastole and end-systole.
+    """
+    if not volumes.size:
+        return []
+    k = int(np.argmax(np.ptp(volumes, axis=0)))
+    return [int(np.argmax(volumes[:, k])), int(np.argmin(volumes[:, k]))]
+
+
 @dataclass(frozen=True)
 class CurveMeasures:
-    """What is read off a volume curve.
+    """Measures of the volume curve of a cavity.
 
     Attributes:
         ed_frame: end-diastole, where it is largest; of equals the first.
@@ -40,10 +62,10 @@ class CurveMeasures:
 
 
 def curve_measures(volume_ml: Curve, frame_duration_s: float | None, cyclic: bool) -> CurveMeasures:
-    """Measure a cavity's volume curve.
+    """Measure the volume curve of a cavity.
 
     Args:
-        volume_ml: `(T,)`; NaN in frames that nobody labelled, which are then no extremes.
+        volume_ml: `(T,)`; NaN in unlabelled frames, which are then no extremes.
         frame_duration_s: seconds from frame to frame; None where unknown.
         cyclic: whether the last frame leads into the first.
 
@@ -52,57 +74,47 @@ def curve_measures(volume_ml: Curve, frame_duration_s: float | None, cyclic: boo
     """
     curve = _curve(volume_ml)
     if not np.isfinite(curve).any():
-        raise ValueError(f"a curve of {len(curve)} frames without a volume came; wanted one or more")
+        raise ValueError(f"got a curve of {len(curve)} frames without a volume, expected one or more")
     ed, es = int(np.nanargmax(curve)), int(np.nanargmin(curve))
     edv, esv = float(curve[ed]), float(curve[es])
-    steepest = _peak_filling(curve, ed, es, cyclic)
-    rate, when = None, None
-    if steepest is not None and frame_duration_s:
-        rate, when = steepest[0] / frame_duration_s, steepest[1] * frame_duration_s
-    return CurveMeasures(
-        ed_frame=ed,
-        es_frame=es,
-        edv_ml=edv,
-        esv_ml=esv,
-        sv_ml=edv - esv,
-        ef_percent=100.0 * (edv - esv) / edv if edv else None,
-        peak_filling_ml_per_s=rate,
-        time_to_peak_filling_s=when,
-    )
+    ef = 100.0 * (edv - esv) / edv if edv else None
+    rise, frames = _peak_filling(curve, ed, es, cyclic)
+    if rise is None or frames is None or not frame_duration_s:
+        return CurveMeasures(ed, es, edv, esv, edv - esv, ef, None, None)
+    return CurveMeasures(ed, es, edv, esv, edv - esv, ef, rise / frame_duration_s, frames * frame_duration_s)
 
 
-def _peak_filling(curve: np.ndarray, ed: int, es: int, cyclic: bool) -> tuple[float, float] | None:
-    """The largest rise from a frame to the next after `es`, in mL, and how many frames after it; None where there is none.
+def _peak_filling(curve: np.ndarray, ed: int, es: int, cyclic: bool) -> tuple[float, float] | tuple[None, None]:
+    """Return the largest rise from a frame to the next after `es`, in mL, and how many frames after it; None for no rise.
 
     A cyclic curve fills until the next end-diastole, an open one until its end.
     """
     total = len(curve)
     steps = (ed - es) % total if cyclic else total - 1 - es
     if total < 3 or not steps or not np.isfinite(curve).all():
-        return None
+        return None, None
     rises = np.diff(curve[(es + np.arange(steps + 1)) % total])
     first = int(np.argmax(rises))
     return float(rises[first]), first + 0.5
 
 
 def roughness(volume_ml: Curve, cyclic: bool) -> float | None:
-    """How far a curve jitters: root mean square of V[t+1] - 2 V[t] + V[t-1], over the mean volume.
+    """Compute the jitter of a curve: root mean square of V[t+1] - 2 V[t] + V[t-1], over the mean volume.
 
-    Changes by scale, cyclic shift or direction of time leave it as it is; a straight line has 0. None with fewer than 3
-    frames, where a frame has no volume, or where the class is nowhere.
+    Scale, cyclic shift and direction of time do not change it; a straight line has 0. None with fewer than 3 frames, where a
+    frame has no volume, or where the class is nowhere.
 
     Painchaud et al., "Echocardiography segmentation with enforced temporal consistency", IEEE TMI 2022.
     """
     curve = _curve(volume_ml)
-    if len(curve) < 3 or not np.isfinite(curve).all() or not curve.any():
+    if not _is_complete(curve):
         return None
-    if cyclic:
-        curve = np.concatenate([curve[-1:], curve, curve[:1]])
-    return float(np.sqrt(np.mean(np.diff(curve, 2) ** 2)) / _curve(volume_ml).mean())
+    around = np.concatenate([curve[-1:], curve, curve[:1]]) if cyclic else curve
+    return float(np.sqrt(np.mean(np.diff(around, 2) ** 2)) / curve.mean())
 
 
 def closure(volume_ml: Curve) -> float | None:
-    """How far a cyclic curve fails to close: its step from the last frame to the first, beyond its mean step, over its range.
+    """Compute how far a cyclic curve fails to close: its step from last to first frame, beyond its mean step, over its range.
 
         max(0, |V[0] - V[T-1]| - mean |V[t+1] - V[t]|) / (max V - min V)
 
@@ -110,36 +122,18 @@ def closure(volume_ml: Curve) -> float | None:
     with fewer than 3 frames, where a frame has no volume, or where the class is nowhere.
     """
     curve = _curve(volume_ml)
-    if len(curve) < 3 or not np.isfinite(curve).all() or not curve.any():
+    if not _is_complete(curve):
         return None
     gap = abs(curve[0] - curve[-1]) - np.abs(np.diff(curve)).mean()
     return float(max(0.0, gap) / np.ptp(curve)) if np.ptp(curve) else 0.0
 
 
+def _is_complete(curve: np.ndarray) -> bool:
+    return len(curve) >= 3 and bool(np.isfinite(curve).all()) and bool(curve.any())
+
+
 def _curve(volume_ml: Curve) -> np.ndarray:
     curve = np.asarray(volume_ml, np.float64)
     if curve.ndim != 1 or not len(curve):
-        raise ValueError(f"a curve of shape {curve.shape} came; wanted (T,), one frame or more")
+        raise ValueError(f"got a curve of shape {curve.shape}, expected (T,), one frame or more")
     return curve
-
-
-def volumes_ml(label: np.ndarray, values: Sequence[int], voxel_ml: float) -> np.ndarray:
-    """Volume of each class in each frame, `(T, K)` in mL, of a label `(T, X, Y, Z)`: voxels times `voxel_ml`."""
-    counts = [[np.count_nonzero(frame == value) for value in values] for frame in label]
-    return np.array(counts, np.float64).reshape(len(label), len(values)) * voxel_ml
-
-
-def extreme_frames(volumes: np.ndarray) -> list[int]:
-    """The frames where the class that changes most, of `volumes (T, K)`, is largest and smallest; none where K is 0.
-
-    Of a heart these are end-diastole and end-systole.
-    """
-    if not volumes.size:
-        return []
-    k = int(np.argmax(np.ptp(volumes, axis=0)))
-    return [int(np.argmax(volumes[:, k])), int(np.argmin(volumes[:, k]))]
-
-
-def voxel_volume_ml(affine: np.ndarray) -> float:
-    """Volume of one voxel in mL from a 4x4 affine in mm: `|det| / 1000`, right for sheared affines too."""
-    return float(abs(np.linalg.det(np.asarray(affine, np.float64)[:3, :3]))) / 1000.0

@@ -1,11 +1,5 @@
-"""Cine and dynamic series in DICOM: from a folder of files to 4D studies.
+"""DICOM series as 4D studies: cine and dynamic series from any folder, single-frame or multi-frame.
 
-files.py       the DICOM images under a folder, by their headers alone
-header.py      the planes of a file, from its header
-plane.py       one image plane, a file or a frame of a multi-frame file
-candidates.py  which planes belong to one study: one series, or one series a slice joined
-geometry.py    planes into slices; what is wrong with them; the affine
-times.py       the order of a slice's frames, the frame duration, the time axis
-stack.py       slices x frames, complete, or the list of what is wrong
-pixels.py      the voxels
+In comes a folder. Out come the candidates for studies, with the reason for each file that is left out, and for a candidate a
+`SliceStack` of slices x frames with its affine, frame duration and time axis, then its voxels (T, X, Y, Z) float32.
 """
