@@ -44,7 +44,7 @@ STOPS: dict[str, tuple[str, Arm]] = {
     "evaluate, a study": ("evaluate", signalled("unet4d.evaluation.evaluate.score_case", 2, TERM)),
     "evaluate, the last study": ("evaluate", signalled("unet4d.evaluation.evaluate.score_case", 3, INT)),
     "train, verifying": ("train", signalled("unet4d.datasets.verify.run_checks.check_image", 1, TERM)),
-    "train, preprocessing": ("train", signalled("unet4d.pipeline.cache._build", 2, INT)),
+    "train, preprocessing": ("train", signalled("unet4d.pipeline.cache._StudyCache.build", 2, INT)),
     "train, a step": ("train", signalled("unet4d.training.step.TrainingStep.update", 3, TERM)),
 }
 
@@ -352,7 +352,7 @@ def test_workers_that_preprocess_leave_a_signal_to_the_main_process(own_phantom,
     words = ["train", "--dataset", own_phantom, "--out", tmp_path / "run", "--device", "cpu", *tiny_options]
     at = words.index("--data.num_workers")
     words[at + 1] = "1"
-    arm = at_call("unet4d.pipeline.cache._build", 1, _interrupt_group)
+    arm = at_call("unet4d.pipeline.cache._StudyCache.build", 1, _interrupt_group)
     assert exit_code(run_armed, arm, *words) == 75
     assert "stopped by SIGINT" in capfd.readouterr().err
     assert not (tmp_path / "run" / LAST).exists()

@@ -34,7 +34,7 @@ def build(dataset, root: Path, config: DataConfig = RAW, plane: float | None = N
 
 def entries(root: Path) -> list[str]:
     """The names of the entries, and nothing else may lie there but the memo."""
-    names = sorted(path.name for path in root.iterdir() if path.name != MEMO)
+    names = sorted(path.name for path in root.glob("*") if path.name != MEMO)
     assert all(re.fullmatch(r"[^.].*-[0-9a-f]{16}", name) for name in names), names
     return names
 
@@ -302,7 +302,7 @@ cached_studies(dataset.training, dataset, DataConfig(normalization="none", num_w
 """
 
 
-@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("workers", [0, 2])
 def test_a_killed_build_leaves_whole_entries_and_is_taken_up_where_it_stopped(phantom_dataset, tmp_path, workers):
     whole = build(phantom_dataset, tmp_path / "whole")
     done = subprocess.run(
@@ -311,13 +311,12 @@ def test_a_killed_build_leaves_whole_entries_and_is_taken_up_where_it_stopped(ph
         text=True,
         timeout=100,
     )
-    if workers:
-        assert "killed, most often because memory ran out" in done.stderr.splitlines()[-1]
-    else:
-        assert done.returncode == -signal.SIGKILL
+    assert done.returncode == -signal.SIGKILL, done.stderr
     visible = [path for path in (tmp_path / "cache").iterdir() if not path.name.startswith(".")]
-    assert len([path for path in visible if path.name != MEMO]) == 1
-    assert len(list((tmp_path / "cache").glob(".*.partial.*"))) == 1
+    partial = len(list((tmp_path / "cache").glob(".*.partial.*")))
+    assert (len([path for path in visible if path.name != MEMO]), partial) in (
+        [(1, 1), (0, 2)] if workers else [(1, 1)]
+    )
     before = files(tmp_path / "cache")
     again = build(phantom_dataset, tmp_path / "cache")
     after = files(tmp_path / "cache")
@@ -361,17 +360,15 @@ def three(phantom_dataset, root: Path, spoiled: int):
     return replace(read_dataset(folder), training=tuple(cases)), file
 
 
-@pytest.mark.parametrize("workers", [0, 1])
 @pytest.mark.parametrize("spoiled", [0, 1, 2])
-def test_a_bad_study_ends_the_build_in_one_line_that_names_its_file(phantom_dataset, tmp_path, workers, spoiled):
+def test_a_bad_study_ends_the_build_in_one_line_that_names_its_file(phantom_dataset, tmp_path, spoiled):
     dataset, file = three(phantom_dataset, tmp_path, spoiled)
     with pytest.raises(InputError, match="truncated") as caught:
-        build(dataset, tmp_path / "cache", DataConfig(num_workers=workers))
+        build(dataset, tmp_path / "cache", DataConfig(num_workers=1))
     assert str(caught.value).startswith(f"{file} ")
     assert "\n" not in str(caught.value)
     names = [case.name for case in dataset.training]
-    wanted = names[:spoiled] + names[spoiled + 1 : spoiled + 1 + workers]  # a worker has taken up the next one
-    assert [name[:10] for name in entries(tmp_path / "cache")] == wanted
+    assert [name[:10] for name in entries(tmp_path / "cache")] == names[:spoiled]
 
 
 def test_after_an_error_those_under_way_are_brought_to_their_end(phantom_dataset, tmp_path):
@@ -395,7 +392,7 @@ def test_the_size_told_is_the_size_built(write_case, tmp_path, capsys):
 
 def test_too_little_room_is_refused_before_anything_is_built(phantom_dataset, tmp_path, monkeypatch):
     monkeypatch.setattr("shutil.disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 10**9 - 10**5, 10**5))
-    monkeypatch.setattr(cache, "_build", None)
+    monkeypatch.setattr(cache._StudyCache, "build", None)
     with pytest.raises(Unet4DError, match=r"100 kB are free.*data\.cache_dir") as caught:
         build(phantom_dataset, tmp_path / "new" / "cache")
     assert not isinstance(caught.value, InputError)

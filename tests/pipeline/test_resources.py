@@ -11,7 +11,7 @@ import pytest
 
 from unet4d.config import DataConfig
 from unet4d.errors import Unet4DError
-from unet4d.pipeline.resources import Footprint, footprint, processes, tell_room
+from unet4d.pipeline.resources import Footprint, check_disk_room, count_threads, footprint
 
 GB = 10**9
 
@@ -42,7 +42,7 @@ def test_channels_along_the_fourth_axis_are_not_frames(write_case):
 
 
 @pytest.mark.parametrize(
-    ("workers", "needed", "free", "wanted"),
+    ("wanted", "needed", "free", "threads"),
     [
         (8, [1, 1, 1], 100, 3),  # no more than there are studies
         (2, [1] * 9, 100, 2),
@@ -50,17 +50,17 @@ def test_channels_along_the_fourth_axis_are_not_frames(write_case):
         (8, [1, 1, 12, 1, 4], 20, 2),  # the largest could meet
         (8, [40, 1], 20, 1),  # one must do
         (8, [4] * 9, math.inf, 8),
-        (0, [1], 100, 0),
+        (0, [1], 100, 1),
     ],
 )
-def test_as_many_processes_as_fit_the_memory_with_the_largest_studies(workers, needed, free, wanted):
+def test_as_many_threads_as_fit_the_memory_with_the_largest_studies(wanted, needed, free, threads):
     studies = [Footprint(0, size * GB) for size in needed]
-    assert processes(workers, studies, free * GB) == wanted
+    assert count_threads(wanted, studies, free * GB) == threads
 
 
-def test_the_room_is_told(tmp_path, monkeypatch, capsys):
+def test_the_size_of_the_entries_is_printed(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=120 * GB))
-    tell_room([Footprint(GB, 0), Footprint(int(2.4 * GB), 0)], tmp_path / "a" / "b")
+    check_disk_room([Footprint(GB, 0), Footprint(int(2.4 * GB), 0)], tmp_path / "a" / "b")
     assert capsys.readouterr().out == f"preprocessing 2 studies into {tmp_path}/a/b: 3.4 GB, 120 GB free\n"
     with pytest.raises(Unet4DError, match=r"needs 121 GB for 1 study to preprocess, and 120 GB are free"):
-        tell_room([Footprint(121 * GB, 0)], tmp_path)
+        check_disk_room([Footprint(121 * GB, 0)], tmp_path)

@@ -9,48 +9,48 @@ import os
 import secrets
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from multiprocessing import active_children
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
-import torch
-from torch.utils import data as torch_data
 
 from unet4d.config import DataConfig
 from unet4d.datasets.dataset import Case, Dataset, read_labelled, to_classes
-from unet4d.errors import Unet4DError
+from unet4d.datasets.faults import ERROR
+from unet4d.datasets.verify.run_checks import Result, StudyCheck, check_study, stream_studies
+from unet4d.errors import InputError, Unet4DError
 from unet4d.images.grid import WorkingGrid
+from unet4d.images.image4d import Image4D
+from unet4d.pipeline.fingerprint import fingerprint
 from unet4d.pipeline.foreground import foreground_voxels
 from unet4d.pipeline.normalization import normalised
-from unet4d.pipeline.resources import footprint, processes, tell_room
-from unet4d.system.digests import Stamp, content_digests, stamp
+from unet4d.pipeline.resources import check_disk_room, count_threads, footprint
+from unet4d.system.digests import DigestMemo, Stamp, content_digests, stamp
 from unet4d.system.files import read_json
 from unet4d.system.memory import free_memory_bytes
 from unet4d.system.progress_bar import ProgressBar
-from unet4d.system.signals import blocked_stop_signals, check_stop, ignore_stop_signals
+from unet4d.system.regular_files import record_digests
+from unet4d.system.threads import each_done
 
 VERSION = 2
 """Raised whenever the same settings would give other arrays."""
 MEMO = "digests.json"
-"""What the files of the studies were found to hold, beside the entries."""
-ASK_EVERY_S = 1
-"""Interval at which the wait for a study that a process preprocesses asks whether to stop."""
+"""Digests of the studies' files, beside the entries."""
+MOST_THREADS = 8
+"""Studies preprocessed at once where `data.num_workers` is unset."""
 STALE_S = 3600.0
-"""What is half written and has not grown for so long was left by a process that is no more."""
+"""Age from which a half-written entry that no longer grows is removed: its process has ended."""
 
 
 @dataclass(frozen=True, eq=False)
 class CachedStudy:
-    """One preprocessed study; its arrays are read-only memory maps.
-
-    A process it is sent to opens the files itself: a study is never sent.
+    """One preprocessed study; its arrays are read-only memory maps. Sent to another process, it is opened there from its files.
 
     Attributes:
         case: the case's name.
-        image: (C, T, X, Y, Z) float32, normalised, on the working grid.
+        image: (C, T, X, Y, Z) float32, normalized, on the working grid.
         label: (L, X, Y, Z) uint8, class indices of the labelled frames only.
         labelled_frames: the L frames the labels belong to, ascending.
         foreground: (N, 5) int32, rows (l, class, x, y, z) of foreground voxels, sorted by l, then class, then place.
@@ -69,187 +69,229 @@ class CachedStudy:
     def __reduce__(self) -> tuple[Any, ...]:
         if not isinstance(self.image, np.memmap) or self.image.filename is None:
             return super().__reduce__()  # type: ignore[return-value]
-        return _open, (self.case, Path(self.image.filename).parent)
+        return _open_entry, (self.case, Path(self.image.filename).parent)
 
 
 def cached_studies(
     cases: Sequence[Case], dataset: Dataset, config: DataConfig, plane_spacing_mm: float | None, root: Path
 ) -> list[CachedStudy]:
-    """The cases preprocessed, from `root` where they lie there already and else built, as many at once as memory allows.
+    """Return the cases preprocessed: from `root` where they are there already, else built, as many at once as memory allows.
 
-    An entry is named by its case and a digest of what its files hold and of every setting that shapes it: a changed file or setting
-    makes a new entry, a file that was touched, moved or copied does not. A killed build leaves nothing that looks whole, several
-    programs may build at once, and how much will be written is said beforehand.
+    An entry is named by its case and a digest of its files' bytes and of every setting that shapes it. A changed file or setting
+    makes a new entry; a file that was touched, moved or copied does not. A killed build leaves nothing that looks whole, several
+    programs may build at once, and the size of what will be written is printed beforehand.
 
     Raises:
         InputError: a study or its label is not as the dataset says; what was built before stays.
-        Unet4DError: the disk is full, will be full or is not writable; a process was killed.
+        Unet4DError: the disk is full, will be full or is not writable; a file changed while it was read.
     """
-    files = [file for case in cases for file in case.files]
-    stamps = {file: stamp(file) for file in files}
-    contents = content_digests(files, root / MEMO, config.num_workers or 1)
-    folders = [root / f"{c.name}-{_digest(c, dataset, config, plane_spacing_mm, contents)}" for c in cases]
-    missing = [i for i, folder in enumerate(folders) if not folder.is_dir()]
+    cache = _StudyCache(root, dataset, config, plane_spacing_mm, DigestMemo(root / MEMO))
+    absent = cache.names_without_entry(cases)
+    digested = [case for case in cases if case.name not in absent]
+    contents = content_digests([file for case in digested for file in case.files], cache.memo, config.num_workers or 1)
+    folders = {case.name: cache.folder(case, contents) for case in digested}
+    missing = [case for case in cases if case.name in absent or not folders[case.name].is_dir()]
     if missing:
-        _remove_stale(root)
-        todo = _Unbuilt(
-            [cases[i] for i in missing], dataset, config, plane_spacing_mm, [folders[i] for i in missing], stamps
-        )
-        _build_all(todo, root)
-    return [_open(case.name, folder) for case, folder in zip(cases, folders, strict=True)]
+        folders.update(cache.build_all(missing))
+    return [_open_entry(case.name, folders[case.name]) for case in cases]
+
+
+def verify_and_build(
+    config: DataConfig, root_of: Callable[[Path], Path]
+) -> Callable[[Dataset, Sequence[Case]], tuple[StudyCheck, int]]:
+    """Return the `checks` of `load_verified_dataset` that read a study's files once, to verify it and to build its entry.
+
+    Entries are built of training studies that have none and in which no error was found. Where the header of a training study
+    cannot be read, nothing is built: the spacing of the working grid is unknown.
+
+    Args:
+        config: of the data; what it leaves open is derived from the headers, as training does.
+        root_of: from the dataset's folder to the cache's.
+    """
+
+    def prepare(dataset: Dataset, cases: Sequence[Case]) -> tuple[StudyCheck, int]:
+        root, training = root_of(dataset.root), {case.name for case in dataset.training}
+        try:
+            plane = fingerprint(dataset.training, config).plane_spacing_mm if training else None
+            cache = _StudyCache(root, dataset, config, plane, DigestMemo(root / MEMO))
+            absent = training & cache.names_without_entry(cases)
+            threads = cache.prepare([case for case in cases if case.name in absent]) if absent else 0
+        except InputError:  # the check of that study reports it
+            return stream_studies(dataset, cases)
+        _, at_once = stream_studies(dataset, cases)
+        return lambda case: cache.check(case, case.name in absent), threads or at_once
+
+    return prepare
+
+
+class _ReadStudy(NamedTuple):
+    """A study in memory: its image, its label values (T, X, Y, Z) uint8, and which frames are labelled, (T,) bool."""
+
+    image: Image4D
+    values: np.ndarray
+    labelled: np.ndarray
 
 
 @dataclass(frozen=True)
-class _Unbuilt(torch_data.Dataset):
-    """Studies to preprocess; getting one builds its entry in whatever process, and gives what the user did wrong, if anything."""
+class _StudyCache:
+    """The entries of a dataset's studies in one folder, all with the same settings."""
 
-    cases: Sequence[Case]
+    root: Path
     dataset: Dataset
     config: DataConfig
     plane_spacing_mm: float | None
-    folders: Sequence[Path]
-    stamps: Mapping[Path, Stamp]
+    memo: DigestMemo
 
-    def __len__(self) -> int:
-        return len(self.cases)
+    def names_without_entry(self, cases: Sequence[Case]) -> set[str]:
+        """Return the names of the cases that have no entry, whatever their files hold."""
+        found = {path.name.rpartition("-")[0] for path in self.root.glob("*-*")}
+        return {case.name for case in cases} - found
 
-    def __getitem__(self, i: int) -> Unet4DError | None:
-        try:
-            _build(self.cases[i], self.dataset, self.config, self.plane_spacing_mm, self.folders[i], self.stamps)
-        except Unet4DError as error:
-            return error
-        return None
+    def folder(self, case: Case, contents: Mapping[Path, str]) -> Path:
+        """Return the entry's folder, given the digests of the case's files."""
+        shaping = [
+            VERSION,
+            [contents[file] for file in case.files],
+            case.labelled_frames,
+            list(case.label) if isinstance(case.label, dict) else None,
+            case.channels_last,
+            case.channel_kinds,
+            self.dataset.label_values,
+            self.plane_spacing_mm,
+            self.config.slice_spacing_mm,
+            self.config.normalization,
+        ]
+        return self.root / f"{case.name}-{hashlib.sha256(json.dumps(shaping).encode()).hexdigest()[:16]}"
 
+    def prepare(self, cases: Sequence[Case]) -> int:
+        """Check that there is room on the disk, and return how many of the cases fit into memory at once.
 
-def _build_all(todo: _Unbuilt, root: Path) -> None:
-    """Build the entries with a progress bar. After an error, those handed out are finished and no more begun."""
-    footprints = [footprint(case, todo.dataset, todo.config, todo.plane_spacing_mm) for case in todo.cases]
-    tell_room(footprints, root)
-    errors: list[Unet4DError] = []
+        Raises:
+            InputError: a header cannot be read.
+            Unet4DError: there is too little room.
+        """
+        _remove_stale(self.root)
+        footprints = [footprint(case, self.dataset, self.config, self.plane_spacing_mm) for case in cases]
+        check_disk_room(footprints, self.root)
+        workers = self.config.num_workers
+        wanted = min(MOST_THREADS, os.cpu_count() or 1) if workers is None else workers
+        return count_threads(wanted, footprints, free_memory_bytes())
 
-    def unless_failed() -> Iterator[int]:
-        for i in range(len(todo)):
-            if errors:
-                return
-            yield i
+    def build_all(self, cases: Sequence[Case]) -> dict[str, Path]:
+        """Build entries and return their folders by case. After an error, those under way are finished and no more begun."""
+        threads = self.prepare(cases)
+        folders: dict[str, Path] = {}
+        errors: list[Unet4DError] = []
 
-    workers = processes(todo.config.num_workers or 0, footprints, free_memory_bytes())
-    building = torch_data.DataLoader(
-        todo,
-        batch_size=None,
-        sampler=unless_failed(),
-        num_workers=workers,
-        prefetch_factor=1 if workers else None,  # a worker has one study at a time
-        in_order=False,
-        timeout=ASK_EVERY_S if workers else 0,
-        worker_init_fn=ignore_stop_signals,
-        generator=torch.Generator(),  # leaves the global one alone
-    )
-    try:
-        for error in ProgressBar(_each_built(building), "preprocessing", len(todo), unit="study"):
-            errors += [error] if error else []
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
-            raise
-        raise Unet4DError(
-            f"{root}: a process that preprocessed studies was killed, most often because memory ran out; free memory, or lower "
-            "data.num_workers; what is done is kept"
-        ) from error
-    if errors:
-        raise errors[0]
+        def unless_failed() -> Iterator[Case]:
+            for case in cases:
+                if errors:
+                    return
+                yield case
 
-
-def _each_built(building: torch_data.DataLoader) -> Iterator[Unet4DError | None]:
-    """Yield the error of each study, or None, in the order in which they are done; end the processes however this ends."""
-    before = set(active_children())
-    with blocked_stop_signals():
-        done = iter(building)
-    started = set(active_children()) - before
-    try:
-        while True:
+        def built(case: Case) -> Path | Unet4DError:
             try:
-                yield next(done)
-            except StopIteration:
-                return
-            except RuntimeError as error:
-                if "DataLoader timed out" not in str(error):
-                    raise
-                check_stop()
-    finally:
-        for process in started:  # they ignore a SIGTERM, and would finish their study first
-            process.kill()
+                with self.recorded(case) as contents:
+                    study = self.read(case)
+                return self.build(case, study, contents)
+            except Unet4DError as error:
+                return error
+
+        done = each_done(built, unless_failed(), threads)
+        for case, folder in ProgressBar(done, "preprocessing", len(cases), unit="study"):
+            if isinstance(folder, Unet4DError):
+                errors.append(folder)
+            else:
+                folders[case.name] = folder
+        if errors:
+            raise errors[0]
+        return folders
+
+    def check(self, case: Case, to_build: bool) -> tuple[Result, bool]:
+        """Verify a case, see `StudyCheck`, and build its entry from the same read if asked to and no error is found."""
+        study = None
+        with self.recorded(case) as contents:
+            if to_build:
+                with contextlib.suppress(Exception):  # the check below finds it, too, and reports it
+                    study = self.read(case)
+            if study is None:
+                return check_study(case, self.dataset)
+        result = check_study(case, self.dataset, study.image.array, study.values)
+        if all(fault.severity != ERROR for fault in result[0][1]):
+            with contextlib.suppress(InputError):  # `cached_studies` raises it, once all studies are verified
+                self.build(case, study, contents)
+        return result
+
+    @contextlib.contextmanager
+    def recorded(self, case: Case) -> Iterator[dict[Path, str]]:
+        """Give a dict that gets the digests of the case's files that are read inside; the memo gets those of unchanged files."""
+        before = {file: _stamp_if_there(file) for file in case.files}
+        with record_digests() as contents:
+            yield contents
+        for file in case.files:
+            taken = before[file]
+            if taken and _stamp_if_there(file) != taken:
+                contents.pop(file, None)
+            elif taken and file in contents:
+                self.memo.add(file, taken, contents[file])
+        self.memo.write()
+
+    def read(self, case: Case) -> _ReadStudy:
+        """Read a case. Raises InputError."""
+        image = case.image()
+        return _ReadStudy(image, *read_labelled(case, self.dataset, image))
+
+    def build(self, case: Case, study: _ReadStudy, contents: Mapping[Path, str]) -> Path:
+        """Preprocess a study, write its entry and return the entry's folder.
+
+        Raises:
+            Unet4DError: a file changed while it was read, so that its digest is unknown; the disk is full.
+        """
+        changed = [file for file in case.files if file not in contents]
+        if changed:
+            raise Unet4DError(f"{changed[0]} changed while it was read; leave the studies as they are and start again")
+        folder, image, kinds = self.folder(case, contents), study.image, case.channel_kinds
+        grid = WorkingGrid.of(image.affine, image.grid, self.plane_spacing_mm, self.config.slice_spacing_mm)
+        frames = np.flatnonzero(study.labelled)
+        label = grid.label(to_classes(study.values[frames], self.dataset.label_values), len(self.dataset.class_names))
+        resampled = grid.image(image.array, kinds, image.source or case.name)
+        arrays = {
+            "image": normalised(resampled, self.config.normalization, kinds),
+            "label": label,
+            "foreground": foreground_voxels(label),
+        }
+        try:
+            _write_entry(arrays, {"labelled_frames": frames.tolist(), "spacing": list(grid.spacing)}, folder)
+        except OSError as error:
+            reason = error.strerror or error
+            raise Unet4DError(
+                f"could not write the preprocessed study {folder}: {reason}; free space or set data.cache_dir"
+            ) from error
+        return folder
+
+
+def _stamp_if_there(file: Path) -> Stamp | None:
+    return stamp(file) if file.is_file() else None
 
 
 def _remove_stale(root: Path) -> None:
     """Remove what killed processes left half written."""
     for partial in root.glob(".*.partial.*"):
-        with contextlib.suppress(OSError):  # somebody else may remove it, too
+        with contextlib.suppress(OSError):  # another process may remove it, too
             newest = max(path.stat().st_mtime for path in (partial, *partial.glob("*")))
             if time.time() - newest > STALE_S:
                 shutil.rmtree(partial) if partial.is_dir() else partial.unlink()
 
 
-def _digest(
-    case: Case,
-    dataset: Dataset,
-    config: DataConfig,
-    plane_spacing_mm: float | None,
-    contents: Mapping[Path, str],
-) -> str:
-    shaping = [
-        VERSION,
-        [contents[file] for file in case.files],
-        case.labelled_frames,
-        list(case.label) if isinstance(case.label, dict) else None,
-        case.channels_last,
-        case.channel_kinds,
-        dataset.label_values,
-        plane_spacing_mm,
-        config.slice_spacing_mm,
-        config.normalization,
-    ]
-    return hashlib.sha256(json.dumps(shaping).encode()).hexdigest()[:16]
-
-
-def _build(
-    case: Case,
-    dataset: Dataset,
-    config: DataConfig,
-    plane_spacing_mm: float | None,
-    folder: Path,
-    stamps: Mapping[Path, Stamp],
-) -> None:
-    image = case.image()
-    values, labelled = read_labelled(case, dataset, image)
-    changed = [file for file in case.files if stamp(file) != stamps[file]]
-    if changed:  # the entry is named for what it held before
-        raise Unet4DError(f"{changed[0]} changed while it was read; wanted studies that stay as they are; start again")
-    grid = WorkingGrid.of(image.affine, image.grid, plane_spacing_mm, config.slice_spacing_mm)
-    frames = np.flatnonzero(labelled)
-    label = grid.label(to_classes(values[frames], dataset.label_values), len(dataset.class_names))
-    kinds = case.channel_kinds
-    arrays = {
-        "image": normalised(grid.image(image.array, kinds, image.source or case.name), config.normalization, kinds),
-        "label": label,
-        "foreground": foreground_voxels(label),
-    }
-    try:
-        _write(arrays, {"labelled_frames": frames.tolist(), "spacing": list(grid.spacing)}, folder)
-    except OSError as error:
-        raise Unet4DError(
-            f"could not write the preprocessed study {folder}: {error.strerror or error}; free space or set data.cache_dir"
-        ) from error
-
-
-def _write(arrays: dict[str, np.ndarray], about: dict[str, Any], folder: Path) -> None:
+def _write_entry(arrays: dict[str, np.ndarray], about: dict[str, Any], folder: Path) -> None:
     """Write an entry whole or not at all; if another process has written it meanwhile, that one stays."""
     temporary = folder.with_name(f".{secrets.token_hex(4)}.partial.{folder.name}")
     try:
         temporary.mkdir(parents=True)
         for name, array in arrays.items():
-            with _synced(temporary / f"{name}.npy") as file:
+            with _open_synced(temporary / f"{name}.npy") as file:
                 np.save(file, array)
-        with _synced(temporary / "study.json") as file:
+        with _open_synced(temporary / "study.json") as file:
             file.write(json.dumps(about).encode())
         try:
             os.replace(temporary, folder)
@@ -261,16 +303,16 @@ def _write(arrays: dict[str, np.ndarray], about: dict[str, Any], folder: Path) -
 
 
 @contextlib.contextmanager
-def _synced(path: Path) -> Iterator[BinaryIO]:
-    """A file that is on the disk when it is closed: the entry's name shall not outlive a power cut that its arrays do not."""
+def _open_synced(path: Path) -> Iterator[BinaryIO]:
+    """Open a file that is on the disk when it is closed: a power cut shall not leave the entry's name without its arrays."""
     with open(path, "wb") as file:
         yield file
         file.flush()
         os.fsync(file.fileno())
 
 
-def _open(case: str, folder: Path) -> CachedStudy:
-    """Raises Unet4DError where somebody has damaged the entry."""
+def _open_entry(case: str, folder: Path) -> CachedStudy:
+    """Open an entry. Raises Unet4DError where it is damaged."""
     try:
         about = read_json(folder / "study.json")
         image, label, foreground = (

@@ -1,12 +1,12 @@
-"""What preprocessing studies takes on disk and in memory, known from their headers, and whether there is room."""
+"""Disk and memory that preprocessing takes, estimated from headers, and whether there is room."""
 
 from __future__ import annotations
 
 import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from unet4d.config import DataConfig
 from unet4d.datasets.dataset import Case, Dataset
@@ -18,54 +18,45 @@ from unet4d.system.byte_sizes import describe_bytes
 from unet4d.system.disk_space import check_disk_space, free_disk_bytes
 from unet4d.system.text import count
 
-FOREGROUND_SHARE = 0.05
-"""Of a frame, what one class is taken to fill."""
+FOREGROUND_FRACTION = 0.05
+"""Fraction of a frame that one class is taken to fill."""
 USABLE = 0.8
-"""Share of the free memory that is given to studies being preprocessed."""
+"""Fraction of the free memory that is given to studies being preprocessed."""
 
 
-@dataclass(frozen=True)
-class Footprint:
-    """What one study takes.
-
-    Attributes:
-        disk_bytes: of its entry in the cache.
-        memory_bytes: at most while it is preprocessed.
-    """
+class Footprint(NamedTuple):
+    """Bytes of one study's entry on disk, and of memory at most while it is preprocessed."""
 
     disk_bytes: int
     memory_bytes: int
 
 
 def footprint(case: Case, dataset: Dataset, config: DataConfig, plane_spacing_mm: float | None) -> Footprint:
-    """The footprint of a case on the working grid; opens its header alone. Raises InputError as `read_header`."""
+    """Return the footprint of a case on the working grid; reads its header alone. Raises InputError as `read_header`."""
     header, (frames, *native) = read_header(case.images[0])
     grid = WorkingGrid.of(affine_of(header), native, plane_spacing_mm, config.slice_spacing_mm)
     frames = 1 if case.channels_last else frames
     labelled = frames if case.labelled_frames is None else len(case.labelled_frames)
     before, after = math.prod(native), math.prod(grid.shape)
     image, resampled = (4 * case.channels * frames * voxels for voxels in (before, after))
-    rows = min(FOREGROUND_VOXELS, FOREGROUND_SHARE * after) * (len(dataset.labels) - 1)
+    rows = min(FOREGROUND_VOXELS, FOREGROUND_FRACTION * after) * (len(dataset.labels) - 1)
     disk = resampled + labelled * (after + 20 * rows)
-    # Of the image three copies: as read, turned, resampled; or as read, resampled, normalised. Beside it the label before and
-    # after, one frame of a class, and what percentiles are taken from.
+    # Three copies of the image: as read, reoriented, resampled; or as read, resampled, normalized. Beside them the label before
+    # and after, one frame of a class, and the sample that percentiles are taken from.
     copies = max(2 * image + resampled, image + 2 * resampled)
     memory = copies + frames * before + labelled * after + 24 * after + 16 * SAMPLE
     return Footprint(int(disk), memory)
 
 
-def processes(workers: int, footprints: Sequence[Footprint], free_bytes: float) -> int:
-    """How many of `workers` may preprocess at once, so that even the largest studies fit together; one must do in any case.
-
-    0: there are no workers, the main process does it.
-    """
+def count_threads(wanted: int, footprints: Sequence[Footprint], free_bytes: float) -> int:
+    """Return how many of the wanted threads may preprocess at once, so that even the largest studies fit together; 1 or more."""
     largest = sorted((study.memory_bytes for study in footprints), reverse=True)
     fitting = sum(total <= USABLE * free_bytes for total in itertools.accumulate(largest))
-    return min(workers, max(1, fitting))
+    return max(1, min(wanted, fitting))
 
 
-def tell_room(footprints: Sequence[Footprint], root: Path) -> None:
-    """Report what will be written to `root`, which need not exist yet, and what is free. Raise Unet4DError for too little."""
+def check_disk_room(footprints: Sequence[Footprint], root: Path) -> None:
+    """Print how much will be written to `root`, which may be missing yet, and is free. Raises Unet4DError for too little."""
     needed = sum(study.disk_bytes for study in footprints)
     studies = count(len(footprints), "study", "studies")
     check_disk_space(root, needed, f"{studies} to preprocess", "set data.cache_dir to a folder on another disk")

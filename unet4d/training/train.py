@@ -19,7 +19,7 @@ from unet4d.errors import InputError, Unet4DError
 from unet4d.models.checkpoint import BEST, Task, find_checkpoint, load_checkpoint
 from unet4d.models.conv_check import check_convolutions
 from unet4d.models.device import find_device, set_tf32
-from unet4d.pipeline.cache import CachedStudy, cached_studies
+from unet4d.pipeline.cache import CachedStudy, cached_studies, verify_and_build
 from unet4d.pipeline.clip_frames import most_labelled
 from unet4d.system.distributed import ALONE, ProcessGroup
 from unet4d.system.files import write_text
@@ -78,7 +78,12 @@ def train(
     where = find_device(ranks.device_name(device))
     ranks.broadcast_from_rank0(lambda: check_mlflow(config.train.mlflow))
     studies, known = ranks.rank0_first(
-        lambda: load_verified_dataset(dataset, lambda root: cache_dir(root, elsewhere=out_dir / "cache"), skip_verify)
+        lambda: load_verified_dataset(
+            dataset,
+            lambda root: cache_dir(root, elsewhere=out_dir / "cache"),
+            skip_verify,
+            verify_and_build(config.data, lambda root: cache_dir(root, config.data.cache_dir) or out_dir / "cache"),
+        )
     )
     with ranks.raise_on_all_ranks():
         training, validation = split_cases(
