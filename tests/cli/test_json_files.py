@@ -21,7 +21,7 @@ from unet4d.inference.batch.output_folder import PREDICTION
 from unet4d.inference.postprocessing_steps import POSTPROCESSING, read_steps
 from unet4d.phantom import write_phantom
 from unet4d.report.pages.provenance import of_study, recorded
-from unet4d.system.digests import _remembered
+from unet4d.system.digests import DigestMemo
 from unet4d.training.cross_validation import _check_same
 from unet4d.training.monitoring.info import _made_with
 from unet4d.training.monitoring.log_lines import LOG, epoch_line, log_lines, totals
@@ -65,6 +65,10 @@ def log(folder: Path) -> None:
         epoch_line(line, None)
 
 
+def memo(folder: Path) -> object:
+    return DigestMemo(folder / "memo.json").find(Path("/a"), [1, 2, 3, 4])
+
+
 FILES: dict[str, tuple[str, Any, Callable[[Path], object]]] = {
     "prediction.json": (PREDICTION, {"labels": {"background": 0, "heart": 1}, "cases": {"a": STUDY}}, predictions),
     "postprocessing.json": (
@@ -81,7 +85,7 @@ FILES: dict[str, tuple[str, Any, Callable[[Path], object]]] = {
     "an evaluation": ("summary.json", {"per_case": {"a": {}}, "tolerance_mm": 2.0}, read_evaluation),
     "a case's record": (".unet4d/cases/a.json", RECORD, records),
     "a failed case's record": (".unet4d/failed/a.json", {"case": "a", "reason": "no memory"}, records),
-    "a memo of digests": ("memo.json", {"/a": [["a", 1, 2], "12ab"]}, lambda folder: _remembered(folder / "memo.json")),
+    "a memo of digests": ("memo.json", {"/a": [["a", 1, 2], "12ab"]}, memo),
     "a log": (LOG, {"epoch": 1, "step": 5, "seconds": 1.5, "mean_foreground_dice": 0.5, "dice": {"heart": 0.5}}, log),
 }
 
