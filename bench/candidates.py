@@ -13,11 +13,12 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
 
 from bench.plain import WIDTHS, PlainStep, PublishedCLSTMUNet
+from bench.resolved import resolve_for
 from unet4d.config import CHANNELS, Config, ModelConfig, RecomputeConfig, Size, TrainConfig
-from unet4d.models.clstm_unet import build_network
+from unet4d.models.clstm_unet import CLSTMUNet
 from unet4d.models.device import autocast
 from unet4d.models.memory_trace import MemoryTrace
-from unet4d.models.topology import rounded_up, strides_and_kernels
+from unet4d.models.topology import resolve_model, rounded_up
 from unet4d.pipeline.clip_dataset import Batch
 from unet4d.system.memory_errors import is_out_of_gpu_memory
 from unet4d.training.step import TrainingStep
@@ -72,9 +73,8 @@ class Candidate:
     def _network(self, grid: Grid) -> nn.Module:
         if self.memory is None:
             return PublishedCLSTMUNet(1, CLASSES, self.channels, self.last_block)
-        strides, kernels = strides_and_kernels(grid.spacing_mm, grid.size, len(self.channels))
-        model = ModelConfig(list(self.channels), strides=strides, kernel_size=kernels)
-        return build_network(model, 1, CLASSES)
+        model = resolve_model(ModelConfig(list(self.channels)), grid.spacing_mm, grid.size)
+        return CLSTMUNet(model, 1, CLASSES)
 
     def padded(self, grid: Grid) -> Size:
         """The size it can compute that holds the grid."""
@@ -85,7 +85,8 @@ class Candidate:
     def step(self, grid: Grid, device: torch.device) -> TrainingStep | PlainStep:
         """Its training step, with new weights."""
         network, precision = self.network(grid, device), self.precision
-        config = Config(train=TrainConfig(precision=precision, batch_size=1))  # type: ignore[arg-type]
+        asked = Config(train=TrainConfig(precision=precision, batch_size=1))  # type: ignore[arg-type]
+        config = resolve_for(asked, grid.size, grid.spacing_mm)
         if self.memory is not None:
             config.recompute = dataclasses.replace(self.memory)
         return (PlainStep if self.memory is None else TrainingStep)(network, config, device)  # type: ignore[arg-type]

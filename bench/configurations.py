@@ -15,11 +15,11 @@ import yaml
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from bench.candidates import SETTINGS
-from unet4d.config import Config, RecomputeConfig, Size
-from unet4d.models.clstm_unet import build_network
+from bench.resolved import resolve_for
+from unet4d.config import Config, RecomputeConfig, ResolvedConfig, Size
+from unet4d.models.clstm_unet import CLSTMUNet
 from unet4d.models.device import autocast
 from unet4d.models.memory_trace import MemoryTrace
-from unet4d.models.topology import rounded_up, strides_and_kernels, total_stride
 from unet4d.training.step_memory import StepCost, count_step_cost
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
@@ -75,7 +75,7 @@ def row(name: str, shipped: Shipped) -> dict[str, str]:
 def bytes_of(shipped: Shipped) -> dict[str, str]:
     """Memory of a training step: at once, and, in the leanest way, what each frame adds and what a voxel takes but once."""
     config = _config(shipped)
-    voxels = math.prod(config.data.patch_size or ())
+    voxels = math.prod(config.data.patch_size)
     plain = _step(config, PLAIN, MORE)
     few, more = (_step(config, LEANEST, frames) for frames in (FEW, MORE))
     per_frame = (more.peak_bytes - few.peak_bytes) / (MORE - FEW)
@@ -87,30 +87,26 @@ def bytes_of(shipped: Shipped) -> dict[str, str]:
     }
 
 
-def _config(shipped: Shipped) -> Config:
+def _config(shipped: Shipped) -> ResolvedConfig:
     values = yaml.safe_load((EXPERIMENTS / shipped.file).read_text()) if shipped.file else {}
     config = Config.from_dict(values)
-    patch = config.data.patch_size or shipped.patch
-    strides, kernels = strides_and_kernels(shipped.spacing, patch, len(config.model.channels))
-    return dataclasses.replace(
-        config,
-        data=dataclasses.replace(config.data, patch_size=rounded_up(patch, total_stride(strides))),
-        model=dataclasses.replace(config.model, strides=strides, kernel_size=kernels),
-        train=dataclasses.replace(config.train, batch_size=1, precision="bf16"),
+    train = dataclasses.replace(config.train, batch_size=1)
+    return resolve_for(
+        dataclasses.replace(config, train=train), config.data.patch_size or shipped.patch, shipped.spacing
     )
 
 
-def _weights(config: Config) -> int:
+def _weights(config: ResolvedConfig) -> int:
     with FakeTensorMode():
-        return sum(weight.numel() for weight in build_network(config.model, 1, 4).parameters())
+        return sum(weight.numel() for weight in CLSTMUNet(config.model, 1, 4).parameters())
 
 
-def _flops(config: Config, frames: int) -> int:
+def _flops(config: ResolvedConfig, frames: int) -> int:
     with FakeTensorMode(), MemoryTrace() as trace, torch.no_grad(), autocast(torch.device("cpu"), "bf16"):
-        build_network(config.model, 1, 4)(torch.empty(1, frames, 1, *(config.data.patch_size or ())))
+        CLSTMUNet(config.model, 1, 4)(torch.empty(1, frames, 1, *config.data.patch_size))
     return trace.flops
 
 
-def _step(config: Config, memory: RecomputeConfig, frames: int) -> StepCost:
+def _step(config: ResolvedConfig, memory: RecomputeConfig, frames: int) -> StepCost:
     data = dataclasses.replace(config.data, frames=frames)
     return count_step_cost(dataclasses.replace(config, data=data, recompute=memory), 1, 4, frames)

@@ -108,9 +108,11 @@ def _made(drawn: Drawn, sizes: Sizes, context: Any) -> list[Row]:
     cores = os.cpu_count() or 1
     writing = _seconds(lambda: write_studies(drawn.folder, sizes.studies, sizes.frames, sizes.shape, cores, context))
     dataset, config = read_dataset(drawn.folder), our_config(drawn, cores)
-    told = sum(footprint(case, dataset, config, None).disk_bytes for case in dataset.training)
-    building = _seconds(lambda: cached_studies(dataset.training, dataset, config, None, drawn.cache))
-    again = _seconds(lambda: cached_studies(dataset.training, dataset, config, None, drawn.cache))
+    told = sum(footprint(case, dataset, config, config.in_plane_spacing_mm).disk_bytes for case in dataset.training)
+    building = _seconds(
+        lambda: cached_studies(dataset.training, dataset, config, config.in_plane_spacing_mm, drawn.cache)
+    )
+    again = _seconds(lambda: cached_studies(dataset.training, dataset, config, config.in_plane_spacing_mm, drawn.cache))
     return [
         {
             "studies": sizes.studies,

@@ -12,11 +12,11 @@ import torch
 from bench.data_loaders import Drawn
 from bench.data_studies import LABELS, SPACING_MM
 from bench.measure import interleaved
-from unet4d.config import Config, DataConfig, TrainConfig
-from unet4d.models.clstm_unet import build_network
+from bench.resolved import resolve_for
+from unet4d.config import Config, DataConfig, ResolvedConfig, TrainConfig
+from unet4d.models.clstm_unet import CLSTMUNet
 from unet4d.models.device import find_device, resolve_precision
 from unet4d.pipeline.clip_dataset import Batch
-from unet4d.training.resolve import resolved_model
 from unet4d.training.step import TrainingStep
 from unet4d.training.step_memory import count_step_cost
 
@@ -52,26 +52,24 @@ def need_table(drawn: Drawn, per_worker: Mapping[str, float], config: Config | N
     return rows
 
 
-def step_seconds(config: Config, device: torch.device) -> float | None:
+def step_seconds(config: ResolvedConfig, device: torch.device) -> float | None:
     """Seconds of a training step on random clips with one labelled frame; None where it does not fit into memory."""
-    data, batch_size = config.data, config.train.batch_size or 1
-    assert data.patch_size is not None
-    assert data.frames is not None
+    data, batch_size = config.data, config.train.batch_size
     image = torch.randn(batch_size, data.frames, 1, *data.patch_size, device=device)
     label = torch.zeros(batch_size, data.frames, *data.patch_size, dtype=torch.uint8, device=device)
     train = dataclasses.replace(config.train, precision=resolve_precision("auto", device))
     step = TrainingStep(
-        build_network(config.model, 1, len(LABELS)).to(device), dataclasses.replace(config, train=train), device
+        CLSTMUNet(config.model, 1, len(LABELS)).to(device), dataclasses.replace(config, train=train), device
     )
     labelled = (torch.arange(data.frames) == 0).expand(batch_size, -1)
     return interleaved({"step": lambda: step(Batch(image, label, labelled))}).seconds("step")
 
 
-def _resolved(config: Config, drawn: Drawn) -> Config:
-    return dataclasses.replace(
+def _resolved(config: Config, drawn: Drawn) -> ResolvedConfig:
+    asked = dataclasses.replace(
         config,
         data=DataConfig(patch_size=drawn.patch, frames=drawn.frames),
-        model=resolved_model(config.model, SPACING_MM, drawn.patch),
-        train=TrainConfig(batch_size=drawn.batch_size, precision="bf16"),
+        train=TrainConfig(batch_size=drawn.batch_size),
         recompute=dataclasses.replace(config.recompute, chunk_frames=0),
     )
+    return resolve_for(asked, drawn.patch, SPACING_MM)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from bench.predict_child import Done, measured
 from bench.predict_watch import Watch, resident_mb
+from bench.resolved import resolve_for
 from unet4d.config import Config
 from unet4d.datasets.find_studies import find_studies
 from unet4d.images.nifti import header_for, write_nifti
@@ -22,10 +23,9 @@ from unet4d.inference.prepare import prepare
 from unet4d.inference.settings import USABLE, Settings
 from unet4d.inference.windows import SIGMA_SCALE
 from unet4d.models.checkpoint import Task, TrainedModel, load_model, save_checkpoint
-from unet4d.models.clstm_unet import build_network
+from unet4d.models.clstm_unet import CLSTMUNet
 from unet4d.models.device import autocast, find_device, resolve_precision, set_tf32
 from unet4d.system.memory import resident_bytes
-from unet4d.training.resolve import resolved_model
 
 SEED = 0
 
@@ -134,14 +134,15 @@ def write_model(path: Path, config: Config, classes: int, spacing_mm: Sequence[f
         spacing_mm: of a voxel, from which they follow.
         cyclic: it was trained on gated cine.
     """
-    config = replace(config, model=resolved_model(config.model, spacing_mm, config.data.patch_size or ()))
+    assert config.data.patch_size is not None
+    resolved = resolve_for(config, config.data.patch_size, spacing_mm)
     torch.manual_seed(SEED)
-    network = build_network(config.model, 1, classes)
+    network = CLSTMUNet(resolved.model, 1, classes)
     for name, weight in network.named_parameters():
         if "projection" in name:  # which begins at 0
             nn.init.normal_(weight, std=0.1)
     labels = {"background": 0} | {f"class {k}": k for k in range(1, classes)}
-    save_checkpoint(path, config, Task(labels, ("image",), cyclic), network, {})
+    save_checkpoint(path, resolved, Task(labels, ("image",), cyclic), network, {})
 
 
 def write_image(model: Path, study: Path, path: Path) -> None:

@@ -9,9 +9,10 @@ import torch
 
 from bench.candidates import CLASSES, Grid
 from bench.measure import interleaved
+from unet4d.config import ModelConfig
 from unet4d.models.clstm_unet import CLSTMUNet
 from unet4d.models.device import autocast
-from unet4d.models.topology import strides_and_kernels
+from unet4d.models.topology import resolve_model
 
 TWIN, DEFAULT = "frame-wise twin", "every level, bidirectional (the default)"
 
@@ -20,7 +21,6 @@ def recurrence_table(
     channels: Sequence[int], grid: Grid, frames: int, precision: str, device: torch.device, budget_s: float
 ) -> list[dict[str, Any]]:
     """A row per network: weights, and time over the twin's of a training step, a prediction, a cyclic prediction."""
-    strides, kernels = strides_and_kernels(grid.spacing_mm, grid.size, len(channels))
     options: dict[str, dict[str, Any]] = {
         TWIN: {"lstm_channels": 0},
         "bottleneck only, forward": {
@@ -31,7 +31,10 @@ def recurrence_table(
         DEFAULT: {},
     }
     networks = {
-        name: CLSTMUNet(1, CLASSES, channels, strides, kernels, **chosen).to(device) for name, chosen in options.items()
+        name: CLSTMUNet(
+            resolve_model(ModelConfig(list(channels), **chosen), grid.spacing_mm, grid.size), 1, CLASSES
+        ).to(device)
+        for name, chosen in options.items()
     }
     clip = torch.randn(2, frames, 1, *grid.size, device=device)
 

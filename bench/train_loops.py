@@ -15,21 +15,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from unet4d.config import Config, Precision, triple
+from unet4d.config import Config, Precision, ResolvedConfig, triple
 from unet4d.datasets.dataset import read_dataset
 from unet4d.models.checkpoint import Task
 from unet4d.models.clstm_unet import CLSTMUNet
-from unet4d.models.device import autocast, set_tf32
+from unet4d.models.device import autocast, resolve_precision, set_tf32
 from unet4d.phantom import write_phantom
 from unet4d.pipeline.cache import CachedStudy, cached_studies
 from unet4d.pipeline.clip_dataset import Batch, ClipDataset, loader
+from unet4d.pipeline.fingerprint import fingerprint
 from unet4d.system.distributed import ProcessGroup
 from unet4d.training.batches import BatchLoader
 from unet4d.training.loss import LabelledFramesLoss
 from unet4d.training.monitoring.logger import SilentRecord
 from unet4d.training.oom_fallback import OomFallback
 from unet4d.training.optimizer import build_optimizer
-from unet4d.training.resolve import resolved
+from unet4d.training.resolve import resolve
 from unet4d.training.trainer import Trainer
 
 SEED_STUDIES = 1
@@ -40,7 +41,7 @@ class Job:
     """A training to measure: phantoms all of whose frames are labelled, preprocessed, and a resolved configuration."""
 
     out_dir: Path
-    config: Config
+    config: ResolvedConfig
     task: Task
     studies: list[CachedStudy]
     device: torch.device
@@ -52,22 +53,24 @@ class Job:
         """Write the dataset under `folder`; as many frames a study as a clip has, so that no clip is padded."""
         written = write_phantom(folder / "dataset", subjects, config.data.frames or 1, seed=SEED_STUDIES, shape=shape)
         dataset = read_dataset(written.parent)
-        config = resolved(config, dataset.training, device)
-        plane = config.data.in_plane_spacing_mm
-        studies = cached_studies(dataset.training, dataset, config.data, plane, folder / "cache")
+        precision = resolve_precision(config.train.precision, device)
+        resolved = resolve(config, fingerprint(dataset.training, config.data), precision)
+        studies = cached_studies(
+            dataset.training, dataset, resolved.data, resolved.data.in_plane_spacing_mm, folder / "cache"
+        )
         kinds = dataset.channel_kinds
         task = Task(dict(dataset.labels), dataset.channel_names, dataset.cyclic, channel_kinds=kinds)
-        return cls(folder / "run", config, task, studies, device)
+        return cls(folder / "run", resolved, task, studies, device)
 
     def clips(self) -> ClipDataset:
         """What a run of it learns from, as `Trainer.fit` makes them."""
         data = self.config.data
-        size = triple(data.patch_size or ())
+        size = data.patch_size
         return ClipDataset(self.studies, data, size, self.task.cyclic, self.config.seed, self.task.channel_kinds)
 
     def batches(self, count: int) -> list[Batch]:
         """The first batches of the run, where a GPU can fetch them from while it computes."""
-        size = self.config.train.batch_size or 1
+        size = self.config.train.batch_size
         numbers = [range(i * size, (i + 1) * size) for i in range(count)]
         return list(loader(self.clips(), numbers, 0, self.device.type == "cuda"))
 
@@ -142,7 +145,7 @@ class PlainLoop:
         device: where to compute.
     """
 
-    def __init__(self, network: CLSTMUNet, config: Config, batches: Iterable[Batch], device: torch.device):
+    def __init__(self, network: CLSTMUNet, config: ResolvedConfig, batches: Iterable[Batch], device: torch.device):
         self.network, self.device = copy.deepcopy(network).train(), device
         self.loss, self.optimizer = LabelledFramesLoss(), build_optimizer(self.network, config.train)
         self.precision, self.steps = config.train.precision, config.train.steps_per_epoch

@@ -5,15 +5,69 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from unet4d.config import (
+    BATCH_SIZE,
+    FOLDS,
+    FRAMES,
+    Config,
+    ModelConfig,
+    ResolvedConfig,
+    ResolvedDataConfig,
+    ResolvedModelConfig,
+    ResolvedTrainConfig,
+    Size,
+)
 from unet4d.datasets.dataset import Dataset, read_dataset
 from unet4d.images.image4d import Image4D, write_image
+from unet4d.models.clstm_unet import CLSTMUNet
 from unet4d.phantom import write_phantom
 
 DatasetMaker = Callable[..., Dataset]
+
+
+def resolve_model_plainly(model: ModelConfig) -> ResolvedModelConfig:
+    """Fill in strides of 2 and kernels of 3 where they are unset."""
+    strides = model.strides or [(2, 2, 2)] * (len(model.channels) - 1)
+    kernels = model.kernel_size or [(3, 3, 3)] * len(model.channels)
+    filled = {"strides": strides, "kernel_size": kernels, "lstm_channels": model.lstm_channels_per_level()}
+    return ResolvedModelConfig(**{**vars(model), **filled})
+
+
+def resolve_plainly(config: Config) -> ResolvedConfig:
+    """Fill in what is unset without any study: pixels of 1 mm, the default counts, float32."""
+    data = {"folds": FOLDS, "in_plane_spacing_mm": 1.0, "patch_size": (16, 16, 4), "frames": FRAMES, "num_workers": 0}
+    data |= {name: value for name, value in vars(config.data).items() if value is not None or name not in data}
+    train = vars(config.train) | {"batch_size": config.train.batch_size or BATCH_SIZE}
+    if train["precision"] == "auto":
+        train["precision"] = "fp32"
+    sections = {"data": ResolvedDataConfig(**data), "train": ResolvedTrainConfig(**train)}
+    return ResolvedConfig(**{**vars(config), **sections, "model": resolve_model_plainly(config.model)})
+
+
+def build_network(model: ModelConfig, in_channels: int, out_channels: int) -> CLSTMUNet:
+    """Build a network, isotropic where the configuration does not say otherwise."""
+    return CLSTMUNet(resolve_model_plainly(model), in_channels, out_channels)
+
+
+def make_network(
+    in_channels: int,
+    out_channels: int,
+    channels: Sequence[int],
+    strides: Sequence[Size] | None = None,
+    kernel_size: Sequence[Size] | None = None,
+    lstm_channels: Sequence[int] | int | None = None,
+    *more: Any,
+    **settings: Any,
+) -> CLSTMUNet:
+    """Build a network from settings in the order of `ModelConfig`."""
+    lists = [None if sizes is None else list(sizes) for sizes in (strides, kernel_size)]
+    lstm = lstm_channels if lstm_channels is None or isinstance(lstm_channels, int) else list(lstm_channels)
+    return build_network(ModelConfig(list(channels), lstm, *lists, *more, **settings), in_channels, out_channels)
 
 
 @pytest.fixture(scope="session")

@@ -15,11 +15,10 @@ import pytest
 import torch
 from limits import pytest_collection_modifyitems, pytest_exception_interact, pytest_runtest_protocol  # noqa: F401
 
-from tests.builders import phantom_dataset, write_case  # noqa: F401
+from tests.builders import build_network, phantom_dataset, resolve_plainly, write_case  # noqa: F401
 from unet4d.cli.main import run
 from unet4d.config import Config, DataConfig, InferenceConfig, ModelConfig, TrainConfig
 from unet4d.models.checkpoint import Task, save_checkpoint
-from unet4d.models.clstm_unet import build_network
 from unet4d.phantom import write_phantom
 from unet4d.training.train import train
 
@@ -125,11 +124,12 @@ def model_file(tmp_path: Path) -> Callable[..., Path]:
         cyclic: bool = False,
     ) -> Path:
         strides, kernels = [(2, 2, 1)], [(3, 3, 1), (3, 3, 3)]
-        config = Config(
+        asked = Config(
             DataConfig(in_plane_spacing_mm=2.0, patch_size=patch_size, normalization=normalization),
             ModelConfig([4, 8], lstm_channels, strides, kernels, direction),
             TrainConfig(precision="fp32"),
         )
+        config = resolve_plainly(asked)
         torch.manual_seed(1)
         network = build_network(config.model, len(channel_names), len(labels))
         for name, weight in network.named_parameters():

@@ -17,14 +17,14 @@ import pytest
 import torch
 from torch.nn.functional import conv3d
 
-from unet4d import CLSTMUNet, ConvLSTM3d, StreamingSegmenter, load_model, read_image, segment
+from tests.builders import build_network, make_network, resolve_model_plainly, resolve_plainly
+from unet4d import ConvLSTM3d, StreamingSegmenter, load_model, read_image, segment
 from unet4d.config import CHANNELS, Config, DataConfig, InferenceConfig, ModelConfig, RecomputeConfig, TrainConfig
 from unet4d.errors import Stopped
 from unet4d.images.image4d import read_label
 from unet4d.inference.sliding_window import LogitRows, WindowPredictor
 from unet4d.inference.streaming import scale_of
 from unet4d.models.checkpoint import LAST, load_checkpoint
-from unet4d.models.clstm_unet import build_network
 from unet4d.models.conv_check import ConvolutionShape, check_convolution, check_convolutions, check_equal_frames
 from unet4d.models.device import autocast, set_tf32
 from unet4d.models.ensemble import mean_logits
@@ -196,7 +196,7 @@ def test_a_study_is_segmented_as_on_the_cpu(device, phantom, model_file):
 
 def windowed(device: torch.device, **options) -> tuple[WindowPredictor, torch.Tensor]:
     torch.manual_seed(0)
-    network = CLSTMUNet(1, 3, (8, 16), [(2, 2, 1)]).eval().to(device)
+    network = make_network(1, 3, (8, 16), [(2, 2, 1)]).eval().to(device)
     answering = WindowPredictor.of(network, InferenceConfig(), cyclic=False, device=device, precision="fp32")
     for name, value in options.items():
         setattr(answering, name, value)
@@ -273,11 +273,13 @@ WIDTHS = {"cuda": CHANNELS, "cpu": (4, 8)}
 
 def default_config(patch=(96, 96, 32), frames=8, precision="bf16", channels=CHANNELS, **memory) -> Config:
     strides, kernels = strides_and_kernels((1.0, 1.0, 1.0), patch, len(channels))
-    return Config(
-        DataConfig(patch_size=patch, frames=frames),
-        ModelConfig(list(channels), strides=strides, kernel_size=kernels),
-        TrainConfig(batch_size=1, precision=precision),
-        recompute=RecomputeConfig(**memory),
+    return resolve_plainly(
+        Config(
+            DataConfig(patch_size=patch, frames=frames),
+            ModelConfig(list(channels), strides=strides, kernel_size=kernels),
+            TrainConfig(batch_size=1, precision=precision),
+            recompute=RecomputeConfig(**memory),
+        )
     )
 
 
@@ -356,7 +358,7 @@ def test_convolutions_are_those_in_fp32_up_to_rounding(device, shape, precision,
 @pytest.mark.parametrize("precision", ["bf16", "fp16", "tf32"])
 def test_the_default_network_of_a_short_axis_study_passes_the_check_of_convolutions(device, precision):
     strides, kernels = strides_and_kernels((1.4, 1.4, 10.0), (256, 256, 12), len(CHANNELS))
-    model = ModelConfig(strides=strides, kernel_size=kernels)
+    model = resolve_model_plainly(ModelConfig(strides=strides, kernel_size=kernels))
     check_convolutions(model, (1, 4), (256, 256, 12), device, precision, training=True, frames=30)
 
 

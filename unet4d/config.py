@@ -6,7 +6,7 @@ import dataclasses
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, Self, cast, get_type_hints
 
 from unet4d.errors import InputError
 from unet4d.system.checks import check_ranges, check_types, describe_value, require
@@ -89,6 +89,17 @@ class DataConfig:
         require(set(self.flip_axes) <= {0, 1, 2}, "data.flip_axes", self.flip_axes, "a list of axes among 0, 1 and 2")
 
 
+@dataclass(kw_only=True)
+class ResolvedDataConfig(DataConfig):
+    """The data with all derived settings known. None stays where it has a meaning: the fold's subjects, each study's own slices."""
+
+    folds: int
+    in_plane_spacing_mm: float
+    patch_size: Size
+    frames: int
+    num_workers: int
+
+
 @dataclass
 class ModelConfig:
     """The CLSTM-UNet. With lstm_channels 0 it is its own frame-wise twin: the baseline, one setting away."""
@@ -148,12 +159,21 @@ class ModelConfig:
             )
 
     def lstm_channels_per_level(self) -> list[int]:
-        """Hidden channels of every level's ConvLSTM; all 0 for the frame-wise twin."""
+        """Return the hidden channels of every level's ConvLSTM; all 0 for the frame-wise baseline."""
         if self.lstm_channels is None:
             return [max(1, channels // 8) for channels in self.channels]
         if isinstance(self.lstm_channels, int):
             return [self.lstm_channels] * len(self.channels)
         return list(self.lstm_channels)
+
+
+@dataclass(kw_only=True)
+class ResolvedModelConfig(ModelConfig):
+    """The CLSTM-UNet with all its layers known: what a network is built from."""
+
+    lstm_channels: list[int]
+    strides: list[Size]
+    kernel_size: list[Size]
 
 
 @dataclass
@@ -207,6 +227,13 @@ class TrainConfig:
         require(0 <= self.ema_decay < 1, "train.ema_decay", self.ema_decay, "a decay from 0 to below 1, such as 0.999")
 
 
+@dataclass(kw_only=True)
+class ResolvedTrainConfig(TrainConfig):
+    """The training loop with its batch size and precision known."""
+
+    batch_size: int
+
+
 @dataclass
 class RecomputeConfig:
     """What a training step keeps for its backward pass and what it computes again. Results do not depend on it."""
@@ -253,7 +280,7 @@ class InferenceConfig:
 
 @dataclass
 class Config:
-    """All of a run. `train` keeps it, resolved, as RUN/config.yaml and inside every checkpoint."""
+    """What the user set; anything may be left out. `unet4d.training.resolve.resolve` gives the `ResolvedConfig`."""
 
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -277,19 +304,28 @@ class Config:
         return _plain(dataclasses.asdict(self))
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Config:
-        """The inverse of `as_dict`.
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Return the configuration of plain values; the inverse of `as_dict`.
 
         Raises:
             InputError: a key is unknown or a value fails its check.
         """
-        sections = {f.name: f.default_factory for f in dataclasses.fields(cls) if callable(f.default_factory)}
+        sections = {name: kind for name, kind in get_type_hints(cls).items() if dataclasses.is_dataclass(kind)}
         built = {}
         if not isinstance(values, Mapping):
             raise InputError(f"the configuration is {describe_value(values)}; wanted settings by name")
         for key, value in values.items():
             built[key] = _build(sections[key], key, value) if key in sections else value
-        return _build(cls, "config", built)
+        return cast(Self, _build(cls, "config", built))
+
+
+@dataclass(kw_only=True)
+class ResolvedConfig(Config):
+    """All of a run, with nothing left out. `train` keeps it as RUN/config.yaml and inside every checkpoint."""
+
+    data: ResolvedDataConfig
+    model: ResolvedModelConfig
+    train: ResolvedTrainConfig
 
 
 def _build(kind: Any, name: str, values: Mapping[str, Any]) -> Any:
@@ -299,6 +335,9 @@ def _build(kind: Any, name: str, values: Mapping[str, Any]) -> Any:
     unknown = [key for key in values if key not in known]
     if unknown:
         raise InputError(f"{name} has the unknown key {unknown[0]!r}; known are {', '.join(known)}")
+    required = [f.name for f in dataclasses.fields(kind) if f.default is f.default_factory is dataclasses.MISSING]
+    if missing := [key for key in required if key not in values]:
+        raise InputError(f"{name} has no {missing[0]}, expected it in the configuration of a run")
     return kind(**values)
 
 

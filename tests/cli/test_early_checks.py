@@ -12,12 +12,12 @@ import pytest
 import torch
 
 import unet4d
+from tests.builders import build_network, resolve_plainly
 from unet4d.cli import COMMANDS
 from unet4d.config import Config, ModelConfig
 from unet4d.errors import InputError
 from unet4d.inference.predict import predict
 from unet4d.models.checkpoint import BEST, LAST, Task, load_checkpoint, load_outline, save_checkpoint
-from unet4d.models.clstm_unet import build_network
 from unet4d.system.environment import check_device_name
 
 ROOT = Path(unet4d.__file__).parent.parent
@@ -115,7 +115,7 @@ def places(tmp_path_factory) -> dict[str, str]:
     (root / "DATA" / "dataset.json").write_text(json.dumps(dataset))
     for file in (case["image"], case["label"]):
         (root / "DATA" / file).write_bytes(b"never read")
-    config = Config(model=ModelConfig([2, 4], 2, [(2, 2, 1)], [(3, 3, 1), (3, 3, 3)]))
+    config = resolve_plainly(Config(model=ModelConfig([2, 4], 2, [(2, 2, 1)], [(3, 3, 1), (3, 3, 3)])))
     network = build_network(config.model, 1, 2)
     for name, training in ((BEST, {}), (LAST, {"epoch": 2, "step": 10, "weights": network.state_dict()})):
         task = Task({"background": 0, "wall": 1}, ("MRI",), cyclic=True, held_out=("anna",))

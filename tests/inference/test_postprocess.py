@@ -17,6 +17,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from tests.builders import build_network, resolve_plainly
 from unet4d.cli.main import _parsed
 from unet4d.config import Config, DataConfig, ModelConfig
 from unet4d.datasets.dataset import read_dataset, split_folds
@@ -37,7 +38,6 @@ from unet4d.inference.postprocessing_steps import (
 )
 from unet4d.inference.predict import predict
 from unet4d.models.checkpoint import BEST, Task, save_checkpoint
-from unet4d.models.clstm_unet import build_network
 
 LABELS = {"background": 0, "muscle": 1, "cavity": 3}
 LARGEST, HOLES, SINGLE = OPERATIONS
@@ -65,7 +65,7 @@ def with_islands(frames: slice = slice(None), value: int = 3, size: int = 2) -> 
 def saved_run(folder: Path, held_out: tuple[str, ...], fold: int = 0, labels: Mapping[str, int] = LABELS) -> Path:
     """A run that held these subjects out; its network is untrained."""
     data = DataConfig(None, folds=3, in_plane_spacing_mm=2.0, patch_size=(16, 16, 4))
-    config = Config(data, ModelConfig([4, 8], 0, [(2, 2, 1)], [(3, 3, 1), (3, 3, 3)]), fold=fold)
+    config = resolve_plainly(Config(data, ModelConfig([4, 8], 0, [(2, 2, 1)], [(3, 3, 1), (3, 3, 3)]), fold=fold))
     torch.manual_seed(fold)
     network = build_network(config.model, 1, len(labels))
     folder.mkdir(parents=True)

@@ -8,6 +8,7 @@ import pytest
 import torch
 from monai.inferers import sliding_window_inference
 
+from tests.builders import make_network
 from unet4d import CLSTMUNet
 from unet4d.config import InferenceConfig
 from unet4d.inference.sliding_window import LogitRows, WindowPredictor
@@ -18,7 +19,7 @@ ROI, GRID = (8, 8, 2), (21, 18, 3)
 
 def network(direction: str = "bidirectional") -> CLSTMUNet:
     torch.manual_seed(0)
-    made = CLSTMUNet(1, 3, (4, 6), [(2, 2, 1)], direction=direction).eval()
+    made = make_network(1, 3, (4, 6), [(2, 2, 1)], direction=direction).eval()
     for addition in made.recurrent.values():
         torch.nn.init.normal_(addition.projection.weight)
     return made

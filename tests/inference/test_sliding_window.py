@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from unet4d import CLSTMUNet
+from tests.builders import make_network
 from unet4d.config import InferenceConfig
 from unet4d.inference.sliding_window import WindowPredictor, sliding_window
 from unet4d.pipeline.augmentation.spatial import flipped
@@ -57,7 +57,7 @@ def test_channels_and_frames_are_folded_and_unfolded_alike():
 
 def test_one_window_that_holds_the_study_is_the_network_itself():
     torch.manual_seed(0)
-    network = CLSTMUNet(1, 2, (4, 6), [(2, 2, 1)]).eval()
+    network = make_network(1, 2, (4, 6), [(2, 2, 1)]).eval()
     image = torch.randn(1, 3, 8, 8, 2)
     with torch.no_grad():
         wanted = network(image.movedim(1, 0)[None])[0]
@@ -67,7 +67,7 @@ def test_one_window_that_holds_the_study_is_the_network_itself():
 @pytest.mark.parametrize("windows_at_once", [1, 3, 100])
 def test_windows_at_once_do_not_change_the_answer(windows_at_once):
     torch.manual_seed(0)
-    network = CLSTMUNet(1, 2, (4, 6), [(2, 2, 1)]).eval()
+    network = make_network(1, 2, (4, 6), [(2, 2, 1)]).eval()
     image = torch.randn(1, 3, 19, 12, 3)
     torch.testing.assert_close(
         run(network, image, sw_batch_size=windows_at_once), run(network, image), atol=1e-5, rtol=1e-5
@@ -88,7 +88,7 @@ def test_stitching_is_float32_under_autocast():
 )
 def test_frames_computed_in_chunks_are_those_computed_at_once(direction, layers, length, cyclic):
     torch.manual_seed(0)
-    network = CLSTMUNet(1, 2, (4, 6), [(2, 2, 1)], direction=direction, lstm_layers=layers).eval()
+    network = make_network(1, 2, (4, 6), [(2, 2, 1)], direction=direction, lstm_layers=layers).eval()
     for addition in network.recurrent.values():
         torch.nn.init.normal_(addition.projection.weight)
     image = torch.randn(1, 7, 8, 8, 2)
@@ -99,7 +99,7 @@ def test_frames_computed_in_chunks_are_those_computed_at_once(direction, layers,
 
 def test_a_window_too_large_for_the_memory_is_computed_in_chunks_and_gives_the_same(monkeypatch):
     torch.manual_seed(0)
-    network, image = CLSTMUNet(1, 2, (4, 6), [(2, 2, 1)]).eval(), torch.randn(1, 8, 12, 8, 2)
+    network, image = make_network(1, 2, (4, 6), [(2, 2, 1)]).eval(), torch.randn(1, 8, 12, 8, 2)
     whole, encoded, computed = run(network, image), network._encoded, []
 
     def limited(x, kept):
@@ -118,7 +118,7 @@ def test_a_window_too_large_for_the_memory_is_computed_in_chunks_and_gives_the_s
 
 def test_windows_that_the_gpu_cannot_even_take_in_are_fewer_at_once(monkeypatch):
     torch.manual_seed(0)
-    network, clips = CLSTMUNet(1, 2, (4, 6), [(2, 2, 1)]).eval(), torch.randn(4, 3, 1, 8, 8, 2)
+    network, clips = make_network(1, 2, (4, 6), [(2, 2, 1)]).eval(), torch.randn(4, 3, 1, 8, 8, 2)
     answering, moved = WindowPredictor(network, torch.device("cpu"), "fp32", False, windows=4), torch.Tensor.to
     with torch.no_grad():
         wanted = network(clips)
@@ -146,7 +146,7 @@ def test_windows_that_the_gpu_cannot_even_take_in_are_fewer_at_once(monkeypatch)
 )
 def test_a_lack_of_memory_under_any_name_is_answered_by_fewer_frames_and_ends(monkeypatch, error):
     """cuDNN's text also names what it does not support, where no smaller part helps: the tries must end with that error's text."""
-    network, tried = CLSTMUNet(1, 2, (4, 6), [(2, 2, 1)]).eval(), []
+    network, tried = make_network(1, 2, (4, 6), [(2, 2, 1)]).eval(), []
 
     def refused(x, kept):
         tried.append(x.shape[1])
@@ -204,7 +204,7 @@ SIGNS = [(1, 1, 1), (-1, 1, 1), (1, 1, -1)]
 @pytest.mark.parametrize("axes", [(0,), (1, 2), (0, 1, 2)])
 def test_a_mirrored_study_gets_the_mirrored_answer_also_with_velocities(axes, grid):
     torch.manual_seed(0)
-    network = CLSTMUNet(3, 2, (4, 6), [(2, 2, 1)]).eval()
+    network = make_network(3, 2, (4, 6), [(2, 2, 1)]).eval()
     image = torch.randn(3, 3, *grid)
     mirrored = flipped(image, axes, VELOCITIES)
     options = {"mirror_axes": list(axes), "signs": SIGNS}
@@ -219,5 +219,5 @@ def test_a_mirrored_study_gets_the_mirrored_answer_also_with_velocities(axes, gr
 def test_mirroring_leaves_the_image_and_its_signs_alone():
     image = torch.randn(3, 2, 8, 8, 2)
     before = image.clone()
-    run(CLSTMUNet(3, 2, (4, 6), [(2, 2, 1)]).eval(), image, mirror_axes=[0, 2], signs=SIGNS)
+    run(make_network(3, 2, (4, 6), [(2, 2, 1)]).eval(), image, mirror_axes=[0, 2], signs=SIGNS)
     assert torch.equal(image, before)

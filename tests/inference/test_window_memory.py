@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
+from tests.builders import build_network, resolve_model_plainly
 from unet4d.config import InferenceConfig, ModelConfig
 from unet4d.inference.sliding_window import WindowPredictor
 from unet4d.inference.window_memory import generous_bytes, window_memory
-from unet4d.models.clstm_unet import build_network
 from unet4d.models.memory_trace import MemoryTrace
 
 ROI, CLASSES = (16, 16, 4), 3
@@ -16,7 +16,7 @@ ROI, CLASSES = (16, 16, 4), 3
 
 def config(direction: str = "bidirectional", channels=(8, 16)) -> ModelConfig:
     strides = [(2, 2, 1)] * (len(channels) - 1)
-    return ModelConfig(list(channels), None, strides, [(3, 3, 3)] * len(channels), direction)
+    return resolve_model_plainly(ModelConfig(list(channels), None, strides, [(3, 3, 3)] * len(channels), direction))
 
 
 @pytest.mark.parametrize("averaged", [False, True])

@@ -15,7 +15,8 @@ import pytest
 import torch
 
 import unet4d
-from unet4d.config import Config, DataConfig, ModelConfig
+from tests.builders import build_network, resolve_model_plainly, resolve_plainly
+from unet4d.config import Config, DataConfig, ModelConfig, ResolvedConfig
 from unet4d.errors import InputError, Unet4DError
 from unet4d.models.checkpoint import (
     BEST,
@@ -27,10 +28,13 @@ from unet4d.models.checkpoint import (
     load_outline,
     save_checkpoint,
 )
-from unet4d.models.clstm_unet import build_network
 
-CONFIG = Config(
-    data=DataConfig(patch_size=(16, 16, 4)), model=ModelConfig([4, 8], 0, [(2, 2, 1)], [(3, 3, 1), (3, 3, 3)]), seed=7
+CONFIG = resolve_plainly(
+    Config(
+        data=DataConfig(patch_size=(16, 16, 4)),
+        model=ModelConfig([4, 8], 0, [(2, 2, 1)], [(3, 3, 1), (3, 3, 3)]),
+        seed=7,
+    )
 )
 TASK = Task({"background": 0, "left ventricle": 30, "aorta": 200}, ("magnitude", "velocity"), cyclic=True)
 TRAINING = {"epoch": 3, "best": 0.5, "optimiser": {"state": {0: {"exp_avg": torch.ones(2)}}}}
@@ -71,7 +75,7 @@ def test_a_model_with_heads_of_deep_supervision_loads_and_predicts_as_one_withou
     model = ModelConfig([4, 6, 8], 2, [(2, 2, 1), (2, 2, 1)], [(3, 3, 1)] * 3)
     x, answers = torch.randn(1, 2, 2, 8, 8, 2), []
     for deep in (False, True):
-        config = replace(CONFIG, model=replace(model, deep_supervision=deep))
+        config = replace(CONFIG, model=resolve_model_plainly(replace(model, deep_supervision=deep)))
         torch.manual_seed(0)
         save_checkpoint(tmp_path / LAST, config, TASK, build_network(config.model, 2, 3), {})
         answers.append(load_model(tmp_path / LAST).network(x))
@@ -80,7 +84,7 @@ def test_a_model_with_heads_of_deep_supervision_loads_and_predicts_as_one_withou
 
 def test_a_checkpoint_comes_back_as_it_was(saved, network):
     content = torch.load(saved, weights_only=True)
-    assert Config.from_dict(content["config"]) == CONFIG
+    assert ResolvedConfig.from_dict(content["config"]) == CONFIG
     assert content["training"]["optimiser"]["state"][0]["exp_avg"].tolist() == [1, 1]
     model = load_model(saved)
     assert (model.config, model.task, model.path) == (CONFIG, TASK, saved)

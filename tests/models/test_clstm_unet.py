@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from tests.builders import make_network
 from unet4d import CLSTMUNet
 from unet4d.errors import InputError
 from unet4d.models.blocks import InstanceNormLeakyReLU, conv_block
@@ -16,9 +17,9 @@ ANISOTROPIC = {"strides": [(2, 2, 1), (2, 2, 2)], "kernel_size": [(3, 3, 1), (3,
 def network(lstm_channels=None, direction="forward", seed=0, awake=True, dtype=torch.float64, **options) -> CLSTMUNet:
     """A small network; `awake` gives its zero projections weights, as training would."""
     torch.manual_seed(seed)
-    made = CLSTMUNet(2, 3, (4, 6, 8), lstm_channels=lstm_channels, direction=direction, **(ANISOTROPIC | options)).to(
-        dtype
-    )
+    made = make_network(
+        2, 3, (4, 6, 8), lstm_channels=lstm_channels, direction=direction, **(ANISOTROPIC | options)
+    ).to(dtype)
     for addition in made.recurrent.values() if awake else []:
         torch.nn.init.normal_(addition.projection.weight, std=0.5)
     return made.eval()
@@ -106,7 +107,7 @@ def test_loading_another_network_as_twin_names_what_differs():
     with pytest.raises(InputError, match=r"missing \[\], extra \['recurrent"):
         network().load_framewise_weights(network().state_dict())
     with pytest.raises(InputError, match=r"another shape \['head.bias"):
-        network().load_framewise_weights(CLSTMUNet(2, 5, (4, 6, 8), lstm_channels=0, **ANISOTROPIC).state_dict())
+        network().load_framewise_weights(make_network(2, 5, (4, 6, 8), lstm_channels=0, **ANISOTROPIC).state_dict())
 
 
 def test_the_twin_is_equivariant_to_permuting_frames_to_the_bit_and_the_network_is_not():

@@ -9,6 +9,7 @@ import torch
 from torch.nn import functional
 from torch.nn.functional import conv3d
 
+from tests.builders import resolve_model_plainly
 from unet4d import load_model, read_image, segment
 from unet4d.config import ModelConfig
 from unet4d.errors import InputError
@@ -188,7 +189,7 @@ def test_an_error_that_is_not_of_memory_is_raised(monkeypatch):
 
 def default_network() -> ModelConfig:
     strides, kernels = strides_and_kernels((1.4, 1.4, 8.0), (64, 64, 16), 5)
-    return ModelConfig(strides=strides, kernel_size=kernels)
+    return resolve_model_plainly(ModelConfig(strides=strides, kernel_size=kernels))
 
 
 def test_the_convolutions_are_those_of_the_network_at_its_patch():

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.builders import resolve_plainly
 from unet4d.config import Config
 from unet4d.errors import InputError
 from unet4d.models.checkpoint import Task, TrainedModel
@@ -66,7 +67,7 @@ def test_no_more_than_the_sum_and_one_answer_are_held():
 
 def model(name: str = "one", *, task: dict | None = None, data: dict | None = None) -> TrainedModel:
     known = {"labels": {"background": 0, "heart": 1}, "channel_names": ("cine",), "cyclic": True}
-    config = Config()
+    config = resolve_plainly(Config())
     config.data = replace(config.data, **({"in_plane_spacing_mm": 1.5} | (data or {})))
     return TrainedModel(torch.nn.Identity(), config, Task(**(known | (task or {}))), Path(name))  # type: ignore[arg-type]
 

@@ -13,9 +13,9 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
+from tests.builders import build_network, resolve_model_plainly, resolve_plainly
 from unet4d.config import Config, DataConfig, ModelConfig, RecomputeConfig, Size, TrainConfig
 from unet4d.models import clstm_unet
-from unet4d.models.clstm_unet import build_network
 from unet4d.models.memory_trace import MemoryTrace, peak_bytes
 from unet4d.pipeline.clip_dataset import Batch
 from unet4d.training.step import TrainingStep
@@ -273,7 +273,7 @@ def test_the_allocator_bears_the_count_out(dtype):
 
 def config(precision: str, size: Size = SIZE, **memory) -> Config:
     data, train = DataConfig(patch_size=size, frames=FRAMES), TrainConfig(precision=precision, batch_size=BATCH)  # type: ignore[arg-type]
-    return Config(data, MODEL, train, recompute=RecomputeConfig(**memory))
+    return resolve_plainly(Config(data, MODEL, train, recompute=RecomputeConfig(**memory)))
 
 
 LABELLED = torch.tensor([[False, False, True, True]] * BATCH)
@@ -306,7 +306,7 @@ def test_the_allocator_bears_the_planned_step_out(precision, chunk_frames):
 @pytest.mark.parametrize("chunk_frames", [0, 2])
 def test_with_what_convolutions_take_inside_the_plan_is_never_under_and_not_much_over(precision, most, chunk_frames):
     """At 32 channels, whose blocks in oneDNN's layout are full: it pads 8 channels to 16."""
-    model = dataclasses.replace(MODEL, channels=[32, 64])
+    model = resolve_model_plainly(dataclasses.replace(MODEL, channels=[32, 64]))
     chosen = dataclasses.replace(config(precision, (32, 32, 16), chunk_frames=chunk_frames), model=model)
     real_bytes = handed_out_bytes(lambda: steps(chosen), inside_convolutions=True)
     assert 1 <= count_step_cost(chosen, 1, CLASSES, 2).working_bytes / real_bytes < most
@@ -330,8 +330,8 @@ def test_the_plan_tells_what_is_fixed_and_what_is_computed_again():
 
 
 def test_heads_of_deep_supervision_and_a_moving_average_are_counted():
-    three = dataclasses.replace(
-        MODEL, channels=[8, 16, 24], strides=[(2, 2, 1), (2, 2, 2)], kernel_size=[(3, 3, 3)] * 3
+    three = resolve_model_plainly(
+        dataclasses.replace(MODEL, channels=[8, 16, 24], strides=[(2, 2, 1), (2, 2, 2)], kernel_size=[(3, 3, 3)] * 3)
     )
     plain = dataclasses.replace(config("fp32", chunk_frames=0), model=three)
     deep = dataclasses.replace(plain, model=dataclasses.replace(three, deep_supervision=True))
@@ -347,7 +347,9 @@ def test_heads_of_deep_supervision_and_a_moving_average_are_counted():
 
 def test_unlabelled_frames_of_a_frame_wise_network_are_not_counted():
     """Their image alone is there."""
-    framewise = dataclasses.replace(config("bf16", chunk_frames=0), model=dataclasses.replace(MODEL, lstm_channels=0))
+    framewise = dataclasses.replace(
+        config("bf16", chunk_frames=0), model=resolve_model_plainly(dataclasses.replace(MODEL, lstm_channels=0))
+    )
     longer = dataclasses.replace(framewise, data=dataclasses.replace(framewise.data, frames=4 * FRAMES))
     short, long = (count_step_cost(one, 1, CLASSES, 2) for one in (framewise, longer))
     image_and_label_bytes = BATCH * 3 * FRAMES * 16 * 16 * 8 * (4 + 1)
@@ -366,7 +368,7 @@ def test_of_several_batches_the_gradients_are_held_and_the_work_adds_up():
 
 def test_the_largest_tensor_is_counted_and_frames_are_decoded_in_groups_to_bound_it(monkeypatch):
     """The largest is the concatenation of the first level's 8 channels with a skip of as many; then what is encoded."""
-    model = dataclasses.replace(MODEL, lstm_channels=1)
+    model = resolve_model_plainly(dataclasses.replace(MODEL, lstm_channels=1))
     chosen, frame = dataclasses.replace(config("bf16", chunk_frames=0), model=model), 2 * 8 * 16 * 16 * 8
     plain = count_step_cost(chosen, 1, CLASSES, FRAMES)
     assert plain.largest_elements == BATCH * FRAMES * frame

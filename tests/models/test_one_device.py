@@ -11,10 +11,10 @@ from torch.utils._pytree import tree_leaves
 
 import unet4d.inference.sliding_window
 import unet4d.training.step
+from tests.builders import build_network, resolve_plainly
 from unet4d.config import Config, ModelConfig, RecomputeConfig, TrainConfig
 from unet4d.images.grid import argmax_classes
 from unet4d.inference.sliding_window import LogitRows, WindowPredictor
-from unet4d.models.clstm_unet import build_network
 from unet4d.pipeline.clip_dataset import Batch
 from unet4d.training.ema import WeightAverage
 from unet4d.training.step import TrainingStep
@@ -82,7 +82,7 @@ def test_a_training_step_mixes_no_devices_and_reads_nothing(direction, memory):
     model = ModelConfig(**{**vars(MODEL), "direction": direction})
     loop = TrainConfig(batch_size=2, precision="fp16", gradient_clip=1.0)
     network = build_network(model, 1, 3).to(GPU)
-    step = TrainingStep(network, Config(model=model, train=loop, recompute=memory), GPU)
+    step = TrainingStep(network, resolve_plainly(Config(model=model, train=loop, recompute=memory)), GPU)
     image, label = torch.randn(2, 4, 1, 8, 8, 2), torch.zeros(2, 4, 8, 8, 2, dtype=torch.uint8)
     average = WeightAverage(network, 0.99)
     with OneDevice():

@@ -12,11 +12,11 @@ from torch import nn
 from torch.nn.functional import conv3d
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from tests.builders import build_network, resolve_plainly
 from unet4d import ConvLSTM3d
 from unet4d.config import Config, InferenceConfig, ModelConfig, RecomputeConfig, TrainConfig
 from unet4d.inference.sliding_window import sliding_window
 from unet4d.metrics.overlap import count_voxels, dice
-from unet4d.models.clstm_unet import build_network
 from unet4d.models.device import autocast
 from unet4d.pipeline.clip_dataset import Batch
 from unet4d.training import validation
@@ -62,7 +62,7 @@ class Dtypes(TorchDispatchMode):
 
 def one_step(precision: str, memory: RecomputeConfig) -> TrainingStep:
     loop = TrainConfig(batch_size=2, precision=precision, gradient_clip=1.0)
-    step = TrainingStep(network(dropout=0.5), Config(train=loop, recompute=memory), CPU)
+    step = TrainingStep(network(dropout=0.5), resolve_plainly(Config(train=loop, recompute=memory)), CPU)
     step(batch())
     return step
 
@@ -195,7 +195,7 @@ def test_curves_in_bf16_and_fp32_agree_within_the_band_on_the_phantom_and_two_se
 def learnt(precision: str) -> torch.Tensor:
     """The losses of some steps on one batch."""
     loop = TrainConfig(1, 100, 2, 1e-2, warmup_steps=0, precision=precision)
-    step = TrainingStep(network(), Config(train=loop, recompute=RecomputeConfig(0)), CPU)
+    step = TrainingStep(network(), resolve_plainly(Config(train=loop, recompute=RecomputeConfig(0))), CPU)
     return torch.stack([step(batch())[0] for _ in range(8)])
 
 

@@ -14,6 +14,7 @@ import pytest
 import torch
 import yaml
 
+from tests.builders import resolve_plainly
 from unet4d.config import Config, DataConfig, ModelConfig, RecomputeConfig, TrainConfig
 from unet4d.pipeline.fingerprint import Fingerprint
 from unet4d.planning.candidates import (
@@ -29,7 +30,7 @@ from unet4d.system.gpu_memory import CONTEXT_BYTES, GB, NCCL_BYTES, sufficient_b
 from unet4d.training.step_memory import StepCost, StepFit, recompute_schedules
 
 PLAIN = RecomputeConfig(0, lstm="gates")
-CINE = Fingerprint(1.4, (1.4, 1.4, 10.0), ((250, 256, 11), (200, 220, 10), (220, 240, 9)), (30, 25, 28))
+CINE = Fingerprint(1.4, (1.4, 1.4, 10.0), ((250, 256, 11), (200, 220, 10), (220, 240, 9)), (30, 25, 28), 3)
 
 
 def with_room(megabytes: float, gpus: int = 1) -> float:
@@ -126,10 +127,13 @@ def test_of_the_ways_that_fit_the_fastest_is_taken(phantom, tmp_path):
     assert made.fit.recompute != PLAIN
     assert made.config.recompute == made.fit.recompute
     counts = StepMemoryEstimator(1, 4, lambda frames: frames, made.budget_bytes)
+    config = resolve_plainly(
+        dataclasses.replace(made.config, train=dataclasses.replace(made.config.train, precision="bf16"))
+    )
     rungs = recompute_schedules(RecomputeConfig(), 4)
     faster = rungs[: rungs.index(made.fit.recompute)]
-    assert [rung for rung in faster if counts.fits(counts.exact(made.config, rung))] == []
-    assert counts.exact(made.config, made.fit.recompute) == made.fit  # the true count, not a scaled one
+    assert [rung for rung in faster if counts.fits(counts.exact(config, rung))] == []
+    assert counts.exact(config, made.fit.recompute) == made.fit  # the true count, not a scaled one
 
 
 def test_scaling_to_another_patch_or_batch_is_near_the_count():
@@ -234,7 +238,7 @@ def test_a_plan_that_leaves_most_of_the_card_empty_says_why(planned, headers, tm
 
 
 def test_short_studies_are_not_clipped_and_small_ones_not_cut():
-    few = Fingerprint(2.0, (2.0, 2.0, 8.0), ((30, 28, 5),), (7,))
+    few = Fingerprint(2.0, (2.0, 2.0, 8.0), ((30, 28, 5),), (7,), 1)
     assert {(one.data.patch_size, one.data.frames) for one in list_candidates(Config(), few)} == {((32, 28, 5), 7)}
 
 
@@ -243,7 +247,7 @@ def test_an_outlier_does_not_set_the_patch():
     assert usual_largest([10, 40]) == 40  # of two, neither is the usual one
     assert usual_largest([10] * 9 + [14, 40]) == 14
     shapes = ((64, 64, 8),) * 11 + ((200, 64, 8),)
-    assert whole_study(Fingerprint(1.0, (1.0, 1.0, 5.0), shapes, (5,) * 12)) == (64, 64, 8)
+    assert whole_study(Fingerprint(1.0, (1.0, 1.0, 5.0), shapes, (5,) * 12, 12)) == (64, 64, 8)
 
 
 def test_levels_that_would_pool_nothing_are_cut_off_unless_they_were_asked_for():

@@ -21,6 +21,7 @@ import pytest
 import torch
 from processes import exit_code
 
+from tests.builders import resolve_plainly
 from unet4d.config import Config, DataConfig, TrainConfig
 from unet4d.errors import InputError, Stopped, Unet4DError
 from unet4d.pipeline.cache import CachedStudy
@@ -61,7 +62,7 @@ def config(workers: int = 0, batch_size: int = 4, accumulate: int = 1, steps_per
     train = TrainConfig(
         epochs=10**6, steps_per_epoch=steps_per_epoch, batch_size=batch_size, accumulate_batches=accumulate
     )
-    return Config(DataConfig(patch_size=PATCH, frames=3, num_workers=workers), train=train)
+    return resolve_plainly(Config(DataConfig(patch_size=PATCH, frames=3, num_workers=workers), train=train))
 
 
 def fed(

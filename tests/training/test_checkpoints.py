@@ -14,6 +14,7 @@ import torch
 from processes import exit_code
 
 import unet4d.training.checkpoints
+from tests.builders import resolve_plainly
 from unet4d.config import Config
 from unet4d.errors import InputError, Unet4DError
 from unet4d.models.checkpoint import BEST, LAST, PREVIOUS, Task, load_checkpoint
@@ -26,7 +27,9 @@ def save(checkpoints: Checkpoints, step: int) -> None:
     """A checkpoint of this step, with its number in every part."""
     network = torch.nn.Linear(40, 40)
     torch.nn.init.constant_(network.weight, step)
-    checkpoints.save_last(Config(), TASK, network, {"epoch": step // 2, "step": step, "sums": torch.full((9,), step)})
+    checkpoints.save_last(
+        resolve_plainly(Config()), TASK, network, {"epoch": step // 2, "step": step, "sums": torch.full((9,), step)}
+    )
 
 
 def step_of(content) -> int:
@@ -73,7 +76,7 @@ SPOILT = {
     "one bit": (flip_bit, "is truncated, damaged or no checkpoint"),
     "without state": (
         lambda path: (
-            Checkpoints(path.parent).save_best(Config(), TASK, torch.nn.Linear(1, 1))
+            Checkpoints(path.parent).save_best(resolve_plainly(Config()), TASK, torch.nn.Linear(1, 1))
             or os.replace(path.parent / BEST, path)
         ),
         "holds a model without the state of its training",
@@ -110,7 +113,7 @@ def test_only_what_another_process_wrote_is_read_before_it_is_kept(run, monkeypa
 
 
 def test_the_best_one_has_no_training_to_go_on_with_and_touches_no_other(run):
-    Checkpoints(run).save_best(Config(), TASK, torch.nn.Linear(1, 1))
+    Checkpoints(run).save_best(resolve_plainly(Config()), TASK, torch.nn.Linear(1, 1))
     assert load_checkpoint(run / BEST)["training"] == {}
     assert whole(run) == {LAST: 4, PREVIOUS: 3}
 

@@ -11,10 +11,11 @@ from processes import run_ranks
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.flop_counter import FlopCounterMode
 
+from tests.builders import build_network, make_network
 from unet4d.config import DataConfig, ModelConfig, RecomputeConfig
 from unet4d.errors import InputError
 from unet4d.models import clstm_unet
-from unet4d.models.clstm_unet import CLSTMUNet, build_network
+from unet4d.models.clstm_unet import CLSTMUNet
 from unet4d.models.memory_trace import peak_bytes
 from unet4d.pipeline.cache import CachedStudy
 from unet4d.pipeline.clip_dataset import ClipDataset, collate
@@ -39,7 +40,7 @@ CUTS = [
 def network(direction="bidirectional", lstm_layers=1, lstm_channels=None, dropout=0.0, dtype=torch.float64, deep=False):
     """A small network whose recurrence is awake."""
     torch.manual_seed(0)
-    made = CLSTMUNet(1, 3, (4, 6, 8), STRIDES, KERNELS, lstm_channels, direction, lstm_layers, dropout, deep)
+    made = make_network(1, 3, (4, 6, 8), STRIDES, KERNELS, lstm_channels, direction, lstm_layers, dropout, deep)
     for addition in made.recurrent.values():
         torch.nn.init.normal_(addition.projection.weight, std=0.5)
     return made.to(dtype)
@@ -114,7 +115,7 @@ def test_the_plain_step_is_the_loss_of_the_networks_logits():
 def four_levels() -> CLSTMUNet:
     torch.manual_seed(0)
     strides, kernels = [(2, 2, 1), (2, 1, 2), (2, 2, 2)], [(3, 3, 3)] * 4
-    return CLSTMUNet(1, 3, (4, 5, 6, 7), strides, kernels, 2, deep_supervision=True).double()
+    return make_network(1, 3, (4, 5, 6, 7), strides, kernels, 2, deep_supervision=True).double()
 
 
 def test_deep_supervision_is_the_weighted_mean_of_the_losses_of_all_levels_but_the_bottleneck():

@@ -8,13 +8,14 @@ import math
 import pytest
 import torch
 
+from tests.builders import make_network
 from unet4d import CLSTMUNet
 from unet4d.training.ema import WeightAverage
 
 
 def network() -> CLSTMUNet:
     torch.manual_seed(0)
-    return CLSTMUNet(1, 2, (4, 6), [(2, 2, 1)], lstm_channels=2)
+    return make_network(1, 2, (4, 6), [(2, 2, 1)], lstm_channels=2)
 
 
 @torch.no_grad()

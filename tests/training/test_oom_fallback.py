@@ -9,8 +9,8 @@ import weakref
 import pytest
 import torch
 
+from tests.builders import build_network, resolve_plainly
 from unet4d.config import Config, ModelConfig, RecomputeConfig, TrainConfig
-from unet4d.models.clstm_unet import build_network
 from unet4d.pipeline.clip_dataset import Batch
 from unet4d.system.distributed import ProcessGroup
 from unet4d.system.gpu_memory import GB
@@ -90,7 +90,7 @@ def real_step() -> TrainingStep:
     model = ModelConfig([4, 6], 2, [(2, 2, 1)], [(3, 3, 1), (3, 3, 3)], dropout=0.5)
     torch.manual_seed(0)
     loop = TrainConfig(batch_size=1, precision="fp32", learning_rate=1e-2)
-    config = Config(model=model, train=loop, recompute=RecomputeConfig(0))
+    config = resolve_plainly(Config(model=model, train=loop, recompute=RecomputeConfig(0)))
     return TrainingStep(build_network(model, 1, 3), config, torch.device("cpu"))
 
 

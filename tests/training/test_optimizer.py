@@ -6,7 +6,7 @@ import itertools
 
 import pytest
 
-from unet4d import CLSTMUNet
+from tests.builders import make_network
 from unet4d.config import TrainConfig
 from unet4d.training.optimizer import build_optimizer, build_schedule, learning_rate_factor
 
@@ -28,7 +28,7 @@ def test_a_short_run_warms_up_for_a_tenth_of_it():
 
 
 def test_decay_is_for_convolutions_alone_and_every_weight_is_trained():
-    network = CLSTMUNet(1, 2, (4, 6), [(2, 2, 1)])
+    network = make_network(1, 2, (4, 6), [(2, 2, 1)])
     adamw = build_optimizer(network, TrainConfig(weight_decay=0.1))
     decayed = {id(p) for group in adamw.param_groups if group["weight_decay"] for p in group["params"]}
     every = {id(p) for group in adamw.param_groups for p in group["params"]}

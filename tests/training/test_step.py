@@ -10,8 +10,8 @@ import torch
 from torch.optim import AdamW
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from tests.builders import build_network, resolve_plainly
 from unet4d.config import Config, DataConfig, ModelConfig, RecomputeConfig, TrainConfig
-from unet4d.models.clstm_unet import build_network
 from unet4d.pipeline.clip_dataset import Batch
 from unet4d.system.distributed import ProcessGroup
 from unet4d.training.clip_loss import ClipLoss
@@ -25,7 +25,9 @@ LABELLED = [[True, True, False], [True, False, True]]
 def config(dropout: float = 0.0, **train) -> Config:
     model = ModelConfig([4, 6], 2, [(2, 2, 1)], [(3, 3, 1), (3, 3, 3)], dropout=dropout)
     loop = {"batch_size": 2, "precision": "fp32", "learning_rate": 1e-2, "epochs": 10, "steps_per_epoch": 10} | train
-    return Config(DataConfig(patch_size=(8, 8, 2), frames=3), model, TrainConfig(**loop), recompute=RecomputeConfig(0))
+    return resolve_plainly(
+        Config(DataConfig(patch_size=(8, 8, 2), frames=3), model, TrainConfig(**loop), recompute=RecomputeConfig(0))
+    )
 
 
 def made(precision: str = "fp32", **settings) -> TrainingStep:

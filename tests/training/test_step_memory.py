@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch.cuda._utils import _get_device_index
 
+from tests.builders import resolve_plainly
 from unet4d.config import Config, DataConfig, ModelConfig, RecomputeConfig, TrainConfig
 from unet4d.system import gpu_memory
 from unet4d.system.gpu_memory import GB, free_bytes, sufficient_bytes, usable_bytes
@@ -26,11 +27,13 @@ def ladder(frames: int) -> list[RecomputeConfig]:
 
 
 def config(frames: int = 9, **memory) -> Config:
-    return Config(
-        DataConfig(patch_size=(32, 32, 8), frames=frames),
-        ModelConfig([4, 8], 4, [(2, 2, 1)], [(3, 3, 1), (3, 3, 3)]),
-        TrainConfig(batch_size=1, precision="bf16"),
-        recompute=RecomputeConfig(**memory),
+    return resolve_plainly(
+        Config(
+            DataConfig(patch_size=(32, 32, 8), frames=frames),
+            ModelConfig([4, 8], 4, [(2, 2, 1)], [(3, 3, 1), (3, 3, 3)]),
+            TrainConfig(batch_size=1, precision="bf16"),
+            recompute=RecomputeConfig(**memory),
+        )
     )
 
 

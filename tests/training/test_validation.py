@@ -9,12 +9,12 @@ from processes import run_ranks
 from torch.nn.functional import one_hot
 
 import unet4d.training.validation
+from tests.builders import build_network, resolve_plainly
 from unet4d.config import Config, DataConfig, InferenceConfig, ModelConfig, TrainConfig
 from unet4d.errors import Stopped
 from unet4d.inference.sliding_window import sliding_window
 from unet4d.metrics.overlap import count_voxels, dice
 from unet4d.models.checkpoint import Task
-from unet4d.models.clstm_unet import build_network
 from unet4d.pipeline.cache import CachedStudy
 from unet4d.system.distributed import ProcessGroup
 from unet4d.training.validation import Validation, ValidationResult
@@ -78,7 +78,7 @@ def two() -> list[CachedStudy]:
 
 
 def config(patch_size=(4, 1, 1)) -> Config:
-    return Config(DataConfig(patch_size=patch_size), train=TrainConfig(precision="fp32"))
+    return resolve_plainly(Config(DataConfig(patch_size=patch_size), train=TrainConfig(precision="fp32")))
 
 
 def validated(studies, ranks: ProcessGroup | None = None, check=lambda: None) -> ValidationResult:
@@ -194,7 +194,9 @@ def test_one_process_asks_after_every_window_and_several_where_all_ask(size, lea
     image = np.zeros((1, 3, 12, 10, 4), np.float32)
     study = CachedStudy("one", image, np.zeros((1, 12, 10, 4), np.uint8), (0,), np.empty(0), (1.0, 1.0, 4.0))
     model = ModelConfig([4, 8], [1, 1], [(2, 2, 1)], [(3, 3, 1), (3, 3, 3)])
-    chosen = Config(DataConfig(patch_size=(8, 8, 4)), model, TrainConfig(precision="fp32"), InferenceConfig(0.25))
+    chosen = resolve_plainly(
+        Config(DataConfig(patch_size=(8, 8, 4)), model, TrainConfig(precision="fp32"), InferenceConfig(0.25))
+    )
     calls: list[None] = []
     validation = Validation([study], chosen, TASK, CPU, ProcessGroup(0, size))
     validation._score_mine(build_network(model, 1, 3).eval(), lambda: calls.append(None))
@@ -227,7 +229,9 @@ def test_a_network_is_scored_on_what_it_says_of_the_whole_study():
     label = rng.integers(0, 3, (2, 12, 10, 4)).astype(np.uint8)
     real = CachedStudy("real", image, label, (0, 2), np.empty(0), (1.0, 1.0, 4.0))
     model = ModelConfig([4, 8], [1, 1], [(2, 2, 1)], [(3, 3, 1), (3, 3, 3)])
-    chosen = Config(DataConfig(patch_size=(8, 8, 4)), model, TrainConfig(precision="fp32"), InferenceConfig(0.25))
+    chosen = resolve_plainly(
+        Config(DataConfig(patch_size=(8, 8, 4)), model, TrainConfig(precision="fp32"), InferenceConfig(0.25))
+    )
     torch.manual_seed(0)
     network = build_network(model, 1, 3)
     verdict = Validation([real], chosen, TASK, CPU, ProcessGroup())(network, lambda: None)

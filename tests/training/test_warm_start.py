@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 import torch
 
+from tests.builders import build_network, resolve_plainly
 from unet4d.config import Config, ModelConfig
 from unet4d.errors import InputError
 from unet4d.models.checkpoint import Task, load_checkpoint, save_checkpoint
-from unet4d.models.clstm_unet import CLSTMUNet, build_network
+from unet4d.models.clstm_unet import CLSTMUNet
 from unet4d.training.warm_start import load_initial_weights
 
 TASK = Task({"background": 0, "heart": 1, "aorta": 2}, ("magnitude", "flow"), True, (), ("signal", "velocity X"))
@@ -34,7 +35,7 @@ def content(tmp_path):
     """What a checkpoint of a network with this configuration holds."""
 
     def written(made: CLSTMUNet, task: Task = TASK) -> dict[str, Any]:
-        save_checkpoint(tmp_path / "before.pt", Config(), task, made, {})
+        save_checkpoint(tmp_path / "before.pt", resolve_plainly(Config()), task, made, {})
         return load_checkpoint(tmp_path / "before.pt")
 
     return written

@@ -22,5 +22,4 @@ def check_models(models: Models, precision: Precision) -> None:
         device = next(model.network.parameters()).device
         channels = len(model.task.channel_names), len(model.task.labels)
         patch = model.config.data.patch_size
-        if patch is not None:
-            check_convolutions(model.config.model, channels, patch, device, resolve_precision(precision, device))
+        check_convolutions(model.config.model, channels, patch, device, resolve_precision(precision, device))

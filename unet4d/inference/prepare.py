@@ -135,7 +135,7 @@ def _window_fits(model: TrainedModel, outline: ImageInfo, settings: Settings, bu
     if budget <= 0 or device.type != "cpu":
         return budget > 0
     windows = settings.sw_batch_size or model.config.inference.sw_batch_size
-    network = (model.config.model, outline.channels, len(model.task.labels), model.config.data.patch_size or ())
+    network = (model.config.model, outline.channels, len(model.task.labels), model.config.data.patch_size)
     if generous_bytes(*network, outline.frames * windows) <= budget:
         return True
     memory = window_memory(*network, resolve_precision(settings.precision, device))

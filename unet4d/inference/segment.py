@@ -96,7 +96,7 @@ def answer(
     answering = [_answering(model, prepared, settings, say or print_line) for model in models]
     windows = [
         (
-            model.config.data.patch_size or (),
+            model.config.data.patch_size,
             model.config.inference.overlap if settings.overlap is None else settings.overlap,
         )
         for model in models

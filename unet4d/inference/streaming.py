@@ -120,7 +120,7 @@ class StreamingSegmenter:
             )
         self.scale.apply(image)
         self._live.at = 0
-        rows = LogitRows(self._live, torch.from_numpy(image), data.patch_size or (), self._overlap)
+        rows = LogitRows(self._live, torch.from_numpy(image), data.patch_size, self._overlap)
         native = NativeLabel(self.grid, 1, tuple(task.labels.values()))
         x, y = (len(axis.low) for axis in native.axes[:2])
         (first, end), (low, high) = native.axes[0].needed(0, x), native.axes[1].needed(0, y)

@@ -122,7 +122,7 @@ def _fit_gpu_window(model: TrainedModel, prepared: PreprocessedStudy, one: Windo
         model.config.model,
         prepared.like.channels,
         len(model.task.labels),
-        model.config.data.patch_size or (),
+        model.config.data.patch_size,
         one.precision,
     )
     averaged = bool(one.mirror_axes) or len(one.shifts) > 1
@@ -137,7 +137,7 @@ def _fit_gpu_window(model: TrainedModel, prepared: PreprocessedStudy, one: Windo
 def _fit_window(model: TrainedModel, prepared: PreprocessedStudy, one: WindowPredictor, budget: float) -> float:
     """Have as many frames computed at once as fit into a share of the budget; gives the bytes of that."""
     frames, share = prepared.like.frames, WINDOW_SHARE * budget
-    network = (model.config.model, prepared.like.channels, len(model.task.labels), model.config.data.patch_size or ())
+    network = (model.config.model, prepared.like.channels, len(model.task.labels), model.config.data.patch_size)
     if (generous := generous_bytes(*network, frames * one.windows)) <= share:
         return generous
     memory, averaged = window_memory(*network, one.precision), bool(one.mirror_axes) or len(one.shifts) > 1
@@ -171,7 +171,7 @@ class Blocks:
         classes = len(models[0].task.labels)
         unit = 4 * prepared.like.frames * classes * grid.shape[2]
         native_unit = (_COPIES * 4 * classes + _INDEX_BYTES) * max(native[2], grid.shape[2])
-        carried = max((model.config.data.patch_size or (1,))[0] for model in models)
+        carried = max(model.config.data.patch_size[0] for model in models)
         return cls(unit, native_unit, carried, len(models), (grid.shape[0] / native[0], grid.shape[1] / native[1]))
 
     def needed(self, rows: int, columns: int) -> int:

@@ -12,9 +12,9 @@ from typing import NamedTuple
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from unet4d.config import ModelConfig
+from unet4d.config import ResolvedModelConfig
 from unet4d.inference.sliding_window import in_chunks
-from unet4d.models.clstm_unet import build_network
+from unet4d.models.clstm_unet import CLSTMUNet
 from unet4d.models.device import autocast
 from unet4d.models.memory_trace import MemoryTrace
 
@@ -59,12 +59,12 @@ class WindowMemory(NamedTuple):
 
 
 def window_memory(
-    config: ModelConfig, in_channels: int, out_channels: int, roi_size: Sequence[int], precision: str
+    config: ResolvedModelConfig, in_channels: int, out_channels: int, roi_size: Sequence[int], precision: str
 ) -> WindowMemory:
     """Count what a window of `roi_size` takes, by running the network on tensors without content; once for each such question.
 
     Args:
-        config: resolved (strides and kernels filled in).
+        config: of the network.
         in_channels: channels C of a frame.
         out_channels: classes K.
         roi_size: voxels (X, Y, Z).
@@ -74,11 +74,11 @@ def window_memory(
 
 
 def generous_bytes(
-    config: ModelConfig, in_channels: int, out_channels: int, roi_size: Sequence[int], frames: int
+    config: ResolvedModelConfig, in_channels: int, out_channels: int, roi_size: Sequence[int], frames: int
 ) -> int:
     """More than a window of so many frames, computed at once, ever takes: where that fits, nothing need be counted."""
     values = GENEROUS * config.channels[0] + 3 * in_channels + 5 * out_channels
-    kernel = max(map(math.prod, config.kernel_size or [(3, 3, 3)]))
+    kernel = max(map(math.prod, config.kernel_size))
     # Of the largest convolution, two to one, in another precision and in another layout.
     copied_weights = 2 * kernel * 2 * max(config.channels) ** 2
     return 4 * (math.prod(roi_size) * frames * values + copied_weights)
@@ -90,7 +90,7 @@ def _window_memory(
 ) -> WindowMemory:
     def counted(frames: int) -> tuple[int, int]:
         with FakeTensorMode(), torch.no_grad():
-            network = build_network(ModelConfig(**json.loads(config)), in_channels, out_channels).eval()
+            network = CLSTMUNet(ResolvedModelConfig(**json.loads(config)), in_channels, out_channels).eval()
             clip = torch.empty(1, frames, in_channels, *roi_size)
             with MemoryTrace() as trace, autocast(torch.device("cpu"), precision):
                 answer = in_chunks(network, clip, frames, cyclic=False)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unet4d.config import Config
+from unet4d.config import ResolvedConfig
 from unet4d.errors import InputError
 from unet4d.models.tensor_shapes import check_pickle, load_with_shapes
 from unet4d.system.checks import describe_value
@@ -114,19 +114,19 @@ class TrainedModel:
     """A network ready to segment, with its resolved configuration and task."""
 
     network: CLSTMUNet
-    config: Config
+    config: ResolvedConfig
     task: Task
     path: Path
 
 
 def save_checkpoint(
-    path: str | os.PathLike[str], config: Config, task: Task, network: nn.Module, training: dict[str, Any]
+    path: str | os.PathLike[str], config: ResolvedConfig, task: Task, network: nn.Module, training: dict[str, Any]
 ) -> None:
     """Write a checkpoint, whole or not at all.
 
     Args:
         path: where to.
-        config: resolved.
+        config: of the run.
         task: what the network does.
         network: its weights are written as CPU tensors, so that any machine can read them.
         training: what resuming needs (empty for a model to predict with); tensors and plain values only.
@@ -233,7 +233,7 @@ def _checked(content: Any, path: Path, check: Callable[[Any], None] | None = Non
             check(content["network"])
         if not isinstance(content["training"], dict):
             raise InputError("got no state of its training, expected values by name")
-        Config.from_dict(content["config"])
+        ResolvedConfig.from_dict(content["config"])
         Task.from_dict(content["task"])
     return content
 
@@ -285,7 +285,7 @@ def load_model(path: str | os.PathLike[str], device: str | torch.device = "cpu")
             and not taken.
     """
     from unet4d.models.checkpoint_weights import check_shapes
-    from unet4d.models.clstm_unet import build_network
+    from unet4d.models.clstm_unet import CLSTMUNet
 
     path, *others = _checkpoints_of(path)
     try:
@@ -295,8 +295,8 @@ def load_model(path: str | os.PathLike[str], device: str | torch.device = "cpu")
             raise
         raise InputError(f"{error}, or take {others[0]}") from error
     with _fitting(path):
-        config, task = Config.from_dict(content["config"]), Task.from_dict(content["task"])
+        config, task = ResolvedConfig.from_dict(content["config"]), Task.from_dict(content["task"])
         check_shapes(config, len(task.channel_names), len(task.labels), content["network"])
-        network = build_network(config.model, len(task.channel_names), len(task.labels))
+        network = CLSTMUNet(config.model, len(task.channel_names), len(task.labels))
         network.load_state_dict(content["network"])
     return TrainedModel(network.to(device).eval(), config, task, path)

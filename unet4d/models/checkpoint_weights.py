@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 
-from unet4d.config import Config
+from unet4d.config import ResolvedConfig
 from unet4d.errors import InputError
-from unet4d.models.clstm_unet import build_network
+from unet4d.models.clstm_unet import CLSTMUNet
 from unet4d.system.text import shortened
 
 _DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
@@ -39,17 +39,16 @@ def check_weights(weights: Mapping[str, Any], size: int) -> None:
         raise InputError(f"got NaN or infinity in the weight {shortened(broken)}, expected finite numbers")
 
 
-def check_shapes(config: Config, in_channels: int, out_channels: int, weights: Mapping[str, torch.Tensor]) -> None:
+def check_shapes(
+    config: ResolvedConfig, in_channels: int, out_channels: int, weights: Mapping[str, torch.Tensor]
+) -> None:
     """Check that a network of this configuration has these weights, before memory is taken for it.
 
     Raises:
         InputError: names a weight that is missing, unknown or of another shape.
     """
-    model = config.model
-    if model.strides is None or model.kernel_size is None or config.data.patch_size is None:
-        raise InputError("got a configuration without strides, kernel_size or patch_size, expected a resolved one")
     with torch.device("meta"):
-        wanted = build_network(model, in_channels, out_channels).state_dict()
+        wanted = CLSTMUNet(config.model, in_channels, out_channels).state_dict()
     missing, extra = sorted(wanted.keys() - weights.keys()), sorted(weights.keys() - wanted.keys())
     other = [name for name in wanted.keys() & weights.keys() if wanted[name].shape != weights[name].shape]
     for what, names in (("no", missing), ("an unknown", extra), ("another shape of the", sorted(other))):

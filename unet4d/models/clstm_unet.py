@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from unet4d.config import CHANNELS, ModelConfig, Size
+from unet4d.config import ResolvedModelConfig
 from unet4d.errors import InputError
 from unet4d.models.blocks import ResidualConvLSTM, UpBlock, conv_block
 from unet4d.models.conv import Convolution
@@ -36,43 +36,19 @@ class CLSTMUNet(nn.Module):
     bottleneck (Shi et al. 2015; Arbelle & Riklin Raviv 2019) are all that couples frames. Any T works.
 
     Args:
+        config: levels, strides, kernels, ConvLSTMs, dropout (whole channels, Tompson et al. 2015; the same ones in all frames of a
+            clip, Gal & Ghahramani 2016) and deep supervision: a head for every level of the decoder below full resolution, for
+            training alone (Lee et al. 2015, arXiv:1409.5185; Isensee et al. 2021).
         in_channels: channels C of a frame.
         out_channels: classes K, background included.
-        channels: channels of each level, from full resolution to the bottleneck.
-        strides: stride (X, Y, Z) between each level and the next.
-        kernel_size: kernel (X, Y, Z) of each level.
-        lstm_channels: hidden channels of each level's ConvLSTM, 0 for none; all 0 is the frame-wise twin.
-        direction: "forward" or "bidirectional".
-        lstm_layers: ConvLSTM layers stacked at a level.
-        dropout: share of each level's channels dropped in training, whole channels (Tompson et al. 2015), the same ones in all
-            frames of a clip (Gal & Ghahramani 2016).
-        deep_supervision: give every level of the decoder below full resolution a head of its own, for training alone (Lee et al.
-            2015, arXiv:1409.5185; Isensee et al. 2021); a network of two levels has no such level.
     """
 
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        channels: Sequence[int] = CHANNELS,
-        strides: Sequence[Size] | None = None,
-        kernel_size: Sequence[Size] | None = None,
-        lstm_channels: Sequence[int] | int | None = None,
-        direction: Literal["forward", "bidirectional"] = ModelConfig.direction,
-        lstm_layers: int = ModelConfig.lstm_layers,
-        dropout: float = ModelConfig.dropout,
-        deep_supervision: bool = ModelConfig.deep_supervision,
-    ):
+    def __init__(self, config: ResolvedModelConfig, in_channels: int, out_channels: int):
         super().__init__()
+        channels, strides, kernels = config.channels, config.strides, config.kernel_size
         levels = len(channels)
-        strides = [(2, 2, 2)] * (levels - 1) if strides is None else list(strides)
-        kernels = [(3, 3, 3)] * levels if kernel_size is None else list(kernel_size)
-        lstm = lstm_channels if lstm_channels is None or isinstance(lstm_channels, int) else list(lstm_channels)
-        # Built only for its checks, so that a network made by hand meets the same ones as a configured one.
-        config = ModelConfig(list(channels), lstm, strides, kernels, direction, lstm_layers, dropout, deep_supervision)
-
         self.in_channels, self.out_channels, self.channels = in_channels, out_channels, tuple(channels)
-        self.dropout, self.checkpoint_stages = dropout, False
+        self.dropout, self.checkpoint_stages = config.dropout, False
         self.total_stride = total_stride(strides)
         self.encoder = nn.ModuleList(
             conv_block(
@@ -87,14 +63,14 @@ class CLSTMUNet(nn.Module):
         # After these, so that under one seed a network and its frame-wise twin draw the same weights for all they share.
         self.recurrent = nn.ModuleDict(
             {
-                str(i): ResidualConvLSTM(channels[i], hidden, kernels[i], lstm_layers, direction)
-                for i, hidden in enumerate(config.lstm_channels_per_level())
+                str(i): ResidualConvLSTM(channels[i], hidden, kernels[i], config.lstm_layers, config.direction)
+                for i, hidden in enumerate(config.lstm_channels)
                 if hidden
             }
         )
         # Last, for the same reason.
         self.lower_heads = nn.ModuleDict(
-            {str(i): Convolution(channels[i], out_channels) for i in range(1, levels - 1) if deep_supervision}
+            {str(i): Convolution(channels[i], out_channels) for i in range(1, levels - 1) if config.deep_supervision}
         )
         self.head_strides = [(1, 1, 1), *(total_stride(strides[: int(level)]) for level in self.lower_heads)]
 
@@ -341,19 +317,3 @@ class CLSTMUNet(nn.Module):
 def _of_level(state: NetworkState | None, level: int) -> list[CellState | None] | None:
     """What the cells of one level start from."""
     return None if state is None else [None if cell is None else cell[level] for cell in state]
-
-
-def build_network(config: ModelConfig, in_channels: int, out_channels: int) -> CLSTMUNet:
-    """The network of a resolved configuration (strides and kernels filled in)."""
-    return CLSTMUNet(
-        in_channels,
-        out_channels,
-        config.channels,
-        config.strides,
-        config.kernel_size,
-        config.lstm_channels,
-        config.direction,
-        config.lstm_layers,
-        config.dropout,
-        config.deep_supervision,
-    )

@@ -21,9 +21,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.functional import pad
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from unet4d.config import ModelConfig, Size, triple
+from unet4d.config import ResolvedModelConfig, Size, triple
 from unet4d.errors import InputError
-from unet4d.models.clstm_unet import MOST_ELEMENTS, build_network
+from unet4d.models.clstm_unet import MOST_ELEMENTS, CLSTMUNet
 from unet4d.models.conv import convolved, same_padding
 from unet4d.models.device import DTYPES, autocast, repeated_shapes, set_tf32
 from unet4d.system.environment import gpu_words
@@ -67,7 +67,7 @@ class ConvolutionShape(NamedTuple):
 
 
 def check_convolutions(
-    config: ModelConfig,
+    config: ResolvedModelConfig,
     channels: tuple[int, int],
     patch_size: Sequence[int],
     device: torch.device,
@@ -111,7 +111,7 @@ def _check_once(
     training: bool,
     frames: int,
 ) -> None:
-    shapes = network_convolutions(ModelConfig(**json.loads(config)), channels, patch_size)
+    shapes = network_convolutions(ResolvedModelConfig(**json.loads(config)), channels, patch_size)
     for shape in shapes:
         check_convolution(shape, device, precision, gradients=False)
     with repeated_shapes(device) if training else contextlib.nullcontext():
@@ -123,11 +123,11 @@ def _check_once(
 
 
 def network_convolutions(
-    config: ModelConfig, channels: tuple[int, int], patch_size: Sequence[int]
+    config: ResolvedModelConfig, channels: tuple[int, int], patch_size: Sequence[int]
 ) -> list[ConvolutionShape]:
     """Return the different convolutions of a network on a patch; the transposed ones are left out."""
     with FakeTensorMode(), _Recorder() as recorder, autocast(torch.device("cpu"), "bf16"):
-        network = build_network(config, *channels)
+        network = CLSTMUNet(config, *channels)
         network(torch.empty(1, 1, channels[0], *patch_size))
     return list(dict.fromkeys(recorder.shapes))
 

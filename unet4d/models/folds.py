@@ -11,7 +11,6 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unet4d.config import FOLDS as FOLDS_BY_DEFAULT
 from unet4d.errors import InputError
 from unet4d.models.checkpoint import BEST, LAST, PREVIOUS, TrainedModel, find_checkpoint, load_model
 
@@ -98,7 +97,7 @@ def _check_whole(out: Path, models: Mapping[int, TrainedModel]) -> None:
             raise InputError(
                 f"{other.path} and {one.path} are no folds of one training: {name} is {now[name]} and {before.get(name)}; {advice}"
             )
-    wanted = next(iter(models.values())).config.data.folds or FOLDS_BY_DEFAULT
+    wanted = next(iter(models.values())).config.data.folds
     missing = [str(fold) for fold in range(wanted) if fold not in models]
     if missing:
         raise InputError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from unet4d.config import Size, triple
+from unet4d.config import ModelConfig, ResolvedModelConfig, Size, triple
 from unet4d.errors import InputError
 
 SMALLEST_POOLED_EDGE = 4
@@ -46,6 +46,19 @@ def strides_and_kernels(spacing: Sequence[float], size: Sequence[int], levels: i
         here = [s * step for s, step in zip(here, stride, strict=True)]
         left = [edge / step for edge, step in zip(left, stride, strict=True)]
     return strides[:-1], kernels
+
+
+def resolve_model(model: ModelConfig, spacing: Sequence[float], patch: Sequence[int]) -> ResolvedModelConfig:
+    """Return a network's configuration with strides and kernels from the voxel, and the ConvLSTMs' channels level by level.
+
+    Args:
+        model: what it sets is kept.
+        spacing: (X, Y, Z) in mm.
+        patch: voxels (X, Y, Z), before they are rounded up to the strides.
+    """
+    strides, kernels = strides_and_kernels(spacing, patch, len(model.channels))
+    derived = {"strides": model.strides or strides, "kernel_size": model.kernel_size or kernels}
+    return ResolvedModelConfig(**{**vars(model), **derived, "lstm_channels": model.lstm_channels_per_level()})
 
 
 def total_stride(strides: Sequence[Sequence[int]]) -> Size:

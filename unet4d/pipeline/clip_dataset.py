@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
-from unet4d.config import FRAMES, DataConfig, triple
+from unet4d.config import ResolvedDataConfig, triple
 from unet4d.images.channels import SIGNAL
 from unet4d.images.grid import is_thick
 from unet4d.pipeline.augmentation.compose import Augmentation
@@ -93,7 +93,7 @@ class ClipDataset(Dataset):
     def __init__(
         self,
         studies: Sequence[CachedStudy],
-        config: DataConfig,
+        config: ResolvedDataConfig,
         patch_size: Sequence[int],
         cyclic: bool,
         seed: int,
@@ -101,7 +101,7 @@ class ClipDataset(Dataset):
     ):
         self.studies, self.config, self.cyclic, self.seed = list(studies), config, cyclic, seed
         kinds = channel_kinds or (SIGNAL,) * len(self.studies[0].image)
-        self.frames, self.patch_size = config.frames or FRAMES, triple(patch_size)
+        self.frames, self.patch_size = config.frames, triple(patch_size)
         self._augmentations = {
             tilt: Augmentation(config, self.patch_size, tilt, kinds, cyclic) for tilt in (False, True)
         }

@@ -21,12 +21,14 @@ class Fingerprint:
         spacing: (X, Y, Z) in mm of the median study, resampled.
         shapes: voxels (X, Y, Z) of each study, resampled, in the order of the cases.
         frame_counts: frames of each study.
+        subjects: how many subjects the studies show.
     """
 
     plane_spacing_mm: float
     spacing: tuple[float, float, float]
     shapes: tuple[Size, ...]
     frame_counts: tuple[int, ...]
+    subjects: int
 
     @property
     def shape(self) -> Size:
@@ -56,4 +58,5 @@ def fingerprint(
     grids = [WorkingGrid.of(affine, shape, plane, config.slice_spacing_mm) for affine, shape in studies]
     thickness = float(median(grid.spacing[2] for grid in grids))
     frames = tuple(one.frames for one in facts)
-    return Fingerprint(plane, (plane, plane, thickness), tuple(triple(grid.shape) for grid in grids), frames)
+    shapes = tuple(triple(grid.shape) for grid in grids)
+    return Fingerprint(plane, (plane, plane, thickness), shapes, frames, len({case.subject for case in cases}))

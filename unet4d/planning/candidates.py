@@ -9,12 +9,22 @@ from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from statistics import median
 
-from unet4d.config import CHANNELS, FRAMES, Config, ModelConfig, RecomputeConfig, Size, triple
-from unet4d.models.topology import rounded_up, total_stride
+from unet4d.config import (
+    CHANNELS,
+    Config,
+    ModelConfig,
+    Precision,
+    RecomputeConfig,
+    ResolvedConfig,
+    ResolvedModelConfig,
+    Size,
+    triple,
+)
+from unet4d.models.topology import resolve_model
 from unet4d.pipeline.fingerprint import Fingerprint
 from unet4d.system.progress_bar import ProgressBar
 from unet4d.system.signals import check_stop
-from unet4d.training.resolve import resolved_model
+from unet4d.training.resolve import resolve
 from unet4d.training.step_memory import StepCost, StepFit, count_step_cost, recompute_schedules
 
 SHARES = (1, 0.75, 0.5, 0.375, 0.25)
@@ -48,7 +58,7 @@ def whole_study(seen: Fingerprint) -> Size:
     return triple(usual_largest(sizes) for sizes in zip(*seen.shapes, strict=True))
 
 
-def list_candidates(config: Config, seen: Fingerprint, studies: int = 0) -> list[Config]:
+def list_candidates(config: Config, seen: Fingerprint, studies: int = 0) -> list[ResolvedConfig]:
     """Return every choice of patch, frames, batch and levels that keeps what the configuration sets; what sees most comes first.
 
     What a choice sees are the voxels of a clip, patch times frames; of two that see as much, the larger batch comes first.
@@ -62,23 +72,21 @@ def list_candidates(config: Config, seen: Fingerprint, studies: int = 0) -> list
     given = config.data.patch_size
     patches = [given] if given else [_shrunk(whole, share) for share in SHARES]
     lengths = [min(config.data.frames, seen.frames)] if config.data.frames else _halved(longest)
-    found: list[Config] = []
+    precision: Precision = "bf16" if config.train.precision == "auto" else config.train.precision
+    found: list[ResolvedConfig] = []
     for patch, frames in itertools.product(patches, lengths):
         is_whole = (patch, frames) == (patches[0], lengths[0])
         model = planned_model(config.model, seen.spacing, patch)
-        padded = rounded_up(patch, total_stride(model.strides or ()))
-        data = dataclasses.replace(
-            config.data, in_plane_spacing_mm=seen.plane_spacing_mm, patch_size=padded, frames=frames
-        )
+        data = dataclasses.replace(config.data, patch_size=patch, frames=frames)
         for batch, accumulate in _batches(config, studies if is_whole else 0):
             steps = dataclasses.replace(config.train, batch_size=batch, accumulate_batches=accumulate)
-            one = dataclasses.replace(config, data=data, model=model, train=steps)
+            one = resolve(dataclasses.replace(config, data=data, model=model, train=steps), seen, precision)
             if one not in found:
                 found.append(one)
-    return sorted(found, key=lambda one: (-clip_voxels(one), -(one.train.batch_size or 0)))
+    return sorted(found, key=lambda one: (-clip_voxels(one), -one.train.batch_size))
 
 
-def group_by_view(options: Sequence[Config]) -> list[list[Config]]:
+def group_by_view(options: Sequence[ResolvedConfig]) -> list[list[ResolvedConfig]]:
     """Group neighboring choices that see the same patch and frames and differ in their batch alone."""
     views = itertools.groupby(options, key=lambda one: (one.data.patch_size, one.data.frames))
     return [list(view) for _, view in views]
@@ -94,19 +102,19 @@ def _batches(config: Config, studies: int) -> list[tuple[int, int]]:
     return [*((batch, 1) for batch in LARGER_BATCH_SIZES if batch <= BATCH_SHARE * studies), *BATCHES]
 
 
-def clip_voxels(config: Config) -> int:
+def clip_voxels(config: ResolvedConfig) -> int:
     """Voxels of one clip, in all frames."""
-    return math.prod(config.data.patch_size or ()) * (config.data.frames or FRAMES)
+    return math.prod(config.data.patch_size) * config.data.frames
 
 
-def planned_model(model: ModelConfig, spacing: Sequence[float], patch: Size) -> ModelConfig:
-    """As `resolved_model`; of channels left at their default, levels that would pool nothing are cut off."""
-    filled = resolved_model(model, spacing, patch)
+def planned_model(model: ModelConfig, spacing: Sequence[float], patch: Size) -> ResolvedModelConfig:
+    """As `resolve_model`; of channels left at their default, levels that would pool nothing are cut off."""
+    filled = resolve_model(model, spacing, patch)
     if model.strides or model.kernel_size or model.channels != list(CHANNELS) or isinstance(model.lstm_channels, list):
         return filled
-    while len(filled.channels) > 2 and filled.strides and filled.strides[-1] == (1, 1, 1):
+    while len(filled.channels) > 2 and filled.strides[-1] == (1, 1, 1):
         model = dataclasses.replace(model, channels=model.channels[:-1])
-        filled = resolved_model(model, spacing, patch)
+        filled = resolve_model(model, spacing, patch)
     return filled
 
 
@@ -146,7 +154,7 @@ class StepMemoryEstimator:
         """Return whether the step fits the budget."""
         return fit.fits(self.budget_bytes)
 
-    def fastest(self, config: Config) -> StepFit | None:
+    def fastest(self, config: ResolvedConfig) -> StepFit | None:
         """Return the fastest schedule of this configuration's step that fits; None if there is none."""
         schedules = self._schedules(config)
         middle = len(schedules) // 2
@@ -159,16 +167,16 @@ class StepMemoryEstimator:
         tried = (self.fit(config, schedule) for schedule in schedules[middle + 1 :])
         return next((fit for fit in tried if self.fits(fit)), None)
 
-    def leanest(self, config: Config) -> StepFit:
+    def leanest(self, config: ResolvedConfig) -> StepFit:
         """Return the schedule of this configuration's step that needs least memory."""
         return self.fit(config, self._schedules(config)[-1])
 
-    def _schedules(self, config: Config) -> list[RecomputeConfig]:
+    def _schedules(self, config: ResolvedConfig) -> list[RecomputeConfig]:
         """Return the schedules that keep what the configuration sets; where it sets the width of chunks, that one alone."""
-        schedules = recompute_schedules(config.recompute, config.data.frames or FRAMES)
+        schedules = recompute_schedules(config.recompute, config.data.frames)
         return schedules if config.recompute.chunk_frames is None else schedules[:1]
 
-    def fit(self, config: Config, memory: RecomputeConfig) -> StepFit:
+    def fit(self, config: ResolvedConfig, memory: RecomputeConfig) -> StepFit:
         """What a step takes that is cut so: scaled from a like one's count where that will do."""
         key, accumulate = self._key(config, memory), config.train.accumulate_batches
         if self._name(config, memory) in self._exact:
@@ -198,15 +206,13 @@ class StepMemoryEstimator:
         is_close |= not fit.is_indexable and fit.planned_bytes <= self.budget_bytes
         return self.exact(config, memory) if is_close else fit
 
-    def exact(self, config: Config, memory: RecomputeConfig) -> StepFit:
+    def exact(self, config: ResolvedConfig, memory: RecomputeConfig) -> StepFit:
         """What a step takes that is cut so: counted."""
         name = self._name(config, memory)
         if name not in self._exact:
             check_stop()
-            precision = "bf16" if config.train.precision == "auto" else config.train.precision
-            steps = dataclasses.replace(config.train, precision=precision)
-            cut = dataclasses.replace(config, train=steps, recompute=memory)
-            labelled = self.labelled(config.data.frames or FRAMES)
+            cut = dataclasses.replace(config, recompute=memory)
+            labelled = self.labelled(config.data.frames)
             step = count_step_cost(cut, self.in_channels, self.out_channels, labelled)
             self._exact[name] = step
             if config.train.accumulate_batches == 1:
@@ -214,13 +220,13 @@ class StepMemoryEstimator:
             self.bar.update()
         return StepFit(memory, self._exact[name])
 
-    def _key(self, config: Config, memory: RecomputeConfig) -> str:
+    def _key(self, config: ResolvedConfig, memory: RecomputeConfig) -> str:
         return f"{config.model} {config.data.frames} {memory}"
 
-    def _name(self, config: Config, memory: RecomputeConfig) -> str:
+    def _name(self, config: ResolvedConfig, memory: RecomputeConfig) -> str:
         return f"{self._key(config, memory)} {config.data.patch_size} {config.train.batch_size} {config.train.accumulate_batches}"
 
 
-def _size(config: Config) -> int:
+def _size(config: ResolvedConfig) -> int:
     """Voxels of a batch."""
-    return clip_voxels(config) * (config.train.batch_size or 0)
+    return clip_voxels(config) * config.train.batch_size

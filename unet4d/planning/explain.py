@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from unet4d.config import CHANNELS, FRAMES, Config, RecomputeConfig, triple
+from unet4d.config import CHANNELS, Config, RecomputeConfig, ResolvedConfig, triple
 from unet4d.images.grid import is_thick
 from unet4d.models.topology import rounded_up, total_stride
 from unet4d.pipeline.fingerprint import Fingerprint
@@ -26,11 +26,11 @@ def format_gb(size_bytes: float) -> str:
     return f"{size_bytes / GB:.3g} GB"
 
 
-def describe_clip(config: Config) -> str:
+def describe_clip(config: ResolvedConfig) -> str:
     """What a training step sees."""
-    frames, batch = config.data.frames or FRAMES, config.train.batch_size
+    frames, batch = config.data.frames, config.train.batch_size
     batches = f", {config.train.accumulate_batches} batches a step" * (config.train.accumulate_batches > 1)
-    return f"patch {by(config.data.patch_size or ())}, {frames} frame{'s' * (frames > 1)}, batch {batch}{batches}"
+    return f"patch {by(config.data.patch_size)}, {frames} frame{'s' * (frames > 1)}, batch {batch}{batches}"
 
 
 def describe_work(fit: StepFit, plain: StepFit) -> str:
@@ -59,7 +59,9 @@ def _shown(value: object) -> str:
     return "-" if value is None else str(value).lower()
 
 
-def explain_settings(config: Config, given: Config, seen: Fingerprint, at_once: float | None = None) -> dict[str, str]:
+def explain_settings(
+    config: ResolvedConfig, given: Config, seen: Fingerprint, at_once: float | None = None
+) -> dict[str, str]:
     """Why each setting is what it is, by its dotted name.
 
     Args:
@@ -76,7 +78,7 @@ def explain_settings(config: Config, given: Config, seen: Fingerprint, at_once: 
         "data.patch_size": _why_patch(config, given, seen),
         "data.frames": _why_frames(config, given, seen),
         "model.channels": _why_channels(config, given),
-        "model.lstm_channels": _why_lstm(given, config.data.frames or FRAMES),
+        "model.lstm_channels": _why_lstm(given, config.data.frames),
         "model.strides": GIVEN if given.model.strides else _why_strides(config, seen),
         "model.kernel_size": GIVEN if given.model.kernel_size else _why_kernels(config, seen),
         "train.batch_size": GIVEN if given.train.batch_size else "clips of a batch",
@@ -89,7 +91,7 @@ def explain_settings(config: Config, given: Config, seen: Fingerprint, at_once: 
     }
 
 
-def _why_accumulate(config: Config, given: Config, at_once: float | None) -> dict[str, str]:
+def _why_accumulate(config: ResolvedConfig, given: Config, at_once: float | None) -> dict[str, str]:
     """Return why one step takes several batches, where it does."""
     if config.train.accumulate_batches == 1:
         return {}
@@ -99,7 +101,9 @@ def _why_accumulate(config: Config, given: Config, at_once: float | None) -> dic
     return {"train.accumulate_batches": f"batches of a step, one after the other: a batch of all their clips {instead}"}
 
 
-def describe_unused_memory(config: Config, given: Config, used: float, is_largest: bool, studies: int) -> list[str]:
+def describe_unused_memory(
+    config: ResolvedConfig, given: Config, used: float, is_largest: bool, studies: int
+) -> list[str]:
     """Return why most of the GPU stays empty, as a line; none where at least half of it is used.
 
     Args:
@@ -145,9 +149,9 @@ def _why_memory(memory: RecomputeConfig, given: RecomputeConfig) -> dict[str, st
     }
 
 
-def _why_patch(config: Config, given: Config, seen: Fingerprint) -> str:
-    patch, spacing = config.data.patch_size or (), seen.spacing
-    multiple = total_stride(config.model.strides or ())
+def _why_patch(config: ResolvedConfig, given: Config, seen: Fingerprint) -> str:
+    patch, spacing = config.data.patch_size, seen.spacing
+    multiple = total_stride(config.model.strides)
     extent = f"{by([round(n * s) for n, s in zip(patch, spacing, strict=True)])} mm"
     if given.data.patch_size:
         if patch == given.data.patch_size:
@@ -168,8 +172,8 @@ def _why_patch(config: Config, given: Config, seen: Fingerprint) -> str:
     return words
 
 
-def _why_frames(config: Config, given: Config, seen: Fingerprint) -> str:
-    frames = config.data.frames or FRAMES
+def _why_frames(config: ResolvedConfig, given: Config, seen: Fingerprint) -> str:
+    frames = config.data.frames
     if seen.frames == 1:
         return "the studies are single frames"
     if given.data.frames:
@@ -179,7 +183,7 @@ def _why_frames(config: Config, given: Config, seen: Fingerprint) -> str:
     return words if longest == seen.frames else f"{words} but few, which have up to {seen.frames}"
 
 
-def _why_channels(config: Config, given: Config) -> str:
+def _why_channels(config: ResolvedConfig, given: Config) -> str:
     levels, left = len(config.model.channels), len(given.model.channels)
     if levels < left:
         return f"{levels} of the default's {left} levels: the patch is too small to be pooled further"
@@ -193,8 +197,8 @@ def _why_lstm(given: Config, frames: int) -> str:
     return words
 
 
-def _why_strides(config: Config, seen: Fingerprint) -> str:
-    strides = config.model.strides or []
+def _why_strides(config: ResolvedConfig, seen: Fingerprint) -> str:
+    strides = config.model.strides
     pooled = [level for level, stride in enumerate(strides) if stride[2] > 1]
     if not is_thick(seen.spacing):
         return (
@@ -207,8 +211,8 @@ def _why_strides(config: Config, seen: Fingerprint) -> str:
     return f"{here} are pooled once pixels are {_pixel_mm(config, seen, pooled[0]):g} mm"
 
 
-def _why_kernels(config: Config, seen: Fingerprint) -> str:
-    across = [level for level, kernel in enumerate(config.model.kernel_size or []) if kernel[2] > 1]
+def _why_kernels(config: ResolvedConfig, seen: Fingerprint) -> str:
+    across = [level for level, kernel in enumerate(config.model.kernel_size) if kernel[2] > 1]
     if not across:
         return "nothing lies across the slices to convolve"
     if across[0] == 0:
@@ -216,7 +220,7 @@ def _why_kernels(config: Config, seen: Fingerprint) -> str:
     return f"across slices from level {across[0] + 1} on, once pixels are {_pixel_mm(config, seen, across[0]):g} mm"
 
 
-def _pixel_mm(config: Config, seen: Fingerprint, level: int) -> float:
+def _pixel_mm(config: ResolvedConfig, seen: Fingerprint, level: int) -> float:
     """The finest pixel spacing at a level, from 0."""
-    factors = total_stride((config.model.strides or [])[:level])
+    factors = total_stride(config.model.strides[:level])
     return round(min(s * f for s, f in zip(seen.spacing[:2], factors[:2], strict=True)), 2)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from unet4d.config import BATCH_SIZE, FRAMES, Config, DataConfig, RecomputeConfig
+from unet4d.config import Config, DataConfig, ModelConfig, RecomputeConfig, ResolvedConfig
 from unet4d.datasets.dataset import cache_dir, split_cases
 from unet4d.datasets.dataset_json import Case
 from unet4d.datasets.verify.gate import load_verified_dataset
@@ -44,7 +44,7 @@ ALIKE = 1.01
 class Candidate:
     """A configuration, complete but for how its step is cut, and the way to cut it with what that takes."""
 
-    config: Config
+    config: ResolvedConfig
     fit: StepFit
 
 
@@ -123,7 +123,8 @@ def plan(
         smaller = _smaller([option for view in views[place + 1 :] for option in view], counts)
         plain = counts.fit(choice.config, RecomputeConfig(0, lstm="gates"))
         instead = _larger_batch(views[place], choice, counts)
-    chosen = _of_all(replace(choice.config, recompute=fit.recompute), config, gpus)
+    chosen = _of_all(choice.config, config, fit.recompute, gpus)
+    written = _to_write(chosen, config)
     reasons = explain_settings(chosen, config, seen, instead) | _shared_in_words(chosen, config, gpus)
     spare = format_gb(card.budget_bytes - usable_bytes(card.budget_bytes))
     peak = f"expected peak {format_gb(fit.planned_bytes)} of {card.words}"
@@ -133,18 +134,18 @@ def plan(
         f"next smaller{on_each}: {_smaller_in_words(smaller)}",
     ]
     name = " ".join(studies.name.split())
-    write_plan(out, chosen, [f"for {name}: {peak}", *beside], reasons)
+    write_plan(out, written, [f"for {name}: {peak}", *beside], reasons)
     lines = [
         *filter(None, [card.warning]),
         f"{name}, {count(len(cases), 'study', 'studies')}, for {card.words}",
-        *settings_table(chosen, reasons),
+        *settings_table(written, reasons),
         f"{peak}{f', and {format_gb(CONTEXT_BYTES)} for driver and libraries' * card.is_named}"
         f"{f', {format_gb(NCCL_BYTES)} for the exchange between GPUs' * (gpus > 1)}; {spare} are kept spare",
         *describe_unused_memory(chosen, config, fit.planned_bytes / card.budget_bytes, larger is None, len(training)),
         "on each GPU " * (gpus > 1) + describe_work(fit, plain),
         *beside,
     ]
-    return Plan(chosen, fit, card.budget_bytes, larger, smaller, "\n".join(lines), out)
+    return Plan(written, fit, card.budget_bytes, larger, smaller, "\n".join(lines), out)
 
 
 def _share(config: Config, gpus: int) -> Config:
@@ -162,17 +163,34 @@ def _share(config: Config, gpus: int) -> Config:
     return replace(config, train=replace(config.train, batch_size=batch and -(-batch // gpus)))
 
 
-def _of_all(share: Config, given: Config, gpus: int) -> Config:
-    """The configuration of all GPUs from that of one."""
-    batch = given.train.batch_size or (share.train.batch_size or BATCH_SIZE) * gpus
-    return replace(share, train=replace(share.train, batch_size=batch))
+def _of_all(share: ResolvedConfig, given: Config, memory: RecomputeConfig, gpus: int) -> ResolvedConfig:
+    """Return the configuration of all GPUs from that of one."""
+    batch = given.train.batch_size or share.train.batch_size * gpus
+    return replace(share, train=replace(share.train, batch_size=batch), recompute=memory)
 
 
-def _shared_in_words(chosen: Config, given: Config, gpus: int) -> dict[str, str]:
+def _to_write(chosen: ResolvedConfig, given: Config) -> Config:
+    """Return what was given with what was chosen; precision, folds and workers are left to the machine that trains."""
+    data, train = chosen.data, chosen.train
+    return replace(
+        given,
+        data=replace(
+            given.data,
+            in_plane_spacing_mm=data.in_plane_spacing_mm,
+            patch_size=data.patch_size,
+            frames=data.frames,
+        ),
+        model=ModelConfig(**vars(chosen.model)),
+        train=replace(given.train, batch_size=train.batch_size, accumulate_batches=train.accumulate_batches),
+        recompute=chosen.recompute,
+    )
+
+
+def _shared_in_words(chosen: ResolvedConfig, given: Config, gpus: int) -> dict[str, str]:
     """Why the batch is what it is where several GPUs share it."""
     if gpus == 1:
         return {}
-    most = -(-(chosen.train.batch_size or BATCH_SIZE) // gpus)
+    most = -(-chosen.train.batch_size // gpus)
     if given.train.batch_size:
         return {"train.batch_size": f"{GIVEN}: clips of a step, of which each of {gpus} GPUs takes {most} at most"}
     return {"train.batch_size": f"clips of a step, of which each of {gpus} GPUs takes {most}"}
@@ -210,7 +228,7 @@ def _labelled(cases: tuple[Case, ...], seen: Fingerprint, frames: int, cyclic: b
 
 
 def _chosen(
-    views: Sequence[list[Config]], counts: StepMemoryEstimator, card: _Card, given: Config
+    views: Sequence[list[ResolvedConfig]], counts: StepMemoryEstimator, card: _Card, given: Config
 ) -> tuple[int, Candidate]:
     """Return the index of the first view with an option that fits, and its cheapest option for a clip, in the fastest way.
 
@@ -246,7 +264,7 @@ def _chosen(
     )
 
 
-def _cheapest(view: Sequence[Config], counts: StepMemoryEstimator) -> Candidate | None:
+def _cheapest(view: Sequence[ResolvedConfig], counts: StepMemoryEstimator) -> Candidate | None:
     """Return the option that fits and computes least for a clip; of equal ones the first. None where none fits."""
     while found := [Candidate(option, fit) for option in view if (fit := counts.fastest(option)) is not None]:
         least = min(map(_clip_flops, found))
@@ -260,32 +278,32 @@ def _cheapest(view: Sequence[Config], counts: StepMemoryEstimator) -> Candidate 
 def _clip_flops(choice: Candidate) -> float:
     """Return the floating-point operations for a clip."""
     train = choice.config.train
-    return choice.fit.cost.flops / ((train.batch_size or BATCH_SIZE) * train.accumulate_batches)
+    return choice.fit.cost.flops / (train.batch_size * train.accumulate_batches)
 
 
-def _larger_batch(view: Sequence[Config], choice: Candidate, counts: StepMemoryEstimator) -> float | None:
+def _larger_batch(view: Sequence[ResolvedConfig], choice: Candidate, counts: StepMemoryEstimator) -> float | None:
     """Return how many times the chosen work a step of as many clips in one batch takes; None where none fits or is chosen."""
     if choice.config.train.accumulate_batches == 1:
         return None
-    clips = (choice.config.train.batch_size or BATCH_SIZE) * choice.config.train.accumulate_batches
+    clips = choice.config.train.batch_size * choice.config.train.accumulate_batches
     at_once = [one for one in view if (one.train.batch_size, one.train.accumulate_batches) == (clips, 1)]
     fit = counts.fastest(at_once[0]) if at_once else None
     return None if fit is None else fit.cost.flops / choice.fit.cost.flops
 
 
-def _smaller(options: list[Config], counts: StepMemoryEstimator) -> Candidate | None:
+def _smaller(options: list[ResolvedConfig], counts: StepMemoryEstimator) -> Candidate | None:
     """The first of these that fits."""
     fits = (Candidate(option, fit) for option in options if (fit := counts.fastest(option)) is not None)
     return next(fits, None)
 
 
-def _larger_in_words(larger: Candidate | None, chosen: Config, given: Config) -> str:
+def _larger_in_words(larger: Candidate | None, chosen: ResolvedConfig, given: Config) -> str:
     if larger is not None:
         needed, way = format_gb(larger.fit.planned_bytes), describe_recompute(larger.fit.recompute)
         return f"{describe_clip(larger.config)} would need {needed}, {way}"
     if given.data.patch_size or given.data.frames:
         return "none that keeps what was given"
-    frames = chosen.data.frames or FRAMES
+    frames = chosen.data.frames
     return f"none: this is the whole study{f' with all {frames} frames' * (frames > 1)}"
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from unet4d.config import BATCH_SIZE, FRAMES, Config
+from unet4d.config import ResolvedConfig
 from unet4d.errors import Unet4DError
 from unet4d.pipeline.cache import CachedStudy
 from unet4d.pipeline.clip_dataset import PREFETCH, Batch, ClipDataset, loader
@@ -42,7 +42,7 @@ class BatchLoader:
 
     Args:
         clips: where they come from.
-        config: resolved.
+        config: of the run.
         steps: the steps to come, counted from 0.
         ranks: those who share each batch.
         pin: put batches where a GPU can fetch them from while it computes.
@@ -59,7 +59,7 @@ class BatchLoader:
     def __init__(
         self,
         clips: ClipDataset,
-        config: Config,
+        config: ResolvedConfig,
         steps: range,
         ranks: ProcessGroup,
         pin: bool,
@@ -67,7 +67,7 @@ class BatchLoader:
         check: Callable[[], None] = lambda: None,
     ):
         self.clips, self.steps, self.pin, self.waited_s, self.check = clips, steps, pin, 0.0, check
-        self.batch_size, self.accumulate = config.train.batch_size or BATCH_SIZE, config.train.accumulate_batches
+        self.batch_size, self.accumulate = config.train.batch_size, config.train.accumulate_batches
         self._share, self._taken, self._epoch = ranks.share(self.batch_size), 0, config.train.steps_per_epoch
         self.workers = self._fitting_workers(config, ranks, say)
         # NCCL's threads and sockets do not survive a fork: workers of several ranks come from a process that never had them.
@@ -138,12 +138,12 @@ class BatchLoader:
             if not process.is_alive():
                 raise RuntimeError(f"DataLoader worker (pid {process.pid}) exited unexpectedly")
 
-    def _fitting_workers(self, config: Config, ranks: ProcessGroup, say: Callable[[str], None]) -> int:
+    def _fitting_workers(self, config: ResolvedConfig, ranks: ProcessGroup, say: Callable[[str], None]) -> int:
         """As many of the configured workers as /dev/shm has room for; says so where it is not all of them."""
-        asked, free = config.data.num_workers or 0, _free_shared_memory()
+        asked, free = config.data.num_workers, _free_shared_memory()
         if not asked or free is None:
             return asked
-        voxels = math.prod(config.data.patch_size or ()) * (config.data.frames or FRAMES)
+        voxels = math.prod(config.data.patch_size) * config.data.frames
         channels = len(self.clips.studies[0].image)
         batch = len(self._share) * voxels * (4 * channels + 1)  # float32 and a label
         # Those of a step, and of the one before until they are let go; of pinned ones only what is being copied.

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unet4d.config import Config
+from unet4d.config import ResolvedConfig
 from unet4d.errors import InputError
 from unet4d.models.checkpoint import BEST, LAST, PREVIOUS, Task, load_checkpoint, save_checkpoint
 from unet4d.system.checks import describe_value
@@ -29,7 +29,7 @@ class Checkpoints:
         self.run = run
         self._last_is_usable = False  # as far as is known
 
-    def save_last(self, config: Config, task: Task, network: nn.Module, training: dict[str, Any]) -> None:
+    def save_last(self, config: ResolvedConfig, task: Task, network: nn.Module, training: dict[str, Any]) -> None:
         """Write a checkpoint to go on from; the last one becomes the previous one, unless it is unusable.
 
             written to        .partial.last
@@ -39,7 +39,7 @@ class Checkpoints:
                     5                              4               two are whole under their names at any moment
 
         Args:
-            config: resolved.
+            config: of the run.
             task: what the network does.
             network: its weights are kept.
             training: what going on needs besides; "epoch" and "step" name the checkpoint to the user.
@@ -57,11 +57,11 @@ class Checkpoints:
             save_checkpoint(last, config, task, network, training)
         self._last_is_usable = True
 
-    def save_best(self, config: Config, task: Task, network: nn.Module) -> None:
+    def save_best(self, config: ResolvedConfig, task: Task, network: nn.Module) -> None:
         """Write the model to predict with.
 
         Args:
-            config: resolved.
+            config: of the run.
             task: what the network does.
             network: its weights are kept.
 

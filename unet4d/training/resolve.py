@@ -1,73 +1,59 @@
-"""What a configuration leaves open, filled in from the studies and the device."""
+"""From what the user set to what is run: the settings that follow from the studies, the device and the processes."""
 
 from __future__ import annotations
 
-import dataclasses
 import os
-from collections.abc import Mapping, Sequence
 
-import torch
-
-from unet4d.config import BATCH_SIZE, FOLDS, FRAMES, Config, ModelConfig
-from unet4d.datasets.dataset import Case
-from unet4d.datasets.verify.study_facts import StudyProperties
-from unet4d.models.device import resolve_precision
-from unet4d.models.topology import rounded_up, strides_and_kernels, total_stride
-from unet4d.pipeline.fingerprint import fingerprint
+from unet4d.config import (
+    BATCH_SIZE,
+    FOLDS,
+    FRAMES,
+    Config,
+    Precision,
+    ResolvedConfig,
+    ResolvedDataConfig,
+    ResolvedTrainConfig,
+    triple,
+)
+from unet4d.models.topology import resolve_model, rounded_up, total_stride
+from unet4d.pipeline.fingerprint import Fingerprint
 from unet4d.system.distributed import ALONE, ProcessGroup
 
 LARGEST_PATCH = (128, 128, 32)
 
 
-def resolved(
-    config: Config,
-    cases: Sequence[Case],
-    device: torch.device,
-    known: Mapping[str, StudyProperties] | None = None,
-    ranks: ProcessGroup = ALONE,
-) -> Config:
-    """Fill in what the configuration leaves to the studies and the device.
-
-    All studies are looked at, held out ones too, so that every fold works on one grid and shares one cache. Of those that are not
-    `known` the headers are read.
-    """
-    seen = fingerprint(cases, config.data, known)
-    patch = config.data.patch_size or tuple(min(n, most) for n, most in zip(seen.shape, LARGEST_PATCH, strict=True))
-    model = resolved_model(config.model, seen.spacing, patch)
-    workers = config.data.num_workers
-    data = dataclasses.replace(
-        config.data,
-        folds=config.data.folds or max(2, min(FOLDS, len({case.subject for case in cases}))),
-        in_plane_spacing_mm=seen.plane_spacing_mm,
-        patch_size=rounded_up(patch, total_stride(model.strides)),  # type: ignore[arg-type]
-        frames=min(config.data.frames or FRAMES, seen.frames),  # more would only repeat them
-        num_workers=min(8, max(1, _cores() // ranks.local_size) - 1) if workers is None else workers,
-    )
-    steps = dataclasses.replace(
-        config.train,
-        precision=resolve_precision(config.train.precision, device),
-        batch_size=config.train.batch_size or BATCH_SIZE * ranks.size,
-    )
-    return dataclasses.replace(config, data=data, model=model, train=steps)
-
-
-def resolved_model(model: ModelConfig, spacing: Sequence[float], patch: Sequence[int]) -> ModelConfig:
-    """Fill in strides and kernels from the voxel, and the ConvLSTMs' channels level by level.
+def resolve(config: Config, seen: Fingerprint, precision: Precision, ranks: ProcessGroup = ALONE) -> ResolvedConfig:
+    """Return the configuration with everything filled in that it leaves to the studies, the device and the processes.
 
     Args:
-        model: what it sets is kept.
-        spacing: (X, Y, Z) in mm.
-        patch: voxels (X, Y, Z), before they are rounded up to the strides.
+        config: what it sets is kept; a patch is rounded up to the strides, a clip has at most the frames of the longest study.
+        seen: all studies, held-out ones too, so that every fold works on one grid and shares one cache.
+        precision: what the configured precision means on the device; see `resolve_precision`.
+        ranks: the processes that share each batch and this machine's cores.
     """
-    strides, kernels = strides_and_kernels(spacing, patch, len(model.channels))
-    return dataclasses.replace(
-        model,
-        strides=model.strides or strides,
-        kernel_size=model.kernel_size or kernels,
-        lstm_channels=model.lstm_channels_per_level(),
+    given = config.data
+    patch = given.patch_size or triple(min(n, most) for n, most in zip(seen.shape, LARGEST_PATCH, strict=True))
+    model = resolve_model(config.model, seen.spacing, patch)
+    workers = min(8, max(1, _cores() // ranks.local_size) - 1) if given.num_workers is None else given.num_workers
+    data = {
+        "folds": given.folds or max(2, min(FOLDS, seen.subjects)),
+        "in_plane_spacing_mm": seen.plane_spacing_mm,
+        "patch_size": rounded_up(patch, total_stride(model.strides)),
+        "frames": min(given.frames or FRAMES, seen.frames),  # more would only repeat them
+        "num_workers": workers,
+    }
+    train = {"precision": precision, "batch_size": config.train.batch_size or BATCH_SIZE * ranks.size}
+    return ResolvedConfig(
+        data=ResolvedDataConfig(**{**vars(given), **data}),
+        model=model,
+        train=ResolvedTrainConfig(**{**vars(config.train), **train}),
+        inference=config.inference,
+        fold=config.fold,
+        seed=config.seed,
+        recompute=config.recompute,
     )
 
 
 def _cores() -> int:
-    """Cores this process may use, where the system tells (Linux does), else all."""
+    """Return the cores this process may use, where the system reports them (Linux does), else all."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from unet4d.config import BATCH_SIZE, Config, RecomputeConfig
+from unet4d.config import RecomputeConfig, ResolvedConfig
 from unet4d.models.clstm_unet import CLSTMUNet, DropoutFactors
 from unet4d.models.device import autocast, repeated_shapes
 from unet4d.pipeline.clip_dataset import Batch
@@ -31,12 +31,12 @@ class TrainingStep:
 
     Args:
         network: on `device`, in training mode.
-        config: resolved.
+        config: of the run.
         device: where to compute.
         ranks: those who share each batch.
     """
 
-    def __init__(self, network: CLSTMUNet, config: Config, device: torch.device, ranks: ProcessGroup = ALONE):
+    def __init__(self, network: CLSTMUNet, config: ResolvedConfig, device: torch.device, ranks: ProcessGroup = ALONE):
         self.network, self.config, self.device, self.ranks = network, config.train, device, ranks
         self.seed, self.precision = config.seed, config.train.precision
         self.clip_loss = ClipLoss(network, config.recompute, ranks.total if ranks.size > 1 else None)
@@ -131,7 +131,7 @@ class TrainingStep:
         if not self.network.dropout:
             return None
         [state] = np.random.SeedSequence([self.seed, 4, batch]).generate_state(1, np.uint64).tolist()
-        size = self.config.batch_size or BATCH_SIZE
+        size = self.config.batch_size
         drawn = self.network.sample_dropout(size, torch.Generator().manual_seed(state))
         mine = self.ranks.share(size)
         return None if drawn is None else [factor[mine.start : mine.stop] for factor in drawn]

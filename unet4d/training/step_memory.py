@@ -10,8 +10,8 @@ from typing import NamedTuple
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from unet4d.config import FRAMES, Config, RecomputeConfig
-from unet4d.models.clstm_unet import MOST_ELEMENTS, build_network
+from unet4d.config import RecomputeConfig, ResolvedConfig
+from unet4d.models.clstm_unet import MOST_ELEMENTS, CLSTMUNet
 from unet4d.models.memory_trace import MemoryTrace
 from unet4d.pipeline.clip_dataset import Batch
 from unet4d.system.gpu_memory import usable_bytes
@@ -99,14 +99,14 @@ def describe_recompute(recompute: RecomputeConfig) -> str:
 
 
 def fit_recompute(
-    config: Config, in_channels: int, out_channels: int, labelled_frames: int, budget_bytes: int
+    config: ResolvedConfig, in_channels: int, out_channels: int, labelled_frames: int, budget_bytes: int
 ) -> tuple[StepFit, bool]:
     """Return the fastest schedule of the configured step that fits the budget, and True; else the leanest, and False.
 
     See `count_step_cost` for the arguments.
     """
     fits: list[StepFit] = []
-    for recompute in recompute_schedules(config.recompute, config.data.frames or FRAMES):
+    for recompute in recompute_schedules(config.recompute, config.data.frames):
         scheduled = dataclasses.replace(config, recompute=recompute)
         fits.append(StepFit(recompute, count_step_cost(scheduled, in_channels, out_channels, labelled_frames)))
         if fits[-1].fits(budget_bytes):
@@ -114,11 +114,11 @@ def fit_recompute(
     return min(fits, key=lambda fit: fit.planned_bytes), False
 
 
-def count_step_cost(config: Config, in_channels: int, out_channels: int, labelled_frames: int) -> StepCost:
+def count_step_cost(config: ResolvedConfig, in_channels: int, out_channels: int, labelled_frames: int) -> StepCost:
     """Count the cost of a training step by running it on tensors without content; nothing random is drawn.
 
     Args:
-        config: resolved; `recompute.chunk_frames` None counts as 0.
+        config: of the run; `recompute.chunk_frames` None counts as 0.
         in_channels: channels C of a frame.
         out_channels: classes K.
         labelled_frames: labelled frames of each clip, at least 1; taken to be the last ones, where one chunk has them all while
@@ -128,12 +128,9 @@ def count_step_cost(config: Config, in_channels: int, out_channels: int, labelle
         # bf16 has the same size, and no loss scaler, which looks at values.
         config = dataclasses.replace(config, train=dataclasses.replace(config.train, precision="bf16"))
     batch, frames, patch = config.train.batch_size, config.data.frames, config.data.patch_size
-    assert batch is not None
-    assert frames is not None
-    assert patch is not None
     labelled = (torch.arange(frames) >= frames - labelled_frames).expand(batch, frames)  # read, so not fake
     with FakeTensorMode(), MemoryTrace() as trace:
-        network = build_network(config.model, in_channels, out_channels).train()
+        network = CLSTMUNet(config.model, in_channels, out_channels).train()
         step = TrainingStep(network, config, torch.device("cpu"))
         _create_state(step.optimizer)
         image = torch.empty(batch, frames, in_channels, *patch)

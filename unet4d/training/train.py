@@ -12,15 +12,16 @@ from typing import Any
 import torch
 import yaml
 
-from unet4d.config import BATCH_SIZE, FRAMES, Config, DataConfig
+from unet4d.config import Config, ResolvedConfig, ResolvedDataConfig
 from unet4d.datasets.dataset import cache_dir, fewer_folds, split_cases
 from unet4d.datasets.verify.gate import load_verified_dataset
 from unet4d.errors import InputError, Unet4DError
 from unet4d.models.checkpoint import BEST, Task, find_checkpoint, load_checkpoint
 from unet4d.models.conv_check import check_convolutions
-from unet4d.models.device import find_device, set_tf32
+from unet4d.models.device import find_device, resolve_precision, set_tf32
 from unet4d.pipeline.cache import CachedStudy, cached_studies, verify_and_build
 from unet4d.pipeline.clip_frames import most_labelled
+from unet4d.pipeline.fingerprint import fingerprint
 from unet4d.system.distributed import ALONE, ProcessGroup
 from unet4d.system.files import write_text
 from unet4d.system.gpu_memory import GB, NCCL_BYTES, free_bytes
@@ -33,7 +34,7 @@ from unet4d.training.monitoring.log_lines import flat
 from unet4d.training.monitoring.mlflow_log import check_mlflow
 from unet4d.training.monitoring.summary import CONFIG
 from unet4d.training.oom_fallback import peak_bytes
-from unet4d.training.resolve import resolved
+from unet4d.training.resolve import resolve
 from unet4d.training.step_memory import StepFit, describe_recompute, fit_recompute
 from unet4d.training.trainer import Trainer
 from unet4d.training.warm_start import load_initial_weights
@@ -92,14 +93,15 @@ def train(
     if ranks.is_first and config.data.val_subjects is None and (fewer := fewer_folds(studies, config.data.folds)):
         print(fewer)
     given = config
-    config = ranks.broadcast_from_rank0(lambda: resolved(given, (*training, *validation), where, known, ranks))
+    cases, precision = (*training, *validation), resolve_precision(given.train.precision, where)
+    config = ranks.broadcast_from_rank0(lambda: resolve(given, fingerprint(cases, given.data, known), precision, ranks))
     with ranks.raise_on_all_ranks():
         _check_shares(config, ranks)
     subjects = tuple(sorted({case.subject for case in validation}))
     task = Task(dict(studies.labels), studies.channel_names, studies.cyclic, subjects, studies.channel_kinds)
     set_tf32(where, config.train.precision)
-    sizes, patch = (len(task.channel_names), len(task.labels)), config.data.patch_size or ()
-    at_once = len(ranks.share(config.train.batch_size or BATCH_SIZE)) * (config.data.frames or FRAMES)
+    sizes, patch = (len(task.channel_names), len(task.labels)), config.data.patch_size
+    at_once = len(ranks.share(config.train.batch_size)) * config.data.frames
     ranks.rank0_first(
         lambda: check_convolutions(config.model, sizes, patch, where, config.train.precision, True, at_once)
     )
@@ -107,12 +109,13 @@ def train(
         if resume:
             ranks.broadcast_from_rank0(lambda: held.enter_context(lock_run(out_dir)))
         saved = ranks.broadcast_from_rank0(lambda: _saved_run(out_dir, config, task)) if resume else None
-        cache, plane = (
-            cache_dir(studies.root, config.data.cache_dir, out_dir / "cache"),
-            config.data.in_plane_spacing_mm,
-        )
+        cache = cache_dir(studies.root, config.data.cache_dir, out_dir / "cache")
         assert cache is not None
-        cached = ranks.rank0_first(lambda: cached_studies((*training, *validation), studies, config.data, plane, cache))
+        cached = ranks.rank0_first(
+            lambda: cached_studies(
+                (*training, *validation), studies, config.data, config.data.in_plane_spacing_mm, cache
+            )
+        )
         train_studies, held_out = cached[: len(training)], cached[len(training) :]
         with ranks.raise_on_all_ranks():
             plan = _fitted(config, task, train_studies, where, ranks) if where.type == "cuda" else None
@@ -143,7 +146,9 @@ def train(
     return out_dir / BEST
 
 
-def _begun(trainer: Trainer, config: Config, task: Task, saved: dict[str, Any] | None, ranks: ProcessGroup) -> str:
+def _begun(
+    trainer: Trainer, config: ResolvedConfig, task: Task, saved: dict[str, Any] | None, ranks: ProcessGroup
+) -> str:
     """Have the trainer go on from a checkpoint, or begin with the weights that the configuration names; what to say of it."""
     if saved:
         trainer.restore(saved)
@@ -155,9 +160,9 @@ def _begun(trainer: Trainer, config: Config, task: Task, saved: dict[str, Any] |
     return f"begins with {load_initial_weights(trainer.network, task, content, path)}\n"
 
 
-def _check_shares(config: Config, ranks: ProcessGroup) -> None:
+def _check_shares(config: ResolvedConfig, ranks: ProcessGroup) -> None:
     """Refuse a batch that leaves a process without a clip."""
-    batch = config.train.batch_size or BATCH_SIZE
+    batch = config.train.batch_size
     if batch < ranks.size:
         raise InputError(
             f"--train.batch_size is {batch} and {ranks.size} processes share it; wanted {ranks.size} or more, such as "
@@ -166,17 +171,17 @@ def _check_shares(config: Config, ranks: ProcessGroup) -> None:
 
 
 def _fitted(
-    config: Config, task: Task, studies: Sequence[CachedStudy], device: torch.device, ranks: ProcessGroup
+    config: ResolvedConfig, task: Task, studies: Sequence[CachedStudy], device: torch.device, ranks: ProcessGroup
 ) -> StepFit:
     """The way to cut a step that fits what is free of the GPU now; says so where it is not the configured one.
 
     Raises:
         InputError: not even the leanest fits.
     """
-    frames, free = config.data.frames or FRAMES, min(ranks.all_gather(free_bytes(device)))
+    frames, free = config.data.frames, min(ranks.all_gather(free_bytes(device)))
     free -= NCCL_BYTES if ranks.size > 1 else 0
     labelled = _labelled(frames, studies, task, config.data)
-    largest_share = -(-(config.train.batch_size or BATCH_SIZE) // ranks.size)
+    largest_share = -(-config.train.batch_size // ranks.size)
     own = replace(config, train=replace(config.train, batch_size=largest_share))
     fit, fits = fit_recompute(own, len(task.channel_names), len(task.labels), labelled, free)
     needs = f"{fit.planned_bytes / GB:.1f} GB for {describe_recompute(fit.recompute)}"
@@ -193,16 +198,16 @@ def _fitted(
     return fit
 
 
-def _labelled(frames: int, studies: Sequence[CachedStudy], task: Task, data: DataConfig) -> int:
+def _labelled(frames: int, studies: Sequence[CachedStudy], task: Task, data: ResolvedDataConfig) -> int:
     """The most frames of a clip of so many that are labelled, in any study."""
     counts = ((study.image.shape[1], len(study.labelled_frames)) for study in studies)
     return max(most_labelled(frames, known, labelled, task.cyclic, data) for known, labelled in counts)
 
 
-def _saved_run(out_dir: Path, config: Config, task: Task) -> dict[str, Any]:
+def _saved_run(out_dir: Path, config: ResolvedConfig, task: Task) -> dict[str, Any]:
     """The checkpoint to go on from; refuses to go on with another configuration or task."""
     saved = Checkpoints(out_dir).newest(print)
-    before, now = flat(Config.from_dict(saved["config"]).as_dict(), "."), flat(config.as_dict(), ".")
+    before, now = flat(ResolvedConfig.from_dict(saved["config"]).as_dict(), "."), flat(config.as_dict(), ".")
     differing = [k for k in now if now[k] != before.get(k) and not k.startswith(MAY_CHANGE_ON_RESUME)]
     if differing:
         name = min(differing, key=lambda k: "." in k)  # fold and seed first: what is derived follows from them

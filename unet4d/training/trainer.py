@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from unet4d.config import BATCH_SIZE, FRAMES, Config, triple
+from unet4d.config import ResolvedConfig
 from unet4d.errors import InputError, Stopped, Unet4DError
 from unet4d.models.checkpoint import Task
-from unet4d.models.clstm_unet import CLSTMUNet, build_network
+from unet4d.models.clstm_unet import CLSTMUNet
 from unet4d.pipeline.cache import CachedStudy
 from unet4d.pipeline.clip_dataset import ClipDataset
 from unet4d.system.distributed import ALONE, ProcessGroup
@@ -49,7 +49,7 @@ class Trainer:
 
     Args:
         out_dir: the run's folder.
-        config: resolved.
+        config: of the run.
         task: classes, channels and time.
         training: studies that are learnt from.
         validation: studies that are scored; may be none.
@@ -61,7 +61,7 @@ class Trainer:
     def __init__(
         self,
         out_dir: Path,
-        config: Config,
+        config: ResolvedConfig,
         task: Task,
         training: list[CachedStudy],
         validation: list[CachedStudy],
@@ -72,7 +72,7 @@ class Trainer:
         self.config, self.task, self.device, self.ranks = config, task, device, ranks
         self.training, self.validation = training, validation
         torch.manual_seed(config.seed)
-        self.network = build_network(config.model, len(task.channel_names), len(task.labels)).to(device)
+        self.network = CLSTMUNet(config.model, len(task.channel_names), len(task.labels)).to(device)
         self.step = TrainingStep(self.network, config, device, ranks)
         memory = fit.recompute if fit else replace(config.recompute, chunk_frames=config.recompute.chunk_frames or 0)
         self.step.use(memory)
@@ -151,13 +151,13 @@ class Trainer:
         data, cyclic, kinds = self.config.data, self.task.cyclic, self.task.channel_kinds
         if train.ema_decay and self.average is None:  # only now, when the network has the weights that it begins with
             self.average = WeightAverage(self.network, train.ema_decay)
-        clips = ClipDataset(self.training, data, triple(data.patch_size or ()), cyclic, self.config.seed, kinds)
+        clips = ClipDataset(self.training, data, data.patch_size, cyclic, self.config.seed, kinds)
         steps = range(self.taken, train.epochs * train.steps_per_epoch)
         self.record = opened(self.out_dir, self.epoch, self.config, self.ranks)
         with deferred_stop(), contextlib.closing(self.record), self._summed_up():
             say = self.record.say
             say(self._described(name))
-            self.watched = OomFallback(self.step, self.memory, data.frames or FRAMES, self.fit_planned, say)
+            self.watched = OomFallback(self.step, self.memory, data.frames, self.fit_planned, say)
             # Several processes ask together, between steps; not where one of them waits.
             check = self._stop_if_asked if self.ranks.size == 1 else lambda: None
             with BatchLoader(
@@ -185,7 +185,7 @@ class Trainer:
                     self.average.update()
                 self._noted(self.late.push(self.taken, loss, norm, self.step.scale))
                 self.taken += 1
-                frames = (train.batch_size or BATCH_SIZE) * sum(batch.image.shape[1] for batch in batches)
+                frames = train.batch_size * sum(batch.image.shape[1] for batch in batches)
                 bar.step(self.tally.loss, frames)
                 now_s = time.perf_counter()
                 self.spent["seconds"] += now_s - before_s

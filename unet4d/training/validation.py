@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from unet4d.config import Config, triple
+from unet4d.config import ResolvedConfig
 from unet4d.images.channels import mirror_signs
 from unet4d.images.grid import argmax_classes
 from unet4d.inference.sliding_window import sliding_window
@@ -61,14 +61,19 @@ class Validation:
 
     Args:
         studies: all of them, in the same order on every process; one or more.
-        config: resolved.
+        config: of the run.
         task: classes and time.
         device: where to compute.
         ranks: this process among the others.
     """
 
     def __init__(
-        self, studies: Sequence[CachedStudy], config: Config, task: Task, device: torch.device, ranks: ProcessGroup
+        self,
+        studies: Sequence[CachedStudy],
+        config: ResolvedConfig,
+        task: Task,
+        device: torch.device,
+        ranks: ProcessGroup,
     ):
         self.studies, self.config, self.task, self.device, self.ranks = studies, config, task, device, ranks
         self.names = list(task.labels)[1:]
@@ -110,7 +115,7 @@ class Validation:
         classes = sliding_window(
             network,
             torch.from_numpy(np.array(study.image)),
-            triple(self.config.data.patch_size or ()),
+            self.config.data.patch_size,
             self.config.inference,
             cyclic=self.task.cyclic,
             device=self.device,

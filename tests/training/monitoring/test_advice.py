@@ -7,6 +7,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
+from tests.builders import resolve_plainly
 from unet4d.config import Config, DataConfig, TrainConfig
 from unet4d.training.monitoring.advice import advice
 from unet4d.training.optimizer import learning_rate_factor
@@ -15,7 +16,9 @@ STEPS = 20
 
 
 def config(epochs: int = 100, **loop) -> Config:
-    return Config(DataConfig(num_workers=3), train=TrainConfig(epochs=epochs, steps_per_epoch=STEPS, **loop))
+    return resolve_plainly(
+        Config(DataConfig(num_workers=3), train=TrainConfig(epochs=epochs, steps_per_epoch=STEPS, **loop))
+    )
 
 
 def line(epoch: int, loss: float | None, used: Config, **values) -> dict:

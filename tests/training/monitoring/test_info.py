@@ -10,11 +10,11 @@ import pytest
 import torch
 import yaml
 
+from tests.builders import build_network, resolve_plainly
 from unet4d.cli.main import _parsed
 from unet4d.config import Config, DataConfig, ModelConfig, TrainConfig
 from unet4d.inference.postprocessing_steps import EVERY_CLASS, Step, write_steps
 from unet4d.models.checkpoint import BEST, LAST, PREVIOUS, Task, load_checkpoint, save_checkpoint
-from unet4d.models.clstm_unet import build_network
 from unet4d.models.folds import FOLDS_FILE
 from unet4d.system.distributed import ProcessGroup
 from unet4d.training.monitoring.log_lines import LOG
@@ -26,7 +26,7 @@ TASK = Task({"background": 0, "wall": 1, "blood": 2}, ("cine MRI",), cyclic=True
 def config(fold: int = 0, lstm_channels: int = 2) -> Config:
     model = ModelConfig([2, 4], lstm_channels, [(2, 2, 1)], [(3, 3, 1), (3, 3, 3)])
     train = TrainConfig(epochs=4, steps_per_epoch=5, precision="fp32")
-    return Config(DataConfig(in_plane_spacing_mm=1.5, patch_size=(8, 8, 4)), model, train, fold=fold)
+    return resolve_plainly(Config(DataConfig(in_plane_spacing_mm=1.5, patch_size=(8, 8, 4)), model, train, fold=fold))
 
 
 def line(epoch: int, dice: float | None = None) -> dict:
@@ -140,11 +140,15 @@ def test_settings_other_than_the_defaults_and_those_the_defaults_leave_open(know
         "train.precision": "fp32",
     }
     assert found["settled"] == {
+        "data.folds": 5,
         "data.in_plane_spacing_mm": 1.5,
         "data.patch_size": [8, 8, 4],
-        "model.lstm_channels": 2,
+        "data.frames": 8,
+        "data.num_workers": 0,
+        "model.lstm_channels": [2, 2],
         "model.strides": [[2, 2, 1]],
         "model.kernel_size": [[3, 3, 1], [3, 3, 3]],
+        "train.batch_size": 2,
     }
 
 

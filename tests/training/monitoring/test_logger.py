@@ -19,6 +19,7 @@ from processes import run_ranks
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.summary.writer import event_file_writer
 
+from tests.builders import resolve_plainly
 from unet4d.config import Config, TrainConfig
 from unet4d.errors import InputError, ReportedByOtherRank, Unet4DError
 from unet4d.system.distributed import ProcessGroup
@@ -212,7 +213,7 @@ def test_what_is_said_is_said_at_once(tmp_path, monkeypatch):
 
 
 def recorded_by(ranks: ProcessGroup, folder) -> list[dict]:
-    record = opened(folder / str(ranks.rank), 0, Config(), ranks)
+    record = opened(folder / str(ranks.rank), 0, resolve_plainly(Config()), ranks)
     record.epoch({"epoch": 1, "step": 1, "loss": 0.5})
     record.picture("heart", np.zeros((2, 2, 3), np.uint8), 1)
     record.say(f"process {ranks.rank}")
@@ -233,7 +234,7 @@ def test_only_the_first_process_writes_and_speaks(tmp_path, capfd):
 def opened_without_mlflow(ranks: ProcessGroup, folder) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("importlib.util.find_spec", lambda name: None)
-        opened(folder, 0, Config(train=TrainConfig(mlflow="hearts")), ranks)
+        opened(folder, 0, resolve_plainly(Config(train=TrainConfig(mlflow="hearts"))), ranks)
 
 
 def test_mlflow_that_is_missing_is_told_by_one_and_ends_all(tmp_path):

@@ -9,6 +9,7 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 
+from tests.builders import resolve_plainly
 from unet4d.config import Config, TrainConfig
 from unet4d.errors import InputError
 from unet4d.system.distributed import ProcessGroup
@@ -102,7 +103,9 @@ def server(monkeypatch):
 
 def record(run, epochs_done: int = 0, **train):
     run.mkdir(exist_ok=True)
-    return opened(run, epochs_done, Config(train=TrainConfig(**{"mlflow": "hearts"} | train)), ProcessGroup())
+    return opened(
+        run, epochs_done, resolve_plainly(Config(train=TrainConfig(**{"mlflow": "hearts"} | train))), ProcessGroup()
+    )
 
 
 def epoch(number: int, **more) -> dict:

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import unet4d
+from tests.builders import resolve_plainly
 from unet4d.config import Config, TrainConfig
 from unet4d.models.checkpoint import Task
 from unet4d.system.distributed import ProcessGroup
@@ -25,7 +26,7 @@ LINES = [
 
 
 def written(run: Path, ranks: ProcessGroup | None = None, **given) -> dict:
-    config = Config(train=TrainConfig(epochs=4, steps_per_epoch=5), fold=2, seed=7)
+    config = resolve_plainly(Config(train=TrainConfig(epochs=4, steps_per_epoch=5), fold=2, seed=7))
     about = {"state": "running", "step": 0, "lines": (), "device": torch.device("cpu")} | given
     write_summary(run, config=config, task=TASK, ranks=ranks or ProcessGroup(), **about)
     return json.loads((run / SUMMARY).read_text())

@@ -14,7 +14,6 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
-from unet4d.config import FRAMES
 from unet4d.datasets.study import Study
 from unet4d.errors import Unet4DError
 from unet4d.images.image4d import ImageInfo
@@ -194,7 +193,7 @@ class Batch:
     def _tell_before(self, job: Job, prepared: PreprocessedStudy) -> None:
         """Say what a user would want to know before the study is computed."""
         like, config = prepared.like, job.models[0].config
-        trained = config.data.frames or FRAMES
+        trained = config.data.frames
         if like.frames == 1 and trained > 1 and np.any(config.model.lstm_channels):
             self._note(
                 f"{job.name} has one frame, and the network was trained on clips of {trained}: it is segmented without "

@@ -9,7 +9,7 @@ from typing import Any
 
 from scipy.stats import theilslopes
 
-from unet4d.config import Config
+from unet4d.config import ResolvedConfig
 from unet4d.training.optimizer import learning_rate_factor
 
 Log = Sequence[Mapping[str, Any]]
@@ -32,7 +32,7 @@ MANY_SKIPPED = 0.05
 """An epoch that skips more than this share of its steps loses too many."""
 
 
-def advice(log: Log, config: Config) -> list[str]:
+def advice(log: Log, config: ResolvedConfig) -> list[str]:
     """What to tell the user after the newest epoch: each thing when it becomes true, and not at every epoch that it holds.
 
     Args:
@@ -54,14 +54,14 @@ def _new(log: Log, holding: Callable[[Log], dict[str, str]]) -> list[str]:
     return [sentence for kind, sentence in now.items() if kind not in before]
 
 
-def _of_epochs(log: Log, config: Config) -> dict[str, str]:
+def _of_epochs(log: Log, config: ResolvedConfig) -> dict[str, str]:
     """What holds at the newest epoch."""
     checks = {"flat": _flat_loss, "starved": _starved, "skipped": _skipped}
     found = {kind: check(log, config) for kind, check in checks.items()} if log else {}
     return {kind: sentence for kind, sentence in found.items() if sentence}
 
 
-def _flat_loss(log: Log, config: Config) -> str:
+def _flat_loss(log: Log, config: ResolvedConfig) -> str:
     """The loss has not fallen for long, though the learning rate is high.
 
     A line by Theil and Sen (Sen 1968), which single outliers do not bend, goes through the losses of as many epochs as a fifth of
@@ -87,7 +87,7 @@ def _flat_loss(log: Log, config: Config) -> str:
     )
 
 
-def _starved(log: Log, config: Config) -> str:
+def _starved(log: Log, config: ResolvedConfig) -> str:
     """Much of the newest epoch was spent waiting for batches."""
     waited, seconds = log[-1].get("waited_seconds") or 0.0, log[-1].get("seconds") or 0.0
     if waited <= STARVED_S or waited <= STARVED * seconds:
@@ -95,12 +95,12 @@ def _starved(log: Log, config: Config) -> str:
     return (
         f"{waited / seconds:.0%} of epoch {log[-1]['epoch']} went by waiting for batches ({waited:.1f} of {seconds:.1f} s): they "
         "are read and varied more slowly than the network learns from them; raise --data.num_workers, now "
-        f"{config.data.num_workers or 0}, or put --data.cache_dir on a faster disk, both with --resume; or begin anew with "
+        f"{config.data.num_workers}, or put --data.cache_dir on a faster disk, both with --resume; or begin anew with "
         "--data.augmentation mild or off"
     )
 
 
-def _skipped(log: Log, config: Config) -> str:
+def _skipped(log: Log, config: ResolvedConfig) -> str:
     """Many of the newest epoch's steps changed no weight."""
     skipped, steps = log[-1].get("skipped") or [], config.train.steps_per_epoch
     if len(skipped) <= MANY_SKIPPED * steps:
@@ -115,7 +115,7 @@ def _skipped(log: Log, config: Config) -> str:
     )
 
 
-def _of_validations(validated: Log, config: Config) -> dict[str, str]:
+def _of_validations(validated: Log, config: ResolvedConfig) -> dict[str, str]:
     """What holds at the newest validation; nothing within warm-up."""
     if not validated or not _is_warm(validated[-1]["step"], config):
         return {}
@@ -137,6 +137,6 @@ def _of_validations(validated: Log, config: Config) -> dict[str, str]:
     }
 
 
-def _is_warm(step: int, config: Config) -> bool:
+def _is_warm(step: int, config: ResolvedConfig) -> bool:
     """Whether the learning rate no longer rises after so many steps."""
     return learning_rate_factor(step, config.train) >= learning_rate_factor(step + 1, config.train)

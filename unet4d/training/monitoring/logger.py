@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from unet4d.config import Config
+from unet4d.config import ResolvedConfig
 from unet4d.system.distributed import ProcessGroup
 from unet4d.system.files import write_text, writing
 from unet4d.system.progress_bar import print_line
@@ -24,13 +24,13 @@ BOARD = "tensorboard"
 NOT_PLOTTED = ("epoch", "step", "case_dice")
 
 
-def opened(run: Path, epochs_done: int, config: Config, ranks: ProcessGroup) -> Record:
+def opened(run: Path, epochs_done: int, config: ResolvedConfig, ranks: ProcessGroup) -> Record:
     """The record of a run, on the first process; on the others one that keeps nothing. All processes call it together.
 
     Args:
         run: its folder.
         epochs_done: epochs a resumed run has behind it; what was recorded of later ones is dropped, for they come again.
-        config: resolved; says whether MLflow is told too.
+        config: says whether MLflow is told too.
         ranks: this process among the others.
 
     Raises:

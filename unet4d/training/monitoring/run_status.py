@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import datetime
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from unet4d.config import Config
+from unet4d.config import Config, ResolvedConfig
 from unet4d.errors import InputError
 from unet4d.images.time_axis import time_axis
 from unet4d.models.checkpoint import BEST, LAST, PREVIOUS, Task, load_outline
@@ -87,11 +87,15 @@ def checkpoint_facts(path: Path) -> dict[str, Any]:
 
 def _told_by(content: Mapping[str, Any]) -> dict[str, Any]:
     """Position, configuration and model of a checkpoint's content."""
-    training, config, task = content["training"], Config.from_dict(content["config"]), Task.from_dict(content["task"])
+    training, config, task = (
+        content["training"],
+        ResolvedConfig.from_dict(content["config"]),
+        Task.from_dict(content["task"]),
+    )
     epoch, step = (value if isinstance(value, int) else None for value in map(training.get, ("epoch", "step")))
     model = {
         "weights": sum(math.prod(shape) for shape in content["network"].values()),
-        "recurrent": any(_listed(config.model.lstm_channels)),
+        "recurrent": any(config.model.lstm_channels),
         "direction": config.model.direction,
         "labels": task.labels,
         "channel_names": list(task.channel_names),
@@ -144,7 +148,3 @@ def _last_written(run: Path) -> str:
     """When one of the run's files was last written, in UTC."""
     times = [path.stat().st_mtime for name in (*CHECKPOINTS, CONFIG, SUMMARY, LOG) if (path := run / name).is_file()]
     return datetime.datetime.fromtimestamp(max(times), datetime.UTC).isoformat(timespec="seconds")
-
-
-def _listed(value: int | Sequence[int] | None) -> Sequence[int]:
-    return [value] if isinstance(value, int) else value or ()

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import unet4d
-from unet4d.config import Config
+from unet4d.config import ResolvedConfig
 from unet4d.models.checkpoint import Task
 from unet4d.system.distributed import ProcessGroup
 from unet4d.system.environment import hardware, versions
@@ -29,7 +29,7 @@ def write_summary(
     run: Path,
     *,
     state: State,
-    config: Config,
+    config: ResolvedConfig,
     task: Task,
     device: torch.device,
     ranks: ProcessGroup,
@@ -43,7 +43,7 @@ def write_summary(
     Args:
         run: its folder.
         state: "running", "finished", "stopped" (by a signal; it can be resumed) or "failed".
-        config: resolved.
+        config: of the run.
         task: its held-out subjects are kept.
         device: of this process.
         ranks: this process among the others.
