@@ -169,10 +169,10 @@ def test_too_many_tests_for_so_few_subjects_are_told(scores, capsys):
     b = scores("b", one_a_subject([0.8 + i / 100 for i in range(1, 7)]), [8.0 + i for i in range(6)])
     alone = compare(a, b, quantities=["dice"])
     assert (row(alone)["verdict"], alone["smallest_p_holm"]) == ("B better", pytest.approx(2 / 64))
-    assert "so few subjects" not in capsys.readouterr().out
+    assert "too few subjects" not in capsys.readouterr().out
     both = compare(a, b, quantities=["dice", "hd95_mm"])
     assert (row(both)["verdict"], both["smallest_p_holm"]) == ("no difference shown", pytest.approx(4 / 64))
-    assert "no corrected p can be below 0.05 (the least is 0.06): name what" in capsys.readouterr().out
+    assert "no corrected p can be below 0.05 (the least is 0.06); name the metrics" in capsys.readouterr().out
 
 
 def test_chance_is_no_difference_shown(scores):
@@ -185,18 +185,18 @@ def test_chance_is_no_difference_shown(scores):
 def test_other_cases_are_refused_and_named_unless_the_shared_ones_are_asked_for(scores, tmp_path: Path, capsys):
     a = scores("a", one_a_subject(np.linspace(0.7, 0.8, 8)))
     b = scores("b", {**one_a_subject(np.linspace(0.8, 0.9, 7)), "x": ("x", [0.1])})
-    with pytest.raises(InputError, match=r"a alone has s7; .*b alone has x; wanted the same cases.*--shared_only"):
+    with pytest.raises(InputError, match=r"a has s7; .*b has x; expected the same cases.*--shared_only"):
         compare(a, b, tmp_path / "out")
     assert not (tmp_path / "out").exists()
     found = compare(a, b, shared_only=True)
     assert (found["cases"], found["only_a"], found["only_b"], row(found)["n"]) == (7, ["s7"], ["x"], 7)
     assert row(found)["mean_b"] == pytest.approx(0.85)
     shown = capsys.readouterr().out
-    assert "left out, in A alone: s7\n" in shown
-    assert "left out, in B alone: x\n" in shown
+    assert "left out, only in A: s7\n" in shown
+    assert "left out, only in B: x\n" in shown
     fewer = scores("fewer", one_a_subject([0.8] * 7))
     for first, second in ((a, fewer), (fewer, a)):
-        with pytest.raises(InputError, match=r"^\S+/a alone has s7; wanted the same cases"):
+        with pytest.raises(InputError, match=r"/a has s7; expected the same cases"):
             compare(first, second)
     with pytest.raises(InputError, match="no case in common"):
         compare(a, scores("c", {"y": ("y", [0.5])}), shared_only=True)
@@ -213,35 +213,35 @@ def test_other_references_are_refused(scores):
         compare(a, scores("c", more))
     with pytest.raises(InputError, match=r"differ in the reference of case s5"):
         compare(a, scores("d", one_a_subject([0.8] * 8) | {"s5": ("another", [0.8])}))
-    with pytest.raises(InputError, match=r"tolerance_mm 2\.0.* 3\.0; wanted the same"):
+    with pytest.raises(InputError, match=r"tolerance_mm 2\.0.* 3\.0; expected the same"):
         compare(a, scores("e", one_a_subject([0.8] * 8), tolerance=3.0))
 
 
 def test_an_open_series_is_not_compared_with_a_cyclic_one(scores):
     """Their pairs, second differences and neighbours are not the same ones, whatever the label maps."""
-    with pytest.raises(InputError, match=r"case s0 is cyclic in \S+ and open in \S+; wanted the same"):
+    with pytest.raises(InputError, match=r"case s0 is cyclic in \S+ and open in \S+; expected the same"):
         compare(scores("a", one_a_subject([0.8] * 8)), scores("b", one_a_subject([0.8] * 8), time="open"))
 
 
 def test_what_is_no_evaluation_is_refused(scores, tmp_path: Path):
     a = scores("a", one_a_subject([0.8] * 8))
-    with pytest.raises(InputError, match=r"nowhere is no folder; give the --out folder of `unet4d evaluate`"):
+    with pytest.raises(InputError, match=r"nowhere/summary\.json is missing; give the --out folder"):
         compare(a, tmp_path / "nowhere")
-    spoilt = scores("b", one_a_subject([0.8] * 8))
-    text = (spoilt / METRICS_CSV).read_text()
-    (spoilt / METRICS_CSV).write_text(text.replace("nsd", "other", 1))
+    damaged = scores("b", one_a_subject([0.8] * 8))
+    text = (damaged / METRICS_CSV).read_text()
+    (damaged / METRICS_CSV).write_text(text.replace("nsd", "other", 1))
     with pytest.raises(InputError, match=r"metrics\.csv has no column nsd"):
-        compare(a, spoilt)
-    (spoilt / METRICS_CSV).write_text(text.replace("0.8", "much", 1))
-    with pytest.raises(InputError, match=r"dice of case s0 is 'much'; wanted a number"):
-        compare(a, spoilt)
-    (spoilt / TEMPORAL_CSV).unlink()
-    with pytest.raises(InputError, match=r"has no temporal\.csv"):
-        compare(a, spoilt)
-    (spoilt / SUMMARY_JSON).write_text('{"per_case": {}}')
-    (spoilt / TEMPORAL_CSV).write_text("")
-    with pytest.raises(InputError, match=r"summary\.json is no summary that this version of evaluate wrote"):
-        compare(a, spoilt)
+        compare(a, damaged)
+    (damaged / METRICS_CSV).write_text(text.replace("0.8", "much", 1))
+    with pytest.raises(InputError, match=r"metrics\.csv: dice of case s0 is 'much', expected a number"):
+        compare(a, damaged)
+    (damaged / TEMPORAL_CSV).unlink()
+    with pytest.raises(InputError, match=r"temporal\.csv is missing"):
+        compare(a, damaged)
+    (damaged / SUMMARY_JSON).write_text('{"per_case": {}}')
+    (damaged / TEMPORAL_CSV).write_text("")
+    with pytest.raises(InputError, match=r"summary\.json is no summary"):
+        compare(a, damaged)
 
 
 def test_where_nothing_is_defined_it_is_said(scores, capsys):
@@ -249,18 +249,18 @@ def test_where_nothing_is_defined_it_is_said(scores, capsys):
         scores("a", one_a_subject([0.8] * 8)), scores("b", one_a_subject([0.8] * 8)), quantities=["mass_error_g"]
     )
     assert (found["compared"], found["tests"]) == ([], 0)
-    assert capsys.readouterr().out.endswith("\nnothing that was asked for is defined in both A and B\n")
+    assert capsys.readouterr().out.endswith("\nnone of these metrics is defined in both A and B\n")
 
 
 @pytest.mark.parametrize("names", [["dise"], []])
 def test_a_metric_that_there_is_not(scores, names):
     a = scores("a", one_a_subject([0.8] * 8))
-    with pytest.raises(InputError, match=r"came; wanted some of dice, nsd"):
+    with pytest.raises(InputError, match=r"got metrics .*expected some of dice, nsd"):
         compare(a, a, quantities=names)
 
 
 def ventricle(path: Path, sizes: Sequence[int], muscle: int) -> None:
-    """A left ventricle of so many voxels in each frame, and its myocardium."""
+    """Write a left ventricle with the given number of voxels in each frame, and its myocardium."""
     label = np.zeros((12, 6, 2, len(sizes)), np.uint8)
     for t, size in enumerate(sizes):
         label[:size, 0, 0, t] = 1

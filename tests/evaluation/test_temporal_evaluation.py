@@ -1,4 +1,4 @@
-"""What evaluate says of a heart and of all frames: against answers read off drawings, and by the stated conventions."""
+"""Cardiac and temporal measures of evaluate: against answers read off drawings, and by the stated conventions."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ def test_over_time_by_hand(tmp_path: Path):
 
 
 def test_two_labelled_frames_of_many(tmp_path: Path):
-    """Extremes are the labelled ones, whatever was found elsewhere; no rate, no roughness of a reference that nobody drew."""
+    """Extremes are the labelled ones, whatever was found elsewhere; no rate, no roughness of an unlabelled reference."""
     root = written(tmp_path, heart(TRUE), heart(FOUND), labelled_frames=[0, 3])
     summary = evaluate(root, tmp_path / "found", tmp_path / "out")
     lv, over = rows(tmp_path / "out/measures.csv")["LV"], rows(tmp_path / "out/temporal.csv")["LV"]
@@ -207,12 +207,12 @@ def test_without_its_cavity_a_myocardium_has_the_mean_mass():
     (found,) = score_cardiac_function(
         {"myocardium": frames}, {"myocardium": np.array([1.0, 2.0, 6.0])}, 0.1, cyclic=False
     )
-    masses = (found.reference.mass_g, found.matched.mass_g, found.prediction.mass_g)
+    masses = (found.reference["mass_g"], found.matched["mass_g"], found.prediction["mass_g"])
     assert masses == pytest.approx((15 * 1.05, 3.5 * 1.05, 3 * 1.05))
 
 
 def test_volumes_agree_as_bland_and_altman_say_and_subjects_make_the_interval(tmp_path: Path):
-    """Three cases whose LV is 1, 2 and 3 voxels too large in each frame."""
+    """Three cases with an LV that is 1, 2 and 3 voxels too large in each frame."""
     case = {"image": "images/a.nii.gz", "label": "labels/a.nii.gz"}
     cases = [{"case": name, "subject": name, **case} for name in "bcd"]
     root = written(tmp_path, heart(TRUE), heart(TRUE), training=cases)
@@ -237,7 +237,7 @@ def test_volumes_agree_as_bland_and_altman_say_and_subjects_make_the_interval(tm
 @pytest.mark.parametrize("tolerance", [-1, float("nan"), float("inf")])
 def test_the_tolerance_is_a_distance_and_recorded(tmp_path: Path, tolerance: float):
     root = written(tmp_path, heart(TRUE), heart(FOUND))
-    with pytest.raises(InputError, match="wanted a distance in mm"):
+    with pytest.raises(InputError, match="expected a distance in mm"):
         evaluate(root, tmp_path / "found", tmp_path / "out", tolerance_mm=tolerance)
     wide = evaluate(root, tmp_path / "found", tmp_path / "out", tolerance_mm=40.0)
     assert (wide["tolerance_mm"], wide["classes"]["LV"]["nsd"]["mean"]) == (40, 1)

@@ -1,7 +1,5 @@
-"""What is measured of studies that have a reference, and what many of them come to.
+"""Scores of label maps against references, and the comparison of two methods.
 
-scores.py      one study, frame by frame        heart.py    its cavities and myocardium
-over_time.py   one study, over its frames       written.py  an evaluation's files, read again
-summary.py     means and agreement of many      tables.py   the files, and the terminal
-quantities.py  what two methods are compared in
+In: label maps of any program, reference labels, frame times. Out: metrics.csv, volumes_compared.csv, measures.csv, temporal.csv,
+summary.json (`evaluate`), comparison.json and comparison.csv (`compare`), and flags of implausible volume curves (`plausibility`).
 """

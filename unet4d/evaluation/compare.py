@@ -1,24 +1,25 @@
-"""`unet4d compare`: two methods on the same studies, subject by subject: the difference, and whether it is more than chance."""
+"""Comparison of two methods on the same studies, subject by subject: differences, Wilcoxon tests, verdicts (`unet4d compare`)."""
 
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from unet4d import metrics
 from unet4d.errors import InputError
-from unet4d.evaluation.comparison_metrics import COMPARISON_QUANTITIES, Key, values_of
+from unet4d.evaluation.comparison_metrics import COMPARISON_QUANTITIES, RowKey
 from unet4d.evaluation.results import EvaluationResults, read_evaluation
 from unet4d.evaluation.tables import METRICS_CSV, TEMPORAL_CSV, align_columns, format_interval
-from unet4d.metrics.statistics import INTERVALS, holm, interval95, signed_rank
 from unet4d.system.csv_file import csv_text
 from unet4d.system.files import check_writable, write_json, write_text
 from unet4d.system.signals import check_stop
-from unet4d.system.text import count, format_number
+from unet4d.system.text import count
 from unet4d.system.version import VERSION
 
 COMPARISON_JSON, COMPARISON_CSV = "comparison.json", "comparison.csv"
@@ -38,33 +39,33 @@ class Comparison:
 
     Attributes:
         metric: name of the quantity.
-        class_name: of the class.
-        n: subjects; 0 where the quantity is defined nowhere in both, of which there are then no means.
-        left_out: values, of frames or cases, that are defined in one of A and B alone.
+        class_name: name of the class.
+        n: number of subjects; 0 where the quantity is nowhere defined in both, and the means are None.
+        left_out: number of values, of frames or cases, that are defined in only one of A and B.
         mean_a: mean over subjects.
-        mean_b: the same.
+        mean_b: the same of B.
         mean_difference: B minus A.
-        ci95: interval of that, by bootstrap over subjects.
+        ci95: its interval, by bootstrap over subjects.
         median_difference: B minus A.
-        p: of the Wilcoxon signed-rank test; None where there is none.
+        p: of the Wilcoxon signed-rank test; None without a test.
         p_holm: corrected for all tests of the comparison.
         effect: matched-pairs rank-biserial correlation.
-        verdict: in words.
+        verdict: which method is better, or why there is no test.
     """
 
     metric: str
     class_name: str
     n: int
     left_out: int
-    mean_a: float | None
-    mean_b: float | None
-    mean_difference: float | None
-    ci95: list[float] | None
-    median_difference: float | None
-    p: float | None
-    p_holm: float | None
-    effect: float | None
-    verdict: str
+    mean_a: float | None = None
+    mean_b: float | None = None
+    mean_difference: float | None = None
+    ci95: list[float] | None = None
+    median_difference: float | None = None
+    p: float | None = None
+    p_holm: float | None = None
+    effect: float | None = None
+    verdict: str = "no test: nowhere defined in both A and B"
 
 
 def compare(
@@ -79,29 +80,27 @@ def compare(
 
     Args:
         a: folder that `evaluate` wrote.
-        b: another.
-        out_dir: made where it is missing; left out, nothing is written.
-        quantities: compare in these alone, some of QUANTITIES: fewer tests need a smaller correction.
-        shared_only: compare the cases that both have, and say which are left out.
+        b: another one.
+        out_dir: created where it is missing; None writes nothing.
+        quantities: some of COMPARISON_QUANTITIES; None compares all. Fewer tests need a smaller correction.
+        shared_only: compare the cases that both have, and list the others.
 
     Returns:
-        What comparison.json holds.
+        The contents of comparison.json.
 
     Raises:
         InputError: no evaluation; other cases, unless `shared_only`; other references, frames, classes, tolerance or time.
     """
-    names = _chosen(quantities)
+    names = _check_quantities(quantities)
     if out_dir is not None:
         check_writable(out_dir)
     first, second = read_evaluation(Path(a)), read_evaluation(Path(b))
-    only_a = [case for case in first.cases if case not in second.cases]
-    only_b = [case for case in second.cases if case not in first.cases]
-    shared = [case for case in first.cases if case in second.cases]
-    _check_cases(first, second, only_a, only_b, shared, shared_only)
-    first, second = first.of_cases(shared), second.of_cases(shared)
+    shared, only_a, only_b = _shared_cases(first, second, shared_only)
+    first, second = first.select(shared), second.select(shared)
     _check_same_references(first, second)
-    compared = _corrected([one for name in names for one in _compared(name, first, second)])
-    found = {
+    compared = _decide([one for name in names for one in _compare_quantity(name, first, second)])
+    tested = [one.n for one in compared if one.p is not None]
+    summary = {
         "version": VERSION,
         "a": str(a),
         "b": str(b),
@@ -111,194 +110,179 @@ def compare(
         "only_b": only_b,
         "tolerance_mm": first.summary["tolerance_mm"],
         "about": COMPARISON_NOTE,
-        "intervals": INTERVALS,
-        "tests": sum(one.p is not None for one in compared),
-        "smallest_p_holm": _smallest_p_holm(compared),
+        "intervals": metrics.INTERVALS,
+        "tests": len(tested),
+        # where the difference has one sign in every subject
+        "smallest_p_holm": min(1.0, len(tested) * 2 * 0.5 ** max(tested)) if tested else None,
         "compared": [asdict(one) for one in compared],
     }
+    print(format_comparison(summary))
     if out_dir is not None:
-        write_text(Path(out_dir) / COMPARISON_CSV, csv_text(_csv_rows(compared)))
-        write_json(Path(out_dir) / COMPARISON_JSON, found)
-    print(format_comparison(found))
-    if out_dir is not None:
-        print(f"\n{Path(out_dir) / COMPARISON_CSV}\n{Path(out_dir) / COMPARISON_JSON}")
-    return found
+        table, record = Path(out_dir) / COMPARISON_CSV, Path(out_dir) / COMPARISON_JSON
+        write_text(table, csv_text(_csv_rows(compared)))
+        write_json(record, summary)
+        print(f"\n{table}\n{record}")
+    return summary
 
 
-def _smallest_p_holm(compared: Sequence[Comparison]) -> float | None:
-    """The least that a corrected p can be, of a difference that goes the same way in every subject; None without a test."""
-    tested = [one.n for one in compared if one.p is not None]
-    return min(1.0, len(tested) * 2 * 0.5 ** max(tested)) if tested else None
-
-
-def format_comparison(found: Mapping[str, Any]) -> str:
-    """A comparison for a terminal: a line a quantity and class."""
+def format_comparison(summary: Mapping[str, Any]) -> str:
+    """Return the contents of comparison.json for a terminal: one line per quantity and class."""
     rows = []
-    for one in found["compared"]:
+    for one in summary["compared"]:
         digits = COMPARISON_QUANTITIES[one["metric"]].digits
+        signed = "-" if one["mean_difference"] is None else f"{one['mean_difference']:+.{digits}f}"
         rows.append([
             f"{one['metric']}: {one['class_name']}", str(one["n"]), str(one["left_out"]),
-            *(format_number(one[key], digits) for key in ("mean_a", "mean_b")), _signed(one["mean_difference"], digits),
-            format_interval(one["ci95"], digits), format_number(one["effect"], 2), _p(one["p"]), _p(one["p_holm"]),
+            metrics.shown(one["mean_a"], digits), metrics.shown(one["mean_b"], digits), signed,
+            format_interval(one["ci95"], digits), metrics.shown(one["effect"], 2), _format_p(one["p"]), _format_p(one["p_holm"]),
         ])  # fmt: skip
-    head = ["", "n", "left out", "A", "B", "B - A", "95 % CI", "effect", "p", "p Holm"]
-    first, *others = align_columns(head, rows)
-    verdicts = [f"{line}  {one['verdict']}" for line, one in zip(others, found["compared"], strict=True)]
+    head, *others = align_columns(["", "n", "left out", "A", "B", "B - A", "95 % CI", "effect", "p", "p Holm"], rows)
+    verdicts = [f"{line}  {one['verdict']}" for line, one in zip(others, summary["compared"], strict=True)]
     lines = [
-        f"A: {found['a']}\nB: {found['b']}",
-        f"{count(found['cases'], 'case')} of {count(found['subjects'], 'subject')}; {found['tests']} "
-        f"test{'s' * (found['tests'] != 1)}",
+        f"A: {summary['a']}\nB: {summary['b']}",
+        f"{count(summary['cases'], 'case')} of {count(summary['subjects'], 'subject')}; {count(summary['tests'], 'test')}",
     ]
-    for name, left in (("A", found["only_a"]), ("B", found["only_b"])):
-        if left:
-            lines.append(f"left out, in {name} alone: {', '.join(left)}")
-    least = found["smallest_p_holm"]
+    for name, cases in (("A", summary["only_a"]), ("B", summary["only_b"])):
+        if cases:
+            lines.append(f"left out, only in {name}: {', '.join(cases)}")
+    least = summary["smallest_p_holm"]
     if least is not None and least >= SIGNIFICANCE_LEVEL:
         lines.append(
-            f"so few subjects for so many tests that no corrected p can be below {SIGNIFICANCE_LEVEL} (the least is {least:.2f}): "
-            "name what you set out to compare, --metrics dice"
+            f"too few subjects for this many tests: no corrected p can be below {SIGNIFICANCE_LEVEL} (the least is {least:.2f}); "
+            "name the metrics to compare, such as --metrics dice"
         )
     if not verdicts:
-        return "\n".join([*lines, "", "nothing that was asked for is defined in both A and B"])
-    return "\n".join([*lines, "", first, *verdicts, "", found["about"].replace(". ", ".\n")])
+        return "\n".join([*lines, "", "none of these metrics is defined in both A and B"])
+    return "\n".join([*lines, "", head, *verdicts, "", summary["about"].replace(". ", ".\n")])
 
 
-def _chosen(quantities: Sequence[str] | None) -> list[str]:
+def _check_quantities(quantities: Sequence[str] | None) -> list[str]:
+    """Return the quantities to compare, in the order of printing; raise InputError for an unknown one, or none."""
     unknown = [name for name in quantities or () if name not in COMPARISON_QUANTITIES]
     if unknown or (quantities is not None and not quantities):
-        came = f"metrics {', '.join(unknown)} came" if unknown else "no metric came"
-        raise InputError(f"{came}; wanted some of {', '.join(COMPARISON_QUANTITIES)}")
+        raise InputError(
+            f"got metrics {', '.join(unknown) or 'none'}, expected some of {', '.join(COMPARISON_QUANTITIES)}"
+        )
     return [name for name in COMPARISON_QUANTITIES if quantities is None or name in quantities]
 
 
-def _check_cases(
-    a: EvaluationResults,
-    b: EvaluationResults,
-    only_a: list[str],
-    only_b: list[str],
-    shared: list[str],
-    shared_only: bool,
-) -> None:
+def _shared_cases(
+    a: EvaluationResults, b: EvaluationResults, shared_only: bool
+) -> tuple[list[str], list[str], list[str]]:
+    """Return the cases of both, of A only and of B only; raise InputError where they may not be compared."""
+    shared = [case for case in a.cases if case in b.cases]
+    only_a, only_b = ([case for case in one.cases if case not in shared] for one in (a, b))
     if not shared:
-        raise InputError(f"{a.folder} and {b.folder} have no case in common; wanted evaluations of the same studies")
+        raise InputError(f"{a.folder} and {b.folder} have no case in common, expected evaluations of the same studies")
     if (only_a or only_b) and not shared_only:
-        apart = [f"{w.folder} alone has {', '.join(names)}" for w, names in ((a, only_a), (b, only_b)) if names]
+        apart = [f"only {one.folder} has {', '.join(cases)}" for one, cases in ((a, only_a), (b, only_b)) if cases]
         raise InputError(
-            f"{'; '.join(apart)}; wanted the same cases; predict what is missing, or compare the {len(shared)} shared ones "
+            f"{'; '.join(apart)}; expected the same cases; predict what is missing, or compare the {len(shared)} shared ones "
             "with --shared_only"
         )
+    return shared, only_a, only_b
 
 
 def _check_same_references(a: EvaluationResults, b: EvaluationResults) -> None:
-    """Raises InputError unless both scored the same frames and classes against the same volumes, by the same tolerance and time."""
+    """Raise InputError unless both scored the same frames and classes against the same volumes, by the same tolerance and time."""
     tolerances = [one.summary["tolerance_mm"] for one in (a, b)]
     if tolerances[0] != tolerances[1]:
         raise InputError(
-            f"{a.folder} has tolerance_mm {tolerances[0]}, {b.folder} {tolerances[1]}; wanted the same; evaluate one again"
+            f"{a.folder} has tolerance_mm {tolerances[0]}, {b.folder} {tolerances[1]}; expected the same; evaluate one again"
         )
-    drawn = []
-    for one in (a, b):
-        rows = one.tables[METRICS_CSV]
-        drawn.append({_key(row): (row["subject"], one.number(row, "reference_ml")) for row in rows})
-    for key in [*drawn[0], *drawn[1]]:
-        if not all(key in of_one for of_one in drawn) or drawn[0][key] != drawn[1][key]:
+    in_a, in_b = (
+        {
+            (row["case"], row["frame"], row["class"]): (row["subject"], one.number(METRICS_CSV, row, "reference_ml"))
+            for row in one.tables[METRICS_CSV]
+        }
+        for one in (a, b)
+    )
+    for key in [*in_a, *in_b]:
+        if in_a.get(key) != in_b.get(key):
             case, frame, name = key
             raise InputError(
-                f"{a.folder} and {b.folder} differ in the reference of case {case}, frame {frame}, {name}; wanted evaluations "
-                "against the same labels; evaluate both against one reference"
+                f"{a.folder} and {b.folder} differ in the reference of case {case}, frame {frame}, {name}; expected the same "
+                "labels; evaluate both against one reference"
             )
     times = [{row["case"]: row["time"] for row in one.tables[TEMPORAL_CSV]} for one in (a, b)]
     for case, time in times[0].items():
         if times[1].get(case) != time:
             raise InputError(
-                f"case {case} is {time} in {a.folder} and {times[1].get(case)} in {b.folder}; wanted the same; evaluate both "
-                "against a dataset whose dataset.json says its time"
+                f"case {case} is {time} in {a.folder} and {times[1].get(case)} in {b.folder}; expected the same; evaluate both "
+                "against a dataset with its time in dataset.json"
             )
 
 
-def _key(row: Mapping[str, str]) -> Key:
-    return row["case"], row["frame"], row["class"]
-
-
-def _compared(name: str, a: EvaluationResults, b: EvaluationResults) -> list[Comparison]:
-    """A quantity in every class where it is defined, and in the mean of those where it is in both; not corrected."""
+def _compare_quantity(name: str, a: EvaluationResults, b: EvaluationResults) -> list[Comparison]:
+    """Compare a quantity in every class, and in the mean over the classes where both methods have it; p is not corrected."""
     check_stop()
     quantity = COMPARISON_QUANTITIES[name]
-    others = {key: value for key, _, value in values_of(b, quantity)}
-    pairs: dict[str, dict[str, list[tuple[float, float]]]] = {}  # class to subject to pairs
-    left_out: dict[str, int] = {}
-    for key, subject, value in values_of(a, quantity):
-        pair = (value, others.get(key, np.nan))
-        defined = int(np.isfinite(pair).sum())
+    in_b: dict[RowKey, float] = {key: value for key, _, value in quantity.values(b)}
+    pairs: dict[str, dict[str, list[tuple[float, float]]]] = {}  # class, subject
+    left_out: Counter[str] = Counter()
+    for key, subject, value in quantity.values(a):
+        pair = (value, in_b.get(key, np.nan))
+        defined = np.isfinite(pair).sum()
         if defined == 2:
             pairs.setdefault(key[2], {}).setdefault(subject, []).append(pair)
         elif defined:
-            left_out[key[2]] = left_out.get(key[2], 0) + 1
-    means = {of: {s: np.mean(values, axis=0) for s, values in whose.items()} for of, whose in pairs.items()}
+            left_out[key[2]] += 1
+    means = {c: {s: np.mean(values, axis=0) for s, values in of_class.items()} for c, of_class in pairs.items()}
     if quantity.over_classes and len(means) > 1:
-        subjects = list(dict.fromkeys(s for whose in means.values() for s in whose))
-        over = {s: np.mean([whose[s] for whose in means.values() if s in whose], axis=0) for s in subjects}
+        subjects = dict.fromkeys(s for of_class in means.values() for s in of_class)
+        over = {s: np.mean([of_class[s] for of_class in means.values() if s in of_class], axis=0) for s in subjects}
         means = {ALL_CLASSES: over, **means}
-        left_out[ALL_CLASSES] = sum(left_out.values())
-    means |= {
-        of: {} for of in left_out if of not in means
-    }  # a class that one method never finds is told, not passed by
-    return [_one(name, of, whose, left_out.get(of, 0)) for of, whose in means.items()]
+        left_out[ALL_CLASSES] = left_out.total()
+    means |= {c: {} for c in left_out if c not in means}  # a class that only one method finds
+    return [_test(name, c, of_class, left_out[c]) for c, of_class in means.items()]
 
 
-def _one(name: str, class_name: str, means: Mapping[str, np.ndarray], left_out: int) -> Comparison:
-    """One quantity of one class; `means` has A's and B's of each subject."""
+def _test(name: str, class_name: str, means: Mapping[str, np.ndarray], left_out: int) -> Comparison:
+    """Test one quantity of one class; `means` has the values of A and B for each subject."""
     if not means:
-        nothing = (None,) * 8
-        return Comparison(name, class_name, 0, left_out, *nothing, verdict="no test: nowhere defined in both A and B")
+        return Comparison(name, class_name, 0, left_out)
     values = np.array(list(means.values()))  # (subjects, 2)
     difference = values[:, 1] - values[:, 0]
-    tested = signed_rank(difference)
+    tested = metrics.signed_rank(difference)
     return Comparison(
-        metric=name,
-        class_name=class_name,
+        name,
+        class_name,
         n=len(values),
         left_out=left_out,
         mean_a=float(values[:, 0].mean()),
         mean_b=float(values[:, 1].mean()),
         mean_difference=float(difference.mean()),
-        ci95=interval95(difference, list(means)),
+        ci95=metrics.interval95(difference, list(means)),
         median_difference=float(np.median(difference)),
         p=tested.p,
-        p_holm=None,
         effect=tested.effect,
         verdict=f"no test: {tested.note}" if tested.note else "",
     )
 
 
-def _corrected(compared: Sequence[Comparison]) -> list[Comparison]:
-    """The same with p corrected for all tests, and the verdict that follows."""
-    found = []
-    for one, p_holm in zip(compared, holm([one.p for one in compared]), strict=True):
+def _decide(compared: Sequence[Comparison]) -> list[Comparison]:
+    """Correct p for all tests, and set the verdict that follows."""
+    decided = []
+    for one, p_holm in zip(compared, metrics.holm([one.p for one in compared]), strict=True):
         verdict = one.verdict
         if p_holm is not None and one.effect is not None:
             better = COMPARISON_QUANTITIES[one.metric].better
             more, word = (better * one.effect, "better") if better else (one.effect, "larger")
             verdict = f"{'B' if more > 0 else 'A'} {word}" if p_holm < SIGNIFICANCE_LEVEL else "no difference shown"
-        found.append(Comparison(**{**vars(one), "p_holm": p_holm, "verdict": verdict}))
-    return found
+        decided.append(replace(one, p_holm=p_holm, verdict=verdict))
+    return decided
 
 
 def _csv_rows(compared: Sequence[Comparison]) -> list[list[Any]]:
-    """A row a quantity and class; the interval in two columns, the class in one named as elsewhere."""
-    names = [field.name for field in fields(Comparison)]
-    head = [{"class_name": "class"}.get(name, name) for name in names if name != "ci95"]
-    rows: list[list[Any]] = [[*head, "ci95_lower", "ci95_upper"]]
+    """Return one row per quantity and class; the interval takes two columns."""
+    names = [field.name for field in fields(Comparison) if field.name != "ci95"]
+    rows: list[list[Any]] = [["class" if name == "class_name" else name for name in names]]
+    rows[0] += ["ci95_lower", "ci95_upper"]
     for one in compared:
-        cells = ["" if value is None else value for name, value in vars(one).items() if name != "ci95"]
-        lower, upper = one.ci95 or (None, None)
-        rows.append([*cells, "" if lower is None else lower, "" if upper is None else upper])
+        cells = [*(getattr(one, name) for name in names), *(one.ci95 or (None, None))]
+        rows.append(["" if cell is None else cell for cell in cells])
     return rows
 
 
-def _signed(value: float | None, digits: int) -> str:
-    return "-" if value is None else f"{value:+.{digits}f}"
-
-
-def _p(value: float | None) -> str:
+def _format_p(value: float | None) -> str:
     return "-" if value is None else "<0.001" if value < 0.001 else f"{value:.3f}"

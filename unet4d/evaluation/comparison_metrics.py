@@ -1,72 +1,69 @@
-"""What two methods are compared in: each quantity, where it is written, and which way is better."""
+"""Quantities in which two methods are compared: where each is written, and which direction is better."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from unet4d.evaluation.results import EvaluationResults
 from unet4d.evaluation.tables import MEASURES_CSV, METRICS_CSV, TEMPORAL_CSV
+
+RowKey = tuple[str, str, str]
+"""Case, frame (empty in a table with one row per case) and class."""
 
 
 class ComparisonQuantity(NamedTuple):
     """One quantity.
 
     Attributes:
-        file: that holds it.
-        value: of a row of that file, given how to read a number of it by column; NaN where undefined.
-        better: 1: more is better, -1: less is, 0: neither.
-        digits: shown behind the point.
-        over_classes: whether its mean over classes is compared, too.
+        file: table that holds it.
+        columns: the column that holds it; or two, of which it is the absolute difference.
+        better: 1: more is better, -1: less is better, 0: neither.
+        digits: decimals to print.
+        over_classes: whether its mean over classes is compared too.
+        absolute: whether the sign is dropped.
     """
 
     file: str
-    value: Callable[[Callable[[str], float]], float]
+    columns: tuple[str, ...]
     better: int
     digits: int
     over_classes: bool = False
+    absolute: bool = False
 
-
-def _column(name: str) -> Callable[[Callable[[str], float]], float]:
-    return lambda number: number(name)
-
-
-def _error(reference: str, prediction: str) -> Callable[[Callable[[str], float]], float]:
-    return lambda number: abs(number(prediction) - number(reference))
+    def values(self, results: EvaluationResults) -> Iterator[tuple[RowKey, str, float]]:
+        """Yield key, subject and value of every row that holds the quantity; NaN where it is undefined."""
+        for row in results.tables[self.file]:
+            key = (row["case"], row.get("frame", ""), row["class"])
+            first, *second = (results.number(self.file, row, column) for column in self.columns)
+            value = abs(first - second[0]) if second else abs(first) if self.absolute else first
+            yield key, row["subject"], value
 
 
 COMPARISON_QUANTITIES: dict[str, ComparisonQuantity] = {
-    "dice": ComparisonQuantity(METRICS_CSV, _column("dice"), 1, 3, over_classes=True),
-    "nsd": ComparisonQuantity(METRICS_CSV, _column("nsd"), 1, 3, over_classes=True),
-    "hd95_mm": ComparisonQuantity(METRICS_CSV, _column("hd95_mm"), -1, 2, over_classes=True),
-    "asd_mm": ComparisonQuantity(METRICS_CSV, _column("asd_mm"), -1, 2, over_classes=True),
-    "volume_error_ml": ComparisonQuantity(METRICS_CSV, _error("reference_ml", "prediction_ml"), -1, 2),
-    "edv_error_ml": ComparisonQuantity(MEASURES_CSV, _error("reference_edv_ml", "matched_edv_ml"), -1, 2),
-    "esv_error_ml": ComparisonQuantity(MEASURES_CSV, _error("reference_esv_ml", "matched_esv_ml"), -1, 2),
-    "sv_error_ml": ComparisonQuantity(MEASURES_CSV, _error("reference_sv_ml", "matched_sv_ml"), -1, 2),
-    "ef_error_percent": ComparisonQuantity(MEASURES_CSV, _error("reference_ef_percent", "matched_ef_percent"), -1, 2),
-    "mass_error_g": ComparisonQuantity(MEASURES_CSV, _error("reference_mass_g", "matched_mass_g"), -1, 2),
-    "roughness": ComparisonQuantity(TEMPORAL_CSV, _column("roughness"), 0, 4),
-    "frame_to_frame_dice": ComparisonQuantity(TEMPORAL_CSV, _column("frame_to_frame_dice"), 0, 3),
-    "frame_to_frame_error": ComparisonQuantity(
-        TEMPORAL_CSV, lambda number: abs(number("frame_to_frame_excess")), -1, 3
-    ),
-    "flicker_components": ComparisonQuantity(TEMPORAL_CSV, _column("flicker_components"), -1, 2),
-    "flicker_voxels": ComparisonQuantity(TEMPORAL_CSV, _column("flicker_voxels"), -1, 2),
-    "closure": ComparisonQuantity(TEMPORAL_CSV, _column("closure"), -1, 3),
+    "dice": ComparisonQuantity(METRICS_CSV, ("dice",), 1, 3, over_classes=True),
+    "nsd": ComparisonQuantity(METRICS_CSV, ("nsd",), 1, 3, over_classes=True),
+    "hd95_mm": ComparisonQuantity(METRICS_CSV, ("hd95_mm",), -1, 2, over_classes=True),
+    "asd_mm": ComparisonQuantity(METRICS_CSV, ("asd_mm",), -1, 2, over_classes=True),
+    "volume_error_ml": ComparisonQuantity(METRICS_CSV, ("prediction_ml", "reference_ml"), -1, 2),
+    **{
+        name: ComparisonQuantity(MEASURES_CSV, (f"matched_{measure}", f"reference_{measure}"), -1, 2)
+        for name, measure in {
+            "edv_error_ml": "edv_ml",
+            "esv_error_ml": "esv_ml",
+            "sv_error_ml": "sv_ml",
+            "ef_error_percent": "ef_percent",
+            "mass_error_g": "mass_g",
+        }.items()
+    },
+    "roughness": ComparisonQuantity(TEMPORAL_CSV, ("roughness",), 0, 4),
+    "frame_to_frame_dice": ComparisonQuantity(TEMPORAL_CSV, ("frame_to_frame_dice",), 0, 3),
+    "frame_to_frame_error": ComparisonQuantity(TEMPORAL_CSV, ("frame_to_frame_excess",), -1, 3, absolute=True),
+    "flicker_components": ComparisonQuantity(TEMPORAL_CSV, ("flicker_components",), -1, 2),
+    "flicker_voxels": ComparisonQuantity(TEMPORAL_CSV, ("flicker_voxels",), -1, 2),
+    "closure": ComparisonQuantity(TEMPORAL_CSV, ("closure",), -1, 3),
 }
-"""By name, in the order in which they are shown. Errors are absolute, at the reference's frames.
+"""Quantities by name, in the order of printing. Errors are absolute, at the frames of the reference.
 
-A smoother curve and more of a class that stays are not better by themselves: a network that hardly moves has both.
+A smoother curve or a higher frame-to-frame Dice is not better in itself: a network that hardly moves has both.
 """
-
-Key = tuple[str, str, str]
-"""Case, frame (empty where a row is a whole case's) and class."""
-
-
-def values_of(written: EvaluationResults, quantity: ComparisonQuantity) -> Iterator[tuple[Key, str, float]]:
-    """Key, subject and value of every row that holds the quantity."""
-    for row in written.tables[quantity.file]:
-        key = (row["case"], row.get("frame", ""), row["class"])
-        yield key, row["subject"], quantity.value(partial(written.number, row))

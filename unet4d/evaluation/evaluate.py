@@ -1,6 +1,6 @@
-"""`unet4d evaluate`: score label maps against reference labels, per case, frame and class, and over time.
+"""Evaluation of label maps against reference labels, per case, frame and class, and over time (`unet4d evaluate`).
 
-Predictions of any program are taken. Nothing is written before every study has been tried; a study that fails is listed in the end.
+Label maps of any program are scored. Every study is tried before anything is written; studies that fail are listed at the end.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from unet4d.system.signals import check_stop, stop_signals
 from unet4d.system.text import count
 from unet4d.system.version import VERSION
 
-MOST_MM = 10_000
+MAX_TOLERANCE_MM = 10_000
 
 
 @stop_signals()
@@ -50,101 +50,88 @@ def evaluate(
     predicted_only: bool = False,
     tolerance_mm: float = TOLERANCE_MM,
 ) -> dict[str, Any]:
-    """Score a folder of label maps; write what `docs/metrics.md` defines, and print a table.
-
-    metrics.csv has a row a labelled frame and class, volumes_compared.csv a row a frame and class, measures.csv a row a case and
-    class of a heart, temporal.csv a row a case and class, and summary.json what they come to.
+    """Score a folder of label maps; write the tables that `docs/metrics.md` defines, and print the summary.
 
     Args:
-        reference: a dataset (folder or dataset.json), whose labelled frames count; or a folder of label files, every
-            frame of which counts, unless a dataset.json above them lists these very files.
-        prediction: folder of `<case>.nii.gz` or `<case>.nii`; where its prediction.json says which fold held a case out, the scores
-            of each fold, and mean and deviation over folds, stand beside those of all cases.
-        out_dir: made where it is missing.
-        cases: score these alone; left out, every reference must have a prediction.
-        predicted_only: score the references that have a prediction, and say which have none; not together with `cases`.
-        tolerance_mm: how far two surfaces may lie apart and count as the same, for the normalised surface Dice.
+        reference: a dataset (folder or dataset.json), of which the labelled frames count; or a folder of label files, of which
+            every frame counts, unless a dataset.json above them lists these very files.
+        prediction: folder of `<case>.nii.gz` or `<case>.nii`. Where its prediction.json names the fold that held a case out, the
+            summary also has the scores of each fold, and mean and deviation over folds.
+        out_dir: created where it is missing.
+        cases: score only these; None expects a prediction for every reference.
+        predicted_only: score the references that have a prediction, and list the others; not together with `cases`.
+        tolerance_mm: distance up to which two surfaces count as the same, for the normalized surface Dice.
 
     Returns:
-        The summary, as in summary.json.
+        The contents of summary.json.
 
     Raises:
-        InputError: a reference without prediction (with `predicted_only`: every one); or, after all others were scored and
+        InputError: a reference without prediction (with `predicted_only`: all of them); or, after the others were scored and
             written, studies with another grid or number of frames, a label value that the dataset does not name, or a file that
             cannot be read.
     """
     if cases is not None and predicted_only:
-        raise InputError("cases and predicted_only came together; wanted one of them; leave the other out")
-    if not 0 <= tolerance_mm <= MOST_MM:
-        raise InputError(f"tolerance_mm is {tolerance_mm}; wanted a distance in mm, 0 or more, at most {MOST_MM}")
+        raise InputError("got both cases and predicted_only, expected one of them; leave the other out")
+    if not 0 <= tolerance_mm <= MAX_TOLERANCE_MM:
+        raise InputError(f"tolerance_mm is {tolerance_mm}, expected a distance in mm from 0 to {MAX_TOLERANCE_MM}")
     check_writable(out_dir)
+    folder, out = Path(prediction), Path(out_dir)
     references, dataset = find_references(Path(reference))
     if dataset is not None and not (Path(reference).is_file() or (Path(reference) / "dataset.json").is_file()):
         print(f"{reference} holds labels of the dataset {dataset.root}: only its labelled frames are scored")
-    references, missing = with_prediction(chosen(references, cases), Path(prediction), predicted_only)
-    files, unmatched = matched(references, Path(prediction), whole=cases is None)
-    classes = _classes(references, files, dataset, Path(prediction))
-    folds, times = recorded_folds(Path(prediction)), recorded_times(Path(prediction))
-    progress = ProgressBar(list(zip(references, files, strict=True)), "evaluating", unit="study")
+    references, missing = with_prediction(chosen(references, cases), folder, predicted_only)
+    files, unmatched = matched(references, folder, whole=cases is None)
+    classes = _find_classes(references, files, dataset, folder)
+    folds, times = recorded_folds(folder), recorded_times(folder)
     scored: list[CaseScores] = []
     failed: dict[str, str] = {}
-    for one, file in progress:
-        time = (dataset.time if dataset else None) or times.get(one.name, "open")
+    for study, file in ProgressBar(list(zip(references, files, strict=True)), "evaluating", unit="study"):
+        cyclic = ((dataset.time if dataset else None) or times.get(study.name)) == "cyclic"
         try:
-            scored.append(score_case(one, file, classes, dataset, cyclic=time == "cyclic", tolerance_mm=tolerance_mm))
+            scored.append(score_case(study, file, classes, dataset, cyclic=cyclic, tolerance_mm=tolerance_mm))
         except Exception as error:
-            failed[one.name] = str(failure_of_study(error))
+            failed[study.name] = str(failure_of_study(error))
     if not scored:
-        raise_failed(failed, len(references), "scored", Path(out_dir))
-    about = {"version": VERSION, "reference": str(reference), "prediction": str(prediction)}
-    summary = {
-        **about,
-        "not_scored": unmatched,
-        "without_prediction": missing,
-        "failed": failed,
-        "tolerance_mm": tolerance_mm,
-    }
+        raise_failed(failed, len(references), "scored", out)
+    summary: dict[str, Any] = {"version": VERSION, "reference": str(reference), "prediction": str(prediction)}
+    summary |= {"not_scored": unmatched, "without_prediction": missing, "failed": failed, "tolerance_mm": tolerance_mm}
     summary |= summarize_cases(scored, classes) | summarize_cases_by_fold(scored, classes, folds)
-    out = Path(out_dir)
-    for file_name, rows in (
-        (tables.METRICS_CSV, tables.metric_rows(scored, classes)),
-        (tables.VOLUMES_CSV, tables.volume_rows(scored, classes)),
-        (tables.MEASURES_CSV, tables.measure_rows(scored)),
-        (tables.TEMPORAL_CSV, tables.temporal_rows(scored, classes)),
-    ):
-        write_text(out / file_name, csv_text(rows))
-    write_json(out / tables.SUMMARY_JSON, summary)
-    print(tables.format_summary(summary))
-    if missing:
-        have, are = ("has", "is") if len(missing) == 1 else ("have", "are")
-        print(
-            f"{len(missing)} of {count(len(missing) + len(scored), 'reference')} {have} no prediction and {are} left out"
-        )
-    print("", *(f"{out / file_name}   {what}" for file_name, what in tables.OUTPUT_FILES.items()), sep="\n")
+    _write(out, scored, classes, summary)
     raise_failed(failed, len(references), "scored", out)
     return summary
 
 
-def _classes(
+def _find_classes(
     references: Sequence[Reference], files: Sequence[Path], dataset: Dataset | None, folder: Path
 ) -> dict[str, int]:
-    """Foreground class name to value: the dataset's, else whatever occurs, named by prediction.json where it is."""
+    """Return foreground class name to value: of the dataset, else every value in the files, named by prediction.json."""
     named = named_classes(dataset, [folder])
     if dataset is not None and named:
         return named
-    paths = [*(one.path for one in references), *files]
-    found = sorted({value for path in paths for value in _values(path)})
+    values = sorted({value for path in (*(one.path for one in references), *files) for value in _values(path)})
     names = {value: name for name, value in (named or {}).items()}
-    if not found and not names:
-        raise InputError(f"{folder} and its references hold nothing but background; wanted a class to score")
-    return {names.get(value, f"class {value}"): value for value in sorted({*found, *names})}
+    if not values and not names:
+        raise InputError(f"{folder} and its references hold only background, expected a class to score")
+    return {names.get(value, f"class {value}"): value for value in sorted({*values, *names})}
 
 
 def _values(path: Path) -> list[int]:
-    """Return the foreground values of a label map; none of one that cannot be read, which `score_case` reports."""
+    """Return the foreground values of a label map; none where it cannot be read, which `score_case` reports."""
     check_stop()
     try:
         return [int(value) for value in np.unique(read_label(path)) if value]
     except Exception as error:
         failure_of_study(error)
         return []
+
+
+def _write(out: Path, scored: Sequence[CaseScores], classes: dict[str, int], summary: dict[str, Any]) -> None:
+    """Write the tables and the summary, and print the summary."""
+    for name, rows in tables.ROWS.items():
+        write_text(out / name, csv_text(rows(scored, classes)))
+    write_json(out / tables.SUMMARY_JSON, summary)
+    print(tables.format_summary(summary))
+    if missing := summary["without_prediction"]:
+        total = count(len(missing) + len(scored), "reference")
+        print(f"left out, without a prediction: {len(missing)} of {total}")
+    print("", *(f"{out / name}   {contents}" for name, contents in tables.OUTPUT_FILES.items()), sep="\n")

@@ -1,4 +1,4 @@
-"""What folds came to: their means side by side, and mean and deviation over them."""
+"""Summary over folds of a cross-validation: the means of each fold side by side, with mean and deviation over folds."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from unet4d.metrics.statistics import summary_statistics
-from unet4d.system.text import format_number
+from unet4d.metrics import describe, shown
 
 FOLDS_NOTE = (
     "A fold's values are the means over its own held-out cases. Mean, median and std (over n - 1) over folds take each fold's "
@@ -17,44 +16,39 @@ FOLDS_NOTE = (
 
 
 def summarize_folds(folds: Mapping[int, Mapping[str, Any]]) -> dict[str, Any]:
-    """Mean, median, deviation and n over folds of every quantity of theirs.
+    """Compute mean, median, deviation and n over folds of each of their quantities.
 
     Args:
-        folds: fold to quantities: "mean_foreground_dice" and "dice" by class, others beside them; numbers, None where
-            undefined, or dicts of them, alike in all folds.
+        folds: fold to quantities: "mean_foreground_dice", "dice" by class, and others. Each is a number, None where
+            undefined, or a dict of them with the same keys in all folds.
     """
-    return {
-        "about": FOLDS_NOTE,
-        "fold": {str(k): folds[k] for k in sorted(folds)},
-        "over": _spread(list(folds.values())),
-    }
+    by_number = {str(k): folds[k] for k in sorted(folds)}
+    return {"about": FOLDS_NOTE, "fold": by_number, "over": _describe_each(list(folds.values()))}
 
 
-def format_folds(found: Mapping[str, Any]) -> str:
-    """What `summarize_folds` gave, for a terminal: Dice, a line a fold and one for mean and deviation."""
-    classes = list(found["over"]["dice"])
-    widths = [max(len(name), 13) for name in classes]
-    head = "  ".join(f"{name:>{width}}" for name, width in zip(classes, widths, strict=True))
-    lines = [f"{'Dice':<9}  {'mean':>13}  {head}"]
-    for name, values in found["fold"].items():
-        row = [values["mean_foreground_dice"], *values["dice"].values()]
-        lines.append(_row(f"fold {name}", [format_number(value, 3) for value in row], widths))
-    over = [found["over"]["mean_foreground_dice"], *found["over"]["dice"].values()]
-    lines.append(_row("all folds", [format_mean_std(one) for one in over], widths))
-    return "\n".join(lines)
+def format_folds(summary: Mapping[str, Any]) -> str:
+    """Return the result of `summarize_folds` as a table of Dice: one line per fold, one for mean and deviation."""
+    classes = list(summary["over"]["dice"])
+    widths = [13, *(max(len(name), 13) for name in classes)]
+    rows = [("Dice", ["mean", *classes])]
+    for name, values in summary["fold"].items():
+        dice = [values["mean_foreground_dice"], *values["dice"].values()]
+        rows.append((f"fold {name}", [shown(value, 3) for value in dice]))
+    over = [summary["over"]["mean_foreground_dice"], *summary["over"]["dice"].values()]
+    rows.append(("all folds", [format_mean_std(one) for one in over]))
+    return "\n".join(
+        "  ".join([f"{name:<9}", *(f"{cell:>{width}}" for cell, width in zip(cells, widths, strict=True))])
+        for name, cells in rows
+    )
 
 
-def format_mean_std(described: Mapping[str, Any]) -> str:
-    """One description of `summarize_folds`, for a terminal."""
-    return f"{format_number(described['mean'], 3)} +- {format_number(described['std'], 3)}"
+def format_mean_std(description: Mapping[str, Any]) -> str:
+    """Return "mean +- std" of a description by `describe`."""
+    return f"{shown(description['mean'], 3)} +- {shown(description['std'], 3)}"
 
 
-def _row(name: str, cells: Sequence[str], widths: Sequence[int]) -> str:
-    return "  ".join([f"{name:<9}", *(f"{cell:>{width}}" for cell, width in zip(cells, (13, *widths), strict=True))])
-
-
-def _spread(values: Sequence[Any]) -> Any:
-    """The same quantities of every fold as one description each."""
+def _describe_each(values: Sequence[Any]) -> Any:
+    """Return one description over folds for each quantity."""
     if isinstance(values[0], Mapping):
-        return {name: _spread([value[name] for value in values]) for name in values[0]}
-    return summary_statistics(np.array([np.nan if value is None else value for value in values]))
+        return {name: _describe_each([value[name] for value in values]) for name in values[0]}
+    return describe(np.array([np.nan if value is None else value for value in values]))
