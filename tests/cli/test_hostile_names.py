@@ -10,11 +10,17 @@ import numpy as np
 import pytest
 
 from unet4d.errors import InputError
+from unet4d.images.image4d import Image4D
 from unet4d.images.label_writers import LabelClass, write_color_table, write_label_descriptions, write_segmentation
 from unet4d.models.checkpoint import Task
-from unet4d.report.pages import html
+from unet4d.report.pages.index_page import IndexEntry, index_page
+from unet4d.report.pages.score_tables import ScoreSection
+from unet4d.report.pages.study import SegmentedStudy
+from unet4d.report.pages.study_page import viewer_data
+from unet4d.report.pages.template import PageTable
 from unet4d.report.pictures.contour_sheet import draw_contour_sheet
 from unet4d.report.pictures.curve_plot import draw_volume_curves
+from unet4d.report.viewer.embedding import embed_study
 from unet4d.system.class_values import class_fault
 from unet4d.system.csv_file import read_table
 
@@ -172,18 +178,20 @@ STEERING = "a\u202eb\x9b2J\u2066c"
 
 
 def test_pages_show_escapes_for_what_steers_text():
-    body = [
-        html.text(STEERING),
-        html.link("a.html", STEERING),
-        html.table([STEERING], [[STEERING]]),
-        html.data("study", {STEERING: [STEERING]}),
-    ]
-    page = html.page(STEERING, body)
+    table = PageTable([STEERING], [[STEERING]])
+    summary = ScoreSection(None, [table], [STEERING], lead=STEERING, facts=[(STEERING, STEERING)], notes=[STEERING])
+    entry = IndexEntry(STEERING, "a.html", STEERING, "data:", [(STEERING, "#010203", STEERING)], [STEERING], None)
+    page = index_page(STEERING, [entry], {STEERING: STEERING}, summary)
     assert page.replace("\n", "").isprintable()
-    assert (
-        page.count(r"a\u202eb\x9b2J\u2066c") == 6
-    )  # title, text, link, head of the table, its cell and the label of that
-    assert page.count(r"a\\u202eb\\x9b2J\\u2066c") == 2  # in JSON, where a script reads them
+    assert page.count(r"a\u202eb\x9b2J\u2066c") >= 16
+
+
+def test_the_data_of_the_scripts_show_escapes_for_what_steers_text():
+    voxels = np.zeros((2, 4, 4, 2), np.float32)
+    image, label = Image4D.from_array(voxels, np.eye(4), None), voxels.astype(np.uint8)
+    study = SegmentedStudy(STEERING, image, label, {STEERING: 1}, None, np.zeros(2, bool), None, {}, None)
+    data = json.dumps(viewer_data(study, embed_study(voxels, label, np.eye(4), (0, 1), 10**6)))
+    assert data.count(r"a\\u202eb\\x9b2J\\u2066c") == 2
 
 
 def test_files_for_viewers_show_escapes_for_what_steers_text(tmp_path):

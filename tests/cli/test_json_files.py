@@ -20,7 +20,8 @@ from unet4d.inference.batch.case_records import Records
 from unet4d.inference.batch.output_folder import PREDICTION
 from unet4d.inference.postprocessing_steps import POSTPROCESSING, read_steps
 from unet4d.phantom import write_phantom
-from unet4d.report.pages.provenance import of_study, recorded
+from unet4d.report.pages.provenance import read_provenance
+from unet4d.report.pages.template import flatten
 from unet4d.system.digests import DigestMemo
 from unet4d.training.cross_validation import _check_same
 from unet4d.training.monitoring.info import _made_with
@@ -48,7 +49,7 @@ def predictions(folder: Path) -> None:
     named_classes(None, [folder])
     recorded_folds(folder)
     recorded_times(folder)
-    of_study(recorded([folder], "a"))
+    flatten(read_provenance([folder], "a"))
 
 
 def records(folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""What the pictures show: which way up, which proportions, which colours, and whether the contour is where the class is."""
+"""Pictures: orientation, proportions, colors, and contours that lie on their class."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from PIL import Image, ImageColor
 from unet4d.report.pictures.contour_sheet import column_names, draw_contour_sheet, draw_thumbnail, write_animation
 from unet4d.report.pictures.curve_plot import draw_volume_curves
 from unet4d.report.pictures.layout import crop_to_label, display_axes, display_window, lay_out, pick_evenly
-from unet4d.report.pictures.render import class_color, save_picture, save_png
+from unet4d.report.pictures.render import class_color, save_picture
 
 
 def near(picture: np.ndarray, colour: str, tolerance: int = 30) -> np.ndarray:
@@ -174,7 +174,7 @@ def test_curves_use_the_colours_of_the_contours():
     plain = draw_volume_curves(curves, frame_duration_s=0.04)
     assert near(plain, class_color(1)).sum() > 100
     assert near(plain, class_color(2)).sum() > 100
-    swapped = draw_volume_curves(curves, colours={"one": class_color(5), "two": class_color(6)})
+    swapped = draw_volume_curves(curves, colors={"one": class_color(5), "two": class_color(6)})
     assert near(swapped, class_color(5)).sum() > 100
     assert near(swapped, class_color(1)).sum() == 0
     ringed = draw_volume_curves(curves, frame_duration_s=0.04, reference_ml={"one": np.array([3.5, np.nan, np.nan])})
@@ -237,7 +237,7 @@ def test_a_small_picture_can_be_read_back(tmp_path: Path):
 
 def test_png_is_the_picture(tmp_path: Path):
     picture = np.random.default_rng(0).integers(0, 256, (5, 7, 3)).astype(np.uint8)
-    with Image.open(save_png(tmp_path / "deep/er.png", picture)) as back:
+    with Image.open(save_picture(tmp_path / "deep/er.png", picture)) as back:
         np.testing.assert_array_equal(np.asarray(back), picture)
 
 

@@ -20,8 +20,8 @@ from tests.mutations import mutated, outcome
 from unet4d.errors import InputError
 from unet4d.evaluation.evaluate import evaluate
 from unet4d.images.image4d import Image4D, read_image, write_image
-from unet4d.report.pages import html
-from unet4d.report.pages.score_tables import read_evaluation
+from unet4d.report.pages.score_tables import read_scores
+from unet4d.report.pages.template import render_page
 from unet4d.report.pictures.render import class_color, save_picture
 from unet4d.report.report import report
 
@@ -166,7 +166,7 @@ def test_pages_are_complete(pages):
         SHOWN,
         "not for diagnosis",
         "n_both_empty",
-        "0.05 s a frame",
+        "0.05 s per frame",
         "1.000",
     ):
         assert words in index.words
@@ -176,7 +176,7 @@ def test_pages_are_complete(pages):
         "left ventricle",
         SHOWN,
         "not for diagnosis",
-        "0.05 s a frame · cyclic",
+        "0.05 s per frame · cyclic",
         "NiiVue 0.69.0",
     ):
         assert words in study.words
@@ -198,7 +198,7 @@ def test_what_the_scripts_know_is_what_the_tables_say(pages):
     study = page.study
     drawn = [[float((frame == value).sum()) * VOXEL_ML for frame in label()] for value in (1, 3)]
     assert [one["name"] for one in study["classes"]] == ["left ventricle", SHOWN]
-    assert [one["colour"] for one in study["classes"]] == [class_color(1), class_color(3)]
+    assert [one["color"] for one in study["classes"]] == [class_color(1), class_color(3)]
     for one, curve in zip(study["classes"], drawn, strict=True):
         np.testing.assert_allclose(one["volumes_ml"], curve, atol=1e-4)
         np.testing.assert_allclose(one["reference_ml"][0], curve[0], atol=1e-4)
@@ -225,7 +225,7 @@ def test_the_study_in_the_page_lies_where_the_study_lies(pages, folders):
     assert np.corrcoef(grey, true)[0, 1] > 0.99
     assert page.study["start"] == [0, 0, 0]
     assert page.words.count("he patient's left is on the right, as the header has it.") == 2
-    middle = np.linalg.inv(source.affine) @ [*page.study["centre"], 1]
+    middle = np.linalg.inv(source.affine) @ [*page.study["center"], 1]
     assert label()[0][tuple(middle[:3].round().astype(int))] == 1
 
 
@@ -341,7 +341,7 @@ def test_a_study_in_which_nothing_was_found(tmp_path: Path):
     (tmp_path / "found/prediction.json").write_text(json.dumps({"labels": {"background": 0, "myo": 1}, "cases": []}))
     index = Page(report(tmp_path / "images", tmp_path / "found", tmp_path / "out"))
     assert "myo: nothing found in every frame." in index.words
-    assert Page(tmp_path / "out/empty.html").study["centre"] is None
+    assert Page(tmp_path / "out/empty.html").study["center"] is None
     (tmp_path / "found/prediction.json").unlink()
     assert (
         "0 flagged" in Page(report(tmp_path / "images", tmp_path / "found", tmp_path / "out")).words
@@ -418,7 +418,7 @@ def test_a_damaged_summary_is_refused_or_shown(folders: tuple[Path, Path], tmp_p
     summary, rng, refused = json.loads(file.read_text()), random.Random(seed), 0
     for _ in range(60):
         file.write_text(json.dumps(mutated(summary, rng)))
-        refused += bool(outcome(read_evaluation, file.parent))
+        refused += bool(outcome(read_scores, file.parent))
     assert refused > 10
 
 
@@ -455,7 +455,7 @@ def test_bad_input_is_told_in_one_line(folders: tuple[Path, Path], tmp_path: Pat
     root, predictions = folders
     out = tmp_path / "out"
     for folder in (predictions, tmp_path / "missing"):
-        with pytest.raises(InputError, match=rf"{folder.name}/summary\.json is missing.*folder of `unet4d evaluate`"):
+        with pytest.raises(InputError, match=rf"{folder.name}/summary\.json is missing.*`unet4d evaluate`"):
             report(root, predictions, out, evaluation=folder)
     with pytest.raises(InputError, match=r"no \.nii"):
         report(root, root, out)
@@ -468,7 +468,7 @@ def test_bad_input_is_told_in_one_line(folders: tuple[Path, Path], tmp_path: Pat
 def test_a_script_that_would_end_itself_is_refused():
     for script in ("'</SCRIPT>'", "<!-- x", "a\r\nb"):
         with pytest.raises(ValueError, match="would end it"):
-            html.page("title", [], [script])
+            render_page("page.html", [script], title="title")
 
 
 def test_what_is_recorded_is_shown_whatever_it_is(folders: tuple[Path, Path], tmp_path: Path):

@@ -1,4 +1,4 @@
-"""What is put into a page: where every voxel lies, what is left out for size, and the scripts as they were tested."""
+"""Embedding of a study in a page: position of every voxel, reductions of the size; and the scripts as they were tested."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_a_small_study_is_whole():
     assert np.abs(np.asarray(shown.dataobj) - wanted).max() <= 0.5 + 1e-3
     np.testing.assert_allclose(shown.affine, OBLIQUE, atol=1e-5)
     assert (found.start, found.steps, found.frames) == ((0, 0, 0), (1, 1, 1), tuple(range(6)))
-    assert found.said == ("Intensities from 20 (black) to 180 (white) in 256 grey levels.",)
+    assert found.notes == ("Intensities from 20 (black) to 180 (white) in 256 grey levels.",)
 
 
 @pytest.mark.parametrize("share", [0.9, 0.5, 0.3, 0.1, 0.01])
@@ -82,31 +82,31 @@ def test_every_voxel_lies_where_it_lay_however_little_is_left(share):
 
 
 def test_blocks_of_voxels_are_means_about_their_own_centre():
-    """Of 2 x 2 voxels the first one's centre lies half a voxel further in; a class is what most of its block is."""
-    from unet4d.report.viewer.embedding import _affine, _grey, _majority
+    """The center of the first block of 2 x 2 voxels lies half a voxel further in; the label of a block is its most frequent one."""
+    from unet4d.report.viewer.embedding import _PageGrid
 
-    box = (slice(2, 8), slice(0, 4), slice(0, 2))
+    grid = _PageGrid((slice(2, 8), slice(0, 4), slice(0, 2)), (2, 2, 1))
     frame = np.arange(10 * 4 * 2, dtype=np.float32).reshape(10, 4, 2)
-    grey = _grey(frame, box, (2, 2, 1), (0.0, 255.0), 256)
+    grey = grid.grey(frame, (0.0, 255.0), 256)
     assert grey.shape == (3, 2, 2)
     assert grey[0, 0, 0] == round(float(frame[2:4, 0:2, 0].mean()))
-    np.testing.assert_allclose(_affine(np.diag([1, 1, 8, 1.0]), box, (2, 2, 1))[:3, 3], [2.5, 0.5, 0])
+    np.testing.assert_allclose(grid.affine(np.diag([1, 1, 8, 1.0]))[:3, 3], [2.5, 0.5, 0])
     label = np.zeros((10, 4, 2), np.uint8)
     label[2:4, 0:2, 0] = [[3, 3], [3, 0]]
     label[4:6, 0:2, 0] = [[3, 0], [0, 0]]
-    found = _majority(label, box, (2, 2, 1), np.array([0, 3], np.uint8))
+    found = grid.majority(label, np.array([0, 3], np.uint8))
     assert (found[0, 0, 0], found[1, 0, 0]) == (3, 0)
 
 
 def test_what_is_left_out_is_told_and_thick_slices_stay():
     whole, _, _ = put(10**7)
     cropped = put(int(whole.size * 0.9))[0]
-    assert any(line.startswith("Cropped round the segmentation to ") for line in cropped.said)
-    assert "256 grey levels" in cropped.said[0]
+    assert any(line.startswith("Cropped around the segmentation to ") for line in cropped.notes)
+    assert "256 grey levels" in cropped.notes[0]
     fewer = put(int(cropped.size * 0.8))[0]
-    assert "64 grey levels" in fewer.said[0]
+    assert "64 grey levels" in fewer.notes[0]
     least = put(int(whole.size * 0.05))[0]
-    assert any("each voxel is the mean of 2 x 2 x 1." in line for line in least.said)
+    assert any("each voxel is the mean of 2 x 2 x 1." in line for line in least.notes)
     assert least.steps == (2, 2, 1)
 
 

@@ -11,10 +11,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from unet4d import metrics
+from unet4d.metrics.cardiac_structures import MYOCARDIAL_DENSITY_G_PER_ML, cavity_within, is_cavity, is_myocardium
+from unet4d.metrics.volume_curves import CurveMeasures, curve_measures
 
 CAVITY, MYOCARDIUM = "cavity", "myocardium"
-MEASURES = (*metrics.CurveMeasures.__dataclass_fields__, "mass_g")
+MEASURES = (*CurveMeasures.__dataclass_fields__, "mass_g")
 AT_REFERENCE_FRAMES = ("edv_ml", "esv_ml", "sv_ml", "ef_percent", "mass_g")
 Measures = Mapping[str, float | None]
 """Some of MEASURES of one volume curve; None or missing where undefined, or where the class has no such measure."""
@@ -40,9 +41,9 @@ class CardiacScores(NamedTuple):
 
 def cardiac_role(name: str) -> str | None:
     """Return "cavity" or "myocardium" for the name of a class; None for any other class."""
-    if metrics.is_cavity(name):
+    if is_cavity(name):
         return CAVITY
-    return MYOCARDIUM if metrics.is_myocardium(name) else None
+    return MYOCARDIUM if is_myocardium(name) else None
 
 
 def score_cardiac_function(
@@ -68,7 +69,7 @@ def score_cardiac_function(
             own = _measure_cavity(prediction, frame_duration_s, cyclic)
             found.append(CardiacScores(name, role, of_reference, matched, own))
         elif role == MYOCARDIUM:
-            cavity = metrics.cavity_within(name, list(reference_ml))
+            cavity = cavity_within(name, list(reference_ml))
             ed = _largest_frame(reference_ml[cavity]) if cavity else None
             own_ed = _largest_frame(prediction_ml[cavity]) if cavity else None
             labelled = np.where(np.isfinite(reference), prediction, np.nan)
@@ -80,7 +81,7 @@ def score_cardiac_function(
 def _measure_cavity(curve_ml: np.ndarray, frame_duration_s: float | None, cyclic: bool) -> Measures:
     if np.count_nonzero(np.isfinite(curve_ml)) < 2:  # no end-diastole, no end-systole
         return {}
-    return vars(metrics.curve_measures(curve_ml, frame_duration_s, cyclic))
+    return vars(curve_measures(curve_ml, frame_duration_s, cyclic))
 
 
 def _measure_at(curve_ml: np.ndarray, ed: float | None, es: float | None) -> Measures:
@@ -98,7 +99,7 @@ def _measure_mass(curve_ml: np.ndarray, ed: int | None) -> Measures:
     if not len(defined):
         return {}
     volume = float(defined.mean() if ed is None else curve_ml[ed])
-    return {"ed_frame": ed, "mass_g": volume * metrics.MYOCARDIAL_DENSITY_G_PER_ML}
+    return {"ed_frame": ed, "mass_g": volume * MYOCARDIAL_DENSITY_G_PER_ML}
 
 
 def _largest_frame(curve_ml: np.ndarray) -> int | None:

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 
-from unet4d import metrics
 from unet4d.datasets.dataset import Dataset
 from unet4d.datasets.label_maps import Reference, read_reference
 from unet4d.errors import InputError
@@ -16,6 +15,9 @@ from unet4d.evaluation.cardiac_function import CardiacScores, score_cardiac_func
 from unet4d.evaluation.temporal import measure_over_time
 from unet4d.images.image4d import read_label
 from unet4d.images.nifti import check_same_grid, read_header
+from unet4d.metrics.overlap import VoxelCounts, count_voxels, dice
+from unet4d.metrics.surface import SurfaceScores, surface_scores
+from unet4d.metrics.volume_curves import volumes_ml, voxel_volume_ml
 from unet4d.system.signals import check_stop
 
 
@@ -41,9 +43,9 @@ class CaseScores:
     labelled: np.ndarray
     frame_duration_s: float | None
     cyclic: bool
-    counts: metrics.Counts
+    counts: VoxelCounts
     dice: np.ndarray
-    surface: metrics.SurfaceScores
+    surface: SurfaceScores
     reference_ml: np.ndarray
     prediction_ml: np.ndarray
     over_time: dict[str, np.ndarray]
@@ -95,11 +97,11 @@ def score_case(
     unknown = sorted(set(np.unique(prediction).tolist()) - {0, *values})
     if unknown:
         raise InputError(f"{file}: got label value {unknown[0]}, expected one of {[0, *values]}; correct the label map")
-    counts = metrics.count_voxels(label, prediction, values)
-    voxel_ml = metrics.voxel_volume_ml(like.affine)
+    counts = count_voxels(label, prediction, values)
+    voxel_ml = voxel_volume_ml(like.affine)
     in_labelled = labelled[:, None]
-    reference_ml = np.where(in_labelled, metrics.volumes_ml(label, values, voxel_ml), np.nan)
-    prediction_ml = metrics.volumes_ml(prediction, values, voxel_ml)
+    reference_ml = np.where(in_labelled, volumes_ml(label, values, voxel_ml), np.nan)
+    prediction_ml = volumes_ml(prediction, values, voxel_ml)
     by_class = [dict(zip(classes, volumes.T, strict=True)) for volumes in (reference_ml, prediction_ml)]
     return CaseScores(
         reference,
@@ -107,7 +109,7 @@ def score_case(
         like.frame_duration_s,
         cyclic,
         counts,
-        dice=np.where(in_labelled, metrics.dice(counts), np.nan),
+        dice=np.where(in_labelled, dice(counts), np.nan),
         surface=_score_surfaces(label, prediction, labelled, values, like.spacing, tolerance_mm),
         reference_ml=reference_ml,
         prediction_ml=prediction_ml,
@@ -123,12 +125,12 @@ def _score_surfaces(
     values: Sequence[int],
     spacing_mm: Sequence[float],
     tolerance_mm: float,
-) -> metrics.SurfaceScores:
+) -> SurfaceScores:
     """Compute the surface scores of the labelled frames; NaN in the others."""
-    scores = metrics.SurfaceScores(*(np.full((len(label), len(values)), np.nan) for _ in range(3)))
+    scores = SurfaceScores(*(np.full((len(label), len(values)), np.nan) for _ in range(3)))
     for t in np.flatnonzero(labelled):
         check_stop()  # a frame may take seconds
-        frame = metrics.surface_scores(label[t : t + 1], prediction[t : t + 1], values, spacing_mm, tolerance_mm)
+        frame = surface_scores(label[t : t + 1], prediction[t : t + 1], values, spacing_mm, tolerance_mm)
         for name, array in vars(frame).items():
             getattr(scores, name)[t] = array[0]
     return scores

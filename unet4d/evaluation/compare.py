@@ -11,15 +11,15 @@ from typing import Any
 
 import numpy as np
 
-from unet4d import metrics
 from unet4d.errors import InputError
 from unet4d.evaluation.comparison_metrics import COMPARISON_QUANTITIES, RowKey
 from unet4d.evaluation.results import EvaluationResults, read_evaluation
 from unet4d.evaluation.tables import METRICS_CSV, TEMPORAL_CSV, align_columns, format_interval
+from unet4d.metrics.statistics import INTERVALS, holm, interval95, signed_rank
 from unet4d.system.csv_file import csv_text
 from unet4d.system.files import check_writable, write_json, write_text
 from unet4d.system.signals import check_stop
-from unet4d.system.text import count
+from unet4d.system.text import count, format_number
 from unet4d.system.version import VERSION
 
 COMPARISON_JSON, COMPARISON_CSV = "comparison.json", "comparison.csv"
@@ -110,7 +110,7 @@ def compare(
         "only_b": only_b,
         "tolerance_mm": first.summary["tolerance_mm"],
         "about": COMPARISON_NOTE,
-        "intervals": metrics.INTERVALS,
+        "intervals": INTERVALS,
         "tests": len(tested),
         # where the difference has one sign in every subject
         "smallest_p_holm": min(1.0, len(tested) * 2 * 0.5 ** max(tested)) if tested else None,
@@ -133,8 +133,8 @@ def format_comparison(summary: Mapping[str, Any]) -> str:
         signed = "-" if one["mean_difference"] is None else f"{one['mean_difference']:+.{digits}f}"
         rows.append([
             f"{one['metric']}: {one['class_name']}", str(one["n"]), str(one["left_out"]),
-            metrics.shown(one["mean_a"], digits), metrics.shown(one["mean_b"], digits), signed,
-            format_interval(one["ci95"], digits), metrics.shown(one["effect"], 2), _format_p(one["p"]), _format_p(one["p_holm"]),
+            format_number(one["mean_a"], digits), format_number(one["mean_b"], digits), signed,
+            format_interval(one["ci95"], digits), format_number(one["effect"], 2), _format_p(one["p"]), _format_p(one["p_holm"]),
         ])  # fmt: skip
     head, *others = align_columns(["", "n", "left out", "A", "B", "B - A", "95 % CI", "effect", "p", "p Holm"], rows)
     verdicts = [f"{line}  {one['verdict']}" for line, one in zip(others, summary["compared"], strict=True)]
@@ -243,7 +243,7 @@ def _test(name: str, class_name: str, means: Mapping[str, np.ndarray], left_out:
         return Comparison(name, class_name, 0, left_out)
     values = np.array(list(means.values()))  # (subjects, 2)
     difference = values[:, 1] - values[:, 0]
-    tested = metrics.signed_rank(difference)
+    tested = signed_rank(difference)
     return Comparison(
         name,
         class_name,
@@ -252,7 +252,7 @@ def _test(name: str, class_name: str, means: Mapping[str, np.ndarray], left_out:
         mean_a=float(values[:, 0].mean()),
         mean_b=float(values[:, 1].mean()),
         mean_difference=float(difference.mean()),
-        ci95=metrics.interval95(difference, list(means)),
+        ci95=interval95(difference, list(means)),
         median_difference=float(np.median(difference)),
         p=tested.p,
         effect=tested.effect,
@@ -263,7 +263,7 @@ def _test(name: str, class_name: str, means: Mapping[str, np.ndarray], left_out:
 def _decide(compared: Sequence[Comparison]) -> list[Comparison]:
     """Correct p for all tests, and set the verdict that follows."""
     decided = []
-    for one, p_holm in zip(compared, metrics.holm([one.p for one in compared]), strict=True):
+    for one, p_holm in zip(compared, holm([one.p for one in compared]), strict=True):
         verdict = one.verdict
         if p_holm is not None and one.effect is not None:
             better = COMPARISON_QUANTITIES[one.metric].better

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from unet4d.metrics import describe, shown
+from unet4d.metrics.statistics import summary_statistics
+from unet4d.system.text import format_number
 
 FOLDS_NOTE = (
     "A fold's values are the means over its own held-out cases. Mean, median and std (over n - 1) over folds take each fold's "
@@ -33,7 +34,7 @@ def format_folds(summary: Mapping[str, Any]) -> str:
     rows = [("Dice", ["mean", *classes])]
     for name, values in summary["fold"].items():
         dice = [values["mean_foreground_dice"], *values["dice"].values()]
-        rows.append((f"fold {name}", [shown(value, 3) for value in dice]))
+        rows.append((f"fold {name}", [format_number(value, 3) for value in dice]))
     over = [summary["over"]["mean_foreground_dice"], *summary["over"]["dice"].values()]
     rows.append(("all folds", [format_mean_std(one) for one in over]))
     return "\n".join(
@@ -44,11 +45,11 @@ def format_folds(summary: Mapping[str, Any]) -> str:
 
 def format_mean_std(description: Mapping[str, Any]) -> str:
     """Return "mean +- std" of a description by `describe`."""
-    return f"{shown(description['mean'], 3)} +- {shown(description['std'], 3)}"
+    return f"{format_number(description['mean'], 3)} +- {format_number(description['std'], 3)}"
 
 
 def _describe_each(values: Sequence[Any]) -> Any:
     """Return one description over folds for each quantity."""
     if isinstance(values[0], Mapping):
         return {name: _describe_each([value[name] for value in values]) for name in values[0]}
-    return describe(np.array([np.nan if value is None else value for value in values]))
+    return summary_statistics(np.array([np.nan if value is None else value for value in values]))

@@ -7,11 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from unet4d import metrics
 from unet4d.evaluation.cardiac_function import AT_REFERENCE_FRAMES, MEASURES, CardiacScores, cardiac_role
 from unet4d.evaluation.case_scores import CaseScores
 from unet4d.evaluation.fold_summary import summarize_folds
 from unet4d.evaluation.temporal import TEMPORAL_QUANTITIES
+from unet4d.metrics.overlap import EMPTY_CONVENTION
+from unet4d.metrics.statistics import INTERVALS, bland_altman, interval95, summary_statistics
 
 AVERAGING = (
     "The mean of a class runs over every labelled frame of every case where the quantity is defined. "
@@ -39,22 +40,22 @@ def summarize_cases(scored: Sequence[CaseScores], classes: Mapping[str, int]) ->
         for k, (name, value) in enumerate(classes.items())
     }
     return {
-        "convention": metrics.EMPTY_CONVENTION,
+        "convention": EMPTY_CONVENTION,
         "averaging": AVERAGING,
-        "intervals": metrics.INTERVALS,
+        "intervals": INTERVALS,
         "cases": len(scored),
         "subjects": len({s.subject for s in scored}),
         "frames": sum(len(s.labelled) for s in scored),
         "labelled_frames": sum(int(s.labelled.sum()) for s in scored),
         "mean_foreground_dice": _mean([entry["dice"]["mean"] for entry in per_class.values()]),
-        "mean_foreground_dice_ci95": metrics.interval95(overlap["dice"], subjects),
+        "mean_foreground_dice_ci95": interval95(overlap["dice"], subjects),
         "classes": per_class,
         "heart": {name: _summarize_heart(scored, name) for name in classes if cardiac_role(name)},
         "per_case": {
             s.name: {
                 "subject": s.subject,
                 "labelled_frames": int(s.labelled.sum()),
-                "mean_foreground_dice": _mean([metrics.describe(column)["mean"] for column in s.dice.T]),
+                "mean_foreground_dice": _mean([summary_statistics(column)["mean"] for column in s.dice.T]),
             }
             for s in scored
         },
@@ -101,11 +102,11 @@ def _summarize_class(
         for kind in ("both_empty", "one_empty")
     }
     return {
-        **{quantity: metrics.describe(array[:, k]) for quantity, array in overlap.items()},
+        **{quantity: summary_statistics(array[:, k]) for quantity, array in overlap.items()},
         **empty,
         "volume_error_ml": {key: agreement[key] for key in ("bias", "mean_absolute", "n")},
         "volume_agreement_ml": agreement,
-        "ci95": {quantity: metrics.interval95(array[:, k], subjects) for quantity, array in overlap.items()},
+        "ci95": {quantity: interval95(array[:, k], subjects) for quantity, array in overlap.items()},
         "temporal": _summarize_temporal(scored, k),
     }
 
@@ -115,7 +116,7 @@ def _summarize_temporal(scored: Sequence[CaseScores], k: int) -> dict[str, Any]:
     found = {}
     for name in TEMPORAL_QUANTITIES:
         values = np.array([s.over_time[name][k] for s in scored])
-        found[name] = {**metrics.describe(values), "ci95": metrics.interval95(values, [s.subject for s in scored])}
+        found[name] = {**summary_statistics(values), "ci95": interval95(values, [s.subject for s in scored])}
     return found
 
 
@@ -148,8 +149,8 @@ def _own_pair(case: CaseScores, scores: CardiacScores, key: str) -> tuple[float 
 def _agreement(pairs: Any, subjects: Sequence[str]) -> dict[str, Any]:
     """Compute Bland-Altman agreement of pairs (N, 2) of reference and prediction, and the interval of the bias."""
     found = np.array(pairs, np.float64).reshape(-1, 2)  # None becomes NaN
-    interval = metrics.interval95(found[:, 1] - found[:, 0], subjects)
-    return {**metrics.bland_altman(found[:, 0], found[:, 1]), "ci95": interval}
+    interval = interval95(found[:, 1] - found[:, 0], subjects)
+    return {**bland_altman(found[:, 0], found[:, 1]), "ci95": interval}
 
 
 def _mean(values: Sequence[float | None]) -> float | None:

@@ -11,8 +11,8 @@ from unet4d.evaluation.cardiac_function import AT_REFERENCE_FRAMES, MEASURES
 from unet4d.evaluation.case_scores import CaseScores
 from unet4d.evaluation.fold_summary import format_folds
 from unet4d.evaluation.temporal import TEMPORAL_QUANTITIES
-from unet4d.metrics import shown
-from unet4d.system.text import count
+from unet4d.images.time_axis import time_axis
+from unet4d.system.text import count, format_number
 
 METRICS_CSV, VOLUMES_CSV, MEASURES_CSV = "metrics.csv", "volumes_compared.csv", "measures.csv"
 TEMPORAL_CSV, SUMMARY_JSON = "temporal.csv", "summary.json"
@@ -66,7 +66,7 @@ def measure_rows(scored: Sequence[CaseScores], classes: Mapping[str, int]) -> It
         for scores in s.heart:
             values = [_cell(getattr(scores, part).get(key)) for part, keys in parts.items() for key in keys]
             duration, labelled = _cell(s.frame_duration_s), int(s.labelled.sum())
-            yield [s.name, s.subject, scores.name, scores.role, _time(s), duration, labelled, *values]
+            yield [s.name, s.subject, scores.name, scores.role, time_axis(s.cyclic), duration, labelled, *values]
 
 
 def temporal_rows(scored: Sequence[CaseScores], classes: Mapping[str, int]) -> Iterator[list[Any]]:
@@ -75,7 +75,7 @@ def temporal_rows(scored: Sequence[CaseScores], classes: Mapping[str, int]) -> I
     for s in scored:
         for k, name in enumerate(classes):
             values = [_cell(s.over_time[quantity][k]) for quantity in TEMPORAL_QUANTITIES]
-            yield [s.name, s.subject, name, _time(s), len(s.labelled), *values]
+            yield [s.name, s.subject, name, time_axis(s.cyclic), len(s.labelled), *values]
 
 
 ROWS = {METRICS_CSV: metric_rows, VOLUMES_CSV: volume_rows, MEASURES_CSV: measure_rows, TEMPORAL_CSV: temporal_rows}
@@ -122,12 +122,12 @@ def agreement_cells(found: Mapping[str, Any]) -> dict[str, str]:
     undefined = f" ({found['n_undefined']} undefined)" if found["n_undefined"] else ""
     return {
         "n": f"{found['n']}{undefined}",
-        "reference": shown(found["reference"], 1),
-        "prediction": shown(found["prediction"], 1),
-        "bias": shown(found["bias"], 2),
+        "reference": format_number(found["reference"], 1),
+        "prediction": format_number(found["prediction"], 1),
+        "bias": format_number(found["bias"], 2),
         "95 % CI": format_interval(found["ci95"], 2),
         "95 % limits": format_interval(limits, 2),
-        "mean error": shown(found["mean_absolute"], 2),
+        "mean error": format_number(found["mean_absolute"], 2),
     }
 
 
@@ -136,13 +136,14 @@ def _overlap_lines(summary: Mapping[str, Any]) -> list[str]:
     for name, entry in summary["classes"].items():
         dice, distance, error = entry["dice"], entry["hd95_mm"], entry["volume_error_ml"]
         rows.append([
-            name, shown(dice["mean"], 3), str(dice["n"]), format_interval(entry["ci95"]["dice"], 3),
-            shown(entry["nsd"]["mean"], 3), shown(distance["mean"], 2), shown(entry["asd_mm"]["mean"], 2),
-            str(distance["n"]), shown(error["bias"], 2), str(error["n"]), str(entry["n_one_empty"]), str(entry["n_both_empty"]),
+            name, format_number(dice["mean"], 3), str(dice["n"]), format_interval(entry["ci95"]["dice"], 3),
+            format_number(entry["nsd"]["mean"], 3), format_number(distance["mean"], 2),
+            format_number(entry["asd_mm"]["mean"], 2), str(distance["n"]), format_number(error["bias"], 2),
+            str(error["n"]), str(entry["n_one_empty"]), str(entry["n_both_empty"]),
         ])  # fmt: skip
     mean, of_mean = summary["mean_foreground_dice"], summary["mean_foreground_dice_ci95"]
     head = ["class", "Dice", "n", "95 % CI", "NSD", "HD95 mm", "ASD mm", "n", "bias mL", "n", "one empty", "both empty"]
-    rows.append(["mean over classes", shown(mean, 3), "", format_interval(of_mean, 3), *[""] * (len(head) - 4)])
+    rows.append(["mean over classes", format_number(mean, 3), "", format_interval(of_mean, 3), *[""] * (len(head) - 4)])
     return align_columns(head, rows)
 
 
@@ -161,17 +162,16 @@ def _heart_lines(heart: Mapping[str, Any]) -> list[str]:
 
 def _temporal_lines(classes: Mapping[str, Any]) -> list[str]:
     rows = [
-        [name, *(shown(entry["temporal"][key]["mean"], digits) for key, (_, digits) in SUMMARY_TEMPORAL.items())]
+        [
+            name,
+            *(format_number(entry["temporal"][key]["mean"], digits) for key, (_, digits) in SUMMARY_TEMPORAL.items()),
+        ]
         for name, entry in classes.items()
         if entry["temporal"]["frame_to_frame_dice"]["n"]
     ]
     return (
         align_columns(["mean over cases", *(column for column, _ in SUMMARY_TEMPORAL.values())], rows) if rows else []
     )
-
-
-def _time(scores: CaseScores) -> str:
-    return "cyclic" if scores.cyclic else "open"
 
 
 def _cell(value: float | None) -> float | int | str:

@@ -6,7 +6,9 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from unet4d import metrics
+from unet4d.metrics.statistics import summary_statistics
+from unet4d.metrics.temporal_consistency import flicker, frame_pairs, frame_to_frame_dice
+from unet4d.metrics.volume_curves import closure, roughness
 
 TEMPORAL_QUANTITIES = (
     "roughness",
@@ -39,23 +41,23 @@ def measure_over_time(
         curves_ml: volumes (T, K) of reference, NaN where unlabelled, and prediction.
         cyclic: whether the last frame leads into the first.
     """
-    stays = metrics.frame_to_frame_dice(prediction, values, cyclic)  # (pairs, K)
+    stays = frame_to_frame_dice(prediction, values, cyclic)  # (pairs, K)
     excess = np.full(stays.shape, np.nan)
-    for i, (t, after) in enumerate(metrics.frame_pairs(len(label), cyclic)):
+    for i, (t, after) in enumerate(frame_pairs(len(label), cyclic)):
         if labelled[t] and labelled[after]:
-            excess[i] = stays[i] - metrics.frame_to_frame_dice(label[[t, after]], values, cyclic=False)[0]
-    components, voxels = metrics.flicker(prediction, values, cyclic)
+            excess[i] = stays[i] - frame_to_frame_dice(label[[t, after]], values, cyclic=False)[0]
+    components, voxels = flicker(prediction, values, cyclic)
     if len(prediction) == 1:  # no neighbor
         components, voxels = np.full((2, 1, len(values)), np.nan)
     found = {
-        "frame_to_frame_dice": _array(metrics.describe(column)["mean"] for column in stays.T),
-        "frame_to_frame_excess": _array(metrics.describe(column)["mean"] for column in excess.T),
+        "frame_to_frame_dice": _array(summary_statistics(column)["mean"] for column in stays.T),
+        "frame_to_frame_excess": _array(summary_statistics(column)["mean"] for column in excess.T),
         "flicker_components": components.sum(axis=0),
         "flicker_voxels": voxels.sum(axis=0),
     }
     for prefix, curves in zip(("reference_", ""), curves_ml, strict=True):
-        found[f"{prefix}roughness"] = _array(metrics.roughness(curve, cyclic) for curve in curves.T)
-        found[f"{prefix}closure"] = _array(metrics.closure(curve) if cyclic else None for curve in curves.T)
+        found[f"{prefix}roughness"] = _array(roughness(curve, cyclic) for curve in curves.T)
+        found[f"{prefix}closure"] = _array(closure(curve) if cyclic else None for curve in curves.T)
     return {name: found[name] for name in TEMPORAL_QUANTITIES}
 
 

@@ -1,6 +1,5 @@
-"""The pages of a report: one a study, one for them all; everything inside them.
+"""HTML pages of a report, from jinja2 templates.
 
-segmented.py   one segmented study        study_page.py   its page            index_page.py   the page of all
-measures.py    what its curves say        provenance.py   how it was made     scores.py       how good it is
-html.py        elements, all text escaped; a page that may open no connection   page.css   how it looks, on screen and in print
+In: segmented studies with their pictures, and an evaluation. Out: the text of index.html and of one page per study.
+study_page.py and index_page.py fill study.html and index.html; macros.html has their tables; page.css has their look.
 """

@@ -1,9 +1,9 @@
-"""One segmented study, as the pages show it."""
+"""One segmented study in memory, with what the pages compute from it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -14,22 +14,25 @@ from unet4d.evaluation.plausibility import Flag, find_flags
 from unet4d.images.image4d import Image4D
 from unet4d.metrics.cardiac_structures import cavity_within
 from unet4d.metrics.volume_curves import extreme_frames, volumes_ml, voxel_volume_ml
+from unet4d.report.pages.score_tables import ScoreSection
 from unet4d.report.pictures.layout import display_axes
+from unet4d.system.text import count
 
 
 @dataclass(frozen=True, eq=False)
-class Segmented:
-    """One segmented study, in memory.
+class SegmentedStudy:
+    """One segmented study.
 
     Attributes:
-        name: of the case.
-        image: of all channels; the first is shown.
+        name: name of the case.
+        image: all channels; the first is shown.
         label: (T, X, Y, Z) uint8, the prediction.
         classes: foreground class name to label value.
-        reference: (T, X, Y, Z) uint8 and zero where nobody drew, with `labelled` (T,) bool; None where there is none.
-        cyclic: whether the last frame leads into the first; None where nobody says.
-        about: how it was made, as prediction.json has it of the case, and of all.
-        scores: of the case, as an evaluation has them; empty where there is none.
+        reference: (T, X, Y, Z) uint8, zero in unlabelled frames; None without a reference.
+        labelled: (T,) bool, frames with a reference.
+        cyclic: whether the last frame leads into the first; None where unknown.
+        provenance: what prediction.json records of the case, and of all.
+        scores: of an evaluation; None where it was not scored.
     """
 
     name: str
@@ -39,30 +42,32 @@ class Segmented:
     reference: np.ndarray | None
     labelled: np.ndarray
     cyclic: bool | None
-    about: Mapping[str, Any] = field(default_factory=dict)
-    scores: Mapping[str, Any] = field(default_factory=dict)
+    provenance: Mapping[str, Any]
+    scores: ScoreSection | None
 
     @cached_property
     def curves_ml(self) -> dict[str, np.ndarray]:
-        """Class name to its volume in every frame, (T,)."""
+        """Volume in every frame, class name to (T,)."""
         return self._volumes(self.label)
 
     @cached_property
     def reference_ml(self) -> dict[str, np.ndarray] | None:
-        """The same of the reference, NaN in frames that nobody labelled."""
+        """The same of the reference, NaN in unlabelled frames."""
         if self.reference is None:
             return None
         return {name: np.where(self.labelled, curve, np.nan) for name, curve in self._volumes(self.reference).items()}
 
     @cached_property
     def flags(self) -> list[Flag]:
-        """What is implausible."""
+        """Implausible properties of the curves."""
         return find_flags(self.curves_ml, self.cyclic)
 
     @cached_property
     def moments(self) -> tuple[tuple[int, str], ...]:
-        """The two frames to look at first, with their names: end-diastole and end-systole of the left ventricle, else the
-        largest and the smallest volume of the class that changes most; none where nothing changes.
+        """Two frames to look at first, with their names.
+
+        They are end-diastole and end-systole of the left ventricle; without one the largest and the smallest volume of the class
+        that changes most. There are none where nothing changes.
         """
         ventricle = cavity_within("left", list(self.classes))
         curves = self.curves_ml if ventricle is None else {ventricle: self.curves_ml[ventricle]}
@@ -73,12 +78,26 @@ class Segmented:
         return tuple(zip(found, names, strict=True))
 
     @property
-    def right_hand(self) -> str:
-        """What is on the right of every picture, in words."""
+    def dice(self) -> float | None:
+        """Mean foreground Dice, where it was scored."""
+        return self.scores.dice if self.scores else None
+
+    @property
+    def facts(self) -> str:
+        """Frames, time, size and channels in a line."""
+        image = self.image
+        size, spacing = " x ".join(map(str, image.grid)), " x ".join(f"{mm:.3g}" for mm in image.spacing)
+        time = f"{image.frame_duration_s:.3g} s per frame" if image.frame_duration_s else "frame duration unknown"
+        order = {True: " · cyclic", False: " · open", None: ""}[self.cyclic]
+        channels = f" · the first of {image.channels} channels is shown" if image.channels > 1 else ""
+        return f"{count(image.frames, 'frame')}, {time}{order} · {size} voxels of {spacing} mm{channels}"
+
+    @property
+    def right_side(self) -> str:
+        """Side of the patient, "left" or "back", that is on the right of every picture."""
         affine = self.image.affine
         (_, _, column), _ = display_axes(affine)
-        across = int(nib.orientations.io_orientation(affine)[column, 0])
-        return f"the patient's {'left' if across == 0 else 'back'} is on the right, as the header has it"
+        return "left" if nib.orientations.io_orientation(affine)[column, 0] == 0 else "back"
 
     def _volumes(self, label: np.ndarray) -> dict[str, np.ndarray]:
         volumes = volumes_ml(label, list(self.classes.values()), voxel_volume_ml(self.image.affine))

@@ -1,32 +1,31 @@
-"""The page of one study: viewer, volume curve, measures, flags, pictures, and how the segmentation was made."""
+"""Page of one study: 4D viewer, volume curve, measures, flags, pictures, scores and provenance."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+import datetime
 from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from unet4d.evaluation.plausibility import describe_checks
-from unet4d.report.pages import html, provenance, score_tables
-from unet4d.report.pages.study import Segmented
-from unet4d.report.pages.viewer_panel import for_scripts, stage
-from unet4d.report.pictures.layout import display_window
-from unet4d.report.viewer.embedding import embed_study
+from unet4d.report.pages.measure_tables import measure_tables
+from unet4d.report.pages.study import SegmentedStudy
+from unet4d.report.pages.template import flatten, picture_address, render_page
+from unet4d.report.pictures.layout import display_axes, display_window
+from unet4d.report.pictures.render import class_color
+from unet4d.report.viewer.embedding import EmbeddedStudy, embed_study
 from unet4d.report.viewer.scripts import NIIVUE_VERSION, niivue_script, page_scripts
-from unet4d.system.text import count
+from unet4d.system.text import printable
+from unet4d.system.version import VERSION
 
 PAGE_BYTES = 14_500_000
-"""How large a page may be, so that it can be mailed."""
-SMALLEST_STAGE = 1_000_000
-"""What image and label may take even where the pictures have taken the rest."""
-LIMITS = (
-    "Research software. Not a medical device; not for diagnosis, treatment or any other clinical decision. Contours and "
-    "volumes come from an automatic segmentation and must be checked by somebody qualified before they are relied on."
-)
+"""Size of a page with its pictures, scripts and study, so that it can be mailed."""
+SMALLEST_STUDY_BYTES = 1_000_000
+"""Size that image and label may have even where pictures and scripts leave less."""
 
 
-@dataclass(frozen=True)
-class Pictures:
+class StudyPictures(NamedTuple):
     """Picture files of a study; None where it has a single frame."""
 
     contours: Path
@@ -34,85 +33,78 @@ class Pictures:
     volumes: Path | None
 
 
-def study_page(study: Segmented, pictures: Pictures, index: str, collection: str) -> str:
-    """The whole page.
+def study_page(study: SegmentedStudy, pictures: StudyPictures, index: str, collection: str) -> str:
+    """Return the page.
 
     Args:
-        study: what is shown.
-        pictures: of it.
-        index: address of the page of all studies.
-        collection: that it belongs to.
+        study: the study.
+        pictures: its pictures.
+        index: address of the index.
+        collection: name of the studies together.
     """
-    lead = [
-        html.element("nav", [html.link(index, f"← {collection}")]),
-        html.text(study.name, "h1"),
-        html.text(facts(study) + _score(study), kind="soft"),
-        html.text(LIMITS, kind="limits"),
-        _flags(study),
-        html.explained(("frame", "cyclic", "voxel", "mean foreground Dice", "flag")),
-    ]
-    rest = [
-        *_scores(study),
-        html.section(list(_pictures(study, pictures)), kind="pictures"),
-        html.section([html.text("How it was made", "h2"), *provenance.of_study(study.about)]),
-        html.text(f"Viewer: NiiVue {NIIVUE_VERSION} (BSD-2-Clause; its licence is in this file).", kind="soft footer"),
-    ]
+    addresses = StudyPictures(*(picture_address(path) if path else None for path in pictures))  # type: ignore[arg-type]
     scripts = [niivue_script(), page_scripts()]
-    taken = sum(map(len, (*lead, *rest, *scripts)))
+    budget = PAGE_BYTES - sum(map(len, scripts)) - sum(len(str(address)) for address in addresses)
     image = study.image.array[0]
-    shown_there = embed_study(
-        image, study.label, study.image.affine, display_window(image), max(PAGE_BYTES - taken, SMALLEST_STAGE)
+    shown = embed_study(
+        image, study.label, study.image.affine, display_window(image), max(budget, SMALLEST_STUDY_BYTES)
     )
-    told = html.data("study", for_scripts(study, shown_there))
-    blocks = [told, html.block("image-data", shown_there.image), html.block("label-data", shown_there.label)]
-    title = f"{study.name}: 4D segmentation"
-    return html.page(title, [*lead, stage(study, shown_there), *rest, *blocks], scripts)
-
-
-def facts(study: Segmented) -> str:
-    """Frames, time, size and channels in a line."""
-    image = study.image
-    size, spacing = " x ".join(map(str, image.grid)), " x ".join(f"{mm:.3g}" for mm in image.spacing)
-    time = f"{image.frame_duration_s:.3g} s a frame" if image.frame_duration_s else "time between frames unknown"
-    order = {True: " · cyclic", False: " · open", None: ""}[study.cyclic]
-    channels = f" · the first of {image.channels} channels is shown" if image.channels > 1 else ""
-    return f"{count(image.frames, 'frame')}, {time}{order} · {size} voxels of {spacing} mm{channels}"
-
-
-def _score(study: Segmented) -> str:
-    dice = score_tables.dice_of(study.scores)
-    return f" · mean foreground Dice {dice:.3f}" if dice is not None else ""
-
-
-def _flags(study: Segmented) -> str:
-    looked = f"Looked for: {describe_checks(study.cyclic)}" if study.image.frames > 1 else "Looked for: every class."
-    if not study.flags:
-        words = (
-            html.text("No flag.", "strong") + " " + html.text(f"{looked} That does not make it right.", "span", "soft")
-        )
-        return html.element("div", [words], kind="flags none")
-    count = len(study.flags)
-    head = html.text(f"{count} flag{'s' if count > 1 else ''}: look at this segmentation", "strong")
-    sentences = html.listed([flag.sentence for flag in study.flags])
-    return html.element("div", [head, sentences, html.text(looked, "span", "soft")], kind="flags some")
-
-
-def _pictures(study: Segmented, pictures: Pictures) -> Iterator[str]:
-    yield html.text("Pictures", "h2")
-    dashed = " Dashed: the reference, on the frames that have one." if study.reference is not None else ""
-    if pictures.volumes is not None:
-        yield html.figure(pictures.volumes, "Volume of each class over all frames.", kind="curve-picture")
-    yield html.figure(
-        pictures.contours,
-        f"Slices down, time across; {study.right_hand}.{dashed}",
+    provenance = flatten(study.provenance)
+    return render_page(
+        "study.html",
+        scripts,
+        title=f"{study.name}: 4D segmentation",
+        study=study,
+        pictures=addresses,
+        index=index,
+        collection=collection,
+        checks=describe_checks(study.cyclic) if study.image.frames > 1 else "every class.",
+        measures=measure_tables(study),
+        shown=shown,
+        viewer_data=viewer_data(study, shown),
+        provenance=provenance,
+        provenance_words=[name.rpartition(", ")[2] for name, _ in provenance],
+        version=VERSION,
+        now=datetime.datetime.now().astimezone().isoformat(sep=" ", timespec="minutes"),
+        niivue_version=NIIVUE_VERSION,
     )
-    if pictures.loop is not None:
-        yield html.figure(
-            pictures.loop, "All frames: the study, and below it with the contours of the segmentation.", "loop"
-        )
 
 
-def _scores(study: Segmented) -> list[str]:
-    if not study.scores:
-        return []
-    return [html.section([html.text("Against the reference", "h2"), *score_tables.of_case(study.scores)])]
+def viewer_data(study: SegmentedStudy, shown: EmbeddedStudy) -> dict[str, Any]:
+    """Return the data of the study for the scripts of the page."""
+    reference = study.reference_ml
+    return {
+        "case": printable(study.name),
+        "frames": study.image.frames,
+        "frame_duration_s": study.image.frame_duration_s,
+        "shown_frames": shown.frames,
+        "start": shown.start,
+        "steps": shown.steps,
+        "thick_axis": display_axes(study.image.affine)[0][0],
+        "center": _center_mm(study),
+        "classes": [
+            {
+                "name": printable(name),
+                "value": value,
+                "color": class_color(value),
+                "volumes_ml": _round(study.curves_ml[name]),
+                "reference_ml": _round(reference[name]) if reference else None,
+            }
+            for name, value in study.classes.items()
+        ],
+        "moments": [{"frame": frame, "name": name} for frame, name in study.moments],
+    }
+
+
+def _center_mm(study: SegmentedStudy) -> list[float] | None:
+    """Return the center of the segmentation in mm, where the viewer begins; None where nothing is segmented."""
+    anywhere = study.label.any(axis=0)
+    if not anywhere.any():
+        return None
+    middle = [float(np.median(indices)) for indices in np.nonzero(anywhere)]
+    return [round(float(mm), 3) for mm in (study.image.affine @ [*middle, 1.0])[:3]]
+
+
+def _round(curve_ml: np.ndarray) -> list[float | None]:
+    """Round to 0.1 microlitres, because there are hearts of mice; None where there is no value."""
+    return [round(float(ml), 4) if np.isfinite(ml) else None for ml in curve_ml]

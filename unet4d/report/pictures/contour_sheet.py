@@ -1,11 +1,11 @@
-"""Contour sheets and looping animations of a 4D study."""
+"""Contour sheets, thumbnails and looping animations of a 4D study."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 DARK, PALE = "#101418", "#E8ECF0"
 EXTREMES = ("largest", "smallest")
+CELL_INCHES = 1.9
+"""Width of a cell, less where the plane is tall."""
 
 
 def draw_contour_sheet(
@@ -36,23 +38,21 @@ def draw_contour_sheet(
     extreme_names: Sequence[str] = EXTREMES,
     title: str | None = None,
     zoom: bool = True,
-    cell_inches: float = 1.9,
 ) -> np.ndarray:
     """Draw slices (down) by frames (across) with the contour of every class.
 
     Args:
         image: `(T, X, Y, Z)`, one channel.
-        label: `(T, X, Y, Z)` integer labels, or None for the bare image.
-        affine: 4x4 voxel to mm (RAS); left out, voxels are 1 mm cubes.
+        label: `(T, X, Y, Z)` integer labels, or None for the image alone.
+        affine: 4x4 voxel to mm (RAS); without one, voxels are 1 mm cubes.
         reference: `(T, X, Y, Z)`, drawn as a dashed white line where a frame has any.
         class_names: label value to name, for the legend.
-        frames: which frames; left out, five spread over the study.
-        slices: which slices; left out, four spread over those that hold a class.
-        extremes: the frames of the largest and of the smallest volume, which are named above their columns.
-        extreme_names: how, such as "ED" and "ES".
+        frames: frames to draw; None takes five spread over the study.
+        slices: slices to draw; None takes four spread over those with a class.
+        extremes: the frames of the largest and of the smallest volume, to be named above their columns.
+        extreme_names: their names, such as "ED" and "ES".
         title: a line above the sheet.
-        zoom: crop the plane to what is labelled, with a margin.
-        cell_inches: width of one cell (less where the plane is tall), at 100 pixels an inch.
+        zoom: crop the plane to the label, with a margin.
 
     Returns:
         `(H, W, 3)` uint8.
@@ -61,44 +61,41 @@ def draw_contour_sheet(
     frames = list(frames) if frames is not None else pick_evenly(range(len(planes.image)), 5)
     slices = list(slices) if slices is not None else pick_evenly(labelled_slices(planes), 4)
     planes = crop_to_label(planes) if zoom else planes
-    cells = [[(t, z, True) for t in frames] for z in slices]
-    return _draw_grid(
-        planes,
-        cells,
-        column_names(frames, extremes, extreme_names),
-        [f"slice {z}" for z in slices],
-        class_names if label is not None else None,
-        title,
-        cell_inches,
-    )
+    above, beside = column_names(frames, extremes, extreme_names), [f"slice {z}" for z in slices]
+    names = class_names if label is not None else None
+    figure, axes = _new_grid(planes, len(slices), above, beside, class_names=names, title=title)
+    _fill_grid(axes, planes, [[(t, z, True) for t in frames] for z in slices])
+    return render_figure(figure)
 
 
 def draw_thumbnail(
     image: np.ndarray, label: np.ndarray, affine: np.ndarray | None, frames: Sequence[int]
 ) -> np.ndarray:
-    """Draw the middle one of the slices that hold a class with its contours, small, once a frame of `frames`.
+    """Draw the middle slice of those with a class, small, with its contours, in each of `frames` from left to right.
 
     Args:
         image: `(T, X, Y, Z)`, one channel.
         label: `(T, X, Y, Z)` integer labels.
         affine: 4x4 voxel to mm (RAS).
-        frames: which frames, from left to right.
+        frames: frames to draw.
 
     Returns:
         `(H, W, 3)` uint8.
     """
     planes = lay_out(image, label, affine, None)
-    used = labelled_slices(planes)
-    cells = [[(t, used[len(used) // 2], True) for t in frames]]
-    return _draw_grid(crop_to_label(planes), cells, [""] * len(frames), [], None, None, 1.25)
+    slices = labelled_slices(planes)
+    planes = crop_to_label(planes)
+    figure, axes = _new_grid(planes, 1, [""] * len(frames), cell_inches=1.25)
+    _fill_grid(axes, planes, [[(t, slices[len(slices) // 2], True) for t in frames]])
+    return render_figure(figure)
 
 
 def column_names(
     frames: Sequence[int], extremes: Sequence[int] = (), extreme_names: Sequence[str] = EXTREMES
 ) -> list[str]:
-    """What stands above the columns of a sheet: "frame 0 (largest)", "frame 1", ...; neither where both are the same frame."""
-    said = dict(zip(extremes, extreme_names, strict=False)) if len(set(extremes)) > 1 else {}
-    return [f"frame {t} ({said[t]})" if t in said else f"frame {t}" for t in frames]
+    """Return the captions of columns: "frame 0 (largest)", "frame 1", ...; none is named where both extremes are the same frame."""
+    names = dict(zip(extremes, extreme_names, strict=False)) if len(set(extremes)) > 1 else {}
+    return [f"frame {t} ({names[t]})" if t in names else f"frame {t}" for t in frames]
 
 
 def write_animation(
@@ -110,8 +107,6 @@ def write_animation(
     class_names: Mapping[int, str] | None = None,
     frame_duration_s: float | None = None,
     num_slices: int = 3,
-    zoom: bool = True,
-    cell_inches: float = 1.9,
 ) -> Path:
     """Write a looping `.gif` or `.webp`: the image in the upper row, the same with its contours in the lower.
 
@@ -121,33 +116,30 @@ def write_animation(
         label: `(T, X, Y, Z)` integer labels.
         affine: 4x4 voxel to mm.
         class_names: label value to name, for the legend.
-        frame_duration_s: seconds a frame; left out, the loop takes 1.5 s. Viewers show no frame for under 20 ms.
-        num_slices: how many slices, spread over those that hold a class, the outermost left out.
-        zoom: crop the plane to what is labelled, with a margin.
-        cell_inches: width of one cell (less where the plane is tall), at 100 pixels an inch.
+        frame_duration_s: seconds per frame; None makes the loop 1.5 s long. Viewers show no frame for under 20 ms.
+        num_slices: number of slices, spread over those with a class without the outermost.
     """
     from PIL import Image
 
     planes = lay_out(image, label, affine, None)
     used = labelled_slices(planes)
     slices = pick_evenly(used, num_slices + 2)[1:-1] if len(used) > num_slices + 1 else pick_evenly(used, num_slices)
-    planes = crop_to_label(planes) if zoom else planes
-    above = [f"slice {z}" for z in slices]
-    figure, axes = _new_grid(planes, 2, above, [], class_names, None, cell_inches)
+    planes = crop_to_label(planes)
+    figure, axes = _new_grid(planes, 2, [f"slice {z}" for z in slices], class_names=class_names)
     pages = []
     for t in range(len(planes.image)):
         _fill_grid(axes, planes, [[(t, z, contoured) for z in slices] for contoured in (False, True)])
         pages.append(Image.fromarray(render_figure(figure)))
     milliseconds = max(20, round(1000 * (frame_duration_s or 1.5 / len(pages))))
     if Path(path).suffix.lower() == ".gif":
-        pages = _with_one_palette(pages, label)
+        pages = _share_palette(pages, label)
     with replacing(path) as temporary:
         pages[0].save(temporary, save_all=True, append_images=pages[1:], duration=milliseconds, loop=0)
     return Path(path)
 
 
-def _with_one_palette(pages: list[PillowImage], label: np.ndarray) -> list[PillowImage]:
-    """Reduce RGB pages to one palette, so that nothing flickers, with the classes' own colours in it."""
+def _share_palette(pages: list[PillowImage], label: np.ndarray) -> list[PillowImage]:
+    """Reduce RGB pages to one palette with the colors of the classes, so that nothing flickers."""
     from PIL import Image, ImageColor
 
     sample = pages[len(pages) // 2].copy()
@@ -158,31 +150,17 @@ def _with_one_palette(pages: list[PillowImage], label: np.ndarray) -> list[Pillo
     return [page.quantize(palette=palette, dither=Image.Dither.NONE) for page in pages]
 
 
-def _draw_grid(
-    planes: Planes,
-    cells: list[list[tuple[int, int, bool]]],
-    above: list[str],
-    beside: list[str],
-    class_names: Mapping[int, str] | None,
-    title: str | None,
-    cell_inches: float,
-) -> np.ndarray:
-    """Draw a grid of cells (frame, slice, contoured), with a caption for each column and row, a title and a legend."""
-    figure, axes = _new_grid(planes, len(cells), above, beside, class_names, title, cell_inches)
-    _fill_grid(axes, planes, cells)
-    return render_figure(figure)
-
-
 def _new_grid(
     planes: Planes,
     rows: int,
     above: list[str],
-    beside: list[str],
-    class_names: Mapping[int, str] | None,
-    title: str | None,
-    cell_inches: float,
+    beside: Sequence[str] = (),
+    *,
+    class_names: Mapping[int, str] | None = None,
+    title: str | None = None,
+    cell_inches: float = CELL_INCHES,
 ) -> tuple[Figure, list[list[Axes]]]:
-    """An empty grid of `rows` cells for each caption `above`, captions `beside` its rows where there are any; its axes by row."""
+    """Return an empty grid with a column for each caption `above` and optional captions `beside` its rows; its axes by row."""
     tall = planes.image.shape[2] * planes.aspect / planes.image.shape[3]
     cell_width = cell_inches * min(1, 1.5 / tall)
     cell_height, side, gap = cell_width * tall, 0.28 if beside else 0.06, 0.04
@@ -193,37 +171,37 @@ def _new_grid(
     top, bottom = captions + (0.3 if title else 0), (0.1 if any(above) else 0) + 0.24 * -(-len(handles) // per_row)
     page_height = top + rows * (cell_height + gap) + bottom
     figure = new_figure(page_width, page_height, DARK)
+
+    def write(x: float, y: float, text: str, **style: Any) -> None:
+        figure.text(x / page_width, y / page_height, text, **{"color": PALE, "fontsize": 9, **style})
+
     axes: list[list[Axes]] = []
     for r in range(rows):
         lower = page_height - top - (r + 1) * cell_height - r * gap
-        boxes = [
-            (left / page_width, lower / page_height, cell_width / page_width, cell_height / page_height)
-            for left in (side + c * (cell_width + gap) for c in range(len(above)))
-        ]
-        axes.append([figure.add_axes(box) for box in boxes])
-        middle = (lower + cell_height / 2) / page_height
-        words = beside[r] if beside else ""
-        figure.text(0.14 / page_width, middle, words, color=PALE, fontsize=9, rotation=90, ha="center", va="center")
-    for c, words in enumerate(above):
-        x, y = (side + c * (cell_width + gap) + cell_width / 2) / page_width, 1 - (top - 0.06) / page_height
-        figure.text(x, y, words, color=PALE, fontsize=9, ha="center", va="bottom")
+        lefts = [side + c * (cell_width + gap) for c in range(len(above))]
+        cell = lower / page_height, cell_width / page_width, cell_height / page_height
+        axes.append([figure.add_axes((left / page_width, *cell)) for left in lefts])
+        write(0.14, lower + cell_height / 2, beside[r] if beside else "", rotation=90, ha="center", va="center")
+    for c, text in enumerate(above):
+        center = side + c * (cell_width + gap) + cell_width / 2
+        write(center, page_height - top + 0.06, text, ha="center", va="bottom")
     if title:
-        figure.text(side / page_width, 1 - 0.08 / page_height, caption(title), color="white", fontsize=11, va="top")
+        write(side, page_height - 0.08, caption(title), color="white", fontsize=11, va="top")
     if handles:
-        corner = (side / page_width, 0)
         figure.legend(
-            handles=handles, loc="lower left", bbox_to_anchor=corner, ncols=per_row, frameon=False, labelcolor=PALE, fontsize=9
+            handles=handles, loc="lower left", bbox_to_anchor=(side / page_width, 0), ncols=per_row, frameon=False,
+            labelcolor=PALE, fontsize=9,
         )  # fmt: skip
     return figure, axes
 
 
 def _fill_grid(axes: list[list[Axes]], planes: Planes, cells: list[list[tuple[int, int, bool]]]) -> None:
-    """Draw cells (frame, slice, contoured) over whatever is there."""
-    for places, row in zip(axes, cells, strict=True):
-        for place, (t, z, contoured) in zip(places, row, strict=True):
-            for artist in (*place.images, *place.collections):
+    """Draw cells (frame, slice, contoured) in place of the earlier ones."""
+    for row_axes, row in zip(axes, cells, strict=True):
+        for cell, (t, z, contoured) in zip(row_axes, row, strict=True):
+            for artist in (*cell.images, *cell.collections):
                 artist.remove()
-            _draw_cell(place, planes, t, z, contoured)
+            _draw_cell(cell, planes, t, z, contoured)
 
 
 def _draw_cell(axes: Axes, planes: Planes, t: int, z: int, contoured: bool) -> None:
@@ -241,18 +219,11 @@ def _draw_cell(axes: Axes, planes: Planes, t: int, z: int, contoured: bool) -> N
     axes.set_axis_off()
 
 
-def _draw_contour(axes: Axes, mask: np.ndarray, colour: str, width: float, style: object) -> None:
-    """Contour of one class; a ring of zeros round the plane closes it at the image's border."""
-    rows, columns = mask.shape
-    axes.contour(
-        np.arange(-1, columns + 1),
-        np.arange(-1, rows + 1),
-        np.pad(mask, 1).astype(np.float32),
-        levels=[0.5],
-        colors=[colour],
-        linewidths=[width],
-        linestyles=[style],
-    )
+def _draw_contour(axes: Axes, mask: np.ndarray, color: str, width: float, style: object) -> None:
+    """Draw the contour of one class; a ring of zeros around the plane closes it at the border of the image."""
+    columns, rows = np.arange(-1, mask.shape[1] + 1), np.arange(-1, mask.shape[0] + 1)
+    padded = np.pad(mask, 1).astype(np.float32)
+    axes.contour(columns, rows, padded, levels=[0.5], colors=[color], linewidths=[width], linestyles=[style])
 
 
 def _legend_handles(class_names: Mapping[int, str], with_reference: bool) -> list[Line2D]:

@@ -1,4 +1,4 @@
-"""Volume curves: how large each class is in every frame, as a picture `(H, W, 3)` uint8."""
+"""Plot of volume curves: the volume of each class in every frame, as a picture `(H, W, 3)` uint8."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ if TYPE_CHECKING:
 def draw_volume_curves(
     curves_ml: Mapping[str, np.ndarray],
     *,
-    colours: Mapping[str, str] | None = None,
+    colors: Mapping[str, str] | None = None,
     frame_duration_s: float | None = None,
     reference_ml: Mapping[str, np.ndarray] | None = None,
     moments: Mapping[str, int] | None = None,
     title: str | None = None,
 ) -> np.ndarray:
-    """Draw the volume of each class over all frames, its largest and smallest marked.
+    """Draw the volume of each class over all frames, and mark its largest and smallest.
 
     Args:
         curves_ml: class name to `(T,)` mL.
-        colours: class name to colour; left out, in the order of the palette.
-        frame_duration_s: seconds a frame; left out, the axis counts frames.
-        reference_ml: class name to `(T,)` mL, NaN where nobody labelled; drawn as rings of the class's colour.
-        moments: name to frame, such as "ED" and "ES"; each a dashed line across all curves.
+        colors: class name to color; None takes the palette in order.
+        frame_duration_s: seconds per frame; None counts frames on the axis.
+        reference_ml: class name to `(T,)` mL, NaN in unlabelled frames; drawn as rings in the color of the class.
+        moments: name to frame, such as "ED" and "ES"; each drawn as a dashed line.
         title: a line above the curves.
 
     Returns:
@@ -40,23 +40,23 @@ def draw_volume_curves(
     figure = new_figure(8.6, 3.6, "white")
     axes = figure.add_axes((0.085, 0.16, 0.72, 0.72))
     for index, (name, curve) in enumerate(curves_ml.items()):
-        colour = (colours or {}).get(name, class_color(index + 1))
+        color = (colors or {}).get(name, class_color(index + 1))
         time = np.arange(len(curve)) * (frame_duration_s or 1)
-        axes.plot(time, curve, color=colour, linewidth=2, label=caption(name), marker="." if len(curve) < 60 else "")
+        axes.plot(time, curve, color=color, linewidth=2, label=caption(name), marker="." if len(curve) < 60 else "")
         for at, marker in ((int(np.argmax(curve)), "^"), (int(np.argmin(curve)), "v")):
-            axes.plot(time[at], curve[at], marker, color=colour, markersize=9, markeredgecolor="#333333")
+            axes.plot(time[at], curve[at], marker, color=color, markersize=9, markeredgecolor="#333333")
         if reference_ml and name in reference_ml:
-            axes.plot(time, reference_ml[name], "o", markerfacecolor="none", markeredgecolor=colour, markersize=10)
+            axes.plot(time, reference_ml[name], "o", markerfacecolor="none", markeredgecolor=color, markersize=10)
     axes.set_xlabel("time (s)" if frame_duration_s else "frame")
     if not frame_duration_s:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_ylabel("volume (mL)")
     axes.set_ylim(0, 1.06 * axes.get_ylim()[1])
     for name, frame in (moments or {}).items():
-        place = frame * (frame_duration_s or 1.0)
-        axes.axvline(place, color="#8b98a5", linewidth=1, linestyle=(0, (3, 3)), zorder=0)
+        x = frame * (frame_duration_s or 1.0)
+        axes.axvline(x, color="#8b98a5", linewidth=1, linestyle=(0, (3, 3)), zorder=0)
         axes.annotate(
-            name, (place, 1), xycoords=("data", "axes fraction"), ha="center", va="bottom", fontsize=9, color="#46525e"
+            name, (x, 1), xycoords=("data", "axes fraction"), ha="center", va="bottom", fontsize=9, color="#46525e"
         )
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)

@@ -1,10 +1,10 @@
-// The volume curve: one line a class, end-diastole and end-systole marked, a line that follows the frame on the stage.
+// The volume curve: one line per class, end-diastole and end-systole marked, a line that follows the frame of the viewer.
 "use strict";
 
 const CURVE_LEFT = 58, CURVE_RIGHT = 14; // for the numbers beside the curves, in pixels
 const SVG = "http://www.w3.org/2000/svg";
 
-function drawn(parent, tag, attributes, words) {
+function append(parent, tag, attributes, words) {
   const element = document.createElementNS(SVG, tag);
   for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
   if (words !== undefined) element.textContent = words;
@@ -19,8 +19,8 @@ function roundStep(range, count) {
   return [1, 2, 5, 10].map((n) => n * power).find((step) => step >= raw);
 }
 
-// Draw the curves of `study` into `host`, as wide as it is, so that text has the size that the style gives. Gives mark(frame).
-function curveDrawn(host, width, study) {
+// Draw the curves of `study` into `host`, as wide as it is, so that text has the size of the style. Returns mark(frame).
+function drawCurve(host, width, study) {
   const height = Math.round(Math.min(320, Math.max(220, 0.62 * width)));
   const box = { width, height, left: CURVE_LEFT, right: CURVE_RIGHT, top: 26, bottom: 40 };
   const seconds = study.frame_duration_s;
@@ -29,13 +29,13 @@ function curveDrawn(host, width, study) {
   const highest = 1.08 * shown.reduce((most, ml) => Math.max(most, ml ?? 0), 1e-9);
   const x = (frame) => box.left + ((box.width - box.left - box.right) * frame) / last;
   const y = (ml) => box.height - box.bottom - ((box.height - box.bottom - box.top) * ml) / highest;
-  const svg = drawn(host, "svg", { viewBox: `0 0 ${box.width} ${box.height}`, role: "img", class: "curve" });
-  drawn(svg, "title", {}, "Volume of each class over all frames");
+  const svg = append(host, "svg", { viewBox: `0 0 ${box.width} ${box.height}`, role: "img", class: "curve" });
+  append(svg, "title", {}, "Volume of each class over all frames");
 
   const up = roundStep(highest, 5);
   for (let ml = 0; ml <= highest; ml += up) {
-    drawn(svg, "line", { x1: box.left, x2: box.width - box.right, y1: y(ml), y2: y(ml), class: "grid" });
-    drawn(svg, "text", { x: box.left - 7, y: y(ml) + 4, class: "tick end" }, Number(ml.toPrecision(6)));
+    append(svg, "line", { x1: box.left, x2: box.width - box.right, y1: y(ml), y2: y(ml), class: "grid" });
+    append(svg, "text", { x: box.left - 7, y: y(ml) + 4, class: "tick end" }, Number(ml.toPrecision(6)));
   }
   const unit = seconds ? (seconds * last < 2 ? 0.001 : 1) : 1; // of the axis, in seconds
   const span = seconds ? (seconds * last) / unit : last;
@@ -43,31 +43,31 @@ function curveDrawn(host, width, study) {
   const along = seconds ? roundStep(span, most) : Math.max(1, roundStep(span, most));
   for (let at = 0; at <= span * 1.0001; at += along) {
     const frame = seconds ? (at * unit) / seconds : at;
-    drawn(svg, "text", { x: x(frame), y: box.height - box.bottom + 17, class: "tick middle" }, Number(at.toPrecision(6)));
+    append(svg, "text", { x: x(frame), y: box.height - box.bottom + 17, class: "tick middle" }, Number(at.toPrecision(6)));
   }
   const axis = seconds ? (unit === 1 ? "time (s)" : "time (ms)") : "frame";
-  drawn(svg, "text", { x: (box.left + box.width - box.right) / 2, y: box.height - 5, class: "tick middle" }, axis);
+  append(svg, "text", { x: (box.left + box.width - box.right) / 2, y: box.height - 5, class: "tick middle" }, axis);
   const middle = (box.top + box.height - box.bottom) / 2;
-  drawn(svg, "text", { x: 13, y: middle, transform: `rotate(-90 13 ${middle})`, class: "tick middle" }, "volume (mL)");
+  append(svg, "text", { x: 13, y: middle, transform: `rotate(-90 13 ${middle})`, class: "tick middle" }, "volume (mL)");
 
   const near = study.moments.length === 2 && Math.abs(x(study.moments[0].frame) - x(study.moments[1].frame)) < 40;
   for (const { frame, name } of study.moments) {
-    drawn(svg, "line", { x1: x(frame), x2: x(frame), y1: box.top, y2: box.height - box.bottom, class: "moment" });
+    append(svg, "line", { x1: x(frame), x2: x(frame), y1: box.top, y2: box.height - box.bottom, class: "moment" });
     const first = study.moments.every((other) => other.frame >= frame);
     const side = near ? (first ? "end" : "start") : frame > 0.9 * last ? "end" : "middle";
-    drawn(svg, "text", { x: x(frame), y: box.top - 6, class: `moment-name ${side}` }, name);
+    append(svg, "text", { x: x(frame), y: box.top - 6, class: `moment-name ${side}` }, name);
   }
   for (const one of study.classes) {
     const points = one.volumes_ml.map((ml, frame) => `${x(frame).toFixed(1)},${y(ml).toFixed(1)}`).join(" ");
-    drawn(svg, "polyline", { points, stroke: one.colour, class: "line" });
+    append(svg, "polyline", { points, stroke: one.color, class: "line" });
     if (study.frames <= 60)
-      one.volumes_ml.forEach((ml, frame) => drawn(svg, "circle", { cx: x(frame), cy: y(ml), r: 2.6, fill: one.colour }));
+      one.volumes_ml.forEach((ml, frame) => append(svg, "circle", { cx: x(frame), cy: y(ml), r: 2.6, fill: one.color }));
     (one.reference_ml || []).forEach((ml, frame) => {
-      if (ml !== null) drawn(svg, "circle", { cx: x(frame), cy: y(ml), r: 6.5, stroke: one.colour, class: "reference" });
+      if (ml !== null) append(svg, "circle", { cx: x(frame), cy: y(ml), r: 6.5, stroke: one.color, class: "reference" });
     });
   }
-  const line = drawn(svg, "line", { y1: box.top, y2: box.height - box.bottom, class: "now", id: "now" });
-  const dots = study.classes.map((one) => drawn(svg, "circle", { r: 5, fill: one.colour, class: "now-dot" }));
+  const line = append(svg, "line", { y1: box.top, y2: box.height - box.bottom, class: "now", id: "now" });
+  const dots = study.classes.map((one) => append(svg, "circle", { r: 5, fill: one.color, class: "now-dot" }));
   return (frame) => {
     line.setAttribute("x1", x(frame));
     line.setAttribute("x2", x(frame));
@@ -79,16 +79,16 @@ function curveDrawn(host, width, study) {
   };
 }
 
-// Keep the curves of `study` in `host`, drawn again when its width changes; a click calls `pick(frame)`. Gives {mark(frame)}.
+// Keep the curves of `study` in `host`, redrawn when its width changes; a click calls `pick(frame)`. Returns {mark(frame)}.
 function volumeCurve(host, legend, study, pick) {
   let width = 0;
   let marked = 0;
-  let markDrawn = () => {};
+  let markFrame = () => {};
   const values = study.classes.map((one) => {
     const row = document.createElement("li");
     const dot = document.createElement("span");
     dot.className = "dot";
-    dot.style.background = one.colour;
+    dot.style.background = one.color;
     const value = document.createElement("b");
     row.append(dot, one.name, value);
     legend.append(row);
@@ -100,8 +100,8 @@ function volumeCurve(host, legend, study, pick) {
     if (!wanted || wanted === width) return; // nothing is drawn where it is hidden, as on paper
     width = wanted;
     host.replaceChildren();
-    markDrawn = curveDrawn(host, width, study);
-    markDrawn(marked);
+    markFrame = drawCurve(host, width, study);
+    markFrame(marked);
   }
   redraw();
   new ResizeObserver(redraw).observe(host);
@@ -116,7 +116,7 @@ function volumeCurve(host, legend, study, pick) {
   return {
     mark(frame) {
       marked = frame;
-      markDrawn(frame);
+      markFrame(frame);
       study.classes.forEach((one, k) => {
         values[k].textContent = `${one.volumes_ml[frame].toFixed(1)} mL`;
       });

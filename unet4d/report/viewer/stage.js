@@ -1,4 +1,4 @@
-// The 4D stage: NiiVue with a study's image and segmentation, both always in the same frame, the patient's left on the right.
+// The 4D viewer: NiiVue with image and segmentation of a study, both always in the same frame, the patient's left on the right.
 "use strict";
 
 const AXIAL = 0, CORONAL = 1, SAGITTAL = 2, ALL_PLANES = 3; // as NiiVue numbers them
@@ -8,8 +8,8 @@ function hasWebGL2() {
   return Boolean(window.WebGL2RenderingContext && document.createElement("canvas").getContext("webgl2"));
 }
 
-// The outline of every class within the slices: what has another class beside it in the two axes across `thick`.
-function outlined(voxels, dims, thick) {
+// The outline of every class within the slices: voxels with another class beside them in the two axes across `thick`.
+function findOutlines(voxels, dims, thick) {
   const strides = [1, dims[0], dims[0] * dims[1]];
   const sides = [0, 1, 2].filter((axis) => axis !== thick);
   const volume = dims[0] * dims[1] * dims[2];
@@ -30,10 +30,10 @@ function outlined(voxels, dims, thick) {
   return out;
 }
 
-function colours(classes) {
+function colormap(classes) {
   const table = { R: [0], G: [0], B: [0], A: [0], I: [0], labels: [""] };
   for (const one of classes) {
-    const code = parseInt(one.colour.slice(1), 16);
+    const code = parseInt(one.color.slice(1), 16);
     table.R.push(code >> 16);
     table.G.push((code >> 8) & 255);
     table.B.push(code & 255);
@@ -44,7 +44,7 @@ function colours(classes) {
   return table;
 }
 
-// Put the study onto the canvas. Gives what the page's controls call.
+// Put the study onto the canvas. Returns the functions that the controls of the page call.
 async function openStage(canvas, study, imageBase64, labelBase64, moved) {
   const viewer = new niivue.Niivue({
     logLevel: "error",
@@ -70,7 +70,7 @@ async function openStage(canvas, study, imageBase64, labelBase64, moved) {
   const open = (base64, name, settings) => niivue.NVImage.loadFromBase64({ base64, name, trustCalMinMax: true, ...settings });
   const image = await open(imageBase64, "image.nii.gz", { colormap: "gray", cal_min: 0, cal_max: 255 });
   const label = await open(labelBase64, "segmentation.nii.gz", { cal_min: 0, cal_max: 255, opacity: 0.45 });
-  label.setColormapLabel(colours(study.classes));
+  label.setColormapLabel(colormap(study.classes));
   viewer.addVolume(image);
   viewer.addVolume(label);
 
@@ -85,10 +85,10 @@ async function openStage(canvas, study, imageBase64, labelBase64, moved) {
     return ACROSS[view === ALL_PLANES ? acquired : view];
   }
   // From the order in the file to that in the patient, and back.
-  function counted(index) {
+  function reorder(index) {
     return image.permRAS[across()] > 0 ? index : stage.count() - 1 - index;
   }
-  function refreshed() {
+  function refresh() {
     viewer.updateGLVolume();
     moved();
   }
@@ -99,7 +99,7 @@ async function openStage(canvas, study, imageBase64, labelBase64, moved) {
     acquired,
     count: () => image.dimsRAS[across() + 1],
     // Slices are counted as the file has them, which may be against the way they lie in the patient.
-    slice: () => counted(Math.min(stage.count() - 1, Math.max(0, Math.floor(viewer.scene.crosshairPos[across()] * stage.count())))),
+    slice: () => reorder(Math.min(stage.count() - 1, Math.max(0, Math.floor(viewer.scene.crosshairPos[across()] * stage.count())))),
     // The same slice's number in the whole study.
     studySlice() {
       const axis = Math.abs(image.permRAS[across()]) - 1;
@@ -111,10 +111,10 @@ async function openStage(canvas, study, imageBase64, labelBase64, moved) {
       frame = next;
       image.frame4D = next;
       label.frame4D = next;
-      refreshed();
+      refresh();
     },
     setSlice(index) {
-      viewer.scene.crosshairPos[across()] = (counted(index) + 0.5) / stage.count();
+      viewer.scene.crosshairPos[across()] = (reorder(index) + 0.5) / stage.count();
       viewer.drawScene();
       moved();
     },
@@ -128,12 +128,12 @@ async function openStage(canvas, study, imageBase64, labelBase64, moved) {
     },
     setOpacity(share) {
       label.opacity = share;
-      refreshed();
+      refresh();
     },
     setOutlined(wanted) {
-      outlines = wanted && !outlines ? outlined(filled, dims, study.thick_axis) : outlines;
+      outlines = wanted && !outlines ? findOutlines(filled, dims, study.thick_axis) : outlines;
       label.img = wanted ? outlines : filled;
-      refreshed();
+      refresh();
     },
   };
 
@@ -151,7 +151,7 @@ async function openStage(canvas, study, imageBase64, labelBase64, moved) {
       if (n && n % columns === 0) words.push(";");
       const index = shown === 1 ? 0 : Math.round((n * (count - 1)) / (shown - 1));
       const place = [0.5, 0.5, 0.5];
-      place[axis] = (counted(index) + 0.5) / count;
+      place[axis] = (reorder(index) + 0.5) / count;
       const mm = viewer.frac2mm(place, 0, false);
       words.push(letter, mm[axis].toFixed(3));
     }
@@ -159,7 +159,7 @@ async function openStage(canvas, study, imageBase64, labelBase64, moved) {
   }
 
   viewer.scene.crosshairPos = [0.5, 0.5, 0.5];
-  if (study.centre) viewer.scene.crosshairPos = viewer.mm2frac(study.centre, 0, true);
+  if (study.center) viewer.scene.crosshairPos = viewer.mm2frac(study.center, 0, true);
   stage.setView("slices");
   viewer.updateGLVolume();
   return stage;

@@ -1,10 +1,10 @@
-// A study's page: the stage, its controls and the curve, all showing the same frame.
+// The page of a study: the viewer, its controls and the curve, all showing the same frame.
 "use strict";
 
 (function () {
   const byId = (id) => document.getElementById(id);
   const study = JSON.parse(byId("study").textContent);
-  const FALLBACK_LOOP_S = 1.5; // where nobody says how long a frame is, as in the animation
+  const FALLBACK_LOOP_S = 1.5; // where the frame duration is unknown, as in the animation
   const place = new Map(study.shown_frames.map((frame, index) => [frame, index]));
   let stage = null;
   let curve = null;
@@ -22,10 +22,10 @@
     if (stage) stage.setFrame(index);
     if (curve) curve.mark(frame);
     byId("frame").value = index;
-    told();
+    updateOutputs();
   }
 
-  function told() {
+  function updateOutputs() {
     const time = study.frame_duration_s ? ` · ${(1000 * frame * study.frame_duration_s).toFixed(0)} ms` : "";
     byId("frame-value").textContent = `${frame}${time}`;
     if (!stage) return;
@@ -83,10 +83,10 @@
         play(false);
         show(Number(button.dataset.frame));
       });
-    document.addEventListener("keydown", keyed);
+    document.addEventListener("keydown", onKey);
   }
 
-  function keyed(event) {
+  function onKey(event) {
     if (event.ctrlKey || event.altKey || event.metaKey || event.target.closest("input, select, textarea")) return;
     const onStage = byId("stage").matches(":hover") || byId("stage").contains(document.activeElement);
     const act = { ArrowLeft: () => step(-1), ArrowRight: () => step(1) };
@@ -100,7 +100,7 @@
     act[event.key]();
   }
 
-  function without(reason) {
+  function hideStage(reason) {
     byId("stage").hidden = true;
     byId("no-stage").hidden = false;
     byId("no-stage-reason").textContent = reason;
@@ -117,20 +117,20 @@
       document.body.classList.add("has-curve");
     }
     show(frame);
-    if (!hasWebGL2()) return without("This browser has no WebGL2");
+    if (!hasWebGL2()) return hideStage("This browser has no WebGL2");
     try {
       const [image, label] = ["image-data", "label-data"].map((id) => byId(id).textContent.trim());
-      stage = await openStage(byId("canvas"), study, image, label, told);
+      stage = await openStage(byId("canvas"), study, image, label, updateOutputs);
       byId("image-data").remove(); // decoded by now
       byId("label-data").remove();
     } catch (error) {
-      return without(`The viewer could not start (${error.message})`);
+      return hideStage(`The viewer could not start (${error.message})`);
     }
-    window.stage = stage; // for whoever opens the console
+    window.stage = stage; // for the console
     const first = study.moments.length ? study.moments[0].frame : frame;
     show(first);
     stage.setFrame(place.get(frame));
-    told();
+    updateOutputs();
     document.body.dataset.stage = "ready";
   }
 
