@@ -53,7 +53,7 @@ def empty(root: Path) -> None:
 IMAGE_DEFECTS: dict[str, tuple[Spoil, str]] = {
     "NaN": (
         lambda root: rewrite(root / IMAGE, lambda v: put(v, np.nan, np.float32)),
-        r"phantom002.nii.gz: 1 of 28800 voxels are NaN or infinite, the first at frame 2, voxel (3, 4, 1); wanted finite",
+        r"phantom002.nii.gz: 1 of 28800 voxels are NaN or infinite, the first at frame 2, voxel (3, 4, 1)",
     ),
     "truncated": (lambda root: truncate(root / IMAGE), "images/phantom002.nii.gz is truncated"),
     "not NIfTI": (lambda root: (root / IMAGE).write_bytes(b"DICM" * 200), "images/phantom002.nii.gz cannot be read"),
@@ -75,7 +75,7 @@ LABEL_DEFECTS: dict[str, tuple[Spoil, str]] = {
     ),
     "fraction": (
         lambda root: rewrite(root / LABEL, lambda v: put(v, 1.5, np.float32)),
-        "label value 1.5 at frame 2, voxel (3, 4, 1) (1 such in this frame); wanted whole numbers",
+        "label value 1.5 at frame 2, voxel (3, 4, 1) (1 such in this frame)",
     ),
     "truncated": (lambda root: truncate(root / LABEL), "labels/phantom002.nii.gz is truncated"),
     "no file": (lambda root: (root / LABEL).unlink(), "1 file is missing: phantom002: "),

@@ -62,7 +62,7 @@ def test_a_case_is_named_by_its_file(file, name, tmp_path):
 
 
 def test_a_file_that_is_no_nifti_names_no_case():
-    with pytest.raises(InputError, match=r"a\.nrrd: wanted a file name that ends in \.nii or \.nii\.gz"):
+    with pytest.raises(InputError, match=r"a\.nrrd: expected a file name that ends in \.nii or \.nii\.gz"):
         case_name(Path("a.nrrd"))
 
 
@@ -75,9 +75,9 @@ def test_a_folder_gives_its_studies_by_name(tmp_path):
 def test_two_files_of_one_name_are_refused_everywhere(other, tmp_path):
     """Pins a.nii beside a.nii.gz, of which one was taken or both."""
     touch(tmp_path, "a.nii.gz", other)
-    with pytest.raises(InputError, match=r"wanted one of them; remove the other"):
+    with pytest.raises(InputError, match=r"expected one of them; remove the other"):
         studies_in(tmp_path)
-    assert "wanted one of them; remove the other" in refusal([tmp_path], ONE)
+    assert "expected one of them; remove the other" in refusal([tmp_path], ONE)
 
 
 def test_files_are_grouped_by_channel(tmp_path):
@@ -144,7 +144,7 @@ def test_bare_files_are_of_the_models_kinds(tmp_path, study):
         study(tmp_path / f"a_{channel}.nii", frames)
     [found] = find_studies([tmp_path], TWO, channel_kinds=("signal", "map"))
     assert found.image().array.shape[:2] == (2, 3)
-    with pytest.raises(InputError, match="1 frame came, the first channel has 3"):
+    with pytest.raises(InputError, match="got 1 frame, expected 3"):
         find_studies([tmp_path], TWO)[0].image()
 
 

@@ -180,12 +180,12 @@ class TestMap:
 
     def test_what_is_not_declared_a_map_must_have_all_frames(self, own, tmp_path):
         declare(own, None)
-        with pytest.raises(InputError, match=r"phantom001_0001.nii.gz: 1 frame came, the first channel has 4"):
+        with pytest.raises(InputError, match=r"phantom001_0001.nii.gz: got 1 frame, expected 4"):
             cached(own, tmp_path / "cache")
 
     def test_declared_a_map_repeated_frames_are_refused_and_as_signals_give_the_same(self, own, studies, tmp_path):
         rewrite(own / "images/phantom001_0001.nii.gz", lambda v, affine: (np.stack([v] * 4, axis=-1), affine))
-        with pytest.raises(InputError, match=r"phantom001_0001.nii.gz: 4 frames came for a channel of the kind"):
+        with pytest.raises(InputError, match=r"phantom001_0001.nii.gz: got 4 frames for a channel of the kind"):
             cached(own, tmp_path / "cache")
         declare(own, {})
         first = cached(studies, tmp_path / "cache")
@@ -258,7 +258,7 @@ class TestVelocities:
         for case in about["training"]:
             case["image"] = [case["image"][0], case["image"][3]]
         (own / "dataset.json").write_text(json.dumps(about))
-        with pytest.raises(InputError, match=r'phantom001_0000.nii.gz: .* velocity Z came; wanted "velocity Y", too'):
+        with pytest.raises(InputError, match=r'phantom001_0000.nii.gz: got velocity Z, expected "velocity Y", too'):
             cached(own, tmp_path / "cache")
 
     def test_a_study_declared_backwards_is_segmented_as_it_lies(self, own, run):

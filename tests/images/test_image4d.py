@@ -316,11 +316,11 @@ def test_other_numbers_of_frames_are_refused_and_a_map_must_be_declared(tmp_path
     series = lay(tmp_path / "0.nii", make_header(), ramp())
     flat = lay(tmp_path / "1.nii", make_header((3, 4, 2)), ramp((3, 4, 2)))
     shorter = lay(tmp_path / "2.nii", make_header((3, 4, 2, 4)), ramp((3, 4, 2, 4)))
-    with pytest.raises(InputError, match=r"1\.nii: 1 frame came, the first channel has 5; .* \"map\" in channel_kinds"):
+    with pytest.raises(InputError, match=r"1\.nii: got 1 frame, expected 5 .* \"map\" in channel_kinds"):
         read_image([series, flat])
     with pytest.raises(InputError, match=r"2\.nii: .*\(4, 3, 4, 2\).*\(5, 3, 4, 2\)"):
         read_image([series, shorter], kinds=("signal", "signal"))
-    with pytest.raises(InputError, match=r"2\.nii: 4 frames came for a channel of the kind \"map\"; wanted one"):
+    with pytest.raises(InputError, match=r"2\.nii: got 4 frames for a channel of the kind \"map\", expected one"):
         read_image([series, shorter], kinds=("signal", "map"))
     with pytest.raises(InputError, match=r"0\.nii.*\(5, 3, 4, 2\).*\(1, 3, 4, 2\)"):
         read_image([flat, series])

@@ -99,7 +99,7 @@ def test_channels_and_maps_are_read_frame_by_frame_as_at_once(study, tmp_path):
     assert (outline.channels, outline.frames, outline.grid) == (2, 3, whole.grid)
     assert (outline.frame_duration_s, outline.source, outline.kinds) == (whole.frame_duration_s, paths[0], kinds)
     assert np.array_equal(outline.affine, whole.affine)
-    with pytest.raises(InputError, match=r"b.nii.gz: 1 frame came, the first channel has 3"):
+    with pytest.raises(InputError, match=r"b.nii.gz: got 1 frame, expected 3"):
         next(read_frames(paths))
 
 

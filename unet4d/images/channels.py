@@ -1,6 +1,6 @@
-"""What each channel of a study holds, as "channel_kinds" of dataset.json says: what space does to it, and what time does.
+"""Channel kinds of a study, as "channel_kinds" of dataset.json gives them: how a channel follows space and time.
 
-signal        what a scanner measures in arbitrary units: cine, magnitude, a contrast series. What is not declared is this.
+signal        a scanner's measurement in arbitrary units: cine, magnitude, a contrast series. The kind of an undeclared channel.
 map           one 3D image that holds for all frames, in units of its own: a T1 map beside a contrast series.
 velocity X    4D flow: velocity along the file's axis X, positive towards growing index; "velocity -X" towards falling index.
 """
@@ -18,27 +18,26 @@ CHANNEL_KINDS = (SIGNAL, MAP, *VELOCITIES)
 
 
 def velocity_axis(kind: str) -> tuple[int, int] | None:
-    """The axis (0 to 2) a velocity lies along and its sign (1 or -1); None for another kind."""
+    """Return the axis (0 to 2) that a velocity lies along and its sign (1 or -1); None for another kind."""
     if kind not in VELOCITIES:
         return None
-    name = kind.removeprefix("velocity ")
-    return "XYZ".index(name[-1]), -1 if name.startswith("-") else 1
+    return "XYZ".index(kind[-1]), -1 if "-" in kind else 1
 
 
-def channels_of_kind(kinds: Sequence[str], *wanted: str) -> list[int]:
-    """The channels of these kinds, such as `channels_of(kinds, *VELOCITIES)`."""
-    return [channel for channel, kind in enumerate(kinds) if kind in wanted]
+def channels_of_kind(kinds: Sequence[str], *chosen: str) -> list[int]:
+    """Return the channels of the chosen kinds, such as `channels_of_kind(kinds, *VELOCITIES)`."""
+    return [channel for channel, kind in enumerate(kinds) if kind in chosen]
 
 
 def unsigned_kinds(kinds: Sequence[str]) -> tuple[str, ...]:
-    """What the kinds of a study become on the network's axes, where every velocity is positive towards growing index."""
+    """Return the kinds on the network's axes, where every velocity is positive towards growing index."""
     return tuple(kind.replace("-", "") for kind in kinds)
 
 
 def reorient_channels(
     kinds: Sequence[str], order: Sequence[int], flips: Sequence[bool], what: Path | str
 ) -> list[tuple[int, int]]:
-    """For each channel of a study whose axes are turned, the channel it comes from and its sign, 1 or -1.
+    """Return for each channel of a study with reoriented axes the channel it comes from and its sign, 1 or -1.
 
     A velocity is a vector: its components turn with the axes. Each keeps its place, so that "velocity X" or "velocity -X" holds the
     component along the new axis X, positive towards growing index.
@@ -47,7 +46,7 @@ def reorient_channels(
         signal, velocity X, velocity Y, velocity Z  ->  [(0, 1), (2, 1), (3, -1), (1, 1)]
 
     Args:
-        kinds: one a channel.
+        kinds: one per channel.
         order: for each new axis, the old axis it is.
         flips: for each new axis, whether it runs against the old one.
         what: the study, for the message.
@@ -55,7 +54,7 @@ def reorient_channels(
     Raises:
         InputError: a component is needed that no channel holds.
     """
-    held = {axis[0]: (channel, axis[1]) for channel, axis in enumerate(map(velocity_axis, kinds)) if axis}
+    components = {axis[0]: (channel, axis[1]) for channel, axis in enumerate(map(velocity_axis, kinds)) if axis}
     sources = []
     for channel, kind in enumerate(kinds):
         axis = velocity_axis(kind)
@@ -63,18 +62,18 @@ def reorient_channels(
             sources.append((channel, 1))
             continue
         new, old = axis[0], order[axis[0]]
-        if old not in held:
-            came = ", ".join(one for one in kinds if velocity_axis(one))
+        if old not in components:
+            given = ", ".join(kind for kind in kinds if velocity_axis(kind))
             raise InputError(
-                f"{what}: the network's axis {'XYZ'[new]} is the file's axis {'XYZ'[old]}, and {came} came; wanted "
-                f'"velocity {"XYZ"[old]}", too; give all three components, or store the study with its slices last'
+                f'{what}: got {given}, expected "velocity {"XYZ"[old]}", too, because the network\'s axis {"XYZ"[new]} is the '
+                f"file's axis {'XYZ'[old]}; give all three components, or store the study with its slices last"
             )
-        source, sign = held[old]
+        source, sign = components[old]
         sources.append((source, -sign if flips[new] else sign))
     return sources
 
 
 def mirror_signs(kinds: Sequence[str]) -> list[tuple[int, ...]]:
-    """For each channel, what it is multiplied by where X, Y or Z is mirrored: -1 for the velocity along that axis, else 1."""
-    along = [velocity_axis(kind) for kind in kinds]
-    return [tuple(-1 if axis and axis[0] == n else 1 for n in range(3)) for axis in along]
+    """Return for each channel its factor where X, Y or Z is mirrored: -1 for the velocity along that axis, else 1."""
+    axes = [velocity_axis(kind) for kind in kinds]
+    return [tuple(-1 if axis and axis[0] == n else 1 for n in range(3)) for axis in axes]

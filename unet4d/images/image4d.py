@@ -1,4 +1,4 @@
-"""One 4D study: NIfTI (X, Y, Z, T) on disk, (C, T, X, Y, Z) in memory, written back under the header it came with."""
+"""4D studies in NIfTI: (X, Y, Z, T) on disk, (C, T, X, Y, Z) in memory, written back under the header of the study."""
 
 from __future__ import annotations
 
@@ -33,37 +33,37 @@ from unet4d.system.files import PathLike, replacing
 from unet4d.system.memory import check_fits
 from unet4d.system.text import count
 
-INTEGER_TOLERANCE = 1e-3  # a label stored with a scale slope may come back as 0.9999
+_INTEGER_TOLERANCE = 1e-3  # a label stored with a scale slope may come back as 0.9999
 
 
-class _Placed:
-    """Where voxels lie, as a header says."""
+class _Geometry:
+    """The place of voxels, by the header."""
 
     header: Header
 
     @property
     def affine(self) -> np.ndarray:
-        """(4, 4) float64, voxel index to mm (RAS): the sform, else the qform, else nibabel's guess from the spacing."""
+        """Return (4, 4) float64, voxel index to mm (RAS): the sform, else the qform, else nibabel's guess from the spacing."""
         return affine_of(self.header)
 
     @property
     def spacing(self) -> tuple[float, float, float]:
-        """Voxel size in mm along X, Y and Z."""
+        """Return the voxel size in mm along X, Y and Z."""
         return spacing_of(self.affine)
 
 
 @dataclass(frozen=True, eq=False)
-class ImageInfo(_Placed):
-    """What a study is like, without its voxels.
+class ImageInfo(_Geometry):
+    """A study without its voxels.
 
     Attributes:
         header: of the first channel's file, as it lies on disk.
         channels: C.
         frames: T.
         grid: (X, Y, Z).
-        frame_duration_s: seconds from frame to frame; None where the header does not say.
+        frame_duration_s: seconds from frame to frame; None if unknown.
         source: the first channel's file.
-        kinds: what each channel holds, see data/channels.py; empty where nobody says.
+        kinds: of the channels, see images/channels.py; empty if unknown.
     """
 
     header: Header
@@ -76,15 +76,15 @@ class ImageInfo(_Placed):
 
 
 @dataclass(frozen=True, eq=False)
-class Image4D(_Placed):
-    """A study, in memory, with the header it came with.
+class Image4D(_Geometry):
+    """A study in memory, with the header of its file.
 
     Attributes:
         array: (C, T, X, Y, Z) float32, scale slope applied.
         header: of the first channel's file, as it lay on disk.
-        frame_duration_s: seconds from frame to frame; None where the header does not say.
+        frame_duration_s: seconds from frame to frame; None if unknown.
         source: the first channel's file; None for an image made in memory.
-        kinds: what each channel holds, see data/channels.py; empty where nobody says.
+        kinds: of the channels, see images/channels.py; empty if unknown.
     """
 
     array: np.ndarray
@@ -98,7 +98,7 @@ class Image4D(_Placed):
         """Make an image of (C, T, X, Y, Z), or of one channel (T, X, Y, Z), with a scanner-space header in mm and s.
 
         Args:
-            array: any real dtype; kept as float32.
+            array: any real dtype; stored as float32.
             affine: (4, 4), voxel to mm (RAS).
             frame_duration_s: seconds; None leaves the time unit of the header unknown.
 
@@ -108,9 +108,11 @@ class Image4D(_Placed):
         array = np.asarray(array, dtype=np.float32)
         array = array[None] if array.ndim == 4 else array
         if array.ndim != 5 or 0 in array.shape:
-            raise InputError(f"an image of shape {array.shape} came; wanted (C, T, X, Y, Z) or (T, X, Y, Z), no axis 0")
+            raise InputError(
+                f"got an image of shape {array.shape}, expected (C, T, X, Y, Z) or (T, X, Y, Z), no axis 0"
+            )
         if frame_duration_s is not None and not (frame_duration_s > 0 and math.isfinite(frame_duration_s)):
-            raise InputError(f"frame_duration_s is {frame_duration_s}; give seconds above 0, or None if unknown")
+            raise InputError(f"frame_duration_s is {frame_duration_s}, expected seconds above 0, or None if unknown")
         affine = np.asarray(affine, dtype=np.float64)
         check_affine(affine, "affine")
         header = nib.Nifti1Header()
@@ -124,24 +126,23 @@ class Image4D(_Placed):
 
     @property
     def info(self) -> ImageInfo:
-        """What it is like, without its voxels."""
-        return ImageInfo(
-            self.header, self.channels, self.frames, self.grid, self.frame_duration_s, self.source, self.kinds
-        )
+        """Return the study without its voxels."""
+        shape = (self.channels, self.frames, self.grid)
+        return ImageInfo(self.header, *shape, self.frame_duration_s, self.source, self.kinds)
 
     @property
     def channels(self) -> int:
-        """C."""
+        """Return C."""
         return self.array.shape[0]
 
     @property
     def frames(self) -> int:
-        """T."""
+        """Return T."""
         return self.array.shape[1]
 
     @property
     def grid(self) -> tuple[int, int, int]:
-        """(X, Y, Z)."""
+        """Return (X, Y, Z)."""
         return cast(tuple[int, int, int], self.array.shape[2:])
 
 
@@ -151,80 +152,69 @@ def read_image(
     """Read a 3D (one frame) or 4D NIfTI study, .nii or .nii.gz.
 
     Args:
-        path: one file, or one file a channel on the same grid.
+        path: one file, or one file per channel on the same grid.
         channels_last: the 4th axis of the single file holds channels, and there is one frame
             (as in the multi-modality files of the Medical Segmentation Decathlon).
-        kinds: what each channel holds, see data/channels.py: a "map" is one frame, held for all frames of the first channel. Empty:
-            all are signal, and have as many frames.
+        kinds: of the channels, see images/channels.py: a "map" is one frame, which holds for all frames of the first channel.
+            Empty: all are signal, and have equally many frames.
 
     Raises:
         InputError: missing, truncated or not a real-valued NIfTI of 3 or 4 axes; NaN or infinite voxels; an unusable
             affine or spacing; channels on different grids or with other frames. Names the file.
     """
-    paths = [Path(path)] if isinstance(path, str | os.PathLike) else [Path(one) for one in path]
-    if not paths or (channels_last and len(paths) > 1):
-        raise InputError(f"{len(paths)} image files came; wanted one, or (without channels_last) one a channel")
-    header, frames = read_header(paths[0])
-    check_fits(4 * len(paths) * math.prod(frames), paths[0])
-    volumes = np.empty((len(paths), *frames), dtype=np.float32)  # (files, T, X, Y, Z)
+    files = _files(path)
+    if not files or (channels_last and len(files) > 1):
+        raise InputError(f"got {len(files)} image files, expected one, or (without channels_last) one per channel")
+    header, shape = read_header(files[0])
+    check_fits(4 * len(files) * math.prod(shape), files[0])
+    volumes = np.empty((len(files), *shape), dtype=np.float32)  # (files, T, X, Y, Z)
     maps = [] if channels_last else channels_of_kind(kinds, MAP)
-    for channel, (one, out) in enumerate(zip(paths, volumes, strict=True)):
+    for channel, (file, out) in enumerate(zip(files, volumes, strict=True)):
         if channel in maps:
-            _read_floats(one, out[:1], header, is_map=True)
+            _read_channel(file, out[:1], header, is_map=True)
             out[1:] = out[0]
         else:
-            _read_floats(one, out, header)
+            _read_channel(file, out, header)
     array = volumes.swapaxes(0, 1) if channels_last else volumes
-    duration = None if channels_last else frame_duration_s_of(header)
-    return Image4D(array, header, duration, paths[0], tuple(kinds))
+    return Image4D(array, header, None if channels_last else frame_duration_s_of(header), files[0], tuple(kinds))
 
 
 def read_image_info(path: PathLike | Sequence[PathLike], *, kinds: Sequence[str] = ()) -> ImageInfo:
-    """What a study is like, from the header of its first channel's file; the arguments are those of `read_image`."""
-    paths = [Path(path)] if isinstance(path, str | os.PathLike) else [Path(one) for one in path]
-    header, (frames, *grid) = read_header(paths[0])
-    return ImageInfo(
-        header,
-        len(paths),
-        frames,
-        cast(tuple[int, int, int], tuple(grid)),
-        frame_duration_s_of(header),
-        paths[0],
-        tuple(kinds),
-    )
+    """Read a study without its voxels, from the header of its first channel's file; the arguments are those of `read_image`."""
+    files = _files(path)
+    header, (frames, x, y, z) = read_header(files[0])
+    return ImageInfo(header, len(files), frames, (x, y, z), frame_duration_s_of(header), files[0], tuple(kinds))
 
 
 def read_frames(path: PathLike | Sequence[PathLike], *, kinds: Sequence[str] = ()) -> Iterator[np.ndarray]:
-    """The frames of a study, each (C, X, Y, Z) float32, one after the other; what `read_image` reads, without ever holding it all.
+    """Yield the frames of a study, each (C, X, Y, Z) float32, as `read_image` reads them, without the whole study in memory.
 
     Raises:
-        InputError: as `read_image`, once the fault is come upon.
+        InputError: as `read_image`, as soon as the damage is reached.
     """
-    paths = [Path(path)] if isinstance(path, str | os.PathLike) else [Path(one) for one in path]
-    first, shape = read_header(paths[0])
+    files = _files(path)
+    first, shape = read_header(files[0])
     maps = channels_of_kind(kinds, MAP)
     with contextlib.ExitStack() as stack:
         channels = []
-        for channel, one in enumerate(paths):
-            header, size, volumes = stack.enter_context(open_nifti(one))
-            _check_channel(one, header, size, first, shape, channel in maps)
+        for channel, file in enumerate(files):
+            header, size, volumes = stack.enter_context(open_nifti(file))
+            _check_channel(file, header, size, first, shape, channel in maps)
             channels.append(itertools.cycle(list(volumes)) if channel in maps else volumes)
         for t in range(shape[0]):
-            frame = np.empty((len(paths), *shape[1:]), np.float32)
-            for one, out, volumes in zip(paths, frame, channels, strict=True):
-                with np.errstate(over="ignore", invalid="ignore"):
-                    out[...] = next(volumes)
-                finite = np.isfinite(out)
-                if not finite.all():
-                    where = f"frame {t}, voxel {_first(~finite)}"
-                    raise _not_finite(one, f"{np.count_nonzero(~finite)} of {out.size} voxels of frame {t}", where)
+            frame = np.empty((len(files), *shape[1:]), np.float32)
+            for file, out, volumes in zip(files, frame, channels, strict=True):
+                bad, first_bad = _copy_finite(next(volumes), out)
+                if bad:
+                    voxels = f"{bad} of {out.size} voxels of frame {t}"
+                    raise _not_finite(file, voxels, f"frame {t}, voxel {first_bad}")
             yield frame
         for volumes in channels:
             next(volumes, None)  # a gzip stream checks its checksum at its end
 
 
 def read_label(path: PathLike, *, like: Image4D | None = None) -> np.ndarray:
-    """Read a label map (T, X, Y, Z) uint8; a 3D file is one frame. The number of frames is the caller's to check.
+    """Read a label map (T, X, Y, Z) uint8; a 3D file is one frame. The caller checks the number of frames.
 
     Args:
         path: .nii or .nii.gz with whole numbers from 0 to 255, in any dtype.
@@ -240,19 +230,24 @@ def read_label(path: PathLike, *, like: Image4D | None = None) -> np.ndarray:
         check_fits(math.prod(shape), path)
         label = np.empty(shape, dtype=np.uint8)
         for t, volume in enumerate(volumes):
-            whole = np.rint(volume) if volume.dtype.kind == "f" else volume
-            wrong = ~((whole >= 0) & (whole <= 255))
-            if volume.dtype.kind == "f":
-                with np.errstate(invalid="ignore"):  # inf - inf
-                    wrong |= ~(np.abs(volume - whole) <= INTEGER_TOLERANCE)
+            whole, wrong = round_labels(volume)
             if wrong.any():
                 voxel = _first(wrong)
                 raise InputError(
-                    f"{path}: label value {volume[voxel]:g} at frame {t}, voxel {voxel} ({np.count_nonzero(wrong)} "
-                    "such in this frame); wanted whole numbers from 0 to 255; correct the label map"
+                    f"{path}: got label value {volume[voxel]:g} at frame {t}, voxel {voxel} ({np.count_nonzero(wrong)} "
+                    "such in this frame), expected whole numbers from 0 to 255; correct the label map"
                 )
             label[t] = whole
     return label
+
+
+def round_labels(volume: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the values of a label map rounded, and where they are no label value, a whole number from 0 to 255."""
+    if volume.dtype.kind != "f":
+        return volume, ~((volume >= 0) & (volume <= 255))
+    whole = np.rint(volume)
+    with np.errstate(invalid="ignore"):  # inf - inf
+        return whole, ~((whole >= 0) & (whole <= 255)) | ~(np.abs(volume - whole) <= _INTEGER_TOLERANCE)
 
 
 def write_image(path: PathLike, label: np.ndarray, *, like: Image4D | ImageInfo) -> None:
@@ -275,70 +270,81 @@ def write_image(path: PathLike, label: np.ndarray, *, like: Image4D | ImageInfo)
     check_suffix(path)
     label = np.asarray(label)
     label = label[None] if label.ndim == 3 else label
-    wanted = (like.frames, *like.grid)
-    if label.shape != wanted:
-        raise InputError(f"{path}: an array of shape {label.shape} came; wanted (T, X, Y, Z) = {wanted} as the image")
+    expected = (like.frames, *like.grid)
+    if label.shape != expected:
+        raise InputError(
+            f"{path}: got an array of shape {label.shape}, expected (T, X, Y, Z) = {expected} as the image"
+        )
     dtype = _storage_dtype(label, path)
     dim = like.header["dim"]
-    flat = like.frames == 1 and not (dim[0] >= 4 and dim[4] == 1)
-    header = header_for(like.header, like.grid if flat else (*like.grid, like.frames), dtype)
+    is_3d = like.frames == 1 and not (dim[0] >= 4 and dim[4] == 1)
+    header = header_for(like.header, like.grid if is_3d else (*like.grid, like.frames), dtype)
     with replacing(path) as temporary:
         write_nifti(temporary, header, label)
 
 
-def _read_floats(path: Path, out: np.ndarray, first: Header, is_map: bool = False) -> None:
-    """Fill `out` (T, X, Y, Z) float32 from `path`, whose grid must be that of `first`; refuse what is not finite."""
+def _files(path: PathLike | Sequence[PathLike]) -> list[Path]:
+    return [Path(path)] if isinstance(path, str | os.PathLike) else [Path(file) for file in path]
+
+
+def _read_channel(path: Path, out: np.ndarray, first: Header, is_map: bool = False) -> None:
+    """Fill `out` (T, X, Y, Z) float32 from `path`, which must lie on the grid of `first` and hold finite values."""
     bad, where = 0, ""
     with open_nifti(path) as (header, shape, volumes):
         _check_channel(path, header, shape, first, out.shape, is_map)
         for t, volume in enumerate(volumes):
-            with np.errstate(over="ignore", invalid="ignore"):
-                out[t] = volume
-            finite = np.isfinite(out[t])
-            if not finite.all():
-                where = where or f"frame {t}, voxel {_first(~finite)}"
-                bad += int(np.count_nonzero(~finite))
+            bad_here, voxel = _copy_finite(volume, out[t])
+            where = where or (f"frame {t}, voxel {voxel}" if bad_here else "")
+            bad += bad_here
     if bad:
         raise _not_finite(path, f"{bad} of {out.size} voxels", where)
 
 
+def _copy_finite(volume: np.ndarray, out: np.ndarray) -> tuple[int, tuple[int, ...]]:
+    """Copy a volume to float32; return how many voxels are not finite then, and the first of them."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        out[...] = volume
+    finite = np.isfinite(out)
+    return (0, ()) if finite.all() else (int(np.count_nonzero(~finite)), _first(~finite))
+
+
 def _check_channel(
-    path: Path, header: Header, shape: tuple[int, ...], first: Header, wanted: tuple[int, ...], is_map: bool
+    path: Path, header: Header, shape: tuple[int, ...], first: Header, expected: tuple[int, ...], is_map: bool
 ) -> None:
     """Raise InputError unless a channel's file lies on the grid of the first and has as many frames, or one if it is a map."""
     if is_map and shape[0] > 1:
         raise InputError(
-            f'{path}: {count(shape[0], "frame")} came for a channel of the kind "map"; wanted one, which holds for all frames; '
+            f'{path}: got {count(shape[0], "frame")} for a channel of the kind "map", expected one, which holds for all frames; '
             "give a 3D file, or leave the channel out of channel_kinds"
         )
-    if not is_map and shape[0] == 1 < wanted[0]:
+    if not is_map and shape[0] == 1 < expected[0]:
         raise InputError(
-            f"{path}: 1 frame came, the first channel has {wanted[0]}; wanted as many; if it holds for all frames, such as a T1 "
-            'map, say so: "map" in channel_kinds of dataset.json'
+            f"{path}: got 1 frame, expected {expected[0]} as in the first channel; if it holds for all frames, such as a T1 map, "
+            'declare it: "map" in channel_kinds of dataset.json'
         )
-    check_same_grid(path, header, shape, "the first channel", first, (1, *wanted[1:]) if is_map else wanted)
+    check_same_grid(path, header, shape, "the first channel", first, (1, *expected[1:]) if is_map else expected)
 
 
-def _not_finite(path: Path, what: str, where: str) -> InputError:
+def _not_finite(path: Path, voxels: str, where: str) -> InputError:
     return InputError(
-        f"{path}: {what} are NaN or infinite, the first at {where}; wanted finite "
+        f"{path}: {voxels} are NaN or infinite, the first at {where}, expected finite "
         "values; replace them (by 0 outside the body, say) or export the study again"
     )
 
 
 def _storage_dtype(array: np.ndarray, path: Path) -> np.dtype:
-    """uint8, or the smallest signed integer type that holds the values; float32 for floating point."""
+    """Return uint8, or the smallest signed integer type that holds the values; float32 for floating point."""
     if array.dtype.kind == "f":
         return np.dtype(np.float32)
     if array.dtype.kind not in "biu":
-        raise InputError(f"{path}: an array of {array.dtype} came; wanted integers or floating point")
+        raise InputError(f"{path}: got an array of {array.dtype}, expected integers or floating point")
     low, high = int(array.min()), int(array.max())
     for dtype in (np.uint8, np.int16, np.int32, np.int64):
         if np.iinfo(dtype).min <= low and high <= np.iinfo(dtype).max:
             return np.dtype(dtype)
-    raise InputError(f"{path}: the values {low} to {high} came; wanted them to fit 64-bit signed integers")
+    raise InputError(f"{path}: got values from {low} to {high}, expected them to fit 64-bit signed integers")
 
 
 def _first(mask: np.ndarray) -> tuple[int, ...]:
-    """Index of the first True."""
+    """Return the index of the first True."""
     return tuple(int(i) for i in np.argwhere(mask)[0])

@@ -1,7 +1,7 @@
-"""The bytes of a NIfTI file: header as it lies on disk, voxels frame by frame, geometry and time read from the header.
+"""NIfTI files, byte by byte: the header as it lies on disk, voxels frame by frame, geometry and time from the header.
 
-nibabel repairs odd header fields on the way in and on the way out. So the header is read and written here, unrepaired,
-and nibabel interprets it. Frames come one at a time: a study is never held in float64.
+nibabel repairs odd header fields when it reads and writes. Here headers are read and written unrepaired, and nibabel interprets
+them. Frames come one at a time: a study never lies in memory in float64.
 """
 
 from __future__ import annotations
@@ -31,29 +31,31 @@ NIFTI_SUFFIXES = (".nii.gz", ".nii")
 _MM_PER_UNIT = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}  # unknown (taken as mm), metre, mm, micrometre
 _UNITS_PER_SECOND = {8: 1.0, 16: 1e3, 24: 1e6}  # s, ms, µs; other units (Hz, ppm, rad/s) are no time
 _GRID_TOLERANCE = 0.01  # how far a corner of two grids may lie apart, in voxels of the finest axis
-_FARTHEST_MM, _SMALLEST_MM = 1e9, 1e-9  # of an affine; what is beyond is damage
+_FARTHEST_MM, _SMALLEST_MM = 1e9, 1e-9  # of an affine; beyond is damage
 _GZIP_MAX_RATIO = 1040  # deflate cannot expand further, so a header that promises more lies
 _LONGEST_HEADER = 544  # NIfTI-2, with the 4 bytes that announce extensions
-_LONGEST_NUMBER = 8  # bytes; what a wider float holds depends on the machine that wrote it
+_LONGEST_NUMBER = 8  # bytes; the content of a wider float depends on the machine that wrote it
 _WORKING_BYTES = 16  # per voxel of the frame at hand: scaled in float64, then copied, checked and resampled in float32
 _BLOCK = 2**20
 _GZIP_LEVEL = 4  # label maps are nearly as small as at 9, and written several times faster
 
 
 def read_header(path: PathLike) -> tuple[Header, tuple[int, int, int, int]]:
-    """Read and check the header alone; gives it as it lay on disk, and (T, X, Y, Z). Raises InputError."""
+    """Read and check the header alone; return it as it lies on disk, and (T, X, Y, Z). Raises InputError."""
     with open_nifti(Path(path)) as (header, shape, _):
         return header, shape
 
 
 @contextlib.contextmanager
 def open_nifti(path: Path) -> Iterator[tuple[Header, tuple[int, int, int, int], Iterator[np.ndarray]]]:
-    """Give header, (T, X, Y, Z), and the frames (X, Y, Z) one by one, scaled; what goes wrong names the file.
+    """Open a file; yield header, (T, X, Y, Z), and an iterator over the frames (X, Y, Z), scaled.
 
-    Raises `Stopped` after a stop signal, also between two frames.
+    Raises:
+        InputError: missing, truncated, damaged, or no NIfTI; names the file.
+        Stopped: after a stop signal, also between two frames.
     """
     check_suffix(path)
-    compressed = path.name.lower().endswith(".gz")
+    compressed = _is_compressed(path)
     check_stop()
     try:
         with open_regular(path) as raw, gzip.open(raw) if compressed else raw as opened_file:
@@ -91,15 +93,15 @@ def _parse_header(block: bytes, path: Path) -> Header:
 
 
 def _check_header(header: Header, path: Path) -> tuple[int, int, int, int]:
-    """Give (T, X, Y, Z), or raise InputError for a header that no study of ours can have."""
+    """Return (T, X, Y, Z). Raises InputError for a header that no study can have."""
     rank = int(header["dim"][0])
     shape = tuple(int(n) for n in header["dim"][1 : rank + 1]) if 1 <= rank <= 7 else ()
     if not 3 <= rank <= 7 or any(n != 1 for n in shape[4:]):
         raise InputError(
-            f"{path}: {rank} axes {shape} came; wanted 3 axes (X, Y, Z) or 4 (X, Y, Z, T); save one such file"
+            f"{path}: got {rank} axes {shape}, expected 3 axes (X, Y, Z) or 4 (X, Y, Z, T); save one such file"
         )
     if any(n < 1 for n in shape):
-        raise InputError(f"{path}: its shape {shape} has an empty axis; wanted 1 or more along each; export it again")
+        raise InputError(f"{path}: got an empty axis in shape {shape}, expected 1 or more along each; export it again")
     try:
         dtype = header.get_data_dtype()
     except KeyError:
@@ -107,7 +109,7 @@ def _check_header(header: Header, path: Path) -> tuple[int, int, int, int]:
     if dtype.kind not in "iuf" or dtype.itemsize > _LONGEST_NUMBER:
         label = f"{dtype.name} (code {int(header['datatype'])})"
         raise InputError(
-            f"{path}: its voxels are {label}; wanted real numbers (integer or float) of up to 64 bits; convert it first"
+            f"{path}: got voxels of {label}, expected real numbers (integer or float) of up to 64 bits; convert it first"
         )
     bits, wanted_bits = int(header["bitpix"]), 8 * dtype.itemsize
     if bits not in (0, wanted_bits):
@@ -116,7 +118,7 @@ def _check_header(header: Header, path: Path) -> tuple[int, int, int, int]:
         )
     spacing = tuple(float(n) for n in header["pixdim"][1:4])
     if not all(n > 0 and math.isfinite(n) for n in spacing):
-        raise InputError(f"{path}: its header gives the spacing {spacing}; wanted three sizes above 0; correct pixdim")
+        raise InputError(f"{path}: got the spacing {spacing}, expected three sizes above 0; correct pixdim")
     try:
         affine = affine_of(header)
         header.get_slope_inter()
@@ -134,12 +136,12 @@ def _check_header(header: Header, path: Path) -> tuple[int, int, int, int]:
 def _check_offset(header: Header, start: bytes, file: BinaryIO, path: Path) -> int:
     """Return the byte at which the voxels begin: behind the header and every header extension.
 
-    An offset of 0 is refused as well: some readers skip the header then, others take it for voxels.
+    An offset of 0 is an error as well: some readers skip the header then, others take it for voxels.
 
     Args:
         header: of the file.
         start: the first bytes of the file.
-        file: where extensions are read.
+        file: open; extensions are read from it.
         path: for the message.
 
     Raises:
@@ -177,7 +179,7 @@ def _volumes(
         if len(block) < size:
             raise EOFError(f"it ends within frame {t} of {shape[0]}")
         volume = np.frombuffer(block, dtype=dtype).reshape(shape[1:], order="F")
-        with np.errstate(over="ignore", invalid="ignore"):  # who asked for the values judges them
+        with np.errstate(over="ignore", invalid="ignore"):  # the caller checks the values
             scaled = volume if plain else volume.astype(np.float64) * slope + inter
         check_stop()
         yield scaled
@@ -192,23 +194,23 @@ def _volumes(
 
 
 def affine_of(header: Header) -> np.ndarray:
-    """(4, 4) float64, voxel to mm (RAS), by nibabel's order: sform, qform, spacing about the volume's centre."""
+    """Return (4, 4) float64, voxel to mm (RAS), by nibabel's order: sform, qform, spacing around the volume's center."""
     header = header.copy()
     header["pixdim"][0] = -1.0 if header["pixdim"][0] < 0 else 1.0  # NIfTI: a qfac of 0 means 1
     affine = np.array(header.get_best_affine(), dtype=np.float64)
-    with np.errstate(over="ignore", invalid="ignore"):  # refused where the affine is checked
+    with np.errstate(over="ignore", invalid="ignore"):  # check_affine raises
         affine[:3] *= _MM_PER_UNIT.get(int(header["xyzt_units"]) & 0x07, 1.0)
     return affine
 
 
 def spacing_of(affine: np.ndarray) -> tuple[float, float, float]:
-    """Voxel size in mm along X, Y and Z."""
+    """Return the voxel size in mm along X, Y and Z."""
     x, y, z = np.linalg.norm(affine[:3, :3], axis=0)
     return float(x), float(y), float(z)
 
 
 def frame_duration_s_of(header: Header) -> float | None:
-    """Seconds from frame to frame; None for a 3D file, an unknown unit, a unit that is not time, or a value <= 0."""
+    """Return the seconds from frame to frame; None for a 3D file, an unknown unit, a unit that is not time, or a value <= 0."""
     units_per_second = _UNITS_PER_SECOND.get(int(header["xyzt_units"]) & 0x38)
     step = float(str(header["pixdim"][4]))  # the shortest decimal: 0.04, where float32 widened is 0.0399999991
     if units_per_second is None or header["dim"][0] < 4 or not (step > 0 and math.isfinite(step)):
@@ -217,7 +219,7 @@ def frame_duration_s_of(header: Header) -> float | None:
 
 
 def header_for(source: Header, shape: tuple[int, ...], dtype: np.dtype) -> Header:
-    """A copy of `source` for other voxels: geometry, time and text stay; type, scale, window and meaning go."""
+    """Return a copy of a header for other voxels: geometry, time and text stay; type, scale, window and meaning go."""
     header = source.copy()
     header["dim"][:] = 1
     header["dim"][: len(shape) + 1] = (len(shape), *shape)  # not set_data_shape, which resets pixdim
@@ -232,14 +234,10 @@ def header_for(source: Header, shape: tuple[int, ...], dtype: np.dtype) -> Heade
 
 
 def write_nifti(path: Path, header: Header, volumes: Iterable[np.ndarray]) -> None:
-    """Write `header` as it is and the frames (X, Y, Z) in its dtype and byte order; the same input, the same bytes.
-
-    By hand, for nibabel repairs a header before it writes it (a qfac of 0 becomes 1).
-    """
-    compressed = path.name.lower().endswith(".gz")
+    """Write `header` unrepaired, and the frames (X, Y, Z) in its dtype and byte order; the same input gives the same bytes."""
     with contextlib.ExitStack() as stack:
         file: Any = stack.enter_context(open(path, "wb"))
-        if compressed:
+        if _is_compressed(path):
             file = stack.enter_context(gzip.GzipFile("", "wb", _GZIP_LEVEL, file, mtime=0))
         file.write(header.binaryblock + bytes(4))  # 4 zeros: no header extensions
         for volume in volumes:
@@ -254,7 +252,7 @@ def check_same_grid(
     other_header: Header,
     other_shape: tuple[int, ...],
 ) -> None:
-    """Raise InputError unless both shapes are the same and no corner of the grids lies apart."""
+    """Raise InputError unless both shapes are the same and the corners of the grids coincide."""
     if tuple(shape) != tuple(other_shape):
         axes = "(T, X, Y, Z)" if len(shape) == 4 else "(X, Y, Z)"
         raise InputError(f"{path}: {axes} is {tuple(shape)}, in {other} {tuple(other_shape)}; bring both to one grid")
@@ -284,22 +282,18 @@ def check_affine(affine: np.ndarray, what: str) -> None:
 def check_suffix(path: Path) -> None:
     """Raise InputError unless `path` is named as a NIfTI file."""
     if not path.name.lower().endswith(NIFTI_SUFFIXES):
-        raise InputError(f"{path}: wanted a file name that ends in .nii or .nii.gz; convert or rename it")
+        raise InputError(f"{path}: expected a file name that ends in .nii or .nii.gz; convert or rename it")
 
 
 def case_name(path: Path) -> str:
-    """The name of a study by its file: without folder and suffix, in whatever case the suffix is written.
-
-    Raises:
-        InputError: it is not named as a NIfTI file.
-    """
+    """Return the name of a study by its file: without folder and suffix. Raises InputError for the name of another format."""
     check_suffix(path)
     suffix = next(suffix for suffix in NIFTI_SUFFIXES if path.name.lower().endswith(suffix))
     return path.name[: -len(suffix)]
 
 
 def studies_in(folder: Path) -> dict[str, Path]:
-    """Name to file for every NIfTI file of a folder, by name; hidden files are passed by.
+    """Return name to file for every NIfTI file of a folder, by name; hidden files are ignored.
 
     Raises:
         InputError: two files of one name.
@@ -310,9 +304,15 @@ def studies_in(folder: Path) -> dict[str, Path]:
             continue
         name = case_name(file)
         if name in found:
-            raise InputError(f"{folder} holds {found[name].name} and {file.name}; wanted one of them; remove the other")
+            raise InputError(
+                f"{folder}: got {found[name].name} and {file.name}, expected one of them; remove the other"
+            )
         found[name] = file
     return found
+
+
+def _is_compressed(path: Path) -> bool:
+    return path.name.lower().endswith(".gz")
 
 
 def _rows(affine: np.ndarray) -> str:

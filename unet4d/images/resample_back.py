@@ -1,7 +1,7 @@
-"""From the working grid back to the study's own, a box at a time: a label map is made of logits that are never all there.
+"""From logits on the working grid to a label map on the study's own grid, box by box, so that the logits never exist whole.
 
 Along each axis a native voxel lies between two working ones, and takes a share of each (linear, over the same field of view; beyond
-the outermost centres the outermost value):
+the outermost centers the outermost value):
 
     working   |   0   |   1   |   2   |
     native    | 0 | 1 | 2 | 3 | 4 | 5 |       voxel 2: 3/4 of 0 and 1/4 of 1
@@ -25,7 +25,7 @@ class Axis:
 
     Attributes:
         low: (N,) int64.
-        high: (N,) int64, the next, or `low` where all is taken from that.
+        high: (N,) int64, the next, or `low` where the whole value is from that.
         share: (N,) float32, of `high`.
         is_same: both grids are the same along it.
     """
@@ -37,14 +37,14 @@ class Axis:
 
     @classmethod
     def of(cls, native: int, working: int) -> Axis:
-        """The axis of so many voxels each."""
-        centre = ((torch.arange(native, dtype=torch.float64) + 0.5) * working / native - 0.5).clamp(0, working - 1)
-        low = centre.floor().long()
-        share = (centre - low).float()
+        """Make the axis from its number of voxels in each grid."""
+        center = ((torch.arange(native, dtype=torch.float64) + 0.5) * working / native - 0.5).clamp(0, working - 1)
+        low = center.floor().long()
+        share = (center - low).float()
         return cls(low, low + (share > 0), share, native == working)
 
     def needed(self, first: int, end: int) -> tuple[int, int]:
-        """The working voxels (first, end) that native voxels first to end take from."""
+        """Return the working voxels (first, end) that native voxels first to end take from."""
         return int(self.low[first]), int(self.high[end - 1]) + 1
 
 
@@ -59,7 +59,7 @@ class NativeLabel:
 
     Attributes:
         label: (T, X, Y, Z) uint8, label values.
-        probabilities: (K, T, X, Y, Z) float32; None unless wanted.
+        probabilities: (K, T, X, Y, Z) float32; None unless asked for.
         axes: of the native grid in working orientation.
     """
 
@@ -82,15 +82,15 @@ class NativeLabel:
         box = [rows, columns, (0, len(self.axes[2].low))]
         spatial = (slice(*rows), slice(*columns), slice(None))
         label = self.grid.reorient(self.label)
-        shares = None if self.probabilities is None else self.grid.reorient(self.probabilities)
+        probabilities = None if self.probabilities is None else self.grid.reorient(self.probabilities)
         for t, frame in enumerate(logits):
-            frame = self._resampled(frame, box)
+            frame = self._resample(frame, box)
             label[(t, *spatial)] = self.values.take(argmax_classes(frame).cpu().numpy())
-            if shares is not None:
-                shares[(slice(None), t, *spatial)] = frame.softmax(0).cpu().numpy()
+            if probabilities is not None:
+                probabilities[(slice(None), t, *spatial)] = frame.softmax(0).cpu().numpy()
 
-    def _resampled(self, frame: Tensor, box: Sequence[tuple[int, int]]) -> Tensor:
-        """(K, x, y, Z) on the working grid, of what the box needs along X and Y, to (K, *box)."""
+    def _resample(self, frame: Tensor, box: Sequence[tuple[int, int]]) -> Tensor:
+        """Resample (K, x, y, Z) on the working grid, the part that the box needs along X and Y, to (K, *box)."""
         for dim in (3, 2, 1):  # the last axis, along which gathering is slowest, while the box is small
             axis, (first, end) = self.axes[dim - 1], box[dim - 1]
             if axis.is_same:

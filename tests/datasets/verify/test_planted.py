@@ -133,7 +133,7 @@ FOUND = {
         lambda r: rewrite(r / image(2), header=p.field("pixdim", 1, 0.0)),
         "unreadable",
         image(2),
-        "gives the spacing (0.0",
+        "got the spacing (0.0",
         True,
     ),
     "affine without inverse": Planted(
@@ -470,7 +470,7 @@ FOUND = {
         lambda r: [p.channels(r, {"1": "map"}), rewrite(r / p.second(1), lambda v: v.repeat(FRAMES, 0))],
         "frames",
         p.second(1),
-        "14 frames came",
+        "14 frames",
         True,
     ),
 }
@@ -521,7 +521,7 @@ def test_a_velocity_that_turning_the_study_needs_and_no_channel_holds(own):
         rewrite(own / file, header=p.scaled(20, slice(1)))
     wanted = [(kind, file, words) for kind, file, words in found_in(own) if kind == "channels"]
     assert [(kind, file) for kind, file, _ in wanted] == [("channels", image(2))]
-    assert "the network's axis X is the file's axis Z, and velocity X came" in wanted[0][2]
+    assert 'got velocity X, expected "velocity Z", too' in wanted[0][2]
 
 
 def test_many_faults_are_all_found_in_one_pass(own):

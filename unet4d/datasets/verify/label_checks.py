@@ -16,7 +16,7 @@ from unet4d.datasets.verify.header_checks import check_space, grid_fault
 from unet4d.datasets.verify.image_checks import CheckedImage
 from unet4d.datasets.verify.mirrored_labels import mirrored, reduced
 from unet4d.errors import InputError
-from unet4d.images.image4d import INTEGER_TOLERANCE
+from unet4d.images.image4d import round_labels
 from unet4d.images.nifti import affine_of, open_nifti, spacing_of
 from unet4d.system.text import describe_frames
 
@@ -125,12 +125,7 @@ def _check_file(
 
 def _look(t: int, volume: np.ndarray, file: Path, seen: _Seen, image: CheckedImage) -> None:
     """Count the values of one frame (X, Y, Z); what `read_label` would refuse is noted and counted as background."""
-    fractional = volume.dtype.kind == "f"
-    whole = np.rint(volume) if fractional else volume
-    wrong = ~((whole >= 0) & (whole < VALUES))
-    if fractional:
-        with np.errstate(invalid="ignore"):  # inf - inf
-            wrong |= ~(np.abs(volume - whole) <= INTEGER_TOLERANCE)
+    whole, wrong = round_labels(volume)
     if wrong.any():
         voxel = tuple(int(i) for i in np.argwhere(wrong)[0])
         seen.first_wrong = seen.first_wrong or f"{volume[voxel]:g} at frame {t}, voxel {voxel}"
