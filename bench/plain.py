@@ -122,7 +122,7 @@ class PlainStep:
         self.optimizer.zero_grad(set_to_none=True)
         with autocast(self.device, self.config.precision):
             logits = self.network(batch.image)
-        loss = self.loss.of(self.loss.sums(logits.flatten(0, 1), batch.label.flatten(0, 1)))
+        loss = self.loss.from_sums(self.loss.sums(logits.flatten(0, 1), batch.label.flatten(0, 1)))
         self.scaler.scale(loss).backward()
         self.scaler.unscale_(self.optimizer)
         torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.config.gradient_clip)

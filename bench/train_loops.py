@@ -159,7 +159,7 @@ class PlainLoop:
             self.optimizer.zero_grad(set_to_none=True)
             with autocast(self.device, self.precision):
                 logits = self.network(image)
-                loss = self.loss.of(self.loss.sums(logits.flatten(0, 1), label.flatten(0, 1)))
+                loss = self.loss.from_sums(self.loss.sums(logits.flatten(0, 1), label.flatten(0, 1)))
             loss.backward()
             self.optimizer.step()
             losses.append(loss.detach())

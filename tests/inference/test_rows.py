@@ -119,15 +119,15 @@ class Limited:
 
     def __init__(self, monkeypatch, net: CLSTMUNet, most: int):
         self.computed: list[tuple[int, int]] = []
-        encoded = net._encoded
+        encoded = net._encode
 
-        def limited(x, kept):
+        def limited(x, *rest):
             if x.shape[0] * x.shape[1] > most:
                 raise torch.OutOfMemoryError("made up")
             self.computed.append(tuple(x.shape[:2]))
-            return encoded(x, kept)
+            return encoded(x, *rest)
 
-        monkeypatch.setattr(net, "_encoded", limited)
+        monkeypatch.setattr(net, "_encode", limited)
 
 
 @pytest.mark.parametrize("direction", ["forward", "bidirectional"])
@@ -220,7 +220,7 @@ def test_rows_that_the_gpu_cannot_carry_on_are_carried_in_main_memory(monkeypatc
 
 def test_a_failure_that_is_no_lack_of_memory_passes(monkeypatch, image):
     net = network()
-    monkeypatch.setattr(net, "_encoded", lambda x, kept: (_ for _ in ()).throw(RuntimeError("out of memory, it says")))
+    monkeypatch.setattr(net, "_encode", lambda x, *rest: (_ for _ in ()).throw(RuntimeError("out of memory, it says")))
     with pytest.raises(RuntimeError, match="it says"):
         whole(image, net)
 

@@ -100,18 +100,18 @@ def test_frames_computed_in_chunks_are_those_computed_at_once(direction, layers,
 def test_a_window_too_large_for_the_memory_is_computed_in_chunks_and_gives_the_same(monkeypatch):
     torch.manual_seed(0)
     network, image = make_network(1, 2, (4, 6), [(2, 2, 1)]).eval(), torch.randn(1, 8, 12, 8, 2)
-    whole, encoded, computed = run(network, image), network._encoded, []
+    whole, encoded, computed = run(network, image), network._encode, []
 
-    def limited(x, kept):
+    def limited(x, *rest):
         if x.shape[1] > 3:
             raise torch.OutOfMemoryError("made up")
         computed.append(x.shape[1])
-        return encoded(x, kept)
+        return encoded(x, *rest)
 
-    monkeypatch.setattr(network, "_encoded", limited)
+    monkeypatch.setattr(network, "_encode", limited)
     torch.testing.assert_close(run(network, image), whole, atol=1e-5, rtol=1e-5)
     assert set(computed) == {2}
-    monkeypatch.setattr(network, "_encoded", lambda x, kept: limited(x.repeat(1, 4, 1, 1, 1, 1), kept))
+    monkeypatch.setattr(network, "_encode", lambda x, *rest: limited(x.repeat(1, 4, 1, 1, 1, 1), *rest))
     with pytest.raises(torch.OutOfMemoryError):
         run(network, image)
 
@@ -148,11 +148,11 @@ def test_a_lack_of_memory_under_any_name_is_answered_by_fewer_frames_and_ends(mo
     """cuDNN's text also names what it does not support, where no smaller part helps: the tries must end with that error's text."""
     network, tried = make_network(1, 2, (4, 6), [(2, 2, 1)]).eval(), []
 
-    def refused(x, kept):
+    def refused(x, *rest):
         tried.append(x.shape[1])
         raise error
 
-    monkeypatch.setattr(network, "_encoded", refused)
+    monkeypatch.setattr(network, "_encode", refused)
     with pytest.raises(RuntimeError, match=str(error)[:20].replace("[", r"\[")):
         run(network, torch.randn(1, 8, 8, 8, 2))
     assert tried[0] == 8

@@ -1,4 +1,4 @@
-"""CLSTM-UNet: what couples frames, what does not, and that its twin is the same network without recurrence."""
+"""CLSTM-UNet: what couples frames, what does not, and that its frame-wise baseline is the same network without recurrence."""
 
 from __future__ import annotations
 
@@ -37,64 +37,64 @@ def test_any_number_of_frames_gives_logits_of_the_same_grid(frames, direction):
 
 
 @pytest.mark.parametrize("direction", ["forward", "bidirectional"])
-def test_a_new_network_computes_what_its_frame_wise_twin_computes(direction):
+def test_a_new_network_computes_what_its_frame_wise_baseline_computes(direction):
     x = clip()
-    fresh, twin = network(direction=direction, awake=False), network(0)
-    assert twin.is_frame_wise
+    fresh, baseline = network(direction=direction, awake=False), network(0)
+    assert baseline.is_frame_wise
     assert not fresh.is_frame_wise
-    assert torch.equal(fresh(x), twin(x))  # one seed, the same weights for all they share
-    assert not torch.equal(network(direction=direction)(x), twin(x))  # and an awake one does differ
+    assert torch.equal(fresh(x), baseline(x))  # one seed, the same weights for all they share
+    assert not torch.equal(network(direction=direction)(x), baseline(x))  # and an awake one does differ
 
 
-def test_a_twins_weights_load_into_the_network():
-    twin, fresh = network(0, seed=5), network(seed=6, awake=False)
-    fresh.load_framewise_weights(twin.state_dict())
-    assert torch.equal(fresh(clip()), twin(clip()))
+def test_the_weights_of_the_baseline_load_into_the_network():
+    baseline, fresh = network(0, seed=5), network(seed=6, awake=False)
+    fresh.load_framewise_weights(baseline.state_dict())
+    assert torch.equal(fresh(clip()), baseline(clip()))
 
 
-@pytest.mark.parametrize(("deep", "deep_twin"), [(False, True), (True, False), (True, True)])
-def test_heads_of_deep_supervision_may_be_missing_on_either_side(deep, deep_twin):
-    twin = network(0, seed=5, deep_supervision=deep_twin)
+@pytest.mark.parametrize(("deep", "deep_baseline"), [(False, True), (True, False), (True, True)])
+def test_heads_of_deep_supervision_may_be_missing_on_either_side(deep, deep_baseline):
+    baseline = network(0, seed=5, deep_supervision=deep_baseline)
     fresh = network(seed=6, awake=False, deep_supervision=deep)
     own = [head.weight.clone() for head in fresh.lower_heads.values()]
-    fresh.load_framewise_weights(twin.state_dict())
-    assert torch.equal(fresh(clip()), twin(clip()))
-    heads = [head.weight for head in (twin if deep and deep_twin else fresh).lower_heads.values()]
+    fresh.load_framewise_weights(baseline.state_dict())
+    assert torch.equal(fresh(clip()), baseline(clip()))
+    heads = [head.weight for head in (baseline if deep and deep_baseline else fresh).lower_heads.values()]
     assert all(map(torch.equal, heads, [head.weight for head in fresh.lower_heads.values()]))
-    assert all(map(torch.equal, own, heads)) != (deep and deep_twin)
+    assert all(map(torch.equal, own, heads)) != (deep and deep_baseline)
 
 
 def test_weights_of_the_same_network_load_with_their_recurrence_and_others_do_not():
     made, fresh = network(seed=5, deep_supervision=True), network(seed=6)
     fresh.load_weights(made.state_dict())
     assert torch.equal(fresh(clip()), made(clip()))
-    with pytest.raises(InputError, match=r"another network's: missing \['recurrent"):
+    with pytest.raises(InputError, match=r"another network: missing \['recurrent"):
         fresh.load_weights(network(0).state_dict())
     with pytest.raises(InputError, match=r"extra \['recurrent"):
         network(0).load_weights(made.state_dict())
 
 
 def test_deep_supervision_changes_no_other_weight_and_no_prediction():
-    plain, deep, twin = network(awake=False), network(awake=False, deep_supervision=True), network(0)
+    plain, deep, baseline = network(awake=False), network(awake=False, deep_supervision=True), network(0)
     own, taught = plain.state_dict(), deep.state_dict()
     assert all(torch.equal(taught[name], weight) for name, weight in own.items())
     assert taught.keys() - own.keys() == {
         "lower_heads.1.weight",
         "lower_heads.1.bias",
     }  # 0 has the head, 2 the bottleneck
-    assert all(torch.equal(taught[name], weight) for name, weight in twin.state_dict().items())
+    assert all(torch.equal(taught[name], weight) for name, weight in baseline.state_dict().items())
     deep.lower_heads["1"].register_forward_hook(lambda *_: pytest.fail("a lower head was run"))
     assert torch.equal(deep(clip()), plain(clip()))
     assert torch.equal(deep.train()(clip()), plain(clip()))
 
 
 def test_a_voxel_of_a_level_stands_for_the_first_of_its_step():
-    """What it sees lies as far to either side of there; so strided slicing of a label is its truth."""
+    """Its receptive field is centered there, so strided slicing of a label is its truth."""
     made = network(0, strides=[(2, 2, 1), (2, 2, 2)], kernel_size=[(3, 3, 3)] * 3, deep_supervision=True)
     for norm in [m for m in made.modules() if isinstance(m, InstanceNormLeakyReLU)]:
         norm.forward = lambda x: x  # its mean is over the whole frame
     x = clip(frames=1, grid=(32, 32, 16)).requires_grad_()
-    for features, stride in zip(made._encoded(x, None), [*made.head_strides, (4, 4, 2)], strict=True):
+    for features, stride in zip(made._encode(x, None), [*made.head_strides, (4, 4, 2)], strict=True):
         x.grad = None
         place = [16 // step for step in stride[:2]] + [8 // stride[2]]
         features[0, :, *place].sum().backward(retain_graph=True)
@@ -103,7 +103,7 @@ def test_a_voxel_of_a_level_stands_for_the_first_of_its_step():
             assert int(seen.min() + seen.max()) == 2 * middle
 
 
-def test_loading_another_network_as_twin_names_what_differs():
+def test_loading_another_network_as_baseline_names_what_differs():
     with pytest.raises(InputError, match=r"missing \[\], extra \['recurrent"):
         network().load_framewise_weights(network().state_dict())
     with pytest.raises(InputError, match=r"another shape \['head.bias"):
@@ -112,8 +112,8 @@ def test_loading_another_network_as_twin_names_what_differs():
 
 def test_the_twin_is_equivariant_to_permuting_frames_to_the_bit_and_the_network_is_not():
     x, order = clip(), torch.tensor([3, 0, 4, 1, 2])
-    twin = network(0).float()
-    assert torch.equal(twin(x.float()[:, order]), twin(x.float())[:, order])
+    baseline = network(0).float()
+    assert torch.equal(baseline(x.float()[:, order]), baseline(x.float())[:, order])
     assert not torch.allclose(network()(x[:, order]), network()(x)[:, order], atol=1e-3)
 
 
@@ -122,8 +122,8 @@ def test_a_frame_leaks_into_no_other_through_normalization_also_while_training()
     x = clip()
     changed = x.clone()
     changed[:, 4] *= 10
-    twin = network(0).train()
-    assert torch.equal(twin(x)[:, :4], twin(changed)[:, :4])
+    baseline = network(0).train()
+    assert torch.equal(baseline(x)[:, :4], baseline(changed)[:, :4])
 
 
 def test_a_forward_network_is_causal_to_the_bit():
@@ -240,8 +240,8 @@ def test_thick_slices_stay_apart_until_the_plane_is_as_coarse():
     ("x", "says"),
     [
         (clip(grid=(8, 6, 4)), r"wanted multiples of \(4, 4, 2\); pad to \(8, 8, 4\)"),
-        (clip()[:, :, :1], r"wanted \(B, T, 2, X, Y, Z\)"),
-        (clip()[0], r"wanted \(B, T, 2, X, Y, Z\)"),
+        (clip()[:, :, :1], r"expected \(B, T, 2, X, Y, Z\)"),
+        (clip()[0], r"expected \(B, T, 2, X, Y, Z\)"),
     ],
 )
 def test_a_wrong_shape_is_told_what_was_wanted(x, says):

@@ -255,7 +255,7 @@ def test_algorithms_are_tried_only_where_shapes_repeat(flags, before):
 
 
 def test_a_training_step_tries_algorithms_and_a_prediction_does_not(flags, monkeypatch):
-    seen, compute = [], CLSTMUNet._encoded
+    seen, compute = [], CLSTMUNet._encode
     CUDNN.benchmark = False
     torch.manual_seed(0)
     model = ModelConfig([4, 6], 2, [(2, 2, 1)], [(3, 3, 1), (3, 3, 3)])
@@ -265,11 +265,11 @@ def test_a_training_step_tries_algorithms_and_a_prediction_does_not(flags, monke
     network = build_network(model, 1, 3)
     step = TrainingStep(network, config, CPU)
 
-    def noted(self, x, kept):
+    def noted(self, x, *rest):
         seen.append(CUDNN.benchmark)
-        return compute(self, x.cpu(), kept)
+        return compute(self, x.cpu(), *rest)
 
-    monkeypatch.setattr(CLSTMUNet, "_encoded", noted)
+    monkeypatch.setattr(CLSTMUNet, "_encode", noted)
     monkeypatch.setattr("unet4d.training.step.repeated_shapes", lambda device: repeated_shapes(GPU))
     step.gradients(
         [

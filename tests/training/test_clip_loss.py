@@ -38,7 +38,7 @@ CUTS = [
 
 
 def network(direction="bidirectional", lstm_layers=1, lstm_channels=None, dropout=0.0, dtype=torch.float64, deep=False):
-    """A small network whose recurrence is awake."""
+    """Return a small network with projections that are not zero."""
     torch.manual_seed(0)
     made = make_network(1, 3, (4, 6, 8), STRIDES, KERNELS, lstm_channels, direction, lstm_layers, dropout, deep)
     for addition in made.recurrent.values():
@@ -53,7 +53,7 @@ def clip(dtype=torch.float64) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def loss_and_gradients(made, memory, image, label, labelled=LABELLED) -> list[torch.Tensor]:
-    """The loss, the image's gradient, and that of every weight."""
+    """Return the loss, the image's gradient, and that of every weight."""
     torch.manual_seed(2)  # the same channels dropped every time
     made.zero_grad()
     image = image.clone().requires_grad_()
@@ -85,7 +85,7 @@ def check_equal(ours: list[torch.Tensor], plain: list[torch.Tensor], **tolerance
         "bidirectional, dropout",
         "two layers",
         "three at one level",
-        "twin",
+        "frame-wise",
         "deep supervision, dropout",
     ],
 )
@@ -122,7 +122,7 @@ def test_deep_supervision_is_the_weighted_mean_of_the_losses_of_all_levels_but_t
     """Weights 4, 2 and 1 of 7; the truth of a level is its nearest voxel, as torch takes it."""
     made, (label, labelled) = four_levels(), (clip()[1], torch.tensor(LABELLED))
     image = torch.randn(2, FRAMES, 1, *GRID, dtype=torch.float64)
-    levels, _ = made.deep_supervision_logits(image)
+    levels, _ = made.level_logits(image, deep_supervision=True)
     wanted = 0.0
     for weight, level, grid in zip((4, 2, 1), levels, [(8, 8, 4), (4, 4, 4), (2, 4, 2)], strict=True):
         assert level.shape == (2 * FRAMES, 3, *grid)
@@ -206,7 +206,7 @@ def test_dropout_takes_whole_channels_from_all_frames_alike_and_only_in_training
     assert torch.equal(made.eval()(image), made(image))
 
 
-def test_a_frame_nobody_labelled_is_never_decoded():
+def test_an_unlabelled_frame_is_never_decoded():
     made, given = network("forward"), clip()
     decoded = []
     made.head.register_forward_pre_hook(lambda _, inputs: decoded.append(len(inputs[0])))
@@ -216,10 +216,10 @@ def test_a_frame_nobody_labelled_is_never_decoded():
 
 
 def framewise_oracle(made: CLSTMUNet, image: torch.Tensor, label: torch.Tensor, labelled) -> list[torch.Tensor]:
-    """The loss and all gradients where every frame is encoded and decoded, and the labelled ones are selected afterwards."""
+    """Return loss and gradients where every frame is encoded and decoded, and the labelled ones are selected afterwards."""
     made.zero_grad()
     image = image.clone().requires_grad_()
-    levels, _ = made.deep_supervision_logits(image)
+    levels, _ = made.level_logits(image, deep_supervision=True)
     weights, total = [0.5**level for level in range(len(levels))], 0.0
     for weight, logits, (x, y, z) in zip(weights, levels, made.head_strides, strict=True):
         truth, folded = label[:, :, ::x, ::y, ::z], logits.unflatten(0, image.shape[:2])
@@ -238,9 +238,9 @@ def test_a_frame_wise_network_learns_from_labelled_frames_alone_as_if_all_were_e
 
 def test_a_frame_wise_network_drops_the_same_channels_as_if_all_frames_were_encoded():
     made, image = network(lstm_channels=0, dropout=0.5), clip()[0]
-    kept = made.sample_dropout(2, torch.Generator().manual_seed(3))
-    alone, _ = made.logits(image, chosen=torch.tensor([0, 4, 12]), kept=kept)
-    torch.testing.assert_close(alone, made.logits(image, kept=kept)[0][[0, 4, 12]])
+    dropout = made.sample_dropout(2, torch.Generator().manual_seed(3))
+    [alone], _ = made.level_logits(image, frames=torch.tensor([0, 4, 12]), dropout=dropout)
+    torch.testing.assert_close(alone, made.level_logits(image, dropout=dropout)[0][0][[0, 4, 12]])
 
 
 @pytest.mark.parametrize("memory", [RecomputeConfig(0), RecomputeConfig(2)], ids=str)
@@ -257,7 +257,7 @@ def test_a_frame_wise_step_spends_no_convolution_on_unlabelled_frames(memory, fr
 
     image, label = torch.randn(1, frames, 1, 16, 16, 4), torch.zeros(1, frames, 16, 16, 4, dtype=torch.uint8)
     chosen = torch.tensor(taught)
-    every = flops(lambda: made._decoded([level[chosen] for level in made._encoded(image, None)], False)[0].sum())
+    every = flops(lambda: made._decode([level[chosen] for level in made._encode(image, None)], False)[0].sum())
     recomputes = 4 / 3 if memory.chunk_frames else 1
     assert flops(lambda: ClipLoss(made, memory)(image, label, labelled)) <= most * every * recomputes
     # No more than the labelled frames alone.
@@ -266,7 +266,7 @@ def test_a_frame_wise_step_spends_no_convolution_on_unlabelled_frames(memory, fr
 
 
 def test_a_batch_without_a_labelled_frame_is_refused():
-    with pytest.raises(InputError, match="no frame of this batch is labelled"):
+    with pytest.raises(InputError, match="no frame is labelled"):
         ClipLoss(network(), RecomputeConfig(0))(*clip(), [[False] * FRAMES] * 2)
 
 

@@ -45,13 +45,13 @@ def test_sums_of_parts_add_up_to_the_loss_of_the_whole(kind):
         logits[:, 1], label[:, 1].to(kind)
     )
     whole = LabelledFramesLoss()(logits, label, torch.tensor([[False, True, False, True]] * 2))
-    torch.testing.assert_close(LabelledFramesLoss.of(parts), whole)
+    torch.testing.assert_close(LabelledFramesLoss.from_sums(parts), whole)
 
 
 def test_a_class_that_is_nowhere_and_not_predicted_costs_nothing():
     label = torch.zeros(1, 4, 4, 2, dtype=torch.uint8)
     logits = torch.tensor([40.0, 0, 0]).reshape(1, 3, 1, 1, 1).expand(1, 3, 4, 4, 2)
-    assert LabelledFramesLoss.of(LabelledFramesLoss.sums(logits, label)) < 1e-3
+    assert LabelledFramesLoss.from_sums(LabelledFramesLoss.sums(logits, label)) < 1e-3
 
 
 def test_what_stands_on_unlabelled_frames_never_matters():

@@ -32,7 +32,7 @@ class Step:
         self.room, self.ranks, self.memory, self.taken = room, ranks, RecomputeConfig(0), []
         self.optimizer = torch.optim.SGD([torch.zeros(1)], 0.1)
 
-    def use(self, memory):
+    def set_recompute(self, memory):
         self.memory = memory
 
     def gradients(self, batches, number):
@@ -128,9 +128,9 @@ def test_a_step_taken_again_drops_the_same_channels_and_is_the_step_it_would_hav
 def test_the_graph_of_a_failed_step_is_gone_before_the_next_try(monkeypatch, at, memory):
     """Else the next try, which is to need less, needs its own memory and the failed one's."""
     step, alive = real_step(), []
-    step.use(memory)
+    step.set_recompute(memory)
     network, gradients = step.network, step.gradients
-    decoded, seen, tries = network._decoded, [], []
+    decoded, seen, tries = network._decode, [], []
 
     def watched_and_failing(skips, taught):
         seen.extend(weakref.ref(skip) for skip in skips)
@@ -151,7 +151,7 @@ def test_the_graph_of_a_failed_step_is_gone_before_the_next_try(monkeypatch, at,
         alive.append([one.shape for one in map(operator.call, seen) if one is not None])
         return gradients(batches, number)
 
-    monkeypatch.setattr(network, "_decoded", watched_and_failing)
+    monkeypatch.setattr(network, "_decode", watched_and_failing)
     monkeypatch.setattr(step, "gradients", counted)
     guard = OomFallback(step, memory, 8, None, lambda line: None)
     gc.disable()

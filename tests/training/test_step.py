@@ -294,10 +294,10 @@ def test_another_seed_drops_other_channels():
 @pytest.mark.parametrize("size", [2, 3])
 def test_the_shares_of_several_processes_are_the_rows_of_one_draw(size):
     step = made(dropout=0.5, batch_size=5)
-    whole, shares = step._dropout(4), []
+    whole, shares = step._sample_dropout(4), []
     for rank in range(size):
         step.ranks = ProcessGroup(rank, size)
-        shares.append(step._dropout(4))
+        shares.append(step._sample_dropout(4))
     assert [len(factor) for factor in whole] == [5, 5]
     for level, factor in enumerate(whole):
         assert torch.equal(torch.cat([share[level] for share in shares]), factor)

@@ -17,7 +17,7 @@ from unet4d.training.warm_start import load_initial_weights
 
 TASK = Task({"background": 0, "heart": 1, "aorta": 2}, ("magnitude", "flow"), True, (), ("signal", "velocity X"))
 MODEL = ModelConfig([4, 6, 8], 2, [(2, 2, 1), (2, 2, 1)], [(3, 3, 1)] * 3)
-TWIN = replace(MODEL, lstm_channels=0)
+BASELINE = replace(MODEL, lstm_channels=0)
 PATH = "runs/before/checkpoint_last.pt"
 
 
@@ -47,23 +47,25 @@ def clip() -> torch.Tensor:
 
 
 @pytest.mark.parametrize("deep", [False, True])
-def test_from_its_twin_a_new_network_computes_to_the_bit_what_the_twin_computes(content, deep):
-    twin, new = network(replace(TWIN, deep_supervision=deep), seed=5), network()
+def test_from_its_baseline_a_new_network_computes_to_the_bit_what_the_baseline_computes(content, deep):
+    baseline, new = network(replace(BASELINE, deep_supervision=deep), seed=5), network()
     own = {name: weight.clone() for name, weight in new.state_dict().items() if name.startswith("recurrent.")}
-    assert load_initial_weights(new, TASK, content(twin), PATH) == f"the frame-wise twin's weights of {PATH}"
-    assert torch.equal(new(clip()), twin(clip()))
+    assert (
+        load_initial_weights(new, TASK, content(baseline), PATH) == f"the weights of the frame-wise baseline in {PATH}"
+    )
+    assert torch.equal(new(clip()), baseline(clip()))
     assert own
     assert all(torch.equal(new.state_dict()[name], weight) for name, weight in own.items())
 
 
-@pytest.mark.parametrize("model", [MODEL, TWIN])
+@pytest.mark.parametrize("model", [MODEL, BASELINE])
 def test_from_the_same_network_all_weights_are_taken(content, model):
     before, new = network(model, seed=5), network(model)
-    assert load_initial_weights(new, TASK, content(before), PATH) == f"the network's weights of {PATH}"
+    assert load_initial_weights(new, TASK, content(before), PATH) == f"the weights of the same network in {PATH}"
     assert all(map(torch.equal, new.parameters(), before.parameters()))
 
 
-@pytest.mark.parametrize("model", [MODEL, TWIN])
+@pytest.mark.parametrize("model", [MODEL, BASELINE])
 def test_heads_of_deep_supervision_may_be_missing(content, model):
     before, new = network(model, seed=5), network(replace(MODEL, deep_supervision=True))
     own = new.lower_heads["1"].weight.clone()
@@ -90,9 +92,9 @@ def test_another_network_is_refused_by_what_differs(content, change, says):
     assert all(torch.equal(new.state_dict()[name], weight) for name, weight in was.items())
 
 
-def test_a_twin_cannot_begin_with_recurrence(content):
+def test_a_baseline_cannot_begin_with_recurrence(content):
     with pytest.raises(InputError, match=r"extra \['recurrent"):
-        load_initial_weights(network(TWIN), TASK, content(network()), PATH)
+        load_initial_weights(network(BASELINE), TASK, content(network()), PATH)
 
 
 @pytest.mark.parametrize(
@@ -100,11 +102,11 @@ def test_a_twin_cannot_begin_with_recurrence(content):
     [
         (
             {"labels": {"background": 0, "aorta": 1, "heart": 2}},
-            "the classes background, aorta, heart; wanted background, heart",
+            "the classes background, aorta, heart, expected background, heart",
         ),
-        ({"labels": {"background": 0, "heart": 1}}, "the classes background, heart; wanted background, heart, aorta"),
-        ({"channel_names": ("flow", "magnitude")}, "the channels flow, magnitude; wanted magnitude, flow"),
-        ({"channel_kinds": ("signal", "signal")}, "the kinds of channels signal, signal; wanted signal, velocity X"),
+        ({"labels": {"background": 0, "heart": 1}}, "the classes background, heart, expected background, heart, aorta"),
+        ({"channel_names": ("flow", "magnitude")}, "the channels flow, magnitude, expected magnitude, flow"),
+        ({"channel_kinds": ("signal", "signal")}, "the kinds of channels signal, signal, expected signal, velocity X"),
     ],
 )
 def test_another_task_is_refused(content, change, says):

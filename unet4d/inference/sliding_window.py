@@ -363,11 +363,11 @@ def in_chunks(network: CLSTMUNet, clip: Tensor, length: int, cyclic: bool) -> Te
     """
     if length >= clip.shape[1]:
         return network(clip, cyclic=cyclic)
-    sweeps = ChunkedRecurrence(network)
-    start: NetworkState = sweeps.round(clip, (length,)) if cyclic else [None] * network.cells
+    recurrence = ChunkedRecurrence(network)
+    start: NetworkState = recurrence.prime(clip, (length,)) if cyclic else [None] * network.num_cells
 
-    def of_chunk(here: slice, state: NetworkState) -> tuple[Tensor, NetworkState]:
-        logits, after = network.logits(clip[:, here], state)
+    def logits_of_chunk(chunk: slice, state: NetworkState) -> tuple[Tensor, NetworkState]:
+        [logits], after = network.level_logits(clip[:, chunk], state)
         return logits.unflatten(0, (len(clip), -1)), after
 
-    return torch.cat(sweeps.through(clip, start, (length,), of_chunk)[0], 1)
+    return torch.cat(recurrence.run_chunks(clip, start, (length,), logits_of_chunk)[0], 1)

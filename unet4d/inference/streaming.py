@@ -76,7 +76,7 @@ class StreamingSegmenter:
         overlap: float | None = None,
         precision: Precision = "auto",
     ):
-        if model.network.directions == 2:
+        if model.network.num_directions == 2:
             raise InputError(
                 f"{model.path} is bidirectional: its answer to a frame depends on the frames after it; wanted a network that can "
                 "run live; train one with --model.direction forward"

@@ -1,6 +1,8 @@
-"""The pieces of the network: convolutions that see one frame, and the recurrent addition that sees all."""
+"""Blocks of the network: convolutions that see one frame, and the residual ConvLSTM that sees all frames."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -8,11 +10,12 @@ from torch.nn import functional
 
 from unet4d.config import Size
 from unet4d.models.conv import Convolution
-from unet4d.models.convlstm import ConvLSTM3d
+from unet4d.models.convlstm import ConvLSTM3d, ConvLSTMState
+from unet4d.models.lstm_gates import CellState
 
 
 class InstanceNormLeakyReLU(nn.Module):
-    """Instance norm (Ulyanov et al. 2016) with a scale and a shift per channel, then leaky ReLU, in place of the norm's output.
+    """Instance norm (Ulyanov et al. 2016) with a scale and a shift per channel, then leaky ReLU in place.
 
     Batch norm over frames folded into the batch would let every frame see every other. As in `torch.nn.InstanceNorm3d` a batch
     norm of (1, N*C, X, Y, Z) computes it; that module's output is a view, on which an activation in place costs two copies.
@@ -23,7 +26,7 @@ class InstanceNormLeakyReLU(nn.Module):
         self.weight, self.bias = nn.Parameter(torch.ones(channels)), nn.Parameter(torch.zeros(channels))
 
     def forward(self, x: Tensor) -> Tensor:
-        """`x` (N, C, X, Y, Z) to the same shape."""
+        """Return `x` (N, C, X, Y, Z) normalized and activated."""
         batch = len(x)
         scale, shift = self.weight.repeat(batch), self.bias.repeat(batch)
         normal = functional.batch_norm(x.reshape(1, -1, *x.shape[2:]), None, None, scale, shift, training=True)
@@ -33,7 +36,7 @@ class InstanceNormLeakyReLU(nn.Module):
 def conv_block(
     in_channels: int, out_channels: int, kernel_size: Size, stride: Size = (1, 1, 1), convolutions: int = 2
 ) -> nn.Sequential:
-    """Convolutions, each with a `InstanceNormLeakyReLU`; the first one carries the stride (Isensee et al. 2021)."""
+    """Return convolutions, each with an `InstanceNormLeakyReLU`; the first one has the stride (Isensee et al. 2021)."""
     layers: list[nn.Module] = []
     for i in range(convolutions):
         inputs, step = (out_channels, (1, 1, 1)) if i else (in_channels, stride)
@@ -45,7 +48,7 @@ def conv_block(
 class UpBlock(nn.Module):
     """Transposed convolution to the skip's grid, concatenation with the skip, one convolution.
 
-    One, since a decoder needs less than an encoder (Isensee et al. 2024, "nnU-Net Revisited", ResEnc presets).
+    One convolution, because a decoder needs less than an encoder (Isensee et al. 2024, "nnU-Net Revisited", ResEnc presets).
     """
 
     def __init__(self, in_channels: int, skip_channels: int, kernel_size: Size, stride: Size):
@@ -54,15 +57,15 @@ class UpBlock(nn.Module):
         self.conv = conv_block(2 * skip_channels, skip_channels, kernel_size, convolutions=1)
 
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:
-        """`x` (N, C, X, Y, Z) from the level below and `skip` (N, S, X', Y', Z') to (N, S, X', Y', Z')."""
+        """Return features (N, S, X', Y', Z') from `x` (N, C, X, Y, Z) of the level below and `skip` (N, S, X', Y', Z')."""
         return self.conv(torch.cat((self.up(x), skip), 1))
 
 
 class ResidualConvLSTM(nn.Module):
-    """Adds what a ConvLSTM makes of all frames to each frame's features, through a projection that starts at zero.
+    """A ConvLSTM over all frames, added to each frame's features through a projection that starts at zero.
 
-    So a new network computes what its twin computes, and recurrence has to earn its part. The ConvLSTM takes each voxel's
-    features as they are, for the encoder has convolved them; across space it looks through its hidden state.
+    So a new network computes what its frame-wise baseline computes. The ConvLSTM takes each voxel's features as they are, because
+    the encoder has convolved them; across space it looks through its hidden state.
     """
 
     def __init__(self, channels: int, hidden_channels: int, kernel_size: Size, num_layers: int, direction: str):
@@ -72,6 +75,21 @@ class ResidualConvLSTM(nn.Module):
         nn.init.zeros_(self.projection.weight)
         nn.init.zeros_(self.projection.bias)  # type: ignore[arg-type]
 
-    def added(self, folded: Tensor, hidden: Tensor) -> Tensor:
-        """The features (N, C, X, Y, Z) with what the hidden states (N, H * directions, X, Y, Z) add to them."""
-        return folded + self.projection(hidden)
+    def forward(
+        self, x: Tensor, state: Sequence[CellState | None] | None, frames: Tensor | None, cyclic: bool
+    ) -> tuple[Tensor, ConvLSTMState]:
+        """Return the features (N, C, X, Y, Z) of the selected frames with what the ConvLSTM adds, and its state after all frames.
+
+        Args:
+            x: features (B, T, C, X, Y, Z) of all frames.
+            state: what the ConvLSTM starts from; None is a state of zeros.
+            frames: indices in B*T of the frames to return; None returns all.
+            cyclic: the last frame leads into the first: start from the state after a first run.
+        """
+        if cyclic:
+            _, state = self.lstm(x, state)
+        hidden, after = self.lstm(x, state)
+        x, hidden = x.flatten(0, 1), hidden.flatten(0, 1)
+        if frames is not None:
+            x, hidden = x.index_select(0, frames), hidden.index_select(0, frames)
+        return x + self.projection(hidden), after

@@ -1,4 +1,4 @@
-"""A clip cut into pieces of frames, between which the ConvLSTMs' states are handed over."""
+"""Recurrence over chunks of frames, between which only the ConvLSTMs' states are passed on, and recomputation of chunks."""
 
 from __future__ import annotations
 
@@ -13,120 +13,130 @@ from torch.utils.checkpoint import checkpoint
 from unet4d.models.clstm_unet import CLSTMUNet, DropoutFactors, LevelStates, NetworkState
 
 Lengths = tuple[int, ...]
-"""Frames of a piece, then of the pieces it is cut into in turn; empty for what is computed at once."""
+"""Frames of a chunk, then of the chunks that it is split into in turn; empty for frames that are computed at once."""
 Result = TypeVar("Result")
 
 
 class ChunkedRecurrence:
-    """Takes the states through the pieces of a clip, so that each piece starts from what the frames around it left.
+    """A network's states passed through the chunks of a clip, so that each chunk starts as if the clip were computed at once.
 
         forward                      bidirectional
         0 1 | 2 3 | 4 5              0 1 | 2 3 | 4 5
         --> s --> s -->                  s <-- s <--      first the backward cells alone,
-                                     --> s --> s -->      then the forward cells, with what is wanted of each piece on the way
+                                     --> s --> s -->      then the forward cells, and the result of each chunk
 
     Args:
-        network: whose states.
+        network: the network whose states are passed on.
     """
 
     def __init__(self, network: CLSTMUNet):
         self.network = network
 
-    def through(
+    def run_chunks(
         self,
         image: Tensor,
         start: NetworkState,
         lengths: Lengths,
         compute: Callable[[slice, NetworkState], tuple[Result, NetworkState]],
-        kept: DropoutFactors | None = None,
+        dropout: DropoutFactors | None = None,
     ) -> tuple[list[Result], NetworkState]:
-        """Compute something of each piece, in the order of the frames.
+        """Compute a result of each chunk, in the order of the frames.
 
         Args:
             image: (B, T, C, X, Y, Z).
             start: what the cells start from, forward ones at the first frame, backward ones at the last.
-            lengths: how the frames are cut, at least once.
-            compute: from the frames of a piece and its state to a result and the state after them.
-            kept: channels kept by dropout.
+            lengths: how the frames are split, at least once.
+            compute: from the frames of a chunk and its state to a result and the state after them.
+            dropout: factors of the channels.
 
         Returns:
-            The results, and the state after the last piece; of a bidirectional network only the last layer's forward cell's counts.
+            The results, and the state after the last chunk; of a bidirectional network only the last layer's forward cell is valid.
         """
-        first, results, carried = self._first(), [], start
-        starts = self._starts(image, start, first, kept, lengths)
-        for here, begin in zip(split_frames(image.shape[1], lengths[0]), starts, strict=True):
+        first, results, carried = self._first_cells(), [], start
+        starts = self._starts(image, start, first, dropout, lengths)
+        for chunk, begin in zip(split_frames(image.shape[1], lengths[0]), starts, strict=True):
             state = [begin[cell] if cell in first else carried[cell] for cell in range(len(start))]
-            result, carried = compute(here, state)
+            result, carried = compute(chunk, state)
             results.append(result)
         return results, carried
 
-    def round(self, image: Tensor, lengths: Lengths) -> NetworkState:
-        """What every cell carries after all frames of `image` (B, T, C, X, Y, Z) from a cold start: what primes a loop."""
-        cold: NetworkState = [None] * self.network.cells
-        if self.network.directions == 1:
-            return self.through(image, cold, lengths, lambda here, state: (None, self.after(image[:, here], state)))[1]
-        return [self._ended(image, cold, cell, None, lengths) for cell in range(self.network.cells)]
+    def prime(self, image: Tensor, lengths: Lengths) -> NetworkState:
+        """Return the state of every cell after all frames of a cyclic `image` (B, T, C, X, Y, Z), from a state of zeros."""
+        zeros: NetworkState = [None] * self.network.num_cells
+        if self.network.num_directions == 1:
+            run = self.run_chunks(image, zeros, lengths, lambda chunk, state: (None, self.skip(image[:, chunk], state)))
+            return run[1]
+        return [self._final_state(image, zeros, cell, None, lengths) for cell in range(self.network.num_cells)]
 
-    def after(self, image: Tensor, start: NetworkState, kept: DropoutFactors | None = None) -> NetworkState:
-        """The state after a piece of which nothing else is wanted."""
-        return self.network.ended(image, start, self.network.cells - self.network.directions, kept)
+    def skip(self, image: Tensor, start: NetworkState, dropout: DropoutFactors | None = None) -> NetworkState:
+        """Return the state after a chunk from which nothing else is needed."""
+        return self.network.final_state(image, start, self.network.num_cells - self.network.num_directions, dropout)
 
-    def _first(self) -> list[int]:
-        """The cells that must have passed all pieces before anything else is computed of one, in the order they can.
+    def _first_cells(self) -> list[int]:
+        """Return the cells that must pass all chunks before any result is computed, in a possible order.
 
         A layer sees both directions of the one below, so of a bidirectional network only the last forward cell can wait.
         """
-        return [] if self.network.directions == 1 else [cell ^ 1 for cell in range(self.network.cells - 1)]
+        return [] if self.network.num_directions == 1 else [cell ^ 1 for cell in range(self.network.num_cells - 1)]
 
     def _starts(
-        self, image: Tensor, start: NetworkState, cells: Sequence[int], kept: DropoutFactors | None, lengths: Lengths
+        self, image: Tensor, start: NetworkState, cells: Sequence[int], dropout: DropoutFactors | None, lengths: Lengths
     ) -> list[NetworkState]:
-        """For each piece, what the `cells` start from there; they are the first ones of `_first`."""
-        pieces = split_frames(image.shape[1], lengths[0])
-        starts: list[NetworkState] = [[None] * len(start) for _ in pieces]
+        """Return what the `cells`, which are the first ones of `_first_cells`, start from in each chunk."""
+        chunks = split_frames(image.shape[1], lengths[0])
+        starts: list[NetworkState] = [[None] * len(start) for _ in chunks]
         for cell in cells:
-            state, order = start[cell], self._order(cell, len(pieces))
-            for piece in order:
-                starts[piece][cell] = state
-                if piece != order[-1]:
-                    state = recompute(self._ended, image[:, pieces[piece]], starts[piece], cell, kept, lengths[1:])
+            self._pass_on(image, starts, start[cell], cell, dropout, lengths, last=False)
         return starts
 
-    def _ended(
-        self, image: Tensor, start: NetworkState, cell: int, kept: DropoutFactors | None, lengths: Lengths
+    def _final_state(
+        self, image: Tensor, start: NetworkState, cell: int, dropout: DropoutFactors | None, lengths: Lengths
     ) -> LevelStates | None:
-        """What a cell carries after these frames."""
+        """Return the state of a cell after these frames."""
         if not lengths or image.shape[1] <= lengths[0]:
-            return self.network.ended(image, start, cell, kept)[cell]
-        pieces, first = split_frames(image.shape[1], lengths[0]), self._first()
+            return self.network.final_state(image, start, cell, dropout)[cell]
+        first = self._first_cells()
         below = first[: first.index(cell)] if cell in first else first
-        starts, state = self._starts(image, start, below, kept, lengths), start[cell]
-        for piece in self._order(cell, len(pieces)):
-            starts[piece][cell] = state
-            state = recompute(self._ended, image[:, pieces[piece]], starts[piece], cell, kept, lengths[1:])
-        return state
+        starts = self._starts(image, start, below, dropout, lengths)
+        return self._pass_on(image, starts, start[cell], cell, dropout, lengths, last=True)
 
-    def _order(self, cell: int, pieces: int) -> list[int]:
-        """The pieces in the order this cell passes them."""
-        backward = self.network.directions == 2 and cell % 2 == 1
-        return list(reversed(range(pieces))) if backward else list(range(pieces))
+    def _pass_on(
+        self,
+        image: Tensor,
+        starts: list[NetworkState],
+        state: LevelStates | None,
+        cell: int,
+        dropout: DropoutFactors | None,
+        lengths: Lengths,
+        last: bool,
+    ) -> LevelStates | None:
+        """Write into `starts` what a cell starts from in each chunk; return its state after the last one if `last`."""
+        chunks = split_frames(image.shape[1], lengths[0])
+        backward = self.network.num_directions == 2 and cell % 2 == 1
+        order = range(len(chunks))[:: -1 if backward else 1]
+        for number in order:
+            starts[number][cell] = state
+            if last or number != order[-1]:
+                clip = image[:, chunks[number]]
+                state = recompute(self._final_state, clip, starts[number], cell, dropout, lengths[1:])
+        return state
 
 
 def split_frames(frames: int, length: int) -> list[slice]:
-    """Cut frames into pieces of a length; the last may be shorter."""
+    """Split frames into chunks of a length; the last may be shorter."""
     return [slice(first, min(first + length, frames)) for first in range(0, frames, length)]
 
 
 def recompute(run: Callable[..., Any], *inputs: Any) -> Any:
-    """Run now and, in the backward pass, again, keeping the inputs alone. No random number is drawn inside.
+    """Run now and, in the backward pass, again; only the inputs are kept. No random number may be drawn inside.
 
-    The tensors among the inputs are handed over one by one: a checkpoint around this one can only let go of those it sees.
+    Tensors among the inputs are passed one by one, because an outer checkpoint can only free those that it sees.
     """
     if not torch.is_grad_enabled():
         return run(*inputs)
     leaves, shape = tree_flatten(inputs)
 
-    def unpacked(*given: Any) -> Any:
+    def run_unflattened(*given: Any) -> Any:
         return run(*tree_unflatten(given, shape))
 
-    return checkpoint(unpacked, *leaves, use_reentrant=False, preserve_rng_state=False)
+    return checkpoint(run_unflattened, *leaves, use_reentrant=False, preserve_rng_state=False)

@@ -1,4 +1,4 @@
-"""ConvLSTM3d: an LSTM whose products are 3D convolutions; the one place where frames meet."""
+"""ConvLSTM3d: an LSTM with 3D convolutions in place of its matrix products; the only layer in which frames meet."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from unet4d.models.conv import same_padding
 from unet4d.models.scan import CellState, Keep, scan
 
 ConvLSTMState = list[CellState]
-"""A state per layer and direction: layer 0 forward, (layer 0 backward,) layer 1 forward, ..."""
+"""State per layer and direction: layer 0 forward, (layer 0 backward,) layer 1 forward, ..."""
 
 
-def _checked(name: str, kernel_size: int | Size) -> Size:
-    """A kernel as a triple of odd sizes."""
+def _odd_kernel(name: str, kernel_size: int | Size) -> Size:
+    """Return a kernel as three odd sizes; raise InputError for an even one."""
     kernel = (kernel_size,) * 3 if isinstance(kernel_size, int) else kernel_size
     if len(kernel) != 3 or any(k % 2 == 0 for k in kernel):
-        raise InputError(f"{name} is {kernel_size}; wanted an odd number, or three; an even one shifts the grid")
+        raise InputError(f"got {name} {kernel_size}, expected an odd number, or three; an even one shifts the grid")
     return triple(kernel)
 
 
 class ConvLSTMLayer3d(nn.Module):
-    """One layer in one direction; it knows a step, and runs it over the frames in the order it is given them.
+    """One ConvLSTM layer in one direction, which runs over all frames of a clip.
 
     Gates in the order i, f, g, o as in `torch.nn.LSTM`; the forget bias starts at 1 (Jozefowicz et al. 2015).
-    The input's share of the gates is computed for all frames at once, the hidden state's share step by step.
+    The input's part of the gates is computed for all frames at once, the hidden state's part step by step.
 
     Args:
         in_channels: channels C of a frame.
@@ -48,7 +48,7 @@ class ConvLSTMLayer3d(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Xavier-uniform input weights, orthogonal hidden weights, zero biases but 1 for the forget gate."""
+        """Reset to Xavier-uniform input weights, orthogonal hidden weights, and biases of 0 but 1 for the forget gate."""
         nn.init.xavier_uniform_(self.input_gates.weight)
         nn.init.orthogonal_(self.hidden_gates.weight)
         bias = self.input_gates.bias
@@ -81,7 +81,7 @@ class ConvLSTM3d(nn.Module):
         kernel_size: an odd number, or one per axis (X, Y, Z), of what a step takes from the hidden state.
         num_layers: layers stacked, each fed the hidden states of the one below.
         direction: "forward" (frame t depends on frames <= t only) or "bidirectional" (both, hidden states concatenated).
-        keep: what training keeps for its backward pass, see `scan`; may be set anew at any time.
+        keep: what training keeps for its backward pass, see `scan`; may be changed at any time.
         input_kernel_size: of what a step takes from its frame; None: as `kernel_size`.
 
     Raises:
@@ -99,10 +99,10 @@ class ConvLSTM3d(nn.Module):
         input_kernel_size: int | Size | None = None,
     ):
         super().__init__()
-        kernel = _checked("kernel_size", kernel_size)
-        input_kernel = kernel if input_kernel_size is None else _checked("input_kernel_size", input_kernel_size)
+        kernel = _odd_kernel("kernel_size", kernel_size)
+        input_kernel = kernel if input_kernel_size is None else _odd_kernel("input_kernel_size", input_kernel_size)
         if direction not in ("forward", "bidirectional"):
-            raise InputError(f"direction is {direction!r}; wanted 'forward' or 'bidirectional'")
+            raise InputError(f"got direction {direction!r}, expected 'forward' or 'bidirectional'")
         self.keep: Keep = keep
         self.num_directions = 1 if direction == "forward" else 2
         self.out_channels = hidden_channels * self.num_directions
@@ -112,7 +112,7 @@ class ConvLSTM3d(nn.Module):
             for _ in range(self.num_directions)
         )
 
-    def forward(self, x: Tensor, state: ConvLSTMState | None = None) -> tuple[Tensor, ConvLSTMState]:
+    def forward(self, x: Tensor, state: Sequence[CellState | None] | None = None) -> tuple[Tensor, ConvLSTMState]:
         """Run over all frames.
 
         Args:
@@ -121,48 +121,46 @@ class ConvLSTM3d(nn.Module):
                 from it at the first frame, the backward direction at the last.
 
         Returns:
-            Output (B, T, H * directions, X, Y, Z), and the state each direction ended with: pass it on with the frames that follow
-            (forward) to get what one run over all of them would have given.
+            Output (B, T, H * directions, X, Y, Z), and the final state of each direction. Passed on with the frames that follow, it
+            gives what one forward run over all frames gives.
         """
         self._check(x, state)
         after: ConvLSTMState = []
         for layer in range(len(self.cells) // self.num_directions):
-            x, ended = self._layer(x, state, layer)
-            after += ended
+            x, final = self._run_layer(x, state, layer)
+            after += final
         return x, after
 
-    def ended(self, x: Tensor, state: Sequence[CellState | None] | None, index: int) -> CellState:
-        """The state that cell `index` ends with; runs the layers below its own, and of its own that cell alone.
+    def final_state(self, x: Tensor, state: Sequence[CellState | None] | None, index: int) -> CellState:
+        """Return the final state of one cell; runs the layers below it and, of its own layer, that cell alone.
 
         Args:
             x: (B, T, C, X, Y, Z).
-            state: as in `forward`; None for a cell is a state of zeros, and those from `index` on are not looked at but its own.
+            state: as in `forward`; None for a cell is a state of zeros. States from `index` on are ignored, except the cell's own.
             index: place of the cell in the state.
         """
         self._check(x, state)
         if not 0 <= index < len(self.cells):
-            raise InputError(f"ConvLSTM3d was asked for cell {index}; wanted 0 to {len(self.cells) - 1}")
+            raise InputError(f"got cell {index}, expected 0 to {len(self.cells) - 1}")
         for layer in range(index // self.num_directions):
-            x, _ = self._layer(x, state, layer)
-        return self._cell(x, state, index)[1]
+            x, _ = self._run_layer(x, state, layer)
+        return self._run_cell(x, state, index)[1]
 
-    def _layer(self, x: Tensor, state: Sequence[CellState | None] | None, layer: int) -> tuple[Tensor, ConvLSTMState]:
-        """Output (B, T, H * directions, X, Y, Z) of one layer, and the state each direction ended with."""
+    def _run_layer(
+        self, x: Tensor, state: Sequence[CellState | None] | None, layer: int
+    ) -> tuple[Tensor, ConvLSTMState]:
+        """Return the output (B, T, H * directions, X, Y, Z) of one layer, and the final state of each direction."""
         first = layer * self.num_directions
-        outputs, ended = zip(*(self._cell(x, state, first + i) for i in range(self.num_directions)), strict=True)
-        return outputs[0] if len(outputs) == 1 else torch.cat(outputs, 2), list(ended)
+        outputs, final = zip(*(self._run_cell(x, state, first + i) for i in range(self.num_directions)), strict=True)
+        return outputs[0] if len(outputs) == 1 else torch.cat(outputs, 2), list(final)
 
-    def _cell(self, x: Tensor, state: Sequence[CellState | None] | None, index: int) -> tuple[Tensor, CellState]:
-        """Hidden states (B, T, H, X, Y, Z) of one layer in one direction, and the state it ended with."""
+    def _run_cell(self, x: Tensor, state: Sequence[CellState | None] | None, index: int) -> tuple[Tensor, CellState]:
+        """Return the hidden states (B, T, H, X, Y, Z) of one layer in one direction, and its final state."""
         before = None if state is None else state[index]
         return self.cells[index](x, before, index % self.num_directions == 1, self.keep)
 
     def _check(self, x: Tensor, state: Sequence[CellState | None] | None) -> None:
         if x.ndim != 6 or x.shape[1] == 0:
-            raise InputError(
-                f"ConvLSTM3d got a tensor of shape {tuple(x.shape)}; wanted (B, T, C, X, Y, Z) with T of 1 or more"
-            )
+            raise InputError(f"got a tensor of shape {tuple(x.shape)}, expected (B, T, C, X, Y, Z) with T of 1 or more")
         if state is not None and len(state) != len(self.cells):
-            raise InputError(
-                f"ConvLSTM3d got {len(state)} states; wanted one per layer and direction, {len(self.cells)}"
-            )
+            raise InputError(f"got {len(state)} states, expected one per layer and direction, {len(self.cells)}")

@@ -1,4 +1,4 @@
-"""A moving average of a network's weights, which as a rule predicts better than the weights of any one step."""
+"""A moving average of a network's weights, which usually predicts better than the weights of one step."""
 
 from __future__ import annotations
 
@@ -17,39 +17,39 @@ class WeightAverage:
 
     The decay of update n, counted from 0, is min(decay, (1 + n) / (10 + n)), as in TensorFlow's ExponentialMovingAverage: an
     average over all steps at first, so that the random start is soon forgotten. Nothing is read from the device, unlike in
-    `torch.optim.swa_utils.AveragedModel`, which copies its counter there at every update and waits.
+    `torch.optim.swa_utils.AveragedModel`.
 
     Args:
-        network: whose weights change from update to update; it holds no buffers.
-        decay: share of the average that an update keeps, 0 to below 1.
+        network: the network that is trained; it has no buffers.
+        decay: fraction of the average that an update keeps, 0 to below 1.
 
     Attributes:
         network: a network of the averaged weights, on the same device, in evaluation mode; no gradient flows to them.
-        updates: how many weights have been averaged.
+        updates: number of updates so far.
     """
 
     def __init__(self, network: CLSTMUNet, decay: float):
         self.network = copy.deepcopy(network).eval().requires_grad_(False)
         self.decay, self.updates = decay, 0
-        self._learning = network
+        self._trained = network
 
     def update(self) -> None:
-        """Take the network's weights as they are now into the average."""
+        """Update the average with the network's weights as they are now."""
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
-        weights = [weight.detach() for weight in self._learning.parameters()]
+        weights = [weight.detach() for weight in self._trained.parameters()]
         get_ema_multi_avg_fn(decay)(list(self.network.parameters()), weights, self.updates)
         self.updates += 1
 
     def state_dict(self) -> dict[str, Any]:
-        """All but the averaged weights, which a checkpoint holds as those of its network: how many were averaged."""
+        """Return the number of updates; a checkpoint holds the averaged weights as those of its network."""
         return {"updates": self.updates}
 
     def load_state_dict(self, state: dict[str, Any], weights: Mapping[str, Tensor]) -> None:
-        """Take over what `state_dict` gave.
+        """Load a state.
 
         Args:
-            state: what it gave.
-            weights: those of `network` then, be they on another device.
+            state: what `state_dict` returned.
+            weights: the averaged weights then, on any device.
         """
         self.network.load_state_dict(weights)
         self.updates = state["updates"]

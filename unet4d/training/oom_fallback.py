@@ -96,7 +96,7 @@ class OomFallback:
             f"out of memory with {describe_recompute(self.memory)}; going on with {describe_recompute(self.leaner[0])}"
         )
         self.memory, self.fit = self.leaner.pop(0), None  # the plan was another one's
-        self.step.use(self.memory)
+        self.step.set_recompute(self.memory)
         self.step.optimizer.zero_grad(set_to_none=True)
         drop_failed_work()
         return None

@@ -12,9 +12,9 @@ from unet4d.config import TrainConfig
 
 
 def build_optimizer(network: nn.Module, config: TrainConfig) -> AdamW:
-    """AdamW (Loshchilov & Hutter 2019) that decays the weights of convolutions and spares norms and biases.
+    """Return AdamW (Loshchilov & Hutter 2019) with weight decay on convolutions, and none on norms and biases.
 
-    Fused: it needs no copies of the weights and does not wait for the loss scaler's verdict.
+    Fused: it needs no copies of the weights and does not wait for the loss scaler.
     """
     weights = [p for p in network.parameters() if p.ndim > 1]
     others = [p for p in network.parameters() if p.ndim <= 1]
@@ -22,13 +22,13 @@ def build_optimizer(network: nn.Module, config: TrainConfig) -> AdamW:
     return AdamW(groups, lr=config.learning_rate, fused=True)
 
 
-def build_schedule(steps: AdamW, config: TrainConfig) -> LambdaLR:
-    """The learning rate of every step of the run: a linear rise, then the fall to 0 at the last step."""
-    return LambdaLR(steps, lambda step: learning_rate_factor(step, config))
+def build_schedule(optimizer: AdamW, config: TrainConfig) -> LambdaLR:
+    """Return the learning-rate schedule of the run: a linear rise, then a fall to 0 at the last step."""
+    return LambdaLR(optimizer, lambda step: learning_rate_factor(step, config))
 
 
 def learning_rate_factor(step: int, config: TrainConfig) -> float:
-    """The share of the peak learning rate at optimiser step `step`, counted from 0."""
+    """Return the fraction of the peak learning rate at optimizer step `step`, counted from 0."""
     total = config.epochs * config.steps_per_epoch
     warmup = min(config.warmup_steps, total // 10)
     if step < warmup:

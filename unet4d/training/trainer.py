@@ -75,7 +75,7 @@ class Trainer:
         self.network = CLSTMUNet(config.model, len(task.channel_names), len(task.labels)).to(device)
         self.step = TrainingStep(self.network, config, device, ranks)
         memory = fit.recompute if fit else replace(config.recompute, chunk_frames=config.recompute.chunk_frames or 0)
-        self.step.use(memory)
+        self.step.set_recompute(memory)
         self.files = Checkpoints(out_dir)
         self.tally = EpochStats(config.train.skip_limit)
         self.late, self.validate = DeferredScalars(), Validation(validation, config, task, device, ranks)

@@ -1,4 +1,4 @@
-"""Beginning a training with weights that were trained before: those of the frame-wise twin, or of the same network."""
+"""Initial weights from an earlier training: of the frame-wise baseline, or of the same network."""
 
 from __future__ import annotations
 
@@ -11,37 +11,34 @@ from unet4d.models.clstm_unet import CLSTMUNet
 
 
 def load_initial_weights(network: CLSTMUNet, task: Task, content: dict[str, Any], path: str | os.PathLike[str]) -> str:
-    """Take over the weights of a checkpoint that was trained for the same task.
+    """Load the weights of a checkpoint that was trained for the same task; return their description.
 
-    Weights without recurrence are the twin's: a network that has any keeps its own there. As its projections start at zero, a new
-    network then computes what the twin computes, and training goes on from there.
+    Weights without recurrence are those of the frame-wise baseline; recurrent layers then keep their own. As their projections
+    start at zero, a new network computes what the baseline computes.
 
     Args:
         network: on any device.
-        task: what it is to do.
+        task: what it is trained for.
         content: of the checkpoint, from `load_checkpoint`.
-        path: where that lies, for what is said.
-
-    Returns:
-        Whose weights they are, in words.
+        path: of the checkpoint, for messages.
 
     Raises:
-        InputError: the checkpoint's classes, channels or layers are others; says which.
+        InputError: the checkpoint's classes, channels or layers differ; names the difference.
     """
-    learnt, weights = Task.from_dict(content["task"]), content["network"]
-    for what, came, wanted in (
-        ("classes", list(learnt.labels), list(task.labels)),
-        ("channels", learnt.channel_names, task.channel_names),
-        ("kinds of channels", learnt.channel_kinds, task.channel_kinds),
+    before, weights = Task.from_dict(content["task"]), content["network"]
+    for what, got, expected in (
+        ("classes", list(before.labels), list(task.labels)),
+        ("channels", before.channel_names, task.channel_names),
+        ("kinds of channels", before.channel_kinds, task.channel_kinds),
     ):
-        if came != wanted:
+        if got != expected:
             raise InputError(
-                f"{path} was trained for the {what} {', '.join(came)}; wanted {', '.join(wanted)}; start from a run on such a "
+                f"{path} was trained for the {what} {', '.join(got)}, expected {', '.join(expected)}; start from a run on such a "
                 "dataset, or leave train.init_from out"
             )
-    is_twin = not network.is_frame_wise and not any(name.startswith("recurrent.") for name in weights)
+    is_baseline = not network.is_frame_wise and not any(name.startswith("recurrent.") for name in weights)
     try:
-        (network.load_framewise_weights if is_twin else network.load_weights)(weights)
+        (network.load_framewise_weights if is_baseline else network.load_weights)(weights)
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
-    return f"the {'frame-wise twin' if is_twin else 'network'}'s weights of {path}"
+    return f"the weights of the {'frame-wise baseline' if is_baseline else 'same network'} in {path}"
