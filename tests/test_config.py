@@ -6,7 +6,8 @@ import json
 
 import pytest
 
-from unet4d.config import Config, DataConfig, InferenceConfig, ModelConfig, TrainConfig
+from tests.builders import resolve_plainly
+from unet4d.config import Config, DataConfig, InferenceConfig, ModelConfig, ResolvedConfig, TrainConfig
 from unet4d.errors import InputError
 
 
@@ -26,6 +27,23 @@ def test_an_unknown_key_is_named(values):
     key = "modle" if "modle" in values else "chanels"
     with pytest.raises(InputError, match=key):
         Config.from_dict(values)
+
+
+def test_an_old_key_of_a_checkpoint_is_refused_with_the_new_one():
+    with pytest.raises(InputError, match=r"'memory', it is called recompute now"):
+        Config.from_dict({"memory": {}})
+    with pytest.raises(InputError, match=r"'plane_spacing_mm', it is called data\.in_plane_spacing_mm now"):
+        ResolvedConfig.from_dict({"data": {"plane_spacing_mm": 1.0}})
+
+
+def test_a_resolved_config_leaves_nothing_open():
+    with pytest.raises(InputError, match=r"data\.folds is None, expected"):
+        ResolvedConfig.from_dict({"data": {}})
+    plain = resolve_plainly(Config()).as_dict()
+    assert ResolvedConfig.from_dict(plain).as_dict() == plain
+    assert list(plain["data"]) == list(Config().as_dict()["data"])  # the keys of a run's config.yaml
+    with pytest.raises(InputError, match=r"model\.strides is None, expected"):
+        ResolvedConfig.from_dict({**plain, "model": {**plain["model"], "strides": None}})
 
 
 @pytest.mark.parametrize(

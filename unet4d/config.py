@@ -10,6 +10,7 @@ from typing import Any, Literal, Self, cast, get_type_hints
 
 from unet4d.errors import InputError
 from unet4d.system.checks import check_ranges, check_types, describe_value, require
+from unet4d.system.old_names import describe_renamed
 
 Size = tuple[int, int, int]
 """Per axis X, Y, Z."""
@@ -332,9 +333,10 @@ def _build(kind: Any, name: str, values: Mapping[str, Any]) -> Any:
     known = [f.name for f in dataclasses.fields(kind)]
     if not isinstance(values, Mapping):
         raise InputError(f"{name} is {describe_value(values)}; wanted settings by name, such as {known[0]}")
-    unknown = [key for key in values if key not in known]
-    if unknown:
-        raise InputError(f"{name} has the unknown key {unknown[0]!r}; known are {', '.join(known)}")
+    if unknown := [str(key) for key in values if key not in known]:
+        renamed = describe_renamed(unknown[0] if name == "config" else f"{name}.{unknown[0]}")
+        expected = renamed or f"; known are {', '.join(known)}"
+        raise InputError(f"{name} has the unknown key {unknown[0]!r}{expected}")
     required = [f.name for f in dataclasses.fields(kind) if f.default is f.default_factory is dataclasses.MISSING]
     if missing := [key for key in required if key not in values]:
         raise InputError(f"{name} has no {missing[0]}, expected it in the configuration of a run")

@@ -210,7 +210,7 @@ PREDICTION_DEFECTS: dict[str, tuple[Spoil, str]] = {
     "affine": (lambda root: rewrite(root / LABEL, lambda v: v, shift_mm=5.0), "(corners up to 5 mm apart)"),
     "value": (
         lambda root: rewrite(root / LABEL, lambda v: put(v, 7, np.uint8)),
-        "label value 7 came; wanted one of [0, 1, 2, 3]; correct the label map",
+        "label value 7",
     ),
     "NaN": (lambda root: rewrite(root / LABEL, lambda v: put(v, np.nan, np.float32)), "label value nan at frame 2"),
     "truncated": (lambda root: truncate(root / LABEL), "labels/phantom002.nii.gz is truncated"),

@@ -53,6 +53,7 @@ def predict_raises(monkeypatch, unchecked):
     return chosen
 
 
+TRAIN = ("train", "--dataset", "d", "--out", "r")
 PREDICT = ("predict", "run", "-i", "study.nii.gz", "-o", "out")
 
 
@@ -109,26 +110,26 @@ def test_the_console_script_gives_the_exit_code():
     assert done.returncode == 2
     assert done.stdout == ""
     assert done.stderr.startswith(
-        "unet4d: 'predct' is not a command; wanted one of phantom, convert, verify, plan, train"
+        "unet4d: 'predct' is not a command, expected one of phantom, convert, verify, plan, train"
     )
 
 
 @pytest.mark.parametrize(
     ("arguments", "wanted"),
     [
-        (["--train.epoch", "3"], "--train.epoch is not known; wanted perhaps --train.epochs"),
-        (["--trian.epochs=3"], "--trian.epochs is not known; wanted perhaps --train.epochs"),
-        (["--datase", "d"], "--datase is not known; wanted perhaps --dataset"),
-        (["--train.ep", "3"], "--train.ep is not known; wanted perhaps --train.epochs"),
-        (["--train.epochs", "many"], "train.epochs is many; wanted a whole number"),
-        (["--train.epochs", "2.5"], "train.epochs is 2.5; wanted a whole number"),
+        (["--train.epoch", "3"], "--train.epoch is not known, expected perhaps --train.epochs"),
+        (["--trian.epochs=3"], "--trian.epochs is not known, expected perhaps --train.epochs"),
+        (["--datase", "d"], "--datase is not known, expected perhaps --dataset"),
+        (["--train.ep", "3"], "--train.ep is not known, expected perhaps --train.epochs"),
+        (["--train.epochs", "many"], "train.epochs is many, expected a whole number"),
+        (["--train.epochs", "2.5"], "train.epochs is 2.5, expected a whole number"),
         (["--train.epochs"], "--train.epochs: expected one argument"),
-        (["--train.learning_rate", "fast"], "train.learning_rate is fast; wanted a number"),
-        (["--train.schedule", "step"], "train.schedule is step; wanted one of polynomial, cosine"),
-        (["--data.patch_size", "[1,2]"], "data.patch_size is [1, 2]; wanted three whole numbers [X, Y, Z], or null"),
-        (["--data.val_subjects", "a"], "data.val_subjects is a; wanted a list of names [a, b], or null"),
-        (["--model.strides", "[[2,2]]"], "model.strides is [[2, 2]]; wanted a list of triples"),
-        (["--train", '{"epochs": 3, "epoch": 3}'], "train.epoch is not known; wanted perhaps train.epochs"),
+        (["--train.learning_rate", "fast"], "train.learning_rate is fast, expected a finite number"),
+        (["--train.schedule", "step"], "train.schedule is step, expected one of polynomial, cosine"),
+        (["--data.patch_size", "[1,2]"], "data.patch_size is [1, 2], expected three whole numbers [X, Y, Z], or null"),
+        (["--data.val_subjects", "a"], "data.val_subjects is a, expected a list of names [a, b], or null"),
+        (["--model.strides", "[[2,2]]"], "model.strides is [[2, 2]], expected a list of triples"),
+        (["--train", '{"epochs": 3, "epoch": 3}'], "train.epoch is not known, expected perhaps train.epochs"),
         (["--train", "3"], "Unable to load config"),
         (["extra"], "extra is not known"),
         (["--data.frames", "0"], "data.frames is 0, expected 1 or more"),
@@ -148,12 +149,12 @@ def test_a_wrong_setting_of_train_is_one_line_and_exit_code_2(command, train_cal
         (["train"], "--dataset, --out are missing; see unet4d train --help"),
         (["train", "--dataset", "d"], "--out is missing"),
         (["predict"], "model, --input, --out are missing; see unet4d predict --help"),
-        ([*PREDICT, "--time", "closed"], "--time is closed; wanted one of cyclic, open"),
-        ([*PREDICT, "--overlap", "half"], "overlap is half; wanted a number"),
-        (["phantom", "--out", "p", "--subjects", "two", "--frames", "3"], "subjects is two; wanted a whole number"),
-        (["phantom", "--out", "p", "--subjects", "0", "--frames", "3"], "subjects is 0; wanted at least 1"),
+        ([*PREDICT, "--time", "closed"], "--time is closed, expected one of cyclic, open"),
+        ([*PREDICT, "--overlap", "half"], "overlap is half, expected a finite number"),
+        (["phantom", "--out", "p", "--subjects", "two", "--frames", "3"], "subjects is two, expected a whole number"),
+        (["phantom", "--out", "p", "--subjects", "0", "--frames", "3"], "subjects is 0"),
         (["evaluate", "--reference", "a", "--out", "b"], "--prediction is missing; see unet4d evaluate --help"),
-        (["export"], "'export' is not a command; wanted one of "),
+        (["export"], "'export' is not a command, expected one of "),
     ],
 )
 def test_wrong_usage_is_one_line_and_exit_code_2(command, tmp_path, monkeypatch, arguments, wanted):
@@ -162,6 +163,40 @@ def test_wrong_usage_is_one_line_and_exit_code_2(command, tmp_path, monkeypatch,
     assert done.code == 2
     assert wanted in done.line
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "new"),
+    [
+        (["tune", "run"], "postprocess"),
+        ([*PREDICT, "--memory", "8GB"], "--max_memory"),
+        ([*PREDICT, "--kind", "acdc"], "--layout"),
+        ([*PREDICT, "--with-ids"], "--keep_patient_ids"),
+        ([*TRAIN, "--memory.chunk_frames", 2], "--recompute.chunk_frames"),
+        ([*TRAIN, "--data.held_out=[a]"], "--data.val_subjects"),
+        ([*TRAIN, "--train.ema", 0.9], "--train.ema_decay"),
+        ([*TRAIN, "--train.growth", "clips"], "it was removed"),
+    ],
+)
+def test_an_old_name_is_refused_with_the_new_one(command, arguments, new):
+    done = command(*arguments)
+    assert done.code == 2
+    assert new in done.line
+
+
+def test_an_old_name_in_a_config_file_is_refused_with_the_new_one(command, tmp_path):
+    for text, new in (
+        ("memory: {chunk_frames: 2}\n", "line 1: memory is not known, it is called recompute now"),
+        ("train:\n  start_from: run\n", "line 2: train.start_from is not known, it is called train.init_from now"),
+    ):
+        (tmp_path / "old.yaml").write_text(text)
+        assert new in command(*TRAIN, "--config", tmp_path / "old.yaml").line
+
+
+def test_dashes_and_underscores_are_the_same_in_options(command, train_called):
+    command("train", "--dataset", "d-1", "--out=r-1", "--skip-verify", "--data.max-frame-stride=2")
+    assert (train_called[0][0], train_called[0][1], train_called[0][5]) == ("d-1", "r-1", True)
+    assert config_of(train_called[0]).data.max_frame_stride == 2
 
 
 def config_of(call: tuple) -> Config:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import pytest
 
-from unet4d.cli.messages import check_config_files, reworded, settings, wanted
+from unet4d.cli.config_files import put_files_first, setting_types
+from unet4d.cli.messages import reword
+from unet4d.system.checks import describe_type
 
 
 def test_every_setting_has_its_type_in_words():
-    words = {name: wanted(kind) for name, kind in settings().items()}
+    words = {name: describe_type(kind) for name, kind in setting_types().items()}
     assert words["train.epochs"] == "a whole number"
     assert words["train.schedule"] == "one of polynomial, cosine"
-    assert words["data.slice_spacing_mm"] == "a number, or null"
+    assert words["data.slice_spacing_mm"] == "a finite number, or null"
     assert words["model.lstm_channels"] == "a whole number, or a list of whole numbers [1, 2], or null"
     assert words["fold"] == "a whole number, or all"
     assert words["train"] == "settings under it, such as epochs"
@@ -19,17 +21,17 @@ def test_every_setting_has_its_type_in_words():
 
 
 def test_a_message_without_a_better_wording_stays():
-    assert reworded("something\n  odd", []) == "something odd"
+    assert reword("something\n  odd", [], {}) == "something odd"
 
 
 @pytest.mark.parametrize(
     ("text", "line"),
     [
-        ("trian:\n  epochs: 3\n", "line 1: trian is not known; wanted perhaps train"),
-        ("seed: 1\ntrain:\n  epoch: 3\n", "line 3: train.epoch is not known; wanted perhaps train.epochs"),
+        ("trian:\n  epochs: 3\n", "line 1: trian is not known, expected perhaps train"),
+        ("seed: 1\ntrain:\n  epoch: 3\n", "line 3: train.epoch is not known, expected perhaps train.epochs"),
         ("model:\n  lstm_layers: 1\nmodel:\n  channels: [4, 8]\n", "line 3: model comes twice"),
         ("train:\n  epochs: 1\n  epochs: 2\n", "line 3: train.epochs comes twice"),
-        ("train: 3\n", "line 1: train is a value; wanted settings under it, such as epochs"),
+        ("train: 3\n", "line 1: train is a value, expected settings under it, such as epochs"),
         ("train: [\n", "is not valid YAML"),
         ("just words\n", "holds no settings"),
         ("", "holds no settings"),
@@ -61,6 +63,10 @@ def test_a_folder_or_a_binary_file_is_no_config_file(command, tmp_path):
 def test_a_right_config_file_passes(tmp_path):
     file = tmp_path / "mine.yaml"
     file.write_text(
-        "dataset: d\nout: r\nfold: 1\ndata:\n  val_subjects: [a, b]\n  patch_size: [8, 8, 4]\ntrain: {epochs: 3}\n"
+        "dataset: d\nout: r\nresume: true\nfold: 1\ndata:\n  val_subjects: [a, b]\n  patch_size: [8, 8, 4]\ntrain: {epochs: 3}\n"
     )
-    check_config_files(["train", "--config", str(file)])
+    options = ["--dataset", "--out", "--resume", "--fold", "--data.val_subjects", "--data.patch_size", "--train.epochs"]
+    assert put_files_first(["--seed", "1", "--config", str(file)], options) == [
+        "--dataset=d", "--out=r", "--resume", "--fold=1", '--data.val_subjects=["a", "b"]', "--data.patch_size=[8, 8, 4]",
+        "--train.epochs=3", "--seed", "1",
+    ]  # fmt: skip

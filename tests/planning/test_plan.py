@@ -378,7 +378,7 @@ SMALL = ["--data.folds", "3", "--model.channels", "[4,8]", "--model.lstm_channel
         (["--gpu-memory", "24", "--gpus", "3", "--train.batch_size", "2"], "2 and 3 GPUs share it; wanted 3 or more"),
         (["--gpu-memory", "24", "--data.folds", "5"], "5 folds of 3 labelled subjects"),
         (["--gpu-memory", "24", "--model.lstm_channels", "[1,2,3]"], "model.lstm_channels is [1, 2, 3], expected one"),
-        (["--gpu-memory", "24", "--data.frame", "5"], "--data.frame is not known; wanted perhaps --data.frames"),
+        (["--gpu-memory", "24", "--data.frame", "5"], "--data.frame is not known, expected perhaps --data.frames"),
         (["--gpu-memory", "24", "--out", "."], "--out . is a folder"),
         (["--gpu-memory", "24", "--out", "/dev/null"], "/dev/null is a pipe, a socket or a device"),
         (["--gpu-memory", "24", "--out", "mine.txt"], "--out mine.txt is there and is no plan; wanted a new file"),

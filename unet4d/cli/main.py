@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import itertools
 import os
 import sys
 import traceback
@@ -14,11 +13,13 @@ from typing import NoReturn
 from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace
 
 from unet4d.cli import COMMANDS
-from unet4d.cli.messages import check_config_files, check_values_by_name, reworded
+from unet4d.cli.config_files import put_files_first, setting_types, take_option
+from unet4d.cli.messages import check_values_by_name, reword
 from unet4d.errors import InputError, ReportedByOtherRank, Stopped, Unet4DError, not_installed
 from unet4d.system.cuda_allocator import use_expandable_segments
 from unet4d.system.failures import REPORT, is_bad_path, os_failure, show_traceback
 from unet4d.system.memory_errors import is_out_of_gpu_memory, is_out_of_main_memory, memory_error_reason
+from unet4d.system.old_names import describe_renamed
 from unet4d.system.signals import check_stop, stop_signals
 from unet4d.system.text import PrintableStream, open_standard_descriptors, printable, printable_output
 
@@ -51,7 +52,7 @@ class _Parser(ArgumentParser):
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         options = [name for action in self._actions for name in action.option_strings]
-        raise InputError(f"{reworded(str(message), options)}; see {self.prog} --help")
+        raise InputError(f"{reword(str(message), options, setting_types())}; see {self.prog} --help")
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
@@ -153,7 +154,8 @@ def _parsed(arguments: Sequence[str]) -> tuple[str, Namespace]:
         sys.exit(0)
     name = arguments[0]
     if name not in COMMANDS:
-        raise InputError(f"{name!r} is not a command; wanted one of {names}; see unet4d --help")
+        expected = describe_renamed(name) or f", expected one of {names}; see unet4d --help"
+        raise InputError(f"{name!r} is not a command{expected}")
     command = COMMANDS[name]
     parser = _Parser(
         prog=f"unet4d {name}",
@@ -168,10 +170,13 @@ def _parsed(arguments: Sequence[str]) -> tuple[str, Namespace]:
         raise InputError("got an argument with a null byte, expected a text without; remove it")
     if "" in given or any(word.startswith("--") and word.endswith("=") for word in given):
         raise InputError("got an empty argument, expected a value; a shell variable in the command may be unset")
-    if name in ("train", "plan"):
-        given = _files_first(given)
-        check_config_files(given)
-    check_values_by_name(given, ["--labels", "--channels"])
+    given = _with_underscores(given)
+    options = [option for action in parser._actions for option in action.option_strings]
+    if "--config" in options:
+        given = put_files_first(given, options)
+    for option in ("--labels", "--channels"):
+        for text in take_option(given, option)[1]:
+            check_values_by_name(option, text)
     try:
         return name, parser.parse_args(given)
     except RecursionError as error:
@@ -180,23 +185,13 @@ def _parsed(arguments: Sequence[str]) -> tuple[str, Namespace]:
         ) from error
 
 
-def _files_first(given: list[str]) -> list[str]:
-    """The --config files before all else, so that the command line wins; a resumed run begins with its own settings."""
-    files, others = [], []
-    words = iter(given)
-    for word in words:
-        if word == "--config":
-            files += [word, *itertools.islice(words, 1)]
-        elif word.startswith("--config="):
-            files.append(word)
-        else:
-            others.append(word)
-    if "--resume" in others:
-        runs = [run for option, run in itertools.pairwise(others) if option == "--out"]
-        runs += [word.removeprefix("--out=") for word in others if word.startswith("--out=")]
-        own = [os.path.join(run, "config.yaml") for run in runs[-1:]]
-        files = [word for file in own if os.path.isfile(file) for word in ("--config", file)] + files
-    return files + others
+def _with_underscores(words: Sequence[str]) -> list[str]:
+    """Return the words of a command line with underscores for the dashes in the names of options."""
+    names = [word.partition("=")[0] if word.startswith("--") else "" for word in words]
+    return [
+        f"--{name[2:].replace('-', '_')}{word[len(name) :]}" if name else word
+        for name, word in zip(names, words, strict=True)
+    ]
 
 
 def _overview() -> str:

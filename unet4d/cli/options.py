@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
-from jsonargparse import ActionConfigFile, ArgumentParser, Namespace, set_parsing_settings
+from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 
 from unet4d.config import Config, DataConfig, InferenceConfig, ModelConfig, RecomputeConfig, TrainConfig
 
@@ -46,7 +46,7 @@ class Command(NamedTuple):
 def settings(parser: ArgumentParser) -> None:
     """What a configuration holds."""
     parser.add_argument(
-        "--config", action=ActionConfigFile, help="YAML file with any of the settings below; those given after it win"
+        "--config", type=str, help="YAML file with any of the settings below; the command line wins, then the last file"
     )
     parser.add_argument(
         "--fold",

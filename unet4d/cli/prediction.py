@@ -66,13 +66,11 @@ def _batch_options(parser: ArgumentParser) -> None:
         help="leave the cases in --out that are complete and of the same inputs, models, settings and version",
     )
     parser.add_argument(
-        "--num-parts",
         "--num_parts",
         type=int,
         help="share the studies among so many jobs; default: as many as the Slurm array has, else 1",
     )
     parser.add_argument(
-        "--part-id",
         "--part_id",
         type=int,
         help="which part this job takes, from 0, every n-th study; default: the job's place in the Slurm array",

@@ -10,7 +10,6 @@ from unet4d.cli.options import DEVICE, SKIP_VERIFY, Command, configured, setting
 def _plan_options(parser: ArgumentParser) -> None:
     parser.add_argument("dataset", type=str, help="dataset folder, with dataset.json")
     parser.add_argument(
-        "--gpu-memory",
         "--gpu_memory",
         type=str,
         default="auto",
@@ -111,7 +110,7 @@ def _info(options: Namespace) -> None:
 
 PLAN = Command(
     "choose the settings of a training that fits a GPU, and say why",
-    "DATASET --gpu-memory 24|40|80|auto [--gpus N] [--out plan.yaml] [--config FILE] [options]",
+    "DATASET --gpu_memory 24|40|80|auto [--gpus N] [--out plan.yaml] [--config FILE] [options]",
     "  unet4d plan heart --gpu-memory 24                                         (writes plan.yaml)\n"
     "  unet4d plan heart --gpu-memory auto --out mine.yaml                       (what is free of the GPU here)\n"
     "  unet4d plan heart --gpu-memory 40 --data.frames 12 --train.batch_size 1   (what is set is kept)\n"

@@ -11,6 +11,19 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from unet4d.errors import InputError
 from unet4d.system.text import short_repr, shortened
 
+_TYPES: dict[Any, str] = {
+    int: "a whole number",
+    float: "a finite number",
+    str: "a text",
+    bool: "true or false",
+    NoneType: "null",
+    dict: "values by name {a: 1, b: 2}",
+    tuple[int, int, int]: "three whole numbers [X, Y, Z]",
+    list[int]: "a list of whole numbers [1, 2]",
+    list[str]: "a list of names [a, b]",
+    list[tuple[int, int, int]]: "a list of triples [[2, 2, 1], [2, 2, 2]]",
+}
+
 
 def require(holds: bool, name: str, came: object, wanted: str) -> None:
     """Raise an InputError about the setting `name` unless a condition holds."""
@@ -35,15 +48,7 @@ def check_types(section: Any, name: str) -> None:
     """
     for key, kind in get_type_hints(type(section)).items():
         value = getattr(section, key)
-        if get_origin(kind) is Literal:
-            choices = get_args(kind)
-            require(
-                isinstance(value, str) and value in choices,
-                f"{name}.{key}",
-                repr(value),
-                f"one of {', '.join(choices)}",
-            )
-        require(_fits(value, kind), f"{name}.{key}", value, _words(kind))
+        require(_fits(value, kind), f"{name}.{key}", value, describe_type(kind))
 
 
 def check_ranges(section: Any, name: str, ranges: Mapping[str, tuple[float, float]]) -> None:
@@ -72,7 +77,7 @@ def _fits(value: Any, kind: Any) -> bool:
     if origin in (list, tuple):  # how long a tuple must be is the setting's own check
         return isinstance(value, (list, tuple)) and all(_fits(item, get_args(kind)[0]) for item in value)
     if origin is Literal:
-        return value in get_args(kind)
+        return isinstance(value, str) and value in get_args(kind)
     if kind is NoneType:
         return value is None
     if kind is bool:
@@ -91,10 +96,13 @@ def _is_finite(value: Any) -> bool:
         return False
 
 
-def _words(kind: Any) -> str:
-    words = {int: "a whole number", float: "a finite number", str: "a text", bool: "true or false", NoneType: "null"}
+def describe_type(kind: Any) -> str:
+    """Return the type of a setting for a message: "a whole number, or null"."""
+    if kind in _TYPES:
+        return _TYPES[kind]
+    if get_origin(kind) is Literal:
+        choices = ", ".join(map(str, get_args(kind)))
+        return choices if len(get_args(kind)) == 1 else f"one of {choices}"
     if get_origin(kind) in (Union, UnionType):
-        return " or ".join(map(_words, get_args(kind)))
-    if get_origin(kind) in (list, tuple):
-        return f"a list, each {_words(get_args(kind)[0])}"
-    return words.get(kind, f"a {getattr(kind, '__name__', kind)}")
+        return ", or ".join(map(describe_type, get_args(kind)))
+    return f"settings under it, such as {next(iter(get_type_hints(kind)))}"

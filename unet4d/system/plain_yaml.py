@@ -1,8 +1,9 @@
-"""YAML that is nothing but settings, checked before anything is built from it."""
+"""YAML of settings, read in one pass that refuses all else: aliases, tags, deep nesting and values without end."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -12,26 +13,48 @@ _DEEPEST, _LONGEST = 10, 4000
 """Levels of a configuration in YAML, and characters of a value in it."""
 
 
-def check_plain_yaml(path: Path, text: str) -> None:
-    """Check that YAML is plain settings, before anything is built from it: no aliases, which may stand for far more than is seen,
-    no tags, not nested deep, and no number that Python cannot hold.
+class _PlainLoader(yaml.SafeLoader):
+    """A loader that checks each node before anything is built from it: an alias may stand for far more than is seen."""
 
-    Raises:
-        InputError: names the line.
-    """
-    depth = 0
-    for event in yaml.parse(text, yaml.SafeLoader):
-        where = f"{path}, line {event.start_mark.line + 1 if event.start_mark else 1}"
-        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-        if depth > _DEEPEST:
-            raise InputError(
-                f"{where}: got settings nested too deep, expected at most {_DEEPEST} levels; correct it there"
-            )
+    path, depth = Path(), 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        event = self.peek_event()
+        where = f"{self.path}, line {event.start_mark.line + 1 if event.start_mark else 1}"
         if isinstance(event, yaml.AliasEvent):
             raise InputError(f"{where}: got an alias (*{event.anchor}), expected its value; write it there")
         if tag := getattr(event, "tag", None):
             raise InputError(f"{where}: got the tag {tag}, expected a plain value; remove the tag")
         if isinstance(event, yaml.ScalarEvent) and len(event.value) > _LONGEST:
-            raise InputError(
-                f"{where}: got a value of {len(event.value)} characters, expected at most {_LONGEST}; shorten it"
-            )
+            got = f"a value of {len(event.value)} characters"
+            raise InputError(f"{where}: got {got}, expected at most {_LONGEST}; shorten it")
+        self.depth += isinstance(event, yaml.CollectionStartEvent)
+        if self.depth > _DEEPEST:
+            raise InputError(f"{where}: got settings nested too deep, expected at most {_DEEPEST} levels; correct it")
+        node = super().compose_node(parent, index)
+        self.depth -= isinstance(event, yaml.CollectionStartEvent)
+        return node
+
+
+def compose_yaml(path: Path, text: str) -> yaml.Node | None:
+    """Return the tree of a YAML text, with the lines of its parts; None for an empty one.
+
+    Args:
+        path: the file, or the option, to name in messages.
+        text: the YAML.
+
+    Raises:
+        InputError: it is more than plain settings; names the line.
+        yaml.YAMLError: it is not YAML.
+    """
+    loader = _PlainLoader(text)
+    loader.path = path
+    try:
+        return loader.get_single_node()
+    finally:
+        loader.dispose()
+
+
+def node_value(node: yaml.Node | None) -> Any:
+    """Return the Python value of a tree."""
+    return None if node is None else yaml.SafeLoader("").construct_document(node)

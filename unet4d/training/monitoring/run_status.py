@@ -15,7 +15,7 @@ from unet4d.errors import InputError
 from unet4d.images.time_axis import time_axis
 from unet4d.models.checkpoint import BEST, LAST, PREVIOUS, Task, load_outline
 from unet4d.system.files import read_json
-from unet4d.system.plain_yaml import check_plain_yaml
+from unet4d.system.plain_yaml import compose_yaml, node_value
 from unet4d.training.monitoring.log_lines import LOG, flat, log_lines, totals
 from unet4d.training.monitoring.summary import CONFIG, SUMMARY
 
@@ -122,8 +122,7 @@ def _config(path: Path, checkpoint: Mapping[str, Any] | None) -> dict[str, Any]:
         return checkpoint["config"] if checkpoint else {}
     try:
         text = path.read_text(encoding="utf-8")
-        check_plain_yaml(path, text)
-        config = yaml.safe_load(text)
+        config = node_value(compose_yaml(path, text))
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise InputError(
             f"{path} cannot be read ({' '.join(str(error).split())}); wanted what train wrote there"

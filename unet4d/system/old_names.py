@@ -1,0 +1,38 @@
+"""Settings, options and commands that were renamed or removed. To be deleted at 1.0, with the calls of `describe_renamed`."""
+
+from __future__ import annotations
+
+RENAMED = {
+    "tune": "postprocess",
+    "--memory": "--max_memory",
+    "--kind": "--layout",
+    "--with_ids": "--keep_patient_ids",
+    "memory": "recompute",
+    "data.held_out": "data.val_subjects",
+    "data.foreground": "data.foreground_fraction",
+    "data.workers": "data.num_workers",
+    "data.max_stride": "data.max_frame_stride",
+    "data.plane_spacing_mm": "data.in_plane_spacing_mm",
+    "data.normalisation": "data.normalization",
+    "train.start_from": "train.init_from",
+    "train.ema": "train.ema_decay",
+    "train.accumulate": "train.accumulate_batches",
+}
+"""Old name to new name: of a command, an option (--name), a setting or a section of settings."""
+REMOVED = ("train.growth",)
+"""Settings that are gone."""
+
+
+def describe_renamed(name: str) -> str:
+    """Return what to write in place of an old name, as the end of a message about it; empty for any other name."""
+    dashes, setting = "--" * name.startswith("--"), name.removeprefix("--")
+    section, dot, key = setting.partition(".")
+    if name in RENAMED:
+        new = RENAMED[name]
+    elif setting in RENAMED:
+        new = dashes + RENAMED[setting]
+    elif dot and section in RENAMED:
+        new = f"{dashes}{RENAMED[section]}.{key}"
+    else:
+        return ", it was removed; leave it out" if setting in REMOVED else ""
+    return f", it is called {new} now; rename it"
