@@ -25,7 +25,7 @@ SIGNS = {
 def geometry(
     affine: np.ndarray, list_axis: int | None = None, space: str = "left-posterior-superior"
 ) -> dict[str, Any]:
-    """The fields that say where voxels lie, for an affine in RAS."""
+    """Return the fields of the voxels' place, for an affine in RAS."""
     there = np.diag([*SIGNS[space], 1]) @ affine
     rows, kinds = list(there[:3, :3].T), ["domain"] * 3
     if list_axis is not None:
@@ -42,7 +42,7 @@ def write(path: Path, voxels: np.ndarray, fields: Mapping[str, Any]) -> Path:
 
 
 def write_volume(path: Path, voxels: np.ndarray, affine: np.ndarray = OBLIQUE, **fields: Any) -> Path:
-    """One volume (X, Y, Z)."""
+    """Write one volume (X, Y, Z)."""
     return write(path, voxels, geometry(affine) | fields)
 
 
@@ -55,7 +55,7 @@ def write_sequence(
     unit: str = "s",
     **fields: Any,
 ) -> Path:
-    """A sequence of volumes (T, X, Y, Z), its axis of frames first (0) or last (3)."""
+    """Write a sequence of volumes (T, X, Y, Z), its axis of frames first (0) or last (3)."""
     about: dict[str, Any] = {"labels": [""] * 4, "units": [""] * 4, "DataNodeClassName": "vtkMRMLScalarVolumeNode"}
     about["labels"][list_axis], about["units"][list_axis] = "time", unit
     about[f"axis {list_axis} index type"] = "numeric"
@@ -71,7 +71,7 @@ def write_segmentation(
     crop: bool = False,
     **fields: Any,
 ) -> Path:
-    """A segmentation: layers (L, X, Y, Z), or one (X, Y, Z); segments by name, value and layer; cropped to what is drawn."""
+    """Write a segmentation: layers (L, X, Y, Z), or one (X, Y, Z); segments by name, value and layer; cropped to what is drawn."""
     layers = layers.astype(np.uint8)
     layers = layers[None] if layers.ndim == 3 else layers
     start = np.zeros(3, int)

@@ -105,7 +105,7 @@ def test_a_frame_without_any_class_and_a_name_with_a_line_break(tmp_path):
 
 
 def test_converted_beside_its_image_a_sequence_is_the_label(tmp_path, label):
-    """What predict wrote, taken into a dataset by `unet4d convert sequence`."""
+    """A file that predict wrote, taken into a dataset by `unet4d convert sequence`."""
     write_image_sequence(tmp_path / "cine.seq.nrrd", label.astype(np.int16) + 1)
     write_sequence(tmp_path / "cine.seg.seq.nrrd", label, OBLIQUE, CLASSES, 0.04)
     [study] = find("sequence", tmp_path, NO_OPTIONS).studies
@@ -135,8 +135,8 @@ def test_the_same_label_map_gives_the_same_bytes(tmp_path, label):
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
-def test_what_is_no_label_map_is_refused(tmp_path, label):
-    with pytest.raises(InputError, match=r"uint8 and shape \(5, 4, 2\) came; wanted \(T, X, Y, Z\) uint8"):
+def test_other_arrays_than_label_maps_are_refused(tmp_path, label):
+    with pytest.raises(InputError, match=r"uint8 and shape \(5, 4, 2\), expected \(T, X, Y, Z\) uint8"):
         write_sequence(tmp_path / "a.seq.nrrd", label[0], OBLIQUE, CLASSES)
     with pytest.raises(InputError, match="an array of float32"):
         write_segmentation(tmp_path / "a.seg.nrrd", label[0].astype(np.float32), OBLIQUE, CLASSES)
@@ -168,7 +168,7 @@ def test_label_descriptions_of_itk_snap(tmp_path):
     )
 
 
-def test_a_colour_table_of_3d_slicer(tmp_path):
+def test_a_color_table_of_3d_slicer(tmp_path):
     write_color_table(tmp_path / "labels.ctbl", CLASSES[:1])
     assert read_rows(tmp_path / "labels.ctbl") == [
         ["0", "background", "0", "0", "0", "0"],

@@ -1,4 +1,4 @@
-"""NRRD: where its voxels lie, which axis holds frames, how long a frame lasts, and what is refused."""
+"""NRRD: the place of its voxels, the axis of frames, their duration, and refusals."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_other_units_than_mm_are_brought_to_mm(tmp_path):
     path = write_volume(tmp_path / "a.nrrd", VOXELS, affine, **{"space units": ["cm", "cm", "cm"]})
     np.testing.assert_allclose(read_nrrd_header(path).affine, np.diag([1.0, 2.0, 3.0, 1.0]))
     path = write_volume(tmp_path / "b.nrrd", VOXELS, affine, **{"space units": ["inch"] * 3})
-    assert "its space units are ['inch', 'inch', 'inch']; wanted mm" in refusal(path)
+    assert "got space units ['inch', 'inch', 'inch'], expected mm" in refusal(path)
 
 
 def test_of_a_file_with_spacing_alone_that_is_the_affine(tmp_path):
@@ -81,20 +81,20 @@ def test_of_a_file_with_spacing_alone_that_is_the_affine(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("changed", "came"),
+    ("changed", "given"),
     [
-        ({"space": None}, "no space came"),
-        ({"space": None, "space dimension": 3}, "no space came"),
-        ({"space": "scanner-xyz"}, "the space 'scanner-xyz' came"),
-        ({"space directions": None}, "the space 'left-posterior-superior' and no space directions came"),
-        ({"space directions": None, "space": None, "space origin": None}, "no space and no space directions came"),
-        ({"space directions": None, "spacings": [1.0, 1.0, 8.0]}, "and no space directions came"),
+        ({"space": None}, "got no space, expected"),
+        ({"space": None, "space dimension": 3}, "got no space, expected"),
+        ({"space": "scanner-xyz"}, "got the space 'scanner-xyz', expected"),
+        ({"space directions": None}, "the space 'left-posterior-superior' and no space directions, expected"),
+        ({"space directions": None, "space": None, "space origin": None}, "no space and no space directions, expected"),
+        ({"space directions": None, "spacings": [1.0, 1.0, 8.0]}, "and no space directions, expected"),
     ],
 )
-def test_without_its_place_in_the_body_a_file_is_refused(changed, came, tmp_path):
-    said = refusal(write(tmp_path / "a.nrrd", VOXELS, geometry(OBLIQUE) | changed))
-    assert came in said
-    assert "add 'space: left-posterior-superior'" in said
+def test_without_its_place_in_the_body_a_file_is_refused(changed, given, tmp_path):
+    message = refusal(write(tmp_path / "a.nrrd", VOXELS, geometry(OBLIQUE) | changed))
+    assert given in message
+    assert "add 'space: left-posterior-superior'" in message
 
 
 def test_directions_that_flatten_space_are_refused(tmp_path):
@@ -137,9 +137,9 @@ def test_a_space_with_time_holds_frames_and_their_duration(space, tmp_path):
     ],
 )
 def test_other_axes_than_three_of_space_and_one_of_frames_are_refused(voxels, kinds, rows, tmp_path):
-    said = refusal(write(tmp_path / "a.nrrd", voxels, {"space": "LPS", "kinds": kinds, "space directions": rows}))
-    assert f"are of the kinds {' '.join(kinds)}; wanted three of kind domain" in said
-    assert "left-posterior-superior-time" in said
+    message = refusal(write(tmp_path / "a.nrrd", voxels, {"space": "LPS", "kinds": kinds, "space directions": rows}))
+    assert f"of the kinds {' '.join(kinds)}, expected three of kind domain" in message
+    assert "left-posterior-superior-time" in message
 
 
 @pytest.mark.parametrize("list_axis", [0, 3])
@@ -168,11 +168,11 @@ def test_a_single_frame_has_no_duration(tmp_path):
 
 @pytest.mark.parametrize("times", ["0 1 2", "0 2 1 3 4", "0 1 1 2 3", "4 3 2 1 0"])
 def test_times_that_cannot_be_are_refused(times, tmp_path):
-    said = refusal(write_sequence(tmp_path / "a.seq.nrrd", SERIES, times=times.split()))
-    assert f"its 5 frames lie at {times} s; wanted a growing time for each" in said
+    message = refusal(write_sequence(tmp_path / "a.seq.nrrd", SERIES, times=times.split()))
+    assert f"got 5 frames at {times} s, expected a growing time for each" in message
 
 
-def test_the_number_of_axes_is_told_without_pynrrd(tmp_path, monkeypatch):
+def test_the_number_of_axes_is_read_without_pynrrd(tmp_path, monkeypatch):
     three, four = write_volume(tmp_path / "a.nrrd", VOXELS), write_sequence(tmp_path / "b.nrrd", SERIES)
     (tmp_path / "c.nrrd").write_bytes(b"\x1f\x8bNRRD\ndimension: 4\n")
     (tmp_path / "d.nrrd").write_bytes(b"NRRD0004\ndimension: many\n")
@@ -181,7 +181,7 @@ def test_the_number_of_axes_is_told_without_pynrrd(tmp_path, monkeypatch):
     assert [dimension_of(path) for path in (three, four, *others)] == [3, 4, None, None, None, None]
 
 
-def test_without_pynrrd_one_line_says_how_to_get_it(tmp_path, monkeypatch):
+def test_without_pynrrd_the_error_names_the_package(tmp_path, monkeypatch):
     path = write_volume(tmp_path / "a.nrrd", VOXELS)
     monkeypatch.setitem(sys.modules, "nrrd", None)
     assert "needs pynrrd; install it: pip install pynrrd" in refusal(path)
@@ -195,7 +195,7 @@ def test_a_truncated_file_is_refused(encoding, lost, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "words"),
     [
         (b"", "it does not begin with NRRD"),
         (b"\x1f\x8b\x08\x00", "it does not begin with NRRD"),
@@ -207,9 +207,9 @@ def test_a_truncated_file_is_refused(encoding, lost, tmp_path):
         (b"NRRD0004\ntype: short\nsizes: 1 1 1\nencoding: raw\nkinds: list\n\n", "gives 1 kinds and 3 directions"),
     ],
 )
-def test_what_is_no_nrrd_is_refused(content, said, tmp_path):
+def test_other_content_than_nrrd_is_refused(content, words, tmp_path):
     (tmp_path / "a.nrrd").write_bytes(content)
-    assert said in refusal(tmp_path / "a.nrrd")
+    assert words in refusal(tmp_path / "a.nrrd")
 
 
 def test_a_missing_file_and_a_folder_are_refused(tmp_path):
@@ -271,7 +271,7 @@ def test_voxels_in_several_files_are_refused(several, tmp_path):
 
 
 @pytest.mark.parametrize("field", ["data file", "datafile"])
-def test_nobody_waits_for_voxels_in_a_pipe(field, tmp_path):
+def test_voxels_in_a_pipe_are_refused_at_once(field, tmp_path):
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "device").symlink_to("/dev/zero")
     for name in ("pipe", "device"):
@@ -313,7 +313,7 @@ def test_a_stream_longer_than_its_header_says_is_read_no_further(encoding, tmp_p
 
 
 @pytest.mark.parametrize("encoding", ["raw", "gzip", "bzip2", "ascii"])
-def test_no_memory_is_taken_for_voxels_that_do_not_come(encoding, tmp_path):
+def test_no_memory_is_taken_for_absent_voxels(encoding, tmp_path):
     data = PACKED.get(encoding, lambda _: b"1 " * 24)(BYTES)
     path = lay(tmp_path / "a.nrrd", data, encoding)
     path.write_bytes(path.read_bytes().replace(b"sizes: 4 3 2", b"sizes: 40000 30000 20000"))
@@ -340,7 +340,7 @@ def test_a_header_without_end_is_refused(tmp_path, monkeypatch):
         assert dimension_of(tmp_path / "a.nrrd") is None
 
 
-def test_whatever_pynrrd_raises_is_a_refusal(tmp_path, monkeypatch):
+def test_any_exception_of_pynrrd_is_a_refusal(tmp_path, monkeypatch):
     path = write_volume(tmp_path / "a.nrrd", VOXELS)
     for error in (TypeError, AttributeError, RuntimeError, MemoryError, UnicodeError):
         monkeypatch.setattr("nrrd.read_header", Mock(side_effect=error("odd")))

@@ -279,9 +279,14 @@ def check_affine(affine: np.ndarray, what: str) -> None:
         raise InputError(f"{what} {_rows(affine)} has no inverse: it flattens space; correct the header")
 
 
+def is_nifti(path: Path) -> bool:
+    """Return whether a file is named as NIfTI, in any case."""
+    return path.name.lower().endswith(NIFTI_SUFFIXES)
+
+
 def check_suffix(path: Path) -> None:
-    """Raise InputError unless `path` is named as a NIfTI file."""
-    if not path.name.lower().endswith(NIFTI_SUFFIXES):
+    """Raise InputError unless a file is named as NIfTI."""
+    if not is_nifti(path):
         raise InputError(f"{path}: expected a file name that ends in .nii or .nii.gz; convert or rename it")
 
 
@@ -300,7 +305,7 @@ def studies_in(folder: Path) -> dict[str, Path]:
     """
     found: dict[str, Path] = {}
     for file in sorted(folder.iterdir()):
-        if file.name.startswith(".") or not file.name.lower().endswith(NIFTI_SUFFIXES):
+        if file.name.startswith(".") or not is_nifti(file):
             continue
         name = case_name(file)
         if name in found:

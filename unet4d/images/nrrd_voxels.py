@@ -1,6 +1,6 @@
-"""The voxels of a NRRD file: found inside its folder, decoded no further than its header announces.
+"""Voxels of NRRD files, read from inside the folder of the header and decoded no further than the header announces.
 
-pynrrd reads a data file anywhere on the machine and decompresses whatever comes. So it parses headers and types here, and no more.
+pynrrd would read a data file anywhere on the machine, and decompress without a limit. Here it parses headers and types alone.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def data_file_of(path: Path, fields: Mapping[str, Any]) -> Path | None:
     if name is None:
         return None
     if re.match(r"LIST\b|.*%\d*d.*\s\d", str(name)):
-        raise InputError(f"{path}: its voxels lie in several files ({name!r}), expected one; save it as one .nrrd")
+        raise InputError(f"{path}: got voxels in several files ({name!r}), expected one; save it as one .nrrd")
     return path_inside(name, f"{path}: its data file", path.parent)
 
 
@@ -54,17 +54,18 @@ def read_nrrd_voxels(path: Path, fields: Mapping[str, Any], header: BinaryIO) ->
         InputError: the voxels are no real numbers, lie outside the folder, or are more than memory holds.
         EOFError, OSError, ValueError, zlib.error: the voxels are damaged, or fewer or more than the header announces.
     """
-    apart = data_file_of(path, fields)
-    if apart is None:
+    data_file = data_file_of(path, fields)
+    if data_file is None:
         return _read(path, fields, header)
-    with open_regular(apart) as file:
+    with open_regular(data_file) as file:
         return _read(path, fields, file)
 
 
 def _read(path: Path, fields: Mapping[str, Any], file: BinaryIO) -> np.ndarray:
     encoding, dtype = str(fields["encoding"]).lower(), _dtype(path, fields)
     sizes = tuple(int(size) for size in fields["sizes"])
-    size = math.prod(sizes) * dtype.itemsize
+    count = math.prod(sizes)
+    size = count * dtype.itemsize
     lines, skipped = (int(fields.get(f"{what} skip", fields.get(f"{what}skip", 0))) for what in ("line", "byte"))
     _skip_lines(file, lines)
     left = os.fstat(file.fileno()).st_size - file.tell()
@@ -72,32 +73,31 @@ def _read(path: Path, fields: Mapping[str, Any], file: BinaryIO) -> np.ndarray:
         raise ValueError(f"byte skip is {skipped} for the encoding {encoding}")
     if encoding == "raw":
         file.seek(left - size if skipped == -1 else skipped, os.SEEK_CUR)
-        return np.frombuffer(_bounded(file, size, left, path), dtype).reshape(sizes, order="F")
-    if encoding in _ASCII:
+        voxels = np.frombuffer(_read_exactly(file, size, left, path), dtype)
+    elif encoding in _ASCII:
         file.seek(skipped, os.SEEK_CUR)
-        return _numbers(file.read(math.prod(sizes) * _LONGEST_TEXT + 1), dtype, math.prod(sizes)).reshape(
-            sizes, order="F"
-        )
-    if encoding not in (*_GZIP, *_BZIP2):
-        raise ValueError(f"the encoding {encoding!r} is unknown")
-    stream = gzip.GzipFile(fileobj=file) if encoding in _GZIP else bz2.BZ2File(file)
-    with stream:
-        stream.seek(skipped)
+        voxels = _numbers(file.read(count * _LONGEST_TEXT + 1), dtype, count)
+    elif encoding in (*_GZIP, *_BZIP2):
         most = left * _MAX_RATIO if encoding in _GZIP else math.inf
-        return np.frombuffer(_bounded(cast(BinaryIO, stream), size, most, path), dtype).reshape(sizes, order="F")
+        with gzip.GzipFile(fileobj=file) if encoding in _GZIP else bz2.BZ2File(file) as stream:
+            stream.seek(skipped)
+            voxels = np.frombuffer(_read_exactly(cast(BinaryIO, stream), size, most, path), dtype)
+    else:
+        raise ValueError(f"the encoding {encoding!r} is unknown")
+    return voxels.reshape(sizes, order="F")
 
 
 def _dtype(path: Path, fields: Mapping[str, Any]) -> np.dtype:
-    """Return the type of the voxels, which pynrrd knows by name; reads one voxel of zeros to learn it."""
+    """Return the type of the voxels, as pynrrd reads one voxel of zeros."""
     import nrrd
 
     is_text = str(fields["encoding"]).lower() in _ASCII
-    one = {**fields, "sizes": np.ones_like(fields["sizes"]), "encoding": "ascii" if is_text else "raw"}
+    voxel = {**fields, "sizes": np.ones_like(fields["sizes"]), "encoding": "ascii" if is_text else "raw"}
     for field in ("data file", "datafile", "line skip", "lineskip", "byte skip", "byteskip"):
-        one.pop(field, None)
-    dtype = nrrd.read_data(one, io.BytesIO(b"0" if is_text else bytes(16))).dtype
+        voxel.pop(field, None)
+    dtype = nrrd.read_data(voxel, io.BytesIO(b"0" if is_text else bytes(16))).dtype
     if dtype.kind not in "iuf":
-        raise InputError(f"{path}: its voxels are {fields['type']!r}; wanted real numbers; convert it first")
+        raise InputError(f"{path}: got voxels of {fields['type']!r}, expected real numbers; convert it first")
     return cast(np.dtype, dtype)
 
 
@@ -111,8 +111,8 @@ def _skip_lines(file: BinaryIO, lines: int) -> None:
         lines -= part.endswith(b"\n")
 
 
-def _bounded(stream: BinaryIO, size: int, most: float, path: Path) -> bytearray:
-    """Read exactly `size` bytes, block by block, so that no memory is taken for bytes that do not come."""
+def _read_exactly(stream: BinaryIO, size: int, most: float, path: Path) -> bytearray:
+    """Read exactly `size` bytes, block by block, so that no memory is taken for absent bytes."""
     if size > most:
         raise EOFError(f"its header announces {size} bytes of voxels")
     check_fits(size, path)
@@ -129,9 +129,10 @@ def _bounded(stream: BinaryIO, size: int, most: float, path: Path) -> bytearray:
 def _numbers(text: bytes, dtype: np.dtype, count: int) -> np.ndarray:
     """Parse `count` numbers written as text."""
     wide = np.dtype(np.float64 if dtype.kind == "f" else np.uint64 if dtype == np.uint64 else np.int64)
-    numbers = np.array(text.split(), dtype="S").astype(wide) if len(text.split()) == count else None
-    if numbers is None:
-        raise ValueError(f"other than the {count} numbers that its header announces came")
+    words = text.split()
+    if len(words) != count:
+        raise ValueError(f"got {len(words)} numbers, expected the {count} that its header announces")
+    numbers = np.array(words, dtype="S").astype(wide)
     with np.errstate(over="ignore"):
         voxels = numbers.astype(dtype)
     if dtype.kind != "f" and not np.array_equal(voxels, numbers):

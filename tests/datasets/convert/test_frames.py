@@ -113,7 +113,7 @@ def test_label_maps_need_names_only_where_they_are_read(tmp_path):
     assert source.labels == {}
     image = source.studies[0].image()
     said = refusal(source.studies[0].label, image)
-    assert "0_seg.nii: the label values [1] have no name" in said
+    assert "0_seg.nii: got label values [1], expected" in said
 
 
 def test_frames_come_in_natural_order(tmp_path):
@@ -177,7 +177,7 @@ def test_values_are_one_mapping_for_all_studies(tmp_path):
     found = {study.name: study.label(study.image())[0][:, :2, 0, 0].tolist() for study in source.studies}
     assert found == {"anna": [[1, 2], [3, 2]], "ben": [[2, 1]]}
     said = refusal(frames, tmp_path, labels={"wal": 1, "blood": 2})
-    assert f"{tmp_path / 'anna/2.seg.nrrd'}: labels do not name its segment 'wall' (near: wal)" in said
+    assert f"{tmp_path / 'anna/2.seg.nrrd'}: got a segment 'wall' (near: wal)" in said
 
 
 def test_an_empty_segmentation_labels_its_frame_as_background(tmp_path):
