@@ -22,7 +22,8 @@ from unet4d.config import (
     ResolvedTrainConfig,
     Size,
 )
-from unet4d.datasets.dataset import Dataset, read_dataset
+from unet4d.datasets.cases import Dataset
+from unet4d.datasets.dataset import read_dataset
 from unet4d.images.image4d import Image4D, write_image
 from unet4d.models.clstm_unet import CLSTMUNet
 from unet4d.phantom import write_phantom

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from unet4d.datasets.writer import filling
+from unet4d.datasets.writer import fill_dataset_folder
 from unet4d.errors import InputError, Unet4DError
 from unet4d.images.image4d import Image4D, write_image
 from unet4d.system.files import write_json
@@ -33,7 +33,7 @@ def prepare(source: Path, out: Path, pixel_mm: float, thickness_mm: float, frame
     # voxel axes (X, Y, Z) to right, anterior, superior: back, up, and the slice's normal
     affine = np.array([[0, 0, thickness_mm, 0], [-pixel_mm, 0, 0, 0], [0, pixel_mm, 0, 0], [0, 0, 0, 1.0]])
     test = []
-    with filling(out):
+    with fill_dataset_folder(out):
         for folder in ProgressBar(videos, "airway", unit="video"):
             pictures = [_pixels(file) for file in sorted(folder.glob("*.png"))]
             sizes = {picture.shape for picture in pictures}

@@ -12,7 +12,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from unet4d.datasets.writer import filling
+from unet4d.datasets.writer import fill_dataset_folder
 from unet4d.errors import InputError, Unet4DError
 from unet4d.system.files import write_json
 
@@ -28,7 +28,7 @@ def prepare(source: Path, out: Path) -> Path:
     """
     frames = _labelled_frames(source)
     cases: dict[str, list[dict[str, Any]]] = {"training": [], "test": []}
-    with filling(out):
+    with fill_dataset_folder(out):
         for folder, part in PARTS.items():
             for image in sorted((source / folder).glob("*/*_sa.nii.gz")):
                 code = image.name.removesuffix("_sa.nii.gz")

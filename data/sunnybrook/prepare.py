@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from matplotlib.path import Path as Polygon
 
-from unet4d.datasets.writer import filling
+from unet4d.datasets.writer import fill_dataset_folder
 from unet4d.errors import InputError, Unet4DError
 from unet4d.images.dicom.file_search import search_dicom_files
 from unet4d.images.dicom.grouping import group_into_studies
@@ -41,7 +41,7 @@ def prepare(dicom: Path, contours: Path, out: Path) -> Path:
         raise InputError(f"{contours} holds no SC-*/**/*{_SUFFIX}; give the folder of the manual contours")
     files = _by_case(dicom.rglob("*.dcm"))
     training = []
-    with filling(out):
+    with fill_dataset_folder(out):
         for case, texts in ProgressBar(sorted(drawn.items()), "sunnybrook", unit="case"):
             known = {file.stem: file for file in files.get(case, [])}
             missing = [text for text in texts if text.name.removesuffix(_SUFFIX) not in known]

@@ -71,7 +71,7 @@ LABEL_DEFECTS: dict[str, tuple[Spoil, str]] = {
     "grid": (lambda root: rewrite(root / LABEL, lambda v: v[:-1]), "(X, Y, Z) is (39, 36, 5), in "),
     "value": (
         lambda root: rewrite(root / LABEL, lambda v: put(v, 7, np.uint8)),
-        "label value 7 in frame 2 of case phantom002; wanted one of [0, 1, 2, 3]; name it in dataset.json or correct",
+        "label value 7 in frame 2 of case phantom002, expected one of [0, 1, 2, 3]; name it in dataset.json or correct",
     ),
     "fraction": (
         lambda root: rewrite(root / LABEL, lambda v: put(v, 1.5, np.float32)),
@@ -96,12 +96,15 @@ DATASET_DEFECTS: dict[str, tuple[Spoil, str]] = {
     ),
     "no case": (
         lambda root: change_json(root, lambda about: about.update(training=[])),
-        "no case came; wanted one or more",
+        "got no case, expected one or more",
     ),
 }
 FOLDER_DEFECTS: dict[str, tuple[Spoil, str]] = {
-    "empty folder": (empty, "is an empty folder; wanted a dataset folder"),
-    "no folder": (shutil.rmtree, "is missing; wanted a dataset folder, with dataset.json in it; give the path of one"),
+    "empty folder": (empty, "is an empty folder, expected a dataset folder"),
+    "no folder": (
+        shutil.rmtree,
+        "is missing, expected a dataset folder, with dataset.json in it; give the path of one",
+    ),
 }
 
 
@@ -181,7 +184,7 @@ def test_predict_tells_a_folder_without_studies(command, model_file, tmp_path, m
     if make:
         (tmp_path / "in").mkdir()
     words = (
-        "in holds no .nii or .nii.gz file, and nothing that"
+        "in holds no .nii or .nii.gz file, and no layout that"
         if make
         else "in is missing; give a NIfTI file, a folder of them"
     )

@@ -13,11 +13,10 @@ import pytest
 
 from tests.mutations import damaged, mutated, outcome
 from unet4d.datasets.dataset import read_dataset
-from unet4d.datasets.label_maps import named_classes, recorded_folds, recorded_times
-from unet4d.datasets.verify.run_checks import KEPT, verify_dataset
+from unet4d.datasets.label_maps import PREDICTION_JSON, read_class_values, read_recorded_folds, read_recorded_times
+from unet4d.datasets.verify.run_checks import FINGERPRINT_FILE, verify_dataset
 from unet4d.evaluation.results import read_evaluation
 from unet4d.inference.batch.case_records import Records
-from unet4d.inference.batch.output_folder import PREDICTION
 from unet4d.inference.postprocessing_steps import POSTPROCESSING, read_steps
 from unet4d.phantom import write_phantom
 from unet4d.report.pages.provenance import read_provenance
@@ -46,9 +45,9 @@ RECORD = {
 
 
 def predictions(folder: Path) -> None:
-    named_classes(None, [folder])
-    recorded_folds(folder)
-    recorded_times(folder)
+    read_class_values(None, [folder])
+    read_recorded_folds(folder)
+    read_recorded_times(folder)
     flatten(read_provenance([folder], "a"))
 
 
@@ -71,7 +70,7 @@ def memo(folder: Path) -> object:
 
 
 FILES: dict[str, tuple[str, Any, Callable[[Path], object]]] = {
-    "prediction.json": (PREDICTION, {"labels": {"background": 0, "heart": 1}, "cases": {"a": STUDY}}, predictions),
+    "prediction.json": (PREDICTION_JSON, {"labels": {"background": 0, "heart": 1}, "cases": {"a": STUDY}}, predictions),
     "postprocessing.json": (
         POSTPROCESSING,
         {"steps": [{"operation": "fill_holes", "class": "heart"}], "checkpoints": {"best.pt": "ab"}},
@@ -106,8 +105,8 @@ def test_a_damaged_fingerprint_is_made_anew(tmp_path):
     write_phantom(tmp_path, 1, 2, seed=0, shape=(32, 32, 4))
     dataset, keep_in, rng = read_dataset(tmp_path), tmp_path / "kept", random.Random(0)
     wanted = verify_dataset(dataset, keep_in).fingerprint()
-    whole = (keep_in / KEPT).read_text()
+    whole = (keep_in / FINGERPRINT_FILE).read_text()
     for i in range(40):
         text = json.dumps(mutated(json.loads(whole), rng))
-        (keep_in / KEPT).write_bytes(damaged(text, rng) if i % 5 == 0 else text.encode())
+        (keep_in / FINGERPRINT_FILE).write_bytes(damaged(text, rng) if i % 5 == 0 else text.encode())
         assert set(verify_dataset(dataset, keep_in).fingerprint()) == set(wanted)

@@ -35,7 +35,7 @@ STOPS: dict[str, tuple[str, Arm]] = {
     "predict, a window": ("predict", signalled("unet4d.inference.segment.check_stop", 3, TERM)),
     "predict, a rename": ("predict", signalled("os.replace", 5, TERM)),
     "predict, a sync": ("predict", signalled("os.fsync", 8, INT)),
-    "convert, a study": ("convert", signalled("unet4d.datasets.convert.convert._written", 2, TERM)),
+    "convert, a study": ("convert", signalled("unet4d.datasets.convert.convert._write_study", 2, TERM)),
     "convert, a rename": ("convert", signalled("os.replace", 3, INT)),
     "verify, a study": ("verify", signalled("unet4d.datasets.verify.run_checks.check_image", 2, TERM)),
     "verify, a study's labels": ("verify", signalled("unet4d.datasets.verify.run_checks.check_label", 1, INT)),

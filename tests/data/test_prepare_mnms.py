@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from tests.scripts import script
-from unet4d.datasets.dataset import read_dataset, read_labelled
+from unet4d.datasets.case_labels import read_labelled
+from unet4d.datasets.dataset import read_dataset
 from unet4d.errors import InputError
 from unet4d.images.image4d import Image4D, write_image
 

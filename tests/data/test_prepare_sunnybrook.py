@@ -11,7 +11,8 @@ pytest.importorskip("pydicom", reason="needs the extra dicom")
 
 from tests.datasets.convert.dicom_files import single_frames
 from tests.scripts import script
-from unet4d.datasets.dataset import read_dataset, read_labelled
+from unet4d.datasets.case_labels import read_labelled
+from unet4d.datasets.dataset import read_dataset
 from unet4d.errors import InputError
 
 prepare = script("sunnybrook").prepare

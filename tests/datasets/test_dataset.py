@@ -12,19 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from unet4d.datasets.dataset import (
-    Case,
-    Dataset,
-    cache_dir,
-    fewer_folds,
-    number_of_folds,
-    read_dataset,
-    read_labelled,
-    split_cases,
-    split_folds,
-    to_classes,
-    to_values,
-)
+from unet4d.datasets.case_labels import read_labelled, to_classes, to_values
+from unet4d.datasets.cases import Case, Dataset
+from unet4d.datasets.dataset import choose_cache_dir, read_dataset
+from unet4d.datasets.folds import describe_fewer_folds, number_of_folds, split_cases, split_folds
 from unet4d.errors import InputError
 from unet4d.images.image4d import Image4D, write_image
 
@@ -268,10 +259,10 @@ def test_missing_files_are_counted_and_the_first_five_listed(tmp_path):
 
 
 def test_folders_that_hold_no_dataset_say_what_was_wanted(tmp_path):
-    with pytest.raises(InputError, match=r"empty folder.*README"):
+    with pytest.raises(InputError, match=r"empty folder.*docs/data.md"):
         read_dataset(tmp_path)
     (tmp_path / "a.nii").touch()
-    with pytest.raises(InputError, match=r"no dataset\.json.*README"):
+    with pytest.raises(InputError, match=r"no dataset\.json.*docs/data\.md"):
         read_dataset(tmp_path)
     with pytest.raises(InputError, match=r"absent.*missing"):
         read_dataset(tmp_path / "absent")
@@ -375,13 +366,13 @@ def test_links_in_a_circle_are_files_that_are_missing(tmp_path):
 
 def test_nothing_is_written_through_a_link_that_came_with_the_dataset(tmp_path, outside, monkeypatch):
     root = lay_out(tmp_path / "dataset")
-    assert cache_dir(root) == root / ".unet4d-cache"
+    assert choose_cache_dir(root) == root / ".unet4d-cache"
     (root / ".unet4d-cache").symlink_to(outside)
     with pytest.raises(InputError, match=r"the cache of .*, which links lead to .*elsewhere, outside"):
-        cache_dir(root)
-    assert cache_dir(root, str(tmp_path / "own")) == tmp_path / "own"
+        choose_cache_dir(root)
+    assert choose_cache_dir(root, str(tmp_path / "own")) == tmp_path / "own"
     monkeypatch.setenv("UNET4D_ALLOW_LINKS_TO", str(outside))
-    assert cache_dir(root) == root / ".unet4d-cache"
+    assert choose_cache_dir(root) == root / ".unet4d-cache"
 
 
 # Labels ----------------------------------------------------------------------------------------------------------
@@ -408,7 +399,7 @@ def test_values_on_frames_that_nobody_labelled_are_ignored_and_others_are_not(tm
     path = put(tmp_path / "l.nii", stored)
     _, labelled = read_labelled(*labelled_case(tmp_path, path, (0, 3)), image_of())
     assert labelled.tolist() == [True, False, False, True, False]
-    with pytest.raises(InputError, match=r"l\.nii: label value 99 in frame 1 of case c; wanted one of \[0, 2, 7\]"):
+    with pytest.raises(InputError, match=r"l\.nii: label value 99 in frame 1 of case c, expected one of \[0, 2, 7\]"):
         read_labelled(*labelled_case(tmp_path, path, (0, 1)), image_of())
 
 
@@ -520,8 +511,8 @@ def test_folds_are_these_on_every_machine_and_depend_on_the_seed():
 def test_without_a_number_there_are_five_folds_or_one_for_each_subject(subjects, folds):
     dataset = dataset_of([f"s{i}" for i in range(subjects)])
     assert len(split_folds(dataset)) == number_of_folds(dataset) == folds
-    assert (f"{folds} labelled subjects: {folds} folds instead of 5" in fewer_folds(dataset)) == (folds < 5)
-    assert fewer_folds(dataset, 2) == ""
+    assert (f"{folds} labelled subjects: {folds} folds instead of 5" in describe_fewer_folds(dataset)) == (folds < 5)
+    assert describe_fewer_folds(dataset, 2) == ""
     with pytest.raises(InputError, match="20 folds of"):
         split_folds(dataset, 20)
 
@@ -532,7 +523,7 @@ def test_a_single_subject_cannot_be_split():
 
 
 def test_named_subjects_are_held_out_in_place_of_a_fold():
-    training, validation = split_cases(dataset_of("abab"), 0, held_out=["b"])
+    training, validation = split_cases(dataset_of("abab"), 0, val_subjects=["b"])
     assert [case.name for case in training] == ["a-0", "a-2"]
     assert [case.name for case in validation] == ["b-1", "b-3"]
 
@@ -554,15 +545,15 @@ def test_a_split_that_cannot_be_is_refused(fold, folds, held_out, message):
 
 
 def test_whom_else_one_may_hold_out_is_told_by_the_first_few():
-    with pytest.raises(InputError, match=r"subject 'other'; wanted those of .*, such as a, b, c, d, e, \.\.\.$"):
-        split_cases(dataset_of("abcdefg"), 0, held_out=["other"])
-    with pytest.raises(InputError, match=r", such as a, b$"):
-        split_cases(dataset_of("ab"), 0, held_out=["other"])
+    with pytest.raises(InputError, match=r"subject 'other', expected those of .*, such as a, b, c, d, e, \.\.\."):
+        split_cases(dataset_of("abcdefg"), 0, val_subjects=["other"])
+    with pytest.raises(InputError, match=r", such as a, b;"):
+        split_cases(dataset_of("ab"), 0, val_subjects=["other"])
 
 
 def test_holding_out_everybody_is_refused():
-    with pytest.raises(InputError, match="left to train on"):
-        split_cases(dataset_of("ab"), 0, held_out=["a", "b"])
+    with pytest.raises(InputError, match="to train on"):
+        split_cases(dataset_of("ab"), 0, val_subjects=["a", "b"])
 
 
 # Real data -------------------------------------------------------------------------------------------------------

@@ -10,8 +10,8 @@ import pytest
 
 from tests.datasets.test_dataset import ENTRY, change, lay_out
 from tests.mutations import damaged, mutated, outcome
-from unet4d.datasets.convert import Options
-from unet4d.datasets.convert.nnunet import find as find_nnunet
+from unet4d.datasets.convert.nnunet import find_nnunet as find_nnunet
+from unet4d.datasets.convert.options import LayoutOptions
 from unet4d.datasets.dataset import open_dataset, read_dataset
 from unet4d.datasets.verify.run_checks import verify_dataset
 from unet4d.errors import InputError
@@ -40,7 +40,7 @@ def test_nnunets_too(seed, tmp_path):
     for i in range(150):
         text = json.dumps(mutated(entry, rng))
         (tmp_path / "dataset.json").write_bytes(damaged(text, rng) if i % 5 == 0 else text.encode())
-        outcome(lambda path: find_nnunet(path, Options()), tmp_path)
+        outcome(lambda path: find_nnunet(path, LayoutOptions()), tmp_path)
 
 
 LITERAL = {
@@ -101,10 +101,10 @@ def test_classes_that_cannot_be_told_apart_are_refused_wherever_they_come_from(n
     (root / "dataset.json").write_text(json.dumps(ENTRY | {"labels": labels}))
     assert '"labels"' in outcome(read_dataset, root)
     with pytest.raises(InputError, match="labels is"):
-        Options(labels=labels)
+        LayoutOptions(labels=labels)
     nnunet = {"channel_names": {"0": "cine"}, "labels": labels, "numTraining": 0, "file_ending": ".nii.gz"}
     (tmp_path / "dataset.json").write_text(json.dumps(nnunet))
-    assert '"labels"' in outcome(lambda path: find_nnunet(path, Options()), tmp_path)
+    assert '"labels"' in outcome(lambda path: find_nnunet(path, LayoutOptions()), tmp_path)
 
 
 def test_a_folder_or_a_pipe_in_place_of_the_file_is_refused_at_once(tmp_path):

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from unet4d.datasets.convert import Options, find
-from unet4d.datasets.find_studies import find_studies, source_at
-from unet4d.datasets.nifti_studies import by_channel
+from unet4d.datasets.convert.layouts import open_layout
+from unet4d.datasets.convert.options import LayoutOptions
+from unet4d.datasets.find_studies import find_studies, open_source
+from unet4d.datasets.nifti_studies import group_by_channel
 from unet4d.errors import InputError
 from unet4d.images.nifti import case_name, studies_in
 
@@ -82,7 +83,7 @@ def test_two_files_of_one_name_are_refused_everywhere(other, tmp_path):
 
 def test_files_are_grouped_by_channel(tmp_path):
     files = {name: tmp_path / name for name in ("a_0000", "a_0001", "b_c_0000", "d", "e_01", "_0000")}
-    grouped = {case: sorted(found) for case, found in by_channel(files).items()}
+    grouped = {case: sorted(found) for case, found in group_by_channel(files).items()}
     assert grouped == {"a": ["0000", "0001"], "b_c": ["0000"], "d": [""], "e_01": [""], "_0000": [""]}
 
 
@@ -92,7 +93,7 @@ def test_channels_of_a_case_come_in_order(tmp_path):
     assert (first.name, second.name, first.time) == ("a", "b", None)
     assert [path.name for path in first.files] == ["a_0000.nii", "a_0001.nii.gz"]
     touch(tmp_path, "c_0001.nii.gz")
-    words = "c_0001.nii.gz came for c; wanted one file a channel, named CASE_0000 to CASE_0001; add or rename them"
+    words = "got c_0001.nii.gz for c, expected one file per channel, named CASE_0000 to CASE_0001; add or rename them"
     assert words in refusal([tmp_path], TWO)
 
 
@@ -116,12 +117,12 @@ def test_cases_that_cannot_be_are_told(tmp_path):
     root = dataset(tmp_path / "one", ["patient001", "patient002"], [])
     message = refusal([root], ONE, cases=["patient001", "patient1"])
     assert "there is no case 'patient1' (near: patient001, patient002) in" in message
-    assert message.endswith("; wanted names among the 2 that are there")
-    assert "no study came; wanted one or more" in refusal([root], ONE, cases=[])
+    assert "expected names among the 2 that are there" in message
+    assert "got no study, expected one or more" in refusal([root], ONE, cases=[])
     plain = touch(tmp_path / "plain", "a.nii")
-    words = f"{plain} is no dataset; cases wants a dataset folder; leave cases out, or give one"
-    assert refusal([root, plain], ONE, cases=["patient001"]) == words
-    assert "cases and held_out came together" in refusal([root], ONE, cases=["a"], subjects=["a"])
+    words = f"{plain} is no dataset, expected one for cases; leave cases out"
+    assert refusal([root, plain], ONE, cases=["patient001"]).startswith(words)
+    assert "both cases and held_out" in refusal([root], ONE, cases=["a"], subjects=["a"])
 
 
 def test_held_out_cases_are_those_of_the_runs_subjects_however_the_dataset_has_grown(tmp_path):
@@ -132,10 +133,10 @@ def test_held_out_cases_are_those_of_the_runs_subjects_however_the_dataset_has_g
 @pytest.mark.parametrize("subjects", [[], ["z"]])
 def test_held_out_that_cannot_be_is_told(tmp_path, subjects):
     root = dataset(tmp_path / "one")
-    words = f"the run of this model held nobody of {root} out; wanted a run with validation cases; name cases"
+    words = f"the run of this model held out no subject of {root}, expected a run with validation cases; name cases"
     assert refusal([root], ONE, subjects=subjects) == words
     plain = touch(tmp_path / "plain", "a.nii")
-    words = "is no dataset; held_out wants a dataset folder; leave held_out out, or give one"
+    words = "is no dataset, expected one for held_out; leave held_out out"
     assert words in refusal([plain], ONE, subjects=subjects)
 
 
@@ -181,25 +182,25 @@ def test_cases_of_other_layouts_are_taken_by_name_and_subject(tmp_path):
 
 def test_the_kind_can_be_said(tmp_path):
     root = acdc(tmp_path) / "patient001"
-    assert names([root], ONE, kind="acdc") == ["patient001"]
+    assert names([root], ONE, layout="acdc") == ["patient001"]
     assert names([root], ONE) == ["patient001"], "a patient's folder: its reference is no study"
-    options = Options(pattern=r"(?P<subject>.)")
-    study = find_studies([nnunet(tmp_path / "n")], ONE, kind="nnunet", options=options)[0]
+    options = LayoutOptions(pattern=r"(?P<subject>.)")
+    study = find_studies([nnunet(tmp_path / "n")], ONE, layout="nnunet", options=options)[0]
     assert (study.name, study.subject) == ("t", "t")
-    assert "holds no patient's folder" in refusal([dataset(tmp_path / "ours")], ONE, kind="acdc")
+    assert "holds no patient's folder" in refusal([dataset(tmp_path / "ours")], ONE, layout="acdc")
 
 
 def test_an_option_without_use_is_refused(tmp_path):
-    plain, options = touch(tmp_path / "plain", "a.nii"), Options(pattern="(?P<subject>.*)")
+    plain, options = touch(tmp_path / "plain", "a.nii"), LayoutOptions(pattern="(?P<subject>.*)")
     words = f"{plain} came with a pattern or keep_patient_ids, which its layout has no use for; name it with --layout"
     assert words == refusal([plain], ONE, options=options)
     assert "has no use for" in refusal([dataset(tmp_path / "ours")], ONE, options=options)
 
 
 def test_what_nobody_knows_is_told(tmp_path):
-    words = f"{touch(tmp_path / 'x', 'notes.txt')} holds no .nii or .nii.gz file, and nothing that unet4d convert knows"
+    words = f"{touch(tmp_path / 'x', 'notes.txt')} holds no .nii or .nii.gz file, and no layout that unet4d detects"
     assert words in refusal([tmp_path / "x"], ONE)
-    assert "notes.md is no study by itself; wanted .nii, .nii.gz or a sequence" in refusal(
+    assert "notes.md is not a study, expected .nii, .nii.gz or a sequence" in refusal(
         [touch(tmp_path / "x", "notes.md") / "notes.md"], ONE
     )
 
@@ -215,22 +216,22 @@ def nrrd(folder: Path, *names: str) -> Path:
 def test_static_patients_are_no_frames_of_one_study(tmp_path):
     """Pins patient0.nrrd, patient1.nrrd, ... in one folder, which were joined to one study without a word."""
     three = nrrd(tmp_path, "patient0.nrrd", "patient1.nrrd", "patient2.nrrd")
-    assert "or say what it is with --layout (3D NRRD, one a frame: --layout frames)" in refusal([three], ONE)
-    assert len(names([three], ("MRI",), kind="frames")) == 1
+    assert "or name its layout with --layout (3D NRRD, one per frame: --layout frames)" in refusal([three], ONE)
+    assert len(names([three], ("MRI",), layout="frames")) == 1
     said = refusal([three / "patient0.nrrd"], ONE)
-    assert "patient0.nrrd is no study by itself" in said
-    assert "of 3D files, one a frame, give the folder: unet4d predict with --layout frames" in said
+    assert "patient0.nrrd is not a study" in said
+    assert "of 3D files, one per frame, give the folder: unet4d predict with --layout frames" in said
 
 
 def test_what_a_layout_was_taken_as_is_said(tmp_path, capsys):
     root = nrrd(tmp_path / "n", *(f"anna/frame_{t}.nrrd" for t in range(3)))
-    source_at(root)
-    assert capsys.readouterr().err == f"{root}: taken as frames, 1 study of 3 files; --layout says otherwise\n"
-    source_at(acdc(tmp_path / "acdc"))
+    open_source(root)
+    assert capsys.readouterr().err == f"{root}: taken as frames, 1 study of 3 files; --layout names another layout\n"
+    open_source(acdc(tmp_path / "acdc"))
     assert "taken as acdc, 2 studies of " in capsys.readouterr().err
-    source_at(root, kind="frames")
-    source_at(dataset(tmp_path / "ours"))
-    source_at(touch(tmp_path / "plain", "a.nii"))
+    open_source(root, layout="frames")
+    open_source(dataset(tmp_path / "ours"))
+    open_source(touch(tmp_path / "plain", "a.nii"))
     assert capsys.readouterr().err == ""
 
 
@@ -251,10 +252,10 @@ def test_what_may_not_be_read_is_told(tmp_path, monkeypatch):
             assert "may not be read: no permission" in refusal([locked], ONE)
     monkeypatch.setattr(Path, "iterdir", refuse)
     with pytest.raises(InputError, match="locked may not be read: no permission"):
-        find("acdc", locked, Options())
+        open_layout("acdc", locked, LayoutOptions())
 
 
 def test_without_channel_names_a_study_is_its_first_channel(tmp_path):
     touch(tmp_path, "a_0000.nii", "a_0001.nii", "b.nii")
-    found = {study.name: [file.name for file in study.files] for study in source_at(tmp_path).studies}
+    found = {study.name: [file.name for file in study.files] for study in open_source(tmp_path).studies}
     assert (found["a"], found["b"]) == (["a_0000.nii"], ["b.nii"])

@@ -14,7 +14,7 @@ from data.phantom.make import make
 from unet4d import load_model, read_image, segment
 from unet4d.config import DataConfig
 from unet4d.datasets.dataset import read_dataset
-from unet4d.datasets.nifti_studies import study_of
+from unet4d.datasets.nifti_studies import make_study
 from unet4d.errors import InputError
 from unet4d.images.channels import MAP, SIGNAL
 from unet4d.inference.predict import predict
@@ -160,7 +160,7 @@ def test_the_network_sees_in_prediction_what_it_saw_in_training(studies, run, tm
     if not in_memory:
         monkeypatch.setattr("unet4d.inference.prepare._fits", lambda *_: False)
     model, dataset = load_model(run), read_dataset(studies)
-    prepared = prepare([model], study_of(dataset.training[0], dataset), Settings())
+    prepared = prepare([model], make_study(dataset.training[0], dataset), Settings())
     assert prepared.is_on_disk == (not in_memory)
     seen = prepared.image[(slice(None),) * 5].numpy()
     prepared.close()

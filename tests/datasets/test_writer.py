@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from unet4d.datasets.writer import filling
+from unet4d.datasets.writer import fill_dataset_folder
 from unet4d.errors import InputError
 from unet4d.phantom import write_phantom
 
@@ -21,12 +21,12 @@ def write_dataset(root: Path, *names: str) -> None:
 
 def test_what_an_earlier_call_named_otherwise_is_gone(tmp_path):
     """Pins a conversion that was stopped and begun again without patients' ids, which stayed in the names beside."""
-    stopped = filling(tmp_path)
+    stopped = fill_dataset_folder(tmp_path)
     stopped.__enter__()
     for part in ("images", "labels"):
         (tmp_path / part).mkdir()
         (tmp_path / part / "DOE-JANE_series001.nii").touch()
-    with filling(tmp_path):
+    with fill_dataset_folder(tmp_path):
         assert not list(tmp_path.rglob("*.nii"))
         (tmp_path / "images").mkdir()
         for name in ("a", "left out after all"):
@@ -37,13 +37,13 @@ def test_what_an_earlier_call_named_otherwise_is_gone(tmp_path):
 
 def test_a_folder_that_was_stopped_is_filled_again_and_then_done(tmp_path):
     out = tmp_path / "deep" / "out"
-    stopped = filling(out)
+    stopped = fill_dataset_folder(out)
     stopped.__enter__()
     (out / "image").touch()
-    with filling(out):
+    with fill_dataset_folder(out):
         write_dataset(out, "a")
     assert sorted(path.name for path in out.iterdir()) == ["dataset.json", "image"]
-    with pytest.raises(InputError, match="holds a dataset already"), filling(out):
+    with pytest.raises(InputError, match="holds a dataset already"), fill_dataset_folder(out):
         raise AssertionError
 
 
@@ -52,17 +52,20 @@ def test_a_folder_that_holds_anything_is_somebodys(tmp_path, name):
     (tmp_path / name).touch()
     with (
         pytest.raises(InputError, match="holds a dataset already" if "json" in name else "is not empty"),
-        filling(tmp_path),
+        fill_dataset_folder(tmp_path),
     ):
         raise AssertionError
     assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
 def test_an_empty_folder_will_do_and_a_file_will_not(tmp_path):
-    with filling(tmp_path):
+    with fill_dataset_folder(tmp_path):
         write_dataset(tmp_path, "a")
     (tmp_path / "file").touch()
-    with pytest.raises(InputError, match="is a file; wanted a new or empty folder"), filling(tmp_path / "file"):
+    with (
+        pytest.raises(InputError, match="is a file, expected a new or empty folder"),
+        fill_dataset_folder(tmp_path / "file"),
+    ):
         raise AssertionError
 
 

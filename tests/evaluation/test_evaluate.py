@@ -249,7 +249,7 @@ def test_nothing_is_said_of_folds_unless_there_are_several(
 @pytest.mark.parametrize("fold", ["1", -1, True, 1.0])
 def test_a_fold_that_is_no_number_is_refused(dataset: Path, predictions: Path, tmp_path: Path, fold):
     with_folds(predictions, a=fold)
-    with pytest.raises(InputError, match=r'prediction\.json: case a: "fold" is .*; wanted a number from 0'):
+    with pytest.raises(InputError, match=r'prediction\.json: case a: "fold" is .*, expected a number from 0'):
         evaluate(dataset, predictions, tmp_path / "out")
 
 

@@ -16,7 +16,8 @@ import pytest
 
 from tests.images.slicer import write_segmentation, write_sequence, write_volume
 from tests.images.test_image4d import lay, oblique, ramp
-from unet4d.datasets.convert import NO_OPTIONS, find
+from unet4d.datasets.convert.layouts import open_layout
+from unet4d.datasets.convert.options import NO_LAYOUT_OPTIONS
 from unet4d.errors import InputError
 from unet4d.images.image4d import Image4D, read_frames, read_image, read_label
 from unet4d.images.nrrd import dimension_of, files_of, read_nrrd_image
@@ -184,7 +185,7 @@ def test_damaged_nrrd_is_read_or_refused(tmp_path):
 
 
 def images_of(kind: str, source: Path) -> list[Image4D]:
-    return [study.image() for study in find(kind, source, NO_OPTIONS).studies]
+    return [study.image() for study in open_layout(kind, source, NO_LAYOUT_OPTIONS).studies]
 
 
 def read_labels(path: Path, image: Image4D) -> None:

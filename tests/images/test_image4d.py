@@ -14,8 +14,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from unet4d.datasets.convert import KINDS, NO_OPTIONS, find
-from unet4d.datasets.find_studies import source_at
+from unet4d.datasets.convert.layouts import LAYOUTS, open_layout
+from unet4d.datasets.convert.options import NO_LAYOUT_OPTIONS
+from unet4d.datasets.find_studies import open_source
 from unet4d.errors import InputError
 from unet4d.images import image4d
 from unet4d.images.image4d import Image4D, read_frames, read_image, read_image_info, read_label, write_image
@@ -589,9 +590,9 @@ def test_nobody_waits_for_a_pipe(kind, name, tmp_path):
     else:
         os.mkfifo(path)
     source = tmp_path if kind == "in a folder" else path
-    for layout in (None, *KINDS):
+    for layout in (None, *LAYOUTS):
         with pytest.raises(InputError) as error:
-            (find(layout, source, NO_OPTIONS) if layout else source_at(source)).studies[0].image()
+            (open_layout(layout, source, NO_LAYOUT_OPTIONS) if layout else open_source(source)).studies[0].image()
         assert str(tmp_path) in one_line(error)
     for read in (read_image, read_label, read_json, read_nrrd_header):
         with pytest.raises(InputError):

@@ -10,7 +10,8 @@ import pytest
 
 from tests.images.slicer import OBLIQUE, nrrd, write_volume
 from tests.images.slicer import write_sequence as write_image_sequence
-from unet4d.datasets.convert import NO_OPTIONS, find
+from unet4d.datasets.convert.layouts import open_layout
+from unet4d.datasets.convert.options import NO_LAYOUT_OPTIONS
 from unet4d.errors import InputError, Unet4DError
 from unet4d.images.image4d import Image4D
 from unet4d.images.label_writers import (
@@ -108,9 +109,9 @@ def test_converted_beside_its_image_a_sequence_is_the_label(tmp_path, label):
     """A file that predict wrote, taken into a dataset by `unet4d convert sequence`."""
     write_image_sequence(tmp_path / "cine.seq.nrrd", label.astype(np.int16) + 1)
     write_sequence(tmp_path / "cine.seg.seq.nrrd", label, OBLIQUE, CLASSES, 0.04)
-    [study] = find("sequence", tmp_path, NO_OPTIONS).studies
+    [study] = open_layout("sequence", tmp_path, NO_LAYOUT_OPTIONS).studies
     image = study.image()
-    values = find("sequence", tmp_path, NO_OPTIONS).labels
+    values = open_layout("sequence", tmp_path, NO_LAYOUT_OPTIONS).labels
     assert list(values) == ["background", "left ventricle", "aorta \u00e4"]
     assert study.label is not None
     came, labelled = study.label(image)
@@ -123,7 +124,7 @@ def test_converted_beside_their_images_segmentations_are_the_label(tmp_path, lab
     for t in range(3):
         write_volume(tmp_path / "anna" / f"heart_frame{t:03d}.nrrd", label[t].astype(np.int16) + 1)
         write_segmentation(tmp_path / "anna" / f"heart_frame{t:03d}.seg.nrrd", label[t], OBLIQUE, CLASSES)
-    [study] = find("frames", tmp_path, NO_OPTIONS).studies
+    [study] = open_layout("frames", tmp_path, NO_LAYOUT_OPTIONS).studies
     assert study.label is not None
     came, _ = study.label(study.image())
     np.testing.assert_array_equal(came, np.searchsorted([0, 3, 200], label))

@@ -47,7 +47,7 @@ def test_acdc_as_it_unpacks(command, model_file, tmp_path):
     write_patient(tmp_path / "acdc" / "testing" / "patient101", 1)
     model, out = model_file(), tmp_path / "out"
     done = command("predict", model, "-i", tmp_path / "acdc", "-o", out, "--precision", "fp32")
-    taken = f"{tmp_path / 'acdc'}: taken as acdc, 2 studies of 10 files; --layout says otherwise\n"
+    taken = f"{tmp_path / 'acdc'}: taken as acdc, 2 studies of 10 files; --layout names another layout\n"
     assert (done.code, done.error) == (0, taken)
     assert maps_in(out) == ["patient101.nii.gz"]
     check_label_map(model, out / "patient101.nii.gz", 1, "cyclic")
@@ -169,15 +169,15 @@ def test_wrong_use_is_told(command, model_file, tmp_path):
     given = ["predict", model_file(), "-i", tmp_path / "acdc", "-o", tmp_path / "out"]
     for options, words in (
         (["--layout", "nnunet"], "acdc/dataset.json is missing"),
-        (["--layout", "acds"], "--layout is acds; wanted one of auto, acdc, nnunet, frames, sequence, dicom"),
-        (["--pattern", PATTERN], "pattern came for acdc, which has no use for it; leave it out"),
-        (["--keep_patient_ids"], "keep_patient_ids came for acdc, which has no use for it; leave it out"),
+        (["--layout", "acds"], "--layout is acds, expected one of auto, acdc, nnunet, frames, sequence, dicom"),
+        (["--pattern", PATTERN], "got pattern for acdc, which has no use for it; leave it out"),
+        (["--keep_patient_ids"], "got keep_patient_ids for acdc, which has no use for it; leave it out"),
     ):
         done = command(*given, *options)
         assert done.code == 2
         assert words in done.line
     two = ["predict", model_file(channel_names=("magnitude", "velocity")), *given[2:]]
-    assert "acdc has the channels cine MRI; the model wants magnitude, velocity" in command(*two).error
+    assert "acdc has the channels cine MRI, expected magnitude, velocity" in command(*two).error
 
 
 def test_bare_files_are_of_the_models_kinds(command, model_file, study, tmp_path, monkeypatch):
@@ -230,4 +230,4 @@ def test_the_report_follows_a_prediction_of_another_layout(command, tmp_path):
     assert "has no study for anna" in command(*given).error
     done = command(*given, "--layout", "nnunet", "--pattern", PATTERN)
     assert (done.code, done.error) == (0, "")
-    assert "keep_patient_ids came for nnunet" in command(*given, "--layout", "nnunet", "--keep_patient_ids").line
+    assert "keep_patient_ids for nnunet" in command(*given, "--layout", "nnunet", "--keep_patient_ids").line

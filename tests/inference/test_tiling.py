@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from unet4d import load_model, read_image
-from unet4d.datasets.nifti_studies import bare_source
+from unet4d.datasets.nifti_studies import open_nifti_source
 from unet4d.errors import InputError, Unet4DError
 from unet4d.images.image4d import Image4D
 from unet4d.images.resample_back import NativeLabel
@@ -47,7 +47,7 @@ def budgets(monkeypatch, *bytes_left: float) -> None:
 
 
 def answered(models, path, settings=FP32, say=None):
-    prepared = prepare(models, bare_source(path).studies[0], settings)
+    prepared = prepare(models, open_nifti_source(path).studies[0], settings)
     try:
         return prepared, answer(models, prepared, settings, say or (lambda line: None))
     finally:
@@ -136,7 +136,7 @@ def test_no_study_fails_in_memory_that_would_not_on_disk(monkeypatch, model_file
     """On disk it needs 440 kB; in memory 58 kB more, for what it takes there itself is not there for windows."""
     model, budget = load_model(model_file()), kilobytes * 1e3
     monkeypatch.setattr(Settings, "budget_bytes", lambda self: budget)
-    prepared = prepare([model], bare_source(path).studies[0], Settings(precision="fp32"))
+    prepared = prepare([model], open_nifti_source(path).studies[0], Settings(precision="fp32"))
     held = 0 if prepared.is_on_disk else 4 * math.prod(prepared.image.shape)
     monkeypatch.setattr(Settings, "budget_bytes", lambda self: budget - held)
     try:
@@ -198,7 +198,7 @@ def test_a_study_that_needs_the_disk_is_kept_where_it_is_said(monkeypatch, model
 
     monkeypatch.setattr(preparing, "SpooledImage", Seen)
     budgets(monkeypatch, 0, math.inf)
-    prepare([model], bare_source(path).studies[0], replace(FP32, scratch_dir=tmp_path / "here")).close()
+    prepare([model], open_nifti_source(path).studies[0], replace(FP32, scratch_dir=tmp_path / "here")).close()
     assert seen == [tmp_path / "here"]
 
 
@@ -315,7 +315,7 @@ def test_rows_of_logits_are_bounded_by_the_gpu_they_are_stitched_on(monkeypatch,
     gpu = MadeUpGPU(monkeypatch, model, 10**9)
     answered([model], path)
     assert len(calls) == 1
-    prepared = prepare([model], bare_source(path).studies[0], FP32)
+    prepared = prepare([model], open_nifti_source(path).studies[0], FP32)
     blocks = tiling.Blocks.of([model], prepared)
     prepared.close()
     labels, patch = len(model.task.labels), model.config.data.patch_size
@@ -331,7 +331,7 @@ def test_rows_of_logits_are_bounded_by_the_gpu_they_are_stitched_on(monkeypatch,
 def test_logits_are_stitched_in_main_memory_only_where_not_one_row_fits_the_gpu(
     monkeypatch, model, path, usable, place
 ):
-    prepared = prepare([model], bare_source(path).studies[0], FP32)
+    prepared = prepare([model], open_nifti_source(path).studies[0], FP32)
     one = WindowPredictor(model.network, torch.device("cuda"), "fp32", False, windows=4)
     monkeypatch.setattr(tiling, "gpu_usable_bytes", lambda device: usable)
     blocks = tiling.cut([model], prepared, FP32, [one])

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from unet4d.config import DataConfig
-from unet4d.datasets.dataset import Case
-from unet4d.datasets.verify.study_facts import read_facts
+from unet4d.datasets.cases import Case
+from unet4d.datasets.verify.study_properties import read_study_properties
 from unet4d.pipeline.fingerprint import fingerprint
 
 SHAPES = [(10, 20, 5, 3), (12, 16, 7, 3), (20, 20, 9, 1)]
@@ -67,7 +67,7 @@ def test_only_headers_are_read(cases, monkeypatch):
 
 
 def test_of_known_studies_not_even_the_headers_are_read(cases):
-    known = {case.name: read_facts(case) for case in cases[:2]}
+    known = {case.name: read_study_properties(case) for case in cases[:2]}
     for case in cases[:2]:
         case.images[0].unlink()
     assert fingerprint(cases, DataConfig(), known).frame_counts == (3, 3, 1)

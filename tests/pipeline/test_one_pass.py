@@ -13,8 +13,9 @@ import pytest
 from tests.datasets.verify import planting
 from tests.datasets.verify.test_planted import FOUND, clean, own  # noqa: F401
 from unet4d.config import DataConfig
-from unet4d.datasets.dataset import Dataset, open_dataset, read_dataset
-from unet4d.datasets.verify.gate import load_verified_dataset
+from unet4d.datasets.cases import Dataset
+from unet4d.datasets.dataset import open_dataset, read_dataset
+from unet4d.datasets.verify.load_verified import load_verified_dataset
 from unet4d.datasets.verify.run_checks import verify_dataset
 from unet4d.errors import InputError, Unet4DError
 from unet4d.phantom import write_phantom

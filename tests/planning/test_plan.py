@@ -407,7 +407,7 @@ def test_what_cannot_fit_says_what_would(command, phantom, tmp_path):
 def test_no_dataset_is_told(command, tmp_path):
     done = command("plan", tmp_path / "none", "--gpu-memory", "24", "--out", tmp_path / "plan.yaml")
     assert done.code == 2
-    assert "none is missing; wanted a dataset folder" in done.line
+    assert "none is missing, expected a dataset folder" in done.line
 
 
 def test_an_older_plan_is_replaced(planned, headers, tmp_path):

@@ -45,7 +45,7 @@ def _phantom(options: Namespace) -> None:
 
 
 def _convert_options(parser: ArgumentParser) -> None:
-    parser.add_argument("kind", type=str, help="acdc, nnunet, frames, sequence or dicom")
+    parser.add_argument("layout", type=str, help="acdc, nnunet, frames, sequence or dicom")
     parser.add_argument("source", type=str, help="the folder (or file) to read; nothing in it is changed")
     parser.add_argument("--out", type=str, required=True, help="folder to write the dataset to; a new or empty one")
     parser.add_argument("--pattern", type=str, help=PATTERN)
@@ -87,16 +87,16 @@ def _convert_options(parser: ArgumentParser) -> None:
 
 
 def _convert(options: Namespace) -> None:
-    from unet4d.datasets.convert import Options
     from unet4d.datasets.convert.convert import convert
     from unet4d.datasets.convert.frame_durations import read_durations
+    from unet4d.datasets.convert.options import LayoutOptions
 
     o = options
     durations = None if o.frame_durations is None else read_durations(o.frame_durations)
-    said = Options(
+    said = LayoutOptions(
         o.pattern, o.labels, o.time, o.frame_duration_s, o.keep_patient_ids, o.channels, durations, o.subject_per_case
     )
-    convert(o.kind, o.source, o.out, said, name=o.name, key_file=o.key_file)
+    convert(o.layout, o.source, o.out, said, name=o.name, key_file=o.key_file)
 
 
 def _verify_options(parser: ArgumentParser) -> None:
@@ -131,7 +131,7 @@ PHANTOM = Command(
 
 CONVERT = Command(
     "make a dataset of what scanners, 3D Slicer, challenges and nnU-Net leave",
-    "KIND SOURCE --out DIR [options]",
+    "LAYOUT SOURCE --out DIR [options]",
     "  unet4d convert acdc database --out acdc               (patientNNN/patientNNN_4d.nii.gz and _frameXX_gt.nii.gz)\n"
     "  unet4d convert nnunet Dataset027_ACDC --out acdc      (imagesTr, labelsTr; --pattern joins the frames of a subject)\n"
     "  unet4d convert frames slicer --out airway             (folders of 3D .nrrd, .seg.nrrd or .nii.gz, one a frame)\n"

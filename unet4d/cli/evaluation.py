@@ -74,11 +74,11 @@ def _report_options(parser: ArgumentParser) -> None:
 
 
 def _report(options: Namespace) -> None:
-    from unet4d.datasets.convert import Options
+    from unet4d.datasets.convert.options import LayoutOptions
     from unet4d.report.report import report
 
     o = options
-    said = Options(pattern=o.pattern, keep_patient_ids=o.keep_patient_ids)
+    said = LayoutOptions(pattern=o.pattern, keep_patient_ids=o.keep_patient_ids)
     page = report(o.image, o.prediction, o.out, evaluation=o.evaluation, kind=o.layout, options=said)
     print(f"report: {page}")
 

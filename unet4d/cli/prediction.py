@@ -158,13 +158,13 @@ def _settings(options: Namespace) -> Settings:
 def _check_predict(options: Namespace) -> None:
     import os
 
-    from unet4d.datasets.convert import Options
+    from unet4d.datasets.convert.options import LayoutOptions
     from unet4d.inference.batch.job_split import share_of
     from unet4d.inference.checks import check_predict
 
     o = options
     _settings(o)
-    Options(pattern=o.pattern, keep_patient_ids=o.keep_patient_ids)
+    LayoutOptions(pattern=o.pattern, keep_patient_ids=o.keep_patient_ids)
     share_of(o.num_parts, o.part_id, os.environ)
     check_predict(o.model, o.input, o.out, o.device, o.cases, o.held_out, o.scratch_dir)
 
@@ -172,7 +172,7 @@ def _check_predict(options: Namespace) -> None:
 def _predict(options: Namespace) -> None:
     import os
 
-    from unet4d.datasets.convert import Options
+    from unet4d.datasets.convert.options import LayoutOptions
     from unet4d.inference.batch.job_split import share_of
     from unet4d.inference.predict import predict
     from unet4d.system.distributed import init_distributed
@@ -189,7 +189,7 @@ def _predict(options: Namespace) -> None:
             cases=o.cases,
             held_out=o.held_out,
             kind=o.layout,
-            options=Options(pattern=o.pattern, keep_patient_ids=o.keep_patient_ids),
+            options=LayoutOptions(pattern=o.pattern, keep_patient_ids=o.keep_patient_ids),
             formats=o.format,
             postprocess=o.postprocess,
             leave_complete=o.leave_complete,

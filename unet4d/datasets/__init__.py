@@ -1,4 +1,5 @@
-"""Many studies: a dataset.json and its cases.
+"""Many studies: dataset.json and its cases (cases.py, dataset.py), other layouts (convert/), checks of all files (verify/).
 
-In: folders of images and labels, in our layout or others' (convert/). Out: `Dataset` and `Case`, verified (verify/).
+In: folders of images and labels, in the layout of this package or in others.
+Out: `Dataset` and `Case`, or a `Source` of `Study`s that are read one by one.
 """

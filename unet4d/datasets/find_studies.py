@@ -1,4 +1,4 @@
-"""The studies that inputs name: datasets, NIfTI files, folders of them, and every layout that `unet4d convert` knows."""
+"""The search for the studies of inputs: datasets, NIfTI files, folders of them, and every layout of `unet4d convert`."""
 
 from __future__ import annotations
 
@@ -7,152 +7,153 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from unet4d.datasets.convert import NO_OPTIONS, Options, detected, find, readable
-from unet4d.datasets.convert.nnunet import is_kind as is_nnunet
+from unet4d.datasets.convert.layouts import detect_layout, open_layout, report_unreadable
+from unet4d.datasets.convert.nnunet import is_nnunet
+from unet4d.datasets.convert.options import NO_LAYOUT_OPTIONS, LayoutOptions
 from unet4d.datasets.dataset import read_dataset
-from unet4d.datasets.nifti_studies import bare_source, dataset_source
+from unet4d.datasets.nifti_studies import open_dataset_source, open_nifti_source
 from unet4d.datasets.study import Source, Study
 from unet4d.errors import InputError
 from unet4d.images.channels import CHANNEL_KINDS
 from unet4d.images.nifti import NIFTI_SUFFIXES, studies_in
+from unet4d.system.files import PathLike
 from unet4d.system.progress_bar import print_line
 from unet4d.system.regular_files import check_file_or_folder
-from unet4d.system.text import suggest_names
+from unet4d.system.text import count, suggest_names
 
-AUTO = "auto"
-LIST = ".txt"
-"""A file of this name lists inputs, one a line."""
+AUTO_LAYOUT = "auto"
+LIST_SUFFIX = ".txt"
+"""A file of this name lists inputs, one per line."""
 _NIFTI_LAYOUTS = ("acdc", "nnunet")
-"""In which a folder of NIfTI files is more than a study a file."""
+"""Layouts in which a folder of NIfTI files is more than one study per file."""
 
 
-def is_dataset(path: Path) -> bool:
-    """Whether a path is a dataset.json, or a folder that holds one; nnU-Net's, which is another layout, is none."""
-    with readable(path):
+def is_dataset_path(path: Path) -> bool:
+    """Return whether a path is a dataset.json, or a folder with one; nnU-Net's is another layout."""
+    with report_unreadable(path):
         return (path.name == "dataset.json" or (path / "dataset.json").is_file()) and not is_nnunet(path)
 
 
-def expanded(inputs: Sequence[str | os.PathLike[str]]) -> list[Path]:
-    """The inputs, each list of inputs (a .txt file) replaced by what it names.
+def expand_input_lists(inputs: Sequence[PathLike]) -> list[Path]:
+    """Return the inputs, each list of inputs (a .txt file) replaced by the paths in it.
 
-    A list has one path a line, relative to the list's folder or absolute; empty lines and those that begin with # are passed by.
+    A list has one path per line, relative to the list's folder or absolute; empty lines and lines that begin with # are ignored.
 
     Raises:
-        InputError: a list cannot be read or names nothing; a path in it is missing.
+        InputError: a list cannot be read or is empty; a path in it is missing.
     """
     found: list[Path] = []
     for given in map(Path, inputs):
-        if given.suffix.lower() != LIST or not given.is_file():
+        if given.suffix.lower() != LIST_SUFFIX or not given.is_file():
             found.append(given)
             continue
         try:
             lines = [line.strip() for line in given.read_text(encoding="utf-8-sig").splitlines()]
         except (OSError, UnicodeDecodeError) as error:
             raise InputError(
-                f"{given} cannot be read as a list of inputs ({error}); wanted one path a line, in UTF-8"
+                f"{given} cannot be read as a list of inputs ({error}), expected one path per line, in UTF-8; correct it"
             ) from error
-        named = {
-            number: given.parent / line for number, line in enumerate(lines, 1) if line and not line.startswith("#")
-        }
-        missing = [number for number, path in named.items() if not os.path.lexists(path)]
-        if missing or not named:
-            came = (
-                f"line {missing[0]} of {given} names {named[missing[0]]}, which is missing"
-                if missing
-                else f"{given} is empty"
-            )
+        paths = {i: given.parent / line for i, line in enumerate(lines, 1) if line and not line.startswith("#")}
+        missing = [
+            f"line {i} of {given} names {path}, which is missing"
+            for i, path in paths.items()
+            if not os.path.lexists(path)
+        ]
+        if missing or not paths:
             raise InputError(
-                f"{came}; wanted a list of inputs, one path a line, relative to the list's folder; correct it"
+                f"{missing[0] if missing else f'{given} is empty'}; expected a list of inputs, one path per line, relative to the "
+                "list's folder; correct it"
             )
-        found += named.values()
+        found += paths.values()
     return found
 
 
-def check_there(path: Path) -> None:
-    """See that an input is there, without looking into it.
+def check_input_exists(path: Path) -> None:
+    """Check that an input is there, without looking into it.
 
     Raises:
         InputError: it is missing, may not be read, or is neither file nor folder.
     """
-    with readable(path):
+    with report_unreadable(path):
         if not path.exists():
             raise InputError(f"{path} is missing; give a NIfTI file, a folder of them or a dataset folder")
         check_file_or_folder(path)
 
 
-def check_choice(cases: Sequence[str] | None, held_out: bool) -> None:
-    """See that cases are chosen in one way at most. Raises InputError where both came."""
+def check_case_choice(cases: Sequence[str] | None, held_out: bool) -> None:
+    """Raise InputError where cases are chosen in two ways."""
     if cases is not None and held_out:
-        raise InputError("cases and held_out came together; wanted one of them; leave the other out")
+        raise InputError("got both cases and held_out, expected one of them; leave the other out")
 
 
-def source_at(
+def open_source(
     path: Path,
     *,
-    kind: str = AUTO,
-    options: Options = NO_OPTIONS,
+    layout: str = AUTO_LAYOUT,
+    options: LayoutOptions = NO_LAYOUT_OPTIONS,
     channel_names: Sequence[str] | None = None,
     channel_kinds: Sequence[str] = (),
 ) -> Source:
-    """What lies at a path. A folder that holds NIfTI files is a folder of studies, unless `kind` says otherwise.
+    """Return the source at a path. A folder of NIfTI files is a folder of studies, unless `layout` names another layout.
 
-    What another layout was taken as is said on stderr, for it is a guess.
+    A detected layout is reported on stderr.
 
     Args:
         path: a file or folder.
-        kind: "auto", or one of `CHANNEL_KINDS`.
-        options: for a layout of `CHANNEL_KINDS`.
-        channel_names: of bare NIfTI files, which do not say; None: of each study its first channel is read.
+        layout: "auto", or one of `LAYOUTS`.
+        options: for a layout of `LAYOUTS`.
+        channel_names: of bare NIfTI files, which do not name them; None: of each study its first channel is read.
         channel_kinds: likewise; empty: all are signal.
 
     Raises:
-        InputError: nothing is there, nothing that is known or that may be read; options came for files that have no use for them.
+        InputError: nothing is there, no known layout, or nothing that may be read; options came for files without use for them.
     """
-    check_there(path)
-    with readable(path):
-        layout = _layout(path) if kind == AUTO else kind
-    if layout:
-        source = find(layout, path, options)
-        if kind == AUTO:
-            _tell(path, layout, source)
+    check_input_exists(path)
+    with report_unreadable(path):
+        chosen = _detect(path) if layout == AUTO_LAYOUT else layout
+    if chosen:
+        source = open_layout(chosen, path, options)
+        if layout == AUTO_LAYOUT:
+            studies, files = len(source.studies), sum(len(study.files) for study in source.studies)
+            what = f"{count(studies, 'study', 'studies')} of {count(files, 'file')}"
+            print_line(f"{path}: taken as {chosen}, {what}; --layout names another layout", sys.stderr)
         return source
-    if options != NO_OPTIONS:
+    if options != NO_LAYOUT_OPTIONS:
         raise InputError(
             f"{path} came with a pattern or keep_patient_ids, which its layout has no use for; name it with --layout"
         )
-    if is_dataset(path):
-        return dataset_source(read_dataset(path))
-    return bare_source(path, channel_names, channel_kinds)
+    if is_dataset_path(path):
+        return open_dataset_source(read_dataset(path))
+    return open_nifti_source(path, channel_names, channel_kinds)
 
 
 def find_studies(
-    inputs: Sequence[str | os.PathLike[str]],
+    inputs: Sequence[PathLike],
     channel_names: Sequence[str],
     *,
     channel_kinds: Sequence[str] = (),
     cases: Sequence[str] | None = None,
     subjects: Sequence[str] | None = None,
-    kind: str = AUTO,
-    options: Options = NO_OPTIONS,
+    layout: str = AUTO_LAYOUT,
+    options: LayoutOptions = NO_LAYOUT_OPTIONS,
 ) -> list[Study]:
-    """Every study that the inputs name, in their order and then by name, or as the dataset lists them.
+    """Find every study of the inputs, in their order and then by name, or as the dataset lists them.
 
     Args:
-        inputs: datasets, or other layouts, whose test cases are taken, or all their cases if they have no test cases;
-            files; folders of files (with several channels: CASE_0000.nii.gz, CASE_0001.nii.gz, ...); lists of inputs, see
-            `expanded`.
+        inputs: datasets or other layouts, of which the test cases are taken, or all cases if there are no test cases;
+            files; folders of files (with several channels: CASE_0000.nii.gz, CASE_0001.nii.gz, ...); lists of inputs.
         channel_names: those of the model.
-        channel_kinds: those of the model, which bare files are taken to be of; empty: all are signal.
+        channel_kinds: those of the model, for bare files; empty: all are signal.
         cases: take the training or test cases of these names instead.
-        subjects: take the training cases of these subjects, whom a run held out, instead.
-        kind: of every input; "auto" finds it out.
-        options: for inputs of that kind.
+        subjects: take the training cases of these held-out subjects of a run instead.
+        layout: of every input; "auto" detects it.
+        options: for inputs of that layout.
 
     Raises:
-        InputError: an input is missing or holds no study, has other channels, or is a bare file where cases of a
-            dataset are asked for; a case that no dataset has; nobody was held out.
+        InputError: an input is missing or has no study, has other channels, or is a bare file where cases of a
+            dataset are asked for; a case that no dataset has; no held-out subject.
     """
-    check_choice(cases, subjects is not None)
+    check_case_choice(cases, subjects is not None)
     unknown_kinds = [kind for kind in channel_kinds if kind not in CHANNEL_KINDS]
     if unknown_kinds:
         raise InputError(
@@ -160,42 +161,40 @@ def find_studies(
         )
     found: list[Study] = []
     known: list[str] = []
-    for given in expanded(inputs):
-        source = source_at(given, kind=kind, options=options, channel_names=channel_names, channel_kinds=channel_kinds)
+    for given in expand_input_lists(inputs):
+        source = open_source(
+            given, layout=layout, options=options, channel_names=channel_names, channel_kinds=channel_kinds
+        )
         _check_channels(given, source, channel_names)
         if not source.labels and (cases is not None or subjects is not None):
             option = "held_out" if cases is None else "cases"
-            raise InputError(f"{given} is no dataset; {option} wants a dataset folder; leave {option} out, or give one")
+            raise InputError(
+                f"{given} is no dataset, expected one for {option}; leave {option} out, or give a dataset folder"
+            )
         known += [study.name for study in source.studies]
-        found += _taken(given, source, cases, subjects)
+        found += _select(given, source, cases, subjects)
     unknown = [name for name in cases or () if name not in known]
     if unknown:
         raise InputError(
-            f"there is no case {unknown[0]!r}{suggest_names(unknown[0], known)} in {', '.join(map(str, inputs))}; wanted names "
-            f"among the {len(known)} that are there"
+            f"there is no case {unknown[0]!r}{suggest_names(unknown[0], known)} in {', '.join(map(str, inputs))}, expected names "
+            f"among the {len(known)} that are there; correct it"
         )
     if not found:
-        raise InputError("no study came; wanted one or more; give inputs, or the names of cases in them")
+        raise InputError("got no study, expected one or more; give inputs, or the names of cases in them")
     return found
 
 
-def _layout(path: Path) -> str | None:
-    """The layout of `CHANNEL_KINDS` that a path is in; None for a dataset, for NIfTI, and for what nobody knows."""
-    if is_dataset(path):
+def _detect(path: Path) -> str | None:
+    """Return the layout of a path; None for a dataset, for NIfTI, and for an unknown one."""
+    if is_dataset_path(path):
         return None
     is_nifti = path.name.lower().endswith(NIFTI_SUFFIXES) if path.is_file() else bool(studies_in(path))
-    layout = detected(path)
+    layout = detect_layout(path)
     return layout if not is_nifti or layout in _NIFTI_LAYOUTS else None
 
 
-def _tell(path: Path, layout: str, source: Source) -> None:
-    studies, files = len(source.studies), sum(len(study.files) for study in source.studies)
-    came = f"{studies} {'study' if studies == 1 else 'studies'} of {files} file{'s' * (files != 1)}"
-    print_line(f"{path}: taken as {layout}, {came}; --layout says otherwise", sys.stderr)
-
-
-def _taken(path: Path, source: Source, names: Sequence[str] | None, subjects: Sequence[str] | None) -> Sequence[Study]:
-    """The studies of one source: those named, those of the subjects, else the test cases, else all."""
+def _select(path: Path, source: Source, names: Sequence[str] | None, subjects: Sequence[str] | None) -> Sequence[Study]:
+    """Return the studies of these names, or of these subjects; else the test cases, or all."""
     if names is not None:
         return [study for study in source.studies if study.name in names]
     if subjects is None:
@@ -203,15 +202,15 @@ def _taken(path: Path, source: Source, names: Sequence[str] | None, subjects: Se
     held_out = [study for study in source.studies if not study.is_test and study.subject in subjects]
     if not held_out:
         raise InputError(
-            f"the run of this model held nobody of {path} out; wanted a run with validation cases; name cases"
+            f"the run of this model held out no subject of {path}, expected a run with validation cases; name cases"
         )
     return held_out
 
 
 def _check_channels(path: Path, source: Source, names: Sequence[str]) -> None:
-    """Refuse a source with other channels than the model's, or the same ones in another order."""
-    came, wanted = list(source.channel_names), list(names)
-    if len(came) != len(wanted) or (came != wanted and sorted(came) == sorted(wanted)):
+    """Raise InputError for a source with other channels than the model's, or the same ones in another order."""
+    got, expected = list(source.channel_names), list(names)
+    if len(got) != len(expected) or (got != expected and sorted(got) == sorted(expected)):
         raise InputError(
-            f"{path} has the channels {', '.join(came)}; the model wants {', '.join(wanted)}, in this order"
+            f"{path} has the channels {', '.join(got)}, expected {', '.join(expected)} in this order; reorder them"
         )

@@ -1,17 +1,19 @@
-"""Label maps by study: a folder of predictions, and what they are scored against."""
+"""Label maps by study: a folder of predictions, the references to score them against, and prediction.json."""
 
 from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from unet4d.datasets.dataset import Case, Dataset, read_dataset, read_labelled
+from unet4d.datasets.case_labels import read_labelled
+from unet4d.datasets.cases import Case, Dataset
+from unet4d.datasets.dataset import read_dataset
 from unet4d.errors import InputError
 from unet4d.images.image4d import Image4D, read_label
 from unet4d.images.nifti import frame_duration_s_of, read_header, studies_in
@@ -20,8 +22,8 @@ from unet4d.system.class_values import class_fault
 from unet4d.system.files import read_json
 from unet4d.system.text import count, short_repr
 
-PREDICTION = "prediction.json"
-"""What `predict` writes beside its label maps: what their values mean, and how each was made."""
+PREDICTION_JSON = "prediction.json"
+"""The file that `predict` writes beside its label maps: the meaning of their values, and how each was made."""
 
 
 @dataclass(frozen=True)
@@ -31,8 +33,8 @@ class Reference:
     Attributes:
         name: of the case; its prediction is `<name>.nii.gz`.
         subject: the person or animal.
-        path: the file whose grid a prediction must have: the image of a case, or a label file that stands alone.
-        case: the case in its dataset; None for a label file that stands alone.
+        path: the file with the grid that a prediction must have: the image of a case, or a label file without a case.
+        case: the case in its dataset; None for a label file without one.
     """
 
     name: str
@@ -41,30 +43,28 @@ class Reference:
     case: Case | None = None
 
 
-def label_maps(folder: Path) -> dict[str, Path]:
-    """Study name to file, for every .nii.gz and .nii of a folder, by name.
+def find_label_maps(folder: Path) -> dict[str, Path]:
+    """Map study name to file, for every .nii.gz and .nii of a folder, by name.
 
     Raises:
         InputError: no such folder, none in it, or two files of one name.
     """
+    advice = "give a folder of label maps, one <case>.nii.gz per study"
     if not folder.is_dir():
-        what = "is a file" if folder.exists() else "is missing"
-        raise InputError(f"{folder} {what}; give a folder of label maps, one <case>.nii.gz a study")
+        raise InputError(f"{folder} {'is a file' if folder.exists() else 'is missing'}; {advice}")
     found = studies_in(folder)
     if not found:
-        raise InputError(
-            f"{folder} holds no .nii.gz or .nii file; give a folder of label maps, one <case>.nii.gz a study"
-        )
+        raise InputError(f"{folder} holds no .nii.gz or .nii file; {advice}")
     return found
 
 
 def find_references(path: Path) -> tuple[list[Reference], Dataset | None]:
-    """The studies to score against, and the dataset they belong to, if any.
+    """Find the studies to score against, and the dataset they belong to, if any.
 
     Args:
         path: a dataset (folder or dataset.json); or a folder of label files. Where a dataset.json in the folder above,
-            or the one above that, lists these very files, they are that dataset's cases: its labelled_frames tell
-            frames that nobody drew from frames where a class is absent.
+            or the one above that, lists these very files, they are that dataset's cases: its labelled_frames separate
+            unlabelled frames from frames without a class.
 
     Raises:
         InputError: nothing to score against, or a dataset.json with a mistake.
@@ -73,20 +73,19 @@ def find_references(path: Path) -> tuple[list[Reference], Dataset | None]:
         raise InputError(f"{path} is one file; give a dataset folder, its dataset.json, or a folder of label maps")
     if path.is_file() or (path / "dataset.json").is_file():
         dataset = read_dataset(path)
-        cases = _labelled_cases(dataset)
+        cases = [case for case in dataset.cases if case.label is not None]
         if not cases:
-            raise InputError(f"{path}: no case has a label; wanted one or more to score against")
+            raise InputError(
+                f"{path}: no case has a label, expected one or more to score against; give another dataset"
+            )
     else:
-        maps = label_maps(path)
-        owner = _owner(path)
+        maps = find_label_maps(path)
+        owner = _find_owner(path)
         if owner is None:
             return [Reference(name, name, file) for name, file in maps.items()], None
-        dataset = read_dataset(owner)
-        cases = [
-            case
-            for case in _labelled_cases(dataset)
-            if case.files[len(case.images)].resolve().is_relative_to(path.resolve())
-        ]
+        dataset, folder = read_dataset(owner), path.resolve()
+        labelled = [case for case in dataset.cases if case.label is not None]
+        cases = [case for case in labelled if case.files[len(case.images)].resolve().is_relative_to(folder)]
     return [Reference(case.name, case.subject, case.images[0], case) for case in cases], dataset
 
 
@@ -109,125 +108,125 @@ def read_reference(reference: Reference, dataset: Dataset | None) -> tuple[np.nd
     return *read_labelled(case, dataset, like), like
 
 
-def chosen(references: list[Reference], cases: Sequence[str] | None) -> list[Reference]:
-    """The references of these names, in their order; all where None. Raises InputError for a name that none has."""
+def select_references(references: list[Reference], cases: Sequence[str] | None) -> list[Reference]:
+    """Return the references of these names, in their order; all where None. Raises InputError for an unknown name."""
     if cases is None:
         return references
-    known = {one.name: one for one in references}
+    known = {reference.name: reference for reference in references}
     unknown = [name for name in cases if name not in known]
     if unknown or not cases:
-        came = f"cases {', '.join(unknown)} came, without a reference" if unknown else "an empty list of cases came"
-        raise InputError(f"{came}; wanted some of {', '.join(known)}")
+        got = f"got cases {', '.join(unknown)}, without a reference" if unknown else "got an empty list of cases"
+        raise InputError(f"{got}, expected some of {', '.join(known)}; correct the names")
     return [known[name] for name in dict.fromkeys(cases)]
 
 
-def with_prediction(
+def drop_unpredicted(
     references: list[Reference], folder: Path, predicted_only: bool
 ) -> tuple[list[Reference], list[str]]:
-    """The references to score, all unless `predicted_only`, and the names of those left out since they have no prediction."""
+    """Return the references to score, all unless `predicted_only`, and the names of those without a prediction."""
     if not predicted_only:
         return references, []
-    maps = label_maps(folder)
-    missing = [one.name for one in references if one.name not in maps]
+    maps = find_label_maps(folder)
+    missing = [reference.name for reference in references if reference.name not in maps]
     if len(missing) == len(references):
         raise InputError(
-            f"{folder} has a prediction for none of the {count(len(references), 'reference')} ({missing[0]}, ...); wanted "
-            "<case>.nii.gz for one or more"
+            f"{folder} has a prediction for none of the {count(len(references), 'reference')} ({missing[0]}, ...), expected "
+            "<case>.nii.gz for one or more; give another folder"
         )
-    return [one for one in references if one.name in maps], missing
+    return [reference for reference in references if reference.name in maps], missing
 
 
-def matched(references: Sequence[Reference], folder: Path, whole: bool) -> tuple[list[Path], list[str]]:
-    """The prediction of each reference, and the names of predictions that have none; if `whole`, a warning tells them.
+def match_predictions(references: Sequence[Reference], folder: Path, whole: bool) -> tuple[list[Path], list[str]]:
+    """Return the prediction of each reference, and the names of predictions without one; if `whole`, warn about these.
 
     Raises:
         InputError: a reference has no prediction.
     """
-    maps = label_maps(folder)
-    missing = [one.name for one in references if one.name not in maps]
+    maps = find_label_maps(folder)
+    names = {reference.name: None for reference in references}
+    missing = [name for name in names if name not in maps]
     if missing:
         raise InputError(
             f"{folder} has no prediction for {len(missing)} of {count(len(references), 'reference')}: {', '.join(missing)}; add "
             "<case>.nii.gz for each, name the cases to score (--cases), or score what is there (--predicted_only)"
         )
-    unmatched = [name for name in maps if name not in {one.name for one in references}]
+    unmatched = [name for name in maps if name not in names]
     if unmatched and whole:
         match, are = ("matches", "is") if len(unmatched) == 1 else ("match", "are")
         print(
             f"warning: {count(len(unmatched), 'prediction')} {match} no reference and {are} not scored: {', '.join(unmatched)}",
             file=sys.stderr,
         )
-    return [maps[one.name] for one in references], unmatched
+    return [maps[name] for name in names], unmatched
 
 
-def named_classes(dataset: Dataset | None, folders: Sequence[Path]) -> dict[str, int] | None:
-    """Foreground class name to label value, from the dataset, else from a prediction.json in one of `folders`."""
+def read_class_values(dataset: Dataset | None, folders: Sequence[Path]) -> dict[str, int] | None:
+    """Return foreground class name to label value, from the dataset, else from a prediction.json in one of `folders`."""
     if dataset is not None:
         return {name: value for name, value in dataset.labels if value}
-    for folder in folders:
-        if (folder / PREDICTION).is_file():
-            entry = read_json(folder / PREDICTION)
+    for path in (folder / PREDICTION_JSON for folder in folders):
+        if path.is_file():
+            entry = read_json(path)
             labels = entry.get("labels") if isinstance(entry, dict) else None
             if not isinstance(labels, dict) or class_fault(labels.items()):
                 raise InputError(
-                    f'{folder / PREDICTION}: "labels" is {short_repr(labels)}; wanted {{"background": 0, ...}}'
+                    f'{path}: "labels" is {short_repr(labels)}, expected {{"background": 0, ...}}; predict again'
                 )
             return {name: value for name, value in labels.items() if value}
     return None
 
 
-def recorded_folds(folder: Path) -> dict[str, int]:
-    """Case to the fold that held it out, for those of which the prediction.json of a folder says it.
+def read_recorded_folds(folder: Path) -> dict[str, int]:
+    """Map each case to the fold that held it out, where the prediction.json of a folder has it.
 
     Raises:
         InputError: a fold that is no number.
     """
-    folds = {name: case["fold"] for name, case in _recorded(folder).items() if "fold" in case}
+    folds = _recorded(folder, "fold")
     for name, fold in folds.items():
         if type(fold) is not int or fold < 0:
             raise InputError(
-                f'{folder / PREDICTION}: case {name}: "fold" is {short_repr(fold)}; wanted a number from 0; predict again'
+                f'{folder / PREDICTION_JSON}: case {name}: "fold" is {short_repr(fold)}, expected a number from 0; predict again'
             )
     return folds
 
 
-def recorded_times(folder: Path) -> dict[str, TimeAxis]:
-    """Case to "cyclic" or "open", for those of which the prediction.json of a folder says it.
+def read_recorded_times(folder: Path) -> dict[str, TimeAxis]:
+    """Map each case to "cyclic" or "open", where the prediction.json of a folder has it.
 
     Raises:
         InputError: a time that is neither.
     """
-    return {
-        name: check_time_axis(case["time"], f'{folder / PREDICTION}: case {name}: "time"', "predict again")
-        for name, case in _recorded(folder).items()
-        if "time" in case
-    }
+    where = f"{folder / PREDICTION_JSON}: case"
+    times = _recorded(folder, "time")
+    return {name: check_time_axis(time, f'{where} {name}: "time"', "predict again") for name, time in times.items()}
 
 
-def _recorded(folder: Path) -> dict[str, dict[str, Any]]:
-    """What the prediction.json of a folder says of each case; nothing where it is missing or somebody else's."""
-    path = folder / PREDICTION
+def _recorded(folder: Path, key: str) -> dict[str, Any]:
+    """Map each case to its value of `key` in the prediction.json of a folder; empty where that is missing or foreign."""
+    path = folder / PREDICTION_JSON
     entry = read_json(path) if path.is_file() else None
     cases = entry.get("cases") if isinstance(entry, dict) else None
-    return {name: case for name, case in cases.items() if isinstance(case, dict)} if isinstance(cases, dict) else {}
+    if not isinstance(cases, dict):
+        return {}
+    return {name: case[key] for name, case in cases.items() if isinstance(case, dict) and key in case}
 
 
-def _labelled_cases(dataset: Dataset) -> list[Case]:
-    return [case for case in (*dataset.training, *dataset.test) if case.label is not None]
-
-
-def _owner(folder: Path) -> Path | None:
-    """The dataset.json above a folder that lists a file of the folder as a label; a foreign dataset.json is passed by."""
+def _find_owner(folder: Path) -> Path | None:
+    """Find the dataset.json above a folder that lists a file of the folder as a label; a foreign dataset.json is ignored."""
     folder = folder.resolve()
     for root in list(folder.parents)[:2]:
-        entry = None
-        if (root / "dataset.json").is_file():
-            with contextlib.suppress(InputError):  # not ours to judge unless it lists these files
-                entry = read_json(root / "dataset.json")
-        parts = [entry.get(part) for part in ("training", "test")] if isinstance(entry, dict) else []
-        for item in (item for part in parts if isinstance(part, list) for item in part):
-            label = item.get("label") if isinstance(item, dict) else None
-            for file in label.values() if isinstance(label, dict) else [label]:
-                if isinstance(file, str) and (root / file).resolve().is_relative_to(folder):
-                    return root / "dataset.json"
+        json = root / "dataset.json"
+        with contextlib.suppress(InputError):  # it may be foreign, unless it lists these files
+            if json.is_file() and any((root / file).resolve().is_relative_to(folder) for file in _label_files(json)):
+                return json
     return None
+
+
+def _label_files(json: Path) -> Iterator[str]:
+    """Yield the label files that a dataset.json lists, which may be another program's."""
+    entry = read_json(json)
+    parts = [entry.get(part) for part in ("training", "test")] if isinstance(entry, dict) else []
+    for item in (item for part in parts if isinstance(part, list) for item in part):
+        label = item.get("label") if isinstance(item, dict) else None
+        yield from (file for file in (label.values() if isinstance(label, dict) else [label]) if isinstance(file, str))

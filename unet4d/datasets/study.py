@@ -1,4 +1,4 @@
-"""A study wherever it lies and in whatever layout: its name, how it is read, what is known of it."""
+"""`Study` and `Source`: studies of any layout, each with the functions that read it; nothing of them is in memory."""
 
 from __future__ import annotations
 
@@ -11,52 +11,53 @@ import numpy as np
 from unet4d.images.image4d import Image4D, ImageInfo
 from unet4d.images.time_axis import TimeAxis
 
-Label = tuple[np.ndarray, tuple[int, ...] | None]
+StudyLabel = tuple[np.ndarray, tuple[int, ...] | None]
 """(T, X, Y, Z) uint8 label values, and the labelled frames, ascending; None where every frame is labelled."""
 
-SHORTEST_S, LONGEST_S = 1e-6, 1e9
-"""Frame durations that can be: from the fastest sampling to follow-up over decades."""
+SHORTEST_FRAME_S, LONGEST_FRAME_S = 1e-6, 1e9
+"""Possible frame durations: from the fastest sampling to follow-up over decades."""
+FRAME_DURATION_LIMITS = f"seconds above 0, from {SHORTEST_FRAME_S:g} to {LONGEST_FRAME_S:g}"
 
 
 def is_frame_duration(value: object) -> bool:
     """Return whether a value is a number of seconds that frames can be apart."""
-    return type(value) in (int, float) and SHORTEST_S <= value <= LONGEST_S  # type: ignore[operator]
+    return type(value) in (int, float) and SHORTEST_FRAME_S <= value <= LONGEST_FRAME_S  # type: ignore[operator]
 
 
 @dataclass(frozen=True, eq=False)
 class FrameReader:
-    """How a study is read that may be too large to be held.
+    """The functions that read a study frame by frame, because it may not fit in memory.
 
     Attributes:
-        outline: what it is like, from headers alone. Raises InputError, naming the file.
-        frames: its frames, each (C, X, Y, Z) float32, from the first on. Raises InputError, naming the file.
+        info: reads what headers alone give. Raises InputError, naming the file.
+        frames: yields the frames, each (C, X, Y, Z) float32, from the first on. Raises InputError, naming the file.
     """
 
-    outline: Callable[[], ImageInfo]
+    info: Callable[[], ImageInfo]
     frames: Callable[[], Iterator[np.ndarray]]
 
 
 @dataclass(frozen=True, eq=False)
 class Study:
-    """A study that can be read; nothing of it is held.
+    """A study that can be read.
 
     Attributes:
-        name: unique in its source; what is written about it carries the name.
+        name: unique in its source, and part of the names of output files.
         subject: the person or animal.
-        files: all that it is read from, so that none of them is overwritten.
+        files: all files that it is read from, so that none of them is overwritten.
         image: reads it. Raises InputError, naming the file.
-        label: reads what somebody drew, given the image; None where nobody drew any. Raises InputError, naming the file.
-        time: "cyclic" or "open"; None where nobody says.
+        label: reads its label, given the image; None where it is unlabelled. Raises InputError, naming the file.
+        time: "cyclic" or "open"; None where unknown.
         is_test: it belongs to a part that is kept from training.
-        nifti: where it lies as 4D NIfTI, one file a channel: those files, which a conversion copies as they are.
-        stream: how it is read frame by frame, if it is too large to be held; None where it cannot be.
+        nifti: its files where they are 4D NIfTI, one per channel, which a conversion copies as they are; else empty.
+        stream: reads it frame by frame; None where that is not possible.
     """
 
     name: str
     subject: str
     files: tuple[Path, ...]
     image: Callable[[], Image4D]
-    label: Callable[[Image4D], Label] | None = None
+    label: Callable[[Image4D], StudyLabel] | None = None
     time: TimeAxis | None = None
     is_test: bool = False
     nifti: tuple[Path, ...] = ()
@@ -65,19 +66,19 @@ class Study:
 
 @dataclass(frozen=True, eq=False)
 class Source:
-    """Many studies of one layout, and what the layout says of them all.
+    """Many studies of one layout, and what they have in common.
 
     Attributes:
         name: of the collection.
         channel_names: in order.
-        labels: class name to label value, background at 0; empty where nobody drew any.
+        labels: class name to label value, background at 0; empty where all studies are unlabelled.
         studies: in natural order of their names.
-        channel_kinds: what each channel holds, see data/channels.py; empty: all are signal.
-        time: "cyclic" or "open"; None where nobody says.
+        channel_kinds: kind of each channel, see images/channels.py; empty: all are signal.
+        time: "cyclic" or "open"; None where unknown.
         about: further texts for dataset.json: "description", "reference", "licence".
-        notes: lines to print of what was concluded from names.
-        key: what the names of anonymised studies stand for, one row per study, the header first; nothing prints or writes it
-            unless the user asks for it.
+        notes: lines to print about conclusions from names.
+        key: rows that link the names of anonymised studies to patients, the header first. It is written only where the
+            user asks for it.
     """
 
     name: str

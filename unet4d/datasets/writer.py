@@ -1,8 +1,7 @@
-"""A dataset folder while it is written: new at first, complete once its dataset.json is there.
+"""The folder of a dataset while it is written: new at first, complete once its dataset.json is there.
 
-What was stopped in between left a mark in the folder, and the same command fills it again, from the beginning: images/ and
-labels/ in it are removed first, for they may have been named otherwise. A folder that holds anything else is somebody's, and
-stays as it is.
+A command that was stopped in between left a mark in the folder. The same command removes images/ and labels/ in it and
+begins again. A folder with anything else belongs to the user and stays as it is.
 """
 
 from __future__ import annotations
@@ -21,26 +20,26 @@ _PARTS = ("images", "labels")
 
 
 def check_fillable(folder: Path) -> None:
-    """See that `filling` can make a folder, without changing anything.
+    """Check that `fill_dataset_folder` can make a folder, without changing anything.
 
     Raises:
-        InputError: it is a file, or holds anything that an earlier `filling` did not leave there.
+        InputError: it is a file, or has anything that an earlier `fill_dataset_folder` did not leave there.
         Unet4DError: it may not be written to.
     """
     if (folder / "dataset.json").exists():
         raise InputError(f"{folder} holds a dataset already; give a new folder, or remove this one first")
     if folder.exists() and not folder.is_dir():
-        raise InputError(f"{folder} is a file; wanted a new or empty folder: give another path")
+        raise InputError(f"{folder} is a file, expected a new or empty folder; give another path")
     if folder.exists() and any(folder.iterdir()) and not (folder / _MARK).is_file():
-        raise InputError(f"{folder} is not empty; wanted a new or empty folder: give another path or empty it first")
+        raise InputError(f"{folder} is not empty, expected a new or empty folder; give another path or empty it first")
     check_writable(folder)
 
 
 @contextlib.contextmanager
-def filling(folder: Path) -> Iterator[None]:
+def fill_dataset_folder(folder: Path) -> Iterator[None]:
     """Make a folder, in which the caller writes images/, labels/ and, last, dataset.json.
 
-    Afterwards both hold the files that dataset.json names, and no other.
+    Afterwards images/ and labels/ have the files that dataset.json names, and no other.
 
     Raises:
         InputError: as `check_fillable`.
@@ -55,14 +54,8 @@ def filling(folder: Path) -> Iterator[None]:
         folder / _MARK, "Without dataset.json this folder is incomplete; the command that began it fills it anew.\n"
     )
     yield
-    _remove_unnamed(folder)
+    json = folder / "dataset.json"
+    named = {file for case in parse_dataset(read_json(json), json).cases for file in case.files}
+    for file in [file for part in _PARTS for file in (folder / part).glob("*") if file not in named]:
+        file.unlink()
     (folder / _MARK).unlink()
-
-
-def _remove_unnamed(folder: Path) -> None:
-    """Remove what was written of studies that were left out after all."""
-    dataset = parse_dataset(read_json(folder / "dataset.json"), folder / "dataset.json")
-    named = {file for case in (*dataset.training, *dataset.test) for file in case.files}
-    for file in [file for part in _PARTS for file in (folder / part).glob("*")]:
-        if file not in named:
-            file.unlink()

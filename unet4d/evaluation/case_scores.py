@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from unet4d.datasets.dataset import Dataset
+from unet4d.datasets.cases import Dataset
 from unet4d.datasets.label_maps import Reference, read_reference
 from unet4d.errors import InputError
 from unet4d.evaluation.cardiac_function import CardiacScores, score_cardiac_function

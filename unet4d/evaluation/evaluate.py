@@ -12,16 +12,16 @@ from typing import Any
 
 import numpy as np
 
-from unet4d.datasets.dataset import Dataset
+from unet4d.datasets.cases import Dataset
 from unet4d.datasets.label_maps import (
     Reference,
-    chosen,
+    drop_unpredicted,
     find_references,
-    matched,
-    named_classes,
-    recorded_folds,
-    recorded_times,
-    with_prediction,
+    match_predictions,
+    read_class_values,
+    read_recorded_folds,
+    read_recorded_times,
+    select_references,
 )
 from unet4d.errors import InputError
 from unet4d.evaluation import tables
@@ -79,10 +79,10 @@ def evaluate(
     references, dataset = find_references(Path(reference))
     if dataset is not None and not (Path(reference).is_file() or (Path(reference) / "dataset.json").is_file()):
         print(f"{reference} holds labels of the dataset {dataset.root}: only its labelled frames are scored")
-    references, missing = with_prediction(chosen(references, cases), folder, predicted_only)
-    files, unmatched = matched(references, folder, whole=cases is None)
+    references, missing = drop_unpredicted(select_references(references, cases), folder, predicted_only)
+    files, unmatched = match_predictions(references, folder, whole=cases is None)
     classes = _find_classes(references, files, dataset, folder)
-    folds, times = recorded_folds(folder), recorded_times(folder)
+    folds, times = read_recorded_folds(folder), read_recorded_times(folder)
     scored: list[CaseScores] = []
     failed: dict[str, str] = {}
     for study, file in ProgressBar(list(zip(references, files, strict=True)), "evaluating", unit="study"):
@@ -105,7 +105,7 @@ def _find_classes(
     references: Sequence[Reference], files: Sequence[Path], dataset: Dataset | None, folder: Path
 ) -> dict[str, int]:
     """Return foreground class name to value: of the dataset, else every value in the files, named by prediction.json."""
-    named = named_classes(dataset, [folder])
+    named = read_class_values(dataset, [folder])
     if dataset is not None and named:
         return named
     values = sorted({value for path in (*(one.path for one in references), *files) for value in _values(path)})

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from unet4d.datasets.dataset import open_dataset
-from unet4d.datasets.find_studies import check_choice, check_there, expanded
-from unet4d.datasets.label_maps import label_maps
+from unet4d.datasets.find_studies import check_case_choice, check_input_exists, expand_input_lists
+from unet4d.datasets.label_maps import find_label_maps
 from unet4d.errors import InputError
 from unet4d.models.folds import check_model_files
 from unet4d.system.environment import check_device_name
@@ -29,10 +29,10 @@ def check_predict(
 ) -> None:
     """Check what `predict` is given. Raises InputError, or Unet4DError where a folder may not be written to."""
     check_device_name(device)
-    check_choice(cases, held_out)
+    check_case_choice(cases, held_out)
     check_model_files(models)
-    for path in expanded(inputs):
-        check_there(path)
+    for path in expand_input_lists(inputs):
+        check_input_exists(path)
     check_writable(out_dir)
     if scratch_dir is not None:
         check_writable(scratch_dir)
@@ -50,4 +50,4 @@ def check_postprocess(run: Path, dataset: PathLike, predictions: PathLike | None
         check_writable(run)
     open_dataset(dataset)
     if predictions is not None:
-        label_maps(Path(predictions))
+        find_label_maps(Path(predictions))

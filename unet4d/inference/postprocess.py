@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from unet4d.datasets.dataset import Case, Dataset, read_dataset
-from unet4d.datasets.label_maps import Reference, label_maps, read_reference
+from unet4d.datasets.cases import Case, Dataset
+from unet4d.datasets.dataset import read_dataset
+from unet4d.datasets.label_maps import Reference, find_label_maps, read_reference
 from unet4d.errors import InputError
 from unet4d.images.image4d import read_label
 from unet4d.images.nifti import check_same_grid, read_header
@@ -181,7 +182,7 @@ def _judged(
     cases: Sequence[Case], data: Dataset, model_of: Mapping[str, TrainedModel], folder: Path
 ) -> tuple[list[HeldOutPrediction], list[Any]]:
     """The predictions of the cases in a folder that `predict` wrote, each with its reference; and what settings they had."""
-    files, records = label_maps(folder), Records(folder)
+    files, records = find_label_maps(folder), Records(folder)
     known = {case.name: records.read(records.path(case.name)) for case in cases}
     made = {name: record["made"] for name, record in known.items() if record is not None and name in files}
     missing = [case.name for case in cases if case.name not in made]

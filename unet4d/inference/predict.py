@@ -11,10 +11,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-from unet4d.datasets.convert import NO_OPTIONS, Options
-from unet4d.datasets.convert.names import natural_key
+from unet4d.datasets.convert.file_names import natural_key
+from unet4d.datasets.convert.options import NO_LAYOUT_OPTIONS, LayoutOptions
 from unet4d.datasets.dataset import read_dataset
-from unet4d.datasets.find_studies import AUTO, expanded, find_studies
+from unet4d.datasets.find_studies import AUTO_LAYOUT, expand_input_lists, find_studies
 from unet4d.datasets.study import Study
 from unet4d.errors import InputError, Unet4DError
 from unet4d.images.image4d import ImageInfo
@@ -50,8 +50,8 @@ def predict(
     device: str = "auto",
     cases: Sequence[str] | None = None,
     held_out: bool = False,
-    kind: str = AUTO,
-    options: Options = NO_OPTIONS,
+    kind: str = AUTO_LAYOUT,
+    options: LayoutOptions = NO_LAYOUT_OPTIONS,
     formats: Sequence[str] = ("nifti",),
     postprocess: Literal["auto", "off"] = "auto",
     leave_complete: bool = False,
@@ -76,7 +76,7 @@ def predict(
         cases: of the dataset folders, take the training or test cases of these names.
         held_out: of the dataset folders, take the cases that the model's run was validated on; with several models all training
             cases, each segmented by the one model that was validated on it.
-        kind: layout of the inputs, of `unet4d.datasets.convert.KINDS`; "auto" finds it out.
+        kind: layout of the inputs, of `unet4d.datasets.convert.LAYOUTS`; "auto" finds it out.
         options: what the inputs do not say, where they are in such a layout.
         formats: of the label maps, see prediction/formats.py.
         postprocess: "auto" does what `unet4d postprocess` recorded in the run, or the folder of folds, for these checkpoints.
@@ -102,14 +102,14 @@ def predict(
         resolve_precision(settings.precision, where)
         models = load_models(paths, where)
         settings = _of_this_process(settings, ranks)
-        task, given = models[0].task, expanded(inputs)
+        task, given = models[0].task, expand_input_lists(inputs)
         studies = find_studies(
             given,
             task.channel_names,
             channel_kinds=task.channel_kinds,
             cases=cases,
             subjects=_subjects(models, given) if held_out else None,
-            kind=kind,
+            layout=kind,
             options=options,
         )
         asked = {study.name: [_unseen(study, models)] if held_out else models for study in studies}
@@ -174,7 +174,7 @@ def _made(
     settings: Settings,
     held_out: bool,
     tuned: Sequence[Step],
-    options: Options,
+    options: LayoutOptions,
 ) -> dict[str, Any]:
     """What decides the answer to a study, but for its files: not what computes it, nor with how much memory."""
     check_stop()
@@ -199,7 +199,7 @@ def _made(
 def _outline(study: Study) -> ImageInfo | None:
     """What a study is like, as its files and what is said of them have it; None where only reading it tells, or nothing does."""
     try:
-        return study.stream.outline() if study.stream else None
+        return study.stream.info() if study.stream else None
     except Exception as error:  # reading the study reports it
         failure_of_study(error)
         return None

@@ -67,7 +67,7 @@ def prepare(models: Models, study: Study, settings: Settings) -> PreprocessedStu
     if settings.memory_bytes is not None:
         return_freed_memory()
     if study.stream is not None:
-        outline, data = study.stream.outline(), models[0].config.data
+        outline, data = study.stream.info(), models[0].config.data
         kinds, grid = _checked_kinds(models[0], outline), _grid(models[0], outline)
         if not _fits(models, outline, grid, settings):
             image = SpooledImage(study.stream, outline, grid, data.normalization, kinds, settings.scratch_dir)

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from unet4d.config import Size
-from unet4d.datasets.writer import filling
+from unet4d.datasets.writer import fill_dataset_folder
 from unet4d.errors import InputError
 from unet4d.images.channels import SIGNAL
 from unet4d.images.image4d import Image4D, write_image
@@ -78,7 +78,7 @@ def write_subjects(
     _check(subjects, labelled, seed)
     rows: list[Sequence[Any]] = [CSV_HEADER]
     truth, training = {}, []
-    with filling(out):
+    with fill_dataset_folder(out):
         for index in ProgressBar(range(subjects), desc="phantom", unit="subject"):
             case = f"phantom{index + 1:03d}"
             study = phantom.make((seed, index))

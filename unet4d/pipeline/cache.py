@@ -17,8 +17,9 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 
 from unet4d.config import DataConfig
-from unet4d.datasets.dataset import Case, Dataset, read_labelled, to_classes
-from unet4d.datasets.faults import ERROR
+from unet4d.datasets.case_labels import read_labelled, to_classes
+from unet4d.datasets.cases import Case, Dataset
+from unet4d.datasets.issues import ERROR
 from unet4d.datasets.verify.run_checks import Result, StudyCheck, check_study, stream_studies
 from unet4d.errors import InputError, Unet4DError
 from unet4d.images.grid import WorkingGrid

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from statistics import median
 
 from unet4d.config import DataConfig, Size, triple
-from unet4d.datasets.dataset import Case
-from unet4d.datasets.verify.study_facts import StudyProperties, read_facts
+from unet4d.datasets.cases import Case
+from unet4d.datasets.verify.study_properties import StudyProperties, read_study_properties
 from unet4d.images.grid import WorkingGrid
 
 
@@ -51,7 +51,7 @@ def fingerprint(
         config: what it sets is kept.
         known: case to what its study is like, as a verification found it; of the others the headers are read.
     """
-    facts = [(known or {}).get(case.name) or read_facts(case) for case in cases]
+    facts = [(known or {}).get(case.name) or read_study_properties(case) for case in cases]
     studies = [(one.matrix, one.size) for one in facts]
     native = [WorkingGrid.of(affine, shape).spacing for affine, shape in studies]
     plane = config.in_plane_spacing_mm or round(median(s for spacing in native for s in spacing[:2]), 4)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from unet4d.config import DataConfig
-from unet4d.datasets.dataset import Case, Dataset
+from unet4d.datasets.cases import Case, Dataset
 from unet4d.images.grid import WorkingGrid
 from unet4d.images.nifti import affine_of, read_header
 from unet4d.pipeline.foreground import FOREGROUND_VOXELS

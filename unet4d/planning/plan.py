@@ -13,9 +13,10 @@ from pathlib import Path
 import torch
 
 from unet4d.config import Config, DataConfig, ModelConfig, RecomputeConfig, ResolvedConfig
-from unet4d.datasets.dataset import cache_dir, split_cases
-from unet4d.datasets.dataset_json import Case
-from unet4d.datasets.verify.gate import load_verified_dataset
+from unet4d.datasets.cases import Case
+from unet4d.datasets.dataset import choose_cache_dir
+from unet4d.datasets.folds import split_cases
+from unet4d.datasets.verify.load_verified import load_verified_dataset
 from unet4d.errors import InputError
 from unet4d.models.device import find_device
 from unet4d.pipeline.clip_frames import most_labelled
@@ -108,7 +109,7 @@ def plan(
     out = Path(out)
     check_plan(dataset, out, gpu_memory, gpus)
     card, share = _card(gpu_memory, gpus), _share(config, gpus)
-    studies, known = load_verified_dataset(dataset, cache_dir, skip_verify)
+    studies, known = load_verified_dataset(dataset, choose_cache_dir, skip_verify)
     training, held_out = split_cases(studies, config.fold, config.data.folds, config.seed, config.data.val_subjects)
     cases = (*training, *held_out)
     seen = fingerprint(cases, config.data, known)

@@ -11,9 +11,9 @@ from urllib.parse import quote
 
 import numpy as np
 
-from unet4d.datasets.convert import NO_OPTIONS, Options
-from unet4d.datasets.find_studies import AUTO, source_at
-from unet4d.datasets.label_maps import label_maps, named_classes
+from unet4d.datasets.convert.options import NO_LAYOUT_OPTIONS, LayoutOptions
+from unet4d.datasets.find_studies import AUTO_LAYOUT, open_source
+from unet4d.datasets.label_maps import find_label_maps, read_class_values
 from unet4d.datasets.study import Study
 from unet4d.errors import InputError
 from unet4d.images.image4d import read_label
@@ -42,8 +42,8 @@ def report(
     prediction: str | os.PathLike[str],
     out_dir: str | os.PathLike[str],
     evaluation: str | os.PathLike[str] | None = None,
-    kind: str = AUTO,
-    options: Options = NO_OPTIONS,
+    kind: str = AUTO_LAYOUT,
+    options: LayoutOptions = NO_LAYOUT_OPTIONS,
 ) -> Path:
     """Write `<case>.html` for every prediction, an index.html and the pictures to `out_dir`.
 
@@ -68,14 +68,14 @@ def report(
     out = Path(out_dir)
     check_writable(out)
     found = Path(prediction)
-    maps = {case_name(found): found} if found.is_file() else label_maps(found)
-    source = source_at(Path(image), kind=kind, options=options)
+    maps = {case_name(found): found} if found.is_file() else find_label_maps(found)
+    source = open_source(Path(image), layout=kind, options=options)
     studies = {study.name: study for study in source.studies}
     if Path(image).is_file() and len(studies) == len(maps) == 1:  # one study for one prediction needs no name
         studies = dict(zip(maps, studies.values(), strict=True))
     folders = [found, found.parent]
     classes = {name: value for name, value in source.labels.items() if value}
-    classes = classes or named_classes(None, folders) or {}
+    classes = classes or read_class_values(None, folders) or {}
     scores = read_scores(Path(evaluation)) if evaluation is not None else None
     if scores and scores.warning:
         print(f"warning: {scores.warning}", file=sys.stderr)

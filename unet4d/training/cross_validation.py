@@ -18,7 +18,8 @@ from typing import Any
 import yaml
 
 from unet4d.config import Config
-from unet4d.datasets.dataset import fewer_folds, open_dataset, split_folds
+from unet4d.datasets.dataset import open_dataset
+from unet4d.datasets.folds import describe_fewer_folds, split_folds
 from unet4d.errors import InputError, ReportedByOtherRank, Stopped, Unet4DError
 from unet4d.evaluation.fold_summary import format_folds, summarize_folds
 from unet4d.models.folds import FOLDS_FILE, fold_folder, folds_in
@@ -108,7 +109,7 @@ def _prepared(dataset: Path, out: Path, config: Config, resume: bool) -> tuple[l
     """
     opened = open_dataset(dataset)
     held_out = split_folds(opened, config.data.folds, config.seed)
-    if fewer := fewer_folds(opened, config.data.folds):
+    if fewer := describe_fewer_folds(opened, config.data.folds):
         print(fewer)
     record = {
         "folds": len(held_out),

@@ -13,8 +13,9 @@ import torch
 import yaml
 
 from unet4d.config import Config, ResolvedConfig, ResolvedDataConfig
-from unet4d.datasets.dataset import cache_dir, fewer_folds, split_cases
-from unet4d.datasets.verify.gate import load_verified_dataset
+from unet4d.datasets.dataset import choose_cache_dir
+from unet4d.datasets.folds import describe_fewer_folds, split_cases
+from unet4d.datasets.verify.load_verified import load_verified_dataset
 from unet4d.errors import InputError, Unet4DError
 from unet4d.models.checkpoint import BEST, Task, find_checkpoint, load_checkpoint
 from unet4d.models.conv_check import check_convolutions
@@ -81,16 +82,22 @@ def train(
     studies, known = ranks.rank0_first(
         lambda: load_verified_dataset(
             dataset,
-            lambda root: cache_dir(root, elsewhere=out_dir / "cache"),
+            lambda root: choose_cache_dir(root, elsewhere=out_dir / "cache"),
             skip_verify,
-            verify_and_build(config.data, lambda root: cache_dir(root, config.data.cache_dir) or out_dir / "cache"),
+            verify_and_build(
+                config.data, lambda root: choose_cache_dir(root, config.data.cache_dir) or out_dir / "cache"
+            ),
         )
     )
     with ranks.raise_on_all_ranks():
         training, validation = split_cases(
             studies, config.fold, config.data.folds, config.seed, config.data.val_subjects
         )
-    if ranks.is_first and config.data.val_subjects is None and (fewer := fewer_folds(studies, config.data.folds)):
+    if (
+        ranks.is_first
+        and config.data.val_subjects is None
+        and (fewer := describe_fewer_folds(studies, config.data.folds))
+    ):
         print(fewer)
     given = config
     cases, precision = (*training, *validation), resolve_precision(given.train.precision, where)
@@ -109,7 +116,7 @@ def train(
         if resume:
             ranks.broadcast_from_rank0(lambda: held.enter_context(lock_run(out_dir)))
         saved = ranks.broadcast_from_rank0(lambda: _saved_run(out_dir, config, task)) if resume else None
-        cache = cache_dir(studies.root, config.data.cache_dir, out_dir / "cache")
+        cache = choose_cache_dir(studies.root, config.data.cache_dir, out_dir / "cache")
         assert cache is not None
         cached = ranks.rank0_first(
             lambda: cached_studies(

@@ -19,7 +19,8 @@ from pydicom.uid import UID, EnhancedMRImageStorage, ExplicitVRLittleEndian, MRI
 from pydicom.valuerep import DSfloat
 from scipy.spatial.transform import Rotation
 
-from unet4d.datasets.convert import Options, find
+from unet4d.datasets.convert.layouts import open_layout
+from unet4d.datasets.convert.options import LayoutOptions
 from unet4d.datasets.study import Source
 from unet4d.errors import InputError
 from unet4d.images.image4d import Image4D
@@ -206,7 +207,7 @@ def by_instance(ds: Dataset, t: int, z: int) -> None:
 
 def image_of(root: Path) -> Image4D:
     """The one study under a folder."""
-    (study,) = find("dicom", root, Options()).studies
+    (study,) = open_layout("dicom", root, LayoutOptions()).studies
     return study.image()
 
 
@@ -224,7 +225,7 @@ def refusals(source: Source) -> list[str]:
 
 def refusal(root: Path) -> str:
     """Why the one study under a folder cannot be read, if others can."""
-    (message,) = refusals(find("dicom", root, Options()))
+    (message,) = refusals(open_layout("dicom", root, LayoutOptions()))
     return message
 
 

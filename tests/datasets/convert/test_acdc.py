@@ -9,15 +9,16 @@ import numpy as np
 import pytest
 
 from tests.datasets.convert.layouts import FRAMES, frame_of, image_of, phantom_study, write, write_patient
-from unet4d.datasets.convert import Options, find
-from unet4d.datasets.convert.acdc import is_kind
+from unet4d.datasets.convert.acdc import is_acdc
+from unet4d.datasets.convert.layouts import open_layout
+from unet4d.datasets.convert.options import LayoutOptions
 from unet4d.datasets.study import Source, Study
 from unet4d.errors import InputError
-from unet4d.phantom import LABELS
+from unet4d.phantom.cine import CINE_LABELS as LABELS
 
 
 def found(root: Path, **options) -> Source:
-    return find("acdc", root, Options(**options))
+    return open_layout("acdc", root, LayoutOptions(**options))
 
 
 def only(root: Path, **options) -> Study:
@@ -39,7 +40,7 @@ def test_the_archive_as_it_unpacks(tmp_path):
     (tmp_path / "MANDATORY_CITATION.md").write_text("cite")
     (tmp_path / "training" / "patient003").mkdir()  # empty
     source = found(tmp_path)
-    assert is_kind(tmp_path)
+    assert is_acdc(tmp_path)
     assert [(study.name, study.subject, study.is_test, study.time) for study in source.studies] == [
         ("patient001", "patient001", False, "cyclic"),
         ("patient002", "patient002", False, "cyclic"),
@@ -68,7 +69,7 @@ def test_a_part_or_one_patient_will_do(where, tmp_path, monkeypatch):
     if where == ".":
         monkeypatch.chdir(root)
         root = Path()
-    assert is_kind(root)
+    assert is_acdc(root)
     assert only(root).name == "patient001"
     assert only(root).image().frames == FRAMES
 
@@ -114,7 +115,7 @@ def test_another_folder_is_not_this_layout(names, tmp_path):
     for name in names:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("") if "." in name else (tmp_path / name).mkdir()
-    assert not is_kind(tmp_path)
+    assert not is_acdc(tmp_path)
     with pytest.raises(
         InputError, match=r"holds no patient's folder, patient001/patient001_4d.nii.gz; give the folder"
     ):
@@ -151,7 +152,7 @@ def test_a_frame_beyond_the_study_is_told(name, tmp_path):
     folder = write_patient(tmp_path / "patient001")
     write(folder / f"{name}.nii.gz", phantom_study(0).label[0], frame_of(image_of(0), 0))
     message = refusal(only(tmp_path))
-    assert f"{name}.nii.gz is named as frame {int(name[16:18])}; wanted 1 to 4, for" in message
+    assert f"{name}.nii.gz is named as frame {int(name[16:18])}, expected 1 to 4," in message
 
 
 def test_a_frame_that_is_not_the_studys_is_told(tmp_path):
@@ -163,7 +164,7 @@ def test_a_frame_that_is_not_the_studys_is_told(tmp_path):
     write(folder / "patient001_frame03.nii.gz", frames[3], one)
     message = refusal(only(tmp_path))
     assert "patient001_frame03.nii.gz is not frame 2 (from 0) of" in message
-    assert "patient001_4d.nii.gz; wanted the same voxels" in message
+    assert "patient001_4d.nii.gz, expected the same voxels" in message
     smaller = frame_of(image_of(0), 0)
     smaller = type(smaller).from_array(smaller.array[:, :, 1:], smaller.affine)
     write(folder / "patient001_frame03.nii.gz", frames[2, 1:], smaller)
@@ -195,5 +196,5 @@ def test_a_label_on_another_grid_or_of_unknown_value_is_told(tmp_path):
 )
 def test_an_option_without_use_is_told(options, name, tmp_path):
     write_patient(tmp_path / "patient001")
-    with pytest.raises(InputError, match=f"{name} came for acdc, which has no use for it; leave it out"):
+    with pytest.raises(InputError, match=f"{name} for acdc, which has no use for it; leave it out"):
         found(tmp_path, **options)

@@ -22,13 +22,16 @@ from tests.datasets.convert.layouts import (
     write_nnunet_frames,
     write_patient,
 )
-from unet4d.datasets.convert import KINDS, NO_OPTIONS, Options
+from unet4d.datasets.case_labels import read_labelled
+from unet4d.datasets.cases import Dataset
 from unet4d.datasets.convert.convert import convert
-from unet4d.datasets.dataset import Dataset, read_dataset, read_labelled
+from unet4d.datasets.convert.layouts import LAYOUTS
+from unet4d.datasets.convert.options import NO_LAYOUT_OPTIONS, LayoutOptions
+from unet4d.datasets.dataset import read_dataset
 from unet4d.datasets.study import Source, Study
 from unet4d.errors import InputError
 from unet4d.images.image4d import Image4D, read_image
-from unet4d.phantom import LABELS
+from unet4d.phantom.cine import CINE_LABELS as LABELS
 
 PATTERN = r"(?P<subject>.+)_frame(?P<frame>\d+)"
 
@@ -56,7 +59,7 @@ def from_memory(monkeypatch, tmp_path) -> Callable[..., Dataset]:
 
     def converted(*studies: Study, name: str | None = None, **about) -> Dataset:
         source = Source(**({"name": "memory", "channel_names": ("MRI",), "labels": LABELS, "studies": studies} | about))
-        monkeypatch.setattr("unet4d.datasets.convert.convert.find", lambda kind, root, options: source)
+        monkeypatch.setattr("unet4d.datasets.convert.convert.open_layout", lambda layout, root, options: source)
         return read_dataset(convert("acdc", tmp_path / "source", tmp_path / "out", name=name))
 
     return converted
@@ -131,7 +134,7 @@ def test_4d_cases_of_nnunet_become_a_dataset(command, tmp_path, channels):
     dataset = read_dataset(tmp_path / "out")
     assert dataset.name == "mine"
     assert dataset.time is None
-    assert "taken as open; --time cyclic says that it does" in done.told
+    assert "--time cyclic" in done.told
     assert "4 frames per study, of 0.05 s; 8 of 12 frames labelled" in done.told
     if channels == 1:
         check_holds(dataset, {"anna": 0, "ben": 1, "carl": 2}, 0.05, None)
@@ -249,30 +252,30 @@ def test_somebodys_folder_is_left_alone(command, tmp_path, there):
     [
         (
             ["acdcs", "acdc", "--out", "out"],
-            "'acdcs' is no layout; wanted one of acdc, nnunet, frames, sequence, dicom",
+            "'acdcs' is no layout, expected one of acdc, nnunet, frames, sequence, dicom",
         ),
         (["acdc", "nowhere", "--out", "out"], "nowhere is missing; give the file or folder to read"),
         (["nnunet", "acdc", "--out", "out"], "acdc/dataset.json is missing"),
         (
             ["acdc", "acdc", "--out", "acdc/out"],
-            "acdc/out is inside acdc, which is read; wanted a folder outside of it",
+            "acdc/out is inside the source acdc, expected a folder outside of it",
         ),
-        (["acdc", "acdc", "--out", "acdc"], "acdc is inside acdc, which is read"),
+        (["acdc", "acdc", "--out", "acdc"], "acdc is inside the source acdc"),
         (
             ["acdc", "acdc", "--out", "out", "--pattern", "(?P<subject>.*)"],
-            "pattern came for acdc, which has no use for it",
+            "pattern for acdc, which has no use for it",
         ),
         (["acdc", "acdc", "--out", "out", "--pattern", "("], "pattern '(' is no regular expression"),
-        (["acdc", "acdc", "--out", "out", "--time", "round"], "--time is round; wanted one of cyclic, open"),
+        (["acdc", "acdc", "--out", "out", "--time", "round"], "--time is round"),
         (
             ["acdc", "acdc", "--out", "out", "--frame_duration_s", "0"],
-            "frame_duration_s is 0.0; wanted seconds above 0",
+            "frame_duration_s is 0.0, expected seconds above 0",
         ),
         (
             ["acdc", "acdc", "--out", "out", "--labels", "{a: 1, b: 1}"],
-            "wanted for each class a whole number of its own",
+            "expected for each class a whole number of its own",
         ),
-        (["acdc", "acdc", "--out", "out", "--labels", "{a: 0}"], "wanted for each class a whole number of its own"),
+        (["acdc", "acdc", "--out", "out", "--labels", "{a: 0}"], "expected for each class a whole number of its own"),
         (["acdc", "acdc"], "out is missing"),
     ],
 )
@@ -285,9 +288,9 @@ def test_wrong_usage_is_told(command, tmp_path, monkeypatch, words, told):
     assert not (tmp_path / "out" / "dataset.json").exists()
 
 
-def test_help_names_every_kind(command):
+def test_help_names_every_layout(command):
     told = command("convert", "--help").told
-    assert all(f"\n  unet4d convert {kind} " in told for kind in KINDS)
+    assert all(f"\n  unet4d convert {layout} " in told for layout in LAYOUTS)
     assert "acdc, nnunet, frames, sequence or dicom" in " ".join(told.split())
 
 
@@ -343,8 +346,7 @@ def test_a_study_without_label_is_a_test_case(from_memory, capsys):
 def test_a_source_without_any_label_is_one_to_draw_on(from_memory, capsys):
     assert not from_memory(a_study(label=None)).training
     assert (
-        'nothing to train on yet: draw labels on some of the images, and list those under "training"'
-        in capsys.readouterr().out
+        'nothing to train on yet: label some of the images, and list those under "training"' in capsys.readouterr().out
     )
 
 
@@ -359,7 +361,7 @@ def test_an_unlabelled_study_of_a_subject_who_is_trained_on_is_left_out(from_mem
 @pytest.mark.parametrize(
     ("studies", "about", "told"),
     [
-        ([a_study("a/b")], {}, "'a/b' would name a study or subject; wanted a text that can name a file"),
+        ([a_study("a/b")], {}, "'a/b' would name a study or subject, expected a text that can name a file"),
         ([a_study(".a")], {}, "'.a' would name a study or subject"),
         ([a_study("a", subject="")], {}, "'' would name a study or subject"),
         (
@@ -370,7 +372,7 @@ def test_an_unlabelled_study_of_a_subject_who_is_trained_on_is_left_out(from_mem
         (
             [a_study("a", time="cyclic"), a_study("b")],
             {},
-            "some studies of memory are cyclic and others open, or do not say",
+            "some studies of memory are cyclic and others open",
         ),
         (
             [a_study("a")],
@@ -380,9 +382,9 @@ def test_an_unlabelled_study_of_a_subject_who_is_trained_on_is_left_out(from_mem
         (
             [a_study("a", label=None)],
             {"labels": {}},
-            "nobody drew anything in .*; name them, --labels '{left ventricle: 1}', or segment",
+            "no study in .* has a label, .*; name them, --labels '{left ventricle: 1}', or segment",
         ),
-        ([a_study("a")], {"channel_names": ("x", "y")}, "none of 1 study of .*: a: a has 1 channel; wanted x, y"),
+        ([a_study("a")], {"channel_names": ("x", "y")}, "none of 1 study of .*: a: a has 1 channel, expected x, y"),
     ],
 )
 def test_what_no_dataset_can_be_made_of_is_told(from_memory, tmp_path, studies, about, told):
@@ -398,7 +400,7 @@ def test_what_no_dataset_can_be_made_of_is_told(from_memory, tmp_path, studies, 
         ({"labels": {"background": 0, "a": 300}}, 'source: "labels" is .* values from 0 to 255'),
         (
             {"channel_names": ("a", "b"), "channel_kinds": ("velocity X", "velocity -X")},
-            'source: "channel_kinds" is .* each axis of velocity once',
+            'source: "channel_kinds" is .* each axis of velocity comes once',
         ),
     ],
 )
@@ -412,12 +414,12 @@ def test_faults_that_are_known_beforehand_are_told_before_anything_is_read(from_
 
 
 def test_two_studies_of_one_name_are_refused_in_every_layout(monkeypatch, tmp_path):
-    from unet4d.datasets.convert import find, nnunet
+    from unet4d.datasets.convert.layouts import LAYOUTS, Layout, open_layout
 
     twice = Source("memory", ("MRI",), LABELS, (a_study("a"), a_study("a")))
-    monkeypatch.setattr(nnunet, "find", lambda root, options: twice)
-    with pytest.raises(InputError, match="2 studies would be named a; wanted each name once; rename them"):
-        find("nnunet", tmp_path, NO_OPTIONS)
+    monkeypatch.setitem(LAYOUTS, "nnunet", Layout(bool, lambda root, options: twice, ("labels",)))
+    with pytest.raises(InputError, match="2 studies would be named a, expected each name once; rename them"):
+        open_layout("nnunet", tmp_path, NO_LAYOUT_OPTIONS)
 
 
 def test_the_example_of_dicom_works_for_it_names_the_classes(command, tmp_path, monkeypatch):
@@ -455,19 +457,19 @@ def test_a_path_is_not_written(from_memory, tmp_path):
 
 
 def test_values_may_be_named_where_nobody_drew(monkeypatch, tmp_path):
-    """What `find` makes of options holds for every kind."""
-    from unet4d.datasets.convert import find, nnunet
+    """Options hold for every layout."""
+    from unet4d.datasets.convert.layouts import LAYOUTS, Layout, open_layout
 
     unnamed = Source("memory", ("MRI",), {}, (a_study(label=None, image=image_in_memory(frame_duration_s=None)),))
-    monkeypatch.setattr(nnunet, "find", lambda root, options: unnamed)
-    assert find("nnunet", tmp_path, NO_OPTIONS).labels == {}
-    source = find("nnunet", tmp_path, Options(labels={"heart": 3}, time="open", frame_duration_s=0.5))
+    monkeypatch.setitem(LAYOUTS, "nnunet", Layout(bool, lambda root, options: unnamed, ("labels",)))
+    assert open_layout("nnunet", tmp_path, NO_LAYOUT_OPTIONS).labels == {}
+    source = open_layout("nnunet", tmp_path, LayoutOptions(labels={"heart": 3}, time="open", frame_duration_s=0.5))
     assert source.labels == {"background": 0, "heart": 3}
     assert (source.time, source.studies[0].time) == ("open", "open")
     assert source.studies[0].image().frame_duration_s == 0.5
     named = replace(unnamed, labels=LABELS, time="cyclic")
-    monkeypatch.setattr(nnunet, "find", lambda root, options: named)
-    source = find("nnunet", tmp_path, Options(labels={"heart": 3}))
+    monkeypatch.setitem(LAYOUTS, "nnunet", Layout(bool, lambda root, options: named, ("labels",)))
+    source = open_layout("nnunet", tmp_path, LayoutOptions(labels={"heart": 3}))
     assert (source.labels, source.time, source.studies[0].time) == (LABELS, "cyclic", "cyclic")
 
 
@@ -552,7 +554,7 @@ def test_a_table_in_utf_16_or_missing_is_one_line(command, tmp_path):
 
 def test_one_duration_for_all_and_a_table_are_too_much():
     with pytest.raises(InputError, match="frame_duration_s and frame_durations"):
-        Options(frame_duration_s=0.05, frame_durations={"anna": 0.05})
+        LayoutOptions(frame_duration_s=0.05, frame_durations={"anna": 0.05})
 
 
 def test_a_dataset_is_not_converted(command, phantom, tmp_path):

@@ -29,7 +29,9 @@ from tests.datasets.convert.dicom_files import (  # noqa: E402
     refusal,
     series_a_slice,
 )
-from unet4d.datasets.convert import Options, detected, dicom, find  # noqa: E402
+from unet4d.datasets.convert import dicom  # noqa: E402
+from unet4d.datasets.convert.layouts import detect_layout, open_layout  # noqa: E402
+from unet4d.datasets.convert.options import LayoutOptions  # noqa: E402
 from unet4d.errors import InputError  # noqa: E402
 
 
@@ -46,7 +48,7 @@ from unet4d.errors import InputError  # noqa: E402
 )
 def test_a_layout_gives_back_the_phantom(place, duration_s, time, tmp_path):
     files.save(files.single_frames(ARRAY, AFFINE, place), tmp_path / "a" / "b")
-    (study,) = find("dicom", tmp_path, Options()).studies
+    (study,) = open_layout("dicom", tmp_path, LayoutOptions()).studies
     image = study.image()
     assert_is(image)
     assert image.frame_duration_s == (duration_s and pytest.approx(duration_s, abs=1e-6))
@@ -57,7 +59,7 @@ def test_a_layout_gives_back_the_phantom(place, duration_s, time, tmp_path):
 def test_an_enhanced_file_is_sorted_by_its_dimension_indices(trigger_ms, tmp_path):
     ds = files.enhanced(ARRAY, AFFINE, trigger_ms or 0.0, CardiacSynchronizationTechnique="RETROSPECTIVE")
     (file,) = files.save([ds], tmp_path)
-    (study,) = find("dicom", file, Options()).studies
+    (study,) = open_layout("dicom", file, LayoutOptions()).studies
     assert_is(study.image())
     assert study.image().frame_duration_s == (0.04 if trigger_ms else None)
     assert study.time == ("cyclic" if trigger_ms else None)
@@ -165,9 +167,9 @@ def test_a_missing_decoder_is_named_with_what_to_install(tmp_path, monkeypatch):
 def test_without_pydicom_it_says_what_to_install(tmp_path, monkeypatch):
     files.save(files.single_frames(ARRAY, AFFINE, by_trigger), tmp_path)
     monkeypatch.setitem(sys.modules, "pydicom", None)
-    assert detected(tmp_path) == "dicom"
+    assert detect_layout(tmp_path) == "dicom"
     with pytest.raises(InputError, match="pip install pydicom python-gdcm"):
-        find("dicom", tmp_path, Options())
+        open_layout("dicom", tmp_path, LayoutOptions())
 
 
 def test_a_single_slice_is_as_thick_as_it_says(tmp_path):
@@ -193,7 +195,7 @@ def without_preamble(file: Path, *, implicit: bool, little: bool) -> None:
         dataset.PixelData = np.frombuffer(dataset.PixelData, "<u2").astype(">u2").tobytes()
     dataset.set_original_encoding(implicit, little, None)
     dataset.save_as(file, implicit_vr=implicit, little_endian=little, enforce_file_format=False)
-    assert not dicom.is_kind(file)
+    assert not dicom.is_dicom_source(file)
 
 
 @pytest.mark.parametrize(("implicit", "little"), [(True, True), (False, True), (False, False)])
@@ -217,6 +219,6 @@ def test_dicom_is_known_by_its_preamble_at_any_depth(tmp_path):
     (tmp_path / "dicom" / "README.txt").write_text("which patient is where")
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "short.dcm").write_bytes(b"DICM")
-    assert [dicom.is_kind(path) for path in (saved[0], tmp_path / "dicom", tmp_path / "other", tmp_path / "none")] == [
+    assert [dicom.is_dicom_source(path) for path in (saved[0], tmp_path / "dicom", tmp_path / "other", tmp_path / "none")] == [
         True, True, False, False
     ]  # fmt: skip

@@ -30,7 +30,8 @@ from tests.datasets.convert.dicom_files import (
     refusal,
     refusals,
 )
-from unet4d.datasets.convert import Options, find
+from unet4d.datasets.convert.layouts import open_layout
+from unet4d.datasets.convert.options import LayoutOptions
 
 Spoil = Callable[[list[Dataset]], object]
 
@@ -348,7 +349,7 @@ def test_a_mosaic_is_refused_by_name_and_other_series_are_read(kinds, tmp_path):
     assert said.count("MOSAIC") == 1
     other = files.single_frames(ARRAY, AFFINE, by_trigger, SeriesInstanceUID=generate_uid())
     files.save(other, tmp_path / "other")
-    source = find("dicom", tmp_path, Options())
+    source = open_layout("dicom", tmp_path, LayoutOptions())
     assert len(refusals(source)) == 1
     assert len(source.studies) == 2
 

@@ -40,8 +40,9 @@ from tests.datasets.convert.dicom_files import (
     series_a_slice,
 )
 from tests.datasets.convert.layouts import write_nnunet_4d
-from unet4d.datasets.convert import Options, find
 from unet4d.datasets.convert.convert import convert
+from unet4d.datasets.convert.layouts import open_layout
+from unet4d.datasets.convert.options import LayoutOptions
 from unet4d.errors import InputError
 from unet4d.images.image4d import Image4D, read_image
 from unet4d.system.csv_file import read_table
@@ -122,7 +123,7 @@ def test_objects_that_are_no_images_are_counted_by_kind_and_nothing_else_is_said
 def test_a_folder_of_other_objects_alone_says_what_they_are(tmp_path):
     files.save([drawn(SegmentationStorage), drawn(RTStructureSetStorage)], tmp_path)
     with pytest.raises(InputError, match="no DICOM image, but 1 RT Structure Set, 1 Segmentation, expected images"):
-        find("dicom", tmp_path, Options())
+        open_layout("dicom", tmp_path, LayoutOptions())
 
 
 def test_a_directory_of_files_is_not_counted(tmp_path, capfd):
@@ -140,16 +141,16 @@ def test_where_nothing_moves_a_series_is_one_frame(tmp_path):
 
 def test_nothing_of_use_is_an_error_that_says_why(tmp_path):
     (tmp_path / "empty").mkdir()
-    with pytest.raises(InputError, match="holds no DICOM image; wanted"):
-        find("dicom", tmp_path / "empty", Options())
+    with pytest.raises(InputError, match="holds no DICOM image, expected"):
+        open_layout("dicom", tmp_path / "empty", LayoutOptions())
     files.save(scout(PhotometricInterpretation="RGB", SamplesPerPixel=3), tmp_path / "colour")
     with pytest.raises(InputError, match=r"can be used: 3 images in .*: its PhotometricInterpretation is RGB"):
-        find("dicom", tmp_path / "colour", Options())
+        open_layout("dicom", tmp_path / "colour", LayoutOptions())
 
 
 def studies_of(root: Path, *groups: list[Dataset]) -> list[Image4D]:
     files.save([ds for group in groups for ds in group], root)
-    source = find("dicom", root, Options())
+    source = open_layout("dicom", root, LayoutOptions())
     return [study.image() for study in source.studies]
 
 
@@ -202,7 +203,7 @@ def test_magnitude_and_phase_in_one_series_are_two_studies(tmp_path):
     first, second = studies_of(tmp_path, magnitude, phase)
     assert_is(first)
     assert_is(second, ARRAY + 1)
-    assert [study.name for study in find("dicom", tmp_path, Options()).studies] == [NAME, f"{NAME}-phase"]
+    assert [study.name for study in open_layout("dicom", tmp_path, LayoutOptions()).studies] == [NAME, f"{NAME}-phase"]
 
 
 def test_water_and_fat_in_one_series_are_two_studies(tmp_path):
@@ -212,7 +213,7 @@ def test_water_and_fat_in_one_series_are_two_studies(tmp_path):
     ]
     images = dict(zip(("water", "fat", "in-phase", "opposed-phase"), groups, strict=True))
     files.save([ds for group in groups for ds in group], tmp_path)
-    studies = {study.name: study for study in find("dicom", tmp_path, Options()).studies}
+    studies = {study.name: study for study in open_layout("dicom", tmp_path, LayoutOptions()).studies}
     assert set(studies) == {f"{NAME}-{kind}" for kind in images}
     for i, kind in enumerate(images):
         assert_is(studies[f"{NAME}-{kind}"].image(), ARRAY + i)
@@ -224,7 +225,7 @@ def test_echoes_of_one_series_are_studies_each(place, tmp_path):
     first, second = studies_of(tmp_path, *echoes)
     assert_is(first)
     assert_is(second, ARRAY + 1)
-    names = [study.name for study in find("dicom", tmp_path, Options()).studies]
+    names = [study.name for study in open_layout("dicom", tmp_path, LayoutOptions()).studies]
     assert [name.partition("-magnitude-")[2] for name in names] == ["echo-at-1.2-ms", "echo-at-3.58-ms"]
 
 
@@ -236,7 +237,7 @@ def test_echoes_of_an_enhanced_file_are_studies_each(tmp_path):
         group.MREchoSequence = [files.attributes({"EffectiveEchoTime": 1.2 + t % 2})]
         values[2] = t // 2 + 1
     files.save([ds], tmp_path)
-    first, second = (study.image() for study in find("dicom", tmp_path, Options()).studies)
+    first, second = (study.image() for study in open_layout("dicom", tmp_path, LayoutOptions()).studies)
     assert_is(first, ARRAY[::2])
     assert_is(second, ARRAY[1::2])
 
@@ -255,8 +256,10 @@ def patient(name: str, series: int, study: str = "20240305", **more) -> list[Dat
 def test_all_studies_of_a_patient_are_one_subject_in_a_fixed_order(tmp_path):
     groups = [patient("b b/", 12), patient("a", 3, "20250101"), patient("b b/", 9), patient("a", 4), patient("b-b", 9)]
     files.save([ds for group in groups for ds in group], tmp_path, seed=3)
-    hashed = find("dicom", tmp_path, Options()).studies
-    named = {study.name: study for study in find("dicom", tmp_path, Options(keep_patient_ids=True)).studies}
+    hashed = open_layout("dicom", tmp_path, LayoutOptions()).studies
+    named = {
+        study.name: study for study in open_layout("dicom", tmp_path, LayoutOptions(keep_patient_ids=True)).studies
+    }
     assert [(name, study.subject) for name, study in named.items()] == [
         ("a_series003", "a"),
         ("a_series004", "a"),
@@ -277,16 +280,18 @@ def test_a_series_has_one_name_wherever_it_lies_and_no_other_has_it(tmp_path, ca
     files.save(patient("a", 1) + patient("a", 2), tmp_path / "a")
     files.save(patient("b", 1), tmp_path / "b")
     files.save(patient("b", 1) + patient("a", 2), tmp_path / "c")
-    a, b, c = ({study.name for study in find("dicom", tmp_path / name, Options()).studies} for name in "abc")
+    a, b, c = (
+        {study.name for study in open_layout("dicom", tmp_path / name, LayoutOptions()).studies} for name in "abc"
+    )
     uid = generate_uid(entropy_srcs=["b", "1", "20240305"])
     assert b == {f"series-{hashlib.sha256(uid.encode()).hexdigest()[:8]}"}
     assert (len(a), len(c)) == (2, 2)
     assert not a & b
     assert b < c < a | b
-    (study,) = find("dicom", tmp_path / "b", Options()).studies
+    (study,) = open_layout("dicom", tmp_path / "b", LayoutOptions()).studies
     assert study.subject == study.name.replace("series", "subject")
     capfd.readouterr()
-    find("dicom", tmp_path / "b", Options())
+    open_layout("dicom", tmp_path / "b", LayoutOptions())
     assert capfd.readouterr().err == f"{study.name}: series 1 (cine sax), 4 frames, in {tmp_path / 'b'}\n"
 
 
@@ -296,7 +301,9 @@ def test_a_subject_is_named_by_a_series_and_not_by_its_id(tmp_path):
     for ds in (others := patient("a", 1) + patient("a", 2)):
         ds.PatientID = "renamed"
     files.save(others, tmp_path / "renamed")
-    one, other, renamed = (find("dicom", tmp_path / name, Options()).studies for name in ("one", "other", "renamed"))
+    one, other, renamed = (
+        open_layout("dicom", tmp_path / name, LayoutOptions()).studies for name in ("one", "other", "renamed")
+    )
     assert len({study.subject for study in one}) == 1
     assert {study.subject for study in one} == {study.subject for study in renamed}
     assert one[0].subject != other[0].subject
@@ -310,17 +317,17 @@ def test_without_an_id_a_subject_is_a_name_or_else_a_visit(tmp_path):
         for ds in group:
             ds.SeriesInstanceUID = generate_uid(entropy_srcs=[f"series {i}"])
     files.save([ds for group in nobody for ds in group], tmp_path)
-    assert len({study.subject for study in find("dicom", tmp_path, Options()).studies}) == 4
+    assert len({study.subject for study in open_layout("dicom", tmp_path, LayoutOptions()).studies}) == 4
 
 
 def test_no_name_id_date_or_uid_is_in_what_is_converted(tmp_path):
     folder = tmp_path / "source"
     saved = files.save(files.single_frames(ARRAY, AFFINE, by_trigger), folder / files.NAME / files.PATIENT)
-    source = find("dicom", folder, Options())
+    source = open_layout("dicom", folder, LayoutOptions())
     assert source.studies[0].image().source == Path(NAME)
-    assert find("dicom", folder, Options(keep_patient_ids=True)).studies[0].image().source == folder
+    assert open_layout("dicom", folder, LayoutOptions(keep_patient_ids=True)).studies[0].image().source == folder
     out = tmp_path / "out"
-    convert("dicom", folder, out, Options(labels={"heart": 1}))
+    convert("dicom", folder, out, LayoutOptions(labels={"heart": 1}))
     assert_is(read_image(out / "images" / f"{NAME}.nii.gz"))
     written = b""
     for path in out.rglob("*"):
@@ -334,7 +341,7 @@ def test_no_name_id_date_or_uid_is_in_what_is_converted(tmp_path):
 
 def test_a_refused_study_does_not_hide_what_the_others_say_of_time(tmp_path):
     files.save(patient("a", 1)[1:] + patient("b", 1), tmp_path)
-    source = find("dicom", tmp_path, Options())
+    source = open_layout("dicom", tmp_path, LayoutOptions())
     assert len(refusals(source)) == 1
     assert {source.time, *(study.time for study in source.studies)} == {"cyclic"}
 
@@ -359,7 +366,7 @@ def test_the_key_file_names_the_patient_behind_each_case_and_is_the_owners_alone
     assert key.stat().st_mode & 0o777 == 0o600
     assert os.listdir(key.parent) == ["key.csv"]
     [row] = read_table(key, ("case", "subject", "patient", "series_uid"), "")
-    [study] = find("dicom", scans, Options()).studies
+    [study] = open_layout("dicom", scans, LayoutOptions()).studies
     assert (row["case"], row["subject"], row["patient"]) == (study.name, study.subject, "Smith^John")
     assert row["series_uid"] == files.SERIES
     written = b"".join(path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file())
@@ -396,5 +403,5 @@ def test_a_layout_that_keeps_its_names_has_no_key(command, tmp_path):
     write_nnunet_4d(tmp_path / "raw")
     done = command("convert", "nnunet", tmp_path / "raw", "--out", tmp_path / "out", "--key_file", tmp_path / "key.csv")
     assert done.code == 2
-    assert "key_file came for nnunet" in done.line
+    assert "key_file for nnunet" in done.line
     assert not (tmp_path / "key.csv").exists()

@@ -10,7 +10,8 @@ from pydicom.dataset import Dataset
 
 from tests.datasets.convert import dicom_files as files
 from tests.datasets.convert.dicom_files import AFFINE, ARRAY, assert_is, by_instance, by_position, by_trigger, image_of
-from unet4d.datasets.convert import Options, find
+from unet4d.datasets.convert.layouts import open_layout
+from unet4d.datasets.convert.options import LayoutOptions
 
 
 def with_more(place: files.Place, **more) -> files.Place:
@@ -51,7 +52,7 @@ def with_more(place: files.Place, **more) -> files.Place:
 )
 def test_time_is_told_by_what_is_there(place, duration_s, time, tmp_path):
     files.save(files.single_frames(ARRAY, AFFINE, place), tmp_path)
-    (study,) = find("dicom", tmp_path, Options()).studies
+    (study,) = open_layout("dicom", tmp_path, LayoutOptions()).studies
     assert (study.image().frame_duration_s, study.time) == (duration_s, time)
     assert_is(study.image())
 
@@ -67,7 +68,7 @@ def test_offsets_of_enhanced_frames_are_seconds(tmp_path):
 
 def test_what_the_user_says_of_time_comes_where_files_do_not_say(tmp_path):
     files.save(files.single_frames(ARRAY, AFFINE, by_instance), tmp_path)
-    (study,) = find("dicom", tmp_path, Options(time="open", frame_duration_s=0.05)).studies
+    (study,) = open_layout("dicom", tmp_path, LayoutOptions(time="open", frame_duration_s=0.05)).studies
     assert (study.image().frame_duration_s, study.time) == (0.05, "open")
 
 

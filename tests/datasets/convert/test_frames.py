@@ -10,20 +10,23 @@ import numpy as np
 import pytest
 
 from tests.images.slicer import OBLIQUE, write_segmentation, write_sequence, write_volume
-from unet4d.datasets.convert import Options, detected, find
-from unet4d.datasets.convert.frames import is_kind
-from unet4d.datasets.convert.names import natural_key, time_order
-from unet4d.datasets.dataset import read_dataset, read_labelled
+from unet4d.datasets.case_labels import read_labelled
+from unet4d.datasets.convert.file_names import natural_key, sort_by_time
+from unet4d.datasets.convert.frames import is_frames
+from unet4d.datasets.convert.layouts import detect_layout, open_layout
+from unet4d.datasets.convert.options import LayoutOptions
+from unet4d.datasets.dataset import read_dataset
 from unet4d.datasets.study import Source
 from unet4d.errors import InputError
-from unet4d.phantom import LABELS, make_cine
+from unet4d.phantom import make_cine
+from unet4d.phantom.cine import CINE_LABELS as LABELS
 
 GRID = (4, 3, 2)
 SEGMENTS = [(name, value, 0) for name, value in LABELS.items() if value]
 
 
 def frames(root: Path, **options) -> Source:
-    return find("frames", root, Options(**options))
+    return open_layout("frames", root, LayoutOptions(**options))
 
 
 def refusal(call, *args, **options) -> str:
@@ -213,7 +216,7 @@ def test_two_files_for_one_frame_are_refused(double, tmp_path):
     said = refusal(frames, touched(tmp_path, "a/0.nrrd", f"a/{double}"))
     assert f"{tmp_path / 'a' / double}" in said
     assert f"{tmp_path / 'a/0.nrrd'}" in said
-    assert "are of the same frame; wanted one of them" in said
+    assert "are of the same frame, expected one of them" in said
 
 
 def test_two_labels_for_one_frame_are_refused(tmp_path):
@@ -246,7 +249,7 @@ def test_missing_frames_are_of_one_study_and_the_others_are_read(tmp_path):
     touched(tmp_path, "a_frame1.nrrd", "a_frame2.nrrd", "a_frame5.nrrd", "b_frame1.nrrd", "b_frame2.nrrd")
     touched(tmp_path, "c_frame0.nrrd", "c_frame5.nrrd", "c_frame10.nrrd")
     a, b, c = frames(tmp_path, pattern=PATTERN).studies
-    assert "a has the frames 1 to 5 without 3, 4; wanted every frame" in refusal(a.image)
+    assert "a has the frames 1 to 5 without 3, 4, expected every frame" in refusal(a.image)
     assert (b.image().frames, values(c)) == (2, [0, 1, 2])
 
 
@@ -264,16 +267,16 @@ def test_a_damaged_segmentation_is_of_one_study_and_the_others_are_read(tmp_path
 def test_decimals_in_names_are_in_the_order_of_their_values(tmp_path):
     touched(tmp_path, "a/t_0.5.nrrd", "a/t_0.25.nrrd", "a/t_1.0.nrrd", "a/t_10.nrrd", "a/t_2.nrrd")
     assert values(frames(tmp_path).studies[0]) == [1, 0, 2, 4, 3]
-    assert time_order(["1.2.10", "1.2.9"]) == ["1.2.9", "1.2.10"], "no decimals"
-    assert time_order(["t_0.50", "t_0.5", "t_0.25"]) == ["t_0.5", "t_0.25", "t_0.50"], "two are one: natural order"
-    assert time_order(["b_0.5", "a_0.25", "a_1"]) == ["a_0.25", "a_1", "b_0.5"], "not behind the same text"
+    assert sort_by_time(["1.2.10", "1.2.9"]) == ["1.2.9", "1.2.10"], "no decimals"
+    assert sort_by_time(["t_0.50", "t_0.5", "t_0.25"]) == ["t_0.5", "t_0.25", "t_0.50"], "two are one: natural order"
+    assert sort_by_time(["b_0.5", "a_0.25", "a_1"]) == ["a_0.25", "a_1", "b_0.5"], "not behind the same text"
 
 
 @pytest.mark.parametrize(
     ("files", "said"),
     [
         (("a_frame1.nrrd", "a_frame01.nrrd"), "a_frame1.nrrd are of the same frame"),
-        (("x.nrrd", "y.nrrd"), "matches none of 2 files; wanted a match of the whole of such a path: x"),
+        (("x.nrrd", "y.nrrd"), "matches none of 2 files, expected a match of whole paths such as x"),
     ],
 )
 def test_gaps_duplicates_and_nothing_found_are_refused(files, said, tmp_path):
@@ -283,10 +286,10 @@ def test_gaps_duplicates_and_nothing_found_are_refused(files, said, tmp_path):
 def test_a_pattern_that_finds_no_number_is_refused(tmp_path):
     touched(tmp_path, "a_frame1.nrrd")
     said = refusal(frames, tmp_path, pattern=r"(?P<subject>a)_(?P<frame>\w+)")
-    assert "finds the subject 'a' and the frame 'frame1'; wanted a name and a whole number" in said
+    assert "finds the subject 'a' and the frame 'frame1', expected a name and a whole number" in said
     said = refusal(frames, tmp_path, pattern=r"(?P<subject>)a_frame(?P<frame>\d+)")
     assert "finds the subject '' and the frame '1'" in said
-    assert "lacks a group; wanted subject and frame" in refusal(frames, tmp_path, pattern=r"(?P<subject>.*)")
+    assert "lacks a group, expected subject and frame" in refusal(frames, tmp_path, pattern=r"(?P<subject>.*)")
 
 
 @pytest.mark.parametrize("suffix", [".nrrd", ".nii.gz"])
@@ -312,7 +315,7 @@ def test_a_file_of_four_dimensions_is_no_frame(tmp_path):
     nib.save(nib.Nifti1Image(np.zeros((4, 3, 2, 5)), OBLIQUE), tmp_path / "a/0.nii.gz")
     write_sequence(tmp_path / "b/0.nrrd", np.zeros((5, *GRID)))
     for study, name in zip(frames(tmp_path).studies, ("0.nii.gz", "0.nrrd"), strict=True):
-        assert f"{name} has 5 frames; wanted 3D files, one a frame" in refusal(study.image)
+        assert f"{name} has 5 frames, expected 3D files, one per frame" in refusal(study.image)
 
 
 def test_a_damaged_file_is_refused_when_it_is_read(tmp_path):
@@ -331,7 +334,7 @@ def test_voxels_that_lie_apart_belong_to_the_study(tmp_path):
 def test_a_folder_without_images_and_a_file_are_refused(tmp_path):
     assert "holds no .nrrd, .nhdr, .nii.gz or .nii file" in refusal(frames, tmp_path)
     touched(tmp_path, "a.nrrd")
-    assert "a.nrrd is a file; wanted a folder" in refusal(frames, tmp_path / "a.nrrd")
+    assert "a.nrrd is a file, expected a folder" in refusal(frames, tmp_path / "a.nrrd")
 
 
 @pytest.mark.parametrize(
@@ -355,7 +358,7 @@ def test_a_folder_without_images_and_a_file_are_refused(tmp_path):
     ],
 )
 def test_the_layout_is_told_from_others(files, expected, tmp_path):
-    assert is_kind(touched(tmp_path, *files)) is expected
+    assert is_frames(touched(tmp_path, *files)) is expected
 
 
 def test_datasets_dicom_and_sequences_are_not_taken(tmp_path):
@@ -367,14 +370,14 @@ def test_datasets_dicom_and_sequences_are_not_taken(tmp_path):
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken/1.nrrd").write_bytes(b"no nrrd")
     for name in ("set", "dicom", "four", "broken", "missing", "set/1.nrrd"):
-        assert not is_kind(tmp_path / name), name
+        assert not is_frames(tmp_path / name), name
 
 
 def test_the_layout_is_detected_and_without_pynrrd_named(tmp_path, monkeypatch):
     touched(tmp_path, "anna/frame_1.nrrd")
     write_segmentation(tmp_path / "anna/frame_1.seg.nrrd", volume(1), [("wall", 1, 0)])
     monkeypatch.setitem(sys.modules, "nrrd", None)
-    assert is_kind(tmp_path)
+    assert is_frames(tmp_path)
     assert "pip install pynrrd" in refusal(frames, tmp_path)
 
 
@@ -382,7 +385,7 @@ def test_the_command_makes_a_dataset_of_it(phantom, tmp_path, command):
     for t in range(3):
         write_volume(tmp_path / f"src/anna/f{t + 9}.nrrd", phantom.image[t].astype(np.int16), phantom.affine)
     write_segmentation(tmp_path / "src/anna/f10.seg.nrrd", phantom.label[1], SEGMENTS, phantom.affine, crop=True)
-    assert detected(tmp_path / "src") == "frames"
+    assert detect_layout(tmp_path / "src") == "frames"
     done = command("convert", "frames", tmp_path / "src", "--out", tmp_path / "out", "--frame_duration_s", 0.04)
     assert done.code == 0, done.error
     dataset = read_dataset(tmp_path / "out")

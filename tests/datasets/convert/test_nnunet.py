@@ -19,20 +19,22 @@ from tests.datasets.convert.layouts import (
     write_nnunet_4d,
     write_nnunet_frames,
 )
-from unet4d.datasets.convert import Options, find
-from unet4d.datasets.convert.names import shared_stems
-from unet4d.datasets.convert.nnunet import is_kind
-from unet4d.datasets.dataset import read_dataset, split_folds
+from unet4d.datasets.convert.file_names import shared_stems
+from unet4d.datasets.convert.layouts import open_layout
+from unet4d.datasets.convert.nnunet import is_nnunet
+from unet4d.datasets.convert.options import LayoutOptions
+from unet4d.datasets.dataset import read_dataset
+from unet4d.datasets.folds import split_folds
 from unet4d.datasets.study import Source, Study
 from unet4d.errors import InputError
 from unet4d.images.image4d import Image4D
-from unet4d.phantom import LABELS
+from unet4d.phantom.cine import CINE_LABELS as LABELS
 
 PATTERN = r"(?P<subject>.+)_frame(?P<frame>\d+)"
 
 
 def found(root: Path, **options) -> Source:
-    return find("nnunet", root, Options(**options))
+    return open_layout("nnunet", root, LayoutOptions(**options))
 
 
 def refusal(root: Path, **options) -> str:
@@ -149,7 +151,7 @@ def test_frames_that_are_missing_are_listed_and_the_others_read(tmp_path):
     (root / "labelsTr" / "anna_frame03.nii.gz").unlink()
     nnunet_json(root, 7)
     anna, ben = found(root, pattern=PATTERN).studies
-    assert "anna has the frames 1, 2, 4, and 3 are missing; wanted every frame's image" in unread(anna)
+    assert "anna has the frames 1, 2, 4, and 3 are missing; expected every frame's image" in unread(anna)
     assert ben.image().frames == FRAMES
 
 
@@ -161,7 +163,7 @@ def test_two_frames_far_apart_are_no_series(tmp_path):
     [study] = found(nnunet_json(tmp_path, 2), pattern=PATTERN).studies
     message = unread(study)
     assert "a has the frames 1, 12, and 2, 3, 4, 5, 6, 7, 8, 9, 10, 11 are missing" in message
-    assert "leave the group frame out of the pattern: a study a frame" in message
+    assert "leave the group frame out of the pattern" in message
 
 
 def test_a_frame_that_comes_twice_is_told(tmp_path):
@@ -169,13 +171,13 @@ def test_a_frame_that_comes_twice_is_told(tmp_path):
     shutil.copy(root / "imagesTr" / "anna_frame03_0000.nii.gz", root / "imagesTr" / "anna_frame3_0000.nii.gz")
     nnunet_json(root, 9)
     message = unread(named(root, "anna", pattern=PATTERN))
-    assert "anna_frame03 and anna_frame3 are both frame 3 of anna; wanted one; remove the other" in message
+    assert "anna_frame03 and anna_frame3 are both frame 3 of anna, expected one; remove the other" in message
 
 
 def test_a_label_without_its_image_is_a_frame_that_is_missing(tmp_path):
     root = write_nnunet_frames(tmp_path)
     (root / "imagesTr" / "anna_frame03_0000.nii.gz").unlink()
-    assert "no file came for anna_frame03; wanted one file a channel" in unread(named(root, "anna", pattern=PATTERN))
+    assert "got no file for anna_frame03, expected one file per channel" in unread(named(root, "anna", pattern=PATTERN))
 
 
 def test_a_subject_in_both_parts_is_told(tmp_path):
@@ -183,7 +185,7 @@ def test_a_subject_in_both_parts_is_told(tmp_path):
     (root / "imagesTs").mkdir()
     (root / "imagesTr" / "anna_frame02_0000.nii.gz").rename(root / "imagesTs" / "anna_frame02_0000.nii.gz")
     nnunet_json(root, 7)
-    assert "frames of anna are in imagesTr and in imagesTs; wanted all in one" in refusal(root, pattern=PATTERN)
+    assert "frames of anna are in imagesTr and in imagesTs, expected all in one" in refusal(root, pattern=PATTERN)
 
 
 def test_frames_on_different_grids_are_told(tmp_path):
@@ -206,7 +208,7 @@ def test_a_frame_of_four_axes_is_told(tmp_path):
         (root / "labelsTr" / f"{name}.nii.gz").rename(root / "labelsTr" / f"{name}1.nii.gz")
     (root / "imagesTs" / "carl_0000.nii.gz").rename(root / "imagesTs" / "carl1_0000.nii.gz")
     message = unread(named(root, "anna", pattern=r"(?P<subject>\D+)(?P<frame>\d+)"))
-    assert "anna1_0000.nii.gz has 4 frames; wanted a 3D file, for the pattern calls it a frame of anna" in message
+    assert "anna1_0000.nii.gz has 4 frames, expected a 3D file, because the pattern makes it a frame of anna" in message
 
 
 def test_a_pattern_without_frame_names_the_subjects_alone(tmp_path):
@@ -229,7 +231,7 @@ def test_a_pattern_without_frame_names_the_subjects_alone(tmp_path):
         (r"(?P<subject>.*?)\w+_frame(?P<frame>\d+)", "finds no subject in 8 of 8 cases"),
         (r"(?P<subject>.+)_(?P<frame>\w+)", "finds no frame's number in the case anna_frame01"),
         (r"(?P<subject>.+", "is no regular expression"),
-        (r".+_frame(?P<frame>\d+)", "has no group named subject; wanted such as"),
+        (r".+_frame(?P<frame>\d+)", "has no group named subject, expected one such as"),
     ],
 )
 def test_a_pattern_that_does_not_fit_is_told(pattern, words, tmp_path):
@@ -257,20 +259,20 @@ def test_files_may_be_listed(tmp_path):
     [
         (
             {"file_ending": ".nrrd"},
-            "\"file_ending\" is '.nrrd'; wanted .nii.gz or .nii; convert the files to NIfTI first",
+            "\"file_ending\" is '.nrrd', expected .nii.gz or .nii; convert the files to NIfTI first",
         ),
-        ({"file_ending": None}, '"file_ending" is None; wanted .nii.gz or .nii'),
-        ({"channel_names": {"1": "cine"}}, "\"channel_names\" is {'1': 'cine'}; wanted names by channel number"),
-        ({"channel_names": None}, '"channel_names" is None; wanted names by channel number'),
+        ({"file_ending": None}, '"file_ending" is None, expected .nii.gz or .nii'),
+        ({"channel_names": {"1": "cine"}}, "\"channel_names\" is {'1': 'cine'}, expected names by channel number"),
+        ({"channel_names": None}, '"channel_names" is None, expected names by channel number'),
         (
             {"labels": {"background": 0, "whole": [1, 2]}},
-            "has regions (whole), which overlap; wanted classes; name each value",
+            "has regions (whole), which overlap, expected classes; name each value",
         ),
-        ({"labels": {"background": 0, "heart": 1, "ignore": 2}}, "has 2 for ignore, voxels that nobody judged"),
-        ({"labels": {"background": 0, "heart": "1"}}, "wanted whole numbers by name, and background at 0"),
-        ({"labels": {"heart": 1}}, "wanted whole numbers by name, and background at 0"),
-        ({"labels": ["heart"]}, "wanted values by name"),
-        ({"numTraining": 3}, '"numTraining" is 3, 2 training cases came; add what is missing, or correct it'),
+        ({"labels": {"background": 0, "heart": 1, "ignore": 2}}, "has 2 for ignore, voxels of unknown class"),
+        ({"labels": {"background": 0, "heart": "1"}}, "expected whole numbers by name"),
+        ({"labels": {"heart": 1}}, "expected whole numbers by name"),
+        ({"labels": ["heart"]}, "expected whole numbers by name"),
+        ({"numTraining": 3}, 'got 2 training cases, "numTraining" is 3; add what is missing, or correct it'),
     ],
 )
 def test_a_dataset_json_that_cannot_be_used_is_told(changes, words, tmp_path):
@@ -294,7 +296,7 @@ def test_a_case_without_its_label_or_a_channel_is_told_and_the_others_read(tmp_p
     (root / "labelsTr" / "ben.nii.gz").unlink()
     (root / "imagesTr" / "anna_0001.nii.gz").unlink()
     anna, ben, _ = found(root).studies
-    assert "anna_0000.nii.gz came for anna; wanted one file a channel, named CASE_0000 to CASE_0001" in unread(anna)
+    assert "got anna_0000.nii.gz for anna, expected one file per channel, named CASE_0000 to CASE_0001" in unread(anna)
     with pytest.raises(InputError, match=r"labelsTr/ben.nii.gz is missing"):
         ben.label(ben.image())
 
@@ -308,7 +310,7 @@ def test_test_cases_have_labels_where_they_lie_beside(tmp_path):
 
 def test_a_folder_without_cases_is_told(tmp_path):
     root = nnunet_json(tmp_path, 0)
-    assert f"{root} holds no case; wanted imagesTr/CASE_0000.nii.gz" in refusal(root)
+    assert f"{root} holds no case, expected imagesTr/CASE_0000.nii.gz" in refusal(root)
 
 
 def test_what_is_said_of_the_whole_is_kept(tmp_path):
@@ -320,15 +322,15 @@ def test_what_is_said_of_the_whole_is_kept(tmp_path):
 
 
 def test_only_nnunets_dataset_json_is_of_this_layout(tmp_path, phantom_dataset):
-    assert is_kind(write_nnunet_4d(tmp_path / "nnunet"))
-    assert is_kind(tmp_path / "nnunet" / "dataset.json")
-    assert not is_kind(phantom_dataset.root)
+    assert is_nnunet(write_nnunet_4d(tmp_path / "nnunet"))
+    assert is_nnunet(tmp_path / "nnunet" / "dataset.json")
+    assert not is_nnunet(phantom_dataset.root)
     decathlon = {"modality": {"0": "MRI"}, "labels": {"0": "background"}, "numTraining": 1, "training": [], "test": []}
     (tmp_path / "dataset.json").write_text(json.dumps(decathlon))
-    assert not is_kind(tmp_path)
+    assert not is_nnunet(tmp_path)
     (tmp_path / "dataset.json").write_text("[1, 2")
-    assert not is_kind(tmp_path)
-    assert not is_kind(tmp_path / "nowhere")
+    assert not is_nnunet(tmp_path)
+    assert not is_nnunet(tmp_path / "nowhere")
     (tmp_path / "dataset.json").write_text(json.dumps(decathlon))
     assert "is not of nnU-Net, version 2" in refusal(tmp_path)
 
@@ -368,9 +370,9 @@ def test_the_grouping_can_be_refused_and_a_pattern_takes_its_place(tmp_path):
     assert {study.subject for study in by_pattern.studies} == {"patient001", "patient002"}
     assert refused.notes == by_pattern.notes == ()
     with pytest.raises(InputError, match="pattern and subject_per_case"):
-        Options(pattern=PATTERN, subject_per_case=True)
-    with pytest.raises(InputError, match="subject_per_case came for acdc"):
-        find("acdc", root, Options(subject_per_case=True))
+        LayoutOptions(pattern=PATTERN, subject_per_case=True)
+    with pytest.raises(InputError, match="subject_per_case for acdc"):
+        open_layout("acdc", root, LayoutOptions(subject_per_case=True))
 
 
 SAME_SUBJECT = [

@@ -8,12 +8,15 @@ import numpy as np
 import pytest
 
 from tests.images.slicer import OBLIQUE, geometry, write, write_segmentation, write_sequence, write_volume
-from unet4d.datasets.convert import Options, detected, find
-from unet4d.datasets.convert.sequence import is_kind
-from unet4d.datasets.dataset import read_dataset, read_labelled
+from unet4d.datasets.case_labels import read_labelled
+from unet4d.datasets.convert.layouts import detect_layout, open_layout
+from unet4d.datasets.convert.options import LayoutOptions
+from unet4d.datasets.convert.sequence import is_sequence
+from unet4d.datasets.dataset import read_dataset
 from unet4d.datasets.study import Source, Study
 from unet4d.errors import InputError
-from unet4d.phantom import LABELS, make_cine
+from unet4d.phantom import make_cine
+from unet4d.phantom.cine import CINE_LABELS as LABELS
 
 GRID = (4, 3, 2)
 SERIES = np.arange(5 * 24, dtype=np.int16).reshape(5, *GRID)
@@ -21,7 +24,7 @@ WALL = [("wall", 1, 0)]
 
 
 def sequences(root: Path, **options) -> Source:
-    return find("sequence", root, Options(**options))
+    return open_layout("sequence", root, LayoutOptions(**options))
 
 
 def one(root: Path, **options) -> Study:
@@ -137,15 +140,15 @@ def test_channels_get_the_names_and_kinds_that_a_user_gives(tmp_path, command):
     ended = command("convert", "sequence", tmp_path / "in", "--out", tmp_path / "no", *said[:3], "{a: signal}")
     assert "channels names 1, a;" in ended.line
     ended = command("convert", "sequence", tmp_path / "in", "--out", tmp_path / "no", *said[:3], "{a: signal, b: map}")
-    assert "wanted a name and what it holds for each, of signal, velocity X" in ended.line
+    assert "expected a name and a kind for each, of signal, velocity X" in ended.line
 
 
 def test_channels_that_do_not_fit_are_refused(tmp_path):
     for channel in (0, 1, 3):
         write_sequence(tmp_path / f"flow_{channel:04d}.seq.nrrd", SERIES)
-    assert "flow_0003.seq.nrrd: wanted the channels of flow numbered from 0000 on" in refusal(sequences, tmp_path)
+    assert "flow_0003.seq.nrrd: expected the channels of flow numbered from 0000 on" in refusal(sequences, tmp_path)
     (tmp_path / "flow_0003.seq.nrrd").rename(tmp_path / "cine.seq.nrrd")
-    assert "cine has 1 channel(s), flow 2; wanted as many in all" in refusal(sequences, tmp_path)
+    assert "cine has 1 channel(s), flow 2, expected as many in all" in refusal(sequences, tmp_path)
     (tmp_path / "cine.seq.nrrd").unlink()
     write_sequence(tmp_path / "flow_0001.seq.nrrd", SERIES[:4])
     assert "flow_0001.seq.nrrd: 4 frames" in refusal(one(tmp_path).image)
@@ -205,7 +208,7 @@ def test_what_is_wrong_with_one_sequence_stops_no_other(tmp_path):
     assert "a.seq.nrrd" in refusal(a.image)
     assert "b_1.seg.nrrd" in refusal(b.label, b.image())
     assert "c_5.seg.nrrd: " in refusal(c.label, c.image())
-    assert "c.seq.nrrd has the frames 0 to 4; wanted one of them" in refusal(c.label, c.image())
+    assert "c.seq.nrrd has the frames 0 to 4, expected one of them" in refusal(c.label, c.image())
     assert d.label(d.image())[1] == (1,)
 
 
@@ -217,7 +220,7 @@ def test_the_studies_of_two_files_have_two_names(tmp_path):
 
 def test_axes_without_frames_are_refused(tmp_path):
     write_volume(tmp_path / "one.seq.nrrd", SERIES[0])
-    assert "one.seq.nrrd has no axis of frames; wanted one of kind list" in refusal(
+    assert "one.seq.nrrd has no axis of frames, expected one of kind list" in refusal(
         one(tmp_path / "one.seq.nrrd").image
     )
     itk = {"space dimension": 4, "space directions": np.eye(4), "kinds": ["domain"] * 4, "space origin": np.zeros(4)}
@@ -238,7 +241,7 @@ def test_a_truncated_sequence_is_refused_when_it_is_read(tmp_path):
 
 def test_a_folder_without_a_sequence_is_refused(tmp_path):
     write_volume(tmp_path / "a.nrrd", SERIES[0])
-    assert f"{tmp_path} holds no sequence; wanted .seq.nrrd" in refusal(sequences, tmp_path)
+    assert f"{tmp_path} holds no sequence, expected .seq.nrrd" in refusal(sequences, tmp_path)
     assert "a.nrrd holds no sequence" in refusal(sequences, tmp_path / "a.nrrd")
 
 
@@ -265,7 +268,7 @@ def test_the_layout_is_told_from_others(tmp_path):
         "nifti/a.nii.gz",
         "missing",
     )
-    assert [name for name in (*taken, *others) if is_kind(tmp_path / name)] == list(taken)
+    assert [name for name in (*taken, *others) if is_sequence(tmp_path / name)] == list(taken)
 
 
 def test_the_command_makes_a_dataset_of_it(phantom, tmp_path, command):
@@ -273,7 +276,7 @@ def test_the_command_makes_a_dataset_of_it(phantom, tmp_path, command):
     drawn = phantom.label.copy()
     drawn[[1, 3]] = 0
     write_sequence(tmp_path / "src/anna_seg.seq.nrrd", drawn, phantom.affine, list_axis=0)
-    assert detected(tmp_path / "src") == "sequence"
+    assert detect_layout(tmp_path / "src") == "sequence"
     labels = "{right ventricle: 1, myocardium: 2, left ventricle: 3}"
     done = command("convert", "sequence", tmp_path / "src", "--out", tmp_path / "out", "--labels", labels)
     assert done.code == 0, done.error

@@ -9,7 +9,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from unet4d.datasets.verify.frame_order import misplaced, thumbnail
+from unet4d.datasets.verify.frame_order import describe_misplaced_frames, thumbnail
 
 T = 24
 
@@ -24,7 +24,7 @@ def beating(frames: int = T, noise: float = 2.0, seed: int = 0) -> np.ndarray:
 
 
 def said(study: np.ndarray, cyclic: bool = True) -> str:
-    return misplaced(np.stack([thumbnail(frame) for frame in study]), range(len(study)), cyclic)
+    return describe_misplaced_frames(np.stack([thumbnail(frame) for frame in study]), range(len(study)), cyclic)
 
 
 def order(change) -> np.ndarray:

@@ -12,7 +12,7 @@ import pytest
 from data.phantom.dce import make_dce
 from data.phantom.flow import make_flow
 from unet4d.datasets.dataset import read_dataset
-from unet4d.datasets.verify.mirrored_labels import GRID, MIRRORS, compared_frames, mirrored, reduced
+from unet4d.datasets.verify.mirrored_labels import COMPARED_GRID, MIRRORS, choose_frames, describe_mirroring, subsample
 from unet4d.phantom import make_cine
 
 ACDC = Path(os.environ.get("UNET4D_ACDC14", Path(__file__).parents[4] / "shared/data/acdc14"))
@@ -20,8 +20,10 @@ ACDC = Path(os.environ.get("UNET4D_ACDC14", Path(__file__).parents[4] / "shared/
 
 def said(image: np.ndarray, label: np.ndarray, axes: tuple[int, ...] = ()) -> str:
     """Return what is found for images and labels (T, X, Y, Z), the labels mirrored along these axes."""
-    frames = compared_frames(range(len(label)))
-    return mirrored([reduced(image[t]) for t in frames], [reduced(np.flip(label[t], axes)) for t in frames])
+    frames = choose_frames(range(len(label)))
+    return describe_mirroring(
+        [subsample(image[t]) for t in frames], [subsample(np.flip(label[t], axes)) for t in frames]
+    )
 
 
 @pytest.mark.parametrize("make", [make_cine, make_flow, make_dce])
@@ -65,22 +67,22 @@ def test_one_value_and_empty_labels_show_nothing():
 
 def test_large_frames_are_reduced_alike_from_both_ends():
     volume = np.arange(301)[:, None, None] * np.ones((1, 40, 3), int)
-    assert reduced(volume).shape == (GRID[0], 40, 3)
-    np.testing.assert_array_equal(reduced(volume[::-1])[:, 0, 0], reduced(volume)[::-1, 0, 0])
+    assert subsample(volume).shape == (COMPARED_GRID[0], 40, 3)
+    np.testing.assert_array_equal(subsample(volume[::-1])[:, 0, 0], subsample(volume)[::-1, 0, 0])
     small = np.ones((5, 6, 7))
-    assert reduced(small).base is None
-    assert reduced(small).shape == small.shape
+    assert subsample(small).base is None
+    assert subsample(small).shape == small.shape
 
 
 @pytest.mark.skipif(not (ACDC / "dataset.json").is_file(), reason=f"no ACDC studies at {ACDC}; set UNET4D_ACDC14")
 def test_real_cine_studies_lie_right_and_mirrored_ones_are_found():
     for case in read_dataset(ACDC).training[:4]:
         assert isinstance(case.label, Path)
-        frames = compared_frames(case.labelled_frames or ())
+        frames = choose_frames(case.labelled_frames or ())
         image, label = (
             [np.asarray(nib.load(file).dataobj[..., t], np.float32) for t in frames]
             for file in (case.images[0], case.label)
         )
-        assert mirrored(image, label) == ""
+        assert describe_mirroring(image, label) == ""
         for name, axes in MIRRORS.items():
-            assert f"along {name} its" in mirrored(image, [np.flip(one, axes) for one in label])
+            assert f"along {name} its" in describe_mirroring(image, [np.flip(one, axes) for one in label])

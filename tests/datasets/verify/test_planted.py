@@ -9,10 +9,12 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
+from data.phantom.make import make
 from tests.datasets.verify import planting as p
 from tests.datasets.verify.planting import Spoil, blank, both, case, duration, frames, image, label, put, rewrite
-from unet4d.datasets.dataset import open_dataset, read_dataset, read_labelled
-from unet4d.datasets.faults import ERROR, KINDS
+from unet4d.datasets.case_labels import read_labelled
+from unet4d.datasets.dataset import open_dataset, read_dataset
+from unet4d.datasets.issues import ERROR, ISSUE_KINDS
 from unet4d.datasets.verify.run_checks import verify_dataset
 from unet4d.errors import InputError
 from unet4d.phantom import write_phantom
@@ -83,7 +85,7 @@ FOUND = {
         case(2, labelled_frames=[0, FRAMES]),
         "frames",
         JSON,
-        f"frame {FRAMES} is said to be labelled; wanted frames 0 to 13",
+        f"frame {FRAMES} is in labelled_frames, expected frames 0 to 13",
         True,
     ),
     "frames of one subject under several": Planted(
@@ -509,7 +511,7 @@ def test_a_planted_fault_is_found_with_its_file_and_reason_and_nothing_else(name
     said = refusal(own)
     assert bool(said) == fault.refused
     if fault.refused:
-        assert KINDS[fault.kind][0] == ERROR
+        assert ISSUE_KINDS[fault.kind][0] == ERROR
         assert fault.words in said
 
 
@@ -548,9 +550,11 @@ def test_many_faults_are_all_found_in_one_pass(own):
 @pytest.mark.parametrize("kind", ["cine", "flow", "dce"])
 @pytest.mark.parametrize("labelled", ["all", "two"])
 def test_nothing_is_found_in_clean_phantoms(kind, labelled, tmp_path):
-    ambiguous = {"cine": 0.3}.get(kind, 0.0)
-    shape = {"cine": (40, 36, 5), "flow": (24, 24, 8), "dce": (24, 20, 6)}[kind]
-    assert found_in(write_phantom(tmp_path / kind, 5, 7, labelled, ambiguous, 0, shape, kind).parent) == []
+    if kind == "cine":
+        path = write_phantom(tmp_path / kind, 5, 7, labelled, 0.3, 0, (40, 36, 5))
+    else:
+        path = make(kind, tmp_path / kind, 5, 7, labelled, 0, {"flow": (24, 24, 8), "dce": (24, 20, 6)}[kind])
+    assert found_in(path.parent) == []
 
 
 def test_nothing_is_found_in_label_files_by_frame_and_in_test_cases(own):
@@ -577,7 +581,7 @@ def test_nothing_is_found_in_a_mouse(own):
 
 
 def test_a_map_of_zeros_beside_a_contrast_series(tmp_path):
-    root = write_phantom(tmp_path / "dce", 3, 5, "two", 0.0, 0, (24, 20, 6), "dce").parent
+    root = make("dce", tmp_path / "dce", 3, 5, "two", 0, (24, 20, 6)).parent
     series, t1_map = open_dataset(root).training[1].images
     rewrite(t1_map, blank(0))
     assert [(kind, root / file) for kind, file, _ in found_in(root)] == [("constant-frame", t1_map)]
@@ -608,4 +612,4 @@ def test_nothing_is_found_in_channels_and_a_map(own):
 
 def test_every_kind_of_fault_is_planted_somewhere():
     planted = {fault.kind for fault in FOUND.values()}
-    assert set(KINDS) - planted == {"channels", "frame-order", "outlier-volume", "outlier-size"} - planted
+    assert set(ISSUE_KINDS) - planted == {"channels", "frame-order", "outlier-volume", "outlier-size"} - planted

@@ -14,11 +14,11 @@ import pytest
 
 from tests.datasets.verify.planting import about, blank, by_frame, case, image, label, put, rewrite
 from unet4d.datasets.dataset import open_dataset
-from unet4d.datasets.faults import Issue, ordered
+from unet4d.datasets.issues import Issue, sort_issues
 from unet4d.datasets.verify import header_checks
-from unet4d.datasets.verify.run_checks import KEPT, Verification, verify_dataset
-from unet4d.datasets.verify.study_facts import StudyProperties
-from unet4d.datasets.verify.summary import in_words, summary
+from unet4d.datasets.verify.run_checks import FINGERPRINT_FILE, Verification, verify_dataset
+from unet4d.datasets.verify.study_properties import StudyProperties
+from unet4d.datasets.verify.summary import describe_summary, summarize_studies
 from unet4d.images.image4d import Image4D
 from unet4d.phantom import write_phantom
 from unet4d.system import digests
@@ -111,7 +111,11 @@ def test_a_study_that_was_just_written_is_opened_again(own, tmp_path, monkeypatc
     kept = tmp_path / "kept"
     monkeypatch.setattr(digests, "SETTLED_S", 3600.0)
     assert [verified(own, kept).opened for _ in range(2)] == [3, 3]
-    assert [study["case"] for study in read_json(kept / KEPT)["studies"]] == ["phantom001", "phantom002", "phantom003"]
+    assert [study["case"] for study in read_json(kept / FINGERPRINT_FILE)["studies"]] == [
+        "phantom001",
+        "phantom002",
+        "phantom003",
+    ]
     young = digests.stamp(own / label(2))
     monkeypatch.setattr("unet4d.datasets.verify.run_checks.settled", lambda taken, now_ns: taken != young)
     assert [verified(own, kept).opened for _ in range(2)] == [3, 1]
@@ -137,7 +141,7 @@ def test_the_same_folder_called_by_another_name_is_known_and_told_in_the_same_wo
 def test_kept_results_that_cannot_be_understood_are_made_anew(own, tmp_path, spoil):
     kept = tmp_path / "kept"
     verified(own, kept)
-    (kept / KEPT).write_text(spoil((kept / KEPT).read_text()))
+    (kept / FINGERPRINT_FILE).write_text(spoil((kept / FINGERPRINT_FILE).read_text()))
     assert verified(own, kept).opened == 3
     assert verified(own, kept).opened == 0
 
@@ -160,7 +164,7 @@ def test_what_was_verified_before_an_interruption_is_kept(own, tmp_path, monkeyp
             done.append(one.name)
         return real(one, *given)
 
-    monkeypatch.setattr(module, "AT_ONCE", 1)
+    monkeypatch.setattr(module, "PARALLEL_STUDIES", 1)
     monkeypatch.setattr(module, "check_image", interrupted)
     with pytest.raises(KeyboardInterrupt):
         verified(own, tmp_path / "kept")
@@ -202,8 +206,11 @@ def test_the_summary_has_the_median_and_the_range_of_the_studies():
         ),
         StudyProperties("c", "t", (14, 20, 5), (1.0, 1.0, 9.5), eye, 5),
     ]
-    assert summary(studies)["size"] == {"median": [12, 20, 5], "min": [10, 20, 5], "max": [14, 20, 5]}
-    assert [line.split("  ")[0] + ": " + line.split("  ")[-1].strip() for line in in_words(summary(studies))] == [
+    assert summarize_studies(studies)["size"] == {"median": [12, 20, 5], "min": [10, 20, 5], "max": [14, 20, 5]}
+    assert [
+        line.split("  ")[0] + ": " + line.split("  ")[-1].strip()
+        for line in describe_summary(summarize_studies(studies))
+    ] == [
         "studies: 3 of 2 subjects",
         "frames: 5 (4 to 7)",
         "size: 12 (10 to 14) x 20 x 5",
@@ -227,7 +234,7 @@ def test_errors_come_first_and_what_follows_from_another_fault_is_left_out():
         Issue("outlier-volume", "v", "v", "y"),
         Issue("label-value", "l", "l", "x"),
     ]
-    kinds = [(fault.kind, fault.case) for fault in ordered(faults)]
+    kinds = [(fault.kind, fault.case) for fault in sort_issues(faults)]
     assert kinds == [("label-value", "x"), ("frame-order", "x"), ("outlier-spacing", "x"), ("outlier-volume", "y")]
 
 

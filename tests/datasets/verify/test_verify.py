@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from data.phantom.make import make
 from tests.datasets.verify.planting import about, blank, case, duration, image, label, put, rewrite, to_test
 from unet4d.datasets.verify import run_checks
-from unet4d.datasets.verify.run_checks import KEPT
+from unet4d.datasets.verify.run_checks import FINGERPRINT_FILE
 from unet4d.errors import InputError
 from unet4d.phantom import write_phantom
 from unet4d.system import digests
@@ -41,7 +42,7 @@ def test_clean_data_end_with_0_and_a_fingerprint(command, own_phantom):
     done = command("verify", own_phantom)
     assert (done.code, done.error) == (0, "")
     lines = done.told.splitlines()
-    assert lines[-1] == f"3 studies: nothing is wrong; fingerprint: {own_phantom / '.unet4d-cache' / KEPT}"
+    assert lines[-1] == f"3 studies: nothing is wrong; fingerprint: {own_phantom / '.unet4d-cache' / FINGERPRINT_FILE}"
     assert "studies          3 of 3 subjects" in lines
     assert "size             40 x 36 x 5" in lines
     assert "labelled frames  4 a study" in lines
@@ -90,7 +91,7 @@ def test_out_names_a_further_file_for_the_fingerprint(command, own_phantom, tmp_
     assert command("verify", own_phantom, "--out", tmp_path / "f.json").code == 0
     fingerprint = json.loads((tmp_path / "f.json").read_text())
     assert fingerprint == json.loads(command("verify", own_phantom, "--json").told)["fingerprint"]
-    assert (own_phantom / ".unet4d-cache" / KEPT).is_file()
+    assert (own_phantom / ".unet4d-cache" / FINGERPRINT_FILE).is_file()
 
 
 @pytest.mark.parametrize("options", [[], ["--json"]])
@@ -109,7 +110,7 @@ def test_a_dataset_json_that_cannot_be_understood_is_one_fault(command, own_phan
 def test_a_folder_that_is_no_dataset_is_told_as_everywhere(command, tmp_path):
     done = command("verify", tmp_path)
     assert (done.code, done.told) == (2, "")
-    assert "is an empty folder; wanted a dataset folder" in done.line
+    assert "is an empty folder, expected a dataset folder" in done.line
 
 
 def test_a_dataset_of_test_cases_alone_is_verified(command, own_phantom):
@@ -203,7 +204,7 @@ def test_train_after_plan_verifies_nothing_again(command, own_phantom, tiny_opti
         raise AssertionError("a study was verified again")
 
     monkeypatch.setattr("unet4d.datasets.verify.run_checks.check_image", refuse)
-    monkeypatch.setattr("unet4d.pipeline.fingerprint.read_facts", refuse)
+    monkeypatch.setattr("unet4d.pipeline.fingerprint.read_study_properties", refuse)
     assert "stopped here" in command(*planning(own_phantom, tmp_path), *tiny_options).line
     assert command("train", "--dataset", own_phantom, "--out", tmp_path / "run", *tiny_options).code == 0
 
@@ -214,7 +215,7 @@ def test_a_read_only_dataset_is_verified_into_the_run(command, own_phantom, tiny
         "unet4d.datasets.dataset.os.access", lambda path, mode: Path(path) != own_phantom and real(path, mode)
     )
     assert command("train", "--dataset", own_phantom, "--out", tmp_path / "run", *tiny_options).code == 0
-    assert (tmp_path / "run" / "cache" / KEPT).is_file()
+    assert (tmp_path / "run" / "cache" / FINGERPRINT_FILE).is_file()
     assert not (own_phantom / ".unet4d-cache").exists()
 
 
@@ -226,7 +227,7 @@ def test_datasets_that_share_a_cache_are_each_verified_into_their_own_folder(
     other = shutil.copytree(own_phantom, tmp_path / "other")
     assert command("train", "--dataset", own_phantom, "--out", tmp_path / "run", *tiny_options, *shared).code == 0
     assert "stopped here" in command(*planning(other, tmp_path), *tiny_options, *shared).line
-    assert not (tmp_path / "shared" / KEPT).exists()
+    assert not (tmp_path / "shared" / FINGERPRINT_FILE).exists()
     for root in (own_phantom, other):
         assert "3 studies (3 as known)" in command("verify", root).told
 
@@ -261,5 +262,10 @@ def test_nothing_is_found_in_many_phantoms(command, tmp_path, kind):
     for seed in range(6):
         for frames, ambiguous in ((10, 0.0), (10, 0.2), (20, 0.4)):
             out = tmp_path / f"{seed}_{frames}_{ambiguous}"
-            write_phantom(out, 5, frames, "two", ambiguous if kind == "cine" else 0.0, seed, shape, kind)
+            if kind == "cine":
+                write_phantom(out, 5, frames, "two", ambiguous, seed, shape)
+            elif not ambiguous:
+                make(kind, out, 5, frames, "two", seed, shape)
+            else:
+                continue
             assert json.loads(command("verify", out, "--json").told)["faults"] == []

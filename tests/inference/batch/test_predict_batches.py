@@ -13,8 +13,8 @@ import pytest
 
 from tests.predictions import contents, json_of, rows_of
 from tests.processes import run_ranks
-from unet4d.datasets.find_studies import expanded
-from unet4d.datasets.nifti_studies import bare_source
+from unet4d.datasets.find_studies import expand_input_lists
+from unet4d.datasets.nifti_studies import open_nifti_source
 from unet4d.errors import InputError, ReportedByOtherRank
 from unet4d.inference.batch.job_split import JobShard
 from unet4d.inference.batch.output_folder import PredictionFolder
@@ -266,7 +266,7 @@ def test_a_folder_that_another_job_begins_in_meanwhile_is_a_predictions(studies,
         return usual(path)
 
     monkeypatch.setattr("unet4d.inference.batch.output_folder.os.path.lexists", raced)
-    PredictionFolder(out, labels).check(bare_source(studies).studies)
+    PredictionFolder(out, labels).check(open_nifti_source(studies).studies)
     assert (out / "volumes.csv").is_file()
 
 
@@ -345,13 +345,13 @@ def test_a_list_names_studies_datasets_and_folders(command, model_file, studies,
 
 def test_a_list_saved_under_windows_is_one_too(studies, tmp_path):
     (studies / "mine.txt").write_bytes(b"\xef\xbb\xbfs0.nii.gz\r\ns1.nii.gz\r\n")
-    assert expanded([studies / "mine.txt"]) == [studies / "s0.nii.gz", studies / "s1.nii.gz"]
+    assert expand_input_lists([studies / "mine.txt"]) == [studies / "s0.nii.gz", studies / "s1.nii.gz"]
 
 
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (b"# nothing\n", "mine.txt is empty; wanted a list of inputs, one path a line"),
+        (b"# nothing\n", "mine.txt is empty; expected a list of inputs, one path per line"),
         (b"here.nii.gz\nthere.nii.gz\n", "line 2 of {}/mine.txt names {}/there.nii.gz, which is missing"),
         (b"\xff\xfe", "mine.txt cannot be read as a list of inputs"),
     ],

@@ -14,7 +14,7 @@ from unet4d.datasets.dataset import read_dataset
 @pytest.mark.parametrize(
     ("module", "name"),
     [
-        ("unet4d.datasets.convert.convert", "_written"),
+        ("unet4d.datasets.convert.convert", "_write_study"),
         ("unet4d.datasets.verify.run_checks", "check_image"),
         ("unet4d.report.report", "_read_study"),
     ],
@@ -35,7 +35,7 @@ def test_an_unexpected_exception_is_the_failure_of_one_study(command, own_phanto
 
     monkeypatch.setattr(place, name, failing)
     words = {
-        "_written": ["convert", "acdc", tmp_path / "acdc", "--out", out],
+        "_write_study": ["convert", "acdc", tmp_path / "acdc", "--out", out],
         "check_image": ["verify", own_phantom],
         "_read_study": ["report", "--image", own_phantom, "--prediction", own_phantom / "labels", "--out", out],
     }[name]
@@ -43,7 +43,7 @@ def test_an_unexpected_exception_is_the_failure_of_one_study(command, own_phanto
     assert done.code == 2
     assert "unexpected KeyError" in done.told + done.line
     assert len(calls) == 3
-    if name == "_written":
+    if name == "_write_study":
         assert len(read_dataset(out).training) == 2
     if name == "check_image":
         assert "3 studies" not in done.told.splitlines()[0]

@@ -1,4 +1,4 @@
-"""`unet4d convert`: studies in whatever layout in, a dataset folder out: images/, labels/ and dataset.json."""
+"""`unet4d convert`: studies in any layout in, a dataset folder out: images/, labels/ and dataset.json."""
 
 from __future__ import annotations
 
@@ -12,26 +12,28 @@ from typing import Any
 
 import numpy as np
 
-from unet4d.datasets.convert import KINDS, NO_OPTIONS, Options, find
+from unet4d.datasets.case_json import can_name_a_file
+from unet4d.datasets.convert.layouts import LAYOUTS, open_layout
+from unet4d.datasets.convert.options import NO_LAYOUT_OPTIONS, LayoutOptions
 from unet4d.datasets.dataset import open_dataset
-from unet4d.datasets.dataset_json import can_name_a_file, parse_dataset
+from unet4d.datasets.dataset_json import parse_dataset
 from unet4d.datasets.study import Source, Study
-from unet4d.datasets.writer import check_fillable, filling
+from unet4d.datasets.writer import check_fillable, fill_dataset_folder
 from unet4d.errors import InputError
 from unet4d.images.channels import SIGNAL
 from unet4d.images.image4d import Image4D, write_image
 from unet4d.images.time_axis import TimeAxis
 from unet4d.system.csv_file import csv_text
 from unet4d.system.failures import failure_of_study
-from unet4d.system.files import check_writable, checked_path, replacing, write_json, write_private
+from unet4d.system.files import PathLike, check_writable, checked_path, replacing, write_json, write_private
 from unet4d.system.progress_bar import ProgressBar, print_line
 from unet4d.system.signals import stop_signals
 from unet4d.system.text import count, short_repr
 
 
 @dataclass(frozen=True)
-class _Made:
-    """A study as it was written: its place in dataset.json, and what is told of it at the end."""
+class _WrittenStudy:
+    """A written study: its entry in dataset.json, and its numbers in the summary."""
 
     entry: dict[str, Any]
     is_training: bool
@@ -42,27 +44,27 @@ class _Made:
 
 @stop_signals()
 def convert(
-    kind: str,
-    source: str | os.PathLike[str],
-    out_dir: str | os.PathLike[str],
-    options: Options = NO_OPTIONS,
+    layout: str,
+    source: PathLike,
+    out_dir: PathLike,
+    options: LayoutOptions = NO_LAYOUT_OPTIONS,
     name: str | None = None,
-    key_file: str | os.PathLike[str] | None = None,
+    key_file: PathLike | None = None,
 ) -> Path:
-    """Write the studies of a source as a dataset, one after another, and print what came of it.
+    """Write the studies of a source as a dataset, one after another, and print a summary.
 
-    4D NIfTI files are copied as they are; all else is written without loss. Labels on frames that nobody drew are left
-    out. A study without any label is a test case; where its subject is trained on it is not written, which is told. Stopped
+    4D NIfTI files are copied as they are; all else is written without loss. Labels on unlabelled frames are left out. A
+    study without any label is a test case; where its subject is trained on it is not written, which is reported. Stopped
     before its end, the same call begins anew in the same folder.
 
     Args:
-        kind: of the source: acdc, nnunet, frames, sequence or dicom.
+        layout: of the source: acdc, nnunet, frames, sequence or dicom.
         source: the file or folder.
         out_dir: a new or empty folder, outside the source.
-        options: what the source's files do not say.
+        options: statements about the source that its files lack.
         name: of the dataset; None is the source's.
-        key_file: a CSV file for the patients behind the names of anonymised cases, which only its owner may read; it is written
-            only where it is given, outside of the dataset and of the source.
+        key_file: a CSV file that links anonymised cases to patients, which only its owner may read; it is written only
+            where it is given, outside of the dataset and of the source.
 
     Returns:
         The path of dataset.json.
@@ -70,45 +72,43 @@ def convert(
     Raises:
         InputError: the source, the options or the folder are not usable; or (after all others were written, with a
             dataset.json of them) some studies were not, each with its reason.
-        Stopped: a stop signal came; asked before and after each study.
+        Stopped: a stop signal came; checked before and after each study.
         Unet4DError: the disk is full, or the folder cannot be written to; nothing half-written is left.
     """
     root, out = Path(source), Path(out_dir)
     if out.resolve().is_relative_to(root.resolve()):
-        raise InputError(f"{out} is inside {root}, which is read; wanted a folder outside of it; choose another --out")
+        raise InputError(f"{out} is inside the source {root}, expected a folder outside of it; choose another --out")
     check_fillable(out)
-    key = None if key_file is None else _checked_key_file(Path(key_file), out, root)
-    if kind in KINDS and kind != "nnunet" and _is_dataset(root):  # the dataset.json of nnU-Net is another
-        raise InputError(f"{root} is a dataset already; expected another layout; use it without unet4d convert")
-    found = find(kind, root, options)
-    time = _time(found)
-    _check(found, root)
+    key = None if key_file is None else _check_key_file(Path(key_file), out, root)
+    if layout in LAYOUTS and layout != "nnunet" and _is_dataset(root):  # the dataset.json of nnU-Net is another
+        raise InputError(f"{root} is a dataset already, expected another layout; use it without unet4d convert")
+    found = open_layout(layout, root, options)
+    time = _common_time(found)
+    _check_source(found, root)
     _check_description(found, name, time, root)
     for note in found.notes:
         print(note)
     if key is not None:
-        _write_key(key, found, kind)
-    made: dict[str, _Made] = {}
+        _write_key(key, found, layout)
+    written: dict[str, _WrittenStudy] = {}
     failed: dict[str, str] = {}
-    with filling(out):
-        for study in ProgressBar(_kept(found), "converting", unit="study"):
+    with fill_dataset_folder(out):
+        for study in ProgressBar(_drop_unlabelled_of_trained(found), "converting", unit="study"):
             try:
-                made[study.name] = _written(study, found, out)
+                written[study.name] = _write_study(study, found, out)
             except Exception as error:
                 failed[study.name] = str(failure_of_study(error))
-        if not made:
-            raise InputError(
-                f"none of {count(len(failed), 'study', 'studies')} of {root} could be read: {_reasons(failed)}"
-            )
-        entry = _description(found, name, time, list(made.values()))
+        reasons = "; ".join(f"{study}: {reason}" for study, reason in failed.items())
+        if not written:
+            raise InputError(f"none of {count(len(failed), 'study', 'studies')} of {root} could be read: {reasons}")
+        entry = _description(found, name, time, list(written.values()))
         parse_dataset(entry, out / "dataset.json")
         write_json(out / "dataset.json", entry)
-    _tell(made, time, out)
+    _print_summary(list(written.values()), time, out)
     if failed:
         raise InputError(
-            f"{len(failed)} of {count(len(failed) + len(made), 'study', 'studies')} were left out, the other "
-            f"{len(made)} are in {out}: "
-            f"{_reasons(failed)}"
+            f"{len(failed)} of {count(len(failed) + len(written), 'study', 'studies')} were left out, the other {len(written)} "
+            f"are in {out}: {reasons}"
         )
     return out / "dataset.json"
 
@@ -122,32 +122,32 @@ def _is_dataset(root: Path) -> bool:
     return True
 
 
-def _time(source: Source) -> TimeAxis | None:
-    """What all studies say of time, as a dataset has one."""
+def _common_time(source: Source) -> TimeAxis | None:
+    """Return the time of all studies. Raises InputError where it differs, because a dataset has one."""
     times = {study.time for study in source.studies}
     if len(times) > 1:
         raise InputError(
-            f"some studies of {source.name} are cyclic and others open, or do not say; wanted one for a dataset; give --time"
+            f"some studies of {source.name} are cyclic and others open or unknown, expected the same for all; give --time"
         )
     return next(iter(times), None)
 
 
-def _checked_key_file(path: Path, out: Path, root: Path) -> Path:
+def _check_key_file(path: Path, out: Path, root: Path) -> Path:
     """Return the path of the key. Raises InputError where it would be shared with the dataset, or change the source."""
     checked_path(path)
     for folder, what in ((out, "the dataset, which may be shared"), (root, "the source, which stays as it is")):
         if path.resolve().is_relative_to(folder.resolve()):
             raise InputError(f"key_file {path} is inside {folder}, {what}; choose a file elsewhere")
     if path.is_dir():
-        raise InputError(f"key_file {path} is a folder; expected a file; give a path such as {path / 'key.csv'}")
+        raise InputError(f"key_file {path} is a folder, expected a file; give a path such as {path / 'key.csv'}")
     check_writable(path.parent)
     return path
 
 
-def _write_key(path: Path, source: Source, kind: str) -> None:
+def _write_key(path: Path, source: Source, layout: str) -> None:
     """Write which patient each anonymised case is of, for the file's owner alone. Another file is not replaced."""
     if not source.key:
-        raise InputError(f"key_file came for {kind}, which keeps the names of its files; leave it out")
+        raise InputError(f"got key_file for {layout}, which keeps the names of its files; leave it out")
     text = csv_text(source.key)
     if os.path.lexists(path) and (not path.is_file() or path.read_bytes() != text.encode()):
         raise InputError(f"key_file {path} holds something else already; give the path of a new file")
@@ -155,47 +155,51 @@ def _write_key(path: Path, source: Source, kind: str) -> None:
     print(f"the patients behind the names are in {path}: keep it apart from the dataset")
 
 
-def _check(source: Source, root: Path) -> None:
-    """Refuse, before any work, what no dataset can be made of."""
+def _check_source(source: Source, root: Path) -> None:
+    """Raise InputError, before any work, for a source that no dataset can be made of."""
+    labels = "--labels '{left ventricle: 1}'"
     if len(source.labels) < 2 and any(study.label for study in source.studies):
-        raise InputError(f"{root}: its label maps name no classes; give them: --labels '{{left ventricle: 1}}'")
+        raise InputError(f"{root}: its label maps name no classes; give them: {labels}")
     if len(source.labels) < 2:
         raise InputError(
-            f"nobody drew anything in {root}, and a dataset names its classes; name them, --labels '{{left ventricle: 1}}', "
-            f"or segment the studies as they lie: unet4d predict RUN -i {root}"
+            f"no study in {root} has a label, expected classes for a dataset; name them, {labels}, or segment the studies without "
+            f"converting: unet4d predict RUN -i {root}"
         )
-    names = [name for study in source.studies for name in (study.name, study.subject)]
-    wrong = [name for name in names if not can_name_a_file(name)]
-    if wrong:
-        raise InputError(
-            f"{root}: {short_repr(wrong[0])} would name a study or subject; wanted a text that can name a file, without slashes"
-        )
+    for name in (name for study in source.studies for name in (study.name, study.subject)):
+        if not can_name_a_file(name):
+            raise InputError(
+                f"{root}: {short_repr(name)} would name a study or subject, expected a text that can name a file, without slashes; "
+                "rename it"
+            )
     tests = {study.subject for study in source.studies if study.is_test}
     both = sorted({study.subject for study in source.studies if not study.is_test} & tests)
     if both:
         by_name = f" ({'; '.join(source.notes)})" if source.notes else ""
         raise InputError(
-            f"{root}: subject {both[0]} is in training and in test; wanted either; move its studies{by_name}"
+            f"{root}: subject {both[0]} is in training and in test, expected either; move its studies{by_name}"
         )
 
 
-def _written(study: Study, source: Source, out: Path) -> _Made:
-    """Read one study and write its files; the label first, for it must fit the image."""
+def _write_study(study: Study, source: Source, out: Path) -> _WrittenStudy:
+    """Read one study and write its files; the label first, because it must fit the image."""
     image = study.image()
     if image.channels != len(source.channel_names):
         raise InputError(
-            f"{image.source or study.name} has {count(image.channels, 'channel')}; wanted {', '.join(source.channel_names)}"
+            f"{image.source or study.name} has {count(image.channels, 'channel')}, expected {', '.join(source.channel_names)}; "
+            "correct it"
         )
     entry: dict[str, Any] = {"case": study.name, "subject": study.subject}
     labelled: Sequence[int] = ()
     if study.label:
-        label, drawn = study.label(image)
-        labelled = range(image.frames) if drawn is None else drawn
+        label, frames = study.label(image)
+        labelled = range(image.frames) if frames is None else frames
         if not labelled:
-            raise InputError(f"{study.name}: its labels are of no frame; wanted one or more; draw one, or remove them")
+            raise InputError(
+                f"{study.name}: its labels are of no frame, expected one or more; label one, or remove them"
+            )
         label = np.where(np.isin(np.arange(image.frames), labelled)[:, None, None, None], label, 0)
         write_image(out / "labels" / f"{study.name}.nii.gz", label, like=image)
-    images = _written_images(study, image, out)
+    images = _write_channels(study, image, out)
     entry["image"] = images if len(images) > 1 else images[0]
     if labelled:
         entry["label"] = f"labels/{study.name}.nii.gz"
@@ -204,12 +208,12 @@ def _written(study: Study, source: Source, out: Path) -> _Made:
     if image.frame_duration_s is not None:
         entry["frame_duration_s"] = image.frame_duration_s
     is_training = bool(labelled) and not study.is_test
-    return _Made(entry, is_training, image.frames, len(labelled), image.spacing)
+    return _WrittenStudy(entry, is_training, image.frames, len(labelled), image.spacing)
 
 
-def _written_images(study: Study, image: Image4D, out: Path) -> list[str]:
-    """Copy or write the image, one file a channel; gives their paths in the dataset."""
-    written = []
+def _write_channels(study: Study, image: Image4D, out: Path) -> list[str]:
+    """Copy or write the image, one file per channel; return their paths in the dataset."""
+    paths = []
     for channel in range(image.channels):
         number = f"_{channel:04d}" if image.channels > 1 else ""
         source = study.nifti[channel] if study.nifti else None
@@ -219,35 +223,37 @@ def _written_images(study: Study, image: Image4D, out: Path) -> list[str]:
             with replacing(out / path) as temporary:
                 shutil.copyfile(source, temporary)
         else:
-            write_image(out / path, _whole(image.array[channel]), like=image)
-        written.append(path)
-    return written
+            write_image(out / path, _to_integers(image.array[channel]), like=image)
+        paths.append(path)
+    return paths
 
 
-def _whole(array: np.ndarray) -> np.ndarray:
-    """int32 where all values are whole and fit, which `write_image` stores as the smallest integer; else float32."""
+def _to_integers(array: np.ndarray) -> np.ndarray:
+    """Return int32 where all values are whole and fit, which `write_image` stores as the smallest integer; else float32."""
     if np.abs(array).max() < 2**31 and np.array_equal(array, np.rint(array)):
         return array.astype(np.int32)
     return array
 
 
-def _kept(source: Source) -> list[Study]:
-    """All but a study without label whose subject is trained on: it can be neither trained on nor tested with. Tells them."""
+def _drop_unlabelled_of_trained(source: Source) -> list[Study]:
+    """Drop and report unlabelled studies of subjects that are trained on: these can be neither trained on nor tested with."""
     trained = {study.subject for study in source.studies if study.label and not study.is_test}
-    left = [study for study in source.studies if study.label is None and study.subject in trained]
-    for study in left:
+    dropped = [study for study in source.studies if study.label is None and study.subject in trained]
+    for study in dropped:
         print_line(f"{study.name}: not written, because it has no label and {study.subject} is trained on", sys.stderr)
-    return [study for study in source.studies if study not in left]
+    return [study for study in source.studies if study not in dropped]
 
 
 def _check_description(source: Source, name: str | None, time: TimeAxis | None, root: Path) -> None:
-    """Refuse, before any work, labels and channels that dataset.json cannot hold; names the source."""
+    """Raise InputError, before any work, for labels and channels that dataset.json cannot have; it names the source."""
     case = {"case": "any", "image": [f"any_{channel}.nii" for channel in range(len(source.channel_names))]}
     parse_dataset({**_description(source, name, time, []), "test": [case]}, root)
 
 
-def _description(source: Source, name: str | None, time: TimeAxis | None, made: Sequence[_Made]) -> dict[str, Any]:
-    """What dataset.json says."""
+def _description(
+    source: Source, name: str | None, time: TimeAxis | None, studies: Sequence[_WrittenStudy]
+) -> dict[str, Any]:
+    """Return the content of dataset.json."""
     entry: dict[str, Any] = {"name": name or source.name, **source.about}
     entry["channel_names"] = {str(i): channel for i, channel in enumerate(source.channel_names)}
     kinds = {str(i): kind for i, kind in enumerate(source.channel_kinds) if kind != SIGNAL}
@@ -256,46 +262,37 @@ def _description(source: Source, name: str | None, time: TimeAxis | None, made: 
     entry["labels"] = dict(sorted(source.labels.items(), key=lambda label: label[1]))
     if time:
         entry["time"] = time
-    entry["training"] = [one.entry for one in made if one.is_training]
-    entry["test"] = [one.entry for one in made if not one.is_training]
+    entry["training"] = [study.entry for study in studies if study.is_training]
+    entry["test"] = [study.entry for study in studies if not study.is_training]
     return entry
 
 
-def _tell(made: dict[str, _Made], time: TimeAxis | None, out: Path) -> None:
-    """Print what was made, and what comes next."""
-    studies = list(made.values())
-    training = sum(one.is_training for one in studies)
-    subjects = len({one.entry["subject"] for one in studies})
+def _print_summary(studies: Sequence[_WrittenStudy], time: TimeAxis | None, out: Path) -> None:
+    """Print the numbers of the dataset, and what to do next."""
+    training = sum(study.is_training for study in studies)
+    subjects = len({study.entry["subject"] for study in studies})
     what = f"{count(len(studies), 'study', 'studies')} of {count(subjects, 'subject')}"
     print(f"{what}: {training} for training, {len(studies) - training} for test")
-    frames, labelled = [one.frames for one in studies], sum(one.labelled for one in studies)
-    durations = [one.entry["frame_duration_s"] for one in studies if "frame_duration_s" in one.entry]
-    lasting = f"of {_range(durations)} s" if durations else "of unknown duration (--frame_duration_s gives it)"
+    frames, labelled = [study.frames for study in studies], sum(study.labelled for study in studies)
+    durations = [study.entry["frame_duration_s"] for study in studies if "frame_duration_s" in study.entry]
     unknown = len(studies) - len(durations)
+    lasting = f"of {_range(durations)} s" if durations else "of unknown duration (--frame_duration_s gives it)"
     lasting += f" (unknown in {count(unknown, 'study', 'studies')})" if durations and unknown else ""
-    print(f"{_frames(frames)} per study, {lasting}; {labelled} of {count(sum(frames), 'frame')} labelled")
-    print(
-        "spacing " + " x ".join(_range(sizes) for sizes in zip(*(one.spacing for one in studies), strict=True)) + " mm"
-    )
+    each = f"{_range(frames)} frame{'s' * (max(frames) > 1)}"
+    print(f"{each} per study, {lasting}; {labelled} of {count(sum(frames), 'frame')} labelled")
+    spacing = zip(*(study.spacing for study in studies), strict=True)
+    print("spacing " + " x ".join(map(_range, spacing)) + " mm")
     if max(frames) == 1:
         print("every study has one frame; if some are frames of one subject, join them: --pattern of unet4d convert")
     if not training:
-        print(
-            'nothing to train on yet: draw labels on some of the images, and list those under "training" in dataset.json'
-        )
+        print('nothing to train on yet: label some of the images, and list them under "training" in dataset.json')
     if time is None:
-        print("nobody says whether the last frame leads into the first: taken as open; --time cyclic says that it does")
+        print(
+            "it is unknown whether the last frame leads into the first, so time is open; --time cyclic states that it does"
+        )
     print(f"written: {out / 'dataset.json'}; check it: unet4d verify {out}")
-
-
-def _frames(frames: Sequence[int]) -> str:
-    return f"{_range(frames)} frame{'s' * (frames != [1] * len(frames))}"
 
 
 def _range(values: Sequence[float]) -> str:
     low, high = f"{min(values):.4g}", f"{max(values):.4g}"
     return low if low == high else f"{low} to {high}"
-
-
-def _reasons(failed: dict[str, str]) -> str:
-    return "; ".join(f"{name}: {reason}" for name, reason in failed.items())

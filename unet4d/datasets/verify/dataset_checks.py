@@ -11,10 +11,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from unet4d.datasets.convert.names import listed, shared_stems
-from unet4d.datasets.dataset_json import Case, Dataset
-from unet4d.datasets.faults import Issue
-from unet4d.datasets.verify.study_facts import StudyProperties
+from unet4d.datasets.cases import Case, Dataset
+from unet4d.datasets.convert.file_names import shared_stems, shorten_list
+from unet4d.datasets.issues import Issue
+from unet4d.datasets.verify.study_properties import StudyProperties
 from unet4d.images.grid import WorkingGrid
 from unet4d.images.nifti import case_name
 from unet4d.system.text import count
@@ -37,7 +37,7 @@ def check_across(dataset: Dataset, checked: Checked) -> list[Issue]:
     return faults
 
 
-def split_stems(dataset: Dataset) -> list[Issue]:
+def check_shared_stems(dataset: Dataset) -> list[Issue]:
     """Return a fault for each stem that the names of cases, or of their images, share across subjects."""
     cases, json = (*dataset.training, *dataset.test), dataset.root / "dataset.json"
     found: dict[frozenset[str], Issue] = {}
@@ -50,7 +50,7 @@ def split_stems(dataset: Dataset) -> list[Issue]:
             subjects = dict.fromkeys(case.subject for case in group)
             if len(subjects) > 1:
                 message = (
-                    f"{json}: cases {listed(case.name for case in group)} share the stem {stem} and are of "
+                    f"{json}: cases {shorten_list(case.name for case in group)} share the stem {stem} and are of "
                     f'{len(subjects)} subjects; if they are frames of one, a split would divide it; give them one "subject"'
                 )
                 found.setdefault(frozenset(case.name for case in group), Issue("stem-split", message, str(json)))

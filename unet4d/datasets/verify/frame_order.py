@@ -21,7 +21,7 @@ from torch.nn.functional import adaptive_avg_pool3d
 
 from unet4d.config import triple
 
-GRID = (24, 24, 8)
+THUMBNAIL_GRID = (24, 24, 8)
 """Frames are compared as means over so many blocks along X, Y and Z, in which noise has largely gone."""
 _SAVED = 0.1  # share of the distances concerned that another order must save
 _LEFT = 0.05  # what may be left to save in a sequence that is in order
@@ -39,11 +39,11 @@ _FEWEST = 5  # frames from which an order shows
 
 def thumbnail(volume: np.ndarray) -> np.ndarray:
     """Means over blocks of a frame (X, Y, Z) float32, in one row of at most 4608 numbers."""
-    size = triple(min(n, most) for n, most in zip(volume.shape, GRID, strict=True))
+    size = triple(min(n, most) for n, most in zip(volume.shape, THUMBNAIL_GRID, strict=True))
     return adaptive_avg_pool3d(torch.from_numpy(np.ascontiguousarray(volume))[None], size).numpy().ravel()
 
 
-def misplaced(thumbnails: np.ndarray, frames: Sequence[int], cyclic: bool) -> str:
+def describe_misplaced_frames(thumbnails: np.ndarray, frames: Sequence[int], cyclic: bool) -> str:
     """What is wrong with the order of the frames, in words; empty where nothing seems to be.
 
     Said is only what, put right, leaves a smooth sequence in which nothing more can be saved: a motion too fast for its frames

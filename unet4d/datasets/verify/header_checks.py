@@ -9,15 +9,15 @@ from pathlib import Path
 import numpy as np
 from nibabel.spatialimages import HeaderDataError
 
-from unet4d.datasets.dataset_json import Case
-from unet4d.datasets.faults import Issue
+from unet4d.datasets.cases import Case
+from unet4d.datasets.issues import Issue
 from unet4d.errors import InputError
 from unet4d.images.nifti import Header, affine_of, check_same_grid, frame_duration_s_of, spacing_of
 from unet4d.images.time_axis import TimeAxis
 
 CYCLE_S = (0.08, 8.0)
 """From the heartbeat of a mouse to a human's breath; a cycle of other length is neither."""
-STEP_S, CYCLIC_STEP_S = (0.01, 600.0), (0.005, CYCLE_S[1])
+FRAME_STEP_S, CYCLIC_FRAME_STEP_S = (0.01, 600.0), (0.005, CYCLE_S[1])
 """Frames that follow one another faster have TR, a few ms, in place of their duration; slower ones another unit than is said."""
 _FORMS_APART = 0.1  # voxels of the finest axis by which a corner may differ between qform and sform
 _TIME_UNITS = {0: "no unit", 8: "s", 16: "ms", 24: "µs"}
@@ -70,7 +70,7 @@ def _forms_differ(header: Header, shape: tuple[int, int, int, int]) -> str:
     return ""
 
 
-def grid_fault(
+def find_grid_issue(
     case: Case,
     file: Path,
     header: Header,
@@ -112,7 +112,7 @@ def _untrue_duration(given_s: float | None, header: Header, frames: int, time: T
                 f"{source} a frame duration of {duration_s:g} s, which makes a cycle of {cycle_s:.3g} s out of {frames} "
                 f"frames; wanted a heartbeat's or a breath's, {least:g} to {most:g} s"
             )
-    least, most = CYCLIC_STEP_S if time == "cyclic" else STEP_S
+    least, most = CYCLIC_FRAME_STEP_S if time == "cyclic" else FRAME_STEP_S
     if not least <= duration_s <= most:
         return f"{source} a frame duration of {duration_s:g} s; wanted {least:g} to {most:g} s"
     return ""

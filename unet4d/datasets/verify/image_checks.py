@@ -10,12 +10,12 @@ from pathlib import Path
 
 import numpy as np
 
-from unet4d.datasets.dataset_json import Case, other_channels
-from unet4d.datasets.faults import Issue
-from unet4d.datasets.verify.frame_order import misplaced, thumbnail
-from unet4d.datasets.verify.header_checks import check_header, check_space, grid_fault
-from unet4d.datasets.verify.mirrored_labels import compared_frames, reduced
-from unet4d.datasets.verify.study_facts import PERCENTILES, StudyProperties
+from unet4d.datasets.cases import Case, channel_count_message
+from unet4d.datasets.issues import Issue
+from unet4d.datasets.verify.frame_order import describe_misplaced_frames, thumbnail
+from unet4d.datasets.verify.header_checks import check_header, check_space, find_grid_issue
+from unet4d.datasets.verify.mirrored_labels import choose_frames, subsample
+from unet4d.datasets.verify.study_properties import INTENSITY_PERCENTILES, StudyProperties
 from unet4d.errors import InputError
 from unet4d.images.channels import MAP, reorient_channels
 from unet4d.images.grid import WorkingGrid
@@ -23,7 +23,7 @@ from unet4d.images.nifti import Header, open_nifti
 from unet4d.images.time_axis import TimeAxis
 from unet4d.system.text import count, describe_frames
 
-SAMPLE = 1_000_000
+SAMPLED_VOXELS = 1_000_000
 """Voxels of a channel, evenly spread, that its percentiles are taken from when it has more."""
 
 Shape = tuple[int, int, int, int]
@@ -100,7 +100,7 @@ def check_image(
     sampled = [[s] for s in passes[0].samples] if case.channels_last else [seen.samples for seen in passes]
     names = [name for name, file in zip(channel_names, case.images, strict=False) if file.is_file()]
     intensities = {
-        name: tuple(float(f"{p:.6g}") for p in np.percentile(np.concatenate(samples), PERCENTILES))
+        name: tuple(float(f"{p:.6g}") for p in np.percentile(np.concatenate(samples), INTENSITY_PERCENTILES))
         for name, samples in zip(channel_names if case.channels_last else names, sampled, strict=False)
         if sum(map(len, samples))
     }
@@ -128,15 +128,15 @@ def _check_file(
                 checked.header, checked.shape = header, shape
                 yield from check_header(case, header, shape, time)
                 if case.channels_last and shape[0] != case.channels:
-                    yield Issue("channels", other_channels(case, shape[0]), str(file), case.name)
+                    yield Issue("channels", channel_count_message(case, shape[0]), str(file), case.name)
             else:
                 yield from check_space(case, file, header, shape)
                 yield from _check_beside(case, file, header, shape, is_map, checked)
-            compared = compared_frames(_labelled(case, shape[0])) if place == 0 else ()
+            compared = choose_frames(_labelled(case, shape[0])) if place == 0 else ()
             for t, volume in enumerate(frames):
-                _look(t, volume, max(1, math.prod(shape) // SAMPLE), seen)
+                _look(t, volume, max(1, math.prod(shape) // SAMPLED_VOXELS), seen)
                 if t in compared:
-                    checked.compared[t] = reduced(volume).astype(np.float32)
+                    checked.compared[t] = subsample(volume).astype(np.float32)
     except InputError as error:
         yield Issue("unreadable", str(error), str(file), case.name)
     if seen.bad:
@@ -165,7 +165,7 @@ def _check_beside(
     fault = None
     if checked.header is not None:
         ours, wanted = (shape[1:], checked.shape[1:]) if is_map else (shape, checked.shape)
-        fault = grid_fault(case, file, header, ours, case.images[0], checked.header, wanted)
+        fault = find_grid_issue(case, file, header, ours, case.images[0], checked.header, wanted)
     if fault and fault.kind == "frames" and shape[0] == 1:
         hint = 'if it holds for all frames, such as a T1 map, say "map" in channel_kinds of dataset.json'
         yield replace(fault, message=f"{fault.message}; {hint}")
@@ -239,7 +239,7 @@ def _check_frames(case: Case, seen: _Seen, cyclic: bool) -> Iterator[Issue]:
     if seen.bad or len(seen.thumbnails) < len(seen.digests):
         return
     own = [alike[0] for alike in frames]
-    wrong = misplaced(np.stack([seen.thumbnails[t] for t in own]), own, cyclic) if len(own) > 1 else ""
+    wrong = describe_misplaced_frames(np.stack([seen.thumbnails[t] for t in own]), own, cyclic) if len(own) > 1 else ""
     if wrong:
         message = f"{file}: {wrong}; watch it as a film and put the frames in the order of their acquisition"
         yield Issue("frame-order", message, str(file), case.name)

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import numpy as np
 
-from unet4d.datasets.dataset import beyond_the_image, other_frames, unknown_value
-from unet4d.datasets.dataset_json import Case, Dataset
-from unet4d.datasets.faults import Issue
-from unet4d.datasets.verify.header_checks import check_space, grid_fault
+from unet4d.datasets.case_labels import frame_beyond_message, frame_count_message, unknown_value_message
+from unet4d.datasets.cases import Case, Dataset
+from unet4d.datasets.issues import Issue
+from unet4d.datasets.verify.header_checks import check_space, find_grid_issue
 from unet4d.datasets.verify.image_checks import CheckedImage
-from unet4d.datasets.verify.mirrored_labels import mirrored, reduced
+from unet4d.datasets.verify.mirrored_labels import describe_mirroring, subsample
 from unet4d.errors import InputError
 from unet4d.images.image4d import round_labels
 from unet4d.images.nifti import affine_of, open_nifti, spacing_of
@@ -65,7 +65,7 @@ def check_label(case: Case, dataset: Dataset, image: CheckedImage, array: np.nda
     beyond = [t for t in labelled if frames is not None and t >= frames]
     if beyond:
         json = dataset.root / "dataset.json"
-        message = beyond_the_image(case, max(beyond), frames or 0)
+        message = frame_beyond_message(case, max(beyond), frames or 0)
         faults.append(Issue("frames", message, str(json), case.name))
         seen.is_whole = False
     labelled = [t for t in labelled if t in seen.counts]
@@ -96,11 +96,11 @@ def _check_file(
             seen.voxel_ml = float(np.prod(spacing_of(affine_of(header)))) / 1000
             if image.header is not None:
                 first = case.images[0]
-                fault = grid_fault(case, file, header, shape[1:], first, image.header, image.shape[1:])
+                fault = find_grid_issue(case, file, header, shape[1:], first, image.header, image.shape[1:])
                 if fault:
                     yield fault
                 wanted = 1 if frame is not None or case.channels_last else image.shape[0]
-                if words := other_frames(case, file, shape[0], wanted):
+                if words := frame_count_message(case, file, shape[0], wanted):
                     yield Issue("frames", words, str(file), case.name)
                 if fault or words:
                     seen.is_whole = False
@@ -135,13 +135,13 @@ def _look(t: int, volume: np.ndarray, file: Path, seen: _Seen, image: CheckedIma
     seen.digests[t] = hashlib.sha256(values.tobytes(order="F")).digest()
     seen.files[t] = file
     if t in image.compared:
-        seen.compared[t] = reduced(values)
+        seen.compared[t] = subsample(values)
 
 
 def _mirrored(case: Case, seen: _Seen, image: CheckedImage) -> Iterator[Issue]:
     """Yield a fault where mirrored labels would fit the image far better."""
     frames = sorted(seen.compared)
-    words = mirrored([image.compared[t] for t in frames], [seen.compared[t] for t in frames])
+    words = describe_mirroring([image.compared[t] for t in frames], [seen.compared[t] for t in frames])
     if words:
         file = seen.files[frames[0]]
         message = f"{file}: the label of case {case.name} seems to be mirrored: {words}; look at both together and turn its array"
@@ -155,7 +155,7 @@ def _unknown_values(case: Case, dataset: Dataset, seen: _Seen, labelled: list[in
         for value in set(np.flatnonzero(seen.counts[t]).tolist()) - set(dataset.label_values):
             found.setdefault((seen.files[t], value), []).append(t)
     for (file, value), frames in sorted(found.items()):
-        message = unknown_value(case, dataset, file, value, describe_frames(frames))
+        message = unknown_value_message(case, dataset, file, value, describe_frames(frames))
         yield Issue("label-value", message, str(file), case.name)
 
 

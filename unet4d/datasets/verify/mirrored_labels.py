@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from scipy import ndimage
 
-GRID = (128, 128, 16)
+COMPARED_GRID = (128, 128, 16)
 """Frames and labels are compared on at most this many voxels along X, Y and Z, evenly spread."""
 MIRRORS: Mapping[str, tuple[int, ...]] = {"X": (0,), "Y": (1,), "X and Y": (0, 1), "Z": (2,)}
 _MORE_EXPLAINED = 0.1
@@ -25,25 +25,25 @@ _RING = 3  # voxels in the plane
 _FEWEST = 30  # labelled voxels from which a fit shows
 
 
-def compared_frames(labelled: Sequence[int]) -> tuple[int, ...]:
+def choose_frames(labelled: Sequence[int]) -> tuple[int, ...]:
     """Return the frames to compare: the first labelled one and the one in the middle."""
     return tuple(dict.fromkeys((labelled[0], labelled[len(labelled) // 2]))) if labelled else ()
 
 
-def reduced(volume: np.ndarray) -> np.ndarray:
-    """Return evenly spread voxels of a frame (X, Y, Z), at most `GRID`, as a copy."""
+def subsample(volume: np.ndarray) -> np.ndarray:
+    """Return evenly spread voxels of a frame (X, Y, Z), at most `THUMBNAIL_GRID`, as a copy."""
     picked = [
         np.floor((np.arange(most) + 0.5) * n / most).astype(int) if n > most else np.arange(n)
-        for n, most in zip(volume.shape, GRID, strict=True)
+        for n, most in zip(volume.shape, COMPARED_GRID, strict=True)
     ]
     return np.array(volume[np.ix_(*picked)])
 
 
-def mirrored(images: Sequence[np.ndarray], labels: Sequence[np.ndarray]) -> str:
+def describe_mirroring(images: Sequence[np.ndarray], labels: Sequence[np.ndarray]) -> str:
     """Describe how the labels are mirrored against their images; return an empty text where the labels on disk fit as well.
 
     Args:
-        images: (X, Y, Z) float32 each, of `reduced`.
+        images: (X, Y, Z) float32 each, of `subsample`.
         labels: (X, Y, Z) each, the label of each image.
     """
     pairs = [

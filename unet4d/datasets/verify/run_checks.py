@@ -13,13 +13,14 @@ from typing import Any
 
 import numpy as np
 
-from unet4d.datasets.dataset_json import Case, Dataset, case_faults
-from unet4d.datasets.faults import ERROR, Issue, ordered
-from unet4d.datasets.verify.dataset_checks import check_across, split_stems
+from unet4d.datasets.cases import Case, Dataset
+from unet4d.datasets.dataset import find_case_issues
+from unet4d.datasets.issues import ERROR, Issue, sort_issues
+from unet4d.datasets.verify.dataset_checks import check_across, check_shared_stems
 from unet4d.datasets.verify.image_checks import check_image
 from unet4d.datasets.verify.label_checks import check_label
-from unet4d.datasets.verify.study_facts import StudyProperties
-from unet4d.datasets.verify.summary import fingerprint_of
+from unet4d.datasets.verify.study_properties import StudyProperties
+from unet4d.datasets.verify.summary import make_fingerprint
 from unet4d.errors import InputError, Unet4DError
 from unet4d.system.digests import Stamp, settled, stamp
 from unet4d.system.failures import failure_of_study
@@ -27,10 +28,10 @@ from unet4d.system.files import read_json, write_json
 from unet4d.system.progress_bar import ProgressBar
 from unet4d.system.threads import each_done
 
-VERSION = 3
+RESULTS_VERSION = 3
 """Raised whenever the same files would give other results."""
-KEPT = "fingerprint.json"
-AT_ONCE = 4
+FINGERPRINT_FILE = "fingerprint.json"
+PARALLEL_STUDIES = 4
 """Studies read at the same time, at most; each takes little more than a frame and its labels of memory."""
 
 Result = tuple[StudyProperties | None, tuple[Issue, ...]]
@@ -73,12 +74,12 @@ class Verification:
 
     def fingerprint(self) -> dict[str, Any]:
         """All studies and what they have in common, fit for JSON."""
-        return fingerprint_of(self.studies)
+        return make_fingerprint(self.studies)
 
 
 def stream_studies(dataset: Dataset, cases: Sequence[Case]) -> tuple[StudyCheck, int]:
     """Return the check that reads a study frame by frame, and how many studies are checked at once."""
-    return lambda case: check_study(case, dataset), min(AT_ONCE, os.cpu_count() or 1)
+    return lambda case: check_study(case, dataset), min(PARALLEL_STUDIES, os.cpu_count() or 1)
 
 
 def verify_dataset(
@@ -103,20 +104,20 @@ def verify_dataset(
     may_keep = {
         key: all(settled(one, now_ns) for one in of_files if one) for key, of_files in zip(keys, stamps, strict=True)
     }
-    known = _kept(keep_in / KEPT) if keep_in else {}
+    known = _kept(keep_in / FINGERPRINT_FILE) if keep_in else {}
     todo = [i for i, key in enumerate(keys) if key not in known]
-    path = keep_in / KEPT if keep_in else None
+    path = keep_in / FINGERPRINT_FILE if keep_in else None
     try:
         _check_into(known, may_keep, [(keys[i], cases[i]) for i in todo], *checks(dataset, [cases[i] for i in todo]))
     finally:
         if path and todo:
             path = _keep(path, known, may_keep)
     results = [known[key] for key in keys]
-    faults = [fault.below(root) for fault in case_faults(dataset)]
+    faults = [fault.below(root) for fault in find_case_issues(dataset)]
     faults += [fault for _, found in results for fault in found]
     studies = [(case, facts) for case, (facts, _) in zip(cases, results, strict=True) if facts]
-    faults += [fault.below(root) for fault in (*split_stems(dataset), *check_across(dataset, studies))]
-    return Verification(root, tuple(ordered(faults)), tuple(facts for _, facts in studies), len(todo), path)
+    faults += [fault.below(root) for fault in (*check_shared_stems(dataset), *check_across(dataset, studies))]
+    return Verification(root, tuple(sort_issues(faults)), tuple(facts for _, facts in studies), len(todo), path)
 
 
 def _check_into(
@@ -160,14 +161,14 @@ def _key(case: Case, dataset: Dataset, stamps: Sequence[Stamp]) -> str:
     said = [case.name, case.subject, case.labelled_frames, case.frame_duration_s, case.channels_last, case.channels]
     shape = sorted(case.label) if isinstance(case.label, Mapping) else None
     of_all = [dataset.labels, dataset.time, dataset.channel_names, case.channel_kinds]
-    return hashlib.sha256(json.dumps([VERSION, files, said, shape, of_all]).encode()).hexdigest()[:32]
+    return hashlib.sha256(json.dumps([RESULTS_VERSION, files, said, shape, of_all]).encode()).hexdigest()[:32]
 
 
 def _kept(path: Path) -> dict[str, Result]:
     """The results that lie in a file, by key; none where it is missing, damaged or of another version."""
     try:
         entry = read_json(path)
-        if entry["version"] != VERSION or entry.pop("digest") != _digest(entry):
+        if entry["version"] != RESULTS_VERSION or entry.pop("digest") != _digest(entry):
             return {}
         studies = [StudyProperties.from_dict(study) for study in entry["studies"]]
         return {
@@ -195,7 +196,7 @@ def _keep(path: Path, results: Mapping[str, Result], keys: Mapping[str, bool]) -
         if keys[key]:
             rows.append({"key": key, "study": len(studies) if facts else None, "faults": [asdict(f) for f in faults]})
         studies += [facts] if facts else []
-    entry = {"version": VERSION, **fingerprint_of(studies), "verified": rows}
+    entry = {"version": RESULTS_VERSION, **make_fingerprint(studies), "verified": rows}
     try:
         write_json(path, {**entry, "digest": _digest(entry)})
     except (Unet4DError, OSError):

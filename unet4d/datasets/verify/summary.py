@@ -7,15 +7,15 @@ from typing import Any
 
 import numpy as np
 
-from unet4d.datasets.verify.study_facts import PERCENTILES, StudyProperties
+from unet4d.datasets.verify.study_properties import INTENSITY_PERCENTILES, StudyProperties
 
 
-def fingerprint_of(studies: Sequence[StudyProperties]) -> dict[str, Any]:
+def make_fingerprint(studies: Sequence[StudyProperties]) -> dict[str, Any]:
     """All studies and what they have in common."""
-    return {"summary": summary(studies), "studies": [study.as_dict() for study in studies]}
+    return {"summary": summarize_studies(studies), "studies": [study.as_dict() for study in studies]}
 
 
-def summary(studies: Sequence[StudyProperties]) -> dict[str, Any]:
+def summarize_studies(studies: Sequence[StudyProperties]) -> dict[str, Any]:
     """Median, least and most of every fact; per axis (X, Y, Z) as on disk, per class over all labelled frames."""
     classes = list(dict.fromkeys(name for study in studies for name in study.volumes_ml))
     channels = list(dict.fromkeys(name for study in studies for name in study.intensities))
@@ -34,14 +34,14 @@ def summary(studies: Sequence[StudyProperties]) -> dict[str, Any]:
         "intensities": {
             name: {
                 f"{percentile:g} %": _spread([one.intensities[name][i] for one in studies if name in one.intensities])
-                for i, percentile in enumerate(PERCENTILES)
+                for i, percentile in enumerate(INTENSITY_PERCENTILES)
             }
             for name in channels
         },
     }
 
 
-def in_words(told: dict[str, Any]) -> list[str]:
+def describe_summary(told: dict[str, Any]) -> list[str]:
     """A summary as lines; each number is a median, with the range in brackets where there is one."""
     if not told["studies"]:
         return ["no study could be read"]

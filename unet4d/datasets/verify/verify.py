@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
 
-from unet4d.datasets.dataset import cache_dir, open_dataset
-from unet4d.datasets.faults import KINDS, Issue
+from unet4d.datasets.dataset import choose_cache_dir, open_dataset
+from unet4d.datasets.issues import ISSUE_KINDS, Issue
 from unet4d.datasets.verify.checks import check_verify
 from unet4d.datasets.verify.run_checks import Verification, verify_dataset
-from unet4d.datasets.verify.summary import in_words
+from unet4d.datasets.verify.summary import describe_summary
 from unet4d.errors import InputError
 from unet4d.system.files import write_json
 from unet4d.system.text import count, printable
@@ -43,7 +43,7 @@ def verify(
         counts = {"dataset": str(dataset), "errors": found.errors, "warnings": found.warnings}
         print(json.dumps({**counts, "faults": faults, "fingerprint": fingerprint}, indent=1, ensure_ascii=False))
     else:
-        lines = [*listed(found.faults), *in_words(fingerprint["summary"]), "", _counted(found)]
+        lines = [*format_issues(found.faults), *describe_summary(fingerprint["summary"]), "", _counted(found)]
         print("\n".join(lines))
     if out is not None:
         write_json(out, fingerprint)
@@ -54,11 +54,11 @@ def verify(
     return found
 
 
-def listed(faults: Sequence[Issue]) -> list[str]:
+def format_issues(faults: Sequence[Issue]) -> list[str]:
     """The faults by kind, a line a fault."""
     lines = []
     for kind, alike in groupby(faults, key=lambda fault: fault.kind):
-        severity, meaning = KINDS[kind]
+        severity, meaning = ISSUE_KINDS[kind]
         lines += [f"{severity} {kind}: {meaning}", *(f"  {printable(fault.message)}" for fault in alike), ""]
     return lines
 
@@ -71,7 +71,7 @@ def _verification(dataset: Path) -> Verification:
         json_file = dataset / "dataset.json" if dataset.is_dir() else dataset
         fault = Issue("dataset-json", str(error), str(json_file)).below(json_file.parent)
         return Verification(json_file.parent, (fault,), ())
-    return verify_dataset(opened, cache_dir(opened.root))
+    return verify_dataset(opened, choose_cache_dir(opened.root))
 
 
 def _counted(found: Verification) -> str:

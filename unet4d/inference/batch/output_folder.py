@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from unet4d.datasets.dataset_json import can_name_a_file
-from unet4d.datasets.label_maps import PREDICTION
+from unet4d.datasets.case_json import can_name_a_file
+from unet4d.datasets.label_maps import PREDICTION_JSON
 from unet4d.datasets.study import Study
 from unet4d.errors import InputError
 from unet4d.images.image4d import ImageInfo
@@ -167,7 +167,7 @@ class PredictionFolder:
 
     def finish(self, failed: Mapping[str, str]) -> None:
         """Bring the tables up to date, where there are any; what failed is listed with its reason."""
-        if not (self.path / PREDICTION).is_file():
+        if not (self.path / PREDICTION_JSON).is_file():
             return
         for case, reason in failed.items():
             self.records.keep_failure(case, reason)
@@ -192,7 +192,7 @@ class PredictionFolder:
 
     def _recorded(self) -> list[str]:
         """The cases of an earlier prediction.json; refuses one of other labels."""
-        path = self.path / PREDICTION
+        path = self.path / PREDICTION_JSON
         if not path.is_file():
             return []
         about = read_json(path)
@@ -223,9 +223,9 @@ class PredictionFolder:
         for path in [place for study in studies for place in places(self.path, study.name, self.outputs)] + tables:
             if path.resolve() in sources | folders:
                 raise InputError(f"{path} is an input, and its label map would replace it; choose another -o")
-            if os.path.lexists(path) and not (self.path / PREDICTION).is_file():
+            if os.path.lexists(path) and not (self.path / PREDICTION_JSON).is_file():
                 raise InputError(
-                    f"{path} is there already, in a folder without the {PREDICTION} of an earlier predict; wanted a folder "
+                    f"{path} is there already, in a folder without the {PREDICTION_JSON} of an earlier predict; wanted a folder "
                     "that predict wrote, or a new one; choose another -o"
                 )
 

@@ -244,7 +244,7 @@ def _reading_bytes(study: Study) -> float:
     """What reading a study may take of main memory: copies of its image, by its header, else by the size of its files."""
     if study.stream is None:
         return _COPIES * _UNPACKED * sum(size or 0 for _, size, _ in stamps(study))
-    outline = _tried(study.stream.outline)
+    outline = _tried(study.stream.info)
     if isinstance(outline, Unet4DError):
         return 0  # reading it ends as soon
     return _COPIES * 4.0 * outline.channels * outline.frames * math.prod(outline.grid)

@@ -22,8 +22,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from unet4d.datasets.convert.names import natural_key
-from unet4d.datasets.label_maps import PREDICTION
+from unet4d.datasets.convert.file_names import natural_key
+from unet4d.datasets.label_maps import PREDICTION_JSON
 from unet4d.inference.batch.case_records import HIDDEN, Record, Records
 from unet4d.system.csv_file import csv_text
 from unet4d.system.environment import versions
@@ -33,7 +33,7 @@ from unet4d.system.version import VERSION
 
 VOLUMES, SUMMARY = "volumes.csv", "summary.json"
 COLUMNS = ["case", "frame", "time_s", "class", "value", "volume_ml"]
-TABLES = (VOLUMES, PREDICTION, SUMMARY)
+TABLES = (VOLUMES, PREDICTION_JSON, SUMMARY)
 _SPARING = 20
 """The tables are written anew when this many times as long has passed as it took the last time."""
 _TRIES = 10
@@ -93,7 +93,7 @@ class Tables:
         }  # fmt: skip
         entries = {case: row.record["entry"] for case, row in there.items()}
         about = {"labels": self.labels, "version": VERSION, "cases": entries}
-        write_json(self.out / PREDICTION, about)  # first of all, see PredictionFolder
+        write_json(self.out / PREDICTION_JSON, about)  # first of all, see PredictionFolder
         write_text(self.out / VOLUMES, ",".join(COLUMNS) + "\n" + "".join(row.volumes for row in there.values()))
         failed = dict(sorted(self.records.failures().items(), key=lambda failure: natural_key(failure[0])))
         write_json(self.out / SUMMARY, _summary({case: row.record for case, row in there.items()}, failed))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from unet4d.datasets.label_maps import PREDICTION
+from unet4d.datasets.label_maps import PREDICTION_JSON
 from unet4d.system.files import read_json
 
 
@@ -16,8 +16,8 @@ def read_provenance(folders: list[Path], case: str) -> dict[str, Any]:
         InputError: a prediction.json that is not valid JSON.
     """
     for folder in folders:
-        if (folder / PREDICTION).is_file():
-            record = read_json(folder / PREDICTION)
+        if (folder / PREDICTION_JSON).is_file():
+            record = read_json(folder / PREDICTION_JSON)
             cases = record.get("cases") if isinstance(record, dict) else None
             entry = cases.get(case) if isinstance(cases, dict) else None
             if not isinstance(entry, dict):

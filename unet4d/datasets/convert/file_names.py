@@ -1,4 +1,4 @@
-"""What file names say in the folders that people leave behind: image or label, its stem, and natural order."""
+"""File names in the folders of users: image or label, stem, frame number, and natural order."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
-from unet4d.images.nifti import NIFTI_SUFFIXES as NIFTI
-from unet4d.images.nrrd import NRRD_SUFFIXES as NRRD
+from unet4d.images.nifti import NIFTI_SUFFIXES
+from unet4d.images.nrrd import NRRD_SUFFIXES
 
 SEGMENTATION = (".seg.nrrd", ".seg.nhdr")
 SEQUENCE = (".seq.nrrd", ".seq.nhdr")
 LABEL_MARKS = ("_seg", "_label", "-label", ".seg")
-"""Behind the stem of a file that holds labels; "-label" is what 3D Slicer proposes for a label map."""
+"""Ends of the stem of a label file; 3D Slicer proposes "-label" for a label map."""
 
 _STRONG = "frame|frm|phase|timepoint|timeframe|tp"
 _WEAK = "t|time|vol|volume|dyn|dynamic|gate|bin"  # also the number of a patient, or a weighting (T1, T2)
@@ -30,13 +30,13 @@ _NUMBER_AT_END = re.compile(
 
 
 @dataclass(frozen=True)
-class Named:
-    """A file and what its name says.
+class NamedFile:
+    """A file and the parts of its name.
 
     Attributes:
         path: the file.
         stem: its path below the source, with "/" on every system, without suffix and without the mark of a label.
-        suffix: the longest that is known, in small letters: ".seg.nrrd" rather than ".nrrd".
+        suffix: the longest known one, in small letters: ".seg.nrrd" rather than ".nrrd".
         is_label: a segmentation or a label map.
     """
 
@@ -47,21 +47,21 @@ class Named:
 
 
 def natural_key(text: str) -> tuple[tuple[str | int, ...], str]:
-    """Sorts "frame2" before "frame10"."""
+    """Return a sort key that puts "frame2" before "frame10"."""
     parts = re.split("([0-9]+)", text.casefold())  # numbers stand at the odd places
     return tuple(int(part) if place % 2 else part for place, part in enumerate(parts)), text
 
 
 def missing_numbers(numbers: Sequence[int]) -> list[int]:
-    """The frame numbers that growing ones lack: none if they rise by 1 or, three or more, by another constant step."""
+    """Return the frame numbers that a rising sequence lacks: none if it rises by 1 or, three or more, by a constant step."""
     steps = {after - before for before, after in pairwise(numbers)}
     if steps <= {1} or (len(steps) == 1 and len(numbers) > 2):
         return []
     return sorted(set(range(numbers[0], numbers[-1])) - set(numbers))
 
 
-def time_order(stems: Sequence[str]) -> list[str]:
-    """Natural order; but by value if all end in a number behind the same text, "t_0.25" before "t_0.5", and no two are equal."""
+def sort_by_time(stems: Sequence[str]) -> list[str]:
+    """Sort naturally; or by value if all end in different numbers behind the same text, "t_0.25" before "t_0.5"."""
     natural = sorted(stems, key=natural_key)
     ends = {stem: found for stem in stems if (found := _NUMBER_AT_END.fullmatch(stem))}
     values = [float(found[2]) for found in ends.values()]
@@ -71,20 +71,20 @@ def time_order(stems: Sequence[str]) -> list[str]:
 
 
 def shared_stems(names: Iterable[str]) -> dict[str, str]:
-    """Return the stem of each name that says it is one frame of several: "patient001" of "patient001_frame01".
+    """Return the stem of each name that looks like one frame of several: "patient001" of "patient001_frame01".
 
     A frame is a number behind frame, phase, timepoint, tp, t, time, vol and the like, or one of ED, ES, diastole and systole.
-    No stem is taken where no two names share one; nor where all names share one and it has no digit, because it may be that of
+    There is no stem where no two names share one; nor where all names share one without a digit, because it may be that of
     the dataset. After t, time, vol and the other short words, which may number patients, a stem needs a digit, and there must
     be several.
 
     Args:
-        names: of cases, without suffix; "/" may part folders.
+        names: of cases, without suffix; "/" may separate folders.
     """
     found = {name: stem for name in names if (stem := _stem_of_frame(name))}
     groups: dict[str, list[str]] = {}
-    for name, one in found.items():
-        groups.setdefault(one[0].casefold(), []).append(name)
+    for name, stem_and_strength in found.items():
+        groups.setdefault(stem_and_strength[0].casefold(), []).append(name)
     stems: dict[str, str] = {}
     for group in groups.values():
         shared, is_strong = found[group[0]][0], all(found[name][1] for name in group)
@@ -95,7 +95,7 @@ def shared_stems(names: Iterable[str]) -> dict[str, str]:
 
 
 def _stem_of_frame(name: str) -> tuple[str, bool] | None:
-    """Return what stands before the words of a frame, and whether they can mean nothing else; None where there are none."""
+    """Return the text before the words of a frame, and whether these can mean nothing else; None where there are none."""
     stem, is_strong = name, True
     while found := _FRAME.fullmatch(stem):  # "p1_ED_frame01" has two
         stem, is_strong = found["stem"], is_strong and not found["weak"]
@@ -103,33 +103,38 @@ def _stem_of_frame(name: str) -> tuple[str, bool] | None:
     return (stem, is_strong) if stem and stem != name else None
 
 
-def named(path: Path, root: Path) -> Named | None:
-    """What the name of a file below `root` says; None for another suffix than NRRD's and NIfTI's, and for hidden files."""
+def parse_file_name(path: Path, root: Path) -> NamedFile | None:
+    """Parse the name of a file below `root`; None for another suffix than NRRD's and NIfTI's, and for hidden files."""
     relative = path.relative_to(root)
-    suffix = next((one for one in (*SEGMENTATION, *SEQUENCE, *NRRD, *NIFTI) if path.name.lower().endswith(one)), None)
+    suffix = next(
+        (end for end in (*SEGMENTATION, *SEQUENCE, *NRRD_SUFFIXES, *NIFTI_SUFFIXES) if path.name.lower().endswith(end)),
+        None,
+    )
     if suffix is None or any(part.startswith(".") for part in relative.parts):
         return None
     stem = relative.as_posix()[: -len(suffix)]
     mark = next((mark for mark in LABEL_MARKS if stem.lower().endswith(mark)), "")
-    return Named(path, stem[: -len(mark)] if mark else stem, suffix, bool(mark) or suffix in SEGMENTATION)
+    return NamedFile(path, stem[: -len(mark)] if mark else stem, suffix, bool(mark) or suffix in SEGMENTATION)
 
 
-def named_in(root: Path) -> list[Named]:
-    """The images and labels below a folder, at any depth, in natural order of their paths."""
+def find_named_files(root: Path) -> list[NamedFile]:
+    """Return the images and labels below a folder, at any depth, in natural order of their paths."""
     return _named(root.rglob("*"), root)
 
 
-def nearby(root: Path) -> list[Named]:
-    """The images and labels of a folder and of the folders in it, no deeper: a first look, in natural order."""
+def find_nearby_files(root: Path) -> list[NamedFile]:
+    """Return the images and labels of a folder and of the folders in it, no deeper, in natural order."""
     return _named([*root.glob("*"), *root.glob("*/*")], root)
 
 
-def listed(names: Iterable[object], most: int = 5) -> str:
-    """The first names, with commas, and how many there are beyond them."""
+def shorten_list(names: Iterable[object], most: int = 5) -> str:
+    """Return the first names, with commas, and the number of the others."""
     known = [str(name) for name in names]
     return ", ".join(known[:most]) + (f" and {len(known) - most} more" if len(known) > most else "")
 
 
-def _named(paths: Iterable[Path], root: Path) -> list[Named]:
-    files = (named(path, root) for path in paths if not path.is_dir())  # what is no file fails where it is read
+def _named(paths: Iterable[Path], root: Path) -> list[NamedFile]:
+    files = (
+        parse_file_name(path, root) for path in paths if not path.is_dir()
+    )  # what is no file fails where it is read
     return sorted((f for f in files if f), key=lambda f: natural_key(f.path.relative_to(root).as_posix()))

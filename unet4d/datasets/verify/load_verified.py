@@ -6,14 +6,15 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from unet4d.datasets.dataset import Case, Dataset, open_dataset, read_dataset
-from unet4d.datasets.faults import ERROR, Issue
+from unet4d.datasets.cases import Case, Dataset
+from unet4d.datasets.dataset import open_dataset, read_dataset
+from unet4d.datasets.issues import ERROR, Issue
 from unet4d.datasets.verify.run_checks import StudyCheck, Verification, stream_studies, verify_dataset
-from unet4d.datasets.verify.study_facts import StudyProperties
+from unet4d.datasets.verify.study_properties import StudyProperties
 from unet4d.errors import InputError
 from unet4d.system.text import count
 
-TOLD = 3
+MOST_REPORTED = 3
 """Errors that are told before the command ends; `unet4d verify` tells all."""
 
 
@@ -53,10 +54,10 @@ def load_verified_dataset(
 def _errors_in_words(found: Verification) -> str:
     """The first few errors on one line."""
     errors = [fault for fault in found.faults if fault.severity == ERROR]
-    told = [_with_root(fault, found.root) for fault in errors[:TOLD]]
+    told = [_with_root(fault, found.root) for fault in errors[:MOST_REPORTED]]
     if len(errors) == 1:
         return told[0]
-    more = f"; and {len(errors) - TOLD} more" if len(errors) > TOLD else ""
+    more = f"; and {len(errors) - MOST_REPORTED} more" if len(errors) > MOST_REPORTED else ""
     listed = "; ".join(f"({i}) {one}" for i, one in enumerate(told, 1))
     return f"{found.root} has {count(len(errors), 'error')}: {listed}{more}; all of them: unet4d verify {found.root}"
 

@@ -1,4 +1,4 @@
-"""A fault of a dataset: what kind it is, how grave, where it lies, and what to do about it."""
+"""`Issue`: a mistake in a dataset, with its kind, severity, file and advice; and the list of all kinds."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import Any
 
 ERROR, WARNING = "error", "warning"
 
-KINDS: Mapping[str, tuple[str, str]] = {
+ISSUE_KINDS: Mapping[str, tuple[str, str]] = {
     "dataset-json": (ERROR, "dataset.json cannot be understood"),
-    "case-twice": (ERROR, "a case's name stands for several studies"),
+    "case-twice": (ERROR, "several studies share a case's name"),
     "subject-split": (ERROR, "a subject is in training and in test"),
     "missing-file": (ERROR, "a file is not there"),
     "unreadable": (ERROR, "a file is truncated, no NIfTI, or its header is damaged"),
@@ -20,7 +20,7 @@ KINDS: Mapping[str, tuple[str, str]] = {
     "frames": (ERROR, "numbers of frames that do not fit one another"),
     "shape": (ERROR, "images, channels or labels of one study differ in shape"),
     "spacing": (ERROR, "images, channels or labels of one study differ in voxel size"),
-    "affine": (ERROR, "images, channels or labels of one study do not lie at one place"),
+    "affine": (ERROR, "images, channels or labels of one study differ in position"),
     "not-finite": (ERROR, "voxels that are NaN or infinite"),
     "label-not-whole": (ERROR, "labels that are no whole numbers from 0 to 255"),
     "label-value": (ERROR, "label values that dataset.json does not name"),
@@ -31,11 +31,11 @@ KINDS: Mapping[str, tuple[str, str]] = {
     "forms": (WARNING, "a header's qform cannot be computed, or places the study elsewhere than its sform"),
     "constant-frame": (WARNING, "frames, channels or maps of one value"),
     "duplicate-frame": (WARNING, "frames that repeat another one"),
-    "frame-order": (WARNING, "frames that seem to stand at the wrong place"),
-    "labelled-frames": (WARNING, "most frames are empty and dataset.json does not say which are labelled"),
+    "frame-order": (WARNING, "frames that seem to be at the wrong position"),
+    "labelled-frames": (WARNING, "most frames are empty and dataset.json names no labelled_frames"),
     "empty-label": (WARNING, "labelled frames without any label"),
-    "unlabelled-drawn": (WARNING, "labels on frames that count as unlabelled, and so are not learnt from"),
-    "class-absent": (WARNING, "a class that nobody drew"),
+    "unlabelled-drawn": (WARNING, "labels on frames that count as unlabelled, and so are not trained on"),
+    "class-absent": (WARNING, "a class that no labelled frame has"),
     "image-twice": (WARNING, "one image under several cases of a subject, or as several channels"),
     "same-label": (WARNING, "one label under several images"),
     "label-mirrored": (WARNING, "a label that fits its image far better mirrored"),
@@ -46,28 +46,28 @@ KINDS: Mapping[str, tuple[str, str]] = {
     "outlier-duration": (WARNING, "a frame duration far from that of the other studies"),
     "outlier-volume": (WARNING, "a class far larger or smaller than in the other studies"),
 }
-"""Kind to its severity and to what it means; told in this order."""
+"""Kind to its severity and its meaning, in the order of the report."""
 
-FOLLOWS: Mapping[str, tuple[str, ...]] = {
+EXPLAINED_BY: Mapping[str, tuple[str, ...]] = {
     "outlier-duration": ("frame-duration",),
     "outlier-spacing": ("units",),
     "outlier-volume": ("outlier-spacing", "units", "labelled-frames", "frames"),
     "outlier-intensity": ("not-finite", "constant-frame", "frames", "unreadable", "image-twice"),
 }
-"""Kinds that a fault of another kind in the same case explains, and that are then left out."""
+"""Kind to the kinds that explain it: it is left out where the same case has one of them."""
 
-_PLACES = {kind: place for place, kind in enumerate(KINDS)}
+_POSITION = {kind: position for position, kind in enumerate(ISSUE_KINDS)}
 
 
 @dataclass(frozen=True)
 class Issue:
-    """One fault.
+    """One mistake in a dataset.
 
     Attributes:
-        kind: a key of `KINDS`.
-        message: one line: what came, what was wanted, what to do.
-        file: the file it lies in.
-        case: the case it concerns; empty where it concerns the whole dataset.
+        kind: a key of `ISSUE_KINDS`.
+        message: one line: what was found, what was expected, what to do.
+        file: the file with the mistake.
+        case: the case that it concerns; empty where it concerns the whole dataset.
     """
 
     kind: str
@@ -75,25 +75,30 @@ class Issue:
     file: str
     case: str = ""
 
+    @classmethod
+    def of(cls, kind: str, file: Path, text: str, case: str = "") -> Issue:
+        """Make the issue of a file; the message is the file's path and the text."""
+        return cls(kind, f"{file}: {text}", str(file), case)
+
     @property
     def severity(self) -> str:
-        """ "error": no training will start; "warning": one will, and somebody should look."""
-        return KINDS[self.kind][0]
+        """Return "error" (no training starts) or "warning" (one does, and the user should look)."""
+        return ISSUE_KINDS[self.kind][0]
 
     def below(self, root: Path) -> Issue:
-        """The same with paths below the dataset's folder, so that it stays true wherever that is called from."""
+        """Return the same issue with paths below the dataset's folder, true from any working folder."""
         prefix = f"{root}/"
         message = re.sub(rf"(?<![\w./-]){re.escape(prefix)}", "", self.message)
         return Issue(self.kind, message, self.file.removeprefix(prefix), self.case)
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values: severity, kind, case, file, message."""
+        """Return plain values: severity, kind, case, file, message."""
         return {name: getattr(self, name) for name in ("severity", "kind", "case", "file", "message")}
 
 
-def ordered(faults: Iterable[Issue]) -> list[Issue]:
-    """Errors first, by kind as `KINDS` lists them, then by file; without what follows from another one."""
-    faults = list(faults)
-    found = {(fault.case, fault.kind) for fault in faults}
-    own = [f for f in faults if not any((f.case, cause) in found for cause in FOLLOWS.get(f.kind, ()))]
-    return sorted(own, key=lambda fault: (fault.severity, _PLACES[fault.kind], fault.file, fault.message))
+def sort_issues(issues: Iterable[Issue]) -> list[Issue]:
+    """Sort errors first, by kind as `ISSUE_KINDS` lists them, then by file; leave out what another issue explains."""
+    issues = list(issues)
+    found = {(issue.case, issue.kind) for issue in issues}
+    own = [one for one in issues if not any((one.case, cause) in found for cause in EXPLAINED_BY.get(one.kind, ()))]
+    return sorted(own, key=lambda issue: (issue.severity, _POSITION[issue.kind], issue.file, issue.message))

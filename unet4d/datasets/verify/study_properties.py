@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from unet4d.config import Size, triple
-from unet4d.datasets.dataset_json import Case
+from unet4d.datasets.cases import Case
 from unet4d.images.nifti import Header, affine_of, frame_duration_s_of, read_header, spacing_of
 
-PERCENTILES = (0.5, 50.0, 99.5)
+INTENSITY_PERCENTILES = (0.5, 50.0, 99.5)
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class StudyProperties:
         return np.array(self.affine)
 
 
-def read_facts(case: Case) -> StudyProperties:
+def read_study_properties(case: Case) -> StudyProperties:
     """What the header of a study's first image file tells. Raises InputError as `read_header`."""
     return StudyProperties.of_header(case, *read_header(case.images[0]))
 
