@@ -1,4 +1,4 @@
-"""Draws report.webp and report_index.webp from the report of `make demo`, in Chromium: `python docs/report_pictures.py`."""
+"""Screenshots report.webp and report_index.webp of the report of `make demo`, in Chromium: `python docs/report_pictures.py`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from PIL import Image
 
 HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE.parent / "tests"))
+sys.path.insert(0, str(HERE.parent / "tests" / "report"))
 from browser import Browser  # noqa: E402
 
 REPORT = HERE.parent / "demo" / "report"
@@ -17,18 +17,18 @@ SIZE = (1280, 960)
 
 
 def write(page: Path, ready: str, picture: Path, whole: bool) -> None:
-    """Write what somebody sees who opens a page."""
-    with tempfile.TemporaryDirectory() as made, Browser(size=SIZE) as browser:
+    """Write a screenshot of a page."""
+    with tempfile.TemporaryDirectory() as folder, Browser(size=SIZE) as browser:
         browser.open(page, ready)
-        seen = browser.picture(Path(made) / "seen.png", whole=whole)
-        with Image.open(seen) as image:
+        screenshot = browser.picture(Path(folder) / "page.png", whole=whole)
+        with Image.open(screenshot) as image:
             image.convert("RGB").save(picture, quality=85, method=6)
 
 
 def main() -> int:
-    """Write both."""
+    """Write both screenshots."""
     if not (REPORT / "index.html").exists():
-        print(f"there is no {REPORT}; wanted the report of make demo; run it first", file=sys.stderr)
+        print(f"{REPORT} is missing, expected the report of make demo; run it first", file=sys.stderr)
         return 2
     write(
         sorted(REPORT.glob("phantom*.html"))[0],

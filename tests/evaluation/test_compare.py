@@ -27,9 +27,9 @@ Row = dict[str, object]
 
 @pytest.fixture
 def scores(tmp_path: Path) -> Callable[..., Path]:
-    """Writes an evaluation made by hand: case to its subject and the Dice of its frames, of one class named LV."""
+    """Return a writer of evaluations: from case to its subject and the Dice of its frames, of one class named LV."""
 
-    def made(
+    def write(
         name: str,
         cases: Cases,
         hd95: Sequence[object] | None = None,
@@ -64,10 +64,10 @@ def scores(tmp_path: Path) -> Callable[..., Path]:
         )
         return folder
 
-    return made
+    return write
 
 
-def one_a_subject(dice: Sequence[float]) -> Cases:
+def one_case_per_subject(dice: Sequence[float]) -> Cases:
     return {name: (name, [value]) for name, value in zip(NAMES, dice, strict=False)}
 
 
@@ -78,7 +78,12 @@ def row(found: dict, metric: str = "dice", name: str = "LV") -> dict:
 
 def test_a_method_that_is_better_in_every_subject(scores, tmp_path: Path, capsys):
     a, b = np.linspace(0.7, 0.8, 8), np.linspace(0.7, 0.8, 8) + np.linspace(0.01, 0.08, 8)
-    found = compare(scores("a", one_a_subject(a)), scores("b", one_a_subject(b)), tmp_path / "out", quantities=["dice"])
+    found = compare(
+        scores("a", one_case_per_subject(a)),
+        scores("b", one_case_per_subject(b)),
+        tmp_path / "out",
+        quantities=["dice"],
+    )
     one = row(found)
     assert (one["n"], one["left_out"], one["effect"], one["verdict"]) == (8, 0, 1, "B better")
     assert one["p"] == pytest.approx(2 / 2**8)
@@ -97,9 +102,9 @@ def test_a_method_that_is_better_in_every_subject(scores, tmp_path: Path, capsys
 
 
 @pytest.mark.parametrize(("metric", "verdict"), [("dice", "A better"), ("hd95_mm", "B better")])
-def test_what_is_better_depends_on_the_quantity(scores, metric: str, verdict: str):
+def test_the_better_direction_depends_on_the_quantity(scores, metric: str, verdict: str):
     """B is smaller in both."""
-    cases, fewer = one_a_subject([0.9] * 8), one_a_subject([0.8] * 8)
+    cases, fewer = one_case_per_subject([0.9] * 8), one_case_per_subject([0.8] * 8)
     far = [9.0 + i for i in range(8)]
     found = compare(scores("a", cases, far), scores("b", fewer, [x - 1 - x / 10 for x in far]), quantities=[metric])
     assert (row(found, metric)["effect"], row(found, metric)["verdict"]) == (-1, verdict)
@@ -107,7 +112,7 @@ def test_what_is_better_depends_on_the_quantity(scores, metric: str, verdict: st
 
 def test_swapping_the_methods_turns_the_sign_and_nothing_else(scores):
     rng = np.random.default_rng(0)
-    a, b = (scores(name, one_a_subject(rng.uniform(0.5, 0.9, 8))) for name in "ab")
+    a, b = (scores(name, one_case_per_subject(rng.uniform(0.5, 0.9, 8))) for name in "ab")
     there, back = row(compare(a, b)), row(compare(b, a))
     assert there["p"] == back["p"]
     for key in ("mean_difference", "median_difference", "effect"):
@@ -132,7 +137,7 @@ def test_a_subject_counts_once_however_many_cases_and_frames_it_has(scores):
     assert row(found)["mean_a"] == pytest.approx((0.55 + 7 * 0.8) / 8)
 
 
-def test_what_one_method_lacks_is_left_out_of_both_and_counted(scores):
+def test_values_missing_in_one_method_are_left_out_of_both_and_counted(scores):
     """Frame 1 has no distance in B: A's 50 mm there is no advantage of B's."""
     cases = {"s0": ("s0", [0.9, 0.9]), **{n: (n, [0.9]) for n in NAMES[1:3]}}
     found = compare(scores("a", cases, [5.0, 50.0, 6.0, 7.0]), scores("b", cases, [4.0, "", "", 7.0]))
@@ -143,8 +148,8 @@ def test_what_one_method_lacks_is_left_out_of_both_and_counted(scores):
     assert row(found)["verdict"] == "no test: all differences are zero"
 
 
-def test_a_class_that_one_method_never_finds_is_told(scores, capsys, tmp_path: Path):
-    cases = one_a_subject([0.8] * 8)
+def test_a_class_that_one_method_never_finds_is_listed(scores, capsys, tmp_path: Path):
+    cases = one_case_per_subject([0.8] * 8)
     found = compare(scores("a", cases), scores("b", cases, [""] * 8), tmp_path / "out", quantities=["hd95_mm"])
     one = row(found, "hd95_mm")
     assert (one["n"], one["left_out"], one["mean_a"], one["mean_difference"], one["p_holm"]) == (0, 8, None, None, None)
@@ -155,18 +160,18 @@ def test_a_class_that_one_method_never_finds_is_told(scores, capsys, tmp_path: P
 
 def test_the_more_tests_the_larger_the_correction(scores):
     """All eight differ by one sign in Dice and in HD95: p = 1 / 128 each."""
-    a = scores("a", one_a_subject([0.8] * 8), [9.0 + i for i in range(8)])
-    b = scores("b", one_a_subject([0.8 + i / 100 for i in range(1, 9)]), [8.0 + i for i in range(8)])
+    a = scores("a", one_case_per_subject([0.8] * 8), [9.0 + i for i in range(8)])
+    b = scores("b", one_case_per_subject([0.8 + i / 100 for i in range(1, 9)]), [8.0 + i for i in range(8)])
     alone, both = compare(a, b, quantities=["dice"]), compare(a, b, quantities=["hd95_mm", "dice"])
     assert (alone["tests"], row(alone)["p_holm"]) == (1, pytest.approx(1 / 128))
     assert (both["tests"], row(both)["p_holm"], row(both, "hd95_mm")["p_holm"]) == (2, *[pytest.approx(2 / 128)] * 2)
     assert [one["metric"] for one in both["compared"]] == ["dice", "hd95_mm"]
 
 
-def test_too_many_tests_for_so_few_subjects_are_told(scores, capsys):
+def test_too_many_tests_for_few_subjects_are_reported(scores, capsys):
     """Six that all differ by one sign: p = 2 / 64, enough for one test, and for two no longer."""
-    a = scores("a", one_a_subject([0.8] * 6), [9.0 + i for i in range(6)])
-    b = scores("b", one_a_subject([0.8 + i / 100 for i in range(1, 7)]), [8.0 + i for i in range(6)])
+    a = scores("a", one_case_per_subject([0.8] * 6), [9.0 + i for i in range(6)])
+    b = scores("b", one_case_per_subject([0.8 + i / 100 for i in range(1, 7)]), [8.0 + i for i in range(6)])
     alone = compare(a, b, quantities=["dice"])
     assert (row(alone)["verdict"], alone["smallest_p_holm"]) == ("B better", pytest.approx(2 / 64))
     assert "too few subjects" not in capsys.readouterr().out
@@ -177,14 +182,14 @@ def test_too_many_tests_for_so_few_subjects_are_told(scores, capsys):
 
 def test_chance_is_no_difference_shown(scores):
     rng = np.random.default_rng(3)
-    found = compare(*(scores(name, one_a_subject(rng.uniform(0.7, 0.8, 8))) for name in "ab"))
+    found = compare(*(scores(name, one_case_per_subject(rng.uniform(0.7, 0.8, 8))) for name in "ab"))
     assert row(found)["p"] > 0.05
     assert row(found)["verdict"] == "no difference shown"
 
 
 def test_other_cases_are_refused_and_named_unless_the_shared_ones_are_asked_for(scores, tmp_path: Path, capsys):
-    a = scores("a", one_a_subject(np.linspace(0.7, 0.8, 8)))
-    b = scores("b", {**one_a_subject(np.linspace(0.8, 0.9, 7)), "x": ("x", [0.1])})
+    a = scores("a", one_case_per_subject(np.linspace(0.7, 0.8, 8)))
+    b = scores("b", {**one_case_per_subject(np.linspace(0.8, 0.9, 7)), "x": ("x", [0.1])})
     with pytest.raises(InputError, match=r"a has s7; .*b has x; expected the same cases.*--shared_only"):
         compare(a, b, tmp_path / "out")
     assert not (tmp_path / "out").exists()
@@ -194,7 +199,7 @@ def test_other_cases_are_refused_and_named_unless_the_shared_ones_are_asked_for(
     shown = capsys.readouterr().out
     assert "left out, only in A: s7\n" in shown
     assert "left out, only in B: x\n" in shown
-    fewer = scores("fewer", one_a_subject([0.8] * 7))
+    fewer = scores("fewer", one_case_per_subject([0.8] * 7))
     for first, second in ((a, fewer), (fewer, a)):
         with pytest.raises(InputError, match=r"/a has s7; expected the same cases"):
             compare(first, second)
@@ -203,31 +208,31 @@ def test_other_cases_are_refused_and_named_unless_the_shared_ones_are_asked_for(
 
 
 def test_other_references_are_refused(scores):
-    a = scores("a", one_a_subject([0.8] * 8))
-    other = scores("b", one_a_subject([0.8] * 8))
+    a = scores("a", one_case_per_subject([0.8] * 8))
+    other = scores("b", one_case_per_subject([0.8] * 8))
     (other / METRICS_CSV).write_text((other / METRICS_CSV).read_text().replace("100.0", "101.0", 1))
     with pytest.raises(InputError, match=r"differ in the reference of case s0, frame 0, LV"):
         compare(a, other)
-    more = one_a_subject([0.8] * 8) | {"s3": ("s3", [0.8, 0.8])}
+    more = one_case_per_subject([0.8] * 8) | {"s3": ("s3", [0.8, 0.8])}
     with pytest.raises(InputError, match=r"differ in the reference of case s3, frame 1, LV"):
         compare(a, scores("c", more))
     with pytest.raises(InputError, match=r"differ in the reference of case s5"):
-        compare(a, scores("d", one_a_subject([0.8] * 8) | {"s5": ("another", [0.8])}))
+        compare(a, scores("d", one_case_per_subject([0.8] * 8) | {"s5": ("another", [0.8])}))
     with pytest.raises(InputError, match=r"tolerance_mm 2\.0.* 3\.0; expected the same"):
-        compare(a, scores("e", one_a_subject([0.8] * 8), tolerance=3.0))
+        compare(a, scores("e", one_case_per_subject([0.8] * 8), tolerance=3.0))
 
 
 def test_an_open_series_is_not_compared_with_a_cyclic_one(scores):
     """Their pairs, second differences and neighbours are not the same ones, whatever the label maps."""
     with pytest.raises(InputError, match=r"case s0 is cyclic in \S+ and open in \S+; expected the same"):
-        compare(scores("a", one_a_subject([0.8] * 8)), scores("b", one_a_subject([0.8] * 8), time="open"))
+        compare(scores("a", one_case_per_subject([0.8] * 8)), scores("b", one_case_per_subject([0.8] * 8), time="open"))
 
 
-def test_what_is_no_evaluation_is_refused(scores, tmp_path: Path):
-    a = scores("a", one_a_subject([0.8] * 8))
+def test_a_folder_without_an_evaluation_is_refused(scores, tmp_path: Path):
+    a = scores("a", one_case_per_subject([0.8] * 8))
     with pytest.raises(InputError, match=r"nowhere/summary\.json is missing; give the --out folder"):
         compare(a, tmp_path / "nowhere")
-    damaged = scores("b", one_a_subject([0.8] * 8))
+    damaged = scores("b", one_case_per_subject([0.8] * 8))
     text = (damaged / METRICS_CSV).read_text()
     (damaged / METRICS_CSV).write_text(text.replace("nsd", "other", 1))
     with pytest.raises(InputError, match=r"metrics\.csv has no column nsd"):
@@ -244,17 +249,19 @@ def test_what_is_no_evaluation_is_refused(scores, tmp_path: Path):
         compare(a, damaged)
 
 
-def test_where_nothing_is_defined_it_is_said(scores, capsys):
+def test_metrics_defined_nowhere_are_reported(scores, capsys):
     found = compare(
-        scores("a", one_a_subject([0.8] * 8)), scores("b", one_a_subject([0.8] * 8)), quantities=["mass_error_g"]
+        scores("a", one_case_per_subject([0.8] * 8)),
+        scores("b", one_case_per_subject([0.8] * 8)),
+        quantities=["mass_error_g"],
     )
     assert (found["compared"], found["tests"]) == ([], 0)
     assert capsys.readouterr().out.endswith("\nnone of these metrics is defined in both A and B\n")
 
 
 @pytest.mark.parametrize("names", [["dise"], []])
-def test_a_metric_that_there_is_not(scores, names):
-    a = scores("a", one_a_subject([0.8] * 8))
+def test_an_unknown_metric_is_refused(scores, names):
+    a = scores("a", one_case_per_subject([0.8] * 8))
     with pytest.raises(InputError, match=r"got metrics .*expected some of dice, nsd"):
         compare(a, a, quantities=names)
 

@@ -1,4 +1,4 @@
-"""Scoring folders of label maps: what is scored, what the tables say, and how a misfit is refused."""
+"""Evaluation of folders of label maps: which studies are scored, the tables, and errors for misfits."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def save(path: Path, label: np.ndarray, seconds: float | None = 0.05, affine: np
 
 
 def beating(frames: int = 3) -> np.ndarray:
-    """Class 1: a square of 4 x 4 in two slices. Class 3: one column, absent from frame 1."""
+    """Return a label: class 1 a square of 4 x 4 in two slices. Class 3: one column, absent from frame 1."""
     label = np.zeros((frames, 10, 9, 4), np.uint8)
     label[:, 3:7, 3:7, 1:3] = 1
     label[:, 8, 7, 1] = 3
@@ -39,7 +39,10 @@ def beating(frames: int = 3) -> np.ndarray:
 
 @pytest.fixture
 def dataset(tmp_path: Path) -> Path:
-    """Two cases of one subject; of `a` frames 0 and 2 are labelled, frame 1 of its label file is zero; `b` has one 3D file."""
+    """Write two cases of one subject.
+
+    Frames 0 and 2 of `a` are labelled, and frame 1 of its label file is zero; `b` has one 3D file.
+    """
     root, label = tmp_path / "dataset", beating()
     for name in "ab":
         save(root / f"images/{name}.nii.gz", label.astype(np.float32))
@@ -67,7 +70,7 @@ def dataset(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def predictions(tmp_path: Path) -> Path:
-    """Both cases with class 1 one voxel off along X; `b` lacks class 3 nowhere that it should have it."""
+    """Write both cases with class 1 one voxel off along X; `b` lacks class 3 nowhere that it should have it."""
     moved = beating()
     moved[moved == 1] = 0
     moved[:, 4:8, 3:7, 1:3] = 1
@@ -169,9 +172,7 @@ def test_predictions_missing_or_left_over(dataset: Path, predictions: Path, tmp_
     assert "1 prediction matches no reference and is not scored: zebra" in capsys.readouterr().err
 
 
-def test_only_what_is_predicted_can_be_scored_and_the_others_are_counted(
-    dataset: Path, predictions: Path, tmp_path: Path, capsys
-):
+def test_predicted_only_counts_the_other_references(dataset: Path, predictions: Path, tmp_path: Path, capsys):
     assert evaluate(dataset, predictions, tmp_path / "out", predicted_only=True)["without_prediction"] == []
     assert "without a prediction" not in capsys.readouterr().out
     (predictions / "b.nii.gz").rename(predictions / "zebra.nii.gz")
@@ -237,9 +238,7 @@ def test_cases_without_a_fold_are_counted_and_in_no_folds_mean(
 
 
 @pytest.mark.parametrize("folds", [{}, {"a": 1, "b": 1}, {"a": None, "b": None}, {"a": 1, "b": None}])
-def test_nothing_is_said_of_folds_unless_there_are_several(
-    dataset: Path, predictions: Path, tmp_path: Path, capsys, folds
-):
+def test_one_fold_has_no_summary_of_folds(dataset: Path, predictions: Path, tmp_path: Path, capsys, folds):
     plain = evaluate(dataset, predictions, tmp_path / "plain")
     with_folds(predictions, **folds)
     assert evaluate(dataset, predictions, tmp_path / "out") == plain
@@ -271,40 +270,40 @@ def shifted_affine() -> np.ndarray:
     return affine
 
 
-def spoil_frames(file: Path) -> None:
+def damage_frames(file: Path) -> None:
     save(file, beating(4))
 
 
-def spoil_grid(file: Path) -> None:
+def damage_grid(file: Path) -> None:
     save(file, beating()[:, 1:])
 
 
-def spoil_affine(file: Path) -> None:
+def damage_affine(file: Path) -> None:
     save(file, beating(), affine=shifted_affine())
 
 
-def spoil_value(file: Path) -> None:
+def damage_value(file: Path) -> None:
     save(file, beating() * 2)
 
 
-def spoil_bytes(file: Path) -> None:
+def damage_bytes(file: Path) -> None:
     file.write_bytes(file.read_bytes()[:-40])
 
 
 @pytest.mark.parametrize(
-    ("spoil", "words"),
+    ("damage", "words"),
     [
-        (spoil_frames, r"\(4, 10, 9, 4\).*\(3, 10, 9, 4\)"),
-        (spoil_grid, r"\(3, 9, 9, 4\).*\(3, 10, 9, 4\)"),
-        (spoil_affine, r"affine"),
-        (spoil_value, r"label value 2.*\[0, 1, 3\]"),
-        (spoil_bytes, r"truncated"),
+        (damage_frames, r"\(4, 10, 9, 4\).*\(3, 10, 9, 4\)"),
+        (damage_grid, r"\(3, 9, 9, 4\).*\(3, 10, 9, 4\)"),
+        (damage_affine, r"affine"),
+        (damage_value, r"label value 2.*\[0, 1, 3\]"),
+        (damage_bytes, r"truncated"),
     ],
 )
 def test_a_prediction_that_does_not_fit_is_listed_and_the_others_are_scored(
-    dataset: Path, predictions: Path, tmp_path: Path, spoil, words: str
+    dataset: Path, predictions: Path, tmp_path: Path, damage, words: str
 ):
-    spoil(predictions / "b.nii.gz")
+    damage(predictions / "b.nii.gz")
     with pytest.raises(InputError, match=words) as caught:
         evaluate(dataset, predictions, tmp_path / "out")
     assert str(predictions / "b.nii.gz") in str(caught.value)
@@ -317,7 +316,7 @@ def test_a_prediction_that_does_not_fit_is_listed_and_the_others_are_scored(
 
 def test_where_no_study_can_be_scored_nothing_is_written(dataset: Path, predictions: Path, tmp_path: Path):
     for file in predictions.glob("*.nii.gz"):
-        spoil_bytes(file)
+        damage_bytes(file)
     with pytest.raises(InputError, match="nothing was written"):
         evaluate(dataset, predictions, tmp_path / "out")
     assert not (tmp_path / "out").exists()

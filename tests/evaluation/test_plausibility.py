@@ -11,7 +11,7 @@ from unet4d.phantom import make_cine
 
 
 def beat(frames: int = 20, edv: float = 120.0, ef: float = 0.6, begin: int = 0) -> np.ndarray:
-    """A ventricle: emptied over a third of the cycle, filled over the rest; begun `begin` frames later."""
+    """Return the curve of a ventricle: emptied over a third of the cycle, filled over the rest; begun `begin` frames later."""
     phase = ((np.arange(frames) + begin) % frames) / frames
     emptied = np.where(
         phase < 1 / 3, (1 - np.cos(3 * np.pi * phase)) / 2, (1 + np.cos(1.5 * np.pi * (phase - 1 / 3))) / 2
@@ -56,7 +56,7 @@ def test_a_frame_that_went_wrong_is_a_jump_there(at, factor):
     assert flag.sentence.startswith("left ventricle: jumps by ")
 
 
-def test_the_jump_is_told_by_how_much_it_leaves_its_neighbours():
+def test_the_jump_is_measured_from_its_neighbors():
     curve = np.full(20, 100.0)
     curve[7] = 60
     (flag,) = find_flags({"liver": curve}, False)
@@ -76,7 +76,7 @@ def test_small_steps_and_noise_are_no_jumps():
     assert kinds("liver", slice_lost, False) == []
 
 
-def test_a_class_that_is_missing_is_told_with_its_frames_and_not_as_a_jump():
+def test_a_missing_class_is_listed_with_its_frames_and_not_as_a_jump():
     curve = beat()
     curve[[3, 4, 5, 9]] = 0
     found = find_flags({"left ventricle": curve}, None)
@@ -125,7 +125,7 @@ def test_ejection_fractions_that_no_heart_has(ef, raised):
     assert kinds("left ventricle", beat(30, ef=ef), None) == []
 
 
-def test_what_was_looked_for_is_told():
+def test_checks_are_described():
     assert "30 %" in describe_checks(True)
     assert "5 to 90 %" in describe_checks(True)
     assert "cyclic studies only" in describe_checks(False)

@@ -29,7 +29,7 @@ def save(path: Path, label: np.ndarray, seconds: float | None) -> None:
 
 
 def heart(voxels: list[int], muscle: int = 9, speck: int | None = None) -> np.ndarray:
-    """LV fills rows of a block as far as it goes; the myocardium is a row beside it; `speck`: a frame with a voxel of LV apart."""
+    """Return a label map: LV fills rows of a block, the myocardium a row beside it; frame `speck` has a separate voxel of LV."""
     label = np.zeros((len(voxels), 20, 6, 2), np.uint8)
     for t, count in enumerate(voxels):
         label[t, :count, 0, 0] = 1
@@ -39,8 +39,10 @@ def heart(voxels: list[int], muscle: int = 9, speck: int | None = None) -> np.nd
     return label
 
 
-def written(tmp_path: Path, truth: np.ndarray, found: np.ndarray, seconds: float | None = 0.1, **entry: object) -> Path:
-    """A dataset of one case "a" and its prediction; `entry` goes into dataset.json, `labelled_frames` into the case."""
+def write_case(
+    tmp_path: Path, truth: np.ndarray, found: np.ndarray, seconds: float | None = 0.1, **entry: object
+) -> Path:
+    """Write a dataset of one case "a" and its prediction; `entry` goes into dataset.json, `labelled_frames` into the case."""
     save(tmp_path / "set/images/a.nii.gz", truth.astype(np.float32), seconds)
     save(tmp_path / "set/labels/a.nii.gz", truth, seconds)
     save(tmp_path / "found/a.nii.gz", found, seconds)
@@ -52,7 +54,7 @@ def written(tmp_path: Path, truth: np.ndarray, found: np.ndarray, seconds: float
 
 
 def rows(path: Path) -> dict[str, dict[str, str]]:
-    """Class to its row, of a table with one case."""
+    """Return class to its row, of a table with one case."""
     return {row["class"]: row for row in csv.DictReader(path.read_text().splitlines())}
 
 
@@ -61,7 +63,7 @@ def numbers(row: dict[str, str], prefix: str, *names: str) -> list[float | None]
 
 
 def test_a_fully_labelled_cyclic_heart(tmp_path: Path, capsys):
-    root = written(tmp_path, heart(TRUE), heart(FOUND), time="cyclic")
+    root = write_case(tmp_path, heart(TRUE), heart(FOUND), time="cyclic")
     summary = evaluate(root, tmp_path / "found", tmp_path / "out")
     table = rows(tmp_path / "out/measures.csv")
     assert list(table) == ["LV", "myocardium"]  # a liver has no cycle
@@ -105,7 +107,7 @@ def test_a_fully_labelled_cyclic_heart(tmp_path: Path, capsys):
 
 
 def test_over_time_by_hand(tmp_path: Path):
-    root = written(tmp_path, heart(TRUE), heart(FOUND, speck=2), time="cyclic")
+    root = write_case(tmp_path, heart(TRUE), heart(FOUND, speck=2), time="cyclic")
     summary = evaluate(root, tmp_path / "found", tmp_path / "out")
     lv = rows(tmp_path / "out/temporal.csv")["LV"]
     assert (lv["time"], lv["frames"], lv["flicker_components"], lv["flicker_voxels"]) == ("cyclic", "6", "1.0", "1.0")
@@ -126,7 +128,7 @@ def test_over_time_by_hand(tmp_path: Path):
 
 def test_two_labelled_frames_of_many(tmp_path: Path):
     """Extremes are the labelled ones, whatever was found elsewhere; no rate, no roughness of an unlabelled reference."""
-    root = written(tmp_path, heart(TRUE), heart(FOUND), labelled_frames=[0, 3])
+    root = write_case(tmp_path, heart(TRUE), heart(FOUND), labelled_frames=[0, 3])
     summary = evaluate(root, tmp_path / "found", tmp_path / "out")
     lv, over = rows(tmp_path / "out/measures.csv")["LV"], rows(tmp_path / "out/temporal.csv")["LV"]
     assert numbers(lv, "reference", "ed_frame", "es_frame", "peak_filling_ml_per_s") == [0, 3, None]
@@ -145,10 +147,10 @@ def test_two_labelled_frames_of_many(tmp_path: Path):
 def test_a_wrapped_frame_counts_the_shorter_way_round(tmp_path: Path):
     """The reference is fullest in frame 0, the prediction in frame 5 of 6: one frame early, and not five late."""
     found = heart([11, 10, 6, 4, 8, 12])
-    for time, wanted in (("cyclic", -1), ("open", 5)):
-        root = written(tmp_path, heart(TRUE), found, time=time)
+    for time, expected in (("cyclic", -1), ("open", 5)):
+        root = write_case(tmp_path, heart(TRUE), found, time=time)
         summary = evaluate(root, tmp_path / "found", tmp_path / time)
-        assert summary["heart"]["LV"]["own_frames"]["ed_frame"]["bias"] == wanted
+        assert summary["heart"]["LV"]["own_frames"]["ed_frame"]["bias"] == expected
 
 
 def test_time_comes_from_the_dataset_else_from_the_prediction_else_is_open(tmp_path: Path):
@@ -156,12 +158,12 @@ def test_time_comes_from_the_dataset_else_from_the_prediction_else_is_open(tmp_p
         evaluate(root, tmp_path / "found", tmp_path / "out")
         return rows(tmp_path / "out/temporal.csv")["LV"]["time"]
 
-    root = written(tmp_path, heart(TRUE), heart(FOUND))
+    root = write_case(tmp_path, heart(TRUE), heart(FOUND))
     assert time() == "open"
     record = tmp_path / "found/prediction.json"
     record.write_text(json.dumps({"labels": LABELS, "cases": {"a": {"time": "cyclic"}}}))
     assert time() == "cyclic"
-    written(tmp_path, heart(TRUE), heart(FOUND), time="open")
+    write_case(tmp_path, heart(TRUE), heart(FOUND), time="open")
     assert time() == "open"
     record.write_text(json.dumps({"labels": LABELS, "cases": {"a": {"time": "round"}}}))
     with pytest.raises(InputError, match=r'case a: "time" is \'round\', expected cyclic or open'):
@@ -169,7 +171,7 @@ def test_time_comes_from_the_dataset_else_from_the_prediction_else_is_open(tmp_p
 
 
 def test_a_study_of_one_frame_and_one_without_frame_duration(tmp_path: Path):
-    root = written(tmp_path, heart([5]), heart([4]))
+    root = write_case(tmp_path, heart([5]), heart([4]))
     evaluate(root, tmp_path / "found", tmp_path / "out")
     table = rows(tmp_path / "out/measures.csv")
     assert numbers(table["LV"], "reference", "ed_frame", "edv_ml", "ef_percent") == [None] * 3
@@ -177,7 +179,7 @@ def test_a_study_of_one_frame_and_one_without_frame_duration(tmp_path: Path):
     assert numbers(table["myocardium"], "reference", "mass_g") == [0.42]
     over = rows(tmp_path / "out/temporal.csv")["LV"]
     assert {over[name] for name in over if name not in ("case", "subject", "class", "time", "frames")} == {""}
-    root = written(tmp_path, heart(TRUE), heart(FOUND), seconds=None)
+    root = write_case(tmp_path, heart(TRUE), heart(FOUND), seconds=None)
     evaluate(root, tmp_path / "found", tmp_path / "out")
     table = rows(tmp_path / "out/measures.csv")
     assert numbers(table["LV"], "reference", "edv_ml", "peak_filling_ml_per_s", "time_to_peak_filling_s") == [
@@ -188,7 +190,7 @@ def test_a_study_of_one_frame_and_one_without_frame_duration(tmp_path: Path):
 
 
 def test_an_empty_prediction_has_no_fraction_and_is_counted(tmp_path: Path, capsys):
-    root = written(tmp_path, heart(TRUE), np.zeros_like(heart(TRUE)))
+    root = write_case(tmp_path, heart(TRUE), np.zeros_like(heart(TRUE)))
     summary = evaluate(root, tmp_path / "found", tmp_path / "out")
     measured = summary["heart"]["LV"]["at_reference_frames"]
     assert measured["edv_ml"]["bias"] == pytest.approx(-0.48)
@@ -211,11 +213,11 @@ def test_without_its_cavity_a_myocardium_has_the_mean_mass():
     assert masses == pytest.approx((15 * 1.05, 3.5 * 1.05, 3 * 1.05))
 
 
-def test_volumes_agree_as_bland_and_altman_say_and_subjects_make_the_interval(tmp_path: Path):
+def test_bland_altman_agreement_and_intervals_over_subjects(tmp_path: Path):
     """Three cases with an LV that is 1, 2 and 3 voxels too large in each frame."""
     case = {"image": "images/a.nii.gz", "label": "labels/a.nii.gz"}
     cases = [{"case": name, "subject": name, **case} for name in "bcd"]
-    root = written(tmp_path, heart(TRUE), heart(TRUE), training=cases)
+    root = write_case(tmp_path, heart(TRUE), heart(TRUE), training=cases)
     for more, name in enumerate("bcd", 1):
         save(tmp_path / f"found/{name}.nii.gz", heart([v + more for v in TRUE]), 0.1)
     (tmp_path / "found/a.nii.gz").unlink()
@@ -236,7 +238,7 @@ def test_volumes_agree_as_bland_and_altman_say_and_subjects_make_the_interval(tm
 
 @pytest.mark.parametrize("tolerance", [-1, float("nan"), float("inf")])
 def test_the_tolerance_is_a_distance_and_recorded(tmp_path: Path, tolerance: float):
-    root = written(tmp_path, heart(TRUE), heart(FOUND))
+    root = write_case(tmp_path, heart(TRUE), heart(FOUND))
     with pytest.raises(InputError, match="expected a distance in mm"):
         evaluate(root, tmp_path / "found", tmp_path / "out", tolerance_mm=tolerance)
     wide = evaluate(root, tmp_path / "found", tmp_path / "out", tolerance_mm=40.0)

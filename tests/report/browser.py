@@ -1,4 +1,4 @@
-"""A headless Chromium, driven over its debugging pipe: pages opened from disk, clicked, looked at; what it asks for is recorded."""
+"""A headless Chromium, driven over its debugging pipe: it opens pages from disk, clicks, takes screenshots, records requests."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Browser:
         assert CHROMIUM
         self.patience_s = patience_s
         self.requests: list[str] = []
-        self.complaints: list[str] = []
+        self.errors: list[str] = []
         self._folder = tempfile.mkdtemp(prefix="chromium-")
         from_us, to_browser = os.pipe()
         from_browser, to_us = os.pipe()
@@ -90,22 +90,22 @@ class Browser:
         """Wait until an expression is true in the page."""
         until = time.monotonic() + self.patience_s
         while not self.ask(expression):
-            assert time.monotonic() < until, f"never true: {expression}; said: {self.complaints}"
+            assert time.monotonic() < until, f"never true: {expression}; errors: {self.errors}"
             time.sleep(0.05)
 
     def ask(self, expression: str) -> Any:
-        """The value of an expression in the page; a promise is waited for."""
+        """Return the value of an expression in the page; wait for a promise."""
         answer = self.call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
         assert "exceptionDetails" not in answer, answer["exceptionDetails"]
         return answer["result"].get("value")
 
     def press(self, key: str) -> None:
-        """Press a key, as somebody at the keyboard does."""
+        """Press a key, as a user does."""
         for kind in ("keyDown", "keyUp"):
             self.call("Input.dispatchKeyEvent", type=kind, key=key, code=key)
 
     def click(self, selector: str, right: float = 0.5, down: float = 0.5) -> None:
-        """Click into an element, at these shares of its width and height."""
+        """Click into an element, at these fractions of its width and height."""
         x, y = self.ask(
             f"(() => {{ const e = document.querySelector({json.dumps(selector)}); e.scrollIntoView({{block: 'center'}});"
             f"const b = e.getBoundingClientRect(); return [b.x + {right} * b.width, b.y + {down} * b.height]; }})()"
@@ -116,7 +116,7 @@ class Browser:
             self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button=button, clickCount=held)
 
     def picture(self, path: Path, selector: str | None = None, whole: bool = False) -> Path:
-        """A PNG of what is in the window, of an element, or of the whole page."""
+        """Write a PNG of the window, of an element, or of the whole page."""
         clip = {}
         if selector or whole:
             what = f"document.querySelector({json.dumps(selector or 'html')})"
@@ -129,14 +129,14 @@ class Browser:
         return path
 
     def printed(self, path: Path) -> Path:
-        """The page as a PDF."""
+        """Write the page as a PDF."""
         path.write_bytes(
             base64.b64decode(self.call("Page.printToPDF", printBackground=True, preferCSSPageSize=True)["data"])
         )
         return path
 
     def call(self, method: str, **parameters: Any) -> dict[str, Any]:
-        """One command of the DevTools protocol, and its answer."""
+        """Send a command of the DevTools protocol; return its answer."""
         self._number += 1
         number = self._number
         message: dict[str, Any] = {"id": number, "method": method, "params": parameters}
@@ -160,14 +160,16 @@ class Browser:
         return [json.loads(message) for message in whole]
 
     def _note(self, event: dict[str, Any]) -> None:
-        """Keep what the page asks for, and what it complains of."""
-        method, said = event.get("method"), event.get("params", {})
+        """Record the requests and the errors of the page."""
+        method, event_parameters = event.get("method"), event.get("params", {})
         if method == "Network.requestWillBeSent":
-            self.requests.append(said["request"]["url"][:200])
+            self.requests.append(event_parameters["request"]["url"][:200])
         elif method == "Runtime.exceptionThrown":
-            details = said["exceptionDetails"]
-            self.complaints.append(details.get("exception", {}).get("description") or details["text"])
-        elif method == "Runtime.consoleAPICalled" and said["type"] in ("error", "warning", "assert"):
-            self.complaints.append(" ".join(str(one.get("value", one.get("description"))) for one in said["args"]))
-        elif method == "Log.entryAdded" and said["entry"]["level"] in ("error", "warning"):
-            self.complaints.append(said["entry"]["text"])
+            details = event_parameters["exceptionDetails"]
+            self.errors.append(details.get("exception", {}).get("description") or details["text"])
+        elif method == "Runtime.consoleAPICalled" and event_parameters["type"] in ("error", "warning", "assert"):
+            self.errors.append(
+                " ".join(str(one.get("value", one.get("description"))) for one in event_parameters["args"])
+            )
+        elif method == "Log.entryAdded" and event_parameters["entry"]["level"] in ("error", "warning"):
+            self.errors.append(event_parameters["entry"]["text"])

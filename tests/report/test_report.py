@@ -1,4 +1,4 @@
-"""The pages: complete, closed in themselves, safe against what is in names, and honest about what they lack."""
+"""Pages of a report: complete, self-contained, safe against hostile names, and open about what is missing."""
 
 from __future__ import annotations
 
@@ -93,8 +93,8 @@ def label(frames: int = 3) -> np.ndarray:
 
 
 @pytest.fixture(autouse=True)
-def quickly(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pictures of a pixel, but for tests of `pages`: drawing takes most of the time, and test_pictures.py looks at them."""
+def draw_single_pixels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Draw pictures of one pixel, except in tests of `pages`: drawing takes most of the time, and test_pictures.py tests it."""
     if "pages" in request.fixturenames:
         return
 
@@ -120,7 +120,7 @@ def folders(tmp_path: Path) -> tuple[Path, Path]:
     return root, predictions
 
 
-def made(predictions: Path, **entry: object) -> None:
+def record_provenance(predictions: Path, **entry: object) -> None:
     about = {"labels": NAMES, "version": "9.8.7", "cases": {"heart": entry}}
     (predictions / "prediction.json").write_text(json.dumps(about))
 
@@ -129,14 +129,14 @@ def made(predictions: Path, **entry: object) -> None:
 def pages(folders: tuple[Path, Path], tmp_path: Path) -> tuple[Page, Page]:
     """The index, and the page of the one study, with scores."""
     root, predictions = folders
-    made(predictions, time="cyclic", model="runs/best <1>", settings={"overlap": 0.5, "mirrored": False})
+    record_provenance(predictions, time="cyclic", model="runs/best <1>", settings={"overlap": 0.5, "mirrored": False})
     evaluate(root, predictions, tmp_path / "evaluation")
     path = report(root, predictions, tmp_path / "out", tmp_path / "evaluation")
     assert path == tmp_path / "out/index.html"
     return Page(path), Page(tmp_path / "out/heart.html")
 
 
-def test_pages_are_closed_in_themselves(pages, tmp_path: Path):
+def test_pages_are_self_contained(pages, tmp_path: Path):
     index, study = pages
     for page in pages:
         assert not {"link", "iframe", "object", "embed", "b2", "base", "form"} & set(page.tags)
@@ -159,7 +159,7 @@ def test_pages_are_closed_in_themselves(pages, tmp_path: Path):
 
 def test_pages_are_complete(pages):
     index, study = pages
-    for words in (
+    for prose in (
         "A & B",
         "heart",
         "left ventricle",
@@ -169,8 +169,8 @@ def test_pages_are_complete(pages):
         "0.05 s per frame",
         "1.000",
     ):
-        assert words in index.words
-    for words in (
+        assert prose in index.words
+    for prose in (
         "A & B",
         "heart",
         "left ventricle",
@@ -179,7 +179,7 @@ def test_pages_are_complete(pages):
         "0.05 s per frame · cyclic",
         "NiiVue 0.69.0",
     ):
-        assert words in study.words
+        assert prose in study.words
     assert "mean foreground Dice 1.000" in study.words
     for name, value in {
         "model": "runs/best <1>",
@@ -193,7 +193,7 @@ def test_pages_are_complete(pages):
     assert "Redistribution and use in source and binary forms" in study.text
 
 
-def test_what_the_scripts_know_is_what_the_tables_say(pages):
+def test_the_scripts_have_the_values_of_the_tables(pages):
     _, page = pages
     study = page.study
     drawn = [[float((frame == value).sum()) * VOXEL_ML for frame in label()] for value in (1, 3)]
@@ -229,12 +229,12 @@ def test_the_study_in_the_page_lies_where_the_study_lies(pages, folders):
     assert label()[0][tuple(middle[:3].round().astype(int))] == 1
 
 
-def test_flags_are_told_on_both_pages(folders: tuple[Path, Path], tmp_path: Path):
+def test_flags_are_on_both_pages(folders: tuple[Path, Path], tmp_path: Path):
     root, predictions = folders
     index = Page(report(root, predictions, tmp_path / "out"))
     page = Page(tmp_path / "out/heart.html")
-    for words in (index.words, page.words):
-        assert words.count(f"{SHOWN}: nothing found in frames 1 and 2.") >= 1
+    for prose in (index.words, page.words):
+        assert prose.count(f"{SHOWN}: nothing found in frames 1 and 2.") >= 1
     assert "1 flag: look at this segmentation" in page.words
     assert "1 study, 1 flagged" in index.words
     write_image(predictions / "heart.nii.gz", np.where(label() == 1, 1, 0) + 3 * (label()[:1] == 3), like=image())
@@ -242,23 +242,23 @@ def test_flags_are_told_on_both_pages(folders: tuple[Path, Path], tmp_path: Path
     assert "No flag." in Page(tmp_path / "out/heart.html").words
 
 
-def test_scores_of_each_class_are_told_with_their_frames(folders: tuple[Path, Path], tmp_path: Path):
+def test_scores_of_each_class_are_shown_with_their_frames(folders: tuple[Path, Path], tmp_path: Path):
     root, predictions = folders
     evaluate(root, predictions, tmp_path / "evaluation")
     report(root, predictions, tmp_path / "out", tmp_path / "evaluation")
-    words = Page(tmp_path / "out/heart.html").words
-    assert re.search(r"Against the reference\s+class\s+frames\s+Dice\s+HD95 mm", words)
-    assert re.search(r"left ventricle\s+1\s+1\s+0", words)
+    prose = Page(tmp_path / "out/heart.html").words
+    assert re.search(r"Against the reference\s+class\s+frames\s+Dice\s+HD95 mm", prose)
+    assert re.search(r"left ventricle\s+1\s+1\s+0", prose)
     (tmp_path / "evaluation/metrics.csv").unlink()  # of an evaluation that left its summary alone
     report(root, predictions, tmp_path / "out", tmp_path / "evaluation")
-    words = Page(tmp_path / "out/heart.html").words
-    assert re.search(r"mean foreground dice\s+1\.000", words)
+    prose = Page(tmp_path / "out/heart.html").words
+    assert re.search(r"mean foreground dice\s+1\.000", prose)
     report(root, predictions, tmp_path / "out")
     assert "Against the reference" not in Page(tmp_path / "out/heart.html").words
     assert "Nothing is recorded of how this label map was made" in Page(tmp_path / "out/heart.html").words
 
 
-def test_agreement_intervals_and_what_happens_over_time_are_on_the_index(folders: tuple[Path, Path], tmp_path: Path):
+def test_agreement_intervals_and_temporal_metrics_are_on_the_index(folders: tuple[Path, Path], tmp_path: Path):
     root, predictions = folders
     entry = json.loads((root / "dataset.json").read_text())
     entry["training"][0]["labelled_frames"] = [0, 1, 2]
@@ -267,29 +267,29 @@ def test_agreement_intervals_and_what_happens_over_time_are_on_the_index(folders
     smaller[0, 3] = 0  # 48 voxels of 60 in end-diastole
     write_image(predictions / "heart.nii.gz", smaller, like=image())
     summary = evaluate(root, predictions, tmp_path / "scores")
-    words = Page(report(root, predictions, tmp_path / "out", tmp_path / "scores")).words
+    prose = Page(report(root, predictions, tmp_path / "out", tmp_path / "scores")).words
     ml = VOXEL_ML * np.array([60, 48, -12])
-    assert re.search(rf"left ventricle: EDV mL\s+1\s+{ml[0]:.1f}\s+{ml[1]:.1f}\s+{ml[2]:.2f}\s+-\s+{-ml[2]:.2f}", words)
-    assert re.search(r"left ventricle: EF %\s+1\s+66.7\s+58.3\s+-8.33", words)
+    assert re.search(rf"left ventricle: EDV mL\s+1\s+{ml[0]:.1f}\s+{ml[1]:.1f}\s+{ml[2]:.2f}\s+-\s+{-ml[2]:.2f}", prose)
+    assert re.search(r"left ventricle: EF %\s+1\s+66.7\s+58.3\s+-8.33", prose)
     temporal = summary["classes"]["left ventricle"]["temporal"]
-    assert re.search(rf"left ventricle\s+{temporal['roughness']['mean']:.4f}", words)
-    assert summary["intervals"] in words
+    assert re.search(rf"left ventricle\s+{temporal['roughness']['mean']:.4f}", prose)
+    assert summary["intervals"] in prose
     for name in ("intervals", "heart"):  # of an older version
         del summary[name]
     for one in summary["classes"].values():
         del one["temporal"], one["ci95"]
     (tmp_path / "scores/summary.json").write_text(json.dumps(summary))
-    words = Page(report(root, predictions, tmp_path / "out", tmp_path / "scores")).words
-    assert "left ventricle: EDV" not in words.split("Against the reference")[1]
+    prose = Page(report(root, predictions, tmp_path / "out", tmp_path / "scores")).words
+    assert "left ventricle: EDV" not in prose.split("Against the reference")[1]
 
 
-def test_without_its_ventricle_a_muscle_has_the_mean_mass_as_evaluate_says(tmp_path: Path):
+def test_myocardium_without_its_ventricle_has_the_mean_mass_as_in_evaluate(tmp_path: Path):
     write_image(tmp_path / "images/one.nii.gz", image().array[0], like=image())
     write_image(tmp_path / "found/one.nii.gz", np.where(label() == 1, 1, 0).astype(np.uint8), like=image())
     (tmp_path / "found/prediction.json").write_text(json.dumps({"labels": {"background": 0, "myo": 1}, "cases": {}}))
     report(tmp_path / "images", tmp_path / "found", tmp_path / "out")
-    words, mean = Page(tmp_path / "out/one.html").words, 40 * VOXEL_ML  # of 60, 40 and 20 voxels
-    assert re.search(rf"myo\s+{1.05 * mean:.3g}\s+{mean:.3g}\s+mean over all frames", words)
+    prose, mean = Page(tmp_path / "out/one.html").words, 40 * VOXEL_ML  # of 60, 40 and 20 voxels
+    assert re.search(rf"myo\s+{1.05 * mean:.3g}\s+{mean:.3g}\s+mean over all frames", prose)
 
 
 @pytest.mark.parametrize("spoiled", [("1.0", "one"), ("class", "organ")])
@@ -305,20 +305,20 @@ def test_scores_that_cannot_be_read_are_one_line(folders: tuple[Path, Path], tmp
 def test_a_folder_of_studies_needs_no_dataset(folders: tuple[Path, Path], tmp_path: Path):
     root, predictions = folders
     assert "class 1" in Page(report(root / "images", predictions, tmp_path / "out")).words
-    made(predictions, time="cyclic")
+    record_provenance(predictions, time="cyclic")
     one = report(root / "images/heart.nii.gz", predictions / "heart.nii.gz", tmp_path / "one")
     assert "left ventricle" in Page(one).words
 
 
-def test_of_a_sagittal_stack_the_back_is_on_the_right(tmp_path: Path):
+def test_the_back_is_on_the_right_in_a_sagittal_stack(tmp_path: Path):
     affine = np.array([[0, 0, 8.0, 0], [1.5, 0, 0, 0], [0, 1.5, 0, 0], [0, 0, 0, 1]])
     study = Image4D.from_array(image().array[0], affine, 0.05)
     write_image(tmp_path / "images/airway.nii.gz", study.array[0], like=study)
     write_image(tmp_path / "found/airway.nii.gz", label(), like=study)
     report(tmp_path / "images", tmp_path / "found", tmp_path / "out")
-    words = Page(tmp_path / "out/airway.html").words
-    assert words.count("he patient's back is on the right, as the header has it.") == 2
-    assert "patient's left" not in words
+    prose = Page(tmp_path / "out/airway.html").words
+    assert prose.count("he patient's back is on the right, as the header has it.") == 2
+    assert "patient's left" not in prose
 
 
 def test_a_single_frame_without_time_has_no_curve(tmp_path: Path):
@@ -356,7 +356,7 @@ def test_several_channels_are_found_by_their_number(tmp_path: Path):
     assert "heart" in Page(report(tmp_path / "images", tmp_path / "found", tmp_path / "out")).words
 
 
-def test_a_suffix_in_capitals_is_one_too(folders: tuple[Path, Path], tmp_path: Path):
+def test_a_suffix_in_capitals_is_accepted(folders: tuple[Path, Path], tmp_path: Path):
     root, predictions = folders
     for file in (root / "images/heart.nii.gz", predictions / "heart.nii.gz"):
         file.rename(file.with_name("heart.NII.GZ"))
@@ -365,7 +365,7 @@ def test_a_suffix_in_capitals_is_one_too(folders: tuple[Path, Path], tmp_path: P
 
 
 @pytest.mark.parametrize("name", ["a#b %41 <img src=x>&'\"?", "index", "Index"])
-def test_a_case_of_any_name_has_a_page_that_the_index_leads_to(tmp_path: Path, name: str):
+def test_a_case_of_any_name_has_a_page_linked_from_the_index(tmp_path: Path, name: str):
     study = image(2)
     write_image(tmp_path / "images" / f"{name}.nii.gz", study.array[0], like=study)
     write_image(tmp_path / "found" / f"{name}.nii.gz", label(2), like=study)
@@ -378,7 +378,7 @@ def test_a_case_of_any_name_has_a_page_that_the_index_leads_to(tmp_path: Path, n
     assert page.tags.count("img") == 3
 
 
-def test_references_left_out_of_the_scores_are_told(folders: tuple[Path, Path], tmp_path: Path):
+def test_references_without_prediction_are_counted(folders: tuple[Path, Path], tmp_path: Path):
     root, predictions = folders
     evaluate(root, predictions, tmp_path / "evaluation")
     summary = json.loads((tmp_path / "evaluation/summary.json").read_text())
@@ -387,7 +387,7 @@ def test_references_left_out_of_the_scores_are_told(folders: tuple[Path, Path], 
     assert "1 labelled frame (2 references without prediction left out);" in shown.words
 
 
-CUTS = {
+DAMAGES = {
     "empty": lambda text: "",
     "header alone": lambda text: text.splitlines(keepends=True)[0],
     "without its last row": lambda text: "".join(text.splitlines(keepends=True)[:-1]),
@@ -398,12 +398,12 @@ CUTS = {
 }
 
 
-@pytest.mark.parametrize("cut", CUTS)
-def test_truncated_scores_are_refused_and_never_left_out(folders: tuple[Path, Path], tmp_path: Path, cut: str):
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_truncated_scores_are_refused(folders: tuple[Path, Path], tmp_path: Path, damage: str):
     root, predictions = folders
     evaluate(root, predictions, tmp_path / "scores")
     table = tmp_path / "scores/metrics.csv"
-    table.write_text(CUTS[cut](table.read_text()))
+    table.write_text(DAMAGES[damage](table.read_text()))
     with pytest.raises(InputError, match=r"metrics\.csv.*evaluate again") as refused:
         report(root, predictions, tmp_path / "out", evaluation=tmp_path / "scores")
     assert "\n" not in str(refused.value)
@@ -422,7 +422,7 @@ def test_a_damaged_summary_is_refused_or_shown(folders: tuple[Path, Path], tmp_p
     assert refused > 10
 
 
-def test_scores_without_their_table_are_shown_and_that_is_said(folders: tuple[Path, Path], tmp_path: Path, capsys):
+def test_scores_without_metrics_csv_are_shown_with_a_warning(folders: tuple[Path, Path], tmp_path: Path, capsys):
     root, predictions = folders
     evaluate(root, predictions, tmp_path / "scores")
     (tmp_path / "scores/metrics.csv").unlink()
@@ -443,15 +443,15 @@ def test_one_study_that_cannot_be_shown_does_not_stop_the_others(folders: tuple[
     (root / "dataset.json").write_text(json.dumps(entry))
     with pytest.raises(
         InputError, match=r"3 of 4 studies could not be shown, the other 1 are in .*index\.html"
-    ) as told:
+    ) as caught:
         report(root, predictions, out)
     for reason in ("no study for kidney", "no study for liver", "has 2 frames, its study 3"):
-        assert reason in str(told.value)
+        assert reason in str(caught.value)
         assert reason in Page(out / "index.html").words
     assert sorted(file.name for file in out.glob("*.html")) == ["heart.html", "index.html"]
 
 
-def test_bad_input_is_told_in_one_line(folders: tuple[Path, Path], tmp_path: Path):
+def test_bad_input_is_one_line(folders: tuple[Path, Path], tmp_path: Path):
     root, predictions = folders
     out = tmp_path / "out"
     for folder in (predictions, tmp_path / "missing"):
@@ -471,9 +471,9 @@ def test_a_script_that_would_end_itself_is_refused():
             render_page("page.html", [script], title="title")
 
 
-def test_what_is_recorded_is_shown_whatever_it_is(folders: tuple[Path, Path], tmp_path: Path):
+def test_every_kind_of_recorded_value_is_shown(folders: tuple[Path, Path], tmp_path: Path):
     root, predictions = folders
-    made(
+    record_provenance(
         predictions,
         models=["a", "b"],
         fold=None,
@@ -481,7 +481,7 @@ def test_what_is_recorded_is_shown_whatever_it_is(folders: tuple[Path, Path], tm
         settings={"memory": {"bytes": 5}, "steps": [], "window": {}, "cyclic_shifts": 1, "overlap": 0.0, "tf32": True},
     )
     report(root, predictions, tmp_path / "out")
-    words = " ".join(Page(tmp_path / "out/heart.html").words.split())
+    prose = " ".join(Page(tmp_path / "out/heart.html").words.split())
     for line in (
         "models a, b",
         "fold none",
@@ -491,7 +491,7 @@ def test_what_is_recorded_is_shown_whatever_it_is(folders: tuple[Path, Path], tm
         "settings, window none",
         "settings, cyclic shifts 1 settings, overlap 0.0 settings, tf32 yes",  # a number is never yes or no
     ):
-        assert line in words
+        assert line in prose
     (predictions / "prediction.json").write_text("{")
     with pytest.raises(InputError, match="not valid JSON"):
         report(root, predictions, tmp_path / "out")

@@ -1,4 +1,4 @@
-"""The report in a real browser: opened from disk, it asks for nothing, shows the study the right way round, and moves."""
+"""The report in a real browser: opened from disk, it requests nothing, shows the study in the right orientation, and plays."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from unet4d.report.report import report
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")]
 
 FRAMES, SIDE, SLICES = 5, 64, 4
-TURNED = {
+AFFINES = {
     "RAS": np.diag([1.5, 1.5, 8.0, 1.0]),
     "RAS, feet last": np.diag([1.5, 1.5, -8.0, 1.0]),
     "LPS": np.diag([-1.5, -1.5, 8.0, 1.0]),
@@ -29,9 +29,10 @@ TURNED = {
 }
 
 
-def drawn(affine: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Image and label (T, X, Y, Z): a ventricle that shrinks about the middle, and a small class 2 to the patient's left of it,
-    in front where slices are axial, towards the head where they are not.
+def make_study(affine: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return image and label (T, X, Y, Z): a ventricle that shrinks about the middle, and a small class 2.
+
+    Class 2 is to the patient's left of the ventricle, in front where slices are axial, towards the head where they are not.
     """
     label = np.zeros((FRAMES, SIDE, SIDE, SLICES), np.uint8)
     x, y = np.meshgrid(np.arange(SIDE) - SIDE / 2, np.arange(SIDE) - SIDE / 2, indexing="ij")
@@ -45,8 +46,8 @@ def drawn(affine: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return image.astype(np.float32), label
 
 
-def written(folder: Path, affine: np.ndarray, name: str = "heart") -> None:
-    image, label = drawn(affine)
+def write_study(folder: Path, affine: np.ndarray, name: str = "heart") -> None:
+    image, label = make_study(affine)
     study = Image4D.from_array(image, affine, 0.1)
     write_image(folder / f"images/{name}.nii.gz", image, like=study)
     write_image(folder / f"found/{name}.nii.gz", label, like=study)
@@ -56,10 +57,10 @@ def written(folder: Path, affine: np.ndarray, name: str = "heart") -> None:
 def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A report of one study for each way to store it."""
     folder = tmp_path_factory.mktemp("report")
-    for name, affine in TURNED.items():
-        written(folder, affine, name)
+    for name, affine in AFFINES.items():
+        write_study(folder, affine, name)
     labels = {"background": 0, "left ventricle": 1, "</script><script>window.hacked = 1</script>": 2}
-    cases = {name: {"time": "cyclic", "model": "</script><img src=x onerror='window.hacked = 1'>"} for name in TURNED}
+    cases = {name: {"time": "cyclic", "model": "</script><img src=x onerror='window.hacked = 1'>"} for name in AFFINES}
     (folder / "found/prediction.json").write_text(json.dumps({"labels": labels, "cases": cases}))
     report(folder / "images", folder / "found", folder / "out")
     return folder / "out"
@@ -75,54 +76,54 @@ def chromium() -> Iterator[Browser]:
 def page(chromium: Browser, out: Path) -> Browser:
     """The page of the study stored as LPS, ready."""
     chromium.requests.clear()
-    chromium.complaints.clear()
+    chromium.errors.clear()
     chromium.open(out / "LPS.html", "document.body.dataset.stage")
-    assert chromium.ask("document.body.dataset.stage") == "ready", chromium.complaints
+    assert chromium.ask("document.body.dataset.stage") == "ready", chromium.errors
     return chromium
 
 
 def pixels(browser: Browser) -> np.ndarray:
-    """What the canvas shows, (H, W, 3): drawn and read within one turn, for WebGL forgets what it has drawn."""
+    """Return the pixels of the canvas, (H, W, 3): drawn and read in one call, because WebGL clears its buffer."""
     address = browser.ask("(stage.viewer.drawScene(), document.getElementById('canvas').toDataURL('image/png'))")
     with Image.open(io.BytesIO(base64.b64decode(address.partition(",")[2]))) as picture:
         return np.asarray(picture.convert("RGB")).astype(int)
 
 
 def tinted(picture: np.ndarray, value: int) -> np.ndarray:
-    """(H, W) bool: where the hue is about that of a class laid over grey."""
-    colour = np.array(ImageColor.getrgb(class_color(value)))
-    away, own = picture - picture.mean(-1, keepdims=True), colour - colour.mean()
+    """Return (H, W) bool: where the hue is about that of a class laid over grey."""
+    color = np.array(ImageColor.getrgb(class_color(value)))
+    away, own = picture - picture.mean(-1, keepdims=True), color - color.mean()
     lengths = np.linalg.norm(away, axis=-1)
     return (lengths > 12) & (away @ own > 0.95 * lengths * np.linalg.norm(own))
 
 
-def centre(mask: np.ndarray) -> np.ndarray:
-    """Row and column."""
+def center(mask: np.ndarray) -> np.ndarray:
+    """Return row and column."""
     assert mask.sum() > 50
     return np.argwhere(mask).mean(0)
 
 
-def test_it_asks_for_nothing_and_complains_of_nothing(page: Browser, out: Path):
-    assert page.complaints == []
+def test_it_requests_nothing_and_logs_no_error(page: Browser, out: Path):
+    assert page.errors == []
     outward = [address for address in page.requests if not address.startswith("data:")]
     assert outward == [(out / "LPS.html").as_uri()]
     assert page.ask("window.hacked") is None
-    said = page.ask("fetch('http://127.0.0.1:9/').then(() => 'reached').catch((error) => String(error))")
-    assert "Failed to fetch" in said
-    assert "Content Security Policy" in " ".join(page.complaints), "the policy, and not the absence of a server"
+    answer = page.ask("fetch('http://127.0.0.1:9/').then(() => 'reached').catch((error) => String(error))")
+    assert "Failed to fetch" in answer
+    assert "Content Security Policy" in " ".join(page.errors), "the policy, and not the absence of a server"
 
 
-@pytest.mark.parametrize("name", TURNED)
+@pytest.mark.parametrize("name", AFFINES)
 def test_the_patients_left_is_on_the_right_and_front_or_head_above(chromium: Browser, out: Path, name: str):
     chromium.open(out / f"{name}.html", "document.body.dataset.stage === 'ready'")
     picture = pixels(chromium)
-    assert len(np.unique(picture.reshape(-1, 3), axis=0)) > 200, "an image, not a plain colour"
-    ventricle, lateral = centre(tinted(picture, 1)), centre(tinted(picture, 2))
+    assert len(np.unique(picture.reshape(-1, 3), axis=0)) > 200, "an image, not a plain color"
+    ventricle, lateral = center(tinted(picture, 1)), center(tinted(picture, 2))
     assert lateral[1] > ventricle[1] + 20, "left of the patient: right in the picture"
     assert lateral[0] < ventricle[0] - 20, "in front, or towards the head: above"
     with Image.open(out / "pictures" / f"{name}_contours.png") as sheet:
         printed = np.asarray(sheet.convert("RGB")).astype(int)[24:200, 28:218]  # frame 0 of the first slice
-    contours = [centre(np.abs(printed - ImageColor.getrgb(class_color(k))).max(-1) < 40) for k in (1, 2)]
+    contours = [center(np.abs(printed - ImageColor.getrgb(class_color(k))).max(-1) < 40) for k in (1, 2)]
     assert contours[1][1] > contours[0][1]
     assert contours[1][0] < contours[0][0], "the printed picture is the same way round"
 
@@ -142,10 +143,10 @@ def test_the_slider_changes_frame_picture_and_curve(page: Browser):
     assert marks[1] > marks[0] + 20
     shares = np.array(areas) / areas[0]
     np.testing.assert_allclose(shares, (np.array([14, 12, 9, 11, 13]) / 14) ** 2, atol=0.05)
-    _, label = drawn(TURNED["LPS"])
-    said = page.ask("document.querySelector('#curve-legend b').textContent")
-    assert said == f"{(label[4] == 1).sum() * 1.5 * 1.5 * 8 / 1000:.1f} mL"
-    assert page.complaints == []
+    _, label = make_study(AFFINES["LPS"])
+    answer = page.ask("document.querySelector('#curve-legend b').textContent")
+    assert answer == f"{(label[4] == 1).sum() * 1.5 * 1.5 * 8 / 1000:.1f} mL"
+    assert page.errors == []
 
 
 def test_keys_buttons_and_the_curve_lead_to_frames(page: Browser):
@@ -185,7 +186,7 @@ def test_play_advances_in_the_studys_time_and_pauses(page: Browser):
 
 
 def test_opacity_outline_slices_and_views(page: Browser):
-    def put(anchor: str, value: int) -> None:
+    def set_slider(anchor: str, value: int) -> None:
         page.ask(f"(() => {{ const s = document.getElementById('{anchor}'); s.value = {value};"
                  "s.dispatchEvent(new Event('input')); })()")  # fmt: skip
 
@@ -193,15 +194,15 @@ def test_opacity_outline_slices_and_views(page: Browser):
     page.click("#outline")
     ring = tinted(pixels(page), 1)
     assert 0.05 * whole < ring.sum() < 0.4 * whole
-    row, column = centre(ring).astype(int)
+    row, column = center(ring).astype(int)
     assert not ring[row - 5 : row + 5, column - 5 : column + 5].any()
     page.click("#outline")
     assert int(tinted(pixels(page), 1).sum()) == pytest.approx(whole, rel=0.02)
-    put("opacity", 0)
+    set_slider("opacity", 0)
     assert tinted(pixels(page), 1).sum() < 0.01 * whole
-    put("opacity", 60)
+    set_slider("opacity", 60)
     for index in range(SLICES):
-        put("slice", index)
+        set_slider("slice", index)
         assert page.ask("[stage.slice(), stage.studySlice()]") == [index, index]
         assert page.ask("document.getElementById('slice-value').textContent") == str(index)
     page.click("[data-view=mosaic]")
@@ -214,7 +215,7 @@ def test_opacity_outline_slices_and_views(page: Browser):
         page.click(f"[data-view={view}]")
         assert tinted(pixels(page), 1).any(), view
         assert page.ask("document.querySelector('.chosen').dataset.view") == view
-    assert page.complaints == []
+    assert page.errors == []
 
 
 def test_slices_are_counted_as_the_file_and_the_printed_pictures_count_them(chromium: Browser, out: Path):
@@ -224,10 +225,10 @@ def test_slices_are_counted_as_the_file_and_the_printed_pictures_count_them(chro
         chromium.ask("stage.setSlice(0)")
         assert chromium.ask("[stage.slice(), stage.studySlice()]") == [0, 0]
         assert (chromium.ask("stage.viewer.scene.crosshairPos[2]") > 0.5) == foremost
-    assert chromium.complaints == []
+    assert chromium.errors == []
 
 
-def test_without_webgl_the_page_says_so_and_keeps_pictures_and_curve(out: Path):
+def test_without_webgl_the_page_keeps_pictures_and_curve(out: Path):
     with Browser(NO_WEBGL) as browser:
         browser.open(out / "RAS.html", "document.body.dataset.stage")
         assert browser.ask("document.body.dataset.stage") == "none"
@@ -251,7 +252,7 @@ def test_a_reference_far_above_the_curve_is_in_the_picture_too(chromium: Browser
     assert min(tops) >= chromium.ask(f"{curve}.top")
 
 
-def test_print_leaves_out_what_moves(page: Browser, tmp_path: Path):
+def test_print_hides_viewer_and_animation(page: Browser, tmp_path: Path):
     def heights() -> list[int]:
         return page.ask(
             "['#curve', '.curve-picture', '#stage', '.loop'].map((s) => document.querySelector(s).offsetHeight)"
@@ -266,9 +267,9 @@ def test_print_leaves_out_what_moves(page: Browser, tmp_path: Path):
     assert page.printed(tmp_path / "page.pdf").read_bytes().startswith(b"%PDF")
 
 
-def test_the_index_leads_to_every_study_and_back(chromium: Browser, out: Path):
-    chromium.complaints.clear()
-    for name in TURNED:
+def test_the_index_links_to_every_study_and_back(chromium: Browser, out: Path):
+    chromium.errors.clear()
+    for name in AFFINES:
         chromium.open(out / "index.html")
         assert chromium.ask("[...document.images].every((image) => image.naturalWidth > 100)")
         chromium.ask(f"[...document.links].find((link) => link.textContent === {json.dumps(name)}).click()")
@@ -277,4 +278,4 @@ def test_the_index_leads_to_every_study_and_back(chromium: Browser, out: Path):
         )
         chromium.ask("document.querySelector('nav a').click()")
         chromium.wait("document.readyState === 'complete' && location.pathname.endsWith('/index.html')")
-    assert chromium.complaints == []
+    assert chromium.errors == []

@@ -1,4 +1,4 @@
-"""The report on a telephone: nothing but pictures scrolls sideways, text can be read, words are explained where they stand."""
+"""The report on a phone: only pictures scroll sideways, text can be read, words are explained beside their table."""
 
 from __future__ import annotations
 
@@ -48,17 +48,17 @@ def pages(phantom: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
 
 
 @pytest.fixture(scope="module", params=PHONES, ids=lambda size: f"{size[0]}px")
-def telephone(request: pytest.FixtureRequest) -> Iterator[Browser]:
+def phone(request: pytest.FixtureRequest) -> Iterator[Browser]:
     with Browser(size=request.param) as browser:
         yield browser
 
 
 @pytest.fixture(params=["index", "study"])
-def page(request: pytest.FixtureRequest, telephone: Browser, pages: dict[str, Path]) -> tuple[str, Browser]:
+def page(request: pytest.FixtureRequest, phone: Browser, pages: dict[str, Path]) -> tuple[str, Browser]:
     """One of the two pages, open and complete."""
     ready = "true" if request.param == "index" else "document.body.dataset.stage"
-    telephone.open(pages[request.param], ready)
-    return request.param, telephone
+    phone.open(pages[request.param], ready)
+    return request.param, phone
 
 
 def test_only_pictures_scroll_sideways(page: tuple[str, Browser]):
@@ -103,18 +103,18 @@ def test_every_column_is_explained_beside_its_table(page: tuple[str, Browser]):
     assert browser.ask("document.querySelector('section details.words dd').getClientRects().length") > 0
 
 
-def test_the_curve_is_drawn_again_when_the_screen_is_turned(telephone: Browser, pages: dict[str, Path]):
-    telephone.open(pages["study"], "document.body.dataset.stage")
-    width = telephone.ask("innerWidth")
-    telephone.ask("(document.querySelector('[data-frame]').click(), 1)")
-    marked = telephone.ask("document.getElementById('now').dataset.frame")
+def test_the_curve_is_redrawn_when_the_screen_turns(phone: Browser, pages: dict[str, Path]):
+    phone.open(pages["study"], "document.body.dataset.stage")
+    width = phone.ask("innerWidth")
+    phone.ask("(document.querySelector('[data-frame]').click(), 1)")
+    marked = phone.ask("document.getElementById('now').dataset.frame")
     change = {"height": 400, "deviceScaleFactor": 1, "mobile": False}
     try:
-        telephone.call("Emulation.setDeviceMetricsOverride", width=667, **change)
-        telephone.wait(
+        phone.call("Emulation.setDeviceMetricsOverride", width=667, **change)
+        phone.wait(
             "document.querySelector('svg.curve').viewBox.baseVal.width === document.getElementById('curve').clientWidth"
         )
-        assert telephone.ask("document.querySelector('svg.curve').viewBox.baseVal.width") > width
-        assert telephone.ask("document.getElementById('now').dataset.frame") == marked
+        assert phone.ask("document.querySelector('svg.curve').viewBox.baseVal.width") > width
+        assert phone.ask("document.getElementById('now').dataset.frame") == marked
     finally:
-        telephone.call("Emulation.setDeviceMetricsOverride", width=width, **change)
+        phone.call("Emulation.setDeviceMetricsOverride", width=width, **change)

@@ -33,30 +33,30 @@ def study(
     return image, label
 
 
-def put(budget: int, **changes) -> tuple[EmbeddedStudy, np.ndarray, np.ndarray]:
+def embed(budget: int, **changes) -> tuple[EmbeddedStudy, np.ndarray, np.ndarray]:
     image, label = study(**changes)
     return embed_study(image, label, OBLIQUE, (20.0, 180.0), budget), image, label
 
 
 def test_a_small_study_is_whole():
-    found, image, label = put(10**7)
+    found, image, label = embed(10**7)
     shown, classes = unpacked(found.image), unpacked(found.label)
     assert shown.shape == classes.shape == (48, 40, 6, 6)
     assert shown.get_data_dtype() == classes.get_data_dtype() == np.uint8
     np.testing.assert_array_equal(np.asarray(classes.dataobj), label.transpose(1, 2, 3, 0))
-    wanted = np.clip((image - 20) / 160 * 255, 0, 255).transpose(1, 2, 3, 0)
-    assert np.abs(np.asarray(shown.dataobj) - wanted).max() <= 0.5 + 1e-3
+    expected = np.clip((image - 20) / 160 * 255, 0, 255).transpose(1, 2, 3, 0)
+    assert np.abs(np.asarray(shown.dataobj) - expected).max() <= 0.5 + 1e-3
     np.testing.assert_allclose(shown.affine, OBLIQUE, atol=1e-5)
     assert (found.start, found.steps, found.frames) == ((0, 0, 0), (1, 1, 1), tuple(range(6)))
     assert found.notes == ("Intensities from 20 (black) to 180 (white) in 256 grey levels.",)
 
 
 @pytest.mark.parametrize("share", [0.9, 0.5, 0.3, 0.1, 0.01])
-def test_every_voxel_lies_where_it_lay_however_little_is_left(share):
+def test_every_voxel_keeps_its_position_in_every_reduction(share):
     """The centre of mass of a class, in mm, is that of the study, to half of one of the page's voxels."""
-    whole, _, label = put(10**7)
+    whole, _, label = embed(10**7)
     budget = int(whole.size * share)
-    found, _, _ = put(budget)
+    found, _, _ = embed(budget)
     assert found.size <= budget
     for text in (found.image, found.label):
         header = unpacked(text).header
@@ -98,19 +98,19 @@ def test_blocks_of_voxels_are_means_about_their_own_centre():
     assert (found[0, 0, 0], found[1, 0, 0]) == (3, 0)
 
 
-def test_what_is_left_out_is_told_and_thick_slices_stay():
-    whole, _, _ = put(10**7)
-    cropped = put(int(whole.size * 0.9))[0]
+def test_reductions_are_listed_and_thick_slices_stay():
+    whole, _, _ = embed(10**7)
+    cropped = embed(int(whole.size * 0.9))[0]
     assert any(line.startswith("Cropped around the segmentation to ") for line in cropped.notes)
     assert "256 grey levels" in cropped.notes[0]
-    fewer = put(int(cropped.size * 0.8))[0]
+    fewer = embed(int(cropped.size * 0.8))[0]
     assert "64 grey levels" in fewer.notes[0]
-    least = put(int(whole.size * 0.05))[0]
+    least = embed(int(whole.size * 0.05))[0]
     assert any("each voxel is the mean of 2 x 2 x 1." in line for line in least.notes)
     assert least.steps == (2, 2, 1)
 
 
-def test_a_study_without_a_segmentation_and_one_of_a_frame():
+def test_a_study_without_segmentation_or_with_one_frame():
     image, label = study(1)
     found = embed_study(image, label * 0, OBLIQUE, (0, 1), 10**6)
     assert unpacked(found.image).shape == (48, 40, 6)
@@ -119,7 +119,7 @@ def test_a_study_without_a_segmentation_and_one_of_a_frame():
 
 
 def test_the_same_study_gives_the_same_text():
-    assert put(10**7)[0].image == put(10**7)[0].image
+    assert embed(10**7)[0].image == embed(10**7)[0].image
 
 
 def test_the_viewer_is_the_file_that_was_tested():
@@ -133,7 +133,7 @@ def test_the_viewer_is_the_file_that_was_tested():
     assert "Redistribution and use in source and binary forms" in niivue_script()
 
 
-def test_our_scripts_ask_for_nothing():
+def test_the_scripts_request_nothing():
     for word in ("http://www.w3.org/2000/svg", "openStage", "volumeCurve"):
         assert word in page_scripts()
     for word in ("fetch(", "XMLHttpRequest", "import(", "innerHTML", "eval(", "https://"):

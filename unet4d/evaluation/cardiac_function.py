@@ -26,14 +26,12 @@ class CardiacScores(NamedTuple):
 
     Attributes:
         name: class name.
-        role: "cavity" or "myocardium".
         reference: over the labelled frames of the reference.
         matched: of the prediction, at end-diastole and end-systole of the reference.
         prediction: of the prediction, over all its frames.
     """
 
     name: str
-    role: str
     reference: Measures
     matched: Measures
     prediction: Measures
@@ -46,42 +44,48 @@ def cardiac_role(name: str) -> str | None:
     return MYOCARDIUM if is_myocardium(name) else None
 
 
+def measure_cardiac_function(
+    curves_ml: Mapping[str, np.ndarray], frame_duration_s: float | None, cyclic: bool
+) -> dict[str, Measures]:
+    """Measure the cavities and the myocardium of one label map.
+
+    Args:
+        curves_ml: class name to `(T,)` mL, NaN in unlabelled frames.
+        frame_duration_s: seconds from frame to frame; None where unknown.
+        cyclic: whether the last frame leads into the first.
+    """
+    found: dict[str, Measures] = {}
+    for name, curve in curves_ml.items():
+        if is_cavity(name):
+            has_extremes = np.count_nonzero(np.isfinite(curve)) > 1
+            found[name] = vars(curve_measures(curve, frame_duration_s, cyclic)) if has_extremes else {}
+        elif is_myocardium(name):
+            cavity = cavity_within(name, list(curves_ml))
+            has_ed = cavity is not None and np.isfinite(curves_ml[cavity]).any()
+            found[name] = _measure_mass(curve, int(np.nanargmax(curves_ml[cavity])) if cavity and has_ed else None)
+    return found
+
+
 def score_cardiac_function(
     reference_ml: Mapping[str, np.ndarray],
     prediction_ml: Mapping[str, np.ndarray],
     frame_duration_s: float | None,
     cyclic: bool,
 ) -> list[CardiacScores]:
-    """Measure the classes that are cavities or myocardium.
-
-    Args:
-        reference_ml: class name to `(T,)` mL, NaN in unlabelled frames.
-        prediction_ml: the same classes, `(T,)` mL of every frame.
-        frame_duration_s: seconds from frame to frame; None where unknown.
-        cyclic: whether the last frame leads into the first.
-    """
+    """Measure reference and prediction; the arguments are those of `measure_cardiac_function`."""
+    of_reference, own = (
+        measure_cardiac_function(curves, frame_duration_s, cyclic) for curves in (reference_ml, prediction_ml)
+    )
     found = []
-    for name, reference in reference_ml.items():
-        role, prediction = cardiac_role(name), prediction_ml[name]
-        if role == CAVITY:
-            of_reference = _measure_cavity(reference, frame_duration_s, cyclic)
-            matched = _measure_at(prediction, of_reference.get("ed_frame"), of_reference.get("es_frame"))
-            own = _measure_cavity(prediction, frame_duration_s, cyclic)
-            found.append(CardiacScores(name, role, of_reference, matched, own))
-        elif role == MYOCARDIUM:
-            cavity = cavity_within(name, list(reference_ml))
-            ed = _largest_frame(reference_ml[cavity]) if cavity else None
-            own_ed = _largest_frame(prediction_ml[cavity]) if cavity else None
-            labelled = np.where(np.isfinite(reference), prediction, np.nan)
-            masses = (_measure_mass(reference, ed), _measure_mass(labelled, ed), _measure_mass(prediction, own_ed))
-            found.append(CardiacScores(name, role, *masses))
+    for name, measures in of_reference.items():
+        ed, es = measures.get("ed_frame"), measures.get("es_frame")
+        if is_cavity(name):
+            matched = _measure_at(prediction_ml[name], ed, es)
+        else:
+            labelled = np.isfinite(reference_ml[name])
+            matched = _measure_mass(np.where(labelled, prediction_ml[name], np.nan), ed)
+        found.append(CardiacScores(name, measures, matched, own[name]))
     return found
-
-
-def _measure_cavity(curve_ml: np.ndarray, frame_duration_s: float | None, cyclic: bool) -> Measures:
-    if np.count_nonzero(np.isfinite(curve_ml)) < 2:  # no end-diastole, no end-systole
-        return {}
-    return vars(curve_measures(curve_ml, frame_duration_s, cyclic))
 
 
 def _measure_at(curve_ml: np.ndarray, ed: float | None, es: float | None) -> Measures:
@@ -93,14 +97,10 @@ def _measure_at(curve_ml: np.ndarray, ed: float | None, es: float | None) -> Mea
     return {"edv_ml": edv, "esv_ml": esv, "sv_ml": sv, "ef_percent": 100.0 * sv / edv if edv else None}
 
 
-def _measure_mass(curve_ml: np.ndarray, ed: int | None) -> Measures:
+def _measure_mass(curve_ml: np.ndarray, ed: float | None) -> Measures:
     """Measure the mass at end-diastole of the cavity; without a cavity, the mean over the frames with a volume."""
     defined = curve_ml[np.isfinite(curve_ml)]
     if not len(defined):
         return {}
-    volume = float(defined.mean() if ed is None else curve_ml[ed])
+    volume = float(defined.mean() if ed is None else curve_ml[int(ed)])
     return {"ed_frame": ed, "mass_g": volume * MYOCARDIAL_DENSITY_G_PER_ML}
-
-
-def _largest_frame(curve_ml: np.ndarray) -> int | None:
-    return int(np.nanargmax(curve_ml)) if np.isfinite(curve_ml).any() else None

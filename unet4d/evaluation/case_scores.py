@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -102,6 +102,11 @@ def score_case(
     in_labelled = labelled[:, None]
     reference_ml = np.where(in_labelled, volumes_ml(label, values, voxel_ml), np.nan)
     prediction_ml = volumes_ml(prediction, values, voxel_ml)
+    surface = np.full((3, *reference_ml.shape), np.nan)
+    for t in np.flatnonzero(labelled):
+        check_stop()  # a frame may take seconds
+        frame = surface_scores(label[t : t + 1], prediction[t : t + 1], values, like.spacing, tolerance_mm)
+        surface[:, t] = [array[0] for array in vars(frame).values()]
     by_class = [dict(zip(classes, volumes.T, strict=True)) for volumes in (reference_ml, prediction_ml)]
     return CaseScores(
         reference,
@@ -110,27 +115,9 @@ def score_case(
         cyclic,
         counts,
         dice=np.where(in_labelled, dice(counts), np.nan),
-        surface=_score_surfaces(label, prediction, labelled, values, like.spacing, tolerance_mm),
+        surface=SurfaceScores(*surface),
         reference_ml=reference_ml,
         prediction_ml=prediction_ml,
         over_time=measure_over_time(label, labelled, prediction, values, (reference_ml, prediction_ml), cyclic),
         heart=score_cardiac_function(by_class[0], by_class[1], like.frame_duration_s, cyclic),
     )
-
-
-def _score_surfaces(
-    label: np.ndarray,
-    prediction: np.ndarray,
-    labelled: np.ndarray,
-    values: Sequence[int],
-    spacing_mm: Sequence[float],
-    tolerance_mm: float,
-) -> SurfaceScores:
-    """Compute the surface scores of the labelled frames; NaN in the others."""
-    scores = SurfaceScores(*(np.full((len(label), len(values)), np.nan) for _ in range(3)))
-    for t in np.flatnonzero(labelled):
-        check_stop()  # a frame may take seconds
-        frame = surface_scores(label[t : t + 1], prediction[t : t + 1], values, spacing_mm, tolerance_mm)
-        for name, array in vars(frame).items():
-            getattr(scores, name)[t] = array[0]
-    return scores

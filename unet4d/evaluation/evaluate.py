@@ -12,17 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from unet4d.datasets import label_maps
 from unet4d.datasets.cases import Dataset
-from unet4d.datasets.label_maps import (
-    Reference,
-    drop_unpredicted,
-    find_references,
-    match_predictions,
-    read_class_values,
-    read_recorded_folds,
-    read_recorded_times,
-    select_references,
-)
 from unet4d.errors import InputError
 from unet4d.evaluation import tables
 from unet4d.evaluation.case_scores import CaseScores, score_case
@@ -76,13 +67,15 @@ def evaluate(
         raise InputError(f"tolerance_mm is {tolerance_mm}, expected a distance in mm from 0 to {MAX_TOLERANCE_MM}")
     check_writable(out_dir)
     folder, out = Path(prediction), Path(out_dir)
-    references, dataset = find_references(Path(reference))
+    references, dataset = label_maps.find_references(Path(reference))
     if dataset is not None and not (Path(reference).is_file() or (Path(reference) / "dataset.json").is_file()):
         print(f"{reference} holds labels of the dataset {dataset.root}: only its labelled frames are scored")
-    references, missing = drop_unpredicted(select_references(references, cases), folder, predicted_only)
-    files, unmatched = match_predictions(references, folder, whole=cases is None)
+    references, missing = label_maps.drop_unpredicted(
+        label_maps.select_references(references, cases), folder, predicted_only
+    )
+    files, unmatched = label_maps.match_predictions(references, folder, whole=cases is None)
     classes = _find_classes(references, files, dataset, folder)
-    folds, times = read_recorded_folds(folder), read_recorded_times(folder)
+    folds, times = label_maps.read_recorded_folds(folder), label_maps.read_recorded_times(folder)
     scored: list[CaseScores] = []
     failed: dict[str, str] = {}
     for study, file in ProgressBar(list(zip(references, files, strict=True)), "evaluating", unit="study"):
@@ -102,10 +95,10 @@ def evaluate(
 
 
 def _find_classes(
-    references: Sequence[Reference], files: Sequence[Path], dataset: Dataset | None, folder: Path
+    references: Sequence[label_maps.Reference], files: Sequence[Path], dataset: Dataset | None, folder: Path
 ) -> dict[str, int]:
     """Return foreground class name to value: of the dataset, else every value in the files, named by prediction.json."""
-    named = read_class_values(dataset, [folder])
+    named = label_maps.read_class_values(dataset, [folder])
     if dataset is not None and named:
         return named
     values = sorted({value for path in (*(one.path for one in references), *files) for value in _values(path)})

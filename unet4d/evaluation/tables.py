@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from unet4d.evaluation.cardiac_function import AT_REFERENCE_FRAMES, MEASURES
+from unet4d.evaluation.cardiac_function import AT_REFERENCE_FRAMES, MEASURES, cardiac_role
 from unet4d.evaluation.case_scores import CaseScores
 from unet4d.evaluation.fold_summary import format_folds
 from unet4d.evaluation.temporal import TEMPORAL_QUANTITIES
@@ -66,7 +66,16 @@ def measure_rows(scored: Sequence[CaseScores], classes: Mapping[str, int]) -> It
         for scores in s.heart:
             values = [_cell(getattr(scores, part).get(key)) for part, keys in parts.items() for key in keys]
             duration, labelled = _cell(s.frame_duration_s), int(s.labelled.sum())
-            yield [s.name, s.subject, scores.name, scores.role, time_axis(s.cyclic), duration, labelled, *values]
+            yield [
+                s.name,
+                s.subject,
+                scores.name,
+                cardiac_role(scores.name),
+                time_axis(s.cyclic),
+                duration,
+                labelled,
+                *values,
+            ]
 
 
 def temporal_rows(scored: Sequence[CaseScores], classes: Mapping[str, int]) -> Iterator[list[Any]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -77,8 +76,6 @@ def report(
     classes = {name: value for name, value in source.labels.items() if value}
     classes = classes or read_class_values(None, folders) or {}
     scores = read_scores(Path(evaluation)) if evaluation is not None else None
-    if scores and scores.warning:
-        print(f"warning: {scores.warning}", file=sys.stderr)
     entries: list[IndexEntry] = []
     failed: dict[str, str] = {}
     for name, file in ProgressBar(maps.items(), "reporting", unit="study"):

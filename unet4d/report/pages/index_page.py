@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from unet4d.report.pages.measure_tables import short_measures
 from unet4d.report.pages.score_tables import ScoreSection
@@ -14,14 +14,11 @@ from unet4d.report.pictures.render import class_color
 from unet4d.system.version import VERSION
 
 
-@dataclass(frozen=True)
-class IndexEntry:
+class IndexEntry(NamedTuple):
     """One study of the index, without its arrays.
 
     Attributes:
-        name: name of the case.
         address: address of its page.
-        facts: frames, time, size.
         thumbnail: data: URI of a small picture.
         measures: class name, its color, its measures.
         flags: a sentence for each.

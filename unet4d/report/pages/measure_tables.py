@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import numpy as np
+
+from unet4d.evaluation.cardiac_function import Measures, measure_cardiac_function
 from unet4d.metrics.cardiac_structures import MYOCARDIAL_DENSITY_G_PER_ML, cavity_within, is_cavity, is_myocardium
-from unet4d.metrics.volume_curves import CurveMeasures, curve_measures
 from unet4d.report.pages.study import SegmentedStudy
 from unet4d.report.pages.template import PageTable
 from unet4d.report.pictures.render import class_color
@@ -12,68 +14,60 @@ from unet4d.system.text import format_number
 
 def measure_tables(study: SegmentedStudy) -> list[PageTable]:
     """Return the tables of measures of the page of a study, that of all classes last."""
-    found, classes = _measure_curves(study), study.classes
-    tables = []
-    cavities = [name for name in classes if is_cavity(name) and found[name].edv_ml and study.image.frames > 1]
-    if cavities:
-        head = ["cavity", "EDV mL", "ESV mL", "SV mL", "EF %", "filling mL/s", "at ES + s"]
-        tables.append((head, [_cavity_row(name, found[name]) for name in cavities]))
-    muscles = [name for name in classes if is_myocardium(name) and found[name].edv_ml]
-    if muscles:
-        tables.append((["myocardium", "mass g", "volume mL", "at"], [_muscle_row(study, name) for name in muscles]))
-    rows = []
-    for name, one in found.items():
-        change = f"{100 * one.sv_ml / one.edv_ml:.0f} %" if one.edv_ml else "-"
-        rows.append([name, _ml(one.edv_ml), str(one.ed_frame), _ml(one.esv_ml), str(one.es_frame), change])
-    tables.append((["class", "largest mL", "in frame", "smallest mL", "in frame", "change"], rows))
-    return [PageTable(head, rows, [class_color(classes[row[0]]) for row in rows]) for head, rows in tables]
+    cavities = [
+        [name, *(_ml(found.get(key)) for key in ("edv_ml", "esv_ml", "sv_ml")), format_number(found["ef_percent"], 1),
+         _ml(found["peak_filling_ml_per_s"]), format_number(found["time_to_peak_filling_s"], 2)]
+        for name, found in _cardiac(study).items() if is_cavity(name)
+    ]  # fmt: skip
+    muscles = []
+    for name, found in _cardiac(study).items():
+        if is_myocardium(name):
+            mass, cavity = found["mass_g"] or 0, cavity_within(name, list(study.classes))
+            when = f"ED of {cavity}, frame {found['ed_frame']}" if cavity else "mean over all frames"
+            muscles.append([name, _ml(mass), _ml(mass / MYOCARDIAL_DENSITY_G_PER_ML), when])
+    every = []
+    for name, curve in study.curves_ml.items():
+        change = f"{100 * (curve.max() - curve.min()) / curve.max():.0f} %" if curve.any() else "-"
+        every.append([name, _ml(curve.max()), str(curve.argmax()), _ml(curve.min()), str(curve.argmin()), change])
+    tables = (
+        (["cavity", "EDV mL", "ESV mL", "SV mL", "EF %", "filling mL/s", "at ES + s"], cavities),
+        (["myocardium", "mass g", "volume mL", "at"], muscles),
+        (["class", "largest mL", "in frame", "smallest mL", "in frame", "change"], every),
+    )
+    return [
+        PageTable(head, rows, [class_color(study.classes[row[0]]) for row in rows])
+        for head, rows in tables
+        if rows or rows is every
+    ]
 
 
 def short_measures(study: SegmentedStudy) -> list[tuple[str, str]]:
     """Return (class name, its measures in a few words) for the index."""
-    measures = []
-    for name, one in _measure_curves(study).items():
-        if not one.edv_ml:
+    measures, cardiac = [], _cardiac(study)
+    for name, curve in study.curves_ml.items():
+        found, largest, smallest = cardiac.get(name, {}), _short(curve.max()), _short(curve.min())
+        if not curve.any():
             text = "nothing found"
-        elif is_cavity(name) and study.image.frames > 1:
-            text = f"EDV {_short(one.edv_ml)}, ESV {_short(one.esv_ml)} mL, EF {format_number(one.ef_percent, 0)} %"
-        elif is_myocardium(name):
-            text = f"{_short(_muscle(study, name)[1])} g"
+        elif "ef_percent" in found:
+            text = f"EDV {largest}, ESV {smallest} mL, EF {format_number(found['ef_percent'], 0)} %"
+        elif "mass_g" in found:
+            text = f"{_short(found['mass_g'] or 0)} g"
         else:
-            text = f"{_short(one.esv_ml)}{f' to {_short(one.edv_ml)}' if one.sv_ml else ''} mL"
+            text = f"{smallest}{f' to {largest}' if np.ptp(curve) else ''} mL"
         measures.append((name, text))
     return measures
 
 
-def _measure_curves(study: SegmentedStudy) -> dict[str, CurveMeasures]:
-    seconds, cyclic = study.image.frame_duration_s, bool(study.cyclic)
-    return {name: curve_measures(curve, seconds, cyclic) for name, curve in study.curves_ml.items()}
+def _cardiac(study: SegmentedStudy) -> dict[str, Measures]:
+    """Return the measures of the cavities and the myocardium that were found."""
+    found = measure_cardiac_function(study.curves_ml, study.image.frame_duration_s, bool(study.cyclic))
+    return {name: measures for name, measures in found.items() if measures and study.curves_ml[name].any()}
 
 
-def _cavity_row(name: str, one: CurveMeasures) -> list[str]:
-    filling = "-" if one.peak_filling_ml_per_s is None else _ml(one.peak_filling_ml_per_s)
-    ef, time = format_number(one.ef_percent, 1), format_number(one.time_to_peak_filling_s, 2)
-    return [name, _ml(one.edv_ml), _ml(one.esv_ml), _ml(one.sv_ml), ef, filling, time]
-
-
-def _muscle(study: SegmentedStudy, name: str) -> tuple[float, float, str]:
-    """Return volume in mL, mass in g, and when: at end-diastole of its ventricle; without one the mean, as `evaluate` does."""
-    cavity, curve = cavity_within(name, list(study.classes)), study.curves_ml[name]
-    if cavity is None:
-        volume, when = float(curve.mean()), "mean over all frames"
-    else:
-        frame = int(study.curves_ml[cavity].argmax())
-        volume, when = float(curve[frame]), f"ED of {cavity}, frame {frame}"
-    return volume, volume * MYOCARDIAL_DENSITY_G_PER_ML, when
-
-
-def _muscle_row(study: SegmentedStudy, name: str) -> list[str]:
-    volume, mass, when = _muscle(study, name)
-    return [name, _ml(mass), _ml(volume), when]
-
-
-def _ml(volume: float) -> str:
+def _ml(volume: float | None) -> str:
     """Return a volume with one decimal, none from 1,000 on, and three digits below 10, as hearts of mice need."""
+    if volume is None:
+        return "-"
     return f"{volume:.0f}" if volume >= 1000 else f"{volume:.1f}" if volume >= 10 or volume == 0 else f"{volume:.3g}"
 
 

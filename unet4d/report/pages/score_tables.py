@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -28,18 +28,8 @@ _TEMPORAL = {
 }
 
 
-@dataclass(frozen=True)
-class ScoreSection:
-    """Scores as a page shows them.
-
-    Attributes:
-        dice: mean foreground Dice; None where there is none.
-        tables: by class and measure.
-        words: names to explain below the tables.
-        lead: text above the tables.
-        facts: names and values without a table.
-        notes: text below the tables.
-    """
+class ScoreSection(NamedTuple):
+    """Scores as a page shows them: a lead, tables, facts (name, value), words to explain, notes; and the mean foreground Dice."""
 
     dice: float | None
     tables: Sequence[PageTable]
@@ -49,47 +39,37 @@ class ScoreSection:
     notes: Sequence[str] = ()
 
 
-@dataclass(frozen=True)
-class ReportScores:
-    """Scores of a report.
-
-    Attributes:
-        summary: of all studies.
-        cases: of each scored study.
-        warning: what the evaluation lacks; empty where it is complete.
-    """
+class ReportScores(NamedTuple):
+    """Scores of all studies together, and of each scored study."""
 
     summary: ScoreSection
     cases: Mapping[str, ScoreSection]
-    warning: str = ""
 
 
 def read_scores(path: Path) -> ReportScores:
-    """Read an evaluation into the tables of the pages; metrics.csv may be missing.
+    """Read an evaluation into the tables of the pages; warn where metrics.csv is missing.
 
     Raises:
         InputError: there is no evaluation, or it is damaged or of another version.
     """
     results = read_evaluation(path, required=(), optional=(METRICS_CSV,))
-    warning = ""
+    note = ""
     if METRICS_CSV not in results.tables:
-        warning = f"{METRICS_CSV} is missing beside {SUMMARY_JSON}: the pages show no scores of single classes."
+        note = f"{METRICS_CSV} is missing beside {SUMMARY_JSON}: the pages show no scores of single classes."
+        print(f"warning: {note}", file=sys.stderr)
     rows: dict[str, list[Row]] = {}
     for row in results.tables.get(METRICS_CSV, ()):
         rows.setdefault(row["case"], []).append(row)
+    summary = results.summary
     try:
-        cases = {
-            case: _case_section(results, entry, rows.get(case, ()))
-            for case, entry in results.summary["per_case"].items()
-        }
-        return ReportScores(_summary_section(results.summary, warning), cases, warning)
+        cases = {name: _case_section(results, entry, rows.get(name, ())) for name, entry in summary["per_case"].items()}
+        return ReportScores(_summary_section(summary, note), cases)
     except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
-        raise InputError(
-            f"{results.folder / SUMMARY_JSON} is damaged or of another version ({error!r}); {ADVICE}"
-        ) from error
+        path = results.folder / SUMMARY_JSON
+        raise InputError(f"{path} is damaged or of another version ({error!r}); {ADVICE}") from error
 
 
-def _summary_section(summary: Mapping[str, Any], warning: str) -> ScoreSection:
+def _summary_section(summary: Mapping[str, Any], note: str) -> ScoreSection:
     """Return the scores of every class over all studies; agreement of a heart and temporal metrics where there are any."""
     classes = summary["classes"]
     head = ["class", "Dice, mean ± SD", "n", "95 % CI", "HD95 mm, mean", "median", "n", "volume bias mL", "absolute mL"]
@@ -121,9 +101,7 @@ def _summary_section(summary: Mapping[str, Any], warning: str) -> ScoreSection:
         [name for table in tables for name in table.head] + ["mean foreground Dice", *_CARDIAC.values()],
         lead=f"{scored}; mean over classes of the mean Dice {format_number(summary['mean_foreground_dice'], 3)}.",
         notes=[
-            str(note)
-            for note in (warning, summary["convention"], summary["averaging"], summary.get("intervals"))
-            if note
+            str(text) for text in (note, summary["convention"], summary["averaging"], summary.get("intervals")) if text
         ],
     )
 

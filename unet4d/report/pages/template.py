@@ -5,30 +5,22 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from unet4d.report.pages.glossary import MEANINGS
+from unet4d.metrics.cardiac_structures import MYOCARDIAL_DENSITY_G_PER_ML
 from unet4d.system.text import printable
 
 _MEDIA_TYPES = {".png": "image/png", ".webp": "image/webp"}
 
 
-@dataclass(frozen=True)
-class PageTable:
-    """Table of text.
-
-    Attributes:
-        head: column names.
-        rows: cells.
-        colors: color of a dot before each row; empty for none.
-    """
+class PageTable(NamedTuple):
+    """Table of text: column names, cells, and the color of a dot before each row, if any."""
 
     head: Sequence[str]
     rows: Sequence[Sequence[str]]
@@ -93,7 +85,7 @@ def _environment() -> Environment:
     )
     style = (files("unet4d.report.pages") / "page.css").read_text(encoding="utf-8")
     environment.policies["json.dumps_kwargs"] = {"allow_nan": False}
-    environment.globals.update(meanings=MEANINGS, style=Markup(style))
+    environment.globals.update(density=MYOCARDIAL_DENSITY_G_PER_ML, style=Markup(style))
     return environment
 
 

@@ -10,14 +10,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from unet4d.report.pictures.layout import Planes, crop_to_label, labelled_slices, lay_out, pick_evenly
-from unet4d.report.pictures.render import PALETTE, caption, class_color, new_figure, render_figure
+from unet4d.report.pictures.render import caption, class_color, new_figure, render_figure
 from unet4d.system.files import replacing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
-    from PIL.Image import Image as PillowImage
 
 DARK, PALE = "#101418", "#E8ECF0"
 EXTREMES = ("largest", "smallest")
@@ -108,10 +107,10 @@ def write_animation(
     frame_duration_s: float | None = None,
     num_slices: int = 3,
 ) -> Path:
-    """Write a looping `.gif` or `.webp`: the image in the upper row, the same with its contours in the lower.
+    """Write a looping `.webp`: the image in the upper row, the same with its contours in the lower.
 
     Args:
-        path: where to write; the suffix names the format.
+        path: where to write.
         image: `(T, X, Y, Z)`, one channel.
         label: `(T, X, Y, Z)` integer labels.
         affine: 4x4 voxel to mm.
@@ -131,23 +130,9 @@ def write_animation(
         _fill_grid(axes, planes, [[(t, z, contoured) for z in slices] for contoured in (False, True)])
         pages.append(Image.fromarray(render_figure(figure)))
     milliseconds = max(20, round(1000 * (frame_duration_s or 1.5 / len(pages))))
-    if Path(path).suffix.lower() == ".gif":
-        pages = _share_palette(pages, label)
     with replacing(path) as temporary:
-        pages[0].save(temporary, save_all=True, append_images=pages[1:], duration=milliseconds, loop=0)
+        pages[0].save(temporary, format="WEBP", save_all=True, append_images=pages[1:], duration=milliseconds, loop=0)
     return Path(path)
-
-
-def _share_palette(pages: list[PillowImage], label: np.ndarray) -> list[PillowImage]:
-    """Reduce RGB pages to one palette with the colors of the classes, so that nothing flickers."""
-    from PIL import Image, ImageColor
-
-    sample = pages[len(pages) // 2].copy()
-    for index, value in enumerate(_classes(label)[: len(PALETTE)]):
-        left = 24 * index
-        sample.paste(ImageColor.getrgb(class_color(value)), (left, 0, left + 24, 24))
-    palette = sample.quantize(192)
-    return [page.quantize(palette=palette, dither=Image.Dither.NONE) for page in pages]
 
 
 def _new_grid(
