@@ -14,7 +14,7 @@ from bench.resolved import resolve_for
 from unet4d.config import Config, DataConfig, ResolvedDataConfig, Size
 from unet4d.datasets.dataset import read_dataset
 from unet4d.pipeline.cache import cached_studies
-from unet4d.pipeline.clip_dataset import ClipDataset, loader
+from unet4d.pipeline.clip_dataset import ClipDataset, clip_loader
 
 OURS, MILD, STRONG = "unet4d", "unet4d, mild augmentation", "unet4d, strong augmentation, of time too"
 ENDLESS = 10**6
@@ -66,6 +66,6 @@ def ours(drawn: Drawn) -> Feeds:
     def feed(config: ResolvedDataConfig, workers: int) -> Iterator[Tensor]:
         clips = ClipDataset(studies, config, drawn.patch, dataset.cyclic, 0)
         numbers = [range(i * drawn.batch_size, (i + 1) * drawn.batch_size) for i in range(ENDLESS)]
-        return (batch.image for batch in loader(clips, numbers, workers, pin=False))
+        return (batch.image for batch in clip_loader(clips, numbers, workers, pin=False))
 
     return {name: lambda workers, config=config: feed(config, workers) for name, config in strengths.items()}

@@ -22,8 +22,8 @@ from unet4d.models.clstm_unet import CLSTMUNet
 from unet4d.models.device import autocast, resolve_precision, set_tf32
 from unet4d.phantom import write_phantom
 from unet4d.pipeline.cache import CachedStudy, cached_studies
-from unet4d.pipeline.clip_dataset import Batch, ClipDataset, loader
-from unet4d.pipeline.fingerprint import fingerprint
+from unet4d.pipeline.clip_dataset import Batch, ClipDataset, clip_loader
+from unet4d.pipeline.fingerprint import compute_fingerprint
 from unet4d.system.distributed import ProcessGroup
 from unet4d.training.batches import BatchLoader
 from unet4d.training.loss import LabelledFramesLoss
@@ -54,7 +54,7 @@ class Job:
         written = write_phantom(folder / "dataset", subjects, config.data.frames or 1, seed=SEED_STUDIES, shape=shape)
         dataset = read_dataset(written.parent)
         precision = resolve_precision(config.train.precision, device)
-        resolved = resolve(config, fingerprint(dataset.training, config.data), precision)
+        resolved = resolve(config, compute_fingerprint(dataset.training, config.data), precision)
         studies = cached_studies(
             dataset.training, dataset, resolved.data, resolved.data.in_plane_spacing_mm, folder / "cache"
         )
@@ -72,7 +72,7 @@ class Job:
         """The first batches of the run, where a GPU can fetch them from while it computes."""
         size = self.config.train.batch_size
         numbers = [range(i * size, (i + 1) * size) for i in range(count)]
-        return list(loader(self.clips(), numbers, 0, self.device.type == "cuda"))
+        return list(clip_loader(self.clips(), numbers, 0, self.device.type == "cuda"))
 
     def in_precision(self, precision: Precision) -> Job:
         """The same, computed in another precision."""

@@ -10,15 +10,16 @@ from contact_sheet import contact_sheet
 from PIL import Image
 
 from unet4d.pipeline.augmentation.presets import (
-    CORRUPTION,
-    INTENSITY,
-    SPACE,
-    CorruptionStrength,
-    IntensityStrength,
+    ARTIFACT_PRESETS,
+    INTENSITY_PRESETS,
+    SPACE_PRESETS,
+    TIME_PRESETS,
+    ArtifactPreset,
+    IntensityPreset,
     RandomRange,
-    SpaceStrength,
+    SpacePreset,
+    TimePreset,
 )
-from unet4d.pipeline.clip_frames import STRENGTHS, TimeStrength
 from unet4d.system.files import replacing, write_text
 
 HERE = Path(__file__).parent
@@ -77,10 +78,10 @@ Strength = TypeVar("Strength")
 def page() -> str:
     """The text of augmentation.md."""
     tables = (
-        _table("Space", SPACE, _space),
-        _table("Intensity", INTENSITY, _intensity),
-        _table("Time", STRENGTHS, _time),
-        _table("Single frames", CORRUPTION, _corruption),
+        _table("Space", SPACE_PRESETS, _space),
+        _table("Intensity", INTENSITY_PRESETS, _intensity),
+        _table("Time", TIME_PRESETS, _time),
+        _table("Single frames", ARTIFACT_PRESETS, _corruption),
     )
     return "\n".join((BEFORE, *tables, AFTER))
 
@@ -97,15 +98,15 @@ def _share(value: float) -> str:
 
 
 def _range(chance: RandomRange, of: str = "") -> str:
-    return f"{_share(chance.likely)}{of}: {chance.low:g} to {chance.high:g}"
+    return f"{_share(chance.probability)}{of}: {chance.low:g} to {chance.high:g}"
 
 
-def _space(by: SpaceStrength) -> list[Row]:
-    often = f"{_share(by.likely)}: up to "
+def _space(by: SpacePreset) -> list[Row]:
+    often = f"{_share(by.probability)}: up to "
     return [
         Row(
             "rotation",
-            f"{often}{by.turn_deg:g}°",
+            f"{often}{by.rotation_deg:g}°",
             "how the heart lies in the chest, how the scan was planned; comes together with scaling, stretch and shift",
         ),
         Row(
@@ -123,7 +124,7 @@ def _space(by: SpaceStrength) -> list[Row]:
     ]
 
 
-def _intensity(by: IntensityStrength) -> list[Row]:
+def _intensity(by: IntensityPreset) -> list[Row]:
     return [
         Row(
             "coil shading, coefficients",
@@ -147,7 +148,7 @@ def _intensity(by: IntensityStrength) -> list[Row]:
     ]
 
 
-def _time(by: TimeStrength) -> list[Row]:
+def _time(by: TimePreset) -> list[Row]:
     return [
         Row(
             "speed, factor",
@@ -165,12 +166,12 @@ def _time(by: TimeStrength) -> list[Row]:
     ]
 
 
-def _corruption(by: CorruptionStrength) -> list[Row]:
+def _corruption(by: ArtifactPreset) -> list[Row]:
     of = " of these"
     return [
         Row(
             "clips with such frames, how many",
-            f"{_share(by.likely)}: {f'1 to {by.most}' if by.most > 1 else by.most}",
+            f"{_share(by.probability)}: {f'1 to {by.most}' if by.most > 1 else by.most}",
             "never two neighbours, at most half of a clip; without mistriggering, where time is open, a third for each other kind",
         ),
         Row(

@@ -13,12 +13,20 @@ from torch import Tensor
 
 from unet4d.images.channels import SIGNAL
 from unet4d.phantom import make_cine
-from unet4d.pipeline.augmentation.artifacts import Dropout, Ghosting, dropped, ghosted, mistriggered
-from unet4d.pipeline.augmentation.intensity import DEGREES, Contrast, blurred, coarsened, contrasted, noisy, shaded
-from unet4d.pipeline.augmentation.presets import CORRUPTION, INTENSITY, SPACE
-from unet4d.pipeline.augmentation.spatial import Warp, centred, flipped, turned_velocities, warped
-from unet4d.pipeline.clip_frames import STRENGTHS, TemporalWarp, clip_frames
-from unet4d.pipeline.normalization import normalised
+from unet4d.pipeline.augmentation.artifacts import Ghosting, SignalDropout, add_ghosts, lose_signal, mix_lines
+from unet4d.pipeline.augmentation.intensity import (
+    DEGREES,
+    ContrastParams,
+    add_noise,
+    blur,
+    change_contrast,
+    lower_resolution,
+    shade,
+)
+from unet4d.pipeline.augmentation.presets import ARTIFACT_PRESETS, INTENSITY_PRESETS, SPACE_PRESETS, TIME_PRESETS
+from unet4d.pipeline.augmentation.spatial import SpatialWarp, apply_warp, center_crop, flip_clip, rotate_velocities
+from unet4d.pipeline.clip_frames import TemporalWarp, clip_frames
+from unet4d.pipeline.normalization import normalize
 from unet4d.report.pictures.render import class_color, new_figure, render_figure
 
 FRAMES, READ, PATCH, SLICE = 12, (136, 136, 7), (96, 96, 7), 3
@@ -26,7 +34,7 @@ HURT = 2
 """The frame that goes wrong, in the middle of the heart's contraction."""
 TILE, TEXT, GAP = 0.98, 1.35, 0.2
 """Inches: a picture, the words before its row, the space beneath its caption."""
-SPACE_BY, INTENSITY_BY, CORRUPTION_BY = SPACE["strong"], INTENSITY["strong"], CORRUPTION["strong"]
+SPACE_BY, INTENSITY_BY, CORRUPTION_BY = SPACE_PRESETS["strong"], INTENSITY_PRESETS["strong"], ARTIFACT_PRESETS["strong"]
 
 
 class Tile(NamedTuple):
@@ -48,9 +56,9 @@ class Row(NamedTuple):
 def contact_sheet() -> np.ndarray:
     """The picture, (H, W, 3) uint8: space and intensity on the left, time, single frames and velocities on the right."""
     study = make_cine(8, FRAMES, shape=READ)
-    image = torch.from_numpy(normalised(study.image[None], "zscore")[0])
+    image = torch.from_numpy(normalize(study.image[None], "zscore")[0])
     label = torch.from_numpy(study.label)
-    patch = centred(image, PATCH)
+    patch = center_crop(image, PATCH)
     left = [*_space(image, label), *_intensity(patch)]
     right = [*_time(patch), *_corruption(patch), *_velocity(image, label)]
     return _drawn([left, right])
@@ -59,28 +67,29 @@ def contact_sheet() -> np.ndarray:
 def _space(image: Tensor, label: Tensor) -> Iterator[Row]:
     by, far = SPACE_BY, SPACE_BY.shift * PATCH[0]
 
-    def tile(caption: str, warp: Warp, flips: Sequence[int] = ()) -> Tile:
-        moved = warped(image[:1], warp, PATCH, "bilinear"), warped(label[:1], warp, PATCH, "nearest")
-        picture, outline = (flipped(one, flips)[0, ..., SLICE] for one in moved)
+    def tile(caption: str, warp: SpatialWarp, flips: Sequence[int] = ()) -> Tile:
+        moved = apply_warp(image[:1], warp, PATCH, "bilinear"), apply_warp(label[:1], warp, PATCH, "nearest")
+        picture, outline = (flip_clip(one, flips)[0, ..., SLICE] for one in moved)
         return Tile(caption, picture, outline)
 
     def turned(degrees: float) -> Tile:
-        return tile(f"{degrees:+.0f}°", Warp(turn=(0, 0, math.radians(degrees))))
+        return tile(f"{degrees:+.0f}°", SpatialWarp(angles=(0, 0, math.radians(degrees))))
 
     def scaled(x: float, y: float) -> Tile:
-        return tile(f"x {1 / (1 + x):.2f}, {1 / (1 + y):.2f}", Warp(size=(1 + x, 1 + y, 1)))
+        return tile(f"x {1 / (1 + x):.2f}, {1 / (1 + y):.2f}", SpatialWarp(scale=(1 + x, 1 + y, 1)))
 
     def shifted(voxels: float) -> Tile:
-        return tile(f"{-voxels / PATCH[0]:+.0%}", Warp(shift=(voxels, voxels, 0)))
+        return tile(f"{-voxels / PATCH[0]:+.0%}", SpatialWarp(shift=(voxels, voxels, 0)))
 
-    original = tile("original", Warp())
-    together = Warp((0, 0, math.radians(by.turn_deg) / 2), (0.85, 0.9, 1), (far, -far, 0))
-    yield Row("rotation", [original, turned(-by.turn_deg), turned(by.turn_deg)])
+    original = tile("original", SpatialWarp())
+    together = SpatialWarp((0, 0, math.radians(by.rotation_deg) / 2), (0.85, 0.9, 1), (far, -far, 0))
+    yield Row("rotation", [original, turned(-by.rotation_deg), turned(by.rotation_deg)])
     yield Row("scaling", [original, scaled(by.zoom, by.zoom), scaled(-by.zoom, -by.zoom)])
     yield Row("stretch", [original, scaled(-by.stretch, by.stretch), scaled(by.stretch, -by.stretch)])
     yield Row("shift", [original, shifted(-far), shifted(far)])
     yield Row(
-        "mirroring", [original, tile("X", Warp(), [0]), tile("Y", Warp(), [1]), tile("all together", together, [0])]
+        "mirroring",
+        [original, tile("X", SpatialWarp(), [0]), tile("Y", SpatialWarp(), [1]), tile("all together", together, [0])],
     )
 
 
@@ -90,12 +99,12 @@ def _intensity(image: Tensor) -> Iterator[Row]:
     def row(title: str, *variants: tuple[str, Tensor]) -> Row:
         return Row(title, [Tile(name, one[0, ..., SLICE]) for name, one in (("original", clip), *variants)])
 
-    def contrast(settings: Contrast) -> Tensor:
-        return contrasted(clip, settings, 1.0)
+    def contrast(settings: ContrastParams) -> Tensor:
+        return change_contrast(clip, settings, 1.0)
 
     def coil(x: float, y: float, curved: float) -> Tensor:
         first, square = {(1, 0, 0): x, (0, 1, 0): y}, {(2, 0, 0): curved, (0, 2, 0): curved}
-        return shaded(clip, [(first | square).get(degree, 0.0) for degree in DEGREES])
+        return shade(clip, [(first | square).get(degree, 0.0) for degree in DEGREES])
 
     far = by.shading.high
     yield row(
@@ -105,20 +114,22 @@ def _intensity(image: Tensor) -> Iterator[Row]:
         ("the rim", coil(0, 0, far)),
     )
     levels = [by.noise.high * share for share in (1 / 3, 2 / 3, 1)]
-    yield row("Rician noise", *((f"{level:.2g}", noisy(clip, level, 0, SIGNAL)) for level in levels))
+    yield row("Rician noise", *((f"{level:.2g}", add_noise(clip, level, 0, SIGNAL)) for level in levels))
     yield row(
-        "blur", *((f"{sigma:.2g} voxels", blurred(clip, sigma, False)) for sigma in (by.blur.low, 1.0, by.blur.high))
+        "blur", *((f"{sigma:.2g} voxels", blur(clip, sigma, False)) for sigma in (by.blur.low, 1.0, by.blur.high))
     )
     shares = (0.8, 0.6, by.coarseness.low)
-    yield row("low resolution", *((f"{share:.2g}", coarsened(clip, share, False)) for share in shares))
-    yield row("contrast", *((f"x {f:.2f}", contrast(Contrast(factor=f))) for f in by.contrast[1:]))
-    yield row("brightness", *((f"{s:+.2f}", contrast(Contrast(shift=s))) for s in by.brightness[1:]))
-    yield row("gamma", *((f"{g:.2f}", contrast(Contrast(gamma=g))) for g in by.gamma[1:]))
-    yield row("gamma, inverted", *((f"{g:.2f}", contrast(Contrast(gamma=g, inverted=True))) for g in by.gamma[1:]))
+    yield row("low resolution", *((f"{share:.2g}", lower_resolution(clip, share, False)) for share in shares))
+    yield row("contrast", *((f"x {f:.2f}", contrast(ContrastParams(factor=f))) for f in by.contrast[1:]))
+    yield row("brightness", *((f"{s:+.2f}", contrast(ContrastParams(shift=s))) for s in by.brightness[1:]))
+    yield row("gamma", *((f"{g:.2f}", contrast(ContrastParams(gamma=g))) for g in by.gamma[1:]))
+    yield row(
+        "gamma, inverted", *((f"{g:.2f}", contrast(ContrastParams(gamma=g, inverted=True))) for g in by.gamma[1:])
+    )
 
 
 def _time(image: Tensor) -> Iterator[Row]:
-    by = STRENGTHS["strong"]
+    by = TIME_PRESETS["strong"]
     steady = TemporalWarp()
     for title, timing in {
         "as it is": steady,
@@ -139,13 +150,11 @@ def _corruption(image: Tensor) -> Iterator[Row]:
     taken = np.random.default_rng(0).choice(lines, round(by.mistriggered.high * lines), replace=False).tolist()
     hurt, far = image[HURT], image[HURT + 1]
     for title, wrong in {
-        "dropout,\nwhole frame": dropped(hurt, Dropout(by.dropout.high)),
-        "dropout, a region": dropped(hurt, Dropout(by.dropout.high, (0.1, 0.1, 0.0), 0.5)),
-        "ghosting": ghosted(hurt, Ghosting(1, 0.3, by.ghosting.high, math.pi / 4)),
-        f"mistriggered:\n{by.mistriggered.high:.0%} of k-space\nfrom frame {HURT + 1}": mistriggered(
-            hurt, far, 1, taken
-        ),
-        "noise burst": noisy(hurt[None], by.noise.high, 0, SIGNAL)[0],
+        "dropout,\nwhole frame": lose_signal(hurt, SignalDropout(by.dropout.high)),
+        "dropout, a region": lose_signal(hurt, SignalDropout(by.dropout.high, (0.1, 0.1, 0.0), 0.5)),
+        "ghosting": add_ghosts(hurt, Ghosting(1, 0.3, by.ghosting.high, math.pi / 4)),
+        f"mistriggered:\n{by.mistriggered.high:.0%} of k-space\nfrom frame {HURT + 1}": mix_lines(hurt, far, 1, taken),
+        "noise burst": add_noise(hurt[None], by.noise.high, 0, SIGNAL)[0],
     }.items():
         clip = [image[HURT - 2], image[HURT - 1], wrong, far, image[HURT + 2], (wrong - hurt).abs()]
         names = [*(f"frame {t}" for t in range(HURT - 2, HURT + 3)), "difference"]
@@ -157,14 +166,14 @@ def _velocity(image: Tensor, label: Tensor) -> Iterator[Row]:
     kinds = (SIGNAL, "velocity X", "velocity Y")
     flow = (label[0] == 3).float()
     clip = torch.stack([image[0], flow, torch.zeros_like(flow)])[:, None]
-    warp = Warp(turn=(0, 0, math.radians(SPACE_BY.turn_deg)))
-    turned = turned_velocities(warped(clip[:, 0], warp, PATCH, "bilinear")[:, None], warp.rotation, kinds)
-    clip = centred(clip, PATCH)
+    warp = SpatialWarp(angles=(0, 0, math.radians(SPACE_BY.rotation_deg)))
+    turned = rotate_velocities(apply_warp(clip[:, 0], warp, PATCH, "bilinear")[:, None], warp.rotation, kinds)
+    clip = center_crop(clip, PATCH)
     variants = {
         "original": clip,
-        f"turned {SPACE_BY.turn_deg:+.0f}°": turned,
-        "mirrored X": flipped(clip, [0], kinds),
-        "mirrored Y": flipped(clip, [1], kinds),
+        f"turned {SPACE_BY.rotation_deg:+.0f}°": turned,
+        "mirrored X": flip_clip(clip, [0], kinds),
+        "mirrored Y": flip_clip(clip, [1], kinds),
     }
     yield Row(
         "velocities X, Y\n(arrows)",

@@ -8,7 +8,7 @@ import torch
 from tests.builders import make_network
 from unet4d.config import InferenceConfig
 from unet4d.inference.sliding_window import WindowPredictor, sliding_window
-from unet4d.pipeline.augmentation.spatial import flipped
+from unet4d.pipeline.augmentation.spatial import flip_clip
 
 CPU = torch.device("cpu")
 
@@ -206,13 +206,13 @@ def test_a_mirrored_study_gets_the_mirrored_answer_also_with_velocities(axes, gr
     torch.manual_seed(0)
     network = make_network(3, 2, (4, 6), [(2, 2, 1)]).eval()
     image = torch.randn(3, 3, *grid)
-    mirrored = flipped(image, axes, VELOCITIES)
+    mirrored = flip_clip(image, axes, VELOCITIES)
     options = {"mirror_axes": list(axes), "signs": SIGNS}
-    answer, back = run(network, image, **options), flipped(run(network, mirrored, **options), axes)
+    answer, back = run(network, image, **options), flip_clip(run(network, mirrored, **options), axes)
     torch.testing.assert_close(back, answer, atol=1e-5, rtol=1e-5)
-    assert not torch.allclose(flipped(run(network, mirrored), axes), run(network, image), atol=1e-2)
+    assert not torch.allclose(flip_clip(run(network, mirrored), axes), run(network, image), atol=1e-2)
     unsigned = {"mirror_axes": list(axes)}
-    blind = flipped(run(network, mirrored, **unsigned), axes), run(network, image, **unsigned)
+    blind = flip_clip(run(network, mirrored, **unsigned), axes), run(network, image, **unsigned)
     assert not torch.allclose(*blind, atol=1e-2)
 
 

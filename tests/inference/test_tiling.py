@@ -189,14 +189,14 @@ def test_a_study_that_comes_in_memory_stays_there(model, path):
 
 def test_a_study_that_needs_the_disk_is_kept_where_it_is_said(monkeypatch, model, path, tmp_path):
     seen = []
-    kept = preparing.SpooledImage
+    kept = preparing.DiskImage
 
     class Seen(kept):
         def __init__(self, *args):
             seen.append(args[-1])
             super().__init__(*args)
 
-    monkeypatch.setattr(preparing, "SpooledImage", Seen)
+    monkeypatch.setattr(preparing, "DiskImage", Seen)
     budgets(monkeypatch, 0, math.inf)
     prepare([model], open_nifti_source(path).studies[0], replace(FP32, scratch_dir=tmp_path / "here")).close()
     assert seen == [tmp_path / "here"]

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from unet4d.config import DataConfig
 from unet4d.images.channels import MAP, SIGNAL
-from unet4d.pipeline.augmentation.intensity import Intensity
+from unet4d.pipeline.augmentation.intensity import IntensityParams
 from unet4d.pipeline.cache import CachedStudy, cached_studies
-from unet4d.pipeline.clip_dataset import Augmentation, Batch, ClipDataset, crop_padded, loader
+from unet4d.pipeline.clip_dataset import Augmentation, Batch, ClipDataset, clip_loader, crop_padded
 from unet4d.pipeline.clip_frames import TemporalWarp
 
 PATCH = (8, 6, 4)
@@ -191,7 +191,7 @@ def test_every_study_comes_once_a_round_and_clips_keep_to_one_study():
 @pytest.mark.parametrize("spacing", [(1.0, 1.0, 8.0), (1.0, 1.0, 1.0)])
 @pytest.mark.parametrize("strength", ["mild", "strong"])
 def test_all_frames_and_labels_of_a_clip_are_warped_alike(monkeypatch, strength, spacing):
-    monkeypatch.setattr("unet4d.pipeline.augmentation.compose.draw_intensity", lambda *_: Intensity())
+    monkeypatch.setattr("unet4d.pipeline.augmentation.compose.sample_intensity", lambda *_: IntensityParams())
     one = study(labelled=range(6), spacing=spacing)
     one.image[:] = one.image[:, :1]
     made = clips([one], augmentation=strength, flip_axes=[0, 1], foreground_fraction=1.0)
@@ -203,7 +203,7 @@ def test_all_frames_and_labels_of_a_clip_are_warped_alike(monkeypatch, strength,
 
 
 def test_a_stack_of_thick_slices_is_never_tilted_whatever_the_other_studies_are(monkeypatch):
-    monkeypatch.setattr("unet4d.pipeline.augmentation.compose.draw_intensity", lambda *_: Intensity())
+    monkeypatch.setattr("unet4d.pipeline.augmentation.compose.sample_intensity", lambda *_: IntensityParams())
     near, thick, single = (
         study("near", shape=(40, 40, 30), spacing=(1.0, 1.0, 1.2)),
         study("thick", shape=(40, 40, 30)),
@@ -235,7 +235,7 @@ def dated(case: str = "a", frames: int = 20, labelled=(3, 13)) -> CachedStudy:
 @pytest.fixture
 def unspoilt(monkeypatch):
     """No frame is corrupted, so that every one still tells its number."""
-    monkeypatch.setattr("unet4d.pipeline.augmentation.compose.draw_corruptions", lambda *_: ())
+    monkeypatch.setattr("unet4d.pipeline.augmentation.compose.sample_artifacts", lambda *_: ())
 
 
 def frames_of(clip) -> list[int]:
@@ -271,7 +271,7 @@ def test_a_labelled_frame_at_the_end_of_an_open_series_comes_as_often_at_the_onl
 
 def test_running_both_ways_every_labelled_frame_comes_to_every_position_in_both(unspoilt, monkeypatch):
     monkeypatch.setattr(
-        "unet4d.pipeline.clip_dataset.TemporalWarp.drawn",
+        "unet4d.pipeline.clip_dataset.TemporalWarp.sample",
         lambda rng, config, frames, reverse: TemporalWarp(reverse=reverse),
     )
     made = clips([dated()], foreground_fraction=0.0, time_augmentation="strong")
@@ -386,13 +386,13 @@ def test_batches_are_the_same_with_any_number_of_workers(phantom_dataset, tmp_pa
     )
     made = ClipDataset(studies, config, (16, 16, 4), True, 3)
     numbers = [[0, 1], [2, 3], [4, 5], [6, 7]]
-    batches: dict[int, list[Batch]] = {w: list(loader(made, numbers, workers=w, pin=False)) for w in (0, 1, 2)}
+    batches: dict[int, list[Batch]] = {w: list(clip_loader(made, numbers, workers=w, pin=False)) for w in (0, 1, 2)}
     for workers in (1, 2):
         assert len(batches[workers]) == 4
         assert all(same(a, b) for a, b in zip(batches[workers], batches[0], strict=True))
     assert batches[0][0].image.shape == (2, 3, 1, 16, 16, 4)
     assert sorted(batches[0][0].cases) == ["phantom001", "phantom002"]
-    resumed = list(loader(made, numbers[2:], workers=0, pin=False))
+    resumed = list(clip_loader(made, numbers[2:], workers=0, pin=False))
     assert all(same(a, b) for a, b in zip(resumed, batches[0][2:], strict=True))
 
 

@@ -14,16 +14,16 @@ from hypothesis import strategies as st
 from unet4d.config import DataConfig
 from unet4d.errors import InputError
 from unet4d.pipeline.clip_frames import (
-    STRENGTHS,
+    TIME_PRESETS,
     ClipPosition,
     TemporalWarp,
     clip_frames,
-    most_labelled,
-    places,
-    stratified,
+    clip_positions,
+    most_labelled_frames,
+    stratified_item,
 )
 
-LEVELS = sorted(STRENGTHS)
+LEVELS = sorted(TIME_PRESETS)
 
 
 def drawn_by_hand(clip) -> str:
@@ -98,7 +98,7 @@ def test_clips_are_as_drawn(anchor, position, frames, study_frames, cyclic, timi
 @given(st.integers(1, 12), st.integers(1, 9), st.booleans(), st.data())
 def test_every_frame_is_one_of_the_study_and_the_anchor_stands_at_its_position(study_frames, frames, cyclic, data):
     anchor, timing = data.draw(st.integers(0, study_frames - 1)), data.draw(timings(frames))
-    choices = places(anchor, frames, study_frames, cyclic, timing.reverse)
+    choices = clip_positions(anchor, frames, study_frames, cyclic, timing.reverse)
     place = data.draw(st.sampled_from([place for place in choices if place.reverse == timing.reverse]))
     held, padding = clip_frames(anchor, place.position, frames, study_frames, cyclic, timing)
     assert (held.shape, padding.shape) == ((frames,), (frames,))
@@ -147,7 +147,7 @@ def test_the_positions_of_a_loop_are_all_its_rotations(frames):
 @given(st.integers(1, 12), st.integers(1, 9), st.booleans(), st.data())
 def test_open_clips_lie_inside_or_hold_the_whole_study(study_frames, frames, both_ways, data):
     anchor, stride = data.draw(st.integers(0, study_frames - 1)), data.draw(st.integers(1, 4))
-    for position, reverse in places(anchor, frames, study_frames, False, both_ways):
+    for position, reverse in clip_positions(anchor, frames, study_frames, False, both_ways):
         held, padding = clip_frames(
             anchor, position, frames, study_frames, False, TemporalWarp(stride, reverse=reverse)
         )
@@ -167,21 +167,21 @@ def test_open_clips_lie_inside_or_hold_the_whole_study(study_frames, frames, bot
 
 
 def test_places_are_as_drawn():
-    positions = [[p for p, _ in places(anchor, 4, 6, False, False)] for anchor in range(6)]
+    positions = [[p for p, _ in clip_positions(anchor, 4, 6, False, False)] for anchor in range(6)]
     assert positions == [[0], [0, 1], [0, 1, 2], [1, 2, 3], [2, 3], [3]]
-    assert [p for p, _ in places(0, 4, 6, True, False)] == [0, 1, 2, 3]
-    assert [p for p, _ in places(0, 4, 2, False, False)] == [0, 1, 2]
-    assert [p for p, _ in places(1, 4, 2, False, False)] == [1, 2, 3]
-    assert [p for p, _ in places(2, 4, 4, False, False)] == [2]
-    assert places(0, 4, 6, False, True) == [ClipPosition(0, False), ClipPosition(3, True)]
-    assert len(places(0, 4, 6, True, True)) == 8
+    assert [p for p, _ in clip_positions(0, 4, 6, True, False)] == [0, 1, 2, 3]
+    assert [p for p, _ in clip_positions(0, 4, 2, False, False)] == [0, 1, 2]
+    assert [p for p, _ in clip_positions(1, 4, 2, False, False)] == [1, 2, 3]
+    assert [p for p, _ in clip_positions(2, 4, 4, False, False)] == [2]
+    assert clip_positions(0, 4, 6, False, True) == [ClipPosition(0, False), ClipPosition(3, True)]
+    assert len(clip_positions(0, 4, 6, True, True)) == 8
 
 
 @settings(max_examples=100, deadline=None)
 @given(st.integers(1, 12), st.integers(1, 9), st.booleans(), st.booleans(), st.data())
 def test_every_frame_has_a_place_and_as_many_backwards_as_forwards(study_frames, frames, cyclic, both_ways, data):
     anchor = data.draw(st.integers(0, study_frames - 1))
-    found = places(anchor, frames, study_frames, cyclic, both_ways)
+    found = clip_positions(anchor, frames, study_frames, cyclic, both_ways)
     assert len(set(found)) == len(found) > 0
     assert sum(place.reverse for place in found) == (len(found) // 2 if both_ways else 0)
 
@@ -189,14 +189,14 @@ def test_every_frame_has_a_place_and_as_many_backwards_as_forwards(study_frames,
 @settings(max_examples=100, deadline=None)
 @given(st.integers(1, 9), st.integers(0, 3), st.integers(0, 9))
 def test_each_lap_takes_every_item_once(count, lap, seed):
-    visits = [stratified(lap * count + turn, count, [seed, 7]) for turn in range(count)]
+    visits = [stratified_item(lap * count + turn, count, [seed, 7]) for turn in range(count)]
     assert [made for made, _ in visits] == [lap] * count
     assert sorted(item for _, item in visits) == list(range(count))
 
 
 def test_laps_and_seeds_differ_in_order():
     orders = {
-        tuple(stratified(lap * 9 + turn, 9, seed)[1] for turn in range(9))
+        tuple(stratified_item(lap * 9 + turn, 9, seed)[1] for turn in range(9))
         for lap in range(5)
         for seed in ([0, 2], [0, 3], [1, 2])
     }
@@ -208,9 +208,9 @@ def test_laps_and_seeds_differ_in_order():
 
 @pytest.mark.parametrize("level", LEVELS)
 def test_drawn_timings_keep_to_their_strength(level):
-    by, config = STRENGTHS[level], DataConfig(time_augmentation=level, max_frame_stride=3)
+    by, config = TIME_PRESETS[level], DataConfig(time_augmentation=level, max_frame_stride=3)
     rng = np.random.default_rng(0)
-    made = [TemporalWarp.drawn(rng, config, 6, reverse=False) for _ in range(600)]
+    made = [TemporalWarp.sample(rng, config, 6, reverse=False) for _ in range(600)]
     share = Counter(one.stride for one in made)
     assert all(150 < share[stride] < 250 for stride in (1, 2, 3))
     speeds = np.array([one.speeds for one in made])
@@ -229,7 +229,7 @@ def test_drawn_timings_keep_to_their_strength(level):
 
 def test_off_with_stride_1_is_a_clip_of_neighbours():
     rng = np.random.default_rng(0)
-    assert {TemporalWarp.drawn(rng, DataConfig(), frames, False) for frames in (1, 2, 8) for _ in range(20)} == {
+    assert {TemporalWarp.sample(rng, DataConfig(), frames, False) for frames in (1, 2, 8) for _ in range(20)} == {
         TemporalWarp()
     }
 
@@ -240,7 +240,7 @@ def test_clips_of_one_and_two_frames_have_a_timing(frames, level):
     rng = np.random.default_rng(0)
     config = DataConfig(time_augmentation=level, max_frame_stride=4)
     for _ in range(50):
-        timing = TemporalWarp.drawn(rng, config, frames, True)
+        timing = TemporalWarp.sample(rng, config, frames, True)
         assert timing.offsets(frames, 0)[0] == 0
         assert frames > 1 or timing.drop is timing.repeat is None
 
@@ -267,20 +267,20 @@ def test_without_augmentation_the_bound_is_met_and_never_passed(frames, cyclic, 
         clips = [
             clip_frames(anchor, place.position, frames, study_frames, cyclic, TemporalWarp(stride))
             for anchor in range(study_frames)
-            for place in places(anchor, frames, study_frames, cyclic, False)
+            for place in clip_positions(anchor, frames, study_frames, cyclic, False)
             for stride in range(1, max_frame_stride + 1)
         ]
         for count in range(1, study_frames + 1):
             most = max(seen_labelled(clip, l) for clip in clips for l in combinations(range(study_frames), count))  # noqa: E741
-            assert most_labelled(frames, study_frames, count, cyclic, config) == most
+            assert most_labelled_frames(frames, study_frames, count, cyclic, config) == most
 
 
 def test_a_stride_that_divides_the_loop_shows_the_same_few_again_and_again():
-    assert most_labelled(8, 10, 2, True, DataConfig()) == 2
-    assert most_labelled(8, 10, 2, True, DataConfig(max_frame_stride=5)) == 8
-    assert most_labelled(8, 10, 2, False, DataConfig(max_frame_stride=5)) == 2
-    assert most_labelled(8, 3, 3, False, DataConfig()) == 3  # padding is not labelled
-    assert most_labelled(8, 3, 3, True, DataConfig()) == 8
+    assert most_labelled_frames(8, 10, 2, True, DataConfig()) == 2
+    assert most_labelled_frames(8, 10, 2, True, DataConfig(max_frame_stride=5)) == 8
+    assert most_labelled_frames(8, 10, 2, False, DataConfig(max_frame_stride=5)) == 2
+    assert most_labelled_frames(8, 3, 3, False, DataConfig()) == 3  # padding is not labelled
+    assert most_labelled_frames(8, 3, 3, True, DataConfig()) == 8
 
 
 @settings(max_examples=400, deadline=None)
@@ -293,25 +293,27 @@ def test_a_stride_that_divides_the_loop_shows_the_same_few_again_and_again():
     st.data(),
 )
 def test_with_augmentation_the_bound_is_never_passed(study_frames, frames, cyclic, level, max_frame_stride, data):
-    by, config = STRENGTHS[level], DataConfig(time_augmentation=level, max_frame_stride=max_frame_stride)
+    by, config = TIME_PRESETS[level], DataConfig(time_augmentation=level, max_frame_stride=max_frame_stride)
     labelled = data.draw(st.lists(st.integers(0, study_frames - 1), min_size=1, max_size=3, unique=True))
     speed = st.sampled_from([by.slowest, by.fastest]) | st.floats(by.slowest, by.fastest)
     step = st.none() if frames == 1 else st.none() | st.integers(0, frames - 2)
-    place = data.draw(st.sampled_from(places(labelled[0], frames, study_frames, cyclic, by.both_ways)))
+    place = data.draw(st.sampled_from(clip_positions(labelled[0], frames, study_frames, cyclic, by.both_ways)))
     stride = data.draw(st.integers(1, max_frame_stride))
     timing = TemporalWarp(stride, (data.draw(speed), data.draw(speed)), place.reverse, data.draw(step), data.draw(step))
     clip = clip_frames(labelled[0], place.position, frames, study_frames, cyclic, timing)
-    assert 1 <= seen_labelled(clip, labelled) <= most_labelled(frames, study_frames, len(labelled), cyclic, config)
+    assert (
+        1 <= seen_labelled(clip, labelled) <= most_labelled_frames(frames, study_frames, len(labelled), cyclic, config)
+    )
 
 
 def test_with_augmentation_the_bound_stays_near():
     """Two labelled frames of a cine do not become a clip full of them: memory is planned by this."""
     mild = DataConfig(time_augmentation="mild")
-    assert most_labelled(16, 30, 2, True, mild) == 5
-    assert most_labelled(16, 30, 2, False, mild) == 5
-    assert most_labelled(8, 30, 30, True, mild) == 8
+    assert most_labelled_frames(16, 30, 2, True, mild) == 5
+    assert most_labelled_frames(16, 30, 2, False, mild) == 5
+    assert most_labelled_frames(8, 30, 30, True, mild) == 8
 
 
 def test_the_help_tells_the_speeds_of_mild():
-    mild = STRENGTHS["mild"]
+    mild = TIME_PRESETS["mild"]
     assert f"{mild.slowest} to {mild.fastest} times" in inspect.getsource(DataConfig)

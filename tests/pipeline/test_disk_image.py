@@ -16,8 +16,8 @@ from unet4d.errors import InputError, Unet4DError
 from unet4d.images.grid import WorkingGrid
 from unet4d.images.image4d import read_frames, read_image, read_image_info
 from unet4d.pipeline import normalization
-from unet4d.pipeline.disk_image import SpooledImage
-from unet4d.pipeline.normalization import normalised
+from unet4d.pipeline.disk_image import DiskImage
+from unet4d.pipeline.normalization import normalize
 
 EVERY = (slice(None),) * 5
 
@@ -28,11 +28,11 @@ def path(study, tmp_path):
     return tmp_path / "heart.nii.gz"
 
 
-def spooled(path, folder, spacing=2.5, standard="zscore") -> SpooledImage:
+def spooled(path, folder, spacing=2.5, standard="zscore") -> DiskImage:
     outline = read_image_info(path)
     grid = WorkingGrid.of(outline.affine, outline.grid, spacing)
     stream = FrameReader(lambda: outline, lambda: read_frames(path))
-    return SpooledImage(stream, outline, grid, standard, (), folder)
+    return DiskImage(stream, outline, grid, standard, (), folder)
 
 
 @pytest.mark.parametrize("standard", ["zscore", "none"])
@@ -41,7 +41,7 @@ def test_it_is_what_memory_would_hold_to_the_bit(path, tmp_path, spacing, standa
     image = spooled(path, tmp_path, spacing, standard)
     whole = read_image(path)
     grid = WorkingGrid.of(whole.affine, whole.grid, spacing)
-    wanted = normalised(grid.image(whole.array), standard)
+    wanted = normalize(grid.image(whole.array), standard)
     assert tuple(image.shape) == wanted.shape
     assert np.array_equal(image[EVERY].numpy(), wanted)
     box = (slice(None), slice(None), slice(3, 7), slice(0, 2), slice(1, 5))
@@ -70,7 +70,7 @@ def test_what_the_disk_refuses_is_told(path, tmp_path):
 
 
 def test_no_more_than_some_frames_are_ever_held(tmp_path, monkeypatch):
-    monkeypatch.setattr(normalization, "SAMPLE", 1000)
+    monkeypatch.setattr(normalization, "SAMPLE_VOXELS", 1000)
     voxels = np.random.default_rng(0).normal(size=(64, 64, 16, 40)).astype(np.float32)
     nib.save(nib.Nifti1Image(voxels, np.diag([2.0, 2.0, 8.0, 1.0])), tmp_path / "long.nii")
     del voxels

@@ -12,7 +12,7 @@ import pytest
 from unet4d.config import DataConfig
 from unet4d.datasets.cases import Case
 from unet4d.datasets.verify.study_properties import read_study_properties
-from unet4d.pipeline.fingerprint import fingerprint
+from unet4d.pipeline.fingerprint import compute_fingerprint
 
 SHAPES = [(10, 20, 5, 3), (12, 16, 7, 3), (20, 20, 9, 1)]
 SPACINGS = [(1.0, 1.0, 10.0), (1.5, 1.5, 8.0), (2.0, 2.0, 6.0)]
@@ -31,7 +31,7 @@ def cases(tmp_path: Path) -> list[Case]:
 
 def test_the_median_study_is_that_of_the_resampled_headers(cases):
     # plane spacings 1 1 1.5 1.5 2 2: 1.5. On it X is 10/1.5 = 7, 12, 20*2/1.5 = 27; Y is 13, 16, 27; Z is 5, 7, 9.
-    seen = fingerprint(cases, DataConfig())
+    seen = compute_fingerprint(cases, DataConfig())
     assert seen.plane_spacing_mm == 1.5
     assert seen.spacing == (1.5, 1.5, 8.0)
     assert seen.shape == (12, 16, 7)
@@ -42,7 +42,7 @@ def test_the_median_study_is_that_of_the_resampled_headers(cases):
 
 def test_a_configured_spacing_stands_for_the_median(cases):
     # X 20 (10/0.5), 36, 80; Y 40, 48, 80; Z 5*10/4 = 12.5 -> 12 (4.17 mm), 14, 9*6/4 = 13.5 -> 14 (3.86 mm)
-    seen = fingerprint(cases, DataConfig(in_plane_spacing_mm=0.5, slice_spacing_mm=4.0))
+    seen = compute_fingerprint(cases, DataConfig(in_plane_spacing_mm=0.5, slice_spacing_mm=4.0))
     assert seen.plane_spacing_mm == 0.5
     assert seen.spacing == (0.5, 0.5, 4.0)
     assert seen.shape == (36, 48, 14)
@@ -51,7 +51,7 @@ def test_a_configured_spacing_stands_for_the_median(cases):
 def test_a_sagittal_stack_counts_with_its_slices_last(tmp_path):
     path = tmp_path / "sagittal.nii"
     nib.save(nib.Nifti1Image(np.zeros((4, 10, 12, 2), np.uint8), np.diag([8.0, 1.0, 1.0, 1.0])), path)
-    seen = fingerprint([Case("a", "a", (path,))], DataConfig())
+    seen = compute_fingerprint([Case("a", "a", (path,))], DataConfig())
     assert seen.shape == (10, 12, 4)
     assert seen.spacing == (1.0, 1.0, 8.0)
 
@@ -63,16 +63,16 @@ def test_only_headers_are_read(cases, monkeypatch):
     monkeypatch.setattr("unet4d.images.nifti.np.frombuffer", refuse)
     with pytest.raises(AssertionError, match="voxels were read"):
         cases[0].image()
-    assert fingerprint(cases, DataConfig()).shape == (12, 16, 7)
+    assert compute_fingerprint(cases, DataConfig()).shape == (12, 16, 7)
 
 
 def test_of_known_studies_not_even_the_headers_are_read(cases):
     known = {case.name: read_study_properties(case) for case in cases[:2]}
     for case in cases[:2]:
         case.images[0].unlink()
-    assert fingerprint(cases, DataConfig(), known).frame_counts == (3, 3, 1)
-    assert fingerprint(cases, DataConfig(), known).shapes == ((7, 13, 5), (12, 16, 7), (27, 27, 9))
+    assert compute_fingerprint(cases, DataConfig(), known).frame_counts == (3, 3, 1)
+    assert compute_fingerprint(cases, DataConfig(), known).shapes == ((7, 13, 5), (12, 16, 7), (27, 27, 9))
 
 
 def test_channels_on_the_fourth_axis_are_one_frame(cases):
-    assert fingerprint([replace(cases[0], channels_last=True)], DataConfig()).frame_counts == (1,)
+    assert compute_fingerprint([replace(cases[0], channels_last=True)], DataConfig()).frame_counts == (1,)

@@ -20,7 +20,7 @@ from unet4d.datasets.verify.run_checks import verify_dataset
 from unet4d.errors import InputError, Unet4DError
 from unet4d.phantom import write_phantom
 from unet4d.pipeline.cache import MEMO, CachedStudy, cached_studies, verify_and_build
-from unet4d.pipeline.fingerprint import fingerprint
+from unet4d.pipeline.fingerprint import compute_fingerprint
 from unet4d.system import digests
 
 CONFIG = DataConfig(num_workers=2)
@@ -41,17 +41,17 @@ def settled(monkeypatch):
     monkeypatch.setattr(digests, "SETTLED_S", -1.0)
 
 
-def first_run(root: Path, cache: Path, skip_verify: bool = False) -> list[CachedStudy]:
+def first_run(root: Path, cache: Path, skip_verify: bool = False, config: DataConfig = CONFIG) -> list[CachedStudy]:
     """Do what `train` does before it trains."""
-    checks = verify_and_build(CONFIG, lambda _: cache)
+    checks = verify_and_build(config, lambda _: cache)
     dataset, known = load_verified_dataset(root, lambda _: cache, skip_verify, checks)
-    plane = fingerprint(dataset.training, CONFIG, known).plane_spacing_mm
+    plane = compute_fingerprint(dataset.training, CONFIG, known).plane_spacing_mm
     return cached_studies(dataset.training, dataset, CONFIG, plane, cache)
 
 
 def separate_passes(root: Path, cache: Path) -> list[CachedStudy]:
     dataset = read_dataset(root)
-    plane = fingerprint(dataset.training, CONFIG).plane_spacing_mm
+    plane = compute_fingerprint(dataset.training, CONFIG).plane_spacing_mm
     return cached_studies(dataset.training, dataset, CONFIG, plane, cache)
 
 
@@ -136,7 +136,7 @@ def test_a_full_disk_ends_the_pass(large, tmp_path, monkeypatch):
 
     monkeypatch.setattr(np, "save", full)
     with pytest.raises(Unet4DError, match="could not write the preprocessed study"):
-        first_run(large, tmp_path / "cache")
+        first_run(large, tmp_path / "cache", config=DataConfig(num_workers=1))
     assert {path.name for path in (tmp_path / "cache").iterdir()} <= {MEMO, "fingerprint.json"}
 
 

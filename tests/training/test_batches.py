@@ -539,7 +539,7 @@ def test_workers_that_cannot_be_started_are_told(monkeypatch):
     def refused(*_: object) -> None:
         raise OSError(12, "Cannot allocate memory")
 
-    monkeypatch.setattr(feed_module, "loader", refused)
+    monkeypatch.setattr(feed_module, "clip_loader", refused)
     with (
         pytest.raises(Unet4DError, match=r"could not start 2 workers \(Cannot allocate memory\); free memory"),
         fed(workers=2),
@@ -555,7 +555,7 @@ def test_of_workers_that_cannot_all_be_started_none_stays(monkeypatch):
         assert ready.wait(90)
         raise OSError(11, "Resource temporarily unavailable")
 
-    monkeypatch.setattr(feed_module, "loader", refused)
+    monkeypatch.setattr(feed_module, "clip_loader", refused)
     with pytest.raises(Unet4DError, match="could not start 2 workers"), fed(workers=2):
         pass
     assert workers() == []

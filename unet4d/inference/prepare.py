@@ -19,7 +19,7 @@ from unet4d.inference.windows import Pixels
 from unet4d.models.checkpoint import TrainedModel
 from unet4d.models.device import resolve_precision
 from unet4d.models.ensemble import check_compatible
-from unet4d.pipeline.disk_image import SpooledImage
+from unet4d.pipeline.disk_image import DiskImage
 from unet4d.pipeline.normalization import IntensityScale
 from unet4d.system.memory import return_freed_memory
 from unet4d.system.text import count
@@ -48,11 +48,11 @@ class PreprocessedStudy:
     @property
     def is_on_disk(self) -> bool:
         """Whether it was too large for main memory."""
-        return isinstance(self.image, SpooledImage)
+        return isinstance(self.image, DiskImage)
 
     def close(self) -> None:
         """Let go of what it holds on disk; it cannot be answered any more."""
-        if isinstance(self.image, SpooledImage):
+        if isinstance(self.image, DiskImage):
             self.image.close()
 
 
@@ -70,7 +70,7 @@ def prepare(models: Models, study: Study, settings: Settings) -> PreprocessedStu
         outline, data = study.stream.info(), models[0].config.data
         kinds, grid = _checked_kinds(models[0], outline), _grid(models[0], outline)
         if not _fits(models, outline, grid, settings):
-            image = SpooledImage(study.stream, outline, grid, data.normalization, kinds, settings.scratch_dir)
+            image = DiskImage(study.stream, outline, grid, data.normalization, kinds, settings.scratch_dir)
             return PreprocessedStudy(outline, _time(models[0], study.time, settings), grid, image, kinds, image.scale)
     return prepare_image(models, study.image(), settings, study.time)
 
@@ -83,7 +83,7 @@ def prepare_image(
     outline, data = whole.info, models[0].config.data
     kinds, grid = _checked_kinds(models[0], outline), _grid(models[0], outline)
     values = grid.image(whole.array, kinds, outline.source or "the image")
-    scale = IntensityScale.of(lambda: values.swapaxes(0, 1), values.shape, data.normalization, kinds)
+    scale = IntensityScale.from_frames(lambda: values.swapaxes(0, 1), values.shape, data.normalization, kinds)
     scale.apply(values)
     return PreprocessedStudy(outline, _time(models[0], time, settings), grid, torch.from_numpy(values), kinds, scale)
 

@@ -115,7 +115,7 @@ class StreamingSegmenter:
             raise InputError("a frame with NaN or infinite values came; wanted finite ones; replace them")
         image = self.grid.image(frame[:, None], task.channel_kinds)
         if self.scale is None:
-            self.scale = IntensityScale.of(
+            self.scale = IntensityScale.from_frames(
                 lambda: image.swapaxes(0, 1), image.shape, data.normalization, task.channel_kinds
             )
         self.scale.apply(image)

@@ -10,11 +10,12 @@ import secrets
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
+import torch
 
 from unet4d.config import DataConfig
 from unet4d.datasets.case_labels import read_labelled, to_classes
@@ -24,10 +25,10 @@ from unet4d.datasets.verify.run_checks import Result, StudyCheck, check_study, s
 from unet4d.errors import InputError, Unet4DError
 from unet4d.images.grid import WorkingGrid
 from unet4d.images.image4d import Image4D
-from unet4d.pipeline.fingerprint import fingerprint
+from unet4d.pipeline.fingerprint import compute_fingerprint
 from unet4d.pipeline.foreground import foreground_voxels
-from unet4d.pipeline.normalization import normalised
-from unet4d.pipeline.resources import check_disk_room, count_threads, footprint
+from unet4d.pipeline.normalization import normalize
+from unet4d.pipeline.resources import check_disk_room, count_threads, footprint, one_torch_thread
 from unet4d.system.digests import DigestMemo, Stamp, content_digests, stamp
 from unet4d.system.files import read_json
 from unet4d.system.memory import free_memory_bytes
@@ -113,7 +114,7 @@ def verify_and_build(
     def prepare(dataset: Dataset, cases: Sequence[Case]) -> tuple[StudyCheck, int]:
         root, training = root_of(dataset.root), {case.name for case in dataset.training}
         try:
-            plane = fingerprint(dataset.training, config).plane_spacing_mm if training else None
+            plane = compute_fingerprint(dataset.training, config).plane_spacing_mm if training else None
             cache = _StudyCache(root, dataset, config, plane, DigestMemo(root / MEMO))
             absent = training & cache.names_without_entry(cases)
             threads = cache.prepare([case for case in cases if case.name in absent]) if absent else 0
@@ -142,6 +143,7 @@ class _StudyCache:
     config: DataConfig
     plane_spacing_mm: float | None
     memo: DigestMemo
+    torch_threads: int = field(default_factory=torch.get_num_threads)  # of the thread that makes this
 
     def names_without_entry(self, cases: Sequence[Case]) -> set[str]:
         """Return the names of the cases that have no entry, whatever their files hold."""
@@ -254,13 +256,12 @@ class _StudyCache:
         folder, image, kinds = self.folder(case, contents), study.image, case.channel_kinds
         grid = WorkingGrid.of(image.affine, image.grid, self.plane_spacing_mm, self.config.slice_spacing_mm)
         frames = np.flatnonzero(study.labelled)
-        label = grid.label(to_classes(study.values[frames], self.dataset.label_values), len(self.dataset.class_names))
-        resampled = grid.image(image.array, kinds, image.source or case.name)
-        arrays = {
-            "image": normalised(resampled, self.config.normalization, kinds),
-            "label": label,
-            "foreground": foreground_voxels(label),
-        }
+        with one_torch_thread(self.torch_threads):  # studies are built side by side
+            classes = to_classes(study.values[frames], self.dataset.label_values)
+            label = grid.label(classes, len(self.dataset.class_names))
+            resampled = grid.image(image.array, kinds, image.source or case.name)
+        normalized = normalize(resampled, self.config.normalization, kinds)
+        arrays = {"image": normalized, "label": label, "foreground": foreground_voxels(label)}
         try:
             _write_entry(arrays, {"labelled_frames": frames.tolist(), "spacing": list(grid.spacing)}, folder)
         except OSError as error:

@@ -1,9 +1,8 @@
-"""From preprocessed studies to batches: patches in space that favour foreground, clips in time that hold a labelled frame."""
+"""The way from preprocessed studies to batches: patches that favour foreground, clips that hold a labelled frame."""
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -15,16 +14,18 @@ from unet4d.config import ResolvedDataConfig, triple
 from unet4d.images.channels import SIGNAL
 from unet4d.images.grid import is_thick
 from unet4d.pipeline.augmentation.compose import Augmentation
+from unet4d.pipeline.augmentation.presets import TIME_PRESETS
 from unet4d.pipeline.cache import CachedStudy
-from unet4d.pipeline.clip_frames import STRENGTHS, ClipPosition, TemporalWarp, clip_frames, places, stratified
+from unet4d.pipeline.clip_frames import ClipPosition, TemporalWarp, clip_frames, clip_positions, stratified_item
+from unet4d.pipeline.resources import one_torch_thread
 from unet4d.system.signals import ignore_stop_signals
 
-PREFETCH = 2
-"""Batches a worker has under way at once."""
+PREFETCH_BATCHES = 2
+"""Batches that a worker prepares ahead."""
 
 
 class Clip(NamedTuple):
-    """One training sample; see `Batch`."""
+    """One training sample: image (T, C, X, Y, Z), label (T, X, Y, Z), labelled (T,) and the case's name; see `Batch`."""
 
     image: Tensor
     label: Tensor
@@ -33,13 +34,13 @@ class Clip(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """What the network and the loss get.
+    """The input of a training step.
 
     Attributes:
         image: (B, T, C, X, Y, Z) float32.
         label: (B, T, X, Y, Z) uint8 class indices; zero, and meaningless, on frames that are not labelled.
-        labelled: (B, T) bool, on the CPU: the frames that the loss is taken of.
-        cases: the names of the B cases; may be empty.
+        labelled: (B, T) bool, on the CPU: the frames that the loss sees.
+        cases: the B cases' names; may be empty.
     """
 
     image: Tensor
@@ -49,7 +50,7 @@ class Batch(NamedTuple):
 
 
 def crop_padded(array: np.ndarray, frames: Sequence[int], start: Sequence[int], size: Sequence[int]) -> np.ndarray:
-    """The frames, in this order, of the box of `size` from `start`, which may lie outside; zeros there.
+    """Return the frames, in this order, of the box of `size` from `start`, with zeros outside the array.
 
     Args:
         array: (..., F, X, Y, Z); of a memory map only the box is read.
@@ -74,20 +75,20 @@ def crop_padded(array: np.ndarray, frames: Sequence[int], start: Sequence[int], 
 
 
 class ClipDataset(Dataset):
-    """An endless, numbered supply of clips: number `i` is the same clip whoever asks, in whatever process and order.
+    """An endless, numbered series of clips: number `i` is the same clip in any process and order.
 
-    Every study comes once in each round of as many clips as there are studies, and in L rounds each of its L labelled frames once
-    as the clip's anchor. Each time it does so at another of its `places`, until it has been at all of them: in L * T rounds every
-    labelled frame is at each of T positions, in twice as many if clips also run backwards. So a loop is seen in every rotation:
-    this is the cyclic shift. The clip's timing, the patch's centre and the augmentation are drawn anew.
+    Each round of as many clips as there are studies has every study once. In L rounds each of a study's L labelled frames is the
+    anchor of a clip once, each time at another of its `clip_positions`, until it had them all. In L * T rounds every labelled frame
+    is at each of T positions, in twice as many if clips also run backwards: a loop is seen in every cyclic shift. Each clip has
+    new random timing, patch center and augmentation.
 
     Args:
         studies: preprocessed studies, each with at least one labelled frame.
-        config: how patches and clips are drawn.
+        config: how patches and clips are sampled.
         patch_size: voxels (X, Y, Z).
         cyclic: whether the last frame leads into the first.
         seed: the run's seed.
-        channel_kinds: what each of the C channels holds, see data/channels.py; empty: all are signal.
+        channel_kinds: the kind of each of the C channels, see images/channels.py; empty: all are signal.
     """
 
     def __init__(
@@ -107,89 +108,78 @@ class ClipDataset(Dataset):
         }
 
     def __getitem__(self, number: int) -> Clip:
-        """The clip of this number: image (T, C, X, Y, Z), label (T, X, Y, Z), labelled (T,)."""
+        """Return the clip of this number."""
         rng = np.random.default_rng([self.seed, 0, number])
-        study, row, (position, reverse) = self._where(number)
-        timing = TemporalWarp.drawn(rng, self.config, self.frames, reverse)
+        study, row, (position, reverse) = self._anchor(number)
+        timing = TemporalWarp.sample(rng, self.config, self.frames, reverse)
         anchor, study_frames = study.labelled_frames[row], study.image.shape[1]
         frames, padding = clip_frames(anchor, position, self.frames, study_frames, self.cyclic, timing)
-        augmentation = self._augmentations[_tilts(study)]
+        augmentation = self._augmentations[_can_tilt(study)]
         size = augmentation.crop_size
-        start = [c - n // 2 for c, n in zip(self._centre(study, row, rng), size, strict=True)]
+        start = [c - n // 2 for c, n in zip(self._patch_center(study, row, rng), size, strict=True)]
         image = crop_padded(study.image, frames.tolist(), start, size)
         rows = {frame: i for i, frame in enumerate(study.labelled_frames)}
         labelled = [t for t in np.flatnonzero(~padding).tolist() if frames[t] in rows]
         label = crop_padded(study.label, [rows[frames[t]] for t in labelled], start, size)
-        params = augmentation.drawn(rng, self.frames)
-        with _one_thread():
-            pixels, classes = augmentation.varied(torch.from_numpy(image), torch.from_numpy(label), params)
+        params = augmentation.sample(rng, self.frames)
+        with one_torch_thread():  # as in a worker: the last bit of a mean depends on the number of threads
+            pixels, classes = augmentation.apply(torch.from_numpy(image), torch.from_numpy(label), params)
         classes_of_all = torch.zeros((self.frames, *self.patch_size), dtype=torch.uint8)
         classes_of_all[labelled] = classes
         mask = torch.zeros(self.frames, dtype=torch.bool)
         mask[labelled] = True
         return Clip(pixels.movedim(0, 1).contiguous(), classes_of_all, mask, study.case)
 
-    def _where(self, number: int) -> tuple[CachedStudy, int, ClipPosition]:
-        """The study of a clip, the row of the labelled frame it is drawn round, and that frame's place in it."""
-        round_, index = stratified(number, len(self.studies), [self.seed, 1])
-        study = self.studies[index]
-        lap, row = stratified(round_, len(study.labelled_frames), [self.seed, 2, index])
-        both_ways = STRENGTHS[self.config.time_augmentation].both_ways
-        anchor, study_frames = study.labelled_frames[row], study.image.shape[1]
-        choices = places(anchor, self.frames, study_frames, self.cyclic, both_ways)
-        _, chosen = stratified(lap, len(choices), [self.seed, 3, index, row])
-        return study, row, choices[chosen]
-
     def case(self, number: int) -> str:
-        """The case of the clip of this number; nothing is read."""
-        return self._where(number)[0].case
+        """Return the case of the clip of this number; nothing is read."""
+        return self._anchor(number)[0].case
 
-    def _centre(self, study: CachedStudy, row: int, rng: np.random.Generator) -> list[int]:
-        """The patch's centre: a foreground voxel, of a class drawn evenly among those in this labelled frame, or any.
+    def _anchor(self, number: int) -> tuple[CachedStudy, int, ClipPosition]:
+        """Return a clip's study, the row of its anchor among the study's labelled frames, and the anchor's position."""
+        round_, index = stratified_item(number, len(self.studies), [self.seed, 1])
+        study = self.studies[index]
+        turn, row = stratified_item(round_, len(study.labelled_frames), [self.seed, 2, index])
+        both_ways = TIME_PRESETS[self.config.time_augmentation].both_ways
+        anchor, study_frames = study.labelled_frames[row], study.image.shape[1]
+        positions = clip_positions(anchor, self.frames, study_frames, self.cyclic, both_ways)
+        _, chosen = stratified_item(turn, len(positions), [self.seed, 3, index, row])
+        return study, row, positions[chosen]
+
+    def _patch_center(self, study: CachedStudy, row: int, rng: np.random.Generator) -> list[int]:
+        """Return a random patch center: a foreground voxel of a random class of this labelled frame, or any voxel.
 
         Either way the patch is moved until it lies inside the study, or the study inside the patch, as a window at inference does:
-        centred near the end of a short stack it would lose slices to padding.
+        near the end of a short stack it would lose slices to padding.
         """
-        spans = [_centres(full, n) for full, n in zip(study.image.shape[2:], self.patch_size, strict=True)]
+        ranges = [_center_range(full, n) for full, n in zip(study.image.shape[2:], self.patch_size, strict=True)]
         first, last = np.searchsorted(study.foreground[:, 0], [row, row + 1])
         inside = study.foreground[first:last]
         if rng.random() < self.config.foreground_fraction and len(inside):
             chosen = rng.choice(np.unique(inside[:, 1]))
             low, high = np.searchsorted(inside[:, 1], [chosen, chosen + 1])
             voxel = inside[rng.integers(low, high), 2:].tolist()
-            return [min(max(v, span[0]), span[-1]) for v, span in zip(voxel, spans, strict=True)]
-        return [int(rng.integers(span[0], span[-1] + 1)) for span in spans]
+            return [min(max(v, span[0]), span[-1]) for v, span in zip(voxel, ranges, strict=True)]
+        return [int(rng.integers(span[0], span[-1] + 1)) for span in ranges]
 
 
-def _tilts(study: CachedStudy) -> bool:
-    """Whether patches may be turned out of the plane: neither across thick slices nor out of a single one."""
+def _can_tilt(study: CachedStudy) -> bool:
+    """Return whether patches may be rotated out of the plane: neither across thick slices nor out of a single one."""
     return study.image.shape[-1] > 1 and not is_thick(study.spacing)
 
 
-@contextlib.contextmanager
-def _one_thread() -> Iterator[None]:
-    """One thread, as a worker has: the last bit of a mean depends on their number."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-
-
-def _centres(full: int, size: int) -> range:
-    """The centres along one axis with which the patch lies inside the study, or the study inside the patch."""
+def _center_range(full: int, size: int) -> range:
+    """Return the centers along one axis with which the patch lies inside the study, or the study inside the patch."""
     low, high = sorted((size // 2, full - (size - size // 2)))
     return range(low, high + 1)
 
 
 def collate(clips: Sequence[Clip]) -> Batch:
-    """Stack clips into a batch; a worker stacks them where the main process sees them, in shared memory."""
+    """Stack clips into a batch; a worker stacks them in shared memory, where the main process sees them."""
     images, labels, labelled, cases = (list(values) for values in zip(*clips, strict=True))
     return Batch(default_collate(images), default_collate(labels), default_collate(labelled), tuple(cases))
 
 
-def loader(
+def clip_loader(
     clips: ClipDataset,
     batches: Iterable[Sequence[int]],
     workers: int,
@@ -197,13 +187,13 @@ def loader(
     patience_s: float = 0.0,
     start_method: str | None = None,
 ) -> DataLoader:
-    """The batches of these clips, in this order; one stream over all epochs, so that workers never pause between them.
+    """Return the batches of clips, in this order, as one series over all epochs, so that workers never pause between them.
 
     Args:
-        clips: where they come from.
-        batches: the numbers of each batch's clips; taken as they are needed.
-        workers: processes that make them. They leave the signals that ask a training to stop to the main process.
-        pin: put them where a GPU can fetch them from while it computes.
+        clips: the numbered clips.
+        batches: the numbers of each batch's clips; consumed as they are needed.
+        workers: processes; they leave the signals that ask a training to stop to the main process.
+        pin: use memory that a GPU can copy from while it computes.
         patience_s: how long to wait for workers' next batch before RuntimeError is raised; 0 waits for ever.
         start_method: of multiprocessing, such as "forkserver"; None is the system's.
     """
@@ -213,7 +203,7 @@ def loader(
         collate_fn=collate,
         num_workers=workers,
         pin_memory=pin,
-        prefetch_factor=PREFETCH if workers else None,
+        prefetch_factor=PREFETCH_BATCHES if workers else None,
         timeout=patience_s if workers else 0,
         multiprocessing_context=start_method if workers else None,
         worker_init_fn=ignore_stop_signals,

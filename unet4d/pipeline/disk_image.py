@@ -1,4 +1,4 @@
-"""A study too large for main memory: on the working grid in a file without a name, of which boxes are read."""
+"""A study too large for main memory: on the working grid in a temporary file, of which boxes are read."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from unet4d.pipeline.normalization import IntensityScale
 from unet4d.system.files import writing
 
 
-class SpooledImage:
-    """A study (C, T, X, Y, Z) float32 on the working grid, normalised as it is read; never more than a frame is in memory.
+class DiskImage:
+    """A study (C, T, X, Y, Z) float32 on the working grid, normalized as it is read; at most one frame is in memory.
 
-    The file has no name, so that nothing is left of it however this process ends.
+    The file has no name, so that nothing of it is left however this process ends.
 
     Args:
         stream: the study.
-        outline: what it is like.
+        outline: its headers' content.
         grid: its working grid.
-        normalization: see `normalised`.
-        kinds: what each channel holds, see data/channels.py.
-        folder: of a disk with room for it; None: the system's for temporary files.
+        normalization: see `normalize`.
+        kinds: the kind of each channel, see images/channels.py.
+        folder: on a disk with room for the file; None: the system's folder for temporary files.
 
     Raises:
         InputError: the study cannot be read.
@@ -47,41 +47,39 @@ class SpooledImage:
         folder: Path | None,
     ):
         self.shape = (outline.channels, outline.frames, *grid.shape)
-        where = Path(folder or tempfile.gettempdir())
-        with writing(where):
-            where.mkdir(parents=True, exist_ok=True)
-            self._file = tempfile.TemporaryFile(dir=where, prefix=".unet4d-")  # noqa: SIM115
+        folder = Path(folder or tempfile.gettempdir())
+        with writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            self._file = tempfile.TemporaryFile(dir=folder, prefix=".unet4d-")  # noqa: SIM115
         try:
             for frame in stream.frames():
                 image = grid.image(frame[:, None], kinds, outline.source or "the image")
-                with writing(f"{4 * math.prod(self.shape) / 1e9:.3g} GB into {where}"):
-                    self._file.write(
-                        np.ascontiguousarray(image).data
-                    )  # not tofile, which does not say what was refused
+                with writing(f"{4 * math.prod(self.shape) / 1e9:.3g} GB into {folder}"):
+                    self._file.write(np.ascontiguousarray(image).data)  # tofile would not report why it failed
                     self._file.flush()
-            self.scale = IntensityScale.of(self._frames, self.shape, normalization, kinds)
+            self.scale = IntensityScale.from_frames(self._frames, self.shape, normalization, kinds)
         except BaseException:
             self.close()
             raise
 
     def __getitem__(self, box: tuple[slice, ...]) -> Tensor:
-        """(C, T, x, y, z) of five slices: all channels and frames, and a box of space."""
+        """Return (C, T, x, y, z) of five slices: all channels and frames, and a box of space."""
         image = np.stack([np.array(frame[(slice(None), *box[2:])]) for frame in self._mapped()], 1)
         self.scale.apply(image)
         return torch.from_numpy(image)
 
     def close(self) -> None:
-        """Let go of the file, and with it of what it takes on the disk."""
-        with contextlib.suppress(OSError):  # of what a full disk refused, and nobody wants any more
+        """Close the file, which frees its room on the disk."""
+        with contextlib.suppress(OSError):  # buffered bytes that a full disk refused
             self._file.close()
 
     def _frames(self) -> Iterator[np.ndarray]:
-        """Each frame (C, X, Y, Z), in memory."""
+        """Yield each frame (C, X, Y, Z), in memory."""
         for frame in self._mapped():
             yield np.array(frame)
 
     def _mapped(self) -> Iterator[np.ndarray]:
-        """Each frame (C, X, Y, Z), mapped and let go of again, for what is mapped and was looked at counts as held."""
+        """Yield each frame (C, X, Y, Z), mapped one at a time, because mapped pages that were read count as used memory."""
         size = (self.shape[0], *self.shape[2:])
         for t in range(self.shape[1]):
             yield np.memmap(self._file, np.float32, "r", 4 * t * math.prod(size), size)

@@ -1,4 +1,4 @@
-"""What the training studies are like on the grid they are learnt on."""
+"""The size of the training studies on the grid that the network sees, as nnU-Net's fingerprint has it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Fingerprint:
     """The studies on the working grid, and the median one.
 
     Attributes:
-        plane_spacing_mm: the spacing X and Y are resampled to.
+        plane_spacing_mm: the spacing that X and Y are resampled to.
         spacing: (X, Y, Z) in mm of the median study, resampled.
         shapes: voxels (X, Y, Z) of each study, resampled, in the order of the cases.
         frame_counts: frames of each study.
@@ -41,22 +41,22 @@ class Fingerprint:
         return max(self.frame_counts)
 
 
-def fingerprint(
+def compute_fingerprint(
     cases: Sequence[Case], config: DataConfig, known: Mapping[str, StudyProperties] | None = None
 ) -> Fingerprint:
-    """The fingerprint of these cases; a spacing set in the configuration stands for the median.
+    """Compute the fingerprint of cases; a spacing set in the configuration replaces the median.
 
     Args:
         cases: in the order of the result.
         config: what it sets is kept.
-        known: case to what its study is like, as a verification found it; of the others the headers are read.
+        known: case to the properties of its study, as verification found them; of other cases the headers are read.
     """
     facts = [(known or {}).get(case.name) or read_study_properties(case) for case in cases]
-    studies = [(one.matrix, one.size) for one in facts]
+    studies = [(study.matrix, study.size) for study in facts]
     native = [WorkingGrid.of(affine, shape).spacing for affine, shape in studies]
     plane = config.in_plane_spacing_mm or round(median(s for spacing in native for s in spacing[:2]), 4)
     grids = [WorkingGrid.of(affine, shape, plane, config.slice_spacing_mm) for affine, shape in studies]
     thickness = float(median(grid.spacing[2] for grid in grids))
-    frames = tuple(one.frames for one in facts)
+    frames = tuple(study.frames for study in facts)
     shapes = tuple(triple(grid.shape) for grid in grids)
     return Fingerprint(plane, (plane, plane, thickness), shapes, frames, len({case.subject for case in cases}))

@@ -1,15 +1,15 @@
-"""Where the structures lie: a sample of foreground voxels for patches to be centred on."""
+"""Samples of foreground voxels, which patches are centered on."""
 
 from __future__ import annotations
 
 import numpy as np
 
 FOREGROUND_VOXELS = 10_000
-"""Voxels kept of each labelled frame and class, evenly spread: as in nnU-Net."""
+"""Voxels kept per labelled frame and class, evenly spread: as in nnU-Net."""
 
 
 def foreground_voxels(label: np.ndarray) -> np.ndarray:
-    """Foreground voxels of (L, X, Y, Z) class indices, at most `FOREGROUND_VOXELS` of a frame and class.
+    """Return foreground voxels of (L, X, Y, Z) class indices, at most `FOREGROUND_VOXELS` per frame and class.
 
     Returns:
         (N, 5) int32, rows (l, class, x, y, z) sorted by l, then class, then place.

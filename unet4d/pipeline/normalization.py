@@ -1,4 +1,4 @@
-"""Normalization of intensities over the whole study, never frame by frame."""
+"""Normalization of intensities over the whole study, never frame by frame, which would wipe out contrast uptake."""
 
 from __future__ import annotations
 
@@ -10,55 +10,57 @@ import numpy as np
 
 from unet4d.images.channels import VELOCITIES, channels_of_kind
 
-PERCENTILES = (0.5, 99.5)
-SAMPLE = 2_000_000
-"""Voxels the percentiles are taken from, evenly spread, when a study has more."""
+CLIP_PERCENTILES = (0.5, 99.5)
+SAMPLE_VOXELS = 2_000_000
+"""Voxels that percentiles are computed from, evenly spread, when a study has more."""
+
+ChannelScale = tuple[float, float, float, float]
+"""Bounds to clip to (infinite: not clipped), mean to subtract, and deviation to divide by."""
+_UNCHANGED: ChannelScale = (-math.inf, math.inf, 0.0, 1.0)
 
 
 @dataclass(frozen=True)
 class IntensityScale:
-    """How one study's intensities are brought to a common scale: what each channel is clipped to, lowered and divided by.
-
-    The same for all frames, for frame by frame contrast uptake would be wiped out.
+    """The normalization of one study, the same for all frames.
 
     Attributes:
-        channels: (low, high, mean, deviation) of each channel; low and high are infinite where nothing is clipped.
+        channels: the scale of each channel.
     """
 
-    channels: tuple[tuple[float, float, float, float], ...]
+    channels: tuple[ChannelScale, ...]
 
     @classmethod
-    def of(
+    def from_frames(
         cls,
         frames: Callable[[], Iterable[np.ndarray]],
         shape: Sequence[int],
         normalization: str,
         kinds: Sequence[str] = (),
     ) -> IntensityScale:
-        """The scale of a study that comes frame by frame; see `normalised`.
+        """Compute the scale of a study that is read frame by frame; see `normalize`.
 
         Args:
-            frames: gives its frames (C, X, Y, Z) float32, from the first on, each time it is called.
+            frames: returns its frames (C, X, Y, Z) float32, from the first on, each time it is called.
             shape: (C, T, X, Y, Z).
             normalization: "zscore", or "none", which changes nothing.
-            kinds: what each channel holds, see data/channels.py. Empty: all are signal.
+            kinds: the kind of each channel, see images/channels.py. Empty: all are signal.
         """
-        found = [_UNCHANGED] * shape[0]
-        if normalization == "none":
-            return cls(tuple(found))
+        scales = [_UNCHANGED] * shape[0]
         velocities = channels_of_kind(kinds, *VELOCITIES)
         others = [channel for channel in range(shape[0]) if channel not in velocities]
+        if normalization == "none":
+            return cls(tuple(scales))
         if velocities:
-            speed = _root_mean_square(frame[velocities] for frame in frames())
+            speed = _root_mean_square_speed(frame[velocities] for frame in frames())
             for channel in velocities:
-                found[channel] = (-math.inf, math.inf, 0.0, speed)
+                scales[channel] = (-math.inf, math.inf, 0.0, speed)
         if others:
-            for channel, values in zip(others, _standard(frames, shape, others), strict=True):
-                found[channel] = values
-        return cls(tuple(found))
+            for channel, scale in zip(others, _zscores(frames, shape, others), strict=True):
+                scales[channel] = scale
+        return cls(tuple(scales))
 
     def apply(self, image: np.ndarray) -> None:
-        """Bring (C, ...) float32 to the scale, in place."""
+        """Normalize (C, ...) float32 in place."""
         for values, (low, high, mean, deviation) in zip(image, self.channels, strict=True):
             if math.isfinite(low):
                 np.clip(values, np.float32(low), np.float32(high), out=values)
@@ -68,32 +70,30 @@ class IntensityScale:
                 values /= np.float32(deviation)
 
 
-_UNCHANGED = (-math.inf, math.inf, 0.0, 1.0)
-
-
-def normalised(array: np.ndarray, normalization: str, kinds: Sequence[str] = ()) -> np.ndarray:
-    """An image (C, T, X, Y, Z) normalised over the whole study, never frame by frame, which would wipe out contrast uptake.
+def normalize(array: np.ndarray, normalization: str, kinds: Sequence[str] = ()) -> np.ndarray:
+    """Return an image (C, T, X, Y, Z) normalized over the whole study.
 
     "zscore" clips a signal or a map to its 0.5 and 99.5 percentiles, then gives it mean 0 and standard deviation 1; a constant one
     becomes 0. The channels of a velocity are divided by one number, the root mean square of the speed where it is not 0: rest
-    stays 0, directions stay, and what negates a component before negates it after.
+    stays 0, directions stay, and a negated component stays negated.
 
     Args:
+        array: the image.
         normalization: "zscore", or "none", which changes nothing.
-        kinds: what each channel holds, see data/channels.py. Empty: all are signal.
+        kinds: the kind of each channel, see images/channels.py. Empty: all are signal.
     """
     if normalization == "none":
         return np.asarray(array, np.float32)
     out = np.array(array, np.float32, order="C")
-    IntensityScale.of(lambda: out.swapaxes(0, 1), out.shape, normalization, kinds).apply(out)
+    IntensityScale.from_frames(lambda: out.swapaxes(0, 1), out.shape, normalization, kinds).apply(out)
     return out
 
 
-def _standard(
+def _zscores(
     frames: Callable[[], Iterable[np.ndarray]], shape: Sequence[int], channels: Sequence[int]
-) -> list[tuple[float, float, float, float]]:
-    """Of each of the channels its percentiles, and mean and standard deviation between them; three times through the frames."""
-    bounds = [np.percentile(sample, PERCENTILES) for sample in _samples(frames(), shape, channels)]
+) -> list[ChannelScale]:
+    """Compute the channels' percentiles, and mean and standard deviation between them, in three passes over the frames."""
+    bounds = [np.percentile(sample, CLIP_PERCENTILES) for sample in _sample_voxels(frames(), shape, channels)]
     clips = [(np.float32(low), np.float32(high)) for low, high in bounds]
 
     def clipped() -> Iterator[list[np.ndarray]]:
@@ -109,8 +109,8 @@ def _standard(
     return [(float(a), float(b), float(m), float(d)) for (a, b), m, d in zip(clips, means, deviations, strict=True)]
 
 
-def _root_mean_square(frames: Iterable[np.ndarray]) -> float:
-    """Of the speed where something moves, from the components (C, X, Y, Z) of each frame; 0 where nothing does."""
+def _root_mean_square_speed(frames: Iterable[np.ndarray]) -> float:
+    """Compute it where something moves, from the components (C, X, Y, Z) of each frame; 0 where nothing does."""
     moving, total = 0, 0.0
     for frame in frames:
         squares = np.square(frame, dtype=np.float64).sum(0)
@@ -119,16 +119,18 @@ def _root_mean_square(frames: Iterable[np.ndarray]) -> float:
     return math.sqrt(total / moving) if moving else 0.0
 
 
-def _samples(frames: Iterable[np.ndarray], shape: Sequence[int], channels: Sequence[int]) -> list[np.ndarray]:
-    """About `SAMPLE` evenly spread values of each channel. A step with a factor in common with an axis would keep to some of its
-    slices."""
+def _sample_voxels(frames: Iterable[np.ndarray], shape: Sequence[int], channels: Sequence[int]) -> list[np.ndarray]:
+    """Return about `SAMPLE_VOXELS` evenly spread values of each channel.
+
+    A step with a factor in common with an axis would sample some of its slices only.
+    """
     voxels = math.prod(shape[2:])
     size = shape[1] * voxels
-    step = max(1, size // SAMPLE)
+    step = max(1, size // SAMPLE_VOXELS)
     while math.gcd(step, size) > 1:
         step += 1
-    kept: list[list[np.ndarray]] = [[] for _ in channels]
+    samples: list[list[np.ndarray]] = [[] for _ in channels]
     for t, frame in enumerate(frames):
-        for values, channel in zip(kept, channels, strict=True):
-            values.append(frame[channel].reshape(-1)[-t * voxels % step :: step].copy())  # a view would hold the frame
-    return [np.concatenate(values) for values in kept]
+        for sample, channel in zip(samples, channels, strict=True):
+            sample.append(frame[channel].reshape(-1)[-t * voxels % step :: step].copy())  # a view would keep the frame
+    return [np.concatenate(sample) for sample in samples]

@@ -1,19 +1,22 @@
-"""Disk and memory that preprocessing takes, estimated from headers, and whether there is room."""
+"""Resources of preprocessing: disk and memory, estimated from headers, and threads."""
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
+
+import torch
 
 from unet4d.config import DataConfig
 from unet4d.datasets.cases import Case, Dataset
 from unet4d.images.grid import WorkingGrid
 from unet4d.images.nifti import affine_of, read_header
 from unet4d.pipeline.foreground import FOREGROUND_VOXELS
-from unet4d.pipeline.normalization import SAMPLE
+from unet4d.pipeline.normalization import SAMPLE_VOXELS
 from unet4d.system.byte_sizes import describe_bytes
 from unet4d.system.disk_space import check_disk_space, free_disk_bytes
 from unet4d.system.text import count
@@ -44,7 +47,7 @@ def footprint(case: Case, dataset: Dataset, config: DataConfig, plane_spacing_mm
     # Three copies of the image: as read, reoriented, resampled; or as read, resampled, normalized. Beside them the label before
     # and after, one frame of a class, and the sample that percentiles are taken from.
     copies = max(2 * image + resampled, image + 2 * resampled)
-    memory = copies + frames * before + labelled * after + 24 * after + 16 * SAMPLE
+    memory = copies + frames * before + labelled * after + 24 * after + 16 * SAMPLE_VOXELS
     return Footprint(int(disk), memory)
 
 
@@ -53,6 +56,17 @@ def count_threads(wanted: int, footprints: Sequence[Footprint], free_bytes: floa
     largest = sorted((study.memory_bytes for study in footprints), reverse=True)
     fitting = sum(total <= USABLE * free_bytes for total in itertools.accumulate(largest))
     return max(1, min(wanted, fitting))
+
+
+@contextlib.contextmanager
+def one_torch_thread(afterwards: int | None = None) -> Iterator[None]:
+    """Let torch use one thread in this thread, then `afterwards`; None: as many as before."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(afterwards or before)
 
 
 def check_disk_room(footprints: Sequence[Footprint], root: Path) -> None:

@@ -19,8 +19,8 @@ from unet4d.datasets.folds import split_cases
 from unet4d.datasets.verify.load_verified import load_verified_dataset
 from unet4d.errors import InputError
 from unet4d.models.device import find_device
-from unet4d.pipeline.clip_frames import most_labelled
-from unet4d.pipeline.fingerprint import Fingerprint, fingerprint
+from unet4d.pipeline.clip_frames import most_labelled_frames
+from unet4d.pipeline.fingerprint import Fingerprint, compute_fingerprint
 from unet4d.planning.candidates import StepMemoryEstimator, group_by_view, list_candidates
 from unet4d.planning.checks import check_plan, gpu_size_gb
 from unet4d.planning.explain import (
@@ -112,7 +112,7 @@ def plan(
     studies, known = load_verified_dataset(dataset, choose_cache_dir, skip_verify)
     training, held_out = split_cases(studies, config.fold, config.data.folds, config.seed, config.data.val_subjects)
     cases = (*training, *held_out)
-    seen = fingerprint(cases, config.data, known)
+    seen = compute_fingerprint(cases, config.data, known)
     options = list_candidates(share, seen, len(training) // gpus)
     labelled = partial(_labelled, cases, seen, cyclic=studies.cyclic, config=config.data)
     counts = StepMemoryEstimator(len(studies.channel_names), len(studies.labels), labelled, card.budget_bytes)
@@ -224,7 +224,8 @@ def _labelled(cases: tuple[Case, ...], seen: Fingerprint, frames: int, cyclic: b
         for case, n in zip(cases, seen.frame_counts, strict=True)
     ]
     return max(
-        most_labelled(frames, n, labelled, cyclic, config) for n, labelled in zip(seen.frame_counts, known, strict=True)
+        most_labelled_frames(frames, n, labelled, cyclic, config)
+        for n, labelled in zip(seen.frame_counts, known, strict=True)
     )
 
 

@@ -17,7 +17,7 @@ import numpy as np
 from unet4d.config import ResolvedConfig
 from unet4d.errors import Unet4DError
 from unet4d.pipeline.cache import CachedStudy
-from unet4d.pipeline.clip_dataset import PREFETCH, Batch, ClipDataset, loader
+from unet4d.pipeline.clip_dataset import PREFETCH_BATCHES, Batch, ClipDataset, clip_loader
 from unet4d.system.distributed import ProcessGroup
 from unet4d.system.fork_server import has_fork_server, prepare_fork_server
 from unet4d.system.gpu_memory import GB
@@ -80,7 +80,7 @@ class BatchLoader:
                 prepare_fork_server()
             with blocked_stop_signals():
                 self._batches = iter(
-                    loader(self.clips, self._numbers(), self.workers, self.pin, PATIENCE_S, self._start_method)
+                    clip_loader(self.clips, self._numbers(), self.workers, self.pin, PATIENCE_S, self._start_method)
                 )
         except OSError as error:
             _kill(set(active_children()) - before)
@@ -151,7 +151,7 @@ class BatchLoader:
 
         def needed(workers: int) -> int:
             """By all processes of this machine."""
-            return ranks.local_size * batch * (PREFETCH * workers + given_out) if workers else 0
+            return ranks.local_size * batch * (PREFETCH_BATCHES * workers + given_out) if workers else 0
 
         fitting = next(n for n in range(asked, -1, -1) if needed(n) <= USABLE * free)
         if fitting < asked:

@@ -21,8 +21,8 @@ from unet4d.models.checkpoint import BEST, Task, find_checkpoint, load_checkpoin
 from unet4d.models.conv_check import check_convolutions
 from unet4d.models.device import find_device, resolve_precision, set_tf32
 from unet4d.pipeline.cache import CachedStudy, cached_studies, verify_and_build
-from unet4d.pipeline.clip_frames import most_labelled
-from unet4d.pipeline.fingerprint import fingerprint
+from unet4d.pipeline.clip_frames import most_labelled_frames
+from unet4d.pipeline.fingerprint import compute_fingerprint
 from unet4d.system.distributed import ALONE, ProcessGroup
 from unet4d.system.files import write_text
 from unet4d.system.gpu_memory import GB, NCCL_BYTES, free_bytes
@@ -101,7 +101,9 @@ def train(
         print(fewer)
     given = config
     cases, precision = (*training, *validation), resolve_precision(given.train.precision, where)
-    config = ranks.broadcast_from_rank0(lambda: resolve(given, fingerprint(cases, given.data, known), precision, ranks))
+    config = ranks.broadcast_from_rank0(
+        lambda: resolve(given, compute_fingerprint(cases, given.data, known), precision, ranks)
+    )
     with ranks.raise_on_all_ranks():
         _check_shares(config, ranks)
     subjects = tuple(sorted({case.subject for case in validation}))
@@ -208,7 +210,7 @@ def _fitted(
 def _labelled(frames: int, studies: Sequence[CachedStudy], task: Task, data: ResolvedDataConfig) -> int:
     """The most frames of a clip of so many that are labelled, in any study."""
     counts = ((study.image.shape[1], len(study.labelled_frames)) for study in studies)
-    return max(most_labelled(frames, known, labelled, task.cyclic, data) for known, labelled in counts)
+    return max(most_labelled_frames(frames, known, labelled, task.cyclic, data) for known, labelled in counts)
 
 
 def _saved_run(out_dir: Path, config: ResolvedConfig, task: Task) -> dict[str, Any]:

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from unet4d.config import DataConfig
-from unet4d.pipeline.augmentation import Augmentation, AugmentationParams, crop_size
-from unet4d.pipeline.augmentation.artifacts import Corruption, Dropout, Mistriggered
-from unet4d.pipeline.augmentation.intensity import Intensity, Noise
-from unet4d.pipeline.augmentation.spatial import Warp
+from unet4d.pipeline.augmentation.artifacts import FrameArtifact, Mistriggering, SignalDropout
+from unet4d.pipeline.augmentation.compose import Augmentation, AugmentationParams
+from unet4d.pipeline.augmentation.intensity import IntensityParams, NoiseParams
+from unet4d.pipeline.augmentation.spatial import SpatialWarp, crop_size
 
 PATCH = (24, 20, 6)
 KINDS = ("signal", "map", "velocity X", "velocity Y", "velocity Z")
@@ -39,8 +39,8 @@ def clip(settings: DataConfig, tilt: bool = False, channels: int = len(KINDS)) -
     return image, torch.randint(0, 4, (2, *size), generator=generator, dtype=torch.uint8)
 
 
-def varied(augmentation: Augmentation, image: Tensor, label: Tensor, seed: int) -> tuple[Tensor, Tensor]:
-    return augmentation.varied(image, label, augmentation.drawn(np.random.default_rng(seed), FRAMES))
+def apply(augmentation: Augmentation, image: Tensor, label: Tensor, seed: int) -> tuple[Tensor, Tensor]:
+    return augmentation.apply(image, label, augmentation.sample(np.random.default_rng(seed), FRAMES))
 
 
 @pytest.mark.parametrize("tilt", [False, True])
@@ -48,7 +48,7 @@ def test_off_changes_nothing_not_even_with_axes_to_flip(tilt):
     settings = config("off", "off", (0, 1, 2))
     image, label = clip(settings, tilt)
     for seed in SEEDS:
-        out = varied(made(settings, tilt), image, label, seed)
+        out = apply(made(settings, tilt), image, label, seed)
         assert torch.equal(out[0], image)
         assert torch.equal(out[1], label)
 
@@ -60,7 +60,7 @@ def test_a_clip_of_any_kinds_comes_out_whole_and_what_came_in_is_left_alone(stre
     image, label = clip(settings, tilt)
     kept = image.clone(), label.clone()
     for seed in SEEDS:
-        out, classes = varied(made(settings, tilt), image, label, seed)
+        out, classes = apply(made(settings, tilt), image, label, seed)
         assert (out.shape, out.dtype) == ((len(KINDS), FRAMES, *PATCH), torch.float32)
         assert (classes.shape, classes.dtype) == ((2, *PATCH), torch.uint8)
         assert out.isfinite().all()
@@ -73,21 +73,21 @@ def test_a_map_is_one_image_whatever_happens(tilt):
     settings = config()
     image, label = clip(settings, tilt)
     for seed in SEEDS:
-        out, _ = varied(made(settings, tilt), image, label, seed)
+        out, _ = apply(made(settings, tilt), image, label, seed)
         assert torch.equal(out[1], out[1, :1].expand_as(out[1]))
 
 
 def test_the_same_generator_gives_the_same_draw_and_another_another():
     augmentation = made(config())
     image, label = clip(config())
-    draws = [augmentation.drawn(np.random.default_rng(seed), FRAMES) for seed in SEEDS]
-    assert draws == [augmentation.drawn(np.random.default_rng(seed), FRAMES) for seed in SEEDS]
+    draws = [augmentation.sample(np.random.default_rng(seed), FRAMES) for seed in SEEDS]
+    assert draws == [augmentation.sample(np.random.default_rng(seed), FRAMES) for seed in SEEDS]
     assert len({repr(draw) for draw in draws}) == len(SEEDS)
     for draw in draws:
         torch.manual_seed(0)
-        first = augmentation.varied(image, label, draw)
+        first = augmentation.apply(image, label, draw)
         torch.manual_seed(1)
-        again = augmentation.varied(image, label, draw)
+        again = augmentation.apply(image, label, draw)
         assert torch.equal(first[0], again[0])
         assert torch.equal(first[1], again[1])
 
@@ -95,10 +95,10 @@ def test_the_same_generator_gives_the_same_draw_and_another_another():
 def test_time_and_space_are_set_apart():
     for seed in SEEDS:
         rng = np.random.default_rng(seed)
-        still = made(config("off", "strong")).drawn(rng, FRAMES)
+        still = made(config("off", "strong")).sample(rng, FRAMES)
         assert (still.warp, still.flips, still.intensity) == (None, (), None)
-        assert made(config("strong", "off")).drawn(rng, FRAMES).corruptions == ()
-    assert any(made(config("off")).drawn(np.random.default_rng(seed), FRAMES).corruptions for seed in SEEDS)
+        assert made(config("strong", "off")).sample(rng, FRAMES).artifacts == ()
+    assert any(made(config("off")).sample(np.random.default_rng(seed), FRAMES).artifacts for seed in SEEDS)
 
 
 def test_with_time_alone_the_frames_that_were_not_drawn_are_as_they_were_to_the_bit():
@@ -106,9 +106,9 @@ def test_with_time_alone_the_frames_that_were_not_drawn_are_as_they_were_to_the_
     augmentation = made(settings)
     image, label = clip(settings)
     for seed in range(40):
-        draw = augmentation.drawn(np.random.default_rng(seed), FRAMES)
-        out, classes = augmentation.varied(image, label, draw)
-        wrong = {one.frame for one in draw.corruptions}
+        draw = augmentation.sample(np.random.default_rng(seed), FRAMES)
+        out, classes = augmentation.apply(image, label, draw)
+        wrong = {one.frame for one in draw.artifacts}
         assert {t for t in range(FRAMES) if not torch.equal(out[:, t], image[:, t])} == wrong
         assert torch.equal(classes, label)
 
@@ -117,8 +117,8 @@ def test_image_and_label_are_placed_alike_by_warp_and_flip():
     settings = config()
     size = crop_size(settings, PATCH, False)
     label = (torch.arange(size[0])[:, None, None] // 6 % 2).expand(1, *size).to(torch.uint8)
-    draw = AugmentationParams(Warp((0, 0, 0.4), (1.1, 0.95, 1), (1, -1, 0)), (0,))
-    out, classes = made(settings, kinds=("signal",)).varied(label[None].float(), label, draw)
+    draw = AugmentationParams(SpatialWarp((0, 0, 0.4), (1.1, 0.95, 1), (1, -1, 0)), (0,))
+    out, classes = made(settings, kinds=("signal",)).apply(label[None].float(), label, draw)
     sure = (out[0] - 0.5).abs() > 0.3
     assert sure.float().mean() > 0.7
     assert torch.equal(out[0][sure] > 0.5, classes[sure].bool())
@@ -129,8 +129,8 @@ def test_velocities_turn_and_flip_with_the_patch():
     settings = config()
     image, label = clip(settings)
     image[:] = torch.tensor([1.0, 2.0, 3.0, 0.0, 5.0])[:, None, None, None, None]
-    draw = AugmentationParams(Warp(turn=(0.0, 0.0, np.pi / 2)), (1,))
-    out, _ = made(settings).varied(image, label, draw)
+    draw = AugmentationParams(SpatialWarp(angles=(0.0, 0.0, np.pi / 2)), (1,))
+    out, _ = made(settings).apply(image, label, draw)
     expected = torch.tensor([1.0, 2.0, 0.0, 3.0, 5.0])[:, None, None, None, None].expand_as(out)
     assert torch.allclose(out, expected, atol=1e-5)
 
@@ -139,11 +139,13 @@ def test_velocities_turn_and_flip_with_the_patch():
 def test_intensities_that_were_not_normalised_get_the_same_noise_in_their_own_unit(kind):
     image, label = clip(config(), channels=1)
     image /= image.std()
-    draw = AugmentationParams(corruptions=(Corruption(0, Dropout(0.5)),), intensity=Intensity(noise=Noise(0.3, 1)))
+    draw = AugmentationParams(
+        artifacts=(FrameArtifact(0, SignalDropout(0.5)),), intensity=IntensityParams(noise=NoiseParams(0.3, 1))
+    )
     outs = []
     for normalization, scale in (("zscore", 1.0), ("none", 500.0)):
         augmentation = made(config(normalization=normalization), kinds=(kind,))
-        outs.append(augmentation.varied(image * scale, label, draw)[0] / scale)
+        outs.append(augmentation.apply(image * scale, label, draw)[0] / scale)
     assert torch.allclose(outs[1], outs[0], atol=0.02)
 
 
@@ -151,27 +153,32 @@ def test_components_of_a_velocity_get_noise_of_one_unit_also_where_little_flows_
     image, label = clip(config(), channels=2)
     image *= torch.tensor([100.0, 1.0])[:, None, None, None, None]
     augmentation = made(config(normalization="none"), kinds=("velocity X", "velocity Y"))
-    still = augmentation.varied(image, label, AugmentationParams())[0]
-    noise = augmentation.varied(image, label, AugmentationParams(intensity=Intensity(noise=Noise(0.3, 1))))[0] - still
+    still = augmentation.apply(image, label, AugmentationParams())[0]
+    noise = (
+        augmentation.apply(image, label, AugmentationParams(intensity=IntensityParams(noise=NoiseParams(0.3, 1))))[0]
+        - still
+    )
     assert float(noise[0].std()) == pytest.approx(float(noise[1].std()), rel=0.05)
     other = made(config(normalization="none"), kinds=("velocity X", "map"))
-    apart = other.varied(image, label, AugmentationParams(intensity=Intensity(noise=Noise(0.3, 1))))[0] - still
+    apart = (
+        other.apply(image, label, AugmentationParams(intensity=IntensityParams(noise=NoiseParams(0.3, 1))))[0] - still
+    )
     assert float(apart[1, 0].std()) == pytest.approx(0.3, rel=0.1)
 
 
 def test_only_gated_studies_miss_triggers():
     def kinds(cyclic: bool) -> set[type]:
         augmentation = Augmentation(config(), PATCH, False, KINDS, cyclic)
-        draws = (augmentation.drawn(np.random.default_rng(seed), FRAMES) for seed in range(100))
-        return {type(one.kind) for draw in draws for one in draw.corruptions}
+        draws = (augmentation.sample(np.random.default_rng(seed), FRAMES) for seed in range(100))
+        return {type(one.artifact) for draw in draws for one in draw.artifacts}
 
-    assert kinds(True) - kinds(False) == {Mistriggered}
+    assert kinds(True) - kinds(False) == {Mistriggering}
 
 
 def test_a_clip_without_any_label_is_varied_too():
     settings = config()
     image, label = clip(settings, tilt=True)
-    assert varied(made(settings, tilt=True), image, label[:0], 1)[1].shape == (0, *PATCH)
+    assert apply(made(settings, tilt=True), image, label[:0], 1)[1].shape == (0, *PATCH)
 
 
 # the page

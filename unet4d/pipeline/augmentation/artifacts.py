@@ -1,11 +1,11 @@
-"""Single frames that went wrong in the scanner. Their labels stay what they are: the frames beside them show where the heart is.
+"""Artifacts of single frames. Labels stay as they are, because the neighbouring frames show where the heart is.
 
-    dropout        signal lost in a region or the whole frame                       signal
-    ghosting       the frame again, shifted along the phase-encode axis             signal
-    mistriggered   lines of k-space that belong to the frame before or after        signal, velocity
-    noise          a burst                                                          signal, velocity
+    dropout        signal lost in a region or the whole frame                     signal
+    ghosting       shifted copies of the frame along the phase-encode axis        signal
+    mistriggering  lines of k-space that belong to the frame before or after      signal, velocity
+    noise          a burst                                                        signal, velocity
 
-A dropout or a ghost is a magnitude's, a velocity is left as it is; a map is not measured frame by frame.
+A map is never changed: it was not measured frame by frame.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ import torch
 from torch import Tensor
 
 from unet4d.images.channels import SIGNAL, VELOCITIES
-from unet4d.pipeline.augmentation.intensity import Noise, noisy
-from unet4d.pipeline.augmentation.presets import CorruptionStrength
+from unet4d.pipeline.augmentation.intensity import NoiseParams, add_noise
+from unet4d.pipeline.augmentation.presets import ArtifactPreset
 
-FURTHEST, RADIUS = 0.6, (0.3, 0.6)
-"""How far from the middle a region of dropout may lie, and its radius: half a patch is 1."""
-DISTANCE = (0.15, 0.5)
-"""How far a ghost lies from the frame, as a share of the patch."""
+CENTER_RANGE, RADIUS_RANGE = (-0.6, 0.6), (0.3, 0.6)
+"""Center and radius of a region of dropout, over coordinates from -1 to 1."""
+DISTANCE_RANGE = (0.15, 0.5)
+"""Distance of a ghost, as a fraction of the patch."""
 
 
 @dataclass(frozen=True)
-class Dropout:
-    """A share `depth` of the signal lost, everywhere or in a ball: centre and radius over coordinates from -1 to 1."""
+class SignalDropout:
+    """A fraction `depth` of the signal lost, everywhere or in a ball: center and radius over coordinates from -1 to 1."""
 
     depth: float
-    centre: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    center: tuple[float, float, float] = (0.0, 0.0, 0.0)
     radius: float | None = None
 
 
@@ -48,7 +48,7 @@ class Ghosting:
 
 
 @dataclass(frozen=True)
-class Mistriggered:
+class Mistriggering:
     """The lines of k-space along `axis` that were measured a frame too early or too late: in frame `source`."""
 
     axis: int
@@ -56,112 +56,113 @@ class Mistriggered:
     source: int
 
 
-Kind = Dropout | Ghosting | Mistriggered | Noise
+Artifact = SignalDropout | Ghosting | Mistriggering | NoiseParams
 
 
 @dataclass(frozen=True)
-class Corruption:
-    """What happened to one frame."""
+class FrameArtifact:
+    """An artifact, and the frame it is in."""
 
     frame: int
-    kind: Kind
+    artifact: Artifact
 
 
-def draw_corruptions(
-    rng: np.random.Generator, strength: CorruptionStrength, frames: int, patch_size: Sequence[int], gated: bool
-) -> tuple[Corruption, ...]:
-    """The frames of a clip that went wrong: at most half of them, and never two neighbours.
+def sample_artifacts(
+    rng: np.random.Generator, preset: ArtifactPreset, frames: int, patch_size: Sequence[int], gated: bool
+) -> tuple[FrameArtifact, ...]:
+    """Return the artifacts of a clip: in at most half of its frames, and never in two neighbours.
 
     Args:
-        rng: what is drawn from.
-        strength: how often, how many and how badly.
+        rng: the random numbers.
+        preset: how often, how many and how bad.
         frames: T.
         patch_size: voxels (X, Y, Z).
         gated: whether a frame is put together from several heart beats, so that triggers can be missed.
     """
-    if rng.random() >= strength.likely:
+    if rng.random() >= preset.probability:
         return ()
-    count = min(int(rng.integers(1, strength.most + 1)), frames // 2)
+    count = min(int(rng.integers(1, preset.most + 1)), frames // 2)
     apart = np.sort(rng.choice(frames - count + 1, count, replace=False)) + np.arange(count)
-    return tuple(Corruption(t, _draw_kind(rng, strength, t, frames, patch_size, gated)) for t in apart.tolist())
+    return tuple(FrameArtifact(t, _sample_artifact(rng, preset, t, frames, patch_size, gated)) for t in apart.tolist())
 
 
-def _draw_kind(
-    rng: np.random.Generator, strength: CorruptionStrength, t: int, frames: int, size: Sequence[int], gated: bool
-) -> Kind:
-    likely = {
-        "dropout": strength.dropout.likely,
-        "ghosting": strength.ghosting.likely,
-        "noise": strength.noise.likely,
-        "mistriggered": strength.mistriggered.likely * gated,
+def _sample_artifact(
+    rng: np.random.Generator, preset: ArtifactPreset, t: int, frames: int, size: Sequence[int], gated: bool
+) -> Artifact:
+    probabilities = {
+        "dropout": preset.dropout.probability,
+        "ghosting": preset.ghosting.probability,
+        "noise": preset.noise.probability,
+        "mistriggering": preset.mistriggered.probability * gated,
     }
+    weights = np.array(list(probabilities.values()))
     axis = int(rng.integers(2))
-    match rng.choice(list(likely), p=np.array(list(likely.values())) / sum(likely.values())):
+    match rng.choice(list(probabilities), p=weights / sum(probabilities.values())):
         case "dropout":
-            depth = strength.dropout.value(rng)
-            if rng.random() >= strength.local:
-                return Dropout(depth)
-            x, y, z = rng.uniform(-FURTHEST, FURTHEST, 3).tolist()
-            return Dropout(depth, (x, y, z), float(rng.uniform(*RADIUS)))
+            depth = preset.dropout.sample_value(rng)
+            if rng.random() >= preset.local:
+                return SignalDropout(depth)
+            x, y, z = rng.uniform(*CENTER_RANGE, 3).tolist()
+            return SignalDropout(depth, (x, y, z), float(rng.uniform(*RADIUS_RANGE)))
         case "ghosting":
-            distance, phase = float(rng.uniform(*DISTANCE)), float(rng.uniform(0, math.pi))
-            return Ghosting(axis, distance, strength.ghosting.value(rng), phase)
+            distance, phase = float(rng.uniform(*DISTANCE_RANGE)), float(rng.uniform(0, math.pi))
+            return Ghosting(axis, distance, preset.ghosting.sample_value(rng), phase)
         case "noise":
-            return Noise(strength.noise.value(rng), int(rng.integers(2**31)))
+            return NoiseParams(preset.noise.sample_value(rng), int(rng.integers(2**31)))
         case _:
             lines = size[axis] // 2 + 1
-            taken = rng.choice(lines, max(1, round(lines * strength.mistriggered.value(rng))), replace=False)
-            beside = [s for s in (t - 1, t + 1) if 0 <= s < frames]
-            return Mistriggered(axis, tuple(sorted(taken.tolist())), int(rng.choice(beside)))
+            taken = rng.choice(lines, max(1, round(lines * preset.mistriggered.sample_value(rng))), replace=False)
+            neighbours = [s for s in (t - 1, t + 1) if 0 <= s < frames]
+            return Mistriggering(axis, tuple(sorted(taken.tolist())), int(rng.choice(neighbours)))
 
 
-def corrupted(
-    image: Tensor, corruptions: Sequence[Corruption], kinds: Sequence[str], deviations: Sequence[float]
+def apply_artifacts(
+    image: Tensor, artifacts: Sequence[FrameArtifact], kinds: Sequence[str], deviations: Sequence[float]
 ) -> Tensor:
-    """A clip (C, T, X, Y, Z) with these frames gone wrong; they are overwritten, the others and the maps untouched.
+    """Apply artifacts to a clip (C, T, X, Y, Z) in place; other frames and maps stay untouched.
 
     Args:
         image: the clip.
-        corruptions: one a frame, neighbours never both.
+        artifacts: at most one per frame, never in two neighbours.
         kinds: the channels' kinds.
-        deviations: standard deviation of each channel in the study, or in the clip where nothing was normalised: the unit of noise.
+        deviations: standard deviation of each channel, the unit of noise.
     """
-    for corruption in corruptions:
-        t, happened = corruption.frame, corruption.kind
+    for frame_artifact in artifacts:
+        t, artifact = frame_artifact.frame, frame_artifact.artifact
         for channel, kind in enumerate(kinds):
             frame = image[channel, t]
-            if isinstance(happened, Dropout) and kind == SIGNAL:
-                image[channel, t] = dropped(frame, happened)
-            elif isinstance(happened, Ghosting) and kind == SIGNAL:
-                image[channel, t] = ghosted(frame, happened)
-            elif isinstance(happened, Mistriggered) and kind in (SIGNAL, *VELOCITIES):
-                source = image[channel, happened.source]
-                image[channel, t] = mistriggered(frame, source, happened.axis, happened.lines)
-            elif isinstance(happened, Noise) and kind in (SIGNAL, *VELOCITIES):
-                level = happened.level * deviations[channel]
-                image[channel, t] = noisy(frame[None], level, happened.seed + channel, kind)[0]
+            if isinstance(artifact, SignalDropout) and kind == SIGNAL:
+                image[channel, t] = lose_signal(frame, artifact)
+            elif isinstance(artifact, Ghosting) and kind == SIGNAL:
+                image[channel, t] = add_ghosts(frame, artifact)
+            elif isinstance(artifact, Mistriggering) and kind in (SIGNAL, *VELOCITIES):
+                source = image[channel, artifact.source]
+                image[channel, t] = mix_lines(frame, source, artifact.axis, artifact.lines)
+            elif isinstance(artifact, NoiseParams) and kind in (SIGNAL, *VELOCITIES):
+                level = artifact.level * deviations[channel]
+                image[channel, t] = add_noise(frame[None], level, artifact.seed + channel, kind)[0]
     return image
 
 
-def dropped(frame: Tensor, dropout: Dropout) -> Tensor:
-    """A frame (X, Y, Z) that lost signal above its minimum, with a soft border to the region: a Gaussian of half its radius."""
+def lose_signal(frame: Tensor, dropout: SignalDropout) -> Tensor:
+    """Return a frame (X, Y, Z) that lost signal above its minimum; a region ends softly, as a Gaussian of half its radius."""
     low = frame.amin()
     if dropout.radius is None:
         return (frame - low).mul_(1 - dropout.depth).add_(low)
     axes = (
         torch.linspace(-1, 1, n) - c if n > 1 else torch.zeros(1)
-        for n, c in zip(frame.shape, dropout.centre, strict=True)
+        for n, c in zip(frame.shape, dropout.center, strict=True)
     )
     x, y, z = torch.meshgrid(*axes, indexing="ij")
     lost = torch.exp(-2 * (x**2 + y**2 + z**2) / dropout.radius**2).mul_(dropout.depth)
     return (frame - low).mul_(1 - lost).add_(low)
 
 
-def ghosted(frame: Tensor, ghosting: Ghosting) -> Tensor:
-    """A frame (X, Y, Z) with ghosts, a magnitude above its minimum.
+def add_ghosts(frame: Tensor, ghosting: Ghosting) -> Tensor:
+    """Return a frame (X, Y, Z) with ghosts, as a magnitude above its minimum.
 
-    Lines of k-space that come and go with the pulse or the breath: multiplied by 1 + 2 a cos(2 pi d line / n + phase) along an axis
-    of n voxels, they give the frame and two copies of brightness a, d voxels away either way:
+    Lines of k-space that vary with the pulse or the breath: multiplied by 1 + 2 a cos(2 pi d line / n + phase) along an axis of n
+    voxels, they give the frame and two copies of brightness a, d voxels away either way:
 
         | s(y) + a e^(i phase) s(y + d) + a e^(-i phase) s(y - d) |
     """
@@ -174,10 +175,10 @@ def ghosted(frame: Tensor, ghosting: Ghosting) -> Tensor:
     return torch.hypot(real, imaginary).add_(low)
 
 
-def mistriggered(frame: Tensor, source: Tensor, axis: int, lines: Sequence[int]) -> Tensor:
-    """A frame (X, Y, Z) some of whose lines of k-space were measured at the moment of another, `source`.
+def mix_lines(frame: Tensor, source: Tensor, axis: int, lines: Sequence[int]) -> Tensor:
+    """Return a frame (X, Y, Z) in which some lines of k-space are those of another frame, `source`.
 
-    A line and its mirror image go together, so that the frame stays real: `lines` count from 0, the centre, to half the axis.
+    A line and its mirror image go together, so that the frame stays real: `lines` count from 0, the center, to half the axis.
     """
     spectrum, other = torch.fft.rfft(frame, dim=axis), torch.fft.rfft(source, dim=axis)
     chosen = torch.tensor(lines, dtype=torch.long)

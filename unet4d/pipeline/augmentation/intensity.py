@@ -1,7 +1,7 @@
-"""Changes of intensity, one draw for all frames of a clip: two equal frames stay equal under all but noise.
+"""Changes of intensity with one set of parameters for all frames of a clip: two equal frames stay equal under all but noise.
 
 signal      shading, Rician noise, resolution, contrast, brightness, gamma
-velocity    Gaussian noise, resolution: a velocity has a unit and a sign, which a contrast would falsify
+velocity    Gaussian noise, resolution: it has a unit and a sign, which a contrast would falsify
 map         Gaussian noise, the same in all frames, resolution: it has a unit, and is one image
 """
 
@@ -17,17 +17,17 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from unet4d.images.channels import MAP, SIGNAL
-from unet4d.pipeline.augmentation.presets import IntensityStrength
+from unet4d.pipeline.augmentation.presets import IntensityPreset
 
 DEGREES = tuple((i, j, k) for i in range(3) for j in range(3) for k in range(3) if 0 < i + j + k < 3)
 """The powers of x, y, z in a polynomial of degree 2 without its constant."""
 EPSILON = 1e-7
-"""Least range divided by."""
+"""Smallest range divided by."""
 
 
 @dataclass(frozen=True)
-class Contrast:
-    """What one signal channel goes through: `factor * value + shift`, then gamma."""
+class ContrastParams:
+    """The contrast of one signal channel: `factor * value + shift`, then gamma."""
 
     factor: float = 1.0
     shift: float = 0.0
@@ -36,96 +36,94 @@ class Contrast:
 
 
 @dataclass(frozen=True)
-class Noise:
-    """Its standard deviation, and the seed it is made from."""
+class NoiseParams:
+    """The standard deviation of noise, and the seed of its random numbers."""
 
     level: float
     seed: int
 
 
 @dataclass(frozen=True)
-class Intensity:
-    """What the intensities of a clip go through; the default changes nothing.
+class IntensityParams:
+    """The changes of intensity of a clip; the default changes nothing.
 
-    Resolution, shading and the level of noise belong to the scan, so all channels share them; each signal has its own contrast.
+    All channels share resolution, shading and the level of noise, which belong to the scan; each signal has its own contrast.
 
     Attributes:
         shading: coefficients of `DEGREES`.
         noise: level and seed.
         blur: sigma in voxels.
-        coarseness: resolution that is left, as a share.
-        contrasts: one a channel; None for what is no signal, and where none was drawn.
+        coarseness: remaining resolution, as a fraction.
+        contrasts: per channel; None for what is no signal, and where contrast is unchanged.
     """
 
     shading: tuple[float, ...] | None = None
-    noise: Noise | None = None
+    noise: NoiseParams | None = None
     blur: float | None = None
     coarseness: float | None = None
-    contrasts: tuple[Contrast | None, ...] = ()
+    contrasts: tuple[ContrastParams | None, ...] = ()
 
 
-def draw_intensity(rng: np.random.Generator, strength: IntensityStrength, kinds: Sequence[str]) -> Intensity:
-    """What the intensities of a clip with channels of these kinds go through."""
-    shaded = strength.shading.drawn(rng) is not None
-    noise = strength.noise.drawn(rng)
-    return Intensity(
-        shading=tuple(strength.shading.value(rng) for _ in DEGREES) if shaded else None,
-        noise=None if noise is None else Noise(noise, int(rng.integers(2**31))),
-        blur=strength.blur.drawn(rng),
-        coarseness=strength.coarseness.drawn(rng),
-        contrasts=tuple(_draw_contrast(rng, strength) if kind == SIGNAL else None for kind in kinds),
+def sample_intensity(rng: np.random.Generator, preset: IntensityPreset, kinds: Sequence[str]) -> IntensityParams:
+    """Return random changes of intensity for a clip with channels of these kinds."""
+    is_shaded = preset.shading.sample(rng) is not None
+    noise = preset.noise.sample(rng)
+    return IntensityParams(
+        shading=tuple(preset.shading.sample_value(rng) for _ in DEGREES) if is_shaded else None,
+        noise=None if noise is None else NoiseParams(noise, int(rng.integers(2**31))),
+        blur=preset.blur.sample(rng),
+        coarseness=preset.coarseness.sample(rng),
+        contrasts=tuple(_sample_contrast(rng, preset) if kind == SIGNAL else None for kind in kinds),
     )
 
 
-def _draw_contrast(rng: np.random.Generator, strength: IntensityStrength) -> Contrast | None:
-    factor, shift, gamma = (chance.drawn(rng) for chance in (strength.contrast, strength.brightness, strength.gamma))
+def _sample_contrast(rng: np.random.Generator, preset: IntensityPreset) -> ContrastParams | None:
+    factor, shift, gamma = (change.sample(rng) for change in (preset.contrast, preset.brightness, preset.gamma))
     if factor is None and shift is None and gamma is None:
         return None
-    inverted = gamma is not None and rng.random() < strength.inverted
-    return Contrast(
+    inverted = gamma is not None and rng.random() < preset.inverted
+    return ContrastParams(
         1.0 if factor is None else factor, 0.0 if shift is None else shift, 1.0 if gamma is None else gamma, inverted
     )
 
 
-def altered(
-    image: Tensor, intensity: Intensity, kinds: Sequence[str], tilt: bool, deviations: Sequence[float]
+def apply_intensity(
+    image: Tensor, params: IntensityParams, kinds: Sequence[str], tilt: bool, deviations: Sequence[float]
 ) -> Tensor:
-    """The intensities of a clip (C, T, X, Y, Z) changed, each channel as its kind allows; channels are overwritten.
+    """Change the intensities of a clip (C, T, X, Y, Z) in place, each channel as its kind allows.
 
-    A map is one image: what its first frame becomes, all become.
+    A map is one image: all its frames become what its first frame becomes.
 
     Args:
         image: the clip.
-        intensity: what was drawn.
+        params: the changes.
         kinds: the channels' kinds.
         tilt: whether resolution is lost across slices too: not across thick ones.
-        deviations: standard deviation of each channel in the study, or in the clip where nothing was normalised: the unit of noise
-            and shift.
+        deviations: standard deviation of each channel, the unit of noise and shift.
     """
     for channel, kind in enumerate(kinds):
         before = values = image[channel, :1] if kind == MAP else image[channel]
-        if kind == SIGNAL and intensity.shading is not None:
-            values = shaded(values, intensity.shading)
-        if intensity.noise is not None:
-            level, seed = intensity.noise.level * deviations[channel], intensity.noise.seed + channel
-            values = noisy(values, level, seed, kind)
-        if intensity.blur is not None:
-            values = blurred(values, intensity.blur, tilt)
-        if intensity.coarseness is not None:
-            values = coarsened(values, intensity.coarseness, tilt)
-        contrast = intensity.contrasts[channel] if intensity.contrasts else None
+        if kind == SIGNAL and params.shading is not None:
+            values = shade(values, params.shading)
+        if params.noise is not None:
+            values = add_noise(values, params.noise.level * deviations[channel], params.noise.seed + channel, kind)
+        if params.blur is not None:
+            values = blur(values, params.blur, tilt)
+        if params.coarseness is not None:
+            values = lower_resolution(values, params.coarseness, tilt)
+        contrast = params.contrasts[channel] if params.contrasts else None
         if contrast is not None:
-            values = contrasted(values, contrast, deviations[channel])
+            values = change_contrast(values, contrast, deviations[channel])
         if values is not before:
             image[channel] = values
     return image
 
 
-def shaded(values: Tensor, coefficients: Sequence[float]) -> Tensor:
-    """A receiver coil's shading: a smooth factor over space, one for all frames, applied to the signal above its minimum.
+def shade(values: Tensor, coefficients: Sequence[float]) -> Tensor:
+    """Return a channel with a receiver coil's shading: a smooth factor over space on the signal above its minimum.
 
-    The logarithm of the factor is a polynomial of degree 2 (Van Leemput et al. 1999), so that either side may be the brighter one.
-    MONAI's RandBiasField multiplies normalised values: what is below the mean would darken where the coil is close.
+    The logarithm of the factor is a polynomial of degree 2 (Van Leemput et al. 1999), so that either side may be brighter.
+    MONAI's RandBiasField multiplies normalized values: what is below the mean would darken where the coil is close.
 
     Args:
         values: (T, X, Y, Z).
@@ -140,8 +138,8 @@ def shaded(values: Tensor, coefficients: Sequence[float]) -> Tensor:
     return (values - low).mul_(torch.as_tensor(factor, dtype=values.dtype)).add_(low)
 
 
-def noisy(values: Tensor, level: float, seed: int, kind: str) -> Tensor:
-    """Noise of standard deviation `level` on a channel (T, X, Y, Z), as its kind has it.
+def add_noise(values: Tensor, level: float, seed: int, kind: str) -> Tensor:
+    """Return a channel (T, X, Y, Z) with noise of standard deviation `level`, as its kind has it.
 
     A signal is a magnitude, so noise is Rician (Gudbjartsson & Patz 1995), with the least value there for no signal. It lifts the
     dark and is nearly Gaussian in the bright:
@@ -160,27 +158,27 @@ def noisy(values: Tensor, level: float, seed: int, kind: str) -> Tensor:
     return torch.hypot(real, imaginary).add_(low)
 
 
-def blurred(values: Tensor, sigma: float, tilt: bool) -> Tensor:
-    """A Gaussian of `sigma` voxels over each frame of (T, X, Y, Z), across slices only with `tilt`; edges are held."""
+def blur(values: Tensor, sigma: float, tilt: bool) -> Tensor:
+    """Blur each frame of (T, X, Y, Z) by a Gaussian of `sigma` voxels, across slices only with `tilt`; edges are replicated."""
     kernel = gaussian_1d(torch.tensor(sigma), normalize=True)
     kernels = [kernel, kernel, kernel if tilt else torch.ones(1)]
     return separable_filtering(values[:, None], kernels, mode="replicate")[:, 0]
 
 
-def coarsened(values: Tensor, share: float, tilt: bool) -> Tensor:
-    """Each frame of (T, X, Y, Z) measured with a `share` of its voxels an axis, and interpolated; across slices only with `tilt`.
+def lower_resolution(values: Tensor, fraction: float, tilt: bool) -> Tensor:
+    """Measure each frame of (T, X, Y, Z) with a fraction of its voxels per axis, and interpolate; across slices only with `tilt`.
 
     A coarse voxel is the mean of what it covers. MONAI's RandSimulateLowResolution coarsens every axis alike, which would merge
     thick slices.
     """
     full = values.shape[1:]
-    size = [max(1, round(n * share)) if axis < 2 or tilt else n for axis, n in enumerate(full)]
+    size = [max(1, round(n * fraction)) if axis < 2 or tilt else n for axis, n in enumerate(full)]
     coarse = interpolate(values[:, None], size, mode="area")
     return interpolate(coarse, full, mode="trilinear")[:, 0]
 
 
-def contrasted(values: Tensor, contrast: Contrast, deviation: float) -> Tensor:
-    """A signal channel (T, X, Y, Z) in another contrast: factor and shift, then gamma between its least and its largest value.
+def change_contrast(values: Tensor, contrast: ContrastParams, deviation: float) -> Tensor:
+    """Return a signal channel (T, X, Y, Z) with factor and shift, then gamma between its smallest and its largest value.
 
     Gamma keeps mean and deviation; inverted, it bends the negative image, as nnU-Net does (Isensee et al. 2021).
     """
@@ -188,7 +186,7 @@ def contrasted(values: Tensor, contrast: Contrast, deviation: float) -> Tensor:
     if contrast.gamma == 1:
         return changed
     low, high, mean, spread = changed.amin(), changed.amax(), changed.mean(), changed.std(correction=0)
-    share = (high - changed if contrast.inverted else changed - low).div_((high - low).clamp_(min=EPSILON))
-    bent = share.pow_(contrast.gamma)
+    scaled = (high - changed if contrast.inverted else changed - low).div_((high - low).clamp_(min=EPSILON))
+    bent = scaled.pow_(contrast.gamma)
     bent.sub_(bent.mean()).mul_(spread / bent.std(correction=0).clamp_(min=EPSILON))
     return (bent.neg_() if contrast.inverted else bent).add_(mean)

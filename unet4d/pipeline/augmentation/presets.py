@@ -1,67 +1,64 @@
-"""How far each change goes and how often it comes: one table, behind `data.augmentation` and `data.time_augmentation`.
+"""The ranges and probabilities behind `data.augmentation` and `data.time_augmentation`: tables for mild and strong.
 
-Intensities are in deviations of the study, which z-score makes 1. Ranges lie near those of nnU-Net's default set (Isensee et al.
-2021); turns are smaller, for organs keep their place. "strong" reaches further and comes oftener than "mild".
+Intensities are in standard deviations of the study, which z-score makes 1. Ranges lie near those of nnU-Net's default set (Isensee
+et al. 2021); rotations are smaller, because organs keep their place.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 
 
 class RandomRange(NamedTuple):
-    """How often a change comes, 0 to 1, and the range its parameter is drawn from evenly."""
+    """A change that is applied with a probability, with a parameter that is uniform between two bounds."""
 
-    likely: float
+    probability: float
     low: float
     high: float
 
-    def drawn(self, rng: np.random.Generator) -> float | None:
-        """The parameter, or None where the change does not come."""
-        return self.value(rng) if rng.random() < self.likely else None
+    def sample(self, rng: np.random.Generator) -> float | None:
+        """Return the parameter, or None where the change is not applied."""
+        return self.sample_value(rng) if rng.random() < self.probability else None
 
-    def value(self, rng: np.random.Generator) -> float:
-        """The parameter of a change that comes."""
+    def sample_value(self, rng: np.random.Generator) -> float:
+        """Return the parameter of a change that is applied."""
         return float(rng.uniform(self.low, self.high))
 
 
-@dataclass(frozen=True)
-class SpaceStrength:
-    """How far a clip is moved.
+class SpacePreset(NamedTuple):
+    """The range of changes in space.
 
     Attributes:
-        likely: how often it is turned, zoomed, stretched and shifted, 0 to 1.
-        turn_deg: largest rotation about an axis.
-        zoom: largest change of size, as a share.
-        stretch: largest change of one axis on top, as a share.
-        shift: largest shift along X and Y, as a share of the patch.
-        flip: how often each of `data.flip_axes` is mirrored, 0 to 1.
+        probability: of rotation, zoom, stretch and shift together.
+        rotation_deg: largest rotation about an axis.
+        zoom: largest change of size, as a fraction.
+        stretch: largest further change of one axis, as a fraction.
+        shift: largest shift along X and Y, as a fraction of the patch.
+        flip: probability of mirroring each of `data.flip_axes`.
     """
 
-    likely: float
-    turn_deg: float
+    probability: float
+    rotation_deg: float
     zoom: float
     stretch: float
     shift: float
     flip: float
 
 
-@dataclass(frozen=True)
-class IntensityStrength:
-    """How the intensities of a clip are changed.
+class IntensityPreset(NamedTuple):
+    """The range of changes of intensity.
 
     Attributes:
-        shading: coefficients of the polynomial that is the coil's sensitivity, as a logarithm.
-        noise: its standard deviation, in deviations of the study.
+        shading: coefficients of the polynomial that is the logarithm of the coil's sensitivity.
+        noise: standard deviation.
         blur: sigma in voxels.
-        coarseness: resolution that is left, as a share.
+        coarseness: remaining resolution, as a fraction.
         contrast: factor.
-        brightness: shift, in deviations of the study.
+        brightness: shift.
         gamma: exponent.
-        inverted: share of the gammas that bend the bright end instead of the dark one.
+        inverted: fraction of the gammas that bend the bright end instead of the dark one.
     """
 
     shading: RandomRange
@@ -74,21 +71,20 @@ class IntensityStrength:
     inverted: float
 
 
-@dataclass(frozen=True)
-class CorruptionStrength:
-    """How single frames go wrong.
+class ArtifactPreset(NamedTuple):
+    """The range of artifacts of single frames.
 
     Attributes:
-        likely: how often a clip has such frames, 0 to 1.
-        most: how many it has at most, each of one kind; the kinds' `likely` is their share.
-        dropout: share of the signal that is lost.
-        local: share of the dropouts that take a region, not the whole frame.
-        ghosting: a ghost's brightness, as a share of the signal.
-        mistriggered: share of the lines of k-space taken from the neighbouring frame.
-        noise: standard deviation of a burst, in deviations of the study.
+        probability: that a clip has such frames.
+        most: the most frames of a clip, each with one kind of artifact; the kinds' own probabilities say how often each is chosen.
+        dropout: lost fraction of the signal.
+        local: fraction of the dropouts that affect a region, not the whole frame.
+        ghosting: brightness of a ghost, as a fraction of the signal.
+        mistriggered: fraction of the lines of k-space taken from the neighbouring frame.
+        noise: standard deviation of a burst.
     """
 
-    likely: float
+    probability: float
     most: int
     dropout: RandomRange
     local: float
@@ -97,12 +93,32 @@ class CorruptionStrength:
     noise: RandomRange
 
 
-SPACE = {
-    "mild": SpaceStrength(likely=0.8, turn_deg=15.0, zoom=0.15, stretch=0.05, shift=0.05, flip=0.5),
-    "strong": SpaceStrength(likely=0.8, turn_deg=30.0, zoom=0.25, stretch=0.1, shift=0.05, flip=0.5),
+class TimePreset(NamedTuple):
+    """The range of changes of a clip's timing.
+
+    Attributes:
+        slowest: smallest factor on the study's speed.
+        fastest: largest factor on the study's speed.
+        vary: probability that a clip's speed is changed.
+        drop: probability that a clip misses a frame.
+        repeat: probability that a clip shows a frame once more.
+        both_ways: whether half of the clips run backwards.
+    """
+
+    slowest: float
+    fastest: float
+    vary: float
+    drop: float
+    repeat: float
+    both_ways: bool
+
+
+SPACE_PRESETS = {
+    "mild": SpacePreset(probability=0.8, rotation_deg=15.0, zoom=0.15, stretch=0.05, shift=0.05, flip=0.5),
+    "strong": SpacePreset(probability=0.8, rotation_deg=30.0, zoom=0.25, stretch=0.1, shift=0.05, flip=0.5),
 }
-INTENSITY = {
-    "mild": IntensityStrength(
+INTENSITY_PRESETS = {
+    "mild": IntensityPreset(
         shading=RandomRange(0.2, -0.3, 0.3),
         noise=RandomRange(0.15, 0.0, 0.2),
         blur=RandomRange(0.1, 0.3, 1.0),
@@ -112,7 +128,7 @@ INTENSITY = {
         gamma=RandomRange(0.2, 0.7, 1.5),
         inverted=0.25,
     ),
-    "strong": IntensityStrength(
+    "strong": IntensityPreset(
         shading=RandomRange(0.4, -0.5, 0.5),
         noise=RandomRange(0.3, 0.0, 0.3),
         blur=RandomRange(0.2, 0.5, 1.5),
@@ -123,9 +139,9 @@ INTENSITY = {
         inverted=0.25,
     ),
 }
-CORRUPTION = {
-    "mild": CorruptionStrength(
-        likely=0.15,
+ARTIFACT_PRESETS = {
+    "mild": ArtifactPreset(
+        probability=0.15,
         most=1,
         dropout=RandomRange(0.25, 0.2, 0.6),
         local=0.5,
@@ -133,8 +149,8 @@ CORRUPTION = {
         mistriggered=RandomRange(0.25, 0.1, 0.3),
         noise=RandomRange(0.25, 0.2, 0.4),
     ),
-    "strong": CorruptionStrength(
-        likely=0.5,
+    "strong": ArtifactPreset(
+        probability=0.5,
         most=2,
         dropout=RandomRange(0.25, 0.4, 0.9),
         local=0.5,
@@ -143,3 +159,10 @@ CORRUPTION = {
         noise=RandomRange(0.25, 0.4, 0.8),
     ),
 }
+TIME_PRESETS = {
+    "off": TimePreset(1.0, 1.0, 0.0, 0.0, 0.0, False),
+    "mild": TimePreset(0.8, 1.25, 0.5, 0.1, 0.1, False),
+    "strong": TimePreset(0.67, 1.5, 0.8, 0.25, 0.25, True),
+}
+"""Only strong reverses clips: no heart beats backwards. Still, each frame keeps its neighbours, and a network that has seen both
+directions relies on them rather than on the place in the cycle where a clip began."""
