@@ -27,8 +27,6 @@ from unet4d.pipeline.fingerprint import compute_fingerprint
 from unet4d.system.distributed import ProcessGroup
 from unet4d.training.batches import BatchLoader
 from unet4d.training.loss import LabelledFramesLoss
-from unet4d.training.monitoring.logger import SilentRecord
-from unet4d.training.oom_fallback import OomFallback
 from unet4d.training.optimizer import build_optimizer
 from unet4d.training.resolve import resolve
 from unet4d.training.trainer import Trainer
@@ -104,7 +102,7 @@ class ReadyBatches:
 
 
 class OurLoop:
-    """The steps of a real run, an epoch a turn: `Trainer._take_steps`, with guards, tally, late reading and a bar that is drawn.
+    """The loop of a real run, one epoch per call: `Trainer.train_epochs` with out-of-memory fallback, statistics and a drawn bar.
 
     Validation and checkpoints, which come between epochs, are not in it.
 
@@ -116,23 +114,31 @@ class OurLoop:
 
     def __init__(self, job: Job, feed: BatchLoader | None = None, batches: Sequence[Batch] = ()):
         trainer = Trainer(job.out_dir, job.config, job.task, job.studies, [], job.device)
-        trainer.record, trainer.feed = SilentRecord(), feed or ReadyBatches(batches)  # type: ignore[assignment]
-        trainer.watched = OomFallback(trainer.step, trainer.memory, job.config.data.frames or 1, None, print)
+        trainer.loader = feed or ReadyBatches(batches)  # type: ignore[assignment]
+        trainer._finish_epoch = self._finish_epoch  # type: ignore[method-assign]
+        self.seconds, self.waited_s = 0.0, 0.0
+        trainer.last_epoch = 0
         self.trainer, self.precision = trainer, job.config.train.precision
 
     def __call__(self) -> None:
         """Take the steps of an epoch."""
         set_tf32(self.trainer.device, self.precision)
         with contextlib.redirect_stderr(_Terminal()):
-            self.trainer._take_steps()
-        self.trainer.epoch += 1
-        self.trainer.tally.clear()
+            self.trainer.last_epoch += 1
+            self.trainer.train_epochs()
+
+    def _finish_epoch(self, values: dict[str, Any], pictures: object) -> None:
+        """Begin the next epoch; write nothing."""
+        spent = self.trainer.timer.spent
+        self.seconds, self.waited_s = self.seconds + spent["seconds"], self.waited_s + spent["waited_s"]
+        self.trainer.epochs_done += 1
+        self.trainer.stats.clear()
+        self.trainer.timer.clear()
 
     @property
     def waiting(self) -> float:
         """Share of its time that it has waited for batches so far."""
-        spent = self.trainer.spent
-        return spent["waited_s"] / spent["seconds"]
+        return self.waited_s / self.seconds
 
 
 class PlainLoop:

@@ -30,8 +30,7 @@ from unet4d.models.device import autocast, set_tf32
 from unet4d.models.ensemble import mean_logits
 from unet4d.models.topology import strides_and_kernels
 from unet4d.pipeline.clip_dataset import Batch
-from unet4d.system.gpu_memory import GB
-from unet4d.training.oom_fallback import forget_peak
+from unet4d.system.gpu_memory import GB, reset_peak
 from unet4d.training.step import TrainingStep
 from unet4d.training.step_memory import count_step_cost
 from unet4d.training.train import train
@@ -293,7 +292,7 @@ def two_steps(device: torch.device, config: Config) -> tuple[torch.Tensor, torch
     label = torch.randint(0, 4, (1, frames, *patch), dtype=torch.uint8, device=device)
     batch = Batch(image, label, torch.ones(1, frames, dtype=torch.bool))
     take(batch)
-    forget_peak(device)  # of the search for algorithms
+    reset_peak(device)  # of the search for algorithms
     return take(batch)
 
 

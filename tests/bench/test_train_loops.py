@@ -29,16 +29,16 @@ def job(tmp_path_factory) -> Job:
 
 def losses_of(loop: OurLoop) -> list[torch.Tensor]:
     """The losses of a turn of our loop."""
-    usual, seen = loop.trainer.watched, []
+    usual, seen = loop.trainer.take_step, []
 
-    def watched(batches, number):
+    def take_step(batches, number):
         loss, norm = usual(batches, number)
         seen.append(loss)
         return loss, norm
 
-    loop.trainer.watched = watched
+    loop.trainer.take_step = take_step
     loop()
-    loop.trainer.watched = usual
+    loop.trainer.take_step = usual
     return seen
 
 
@@ -59,7 +59,7 @@ def test_both_loops_compute_the_same_to_the_bit(job, monkeypatch):
 def test_the_batches_that_are_ready_are_those_of_the_run_with_every_frame_labelled(job):
     with fed_by_workers(job) as fed:
         for ready in job.batches(2):
-            [made] = fed.trainer.feed.next_step()
+            [made] = fed.trainer.loader.next_step()
             assert torch.equal(ready.image, made.image)
             assert torch.equal(ready.label, made.label)
             assert ready.labelled.all()
@@ -78,8 +78,8 @@ def test_a_turn_of_our_loop_is_an_epoch_of_a_run_with_its_bar(job, monkeypatch, 
     loop = OurLoop(job, batches=job.batches(1))
     loop()
     loop()
-    assert (loop.trainer.taken, loop.trainer.epoch) == (2 * TOY.steps, 2)
-    assert loop.trainer.step.learning_rate > 0
+    assert (loop.trainer.steps_done, loop.trainer.epochs_done) == (2 * TOY.steps, 2)
+    assert loop.trainer.training_step.learning_rate > 0
     assert "epoch 2/" in "".join(drawn)
     assert capsys.readouterr().err == ""
     assert loop.waiting == 0

@@ -22,10 +22,10 @@ from unet4d.phantom import write_phantom
 from unet4d.report.pages.provenance import read_provenance
 from unet4d.report.pages.template import flatten
 from unet4d.system.digests import DigestMemo
-from unet4d.training.cross_validation import _check_same
-from unet4d.training.monitoring.info import _made_with
-from unet4d.training.monitoring.log_lines import LOG, epoch_line, log_lines, totals
-from unet4d.training.monitoring.run_status import _summary
+from unet4d.training.cross_validation import _check_same_folds
+from unet4d.training.monitoring.info import _versions_and_device
+from unet4d.training.monitoring.log_lines import LOG, epoch_line, log_lines, log_totals
+from unet4d.training.monitoring.run_status import _read_summary
 
 STUDY = {
     "case": "a",
@@ -60,7 +60,7 @@ def records(folder: Path) -> None:
 
 def log(folder: Path) -> None:
     lines = log_lines(folder)
-    totals(lines)
+    log_totals(lines)
     for line in lines:
         epoch_line(line, None)
 
@@ -79,9 +79,13 @@ FILES: dict[str, tuple[str, Any, Callable[[Path], object]]] = {
     "folds.json": (
         "folds.json",
         {"folds": 2, "seed": 0, "held_out": {"fold_0": ["a"], "fold_1": ["b"]}},
-        lambda folder: _check_same(folder, [0], {"folds": 2, "seed": 0, "held_out": {"fold_0": ["a"]}}),
+        lambda folder: _check_same_folds(folder, [0], {"folds": 2, "seed": 0, "held_out": {"fold_0": ["a"]}}),
     ),
-    "summary.json": ("summary.json", SUMMARY, lambda folder: _made_with(_summary(folder / "summary.json"))),
+    "summary.json": (
+        "summary.json",
+        SUMMARY,
+        lambda folder: _versions_and_device(_read_summary(folder / "summary.json")),
+    ),
     "an evaluation": ("summary.json", {"per_case": {"a": {}}, "tolerance_mm": 2.0}, read_evaluation),
     "a case's record": (".unet4d/cases/a.json", RECORD, records),
     "a failed case's record": (".unet4d/failed/a.json", {"case": "a", "reason": "no memory"}, records),

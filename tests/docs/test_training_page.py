@@ -19,7 +19,7 @@ from limits import wait_until
 from unet4d.cli.main import INTERRUPTED, _parsed
 from unet4d.config import Config
 from unet4d.errors import InputError, Stopped, Unet4DError
-from unet4d.training.train import MAY_CHANGE_ON_RESUME
+from unet4d.training.prepare_run import MAY_CHANGE_ON_RESUME
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
@@ -29,7 +29,7 @@ STARTS = ("unet4d ", "torchrun ", "srun torchrun ")
 COMMANDS = sorted({re.sub(r"\s+#.*|\s&$", "", line) for line in SHOWN if line.startswith(STARTS)})
 """Commands of indented examples and of scripts; a script's line that is continued is one."""
 RUN_FILES = PAGE.split("## What is written")[1].split("## ")[0]
-MESSAGES = re.findall(r"^\| `([^`]+)` \|", PAGE.split("## What it tells you")[1].split("## ")[0], re.M)
+MESSAGES = re.findall(r"^\| `([^`]+)` \|", PAGE.split("## Messages")[1].split("## ")[0], re.M)
 
 
 @pytest.fixture

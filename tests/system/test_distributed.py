@@ -104,5 +104,5 @@ def test_a_process_that_dies_is_told_of_by_the_others():
 def test_half_an_environment_is_refused(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.delenv("RANK", raising=False)
-    with pytest.raises(InputError, match=r"WORLD_SIZE is 2 and RANK is not set; .* torchrun"), init_distributed():
+    with pytest.raises(InputError, match=r"RANK is not set.* torchrun"), init_distributed():
         pass

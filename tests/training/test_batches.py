@@ -1,10 +1,9 @@
-"""The feed gives each rank its clips, says what its workers died of, and uses no more of them than shared memory has room for."""
+"""The loader gives each rank its clips, explains a worker's death, and uses no more workers than shared memory has room for."""
 
 from __future__ import annotations
 
 import multiprocessing
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -28,7 +27,7 @@ from unet4d.pipeline.cache import CachedStudy
 from unet4d.pipeline.clip_dataset import ClipDataset
 from unet4d.system.distributed import ProcessGroup
 from unet4d.system.signals import ignore_stop_signals
-from unet4d.training import batches as feed_module
+from unet4d.training import batches as batches_module
 from unet4d.training.batches import BatchLoader
 
 PATCH = (8, 6, 4)
@@ -65,7 +64,7 @@ def config(workers: int = 0, batch_size: int = 4, accumulate: int = 1, steps_per
     return resolve_plainly(Config(DataConfig(patch_size=PATCH, frames=3, num_workers=workers), train=train))
 
 
-def fed(
+def make_loader(
     kind: type[ClipDataset] = ClipDataset,
     steps: range = range(20),
     ranks: ProcessGroup = ALONE,
@@ -80,8 +79,8 @@ def fed(
 
 def test_a_step_has_the_clips_of_its_number_and_ranks_share_them():
     alone, numbered = [], clips()
-    with fed(steps=range(3, 7), accumulate=2) as feed:
-        alone = [feed.next_step() for _ in range(4)]
+    with make_loader(steps=range(3, 7), accumulate=2) as loader:
+        alone = [loader.next_step() for _ in range(4)]
     for at, step in enumerate(range(3, 7)):
         assert len(alone[at]) == 2
         for a, batch in enumerate(alone[at]):
@@ -91,8 +90,8 @@ def test_a_step_has_the_clips_of_its_number_and_ranks_share_them():
     for size in (2, 3):
         shares = []
         for rank in range(size):
-            with fed(steps=range(3, 7), accumulate=2, ranks=ProcessGroup(rank, size)) as feed:
-                shares.append([feed.next_step() for _ in range(4)])
+            with make_loader(steps=range(3, 7), accumulate=2, ranks=ProcessGroup(rank, size)) as loader:
+                shares.append([loader.next_step() for _ in range(4)])
         for at in range(4):
             for a in range(2):
                 parts = [share[at][a] for share in shares]
@@ -101,11 +100,11 @@ def test_a_step_has_the_clips_of_its_number_and_ranks_share_them():
 
 
 def test_the_cases_of_a_step_are_those_of_all_its_clips_each_once():
-    with fed(accumulate=2, ranks=ProcessGroup(1, 2)) as feed, fed(accumulate=2) as alone:
+    with make_loader(accumulate=2, ranks=ProcessGroup(1, 2)) as loader, make_loader(accumulate=2) as alone:
         for step in range(6):
             seen = [case for batch in alone.next_step() for case in batch.cases]
-            assert feed.cases(step) == list(dict.fromkeys(seen))
-            assert len(seen) == 8 > len(feed.cases(step))
+            assert loader.cases(step) == list(dict.fromkeys(seen))
+            assert len(seen) == 8 > len(loader.cases(step))
 
 
 def test_a_run_of_ten_million_steps_begins_at_once():
@@ -120,8 +119,8 @@ def test_a_run_of_ten_million_steps_begins_at_once():
 
     tracemalloc.start()
     try:
-        with Numbered(clips(), config(workers=1), range(5, 10**7), ALONE, False, SILENT.append) as feed:
-            assert len(feed.next_step()) == 1
+        with Numbered(clips(), config(workers=1), range(5, 10**7), ALONE, False, SILENT.append) as loader:
+            assert len(loader.next_step()) == 1
         assert tracemalloc.get_traced_memory()[1] < 20e6  # a list of them takes more than 80 MB
     finally:
         tracemalloc.stop()
@@ -131,7 +130,7 @@ def test_a_run_of_ten_million_steps_begins_at_once():
 def test_workers_change_no_batch_and_leave_the_global_generator_alone():
     torch.manual_seed(3)
     before = torch.get_rng_state()
-    with fed(workers=2) as two, fed() as none:
+    with make_loader(workers=2) as two, make_loader() as none:
         for _ in range(5):
             (one,), (other,) = two.next_step(), none.next_step()
             assert torch.equal(one.image, other.image)
@@ -164,31 +163,32 @@ def test_workers_of_several_ranks_come_from_a_fork_server_and_change_no_batch(tm
 
 
 def test_one_rank_forks_its_workers():
-    with fed(workers=1) as feed:
-        assert {process._start_method for process in feed._processes} == {None}  # the system's own
+    with make_loader(workers=1) as loader:
+        assert {process._start_method for process in loader._processes} == {None}  # the system's own
 
 
 def test_a_signal_to_the_whole_group_ends_neither_fork_server_nor_its_workers(server):
-    with fed(workers=2, steps=range(40), ranks=ProcessGroup(0, 2)) as feed:
-        feed.next_step()
+    with make_loader(workers=2, steps=range(40), ranks=ProcessGroup(0, 2)) as loader:
+        loader.next_step()
         for pid in (server(), *workers()):
             for number in (signal.SIGINT, signal.SIGTERM):
                 os.kill(pid, number)
         for _ in range(39):
-            feed.next_step()
+            loader.next_step()
         assert len(workers()) == 2
 
 
 def test_a_killed_worker_of_a_fork_server_is_named(monkeypatch):
-    monkeypatch.setattr(feed_module, "PATIENCE_S", 1.0)
+    monkeypatch.setattr(batches_module, "PATIENCE_S", 1.0)
     text = str(
         failure(
-            fed(workers=1, ranks=ProcessGroup(0, 2), steps=range(200)),
+            make_loader(workers=1, ranks=ProcessGroup(0, 2), steps=range(200)),
             lambda: os.kill(workers()[0], signal.SIGKILL),
             200,
         )
     )
-    assert "was killed, most often by the system because memory ran out" in text
+    assert "killed" in text
+    assert "memory" in text
 
 
 class Slow(ClipDataset):
@@ -203,15 +203,15 @@ class Slow(ClipDataset):
 
 def test_the_wait_for_batches_is_counted_and_no_other_time(monkeypatch):
     monkeypatch.setattr(Slow, "now", 0.0)
-    monkeypatch.setattr(feed_module, "time", SimpleNamespace(perf_counter=lambda: Slow.now))
-    with fed(Slow) as feed:
-        assert feed.waited_s == 0
-        feed.next_step()
-        assert feed.waited_s == 4 * 0.25
+    monkeypatch.setattr(batches_module, "time", SimpleNamespace(perf_counter=lambda: Slow.now))
+    with make_loader(Slow) as loader:
+        assert loader.waited_s == 0
+        loader.next_step()
+        assert loader.waited_s == 4 * 0.25
         Slow.now += 100
-        assert feed.waited_s == 1
-        feed.next_step()
-        assert feed.waited_s == 2
+        assert loader.waited_s == 1
+        loader.next_step()
+        assert loader.waited_s == 2
 
 
 # what became of a worker
@@ -230,36 +230,36 @@ def kill_a_worker() -> int:
     return worker.pid
 
 
-def run(feed: BatchLoader, do=lambda: None, steps: int = 20) -> None:
-    """Take the feed's steps, and do this after the first."""
-    with feed:
-        feed.next_step()
+def run(loader: BatchLoader, do=lambda: None, steps: int = 20) -> None:
+    """Take the loader's steps, and do this after the first."""
+    with loader:
+        loader.next_step()
         do()
         for _ in range(steps - 1):
-            feed.next_step()
+            loader.next_step()
 
 
-def failure(feed: BatchLoader, do=lambda: None, steps: int = 20) -> Unet4DError:
-    """What comes of it."""
+def failure(loader: BatchLoader, do=lambda: None, steps: int = 20) -> Unet4DError:
+    """Return the error that it ends with."""
     with pytest.raises(Unet4DError) as caught:
-        run(feed, do, steps)
+        run(loader, do, steps)
     assert "\n" not in str(caught.value)
     return caught.value
 
 
-def test_a_killed_worker_is_told_with_what_it_usually_means():
-    text = str(failure(fed(workers=2, steps_per_epoch=1), kill_a_worker))
-    assert re.sub(r"process \d+", "process N", text) == (
-        "a worker that makes batches (process N) was killed, most often by the system because memory ran out; free memory, "
-        "or lower data.num_workers, now 2; then continue with --resume"
-    )
+def test_a_killed_worker_is_reported_with_the_usual_cause():
+    text = str(failure(make_loader(workers=2, steps_per_epoch=1), kill_a_worker))
+    assert "killed" in text
+    assert "memory" in text
+    assert "lower data.num_workers, now 2" in text
+    assert text.endswith("--resume")
 
 
 def test_before_the_first_checkpoint_there_is_nothing_to_go_on_with():
-    text = str(failure(fed(workers=1), kill_a_worker))
-    assert text.endswith("then start it again, for no epoch is done yet")
-    text = str(failure(fed(workers=1, steps=range(10, 30)), kill_a_worker))
-    assert text.endswith("then continue with --resume")
+    text = str(failure(make_loader(workers=1), kill_a_worker))
+    assert text.endswith("no epoch is done yet")
+    text = str(failure(make_loader(workers=1, steps=range(10, 30)), kill_a_worker))
+    assert text.endswith("--resume")
 
 
 class BusError(ClipDataset):
@@ -295,17 +295,15 @@ class NoSharedMemory(ClipDataset):
 @pytest.mark.parametrize(
     ("kind", "words"),
     [
-        (
-            BusError,
-            "found /dev/shm full; raise it (docker run --ipc=host, or with a larger --shm-size), or lower data.",
-        ),
-        (NoSharedMemory, "found /dev/shm full"),
-        (Exit, "ended unexpectedly; it may have said why above, and --data.num_workers 0 shows the error itself; then"),
-        (Segfault, "was ended by the signal SIGSEGV; if nobody sent it, lower data.num_workers, now 1; then start"),
+        (BusError, ["/dev/shm is full", "docker run --ipc=host", "--shm-size", "lower data.num_workers"]),
+        (NoSharedMemory, ["/dev/shm is full"]),
+        (Exit, ["ended unexpectedly", "--data.num_workers 0"]),
+        (Segfault, ["SIGSEGV", "lower data.num_workers, now 1"]),
     ],
 )
-def test_what_a_worker_died_of_is_named(kind, words):
-    assert words in str(failure(fed(kind, workers=1)))
+def test_the_cause_of_a_workers_death_is_named(kind, words):
+    text = str(failure(make_loader(kind, workers=1)))
+    assert [word for word in words if word not in text] == []
 
 
 class Hanging(ClipDataset):
@@ -316,13 +314,12 @@ class Hanging(ClipDataset):
 
 
 def test_a_worker_that_hangs_is_told_and_killed(monkeypatch):
-    monkeypatch.setattr(feed_module, "PATIENCE_S", 0.1)
-    monkeypatch.setattr(feed_module, "TRIES", 5)
+    monkeypatch.setattr(batches_module, "PATIENCE_S", 0.1)
+    monkeypatch.setattr(batches_module, "TRIES", 5)
     monkeypatch.setattr("torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL", 0.2)  # how long it is asked to leave
-    text = str(failure(fed(Hanging, workers=1)))
-    assert (
-        "no batch came for 0.5 s: a worker that makes batches hangs, most often on a disk that does not answer" in text
-    )
+    text = str(failure(make_loader(Hanging, workers=1)))
+    assert "a worker hangs" in text
+    assert "disk" in text
     assert workers() == []
 
 
@@ -330,11 +327,11 @@ def test_a_stop_does_not_wait_for_a_worker_that_hangs(monkeypatch):
     def stop() -> None:
         raise Stopped("stopped")
 
-    monkeypatch.setattr(feed_module, "PATIENCE_S", 0.1)
+    monkeypatch.setattr(batches_module, "PATIENCE_S", 0.1)
     monkeypatch.setattr("torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL", 0.2)
-    feed = BatchLoader(clips(Hanging), config(workers=1), range(20), ALONE, False, SILENT.append, stop)
-    with pytest.raises(Stopped), feed:
-        for _ in iter(feed.next_step, None):
+    loader = BatchLoader(clips(Hanging), config(workers=1), range(20), ALONE, False, SILENT.append, stop)
+    with pytest.raises(Stopped), loader:
+        for _ in iter(loader.next_step, None):
             pass
     assert workers() == []
 
@@ -352,19 +349,17 @@ class Wrong(ClipDataset):
 @pytest.mark.parametrize("kind", [InputError, Unet4DError])
 def test_an_error_of_ours_in_a_worker_is_itself_in_one_line(monkeypatch, kind, count):
     monkeypatch.setattr(Wrong, "error", kind("study.nii.gz: has 3 frames; wanted 4; correct it"))
-    caught = failure(fed(Wrong, workers=count))
+    caught = failure(make_loader(Wrong, workers=count))
     assert type(caught) is kind
     assert str(caught).startswith("study.nii.gz: has 3 frames; wanted 4; correct it")
-    assert str(caught).endswith(
-        "correct it" if count == 0 else "correct it; then start it again, for no epoch is done yet"
-    )
+    assert str(caught).endswith("correct it" if count == 0 else "no epoch is done yet")
 
 
 @pytest.mark.parametrize("count", [0, 1])
 def test_a_mistake_of_the_program_keeps_its_trace(monkeypatch, count):
     monkeypatch.setattr(Wrong, "error", IndexError("index 7 is out of bounds"))
     with pytest.raises(IndexError, match="index 7 is out of bounds") as caught:
-        run(fed(Wrong, workers=count))
+        run(make_loader(Wrong, workers=count))
     assert caught.value is Wrong.error if count == 0 else "in __getitem__" in str(caught.value)
 
 
@@ -374,7 +369,7 @@ def test_errors_that_are_none_of_the_workers_pass_as_they_are():
 
     error = torch.OutOfMemoryError("CUDA out of memory")
     with pytest.raises(torch.OutOfMemoryError) as caught:
-        run(fed(workers=1), fail)
+        run(make_loader(workers=1), fail)
     assert caught.value is error
 
 
@@ -390,24 +385,23 @@ def mapped(root: Path, case: str) -> CachedStudy:
     return CachedStudy(case, arrays["image"], arrays["label"], (1, 4), arrays["foreground"], (1, 1, 8))
 
 
-def test_a_study_cut_short_while_it_is_learnt_from_is_named(tmp_path):
+def test_a_study_cut_short_during_training_is_named(tmp_path):
     made = clips(studies=[mapped(tmp_path, "a"), mapped(tmp_path, "b")])
-    feed = BatchLoader(made, config(workers=1), range(100), ALONE, False, SILENT.append)
+    loader = BatchLoader(made, config(workers=1), range(100), ALONE, False, SILENT.append)
     cut = tmp_path / "b" / "image.npy"
-    text = str(failure(feed, lambda: os.truncate(cut, 64), steps=100))
-    assert text.startswith(
-        f"{cut} was removed or cut short while it was learnt from; delete its folder, and it will be built"
-    )
+    text = str(failure(loader, lambda: os.truncate(cut, 64), steps=100))
+    assert text.startswith(f"{cut} was removed or cut short")
+    assert "delete its folder" in text
 
 
-def test_a_study_deleted_while_it_is_learnt_from_goes_on_to_be_learnt_from(tmp_path):
+def test_training_continues_with_a_study_that_is_deleted_meanwhile(tmp_path):
     """What is mapped stays until it is let go."""
     made = clips(studies=[mapped(tmp_path, "a")])
-    with BatchLoader(made, config(workers=1), range(20), ALONE, False, SILENT.append) as feed:
+    with BatchLoader(made, config(workers=1), range(20), ALONE, False, SILENT.append) as loader:
         for file in (tmp_path / "a").iterdir():
             file.unlink()
         for step in range(20):
-            (batch,) = feed.next_step()
+            (batch,) = loader.next_step()
             assert torch.equal(batch.image[0], made[4 * step].image)
 
 
@@ -415,8 +409,8 @@ def test_a_study_deleted_while_it_is_learnt_from_goes_on_to_be_learnt_from(tmp_p
 
 
 def test_a_signal_to_the_whole_group_ends_no_worker():
-    with fed(workers=2, steps=range(40)) as feed:
-        feed.next_step()
+    with make_loader(workers=2, steps=range(40)) as loader:
+        loader.next_step()
         for pid in workers():
             os.kill(pid, signal.SIGINT)
         done = subprocess.run(
@@ -424,7 +418,7 @@ def test_a_signal_to_the_whole_group_ends_no_worker():
         )
         assert done.returncode == 0
         for _ in range(39):  # more than the workers had begun, so that they made some after the signals
-            feed.next_step()
+            loader.next_step()
         assert len(workers()) == 2
 
 
@@ -450,9 +444,9 @@ def _feed_under_signals() -> None:
             time.sleep(0.002)
         os._exit(0)
     try:
-        with fed(workers=2, steps=range(20)) as feed:
+        with make_loader(workers=2, steps=range(20)) as loader:
             for _ in range(20):
-                feed.next_step()
+                loader.next_step()
     finally:
         os.kill(sender, signal.SIGKILL)
         os.waitpid(sender, 0)
@@ -462,9 +456,9 @@ def _feed_under_signals() -> None:
 def test_leaving_ends_the_workers_without_killing_them(taken, monkeypatch):
     left = []
     monkeypatch.setattr(BaseProcess, "kill", lambda self: left.append(self.pid))
-    with fed(workers=2) as feed:
+    with make_loader(workers=2) as loader:
         for _ in range(taken):
-            feed.next_step()
+            loader.next_step()
     assert workers() == []
     assert left == []
 
@@ -474,7 +468,7 @@ def test_leaving_by_an_error_ends_them_too_although_its_trace_is_kept():
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt) as kept:
-        run(fed(workers=2), interrupt)
+        run(make_loader(workers=2), interrupt)
     assert workers() == []
     assert kept.value
 
@@ -484,7 +478,7 @@ def test_leaving_by_an_error_ends_them_too_although_its_trace_is_kept():
 
 def room(monkeypatch, free_bytes: int) -> None:
     monkeypatch.setattr(
-        feed_module.os, "statvfs", lambda path: SimpleNamespace(f_bavail=free_bytes // 512, f_frsize=512)
+        batches_module.os, "statvfs", lambda path: SimpleNamespace(f_bavail=free_bytes // 512, f_frsize=512)
     )
 
 
@@ -497,41 +491,40 @@ BATCH_BYTES = 4 * 3 * 8 * 6 * 4 * 5
 )
 def test_no_more_workers_are_used_than_shared_memory_has_room_for(monkeypatch, batches, used):
     """Each has two batches under way, and two are given out."""
-    room(monkeypatch, int(batches * BATCH_BYTES / feed_module.USABLE) + 512)
+    room(monkeypatch, int(batches * BATCH_BYTES / batches_module.USABLE_SHARE) + 512)
     said: list[str] = []
-    assert fed(workers=8, say=said.append).workers == used
+    assert make_loader(workers=8, say=said.append).workers == used
     assert len(said) == (used < 8)
 
 
 def test_room_is_shared_by_the_processes_of_a_machine_each_with_its_share_of_the_batch(monkeypatch):
-    room(monkeypatch, int(10 * BATCH_BYTES / feed_module.USABLE) + 512)
-    assert fed(workers=8).workers == 4
-    assert fed(workers=8, ranks=ProcessGroup(0, 2, 0, 1)).workers == 8
-    assert fed(workers=8, ranks=ProcessGroup(0, 2, 0, 2)).workers == 4
-    assert fed(workers=8, ranks=ProcessGroup(0, 2, 0, 2), accumulate=2).workers == 3
+    room(monkeypatch, int(10 * BATCH_BYTES / batches_module.USABLE_SHARE) + 512)
+    assert make_loader(workers=8).workers == 4
+    assert make_loader(workers=8, ranks=ProcessGroup(0, 2, 0, 1)).workers == 8
+    assert make_loader(workers=8, ranks=ProcessGroup(0, 2, 0, 2)).workers == 4
+    assert make_loader(workers=8, ranks=ProcessGroup(0, 2, 0, 2), accumulate=2).workers == 3
 
 
 def test_how_much_room_is_missing_is_said_and_how_to_get_it(monkeypatch):
-    monkeypatch.setattr(feed_module.os, "statvfs", lambda path: SimpleNamespace(f_bavail=16384, f_frsize=4096))
+    monkeypatch.setattr(batches_module.os, "statvfs", lambda path: SimpleNamespace(f_bavail=16384, f_frsize=4096))
     large, said = config(workers=8), []
     large.data.patch_size = (128, 96, 16)
     BatchLoader(clips(), large, range(9), ALONE, False, said.append)
-    assert said == [
-        "/dev/shm has 0.0671 GB free, and 8 workers fill up to 0.212 GB: going on with 1, which takes longer and changes no "
-        "result; for all of them raise it: docker run --ipc=host, or --shm-size=1g"
-    ]
+    [line] = said
+    for words in ("0.0671 GB free", "8 workers fill up to 0.212 GB", "using 1", "--ipc=host", "--shm-size=1g"):
+        assert words in line
 
 
 def test_where_there_is_no_shared_memory_to_look_at_all_workers_are_used(monkeypatch):
-    monkeypatch.setattr(feed_module, "SHARED_MEMORY", "/nowhere")
-    assert fed(workers=3).workers == 3
+    monkeypatch.setattr(batches_module, "SHARED_MEMORY", "/nowhere")
+    assert make_loader(workers=3).workers == 3
 
 
 def test_nothing_is_asked_without_workers(monkeypatch):
     room(monkeypatch, 0)
     said: list[str] = []
-    with fed(say=said.append) as feed:
-        feed.next_step()
+    with make_loader(say=said.append) as loader:
+        loader.next_step()
     assert said == []
 
 
@@ -539,10 +532,10 @@ def test_workers_that_cannot_be_started_are_told(monkeypatch):
     def refused(*_: object) -> None:
         raise OSError(12, "Cannot allocate memory")
 
-    monkeypatch.setattr(feed_module, "clip_loader", refused)
+    monkeypatch.setattr(batches_module, "clip_loader", refused)
     with (
         pytest.raises(Unet4DError, match=r"could not start 2 workers \(Cannot allocate memory\); free memory"),
-        fed(workers=2),
+        make_loader(workers=2),
     ):
         pass
 
@@ -555,8 +548,8 @@ def test_of_workers_that_cannot_all_be_started_none_stays(monkeypatch):
         assert ready.wait(90)
         raise OSError(11, "Resource temporarily unavailable")
 
-    monkeypatch.setattr(feed_module, "clip_loader", refused)
-    with pytest.raises(Unet4DError, match="could not start 2 workers"), fed(workers=2):
+    monkeypatch.setattr(batches_module, "clip_loader", refused)
+    with pytest.raises(Unet4DError, match="could not start 2 workers"), make_loader(workers=2):
         pass
     assert workers() == []
 

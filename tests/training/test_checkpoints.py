@@ -1,4 +1,4 @@
-"""A run's checkpoints: killed anywhere, full or damaged, a run can go on from a whole one, and the user is told from which."""
+"""A run's checkpoints: killed anywhere, on a full disk or damaged, a run resumes from a whole one, and reports from which."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def whole(run: Path) -> dict[str, int]:
 
 
 def newest(run: Path) -> tuple[int, list[str]]:
-    """The step that a new process would go on from, and what it says."""
+    """Return the step that a new process resumes from, and what it prints."""
     said: list[str] = []
     return step_of(Checkpoints(run).newest(said.append)), said
 
@@ -125,7 +125,7 @@ def test_a_last_one_that_is_unusable_falls_back_to_the_one_before_and_says_so(ru
     step, (line,) = newest(run)
     assert step == 3
     assert line.startswith(f"{run / LAST} {reason}")
-    assert line.endswith(f"; going on from {run / PREVIOUS}, after step 3, epoch 1 done")
+    assert line.endswith(f"; resuming from {run / PREVIOUS}, after step 3, epoch 1 done")
     assert "\n" not in line
 
 
@@ -151,7 +151,7 @@ def test_two_unusable_ones_are_an_error_that_names_both(run, fault, name):
     line = str(caught.value)
     assert f"{run / name} {reason}" in line
     assert f"{other} is truncated, damaged or no checkpoint; " in line
-    assert line.endswith("; begin again with a new --out")
+    assert line.endswith(" with a new --out")
     assert "\n" not in line
 
 

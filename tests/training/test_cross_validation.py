@@ -154,7 +154,7 @@ def test_resuming_finished_folds_changes_none_of_them(phantom, own_folds, tiny):
         ({"folds": 2}, r"holds fold 2, and data\.folds is 2"),
         ({"subject": "another"}, r"holds other folds: fold_\d is \['\w+'\] and was \['phantom00\d'\]"),
         ({"resume": False}, r"already holds folds; choose a new --out, or add --resume"),
-        ({"val_subjects": ["phantom001"]}, r"data\.val_subjects and all folds came together"),
+        ({"val_subjects": ["phantom001"]}, r"data\.val_subjects and all folds"),
     ],
 )
 def test_a_folder_of_other_folds_is_refused_with_the_difference(
@@ -176,7 +176,7 @@ def test_a_single_run_is_no_folder_for_folds_and_an_empty_one_cannot_be_resumed(
 ):
     with pytest.raises(InputError, match="holds a single run"):
         cross_validate(phantom, trained, tiny(), resume=True)
-    with pytest.raises(InputError, match=r"--resume was given and .* holds no folds"):
+    with pytest.raises(InputError, match=r"--resume, and .* holds no folds"):
         cross_validate(phantom, tmp_path / "new", tiny(), resume=True)
     assert trained_folds == []
 
@@ -226,7 +226,7 @@ def test_among_several_processes_a_failure_ends_all(phantom, tiny, tmp_path, mon
         raise Unet4DError("no")
 
     monkeypatch.setattr(unet4d.training.cross_validation, "train", failing)
-    monkeypatch.setattr(ProcessGroup, "from_first", lambda self, make: make())
+    monkeypatch.setattr(ProcessGroup, "broadcast_from_rank0", lambda self, make: make())
     with pytest.raises(Unet4DError, match=r"^no$"):
         cross_validate(phantom, tmp_path / "out", tiny(), ranks=ProcessGroup(0, 2))
 

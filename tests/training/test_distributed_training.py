@@ -189,7 +189,7 @@ def test_each_process_of_a_machine_has_a_gpu_of_its_own(monkeypatch):
         "cpu",
     ]
     assert [ProcessGroup().device_name(name) for name in ("auto", "cuda:3")] == ["auto", "cuda:3"]
-    with pytest.raises(InputError, match="wanted a GPU each; leave --device out"):
+    with pytest.raises(InputError, match="a GPU each; leave --device out"):
         ProcessGroup(5, 8, 1, 4).device_name("cuda:0")
 
 
@@ -197,7 +197,7 @@ def test_a_mistake_is_told_once_and_ends_all(phantom, config, tmp_path):
     small = replace(config, train=replace(config.train, batch_size=1))
     ended = run_ranks(2, _trained, phantom, tmp_path / "run", small, fails=True)
     assert [type(end) for end in ended] == [InputError, ReportedByOtherRank]
-    assert "--train.batch_size is 1 and 2 processes share it; wanted 2 or more" in str(ended[0])
+    assert "--train.batch_size 1 for 2 processes, expected 2 or more" in str(ended[0])
     ended = run_ranks(2, _trained, tmp_path, tmp_path / "run", config, fails=True)
     assert sorted(type(end).__name__ for end in ended) == ["InputError", ReportedByOtherRank.__name__]
     assert not (tmp_path / "run").exists()
@@ -230,7 +230,7 @@ def _counted_exchanges(ranks, dataset, run, config):
 @pytest.mark.slow
 @pytest.mark.timeout(300)  # two starts of three processes
 def test_torchrun_trains_and_ends_all_when_one_is_killed(phantom, tiny_options, tmp_path):
-    """As a user starts it; the processes find one another, one of them is killed, and the run is gone on with."""
+    """As a user starts it; the processes find one another, one of them is killed, and the run is resumed."""
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     words = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "unet4d", "train"]
     words += ["--dataset", str(phantom), "--out", str(tmp_path / "run"), *tiny_options, "--train.batch_size", "2"]

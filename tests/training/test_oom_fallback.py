@@ -58,9 +58,9 @@ def test_it_goes_down_the_ladder_until_the_step_fits_and_stays_there():
         guard([BATCH], number)
     assert step.taken == [(number, RecomputeConfig(2)) for number in range(3)]
     assert said == [
-        "out of memory with all frames at once; going on with all frames at once, encoder stages twice",
-        "out of memory with all frames at once, encoder stages twice; going on with chunks of 4 frames, the rest recomputed",
-        "out of memory with chunks of 4 frames, the rest recomputed; going on with chunks of 2 frames, the rest recomputed",
+        "out of memory with all frames at once; continuing with all frames at once, encoder stages twice",
+        "out of memory with all frames at once, encoder stages twice; continuing with chunks of 4 frames, the rest recomputed",
+        "out of memory with chunks of 4 frames, the rest recomputed; continuing with chunks of 2 frames, the rest recomputed",
     ]
 
 
@@ -195,10 +195,10 @@ def test_the_measured_peak_is_that_of_three_steps_without_new_shapes(monkeypatch
         return torch.zeros(())
 
     monkeypatch.setattr(Step, "gradients", gradients)
-    monkeypatch.setattr(oom_fallback, "forget_peak", lambda device: peak.update(bytes=0))
-    monkeypatch.setattr(oom_fallback, "peak_bytes", lambda device: peak["bytes"])
+    monkeypatch.setattr(oom_fallback, "reset_peak", lambda device: peak.update(bytes=0))
+    monkeypatch.setattr(oom_fallback, "peak_allocated_bytes", lambda device: peak["bytes"])
     guard, _, said = watched(room=9, fit=PLANNED)
-    guard.memory = RecomputeConfig(chunk_frames)
+    guard.recompute = RecomputeConfig(chunk_frames)
     for number, batch in enumerate([short, short, BATCH, other, BATCH, same_shapes]):
         guard([batch], number)
     assert said == []
@@ -209,7 +209,7 @@ def test_the_measured_peak_is_that_of_three_steps_without_new_shapes(monkeypatch
 
 
 def test_a_plan_that_did_not_hold_is_not_held_against_the_way_that_did(monkeypatch):
-    monkeypatch.setattr(oom_fallback, "peak_bytes", lambda device: 1)
+    monkeypatch.setattr(oom_fallback, "peak_allocated_bytes", lambda device: 1)
     guard, _, said = watched(room=2, fit=PLANNED)
     for number in range(4):
         guard([BATCH], number)

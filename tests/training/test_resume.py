@@ -235,7 +235,7 @@ def test_a_damaged_checkpoint_costs_what_came_after_the_one_before(phantom, conf
     whole = (run / LAST).read_bytes()
     (run / LAST).write_bytes(whole[: len(whole) // 2])
     train(phantom, run, config, "cpu", resume=True)
-    assert f"going on from {run / PREVIOUS}" in capsys.readouterr().out
+    assert f"resuming from {run / PREVIOUS}" in capsys.readouterr().out
     check_same(run, uninterrupted)
 
 
@@ -403,4 +403,4 @@ def test_a_run_is_not_begun_in_a_folder_of_folds_nor_over_a_model(command, phant
     for more in ([], ["--resume"]):
         done = command("train", "--dataset", phantom, "--out", tmp_path / "model", *tiny_options, *more)
         assert done.code == 2
-        assert f"holds {BEST} and no {LAST} to go on from" in done.line
+        assert f"holds {BEST} and no {LAST} to resume from" in done.line

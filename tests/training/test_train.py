@@ -111,7 +111,7 @@ def test_the_twin_trains_with_the_same_command(command, phantom, tiny_options, t
     options = [*tiny_options, "--model.lstm_channels", "0", "--train.epochs", "1"]
     done = command("train", "--dataset", phantom, "--out", tmp_path / "twin", *options)
     assert done.code == 0
-    assert "frame-wise twin" in done.told
+    assert "frame-wise baseline" in done.told
     assert load_model(tmp_path / "twin").network.is_frame_wise
 
 

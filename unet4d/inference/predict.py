@@ -158,7 +158,7 @@ def _of_this_process(settings: Settings, ranks: ProcessGroup) -> Settings:
 
 def _together(batch: Batch, count: int, ranks: ProcessGroup) -> list[Path]:
     """What all processes wrote; raises what failed in any of them, on the first."""
-    parts = ranks.all_gather((batch.written, batch.failed, count), ranks.patient)
+    parts = ranks.all_gather((batch.written, batch.failed, count), ranks.long_wait)
     failed = {name: error for _, errors, _ in parts for name, error in errors.items()}
     if ranks.is_first:
         batch.finish(failed)  # once more: all have written theirs, and who failed early may have found no tables yet

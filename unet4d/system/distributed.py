@@ -1,6 +1,6 @@
-"""The processes that train together: who takes which share, what they must agree on, and who speaks.
+"""The processes (ranks) that work together: their shares, their exchanges, and errors that end all of them with one message.
 
-One process alone is `ProcessGroup()`, for which every exchange is nothing at all; several are started by torchrun.
+One process alone is `ProcessGroup()`, which exchanges nothing; several are started by torchrun.
 """
 
 from __future__ import annotations
@@ -18,43 +18,43 @@ from unet4d.errors import InputError, ReportedByOtherRank, Stopped, Unet4DError
 if TYPE_CHECKING:
     from torch import Tensor
 
-Value = TypeVar("Value")
-USUAL, PATIENT = datetime.timedelta(hours=1), datetime.timedelta(hours=12)
-"""How long a process waits for the others: as a rule, and where the first of a machine may preprocess a large dataset meanwhile."""
+Result = TypeVar("Result")
+TIMEOUT, LONG_TIMEOUT = datetime.timedelta(hours=1), datetime.timedelta(hours=12)
+"""How long a rank waits for the others: as a rule, and while one of them may preprocess a large dataset."""
 
 
 @dataclass(frozen=True)
 class ProcessGroup:
-    """This process among those that train together.
+    """This process among those that work together.
 
     Attributes:
-        rank: its number, from 0.
-        size: how many there are.
-        local_rank: its number among those on this machine; that of its GPU.
-        local_size: how many are on this machine.
-        patient: the group for exchanges that may take long.
+        rank: number of this process, from 0.
+        size: number of processes.
+        local_rank: number of this process on its machine, and of its GPU.
+        local_size: number of processes on this machine.
+        long_wait: torch's process group with the long timeout.
     """
 
     rank: int = 0
     size: int = 1
     local_rank: int = 0
     local_size: int = 1
-    patient: Any = None
+    long_wait: Any = None
 
     @property
     def is_first(self) -> bool:
-        """Whether it is the one that speaks and writes."""
+        """Return whether this is rank 0, which prints and writes."""
         return self.rank == 0
 
     def device_name(self, name: str) -> str:
-        """The device that this process is to take where `name` was asked for: of several on a machine, each has a GPU of its own.
+        """Return the device for this rank where `name` was asked for; several ranks on a machine take a GPU each.
 
         Raises:
             InputError: one GPU was asked for by several processes.
         """
         if self.local_size > 1 and name.startswith("cuda:"):
             raise InputError(
-                f"device {name!r} was asked for by {self.local_size} processes of this machine; wanted a GPU each; leave "
+                f"device {name!r} was asked for by {self.local_size} processes of this machine; expected a GPU each; leave "
                 "--device out"
             )
         if self.size > 1 and name in ("auto", "cuda"):
@@ -64,11 +64,11 @@ class ProcessGroup:
         return name
 
     def share(self, count: int) -> range:
-        """The part of `count` things side by side that this process takes; shares differ by one at most."""
+        """Return the contiguous share of `count` items of this rank; shares differ by one at most."""
         return range(count * self.rank // self.size, count * (self.rank + 1) // self.size)
 
     def any(self, holds: bool) -> bool:
-        """Whether it holds for one process or more."""
+        """Return whether it holds for at least one rank."""
         if self.size == 1:
             return holds
         import torch
@@ -78,8 +78,8 @@ class ProcessGroup:
         dist.all_reduce(found, dist.ReduceOp.MAX)
         return bool(found)
 
-    def all_gather(self, value: Value, group: Any = None) -> list[Value]:
-        """The values of all processes, in their order; exchanged in `group`, if that is to be another than the usual one."""
+    def all_gather(self, value: Result, group: Any = None) -> list[Result]:
+        """Return the values of all ranks, in their order; `group` is another process group of torch than the default."""
         if self.size == 1:
             return [value]
         import torch.distributed as dist
@@ -88,43 +88,42 @@ class ProcessGroup:
         dist.all_gather_object(values, value, group=group)
         return values
 
-    def broadcast_from_rank0(self, make: Callable[[], Value]) -> Value:
-        """What `make` gives on the first process, on all of them.
+    def broadcast_from_rank0(self, make: Callable[[], Result]) -> Result:
+        """Call `make` on rank 0; return its result on all ranks.
 
         Raises:
-            ReportedByOtherRank: it failed there, where the reason is raised.
+            ReportedByOtherRank: it failed on rank 0, where its error is raised.
         """
         if self.size == 1:
             return make()
         import torch.distributed as dist
 
-        made, failed = _tried(make) if self.is_first else (None, None)
-        self._fail_together(failed)
-        sent: list[Any] = [made]
-        dist.broadcast_object_list(sent, src=0)
-        return sent[0]
+        result, error = _call(make) if self.is_first else (None, None)
+        self._raise_together(error, self.long_wait)
+        results: list[Any] = [result]
+        dist.broadcast_object_list(results, src=0)
+        return results[0]
 
-    def rank0_first(self, make: Callable[[], Value]) -> Value:
-        """What `make` gives on each process, the first of each machine before its others: what it leaves on the disk is there.
+    def rank0_first(self, make: Callable[[], Result]) -> Result:
+        """Call `make` on every rank, the first of each machine before its others, so that they find the files it wrote.
 
-        Only the first process of all is heard.
+        Only rank 0 prints.
 
         Raises:
-            ReportedByOtherRank: it failed in another process, where the reason is raised.
+            ReportedByOtherRank: it failed on another rank, where its error is raised.
         """
         if self.size == 1:
             return make()
-        hushed = contextlib.nullcontext() if self.is_first else contextlib.redirect_stdout(io.StringIO())
-        with hushed:
-            made, failed = (None, None) if self.local_rank else _tried(make)
-            self._fail_together(failed, self.patient)
+        with contextlib.nullcontext() if self.is_first else contextlib.redirect_stdout(io.StringIO()):
+            result, error = (None, None) if self.local_rank else _call(make)
+            self._raise_together(error, self.long_wait)
             if self.local_rank:
-                made, failed = _tried(make)
-            self._fail_together(failed, self.patient)
-        return made  # type: ignore[return-value]
+                result, error = _call(make)
+            self._raise_together(error, self.long_wait)
+        return result  # type: ignore[return-value]
 
     def total(self, sums: Tensor) -> Tensor:
-        """The sum of a tensor over all processes, whose gradient flows to this one's part alone."""
+        """Return the sum of a tensor over all ranks, whose gradient flows to this rank's part alone."""
         if self.size == 1:
             return sums
         import torch.distributed as dist
@@ -135,10 +134,10 @@ class ProcessGroup:
 
     @contextlib.contextmanager
     def raise_on_all_ranks(self) -> Iterator[None]:
-        """What is inside fails on every process or on none, so that the first alone says why.
+        """Raise an error that occurs inside on every rank as itself on rank 0 only, which reports it.
 
         Raises:
-            ReportedByOtherRank: in place of an Unet4DError or Stopped, on the others.
+            ReportedByOtherRank: in place of an Unet4DError or Stopped, on the other ranks.
         """
         try:
             yield
@@ -149,28 +148,28 @@ class ProcessGroup:
 
     @contextlib.contextmanager
     def report_lost_ranks(self) -> Iterator[None]:
-        """An exchange inside that failed since a process is no longer there becomes an Unet4DError."""
+        """Turn an exchange inside that failed because a rank is gone into an Unet4DError."""
         try:
             yield
         except RuntimeError as error:
-            if self.size == 1 or not _is_of_a_peer(error):
+            if self.size == 1 or not _is_peer_error(error):
                 raise
             raise Unet4DError(
-                f"process {self.rank} lost another one of the {self.size} of this run, whose own message says why "
+                f"process {self.rank} lost another one of the {self.size} of this run; see that one's message "
                 f"({str(error).splitlines()[0][:120]})"
             ) from error
 
-    def _fail_together(self, failed: BaseException | None, group: Any = None) -> None:
-        """Raise what failed here, or that something failed in another process; all come here, and all leave or none."""
-        codes = self.all_gather(None if failed is None else getattr(failed, "exit_code", 1), group)
-        if failed is not None:
-            raise failed
+    def _raise_together(self, error: BaseException | None, group: Any = None) -> None:
+        """Raise this rank's error, or that another rank has one; a collective: all ranks pass or none."""
+        codes = self.all_gather(None if error is None else getattr(error, "exit_code", 1), group)
+        if error is not None:
+            raise error
         if failures := [code for code in codes if code is not None]:
             raise ReportedByOtherRank(failures[0])
 
 
-def _tried(make: Callable[[], Value]) -> tuple[Value | None, BaseException | None]:
-    """What it gives, or what it raised."""
+def _call(make: Callable[[], Result]) -> tuple[Result | None, BaseException | None]:
+    """Return the result, or the error."""
     try:
         return make(), None
     except BaseException as error:
@@ -183,14 +182,14 @@ ALONE = ProcessGroup()
 
 @contextlib.contextmanager
 def init_distributed() -> Iterator[ProcessGroup]:
-    """Meet the others that torchrun started, and part from them at the end; alone where it started none.
+    """Connect the processes that torchrun started, and disconnect them at the end; yield `ALONE` where it started none.
 
-    Who fails does not part: the others may be in the midst of an exchange, and parting would wait for them. It is to say why and
-    end, as `cli.main` does; then they know.
+    After an error this rank stays connected, because disconnecting would wait for the others, which may be in the midst of an
+    exchange. It is to report the error and end, as `cli.main` does; then they notice.
 
     Raises:
-        InputError: the environment names a process among several and not how to meet them.
-        Unet4DError: the others do not come, or one has ended meanwhile.
+        InputError: the environment names one process of several and not how to reach the others.
+        Unet4DError: the others cannot be reached, or one has ended meanwhile.
     """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
@@ -199,7 +198,7 @@ def init_distributed() -> Iterator[ProcessGroup]:
     missing = [name for name in ("RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR") if name not in os.environ]
     if missing:
         raise InputError(
-            f"WORLD_SIZE is {size} and {missing[0]} is not set; wanted what torchrun sets; start several processes with "
+            f"WORLD_SIZE is {size} and {missing[0]} is not set, expected what torchrun sets; start several processes with "
             "torchrun --nproc-per-node N -m unet4d train ..."
         )
     import torch
@@ -208,20 +207,20 @@ def init_distributed() -> Iterator[ProcessGroup]:
     rank, local_rank, local_size = (int(os.environ[name]) for name in ("RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE"))
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     try:
-        dist.init_process_group(backend, timeout=USUAL)
+        dist.init_process_group(backend, timeout=TIMEOUT)
     except (RuntimeError, ValueError) as error:
         raise Unet4DError(
-            f"process {rank} did not meet the others of {size} at {os.environ['MASTER_ADDR']} "
+            f"process {rank} could not connect to the others of {size} at {os.environ['MASTER_ADDR']} "
             f"({str(error).splitlines()[0][:120]}); see that all were started and reach that address"
         ) from error
-    ranks = ProcessGroup(rank, size, local_rank, local_size, dist.new_group(backend="gloo", timeout=PATIENT))
+    ranks = ProcessGroup(rank, size, local_rank, local_size, dist.new_group(backend="gloo", timeout=LONG_TIMEOUT))
     with ranks.report_lost_ranks():
         yield ranks
     dist.destroy_process_group()
 
 
-def _is_of_a_peer(error: RuntimeError) -> bool:
-    """Whether an exchange failed because somebody is no longer there."""
+def _is_peer_error(error: RuntimeError) -> bool:
+    """Return whether an exchange failed because another rank is gone."""
     import torch.distributed as dist
 
     return isinstance(error, dist.DistError) or any(

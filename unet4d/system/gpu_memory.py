@@ -55,3 +55,14 @@ def free_bytes(device: torch.device) -> int:
     index = torch.cuda.current_device() if device.index is None else device.index  # "cuda" alone is refused here
     allowed = int(torch.cuda.get_per_process_memory_fraction(index) * total) - reserved
     return min(free, allowed) + reserved - torch.cuda.memory_allocated(device)
+
+
+def peak_allocated_bytes(device: torch.device) -> int:
+    """Return the most that a GPU's allocator has handed out at once since `reset_peak`; 0 on a CPU."""
+    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else 0
+
+
+def reset_peak(device: torch.device) -> None:
+    """Begin to measure the peak of a GPU's memory; do nothing on a CPU."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)

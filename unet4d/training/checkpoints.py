@@ -1,4 +1,4 @@
-"""A run's checkpoint files: the last two, of which one is whole whatever happens, and the best."""
+"""The checkpoint files of a run: the last two, of which one is whole at any moment, and the best."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Checkpoints:
         self._last_is_usable = False  # as far as is known
 
     def save_last(self, config: ResolvedConfig, task: Task, network: nn.Module, training: dict[str, Any]) -> None:
-        """Write a checkpoint to go on from; the last one becomes the previous one, unless it is unusable.
+        """Write a checkpoint to resume from; the last one becomes the previous one, unless it is unusable.
 
             written to        .partial.last
             then    last      .partial.previous    previous        the names, and the checkpoints under them
@@ -41,8 +41,8 @@ class Checkpoints:
         Args:
             config: of the run.
             task: what the network does.
-            network: its weights are kept.
-            training: what going on needs besides; "epoch" and "step" name the checkpoint to the user.
+            network: provides the weights.
+            training: the rest of what resuming needs; "epoch" and "step" name the checkpoint to the user.
 
         Raises:
             Unet4DError: the disk is full; the checkpoints before are as they were.
@@ -63,7 +63,7 @@ class Checkpoints:
         Args:
             config: of the run.
             task: what the network does.
-            network: its weights are kept.
+            network: provides the weights.
 
         Raises:
             Unet4DError: the disk is full; the best one before is as it was.
@@ -71,13 +71,13 @@ class Checkpoints:
         save_checkpoint(self.run / BEST, config, task, network, {})
 
     def newest(self, say: Callable[[str], None]) -> dict[str, Any]:
-        """The content of the last checkpoint, or of the one before if that is missing or damaged, see `load_checkpoint`.
+        """Read the last checkpoint, or the one before if that is missing or damaged, see `load_checkpoint`.
 
         Args:
-            say: told when it is the one before, and why.
+            say: prints why it is the one before.
 
         Raises:
-            InputError: neither is usable; says why of both.
+            InputError: neither is usable; gives the reasons of both.
         """
         reasons: list[str] = []
         for name in (LAST, PREVIOUS):
@@ -88,17 +88,13 @@ class Checkpoints:
                 reasons.append(str(error).partition("; ")[0])  # what came, without the advice
                 continue
             if reasons:
-                say(f"{reasons[0]}; going on from {path}, {position(content['training'])}")
+                say(f"{reasons[0]}; resuming from {path}, {describe_position(content['training'])}")
             return content
-        raise InputError(f"there is nothing to go on from: {'; '.join(reasons)}; begin again with a new --out")
+        raise InputError(f"there is nothing to resume from: {'; '.join(reasons)}; train anew with a new --out")
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """The content of a checkpoint to go on from.
-
-    Raises:
-        InputError: it is none, or a damaged one.
-    """
+    """Read a checkpoint to resume from; raise an InputError where it is none, or a damaged one."""
     content = load_checkpoint(path)
     if not content["training"]:
         raise InputError(f"{path} holds a model without the state of its training; give the folder of a run")
@@ -106,7 +102,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _is_usable(path: Path) -> bool:
-    """Whether there is a checkpoint to go on from."""
+    """Return whether there is a checkpoint to resume from."""
     try:
         _read(path)
     except InputError:
@@ -114,13 +110,13 @@ def _is_usable(path: Path) -> bool:
     return True
 
 
-def position(training: Mapping[str, Any]) -> str:
-    """The place in its run where a checkpoint was taken, by its "epoch", the number of those recorded, and "step", in words."""
+def describe_position(training: Mapping[str, Any]) -> str:
+    """Return where in its run a checkpoint was written, by its "epoch", the number of those completed, and its "step"."""
     return f"after step {describe_value(training.get('step'))}, epoch {describe_value(training.get('epoch'))} done"
 
 
 def _link(path: Path, other: Path) -> None:
-    """Give a file another name; where the file system knows no hard links, a copy."""
+    """Give a file another name; copy it where the file system has no hard links."""
     try:
         os.link(path, other)
     except OSError:

@@ -1,7 +1,7 @@
-"""Checks of train before torch is imported, which takes seconds: what must exist, and what must be writable.
+"""Checks of `train` before torch is imported, which takes seconds: what must exist, and what must be writable.
 
-The command line runs them first. The functions behind the commands run them again, because Python code may call those directly.
-This module and all that it imports are light; a test holds that.
+The command line runs them first; `train` and `cross_validate` run them too, because Python code may call those directly. This
+module and all that it imports are light; a test holds that.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from unet4d.system.files import PathLike, check_writable
 
 
 def check_train(dataset: PathLike, out_dir: Path, config: Config, device: str, resume: bool) -> None:
-    """Check what the training of one run is given.
+    """Check the arguments of the training of one run.
 
     Raises:
-        InputError: the dataset or the weights to start from are missing; the folder holds a run, or folds; or, with `resume`, none.
+        InputError: the dataset or the initial weights are missing; the folder holds a run, or folds; or, with `resume`, none.
         Unet4DError: the folder may not be written to.
     """
     check_device_name(device)
-    if any("\ud800" <= one <= "\udfff" for one in str(out_dir)):
+    if any("\ud800" <= letter <= "\udfff" for letter in str(out_dir)):
         raise InputError(
             f"got --out {out_dir} that is not UTF-8, which TensorBoard cannot write to; choose another name"
         )
@@ -36,7 +36,7 @@ def check_train(dataset: PathLike, out_dir: Path, config: Config, device: str, r
 
 
 def check_cross_validation(dataset: PathLike, out_dir: Path, config: Config, device: str, resume: bool) -> None:
-    """Check what the training of all folds is given.
+    """Check the arguments of the training of all folds.
 
     Raises:
         InputError: as `check_train`; subjects to hold out are named; the folder holds a single run.
@@ -45,13 +45,13 @@ def check_cross_validation(dataset: PathLike, out_dir: Path, config: Config, dev
     check_device_name(device)
     if config.data.val_subjects is not None:
         raise InputError(
-            "data.val_subjects and all folds came together; wanted one of them, for each fold has subjects of its own; leave "
+            "got data.val_subjects and all folds, expected one of them, because each fold has its own subjects; leave "
             "data.val_subjects out, or train a single run"
         )
     check_writable(out_dir)
     if holds_run(out_dir):
         raise InputError(
-            f"{out_dir} holds a single run; wanted a folder for the folds of a training; choose another --out"
+            f"{out_dir} holds a single run, expected a folder for the folds of a training; choose another --out"
         )
     open_dataset(dataset)
     if config.train.init_from is not None and not resume:
@@ -69,7 +69,7 @@ def _check_run(out_dir: Path, resume: bool) -> None:
         )
     if not begun and (out_dir / BEST).exists():
         raise InputError(
-            f"{out_dir} holds {BEST} and no {LAST} to go on from; choose a new --out, or move the model away first"
+            f"{out_dir} holds {BEST} and no {LAST} to resume from; choose a new --out, or move the model away first"
         )
     if resume and not begun:
         raise InputError(

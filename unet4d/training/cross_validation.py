@@ -1,8 +1,8 @@
-"""`unet4d train --fold all`: every fold of a cross-validation, one after the other, and what they came to together.
+"""`unet4d train --fold all`: every fold of a cross-validation, one after the other, and their summary.
 
 OUT/fold_0, OUT/fold_1, ...   runs like any other
 OUT/folds.json                folds, seed, and the subjects that each fold holds out
-OUT/config.yaml               the settings as they were given, for --resume to begin with
+OUT/config.yaml               the settings that were given, for --resume
 OUT/summary.json              best Dice of each fold, mean and deviation over folds
 """
 
@@ -46,39 +46,44 @@ def cross_validate(
     skip_verify: bool = False,
     ranks: ProcessGroup = ALONE,
 ) -> dict[str, Any]:
-    """Train every fold under `out_dir` as `train` does one; print and write what they came to.
+    """Train every fold under `out_dir` with `train`; print and write their summary.
 
-    A fold that fails is told, and the next one is begun; among several processes, which may no longer stand at the same place, it
-    ends all. What is wrong with the input, and a signal to stop, end all as well.
+    After a fold that fails the next one is trained, unless the input is wrong or a signal asked to stop. With several ranks a
+    failed fold ends all, because they may no longer be at the same step.
 
     Args:
         dataset: folder with dataset.json.
         out_dir: a new folder, unless resuming.
         config: of all folds; its `fold` is not used.
         device: "auto", "cpu", "cuda" or "cuda:N".
-        resume: go on with the folds that are begun, leave those that are finished, and begin the others.
-        skip_verify: do not look for faults of the dataset first.
-        ranks: this process among those that train together.
+        resume: skip finished folds, continue those that are begun, and begin the others.
+        skip_verify: do not verify the dataset first.
+        ranks: the processes that train together.
 
     Returns:
         The summary, as in summary.json.
 
     Raises:
         InputError: the dataset, the configuration or the folder is not usable; the folder holds other folds.
-        Unet4DError: one fold or more failed, after all others were done.
+        Unet4DError: at least one fold failed, after all others were trained.
     """
     out = Path(out_dir)
-    ranks.broadcast_from_rank0(lambda: check_cross_validation(dataset, out, config, device, resume))
-    held_out, begun, done = ranks.broadcast_from_rank0(lambda: _prepared(Path(dataset), out, config, resume))
+
+    def prepare() -> tuple[list[list[str]], list[int], list[int]]:
+        check_cross_validation(dataset, out, config, device, resume)
+        return _record_folds(Path(dataset), out, config, resume)
+
+    held_out, begun, done = ranks.broadcast_from_rank0(prepare)
     failed: dict[int, str] = {}
     counted = replace(config, data=replace(config.data, folds=len(held_out)))
     for fold, subjects in enumerate(held_out):
-        run = fold_folder(out, fold)
+        status = "finished before" if fold in done else f"holding {', '.join(subjects)} out"
+        if ranks.is_first:
+            print(f"fold {fold} of {len(held_out)}: {status}", flush=True)
         if fold in done:
-            _say(f"fold {fold} of {len(held_out)}: finished before", ranks)
             continue
-        _say(f"fold {fold} of {len(held_out)}: holding {', '.join(subjects)} out", ranks)
         try:
+            run = fold_folder(out, fold)
             train(dataset, run, replace(counted, fold=fold), device, fold in begun, skip_verify, ranks)
         except (InputError, ReportedByOtherRank):
             raise
@@ -87,12 +92,11 @@ def cross_validate(
                 raise
             failed[fold] = str(error)
             print(f"fold {fold} failed: {error}", file=sys.stderr)
-        if ranks.any(stop_requested() is not None) and fold + 1 < len(
-            held_out
-        ):  # it came when nothing of the fold was left
+        # A signal that came after the last step of a fold stopped nothing yet.
+        if ranks.any(stop_requested() is not None) and fold + 1 < len(held_out):
             with ranks.raise_on_all_ranks():
                 raise Stopped(f"stopped by a signal after fold {fold}; nothing is lost; continue with --resume")
-    summary = ranks.broadcast_from_rank0(lambda: _summarised(out, config, held_out, failed))
+    summary = ranks.broadcast_from_rank0(lambda: _summarize(out, config, len(held_out), failed))
     if failed:
         listed = "; ".join(f"fold {fold}: {reason}" for fold, reason in failed.items())
         raise Unet4DError(
@@ -101,15 +105,17 @@ def cross_validate(
     return summary
 
 
-def _prepared(dataset: Path, out: Path, config: Config, resume: bool) -> tuple[list[list[str]], list[int], list[int]]:
-    """The subjects of each fold, the folds that are begun and those that are finished; writes down what is about to be done.
+def _record_folds(
+    dataset: Path, out: Path, config: Config, resume: bool
+) -> tuple[list[list[str]], list[int], list[int]]:
+    """Write the folds that are to be trained; return the subjects of each, the begun folds and the finished ones.
 
     Raises:
         InputError: the folder holds other folds, or, without `resume`, any; with `resume`, none.
     """
-    opened = open_dataset(dataset)
-    held_out = split_folds(opened, config.data.folds, config.seed)
-    if fewer := describe_fewer_folds(opened, config.data.folds):
+    read = open_dataset(dataset)
+    held_out = split_folds(read, config.data.folds, config.seed)
+    if fewer := describe_fewer_folds(read, config.data.folds):
         print(fewer)
     record = {
         "folds": len(held_out),
@@ -118,34 +124,29 @@ def _prepared(dataset: Path, out: Path, config: Config, resume: bool) -> tuple[l
     }
     begun = folds_in(out)
     if begun:
-        _check_same(out, list(begun), record)
+        _check_same_folds(out, list(begun), record)
     if begun and not resume:
-        raise InputError(f"{out} already holds folds; choose a new --out, or add --resume to go on with them")
+        raise InputError(f"{out} already holds folds; choose a new --out, or add --resume to continue them")
     if resume and not begun and not (out / FOLDS_FILE).is_file():
-        raise InputError(
-            f"--resume was given and {out} holds no folds; leave --resume out, or give the folder of the folds"
-        )
+        raise InputError(f"got --resume, and {out} holds no folds; leave --resume out, or give the folder of the folds")
     write_json(out / FOLDS_FILE, record)
     asked = config.as_dict() | {"fold": ALL}
-    if not begun:  # and never again: --resume begins with the settings that the folds were trained with
+    if not begun:  # else --resume takes the settings that the folds were trained with
         write_text(out / CONFIG, yaml.safe_dump(asked, sort_keys=False))
-    # A finished fold that may have been trained otherwise is left to `train`, which says how it differs.
-    is_asked = _is_asked(out / CONFIG, asked)
-    done = [fold for fold, run in begun.items() if is_asked and _is_finished(run, held_out[fold])]
-    return held_out, list(begun), done
+    # A finished fold with other settings is left to `train`, which reports how they differ.
+    is_same = _holds_settings(out / CONFIG, asked)
+    return held_out, list(begun), [fold for fold, run in begun.items() if is_same and _is_finished(run, held_out[fold])]
 
 
-def _check_same(out: Path, begun: Sequence[int], record: dict[str, Any]) -> None:
-    """Refuse a folder that was begun with other folds. Raises InputError that names the first difference."""
+def _check_same_folds(out: Path, begun: Sequence[int], record: dict[str, Any]) -> None:
+    """Refuse a folder that was begun with other folds; raise an InputError that names the first difference."""
     beyond = [fold for fold in begun if fold >= record["folds"]]
     if beyond:
         raise InputError(
             f"{out} holds fold {beyond[0]}, and data.folds is {record['folds']}; give the number that they were begun with, or "
             "another --out"
         )
-    if not (out / FOLDS_FILE).is_file():
-        return
-    before = read_json(out / FOLDS_FILE)
+    before = read_json(out / FOLDS_FILE) if (out / FOLDS_FILE).is_file() else record
     before = before if isinstance(before, dict) else {}
     for name, now in record.items():
         was = before.get(name)
@@ -154,34 +155,34 @@ def _check_same(out: Path, begun: Sequence[int], record: dict[str, Any]) -> None
         if name == "held_out" and isinstance(was, dict):
             name = min(fold for fold in {*was, *now} if was.get(fold) != now.get(fold))
             was, now = was.get(name), now.get(name)
-        differs = f"{name} is {short_repr(now)} and was {short_repr(was)} ({out / FOLDS_FILE})"
         raise InputError(
-            f"{out} holds other folds: {differs}; give the dataset and the settings that they were begun with, or another --out"
+            f"{out} holds other folds: {name} is {short_repr(now)} and was {short_repr(was)} ({out / FOLDS_FILE}); give the "
+            "dataset and the settings that they were begun with, or another --out"
         )
 
 
-def _is_asked(file: Path, asked: dict[str, Any]) -> bool:
-    """Whether a file holds these very settings."""
+def _holds_settings(file: Path, settings: dict[str, Any]) -> bool:
+    """Return whether a file holds exactly these settings."""
     try:
-        return file.is_file() and yaml.safe_load(file.read_text("utf-8")) == asked
+        return file.is_file() and yaml.safe_load(file.read_text("utf-8")) == settings
     except (OSError, UnicodeDecodeError, yaml.YAMLError):
         return False
 
 
 def _is_finished(run: Path, subjects: Sequence[str]) -> bool:
-    """Whether a run says that it is finished, and that it held these subjects out."""
+    """Return whether the summary of a run says finished, with these subjects held out."""
     summary = read_json(run / SUMMARY) if (run / SUMMARY).is_file() else None
     return isinstance(summary, dict) and (summary.get("state"), summary.get("held_out")) == ("finished", list(subjects))
 
 
-def _summarised(out: Path, config: Config, held_out: Sequence[Sequence[str]], failed: dict[int, str]) -> dict[str, Any]:
-    """Write and print what the folds that have a score came to."""
+def _summarize(out: Path, config: Config, folds: int, failed: dict[int, str]) -> dict[str, Any]:
+    """Write, print and return the summary of the folds that have a score."""
     lines = {fold: best_epoch(log_lines(run)) for fold, run in folds_in(out).items() if fold not in failed}
     best = {fold: line for fold, line in lines.items() if line is not None}
     summary: dict[str, Any] = {
         "version": VERSION,
         "seed": config.seed,
-        "folds": len(held_out),
+        "folds": folds,
         "failed": {str(fold): reason for fold, reason in failed.items()},
         "best_epoch": {str(fold): line["epoch"] for fold, line in best.items()},
     }
@@ -192,8 +193,3 @@ def _summarised(out: Path, config: Config, held_out: Sequence[Sequence[str]], fa
     write_json(out / SUMMARY, summary)
     print(f"\n{out / SUMMARY}   this summary")
     return summary
-
-
-def _say(line: str, ranks: ProcessGroup) -> None:
-    if ranks.is_first:
-        print(line, flush=True)

@@ -1,8 +1,10 @@
-"""What the steps of an epoch came to: their loss and gradient's norm, and those that were skipped."""
+"""Statistics of an epoch's steps: mean loss and gradient norm, and the steps that were skipped."""
 
 from __future__ import annotations
 
+import copy
 import math
+import time
 from collections import deque
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -12,18 +14,20 @@ from torch import Tensor
 
 from unet4d.errors import Unet4DError
 
-NAMED = 8
-"""So many cases at most are named in an error."""
+MOST_NAMED_CASES = 8
+"""Cases that an error names."""
+STATS = ("loss", "norm", "taken", "skipped", "in_a_row", "suspects")
+"""Attributes of `EpochStats` that a checkpoint holds."""
 
 
 class StepOutcome(NamedTuple):
-    """What a step came to.
+    """The outcome of a step.
 
     Attributes:
         step: its number, counted from 0.
         loss: of its batches.
         gradient_norm: before clipping.
-        scale: what fp16's loss scaler scales by after it, 1 without one.
+        scale: factor of fp16's loss scaler after the step, 1 without one.
     """
 
     step: int
@@ -33,18 +37,18 @@ class StepOutcome(NamedTuple):
 
     @property
     def is_finite(self) -> bool:
-        """Whether the weights were changed by it."""
+        """Return whether it changed the weights."""
         return math.isfinite(self.loss) and math.isfinite(self.gradient_norm)
 
 
 class DeferredScalars:
-    """Reads what steps came to one step late, so that a GPU is given its next before it has done this one; on a CPU at once."""
+    """A queue that reads the outcome of a GPU's step after the next one was launched, so that the GPU need not wait."""
 
     def __init__(self) -> None:
         self._queued: deque[tuple[int, Tensor, torch.cuda.Event]] = deque()
 
     def push(self, step: int, loss: Tensor, norm: Tensor, scale: Tensor) -> list[StepOutcome]:
-        """The outcomes that are known now that this step is queued, in order.
+        """Queue a step; return the outcomes that are known now, in order.
 
         Args:
             step: its number, counted from 0.
@@ -55,14 +59,14 @@ class DeferredScalars:
         values = torch.stack([value.detach().float() for value in (loss, norm, scale)])
         if not values.is_cuda:
             return [StepOutcome(step, *values.tolist())]
-        kept = torch.empty(len(values), pin_memory=True).copy_(values, non_blocking=True)
+        on_host = torch.empty(len(values), pin_memory=True).copy_(values, non_blocking=True)
         copied = torch.cuda.Event()
         copied.record(torch.cuda.current_stream(values.device))
-        self._queued.append((step, kept, copied))
+        self._queued.append((step, on_host, copied))
         return self._read(all_but=1)
 
     def flush(self) -> list[StepOutcome]:
-        """The outcomes of all steps that are still queued; waits for the last."""
+        """Return the outcomes of all queued steps; wait for the last."""
         return self._read(all_but=0)
 
     def _read(self, all_but: int) -> list[StepOutcome]:
@@ -74,92 +78,117 @@ class DeferredScalars:
         return known
 
 
+class EpochTimer:
+    """A timer of the running epoch: seconds of its steps, seconds of waiting for batches, and frames; part of a checkpoint.
+
+    Attributes:
+        spent: `seconds`, `waited_s` and `frames` so far.
+    """
+
+    def __init__(self) -> None:
+        self.clear()
+
+    def clear(self) -> None:
+        """Begin the next epoch."""
+        self.spent: dict[str, float] = {"seconds": 0, "waited_s": 0, "frames": 0}
+
+    def start(self, waited_s: float) -> None:
+        """Begin to measure; `waited_s` counts the loader's waiting from any moment on."""
+        self._last = time.perf_counter(), waited_s
+
+    def lap(self, frames: int, waited_s: float) -> None:
+        """Add the time since the last call, and a step's frames."""
+        now = time.perf_counter(), waited_s
+        added = {"seconds": now[0] - self._last[0], "waited_s": now[1] - self._last[1], "frames": frames}
+        self.spent = {name: value + added[name] for name, value in self.spent.items()}
+        self._last = now
+
+    def values(self) -> dict[str, float]:
+        """Return the epoch's times, for the log."""
+        seconds, waited_s, frames = self.spent["seconds"], self.spent["waited_s"], self.spent["frames"]
+        return {
+            "seconds": round(seconds, 2),
+            "waited_seconds": round(waited_s, 2),
+            "frames_per_second": round(frames / seconds, 2),
+        }
+
+
 class EpochStats:
-    """What the running epoch's steps came to. Its state is part of a checkpoint: a resumed epoch's means are the same to the bit.
+    """The statistics of the running epoch. They are part of a checkpoint: a resumed epoch has the same means to the bit.
 
     Args:
-        skip_limit: so many steps in a row may be skipped.
+        skip_limit: steps in a row that may be skipped.
     """
 
     def __init__(self, skip_limit: int):
         self.skip_limit = skip_limit
+        self.in_a_row, self.suspects = 0, list[str]()
         self.clear()
-        self._in_a_row = 0
-        self._suspects: list[str] = []
 
     def add(self, outcome: StepOutcome, cases: Callable[[], list[str]]) -> str | None:
-        """Count a step; gives a line to say if its loss or its gradient is not finite, so that it changed no weight.
+        """Count a step; return a line to print if its loss or gradient is not finite, so that it changed no weight.
 
         Args:
             outcome: of the step after the one added last.
-            cases: the cases of its clips; called only if it was skipped.
+            cases: returns the cases of its clips; called only if it was skipped.
 
         Raises:
             Unet4DError: more than `skip_limit` steps in a row were skipped; names their cases.
         """
+        step, loss, norm, scale = outcome.step + 1, outcome.loss, outcome.gradient_norm, outcome.scale
         if outcome.is_finite:
-            self._loss += outcome.loss
-            self._norm += outcome.gradient_norm
-            self._taken += 1
-            self._in_a_row, self._suspects = 0, []
+            self.loss += loss
+            self.norm += norm
+            self.taken += 1
+            self.in_a_row, self.suspects = 0, []
             return None
         names = cases()
-        number, loss, norm, factor = outcome.step + 1, outcome.loss, outcome.gradient_norm, outcome.scale
-        kept = [value if math.isfinite(value) else None for value in (loss, norm)]  # JSON knows no other numbers
-        self._skipped.append(
-            {"step": number, "loss": kept[0], "gradient_norm": kept[1], "cases": names, "scale": factor}
+        finite = [value if math.isfinite(value) else None for value in (loss, norm)]  # JSON has no other numbers
+        self.skipped.append(
+            {"step": step, "loss": finite[0], "gradient_norm": finite[1], "cases": names, "scale": scale}
         )
-        self._in_a_row += 1
-        self._suspects = list(dict.fromkeys([*self._suspects, *names]))
-        line = f"step {number} is skipped: loss {loss:.4g}, gradient norm {norm:.4g}; cases {', '.join(names)}"
-        if self._in_a_row > self.skip_limit:
-            raise Unet4DError(self._too_many(number))
-        if math.isfinite(loss) and factor > 1:
-            return f"{line}; the loss scale was too high and is halved, to {factor:g}: normal while fp16 looks for it"
-        return f"{line}; loss scale {factor:g}"
+        self.in_a_row += 1
+        self.suspects = list(dict.fromkeys([*self.suspects, *names]))
+        if self.in_a_row > self.skip_limit:
+            raise Unet4DError(self._too_many(step))
+        line = f"step {step} is skipped: loss {loss:.4g}, gradient norm {norm:.4g}; cases {', '.join(names)}"
+        if math.isfinite(loss) and scale > 1:
+            return f"{line}; the loss scale was too high and is halved, to {scale:g}: normal while fp16 searches for it"
+        return f"{line}; loss scale {scale:g}"
 
     @property
-    def loss(self) -> float | None:
-        """Mean loss over the steps that were taken, None if none was."""
-        return self._loss / self._taken if self._taken else None
+    def mean_loss(self) -> float | None:
+        """Return the mean loss over the steps that were taken, None if none was."""
+        return self.loss / self.taken if self.taken else None
 
     def values(self) -> dict[str, Any]:
-        """The epoch so far, for the log.
+        """Return the epoch so far, for the log.
 
-        `loss` and `gradient_norm`: means over the steps that were taken, None if none was. `skipped`: one dict a skipped step, of
+        `loss` and `gradient_norm`: means over the steps that were taken, None if none was. `skipped`: one dict per skipped step, of
         `step` (counted from 1, as the log's), `loss` and `gradient_norm` (None where not finite), `cases` and `scale`.
         """
-        means = [total / self._taken if self._taken else None for total in (self._loss, self._norm)]
-        return {"loss": means[0], "gradient_norm": means[1], "skipped": list(self._skipped)}
+        norm = self.norm / self.taken if self.taken else None
+        return {"loss": self.mean_loss, "gradient_norm": norm, "skipped": list(self.skipped)}
 
     def clear(self) -> None:
-        """Begin the next epoch; how many steps in a row were skipped is still known."""
-        self._loss = self._norm = 0.0
-        self._taken = 0
-        self._skipped: list[dict[str, Any]] = []
+        """Begin the next epoch; the count of steps skipped in a row stays."""
+        self.loss, self.norm, self.taken = 0.0, 0.0, 0
+        self.skipped: list[dict[str, Any]] = []
 
     def state_dict(self) -> dict[str, Any]:
-        """All of it, in plain values."""
-        return {
-            "loss": self._loss,
-            "norm": self._norm,
-            "taken": self._taken,
-            "skipped": list(self._skipped),
-            "in_a_row": self._in_a_row,
-            "suspects": list(self._suspects),
-        }
+        """Return all statistics, in plain values."""
+        return {name: copy.copy(getattr(self, name)) for name in STATS}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over what `state_dict` gave."""
-        self._loss, self._norm, self._taken = state["loss"], state["norm"], state["taken"]
-        self._skipped, self._in_a_row = list(state["skipped"]), state["in_a_row"]
-        self._suspects = list(state["suspects"])
+        """Restore what `state_dict` returned."""
+        for name in STATS:
+            setattr(self, name, copy.copy(state[name]))
 
-    def _too_many(self, number: int) -> str:
-        named, left = ", ".join(self._suspects[:NAMED]), len(self._suspects) - NAMED
+    def _too_many(self, step: int) -> str:
+        named, left = ", ".join(self.suspects[:MOST_NAMED_CASES]), len(self.suspects) - MOST_NAMED_CASES
         more = f" and {left} more" if left > 0 else ""
         return (
-            f"{self._in_a_row} steps in a row, up to step {number}, had a loss or gradient that is not finite, and "
-            f"train.skip_limit is {self.skip_limit}; their cases: {named}{more}; look at these studies with unet4d verify, or "
-            "begin anew with a lower --train.learning_rate or --train.precision fp32"
+            f"{self.in_a_row} steps in a row, up to step {step}, had a loss or gradient that is not finite, and "
+            f"train.skip_limit is {self.skip_limit}; their cases: {named}{more}; check these studies with unet4d verify, or "
+            "train anew with a lower --train.learning_rate or --train.precision fp32"
         )

@@ -1,10 +1,10 @@
-"""The training loop: steps, validation on whole studies, checkpoints, and what is recorded of them."""
+"""The training loop, and the state of a run that a checkpoint saves and restores."""
 
 from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -20,42 +20,50 @@ from unet4d.models.clstm_unet import CLSTMUNet
 from unet4d.pipeline.cache import CachedStudy
 from unet4d.pipeline.clip_dataset import ClipDataset
 from unet4d.system.distributed import ALONE, ProcessGroup
-from unet4d.system.gpu_memory import GB
+from unet4d.system.gpu_memory import GB, peak_allocated_bytes, reset_peak
 from unet4d.system.memory_errors import is_out_of_gpu_memory
 from unet4d.system.signals import deferred_stop, stop_requested
 from unet4d.training.batches import BatchLoader
 from unet4d.training.checkpoints import Checkpoints
 from unet4d.training.ema import WeightAverage
-from unet4d.training.monitoring.advice import advice
+from unet4d.training.monitoring.advice import training_advice
 from unet4d.training.monitoring.log_lines import epoch_line, seconds_left
-from unet4d.training.monitoring.logger import opened
+from unet4d.training.monitoring.logger import RunLogger, SilentLogger, open_logger
 from unet4d.training.monitoring.progress_bar import EpochBar
-from unet4d.training.monitoring.summary import State, write_summary
-from unet4d.training.oom_fallback import OomFallback, forget_peak, peak_bytes
+from unet4d.training.monitoring.summary import RunState, write_summary
+from unet4d.training.oom_fallback import OomFallback
 from unet4d.training.step import TrainingStep
 from unet4d.training.step_memory import StepFit, describe_recompute
-from unet4d.training.step_stats import DeferredScalars, EpochStats, StepOutcome
+from unet4d.training.step_stats import DeferredScalars, EpochStats, EpochTimer, StepOutcome
 from unet4d.training.validation import Validation
 
-STATE = frozenset(("epoch", "step", "best", "spent", "studies", "optimisation", "tally", "average", "weights"))
-"""What a checkpoint holds for going on, besides the weights that predict."""
+CHECKPOINT_KEYS = frozenset(
+    ("epoch", "step", "best", "spent", "studies", "optimisation", "tally", "average", "weights")
+)
+"""The parts of a checkpoint that resuming needs, besides the weights that predict."""
 
 
 class Trainer:
-    """One training run: the network, its optimiser, and the loop over epochs.
+    """One training run: the network, its optimizer, and the loop over epochs.
 
-    Where it stands is `taken`, the optimiser steps taken, and `epoch`, the epochs that are done and recorded. Nothing random is
-    carried over: clips and dropout are drawn by their numbers, so that a run goes on from its checkpoint as if it had not stopped.
+    Nothing random is carried over: clips and dropout are drawn by their numbers, so that a resumed run continues as if it had not
+    stopped.
 
     Args:
         out_dir: the run's folder.
         config: of the run.
         task: classes, channels and time.
-        training: studies that are learnt from.
-        validation: studies that are scored; may be none.
+        training: studies to train on.
+        validation: studies to validate on; may be none.
         device: where to compute.
-        fit: how a step is cut, and what it is planned to take; None cuts as configured and plans nothing.
-        ranks: those who train together.
+        fit: how a step is computed, and the memory planned for it; None computes it as configured.
+        ranks: the processes that train together.
+
+    Attributes:
+        epochs_done: epochs that are trained and logged.
+        steps_done: optimizer steps that are taken.
+        last_epoch: epoch with which the loop ends.
+        planned_bytes: memory planned for a step on a GPU; 0 where nothing is planned.
     """
 
     def __init__(
@@ -63,80 +71,36 @@ class Trainer:
         out_dir: Path,
         config: ResolvedConfig,
         task: Task,
-        training: list[CachedStudy],
-        validation: list[CachedStudy],
+        training: Sequence[CachedStudy],
+        validation: Sequence[CachedStudy],
         device: torch.device,
         fit: StepFit | None = None,
         ranks: ProcessGroup = ALONE,
     ):
-        self.config, self.task, self.device, self.ranks = config, task, device, ranks
+        self.out_dir, self.config, self.task, self.device, self.ranks = out_dir, config, task, device, ranks
         self.training, self.validation = training, validation
         torch.manual_seed(config.seed)
         self.network = CLSTMUNet(config.model, len(task.channel_names), len(task.labels)).to(device)
-        self.step = TrainingStep(self.network, config, device, ranks)
-        memory = fit.recompute if fit else replace(config.recompute, chunk_frames=config.recompute.chunk_frames or 0)
-        self.step.set_recompute(memory)
-        self.files = Checkpoints(out_dir)
-        self.tally = EpochStats(config.train.skip_limit)
-        self.late, self.validate = DeferredScalars(), Validation(validation, config, task, device, ranks)
-        self.epoch, self.taken = 0, 0
-        self.spent: dict[str, float] = {"seconds": 0.0, "waited_s": 0.0, "frames": 0}
+        self.training_step = TrainingStep(self.network, config, device, ranks)
+        recompute = fit.recompute if fit else replace(config.recompute, chunk_frames=config.recompute.chunk_frames or 0)
+        self.training_step.set_recompute(recompute)
+        self.take_step = OomFallback(self.training_step, recompute, config.data.frames, fit, self._print)
+        self.validate = Validation(validation, config, task, device, ranks)
+        self.checkpoints, self.planned_bytes = Checkpoints(out_dir), fit.planned_bytes if fit else 0
+        self.log: RunLogger | SilentLogger = SilentLogger()
+        self.stats, self.timer, self.outcomes = EpochStats(config.train.skip_limit), EpochTimer(), DeferredScalars()
+        self.epochs_done, self.steps_done, self.last_epoch = 0, 0, config.train.epochs
         self.best: dict[str, Any] | None = None
         self.average: WeightAverage | None = None
-        self.kept: tuple[int, int] | None = None
-        self.out_dir, self.memory, self.fit_planned = out_dir, memory, fit
+        self.saved_at: tuple[int, int] | None = None
 
     @property
-    def is_done(self) -> bool:
-        """Whether nothing is left to be trained."""
-        return self.epoch >= self.config.train.epochs
-
-    @property
-    def judged(self) -> CLSTMUNet:
-        """The network that is validated and predicts: the one that learns, or the average of its weights."""
+    def predictor(self) -> CLSTMUNet:
+        """Return the network that is validated and predicts: the trained one, or the average of its weights."""
         return self.average.network if self.average else self.network
 
-    def restore(self, saved: dict[str, Any]) -> None:
-        """Go on from a checkpoint's content.
-
-        Raises:
-            InputError: it was trained on other studies, or by another version.
-        """
-        state = saved["training"]
-        if missing := STATE - state.keys():
-            raise InputError(
-                f"the checkpoint in {self.out_dir} is of another version of unet4d, without {min(missing)}; wanted one of this "
-                "version; predict with it, or begin again with a new --out"
-            )
-        _check_studies(state["studies"], self._studies())
-        self.network.load_state_dict(state["weights"] or saved["network"])
-        self.step.load_state_dict(state["optimisation"])
-        self.tally.load_state_dict(state["tally"])
-        if state["average"]:
-            self.average = WeightAverage(self.network, self.config.train.ema_decay)
-            self.average.load_state_dict(state["average"], saved["network"])
-        self.epoch, self.taken, self.best = state["epoch"], state["step"], state["best"]
-        self.spent = dict(state["spent"])
-        self.kept = (self.epoch, self.taken)
-
-    def _described(self, name: str) -> str:
-        """What is trained, in words."""
-        data, model, train = self.config.data, self.config.model, self.config.train
-        weights = sum(p.numel() for p in self.network.parameters())
-        kind = "frame-wise twin (no recurrence)" if self.network.is_frame_wise else f"{model.direction} CLSTM-UNet"
-        where = str(self.device) if self.ranks.size == 1 else f"{self.ranks.size} processes, {self.device.type}"
-        clips = f"{train.batch_size} clips" + f" in each of {train.accumulate_batches} batches" * (
-            train.accumulate_batches > 1
-        )
-        return (
-            f"{name}: {len(self.training)} training and {len(self.validation)} validation studies; {kind}, "
-            f"{weights:,} weights; {clips} a step of {data.patch_size} x {data.frames} frames at "
-            f"{data.in_plane_spacing_mm} mm in plane, {describe_recompute(self.memory)}; {train.precision} on {where}; run in "
-            f"{self.out_dir}"
-        )
-
     def fit(self, name: str, dataset: Path) -> None:
-        """Train what is left of the run; at any moment it can be killed and gone on with.
+        """Train the rest of the run. It can be killed at any moment and resumed.
 
         Args:
             name: of the dataset.
@@ -144,142 +108,102 @@ class Trainer:
 
         Raises:
             Stopped: a signal asked for it; the checkpoint is written.
-            Unet4DError: too many steps in a row were not finite; the loader's processes died; the disk is full.
-            RuntimeError: even the leanest way to cut a step takes too much; see `is_out_of_memory`.
+            Unet4DError: too many steps in a row were not finite; the workers died; the disk is full.
+            RuntimeError: even the smallest chunks need too much memory; see `is_out_of_memory`.
         """
-        train, self.dataset = self.config.train, dataset
-        data, cyclic, kinds = self.config.data, self.task.cyclic, self.task.channel_kinds
-        if train.ema_decay and self.average is None:  # only now, when the network has the weights that it begins with
-            self.average = WeightAverage(self.network, train.ema_decay)
-        clips = ClipDataset(self.training, data, data.patch_size, cyclic, self.config.seed, kinds)
-        steps = range(self.taken, train.epochs * train.steps_per_epoch)
-        self.record = opened(self.out_dir, self.epoch, self.config, self.ranks)
-        with deferred_stop(), contextlib.closing(self.record), self._summed_up():
-            say = self.record.say
-            say(self._described(name))
-            self.watched = OomFallback(self.step, self.memory, data.frames, self.fit_planned, say)
-            # Several processes ask together, between steps; not where one of them waits.
-            check = self._stop_if_asked if self.ranks.size == 1 else lambda: None
+        config, ranks = self.config, self.ranks
+        if config.train.ema_decay and self.average is None:  # only now, because the initial weights are known now
+            self.average = WeightAverage(self.network, config.train.ema_decay)
+        clips = ClipDataset(
+            self.training, config.data, config.data.patch_size, self.task.cyclic, config.seed, self.task.channel_kinds
+        )
+        steps = range(self.steps_done, config.train.epochs * config.train.steps_per_epoch)
+        # Several ranks check for a stop signal together, between steps; not where one of them waits.
+        check = self._stop_if_requested if ranks.size == 1 else lambda: None
+        self.log = open_logger(self.out_dir, self.epochs_done, config, ranks)
+        with deferred_stop(), contextlib.closing(self.log), self._summarized(dataset):
+            self._print(self._describe(name))
             with BatchLoader(
-                clips, self.config, steps, self.ranks, self.device.type == "cuda", say, check
-            ) as self.feed:
-                while self.epoch < train.epochs:
-                    self._take_steps()
-                    self._end_epoch()
+                clips, config, steps, ranks, self.device.type == "cuda", self._print, check
+            ) as self.loader:
+                self.train_epochs()
 
-    def _take_steps(self) -> None:
-        """The optimiser steps that are left of the running epoch."""
+    def train_epochs(self) -> None:
+        """Run the training loop: per step batches, loss and new weights; per epoch validation, log and checkpoint."""
         train = self.config.train
-        begun = self.taken - self.epoch * train.steps_per_epoch
-        dice = self.best["mean_foreground_dice"] if self.best else None
-        self.network.train()
-        forget_peak(self.device)
-        before_s, waited_s = time.perf_counter(), self.feed.waited_s
-        later_s, shown = self._seconds_left(running=True), self.ranks.is_first
-        with EpochBar(self.epoch + 1, train.epochs, train.steps_per_epoch, begun, dice, shown, later_s) as bar:
-            while self.taken < (self.epoch + 1) * train.steps_per_epoch:
-                self._stop_if_asked()
-                batches = self.feed.next_step()
-                loss, norm = self.watched(batches, self.taken)
-                if self.average:
-                    self.average.update()
-                self._noted(self.late.push(self.taken, loss, norm, self.step.scale))
-                self.taken += 1
-                frames = train.batch_size * sum(batch.image.shape[1] for batch in batches)
-                bar.step(self.tally.loss, frames)
-                now_s = time.perf_counter()
-                self.spent["seconds"] += now_s - before_s
-                self.spent["waited_s"] += self.feed.waited_s - waited_s
-                self.spent["frames"] += frames
-                before_s, waited_s = now_s, self.feed.waited_s
-        self._noted(self.late.flush())
+        while self.epochs_done < self.last_epoch:
+            self.network.train()
+            reset_peak(self.device)
+            self.timer.start(self.loader.waited_s)
+            with self._epoch_bar() as bar:
+                while self.steps_done < (self.epochs_done + 1) * train.steps_per_epoch:
+                    self._stop_if_requested()
+                    batches = self.loader.next_step()  # one or more, each with this rank's clips (B, T, C, X, Y, Z)
+                    loss, gradient_norm = self.take_step(batches, self.steps_done)  # forward, backward, new weights
+                    if self.average:
+                        self.average.update()
+                    self._count(self.outcomes.push(self.steps_done, loss, gradient_norm, self.training_step.scale))
+                    self.steps_done += 1
+                    frames = train.batch_size * sum(batch.image.shape[1] for batch in batches)
+                    self.timer.lap(frames, self.loader.waited_s)
+                    bar.step(self.stats.mean_loss, frames)
+            self._count(self.outcomes.flush())
+            values, pictures = self._epoch_values(), dict[str, np.ndarray]()
+            if self._is_validation_due():
+                self._save_last()  # so that a stop during validation costs the validation alone
+                began_s = time.perf_counter()
+                result = self.validate(self.predictor, self._stop_if_requested)
+                values |= result.values | {"validation_seconds": round(time.perf_counter() - began_s, 2)}
+                pictures = result.pictures
+            self._finish_epoch(values, pictures)  # log, best model, checkpoint
 
-    def _noted(self, outcomes: Sequence[StepOutcome]) -> None:
-        """Count steps whose loss is known; say which were skipped."""
+    def _count(self, outcomes: Sequence[StepOutcome]) -> None:
+        """Add steps to the epoch's statistics; print those that were skipped."""
         for outcome in outcomes:
             with self.ranks.raise_on_all_ranks():
-                line = self.tally.add(outcome, partial(self.feed.cases, outcome.step))
+                line = self.stats.add(outcome, partial(self.loader.cases, outcome.step))
             if line:
-                self.record.say(line)
+                self._print(line)
 
-    def _end_epoch(self) -> None:
-        """Validate where it is due, record, keep.
-
-        In this order: what a stop in between leaves recorded of an epoch without checkpoint is dropped when the run is resumed.
-        """
-        train, epoch, spent = self.config.train, self.epoch + 1, self.spent
-        values: dict[str, Any] = {
-            "epoch": epoch,
-            "step": self.taken,
-            **self.tally.values(),
-            "learning_rate": self.step.learning_rate,
-            "seconds": round(spent["seconds"], 2),
-            "waited_seconds": round(spent["waited_s"], 2),
-            "frames_per_second": round(spent["frames"] / spent["seconds"], 2),
-        }
-        if peak := peak_bytes(self.device):
+    def _epoch_values(self) -> dict[str, Any]:
+        """Return the numbers of the epoch whose steps are done, for the log."""
+        place = {"epoch": self.epochs_done + 1, "step": self.steps_done}
+        values = place | self.stats.values() | {"learning_rate": self.training_step.learning_rate} | self.timer.values()
+        if peak := peak_allocated_bytes(self.device):
             values["peak_memory_gb"] = round(peak / GB, 3)
-        pictures = {}
-        if self.validation and (epoch == train.epochs or epoch % train.validate_every == 0):
-            self._save()  # a stop while it validates costs the validation alone
-            began_s = time.perf_counter()
-            verdict = self.validate(self.judged.eval(), self._stop_if_asked)
-            values |= verdict.values | {"validation_seconds": round(time.perf_counter() - began_s, 2)}
-            pictures = verdict.pictures
+        return values
+
+    def _is_validation_due(self) -> bool:
+        train, epoch = self.config.train, self.epochs_done + 1
+        return bool(self.validation) and (epoch == train.epochs or epoch % train.validate_every == 0)
+
+    def _finish_epoch(self, values: dict[str, Any], pictures: Mapping[str, np.ndarray]) -> None:
+        """Log an epoch, and save its weights, as the best ones too where they are.
+
+        In this order: where a stop comes in between, the log has a line of an epoch without a checkpoint, which resuming drops.
+        """
         is_best = self._is_best(values)
-        self.epoch, self.spent = epoch, dict.fromkeys(spent, 0)
-        self.tally.clear()
-        self.ranks.broadcast_from_rank0(lambda: self._record(values, pictures, is_best))
-        self._save()
+        self.epochs_done += 1
+        self.timer.clear()
+        self.stats.clear()
+
+        def log_and_save_best() -> None:
+            self.log.log_epoch(values)
+            for name, picture in pictures.items():
+                self.log.log_picture(name, picture, self.steps_done)
+            if is_best:
+                self.checkpoints.save_best(self.config, self.task, self.predictor)
+
+        self.ranks.broadcast_from_rank0(log_and_save_best)
+        self._save_last()
         if "dice" in values:
-            self._sum_up("running")
-        self.record.say(epoch_line(values, self._seconds_left(), is_best))
-        for line in advice(self.record.lines, self.config):
-            self.record.say(line)
-
-    def _record(self, values: dict[str, Any], pictures: dict[str, np.ndarray], is_best: bool) -> None:
-        """Write down an epoch that is done, and its weights where they are the best."""
-        self.record.epoch(values)
-        for name, picture in pictures.items():
-            self.record.picture(name, picture, self.taken)
-        if is_best:
-            self.files.save_best(self.config, self.task, self.judged)
-
-    def _seconds_left(self, running: bool = False) -> float | None:
-        """What the run will take after its last recorded epoch; `running`: without the next one's steps."""
-        train = self.config.train
-        return seconds_left(self.record.lines, train.epochs, train.validate_every, running)
-
-    @contextlib.contextmanager
-    def _summed_up(self) -> Iterator[None]:
-        """Keep summary.json true: while it runs, and however it ends."""
-        self._sum_up("running")
-        try:
-            with self.ranks.report_lost_ranks():
-                yield
-        except BaseException as error:
-            reason = "out of GPU memory" if is_out_of_gpu_memory(error) else str(error)
-            with contextlib.suppress(Unet4DError):  # a full disk is told by the error itself
-                self._sum_up("stopped" if isinstance(error, (Stopped, KeyboardInterrupt)) else "failed", reason)
-            raise
-        self._sum_up("finished")
-
-    def _sum_up(self, state: State, reason: str = "") -> None:
-        write_summary(
-            self.out_dir,
-            state=state,
-            config=self.config,
-            task=self.task,
-            device=self.device,
-            ranks=self.ranks,
-            step=self.taken,
-            lines=self.record.lines,
-            dataset=self.dataset,
-            reason=reason,
-        )
+            self._summarize("running")
+        self._print(epoch_line(values, self._seconds_left(), is_best))
+        for line in training_advice(self.log.lines, self.config):
+            self._print(line)
 
     def _is_best(self, values: dict[str, Any]) -> bool:
-        """Whether this epoch's weights are the best so far; with no score to go by (no study, no foreground) the latest are."""
+        """Return whether this epoch's weights are the best so far; without any score (no study, no foreground) the latest are."""
         score = values.get("mean_foreground_dice")
         if score is None:
             return self.best is None and ("dice" in values or not self.validation)
@@ -288,52 +212,134 @@ class Trainer:
         self.best = {name: values[name] for name in ("epoch", "mean_foreground_dice", "dice")}
         return True
 
-    def _stop_if_asked(self) -> None:
-        """Keep and leave, all processes at the same step, if one of them was sent a signal."""
+    def _stop_if_requested(self) -> None:
+        """Save and raise `Stopped` on all ranks at the same step if one of them got a stop signal."""
         if not self.ranks.any(stop_requested() is not None):
             return
-        self._save()
+        self._save_last()
         with self.ranks.raise_on_all_ranks():
             raise Stopped(
-                f"stopped by {stop_requested() or 'a signal to another process'} in epoch {self.epoch + 1} after step "
-                f"{self.taken}; nothing is lost; continue with --resume"
+                f"stopped by {stop_requested() or 'a signal to another process'} in epoch {self.epochs_done + 1} after step "
+                f"{self.steps_done}; nothing is lost; continue with --resume"
             )
 
-    def _save(self) -> None:
-        """Have the first process write the checkpoint that the run can be gone on with from here; the others wait for it."""
-        self._noted(self.late.flush())
-        if self.kept != (self.epoch, self.taken):
-            self.ranks.broadcast_from_rank0(
-                lambda: self.files.save_last(self.config, self.task, self.judged, self._state())
-            )
-            self.kept = (self.epoch, self.taken)
+    def _save_last(self) -> None:
+        """Save the checkpoint to resume from, on rank 0; the others wait for it."""
+        self._count(self.outcomes.flush())
+        if self.saved_at != (self.epochs_done, self.steps_done):
+            save = partial(self.checkpoints.save_last, self.config, self.task)
+            self.ranks.broadcast_from_rank0(lambda: save(self.predictor, self._state()))
+            self.saved_at = (self.epochs_done, self.steps_done)
 
     def _state(self) -> dict[str, Any]:
-        """What going on needs besides the weights that predict; its keys are STATE."""
+        """Return what resuming needs besides the weights that predict, by CHECKPOINT_KEYS."""
         return {
-            "epoch": self.epoch,
-            "step": self.taken,
+            "epoch": self.epochs_done,
+            "step": self.steps_done,
             "best": self.best,
-            "spent": self.spent,
-            "studies": self._studies(),
-            "optimisation": self.step.state_dict(),
-            "tally": self.tally.state_dict(),
+            "spent": self.timer.spent,
+            "studies": self._entries(),
+            "optimisation": self.training_step.state_dict(),
+            "tally": self.stats.state_dict(),
             "average": self.average.state_dict() if self.average else None,
             "weights": self.network.state_dict() if self.average else None,
         }
 
-    def _studies(self) -> list[list[str]]:
-        """What is learnt from and validated on, by the studies' cache entries, which change with a file or its label."""
+    def restore(self, checkpoint: Mapping[str, Any]) -> None:
+        """Restore the run from a checkpoint's content.
+
+        Raises:
+            InputError: it was trained on other studies, or by another version.
+        """
+        state = checkpoint["training"]
+        if missing := CHECKPOINT_KEYS - state.keys():
+            raise InputError(
+                f"the checkpoint in {self.out_dir} is of another version of unet4d, without {min(missing)}; predict with it, or "
+                "train anew with a new --out"
+            )
+        _check_studies(state["studies"], self._entries())
+        self.network.load_state_dict(state["weights"] or checkpoint["network"])
+        self.training_step.load_state_dict(state["optimisation"])
+        self.stats.load_state_dict(state["tally"])
+        if state["average"]:
+            self.average = WeightAverage(self.network, self.config.train.ema_decay)
+            self.average.load_state_dict(state["average"], checkpoint["network"])
+        self.epochs_done, self.steps_done, self.best = state["epoch"], state["step"], state["best"]
+        self.timer.spent = dict(state["spent"])
+        self.saved_at = (self.epochs_done, self.steps_done)
+
+    def _entries(self) -> list[list[str]]:
+        """Return the cache entries of the studies, which change with a file or its label: trained on, validated on."""
         return [[study.entry for study in studies] for studies in (self.training, self.validation)]
+
+    @contextlib.contextmanager
+    def _summarized(self, dataset: Path) -> Iterator[None]:
+        """Keep summary.json up to date: while the run is trained, and however it ends."""
+        self.dataset = dataset
+        self._summarize("running")
+        try:
+            with self.ranks.report_lost_ranks():
+                yield
+        except BaseException as error:
+            reason = "out of GPU memory" if is_out_of_gpu_memory(error) else str(error)
+            with contextlib.suppress(Unet4DError):  # a full disk, which the error itself reports
+                self._summarize("stopped" if isinstance(error, (Stopped, KeyboardInterrupt)) else "failed", reason)
+            raise
+        self._summarize("finished")
+
+    def _summarize(self, state: RunState, reason: str = "") -> None:
+        write_summary(
+            self.out_dir,
+            state=state,
+            config=self.config,
+            task=self.task,
+            device=self.device,
+            ranks=self.ranks,
+            step=self.steps_done,
+            lines=self.log.lines,
+            dataset=self.dataset,
+            reason=reason,
+        )
+
+    def _print(self, line: str) -> None:
+        self.log.print(line)
+
+    def _seconds_left(self, running: bool = False) -> float | None:
+        """Return the time that the rest of the run takes; `running`: without the steps of the epoch that is being trained."""
+        train = self.config.train
+        return seconds_left(self.log.lines, train.epochs, train.validate_every, running)
+
+    def _epoch_bar(self) -> EpochBar:
+        """Return the progress bar of the epoch that begins."""
+        steps = self.config.train.steps_per_epoch
+        done = self.steps_done - self.epochs_done * steps
+        dice = self.best["mean_foreground_dice"] if self.best else None
+        is_first, later_s = self.ranks.is_first, self._seconds_left(running=True)
+        return EpochBar(self.epochs_done + 1, self.config.train.epochs, steps, done, dice, is_first, later_s)
+
+    def _describe(self, name: str) -> str:
+        """Return what is trained, for people."""
+        data, model, train = self.config.data, self.config.model, self.config.train
+        weights = sum(p.numel() for p in self.network.parameters())
+        kind = "frame-wise baseline (no recurrence)" if self.network.is_frame_wise else f"{model.direction} CLSTM-UNet"
+        device = str(self.device) if self.ranks.size == 1 else f"{self.ranks.size} processes, {self.device.type}"
+        clips = f"{train.batch_size} clips"
+        if train.accumulate_batches > 1:
+            clips += f" in each of {train.accumulate_batches} batches"
+        return (
+            f"{name}: {len(self.training)} training and {len(self.validation)} validation studies; {kind}, "
+            f"{weights:,} weights; {clips} per step of {data.patch_size} x {data.frames} frames at "
+            f"{data.in_plane_spacing_mm} mm in plane, {describe_recompute(self.take_step.recompute)}; {train.precision} on "
+            f"{device}; run in {self.out_dir}"
+        )
 
 
 def _check_studies(before: list[list[str]], now: list[list[str]]) -> None:
-    """Refuse to go on with other studies: every clip of the rest of the run would be another."""
+    """Refuse to resume with other studies, because every later clip would be another."""
     if before == now:
         return
     differing = sorted({e for part in before for e in part} ^ {e for part in now for e in part})
     named = f", such as {differing[0]}" if differing else " in another order or part"
     raise InputError(
-        f"--resume with other studies{named}; wanted those the run was begun with, unchanged; restore them, or give a "
-        "new --out"
+        f"got --resume with other studies{named}, expected those that the run was begun with; restore them, or give a new --out"
     )

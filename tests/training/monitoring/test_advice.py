@@ -9,7 +9,7 @@ import pytest
 
 from tests.builders import resolve_plainly
 from unet4d.config import Config, DataConfig, TrainConfig
-from unet4d.training.monitoring.advice import advice
+from unet4d.training.monitoring.advice import training_advice
 from unet4d.training.optimizer import learning_rate_factor
 
 STEPS = 20
@@ -28,9 +28,9 @@ def line(epoch: int, loss: float | None, used: Config, **values) -> dict:
 
 
 def said(losses, used: Config, **values) -> dict[int, list[str]]:
-    """What is said after each epoch of a run of these losses."""
+    """Return the advice after each epoch of a run with these losses."""
     log = [line(epoch, loss, used, **values) for epoch, loss in enumerate(losses, 1)]
-    told = {epoch: advice(log[:epoch], used) for epoch in range(1, len(log) + 1)}
+    told = {epoch: training_advice(log[:epoch], used) for epoch in range(1, len(log) + 1)}
     return {epoch: sentences for epoch, sentences in told.items() if sentences}
 
 
@@ -49,8 +49,8 @@ def falling(epochs: int, noise: float, seed: int, kind: str) -> np.ndarray:
 # the loss
 
 
-def test_nothing_is_said_without_a_log():
-    assert advice([], config()) == []
+def test_nothing_given_without_a_log():
+    assert training_advice([], config()) == []
 
 
 @pytest.mark.parametrize("kind", ["power", "exponential", "late", "slow"])
@@ -73,7 +73,7 @@ def test_a_loss_that_stands_still_is_called_flat_once(level, noise):
     assert 22 <= epoch <= 35  # 20 epochs after the first ten steps' warm-up
     assert sentence.startswith(f"the loss has stayed at about {np.median(losses[2:epoch]):.2g}"[:34])
     assert "for 20 epochs" in sentence
-    assert "begin anew with --train.learning_rate 0.0003 or 0.003" in sentence
+    assert "--train.learning_rate 0.0003 or 0.003" in sentence
 
 
 def test_one_that_rises_is_flat_too_and_single_outliers_do_not_hide_it():
@@ -104,34 +104,34 @@ def test_nothing_is_flat_within_warm_up_or_too_short_a_time_or_at_a_low_learning
 
 
 @pytest.mark.parametrize(
-    ("seconds", "waited", "is_said"), [(10, 2.4, 0), (10, 2.6, 1), (3, 0.9, 0), (3, 1.1, 1), (0, 0, 0)]
+    ("seconds", "waited", "given"), [(10, 2.4, 0), (10, 2.6, 1), (3, 0.9, 0), (3, 1.1, 1), (0, 0, 0)]
 )
-def test_a_starved_training_is_told(seconds, waited, is_said):
+def test_a_training_that_waits_for_batches_is_reported(seconds, waited, given):
     used = config()
-    told = advice([line(1, 1.0, used, seconds=seconds, waited_seconds=waited)], used)
-    assert len(told) == is_said
+    told = training_advice([line(1, 1.0, used, seconds=seconds, waited_seconds=waited)], used)
+    assert len(told) == given
     if told:
         share = round(100 * waited / seconds)
         assert told[0].startswith(
-            f"{share}% of epoch 1 went by waiting for batches ({waited:.1f} of {seconds:.1f} s): they"
+            f"{share}% of epoch 1 went by waiting for batches ({waited:.1f} of {seconds:.1f} s): "
         )
         assert "raise --data.num_workers, now 3" in told[0]
 
 
-def test_it_is_told_when_it_begins_and_not_at_every_epoch():
+def test_waiting_is_reported_when_it_begins_and_not_at_every_epoch():
     used = config()
     waits = [0.0] * 3 + [5.0] * 20 + [0.0, 5.0] * 3 + [0.0] * 11 + [5.0]
     log = [line(epoch, 1 / epoch, used, waited_seconds=wait) for epoch, wait in enumerate(waits, 1)]
-    assert [epoch for epoch in range(1, len(log) + 1) if advice(log[:epoch], used)] == [4, len(log)]
+    assert [epoch for epoch in range(1, len(log) + 1) if training_advice(log[:epoch], used)] == [4, len(log)]
 
 
-def test_many_skipped_steps_are_told_with_the_case_that_came_most_often():
+def test_many_skipped_steps_are_reported_with_the_most_frequent_case():
     used = config()
     one, other = {"step": 1, "cases": ["a", "b"], "scale": 1.0}, {"step": 2, "cases": ["b"], "scale": 1.0}
-    assert advice([line(1, 1.0, used, skipped=[one])], used) == []  # 5 %
-    (sentence,) = advice([line(1, 1.0, used, skipped=[one, other])], used)
-    assert sentence.startswith("2 of 20 steps of epoch 1 were skipped, for their loss or gradient was not finite: ")
-    assert "case b came most often, 2 times: run unet4d verify" in sentence
+    assert training_advice([line(1, 1.0, used, skipped=[one])], used) == []  # 5 %
+    (sentence,) = training_advice([line(1, 1.0, used, skipped=[one, other])], used)
+    assert sentence.startswith("2 of 20 steps of epoch 1 were skipped")
+    assert "case b (2 times): check it with unet4d verify" in sentence
 
 
 # validation
@@ -142,47 +142,47 @@ def validated(epoch: int, used: Config, dice: float | None, predicted: dict, ref
     return line(epoch, 1 / epoch, used, **scores)
 
 
-def test_a_class_that_is_never_predicted_is_told_when_it_becomes_so():
+def test_a_class_that_is_never_predicted_is_reported_when_it_becomes_so():
     used, reference = config(), {"myocardium": 70, "scar": 9, "edema": 0}
     history = [(70, 0), (70, 0), (0, 0), (0, 3), (70, 4)]
     log, told = [line(4, 1.0, used)], []
     for at, (muscle, scar) in enumerate(history, 1):
         predicted = {"myocardium": muscle, "scar": scar, "edema": 0}
         log += [validated(5 * at, used, 0.5, predicted, reference), line(5 * at + 1, 0.1, used)]
-        told.append(advice(log[:-1], used))
-        assert advice(log, used) == []  # nothing new without a validation
+        told.append(training_advice(log[:-1], used))
+        assert training_advice(log, used) == []  # nothing new without a validation
     assert [len(sentences) for sentences in told] == [1, 0, 1, 0, 0]
     assert told[0][0].startswith(
-        "class scar is predicted in no voxel of the validation studies of epoch 5, and the references have 9: usual early"
+        "class scar is predicted in no voxel of the validation studies of epoch 5, expected 9: "
     )
     assert told[2][0].startswith("class myocardium is predicted in no voxel of the validation studies of epoch 15")
 
 
 @pytest.mark.parametrize(
     ("predicted", "words"),
-    [(0, "for nothing but background is predicted:"), (8, "for what is predicted lies elsewhere:")],
+    [(0, "only background is predicted"), (8, "the prediction lies elsewhere")],
 )
-def test_a_dice_of_zero_is_told_once_and_not_class_by_class(predicted, words):
+def test_a_dice_of_zero_is_reported_once_and_not_class_by_class(predicted, words):
     used = config()
     log = [validated(epoch, used, 0.0, {"a": predicted, "b": 0}, {"a": 5, "b": 6}) for epoch in (5, 10)]
-    (sentence,) = advice(log[:1], used)
-    assert sentence.startswith("the validation Dice of epoch 5 is 0, " + words)
-    assert advice(log, used) == []
+    (sentence,) = training_advice(log[:1], used)
+    assert sentence.startswith(f"the validation Dice of epoch 5 is 0 because {words}: ")
+    assert training_advice(log, used) == []
 
 
-def test_within_warm_up_nothing_is_told_of_a_validation_and_no_reference_is_no_fault():
+def test_within_warm_up_no_validation_is_reported_and_no_reference_is_no_fault():
     used = config(warmup_steps=200)
     zero = [validated(epoch, used, 0.0, {"a": 0}, {"a": 5}) for epoch in (5, 9, 10)]
-    assert [len(advice(zero[:n], used)) for n in (1, 2, 3)] == [0, 0, 1]
-    assert advice([validated(20, used, None, {"a": 0}, {"a": 0})], used) == []
+    assert [len(training_advice(zero[:n], used)) for n in (1, 2, 3)] == [0, 0, 1]
+    assert training_advice([validated(20, used, None, {"a": 0}, {"a": 0})], used) == []
 
 
 def test_every_sentence_is_one_line_without_broken_numbers():
     used = config(40)
     told = [
         *said([0.5] * 15, used).values(),
-        advice([line(1, 1.0, used, waited_seconds=9.0, skipped=[{"cases": ["a"]}] * 9)], used),
-        advice([validated(9, used, 0.0, {"a": 0}, {"a": 5})], used),
+        training_advice([line(1, 1.0, used, waited_seconds=9.0, skipped=[{"cases": ["a"]}] * 9)], used),
+        training_advice([validated(9, used, 0.0, {"a": 0}, {"a": 5})], used),
     ]
     sentences = [sentence for group in told for sentence in group]
     assert len(sentences) == 4

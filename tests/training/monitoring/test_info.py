@@ -1,4 +1,4 @@
-"""`unet4d info`: runs at every stage, folders of folds and single checkpoints, in words and as JSON."""
+"""`unet4d info`: runs at every stage, folders of folds and single checkpoints, as text and as JSON."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def checkpoint(path: Path, training: dict, made: Config) -> None:
 def made_run(
     run: Path, epochs: int = 4, state: str | None = "finished", best: float = 0.8, made: Config | None = None, **about
 ) -> Path:
-    """A run of so many epochs, validated after every second one, the last time not as well as before."""
+    """Write a run of this many epochs, validated after every second one, the last time not as well as before."""
     made = made or config()
     run.mkdir(parents=True, exist_ok=True)
     (run / CONFIG).write_text(yaml.safe_dump(made.as_dict(), sort_keys=False))
@@ -65,7 +65,7 @@ def made_run(
 
 @pytest.fixture
 def known(command):
-    """What `unet4d info PATH --json` gives."""
+    """Return what `unet4d info PATH --json` prints."""
 
     def asked(path: Path) -> dict:
         done = command("info", path, "--json")
@@ -108,7 +108,7 @@ def test_a_finished_run(known, command, tmp_path):
         assert words in told
 
 
-def test_what_tune_recorded_is_told(known, command, tmp_path):
+def test_the_post_processing_of_a_run_is_shown(known, command, tmp_path):
     run = made_run(tmp_path / "run")
     assert known(run)["postprocessing"] is None
     assert "post-processing" not in command("info", run).told
@@ -123,7 +123,7 @@ def test_what_tune_recorded_is_told(known, command, tmp_path):
     assert "which has changed since" in " ".join(command("info", run).told.split())
 
 
-def test_what_tune_recorded_of_folds_is_told(known, command, tmp_path):
+def test_the_post_processing_of_folds_is_shown(known, command, tmp_path):
     for fold in range(2):
         made_run(tmp_path / f"fold_{fold}", made=config(fold))
     write_steps(tmp_path, [Step("fill_holes", "wall")], [tmp_path / f"fold_{fold}" / BEST for fold in range(2)], {})
@@ -261,7 +261,7 @@ def test_a_checkpoint_file(known, command, tmp_path, name, verdict):
     assert check_command(found["go_on"], "predict")[2] == str(path)
     told = command("info", path).told
     assert told.startswith(f"{path}: {verdict}")
-    assert "frame-wise twin" in told
+    assert "frame-wise baseline" in told
     assert "wall, blood" in told
 
 
@@ -316,9 +316,9 @@ def test_what_is_no_run_is_told(command, tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / CONFIG).write_text("- a\n- b\n")
     for path, words in (
-        (tmp_path / "nothing", "is missing; wanted a run's folder"),
-        (tmp_path, "holds no run; wanted a run's folder"),
-        (tmp_path / "notes.txt", "no checkpoint; wanted a whole checkpoint"),
+        (tmp_path / "nothing", "is missing; give a run's folder"),
+        (tmp_path, "holds no run; give a run's folder"),
+        (tmp_path / "notes.txt", "no checkpoint; give a whole checkpoint"),
         (tmp_path / "run", "holds no settings"),
     ):
         done = command("info", path)

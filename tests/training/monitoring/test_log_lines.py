@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from unet4d.training.monitoring.log_lines import LOG, best_epoch, epoch_line, log_lines, seconds_left, totals
+from unet4d.training.monitoring.log_lines import LOG, best_epoch, epoch_line, log_lines, log_totals, seconds_left
 
 TIMED = {"epoch": 20, "loss": 0.21137, "seconds": 61.2, "frames_per_second": 412.04}
 
@@ -111,10 +111,10 @@ def test_totals_of_a_log():
         {"epoch": 2, "seconds": 2.0, "skipped": [{"step": 7}, {"step": 8}]},
         {"epoch": 3, "seconds": None},
     ]  # fmt: skip
-    assert totals(lines) == {
+    assert log_totals(lines) == {
         "epochs_done": 3,
         "seconds": 7.5,
         "skipped_steps": 3,
         "best": {"epoch": 1, "mean_foreground_dice": 0.5, "dice": {"wall": 0.5}},
     }
-    assert totals([]) == {"epochs_done": 0, "seconds": 0, "skipped_steps": 0, "best": None}
+    assert log_totals([]) == {"epochs_done": 0, "seconds": 0, "skipped_steps": 0, "best": None}

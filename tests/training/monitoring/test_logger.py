@@ -23,7 +23,7 @@ from tests.builders import resolve_plainly
 from unet4d.config import Config, TrainConfig
 from unet4d.errors import InputError, ReportedByOtherRank, Unet4DError
 from unet4d.system.distributed import ProcessGroup
-from unet4d.training.monitoring.logger import BOARD, LOG, Record, opened
+from unet4d.training.monitoring.logger import BOARD, LOG, RunLogger, open_logger
 
 
 @pytest.fixture(autouse=True)
@@ -33,9 +33,9 @@ def few_files(monkeypatch):
 
 
 def recorded(folder, first: int, last: int, epochs_done: int = 0, loss: float = 0.5) -> None:
-    record = Record(folder, epochs_done)
+    record = RunLogger(folder, epochs_done)
     for epoch in range(first, last + 1):
-        record.epoch({"epoch": epoch, "step": 10 * epoch, "loss": loss, "dice": {"left ventricle": 0.1 * epoch}})
+        record.log_epoch({"epoch": epoch, "step": 10 * epoch, "loss": loss, "dice": {"left ventricle": 0.1 * epoch}})
     record.close()
 
 
@@ -49,8 +49,8 @@ def board(folder) -> EventAccumulator:
 
 def test_numbers_and_pictures_can_be_read_back(tmp_path):
     recorded(tmp_path, 1, 2)
-    record = Record(tmp_path, 2)
-    record.picture("validation/heart", np.full((6, 8, 3), 200, np.uint8), 20)
+    record = RunLogger(tmp_path, 2)
+    record.log_picture("validation/heart", np.full((6, 8, 3), 200, np.uint8), 20)
     record.close()
     assert [line["loss"] for line in lines(tmp_path)] == [0.5, 0.5]
     assert [event.step for event in board(tmp_path).Scalars("dice/left ventricle")] == [10, 20]
@@ -80,20 +80,20 @@ def test_a_new_run_begins_an_empty_log(tmp_path):
 
 
 def test_a_full_disk_is_told(tmp_path, monkeypatch):
-    record = Record(tmp_path)
+    record = RunLogger(tmp_path)
 
     def refuse():
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(record.board, "flush", refuse)
     with pytest.raises(Unet4DError, match=r"could not write .*log\.jsonl: No space left"):
-        record.epoch({"epoch": 1, "step": 1, "loss": 0.5})
+        record.log_epoch({"epoch": 1, "step": 1, "loss": 0.5})
     monkeypatch.undo()
     record.close()
 
 
 @pytest.fixture
-def full(tmp_path, monkeypatch) -> Record:
+def full(tmp_path, monkeypatch) -> RunLogger:
     """A record whose TensorBoard is refused every byte; with an MLflow that notes when it is closed."""
 
     def refuse(*given, **named):
@@ -105,7 +105,7 @@ def full(tmp_path, monkeypatch) -> Record:
         def close(self):
             self.closed = True
 
-    record = Record(tmp_path, mlflow=Noted())
+    record = RunLogger(tmp_path, mlflow=Noted())
     for name in ("add_image", "flush", "close"):
         monkeypatch.setattr(record.board, name, refuse)
     return record
@@ -116,14 +116,14 @@ def test_a_full_disk_is_told_of_a_picture(full, monkeypatch, late):
     if late:
         monkeypatch.setattr(full.board, "add_image", lambda *given, **named: None)
     with pytest.raises(Unet4DError, match=r"could not write .*tensorboard: No space left on device; free space"):
-        full.picture("heart", np.zeros((2, 2, 3), np.uint8), 1)
+        full.log_picture("heart", np.zeros((2, 2, 3), np.uint8), 1)
 
 
 def test_a_full_disk_at_the_end_is_said_and_hides_no_error(full, tmp_path, capsys):
     """Pins that TensorBoard's own error took the place of the one that ended the run, and MLflow never heard of the end."""
     with pytest.raises(Unet4DError, match="of the run"), contextlib.closing(full):
         raise Unet4DError("of the run")
-    assert capsys.readouterr().out == f"{tmp_path / BOARD} lacks what was recorded last: No space left on device\n"
+    assert capsys.readouterr().out == f"{tmp_path / BOARD} lacks what was logged last: No space left on device\n"
     assert full.mlflow.closed
 
 
@@ -144,8 +144,8 @@ def fill_disk(folder) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
     noise = np.random.default_rng(0).integers(0, 255, (300, 300, 3), np.uint8)
     try:
-        with contextlib.closing(Record(folder)) as record:
-            record.picture("heart", noise, 1)
+        with contextlib.closing(RunLogger(folder)) as record:
+            record.log_picture("heart", noise, 1)
     except Unet4DError as error:
         print(f"ended by: {error}")
     threading.Thread(target=lambda: 1 / 0).start()
@@ -173,8 +173,8 @@ def test_every_number_of_a_line_is_plotted_and_the_length_of_a_list(tmp_path):
         "predicted_voxels": {"left ventricle": 7},
         "case_dice": {"a": 0.5, "b": None},
     }
-    record = Record(tmp_path)
-    record.epoch(line)
+    record = RunLogger(tmp_path)
+    record.log_epoch(line)
     record.close()
     assert sorted(board(tmp_path).Tags()["scalars"]) == ["learning_rate", "predicted_voxels/left ventricle", "skipped"]
     assert board(tmp_path).Scalars("skipped")[0].value == 1
@@ -183,9 +183,9 @@ def test_every_number_of_a_line_is_plotted_and_the_length_of_a_list(tmp_path):
 
 def test_the_lines_so_far_are_at_hand_also_after_a_resumption(tmp_path):
     recorded(tmp_path, 1, 3)
-    record = Record(tmp_path, 2)
+    record = RunLogger(tmp_path, 2)
     assert record.lines == lines(tmp_path)
-    record.epoch({"epoch": 3, "step": 30, "loss": float("nan")})
+    record.log_epoch({"epoch": 3, "step": 30, "loss": float("nan")})
     record.close()
     assert record.lines == lines(tmp_path)
     assert [line["epoch"] for line in record.lines] == [1, 2, 3]
@@ -203,9 +203,9 @@ def test_what_is_said_is_said_at_once(tmp_path, monkeypatch):
         def flush(self):
             written.append("flushed")
 
-    record = Record(tmp_path)
+    record = RunLogger(tmp_path)
     monkeypatch.setattr("sys.stdout", File())
-    record.say("hello")
+    record.print("hello")
     monkeypatch.undo()
     record.close()
     assert "".join(written).startswith("hello\n")
@@ -213,10 +213,10 @@ def test_what_is_said_is_said_at_once(tmp_path, monkeypatch):
 
 
 def recorded_by(ranks: ProcessGroup, folder) -> list[dict]:
-    record = opened(folder / str(ranks.rank), 0, resolve_plainly(Config()), ranks)
-    record.epoch({"epoch": 1, "step": 1, "loss": 0.5})
-    record.picture("heart", np.zeros((2, 2, 3), np.uint8), 1)
-    record.say(f"process {ranks.rank}")
+    record = open_logger(folder / str(ranks.rank), 0, resolve_plainly(Config()), ranks)
+    record.log_epoch({"epoch": 1, "step": 1, "loss": 0.5})
+    record.log_picture("heart", np.zeros((2, 2, 3), np.uint8), 1)
+    record.print(f"process {ranks.rank}")
     record.close()
     return record.lines
 
@@ -234,7 +234,7 @@ def test_only_the_first_process_writes_and_speaks(tmp_path, capfd):
 def opened_without_mlflow(ranks: ProcessGroup, folder) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("importlib.util.find_spec", lambda name: None)
-        opened(folder, 0, resolve_plainly(Config(train=TrainConfig(mlflow="hearts"))), ranks)
+        open_logger(folder, 0, resolve_plainly(Config(train=TrainConfig(mlflow="hearts"))), ranks)
 
 
 def test_mlflow_that_is_missing_is_told_by_one_and_ends_all(tmp_path):

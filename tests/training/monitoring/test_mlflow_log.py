@@ -1,4 +1,4 @@
-"""A run in MLflow, against a server that only remembers what it was told; what the real one refuses is refused here, too."""
+"""A run in MLflow, against a stand-in for a server that refuses what the real one refuses."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.builders import resolve_plainly
 from unet4d.config import Config, TrainConfig
 from unet4d.errors import InputError
 from unet4d.system.distributed import ProcessGroup
-from unet4d.training.monitoring.logger import opened
+from unet4d.training.monitoring.logger import open_logger
 from unet4d.training.monitoring.mlflow_log import RUN_ID, check_mlflow
 from unet4d.training.monitoring.summary import CONFIG, SUMMARY
 
@@ -103,7 +103,7 @@ def server(monkeypatch):
 
 def record(run, epochs_done: int = 0, **train):
     run.mkdir(exist_ok=True)
-    return opened(
+    return open_logger(
         run, epochs_done, resolve_plainly(Config(train=TrainConfig(**{"mlflow": "hearts"} | train))), ProcessGroup()
     )
 
@@ -115,8 +115,8 @@ def epoch(number: int, **more) -> dict:
 def test_settings_numbers_and_files_are_logged(server, tmp_path):
     run = tmp_path / "first"
     one = record(run, epochs=3)
-    one.epoch(epoch(1, gradient_norm=float("nan"), skipped=[], case_dice={"a": 0.5}))
-    one.epoch(epoch(2, dice={"left ventricle": 0.25, "wall (inner)": 1}))
+    one.log_epoch(epoch(1, gradient_norm=float("nan"), skipped=[], case_dice={"a": 0.5}))
+    one.log_epoch(epoch(2, dice={"left ventricle": 0.25, "wall (inner)": 1}))
     (run / CONFIG).write_text("seed: 0\n")
     (run / SUMMARY).write_text(json.dumps({"state": "finished"}))
     one.close()
@@ -150,27 +150,27 @@ def test_it_ends_there_as_the_summary_says(server, tmp_path, state, status):
 def test_a_resumed_run_goes_on_with_the_same(server, tmp_path, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://elsewhere:5000")
     first = record(tmp_path)
-    first.epoch(epoch(1))
+    first.log_epoch(epoch(1))
     first.close()
     second = record(tmp_path, 1, validate_every=7)  # a setting that may change, where a parameter may not
     assert server.runs["run0"]["status"] == "RUNNING"
-    second.epoch(epoch(2))
+    second.log_epoch(epoch(2))
     assert list(server.runs) == ["run0"]
     assert [step for _, _, step in server.runs["run0"]["metrics"]] == [10, 20]
     assert server.uris == {"http://elsewhere:5000"}
 
 
-def test_a_server_that_fails_later_is_told_once_and_left_alone(server, tmp_path, capsys):
+def test_a_server_that_fails_later_is_reported_once_and_not_called_again(server, tmp_path, capsys):
     one = record(tmp_path)
     server.fails.add("log_batch")
-    one.epoch(epoch(1))
+    one.log_epoch(epoch(1))
     calls = len(server.calls)
-    one.epoch(epoch(2))
+    one.log_epoch(epoch(2))
     one.close()
     assert len(server.calls) == calls
     said = capsys.readouterr().out.splitlines()
     assert len(said) == 1
-    assert "//host is down); training goes on without it" in said[0]
+    assert "//host is down); training continues without it" in said[0]
     assert "secret" not in said[0]
     assert [line["epoch"] for line in one.lines] == [1, 2]
 
@@ -178,25 +178,25 @@ def test_a_server_that_fails_later_is_told_once_and_left_alone(server, tmp_path,
 def test_a_server_that_is_gone_does_not_stop_a_resumption(server, tmp_path, capsys):
     record(tmp_path).close()
     server.fails.add("update_run")
-    record(tmp_path).epoch(epoch(1))
-    assert "training goes on without it" in capsys.readouterr().out
+    record(tmp_path).log_epoch(epoch(1))
+    assert "training continues without it" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("call", ["get_experiment_by_name", "create_run", "log_batch"])
 def test_a_new_run_that_cannot_be_logged_does_not_begin(server, tmp_path, call):
     server.fails.add(call)
-    with pytest.raises(InputError, match=r"cannot be used \(https://host is down\); .* set MLFLOW_TRACKING_URI"):
+    with pytest.raises(InputError, match=r"cannot be used \(https://host is down\); set MLFLOW_TRACKING_URI"):
         record(tmp_path)
     assert not (tmp_path / RUN_ID).exists()
 
 
-def test_a_missing_package_is_told_only_where_it_is_asked_for(monkeypatch):
+def test_a_missing_package_is_an_error_only_where_mlflow_is_asked_for(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     check_mlflow(None)
-    with pytest.raises(InputError, match=r"train\.mlflow is 'hearts' and .* pip install mlflow-skinny"):
+    with pytest.raises(InputError, match=r"train\.mlflow 'hearts', .* pip install mlflow-skinny"):
         check_mlflow("hearts")
 
 
 def test_a_run_that_does_not_ask_is_not_logged(server, tmp_path):
-    record(tmp_path, mlflow=None).epoch(epoch(1))
+    record(tmp_path, mlflow=None).log_epoch(epoch(1))
     assert server.calls == []

@@ -26,11 +26,11 @@ def clock(monkeypatch):
     return time
 
 
-def stepped(monkeypatch, clock, steps: int, *made, stderr=Terminal, shown: bool = True, later_s=None) -> str:
-    """What stands on stderr in the end, before the bar is wiped away, after so many steps of 2 s and 6 frames."""
+def stepped(monkeypatch, clock, steps: int, *made, stderr=Terminal, enabled: bool = True, later_s=None) -> str:
+    """Return the bar as it is on stderr after this many steps of 2 s and 6 frames."""
     told = stderr()
     monkeypatch.setattr("sys.stderr", told)  # in the test itself: pytest sets its own before it
-    with EpochBar(*made, shown=shown, later_s=later_s) as bar:
+    with EpochBar(*made, enabled=enabled, later_s=later_s) as bar:
         for _ in range(steps):
             clock[0] += 2.0
             bar.step(0.51234, 6)
@@ -51,8 +51,8 @@ def test_a_resumed_epoch_begins_where_it_was_left(monkeypatch, clock):
     assert told.endswith("9/10, loss 0.5123, ETA 00:22, 3 frames/s")
 
 
-def test_what_comes_later_is_as_it_is_told(monkeypatch, clock):
-    """Six steps of this epoch at 2 s, and what validations and later epochs take; 0 s is told, too."""
+def test_the_time_of_later_epochs_can_be_given(monkeypatch, clock):
+    """Six steps of this epoch at 2 s, and the time of validations and later epochs; 0 s counts, too."""
     assert ", ETA 01:52, " in stepped(monkeypatch, clock, 4, 3, 5, 10, 0, None, later_s=100.0)
     assert ", ETA 00:12, " in stepped(monkeypatch, clock, 4, 3, 5, 10, 0, None, later_s=0.0)
 
@@ -66,6 +66,6 @@ def test_a_loss_that_is_not_known_yet_is_a_dash(monkeypatch):
     assert "loss -," in told.getvalue()
 
 
-@pytest.mark.parametrize(("stderr", "shown"), [(io.StringIO, True), (Terminal, False)])
-def test_nothing_is_shown_elsewhere(monkeypatch, clock, stderr, shown):
-    assert stepped(monkeypatch, clock, 3, 1, 1, 3, 0, 0.5, stderr=stderr, shown=shown) == ""
+@pytest.mark.parametrize(("stderr", "enabled"), [(io.StringIO, True), (Terminal, False)])
+def test_nothing_is_shown_elsewhere(monkeypatch, clock, stderr, enabled):
+    assert stepped(monkeypatch, clock, 3, 1, 1, 3, 0, 0.5, stderr=stderr, enabled=enabled) == ""

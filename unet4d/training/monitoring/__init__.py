@@ -1,4 +1,4 @@
-"""What a user sees of a run.
+"""Monitoring: what people see of a training, while it runs and afterwards.
 
-In: steps and validations. Out: log.jsonl, TensorBoard, MLflow, warnings, summary.json, and what `info` prints.
+In: the numbers of every step and epoch. Out: log.jsonl, TensorBoard, MLflow, summary.json, the progress bar, advice, `unet4d info`.
 """

@@ -1,4 +1,4 @@
-"""What a run's log gives reason to tell its user, in words: what was seen, what it usually means, what to do."""
+"""Advice on a training, from the lines of its log: what was observed, what it usually means, what to do."""
 
 from __future__ import annotations
 
@@ -13,130 +13,114 @@ from unet4d.config import ResolvedConfig
 from unet4d.training.optimizer import learning_rate_factor
 
 Log = Sequence[Mapping[str, Any]]
-"""The lines of RUN/log.jsonl, one an epoch."""
-QUIET = 10
-"""What held at any of so many epochs (or validations) before is not said again."""
-FEWEST_EPOCHS = 10
-WINDOW_SHARE = 1 / 5
-"""A loss is looked at over this share of the run's epochs, but no fewer than the fewest."""
-SURE = 0.99
-FLAT = 0.02
-"""A loss is flat if it is this sure that it falls by less than this share over the window."""
-TOO_NOISY = 0.1
-"""... and not at all where noise leaves more of it than this share open."""
-HIGH_RATE = 0.1
-"""Below this share of its peak the learning rate is so low that a flat loss is in order."""
-STARVED, STARVED_S = 0.25, 1.0
-"""An epoch that waits for batches for more than this share of it, and more than so many seconds, is starved."""
-MANY_SKIPPED = 0.05
-"""An epoch that skips more than this share of its steps loses too many."""
+"""The lines of RUN/log.jsonl, one per epoch."""
+REPEAT_AFTER = 10
+"""Epochs (or validations) without a problem before the same advice is given again."""
+LOSS_WINDOW_SHARE, LEAST_LOSS_WINDOW = 1 / 5, 10
+"""The loss is watched over this share of the run's epochs, and over at least this many."""
+FLAT_FALL, FLAT_CONFIDENCE, MOST_NOISE = 0.02, 0.99, 0.1
+"""A loss is flat if it falls by less than this share of it per window, with this confidence, known to within this share."""
+HIGH_RATE_SHARE = 0.1
+"""Below this share of its peak the learning rate is so low that a flat loss is expected."""
+MOST_WAITING_SHARE, MOST_WAITING_S = 0.25, 1.0
+"""Waiting for batches for more than both of these per epoch is too long."""
+MOST_SKIPPED_SHARE = 0.05
+"""Share of an epoch's steps that may be skipped."""
 
 
-def advice(log: Log, config: ResolvedConfig) -> list[str]:
-    """What to tell the user after the newest epoch: each thing when it becomes true, and not at every epoch that it holds.
+def training_advice(log: Log, config: ResolvedConfig) -> list[str]:
+    """Return advice after the newest epoch; each piece when it becomes true, not at every epoch for which it holds.
 
     Args:
-        log: the lines so far, the newest one last.
-        config: of the run, resolved.
+        log: lines so far, the newest one last.
+        config: of the run.
     """
-    sentences = _new(log, lambda lines: _of_epochs(lines, config))
+    sentences = _new_advice(log, config, _epoch_advice)
     if log and "mean_foreground_dice" in log[-1]:
-        validated = [line for line in log if "mean_foreground_dice" in line]
-        sentences += _new(validated, lambda lines: _of_validations(lines, config))
+        sentences += _new_advice([line for line in log if "mean_foreground_dice" in line], config, _validation_advice)
     return sentences
 
 
-def _new(log: Log, holding: Callable[[Log], dict[str, str]]) -> list[str]:
-    """The sentences that hold now, by kind, of kinds that held nowhere just before."""
-    now = holding(log)
-    earlier = (log[: len(log) - back] for back in range(1, min(QUIET, len(log)) + 1)) if now else ()
-    before = {kind for lines in earlier for kind in holding(lines)}
+def _new_advice(log: Log, config: ResolvedConfig, find: Callable[[Log, ResolvedConfig], dict[str, str]]) -> list[str]:
+    """Return the advice, by kind, on the newest line of kinds that none of the last lines gave reason for."""
+    now = find(log, config) if log else {}
+    earlier = range(1, min(REPEAT_AFTER, len(log) - 1) + 1) if now else ()
+    before = {kind for back in earlier for kind in find(log[:-back], config)}
     return [sentence for kind, sentence in now.items() if kind not in before]
 
 
-def _of_epochs(log: Log, config: ResolvedConfig) -> dict[str, str]:
-    """What holds at the newest epoch."""
-    checks = {"flat": _flat_loss, "starved": _starved, "skipped": _skipped}
-    found = {kind: check(log, config) for kind, check in checks.items()} if log else {}
-    return {kind: sentence for kind, sentence in found.items() if sentence}
+def _epoch_advice(log: Log, config: ResolvedConfig) -> dict[str, str]:
+    """Return advice on loss, speed and skipped steps at the newest line."""
+    train, line, found = config.train, log[-1], {}
+    if level := _flat_loss(log, config):
+        found["flat"] = (
+            f"the loss has stayed at about {level:.4g} for {_loss_window(config)} epochs at a learning rate of "
+            f"{line['learning_rate']:.2g}: with a good validation Dice, fewer --train.epochs suffice; else check the labels "
+            f"with unet4d verify, then train anew with --train.learning_rate {train.learning_rate / 3:.1g} or "
+            f"{train.learning_rate * 3:.1g}"
+        )
+    waited, seconds = line.get("waited_seconds") or 0.0, line.get("seconds") or 0.0
+    if waited > MOST_WAITING_S and waited > MOST_WAITING_SHARE * seconds:
+        found["waiting"] = (
+            f"{waited / seconds:.0%} of epoch {line['epoch']} went by waiting for batches ({waited:.1f} of {seconds:.1f} s): "
+            f"raise --data.num_workers, now {config.data.num_workers}, or put --data.cache_dir on a faster disk, both "
+            "with --resume; or train anew with --data.augmentation mild or off"
+        )
+    skipped = line.get("skipped") or []
+    if len(skipped) > MOST_SKIPPED_SHARE * train.steps_per_epoch:
+        cases = [case for step in skipped for case in step["cases"]]
+        often = max(dict.fromkeys(cases), key=cases.count)
+        found["skipped"] = (
+            f"{len(skipped)} of {train.steps_per_epoch} steps of epoch {line['epoch']} were skipped because loss or gradient was "
+            f"not finite, most often with case {often} ({cases.count(often)} times): check it with unet4d verify, or train anew "
+            "with a lower --train.learning_rate or --train.precision fp32"
+        )
+    return found
 
 
-def _flat_loss(log: Log, config: ResolvedConfig) -> str:
-    """The loss has not fallen for long, though the learning rate is high.
+def _loss_window(config: ResolvedConfig) -> int:
+    """Return the number of epochs over which the loss is watched."""
+    return max(LEAST_LOSS_WINDOW, math.ceil(LOSS_WINDOW_SHARE * config.train.epochs))
 
-    A line by Theil and Sen (Sen 1968), which single outliers do not bend, goes through the losses of as many epochs as a fifth of
-    the run's, 10 at least, all after warm-up. The loss is flat if even the steepest fall within the slope's 99 % confidence
-    interval brings less than 2 % over these epochs. Noise widens the interval: where it spans more than 10 % of the loss, nothing
-    can be told and nothing is. So a loss that falls by 2 % or more is practically never called flat.
+
+def _flat_loss(log: Log, config: ResolvedConfig) -> float:
+    """Return the level of a loss that no longer falls though the learning rate is high; 0 where it falls or is too noisy.
+
+    The slope is that of Theil and Sen (Sen 1968), which single outliers do not change, over the last window after warm-up. The loss
+    is flat if even the steepest fall within the slope's 99 % confidence interval is less than 2 % per window. An interval wider
+    than 10 % of the loss proves nothing.
     """
-    train = config.train
-    window = max(FEWEST_EPOCHS, math.ceil(WINDOW_SHARE * train.epochs))
-    settled = [line for line in log if _is_warm(line["step"] - train.steps_per_epoch, config)]
+    train, window = config.train, _loss_window(config)
+    settled = [line for line in log if _is_past_warmup(line["step"] - train.steps_per_epoch, config)]
     losses = [line["loss"] for line in settled[-window:] if line["loss"] is not None]
-    if len(losses) < window or log[-1]["learning_rate"] <= HIGH_RATE * train.learning_rate:
-        return ""
-    slope, level = theilslopes(losses, alpha=SURE), abs(median(losses))
+    if len(losses) < window or log[-1]["learning_rate"] <= HIGH_RATE_SHARE * train.learning_rate:
+        return 0.0
+    slope, level = theilslopes(losses, alpha=FLAT_CONFIDENCE), abs(median(losses))
     steepest, shallowest = slope.low_slope * (window - 1), slope.high_slope * (window - 1)
-    if -steepest >= FLAT * level or shallowest - steepest > TOO_NOISY * level:
-        return ""
-    return (
-        f"the loss has stayed at about {level:.4g} for {window} epochs, with the learning rate still at "
-        f"{log[-1]['learning_rate']:.2g}: where the validation Dice is good, all is learnt and fewer --train.epochs do; where it "
-        "is poor, the network does not learn: look at the labels with unet4d verify, then begin anew with --train.learning_rate "
-        f"{train.learning_rate / 3:.1g} or {train.learning_rate * 3:.1g}"
-    )
+    return 0.0 if -steepest >= FLAT_FALL * level or shallowest - steepest > MOST_NOISE * level else level
 
 
-def _starved(log: Log, config: ResolvedConfig) -> str:
-    """Much of the newest epoch was spent waiting for batches."""
-    waited, seconds = log[-1].get("waited_seconds") or 0.0, log[-1].get("seconds") or 0.0
-    if waited <= STARVED_S or waited <= STARVED * seconds:
-        return ""
-    return (
-        f"{waited / seconds:.0%} of epoch {log[-1]['epoch']} went by waiting for batches ({waited:.1f} of {seconds:.1f} s): they "
-        "are read and varied more slowly than the network learns from them; raise --data.num_workers, now "
-        f"{config.data.num_workers}, or put --data.cache_dir on a faster disk, both with --resume; or begin anew with "
-        "--data.augmentation mild or off"
-    )
-
-
-def _skipped(log: Log, config: ResolvedConfig) -> str:
-    """Many of the newest epoch's steps changed no weight."""
-    skipped, steps = log[-1].get("skipped") or [], config.train.steps_per_epoch
-    if len(skipped) <= MANY_SKIPPED * steps:
-        return ""
-    cases = [case for step in skipped for case in step["cases"]]
-    often = max(dict.fromkeys(cases), key=cases.count)
-    return (
-        f"{len(skipped)} of {steps} steps of epoch {log[-1]['epoch']} were skipped, for their loss or gradient was not finite: the "
-        "learning rate is too high, the precision too low, or a study holds broken values; case "
-        f"{often} came most often, {cases.count(often)} times: run unet4d verify, or begin anew with a lower "
-        "--train.learning_rate or --train.precision fp32"
-    )
-
-
-def _of_validations(validated: Log, config: ResolvedConfig) -> dict[str, str]:
-    """What holds at the newest validation; nothing within warm-up."""
-    if not validated or not _is_warm(validated[-1]["step"], config):
+def _validation_advice(validated: Log, config: ResolvedConfig) -> dict[str, str]:
+    """Return advice on classes that the newest validation did not find; nothing within warm-up."""
+    line = validated[-1]
+    if not _is_past_warmup(line["step"], config):
         return {}
-    newest = validated[-1]
-    reference, predicted = newest["reference_voxels"], newest["predicted_voxels"]
-    if newest["mean_foreground_dice"] == 0:
-        seen = "what is predicted lies elsewhere" if any(predicted.values()) else "nothing but background is predicted"
+    predicted = line["predicted_voxels"]
+    remedy = "train anew with --data.foreground_fraction 1 or more --train.epochs"
+    if line["mean_foreground_dice"] == 0:
+        seen = "the prediction lies elsewhere" if any(predicted.values()) else "only background is predicted"
         return {
-            "zero": f"the validation Dice of epoch {newest['epoch']} is 0, for {seen}: usual before a network has learnt its first "
-            "class; if it stays so, labels do not fit their images or the classes are very small: look at the pictures in "
-            "TensorBoard and run unet4d verify, then begin anew with --data.foreground_fraction 1 or a lower --train.learning_rate"
+            "zero": f"the validation Dice of epoch {line['epoch']} is 0 because {seen}: usual early in training; if it stays so, "
+            f"look at the pictures in TensorBoard, check the labels with unet4d verify, and {remedy}"
         }
     return {
-        f"never {name}": f"class {name} is predicted in no voxel of the validation studies of epoch {newest['epoch']}, and the "
-        f"references have {voxels}: usual early in training for small and rare classes; if it stays so, see whether "
-        "enough training studies have it, then begin anew with --data.foreground_fraction 1 or more --train.epochs"
-        for name, voxels in reference.items()
+        f"missing {name}": f"class {name} is predicted in no voxel of the validation studies of epoch {line['epoch']}, expected "
+        f"{voxels}: usual early for small classes; if it stays so, see whether enough training studies have it, and {remedy}"
+        for name, voxels in line["reference_voxels"].items()
         if voxels and not predicted.get(name)
     }
 
 
-def _is_warm(step: int, config: ResolvedConfig) -> bool:
-    """Whether the learning rate no longer rises after so many steps."""
+def _is_past_warmup(step: int, config: ResolvedConfig) -> bool:
+    """Return whether the learning rate no longer rises at this step."""
     return learning_rate_factor(step, config.train) >= learning_rate_factor(step + 1, config.train)

@@ -1,4 +1,4 @@
-"""The lines of a run's log: read, compared, and told on the terminal."""
+"""The lines of RUN/log.jsonl, one per epoch: read, summarized, and written for the terminal."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ LOG = "log.jsonl"
 
 
 def log_lines(run: Path) -> list[dict[str, Any]]:
-    """The whole lines of a run's log, an empty list where it has none; what a kill has torn is left out."""
+    """Read the whole lines of a run's log; an empty list without a log. What follows a torn line is dropped."""
     log, lines = run / LOG, []
     for text in log.read_text(encoding="utf-8", errors="replace").splitlines() if log.is_file() else []:
         try:
@@ -29,29 +29,28 @@ def log_lines(run: Path) -> list[dict[str, Any]]:
 
 
 def _is_whole(line: Mapping[str, Any]) -> bool:
-    """Return whether a line has the numbers that are read of it."""
-    counted = all(type(line.get(name)) is int for name in ("epoch", "step"))
-    timed = ("seconds", "validation_seconds", "mean_foreground_dice")
+    """Return whether a line has the numbers that are read from it."""
     dice = line.get("dice", {})
-    scored = "mean_foreground_dice" not in line or "dice" in line
-    if not isinstance(dice, dict) or not counted or not scored:
+    if not isinstance(dice, dict) or any(type(line.get(name)) is not int for name in ("epoch", "step")):
         return False
-    numbers = (*(line.get(name) for name in timed), *dice.values())
-    return all(isinstance(number, (int, float, type(None))) for number in numbers)
+    if "mean_foreground_dice" in line and "dice" not in line:
+        return False
+    optional = (line.get(name) for name in ("seconds", "validation_seconds", "mean_foreground_dice"))
+    return all(isinstance(number, (int, float, type(None))) for number in (*optional, *dice.values()))
 
 
 def best_epoch(lines: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
-    """The log's line of the best mean foreground Dice, the later one of equals; None where there is no Dice."""
+    """Return the line with the best mean foreground Dice, the later one of equals; None without any Dice."""
     scored = [line for line in lines if line.get("mean_foreground_dice") is not None]
     return max(scored, key=lambda line: (line["mean_foreground_dice"], line["epoch"]), default=None)
 
 
-def totals(lines: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """What the lines of a log come to.
+def log_totals(lines: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the totals over the lines of a log.
 
     Returns:
-        `epochs_done`: recorded ones; `seconds`: of steps and of validations; `skipped_steps`; `best`: epoch and Dice of the best
-        epoch, None where there is no Dice.
+        `epochs_done`; `seconds` of steps and validations; `skipped_steps`; `best`: epoch and Dice of the best epoch, None without
+        any Dice.
     """
     best = best_epoch(lines)
     return {
@@ -65,16 +64,16 @@ def totals(lines: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 def seconds_left(
     lines: Sequence[Mapping[str, Any]], epochs: int, validate_every: int, running: bool = False
 ) -> float | None:
-    """What the epochs that are left will take, steps and validations, each from the median of the last ten timed ones.
+    """Return the time that the remaining epochs take: steps and validations, each at the median of the last ten.
 
     Args:
         lines: of the log so far.
         epochs: of the run.
         validate_every: epochs from one validation to the next; the last epoch is always validated.
-        running: leave out the steps of the epoch after the last line, not its validation: whoever takes them knows their pace.
+        running: leave out the steps of the epoch after the last line, but not its validation.
 
     Returns:
-        None where no epoch has been timed; no time for validations where none has been.
+        None where no epoch has been timed; without the time of validations where none has been.
     """
     steps_s, validation_s = (
         [line[name] for line in lines if line.get(name) is not None][-10:] for name in ("seconds", "validation_seconds")
@@ -88,12 +87,11 @@ def seconds_left(
 
 
 def epoch_line(values: Mapping[str, Any], left_s: float | None, best_so_far: bool = False) -> str:
-    """One epoch in a line: `key value` pairs, two spaces apart, in this order; no value has a space in it, a key may.
+    """Return one epoch as `key value` pairs, two spaces apart, in this order; no value has a space in it, a key may.
 
         epoch 20  loss 0.2114  seconds 61.2  ETA 3:03:36  frames/s 412.0  Dice 0.8711  right ventricle 0.840  (best so far)
 
-    ETA is of the whole run. Only a validated epoch has a Dice, the mean, and after it that of each class; the remark at the end is
-    in brackets. What is unknown is "-".
+    ETA is that of the whole run. Only a validated epoch has the mean Dice, and then that of each class. An unknown value is "-".
 
     Args:
         values: of the log's line.
@@ -113,10 +111,10 @@ def epoch_line(values: Mapping[str, Any], left_s: float | None, best_so_far: boo
     return "  ".join([f"{key} {value}" for key, value in pairs] + ["(best so far)"] * best_so_far)
 
 
-def flat(values: Mapping[str, Any], separator: str) -> dict[str, Any]:
-    """Nested dicts as one, the names on the way joined by `separator`."""
+def flatten_dict(values: Mapping[str, Any], separator: str = ".") -> dict[str, Any]:
+    """Return nested dicts as one, with the names on the way joined by a separator."""
     found: dict[str, Any] = {}
     for name, value in values.items():
-        inner = flat(value, separator) if isinstance(value, dict) else {"": value}
+        inner = flatten_dict(value, separator) if isinstance(value, dict) else {"": value}
         found.update({f"{name}{separator}{key}" if key else name: item for key, item in inner.items()})
     return found

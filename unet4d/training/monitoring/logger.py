@@ -1,4 +1,4 @@
-"""What a run writes about itself: a line an epoch on the terminal, JSON lines, TensorBoard, and MLflow if asked."""
+"""The log of a run: one JSON line per epoch, curves and pictures in TensorBoard, MLflow on request, lines on the terminal."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 import math
 import os
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,45 +17,46 @@ from unet4d.config import ResolvedConfig
 from unet4d.system.distributed import ProcessGroup
 from unet4d.system.files import write_text, writing
 from unet4d.system.progress_bar import print_line
-from unet4d.training.monitoring.log_lines import LOG, flat, log_lines
+from unet4d.training.monitoring.log_lines import LOG, flatten_dict, log_lines
 from unet4d.training.monitoring.mlflow_log import MlflowLog
 
 BOARD = "tensorboard"
 NOT_PLOTTED = ("epoch", "step", "case_dice")
 
 
-def opened(run: Path, epochs_done: int, config: ResolvedConfig, ranks: ProcessGroup) -> Record:
-    """The record of a run, on the first process; on the others one that keeps nothing. All processes call it together.
+def open_logger(run: Path, epochs_done: int, config: ResolvedConfig, ranks: ProcessGroup) -> RunLogger | SilentLogger:
+    """Open the log of a run on rank 0; return one that writes nothing on the others. All ranks call it together.
 
     Args:
         run: its folder.
-        epochs_done: epochs a resumed run has behind it; what was recorded of later ones is dropped, for they come again.
-        config: says whether MLflow is told too.
+        epochs_done: epochs that a resumed run has completed; log lines of later ones are dropped, because they are trained again.
+        config: names the MLflow experiment, if any.
         ranks: this process among the others.
 
     Raises:
         InputError: MLflow is asked for and cannot be used.
         Unet4DError: the disk is full.
-        ReportedByOtherRank: it failed on the first process.
+        ReportedByOtherRank: it failed on rank 0.
     """
-    record: list[Record] = []
+    logger: RunLogger | SilentLogger = SilentLogger()
 
-    def begin() -> None:
-        experiment, settings = config.train.mlflow, flat(config.as_dict(), ".")
-        mlflow = MlflowLog(run, experiment, settings, tell) if experiment is not None else None
-        record.append(Record(run, epochs_done, mlflow))
+    def open_files() -> None:
+        nonlocal logger
+        experiment, settings = config.train.mlflow, flatten_dict(config.as_dict())
+        mlflow = None if experiment is None else MlflowLog(run, experiment, settings, print_line)
+        logger = RunLogger(run, epochs_done, mlflow)
 
-    ranks.broadcast_from_rank0(begin)
-    return record[0] if record else SilentRecord()
+    ranks.broadcast_from_rank0(open_files)
+    return logger
 
 
-class Record:
-    """The record of a run: log.jsonl (one JSON object an epoch) and TensorBoard files under tensorboard/.
+class RunLogger:
+    """The log of a run: log.jsonl (one JSON object per epoch) and TensorBoard files under tensorboard/.
 
     Args:
         run: the run's folder.
-        epochs_done: as in `opened`.
-        mlflow: told every epoch's numbers, too.
+        epochs_done: as in `open_logger`.
+        mlflow: gets the numbers of every epoch too.
 
     Attributes:
         lines: the log's lines so far, those from before a resumption among them.
@@ -68,15 +69,15 @@ class Record:
         self.lines = [line for line in log_lines(run) if line["epoch"] <= epochs_done]
         write_text(self.log, "".join(json.dumps(line) + "\n" for line in self.lines))
         step = self.lines[-1]["step"] + 1 if self.lines else 0
-        _keep_board_quiet()
+        _silence_board_thread()
         with writing(self.board_dir):
             self.board = SummaryWriter(str(self.board_dir), purge_step=step)
 
-    def epoch(self, values: Mapping[str, Any]) -> None:
-        """Record one epoch: `epoch` (from 1), `step`, and numbers, lists, or dicts of numbers under any other name.
+    def log_epoch(self, values: Mapping[str, Any]) -> None:
+        """Log one epoch: `epoch` (from 1), `step`, and numbers, lists, or dicts of numbers under any other name.
 
-        A number that is infinite or NaN is recorded as null, for JSON has neither. Plotted is every number, and of a list its
-        length, but for NOT_PLOTTED.
+        Numbers that are not finite are logged as null, because JSON has none. Plotted are all numbers and the lengths of lists,
+        except NOT_PLOTTED.
 
         Raises:
             Unet4DError: the disk is full.
@@ -95,8 +96,8 @@ class Record:
         if self.mlflow:
             self.mlflow.metrics(plotted, line["step"])
 
-    def picture(self, name: str, picture: np.ndarray, step: int) -> None:
-        """Show a picture (H, W, 3) uint8 in TensorBoard.
+    def log_picture(self, name: str, picture: np.ndarray, step: int) -> None:
+        """Add a picture (H, W, 3) uint8 to TensorBoard.
 
         Raises:
             Unet4DError: the disk is full.
@@ -105,50 +106,45 @@ class Record:
             self.board.add_image(name, picture, step, dataformats="HWC")
             self.board.flush()
 
-    def say(self, line: str) -> None:
-        """A line on stdout, at once, that does not tear a progress bar."""
-        tell(line)
+    def print(self, line: str) -> None:
+        """Print a line on stdout, at once, above the progress bar."""
+        print_line(line)
 
     def close(self) -> None:
-        """Write out what TensorBoard still holds; tell MLflow how the run's summary says that it stands.
+        """Write what TensorBoard still buffers; set MLflow's status to that of the run's summary.
 
-        What the disk refuses is said and not raised, for it would hide the error that ends the run.
+        A full disk is reported and not raised, because it would hide the error that ends the run.
         """
         try:
             self.board.close()
         except OSError as error:
             with contextlib.suppress(OSError):  # of a stdout on the same disk
-                self.say(f"{self.board_dir} lacks what was recorded last: {error.strerror or error}")
+                self.print(f"{self.board_dir} lacks what was logged last: {error.strerror or error}")
         if self.mlflow:
             self.mlflow.close()
 
 
-class SilentRecord(Record):
-    """The record of a process that is not the first: it keeps and says nothing, and `lines` stays empty."""
+class SilentLogger:
+    """The log of a rank other than 0: it writes and prints nothing, and `lines` stays empty."""
 
     def __init__(self) -> None:
         self.lines: list[dict[str, Any]] = []
 
-    def epoch(self, values: Mapping[str, Any]) -> None:
-        """Nothing."""
+    def log_epoch(self, values: Mapping[str, Any]) -> None:
+        """Do nothing."""
 
-    def picture(self, name: str, picture: np.ndarray, step: int) -> None:
-        """Nothing."""
+    def log_picture(self, name: str, picture: np.ndarray, step: int) -> None:
+        """Do nothing."""
 
-    def say(self, line: str) -> None:
-        """Nothing."""
+    def print(self, line: str) -> None:
+        """Do nothing."""
 
     def close(self) -> None:
-        """Nothing."""
+        """Do nothing."""
 
 
-def tell(line: str) -> None:
-    """What `Record.say` says."""
-    print_line(line)
-
-
-def _keep_board_quiet() -> None:
-    """Have no traceback printed of what the disk refuses TensorBoard's thread: the next call of its writer raises the same."""
+def _silence_board_thread() -> None:
+    """Print no traceback where the disk is full for TensorBoard's thread: the next call of its writer raises the error."""
     usual = threading.excepthook
     if getattr(usual, "__module__", None) == __name__:
         return
@@ -162,20 +158,14 @@ def _keep_board_quiet() -> None:
 
 
 def _plotted(line: Mapping[str, Any]) -> dict[str, float]:
-    """Every number of a line by its flat name, and the length of every list."""
-
-    def numbers() -> Iterator[tuple[str, float]]:
-        for name, value in flat({k: v for k, v in line.items() if k not in NOT_PLOTTED}, "/").items():
-            if isinstance(value, list):
-                yield name, len(value)
-            elif isinstance(value, int | float):
-                yield name, value
-
-    return dict(numbers())
+    """Return every number of a line by its flat name, and the length of every list."""
+    flat = flatten_dict({name: value for name, value in line.items() if name not in NOT_PLOTTED}, "/")
+    lengths = {name: len(value) if isinstance(value, list) else value for name, value in flat.items()}
+    return {name: value for name, value in lengths.items() if isinstance(value, int | float)}
 
 
 def _finite(value: Any) -> Any:
-    """The same with None for every number that is infinite or NaN."""
+    """Return the same values with None for every number that is infinite or NaN."""
     if isinstance(value, Mapping):
         return {name: _finite(inner) for name, inner in value.items()}
     if isinstance(value, list | tuple):

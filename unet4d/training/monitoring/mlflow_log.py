@@ -1,4 +1,4 @@
-"""A run in MLflow, for who asks for it: settings once, numbers an epoch, config and summary as artifacts."""
+"""The optional log in MLflow: settings once, numbers per epoch, configuration and summary at the end."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from unet4d.system.files import write_text
 from unet4d.training.monitoring.summary import CONFIG, SUMMARY
 
 RUN_ID, STORE = "mlflow_run_id", "mlruns"
-STATUS = {"finished": "FINISHED", "failed": "FAILED", "stopped": "KILLED"}
-_LONGEST = 500
-"""Characters of a setting's value that every MLflow takes."""
+MLFLOW_STATUS = {"finished": "FINISHED", "failed": "FAILED", "stopped": "KILLED"}
+LONGEST_VALUE = 500
+"""Characters of a setting's value that every version of MLflow takes."""
 _ENVIRONMENT = {
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",  # a server that is gone holds the training for seconds, not minutes
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",  # a server that is gone delays the training by seconds, not minutes
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_ALLOW_FILE_STORE": "true",  # for the store in the run: databases need more than mlflow-skinny
@@ -28,31 +28,27 @@ _ENVIRONMENT = {
 
 
 def check_mlflow(experiment: str | None) -> None:
-    """See that MLflow is there if it is asked for, before anything long begins.
-
-    Raises:
-        InputError: it is not.
-    """
+    """Raise an InputError if an experiment is named and MLflow is not installed."""
     if experiment is not None and importlib.util.find_spec("mlflow") is None:
         raise InputError(
-            f"train.mlflow is {experiment!r} and the package mlflow is missing; wanted it installed; pip install mlflow-skinny, "
-            "or leave the setting out"
+            f"got train.mlflow {experiment!r}, expected the package mlflow to be installed; pip install mlflow-skinny, or "
+            "leave the setting out"
         )
 
 
 class MlflowLog:
-    """A run in MLflow, at MLFLOW_TRACKING_URI or, without that, in the run's folder. A resumed run goes on with the same one.
+    """A run in MLflow, at MLFLOW_TRACKING_URI or, without that, in the run's folder. A resumed run continues the same one.
 
-    A server that fails once the run has begun is told once and then left alone: log.jsonl has everything all the same.
+    Where the server fails after the run has begun, that is reported once, and nothing more is sent.
 
     Args:
-        run: the run's folder, which keeps the id that MLflow gave.
+        run: the run's folder, which keeps MLflow's id of the run.
         experiment: its name in MLflow.
-        settings: of the run, by their flat names; logged once.
-        say: told when the server fails.
+        settings: of the run, by their dotted names; logged once.
+        say: reports a failure.
 
     Raises:
-        InputError: the package is missing, or a new run cannot be begun there.
+        InputError: the package is missing, or a new run cannot be created there.
     """
 
     def __init__(self, run: Path, experiment: str, settings: Mapping[str, Any], say: Callable[[str], None]):
@@ -61,23 +57,21 @@ class MlflowLog:
             os.environ.setdefault(name, value)
         from mlflow import MlflowClient
 
-        self.run, self.say, self.lost = run, say, False
+        self.run, self.say, self.failed = run, say, False
         uri = os.environ.get("MLFLOW_TRACKING_URI") or (run / STORE).absolute().as_uri()
-        self.where = _without_password(uri)
-        self.client = MlflowClient(tracking_uri=uri)
-        kept = run / RUN_ID
-        if kept.is_file():
-            self.run_id = kept.read_text(encoding="utf-8").strip()
-            self._unless_lost(lambda: self.client.update_run(self.run_id, status="RUNNING"))
+        self.server, self.client = _without_password(uri), MlflowClient(tracking_uri=uri)
+        id_file = run / RUN_ID
+        if id_file.is_file():
+            self.run_id = id_file.read_text(encoding="utf-8").strip()
+            self._send(lambda: self.client.update_run(self.run_id, status="RUNNING"))
             return
         try:
-            self.run_id = self._begun(experiment, settings)
+            self.run_id = self._create_run(experiment, settings)
         except Exception as error:  # a server, a proxy or their libraries can raise anything
             raise InputError(
-                f"MLflow at {self.where} cannot be used ({_said(error)}); wanted a place to log to; set MLFLOW_TRACKING_URI, or "
-                "leave --train.mlflow out"
+                f"MLflow at {self.server} cannot be used ({_reason(error)}); set MLFLOW_TRACKING_URI, or leave --train.mlflow out"
             ) from error
-        write_text(kept, f"{self.run_id}\n")
+        write_text(id_file, f"{self.run_id}\n")
 
     def metrics(self, numbers: Mapping[str, float], step: int) -> None:
         """Log the numbers of an epoch."""
@@ -85,46 +79,43 @@ class MlflowLog:
 
         now = int(1000 * time.time())
         named = [Metric(re.sub(r"[^\w\-. :/]", "_", name), float(value), now, step) for name, value in numbers.items()]
-        self._unless_lost(lambda: self.client.log_batch(self.run_id, metrics=named))
+        self._send(lambda: self.client.log_batch(self.run_id, metrics=named))
 
     def close(self) -> None:
-        """Hand over the configuration and the summary, and say how the run stands by it."""
+        """Send the configuration and the summary, and set the status to the summary's."""
+        self._send(self._end_run)
 
-        def end() -> None:
-            state = "failed"
-            for name in (CONFIG, SUMMARY):
-                if (self.run / name).is_file():
-                    self.client.log_artifact(self.run_id, str(self.run / name))
-                    if name == SUMMARY:
-                        state = json.loads((self.run / name).read_text(encoding="utf-8"))["state"]
-            self.client.set_terminated(self.run_id, STATUS.get(state, "FAILED"))
-
-        self._unless_lost(end)
-
-    def _begun(self, experiment: str, settings: Mapping[str, Any]) -> str:
-        """The id of a new run that has its settings."""
+    def _create_run(self, experiment: str, settings: Mapping[str, Any]) -> str:
+        """Return the id of a new run that has its settings."""
         from mlflow.entities import Param
 
         found = self.client.get_experiment_by_name(experiment)
         number = found.experiment_id if found else self.client.create_experiment(experiment)
         run_id = self.client.create_run(number, run_name=self.run.absolute().name).info.run_id
-        params = [Param(name, str(value)[:_LONGEST]) for name, value in settings.items()]
+        params = [Param(name, str(value)[:LONGEST_VALUE]) for name, value in settings.items()]
         self.client.log_batch(run_id, params=params)
         return run_id
 
-    def _unless_lost(self, call: Callable[[], object]) -> None:
-        if self.lost:
+    def _end_run(self) -> None:
+        for path in (self.run / CONFIG, self.run / SUMMARY):
+            if path.is_file():
+                self.client.log_artifact(self.run_id, str(path))
+        summary = self.run / SUMMARY
+        state = json.loads(summary.read_text(encoding="utf-8"))["state"] if summary.is_file() else "failed"
+        self.client.set_terminated(self.run_id, MLFLOW_STATUS.get(state, "FAILED"))
+
+    def _send(self, call: Callable[[], object]) -> None:
+        """Call the server, unless it has failed before; report a failure."""
+        if self.failed:
             return
         try:
             call()
         except Exception as error:
-            self.lost = True
-            self.say(
-                f"MLflow at {self.where} failed ({_said(error)}); training goes on without it, and log.jsonl has every number"
-            )
+            self.failed = True
+            self.say(f"MLflow at {self.server} failed ({_reason(error)}); training continues without it, see log.jsonl")
 
 
-def _said(error: Exception) -> str:
+def _reason(error: Exception) -> str:
     return _without_password(" ".join(str(error).split()))[:200] or type(error).__name__
 
 

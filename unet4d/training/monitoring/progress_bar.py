@@ -11,21 +11,20 @@ from unet4d.system.text import format_number
 
 
 class EpochBar:
-    """One progress bar an epoch, with how it goes beside it; nothing where stderr is no terminal. A context manager.
+    """A context manager: the progress bar of one epoch, with loss, Dice, speed and memory; nothing where stderr is no terminal.
 
         epoch 3/200 ━━━━━━━━╸          41/100, loss 0.512, Dice 0.81, ETA 3:12:01, 412 frames/s, 11.2 GB
 
-    The ETA is of the whole run: what is left of this epoch at its own pace, and `later_s`. GB is the most that tensors have taken
-    of the GPU.
+    ETA is that of the whole run: the rest of this epoch at its own pace, and `later_s`. GB is the peak of allocated GPU memory.
 
     Args:
         epoch: its number, from 1.
         epochs: of the run.
-        steps: of an epoch.
-        done: steps of this epoch that a resumed run has behind it.
+        steps: per epoch.
+        done: steps of this epoch that a resumed run has completed.
         dice: best mean foreground Dice so far; None before the first validation.
-        shown: False on processes that do not speak.
-        later_s: what comes after the steps of this epoch, see `seconds_left`; None: later epochs at the pace of this one.
+        enabled: False on ranks other than 0.
+        later_s: the time after the steps of this epoch, see `seconds_left`; None: later epochs at the pace of this one.
     """
 
     def __init__(
@@ -35,7 +34,7 @@ class EpochBar:
         steps: int,
         done: int,
         dice: float | None,
-        shown: bool,
+        enabled: bool,
         later_s: float | None = None,
     ):
         self.bar = ProgressBar(
@@ -46,11 +45,11 @@ class EpochBar:
             dynamic_ncols=True,
             miniters=1,
             bar_format="{desc} {bar} {n_fmt}/{total_fmt}{postfix}",
-            disable=None if shown else True,
+            disable=None if enabled else True,
         )
         later_steps = (epochs - epoch) * steps if later_s is None else 0
         self.dice, self.left, self.later_s = dice, steps - done + later_steps, later_s or 0.0
-        self.taken, self.frames, self.began = 0, 0, time.perf_counter()
+        self.taken, self.frames, self.began_s = 0, 0, time.perf_counter()
 
     def __enter__(self) -> EpochBar:
         return self
@@ -59,24 +58,24 @@ class EpochBar:
         self.bar.close()
 
     def step(self, loss: float | None, frames: int) -> None:
-        """A step is done.
+        """Move on by one step.
 
         Args:
-            loss: mean over the epoch's steps so far, where it is known.
-            frames: learnt from in this step, by all processes.
+            loss: mean over the epoch's steps so far; None where it is not known yet.
+            frames: of this step's batches, of all ranks.
         """
         self.taken += 1
         self.frames += frames
         if not self.bar.disable:
-            self.bar.set_postfix_str(self._told(loss), refresh=False)
+            self.bar.set_postfix_str(self._postfix(loss), refresh=False)
             self.bar.update()
 
-    def _told(self, loss: float | None) -> str:
-        seconds = max(time.perf_counter() - self.began, 1e-9)
-        left = (self.left - self.taken) * seconds / self.taken + self.later_s
-        told = [f"loss {format_number(loss, 4)}"]
-        told += [f"Dice {self.dice:.3f}"] if self.dice is not None else []
-        told += [f"ETA {format_interval(left)}", f"{self.frames / seconds:.0f} frames/s"]
+    def _postfix(self, loss: float | None) -> str:
+        seconds = max(time.perf_counter() - self.began_s, 1e-9)
+        left_s = (self.left - self.taken) * seconds / self.taken + self.later_s
+        parts = [f"loss {format_number(loss, 4)}"]
+        parts += [f"Dice {self.dice:.3f}"] if self.dice is not None else []
+        parts += [f"ETA {format_interval(left_s)}", f"{self.frames / seconds:.0f} frames/s"]
         if torch.cuda.is_available() and torch.cuda.is_initialized():
-            told.append(f"{torch.cuda.max_memory_allocated() / 1e9:.1f} GB")
-        return ", ".join(told)
+            parts.append(f"{torch.cuda.max_memory_allocated() / 1e9:.1f} GB")
+        return ", ".join(parts)

@@ -1,4 +1,4 @@
-"""summary.json: what a run is, with what it was made, and how it stands."""
+"""RUN/summary.json: the status of a run, and the versions and hardware it was trained with."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from unet4d.models.checkpoint import Task
 from unet4d.system.distributed import ProcessGroup
 from unet4d.system.environment import hardware, versions
 from unet4d.system.files import write_json
-from unet4d.training.monitoring.log_lines import totals
+from unet4d.training.monitoring.log_lines import log_totals
 
 if TYPE_CHECKING:
     import torch
 
 SUMMARY, CONFIG = "summary.json", "config.yaml"
-State = Literal["running", "finished", "stopped", "failed"]
+RunState = Literal["running", "finished", "stopped", "failed"]
 
 
 def write_summary(
     run: Path,
     *,
-    state: State,
+    state: RunState,
     config: ResolvedConfig,
     task: Task,
     device: torch.device,
@@ -38,18 +38,18 @@ def write_summary(
     dataset: str | os.PathLike[str] | None = None,
     reason: str = "",
 ) -> None:
-    """Write RUN/summary.json, whole or not at all; on the first process only.
+    """Write RUN/summary.json, whole or not at all; on rank 0 only.
 
     Args:
         run: its folder.
         state: "running", "finished", "stopped" (by a signal; it can be resumed) or "failed".
         config: of the run.
-        task: its held-out subjects are kept.
+        task: names the held-out subjects.
         device: of this process.
         ranks: this process among the others.
-        step: optimiser steps taken so far.
-        lines: the log's lines so far.
-        dataset: folder that the run learns from.
+        step: optimizer steps taken so far.
+        lines: of the log so far.
+        dataset: folder of the training data.
         reason: why it stopped or failed.
 
     Raises:
@@ -57,7 +57,7 @@ def write_summary(
     """
     if not ranks.is_first:
         return
-    total, epochs, steps = totals(lines), config.train.epochs, config.train.steps_per_epoch
+    total, epochs, steps = log_totals(lines), config.train.epochs, config.train.steps_per_epoch
     summary = {
         "state": state,
         "reason": reason or None,
@@ -81,7 +81,7 @@ def write_summary(
 
 @functools.cache
 def _commit() -> dict[str, Any] | None:
-    """The commit of the checkout that this package runs from, and whether its files have changed since; None if it is installed."""
+    """Return the commit of the checkout that this package runs from, and whether its files have changed; None if installed."""
     root = Path(unet4d.__file__).resolve().parents[1]
 
     def git(*words: str) -> str:
