@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import inspect
 import operator
 import weakref
 
@@ -11,6 +12,7 @@ import torch
 
 from tests.builders import build_network, resolve_plainly
 from unet4d.config import Config, ModelConfig, RecomputeConfig, TrainConfig
+from unet4d.models.conv import Convolution
 from unet4d.pipeline.clip_dataset import Batch
 from unet4d.system.distributed import ProcessGroup
 from unet4d.system.gpu_memory import GB
@@ -214,3 +216,19 @@ def test_a_plan_that_did_not_hold_is_not_held_against_the_way_that_did(monkeypat
     for number in range(4):
         guard([BATCH], number)
     assert all(line.startswith("out of memory") for line in said)
+
+
+def test_at_most_12_stack_frames_lie_between_the_training_loop_and_a_convolution(monkeypatch):
+    """All Python frames count, torch's included, from the call that the loop makes to the convolution's own `forward`."""
+    step, depths, forward = real_step(), [], Convolution.forward
+
+    def counted(self: Convolution, x: torch.Tensor) -> torch.Tensor:
+        depths.append(len(inspect.stack(0)))
+        return forward(self, x)
+
+    monkeypatch.setattr(Convolution, "forward", counted)
+    draw = torch.Generator().manual_seed(0)
+    image, label = torch.randn(1, 8, 1, 8, 8, 2, generator=draw), torch.zeros(1, 8, 8, 8, 2, dtype=torch.uint8)
+    batch = Batch(image, label, torch.ones(1, 8, dtype=torch.bool), ("a",))
+    OomFallback(step, RecomputeConfig(0), 8, None, print)([batch], 0)
+    assert depths[0] - len(inspect.stack(0)) <= 12

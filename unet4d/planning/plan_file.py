@@ -19,7 +19,7 @@ AS_GIVEN = "as given"
 
 
 def check_replaceable(path: Path) -> None:
-    """See that a plan can be written there, and that nothing but an older plan would be lost.
+    """Check that a plan can be written there, and that nothing but an older plan would be lost.
 
     Raises:
         InputError: something else lies there, or its folder is a file.
@@ -28,7 +28,7 @@ def check_replaceable(path: Path) -> None:
     check_file_writable(path)
     if path.exists() and not _is_plan(path):
         raise InputError(
-            f"--out {path} is there and is no plan; wanted a new file, or an older plan; choose another name"
+            f"got --out {path}, which exists and is no plan, expected a new file or an older plan; choose another name"
         )
 
 
@@ -40,42 +40,31 @@ def _is_plan(path: Path) -> bool:
 def write_plan(path: Path, config: Config, head: Sequence[str], reasons: Mapping[str, str]) -> None:
     """Write the configuration, whole or not at all, under the comment lines of `head`.
 
-    Only what has a reason, or differs from the default, is written: nothing else bears on the run.
+    Settings without a reason that have their default are left out.
 
     Args:
         path: the file.
         config: what was chosen.
-        head: what the file is, a line each.
-        reasons: why, by the setting's dotted name.
+        head: lines that describe the file.
+        reasons: reason for each setting by its dotted name.
     """
-    lines = [f"{MARK} {head[0]}", *(f"# {line}" for line in head[1:])]
-    plain = Config()
-    for part in sorted(
-        dataclasses.fields(Config), key=lambda part: dataclasses.is_dataclass(getattr(plain, part.name))
-    ):
-        value = getattr(config, part.name)
-        if not dataclasses.is_dataclass(value):
-            if value != getattr(plain, part.name):
-                lines += ["", _line(part.name, value, reasons.get(part.name, AS_GIVEN))]
+    lines, rows = [f"{MARK} {head[0]}", *(f"# {line}" for line in head[1:])], list[str]()
+    values, default = dataclasses.asdict(config), dataclasses.asdict(Config())
+    for section, settings in values.items():
+        if not isinstance(settings, dict):
+            if settings != default[section]:
+                lines += ["", _line(section, settings, AS_GIVEN)]
             continue
-        default, rows = getattr(plain, part.name), []
-        for setting in dataclasses.fields(value):
-            name, chosen = f"{part.name}.{setting.name}", getattr(value, setting.name)
-            if name in reasons or chosen != getattr(default, setting.name):
-                rows.append("  " + _line(setting.name, chosen, reasons.get(name, AS_GIVEN)))
-        lines += ["", f"{part.name}:", *rows] if rows else []
-    write_text(path, "\n".join(lines) + "\n")
+        names = [n for n in settings if f"{section}.{n}" in reasons or settings[n] != default[section][n]]
+        if names:
+            rows += ["", f"{section}:"]
+            rows += [f"  {_line(n, settings[n], reasons.get(f'{section}.{n}', AS_GIVEN))}" for n in names]
+    write_text(path, "\n".join([*lines, *rows]) + "\n")
 
 
-def _line(name: str, value: Any, why: str) -> str:
-    return f"{name}: {_flow(value)}  # {' '.join(why.split())}"
-
-
-def _flow(value: Any) -> str:
-    """A value as YAML on one line."""
-    if isinstance(value, tuple):
-        value = list(value)
-    if isinstance(value, list):
+def _line(name: str, value: Any, reason: str) -> str:
+    """Return a setting as YAML on one line, with its reason as a comment."""
+    if isinstance(value, (list, tuple)):
         value = [list(item) if isinstance(item, tuple) else item for item in value]
     text = yaml.safe_dump(value, default_flow_style=True, width=float("inf"), allow_unicode=True)
-    return text.removesuffix("\n").removesuffix("\n...")
+    return f"{name}: {text.removesuffix(chr(10)).removesuffix(chr(10) + '...')}  # {' '.join(reason.split())}"

@@ -174,7 +174,7 @@ def plan_stops(monkeypatch) -> None:
     def stop(*given):
         raise InputError("stopped here")
 
-    monkeypatch.setattr("unet4d.planning.plan.candidates", stop)
+    monkeypatch.setattr("unet4d.planning.plan.list_candidates", stop)
 
 
 def planning(root: Path, folder: Path) -> list[object]:
