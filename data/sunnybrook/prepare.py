@@ -20,8 +20,7 @@ from unet4d.datasets.writer import fill_dataset_folder
 from unet4d.errors import InputError, Unet4DError
 from unet4d.images.dicom.file_search import search_dicom_files
 from unet4d.images.dicom.grouping import group_into_studies
-from unet4d.images.dicom.pixels import read_dicom_voxels
-from unet4d.images.dicom.volume4d import stack_planes
+from unet4d.images.dicom.volume4d import read_dicom_voxels, stack_planes
 from unet4d.images.image4d import Image4D, write_image
 from unet4d.system.files import write_json
 from unet4d.system.progress_bar import ProgressBar

@@ -22,7 +22,7 @@ from tests.processes import exit_code
 from unet4d.cli.main import run
 from unet4d.errors import Stopped
 from unet4d.evaluation.evaluate import evaluate
-from unet4d.images.dicom import pixels
+from unet4d.images.dicom import volume4d
 from unet4d.images.nifti import open_nifti
 from unet4d.inference.predict import predict
 from unet4d.models.checkpoint import BEST, LAST
@@ -315,9 +315,9 @@ def test_a_stop_is_obeyed_between_two_files_of_dicom(monkeypatch):
             signal.raise_signal(signal.SIGTERM)
         return [np.zeros((4, 3))]
 
-    monkeypatch.setattr(pixels, "_decoded", decode)
+    monkeypatch.setattr(volume4d, "_decode", decode)
     with pytest.raises(Stopped), stop_signals(passed_on=False):
-        pixels.read_dicom_voxels(SimpleNamespace(planes=[planes], shape=(1, 3, 4, 5)))
+        volume4d.read_dicom_voxels(SimpleNamespace(planes=[planes], shape=(1, 3, 4, 5)))
     assert len(decoded) == 1
 
 

@@ -100,7 +100,7 @@ def shift(z: int, along_mm: float, aside_mm: float) -> Spoil:
         pytest.param(change(1, 2, Rows=None), ("its Rows is ()",), id="no rows"),
         pytest.param(
             change(1, 2, PhotometricInterpretation="RGB", SamplesPerPixel=3),
-            ("its PhotometricInterpretation is RGB, wanted MONOCHROME2",),
+            ("its PhotometricInterpretation is RGB, expected MONOCHROME2",),
             id="colour",
         ),
     ],
@@ -139,7 +139,7 @@ def test_the_missing_slice_is_named_by_its_place(tmp_path):
         pytest.param(-50, "its pixel data is cut off or damaged", id="in the pixels"),
         pytest.param(900, "it has no pixel data; it was cut off", id="in the header"),
         pytest.param(500, "it has no pixel data; it was cut off", id="before the series is said"),
-        pytest.param(140, "it does not say what it is; it was cut off", id="at the start"),
+        pytest.param(140, "no class of object; it was cut off", id="at the start"),
     ],
 )
 def test_a_file_that_was_cut_off_is_named(keep, wanted, tmp_path):
@@ -369,4 +369,4 @@ def test_frames_that_nothing_orders_are_refused(tmp_path):
         del ds.InstanceNumber
 
     files.save(files.single_frames(ARRAY, AFFINE, place), tmp_path)
-    assert "nothing tells the frames of a slice apart" in refusal(tmp_path)
+    assert "no time orders the frames of a slice" in refusal(tmp_path)

@@ -34,8 +34,7 @@ from unet4d.errors import InputError
 from unet4d.images.dicom.file_search import FoundDicom, RejectedFile, files_under, is_dicom, search_dicom_files
 from unet4d.images.dicom.grouping import StudyCandidate, group_into_studies
 from unet4d.images.dicom.instance import Series
-from unet4d.images.dicom.pixels import read_dicom_voxels
-from unet4d.images.dicom.volume4d import SliceStack, stack_error, stack_planes
+from unet4d.images.dicom.volume4d import SliceStack, read_dicom_voxels, stack_error, stack_planes
 from unet4d.images.image4d import Image4D
 from unet4d.images.time_axis import TimeAxis
 from unet4d.system.progress_bar import print_line
@@ -67,7 +66,7 @@ def find_dicom(root: Path, options: LayoutOptions) -> Source:
         )
     if not taken:
         raise InputError(_nothing_message(root, found))
-    refused = {fault.file for candidate in taken for fault in candidate.faults}
+    refused = {file.file for candidate in taken for file in candidate.rejected}
     _report_ignored(_group_by_reason([file for file in (*found.others, *found.damaged) if file.file not in refused]))
     if found.ignored:
         _report([f"ignored, because they are no images: {_count_by_kind(found)}; labels in them are not read"])
@@ -103,8 +102,8 @@ def _stack(candidate: StudyCandidate, root: Path) -> SliceStack | InputError:
     """Return the sorted planes of a candidate, or the error that there is no such stack."""
     title = f"{root}: {candidate.title}"
     try:
-        if candidate.faults:
-            raise stack_error(title, _group_by_reason(candidate.faults))
+        if candidate.rejected:
+            raise stack_error(title, _group_by_reason(candidate.rejected))
         return stack_planes(candidate.planes, title)
     except InputError as error:
         return error

@@ -1,7 +1,7 @@
-"""The DICOM images under a folder, by their headers alone.
+"""Search for DICOM images under a folder, by their headers alone.
 
 A DICOM file begins with a preamble, whatever its name. Beside such files those without one are read too, if they begin as a data
-set does and say what they are: an image that some export wrote without its preamble must not vanish from its stack. For the
+set does and name the class of their object: an image exported without its preamble must not vanish from its stack. For the
 same reason a file or folder that cannot be opened counts as a damaged image.
 """
 
@@ -24,18 +24,17 @@ from unet4d.system.progress_bar import ProgressBar
 from unet4d.system.regular_files import open_regular
 from unet4d.system.signals import check_stop
 
-_MAGIC = b"DICM"
-_MAGIC_AT = 128
+_MAGIC, _MAGIC_AT = b"DICM", 128
 _META = 4096  # bytes that the file meta information fits in
 _DEFLATED = b"1.2.840.10008.1.2.1.99"  # the transfer syntax
 _BLOCK = 2**20
-_INDEX = "Media Storage Directory"  # DICOMDIR: it lists files and holds nothing
+_INDEX = "Media Storage Directory"  # DICOMDIR: it lists files and has no content
 _FIRST_GROUP = (b"\x08\x00", b"\x00\x08")  # of a data set, in either byte order
 
 
 @dataclass(frozen=True)
 class RejectedFile:
-    """A file that gives no plane; `series` is None where its header ends before it says."""
+    """A file that gives no plane; `series` is None where its header ends before that."""
 
     file: Path
     reason: str
@@ -47,13 +46,13 @@ class RejectedFile:
 
 @dataclass(frozen=True)
 class FoundDicom:
-    """What lies under a folder.
+    """The DICOM objects under a folder.
 
     Attributes:
         planes: of the images.
         damaged: images that should be there, and cannot be read.
         others: images that are no plane of a volume of scalars, such as screenshots.
-        ignored: how many objects are no images, by kind: segmentations, structure sets, reports, ...
+        ignored: number of objects that are no images, by kind: segmentations, structure sets, reports, ...
     """
 
     planes: list[Plane] = field(default_factory=list)
@@ -63,7 +62,7 @@ class FoundDicom:
 
 
 def is_dicom(file: Path) -> bool:
-    """Whether a file has the preamble of a DICOM file (PS3.10), whatever its name."""
+    """Return whether a file has the preamble of a DICOM file (PS3.10), whatever its name."""
     try:
         return _has_preamble(_start(file))
     except (OSError, InputError):
@@ -80,8 +79,8 @@ def _has_preamble(start: bytes) -> bool:
 
 
 def files_under(root: Path) -> Iterator[Path]:
-    """The files of a folder and of all folders in it, in order of their names, links to nothing among them; then the folders
-    that cannot be listed. A file is itself.
+    """Yield the files of a folder and of all folders in it, in order of their names, dangling links among them; then the folders
+    that cannot be listed. A file yields itself.
     """
     if root.is_file():
         yield root
@@ -108,14 +107,14 @@ def search_dicom_files(root: Path) -> FoundDicom:
     found = FoundDicom()
     whole, bare = _dicom_files(root, found)
     folders = {file.parent for file in whole}
-    wanted = whole + [file for file in bare if file.parent in folders and _is_bare_object(file)]
-    for file in ProgressBar(wanted, "reading headers", unit="file", leave=False):
+    files = whole + [file for file in bare if file.parent in folders and _is_bare_object(file)]
+    for file in ProgressBar(files, "reading headers", unit="file", leave=False):
         _read(file, found)
     return found
 
 
 def _dicom_files(root: Path, found: FoundDicom) -> tuple[list[Path], list[Path]]:
-    """The files with a preamble, and those that may be DICOM without one; those that cannot be opened are told as damaged."""
+    """Return the files with a preamble, and those that may be DICOM without one; add closed files to the damaged ones."""
     whole, bare = [], []
     for file in files_under(root):
         check_stop()
@@ -132,7 +131,7 @@ def _dicom_files(root: Path, found: FoundDicom) -> tuple[list[Path], list[Path]]
 
 
 def _is_bare_object(file: Path) -> bool:
-    """Return whether a file without a preamble says that it is an image, or another object of a known class."""
+    """Return whether the header of a file without a preamble is that of an image, or another object of a known class."""
     from pydicom import dcmread
     from pydicom.uid import UID
 
@@ -142,23 +141,23 @@ def _is_bare_object(file: Path) -> bool:
             dataset = dcmread(file, force=True, stop_before_pixels=True, specific_tags=["SOPClassUID", "Rows"])
             uid = UID(dataset.get("SOPClassUID") or "")
             return bool(uid and (dataset.get("Rows") or uid.name != uid))
-        except Exception:  # whatever pydicom makes of bytes that are no DICOM
+        except Exception:  # any exception of pydicom, for bytes that are no DICOM
             return False
 
 
 def _read(file: Path, found: FoundDicom) -> None:
-    """Add what one file holds to what was found."""
+    """Read the header of one file, and add its planes, or the reason for none, to what was found."""
     from pydicom import dcmread
 
     series = None
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # pydicom's, of every value that is not quite as the standard wants it
+        warnings.simplefilter("ignore")  # of pydicom, for every value that deviates from the standard
         try:
             with open(file, "rb") as stream:
                 _check_inflated(stream)
                 dataset = dcmread(stream, force=True, stop_before_pixels=True, specific_tags=tags())
                 has_pixels = stream.read(1) != b"" or _is_deflated(dataset)
-            kind = _kind(dataset)
+            kind = _other_kind(dataset)
             if kind is not None:
                 found.ignored.update([kind] if kind != _INDEX else [])
                 return
@@ -168,19 +167,18 @@ def _read(file: Path, found: FoundDicom) -> None:
             found.planes.extend(planes_of(dataset, file))
         except OtherObject as other:
             found.others.append(RejectedFile(file, str(other), series))
-        except Exception as error:  # struct.error, zlib.error, ...: pydicom lets through what a damaged header leads to
-            found.damaged.append(RejectedFile(file, " ".join(str(error).split()) or "its header is damaged", series))
+        except Exception as error:  # struct.error, zlib.error, ...: whatever a damaged header leads to in pydicom
+            reason = " ".join(str(error).split()) or "its header is damaged"
+            found.damaged.append(RejectedFile(file, reason, series))
 
 
 def _check_inflated(stream: BinaryIO) -> None:
-    """Raise ValueError for a deflated file that holds more than memory does; pydicom inflates all of it to read a header."""
+    """Raise ValueError for a deflated file larger than memory; pydicom inflates all of it to read a header."""
     start = stream.read(_META)
     stream.seek(0)
     if _DEFLATED not in start:
         return
-    stream.seek(
-        _MAGIC_AT + 16 + int.from_bytes(start[140:144], "little")
-    )  # behind the length of the file meta information
+    stream.seek(_MAGIC_AT + 16 + int.from_bytes(start[140:144], "little"))  # behind the file meta information
     most, inflated, inflate = free_memory_bytes() / 4, 0, zlib.decompressobj(-zlib.MAX_WBITS)
     while inflated <= most and not inflate.eof:
         block = inflate.unconsumed_tail or stream.read(_META)
@@ -194,16 +192,16 @@ def _check_inflated(stream: BinaryIO) -> None:
 
 
 def _is_deflated(dataset: Any) -> bool:
-    """Whether the header was inflated from the file, so that the file's end says nothing of the pixels."""
+    """Return whether the header was inflated from the file: then the end of the file does not mean an end of the pixels."""
     from pydicom.uid import DeflatedExplicitVRLittleEndian
 
     return dataset.file_meta.get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian
 
 
-def _kind(dataset: Any) -> str | None:
-    """Return what an object is that is no image; None for an image.
+def _other_kind(dataset: Any) -> str | None:
+    """Return the kind of an object that is no image; None for an image.
 
-    The class of the object says so; where the class is a vendor's own, an object with rows is an image.
+    The class of the object decides; where the class is a vendor's own, an object with rows is an image.
 
     Raises:
         ValueError: there is no class.
@@ -212,7 +210,7 @@ def _kind(dataset: Any) -> str | None:
 
     uid = UID(dataset.file_meta.get("MediaStorageSOPClassUID") or dataset.get("SOPClassUID") or "")
     if not uid:
-        raise ValueError("it does not say what it is; it was cut off; export it again")
+        raise ValueError("its header has no class of object; it was cut off; export it again")
     is_private = uid.name == uid
     if "Image Storage" in uid.name or (is_private and "Rows" in dataset):
         return None

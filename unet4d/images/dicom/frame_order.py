@@ -1,4 +1,4 @@
-"""The order of a slice's frames, the frame duration and the time axis, by what the headers say of time.
+"""Order of a slice's frames, frame duration and time axis, from the times in the headers.
 
 The first of these orders the frames that every plane has, and that differs among the planes of each slice:
 
@@ -14,13 +14,13 @@ Slices are gated to different heartbeats, so their times differ a little: frames
 
 Frame duration, the first that is known: increments of the trigger times (mean of a slice, median over slices); NominalInterval
 (RR) / CardiacNumberOfImages if that is the number of frames; increments of TemporalPositionTimeOffset (median);
-increments of AcquisitionTime (median), where they are there for every frame and ascend; TemporalResolution; FrameTime. Never
+increments of AcquisitionTime (median), where every frame has one and they ascend; TemporalResolution; FrameTime. Never
 RepetitionTime, which may be the time of a segment, nor ContentTime, which is when the image was computed.
 
 Frames that differ by their b-value or inversion time are no frames in time.
 
 The time axis is cyclic where frames are gated (trigger times ascend) and cover the beat: gated retrospectively, or NominalInterval
-is known and they cover 85 % of it. Else nobody says.
+is known and they cover 85 % of it. Else it is unknown.
 """
 
 from __future__ import annotations
@@ -37,61 +37,58 @@ from unet4d.images.time_axis import TimeAxis
 
 Slices = Sequence[Sequence[Plane]]
 
-_KEYS = ("dimension", "trigger", "temporal", "acquisition", "content", "instance")
-_ONLY_IF_UNIQUE = ("acquisition", "content")
-_NAMES = {
+_KEYS = {
     "dimension": "DimensionIndexValues (time)", "trigger": "trigger time", "temporal": "temporal position",
     "acquisition": "acquisition time", "content": "content time", "instance": "instance number",
 }  # fmt: skip
+_ONLY_IF_UNIQUE = ("acquisition", "content")
 _COVERED = 0.85  # of the beat
-_SAME = 1.0  # how far inversion times (ms) and b-values (s/mm2) of one place may lie apart
+_SAME = 1.0  # greatest difference of inversion times (ms) and b-values (s/mm2) at one place
 
 
 def time_key(slices: Slices) -> str | None:
-    """What orders the frames; None where nothing does. A single frame needs no order: "instance"."""
-    if all(len(one) == 1 for one in slices):
+    """Return which time orders the frames; None where none does. A single frame needs no order: "instance"."""
+    if all(len(planes) == 1 for planes in slices):
         return "instance"
     return next((key for key in _KEYS if _orders(key, slices)), None)
 
 
 def sort_in_time(slices: Slices, key: str) -> list[list[Plane]]:
-    """The planes of each slice in the order of time."""
-    if all(len(one) == 1 for one in slices):
-        return [list(one) for one in slices]
-    return [sorted(one, key=lambda plane: plane.times[key]) for one in slices]
+    """Return the planes of each slice in the order of time."""
+    return [sorted(planes, key=lambda plane: plane.times[key]) for planes in slices]
 
 
 def repeated(slices: Slices, key: str) -> list[str]:
-    """Each pair of planes that lie at one place and one time, named by their files; `slices` are in order of time."""
+    """Describe each pair of planes at one place and one time, with their files; `slices` are in order of time."""
     return [
-        f"duplicate: slice {z} has the {_NAMES[key]} {_text(before.times[key])} twice, in {_where(before)} and {_where(after)}"
-        for z, one in enumerate(slices)
-        for before, after in pairwise(one)
-        if before.times[key] == after.times[key]
+        f"duplicate: slice {z} has the {_KEYS[key]} {_text(a.times[key])} twice, in {_source(a)} and {_source(b)}"
+        for z, planes in enumerate(slices)
+        for a, b in pairwise(planes)
+        if a.times[key] == b.times[key]
     ]
 
 
 def incomplete(slices: Slices, key: str) -> list[str]:
-    """Each slice with fewer or more frames than most; `slices` are in order of time."""
-    frames = usual([len(one) for one in slices])
-    full = next(one for one in slices if len(one) == frames)
+    """Describe each slice with fewer or more frames than most; `slices` are in order of time."""
+    frames = usual([len(planes) for planes in slices])
+    full = next(planes for planes in slices if len(planes) == frames)
     found = []
-    for z, one in enumerate(slices):
-        if len(one) != frames:
-            what = "gap" if len(one) < frames else "too many frames"
-            absent = _absent(full, one, key)
+    for z, planes in enumerate(slices):
+        if len(planes) != frames:
+            what = "gap" if len(planes) < frames else "too many frames"
+            absent = _absent(full, planes, key)
             found.append(
-                f"{what}: slice {z} has {len(one)} frames, most have {frames}"
-                + (f"; missing is frame {', '.join(map(str, absent))}" if len(absent) == frames - len(one) else "")
-                + f" ({_where(one[0])})"
+                f"{what}: slice {z} has {len(planes)} frames, most have {frames}"
+                + (f"; missing is frame {', '.join(map(str, absent))}" if len(absent) == frames - len(planes) else "")
+                + f" ({_source(planes[0])})"
             )
     return found
 
 
 def not_in_time(slices: Slices) -> list[str]:
-    """What varies at one place beside time, which no 4D study has; empty if nothing does."""
-    b_values = [[plane.b_value or 0.0 for plane in one] for one in slices]  # an image without diffusion need not say so
-    inversions = [[plane.inversion_ms for plane in one if plane.inversion_ms is not None] for one in slices]
+    """Describe other properties than time that vary at one place, as in no 4D study; empty if none does."""
+    b_values = [[plane.b_value or 0.0 for plane in planes] for planes in slices]  # missing in images without diffusion
+    inversions = [[plane.inversion_ms for plane in planes if plane.inversion_ms is not None] for planes in slices]
     return [
         f"{name} varies at one place ({', '.join(f'{value:g}' for value in sorted(set(varied[0])))} {unit}): its images are no "
         "frames in time"
@@ -99,60 +96,59 @@ def not_in_time(slices: Slices) -> list[str]:
             ("the b-value (DiffusionBValue)", "s/mm2", b_values),
             ("the inversion time (InversionTime)", "ms", inversions),
         )
-        if (varied := [one for one in values if one and max(one) - min(one) > _SAME])
+        if (varied := [place for place in values if place and max(place) - min(place) > _SAME])
     ]
 
 
 def frame_duration_s(slices: Slices) -> float | None:
-    """Seconds from frame to frame, of complete slices in order of time; None where nothing says so."""
+    """Return the seconds from frame to frame, of complete slices in order of time; None if unknown."""
     frames = len(slices[0])
-    planes = [plane for one in slices for plane in one]
+    planes = [plane for planes in slices for plane in planes]
     if frames == 1:
         return None
-    trigger_ms = _ascending([[plane.times["trigger"] for plane in one] for one in slices])
-    if trigger_ms is not None and not _one_a_beat(slices):
+    trigger_ms = _increments(_times(slices, "trigger"))
+    if trigger_ms is not None and not _one_per_beat(slices):
         return _positive(float(np.median(trigger_ms.mean(axis=1))) / 1e3)
     beats = [plane.beat_ms for plane in planes if plane.beat_ms and plane.frames_per_beat == frames]
     if beats:
         return _positive(float(np.median(beats)) / frames / 1e3)
-    for times in (
-        [[p.offset_s for p in one] for one in slices],
-        [[p.times["acquisition"] for p in one] for one in slices],
-    ):
-        steps_s = _ascending(times)
+    for times in ([[plane.offset_s for plane in planes] for planes in slices], _times(slices, "acquisition")):
+        steps_s = _increments(times)
         if steps_s is not None:
             return _positive(float(np.median(steps_s)))
-    said = [plane.step_ms for plane in planes if plane.step_ms]
-    return _positive(float(np.median(said)) / 1e3) if said else None
+    steps_ms = [plane.step_ms for plane in planes if plane.step_ms]
+    return _positive(float(np.median(steps_ms)) / 1e3) if steps_ms else None
 
 
 def gated_time_axis(slices: Slices, duration_s: float | None) -> TimeAxis | None:
-    """ "cyclic" for a whole gated beat; None where nobody says. `slices` are complete and in order of time."""
-    gated = _ascending([[plane.times["trigger"] for plane in one] for one in slices]) is not None
-    if duration_s is None or not gated or _one_a_beat(slices):
+    """Return "cyclic" for a whole gated beat; None if unknown. `slices` are complete and in order of time."""
+    gated = _increments(_times(slices, "trigger")) is not None
+    if duration_s is None or not gated or _one_per_beat(slices):
         return None
-    planes = [plane for one in slices for plane in one]
+    planes = [plane for planes in slices for plane in planes]
     beats_s = [plane.beat_ms / 1e3 for plane in planes if plane.beat_ms]
     covered = bool(beats_s) and duration_s * len(slices[0]) >= _COVERED * float(np.median(beats_s))
     return "cyclic" if covered or all(plane.retrospective for plane in planes) else None
 
 
+def _times(slices: Slices, key: str) -> list[list[Any]]:
+    return [[plane.times[key] for plane in planes] for planes in slices]
+
+
 def _orders(key: str, slices: Slices) -> bool:
-    values = [[plane.times[key] for plane in one] for one in slices]
-    if any(value is None for one in values for value in one):
+    values = _times(slices, key)
+    if any(None in times for times in values):
         return False
-    if any(len(one) > 1 and len(set(one)) == 1 for one in values) and key != "instance":
+    if key != "instance" and any(len(times) > 1 and len(set(times)) == 1 for times in values):
         return False
-    if key == "trigger" and _one_a_beat(slices):
+    if key == "trigger" and _one_per_beat(slices):
         return False
-    return key not in _ONLY_IF_UNIQUE or all(len(set(one)) == len(one) for one in values)
+    return key not in _ONLY_IF_UNIQUE or all(len(set(times)) == len(times) for times in values)
 
 
-def _one_a_beat(slices: Slices) -> bool:
-    """Whether the frames of a slice were acquired one after another over more than the beat that trigger times count."""
-    for one in slices:
-        at = [plane.times["acquisition"] for plane in one]
-        trigger = [plane.times["trigger"] for plane in one]
+def _one_per_beat(slices: Slices) -> bool:
+    """Return whether the frames of a slice were acquired one after another over more than the beat of the trigger times."""
+    for at, trigger in zip(_times(slices, "acquisition"), _times(slices, "trigger"), strict=True):
         if None in at or None in trigger or len(set(at)) < len(at):
             return False
         if max(at) - min(at) <= 2 * max(trigger) / 1e3:
@@ -160,22 +156,22 @@ def _one_a_beat(slices: Slices) -> bool:
     return True
 
 
-def _ascending(times: Sequence[Sequence[float | None]]) -> np.ndarray | None:
-    """(Z, T - 1) increments; None unless every frame has a time, and they ascend in every slice."""
-    if any(value is None for one in times for value in one):
+def _increments(times: Sequence[Sequence[float | None]]) -> np.ndarray | None:
+    """Return (Z, T - 1) increments; None unless every frame has a time, and they ascend in every slice."""
+    if any(None in row for row in times):
         return None
     steps = np.diff(np.array(times, dtype=np.float64), axis=1)
     return steps if steps.size and (steps > 0).all() else None
 
 
-def _absent(full: Sequence[Plane], one: Sequence[Plane], key: str) -> list[int]:
-    """Which frames of a full slice have no like in another, to half a step."""
+def _absent(full: Sequence[Plane], planes: Sequence[Plane], key: str) -> list[int]:
+    """Return the frames of a full slice without a counterpart in another, to half a step."""
     if key == "instance" or len(full) < 2:
         return []
     times = np.array([plane.times[key] for plane in full], dtype=np.float64).reshape(len(full), -1)
-    came = np.array([plane.times[key] for plane in one], dtype=np.float64).reshape(len(one), -1)
+    present = np.array([plane.times[key] for plane in planes], dtype=np.float64).reshape(len(planes), -1)
     half = 0.5 * np.abs(np.diff(times, axis=0)).max(axis=1).min()
-    apart = np.abs(times[:, None] - came[None]).max(axis=2).min(axis=1)  # of each frame to its like
+    apart = np.abs(times[:, None] - present[None]).max(axis=2).min(axis=1)  # of each frame to its counterpart
     return [int(t) for t in np.flatnonzero(apart > half)]
 
 
@@ -183,9 +179,9 @@ def _positive(seconds: float) -> float | None:
     return round(seconds, 6) if seconds > 0 else None
 
 
-def _where(plane: Plane) -> str:
+def _source(plane: Plane) -> str:
     return f"{plane.file}" + (f" frame {plane.index}" if plane.index else "")
 
 
 def _text(value: Any) -> str:
-    return ", ".join(f"{one:.10g}" for one in np.atleast_1d(value))
+    return ", ".join(f"{number:.10g}" for number in np.atleast_1d(value))

@@ -1,4 +1,4 @@
-"""Planes into slices: which planes lie at one place, what is wrong with the slices, and the affine.
+"""Geometry of slices: planes grouped by place, checks of their positions, and the affine.
 
 Patient coordinates are LPS: +X to the patient's left, +Y to the back, +Z to the head. A pixel in column i and row j of a plane
 lies at position + i * spacing X * axis X + j * spacing Y * axis Y (DICOM PS3.3, C.7.6.2.1-1).
@@ -15,7 +15,7 @@ import numpy as np
 from unet4d.images.dicom.instance import Plane
 
 SAME_PLACE_MM = 0.05  # planes that lie apart by no more along their normal are one slice
-STEP_TOLERANCE = 0.02  # how far a slice may lie from its even place, in steps; sideways too
+STEP_TOLERANCE = 0.02  # greatest distance of a slice from its even place, in steps; sideways too
 _SAME_DIRECTION = 1e-3  # of each direction cosine
 _SAME_SPACING = 1e-3  # of each spacing, relative
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
@@ -24,7 +24,7 @@ _Item = TypeVar("_Item")
 
 
 def alike(items: Sequence[_Item], same: Callable[[_Item, _Item], bool]) -> list[list[_Item]]:
-    """The items in groups, each of those that are the same as the group's first; in order."""
+    """Group items that are the same as the group's first, in their order."""
     groups: list[list[_Item]] = []
     for item in items:
         group = next((group for group in groups if same(group[0], item)), None)
@@ -35,24 +35,24 @@ def alike(items: Sequence[_Item], same: Callable[[_Item, _Item], bool]) -> list[
     return groups
 
 
-def same_direction(one: Plane, other: Plane) -> bool:
-    """Whether two planes are parallel and turned alike."""
-    return all(abs(a - b) <= _SAME_DIRECTION for a, b in zip(one.axes, other.axes, strict=True))
+def same_direction(a: Plane, b: Plane) -> bool:
+    """Return whether the rows and columns of two planes are parallel."""
+    return all(abs(x - y) <= _SAME_DIRECTION for x, y in zip(a.axes, b.axes, strict=True))
 
 
-def same_spacing(one: Plane, other: Plane) -> bool:
-    """Whether the pixels of two planes are of one size."""
-    return all(abs(a - b) <= _SAME_SPACING * a for a, b in zip(one.spacing_mm, other.spacing_mm, strict=True))
+def same_spacing(a: Plane, b: Plane) -> bool:
+    """Return whether the pixels of two planes are of one size."""
+    return all(abs(x - y) <= _SAME_SPACING * x for x, y in zip(a.spacing_mm, b.spacing_mm, strict=True))
 
 
-def same_size(one: Plane, other: Plane) -> bool:
-    """Whether two planes have as many rows and columns."""
-    return one.size == other.size
+def same_size(a: Plane, b: Plane) -> bool:
+    """Return whether two planes have as many rows and columns."""
+    return a.size == b.size
 
 
 def slices_of(planes: Sequence[Plane]) -> list[list[Plane]]:
-    """Parallel planes by their place along the normal (axis X cross axis Y), ascending."""
-    normal = normal_of(planes[0])
+    """Group parallel planes by their place along the normal (axis X cross axis Y), ascending."""
+    normal = _normal(planes[0])
     place = {plane: float(normal @ plane.position_mm) for plane in planes}
     slices: list[list[Plane]] = []
     last = -np.inf
@@ -65,48 +65,43 @@ def slices_of(planes: Sequence[Plane]) -> list[list[Plane]]:
 
 
 def most_at_one_place(planes: Sequence[Plane]) -> int:
-    """Of how many planes the fullest slice is made: the number of frames, if nothing is wrong."""
-    return max(len(one) for group in alike(planes, same_direction) for one in slices_of(group))
+    """Return the number of planes in the fullest slice: the number of frames, if nothing is wrong."""
+    return max(len(planes) for group in alike(planes, same_direction) for planes in slices_of(group))
 
 
 def mixed(planes: Sequence[Plane]) -> list[str]:
-    """What differs among planes that should lie on one grid; empty if nothing does."""
-    found = [
-        _mixed("orientation (ImageOrientationPatient)", planes, same_direction, lambda plane: _listed(plane.axes)),
-        _mixed("pixel spacing", planes, same_spacing, lambda plane: f"{_listed(plane.spacing_mm)} mm"),
-        _mixed("matrix (columns x rows)", planes, same_size, lambda plane: f"{plane.size[0]} x {plane.size[1]}"),
-    ]
-    return [one for one in found if one]
-
-
-def _mixed(what: str, planes: Sequence[Plane], same: Callable[[Plane, Plane], bool], text: Callable) -> str:
-    groups = sorted(alike(planes, same), key=len, reverse=True)
-    if len(groups) == 1:
-        return ""
-    usual, *rest = groups
-    others = ", ".join(f"{text(group[0])} in {len(group)} (first {group[0].file})" for group in rest[:3])
-    more = f" and {len(rest) - 3} others" if len(rest) > 3 else ""
-    return f"mixed {what}: {text(usual[0])} in {len(usual)} planes, {others}{more}"
+    """Describe the differences among planes that should lie on one grid; empty if there are none."""
+    properties: Sequence[tuple[str, Callable[[Plane, Plane], bool], Callable[[Plane], str]]] = (
+        ("orientation (ImageOrientationPatient)", same_direction, lambda plane: _listed(plane.axes)),
+        ("pixel spacing", same_spacing, lambda plane: f"{_listed(plane.spacing_mm)} mm"),
+        ("matrix (columns x rows)", same_size, lambda plane: f"{plane.size[0]} x {plane.size[1]}"),
+    )
+    found = []
+    for name, same, text in properties:
+        most, *rest = sorted(alike(planes, same), key=len, reverse=True)
+        if rest:
+            others = ", ".join(f"{text(group[0])} in {len(group)} (first {group[0].file})" for group in rest[:3])
+            more = f" and {len(rest) - 3} others" if len(rest) > 3 else ""
+            found.append(f"mixed {name}: {text(most[0])} in {len(most)} planes, {others}{more}")
+    return found
 
 
 def uneven(slices: Sequence[Sequence[Plane]]) -> list[str]:
-    """What keeps the slices from lying evenly on one line along their normal; empty if nothing does."""
+    """Describe why slices do not lie evenly on one line along their normal; empty if they do."""
     if len(slices) < 2:
         return []
-    normal = normal_of(slices[0][0])
-    positions = np.array([one[0].position_mm for one in slices])
+    normal = _normal(slices[0][0])
+    positions = np.array([planes[0].position_mm for planes in slices])
     places = positions @ normal
-    steps = np.diff(places)
-    step = float(np.median(steps))
+    step = float(np.median(np.diff(places)))
     found = []
     even = places[0] + np.arange(len(places)) * (places[-1] - places[0]) / (len(places) - 1)
     if np.abs(places - even).max() > STEP_TOLERANCE * step:
         found.append(
-            f"uneven slice spacing: slices lie at {_listed(places - places[0])} mm along their normal, wanted even steps "
+            f"uneven slice spacing: slices lie at {_listed(places - places[0])} mm along their normal, expected even steps "
             f"(to {STEP_TOLERANCE:.0%} of one)" + _missing_slices(places, step)
         )
-    everything = np.array([plane.position_mm for one in slices for plane in one])
-    aside = everything - positions[0]
+    aside = np.array([plane.position_mm for planes in slices for plane in planes]) - positions[0]
     aside_mm = float(np.linalg.norm(aside - np.outer(aside @ normal, normal), axis=1).max())
     if aside_mm > STEP_TOLERANCE * step:
         found.append(f"mixed position: slices are shifted in their plane by up to {aside_mm:.3g} mm")
@@ -114,7 +109,7 @@ def uneven(slices: Sequence[Sequence[Plane]]) -> list[str]:
 
 
 def _missing_slices(places: np.ndarray, step: float) -> str:
-    """Where slices seem to be missing: where a gap is a multiple of the usual step."""
+    """List the places where slices seem to be missing: where a gap is a multiple of the usual step."""
     counts = np.diff(places) / step
     whole = np.rint(counts)
     if np.abs(counts - whole).max() > 0.1 or whole.max() < 2:
@@ -128,13 +123,13 @@ def _missing_slices(places: np.ndarray, step: float) -> str:
 
 
 def slices_affine(slices: Sequence[Sequence[Plane]]) -> np.ndarray | None:
-    """(4, 4) float64, voxel (X, Y, Z) to mm (RAS), of slices that lie evenly; X counts columns and Y rows.
+    """Return (4, 4) float64, voxel (X, Y, Z) to mm (RAS), of evenly spaced slices; X counts columns and Y rows.
 
-    The step along Z is that of the positions; of a single slice its SpacingBetweenSlices, else its SliceThickness. None where a
-    single slice says neither.
+    The step along Z is that of the positions; of a single slice its SpacingBetweenSlices, else its SliceThickness. None for a
+    single slice with neither.
     """
     first = slices[0][0]
-    normal = normal_of(first)
+    normal = _normal(first)
     if len(slices) > 1:
         step_mm = (np.array(slices[-1][0].position_mm) - first.position_mm) @ normal / (len(slices) - 1)
     elif first.thickness_mm:
@@ -150,18 +145,18 @@ def slices_affine(slices: Sequence[Sequence[Plane]]) -> np.ndarray | None:
 
 
 def usual(counts: Sequence[int]) -> int:
-    """The most frequent of some counts, of several such the largest."""
-    tally = Counter(counts)
-    return max(tally, key=lambda count: (tally[count], count))
+    """Return the most frequent of some counts, of several such the largest."""
+    occurrences = Counter(counts)
+    return max(occurrences, key=lambda count: (occurrences[count], count))
 
 
-def normal_of(plane: Plane) -> np.ndarray:
-    """(3,) unit vector, axis X cross axis Y."""
+def _normal(plane: Plane) -> np.ndarray:
+    """Return (3,) unit vector, axis X cross axis Y."""
     normal = np.cross(plane.axes[:3], plane.axes[3:])
     return normal / np.linalg.norm(normal)
 
 
 def _listed(values: Sequence[float] | np.ndarray, most: int = 24) -> str:
-    """Numbers, shortly; "-0" is 0."""
-    shown = ", ".join(f"{round(float(value), 4) + 0:g}" for value in values[:most])
-    return shown + (f" and {len(values) - most} more" if len(values) > most else "")
+    """Return the numbers with at most four decimals; "-0" is 0."""
+    text = ", ".join(f"{round(float(value), 4) + 0:g}" for value in values[:most])
+    return text + (f" and {len(values) - most} more" if len(values) > most else "")

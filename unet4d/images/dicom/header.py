@@ -1,7 +1,7 @@
-"""The planes of a file, from its header.
+"""Headers of DICOM images: the series of a file and its planes.
 
-A multi-frame file (Enhanced MR and the legacy converted ones) says of each frame in functional groups what a single-frame
-file says at its top (DICOM PS3.3 C.7.6.16). Both are read by keyword: the frame's groups first, then the groups that all
+A multi-frame file (Enhanced MR and the legacy converted ones) describes each frame in functional groups as a single-frame file
+describes itself at its top (DICOM PS3.3 C.7.6.16). Both are read by keyword: the frame's groups first, then the groups that all
 frames share, then the top.
 """
 
@@ -22,24 +22,15 @@ if TYPE_CHECKING:
     from pydicom.tag import BaseTag
 
 _GROUPS = (
-    "FrameContentSequence",
-    "PlanePositionSequence",
-    "PlaneOrientationSequence",
-    "PixelMeasuresSequence",
-    "PixelValueTransformationSequence",
-    "CardiacSynchronizationSequence",
-    "TemporalPositionSequence",
-    "MRImageFrameTypeSequence",
-    "MREchoSequence",
-    "MRModifierSequence",
-    "MRDiffusionSequence",
-    "UnassignedPerFrameConvertedAttributesSequence",
-    "UnassignedSharedConvertedAttributesSequence",
-)
+    "FrameContentSequence", "PlanePositionSequence", "PlaneOrientationSequence", "PixelMeasuresSequence",
+    "PixelValueTransformationSequence", "CardiacSynchronizationSequence", "TemporalPositionSequence",
+    "MRImageFrameTypeSequence", "MREchoSequence", "MRModifierSequence", "MRDiffusionSequence",
+    "UnassignedPerFrameConvertedAttributesSequence", "UnassignedSharedConvertedAttributesSequence",
+)  # fmt: skip
 _XA_TYPES = tuple(0x00210075 + 0x100 * block for block in range(0x10, 0x18))  # Siemens' own ImageType in the XA line
 _XA_FRAMES = tuple(0x002100FE + 0x100 * block for block in range(0x10, 0x18))  # Siemens' own groups of one frame
 _IMAGE_TYPES = (0x00080008, 0x00089007, *_XA_TYPES)  # ImageType, FrameType
-_TILES, _TILES_CREATOR = 0x0019100A, 0x00190010  # NumberOfImagesInMosaic, and who defines the elements (0019,10xx)
+_TILES, _TILES_CREATOR = 0x0019100A, 0x00190010  # NumberOfImagesInMosaic, and the creator of the elements (0019,10xx)
 _ELEMENTS: tuple[str | int, ...] = (
     "SOPClassUID", "PatientID", "PatientName", "StudyInstanceUID", "SeriesInstanceUID", "StudyDate", "StudyTime",
     "SeriesNumber", "SeriesDescription", "ProtocolName", "SequenceName", "PulseSequenceName", "FrameOfReferenceUID",
@@ -52,41 +43,34 @@ _ELEMENTS: tuple[str | int, ...] = (
     "DimensionIndexSequence", "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence",
     *_XA_TYPES, *_XA_FRAMES, _TILES, _TILES_CREATOR,
 )  # fmt: skip
-
 _TIME_DIMENSIONS = (
-    "TemporalPositionIndex",
-    "TemporalPositionIdentifier",
-    "TemporalPositionTimeOffset",
-    "NominalCardiacTriggerDelayTime",
-    "TriggerTime",
-    "FrameAcquisitionDateTime",
-    "FrameReferenceDateTime",
-)
+    "TemporalPositionIndex", "TemporalPositionIdentifier", "TemporalPositionTimeOffset", "NominalCardiacTriggerDelayTime",
+    "TriggerTime", "FrameAcquisitionDateTime", "FrameReferenceDateTime",
+)  # fmt: skip
 _COMPONENTS = {
     "P": "phase", "PHASE": "phase", "R": "real", "REAL": "real", "I": "imaginary", "IMAGINARY": "imaginary",
     "W": "water", "WATER": "water", "F": "fat", "FAT": "fat", "IP": "in phase", "IN_PHASE": "in phase",
     "OP": "opposed phase", "OPP_PHASE": "opposed phase", "OUT_PHASE": "opposed phase",
 }  # fmt: skip
-
 _NO_DATE = "19700101"
 
 _Lookup = Callable[[str], Any]
 
 
 class OtherObject(Exception):
-    """A DICOM object that is no plane of a volume of scalars, such as a screenshot; says why."""
+    """A DICOM object that is no plane of a volume of scalars, such as a screenshot; the message is the reason."""
 
 
 @functools.cache
 def tags() -> list[BaseTag]:
-    """Return the elements that are read of a file before its pixels."""
+    """Return the elements to read of a file before its pixels."""
     from pydicom.tag import Tag
 
     return [Tag(element) for element in _ELEMENTS]
 
 
 def series_of(dataset: Any) -> Series:
-    """The series a dataset belongs to; what is missing is empty."""
+    """Return the series of a dataset; missing values are empty."""
 
     def text(keyword: str) -> str:
         return str(dataset.get(keyword) or "").strip()
@@ -106,35 +90,36 @@ def series_of(dataset: Any) -> Series:
 
 
 def planes_of(dataset: Any, file: Path) -> list[Plane]:
-    """The planes of a file, from its header.
+    """Return the planes of a file, from its header.
 
     Args:
         dataset: pydicom's, of the `tags`.
-        file: where it lies.
+        file: its path.
 
     Raises:
-        OtherObject: it is in colour, or does not say where it lies in space.
+        OtherObject: it is in color, or has no place in space.
         ValueError, TypeError, AttributeError, KeyError: a damaged header; a Siemens MOSAIC.
     """
     series = series_of(dataset)
     photometric = str(dataset.get("PhotometricInterpretation") or "")
     if int(dataset.get("SamplesPerPixel") or 1) != 1 or not photometric.startswith("MONOCHROME"):
-        raise OtherObject(f"its PhotometricInterpretation is {photometric or 'missing'}, wanted MONOCHROME2")
+        raise OtherObject(f"its PhotometricInterpretation is {photometric or 'missing'}, expected MONOCHROME2")
     frames = int(dataset.get("NumberOfFrames") or 1)
     groups = dataset.get("PerFrameFunctionalGroupsSequence") or []
-    items = [*(dataset.get("SharedFunctionalGroupsSequence") or []), *groups]
-    _check_mosaic(dataset, *items, *(item for of in items for item in of.get("MRImageFrameTypeSequence") or []))
+    shared = dataset.get("SharedFunctionalGroupsSequence") or []
+    items = [*shared, *groups]
+    _check_mosaic(dataset, *items, *(kind for item in items for kind in item.get("MRImageFrameTypeSequence") or []))
     if not groups and frames == 1:
-        return [_plane(_value(dataset), series, file, 0, None)]
+        return [_plane(_lookup(dataset), series, file, 0, None)]
     if not groups:
-        raise OtherObject(f"it holds {frames} frames and does not say where each of them lies")
+        raise OtherObject(f"it holds {frames} frames without a place for each of them")
     if len(groups) != frames:
         raise ValueError(f"it holds {frames} frames and describes {len(groups)}")
-    shared = [_flat(item) for item in dataset.get("SharedFunctionalGroupsSequence") or []]
+    common = [_flatten_groups(item) for item in shared]
     dimensions = _time_dimensions(dataset.get("DimensionIndexSequence") or [])
     planes = []
     for index, group in enumerate(groups):
-        value = _value(_flat(group), *shared, dataset)
+        value = _lookup(_flatten_groups(group), *common, dataset)
         indices = value("DimensionIndexValues")
         at = tuple(int(_several(indices)[i]) for i in dimensions) if dimensions and indices is not None else None
         planes.append(_plane(value, series, file, index, at))
@@ -149,10 +134,9 @@ def _check_mosaic(*layers: Any) -> None:
     """
     private = [item for layer in layers for tag in _XA_FRAMES if tag in layer for item in _items(layer[tag].value)]
     types = [layer[tag].value for layer in (*layers, *private) for tag in _IMAGE_TYPES if tag in layer]
-    counts = [
-        layer[_TILES].value for layer in layers if _TILES in layer and "SIEMENS" in str(layer.get(_TILES_CREATOR))
-    ]
-    if any("MOSAIC" in str(kind).upper() for kind in types) or any(count not in (None, "", 0, 1) for count in counts):
+    siemens = [layer for layer in layers if _TILES in layer and "SIEMENS" in str(layer.get(_TILES_CREATOR))]
+    has_tiles = any(layer[_TILES].value not in (None, "", 0, 1) for layer in siemens)
+    if has_tiles or any("MOSAIC" in str(kind).upper() for kind in types):
         raise ValueError(
             "it is a Siemens MOSAIC, all slices side by side in one image, expected one slice per image; convert the series to "
             "NIfTI with dcm2niix, and give that"
@@ -165,11 +149,8 @@ def _items(value: Any) -> list[Any]:
 
 
 def _plane(value: _Lookup, series: Series, file: Path, index: int, at: tuple[int, ...] | None) -> Plane:
-    missing = [
-        keyword
-        for keyword in ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing")
-        if value(keyword) is None
-    ]
+    required = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing")
+    missing = [keyword for keyword in required if value(keyword) is None]
     if missing:
         raise OtherObject(f"it has no {' and no '.join(missing)}")
     row_mm, column_mm = _numbers(value, "PixelSpacing", 2)
@@ -207,27 +188,24 @@ def _plane(value: _Lookup, series: Series, file: Path, index: int, at: tuple[int
     )
 
 
-def _value(*layers: Any) -> _Lookup:
-    """Look a keyword up in the first layer that says something."""
+def _lookup(*layers: Any) -> _Lookup:
+    """Return a function that looks a keyword up in the first layer with a value."""
 
     def value(keyword: str) -> Any:
-        for layer in layers:
-            found = layer.get(keyword)
-            if found is not None and found != "":
-                return found
-        return None
+        values = (layer.get(keyword) for layer in layers)
+        return next((found for found in values if found is not None and found != ""), None)
 
     return value
 
 
-def _flat(item: Any) -> dict[str, Any]:
-    """Keyword to value of all functional groups of one frame, or of those that the frames share."""
+def _flatten_groups(item: Any) -> dict[str, Any]:
+    """Return keyword to value of all functional groups of one frame, or of those that the frames share."""
     groups = [item.get(group) for group in _GROUPS]
     return {element.keyword: element.value for group in groups if group for element in group[0]}
 
 
 def _time_dimensions(dimensions: Sequence[Any]) -> list[int]:
-    """Which of the DimensionIndexValues count time."""
+    """Return which of the DimensionIndexValues count time."""
     from pydicom.datadict import keyword_for_tag
 
     pointers = [keyword_for_tag(dimension.DimensionIndexPointer) for dimension in dimensions]
@@ -243,22 +221,22 @@ def _axes(value: _Lookup) -> tuple[float, ...]:
 
 
 def _numbers(value: _Lookup, keyword: str, count: int) -> tuple[float, ...]:
-    """Exactly `count` finite numbers."""
-    came = tuple(float(one) for one in _several(value(keyword)))
-    if len(came) != count or not all(map(math.isfinite, came)) or (keyword == "PixelSpacing" and min(came) <= 0):
-        raise ValueError(f"its {keyword} is {came}")
-    return came
+    """Return exactly `count` finite numbers."""
+    found = tuple(float(number) for number in _several(value(keyword)))
+    if len(found) != count or not all(map(math.isfinite, found)) or (keyword == "PixelSpacing" and min(found) <= 0):
+        raise ValueError(f"its {keyword} is {found}")
+    return found
 
 
 def _several(value: Any) -> list[Any]:
-    """One value or many, as a list."""
+    """Return one value or many, as a list."""
     if value is None:
         return []
     return [value] if isinstance(value, str | int | float) else list(value)
 
 
 def _number(*values: Any) -> float | None:
-    """The first of the values that is a finite number."""
+    """Return the first of the values that is a finite number."""
     for value in values:
         try:
             number = float(value)
@@ -270,16 +248,14 @@ def _number(*values: Any) -> float | None:
 
 
 def _acquired_s(value: _Lookup) -> float | None:
-    for keyword in ("FrameAcquisitionDateTime", "FrameReferenceDateTime"):
-        if value(keyword) is not None:
-            return _seconds("", value(keyword))
-    if value("AcquisitionTime") is not None:
+    frame = value("FrameAcquisitionDateTime") or value("FrameReferenceDateTime")
+    if frame is None and value("AcquisitionTime") is not None:
         return _seconds(value("AcquisitionDate") or _NO_DATE, value("AcquisitionTime"))
-    return _seconds("", value("AcquisitionDateTime"))
+    return _seconds("", frame or value("AcquisitionDateTime"))
 
 
 def _seconds(date: str, time: Any) -> float | None:
-    """Seconds since 1970 of a date and a time, or of a text that has both; None for what is no time."""
+    """Return the seconds since 1970 of a date and a time, or of a text with both; None for another text."""
     from pydicom.valuerep import DT
 
     if time is None:

@@ -1,4 +1,4 @@
-"""One image plane, a file or a frame of a multi-frame file, and the series it belongs to."""
+"""Planes and series: one 2D image, a file or a frame of a multi-frame file, and the series it belongs to."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Series:
-    """What a series says of itself, and whose it is.
+    """A DICOM series, by its header.
 
     Attributes:
         patient: PatientID, where it is empty PatientName, where that is empty too the StudyInstanceUID.
         study: StudyInstanceUID.
         started: date and time of the study, for the order.
         uid: SeriesInstanceUID.
-        label: description, protocol and sequence without digits and punctuation: alike in the slices of one stack.
+        label: description, protocol and sequence without digits and punctuation: the same in the slices of one stack.
     """
 
     patient: str
@@ -32,8 +32,13 @@ class Series:
 
     @property
     def title(self) -> str:
-        """As messages name it."""
+        """Return the name of the series for messages."""
         return f"series {self.number}" + (f" ({self.description})" if self.description else "")
+
+    @property
+    def sort_key(self) -> tuple[str, str, int, str]:
+        """Return patient, time of the study, series number and UID."""
+        return self.patient, self.started, self.number, self.uid
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,14 +47,14 @@ class Plane:
 
     Attributes:
         component: "magnitude", "phase", "real", "imaginary", "water", "fat", "in phase" or "opposed phase"; with the echo time
-            where a series holds several echoes (candidates.py).
+            where a series holds several echoes (grouping.py).
         size: pixels along a row (X: the columns) and along a column (Y: the rows).
         spacing_mm: along X and along Y; PixelSpacing has them the other way round.
-        position_mm: centre of the first pixel, patient coordinates (LPS).
+        position_mm: center of the first pixel, patient coordinates (LPS).
         axes: direction of X and of Y, unit vectors (LPS), as six numbers.
         thickness_mm: SpacingBetweenSlices, else SliceThickness: the step of a single slice.
         slope, intercept: of the rescaling.
-        times: what may order the frames of a slice, by the names in times.py; None where the header does not say.
+        times: values that may order the frames of a slice, by the names in frame_order.py; None if unknown.
         offset_s: TemporalPositionTimeOffset.
         beat_ms, frames_per_beat: NominalInterval (RR) and CardiacNumberOfImages.
         step_ms: TemporalResolution, else FrameTime.

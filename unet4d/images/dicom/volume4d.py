@@ -1,9 +1,14 @@
-"""Slices x frames, complete and on one grid, or the list of what is wrong."""
+"""Stacks of slices x frames, complete and on one grid, and their voxels, decoded by pydicom and rescaled plane by plane."""
 
 from __future__ import annotations
 
+import contextlib
+import math
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -11,18 +16,22 @@ from unet4d.errors import InputError
 from unet4d.images.dicom import frame_order, geometry
 from unet4d.images.dicom.instance import Plane
 from unet4d.images.time_axis import TimeAxis
+from unet4d.system.memory import check_fits
+from unet4d.system.signals import check_stop
 
-_MOST = 8  # faults that one message lists
+_MOST = 8  # reasons that one message lists
+_WORKING_BYTES = 12  # per voxel: in float32, reoriented, and resampled
 
 
 @dataclass(frozen=True, eq=False)
 class SliceStack:
-    """A 4D study whose voxels are still in its files.
+    """A 4D study with its voxels still in its files.
 
     Attributes:
         planes: of frame t and slice z, [t][z].
         affine: (4, 4), voxel to mm (RAS).
-        time: "cyclic", or None where nobody says.
+        frame_duration_s: seconds from frame to frame; None if unknown.
+        time: "cyclic", or None if unknown.
     """
 
     planes: tuple[tuple[Plane, ...], ...]
@@ -32,7 +41,7 @@ class SliceStack:
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
-        """(T, X, Y, Z)."""
+        """Return (T, X, Y, Z)."""
         return (len(self.planes), *self.planes[0][0].size, len(self.planes[0]))
 
 
@@ -46,33 +55,97 @@ def stack_planes(planes: Sequence[Plane], title: str) -> SliceStack:
     Raises:
         InputError: orientation, spacing or matrix differ; the b-value or inversion time varies at one place; slices lie
             unevenly; a slice has another number of frames than most; two planes lie at one place and time; nothing orders the
-            frames. Lists all that was found.
+            frames. Lists all reasons.
     """
-    faults = geometry.mixed(planes)
-    if faults:
-        raise stack_error(title, faults)
+    _refuse(title, geometry.mixed(planes))
     slices = geometry.slices_of(planes)
-    faults = frame_order.not_in_time(slices)
-    if faults:
-        raise stack_error(title, faults)
+    _refuse(title, frame_order.not_in_time(slices))
     key = frame_order.time_key(slices)
     if key is None:
-        raise stack_error(title, ["nothing tells the frames of a slice apart, not even an InstanceNumber"])
+        raise stack_error(title, ["no time orders the frames of a slice, not even an InstanceNumber"])
     slices = frame_order.sort_in_time(slices, key)
-    faults = [*frame_order.repeated(slices, key), *frame_order.incomplete(slices, key), *geometry.uneven(slices)]
-    if faults:
-        raise stack_error(title, faults)
+    _refuse(title, [*frame_order.repeated(slices, key), *frame_order.incomplete(slices, key), *geometry.uneven(slices)])
     affine = geometry.slices_affine(slices)
     if affine is None:
         raise stack_error(
-            title, ["a single slice, and neither SpacingBetweenSlices nor SliceThickness says how thick it is"]
+            title, ["a single slice of unknown thickness, without SpacingBetweenSlices and SliceThickness"]
         )
     duration_s = frame_order.frame_duration_s(slices)
     frames = tuple(zip(*slices, strict=True))
     return SliceStack(frames, affine, duration_s, frame_order.gated_time_axis(slices, duration_s))
 
 
-def stack_error(title: str, faults: Sequence[str]) -> InputError:
-    """One line that lists what is wrong."""
-    more = f"; and {len(faults) - _MOST} more" if len(faults) > _MOST else ""
-    return InputError(f"{title}: {'; '.join(faults[:_MOST])}{more}; export the series again, or leave it out")
+def _refuse(title: str, reasons: Sequence[str]) -> None:
+    """Raise InputError if there are reasons against a stack."""
+    if reasons:
+        raise stack_error(title, reasons)
+
+
+def stack_error(title: str, reasons: Sequence[str]) -> InputError:
+    """Return the error that lists the reasons against a stack in one line."""
+    more = f"; and {len(reasons) - _MOST} more" if len(reasons) > _MOST else ""
+    return InputError(f"{title}: {'; '.join(reasons[:_MOST])}{more}; export the series again, or leave it out")
+
+
+def read_dicom_voxels(stack: SliceStack) -> np.ndarray:
+    """Read (T, X, Y, Z) float32, RescaleSlope and RescaleIntercept of each plane applied; X counts columns and Y rows.
+
+    Values are those stored, also under MONOCHROME1, which is a hint to display low values bright.
+
+    Raises:
+        InputError: pixel data cut off, damaged, or compressed in a way that nothing installed decodes. Names the file.
+    """
+    voxels = None
+    places: dict[Path, dict[int, tuple[int, int]]] = {}
+    for t, frame in enumerate(stack.planes):
+        for z, plane in enumerate(frame):
+            places.setdefault(plane.file, {})[plane.index] = (t, z)
+    for file, at in places.items():
+        check_stop()
+        for pixels, (t, z) in zip(_decode(file, list(at)), at.values(), strict=True):
+            plane = stack.planes[t][z]
+            expected = stack.shape[2:0:-1]
+            if pixels.shape != expected:
+                raise InputError(
+                    f"{file}: got pixels {pixels.shape}, expected {expected} (rows, columns); export it again"
+                )
+            if voxels is None:  # now that one plane is known to have the size of its header
+                check_fits(_WORKING_BYTES * math.prod(stack.shape), file)
+                voxels = np.empty(stack.shape, dtype=np.float32)
+            voxels[t, :, :, z] = pixels.T * plane.slope + plane.intercept
+    assert voxels is not None
+    return voxels
+
+
+def _decode(file: Path, indices: Sequence[int]) -> list[np.ndarray]:
+    """Decode these frames of a file, each (rows, columns)."""
+    from pydicom import dcmread
+    from pydicom.pixels import iter_pixels
+    from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian
+
+    dataset: Any = None
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of pydicom, for pixel data longer than necessary
+            dataset = dcmread(file, force=True)  # known to be DICOM, with or without a preamble
+            if "TransferSyntaxUID" not in dataset.file_meta:  # then the pixels are not compressed
+                _, is_little_endian = dataset.original_encoding
+                syntax = ExplicitVRLittleEndian if is_little_endian else ExplicitVRBigEndian
+                dataset.file_meta.TransferSyntaxUID = syntax
+            return list(iter_pixels(dataset, indices=indices))
+    except Exception as error:  # whatever a damaged file leads to in a decoder
+        raise InputError(f"{file}: {_decode_failure(dataset, error)}") from error
+
+
+def _decode_failure(dataset: Any, error: Exception) -> str:
+    """Describe why the pixels of a dataset cannot be decoded: no decoder, or damaged."""
+    from pydicom.pixels import get_decoder
+
+    with contextlib.suppress(Exception):  # of a damaged header
+        syntax = dataset.file_meta.TransferSyntaxUID
+        if not get_decoder(syntax).is_available:
+            return (
+                f"nothing installed decodes its pixel data ({syntax.name}); pip install python-gdcm, or export the series "
+                "uncompressed"
+            )
+    return f"its pixel data is cut off or damaged ({' '.join(str(error).split())}); export it again"
