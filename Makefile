@@ -2,7 +2,6 @@
 # make test    the test suite                       make lint    ruff and mypy
 #              COVERAGE=yes prints its coverage     make wheel   builds the wheel and tries it outside of the checkout
 # make bench   benchmarks, results in bench/results make docker  the image unet4d (needs a Docker engine)
-# .venv/bin/python -m bench predict_large   the one that make bench leaves out: a study of 4.2 GB within 6 GB (19 GB of disk)
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
