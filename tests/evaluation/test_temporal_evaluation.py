@@ -209,7 +209,7 @@ def test_without_its_cavity_a_myocardium_has_the_mean_mass():
     (found,) = score_cardiac_function(
         {"myocardium": frames}, {"myocardium": np.array([1.0, 2.0, 6.0])}, 0.1, cyclic=False
     )
-    masses = (found.reference["mass_g"], found.matched["mass_g"], found.prediction["mass_g"])
+    masses = tuple(found[f"{part}_mass_g"] for part in ("reference", "matched", "prediction"))
     assert masses == pytest.approx((15 * 1.05, 3.5 * 1.05, 3 * 1.05))
 
 

@@ -7,7 +7,7 @@ The prediction is measured twice: at the frames of the reference, which compares
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -19,22 +19,6 @@ MEASURES = (*CurveMeasures.__dataclass_fields__, "mass_g")
 AT_REFERENCE_FRAMES = ("edv_ml", "esv_ml", "sv_ml", "ef_percent", "mass_g")
 Measures = Mapping[str, float | None]
 """Some of MEASURES of one volume curve; None or missing where undefined, or where the class has no such measure."""
-
-
-class CardiacScores(NamedTuple):
-    """Measures of one class of one study.
-
-    Attributes:
-        name: class name.
-        reference: over the labelled frames of the reference.
-        matched: of the prediction, at end-diastole and end-systole of the reference.
-        prediction: of the prediction, over all its frames.
-    """
-
-    name: str
-    reference: Measures
-    matched: Measures
-    prediction: Measures
 
 
 def cardiac_role(name: str) -> str | None:
@@ -71,12 +55,17 @@ def score_cardiac_function(
     prediction_ml: Mapping[str, np.ndarray],
     frame_duration_s: float | None,
     cyclic: bool,
-) -> list[CardiacScores]:
-    """Measure reference and prediction; the arguments are those of `measure_cardiac_function`."""
+) -> list[dict[str, Any]]:
+    """Measure reference and prediction; the arguments are those of `measure_cardiac_function`.
+
+    Returns:
+        One row per cavity or myocardium: class, role, and the measures of the reference, of the prediction "matched" at
+        end-diastole and end-systole of the reference, and of the prediction over all its frames.
+    """
     of_reference, own = (
         measure_cardiac_function(curves, frame_duration_s, cyclic) for curves in (reference_ml, prediction_ml)
     )
-    found = []
+    rows = []
     for name, measures in of_reference.items():
         ed, es = measures.get("ed_frame"), measures.get("es_frame")
         if is_cavity(name):
@@ -84,8 +73,11 @@ def score_cardiac_function(
         else:
             labelled = np.isfinite(reference_ml[name])
             matched = _measure_mass(np.where(labelled, prediction_ml[name], np.nan), ed)
-        found.append(CardiacScores(name, measures, matched, own[name]))
-    return found
+        row: dict[str, Any] = {"class": name, "role": cardiac_role(name)}
+        for part, found in (("reference", measures), ("matched", matched), ("prediction", own[name])):
+            row |= {f"{part}_{key}": found.get(key) for key in MEASURES}
+        rows.append(row)
+    return rows
 
 
 def _measure_at(curve_ml: np.ndarray, ed: float | None, es: float | None) -> Measures:

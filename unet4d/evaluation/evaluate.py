@@ -89,7 +89,7 @@ def evaluate(
     summary: dict[str, Any] = {"version": VERSION, "reference": str(reference), "prediction": str(prediction)}
     summary |= {"not_scored": unmatched, "without_prediction": missing, "failed": failed, "tolerance_mm": tolerance_mm}
     summary |= summarize_cases(scored, classes) | summarize_cases_by_fold(scored, classes, folds)
-    _write(out, scored, classes, summary)
+    _write(out, scored, summary)
     raise_failed(failed, len(references), "scored", out)
     return summary
 
@@ -118,10 +118,10 @@ def _values(path: Path) -> list[int]:
         return []
 
 
-def _write(out: Path, scored: Sequence[CaseScores], classes: dict[str, int], summary: dict[str, Any]) -> None:
+def _write(out: Path, scored: Sequence[CaseScores], summary: dict[str, Any]) -> None:
     """Write the tables and the summary, and print the summary."""
-    for name, rows in tables.ROWS.items():
-        write_text(out / name, csv_text(rows(scored, classes)))
+    for name in tables.TABLE_COLUMNS:
+        write_text(out / name, csv_text(tables.csv_rows(name, (row for case in scored for row in case.rows[name]))))
     write_json(out / tables.SUMMARY_JSON, summary)
     print(tables.format_summary(summary))
     if missing := summary["without_prediction"]:

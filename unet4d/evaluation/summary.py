@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from unet4d.evaluation.cardiac_function import AT_REFERENCE_FRAMES, MEASURES, CardiacScores, cardiac_role
+from unet4d.evaluation.cardiac_function import AT_REFERENCE_FRAMES, MEASURES, cardiac_role
 from unet4d.evaluation.case_scores import CaseScores
 from unet4d.evaluation.fold_summary import summarize_folds
+from unet4d.evaluation.tables import MEASURES_CSV, METRICS_CSV, TEMPORAL_CSV
 from unet4d.evaluation.temporal import TEMPORAL_QUANTITIES
 from unet4d.metrics.overlap import EMPTY_CONVENTION
 from unet4d.metrics.statistics import INTERVALS, bland_altman, interval95, summary_statistics
@@ -30,32 +31,28 @@ def summarize_cases(scored: Sequence[CaseScores], classes: Mapping[str, int]) ->
         scored: the studies.
         classes: foreground class name to label value.
     """
-    subjects = [s.subject for s in scored for _ in s.labelled]
-    overlap = {
-        name: np.concatenate([{"dice": s.dice, **vars(s.surface)}[name] for s in scored])
-        for name in ("dice", "hd95_mm", "asd_mm", "nsd")
-    }
-    per_class = {
-        name: {"value": value, **_summarize_class(scored, k, overlap, subjects)}
-        for k, (name, value) in enumerate(classes.items())
-    }
+    per_class = {name: {"value": value, **_summarize_class(scored, name)} for name, value in classes.items()}
+    rows = [row for s in scored for row in s.rows[METRICS_CSV]]
+    dice = np.array([row["dice"] for row in rows]).reshape(-1, len(classes))
     return {
         "convention": EMPTY_CONVENTION,
         "averaging": AVERAGING,
         "intervals": INTERVALS,
         "cases": len(scored),
         "subjects": len({s.subject for s in scored}),
-        "frames": sum(len(s.labelled) for s in scored),
-        "labelled_frames": sum(int(s.labelled.sum()) for s in scored),
+        "frames": sum(s.frames for s in scored),
+        "labelled_frames": sum(s.labelled_frames for s in scored),
         "mean_foreground_dice": _mean([entry["dice"]["mean"] for entry in per_class.values()]),
-        "mean_foreground_dice_ci95": interval95(overlap["dice"], subjects),
+        "mean_foreground_dice_ci95": interval95(dice, [row["subject"] for row in rows[:: len(classes)]]),
         "classes": per_class,
         "heart": {name: _summarize_heart(scored, name) for name in classes if cardiac_role(name)},
         "per_case": {
             s.name: {
                 "subject": s.subject,
-                "labelled_frames": int(s.labelled.sum()),
-                "mean_foreground_dice": _mean([summary_statistics(column)["mean"] for column in s.dice.T]),
+                "labelled_frames": s.labelled_frames,
+                "mean_foreground_dice": _mean(
+                    [summary_statistics(_column(_rows([s], METRICS_CSV, c), "dice"))["mean"] for c in classes]
+                ),
             }
             for s in scored
         },
@@ -90,60 +87,61 @@ def summarize_cases_by_fold(
     return {"folds": summarize_folds(values) | {"cases": cases, "without_fold": without}}
 
 
-def _summarize_class(
-    scored: Sequence[CaseScores], k: int, overlap: Mapping[str, np.ndarray], subjects: Sequence[str]
-) -> dict[str, Any]:
-    """Compute the entry of class `k`, from `overlap` (frames of all studies, K) and the subject of each of these frames."""
-    pairs = [s.volume_pairs(k) for s in scored]
-    owners = [s.subject for s, own in zip(scored, pairs, strict=True) for _ in own]
-    agreement = _agreement(np.concatenate(pairs), owners)
-    empty = {
-        f"n_{kind}": sum(int(np.count_nonzero(getattr(s.counts, kind)[s.labelled, k])) for s in scored)
-        for kind in ("both_empty", "one_empty")
-    }
+def _summarize_class(scored: Sequence[CaseScores], name: str) -> dict[str, Any]:
+    rows, over_time = _rows(scored, METRICS_CSV, name), _rows(scored, TEMPORAL_CSV, name)
+    overlap = {key: _column(rows, key) for key in ("dice", "hd95_mm", "asd_mm", "nsd")}
+    in_reference, in_prediction = (_column(rows, "tp") + _column(rows, key) > 0 for key in ("fn", "fp"))
+    either = [row for row, used in zip(rows, in_reference | in_prediction, strict=True) if used]
+    agreement = _agreement([(row["reference_ml"], row["prediction_ml"]) for row in either], _subjects(either))
     return {
-        **{quantity: summary_statistics(array[:, k]) for quantity, array in overlap.items()},
-        **empty,
+        **{key: summary_statistics(values) for key, values in overlap.items()},
+        "n_both_empty": len(rows) - len(either),
+        "n_one_empty": int(np.count_nonzero(in_reference != in_prediction)),
         "volume_error_ml": {key: agreement[key] for key in ("bias", "mean_absolute", "n")},
         "volume_agreement_ml": agreement,
-        "ci95": {quantity: interval95(array[:, k], subjects) for quantity, array in overlap.items()},
-        "temporal": _summarize_temporal(scored, k),
+        "ci95": {key: interval95(values, _subjects(rows)) for key, values in overlap.items()},
+        "temporal": {
+            key: {**summary_statistics(values), "ci95": interval95(values, _subjects(over_time))}
+            for key, values in ((key, _column(over_time, key)) for key in TEMPORAL_QUANTITIES)
+        },
     }
-
-
-def _summarize_temporal(scored: Sequence[CaseScores], k: int) -> dict[str, Any]:
-    """Describe each temporal metric of class `k` over cases, with the interval of its mean."""
-    found = {}
-    for name in TEMPORAL_QUANTITIES:
-        values = np.array([s.over_time[name][k] for s in scored])
-        found[name] = {**summary_statistics(values), "ci95": interval95(values, [s.subject for s in scored])}
-    return found
 
 
 def _summarize_heart(scored: Sequence[CaseScores], name: str) -> dict[str, Any]:
     """Compute the agreement of the cardiac measures of a class, one pair per case: at the reference's frames and at own ones."""
-    measured = [(s, scores) for s in scored for scores in s.heart if scores.name == name]
-    subjects = [s.subject for s, _ in measured]
+    rows = _rows(scored, MEASURES_CSV, name)
 
-    def agreements(pairs: Mapping[str, list[Any]]) -> dict[str, Any]:
-        entries = {key: _agreement(values, subjects) for key, values in pairs.items()}
+    def agreements(part: str, keys: Sequence[str]) -> dict[str, Any]:
+        entries = {key: _agreement([_pair(row, part, key) for row in rows], _subjects(rows)) for key in keys}
         return {key: entry for key, entry in entries.items() if entry["n"] or entry["n_undefined"]}
 
-    matched = {
-        key: [(scores.reference.get(key), scores.matched.get(key)) for _, scores in measured]
-        for key in AT_REFERENCE_FRAMES
+    return {
+        "role": cardiac_role(name),
+        "at_reference_frames": agreements("matched", AT_REFERENCE_FRAMES),
+        "own_frames": agreements("prediction", MEASURES),
     }
-    own = {key: [_own_pair(s, scores, key) for s, scores in measured] for key in MEASURES}
-    return {"role": cardiac_role(name), "at_reference_frames": agreements(matched), "own_frames": agreements(own)}
 
 
-def _own_pair(case: CaseScores, scores: CardiacScores, key: str) -> tuple[float | None, float | None]:
+def _pair(row: Mapping[str, Any], part: str, key: str) -> tuple[float | None, float | None]:
     """Return reference and prediction; a frame of a cyclic study is counted from the reference's frame in the shorter direction."""
-    reference, prediction = scores.reference.get(key), scores.prediction.get(key)
-    if key.endswith("_frame") and case.cyclic and reference is not None and prediction is not None:
-        frames = len(case.labelled)
+    reference, prediction = row[f"reference_{key}"], row[f"{part}_{key}"]
+    if key.endswith("_frame") and row["time"] == "cyclic" and reference is not None and prediction is not None:
+        frames = row["frames"]
         prediction = reference + (prediction - reference + frames // 2) % frames - frames // 2
     return reference, prediction
+
+
+def _rows(scored: Sequence[CaseScores], file: str, name: str) -> list[dict[str, Any]]:
+    """Return the rows of one class of a table."""
+    return [row for s in scored for row in s.rows[file] if row["class"] == name]
+
+
+def _column(rows: Sequence[Mapping[str, Any]], key: str) -> np.ndarray:
+    return np.array([row[key] for row in rows], np.float64)
+
+
+def _subjects(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    return [row["subject"] for row in rows]
 
 
 def _agreement(pairs: Any, subjects: Sequence[str]) -> dict[str, Any]:

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
-from unet4d.evaluation.cardiac_function import AT_REFERENCE_FRAMES, MEASURES, cardiac_role
-from unet4d.evaluation.case_scores import CaseScores
+from unet4d.evaluation.cardiac_function import AT_REFERENCE_FRAMES, MEASURES
 from unet4d.evaluation.fold_summary import format_folds
 from unet4d.evaluation.temporal import TEMPORAL_QUANTITIES
-from unet4d.images.time_axis import time_axis
 from unet4d.system.text import count, format_number
 
 METRICS_CSV, VOLUMES_CSV, MEASURES_CSV = "metrics.csv", "volumes_compared.csv", "measures.csv"
@@ -23,7 +20,34 @@ OUTPUT_FILES = {
     TEMPORAL_CSV: "temporal metrics of every case",
     SUMMARY_JSON: "this summary",
 }
-PER_FRAME = ["dice", "hd95_mm", "asd_mm", "nsd", "reference_ml", "prediction_ml"]
+TABLE_COLUMNS = {
+    METRICS_CSV: [
+        *(
+            "case",
+            "subject",
+            "frame",
+            "class",
+            "value",
+            "dice",
+            "hd95_mm",
+            "asd_mm",
+            "nsd",
+            "reference_ml",
+            "prediction_ml",
+        ),
+        *("tp", "fp", "fn"),
+    ],
+    VOLUMES_CSV: ["case", "frame", "time_s", "class", "reference_ml", "prediction_ml"],
+    MEASURES_CSV: [
+        *("case", "subject", "class", "role", "time", "frame_duration_s", "labelled_frames"),
+        *(f"reference_{key}" for key in MEASURES),
+        *(f"matched_{key}" for key in AT_REFERENCE_FRAMES),
+        *(f"prediction_{key}" for key in MEASURES),
+    ],
+    TEMPORAL_CSV: ["case", "subject", "class", "time", "frames", *TEMPORAL_QUANTITIES],
+}
+"""Columns by file: metrics.csv has a row per labelled frame and class, volumes_compared.csv per frame and class, measures.csv per
+case and cardiac class, temporal.csv per case and class."""
 SUMMARY_TEMPORAL = {
     "roughness": ("roughness", 4),
     "frame_to_frame_dice": ("frame-to-frame Dice", 3),
@@ -35,60 +59,16 @@ SUMMARY_TEMPORAL = {
 """Temporal metrics of the printed summary: column and decimals."""
 
 
-def metric_rows(scored: Sequence[CaseScores], classes: Mapping[str, int]) -> Iterator[list[Any]]:
-    """Yield the rows of metrics.csv: one per labelled frame and class."""
-    yield ["case", "subject", "frame", "class", "value", *PER_FRAME, "tp", "fp", "fn"]
-    for s in scored:
-        measured = {"dice": s.dice, **vars(s.surface), "reference_ml": s.reference_ml, "prediction_ml": s.prediction_ml}
-        for t in np.flatnonzero(s.labelled):
-            for k, (name, value) in enumerate(classes.items()):
-                ratios = [_cell(measured[column][t, k]) for column in PER_FRAME]
-                counts = [int(array[t, k]) for array in (s.counts.tp, s.counts.fp, s.counts.fn)]
-                yield [s.name, s.subject, int(t), name, value, *ratios, *counts]
+def csv_rows(file: str, rows: Iterable[Mapping[str, Any]]) -> Iterator[list[Any]]:
+    """Yield the header and the rows of a table, numbers rounded to 6 decimals, undefined ones blank."""
+    yield TABLE_COLUMNS[file]
+    for row in rows:
+        cells = (row[column] for column in TABLE_COLUMNS[file])
+        yield [_round(cell) if isinstance(cell, float) else "" if cell is None else cell for cell in cells]
 
 
-def volume_rows(scored: Sequence[CaseScores], classes: Mapping[str, int]) -> Iterator[list[Any]]:
-    """Yield the rows of volumes_compared.csv: one per frame, labelled or not, and class."""
-    yield ["case", "frame", "time_s", "class", "reference_ml", "prediction_ml"]
-    for s in scored:
-        for t in range(len(s.labelled)):
-            time = "" if s.frame_duration_s is None else round(t * s.frame_duration_s, 6)
-            for k, name in enumerate(classes):
-                yield [s.name, t, time, name, _cell(s.reference_ml[t, k]), _cell(s.prediction_ml[t, k])]
-
-
-def measure_rows(scored: Sequence[CaseScores], classes: Mapping[str, int]) -> Iterator[list[Any]]:
-    """Yield the rows of measures.csv: one per case and cardiac class."""
-    parts = {"reference": MEASURES, "matched": AT_REFERENCE_FRAMES, "prediction": MEASURES}
-    columns = [f"{part}_{key}" for part, keys in parts.items() for key in keys]
-    yield ["case", "subject", "class", "role", "time", "frame_duration_s", "labelled_frames", *columns]
-    for s in scored:
-        for scores in s.heart:
-            values = [_cell(getattr(scores, part).get(key)) for part, keys in parts.items() for key in keys]
-            duration, labelled = _cell(s.frame_duration_s), int(s.labelled.sum())
-            yield [
-                s.name,
-                s.subject,
-                scores.name,
-                cardiac_role(scores.name),
-                time_axis(s.cyclic),
-                duration,
-                labelled,
-                *values,
-            ]
-
-
-def temporal_rows(scored: Sequence[CaseScores], classes: Mapping[str, int]) -> Iterator[list[Any]]:
-    """Yield the rows of temporal.csv: one per case and class."""
-    yield ["case", "subject", "class", "time", "frames", *TEMPORAL_QUANTITIES]
-    for s in scored:
-        for k, name in enumerate(classes):
-            values = [_cell(s.over_time[quantity][k]) for quantity in TEMPORAL_QUANTITIES]
-            yield [s.name, s.subject, name, time_axis(s.cyclic), len(s.labelled), *values]
-
-
-ROWS = {METRICS_CSV: metric_rows, VOLUMES_CSV: volume_rows, MEASURES_CSV: measure_rows, TEMPORAL_CSV: temporal_rows}
-"""File name to the function that yields its rows."""
+def _round(value: float) -> float | str:
+    return round(float(value), 6) if math.isfinite(value) else ""
 
 
 def format_summary(summary: Mapping[str, Any]) -> str:
@@ -181,10 +161,3 @@ def _temporal_lines(classes: Mapping[str, Any]) -> list[str]:
     return (
         align_columns(["mean over cases", *(column for column, _ in SUMMARY_TEMPORAL.values())], rows) if rows else []
     )
-
-
-def _cell(value: float | None) -> float | int | str:
-    """Return a number for a table, rounded to 6 decimals; blank where it is undefined."""
-    if value is None or isinstance(value, int):
-        return "" if value is None else value
-    return round(float(value), 6) if np.isfinite(value) else ""

@@ -52,8 +52,8 @@ def measure_over_time(
     found = {
         "frame_to_frame_dice": _array(summary_statistics(column)["mean"] for column in stays.T),
         "frame_to_frame_excess": _array(summary_statistics(column)["mean"] for column in excess.T),
-        "flicker_components": components.sum(axis=0),
-        "flicker_voxels": voxels.sum(axis=0),
+        "flicker_components": components.sum(axis=0).astype(np.float64),
+        "flicker_voxels": voxels.sum(axis=0).astype(np.float64),
     }
     for prefix, curves in zip(("reference_", ""), curves_ml, strict=True):
         found[f"{prefix}roughness"] = _array(roughness(curve, cyclic) for curve in curves.T)
