@@ -33,7 +33,7 @@ def affine_of(spacing, turn: np.ndarray | None = None) -> np.ndarray:
 
 
 def rotation(degrees) -> np.ndarray:
-    """About X, then Y, then Z."""
+    """Return the rotation about X, then Y, then Z."""
     turned = np.eye(3)
     for axis, angle in enumerate(np.deg2rad(degrees)):
         one = np.eye(3)
@@ -45,7 +45,7 @@ def rotation(degrees) -> np.ndarray:
 
 
 def stored(array: np.ndarray, affine: np.ndarray, order, flips) -> tuple[np.ndarray, np.ndarray]:
-    """The same anatomy written down with other voxel axes."""
+    """Return the same anatomy stored with other voxel axes."""
     lead = array.ndim - 3
     written = array.transpose(*range(lead), *(lead + axis for axis in order))
     to_old = np.zeros((4, 4))
@@ -58,7 +58,7 @@ def stored(array: np.ndarray, affine: np.ndarray, order, flips) -> tuple[np.ndar
 
 
 def working_axes(grid: WorkingGrid, affine: np.ndarray) -> np.ndarray:
-    """World directions of the working axes, one a column."""
+    """Return the world directions of the working axes, one per column."""
     return affine[:3, list(grid.order)] * np.where(grid.flips, -1, 1)
 
 
@@ -67,7 +67,7 @@ def logits_of(label: np.ndarray, classes: int) -> torch.Tensor:
 
 
 def native_label(grid: WorkingGrid, logits: torch.Tensor) -> np.ndarray:
-    """Class indices on the native grid, of logits that are all there."""
+    """Return class indices on the native grid, from whole logits."""
     native = NativeLabel(grid, len(logits), range(logits.shape[1]))
     native.fill(logits, *((0, len(axis.low)) for axis in native.axes[:2]))
     return native.label
@@ -108,7 +108,7 @@ def test_the_working_grid_is_right_handed_with_thick_slices_last(spacing, degree
         assert grid.spacing[2] == pytest.approx(max(spacing))
 
 
-def test_a_plain_axial_study_stays_as_it_is_and_a_clinical_one_is_turned_to_right_anterior_superior():
+def test_a_ras_study_is_unchanged_and_an_lps_study_is_reoriented_to_ras():
     image = np.arange(24, dtype=np.float32).reshape(1, 1, 2, 3, 4)
     grid = WorkingGrid.of(np.diag([1.0, 1.0, 8.0, 1.0]), (2, 3, 4))
     assert (grid.order, grid.flips) == ((0, 1, 2), (False, False, False))
@@ -140,7 +140,7 @@ def test_resampling_keeps_the_field_of_view():
     assert np.allclose(grid.image(ramp)[0, 0, 1:-1, 3, 3], centres[1:-1], atol=1e-4)
 
 
-def test_the_slice_spacing_is_kept_unless_told():
+def test_the_slice_spacing_stays_without_a_setting():
     grid = WorkingGrid.of(np.diag([1.0, 1.0, 8.0, 1.0]), (10, 10, 7), plane_spacing_mm=2.0)
     assert grid.shape == (5, 5, 7)
     assert grid.spacing == (2.0, 2.0, 8.0)
@@ -192,7 +192,7 @@ FLOW = ("signal", "velocity X", "velocity Y", "velocity Z")
 
 
 def vectors_stored(image: np.ndarray, affine: np.ndarray, order, flips) -> tuple[np.ndarray, np.ndarray]:
-    """As `stored`, for a magnitude and a velocity along X, Y, Z: its components follow the axes."""
+    """Return the same as `stored`, for a magnitude and a velocity along X, Y, Z: its components follow the axes."""
     written, its_affine = stored(image, affine, order, flips)
     components = [(-1 if flip else 1) * written[1 + old] for old, flip in zip(order, flips, strict=True)]
     return np.stack([written[0], *components]), its_affine
@@ -208,8 +208,8 @@ def test_one_flow_is_one_working_image_in_all_48_orientations(spacing):
         assert np.array_equal(WorkingGrid.of(its_affine, written.shape[2:], 1.7).image(written, FLOW), first)
 
 
-def test_a_velocity_points_where_it_did_in_the_body():
-    """In mm: the world's direction of the vector before and after."""
+def test_a_velocity_keeps_its_direction_in_the_body():
+    """The direction of the vector in the world, in mm, is the same before and after."""
     image = np.random.default_rng(4).normal(size=(4, 1, 4, 5, 6)).astype(np.float32)
     for order, flips in ORIENTATIONS:
         affine = stored(image, affine_of((1.0, 1.1, 1.2), rotation((20, -15, 30))), order, flips)[1]

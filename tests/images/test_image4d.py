@@ -32,7 +32,7 @@ SHAPE = (3, 4, 2, 5)  # X, Y, Z, T
 
 
 def make_header(shape=SHAPE, dtype="<i2", version=1, endianness="<", **fields):
-    """A header with `fields` set as they shall lie on disk, sensible or not."""
+    """Return a header with `fields` set as they shall lie on disk, sensible or not."""
     header = (nib.Nifti1Header if version == 1 else nib.Nifti2Header)(endianness=endianness)
     header.set_data_dtype(np.dtype(dtype))
     header["dim"][: len(shape) + 1] = (len(shape), *shape)
@@ -53,7 +53,7 @@ def lay(path, header, array):
 
 
 def raw_header(path):
-    """The header bytes on disk, unrepaired."""
+    """Return the header on disk, unrepaired."""
     block = gzip.decompress(path.read_bytes()) if path.name.endswith(".gz") else path.read_bytes()
     kind = nib.Nifti2Header if 540 in (int.from_bytes(block[:4], order) for order in ("little", "big")) else None
     kind = kind or nib.Nifti1Header
@@ -70,7 +70,7 @@ def rotation(degrees):
 
 
 def oblique(version=1, qfac=1.0, **fields):
-    """Sform and qform that agree, turned by 33 degrees about two axes."""
+    """Return a header with equal sform and qform, rotated by 33 degrees about two axes."""
     header = make_header(version=version, **fields)
     affine = np.eye(4)
     affine[:3, :3] = rotation(33) * np.array([1.37, 1.41, 8 * qfac])
@@ -154,7 +154,7 @@ def test_affine_is_in_millimetres_whatever_the_unit_of_the_file(unit, factor, tm
         *((48, 1, None), (8, 0, None), (8, -1, None), (8, np.nan, None), (8, np.inf, None)),
     ],
 )
-def test_frame_duration_is_in_seconds_or_none_where_the_header_does_not_say(units, step, expected, tmp_path):
+def test_frame_duration_is_in_seconds_or_none_if_unknown(units, step, expected, tmp_path):
     header = make_header(xyzt_units=units | 2, pixdim=(1, 1, 1, 1, step, 1, 1, 1))
     assert read_image(lay(tmp_path / "a.nii", header, ramp())).frame_duration_s == expected
 
@@ -193,7 +193,7 @@ def test_from_array_round_trip(tmp_path):
     assert header.get_xyzt_units() == ("mm", "sec")
 
 
-def test_from_array_without_a_duration_says_so_in_the_header(tmp_path):
+def test_from_array_without_a_duration_leaves_the_unit_unknown(tmp_path):
     made = Image4D.from_array(np.zeros((2, 3, 4, 2)), np.eye(4))
     write_image(tmp_path / "a.nii", made.array[0], like=made)
     assert read_image(tmp_path / "a.nii").frame_duration_s is None
@@ -227,7 +227,7 @@ def test_from_array_refuses(array, affine, duration):
     scale=st.sampled_from([(1, 0), (0, 0), (np.nan, np.nan), (0.37, -12.5), (2, 0), (1, 100)]),
     seed=st.integers(0, 99),
 )
-def test_reads_what_nibabel_reads(shape, dtype, endianness, version, suffix, scale, seed):
+def test_voxels_are_those_that_nibabel_reads(shape, dtype, endianness, version, suffix, scale, seed):
     header = make_header(shape, endianness + dtype, version, endianness, scl_slope=scale[0], scl_inter=scale[1])
     stored = np.random.default_rng(seed).integers(0, 120, size=shape)
     with tempfile.TemporaryDirectory() as folder:
@@ -247,7 +247,7 @@ def test_reads_what_nibabel_reads(shape, dtype, endianness, version, suffix, sca
     dtype=st.sampled_from([np.int64, np.float32, np.float64]),
     source=st.sampled_from(sorted(HEADERS)),
 )
-def test_what_is_written_is_what_nibabel_reads_back_unscaled(low, high, dtype, source):
+def test_nibabel_reads_back_the_written_values_unscaled(low, high, dtype, source):
     image = Image4D(np.zeros((1, 5, 3, 4, 2), np.float32), HEADERS[source])
     label = np.random.default_rng(1).integers(low, high, size=(5, 3, 4, 2), endpoint=True).astype(dtype)
     label.flat[:2] = low, high
@@ -357,7 +357,7 @@ def test_labels_stored_as_floats_with_a_slope_round_to_their_integers(tmp_path):
         *(("<i2", -1, "-1"), ("<f8", 1e300, "1e+300"), ("<f8", 0.99, "0.99"), ("<u8", 2**63, "9.22337e+18")),
     ],
 )
-def test_a_label_value_that_is_no_class_number_is_named(dtype, value, shown, tmp_path):
+def test_another_label_value_than_0_to_255_is_named(dtype, value, shown, tmp_path):
     array = np.zeros(SHAPE, dtype)
     array[2, 3, 1, 4] = value
     with pytest.raises(InputError) as error:
@@ -441,7 +441,7 @@ def test_a_flipped_byte_in_a_compressed_file_is_noticed(tmp_path):
 
 
 def test_damage_that_makes_a_compressed_file_longer_is_noticed(tmp_path):
-    """The checksum then stands behind bytes that nobody asks for."""
+    """The checksum then stands behind bytes that no reader needs."""
     lay(tmp_path / "image.nii", make_header(), ramp())
     whole = (tmp_path / "image.nii").read_bytes()
     packed = bytearray(gzip.compress(whole + bytes(2 * 10**6)))
@@ -460,7 +460,7 @@ def test_a_header_that_announces_terabytes_is_refused_before_memory_is_asked_for
 
 @pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
 def test_more_than_memory_holds_is_refused_before_it_is_read(suffix, tmp_path, monkeypatch):
-    """Compressed zeros of a few kB may be gigabytes; a frame at a time they are still read, if one frame fits."""
+    """Compressed zeros of a few kB may be gigabytes; frame by frame they are still read, if one frame fits."""
     path = lay(tmp_path / f"a{suffix}", make_header(shape=(3, 4, 2, 99), dtype="u1"), ramp((3, 4, 2, 99)) % 5)
     for read, needed in ((read_label, 24 * 99), (read_image, 4 * 24 * 99)):
         memory(needed - 1, monkeypatch)
@@ -476,7 +476,7 @@ def test_more_than_memory_holds_is_refused_before_it_is_read(suffix, tmp_path, m
 
 
 def memory(size, monkeypatch):
-    """Let the machine have this many bytes of main memory, all free."""
+    """Pretend that the machine has this many bytes of main memory, all free."""
     monkeypatch.setattr("unet4d.system.memory.free_memory_bytes", lambda: size)
     monkeypatch.setattr("unet4d.system.memory.total_memory_bytes", lambda: size)
 
@@ -583,7 +583,7 @@ def test_more_frames_than_the_header_announces_are_not_dropped(suffix, tmp_path)
 
 @pytest.mark.parametrize("name", ["a.nii", "a.nii.gz", "a.nrrd", "a.seq.nrrd", "dataset.json", "a.dcm"])
 @pytest.mark.parametrize("kind", ["pipe", "device", "in a folder"])
-def test_nobody_waits_for_a_pipe(kind, name, tmp_path):
+def test_a_pipe_is_refused_at_once(kind, name, tmp_path):
     path = tmp_path / name
     if kind == "device":
         path.symlink_to("/dev/zero")
@@ -599,7 +599,7 @@ def test_nobody_waits_for_a_pipe(kind, name, tmp_path):
             read(path)
 
 
-def test_what_is_no_nifti_file_is_refused(tmp_path):
+def test_other_files_than_nifti_are_refused(tmp_path):
     (tmp_path / "folder.nii").mkdir()
     (tmp_path / "text.nii").write_text("x" * 999)
     (tmp_path / "text.nii.gz").write_text("x" * 999)

@@ -1,4 +1,4 @@
-"""Back to the study's own grid, a box at a time: torch's own interpolation, whatever the boxes."""
+"""Resampling to the study's own grid, box by box, equals torch's interpolation, whatever the boxes."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ def test_boxes_of_any_size_give_torchs_trilinear_interpolation(spacing):
         np.testing.assert_allclose(cut.probabilities, whole.probabilities, atol=1e-6)
 
 
-def test_an_axis_drawn_by_hand():
-    """Three working voxels, six native ones: centres at -0.25, 0.25, 0.75, 1.25, 1.75, 2.25."""
+def test_an_axis_by_hand():
+    """Three working voxels, six native ones: centers at -0.25, 0.25, 0.75, 1.25, 1.75, 2.25."""
     axis = Axis.of(6, 3)
     assert axis.low.tolist() == [0, 0, 0, 1, 1, 2]
     assert axis.high.tolist() == [0, 1, 1, 2, 2, 2]

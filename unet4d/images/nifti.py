@@ -273,9 +273,7 @@ def check_affine(affine: np.ndarray, what: str) -> None:
             f"{what} is {_rows(affine)}, expected finite numbers of up to {_FARTHEST_MM:g} mm; correct the header"
         )
     columns = np.linalg.norm(affine[:3, :3], axis=0)
-    if not (columns >= _SMALLEST_MM).all():
-        raise InputError(f"{what} is {_rows(affine)}, expected finite numbers and an inverse; correct the header")
-    if abs(np.linalg.det(affine[:3, :3] / columns)) < 1e-6:
+    if not (columns >= _SMALLEST_MM).all() or abs(np.linalg.det(affine[:3, :3] / columns)) < 1e-6:
         raise InputError(f"{what} {_rows(affine)} has no inverse: it flattens space; correct the header")
 
 

@@ -61,12 +61,6 @@ class NrrdHeader:
     grid: tuple[int, int, int]
     affine: np.ndarray
 
-    @property
-    def files(self) -> tuple[Path, ...]:
-        """Return the file, and the file of its voxels where that is another one."""
-        data_file = data_file_of(self.path, self.fields)
-        return (self.path,) if data_file is None else (self.path, data_file)
-
     def frame_duration_s(self) -> float | None:
         """Return the seconds from frame to frame; None for one frame, an unknown unit, or unevenly spaced frames.
 
@@ -144,7 +138,8 @@ def files_of(path: Path) -> tuple[Path, ...]:
     """Return a file, and the file of its voxels where that is another one by its name and its header, if it is readable."""
     if path.suffix.lower() == ".nhdr":
         with contextlib.suppress(InputError):
-            return read_nrrd_header(path).files
+            data_file = data_file_of(path, read_nrrd_header(path).fields)
+            return (path,) if data_file is None else (path, data_file)
     return (path,)
 
 

@@ -7,6 +7,7 @@ lies, is an empty segmentation. See https://slicer.readthedocs.io/en/latest/deve
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -68,27 +69,23 @@ def label_values(files: Iterable[Path], given: Mapping[str, int] | None) -> dict
     """
     labels = _with_background(given) if given else {BACKGROUND: 0}
     known = {_key(name) for name in labels}
-    segments = ((path, segment) for path in files if not is_nifti(path) for segment in _named_segments(path))
-    for path, segment in segments:
-        if _key(segment.name) in known:
+    names: list[tuple[Path, str]] = []
+    for path in files:
+        if not is_nifti(path):
+            check_installed(path)
+            with contextlib.suppress(InputError):
+                names += [(path, segment.name) for segment in segments_of(read_nrrd_header(path))]
+    for path, name in names:
+        if _key(name) in known:
             continue
         if given:
             raise InputError(
-                f"{path}: got a segment {segment.name!r}{suggest_names(segment.name, labels)}, expected one of "
-                f"{', '.join(labels)}; name it in labels, or rename or remove it in 3D Slicer"
+                f"{path}: got a segment {name!r}{suggest_names(name, labels)}, expected one of {', '.join(labels)}; name it in "
+                "labels, or rename or remove it in 3D Slicer"
             )
-        labels[segment.name] = len(labels)
-        known.add(_key(segment.name))
+        labels[name] = len(labels)
+        known.add(_key(name))
     return labels if given or len(labels) > 1 else {}
-
-
-def _named_segments(path: Path) -> tuple[Segment, ...]:
-    """Return the segments of a file; none where its header is damaged."""
-    check_installed(path)
-    try:
-        return segments_of(read_nrrd_header(path))
-    except InputError:
-        return ()
 
 
 def read_segmentation(path: Path, labels: Mapping[str, int], image: Image4D) -> np.ndarray:

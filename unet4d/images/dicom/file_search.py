@@ -64,7 +64,7 @@ class FoundDicom:
 def is_dicom(file: Path) -> bool:
     """Return whether a file has the preamble of a DICOM file (PS3.10), whatever its name."""
     try:
-        return _has_preamble(_start(file))
+        return _start(file)[_MAGIC_AT:] == _MAGIC
     except (OSError, InputError):
         return False
 
@@ -72,10 +72,6 @@ def is_dicom(file: Path) -> bool:
 def _start(file: Path) -> bytes:
     with open_regular(file) as stream:
         return stream.read(_MAGIC_AT + len(_MAGIC))
-
-
-def _has_preamble(start: bytes) -> bool:
-    return start[_MAGIC_AT:] == _MAGIC
 
 
 def files_under(root: Path) -> Iterator[Path]:
@@ -123,7 +119,7 @@ def _dicom_files(root: Path, found: FoundDicom) -> tuple[list[Path], list[Path]]
         except OSError as error:
             found.damaged.append(RejectedFile(file, f"it cannot be opened ({error.strerror or error})", None))
             continue
-        if _has_preamble(start):
+        if start[_MAGIC_AT:] == _MAGIC:
             whole.append(file)
         elif start.startswith(_FIRST_GROUP):
             bare.append(file)
