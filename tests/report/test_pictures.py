@@ -22,7 +22,7 @@ def near(picture: np.ndarray, color: str, tolerance: int = 30) -> np.ndarray:
 
 @pytest.fixture
 def study() -> tuple[np.ndarray, np.ndarray]:
-    """(T, X, Y, Z) = (4, 30, 24, 3): class 1 a square that moves with time, class 2 in slice 1 alone."""
+    """Return (T, X, Y, Z) = (4, 30, 24, 3): class 1 a square that moves with time, class 2 in slice 1 alone."""
     label = np.zeros((4, 30, 24, 3), np.uint8)
     for t in range(4):
         label[t, 5 + t : 12 + t, 6:14] = 1

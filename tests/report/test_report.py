@@ -84,7 +84,7 @@ def image(frames: int = 3, seconds: float | None = 0.05) -> Image4D:
 
 
 def label(frames: int = 3) -> np.ndarray:
-    """Left ventricle of 60, 40, 20 voxels; the valve in frame 0 alone."""
+    """Return a left ventricle of 60, 40, 20 voxels; the valve in frame 0 alone."""
     drawn = np.zeros((frames, 14, 12, 3), np.uint8)
     for t in range(frames):
         drawn[t, 3:8, 3 : 9 - 2 * (t % 3), :2] = 1
@@ -108,7 +108,7 @@ def draw_single_pixels(request: pytest.FixtureRequest, monkeypatch: pytest.Monke
 
 @pytest.fixture
 def folders(tmp_path: Path) -> tuple[Path, Path]:
-    """A dataset with one case, frame 0 labelled, and a prediction for it."""
+    """Write a dataset with one case, frame 0 labelled, and a prediction for it."""
     root, predictions = tmp_path / "dataset", tmp_path / "predictions"
     study = image()
     write_image(root / "images/heart.nii.gz", study.array[0], like=study)
@@ -127,7 +127,7 @@ def record_provenance(predictions: Path, **entry: object) -> None:
 
 @pytest.fixture
 def pages(folders: tuple[Path, Path], tmp_path: Path) -> tuple[Page, Page]:
-    """The index, and the page of the one study, with scores."""
+    """Return the index, and the page of the one study, with scores."""
     root, predictions = folders
     record_provenance(predictions, time="cyclic", model="runs/best <1>", settings={"overlap": 0.5, "mirrored": False})
     evaluate(root, predictions, tmp_path / "evaluation")

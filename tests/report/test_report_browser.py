@@ -55,7 +55,7 @@ def write_study(folder: Path, affine: np.ndarray, name: str = "heart") -> None:
 
 @pytest.fixture(scope="module")
 def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A report of one study for each way to store it."""
+    """Write a report of one study for each way to store it."""
     folder = tmp_path_factory.mktemp("report")
     for name, affine in AFFINES.items():
         write_study(folder, affine, name)
@@ -74,7 +74,7 @@ def chromium() -> Iterator[Browser]:
 
 @pytest.fixture
 def page(chromium: Browser, out: Path) -> Browser:
-    """The page of the study stored as LPS, ready."""
+    """Return the page of the study stored as LPS, ready."""
     chromium.requests.clear()
     chromium.errors.clear()
     chromium.open(out / "LPS.html", "document.body.dataset.stage")
@@ -240,7 +240,7 @@ def test_without_webgl_the_page_keeps_pictures_and_curve(out: Path):
 
 
 def test_a_reference_far_above_the_curve_is_in_the_picture_too(chromium: Browser, phantom: Path, tmp_path: Path):
-    """Pins rings that the axis cut off."""
+    """Keep the rings of the reference inside the axes."""
     case = next(one["case"] for one in json.loads((phantom / "dataset.json").read_text())["training"])
     study = read_image(phantom / f"images/{case}.nii.gz")
     write_image(tmp_path / f"found/{case}.nii.gz", np.zeros((study.frames, *study.grid), np.uint8), like=study)

@@ -31,7 +31,7 @@ SIZES = """[...document.querySelectorAll('main *, svg text')].filter((e) => e.ge
 
 @pytest.fixture(scope="module")
 def pages(phantom: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """The index and the page of one flagged study with scores: one frame of its left ventricle is missing."""
+    """Return the index and the page of one flagged study with scores: one frame of its left ventricle is missing."""
     root = tmp_path_factory.mktemp("phone")
     entry = json.loads((phantom / "dataset.json").read_text())
     case = entry["training"][0]["case"]
@@ -55,7 +55,7 @@ def phone(request: pytest.FixtureRequest) -> Iterator[Browser]:
 
 @pytest.fixture(params=["index", "study"])
 def page(request: pytest.FixtureRequest, phone: Browser, pages: dict[str, Path]) -> tuple[str, Browser]:
-    """One of the two pages, open and complete."""
+    """Return one of the two pages, open and complete."""
     ready = "true" if request.param == "index" else "document.body.dataset.stage"
     phone.open(pages[request.param], ready)
     return request.param, phone

@@ -25,7 +25,7 @@ def unpacked(text: str) -> nib.Nifti1Image:
 def study(
     frames: int = 6, grid: tuple[int, int, int] = (48, 40, 6), noise: float = 30
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Noise with a class 3 in a corner and a class 7 that is one voxel in one frame; (T, X, Y, Z) twice."""
+    """Return noise with a class 3 in a corner and a class 7 that is one voxel in one frame; (T, X, Y, Z) twice."""
     image = np.random.default_rng(0).normal(100, noise, (frames, *grid)).astype(np.float32)
     label = np.zeros(image.shape, np.uint8)
     label[:, 8:14, 25:31, 1:3] = 3
@@ -53,7 +53,7 @@ def test_a_small_study_is_whole():
 
 @pytest.mark.parametrize("share", [0.9, 0.5, 0.3, 0.1, 0.01])
 def test_every_voxel_keeps_its_position_in_every_reduction(share):
-    """The centre of mass of a class, in mm, is that of the study, to half of one of the page's voxels."""
+    """The center of mass of a class, in mm, is that of the study, to half of one of the page's voxels."""
     whole, _, label = embed(10**7)
     budget = int(whole.size * share)
     found, _, _ = embed(budget)
@@ -73,15 +73,15 @@ def test_every_voxel_keeps_its_position_in_every_reduction(share):
         kept = tuple(slice(a, a + n) for a, n in zip(found.start, classes.shape[:3], strict=True))
         np.testing.assert_array_equal(classes, label[list(found.frames)][(slice(None), *kept)].transpose(1, 2, 3, 0))
 
-    def centre(mask: np.ndarray, affine: np.ndarray) -> np.ndarray:
+    def center(mask: np.ndarray, affine: np.ndarray) -> np.ndarray:
         return affine[:3] @ [*np.argwhere(mask).mean(0), 1]
 
     tolerance = 0.5 * np.linalg.norm(found.affine[:3, :3], axis=0).max() + 1e-6
-    here, there = centre(classes[..., 0] == 3, found.affine), centre(label[0] == 3, OBLIQUE)
+    here, there = center(classes[..., 0] == 3, found.affine), center(label[0] == 3, OBLIQUE)
     assert np.linalg.norm(here - there) <= tolerance
 
 
-def test_blocks_of_voxels_are_means_about_their_own_centre():
+def test_blocks_of_voxels_are_means_about_their_own_center():
     """The center of the first block of 2 x 2 voxels lies half a voxel further in; the label of a block is its most frequent one."""
     from unet4d.report.viewer.embedding import _PageGrid
 

@@ -79,7 +79,7 @@ def _report(options: Namespace) -> None:
 
     o = options
     said = LayoutOptions(pattern=o.pattern, keep_patient_ids=o.keep_patient_ids)
-    page = report(o.image, o.prediction, o.out, evaluation=o.evaluation, kind=o.layout, options=said)
+    page = report(o.image, o.prediction, o.out, evaluation=o.evaluation, layout=o.layout, options=said)
     print(f"report: {page}")
 
 

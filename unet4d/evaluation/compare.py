@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from unet4d.errors import InputError
-from unet4d.evaluation.comparison_metrics import COMPARISON_QUANTITIES, RowKey
+from unet4d.evaluation.comparison_metrics import COMPARISON_QUANTITIES, ComparisonQuantity, RowKey
 from unet4d.evaluation.results import EvaluationResults, read_evaluation
 from unet4d.evaluation.tables import METRICS_CSV, TEMPORAL_CSV, align_columns, format_interval
 from unet4d.metrics.statistics import INTERVALS, holm, interval95, signed_rank
@@ -98,8 +98,8 @@ def compare(
     shared, only_a, only_b = _shared_cases(first, second, shared_only)
     first, second = first.select(shared), second.select(shared)
     _check_same_references(first, second)
-    compared = _decide([one for name in names for one in _compare_quantity(name, first, second)])
-    tested = [one.n for one in compared if one.p is not None]
+    compared = _decide([c for name in names for c in _compare_quantity(name, first, second)])
+    tested = [comparison.n for comparison in compared if comparison.p is not None]
     summary = {
         "version": VERSION,
         "a": str(a),
@@ -114,7 +114,7 @@ def compare(
         "tests": len(tested),
         # where the difference has one sign in every subject
         "smallest_p_holm": min(1.0, len(tested) * 2 * 0.5 ** max(tested)) if tested else None,
-        "compared": [asdict(one) for one in compared],
+        "compared": [asdict(comparison) for comparison in compared],
     }
     print(format_comparison(summary))
     if out_dir is not None:
@@ -128,16 +128,17 @@ def compare(
 def format_comparison(summary: Mapping[str, Any]) -> str:
     """Return the contents of comparison.json for a terminal: one line per quantity and class."""
     rows = []
-    for one in summary["compared"]:
-        digits = COMPARISON_QUANTITIES[one["metric"]].digits
-        signed = "-" if one["mean_difference"] is None else f"{one['mean_difference']:+.{digits}f}"
+    for entry in summary["compared"]:
+        digits = COMPARISON_QUANTITIES[entry["metric"]].digits
+        signed = "-" if entry["mean_difference"] is None else f"{entry['mean_difference']:+.{digits}f}"
         rows.append([
-            f"{one['metric']}: {one['class_name']}", str(one["n"]), str(one["left_out"]),
-            format_number(one["mean_a"], digits), format_number(one["mean_b"], digits), signed,
-            format_interval(one["ci95"], digits), format_number(one["effect"], 2), _format_p(one["p"]), _format_p(one["p_holm"]),
+            f"{entry['metric']}: {entry['class_name']}", str(entry["n"]), str(entry["left_out"]),
+            format_number(entry["mean_a"], digits), format_number(entry["mean_b"], digits), signed,
+            format_interval(entry["ci95"], digits), format_number(entry["effect"], 2), _format_p(entry["p"]),
+            _format_p(entry["p_holm"]),
         ])  # fmt: skip
     head, *others = align_columns(["", "n", "left out", "A", "B", "B - A", "95 % CI", "effect", "p", "p Holm"], rows)
-    verdicts = [f"{line}  {one['verdict']}" for line, one in zip(others, summary["compared"], strict=True)]
+    verdicts = [f"{line}  {entry['verdict']}" for line, entry in zip(others, summary["compared"], strict=True)]
     lines = [
         f"A: {summary['a']}\nB: {summary['b']}",
         f"{count(summary['cases'], 'case')} of {count(summary['subjects'], 'subject')}; {count(summary['tests'], 'test')}",
@@ -171,11 +172,11 @@ def _shared_cases(
 ) -> tuple[list[str], list[str], list[str]]:
     """Return the cases of both, of A only and of B only; raise InputError where they may not be compared."""
     shared = [case for case in a.cases if case in b.cases]
-    only_a, only_b = ([case for case in one.cases if case not in shared] for one in (a, b))
+    only_a, only_b = ([case for case in results.cases if case not in shared] for results in (a, b))
     if not shared:
         raise InputError(f"{a.folder} and {b.folder} have no case in common, expected evaluations of the same studies")
     if (only_a or only_b) and not shared_only:
-        apart = [f"only {one.folder} has {', '.join(cases)}" for one, cases in ((a, only_a), (b, only_b)) if cases]
+        apart = [f"only {x.folder} has {', '.join(cases)}" for x, cases in ((a, only_a), (b, only_b)) if cases]
         raise InputError(
             f"{'; '.join(apart)}; expected the same cases; predict what is missing, or compare the {len(shared)} shared ones "
             "with --shared_only"
@@ -185,18 +186,13 @@ def _shared_cases(
 
 def _check_same_references(a: EvaluationResults, b: EvaluationResults) -> None:
     """Raise InputError unless both scored the same frames and classes against the same volumes, by the same tolerance and time."""
-    tolerances = [one.summary["tolerance_mm"] for one in (a, b)]
-    if tolerances[0] != tolerances[1]:
+    if a.summary["tolerance_mm"] != b.summary["tolerance_mm"]:
         raise InputError(
-            f"{a.folder} has tolerance_mm {tolerances[0]}, {b.folder} {tolerances[1]}; expected the same; evaluate one again"
+            f"{a.folder} has tolerance_mm {a.summary['tolerance_mm']}, {b.folder} {b.summary['tolerance_mm']}; expected the same; "
+            "evaluate one again"
         )
-    in_a, in_b = (
-        {
-            (row["case"], row["frame"], row["class"]): (row["subject"], one.number(METRICS_CSV, row, "reference_ml"))
-            for row in one.tables[METRICS_CSV]
-        }
-        for one in (a, b)
-    )
+    volumes = ComparisonQuantity(METRICS_CSV, ("reference_ml",), 0, 0)
+    in_a, in_b = ({key: (subject, ml) for key, subject, ml in volumes.values(results)} for results in (a, b))
     for key in [*in_a, *in_b]:
         if in_a.get(key) != in_b.get(key):
             case, frame, name = key
@@ -204,7 +200,7 @@ def _check_same_references(a: EvaluationResults, b: EvaluationResults) -> None:
                 f"{a.folder} and {b.folder} differ in the reference of case {case}, frame {frame}, {name}; expected the same "
                 "labels; evaluate both against one reference"
             )
-    times = [{row["case"]: row["time"] for row in one.tables[TEMPORAL_CSV]} for one in (a, b)]
+    times = [{row["case"]: row["time"] for row in results.tables[TEMPORAL_CSV]} for results in (a, b)]
     for case, time in times[0].items():
         if times[1].get(case) != time:
             raise InputError(
@@ -263,13 +259,13 @@ def _test(name: str, class_name: str, means: Mapping[str, np.ndarray], left_out:
 def _decide(compared: Sequence[Comparison]) -> list[Comparison]:
     """Correct p for all tests, and set the verdict that follows."""
     decided = []
-    for one, p_holm in zip(compared, holm([one.p for one in compared]), strict=True):
-        verdict = one.verdict
-        if p_holm is not None and one.effect is not None:
-            better = COMPARISON_QUANTITIES[one.metric].better
-            more, word = (better * one.effect, "better") if better else (one.effect, "larger")
+    for comparison, p_holm in zip(compared, holm([comparison.p for comparison in compared]), strict=True):
+        verdict = comparison.verdict
+        if p_holm is not None and comparison.effect is not None:
+            better = COMPARISON_QUANTITIES[comparison.metric].better
+            more, word = (better * comparison.effect, "better") if better else (comparison.effect, "larger")
             verdict = f"{'B' if more > 0 else 'A'} {word}" if p_holm < SIGNIFICANCE_LEVEL else "no difference shown"
-        decided.append(replace(one, p_holm=p_holm, verdict=verdict))
+        decided.append(replace(comparison, p_holm=p_holm, verdict=verdict))
     return decided
 
 
@@ -278,8 +274,8 @@ def _csv_rows(compared: Sequence[Comparison]) -> list[list[Any]]:
     names = [field.name for field in fields(Comparison) if field.name != "ci95"]
     rows: list[list[Any]] = [["class" if name == "class_name" else name for name in names]]
     rows[0] += ["ci95_lower", "ci95_upper"]
-    for one in compared:
-        cells = [*(getattr(one, name) for name in names), *(one.ci95 or (None, None))]
+    for comparison in compared:
+        cells = [*(getattr(comparison, name) for name in names), *(comparison.ci95 or (None, None))]
         rows.append(["" if cell is None else cell for cell in cells])
     return rows
 

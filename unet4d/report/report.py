@@ -41,7 +41,7 @@ def report(
     prediction: str | os.PathLike[str],
     out_dir: str | os.PathLike[str],
     evaluation: str | os.PathLike[str] | None = None,
-    kind: str = AUTO_LAYOUT,
+    layout: str = AUTO_LAYOUT,
     options: LayoutOptions = NO_LAYOUT_OPTIONS,
 ) -> Path:
     """Write `<case>.html` for every prediction, an index.html and the pictures to `out_dir`.
@@ -54,7 +54,7 @@ def report(
         prediction: a folder of label maps `<case>.nii.gz`, or one label map. Its prediction.json, if any, is shown.
         out_dir: created where it is missing.
         evaluation: a folder that `evaluate` wrote; its scores are shown.
-        kind: layout of `image`, as for `predict`; "auto" detects it.
+        layout: layout of `image`, as for `predict`; "auto" detects it.
         options: for an image of that layout; studies must get the names that they had in `predict`.
 
     Returns:
@@ -66,13 +66,13 @@ def report(
     """
     out = Path(out_dir)
     check_writable(out)
-    found = Path(prediction)
-    maps = {case_name(found): found} if found.is_file() else find_label_maps(found)
-    source = open_source(Path(image), layout=kind, options=options)
+    path = Path(prediction)
+    maps = {case_name(path): path} if path.is_file() else find_label_maps(path)
+    source = open_source(Path(image), layout=layout, options=options)
     studies = {study.name: study for study in source.studies}
     if Path(image).is_file() and len(studies) == len(maps) == 1:  # one study for one prediction needs no name
         studies = dict(zip(maps, studies.values(), strict=True))
-    folders = [found, found.parent]
+    folders = [path, path.parent]
     classes = {name: value for name, value in source.labels.items() if value}
     classes = classes or read_class_values(None, folders) or {}
     scores = read_scores(Path(evaluation)) if evaluation is not None else None
@@ -132,10 +132,10 @@ def _write_study(study: SegmentedStudy, out: Path, collection: str) -> IndexEntr
 
 
 def _draw_pictures(study: SegmentedStudy, folder: Path) -> StudyPictures:
-    image, drawn = study.image, study.image.array[0]
+    image, voxels = study.image, study.image.array[0]
     names = {value: name for name, value in study.classes.items()}
     sheet = draw_contour_sheet(
-        drawn,
+        voxels,
         study.label,
         image.affine,
         reference=study.reference,
@@ -150,7 +150,7 @@ def _draw_pictures(study: SegmentedStudy, folder: Path) -> StudyPictures:
     seconds = image.frame_duration_s
     loop = write_animation(
         folder / f"{study.name}_loop.webp",
-        drawn,
+        voxels,
         study.label,
         image.affine,
         class_names=names,

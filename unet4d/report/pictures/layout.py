@@ -43,9 +43,9 @@ def lay_out(
         array = array.transpose(0, *(1 + axis for axis in order))
         return array[:, :, :: -1 if flips[0] else 1, :: -1 if flips[1] else 1]
 
-    drawn, marked = (None if array is None else reorient(array) for array in (label, reference))
+    labels = [None if array is None else reorient(array) for array in (label, reference)]
     aspect = float(spacing[order[1]] / spacing[order[2]])
-    return Planes(reorient(image), drawn, marked, aspect, display_window(image))
+    return Planes(reorient(image), labels[0], labels[1], aspect, display_window(image))
 
 
 def display_axes(affine: np.ndarray) -> tuple[tuple[int, int, int], tuple[bool, bool]]:
@@ -87,10 +87,10 @@ def labelled_slices(planes: Planes) -> list[int]:
 
 def crop_to_label(planes: Planes, margin: float = 0.35) -> Planes:
     """Crop rows and columns to the label over all frames, with a margin that is a share of its longer side."""
-    drawn = planes.label if planes.label is not None else planes.reference
-    if drawn is None or not drawn.any():
+    marked = planes.label if planes.label is not None else planes.reference
+    if marked is None or not marked.any():
         return planes
-    hits = [np.flatnonzero(drawn.any(axis=(0, 1, other))) for other in (3, 2)]
+    hits = [np.flatnonzero(marked.any(axis=(0, 1, other))) for other in (3, 2)]
     pad = int(np.ceil(margin * max(hit[-1] - hit[0] + 1 for hit in hits)))
     rows, columns = (slice(max(0, int(hit[0]) - pad), int(hit[-1]) + 1 + pad) for hit in hits)
     label, reference = (
