@@ -114,10 +114,10 @@ def test_the_same_faults_and_properties_are_found_and_no_faulty_study_is_built(n
         return
     streamed = verify_dataset(dataset)
     together = verify_dataset(dataset, checks=verify_and_build(CONFIG, lambda _: tmp_path / "cache"))
-    assert together.faults == streamed.faults
+    assert together.issues == streamed.issues
     assert together.studies == streamed.studies
     across = ("same-image", "case-twice")  # found once all studies are read
-    wrong = {fault.case for fault in streamed.faults if fault.severity == "error" and fault.kind not in across}
+    wrong = {fault.case for fault in streamed.issues if fault.severity == "error" and fault.kind not in across}
     built = {path.name.rpartition("-")[0] for path in (tmp_path / "cache").glob("*-*")}
     assert not built & wrong
 

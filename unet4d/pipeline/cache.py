@@ -21,7 +21,7 @@ from unet4d.config import DataConfig
 from unet4d.datasets.case_labels import read_labelled, to_classes
 from unet4d.datasets.cases import Case, Dataset
 from unet4d.datasets.issues import ERROR
-from unet4d.datasets.verify.run_checks import Result, StudyCheck, check_study, stream_studies
+from unet4d.datasets.verify.run_checks import CheckResult, StudyCheck, check_study, stream_studies
 from unet4d.errors import InputError, Unet4DError
 from unet4d.images.grid import WorkingGrid
 from unet4d.images.image4d import Image4D
@@ -210,7 +210,7 @@ class _StudyCache:
             raise errors[0]
         return folders
 
-    def check(self, case: Case, to_build: bool) -> tuple[Result, bool]:
+    def check(self, case: Case, to_build: bool) -> tuple[CheckResult, bool]:
         """Verify a case, see `StudyCheck`, and build its entry from the same read if asked to and no error is found."""
         study = None
         with self.recorded(case) as contents:

@@ -346,7 +346,7 @@ def test_a_study_without_label_is_a_test_case(from_memory, capsys):
 def test_a_source_without_any_label_is_one_to_draw_on(from_memory, capsys):
     assert not from_memory(a_study(label=None)).training
     assert (
-        'nothing to train on yet: label some of the images, and list those under "training"' in capsys.readouterr().out
+        'nothing to train on yet: label some of the images, and list them under "training"' in capsys.readouterr().out
     )
 
 

@@ -148,7 +148,7 @@ def test_channels_that_do_not_fit_are_refused(tmp_path):
         write_sequence(tmp_path / f"flow_{channel:04d}.seq.nrrd", SERIES)
     assert "flow_0003.seq.nrrd: expected the channels of flow numbered from 0000 on" in refusal(sequences, tmp_path)
     (tmp_path / "flow_0003.seq.nrrd").rename(tmp_path / "cine.seq.nrrd")
-    assert "cine has 1 channel(s), flow 2, expected as many in all" in refusal(sequences, tmp_path)
+    assert "cine has 1 channel(s), flow 2, expected equal numbers" in refusal(sequences, tmp_path)
     (tmp_path / "cine.seq.nrrd").unlink()
     write_sequence(tmp_path / "flow_0001.seq.nrrd", SERIES[:4])
     assert "flow_0001.seq.nrrd: 4 frames" in refusal(one(tmp_path).image)

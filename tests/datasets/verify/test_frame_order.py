@@ -45,13 +45,13 @@ def test_nothing_is_said_of_a_smooth_motion_in_its_order(cyclic, seed):
 @pytest.mark.parametrize("cyclic", [True, False])
 def test_neighbours_in_each_others_place_are_named(t, cyclic):
     swapped = order(lambda frames: frames.insert(t, frames.pop(t + 1)))
-    assert said(swapped, cyclic) == f"frames {t} and {t + 1} seem to stand in each other's place"
+    assert said(swapped, cyclic) == f"frames {t} and {t + 1} seem to have each other's position"
 
 
 def test_across_the_end_of_a_cycle_too():
     study = beating()
     study[[0, T - 1]] = study[[T - 1, 0]]
-    assert said(study) == f"frames {T - 1} and 0 seem to stand in each other's place"
+    assert said(study) == f"frames {T - 1} and 0 seem to have each other's position"
 
 
 def test_a_frame_far_from_its_place_is_told_where_it_belongs():
@@ -63,7 +63,7 @@ def test_a_frame_far_from_its_place_is_told_where_it_belongs():
 def test_frames_whose_numbers_were_sorted_as_text(first, words):
     names = sorted(range(first, first + T), key=str)
     study = beating()[[name - first for name in names]]
-    assert said(study) == f"the frames seem to stand in the order {words}, ..., as numbers sort as text"
+    assert said(study) == f"the frames seem to be in the order {words}, ..., as numbers sort as text"
 
 
 def test_spoilt_frames_say_nothing_of_order():

@@ -208,7 +208,7 @@ FOUND = {
         lambda r: rewrite(r / image(1), frames(lambda o: swap(o, 2))),
         "frame-order",
         image(1),
-        "frames 2 and 3 seem to stand",
+        "frames 2 and 3 seem to",
         False,
     ),
     "frame moved": Planted(
@@ -240,7 +240,7 @@ FOUND = {
         p.together(lambda r: p.about(r, lambda e: e.update(time="open")), duration(2, 4.0, 16)),
         "frame-duration",
         image(2),
-        "a frame duration of 0.004 s; wanted 0.01 to 600 s",
+        "a frame duration of 0.004 s, expected 0.01 to 600 s",
         False,
     ),
     "dataset.json gives ms": Planted(
@@ -250,7 +250,7 @@ FOUND = {
         p.together(lambda r: p.about(r, lambda e: e.update(time="open")), duration(2, 1.0)),
         "frame-duration",
         image(2),
-        "of 1 s exactly, which is what many tools write",
+        "of 1 s exactly, which many tools write",
         False,
     ),
     # labels
@@ -484,7 +484,7 @@ def found_in(root: Path) -> list[tuple[str, str, str]]:
         dataset = open_dataset(root)
     except InputError as error:
         return [("dataset-json", "dataset.json", str(error))]
-    return [(fault.kind, fault.file, fault.message) for fault in verify_dataset(dataset).faults]
+    return [(fault.kind, fault.file, fault.message) for fault in verify_dataset(dataset).issues]
 
 
 def refusal(root: Path) -> str:

@@ -49,7 +49,7 @@ def verified(root: Path, keep_in: Path | None = None) -> Verification:
 
 
 def told(found: Verification) -> list[tuple[str, str]]:
-    return [(fault.kind, fault.file) for fault in found.faults]
+    return [(fault.kind, fault.file) for fault in found.issues]
 
 
 def test_each_file_is_read_once_and_not_again(own, tmp_path, monkeypatch):
@@ -69,7 +69,7 @@ def test_each_file_is_read_once_and_not_again(own, tmp_path, monkeypatch):
     again = verified(own, tmp_path / "kept")
     assert opened == []
     assert (first.opened, again.opened) == (3, 0)
-    assert (again.faults, again.studies) == (first.faults, first.studies)
+    assert (again.issues, again.studies) == (first.issues, first.studies)
 
 
 def test_what_was_wrong_is_told_again_and_is_gone_once_it_is_put_right(own, clean, tmp_path):
@@ -132,8 +132,8 @@ def test_the_same_folder_called_by_another_name_is_known_and_told_in_the_same_wo
     monkeypatch.chdir(own.parent)
     again = verified(Path(own.name), tmp_path / "kept")
     assert again.opened == 0
-    assert again.faults == first.faults
-    assert str(tmp_path) not in first.faults[0].message
+    assert again.issues == first.issues
+    assert str(tmp_path) not in first.issues[0].message
 
 
 @pytest.mark.parametrize("spoil", [lambda text: "{", lambda text: "[]", lambda text: text.replace('"version": ', '"version": 9'),
@@ -149,7 +149,7 @@ def test_kept_results_that_cannot_be_understood_are_made_anew(own, tmp_path, spo
 def test_where_nothing_can_be_kept_the_dataset_is_verified_all_the_same(own, tmp_path):
     (tmp_path / "file").touch()
     found = verified(own, tmp_path / "file" / "kept")
-    assert (found.faults, found.kept, found.opened) == ((), None, 3)
+    assert (found.issues, found.kept, found.opened) == ((), None, 3)
 
 
 def test_what_was_verified_before_an_interruption_is_kept(own, tmp_path, monkeypatch):
@@ -216,7 +216,7 @@ def test_the_summary_has_the_median_and_the_range_of_the_studies():
         "size: 12 (10 to 14) x 20 x 5",
         "spacing: 1 x 1 x 9 (8 to 9.5) mm",
         "frame duration: 0.1 s",
-        "labelled frames: 1.5 (1 to 2) a study",
+        "labelled frames: 1.5 (1 to 2) per study",
         "heart: 3 (1 to 8) mL",
         "MRI: 0.5 %: 0.5 (0 to 1), 50 %: 5, 99.5 %: 8 (7 to 9)",
     ]

@@ -45,7 +45,7 @@ def test_clean_data_end_with_0_and_a_fingerprint(command, own_phantom):
     assert lines[-1] == f"3 studies: nothing is wrong; fingerprint: {own_phantom / '.unet4d-cache' / FINGERPRINT_FILE}"
     assert "studies          3 of 3 subjects" in lines
     assert "size             40 x 36 x 5" in lines
-    assert "labelled frames  4 a study" in lines
+    assert "labelled frames  4 per study" in lines
     again = command("verify", own_phantom / "dataset.json").told.splitlines()
     assert again[:-1] == lines[:-1]
     assert again[-1].startswith("3 studies (3 as known): nothing is wrong")
@@ -54,7 +54,7 @@ def test_clean_data_end_with_0_and_a_fingerprint(command, own_phantom):
 def test_all_faults_are_listed_at_once_errors_first_and_the_exit_code_is_2(command, damaged):
     done = command("verify", damaged)
     assert done.code == 2
-    assert done.line.startswith(f"unet4d: {damaged}: 3 errors ")
+    assert done.line.startswith(f"unet4d: {damaged}: got 3 errors")
     lines = done.told.splitlines()
     heads = [line.split(":")[0] for line in lines if line.startswith(("error", "warning"))]
     assert heads == ["error missing-file", "error not-finite", "error label-value", "warning frame-duration"]
@@ -99,7 +99,7 @@ def test_a_dataset_json_that_cannot_be_understood_is_one_fault(command, own_phan
     about(own_phantom, lambda entry: entry.update(lables=entry.pop("labels")))
     done = command("verify", own_phantom, *options)
     assert done.code == 2
-    assert "1 error came" in done.line
+    assert "got 1 error" in done.line
     assert "dataset.json: unknown key 'lables' (near: labels" in done.told
     if options:
         answer = json.loads(done.told)

@@ -1,1 +1,5 @@
-"""What is wrong with a dataset, all of it in one pass, and what its studies are like."""
+"""Verification of a dataset: every file of every study is read once, and all mistakes are listed in one pass.
+
+In: a `Dataset` whose files may be missing or damaged (run_checks.py).
+Out: `Verification`, with the `Issue`s and the `StudyProperties` of each study, remembered until a file changes.
+"""

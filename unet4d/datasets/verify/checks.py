@@ -1,8 +1,4 @@
-"""Checks of verify before torch is imported, which takes seconds: what must exist, and what must be writable.
-
-The command line runs them first. The functions behind the commands run them again, because Python code may call those directly.
-This module and all that it imports are light; a test holds that.
-"""
+"""Checks of `unet4d verify` that import no torch, which takes seconds: paths that must exist or be writable."""
 
 from __future__ import annotations
 
@@ -13,7 +9,7 @@ from unet4d.system.files import PathLike, check_file_writable
 
 
 def check_verify(dataset: PathLike, out: PathLike | None) -> None:
-    """Check what `verify` is given; `verify` reports the mistakes in a dataset.json itself.
+    """Check the arguments of `verify`, which reports mistakes in a dataset.json itself.
 
     Raises:
         InputError: there is no dataset.json, or `out` is a folder.

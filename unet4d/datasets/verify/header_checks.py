@@ -1,4 +1,4 @@
-"""What a study's header says of time and space, where it can be read and yet be untrue."""
+"""Checks of a header that can be read and yet be untrue: frame duration, unit of length, qform and sform, grids."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from unet4d.images.time_axis import TimeAxis
 CYCLE_S = (0.08, 8.0)
 """From the heartbeat of a mouse to a human's breath; a cycle of other length is neither."""
 FRAME_STEP_S, CYCLIC_FRAME_STEP_S = (0.01, 600.0), (0.005, CYCLE_S[1])
-"""Frames that follow one another faster have TR, a few ms, in place of their duration; slower ones another unit than is said."""
+"""Shorter frame durations are a TR, a few ms, and longer ones have another unit than the header's."""
 _FORMS_APART = 0.1  # voxels of the finest axis by which a corner may differ between qform and sform
 _TIME_UNITS = {0: "no unit", 8: "s", 16: "ms", 24: "µs"}
 _SPACE_UNITS = {1: "metre", 3: "micrometre"}
@@ -27,47 +27,27 @@ _SPACE_UNITS = {1: "metre", 3: "micrometre"}
 def check_header(
     case: Case, header: Header, shape: tuple[int, int, int, int], time: TimeAxis | None
 ) -> Iterator[Issue]:
-    """The faults of the first channel's header; `shape` is (T, X, Y, Z), `time` the dataset's."""
+    """Yield the issues of the first channel's header; `shape` is (T, X, Y, Z), `time` the dataset's."""
     file = case.images[0]
     if shape[0] > 1 and not case.channels_last:
         why = _untrue_duration(case.frame_duration_s, header, shape[0], time)
         if why:
             todo = 'give the true "frame_duration_s" of the case in dataset.json'
-            yield Issue("frame-duration", f"{file}: {why}; {todo}", str(file), case.name)
+            yield Issue.of("frame-duration", file, f"{why}; {todo}", case.name)
     yield from check_space(case, file, header, shape)
 
 
 def check_space(case: Case, file: Path, header: Header, shape: tuple[int, int, int, int]) -> Iterator[Issue]:
-    """The faults of a header's unit of length and of its two ways to say where the voxels lie."""
+    """Yield the issues of a header's unit of length, and of its two affines."""
     unit = _SPACE_UNITS.get(int(header["xyzt_units"]) & 0x07)
     if unit:
         spacing = " x ".join(f"{s:g}" for s in spacing_of(affine_of(header)))
-        message = f"{file}: its header is in {unit}, so that a voxel is {spacing} mm; see that this is true"
-        yield Issue("units", message, str(file), case.name)
+        text = f"its header is in {unit}, so that a voxel is {spacing} mm; check whether this is true"
+        yield Issue.of("units", file, text, case.name)
     if int(header["qform_code"]) > 0 and int(header["sform_code"]) > 0:
         why = _forms_differ(header, shape)
         if why:
-            yield Issue("forms", f"{file}: {why}", str(file), case.name)
-
-
-def _forms_differ(header: Header, shape: tuple[int, int, int, int]) -> str:
-    """Why the qform does not say what the sform does, which `affine_of` takes; empty where it does."""
-    sform, without = affine_of(header), header.copy()
-    without["sform_code"] = 0
-    try:
-        qform = affine_of(without)
-    except (ValueError, HeaderDataError):
-        qform = np.full((4, 4), np.nan)
-    if not np.isfinite(qform).all():
-        return "its qform cannot be computed, and the sform counts; set the qform to it, or export the study again"
-    ends = np.array([(*c, 1) for c in itertools.product(*((-0.5, n - 0.5) for n in shape[1:]))])
-    apart_mm = float(np.linalg.norm(ends @ (qform - sform).T, axis=1).max())
-    if apart_mm > _FORMS_APART * min(spacing_of(sform)):
-        return (
-            f"its qform and its sform place its corners up to {apart_mm:.3g} mm apart, and the sform counts; see which is true "
-            "and set both to it"
-        )
-    return ""
+            yield Issue.of("forms", file, why, case.name)
 
 
 def find_grid_issue(
@@ -79,7 +59,7 @@ def find_grid_issue(
     other_header: Header,
     other_shape: tuple[int, ...],
 ) -> Issue | None:
-    """Whether a file lies on another grid than the study's first image, by the tolerance of `check_same_grid`."""
+    """Return an issue if a file is on another grid than the study's first image, by the tolerance of `check_same_grid`."""
     try:
         check_same_grid(file, header, shape, other, other_header, other_shape)
     except InputError as error:
@@ -94,25 +74,43 @@ def find_grid_issue(
     return None
 
 
+def _forms_differ(header: Header, shape: tuple[int, int, int, int]) -> str:
+    """Describe how the qform differs from the sform, which `affine_of` takes; empty where it does not."""
+    sform, without = affine_of(header), header.copy()
+    without["sform_code"] = 0
+    try:
+        qform = affine_of(without)
+    except (ValueError, HeaderDataError):
+        qform = np.full((4, 4), np.nan)
+    if not np.isfinite(qform).all():
+        return "its qform cannot be computed, and the sform counts; set the qform to it, or export the study again"
+    ends = np.array([(*c, 1) for c in itertools.product(*((-0.5, n - 0.5) for n in shape[1:]))])
+    apart_mm = float(np.linalg.norm(ends @ (qform - sform).T, axis=1).max())
+    if apart_mm > _FORMS_APART * min(spacing_of(sform)):
+        return (
+            f"its qform and its sform place its corners up to {apart_mm:.3g} mm apart, and the sform counts; find out which is "
+            "true and set both to it"
+        )
+    return ""
+
+
 def _untrue_duration(given_s: float | None, header: Header, frames: int, time: TimeAxis | None) -> str:
-    """Why the frame duration is none, or cannot be true; empty where nothing speaks against it."""
+    """Describe why the frame duration is none, or cannot be true; empty where it can be."""
     step = float(str(header["pixdim"][4]))
     code = int(header["xyzt_units"]) & 0x38
     duration_s = given_s or frame_duration_s_of(header)
     if duration_s is None:
         unit = _TIME_UNITS.get(code, "a unit that is not of time")
-        return f"its header gives a frame duration of {step:g} with {unit}; wanted seconds above 0"
-    source = "dataset.json gives" if given_s else "its header gives"
+        return f"its header gives a frame duration of {step:g} with {unit}, expected seconds above 0"
     if given_s is None and duration_s == 1.0:
-        return "its header gives a frame duration of 1 s exactly, which is what many tools write who do not know it"
+        return "its header gives a frame duration of 1 s exactly, which many tools write for an unknown one"
+    got = f"{'dataset.json' if given_s else 'its header'} gives a frame duration of {duration_s:g} s"
     if time == "cyclic":
         cycle_s, (least, most) = frames * duration_s, CYCLE_S
         if not least <= cycle_s <= most:
             return (
-                f"{source} a frame duration of {duration_s:g} s, which makes a cycle of {cycle_s:.3g} s out of {frames} "
-                f"frames; wanted a heartbeat's or a breath's, {least:g} to {most:g} s"
+                f"{got}, which makes a cycle of {cycle_s:.3g} s out of {frames} frames, expected a heartbeat's or a breath's, "
+                f"{least:g} to {most:g} s"
             )
     least, most = CYCLIC_FRAME_STEP_S if time == "cyclic" else FRAME_STEP_S
-    if not least <= duration_s <= most:
-        return f"{source} a frame duration of {duration_s:g} s; wanted {least:g} to {most:g} s"
-    return ""
+    return "" if least <= duration_s <= most else f"{got}, expected {least:g} to {most:g} s"

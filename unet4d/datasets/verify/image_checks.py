@@ -1,4 +1,4 @@
-"""One pass over the files of a study's image, frame by frame: what is wrong with them, and what they hold."""
+"""Checks of a study's image: one pass over its files, frame by frame, finds their issues and their properties."""
 
 from __future__ import annotations
 
@@ -24,14 +24,12 @@ from unet4d.images.time_axis import TimeAxis
 from unet4d.system.text import count, describe_frames
 
 SAMPLED_VOXELS = 1_000_000
-"""Voxels of a channel, evenly spread, that its percentiles are taken from when it has more."""
-
-Shape = tuple[int, int, int, int]
+"""Voxels of a larger channel, evenly spread, for its percentiles."""
 
 
 @dataclass
-class _Seen:
-    """What one pass over a file leaves: a row or a word a frame, and a sample of the voxels."""
+class _FilePass:
+    """The findings of one pass over a file: one entry per frame, and a sample of the voxels."""
 
     file: Path
     digests: list[str] = field(default_factory=list)
@@ -41,8 +39,8 @@ class _Seen:
     bad: int = 0
     first_bad: str = ""
 
-    def alike(self) -> list[list[int]]:
-        """The frames that hold more than one value, those that are the same voxel by voxel together."""
+    def identical(self) -> list[list[int]]:
+        """Group the frames with more than one value by their voxels."""
         frames: dict[str, list[int]] = {}
         for t, digest in enumerate(self.digests):
             if t not in self.constant:
@@ -55,75 +53,65 @@ class CheckedImage:
     """A study's image after its pass.
 
     Attributes:
-        faults: all that was found.
-        facts: what it is like; None where the first channel's file is missing or cannot be read.
+        issues: all that were found.
+        properties: of the study; None where the first channel's file is missing or cannot be read.
         header: of that file, with `shape` (T, X, Y, Z); None likewise, and then nothing is compared with it.
-        compared: frame to its reduced voxels, of the frames to compare with their labels (mirrored_labels.py).
+        compared: frame to its subsampled voxels, of the frames to compare with their labels (mirrored_labels.py).
     """
 
-    faults: list[Issue]
-    facts: StudyProperties | None = None
+    issues: list[Issue]
+    properties: StudyProperties | None = None
     header: Header | None = None
-    shape: Shape = (0, 0, 0, 0)
+    shape: tuple[int, int, int, int] = (0, 0, 0, 0)
     compared: dict[int, np.ndarray] = field(default_factory=dict)
 
 
 def check_image(
     case: Case, channel_names: tuple[str, ...], time: TimeAxis | None, array: np.ndarray | None = None
 ) -> CheckedImage:
-    """Read every file of a study's image once; files that are not there are skipped.
+    """Read every file of a study's image once; missing files are skipped.
 
     Args:
         case: the study.
         channel_names: of the dataset.
         time: "cyclic", "open" or None.
-        array: (C, T, X, Y, Z) float32, the image where it is in memory already; then of its files the headers alone are read.
+        array: (C, T, X, Y, Z) float32, the image where it is in memory already; then only the headers of its files are read.
     """
     checked = CheckedImage([])
-    passes: list[_Seen] = []
-    for place, (file, kind) in enumerate(zip(case.images, case.channel_kinds, strict=False)):
+    passes: list[_FilePass] = []
+    for place, file in enumerate(case.images):
         if file.is_file():
-            seen = _Seen(file)
-            checked.faults += _check_file(case, place, kind == MAP, checked, seen, time, array)
-            passes.append(seen)
-    checked.faults += _same_channels(case, passes)
+            passes.append(_FilePass(file))
+            checked.issues += _check_file(case, place, checked, passes[-1], time, array)
+    checked.issues += _repeated_channels(case, passes)
     if checked.header is None:
         return checked
-    checked.facts = facts = StudyProperties.of_header(case, checked.header, checked.shape)
-    grid = WorkingGrid.of(facts.matrix, facts.size)
+    properties = StudyProperties.from_header(case, checked.header, checked.shape)
+    grid = WorkingGrid.of(properties.matrix, properties.size)
     try:
         reorient_channels(case.channel_kinds, grid.order, grid.flips, case.images[0])
     except InputError as error:
-        checked.faults.append(Issue("channels", str(error), str(case.images[0]), case.name))
+        checked.issues.append(Issue("channels", str(error), str(case.images[0]), case.name))
     digest = hashlib.sha256(" ".join(one for seen in passes for one in seen.digests).encode()).hexdigest()[:32]
-    tells = any(len(seen.constant) < len(seen.digests) for seen in passes)
+    varies = any(len(seen.constant) < len(seen.digests) for seen in passes)
     sampled = [[s] for s in passes[0].samples] if case.channels_last else [seen.samples for seen in passes]
-    names = [name for name, file in zip(channel_names, case.images, strict=False) if file.is_file()]
+    present = [name for name, file in zip(channel_names, case.images, strict=False) if file.is_file()]
     intensities = {
         name: tuple(float(f"{p:.6g}") for p in np.percentile(np.concatenate(samples), INTENSITY_PERCENTILES))
-        for name, samples in zip(channel_names if case.channels_last else names, sampled, strict=False)
+        for name, samples in zip(channel_names if case.channels_last else present, sampled, strict=False)
         if sum(map(len, samples))
     }
-    checked.facts = replace(facts, intensities=intensities, voxels=digest if tells else "")
+    checked.properties = replace(properties, intensities=intensities, voxels=digest if varies else "")
     return checked
 
 
 def _check_file(
-    case: Case,
-    place: int,
-    is_map: bool,
-    checked: CheckedImage,
-    seen: _Seen,
-    time: TimeAxis | None,
-    array: np.ndarray | None,
+    case: Case, place: int, checked: CheckedImage, seen: _FilePass, time: TimeAxis | None, array: np.ndarray | None
 ) -> Iterator[Issue]:
-    """The file at one place of a case's images. That at place 0 gives `checked` its header."""
-    file = seen.file
+    """Check the file at one place of a case's images. The first one gives `checked` its header."""
+    file, is_map = seen.file, case.channel_kinds[place] == MAP
     try:
         with open_nifti(file) as (header, shape, volumes):
-            frames: Iterable[np.ndarray] = volumes
-            if array is not None:
-                frames = array[:, 0] if case.channels_last else array[place, : shape[0]]
             if place == 0:
                 checked.header, checked.shape = header, shape
                 yield from check_header(case, header, shape, time)
@@ -133,20 +121,25 @@ def _check_file(
                 yield from check_space(case, file, header, shape)
                 yield from _check_beside(case, file, header, shape, is_map, checked)
             compared = choose_frames(_labelled(case, shape[0])) if place == 0 else ()
+            frames: Iterable[np.ndarray] = volumes
+            if array is not None:
+                frames = array[:, 0] if case.channels_last else array[place, : shape[0]]
             for t, volume in enumerate(frames):
-                _look(t, volume, max(1, math.prod(shape) // SAMPLED_VOXELS), seen)
+                _look_at_frame(t, volume, max(1, math.prod(shape) // SAMPLED_VOXELS), seen)
                 if t in compared:
                     checked.compared[t] = subsample(volume).astype(np.float32)
     except InputError as error:
         yield Issue("unreadable", str(error), str(file), case.name)
     if seen.bad:
-        message = (
-            f"{file}: {seen.bad} of {math.prod(shape)} voxels are NaN or infinite, the first at {seen.first_bad}; wanted "
-            "finite values; replace them (by 0 outside the body, say) or export the study again"
+        text = (
+            f"{seen.bad} of {math.prod(shape)} voxels are NaN or infinite, the first at {seen.first_bad}, expected finite values; "
+            "replace them (by 0 outside the body, say) or export the study again"
         )
-        yield Issue("not-finite", message, str(file), case.name)
+        yield Issue.of("not-finite", file, text, case.name)
     if seen.constant:
-        yield _constant(case, seen, is_map)
+        what = _describe_constant(seen, "channel" if case.channels_last else "frame", is_map)
+        text = f"{what} one single value; find out what went wrong, or leave out what was not acquired"
+        yield Issue.of("constant-frame", file, text, case.name)
     if not (is_map or case.channels_last):
         yield from _check_frames(case, seen, time == "cyclic")
 
@@ -159,25 +152,25 @@ def _labelled(case: Case, frames: int) -> Sequence[int]:
 
 
 def _check_beside(
-    case: Case, file: Path, header: Header, shape: Shape, is_map: bool, checked: CheckedImage
+    case: Case, file: Path, header: Header, shape: tuple[int, int, int, int], is_map: bool, checked: CheckedImage
 ) -> Iterator[Issue]:
-    """Whether a later channel has the grid of the first one, and as many frames, or one as a map."""
-    fault = None
+    """Check that a later channel has the grid of the first one, and as many frames, or one as a map."""
+    issue = None
     if checked.header is not None:
-        ours, wanted = (shape[1:], checked.shape[1:]) if is_map else (shape, checked.shape)
-        fault = find_grid_issue(case, file, header, ours, case.images[0], checked.header, wanted)
-    if fault and fault.kind == "frames" and shape[0] == 1:
-        hint = 'if it holds for all frames, such as a T1 map, say "map" in channel_kinds of dataset.json'
-        yield replace(fault, message=f"{fault.message}; {hint}")
-    elif fault:
-        yield fault
+        ours, theirs = (shape[1:], checked.shape[1:]) if is_map else (shape, checked.shape)
+        issue = find_grid_issue(case, file, header, ours, case.images[0], checked.header, theirs)
+    if issue and issue.kind == "frames" and shape[0] == 1:
+        hint = 'if it holds for all frames, such as a T1 map, add "map" to channel_kinds of dataset.json'
+        yield replace(issue, message=f"{issue.message}; {hint}")
+    elif issue:
+        yield issue
     elif is_map and shape[0] != 1:
-        message = f"{file}: {count(shape[0], 'frame')} came for a map; wanted one 3D image that holds for all frames"
-        yield Issue("frames", message, str(file), case.name)
+        text = f"got {count(shape[0], 'frame')} for a map, expected one 3D image for all frames; correct it"
+        yield Issue.of("frames", file, text, case.name)
 
 
-def _look(t: int, volume: np.ndarray, step: int, seen: _Seen) -> None:
-    """Note what one frame (X, Y, Z) holds."""
+def _look_at_frame(t: int, volume: np.ndarray, step: int, seen: _FilePass) -> None:
+    """Note the digest, a sample and the defects of one frame (X, Y, Z)."""
     with np.errstate(over="ignore", invalid="ignore"):
         frame = np.asarray(volume, dtype=np.float32)
     finite = np.isfinite(frame)
@@ -196,50 +189,45 @@ def _look(t: int, volume: np.ndarray, step: int, seen: _Seen) -> None:
     seen.digests.append(hashlib.sha256(flat.tobytes()).hexdigest()[:32])
 
 
-def _constant(case: Case, seen: _Seen, is_map: bool) -> Issue:
-    """What is said of frames, of channels in one file, or of a map, that hold one value."""
+def _describe_constant(seen: _FilePass, word: str, is_map: bool) -> str:
+    """Return the subject and verb about frames, channels or a map with one value."""
     if len(seen.constant) == len(seen.digests):
-        what = "the map is" if is_map else "the whole image is"
-    else:
-        which = describe_frames(seen.constant, "channel" if case.channels_last else "frame")
-        what = f"{which} hold{'s' * (len(seen.constant) == 1)}"
-    message = f"{seen.file}: {what} one single value; see what went wrong, or leave out what was not acquired"
-    return Issue("constant-frame", message, str(seen.file), case.name)
+        return "the map is" if is_map else "the whole image is"
+    return f"{describe_frames(seen.constant, word)} hold{'s' * (len(seen.constant) == 1)}"
 
 
-def _same_channels(case: Case, passes: list[_Seen]) -> Iterator[Issue]:
-    """Channels that repeat another one, in files of their own or in one."""
+def _repeated_channels(case: Case, passes: list[_FilePass]) -> Iterator[Issue]:
+    """Yield an issue for each channel that repeats another one, in files of their own or in one."""
     todo = "put the right one in its place, or leave it out of all studies"
     if case.channels_last:
         for seen in passes:
-            for alike in seen.alike():
-                if len(alike) > 1:
-                    which = describe_frames(alike, "channel")
-                    message = f"{seen.file}: {which} are the same voxel by voxel; {todo}"
-                    yield Issue("image-twice", message, str(seen.file), case.name)
+            for same in seen.identical():
+                if len(same) > 1:
+                    text = f"{describe_frames(same, 'channel')} are the same voxel by voxel; {todo}"
+                    yield Issue.of("image-twice", seen.file, text, case.name)
         return
-    first: dict[tuple[str, ...], _Seen] = {}
+    first: dict[tuple[str, ...], _FilePass] = {}
     for seen in passes:
         like = first.setdefault(tuple(seen.digests), seen)
-        if like is not seen and seen.alike():
-            message = f"{seen.file}: this channel of case {case.name} holds the same voxels as {like.file}; {todo}"
-            yield Issue("image-twice", message, str(seen.file), case.name)
+        if like is not seen and seen.identical():
+            text = f"this channel of case {case.name} holds the same voxels as {like.file}; {todo}"
+            yield Issue.of("image-twice", seen.file, text, case.name)
 
 
-def _check_frames(case: Case, seen: _Seen, cyclic: bool) -> Iterator[Issue]:
-    """Frames that repeat another one, or stand at the wrong place."""
-    file, last, frames = seen.file, len(seen.digests) - 1, seen.alike()
-    for alike in frames:
-        if len(alike) > 1:
-            what = f"{describe_frames(alike)} are the same voxel by voxel"
-            if cyclic and alike == [0, last]:
+def _check_frames(case: Case, seen: _FilePass, cyclic: bool) -> Iterator[Issue]:
+    """Yield an issue for frames that repeat another one, and for frames at the wrong position."""
+    last, frames = len(seen.digests) - 1, seen.identical()
+    for same in frames:
+        if len(same) > 1:
+            what = f"{describe_frames(same)} are the same voxel by voxel"
+            if cyclic and same == [0, last]:
                 what = f"its last frame, {last}, repeats frame 0, and a cycle counts it once"
-            message = f"{file}: {what}; leave out the repeated ones, or export the study again"
-            yield Issue("duplicate-frame", message, str(file), case.name)
+            text = f"{what}; leave out the repeated ones, or export the study again"
+            yield Issue.of("duplicate-frame", seen.file, text, case.name)
     if seen.bad or len(seen.thumbnails) < len(seen.digests):
         return
-    own = [alike[0] for alike in frames]
+    own = [same[0] for same in frames]
     wrong = describe_misplaced_frames(np.stack([seen.thumbnails[t] for t in own]), own, cyclic) if len(own) > 1 else ""
     if wrong:
-        message = f"{file}: {wrong}; watch it as a film and put the frames in the order of their acquisition"
-        yield Issue("frame-order", message, str(file), case.name)
+        text = f"{wrong}; watch it as a film and put the frames in the order of their acquisition"
+        yield Issue.of("frame-order", seen.file, text, case.name)

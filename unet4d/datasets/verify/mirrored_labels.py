@@ -1,4 +1,4 @@
-"""Labels mirrored in their array: where a mirrored copy fits the image far better than the label on disk.
+"""Labels mirrored in their array: found where a mirrored copy fits the image far better than the label on disk.
 
 Two measures of fit, averaged over two labelled frames, have to agree:
 
@@ -54,13 +54,13 @@ def describe_mirroring(images: Sequence[np.ndarray], labels: Sequence[np.ndarray
     if not pairs:
         return ""
     explained, edge = _fit(pairs, ())
-    best, words = explained + _MORE_EXPLAINED, ""
+    best, description = explained + _MORE_EXPLAINED, ""
     for name, axes in MIRRORS.items():
         other, other_edge = _fit(pairs, axes)
         if other > best and other_edge > _STRONGER_EDGE * edge:
             best = other
-            words = f"mirrored along {name} its classes would explain {other:.0%} of the image around it, as it is {explained:.0%}"
-    return words
+            description = f"mirrored along {name} its classes would explain {other:.0%} of the image around it, now {explained:.0%}"
+    return description
 
 
 def _fit(pairs: Sequence[tuple[np.ndarray, np.ndarray]], axes: tuple[int, ...]) -> tuple[float, float]:
@@ -80,10 +80,10 @@ def _explained(image: np.ndarray, label: np.ndarray) -> float:
 
 
 def _edge(image: np.ndarray, label: np.ndarray) -> float:
-    changes, boundary, everywhere, count = 0.0, 0, 0.0, 0
+    changes, boundary, everywhere, voxels = 0.0, 0, 0.0, 0
     for axis in (0, 1):
         change = np.abs(np.diff(image, axis=axis))
         is_boundary = np.diff(label.astype(np.int16), axis=axis) != 0
         changes, boundary = changes + float(change[is_boundary].sum()), boundary + int(is_boundary.sum())
-        everywhere, count = everywhere + float(change.sum()), count + change.size
-    return (changes / max(boundary, 1)) / (everywhere / max(count, 1)) if everywhere else 0.0
+        everywhere, voxels = everywhere + float(change.sum()), voxels + change.size
+    return (changes / max(boundary, 1)) / (everywhere / max(voxels, 1)) if everywhere else 0.0

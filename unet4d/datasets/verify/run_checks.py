@@ -1,4 +1,4 @@
-"""Every study of a dataset opened once, all faults listed, and the results kept until a file or dataset.json changes."""
+"""The verification of a dataset: each study opened once, all issues listed, results kept until a file changes."""
 
 from __future__ import annotations
 
@@ -32,112 +32,99 @@ RESULTS_VERSION = 3
 """Raised whenever the same files would give other results."""
 FINGERPRINT_FILE = "fingerprint.json"
 PARALLEL_STUDIES = 4
-"""Studies read at the same time, at most; each takes little more than a frame and its labels of memory."""
+"""Studies read at the same time, at most; each takes little more memory than a frame and its labels."""
 
-Result = tuple[StudyProperties | None, tuple[Issue, ...]]
-StudyCheck = Callable[[Case], tuple[Result, bool]]
-"""Checks a study; returns what was found, and whether the study's files alone decided that, not the machine or a bug."""
+CheckResult = tuple[StudyProperties | None, tuple[Issue, ...]]
+StudyCheck = Callable[[Case], tuple[CheckResult, bool]]
+"""Checks a study; returns the result, and whether it depends on the study's files alone, not on the machine or a bug."""
+PrepareChecks = Callable[[Dataset, Sequence[Case]], tuple[StudyCheck, int]]
+"""From the studies to check to the function that checks one, and the number of studies that are checked at once."""
 
 
 @dataclass(frozen=True)
 class Verification:
-    """What was found.
+    """The result of a verification.
 
     Attributes:
         root: the dataset's folder.
-        faults: errors first.
-        studies: what each study is like whose image can be read, in the order of dataset.json.
-        opened: how many studies were opened; the results of the others were kept from before.
-        kept: the file the results lie in; None where none could be written.
+        issues: errors first.
+        studies: properties of each study with a readable image, in the order of dataset.json.
+        opened: number of opened studies; the results of the others were kept from before.
+        kept: the file of the results; None where none could be written.
     """
 
     root: Path
-    faults: tuple[Issue, ...]
+    issues: tuple[Issue, ...]
     studies: tuple[StudyProperties, ...]
     opened: int = 0
     kept: Path | None = None
 
     @property
     def errors(self) -> int:
-        """How many faults keep a training from starting."""
-        return sum(fault.severity == ERROR for fault in self.faults)
+        """Return the number of issues that keep a training from starting."""
+        return sum(issue.severity == ERROR for issue in self.issues)
 
     @property
     def warnings(self) -> int:
-        """How many faults somebody should look at."""
-        return len(self.faults) - self.errors
+        """Return the number of issues that the user should look at."""
+        return len(self.issues) - self.errors
 
     @property
-    def facts(self) -> Mapping[str, StudyProperties]:
-        """Case to what its study is like."""
+    def properties(self) -> Mapping[str, StudyProperties]:
+        """Return the properties of each case by its name."""
         return {study.case: study for study in self.studies}
 
     def fingerprint(self) -> dict[str, Any]:
-        """All studies and what they have in common, fit for JSON."""
+        """Return all studies and their summary, as plain values."""
         return make_fingerprint(self.studies)
 
 
 def stream_studies(dataset: Dataset, cases: Sequence[Case]) -> tuple[StudyCheck, int]:
-    """Return the check that reads a study frame by frame, and how many studies are checked at once."""
+    """Return the check that reads a study frame by frame, and the number of studies that are checked at once."""
     return lambda case: check_study(case, dataset), min(PARALLEL_STUDIES, os.cpu_count() or 1)
 
 
 def verify_dataset(
-    dataset: Dataset,
-    keep_in: Path | None = None,
-    checks: Callable[[Dataset, Sequence[Case]], tuple[StudyCheck, int]] = stream_studies,
+    dataset: Dataset, keep_in: Path | None = None, checks: PrepareChecks = stream_studies
 ) -> Verification:
-    """Look for everything that is wrong with a dataset whose dataset.json can be understood.
+    """Find every mistake in a dataset with a readable dataset.json.
 
     Args:
-        dataset: as `open_dataset` gives it; its files need not be there.
-        keep_in: the folder with the results of the last time, which gets those of this time; studies whose files and entry in
-            dataset.json have not changed since are not opened again. None: nothing is kept. It is the folder of this dataset
-            alone: results of studies that are not of it are dropped.
-        checks: from the studies to check to the function that checks one, and how many at once.
+        dataset: as `open_dataset` returns it; its files need not be there.
+        keep_in: the folder with the results of the last time, which gets those of this time. Studies with the same files
+            and the same entry in dataset.json are not opened again. None: nothing is kept. The folder belongs to this
+            dataset alone: results of other studies are dropped.
+        checks: prepares the check of studies.
     """
-    root = dataset.root
-    cases = (*dataset.training, *dataset.test)
-    now_ns = time.time_ns()
+    cases, now_ns = dataset.cases, time.time_ns()
     stamps = [[stamp(file) if file.is_file() else [] for file in case.files] for case in cases]
     keys = [_key(case, dataset, of_files) for case, of_files in zip(cases, stamps, strict=True)]
     may_keep = {
-        key: all(settled(one, now_ns) for one in of_files if one) for key, of_files in zip(keys, stamps, strict=True)
+        key: all(settled(taken, now_ns) for taken in of_files if taken)
+        for key, of_files in zip(keys, stamps, strict=True)
     }
-    known = _kept(keep_in / FINGERPRINT_FILE) if keep_in else {}
-    todo = [i for i, key in enumerate(keys) if key not in known]
     path = keep_in / FINGERPRINT_FILE if keep_in else None
-    try:
-        _check_into(known, may_keep, [(keys[i], cases[i]) for i in todo], *checks(dataset, [cases[i] for i in todo]))
-    finally:
-        if path and todo:
-            path = _keep(path, known, may_keep)
-    results = [known[key] for key in keys]
-    faults = [fault.below(root) for fault in find_case_issues(dataset)]
-    faults += [fault for _, found in results for fault in found]
-    studies = [(case, facts) for case, (facts, _) in zip(cases, results, strict=True) if facts]
-    faults += [fault.below(root) for fault in (*check_shared_stems(dataset), *check_across(dataset, studies))]
-    return Verification(root, tuple(sort_issues(faults)), tuple(facts for _, facts in studies), len(todo), path)
-
-
-def _check_into(
-    known: dict[str, Result],
-    may_keep: dict[str, bool],
-    todo: Sequence[tuple[str, Case]],
-    check: StudyCheck,
-    at_once: int,
-) -> None:
-    """Check these studies, several at once, and note each result under its key as soon as it is there."""
-    done = each_done(lambda study: check(study[1]), todo, at_once)
-    for (key, _), (result, is_of_files) in ProgressBar(done, "verifying", len(todo), unit="study"):
-        known[key] = result
-        may_keep[key] &= is_of_files
+    results = _read_results(path) if path else {}
+    todo = [(key, case) for key, case in zip(keys, cases, strict=True) if key not in results]
+    if todo:
+        check, at_once = checks(dataset, [case for _, case in todo])
+        try:
+            done = each_done(lambda study: check(study[1]), todo, at_once)
+            for (key, _), (result, is_of_files) in ProgressBar(done, "verifying", len(todo), unit="study"):
+                results[key] = result
+                may_keep[key] &= is_of_files
+        finally:
+            path = _write_results(path, results, may_keep) if path else None
+    studies = [(case, found) for case, key in zip(cases, keys, strict=True) if (found := results[key][0])]
+    across = (*find_case_issues(dataset), *check_shared_stems(dataset), *check_across(dataset, studies))
+    issues = [issue.below(dataset.root) for issue in across] + [issue for key in keys for issue in results[key][1]]
+    return Verification(dataset.root, tuple(sort_issues(issues)), tuple(study for _, study in studies), len(todo), path)
 
 
 def check_study(
     case: Case, dataset: Dataset, image_array: np.ndarray | None = None, label_array: np.ndarray | None = None
-) -> tuple[Result, bool]:
-    """Check a study, see `StudyCheck`; of files whose arrays are given the headers alone are read.
+) -> tuple[CheckResult, bool]:
+    """Check a study, see `StudyCheck`; where its arrays are given, only the headers of its files are read.
 
     Args:
         case: the study.
@@ -150,52 +137,49 @@ def check_study(
         labels = check_label(case, dataset, image, label_array)
     except Exception as error:
         failure = failure_of_study(error)
-        fault = Issue("unreadable", f"{case.images[0]}: {failure}", str(case.images[0]), case.name)
-        return (None, (fault.below(dataset.root),)), isinstance(failure, InputError)
-    return (image.facts, tuple(fault.below(dataset.root) for fault in (*image.faults, *labels))), True
+        issue = Issue.of("unreadable", case.images[0], str(failure), case.name)
+        return (None, (issue.below(dataset.root),)), isinstance(failure, InputError)
+    return (image.properties, tuple(issue.below(dataset.root) for issue in (*image.issues, *labels))), True
 
 
 def _key(case: Case, dataset: Dataset, stamps: Sequence[Stamp]) -> str:
-    """Changes with the study's files, its entry in dataset.json, and what that says of all studies."""
-    files = [(str(file.relative_to(dataset.root)), one) for file, one in zip(case.files, stamps, strict=True)]
-    said = [case.name, case.subject, case.labelled_frames, case.frame_duration_s, case.channels_last, case.channels]
-    shape = sorted(case.label) if isinstance(case.label, Mapping) else None
+    """Return a key that changes with the study's files, its entry in dataset.json, and what that has of all studies."""
+    files = [(str(file.relative_to(dataset.root)), taken) for file, taken in zip(case.files, stamps, strict=True)]
+    entry = [case.name, case.subject, case.labelled_frames, case.frame_duration_s, case.channels_last, case.channels]
+    frames = sorted(case.label) if isinstance(case.label, Mapping) else None
     of_all = [dataset.labels, dataset.time, dataset.channel_names, case.channel_kinds]
-    return hashlib.sha256(json.dumps([RESULTS_VERSION, files, said, shape, of_all]).encode()).hexdigest()[:32]
+    return hashlib.sha256(json.dumps([RESULTS_VERSION, files, entry, frames, of_all]).encode()).hexdigest()[:32]
 
 
-def _kept(path: Path) -> dict[str, Result]:
-    """The results that lie in a file, by key; none where it is missing, damaged or of another version."""
+def _digest(entry: Mapping[str, Any]) -> str:
+    """Return a digest of a file of results, so that one that was changed by hand or is damaged is not used."""
+    return hashlib.sha256(json.dumps(entry, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def _read_results(path: Path) -> dict[str, CheckResult]:
+    """Read the results of a file, by key; none where it is missing, damaged or of another version."""
     try:
         entry = read_json(path)
         if entry["version"] != RESULTS_VERSION or entry.pop("digest") != _digest(entry):
             return {}
-        studies = [StudyProperties.from_dict(study) for study in entry["studies"]]
+        studies = {None: None} | {i: StudyProperties.from_dict(study) for i, study in enumerate(entry["studies"])}
         return {
-            row["key"]: (
-                None if row["study"] is None else studies[row["study"]],
-                tuple(Issue(**fault) for fault in row["faults"]),
-            )
-            for row in entry["verified"]
+            row["key"]: (studies[row["study"]], tuple(Issue(**i) for i in row["faults"])) for row in entry["verified"]
         }
     except (InputError, LookupError, TypeError, ValueError, AttributeError):
         return {}
 
 
-def _digest(entry: Mapping[str, Any]) -> str:
-    """Return a digest of what a file of results holds, so that one that was changed by hand or by a fault is not used."""
-    return hashlib.sha256(json.dumps(entry, sort_keys=True).encode()).hexdigest()[:32]
-
-
-def _keep(path: Path, results: Mapping[str, Result], keys: Mapping[str, bool]) -> Path | None:
-    """Write what the studies of these keys are like, and the results of those that may be remembered; None if it cannot be done."""
+def _write_results(path: Path, results: Mapping[str, CheckResult], may_keep: Mapping[str, bool]) -> Path | None:
+    """Write the properties of all studies, and the results that may be kept; return None where it is not possible."""
     studies: list[StudyProperties] = []
     rows = []
-    for key in [key for key in keys if key in results]:
-        facts, faults = results[key]
-        if keys[key]:
-            rows.append({"key": key, "study": len(studies) if facts else None, "faults": [asdict(f) for f in faults]})
-        studies += [facts] if facts else []
+    for key, keeps in may_keep.items():
+        if key in results:
+            study, issues = results[key]
+            place = len(studies) if study else None
+            rows += [{"key": key, "study": place, "faults": [asdict(issue) for issue in issues]}] if keeps else []
+            studies += [study] if study else []
     entry = {"version": RESULTS_VERSION, **make_fingerprint(studies), "verified": rows}
     try:
         write_json(path, {**entry, "digest": _digest(entry)})

@@ -1,4 +1,4 @@
-"""What a study is like: its grid, its frames, how much of each class was drawn, how bright it is."""
+"""`StudyProperties`: grid, frames, class volumes and intensities of one study, and digests of its voxels."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ INTENSITY_PERCENTILES = (0.5, 50.0, 99.5)
 
 @dataclass(frozen=True)
 class StudyProperties:
-    """One study. What a header cannot tell is empty where only headers were read.
+    """The properties of one study. Those that need voxels are empty where only headers were read.
 
     Attributes:
         case: its name.
@@ -26,13 +26,12 @@ class StudyProperties:
         spacing_mm: (X, Y, Z).
         affine: (4, 4), voxel to mm (RAS), row by row.
         frames: T.
-        frame_duration_s: as dataset.json says, else the header; None where neither does.
+        frame_duration_s: of dataset.json, else of the header; None where neither has it.
         labelled_frames: ascending.
         volumes_ml: class name to its volume in each labelled frame.
         intensities: channel name to the 0.5, 50 and 99.5 percentiles over all frames.
-        voxels: digest of the image's values; the same values have the same one, whatever their file and header. Empty where every
-            frame holds one value only.
-        drawn: digest of the labelled frames' values, empty where nothing was drawn.
+        voxels: digest of the image's values, independent of file and header. Empty where every frame has one value only.
+        drawn: digest of the labelled frames' values, empty where these have no label.
     """
 
     case: str
@@ -49,8 +48,8 @@ class StudyProperties:
     drawn: str = ""
 
     @classmethod
-    def of_header(cls, case: Case, header: Header, shape: tuple[int, int, int, int]) -> StudyProperties:
-        """What the header of the first image file and dataset.json tell; `shape` is (T, X, Y, Z)."""
+    def from_header(cls, case: Case, header: Header, shape: tuple[int, int, int, int]) -> StudyProperties:
+        """Take what the header of the first image file and dataset.json have; `shape` is (T, X, Y, Z)."""
         affine = affine_of(header)
         return cls(
             case.name,
@@ -63,23 +62,23 @@ class StudyProperties:
         )
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values, fit for JSON."""
+        """Return plain values, fit for JSON."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> StudyProperties:
-        """The inverse of `as_dict`, also after JSON has made lists of tuples."""
-        return cls(**{one.name: _tuples(values[one.name]) for one in fields(cls)})
+        """Undo `as_dict`, also after JSON has made lists of tuples."""
+        return cls(**{entry.name: _tuples(values[entry.name]) for entry in fields(cls)})
 
     @property
     def matrix(self) -> np.ndarray:
-        """The affine (4, 4) as an array."""
+        """Return the affine (4, 4) as an array."""
         return np.array(self.affine)
 
 
 def read_study_properties(case: Case) -> StudyProperties:
-    """What the header of a study's first image file tells. Raises InputError as `read_header`."""
-    return StudyProperties.of_header(case, *read_header(case.images[0]))
+    """Read the header of a study's first image file. Raises InputError as `read_header`."""
+    return StudyProperties.from_header(case, *read_header(case.images[0]))
 
 
 def _tuples(value: Any) -> Any:
