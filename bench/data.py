@@ -1,4 +1,4 @@
-"""Clips a second into the training loop, and the memory they take: our cache against MONAI's, and against reading the files."""
+"""Clips per second and memory of our loader, over MONAI's CacheDataset and over reading the files each time."""
 
 from __future__ import annotations
 
@@ -16,13 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from bench.bars import bar
-from bench.data_feed import Feed, Memory
-from bench.data_loaders import MILD, OURS, STRONG, Drawn, our_config, ours
-from bench.data_need import need_table
-from bench.data_rivals import CACHE, READING, TUNED, from_files, in_memory
+from bench.data_loaders import CACHE, OURS, READING, TUNED, Clips, from_files, in_memory, our_config, ours
+from bench.data_process import LoaderProcess, Memory
 from bench.data_studies import write_studies
 from bench.measure import Rounds
-from unet4d.config import Config, Size
+from unet4d.config import Size
 from unet4d.datasets.dataset import read_dataset
 from unet4d.pipeline.cache import cached_studies
 from unet4d.pipeline.resources import footprint
@@ -30,12 +28,12 @@ from unet4d.system.memory import free_memory_bytes
 
 Row = dict[str, Any]
 DISK_BYTES, MEMORY_BYTES = 7, 12
-"""A voxel and frame at most takes: compressed and cached on disk; held by CacheDataset, and cached pages of ours, in memory."""
+"""Most bytes per voxel and frame: compressed and cached on disk; in memory by CacheDataset, and cached pages of ours."""
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """What is read, and for how long.
+    """The studies, the clips and how long they are loaded.
 
     Attributes:
         studies: how many.
@@ -45,9 +43,8 @@ class Sizes:
         clip_frames: frames of a clip.
         batch_size: clips of a batch.
         workers: numbers of worker processes.
-        rounds: how often each loader has its turn,
-        seconds: and for how long.
-        config: whose training step is fed.
+        rounds: how often each loader has its turn.
+        seconds: of a turn.
     """
 
     studies: int = 40
@@ -59,41 +56,37 @@ class Sizes:
     workers: tuple[int, ...] = (1, 2, 4)
     rounds: int = 3
     seconds: float = 3.0
-    config: Config | None = None
 
 
 def run(sizes: Sizes | None = None, start: str = "spawn") -> dict[str, list[Row]]:
-    """All tables, by name; the last one says which of the bars set for them are met.
+    """Return all tables by name, the bars last.
 
     Args:
         sizes: None: those of a cardiac dataset, fewer studies where disk or memory is short.
-        start: how processes are started; "spawn", so that none holds anything of another's.
+        start: how processes are started; "spawn", so that none holds memory of another.
     """
     context = multiprocessing.get_context(start)
-    with tempfile.TemporaryDirectory(prefix="unet4d-bench-") as made, contextlib.ExitStack() as open_feeds:
-        sizes = fitting(sizes or Sizes(), shutil.disk_usage(made).free, free_memory_bytes())
-        drawn = Drawn(Path(made) / "dataset", Path(made) / "cache", sizes.patch, sizes.clip_frames, sizes.batch_size)
-        table = _made(drawn, sizes, context)
-        feeds: dict[str, Feed] = {}
+    with tempfile.TemporaryDirectory(prefix="unet4d-bench-") as folder, contextlib.ExitStack() as open_processes:
+        sizes = fit_sizes(sizes or Sizes(), shutil.disk_usage(folder).free, free_memory_bytes())
+        clips = Clips(Path(folder, "dataset"), Path(folder, "cache"), sizes.patch, sizes.clip_frames, sizes.batch_size)
+        dataset_row = prepare_dataset(clips, sizes, context)
+        processes: dict[str, LoaderProcess] = {}
         for make in (ours, in_memory, from_files):
-            feed = Feed(make, drawn, context)
-            open_feeds.callback(feed.close)
-            feeds |= dict.fromkeys(feed.names, feed)
-        rounds = {workers: _timed(feeds, workers, sizes) for workers in sizes.workers}
+            process = LoaderProcess(make, clips, context)
+            open_processes.callback(process.close)
+            processes |= dict.fromkeys(process.names, process)
+        rounds = {workers: _time_loaders(processes, workers, sizes) for workers in sizes.workers}
         memory = {
-            (name, workers): feed.memory(name, workers, sizes.seconds / 2)
+            (name, workers): process.memory(name, workers, sizes.seconds / 2)
             for workers in sizes.workers
-            for name, feed in feeds.items()
+            for name, process in processes.items()
         }
-    clips = clips_table(rounds, memory)
-    one = rounds[min(sizes.workers, key=lambda workers: abs(workers - 1))]
-    per_worker = {name: 1 / (one.seconds(name) or math.inf) for name in (OURS, MILD, STRONG)}
-    tables = {"made": table, "clips": clips, "need": need_table(drawn, per_worker, sizes.config)}
-    return tables | {"bars": data_bars(clips)}
+    table = clips_table(rounds, memory)
+    return {"dataset": [dataset_row], "clips": table, "bars": data_bars(table)}
 
 
-def fitting(sizes: Sizes, free_disk: float, free_memory: float) -> Sizes:
-    """The sizes with as many studies as disk and memory have room for; says so where that is fewer."""
+def fit_sizes(sizes: Sizes, free_disk: float, free_memory: float) -> Sizes:
+    """Return the sizes with as many studies as disk and memory have room for; print it where that is fewer."""
     voxels = math.prod(sizes.shape) * sizes.frames
     most = int(min(free_disk / (DISK_BYTES * voxels), free_memory / (MEMORY_BYTES * voxels)))
     if most >= sizes.studies:
@@ -102,47 +95,47 @@ def fitting(sizes: Sizes, free_disk: float, free_memory: float) -> Sizes:
     return dataclasses.replace(sizes, studies=max(1, most))
 
 
-def _made(drawn: Drawn, sizes: Sizes, context: Any) -> list[Row]:
-    """Write the dataset and preprocess it; what that took."""
-    drawn.folder.mkdir()
+def prepare_dataset(clips: Clips, sizes: Sizes, context: Any) -> Row:
+    """Write the dataset and preprocess it; return a row of what that took."""
+    clips.folder.mkdir()
     cores = os.cpu_count() or 1
-    writing = _seconds(lambda: write_studies(drawn.folder, sizes.studies, sizes.frames, sizes.shape, cores, context))
-    dataset, config = read_dataset(drawn.folder), our_config(drawn, cores)
-    told = sum(footprint(case, dataset, config, config.in_plane_spacing_mm).disk_bytes for case in dataset.training)
-    building = _seconds(
-        lambda: cached_studies(dataset.training, dataset, config, config.in_plane_spacing_mm, drawn.cache)
-    )
-    again = _seconds(lambda: cached_studies(dataset.training, dataset, config, config.in_plane_spacing_mm, drawn.cache))
-    return [
-        {
-            "studies": sizes.studies,
-            "frames": sizes.frames,
-            "grid": " x ".join(map(str, sizes.shape)),
-            "files GB": _size(drawn.folder) / 1e9,
-            "cache told GB": told / 1e9,
-            "cache GB": _size(drawn.cache) / 1e9,
-            "s to write": writing,
-            "s to preprocess": building,
-            "s to find them again": again,
-        }
-    ]
+    writing = _seconds(lambda: write_studies(clips.folder, sizes.studies, sizes.frames, sizes.shape, cores, context))
+    dataset, config = read_dataset(clips.folder), our_config(clips, cores)
+    plane = config.in_plane_spacing_mm
+    estimate = sum(footprint(case, dataset, config, plane).disk_bytes for case in dataset.training)
+
+    def preprocess() -> None:
+        cached_studies(dataset.training, dataset, config, plane, clips.cache)
+
+    building, again = _seconds(preprocess), _seconds(preprocess)
+    return {
+        "studies": sizes.studies,
+        "frames": sizes.frames,
+        "grid": " x ".join(map(str, sizes.shape)),
+        "files GB": _size(clips.folder) / 1e9,
+        "cache estimated GB": estimate / 1e9,
+        "cache GB": _size(clips.cache) / 1e9,
+        "s to write": writing,
+        "s to preprocess": building,
+        "s to find them again": again,
+    }
 
 
-def _timed(feeds: Mapping[str, Feed], workers: int, sizes: Sizes) -> Rounds:
-    """Seconds a clip of each loader, in turns."""
-    rounds = Rounds({name: [] for name in feeds})
+def _time_loaders(processes: Mapping[str, LoaderProcess], workers: int, sizes: Sizes) -> Rounds:
+    """Return the seconds per clip of each loader, measured in turns."""
+    rounds = Rounds({name: [] for name in processes})
     for _ in range(sizes.rounds):
-        for name, feed in feeds.items():
-            rounds[name].append(feed.seconds_per_clip(name, workers, sizes.seconds))
+        for name, process in processes.items():
+            rounds[name].append(process.seconds_per_clip(name, workers, sizes.seconds))
     return rounds
 
 
 def clips_table(rounds: Mapping[int, Rounds], memory: Mapping[tuple[str, int], Memory]) -> list[Row]:
-    """A row per number of workers and loader; its speed, over those it is held against, and its memory."""
+    """Return a row per number of workers and loader: its speed, over those of the others, and its memory."""
     rows = []
     for workers, taken in rounds.items():
         for name in taken:
-            held, theirs = memory[name, workers], memory[CACHE, workers].own_mb
+            here, theirs = memory[name, workers], memory[CACHE, workers].own_mb
             rows.append(
                 {
                     "workers": workers,
@@ -151,16 +144,16 @@ def clips_table(rounds: Mapping[int, Rounds], memory: Mapping[tuple[str, int], M
                     "times CacheDataset": taken.ratio(CACHE, name),
                     "times the tuned one": taken.ratio(TUNED, name),
                     "times reading": taken.ratio(READING, name),
-                    "own MB": held.own_mb,
-                    "own / CacheDataset": held.own_mb / theirs if held.own_mb and theirs else None,
-                    "mapped files MB": held.mapped_mb,
+                    "own MB": here.own_mb,
+                    "own / CacheDataset": here.own_mb / theirs if here.own_mb and theirs else None,
+                    "mapped files MB": here.mapped_mb,
                 }
             )
     return rows
 
 
 def data_bars(clips: list[Row]) -> list[Row]:
-    """What the loader is to reach with any number of workers, augmentation off."""
+    """Return the bars of the loader, for any number of workers, augmentation off."""
 
     def values(key: str) -> list[float | None]:
         return [getattr(row[key], "median", row[key]) for row in clips if row["loader"] == OURS]

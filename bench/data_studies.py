@@ -1,4 +1,4 @@
-"""A dataset to read from: cine studies of smooth shapes and noise, as large as real ones and made in seconds."""
+"""A synthetic dataset for benchmarks: cine studies of smooth shapes and noise, as large as real ones."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ LABELS = {"background": 0, "wall": 1, "cavity": 2}
 def write_studies(
     folder: Path, count: int, frames: int, shape: tuple[int, int, int], processes: int, context: BaseContext
 ) -> None:
-    """Write a dataset folder: int16 images and uint8 labels (X, Y, Z, T) as .nii.gz, two labelled frames a study.
+    """Write a dataset folder: int16 images and uint8 labels (X, Y, Z, T) as .nii.gz, two labelled frames per study.
 
     Args:
         folder: an empty one.
         count: of studies.
         frames: of each.
         shape: voxels (X, Y, Z).
-        processes: how many write at once,
-        context: and how they are started.
+        processes: how many write at once.
+        context: of multiprocessing.
     """
     names = [f"study{i:03d}" for i in range(count)]
     with ProcessPoolExecutor(processes, context) as pool:
@@ -39,7 +39,7 @@ def write_studies(
 
 
 def _write(folder: Path, name: str, shape: tuple[int, ...], seed: int) -> None:
-    """A ring that beats, in a body brighter to one side."""
+    """Write a beating ring in a body that is brighter to one side."""
     rng = np.random.default_rng(seed)
     size, frames = np.array(shape[:3]), shape[3]
     place = np.indices(shape[:3], np.float32, sparse=True)

@@ -1,4 +1,4 @@
-"""What is compared: the loop of a real run, on batches that are there or from its workers, and a plain loop of the same step."""
+"""The training loops that are compared: that of a real run, with ready batches or workers, and a plain one of the same step."""
 
 from __future__ import annotations
 
@@ -6,16 +6,15 @@ import contextlib
 import copy
 import io
 import itertools
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from unet4d.config import Config, Precision, ResolvedConfig, triple
+from unet4d.config import Config, ResolvedConfig, triple
 from unet4d.datasets.dataset import read_dataset
 from unet4d.models.checkpoint import Task
 from unet4d.models.clstm_unet import CLSTMUNet
@@ -36,7 +35,7 @@ SEED_STUDIES = 1
 
 @dataclass(frozen=True)
 class Job:
-    """A training to measure: phantoms all of whose frames are labelled, preprocessed, and a resolved configuration."""
+    """A training to measure: preprocessed phantoms with all frames labelled, and a resolved configuration."""
 
     out_dir: Path
     config: ResolvedConfig
@@ -45,10 +44,10 @@ class Job:
     device: torch.device
 
     @classmethod
-    def made(
+    def write(
         cls, folder: Path, config: Config, device: torch.device, subjects: int, shape: tuple[int, int, int]
     ) -> Job:
-        """Write the dataset under `folder`; as many frames a study as a clip has, so that no clip is padded."""
+        """Write the dataset under `folder`; a study has as many frames as a clip, so that no clip is padded."""
         written = write_phantom(folder / "dataset", subjects, config.data.frames or 1, seed=SEED_STUDIES, shape=shape)
         dataset = read_dataset(written.parent)
         precision = resolve_precision(config.train.precision, device)
@@ -61,21 +60,16 @@ class Job:
         return cls(folder / "run", resolved, task, studies, device)
 
     def clips(self) -> ClipDataset:
-        """What a run of it learns from, as `Trainer.fit` makes them."""
+        """Return the clips of a run, as the trainer makes them."""
         data = self.config.data
         size = data.patch_size
         return ClipDataset(self.studies, data, size, self.task.cyclic, self.config.seed, self.task.channel_kinds)
 
     def batches(self, count: int) -> list[Batch]:
-        """The first batches of the run, where a GPU can fetch them from while it computes."""
+        """Return the first batches of the run, in memory that a GPU can copy from while it computes."""
         size = self.config.train.batch_size
         numbers = [range(i * size, (i + 1) * size) for i in range(count)]
         return list(clip_loader(self.clips(), numbers, 0, self.device.type == "cuda"))
-
-    def in_precision(self, precision: Precision) -> Job:
-        """The same, computed in another precision."""
-        train = replace(self.config.train, precision=precision)
-        return replace(self, config=replace(self.config, train=train))
 
     @property
     def voxel_frames(self) -> int:
@@ -85,7 +79,7 @@ class Job:
 
 
 class ReadyBatches:
-    """In the place of a run's `BatchLoader`: batches that are there already, again and again."""
+    """A stand-in for a run's `BatchLoader`: a few ready batches, over and over."""
 
     waited_s = 0.0
 
@@ -93,11 +87,11 @@ class ReadyBatches:
         self._batches = itertools.cycle(batches)
 
     def next_step(self) -> list[Batch]:
-        """The next one."""
+        """Return the next batch."""
         return [next(self._batches)]
 
     def cases(self, step: int) -> list[str]:
-        """Nobody's."""
+        """Return no cases."""
         return []
 
 
@@ -107,8 +101,8 @@ class OurLoop:
     Validation and checkpoints, which come between epochs, are not in it.
 
     Args:
-        job: what is trained.
-        feed: where batches come from; None: ready ones, `batches`.
+        job: the training.
+        feed: a loader; None: ready batches, `batches`.
         batches: as for `ReadyBatches`.
     """
 
@@ -137,18 +131,18 @@ class OurLoop:
 
     @property
     def waiting(self) -> float:
-        """Share of its time that it has waited for batches so far."""
+        """Fraction of the time so far spent waiting for batches."""
         return self.waited_s / self.seconds
 
 
 class PlainLoop:
-    """Forward, the same loss, backward, AdamW, and nothing else; every frame is labelled, the batches lie on the device.
+    """A loop of forward, the same loss, backward and AdamW only; every frame is labelled, the batches are on the device.
 
     Args:
-        network: is copied, as it is set to compute.
-        config: resolved; of it the precision, the optimiser's settings and the steps of a turn.
-        batches: are moved to the device.
-        device: where to compute.
+        network: copied.
+        config: precision, settings of the optimizer, and steps of a turn.
+        batches: moved to the device.
+        device: computes.
     """
 
     def __init__(self, network: CLSTMUNet, config: ResolvedConfig, batches: Iterable[Batch], device: torch.device):
@@ -158,7 +152,7 @@ class PlainLoop:
         self._batches = itertools.cycle([(batch.image.to(device), batch.label.to(device)) for batch in batches])
 
     def __call__(self) -> list[Tensor]:
-        """Take the steps of a turn; gives their losses, on the device."""
+        """Take the steps of a turn; return their losses, on the device."""
         set_tf32(self.device, self.precision)
         losses = []
         for image, label in itertools.islice(self._batches, self.steps):
@@ -174,48 +168,15 @@ class PlainLoop:
 
 @contextlib.contextmanager
 def fed_by_workers(job: Job) -> Iterator[OurLoop]:
-    """Our loop on clips that workers make meanwhile, as in a run: a context, in which they live."""
+    """Give our loop with clips from workers, as in a run; the workers end with the context."""
     steps = range(job.config.train.epochs * job.config.train.steps_per_epoch)
     with BatchLoader(job.clips(), job.config, steps, ProcessGroup(), job.device.type == "cuda", print) as feed:
         yield OurLoop(job, feed)
 
 
-def busy_share(run: Callable[[], Any]) -> float:
-    """Share of the wall time of `run` in which one kernel or more ran on the GPU, by torch.profiler's record of their times.
-
-    Copies between host and device are no kernels.
-    """
-    from torch.autograd import DeviceType
-    from torch.profiler import ProfilerActivity, profile
-
-    torch.cuda.synchronize()
-    with profile(activities=[ProfilerActivity.CUDA]) as seen:
-        began = time.perf_counter()
-        run()
-        torch.cuda.synchronize()
-        seconds = time.perf_counter() - began
-    kernels = [
-        (event.time_range.start, event.time_range.end)
-        for event in seen.events() or ()
-        if event.device_type == DeviceType.CUDA
-        and not event.is_user_annotation
-        and not event.name.startswith(("Memcpy", "Memset"))
-    ]
-    return covered(kernels) / 1e6 / seconds
-
-
-def covered(spans: Iterable[tuple[float, float]]) -> float:
-    """The length of what these (start, end) cover together; where they overlap it counts once."""
-    length, reached = 0.0, float("-inf")
-    for start, end in sorted(spans):
-        length += max(0.0, end - max(start, reached))
-        reached = max(reached, end)
-    return length
-
-
 class _Terminal(io.StringIO):
-    """Draws the progress bar for nobody, whether or not the benchmark runs at a terminal."""
+    """A terminal that shows nothing, so that the progress bar is drawn wherever the benchmark runs."""
 
     def isatty(self) -> bool:
-        """It says so."""
+        """Return True."""
         return True

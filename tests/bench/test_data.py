@@ -16,39 +16,46 @@ import pytest
 import torch
 from torch.utils.data import default_collate
 
-from bench import data, data_feed, data_need
+from bench import data, data_process
 from bench.__main__ import PARTS, print_table
-from bench.data_feed import Feed, Memory, delivered
-from bench.data_loaders import MILD, OURS, STRONG, Drawn, ours
-from bench.data_need import A100_FLOPS, need_table, step_seconds
-from bench.data_rivals import CACHE, READING, TUNED, RandFramesd, from_files, in_memory
+from bench.data_loaders import (
+    CACHE,
+    MILD,
+    OURS,
+    READING,
+    STRONG,
+    TUNED,
+    Clips,
+    RandFramesd,
+    from_files,
+    in_memory,
+    ours,
+)
+from bench.data_process import LoaderProcess, Memory, seconds_per_clip
 from bench.data_studies import write_studies
 from bench.measure import Rounds
-from unet4d.config import Config, ModelConfig
 from unet4d.datasets.dataset import read_dataset
 
 FORK = multiprocessing.get_context("fork")
-TINY = Config(model=ModelConfig(channels=[2, 4]))
-TOY = data.Sizes(2, 6, (24, 20, 4), (8, 8, 4), 3, 2, workers=(0, 2), rounds=1, seconds=0.0, config=TINY)
+TOY = data.Sizes(2, 6, (24, 20, 4), (8, 8, 4), 3, 2, workers=(0, 2), rounds=1, seconds=0.0)
 NAMES = [OURS, MILD, STRONG, CACHE, TUNED, READING]
 
 
 @pytest.fixture(scope="module")
-def drawn(tmp_path_factory) -> Drawn:
+def drawn(tmp_path_factory) -> Clips:
     """Two studies of 6 frames of 24 x 20 x 4."""
     root = tmp_path_factory.mktemp("bench")
     (root / "dataset").mkdir()
     write_studies(root / "dataset", 2, 6, (24, 20, 4), 1, FORK)
-    return Drawn(root / "dataset", root / "cache", (8, 8, 4), 3, 2)
+    return Clips(root / "dataset", root / "cache", (8, 8, 4), 3, 2)
 
 
 def test_every_table_is_filled_printed_and_written(capsys):
     assert "data" in PARTS
     tables = data.run(TOY, "fork")
     assert {name: len(rows) for name, rows in tables.items()} == {
-        "made": 1,
+        "dataset": 1,
         "clips": 2 * len(NAMES),
-        "need": 4 + torch.cuda.is_available(),
         "bars": 4,
     }
     assert [row["loader"] for row in tables["clips"]] == 2 * NAMES
@@ -57,8 +64,8 @@ def test_every_table_is_filled_printed_and_written(capsys):
         assert len({tuple(row) for row in table}) == 1
     assert OURS in capsys.readouterr().out
     json.dumps(tables, allow_nan=False)
-    (made,) = tables["made"]
-    assert made["cache told GB"] == pytest.approx(made["cache GB"], rel=0.2)  # headers and the memo weigh, so small
+    (row,) = tables["dataset"]
+    assert row["cache estimated GB"] == pytest.approx(row["cache GB"], rel=0.2)  # headers and the memo weigh, so small
     if os.path.exists("/proc/self/smaps_rollup"):
         assert all(row["own MB"] > 1 for row in tables["clips"])
 
@@ -73,9 +80,9 @@ def test_the_dataset_is_one_with_a_beating_structure(drawn):
 
 
 @pytest.mark.parametrize("make", [ours, in_memory, from_files])
-def test_all_loaders_give_the_same_number_of_voxels_normalised(drawn, make):
-    for name, feed in make(drawn).items():
-        image = next(feed(0))
+def test_all_loaders_give_the_same_number_of_voxels_normalized(drawn, make):
+    for name, loader in make(drawn).items():
+        image = next(loader(0))
         assert image.numel() == 2 * 3 * 8 * 8 * 4, name
         assert len(image) == 2
         assert image.dtype == torch.float32
@@ -96,7 +103,7 @@ def test_clips_of_the_others_begin_anywhere_in_the_loop_and_go_round():
 
 def test_the_clock_runs_from_the_first_batch_of_every_worker_to_as_many_of_each(monkeypatch):
     now = [0.0]
-    monkeypatch.setattr(data_feed, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+    monkeypatch.setattr(data_process, "time", SimpleNamespace(perf_counter=lambda: now[0]))
 
     def batches():
         now[0] += 100  # starting up is not counted
@@ -104,7 +111,7 @@ def test_the_clock_runs_from_the_first_batch_of_every_worker_to_as_many_of_each(
             yield [0, 0]
             now[0] += 1
 
-    assert delivered(batches(), 3, 0.0) == 1 / 2
+    assert seconds_per_clip(batches(), 3, 0.0) == 1 / 2
     assert now == [105]
 
 
@@ -147,33 +154,33 @@ def ballast(drawn):
     return {"own": endless, "shared": shared}
 
 
-@pytest.mark.skipif(not os.path.exists("/proc/self/smaps_rollup"), reason="the system does not tell who holds what")
+@pytest.mark.skipif(not os.path.exists("/proc/self/smaps_rollup"), reason="the system does not report memory")
 def test_memory_is_that_of_the_process_of_those_below_it_and_of_the_batches_between_them(drawn, monkeypatch):
-    usual = data_feed.held
+    usual = data_process.memory_mb
 
-    def held(pid):
+    def watched(pid):
         is_ready = READY.is_set()
         found = usual(pid)
         if is_ready:
             LOOKED.set()
         return found
 
-    monkeypatch.setattr(data_feed, "held", held)
-    feed = Feed(ballast, drawn, FORK)
+    monkeypatch.setattr(data_process, "memory_mb", watched)
+    process = LoaderProcess(ballast, drawn, FORK)
     try:
-        own = feed.memory("own", 0, 0.0)
+        own = process.memory("own", 0, 0.0)
         assert own.own_mb > 100
-        shared = feed.memory("shared", 1, 0.0)
+        shared = process.memory("shared", 1, 0.0)
         assert shared.own_mb - own.own_mb > 20
-        assert feed.process.pid in data_feed._tree(os.getpid())
-        assert data_feed._tree(feed.process.pid) == [feed.process.pid]
+        assert process.process.pid in data_process._tree(os.getpid())
+        assert data_process._tree(process.process.pid) == [process.process.pid]
     finally:
-        feed.close()
+        process.close()
 
 
-@pytest.mark.skipif(not os.path.exists("/proc/self/smaps_rollup"), reason="the system does not tell who holds what")
+@pytest.mark.skipif(not os.path.exists("/proc/self/smaps_rollup"), reason="the system does not report memory")
 def test_memory_that_is_shared_is_counted_once(monkeypatch):
-    before = data_feed._shared(Path("/proc/self"))
+    before = data_process._shared(Path("/proc/self"))
     batch = torch.ones(40_000_000, dtype=torch.uint8).share_memory_()
     file, size = batch.untyped_storage()._share_fd_cpu_()
     code = f"import mmap; held = mmap.mmap({file}, {size}); print(sum(held[::4096]), flush=True); input()"
@@ -181,69 +188,56 @@ def test_memory_that_is_shared_is_counted_once(monkeypatch):
     with subprocess.Popen([sys.executable, "-c", code], pass_fds=[file], **pipes) as other:
         try:
             assert int(other.stdout.readline()) > 0
-            added = data_feed._shared(Path("/proc/self")).items() - before.items()
+            added = data_process._shared(Path("/proc/self")).items() - before.items()
             assert sum(size for _, size in added) == pytest.approx(40e6, rel=0.01)
-            assert added <= data_feed._shared(Path(f"/proc/{other.pid}")).items()
-            monkeypatch.setattr(data_feed, "_tree", lambda pid: [pid])
-            alone, _ = data_feed.held(other.pid)
-            monkeypatch.setattr(data_feed, "_tree", lambda pid: [pid, pid])
+            assert added <= data_process._shared(Path(f"/proc/{other.pid}")).items()
+            monkeypatch.setattr(data_process, "_tree", lambda pid: [pid])
+            alone, _ = data_process.memory_mb(other.pid)
+            monkeypatch.setattr(data_process, "_tree", lambda pid: [pid, pid])
             assert 40 < alone < 80
-            assert data_feed.held(other.pid)[0] - alone < 40
+            assert data_process.memory_mb(other.pid)[0] - alone < 40
         finally:
             other.kill()
     assert batch[0] == 1
 
 
-@pytest.mark.skipif(not os.path.exists("/proc/self/stat"), reason="the system does not tell who started whom")
+@pytest.mark.skipif(not os.path.exists("/proc/self/stat"), reason="the system does not report parents")
 def test_a_tree_has_the_children_of_children():
     words = ["sh", "-c", "sleep 600 & echo $!; wait"]
     with subprocess.Popen(words, stdout=subprocess.PIPE, text=True, start_new_session=True) as outer:
         try:
             inner = int(outer.stdout.readline())
-            assert {os.getpid(), outer.pid, inner} <= set(data_feed._tree(os.getpid()))
-            assert data_feed._tree(outer.pid) == [outer.pid, inner]
+            assert {os.getpid(), outer.pid, inner} <= set(data_process._tree(os.getpid()))
+            assert data_process._tree(outer.pid) == [outer.pid, inner]
         finally:
             os.killpg(outer.pid, signal.SIGKILL)
 
 
-def test_what_a_step_asks_for_is_its_batch_over_its_seconds(drawn, monkeypatch):
-    monkeypatch.setattr(data_need, "count_step_cost", lambda *_, **__: type("Step", (), {"flops": A100_FLOPS / 10}))
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    rows = need_table(drawn, {"fast": 30.0, "slow": 4.0})
-    assert [row["ms / step"] for row in rows] == pytest.approx([100, 200, 400, 1000])
-    assert [row["clips / s"] for row in rows] == pytest.approx([20, 10, 5, 2])
-    assert [(row["workers: fast"], row["workers: slow"]) for row in rows] == [(1, 5), (1, 3), (1, 2), (1, 1)]
-
-
-def test_a_step_can_be_timed(drawn):
-    assert 0 < step_seconds(data_need._resolved(TINY, drawn), torch.device("cpu")) < 5
-
-
 def test_fewer_studies_are_made_where_room_is_short(capsys):
     voxels = 6 * 24 * 20 * 4
-    assert data.fitting(TOY, 10**9, 10**9) == TOY
+    assert data.fit_sizes(TOY, 10**9, 10**9) == TOY
     assert capsys.readouterr().out == ""
-    assert data.fitting(TOY, 1.5 * data.DISK_BYTES * voxels, 10**9).studies == 1
-    assert data.fitting(TOY, 10**9, 0).studies == 1
+    assert data.fit_sizes(TOY, 1.5 * data.DISK_BYTES * voxels, 10**9).studies == 1
+    assert data.fit_sizes(TOY, 10**9, 0).studies == 1
     assert "1 studies in place of 2" in capsys.readouterr().out
 
 
-def made_up(workers: int, ours: float, theirs: float, tuned: float, reading: float, held: float) -> list[dict]:
+def rows_of(workers: int, ours: float, theirs: float, tuned: float, reading: float, held: float) -> list[dict]:
     seconds = {OURS: ours, MILD: 1.0, STRONG: 1.0, CACHE: theirs, TUNED: tuned, READING: reading}
     memory = {(name, workers): Memory(held if name == OURS else 1000.0, None) for name in seconds}
     return data.clips_table({workers: Rounds({name: [s, s] for name, s in seconds.items()})}, memory)
 
 
-def test_a_bar_is_held_against_the_worst_number_of_workers():
-    rows = made_up(1, 0.1, 0.2, 0.15, 3.0, 50.0) + made_up(4, 0.1, 0.12, 0.09, 1.9, 120.0)
+def test_a_bar_is_compared_with_the_worst_number_of_workers():
+    rows = rows_of(1, 0.1, 0.2, 0.15, 3.0, 50.0) + rows_of(4, 0.1, 0.12, 0.09, 1.9, 120.0)
     bars = data.data_bars(rows)
     assert [row["measured"] for row in bars] == pytest.approx([19, 1.2, 0.9, 0.12])
     assert [row["met"] for row in bars] == ["no", "yes", "no", "no"]
     assert rows[0]["clips / s"] == pytest.approx(10)
 
 
-def test_memory_that_nobody_tells_is_not_met():
-    rows = made_up(1, 0.1, 0.2, 0.15, 3.0, 50.0)
+def test_unknown_memory_is_not_met():
+    rows = rows_of(1, 0.1, 0.2, 0.15, 3.0, 50.0)
     for row in rows:
         row["own / CacheDataset"] = None
     assert data.data_bars(rows)[-1]["met"] == "no"

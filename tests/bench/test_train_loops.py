@@ -1,4 +1,4 @@
-"""The benchmark of the training loop at toy sizes: that both loops compute the same, and the arithmetic of what is read off."""
+"""The benchmark of the training loop at toy sizes: both loops compute the same, and the tables' arithmetic."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import unet4d.training.optimizer
 from bench import train, train_loops
 from bench.__main__ import PARTS, print_table
 from bench.measure import Rounds
-from bench.train import PLAIN, READY, WORKERS, Sizes, overhead_bars, precision_table, step_table
-from bench.train_loops import Job, OurLoop, PlainLoop, covered, fed_by_workers
+from bench.train import PLAIN, READY, WORKERS, Sizes, overhead_bars, step_table
+from bench.train_loops import Job, OurLoop, PlainLoop, fed_by_workers
 
 TOY = Sizes((16, 16, 4), 3, (4, 8), 2, 2, (40, 36, 5), steps=3, rounds=1, workers=0)
 CPU = torch.device("cpu")
@@ -22,9 +22,9 @@ CPU = torch.device("cpu")
 @pytest.fixture(scope="module")
 def job(tmp_path_factory) -> Job:
     """Two phantoms, in float32, the gradient not clipped."""
-    config = train.configured(TOY)
+    config = train.configure(TOY)
     config = replace(config, train=replace(config.train, precision="fp32", gradient_clip=0.0))
-    return Job.made(tmp_path_factory.mktemp("bench"), config, CPU, TOY.subjects, TOY.shape)
+    return Job.write(tmp_path_factory.mktemp("bench"), config, CPU, TOY.subjects, TOY.shape)
 
 
 def losses_of(loop: OurLoop) -> list[torch.Tensor]:
@@ -119,29 +119,3 @@ def test_the_bar_is_that_of_the_loop_with_batches_that_are_there(job, ratio, met
 def test_what_does_not_fit_is_not_met(job):
     rows = step_table(Rounds({READY: [1.0]}), job, {})
     assert overhead_bars(rows)[0]["met"] == "no"
-
-
-def test_a_precision_is_compared_with_fp32(job):
-    rows = precision_table(Rounds({"fp32": [3.0, 3.3], "bf16": [1.0, 1.1]}), job)
-    assert [row["times as fast as fp32"].median for row in rows] == pytest.approx([1, 3])
-    assert [row["ms / step"] for row in rows] == pytest.approx([1050, 350])
-
-
-def test_kernels_that_run_at_the_same_time_count_once():
-    """From 0 to 9 one or more run without a gap, then from 12 to 14.
-
-    #####
-      #####
-       #
-          ###   ##
-    0    5   9  12
-    """
-    assert covered([(0, 5), (2, 7), (6, 9), (12, 14), (3, 4)]) == 9 + 2
-    assert covered([]) == 0
-
-
-@pytest.mark.gpu
-def test_on_a_gpu_its_precisions_and_its_use_are_measured():
-    tables = train.run(TOY)
-    assert [row["precision"] for row in tables["precision"]] == list(train.PRECISIONS)
-    assert all(0 < row["share of time with a kernel running"] <= 1 for row in tables["gpu"])

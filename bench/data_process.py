@@ -1,4 +1,4 @@
-"""A loader in a process of its own: how many clips it delivers, and what it and its workers hold of the memory meanwhile."""
+"""A loader in a process of its own: the speed of its clips, and the memory of it and its workers."""
 
 from __future__ import annotations
 
@@ -12,53 +12,53 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bench.data_loaders import Drawn, Feeds
+from bench.data_loaders import Clips, Loaders
 
 MB = 1e6
 POLL_S = 0.1
-LEAVE_S = 20
-"""After so long a process that was asked to end is killed."""
+TIMEOUT_S = 20
+"""Seconds after which a process that was asked to end is killed."""
 
 
 class Memory(NamedTuple):
-    """Memory of a process and those below it; None where the system does not tell (only Linux does).
+    """Memory of a process and those below it; None where the system does not report it (only Linux does).
 
     Attributes:
-        own_mb: their own pages, and the batches on their way in shared memory.
-        mapped_mb: pages of files that they look at, which the system takes back whenever it needs them.
+        own_mb: their own pages, and batches in shared memory.
+        mapped_mb: pages of mapped files, which the system takes back when it needs them.
     """
 
     own_mb: float | None
     mapped_mb: float | None
 
 
-class Feed:
-    """A process that makes loaders and delivers from them when asked.
+class LoaderProcess:
+    """A process that makes loaders and loads from them when asked.
 
     Args:
-        make: makes them, from
-        drawn: what they draw.
-        context: how the process is started; afresh, so that it holds nothing of anybody else's.
+        make: makes the loaders.
+        clips: the clips to load.
+        context: of multiprocessing; a process is started afresh, so that its memory is its own.
     """
 
-    def __init__(self, make: Callable[[Drawn], Feeds], drawn: Drawn, context: Any):
+    def __init__(self, make: Callable[[Clips], Loaders], clips: Clips, context: Any):
         self.pipe, theirs = context.Pipe()
-        self.process = context.Process(target=_serve, args=(theirs, make, drawn))
+        self.process = context.Process(target=_serve, args=(theirs, make, clips))
         self.process.start()
         theirs.close()
         self.names: list[str] = self.pipe.recv()
 
     def seconds_per_clip(self, name: str, workers: int, seconds: float) -> float:
-        """Take batches for so many seconds or a little longer; gives seconds a clip."""
+        """Load batches for this many seconds or a little longer; return the seconds per clip."""
         self.pipe.send((name, workers, seconds))
         return self.pipe.recv()
 
     def memory(self, name: str, workers: int, seconds: float) -> Memory:
-        """The same, watched: the most that is held at any moment. Not to be timed, for watching takes time."""
-        seen = [held(self.process.pid or 0)]
+        """Load batches likewise, and return the most memory of any moment. Not to be timed: watching takes time."""
+        seen = [memory_mb(self.process.pid or 0)]
         self.pipe.send((name, workers, seconds))
         while not self.pipe.poll(POLL_S):
-            seen.append(held(self.process.pid or 0))
+            seen.append(memory_mb(self.process.pid or 0))
         self.pipe.recv()
         own, mapped = (max(values) for values in zip(*seen, strict=True))
         return Memory(own or None, mapped or None)
@@ -67,25 +67,25 @@ class Feed:
         """End the process."""
         with contextlib.suppress(OSError):
             self.pipe.send(None)
-        self.process.join(LEAVE_S)
+        self.process.join(TIMEOUT_S)
         self.process.kill()
 
 
-def _serve(pipe: Connection, make: Callable[[Drawn], Feeds], drawn: Drawn) -> None:
+def _serve(pipe: Connection, make: Callable[[Clips], Loaders], clips: Clips) -> None:
     multiprocessing.set_start_method(None, force=True)  # workers start as in training, not as this process did
     warnings.filterwarnings("ignore", "This DataLoader will create")  # more workers than cores: they are asked for
-    feeds = make(drawn)
-    pipe.send(list(feeds))
+    loaders = make(clips)
+    pipe.send(list(loaders))
     while (asked := pipe.recv()) is not None:
         name, workers, seconds = asked
-        pipe.send(delivered(feeds[name](workers), max(1, workers), seconds))
+        pipe.send(seconds_per_clip(loaders[name](workers), max(1, workers), seconds))
 
 
-def delivered(batches: Any, workers: int, seconds: float) -> float:
-    """Seconds a clip, over `seconds` or a little more.
+def seconds_per_clip(batches: Any, workers: int, seconds: float) -> float:
+    """Return the seconds per clip, measured over `seconds` or a little more.
 
-    The clock starts with the first batch of the last worker, when all are at work and nothing lies ready, and stops after as many
-    batches of each.
+    The clock starts with the first batch of the last worker, when all work and no batch is ready, and stops after as many batches
+    of each.
     """
     batches = iter(batches)
     for _ in range(workers):
@@ -98,12 +98,12 @@ def delivered(batches: Any, workers: int, seconds: float) -> float:
             return taken / clips
 
 
-def held(pid: int) -> tuple[float, float]:
-    """MB of a process and all below it: own memory, mapped files; what several share is counted once."""
+def memory_mb(pid: int) -> tuple[float, float]:
+    """Return own memory and mapped files of a process and all below it, in MB; what several share is counted once."""
     own = mapped = 0.0
     batches: dict[int, int] = {}
     for process in (Path(f"/proc/{number}") for number in _tree(pid)):
-        with contextlib.suppress(OSError):  # not Linux, or the process is no more
+        with contextlib.suppress(OSError):  # not Linux, or the process has ended
             lines = (process / "smaps_rollup").read_text().splitlines()[1:]
             kilobytes = {name: int(amount) for name, amount, _ in map(str.split, lines)}
             own += 1024 * kilobytes["Pss_Anon:"] / MB
@@ -113,7 +113,7 @@ def held(pid: int) -> tuple[float, float]:
 
 
 def _shared(process: Path) -> dict[int, int]:
-    """Bytes of the shared memory that a process holds open, by inode: batches on their way lie there, mapped by nobody."""
+    """Return the bytes of a process's open shared memory by inode: batches wait there, mapped by no process."""
     found = {}
     for file in (process / "fd").iterdir():
         with contextlib.suppress(OSError):  # closed meanwhile
@@ -124,7 +124,7 @@ def _shared(process: Path) -> dict[int, int]:
 
 
 def _tree(pid: int) -> list[int]:
-    """A process and all below it."""
+    """Return a process and all below it."""
     parents = {}
     for path in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):
