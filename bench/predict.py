@@ -15,7 +15,7 @@ from bench.data_studies import SPACING_MM, write_studies
 from bench.measure import Rounds, interleaved, spread
 from bench.predict_runs import Child, Cost, Monai, Ours, write_image, write_model, write_series
 from unet4d.config import CHANNELS, Config, DataConfig, InferenceConfig, ModelConfig, Size
-from unet4d.inference.settings import Settings
+from unet4d.inference.options import InferenceOptions
 from unet4d.models.device import find_device, resolve_precision
 
 Row = dict[str, Any]
@@ -113,7 +113,9 @@ def write_cine(folder: Path, sizes: Sizes, start: str) -> dict[str, Ours | Monai
     default = resolve_precision("auto", find_device())
 
     def from_file(model: Path, time: Any, precision: Any) -> Ours:
-        return Ours(model, study, folder / f"{model.stem}-{time}-{precision}", Settings(time, precision=precision))
+        return Ours(
+            model, study, folder / f"{model.stem}-{time}-{precision}", InferenceOptions(time, precision=precision)
+        )
 
     found: dict[str, Ours | Monai] = {MONAI: Monai(ours, folder / "image.npy", False, "fp32")}
     if default != "fp32":
@@ -168,7 +170,7 @@ def memory_table(folder: Path, sizes: MemorySizes, start: str) -> list[Row]:
     write_model(model, config, CLASSES, (1.0, 1.0, 1.0), cyclic=False)
     rows: list[Row] = []
 
-    def add_row(shape: Size, settings: Settings, room: float | None) -> None:
+    def add_row(shape: Size, settings: InferenceOptions, room: float | None) -> None:
         write_series(study, shape, sizes.frames, (1.0, 1.0, 1.0))
         with Child(Ours(model, study, folder / "memory", settings, room), context) as child:
             cost = child()
@@ -187,9 +189,9 @@ def memory_table(folder: Path, sizes: MemorySizes, start: str) -> list[Row]:
         )
 
     for overlap in sizes.overlaps:
-        add_row(sizes.shape, Settings(overlap=overlap), None)
+        add_row(sizes.shape, InferenceOptions(overlap=overlap), None)
     for x in sizes.lengths:
-        add_row((x, *sizes.shape[1:]), Settings(scratch_dir=folder), sizes.room_bytes)
+        add_row((x, *sizes.shape[1:]), InferenceOptions(scratch_dir=folder), sizes.room_bytes)
     return rows
 
 

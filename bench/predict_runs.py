@@ -23,10 +23,11 @@ from bench.resolved import resolve_for
 from unet4d.config import Config
 from unet4d.datasets.find_studies import find_studies
 from unet4d.images.nifti import header_for, write_nifti
+from unet4d.inference.memory_budget import USABLE, MemoryBudget
+from unet4d.inference.options import InferenceOptions
 from unet4d.inference.predict import predict
-from unet4d.inference.prepare import prepare
-from unet4d.inference.settings import USABLE, Settings
-from unet4d.inference.sliding_window import WindowPredictor
+from unet4d.inference.prepare import prepare_study
+from unet4d.inference.window_predictor import WindowPredictor
 from unet4d.inference.windows import SIGMA_SCALE
 from unet4d.models.checkpoint import Task, TrainedModel, load_model, save_checkpoint
 from unet4d.models.clstm_unet import CLSTMUNet
@@ -87,7 +88,7 @@ class Ours:
     model: Path
     study: Path
     out: Path
-    settings: Settings
+    settings: InferenceOptions
     room_bytes: float | None = None
 
     @property
@@ -99,8 +100,8 @@ class Ours:
         """Return the prediction; nothing is kept from one to the next."""
         idle, settings = memory_mb("VmRSS"), self.settings
         if self.room_bytes is not None:
-            settings = replace(settings, memory_bytes=round((resident_bytes() + self.room_bytes) / USABLE))
-        asked = None if settings.memory_bytes is None else settings.memory_bytes / 1e6
+            settings = replace(settings, max_memory_bytes=round((resident_bytes() + self.room_bytes) / USABLE))
+        asked = None if settings.max_memory_bytes is None else settings.max_memory_bytes / 1e6
 
         def run() -> Cost:
             with timed_network() as calls:
@@ -118,7 +119,7 @@ class Monai:
         model: a checkpoint.
         image: (C, T, X, Y, Z) float32 as .npy, normalized and on the working grid, on which the label map stays.
         cyclic: whether the last frame leads into the first.
-        precision: of the network, as in `Settings`.
+        precision: of the network, as in `InferenceOptions`.
     """
 
     model: Path
@@ -271,7 +272,7 @@ def write_image(model: Path, study: Path, path: Path) -> None:
     """Write the image of a study that a model's network gets, as .npy."""
     loaded = load_model(model)
     [found] = find_studies([study], loaded.task.channel_names)
-    image = prepare([loaded], found, Settings()).image
+    image = prepare_study([loaded], found, InferenceOptions(), MemoryBudget()).image
     assert isinstance(image, Tensor)
     np.save(path, image.numpy())
 

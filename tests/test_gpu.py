@@ -22,8 +22,9 @@ from unet4d import ConvLSTM3d, StreamingSegmenter, load_model, read_image, segme
 from unet4d.config import CHANNELS, Config, DataConfig, InferenceConfig, ModelConfig, RecomputeConfig, TrainConfig
 from unet4d.errors import Stopped
 from unet4d.images.image4d import read_label
-from unet4d.inference.sliding_window import LogitRows, WindowPredictor
+from unet4d.inference.sliding_window import LogitRows
 from unet4d.inference.streaming import scale_of
+from unet4d.inference.window_predictor import WindowPredictor
 from unet4d.models.checkpoint import LAST, load_checkpoint
 from unet4d.models.conv_check import ConvolutionShape, check_convolution, check_convolutions, check_equal_frames
 from unet4d.models.device import autocast, set_tf32
@@ -193,21 +194,21 @@ def test_a_study_is_segmented_as_on_the_cpu(device, phantom, model_file):
     assert np.mean(here == there) > 0.999
 
 
-def windowed(device: torch.device, **options) -> tuple[WindowPredictor, torch.Tensor]:
+def windowed(device: torch.device, windows: int = 1, **options) -> tuple[WindowPredictor, torch.Tensor]:
     torch.manual_seed(0)
     network = make_network(1, 3, (8, 16), [(2, 2, 1)]).eval().to(device)
-    answering = WindowPredictor.of(network, InferenceConfig(), cyclic=False, device=device, precision="fp32")
-    for name, value in options.items():
-        setattr(answering, name, value)
-    return answering, torch.randn(1, 6, 90, 70, 8, generator=torch.Generator().manual_seed(1))
+    config = InferenceConfig(0.5, windows)
+    predictor = WindowPredictor(network, device, (32, 32, 8), config, "fp32", cyclic=False, **options)
+    return predictor, torch.randn(1, 6, 90, 70, 8, generator=torch.Generator().manual_seed(1))
 
 
 @everywhere
 def test_windows_stitched_in_main_memory_are_those_stitched_on_the_gpu(device):
     logits = {}
     for where in (device.type, "cpu"):
-        answering, image = windowed(device, stitch_on=torch.device(where))
-        rows = LogitRows(answering, image, (32, 32, 8), 0.5).upto(90)
+        predictor, image = windowed(device)
+        predictor.stitch_on = torch.device(where)
+        rows = LogitRows(predictor, image).logits_until(90)
         assert rows.device.type == where
         logits[where] = rows.cpu()
     torch.testing.assert_close(logits["cpu"], logits[device.type], atol=1e-4, rtol=0)
@@ -215,16 +216,16 @@ def test_windows_stitched_in_main_memory_are_those_stitched_on_the_gpu(device):
 
 @on_cuda
 def test_a_gpu_that_runs_out_of_memory_steps_down_says_so_and_gives_the_same(device):
-    answering, image = windowed(device)
-    wanted = LogitRows(answering, image, (32, 32, 8), 0.5).upto(90).cpu()
+    predictor, image = windowed(device)
+    wanted = LogitRows(predictor, image).logits_until(90).cpu()
     said: list[str] = []
-    answering, _ = windowed(device, windows=64, say=said.append)
+    predictor, _ = windowed(device, windows=64, report=said.append)
     del _
     torch.cuda.empty_cache()
     total = torch.cuda.get_device_properties(0).total_memory
     torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_allocated() + 48 * 2**20) / total)
     try:
-        got = LogitRows(answering, image, (32, 32, 8), 0.5).upto(90).cpu()
+        got = LogitRows(predictor, image).logits_until(90).cpu()
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
     assert said

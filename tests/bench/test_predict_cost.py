@@ -19,8 +19,9 @@ from bench.predict import CYCLIC, FRAMEWISE, MONAI, OURS, MemorySizes, Sizes, ci
 from bench.predict_runs import Child, Cost, Monai, Ours, memory_mb, monai_label, write_image, write_model, write_series
 from unet4d.config import Config, DataConfig, InferenceConfig, ModelConfig
 from unet4d.errors import InputError
-from unet4d.inference.settings import USABLE, Settings
-from unet4d.inference.sliding_window import WindowPredictor
+from unet4d.inference.memory_budget import USABLE
+from unet4d.inference.options import InferenceOptions
+from unet4d.inference.window_predictor import WindowPredictor
 from unet4d.models.checkpoint import load_model
 
 MEMORY = MemorySizes((16, 16, 8), (0.0, 0.5), (16, 24), 2, (8, 8, 8), (4, 8), room_bytes=4e8)
@@ -40,7 +41,7 @@ def written(tmp_path):
 
 
 def ours(folder) -> Ours:
-    return Ours(folder / "model.pt", folder / "study.nii", folder / "out", Settings("open", precision="fp32"))
+    return Ours(folder / "model.pt", folder / "study.nii", folder / "out", InferenceOptions("open", precision="fp32"))
 
 
 def test_monai_finds_what_ours_writes(written):
@@ -124,7 +125,7 @@ def test_a_child_predicts_as_often_as_it_is_called_and_passes_errors_on():
 
 def cine(network_s: float) -> list[dict]:
     """Rows of two rounds, the network's seconds being the same in both."""
-    work = {name: Ours(*[None] * 3, Settings("open")) for name in (OURS, CYCLIC, FRAMEWISE)}
+    work = {name: Ours(*[None] * 3, InferenceOptions("open")) for name in (OURS, CYCLIC, FRAMEWISE)}
     work[MONAI] = Monai(None, None, False, "fp32")
     rounds = Rounds({OURS: [10.0, 10.0], CYCLIC: [15.0, 12.0], FRAMEWISE: [8.0, 10.0], MONAI: [6.0, 9.0]})
     costs = {name: [NOTHING if name == MONAI else replace(NOTHING, network_s=network_s)] * 2 for name in work}

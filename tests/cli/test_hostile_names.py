@@ -80,12 +80,12 @@ def test_an_exception_that_nobody_expected_is_the_failure_of_one_study(
 ):
     import unet4d.inference.batch.run as batch
 
-    def failing(models, study, settings, prepare=batch.prepare):
+    def failing(models, study, options, budget, prepare=batch.prepare_study):
         if study.name == "s2":
             raise KeyError("bug")
-        return prepare(models, study, settings)
+        return prepare(models, study, options, budget)
 
-    monkeypatch.setattr(batch, "prepare", failing)
+    monkeypatch.setattr(batch, "prepare_study", failing)
     done = command("predict", model_file(), "-i", studies, "-o", tmp_path / "out")
     assert done.code == 1
     assert "1 of 5 studies" in done.line

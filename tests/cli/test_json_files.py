@@ -16,7 +16,7 @@ from unet4d.datasets.dataset import read_dataset
 from unet4d.datasets.label_maps import PREDICTION_JSON, read_class_values, read_recorded_folds, read_recorded_times
 from unet4d.datasets.verify.run_checks import FINGERPRINT_FILE, verify_dataset
 from unet4d.evaluation.results import read_evaluation
-from unet4d.inference.batch.case_records import Records
+from unet4d.inference.batch.case_records import CaseRecords
 from unet4d.inference.postprocessing_steps import POSTPROCESSING, read_steps
 from unet4d.phantom import write_phantom
 from unet4d.report.pages.provenance import read_provenance
@@ -52,10 +52,10 @@ def predictions(folder: Path) -> None:
 
 
 def records(folder: Path) -> None:
-    found = Records(folder)
+    found = CaseRecords(folder)
     found.is_complete("a", RECORD["made"], ["nii.gz"])
-    found.failures()
-    found.begin("a")
+    found.read_failures()
+    found.remove("a")
 
 
 def log(folder: Path) -> None:

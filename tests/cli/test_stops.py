@@ -31,7 +31,7 @@ from unet4d.system.signals import stop_signals
 
 TERM, INT = signal.SIGTERM, signal.SIGINT
 STOPS: dict[str, tuple[str, Arm]] = {
-    "predict, reading": ("predict", signalled("unet4d.inference.batch.run.prepare", 3, INT)),
+    "predict, reading": ("predict", signalled("unet4d.inference.batch.run.prepare_study", 3, INT)),
     "predict, a window": ("predict", signalled("unet4d.inference.segment.check_stop", 3, TERM)),
     "predict, a rename": ("predict", signalled("os.replace", 5, TERM)),
     "predict, a sync": ("predict", signalled("os.fsync", 8, INT)),
@@ -198,7 +198,7 @@ def _signalled_where_all_is_caught() -> None:
 @pytest.mark.parametrize("number", [1, 2])
 def test_a_stop_inside_an_except_exception_of_a_library_is_obeyed(trained, phantom, tmp_path, number):
     """Pins a stop that was swallowed: all studies were computed, and the exit code was 0."""
-    arm = at_call("unet4d.inference.batch.run.answer", number, _signalled_where_all_is_caught)
+    arm = at_call("unet4d.inference.batch.run.segment_study", number, _signalled_where_all_is_caught)
     assert exit_code(_on_terminal, arm, *_predict(trained, phantom, tmp_path / "out")) == 75
     assert len(list((tmp_path / "out").glob("*.nii.gz"))) < 3
 
@@ -218,7 +218,7 @@ def test_the_reason_stands_on_a_line_of_its_own_below_the_bar(words, tmp_path, c
 @pytest.mark.parametrize(
     ("name", "target"),
     [
-        ("predict", "unet4d.inference.batch.run.prepare"),
+        ("predict", "unet4d.inference.batch.run.prepare_study"),
         ("verify", "unet4d.datasets.verify.run_checks.check_image"),
         ("train", "unet4d.system.digests._digest"),
     ],
@@ -340,7 +340,7 @@ def _signalled_twice_while_stuck() -> None:
 
 def test_a_second_signal_ends_predict_at_once_and_files_are_whole(trained, own_phantom, tmp_path):
     words = _predict(trained, own_phantom, tmp_path / "out")
-    arm = at_call("unet4d.inference.batch.run.answer", 3, _signalled_twice_while_stuck)
+    arm = at_call("unet4d.inference.batch.run.segment_study", 3, _signalled_twice_while_stuck)
     assert exit_code(run_armed, arm, *words) == -signal.SIGTERM
     check_whole(tmp_path / "out")
     assert run(list(map(str, words))) == 0

@@ -17,9 +17,10 @@ from unet4d.datasets.dataset import read_dataset
 from unet4d.datasets.nifti_studies import make_study
 from unet4d.errors import InputError
 from unet4d.images.channels import MAP, SIGNAL
+from unet4d.inference.memory_budget import MemoryBudget
+from unet4d.inference.options import InferenceOptions
 from unet4d.inference.predict import predict
-from unet4d.inference.prepare import prepare
-from unet4d.inference.settings import Settings
+from unet4d.inference.prepare import prepare_study
 from unet4d.models.checkpoint import BEST, LAST
 from unet4d.pipeline.cache import CachedStudy, cached_studies
 from unet4d.training.train import train
@@ -55,7 +56,7 @@ def run(studies, tiny, tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def predicted(studies, run, tmp_path_factory) -> Path:
     """The label map of the first study, named as a case of the dataset."""
-    out, settings = tmp_path_factory.mktemp("predicted"), Settings(precision="fp32")
+    out, settings = tmp_path_factory.mktemp("predicted"), InferenceOptions(precision="fp32")
     [path] = predict(run, [studies], out, settings, device="cpu", cases=["phantom001"])
     return path
 
@@ -139,7 +140,7 @@ def test_a_folder_of_numbered_files_gives_the_same_as_the_dataset(studies, run, 
     (tmp_path / "in").mkdir()
     for file in (studies / "images").glob("phantom001_*"):
         shutil.copy(file, tmp_path / "in")
-    [path] = predict(run, [tmp_path / "in"], tmp_path / "out", Settings(precision="fp32"), device="cpu")
+    [path] = predict(run, [tmp_path / "in"], tmp_path / "out", InferenceOptions(precision="fp32"), device="cpu")
     assert path.name == predicted.name
     assert np.array_equal(np.asarray(nib.load(path).dataobj), np.asarray(nib.load(predicted).dataobj))
 
@@ -149,18 +150,16 @@ def test_from_python_as_from_the_command(kind, studies, run, predicted):
     label = segment(load_model(run), read_image(files, kinds=KINDS[kind]), precision="fp32")
     assert np.array_equal(np.moveaxis(np.asarray(nib.load(predicted).dataobj), -1, 0), label)
     other = read_image([files[0]] * len(files), kinds=[SIGNAL] * len(files))
-    with pytest.raises(
-        InputError, match=r"phantom001_0000.nii.gz has channels of the kinds signal, signal.*the model wants"
-    ):
+    with pytest.raises(InputError, match=r"phantom001_0000.nii.gz: got channels of the kinds signal, signal.*expected"):
         segment(load_model(run), other)
 
 
 @pytest.mark.parametrize("in_memory", [True, False])
 def test_the_network_sees_in_prediction_what_it_saw_in_training(studies, run, tmp_path, monkeypatch, in_memory):
     if not in_memory:
-        monkeypatch.setattr("unet4d.inference.prepare._fits", lambda *_: False)
+        monkeypatch.setattr("unet4d.inference.prepare.study_fits", lambda *_: False)
     model, dataset = load_model(run), read_dataset(studies)
-    prepared = prepare([model], make_study(dataset.training[0], dataset), Settings())
+    prepared = prepare_study([model], make_study(dataset.training[0], dataset), InferenceOptions(), MemoryBudget())
     assert prepared.is_on_disk == (not in_memory)
     seen = prepared.image[(slice(None),) * 5].numpy()
     prepared.close()

@@ -25,20 +25,21 @@ from unet4d.datasets.folds import split_folds
 from unet4d.errors import InputError, Unet4DError
 from unet4d.evaluation.evaluate import evaluate
 from unet4d.images.image4d import Image4D, read_label, write_image
-from unet4d.inference.batch.case_records import Records, digest
+from unet4d.inference.batch.case_records import CaseRecords
 from unet4d.inference.postprocess import FEW_SUBJECTS, postprocess
-from unet4d.inference.postprocessing_search import MARGIN, TOLERANCE, HeldOutPrediction, candidates, choose
+from unet4d.inference.postprocessing_search import MARGIN, TOLERANCE, HeldOutPrediction, candidate_steps, choose_steps
 from unet4d.inference.postprocessing_steps import (
     EVERY_CLASS,
     OPERATIONS,
     POSTPROCESSING,
     Step,
-    apply,
+    apply_steps,
     read_steps,
     write_steps,
 )
 from unet4d.inference.predict import predict
 from unet4d.models.checkpoint import BEST, Task, save_checkpoint
+from unet4d.system.digests import file_sha256
 
 LABELS = {"background": 0, "muscle": 1, "cavity": 3}
 LARGEST, HOLES, SINGLE = OPERATIONS
@@ -115,20 +116,20 @@ def run(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def predicted(tmp_path: Path, run: Path) -> Callable[..., Path]:
-    """A folder as `predict --held_out` leaves it, of label maps by subject; keywords change what is recorded of how."""
+    """A folder as `predict --held_out` leaves it, of label maps by subject; keywords change the record of how."""
 
     def written(maps: Mapping[str, np.ndarray], **made: object) -> Path:
         folder = tmp_path / "predicted"
-        records = Records(folder)
+        records = CaseRecords(folder)
         for name, label in maps.items():
             write_image(folder / f"{name}_1.nii.gz", label, like=like(len(label)))
             plain = {
-                "models": [digest(run / BEST)],
+                "models": [file_sha256(run / BEST)],
                 "time": "cyclic",
                 "settings": {"overlap": None},
                 "postprocessing": [],
             }
-            records.keep(f"{name}_1", {"made": plain | made, "entry": {}}, [folder / f"{name}_1.nii.gz"])
+            records.write(f"{name}_1", {"made": plain | made, "entry": {}}, [folder / f"{name}_1.nii.gz"])
         return folder
 
     return written
@@ -163,7 +164,7 @@ def test_islands_of_a_class_are_removed_of_that_class_alone(run, dataset, predic
     assert f"{LARGEST} (cavity): mean foreground Dice 0.9000 -> 1.0000" in told
     assert "optimistic" in told
     lines = told[told.index("operation ") : told.index("better, worse")].splitlines()[1:]
-    assert len(lines) == len(candidates(LABELS))
+    assert len(lines) == len(candidate_steps(LABELS))
     assert [line.split()[:2] for line in lines if "kept" in line] == [[LARGEST, "cavity"]]
 
 
@@ -173,7 +174,7 @@ def test_what_is_recorded_is_what_evaluate_says_of_the_label_maps(run, dataset, 
     record = postprocess(run, dataset, predictions=folder)
     before = evaluate(dataset, folder, tmp_path / "before")
     steps = read_steps(run)
-    cleaned = predicted({name: apply(label, steps, LABELS, True) for name, label in maps.items()})
+    cleaned = predicted({name: apply_steps(label, steps, LABELS, True) for name, label in maps.items()})
     after = evaluate(dataset, cleaned, tmp_path / "after")
     for when, summary in (("before", before), ("after", after)):
         assert record[when]["mean_foreground_dice"] == summary["mean_foreground_dice"]
@@ -208,26 +209,25 @@ def test_what_helps_no_more_subjects_than_it_harms_is_not_kept():
     frames = np.ones(5, bool)
     pairs = [(island, heart()), (island, heart()), (second, second), (second, second)]
     cases = [
-        HeldOutPrediction.of(f"{i}", f"{i}", label, reference, frames, True)
-        for i, (label, reference) in enumerate(pairs)
+        HeldOutPrediction.crop(f"{i}", label, reference, frames, True) for i, (label, reference) in enumerate(pairs)
     ]
-    choice = choose(cases, LABELS)
+    choice = choose_steps(cases, LABELS)
     found = next(one for one in choice.trials if one.step == Step(LARGEST, "cavity"))
     assert found.changes["cavity"] > 0.05
     assert found.why_not == "2 of 4 subjects improve, 2 worsen"
     assert choice.steps == []
-    assert choose(cases[:3], LABELS).steps[0] == Step(LARGEST, "cavity")
+    assert choose_steps(cases[:3], LABELS).steps[0] == Step(LARGEST, "cavity")
 
 
 def test_a_gain_below_the_margin_is_not_kept():
-    """Of 4000 voxels one too many: the Dice rises by 1/8001, that of two classes on average by half of it."""
+    """One voxel of 4000 too many: the Dice rises by 1/8001, that of two classes on average by half of it."""
     reference = np.zeros((1, 24, 24, 24), np.uint8)
     reference[0, 1:21, 1:21, 1:11] = 1
     reference[0, 5, 22, 22] = 3
     label = reference.copy()
     label[0, 23, 23, 23] = 1
-    cases = [HeldOutPrediction.of(name, name, label, reference, np.ones(1, bool), False) for name in SUBJECTS]
-    choice = choose(cases, LABELS)
+    cases = [HeldOutPrediction.crop(name, label, reference, np.ones(1, bool), False) for name in SUBJECTS]
+    choice = choose_steps(cases, LABELS)
     found = next(one for one in choice.trials if one.step == Step(LARGEST, "muscle"))
     assert found.change == pytest.approx(1 / 8001 / 2)
     assert (found.why_not, choice.steps) == ("no more than 0.0005", [])
@@ -239,8 +239,8 @@ def test_a_step_that_only_helps_after_another_is_found_in_the_next_round():
     reference[:, 5:7, 5:7, 1:3] = 3
     label = reference.copy()
     label[:, 2, 2, 1] = 3  # an island of cavity in the muscle: away with it, and the muscle has a hole
-    cases = [HeldOutPrediction.of(name, name, label, reference, np.ones(5, bool), True) for name in SUBJECTS]
-    choice = choose(cases, LABELS)
+    cases = [HeldOutPrediction.crop(name, label, reference, np.ones(5, bool), True) for name in SUBJECTS]
+    choice = choose_steps(cases, LABELS)
     assert choice.steps == [Step(LARGEST, "cavity"), Step(HOLES, "muscle")]
     assert choice.after.mean == 1
     rounds = [(one.number, one.why_not) for one in choice.trials if one.step == Step(HOLES, "muscle")]
@@ -256,16 +256,15 @@ def test_a_class_found_where_there_is_none_counts_for_the_subject():
     full[1, 12, 0, 0] = 3
     pairs = [(blip, reference), (blip, reference), (full, heart())]
     cases = [
-        HeldOutPrediction.of(name, name, *pair, np.ones(5, bool), True)
-        for name, pair in zip(SUBJECTS, pairs, strict=True)
+        HeldOutPrediction.crop(name, *pair, np.ones(5, bool), True) for name, pair in zip(SUBJECTS, pairs, strict=True)
     ]
-    choice = choose(cases, LABELS)
+    choice = choose_steps(cases, LABELS)
     assert choice.steps == [Step(SINGLE, "cavity")]
-    assert [one.improved for one in choice.trials if one.kept] == [SUBJECTS]
+    assert [one.subjects(1) for one in choice.trials if one.kept] == [list(SUBJECTS)]
     wrong = np.where(blip == 3, blip, 0)
-    only = [HeldOutPrediction.of(name, name, wrong, wrong * 0, np.ones(5, bool), True) for name in SUBJECTS]
-    assert choose(only, LABELS).before.mean == 0
-    assert choose(only, LABELS).steps == []  # the mean Dice has no value then: no claim
+    only = [HeldOutPrediction.crop(name, wrong, wrong * 0, np.ones(5, bool), True) for name in SUBJECTS]
+    assert choose_steps(only, LABELS).before.mean == 0
+    assert choose_steps(only, LABELS).steps == []  # the mean Dice has no value then: no claim
 
 
 def test_a_subject_in_whom_all_that_was_found_was_wrong_improves_when_it_goes():
@@ -273,10 +272,9 @@ def test_a_subject_in_whom_all_that_was_found_was_wrong_improves_when_it_goes():
     blip[1, 12, 0, 0] = 3
     pairs = [(blip, nothing), (blip, nothing), (heart(), heart())]
     cases = [
-        HeldOutPrediction.of(name, name, *pair, np.ones(5, bool), True)
-        for name, pair in zip(SUBJECTS, pairs, strict=True)
+        HeldOutPrediction.crop(name, *pair, np.ones(5, bool), True) for name, pair in zip(SUBJECTS, pairs, strict=True)
     ]
-    choice = choose(cases, LABELS)
+    choice = choose_steps(cases, LABELS)
     assert choice.steps == [Step(SINGLE, "cavity")]
     assert (choice.before.dice["cavity"]["n"], choice.after.dice["cavity"]["n"]) == (7, 5)
     assert choice.after.subjects == {"anna": None, "ben": None, "carl": 1.0}
@@ -288,11 +286,11 @@ def test_what_helps_most_comes_first():
     label = reference.copy()
     label[:, 13, 11, 0] = 1
     label[:, 12:14, 0:2, 0] = 3
-    cases = [HeldOutPrediction.of(name, name, label, reference, np.ones(5, bool), True) for name in SUBJECTS]
-    choice = choose(cases, LABELS)
+    cases = [HeldOutPrediction.crop(name, label, reference, np.ones(5, bool), True) for name in SUBJECTS]
+    choice = choose_steps(cases, LABELS)
     assert choice.steps[0] == Step(LARGEST, EVERY_CLASS)  # both islands at once
     assert next(one.change for one in choice.trials if one.kept) == max(one.change for one in choice.trials)
-    assert candidates(LABELS).index(Step(LARGEST, "muscle")) < candidates(LABELS).index(choice.steps[0])
+    assert candidate_steps(LABELS).index(Step(LARGEST, "muscle")) < candidate_steps(LABELS).index(choice.steps[0])
 
 
 def test_blips_are_judged_on_labelled_frames_and_their_flicker_on_all(run, dataset, predicted):
@@ -307,7 +305,7 @@ def test_blips_are_judged_on_labelled_frames_and_their_flicker_on_all(run, datas
     assert "flicker" not in trial(record, LARGEST, "muscle")
 
 
-def test_blips_on_frames_that_nobody_labelled_are_told_and_not_enough(run, dataset, predicted, capsys):
+def test_blips_on_unlabelled_frames_are_reported_and_not_enough(run, dataset, predicted, capsys):
     folder = predicted(dict.fromkeys(SUBJECTS, with_islands(slice(1, 2), value=1)))
     record = postprocess(run, dataset, predictions=folder)
     found = trial(record, SINGLE, "muscle")
@@ -327,10 +325,10 @@ def test_blips_on_frames_that_nobody_labelled_are_told_and_not_enough(run, datas
 @example(label=RING_IN_ONE_SLICE[..., 1:2], pad=0)  # of one slice, closed
 def test_what_is_kept_of_a_label_map_is_all_that_steps_need(label, pad):
     label = np.pad(label, [(0, 0), *((pad, pad) if n > 1 else (0, 0) for n in label.shape[1:])])
-    case = HeldOutPrediction.of("a", "a", label, label, np.ones(len(label), bool), True)
+    case = HeldOutPrediction.crop("a", label, label, np.ones(len(label), bool), True)
     assert case.label.size <= label.size
-    for step in candidates(LABELS):
-        whole, kept = (apply(one, [step], LABELS, True) for one in (label, case.label))
+    for step in candidate_steps(LABELS):
+        whole, kept = (apply_steps(one, [step], LABELS, True) for one in (label, case.label))
         assert [np.count_nonzero(whole == v) for v in (1, 3)] == [np.count_nonzero(kept == v) for v in (1, 3)]
         assert np.count_nonzero(whole != label) == np.count_nonzero(kept != case.label)
 
@@ -366,7 +364,7 @@ def test_each_case_is_judged_by_the_fold_that_held_it_out(command, phantom, tmp_
     assert command("postprocess", folds, "--dataset", phantom, "--predictions", by_hand).code == 0
     again = json.loads((folds / POSTPROCESSING).read_text())
     assert {**again, "date": ""} == {**record, "date": ""}
-    cases = Records(by_hand)
+    cases = CaseRecords(by_hand)
     shutil.copy(cases.path("phantom001"), cases.path("phantom002"))  # as of the fold that was trained on phantom002
     done = command("postprocess", folds, "--dataset", phantom, "--predictions", by_hand)
     assert "which held phantom002 out" in done.line
@@ -384,14 +382,14 @@ def test_what_was_chosen_before_has_no_say(trained, phantom, tmp_path):
     for name in ("auto", "off"):
         predict(run, [phantom], tmp_path / name, device="cpu", held_out=True, postprocess=name)
     (plain,) = (tmp_path / "off").glob("*.nii.gz")
-    cleaned = apply(read_label(plain), [Step(LARGEST, EVERY_CLASS)], labels, True)
+    cleaned = apply_steps(read_label(plain), [Step(LARGEST, EVERY_CLASS)], labels, True)
     np.testing.assert_array_equal(read_label(tmp_path / "auto" / plain.name), cleaned)
     with pytest.raises(InputError, match="is post-processed already"):
         postprocess(run, phantom, predictions=tmp_path / "auto")
 
 
 def test_bad_runs_and_datasets_are_one_line(command, run, dataset, tmp_path):
-    nobody = saved_run(tmp_path / "nobody", ())
+    no_subject = saved_run(tmp_path / "no_subject", ())
     strangers = saved_run(tmp_path / "strangers", ("dora",))
     other = saved_run(tmp_path / "other", SUBJECTS, labels={"background": 0, "muscle": 1, "blood": 3})
     (tmp_path / "empty").mkdir()
@@ -404,9 +402,9 @@ def test_bad_runs_and_datasets_are_one_line(command, run, dataset, tmp_path):
         (tmp_path / "empty", dataset, f"{tmp_path / 'empty'} holds neither"),
         (tmp_path / "gone", dataset, "gone is missing"),
         (run / BEST, dataset, "is a file; expected the folder of a run"),
-        (nobody, dataset, "held no subject out"),
+        (no_subject, dataset, "held no subject out"),
         (strangers, dataset, "has none of the 1 subject that"),
-        (other, dataset, "wanted the same; give the dataset of the run"),
+        (other, dataset, "give the dataset of the run"),
         (run, unlabelled, "has no labelled training case"),
         (run, tmp_path / "gone", "gone is missing"),
     ):
@@ -429,26 +427,26 @@ def test_bad_predictions_are_one_line(run, dataset, predicted, tmp_path):
     (folder / "ben_1.nii.gz").unlink()
     refused(missing, folder)
     folder = predicted(maps)
-    Records(folder).path("ben_1").write_text("{}")
+    CaseRecords(folder).path("ben_1").write_text("{}")
     refused(missing, folder)
     refused("anna_1.nii.gz was not made by .*checkpoint_best.pt as it is now", predicted(maps, models=["0" * 64]))
-    refused("was not made by", predicted(maps, models=[digest(run / BEST)] * 2))
+    refused("was not made by", predicted(maps, models=[file_sha256(run / BEST)] * 2))
     refused("is post-processed already", predicted(maps, postprocessing=[{"operation": LARGEST, "class": "muscle"}]))
-    refused("label value 2 came", predicted(maps | {"carl": np.full_like(heart(), 2)}))
+    refused("got label value 2", predicted(maps | {"carl": np.full_like(heart(), 2)}))
     refused(r"carl_1.nii.gz: \(T, X, Y, Z\) is \(4, 14, 12, 4\)", predicted(maps | {"carl": heart(4)}))
 
 
 def test_an_unexpected_exception_of_one_study_is_told_of_it_and_all_are_read(run, dataset, predicted, monkeypatch):
     module, read = sys.modules["unet4d.inference.postprocess"], []
 
-    def failing(case, *given, usual=sys.modules["unet4d.inference.postprocess"]._read):
+    def failing(case, *given, usual=sys.modules["unet4d.inference.postprocess"]._read_prediction):
         read.append(case.name)
         if case.name == "ben_1":
             raise KeyError("bug")
         return usual(case, *given)
 
     folder = predicted({name: heart() for name in SUBJECTS})
-    monkeypatch.setattr(module, "_read", failing)
+    monkeypatch.setattr(module, "_read_prediction", failing)
     with pytest.raises(InputError, match="ben_1: unexpected KeyError"):
         postprocess(run, dataset, predictions=folder)
     assert sorted(read) == ["anna_1", "ben_1", "carl_1"]

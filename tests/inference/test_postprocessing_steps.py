@@ -20,7 +20,7 @@ from unet4d.inference.postprocessing_steps import (
     OPERATIONS,
     POSTPROCESSING,
     Step,
-    apply,
+    apply_steps,
     read_steps,
     write_steps,
 )
@@ -43,7 +43,7 @@ def drawn(*frames: str) -> np.ndarray:
 
 def made(label: np.ndarray, operation: str, name: str, cyclic: bool = False) -> np.ndarray:
     before = label.copy()
-    after = apply(label, [Step(operation, name)], LABELS, cyclic)
+    after = apply_steps(label, [Step(operation, name)], LABELS, cyclic)
     np.testing.assert_array_equal(label, before, "the input was changed")
     assert after.dtype == np.uint8
     return after
@@ -181,9 +181,11 @@ def test_of_all_classes_together_a_voxel_that_changes_its_class_lives_on():
 def test_steps_come_one_after_the_other():
     island = drawn("1111111\n1112111\n1111111\n.....22")
     cleaned = [Step(LARGEST, "cavity"), Step(HOLES, "muscle")]
-    np.testing.assert_array_equal(apply(island, cleaned, LABELS, False), drawn("1111111\n1111111\n1111111\n.....22"))
     np.testing.assert_array_equal(
-        apply(island, cleaned[::-1], LABELS, False), drawn("1111111\n111.111\n1111111\n.....22")
+        apply_steps(island, cleaned, LABELS, False), drawn("1111111\n1111111\n1111111\n.....22")
+    )
+    np.testing.assert_array_equal(
+        apply_steps(island, cleaned[::-1], LABELS, False), drawn("1111111\n111.111\n1111111\n.....22")
     )
 
 
@@ -194,7 +196,7 @@ def test_nothing_to_do_is_no_error(step):
         np.zeros((1, 1, 1, 1), np.uint8),
         np.full((1, 2, 2, 2), 2, np.uint8),
     ):
-        np.testing.assert_array_equal(apply(label, [step], LABELS, True), label)
+        np.testing.assert_array_equal(apply_steps(label, [step], LABELS, True), label)
 
 
 def neighbours(voxel: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
@@ -268,15 +270,15 @@ EXAMPLES = settings(max_examples=60, deadline=None, derandomize=True)
 @EXAMPLES
 @given(label=label_maps(), cyclic=st.booleans())
 def test_is_what_flooding_voxel_by_voxel_gives(step, label, cyclic):
-    np.testing.assert_array_equal(apply(label, [step], LABELS, cyclic), by_hand(label, step, cyclic))
+    np.testing.assert_array_equal(apply_steps(label, [step], LABELS, cyclic), by_hand(label, step, cyclic))
 
 
 @pytest.mark.parametrize("step", EVERY_STEP, ids=IDS)
 @EXAMPLES
 @given(label=label_maps(), cyclic=st.booleans(), shift=st.integers(1, 3))
 def test_what_must_hold_for_any_label_map(step, label, cyclic, shift):
-    after = apply(label, [step], LABELS, cyclic)
-    np.testing.assert_array_equal(apply(after, [step], LABELS, cyclic), after, "not idempotent")
+    after = apply_steps(label, [step], LABELS, cyclic)
+    np.testing.assert_array_equal(apply_steps(after, [step], LABELS, cyclic), after, "not idempotent")
     changed = after != label
     if step.operation == HOLES:
         assert (label[changed] == 0).all()
@@ -288,15 +290,15 @@ def test_what_must_hold_for_any_label_map(step, label, cyclic, shift):
         np.testing.assert_array_equal(after[others], label[others])
     swapped = {"background": 0, "muscle": 2, "cavity": 1}
     exchanged = np.array([0, 2, 1], np.uint8)
-    np.testing.assert_array_equal(apply(exchanged[label], [step], swapped, cyclic), exchanged[after])
+    np.testing.assert_array_equal(apply_steps(exchanged[label], [step], swapped, cyclic), exchanged[after])
     if cyclic or step.operation != SINGLE:
-        rolled = apply(np.roll(label, shift, 0), [step], LABELS, cyclic)
+        rolled = apply_steps(np.roll(label, shift, 0), [step], LABELS, cyclic)
         np.testing.assert_array_equal(rolled, np.roll(after, shift, 0))
     if step.operation != SINGLE:
-        alone = [apply(frame[None], [step], LABELS, cyclic)[0] for frame in label]
+        alone = [apply_steps(frame[None], [step], LABELS, cyclic)[0] for frame in label]
         np.testing.assert_array_equal(after, np.stack(alone), "a frame saw another")
     else:
-        np.testing.assert_array_equal(apply(label[::-1], [step], LABELS, cyclic), after[::-1])
+        np.testing.assert_array_equal(apply_steps(label[::-1], [step], LABELS, cyclic), after[::-1])
 
 
 def test_a_frame_is_searched_once_per_step_however_many_components_it_has(monkeypatch):
@@ -314,7 +316,7 @@ def test_a_frame_is_searched_once_per_step_however_many_components_it_has(monkey
         ("cavity", [Step(SINGLE, "cavity"), Step(HOLES, "cavity")]),
     ):
         monkeypatch.setattr(ndimage, "label", lambda mask, *g, n=name: searched[n].append(mask.size) or usual(mask, *g))
-        label = apply(label, steps, LABELS, True)
+        label = apply_steps(label, steps, LABELS, True)
     assert len(searched["muscle"]) == 8
     assert len(searched["cavity"]) <= 2 * 8
     assert max(searched["cavity"]) < heart.size / 10, "more than the box around the class"
@@ -325,19 +327,19 @@ def test_a_frame_is_searched_once_per_step_however_many_components_it_has(monkey
     ("operation", "name", "wanted"),
     [
         ("largest", "muscle", "got operation 'largest', expected one of largest_component, fill_holes, remove_single"),
-        ("fill_holes", "*", "fill_holes of '*' came; wanted one class"),
-        ("fill_holes", 1, "fill_holes of 1 came; wanted the name of a class"),
+        ("fill_holes", "*", "got fill_holes of '*', expected one class"),
+        ("fill_holes", 1, "got fill_holes of 1, expected one class"),
     ],
 )
-def test_a_step_that_nobody_knows_is_refused(operation, name, wanted):
+def test_an_unknown_step_is_refused(operation, name, wanted):
     with pytest.raises(InputError, match=wanted.replace("*", r"\*")):
         Step(operation, name)
 
 
 @pytest.mark.parametrize("name", ["atrium", "background"])
 def test_a_class_that_the_labels_lack_is_refused(name):
-    with pytest.raises(InputError, match=f"'{name}' came; wanted a class among muscle, cavity"):
-        apply(np.zeros((1, 2, 2, 2), np.uint8), [Step(LARGEST, name)], LABELS, False)
+    with pytest.raises(InputError, match=f"'{name}', expected a class among muscle, cavity"):
+        apply_steps(np.zeros((1, 2, 2, 2), np.uint8), [Step(LARGEST, name)], LABELS, False)
 
 
 @pytest.fixture

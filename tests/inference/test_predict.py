@@ -20,8 +20,8 @@ from unet4d.datasets.dataset import read_dataset
 from unet4d.datasets.folds import split_cases
 from unet4d.errors import InputError
 from unet4d.images.image4d import Image4D
+from unet4d.inference.options import InferenceOptions
 from unet4d.inference.predict import predict
-from unet4d.inference.settings import Settings
 from unet4d.models.checkpoint import load_checkpoint
 
 SHAPE = (18, 15, 5)
@@ -75,7 +75,7 @@ def test_the_label_map_has_the_header_of_its_study(command, model_file, tmp_path
 
 def test_segment_gives_what_predict_writes(model_file, tmp_path, study):
     study(tmp_path / "heart.nii.gz")
-    [path] = predict(model_file(), [tmp_path / "heart.nii.gz"], tmp_path / "out", Settings(precision="fp32"))
+    [path] = predict(model_file(), [tmp_path / "heart.nii.gz"], tmp_path / "out", InferenceOptions(precision="fp32"))
     image = read_image(tmp_path / "heart.nii.gz")
     label = segment(load_model(tmp_path / "model.pt"), image, precision="fp32")
     assert (label.dtype, label.shape) == (np.uint8, (3, *SHAPE))
@@ -170,7 +170,7 @@ def test_time_is_as_asked_else_as_learnt(model_file, tmp_path, study):
     cyclic, opened = (segment(model, image, time=time, precision="fp32") for time in ("cyclic", "open"))
     assert (cyclic != opened).any()
     np.testing.assert_array_equal(segment(model, image, precision="fp32"), cyclic)
-    settings = Settings(time="open", precision="fp32")
+    settings = InferenceOptions(time="open", precision="fp32")
     [path] = predict(tmp_path / "model.pt", [tmp_path / "heart.nii.gz"], tmp_path / "out", settings)
     np.testing.assert_array_equal(np.moveaxis(label_of(path), -1, 0), opened)
     assert json.loads((tmp_path / "out" / "prediction.json").read_text())["cases"]["heart"]["time"] == "open"
@@ -194,7 +194,7 @@ def test_more_windows_at_once_change_little_and_the_overlap_is_as_asked(model_fi
     maps = []
     for name, options in (("a", {}), ("b", {"sw_batch_size": 5}), ("c", {"overlap": 0.25})):
         [path] = predict(
-            model_file(), [tmp_path / "heart.nii.gz"], tmp_path / name, Settings(precision="fp32", **options)
+            model_file(), [tmp_path / "heart.nii.gz"], tmp_path / name, InferenceOptions(precision="fp32", **options)
         )
         maps.append(np.moveaxis(label_of(path), -1, 0))
     assert (maps[0] == maps[1]).mean() > 0.999
@@ -223,7 +223,7 @@ def test_two_calls_into_one_folder_keep_each_others_rows(model_file, tmp_path, s
     predict(model, [tmp_path / "a.nii.gz"], out)
     other = shutil.copy(model, tmp_path / "other.pt")
     before = rows_of(out)
-    predict(other, [tmp_path / "b.nii.gz"], out, Settings(time="cyclic"))
+    predict(other, [tmp_path / "b.nii.gz"], out, InferenceOptions(time="cyclic"))
     assert rows_of(out)[: len(before)] == before
     assert [row["case"] for row in rows_of(out)] == ["a"] * len(before) + ["b"] * len(before)
     cases = json.loads((out / "prediction.json").read_text())["cases"]

@@ -14,7 +14,7 @@ import torch
 
 from unet4d import load_model, read_image, segment
 from unet4d.errors import InputError, Unet4DError
-from unet4d.inference.segment import answer
+from unet4d.inference.segment import segment_study
 
 BESIDE = ["labels.txt", "prediction.json", "summary.json", "volumes.csv"]
 
@@ -25,14 +25,14 @@ def names_in(folder: Path) -> list[str]:
 
 
 def failing(monkeypatch, name: str, error: BaseException) -> None:
-    """Have the answer to the study of this name fail."""
+    """Have the segmentation of the study of this name fail."""
 
-    def answered(models, prepared, settings, *more):
-        if prepared.like.source.name == name:
+    def segmented(models, study, *more, **named):
+        if study.info.source.name == name:
             raise error
-        return answer(models, prepared, settings, *more)
+        return segment_study(models, study, *more, **named)
 
-    monkeypatch.setattr("unet4d.inference.batch.run.answer", answered)
+    monkeypatch.setattr("unet4d.inference.batch.run.segment_study", segmented)
 
 
 def test_one_bad_study_is_told_and_the_others_are_done(command, model_file, tmp_path, study):
@@ -113,7 +113,7 @@ def test_a_disk_that_fills_ends_the_work_and_not_only_one_study(command, model_f
 def test_a_full_disk_is_told_before_any_work(command, model_file, tmp_path, monkeypatch, study):
     study(tmp_path / "heart.nii.gz")
     monkeypatch.setattr("shutil.disk_usage", lambda path: shutil._ntuple_diskusage(9, 9, 0))
-    monkeypatch.setattr("unet4d.inference.batch.run.answer", None)
+    monkeypatch.setattr("unet4d.inference.batch.run.segment_study", None)
     done = command("predict", model_file(), "-i", tmp_path / "heart.nii.gz", "-o", tmp_path / "out")
     assert done.code == 1
     assert "its disk is full; free space or choose another folder" in done.line
@@ -135,7 +135,7 @@ def test_an_answer_that_is_no_number_is_not_taken_for_background(model_file, tmp
     model = load_model(model_file())
     with torch.no_grad():
         model.network.head.bias.fill_(float("nan"))
-    with pytest.raises(Unet4DError, match=r"heart\.nii\.gz is not a number somewhere; wanted finite numbers; set"):
+    with pytest.raises(Unet4DError, match=r"heart\.nii\.gz: .*not a number, expected finite"):
         segment(model, read_image(tmp_path / "heart.nii.gz"))
 
 
@@ -156,7 +156,7 @@ def test_labels_are_not_overwritten_by_predictions(command, model_file, own_phan
         (own_phantom, "is an input, and its label map would replace it; choose another -o"),
         (
             own_phantom / "images",
-            "is there already, in a folder without the prediction.json of an earlier predict; wanted",
+            "in a folder without the prediction.json",
         ),
     ):
         done = command("predict", model, "-i", given, "-o", own_phantom / "labels")
@@ -201,16 +201,16 @@ def test_a_killed_predict_can_be_run_again(command, model_file, tmp_path, monkey
         (
             "volumes.csv",
             "case,frame,reference_ml\na,0,1\n",
-            "volumes.csv is there already, in a folder without the prediction.json of an earlier predict",
+            "volumes.csv exists, in a folder without the prediction.json",
         ),
-        ("summary.json", "{}", "summary.json is there already, in a folder without the prediction.json"),
-        ("labels.txt", "mine", "labels.txt is there already, in a folder without the prediction.json"),
+        ("summary.json", "{}", "summary.json exists, in a folder without the prediction.json"),
+        ("labels.txt", "mine", "labels.txt exists, in a folder without the prediction.json"),
         (
             "prediction.json",
             '{"labels": {"background": 0, "right ventricle": 1, "myocardium": 2, "left ventricle": 3}, "cases": {"old": {}}}',
             "holds old of an earlier predict and no ",
         ),
-        ("prediction.json", "[]", 'prediction.json holds no object with "cases"; wanted what predict wrote; choose'),
+        ("prediction.json", "[]", 'prediction.json holds no object with "cases"'),
         (
             "prediction.json",
             '{"labels": {"tumour": 1}, "cases": {"old": {}}}',
@@ -224,7 +224,7 @@ def test_a_folder_that_cannot_be_added_to_is_told_before_any_work(
     study(tmp_path / "heart.nii.gz")
     study(tmp_path / "out" / "old.nii.gz")
     (tmp_path / "out" / file).write_bytes(content if isinstance(content, bytes) else content.encode())
-    monkeypatch.setattr("unet4d.inference.batch.run.answer", None)
+    monkeypatch.setattr("unet4d.inference.batch.run.segment_study", None)
     done = command("predict", model_file(), "-i", tmp_path / "heart.nii.gz", "-o", tmp_path / "out")
     assert done.code == 2
     assert words in done.line
@@ -252,13 +252,13 @@ def test_a_study_that_runs_out_of_gpu_memory_under_any_name_fails_alone(
     assert (tmp_path / "out" / "b.nii.gz").exists()
 
 
-@pytest.mark.parametrize(("spoilt", "code"), [(False, 1), (True, 2)])
+@pytest.mark.parametrize(("damaged", "code"), [(False, 1), (True, 2)])
 def test_a_study_too_large_for_the_gpu_does_not_end_the_others(
-    command, model_file, tmp_path, monkeypatch, study, spoilt, code
+    command, model_file, tmp_path, monkeypatch, study, damaged, code
 ):
     for name in ("a", "b", "c", "d"):
         study(tmp_path / "in" / f"{name}.nii.gz")
-    if spoilt:
+    if damaged:
         (tmp_path / "in" / "d.nii.gz").write_bytes(b"")
     emptied = []
     failing(monkeypatch, "b.nii.gz", torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB."))
@@ -314,8 +314,8 @@ def test_an_input_that_is_none_is_told(command, model_file, tmp_path, given, wor
     ("options", "words"),
     [
         (["--precision", "fp16", "--device", "cpu"], "precision fp16 was asked for on the CPU"),
-        (["--overlap", "1"], "overlap is 1.0; wanted a share from 0 to below 1"),
-        (["--sw_batch_size", "0"], "sw_batch_size is 0; wanted 1 or more"),
+        (["--overlap", "1"], "got overlap 1.0, expected a share"),
+        (["--sw_batch_size", "0"], "got sw_batch_size 0, expected 1"),
         (["--device", "tpu"], "wanted auto, cpu, cuda or cuda:N"),
     ],
 )
@@ -337,7 +337,7 @@ def test_another_number_of_channels_is_told(command, model_file, own_phantom, tm
         done = command("predict", model, "-i", given, "-o", tmp_path / "out")
         assert done.code == 2
         assert words in done.line
-    with pytest.raises(InputError, match="has 1 channel; the model wants 2"):
+    with pytest.raises(InputError, match="got 1 channel, expected 2"):
         segment(load_model(model), read_image(tmp_path / "in" / "heart_0000.nii.gz"))
 
 

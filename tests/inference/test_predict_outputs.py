@@ -11,10 +11,10 @@ import pytest
 from tests.predictions import json_of, rows_of
 from unet4d.images.nrrd import read_nrrd_image
 from unet4d.images.segmentations import read_segmentation
-from unet4d.inference.batch.output_folder import measures
+from unet4d.inference.batch.summary_tables import summarize_curves
+from unet4d.inference.options import InferenceOptions
 from unet4d.inference.postprocessing_steps import Step, write_steps
 from unet4d.inference.predict import predict
-from unet4d.inference.settings import Settings
 from unet4d.metrics.volume_curves import curve_measures
 
 # What comes out --------------------------------------------------------------------------------------------------
@@ -71,15 +71,21 @@ def test_probabilities_that_the_disk_cannot_hold_are_told_before_they_are_comput
     study(tmp_path / "heart.nii.gz")
     usage = type("Usage", (), {"free": 10**4})
     monkeypatch.setattr("shutil.disk_usage", lambda path: usage)
-    monkeypatch.setattr("unet4d.inference.batch.output_folder._SPARE_BYTES", 0)
-    monkeypatch.setattr("unet4d.inference.batch.run.answer", None)
+    monkeypatch.setattr("unet4d.inference.batch.output_folder._LEAST_SPACE_BYTES", 0)
+    monkeypatch.setattr("unet4d.inference.batch.run.segment_study", None)
     done = command("predict", model_file(), "-i", tmp_path / "heart.nii.gz", "-o", tmp_path / "out", "--probabilities")
     assert done.code == 1
     assert "needs 64.8 kB for probabilities, and 10 kB are free" in done.error
 
 
 def test_the_summary_says_what_the_curves_say(model_file, phantom, tmp_path):
-    predict(model_file(), [phantom], tmp_path / "out", Settings(precision="fp32", overlap=0.25), cases=["phantom001"])
+    predict(
+        model_file(),
+        [phantom],
+        tmp_path / "out",
+        InferenceOptions(precision="fp32", overlap=0.25),
+        cases=["phantom001"],
+    )
     summary = json_of(tmp_path / "out" / "summary.json")
     case = summary["cases"]["phantom001"]
     rows = [row for row in rows_of(tmp_path / "out") if row["class"] == "left ventricle"]
@@ -102,14 +108,14 @@ def test_the_summary_says_what_the_curves_say(model_file, phantom, tmp_path):
 
 def test_mass_is_taken_at_end_diastole_of_the_ventricle_within():
     curves = {"LV": [50.0, 120.0, 60.0], "myocardium": [90.0, 100.0, 95.0], "tumour": [1.0, 2.0, 6.0]}
-    found = measures(curves, None, cyclic=True)
+    found = summarize_curves(curves, None, cyclic=True)
     assert (found["myocardium"]["ed_frame"], found["myocardium"]["mass_g"]) == (1, 105.0)
     assert found["tumour"] == {"mean_ml": 3.0, "min_ml": 1.0, "max_ml": 6.0}
     assert (found["LV"]["ef_percent"], found["LV"]["peak_filling_ml_per_s"]) == (
         pytest.approx(100 * 70 / 120, abs=1e-5),
         None,
     )
-    assert measures({"myocardium": [9.0]}, None, cyclic=True)["myocardium"]["mass_g"] is None
+    assert summarize_curves({"myocardium": [9.0]}, None, cyclic=True)["myocardium"]["mass_g"] is None
 
 
 # Post-processing -------------------------------------------------------------------------------------------------
@@ -125,7 +131,7 @@ def tuned(model_file, tmp_path) -> Path:
     return run
 
 
-def test_what_tune_recorded_is_done_said_and_recorded(command, tuned, study, tmp_path):
+def test_recorded_steps_are_applied_reported_and_recorded(command, tuned, study, tmp_path):
     from scipy import ndimage
 
     study(tmp_path / "heart.nii.gz")
@@ -139,10 +145,7 @@ def test_what_tune_recorded_is_done_said_and_recorded(command, tuned, study, tmp
 
     assert parts() > 1
     done = command(*words, "--continue")  # other steps, so it is made again
-    assert done.told.splitlines()[0] == (
-        f"post-processing, as {tuned / 'postprocessing.json'} has it: largest_component of left ventricle; "
-        "--postprocess off leaves it out"
-    )
+    assert f"{tuned / 'postprocessing.json'}: largest_component of left ventricle" in done.told.splitlines()[0]
     assert parts() == 1
     entry = json_of(tmp_path / "out" / "prediction.json")["cases"]["heart"]
     assert entry["postprocessing"] == [{"operation": "largest_component", "class": "left ventricle"}]
@@ -152,12 +155,12 @@ def test_what_tune_recorded_is_done_said_and_recorded(command, tuned, study, tmp
     assert volumes == pytest.approx(left.sum((0, 1, 2)) * abs(np.linalg.det(affine[:3, :3])) / 1000, abs=1e-5)
 
 
-def test_what_was_recorded_for_another_checkpoint_is_left_out_and_said(command, tuned, model_file, study, tmp_path):
+def test_what_was_recorded_for_another_checkpoint_is_skipped_and_reported(command, tuned, model_file, study, tmp_path):
     study(tmp_path / "heart.nii.gz", shape=(12, 10, 4))
     words = ["-i", tmp_path / "heart.nii.gz", "-o", tmp_path / "out"]
     other = model_file(lstm_channels=0).rename(tuned / "checkpoint_last.pt")
     done = command("predict", other, *words)
     assert done.code == 0
-    assert f"{tuned / 'postprocessing.json'} was chosen for other checkpoints: left out" in done.told
+    assert f"{tuned / 'postprocessing.json'} was chosen for other checkpoints" in done.told
     assert json_of(tmp_path / "out" / "prediction.json")["cases"]["heart"]["postprocessing"] == []
     assert "largest_component" in command("predict", tuned / "checkpoint_best.pt", *words).told

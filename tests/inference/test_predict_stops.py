@@ -22,12 +22,13 @@ from unet4d.errors import Unet4DError
 from unet4d.inference.batch import run
 from unet4d.inference.batch.job_split import JobShard
 from unet4d.inference.batch.output_folder import PredictionFolder
+from unet4d.inference.memory_budget import MemoryBudget
+from unet4d.inference.options import InferenceOptions
 from unet4d.inference.predict import predict
-from unet4d.inference.prepare import prepare
+from unet4d.inference.prepare import prepare_study
 from unet4d.inference.segment import SegmentationResult
-from unet4d.inference.settings import Settings
 
-FP32 = Settings(precision="fp32")
+FP32 = InferenceOptions(precision="fp32")
 
 
 # How it ends -----------------------------------------------------------------------------------------------------
@@ -38,13 +39,13 @@ def test_what_is_large_is_held_alone(studies):
     written."""
     [study] = [one for one in find_studies([studies], ["cine MRI"]) if one.name == "s1"]
     copies = 8 * 4 * 18 * 15 * 5 * 3
-    answered = run._Computed(
+    segmented = run._SegmentedStudy(
         SegmentationResult(np.zeros(1000, np.uint8), np.zeros(1000, np.float32)), None, "open", [], {}
     )
     cases = (10 * copies, True, True), (10 * copies - 10, False, True), (50000, False, True), (49990, False, False)
     for memory, ahead, behind in cases:
-        one = run.Batch(PredictionFolder(studies, {}), Settings(memory_bytes=memory), {}, False)
-        assert (one._may_be_ahead(run.Job(study, [], {})), one._may_be_behind(answered)) == (ahead, behind)
+        one = run.BatchPredictor(PredictionFolder(studies, {}), InferenceOptions(), MemoryBudget(memory), {}, False)
+        assert (one._may_read_ahead(run.StudyJob(study, [], {})), one._may_write_behind(segmented)) == (ahead, behind)
 
 
 def test_a_study_of_which_only_the_files_are_known_is_judged_by_their_size(studies):
@@ -62,7 +63,7 @@ def _predict(model: Path, given: Path, out: Path, share: JobShard | None = None)
         device="cpu",
         formats=["nifti", "seq.nrrd", "seg.nrrd"],
         leave_complete=True,
-        share=share,
+        shard=share,
     )
 
 
@@ -162,12 +163,12 @@ def test_two_processes_at_once_lose_none_of_each_others_rows(model_file, studies
 def test_what_is_out_of_main_memory_is_told_of_its_study_alone(
     command, model_file, studies, tmp_path, monkeypatch, refusal, words
 ):
-    def full(models, study, settings):
+    def full(models, study, options, budget):
         if study.name == "s3":
             raise refusal
-        return prepare(models, study, settings)
+        return prepare_study(models, study, options, budget)
 
-    monkeypatch.setattr("unet4d.inference.batch.run.prepare", full)
+    monkeypatch.setattr("unet4d.inference.batch.run.prepare_study", full)
     done = command("predict", model_file(), "-i", studies, "-o", tmp_path / "out")
     assert done.code == 1
     assert "1 of 5 studies could not be segmented" in done.line

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 
 import pytest
 import torch
@@ -11,7 +12,8 @@ from monai.inferers import sliding_window_inference
 from tests.builders import make_network
 from unet4d import CLSTMUNet
 from unet4d.config import InferenceConfig
-from unet4d.inference.sliding_window import LogitRows, WindowPredictor
+from unet4d.inference.sliding_window import LogitRows
+from unet4d.inference.window_predictor import WindowPredictor
 
 CPU = torch.device("cpu")
 ROI, GRID = (8, 8, 2), (21, 18, 3)
@@ -30,15 +32,20 @@ def image() -> torch.Tensor:
     return torch.randn(1, 4, *GRID, generator=torch.Generator().manual_seed(1))
 
 
-def answering(net: CLSTMUNet | None = None, cyclic: bool = False, **options) -> WindowPredictor:
-    made = WindowPredictor.of(net or network(), InferenceConfig(), cyclic=cyclic, device=CPU, precision="fp32")
-    for name, value in options.items():
-        setattr(made, name, value)
-    return made
+def predictor(
+    net: CLSTMUNet | None = None,
+    cyclic: bool = False,
+    overlap: float = 0.5,
+    windows: int = 1,
+    mirror_axes: Sequence[int] = (),
+    **options,
+) -> WindowPredictor:
+    config = InferenceConfig(overlap, windows, None, list(mirror_axes))
+    return WindowPredictor(net or network(), CPU, ROI, config, "fp32", cyclic, **options)
 
 
-def whole(image, net=None, overlap=0.5, **options) -> torch.Tensor:
-    return LogitRows(answering(net, **options), image, ROI, overlap).upto(image.shape[2])
+def whole(image, net=None, **options) -> torch.Tensor:
+    return LogitRows(predictor(net, **options), image).logits_until(image.shape[2])
 
 
 @pytest.mark.parametrize("grid", [GRID, (5, 18, 1), ROI])
@@ -54,60 +61,60 @@ def test_all_rows_at_once_are_monais_sliding_window(grid, overlap):
             image.movedim(1, 0).flatten(0, 1)[None], ROI, 1, folded, overlap=overlap, mode="gaussian"
         )
     torch.testing.assert_close(
-        whole(image, net, overlap), monais[0].unflatten(0, (4, 3)), atol=1e-5, rtol=1e-5
+        whole(image, net, overlap=overlap), monais[0].unflatten(0, (4, 3)), atol=1e-5, rtol=1e-5
     )  # 2e-6 apart as a rule
 
 
 @pytest.mark.parametrize("ends", [[7, 21], [1, 2, 3, 20, 21], [8, 16, 21], list(range(1, 22))])
 def test_rows_in_pieces_are_those_of_all_at_once(image, ends):
     """The blending of a voxel adds up in the same order: equal to the bit."""
-    rows = LogitRows(answering(), image, ROI, 0.5)
-    pieces = [rows.upto(end).clone() for end in ends]
+    rows = LogitRows(predictor(), image)
+    pieces = [rows.logits_until(end).clone() for end in ends]
     assert torch.equal(torch.cat(pieces, 2), whole(image))
 
 
-def test_rows_can_be_kept_and_given_again_or_passed_by(image):
-    rows, wanted = LogitRows(answering(), image, ROI, 0.5), whole(image)
-    assert torch.equal(rows.upto(9, keep=7), wanted[:, :, :9])
-    assert torch.equal(rows.upto(12, keep=15), wanted[:, :, 7:12])
+def test_rows_can_be_kept_and_given_again_or_skipped(image):
+    rows, wanted = LogitRows(predictor(), image), whole(image)
+    assert torch.equal(rows.logits_until(9, keep=7), wanted[:, :, :9])
+    assert torch.equal(rows.logits_until(12, keep=15), wanted[:, :, 7:12])
     assert rows.begin == 15
-    assert torch.equal(rows.upto(21), wanted[:, :, 15:])
+    assert torch.equal(rows.logits_until(21), wanted[:, :, 15:])
 
 
-def test_windows_that_lie_in_what_is_passed_by_add_nothing(image):
+def test_windows_that_lie_in_what_is_skipped_add_nothing(image):
     """As where the working grid is so much finer than the study's that whole windows lie between two of its rows."""
-    rows = LogitRows(answering(), image, ROI, 0.0)
-    rows.upto(2, keep=18)
-    torch.testing.assert_close(rows.upto(21), whole(image, overlap=0.0)[:, :, 18:])
+    rows = LogitRows(predictor(overlap=0.0), image)
+    rows.logits_until(2, keep=18)
+    torch.testing.assert_close(rows.logits_until(21), whole(image, overlap=0.0)[:, :, 18:])
 
 
 @pytest.mark.parametrize("columns", [(0, 18), (0, 5), (4, 13), (17, 18)])
 def test_columns_alone_are_those_of_the_whole(image, columns):
-    part = LogitRows(answering(), image, ROI, 0.5, columns)
-    cut = torch.cat([part.upto(end) for end in (6, 15, 21)], 2)
+    part = LogitRows(predictor(), image, columns)
+    cut = torch.cat([part.logits_until(end) for end in (6, 15, 21)], 2)
     torch.testing.assert_close(cut, whole(image)[:, :, :, slice(*columns)], atol=1e-6, rtol=0)
 
 
 def test_each_window_is_computed_once_however_the_rows_are_cut(image):
-    rows = LogitRows(answering(), image, ROI, 0.5)
+    rows = LogitRows(predictor(), image)
     done = 0
 
     def tick(windows: int) -> None:
         nonlocal done
         done += windows
 
-    rows.answering.tick = tick
+    rows.predictor.tick = tick
     for end in range(1, 22):
-        rows.upto(end)
+        rows.logits_until(end)
     assert done == len(rows.windows)
 
 
 def test_no_more_logits_are_held_than_the_rows_asked_for_and_a_window(image):
-    rows, reach = LogitRows(answering(), image, ROI, 0.5), []
-    begun = rows._begun
-    rows._begun = lambda count: (reach.append(count), begun(count))[1]  # type: ignore[method-assign]
+    rows, reach = LogitRows(predictor(), image), []
+    begun = rows._new_sums
+    rows._new_sums = lambda count: (reach.append(count), begun(count))[1]  # type: ignore[method-assign]
     for end in range(3, 22, 3):
-        rows.upto(end)
+        rows.logits_until(end)
     assert max(reach) <= 3 + ROI[0]
 
 
@@ -115,7 +122,7 @@ def test_no_more_logits_are_held_than_the_rows_asked_for_and_a_window(image):
 
 
 class Limited:
-    """A network on a GPU that holds so many frames of all windows together, made of one on the CPU."""
+    """A network on a GPU that holds this many frames of all windows together, made of one on the CPU."""
 
     def __init__(self, monkeypatch, net: CLSTMUNet, most: int):
         self.computed: list[tuple[int, int]] = []
@@ -131,35 +138,35 @@ class Limited:
 
 
 @pytest.mark.parametrize("direction", ["forward", "bidirectional"])
-def test_what_does_not_fit_is_computed_in_smaller_batches_then_in_chunks_and_said(monkeypatch, image, direction):
-    net, said = network(direction), []
+def test_what_does_not_fit_is_computed_in_smaller_batches_then_in_chunks_and_reported(monkeypatch, image, direction):
+    net, lines = network(direction), []
     wanted = whole(image, net)
     limited = Limited(monkeypatch, net, 2)
-    got = whole(image, net, windows=4, say=said.append)
+    got = whole(image, net, windows=4, report=lines.append)
     torch.testing.assert_close(got, wanted, atol=1e-4, rtol=0)
     assert {batch * frames for batch, frames in limited.computed} == {2}
-    assert said == [
-        "out of memory: going on with 2 windows at once, which takes longer and changes no result",
-        "out of memory: going on with 1 window at once, which takes longer and changes no result",
-        "out of memory: going on with 2 frames at once, which takes longer and changes no result",
+    assert lines == [
+        "out of memory: continuing with 2 windows at once, which takes longer and changes no result",
+        "out of memory: continuing with 1 window at once, which takes longer and changes no result",
+        "out of memory: continuing with 2 frames at once, which takes longer and changes no result",
     ]
 
 
 def test_frames_are_split_before_stitching_moves_to_main_memory():
-    """A GPU is not needed to see in what order a network on one would step down."""
-    said: list[str] = []
-    one = answering(windows=3, say=said.append)
+    """A GPU is not needed to see in what order a network on one would fall back."""
+    lines: list[str] = []
+    one = predictor(windows=3, report=lines.append)
     one.device = torch.device("cuda")
-    one.step_down(5)
+    one.fall_back(5)
     assert (one.windows, one.stitch_on, one.chunk_frames) == (1, None, None)
     for left in (3, 2, 1):
-        one.step_down(5)
+        one.fall_back(5)
         assert (one.chunk_frames, one.stitch_on) == (left, None)
-    one.step_down(5)
+    one.fall_back(5)
     assert one.stitching_device(1) == CPU
     with pytest.raises(torch.OutOfMemoryError, match="one frame of one window"):
-        one.step_down(5)
-    assert [line.split("with ")[1].split(",")[0] for line in said] == [
+        one.fall_back(5)
+    assert [line.split("with ")[1].split(",")[0] for line in lines] == [
         "1 window at once",
         "3 frames at once",
         "2 frames at once",
@@ -170,17 +177,17 @@ def test_frames_are_split_before_stitching_moves_to_main_memory():
 
 def test_where_stitching_ran_out_of_memory_later_studies_as_large_are_stitched_in_main_memory(monkeypatch):
     gpu, net = torch.device("cuda"), network()
-    monkeypatch.setattr("unet4d.inference.sliding_window.free_bytes", lambda device: 10**9)
+    monkeypatch.setattr("unet4d.inference.memory_budget.free_bytes", lambda device: 10**9)
 
     def on_gpu() -> WindowPredictor:
-        one = answering(net)
+        one = predictor(net)
         one.device = one.stitch_on = gpu
         return one
 
     first = on_gpu()
     assert first.stitching_device(1000) == gpu
     one = on_gpu()
-    one.stitch_on = None  # as in validation, where nothing is shared out before
+    one.stitch_on = None  # as while streaming, where nothing is planned
     assert (one.stitching_device(1000), one.stitching_device(10**9)) == (gpu, CPU)
     first.stitch_in_main_memory()
     assert first.stitching_device(1) == CPU
@@ -190,19 +197,19 @@ def test_where_stitching_ran_out_of_memory_later_studies_as_large_are_stitched_i
     assert (one.stitching_device(1000), one.stitching_device(999)) == (CPU, gpu)
 
 
-def test_a_validation_study_does_not_try_again_what_ran_out_of_memory_in_the_one_before(monkeypatch, image):
-    net, said = network(), []
+def test_a_later_study_does_not_try_again_what_ran_out_of_memory_in_the_one_before(monkeypatch, image):
+    net, lines = network(), []
     limited = Limited(monkeypatch, net, 2)
-    whole(image, net, windows=4, say=said.append)
-    assert len(said) == 3
+    whole(image, net, windows=4, report=lines.append)
+    assert len(lines) == 3
     limited.computed.clear()
-    whole(image, net, windows=4, say=said.append)
-    assert len(said) == 3
+    whole(image, net, windows=4, report=lines.append)
+    assert len(lines) == 3
     assert {batch * frames for batch, frames in limited.computed} == {2}
 
 
 def test_rows_that_the_gpu_cannot_carry_on_are_carried_in_main_memory(monkeypatch, image):
-    rows = LogitRows(answering(), image, ROI, 0.5)
+    rows = LogitRows(predictor(), image)
     wanted, copy, refused = whole(image), torch.Tensor.clone, []
 
     def limited(self, *given, **named):
@@ -212,9 +219,9 @@ def test_rows_that_the_gpu_cannot_carry_on_are_carried_in_main_memory(monkeypatc
         return copy(self, *given, **named)
 
     monkeypatch.setattr(torch.Tensor, "clone", limited)
-    got = torch.cat([rows.upto(end) for end in (7, image.shape[2])], 2)
+    got = torch.cat([rows.logits_until(end) for end in (7, image.shape[2])], 2)
     assert refused
-    assert rows.answering.stitch_on == CPU
+    assert rows.predictor.stitch_on == CPU
     torch.testing.assert_close(got, wanted, atol=1e-5, rtol=0)
 
 
@@ -239,7 +246,7 @@ def test_the_mean_over_all_first_frames_does_not_depend_on_where_the_loop_begins
     plain = whole(image, **options)
     moved = whole(image.roll(1, 1), **options).roll(-1, 0)
     assert not torch.allclose(moved, plain, atol=1e-2)
-    every = {**options, "shifts": tuple(range(4))}
+    every = {**options, "cyclic_shifts": 4}
     torch.testing.assert_close(
         whole(image.roll(1, 1), **every).roll(-1, 0), whole(image, **every), atol=1e-5, rtol=1e-5
     )
@@ -248,7 +255,7 @@ def test_the_mean_over_all_first_frames_does_not_depend_on_where_the_loop_begins
 def test_the_mean_over_shifts_is_that_of_the_rolled_answers_rolled_back(image):
     net = network()
     one_by_one = [whole(image.roll(-shift, 1), net, cyclic=True).roll(shift, 0) for shift in (0, 2)]
-    got = whole(image, net, cyclic=True, shifts=(0, 2))
+    got = whole(image, net, cyclic=True, cyclic_shifts=2)
     torch.testing.assert_close(got, torch.stack(one_by_one).mean(0), atol=1e-5, rtol=1e-5)
 
 
@@ -261,5 +268,5 @@ def test_shifts_and_mirrorings_together_are_the_mean_of_each_of_both(image):
         parts.append((answer.flip(2) if mirror else answer).clone())
         if mirror:  # of one window alone, so that its mirroring is the image's
             parts[-1] = whole(image.roll(-shift, 1)[:, :, :8, :8, :2].flip(2), net, cyclic=True).roll(shift, 0).flip(2)
-    got = whole(image[:, :, :8, :8, :2], net, cyclic=True, shifts=(0, 2), mirror_axes=(0,))
+    got = whole(image[:, :, :8, :8, :2], net, cyclic=True, cyclic_shifts=2, mirror_axes=(0,))
     torch.testing.assert_close(got, torch.stack(parts).mean(0), atol=1e-5, rtol=1e-5)

@@ -10,7 +10,7 @@ import pytest
 from unet4d import load_model, read_image, segment
 from unet4d.config import DataConfig, ModelConfig
 from unet4d.datasets.dataset import read_dataset
-from unet4d.inference.settings import Settings
+from unet4d.inference.options import InferenceOptions
 from unet4d.phantom import write_phantom
 from unet4d.training.train import train
 
@@ -33,16 +33,16 @@ def test_a_trained_networks_prediction_shifts_with_the_study(tmp_path, tiny, dir
     model = load_model(tmp_path / "run")
     image = read_image(read_dataset(root).training[0].images[0])
 
-    def differing(settings: Settings) -> float:
-        wanted, most = segment(model, image, settings=settings), 0.0
+    def differing(settings: InferenceOptions) -> float:
+        wanted, most = segment(model, image, options=settings), 0.0
         for shift in (1, 5):
             moved = replace(image, array=np.roll(image.array, shift, 1))
-            back = np.roll(segment(model, moved, settings=settings), -shift, 0)
+            back = np.roll(segment(model, moved, options=settings), -shift, 0)
             most = max(most, float((back != wanted)[(back > 0) | (wanted > 0)].mean()))
         return most
 
     cold, primed, averaged = (
-        differing(Settings(time=time, precision="fp32", cyclic_shifts=shifts))
+        differing(InferenceOptions(time=time, precision="fp32", cyclic_shifts=shifts))
         for time, shifts in (("open", 1), ("cyclic", 1), ("cyclic", 12))
     )
     assert primed < MOST

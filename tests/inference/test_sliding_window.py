@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from tests.builders import make_network
+from tests.sliding import sliding_window
 from unet4d.config import InferenceConfig
-from unet4d.inference.sliding_window import WindowPredictor, sliding_window
+from unet4d.inference.window_predictor import WindowPredictor
 from unet4d.pipeline.augmentation.spatial import flip_clip
 
 CPU = torch.device("cpu")
@@ -119,7 +120,8 @@ def test_a_window_too_large_for_the_memory_is_computed_in_chunks_and_gives_the_s
 def test_windows_that_the_gpu_cannot_even_take_in_are_fewer_at_once(monkeypatch):
     torch.manual_seed(0)
     network, clips = make_network(1, 2, (4, 6), [(2, 2, 1)]).eval(), torch.randn(4, 3, 1, 8, 8, 2)
-    answering, moved = WindowPredictor(network, torch.device("cpu"), "fp32", False, windows=4), torch.Tensor.to
+    predictor = WindowPredictor(network, CPU, (8, 8, 2), InferenceConfig(sw_batch_size=4), "fp32", False)
+    moved = torch.Tensor.to
     with torch.no_grad():
         wanted = network(clips)
 
@@ -129,9 +131,9 @@ def test_windows_that_the_gpu_cannot_even_take_in_are_fewer_at_once(monkeypatch)
         return moved(self, *given, **named)
 
     monkeypatch.setattr(torch.Tensor, "to", limited)
-    assert [answering.logits(clips), answering.logits(clips[:2])] == [None, None]
-    assert answering.windows == 1
-    torch.testing.assert_close(answering.logits(clips[:1]), wanted[:1], atol=1e-5, rtol=1e-5)
+    assert [predictor.logits(clips), predictor.logits(clips[:2])] == [None, None]
+    assert predictor.windows == 1
+    torch.testing.assert_close(predictor.logits(clips[:1]), wanted[:1], atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -171,7 +173,7 @@ def test_a_network_that_mirroring_cannot_fool_answers_as_without(axes):
 
 
 class Ramp(torch.nn.Module):
-    """Adds to its input 1 to 8 along X and 10 to 80 along Y, whatever it is shown: no mirroring leaves it alone."""
+    """Adds to its input 1 to 8 along X and 10 to 80 along Y, whatever it is shown: every mirroring changes it."""
 
     out_channels = 1
 

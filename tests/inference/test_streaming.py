@@ -69,7 +69,7 @@ def test_a_bidirectional_network_is_refused(model_file, image):
         StreamingSegmenter(model, image.affine, image.grid)
 
 
-def test_the_frame_wise_twin_runs_live_too(model_file, image):
+def test_the_frame_wise_baseline_runs_live_too(model_file, image):
     model = load_model(model_file(lstm_channels=0))
     live = StreamingSegmenter(model, image.affine, image.grid, scale=scale_of(model, image), precision="fp32")
     labels = np.stack([live.step(image.array[:, t]) for t in range(image.frames)])
@@ -77,23 +77,23 @@ def test_the_frame_wise_twin_runs_live_too(model_file, image):
 
 
 def test_what_no_frame_can_lie_on_is_told_at_once(model, image):
-    with pytest.raises(InputError, match=r"affine is .* an inverse"):
+    with pytest.raises(InputError, match=r"affine .*inverse"):
         StreamingSegmenter(model, np.zeros((4, 4)), image.grid)
-    with pytest.raises(InputError, match="overlap is 1"):
+    with pytest.raises(InputError, match="overlap 1"):
         StreamingSegmenter(model, image.affine, image.grid, overlap=1)
 
 
 def test_an_answer_that_is_no_number_is_not_taken_for_background(model, image):
     torch.nn.init.constant_(model.network.head.weight, torch.nan)
-    with pytest.raises(Unet4DError, match="answer to a frame is not a number"):
+    with pytest.raises(Unet4DError, match="not a number"):
         StreamingSegmenter(model, image.affine, image.grid).step(image.array[:, 0])
 
 
 def test_a_wrong_frame_is_told(model, image):
     live = StreamingSegmenter(model, image.affine, image.grid)
-    with pytest.raises(InputError, match=r"shape \(1, 3, 3, 3\) came; wanted \(C, X, Y, Z\) = \(1, 30, 26, 5\)"):
+    with pytest.raises(InputError, match=r"shape \(1, 3, 3, 3\), expected \(C, X, Y, Z\) = \(1, 30, 26, 5\)"):
         live.step(np.zeros((3, 3, 3)))
-    spoilt = image.array[0, 0].copy()
-    spoilt[0, 0, 0] = np.nan
+    damaged = image.array[0, 0].copy()
+    damaged[0, 0, 0] = np.nan
     with pytest.raises(InputError, match="NaN or infinite"):
-        live.step(spoilt)
+        live.step(damaged)

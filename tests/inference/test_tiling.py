@@ -11,22 +11,26 @@ import numpy as np
 import pytest
 import torch
 
+from tests.sliding import sliding_window
 from unet4d import load_model, read_image
+from unet4d.config import InferenceConfig
 from unet4d.datasets.nifti_studies import open_nifti_source
 from unet4d.errors import InputError, Unet4DError
 from unet4d.images.image4d import Image4D
 from unet4d.images.resample_back import NativeLabel
-from unet4d.inference import prepare as preparing
 from unet4d.inference import tiling
-from unet4d.inference.prepare import prepare, prepare_image
-from unet4d.inference.segment import answer, segment
-from unet4d.inference.settings import Settings
-from unet4d.inference.sliding_window import LogitRows, WindowPredictor, sliding_window
+from unet4d.inference.memory_budget import MemoryBudget
+from unet4d.inference.options import InferenceOptions
+from unet4d.inference.prepare import prepare_image, prepare_study
+from unet4d.inference.segment import segment, segment_study
+from unet4d.inference.sliding_window import LogitRows
 from unet4d.inference.window_memory import window_memory
+from unet4d.inference.window_predictor import WindowPredictor
 from unet4d.models.memory_trace import MemoryTrace
+from unet4d.pipeline.disk_image import DiskImage
 from unet4d.system.progress_bar import ProgressBar
 
-FP32 = Settings(precision="fp32", probabilities=True)
+FP32 = InferenceOptions(precision="fp32", probabilities=True)
 
 
 @pytest.fixture
@@ -41,27 +45,29 @@ def model(model_file, request):
 
 
 def budgets(monkeypatch, *bytes_left: float) -> None:
-    """What is found free, call by call; the last one from then on."""
+    """Set what is left, call by call; the last one from then on."""
     left = list(bytes_left)
-    monkeypatch.setattr(Settings, "budget_bytes", lambda self: left.pop(0) if len(left) > 1 else left[0])
+    monkeypatch.setattr(MemoryBudget, "left_bytes", lambda self: left.pop(0) if len(left) > 1 else left[0])
 
 
-def answered(models, path, settings=FP32, say=None):
-    prepared = prepare(models, open_nifti_source(path).studies[0], settings)
+def segmented(models, path, options=FP32, report=lambda line: None):
+    study = prepare_study(models, open_nifti_source(path).studies[0], options, MemoryBudget())
     try:
-        return prepared, answer(models, prepared, settings, say or (lambda line: None))
+        return study, segment_study(models, study, options, MemoryBudget(), report=report)
     finally:
-        prepared.close()
+        study.close()
 
 
 @pytest.mark.parametrize("on_disk", [False, True])
 @pytest.mark.parametrize(("kilobytes", "blocks", "passes"), [(1800, 1, 1), (1050, 2, 1), (830, 4, 2)])
 def test_the_answer_is_the_same_to_the_last_voxel(monkeypatch, model, path, kilobytes, blocks, passes, on_disk):
-    _, wanted = answered([model], path)
-    calls, upto = [], LogitRows.upto
-    monkeypatch.setattr(LogitRows, "upto", lambda self, end, keep=None: calls.append(self) or upto(self, end, keep))
+    _, wanted = segmented([model], path)
+    calls, logits_until = [], LogitRows.logits_until
+    monkeypatch.setattr(
+        LogitRows, "logits_until", lambda self, end, keep=None: calls.append(self) or logits_until(self, end, keep)
+    )
     budgets(monkeypatch, 0 if on_disk else math.inf, kilobytes * 1e3)
-    prepared, got = answered([model], path)
+    prepared, got = segmented([model], path)
     assert prepared.is_on_disk == on_disk
     assert (len(calls) > 1) == (blocks > 1)
     assert len(calls) >= blocks
@@ -74,20 +80,20 @@ def test_the_answer_is_the_same_to_the_last_voxel(monkeypatch, model, path, kilo
 
 def test_a_block_is_forgotten_before_the_next_is_computed(monkeypatch, model_file, path):
     """Pins two blocks held at once, where one was counted."""
-    model, upto, held = load_model(model_file()), LogitRows.upto, []
+    model, logits_until, held = load_model(model_file()), LogitRows.logits_until, []
     sizes: list[int] = []
     with MemoryTrace() as trace:
 
         def watched(self, end, keep=None):
             carried = sum(part.nbytes for part in self._carried or ())
             held.append(trace.current_bytes - carried)
-            block = upto(self, end, keep)
+            block = logits_until(self, end, keep)
             sizes.append(block.nbytes)
             return block
 
-        monkeypatch.setattr(LogitRows, "upto", watched)
+        monkeypatch.setattr(LogitRows, "logits_until", watched)
         budgets(monkeypatch, math.inf, 1050e3)
-        answered([model], path)
+        segmented([model], path)
     assert len(held) > 1
     assert max(held) - held[0] < min(sizes) / 2
 
@@ -97,7 +103,7 @@ def test_freed_memory_goes_back_at_once_where_it_is_tight(monkeypatch, model_fil
     given = []
     monkeypatch.setattr("unet4d.inference.segment.give_back_freed_memory", lambda: given.append(1))
     budgets(monkeypatch, math.inf, left)
-    answered([load_model(model_file())], path)
+    segmented([load_model(model_file())], path)
     assert bool(given) == tight
 
 
@@ -112,7 +118,7 @@ def test_the_bar_ends_where_it_was_said_to_end(monkeypatch, model_file, path, ki
 
     monkeypatch.setattr("unet4d.inference.segment.ProgressBar", kept)
     budgets(monkeypatch, math.inf, kilobytes * 1e3)
-    answered([model], path)
+    segmented([model], path)
     assert [bar.n for bar in bars] == [bar.total for bar in bars]
     assert bars[0].n > 1
 
@@ -122,11 +128,11 @@ def test_a_frame_far_finer_than_the_networks_grid_is_brought_back_in_blocks(monk
     model = load_model(model_file())
     voxels = np.random.default_rng(0).normal(size=(1, 1, 80, 72, 8)).astype(np.float32)
     image = Image4D.from_array(voxels, np.diag([0.25, 0.25, 8.0, 1.0]))
-    wanted = segment(model, image, settings=FP32)
+    wanted = segment(model, image, options=FP32)
     blocks, fill = [], NativeLabel.fill
     monkeypatch.setattr(NativeLabel, "fill", lambda self, *box: blocks.append(box[1:]) or fill(self, *box))
     budgets(monkeypatch, 2.5e6)
-    assert np.array_equal(segment(model, image, settings=replace(FP32, probabilities=False)), wanted)
+    assert np.array_equal(segment(model, image, options=replace(FP32, probabilities=False)), wanted)
     voxels_at_once = [(x_end - x) * (y_end - y) * image.grid[2] for (x, x_end), (y, y_end) in blocks]
     assert max(voxels_at_once) * 4 * 4 * 4 < 2.5e6
 
@@ -135,13 +141,15 @@ def test_a_frame_far_finer_than_the_networks_grid_is_brought_back_in_blocks(monk
 def test_no_study_fails_in_memory_that_would_not_on_disk(monkeypatch, model_file, path, kilobytes, does):
     """On disk it needs 440 kB; in memory 58 kB more, for what it takes there itself is not there for windows."""
     model, budget = load_model(model_file()), kilobytes * 1e3
-    monkeypatch.setattr(Settings, "budget_bytes", lambda self: budget)
-    prepared = prepare([model], open_nifti_source(path).studies[0], Settings(precision="fp32"))
+    monkeypatch.setattr(MemoryBudget, "left_bytes", lambda self: budget)
+    prepared = prepare_study(
+        [model], open_nifti_source(path).studies[0], InferenceOptions(precision="fp32"), MemoryBudget()
+    )
     held = 0 if prepared.is_on_disk else 4 * math.prod(prepared.image.shape)
-    monkeypatch.setattr(Settings, "budget_bytes", lambda self: budget - held)
+    monkeypatch.setattr(MemoryBudget, "left_bytes", lambda self: budget - held)
     try:
         with contextlib.nullcontext() if does else pytest.raises(Unet4DError, match="more of main memory"):
-            answer([model], prepared, Settings(precision="fp32"))
+            segment_study([model], prepared, InferenceOptions(precision="fp32"), MemoryBudget())
     finally:
         prepared.close()
 
@@ -151,84 +159,84 @@ def test_several_networks_with_windows_of_their_own_are_cut_together(monkeypatch
     other = load_model(model_file(patch_size=(8, 24, 2)))
     for weight in other.network.parameters():
         torch.nn.init.normal_(weight, std=0.2)
-    _, wanted = answered([one, other], path)
+    _, wanted = segmented([one, other], path)
     budgets(monkeypatch, 0, 1.3e6)
-    _, got = answered([one, other], path)
+    _, got = segmented([one, other], path)
     np.testing.assert_allclose(got.probabilities, wanted.probabilities, atol=1e-5)
-    alone = answered([one], path)[1]
+    alone = segmented([one], path)[1]
     assert not np.allclose(alone.probabilities, wanted.probabilities, atol=1e-2)
 
 
 def test_probabilities_are_those_of_the_label_and_add_up_to_one(model, path):
-    _, got = answered([model], path)
+    _, got = segmented([model], path)
     assert got.probabilities.shape == (4, *got.label.shape)
     np.testing.assert_allclose(got.probabilities.sum(0), 1, atol=1e-5)
     assert np.array_equal(got.probabilities.argmax(0), got.label)
-    assert answered([model], path, replace(FP32, probabilities=False))[1].probabilities is None
+    assert segmented([model], path, replace(FP32, probabilities=False))[1].probabilities is None
 
 
-def test_what_fits_in_no_way_is_told_before_it_is_computed(monkeypatch, model, path):
+def test_what_fits_in_no_way_is_reported_before_it_is_computed(monkeypatch, model, path):
     budgets(monkeypatch, math.inf, 100_000)
     with pytest.raises(Unet4DError, match=r"heart.nii.gz needs .* GB more of main memory .*raise --max_memory"):
-        answered([model], path)
+        segmented([model], path)
 
 
 def test_given_memory_counts_what_the_process_holds_already(monkeypatch):
-    monkeypatch.setattr("unet4d.inference.settings.resident_bytes", lambda: 10**9)
-    assert Settings(memory_bytes=4 * 10**9).budget_bytes() == pytest.approx(0.8 * 4e9 - 1e9)
-    monkeypatch.setattr("unet4d.inference.settings.free_memory_bytes", lambda: 5e9)
-    assert Settings().budget_bytes() == pytest.approx(4e9)
+    monkeypatch.setattr("unet4d.inference.memory_budget.resident_bytes", lambda: 10**9)
+    assert MemoryBudget(4 * 10**9).left_bytes() == pytest.approx(0.8 * 4e9 - 1e9)
+    monkeypatch.setattr("unet4d.inference.memory_budget.free_memory_bytes", lambda: 5e9)
+    assert MemoryBudget().left_bytes() == pytest.approx(4e9)
 
 
 def test_a_study_that_comes_in_memory_stays_there(model, path):
-    """Of another layout than NIfTI nothing is known before it is read."""
+    """Another layout than NIfTI is not known before it is read."""
     image = read_image(path)
     label = segment(model, image, precision="fp32")
-    assert np.array_equal(label, answered([model], path)[1].label)
+    assert np.array_equal(label, segmented([model], path)[1].label)
 
 
 def test_a_study_that_needs_the_disk_is_kept_where_it_is_said(monkeypatch, model, path, tmp_path):
     seen = []
-    kept = preparing.DiskImage
 
-    class Seen(kept):
+    class Seen(DiskImage):
         def __init__(self, *args):
             seen.append(args[-1])
             super().__init__(*args)
 
-    monkeypatch.setattr(preparing, "DiskImage", Seen)
+    monkeypatch.setattr("unet4d.inference.prepare.DiskImage", Seen)
     budgets(monkeypatch, 0, math.inf)
-    prepare([model], open_nifti_source(path).studies[0], replace(FP32, scratch_dir=tmp_path / "here")).close()
+    options = replace(FP32, scratch_dir=tmp_path / "here")
+    prepare_study([model], open_nifti_source(path).studies[0], options, MemoryBudget()).close()
     assert seen == [tmp_path / "here"]
 
 
 @pytest.mark.parametrize(
     ("setting", "words"),
     [
-        ({"time": "closed"}, "time is 'closed', expected cyclic or open"),
-        ({"cyclic_shifts": 0}, "cyclic_shifts is 0; wanted 1 or more"),
-        ({"overlap": 1.0}, "overlap is 1.0; wanted a share"),
-        ({"sw_batch_size": 0}, "sw_batch_size is 0"),
-        ({"mirror_axes": (0, 3)}, r"mirror_axes is \[0, 3\]; wanted axes among 0, 1 and 2"),
+        ({"time": "closed"}, "time is 'closed', expected cyclic"),
+        ({"cyclic_shifts": 0}, "cyclic_shifts 0, expected 1"),
+        ({"overlap": 1.0}, "overlap 1.0, expected a share"),
+        ({"sw_batch_size": 0}, "sw_batch_size 0"),
+        ({"mirror_axes": (0, 3)}, r"mirror_axes \[0, 3\], expected axes among"),
     ],
 )
 def test_what_is_no_setting_is_refused(setting, words):
     with pytest.raises(InputError, match=words):
-        Settings(**setting)
+        InferenceOptions(**setting)
 
 
 def test_settings_reach_the_network(model, path):
     image = read_image(path)
-    plain = segment(model, image, settings=FP32)
+    plain = segment(model, image, options=FP32)
     for changed in ({"overlap": 0.0}, {"mirror_axes": (0,)}, {"time": "cyclic"}):
-        assert not np.array_equal(segment(model, image, settings=replace(FP32, **changed)), plain), changed
-    assert np.array_equal(segment(model, image, settings=replace(FP32, sw_batch_size=3)), plain)
-    assert np.array_equal(segment(model, image, settings=replace(FP32, cyclic_shifts=5)), plain), (
+        assert not np.array_equal(segment(model, image, options=replace(FP32, **changed)), plain), changed
+    assert np.array_equal(segment(model, image, options=replace(FP32, sw_batch_size=3)), plain)
+    assert np.array_equal(segment(model, image, options=replace(FP32, cyclic_shifts=5)), plain), (
         "an open study has none"
     )
     looped = replace(FP32, time="cyclic")
     assert not np.array_equal(
-        segment(model, image, settings=replace(looped, cyclic_shifts=5)), segment(model, image, settings=looped)
+        segment(model, image, options=replace(looped, cyclic_shifts=5)), segment(model, image, options=looped)
     )
 
 
@@ -243,7 +251,7 @@ def test_a_grid_coarser_than_the_networks_takes_the_rows_it_lies_between(model):
     )  # fmt: skip
     sizes = tuple(image.grid[axis] for axis in prepared.grid.order)
     wanted = torch.nn.functional.interpolate(logits, size=sizes, mode="trilinear").softmax(1).transpose(0, 1)
-    got = prepared.grid.reorient(answer([model], prepared, FP32, lambda line: None).probabilities)
+    got = prepared.grid.reorient(segment_study([model], prepared, FP32, MemoryBudget()).probabilities)
     np.testing.assert_allclose(got, wanted.numpy(), atol=1e-4)
 
 
@@ -282,46 +290,48 @@ def long_path(study, tmp_path):
 def test_frames_at_once_are_chosen_from_the_gpus_memory_so_that_the_first_try_fits(
     monkeypatch, model, long_path, at_once
 ):
-    _, wanted = answered([model], long_path)
-    said: list[str] = []
+    _, wanted = segmented([model], long_path)
+    lines: list[str] = []
     usable = 2 * counted(model, at_once) + 1
     holds = max(frames for frames in range(1, 17) if counted(model, frames) <= usable)
     gpu = MadeUpGPU(monkeypatch, model, usable, holds)
     for _ in range(2):
-        _, got = answered([model], long_path, say=said.append)
+        _, got = segmented([model], long_path, report=lines.append)
         np.testing.assert_allclose(got.probabilities, wanted.probabilities, atol=1e-5)
-    assert said == []
+    assert lines == []
     assert at_once <= max(gpu.tries) <= holds
 
 
 def test_what_ran_out_of_memory_all_the_same_is_not_tried_again_with_later_studies(monkeypatch, model, path, long_path):
-    _, wanted = answered([model], long_path)
-    said: list[str] = []
+    _, wanted = segmented([model], long_path)
+    lines: list[str] = []
     gpu = MadeUpGPU(monkeypatch, model, 10**9, holds=5)
-    _, got = answered([model], long_path, say=said.append)
+    _, got = segmented([model], long_path, report=lines.append)
     np.testing.assert_allclose(got.probabilities, wanted.probabilities, atol=1e-5)
-    assert [line.split("with ")[1].split(",")[0] for line in said] == ["8 frames at once", "4 frames at once"]
+    assert [line.split("with ")[1].split(",")[0] for line in lines] == ["8 frames at once", "4 frames at once"]
     gpu.tries.clear()
     for other in (long_path, path, long_path):
-        answered([model], other, say=said.append)
-    assert len(said) == 2
+        segmented([model], other, report=lines.append)
+    assert len(lines) == 2
     assert set(gpu.tries) == {4, 3}  # the shorter study whole
 
 
 def test_rows_of_logits_are_bounded_by_the_gpu_they_are_stitched_on(monkeypatch, model, path):
-    _, wanted = answered([model], path)
-    calls, upto = [], LogitRows.upto
-    monkeypatch.setattr(LogitRows, "upto", lambda self, end, keep=None: calls.append(self) or upto(self, end, keep))
+    _, wanted = segmented([model], path)
+    calls, logits_until = [], LogitRows.logits_until
+    monkeypatch.setattr(
+        LogitRows, "logits_until", lambda self, end, keep=None: calls.append(self) or logits_until(self, end, keep)
+    )
     gpu = MadeUpGPU(monkeypatch, model, 10**9)
-    answered([model], path)
+    segmented([model], path)
     assert len(calls) == 1
-    prepared = prepare([model], open_nifti_source(path).studies[0], FP32)
-    blocks = tiling.Blocks.of([model], prepared)
+    prepared = prepare_study([model], open_nifti_source(path).studies[0], FP32, MemoryBudget())
+    blocks = tiling.Blocks.of([model], prepared.info, prepared.grid)
     prepared.close()
     labels, patch = len(model.task.labels), model.config.data.patch_size
     window = window_memory(model.config.model, 1, labels, patch, "fp32").needed(3, 3)
     gpu.usable = 2 * max(window, blocks.needed(10, 30))
-    _, got = answered([model], path)
+    _, got = segmented([model], path)
     assert len(set(calls[1:])) == 1  # one pass: no window is computed twice
     assert len(calls[1:]) > 1 or blocks.needed(40, 30) <= gpu.usable - window
     np.testing.assert_allclose(got.probabilities, wanted.probabilities, atol=1e-5)
@@ -331,10 +341,11 @@ def test_rows_of_logits_are_bounded_by_the_gpu_they_are_stitched_on(monkeypatch,
 def test_logits_are_stitched_in_main_memory_only_where_not_one_row_fits_the_gpu(
     monkeypatch, model, path, usable, place
 ):
-    prepared = prepare([model], open_nifti_source(path).studies[0], FP32)
-    one = WindowPredictor(model.network, torch.device("cuda"), "fp32", False, windows=4)
+    prepared = prepare_study([model], open_nifti_source(path).studies[0], FP32, MemoryBudget())
+    config = InferenceConfig(sw_batch_size=4)
+    one = WindowPredictor(model.network, torch.device("cuda"), model.config.data.patch_size, config, "fp32", False)
     monkeypatch.setattr(tiling, "gpu_usable_bytes", lambda device: usable)
-    blocks = tiling.cut([model], prepared, FP32, [one])
+    blocks = tiling.plan_tiling([model], [one], prepared.info, prepared.grid, True, MemoryBudget())
     prepared.close()
     assert one.stitch_on.type == place
     assert (one.windows, one.chunk_frames) == ((4, None) if usable > 10 else (1, 1))
@@ -347,5 +358,5 @@ def test_no_more_frames_at_once_than_kernels_can_index(monkeypatch, model, long_
     assert elements > 0
     monkeypatch.setattr(tiling, "MOST_ELEMENTS", 5 * elements)
     gpu = MadeUpGPU(monkeypatch, model, 10**9)
-    answered([model], long_path)
+    segmented([model], long_path)
     assert max(gpu.tries) == 4

@@ -1,4 +1,4 @@
-"""What a window takes of main memory: counted, and never less than what a real run holds."""
+"""The main memory of a window: counted, and never less than what a real run holds."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import torch
 
 from tests.builders import build_network, resolve_model_plainly
 from unet4d.config import InferenceConfig, ModelConfig
-from unet4d.inference.sliding_window import WindowPredictor
 from unet4d.inference.window_memory import generous_bytes, window_memory
+from unet4d.inference.window_predictor import WindowPredictor
 from unet4d.models.memory_trace import MemoryTrace
 
 ROI, CLASSES = (16, 16, 4), 3
@@ -27,9 +27,9 @@ def test_a_real_window_holds_no_more_and_not_much_less(direction, frames, at_onc
     memory = window_memory(made, 1, CLASSES, ROI, "fp32")
     network = build_network(made, 1, CLASSES).eval()
     run = InferenceConfig(chunk_frames=at_once, mirror_axes=[0] if averaged else [])
-    answering = WindowPredictor.of(network, run, cyclic=False, device=torch.device("cpu"), precision="fp32")
+    predictor = WindowPredictor(network, torch.device("cpu"), ROI, run, "fp32", cyclic=False)
     with torch.no_grad(), MemoryTrace() as trace:
-        answering.logits(torch.zeros(1, frames, 1, *ROI))
+        predictor.logits(torch.zeros(1, frames, 1, *ROI))
     needed = memory.needed(frames, at_once, averaged)
     assert trace.working_bytes <= needed <= 2.5 * trace.working_bytes
 

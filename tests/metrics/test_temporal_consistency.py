@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tests.drawn import draw
-from unet4d.inference.postprocessing_steps import Step, apply
+from unet4d.inference.postprocessing_steps import Step, apply_steps
 from unet4d.metrics.temporal_consistency import flicker, frame_to_frame_dice
 
 
@@ -62,7 +62,7 @@ def test_post_processing_removes_exactly_the_flickering_components(cyclic: bool)
     label = np.random.default_rng(1).choice(3, (5, 9, 8, 4), p=[0.95, 0.03, 0.02]).astype(np.uint8)
     for value, name in ((1, "muscle"), (2, "cavity")):
         step = Step("remove_single_frame_components", name)
-        cleaned = apply(label, [step], {"background": 0, "muscle": 1, "cavity": 2}, cyclic)
+        cleaned = apply_steps(label, [step], {"background": 0, "muscle": 1, "cavity": 2}, cyclic)
         components, voxels = flicker(label, [value], cyclic)
         assert components.sum() > 2
         gone = ((label == value) & (cleaned != value)).sum(axis=(1, 2, 3))

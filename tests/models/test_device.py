@@ -14,9 +14,9 @@ import pytest
 import torch
 
 from tests.builders import build_network, resolve_plainly
+from tests.sliding import sliding_window
 from unet4d.config import Config, InferenceConfig, ModelConfig, RecomputeConfig, TrainConfig
 from unet4d.errors import InputError
-from unet4d.inference.sliding_window import sliding_window
 from unet4d.models.clstm_unet import CLSTMUNet
 from unet4d.models.device import autocast, find_device, repeated_shapes, resolve_precision, set_tf32
 from unet4d.pipeline.clip_dataset import Batch

@@ -9,12 +9,13 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-import unet4d.inference.sliding_window
+import unet4d.inference.window_predictor
 import unet4d.training.step
 from tests.builders import build_network, resolve_plainly
-from unet4d.config import Config, ModelConfig, RecomputeConfig, TrainConfig
+from unet4d.config import Config, InferenceConfig, ModelConfig, RecomputeConfig, TrainConfig
 from unet4d.images.grid import argmax_classes
-from unet4d.inference.sliding_window import LogitRows, WindowPredictor
+from unet4d.inference.sliding_window import LogitRows
+from unet4d.inference.window_predictor import WindowPredictor
 from unet4d.pipeline.clip_dataset import Batch
 from unet4d.training.ema import WeightAverage
 from unet4d.training.step import TrainingStep
@@ -53,7 +54,7 @@ class Plain(torch.optim.Optimizer):
 @pytest.fixture(autouse=True)
 def on_meta(monkeypatch):
     """Leaves out what the meta device lacks: autocast and the fused optimizer, which takes the scaler's verdict on the device."""
-    for module in (unet4d.inference.sliding_window, unet4d.training.step):
+    for module in (unet4d.inference.window_predictor, unet4d.training.step):
         monkeypatch.setattr(module, "autocast", lambda device, precision: contextlib.nullcontext())
 
     def plain(network, config):
@@ -93,12 +94,14 @@ def test_a_training_step_mixes_no_devices_and_reads_nothing(direction, memory):
     assert {weight.grad.device for weight in network.parameters()} == {GPU}
 
 
-@pytest.mark.parametrize("options", [{"chunk_frames": 2}, {"mirror_axes": (0,)}, {"shifts": (0, 2)}], ids=str)
+@pytest.mark.parametrize("options", [{"chunk_frames": 2}, {"mirror_axes": [0]}, {"cyclic_shifts": 2}], ids=str)
 def test_windows_are_computed_stitched_and_classified_on_the_device(options):
     network = build_network(MODEL, 1, 3).to(GPU).eval()
-    answering = WindowPredictor(network, GPU, "fp32", True, stitch_on=GPU, **options)
-    rows = LogitRows(answering, torch.randn(1, 4, 20, 8, 2), (8, 8, 2), 0.5)
+    shifts = options.pop("cyclic_shifts", 1)
+    predictor = WindowPredictor(network, GPU, (8, 8, 2), InferenceConfig(0.5, **options), "fp32", True, shifts)
+    predictor.stitch_on = GPU
+    rows = LogitRows(predictor, torch.randn(1, 4, 20, 8, 2))
     with OneDevice():
-        blocks = [rows.upto(10, 9), rows.upto(20)]
+        blocks = [rows.logits_until(10, 9), rows.logits_until(20)]
         classes = [argmax_classes(frame) for block in blocks for frame in block]
     assert {one.device for one in (*blocks, *classes)} == {GPU}

@@ -13,9 +13,9 @@ from torch.nn.functional import conv3d
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.builders import build_network, resolve_plainly
+from tests.sliding import sliding_window
 from unet4d import ConvLSTM3d
 from unet4d.config import Config, InferenceConfig, ModelConfig, RecomputeConfig, TrainConfig
-from unet4d.inference.sliding_window import sliding_window
 from unet4d.metrics.overlap import count_voxels, dice
 from unet4d.models.device import autocast
 from unet4d.pipeline.clip_dataset import Batch

@@ -102,7 +102,7 @@ def killed_in_validation(number: int, signum: int = signal.SIGKILL) -> Callable[
     """The same within a study that is validated."""
 
     def arm() -> None:
-        usual, calls = unet4d.training.validation.sliding_window, []
+        usual, calls = unet4d.training.validation.segment_study, []
 
         def struck(*given, **named):
             calls.append(None)
@@ -110,7 +110,7 @@ def killed_in_validation(number: int, signum: int = signal.SIGKILL) -> Callable[
                 os.kill(os.getpid(), signum)
             return usual(*given, **named)
 
-        unet4d.training.validation.sliding_window = struck
+        unet4d.training.validation.segment_study = struck
 
     return arm
 

@@ -6,13 +6,15 @@ import numpy as np
 import pytest
 import torch
 from processes import run_ranks
-from torch.nn.functional import one_hot
+from sliding import sliding_window
 
 import unet4d.training.validation
 from tests.builders import build_network, resolve_plainly
 from unet4d.config import Config, DataConfig, InferenceConfig, ModelConfig, TrainConfig
 from unet4d.errors import Stopped
-from unet4d.inference.sliding_window import sliding_window
+from unet4d.inference.memory_budget import MemoryBudget
+from unet4d.inference.segment import SegmentationResult
+from unet4d.inference.sliding_window import LogitRows
 from unet4d.metrics.overlap import count_voxels, dice
 from unet4d.models.checkpoint import Task
 from unet4d.pipeline.cache import CachedStudy
@@ -34,16 +36,16 @@ def answers_in_the_image(monkeypatch):
 
 
 def answer_with_the_image(monkeypatch) -> None:
-    def read(network, image, roi_size, config, **given):
-        assert not network.training
-        return given["reduce"](one_hot(image[0].long(), len(TASK.labels)).movedim(-1, 1).float())
+    def read(models, study, *given, **named):
+        assert not models[0].network.training
+        return SegmentationResult(study.image[(slice(None),) * 5][0].numpy().astype(np.uint8))
 
-    monkeypatch.setattr(unet4d.training.validation, "sliding_window", read)
+    monkeypatch.setattr(unet4d.training.validation, "segment_study", read)
 
 
 @pytest.fixture
 def drawn(monkeypatch):
-    """What was asked to be drawn: (kind, arguments by name)."""
+    """Return what was asked to be drawn: (kind, arguments by name)."""
     return draw_sums(monkeypatch)
 
 
@@ -87,7 +89,7 @@ def validated(studies, ranks: ProcessGroup | None = None, check=lambda: None) ->
 
 @pytest.mark.usefixtures("answers_in_the_image", "drawn")
 def test_scores_drawn_by_hand():
-    """Of anna, wall: 1 and 2/3; blood: 1 and 2/3. Of ben, wall 0; blood undefined, and left out."""
+    """Check by hand: of anna, wall: 1 and 2/3; blood: 1 and 2/3. Of ben, wall 0; blood undefined, and left out."""
     values = validated(two()).values
     wall, blood = (1 + 2 / 3 + 0) / 3, (1 + 2 / 3) / 2
     assert values["dice"] == {"wall": pytest.approx(wall), "blood": pytest.approx(blood)}
@@ -107,7 +109,7 @@ def test_what_is_defined_nowhere_is_none():
 
 
 def of_quality(name: str, right: int) -> CachedStudy:
-    """A study of 8 voxels of blood of which so many are found."""
+    """A study of 8 voxels of blood of which this many are found."""
     return study(name, [[2] * right + [0] * (8 - right)] * 2, [[2] * 8] * 2, (0, 1))
 
 
@@ -203,26 +205,34 @@ def test_one_process_asks_after_every_window_and_several_where_all_ask(size, lea
     assert least <= len(calls) <= most
 
 
-def test_classes_are_found_block_by_block_where_the_logits_are_and_are_those_of_all_at_once():
-    """Logits of a whole study never lie side by side: each block is a window high, and its classes alone are kept."""
+@pytest.mark.parametrize("left_bytes", [1e9, 160e3, 125e3])
+def test_however_little_memory_is_left_the_classes_are_those_of_all_logits_at_once(monkeypatch, left_bytes):
+    """Logits of a whole study lie side by side only where there is room for them."""
     torch.manual_seed(0)
-    network, blocks = build_network(ModelConfig([4, 8], [1, 1], [(2, 2, 1)], [(3, 3, 1), (3, 3, 3)]), 1, 3).eval(), []
+    model = ModelConfig([4, 8], [1, 1], [(2, 2, 1)], [(3, 3, 1), (3, 3, 3)])
+    network, blocks, logits_until = build_network(model, 1, 3).eval(), [], LogitRows.logits_until
 
-    def noted(logits):
-        blocks.append(logits.shape)
-        return unet4d.training.validation._classes(logits)
+    def noted(self, end, keep=None):
+        logits = logits_until(self, end, keep)
+        blocks.append(logits.shape[2])
+        return logits
 
-    for size in (30, 8, 5):
-        image, given = torch.randn(1, 3, size, 10, 4), ((8, 8, 4), InferenceConfig(0.25))
-        where = {"cyclic": False, "device": CPU, "precision": "fp32"}
-        found = sliding_window(network, image, *given, **where, reduce=noted)
-        assert found.dtype == torch.uint8
-        assert torch.equal(found.long(), sliding_window(network, image, *given, **where).argmax(1))
-    assert max(shape[2] for shape in blocks) <= 8
-    assert len(blocks) == 4 + 1 + 1
+    monkeypatch.setattr(LogitRows, "logits_until", noted)
+    monkeypatch.setattr(MemoryBudget, "left_bytes", lambda self: left_bytes)
+    image = torch.randn(1, 3, 30, 10, 4)
+    study = CachedStudy("one", image.numpy(), np.zeros((1, 30, 10, 4), np.uint8), (0,), np.empty(0), (1.0, 1.0, 4.0))
+    chosen = resolve_plainly(
+        Config(DataConfig(patch_size=(8, 8, 4)), model, TrainConfig(precision="fp32"), InferenceConfig(0.25))
+    )
+    found = Validation([study], chosen, TASK, CPU, ProcessGroup())._segment(network, study, lambda: None)
+    assert found.dtype == np.uint8
+    assert (max(blocks) < 30) == (left_bytes < 1e9)
+    window = {"cyclic": False, "device": CPU, "precision": "fp32"}
+    wanted = sliding_window(network, image, (8, 8, 4), InferenceConfig(0.25), **window).argmax(1)
+    assert np.array_equal(found, wanted.numpy())
 
 
-def test_a_network_is_scored_on_what_it_says_of_the_whole_study():
+def test_a_network_is_scored_on_the_whole_study():
     """And drawn for good."""
     rng = np.random.default_rng(0)
     image = rng.normal(size=(1, 3, 12, 10, 4)).astype(np.float32)
@@ -236,10 +246,10 @@ def test_a_network_is_scored_on_what_it_says_of_the_whole_study():
     network = build_network(model, 1, 3)
     verdict = Validation([real], chosen, TASK, CPU, ProcessGroup())(network, lambda: None)
 
-    said = sliding_window(
+    logits = sliding_window(
         network.eval(), torch.from_numpy(image), (8, 8, 4), chosen.inference, cyclic=False, device=CPU, precision="fp32"
     )
-    wanted = dice(count_voxels(label, said.argmax(1).numpy()[[0, 2]], [1, 2])).mean(0)
+    wanted = dice(count_voxels(label, logits.argmax(1).numpy()[[0, 2]], [1, 2])).mean(0)
     assert list(verdict.values["dice"].values()) == pytest.approx(wanted.tolist())
     assert list(verdict.pictures) == ["validation/best contours", "validation/best volumes"]
     assert all(picture.dtype == np.uint8 and picture.ndim == 3 for picture in verdict.pictures.values())

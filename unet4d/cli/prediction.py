@@ -11,7 +11,7 @@ from unet4d.images.time_axis import TIME_AXES
 from unet4d.system.text import count
 
 if TYPE_CHECKING:
-    from unet4d.inference.settings import Settings
+    from unet4d.inference.options import InferenceOptions
 
 
 def _predict_options(parser: ArgumentParser) -> None:
@@ -135,20 +135,20 @@ def _inference_options(parser: ArgumentParser) -> None:
     )
 
 
-def _settings(options: Namespace) -> Settings:
+def _inference_options_of(options: Namespace) -> InferenceOptions:
     from pathlib import Path
 
-    from unet4d.inference.settings import Settings
+    from unet4d.inference.options import InferenceOptions
     from unet4d.system.byte_sizes import bytes_of
 
     o = options
-    return Settings(
+    return InferenceOptions(
         time=o.time,
         overlap=o.overlap,
         sw_batch_size=o.sw_batch_size,
         mirror_axes=None if o.mirror_axes is None else tuple(o.mirror_axes),
         cyclic_shifts=o.cyclic_shifts,
-        memory_bytes=None if o.max_memory is None else bytes_of(o.max_memory, "--max_memory"),
+        max_memory_bytes=None if o.max_memory is None else bytes_of(o.max_memory, "--max_memory"),
         precision=o.precision,
         probabilities=o.probabilities,
         scratch_dir=None if o.scratch_dir is None else Path(o.scratch_dir),
@@ -159,13 +159,13 @@ def _check_predict(options: Namespace) -> None:
     import os
 
     from unet4d.datasets.convert.options import LayoutOptions
-    from unet4d.inference.batch.job_split import share_of
+    from unet4d.inference.batch.job_split import choose_shard
     from unet4d.inference.checks import check_predict
 
     o = options
-    _settings(o)
+    _inference_options_of(o)
     LayoutOptions(pattern=o.pattern, keep_patient_ids=o.keep_patient_ids)
-    share_of(o.num_parts, o.part_id, os.environ)
+    choose_shard(o.num_parts, o.part_id, os.environ)
     check_predict(o.model, o.input, o.out, o.device, o.cases, o.held_out, o.scratch_dir)
 
 
@@ -173,27 +173,27 @@ def _predict(options: Namespace) -> None:
     import os
 
     from unet4d.datasets.convert.options import LayoutOptions
-    from unet4d.inference.batch.job_split import share_of
+    from unet4d.inference.batch.job_split import choose_shard
     from unet4d.inference.predict import predict
     from unet4d.system.distributed import init_distributed
 
     o = options
-    settings, share = _settings(o), share_of(o.num_parts, o.part_id, os.environ)
+    shard = choose_shard(o.num_parts, o.part_id, os.environ)
     with init_distributed() as ranks:
         written = predict(
             o.model,
             o.input,
             o.out,
-            settings,
+            _inference_options_of(o),
             device=o.device,
             cases=o.cases,
             held_out=o.held_out,
-            kind=o.layout,
-            options=LayoutOptions(pattern=o.pattern, keep_patient_ids=o.keep_patient_ids),
+            layout=o.layout,
+            convert_options=LayoutOptions(pattern=o.pattern, keep_patient_ids=o.keep_patient_ids),
             formats=o.format,
             postprocess=o.postprocess,
             leave_complete=o.leave_complete,
-            share=share,
+            shard=shard,
             ranks=ranks,
         )
         if ranks.is_first and o.leave_complete and not written:

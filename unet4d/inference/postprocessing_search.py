@@ -1,4 +1,4 @@
-"""Which steps of post-processing help, judged on predictions that have references: a greedy choice, one step a round."""
+"""The search for post-processing steps that help, on predictions with references: greedy, one step per round."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from unet4d.inference.postprocessing_steps import EVERY_CLASS, OPERATIONS, Step, apply
+from unet4d.inference.postprocessing_steps import EVERY_CLASS, OPERATIONS, Step, apply_steps
 from unet4d.metrics.overlap import count_voxels, dice
 from unet4d.metrics.statistics import summary_statistics
 from unet4d.metrics.temporal_consistency import flicker
@@ -24,7 +24,7 @@ RULE = (
 )
 FLICKER = (
     "Components that live one frame, and their voxels, over all frames of all cases, labelled or not: what unet4d evaluate calls "
-    "flicker_components and flicker_voxels. They are told beside the Dice and decide nothing."
+    "flicker_components and flicker_voxels. They are reported beside the Dice and decide nothing."
 )
 Flicker = dict[str, dict[str, int]]
 """Class name to {"components": ..., "voxels": ...}, see `FLICKER`."""
@@ -32,10 +32,9 @@ Flicker = dict[str, dict[str, int]]
 
 @dataclass(frozen=True, eq=False)
 class HeldOutPrediction:
-    """A prediction with its reference.
+    """A prediction with its reference, both cropped to the voxels that matter.
 
     Attributes:
-        name: of the case.
         subject: the person or animal.
         label: (T, X, Y, Z) uint8, the prediction in all frames.
         reference: (n, X, Y, Z) uint8, of the labelled frames.
@@ -43,7 +42,6 @@ class HeldOutPrediction:
         cyclic: whether the last frame leads into the first.
     """
 
-    name: str
     subject: str
     label: np.ndarray
     reference: np.ndarray
@@ -51,99 +49,132 @@ class HeldOutPrediction:
     cyclic: bool
 
     @classmethod
-    def of(
-        cls, name: str, subject: str, label: np.ndarray, reference: np.ndarray, labelled: np.ndarray, cyclic: bool
+    def crop(
+        cls, subject: str, label: np.ndarray, reference: np.ndarray, labelled: np.ndarray, cyclic: bool
     ) -> HeldOutPrediction:
-        """Of whole label maps (T, X, Y, Z) and `labelled` (T,) bool: kept are the voxels that matter, a tenth of them.
+        """Crop whole label maps (T, X, Y, Z), with `labelled` (T,) bool, to what has a class, a tenth of the voxels.
 
-        A margin of one voxel stays around them, where the image has it: so every step gives there what it gives in the whole image.
+        A margin of one voxel stays around it, where the image has one: so every step does there what it does in the whole image.
         """
         frames = np.flatnonzero(labelled)
         occupied = (label != 0).any(axis=0) | (reference[frames] != 0).any(axis=0)
-        box = []
+        bounds = []
         for axis in range(3):
             hit = np.flatnonzero(occupied.any(axis=tuple(other for other in range(3) if other != axis)))
-            box.append(slice(max(0, hit[0] - 1), hit[-1] + 2) if hit.size else slice(0, 1))
-        inside = (slice(None), *box)
-        return cls(name, subject, label[inside].copy(), reference[frames][inside].copy(), frames, cyclic)
+            bounds.append(slice(max(0, hit[0] - 1), hit[-1] + 2) if hit.size else slice(0, 1))
+        inside = (slice(None), *bounds)
+        return cls(subject, label[inside].copy(), reference[frames][inside].copy(), frames, cyclic)
 
 
 @dataclass(frozen=True)
-class Score:
-    """How good predictions are, K foreground classes by name.
+class PredictionScore:
+    """The scores of all predictions together, for K foreground classes by name.
 
     Attributes:
-        dice: of each class, mean and n over the labelled frames of all cases, as `unet4d.metrics.describe` gives them.
+        dice: of each class, mean and n over the labelled frames of all cases, as `summary_statistics` returns them.
         subjects: mean foreground Dice of each subject; None where it is undefined.
+        flicker: see `FLICKER`; None where only the labelled frames were processed.
     """
 
     dice: dict[str, dict[str, Any]]
     subjects: dict[str, float | None]
+    flicker: Flicker | None
 
     @property
     def mean(self) -> float | None:
-        """Mean foreground Dice: each class weighs the same; None where no class is defined."""
+        """Return the mean foreground Dice: each class weighs the same; None where no class is defined."""
         return _mean([entry["mean"] for entry in self.dice.values()])
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the scores for the record."""
+        return {"mean_foreground_dice": self.mean, "dice": self.dice, "subjects": self.subjects}
 
 
 @dataclass(frozen=True)
-class Trial:
-    """What a step did to the predictions as the steps kept before it left them.
+class StepTrial:
+    """The effect of a step on the predictions after the steps kept before it.
 
     Attributes:
         number: of the round, from 1.
-        before: the Dice without the step.
+        step: that was tried.
+        before: the scores without the step.
         after: with it.
-        improved: subjects whose mean foreground Dice rose.
-        worsened: those whose fell.
-        flicker: before and after; of a step that sees one frame at a time None.
-        why_not: what speaks against it; None where nothing does.
         kept: whether it was the best of its round.
     """
 
     number: int
     step: Step
-    before: Score
-    after: Score
-    improved: tuple[str, ...]
-    worsened: tuple[str, ...]
-    flicker: tuple[Flicker, Flicker] | None = None
-    why_not: str | None = None
+    before: PredictionScore
+    after: PredictionScore
     kept: bool = False
 
     @property
     def change(self) -> float:
-        """Of the mean foreground Dice; a class that is defined only before or only after changes it, too."""
+        """Return the change of the mean foreground Dice; a class defined only before or only after changes it, too."""
         return _change(self.before.mean, self.after.mean)
 
     @property
     def changes(self) -> dict[str, float]:
-        """Of the mean Dice of each class."""
+        """Return the change of the mean Dice of each class."""
         return {name: _change(entry["mean"], self.after.dice[name]["mean"]) for name, entry in self.before.dice.items()}
+
+    def subjects(self, sign: int) -> list[str]:
+        """Return the subjects whose mean foreground Dice rose (sign 1) or fell (-1).
+
+        A Dice that is undefined afterwards was 0: all that was found was wrong, and is gone.
+        """
+        changes = {
+            name: 1.0
+            if was is not None and self.after.subjects[name] is None
+            else _change(was, self.after.subjects[name])
+            for name, was in self.before.subjects.items()
+        }
+        return [name for name, change in changes.items() if change * sign > 0]
+
+    @property
+    def why_not(self) -> str | None:
+        """Return the reason against the step under `RULE`; None where there is none."""
+        name, fall = min(self.changes.items(), key=lambda item: item[1])
+        improved, worsened, subjects = len(self.subjects(1)), len(self.subjects(-1)), len(self.before.subjects)
+        if not improved and not worsened and self.change == 0:
+            return "changes no Dice"
+        if fall < -TOLERANCE:
+            return f"lowers {name} by {-fall:.4f}"
+        if self.change <= MARGIN:
+            return f"no more than {MARGIN}"
+        if improved <= worsened or improved < min(2, subjects):
+            return f"{improved} of {count(subjects, 'subject')} improve, {worsened} worsen"
+        return None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the trial for the record."""
+        flickers = {"before": self.before.flicker, "after": self.after.flicker}
+        return {
+            "round": self.number,
+            **self.step.as_dict(),
+            "change_of_mean_foreground_dice": self.change,
+            "change_of_dice": self.changes,
+            "improved": self.subjects(1),
+            "worsened": self.subjects(-1),
+            **({"flicker": flickers} if self.after.flicker is not None else {}),
+            "kept": self.kept,
+            "why_not": self.why_not,
+        }
 
 
 @dataclass(frozen=True)
-class Choice:
-    """What was chosen, and how.
-
-    Attributes:
-        steps: those kept, in their order.
-        trials: all, round by round.
-        before: the Dice without any step.
-        after: with all of them.
-        flicker: before and after.
-    """
+class ChosenSteps:
+    """The steps that were kept, in their order, all trials round by round, and the scores without any step and with all of them."""
 
     steps: list[Step]
-    trials: list[Trial]
-    before: Score
-    after: Score
-    flicker: tuple[Flicker, Flicker]
+    trials: list[StepTrial]
+    before: PredictionScore
+    after: PredictionScore
 
 
-def candidates(labels: Mapping[str, int]) -> list[Step]:
-    """Every operation for every foreground class; removals for all classes as one, too, where there are several."""
-    names, _ = _foreground(labels)
+def candidate_steps(labels: Mapping[str, int]) -> list[Step]:
+    """Return every operation for every foreground class; removals for all classes as one, too, where there are several."""
+    names = [name for name, value in labels.items() if value]
     steps = []
     for operation in OPERATIONS:
         every = [EVERY_CLASS] if len(names) > 1 and operation != "fill_holes" else []
@@ -151,122 +182,77 @@ def candidates(labels: Mapping[str, int]) -> list[Step]:
     return steps
 
 
-def choose(cases: Sequence[HeldOutPrediction], labels: Mapping[str, int]) -> Choice:
+def choose_steps(cases: Sequence[HeldOutPrediction], labels: Mapping[str, int]) -> ChosenSteps:
     """Choose steps greedily, see `RULE`.
 
     Args:
         cases: at least one.
         labels: class name to label value, background at 0.
     """
-    remaining, trials = candidates(labels), list[Trial]()
-    steps: list[Step] = []
-    first = now = _round(1, cases, [case.label for case in cases], labels)
+    remaining, trials, steps = candidate_steps(labels), list[StepTrial](), list[Step]()
+    maps: Sequence[np.ndarray] = [case.label for case in cases]
+    first = score = _score(cases, maps, labels)
     while True:
-        tried = [_try(step, now, cases, labels) for step in remaining]
+        number = len(steps) + 1
+        tried = [StepTrial(number, step, score, _score_step(step, cases, maps, labels)) for step in remaining]
         passed = [index for index, trial in enumerate(tried) if trial.why_not is None]
         best = max(passed, key=lambda index: tried[index].change, default=None)
         trials += [replace(trial, kept=index == best) for index, trial in enumerate(tried)]
         if best is None:
-            return Choice(steps, trials, first.score, now.score, (first.flicker, now.flicker))
+            return ChosenSteps(steps, trials, first, score)
         steps.append(remaining.pop(best))
-        made = [apply(label, steps[-1:], labels, case.cyclic) for case, label in zip(cases, now.made, strict=True)]
-        now = _round(now.number + 1, cases, made, labels)
+        maps = [apply_steps(label, steps[-1:], labels, case.cyclic) for case, label in zip(cases, maps, strict=True)]
+        score = _score(cases, maps, labels)
 
 
-@dataclass(frozen=True, eq=False)
-class _Round:
-    """The label maps (T, X, Y, Z) of the cases at the beginning of a round, and how good they are."""
-
-    number: int
-    made: Sequence[np.ndarray]
-    score: Score
-    flicker: Flicker
-
-
-def _round(
-    number: int, cases: Sequence[HeldOutPrediction], made: Sequence[np.ndarray], labels: Mapping[str, int]
-) -> _Round:
-    labelled = [label[case.frames] for case, label in zip(cases, made, strict=True)]
-    return _Round(number, made, _score(cases, labelled, labels), _flicker(cases, made, labels))
-
-
-def _try(step: Step, now: _Round, cases: Sequence[HeldOutPrediction], labels: Mapping[str, int]) -> Trial:
-    """One step judged. Of steps that see one frame at a time, the labelled frames are all that need work."""
+def _score_step(
+    step: Step, cases: Sequence[HeldOutPrediction], maps: Sequence[np.ndarray], labels: Mapping[str, int]
+) -> PredictionScore:
+    """Score a step on label maps (T, X, Y, Z); of one that looks at one frame at a time, process the labelled frames alone."""
     check_stop()
-    over_time = step.operation == "remove_single_frame_components"
-    seen = [label if over_time else label[case.frames] for case, label in zip(cases, now.made, strict=True)]
-    made = [apply(label, [step], labels, case.cyclic) for case, label in zip(cases, seen, strict=True)]
-    after = _score(
-        cases,
-        [label[case.frames] if over_time else label for case, label in zip(cases, made, strict=True)],
-        labels,
-    )
-    before = now.score.subjects
-    improved = tuple(name for name, was in before.items() if _sign(was, after.subjects[name]) > 0)
-    worsened = tuple(name for name, was in before.items() if _sign(was, after.subjects[name]) < 0)
-    flickers = (now.flicker, _flicker(cases, made, labels)) if over_time else None
-    trial = Trial(now.number, step, now.score, after, improved, worsened, flickers)
-    return replace(trial, why_not=_why_not(trial, len(before)))
+    pairs = list(zip(cases, maps, strict=True))
+    if step.operation == "remove_single_frame_components":
+        return _score(cases, [apply_steps(label, [step], labels, case.cyclic) for case, label in pairs], labels)
+    drawn = [apply_steps(label[case.frames], [step], labels, case.cyclic) for case, label in pairs]
+    return _score(cases, drawn, labels, labelled_only=True)
 
 
-def _why_not(trial: Trial, subjects: int) -> str | None:
-    """What speaks against a step under `RULE`."""
-    name, fall = min(trial.changes.items(), key=lambda item: item[1])
-    improved, worsened = len(trial.improved), len(trial.worsened)
-    why = None
-    if not improved and not worsened and trial.change == 0:
-        why = "changes no Dice"
-    elif fall < -TOLERANCE:
-        why = f"lowers {name} by {-fall:.4f}"
-    elif trial.change <= MARGIN:
-        why = f"no more than {MARGIN}"
-    elif improved <= worsened or improved < min(2, subjects):
-        why = f"{improved} of {count(subjects, 'subject')} improve, {worsened} worsen"
-    return why
-
-
-def _score(cases: Sequence[HeldOutPrediction], predictions: Sequence[np.ndarray], labels: Mapping[str, int]) -> Score:
-    """Score predictions (n, X, Y, Z) of the labelled frames."""
-    names, values = _foreground(labels)
+def _score(
+    cases: Sequence[HeldOutPrediction],
+    maps: Sequence[np.ndarray],
+    labels: Mapping[str, int],
+    labelled_only: bool = False,
+) -> PredictionScore:
+    """Score label maps of all frames (T, X, Y, Z), or of the labelled ones alone (n, X, Y, Z)."""
+    classes = {name: value for name, value in labels.items() if value}
+    values = list(classes.values())
     rows: dict[str, list[np.ndarray]] = {}
-    for case, prediction in zip(cases, predictions, strict=True):
-        rows.setdefault(case.subject, []).append(dice(count_voxels(case.reference, prediction, values)))
+    for case, label in zip(cases, maps, strict=True):
+        drawn = label if labelled_only else label[case.frames]
+        rows.setdefault(case.subject, []).append(dice(count_voxels(case.reference, drawn, values)))
     by_subject = {subject: np.concatenate(found) for subject, found in rows.items()}  # (frames, K) each
     together = np.concatenate(list(by_subject.values()))
-    return Score(
-        {name: summary_statistics(together[:, k]) for k, name in enumerate(names)},
+    return PredictionScore(
+        {name: summary_statistics(together[:, k]) for k, name in enumerate(classes)},
         {
             subject: _mean([summary_statistics(column)["mean"] for column in found.T])
             for subject, found in by_subject.items()
         },
+        None if labelled_only else _flicker(cases, maps, classes),
     )
 
 
-def _flicker(cases: Sequence[HeldOutPrediction], made: Sequence[np.ndarray], labels: Mapping[str, int]) -> Flicker:
-    """The flicker of label maps (T, X, Y, Z) of the cases."""
-    names, values = _foreground(labels)
-    counted = [flicker(label, values, case.cyclic) for case, label in zip(cases, made, strict=True)]
-    components, voxels = (sum(one[i].sum(axis=0) for one in counted) for i in range(2))
-    return {
-        name: {"components": int(n), "voxels": int(of)} for name, n, of in zip(names, components, voxels, strict=True)
-    }
-
-
-def _foreground(labels: Mapping[str, int]) -> tuple[list[str], list[int]]:
-    """Names and values of the classes but the background."""
-    classes = {name: value for name, value in labels.items() if value}
-    return list(classes), list(classes.values())
+def _flicker(cases: Sequence[HeldOutPrediction], maps: Sequence[np.ndarray], classes: Mapping[str, int]) -> Flicker:
+    """Return the flicker of label maps (T, X, Y, Z)."""
+    counts = [flicker(label, list(classes.values()), case.cyclic) for case, label in zip(cases, maps, strict=True)]
+    components, voxels = (sum(one[i].sum(axis=0) for one in counts) for i in range(2))
+    return {name: {"components": int(components[k]), "voxels": int(voxels[k])} for k, name in enumerate(classes)}
 
 
 def _change(before: float | None, after: float | None) -> float:
-    """From one mean to another; none where one of them is undefined."""
+    """Return the change from one mean to another; 0 where one of them is undefined."""
     return 0.0 if before is None or after is None else after - before
 
 
-def _sign(before: float | None, after: float | None) -> float:
-    """Above 0 where a subject got better. What is undefined after was 0 before: all that was there was wrong, and is gone."""
-    return 1.0 if before is not None and after is None else _change(before, after)
-
-
 def _mean(values: Sequence[float | None]) -> float | None:
-    return summary_statistics(np.array(values, np.float64))["mean"]  # None is NaN there, and left out
+    return summary_statistics(np.array(values, np.float64))["mean"]  # None is NaN there, and ignored

@@ -1,4 +1,4 @@
-"""Post-processing of label maps, per frame and over time, and what a run records of the steps that helped it.
+"""The post-processing steps of label maps, per frame and over time, and the record of the steps that helped a run.
 
 Three operations, each for one class, or for the foreground as a whole (`EVERY_CLASS`):
 
@@ -6,21 +6,20 @@ Three operations, each for one class, or for the foreground as a whole (`EVERY_C
     fill_holes                       gives the class the background that it encloses, in each frame
     remove_single_frame_components   removes components that no voxel of the class touches in the frames before and after
 
-Components are 3D and of one frame; voxels that share a corner belong together (26 neighbours). Slices of MRI are often five times
-as thick as voxels are wide, and what is one vessel or one ventricle moves by more than a voxel from slice to slice: the most
-generous neighbourhood removes least. Background, the complement, hangs together by faces alone (6 neighbours), else it would leak
-through the diagonal of a closed contour (Rosenfeld, "Connectivity in digital pictures", J. ACM 1970).
+Components are 3D and of one frame; voxels that share a corner are connected (26 neighbors). Slices of MRI are often five times as
+thick as voxels are wide, and a vessel or ventricle moves by more than a voxel from slice to slice: the most generous neighborhood
+removes least. Background, the complement, is connected by faces alone (6 neighbors), else it would leak through the diagonal of a
+closed contour (Rosenfeld, "Connectivity in digital pictures", J. ACM 1970).
 
-What is removed becomes background: which class should have been there nobody knows. What is filled was background; no voxel of
-another class is ever changed. docs/postprocessing.md says more; `unet4d postprocess` chooses the steps on held-out subjects.
+What is removed becomes background. What is filled was background; no voxel of another class is ever changed.
+docs/postprocessing.md has the details; `unet4d postprocess` chooses the steps on held-out subjects.
 
 RUN/postprocessing.json   {"steps": [{"operation", "class"}, ...], "checkpoints": {file in RUN: sha256}, ...}
-                          the rest, what the steps were worth, is for people to read
+                          the rest, the effect of the steps, is for people to read
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +29,7 @@ import numpy as np
 
 from unet4d.errors import InputError
 from unet4d.metrics.temporal_consistency import single_frame_components
+from unet4d.system.digests import file_sha256
 from unet4d.system.files import read_json, write_json
 from unet4d.system.text import short_repr
 
@@ -41,7 +41,6 @@ POSTPROCESSING = "postprocessing.json"
 """In a run's folder, or a folder of folds."""
 _CORNERS = np.ones((3, 3, 3), bool)
 _FACES = np.abs(np.indices((3, 3, 3)) - 1).sum(axis=0) <= 1
-Box = tuple[slice, ...]
 
 
 @dataclass(frozen=True)
@@ -49,37 +48,33 @@ class Step:
     """One operation for one class; plain values.
 
     Attributes:
-        class_name: a name among the labels, or `EVERY_CLASS`, which "fill_holes" does not know: a hole would have no class.
+        class_name: a name among the labels, or `EVERY_CLASS`, but not for "fill_holes": a hole would have no class.
     """
 
     operation: Operation
     class_name: str
 
     def __post_init__(self) -> None:
-        """Raises InputError for an unknown operation, or a class that it does not know."""
+        """Raise InputError for an unknown operation, or a class that it cannot have."""
         if self.operation not in OPERATIONS:
             raise InputError(f"got operation {short_repr(self.operation)}, expected one of {', '.join(OPERATIONS)}")
-        if not isinstance(self.class_name, str):
-            raise InputError(f"{self.operation} of {self.class_name!r} came; wanted the name of a class")
-        if self.operation == "fill_holes" and self.class_name == EVERY_CLASS:
-            raise InputError(
-                f"fill_holes of {EVERY_CLASS!r} came; wanted one class, which the holes are to have; name it"
-            )
+        if not isinstance(self.class_name, str) or (self.operation == "fill_holes" and self.class_name == EVERY_CLASS):
+            raise InputError(f"got {self.operation} of {self.class_name!r}, expected one class; name it")
 
     def as_dict(self) -> dict[str, str]:
-        """For JSON."""
+        """Return the step for JSON."""
         return {"operation": self.operation, "class": self.class_name}
 
     @classmethod
     def from_dict(cls, values: Any) -> Step:
-        """The inverse of `as_dict`. Raises InputError for anything else."""
+        """Return the step of what `as_dict` returned. Raise InputError for anything else."""
         if not isinstance(values, dict) or set(values) != {"operation", "class"}:
             raise InputError(f'got step {short_repr(values)}, expected {{"operation": ..., "class": ...}}')
         return cls(values["operation"], values["class"])
 
 
-def apply(label: np.ndarray, steps: Sequence[Step], labels: Mapping[str, int], cyclic: bool) -> np.ndarray:
-    """Post-process a label map; takes a second or two a step for a whole cine study.
+def apply_steps(label: np.ndarray, steps: Sequence[Step], labels: Mapping[str, int], cyclic: bool) -> np.ndarray:
+    """Post-process a label map; takes a second or two per step for a whole cine study.
 
     Args:
         label: (T, X, Y, Z) uint8, label values; is not changed.
@@ -93,18 +88,15 @@ def apply(label: np.ndarray, steps: Sequence[Step], labels: Mapping[str, int], c
     Raises:
         InputError: a step for a class that `labels` lacks, or for the background.
     """
-    made = np.array(label)
+    result = np.array(label)
     for step in steps:
-        value = _value(step, labels)
-        if step.operation == "largest_component":
-            for frame in made:
-                _keep_largest(frame, value)
-        elif step.operation == "fill_holes":
-            for frame in made:
-                _fill_holes(frame, value)
+        value = _label_value(step, labels)
+        if step.operation == "remove_single_frame_components":
+            _remove_single_frame(result, value, cyclic)
         else:
-            _remove_single_frame(made, value, cyclic)
-    return made
+            for frame in result:
+                (_keep_largest if step.operation == "largest_component" else _fill_holes)(frame, value)
+    return result
 
 
 def write_steps(run: Path, steps: Sequence[Step], checkpoints: Sequence[Path], about: Mapping[str, Any]) -> Path:
@@ -112,24 +104,24 @@ def write_steps(run: Path, steps: Sequence[Step], checkpoints: Sequence[Path], a
 
     Args:
         run: the folder.
-        steps: in their order; none: that nothing helped.
-        checkpoints: files under `run` whose label maps the steps were chosen on.
-        about: what else is told; plain values.
+        steps: in their order; empty: nothing helped.
+        checkpoints: files under `run` that made the label maps the steps were chosen on.
+        about: the rest of the record; plain values.
 
     Returns:
         The file.
     """
-    digests = {path.relative_to(run).as_posix(): _sha256(path) for path in checkpoints}
+    digests = {path.relative_to(run).as_posix(): file_sha256(path) for path in checkpoints}
     path = run / POSTPROCESSING
     write_json(path, {"steps": [step.as_dict() for step in steps], "checkpoints": digests, **about})
     return path
 
 
 def read_steps(run: Path) -> list[Step] | None:
-    """The steps recorded for a run, or a folder of folds: empty where nothing helped, None where nothing was recorded.
+    """Return the steps recorded for a run, or a folder of folds: empty where nothing helped, None where nothing was recorded.
 
     Raises:
-        InputError: the record is damaged, or its checkpoints are not those that it was made with.
+        InputError: the record is damaged, or its checkpoints have changed since.
     """
     path = run / POSTPROCESSING
     if not path.exists():
@@ -139,104 +131,117 @@ def read_steps(run: Path) -> list[Step] | None:
         record = read_json(path)
         if not isinstance(record, dict) or not isinstance(record.get("steps"), list):
             raise InputError('it holds no object with a list of "steps"')
-        steps = [Step.from_dict(one) for one in record["steps"]]
+        steps = [Step.from_dict(values) for values in record["steps"]]
         digests = record.get("checkpoints")
         if not digests or not isinstance(digests, dict) or not all(isinstance(one, str) for one in digests.values()):
-            raise InputError('"checkpoints" does not say which files the steps were chosen for')
+            raise InputError('"checkpoints" lacks the files that the steps were chosen for')
     except InputError as error:
         raise InputError(f"{path} is not what unet4d postprocess writes ({error}); {advice}") from error
     for name, digest in digests.items():
         checkpoint = run / name
-        if not checkpoint.is_file() or _sha256(checkpoint) != digest:
-            what = "has changed since" if checkpoint.is_file() else "is gone"
-            raise InputError(f"{path} was chosen for {checkpoint}, which {what}; {advice}")
+        if not checkpoint.is_file() or file_sha256(checkpoint) != digest:
+            change = "has changed since" if checkpoint.is_file() else "is gone"
+            raise InputError(f"{path} was chosen for {checkpoint}, which {change}; {advice}")
     return steps
 
 
-def _value(step: Step, labels: Mapping[str, int]) -> int | None:
-    """The label value of a step's class; None for all classes."""
+def steps_for_checkpoints(run: Path, digests: Mapping[Path, str]) -> tuple[list[Step], str]:
+    """Return the steps that were recorded for these very checkpoints, and a line that reports them, or why they are skipped.
+
+    Args:
+        run: the folder of a run, or of folds.
+        digests: checkpoint file to its SHA-256.
+
+    Raises:
+        InputError: the record is damaged.
+    """
+    path = run / POSTPROCESSING
+    if not path.exists():
+        return [], ""
+    record = read_json(path)
+    recorded = record.get("checkpoints") if isinstance(record, dict) else None
+    used = {checkpoint.resolve(): digest for checkpoint, digest in digests.items()}
+    if isinstance(recorded, dict) and {(run / name).resolve(): digest for name, digest in recorded.items()} != used:
+        return [], f"{path} was chosen for other checkpoints and is skipped; unet4d postprocess chooses anew"
+    steps = read_steps(run) or []
+    names = ", ".join(f"{step.operation} of {step.class_name}" for step in steps)
+    return steps, f"post-processing from {path}: {names}; --postprocess off skips it" if steps else ""
+
+
+def _label_value(step: Step, labels: Mapping[str, int]) -> int | None:
+    """Return the label value of a step's class; None for all classes."""
     if step.class_name == EVERY_CLASS:
         return None
     if not labels.get(step.class_name):
         known = ", ".join(name for name, value in labels.items() if value)
         raise InputError(
-            f"{step.operation} of {step.class_name!r} came; wanted a class among {known}, or {EVERY_CLASS!r}; correct the step"
+            f"got {step.operation} of {step.class_name!r}, expected a class among {known}, or {EVERY_CLASS!r}; correct the step"
         )
     return labels[step.class_name]
 
 
-def _mask(frame: np.ndarray, value: int | None) -> np.ndarray:
-    """Where a frame (X, Y, Z) has the value; where it has any class, for None."""
-    return frame != 0 if value is None else frame == value
-
-
-def _box(mask: np.ndarray) -> Box | None:
-    """The bounding box of a mask (X, Y, Z); None where it is empty. Work in it alone costs a tenth of the frame's."""
+def _bounds(frame: np.ndarray, value: int | None) -> tuple[slice, ...] | None:
+    """Return the bounding box of a class in a frame (X, Y, Z); None where it is absent. Work in it alone costs a tenth."""
     from scipy import ndimage
 
-    found: list[Box] = ndimage.find_objects(mask.view(np.uint8), max_label=1)
+    found: list[tuple[slice, ...]] = ndimage.find_objects(_mask(frame, value).view(np.uint8), max_label=1)
     return found[0]
+
+
+def _mask(frame: np.ndarray, value: int | None) -> np.ndarray:
+    return frame != 0 if value is None else frame == value
 
 
 def _keep_largest(frame: np.ndarray, value: int | None) -> None:
     """Keep the component of most voxels of a frame (X, Y, Z), changed in place; of equals the first along X, then Y, then Z."""
     from scipy import ndimage
 
-    mask = _mask(frame, value)
-    box = _box(mask)
-    if box is None:
+    bounds = _bounds(frame, value)
+    if bounds is None:
         return
-    components, n = ndimage.label(mask[box], _CORNERS)
+    components, n = ndimage.label(_mask(frame[bounds], value), _CORNERS)
     if n < 2:
         return
     flat = components.ravel()
-    sizes = np.bincount(flat)[1:]
-    names, firsts = np.unique(flat, return_index=True)
-    first = dict(zip(names.tolist(), firsts.tolist(), strict=True))
-    kept = min((1 + np.flatnonzero(sizes == sizes.max())).tolist(), key=first.__getitem__)
-    frame[box][(components != 0) & (components != kept)] = 0
+    sizes = np.bincount(flat)
+    sizes[0] = 0  # background
+    largest = flat[np.argmax(np.isin(flat, np.flatnonzero(sizes == sizes.max())))]
+    frame[bounds][(components != 0) & (components != largest)] = 0
 
 
 def _fill_holes(frame: np.ndarray, value: int | None) -> None:
     """Give a class the background that it alone encloses in 3D, in a frame (X, Y, Z), changed in place.
 
-    A hole is a component of background all whose face neighbours are of the class. Background that touches the image's border, or
-    another class anywhere, is none: so the slice of a ventricle in which the cavity was missed stays open as long as the cavity is
-    there in a slice beside it, or the border is. An axis of length 1 is no axis, and has no border.
+    A hole is a component of background all of whose face neighbors are of the class. Background that touches the image's border,
+    or another class anywhere, is none: so a slice in which the cavity of a ventricle was missed stays open as long as the cavity
+    is there in a slice beside it, or the border is. An axis of length 1 is no axis, and has no border.
     """
     from scipy import ndimage
 
-    box = _box(_mask(frame, value))
-    if box is None:
+    bounds = _bounds(frame, value)
+    if bounds is None:
         return
-    part = frame[box]
+    part = frame[bounds]
     components, n = ndimage.label(part == 0, _FACES)
     if n == 0:
         return
-    hole = np.ones(n + 1, bool)
-    hole[0] = False
+    is_hole = np.ones(n + 1, bool)
+    is_hole[0] = False
     for axis in range(3):
-        if (
-            frame.shape[axis] > 1
-        ):  # what reaches the box's side has the image's border or no voxel of the class beyond it
-            hole[np.take(components, [0, -1], axis)] = False
+        if frame.shape[axis] > 1:  # beyond the sides of the box lies the image's border, or no voxel of the class
+            is_hole[np.take(components, [0, -1], axis)] = False
     others = (part != 0) & (part != value)
-    hole[components[ndimage.binary_dilation(others, _FACES)]] = False
-    part[hole[components]] = value
+    is_hole[components[ndimage.binary_dilation(others, _FACES)]] = False
+    part[is_hole[components]] = value
 
 
 def _remove_single_frame(label: np.ndarray, value: int | None, cyclic: bool) -> None:
-    """Remove what lives for one frame from a label map (T, X, Y, Z), changed in place; see `single_frame_components`.
+    """Remove components that live for one frame from a label map (T, X, Y, Z), in place; see `single_frame_components`.
 
-    None of these touches another, so the order in which they go does not matter.
+    None of these touches another, so the order in which they are removed does not matter.
     """
     for t, frame in enumerate(label):
         found = single_frame_components(label, t, value, cyclic)
         if found is not None:
-            box, numbered, single = found
-            frame[box][single[numbered]] = 0
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+            bounds, numbered, is_single = found
+            frame[bounds][is_single[numbered]] = 0

@@ -1,4 +1,4 @@
-"""Blocks that a study is cut into, so that logits and label map stay within the main memory, and the GPU's.
+"""The tiling of a study into blocks, so that image, logits and label map stay within the memory budget, and the GPU's.
 
 columns along Y, where rows of all of them do not fit: each a pass of its own, windows between two computed twice
 rows along X: as many as fit; every window of the pass computed once
@@ -10,36 +10,30 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
-
+from unet4d.config import ResolvedModelConfig
 from unet4d.errors import Unet4DError
-from unet4d.inference.prepare import PreprocessedStudy, label_bytes
-from unet4d.inference.settings import Models, Settings
-from unet4d.inference.sliding_window import STITCHED_SHARE, WindowPredictor
+from unet4d.images.grid import WorkingGrid
+from unet4d.images.image4d import ImageInfo
+from unet4d.inference.memory_budget import AMPLE, STITCHED_SHARE, WINDOW_SHARE, MemoryBudget, gpu_usable_bytes
+from unet4d.inference.options import InferenceOptions, Models
 from unet4d.inference.window_memory import generous_bytes, window_memory
+from unet4d.inference.window_predictor import CPU, WindowPredictor
 from unet4d.models.checkpoint import TrainedModel
 from unet4d.models.clstm_unet import MOST_ELEMENTS
-from unet4d.system.gpu_memory import free_bytes, usable_bytes
-
-WINDOW_SHARE = 0.4
-"""Share of the memory, once image and label map are taken off, for the computing of a window; logits take the rest."""
-
-AMPLE = 2
-"""Memory that is so many times what is needed is not looked after."""
+from unet4d.models.device import resolve_precision
 
 _COPIES, _INDEX_BYTES = 4, 8
-"""Of a frame's logits on the way to the native grid: as they come, both neighbours', what lies between; and what finds
-the largest."""
+"""Copies of a frame's logits on the way to the native grid (as computed, both neighbors', between), and what the argmax takes."""
 
 
 @dataclass(frozen=True)
 class Tiling:
-    """How a study's native grid, in working orientation, is cut into blocks.
+    """Blocks of a study's native grid, in working orientation.
 
     Attributes:
         rows: of a block, along X.
         columns: (first, end) of each pass, along Y.
-        is_tight: freed memory must go back to the system window by window, lest what is held grows beyond what may be.
+        is_tight: freed memory must return to the system window by window, because what is kept would exceed the budget.
     """
 
     rows: int
@@ -47,28 +41,79 @@ class Tiling:
     is_tight: bool = True
 
 
-def cut(
-    models: Models, prepared: PreprocessedStudy, settings: Settings, answering: Sequence[WindowPredictor]
+def label_bytes(info: ImageInfo, classes: int, probabilities: bool) -> int:
+    """Return the bytes of a label map, and of the probabilities, if they are wanted."""
+    return info.frames * math.prod(info.grid) * (1 + (4 * classes if probabilities else 0))
+
+
+def study_fits(
+    models: Models, info: ImageInfo, grid: WorkingGrid, options: InferenceOptions, budget: MemoryBudget
+) -> bool:
+    """Return whether a study may be read whole: there is room for it as read and resampled, and later for the rest.
+
+    The rest is its label map, a row of logits, and a window computed one frame at a time.
+    """
+    frames, task = info.channels * info.frames, models[0].task
+    native, working = (4 * frames * math.prod(size) for size in (info.grid, grid.shape))
+    reading = native + working + (native if grid.shape != tuple(info.grid[axis] for axis in grid.order) else 0)
+    left = budget.left_bytes()
+    beside = left - working - label_bytes(info, len(task.labels), options.probabilities) - working // info.channels
+    return reading <= left and all(_least_window_fits(model, info, options, beside) for model in models)
+
+
+def _least_window_fits(model: TrainedModel, info: ImageInfo, options: InferenceOptions, left: float) -> bool:
+    """Return whether a window fits beside a study, one frame at a time if need be; on a GPU it takes no main memory."""
+    device = next(model.network.parameters()).device
+    if left <= 0 or device.type != "cpu":
+        return left > 0
+    windows, network = options.window_config(model.config.inference).sw_batch_size, _window_of(model, info)
+    if generous_bytes(*network, info.frames * windows) <= left:
+        return True
+    memory = window_memory(*network, resolve_precision(options.precision, device))
+    return windows * memory.needed(info.frames, 1) <= left
+
+
+def _window_of(model: TrainedModel, info: ImageInfo) -> tuple[ResolvedModelConfig, int, int, Sequence[int]]:
+    """Return the network's config, channels C, classes K and window size (X, Y, Z): what the memory of a window depends on."""
+    return model.config.model, info.channels, len(model.task.labels), model.config.data.patch_size
+
+
+def plan_tiling(
+    models: Models,
+    predictors: Sequence[WindowPredictor],
+    info: ImageInfo,
+    grid: WorkingGrid,
+    probabilities: bool,
+    budget: MemoryBudget,
 ) -> Tiling:
     """Return blocks as large as the memory allows; where little is left, fewer frames are computed at once, too.
 
-    A GPU's memory is read and shared out before the first window is computed: see `_fit_gpu`.
+    A GPU's memory is read and split before the first window is computed: see `_fit_gpu`.
+
+    Args:
+        models: the networks.
+        predictors: of each model; windows and frames at once, and the device for stitching, are set.
+        info: the study.
+        grid: its working grid.
+        probabilities: each class's probability lies beside the label map.
+        budget: main memory.
+
+    Raises:
+        Unet4DError: not even blocks of one row and column fit.
     """
-    sizes = [prepared.grid.native_shape[axis] for axis in prepared.grid.order]
-    budget = settings.budget_bytes() - label_bytes(models[0], prepared.like, settings)
-    frames, blocks = prepared.like.frames, Blocks.of(models, prepared)
-    for one in answering:
-        one.fit(frames, math.inf)
-    free = [gpu_usable_bytes(one.device) for one in answering]
-    on_cpu = [pair for pair, gpu in zip(zip(models, answering, strict=True), free, strict=True) if gpu is None]
-    window = max(
-        (_fit_window(model, prepared, one, budget) for model, one in on_cpu), default=0
-    )  # of whichever computes
-    left = budget - window
-    if gpus := [gpu for gpu in free if gpu is not None]:
-        left = min(left, _fit_gpu(models, prepared, answering, blocks, min(gpus)))
+    sizes, frames = [grid.native_shape[axis] for axis in grid.order], info.frames
+    left = budget.left_bytes() - label_bytes(info, len(models[0].task.labels), probabilities)
+    total, blocks = left, Blocks.of(models, info, grid)
+    for predictor in predictors:
+        predictor.fit(frames)
+    usable = [gpu_usable_bytes(predictor.device) for predictor in predictors]
+    on_cpu = [pair for pair, gpu in zip(zip(models, predictors, strict=True), usable, strict=True) if gpu is None]
+    window = max((_fit_window(model, info, one, WINDOW_SHARE * total) for model, one in on_cpu), default=0)
+    left -= window
+    if gpus := [gpu for gpu in usable if gpu is not None]:
+        left = min(left, _fit_gpu(models, info, predictors, blocks, sizes, min(gpus)))
     if (needed := blocks.needed(sizes[0], sizes[1])) <= left:
-        return Tiling(sizes[0], [(0, sizes[1])], is_tight=AMPLE * (needed + window) > budget)
+        return Tiling(sizes[0], [(0, sizes[1])], is_tight=AMPLE * (needed + window) > total)
     for panels in range(1, sizes[1] + 1):
         columns = -(-sizes[1] // panels)
         if blocks.needed(1, columns) <= left:
@@ -76,85 +121,77 @@ def cut(
             return Tiling(rows, [(c, min(c + columns, sizes[1])) for c in range(0, sizes[1], columns)])
     short = blocks.needed(1, 1) - left
     raise Unet4DError(
-        f"{prepared.like.source or 'the image'} needs {short / 1e9:.2g} GB more of main memory than may be taken; raise "
-        "--max_memory, free memory, or take a model with a smaller patch"
+        f"{info.source or 'the image'} needs {short / 1e9:.2g} GB more of main memory than may be taken; raise --max_memory, "
+        "free memory, or use a model with a smaller patch"
     )
 
 
-def gpu_usable_bytes(device: torch.device) -> float | None:
-    """Return what may be taken of a GPU's free memory; None for a CPU."""
-    return usable_bytes(free_bytes(device)) if device.type == "cuda" else None
+def _fit_window(model: TrainedModel, info: ImageInfo, predictor: WindowPredictor, share: float) -> float:
+    """Have as many frames computed at once on the CPU as fit into a share of the budget; return the bytes they take."""
+    network, frames = _window_of(model, info), info.frames
+    if (generous := generous_bytes(*network, frames * predictor.windows)) <= share:
+        return generous
+    memory, averages = window_memory(*network, predictor.precision), predictor.averages(frames)
+    at_once = memory.fitting(frames, share / predictor.windows, averages)
+    predictor.chunk_frames = min(predictor.chunk_frames or frames, at_once)
+    return predictor.windows * memory.needed(frames, predictor.chunk_frames, averages)
 
 
 def _fit_gpu(
-    models: Models, prepared: PreprocessedStudy, answering: Sequence[WindowPredictor], blocks: Blocks, usable: float
+    models: Models,
+    info: ImageInfo,
+    predictors: Sequence[WindowPredictor],
+    blocks: Blocks,
+    sizes: Sequence[int],
+    usable: float,
 ) -> float:
-    """Share a GPU's memory out between windows and stitched logits.
+    """Split a GPU's memory between windows and stitched logits.
 
     All frames are computed at once where that leaves room for all logits. Else windows take up to half, and rows of logits are
     bounded by the rest. Logits are stitched in main memory only where not one row of them fits.
 
     Args:
-        models: that answer on this GPU.
-        prepared: the study.
-        answering: how each model answers; windows and frames at once, and the place of stitching, are set.
-        blocks: what logits take.
+        models: the networks on this GPU.
+        info: the study.
+        predictors: of each model; windows and frames at once, and the device for stitching, are set.
+        blocks: the memory of logits.
+        sizes: of the native grid, in working orientation.
         usable: bytes of the GPU that may be taken.
 
     Returns:
         The bytes that bound blocks of logits; infinite where they are stitched in main memory.
     """
-    columns = prepared.grid.native_shape[prepared.grid.order[1]]
-    all_rows = prepared.grid.native_shape[prepared.grid.order[0]]
-    share = max((1 - STITCHED_SHARE) * usable, usable - blocks.needed(all_rows, columns))
-    needed = max(_fit_gpu_window(model, prepared, one, share) for model, one in zip(models, answering, strict=True))
+    share = max((1 - STITCHED_SHARE) * usable, usable - blocks.needed(sizes[0], sizes[1]))
+    needed = max(_fit_gpu_window(model, info, one, share) for model, one in zip(models, predictors, strict=True))
     left = usable - needed
-    fits = blocks.needed(1, columns) <= left
-    for one in answering:
-        one.stitch_on = one.device if fits else torch.device("cpu")
+    fits = blocks.needed(1, sizes[1]) <= left
+    for predictor in predictors:
+        predictor.stitch_on = predictor.device if fits else CPU
     return left if fits else math.inf
 
 
-def _fit_gpu_window(model: TrainedModel, prepared: PreprocessedStudy, one: WindowPredictor, share: float) -> int:
-    """Have as many windows and frames computed at once as fit; returns the bytes they take."""
-    frames = prepared.like.frames
-    memory = window_memory(
-        model.config.model,
-        prepared.like.channels,
-        len(model.task.labels),
-        model.config.data.patch_size,
-        one.precision,
-    )
-    averaged = bool(one.mirror_axes) or len(one.shifts) > 1
+def _fit_gpu_window(model: TrainedModel, info: ImageInfo, predictor: WindowPredictor, share: float) -> int:
+    """Have as many windows and frames computed at once as fit; return the bytes they take."""
+    memory, frames = window_memory(*_window_of(model, info), predictor.precision), info.frames
+    averages = predictor.averages(frames)
     indexable = max(1, MOST_ELEMENTS // max(1, memory.frame_elements))
-    while one.windows > 1 and one.windows * memory.needed(frames, 1, averaged) > share:
-        one.windows //= 2
-    fitting = memory.fitting(frames, share / one.windows, averaged)
-    one.fit(frames, min(indexable, one.windows * fitting))
-    return one.windows * memory.needed(frames, one.chunk_frames or frames, averaged)
-
-
-def _fit_window(model: TrainedModel, prepared: PreprocessedStudy, one: WindowPredictor, budget: float) -> float:
-    """Have as many frames computed at once as fit into a share of the budget; gives the bytes of that."""
-    frames, share = prepared.like.frames, WINDOW_SHARE * budget
-    network = (model.config.model, prepared.like.channels, len(model.task.labels), model.config.data.patch_size)
-    if (generous := generous_bytes(*network, frames * one.windows)) <= share:
-        return generous
-    memory, averaged = window_memory(*network, one.precision), bool(one.mirror_axes) or len(one.shifts) > 1
-    one.chunk_frames = min(one.chunk_frames or frames, memory.fitting(frames, share / one.windows, averaged))
-    return one.windows * memory.needed(frames, one.chunk_frames, averaged)
+    while predictor.windows > 1 and predictor.windows * memory.needed(frames, 1, averages) > share:
+        predictor.windows //= 2
+    fitting = memory.fitting(frames, share / predictor.windows, averages)
+    predictor.fit(frames, min(indexable, predictor.windows * fitting))
+    return predictor.windows * memory.needed(frames, predictor.chunk_frames or frames, averages)
 
 
 @dataclass(frozen=True)
 class Blocks:
-    """What blocks of logits take in main memory.
+    """The memory of blocks of logits.
 
     Attributes:
         unit_bytes: of all frames' logits along Z, on the working grid.
-        native_unit_bytes: of one frame's along Z, while it is brought to the native grid and its largest are found.
-        carried_rows: working rows that a network carries on from block to block.
-        models: how many networks answer.
-        scale: working voxels to a native one, along X and Y.
+        native_unit_bytes: of one frame's along Z, while it is resampled to the native grid and its argmax is taken.
+        carried_rows: working rows that a network carries from block to block.
+        models: number of networks.
+        scale: working voxels per native one, along X and Y.
     """
 
     unit_bytes: int
@@ -164,19 +201,19 @@ class Blocks:
     scale: tuple[float, float]
 
     @classmethod
-    def of(cls, models: Models, prepared: PreprocessedStudy) -> Blocks:
-        """Of this study and these networks."""
-        grid = prepared.grid
-        native = [grid.native_shape[axis] for axis in grid.order]
-        classes = len(models[0].task.labels)
-        unit = 4 * prepared.like.frames * classes * grid.shape[2]
+    def of(cls, models: Models, info: ImageInfo, grid: WorkingGrid) -> Blocks:
+        """Return the blocks of this study and these networks."""
+        native, classes = [grid.native_shape[axis] for axis in grid.order], len(models[0].task.labels)
+        unit = 4 * info.frames * classes * grid.shape[2]
         native_unit = (_COPIES * 4 * classes + _INDEX_BYTES) * max(native[2], grid.shape[2])
         carried = max(model.config.data.patch_size[0] for model in models)
         return cls(unit, native_unit, carried, len(models), (grid.shape[0] / native[0], grid.shape[1] / native[1]))
 
     def needed(self, rows: int, columns: int) -> int:
-        """Bytes for blocks of so many native rows and columns: sums as far as the windows reach, what each network carries on,
-        of several their mean, and one frame on the native grid."""
+        """Return the bytes for blocks of this many native rows and columns.
+
+        They are sums as far as the windows reach, what each network carries on, the mean of several, and one native frame.
+        """
         x, y = rows * self.scale[0] + 2, columns * self.scale[1] + 2
-        held = x + self.carried_rows * (1 + self.models) + (x if self.models > 1 else 0)
-        return int(self.unit_bytes * held * y + self.native_unit_bytes * max(rows, x) * max(columns, y))
+        working_rows = x + self.carried_rows * (1 + self.models) + (x if self.models > 1 else 0)
+        return int(self.unit_bytes * working_rows * y + self.native_unit_bytes * max(rows, x) * max(columns, y))

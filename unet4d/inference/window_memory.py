@@ -1,4 +1,4 @@
-"""Memory that a network needs for one window, counted and not tried."""
+"""The memory that a network needs for one window, counted on tensors without content."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from unet4d.config import ResolvedModelConfig
-from unet4d.inference.sliding_window import in_chunks
+from unet4d.inference.window_predictor import in_chunks
 from unet4d.models.clstm_unet import CLSTMUNet
 from unet4d.models.device import autocast
 from unet4d.models.memory_trace import MemoryTrace
@@ -21,8 +21,8 @@ from unet4d.models.memory_trace import MemoryTrace
 ALL_AT_ONCE = 4
 """Frames counted; what more of them take follows from the difference."""
 HELD_SHARE = 1.25
-"""What the allocator holds over what is alive at once while a network computes, see `keep_freed_memory`; measured 1.0 to 1.2,
-and some MB more of a single frame of a small window, which the reserve of `budget_bytes` has to bear."""
+"""Factor of what the allocator keeps over what is alive at once while a network computes, see `keep_freed_memory`; measured 1.0
+to 1.2. A single frame of a small window takes some MB more, which the reserve of `MemoryBudget.left_bytes` covers."""
 GENEROUS = 20
 """Values a voxel and frame for each channel of the first level, more than twice what any shipped configuration needs (about 8)."""
 
@@ -34,7 +34,7 @@ class WindowMemory(NamedTuple):
         fixed_bytes: whatever the frames are.
         frame_bytes: for each frame computed at once.
         kept_bytes: for each frame of the study, its image and its logits.
-        averaged_bytes: for each frame of the study, where several answers are averaged, another image and their sum.
+        averaged_bytes: for each frame of the study, where several passes are averaged, another image and their sum.
         frame_elements: of the largest tensor, for each frame computed at once.
     """
 
@@ -45,13 +45,13 @@ class WindowMemory(NamedTuple):
     frame_elements: int = 0
 
     def needed(self, frames: int, at_once: int, averaged: bool = False) -> int:
-        """Bytes for so many frames."""
+        """Return the bytes for this many frames."""
         kept_bytes = self.kept_bytes + averaged * self.averaged_bytes
         alive = self.fixed_bytes + min(at_once, frames) * self.frame_bytes
         return round(HELD_SHARE * alive) + frames * kept_bytes
 
     def fitting(self, frames: int, budget_bytes: float, averaged: bool = False) -> int:
-        """The most frames at once that fit the budget; 1 where none do."""
+        """Return the most frames at once that fit the budget; 1 where none do."""
         at_once = frames
         while at_once > 1 and self.needed(frames, at_once, averaged) > budget_bytes:
             at_once = -(-at_once // 2)
@@ -61,7 +61,7 @@ class WindowMemory(NamedTuple):
 def window_memory(
     config: ResolvedModelConfig, in_channels: int, out_channels: int, roi_size: Sequence[int], precision: str
 ) -> WindowMemory:
-    """Count what a window of `roi_size` takes, by running the network on tensors without content; once for each such question.
+    """Count the memory of a window of `roi_size`, by running the network on tensors without content; once for the same arguments.
 
     Args:
         config: of the network.
@@ -76,7 +76,7 @@ def window_memory(
 def generous_bytes(
     config: ResolvedModelConfig, in_channels: int, out_channels: int, roi_size: Sequence[int], frames: int
 ) -> int:
-    """More than a window of so many frames, computed at once, ever takes: where that fits, nothing need be counted."""
+    """Return more than a window of this many frames, computed at once, ever takes: where that fits, nothing need be counted."""
     values = GENEROUS * config.channels[0] + 3 * in_channels + 5 * out_channels
     kernel = max(map(math.prod, config.kernel_size))
     # Of the largest convolution, two to one, in another precision and in another layout.
@@ -93,14 +93,14 @@ def _window_memory(
             network = CLSTMUNet(ResolvedModelConfig(**json.loads(config)), in_channels, out_channels).eval()
             clip = torch.empty(1, frames, in_channels, *roi_size)
             with MemoryTrace() as trace, autocast(torch.device("cpu"), precision):
-                answer = in_chunks(network, clip, frames, cyclic=False)
-                del answer
+                logits = in_chunks(network, clip, frames, cyclic=False)
+                del logits
             return trace.working_bytes, trace.largest_elements
 
     (one, _), (more, elements) = counted(1), counted(ALL_AT_ONCE)
     frame_bytes = (more - one) / (ALL_AT_ONCE - 1)
     voxels = math.prod(roi_size)
-    # The window as it is read and laid out, its logits as pieces, as one, and where they are stitched.
+    # The window as it is read and laid out, its logits in chunks, as one, and where they are stitched.
     kept_bytes = 4 * voxels * (2 * in_channels + 3 * out_channels)
     averaged_bytes = 4 * voxels * (in_channels + 2 * out_channels)
     frame_elements = -(-elements // ALL_AT_ONCE)

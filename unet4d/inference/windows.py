@@ -1,4 +1,4 @@
-"""Where the windows of a sliding window lie, and how much each counts where they overlap."""
+"""The windows of a sliding window: their origins, and their weights where they overlap."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 SIGMA_SCALE = 0.125
-"""Of a window's size, the standard deviation of the Gaussian it is weighted with (Isensee et al. 2021; MONAI's default, too)."""
+"""Standard deviation of the Gaussian weights, as a share of the window's size (Isensee et al. 2021; MONAI's default, too)."""
 
 WindowOrigin = tuple[int, int, int]
-"""Where a window begins along X, Y and Z; negative where it reaches beyond an image smaller than itself."""
+"""First voxel of a window along X, Y and Z; negative where it reaches beyond an image smaller than itself."""
 
 
 class Pixels(Protocol):
@@ -24,11 +24,11 @@ class Pixels(Protocol):
 
     @property
     def shape(self) -> Sequence[int]:
-        """(C, T, X, Y, Z)."""
+        """Return (C, T, X, Y, Z)."""
         ...
 
     def __getitem__(self, box: tuple[slice, ...]) -> Tensor:
-        """(C, T, x, y, z) of five slices."""
+        """Return (C, T, x, y, z) of five slices."""
         ...
 
 
@@ -45,7 +45,7 @@ class Windows:
     Args:
         size: voxels (X, Y, Z) of the image.
         roi_size: voxels of a window.
-        overlap: share of a window its neighbour covers.
+        overlap: share of a window its neighbor covers.
     """
 
     def __init__(self, size: Sequence[int], roi_size: Sequence[int], overlap: float):
@@ -57,30 +57,32 @@ class Windows:
         return math.prod(map(len, self.starts))
 
     def beginning_at(self, x: int, columns: tuple[int, int]) -> list[WindowOrigin]:
-        """The windows that begin at x along X and reach into `columns` (first, end) along Y."""
+        """Return the windows that begin at x along X and reach into `columns` (first, end) along Y."""
         touching = [y for y in self.starts[1] if y < columns[1] and y + self.roi_size[1] > columns[0]]
         return list(itertools.product([x], touching, self.starts[2]))
 
     def reaching(self, columns: tuple[int, int]) -> int:
-        """How many windows reach into `columns` (first, end) along Y."""
+        """Return the number of windows that reach into `columns` (first, end) along Y."""
         return sum(len(self.beginning_at(x, columns)) for x in self.starts[0])
 
-    def inside(self, place: WindowOrigin) -> list[tuple[int, int]]:
-        """Of the window at a place, the part inside the image: (first, end) along X, Y and Z."""
-        return [(max(0, at), min(at + r, n)) for at, r, n in zip(place, self.roi_size, self.size, strict=True)]
+    def inside(self, origin: WindowOrigin) -> list[tuple[int, int]]:
+        """Return the part of a window inside the image: (first, end) along X, Y and Z."""
+        return [(max(0, at), min(at + r, n)) for at, r, n in zip(origin, self.roi_size, self.size, strict=True)]
 
-    def read(self, image: Pixels, place: WindowOrigin) -> Tensor:
-        """A window (T, C, *roi_size) float32 of an image (C, T, X, Y, Z)."""
-        inside = self.inside(place)
+    def read(self, image: Pixels, origin: WindowOrigin) -> Tensor:
+        """Return a window (T, C, *roi_size) float32 of an image (C, T, X, Y, Z)."""
+        inside = self.inside(origin)
         clip = image[(slice(None), slice(None), *(slice(*part) for part in inside))].float()
-        missing = [(first - at, at + r - end) for at, r, (first, end) in zip(place, self.roi_size, inside, strict=True)]
+        missing = [
+            (first - at, at + r - end) for at, r, (first, end) in zip(origin, self.roi_size, inside, strict=True)
+        ]
         if any(map(any, missing)):
             clip = pad(clip, [n for part in reversed(missing) for n in part])
         return clip.movedim(1, 0)
 
 
 def _starts(size: int, roi: int, overlap: float) -> list[int]:
-    """Where windows begin along one axis."""
+    """Return the origins of windows along one axis."""
     if size <= roi:
         return [-((roi - size) // 2)]
     step = max(1, int(roi * (1 - overlap)))

@@ -81,6 +81,12 @@ def content_digests(files: Sequence[Path], memo: DigestMemo, threads: int = 1) -
     return digests
 
 
+def file_sha256(path: Path) -> str:
+    """Return the SHA-256 of a file."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def stamp(path: Path) -> Stamp:
     """Return what a file is known by without being read. Raises InputError where it is missing."""
     try:

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
+import nibabel as nib
 import numpy as np
 import torch
 
 from unet4d.config import ResolvedConfig
-from unet4d.images.channels import mirror_signs
-from unet4d.images.grid import argmax_classes
-from unet4d.inference.sliding_window import sliding_window
+from unet4d.images.grid import WorkingGrid
+from unet4d.images.image4d import ImageInfo
+from unet4d.images.time_axis import time_axis
+from unet4d.inference.memory_budget import MemoryBudget
+from unet4d.inference.options import InferenceOptions
+from unet4d.inference.prepare import PreprocessedStudy
+from unet4d.inference.segment import segment_study
 from unet4d.metrics.overlap import count_voxels, dice
 from unet4d.metrics.statistics import summary_statistics
 from unet4d.metrics.volume_curves import extreme_frames, volumes_ml, voxel_volume_ml
-from unet4d.models.checkpoint import Task
+from unet4d.models.checkpoint import Task, TrainedModel
 from unet4d.models.clstm_unet import CLSTMUNet
 from unet4d.pipeline.cache import CachedStudy
 from unet4d.report.pictures.contour_sheet import draw_contour_sheet
@@ -28,12 +34,12 @@ from unet4d.system.text import format_number
 
 @dataclass(frozen=True)
 class ValidationResult:
-    """What a validation came to, the same on all processes and for any number of them.
+    """The result of a validation, the same on all processes and for any number of them.
 
     Attributes:
         values: `dice` {class: mean over the labelled frames of all studies}, `mean_foreground_dice` (mean of those), `case_dice`
-            {case: the same within it}, and {class: voxels} on the labelled frames, `predicted_voxels` and `reference_voxels`. What
-            is defined nowhere is None.
+            {case: the same within it}, and {class: voxels} on the labelled frames, `predicted_voxels` and `reference_voxels`. A
+            value that is defined nowhere is None.
         pictures: (H, W, 3) uint8 by name, of the best and of the worst study: "validation/best contours" and the like.
     """
 
@@ -43,7 +49,7 @@ class ValidationResult:
 
 @dataclass(frozen=True)
 class _Scored:
-    """One study's score: `dice (L, K)` of its labelled frames, and voxels `(K,)` on them, of K foreground classes."""
+    """A study's score: `dice (L, K)` of its labelled frames, and voxels `(K,)` on them, of K foreground classes."""
 
     index: int
     dice: np.ndarray
@@ -52,7 +58,7 @@ class _Scored:
 
     @property
     def mean(self) -> float | None:
-        """Mean foreground Dice over the labelled frames; None where it is undefined."""
+        """Return the mean foreground Dice over the labelled frames; None where it is undefined."""
         return _mean([summary_statistics(of_class)["mean"] for of_class in self.dice.T])
 
 
@@ -92,7 +98,7 @@ class Validation:
         return ValidationResult(self._values(scored), self._pictures(scored, kept))
 
     def _score_mine(self, network: CLSTMUNet, check: Callable[[], None]) -> tuple[list[_Scored], dict[int, np.ndarray]]:
-        """This process's scores; and its predictions `(T, X, Y, Z)` uint8 of its best and its worst study, by index."""
+        """Return this process's scores; and its predictions `(T, X, Y, Z)` uint8 of its best and its worst study, by index."""
         total, size = len(self.studies), self.ranks.size
         scored: list[_Scored] = []
         kept: dict[int, np.ndarray] = {}
@@ -110,21 +116,22 @@ class Validation:
         return scored, kept
 
     def _segment(self, network: CLSTMUNet, study: CachedStudy, check: Callable[[], None]) -> np.ndarray:
-        """Class indices (T, X, Y, Z) uint8 of a whole study on the working grid."""
-        is_alone = self.ranks.size == 1
-        classes = sliding_window(
-            network,
-            torch.from_numpy(np.array(study.image)),
-            self.config.data.patch_size,
-            self.config.inference,
-            cyclic=self.task.cyclic,
-            device=self.device,
-            precision=self.config.train.precision,
-            signs=mirror_signs(self.task.channel_kinds),
-            reduce=_classes,
-            tick=lambda windows: check() if is_alone else None,
+        """Return class indices (T, X, Y, Z) uint8 of a whole study on the working grid, segmented as `predict` does."""
+        channels, frames, x, y, z = study.image.shape
+        kinds, shape = self.task.channel_kinds, (x, y, z)
+        info = ImageInfo(nib.Nifti1Header(), channels, frames, shape, None, Path(study.case), kinds)
+        grid = WorkingGrid(shape, (0, 1, 2), (False, False, False), shape, study.spacing)
+        indices = replace(self.task, labels={name: k for k, name in enumerate(self.task.labels)})
+        result = segment_study(
+            [TrainedModel(network, self.config, indices, Path())],
+            PreprocessedStudy(info, time_axis(self.task.cyclic), grid, ReadOnDemand(study.image), kinds),
+            InferenceOptions(precision=self.config.train.precision),
+            MemoryBudget.of_process(None, self.ranks.local_size),
+            shows_progress=False,
+            check=check if self.ranks.size == 1 else (lambda: None),
+            allow_nan=True,
         )
-        return classes.numpy()
+        return result.label
 
     def _score(self, index: int, predicted: np.ndarray) -> _Scored:
         study = self.studies[index]
@@ -145,7 +152,7 @@ class Validation:
         }
 
     def _pictures(self, scored: Sequence[_Scored], kept: dict[int, np.ndarray]) -> dict[str, np.ndarray]:
-        """Drawn by the process that holds the study, and handed to all."""
+        """Draw the best and the worst study in the process that has each, and hand the pictures to all."""
         mine: dict[str, np.ndarray] = {}
         for which, index in _best_and_worst(scored).items():
             if index % self.ranks.size == self.ranks.rank:
@@ -155,7 +162,7 @@ class Validation:
         return {name: picture for part in self.ranks.all_gather(mine) for name, picture in part.items()}
 
     def _draw(self, study: CachedStudy, predicted: np.ndarray, title: str) -> dict[str, np.ndarray]:
-        """Contours where prediction (so named) and reference are largest and smallest; where there is time, the volumes over it."""
+        """Draw contours of the frames of largest and smallest volume; of several frames also the volume curves."""
         affine, labelled = np.diag([*study.spacing, 1.0]), list(study.labelled_frames)
         reference = np.zeros_like(predicted)
         reference[labelled] = study.label
@@ -182,13 +189,19 @@ class Validation:
         return drawn
 
 
-def _classes(logits: torch.Tensor) -> torch.Tensor:
-    """Return the class (T, X, Y, Z) uint8 of the largest of logits (T, K, X, Y, Z), one frame at a time."""
-    return torch.stack([argmax_classes(frame) for frame in logits])
+class ReadOnDemand:
+    """An image (C, T, X, Y, Z) in a memory map, of which windows are read."""
+
+    def __init__(self, array: np.ndarray):
+        self.array, self.shape = array, array.shape
+
+    def __getitem__(self, box: tuple[slice, ...]) -> torch.Tensor:
+        """Return (C, T, x, y, z) of five slices, in memory."""
+        return torch.from_numpy(np.array(self.array[box]))
 
 
 def _best_and_worst(scored: Sequence[_Scored]) -> dict[str, int]:
-    """The index of the best and of the worst study: the first of the best, the last of the worst, so that two differ."""
+    """Return the index of the best and of the worst study: the first of equally good ones, the last of equally bad ones."""
     known = [(one.mean, -one.index) for one in scored if one.mean is not None]
     if not known:
         return {}

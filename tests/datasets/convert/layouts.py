@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from unet4d.images.image4d import Image4D, write_image
-from unet4d.phantom import make_cine
 from unet4d.phantom.cine import CINE_LABELS as LABELS
+from unet4d.phantom.cine import make_cine
 from unet4d.phantom.study import PhantomStudy
 
 FRAMES, SHAPE = 4, (32, 32, 4)

@@ -7,7 +7,7 @@ import itertools
 import pytest
 
 from unet4d.errors import InputError
-from unet4d.inference.batch.job_split import JobShard, share_of
+from unet4d.inference.batch.job_split import JobShard, choose_shard
 from unet4d.system.distributed import ProcessGroup
 
 STUDIES = list("abcdefghij")
@@ -39,31 +39,31 @@ def test_processes_share_what_their_part_is():
 
 @pytest.mark.parametrize("numbers", [range(4), range(1, 5), range(0, 12, 3), range(7, 8)])
 def test_the_jobs_of_a_slurm_array_take_a_part_each(numbers):
-    shares = [share_of(None, None, slurm(number, numbers)) for number in numbers]
+    shares = [choose_shard(None, None, slurm(number, numbers)) for number in numbers]
     assert shares == [JobShard(len(numbers), place, by_slurm=True) for place in range(len(numbers))]
-    assert shares[0].words == f"part 0 of {len(numbers)} by the Slurm array"
+    assert shares[0].describe() == f"part 0 of {len(numbers)} by the Slurm array"
 
 
 def test_what_is_asked_for_goes_before_slurm():
     array = slurm(2, range(4))
-    assert share_of(10, 3, array) == JobShard(10, 3)
-    assert share_of(1, None, array) == JobShard()
-    assert share_of(None, None, {}) == JobShard()
-    assert share_of(None, None, {"SLURM_JOB_ID": "7"}) == JobShard()
+    assert choose_shard(10, 3, array) == JobShard(10, 3)
+    assert choose_shard(1, None, array) == JobShard()
+    assert choose_shard(None, None, {}) == JobShard()
+    assert choose_shard(None, None, {"SLURM_JOB_ID": "7"}) == JobShard()
 
 
 @pytest.mark.parametrize(
     ("parts", "part", "environment", "words"),
     [
-        (10, None, {}, "--num_parts came without --part_id; wanted both"),
-        (None, 3, {}, "--part_id came without --num_parts; wanted both"),
-        (10, 10, {}, "--num_parts is 10 and --part_id 10; wanted 1 part or more, and its number from 0 to"),
-        (0, 0, {}, "--num_parts is 0"),
+        (10, None, {}, "got --num_parts without --part_id"),
+        (None, 3, {}, "got --part_id without --num_parts"),
+        (10, 10, {}, "--num_parts 10 and --part_id 10, expected"),
+        (0, 0, {}, "--num_parts 0"),
         (None, None, {**slurm(7, range(1, 8)), "SLURM_ARRAY_TASK_COUNT": "3"}, "3 jobs numbered from 1 to 7, of which this is 7"),
-        (None, None, {**slurm(2, range(4)), "SLURM_ARRAY_TASK_COUNT": "many"}, "COUNT is 'many'"),
+        (None, None, {**slurm(2, range(4)), "SLURM_ARRAY_TASK_COUNT": "many"}, "COUNT 'many'"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_is_told(parts, part, environment, words):
+def test_what_cannot_be_is_refused(parts, part, environment, words):
     with pytest.raises(InputError) as told:
-        share_of(parts, part, environment)
+        choose_shard(parts, part, environment)
     assert words in str(told.value)

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from unet4d.inference.batch.pipeline import overlapped
+from unet4d.inference.batch.pipeline import run_pipeline
 
 ITEMS = list(range(5))
 
@@ -56,7 +56,7 @@ class Watched:
             self.lock.notify_all()
 
     def run(self, **options) -> None:
-        overlapped(ITEMS, self.read, self.compute, self.write, self.close, **options)
+        run_pipeline(ITEMS, self.read, self.compute, self.write, self.close, **options)
 
 
 def test_every_item_goes_through_all_steps_in_order():
@@ -78,7 +78,7 @@ def test_it_does_overlap():
             together.wait()
         return item
 
-    overlapped(
+    run_pipeline(
         ITEMS,
         lambda item: meet(item, at=3),
         lambda item, got: meet(item, at=2),
@@ -89,7 +89,7 @@ def test_it_does_overlap():
 
 def test_what_may_be_neither_ahead_nor_behind_is_held_alone():
     watched = Watched()
-    watched.run(ahead=lambda item: False, behind=lambda made: False)
+    watched.run(may_read_ahead=lambda item: False, may_write_behind=lambda made: False)
     assert watched.done == [(step, item) for item in ITEMS for step in ("read", "compute", "write")]
     assert watched.most == 1
 
@@ -128,5 +128,5 @@ def test_an_interrupt_has_the_file_in_hand_finished():
         return item
 
     with pytest.raises(KeyboardInterrupt):
-        overlapped(ITEMS, lambda item: item, compute, write, lambda got: None)
+        run_pipeline(ITEMS, lambda item: item, compute, write, lambda got: None)
     assert finished == [0]

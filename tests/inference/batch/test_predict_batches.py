@@ -18,13 +18,13 @@ from unet4d.datasets.nifti_studies import open_nifti_source
 from unet4d.errors import InputError, ReportedByOtherRank
 from unet4d.inference.batch.job_split import JobShard
 from unet4d.inference.batch.output_folder import PredictionFolder
-from unet4d.inference.batch.summary_tables import Tables
-from unet4d.inference.predict import _of_this_process, predict
-from unet4d.inference.prepare import prepare
-from unet4d.inference.settings import Settings
-from unet4d.system.distributed import ProcessGroup
+from unet4d.inference.batch.summary_tables import SummaryTables
+from unet4d.inference.memory_budget import MemoryBudget
+from unet4d.inference.options import InferenceOptions
+from unet4d.inference.predict import predict
+from unet4d.inference.prepare import prepare_study
 
-FP32 = Settings(precision="fp32")
+FP32 = InferenceOptions(precision="fp32")
 
 
 @pytest.fixture
@@ -32,11 +32,11 @@ def computed(monkeypatch) -> list[str]:
     """The names of the studies that are read to be computed, as they come."""
     names: list[str] = []
 
-    def prepared(models, study, settings):
+    def prepared(models, study, options, budget):
         names.append(study.name)
-        return prepare(models, study, settings)
+        return prepare_study(models, study, options, budget)
 
-    monkeypatch.setattr("unet4d.inference.batch.run.prepare", prepared)
+    monkeypatch.setattr("unet4d.inference.batch.run.prepare_study", prepared)
     return names
 
 
@@ -71,9 +71,7 @@ def test_continue_leaves_what_is_complete_and_makes_what_is_not(command, model_f
     (out / ".unet4d" / "cases" / "s3.json").write_text("{")
     computed.clear()
     done = command(*words)
-    assert done.told.splitlines()[0] == (
-        "2 of 5 studies are complete and of the same models and settings; they are left as they are"
-    )
+    assert done.told.splitlines()[0] == ("2 of 5 studies are complete and of the same models and settings: skipped")
     assert done.told.splitlines()[-1] == f"3 label maps and volumes.csv: {out}"
     assert computed == ["s1", "s2", "s3"]
     assert contents(out) == before
@@ -140,10 +138,10 @@ def test_a_frame_duration_corrected_in_dataset_json_has_its_case_made_again(
 def test_files_of_a_format_that_is_not_asked_for_any_more_go_with_the_answer_they_were_of(model_file, study, tmp_path):
     study(tmp_path / "heart.nii.gz", shape=(12, 10, 4), frames=3)
     out, given = tmp_path / "out", [tmp_path / "heart.nii.gz"]
-    [path] = predict(model_file(), given, out, Settings(probabilities=True), formats=["seg.nrrd", "nifti"])
+    [path] = predict(model_file(), given, out, InferenceOptions(probabilities=True), formats=["seg.nrrd", "nifti"])
     assert path == out / "heart_seg"
     assert len(list(path.iterdir())) == 3
-    (path / "corrected.seg.nrrd").write_text("somebody's own")
+    (path / "corrected.seg.nrrd").write_text("of another program")
     study(tmp_path / "heart.nii.gz", shape=(12, 10, 4), frames=2)
     [path] = predict(model_file(), given, out, formats=["seg.nrrd"])
     assert sorted(one.name for one in path.iterdir()) == [
@@ -225,12 +223,11 @@ def test_a_process_that_only_fails_and_ends_before_anything_is_written_is_in_the
 
 
 def test_processes_of_one_machine_share_what_is_free(monkeypatch):
-    monkeypatch.setattr("unet4d.inference.predict.free_memory_bytes", lambda: 8e9)
-    monkeypatch.setattr("unet4d.inference.predict.resident_bytes", lambda: 10**9)
-    settings = Settings()
-    assert _of_this_process(settings, ProcessGroup()) is settings
-    assert _of_this_process(settings, ProcessGroup(1, 4, 1, 4)).memory_bytes == 3 * 10**9
-    assert _of_this_process(Settings(memory_bytes=5), ProcessGroup(1, 4, 1, 4)).memory_bytes == 5
+    monkeypatch.setattr("unet4d.inference.memory_budget.free_memory_bytes", lambda: 8e9)
+    monkeypatch.setattr("unet4d.inference.memory_budget.resident_bytes", lambda: 10**9)
+    assert MemoryBudget.of_process(None, 1).limit_bytes is None
+    assert MemoryBudget.of_process(None, 4).limit_bytes == 3 * 10**9
+    assert MemoryBudget.of_process(5, 4).limit_bytes == 5
 
 
 def test_two_calls_at_once_lose_none_of_each_others_rows(model_file, studies, tmp_path):
@@ -241,7 +238,7 @@ def test_two_calls_at_once_lose_none_of_each_others_rows(model_file, studies, tm
             target=predict,
             daemon=True,
             args=(model, [studies], tmp_path / "out", FP32),
-            kwargs={"share": JobShard(5, part)},
+            kwargs={"shard": JobShard(5, part)},
         )
         for part in range(5)
     ]
@@ -255,7 +252,7 @@ def test_two_calls_at_once_lose_none_of_each_others_rows(model_file, studies, tm
 
 
 def test_a_folder_that_another_job_begins_in_meanwhile_is_a_predictions(studies, tmp_path, monkeypatch):
-    """Pins a job of an array that took the tables of one a moment ahead of it for somebody else's files."""
+    """Pins a job of an array that took the tables of one a moment ahead of it for files of another program."""
     out, labels = tmp_path / "out", {"background": 0, "heart": 1}
     usual, begun = os.path.lexists, []
 
@@ -276,7 +273,7 @@ def test_without_a_lock_none_is_lost_either(model_file, study, tmp_path, monkeyp
     model, out = model_file(), tmp_path / "out"
     predict(model, [tmp_path / "a.nii.gz"], out)
     record = json_of(out / ".unet4d" / "cases" / "a.json")
-    usual, calls = Tables._write_all, []
+    usual, calls = SummaryTables._write_all, []
 
     def raced(self) -> None:
         usual(self)
@@ -288,7 +285,7 @@ def test_without_a_lock_none_is_lost_either(model_file, study, tmp_path, monkeyp
         raise OSError("no locks here")
 
     monkeypatch.setattr("fcntl.flock", refused)
-    monkeypatch.setattr(Tables, "_write_all", raced)
+    monkeypatch.setattr(SummaryTables, "_write_all", raced)
     folder = PredictionFolder(out, json_of(out / "prediction.json")["labels"])
     folder.tables.write(always=True)
     assert {row["case"] for row in rows_of(out)} == {"a", "b"}
@@ -298,7 +295,7 @@ def test_the_tables_of_many_cases_are_not_written_with_each(tmp_path, monkeypatc
     """Pins a cost that grew with the square of the number of cases: it is a small share of the time, and right in the end."""
     folder = PredictionFolder(tmp_path, {"background": 0, "one": 1})
     written, now_s = [], [0.0]
-    usual = Tables._write_all
+    usual = SummaryTables._write_all
 
     def counted(self) -> None:
         written.append(True)
@@ -307,9 +304,9 @@ def test_the_tables_of_many_cases_are_not_written_with_each(tmp_path, monkeypatc
 
     monkeypatch.setattr("unet4d.inference.batch.summary_tables.time", SimpleNamespace(monotonic=lambda: now_s[0]))
 
-    monkeypatch.setattr(Tables, "_write_all", counted)
+    monkeypatch.setattr(SummaryTables, "_write_all", counted)
     for n in range(300):
-        folder.records.keep(f"case{n}", {"made": {}, "entry": {}, "frames": 1, "volumes_ml": {"one": [1.5]}}, [])
+        folder.records.write(f"case{n}", {"made": {}, "entry": {}, "frames": 1, "volumes_ml": {"one": [1.5]}}, [])
         folder.tables.write()
         now_s[0] += 0.01
     assert 10 < len(written) < 20  # 20 times as long as writing them takes lies between two
@@ -321,7 +318,7 @@ def test_tables_are_written_although_a_suspended_process_holds_their_lock(tmp_pa
     """Pins a wait without end."""
     folder = PredictionFolder(tmp_path, {"background": 0, "one": 1})
     folder.tables.write(always=True)
-    folder.records.keep("one", {"made": {}, "entry": {}, "frames": 1, "volumes_ml": {"one": [1.5]}}, [])
+    folder.records.write("one", {"made": {}, "entry": {}, "frames": 1, "volumes_ml": {"one": [1.5]}}, [])
     monkeypatch.setattr("unet4d.system.lock.PATIENCE_S", 0.1)
     with open(tmp_path / ".unet4d" / "lock", "w") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
@@ -376,25 +373,23 @@ def test_one_frame_for_a_network_of_many_works_and_is_said(command, model_file, 
 
 
 @pytest.mark.parametrize("grown", [True, False])
-def test_an_input_that_changes_while_it_is_read_is_told_and_the_others_are_done(
+def test_an_input_that_changes_while_it_is_read_is_reported_and_the_others_are_done(
     command, model_file, studies, tmp_path, monkeypatch, grown
 ):
-    def changing(models, study, settings):
-        made = prepare(models, study, settings)
+    def changing(models, study, options, budget):
+        made = prepare_study(models, study, options, budget)
         if study.name == "s2":
             with open(studies / "s2.nii.gz", "ab" if grown else "rb+") as file:
                 file.write(b"more")
             os.utime(studies / "s2.nii.gz", ns=(0, 5))
         return made
 
-    monkeypatch.setattr("unet4d.inference.batch.run.prepare", changing)
+    monkeypatch.setattr("unet4d.inference.batch.run.prepare_study", changing)
     done = command("predict", model_file(), "-i", studies, "-o", tmp_path / "out")
     size = (studies / "s2.nii.gz").stat().st_size
     assert done.code == 2
     came = f"from {size - 4} bytes to {size} bytes" if grown else "and kept its size"
-    assert (
-        f"s2: {studies / 's2.nii.gz'} changed while it was read ({came}); wanted a file that is complete" in done.line
-    )
+    assert f"s2: {studies / 's2.nii.gz'} changed while it was read ({came}), expected a complete file" in done.line
     assert not (tmp_path / "out" / "s2.nii.gz").exists()
     assert len(json_of(tmp_path / "out" / "prediction.json")["cases"]) == 4
 
@@ -406,13 +401,13 @@ def test_a_file_that_is_still_being_written_is_told_so_and_not_as_damaged(
     whole = (tmp_path / "heart.nii.gz").read_bytes()
     (tmp_path / "heart.nii.gz").write_bytes(whole[:900])
 
-    def growing(models, study, settings):
+    def growing(models, study, options, budget):
         try:
-            return prepare(models, study, settings)
+            return prepare_study(models, study, options, budget)
         finally:
             (tmp_path / "heart.nii.gz").write_bytes(whole[:1900])
 
-    monkeypatch.setattr("unet4d.inference.batch.run.prepare", growing)
+    monkeypatch.setattr("unet4d.inference.batch.run.prepare_study", growing)
     done = command("predict", model_file(), "-i", tmp_path / "heart.nii.gz", "-o", tmp_path / "out")
     assert (done.code, "changed while it was read (from 900 bytes to 1900 bytes)" in done.line) == (2, True)
 
@@ -425,9 +420,9 @@ def test_a_file_that_is_still_being_written_is_told_so_and_not_as_damaged(
             "--max_memory is much; wanted a size above 0, such as 8GB, 8000MB, 8GiB or 8, which is 8 GB",
         ),
         (["--max_memory", "0"], "--max_memory is 0; wanted a size above 0"),
-        (["--cyclic_shifts", "0"], "cyclic_shifts is 0; wanted 1 or more"),
-        (["--mirror_axes", "3"], "mirror_axes is [3]; wanted axes among 0, 1 and 2"),
-        (["--num_parts", "2"], "--num_parts came without --part_id"),
+        (["--cyclic_shifts", "0"], "got cyclic_shifts 0, expected 1"),
+        (["--mirror_axes", "3"], "got mirror_axes [3], expected axes among"),
+        (["--num_parts", "2"], "got --num_parts without --part_id"),
         (["--format", "dicom"], "--format"),
     ],
 )

@@ -1,11 +1,11 @@
-"""What is known of each case that was predicted into a folder: from what it was made, and which files hold it.
+"""The records of a folder of predictions: what each case was made from, and which files hold it.
 
-OUT/.unet4d/cases/<case>.json    written last, when all files of the case are there: what has no record is not complete
-    "made"       what decides the answer: inputs by size and time, their frame duration and kinds of channels where a header or an
-                 option says them, models by SHA-256, settings, version; where that is equal, it is not made again. What
-                 computed it, and with how much memory, is no part of it.
+OUT/.unet4d/cases/<case>.json    written last, when all files of the case are there: a case without a record is not complete
+    "made"       what decides the label map: inputs by size and time, their frame duration and kinds of channels where a header or
+                 an option gives them, models by SHA-256, settings, version; where that is equal, the case is not made again.
+                 The device and the memory are no part of it.
     "files"      relative path to size and SHA-256
-    "entry"      its place in prediction.json; "volumes_ml", "frame_duration_s", "summary": what the tables say of it
+    "entry"      the case's entry in prediction.json; "volumes_ml", "frame_duration_s", "summary": its part of the other tables
 OUT/.unet4d/failed/<case>.json   why the last try at a case failed
 """
 
@@ -20,153 +20,149 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from unet4d.datasets.convert.file_names import natural_key
 from unet4d.datasets.study import Study
 from unet4d.errors import InputError
+from unet4d.system.digests import file_sha256
 from unet4d.system.files import read_json, remove_partial, write_json
 
-HIDDEN, CASES, FAILED = ".unet4d", "cases", "failed"
-Record = dict[str, Any]
-Stamp = list[Any]
-"""Path, size and time of change in ns of an input; size and time are None where it is not there."""
+HIDDEN_FOLDER = ".unet4d"
+CaseRecord = dict[str, Any]
+InputStamp = list[Any]
+"""Path, size and time of change in ns of an input; size and time are None where the file is missing."""
 
 
-def stamps(study: Study) -> list[Stamp]:
-    """How all files that a study is read from stand now, by path."""
+def input_stamps(study: Study) -> list[InputStamp]:
+    """Return the stamps of all files that a study is read from, sorted by path."""
     return [_stamp(path) for path in sorted(path.absolute() for path in study.files)]
 
 
-def inputs_in_record(taken: Sequence[Stamp]) -> dict[str, Any]:
-    """What a record says of the inputs: how many, how large, and a digest of their paths, sizes and times.
+def describe_inputs(stamps: Sequence[InputStamp]) -> dict[str, Any]:
+    """Return what a record holds of the inputs: their number and size, and a digest of their paths, sizes and times.
 
-    No paths: DICOM folders carry patients' names, which stay out of what is written.
+    It holds no paths: DICOM folders carry patients' names, which stay out of what is written.
     """
-    text = json.dumps(list(taken))
-    size = sum(size or 0 for _, size, _ in taken)
-    return {"files": len(taken), "bytes": size, "sha256": hashlib.sha256(text.encode()).hexdigest()}
+    size = sum(size or 0 for _, size, _ in stamps)
+    digest = hashlib.sha256(json.dumps(list(stamps)).encode()).hexdigest()
+    return {"files": len(stamps), "bytes": size, "sha256": digest}
 
 
-def check_unchanged(before: Sequence[Stamp], study: Study) -> None:
-    """See that no file of a study changed since its stamps were taken.
-
-    Raises:
-        InputError: one did; names it.
-    """
-    for earlier, now in zip(before, stamps(study), strict=True):
+def check_unchanged(before: Sequence[InputStamp], study: Study) -> None:
+    """Raise InputError, naming the file, where a file of a study changed since its stamps were taken."""
+    for earlier, now in zip(before, input_stamps(study), strict=True):
         if earlier != now:
-            came = f"from {_size(earlier)} to {_size(now)}" if earlier[1] != now[1] else "and kept its size"
+            sizes = ["no file" if size is None else f"{size} bytes" for _, size, _ in (earlier, now)]
+            change = f"from {sizes[0]} to {sizes[1]}" if earlier[1] != now[1] else "and kept its size"
             raise InputError(
-                f"{now[0]} changed while it was read ({came}); wanted a file that is complete; wait until it is written or copied, "
+                f"{now[0]} changed while it was read ({change}), expected a complete file; wait until it is written or copied, "
                 "and predict again with --continue"
             )
 
 
-def digest(path: Path) -> str:
-    """SHA-256 of a file."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-class Records:
+class CaseRecords:
     """The records in a folder of predictions.
 
     Args:
-        out: the folder; need not be there.
+        out: the folder; need not exist.
     """
 
     def __init__(self, out: Path):
-        self.out, self.cases, self.failed = out, out / HIDDEN / CASES, out / HIDDEN / FAILED
+        self.out, self.folder, self.failed = out, out / HIDDEN_FOLDER / "cases", out / HIDDEN_FOLDER / "failed"
 
     def path(self, case: str) -> Path:
-        """Where the record of a case lies."""
-        return self.cases / f"{case}.json"
+        """Return the file of a case's record."""
+        return self.folder / f"{case}.json"
 
-    def read(self, path: Path) -> Record | None:
-        """A record; None where there is none, or none that can be understood."""
+    def read(self, case: str) -> CaseRecord | None:
+        """Return the record of a case; None where there is none, or a damaged one."""
         with contextlib.suppress(InputError):
-            found = read_json(path)
-            if isinstance(found, dict) and all(isinstance(found.get(key), dict) for key in ("made", "files", "entry")):
-                return found
+            record = read_json(self.path(case))
+            if isinstance(record, dict) and all(
+                isinstance(record.get(key), dict) for key in ("made", "files", "entry")
+            ):
+                return record
         return None
 
-    def is_complete(self, case: str, made: Mapping[str, Any], formats: Sequence[str]) -> bool:
-        """Whether a case was made of the same, in these formats or more, and every file of it is there as it was written."""
-        record = self.read(self.path(case))
-        if record is None or record["made"] != made or not _are_in(formats, record.get("formats")):
+    def read_all(self) -> dict[str, CaseRecord]:
+        """Return the records of all cases that have all their files, whole or not, sorted by name."""
+        names = [path.stem for path in self.folder.glob("*.json") if not path.name.startswith(".")]
+        records = {case: self.read(case) for case in sorted(names, key=natural_key)}
+        return {
+            case: record
+            for case, record in records.items()
+            if record is not None and all((self.out / name).is_file() for name in record["files"])
+        }
+
+    def is_complete(self, case: str, made: Mapping[str, Any], outputs: Sequence[str]) -> bool:
+        """Return whether a case was made from the same, in these outputs or more, and all its files are as they were written."""
+        record = self.read(case)
+        if record is None or record["made"] != made:
+            return False
+        formats = record.get("formats")
+        if not isinstance(formats, list) or not all(output in formats for output in outputs):
             return False
         return all(self._is_whole(name, known) for name, known in record["files"].items())
 
-    def is_there(self, record: Mapping[str, Any]) -> bool:
-        """Whether every file of a record is there, whole or not."""
-        return all((self.out / name).is_file() for name in record["files"])
-
-    def begin(self, case: str) -> list[Path]:
-        """Forget a case that is about to be written anew; gives the files that it had."""
-        record = self.read(self.path(case))
+    def remove(self, case: str) -> list[Path]:
+        """Remove the record of a case that is about to be written anew; return the files that it had."""
+        record = self.read(case)
         _remove(self.path(case))
-        remove_partial(self.cases, f"{glob.escape(case)}.json")
-        return [path for name in record["files"] if (path := self._inside(name))] if record else []
+        remove_partial(self.folder, f"{glob.escape(case)}.json")
+        return [path for name in record["files"] if (path := self._path_inside(name))] if record else []
 
-    def keep(self, case: str, record: Record, files: Sequence[Path]) -> None:
-        """Record a case whose files are all written."""
+    def write(self, case: str, record: CaseRecord, files: Sequence[Path]) -> None:
+        """Write the record of a case that has all its files."""
         about = {
-            path.relative_to(self.out).as_posix(): {"bytes": path.stat().st_size, "sha256": digest(path)}
+            path.relative_to(self.out).as_posix(): {"bytes": path.stat().st_size, "sha256": file_sha256(path)}
             for path in files
         }
         write_json(self.path(case), {**record, "files": about})
-        self.forget_failure(case)
+        self.remove_failure(case)
 
-    def forget_failure(self, case: str) -> None:
-        """A case that failed once is whole now."""
-        _remove(self._failure(case))
-
-    def keep_failure(self, case: str, reason: str) -> None:
+    def write_failure(self, case: str, reason: str) -> None:
         """Record why a case failed."""
-        write_json(self._failure(case), {"case": case, "reason": reason})
+        write_json(self._failure_path(case), {"case": case, "reason": reason})
 
-    def _failure(self, case: str) -> Path:
-        """Return where the failure of a case lies; a case may have failed because its name is too long for a file."""
+    def remove_failure(self, case: str) -> None:
+        """Remove the record of a failure, because the case is complete now."""
+        _remove(self._failure_path(case))
+
+    def read_failures(self) -> dict[str, str]:
+        """Return the reason for which the last try at a case failed, by case, sorted by name."""
+        found: list[tuple[Any, str, str]] = []
+        for path in self.failed.glob("*.json"):
+            with contextlib.suppress(InputError, LookupError, TypeError, ValueError):  # a damaged one is ignored
+                about = read_json(path)
+                case, reason = str(about["case"]), str(about["reason"])
+                found.append((natural_key(case), case, reason))
+        return {case: reason for _, case, reason in sorted(found)}
+
+    def _failure_path(self, case: str) -> Path:
+        """Return the file of a failure; a case may have failed because its name is too long for a file."""
         name = case if len(os.fsencode(case)) <= 200 else hashlib.sha256(os.fsencode(case)).hexdigest()
         return self.failed / f"{name}.json"
 
-    def failures(self) -> dict[str, str]:
-        """Case to the reason for which the last try at it failed."""
-        found: dict[str, str] = {}
-        for path in self.failed.glob("*.json"):
-            with contextlib.suppress(InputError, LookupError, TypeError):  # one that was damaged is of no use
-                about = read_json(path)
-                found[str(about["case"])] = str(about["reason"])
-        return found
-
     def _is_whole(self, name: str, known: Any) -> bool:
-        path = self._inside(name)
+        path = self._path_inside(name)
         if path is None or not isinstance(known, dict):
             return False
         try:
-            return path.stat().st_size == known.get("bytes") and digest(path) == known.get("sha256")
+            return path.stat().st_size == known.get("bytes") and file_sha256(path) == known.get("sha256")
         except OSError:
             return False
 
-    def _inside(self, name: str) -> Path | None:
-        """The file of this name, unless the record was changed so as to name one elsewhere."""
+    def _path_inside(self, name: str) -> Path | None:
+        """Return the file of this name, unless the record was changed so as to name one outside the folder."""
         path = Path(name)
         return None if path.is_absolute() or ".." in path.parts else self.out / path
 
 
-def _stamp(path: Path) -> Stamp:
+def _stamp(path: Path) -> InputStamp:
     try:
         about = path.stat()
     except OSError:
         return [str(path), None, None]
     return [str(path), about.st_size, about.st_mtime_ns]
-
-
-def _size(stamp: Stamp) -> str:
-    return "no file" if stamp[1] is None else f"{stamp[1]} bytes"
-
-
-def _are_in(formats: Sequence[str], recorded: Any) -> bool:
-    """Return whether the formats of a record include all of these."""
-    return isinstance(recorded, list) and all(one in recorded for one in formats)
 
 
 def _remove(path: Path) -> None:

@@ -1,4 +1,4 @@
-"""One study after the other segmented into a folder; what is wrong with one does not stop the others."""
+"""The loop over many studies: each is read, segmented, post-processed and written; one that fails does not stop the others."""
 
 from __future__ import annotations
 
@@ -15,42 +15,39 @@ import numpy as np
 import torch
 
 from unet4d.datasets.study import Study
-from unet4d.errors import Unet4DError
+from unet4d.errors import InputError, Unet4DError
 from unet4d.images.image4d import ImageInfo
 from unet4d.images.time_axis import TimeAxis
-from unet4d.inference.batch.case_records import Stamp, check_unchanged, inputs_in_record, stamps
-from unet4d.inference.batch.formats import probability_bytes
+from unet4d.inference.batch.case_records import InputStamp, check_unchanged, describe_inputs, input_stamps
 from unet4d.inference.batch.output_folder import PredictionFolder
-from unet4d.inference.batch.pipeline import overlapped
-from unet4d.inference.postprocessing_steps import Step, apply
-from unet4d.inference.prepare import PreprocessedStudy, prepare
-from unet4d.inference.segment import SegmentationResult, answer
-from unet4d.inference.settings import Models, Settings
+from unet4d.inference.batch.pipeline import run_pipeline
+from unet4d.inference.memory_budget import MemoryBudget
+from unet4d.inference.options import InferenceOptions, Models
+from unet4d.inference.postprocessing_steps import Step, apply_steps
+from unet4d.inference.prepare import PreprocessedStudy, prepare_study
+from unet4d.inference.segment import SegmentationResult, segment_study
 from unet4d.system.byte_sizes import describe_bytes
 from unet4d.system.disk_space import check_disk_space
 from unet4d.system.failures import failure_of_study
-from unet4d.system.memory import free_memory_bytes
 from unet4d.system.memory_errors import is_out_of_gpu_memory, is_out_of_main_memory, memory_error_reason
 from unet4d.system.progress_bar import ProgressBar, print_line
 from unet4d.system.signals import deferred_stop
-from unet4d.system.text import printable, shortened
+from unet4d.system.text import count, printable, shortened
 
-Value = TypeVar("Value")
+_Result = TypeVar("_Result")
 HASHED = "series-"
-"""So studies are named of whose files nothing but a hash is to be told, see data/convert/dicom.py."""
-BESIDE_SHARE = 0.1
-"""Of the memory, what a study may take that is read or written while another one is computed; segmentation leaves a fifth."""
+"""First part of the names of studies of which only a hash is made public, see datasets/convert/dicom.py."""
 _COPIES, _UNPACKED = 8, 8
-"""Of an image while it is read and resampled; bytes in memory for one on disk."""
+"""Copies of an image while it is read and resampled; bytes in memory per byte on disk."""
 
 
 @dataclass(frozen=True, eq=False)
-class Job:
-    """A study, and what it is to be made from.
+class StudyJob:
+    """A study, and what its label map is made from.
 
     Attributes:
-        models: that answer it together.
-        made: what decides the answer, but for the inputs' stamps; see records.py.
+        models: that segment it together.
+        made: what decides the label map, but for the inputs' stamps; see case_records.py.
         steps: of post-processing.
     """
 
@@ -61,166 +58,188 @@ class Job:
 
     @property
     def name(self) -> str:
-        """Of the case."""
+        """Return the name of the case."""
         return self.study.name
 
-    def made_of(self, inputs: Sequence[Stamp]) -> dict[str, Any]:
-        """What decides the answer, with the inputs as they were stamped."""
-        return {**self.made, "inputs": inputs_in_record(inputs)}
+    def made_from(self, inputs: Sequence[InputStamp]) -> dict[str, Any]:
+        """Return what decides the label map, with these stamps of the inputs."""
+        return {**self.made, "inputs": describe_inputs(inputs)}
 
 
 @dataclass(frozen=True, eq=False)
-class _Read:
-    """A study that was read; its stamps from before; how long it took."""
+class _ReadStudy:
+    """A study that was read, the stamps of its files from before, and the seconds it took."""
 
-    prepared: PreprocessedStudy
-    inputs: list[Stamp]
+    study: PreprocessedStudy
+    inputs: list[InputStamp]
     seconds: float
 
 
 @dataclass(frozen=True, eq=False)
-class _Computed:
-    """An answer, what it is written under, and how long that took."""
+class _SegmentedStudy:
+    """A label map, what it is written under, and the seconds of each step."""
 
-    answer: SegmentationResult
-    like: ImageInfo
+    result: SegmentationResult
+    info: ImageInfo
     time: TimeAxis
-    inputs: list[Stamp]
+    inputs: list[InputStamp]
     seconds: dict[str, float]
 
 
-class Batch:
-    """Studies one after the other into a folder.
+class BatchPredictor:
+    """A prediction of many studies into a folder.
+
+    Args:
+        folder: where the label maps go.
+        options: how to segment.
+        budget: main memory.
+        hardware: for the records.
+        reports: print what happens; one process of several does.
 
     Attributes:
         written: the cases' files, or folders.
-        failed: case to what went wrong with it.
+        failed: case to its error.
     """
 
-    def __init__(self, folder: PredictionFolder, settings: Settings, device: Mapping[str, Any], speaks: bool):
-        self.folder, self.settings, self.device, self.speaks = folder, settings, device, speaks
+    def __init__(
+        self,
+        folder: PredictionFolder,
+        options: InferenceOptions,
+        budget: MemoryBudget,
+        hardware: Mapping[str, Any],
+        reports: bool,
+    ):
+        self.folder, self.options, self.budget, self.hardware, self.reports = folder, options, budget, hardware, reports
         self.written: list[Path] = []
         self.failed: dict[str, Unet4DError] = {}
 
-    def all(self, jobs: Sequence[Job]) -> None:
-        """Segment and write each; who fails is noted, and the next one begun."""
-        disable = None if self.speaks else True
+    def run(self, jobs: Sequence[StudyJob]) -> None:
+        """Segment and write each study; note those that fail."""
+        disable = None if self.reports else True
         with ProgressBar(total=len(jobs), desc="segmenting", unit="study", disable=disable) as self.bar:
             try:
-                overlapped(
-                    jobs, self._read, self._compute, self._write, _close, self._may_be_ahead, self._may_be_behind
+                run_pipeline(
+                    jobs, self._read, self._compute, self._write, _close, self._may_read_ahead, self._may_write_behind
                 )
             finally:
                 with deferred_stop(), contextlib.suppress(Unet4DError):  # a full disk is reported already
                     self.finish(self.failed)
 
     def finish(self, failed: Mapping[str, Unet4DError]) -> None:
-        """Bring the tables up to date, with what failed here or in another process."""
-        self.folder.finish({name: _reason(name, error) for name, error in failed.items()})
+        """Bring the tables up to date, with what failed here or in another process.
 
-    def _read(self, job: Job) -> _Read | Unet4DError:
-        began, before = time.perf_counter(), stamps(job.study)
-        prepared = _tried(lambda: prepare(job.models, job.study, self.settings))
-        changed = _tried(lambda: check_unchanged(before, job.study))
+        The error of a study that only a hash names is left out of the files, because the paths of DICOM may name patients.
+        """
+        hidden = "printed on the terminal only, because the paths of DICOM may name patients"
+        self.folder.finish({case: hidden if case.startswith(HASHED) else str(failed[case]) for case in failed})
+
+    def _read(self, job: StudyJob) -> _ReadStudy | Unet4DError:
+        begin_s, before = time.perf_counter(), input_stamps(job.study)
+        study = _error_or(lambda: prepare_study(job.models, job.study, self.options, self.budget))
+        changed = _error_or(lambda: check_unchanged(before, job.study))
         if isinstance(changed, Unet4DError):  # which may be why it could not be read
-            _close(prepared)
+            if isinstance(study, PreprocessedStudy):
+                study.close()
             return changed
-        if isinstance(prepared, Unet4DError):
-            return prepared
-        return _Read(prepared, before, time.perf_counter() - began)
+        if isinstance(study, Unet4DError):
+            return study
+        return _ReadStudy(study, before, time.perf_counter() - begin_s)
 
-    def _compute(self, job: Job, read: _Read | Unet4DError) -> _Computed | Unet4DError:
+    def _compute(self, job: StudyJob, read: _ReadStudy | Unet4DError) -> _SegmentedStudy | Unet4DError:
         if isinstance(read, Unet4DError):
             return read
         self.bar.set_postfix_str(shortened(job.name, 40))
-        began = time.perf_counter()
+        begin_s, study = time.perf_counter(), read.study
         try:
-            found = _tried(lambda: self._answered(job, read.prepared))
+            result = _error_or(lambda: self._segment(job, study))
         finally:
-            _close(read)
-        if isinstance(found, Unet4DError):
+            study.close()
+        if isinstance(result, Unet4DError):
             torch.cuda.empty_cache()
-            return found
-        seconds = {"reading": read.seconds, "computing": time.perf_counter() - began}
-        return _Computed(found, read.prepared.like, read.prepared.time, read.inputs, seconds)
+            return result
+        seconds = {"reading": read.seconds, "computing": time.perf_counter() - begin_s}
+        return _SegmentedStudy(result, study.info, study.time, read.inputs, seconds)
 
-    def _answered(self, job: Job, prepared: PreprocessedStudy) -> SegmentationResult:
-        self._tell_before(job, prepared)
-        if self.settings.probabilities:
-            self._check_room(job, prepared)
-        return answer(job.models, prepared, self.settings, self._note, self.speaks)
-
-    def _write(self, job: Job, computed: _Computed | Unet4DError) -> None:
-        if isinstance(computed, Unet4DError):
-            return self._fail(job, computed)
-        done = _tried(lambda: self._added(job, computed))
-        if isinstance(done, Unet4DError):
-            return self._fail(job, done)
-        self.written.append(done)
-        self._tell(
-            f"done\t{printable(job.name)}\tframes={computed.like.frames}\tseconds={sum(computed.seconds.values()):.2f}"
+    def _segment(self, job: StudyJob, study: PreprocessedStudy) -> SegmentationResult:
+        config, clip_frames = job.models[0].config, job.models[0].config.data.frames
+        if study.info.frames == 1 and clip_frames > 1 and np.any(config.model.lstm_channels):
+            self._note(
+                f"{job.name} has one frame, and the network was trained on clips of {clip_frames}: it is segmented without others "
+                "before and after"
+            )
+        if self.options.probabilities:
+            classes = len(self.folder.labels)
+            size = 4 * classes * study.info.frames * math.prod(study.info.grid)
+            self._note(f"{job.name}: probabilities of {classes} classes take up to {describe_bytes(size)} on disk")
+            check_disk_space(
+                self.folder.path, size, "probabilities", "choose another folder, or leave --probabilities out"
+            )
+        return segment_study(
+            job.models, study, self.options, self.budget, report=self._note, shows_progress=self.reports
         )
 
-    def _fail(self, job: Job, error: Unet4DError) -> None:
-        self.failed[job.name] = error
-        self._tell(f"failed\t{printable(job.name)}\t{' '.join(str(error).split())}")
+    def _write(self, job: StudyJob, segmented: _SegmentedStudy | Unet4DError) -> None:
+        written = segmented if isinstance(segmented, Unet4DError) else _error_or(lambda: self._add(job, segmented))
+        if isinstance(written, Unet4DError) or isinstance(segmented, Unet4DError):
+            assert isinstance(written, Unet4DError)
+            self.failed[job.name] = written
+            return self._report(f"failed\t{printable(job.name)}\t{' '.join(str(written).split())}")
+        self.written.append(written)
+        seconds = sum(segmented.seconds.values())
+        self._report(f"done\t{printable(job.name)}\tframes={segmented.info.frames}\tseconds={seconds:.2f}")
 
-    def _added(self, job: Job, computed: _Computed) -> Path:
-        models = [str(one.path) for one in job.models]
-        entry: dict[str, Any] = {"image": str(computed.like.source), "time": computed.time}
+    def _add(self, job: StudyJob, segmented: _SegmentedStudy) -> Path:
+        models = [str(model.path) for model in job.models]
+        entry: dict[str, Any] = {"image": str(segmented.info.source), "time": segmented.time}
         entry |= {"model": models[0]} if len(models) == 1 else {"models": models}
         entry |= {name: job.made[name] for name in ("fold", "settings", "postprocessing") if job.made[name] is not None}
-        label, probabilities = computed.answer.label, computed.answer.probabilities
-        seconds, made = dict(computed.seconds), job.made_of(computed.inputs)
+        label, seconds = segmented.result.label, dict(segmented.seconds)
         if job.steps:
-            began = time.perf_counter()
-            label = apply(label, job.steps, self.folder.labels, computed.time == "cyclic")
-            seconds["postprocessing"] = time.perf_counter() - began
-        return self.folder.add(job.name, label, probabilities, computed.like, made, entry, seconds, self.device)
+            begin_s = time.perf_counter()
+            label = apply_steps(label, job.steps, self.folder.labels, segmented.time == "cyclic")
+            seconds["postprocessing"] = time.perf_counter() - begin_s
+        probabilities, made = segmented.result.probabilities, job.made_from(segmented.inputs)
+        return self.folder.add(job.name, label, probabilities, segmented.info, made, entry, seconds, self.hardware)
 
-    def _may_be_ahead(self, job: Job) -> bool:
-        """Whether it is so small that it may be read beside another study, which counts on all but a fifth of the memory."""
-        return _reading_bytes(job.study) <= BESIDE_SHARE * (self.settings.memory_bytes or free_memory_bytes())
+    def _may_read_ahead(self, job: StudyJob) -> bool:
+        """Return whether a study is so small that it may be read beside another one."""
+        return self.budget.has_room_beside(_reading_bytes(job.study))
 
-    def _may_be_behind(self, computed: _Computed | Unet4DError) -> bool:
-        """Likewise, whether it may be written beside another one."""
-        if isinstance(computed, Unet4DError):
+    def _may_write_behind(self, segmented: _SegmentedStudy | Unet4DError) -> bool:
+        """Return whether a label map is so small that it may be written beside another study."""
+        if isinstance(segmented, Unet4DError):
             return True
-        arrays = (computed.answer.label, computed.answer.probabilities)
-        held = sum(array.nbytes for array in arrays if array is not None)
-        return held <= BESIDE_SHARE * (self.settings.memory_bytes or free_memory_bytes())
-
-    def _tell_before(self, job: Job, prepared: PreprocessedStudy) -> None:
-        """Say what a user would want to know before the study is computed."""
-        like, config = prepared.like, job.models[0].config
-        trained = config.data.frames
-        if like.frames == 1 and trained > 1 and np.any(config.model.lstm_channels):
-            self._note(
-                f"{job.name} has one frame, and the network was trained on clips of {trained}: it is segmented without "
-                "others before and after"
-            )
-
-    def _check_room(self, job: Job, prepared: PreprocessedStudy) -> None:
-        """Say how large the probabilities are, and see that the disk has room for them."""
-        size = probability_bytes(prepared.like, len(self.folder.labels))
-        self._note(
-            f"{job.name}: probabilities of {len(self.folder.labels)} classes take up to {describe_bytes(size)} on disk"
-        )
-        check_disk_space(self.folder.path, size, "probabilities", "choose another folder, or leave --probabilities out")
+        arrays = (segmented.result.label, segmented.result.probabilities)
+        return self.budget.has_room_beside(sum(array.nbytes for array in arrays if array is not None))
 
     def _note(self, text: str) -> None:
-        if self.speaks:
+        if self.reports:
             print_line(text, sys.stderr)
 
-    def _tell(self, line: str) -> None:
-        """One more is done: the bar moves, or where there is none, a line says so."""
+    def _report(self, line: str) -> None:
+        """Advance the bar; where there is none, print a line."""
         self.bar.update()
-        if self.bar.disable and self.speaks:
+        if self.bar.disable and self.reports:
             print(line, flush=True)
 
 
-def _tried(work: Callable[[], Value]) -> Value | Unet4DError:
-    """Return what it gives, or what went wrong with this study; what ends the batch is raised, see `failure_of_study`."""
+def check_failed(failed: Mapping[str, Unet4DError], studies: int, out_dir: Path) -> None:
+    """Raise the errors of the studies that failed as one, once all others are done."""
+    if not failed:
+        return
+    errors = list(failed.values())
+    kind = InputError if any(isinstance(error, InputError) for error in errors) else Unet4DError
+    if studies == 1:
+        raise kind(str(errors[0])) from errors[0]
+    rest = f"the other {studies - len(failed)} are in {out_dir}" if len(failed) < studies else "nothing was written"
+    listed = "; ".join(f"{name}: {error}" for name, error in failed.items())
+    raise kind(
+        f"{len(failed)} of {count(studies, 'study', 'studies')} could not be segmented, {rest}: {listed}"
+    ) from errors[0]
+
+
+def _error_or(work: Callable[[], _Result]) -> _Result | Unet4DError:
+    """Return the result, or the error of this study; raise what ends the batch, see `failure_of_study`."""
     try:
         return work()
     except Exception as error:
@@ -233,26 +252,17 @@ def _tried(work: Callable[[], Value]) -> Value | Unet4DError:
         return failure_of_study(error)
 
 
-def _reason(case: str, error: Unet4DError) -> str:
-    """Why a case failed, for a file: without the paths of DICOM that is not to be named."""
-    return (
-        "told on the terminal only, for the paths of DICOM may name patients" if case.startswith(HASHED) else str(error)
-    )
-
-
 def _reading_bytes(study: Study) -> float:
-    """What reading a study may take of main memory: copies of its image, by its header, else by the size of its files."""
+    """Return the main memory that reading a study may take: copies of its image, by its header, else by the size of its files."""
     if study.stream is None:
-        return _COPIES * _UNPACKED * sum(size or 0 for _, size, _ in stamps(study))
-    outline = _tried(study.stream.info)
-    if isinstance(outline, Unet4DError):
+        return _COPIES * _UNPACKED * sum(size or 0 for _, size, _ in input_stamps(study))
+    info = _error_or(study.stream.info)
+    if isinstance(info, Unet4DError):
         return 0  # reading it ends as soon
-    return _COPIES * 4.0 * outline.channels * outline.frames * math.prod(outline.grid)
+    return _COPIES * 4.0 * info.channels * info.frames * math.prod(info.grid)
 
 
-def _close(read: object) -> None:
-    """Let go of what was read, if anything was."""
-    if isinstance(read, _Read):
-        read.prepared.close()
-    elif isinstance(read, PreprocessedStudy):
-        read.close()
+def _close(read: _ReadStudy | Unet4DError) -> None:
+    """Free a study that was read and will not be segmented."""
+    if isinstance(read, _ReadStudy):
+        read.study.close()

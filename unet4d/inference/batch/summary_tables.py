@@ -1,147 +1,115 @@
-"""The tables of a folder of predictions, made from the records of everybody who writes there: jobs of an array, processes, calls.
+"""The tables of a folder of predictions, written from the records of all jobs, processes and calls that share it.
 
-OUT/volumes.csv       case, frame, time_s, class, value, volume_ml: a row a frame and class
+OUT/volumes.csv       case, frame, time_s, class, value, volume_ml: one row per frame and class
 OUT/prediction.json   {"labels": {name: value}, "version": ..., "cases": {case: {"image", "time", "model", "settings",
-                      "postprocessing"}}}; in place of "model", "models": [...] where several answered together; and "fold", whose
-                      network it was, where the case was held out by a fold
-OUT/summary.json      each case's frames, seconds and what its volume curves say; what failed and why; totals, hardware, versions
+                      "postprocessing"}}}; in place of "model", "models": [...] of several together; and "fold", of the network
+                      that was used, where the case was held out by a fold
+OUT/summary.json      each case's frames, seconds and measures of its volume curves; what failed and why; totals, hardware, versions
 
-The records are the truth and the tables follow: with each case while that costs little, and at the end in any case. A run that is
-killed leaves tables of some cases less, and the next one mends them.
+The tables follow the records: after each case while that costs little, and always at the end. A run that is killed leaves tables
+that lack some cases, and the next one completes them.
 """
 
 from __future__ import annotations
 
-import contextlib
 import datetime
 import json
-import os
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
-from unet4d.datasets.convert.file_names import natural_key
+import numpy as np
+
 from unet4d.datasets.label_maps import PREDICTION_JSON
-from unet4d.inference.batch.case_records import HIDDEN, Record, Records
+from unet4d.inference.batch.case_records import HIDDEN_FOLDER, CaseRecord, CaseRecords
+from unet4d.metrics.cardiac_structures import MYOCARDIAL_DENSITY_G_PER_ML, cavity_within, is_cavity, is_myocardium
+from unet4d.metrics.volume_curves import curve_measures
 from unet4d.system.csv_file import csv_text
 from unet4d.system.environment import versions
 from unet4d.system.files import remove_partial, write_json, write_text, writing
 from unet4d.system.lock import exclusive_lock
 from unet4d.system.version import VERSION
 
-VOLUMES, SUMMARY = "volumes.csv", "summary.json"
-COLUMNS = ["case", "frame", "time_s", "class", "value", "volume_ml"]
-TABLES = (VOLUMES, PREDICTION_JSON, SUMMARY)
-_SPARING = 20
-"""The tables are written anew when this many times as long has passed as it took the last time."""
+VOLUMES_FILE, SUMMARY_FILE = "volumes.csv", "summary.json"
+VOLUME_COLUMNS = ["case", "frame", "time_s", "class", "value", "volume_ml"]
+TABLE_FILES = (VOLUMES_FILE, PREDICTION_JSON, SUMMARY_FILE)
+_PAUSE_FACTOR = 20
+"""The tables are written again when this many times as long has passed as it took the last time."""
 _TRIES = 10
 
 
-@dataclass(frozen=True)
-class _Row:
-    """What the tables say of a case, kept so that no record is read twice."""
-
-    stamp: tuple[int, int, int]
-    record: Record
-    volumes: str
-
-
-class Tables:
+class SummaryTables:
     """The tables of a folder.
 
     Args:
-        out: the folder.
+        records: of the cases in the folder.
         labels: class name to value, background first.
-        records: of the same folder.
     """
 
-    def __init__(self, out: Path, labels: Mapping[str, int], records: Records):
-        self.out, self.labels, self.records = out, dict(labels), records
-        self._rows: dict[str, _Row] = {}
-        self._due = 0.0
+    def __init__(self, records: CaseRecords, labels: Mapping[str, int]):
+        self.records, self.labels = records, dict(labels)
+        self._due_s = 0.0
 
     def write(self, always: bool = False) -> None:
         """Write all three, each whole or not at all, if it is time to.
 
         Args:
-            always: do so however shortly ago it was done.
+            always: write them however shortly ago that was done.
 
         Raises:
             Unet4DError: the disk is full or the folder cannot be written to.
         """
-        if not always and time.monotonic() < self._due:
+        begin_s, out = time.monotonic(), self.records.out
+        if not always and begin_s < self._due_s:
             return
-        began = time.monotonic()
-        with writing(self.out):
-            (self.out / HIDDEN).mkdir(parents=True, exist_ok=True)
-            with exclusive_lock(self.out / HIDDEN / "lock") as alone:
-                for name in TABLES if alone else ():
-                    remove_partial(self.out, name)
+        with writing(out):
+            (out / HIDDEN_FOLDER).mkdir(parents=True, exist_ok=True)
+            with exclusive_lock(out / HIDDEN_FOLDER / "lock") as is_held:
+                for name in TABLE_FILES if is_held else ():
+                    remove_partial(out, name)
                 for _ in range(_TRIES):
-                    seen = self._read()
+                    before = self._stamps()
                     self._write_all()
-                    if alone or seen == self._stamps():  # without a lock, somebody may have added a case meanwhile
+                    if (
+                        is_held or before == self._stamps()
+                    ):  # without a lock, another process may have added a case meanwhile
                         break
-        self._due = time.monotonic() + _SPARING * (time.monotonic() - began)
+        self._due_s = time.monotonic() + _PAUSE_FACTOR * (time.monotonic() - begin_s)
 
     def _write_all(self) -> None:
-        there = {
-            case: row for case, row in sorted(self._rows.items(), key=lambda row: natural_key(row[0]))
-            if self.records.is_there(row.record)
-        }  # fmt: skip
-        entries = {case: row.record["entry"] for case, row in there.items()}
-        about = {"labels": self.labels, "version": VERSION, "cases": entries}
-        write_json(self.out / PREDICTION_JSON, about)  # first of all, see PredictionFolder
-        write_text(self.out / VOLUMES, ",".join(COLUMNS) + "\n" + "".join(row.volumes for row in there.values()))
-        failed = dict(sorted(self.records.failures().items(), key=lambda failure: natural_key(failure[0])))
-        write_json(self.out / SUMMARY, _summary({case: row.record for case, row in there.items()}, failed))
+        out, records = self.records.out, self.records.read_all()
+        entries = {case: record["entry"] for case, record in records.items()}
+        # First of all, because it marks a folder of predictions, see PredictionFolder.
+        write_json(out / PREDICTION_JSON, {"labels": self.labels, "version": VERSION, "cases": entries})
+        rows = [row for case, record in records.items() for row in _volume_rows(case, record, self.labels)]
+        write_text(out / VOLUMES_FILE, csv_text([VOLUME_COLUMNS, *rows]))
+        write_json(out / SUMMARY_FILE, _summary(records, self.records.read_failures()))
 
-    def _read(self) -> dict[str, tuple[int, int, int]]:
-        """Read the records that are new or were changed, forget those that are gone; gives what was seen."""
-        seen = self._stamps()
-        self._rows = {case: row for case, row in self._rows.items() if seen.get(case) == row.stamp}
-        for case in seen.keys() - self._rows.keys():
-            record = self.records.read(self.records.path(case))
-            if record is not None:
-                self._rows[case] = _Row(seen[case], record, _volume_rows(case, record, self.labels))
-        return seen
-
-    def _stamps(self) -> dict[str, tuple[int, int, int]]:
-        found: dict[str, tuple[int, int, int]] = {}
-        if self.records.cases.is_dir():
-            with os.scandir(self.records.cases) as entries:
-                for entry in entries:
-                    if entry.name.endswith(".json") and not entry.name.startswith("."):
-                        with contextlib.suppress(FileNotFoundError):
-                            about = entry.stat()
-                            found[entry.name.removesuffix(".json")] = (about.st_mtime_ns, about.st_size, about.st_ino)
-        return found
+    def _stamps(self) -> dict[str, int]:
+        return {path.name: path.stat().st_mtime_ns for path in self.records.folder.glob("*.json") if path.exists()}
 
 
-def _volume_rows(case: str, record: Record, labels: Mapping[str, int]) -> str:
-    """The rows of a case in volumes.csv."""
-    step, volumes = record.get("frame_duration_s"), record.get("volumes_ml", {})
-    rows = [
-        [case, t, "" if step is None else round(t * step, 6), name, value, volumes[name][t]]
+def _volume_rows(case: str, record: CaseRecord, labels: Mapping[str, int]) -> list[Sequence[Any]]:
+    """Return the rows of a case in volumes.csv."""
+    duration_s, volumes = record.get("frame_duration_s"), record.get("volumes_ml", {})
+    return [
+        [case, t, "" if duration_s is None else round(t * duration_s, 6), name, value, volumes[name][t]]
         for t in range(int(record.get("frames", 0)))
         for name, value in labels.items()
         if name in volumes
     ]
-    return csv_text(rows)
 
 
-def _summary(records: Mapping[str, Record], failed: Mapping[str, str]) -> dict[str, Any]:
-    """The content of summary.json."""
+def _summary(records: Mapping[str, CaseRecord], failed: Mapping[str, str]) -> dict[str, Any]:
+    """Return the content of summary.json."""
     made = [record["made"] for record in records.values()]
-    seconds = [sum(record.get("seconds", {}).values()) for record in records.values()]
     return {
         "written": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "totals": {
             "cases": len(records),
             "frames": sum(record.get("frames", 0) for record in records.values()),
-            "seconds": round(sum(seconds), 2),
+            "seconds": round(sum(sum(record.get("seconds", {}).values()) for record in records.values()), 2),
             "failed": len(failed),
         },
         "failed": dict(failed),
@@ -153,6 +121,32 @@ def _summary(records: Mapping[str, Record], failed: Mapping[str, str]) -> dict[s
     }
 
 
-def _distinct(values: Any) -> list[Any]:
-    """Each value once, in the order in which they come."""
+def _distinct(values: Iterable[Any]) -> list[Any]:
+    """Return each value once, in the order in which they come."""
     return [json.loads(text) for text in dict.fromkeys(json.dumps(value, sort_keys=True) for value in values)]
+
+
+def summarize_curves(
+    curves: Mapping[str, Sequence[float]], frame_duration_s: float | None, cyclic: bool
+) -> dict[str, dict[str, Any]]:
+    """Return the measures of a study's volume curves: function of a heart's cavities, mass of its myocardium, range of the others.
+
+    The mass is that at end-diastole of the ventricle within, where there is one; roles are known by the classes' names.
+
+    Args:
+        curves: class name to (T,) mL.
+        frame_duration_s: seconds from frame to frame; None where unknown.
+        cyclic: whether the last frame leads into the first.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for name, curve in curves.items():
+        measures: dict[str, Any] = {"mean_ml": float(np.mean(curve)), "min_ml": min(curve), "max_ml": max(curve)}
+        if is_cavity(name):
+            measures = {"role": "cavity", **measures, **asdict(curve_measures(curve, frame_duration_s, cyclic))}
+        elif is_myocardium(name):
+            within = cavity_within(name, list(curves))
+            frame = None if within is None else int(np.argmax(curves[within]))
+            grams = None if frame is None else MYOCARDIAL_DENSITY_G_PER_ML * curve[frame]
+            measures = {"role": "myocardium", **measures, "ed_frame": frame, "mass_g": grams}
+        found[name] = {key: round(value, 6) if isinstance(value, float) else value for key, value in measures.items()}
+    return found

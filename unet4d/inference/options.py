@@ -1,0 +1,65 @@
+"""Options of a prediction: what a caller asks for beyond what the models were trained with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from unet4d.config import MOST, InferenceConfig, Precision
+from unet4d.errors import InputError
+from unet4d.images.time_axis import TimeAxis, check_time_axis
+from unet4d.models.checkpoint import TrainedModel
+from unet4d.system.text import short_repr
+
+Models = Sequence[TrainedModel]
+
+
+@dataclass(frozen=True)
+class InferenceOptions:
+    """Options of a prediction; None is what the model was trained with.
+
+    Attributes:
+        time: "cyclic" or "open"; None is what the study's header or dataset says, else the model's.
+        overlap: share of a window that its neighbor covers.
+        sw_batch_size: windows computed at once.
+        mirror_axes: axes (0 = X, 1 = Y, 2 = Z) to mirror along, too; twice the work for each.
+        cyclic_shifts: logits of a cyclic study are averaged over this many first frames, evenly spread; that many times the work.
+        max_memory_bytes: main memory the process stays within; None: what is free. See `MemoryBudget`.
+        precision: "auto", "bf16", "fp16", "tf32" or "fp32".
+        probabilities: return each class's probability, too.
+        scratch_dir: folder for a study that does not fit into memory; None: the system's folder for temporary files.
+    """
+
+    time: TimeAxis | None = None
+    overlap: float | None = None
+    sw_batch_size: int | None = None
+    mirror_axes: tuple[int, ...] | None = None
+    cyclic_shifts: int = 1
+    max_memory_bytes: int | None = None
+    precision: Precision = "auto"
+    probabilities: bool = False
+    scratch_dir: Path | None = None
+
+    def __post_init__(self) -> None:
+        """Raise InputError for a value out of range."""
+        if self.time is not None:
+            check_time_axis(self.time, "time", "correct it")
+        if self.overlap is not None and not 0 <= self.overlap < 1:
+            raise InputError(f"got overlap {self.overlap}, expected a share from 0 to below 1; correct it")
+        for name, value in (("cyclic_shifts", self.cyclic_shifts), ("sw_batch_size", self.sw_batch_size)):
+            if value is not None and not 1 <= value <= MOST:
+                raise InputError(f"got {name} {short_repr(value)}, expected 1 to {MOST}; correct it")
+        if not set(self.mirror_axes or ()) <= {0, 1, 2}:
+            raise InputError(
+                f"got mirror_axes {list(self.mirror_axes or ())}, expected axes among 0, 1 and 2; correct it"
+            )
+
+    def window_config(self, trained: InferenceConfig) -> InferenceConfig:
+        """Return the sliding window of a model's config with what these options set in its place."""
+        asked = {
+            "overlap": self.overlap,
+            "sw_batch_size": self.sw_batch_size,
+            "mirror_axes": None if self.mirror_axes is None else list(self.mirror_axes),
+        }
+        return replace(trained, **{name: value for name, value in asked.items() if value is not None})  # type: ignore[arg-type]

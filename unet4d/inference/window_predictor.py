@@ -1,0 +1,221 @@
+"""The predictor of windows: a network's logits of a batch of windows, in a leaner way each time memory runs out."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import weakref
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from unet4d.config import InferenceConfig
+from unet4d.inference.memory_budget import gpu_stitching_bytes
+from unet4d.models.chunked import ChunkedRecurrence
+from unet4d.models.clstm_unet import CLSTMUNet, NetworkState
+from unet4d.models.device import autocast, set_tf32
+from unet4d.system.memory_errors import drop_failed_work, is_out_of_main_memory, is_out_of_memory, memory_error_reason
+from unet4d.system.text import count
+
+CPU = torch.device("cpu")
+
+
+@dataclass
+class _Limits:
+    """Memory limits found for a network, kept with it, so that later studies need not try more.
+
+    Attributes:
+        frames: the most frames computed at once, counted over all windows.
+        stitched_bytes: logits of this size or more are stitched in main memory.
+    """
+
+    frames: float = math.inf
+    stitched_bytes: float = math.inf
+
+
+_limits: weakref.WeakKeyDictionary[CLSTMUNet, _Limits] = weakref.WeakKeyDictionary()
+
+
+@dataclass
+class WindowPredictor:
+    """A network that predicts windows. Where memory runs out it falls back to a leaner way, which changes nothing but time.
+
+    Attributes:
+        network: on `device`, in evaluation mode.
+        device: where windows are computed.
+        roi_size: voxels (X, Y, Z) of a window, multiples of the network's total stride.
+        config: overlap, and windows and frames computed at once to begin with; logits are averaged over all mirrorings of a window
+            along `mirror_axes`, as in nnU-Net.
+        precision: "bf16", "fp16", "tf32" or "fp32".
+        cyclic: the last frame leads into the first.
+        cyclic_shifts: logits of a cyclic study are averaged over this many first frames.
+        signs: for each of the C channels, its factor where X, Y or Z is mirrored, (1, 1, -1) for a velocity along Z; empty: all 1.
+        report: receives a line for the user.
+        tick: called with the number of windows that were stitched.
+        windows: computed at once now.
+        chunk_frames: computed at once now; None: all.
+        stitch_on: where logits are stitched; None: on the GPU where they take less than half of what is free there.
+        stitched_bytes: of the largest logits that were stitched on the GPU.
+    """
+
+    network: CLSTMUNet
+    device: torch.device
+    roi_size: Sequence[int]
+    config: InferenceConfig
+    precision: str
+    cyclic: bool
+    cyclic_shifts: int = 1
+    signs: Sequence[Sequence[int]] = ()
+    report: Callable[[str], None] = field(default=lambda line: None)
+    tick: Callable[[int], object] = field(default=lambda windows: None)
+    windows: int = field(init=False)
+    chunk_frames: int | None = field(init=False)
+    stitch_on: torch.device | None = field(init=False, default=None)
+    stitched_bytes: int = field(init=False, default=0)
+
+    def __post_init__(self) -> None:
+        """Begin with what is configured."""
+        self.windows, self.chunk_frames = self.config.sw_batch_size, self.config.chunk_frames
+
+    @property
+    def limits(self) -> _Limits:
+        """Return the memory limits that were found for the network."""
+        return _limits.setdefault(self.network, _Limits())
+
+    def shifts(self, frames: int) -> list[int]:
+        """Return the frames that a study of this many frames begins with, in turn."""
+        shifts = min(self.cyclic_shifts, frames) if self.cyclic else 1
+        return [round(frames * n / shifts) for n in range(shifts)]
+
+    def averages(self, frames: int) -> bool:
+        """Return whether logits are the mean of several passes."""
+        return bool(self.config.mirror_axes) or len(self.shifts(frames)) > 1
+
+    def fit(self, frames: int, most: float = math.inf) -> None:
+        """Compute no more than `most` frames at once of studies of this many frames: first fewer windows, then fewer frames."""
+        most = min(most, self.limits.frames)
+        at_once = min(self.chunk_frames or frames, frames)
+        while self.windows > 1 and self.windows * at_once > most:
+            self.windows //= 2
+        while at_once > 1 and self.windows * at_once > most:
+            at_once = self.chunk_frames = -(-at_once // 2)
+
+    @torch.inference_mode()
+    def logits(self, clips: Tensor) -> Tensor | None:
+        """Return logits (B, T, K, X, Y, Z) float32, on the device, of windows (B, T, C, X, Y, Z).
+
+        Returns:
+            The logits; None where memory ran out: then fewer windows or frames are to be given, as the attributes say.
+
+        Raises:
+            torch.OutOfMemoryError: there is no leaner way.
+        """
+        set_tf32(self.device, self.precision)
+        try:
+            with autocast(self.device, self.precision):
+                return mirrored_mean(self._shifted_mean, clips.to(self.device), self.config.mirror_axes, self.signs)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            failure = error.with_traceback(None)  # the traceback's frames hold the failed computation's tensors
+        self.fall_back(clips.shape[1], failure)
+        drop_failed_work()
+        return None
+
+    def fall_back(self, frames: int, failure: Exception | None = None) -> None:
+        """Take the next leaner way, and report it.
+
+        Args:
+            frames: of a window.
+            failure: the error that says that memory ran out.
+
+        Raises:
+            torch.OutOfMemoryError: there is none, and the GPU's memory ran out; `failure` itself where main memory did.
+        """
+        at_once = min(self.chunk_frames or frames, frames)
+        if self.windows > 1:
+            self.windows //= 2
+            self.limits.frames = self.windows * at_once
+            way = f"{count(self.windows, 'window')} at once"
+        elif at_once > 1:
+            self.limits.frames = self.chunk_frames = -(-at_once // 2)
+            way = f"{count(self.chunk_frames, 'frame')} at once"
+        elif self.device.type != "cpu" and self.stitch_on != CPU:
+            self.stitch_in_main_memory()
+            way = "logits stitched in main memory"
+        else:
+            if failure is not None and is_out_of_main_memory(failure):
+                raise failure
+            reason = f" ({memory_error_reason(failure)})" if failure else ""
+            raise torch.OutOfMemoryError(f"one frame of one window is too much for the GPU{reason}") from failure
+        self.report(f"out of memory: continuing with {way}, which takes longer and changes no result")
+
+    def stitch_in_main_memory(self) -> None:
+        """Stitch logits in main memory from now on, because the GPU has no memory for them."""
+        self.stitch_on = CPU
+        self.limits.stitched_bytes = min(self.limits.stitched_bytes, self.stitched_bytes)
+
+    def stitching_device(self, needed_bytes: int) -> torch.device:
+        """Return where logits of this size are stitched."""
+        if self.device.type == "cpu":
+            return self.stitch_on or self.device
+        if self.stitch_on is None:
+            fits = needed_bytes < gpu_stitching_bytes(self.device)
+        else:
+            fits = self.stitch_on.type != "cpu"
+        if not fits or needed_bytes >= self.limits.stitched_bytes:
+            return CPU
+        self.stitched_bytes = max(self.stitched_bytes, needed_bytes)
+        return self.device
+
+    def _shifted_mean(self, clips: Tensor) -> Tensor:
+        shifts = self.shifts(clips.shape[1])
+        total: Tensor | None = None
+        for shift in shifts:
+            shifted = clips.roll(-shift, 1) if shift else clips
+            logits = in_chunks(self.network, shifted, self.chunk_frames or clips.shape[1], self.cyclic).float()
+            logits = logits.roll(shift, 1) if shift else logits
+            total = logits if total is None else total.add_(logits)
+        assert total is not None
+        return total.div_(len(shifts)) if len(shifts) > 1 else total
+
+
+def mirrored_mean(
+    compute: Callable[[Tensor], Tensor], clip: Tensor, axes: Iterable[int], signs: Sequence[Sequence[int]] = ()
+) -> Tensor:
+    """Return the mean of `compute` over a clip (B, T, C, X, Y, Z) and its mirrorings along any of the `axes`, mirrored back.
+
+    With `axes` (0, 1): as it is, along X, along Y, along both. The result, (B, T, K, X, Y, Z), is float32. See
+    `WindowPredictor` for `signs`.
+    """
+    along = sorted(set(axes))
+    mirrorings = [chosen for n in range(1, len(along) + 1) for chosen in itertools.combinations(along, n)]
+    total = compute(clip)
+    for chosen in mirrorings:
+        spatial = [3 + axis for axis in chosen]
+        mirrored = clip.flip(spatial)
+        for channel, sign in enumerate(signs):
+            if math.prod(sign[axis] for axis in chosen) < 0:
+                mirrored[:, :, channel].neg_()
+        total += compute(mirrored).flip(spatial)
+    return total.div_(1 + len(mirrorings))
+
+
+def in_chunks(network: CLSTMUNet, clip: Tensor, length: int, cyclic: bool) -> Tensor:
+    """Return logits (B, T, K, X, Y, Z) of a clip (B, T, C, X, Y, Z), `length` frames at a time, equal to those of all at once.
+
+    Between chunks the states are handed over. A bidirectional network first sweeps back over all chunks. A cyclic study is run
+    through once before that, to warm up.
+    """
+    if length >= clip.shape[1]:
+        return network(clip, cyclic=cyclic)
+    recurrence = ChunkedRecurrence(network)
+    start: NetworkState = recurrence.prime(clip, (length,)) if cyclic else [None] * network.num_cells
+
+    def logits_of_chunk(chunk: slice, state: NetworkState) -> tuple[Tensor, NetworkState]:
+        [logits], after = network.level_logits(clip[:, chunk], state)
+        return logits.unflatten(0, (len(clip), -1)), after
+
+    return torch.cat(recurrence.run_chunks(clip, start, (length,), logits_of_chunk)[0], 1)
