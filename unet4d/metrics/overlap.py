@@ -29,16 +29,6 @@ class VoxelCounts:
     fp: np.ndarray
     fn: np.ndarray
 
-    @property
-    def both_empty(self) -> np.ndarray:
-        """Return `(T, K)` bool: the class is in neither reference nor prediction."""
-        return (self.tp + self.fp + self.fn) == 0
-
-    @property
-    def one_empty(self) -> np.ndarray:
-        """Return `(T, K)` bool: the class is in exactly one of reference and prediction."""
-        return ((self.tp + self.fn) == 0) != ((self.tp + self.fp) == 0)
-
 
 def count_voxels(reference: np.ndarray, prediction: np.ndarray, values: Sequence[int]) -> VoxelCounts:
     """Count true positive, false positive and false negative voxels.
