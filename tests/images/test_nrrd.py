@@ -169,7 +169,7 @@ def test_a_single_frame_has_no_duration(tmp_path):
 @pytest.mark.parametrize("times", ["0 1 2", "0 2 1 3 4", "0 1 1 2 3", "4 3 2 1 0"])
 def test_impossible_times_are_refused(times, tmp_path):
     message = refusal(write_sequence(tmp_path / "a.seq.nrrd", SERIES, times=times.split()))
-    assert f"got 5 frames at {times} s, expected a growing time for each" in message
+    assert f"got 5 frames at {times} s, expected growing times" in message
 
 
 def test_the_number_of_axes_is_read_without_pynrrd(tmp_path, monkeypatch):
@@ -191,7 +191,7 @@ def test_without_pynrrd_the_error_names_the_package(tmp_path, monkeypatch):
 def test_a_truncated_file_is_refused(encoding, lost, tmp_path):
     path = write_volume(tmp_path / "a.nrrd", VOXELS.astype(np.int32), encoding=encoding)
     path.write_bytes(path.read_bytes()[:-lost])
-    assert "truncated or damaged; copy or export it again" in refusal(path)
+    assert "truncated or damaged" in refusal(path)
 
 
 @pytest.mark.parametrize(
@@ -201,7 +201,7 @@ def test_a_truncated_file_is_refused(encoding, lost, tmp_path):
         (b"\x1f\x8b\x08\x00", "it does not begin with NRRD"),
         (b"NRRD0004\n", "its header lacks ['type', 'encoding', 'sizes']"),
         (b"NRRD0009\n\n", "cannot be read as NRRD (Unsupported NRRD file version"),
-        (b"NRRD0004\nno field\n\n", "truncated or damaged; copy or export it again"),
+        (b"NRRD0004\nno field\n\n", "truncated or damaged"),
         (b"NRRD0004\ntype: short\nsizes: 0 1 1\nencoding: raw\n\n", "its header lacks voxels"),
         (b"NRRD0004\ntype: short\nsizes: 1 1 1\nsizes: 2 1 1\n\n", "Duplicate header field"),
         (b"NRRD0004\ntype: short\nsizes: 1 1 1\nencoding: raw\nkinds: list\n\n", "gives 1 kinds and 3 directions"),

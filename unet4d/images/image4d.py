@@ -108,9 +108,7 @@ class Image4D(_Geometry):
         array = np.asarray(array, dtype=np.float32)
         array = array[None] if array.ndim == 4 else array
         if array.ndim != 5 or 0 in array.shape:
-            raise InputError(
-                f"got an image of shape {array.shape}, expected (C, T, X, Y, Z) or (T, X, Y, Z), no axis 0"
-            )
+            raise InputError(f"got an image {array.shape}, expected (C, T, X, Y, Z) or (T, X, Y, Z), no axis 0")
         if frame_duration_s is not None and not (frame_duration_s > 0 and math.isfinite(frame_duration_s)):
             raise InputError(f"frame_duration_s is {frame_duration_s}, expected seconds above 0, or None if unknown")
         affine = np.asarray(affine, dtype=np.float64)
@@ -272,9 +270,7 @@ def write_image(path: PathLike, label: np.ndarray, *, like: Image4D | ImageInfo)
     label = label[None] if label.ndim == 3 else label
     expected = (like.frames, *like.grid)
     if label.shape != expected:
-        raise InputError(
-            f"{path}: got an array of shape {label.shape}, expected (T, X, Y, Z) = {expected} as the image"
-        )
+        raise InputError(f"{path}: got an array {label.shape}, expected (T, X, Y, Z) {expected} as the image")
     dtype = _storage_dtype(label, path)
     dim = like.header["dim"]
     is_3d = like.frames == 1 and not (dim[0] >= 4 and dim[4] == 1)

@@ -97,29 +97,21 @@ def _check_header(header: Header, path: Path) -> tuple[int, int, int, int]:
     rank = int(header["dim"][0])
     shape = tuple(int(n) for n in header["dim"][1 : rank + 1]) if 1 <= rank <= 7 else ()
     if not 3 <= rank <= 7 or any(n != 1 for n in shape[4:]):
-        raise InputError(
-            f"{path}: got {rank} axes {shape}, expected 3 axes (X, Y, Z) or 4 (X, Y, Z, T); save one such file"
-        )
+        raise InputError(f"{path}: got {rank} axes {shape}, expected (X, Y, Z) or (X, Y, Z, T); save one such file")
     if any(n < 1 for n in shape):
         raise InputError(f"{path}: got an empty axis in shape {shape}, expected 1 or more along each; export it again")
-    try:
+    dtype = np.dtype("V")
+    with contextlib.suppress(KeyError):
         dtype = header.get_data_dtype()
-    except KeyError:
-        dtype = np.dtype("V")
     if dtype.kind not in "iuf" or dtype.itemsize > _LONGEST_NUMBER:
         label = f"{dtype.name} (code {int(header['datatype'])})"
-        raise InputError(
-            f"{path}: got voxels of {label}, expected real numbers (integer or float) of up to 64 bits; convert it first"
-        )
-    bits, wanted_bits = int(header["bitpix"]), 8 * dtype.itemsize
-    if bits not in (0, wanted_bits):
-        raise InputError(
-            f"{path}: its header is damaged (bitpix is {bits}, expected {wanted_bits} for {dtype.name}); export it again"
-        )
+        raise InputError(f"{path}: got voxels of {label}, expected real numbers of up to 64 bits; convert it first")
     spacing = tuple(float(n) for n in header["pixdim"][1:4])
     if not all(n > 0 and math.isfinite(n) for n in spacing):
         raise InputError(f"{path}: got the spacing {spacing}, expected three sizes above 0; correct pixdim")
     try:
+        if header["bitpix"] not in (0, 8 * dtype.itemsize):
+            raise ValueError(f"bitpix is {header['bitpix']}, expected {8 * dtype.itemsize}")
         affine = affine_of(header)
         header.get_slope_inter()
         if math.isinf(header["scl_slope"]):  # NaN is how nibabel writes that there is none
@@ -269,9 +261,7 @@ def check_same_grid(
 def check_affine(affine: np.ndarray, what: str) -> None:
     """Raise InputError unless `affine` is a finite (4, 4) that spans space; `what` begins the message."""
     if affine.shape != (4, 4) or not (np.abs(affine) <= _FARTHEST_MM).all():  # NaN is not
-        raise InputError(
-            f"{what} is {_rows(affine)}, expected finite numbers of up to {_FARTHEST_MM:g} mm; correct the header"
-        )
+        raise InputError(f"{what} is {_rows(affine)}, expected numbers up to {_FARTHEST_MM:g}; correct the header")
     columns = np.linalg.norm(affine[:3, :3], axis=0)
     if not (columns >= _SMALLEST_MM).all() or abs(np.linalg.det(affine[:3, :3] / columns)) < 1e-6:
         raise InputError(f"{what} {_rows(affine)} has no inverse: it flattens space; correct the header")
@@ -307,9 +297,7 @@ def studies_in(folder: Path) -> dict[str, Path]:
             continue
         name = case_name(file)
         if name in found:
-            raise InputError(
-                f"{folder}: got {found[name].name} and {file.name}, expected one of them; remove the other"
-            )
+            raise InputError(f"{folder}: got {found[name].name} and {file.name}, expected one; remove the other")
         found[name] = file
     return found
 

@@ -72,9 +72,7 @@ class NrrdHeader:
             return None
         if len(times) != self.items or not (np.diff(times) > 0).all():
             listed = " ".join(f"{time:g}" for time in times)
-            raise InputError(
-                f"{self.path}: got {self.items} frames at {listed} s, expected a growing time for each; correct the header"
-            )
+            raise InputError(f"{self.path}: got {self.items} frames at {listed} s, expected growing times; correct it")
         mean = float(times[-1] - times[0]) / (self.items - 1)
         return mean if (np.abs(np.diff(times) - mean) <= _UNEVEN * mean).all() else None
 
@@ -95,9 +93,7 @@ def read_nrrd_header(path: Path) -> NrrdHeader:
     with _open(path) as (_, fields):
         missing = [field for field in ("type", "encoding", "sizes") if field not in fields]
         if missing or min(fields["sizes"]) < 1:
-            raise InputError(
-                f"{path}: its header lacks {missing or 'voxels'}, expected a whole NRRD header; export it again"
-            )
+            raise InputError(f"{path}: its header lacks {missing or 'voxels'}, expected a whole one; export it again")
         sizes = [int(size) for size in fields["sizes"]]
         steps = _steps(fields, len(sizes), path)
         kinds = _kinds(fields, steps, len(sizes))
@@ -127,9 +123,7 @@ def read_nrrd_image(path: Path) -> Image4D:
         array = np.ascontiguousarray(header.read(), dtype=np.float32)
     bad = array.size - int(np.count_nonzero(np.isfinite(array)))
     if bad:
-        raise InputError(
-            f"{path}: {bad} of {array.size} voxels are NaN or infinite, expected finite values; replace them"
-        )
+        raise InputError(f"{path}: {bad} of {array.size} voxels are NaN or infinite, expected finite; replace them")
     image = Image4D.from_array(array, header.affine, header.frame_duration_s())
     return dataclasses.replace(image, source=path)
 
@@ -181,9 +175,7 @@ def _open(path: Path) -> Iterator[tuple[BinaryIO, dict[str, Any]]]:
         raise InputError(f"{error.filename} is missing{role}; give an existing file, or export it again") from error
     except Exception as error:  # whatever a damaged header leads to in pynrrd
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(
-            f"{path} cannot be read as NRRD ({reason}): truncated or damaged; copy or export it again"
-        ) from error
+        raise InputError(f"{path} cannot be read as NRRD ({reason}): truncated or damaged; export it again") from error
 
 
 def _lines(file: BinaryIO) -> Iterator[str]:

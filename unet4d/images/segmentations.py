@@ -108,9 +108,7 @@ def read_segmentation(path: Path, labels: Mapping[str, int], image: Image4D) -> 
     header = read_nrrd_header(path)
     for field in ("Segmentation_SourceRepresentation", "Segmentation_MasterRepresentation"):
         if "Fractional" in header.fields.get(field, ""):
-            raise InputError(
-                f"{path}: got a fractional segmentation, expected a binary label map; convert it in 3D Slicer"
-            )
+            raise InputError(f"{path}: got a fractional segmentation, expected a binary label map; convert it")
     layers = header.read()
     if header.grid == (1, 1, 1) and not layers.any():
         return np.zeros(image.grid, dtype=np.uint8)

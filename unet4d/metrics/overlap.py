@@ -64,5 +64,5 @@ def require_same_shape(reference: np.ndarray, prediction: np.ndarray) -> None:
     """Raise ValueError unless both are (T, X, Y, Z) of one shape."""
     if reference.shape != prediction.shape or reference.ndim != 4:
         raise ValueError(
-            f"got reference {reference.shape} and prediction {prediction.shape}, expected (T, X, Y, Z) of one shape"
+            f"got shapes {reference.shape} and {prediction.shape}, expected (T, X, Y, Z), one shape for both"
         )

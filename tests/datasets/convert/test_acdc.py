@@ -144,7 +144,7 @@ def test_the_file_of_the_study_is_missing(tmp_path):
 def test_the_same_file_twice_is_told(tmp_path):
     folder = write_patient(tmp_path / "patient001")
     write_patient(tmp_path / "patient001", 1, suffix=".nii")
-    assert "expected one of them; remove the other" in refusal(only(folder.parent))
+    assert "expected one; remove the other" in refusal(only(folder.parent))
 
 
 @pytest.mark.parametrize("name", ["patient001_frame05_gt", "patient001_frame00_gt", "patient001_frame05"])

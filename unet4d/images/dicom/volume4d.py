@@ -67,9 +67,7 @@ def stack_planes(planes: Sequence[Plane], title: str) -> SliceStack:
     _refuse(title, [*frame_order.repeated(slices, key), *frame_order.incomplete(slices, key), *geometry.uneven(slices)])
     affine = geometry.slices_affine(slices)
     if affine is None:
-        raise stack_error(
-            title, ["a single slice of unknown thickness, without SpacingBetweenSlices and SliceThickness"]
-        )
+        raise stack_error(title, ["a single slice without SpacingBetweenSlices and SliceThickness"])
     duration_s = frame_order.frame_duration_s(slices)
     frames = tuple(zip(*slices, strict=True))
     return SliceStack(frames, affine, duration_s, frame_order.gated_time_axis(slices, duration_s))
@@ -106,9 +104,7 @@ def read_dicom_voxels(stack: SliceStack) -> np.ndarray:
             plane = stack.planes[t][z]
             expected = stack.shape[2:0:-1]
             if pixels.shape != expected:
-                raise InputError(
-                    f"{file}: got pixels {pixels.shape}, expected {expected} (rows, columns); export it again"
-                )
+                raise InputError(f"{file}: got pixels {pixels.shape}, expected {expected}; export it again")
             if voxels is None:  # now that one plane is known to have the size of its header
                 check_fits(_WORKING_BYTES * math.prod(stack.shape), file)
                 voxels = np.empty(stack.shape, dtype=np.float32)
