@@ -3,7 +3,7 @@
     ffmpeg -i sub001_2drt_01_vcv1_r1_video.mp4 frames/sub001_vcv1/%05d.png     # a folder a video, made beforehand
     python data/airway/prepare.py frames DATASET
 
-The folder's name up to its first "_" is the subject. Nobody has drawn the airway: the studies are test cases.
+The folder's name up to its first "_" is the subject. The airway is unlabelled: the studies are test cases.
 """
 
 from __future__ import annotations

@@ -79,7 +79,7 @@ def _labelled_frames(source: Path) -> dict[str, list[int]]:
         try:
             frames[row["External code"]] = sorted({int(float(row["ED"])), int(float(row["ES"]))})
         except ValueError:
-            continue  # nobody drew it: a study that needs the row is told
+            continue  # unlabelled; a study that needs the row is reported
     return frames
 
 

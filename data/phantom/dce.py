@@ -29,7 +29,7 @@ SMALLEST_DCE = (24, 20, 6)
 FIELD_MM = np.array([330.0, 220.0, 100.0])
 REPETITION_MS, FLIP_DEG = 4.0, 14.0
 SAMPLE_PLACES = (np.arange(7)[:, None] * [1, 2, 4] % 7 + 0.5) / 7
-"""Places (S, 3) within a voxel, 0 to 1, whose tissues are averaged: a lattice of as many steps along every axis; an odd number,
+"""Places (S, 3) within a voxel, 0 to 1, at which tissues are averaged: a lattice of as many steps along every axis; an odd number,
 so that half of a voxel is never filled exactly."""
 
 

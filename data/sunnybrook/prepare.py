@@ -75,7 +75,7 @@ def prepare(dicom: Path, contours: Path, out: Path) -> Path:
 
 
 def _by_case(files: Any) -> dict[str, list[Path]]:
-    """Files by the case whose folder they lie in; SC-HF-I-1 and SC-HF-I-01 are one."""
+    """Map each case to the files in its folder; SC-HF-I-1 and SC-HF-I-01 are one."""
     found: dict[str, list[Path]] = {}
     for file in sorted(files):
         names = [part for part in file.parts if _CASE.fullmatch(part)]
@@ -106,7 +106,7 @@ def _drawn(pairs: list[tuple[Path, Path]]) -> tuple[Image4D, np.ndarray]:
 
 
 def _filled(text: Path, size: tuple[int, ...]) -> np.ndarray:
-    """Whether the centre of each pixel (X, Y) lies inside a contour."""
+    """Return whether the centre of each pixel (X, Y) lies inside a contour."""
     try:
         points = np.loadtxt(text, ndmin=2)
     except ValueError as error:

@@ -155,7 +155,7 @@ def test_blood_is_fast_in_systole_and_at_rest_in_diastole_where_magnitude_shows_
 
 
 def test_noise_is_that_of_a_phase_large_where_there_is_no_signal():
-    """Where signal is, the deviation is that of two phases (Conturo & Smith 1990): venc / pi * sqrt(2) / SNR."""
+    """The deviation in signal is that of two phases (Conturo & Smith 1990): venc / pi * sqrt(2) / SNR."""
     one = study(1)
     slow, venc = one.labelled_frames[1], one.truth["venc_mm_s"]
     velocities = np.stack(one.channels[1:])

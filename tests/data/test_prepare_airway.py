@@ -39,7 +39,7 @@ def test_a_face_that_looks_left_lies_as_it_should(tmp_path):
     assert np.argwhere(image.array[0, 1] == 100).tolist() == [[2, 5, 0]]  # Y = 5 is the most superior
 
 
-def test_what_cannot_be_used_is_told(tmp_path):
+def test_what_cannot_be_used_is_reported(tmp_path):
     (tmp_path / "frames").mkdir()
     with pytest.raises(InputError, match=r"no folder of \.png"):
         prepare_airway.prepare(tmp_path / "frames", tmp_path / "out", 2.4, 6.0, 0.012)

@@ -61,7 +61,7 @@ def _renamed(root):
         (lambda root: (root / "Testing/C3/C3_sa_gt.nii.gz").unlink(), "C3_sa_gt.nii.gz is missing"),
     ],
 )
-def test_what_is_not_there_is_told(download, tmp_path, spoil, words):
+def test_what_is_not_there_is_reported(download, tmp_path, spoil, words):
     spoil(download)
     with pytest.raises(InputError, match=words):
         prepare_mnms.prepare(download, tmp_path / "out")

@@ -60,12 +60,12 @@ def test_contours_fill_their_pixels_in_their_frames(download):
     assert found == expected
 
 
-def test_a_contour_without_its_image_is_told(download):
+def test_a_contour_without_its_image_is_reported(download):
     next((download / "dicom").rglob("IM-0001-0005.dcm")).unlink()
     with pytest.raises(InputError, match=r"IM-0001-0005-icontour-manual\.txt"):
         prepare(download / "dicom", download / "contours", download / "out")
 
 
-def test_a_folder_without_contours_is_told(download):
+def test_a_folder_without_contours_is_reported(download):
     with pytest.raises(InputError, match="holds no SC-"):
         prepare(download / "dicom", download / "dicom", download / "out")

@@ -379,7 +379,7 @@ def test_nothing_is_written_through_a_link_that_came_with_the_dataset(tmp_path, 
 
 
 def labelled_case(root, label, labelled_frames=None):
-    """A dataset of one case, whose labels 0, 2 and 7 are known."""
+    """Return a dataset of one case with the labels 0, 2 and 7."""
     case = Case("c", "s", (root / "image.nii",), label, labelled_frames)
     labels = (("background", 0), ("myocardium", 2), ("left ventricle", 7))
     return case, Dataset(root, "d", ("cine",), labels, "cyclic", (case,))
@@ -544,14 +544,14 @@ def test_a_split_that_cannot_be_is_refused(fold, folds, held_out, message):
         split_cases(dataset_of(["patient001", "patient002", "x"]), fold, folds, 0, held_out)
 
 
-def test_whom_else_one_may_hold_out_is_told_by_the_first_few():
+def test_other_subjects_to_hold_out_is_reported_by_the_first_few():
     with pytest.raises(InputError, match=r"subject 'other', expected those of .*, such as a, b, c, d, e, \.\.\."):
         split_cases(dataset_of("abcdefg"), 0, val_subjects=["other"])
     with pytest.raises(InputError, match=r", such as a, b;"):
         split_cases(dataset_of("ab"), 0, val_subjects=["other"])
 
 
-def test_holding_out_everybody_is_refused():
+def test_holding_out_all_subjects_is_refused():
     with pytest.raises(InputError, match="to train on"):
         split_cases(dataset_of("ab"), 0, val_subjects=["a", "b"])
 

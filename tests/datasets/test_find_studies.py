@@ -113,7 +113,7 @@ def test_cases_are_taken_from_any_dataset_and_either_part(tmp_path):
     assert names(given, ONE, cases=["e", "t", "b"]) == ["b", "t", "e"]
 
 
-def test_cases_that_cannot_be_are_told(tmp_path):
+def test_cases_that_cannot_be_are_reported(tmp_path):
     root = dataset(tmp_path / "one", ["patient001", "patient002"], [])
     message = refusal([root], ONE, cases=["patient001", "patient1"])
     assert "there is no case 'patient1' (near: patient001, patient002) in" in message
@@ -131,7 +131,7 @@ def test_held_out_cases_are_those_of_the_runs_subjects_however_the_dataset_has_g
 
 
 @pytest.mark.parametrize("subjects", [[], ["z"]])
-def test_held_out_that_cannot_be_is_told(tmp_path, subjects):
+def test_held_out_that_cannot_be_is_reported(tmp_path, subjects):
     root = dataset(tmp_path / "one")
     words = f"the run of this model held out no subject of {root}, expected a run with validation cases; name cases"
     assert refusal([root], ONE, subjects=subjects) == words
@@ -180,7 +180,7 @@ def test_cases_of_other_layouts_are_taken_by_name_and_subject(tmp_path):
     assert names(given[:1], ONE, subjects=["a", "t"]) == ["a"]  # t is a test case
 
 
-def test_the_kind_can_be_said(tmp_path):
+def test_the_kind_can_be_named(tmp_path):
     root = acdc(tmp_path) / "patient001"
     assert names([root], ONE, layout="acdc") == ["patient001"]
     assert names([root], ONE) == ["patient001"], "a patient's folder: its reference is no study"
@@ -197,7 +197,7 @@ def test_an_option_without_use_is_refused(tmp_path):
     assert "has no use for" in refusal([dataset(tmp_path / "ours")], ONE, options=options)
 
 
-def test_what_nobody_knows_is_told(tmp_path):
+def test_what_is_unknown_is_reported(tmp_path):
     words = f"{touch(tmp_path / 'x', 'notes.txt')} holds no .nii or .nii.gz file, and no layout that unet4d detects"
     assert words in refusal([tmp_path / "x"], ONE)
     assert "notes.md is not a study, expected .nii, .nii.gz or a sequence" in refusal(
@@ -223,7 +223,7 @@ def test_static_patients_are_no_frames_of_one_study(tmp_path):
     assert "of 3D files, one per frame, give the folder: unet4d predict with --layout frames" in said
 
 
-def test_what_a_layout_was_taken_as_is_said(tmp_path, capsys):
+def test_what_a_layout_was_taken_as_is_reported(tmp_path, capsys):
     root = nrrd(tmp_path / "n", *(f"anna/frame_{t}.nrrd" for t in range(3)))
     open_source(root)
     assert capsys.readouterr().err == f"{root}: taken as frames, 1 study of 3 files; --layout names another layout\n"
@@ -240,7 +240,7 @@ def test_files_beside_patients_folders_are_not_passed_over(tmp_path):
     assert names([touch(acdc(tmp_path), "a.nii.gz")], ONE) == ["a"]
 
 
-def test_what_may_not_be_read_is_told(tmp_path, monkeypatch):
+def test_what_may_not_be_read_is_reported(tmp_path, monkeypatch):
     locked = touch(tmp_path / "locked", "a.nii")
 
     def refuse(path, *_):

@@ -164,8 +164,8 @@ def test_the_network_sees_in_prediction_what_it_saw_in_training(studies, run, tm
     seen = prepared.image[(slice(None),) * 5].numpy()
     prepared.close()
     settings = model.config.data
-    [learnt] = cached_studies(dataset.training[:1], dataset, settings, settings.in_plane_spacing_mm, tmp_path)
-    assert np.array_equal(seen, learnt.image)
+    [trained_on] = cached_studies(dataset.training[:1], dataset, settings, settings.in_plane_spacing_mm, tmp_path)
+    assert np.array_equal(seen, trained_on.image)
 
 
 @pytest.mark.parametrize("kind", ["dce"], indirect=True)
@@ -227,7 +227,7 @@ class TestVelocities:
         ],
     )
     def test_other_axes_on_disk_are_the_same_study(self, own, studies, tmp_path, order, flips, kinds, plane_spacing_mm):
-        """The files turned, the velocities in them untouched: their declaration says how they lie along the new axes."""
+        """The files turned, the velocities in them untouched: their declaration gives their new axes."""
         for path in (*own.glob("images/phantom001_*"), own / "labels/phantom001.nii.gz"):
             rewrite(path, turned(order, flips))
         declare(own, {str(1 + i): kinds[i] for i in range(3)})
@@ -261,7 +261,7 @@ class TestVelocities:
             cached(own, tmp_path / "cache")
 
     def test_a_study_declared_backwards_is_segmented_as_it_lies(self, own, run):
-        """By a model that learnt on files declared forwards."""
+        """By a model that was trained on files declared forwards."""
         files = sorted((own / "images").glob("phantom001_*"))
         wanted = segment(load_model(run), read_image(files), precision="fp32")
         rewrite(files[2], lambda voxels, affine: (-voxels, affine))

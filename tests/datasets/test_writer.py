@@ -1,4 +1,4 @@
-"""A dataset folder while it is written: whose it is, and when it is done."""
+"""A dataset folder while it is written: the folders that are refused, and completion."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from unet4d.phantom import write_phantom
 
 
 def write_dataset(root: Path, *names: str) -> None:
-    """A dataset.json of test cases of these names, whose files need not be there."""
+    """Return a dataset.json of test cases of these names; their files need not be there."""
     cases = [{"case": name, "image": f"images/{name}.nii"} for name in names]
     about = {"channel_names": {"0": "MRI"}, "labels": {"background": 0, "heart": 1}, "test": cases}
     (root / "dataset.json").write_text(json.dumps(about))

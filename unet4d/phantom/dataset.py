@@ -50,7 +50,7 @@ def write_phantom(
         subjects: number of subjects; a subject does not depend on how many others there are.
         frames: T.
         labelled: "all" frames, or "two" (end-diastole and end-systole).
-        ambiguous: fraction of frames whose own image does not suffice, see `make_cine`.
+        ambiguous: fraction of frames that hide the heart's borders, see `make_cine`.
         seed: 0 or above; the same arguments give the same arrays.
         shape: (X, Y, Z); drawn for each subject if None.
 

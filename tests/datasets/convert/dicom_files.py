@@ -212,7 +212,7 @@ def image_of(root: Path) -> Image4D:
 
 
 def refusals(source: Source) -> list[str]:
-    """Why the studies cannot be read, of those that cannot be."""
+    """Return the messages of the studies that cannot be read."""
     messages = []
     for study in source.studies:
         try:
@@ -224,7 +224,7 @@ def refusals(source: Source) -> list[str]:
 
 
 def refusal(root: Path) -> str:
-    """Why the one study under a folder cannot be read, if others can."""
+    """Return the message of the one study under a folder that cannot be read."""
     (message,) = refusals(open_layout("dicom", root, LayoutOptions()))
     return message
 

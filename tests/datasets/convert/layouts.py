@@ -68,7 +68,7 @@ def nnunet_json(root: Path, cases: int, **changes) -> Path:
 
 
 def write_nnunet_frames(root: Path, first: int = 1, step: int = 1, drawn: tuple[int, ...] = (0, 2)) -> Path:
-    """Two subjects whose frames are cases: anna_frame01_0000.nii.gz, ...; `drawn` counts from 0."""
+    """Write two subjects, their frames as cases: anna_frame01_0000.nii.gz, ...; `drawn` counts from 0."""
     for seed, subject in enumerate(("anna", "ben")):
         image, study = image_of(seed), phantom_study(seed)
         for t in range(FRAMES):
@@ -80,7 +80,7 @@ def write_nnunet_frames(root: Path, first: int = 1, step: int = 1, drawn: tuple[
 
 
 def write_nnunet_4d(root: Path, ending: str = ".nii.gz", channels: int = 1) -> Path:
-    """Two 4D training cases and a test case, one file a channel, whose frame duration the header knows."""
+    """Write two 4D training cases and a test case, one file per channel, with frame durations in the headers."""
     for seed, name in enumerate(("anna", "ben", "carl")):
         study, image = phantom_study(seed), image_of(seed, 0.05)
         part = "Ts" if name == "carl" else "Tr"

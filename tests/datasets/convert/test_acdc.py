@@ -98,7 +98,7 @@ def test_patients_are_in_natural_order(tmp_path):
     assert [study.name for study in found(tmp_path).studies] == ["patient9", "patient10", "patient100"]
 
 
-def test_a_patient_whom_nobody_drew_has_no_label(tmp_path):
+def test_a_patient_whom_is_unlabelled_has_no_label(tmp_path):
     study = only(write_patient(tmp_path / "testing" / "patient101", drawn=()).parent)
     assert study.label is None
     assert study.image().frames == FRAMES  # Info.cfg's ED and ES say nothing then
@@ -130,7 +130,7 @@ def test_another_folder_is_not_this_layout(names, tmp_path):
         ("ED: 1\nES: 3\nNbFrame: 30\n", "Info.cfg says NbFrame: 30, "),
     ],
 )
-def test_info_that_says_otherwise_than_the_files_is_told(info, words, tmp_path):
+def test_info_that_says_otherwise_than_the_files_is_reported(info, words, tmp_path):
     study = only(write_patient(tmp_path / "patient001", info=info).parent)
     assert words in refusal(study)
 
@@ -141,21 +141,21 @@ def test_the_file_of_the_study_is_missing(tmp_path):
     assert "patient001_4d.nii.gz is missing" in refusal(only(tmp_path))
 
 
-def test_the_same_file_twice_is_told(tmp_path):
+def test_the_same_file_twice_is_reported(tmp_path):
     folder = write_patient(tmp_path / "patient001")
     write_patient(tmp_path / "patient001", 1, suffix=".nii")
     assert "expected one; remove the other" in refusal(only(folder.parent))
 
 
 @pytest.mark.parametrize("name", ["patient001_frame05_gt", "patient001_frame00_gt", "patient001_frame05"])
-def test_a_frame_beyond_the_study_is_told(name, tmp_path):
+def test_a_frame_beyond_the_study_is_reported(name, tmp_path):
     folder = write_patient(tmp_path / "patient001")
     write(folder / f"{name}.nii.gz", phantom_study(0).label[0], frame_of(image_of(0), 0))
     message = refusal(only(tmp_path))
     assert f"{name}.nii.gz is named as frame {int(name[16:18])}, expected 1 to 4," in message
 
 
-def test_a_frame_that_is_not_the_studys_is_told(tmp_path):
+def test_a_frame_that_is_not_the_studys_is_reported(tmp_path):
     """Frame 3 (from 1) of the file names is frame 2 of the study, and not its neighbours."""
     folder = write_patient(tmp_path / "patient001")
     one, frames = frame_of(image_of(0), 0), phantom_study(0).image.astype(np.int16)
@@ -171,7 +171,7 @@ def test_a_frame_that_is_not_the_studys_is_told(tmp_path):
     assert "is not frame 2" in refusal(only(tmp_path))
 
 
-def test_a_label_on_another_grid_or_of_unknown_value_is_told(tmp_path):
+def test_a_label_on_another_grid_or_of_unknown_value_is_reported(tmp_path):
     folder = write_patient(tmp_path / "patient001")
     study, path = only(tmp_path), folder / "patient001_frame03_gt.nii.gz"
     label = phantom_study(0).label[2].copy()
@@ -194,7 +194,7 @@ def test_a_label_on_another_grid_or_of_unknown_value_is_told(tmp_path):
         ({"keep_patient_ids": True}, "keep_patient_ids"),
     ],
 )
-def test_an_option_without_use_is_told(options, name, tmp_path):
+def test_an_option_without_use_is_reported(options, name, tmp_path):
     write_patient(tmp_path / "patient001")
     with pytest.raises(InputError, match=f"{name} for acdc, which has no use for it; leave it out"):
         found(tmp_path, **options)

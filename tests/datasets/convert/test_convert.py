@@ -1,4 +1,4 @@
-"""`unet4d convert`: a source in, a dataset out that holds the same, and what is told where it cannot."""
+"""`unet4d convert`: a source in, a dataset out with the same content, and errors where that is not possible."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def image_in_memory(values: np.ndarray | None = None, frame_duration_s: float | 
 
 
 def a_study(name: str = "one", image: Image4D | None = None, **more) -> Study:
-    """A study in memory whose frame 1 is drawn; what stands on frame 0 of its label, nobody drew."""
+    """Return a study in memory with frame 1 labelled; the values on frame 0 of its label mean nothing."""
     made = image or image_in_memory()
 
     def label(image: Image4D):
@@ -157,7 +157,7 @@ def test_frames_of_nnunet_become_a_dataset(command, tmp_path):
     assert stored.header.get_slope_inter() in ((None, None), (1, 0))
 
 
-def test_frames_that_are_not_joined_are_told(command, tmp_path):
+def test_frames_that_are_not_joined_are_reported(command, tmp_path):
     root = write_nnunet_frames(tmp_path / "nnunet", drawn=(0, 1, 2, 3))
     done = command("convert", "nnunet", root, "--out", tmp_path / "out")
     assert done.code == 0
@@ -221,7 +221,7 @@ def test_a_stopped_conversion_can_be_run_again(command, tmp_path, monkeypatch):
     assert sorted(path.name for path in out.iterdir()) == ["dataset.json", "images", "labels"]
 
 
-def test_a_full_disk_is_told_and_stops_everything(command, tmp_path, monkeypatch):
+def test_a_full_disk_is_reported_and_stops_everything(command, tmp_path, monkeypatch):
     write_patient(tmp_path / "acdc" / "patient001")
 
     def full(source, target):
@@ -236,7 +236,7 @@ def test_a_full_disk_is_told_and_stops_everything(command, tmp_path, monkeypatch
 
 @pytest.mark.parametrize("there", ["images", "notes.txt", "dataset.json"])
 def test_somebodys_folder_is_left_alone(command, tmp_path, there):
-    """Pins a folder with images/ and without dataset.json, whose files a conversion would have replaced."""
+    """Pins a folder with images/ and without dataset.json, in which a conversion would have replaced files."""
     write_patient(tmp_path / "acdc" / "patient001")
     own = tmp_path / "out" / (f"{there}/patient001.nii.gz" if there == "images" else there)
     own.parent.mkdir(parents=True)
@@ -279,7 +279,7 @@ def test_somebodys_folder_is_left_alone(command, tmp_path, there):
         (["acdc", "acdc"], "out is missing"),
     ],
 )
-def test_wrong_usage_is_told(command, tmp_path, monkeypatch, words, told):
+def test_wrong_usage_is_reported(command, tmp_path, monkeypatch, words, told):
     write_patient(tmp_path / "acdc" / "patient001")
     monkeypatch.chdir(tmp_path)
     done = command("convert", *words)
@@ -322,7 +322,7 @@ def test_channels_are_files_of_their_own_and_keep_their_kinds(from_memory):
     assert [path.name for path in dataset.training[0].images] == [f"one_000{i}.nii.gz" for i in range(3)]
 
 
-def test_what_nobody_drew_is_left_out_of_the_label(from_memory):
+def test_what_is_unlabelled_is_left_out_of_the_label(from_memory):
     """Value 2 stands on frame 0, which is unlabelled."""
     dataset = from_memory(a_study())
     assert dataset.training[0].labelled_frames == (1,)
@@ -351,7 +351,7 @@ def test_a_source_without_any_label_is_one_to_draw_on(from_memory, capsys):
 
 
 def test_an_unlabelled_study_of_a_subject_who_is_trained_on_is_left_out(from_memory, tmp_path, capsys):
-    """It is no fault: the others are a dataset, and it is told."""
+    """It is no error: the others are a dataset, and it is reported."""
     dataset = from_memory(a_study("a", subject="anna"), a_study("b", subject="anna", label=None), a_study("c"))
     assert ([case.name for case in dataset.training], dataset.test) == (["a", "c"], ())
     assert "b: not written, because it has no label and anna is trained on\n" in capsys.readouterr().err
@@ -387,7 +387,7 @@ def test_an_unlabelled_study_of_a_subject_who_is_trained_on_is_left_out(from_mem
         ([a_study("a")], {"channel_names": ("x", "y")}, "none of 1 study of .*: a: a has 1 channel, expected x, y"),
     ],
 )
-def test_what_no_dataset_can_be_made_of_is_told(from_memory, tmp_path, studies, about, told):
+def test_what_no_dataset_can_be_made_of_is_reported(from_memory, tmp_path, studies, about, told):
     with pytest.raises(InputError, match=told):
         from_memory(*studies, **about)
     assert not (tmp_path / "out" / "dataset.json").exists()
@@ -404,7 +404,7 @@ def test_what_no_dataset_can_be_made_of_is_told(from_memory, tmp_path, studies, 
         ),
     ],
 )
-def test_faults_that_are_known_beforehand_are_told_before_anything_is_read(from_memory, tmp_path, about, told):
+def test_faults_that_are_known_beforehand_are_reported_before_anything_is_read(from_memory, tmp_path, about, told):
     def image():
         raise AssertionError("read")
 
@@ -422,7 +422,7 @@ def test_two_studies_of_one_name_are_refused_in_every_layout(monkeypatch, tmp_pa
         open_layout("nnunet", tmp_path, NO_LAYOUT_OPTIONS)
 
 
-def test_the_example_of_dicom_works_for_it_names_the_classes(command, tmp_path, monkeypatch):
+def test_the_example_of_dicom_works_because_it_names_the_classes(command, tmp_path, monkeypatch):
     """Pins an example that ended with 2: DICOM carries no labels."""
     pytest.importorskip("pydicom", reason="needs pydicom: pip install pydicom")
     from tests.datasets.convert import dicom_files as files
@@ -437,7 +437,7 @@ def test_the_example_of_dicom_works_for_it_names_the_classes(command, tmp_path, 
     assert (done.code, "name them, --labels '{left ventricle: 1}'" in done.error) == (2, True)
 
 
-def test_time_is_written_where_somebody_says_it(from_memory, tmp_path, capsys):
+def test_time_is_written_where_it_is_given(from_memory, tmp_path, capsys):
     assert from_memory(a_study(time="open"), about={"licence": "CC-BY-4.0"}).time == "open"
     assert out_of(tmp_path / "out")["licence"] == "CC-BY-4.0"
     assert "taken as open" not in capsys.readouterr().out
@@ -456,7 +456,7 @@ def test_a_path_is_not_written(from_memory, tmp_path):
     assert "ANNA" not in (tmp_path / "out" / "dataset.json").read_text()
 
 
-def test_values_may_be_named_where_nobody_drew(monkeypatch, tmp_path):
+def test_values_may_be_named_where_is_unlabelled(monkeypatch, tmp_path):
     """Options hold for every layout."""
     from unet4d.datasets.convert.layouts import LAYOUTS, Layout, open_layout
 

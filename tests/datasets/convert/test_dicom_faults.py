@@ -138,7 +138,7 @@ def test_the_missing_slice_is_named_by_its_place(tmp_path):
     [
         pytest.param(-50, "its pixel data is cut off or damaged", id="in the pixels"),
         pytest.param(900, "it has no pixel data; it was cut off", id="in the header"),
-        pytest.param(500, "it has no pixel data; it was cut off", id="before the series is said"),
+        pytest.param(500, "it has no pixel data; it was cut off", id="before the series is known"),
         pytest.param(140, "no class of object; it was cut off", id="at the start"),
     ],
 )
@@ -160,7 +160,7 @@ def test_a_file_that_cannot_be_opened_refuses_the_stack_it_may_belong_to(tmp_pat
     assert said.count("it cannot be opened (No such file or directory)") == 1
 
 
-def test_a_folder_that_cannot_be_listed_is_told(tmp_path, monkeypatch, capfd):
+def test_a_folder_that_cannot_be_listed_is_reported(tmp_path, monkeypatch, capfd):
     saved = files.save(files.single_frames(ARRAY, AFFINE, by_trigger), tmp_path / "open")
     (tmp_path / "closed").mkdir()
     listed = os.scandir

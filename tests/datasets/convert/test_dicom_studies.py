@@ -1,4 +1,4 @@
-"""DICOM: which planes are one study, what is passed by, and how studies are named."""
+"""DICOM: planes of one study, ignored files, and names of studies."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def drawn(sop_class: UID) -> Dataset:
     return ds
 
 
-def test_objects_that_are_no_images_are_counted_by_kind_and_nothing_else_is_said_of_them(tmp_path, capfd):
+def test_objects_that_are_no_images_are_counted_by_kind_and_nothing_else_is_reported_of_them(tmp_path, capfd):
     files.save(files.single_frames(ARRAY, AFFINE, by_trigger), tmp_path)
     for at, sop_class in enumerate([*OBJECTS, SegmentationStorage]):
         files.save([drawn(sop_class)], tmp_path / f"{files.NAME}-{at}")
@@ -139,7 +139,7 @@ def test_where_nothing_moves_a_series_is_one_frame(tmp_path):
     assert (image.frames, image.frame_duration_s) == (1, None)
 
 
-def test_nothing_of_use_is_an_error_that_says_why(tmp_path):
+def test_nothing_of_use_is_an_error_that_gives_reasons(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="holds no DICOM image, expected"):
         open_layout("dicom", tmp_path / "empty", LayoutOptions())
@@ -310,13 +310,13 @@ def test_a_subject_is_named_by_a_series_and_not_by_its_id(tmp_path):
 
 
 def test_without_an_id_a_subject_is_a_name_or_else_a_visit(tmp_path):
-    nobody = [patient("", 1, PatientName=name) for name in ("A", "B", "")] + [
+    unnamed = [patient("", 1, PatientName=name) for name in ("A", "B", "")] + [
         patient("", 1, "20250101", PatientName="")
     ]
-    for i, group in enumerate(nobody):
+    for i, group in enumerate(unnamed):
         for ds in group:
             ds.SeriesInstanceUID = generate_uid(entropy_srcs=[f"series {i}"])
-    files.save([ds for group in nobody for ds in group], tmp_path)
+    files.save([ds for group in unnamed for ds in group], tmp_path)
     assert len({study.subject for study in open_layout("dicom", tmp_path, LayoutOptions()).studies}) == 4
 
 

@@ -50,7 +50,7 @@ def with_more(place: files.Place, **more) -> files.Place:
         pytest.param(with_more(by_trigger, NominalInterval=None), 0.04075, None, id="gated, and no more"),
     ],
 )
-def test_time_is_told_by_what_is_there(place, duration_s, time, tmp_path):
+def test_time_is_reported_by_what_is_there(place, duration_s, time, tmp_path):
     files.save(files.single_frames(ARRAY, AFFINE, place), tmp_path)
     (study,) = open_layout("dicom", tmp_path, LayoutOptions()).studies
     assert (study.image().frame_duration_s, study.time) == (duration_s, time)

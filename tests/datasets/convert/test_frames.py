@@ -357,7 +357,7 @@ def test_a_folder_without_images_and_a_file_are_refused(tmp_path):
         ((), False),
     ],
 )
-def test_the_layout_is_told_from_others(files, expected, tmp_path):
+def test_the_layout_is_reported_from_others(files, expected, tmp_path):
     assert is_frames(touched(tmp_path, *files)) is expected
 
 

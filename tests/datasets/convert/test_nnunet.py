@@ -166,7 +166,7 @@ def test_two_frames_far_apart_are_no_series(tmp_path):
     assert "leave the group frame out of the pattern" in message
 
 
-def test_a_frame_that_comes_twice_is_told(tmp_path):
+def test_a_frame_that_comes_twice_is_reported(tmp_path):
     root = write_nnunet_frames(tmp_path)
     shutil.copy(root / "imagesTr" / "anna_frame03_0000.nii.gz", root / "imagesTr" / "anna_frame3_0000.nii.gz")
     nnunet_json(root, 9)
@@ -180,7 +180,7 @@ def test_a_label_without_its_image_is_a_frame_that_is_missing(tmp_path):
     assert "got no file for anna_frame03, expected one file per channel" in unread(named(root, "anna", pattern=PATTERN))
 
 
-def test_a_subject_in_both_parts_is_told(tmp_path):
+def test_a_subject_in_both_parts_is_reported(tmp_path):
     root = write_nnunet_frames(tmp_path)
     (root / "imagesTs").mkdir()
     (root / "imagesTr" / "anna_frame02_0000.nii.gz").rename(root / "imagesTs" / "anna_frame02_0000.nii.gz")
@@ -188,7 +188,7 @@ def test_a_subject_in_both_parts_is_told(tmp_path):
     assert "frames of anna are in imagesTr and in imagesTs, expected all in one" in refusal(root, pattern=PATTERN)
 
 
-def test_frames_on_different_grids_are_told(tmp_path):
+def test_frames_on_different_grids_are_reported(tmp_path):
     root = write_nnunet_frames(tmp_path)
     other = frame_of(image_of(0), 1)
     moved = Image4D.from_array(other.array, other.affine + np.eye(4)[:, [3, 1, 2, 0]] * [[0, 0, 0, 5]])
@@ -199,7 +199,7 @@ def test_frames_on_different_grids_are_told(tmp_path):
     assert "anna_frame02_0000.nii.gz: (X, Y, Z) is (31, 32, 4), in" in unread(named(root, "anna", pattern=PATTERN))
 
 
-def test_a_frame_of_four_axes_is_told(tmp_path):
+def test_a_frame_of_four_axes_is_reported(tmp_path):
     root = write_nnunet_4d(tmp_path)
     study = named(root, "anna", pattern=r"(?P<subject>.+)")
     assert study.image().frames == FRAMES
@@ -234,7 +234,7 @@ def test_a_pattern_without_frame_names_the_subjects_alone(tmp_path):
         (r".+_frame(?P<frame>\d+)", "has no group named subject, expected one such as"),
     ],
 )
-def test_a_pattern_that_does_not_fit_is_told(pattern, words, tmp_path):
+def test_a_pattern_that_does_not_fit_is_reported(pattern, words, tmp_path):
     assert words in refusal(write_nnunet_frames(tmp_path), pattern=pattern)
 
 
@@ -275,7 +275,7 @@ def test_files_may_be_listed(tmp_path):
         ({"numTraining": 3}, 'got 2 training cases, "numTraining" is 3; add what is missing, or correct it'),
     ],
 )
-def test_a_dataset_json_that_cannot_be_used_is_told(changes, words, tmp_path):
+def test_a_dataset_json_that_cannot_be_used_is_reported(changes, words, tmp_path):
     root = write_nnunet_4d(tmp_path)
     nnunet_json(root, changes.pop("numTraining", 2), **changes)
     message = refusal(root)
@@ -291,7 +291,7 @@ def test_values_can_be_named_where_there_are_regions(tmp_path):
     assert source.studies[0].label(source.studies[0].image())[0].max() == 3
 
 
-def test_a_case_without_its_label_or_a_channel_is_told_and_the_others_read(tmp_path):
+def test_a_case_without_its_label_or_a_channel_is_reported_and_the_others_read(tmp_path):
     root = write_nnunet_4d(tmp_path, channels=2)
     (root / "labelsTr" / "ben.nii.gz").unlink()
     (root / "imagesTr" / "anna_0001.nii.gz").unlink()
@@ -308,12 +308,12 @@ def test_test_cases_have_labels_where_they_lie_beside(tmp_path):
     np.testing.assert_array_equal(carl.label(carl.image())[0], phantom_study(2).label)
 
 
-def test_a_folder_without_cases_is_told(tmp_path):
+def test_a_folder_without_cases_is_reported(tmp_path):
     root = nnunet_json(tmp_path, 0)
     assert f"{root} holds no case, expected imagesTr/CASE_0000.nii.gz" in refusal(root)
 
 
-def test_what_is_said_of_the_whole_is_kept(tmp_path):
+def test_what_is_reported_of_the_whole_is_kept(tmp_path):
     root = write_nnunet_4d(tmp_path / "Dataset027_ACDC")
     assert found(root).name == "Dataset027_ACDC"
     nnunet_json(root, 2, name="ACDC", licence="CC", reference="Bernard", description="", release="1.0")

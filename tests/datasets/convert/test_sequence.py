@@ -79,7 +79,7 @@ def test_segmentations_of_single_frames_are_numbered_from_0(name, phantom, tmp_p
 
 
 @pytest.mark.parametrize("mark", [".seg", "_seg", "_label", "-label"])
-def test_frames_without_any_label_are_frames_that_nobody_drew(mark, tmp_path):
+def test_frames_without_any_label_are_frames_that_is_unlabelled(mark, tmp_path):
     write_sequence(tmp_path / "a.seq.nrrd", SERIES)
     drawn = np.zeros((5, *GRID), np.uint8)
     drawn[1, 0, 0, 0], drawn[4, 3, 2, 1] = 1, 2
@@ -245,7 +245,7 @@ def test_a_folder_without_a_sequence_is_refused(tmp_path):
     assert "a.nrrd holds no sequence" in refusal(sequences, tmp_path / "a.nrrd")
 
 
-def test_the_layout_is_told_from_others(tmp_path):
+def test_the_layout_is_reported_from_others(tmp_path):
     write_sequence(tmp_path / "set/a.seq.nrrd", SERIES)
     write_sequence(tmp_path / "bare/a.nrrd", SERIES)
     write_volume(tmp_path / "frames/1.nrrd", SERIES[0])

@@ -131,7 +131,7 @@ def case(number: int, **values: object) -> Spoil:
 
 
 def duration(number: int, step: float, unit: int = 8, **said: object) -> Spoil:
-    """A study whose dataset.json says nothing of its frame duration (or something else), and this header."""
+    """Give a study this header, and no frame duration (or another one) in dataset.json."""
 
     def spoil(root: Path) -> None:
         case(number, **({"frame_duration_s": ...} | said))(root)
@@ -195,7 +195,7 @@ def shortened(number: int, to: int) -> Spoil:
 
 
 def quaternion(value: float) -> Callable[[Header], None]:
-    """All of what a header says of the qform's turn."""
+    """Set all fields of the qform's rotation."""
     return at_once(*(field(f"quatern_{letter}", None, value) for letter in "bcd"))
 
 
@@ -204,7 +204,7 @@ def second(number: int) -> str:
 
 
 def voxels_of(number: int, of: Callable[[int], str], dtype: type | None = None, to: int = 2) -> Spoil:
-    """The voxels of one study's file in another's, whose header stays."""
+    """Put the voxels of one study's file into another's, which keeps its header."""
 
     def spoil(root: Path) -> None:
         with open_nifti(root / of(number)) as (_, _, volumes):

@@ -35,7 +35,7 @@ def order(change) -> np.ndarray:
 
 @pytest.mark.parametrize("cyclic", [True, False])
 @pytest.mark.parametrize("seed", range(5))
-def test_nothing_is_said_of_a_smooth_motion_in_its_order(cyclic, seed):
+def test_nothing_is_reported_of_a_smooth_motion_in_its_order(cyclic, seed):
     assert said(beating(seed=seed), cyclic) == ""
     assert said(beating(noise=30, seed=seed), cyclic) == ""
     assert said(beating(frames=6, seed=seed), cyclic) == ""
@@ -54,7 +54,7 @@ def test_across_the_end_of_a_cycle_too():
     assert said(study) == f"frames {T - 1} and 0 seem to have each other's position"
 
 
-def test_a_frame_far_from_its_place_is_told_where_it_belongs():
+def test_a_frame_far_from_its_place_is_reported_where_it_belongs():
     moved = order(lambda frames: frames.insert(20, frames.pop(3)))
     assert said(moved) == "frame 20 seems to belong between frames 2 and 3"
 
@@ -66,7 +66,7 @@ def test_frames_whose_numbers_were_sorted_as_text(first, words):
     assert said(study) == f"the frames seem to be in the order {words}, ..., as numbers sort as text"
 
 
-def test_spoilt_frames_say_nothing_of_order():
+def test_spoiled_frames_say_nothing_of_order():
     """Two frames of noise alone are alike, and nearer to one another than to all others."""
     study = beating()
     study[[4, 6, 15]] = np.random.default_rng(1).normal(0, 30, (3, *study.shape[1:]))
@@ -74,7 +74,7 @@ def test_spoilt_frames_say_nothing_of_order():
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_where_motion_is_not_followed_nothing_is_said(seed):
+def test_where_motion_is_not_followed_nothing_is_reported(seed):
     rng = np.random.default_rng(seed)
     assert said(beating()[rng.permutation(T)], cyclic=False) == ""
     for frames in (5, 12, T):

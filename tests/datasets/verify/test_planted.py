@@ -34,7 +34,7 @@ def own(clean: Path, tmp_path: Path) -> Path:
 
 
 class Planted(NamedTuple):
-    """What is done, and what must be said of it: kind, file, words; and whether reading the studies as training does refuses it."""
+    """A planted mistake, its expected issue (kind, file, words), and whether training refuses to read it."""
 
     spoil: Spoil
     kind: str
@@ -74,7 +74,7 @@ FOUND = {
         "subject phantom001 is in training and in test",
         True,
     ),
-    "class nobody drew": Planted(
+    "absent class": Planted(
         lambda r: p.about(r, lambda e: e["labels"].update(scar=9)),
         "class-absent",
         JSON,
@@ -254,7 +254,7 @@ FOUND = {
         False,
     ),
     # labels
-    "value nobody named": Planted(
+    "unnamed value": Planted(
         lambda r: rewrite(r / label(2), put(7)),
         "label-value",
         label(2),
@@ -488,7 +488,7 @@ def found_in(root: Path) -> list[tuple[str, str, str]]:
 
 
 def refusal(root: Path) -> str:
-    """What training says when it reads these studies, empty where it reads them."""
+    """Return the error of training when it reads these studies; empty where it reads them."""
     try:
         dataset = read_dataset(root)
         for one in (*dataset.training, *dataset.test):
@@ -502,7 +502,7 @@ def refusal(root: Path) -> str:
 
 @pytest.mark.parametrize("name", FOUND)
 def test_a_planted_fault_is_found_with_its_file_and_reason_and_nothing_else(name, own):
-    """What training refuses is an error, said for the same reason; what is no error of a study training reads."""
+    """Training refuses each error for the same reason, and reads studies without one."""
     fault = FOUND[name]
     fault.spoil(own)
     found = found_in(own)
@@ -527,7 +527,7 @@ def test_a_velocity_that_turning_the_study_needs_and_no_channel_holds(own):
 
 
 def test_many_faults_are_all_found_in_one_pass(own):
-    names = ["truncated", "NaN", "negative", "value nobody named"]
+    names = ["truncated", "NaN", "negative", "unnamed value"]
     (own / image(1)).write_bytes((own / image(1)).read_bytes()[:9000])
     (own / label(3)).unlink()
     rewrite(own / image(2), lambda v: put(np.nan)(blank(5)(v)), dtype=np.float32)

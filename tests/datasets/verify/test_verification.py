@@ -1,4 +1,4 @@
-"""Results are kept: a study that has not changed is not opened again, and its faults are told again."""
+"""Results are kept: an unchanged study is not opened again, and its issues are reported again."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def clean(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def settled(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is written counts as old at once."""
+    """Count written files as old at once."""
     monkeypatch.setattr(digests, "SETTLED_S", -1.0)
 
 
@@ -72,7 +72,7 @@ def test_each_file_is_read_once_and_not_again(own, tmp_path, monkeypatch):
     assert (again.issues, again.studies) == (first.issues, first.studies)
 
 
-def test_what_was_wrong_is_told_again_and_is_gone_once_it_is_put_right(own, clean, tmp_path):
+def test_what_was_wrong_is_reported_again_and_is_gone_once_it_is_put_right(own, clean, tmp_path):
     rewrite(own / label(2), put(7, _labelled(own, 2)))
     kept = tmp_path / "kept"
     assert [told(verified(own, kept)) for _ in range(2)] == [[("label-value", label(2))]] * 2
@@ -252,8 +252,8 @@ def test_frames_in_words(frames, words):
     assert describe_frames(frames) == words
 
 
-@pytest.mark.parametrize(("step_s", "frames", "told"), [(0.0028, 40, True), (0.012, 12, False), (0.04, 25, False)])
-def test_tr_is_no_frame_duration_however_many_frames_make_a_cycle_of_it(step_s, frames, told, tmp_path):
+@pytest.mark.parametrize(("step_s", "frames", "reported"), [(0.0028, 40, True), (0.012, 12, False), (0.04, 25, False)])
+def test_tr_is_no_frame_duration_however_many_frames_make_a_cycle_of_it(step_s, frames, reported, tmp_path):
     """2.8 ms is a TR of a balanced sequence; 12 ms is a mouse's cine, 40 ms a human's."""
     image = Image4D.from_array(np.zeros((1, frames, 2, 2, 2)), np.eye(4), step_s)
-    assert bool(header_checks._untrue_duration(None, image.header, frames, "cyclic")) is told
+    assert bool(header_checks._untrue_duration(None, image.header, frames, "cyclic")) is reported

@@ -24,7 +24,7 @@ TABLE = ("severity", "kind", "case", "file", "message")
 
 @pytest.fixture(autouse=True)
 def settled(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is written counts as old at once."""
+    """Count written files as old at once."""
     monkeypatch.setattr(digests, "SETTLED_S", -1.0)
 
 
@@ -107,7 +107,7 @@ def test_a_dataset_json_that_cannot_be_understood_is_one_fault(command, own_phan
         assert answer["fingerprint"]["studies"] == []
 
 
-def test_a_folder_that_is_no_dataset_is_told_as_everywhere(command, tmp_path):
+def test_a_folder_that_is_no_dataset_is_reported_as_everywhere(command, tmp_path):
     done = command("verify", tmp_path)
     assert (done.code, done.told) == (2, "")
     assert "is an empty folder, expected a dataset folder" in done.line
@@ -149,7 +149,7 @@ def test_only_what_is_wrong_with_the_files_is_remembered(command, own_phantom, m
     assert command("verify", own_phantom).code == (2 if is_kept else 0)
 
 
-def test_train_tells_the_first_errors_and_how_to_see_all(command, damaged, tiny_options, tmp_path):
+def test_train_reports_the_first_errors_and_how_to_see_all(command, damaged, tiny_options, tmp_path):
     rewrite(damaged / label(3), put(9))
     done = command("train", "--dataset", damaged, "--out", tmp_path / "run", *tiny_options)
     assert done.code == 2

@@ -16,7 +16,7 @@ from unet4d.system.text import short_repr
 
 @dataclass(frozen=True)
 class LayoutOptions:
-    """What a user can state about a source where its files do not.
+    """Statements of the user about a source, where its files lack them.
 
     Attributes:
         pattern: regular expression with the groups `subject` and `frame`, for file names relative to the source.
