@@ -102,7 +102,6 @@ def convert(
         if not written:
             raise InputError(f"none of {count(len(failed), 'study', 'studies')} of {root} could be read: {reasons}")
         entry = _description(found, name, time, list(written.values()))
-        parse_dataset(entry, out / "dataset.json")
         write_json(out / "dataset.json", entry)
     _print_summary(list(written.values()), time, out)
     if failed:
@@ -114,7 +113,6 @@ def convert(
 
 
 def _is_dataset(root: Path) -> bool:
-    """Return whether a folder is a dataset of this package."""
     try:
         open_dataset(root)
     except InputError:

@@ -31,19 +31,12 @@ _NUMBER_AT_END = re.compile(
 
 @dataclass(frozen=True)
 class NamedFile:
-    """A file and the parts of its name.
-
-    Attributes:
-        path: the file.
-        stem: its path below the source, with "/" on every system, without suffix and without the mark of a label.
-        suffix: the longest known one, in small letters: ".seg.nrrd" rather than ".nrrd".
-        is_label: a segmentation or a label map.
-    """
+    """A file and the parts of its name."""
 
     path: Path
-    stem: str
-    suffix: str
-    is_label: bool
+    stem: str  # path below the source, with "/", without suffix and without the mark of a label
+    suffix: str  # the longest known one, in small letters: ".seg.nrrd" rather than ".nrrd"
+    is_label: bool  # a segmentation or a label map
 
 
 def natural_key(text: str) -> tuple[tuple[str | int, ...], str]:

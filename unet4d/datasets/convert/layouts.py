@@ -25,17 +25,11 @@ from unet4d.system.regular_files import check_file_or_folder
 
 @dataclass(frozen=True)
 class Layout:
-    """One layout of studies on disk.
+    """One layout of studies on disk."""
 
-    Attributes:
-        detect: whether a file or folder is in this layout.
-        find: the studies of a source, voxels unread. Raises InputError.
-        options: that it uses, besides those that every layout takes.
-    """
-
-    detect: Callable[[Path], bool]
-    find: Callable[[Path, LayoutOptions], Source]
-    options: tuple[str, ...] = ()
+    detect: Callable[[Path], bool]  # whether a file or folder is in this layout
+    find: Callable[[Path, LayoutOptions], Source]  # its studies, voxels unread; raises InputError
+    options: tuple[str, ...] = ()  # that it uses, besides those that every layout takes
 
 
 LAYOUTS: Mapping[str, Layout] = {

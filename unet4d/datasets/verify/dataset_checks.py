@@ -57,7 +57,6 @@ def check_shared_stems(dataset: Dataset) -> list[Issue]:
 
 
 def _path_stem(case: Case, dataset: Dataset) -> str:
-    """Return the path of a case's first image in the dataset, without suffix and channel number."""
     stem = (case.images[0].relative_to(dataset.root).parent / case_name(case.images[0])).as_posix()
     return re.sub(r"_[0-9]{4}$", "", stem)
 
@@ -107,23 +106,14 @@ def _absent_classes(dataset: Dataset, checked: CheckedStudies) -> Iterator[Issue
 
 
 class _Quantity(NamedTuple):
-    """A quantity that should not differ much between studies.
+    """A quantity that should not differ much between studies."""
 
-    Attributes:
-        kind: of the issue.
-        description: of the quantity, with "{}" for the value.
-        values: by index of the study; studies without one are left out.
-        least: factor from the median below which nothing is an outlier; for shares, the difference.
-        is_share: compared by difference, not by factor.
-        file: the file of a case to name.
-    """
-
-    kind: str
-    description: str
-    values: Mapping[int, float]
-    least: float
-    is_share: bool = False
-    file: Callable[[Case], Path] = lambda case: case.images[0]
+    kind: str  # of the issue
+    description: str  # with "{}" for the value
+    values: Mapping[int, float]  # by index of the study, of those that have one
+    least: float  # factor from the median below which nothing is an outlier; for shares, the difference
+    is_share: bool = False  # compared by difference, not by factor
+    file: Callable[[Case], Path] = lambda case: case.images[0]  # to name
 
 
 def _quantities(dataset: Dataset, checked: CheckedStudies) -> Iterator[_Quantity]:

@@ -71,11 +71,7 @@ def check_image(
 ) -> CheckedImage:
     """Read every file of a study's image once; missing files are skipped.
 
-    Args:
-        case: the study.
-        channel_names: of the dataset.
-        time: "cyclic", "open" or None.
-        array: (C, T, X, Y, Z) float32, the image where it is in memory already; then only the headers of its files are read.
+    Where the image is in memory already, `array` (C, T, X, Y, Z) float32, only the headers of its files are read.
     """
     checked = CheckedImage([])
     passes: list[_FilePass] = []
@@ -137,7 +133,10 @@ def _check_file(
         )
         yield Issue.of("not-finite", file, text, case.name)
     if seen.constant:
-        what = _describe_constant(seen, "channel" if case.channels_last else "frame", is_map)
+        which = describe_frames(seen.constant, "channel" if case.channels_last else "frame")
+        what = f"{which} hold{'s' * (len(seen.constant) == 1)}"
+        if len(seen.constant) == len(seen.digests):
+            what = "the map is" if is_map else "the whole image is"
         text = f"{what} one single value; find out what went wrong, or leave out what was not acquired"
         yield Issue.of("constant-frame", file, text, case.name)
     if not (is_map or case.channels_last):
@@ -145,7 +144,6 @@ def _check_file(
 
 
 def _labelled(case: Case, frames: int) -> Sequence[int]:
-    """Return the labelled frames of a case; `frames` is the number of frames of its image."""
     if case.label is None or case.channels_last:
         return ()
     return range(frames) if case.labelled_frames is None else case.labelled_frames
@@ -187,13 +185,6 @@ def _look_at_frame(t: int, volume: np.ndarray, step: int, seen: _FilePass) -> No
         seen.first_bad = seen.first_bad or f"frame {t}, voxel {first}"
         seen.bad += int(np.count_nonzero(~finite))
     seen.digests.append(hashlib.sha256(flat.tobytes()).hexdigest()[:32])
-
-
-def _describe_constant(seen: _FilePass, word: str, is_map: bool) -> str:
-    """Return the subject and verb about frames, channels or a map with one value."""
-    if len(seen.constant) == len(seen.digests):
-        return "the map is" if is_map else "the whole image is"
-    return f"{describe_frames(seen.constant, word)} hold{'s' * (len(seen.constant) == 1)}"
 
 
 def _repeated_channels(case: Case, passes: list[_FilePass]) -> Iterator[Issue]:

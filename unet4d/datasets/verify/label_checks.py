@@ -25,37 +25,22 @@ _FEW = 0.5  # of all frames; where no more than this share has a label, the othe
 
 @dataclass
 class _LabelPass:
-    """The findings of the passes over a study's label files.
+    """The findings of the passes over a study's label files, by frame."""
 
-    Attributes:
-        counts: frame to its voxels of each value, (256,); of the frames that could be read.
-        digests: frame to the digest of its values.
-        files: frame to the file it came from.
-        compared: frame to its subsampled label, of the frames with a subsampled image (mirrored_labels.py).
-        voxel_ml: volume of a voxel.
-        is_whole: all files fit the image and have valid values.
-        wrong: of the file being read: voxels that are no whole numbers from 0 to 255, by frame.
-        first_wrong: the first of these, as text.
-    """
-
-    counts: dict[int, np.ndarray] = field(default_factory=dict)
+    counts: dict[int, np.ndarray] = field(default_factory=dict)  # voxels of each value, (256,)
     digests: dict[int, bytes] = field(default_factory=dict)
     files: dict[int, Path] = field(default_factory=dict)
-    compared: dict[int, np.ndarray] = field(default_factory=dict)
+    compared: dict[int, np.ndarray] = field(default_factory=dict)  # subsampled, see mirrored_labels.py
     voxel_ml: float = 0.0
-    is_whole: bool = True
-    wrong: dict[int, int] = field(default_factory=dict)
+    is_whole: bool = True  # all files fit the image and have valid values
+    wrong: dict[int, int] = field(default_factory=dict)  # in the file being read: voxels that are no values
     first_wrong: str = ""
 
 
 def check_label(case: Case, dataset: Dataset, image: CheckedImage, array: np.ndarray | None = None) -> list[Issue]:
     """Read every label file of a study once and complete the properties of its image; missing files are skipped.
 
-    Args:
-        case: the study.
-        dataset: its dataset.
-        image: its checked image, which gets the properties of the label.
-        array: (T, X, Y, Z) uint8, the label where it is in memory already; then only the headers of its files are read.
+    Where the label is in memory already, `array` (T, X, Y, Z) uint8, only the headers of its files are read.
     """
     seen = _LabelPass()
     files = [(None, case.label)] if isinstance(case.label, Path) else list((case.label or {}).items())
@@ -90,7 +75,6 @@ def check_label(case: Case, dataset: Dataset, image: CheckedImage, array: np.nda
 def _check_file(
     case: Case, file: Path, frame: int | None, image: CheckedImage, seen: _LabelPass, array: np.ndarray | None
 ) -> Iterator[Issue]:
-    """Check one file: of all frames, or of one."""
     seen.wrong, seen.first_wrong = {}, ""
     try:
         with open_nifti(file) as (header, shape, volumes):

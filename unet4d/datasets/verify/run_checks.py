@@ -126,11 +126,7 @@ def check_study(
 ) -> tuple[CheckResult, bool]:
     """Check a study, see `StudyCheck`; where its arrays are given, only the headers of its files are read.
 
-    Args:
-        case: the study.
-        dataset: its dataset.
-        image_array: (C, T, X, Y, Z) float32, as `Case.image` reads it.
-        label_array: (T, X, Y, Z) uint8, as `read_labelled` reads it.
+    `image_array` is (C, T, X, Y, Z) float32 as of `Case.image`, `label_array` (T, X, Y, Z) uint8 as of `read_labelled`.
     """
     try:
         image = check_image(case, dataset.channel_names, dataset.time, image_array)
