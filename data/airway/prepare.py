@@ -57,7 +57,7 @@ def prepare(source: Path, out: Path, pixel_mm: float, thickness_mm: float, frame
 
 
 def _pixels(file: Path) -> np.ndarray:
-    """A picture as (X, Y) uint8: columns from left to right, rows from the bottom up."""
+    """Read a picture as (X, Y) uint8: columns from left to right, rows from the bottom up."""
     with Image.open(file) as picture:
         return np.asarray(picture.convert("L"))[::-1].T
 

@@ -61,7 +61,7 @@ def prepare(source: Path, out: Path) -> Path:
 
 
 def _labelled_frames(source: Path) -> dict[str, list[int]]:
-    """Code to its end-diastolic and end-systolic frame, counted from 0 as the table does."""
+    """Map each code to its end-diastolic and end-systolic frame, counted from 0 as the table does."""
     tables = sorted(source.glob("*opendataset*.csv")) + sorted(source.parent.glob("*opendataset*.csv"))
     if not tables:
         raise InputError(
@@ -84,7 +84,7 @@ def _labelled_frames(source: Path) -> dict[str, list[int]]:
 
 
 def _link(file: Path, to: Path) -> None:
-    """A hard link, or a copy where the disk has none."""
+    """Make a hard link, or a copy where the disk has none."""
     if not file.is_file():
         raise InputError(f"{file} is missing; download the study again, or remove its folder")
     to.unlink(missing_ok=True)  # of a run that was stopped; a copy would be written through the link, into the download

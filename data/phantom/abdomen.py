@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from unet4d.phantom.study import Array
+from unet4d.phantom.phantom_study import Array
 
 TISSUES = (
     *("air", "renal cortex", "renal medulla", "lesion", "fat", "muscle", "bone", "liver", "spleen", "blood"),

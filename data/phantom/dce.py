@@ -21,7 +21,7 @@ from scipy.spatial.transform import Rotation
 from data.phantom.abdomen import TISSUES, draw_abdomen, paint_organs, shape_volumes_ml, still_tissues
 from data.phantom.uptake import Tissue, arterial_mm, concentration_mm, signal
 from unet4d.config import Size
-from unet4d.phantom.study import Array, PhantomStudy, Seed, check_size, label_volumes
+from unet4d.phantom.phantom_study import Array, PhantomStudy, Seed, check_size, label_volumes
 from unet4d.phantom.thorax import grain
 
 DCE_LABELS = {"background": 0, "renal cortex": 1, "renal medulla": 2, "lesion": 3}

@@ -26,7 +26,7 @@ from scipy.spatial.transform import Rotation
 from data.phantom.mediastinum import Surroundings, beating, draw_surroundings
 from data.phantom.vessels import Near, Vessel, ejected, ejection, fills, near, pulse, tube, velocity, volume_ml
 from unet4d.config import Size
-from unet4d.phantom.study import Array, PhantomStudy, Seed, check_size, label_volumes
+from unet4d.phantom.phantom_study import Array, PhantomStudy, Seed, check_size, label_volumes
 from unet4d.phantom.thorax import grain
 
 FLOW_LABELS = {"background": 0, "aorta": 1, "pulmonary artery": 2}

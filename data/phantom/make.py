@@ -20,8 +20,8 @@ from data.phantom.flow import FLOW_LABELS, SMALLEST_FLOW, make_flow
 from unet4d.config import Size
 from unet4d.errors import Unet4DError
 from unet4d.images.channels import MAP, SIGNAL
-from unet4d.phantom.dataset import write_subjects
-from unet4d.phantom.study import PhantomType, check_size
+from unet4d.phantom.phantom_dataset import write_subjects
+from unet4d.phantom.phantom_study import PhantomType, check_size
 
 
 def flow(frames: int, shape: Size | None = None) -> PhantomType:

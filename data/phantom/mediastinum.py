@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from unet4d.phantom.study import Array
+from unet4d.phantom.phantom_study import Array
 from unet4d.phantom.thorax import grain
 
 AIR, LUNG, FAT, MUSCLE, LIVER, BONE, BLOOD = 0.01, 0.05, 0.42, 0.26, 0.34, 0.22, 0.55

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from unet4d.phantom.study import Array
+from unet4d.phantom.phantom_study import Array
 
 RELAXIVITY = 3.7
 """Relaxivity of a gadolinium chelate in plasma at 3 T, per second and mM."""

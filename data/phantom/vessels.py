@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from scipy.interpolate import CubicSpline
 from scipy.spatial import cKDTree
 
-from unet4d.phantom.study import Array
+from unet4d.phantom.phantom_study import Array
 
 STEP_MM = 0.5
 """Between the centreline's samples."""

@@ -86,7 +86,7 @@ def _by_case(files: Any) -> dict[str, list[Path]]:
 
 
 def _drawn(pairs: list[tuple[Path, Path]]) -> tuple[Image4D, np.ndarray]:
-    """The study that holds these DICOM files, and its label (T, X, Y, Z) from their contours: X counts columns, Y rows."""
+    """Read the study of these DICOM files, and its label (T, X, Y, Z) from their contours: X counts columns, Y rows."""
     folder = pairs[0][0].parent
     holds = [one for one in group_into_studies(search_dicom_files(folder)) if pairs[0][0] in one.files]
     if len(holds) != 1:

@@ -11,7 +11,7 @@ import pytest
 from data.phantom.abdomen import draw_abdomen, shape_volumes_ml
 from data.phantom.dce import DCE_LABELS, make_dce
 from data.phantom.uptake import HAEMATOCRIT, Tissue, arterial_mm, concentration_mm, signal
-from unet4d.phantom.study import PhantomStudy
+from unet4d.phantom.phantom_study import PhantomStudy
 
 CORTEX, MEDULLA, LESION = 1, 2, 3
 SHAPE = (84, 56, 16)

@@ -10,7 +10,7 @@ import pytest
 
 from data.phantom.flow import FLOW_LABELS, make_flow
 from data.phantom.vessels import ejected, ejection, fills, near, pulse, tube, velocity, volume_ml
-from unet4d.phantom.study import PhantomStudy
+from unet4d.phantom.phantom_study import PhantomStudy
 
 SHAPE = (60, 66, 30)
 SEEDS = (0, 1)

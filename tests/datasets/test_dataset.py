@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from unet4d.datasets.case_labels import read_labelled, to_classes, to_values
 from unet4d.datasets.cases import Case, Dataset
 from unet4d.datasets.dataset import choose_cache_dir, read_dataset
-from unet4d.datasets.folds import describe_fewer_folds, number_of_folds, split_cases, split_folds
+from unet4d.datasets.subject_folds import describe_fewer_folds, number_of_folds, split_cases, split_folds
 from unet4d.errors import InputError
 from unet4d.images.image4d import Image4D, write_image
 

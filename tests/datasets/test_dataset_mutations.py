@@ -10,8 +10,8 @@ import pytest
 
 from tests.datasets.test_dataset import ENTRY, change, lay_out
 from tests.mutations import damaged, mutated, outcome
+from unet4d.datasets.convert.layout_options import LayoutOptions
 from unet4d.datasets.convert.nnunet import find_nnunet as find_nnunet
-from unet4d.datasets.convert.options import LayoutOptions
 from unet4d.datasets.dataset import open_dataset, read_dataset
 from unet4d.datasets.verify.run_checks import verify_dataset
 from unet4d.errors import InputError

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from unet4d.datasets.convert.layout_options import LayoutOptions
 from unet4d.datasets.convert.layouts import open_layout
-from unet4d.datasets.convert.options import LayoutOptions
 from unet4d.datasets.find_studies import find_studies, open_source
 from unet4d.datasets.nifti_studies import group_by_channel
 from unet4d.errors import InputError

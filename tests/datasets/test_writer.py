@@ -74,7 +74,7 @@ def test_a_stopped_phantom_can_be_run_again(tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("unet4d.phantom.dataset.write_text", stop)
+        patch.setattr("unet4d.phantom.phantom_dataset.write_text", stop)
         with pytest.raises(KeyboardInterrupt):
             write_phantom(tmp_path, 1, 2, shape=(32, 32, 4))
     assert not (tmp_path / "dataset.json").exists()

@@ -16,8 +16,8 @@ import pytest
 
 from tests.images.slicer import write_segmentation, write_sequence, write_volume
 from tests.images.test_image4d import lay, oblique, ramp
+from unet4d.datasets.convert.layout_options import NO_LAYOUT_OPTIONS
 from unet4d.datasets.convert.layouts import open_layout
-from unet4d.datasets.convert.options import NO_LAYOUT_OPTIONS
 from unet4d.errors import InputError
 from unet4d.images.image4d import Image4D, read_frames, read_image, read_label
 from unet4d.images.nrrd import dimension_of, files_of, read_nrrd_image

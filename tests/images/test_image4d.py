@@ -14,8 +14,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from unet4d.datasets.convert.layout_options import NO_LAYOUT_OPTIONS
 from unet4d.datasets.convert.layouts import LAYOUTS, open_layout
-from unet4d.datasets.convert.options import NO_LAYOUT_OPTIONS
 from unet4d.datasets.find_studies import open_source
 from unet4d.errors import InputError
 from unet4d.images import image4d

@@ -10,8 +10,8 @@ import pytest
 
 from tests.images.slicer import OBLIQUE, nrrd, write_volume
 from tests.images.slicer import write_sequence as write_image_sequence
+from unet4d.datasets.convert.layout_options import NO_LAYOUT_OPTIONS
 from unet4d.datasets.convert.layouts import open_layout
-from unet4d.datasets.convert.options import NO_LAYOUT_OPTIONS
 from unet4d.errors import InputError, Unet4DError
 from unet4d.images.image4d import Image4D
 from unet4d.images.label_writers import (

@@ -21,7 +21,7 @@ from tests.builders import build_network, resolve_plainly
 from unet4d.cli.main import _parsed
 from unet4d.config import Config, DataConfig, ModelConfig
 from unet4d.datasets.dataset import read_dataset
-from unet4d.datasets.folds import split_folds
+from unet4d.datasets.subject_folds import split_folds
 from unet4d.errors import InputError, Unet4DError
 from unet4d.evaluation.evaluate import evaluate
 from unet4d.images.image4d import Image4D, read_label, write_image

@@ -17,7 +17,7 @@ import torch
 from unet4d import load_model, read_image, segment, write_image
 from unet4d.config import InferenceConfig
 from unet4d.datasets.dataset import read_dataset
-from unet4d.datasets.folds import split_cases
+from unet4d.datasets.subject_folds import split_cases
 from unet4d.errors import InputError
 from unet4d.images.image4d import Image4D
 from unet4d.inference.options import InferenceOptions

@@ -17,7 +17,7 @@ from unet4d.phantom import make_cine, write_phantom
 from unet4d.phantom.cine import CINE_LABELS
 from unet4d.phantom.cover import cover
 from unet4d.phantom.heart import EJECTION_FRACTIONS, beats, contraction, draw_heart
-from unet4d.phantom.study import PhantomStudy
+from unet4d.phantom.phantom_study import PhantomStudy
 
 RV, MYOCARDIUM, LV = 1, 2, 3
 SHAPE = (56, 52, 6)
@@ -267,7 +267,7 @@ def test_a_run_cut_short_leaves_no_dataset_json(tmp_path: Path, monkeypatch: pyt
             raise KeyboardInterrupt
         return make_cine(seed, *rest)
 
-    monkeypatch.setattr("unet4d.phantom.dataset.make_cine", fail)
+    monkeypatch.setattr("unet4d.phantom.phantom_dataset.make_cine", fail)
     with pytest.raises(KeyboardInterrupt):
         write_phantom(tmp_path / "set", 2, 1, shape=(32, 32, 4))
     assert (tmp_path / "set" / "images" / "phantom001.nii.gz").exists()

@@ -16,7 +16,7 @@ import yaml
 import unet4d.training.cross_validation
 from unet4d import load_model, read_image, segment
 from unet4d.datasets.dataset import read_dataset
-from unet4d.datasets.folds import split_folds
+from unet4d.datasets.subject_folds import split_folds
 from unet4d.errors import InputError, ReportedByOtherRank, Stopped, Unet4DError
 from unet4d.models.checkpoint import BEST, LAST, load_checkpoint
 from unet4d.models.folds import folds_in

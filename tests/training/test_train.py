@@ -17,7 +17,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from unet4d import load_model, read_image, segment
 from unet4d.config import Config, DataConfig, ModelConfig, TrainConfig
 from unet4d.datasets.dataset import read_dataset
-from unet4d.datasets.folds import split_folds
+from unet4d.datasets.subject_folds import split_folds
 from unet4d.errors import InputError
 from unet4d.images.image4d import read_label
 from unet4d.metrics.overlap import count_voxels, dice

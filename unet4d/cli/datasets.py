@@ -89,7 +89,7 @@ def _convert_options(parser: ArgumentParser) -> None:
 def _convert(options: Namespace) -> None:
     from unet4d.datasets.convert.convert import convert
     from unet4d.datasets.convert.frame_durations import read_durations
-    from unet4d.datasets.convert.options import LayoutOptions
+    from unet4d.datasets.convert.layout_options import LayoutOptions
 
     o = options
     durations = None if o.frame_durations is None else read_durations(o.frame_durations)

@@ -74,7 +74,7 @@ def _report_options(parser: ArgumentParser) -> None:
 
 
 def _report(options: Namespace) -> None:
-    from unet4d.datasets.convert.options import LayoutOptions
+    from unet4d.datasets.convert.layout_options import LayoutOptions
     from unet4d.report.report import report
 
     o = options

@@ -158,7 +158,7 @@ def _inference_options_of(options: Namespace) -> InferenceOptions:
 def _check_predict(options: Namespace) -> None:
     import os
 
-    from unet4d.datasets.convert.options import LayoutOptions
+    from unet4d.datasets.convert.layout_options import LayoutOptions
     from unet4d.inference.batch.job_split import choose_shard
     from unet4d.inference.checks import check_predict
 
@@ -172,7 +172,7 @@ def _check_predict(options: Namespace) -> None:
 def _predict(options: Namespace) -> None:
     import os
 
-    from unet4d.datasets.convert.options import LayoutOptions
+    from unet4d.datasets.convert.layout_options import LayoutOptions
     from unet4d.inference.batch.job_split import choose_shard
     from unet4d.inference.predict import predict
     from unet4d.system.distributed import init_distributed

@@ -7,9 +7,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from unet4d.datasets.convert.layout_options import NO_LAYOUT_OPTIONS, LayoutOptions
 from unet4d.datasets.convert.layouts import detect_layout, open_layout, report_unreadable
 from unet4d.datasets.convert.nnunet import is_nnunet
-from unet4d.datasets.convert.options import NO_LAYOUT_OPTIONS, LayoutOptions
 from unet4d.datasets.dataset import read_dataset
 from unet4d.datasets.nifti_studies import open_dataset_source, open_nifti_source
 from unet4d.datasets.study import Source, Study

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from unet4d.datasets.convert.file_names import natural_key
-from unet4d.datasets.convert.options import NO_LAYOUT_OPTIONS, LayoutOptions
+from unet4d.datasets.convert.layout_options import NO_LAYOUT_OPTIONS, LayoutOptions
 from unet4d.datasets.dataset import read_dataset
 from unet4d.datasets.find_studies import AUTO_LAYOUT, expand_input_lists, find_studies
 from unet4d.datasets.study import Study

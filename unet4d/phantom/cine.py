@@ -21,9 +21,9 @@ from unet4d.config import Size
 from unet4d.errors import InputError
 from unet4d.phantom.cover import Cover, cover
 from unet4d.phantom.heart import Beat, Heart, beats
+from unet4d.phantom.phantom_study import Array, PhantomStudy, Seed, check_size, label_volumes
 from unet4d.phantom.scanner import Scanner, acquire, coil_shading, draw_scanner, magnitude, paint_heart
 from unet4d.phantom.spoiled_frames import SPOILING, spoil
-from unet4d.phantom.study import Array, PhantomStudy, Seed, check_size, label_volumes
 from unet4d.phantom.subject import SLICE_SAMPLES, HeartGrid, draw_subject, heart_coordinates
 from unet4d.phantom.thorax import draw_thorax, render_thorax
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unet4d.phantom.heart import Beat, Heart, crescent, profile, ring
-from unet4d.phantom.study import Array
+from unet4d.phantom.phantom_study import Array
 
 
 @dataclass(frozen=True)

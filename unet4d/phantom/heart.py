@@ -22,7 +22,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy.interpolate import PchipInterpolator
 
-from unet4d.phantom.study import Array
+from unet4d.phantom.phantom_study import Array
 
 EJECTION_FRACTIONS = (0.22, 0.68)
 """Range for the smooth shape: from a failing heart to a healthy one."""

@@ -8,7 +8,7 @@ import numpy as np
 from scipy.ndimage import gaussian_filter
 
 from unet4d.phantom.cover import Cover
-from unet4d.phantom.study import Array
+from unet4d.phantom.phantom_study import Array
 from unet4d.phantom.thorax import grain
 
 OPPOSITION = 0.9

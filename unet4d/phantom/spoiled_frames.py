@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from unet4d.phantom.study import Array
+from unet4d.phantom.phantom_study import Array
 from unet4d.phantom.thorax import grain
 
 SPOILING = ("dropout", "ghosting", "noise")

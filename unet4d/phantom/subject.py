@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from unet4d.config import Size
 from unet4d.phantom.heart import Heart, beats, draw_heart
-from unet4d.phantom.study import Array
+from unet4d.phantom.phantom_study import Array
 
 SLICE_SAMPLES = 5  # samples through a slice, so that its borders are mixed as in a thick slice
 

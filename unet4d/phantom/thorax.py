@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
-from unet4d.phantom.study import Array
+from unet4d.phantom.phantom_study import Array
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ import torch
 from unet4d.config import Config, DataConfig, ModelConfig, RecomputeConfig, ResolvedConfig
 from unet4d.datasets.cases import Case
 from unet4d.datasets.dataset import choose_cache_dir
-from unet4d.datasets.folds import split_cases
+from unet4d.datasets.subject_folds import split_cases
 from unet4d.datasets.verify.load_verified import load_verified_dataset
 from unet4d.errors import InputError
 from unet4d.models.device import find_device

@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 import numpy as np
 
-from unet4d.datasets.convert.options import NO_LAYOUT_OPTIONS, LayoutOptions
+from unet4d.datasets.convert.layout_options import NO_LAYOUT_OPTIONS, LayoutOptions
 from unet4d.datasets.find_studies import AUTO_LAYOUT, open_source
 from unet4d.datasets.label_maps import find_label_maps, read_class_values
 from unet4d.datasets.study import Study

@@ -19,7 +19,7 @@ import yaml
 
 from unet4d.config import Config
 from unet4d.datasets.dataset import open_dataset
-from unet4d.datasets.folds import describe_fewer_folds, split_folds
+from unet4d.datasets.subject_folds import describe_fewer_folds, split_folds
 from unet4d.errors import InputError, ReportedByOtherRank, Stopped, Unet4DError
 from unet4d.evaluation.fold_summary import format_folds, summarize_folds
 from unet4d.models.folds import FOLDS_FILE, fold_folder, folds_in

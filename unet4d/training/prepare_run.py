@@ -13,7 +13,7 @@ import torch
 from unet4d.config import Config, ResolvedConfig
 from unet4d.datasets.cases import Case, Dataset
 from unet4d.datasets.dataset import choose_cache_dir
-from unet4d.datasets.folds import describe_fewer_folds, split_cases
+from unet4d.datasets.subject_folds import describe_fewer_folds, split_cases
 from unet4d.datasets.verify.load_verified import load_verified_dataset
 from unet4d.errors import InputError
 from unet4d.models.checkpoint import Task, find_checkpoint, load_checkpoint

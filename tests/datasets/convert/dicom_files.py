@@ -19,8 +19,8 @@ from pydicom.uid import UID, EnhancedMRImageStorage, ExplicitVRLittleEndian, MRI
 from pydicom.valuerep import DSfloat
 from scipy.spatial.transform import Rotation
 
+from unet4d.datasets.convert.layout_options import LayoutOptions
 from unet4d.datasets.convert.layouts import open_layout
-from unet4d.datasets.convert.options import LayoutOptions
 from unet4d.datasets.study import Source
 from unet4d.errors import InputError
 from unet4d.images.image4d import Image4D

@@ -11,7 +11,7 @@ import numpy as np
 from unet4d.images.image4d import Image4D, write_image
 from unet4d.phantom.cine import CINE_LABELS as LABELS
 from unet4d.phantom.cine import make_cine
-from unet4d.phantom.study import PhantomStudy
+from unet4d.phantom.phantom_study import PhantomStudy
 
 FRAMES, SHAPE = 4, (32, 32, 4)
 

@@ -10,8 +10,8 @@ import pytest
 
 from tests.datasets.convert.layouts import FRAMES, frame_of, image_of, phantom_study, write, write_patient
 from unet4d.datasets.convert.acdc import is_acdc
+from unet4d.datasets.convert.layout_options import LayoutOptions
 from unet4d.datasets.convert.layouts import open_layout
-from unet4d.datasets.convert.options import LayoutOptions
 from unet4d.datasets.study import Source, Study
 from unet4d.errors import InputError
 from unet4d.phantom.cine import CINE_LABELS as LABELS

@@ -25,8 +25,8 @@ from tests.datasets.convert.layouts import (
 from unet4d.datasets.case_labels import read_labelled
 from unet4d.datasets.cases import Dataset
 from unet4d.datasets.convert.convert import convert
+from unet4d.datasets.convert.layout_options import NO_LAYOUT_OPTIONS, LayoutOptions
 from unet4d.datasets.convert.layouts import LAYOUTS
-from unet4d.datasets.convert.options import NO_LAYOUT_OPTIONS, LayoutOptions
 from unet4d.datasets.dataset import read_dataset
 from unet4d.datasets.study import Source, Study
 from unet4d.errors import InputError

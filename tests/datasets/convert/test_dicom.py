@@ -30,8 +30,8 @@ from tests.datasets.convert.dicom_files import (  # noqa: E402
     series_a_slice,
 )
 from unet4d.datasets.convert import dicom  # noqa: E402
+from unet4d.datasets.convert.layout_options import LayoutOptions  # noqa: E402
 from unet4d.datasets.convert.layouts import detect_layout, open_layout  # noqa: E402
-from unet4d.datasets.convert.options import LayoutOptions  # noqa: E402
 from unet4d.errors import InputError  # noqa: E402
 
 

@@ -30,8 +30,8 @@ from tests.datasets.convert.dicom_files import (
     refusal,
     refusals,
 )
+from unet4d.datasets.convert.layout_options import LayoutOptions
 from unet4d.datasets.convert.layouts import open_layout
-from unet4d.datasets.convert.options import LayoutOptions
 
 Spoil = Callable[[list[Dataset]], object]
 

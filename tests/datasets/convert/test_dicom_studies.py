@@ -41,8 +41,8 @@ from tests.datasets.convert.dicom_files import (
 )
 from tests.datasets.convert.layouts import write_nnunet_4d
 from unet4d.datasets.convert.convert import convert
+from unet4d.datasets.convert.layout_options import LayoutOptions
 from unet4d.datasets.convert.layouts import open_layout
-from unet4d.datasets.convert.options import LayoutOptions
 from unet4d.errors import InputError
 from unet4d.images.image4d import Image4D, read_image
 from unet4d.system.csv_file import read_table

@@ -10,8 +10,8 @@ from pydicom.dataset import Dataset
 
 from tests.datasets.convert import dicom_files as files
 from tests.datasets.convert.dicom_files import AFFINE, ARRAY, assert_is, by_instance, by_position, by_trigger, image_of
+from unet4d.datasets.convert.layout_options import LayoutOptions
 from unet4d.datasets.convert.layouts import open_layout
-from unet4d.datasets.convert.options import LayoutOptions
 
 
 def with_more(place: files.Place, **more) -> files.Place:

@@ -13,8 +13,8 @@ from tests.images.slicer import OBLIQUE, write_segmentation, write_sequence, wri
 from unet4d.datasets.case_labels import read_labelled
 from unet4d.datasets.convert.file_names import natural_key, sort_by_time
 from unet4d.datasets.convert.frames import is_frames
+from unet4d.datasets.convert.layout_options import LayoutOptions
 from unet4d.datasets.convert.layouts import detect_layout, open_layout
-from unet4d.datasets.convert.options import LayoutOptions
 from unet4d.datasets.dataset import read_dataset
 from unet4d.datasets.study import Source
 from unet4d.errors import InputError

@@ -20,12 +20,12 @@ from tests.datasets.convert.layouts import (
     write_nnunet_frames,
 )
 from unet4d.datasets.convert.file_names import shared_stems
+from unet4d.datasets.convert.layout_options import LayoutOptions
 from unet4d.datasets.convert.layouts import open_layout
 from unet4d.datasets.convert.nnunet import is_nnunet
-from unet4d.datasets.convert.options import LayoutOptions
 from unet4d.datasets.dataset import read_dataset
-from unet4d.datasets.folds import split_folds
 from unet4d.datasets.study import Source, Study
+from unet4d.datasets.subject_folds import split_folds
 from unet4d.errors import InputError
 from unet4d.images.image4d import Image4D
 from unet4d.phantom.cine import CINE_LABELS as LABELS

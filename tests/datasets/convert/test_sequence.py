@@ -9,8 +9,8 @@ import pytest
 
 from tests.images.slicer import OBLIQUE, geometry, write, write_segmentation, write_sequence, write_volume
 from unet4d.datasets.case_labels import read_labelled
+from unet4d.datasets.convert.layout_options import LayoutOptions
 from unet4d.datasets.convert.layouts import detect_layout, open_layout
-from unet4d.datasets.convert.options import LayoutOptions
 from unet4d.datasets.convert.sequence import is_sequence
 from unet4d.datasets.dataset import read_dataset
 from unet4d.datasets.study import Source, Study

@@ -16,9 +16,9 @@ from tests.datasets.verify.planting import about, blank, by_frame, case, image, 
 from unet4d.datasets.dataset import open_dataset
 from unet4d.datasets.issues import Issue, sort_issues
 from unet4d.datasets.verify import header_checks
+from unet4d.datasets.verify.dataset_summary import describe_summary, summarize_studies
 from unet4d.datasets.verify.run_checks import FINGERPRINT_FILE, Verification, verify_dataset
 from unet4d.datasets.verify.study_properties import StudyProperties
-from unet4d.datasets.verify.summary import describe_summary, summarize_studies
 from unet4d.images.image4d import Image4D
 from unet4d.phantom import write_phantom
 from unet4d.system import digests

@@ -1,6 +1,6 @@
 """Conversion of other layouts: a folder or file goes in, a `Source` of studies or a dataset folder comes out.
 
-layouts.py is the list of layouts, options.py has their options, convert.py writes the dataset.
+layouts.py is the list of layouts, layout_options.py has their options, convert.py writes the dataset.
 
 acdc.py        the ACDC challenge: patientNNN/patientNNN_4d.nii.gz, patientNNN_frameXX_gt.nii.gz, Info.cfg
 nnunet.py      nnU-Net raw data: dataset.json, imagesTr/CASE_0000.nii.gz, labelsTr; frames of one subject are joined

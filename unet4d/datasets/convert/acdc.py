@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from unet4d.datasets.cases import Case, Dataset
-from unet4d.datasets.convert.options import LayoutOptions
+from unet4d.datasets.convert.layout_options import LayoutOptions
 from unet4d.datasets.nifti_studies import make_study
 from unet4d.datasets.study import Source, Study
 from unet4d.errors import InputError

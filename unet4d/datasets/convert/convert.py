@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from unet4d.datasets.case_json import can_name_a_file
+from unet4d.datasets.convert.layout_options import NO_LAYOUT_OPTIONS, LayoutOptions
 from unet4d.datasets.convert.layouts import LAYOUTS, open_layout
-from unet4d.datasets.convert.options import NO_LAYOUT_OPTIONS, LayoutOptions
 from unet4d.datasets.dataset import open_dataset
 from unet4d.datasets.dataset_json import parse_dataset
 from unet4d.datasets.study import Source, Study

@@ -28,7 +28,7 @@ from functools import partial
 from pathlib import Path
 
 from unet4d.datasets.convert.file_names import natural_key
-from unet4d.datasets.convert.options import LayoutOptions
+from unet4d.datasets.convert.layout_options import LayoutOptions
 from unet4d.datasets.study import Source, Study
 from unet4d.errors import InputError
 from unet4d.images.dicom.file_search import FoundDicom, RejectedFile, files_under, is_dicom, search_dicom_files

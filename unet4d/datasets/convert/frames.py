@@ -39,7 +39,7 @@ from unet4d.datasets.convert.file_names import (
     shorten_list,
     sort_by_time,
 )
-from unet4d.datasets.convert.options import LayoutOptions
+from unet4d.datasets.convert.layout_options import LayoutOptions
 from unet4d.datasets.study import Source, Study, StudyLabel
 from unet4d.errors import InputError
 from unet4d.images.image4d import Image4D, read_image

@@ -13,8 +13,8 @@ from unet4d.datasets.convert.acdc import find_acdc, is_acdc
 from unet4d.datasets.convert.dicom import find_dicom, is_dicom_source
 from unet4d.datasets.convert.frame_durations import check_durations
 from unet4d.datasets.convert.frames import find_frames, is_frames
+from unet4d.datasets.convert.layout_options import LayoutOptions
 from unet4d.datasets.convert.nnunet import find_nnunet, is_nnunet
-from unet4d.datasets.convert.options import LayoutOptions
 from unet4d.datasets.convert.sequence import find_sequence, is_sequence
 from unet4d.datasets.study import Source, Study
 from unet4d.errors import InputError

@@ -26,7 +26,7 @@ import numpy as np
 
 from unet4d.datasets.cases import Case, Dataset
 from unet4d.datasets.convert.file_names import missing_numbers, natural_key, shared_stems, shorten_list
-from unet4d.datasets.convert.options import LayoutOptions
+from unet4d.datasets.convert.layout_options import LayoutOptions
 from unet4d.datasets.dataset_json import parse_channel_names
 from unet4d.datasets.nifti_studies import group_by_channel, make_study, order_channels
 from unet4d.datasets.study import Source, Study

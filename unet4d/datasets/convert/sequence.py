@@ -32,7 +32,7 @@ from unet4d.datasets.convert.file_names import (
     parse_file_name,
     shorten_list,
 )
-from unet4d.datasets.convert.options import LayoutOptions
+from unet4d.datasets.convert.layout_options import LayoutOptions
 from unet4d.datasets.nifti_studies import CHANNEL_NUMBER
 from unet4d.datasets.study import Source, Study, StudyLabel
 from unet4d.errors import InputError

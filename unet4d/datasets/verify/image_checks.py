@@ -12,9 +12,9 @@ import numpy as np
 
 from unet4d.datasets.cases import Case, channel_count_message
 from unet4d.datasets.issues import Issue
-from unet4d.datasets.verify.frame_order import describe_misplaced_frames, thumbnail
 from unet4d.datasets.verify.header_checks import check_header, check_space, find_grid_issue
 from unet4d.datasets.verify.mirrored_labels import choose_frames, subsample
+from unet4d.datasets.verify.misplaced_frames import describe_misplaced_frames, thumbnail
 from unet4d.datasets.verify.study_properties import INTENSITY_PERCENTILES, StudyProperties
 from unet4d.errors import InputError
 from unet4d.images.channels import MAP, reorient_channels

@@ -17,10 +17,10 @@ from unet4d.datasets.cases import Case, Dataset
 from unet4d.datasets.dataset import find_case_issues
 from unet4d.datasets.issues import ERROR, Issue, sort_issues
 from unet4d.datasets.verify.dataset_checks import check_across, check_shared_stems
+from unet4d.datasets.verify.dataset_summary import make_fingerprint
 from unet4d.datasets.verify.image_checks import check_image
 from unet4d.datasets.verify.label_checks import check_label
 from unet4d.datasets.verify.study_properties import StudyProperties
-from unet4d.datasets.verify.summary import make_fingerprint
 from unet4d.errors import InputError, Unet4DError
 from unet4d.system.digests import Stamp, settled, stamp
 from unet4d.system.failures import failure_of_study

@@ -10,8 +10,8 @@ from pathlib import Path
 from unet4d.datasets.dataset import choose_cache_dir, open_dataset
 from unet4d.datasets.issues import ISSUE_KINDS, Issue
 from unet4d.datasets.verify.checks import check_verify
+from unet4d.datasets.verify.dataset_summary import describe_summary
 from unet4d.datasets.verify.run_checks import Verification, verify_dataset
-from unet4d.datasets.verify.summary import describe_summary
 from unet4d.errors import InputError
 from unet4d.system.files import PathLike, write_json
 from unet4d.system.text import count, printable

@@ -9,7 +9,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from unet4d.datasets.verify.frame_order import describe_misplaced_frames, thumbnail
+from unet4d.datasets.verify.misplaced_frames import describe_misplaced_frames, thumbnail
 
 T = 24
 

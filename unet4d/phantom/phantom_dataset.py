@@ -24,7 +24,7 @@ from unet4d.images.channels import SIGNAL
 from unet4d.images.image4d import Image4D, write_image
 from unet4d.images.nifti import header_for, write_nifti
 from unet4d.phantom.cine import CINE_LABELS, check_cine, make_cine
-from unet4d.phantom.study import Array, PhantomStudy, PhantomType
+from unet4d.phantom.phantom_study import Array, PhantomStudy, PhantomType
 from unet4d.system.csv_file import csv_text
 from unet4d.system.files import replacing, write_json, write_text
 from unet4d.system.progress_bar import ProgressBar
