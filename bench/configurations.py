@@ -1,4 +1,4 @@
-"""What every shipped configuration weighs, computes and keeps, counted on tensors without content; no timing.
+"""Weights, work and memory of every shipped configuration, counted on tensors without content; no timing.
 
 `python -m bench configurations` prints the table of docs/configurations.md, which a test compares.
 """
@@ -14,7 +14,7 @@ import torch
 import yaml
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from bench.candidates import SETTINGS
+from bench.networks import SCHEDULES
 from bench.resolved import resolve_for
 from unet4d.config import Config, RecomputeConfig, ResolvedConfig, Size
 from unet4d.models.clstm_unet import CLSTMUNet
@@ -23,9 +23,9 @@ from unet4d.models.memory_trace import MemoryTrace
 from unet4d.training.step_memory import StepCost, count_step_cost
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
-PLAIN, LEANEST = SETTINGS["plain"], SETTINGS["leanest"]
+PLAIN, LEANEST = SCHEDULES["plain"], SCHEDULES["leanest"]
 FEW, MORE = 3, 6
-"""Frames of the two clips whose difference is what a frame takes."""
+"""Frames of the two clips from which the memory per frame is computed."""
 
 
 class Shipped(NamedTuple):
@@ -54,12 +54,12 @@ SHIPPED = {
 
 
 def run() -> dict[str, list[dict[str, Any]]]:
-    """A row per shipped configuration."""
+    """Return a row per shipped configuration."""
     return {"configurations": [row(name, shipped) | bytes_of(shipped) for name, shipped in SHIPPED.items()]}
 
 
 def row(name: str, shipped: Shipped) -> dict[str, str]:
-    """Weights, and the work of a prediction; for one channel and four classes."""
+    """Return weights, and the work of a prediction, for one channel and four classes."""
     config = _config(shipped)
     patch = config.data.patch_size or shipped.patch
     voxels = math.prod(patch)
@@ -73,7 +73,7 @@ def row(name: str, shipped: Shipped) -> dict[str, str]:
 
 
 def bytes_of(shipped: Shipped) -> dict[str, str]:
-    """Memory of a training step: at once, and, in the leanest way, what each frame adds and what a voxel takes but once."""
+    """Return the memory of a training step: plain, and of the leanest schedule per frame and per voxel."""
     config = _config(shipped)
     voxels = math.prod(config.data.patch_size)
     plain = _step(config, PLAIN, MORE)

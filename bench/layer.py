@@ -1,4 +1,4 @@
-"""ConvLSTM3d against the ConvLSTM written plainly: time, and what each keeps for its backward pass."""
+"""ConvLSTM3d against a plainly written ConvLSTM: time, and memory kept for the backward pass."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any, get_args
 import torch
 from torch import Tensor, nn
 
-from bench.candidates import Grid
 from bench.measure import interleaved
+from bench.networks import Grid
 from bench.plain import PlainConvLSTM
 from unet4d.models.convlstm import ConvLSTM3d
 from unet4d.models.device import autocast
@@ -17,14 +17,16 @@ from unet4d.models.scan import Keep
 
 PLAIN = "plain autograd"
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
-Clip = tuple[int, int, int, Grid]
+LayerInput = tuple[int, int, int, Grid]
 """Batch B, frames T, channels C = H, grid."""
 
 
-def layer_table(clips: Sequence[Clip], precision: str, device: torch.device, budget_s: float) -> list[dict[str, Any]]:
-    """A row per clip and layer: the plain one, and ours for all it can be told to keep."""
+def layer_table(
+    inputs: Sequence[LayerInput], precision: str, device: torch.device, budget_s: float
+) -> list[dict[str, Any]]:
+    """Return a row per input and layer: the plain one, and ours with each choice of kept tensors."""
     rows = []
-    for batch, frames, channels, grid in clips:
+    for batch, frames, channels, grid in inputs:
         x = torch.randn(
             batch, frames, channels, *grid.size, device=device, dtype=_DTYPES[precision], requires_grad=True
         )
@@ -84,7 +86,7 @@ def _both(layer: nn.Module, x: Tensor, precision: str) -> Callable[[], None]:
 
 
 def saved_bytes(layer: nn.Module, x: Tensor, precision: str) -> int:
-    """Bytes kept for the layer's backward pass, each storage once; weights, and copies of them in other types, apart."""
+    """Return the bytes kept for the layer's backward pass, each storage once, without weights and copies of them."""
     weights = {tuple(p.shape) for p in layer.parameters()}
     storages: dict[int, int] = {}
 
@@ -95,7 +97,7 @@ def saved_bytes(layer: nn.Module, x: Tensor, precision: str) -> int:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        output = _output(layer, x, precision)  # held, so that no address is used twice
+        output = _output(layer, x, precision)  # kept, so that no address is used twice
     total = sum(storages.values())
     del output
     return total

@@ -1,4 +1,4 @@
-"""Timing side by side: the candidates take turns, so that a slow minute of the machine hits all of them alike."""
+"""Timing in turns, so that a slow minute of the machine slows all candidates alike."""
 
 from __future__ import annotations
 
@@ -28,20 +28,20 @@ class Spread(NamedTuple):
 
 
 def spread(values: Sequence[float]) -> Spread:
-    """Median and quartiles of one value or more."""
+    """Return median and quartiles of one value or more."""
     low, median, high = statistics.quantiles(values, method="inclusive") if len(values) > 1 else [values[0]] * 3
     return Spread(median, low, high)
 
 
 class Rounds(dict[str, list[float]]):
-    """The seconds of each candidate, round by round; a candidate that did not fit into memory is not in it."""
+    """The seconds of each candidate, round by round, without candidates that did not fit into memory."""
 
     def seconds(self, name: str) -> float | None:
-        """The median."""
+        """Return the median."""
         return statistics.median(self[name]) if name in self else None
 
     def ratio(self, name: str, baseline: str) -> Spread | None:
-        """A candidate's time over the baseline's of the same round."""
+        """Return a candidate's time over the baseline's of the same round."""
         if name not in self or baseline not in self:
             return None
         return spread([mine / base for mine, base in zip(self[name], self[baseline], strict=True)])
@@ -53,10 +53,10 @@ def interleaved(
     """Time the candidates in turns, after one round to warm up.
 
     Args:
-        candidates: what to time, by name.
-        rounds: how often.
-        budget_s: after so many seconds no further round is begun,
-        fewest: but for these.
+        candidates: functions to time, by name.
+        rounds: at most.
+        budget_s: seconds after which no further round is begun, once `fewest` are done.
+        fewest: rounds at least.
     """
     fitting = {name: run for name, run in candidates.items() if _fits(run)}
     taken = Rounds({name: [] for name in fitting})
@@ -95,7 +95,7 @@ def _seconds(run: Callable[[], Any]) -> float:
 
 
 def machine() -> dict[str, Any]:
-    """What the figures were measured on."""
+    """Describe the machine."""
     device = find_device()
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
     return {
@@ -108,7 +108,7 @@ def machine() -> dict[str, Any]:
 
 
 def _processor() -> str:
-    """The processor's name where the system tells it."""
+    """Return the processor's name where the system reports it."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]

@@ -1,4 +1,4 @@
-"""The baselines, written plainly: a ConvLSTM left to autograd, and the published CLSTM-UNet around one."""
+"""The baselines, written plainly: a ConvLSTM with autograd, and the published CLSTM-UNet around one."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ WIDTHS = (64, 128, 256, 512)
 
 
 class PlainConvLSTM(nn.Module):
-    """One convolution of input and hidden state together, and a loop over time; the mathematics of ConvLSTM3d, run forward.
+    """A convolution of input and hidden state together, and a loop over time: the mathematics of ConvLSTM3d, run forward.
 
     Under autocast the hidden state has the frames' dtype and the cell state, which adds up over time, is float32.
     """
@@ -32,7 +32,7 @@ class PlainConvLSTM(nn.Module):
         self.gates = nn.Conv3d(in_channels + hidden_channels, 4 * hidden_channels, kernel, padding=same_padding(kernel))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Hidden states (B, T, H, X, Y, Z) of `x` (B, T, C, X, Y, Z)."""
+        """Return the hidden states (B, T, H, X, Y, Z) of `x` (B, T, C, X, Y, Z)."""
         shape = (x.shape[0], self.hidden_channels, *x.shape[3:])
         hidden = torch.zeros(shape, device=x.device, dtype=x.dtype)
         cell = torch.zeros(shape, device=x.device, dtype=self.gates.weight.dtype)
@@ -45,7 +45,7 @@ class PlainConvLSTM(nn.Module):
         return torch.stack(outputs, 1)
 
     def copy_weights(self, cell: ConvLSTMLayer3d) -> PlainConvLSTM:
-        """Take over the weights of a cell of ConvLSTM3d; gives itself."""
+        """Copy the weights of a cell of ConvLSTM3d; return itself."""
         bias = cell.input_gates.bias
         assert self.gates.bias is not None
         assert bias is not None
@@ -56,7 +56,7 @@ class PlainConvLSTM(nn.Module):
 
 
 def double_conv(in_channels: int, out_channels: int) -> nn.Sequential:
-    """Twice a convolution, batch norm and ReLU."""
+    """Return two times a convolution, batch norm and ReLU."""
     layers: list[nn.Module] = []
     for inputs in (in_channels, out_channels):
         layers += [nn.Conv3d(inputs, out_channels, 3, padding=1), nn.BatchNorm3d(out_channels), nn.ReLU(inplace=True)]
@@ -70,43 +70,31 @@ class PublishedCLSTMUNet(nn.Module):
         in_channels: channels C of a frame.
         out_channels: classes K.
         widths: channels of the levels.
-        last_block: go on to twice the input's resolution, cut that back to the input's grid and convolve once more, as the
-            published code does. It loses the border and adds nothing; without it the network is the U-Net that was meant.
+
+    Without the last block of the published code, which computes at twice the input's resolution, loses the border and adds nothing.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, widths: Sequence[int] = WIDTHS, last_block: bool = False):
+    def __init__(self, in_channels: int, out_channels: int, widths: Sequence[int] = WIDTHS):
         super().__init__()
-        self.last_block = last_block
         self.encoder = nn.ModuleList(double_conv(i, o) for i, o in zip((in_channels, *widths), widths, strict=False))
         self.pool = nn.MaxPool3d(2)
         self.lstm = PlainConvLSTM(widths[-1], widths[-1])
-        ups = [*zip(widths[:0:-1], widths[-2::-1], strict=True), *([(widths[0], widths[0])] if last_block else [])]
+        ups = list(zip(widths[:0:-1], widths[-2::-1], strict=True))
         self.ups = nn.ModuleList(nn.ConvTranspose3d(low, high, 2, 2) for low, high in ups)
         self.decoder = nn.ModuleList(double_conv(2 * high, high) for _, high in ups)
         self.head = nn.Conv3d(widths[0], out_channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits (B, T, K, X, Y, Z) of `x` (B, T, C, X, Y, Z); X, Y, Z multiples of 2 per level below the first."""
+        """Return logits (B, T, K, X, Y, Z) of `x` (B, T, C, X, Y, Z); X, Y, Z multiples of 2 per level below the first."""
         frames, folded = x.shape[:2], x.flatten(0, 1)
         skips: list[Tensor] = []
         for encode in self.encoder:
             folded = encode(self.pool(folded) if skips else folded)
             skips.append(folded)
         folded = self.lstm(skips.pop().unflatten(0, frames)).flatten(0, 1)
-        if self.last_block:
-            skips.insert(0, skips[0])
         for up, decode in zip(self.ups, self.decoder, strict=True):
-            skip = skips.pop()
-            folded = decode(torch.cat((skip, _cut(up(folded), skip.shape[2:])), 1))
+            folded = decode(torch.cat((skips.pop(), up(folded)), 1))
         return self.head(folded).unflatten(0, frames)
-
-
-def _cut(x: Tensor, size: Sequence[int]) -> Tensor:
-    """The middle of `x` (N, C, X, Y, Z) of this size."""
-    for axis, (have, want) in enumerate(zip(x.shape[2:], size, strict=True), 2):
-        if have > want:
-            x = x.narrow(axis, (have - want) // 2, want)
-    return x
 
 
 class PlainStep:

@@ -1,4 +1,4 @@
-"""The benchmark's tables at toy sizes, and the arithmetic of what is read off them."""
+"""The benchmark's tables at toy sizes, and the arithmetic of their figures."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from dataclasses import replace
 import pytest
 import torch
 
-from bench import core, largest, network
+from bench import core, networks
 from bench.__main__ import print_table
-from bench.bars import bars
-from bench.candidates import Grid, candidates, counted_bytes
+from bench.bars import core_bars
 from bench.layer import PLAIN, saved_bytes
 from bench.measure import Spread, interleaved, spread
+from bench.networks import Grid, candidates, counted_bytes
 from bench.plain import PlainConvLSTM
-from bench.recurrence import DEFAULT, TWIN
+from bench.recurrence import DEFAULT, FRAMEWISE
 
 SMALL = Grid((8, 8, 8))
 TOY = replace(
@@ -25,47 +25,29 @@ TOY = replace(
     widths=(2, 4),
     cine=Grid((8, 8, 4), (1.5, 1.5, 10.0)),
     cine_frames=2,
-    clips=((1, 3, 2, Grid((4, 4, 4))),),
+    layers=((1, 3, 2, Grid((4, 4, 4))),),
     timed=((2, SMALL),),
-    counted=SMALL,
-    grids=(SMALL,),
-    memory_gb=(40,),
+    counted=(SMALL,),
     line=(2, 4),
-    most_counted=4,
     budget_s=0.0,
 )
 
 
-def line_of(bytes_per_frame: int, offset: int, monkeypatch) -> None:
-    """Make memory a line with steps: frames in pairs."""
-
-    def counted(candidate, grid, frames, training=True):
-        return offset + bytes_per_frame * (frames + frames % 2)
-
-    monkeypatch.setattr(largest, "counted_bytes", counted)
-    monkeypatch.setattr(network, "counted_bytes", counted)
-
-
 def test_every_table_is_filled_printed_and_written(monkeypatch, capsys):
-    line_of(10**7, 10**8, monkeypatch)  # counting is slow, and tested below
+    monkeypatch.setattr(networks, "counted_bytes", lambda c, grid, frames: 10**8 + 10**7 * frames)  # counting is slow
     tables = core.run(TOY)
-    assert [row["frames"] for row in tables["largest"]] == [3990] * len(tables["largest"])
-    assert list(tables) == ["recurrence", "layer", "network", "memory", "largest", "bars"]
-    precisions = len({row["precision"] for row in tables["memory"]})
-    compared = precisions + 4  # the published in each, with its last block, and ours in three settings
+    assert [row["frames in 40 GB"] for row in tables["memory"]] == [3990] * len(tables["memory"])
+    assert list(tables) == ["recurrence", "layer", "time", "memory", "bars"]
+    compared = (
+        len({row["precision"] for row in tables["memory"]}) + 3
+    )  # the published in each, ours with three schedules
     rows = {name: len(table) for name, table in tables.items()}
-    assert rows == {
-        "recurrence": 4,
-        "layer": 4,
-        "network": compared - 1,
-        "memory": compared,
-        "largest": compared,
-        "bars": 9,
-    }
+    layers = len(tables["layer"])
+    assert rows == {"recurrence": 4, "layer": layers, "time": compared, "memory": compared, "bars": 9}
     for table in tables.values():
         print_table(table)
         assert len({tuple(row) for row in table}) == 1
-    assert f"{TWIN} " in capsys.readouterr().out
+    assert f"{FRAMEWISE} " in capsys.readouterr().out
     json.dumps(tables, allow_nan=False)
 
 
@@ -76,36 +58,24 @@ def test_what_plain_autograd_keeps_is_counted_by_hand():
 
 
 @pytest.mark.parametrize("place", [0, -1], ids=["published", "leanest"])
-def test_counted_memory_grows_with_the_frames_and_is_less_for_a_prediction(place):
+def test_counted_memory_grows_with_the_frames(place):
     candidate = candidates("fp32", (2, 4), (2, 4))[place]
     few, many = (counted_bytes(candidate, SMALL, frames) for frames in (1, 3))
     assert many >= few + 2 * SMALL.voxels * 5  # image and label at least
-    assert counted_bytes(candidate, SMALL, 1, training=False) < few
 
 
 def test_the_published_network_is_given_a_grid_it_can_halve():
-    published, ours = candidates("fp32", (2, 4, 8), (2, 4, 8))[:3:2]
+    published, ours = candidates("fp32", (2, 4, 8), (2, 4, 8))[:2]
     thin = Grid((8, 8, 3), (1.5, 1.5, 10.0))
     assert (published.padded(thin), ours.padded(thin)) == ((8, 8, 4), (8, 8, 3))
 
 
-@pytest.mark.parametrize(
-    ("limit", "most", "wanted"),
-    [(195, 30, (18, 18)), (195, 8, (19, 8)), (5, 30, (0, 1))],
-    ids=["counted to the frame", "read off the line", "nothing fits"],
-)
-def test_the_largest_clip_is_counted_as_far_as_that_is_done_and_read_off_the_line_beyond(
-    monkeypatch, limit, most, wanted
-):
-    line_of(10, 5, monkeypatch)
-    assert largest.largest(None, SMALL, limit, (2, 4), most)[:2] == wanted
-
-
 def test_the_line_of_memory_is_split_into_weights_voxels_and_frames(monkeypatch):
-    monkeypatch.setattr(network, "weights", lambda candidate, grid: 100)
-    monkeypatch.setattr(network, "counted_bytes", lambda c, grid, frames: 1600 + 512 * 7 + 512 * 3 * frames)
-    (row,) = network.memory_table(candidates("fp32", (2, 4), (2, 4))[:1], SMALL, (10, 30))
-    assert (row["weights and optimiser MB"], row["B per voxel"], row["B per voxel and frame"]) == (0.0016, 7, 3)
+    monkeypatch.setattr(networks, "count_weights", lambda candidate, grid: 100)
+    monkeypatch.setattr(networks, "counted_bytes", lambda c, grid, frames: 1600 + 512 * 7 + 512 * 3 * frames)
+    (row,) = networks.memory_table(candidates("fp32", (2, 4), (2, 4))[:1], (SMALL,), (10, 30))
+    assert (row["million weights"], row["B per voxel"], row["B per voxel and frame"]) == (0.0001, 7, 3)
+    assert row["frames in 40 GB"] == int((40e9 - 1600 - 512 * 7) / (512 * 3))
 
 
 def test_a_candidate_is_compared_with_the_baseline_of_the_same_round(monkeypatch):
@@ -118,7 +88,7 @@ def test_a_candidate_is_compared_with_the_baseline_of_the_same_round(monkeypatch
     assert rounds.ratio("two", "three") is None
 
 
-def test_what_does_not_fit_is_left_out_of_the_rounds():
+def test_a_candidate_that_does_not_fit_has_no_rounds():
     def large():
         raise torch.OutOfMemoryError
 
@@ -135,7 +105,7 @@ def ratio(value: float) -> Spread:
     return Spread(value, value - 0.1, value + 0.1)
 
 
-def made_up() -> dict[str, list[dict]]:
+def example_tables() -> dict[str, list[dict]]:
     def layer(keeps, time, kept):
         return {"keeps": keeps, "forward and backward / plain": ratio(time), "kept / plain": kept}
 
@@ -148,8 +118,9 @@ def made_up() -> dict[str, list[dict]]:
             "prediction / published": None if prediction is None else ratio(prediction),
         }
 
-    def most(grid, gb, name, precision, frames):
-        return {"grid": grid, "GB": gb, "network": name, "precision": precision, "frames": frames}
+    def memory(grid, name, precision, frames):
+        counted = {"B per voxel and frame": 70.0, "B per voxel": 1100.0, "frames in 40 GB": frames}
+        return {"grid": grid, "network": name, "precision": precision} | counted
 
     return {
         "recurrence": [{"network": DEFAULT, "recurrence share of inference time": 0.3}],
@@ -159,25 +130,23 @@ def made_up() -> dict[str, list[dict]]:
             layer("hidden", 0.9, 0.3),
             layer("borders", 1.0, 0.2),
         ],
-        "network": [
+        "time": [
             of_network("plain", 0.25, 1.0, 0.2),
             of_network("plain", 0.2, 1.0, 0.1),
             of_network("leanest", 0.4, 1.5, None),
             of_network("leanest", 0.625, 2.5, None),
         ],
-        "memory": [{"network": "leanest", "B per voxel and frame": 70.0, "B per voxel": 1100.0}],
-        "largest": [
-            most("a", 24, "published", "fp32", 5),
-            most("a", 40, "published", "fp32", 10),
-            most("a", 40, "published", "bf16", 20),
-            most("a", 40, "leanest", "bf16", 600),
-            most("b", 40, "leanest", "bf16", 9),
+        "memory": [
+            memory("a", "published", "fp32", 10),
+            memory("a", "published", "bf16", 20),
+            memory("a", "leanest", "bf16", 600),
+            memory("b", "leanest", "bf16", 9),
         ],
     }
 
 
-def test_a_bar_is_held_against_the_worst_of_its_rows():
-    rows = bars(made_up())
+def test_a_bar_is_compared_with_the_worst_of_its_rows():
+    rows = core_bars(example_tables())
     assert [(row["measured"], row["met"]) for row in rows] == [
         (0.3, "no"),
         (1.0, "yes"),
@@ -193,8 +162,8 @@ def test_a_bar_is_held_against_the_worst_of_its_rows():
 
 
 def test_what_could_not_be_measured_is_not_met():
-    tables = made_up()
-    for row in tables["network"]:
+    tables = example_tables()
+    for row in tables["time"]:
         row["training / published"] = None
-    row = bars(tables)[6]
+    row = core_bars(tables)[6]
     assert (row["measured"], row["of"], row["met"]) == (None, "0/2", "no")
