@@ -102,8 +102,8 @@ def test_a_fully_labelled_cyclic_heart(tmp_path: Path, capsys):
     assert list(summary["heart"]) == ["LV", "myocardium"]
     assert list(summary["heart"]["myocardium"]["at_reference_frames"]) == ["mass_g"]
     shown = capsys.readouterr().out
-    assert "LV: ef_percent " in shown
-    assert "myocardium: mass_g" in shown
+    assert "LV: EF % " in shown
+    assert "myocardium: mass g" in shown
 
 
 def test_over_time_by_hand(tmp_path: Path):

@@ -269,7 +269,9 @@ def test_agreement_intervals_and_temporal_metrics_are_on_the_index(folders: tupl
     summary = evaluate(root, predictions, tmp_path / "scores")
     prose = Page(report(root, predictions, tmp_path / "out", tmp_path / "scores")).words
     ml = VOXEL_ML * np.array([60, 48, -12])
-    assert re.search(rf"left ventricle: EDV mL\s+1\s+{ml[0]:.1f}\s+{ml[1]:.1f}\s+{ml[2]:.2f}\s+-\s+{-ml[2]:.2f}", prose)
+    assert re.search(
+        rf"left ventricle: EDV mL\s+1\s+{ml[0]:.1f}\s+{ml[1]:.1f}\s+{ml[2]:.2f}\s+-\s+-\s+{-ml[2]:.2f}", prose
+    )
     assert re.search(r"left ventricle: EF %\s+1\s+66.7\s+58.3\s+-8.33", prose)
     temporal = summary["classes"]["left ventricle"]["temporal"]
     assert re.search(rf"left ventricle\s+{temporal['roughness']['mean']:.4f}", prose)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
@@ -17,7 +16,7 @@ from unet4d.evaluation.results import EvaluationResults, read_evaluation
 from unet4d.evaluation.tables import METRICS_CSV, TEMPORAL_CSV, align_columns, format_interval
 from unet4d.metrics.statistics import INTERVALS, holm, interval95, signed_rank
 from unet4d.system.csv_file import csv_text
-from unet4d.system.files import check_writable, write_json, write_text
+from unet4d.system.files import PathLike, check_writable, write_json, write_text
 from unet4d.system.signals import check_stop
 from unet4d.system.text import count, format_number
 from unet4d.system.version import VERSION
@@ -69,9 +68,9 @@ class Comparison:
 
 
 def compare(
-    a: str | os.PathLike[str],
-    b: str | os.PathLike[str],
-    out_dir: str | os.PathLike[str] | None = None,
+    a: PathLike,
+    b: PathLike,
+    out_dir: PathLike | None = None,
     *,
     quantities: Sequence[str] | None = None,
     shared_only: bool = False,
@@ -116,12 +115,13 @@ def compare(
         "smallest_p_holm": min(1.0, len(tested) * 2 * 0.5 ** max(tested)) if tested else None,
         "compared": [asdict(comparison) for comparison in compared],
     }
+    files = [Path(out_dir) / COMPARISON_CSV, Path(out_dir) / COMPARISON_JSON] if out_dir is not None else []
+    if files:
+        write_text(files[0], csv_text(_csv_rows(compared)))
+        write_json(files[1], summary)
     print(format_comparison(summary))
-    if out_dir is not None:
-        table, record = Path(out_dir) / COMPARISON_CSV, Path(out_dir) / COMPARISON_JSON
-        write_text(table, csv_text(_csv_rows(compared)))
-        write_json(record, summary)
-        print(f"\n{table}\n{record}")
+    if files:
+        print("", *files, sep="\n")
     return summary
 
 

@@ -5,7 +5,6 @@ Label maps of any program are scored. Every study is tried before anything is wr
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from unet4d.images.image4d import read_label
 from unet4d.metrics.surface import TOLERANCE_MM
 from unet4d.system.csv_file import csv_text
 from unet4d.system.failures import failure_of_study, raise_failed
-from unet4d.system.files import check_writable, write_json, write_text
+from unet4d.system.files import PathLike, check_writable, write_json, write_text
 from unet4d.system.progress_bar import ProgressBar
 from unet4d.system.signals import check_stop, stop_signals
 from unet4d.system.text import count
@@ -33,9 +32,9 @@ MAX_TOLERANCE_MM = 10_000
 
 @stop_signals()
 def evaluate(
-    reference: str | os.PathLike[str],
-    prediction: str | os.PathLike[str],
-    out_dir: str | os.PathLike[str],
+    reference: PathLike,
+    prediction: PathLike,
+    out_dir: PathLike,
     cases: Sequence[str] | None = None,
     *,
     predicted_only: bool = False,

@@ -48,6 +48,14 @@ TABLE_COLUMNS = {
 }
 """Columns by file: metrics.csv has a row per labelled frame and class, volumes_compared.csv per frame and class, measures.csv per
 case and cardiac class, temporal.csv per case and class."""
+MEASURE_NAMES = {
+    "edv_ml": "EDV mL",
+    "esv_ml": "ESV mL",
+    "sv_ml": "SV mL",
+    "ef_percent": "EF %",
+    "mass_g": "mass g",
+    "peak_filling_ml_per_s": "filling mL/s",
+}
 SUMMARY_TEMPORAL = {
     "roughness": ("roughness", 4),
     "frame_to_frame_dice": ("frame-to-frame Dice", 3),
@@ -81,9 +89,9 @@ def format_summary(summary: Mapping[str, Any]) -> str:
         "",
         "one empty: Dice and NSD 0, no distance; both empty: left out",
     ]
-    for part in (_heart_lines(summary["heart"]), _temporal_lines(summary["classes"])):
-        if part:
-            lines += ["", *part]
+    for head, rows in (cardiac_table(summary["heart"]), temporal_table(summary["classes"])):
+        if rows:
+            lines += ["", *align_columns(head, rows)]
     if folds := summary.get("folds"):
         lines += ["", format_folds(folds)]
         if folds["without_fold"]:
@@ -105,19 +113,42 @@ def format_interval(interval: Sequence[float] | None, digits: int) -> str:
     return "-" if interval is None else f"{interval[0]:.{digits}f} to {interval[1]:.{digits}f}"
 
 
-def agreement_cells(found: Mapping[str, Any]) -> dict[str, str]:
-    """Return a Bland-Altman agreement of the summary as text, by column of a table."""
-    limits = None if found["lower"] is None else [found["lower"], found["upper"]]
-    undefined = f" ({found['n_undefined']} undefined)" if found["n_undefined"] else ""
-    return {
-        "n": f"{found['n']}{undefined}",
-        "reference": format_number(found["reference"], 1),
-        "prediction": format_number(found["prediction"], 1),
-        "bias": format_number(found["bias"], 2),
-        "95 % CI": format_interval(found["ci95"], 2),
-        "95 % limits": format_interval(limits, 2),
-        "mean error": format_number(found["mean_absolute"], 2),
-    }
+def cardiac_table(heart: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Return head and rows of the errors of a summary at the reference's frames, and of some measures at the prediction's own."""
+    rows = []
+    for name, entry in heart.items():
+        own = {f"{key}, own frames": entry["own_frames"].get(key) for key in ("ef_percent", "peak_filling_ml_per_s")}
+        for key, found in {**entry["at_reference_frames"], **own}.items():
+            if found:
+                measure, _, suffix = key.partition(",")
+                limits = None if found["lower"] is None else [found["lower"], found["upper"]]
+                undefined = f" ({found['n_undefined']} undefined)" if found["n_undefined"] else ""
+                rows.append([
+                    f"{name}: {MEASURE_NAMES[measure]}{suffix and ','}{suffix}", f"{found['n']}{undefined}",
+                    format_number(found["reference"], 1), format_number(found["prediction"], 1),
+                    format_number(found["bias"], 2), format_interval(found["ci95"], 2), format_interval(limits, 2),
+                    format_number(found["mean_absolute"], 2),
+                ])  # fmt: skip
+    return [
+        "at the reference's frames",
+        "n",
+        "reference",
+        "prediction",
+        "bias",
+        "95 % CI",
+        "95 % limits",
+        "mean error",
+    ], rows
+
+
+def temporal_table(classes: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Return head and rows of the means of temporal metrics, for the classes of a summary that have any."""
+    rows = []
+    for name, entry in classes.items():
+        found = entry.get("temporal")
+        if found and found["frame_to_frame_dice"]["n"]:
+            rows.append([name, *(format_number(found[key]["mean"], d) for key, (_, d) in SUMMARY_TEMPORAL.items())])
+    return ["mean over cases", *(column for column, _ in SUMMARY_TEMPORAL.values())], rows
 
 
 def _overlap_lines(summary: Mapping[str, Any]) -> list[str]:
@@ -134,30 +165,3 @@ def _overlap_lines(summary: Mapping[str, Any]) -> list[str]:
     head = ["class", "Dice", "n", "95 % CI", "NSD", "HD95 mm", "ASD mm", "n", "bias mL", "n", "one empty", "both empty"]
     rows.append(["mean over classes", format_number(mean, 3), "", format_interval(of_mean, 3), *[""] * (len(head) - 4)])
     return align_columns(head, rows)
-
-
-def _heart_lines(heart: Mapping[str, Any]) -> list[str]:
-    """Return the errors at the reference's frames; ejection fraction and filling rate also at the prediction's own."""
-    rows: dict[str, dict[str, str]] = {}
-    for name, entry in heart.items():
-        own = {f"{key}, own frames": entry["own_frames"].get(key) for key in ("ef_percent", "peak_filling_ml_per_s")}
-        found = {**entry["at_reference_frames"], **own}
-        rows |= {f"{name}: {key}": agreement_cells(agreement) for key, agreement in found.items() if agreement}
-    if not rows:
-        return []
-    head = ["at the reference's frames", *next(iter(rows.values()))]
-    return align_columns(head, [[name, *cells.values()] for name, cells in rows.items()])
-
-
-def _temporal_lines(classes: Mapping[str, Any]) -> list[str]:
-    rows = [
-        [
-            name,
-            *(format_number(entry["temporal"][key]["mean"], digits) for key, (_, digits) in SUMMARY_TEMPORAL.items()),
-        ]
-        for name, entry in classes.items()
-        if entry["temporal"]["frame_to_frame_dice"]["n"]
-    ]
-    return (
-        align_columns(["mean over cases", *(column for column, _ in SUMMARY_TEMPORAL.values())], rows) if rows else []
-    )

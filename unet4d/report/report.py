@@ -27,7 +27,7 @@ from unet4d.report.pictures.contour_sheet import draw_contour_sheet, draw_thumbn
 from unet4d.report.pictures.curve_plot import draw_volume_curves
 from unet4d.report.pictures.render import class_color, save_picture
 from unet4d.system.failures import failure_of_study, raise_failed
-from unet4d.system.files import check_writable, write_text
+from unet4d.system.files import PathLike, check_writable, write_text
 from unet4d.system.progress_bar import ProgressBar
 from unet4d.system.signals import stop_signals
 from unet4d.system.text import count
@@ -37,10 +37,10 @@ INDEX, PICTURES = "index.html", "pictures"
 
 @stop_signals()
 def report(
-    image: str | os.PathLike[str],
-    prediction: str | os.PathLike[str],
-    out_dir: str | os.PathLike[str],
-    evaluation: str | os.PathLike[str] | None = None,
+    image: PathLike,
+    prediction: PathLike,
+    out_dir: PathLike,
+    evaluation: PathLike | None = None,
     layout: str = AUTO_LAYOUT,
     options: LayoutOptions = NO_LAYOUT_OPTIONS,
 ) -> Path:

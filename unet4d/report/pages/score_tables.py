@@ -11,21 +11,20 @@ import numpy as np
 
 from unet4d.errors import InputError
 from unet4d.evaluation.results import ADVICE, EvaluationResults, read_evaluation
-from unet4d.evaluation.tables import METRICS_CSV, SUMMARY_JSON, agreement_cells, format_interval
+from unet4d.evaluation.tables import (
+    MEASURE_NAMES,
+    METRICS_CSV,
+    SUMMARY_JSON,
+    cardiac_table,
+    format_interval,
+    temporal_table,
+)
 from unet4d.report.pages.template import PageTable, flatten
 from unet4d.report.pictures.render import class_color
 from unet4d.system.csv_file import Row
 from unet4d.system.text import count, format_number
 
 _OVERLAP = {"dice": "Dice", "hd95_mm": "HD95 mm", "asd_mm": "ASD mm", "nsd": "NSD"}
-_CARDIAC = {"edv_ml": "EDV mL", "esv_ml": "ESV mL", "sv_ml": "SV mL", "ef_percent": "EF %", "mass_g": "mass g"}
-_TEMPORAL = {
-    "roughness": ("roughness", 4),
-    "frame_to_frame_dice": ("frame-to-frame Dice", 3),
-    "frame_to_frame_excess": ("beyond the reference's", 3),
-    "flicker_components": ("flicker", 1),
-    "closure": ("closure", 3),
-}
 
 
 class ScoreSection(NamedTuple):
@@ -76,21 +75,8 @@ def _summary_section(summary: Mapping[str, Any], note: str) -> ScoreSection:
     head += ["one empty", "both empty"]
     colors = [class_color(entry["value"]) for entry in classes.values()]
     tables = [PageTable(head, [_class_row(name, entry) for name, entry in classes.items()], colors)]
-    agreements = {
-        f"{name}: {_CARDIAC.get(key, key)}": {k: cell for k, cell in agreement_cells(found).items() if k != "95 % CI"}
-        for name, entry in (summary.get("heart") or {}).items()
-        for key, found in entry["at_reference_frames"].items()
-    }
-    if agreements:
-        head = ["at the reference's frames", *next(iter(agreements.values()))]
-        tables.append(PageTable(head, [[name, *cells.values()] for name, cells in agreements.items()]))
-    temporal = {name: entry["temporal"] for name, entry in classes.items() if entry.get("temporal")}
-    if temporal:
-        rows = [
-            [name, *(format_number(found[key]["mean"], d) for key, (_, d) in _TEMPORAL.items())]
-            for name, found in temporal.items()
-        ]
-        tables.append(PageTable(["mean over cases", *(column for column, _ in _TEMPORAL.values())], rows))
+    others = (cardiac_table(summary.get("heart") or {}), temporal_table(classes))
+    tables += [PageTable(head, rows) for head, rows in others if rows]
     scored = f"{count(summary['cases'], 'case')} of {count(summary['subjects'], 'subject')}, "
     scored += count(summary["labelled_frames"], "labelled frame")
     if missing := summary.get("without_prediction"):
@@ -98,7 +84,7 @@ def _summary_section(summary: Mapping[str, Any], note: str) -> ScoreSection:
     return ScoreSection(
         summary["mean_foreground_dice"],
         tables,
-        [name for table in tables for name in table.head] + ["mean foreground Dice", *_CARDIAC.values()],
+        [name for table in tables for name in table.head] + ["mean foreground Dice", *MEASURE_NAMES.values()],
         lead=f"{scored}; mean over classes of the mean Dice {format_number(summary['mean_foreground_dice'], 3)}.",
         notes=[
             str(text) for text in (note, summary["convention"], summary["averaging"], summary.get("intervals")) if text

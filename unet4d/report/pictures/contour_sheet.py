@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +10,7 @@ import numpy as np
 
 from unet4d.report.pictures.layout import Planes, crop_to_label, labelled_slices, lay_out, pick_evenly
 from unet4d.report.pictures.render import caption, class_color, new_figure, render_figure
-from unet4d.system.files import replacing
+from unet4d.system.files import PathLike, replacing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -98,7 +97,7 @@ def column_names(
 
 
 def write_animation(
-    path: str | os.PathLike[str],
+    path: PathLike,
     image: np.ndarray,
     label: np.ndarray,
     affine: np.ndarray | None = None,

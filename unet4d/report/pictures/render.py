@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from unet4d.system.files import replacing
+from unet4d.system.files import PathLike, replacing
 from unet4d.system.text import shortened
 
 if TYPE_CHECKING:
@@ -49,7 +48,7 @@ def render_figure(figure: Figure) -> np.ndarray:
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
 
-def save_picture(path: str | os.PathLike[str], picture: np.ndarray) -> Path:
+def save_picture(path: PathLike, picture: np.ndarray) -> Path:
     """Write `(H, W, 3)` uint8 as a `.png`, or a small `.webp`, whole or not at all."""
     from PIL import Image
 
