@@ -170,7 +170,7 @@ class PlainLoop:
 def fed_by_workers(job: Job) -> Iterator[OurLoop]:
     """Give our loop with clips from workers, as in a run; the workers end with the context."""
     steps = range(job.config.train.epochs * job.config.train.steps_per_epoch)
-    with BatchLoader(job.clips(), job.config, steps, ProcessGroup(), job.device.type == "cuda", print) as feed:
+    with BatchLoader(job.clips(), job.config, steps, ProcessGroup(), job.device.type == "cuda") as feed:
         yield OurLoop(job, feed)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -69,6 +70,24 @@ def make_network(
     lists = [None if sizes is None else list(sizes) for sizes in (strides, kernel_size)]
     lstm = lstm_channels if lstm_channels is None or isinstance(lstm_channels, int) else list(lstm_channels)
     return build_network(ModelConfig(list(channels), lstm, *lists, *more, **settings), in_channels, out_channels)
+
+
+class LogLines(logging.Handler):
+    """Keeps the messages of what the package logs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lines: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.lines.append(record.getMessage())
+
+
+def collect_log() -> list[str]:
+    """Return a list that gets every message logged until the test ends."""
+    handler = LogLines()
+    logging.getLogger("unet4d").addHandler(handler)
+    return handler.lines
 
 
 @pytest.fixture(scope="session")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +16,8 @@ import pytest
 import torch
 from limits import pytest_collection_modifyitems, pytest_exception_interact, pytest_runtest_protocol  # noqa: F401
 
-from tests.builders import build_network, phantom_dataset, resolve_plainly, write_case  # noqa: F401
+from tests.builders import LogLines, build_network, phantom_dataset, resolve_plainly, write_case  # noqa: F401
+from unet4d.cli.console import start_logging
 from unet4d.cli.main import run
 from unet4d.config import Config, DataConfig, InferenceConfig, ModelConfig, TrainConfig
 from unet4d.models.checkpoint import Task, save_checkpoint
@@ -49,6 +51,16 @@ class Outcome:
         lines = self.error.splitlines()
         assert len(lines) == 1, f"wanted one line on stderr, got {lines}"
         return lines[0]
+
+
+@pytest.fixture(autouse=True)
+def _logging() -> Iterator[None]:
+    """Print what the package logs, as the command line does."""
+    start_logging()
+    yield
+    logger = logging.getLogger("unet4d")
+    for handler in [one for one in logger.handlers if isinstance(one, LogLines)]:
+        logger.removeHandler(handler)
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ import pytest
 import torch
 from torch.nn.functional import conv3d
 
-from tests.builders import build_network, make_network, resolve_model_plainly, resolve_plainly
+from tests.builders import build_network, collect_log, make_network, resolve_model_plainly, resolve_plainly
 from unet4d import ConvLSTM3d, StreamingSegmenter, load_model, read_image, segment
 from unet4d.config import CHANNELS, Config, DataConfig, InferenceConfig, ModelConfig, RecomputeConfig, TrainConfig
 from unet4d.errors import Stopped
@@ -218,8 +218,8 @@ def test_windows_stitched_in_main_memory_are_those_stitched_on_the_gpu(device):
 def test_a_gpu_that_runs_out_of_memory_steps_down_says_so_and_gives_the_same(device):
     predictor, image = windowed(device)
     wanted = LogitRows(predictor, image).logits_until(90).cpu()
-    said: list[str] = []
-    predictor, _ = windowed(device, windows=64, report=said.append)
+    said = collect_log()
+    predictor, _ = windowed(device, windows=64)
     del _
     torch.cuda.empty_cache()
     total = torch.cuda.get_device_properties(0).total_memory

@@ -15,6 +15,7 @@ import predict`. docs/python.md shows them all.
 from __future__ import annotations
 
 import importlib
+import logging
 from typing import TYPE_CHECKING, Any
 
 from unet4d.system.version import VERSION as __version__
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from unet4d.models.clstm_unet import CLSTMUNet
     from unet4d.models.convlstm import ConvLSTM3d
 
+
+logging.getLogger(__name__).addHandler(logging.NullHandler())
 
 __all__ = [
     "CLSTMUNet",

@@ -14,7 +14,7 @@ import pytest
 from scipy import stats
 
 from unet4d.errors import InputError
-from unet4d.evaluation.compare import COMPARISON_CSV, COMPARISON_JSON, compare
+from unet4d.evaluation.compare import COMPARISON_CSV, COMPARISON_JSON, compare, format_comparison
 from unet4d.evaluation.comparison_metrics import COMPARISON_QUANTITIES
 from unet4d.evaluation.evaluate import evaluate
 from unet4d.evaluation.tables import MEASURES_CSV, METRICS_CSV, SUMMARY_JSON, TEMPORAL_CSV
@@ -76,7 +76,7 @@ def row(found: dict, metric: str = "dice", name: str = "LV") -> dict:
     return one
 
 
-def test_a_method_that_is_better_in_every_subject(scores, tmp_path: Path, capsys):
+def test_a_method_that_is_better_in_every_subject(scores, tmp_path: Path):
     a, b = np.linspace(0.7, 0.8, 8), np.linspace(0.7, 0.8, 8) + np.linspace(0.01, 0.08, 8)
     found = compare(
         scores("a", one_case_per_subject(a)),
@@ -96,7 +96,7 @@ def test_a_method_that_is_better_in_every_subject(scores, tmp_path: Path, capsys
     (line,) = csv.DictReader((tmp_path / "out" / COMPARISON_CSV).read_text().splitlines())
     assert (line["metric"], line["class"], line["verdict"], line["effect"]) == ("dice", "LV", "B better", "1.0")
     assert float(line["ci95_lower"]) == pytest.approx(low)
-    shown = capsys.readouterr().out
+    shown = format_comparison(found)
     assert "+0.045" in shown
     assert "B better" in shown
 
@@ -148,13 +148,13 @@ def test_values_missing_in_one_method_are_left_out_of_both_and_counted(scores):
     assert row(found)["verdict"] == "no test: all differences are zero"
 
 
-def test_a_class_that_one_method_never_finds_is_listed(scores, capsys, tmp_path: Path):
+def test_a_class_that_one_method_never_finds_is_listed(scores, tmp_path: Path):
     cases = one_case_per_subject([0.8] * 8)
     found = compare(scores("a", cases), scores("b", cases, [""] * 8), tmp_path / "out", quantities=["hd95_mm"])
     one = row(found, "hd95_mm")
     assert (one["n"], one["left_out"], one["mean_a"], one["mean_difference"], one["p_holm"]) == (0, 8, None, None, None)
     assert one["verdict"] == "no test: nowhere defined in both A and B"
-    assert re.search(r"hd95_mm: LV +0 +8 +- +- +- +- +- +- +-  no test: nowhere", capsys.readouterr().out)
+    assert re.search(r"hd95_mm: LV +0 +8 +- +- +- +- +- +- +-  no test: nowhere", format_comparison(found))
     assert (tmp_path / "out" / COMPARISON_CSV).read_text().splitlines()[1].startswith("hd95_mm,LV,0,8,,,,")
 
 
@@ -168,16 +168,16 @@ def test_the_more_tests_the_larger_the_correction(scores):
     assert [one["metric"] for one in both["compared"]] == ["dice", "hd95_mm"]
 
 
-def test_too_many_tests_for_few_subjects_are_reported(scores, capsys):
+def test_too_many_tests_for_few_subjects_are_reported(scores):
     """Six that all differ by one sign: p = 2 / 64, enough for one test, and for two no longer."""
     a = scores("a", one_case_per_subject([0.8] * 6), [9.0 + i for i in range(6)])
     b = scores("b", one_case_per_subject([0.8 + i / 100 for i in range(1, 7)]), [8.0 + i for i in range(6)])
     alone = compare(a, b, quantities=["dice"])
     assert (row(alone)["verdict"], alone["smallest_p_holm"]) == ("B better", pytest.approx(2 / 64))
-    assert "too few subjects" not in capsys.readouterr().out
+    assert "too few subjects" not in format_comparison(alone)
     both = compare(a, b, quantities=["dice", "hd95_mm"])
     assert (row(both)["verdict"], both["smallest_p_holm"]) == ("no difference shown", pytest.approx(4 / 64))
-    assert "no corrected p can be below 0.05 (the least is 0.06); name the metrics" in capsys.readouterr().out
+    assert "no corrected p can be below 0.05 (the least is 0.06); name the metrics" in format_comparison(both)
 
 
 def test_chance_is_no_difference_shown(scores):
@@ -187,7 +187,7 @@ def test_chance_is_no_difference_shown(scores):
     assert row(found)["verdict"] == "no difference shown"
 
 
-def test_other_cases_are_refused_and_named_unless_the_shared_ones_are_asked_for(scores, tmp_path: Path, capsys):
+def test_other_cases_are_refused_and_named_unless_the_shared_ones_are_asked_for(scores, tmp_path: Path):
     a = scores("a", one_case_per_subject(np.linspace(0.7, 0.8, 8)))
     b = scores("b", {**one_case_per_subject(np.linspace(0.8, 0.9, 7)), "x": ("x", [0.1])})
     with pytest.raises(InputError, match=r"a has s7; .*b has x; expected the same cases.*--shared_only"):
@@ -196,7 +196,7 @@ def test_other_cases_are_refused_and_named_unless_the_shared_ones_are_asked_for(
     found = compare(a, b, shared_only=True)
     assert (found["cases"], found["only_a"], found["only_b"], row(found)["n"]) == (7, ["s7"], ["x"], 7)
     assert row(found)["mean_b"] == pytest.approx(0.85)
-    shown = capsys.readouterr().out
+    shown = format_comparison(found)
     assert "left out, only in A: s7\n" in shown
     assert "left out, only in B: x\n" in shown
     fewer = scores("fewer", one_case_per_subject([0.8] * 7))
@@ -249,14 +249,14 @@ def test_a_folder_without_an_evaluation_is_refused(scores, tmp_path: Path):
         compare(a, damaged)
 
 
-def test_metrics_defined_nowhere_are_reported(scores, capsys):
+def test_metrics_defined_nowhere_are_reported(scores):
     found = compare(
         scores("a", one_case_per_subject([0.8] * 8)),
         scores("b", one_case_per_subject([0.8] * 8)),
         quantities=["mass_error_g"],
     )
     assert (found["compared"], found["tests"]) == ([], 0)
-    assert capsys.readouterr().out.endswith("\nnone of these metrics is defined in both A and B\n")
+    assert format_comparison(found).endswith("\nnone of these metrics is defined in both A and B")
 
 
 @pytest.mark.parametrize("names", [["dise"], []])

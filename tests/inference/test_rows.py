@@ -9,7 +9,7 @@ import pytest
 import torch
 from monai.inferers import sliding_window_inference
 
-from tests.builders import make_network
+from tests.builders import collect_log, make_network
 from unet4d import CLSTMUNet
 from unet4d.config import InferenceConfig
 from unet4d.inference.sliding_window import LogitRows
@@ -139,10 +139,10 @@ class Limited:
 
 @pytest.mark.parametrize("direction", ["forward", "bidirectional"])
 def test_what_does_not_fit_is_computed_in_smaller_batches_then_in_chunks_and_reported(monkeypatch, image, direction):
-    net, lines = network(direction), []
+    net, lines = network(direction), collect_log()
     wanted = whole(image, net)
     limited = Limited(monkeypatch, net, 2)
-    got = whole(image, net, windows=4, report=lines.append)
+    got = whole(image, net, windows=4)
     torch.testing.assert_close(got, wanted, atol=1e-4, rtol=0)
     assert {batch * frames for batch, frames in limited.computed} == {2}
     assert lines == [
@@ -154,8 +154,8 @@ def test_what_does_not_fit_is_computed_in_smaller_batches_then_in_chunks_and_rep
 
 def test_frames_are_split_before_stitching_moves_to_main_memory():
     """A GPU is not needed to see in what order a network on one would fall back."""
-    lines: list[str] = []
-    one = predictor(windows=3, report=lines.append)
+    lines = collect_log()
+    one = predictor(windows=3)
     one.device = torch.device("cuda")
     one.fall_back(5)
     assert (one.windows, one.stitch_on, one.chunk_frames) == (1, None, None)
@@ -198,12 +198,12 @@ def test_where_stitching_ran_out_of_memory_later_studies_as_large_are_stitched_i
 
 
 def test_a_later_study_does_not_try_again_what_ran_out_of_memory_in_the_one_before(monkeypatch, image):
-    net, lines = network(), []
+    net, lines = network(), collect_log()
     limited = Limited(monkeypatch, net, 2)
-    whole(image, net, windows=4, report=lines.append)
+    whole(image, net, windows=4)
     assert len(lines) == 3
     limited.computed.clear()
-    whole(image, net, windows=4, report=lines.append)
+    whole(image, net, windows=4)
     assert len(lines) == 3
     assert {batch * frames for batch, frames in limited.computed} == {2}
 

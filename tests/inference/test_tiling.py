@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.builders import collect_log
 from tests.sliding import sliding_window
 from unet4d import load_model, read_image
 from unet4d.config import InferenceConfig
@@ -50,10 +51,10 @@ def budgets(monkeypatch, *bytes_left: float) -> None:
     monkeypatch.setattr(MemoryBudget, "left_bytes", lambda self: left.pop(0) if len(left) > 1 else left[0])
 
 
-def segmented(models, path, options=FP32, report=lambda line: None):
+def segmented(models, path, options=FP32):
     study = prepare_study(models, open_nifti_source(path).studies[0], options, MemoryBudget())
     try:
-        return study, segment_study(models, study, options, MemoryBudget(), report=report)
+        return study, segment_study(models, study, options, MemoryBudget())
     finally:
         study.close()
 
@@ -291,12 +292,12 @@ def test_frames_at_once_are_chosen_from_the_gpus_memory_so_that_the_first_try_fi
     monkeypatch, model, long_path, at_once
 ):
     _, wanted = segmented([model], long_path)
-    lines: list[str] = []
+    lines = collect_log()
     usable = 2 * counted(model, at_once) + 1
     holds = max(frames for frames in range(1, 17) if counted(model, frames) <= usable)
     gpu = MadeUpGPU(monkeypatch, model, usable, holds)
     for _ in range(2):
-        _, got = segmented([model], long_path, report=lines.append)
+        _, got = segmented([model], long_path)
         np.testing.assert_allclose(got.probabilities, wanted.probabilities, atol=1e-5)
     assert lines == []
     assert at_once <= max(gpu.tries) <= holds
@@ -304,14 +305,14 @@ def test_frames_at_once_are_chosen_from_the_gpus_memory_so_that_the_first_try_fi
 
 def test_what_ran_out_of_memory_all_the_same_is_not_tried_again_with_later_studies(monkeypatch, model, path, long_path):
     _, wanted = segmented([model], long_path)
-    lines: list[str] = []
+    lines = collect_log()
     gpu = MadeUpGPU(monkeypatch, model, 10**9, holds=5)
-    _, got = segmented([model], long_path, report=lines.append)
+    _, got = segmented([model], long_path)
     np.testing.assert_allclose(got.probabilities, wanted.probabilities, atol=1e-5)
     assert [line.split("with ")[1].split(",")[0] for line in lines] == ["8 frames at once", "4 frames at once"]
     gpu.tries.clear()
     for other in (long_path, path, long_path):
-        segmented([model], other, report=lines.append)
+        segmented([model], other)
     assert len(lines) == 2
     assert set(gpu.tries) == {4, 3}  # the shorter study whole
 

@@ -20,7 +20,7 @@ import pytest
 import torch
 from processes import exit_code
 
-from tests.builders import resolve_plainly
+from tests.builders import collect_log, resolve_plainly
 from unet4d.config import Config, DataConfig, TrainConfig
 from unet4d.errors import InputError, Stopped, Unet4DError
 from unet4d.pipeline.cache import CachedStudy
@@ -31,7 +31,6 @@ from unet4d.training import batches as batches_module
 from unet4d.training.batches import BatchLoader
 
 PATCH = (8, 6, 4)
-SILENT: list[str] = []
 ALONE = ProcessGroup()
 
 
@@ -68,10 +67,9 @@ def make_loader(
     kind: type[ClipDataset] = ClipDataset,
     steps: range = range(20),
     ranks: ProcessGroup = ALONE,
-    say=SILENT.append,
     **loop,
 ) -> BatchLoader:
-    return BatchLoader(clips(kind), config(**loop), steps, ranks, False, say)
+    return BatchLoader(clips(kind), config(**loop), steps, ranks, False)
 
 
 # which clips
@@ -119,7 +117,7 @@ def test_a_run_of_ten_million_steps_begins_at_once():
 
     tracemalloc.start()
     try:
-        with Numbered(clips(), config(workers=1), range(5, 10**7), ALONE, False, SILENT.append) as loader:
+        with Numbered(clips(), config(workers=1), range(5, 10**7), ALONE, False) as loader:
             assert len(loader.next_step()) == 1
         assert tracemalloc.get_traced_memory()[1] < 20e6  # a list of them takes more than 80 MB
     finally:
@@ -149,8 +147,8 @@ def test_workers_of_several_ranks_come_from_a_fork_server_and_change_no_batch(tm
     """NCCL's threads do not survive a fork of the process that has them."""
     cached = clips(studies=[mapped(tmp_path, "a"), mapped(tmp_path, "b")])
     for made in (clips(), cached):
-        several = BatchLoader(made, config(workers=2), range(20), ProcessGroup(1, 2), False, SILENT.append)
-        none = BatchLoader(made, config(workers=0), range(20), ProcessGroup(1, 2), False, SILENT.append)
+        several = BatchLoader(made, config(workers=2), range(20), ProcessGroup(1, 2), False)
+        none = BatchLoader(made, config(workers=0), range(20), ProcessGroup(1, 2), False)
         with several, none:
             assert {process._start_method for process in several._processes} == {"forkserver"}
             for _ in range(4):
@@ -329,7 +327,7 @@ def test_a_stop_does_not_wait_for_a_worker_that_hangs(monkeypatch):
 
     monkeypatch.setattr(batches_module, "PATIENCE_S", 0.1)
     monkeypatch.setattr("torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL", 0.2)
-    loader = BatchLoader(clips(Hanging), config(workers=1), range(20), ALONE, False, SILENT.append, stop)
+    loader = BatchLoader(clips(Hanging), config(workers=1), range(20), ALONE, False, stop)
     with pytest.raises(Stopped), loader:
         for _ in iter(loader.next_step, None):
             pass
@@ -387,7 +385,7 @@ def mapped(root: Path, case: str) -> CachedStudy:
 
 def test_a_study_cut_short_during_training_is_named(tmp_path):
     made = clips(studies=[mapped(tmp_path, "a"), mapped(tmp_path, "b")])
-    loader = BatchLoader(made, config(workers=1), range(100), ALONE, False, SILENT.append)
+    loader = BatchLoader(made, config(workers=1), range(100), ALONE, False)
     cut = tmp_path / "b" / "image.npy"
     text = str(failure(loader, lambda: os.truncate(cut, 64), steps=100))
     assert text.startswith(f"{cut} was removed or cut short")
@@ -397,7 +395,7 @@ def test_a_study_cut_short_during_training_is_named(tmp_path):
 def test_training_continues_with_a_study_that_is_deleted_meanwhile(tmp_path):
     """What is mapped stays until it is let go."""
     made = clips(studies=[mapped(tmp_path, "a")])
-    with BatchLoader(made, config(workers=1), range(20), ALONE, False, SILENT.append) as loader:
+    with BatchLoader(made, config(workers=1), range(20), ALONE, False) as loader:
         for file in (tmp_path / "a").iterdir():
             file.unlink()
         for step in range(20):
@@ -492,7 +490,7 @@ BATCH_BYTES = 4 * 3 * 8 * 6 * 4 * 5
 def test_no_more_workers_are_used_than_shared_memory_has_room_for(monkeypatch, batches, used):
     """Each has two batches under way, and two are given out."""
     room(monkeypatch, int(batches * BATCH_BYTES / batches_module.USABLE_SHARE) + 512)
-    said: list[str] = []
+    said = collect_log()
     assert make_loader(workers=8, say=said.append).workers == used
     assert len(said) == (used < 8)
 
@@ -507,9 +505,9 @@ def test_room_is_shared_by_the_processes_of_a_machine_each_with_its_share_of_the
 
 def test_how_much_room_is_missing_is_said_and_how_to_get_it(monkeypatch):
     monkeypatch.setattr(batches_module.os, "statvfs", lambda path: SimpleNamespace(f_bavail=16384, f_frsize=4096))
-    large, said = config(workers=8), []
+    large, said = config(workers=8), collect_log()
     large.data.patch_size = (128, 96, 16)
-    BatchLoader(clips(), large, range(9), ALONE, False, said.append)
+    BatchLoader(clips(), large, range(9), ALONE, False)
     [line] = said
     for words in ("0.0671 GB free", "8 workers fill up to 0.212 GB", "using 1", "--ipc=host", "--shm-size=1g"):
         assert words in line
@@ -522,7 +520,7 @@ def test_where_there_is_no_shared_memory_to_look_at_all_workers_are_used(monkeyp
 
 def test_nothing_is_asked_without_workers(monkeypatch):
     room(monkeypatch, 0)
-    said: list[str] = []
+    said = collect_log()
     with make_loader(say=said.append) as loader:
         loader.next_step()
     assert said == []

@@ -14,7 +14,7 @@ import torch
 from processes import exit_code
 
 import unet4d.training.checkpoints
-from tests.builders import resolve_plainly
+from tests.builders import collect_log, resolve_plainly
 from unet4d.config import Config
 from unet4d.errors import InputError, Unet4DError
 from unet4d.models.checkpoint import BEST, LAST, PREVIOUS, Task, load_checkpoint
@@ -51,8 +51,8 @@ def whole(run: Path) -> dict[str, int]:
 
 def newest(run: Path) -> tuple[int, list[str]]:
     """Return the step that a new process resumes from, and what it prints."""
-    said: list[str] = []
-    return step_of(Checkpoints(run).newest(said.append)), said
+    said = collect_log()
+    return step_of(Checkpoints(run).newest()), said
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import weakref
 import pytest
 import torch
 
-from tests.builders import build_network, resolve_plainly
+from tests.builders import build_network, collect_log, resolve_plainly
 from unet4d.config import Config, ModelConfig, RecomputeConfig, TrainConfig
 from unet4d.models.conv import Convolution
 from unet4d.pipeline.clip_dataset import Batch
@@ -49,9 +49,9 @@ class Step:
 
 
 def watched(room: float, fit: StepFit | None = None, ranks: ProcessGroup = ProcessGroup()):  # noqa: B008
-    said: list[str] = []
+    said = collect_log()
     step = Step(room, ranks)
-    return OomFallback(step, step.memory, 8, fit, said.append), step, said
+    return OomFallback(step, step.memory, 8, fit), step, said
 
 
 def test_it_goes_down_the_ladder_until_the_step_fits_and_stays_there():
@@ -100,7 +100,7 @@ def test_a_step_taken_again_drops_the_same_channels_and_is_the_step_it_would_hav
     draw = torch.Generator().manual_seed(0)
     image = torch.randn(1, 8, 1, 8, 8, 2, generator=draw)
     batch = Batch(image, torch.randint(0, 3, (1, 8, 8, 8, 2), generator=draw), BATCH.labelled)
-    step, plain, other, said = real_step(), real_step(), real_step(), []
+    step, plain, other, said = real_step(), real_step(), real_step(), collect_log()
     gradients = step.gradients
 
     def at_its_very_end_too_large(batches, number):
@@ -112,7 +112,7 @@ def test_a_step_taken_again_drops_the_same_channels_and_is_the_step_it_would_hav
     left = []
     monkeypatch.setattr(step, "gradients", at_its_very_end_too_large)
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: left.extend(p.grad for p in step.network.parameters()))
-    guard = OomFallback(step, RecomputeConfig(0), 8, None, said.append)
+    guard = OomFallback(step, RecomputeConfig(0), 8, None)
     for number in (5, 6):
         wanted = plain.gradients([batch], number), plain.update()
         torch.testing.assert_close(guard([batch], number), wanted)
@@ -155,7 +155,7 @@ def test_the_graph_of_a_failed_step_is_gone_before_the_next_try(monkeypatch, at,
 
     monkeypatch.setattr(network, "_decode", watched_and_failing)
     monkeypatch.setattr(step, "gradients", counted)
-    guard = OomFallback(step, memory, 8, None, lambda line: None)
+    guard = OomFallback(step, memory, 8, None)
     gc.disable()
     try:
         image, label = torch.randn(1, 8, 1, 8, 8, 2), torch.zeros(1, 8, 8, 8, 2, dtype=torch.uint8)
@@ -230,5 +230,5 @@ def test_at_most_12_stack_frames_lie_between_the_training_loop_and_a_convolution
     draw = torch.Generator().manual_seed(0)
     image, label = torch.randn(1, 8, 1, 8, 8, 2, generator=draw), torch.zeros(1, 8, 8, 8, 2, dtype=torch.uint8)
     batch = Batch(image, label, torch.ones(1, 8, dtype=torch.bool), ("a",))
-    OomFallback(step, RecomputeConfig(0), 8, None, print)([batch], 0)
+    OomFallback(step, RecomputeConfig(0), 8, None)([batch], 0)
     assert depths[0] - len(inspect.stack(0)) <= 12

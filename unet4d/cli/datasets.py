@@ -114,9 +114,11 @@ def _check_verify(options: Namespace) -> None:
 
 
 def _verify(options: Namespace) -> None:
-    from unet4d.datasets.verify.verify import verify
+    from unet4d.datasets.verify.verify import check_no_errors, format_verification, verification_json, verify
 
-    verify(options.dataset, options.out, options.json)
+    found = verify(options.dataset, options.out)
+    print(verification_json(found, options.dataset) if options.json else format_verification(found))
+    check_no_errors(found, options.dataset)
 
 
 PHANTOM = Command(

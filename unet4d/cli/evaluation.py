@@ -59,10 +59,15 @@ def _compare_options(parser: ArgumentParser) -> None:
 
 
 def _compare(options: Namespace) -> None:
-    from unet4d.evaluation.compare import compare
+    from pathlib import Path
+
+    from unet4d.evaluation.compare import COMPARISON_CSV, COMPARISON_JSON, compare, format_comparison
 
     o = options
-    compare(o.a, o.b, o.out, quantities=o.metrics, shared_only=o.shared_only)
+    summary = compare(o.a, o.b, o.out, quantities=o.metrics, shared_only=o.shared_only)
+    print(format_comparison(summary))
+    if o.out is not None:
+        print("", Path(o.out) / COMPARISON_CSV, Path(o.out) / COMPARISON_JSON, sep="\n")
 
 
 def _report_options(parser: ArgumentParser) -> None:

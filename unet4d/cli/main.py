@@ -14,6 +14,7 @@ from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace
 
 from unet4d.cli import COMMANDS
 from unet4d.cli.config_files import put_files_first, setting_types, take_option
+from unet4d.cli.console import start_logging
 from unet4d.cli.messages import check_values_by_name, reword
 from unet4d.errors import InputError, ReportedByOtherRank, Stopped, Unet4DError, not_installed
 from unet4d.system.cuda_allocator import use_expandable_segments
@@ -123,6 +124,7 @@ def _dispatch(arguments: Sequence[str]) -> None:
     use_expandable_segments()  # before torch is imported
     try:
         command, options = _parsed(arguments)
+        start_logging(options.verbose, options.quiet, silent=os.environ.get("RANK", "0") != "0")
         COMMANDS[command].check(options)
     except SystemExit:  # --help and the like have said all
         return
@@ -165,6 +167,8 @@ def _parsed(arguments: Sequence[str]) -> tuple[str, Namespace]:
         allow_abbrev=False,
     )
     command.options(parser)
+    parser.add_argument("--verbose", action="store_true", help="print details, each line with its time and module")
+    parser.add_argument("--quiet", action="store_true", help="print warnings and errors only, and no progress bars")
     given = list(arguments[1:])
     if any("\0" in word for word in given):
         raise InputError("got an argument with a null byte, expected a text without; remove it")

@@ -103,9 +103,12 @@ def _info_options(parser: ArgumentParser) -> None:
 
 
 def _info(options: Namespace) -> None:
+    import json
+
     from unet4d.training.monitoring.info import info
 
-    info(options.run, options.json)
+    facts, lines = info(options.run)
+    print(json.dumps(facts, indent=1, ensure_ascii=False) if options.json else "\n".join(lines))
 
 
 PLAN = Command(

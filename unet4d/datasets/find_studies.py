@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import logging
 import os
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,9 +17,10 @@ from unet4d.errors import InputError
 from unet4d.images.channels import CHANNEL_KINDS
 from unet4d.images.nifti import NIFTI_SUFFIXES, studies_in
 from unet4d.system.files import PathLike
-from unet4d.system.progress_bar import print_line
 from unet4d.system.regular_files import check_file_or_folder
 from unet4d.system.text import count, suggest_names
+
+logger = logging.getLogger(__name__)
 
 AUTO_LAYOUT = "auto"
 LIST_SUFFIX = ".txt"
@@ -116,7 +117,7 @@ def open_source(
         if layout == AUTO_LAYOUT:
             studies, files = len(source.studies), sum(len(study.files) for study in source.studies)
             what = f"{count(studies, 'study', 'studies')} of {count(files, 'file')}"
-            print_line(f"{path}: taken as {chosen}, {what}; --layout names another layout", sys.stderr)
+            logger.warning(f"{path}: taken as {chosen}, {what}; --layout names another layout")
         return source
     if options != NO_LAYOUT_OPTIONS:
         raise InputError(

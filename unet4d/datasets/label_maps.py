@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import sys
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +21,8 @@ from unet4d.images.time_axis import TimeAxis, check_time_axis
 from unet4d.system.class_values import class_fault
 from unet4d.system.files import read_json
 from unet4d.system.text import count, short_repr
+
+logger = logging.getLogger(__name__)
 
 PREDICTION_JSON = "prediction.json"
 """The file that `predict` writes beside its label maps: the meaning of their values, and how each was made."""
@@ -153,9 +155,8 @@ def match_predictions(references: Sequence[Reference], folder: Path, whole: bool
     unmatched = [name for name in maps if name not in names]
     if unmatched and whole:
         match, are = ("matches", "is") if len(unmatched) == 1 else ("match", "are")
-        print(
-            f"warning: {count(len(unmatched), 'prediction')} {match} no reference and {are} not scored: {', '.join(unmatched)}",
-            file=sys.stderr,
+        logger.warning(
+            f"{count(len(unmatched), 'prediction')} {match} no reference and {are} not scored: {', '.join(unmatched)}"
         )
     return [maps[name] for name in names], unmatched
 

@@ -75,7 +75,7 @@ def compare(
     quantities: Sequence[str] | None = None,
     shared_only: bool = False,
 ) -> dict[str, Any]:
-    """Compare two evaluations of the same references; print a table, and write comparison.json and comparison.csv.
+    """Compare two evaluations of the same references, and write comparison.json and comparison.csv.
 
     Args:
         a: folder that `evaluate` wrote.
@@ -115,13 +115,10 @@ def compare(
         "smallest_p_holm": min(1.0, len(tested) * 2 * 0.5 ** max(tested)) if tested else None,
         "compared": [asdict(comparison) for comparison in compared],
     }
-    files = [Path(out_dir) / COMPARISON_CSV, Path(out_dir) / COMPARISON_JSON] if out_dir is not None else []
-    if files:
-        write_text(files[0], csv_text(_csv_rows(compared)))
-        write_json(files[1], summary)
-    print(format_comparison(summary))
-    if files:
-        print("", *files, sep="\n")
+    if out_dir is not None:
+        table, record = Path(out_dir) / COMPARISON_CSV, Path(out_dir) / COMPARISON_JSON
+        write_text(table, csv_text(_csv_rows(compared)))
+        write_json(record, summary)
     return summary
 
 

@@ -5,6 +5,7 @@ Label maps of any program are scored. Every study is tried before anything is wr
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,8 @@ from unet4d.system.progress_bar import ProgressBar
 from unet4d.system.signals import check_stop, stop_signals
 from unet4d.system.text import count
 from unet4d.system.version import VERSION
+
+logger = logging.getLogger(__name__)
 
 MAX_TOLERANCE_MM = 10_000
 
@@ -68,7 +71,7 @@ def evaluate(
     folder, out = Path(prediction), Path(out_dir)
     references, dataset = label_maps.find_references(Path(reference))
     if dataset is not None and not (Path(reference).is_file() or (Path(reference) / "dataset.json").is_file()):
-        print(f"{reference} holds labels of the dataset {dataset.root}: only its labelled frames are scored")
+        logger.info(f"{reference} holds labels of the dataset {dataset.root}: only its labelled frames are scored")
     references, missing = label_maps.drop_unpredicted(
         label_maps.select_references(references, cases), folder, predicted_only
     )
@@ -122,8 +125,8 @@ def _write(out: Path, scored: Sequence[CaseScores], summary: dict[str, Any]) -> 
     for name in tables.TABLE_COLUMNS:
         write_text(out / name, csv_text(tables.csv_rows(name, (row for case in scored for row in case.rows[name]))))
     write_json(out / tables.SUMMARY_JSON, summary)
-    print(tables.format_summary(summary))
+    logger.info(tables.format_summary(summary))
     if missing := summary["without_prediction"]:
         total = count(len(missing) + len(scored), "reference")
-        print(f"left out, without a prediction: {len(missing)} of {total}")
-    print("", *(f"{out / name}   {contents}" for name, contents in tables.OUTPUT_FILES.items()), sep="\n")
+        logger.info(f"left out, without a prediction: {len(missing)} of {total}")
+    logger.info("\n".join(["", *(f"{out / name}   {contents}" for name, contents in tables.OUTPUT_FILES.items())]))

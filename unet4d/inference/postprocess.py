@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import logging
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -30,6 +31,8 @@ from unet4d.system.progress_bar import ProgressBar
 from unet4d.system.signals import stop_signals
 from unet4d.system.text import count, format_number
 from unet4d.system.version import VERSION
+
+logger = logging.getLogger(__name__)
 
 FEW_SUBJECTS = 3
 _PREDICT_AGAIN = "predict with --held_out --postprocess off, or leave --predictions out"
@@ -85,12 +88,12 @@ def postprocess(
             found, settings = _read_predictions(cases, data, model_of, Path(folder))
     chosen = choose_steps(found, dict(data.labels))
     record = _record(chosen, found, data) | {"predicted_with": settings}
-    print(format_table(chosen, record))
+    logger.info(format_table(chosen, record))
     if dry_run:
-        print("\na dry run: nothing is recorded")
+        logger.info("\na dry run: nothing is recorded")
         return {"steps": [step.as_dict() for step in chosen.steps], **record}
     path = write_steps(run, chosen.steps, [model.path for model in models], record)
-    print(f"\nrecorded: {path}")
+    logger.info(f"\nrecorded: {path}")
     return read_json(path)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -38,6 +39,8 @@ from unet4d.system.files import PathLike
 from unet4d.system.signals import check_stop, stop_signals
 from unet4d.system.text import count
 from unet4d.system.version import VERSION
+
+logger = logging.getLogger(__name__)
 
 
 @stop_signals("what is written is whole; run again with --continue")
@@ -205,7 +208,7 @@ def _recorded_steps(paths: Sequence[PathLike], digests: Mapping[str, str]) -> li
     run = Path(paths[0]) if Path(paths[0]).is_dir() else Path(paths[0]).parent
     steps, note = steps_for_checkpoints(run, {Path(path): found for path, found in digests.items()})
     if note:
-        print(note)
+        logger.info(note)
     return steps
 
 
@@ -213,16 +216,18 @@ def _report_shard(shard: JobShard | None, own: int, total: int, processes: int) 
     """Print which studies are taken, where that is not all."""
     if shard is not None and shard.parts > 1:
         more = f", of which the first of {processes} processes takes" if processes > 1 else ""
-        print(f"{shard.describe()}{more}: {own} of {count(total, 'study', 'studies')}{', nothing to do' * (not own)}")
+        logger.info(
+            f"{shard.describe()}{more}: {own} of {count(total, 'study', 'studies')}{', nothing to do' * (not own)}"
+        )
     elif processes > 1:
         studies = count(total, "study", "studies")
-        print(f"{processes} processes share {studies}; the lines below are of the first, which takes {own}")
+        logger.info(f"{processes} processes share {studies}; the lines below are of the first, which takes {own}")
 
 
 def _report_skipped(skipped: int, total: int) -> None:
     """Print how many studies are complete."""
     verb = "is" if skipped == 1 else "are"
-    print(
+    logger.info(
         f"{skipped} of {count(total, 'study', 'studies')} {verb} complete and of the same models and settings: skipped"
     )
 

@@ -26,7 +26,7 @@ from unet4d.models.checkpoint import TrainedModel
 from unet4d.models.conv_check import check_convolutions
 from unet4d.models.device import resolve_precision
 from unet4d.system.memory import give_back_freed_memory, keep_freed_memory
-from unet4d.system.progress_bar import ProgressBar, print_line
+from unet4d.system.progress_bar import ProgressBar
 from unet4d.system.signals import check_stop
 
 
@@ -82,7 +82,6 @@ def segment_study(
     options: InferenceOptions,
     budget: MemoryBudget,
     *,
-    report: Callable[[str], None] | None = None,
     shows_progress: bool = True,
     check: Callable[[], None] = check_stop,
     allow_nan: bool = False,
@@ -94,7 +93,6 @@ def segment_study(
         study: preprocessed.
         options: how to segment.
         budget: main memory.
-        report: receives a line for the user; None: it is printed above the progress bars.
         shows_progress: show a bar of windows on a terminal.
         check: called after every window; what it raises ends the segmentation.
         allow_nan: take logits that are not numbers for the background, as in a training that diverges.
@@ -106,7 +104,7 @@ def segment_study(
     """
     info, grid = study.info, study.grid
     native = NativeLabel(grid, info.frames, tuple(models[0].task.labels.values()), options.probabilities)
-    predictors = [_predictor(model, study, options, report or print_line) for model in models]
+    predictors = [_predictor(model, study, options) for model in models]
     tiling = plan_tiling(models, predictors, info, grid, options.probabilities, budget)
     windows = [Windows(grid.shape, one.roi_size, one.config.overlap) for one in predictors]
     total = sum(one.reaching(native.axes[1].needed(*columns)) for columns in tiling.columns for one in windows)
@@ -153,9 +151,7 @@ def check_finite(logits: torch.Tensor, study: Path | str) -> None:
         )
 
 
-def _predictor(
-    model: TrainedModel, study: PreprocessedStudy, options: InferenceOptions, report: Callable[[str], None]
-) -> WindowPredictor:
+def _predictor(model: TrainedModel, study: PreprocessedStudy, options: InferenceOptions) -> WindowPredictor:
     """Return the predictor of a network for this study."""
     device = next(model.network.parameters()).device
     return WindowPredictor(
@@ -167,5 +163,4 @@ def _predictor(
         study.time == "cyclic",
         options.cyclic_shifts,
         mirror_signs(study.kinds),
-        report,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import math
 import weakref
 from collections.abc import Callable, Iterable, Sequence
@@ -18,6 +19,8 @@ from unet4d.models.clstm_unet import CLSTMUNet, NetworkState
 from unet4d.models.device import autocast, set_tf32
 from unet4d.system.memory_errors import drop_failed_work, is_out_of_main_memory, is_out_of_memory, memory_error_reason
 from unet4d.system.text import count
+
+logger = logging.getLogger(__name__)
 
 CPU = torch.device("cpu")
 
@@ -52,7 +55,6 @@ class WindowPredictor:
         cyclic: the last frame leads into the first.
         cyclic_shifts: logits of a cyclic study are averaged over this many first frames.
         signs: for each of the C channels, its factor where X, Y or Z is mirrored, (1, 1, -1) for a velocity along Z; empty: all 1.
-        report: receives a line for the user.
         tick: called with the number of windows that were stitched.
         windows: computed at once now.
         chunk_frames: computed at once now; None: all.
@@ -68,7 +70,6 @@ class WindowPredictor:
     cyclic: bool
     cyclic_shifts: int = 1
     signs: Sequence[Sequence[int]] = ()
-    report: Callable[[str], None] = field(default=lambda line: None)
     tick: Callable[[int], object] = field(default=lambda windows: None)
     windows: int = field(init=False)
     chunk_frames: int | None = field(init=False)
@@ -150,7 +151,7 @@ class WindowPredictor:
                 raise failure
             reason = f" ({memory_error_reason(failure)})" if failure else ""
             raise torch.OutOfMemoryError(f"one frame of one window is too much for the GPU{reason}") from failure
-        self.report(f"out of memory: continuing with {way}, which takes longer and changes no result")
+        logger.warning(f"out of memory: continuing with {way}, which takes longer and changes no result")
 
     def stitch_in_main_memory(self) -> None:
         """Stitch logits in main memory from now on, because the GPU has no memory for them."""

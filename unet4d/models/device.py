@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
-import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,6 +16,8 @@ from unet4d.system import nvidia
 from unet4d.system.cuda_allocator import give_up_expandable_segments, use_expandable_segments
 from unet4d.system.environment import check_device_name
 from unet4d.system.memory_errors import is_out_of_gpu_memory
+
+logger = logging.getLogger(__name__)
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -92,7 +94,7 @@ def _cpu_without_gpu() -> torch.device:
             "or --gres=gpu:1 under Slurm) to use it"
         )
     if told and os.environ.get("RANK", "0") == "0":
-        print(f"computing on the CPU: {told}", file=sys.stderr)
+        logger.warning(f"computing on the CPU: {told}")
     return torch.device("cpu")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import logging
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -20,6 +21,8 @@ from unet4d.pipeline.normalization import SAMPLE_VOXELS
 from unet4d.system.byte_sizes import describe_bytes
 from unet4d.system.disk_space import check_disk_space, free_disk_bytes
 from unet4d.system.text import count
+
+logger = logging.getLogger(__name__)
 
 FOREGROUND_FRACTION = 0.05
 """Fraction of a frame that one class is taken to fill."""
@@ -75,4 +78,4 @@ def check_disk_room(footprints: Sequence[Footprint], root: Path) -> None:
     studies = count(len(footprints), "study", "studies")
     check_disk_space(root, needed, f"{studies} to preprocess", "set data.cache_dir to a folder on another disk")
     free = free_disk_bytes(root)
-    print(f"preprocessing {studies} into {root}: {describe_bytes(needed)}, {describe_bytes(free)} free", flush=True)
+    logger.info(f"preprocessing {studies} into {root}: {describe_bytes(needed)}, {describe_bytes(free)} free")

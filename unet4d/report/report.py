@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -31,6 +32,8 @@ from unet4d.system.files import PathLike, check_writable, write_text
 from unet4d.system.progress_bar import ProgressBar
 from unet4d.system.signals import stop_signals
 from unet4d.system.text import count
+
+logger = logging.getLogger(__name__)
 
 INDEX, PICTURES = "index.html", "pictures"
 

@@ -8,6 +8,7 @@ thread that made a bar touches it, other threads hand over what they have for it
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import queue
 import sys
@@ -29,7 +30,7 @@ _handed_over: queue.SimpleQueue[Callable[[], Any]] = queue.SimpleQueue()
 class ProgressBar(tqdm):
     """A tqdm bar, nothing where stderr is no terminal. Iterating over it raises `Stopped` after a stop signal.
 
-    The arguments are those of tqdm.
+    The arguments are those of tqdm. There are no bars where the logger "unet4d" is set to more than INFO.
     """
 
     monitor_interval = 0
@@ -39,6 +40,7 @@ class ProgressBar(tqdm):
 
     def __init__(self, *given: Any, disable: bool | None = None, **named: Any):
         self.thread = threading.get_ident()
+        disable = True if logging.getLogger("unet4d").level > logging.INFO else disable
         super().__init__(*given, disable=disable, **named)  # type: ignore[call-overload]
 
     def __iter__(self) -> Iterator[Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import time
@@ -17,6 +18,8 @@ from unet4d.system.fork_server import has_fork_server, prepare_fork_server
 from unet4d.system.gpu_memory import GB
 from unet4d.system.signals import blocked_stop_signals
 from unet4d.training.worker_failures import SHARED_MEMORY, explain_worker_failure
+
+logger = logging.getLogger(__name__)
 
 USABLE_SHARE = 0.9
 """Share of its free space that may be filled."""
@@ -39,7 +42,6 @@ class BatchLoader:
         steps: the steps to come, counted from 0.
         ranks: those that share each batch.
         pin: put batches into pinned memory, for a GPU.
-        say: prints a line for the user.
         check: called again and again while no batch comes; what it raises ends the wait.
 
     Attributes:
@@ -56,13 +58,12 @@ class BatchLoader:
         steps: range,
         ranks: ProcessGroup,
         pin: bool,
-        say: Callable[[str], None],
         check: Callable[[], None] = lambda: None,
     ):
         self.clips, self.steps, self.pin, self.waited_s, self.check = clips, steps, pin, 0.0, check
         self.batch_size, self.accumulate = config.train.batch_size, config.train.accumulate_batches
         self._share, self._taken, self._epoch = ranks.share(self.batch_size), 0, config.train.steps_per_epoch
-        self.workers = self._workers_that_fit(config, ranks, say)
+        self.workers = self._workers_that_fit(config, ranks)
         # NCCL's threads and sockets do not survive a fork: workers of several ranks come from a process that never had them.
         self._start_method = "forkserver" if ranks.size > 1 and self.workers and has_fork_server() else None
 
@@ -128,7 +129,7 @@ class BatchLoader:
                 raise
         raise AssertionError("the last try returns or raises")
 
-    def _workers_that_fit(self, config: ResolvedConfig, ranks: ProcessGroup, say: Callable[[str], None]) -> int:
+    def _workers_that_fit(self, config: ResolvedConfig, ranks: ProcessGroup) -> int:
         """Return as many of the configured workers as /dev/shm has room for; report it where it is not all of them."""
         asked, free = config.data.num_workers, _free_shared_memory()
         if not asked or free is None:
@@ -147,7 +148,7 @@ class BatchLoader:
         if fitting < asked:
             each = f" in each of {ranks.local_size} processes" if ranks.local_size > 1 else ""
             size = math.ceil(needed(asked) / USABLE_SHARE / 2**30)
-            say(
+            logger.warning(
                 f"{SHARED_MEMORY} has {free / GB:.3g} GB free, and {asked} workers{each} fill up to {needed(asked) / GB:.3g} GB: "
                 f"using {fitting}, which is slower and changes no result; for all of them: docker run --ipc=host, or "
                 f"--shm-size={size}g"

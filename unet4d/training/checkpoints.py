@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,8 @@ from unet4d.errors import InputError
 from unet4d.models.checkpoint import BEST, LAST, PREVIOUS, Task, load_checkpoint, save_checkpoint
 from unet4d.system.checks import describe_value
 from unet4d.system.files import remove_partial, replacing
+
+logger = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     from torch import nn
@@ -70,11 +73,8 @@ class Checkpoints:
         """
         save_checkpoint(self.run / BEST, config, task, network, {})
 
-    def newest(self, say: Callable[[str], None]) -> dict[str, Any]:
+    def newest(self) -> dict[str, Any]:
         """Read the last checkpoint, or the one before if that is missing or damaged, see `load_checkpoint`.
-
-        Args:
-            say: prints why it is the one before.
 
         Raises:
             InputError: neither is usable; gives the reasons of both.
@@ -88,7 +88,7 @@ class Checkpoints:
                 reasons.append(str(error).partition("; ")[0])  # what came, without the advice
                 continue
             if reasons:
-                say(f"{reasons[0]}; resuming from {path}, {describe_position(content['training'])}")
+                logger.warning(f"{reasons[0]}; resuming from {path}, {describe_position(content['training'])}")
             return content
         raise InputError(f"there is nothing to resume from: {'; '.join(reasons)}; train anew with a new --out")
 

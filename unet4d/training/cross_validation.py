@@ -8,8 +8,8 @@ OUT/summary.json              best Dice of each fold, mean and deviation over fo
 
 from __future__ import annotations
 
+import logging
 import os
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -32,6 +32,8 @@ from unet4d.training.checks import check_cross_validation
 from unet4d.training.monitoring.log_lines import best_epoch, log_lines
 from unet4d.training.monitoring.summary import CONFIG, SUMMARY
 from unet4d.training.train import train
+
+logger = logging.getLogger(__name__)
 
 ALL = "all"
 
@@ -79,7 +81,7 @@ def cross_validate(
     for fold, subjects in enumerate(held_out):
         status = "finished before" if fold in done else f"holding {', '.join(subjects)} out"
         if ranks.is_first:
-            print(f"fold {fold} of {len(held_out)}: {status}", flush=True)
+            logger.info(f"fold {fold} of {len(held_out)}: {status}")
         if fold in done:
             continue
         try:
@@ -91,7 +93,7 @@ def cross_validate(
             if ranks.size > 1:
                 raise
             failed[fold] = str(error)
-            print(f"fold {fold} failed: {error}", file=sys.stderr)
+            logger.error(f"fold {fold} failed: {error}")
         # A signal that came after the last step of a fold stopped nothing yet.
         if ranks.any(stop_requested() is not None) and fold + 1 < len(held_out):
             with ranks.raise_on_all_ranks():
@@ -116,7 +118,7 @@ def _record_folds(
     read = open_dataset(dataset)
     held_out = split_folds(read, config.data.folds, config.seed)
     if fewer := describe_fewer_folds(read, config.data.folds):
-        print(fewer)
+        logger.info(fewer)
     record = {
         "folds": len(held_out),
         "seed": config.seed,
@@ -189,7 +191,7 @@ def _summarize(out: Path, config: Config, folds: int, failed: dict[int, str]) ->
     if best:
         scores = {fold: {name: line[name] for name in ("mean_foreground_dice", "dice")} for fold, line in best.items()}
         summary |= summarize_folds(scores)
-        print(f"\nbest validation of each fold\n{format_folds(summary)}")
+        logger.info(f"\nbest validation of each fold\n{format_folds(summary)}")
     write_json(out / SUMMARY, summary)
-    print(f"\n{out / SUMMARY}   this summary")
+    logger.info(f"\n{out / SUMMARY}   this summary")
     return summary

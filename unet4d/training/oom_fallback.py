@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import logging
+from collections.abc import Iterator, Sequence
 
 from torch import Tensor
 
@@ -12,6 +13,8 @@ from unet4d.system.gpu_memory import GB, peak_allocated_bytes, reset_peak
 from unet4d.system.memory_errors import drop_failed_work, is_out_of_memory
 from unet4d.training.step import TrainingStep
 from unet4d.training.step_memory import StepFit, describe_recompute, recompute_schedules
+
+logger = logging.getLogger(__name__)
 
 MEASURED_STEPS = 3
 """Steps that are compared with the plan: only those on full-length clips without new shapes. At a new shape cuDNN takes memory to
@@ -28,7 +31,6 @@ class OomFallback:
         recompute: the first schedule.
         frames: T of a clip.
         fit: the plan; None compares nothing.
-        say: prints a line for the user.
     """
 
     def __init__(
@@ -37,9 +39,8 @@ class OomFallback:
         recompute: RecomputeConfig,
         frames: int,
         fit: StepFit | None,
-        say: Callable[[str], None],
     ):
-        self.step, self.fit, self.say = step, fit, say
+        self.step, self.fit = step, fit
         self.recompute, *self.leaner = recompute_schedules(recompute, frames)
         if step.ranks.size > 1:
             self.leaner = []
@@ -71,7 +72,7 @@ class OomFallback:
     def _fall_back(self) -> None:
         """Switch to the next schedule, and free what the failed step held."""
         before, self.recompute = self.recompute, self.leaner.pop(0)
-        self.say(
+        logger.warning(
             f"out of memory with {describe_recompute(before)}; continuing with {describe_recompute(self.recompute)}"
         )
         self.fit = None  # the plan of another schedule
@@ -100,7 +101,7 @@ class OomFallback:
         self.measured_steps += 1
         self.measured_bytes = max(self.measured_bytes, peak_allocated_bytes(self.step.device))
         if self.measured_steps == MEASURED_STEPS:
-            self.say(
+            logger.info(
                 f"memory: planned {fit.planned_bytes / GB:.2f} GB, measured {self.measured_bytes / GB:.2f} GB at the peak of "
                 f"{MEASURED_STEPS} steps without new shapes"
             )

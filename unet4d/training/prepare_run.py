@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,8 @@ from unet4d.training.checks import check_train
 from unet4d.training.monitoring.log_lines import flatten_dict
 from unet4d.training.monitoring.mlflow_log import check_mlflow
 from unet4d.training.resolve import resolve
+
+logger = logging.getLogger(__name__)
 
 MAY_CHANGE_ON_RESUME = (
     "data.num_workers", "data.cache_dir", "train.validate_every", "train.skip_limit", "train.mlflow", "recompute.",
@@ -93,7 +96,7 @@ def prepare_run(
     data = config.data
     training, validation = split_cases(read, config.fold, data.folds, config.seed, data.val_subjects)
     if data.val_subjects is None and (fewer := describe_fewer_folds(read, data.folds)):
-        print(fewer)
+        logger.info(fewer)
     precision = resolve_precision(config.train.precision, device)
     resolved = resolve(config, compute_fingerprint((*training, *validation), data, known), precision, ranks)
     _check_batch_size(resolved.train.batch_size, ranks)
@@ -120,7 +123,7 @@ def _check_batch_size(batch_size: int, ranks: ProcessGroup) -> None:
 
 def _read_checkpoint(out_dir: Path, config: ResolvedConfig, task: Task) -> dict[str, Any]:
     """Return the checkpoint to resume from; refuse another configuration or task."""
-    checkpoint = Checkpoints(out_dir).newest(print)
+    checkpoint = Checkpoints(out_dir).newest()
     before = flatten_dict(ResolvedConfig.from_dict(checkpoint["config"]).as_dict())
     now = flatten_dict(config.as_dict())
     differing = [k for k in now if now[k] != before.get(k) and not k.startswith(MAY_CHANGE_ON_RESUME)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 from collections.abc import Sequence
 from dataclasses import replace
@@ -30,6 +31,8 @@ from unet4d.training.prepare_run import PreparedRun, prepare_run
 from unet4d.training.step_memory import StepFit, describe_recompute, fit_recompute
 from unet4d.training.trainer import Trainer
 from unet4d.training.warm_start import load_initial_weights
+
+logger = logging.getLogger(__name__)
 
 
 @stop_signals()
@@ -71,14 +74,15 @@ def train(
             line = _restore(trainer, run)
         if trainer.epochs_done >= run.config.train.epochs:
             if ranks.is_first:
-                print(f"{out_dir}: all {run.config.train.epochs} epochs were done before")
+                logger.info(f"{out_dir}: all {run.config.train.epochs} epochs were done before")
             return out_dir / BEST
 
         def begin() -> None:  # only now, when every study has been read: a bad one leaves no run behind
             if not resume:
                 stack.enter_context(lock_run(out_dir))
             write_text(out_dir / CONFIG, yaml.safe_dump(run.config.as_dict(), sort_keys=False))
-            print(line, end="")
+            if line:
+                logger.info(line.rstrip())
 
         ranks.broadcast_from_rank0(begin)
         _fit(trainer, run)
@@ -129,7 +133,7 @@ def _fit_step(run: PreparedRun, studies: Sequence[CachedStudy], device: torch.de
             "--data.frames or --train.batch_size, or let unet4d plan choose them"
         )
     if asked.chunk_frames is not None and fit.recompute != asked and ranks.is_first:
-        print(f"{describe_recompute(asked)} does not fit the {free / GB:.1f} GB that are free; using {needs}")
+        logger.warning(f"{describe_recompute(asked)} does not fit the {free / GB:.1f} GB that are free; using {needs}")
     return fit
 
 

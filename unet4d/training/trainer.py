@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -36,6 +37,8 @@ from unet4d.training.step import TrainingStep
 from unet4d.training.step_memory import StepFit, describe_recompute
 from unet4d.training.step_stats import DeferredScalars, EpochStats, EpochTimer, StepOutcome
 from unet4d.training.validation import Validation
+
+logger = logging.getLogger(__name__)
 
 CHECKPOINT_KEYS = frozenset(
     ("epoch", "step", "best", "spent", "studies", "optimisation", "tally", "average", "weights")
@@ -84,7 +87,7 @@ class Trainer:
         self.training_step = TrainingStep(self.network, config, device, ranks)
         recompute = fit.recompute if fit else replace(config.recompute, chunk_frames=config.recompute.chunk_frames or 0)
         self.training_step.set_recompute(recompute)
-        self.take_step = OomFallback(self.training_step, recompute, config.data.frames, fit, self._print)
+        self.take_step = OomFallback(self.training_step, recompute, config.data.frames, fit)
         self.validate = Validation(validation, config, task, device, ranks)
         self.checkpoints, self.planned_bytes = Checkpoints(out_dir), fit.planned_bytes if fit else 0
         self.log: RunLogger | SilentLogger = SilentLogger()
@@ -122,10 +125,8 @@ class Trainer:
         check = self._stop_if_requested if ranks.size == 1 else lambda: None
         self.log = open_logger(self.out_dir, self.epochs_done, config, ranks)
         with deferred_stop(), contextlib.closing(self.log), self._summarized(dataset):
-            self._print(self._describe(name))
-            with BatchLoader(
-                clips, config, steps, ranks, self.device.type == "cuda", self._print, check
-            ) as self.loader:
+            logger.info(self._describe(name))
+            with BatchLoader(clips, config, steps, ranks, self.device.type == "cuda", check) as self.loader:
                 self.train_epochs()
 
     def train_epochs(self) -> None:
@@ -163,7 +164,7 @@ class Trainer:
             with self.ranks.raise_on_all_ranks():
                 line = self.stats.add(outcome, partial(self.loader.cases, outcome.step))
             if line:
-                self._print(line)
+                logger.warning(line)
 
     def _epoch_values(self) -> dict[str, Any]:
         """Return the numbers of the epoch whose steps are done, for the log."""
@@ -198,9 +199,9 @@ class Trainer:
         self._save_last()
         if "dice" in values:
             self._summarize("running")
-        self._print(epoch_line(values, self._seconds_left(), is_best))
+        logger.info(epoch_line(values, self._seconds_left(), is_best))
         for line in training_advice(self.log.lines, self.config):
-            self._print(line)
+            logger.info(line)
 
     def _is_best(self, values: dict[str, Any]) -> bool:
         """Return whether this epoch's weights are the best so far; without any score (no study, no foreground) the latest are."""
@@ -300,9 +301,6 @@ class Trainer:
             dataset=self.dataset,
             reason=reason,
         )
-
-    def _print(self, line: str) -> None:
-        self.log.print(line)
 
     def _seconds_left(self, running: bool = False) -> float | None:
         """Return the time that the rest of the run takes; `running`: without the steps of the epoch that is being trained."""

@@ -168,7 +168,7 @@ def test_a_server_that_fails_later_is_reported_once_and_not_called_again(server,
     one.log_epoch(epoch(2))
     one.close()
     assert len(server.calls) == calls
-    said = capsys.readouterr().out.splitlines()
+    said = capsys.readouterr().err.splitlines()
     assert len(said) == 1
     assert "//host is down); training continues without it" in said[0]
     assert "secret" not in said[0]
@@ -179,7 +179,7 @@ def test_a_server_that_is_gone_does_not_stop_a_resumption(server, tmp_path, caps
     record(tmp_path).close()
     server.fails.add("update_run")
     record(tmp_path).log_epoch(epoch(1))
-    assert "training continues without it" in capsys.readouterr().out
+    assert "training continues without it" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("call", ["get_experiment_by_name", "create_run", "log_batch"])

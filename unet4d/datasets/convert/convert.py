@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,9 +26,11 @@ from unet4d.images.time_axis import TimeAxis
 from unet4d.system.csv_file import csv_text
 from unet4d.system.failures import failure_of_study
 from unet4d.system.files import PathLike, check_writable, checked_path, replacing, write_json, write_private
-from unet4d.system.progress_bar import ProgressBar, print_line
+from unet4d.system.progress_bar import ProgressBar
 from unet4d.system.signals import stop_signals
 from unet4d.system.text import count, short_repr
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,7 @@ def convert(
     _check_source(found, root)
     _check_description(found, name, time, root)
     for note in found.notes:
-        print(note)
+        logger.info(note)
     if key is not None:
         _write_key(key, found, layout)
     written: dict[str, _WrittenStudy] = {}
@@ -150,7 +152,7 @@ def _write_key(path: Path, source: Source, layout: str) -> None:
     if os.path.lexists(path) and (not path.is_file() or path.read_bytes() != text.encode()):
         raise InputError(f"key_file {path} holds something else already; give the path of a new file")
     write_private(path, text)
-    print(f"the patients behind the names are in {path}: keep it apart from the dataset")
+    logger.info(f"the patients behind the names are in {path}: keep it apart from the dataset")
 
 
 def _check_source(source: Source, root: Path) -> None:
@@ -238,7 +240,7 @@ def _drop_unlabelled_of_trained(source: Source) -> list[Study]:
     trained = {study.subject for study in source.studies if study.label and not study.is_test}
     dropped = [study for study in source.studies if study.label is None and study.subject in trained]
     for study in dropped:
-        print_line(f"{study.name}: not written, because it has no label and {study.subject} is trained on", sys.stderr)
+        logger.warning(f"{study.name}: not written, because it has no label and {study.subject} is trained on")
     return [study for study in source.studies if study not in dropped]
 
 
@@ -270,25 +272,27 @@ def _print_summary(studies: Sequence[_WrittenStudy], time: TimeAxis | None, out:
     training = sum(study.is_training for study in studies)
     subjects = len({study.entry["subject"] for study in studies})
     what = f"{count(len(studies), 'study', 'studies')} of {count(subjects, 'subject')}"
-    print(f"{what}: {training} for training, {len(studies) - training} for test")
+    logger.info(f"{what}: {training} for training, {len(studies) - training} for test")
     frames, labelled = [study.frames for study in studies], sum(study.labelled for study in studies)
     durations = [study.entry["frame_duration_s"] for study in studies if "frame_duration_s" in study.entry]
     unknown = len(studies) - len(durations)
     lasting = f"of {_range(durations)} s" if durations else "of unknown duration (--frame_duration_s gives it)"
     lasting += f" (unknown in {count(unknown, 'study', 'studies')})" if durations and unknown else ""
     each = f"{_range(frames)} frame{'s' * (max(frames) > 1)}"
-    print(f"{each} per study, {lasting}; {labelled} of {count(sum(frames), 'frame')} labelled")
+    logger.info(f"{each} per study, {lasting}; {labelled} of {count(sum(frames), 'frame')} labelled")
     spacing = zip(*(study.spacing for study in studies), strict=True)
-    print("spacing " + " x ".join(map(_range, spacing)) + " mm")
+    logger.info("spacing " + " x ".join(map(_range, spacing)) + " mm")
     if max(frames) == 1:
-        print("every study has one frame; if some are frames of one subject, join them: --pattern of unet4d convert")
+        logger.info(
+            "every study has one frame; if some are frames of one subject, join them: --pattern of unet4d convert"
+        )
     if not training:
-        print('nothing to train on yet: label some of the images, and list them under "training" in dataset.json')
+        logger.info('nothing to train on yet: label some of the images, and list them under "training" in dataset.json')
     if time is None:
-        print(
+        logger.info(
             "it is unknown whether the last frame leads into the first, so time is open; --time cyclic states that it does"
         )
-    print(f"written: {out / 'dataset.json'}; check it: unet4d verify {out}")
+    logger.info(f"written: {out / 'dataset.json'}; check it: unet4d verify {out}")
 
 
 def _range(values: Sequence[float]) -> str:

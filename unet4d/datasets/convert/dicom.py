@@ -19,9 +19,9 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import logging
 import os
 import re
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -37,7 +37,8 @@ from unet4d.images.dicom.instance import Series
 from unet4d.images.dicom.volume4d import SliceStack, read_dicom_voxels, stack_error, stack_planes
 from unet4d.images.image4d import Image4D
 from unet4d.images.time_axis import TimeAxis
-from unet4d.system.progress_bar import print_line
+
+logger = logging.getLogger(__name__)
 
 _FIRST_FILES = 64
 _KEY = ("case", "subject", "patient", "study_uid", "series", "series_uid", "description", "folder")
@@ -214,4 +215,4 @@ def _report_ignored(lines: Sequence[str]) -> None:
 
 def _report(lines: Sequence[str]) -> None:
     for line in lines:
-        print_line(line, sys.stderr)
+        logger.warning(line)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from unet4d.datasets.verify.study_properties import StudyProperties
 from unet4d.errors import InputError
 from unet4d.system.files import PathLike
 from unet4d.system.text import count
+
+logger = logging.getLogger(__name__)
 
 MOST_REPORTED = 3
 """Errors in the message; `unet4d verify` lists all."""
@@ -46,7 +49,7 @@ def load_verified_dataset(
         raise InputError(_error_message(found))
     if found.warnings:
         warnings = count(found.warnings, "warning")
-        print(f"{warnings} about {dataset.root}; see them: unet4d verify {dataset.root}")
+        logger.warning(f"{warnings} about {dataset.root}; see them: unet4d verify {dataset.root}")
     return dataset, found.properties
 
 

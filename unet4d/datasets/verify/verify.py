@@ -17,37 +17,41 @@ from unet4d.system.files import PathLike, write_json
 from unet4d.system.text import count, printable
 
 
-def verify(dataset: PathLike, out: PathLike | None = None, as_json: bool = False) -> Verification:
-    """Find and print every mistake in a dataset, and print a summary of its studies.
+def verify(dataset: PathLike, out: PathLike | None = None) -> Verification:
+    """Find every mistake in a dataset, and describe its studies.
 
     Args:
         dataset: folder with dataset.json.
         out: a further file for the fingerprint.
-        as_json: print one JSON object, {"dataset", "errors", "warnings", "faults", "fingerprint"}, and nothing else.
-
-    Returns:
-        The verification, where it has no error.
 
     Raises:
-        InputError: there is no dataset, or errors were found; all issues are printed before.
+        InputError: there is no dataset.
         Unet4DError: `out` cannot be written.
     """
     check_verify(dataset, out)
     found = _verify(Path(dataset))
-    fingerprint = found.fingerprint()
-    if as_json:
-        counts = {"dataset": str(dataset), "errors": found.errors, "warnings": found.warnings}
-        issues = [issue.as_dict() for issue in found.issues]
-        print(json.dumps({**counts, "faults": issues, "fingerprint": fingerprint}, indent=1, ensure_ascii=False))
-    else:
-        print(
-            "\n".join([*format_issues(found.issues), *describe_summary(fingerprint["summary"]), "", _last_line(found)])
-        )
     if out is not None:
-        write_json(out, fingerprint)
+        write_json(out, found.fingerprint())
+    return found
+
+
+def verification_json(found: Verification, dataset: PathLike) -> str:
+    """Return a verification as one JSON object: dataset, errors, warnings, faults and fingerprint."""
+    counts = {"dataset": str(dataset), "errors": found.errors, "warnings": found.warnings}
+    issues = [issue.as_dict() for issue in found.issues]
+    return json.dumps({**counts, "faults": issues, "fingerprint": found.fingerprint()}, indent=1, ensure_ascii=False)
+
+
+def format_verification(found: Verification) -> str:
+    """Return a verification for a terminal: the issues, a summary of the studies, and the counts."""
+    summary = describe_summary(found.fingerprint()["summary"])
+    return "\n".join([*format_issues(found.issues), *summary, "", _last_line(found)])
+
+
+def check_no_errors(found: Verification, dataset: PathLike) -> None:
+    """Raise InputError if a verification found errors."""
     if found.errors:
         raise InputError(f"{dataset}: got {count(found.errors, 'error')}, expected none; correct them and verify again")
-    return found
 
 
 def format_issues(issues: Sequence[Issue]) -> list[str]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import math
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -30,9 +30,11 @@ from unet4d.system.byte_sizes import describe_bytes
 from unet4d.system.disk_space import check_disk_space
 from unet4d.system.failures import failure_of_study
 from unet4d.system.memory_errors import is_out_of_gpu_memory, is_out_of_main_memory, memory_error_reason
-from unet4d.system.progress_bar import ProgressBar, print_line
+from unet4d.system.progress_bar import ProgressBar
 from unet4d.system.signals import deferred_stop
 from unet4d.system.text import count, printable, shortened
+
+logger = logging.getLogger(__name__)
 
 _Result = TypeVar("_Result")
 HASHED = "series-"
@@ -174,9 +176,7 @@ class BatchPredictor:
             check_disk_space(
                 self.folder.path, size, "probabilities", "choose another folder, or leave --probabilities out"
             )
-        return segment_study(
-            job.models, study, self.options, self.budget, report=self._note, shows_progress=self.reports
-        )
+        return segment_study(job.models, study, self.options, self.budget, shows_progress=self.reports)
 
     def _write(self, job: StudyJob, segmented: _SegmentedStudy | Unet4DError) -> None:
         written = segmented if isinstance(segmented, Unet4DError) else _error_or(lambda: self._add(job, segmented))
@@ -214,13 +214,13 @@ class BatchPredictor:
 
     def _note(self, text: str) -> None:
         if self.reports:
-            print_line(text, sys.stderr)
+            logger.warning(text)
 
     def _report(self, line: str) -> None:
         """Advance the bar; where there is none, print a line."""
         self.bar.update()
         if self.bar.disable and self.reports:
-            print(line, flush=True)
+            logger.info(line)
 
 
 def check_failed(failed: Mapping[str, Unet4DError], studies: int, out_dir: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,6 +23,8 @@ from unet4d.report.pages.template import PageTable, flatten
 from unet4d.report.pictures.render import class_color
 from unet4d.system.csv_file import Row
 from unet4d.system.text import count, format_number
+
+logger = logging.getLogger(__name__)
 
 _OVERLAP = {"dice": "Dice", "hd95_mm": "HD95 mm", "asd_mm": "ASD mm", "nsd": "NSD"}
 
@@ -55,7 +57,7 @@ def read_scores(path: Path) -> ReportScores:
     note = ""
     if METRICS_CSV not in results.tables:
         note = f"{METRICS_CSV} is missing beside {SUMMARY_JSON}: the pages show no scores of single classes."
-        print(f"warning: {note}", file=sys.stderr)
+        logger.warning(note)
     rows: dict[str, list[Row]] = {}
     for row in results.tables.get(METRICS_CSV, ()):
         rows.setdefault(row["case"], []).append(row)

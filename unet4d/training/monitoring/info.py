@@ -26,16 +26,15 @@ from unet4d.training.monitoring.summary import CONFIG
 _WIDTH, _INDENT = 118, 26
 
 
-def info(run: str | os.PathLike[str] | None = None, as_json: bool = False) -> dict[str, Any]:
-    """Print what a run, a folder of folds or a checkpoint is, its status and how to continue; change nothing.
+def info(run: str | os.PathLike[str] | None = None) -> tuple[dict[str, Any], list[str]]:
+    """Return what a run, a folder of folds or a checkpoint is, its status and how to continue; change nothing.
 
     Args:
         run: a run's folder, also one that is being trained; a folder of runs fold_0, fold_1, ...; or a checkpoint file.
-            None: print the installed versions.
-        as_json: print one JSON object and nothing else.
+            None: the installed versions.
 
     Returns:
-        That object.
+        Plain values for JSON, and the same as lines for a terminal.
 
     Raises:
         InputError: it is none of these, or damaged.
@@ -57,8 +56,7 @@ def info(run: str | os.PathLike[str] | None = None, as_json: bool = False) -> di
     else:
         found = "holds no run" if path.is_dir() else "is missing"
         raise InputError(f"{path} {found}; give a run's folder, a folder of folds or a checkpoint")
-    print(json.dumps(facts, indent=1, ensure_ascii=False) if as_json else "\n".join(lines))
-    return facts
+    return facts, lines
 
 
 def _run_facts(run: Path) -> dict[str, Any]:

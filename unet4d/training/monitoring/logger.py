@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import math
 import os
 import threading
@@ -16,9 +17,10 @@ import numpy as np
 from unet4d.config import ResolvedConfig
 from unet4d.system.distributed import ProcessGroup
 from unet4d.system.files import write_text, writing
-from unet4d.system.progress_bar import print_line
 from unet4d.training.monitoring.log_lines import LOG, flatten_dict, log_lines
 from unet4d.training.monitoring.mlflow_log import MlflowLog
+
+logger = logging.getLogger(__name__)
 
 BOARD = "tensorboard"
 NOT_PLOTTED = ("epoch", "step", "case_dice")
@@ -43,7 +45,7 @@ def open_logger(run: Path, epochs_done: int, config: ResolvedConfig, ranks: Proc
     def open_files() -> None:
         nonlocal logger
         experiment, settings = config.train.mlflow, flatten_dict(config.as_dict())
-        mlflow = None if experiment is None else MlflowLog(run, experiment, settings, print_line)
+        mlflow = None if experiment is None else MlflowLog(run, experiment, settings)
         logger = RunLogger(run, epochs_done, mlflow)
 
     ranks.broadcast_from_rank0(open_files)
@@ -106,10 +108,6 @@ class RunLogger:
             self.board.add_image(name, picture, step, dataformats="HWC")
             self.board.flush()
 
-    def print(self, line: str) -> None:
-        """Print a line on stdout, at once, above the progress bar."""
-        print_line(line)
-
     def close(self) -> None:
         """Write what TensorBoard still buffers; set MLflow's status to that of the run's summary.
 
@@ -119,7 +117,7 @@ class RunLogger:
             self.board.close()
         except OSError as error:
             with contextlib.suppress(OSError):  # of a stdout on the same disk
-                self.print(f"{self.board_dir} lacks what was logged last: {error.strerror or error}")
+                logger.warning(f"{self.board_dir} lacks what was logged last: {error.strerror or error}")
         if self.mlflow:
             self.mlflow.close()
 
@@ -134,9 +132,6 @@ class SilentLogger:
         """Do nothing."""
 
     def log_picture(self, name: str, picture: np.ndarray, step: int) -> None:
-        """Do nothing."""
-
-    def print(self, line: str) -> None:
         """Do nothing."""
 
     def close(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import logging
 import os
 import re
 import time
@@ -14,6 +15,8 @@ from typing import Any
 from unet4d.errors import InputError
 from unet4d.system.files import write_text
 from unet4d.training.monitoring.summary import CONFIG, SUMMARY
+
+logger = logging.getLogger(__name__)
 
 RUN_ID, STORE = "mlflow_run_id", "mlruns"
 MLFLOW_STATUS = {"finished": "FINISHED", "failed": "FAILED", "stopped": "KILLED"}
@@ -45,19 +48,18 @@ class MlflowLog:
         run: the run's folder, which keeps MLflow's id of the run.
         experiment: its name in MLflow.
         settings: of the run, by their dotted names; logged once.
-        say: reports a failure.
 
     Raises:
         InputError: the package is missing, or a new run cannot be created there.
     """
 
-    def __init__(self, run: Path, experiment: str, settings: Mapping[str, Any], say: Callable[[str], None]):
+    def __init__(self, run: Path, experiment: str, settings: Mapping[str, Any]):
         check_mlflow(experiment)
         for name, value in _ENVIRONMENT.items():
             os.environ.setdefault(name, value)
         from mlflow import MlflowClient
 
-        self.run, self.say, self.failed = run, say, False
+        self.run, self.failed = run, False
         uri = os.environ.get("MLFLOW_TRACKING_URI") or (run / STORE).absolute().as_uri()
         self.server, self.client = _without_password(uri), MlflowClient(tracking_uri=uri)
         id_file = run / RUN_ID
@@ -112,7 +114,9 @@ class MlflowLog:
             call()
         except Exception as error:
             self.failed = True
-            self.say(f"MLflow at {self.server} failed ({_reason(error)}); training continues without it, see log.jsonl")
+            logger.warning(
+                f"MLflow at {self.server} failed ({_reason(error)}); training continues without it, see log.jsonl"
+            )
 
 
 def _reason(error: Exception) -> str:

@@ -1,0 +1,37 @@
+"""The console: what the package logs, on the terminal above the progress bars, warnings and errors on stderr."""
+
+from __future__ import annotations
+
+import logging
+import sys
+
+from unet4d.system.progress_bar import print_line
+
+LOGGER = "unet4d"
+
+
+class ConsoleHandler(logging.Handler):
+    """Prints the package's log: warnings and errors to stderr, all else to stdout."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print a record; a stream that fails is reported by the command at its end."""
+        print_line(self.format(record), sys.stderr if record.levelno >= logging.WARNING else sys.stdout)
+
+
+def start_logging(verbose: bool = False, quiet: bool = False, silent: bool = False) -> None:
+    """Print what the package logs from now on; a later call replaces an earlier one.
+
+    Args:
+        verbose: also details, each line with its time and module.
+        quiet: warnings and errors only, and no progress bars.
+        silent: nothing at all, as in all but the first of several processes.
+    """
+    logger = logging.getLogger(LOGGER)
+    for handler in [one for one in logger.handlers if isinstance(one, ConsoleHandler)]:
+        logger.removeHandler(handler)
+    handler = ConsoleHandler()
+    if verbose:
+        handler.setFormatter(logging.Formatter("%(asctime)s %(name)s: %(message)s", "%H:%M:%S"))
+    logger.addHandler(handler)
+    level = logging.DEBUG if verbose else logging.WARNING if quiet else logging.INFO
+    logger.setLevel(logging.CRITICAL + 1 if silent else level)
