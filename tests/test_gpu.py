@@ -31,7 +31,8 @@ from unet4d.models.device import autocast, set_tf32
 from unet4d.models.ensemble import mean_logits
 from unet4d.models.topology import strides_and_kernels
 from unet4d.pipeline.clip_dataset import Batch
-from unet4d.system.gpu_memory import GB, reset_peak
+from unet4d.system.byte_sizes import GB
+from unet4d.system.gpu_memory import reset_peak
 from unet4d.training.step import TrainingStep
 from unet4d.training.step_memory import count_step_cost
 from unet4d.training.train import train

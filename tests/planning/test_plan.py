@@ -26,7 +26,8 @@ from unet4d.planning.candidates import (
     whole_study,
 )
 from unet4d.planning.plan import Plan, _cheapest, plan
-from unet4d.system.gpu_memory import CONTEXT_BYTES, GB, NCCL_BYTES, sufficient_bytes
+from unet4d.system.byte_sizes import GB
+from unet4d.system.gpu_memory import CONTEXT_BYTES, NCCL_BYTES, sufficient_bytes
 from unet4d.training.step_memory import StepCost, StepFit, recompute_schedules
 
 PLAIN = RecomputeConfig(0, lstm="gates")

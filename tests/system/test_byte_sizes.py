@@ -27,9 +27,7 @@ def test_a_size_in_words(text, size):
 
 @pytest.mark.parametrize("text", ["", "GB", "0", "-8GB", "8 apples", "1e3", "inf", "8GB8"])
 def test_what_is_no_size_is_told(text):
-    with pytest.raises(
-        InputError, match=r"--max_memory is .*; wanted a size above 0, such as 8GB, 8000MB, 8GiB or 8, which is 8 GB"
-    ):
+    with pytest.raises(InputError, match=r"--max_memory is .*, expected a size above 0"):
         bytes_of(text, "--max_memory")
 
 

@@ -491,7 +491,7 @@ def test_no_more_workers_are_used_than_shared_memory_has_room_for(monkeypatch, b
     """Each has two batches under way, and two are given out."""
     room(monkeypatch, int(batches * BATCH_BYTES / batches_module.USABLE_SHARE) + 512)
     said = collect_log()
-    assert make_loader(workers=8, say=said.append).workers == used
+    assert make_loader(workers=8).workers == used
     assert len(said) == (used < 8)
 
 
@@ -521,7 +521,7 @@ def test_where_there_is_no_shared_memory_to_look_at_all_workers_are_used(monkeyp
 def test_nothing_is_asked_without_workers(monkeypatch):
     room(monkeypatch, 0)
     said = collect_log()
-    with make_loader(say=said.append) as loader:
+    with make_loader() as loader:
         loader.next_step()
     assert said == []
 

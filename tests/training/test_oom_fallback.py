@@ -14,8 +14,8 @@ from tests.builders import build_network, collect_log, resolve_plainly
 from unet4d.config import Config, ModelConfig, RecomputeConfig, TrainConfig
 from unet4d.models.conv import Convolution
 from unet4d.pipeline.clip_dataset import Batch
+from unet4d.system.byte_sizes import GB
 from unet4d.system.distributed import ProcessGroup
-from unet4d.system.gpu_memory import GB
 from unet4d.training import oom_fallback
 from unet4d.training.oom_fallback import OomFallback
 from unet4d.training.step import TrainingStep
@@ -207,7 +207,7 @@ def test_the_measured_peak_is_that_of_three_steps_without_new_shapes(monkeypatch
     for number in range(5):
         guard([other], number)
     assert len(said) == 1
-    assert "planned 3.00 GB, measured 2.00 GB" in said[0]
+    assert "planned 3 GB, measured 2 GB" in said[0]
 
 
 def test_a_plan_that_did_not_hold_is_not_held_against_the_way_that_did(monkeypatch):

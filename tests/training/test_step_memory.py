@@ -11,7 +11,8 @@ from torch.cuda._utils import _get_device_index
 from tests.builders import resolve_plainly
 from unet4d.config import Config, DataConfig, ModelConfig, RecomputeConfig, TrainConfig
 from unet4d.system import gpu_memory
-from unet4d.system.gpu_memory import GB, free_bytes, sufficient_bytes, usable_bytes
+from unet4d.system.byte_sizes import GB
+from unet4d.system.gpu_memory import free_bytes, sufficient_bytes, usable_bytes
 from unet4d.training import step_memory
 from unet4d.training.step_memory import (
     StepCost,

@@ -21,6 +21,7 @@ from unet4d.inference.window_predictor import CPU, WindowPredictor
 from unet4d.models.checkpoint import TrainedModel
 from unet4d.models.clstm_unet import MOST_ELEMENTS
 from unet4d.models.device import resolve_precision
+from unet4d.system.byte_sizes import describe_bytes
 
 _COPIES, _INDEX_BYTES = 4, 8
 """Copies of a frame's logits on the way to the native grid (as computed, both neighbors', between), and what the argmax takes."""
@@ -121,7 +122,7 @@ def plan_tiling(
             return Tiling(rows, [(c, min(c + columns, sizes[1])) for c in range(0, sizes[1], columns)])
     short = blocks.needed(1, 1) - left
     raise Unet4DError(
-        f"{info.source or 'the image'} needs {short / 1e9:.2g} GB more of main memory than may be taken; raise --max_memory, "
+        f"{info.source or 'the image'} needs {describe_bytes(short)} more of main memory than may be taken; raise --max_memory, "
         "free memory, or use a model with a smaller patch"
     )
 

@@ -16,6 +16,7 @@ from unet4d.datasets.study import FrameReader
 from unet4d.images.grid import WorkingGrid
 from unet4d.images.image4d import ImageInfo
 from unet4d.pipeline.normalization import IntensityScale
+from unet4d.system.byte_sizes import describe_bytes
 from unet4d.system.files import writing
 
 
@@ -54,7 +55,7 @@ class DiskImage:
         try:
             for frame in stream.frames():
                 image = grid.image(frame[:, None], kinds, outline.source or "the image")
-                with writing(f"{4 * math.prod(self.shape) / 1e9:.3g} GB into {folder}"):
+                with writing(f"{describe_bytes(4 * math.prod(self.shape))} into {folder}"):
                     self._file.write(np.ascontiguousarray(image).data)  # tofile would not report why it failed
                     self._file.flush()
             self.scale = IntensityScale.from_frames(self._frames, self.shape, normalization, kinds)

@@ -31,8 +31,8 @@ from unet4d.planning.explain import (
     settings_table,
 )
 from unet4d.planning.plan_file import write_plan
-from unet4d.system.byte_sizes import bytes_of, describe_bytes
-from unet4d.system.gpu_memory import CONTEXT_BYTES, GB, NCCL_BYTES, free_bytes, sufficient_bytes, usable_bytes
+from unet4d.system.byte_sizes import GB, bytes_of, describe_bytes
+from unet4d.system.gpu_memory import CONTEXT_BYTES, NCCL_BYTES, free_bytes, sufficient_bytes, usable_bytes
 from unet4d.system.text import count
 from unet4d.training.step_memory import StepFit, describe_recompute
 

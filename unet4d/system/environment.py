@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unet4d.errors import InputError
+from unet4d.system.byte_sizes import GB
 from unet4d.system.nvidia import NEEDED_DRIVER, driver_version, gpu_models, is_too_old
 from unet4d.system.version import VERSION
 
@@ -104,7 +105,7 @@ def hardware(device: torch.device) -> dict[str, Any]:
     gpu = None
     if device.type == "cuda":
         found = torch.cuda.get_device_properties(device)
-        gpu = {"name": found.name, "memory_gb": round(found.total_memory / 10**9, 1)}
+        gpu = {"name": found.name, "memory_gb": round(found.total_memory / GB, 1)}
     return {"gpu": gpu, "cpu": _processor(), "cores": os.cpu_count()}
 
 

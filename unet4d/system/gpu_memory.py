@@ -7,7 +7,8 @@ import functools
 
 import torch
 
-GB = 10**9
+from unet4d.system.byte_sizes import GB
+
 SPARE_SHARE = 0.09
 """Share of a memory that stays free, because blocks of many sizes do not fill it without gaps, and libraries need workspaces."""
 LEAST_SPARE_BYTES = int(1.5 * GB)

@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from unet4d.errors import InputError
+from unet4d.system.byte_sizes import describe_bytes
 
-GB = 10**9
 LARGE_BLOCK_BYTES = 4 * 2**20
 """From this size on, a block goes back to the system as it is freed, once that was asked for."""
 _GLIBC_LARGE_BLOCK_BYTES = 32 * 2**20
@@ -103,8 +103,8 @@ def check_fits(size: int, path: str | os.PathLike[str]) -> None:
     most = max(free_memory_bytes(), total_memory_bytes() / 2)
     if size > most:
         raise InputError(
-            f"{path}: its voxels take {size / GB:.3g} GB of main memory, expected at most {most / GB:.3g} GB; give a smaller "
-            "study, or more memory"
+            f"{path}: its voxels take {describe_bytes(size)} of main memory, expected at most {describe_bytes(most)}; give a "
+            "smaller study, or more memory"
         )
 
 

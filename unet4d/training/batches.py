@@ -13,9 +13,9 @@ from multiprocessing.process import BaseProcess
 from unet4d.config import ResolvedConfig
 from unet4d.errors import Unet4DError
 from unet4d.pipeline.clip_dataset import PREFETCH_BATCHES, Batch, ClipDataset, clip_loader
+from unet4d.system.byte_sizes import describe_bytes
 from unet4d.system.distributed import ProcessGroup
 from unet4d.system.fork_server import has_fork_server, prepare_fork_server
-from unet4d.system.gpu_memory import GB
 from unet4d.system.signals import blocked_stop_signals
 from unet4d.training.worker_failures import SHARED_MEMORY, explain_worker_failure
 
@@ -149,9 +149,9 @@ class BatchLoader:
             each = f" in each of {ranks.local_size} processes" if ranks.local_size > 1 else ""
             size = math.ceil(needed(asked) / USABLE_SHARE / 2**30)
             logger.warning(
-                f"{SHARED_MEMORY} has {free / GB:.3g} GB free, and {asked} workers{each} fill up to {needed(asked) / GB:.3g} GB: "
-                f"using {fitting}, which is slower and changes no result; for all of them: docker run --ipc=host, or "
-                f"--shm-size={size}g"
+                f"{SHARED_MEMORY} has {describe_bytes(free)} free, and {asked} workers{each} fill up to "
+                f"{describe_bytes(needed(asked))}: using {fitting}, which is slower and changes no result; for all of them: "
+                f"docker run --ipc=host, or --shm-size={size}g"
             )
         return fitting
 

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from unet4d.config import RecomputeConfig
 from unet4d.pipeline.clip_dataset import Batch
-from unet4d.system.gpu_memory import GB, peak_allocated_bytes, reset_peak
+from unet4d.system.byte_sizes import describe_bytes
+from unet4d.system.gpu_memory import peak_allocated_bytes, reset_peak
 from unet4d.system.memory_errors import drop_failed_work, is_out_of_memory
 from unet4d.training.step import TrainingStep
 from unet4d.training.step_memory import StepFit, describe_recompute, recompute_schedules
@@ -102,6 +103,6 @@ class OomFallback:
         self.measured_bytes = max(self.measured_bytes, peak_allocated_bytes(self.step.device))
         if self.measured_steps == MEASURED_STEPS:
             logger.info(
-                f"memory: planned {fit.planned_bytes / GB:.2f} GB, measured {self.measured_bytes / GB:.2f} GB at the peak of "
-                f"{MEASURED_STEPS} steps without new shapes"
+                f"memory: planned {describe_bytes(fit.planned_bytes)}, measured {describe_bytes(self.measured_bytes)} at the peak "
+                f"of {MEASURED_STEPS} steps without new shapes"
             )

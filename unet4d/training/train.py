@@ -20,9 +20,10 @@ from unet4d.models.conv_check import check_convolutions
 from unet4d.models.device import find_device, set_tf32
 from unet4d.pipeline.cache import CachedStudy, cached_studies
 from unet4d.pipeline.clip_frames import most_labelled_frames
+from unet4d.system.byte_sizes import GB, describe_bytes
 from unet4d.system.distributed import ALONE, ProcessGroup
 from unet4d.system.files import write_text
-from unet4d.system.gpu_memory import GB, NCCL_BYTES, free_bytes, peak_allocated_bytes
+from unet4d.system.gpu_memory import NCCL_BYTES, free_bytes, peak_allocated_bytes
 from unet4d.system.lock import lock_run
 from unet4d.system.memory_errors import is_out_of_gpu_memory, memory_error_reason
 from unet4d.system.signals import stop_signals
@@ -126,14 +127,16 @@ def _fit_step(run: PreparedRun, studies: Sequence[CachedStudy], device: torch.de
     largest_share = -(-config.train.batch_size // ranks.size)
     own = replace(config, train=replace(config.train, batch_size=largest_share))
     fit, fits = fit_recompute(own, len(task.channel_names), len(task.labels), labelled, free)
-    needs = f"{fit.planned_bytes / GB:.1f} GB for {describe_recompute(fit.recompute)}"
+    needs = f"{describe_bytes(fit.planned_bytes)} for {describe_recompute(fit.recompute)}"
     if not fits:
         raise InputError(
-            f"a training step needs at least {needs}, and {free / GB:.1f} GB of the GPU are free; lower --data.patch_size, "
+            f"a training step needs at least {needs}, and {describe_bytes(free)} of the GPU are free; lower --data.patch_size, "
             "--data.frames or --train.batch_size, or let unet4d plan choose them"
         )
     if asked.chunk_frames is not None and fit.recompute != asked and ranks.is_first:
-        logger.warning(f"{describe_recompute(asked)} does not fit the {free / GB:.1f} GB that are free; using {needs}")
+        logger.warning(
+            f"{describe_recompute(asked)} does not fit the {describe_bytes(free)} that are free; using {needs}"
+        )
     return fit
 
 
@@ -155,10 +158,10 @@ def _fit(trainer: Trainer, run: PreparedRun) -> None:
     except RuntimeError as error:
         if not is_out_of_gpu_memory(error):
             raise
-        planned = f"planned {trainer.planned_bytes / GB:.2f} GB, " if trainer.planned_bytes else ""
+        planned = f"planned {describe_bytes(trainer.planned_bytes)}, " if trainer.planned_bytes else ""
         raise Unet4DError(
-            f"a training step ran out of GPU memory: {planned}got {peak_allocated_bytes(device) / GB:.2f} GB of the "
-            f"{free / GB:.2f} GB that were free ({memory_error_reason(error)}); make a smaller plan: unet4d plan "
+            f"a training step ran out of GPU memory: {planned}got {describe_bytes(peak_allocated_bytes(device))} of the "
+            f"{describe_bytes(free)} that were free ({memory_error_reason(error)}); make a smaller plan: unet4d plan "
             f"{run.dataset.root} --gpu-memory {int(0.8 * free / GB)} --out plan.yaml, then train with --config plan.yaml and a "
             "new --out"
         ) from error

@@ -20,8 +20,9 @@ from unet4d.models.checkpoint import Task
 from unet4d.models.clstm_unet import CLSTMUNet
 from unet4d.pipeline.cache import CachedStudy
 from unet4d.pipeline.clip_dataset import ClipDataset
+from unet4d.system.byte_sizes import GB
 from unet4d.system.distributed import ALONE, ProcessGroup
-from unet4d.system.gpu_memory import GB, peak_allocated_bytes, reset_peak
+from unet4d.system.gpu_memory import peak_allocated_bytes, reset_peak
 from unet4d.system.memory_errors import is_out_of_gpu_memory
 from unet4d.system.signals import deferred_stop, stop_requested
 from unet4d.training.batches import BatchLoader

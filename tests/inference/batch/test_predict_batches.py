@@ -417,9 +417,9 @@ def test_a_file_that_is_still_being_written_is_told_so_and_not_as_damaged(
     [
         (
             ["--max_memory", "much"],
-            "--max_memory is much; wanted a size above 0, such as 8GB, 8000MB, 8GiB or 8, which is 8 GB",
+            "--max_memory is much, expected a size above 0",
         ),
-        (["--max_memory", "0"], "--max_memory is 0; wanted a size above 0"),
+        (["--max_memory", "0"], "--max_memory is 0, expected a size above 0"),
         (["--cyclic_shifts", "0"], "got cyclic_shifts 0, expected 1"),
         (["--mirror_axes", "3"], "got mirror_axes [3], expected axes among"),
         (["--num_parts", "2"], "got --num_parts without --part_id"),

@@ -6,6 +6,7 @@ import time
 
 import torch
 
+from unet4d.system.byte_sizes import describe_bytes
 from unet4d.system.progress_bar import ProgressBar, format_interval
 from unet4d.system.text import format_number
 
@@ -77,5 +78,5 @@ class EpochBar:
         parts += [f"Dice {self.dice:.3f}"] if self.dice is not None else []
         parts += [f"ETA {format_interval(left_s)}", f"{self.frames / seconds:.0f} frames/s"]
         if torch.cuda.is_available() and torch.cuda.is_initialized():
-            parts.append(f"{torch.cuda.max_memory_allocated() / 1e9:.1f} GB")
+            parts.append(describe_bytes(torch.cuda.max_memory_allocated()))
         return ", ".join(parts)
