@@ -13,7 +13,7 @@ import numpy as np
 from unet4d.errors import InputError
 from unet4d.evaluation.comparison_metrics import COMPARISON_QUANTITIES, ComparisonQuantity, RowKey
 from unet4d.evaluation.results import EvaluationResults, read_evaluation
-from unet4d.evaluation.tables import METRICS_CSV, TEMPORAL_CSV, align_columns, format_interval
+from unet4d.evaluation.tables import METRICS_CSV, TEMPORAL_CSV, align_columns, format_range
 from unet4d.metrics.statistics import INTERVALS, holm, interval95, signed_rank
 from unet4d.system.csv_file import csv_text
 from unet4d.system.files import PathLike, check_writable, write_json, write_text
@@ -131,7 +131,7 @@ def format_comparison(summary: Mapping[str, Any]) -> str:
         rows.append([
             f"{entry['metric']}: {entry['class_name']}", str(entry["n"]), str(entry["left_out"]),
             format_number(entry["mean_a"], digits), format_number(entry["mean_b"], digits), signed,
-            format_interval(entry["ci95"], digits), format_number(entry["effect"], 2), _format_p(entry["p"]),
+            format_range(entry["ci95"], digits), format_number(entry["effect"], 2), _format_p(entry["p"]),
             _format_p(entry["p_holm"]),
         ])  # fmt: skip
     head, *others = align_columns(["", "n", "left out", "A", "B", "B - A", "95 % CI", "effect", "p", "p Holm"], rows)

@@ -44,7 +44,7 @@ def format_folds(summary: Mapping[str, Any]) -> str:
 
 
 def format_mean_std(description: Mapping[str, Any]) -> str:
-    """Return "mean +- std" of a description by `describe`."""
+    """Return "mean +- std" of the result of `summary_statistics`."""
     return f"{format_number(description['mean'], 3)} +- {format_number(description['std'], 3)}"
 
 

@@ -108,7 +108,7 @@ def align_columns(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[st
     ]
 
 
-def format_interval(interval: Sequence[float] | None, digits: int) -> str:
+def format_range(interval: Sequence[float] | None, digits: int) -> str:
     """Return "lower to upper"; a dash where there is no interval."""
     return "-" if interval is None else f"{interval[0]:.{digits}f} to {interval[1]:.{digits}f}"
 
@@ -126,7 +126,7 @@ def cardiac_table(heart: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]
                 rows.append([
                     f"{name}: {MEASURE_NAMES[measure]}{suffix and ','}{suffix}", f"{found['n']}{undefined}",
                     format_number(found["reference"], 1), format_number(found["prediction"], 1),
-                    format_number(found["bias"], 2), format_interval(found["ci95"], 2), format_interval(limits, 2),
+                    format_number(found["bias"], 2), format_range(found["ci95"], 2), format_range(limits, 2),
                     format_number(found["mean_absolute"], 2),
                 ])  # fmt: skip
     return [
@@ -156,12 +156,12 @@ def _overlap_lines(summary: Mapping[str, Any]) -> list[str]:
     for name, entry in summary["classes"].items():
         dice, distance, error = entry["dice"], entry["hd95_mm"], entry["volume_error_ml"]
         rows.append([
-            name, format_number(dice["mean"], 3), str(dice["n"]), format_interval(entry["ci95"]["dice"], 3),
+            name, format_number(dice["mean"], 3), str(dice["n"]), format_range(entry["ci95"]["dice"], 3),
             format_number(entry["nsd"]["mean"], 3), format_number(distance["mean"], 2),
             format_number(entry["asd_mm"]["mean"], 2), str(distance["n"]), format_number(error["bias"], 2),
             str(error["n"]), str(entry["n_one_empty"]), str(entry["n_both_empty"]),
         ])  # fmt: skip
     mean, of_mean = summary["mean_foreground_dice"], summary["mean_foreground_dice_ci95"]
     head = ["class", "Dice", "n", "95 % CI", "NSD", "HD95 mm", "ASD mm", "n", "bias mL", "n", "one empty", "both empty"]
-    rows.append(["mean over classes", format_number(mean, 3), "", format_interval(of_mean, 3), *[""] * (len(head) - 4)])
+    rows.append(["mean over classes", format_number(mean, 3), "", format_range(of_mean, 3), *[""] * (len(head) - 4)])
     return align_columns(head, rows)

@@ -16,7 +16,7 @@ from unet4d.evaluation.tables import (
     METRICS_CSV,
     SUMMARY_JSON,
     cardiac_table,
-    format_interval,
+    format_range,
     temporal_table,
 )
 from unet4d.report.pages.template import PageTable, flatten
@@ -86,7 +86,8 @@ def _summary_section(summary: Mapping[str, Any], note: str) -> ScoreSection:
     return ScoreSection(
         summary["mean_foreground_dice"],
         tables,
-        [name for table in tables for name in table.head] + ["mean foreground Dice", *MEASURE_NAMES.values()],
+        [name for table in tables for name in table.head]
+        + ["mean foreground Dice", "own frames", *MEASURE_NAMES.values()],
         lead=f"{scored}; mean over classes of the mean Dice {format_number(summary['mean_foreground_dice'], 3)}.",
         notes=[
             str(text) for text in (note, summary["convention"], summary["averaging"], summary.get("intervals")) if text
@@ -98,7 +99,7 @@ def _class_row(name: str, entry: Mapping[str, Any]) -> list[str]:
     dice, distance, error = entry["dice"], entry["hd95_mm"], entry["volume_error_ml"]
     interval = (entry.get("ci95") or {}).get("dice")
     return [
-        name, f"{format_number(dice['mean'], 3)} ± {format_number(dice['std'], 3)}", str(dice["n"]), format_interval(interval, 3),
+        name, f"{format_number(dice['mean'], 3)} ± {format_number(dice['std'], 3)}", str(dice["n"]), format_range(interval, 3),
         format_number(distance["mean"], 2), format_number(distance["median"], 2), str(distance["n"]),
         format_number(error["bias"], 2), format_number(error["mean_absolute"], 2),
         str(entry["n_one_empty"]), str(entry["n_both_empty"]),
