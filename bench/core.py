@@ -29,7 +29,7 @@ class Sizes:
         cine_frames: frames of those clips.
         layers: inputs of the ConvLSTM layers.
         timed: frames and grid of clips; the last one is as large as a patch should be.
-        counted: grids of the clips whose memory is counted.
+        counted: grids of the clips for the counted memory.
         line: frames of the two clips that the line of memory goes through.
         budget_s: seconds for each comparison of times.
     """

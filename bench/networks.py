@@ -30,7 +30,7 @@ SCHEDULES = {
     "middle": RecomputeConfig(chunk_frames=4),
     "leanest": RecomputeConfig(chunk_frames=1),
 }
-"""How much of a training step is recomputed rather than kept. Stages and groups of chunks go further, at more time."""
+"""Schedules of recomputation in a training step, from none to the leanest. Stages and groups of chunks go further, at more time."""
 ADAM_BYTES = 16
 """Bytes of a weight, its gradient and AdamW's two moments."""
 GPU_BYTES = 40e9

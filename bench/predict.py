@@ -59,7 +59,7 @@ class Sizes:
         overlap: of windows.
         channels: of the network.
         rounds: at most; no more are begun after `budget_s` seconds and the first `fewest`.
-        memory: studies whose memory is measured.
+        memory: studies for the table of memory.
     """
 
     shape: Size
@@ -205,7 +205,7 @@ def cine_bars(rows: Sequence[Row]) -> list[Row]:
     other = None if ours["network's share"] is None else 1 - ours["network's share"]
     return [
         bar("recurrence: a prediction over the frame-wise baseline's", "<=", MOST_RECURRENCE, [ours["s / frame-wise"]]),
-        bar("the same, of a cyclic study, whose loop is run twice", "<=", MOST_RECURRENCE, [cyclic["s / frame-wise"]]),
+        bar("the same, of a cyclic study: the loop is run twice", "<=", MOST_RECURRENCE, [cyclic["s / frame-wise"]]),
         bar("share of the time that is not the network's", "<=", MOST_OTHER, [other]),
     ]
 

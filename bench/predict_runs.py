@@ -93,7 +93,7 @@ class Ours:
 
     @property
     def precision(self) -> str:
-        """Of the network."""
+        """The network's precision."""
         return self.settings.precision
 
     def load(self) -> Callable[[], Cost]:
@@ -248,7 +248,7 @@ def _serve(pipe: Connection, prediction: Prediction, threads: int) -> None:
 
 
 def write_model(path: Path, config: Config, classes: int, spacing_mm: Sequence[float], cyclic: bool = True) -> None:
-    """Write a network with random weights, the same for the same configuration, whose recurrence changes its logits.
+    """Write a network with random weights, the same for the same configuration; its recurrence changes the logits.
 
     Args:
         path: of the checkpoint.

@@ -42,7 +42,7 @@ in 20 % of the clips, a number drawn evenly from that range. Intensities are in 
 AFTER = """\
 ## Kinds of channels
 
-`channel_kinds` of dataset.json says what a channel holds. A **signal** goes through all of this. A **map** is one image for all
+`channel_kinds` of dataset.json names the kind of each channel. A **signal** goes through all of this. A **map** is one image for all
 frames and has a unit: it is moved, loses resolution and gets noise, the same in all frames, and is never corrupted. A **velocity**
 is a component of a vector and has a unit and a sign: it is moved, loses resolution, gets Gaussian noise and takes part in
 mistriggered lines and noise bursts; no contrast, gamma, brightness, shading, dropout or ghost. Mirroring an axis negates the
@@ -57,7 +57,7 @@ axis, scaled and shifted at its furthest lies inside.
 
 ## Sources
 
-- nnU-Net, whose default set this follows: Isensee et al., Nat Methods 18:203, 2021.
+- nnU-Net, with the default set that this one follows: Isensee et al., Nat Methods 18:203, 2021.
 - Rician noise: Gudbjartsson & Patz, Magn Reson Med 34:910, 1995.
 - Coil shading: Van Leemput et al., IEEE Trans Med Imaging 18:885, 1999.
 - Lines of k-space exchanged between the frames of a cine: Oksuz et al., Med Image Anal 55:136, 2019.

@@ -1,9 +1,9 @@
-"""What raises accuracy? Each setting alone against the plain network, on phantoms whose frames do not all speak for themselves.
+"""An experiment on accuracy: each setting alone against the plain network, on phantoms with spoiled frames.
 
     python experiments/accuracy.py DIR [VARIANT ...] [--seeds 0 1]
 
 Trains on a few phantoms with two labelled frames each and a fifth of all frames spoiled; scores the last checkpoint on new ones.
-What is done already is kept, and DIR/summary.json is written anew after each variant and seed, so it can be run in pieces.
+Finished variants are kept, and DIR/summary.json is written after each variant and seed, so it can be run in pieces.
 """
 
 from __future__ import annotations
@@ -32,17 +32,17 @@ MIRROR_AXES = [0, 1]
 
 @dataclass(frozen=True)
 class Variant:
-    """What is changed of the plain network.
+    """The changes of a variant against the plain network.
 
     Attributes:
         options: for the training.
-        twin_first: the frame-wise twin is trained for half of the steps, and the network from its weights for the other half.
-        weights_of: the variant whose weights these are; None trains own ones.
+        framewise_first: the frame-wise baseline is trained for half of the steps, and the network from its weights for the rest.
+        weights_of: the variant that the weights are taken from; None trains new ones.
         mirrored: prediction is the mean over mirrorings.
     """
 
     options: tuple[object, ...] = ()
-    twin_first: bool = False
+    framewise_first: bool = False
     weights_of: str | None = None
     mirrored: bool = False
 
@@ -52,7 +52,7 @@ VARIANTS = {
     "deep_supervision": Variant(("--model.deep_supervision", "true")),
     "ema_0.99": Variant(("--train.ema_decay", 0.99)),
     "ema_0.999": Variant(("--train.ema_decay", 0.999)),
-    "twin_first": Variant(twin_first=True),
+    "framewise_first": Variant(framewise_first=True),
     "mirrored": Variant(weights_of="plain", mirrored=True),
     "flips": Variant(("--data.flip_axes", MIRROR_AXES)),
     "flips_mirrored": Variant(weights_of="flips", mirrored=True),
@@ -75,7 +75,7 @@ def main(out: Path, names: Sequence[str], seeds: Sequence[int], epochs: int) -> 
 
 
 def summary(out: Path) -> list[dict[str, Any]]:
-    """A row a variant: mean Dice by kind of frame and the training's seconds, over the seeds that are done, and each seed's own.
+    """Return a row per variant: mean Dice by kind of frame and seconds of training, over the finished seeds and of each.
 
     The gains are over the plain network with the same seeds; None where that is missing.
     """
@@ -104,7 +104,7 @@ def _folder(out: Path, name: str, seed: int) -> Path:
 def _score(out: Path, name: str, seed: int, epochs: int) -> None:
     """Train one variant with one seed, segment the new phantoms, and keep the scores."""
     variant, here = VARIANTS[name], _folder(out, name, seed)
-    model, seconds = _trained(out, variant.weights_of or name, seed, epochs)
+    model, seconds = _train_variant(out, variant.weights_of or name, seed, epochs)
     if variant.mirrored:
         model = _mirroring(model, here / "model.pt")
     new, predicted, scores = out / "new", here / "predicted", here / "scores"
@@ -116,35 +116,35 @@ def _score(out: Path, name: str, seed: int, epochs: int) -> None:
     write_json(here / "scores.json", {"all frames": round(every, 4), **dice, "seconds": round(seconds, 1)})
 
 
-def _trained(out: Path, name: str, seed: int, epochs: int) -> tuple[Path, float]:
-    """The last checkpoint of a variant, and the seconds its training steps took."""
+def _train_variant(out: Path, name: str, seed: int, epochs: int) -> tuple[Path, float]:
+    """Return the last checkpoint of a variant, and the seconds of its training steps."""
     variant, here, data = VARIANTS[name], _folder(out, name, seed), out / "train"
     chosen = ("--config", CONFIG, "--seed", seed, *variant.options)
-    if not variant.twin_first:
+    if not variant.framewise_first:
         return here / "run" / LAST, _train(data, here / "run", epochs, *chosen)
     half = epochs // 2
-    seconds = _train(data, here / "twin", half, *chosen, "--model.lstm_channels", 0)
-    seconds += _train(data, here / "run", epochs - half, *chosen, "--train.init_from", here / "twin" / LAST)
+    seconds = _train(data, here / "framewise", half, *chosen, "--model.lstm_channels", 0)
+    seconds += _train(data, here / "run", epochs - half, *chosen, "--train.init_from", here / "framewise" / LAST)
     return here / "run" / LAST, seconds
 
 
 def _train(data: Path, run: Path, epochs: int, *options: object) -> float:
-    """Train a run, or what is left of it; gives the seconds its steps took."""
+    """Train a run, or the rest of it; return the seconds of its steps."""
     if not (lines := _log(run)) or lines[-1]["epoch"] < epochs:
-        going_on = ("--resume",) if (run / LAST).exists() else ()
+        resume = ("--resume",) if (run / LAST).exists() else ()
         loop = ("--train.epochs", epochs, "--train.validate_every", epochs)
-        unet4d("train", "--dataset", data, "--out", run, *options, *loop, *going_on)
+        unet4d("train", "--dataset", data, "--out", run, *options, *loop, *resume)
     return sum(line["seconds"] for line in _log(run))
 
 
 def _log(run: Path) -> list[dict[str, Any]]:
-    """What a run recorded, a line an epoch."""
+    """Return the log of a run, one line per epoch."""
     log = run / "log.jsonl"
     return [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()] if log.exists() else []
 
 
 def _mirroring(model: Path, path: Path) -> Path:
-    """The same model, that mirrors what it segments."""
+    """Write the same model with mirroring at prediction; return its path."""
     trained = load_model(model)
     window = replace(trained.config.inference, mirror_axes=MIRROR_AXES)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -153,14 +153,14 @@ def _mirroring(model: Path, path: Path) -> Path:
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="What raises accuracy? Each setting alone against the plain network.")
+    parser = argparse.ArgumentParser(description="each setting alone against the plain network")
     parser.add_argument("out", type=Path, metavar="DIR")
-    parser.add_argument("variants", nargs="*", metavar="VARIANT", help=f"of {', '.join(VARIANTS)}; left out: all")
+    parser.add_argument("variants", nargs="*", metavar="VARIANT", help=f"of {', '.join(VARIANTS)}; default: all")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1])
     parser.add_argument("--epochs", type=int, default=EPOCHS, help="of 30 steps; for a trial, 2")
     given = parser.parse_args()
     if unknown := [name for name in given.variants if name not in VARIANTS]:
-        parser.error(f"no variant {unknown[0]!r}; wanted some of {', '.join(VARIANTS)}")
+        parser.error(f"no variant {unknown[0]!r}; choose among {', '.join(VARIANTS)}")
     return given
 
 

@@ -1,4 +1,4 @@
-"""Run the project's commands as a user would, one after the other."""
+"""The project's commands, run as a user would, one after the other."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from pathlib import Path
 from unet4d.errors import InputError
 
 
-def unet4d(*words: object) -> float:
-    """Print and run `unet4d WORDS`; gives the seconds it took. Raises CalledProcessError when it fails."""
-    command = [str(word) for word in words]
+def unet4d(*arguments: object) -> float:
+    """Print and run `unet4d` with these arguments; return the seconds it took. Raises CalledProcessError when it fails."""
+    command = [str(argument) for argument in arguments]
     print(f"\n$ unet4d {' '.join(command)}", flush=True)
     began = time.perf_counter()
     subprocess.run([sys.executable, "-m", "unet4d", *command], check=True)

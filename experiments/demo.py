@@ -2,7 +2,7 @@
 
     python experiments/demo.py DIR
 
-Everything goes under DIR, which is made anew; DIR/summary.json says what came of it and where the rest lies.
+Everything goes under DIR, which is made anew; DIR/summary.json has the results and the paths.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ SUMMARY, MARK = "summary.json", ".made-by-the-demo"
 
 
 def main(out: Path) -> None:
-    """Run every command of the demo under `out`, print and record what came of it."""
+    """Run every command of the demo under `out`, print and record the results."""
     began = time.perf_counter()
     _clear(out)
     train_set, held_out, run = out / "train", out / "held_out", out / "run"

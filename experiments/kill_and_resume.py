@@ -1,11 +1,11 @@
-"""Is a training that is killed again and again the training that nobody killed?
+"""An experiment on resuming: a training that is killed several times against the same training without interruption.
 
     python experiments/kill_and_resume.py DATASET DIR [--config FILE] [--kills N] [--seed S]
 
 Trains the same run twice: DIR/whole in one go; DIR/killed with SIGKILL at N moments drawn by the seed, and once SIGTERM, each time
-gone on with by --resume. Then compares, to the bit, losses, gradient norms and Dice of every epoch, and all that the last and the
-best checkpoint hold. DIR/summary.json says where each signal fell and what it cost; DIR/curves.csv and curves.png show the two
-curves. Ends with 1 if anything differs. On a GPU, whose sums come in any order, something will.
+continued with --resume. Then compares, to the bit, losses, gradient norms and Dice of every epoch, and all that the last and the
+best checkpoint hold. DIR/summary.json lists the moment of each signal and the lost steps; DIR/curves.csv and curves.png show the two
+curves. Ends with 1 if anything differs. On a GPU sums are added in any order, so something will differ.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ from unet4d.training.monitoring.log_lines import log_lines
 
 CONFIG = Path(__file__).with_name("kill_and_resume.yaml")
 TIMES = ("seconds", "validation_seconds", "waited_seconds", "frames_per_second", "peak_memory_gb")
-"""What a log line says of the machine, not of the training."""
+"""Fields of a log line that depend on the machine, not on the training."""
 STOPPED = 75
 MOMENT, VALIDATION, CHECKPOINT = "any moment", "the next validation", "the next checkpoint's writing"
 AIMS = (MOMENT, VALIDATION, CHECKPOINT)
 
 
-class Death(NamedTuple):
-    """One signal to be sent: so many seconds after training begins, at once or when the aim comes."""
+class Kill(NamedTuple):
+    """One signal to send: `wait_s` seconds after training begins, then at the aimed moment."""
 
     number: signal.Signals
     wait_s: float
@@ -48,18 +48,18 @@ class Death(NamedTuple):
 
 
 def main(dataset: Path, out: Path, config: Path = CONFIG, kills: int = 6, seed: int = 0) -> bool:
-    """Train both runs, compare them, write what came of it under `out`; gives whether they are equal."""
+    """Train both runs, compare them, write the results under `out`; return whether they are equal."""
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise InputError(f"{out} is in use; wanted a new or empty folder; choose another")
+        raise InputError(f"{out} is in use; expected a new or empty folder; choose another")
     out.mkdir(parents=True, exist_ok=True)
     words = ["train", "--dataset", str(dataset), "--config", str(config)]
     whole = _whole([*words, "--out", str(out / "whole")], out)
     about = read_json(out / "whole" / "summary.json")
     epochs, steps = about["epochs"]["of"], about["steps"]["of"]
-    ends = killed(words, out, deaths(kills, seed, whole["training_s"]), steps // epochs)
-    found = [*differing(logged(out / "whole"), logged(out / "killed"), "log")]
+    ends = train_killed(words, out, plan_kills(kills, seed, whole["training_s"]), steps // epochs)
+    found = [*differences(log_without_times(out / "whole"), log_without_times(out / "killed"), "log")]
     for name in (LAST, BEST):
-        found += differing(content(out / "whole" / name), content(out / "killed" / name), name)
+        found += differences(content(out / "whole" / name), content(out / "killed" / name), name)
     summary = {
         "equal": not found,
         "differing": found[:20],
@@ -75,16 +75,16 @@ def main(dataset: Path, out: Path, config: Path = CONFIG, kills: int = 6, seed: 
     }
     write_json(out / "summary.json", summary)
     write_curves(out, ends)
-    for line in [*map(told, ends), *found[:20]]:
+    for line in [*map(describe_row, ends), *found[:20]]:
         print(line)
     print(f"{'equal to the bit' if not found else f'{len(found)} things differ'}: {out / 'summary.json'}")
     return not found
 
 
-def deaths(kills: int, seed: int, training_s: float) -> list[Death]:
-    """When and how the run is to die: `kills` times by SIGKILL, aimed in turn, and in the middle once by SIGTERM.
+def plan_kills(kills: int, seed: int, training_s: float) -> list[Kill]:
+    """Return the signals to send: `kills` times SIGKILL, aimed in turn, and in the middle SIGTERM once.
 
-    The waits are drawn so that together they take about as long as the training does; what a kill costs is taken again.
+    The waits are random and together take about as long as the training; lost steps are trained again.
     """
     rng = np.random.default_rng(seed)
     drawn = []
@@ -93,68 +93,68 @@ def deaths(kills: int, seed: int, training_s: float) -> list[Death]:
         aim = MOMENT if is_term else AIMS[(place - (place > kills // 2)) % len(AIMS)]
         wait_s = float(rng.uniform(0, 2 * training_s / (kills + 2)))
         number = signal.SIGTERM if is_term else signal.SIGKILL
-        drawn.append(Death(number, wait_s, aim, float(rng.uniform(0, 0.3 if aim == VALIDATION else 0.01))))
+        drawn.append(Kill(number, wait_s, aim, float(rng.uniform(0, 0.3 if aim == VALIDATION else 0.01))))
     return drawn
 
 
 def _whole(words: list[str], out: Path) -> dict[str, float]:
-    """The run that nobody kills; gives seconds of all of it, and of its training."""
+    """Train without interruption; return the seconds of the whole run and of its training."""
     with Life(words, out / "whole", out / "whole.txt") as life:
         life.until(lambda: life.doing.what != STARTING)
         begun_s = life.lasted_s
-        _check(life.ended(), 0, life)
+        _check(life.wait(), 0, life)
         return {"whole_s": life.lasted_s, "training_s": life.lasted_s - begun_s}
 
 
-def killed(words: list[str], out: Path, planned: list[Death], epoch_steps: int) -> list[dict[str, Any]]:
-    """The run that dies as planned, and then is left alone to its end; gives a row a signal."""
+def train_killed(words: list[str], out: Path, planned: list[Kill], epoch_steps: int) -> list[dict[str, Any]]:
+    """Train with the planned signals, then to the end; return a row per signal."""
     run = out / "killed"
     rows: list[dict[str, Any]] = []
     words = [*words, "--out", str(run)]
-    for death in planned:
+    for kill in planned:
         with Life(_resumed(words, run), run, out / "killed.txt") as life:
-            if not _lived_until(life, death):
-                _check(life.ended(), 0, life)
+            if not _wait_for(life, kill):
+                _check(life.wait(), 0, life)
                 return rows
-            code, doing = life.end(death.number)
+            code, doing = life.end(kill.number)
             if read_json(run / "summary.json")["state"] == "finished":  # it was, when the signal came
                 return rows
-            _check(code, STOPPED if death.number == signal.SIGTERM else -signal.SIGKILL, life)
-        rows.append(_row(death, code, doing, run, epoch_steps))
+            _check(code, STOPPED if kill.number == signal.SIGTERM else -signal.SIGKILL, life)
+        rows.append(_row(kill, code, doing, run, epoch_steps))
     with Life(_resumed(words, run), run, out / "killed.txt") as life:
-        _check(life.ended(), 0, life)
+        _check(life.wait(), 0, life)
     return rows
 
 
-def _lived_until(life: Life, death: Death) -> bool:
-    """Wait for the moment of a death; False if the training is over before."""
+def _wait_for(life: Life, kill: Kill) -> bool:
+    """Wait for the moment of a signal; return False if the training is over before."""
     life.until(lambda: life.doing.what != STARTING)
-    life.until(lambda: False, death.wait_s)
-    if death.aim == VALIDATION:
+    life.until(lambda: False, kill.wait_s)
+    if kill.aim == VALIDATION:
         life.until(lambda: life.doing.what == VALIDATING)
-    elif death.aim == CHECKPOINT:
+    elif kill.aim == CHECKPOINT:
         life.until(lambda: life.writes_checkpoint)
-    life.until(lambda: False, death.delay_s)
+    life.until(lambda: False, kill.delay_s)
     return life.process.poll() is None
 
 
 def _begun(run: Path) -> bool:
-    """Whether there is a checkpoint to go on from."""
+    """Return whether there is a checkpoint to resume from."""
     return any((run / name).is_file() for name in (LAST, PREVIOUS))
 
 
 def _resumed(words: list[str], run: Path) -> list[str]:
-    return [*words, "--resume"] if _begun(run) else words
+    return [*words, "--resume"] if _has_checkpoint(run) else words
 
 
-def _row(death: Death, code: int, doing: Doing, run: Path, epoch_steps: int) -> dict[str, Any]:
-    """What a signal met, and how many steps go from there back to the checkpoint that is left."""
-    epochs, steps = kept(run)
+def _row(kill: Kill, code: int, doing: Doing, run: Path, epoch_steps: int) -> dict[str, Any]:
+    """Return the state of the training at a signal, and the steps since the last checkpoint."""
+    epochs, steps = checkpoint_progress(run)
     step = max(0, doing.epoch - 1) * epoch_steps + doing.steps
     return {
-        "signal": death.number.name,
+        "signal": kill.number.name,
         "exit_code": code,
-        "aimed_at": death.aim,
+        "aimed_at": kill.aim,
         "doing": doing.what,
         "epoch": doing.epoch,
         "step": step,
@@ -164,45 +164,45 @@ def _row(death: Death, code: int, doing: Doing, run: Path, epoch_steps: int) -> 
     }
 
 
-def kept(run: Path) -> tuple[int, int]:
-    """Epochs and steps done in the checkpoint that the run would be gone on with; nothing without one."""
-    if not _begun(run):
+def checkpoint_progress(run: Path) -> tuple[int, int]:
+    """Return epochs and steps of the checkpoint that the run would resume from; 0 without one."""
+    if not _has_checkpoint(run):
         return 0, 0
     state = Checkpoints(run).newest(print)["training"]
     return state["epoch"], state["step"]
 
 
-def told(row: dict[str, Any]) -> str:
-    """A row in words."""
+def describe_row(row: dict[str, Any]) -> str:
+    """Return a line for a row."""
     return (
         f"{row['signal']} in epoch {row['epoch']} after step {row['step']}, {row['doing']} (aimed at {row['aimed_at']}): exit code "
         f"{row['exit_code']}, {row['steps_lost']} steps lost"
     )
 
 
-def logged(run: Path) -> list[dict[str, Any]]:
-    """The log's lines without times."""
+def log_without_times(run: Path) -> list[dict[str, Any]]:
+    """Return the log's lines without times."""
     return [{name: value for name, value in line.items() if name not in TIMES} for line in log_lines(run)]
 
 
 def content(path: Path) -> dict[str, Any]:
-    """A checkpoint's content without times."""
+    """Return a checkpoint's content without times."""
     found = load_checkpoint(path)
     found["training"].pop("spent", None)
     return found
 
 
-def differing(one: Any, other: Any, name: str) -> Iterator[str]:
-    """Where two nests of tensors and plain values are not the same to the bit."""
+def differences(one: Any, other: Any, name: str) -> Iterator[str]:
+    """Yield the differences of two nested values, tensors compared to the bit."""
     if isinstance(one, dict) and isinstance(other, dict):
         for key in {**one, **other}:
             if key in one and key in other:
-                yield from differing(one[key], other[key], f"{name}/{key}")
+                yield from differences(one[key], other[key], f"{name}/{key}")
             else:
                 yield f"{name}/{key} is in one alone"
     elif isinstance(one, list | tuple) and isinstance(other, list | tuple) and len(one) == len(other):
         for index, pair in enumerate(zip(one, other, strict=True)):
-            yield from differing(*pair, f"{name}/{index}")
+            yield from differences(*pair, f"{name}/{index}")
     elif isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor):
         if one.shape != other.shape or one.dtype != other.dtype:
             yield f"{name} is {one.dtype} {tuple(one.shape)} and {other.dtype} {tuple(other.shape)}"
@@ -213,7 +213,7 @@ def differing(one: Any, other: Any, name: str) -> Iterator[str]:
 
 
 def write_curves(out: Path, ends: list[dict[str, Any]]) -> None:
-    """curves.csv and curves.png: loss and Dice of both runs over the epochs."""
+    """Write curves.csv and curves.png: loss and Dice of both runs over the epochs."""
     runs = [{line["epoch"]: line for line in log_lines(out / name)} for name in ("whole", "killed")]
     keys = [("loss", "loss"), ("dice", "mean_foreground_dice")]
     table = io.StringIO()
@@ -245,7 +245,7 @@ def _check(code: int, wanted: int, life: Life) -> None:
     if code != wanted:
         tail = life.transcript.read_text(errors="replace").strip().splitlines()[-3:]
         raise Unet4DError(
-            f"the training ended with {code}; wanted {wanted}; {life.transcript} ends: {' / '.join(tail)}"
+            f"the training ended with {code}, expected {wanted}; {life.transcript} ends: {' / '.join(tail)}"
         )
 
 

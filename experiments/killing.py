@@ -1,4 +1,4 @@
-"""A training as a user starts it at a terminal, to be killed at a chosen moment; its progress bars tell what it is doing."""
+"""A training at a pseudo-terminal that can be killed at a chosen moment; its progress bars show its state."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ _VALIDATING = re.compile(r"validating\b")
 
 
 class Doing(NamedTuple):
-    """What a training is at.
+    """The state of a training.
 
     Attributes:
-        what: one of the words above.
+        what: one of the states above.
         epoch: counted from 1; 0 before the first.
         steps: optimiser steps of this epoch that are done, as far as the bar shows.
     """
@@ -38,7 +38,7 @@ class Doing(NamedTuple):
 
 
 def seen(before: Doing, text: str) -> Doing:
-    """What a training is at after a piece of what it writes to its terminal, between two carriage returns or line ends."""
+    """Return the state of a training after a piece of its output, between two carriage returns or line ends."""
     if step := _EPOCH.search(text):
         epoch, done, of = map(int, step.groups())
         return Doing(STEP, epoch, done) if done < of else Doing(BETWEEN, epoch, done)
@@ -50,12 +50,12 @@ def seen(before: Doing, text: str) -> Doing:
 
 
 class Life:
-    """One process of `unet4d WORDS`, its workers with it, at a pseudo-terminal: a context, which it does not outlive.
+    """One process of `unet4d WORDS` with its workers, at a pseudo-terminal; a context manager that ends it.
 
     Args:
         words: of the command.
-        run: folder whose checkpoints it writes.
-        transcript: file that what it writes is added to.
+        run: the run's folder.
+        transcript: a file that its output is added to.
     """
 
     def __init__(self, words: list[str], run: Path, transcript: Path):
@@ -86,24 +86,24 @@ class Life:
 
     @property
     def writes_checkpoint(self) -> bool:
-        """Whether a checkpoint file is half written now, or was when the process was killed."""
+        """True while a checkpoint file is half written, or if it was when the process was killed."""
         return bool(self._partial() - self._left)
 
     def until(self, holds: Callable[[], bool], most_s: float = float("inf")) -> None:
-        """Wait until it holds, the process has ended, or so many seconds have gone by."""
+        """Wait until a condition holds, the process has ended, or `most_s` seconds have passed."""
         end = time.perf_counter() + most_s
         while not holds() and self.process.poll() is None and time.perf_counter() < end:
             time.sleep(POLL_S)
 
     def end(self, number: signal.Signals) -> tuple[int, Doing]:
-        """Send a signal to it and its workers; gives how it ended, and what it was doing when the signal came."""
+        """Send a signal to it and its workers; return its exit code, and its state when the signal came."""
         doing = self.doing
         os.killpg(self.process.pid, number)
-        code = self.ended()
+        code = self.wait()
         return code, doing._replace(what=WRITING) if self.writes_checkpoint else doing
 
-    def ended(self) -> int:
-        """Wait for it to end by itself; gives its exit code, or minus the number of the signal that killed it."""
+    def wait(self) -> int:
+        """Wait for its end; return its exit code, or minus the number of the signal that killed it."""
         code = self.process.wait()
         self._reader.join(timeout=30)
         return code
@@ -117,7 +117,7 @@ class Life:
             while True:
                 try:
                     piece = screen.read(4096)
-                except OSError:  # nobody is at the other end any more
+                except OSError:  # the process has ended
                     return
                 if not piece:
                     return

@@ -1,8 +1,8 @@
-"""Does recurrence pay where a frame's own image does not suffice?
+"""An experiment on recurrence, where a frame's own image does not suffice.
 
     python experiments/recurrence.py DIR
 
-Trains the CLSTM-UNet and its frame-wise twin on phantoms a fifth of whose frames are spoiled by dropout, ghosting or noise, from
+Trains the CLSTM-UNet and its frame-wise baseline on phantoms with a fifth of the frames spoiled by dropout, ghosting or noise, from
 the same first weights on the same batches, and scores both on new phantoms: on the spoiled frames, and on the others.
 """
 
@@ -17,7 +17,7 @@ from commands import script, unet4d
 from unet4d.system.files import read_json, write_json
 
 CONFIG = Path(__file__).with_name("recurrence.yaml")
-NETWORKS = {"CLSTM-UNet": (), "frame-wise twin": ("--model.lstm_channels", 0)}
+NETWORKS = {"CLSTM-UNet": (), "frame-wise baseline": ("--model.lstm_channels", 0)}
 SPOILED = 0.2
 
 
@@ -26,19 +26,8 @@ def main(out: Path) -> None:
     train_set, held_out = out / "train", out / "held_out"
     for folder, subjects, seed in ((train_set, 12, 11), (held_out, 6, 12)):
         if not (folder / "dataset.json").exists():
-            unet4d(
-                "phantom",
-                "--out",
-                folder,
-                "--subjects",
-                subjects,
-                "--frames",
-                10,
-                "--ambiguous",
-                SPOILED,
-                "--seed",
-                seed,
-            )
+            size = ("--subjects", subjects, "--frames", 10, "--ambiguous", SPOILED)
+            unet4d("phantom", "--out", folder, *size, "--seed", seed)
     results = {}
     for name, options in NETWORKS.items():
         here = out / name.replace(" ", "_")
@@ -53,7 +42,7 @@ def main(out: Path) -> None:
 
 
 def by_kind_of_frame(metrics: Path, subjects: Path) -> dict[str, dict[str, float]]:
-    """Mean Dice over cases, frames and classes where it is defined, of the spoiled frames and of the others."""
+    """Return the mean Dice over cases, frames and classes where it is defined, of the spoiled frames and of the others."""
     spoiled = {case: set(about["ambiguous_frames"]) for case, about in read_json(subjects).items()}
     scores: dict[str, list[float]] = {"spoiled frames": [], "other frames": []}
     with open(metrics, newline="", encoding="utf-8") as file:

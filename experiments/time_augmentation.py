@@ -1,4 +1,4 @@
-"""Does augmentation of time pay? Networks trained on unspoiled phantoms, scored on new ones with and without spoiled frames.
+"""An experiment on augmentation of time: networks trained on unspoiled phantoms, scored with and without spoiled frames.
 
 python experiments/time_augmentation.py DIR
 """

@@ -1,4 +1,4 @@
-"""The table of shipped configurations says what they are, all of them."""
+"""The table of shipped configurations is complete and true."""
 
 from __future__ import annotations
 

@@ -139,7 +139,7 @@ def handed_over(samples):
 
 
 def ballast(drawn):
-    """A loader that holds 100 MB of its own, and one whose worker has two batches of 10 MB ready."""
+    """A loader that holds 100 MB of its own, and one with two batches of 10 MB ready in its worker."""
     ones = np.ones(100_000_000, np.uint8)
 
     def endless(workers):

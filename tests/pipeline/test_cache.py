@@ -64,7 +64,7 @@ def test_an_entry_holds_image_label_and_foreground_of_the_labelled_frames(write_
     assert study.foreground.tolist() == [list(map(int, row)) for row in sorted(expected)]
 
 
-def test_an_entry_of_the_phantom_is_resampled_and_normalised(phantom_dataset, tmp_path):
+def test_an_entry_of_the_phantom_is_resampled_and_normalized(phantom_dataset, tmp_path):
     studies = build(phantom_dataset, tmp_path, DataConfig(), 3.0)
     assert [study.case for study in studies] == ["phantom001", "phantom002"]
     for study in studies:
@@ -349,7 +349,7 @@ def test_workers_leave_the_global_random_state_alone(phantom_dataset, tmp_path):
 
 
 def three(phantom_dataset, root: Path, spoiled: int):
-    """A dataset of three phantoms, one of whose images breaks off."""
+    """A dataset of three phantoms, one with a truncated image."""
     folder = Path(shutil.copytree(phantom_dataset.root, root / "phantom"))
     cases = [*read_dataset(folder).training]
     cases.append(replace(cases[0], name="phantom003"))

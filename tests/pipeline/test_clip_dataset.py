@@ -225,7 +225,7 @@ def test_a_stack_of_thick_slices_is_never_tilted_whatever_the_other_studies_are(
 
 
 def dated(case: str = "a", frames: int = 20, labelled=(3, 13)) -> CachedStudy:
-    """A study whose voxels tell their frame: the image is its number, and the label 100 more."""
+    """A study with the frame's number as its image, and 100 more as its label."""
     one = study(case, frames, labelled)
     one.image[:] = np.arange(frames).reshape(1, frames, 1, 1, 1)
     one.label[:] = np.add(labelled, 100).reshape(-1, 1, 1, 1)
@@ -233,7 +233,7 @@ def dated(case: str = "a", frames: int = 20, labelled=(3, 13)) -> CachedStudy:
 
 
 @pytest.fixture
-def unspoilt(monkeypatch):
+def unaugmented(monkeypatch):
     """No frame is corrupted, so that every one still tells its number."""
     monkeypatch.setattr("unet4d.pipeline.augmentation.compose.sample_artifacts", lambda *_: ())
 
@@ -269,7 +269,7 @@ def test_a_labelled_frame_at_the_end_of_an_open_series_comes_as_often_at_the_onl
     assert all({first[0], second[0]} == {0, 13} for first, second in zip(visits[::2], visits[1::2], strict=True))
 
 
-def test_running_both_ways_every_labelled_frame_comes_to_every_position_in_both(unspoilt, monkeypatch):
+def test_running_both_ways_every_labelled_frame_comes_to_every_position_in_both(unaugmented, monkeypatch):
     monkeypatch.setattr(
         "unet4d.pipeline.clip_dataset.TemporalWarp.sample",
         lambda rng, config, frames, reverse: TemporalWarp(reverse=reverse),
@@ -293,9 +293,9 @@ def test_a_label_is_that_of_its_very_frame_and_padding_has_none(
     options = {"frames": 8, "cyclic": cyclic, "foreground_fraction": 0.0, "max_frame_stride": max_stride}
     options["time_augmentation"] = time_augmentation
     made = clips([dated("a", study_frames, labelled)], **options)
-    spoilt = [made[number] for number in range(16)]
+    augmented = [made[number] for number in range(16)]
     warped = clips([dated("a", study_frames, labelled)], **options, augmentation="strong")
-    request.getfixturevalue("unspoilt")
+    request.getfixturevalue("unaugmented")
     padded = 0
     for number in range(16):
         clip = made[number]
@@ -313,13 +313,13 @@ def test_a_label_is_that_of_its_very_frame_and_padding_has_none(
             wanted = 100 + frames[t] if clip.labelled[t] else 0
             assert (clip.label[t] == wanted).all()
             assert set(warped[number].label[t].unique().tolist()) <= {0, wanted}
-        assert torch.equal(clip.label, spoilt[number].label)
-        assert torch.equal(clip.labelled, spoilt[number].labelled)
+        assert torch.equal(clip.label, augmented[number].label)
+        assert torch.equal(clip.labelled, augmented[number].labelled)
         assert torch.equal(clip.labelled, warped[number].labelled)
     assert (padded > 0) == (study_frames < 8 and not cyclic)
 
 
-def test_clips_run_as_the_settings_say(unspoilt):
+def test_clips_run_as_the_settings_say(unaugmented):
     def steps(**options):
         made = clips([dated(labelled=range(20))], foreground_fraction=0.0, frames=6, **options)
         return [np.diff(frames_of(made[number])) % 20 for number in range(60)]

@@ -59,7 +59,7 @@ def test_nothing_is_left_of_it_and_nothing_shows_while_it_is_there(path, tmp_pat
 
 
 def test_what_the_disk_refuses_is_told(path, tmp_path):
-    """The system itself refuses it here: what numpy's own writing raises for that does not say why."""
+    """The system itself refuses it here: numpy's own writing raises an error without the reason."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (8000, limits[1]))
     try:

@@ -29,7 +29,7 @@ IO = Path("/proc/self/io")
 
 @pytest.fixture(scope="module")
 def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two training studies and a test study whose files are far larger than what a header takes; not to be changed."""
+    """Two training studies and a test study in files far larger than a header; not to be changed."""
     root = write_phantom(tmp_path_factory.mktemp("large") / "phantom", 3, 4, shape=(128, 120, 6)).parent
     planting.about(root, lambda entry: planting.to_test(entry, 3))
     shutil.rmtree(root / "truth", ignore_errors=True)

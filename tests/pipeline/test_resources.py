@@ -1,4 +1,4 @@
-"""What preprocessing takes: bytes of hand-made grids, and processes that fit."""
+"""Resources of preprocessing: bytes of hand-made grids, and threads that fit."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ def made(settings: DataConfig, tilt: bool = False, kinds: tuple[str, ...] = KIND
 
 
 def clip(settings: DataConfig, tilt: bool = False, channels: int = len(KINDS)) -> tuple[Tensor, Tensor]:
-    """A random image (C, T, ...) whose channel 1, a map in `KINDS`, is constant over frames, and labels of two frames."""
+    """A random image (C, T, ...) with a constant channel 1, a map in `KINDS`, and labels of two frames."""
     generator = torch.Generator().manual_seed(0)
     size = crop_size(settings, PATCH, tilt)
     image = torch.randn((channels, FRAMES, *size), generator=generator)
@@ -136,7 +136,7 @@ def test_velocities_turn_and_flip_with_the_patch():
 
 
 @pytest.mark.parametrize("kind", ["signal", "velocity X"])
-def test_intensities_that_were_not_normalised_get_the_same_noise_in_their_own_unit(kind):
+def test_intensities_that_were_not_normalized_get_the_same_noise_in_their_own_unit(kind):
     image, label = clip(config(), channels=1)
     image /= image.std()
     draw = AugmentationParams(
@@ -175,7 +175,7 @@ def test_only_gated_studies_miss_triggers():
     assert kinds(True) - kinds(False) == {Mistriggering}
 
 
-def test_a_clip_without_any_label_is_varied_too():
+def test_a_clip_without_any_label_is_augmented_too():
     settings = config()
     image, label = clip(settings, tilt=True)
     assert apply(made(settings, tilt=True), image, label[:0], 1)[1].shape == (0, *PATCH)

@@ -146,7 +146,7 @@ def add_noise(values: Tensor, level: float, seed: int, kind: str) -> Tensor:
 
         |s + n1 + i n2|,   n1, n2 normal
 
-    A velocity comes from a phase, whose noise is nearly Gaussian, and so is a map's.
+    Noise of a phase, and so of a velocity, is nearly Gaussian, and so is a map's.
     """
     generator = torch.Generator().manual_seed(seed)
     noise = torch.randn(values.shape, generator=generator, dtype=values.dtype).mul_(level)

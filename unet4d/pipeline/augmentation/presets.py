@@ -76,7 +76,7 @@ class ArtifactPreset(NamedTuple):
 
     Attributes:
         probability: that a clip has such frames.
-        most: the most frames of a clip, each with one kind of artifact; the kinds' own probabilities say how often each is chosen.
+        most: the most frames of a clip, each with one kind of artifact; the kinds are chosen by their own probabilities.
         dropout: lost fraction of the signal.
         local: fraction of the dropouts that affect a region, not the whole frame.
         ghosting: brightness of a ghost, as a fraction of the signal.

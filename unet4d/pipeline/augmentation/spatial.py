@@ -46,7 +46,7 @@ class SpatialWarp:
 
     @property
     def in_plane(self) -> bool:
-        """Whether every slice is read from itself alone."""
+        """True if every slice is read from itself alone."""
         return self.angles[:2] == (0.0, 0.0) and self.scale[2] == 1.0 and self.shift[2] == 0.0
 
 
