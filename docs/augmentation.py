@@ -42,7 +42,7 @@ in 20 % of the clips, a number drawn evenly from that range. Intensities are in 
 AFTER = """\
 ## Kinds of channels
 
-`channel_kinds` of dataset.json names the kind of each channel. A **signal** goes through all of this. A **map** is one image for all
+`channel_kinds` of dataset.json names each channel's kind. A **signal** goes through all of this. A **map** is one image for all
 frames and has a unit: it is moved, loses resolution and gets noise, the same in all frames, and is never corrupted. A **velocity**
 is a component of a vector and has a unit and a sign: it is moved, loses resolution, gets Gaussian noise and takes part in
 mistriggered lines and noise bursts; no contrast, gamma, brightness, shading, dropout or ghost. Mirroring an axis negates the

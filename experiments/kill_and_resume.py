@@ -4,7 +4,7 @@
 
 Trains the same run twice: DIR/whole in one go; DIR/killed with SIGKILL at N moments drawn by the seed, and once SIGTERM, each time
 continued with --resume. Then compares, to the bit, losses, gradient norms and Dice of every epoch, and all that the last and the
-best checkpoint hold. DIR/summary.json lists the moment of each signal and the lost steps; DIR/curves.csv and curves.png show the two
+best checkpoint hold. DIR/summary.json lists the moment of each signal and the lost steps; DIR/curves.csv and curves.png show both
 curves. Ends with 1 if anything differs. On a GPU sums are added in any order, so something will differ.
 """
 
@@ -138,7 +138,7 @@ def _wait_for(life: Life, kill: Kill) -> bool:
     return life.process.poll() is None
 
 
-def _begun(run: Path) -> bool:
+def _has_checkpoint(run: Path) -> bool:
     """Return whether there is a checkpoint to resume from."""
     return any((run / name).is_file() for name in (LAST, PREVIOUS))
 
