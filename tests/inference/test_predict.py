@@ -331,8 +331,8 @@ def test_models_that_cannot_answer_together_are_told_before_any_work(command, mo
     model = model_file()
     done = command("predict", model, other, *words)
     assert done.code == 2
-    assert f"{other} and {model} cannot answer together: normalization none and zscore came" in done.line
-    assert f"{model} came twice; wanted each model once" in command("predict", model, model, *words).line
+    assert f"{other} and {model} cannot form an ensemble: got normalization none and zscore" in done.line
+    assert f"got {model} twice, expected each model once" in command("predict", model, model, *words).line
     assert not (tmp_path / "out").exists()
 
 

@@ -265,3 +265,17 @@ def test_a_block_is_convolution_instance_norm_and_leaky_relu_twice_also_in_its_g
     inputs = [x, *ours.parameters()]
     wanted = torch.autograd.grad(plain(x).square().sum(), inputs)
     torch.testing.assert_close(torch.autograd.grad(ours(x).square().sum(), inputs), wanted)
+
+
+def test_the_names_of_the_weights_are_those_in_saved_checkpoints():
+    """Renaming a module would lose the weights of every trained model."""
+    block = ["0.weight", "1.weight", "1.bias"]
+    stage = [*block, "2.weight", "3.weight", "3.bias"]
+    lstm = ["lstm.cells.0.input_gates.weight", "lstm.cells.0.input_gates.bias", "lstm.cells.0.hidden_gates.weight"]
+    names = [f"encoder.{level}.{name}" for level in range(3) for name in stage]
+    names += [
+        f"decoder.{i}.{name}" for i in range(2) for name in ("up.weight", "up.bias", *(f"conv.{n}" for n in block))
+    ]
+    names += [f"recurrent.{i}.{name}" for i in range(3) for name in (*lstm, "projection.weight", "projection.bias")]
+    names += ["head.weight", "head.bias", "lower_heads.1.weight", "lower_heads.1.bias"]
+    assert sorted(network(deep_supervision=True).state_dict()) == sorted(names)

@@ -295,11 +295,11 @@ def resave(run: Path, **changes: object) -> None:
 @pytest.mark.parametrize(
     ("spoil", "words"),
     [
-        (lambda out: shutil.rmtree(out / "fold_1"), "lacks fold 1 of 3; wanted all"),
-        (lambda out: resave(out / "fold_1", seed=4), "are no folds of one training: seed is 4 and 0"),
-        (lambda out: resave(out / "fold_1", train__epochs=9), "are no folds of one training: train.epochs is 9 and 2"),
-        (lambda out: resave(out / "fold_1", fold=0), "held fold 0 out; wanted fold 1"),
-        (lambda out: resave(out / "fold_1", data__val_subjects=["x"]), "held named subjects out; wanted fold 1"),
+        (lambda out: shutil.rmtree(out / "fold_1"), "lacks fold 1 of 3"),
+        (lambda out: resave(out / "fold_1", seed=4), "are no folds of one training: got seed 4 and 0"),
+        (lambda out: resave(out / "fold_1", train__epochs=9), "are no folds of one training: got train.epochs 9 and 2"),
+        (lambda out: resave(out / "fold_1", fold=0), "held out fold 0, expected fold 1"),
+        (lambda out: resave(out / "fold_1", data__val_subjects=["x"]), "held out named subjects, expected fold 1"),
         (lambda out: [path.unlink() for path in out.glob("fold_*/*.pt")], "holds neither checkpoint_best.pt nor"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Checkpoints: tensors and plain Python values, whole or absent, carrying all that prediction needs."""
+"""Checkpoints: files of tensors and plain Python values with all that prediction needs, written and loaded safely."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ _KEYS = {"format", "config", "task", "network", "training"}
 
 @dataclass(frozen=True)
 class Task:
-    """What a model was trained to do.
+    """The task of a model: its classes, channels and time.
 
     Attributes:
-        labels: class name to the value it has in label files, background first; the class index is the position.
+        labels: class name to its value in label files, background first; the class index is the position.
         channel_names: names of the input channels.
         cyclic: whether the last frame leads into the first.
         held_out: subjects it was validated on and not trained on.
@@ -53,7 +53,7 @@ class Task:
     channel_kinds: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain Python values."""
+        """Return plain Python values."""
         return {
             "labels": dict(self.labels),
             "channel_names": list(self.channel_names),
@@ -64,10 +64,10 @@ class Task:
 
     @classmethod
     def from_dict(cls, values: Any) -> Task:
-        """The inverse of `as_dict`.
+        """Return the task of plain values; the inverse of `as_dict`.
 
         Raises:
-            InputError: anything that `as_dict` would not give; names it.
+            InputError: a value is missing or wrong; names it.
         """
         if not isinstance(values, dict) or not values.keys() >= {"labels", "channel_names", "cyclic", "held_out"}:
             raise InputError("got no task, expected labels, channel_names, cyclic and held_out")
@@ -104,7 +104,7 @@ def _checked_labels(labels: Any) -> dict[str, int]:
 
 
 def _check_names(weights: Any) -> None:
-    """Raise an InputError unless weights, or what stands for them, come by name."""
+    """Raise an InputError unless weights, or their shapes, are given by name."""
     if not isinstance(weights, dict) or not weights or not all(isinstance(name, str) for name in weights):
         raise InputError("got no weights by name, expected those of a network")
 
@@ -147,10 +147,10 @@ def save_checkpoint(
 
 
 def load_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Read what `save_checkpoint` wrote, on the CPU, with `weights_only=True`; there is no unsafe way round.
+    """Read what `save_checkpoint` wrote, on the CPU, with `weights_only=True`; there is no fallback to unsafe loading.
 
     Raises:
-        InputError: missing, truncated, damaged, not a checkpoint of this package, or holding more than tensors and plain values.
+        InputError: missing, truncated, damaged, not a checkpoint of this package, or more than tensors and plain values.
     """
     import torch
 
@@ -163,7 +163,7 @@ def load_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def load_outline(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Read a checkpoint without torch, which takes seconds to import: in place of each tensor stands its shape, a tuple.
+    """Read a checkpoint without torch, which takes seconds to import; each tensor becomes its shape, a tuple.
 
     Raises:
         InputError: as `load_checkpoint`.
@@ -175,9 +175,9 @@ def load_outline(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _whole(path: Path) -> Iterator[None]:
-    """Turn what is wrong with a checkpoint file, and what a reader of it raises within, into an InputError.
+    """Turn faults of a checkpoint file, and errors of its reader inside the context, into an InputError.
 
-    The checksums are compared first: torch writes them, and loads numbers with flipped bits all the same.
+    The checksums are compared first: torch writes them, and would load numbers with flipped bits.
     """
     try:
         _check_archive(path)
@@ -205,13 +205,13 @@ def _check_archive(path: Path) -> None:
         zipfile.BadZipFile: it is no archive as torch writes it.
         pickle.UnpicklingError: it holds more than tensors and plain values.
     """
-    about = path.stat()
-    if stat.S_ISFIFO(about.st_mode) or stat.S_ISCHR(about.st_mode) or stat.S_ISSOCK(about.st_mode):
+    status = path.stat()
+    if stat.S_ISFIFO(status.st_mode) or stat.S_ISCHR(status.st_mode) or stat.S_ISSOCK(status.st_mode):
         raise OSError(errno.EINVAL, "not a file")
     with zipfile.ZipFile(path) as archive:
         entries = archive.infolist()
         packed = any(entry.compress_type != zipfile.ZIP_STORED for entry in entries)
-        if packed or sum(entry.file_size for entry in entries) > about.st_size:
+        if packed or sum(entry.file_size for entry in entries) > status.st_size:
             raise zipfile.BadZipFile  # torch compresses nothing
         if archive.testzip() is not None:
             raise zipfile.BadZipFile
@@ -226,7 +226,7 @@ def _checked(content: Any, path: Path, check: Callable[[Any], None] | None = Non
     is_dict = type(content) is dict  # the methods of an OrderedDict may be replaced by what the file holds
     if not is_dict or content.get("format") != FORMAT or not content.keys() >= _KEYS:
         found = content.get("format", "something else") if is_dict else type(content).__name__
-        raise InputError(f"{path} holds '{describe_value(found)}'; wanted a whole {FORMAT!r} written by unet4d train")
+        raise InputError(f"{path} holds '{describe_value(found)}', expected {FORMAT!r} written by unet4d train")
     with _fitting(path):
         _check_names(content["network"])
         if check is not None:
@@ -240,28 +240,28 @@ def _checked(content: Any, path: Path, check: Callable[[Any], None] | None = Non
 
 @contextlib.contextmanager
 def _fitting(path: Path) -> Iterator[None]:
-    """Turn what is wrong with the content of a checkpoint, as found within, into an InputError that names the file."""
+    """Turn errors about the content of a checkpoint, raised inside the context, into an InputError that names the file."""
     try:
         yield
     except (InputError, TypeError, ValueError, AttributeError, LookupError, RecursionError, RuntimeError) as error:
         reason = shortened(" ".join(str(error).split()) or type(error).__name__, 300)
         raise InputError(
-            f"{path} does not fit this version of unet4d ({reason}); wanted a checkpoint of this version; train again, or "
+            f"{path} does not fit this version of unet4d ({reason}), expected a checkpoint of this version; train again, or "
             "use the version that wrote it"
         ) from error
 
 
 def find_checkpoint(path: str | os.PathLike[str]) -> Path:
-    """The checkpoint file of a run folder to predict with or begin from: the best, else the last; a file as it is.
+    """Return the checkpoint file of a run folder to predict with or begin from: the best, else the last; a file as it is.
 
     Raises:
-        InputError: nothing is there, or the folder holds none.
+        InputError: the path does not exist, or the folder has none.
     """
-    return _checkpoints_of(path)[0]
+    return _list_checkpoints(path)[0]
 
 
-def _checkpoints_of(path: str | os.PathLike[str]) -> list[Path]:
-    """The checkpoint files of a run folder, the one to take first; a file as it is."""
+def _list_checkpoints(path: str | os.PathLike[str]) -> list[Path]:
+    """Return the checkpoint files of a run folder, the preferred one first; a file as it is."""
     path = Path(path)
     if not path.exists():
         raise InputError(_missing(path))
@@ -278,16 +278,16 @@ def _missing(path: Path) -> str:
 
 
 def load_model(path: str | os.PathLike[str], device: str | torch.device = "cpu") -> TrainedModel:
-    """The model of a run folder (best checkpoint, else last, else previous) or of a checkpoint file, in evaluation mode.
+    """Load the model of a run folder (best checkpoint, else last, else previous) or of a checkpoint file, in evaluation mode.
 
     Raises:
-        InputError: there is no checkpoint there, or the first one there is not whole; the next one is another model, so it is named
-            and not taken.
+        InputError: there is no checkpoint, or the preferred one is damaged; the next one is another model, so it is only named.
     """
-    from unet4d.models.checkpoint_weights import check_shapes
+    import torch
+
     from unet4d.models.clstm_unet import CLSTMUNet
 
-    path, *others = _checkpoints_of(path)
+    path, *others = _list_checkpoints(path)
     try:
         content = load_checkpoint(path)
     except InputError as error:
@@ -296,7 +296,7 @@ def load_model(path: str | os.PathLike[str], device: str | torch.device = "cpu")
         raise InputError(f"{error}, or take {others[0]}") from error
     with _fitting(path):
         config, task = ResolvedConfig.from_dict(content["config"]), Task.from_dict(content["task"])
-        check_shapes(config, len(task.channel_names), len(task.labels), content["network"])
-        network = CLSTMUNet(config.model, len(task.channel_names), len(task.labels))
-        network.load_state_dict(content["network"])
+        with torch.device("meta"):  # so that no memory is allocated for a network that the weights do not fit
+            network = CLSTMUNet(config.model, len(task.channel_names), len(task.labels))
+        network.load_state_dict({name: weight.float() for name, weight in content["network"].items()}, assign=True)
     return TrainedModel(network.to(device).eval(), config, task, path)

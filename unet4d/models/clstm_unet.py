@@ -60,7 +60,7 @@ class CLSTMUNet(nn.Module):
             UpBlock(channels[i + 1], channels[i], kernels[i], strides[i]) for i in range(levels - 1)
         )
         self.head = Convolution(channels[0], out_channels)
-        # After these, so that under one seed a network and its frame-wise twin draw the same weights for all they share.
+        # After these, so that one seed gives a network and its frame-wise baseline the same weights where they share them.
         self.recurrent = nn.ModuleDict(
             {
                 str(i): ResidualConvLSTM(channels[i], hidden, kernels[i], config.lstm_layers, config.direction)
@@ -124,12 +124,10 @@ class CLSTMUNet(nn.Module):
     ) -> tuple[list[Tensor], NetworkState]:
         """Return the logits of every level with a head, and the state after all frames.
 
-        A convolution with stride is centered on the first voxel of each step, so that voxel (i, j, k) of a level of stride (a, b,
-        c) stands for voxel (a i, b j, c k) of `x`; see `head_strides`.
+        Voxel (i, j, k) of a level of stride (a, b, c), see `head_strides`, stands for voxel (a i, b j, c k) of `x`.
 
         Args:
-            x: as in `step`.
-            state: as in `step`.
+            x, state: as in `step`.
             frames: indices in B*T of the frames to decode; None decodes all.
             dropout: factors of the channels, see `sample_dropout`.
             cyclic: as in `step`.
@@ -154,10 +152,8 @@ class CLSTMUNet(nn.Module):
         this one does not need.
 
         Args:
-            x: as in `step`.
-            state: what each cell starts from.
+            x, state, dropout: as in `level_logits`.
             cell: index of the cell in `NetworkState`.
-            dropout: as in `level_logits`.
         """
         if self.is_frame_wise:
             return []
@@ -212,14 +208,11 @@ class CLSTMUNet(nn.Module):
         frames: Tensor | None,
         cyclic: bool,
     ) -> tuple[list[Tensor], NetworkState]:
-        """Replace the features of all frames by those of the selected frames after recurrence; return them and the state.
+        """Return the features of the selected frames after recurrence, and the state; see `level_logits`.
 
         Args:
-            features: (B*T, C, X, Y, Z) per level; of a frame-wise network, those of the selected frames.
+            features: (B*T, C, X, Y, Z) per level; of a frame-wise network, those of the selected frames. Replaced.
             clips: (B, T).
-            state: as in `step`.
-            frames: as in `level_logits`.
-            cyclic: as in `step`.
         """
         if self.is_frame_wise:
             return features, []
@@ -273,20 +266,14 @@ class CLSTMUNet(nn.Module):
         check_divisible(x.shape[3:], self.total_stride)
 
     def load_framewise_weights(self, weights: Mapping[str, Tensor]) -> None:
-        """Load the weights of the frame-wise baseline; the recurrent layers keep their own.
-
-        Heads of deep supervision may be missing on either side.
-
-        Raises:
-            InputError: weights are missing, too many, or of another shape; lists what differs.
-        """
+        """Load the weights of the frame-wise baseline, as `load_weights`; the recurrent layers keep their own."""
         self._load(weights, (_RECURRENT, _HEADS), "not those of this network's frame-wise baseline")
 
     def load_weights(self, weights: Mapping[str, Tensor]) -> None:
         """Load the weights of a network like this one; heads of deep supervision may be missing on either side.
 
         Raises:
-            InputError: as for `load_framewise_weights`.
+            InputError: weights are missing, too many, or of another shape; lists what differs.
         """
         self._load(weights, (_HEADS,), "those of another network")
 

@@ -1,7 +1,7 @@
-"""Convolutions, padded so that stride 1 keeps the grid. One of kernel 1 is computed as the matrix product it is.
+"""Convolutions, padded so that stride 1 keeps the grid; one of kernel 1 is computed as a matrix product.
 
-On a CPU torch lays a frame out anew for its convolution and back again: at full resolution, with few channels, that takes several
-times as long as the product itself. Where autograd follows a convolution in half precision, it keeps torch's way.
+On a CPU torch changes a frame's memory layout for its convolution and back. At full resolution, with few channels, that takes several
+times as long as the product. With autograd in half precision, torch's convolution is used.
 """
 
 from __future__ import annotations
@@ -16,44 +16,44 @@ from unet4d.config import Size, triple
 
 
 def same_padding(kernel_size: Sequence[int]) -> Size:
-    """The padding that keeps the grid under an odd kernel."""
+    """Return the padding that keeps the grid under an odd kernel."""
     return triple(k // 2 for k in kernel_size)
 
 
 def convolved(x: Tensor, weight: Tensor, bias: Tensor | None = None, stride: Size = (1, 1, 1)) -> Tensor:
-    """`x` (..., C, X, Y, Z), of five axes or more, convolved with `weight` (K, C, k, k, k): (..., K, X, Y, Z), fewer by a stride.
+    """Convolve `x` (..., C, X, Y, Z), of five axes or more, with `weight` (K, C, k, k, k): (..., K, X, Y, Z), fewer by a stride.
 
-    All that lies before the channels is computed at once. Under autocast as a convolution.
+    All axes before the channels are computed at once, under autocast in its dtype.
     """
     folded, padding, ones = x.flatten(0, -5), same_padding(weight.shape[2:]), (1, 1, 1)
     if _is_pointwise(weight) and stride == ones and not (torch.is_grad_enabled() and _in_half(x)):
-        answer = _product(weight.flatten(1), folded.flatten(2), bias).unflatten(2, x.shape[-3:])
+        result = _product(weight.flatten(1), folded.flatten(2), bias).unflatten(2, x.shape[-3:])
     elif _is_lone(folded):
-        answer = torch.mkldnn_convolution(folded, weight, bias, padding, stride, ones, 1)
+        result = torch.mkldnn_convolution(folded, weight, bias, padding, stride, ones, 1)
     else:
-        answer = functional.conv3d(folded, weight, bias, stride, padding)
-    return answer.unflatten(0, x.shape[:-4])
+        result = functional.conv3d(folded, weight, bias, stride, padding)
+    return result.unflatten(0, x.shape[:-4])
 
 
 def convolution_gradients(
-    of_convolved: Tensor, x: Tensor, weight: Tensor, wanted: tuple[bool, bool, bool]
+    grad_result: Tensor, x: Tensor, weight: Tensor, needed: tuple[bool, bool, bool]
 ) -> Sequence[Tensor | None]:
-    """Gradients of `x`, weight and bias from that of what `convolved` returned; None for one not wanted."""
-    if not any(wanted):
+    """Return the gradients of `x`, weight and bias from that of the result of `convolved`; None for one not needed."""
+    if not any(needed):
         return None, None, None
-    folded, of_folded = x.flatten(0, -5), of_convolved.flatten(0, -5)
+    folded, grad_folded = x.flatten(0, -5), grad_result.flatten(0, -5)
     if _is_pointwise(weight) and not _in_half(x):
-        of_x, of_weight, of_bias = _gradients_of_product(of_folded, folded, weight, wanted)
+        grad_x, grad_weight, grad_bias = _gradients_of_product(grad_folded, folded, weight, needed)
     else:
         padding, ones = same_padding(weight.shape[2:]), [1, 1, 1]
-        of_x, of_weight, of_bias = torch.ops.aten.convolution_backward(
-            of_folded, folded, weight, weight.shape[:1], ones, padding, ones, False, [0, 0, 0], 1, wanted
+        grad_x, grad_weight, grad_bias = torch.ops.aten.convolution_backward(
+            grad_folded, folded, weight, weight.shape[:1], ones, padding, ones, False, [0, 0, 0], 1, needed
         )
-    return of_x if of_x is None else of_x.unflatten(0, x.shape[:-4]), of_weight, of_bias
+    return grad_x if grad_x is None else grad_x.unflatten(0, x.shape[:-4]), grad_weight, grad_bias
 
 
 class Convolution(nn.Conv3d):
-    """torch's layer, padded as an odd kernel needs it to keep the grid, computed by `convolved`."""
+    """A `torch.nn.Conv3d`, padded so that an odd kernel keeps the grid, computed by `convolved`."""
 
     def __init__(
         self, in_channels: int, out_channels: int, kernel: Size = (1, 1, 1), stride: Size = (1, 1, 1), bias: bool = True
@@ -61,7 +61,7 @@ class Convolution(nn.Conv3d):
         super().__init__(in_channels, out_channels, kernel, stride, same_padding(kernel), bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """`x` (N, C, X, Y, Z) to (N, K, X, Y, Z), or fewer by the stride."""
+        """Return (N, K, X, Y, Z), or fewer by the stride, from `x` (N, C, X, Y, Z)."""
         return convolved(x, self.weight, self.bias, triple(self.stride))
 
 
@@ -70,16 +70,16 @@ def _is_pointwise(weight: Tensor) -> bool:
 
 
 def _in_half(x: Tensor) -> bool:
-    """Whether a product would be in half precision: then its gradients would be added up in it, frame by frame."""
+    """Return whether a product would be in half precision: then its gradients would be added up in it, frame by frame."""
     kind = x.device.type
     autocast = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
     return autocast or x.dtype in (torch.bfloat16, torch.float16)
 
 
 def _is_lone(x: Tensor) -> bool:
-    """Whether torch would pass oneDNN by for its slow convolution, as it does for one small frame in float32 on a CPU.
+    """Return whether torch would skip oneDNN for its slow convolution, as it does for one small frame in float32 on a CPU.
 
-    A fake tensor has no oneDNN, autocast and autograd do not see through this way.
+    A fake tensor has no oneDNN; autocast and autograd do not support this path.
     """
     plain = type(x) is Tensor and x.device.type == "cpu" and x.dtype == torch.float32 and len(x) == 1
     unseen = not torch.is_grad_enabled() and not torch.is_autocast_enabled("cpu")
@@ -87,16 +87,16 @@ def _is_lone(x: Tensor) -> bool:
 
 
 def _product(weight: Tensor, x: Tensor, bias: Tensor | None) -> Tensor:
-    """`weight` (K, C) times `x` (N, C, V)."""
+    """Return `weight` (K, C) times `x` (N, C, V)."""
     weight = weight.expand(len(x), -1, -1)
     return torch.bmm(weight, x) if bias is None else torch.baddbmm(bias[:, None], weight, x)
 
 
 def _gradients_of_product(
-    of_product: Tensor, x: Tensor, weight: Tensor, wanted: tuple[bool, bool, bool]
+    grad_product: Tensor, x: Tensor, weight: Tensor, needed: tuple[bool, bool, bool]
 ) -> Sequence[Tensor | None]:
     """As `convolution_gradients`, for a kernel of 1."""
-    of_flat = of_product.flatten(2)
-    of_x = _product(weight.flatten(1).T, of_flat, None).view(x.shape) if wanted[0] else None
-    of_weight = torch.bmm(of_flat, x.flatten(2).mT).sum(0).view(weight.shape) if wanted[1] else None
-    return of_x, of_weight, of_flat.sum((0, 2)) if wanted[2] else None
+    grad_flat = grad_product.flatten(2)
+    grad_x = _product(weight.flatten(1).T, grad_flat, None).view(x.shape) if needed[0] else None
+    grad_weight = torch.bmm(grad_flat, x.flatten(2).mT).sum(0).view(weight.shape) if needed[1] else None
+    return grad_x, grad_weight, grad_flat.sum((0, 2)) if needed[2] else None

@@ -1,7 +1,7 @@
-"""Compares convolutions of a run's own shapes with exact ones before the run trusts a GPU with them.
+"""Comparison of a run's own convolutions with exact ones, before the run relies on a GPU.
 
-Releases of cuDNN gave silently wrong convolutions in bf16 and TF32 for some shapes, those of large tensors among them (pytorch
-issues 163539 and 167024); which shapes is not documented. A training on them learns, badly.
+Releases of cuDNN gave silently wrong convolutions in bf16 and TF32 for some undocumented shapes, those of large tensors among them
+(pytorch issues 163539 and 167024). A training on them learns, badly.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ from unet4d.system.environment import gpu_words
 from unet4d.system.memory_errors import drop_failed_work, is_out_of_memory
 
 RESULT_TOLERANCE = 4
-"""Units of rounding that a result may be off, relative to the largest one. The inputs are numbers that every precision holds,
-so that only the sum and the result are rounded; a wrong sum is off by hundreds of units."""
+"""Units of rounding that a result may be off, relative to the largest one. Every precision holds the inputs exactly, so only the
+sum and the result are rounded; a wrong sum is off by hundreds of units."""
 WEIGHT_TOLERANCE = 16
 """The same for the gradient of a weight: a sum over millions of voxels; a GPU rounds its parts before it adds them up."""
 _ROUNDING = {"bf16": 2.0**-7, "fp16": 2.0**-10, "tf32": 2.0**-10}
 _MOST_VALUES = 2**26
-"""Values of a convolution's input and output together, beyond which only one frame is computed."""
+"""Values of input and output together beyond which only one frame is computed."""
 _MOST_FRAMES = 16
 MANY_FRAMES = 32
-"""Frames that are computed at once where the number of a run is not known, as in a prediction."""
+"""Frames computed at once where a run's number is unknown, as in a prediction."""
 
 
 class ConvolutionShape(NamedTuple):
@@ -51,17 +51,15 @@ class ConvolutionShape(NamedTuple):
 
     @property
     def output(self) -> tuple[int, ...]:
-        """(K, X, Y, Z) of its result, padded as `convolved` pads."""
+        """Return (K, X, Y, Z) of the result, padded as `convolved` pads."""
         return self.weight[0], *(-(-n // s) for n, s in zip(self.input[1:], self.stride, strict=True))
 
     @property
     def values(self) -> int:
-        """Values of one frame's input and output."""
+        """Return the number of values of one frame's input and output."""
         return math.prod(self.input) + math.prod(self.output)
 
-    @property
-    def words(self) -> str:
-        """Channels, voxels, kernel and stride, for a message."""
+    def __str__(self) -> str:
         size, kernel, stride = ("x".join(map(str, part)) for part in (self.input[1:], self.weight[2:], self.stride))
         return f"{self.weight[1]} to {self.weight[0]} channels over {size} voxels, kernel {kernel}, stride {stride}"
 
@@ -75,16 +73,16 @@ def check_convolutions(
     training: bool = False,
     frames: int = MANY_FRAMES,
 ) -> None:
-    """Refuse a GPU that computes wrong convolutions in the run's precision; on the CPU and in fp32 nothing is computed.
+    """Check that a GPU computes the network's convolutions right in the run's precision; on the CPU and in fp32 do nothing.
 
     Args:
-        config: of the network, resolved (strides and kernels filled in).
+        config: of the network.
         channels: (in, out) of the network.
         patch_size: voxels (X, Y, Z) of a patch or window.
-        device: where the network computes.
+        device: of the network.
         precision: "bf16", "fp16", "tf32" or "fp32".
         training: check gradients too, and the algorithms that training steps use.
-        frames: the most that the run computes at once, those of all clips together.
+        frames: the most that the run computes at once, in all clips together.
 
     Raises:
         InputError: a convolution is off by more than rounding explains; names it, the versions, and what to do.
@@ -137,14 +135,14 @@ def widest_of_each_kind(shapes: Sequence[ConvolutionShape]) -> list[ConvolutionS
     widest: dict[tuple[Any, ...], ConvolutionShape] = {}
     for shape in shapes:
         kind = (shape.weight[2:], shape.stride)
-        widest[kind] = max(widest.get(kind, shape), shape, key=lambda one: one.values)
+        widest[kind] = max(widest.get(kind, shape), shape, key=lambda candidate: candidate.values)
     return list(widest.values())
 
 
 def check_convolution(shape: ConvolutionShape, device: torch.device, precision: str, gradients: bool) -> None:
-    """Compute a convolution in a precision and exactly, of fewer frames where memory is short.
+    """Compare a convolution in a precision with the exact one, of fewer frames where memory is short.
 
-    Where there is no memory for one frame, nothing is compared: the run has no memory for it either, and says so.
+    Where there is no memory for one frame, nothing is compared: the run will fail on that itself.
 
     Raises:
         InputError: both differ by more than rounding explains.
@@ -157,10 +155,10 @@ def check_convolution(shape: ConvolutionShape, device: torch.device, precision: 
 def check_equal_frames(
     shape: ConvolutionShape, device: torch.device, precision: str, gradients: bool, frames: int
 ) -> None:
-    """Compute a convolution of n equal frames at once, and of one of them exactly.
+    """Compare a convolution of n equal frames at once with the exact one of a single frame.
 
-    An exact result of a run's large tensors would take too long. Fewer frames are computed where a tensor would have 2**31
-    elements, and where memory is short.
+    An exact result of a run's large tensors would take too long. Fewer frames are computed where memory is short, or a tensor would
+    have 2**31 elements.
 
     Raises:
         InputError: a frame differs from the exact one by more than rounding explains.
@@ -189,51 +187,47 @@ def _compared(
 def _compare(
     shape: ConvolutionShape, frames: int, copies: int, device: torch.device, precision: str, gradients: bool
 ) -> None:
-    draw = torch.Generator(device).manual_seed(0)
-    image = _drawn((frames, *shape.input), 1.0, draw)
-    weight = _drawn(shape.weight, math.prod(shape.weight[1:]) ** -0.5, draw)
+    random = torch.Generator(device).manual_seed(0)
+
+    def sample(size: Sequence[int], scale: float) -> Tensor:  # float32 that bf16, fp16 and TF32 hold exactly
+        return (torch.randn(size, generator=random, device=device) * scale).bfloat16().float()
+
+    def repeat(part: Tensor) -> Tensor:
+        dtype = DTYPES.get(precision, part.dtype)
+        return part if copies == 1 else part.to(dtype).repeat(copies, *[1] * (part.ndim - 1))
+
+    image, weight = sample((frames, *shape.input), 1.0), sample(shape.weight, math.prod(shape.weight[1:]) ** -0.5)
     # Scaled so that the sum over all copies stays within fp16.
-    of_output = _drawn((frames, *shape.output), 2.0 ** -(copies.bit_length() - 1), draw)
+    grad_output = sample((frames, *shape.output), 2.0 ** -(copies.bit_length() - 1))
     set_tf32(device, precision)
-    many = (_repeated(part, copies, precision) for part in (image, of_output))
-    found = _computed(next(many), weight, next(many), shape.stride, precision, gradients)
+    found = _computed(repeat(image), weight, repeat(grad_output), shape.stride, precision, gradients)
     set_tf32(device, "fp32")
-    wanted = _exact(image, weight, of_output, shape.stride, gradients)
-    for what, one, other, tolerance in zip(
+    exact = _exact(image, weight, grad_output, shape.stride, gradients)
+    for what, got, expected, tolerance in zip(
         ("result", "gradient of its input", "gradient of its weight"),
         found,
-        (*wanted[:2], copies * wanted[2]),
+        (*exact[:2], copies * exact[2]),
         (RESULT_TOLERANCE, RESULT_TOLERANCE, WEIGHT_TOLERANCE),
         strict=False,
     ):
-        off, most = _off(one, other), tolerance * _ROUNDING[precision]
+        off, most = _relative_error(got, expected), tolerance * _ROUNDING[precision]
         if not off <= most:  # NaN, too
             raise InputError(
-                f"this GPU computes a wrong {precision} convolution ({shape.words}, {frames * copies} at once): the {what} is off "
+                f"this GPU computes a wrong {precision} convolution ({shape}, {frames * copies} at once): the {what} is off "
                 f"by {off:.2g} of the largest value, expected at most {most:.2g}, with {gpu_words(device)}; use an image or torch "
                 "with another cuDNN (README, Docker), or precision fp32 (--train.precision fp32, predict --precision fp32)"
             )
 
 
-def _repeated(part: Tensor, copies: int, precision: str) -> Tensor:
-    """Return copies of frames, one after the other, in the type that the convolution is computed in."""
-    return part if copies == 1 else part.to(DTYPES.get(precision, part.dtype)).repeat(copies, *[1] * (part.ndim - 1))
-
-
-def _off(found: Tensor, wanted: Tensor) -> float:
-    """Return the largest difference of any copy, relative to the largest wanted value; NaN where anything is."""
-    wanted = wanted.to(found.device)
-    off = [(one.float() - wanted).abs().max() for one in found.split(len(wanted))]
-    return float(torch.stack(off).max() / wanted.abs().max())
-
-
-def _drawn(shape: Sequence[int], scale: float, draw: torch.Generator) -> Tensor:
-    """Return random numbers, float32, that bf16, fp16 and TF32 hold exactly."""
-    return (torch.randn(shape, generator=draw, device=draw.device) * scale).bfloat16().float()
+def _relative_error(found: Tensor, expected: Tensor) -> float:
+    """Return the largest difference of any copy, relative to the largest expected value; NaN where anything is."""
+    expected = expected.to(found.device)
+    errors = [(copy.float() - expected).abs().max() for copy in found.split(len(expected))]
+    return float(torch.stack(errors).max() / expected.abs().max())
 
 
 def _computed(
-    image: Tensor, weight: Tensor, of_output: Tensor, stride: Size, precision: str, gradients: bool
+    image: Tensor, weight: Tensor, grad_output: Tensor, stride: Size, precision: str, gradients: bool
 ) -> list[Tensor]:
     """Return the convolution, and the gradients of image and weight, as a run computes them."""
     image, weight = image.detach().requires_grad_(gradients), weight.detach().requires_grad_(gradients)
@@ -241,48 +235,45 @@ def _computed(
         result = convolved(image, weight, None, stride)
     if not gradients:
         return [result]
-    result.backward(of_output.to(result.dtype))
+    result.backward(grad_output.to(result.dtype))
     assert image.grad is not None
     assert weight.grad is not None
     return [result.detach(), image.grad, weight.grad]
 
 
-def _exact(image: Tensor, weight: Tensor, of_output: Tensor, stride: Size, gradients: bool) -> list[Tensor]:
-    """Return the same in float32 by products of matrices, one for each voxel of the kernel: no convolution of a library.
-
-    Where a GPU has no memory for that, it is computed on the CPU.
-    """
+def _exact(image: Tensor, weight: Tensor, grad_output: Tensor, stride: Size, gradients: bool) -> list[Tensor]:
+    """Return the same in float32 by matrix products, one per voxel of the kernel; on the CPU where a GPU has no memory for it."""
     try:
-        return _products(image, weight, of_output, stride, gradients)
+        return _products(image, weight, grad_output, stride, gradients)
     except RuntimeError as error:
         if image.device.type == "cpu" or not is_out_of_memory(error):
             raise
     drop_failed_work()
-    return _products(image.cpu(), weight.cpu(), of_output.cpu(), stride, gradients)
+    return _products(image.cpu(), weight.cpu(), grad_output.cpu(), stride, gradients)
 
 
 @torch.no_grad()
-def _products(image: Tensor, weight: Tensor, of_output: Tensor, stride: Size, gradients: bool) -> list[Tensor]:
+def _products(image: Tensor, weight: Tensor, grad_output: Tensor, stride: Size, gradients: bool) -> list[Tensor]:
     kernel, padding = weight.shape[2:], same_padding(weight.shape[2:])
     padded = pad(image, [n for size in reversed(padding) for n in (size, size)])
-    result, flat_of_output = torch.zeros_like(of_output), of_output.flatten(2)
-    of_padded, of_weight = torch.zeros_like(padded), torch.zeros_like(weight)
+    result, flat_grad = torch.zeros_like(grad_output), grad_output.flatten(2)
+    grad_padded, grad_weight = torch.zeros_like(padded), torch.zeros_like(weight)
     for x, y, z in itertools.product(*map(range, kernel)):
         box = [
             slice(first, first + s * (n - 1) + 1, s)
             for first, s, n in zip((x, y, z), stride, result.shape[2:], strict=True)
         ]
-        seen, one = padded[:, :, *box].flatten(2), weight[:, :, x, y, z]
-        result += (one @ seen).view(result.shape)
+        seen, matrix = padded[:, :, *box].flatten(2), weight[:, :, x, y, z]
+        result += (matrix @ seen).view(result.shape)
         if gradients:
-            of_weight[:, :, x, y, z] = (flat_of_output @ seen.mT).sum(0)
-            of_padded[:, :, *box] += (one.T @ flat_of_output).view(of_padded[:, :, *box].shape)
+            grad_weight[:, :, x, y, z] = (flat_grad @ seen.mT).sum(0)
+            grad_padded[:, :, *box] += (matrix.T @ flat_grad).view(grad_padded[:, :, *box].shape)
     inside = [slice(size, size + n) for size, n in zip(padding, image.shape[2:], strict=True)]
-    return [result, of_padded[:, :, *inside], of_weight]
+    return [result, grad_padded[:, :, *inside], grad_weight]
 
 
 class _Recorder(TorchDispatchMode):
-    """Notes the convolutions of what runs inside it."""
+    """Recorder of the shapes of all convolutions that run inside it."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Where to compute and in what precision."""
+"""Devices and precisions: which are available, and how torch is set to them."""
 
 from __future__ import annotations
 
@@ -26,8 +26,7 @@ def find_device(name: str = "auto") -> torch.device:
     """Return the device of this name; "auto" is a CUDA GPU if there is one, else the CPU.
 
     Raises:
-        InputError: there is no such device here, or it cannot be used, or "auto" would leave a GPU unused because its driver does
-            not fit torch.
+        InputError: the device is missing or unusable, or "auto" would leave a GPU unused because its driver does not fit torch.
     """
     use_expandable_segments()
     check_device_name(name)
@@ -36,27 +35,22 @@ def find_device(name: str = "auto") -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise InputError(f"device {name!r} is not known; wanted auto, cpu, cuda or cuda:N") from error
+        raise InputError(f"got device {name!r}, expected auto, cpu, cuda or cuda:N") from error
     if device.type == "cuda":
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if (device.index or 0) >= count:
             if not count and (reason := why_gpu_is_unusable()):
-                raise InputError(f"device {name!r} was asked for; {reason}, or take --device cpu")
-            raise InputError(
-                f"device {name!r} was asked for and {count} CUDA devices are here; use auto, or check the driver"
-            )
+                raise InputError(f"got device {name!r}; {reason}, or use --device cpu")
+            raise InputError(f"got device {name!r}, and {count} CUDA devices are here; use auto, or check the driver")
         torch.cuda.set_device(device.index or 0)  # so that no other GPU is asked, or touched by pinned memory
         _usable(device)
     return device
 
 
 def _usable(device: torch.device) -> torch.device:
-    """Return a GPU after a first kernel has run on it.
+    """Return a GPU after a first kernel has run on it; raise InputError where it cannot be used.
 
-    Where the driver refuses expandable segments, as it may on virtual GPUs and under WSL, the allocator goes on without them.
-
-    Raises:
-        InputError: it cannot be used.
+    Where the driver refuses expandable segments, as it may on virtual GPUs and under WSL, the allocator works without them.
     """
     try:
         torch.ones(1, device=device)
@@ -78,23 +72,23 @@ def _cpu_without_gpu() -> torch.device:
     """Return the CPU, and report a GPU that this process was not given or that this torch was not built for.
 
     Raises:
-        InputError: a GPU is here, and torch was built for CUDA and cannot use it; on the CPU the run would take weeks.
+        InputError: torch was built for CUDA and cannot use the GPU that is here; on the CPU the run would take weeks.
     """
     if nvidia.are_hidden(os.environ):
         return torch.device("cpu")
     if reason := why_gpu_is_unusable():
         raise InputError(f"{reason}, or insist on the CPU with --device cpu")
     driver, gpus = nvidia.driver_version(), nvidia.given_gpus()
-    told = None
+    unused = None
     if torch.version.cuda is None and torch.version.hip is None and (gpus or driver):
-        told = f"an NVIDIA GPU is here and torch {torch.__version__} is built without CUDA; install a torch for CUDA to use it"
+        unused = f"an NVIDIA GPU is here and torch {torch.__version__} is built without CUDA; install a torch for CUDA to use it"
     elif driver and not gpus:
-        told = (
+        unused = (
             f"an NVIDIA driver ({driver}) is here and no GPU is given to this process; give one (docker run --gpus all, "
             "or --gres=gpu:1 under Slurm) to use it"
         )
-    if told and os.environ.get("RANK", "0") == "0":
-        logger.warning(f"computing on the CPU: {told}")
+    if unused and os.environ.get("RANK", "0") == "0":
+        logger.warning(f"computing on the CPU: {unused}")
     return torch.device("cpu")
 
 
@@ -125,13 +119,13 @@ def _visible_words() -> str:
 
 
 def resolve_precision(precision: Precision, device: torch.device) -> Precision:
-    """What "auto" means here: bf16 where the device computes in it, else fp16 on a GPU, else fp32.
+    """Return the precision; for "auto" bf16 where the device computes in it, else fp16 on a GPU, else fp32.
 
     Raises:
-        InputError: fp16 on a CPU, where nothing is gained by its small range.
+        InputError: fp16 on a CPU, where it gains nothing.
     """
     if precision == "fp16" and device.type == "cpu":
-        raise InputError("precision fp16 was asked for on the CPU; wanted bf16 or fp32 there, or auto")
+        raise InputError("got precision fp16 on the CPU, expected bf16 or fp32, or auto")
     if precision != "auto":
         return precision
     if device.type == "cuda":
@@ -140,16 +134,16 @@ def resolve_precision(precision: Precision, device: torch.device) -> Precision:
 
 
 def _has_bf16_units() -> bool:
-    """Whether the CPU multiplies in bf16 (AMX, or AVX-512 BF16), not merely converts to it."""
+    """Return whether the CPU multiplies in bf16 (AMX, or AVX-512 BF16), not merely converts to it."""
     probes = (getattr(torch.cpu, f"_is_{units}_supported", None) for units in ("amx_tile", "avx512_bf16"))
     return any(probe() for probe in probes if probe)
 
 
 def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager:
-    """Mixed precision as named ("bf16", "fp16"), or nothing for "tf32" and "fp32".
+    """Return a context of mixed precision ("bf16", "fp16"), or of nothing for "tf32" and "fp32".
 
-    A weight is cast anew wherever it is used. The gradient of one cast and used by every chunk of frames would be added up in half
-    precision, chunk by chunk, until it no longer grows.
+    A weight is cast wherever it is used. The gradient of a cast shared by all chunks of frames would be added up in half precision
+    until it no longer grows.
     """
     if precision not in DTYPES:
         return contextlib.nullcontext()
@@ -157,9 +151,9 @@ def autocast(device: torch.device, precision: str) -> contextlib.AbstractContext
 
 
 def set_tf32(device: torch.device, precision: str) -> None:
-    """Let a GPU multiply in TF32 what is left in float32, unless "fp32" is asked for; convolutions would do so unasked.
+    """Set whether a GPU multiplies float32 in TF32: in every precision but "fp32".
 
-    Products in half precision are added up in float32, which cuDNN does and cuBLAS else leaves off between parts of a long sum.
+    Products in half precision are added up in float32; cuBLAS else rounds between the parts of a long sum.
     """
     if device.type != "cuda":
         return
@@ -176,10 +170,9 @@ def set_tf32(device: torch.device, precision: str) -> None:
 
 @contextlib.contextmanager
 def repeated_shapes(device: torch.device) -> Iterator[None]:
-    """Have cuDNN try its algorithms once for every new shape of a convolution, and take the fastest from then on.
+    """Let cuDNN try its algorithms once for every new shape of a convolution, and use the fastest from then on.
 
-    It pays where shapes repeat, as in training steps. Outside, as in validation and prediction, where every number of frames is a
-    new shape, cuDNN takes the algorithm that it expects to be fast.
+    It pays where shapes repeat, as in training steps. In validation and prediction every number of frames is a new shape.
     """
     if device.type != "cuda":
         yield

@@ -1,4 +1,4 @@
-"""Several networks that answer together: the mean of their probabilities, one network's answer in memory at a time."""
+"""Ensembles: the mean of several networks' probabilities, with one network's logits in memory at a time."""
 
 from __future__ import annotations
 
@@ -14,55 +14,55 @@ from unet4d.models.checkpoint import TrainedModel
 
 
 def check_compatible(models: Sequence[TrainedModel]) -> None:
-    """See that models can answer together: one working grid, the same input, the same classes.
+    """Check that models can form an ensemble: one working grid, the same input, the same classes.
 
     Raises:
-        InputError: there are none; or names two that differ, and in what.
+        InputError: there are none; or names two that differ, and the difference.
     """
     if not models:
-        raise InputError("no model came; wanted one or more; give runs or checkpoints")
+        raise InputError("got no model, expected one or more; give runs or checkpoints")
     first, *others = models
-    wanted = _shared(first)
+    expected = _shared(first)
     for other in others:
-        for what, came in _shared(other).items():
-            if came != wanted[what]:
+        for what, got in _shared(other).items():
+            if got != expected[what]:
                 raise InputError(
-                    f"{other.path} and {first.path} cannot answer together: {what} {came} and {wanted[what]} came; wanted the same "
-                    "labels, channels, kinds, time, spacing and normalization; name models that share them"
+                    f"{other.path} and {first.path} cannot form an ensemble: got {what} {got} and {expected[what]}, expected the "
+                    "same; name models that share labels, channels, kinds, time, spacing and normalization"
                 )
 
 
 @torch.inference_mode()
-def mean_logits(answers: Iterable[Tensor]) -> Tensor:
-    """Logits (T, K, X, Y, Z) whose softmax is the mean of the answers' softmaxes; of one answer alone, the answer itself.
+def mean_logits(members: Iterable[Tensor]) -> Tensor:
+    """Return logits (T, K, X, Y, Z) with the mean of the members' softmaxes as softmax; of one member, its own.
 
-    They are the logarithm of the summed probabilities: so the mean of a network with itself is that network, resampled or not.
+    They are the logarithm of the summed probabilities, so the mean of a network with itself is that network.
 
     Args:
-        answers: logits (T, K, X, Y, Z) float32 of one network after the other. Only the first is kept, and overwritten.
+        members: logits (T, K, X, Y, Z) float32 of one network after the other. Only the first is kept, and overwritten.
     """
-    together: Tensor | None = None
-    summed = False
-    for answer in answers:  # not enumerated: that would hold an answer while the next is computed
-        if together is None:
-            together = answer
+    total: Tensor | None = None
+    is_summed = False
+    for logits in members:  # not enumerated: that would hold the logits while the next are computed
+        if total is None:
+            total = logits
         else:
-            _add(together, answer, summed)
-            summed = True
-        del answer
-    assert together is not None
-    return together
+            _add(total, logits, is_summed)
+            is_summed = True
+        del logits
+    assert total is not None
+    return total
 
 
-def _add(together: Tensor, answer: Tensor, summed: bool) -> None:
-    """Add an answer's probabilities to `together`, which holds logits yet unless it is `summed`."""
-    for total, frame in zip(together, answer, strict=True):  # frame by frame: no further copy of a study's logits
-        frame = frame.to(total.device)  # one network may have gone on in main memory
-        torch.logaddexp(total if summed else total.log_softmax(0), frame.log_softmax(0), out=total)
+def _add(total: Tensor, logits: Tensor, is_summed: bool) -> None:
+    """Add probabilities to `total`, which holds the first member's logits unless it `is_summed`."""
+    for summed, frame in zip(total, logits, strict=True):  # frame by frame: no further copy of a study's logits
+        frame = frame.to(summed.device)  # a network may have continued in main memory
+        torch.logaddexp(summed if is_summed else summed.log_softmax(0), frame.log_softmax(0), out=summed)
 
 
 def _shared(model: TrainedModel) -> dict[str, Any]:
-    """What models that answer together have in common; the order of labels is that of the network's classes."""
+    """Return what the models of an ensemble share; the order of labels is that of the network's classes."""
     task, data = model.task, model.config.data
     return {
         "labels": list(task.labels.items()),

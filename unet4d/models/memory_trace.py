@@ -1,7 +1,7 @@
-"""Memory and work of a computation, counted without a GPU: bytes of live tensors, and floating-point operations.
+"""A counter of a computation's memory and work without a GPU: bytes of live tensors, and floating-point operations.
 
-Under `FakeTensorMode` nothing is computed and nothing allocated, but every tensor has its shape and its life, so the training step
-of a network of any size can be planned on any machine.
+Under `FakeTensorMode` nothing is computed or allocated, but every tensor has its shape and lifetime. So the training step of a network
+of any size can be counted on any machine.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ _MAKE_CONTIGUOUS = {
     _aten.native_batch_norm,
     _aten.native_batch_norm_backward,
 }
-"""These work on a contiguous copy of an input that is not, on the CPU as with cuDNN."""
+"""Operations that copy an input that is not contiguous, on the CPU as with cuDNN."""
 _CONVOLUTIONS = {_aten.convolution, _aten.convolution_backward}
-"""oneDNN and cuDNN may work on copies of their tensors in a layout of their own."""
+"""Operations for which oneDNN and cuDNN may copy all tensors to another layout."""
 
 
 class _StorageRef(weakref.ref):
-    """A weak reference to a storage that knows which one it was and how many bytes were counted for it."""
+    """A weak reference to a storage, with its key and the bytes that were counted for it."""
 
     __slots__ = ("key", "size_bytes")
     key: int
@@ -39,14 +39,13 @@ class _StorageRef(weakref.ref):
 
 
 class MemoryTrace(TorchDispatchMode):
-    """Counts the bytes of all tensors alive, and the floating-point operations, of what runs inside it.
+    """Counter of the bytes of all live tensors, and of the floating-point operations, of the code that runs inside it.
 
-    A storage counts from the operation that first returns it until nothing refers to it any more, be it in Python or in autograd.
-    Views and in-place operations share one. What was made outside counts from then on, too, unless `hold` had it counted before.
-    Not seen is what libraries take inside an operation, and fragmentation. For convolutions it is reckoned: a copy of each of its
-    tensors in another layout.
+    A storage counts from the operation that first returns it until Python and autograd drop it. Views and in-place operations share
+    one. Tensors from outside count from their first use, or from `hold`. Memory that libraries allocate inside an operation is not
+    seen, nor fragmentation; for convolutions a copy of each tensor is assumed.
 
-    Entered inside a `FakeTensorMode`, it counts what would be there. On real tensors it gives the same.
+    It gives the same on fake and on real tensors.
 
     Attributes:
         current_bytes: bytes alive now, each storage rounded up to `BLOCK_BYTES`.
@@ -62,12 +61,12 @@ class MemoryTrace(TorchDispatchMode):
         self._alive: dict[int, _StorageRef] = {}
 
     def hold(self, tensors: Iterable[Tensor]) -> None:
-        """Count tensors that were made outside, such as weights."""
+        """Count tensors that were created outside, such as weights."""
         for tensor in tensors:
             self._count(tensor)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Run one operation and count what it returns."""
+        """Run one operation and count its results."""
         kwargs = kwargs or {}
         out = func(*args, **kwargs)
         results = [item for item in (out if isinstance(out, (tuple, list)) else (out,)) if isinstance(item, Tensor)]
@@ -104,9 +103,9 @@ class MemoryTrace(TorchDispatchMode):
 
 
 def _copied_bytes(operation: Any, inputs: Iterable[Any]) -> int:
-    """Bytes of the copies of its inputs that an operation makes for itself and frees."""
+    """Return the bytes of the temporary copies that an operation makes of its inputs."""
     tensors = [item for item in inputs if isinstance(item, Tensor)]
-    if operation is _aten.sum:  # of truths and of small integers, which are first made int64
+    if operation is _aten.sum:  # booleans and small integers are first converted to int64
         return sum(_rounded(8 * t.numel()) for t in tensors if not t.is_floating_point() and t.dtype != torch.int64)
     return sum(_rounded(t.numel() * t.element_size()) for t in tensors if not t.is_contiguous())
 
@@ -116,7 +115,7 @@ def _rounded(size_bytes: int) -> int:
 
 
 def peak_bytes(run: Callable[[], object], there: Iterable[Tensor] = ()) -> int:
-    """The most bytes that `run` needs at once on top of the tensors that are `there` before."""
+    """Return the most bytes that `run` needs at once, besides the tensors that are `there` before."""
     trace = MemoryTrace()
     trace.hold(there)
     before_bytes = trace.current_bytes

@@ -1,4 +1,4 @@
-"""Strides and kernels from the voxel: thick slices are not pooled or convolved across while the plane is finer."""
+"""Strides and kernels from the voxel size: thick slices are not pooled or convolved across while the plane is finer."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ SMALLEST_POOLED_EDGE = 4
 
 
 def strides_and_kernels(spacing: Sequence[float], size: Sequence[int], levels: int) -> tuple[list[Size], list[Size]]:
-    """Strides between the levels and kernels of the levels, after nnU-Net's rule (Isensee et al. 2021, supplementary note 2).
+    """Return strides between the levels and kernels of the levels, by nnU-Net's rule (Isensee et al. 2021, supplementary note 2).
 
     An axis is convolved across (kernel 3) from the level on where its spacing is less than twice the finest axis', or where it has
     been pooled, since a stride wider than its kernel would throw voxels away. It is pooled (stride 2) where at least
     `SMALLEST_POOLED_EDGE` voxels remain of it, and its spacing is less than twice the finest of such axes.
 
-    An axis of a single voxel stays out of it, unlike in nnU-Net, which plans single slices in 2D: there is nothing across it but
-    padding, and the spacing that a header gives a single slice, often 0 or 1 mm, says nothing about the other axes.
+    An axis of a single voxel is ignored, unlike in nnU-Net, which plans single slices in 2D: there is only padding across it, and its
+    spacing in the header is often 0 or 1 mm.
 
     Args:
         spacing: (X, Y, Z) in mm.
@@ -62,7 +62,7 @@ def resolve_model(model: ModelConfig, spacing: Sequence[float], patch: Sequence[
 
 
 def total_stride(strides: Sequence[Sequence[int]]) -> Size:
-    """The product of the strides per axis: what a patch must be a multiple of."""
+    """Return the product of the strides per axis: a patch must be a multiple of it."""
     product = [1, 1, 1]
     for stride in strides:
         product = [p * s for p, s in zip(product, stride, strict=True)]
@@ -70,7 +70,7 @@ def total_stride(strides: Sequence[Sequence[int]]) -> Size:
 
 
 def rounded_up(size: Sequence[int], multiple: Sequence[int]) -> Size:
-    """The smallest size of at least `size` that `multiple` divides, per axis."""
+    """Return the smallest size of at least `size` that `multiple` divides, per axis."""
     return triple(-(-n // m) * m for n, m in zip(size, multiple, strict=True))
 
 
@@ -78,5 +78,5 @@ def check_divisible(size: Sequence[int], multiple: Sequence[int]) -> None:
     """Raise an InputError that names the shape to pad to unless `multiple` divides `size`."""
     if any(n % m for n, m in zip(size, multiple, strict=True)):
         raise InputError(
-            f"the network got a grid of {tuple(size)}; wanted multiples of {tuple(multiple)}; pad to {rounded_up(size, multiple)}"
+            f"got a grid of {tuple(size)}, expected multiples of {tuple(multiple)}; pad to {rounded_up(size, multiple)}"
         )
