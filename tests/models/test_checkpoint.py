@@ -99,7 +99,7 @@ def test_a_run_folder_gives_its_best_checkpoint_else_its_last_else_the_one_befor
         assert load_model(tmp_path).path == tmp_path / name
 
 
-def test_a_damaged_best_checkpoint_is_told_with_the_way_out_and_not_passed_over(saved, network):
+def test_a_damaged_best_checkpoint_is_an_error_that_names_the_next_one(saved, network):
     save_checkpoint(saved.parent / BEST, CONFIG, TASK, network, {})
     flip_bit(saved.parent / BEST, 0.5)
     assert refusal(saved.parent).endswith(f"or copy it again, or take {saved}")
@@ -107,7 +107,7 @@ def test_a_damaged_best_checkpoint_is_told_with_the_way_out_and_not_passed_over(
     assert refusal(saved.parent).endswith("or copy it again")
 
 
-def test_a_folder_without_checkpoints_is_told(tmp_path):
+def test_a_folder_without_checkpoints_is_an_error(tmp_path):
     assert refusal(tmp_path).endswith("give the --out folder of a finished unet4d train")
 
 
@@ -165,14 +165,14 @@ def flip_bit(path, share, bit=0):
     path.write_bytes(content)
 
 
-def test_a_truncated_checkpoint_is_told(saved):
+def test_a_truncated_checkpoint_is_an_error(saved):
     whole = saved.read_bytes()
     for length in (0, 1, 3, 29, 30, 64, 100, *range(200, len(whole), 401), len(whole) - 23, len(whole) - 1):
         saved.write_bytes(whole[:length])
         assert "give " in refusal(saved)
 
 
-def test_a_flipped_bit_is_told_or_makes_no_difference(saved):
+def test_a_flipped_bit_is_an_error_or_makes_no_difference(saved):
     """Bits outside of what is read (padding, dates) may flip; those within a number, a name or a length may not go unseen."""
     content, length = load_checkpoint(saved), saved.stat().st_size
     whole, seen = saved.read_bytes(), 0
@@ -186,7 +186,7 @@ def test_a_flipped_bit_is_told_or_makes_no_difference(saved):
     assert seen > 0.3 * length / 53
 
 
-def test_every_flipped_bit_of_a_number_is_told(tmp_path, network):
+def test_every_flipped_bit_of_a_number_is_an_error(tmp_path, network):
     """torch writes checksums and does not compare them: without our comparison such a model loads, and is another one."""
     torch.save({"weights": torch.zeros(1000)}, tmp_path / "a.pt")
     flip_bit(tmp_path / "a.pt", 0.5, 6)
@@ -205,7 +205,7 @@ def test_a_damaged_checkpoint_is_never_a_traceback(saved):
 
 
 def equal(a, b) -> bool:
-    """Whether two contents are the same to the bit."""
+    """Return whether two contents are the same to the bit."""
     if isinstance(a, torch.Tensor):
         return isinstance(b, torch.Tensor) and a.dtype == b.dtype and torch.equal(a, b)
     if isinstance(a, dict):
@@ -222,7 +222,7 @@ def equal(a, b) -> bool:
         ({"format": "unet4d checkpoint 2"}, "expected 'unet4d checkpoint 2'"),
     ],
 )
-def test_a_file_of_somebody_else_is_told(tmp_path, content, words):
+def test_a_file_of_another_program_is_an_error(tmp_path, content, words):
     torch.save(content, tmp_path / "other.pt")
     assert words in refusal(tmp_path / "other.pt")
 
@@ -239,12 +239,12 @@ def test_a_file_of_somebody_else_is_told(tmp_path, content, words):
         ("network", 5),
     ],
 )
-def test_what_does_not_fit_this_version_is_told(saved, key, value):
+def test_what_does_not_fit_this_version_is_an_error(saved, key, value):
     torch.save(load_checkpoint(saved) | {key: value}, saved)
     assert "does not fit this version of unet4d" in refusal(saved)
 
 
-def test_a_missing_checkpoint_is_told(tmp_path):
+def test_a_missing_checkpoint_is_an_error(tmp_path):
     assert "model.pt is missing; give a run folder or a checkpoint file" in refusal(tmp_path / "model.pt")
 
 

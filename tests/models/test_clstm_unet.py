@@ -110,7 +110,7 @@ def test_loading_another_network_as_baseline_names_what_differs():
         network().load_framewise_weights(make_network(2, 5, (4, 6, 8), lstm_channels=0, **ANISOTROPIC).state_dict())
 
 
-def test_the_twin_is_equivariant_to_permuting_frames_to_the_bit_and_the_network_is_not():
+def test_the_baseline_is_equivariant_to_permuting_frames_to_the_bit_and_the_network_is_not():
     x, order = clip(), torch.tensor([3, 0, 4, 1, 2])
     baseline = network(0).float()
     assert torch.equal(baseline(x.float()[:, order]), baseline(x.float())[:, order])
@@ -239,12 +239,12 @@ def test_thick_slices_stay_apart_until_the_plane_is_as_coarse():
 @pytest.mark.parametrize(
     ("x", "says"),
     [
-        (clip(grid=(8, 6, 4)), r"wanted multiples of \(4, 4, 2\); pad to \(8, 8, 4\)"),
+        (clip(grid=(8, 6, 4)), r"expected multiples of \(4, 4, 2\); pad to \(8, 8, 4\)"),
         (clip()[:, :, :1], r"expected \(B, T, 2, X, Y, Z\)"),
         (clip()[0], r"expected \(B, T, 2, X, Y, Z\)"),
     ],
 )
-def test_a_wrong_shape_is_told_what_was_wanted(x, says):
+def test_a_wrong_shape_names_the_expected_one(x, says):
     with pytest.raises(InputError, match=says):
         network()(x)
 

@@ -101,7 +101,7 @@ def test_a_bidirectional_layer_sees_both_ways():
 
 
 def test_reversed_time_with_swapped_directions_gives_the_reversed_output():
-    """Pins a backward pass whose output is not flipped back in time."""
+    """Pins a backward direction with an output that is not flipped back in time."""
     ours, swapped = layer("bidirectional"), layer("bidirectional")
     swapped.cells[0].load_state_dict(ours.cells[1].state_dict())
     swapped.cells[1].load_state_dict(ours.cells[0].state_dict())

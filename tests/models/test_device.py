@@ -1,4 +1,4 @@
-"""Where and how exactly to compute is found, said to torch in full, and what cannot be is said."""
+"""Devices and precisions are found, set in torch completely, and reported where they are missing."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_auto_finds_what_is_there():
 
 
 @pytest.mark.parametrize("name", ["gpu", "cuda:99", "mps"])
-def test_a_device_that_is_not_here_is_said(name):
+def test_a_device_that_is_not_here_is_an_error(name):
     with pytest.raises(InputError, match=name):
         find_device(name)
 
@@ -179,7 +179,7 @@ def test_autocast_is_what_was_named(precision, dtype):
 
 @pytest.fixture
 def flags():
-    """What torch is told of products, as it was before and is put back."""
+    """Restore the flags that torch has for products."""
     single = [(CUDNN, "benchmark")]
     single += [(MATMUL, f"allow_{kind}_reduced_precision_reduction") for kind in ("bf16", "fp16")]
     before = [(owner, name, getattr(owner, name)) for owner, name in single]
@@ -194,7 +194,7 @@ def flags():
 
 
 def told() -> list[object]:
-    """What torch holds of TF32: in the flags of old, by operation, and as one word."""
+    """Return the TF32 flags of torch: the old ones, those by operation, and the one for all."""
     by_op = [owner.fp32_precision for owner in (MATMUL, CUDNN.conv, CUDNN.rnn)]
     return [MATMUL.allow_tf32, CUDNN.allow_tf32, *by_op, torch.get_float32_matmul_precision()]
 
@@ -215,14 +215,14 @@ def test_tf32_is_allowed_unless_fp32_is_asked_for_in_flags_that_agree(flags, bef
 
 
 @words
-def test_flags_that_somebody_set_in_part_are_set_in_full(flags, precision, wanted):
+def test_flags_that_are_set_in_part_are_set_in_full(flags, precision, wanted):
     CUDNN.conv.fp32_precision, MATMUL.fp32_precision = "ieee", "tf32"
     set_tf32(GPU, precision)
     assert told() == wanted
 
 
-def test_fp32_is_exact_also_where_torch_as_a_whole_was_told_otherwise(flags):
-    """Where only the flags of old are set, convolutions take what holds for torch as a whole."""
+def test_fp32_is_exact_also_where_torch_as_a_whole_is_set_otherwise(flags):
+    """With only the old flags set, convolutions use the flag for all of torch."""
     torch.backends.fp32_precision = "tf32"
     set_tf32(GPU, "fp32")
     assert [owner.fp32_precision for owner in (MATMUL, CUDNN.conv)] == ["ieee", "ieee"]

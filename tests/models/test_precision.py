@@ -87,7 +87,7 @@ def test_in_a_step_convolutions_alone_are_in_half_precision_and_sums_never(preci
 
 @in_half
 def test_statistics_of_the_norm_are_float32(precision):
-    """Of 10^6 voxels around 8: added up in half precision, their mean would be far off."""
+    """Instance norm of 10^6 voxels around 8: added up in half precision, their mean would be far off."""
     x = (torch.randn(1, 2, 100, 100, 100, generator=torch.Generator().manual_seed(0)) + 8).to(HALF[precision])
     norm = network().encoder[0][1]
     norm.weight, norm.bias = (
@@ -172,13 +172,13 @@ def test_voxels_are_counted_one_by_one_beyond_what_float32_can_count():
 
 
 BAND = 0.02
-"""How far the losses of two precisions may differ: a hundredth of the loss. Two seeds differ by five times that in the mean."""
+"""Largest difference of the losses of two precisions: a hundredth of the loss. Two seeds differ by five times that in the mean."""
 
 
 def test_curves_in_bf16_and_fp32_agree_within_the_band_on_the_phantom_and_two_seeds_do_not(
     phantom, tiny, tmp_path, monkeypatch
 ):
-    for name in ("draw_contour_sheet", "draw_volume_curves"):  # whose real ones test_train.py looks at
+    for name in ("draw_contour_sheet", "draw_volume_curves"):  # test_train.py tests the real ones
         monkeypatch.setattr(validation, name, lambda *given, **named: np.zeros((8, 8, 3), np.uint8))
     loop = {"epochs": 10, "steps_per_epoch": 3, "learning_rate": 1e-2, "validate_every": 10}
     curves = {}
@@ -192,7 +192,7 @@ def test_curves_in_bf16_and_fp32_agree_within_the_band_on_the_phantom_and_two_se
     assert np.abs(curves["seed"] - wanted).mean() > 5 * BAND
 
 
-def learnt(precision: str) -> torch.Tensor:
+def trained(precision: str) -> torch.Tensor:
     """The losses of some steps on one batch."""
     loop = TrainConfig(1, 100, 2, 1e-2, warmup_steps=0, precision=precision)
     step = TrainingStep(network(), resolve_plainly(Config(train=loop, recompute=RecomputeConfig(0))), CPU)
@@ -201,7 +201,7 @@ def learnt(precision: str) -> torch.Tensor:
 
 def test_both_half_precisions_learn_a_batch_as_fp32_does():
     """fp16, too, which training takes on GPUs without bf16 alone."""
-    wanted = learnt("fp32")
+    wanted = trained("fp32")
     assert wanted[-1] < 0.9 * wanted[0]
     for precision in HALF:
-        assert 0 < (learnt(precision) - wanted).abs().max() < BAND, precision
+        assert 0 < (trained(precision) - wanted).abs().max() < BAND, precision

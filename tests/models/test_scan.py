@@ -107,7 +107,7 @@ def test_only_what_is_asked_for_gets_a_gradient_and_the_right_one(keep, needed):
 
 
 @with_keep
-def test_a_second_backward_pass_finds_what_was_kept_unspoilt(keep):
+def test_a_second_backward_pass_finds_what_was_kept_unchanged(keep):
     leaves = tensors()
     outputs = ours(leaves, keep)
     torch.testing.assert_close(

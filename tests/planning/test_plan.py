@@ -408,7 +408,7 @@ def test_what_cannot_fit_says_what_would(command, phantom, tmp_path):
     assert command("plan", phantom, *SMALL, "--gpu-memory", 1, "--train.batch_size", 2, "--out", out).code == 0
 
 
-def test_no_dataset_is_told(command, tmp_path):
+def test_no_dataset_is_an_error(command, tmp_path):
     done = command("plan", tmp_path / "none", "--gpu-memory", "24", "--out", tmp_path / "plan.yaml")
     assert done.code == 2
     assert "none is missing, expected a dataset folder" in done.line
@@ -428,7 +428,7 @@ def test_without_a_gpu_a_size_is_to_be_named(command, phantom, tmp_path):
     assert "no CUDA GPU is here; name a size: --gpu-memory 24" in done.line
 
 
-def test_a_gpu_with_less_free_than_named_is_told(phantom, tmp_path, monkeypatch):
+def test_a_gpu_with_less_free_than_named_is_reported(phantom, tmp_path, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr("unet4d.planning.plan.free_bytes", lambda device: int(11.2 * GB))
     monkeypatch.setattr("unet4d.planning.plan.find_device", torch.device)

@@ -68,13 +68,13 @@ def test_it_does_not_learn_and_leaves_the_network_as_it_is():
     made(torch.randn(1, 2, 1, 8, 8, 2)).sum().backward()
     step(made, 1)
     moved = [weight.detach().clone() for weight in made.parameters()]
-    assert all(map(torch.equal, before, average.network.parameters()))  # until it is told
+    assert all(map(torch.equal, before, average.network.parameters()))  # until the update
     average.update()
     assert all(map(torch.equal, moved, made.parameters()))
     assert not any(map(torch.equal, before, average.network.parameters()))
 
 
-def test_it_goes_on_from_its_state_to_the_bit():
+def test_it_continues_from_its_state_to_the_bit():
     made = network()
     average = WeightAverage(made, 0.9)
     for number in range(3):

@@ -40,12 +40,12 @@ def made(precision: str = "fp32", **settings) -> TrainingStep:
     return TrainingStep(network, chosen, CPU)
 
 
-def clips(seed: int, spoilt: float | None = None):
-    """A batch; `spoilt` is the value of one of its voxels."""
+def clips(seed: int, corrupted: float | None = None):
+    """A batch; `corrupted` is the value of one of its voxels."""
     draw = torch.Generator().manual_seed(seed)
     image = torch.randn(2, 3, 1, 8, 8, 2, generator=draw)
-    if spoilt is not None:
-        image[1, 0, 0, 3, 2, 1] = spoilt
+    if corrupted is not None:
+        image[1, 0, 0, 3, 2, 1] = corrupted
     label = torch.randint(0, 3, (2, 3, 8, 8, 2), dtype=torch.uint8, generator=draw)
     return Batch(image, label, torch.tensor(LABELLED))
 
@@ -58,7 +58,7 @@ def moments(step: TrainingStep) -> dict:
     return copy.deepcopy(step.optimizer.state_dict()["state"])
 
 
-def spoil_gradient(step: TrainingStep):
+def corrupt_gradient(step: TrainingStep):
     """Makes one number of one weight's gradient infinite until it is removed."""
     return step.network.head.weight.register_hook(lambda of: of.index_fill(0, torch.tensor([1]), float("inf")))
 
@@ -92,15 +92,15 @@ def test_a_step_that_is_not_finite_changes_nothing_and_the_next_is_as_without_it
     step, other = made(precision), made(precision)
     for one in () if first else (step, other):
         one(clips(0))
-    before, learnt = weights(step), moments(step)
-    hook = {"gradient": spoil_gradient, "loss": spoil_loss}.get(fault, lambda step: None)(step)
+    before, trained = weights(step), moments(step)
+    hook = {"gradient": corrupt_gradient, "loss": spoil_loss}.get(fault, lambda step: None)(step)
     loss, norm = step(clips(1, float("nan") if fault == "image" else None))
     if hook:
         hook.remove()
     assert not (loss.isfinite() and norm.isfinite())
     assert same(weights(step), before)
     if not first:
-        assert same(moments(step), learnt)
+        assert same(moments(step), trained)
 
     other.optimizer.zero_grad()
     other.optimizer.step()  # takes nothing without gradients
@@ -116,10 +116,10 @@ def test_a_step_that_is_not_finite_changes_nothing_and_the_next_is_as_without_it
 @pytest.mark.parametrize("clip", [0.0, 1.0])
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 def test_a_gradient_whose_norm_float32_cannot_hold_changes_nothing(precision, clip):
-    """Pins a step that was told as skipped and was not: its gradients, each finite, became 0 or, not clipped, NaN."""
+    """Pins a step that was reported as skipped and was not: its gradients, each finite, became 0 or, not clipped, NaN."""
     step = made(precision, gradient_clip=clip, weight_decay=0.1)
     step(clips(0))
-    before, learnt = weights(step), moments(step)
+    before, trained = weights(step), moments(step)
     hooks = enlarge_gradient(step, 1e25 if precision != "fp16" else 1e20)
     loss = step.gradients([clips(1)])
     assert all(weight.grad.isfinite().all() for weight in step.network.parameters())
@@ -128,14 +128,14 @@ def test_a_gradient_whose_norm_float32_cannot_hold_changes_nothing(precision, cl
         hook.remove()
     assert (bool(loss.isfinite()), bool(norm.isfinite())) == (True, False)
     assert same(weights(step), before)
-    assert same(moments(step), learnt)
+    assert same(moments(step), trained)
     assert step(clips(2))[1].isfinite()
     assert not same(weights(step), before)
 
 
 @pytest.mark.parametrize("clip", [0.0, 1.0])
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
-def test_a_large_gradient_whose_norm_float32_holds_is_learnt_from(precision, clip):
+def test_a_large_gradient_with_a_norm_that_float32_holds_trains(precision, clip):
     step = made(precision, gradient_clip=clip)
     before = weights(step)
     enlarge_gradient(step, 1e10)
@@ -146,7 +146,7 @@ def test_a_large_gradient_whose_norm_float32_holds_is_learnt_from(precision, cli
     assert not any(torch.equal(after[name], before[name]) for name in before)
 
 
-def test_one_spoilt_batch_of_several_skips_the_step():
+def test_one_corrupted_batch_of_several_skips_the_step():
     step = made(accumulate_batches=2)
     before = weights(step)
     loss = step.gradients([clips(0), clips(1, float("inf"))])
@@ -158,8 +158,8 @@ def test_one_spoilt_batch_of_several_skips_the_step():
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_without_fp16_the_scale_is_one_and_stays_so(precision):
     step = made(precision)
-    for seed, spoilt in enumerate((None, float("nan"), None)):
-        step(clips(seed, spoilt))
+    for seed, corrupted in enumerate((None, float("nan"), None)):
+        step(clips(seed, corrupted))
         assert step.scale == 1
 
 
@@ -172,7 +172,7 @@ def test_a_scale_that_was_read_stays_as_it_was():
     assert (float(read), float(step.scale)) == (2.0**16, 2.0**15)
 
 
-def test_fp16_halves_its_scale_until_nothing_overflows_and_goes_on():
+def test_fp16_halves_its_scale_until_nothing_overflows_and_continues():
     step = made("fp16")
     assert step.scale == 2**16
     set_scale(step, 2.0**40)
@@ -311,10 +311,10 @@ def test_the_global_generator_is_left_alone():
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
-def test_a_step_restored_from_its_state_goes_on_to_the_bit(precision):
+def test_a_step_restored_from_its_state_continues_to_the_bit(precision):
     step = made(precision, warmup_steps=5)
-    for seed, spoilt in enumerate((None, float("nan"), None)):
-        step(clips(seed, spoilt))
+    for seed, corrupted in enumerate((None, float("nan"), None)):
+        step(clips(seed, corrupted))
     restored = made(precision, warmup_steps=5)
     restored.network.load_state_dict(weights(step))
     restored.load_state_dict(copy.deepcopy(step.state_dict()))

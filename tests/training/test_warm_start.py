@@ -32,7 +32,7 @@ def network(model: ModelConfig = MODEL, seed: int = 0) -> CLSTMUNet:
 
 @pytest.fixture
 def content(tmp_path):
-    """What a checkpoint of a network with this configuration holds."""
+    """Return the content of a checkpoint of a network with this configuration."""
 
     def written(made: CLSTMUNet, task: Task = TASK) -> dict[str, Any]:
         save_checkpoint(tmp_path / "before.pt", resolve_plainly(Config()), task, made, {})

@@ -26,7 +26,7 @@ class ChunkedRecurrence:
                                      --> s --> s -->      then the forward cells, and the result of each chunk
 
     Args:
-        network: the network whose states are passed on.
+        network: any CLSTM-UNet.
     """
 
     def __init__(self, network: CLSTMUNet):

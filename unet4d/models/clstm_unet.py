@@ -278,7 +278,7 @@ class CLSTMUNet(nn.Module):
         self._load(weights, (_HEADS,), "those of another network")
 
     def _load(self, weights: Mapping[str, Tensor], optional: tuple[str, ...], fault: str) -> None:
-        """Load weights that may lack those whose names begin as `optional`, and may have heads that this network lacks."""
+        """Load weights that may lack `optional` ones, given by how names begin, and may have heads that this network lacks."""
         own = self.state_dict()
         required = {name for name in own if not name.startswith(optional)}
         given = {name for name in weights if not name.startswith(_HEADS)}

@@ -1,7 +1,7 @@
 """Convolutions, padded so that stride 1 keeps the grid; one of kernel 1 is computed as a matrix product.
 
-On a CPU torch changes a frame's memory layout for its convolution and back. At full resolution, with few channels, that takes several
-times as long as the product. With autograd in half precision, torch's convolution is used.
+On a CPU torch changes a frame's memory layout for its convolution and back. At full resolution, with few channels, that takes
+several times as long as the product. With autograd in half precision, torch's convolution is used.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ def _product(weight: Tensor, x: Tensor, bias: Tensor | None) -> Tensor:
 def _gradients_of_product(
     grad_product: Tensor, x: Tensor, weight: Tensor, needed: tuple[bool, bool, bool]
 ) -> Sequence[Tensor | None]:
-    """As `convolution_gradients`, for a kernel of 1."""
+    """Return the same as `convolution_gradients`, for a kernel of 1."""
     grad_flat = grad_product.flatten(2)
     grad_x = _product(weight.flatten(1).T, grad_flat, None).view(x.shape) if needed[0] else None
     grad_weight = torch.bmm(grad_flat, x.flatten(2).mT).sum(0).view(weight.shape) if needed[1] else None

@@ -1,7 +1,7 @@
 """A counter of a computation's memory and work without a GPU: bytes of live tensors, and floating-point operations.
 
-Under `FakeTensorMode` nothing is computed or allocated, but every tensor has its shape and lifetime. So the training step of a network
-of any size can be counted on any machine.
+Under `FakeTensorMode` nothing is computed or allocated, but every tensor has its shape and lifetime. So the training step of a
+network of any size can be counted on any machine.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from unet4d.models.conv import convolution_gradients, convolved
 from unet4d.models.lstm_gates import CellState, step, step_backward, wide_dtype
 
 Keep = Literal["gates", "hidden"]
-"""What the forward pass keeps for the backward pass. gates: the gates and cell states of every frame, so nothing is recomputed.
+"""Tensors kept for the backward pass. gates: the gates and cell states of every frame, so nothing is recomputed.
 hidden: the frames and the hidden states; the gates are recomputed, those of all frames at once."""
 
 

@@ -18,8 +18,8 @@ def strides_and_kernels(spacing: Sequence[float], size: Sequence[int], levels: i
     been pooled, since a stride wider than its kernel would throw voxels away. It is pooled (stride 2) where at least
     `SMALLEST_POOLED_EDGE` voxels remain of it, and its spacing is less than twice the finest of such axes.
 
-    An axis of a single voxel is ignored, unlike in nnU-Net, which plans single slices in 2D: there is only padding across it, and its
-    spacing in the header is often 0 or 1 mm.
+    An axis of a single voxel is ignored, unlike in nnU-Net, which plans single slices in 2D: there is only padding across it, and
+    its spacing in the header is often 0 or 1 mm.
 
     Args:
         spacing: (X, Y, Z) in mm.
