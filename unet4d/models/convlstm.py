@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from unet4d.config import Size, triple
 from unet4d.errors import InputError
 from unet4d.models.conv import same_padding
-from unet4d.models.scan import CellState, Keep, scan
+from unet4d.models.lstm_gates import CellState
+from unet4d.models.scan import Keep, scan
 
 ConvLSTMState = list[CellState]
 """State per layer and direction: layer 0 forward, (layer 0 backward,) layer 1 forward, ..."""

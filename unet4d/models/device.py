@@ -139,7 +139,7 @@ def _has_bf16_units() -> bool:
     return any(probe() for probe in probes if probe)
 
 
-def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager:
+def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager[Any]:
     """Return a context of mixed precision ("bf16", "fp16"), or of nothing for "tf32" and "fp32".
 
     A weight is cast wherever it is used. The gradient of a cast shared by all chunks of frames would be added up in half precision

@@ -30,7 +30,7 @@ _CONVOLUTIONS = {_aten.convolution, _aten.convolution_backward}
 """Operations for which oneDNN and cuDNN may copy all tensors to another layout."""
 
 
-class _StorageRef(weakref.ref):
+class _StorageRef(weakref.ref[Any]):
     """A weak reference to a storage, with its key and the bytes that were counted for it."""
 
     __slots__ = ("key", "size_bytes")

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -62,7 +62,7 @@ def scan(
     return output, (after[0], after[1])
 
 
-def _without_autocast(x: Tensor) -> AbstractContextManager:
+def _without_autocast(x: Tensor) -> AbstractContextManager[Any]:
     kind = x.device.type
     return torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext()
 
@@ -177,7 +177,10 @@ class _Scan(torch.autograd.Function):
     """`scan` on tensors of one dtype, except for the cell state."""
 
     @staticmethod
-    def forward(ctx, x, hidden, cell, input_weight, bias, hidden_weight, keep: Keep, reverse: bool):
+    def forward(
+        ctx: Any, x: Tensor, hidden: Tensor | None, cell: Tensor | None, input_weight: Tensor, bias: Tensor, hidden_weight: Tensor,
+        keep: Keep, reverse: bool,
+    ) -> tuple[Tensor | None, ...]:  # fmt: skip
         layer = _Layer(input_weight, bias, hidden_weight, reverse)
         output = x.new_empty((*x.shape[:2], hidden_weight.shape[1], *x.shape[3:]))
         kept: list[Tensor] | None = [] if keep == "gates" else None
@@ -191,15 +194,13 @@ class _Scan(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad_output, grad_hidden, grad_cell):
+    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
         x, hidden, cell, input_weight, bias, hidden_weight, output, *kept = ctx.saved_tensors
         layer = _Layer(input_weight, bias, hidden_weight, ctx.reverse)
         start = layer.start(x, hidden, cell)
         grads = [
             x.new_zeros(()).expand(shape) if grad is None else grad
-            for grad, shape in zip(
-                (grad_output, grad_hidden, grad_cell), (output.shape, *[start[1].shape] * 2), strict=True
-            )
+            for grad, shape in zip(gradients, (output.shape, *[start[1].shape] * 2), strict=True)
         ]
         with _without_autocast(x):
             found = layer.backward(x, start, output, kept, grads, ctx.needs_input_grad)

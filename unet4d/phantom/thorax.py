@@ -8,12 +8,18 @@ Eur Radiol 13:2409, 2003.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
 from unet4d.phantom.phantom_study import Array
+
+Field = Callable[[float, float], Array]
+"""Noise of a width in mm, and its width through the slices."""
+Step = Callable[[Array], Array]
+"""A smooth step from 0 to 1 at distance 0."""
 
 
 @dataclass(frozen=True)
@@ -115,12 +121,14 @@ def _frame(angle: float, x: Array, y: Array) -> tuple[Array, Array]:
     return c * x + s * y, -s * x + c * y
 
 
-def _over(water: Array, fat: Array, cover: Array, new_water, new_fat) -> tuple[Array, Array]:
+def _over(
+    water: Array, fat: Array, cover: Array, new_water: Array | float, new_fat: Array | float
+) -> tuple[Array, Array]:
     """Paint a tissue over what is there."""
     return water + cover * (new_water - water), fat + cover * (new_fat - fat)
 
 
-def _lungs(thorax: Thorax, field, z: Array) -> tuple[Array, Array]:
+def _lungs(thorax: Thorax, field: Field, z: Array) -> tuple[Array, Array]:
     """Return dark lungs, with vessels across the picture as bright dots and a few larger ones along it."""
     dots = np.clip(field(1.3, 0.7) - 1.9, 0, 1) * 0.8 + np.clip(field(2.6, 1.0) - 1.9, 0, 1) * 0.9
     air = thorax.lung * (1 + 0.35 * field(1.5, 0.3) + 0.3 * field(10.0, 1.0))
@@ -128,7 +136,7 @@ def _lungs(thorax: Thorax, field, z: Array) -> tuple[Array, Array]:
     return water, np.zeros_like(water)
 
 
-def _stomach(thorax: Thorax, field) -> tuple[Array, Array]:
+def _stomach(thorax: Thorax, field: Field) -> tuple[Array, Array]:
     """Return stomach and bowel: folds, patches of content, fat between."""
     patches = field(7.0, 0.8)
     content = np.where(patches > 0.1, thorax.stomach, 0.32) * (1 + 0.22 * field(1.8, 0.4))
@@ -136,7 +144,7 @@ def _stomach(thorax: Thorax, field) -> tuple[Array, Array]:
     return np.maximum(content * (1 - fatty), 0.02), fatty * thorax.fat * (1 + 0.08 * field(2.0, 0.4))
 
 
-def _aorta(thorax: Thorax, step, x: Array, y: Array, z: Array, water: Array, fat: Array) -> tuple[Array, Array]:
+def _aorta(thorax: Thorax, step: Step, x: Array, y: Array, z: Array, water: Array, fat: Array) -> tuple[Array, Array]:
     """Paint the descending aorta, as bright as the ventricles, moving away from the heart towards the apex."""
     away = thorax.aorta_mm + 14 * z
     cx, cy = away * np.float32(np.cos(thorax.aorta_angle)), away * np.float32(np.sin(thorax.aorta_angle))
@@ -147,7 +155,9 @@ def _aorta(thorax: Thorax, step, x: Array, y: Array, z: Array, water: Array, fat
     return _over(water, fat, present * step(thorax.aorta_radius_mm - rho), 0.95, 0.0)
 
 
-def _chest(thorax: Thorax, step, field, x: Array, y: Array, z: Array, water: Array, fat: Array) -> tuple[Array, Array]:
+def _chest(
+    thorax: Thorax, step: Step, field: Field, x: Array, y: Array, z: Array, water: Array, fat: Array
+) -> tuple[Array, Array]:
     """Paint fat pad, muscle with ribs, subcutaneous fat, skin, and the air outside."""
     d, side = _frame(thorax.chest_angle, x, y)
     wall = d - (thorax.chest_mm - thorax.chest_rise_mm * z) + side**2 / (2 * thorax.chest_curve_mm) + field(8.0, 1.0)

@@ -74,7 +74,7 @@ def crop_padded(array: np.ndarray, frames: Sequence[int], start: Sequence[int], 
     return out
 
 
-class ClipDataset(Dataset):
+class ClipDataset(Dataset[Clip]):
     """An endless, numbered series of clips: number `i` is the same clip in any process and order.
 
     Each round of as many clips as there are studies has every study once. In L rounds each of a study's L labelled frames is the
@@ -186,7 +186,7 @@ def clip_loader(
     pin: bool,
     patience_s: float = 0.0,
     start_method: str | None = None,
-) -> DataLoader:
+) -> DataLoader[Clip]:
     """Return the batches of clips, in this order, as one series over all epochs, so that workers never pause between them.
 
     Args:

@@ -27,7 +27,7 @@ _handed_over: queue.SimpleQueue[Callable[[], Any]] = queue.SimpleQueue()
 """Lines and steps that threads without a bar hand to those with one."""
 
 
-class ProgressBar(tqdm):
+class ProgressBar(tqdm):  # type: ignore[type-arg]
     """A tqdm bar, nothing where stderr is no terminal. Iterating over it raises `Stopped` after a stop signal.
 
     The arguments are those of tqdm. There are no bars where the logger "unet4d" is set to more than INFO.

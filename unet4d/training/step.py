@@ -133,6 +133,6 @@ class TrainingStep:
         own = self.ranks.share(size)
         return None if factors is None else [factor[own.start : own.stop] for factor in factors]
 
-    def _without_exchange(self) -> contextlib.AbstractContextManager:
+    def _without_exchange(self) -> contextlib.AbstractContextManager[Any]:
         """Return a context in which processes add up their gradients without exchanging them."""
         return self.loss.no_sync() if isinstance(self.loss, DistributedDataParallel) else contextlib.nullcontext()
