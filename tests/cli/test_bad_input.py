@@ -53,7 +53,7 @@ def empty(root: Path) -> None:
 IMAGE_DEFECTS: dict[str, tuple[Spoil, str]] = {
     "NaN": (
         lambda root: rewrite(root / IMAGE, lambda v: put(v, np.nan, np.float32)),
-        r"phantom002.nii.gz: 1 of 28800 voxels are NaN or infinite, the first at frame 2, voxel (3, 4, 1)",
+        "are NaN or infinite, the first at frame 2, voxel (3, 4, 1)",
     ),
     "truncated": (lambda root: truncate(root / IMAGE), "images/phantom002.nii.gz is truncated"),
     "not NIfTI": (lambda root: (root / IMAGE).write_bytes(b"DICM" * 200), "images/phantom002.nii.gz cannot be read"),

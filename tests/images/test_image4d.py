@@ -332,7 +332,7 @@ def test_a_map_on_another_grid_or_not_finite_is_refused(tmp_path):
     wider = lay(tmp_path / "1.nii", make_header((3, 4, 3)), ramp((3, 4, 3)))
     moved = lay(tmp_path / "2.nii", make_header((3, 4, 2), pixdim=(1, 1.5, 1.41, 8, 1, 1, 1, 1)), ramp((3, 4, 2)))
     holed = lay(tmp_path / "3.nii", make_header((3, 4, 2), "<f4"), np.where(ramp((3, 4, 2)) == 7, np.nan, 1))
-    for path, words in ((wider, r"\(1, 3, 4, 3\)"), (moved, "affine"), (holed, "1 of 24 voxels are NaN")):
+    for path, words in ((wider, r"\(1, 3, 4, 3\)"), (moved, "affine"), (holed, "1 of 24 voxels of frame 0 are NaN")):
         with pytest.raises(InputError, match=words) as error:
             read_image([series, path], kinds=("signal", "map"))
         assert str(path) in one_line(error)
@@ -407,8 +407,8 @@ def test_not_a_number_is_counted_and_found(tmp_path):
     with pytest.raises(InputError) as error:
         read_image(lay(tmp_path / "a.nii.gz", make_header(dtype="<f4"), array))
     message = one_line(error)
-    assert "2 of 120 voxels" in message
-    assert "frame 3, voxel (1, 2, 0)" in message
+    assert "1 of 24 voxels of frame 3" in message
+    assert "voxel (1, 2, 0)" in message
 
 
 def test_float64_beyond_float32_counts_as_infinite(tmp_path):

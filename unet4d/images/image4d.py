@@ -6,7 +6,7 @@ import contextlib
 import itertools
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -165,15 +165,10 @@ def read_image(
         raise InputError(f"got {len(files)} image files, expected one, or (without channels_last) one per channel")
     header, shape = read_header(files[0])
     check_fits(4 * len(files) * math.prod(shape), files[0])
-    volumes = np.empty((len(files), *shape), dtype=np.float32)  # (files, T, X, Y, Z)
-    maps = [] if channels_last else channels_of_kind(kinds, MAP)
-    for channel, (file, out) in enumerate(zip(files, volumes, strict=True)):
-        if channel in maps:
-            _read_channel(file, out[:1], header, is_map=True)
-            out[1:] = out[0]
-        else:
-            _read_channel(file, out, header)
-    array = volumes.swapaxes(0, 1) if channels_last else volumes
+    array = np.empty((len(files), *shape), dtype=np.float32)  # (files, T, X, Y, Z)
+    for _ in _read_frames(files, (header, shape), () if channels_last else kinds, array.swapaxes(0, 1)):
+        pass
+    array = array.swapaxes(0, 1) if channels_last else array
     return Image4D(array, header, None if channels_last else frame_duration_s_of(header), files[0], tuple(kinds))
 
 
@@ -192,23 +187,8 @@ def read_frames(path: PathLike | Sequence[PathLike], *, kinds: Sequence[str] = (
     """
     files = _files(path)
     first, shape = read_header(files[0])
-    maps = channels_of_kind(kinds, MAP)
-    with contextlib.ExitStack() as stack:
-        channels = []
-        for channel, file in enumerate(files):
-            header, size, volumes = stack.enter_context(open_nifti(file))
-            _check_channel(file, header, size, first, shape, channel in maps)
-            channels.append(itertools.cycle(list(volumes)) if channel in maps else volumes)
-        for t in range(shape[0]):
-            frame = np.empty((len(files), *shape[1:]), np.float32)
-            for file, out, volumes in zip(files, frame, channels, strict=True):
-                bad, first_bad = _copy_finite(next(volumes), out)
-                if bad:
-                    voxels = f"{bad} of {out.size} voxels of frame {t}"
-                    raise _not_finite(file, voxels, f"frame {t}, voxel {first_bad}")
-            yield frame
-        for volumes in channels:
-            next(volumes, None)  # a gzip stream checks its checksum at its end
+    empty = (np.empty((len(files), *shape[1:]), np.float32) for _ in range(shape[0]))
+    yield from _read_frames(files, (first, shape), kinds, empty)
 
 
 def read_label(path: PathLike, *, like: Image4D | None = None) -> np.ndarray:
@@ -283,25 +263,34 @@ def _files(path: PathLike | Sequence[PathLike]) -> list[Path]:
     return [Path(path)] if isinstance(path, str | os.PathLike) else [Path(file) for file in path]
 
 
-def _read_channel(path: Path, out: np.ndarray, first: Header, is_map: bool = False) -> None:
-    """Fill `out` (T, X, Y, Z) float32 from `path`, which must lie on the grid of `first` and hold finite values."""
-    bad, where = 0, ""
-    with open_nifti(path) as (header, shape, volumes):
-        _check_channel(path, header, shape, first, out.shape, is_map)
-        for t, volume in enumerate(volumes):
-            bad_here, voxel = _copy_finite(volume, out[t])
-            where = where or (f"frame {t}, voxel {voxel}" if bad_here else "")
-            bad += bad_here
-    if bad:
-        raise _not_finite(path, f"{bad} of {out.size} voxels", where)
-
-
-def _copy_finite(volume: np.ndarray, out: np.ndarray) -> tuple[int, tuple[int, ...]]:
-    """Copy a volume to float32; return how many voxels are not finite then, and the first of them."""
-    with np.errstate(over="ignore", invalid="ignore"):
-        out[...] = volume
-    finite = np.isfinite(out)
-    return (0, ()) if finite.all() else (int(np.count_nonzero(~finite)), _first(~finite))
+def _read_frames(
+    files: Sequence[Path],
+    head: tuple[Header, tuple[int, ...]],
+    kinds: Sequence[str],
+    frames: Iterable[np.ndarray],
+) -> Iterator[np.ndarray]:
+    """Fill frames (C, X, Y, Z) float32, one by one, and yield each; `head` is header and (T, X, Y, Z) of the first file."""
+    first, shape = head
+    maps = channels_of_kind(kinds, MAP)
+    with contextlib.ExitStack() as stack:
+        channels = []
+        for channel, file in enumerate(files):
+            header, size, volumes = stack.enter_context(open_nifti(file))
+            _check_channel(file, header, size, first, shape, channel in maps)
+            channels.append(itertools.cycle(list(volumes)) if channel in maps else volumes)
+        for t, frame in enumerate(frames):
+            for file, out, volumes in zip(files, frame, channels, strict=True):
+                with np.errstate(over="ignore", invalid="ignore"):
+                    out[...] = next(volumes)
+                finite = np.isfinite(out)
+                if not finite.all():
+                    raise InputError(
+                        f"{file}: {np.count_nonzero(~finite)} of {out.size} voxels of frame {t} are NaN or infinite, the first "
+                        f"at frame {t}, voxel {_first(~finite)}, expected finite values; replace them (by 0 outside the body, say)"
+                    )
+            yield frame
+        for volumes in channels:
+            next(volumes, None)  # a gzip stream checks its checksum at its end
 
 
 def _check_channel(
@@ -319,13 +308,6 @@ def _check_channel(
             'declare it: "map" in channel_kinds of dataset.json'
         )
     check_same_grid(path, header, shape, "the first channel", first, (1, *expected[1:]) if is_map else expected)
-
-
-def _not_finite(path: Path, voxels: str, where: str) -> InputError:
-    return InputError(
-        f"{path}: {voxels} are NaN or infinite, the first at {where}, expected finite "
-        "values; replace them (by 0 outside the body, say) or export the study again"
-    )
 
 
 def _storage_dtype(array: np.ndarray, path: Path) -> np.dtype:
