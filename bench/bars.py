@@ -6,7 +6,6 @@ import operator
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from bench.layer import PLAIN
 from bench.recurrence import DEFAULT
 
 Row = dict[str, Any]
@@ -15,7 +14,6 @@ Row = dict[str, Any]
 def core_bars(tables: dict[str, list[Row]]) -> list[Row]:
     """Return a row per target; a figure that could not be measured does not meet it."""
     times, memory = tables["time"], tables["memory"]
-    layers = [row for row in tables["layer"] if row["keeps"] != PLAIN and row["kept / plain"] <= 1]
     first, large = memory[0]["grid"], [row for row in times if row["grid"] == times[-1]["grid"]]
     leanest = [row for row in _of(memory, "leanest") if row["grid"] == first]
     published = [row for row in _of(memory, "published") if (row["grid"], row["precision"]) == (first, "fp32")]
@@ -26,12 +24,6 @@ def core_bars(tables: dict[str, list[Row]]) -> list[Row]:
     share = _values(_of(tables["recurrence"], DEFAULT), "recurrence share of inference time")
     return [
         bar("recurrence share of the default network's inference time", "<=", 0.25, share),
-        bar(
-            "ConvLSTM3d over plain, forward and backward, where it keeps no more",
-            "<=",
-            1.0,
-            _values(layers, "forward and backward / plain"),
-        ),
         bar("leanest: B per voxel and frame", "<=", 100, _values(leanest, "B per voxel and frame")),
         bar("leanest: B per voxel", "<=", 1000, _values(leanest, "B per voxel")),
         bar("leanest: frames over the published network's in fp32, 40 GB", ">=", 50, frames),

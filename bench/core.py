@@ -1,4 +1,4 @@
-"""The cost of recurrence, of the ConvLSTM layer and of the whole network, in time and memory."""
+"""The cost of recurrence and of the whole network, in time and memory."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import Any
 import torch
 
 from bench.bars import core_bars
-from bench.layer import LayerInput, layer_table
 from bench.networks import Grid, candidates, memory_table, time_table
 from bench.plain import WIDTHS
 from bench.recurrence import recurrence_table
@@ -27,7 +26,6 @@ class Sizes:
         widths: of the published network's levels.
         cine: grid of the clips that show the cost of recurrence.
         cine_frames: frames of those clips.
-        layers: inputs of the ConvLSTM layers.
         timed: frames and grid of clips; the last one is as large as a patch should be.
         counted: grids of the clips for the counted memory.
         line: frames of the two clips that the line of memory goes through.
@@ -38,7 +36,6 @@ class Sizes:
     widths: tuple[int, ...]
     cine: Grid
     cine_frames: int
-    layers: tuple[LayerInput, ...]
     timed: tuple[tuple[int, Grid], ...]
     counted: tuple[Grid, ...]
     line: tuple[int, int]
@@ -50,13 +47,6 @@ ON_CPU = Sizes(
     widths=WIDTHS,
     cine=Grid((64, 64, 8), (1.5, 1.5, 10.0)),
     cine_frames=6,
-    layers=(
-        (1, 8, 8, Grid((48, 48, 16))),
-        (1, 30, 16, Grid((32, 32, 8))),
-        (2, 8, 32, Grid((16, 16, 16))),
-        (1, 8, 64, Grid((16, 16, 8))),
-        (1, 8, 128, Grid((8, 8, 8))),
-    ),
     timed=(*((frames, Grid((32, 32, 16))) for frames in (5, 10, 30)), (5, Grid((64, 64, 32)))),
     counted=(Grid((96, 96, 96)), Grid((256, 256, 12), (1.5, 1.5, 10.0))),
     line=(10, 30),
@@ -66,13 +56,6 @@ ON_GPU = replace(
     ON_CPU,
     cine=Grid((192, 192, 12), (1.5, 1.5, 10.0)),
     cine_frames=20,
-    layers=(
-        (1, 8, 8, Grid((96, 96, 96))),
-        (1, 30, 16, Grid((64, 64, 48))),
-        (2, 8, 32, Grid((48, 48, 48))),
-        (1, 8, 64, Grid((24, 24, 24))),
-        (1, 8, 128, Grid((12, 12, 12))),
-    ),
     timed=tuple((frames, Grid((64, 64, 64))) for frames in (5, 10, 30)),
 )
 
@@ -87,7 +70,6 @@ def run(sizes: Sizes | None = None) -> Tables:
     cine = recurrence_table(sizes.channels, sizes.cine, sizes.cine_frames, precision, device, budget_s)
     tables: Tables = {
         "recurrence": cine,
-        "layer": layer_table(sizes.layers, precision, device, budget_s),
         "time": time_table(compared, sizes.timed, device, budget_s),
         "memory": memory_table(compared, sizes.counted, sizes.line),
     }

@@ -1,4 +1,4 @@
-"""Clips per second and memory of our loader, over MONAI's CacheDataset and over reading the files each time."""
+"""Clips per second of our loader, over MONAI's CacheDataset and over reading the files each time."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from typing import Any
 
 from bench.bars import bar
 from bench.data_loaders import CACHE, OURS, READING, TUNED, Clips, from_files, in_memory, our_config, ours
-from bench.data_process import LoaderProcess, Memory
+from bench.data_process import LoaderProcess
 from bench.data_studies import write_studies
 from bench.measure import Rounds
 from unet4d.config import Size
@@ -76,12 +76,7 @@ def run(sizes: Sizes | None = None, start: str = "spawn") -> dict[str, list[Row]
             open_processes.callback(process.close)
             processes |= dict.fromkeys(process.names, process)
         rounds = {workers: _time_loaders(processes, workers, sizes) for workers in sizes.workers}
-        memory = {
-            (name, workers): process.memory(name, workers, sizes.seconds / 2)
-            for workers in sizes.workers
-            for name, process in processes.items()
-        }
-    table = clips_table(rounds, memory)
+    table = clips_table(rounds)
     return {"dataset": [dataset_row], "clips": table, "bars": data_bars(table)}
 
 
@@ -130,26 +125,20 @@ def _time_loaders(processes: Mapping[str, LoaderProcess], workers: int, sizes: S
     return rounds
 
 
-def clips_table(rounds: Mapping[int, Rounds], memory: Mapping[tuple[str, int], Memory]) -> list[Row]:
-    """Return a row per number of workers and loader: its speed, over those of the others, and its memory."""
-    rows = []
-    for workers, taken in rounds.items():
-        for name in taken:
-            here, theirs = memory[name, workers], memory[CACHE, workers].own_mb
-            rows.append(
-                {
-                    "workers": workers,
-                    "loader": name,
-                    "clips / s": 1 / (taken.seconds(name) or math.inf),
-                    "times CacheDataset": taken.ratio(CACHE, name),
-                    "times the tuned one": taken.ratio(TUNED, name),
-                    "times reading": taken.ratio(READING, name),
-                    "own MB": here.own_mb,
-                    "own / CacheDataset": here.own_mb / theirs if here.own_mb and theirs else None,
-                    "mapped files MB": here.mapped_mb,
-                }
-            )
-    return rows
+def clips_table(rounds: Mapping[int, Rounds]) -> list[Row]:
+    """Return a row per number of workers and loader: its speed, and over those of the others."""
+    return [
+        {
+            "workers": workers,
+            "loader": name,
+            "clips / s": 1 / (taken.seconds(name) or math.inf),
+            "times CacheDataset": taken.ratio(CACHE, name),
+            "times the tuned one": taken.ratio(TUNED, name),
+            "times reading": taken.ratio(READING, name),
+        }
+        for workers, taken in rounds.items()
+        for name in taken
+    ]
 
 
 def data_bars(clips: list[Row]) -> list[Row]:
@@ -162,7 +151,6 @@ def data_bars(clips: list[Row]) -> list[Row]:
         bar("clips a second over reading the .nii.gz", ">=", 20, values("times reading")),
         bar("clips a second over CacheDataset", ">=", 1, values("times CacheDataset")),
         bar("clips a second over CacheDataset without copies and metadata", ">=", 1, values("times the tuned one")),
-        bar("memory of its own over CacheDataset's", "<=", 0.1, values("own / CacheDataset")),
     ]
 
 

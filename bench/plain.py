@@ -113,7 +113,8 @@ class PlainStep:
         loss = self.loss.from_sums(self.loss.sums(logits.flatten(0, 1), batch.label.flatten(0, 1)))
         self.scaler.scale(loss).backward()
         self.scaler.unscale_(self.optimizer)
-        torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.config.gradient_clip)
+        if self.config.gradient_clip:
+            torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.config.gradient_clip)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         return loss.detach()

@@ -7,26 +7,25 @@ import copy
 import io
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from bench.plain import PlainStep
 from unet4d.config import Config, ResolvedConfig, triple
 from unet4d.datasets.dataset import read_dataset
 from unet4d.models.checkpoint import Task
 from unet4d.models.clstm_unet import CLSTMUNet
-from unet4d.models.device import autocast, resolve_precision, set_tf32
+from unet4d.models.device import resolve_precision, set_tf32
 from unet4d.phantom import write_phantom
 from unet4d.pipeline.cache import CachedStudy, cached_studies
 from unet4d.pipeline.clip_dataset import Batch, ClipDataset, clip_loader
 from unet4d.pipeline.fingerprint import compute_fingerprint
 from unet4d.system.distributed import ProcessGroup
 from unet4d.training.batches import BatchLoader
-from unet4d.training.loss import LabelledFramesLoss
-from unet4d.training.optimizer import build_optimizer
 from unet4d.training.resolve import resolve
 from unet4d.training.trainer import Trainer
 
@@ -146,24 +145,15 @@ class PlainLoop:
     """
 
     def __init__(self, network: CLSTMUNet, config: ResolvedConfig, batches: Iterable[Batch], device: torch.device):
-        self.network, self.device = copy.deepcopy(network).train(), device
-        self.loss, self.optimizer = LabelledFramesLoss(), build_optimizer(self.network, config.train)
-        self.precision, self.steps = config.train.precision, config.train.steps_per_epoch
-        self._batches = itertools.cycle([(batch.image.to(device), batch.label.to(device)) for batch in batches])
+        config = replace(config, train=replace(config.train, gradient_clip=0.0))
+        self.step, self.config = PlainStep(copy.deepcopy(network).train(), config, device), config.train
+        ready = [batch._replace(image=batch.image.to(device), label=batch.label.to(device)) for batch in batches]
+        self._batches = itertools.cycle(ready)
 
     def __call__(self) -> list[Tensor]:
         """Take the steps of a turn; return their losses, on the device."""
-        set_tf32(self.device, self.precision)
-        losses = []
-        for image, label in itertools.islice(self._batches, self.steps):
-            self.optimizer.zero_grad(set_to_none=True)
-            with autocast(self.device, self.precision):
-                logits = self.network(image)
-                loss = self.loss.from_sums(self.loss.sums(logits.flatten(0, 1), label.flatten(0, 1)))
-            loss.backward()
-            self.optimizer.step()
-            losses.append(loss.detach())
-        return losses
+        set_tf32(self.step.device, self.config.precision)
+        return [self.step(batch) for batch in itertools.islice(self._batches, self.config.steps_per_epoch)]
 
 
 @contextlib.contextmanager

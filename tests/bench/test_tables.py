@@ -12,10 +12,8 @@ import torch
 from bench import core, networks
 from bench.__main__ import print_table
 from bench.bars import core_bars
-from bench.layer import PLAIN, saved_bytes
 from bench.measure import Spread, interleaved, spread
 from bench.networks import Grid, candidates, counted_bytes
-from bench.plain import PlainConvLSTM
 from bench.recurrence import DEFAULT, FRAMEWISE
 
 SMALL = Grid((8, 8, 8))
@@ -25,7 +23,6 @@ TOY = replace(
     widths=(2, 4),
     cine=Grid((8, 8, 4), (1.5, 1.5, 10.0)),
     cine_frames=2,
-    layers=((1, 3, 2, Grid((4, 4, 4))),),
     timed=((2, SMALL),),
     counted=(SMALL,),
     line=(2, 4),
@@ -37,24 +34,17 @@ def test_every_table_is_filled_printed_and_written(monkeypatch, capsys):
     monkeypatch.setattr(networks, "counted_bytes", lambda c, grid, frames: 10**8 + 10**7 * frames)  # counting is slow
     tables = core.run(TOY)
     assert [row["frames in 40 GB"] for row in tables["memory"]] == [3990] * len(tables["memory"])
-    assert list(tables) == ["recurrence", "layer", "time", "memory", "bars"]
+    assert list(tables) == ["recurrence", "time", "memory", "bars"]
     compared = (
         len({row["precision"] for row in tables["memory"]}) + 3
     )  # the published in each, ours with three schedules
     rows = {name: len(table) for name, table in tables.items()}
-    layers = len(tables["layer"])
-    assert rows == {"recurrence": 4, "layer": layers, "time": compared, "memory": compared, "bars": 9}
+    assert rows == {"recurrence": 4, "time": compared, "memory": compared, "bars": 8}
     for table in tables.values():
         print_table(table)
         assert len({tuple(row) for row in table}) == 1
     assert f"{FRAMEWISE} " in capsys.readouterr().out
     json.dumps(tables, allow_nan=False)
-
-
-def test_what_plain_autograd_keeps_is_counted_by_hand():
-    layer, x = PlainConvLSTM(1, 1, 1), torch.randn(1, 1, 1, 4, 1, 1, requires_grad=True)
-    # Of one frame of 4 voxels: two joined channels, three sigmoids and two tanh, the zeros of the cell state.
-    assert saved_bytes(layer, x, "fp32") == 4 * 4 * (2 + 3 + 2 + 1)
 
 
 @pytest.mark.parametrize("place", [0, -1], ids=["published", "leanest"])
@@ -106,9 +96,6 @@ def ratio(value: float) -> Spread:
 
 
 def example_tables() -> dict[str, list[dict]]:
-    def layer(keeps, time, kept):
-        return {"keeps": keeps, "forward and backward / plain": ratio(time), "kept / plain": kept}
-
     def of_network(name, training, plain, prediction):
         return {
             "grid": "a patch",
@@ -124,12 +111,6 @@ def example_tables() -> dict[str, list[dict]]:
 
     return {
         "recurrence": [{"network": DEFAULT, "recurrence share of inference time": 0.3}],
-        "layer": [
-            layer(PLAIN, 1.0, 1.0),
-            layer("gates", 1.3, 1.2),
-            layer("hidden", 0.9, 0.3),
-            layer("borders", 1.0, 0.2),
-        ],
         "time": [
             of_network("plain", 0.25, 1.0, 0.2),
             of_network("plain", 0.2, 1.0, 0.1),
@@ -149,7 +130,6 @@ def test_a_bar_is_compared_with_the_worst_of_its_rows():
     rows = core_bars(example_tables())
     assert [(row["measured"], row["met"]) for row in rows] == [
         (0.3, "no"),
-        (1.0, "yes"),
         (70.0, "yes"),
         (1100.0, "no"),
         (60.0, "yes"),
@@ -165,5 +145,5 @@ def test_what_could_not_be_measured_is_not_met():
     tables = example_tables()
     for row in tables["time"]:
         row["training / published"] = None
-    row = core_bars(tables)[6]
+    row = core_bars(tables)[5]
     assert (row["measured"], row["of"], row["met"]) == (None, "0/2", "no")

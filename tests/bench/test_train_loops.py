@@ -52,7 +52,7 @@ def test_both_loops_compute_the_same_to_the_bit(job, monkeypatch):
         losses = plain()
         assert losses == losses_of(ours)
         assert len(set(map(float, losses))) == 3
-    for one, other in zip(plain.network.parameters(), ours.trainer.network.parameters(), strict=True):
+    for one, other in zip(plain.step.network.parameters(), ours.trainer.network.parameters(), strict=True):
         assert torch.equal(one, other)
 
 
