@@ -134,3 +134,21 @@ def _forked_while_another_thread_has_the_lock() -> None:
 def test_a_lock_held_elsewhere_does_not_hang_a_bar_after_a_fork(work):
     """Pins the hang of every later bar: tqdm's own lock is shared with forked processes."""
     assert exit_code(work) == 0
+
+
+def test_a_line_is_flushed_at_once(monkeypatch):
+    """Pins that a line waited in a buffer of 8 kB where stdout is a file."""
+    written = []
+
+    class File:
+        def write(self, text):
+            written.append(text)
+
+        def flush(self):
+            written.append("flushed")
+
+    monkeypatch.setattr("sys.stdout", File())
+    print_line("hello")
+    monkeypatch.undo()
+    assert "".join(written).startswith("hello\n")
+    assert written[-1] == "flushed"

@@ -137,7 +137,7 @@ def test_workers_change_no_batch_and_leave_the_global_generator_alone():
 
 @pytest.fixture
 def server():
-    """The pid of the fork server, once one is started."""
+    """Return the pid of the fork server, once one is started."""
     from multiprocessing import forkserver
 
     return lambda: forkserver._forkserver._forkserver_pid
@@ -301,7 +301,7 @@ class NoSharedMemory(ClipDataset):
 )
 def test_the_cause_of_a_workers_death_is_named(kind, words):
     text = str(failure(make_loader(kind, workers=1)))
-    assert [word for word in words if word not in text] == []
+    assert [part for part in words if part not in text] == []
 
 
 class Hanging(ClipDataset):
@@ -335,7 +335,7 @@ def test_a_stop_does_not_wait_for_a_worker_that_hangs(monkeypatch):
 
 
 class Wrong(ClipDataset):
-    error: Exception = InputError("study.nii.gz has 3 frames; wanted 4; correct it")
+    error: Exception = InputError("study.nii.gz has 3 frames; expected 4; correct it")
 
     def __getitem__(self, number: int):
         if number >= 12:
@@ -345,11 +345,11 @@ class Wrong(ClipDataset):
 
 @pytest.mark.parametrize("count", [0, 1])
 @pytest.mark.parametrize("kind", [InputError, Unet4DError])
-def test_an_error_of_ours_in_a_worker_is_itself_in_one_line(monkeypatch, kind, count):
-    monkeypatch.setattr(Wrong, "error", kind("study.nii.gz: has 3 frames; wanted 4; correct it"))
+def test_an_error_of_ours_in_a_worker_stays_itself_on_one_line(monkeypatch, kind, count):
+    monkeypatch.setattr(Wrong, "error", kind("study.nii.gz: has 3 frames; expected 4; correct it"))
     caught = failure(make_loader(Wrong, workers=count))
     assert type(caught) is kind
-    assert str(caught).startswith("study.nii.gz: has 3 frames; wanted 4; correct it")
+    assert str(caught).startswith("study.nii.gz: has 3 frames; expected 4; correct it")
     assert str(caught).endswith("correct it" if count == 0 else "no epoch is done yet")
 
 
@@ -372,7 +372,7 @@ def test_errors_that_are_none_of_the_workers_pass_as_they_are():
 
 
 def mapped(root: Path, case: str) -> CachedStudy:
-    """A study as the cache gives it."""
+    """Return a study as the cache does."""
     (root / case).mkdir()
     one = study(case)
     arrays = {}
@@ -393,7 +393,7 @@ def test_a_study_cut_short_during_training_is_named(tmp_path):
 
 
 def test_training_continues_with_a_study_that_is_deleted_meanwhile(tmp_path):
-    """What is mapped stays until it is let go."""
+    """Mapped files stay until they are closed."""
     made = clips(studies=[mapped(tmp_path, "a")])
     with BatchLoader(made, config(workers=1), range(20), ALONE, False) as loader:
         for file in (tmp_path / "a").iterdir():

@@ -24,7 +24,7 @@ TASK = Task({"background": 0, "left ventricle": 1}, ("cine",), cyclic=True)
 
 
 def save(checkpoints: Checkpoints, step: int) -> None:
-    """A checkpoint of this step, with its number in every part."""
+    """Write a checkpoint of this step, with its number in every part."""
     network = torch.nn.Linear(40, 40)
     torch.nn.init.constant_(network.weight, step)
     checkpoints.save_last(
@@ -33,7 +33,7 @@ def save(checkpoints: Checkpoints, step: int) -> None:
 
 
 def step_of(content) -> int:
-    """The step of a whole content; its parts agree."""
+    """Return the step of a whole content; its parts agree."""
     step = content["training"]["step"]
     assert content["network"]["weight"].unique().tolist() == [step]
     assert content["training"]["sums"].unique().tolist() == [step]
@@ -41,7 +41,7 @@ def step_of(content) -> int:
 
 
 def whole(run: Path) -> dict[str, int]:
-    """The steps of the whole checkpoints under their names."""
+    """Return the steps of the whole checkpoints under their names."""
     found = {}
     for name in (LAST, PREVIOUS):
         if (run / name).exists():
@@ -57,7 +57,7 @@ def newest(run: Path) -> tuple[int, list[str]]:
 
 @pytest.fixture
 def run(tmp_path):
-    """A run folder with the checkpoints of steps 3 and 4."""
+    """Write a run folder with the checkpoints of steps 3 and 4."""
     for step in range(1, 5):
         save(Checkpoints(tmp_path), step)
     return tmp_path
@@ -69,7 +69,7 @@ def flip_bit(path: Path) -> None:
     path.write_bytes(content)
 
 
-SPOILT = {
+CORRUPTED = {
     "missing": (Path.unlink, "is missing"),
     "empty": (lambda path: path.write_bytes(b""), "is truncated, damaged or no checkpoint"),
     "truncated": (lambda path: path.write_bytes(path.read_bytes()[:-1000]), "is truncated, damaged or no checkpoint"),
@@ -118,9 +118,9 @@ def test_the_best_one_has_no_training_to_go_on_with_and_touches_no_other(run):
     assert whole(run) == {LAST: 4, PREVIOUS: 3}
 
 
-@pytest.mark.parametrize("fault", SPOILT)
+@pytest.mark.parametrize("fault", CORRUPTED)
 def test_a_last_one_that_is_unusable_falls_back_to_the_one_before_and_says_so(run, fault):
-    spoil, reason = SPOILT[fault]
+    spoil, reason = CORRUPTED[fault]
     spoil(run / LAST)
     step, (line,) = newest(run)
     assert step == 3
@@ -129,9 +129,9 @@ def test_a_last_one_that_is_unusable_falls_back_to_the_one_before_and_says_so(ru
     assert "\n" not in line
 
 
-@pytest.mark.parametrize("fault", SPOILT)
+@pytest.mark.parametrize("fault", CORRUPTED)
 def test_an_unusable_one_does_not_push_out_the_one_before(run, fault):
-    SPOILT[fault][0](run / LAST)
+    CORRUPTED[fault][0](run / LAST)
     checkpoints = Checkpoints(run)
     save(checkpoints, 40)
     assert whole(run) == {LAST: 40, PREVIOUS: 3}
@@ -139,10 +139,10 @@ def test_an_unusable_one_does_not_push_out_the_one_before(run, fault):
     assert whole(run) == {LAST: 50, PREVIOUS: 40}
 
 
-@pytest.mark.parametrize("fault", SPOILT)
+@pytest.mark.parametrize("fault", CORRUPTED)
 @pytest.mark.parametrize("name", [LAST, PREVIOUS])
 def test_two_unusable_ones_are_an_error_that_names_both(run, fault, name):
-    spoil, reason = SPOILT[fault]
+    spoil, reason = CORRUPTED[fault]
     other = run / ({LAST, PREVIOUS} - {name}).pop()
     other.write_bytes(b"")
     spoil(run / name)

@@ -27,7 +27,7 @@ from unet4d.training.train import train
 
 @pytest.fixture(scope="module")
 def folds(phantom, tiny, tmp_path_factory) -> Path:
-    """Three folds of three subjects, two epochs each; not to be changed."""
+    """Train three folds of three subjects, two epochs each; not to be changed."""
     out = tmp_path_factory.mktemp("folds") / "out"
     cross_validate(phantom, out, tiny(), "cpu")
     return out
@@ -35,13 +35,13 @@ def folds(phantom, tiny, tmp_path_factory) -> Path:
 
 @pytest.fixture
 def own_folds(folds, tmp_path) -> Path:
-    """A copy that a test may spoil."""
+    """Return a copy that a test may change."""
     return shutil.copytree(folds, tmp_path / "folds")
 
 
 @pytest.fixture
 def trained_folds(monkeypatch) -> list[tuple[int, bool]]:
-    """What `train` was called for, fold and resume, in place of training; a checkpoint is left behind."""
+    """Replace `train` by a function that leaves a checkpoint; return its calls: fold and resume."""
     calls: list[tuple[int, bool]] = []
 
     def leave_a_checkpoint(dataset, out, config, device, resume, *others):

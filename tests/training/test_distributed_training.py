@@ -18,6 +18,7 @@ from processes import run_ranks
 
 import unet4d.training.train
 import unet4d.training.validation
+from unet4d.cli.console import start_logging
 from unet4d.errors import InputError, ReportedByOtherRank, Stopped, Unet4DError
 from unet4d.models.checkpoint import LAST, load_checkpoint
 from unet4d.system.distributed import ProcessGroup
@@ -31,7 +32,7 @@ CURVES = ("loss", "gradient_norm", "mean_foreground_dice")
 
 @pytest.fixture(scope="module", autouse=True)
 def plain_picture():
-    """Spares the seconds that contours take."""
+    """Spare the seconds that contours take."""
     with pytest.MonkeyPatch.context() as patch:
         draw_nothing(patch)
         yield
@@ -44,18 +45,19 @@ def draw_nothing(patch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def config(tiny):
-    """Two epochs of three steps of two batches of four clips, with dropout; one study is held out of three."""
+    """Return a configuration of two epochs of three steps of two batches of four clips, with dropout."""
     made = tiny(epochs=2, steps_per_epoch=3, batch_size=4, accumulate_batches=2, validate_every=1)
     return replace(made, model=replace(made.model, dropout=0.25))
 
 
 @pytest.fixture(scope="module")
 def alone(phantom, config, tmp_path_factory):
-    """The folder of the run of one process."""
+    """Return the folder of the run of one process."""
     return _trained(ProcessGroup(), phantom, tmp_path_factory.mktemp("alone") / "run", config)
 
 
 def _trained(ranks, dataset, run, config, resume=False):
+    start_logging(silent=not ranks.is_first)  # as the command line does
     with pytest.MonkeyPatch.context() as patch:
         draw_nothing(patch)
         train(dataset, run, config, "cpu", resume, ranks=ranks)
@@ -72,7 +74,7 @@ def weights(run, name: str = LAST) -> dict[str, torch.Tensor]:
 
 
 def check_same_run(one, other) -> None:
-    """The same to what adding up in another order changes."""
+    """Check that two runs are the same to within another order of sums."""
     np.testing.assert_allclose(curves(one), curves(other), rtol=2e-4, atol=2e-5)
     for name, weight in weights(one).items():
         torch.testing.assert_close(weight, weights(other)[name], rtol=1e-3, atol=2e-4)

@@ -13,7 +13,7 @@ import torch
 
 @pytest.fixture
 def script(monkeypatch, request):
-    """A script of experiments/, imported as it is when run."""
+    """Import a script of experiments/ as it is when run."""
     monkeypatch.syspath_prepend(request.config.rootpath / "experiments")
     return importlib.import_module
 
@@ -72,7 +72,7 @@ def test_a_folder_in_use_is_left_alone(script, tmp_path):
 
 
 def test_the_kept_curves_are_those_of_the_kept_summary(request):
-    """The two runs of the record are equal, column by column."""
+    """Check that the two runs of the record are equal, column by column."""
     kept = request.config.rootpath / "experiments" / "results" / "kill_and_resume"
     summary = json.loads((kept / "summary.json").read_text())
     assert summary["equal"]

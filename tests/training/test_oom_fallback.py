@@ -1,4 +1,4 @@
-"""A step that runs out of memory is taken again in a leaner way; the first steps' peak is told beside the planned one."""
+"""A step that runs out of memory is repeated with a leaner schedule; the first steps' peak is reported beside the plan."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def test_another_error_is_not_out_of_memory():
 
 
 def real_step() -> TrainingStep:
-    """A step that drops half of the channels."""
+    """Return a step that drops half of the channels."""
     model = ModelConfig([4, 6], 2, [(2, 2, 1)], [(3, 3, 1), (3, 3, 3)], dropout=0.5)
     torch.manual_seed(0)
     loop = TrainConfig(batch_size=1, precision="fp32", learning_rate=1e-2)

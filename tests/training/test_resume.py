@@ -31,7 +31,7 @@ TIMES = ("seconds", "waited_seconds", "frames_per_second", "validation_seconds")
 
 @pytest.fixture(scope="module", autouse=True)
 def plain_picture():
-    """Spares the seconds that contours take; test_train.py looks at real ones."""
+    """Spare the seconds that contours take; test_train.py looks at real ones."""
     with pytest.MonkeyPatch.context() as patch:
         draw_nothing(patch)
         yield
@@ -49,7 +49,7 @@ def config(tiny):
 
 @pytest.fixture(scope="module")
 def uninterrupted(phantom, config, tmp_path_factory):
-    """The folder of a run of four epochs that nothing stopped."""
+    """Return the folder of a run of four epochs that nothing stopped."""
     run = tmp_path_factory.mktemp("uninterrupted") / "run"
     train(phantom, run, config, "cpu")
     return run
@@ -71,7 +71,7 @@ def check_same(run, other) -> None:
 
 
 def equal(one, other) -> bool:
-    """Whether two nests of tensors and plain values are the same to the bit."""
+    """Return whether two nests of tensors and plain values are the same to the bit."""
     if isinstance(one, torch.Tensor):
         return torch.equal(one, other)
     if isinstance(one, dict):
@@ -82,7 +82,7 @@ def equal(one, other) -> bool:
 
 
 def killed_in_step(number: int, signum: int = signal.SIGKILL) -> Callable[[], None]:
-    """Has this process sent a signal in the midst of a step, counted from 1; to be called where it is to die."""
+    """Have this process sent a signal in the midst of a step, counted from 1; call it where the process is to die."""
 
     def arm() -> None:
         usual, calls = TrainingStep.update, []
@@ -99,7 +99,7 @@ def killed_in_step(number: int, signum: int = signal.SIGKILL) -> Callable[[], No
 
 
 def killed_in_validation(number: int, signum: int = signal.SIGKILL) -> Callable[[], None]:
-    """The same within a study that is validated."""
+    """Send the signal within a study that is validated."""
 
     def arm() -> None:
         usual, calls = unet4d.training.validation.segment_study, []
@@ -116,7 +116,7 @@ def killed_in_validation(number: int, signum: int = signal.SIGKILL) -> Callable[
 
 
 def killed_in_checkpoint(number: int, call: str) -> Callable[[], None]:
-    """The same within the file-system call `call` of a checkpoint file, counted from 1."""
+    """Send the signal within the file-system call `call` of a checkpoint file, counted from 1."""
 
     def arm() -> None:
         usual, calls = getattr(os, call), []
@@ -133,7 +133,7 @@ def killed_in_checkpoint(number: int, call: str) -> Callable[[], None]:
 
 
 def killed_while_writing(number: int) -> Callable[[], None]:
-    """The same when half of a checkpoint is written."""
+    """Send the signal when half of a checkpoint is written."""
 
     def arm() -> None:
         usual, calls = Path.write_bytes, []

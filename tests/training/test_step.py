@@ -31,7 +31,7 @@ def config(dropout: float = 0.0, **train) -> Config:
 
 
 def made(precision: str = "fp32", **settings) -> TrainingStep:
-    """The same step at every call, recurrence awake."""
+    """Return the same step at every call, with recurrent projections that are not zero."""
     chosen = config(precision=precision, **settings)
     torch.manual_seed(0)
     network = build_network(chosen.model, 1, 3)
@@ -64,12 +64,12 @@ def corrupt_gradient(step: TrainingStep):
 
 
 def enlarge_gradient(step: TrainingStep, by: float):
-    """Makes every weight's gradient so much larger until they are removed."""
+    """Make every weight's gradient so much larger until they are removed."""
     return [weight.register_hook(lambda of: of * by) for weight in step.network.parameters()]
 
 
 def spoil_loss(step: TrainingStep):
-    """Makes the loss infinite and leaves its gradient a number, until it is removed."""
+    """Make the loss infinite and leave its gradient a number, until it is removed."""
     return step.clip_loss.register_forward_hook(lambda module, given, loss: loss + float("inf"))
 
 

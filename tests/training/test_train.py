@@ -33,7 +33,7 @@ from unet4d.training.train import train
 
 @pytest.fixture
 def plain_picture(monkeypatch):
-    """Spares the second that contours take."""
+    """Spare the second that contours take."""
     for name in ("draw_contour_sheet", "draw_volume_curves"):
         monkeypatch.setattr(f"unet4d.training.validation.{name}", lambda *given, **named: np.zeros((8, 8, 3), np.uint8))
 
@@ -51,7 +51,7 @@ def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
 
 
 def validated_case(run) -> str:
-    """The only study that the last epoch was validated on."""
+    """Return the only study that the last epoch was validated on."""
     [case] = log_of(run)[-1]["case_dice"]
     return case
 
@@ -107,12 +107,12 @@ def test_another_seed_gives_other_weights(trained, phantom, tiny, tmp_path):
 
 
 @pytest.mark.usefixtures("plain_picture")
-def test_the_twin_trains_with_the_same_command(command, phantom, tiny_options, tmp_path):
+def test_the_frame_wise_baseline_trains_with_the_same_command(command, phantom, tiny_options, tmp_path):
     options = [*tiny_options, "--model.lstm_channels", "0", "--train.epochs", "1"]
-    done = command("train", "--dataset", phantom, "--out", tmp_path / "twin", *options)
+    done = command("train", "--dataset", phantom, "--out", tmp_path / "baseline", *options)
     assert done.code == 0
     assert "frame-wise baseline" in done.told
-    assert load_model(tmp_path / "twin").network.is_frame_wise
+    assert load_model(tmp_path / "baseline").network.is_frame_wise
 
 
 @pytest.mark.usefixtures("plain_picture")
@@ -178,23 +178,23 @@ def test_where_no_dice_is_defined_the_latest_model_is_the_best(phantom, tiny, tm
 def test_labels_of_frames_that_nobody_labelled_never_matter(tmp_path, tiny):
     """Pins a loss that read the zeros, or the garbage, which stand on unlabelled frames."""
     clean = write_phantom(tmp_path / "clean", 2, 4, labelled="two", shape=(40, 36, 5)).parent
-    spoilt = shutil.copytree(clean, tmp_path / "spoilt")
+    corrupted = shutil.copytree(clean, tmp_path / "corrupted")
     entries = json.loads((clean / "dataset.json").read_text())["training"]
     for entry in entries:
-        source = nib.load(spoilt / entry["label"])
+        source = nib.load(corrupted / entry["label"])
         label = np.asarray(source.dataobj).copy()
         unlabelled = sorted({0, 1, 2, 3} - set(entry["labelled_frames"]))
         assert len(unlabelled) == 2
         label[..., unlabelled] = np.random.default_rng(0).choice([0, 1, 2, 3, 9], label[..., unlabelled].shape)
-        nib.save(nib.Nifti1Image(label, source.affine, source.header), spoilt / entry["label"])
-    for root in (clean, spoilt):
+        nib.save(nib.Nifti1Image(label, source.affine, source.header), corrupted / entry["label"])
+    for root in (clean, corrupted):
         train(root, tmp_path / f"run_{root.name}", tiny(val_subjects=["phantom001"]), "cpu")
-    runs = [tmp_path / f"run_{name}" for name in ("clean", "spoilt")]
+    runs = [tmp_path / f"run_{name}" for name in ("clean", "corrupted")]
     assert same(*map(weights_of, runs))
     assert log_of(runs[0])[1]["dice"] == log_of(runs[1])[1]["dice"]
 
 
-def test_one_study_can_be_learnt_by_heart(tmp_path):
+def test_one_study_can_be_trained_by_heart(tmp_path):
     root = write_phantom(tmp_path / "one", 1, 2, shape=(32, 32, 4)).parent
     config = Config(
         DataConfig(
@@ -229,16 +229,16 @@ class Breaking(torch.autograd.Function):
 
 
 @pytest.mark.usefixtures("plain_picture")
-@pytest.mark.parametrize("spoilt", [lambda loss: loss * float("nan"), Breaking.apply], ids=["loss", "gradient"])
+@pytest.mark.parametrize("corrupted", [lambda loss: loss * float("nan"), Breaking.apply], ids=["loss", "gradient"])
 def test_a_step_that_is_not_finite_is_skipped_told_and_logged(
-    command, phantom, tiny_options, tmp_path, monkeypatch, spoilt
+    command, phantom, tiny_options, tmp_path, monkeypatch, corrupted
 ):
     run, usual, calls = tmp_path / "run", ClipLoss.forward, []
 
     def breaking(self, *given):
         calls.append(None)
         loss = usual(self, *given)
-        return spoilt(loss) if len(calls) == 3 else loss
+        return corrupted(loss) if len(calls) == 3 else loss
 
     monkeypatch.setattr(ClipLoss, "forward", breaking)
     assert command("train", "--dataset", phantom, "--out", run, *tiny_options).code == 0

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 Result = TypeVar("Result")
 TIMEOUT, LONG_TIMEOUT = datetime.timedelta(hours=1), datetime.timedelta(hours=12)
-"""How long a rank waits for the others: as a rule, and while one of them may preprocess a large dataset."""
+"""Times for which a rank waits for the others: as a rule, and while one of them may preprocess a large dataset."""
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ class ProcessGroup:
         return result  # type: ignore[return-value]
 
     def total(self, sums: Tensor) -> Tensor:
-        """Return the sum of a tensor over all ranks, whose gradient flows to this rank's part alone."""
+        """Return the sum of a tensor over all ranks; its gradient flows to this rank's part alone."""
         if self.size == 1:
             return sums
         import torch.distributed as dist
@@ -177,7 +177,7 @@ def _call(make: Callable[[], Result]) -> tuple[Result | None, BaseException | No
 
 
 ALONE = ProcessGroup()
-"""One process that trains by itself."""
+"""One process alone."""
 
 
 @contextlib.contextmanager

@@ -22,11 +22,7 @@ if TYPE_CHECKING:
 
 
 class Checkpoints:
-    """The checkpoints of one run, written by one process.
-
-    Args:
-        run: the run's folder.
-    """
+    """The checkpoints of one run, in its folder, written by one process."""
 
     def __init__(self, run: Path):
         self.run = run
@@ -41,11 +37,7 @@ class Checkpoints:
                     5         4                    3               the new one takes its name first, so that
                     5                              4               two are whole under their names at any moment
 
-        Args:
-            config: of the run.
-            task: what the network does.
-            network: provides the weights.
-            training: the rest of what resuming needs; "epoch" and "step" name the checkpoint to the user.
+        `training` is the rest of what resuming needs; its "epoch" and "step" name the checkpoint to the user.
 
         Raises:
             Unet4DError: the disk is full; the checkpoints before are as they were.
@@ -62,11 +54,6 @@ class Checkpoints:
 
     def save_best(self, config: ResolvedConfig, task: Task, network: nn.Module) -> None:
         """Write the model to predict with.
-
-        Args:
-            config: of the run.
-            task: what the network does.
-            network: provides the weights.
 
         Raises:
             Unet4DError: the disk is full; the best one before is as it was.

@@ -39,17 +39,7 @@ MAY_CHANGE_ON_RESUME = (
 
 @dataclass(frozen=True)
 class PreparedRun:
-    """All that the ranks need to build a run, the same on all of them.
-
-    Attributes:
-        dataset: verified, unless that was skipped.
-        training: cases to train on.
-        validation: cases to validate on; may be none.
-        config: of the run.
-        task: classes, channels and time.
-        checkpoint: content to resume from; None begins a run.
-        initial: content of the checkpoint with the initial weights, and its path; None begins with random ones.
-    """
+    """All that the ranks need to build a run: `checkpoint` to resume from, or else initial weights with their path, if any."""
 
     dataset: Dataset
     training: tuple[Case, ...]
@@ -70,17 +60,9 @@ def prepare_run(
     ranks: ProcessGroup,
     stack: contextlib.ExitStack,
 ) -> PreparedRun:
-    """Check, read and resolve what `unet4d.training.train.train` is given; called on rank 0 alone.
+    """Check, read and resolve the arguments of `unet4d.training.train.train`; called on rank 0 alone.
 
-    Args:
-        dataset: folder with dataset.json.
-        out_dir: the run's folder; locked with `stack` when resuming, else untouched.
-        config: what the user set.
-        device: of rank 0.
-        resume: whether to continue the run in `out_dir`.
-        skip_verify: whether to skip the verification of the dataset.
-        ranks: the processes that train together.
-        stack: holds the lock.
+    When resuming, the run's folder is locked until `stack` is closed; else it is left untouched.
 
     Raises:
         InputError: the dataset, a study, the configuration or the run folder is not usable.

@@ -1,4 +1,4 @@
-"""Statistics of an epoch's steps: mean loss and gradient norm, and the steps that were skipped."""
+"""Statistics of an epoch's steps: mean loss and gradient norm, skipped steps, and time."""
 
 from __future__ import annotations
 
@@ -21,14 +21,7 @@ STATS = ("loss", "norm", "taken", "skipped", "in_a_row", "suspects")
 
 
 class StepOutcome(NamedTuple):
-    """The outcome of a step.
-
-    Attributes:
-        step: its number, counted from 0.
-        loss: of its batches.
-        gradient_norm: before clipping.
-        scale: factor of fp16's loss scaler after the step, 1 without one.
-    """
+    """The outcome of a step: its number from 0, loss, gradient norm before clipping, and fp16's loss scale after it, else 1."""
 
     step: int
     loss: float
@@ -48,14 +41,7 @@ class DeferredScalars:
         self._queued: deque[tuple[int, Tensor, torch.cuda.Event]] = deque()
 
     def push(self, step: int, loss: Tensor, norm: Tensor, scale: Tensor) -> list[StepOutcome]:
-        """Queue a step; return the outcomes that are known now, in order.
-
-        Args:
-            step: its number, counted from 0.
-            loss: a scalar on the device.
-            norm: a scalar on the device.
-            scale: a scalar on the device, which the next step does not change.
-        """
+        """Queue the scalars of a step, which later steps do not change; return the outcomes that are known now, in order."""
         values = torch.stack([value.detach().float() for value in (loss, norm, scale)])
         if not values.is_cuda:
             return [StepOutcome(step, *values.tolist())]
@@ -79,11 +65,7 @@ class DeferredScalars:
 
 
 class EpochTimer:
-    """A timer of the running epoch: seconds of its steps, seconds of waiting for batches, and frames; part of a checkpoint.
-
-    Attributes:
-        spent: `seconds`, `waited_s` and `frames` so far.
-    """
+    """A timer of the running epoch; `spent` is part of a checkpoint: seconds of steps, of waiting for batches, and frames."""
 
     def __init__(self) -> None:
         self.clear()
@@ -93,7 +75,7 @@ class EpochTimer:
         self.spent: dict[str, float] = {"seconds": 0, "waited_s": 0, "frames": 0}
 
     def start(self, waited_s: float) -> None:
-        """Begin to measure; `waited_s` counts the loader's waiting from any moment on."""
+        """Begin to measure; `waited_s` is the time that the batch loader has waited since it was made."""
         self._last = time.perf_counter(), waited_s
 
     def lap(self, frames: int, waited_s: float) -> None:
@@ -125,6 +107,11 @@ class EpochStats:
         self.in_a_row, self.suspects = 0, list[str]()
         self.clear()
 
+    def clear(self) -> None:
+        """Begin the next epoch; the count of steps skipped in a row stays."""
+        self.loss, self.norm, self.taken = 0.0, 0.0, 0
+        self.skipped: list[dict[str, Any]] = []
+
     def add(self, outcome: StepOutcome, cases: Callable[[], list[str]]) -> str | None:
         """Count a step; return a line to print if its loss or gradient is not finite, so that it changed no weight.
 
@@ -137,9 +124,7 @@ class EpochStats:
         """
         step, loss, norm, scale = outcome.step + 1, outcome.loss, outcome.gradient_norm, outcome.scale
         if outcome.is_finite:
-            self.loss += loss
-            self.norm += norm
-            self.taken += 1
+            self.loss, self.norm, self.taken = self.loss + loss, self.norm + norm, self.taken + 1
             self.in_a_row, self.suspects = 0, []
             return None
         names = cases()
@@ -150,7 +135,13 @@ class EpochStats:
         self.in_a_row += 1
         self.suspects = list(dict.fromkeys([*self.suspects, *names]))
         if self.in_a_row > self.skip_limit:
-            raise Unet4DError(self._too_many(step))
+            more = len(self.suspects) - MOST_NAMED_CASES
+            raise Unet4DError(
+                f"{self.in_a_row} steps in a row, up to step {step}, had a loss or gradient that is not finite, and "
+                f"train.skip_limit is {self.skip_limit}; their cases: {', '.join(self.suspects[:MOST_NAMED_CASES])}"
+                f"{f' and {more} more' if more > 0 else ''}; check these studies with unet4d verify, or train anew with a lower "
+                "--train.learning_rate or --train.precision fp32"
+            )
         line = f"step {step} is skipped: loss {loss:.4g}, gradient norm {norm:.4g}; cases {', '.join(names)}"
         if math.isfinite(loss) and scale > 1:
             return f"{line}; the loss scale was too high and is halved, to {scale:g}: normal while fp16 searches for it"
@@ -170,11 +161,6 @@ class EpochStats:
         norm = self.norm / self.taken if self.taken else None
         return {"loss": self.mean_loss, "gradient_norm": norm, "skipped": list(self.skipped)}
 
-    def clear(self) -> None:
-        """Begin the next epoch; the count of steps skipped in a row stays."""
-        self.loss, self.norm, self.taken = 0.0, 0.0, 0
-        self.skipped: list[dict[str, Any]] = []
-
     def state_dict(self) -> dict[str, Any]:
         """Return all statistics, in plain values."""
         return {name: copy.copy(getattr(self, name)) for name in STATS}
@@ -183,12 +169,3 @@ class EpochStats:
         """Restore what `state_dict` returned."""
         for name in STATS:
             setattr(self, name, copy.copy(state[name]))
-
-    def _too_many(self, step: int) -> str:
-        named, left = ", ".join(self.suspects[:MOST_NAMED_CASES]), len(self.suspects) - MOST_NAMED_CASES
-        more = f" and {left} more" if left > 0 else ""
-        return (
-            f"{self.in_a_row} steps in a row, up to step {step}, had a loss or gradient that is not finite, and "
-            f"train.skip_limit is {self.skip_limit}; their cases: {named}{more}; check these studies with unet4d verify, or "
-            "train anew with a lower --train.learning_rate or --train.precision fp32"
-        )

@@ -91,7 +91,7 @@ def train(
 
 
 def _build(run: PreparedRun, out_dir: Path, device: torch.device, ranks: ProcessGroup) -> Trainer:
-    """Preprocess the studies, on each machine once, and build the network and its training step."""
+    """Open the preprocessed studies, built once per machine, and build the network and its training step."""
     config, task = run.config, run.task
 
     def open_studies() -> list[CachedStudy]:

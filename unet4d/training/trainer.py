@@ -30,7 +30,7 @@ from unet4d.training.checkpoints import Checkpoints
 from unet4d.training.ema import WeightAverage
 from unet4d.training.monitoring.advice import training_advice
 from unet4d.training.monitoring.log_lines import epoch_line, seconds_left
-from unet4d.training.monitoring.logger import RunLogger, SilentLogger, open_logger
+from unet4d.training.monitoring.logger import RunLogger, open_logger
 from unet4d.training.monitoring.progress_bar import EpochBar
 from unet4d.training.monitoring.summary import RunState, write_summary
 from unet4d.training.oom_fallback import OomFallback
@@ -60,7 +60,7 @@ class Trainer:
         training: studies to train on.
         validation: studies to validate on; may be none.
         device: where to compute.
-        fit: how a step is computed, and the memory planned for it; None computes it as configured.
+        fit: recompute schedule of a step and the memory planned for it; None takes the configured one.
         ranks: the processes that train together.
 
     Attributes:
@@ -91,7 +91,7 @@ class Trainer:
         self.take_step = OomFallback(self.training_step, recompute, config.data.frames, fit)
         self.validate = Validation(validation, config, task, device, ranks)
         self.checkpoints, self.planned_bytes = Checkpoints(out_dir), fit.planned_bytes if fit else 0
-        self.log: RunLogger | SilentLogger = SilentLogger()
+        self.log: RunLogger | None = None
         self.stats, self.timer, self.outcomes = EpochStats(config.train.skip_limit), EpochTimer(), DeferredScalars()
         self.epochs_done, self.steps_done, self.last_epoch = 0, 0, config.train.epochs
         self.best: dict[str, Any] | None = None
@@ -125,7 +125,11 @@ class Trainer:
         # Several ranks check for a stop signal together, between steps; not where one of them waits.
         check = self._stop_if_requested if ranks.size == 1 else lambda: None
         self.log = open_logger(self.out_dir, self.epochs_done, config, ranks)
-        with deferred_stop(), contextlib.closing(self.log), self._summarized(dataset):
+        with (
+            deferred_stop(),
+            contextlib.closing(self.log) if self.log else contextlib.nullcontext(),
+            self._summarized(dataset),
+        ):
             logger.info(self._describe(name))
             with BatchLoader(clips, config, steps, ranks, self.device.type == "cuda", check) as self.loader:
                 self.train_epochs()
@@ -168,7 +172,7 @@ class Trainer:
                 logger.warning(line)
 
     def _epoch_values(self) -> dict[str, Any]:
-        """Return the numbers of the epoch whose steps are done, for the log."""
+        """Return the numbers of the epoch after its steps, for the log."""
         place = {"epoch": self.epochs_done + 1, "step": self.steps_done}
         values = place | self.stats.values() | {"learning_rate": self.training_step.learning_rate} | self.timer.values()
         if peak := peak_allocated_bytes(self.device):
@@ -190,9 +194,10 @@ class Trainer:
         self.stats.clear()
 
         def log_and_save_best() -> None:
-            self.log.log_epoch(values)
-            for name, picture in pictures.items():
-                self.log.log_picture(name, picture, self.steps_done)
+            if self.log:
+                self.log.log_epoch(values)
+                for name, picture in pictures.items():
+                    self.log.log_picture(name, picture, self.steps_done)
             if is_best:
                 self.checkpoints.save_best(self.config, self.task, self.predictor)
 
@@ -201,7 +206,7 @@ class Trainer:
         if "dice" in values:
             self._summarize("running")
         logger.info(epoch_line(values, self._seconds_left(), is_best))
-        for line in training_advice(self.log.lines, self.config):
+        for line in training_advice(self._lines, self.config):
             logger.info(line)
 
     def _is_best(self, values: dict[str, Any]) -> bool:
@@ -277,7 +282,15 @@ class Trainer:
     @contextlib.contextmanager
     def _summarized(self, dataset: Path) -> Iterator[None]:
         """Keep summary.json up to date: while the run is trained, and however it ends."""
-        self.dataset = dataset
+        self.write_summary = partial(
+            write_summary,
+            self.out_dir,
+            config=self.config,
+            task=self.task,
+            device=self.device,
+            ranks=self.ranks,
+            dataset=dataset,
+        )
         self._summarize("running")
         try:
             with self.ranks.report_lost_ranks():
@@ -290,31 +303,23 @@ class Trainer:
         self._summarize("finished")
 
     def _summarize(self, state: RunState, reason: str = "") -> None:
-        write_summary(
-            self.out_dir,
-            state=state,
-            config=self.config,
-            task=self.task,
-            device=self.device,
-            ranks=self.ranks,
-            step=self.steps_done,
-            lines=self.log.lines,
-            dataset=self.dataset,
-            reason=reason,
-        )
+        self.write_summary(state=state, step=self.steps_done, lines=self._lines, reason=reason)
+
+    @property
+    def _lines(self) -> list[dict[str, Any]]:
+        """Return the lines of the log so far; none on ranks other than 0."""
+        return self.log.lines if self.log else []
 
     def _seconds_left(self, running: bool = False) -> float | None:
         """Return the time that the rest of the run takes; `running`: without the steps of the epoch that is being trained."""
-        train = self.config.train
-        return seconds_left(self.log.lines, train.epochs, train.validate_every, running)
+        return seconds_left(self._lines, self.config.train.epochs, self.config.train.validate_every, running)
 
     def _epoch_bar(self) -> EpochBar:
         """Return the progress bar of the epoch that begins."""
-        steps = self.config.train.steps_per_epoch
-        done = self.steps_done - self.epochs_done * steps
-        dice = self.best["mean_foreground_dice"] if self.best else None
-        is_first, later_s = self.ranks.is_first, self._seconds_left(running=True)
-        return EpochBar(self.epochs_done + 1, self.config.train.epochs, steps, done, dice, is_first, later_s)
+        train, dice = self.config.train, self.best["mean_foreground_dice"] if self.best else None
+        done = self.steps_done - self.epochs_done * train.steps_per_epoch
+        shown, later_s = self.ranks.is_first, self._seconds_left(running=True)
+        return EpochBar(self.epochs_done + 1, train.epochs, train.steps_per_epoch, done, dice, shown, later_s)
 
     def _describe(self, name: str) -> str:
         """Return what is trained, for people."""
@@ -322,9 +327,7 @@ class Trainer:
         weights = sum(p.numel() for p in self.network.parameters())
         kind = "frame-wise baseline (no recurrence)" if self.network.is_frame_wise else f"{model.direction} CLSTM-UNet"
         device = str(self.device) if self.ranks.size == 1 else f"{self.ranks.size} processes, {self.device.type}"
-        clips = f"{train.batch_size} clips"
-        if train.accumulate_batches > 1:
-            clips += f" in each of {train.accumulate_batches} batches"
+        clips = f"{train.accumulate_batches} x {train.batch_size} clips"
         return (
             f"{name}: {len(self.training)} training and {len(self.validation)} validation studies; {kind}, "
             f"{weights:,} weights; {clips} per step of {data.patch_size} x {data.frames} frames at "

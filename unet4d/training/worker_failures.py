@@ -14,7 +14,7 @@ from unet4d.errors import Unet4DError
 from unet4d.pipeline.cache import CachedStudy
 
 SHARED_MEMORY = "/dev/shm"
-"""Where workers put batches for the main process."""
+"""The folder in which workers put batches for the main process."""
 
 
 def explain_worker_failure(

@@ -35,7 +35,7 @@ def said(losses, used: Config, **values) -> dict[int, list[str]]:
 
 
 def falling(epochs: int, noise: float, seed: int, kind: str) -> np.ndarray:
-    """Losses that fall by 4 % or more in every window of a fifth of the run, with noise of this deviation in parts of them."""
+    """Return losses that fall by 4 % or more per window of a fifth of the run, with noise of this relative deviation."""
     t = np.arange(epochs) / epochs
     curve = {
         "power": 2.0 / (1 + 30 * t) ** 0.7,
@@ -115,7 +115,7 @@ def test_a_training_that_waits_for_batches_is_reported(seconds, waited, given):
         assert told[0].startswith(
             f"{share}% of epoch 1 went by waiting for batches ({waited:.1f} of {seconds:.1f} s): "
         )
-        assert "raise --data.num_workers, now 3" in told[0]
+        assert "--data.num_workers, now 3" in told[0]
 
 
 def test_waiting_is_reported_when_it_begins_and_not_at_every_epoch():

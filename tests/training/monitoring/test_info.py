@@ -76,7 +76,7 @@ def known(command):
 
 
 def check_command(words: str, verb: str) -> list[str]:
-    """The command parses once it is given what it leaves to the user; gives its words."""
+    """Check that a command parses; return its words."""
     parts = shlex.split(words)
     assert parts[:2] == ["unet4d", verb]
     assert _parsed(parts[1:])[0] == verb

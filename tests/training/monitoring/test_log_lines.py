@@ -10,7 +10,7 @@ TIMED = {"epoch": 20, "loss": 0.21137, "seconds": 61.2, "frames_per_second": 412
 
 
 def parsed(line: str) -> tuple[list[tuple[str, str]], bool]:
-    """As the docstring of `epoch_line` says: pairs two spaces apart, no space in a value, a remark in brackets."""
+    """Split a line as the docstring of `epoch_line` describes: pairs two spaces apart, a remark in brackets."""
     parts = line.split("  ")
     remarked = parts[-1].startswith("(")
     pairs = [part.rpartition(" ") for part in (parts[:-1] if remarked else parts)]

@@ -73,7 +73,7 @@ def test_only_the_first_process_writes(tmp_path):
 
 @pytest.fixture
 def checkout(tmp_path, monkeypatch):
-    """A checkout of a package; the running one is taken to lie there."""
+    """Create a checkout of a package, and have the running one seem to be there."""
     package = tmp_path / "checkout" / "unet4d"
     package.mkdir(parents=True)
     (package / "__init__.py").write_text("")

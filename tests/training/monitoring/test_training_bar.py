@@ -20,7 +20,7 @@ class Terminal(io.StringIO):
 
 @pytest.fixture
 def clock(monkeypatch):
-    """A clock of the bar's own that a test sets."""
+    """Return a clock of the bar's own that a test sets."""
     time = [100.0]
     monkeypatch.setattr(unet4d.training.monitoring.progress_bar.time, "perf_counter", lambda: time[0])
     return time

@@ -8,6 +8,7 @@ import os
 import shlex
 import textwrap
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,7 @@ def info(run: str | os.PathLike[str] | None = None) -> tuple[dict[str, Any], lis
         lines = [f"{name:<10} {version}" for name, version in facts["versions"].items()]
     elif path.is_file():
         facts = _checkpoint_facts(path)
-        lines = [f"{path}: {_checkpoint_text(facts)}", *_rows(_model_rows(facts) | _setting_rows(facts), facts)]
+        lines = [f"{path}: {_checkpoint_text(facts)}", *_rows(_model_rows(facts), facts)]
     elif (path / FOLDS_FILE).is_file() or (folds_in(path) and not holds_run(path)):
         facts = _fold_facts(path)
         lines = _fold_lines(facts)
@@ -106,7 +107,7 @@ def _checkpoint_facts(path: Path) -> dict[str, Any]:
 
 
 def _postprocessing(folder: Path) -> str | None:
-    """Return what `postprocess` recorded in a folder, for people; None where it recorded nothing."""
+    """Return what `postprocess` recorded in a folder, as text; None where it recorded nothing."""
     try:
         steps = read_steps(folder)
     except InputError as error:
@@ -122,31 +123,7 @@ def _predict_command(model: Path) -> str:
 
 def _train_command(facts: Mapping[str, Any], out: Path | str, *options: str) -> str:
     """Return a command with the run's dataset, or a placeholder where that is unknown."""
-    dataset = facts.get("dataset") or "DATASET"
-    return shlex.join(["unet4d", "train", "--dataset", dataset, "--out", str(out), *options])
-
-
-def _run_rows(facts: Mapping[str, Any]) -> dict[str, str | None]:
-    """Return the rows about one run, by their names."""
-    epochs, best, losses = facts["epochs"], facts["best"], facts["losses"]
-    time = datetime.timedelta(seconds=round(facts["seconds"]))
-    skipped = f"; {count(facts['skipped_steps'], 'step')} skipped" if facts["skipped_steps"] else ""
-    dice = f"{best['mean_foreground_dice']:.4f} in epoch {best['epoch']}: {_dice_text(best)}" if best else "none yet"
-    curve = (
-        f"{' '.join(format_number(loss, 4) for loss in losses.values())} (epochs {min(losses, key=int)} to {max(losses, key=int)})"
-        if losses
-        else None
-    )
-    return {
-        "trained": f"{epochs['done']} of {epochs['of'] or '?'} epochs in {time}{skipped}",
-        "with": _versions_and_device(facts["summary"]),
-        **_model_rows(facts),
-        "best Dice": dice,
-        "loss": curve,
-        **{name: _checkpoint_text(status) for name, status in facts["checkpoints"].items()},
-        "post-processing": facts["postprocessing"],
-        **_setting_rows(facts),
-    }
+    return shlex.join(["unet4d", "train", "--dataset", facts.get("dataset") or "DATASET", "--out", str(out), *options])
 
 
 def _state_text(facts: Mapping[str, Any]) -> str:
@@ -157,17 +134,33 @@ def _state_text(facts: Mapping[str, Any]) -> str:
     return f"{text}, last written {ago} ago{', unless it was killed since' if state == 'running' else ''}"
 
 
+def _run_rows(facts: Mapping[str, Any]) -> dict[str, str | None]:
+    """Return the rows about one run, by their names."""
+    epochs, best, losses = facts["epochs"], facts["best"], facts["losses"]
+    time = datetime.timedelta(seconds=round(facts["seconds"]))
+    skipped = f"; {count(facts['skipped_steps'], 'step')} skipped" if facts["skipped_steps"] else ""
+    curve = " ".join(format_number(loss, 4) for loss in losses.values())
+    return {
+        "trained": f"{epochs['done']} of {epochs['of'] or '?'} epochs in {time}{skipped}",
+        "with": _versions_and_device(facts["summary"]),
+        "best Dice": f"{best['mean_foreground_dice']:.4f} in epoch {best['epoch']}: {_dice_text(best)}" if best else "none yet",
+        "loss": f"{curve} (epochs {min(losses, key=int)} to {max(losses, key=int)})" if losses else None,
+        **{name: _checkpoint_text(status) for name, status in facts["checkpoints"].items()},
+        "post-processing": facts["postprocessing"],
+        **_model_rows(facts),
+    }  # fmt: skip
+
+
 def _versions_and_device(summary: Mapping[str, Any] | None) -> str | None:
-    """Return what a run was trained with, for people."""
+    """Return the versions and the device that a run was trained with; None without a summary."""
     if not summary:
         return None
     try:
         versions, hardware, commit = summary["versions"], summary["hardware"], summary["commit"]
-        gpu, processes = hardware["gpu"], hardware["processes"]
-        device = f"{gpu['name']}, {gpu['memory_gb']} GB" if gpu else f"{hardware['cpu']}, {hardware['cores']} cores"
+        device = (hardware["gpu"] or {"name": hardware["cpu"]})["name"]
         revision = f" ({commit['id'][:10]}{', changed' if commit['changed'] else ''})" if commit else ""
-        many = f", {processes} processes" if processes > 1 else ""
-        return f"unet4d {versions['unet4d']}{revision}, torch {versions['torch']}, on {device}{many}"
+        processes = count(hardware["processes"], "process", "processes")
+        return f"unet4d {versions['unet4d']}{revision}, torch {versions['torch']}, {processes} on {device}"
     except (LookupError, TypeError, AttributeError) as error:
         raise InputError(
             f"summary.json is no summary of a run ({error!r}); expected what train wrote; delete it to see the rest"
@@ -175,30 +168,24 @@ def _versions_and_device(summary: Mapping[str, Any] | None) -> str | None:
 
 
 def _model_rows(facts: Mapping[str, Any]) -> dict[str, str | None]:
+    """Return the rows about the network, the held-out subjects and the settings that differ from the defaults."""
     model = facts["model"] or {}
     held_out = facts.get("held_out") or model.get("held_out")
     source = "named" if "data.val_subjects" in facts["settled"] else f"fold {facts['fold']}"
-    text = None
+    rows = {"held out": f"{source}: {textwrap.shorten(', '.join(held_out), 80)}" if held_out else None}
     if model:
         kind = f"{model['direction']} CLSTM-UNet" if model["recurrent"] else "frame-wise baseline (no recurrence)"
         classes = ", ".join(name for name, value in model["labels"].items() if value)
         channels = ", ".join(model["channel_names"])
-        text = f"{kind}, {model['weights']:,} weights; {channels}, {model['time']}; {classes}"
-    return {"model": text, "held out": held_out and f"{source}: {textwrap.shorten(', '.join(held_out), 80)}"}
+        rows["model"] = f"{kind}, {model['weights']:,} weights; {channels}, {model['time']}; {classes}"
+    for name in ("set", "settled"):
+        rows[name] = ", ".join(f"{key} {json.dumps(value)}" for key, value in facts[name].items()) or "nothing"
+    return rows
 
 
 def _checkpoint_text(status: Mapping[str, Any]) -> str:
     place = f", {describe_position(status)}" if status["epoch"] is not None else ""
     return f"{status['state']}, {status['bytes'] / 1e6:.2f} MB{place}"
-
-
-def _setting_rows(facts: Mapping[str, Any]) -> dict[str, str | None]:
-    """Return the settings other than the defaults: those that were set, and those that the defaults leave open."""
-    texts = {
-        name: ", ".join(f"{key} {json.dumps(value)}" for key, value in facts[name].items())
-        for name in ("set", "settled")
-    }
-    return {name: text or "nothing" for name, text in texts.items()}
 
 
 def _fold_lines(facts: Mapping[str, Any]) -> list[str]:
@@ -230,10 +217,7 @@ def _rows(rows: Mapping[str, str | None], facts: Mapping[str, Any]) -> list[str]
     """
     runs = [facts, *facts.get("runs", {}).values()]
     name = "if it was killed" if any(run.get("state") == "running" for run in runs) else "go on"
-    lines = []
+    lines, wrap = [], partial(textwrap.wrap, width=_WIDTH, subsequent_indent=" " * _INDENT, break_on_hyphens=False)
     for head, text in rows.items():
-        first = f"  {head:<{_INDENT - 2}}"
-        lines += textwrap.wrap(
-            text or "", _WIDTH, initial_indent=first, subsequent_indent=" " * _INDENT, break_on_hyphens=False
-        )
+        lines += wrap(text or "", initial_indent=f"  {head:<{_INDENT - 2}}")
     return [*lines, f"  {name:<{_INDENT - 2}}{facts['go_on']}"]

@@ -26,8 +26,8 @@ BOARD = "tensorboard"
 NOT_PLOTTED = ("epoch", "step", "case_dice")
 
 
-def open_logger(run: Path, epochs_done: int, config: ResolvedConfig, ranks: ProcessGroup) -> RunLogger | SilentLogger:
-    """Open the log of a run on rank 0; return one that writes nothing on the others. All ranks call it together.
+def open_logger(run: Path, epochs_done: int, config: ResolvedConfig, ranks: ProcessGroup) -> RunLogger | None:
+    """Open the log of a run on rank 0; return None on the others. All ranks call it together.
 
     Args:
         run: its folder.
@@ -40,16 +40,15 @@ def open_logger(run: Path, epochs_done: int, config: ResolvedConfig, ranks: Proc
         Unet4DError: the disk is full.
         ReportedByOtherRank: it failed on rank 0.
     """
-    logger: RunLogger | SilentLogger = SilentLogger()
+    opened: list[RunLogger] = []
 
     def open_files() -> None:
-        nonlocal logger
         experiment, settings = config.train.mlflow, flatten_dict(config.as_dict())
         mlflow = None if experiment is None else MlflowLog(run, experiment, settings)
-        logger = RunLogger(run, epochs_done, mlflow)
+        opened.append(RunLogger(run, epochs_done, mlflow))
 
     ranks.broadcast_from_rank0(open_files)
-    return logger
+    return opened[0] if opened else None
 
 
 class RunLogger:
@@ -120,22 +119,6 @@ class RunLogger:
                 logger.warning(f"{self.board_dir} lacks what was logged last: {error.strerror or error}")
         if self.mlflow:
             self.mlflow.close()
-
-
-class SilentLogger:
-    """The log of a rank other than 0: it writes and prints nothing, and `lines` stays empty."""
-
-    def __init__(self) -> None:
-        self.lines: list[dict[str, Any]] = []
-
-    def log_epoch(self, values: Mapping[str, Any]) -> None:
-        """Do nothing."""
-
-    def log_picture(self, name: str, picture: np.ndarray, step: int) -> None:
-        """Do nothing."""
-
-    def close(self) -> None:
-        """Do nothing."""
 
 
 def _silence_board_thread() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import logging
 import os
 import re
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from unet4d.errors import InputError
-from unet4d.system.files import write_text
+from unet4d.system.files import read_json, write_text
 from unet4d.training.monitoring.summary import CONFIG, SUMMARY
 
 logger = logging.getLogger(__name__)
@@ -34,8 +33,7 @@ def check_mlflow(experiment: str | None) -> None:
     """Raise an InputError if an experiment is named and MLflow is not installed."""
     if experiment is not None and importlib.util.find_spec("mlflow") is None:
         raise InputError(
-            f"got train.mlflow {experiment!r}, expected the package mlflow to be installed; pip install mlflow-skinny, or "
-            "leave the setting out"
+            f"got train.mlflow {experiment!r} without the package mlflow; pip install mlflow-skinny, or leave the setting out"
         )
 
 
@@ -44,25 +42,18 @@ class MlflowLog:
 
     Where the server fails after the run has begun, that is reported once, and nothing more is sent.
 
-    Args:
-        run: the run's folder, which keeps MLflow's id of the run.
-        experiment: its name in MLflow.
-        settings: of the run, by their dotted names; logged once.
-
     Raises:
         InputError: the package is missing, or a new run cannot be created there.
     """
 
     def __init__(self, run: Path, experiment: str, settings: Mapping[str, Any]):
         check_mlflow(experiment)
-        for name, value in _ENVIRONMENT.items():
-            os.environ.setdefault(name, value)
+        os.environ.update({name: value for name, value in _ENVIRONMENT.items() if name not in os.environ})
         from mlflow import MlflowClient
 
-        self.run, self.failed = run, False
-        uri = os.environ.get("MLFLOW_TRACKING_URI") or (run / STORE).absolute().as_uri()
-        self.server, self.client = _without_password(uri), MlflowClient(tracking_uri=uri)
-        id_file = run / RUN_ID
+        self.run, self.failed, id_file = run, False, run / RUN_ID
+        self.uri = os.environ.get("MLFLOW_TRACKING_URI") or (run / STORE).absolute().as_uri()
+        self.client = MlflowClient(tracking_uri=self.uri)
         if id_file.is_file():
             self.run_id = id_file.read_text(encoding="utf-8").strip()
             self._send(lambda: self.client.update_run(self.run_id, status="RUNNING"))
@@ -71,21 +62,9 @@ class MlflowLog:
             self.run_id = self._create_run(experiment, settings)
         except Exception as error:  # a server, a proxy or their libraries can raise anything
             raise InputError(
-                f"MLflow at {self.server} cannot be used ({_reason(error)}); set MLFLOW_TRACKING_URI, or leave --train.mlflow out"
+                f"MLflow {self._describe(error)}; set MLFLOW_TRACKING_URI, or leave --train.mlflow out"
             ) from error
         write_text(id_file, f"{self.run_id}\n")
-
-    def metrics(self, numbers: Mapping[str, float], step: int) -> None:
-        """Log the numbers of an epoch."""
-        from mlflow.entities import Metric
-
-        now = int(1000 * time.time())
-        named = [Metric(re.sub(r"[^\w\-. :/]", "_", name), float(value), now, step) for name, value in numbers.items()]
-        self._send(lambda: self.client.log_batch(self.run_id, metrics=named))
-
-    def close(self) -> None:
-        """Send the configuration and the summary, and set the status to the summary's."""
-        self._send(self._end_run)
 
     def _create_run(self, experiment: str, settings: Mapping[str, Any]) -> str:
         """Return the id of a new run that has its settings."""
@@ -98,30 +77,31 @@ class MlflowLog:
         self.client.log_batch(run_id, params=params)
         return run_id
 
-    def _end_run(self) -> None:
-        for path in (self.run / CONFIG, self.run / SUMMARY):
-            if path.is_file():
-                self.client.log_artifact(self.run_id, str(path))
-        summary = self.run / SUMMARY
-        state = json.loads(summary.read_text(encoding="utf-8"))["state"] if summary.is_file() else "failed"
-        self.client.set_terminated(self.run_id, MLFLOW_STATUS.get(state, "FAILED"))
+    def metrics(self, numbers: Mapping[str, float], step: int) -> None:
+        """Log the numbers of an epoch."""
+        from mlflow.entities import Metric
+
+        now = int(1000 * time.time())
+        named = [Metric(re.sub(r"[^\w\-. :/]", "_", name), float(value), now, step) for name, value in numbers.items()]
+        self._send(lambda: self.client.log_batch(self.run_id, metrics=named))
+
+    def close(self) -> None:
+        """Send the configuration and the summary, and set the status to the summary's."""
+        files = [path for path in (self.run / CONFIG, self.run / SUMMARY) if path.is_file()]
+        state = read_json(files[-1])["state"] if files and files[-1].name == SUMMARY else "failed"
+        for path in files:
+            self._send(lambda path=path: self.client.log_artifact(self.run_id, str(path)))  # type: ignore[misc]
+        self._send(lambda: self.client.set_terminated(self.run_id, MLFLOW_STATUS.get(state, "FAILED")))
 
     def _send(self, call: Callable[[], object]) -> None:
         """Call the server, unless it has failed before; report a failure."""
-        if self.failed:
-            return
         try:
-            call()
+            _ = self.failed or call()
         except Exception as error:
             self.failed = True
-            logger.warning(
-                f"MLflow at {self.server} failed ({_reason(error)}); training continues without it, see log.jsonl"
-            )
+            logger.warning(f"MLflow {self._describe(error)}; training continues without it, see log.jsonl")
 
-
-def _reason(error: Exception) -> str:
-    return _without_password(" ".join(str(error).split()))[:200] or type(error).__name__
-
-
-def _without_password(text: str) -> str:
-    return re.sub(r"//[^/@\s]*@", "//", text)
+    def _describe(self, error: Exception) -> str:
+        """Return the server and its failure, without any password."""
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        return re.sub(r"//[^/@\s]*@", "//", f"at {self.uri} failed ({reason})")

@@ -19,10 +19,10 @@ class EpochBar:
     ETA is that of the whole run: the rest of this epoch at its own pace, and `later_s`. GB is the peak of allocated GPU memory.
 
     Args:
-        epoch: its number, from 1.
+        epoch: its number, from 1, of `epochs`.
         epochs: of the run.
-        steps: per epoch.
-        done: steps of this epoch that a resumed run has completed.
+        steps: per epoch; `done` of them a resumed run has completed.
+        done: see `steps`.
         dice: best mean foreground Dice so far; None before the first validation.
         enabled: False on ranks other than 0.
         later_s: the time after the steps of this epoch, see `seconds_left`; None: later epochs at the pace of this one.
@@ -59,12 +59,7 @@ class EpochBar:
         self.bar.close()
 
     def step(self, loss: float | None, frames: int) -> None:
-        """Move on by one step.
-
-        Args:
-            loss: mean over the epoch's steps so far; None where it is not known yet.
-            frames: of this step's batches, of all ranks.
-        """
+        """Move on by one step of this many frames on all ranks; `loss` is the epoch's mean so far, None where it is unknown."""
         self.taken += 1
         self.frames += frames
         if not self.bar.disable:

@@ -97,7 +97,7 @@ def _commit() -> dict[str, Any] | None:
 
     try:
         if Path(git("rev-parse", "--show-toplevel")).resolve() != root:
-            return None  # installed inside somebody else's checkout
+            return None  # installed inside another project's checkout
         return {"id": git("rev-parse", "HEAD"), "changed": bool(git("status", "--porcelain", "--", "unet4d"))}
     except (OSError, subprocess.SubprocessError):
         return None
