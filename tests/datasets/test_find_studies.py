@@ -12,7 +12,7 @@ from unet4d.datasets.convert.layouts import open_layout
 from unet4d.datasets.find_studies import find_studies, open_source
 from unet4d.datasets.nifti_studies import group_by_channel
 from unet4d.errors import InputError
-from unet4d.images.nifti import case_name, studies_in
+from unet4d.images.nifti import case_name, find_nifti_files
 
 ONE = ("cine MRI",)
 TWO = ("magnitude", "velocity")
@@ -59,7 +59,7 @@ def refusal(*given, **options) -> str:
 )
 def test_a_case_is_named_by_its_file(file, name, tmp_path):
     assert case_name(Path("folder") / file) == name
-    assert studies_in(touch(tmp_path, file)) == {name: tmp_path / file}
+    assert find_nifti_files(touch(tmp_path, file)) == {name: tmp_path / file}
 
 
 def test_a_file_that_is_no_nifti_names_no_case():
@@ -69,7 +69,7 @@ def test_a_file_that_is_no_nifti_names_no_case():
 
 def test_a_folder_gives_its_studies_by_name(tmp_path):
     touch(tmp_path, "b.nii", "a.nii.gz", ".hidden.nii", "notes.txt", "a.json")
-    assert list(studies_in(tmp_path)) == ["a", "b"]
+    assert list(find_nifti_files(tmp_path)) == ["a", "b"]
 
 
 @pytest.mark.parametrize("other", ["a.nii", "a.NII.GZ"])
@@ -77,7 +77,7 @@ def test_two_files_of_one_name_are_refused_everywhere(other, tmp_path):
     """Pins a.nii beside a.nii.gz, of which one was taken or both."""
     touch(tmp_path, "a.nii.gz", other)
     with pytest.raises(InputError, match=r"expected one; remove the other"):
-        studies_in(tmp_path)
+        find_nifti_files(tmp_path)
     assert "expected one; remove the other" in refusal([tmp_path], ONE)
 
 

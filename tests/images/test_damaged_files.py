@@ -20,7 +20,7 @@ from unet4d.datasets.convert.layout_options import NO_LAYOUT_OPTIONS
 from unet4d.datasets.convert.layouts import open_layout
 from unet4d.errors import InputError
 from unet4d.images.image4d import Image4D, read_frames, read_image, read_label
-from unet4d.images.nrrd import dimension_of, files_of, read_nrrd_image
+from unet4d.images.nrrd import nrrd_dimension, nrrd_files, read_nrrd_image
 from unet4d.images.segmentations import label_values, read_label_map, read_segmentation
 
 VOXELS = np.arange(4 * 3 * 2).reshape(4, 3, 2).astype(np.int16)
@@ -177,8 +177,8 @@ def test_damaged_nrrd_is_read_or_refused(tmp_path):
         path = tmp_path / source.name.replace(source.name.partition(".")[0], "damaged")
         path.write_bytes(rng.choice([flipped, with_other_text, with_other_text])(source.read_bytes(), rng))
         read += is_read(read_nrrd_image, path)
-        dimension_of(path)
-        files_of(path)
+        nrrd_dimension(path)
+        nrrd_files(path)
         is_read(read_labels, path, image)
         is_read(images_of, "sequence", path)
     assert 40 < read < 300

@@ -22,7 +22,7 @@ from unet4d.images.label_writers import (
     write_sequence,
 )
 from unet4d.images.nrrd import read_nrrd_header, read_nrrd_image
-from unet4d.images.segmentations import read_label_map, read_segmentation, segments_of
+from unet4d.images.segmentations import named_segments, read_label_map, read_segmentation
 
 CLASSES = [LabelClass("left ventricle", 3, "#CC79A7"), LabelClass("aorta \u00e4", 200, "#ff8000")]
 LABELS = {"background": 0, "left ventricle": 3, "aorta \u00e4": 200}
@@ -91,7 +91,7 @@ def test_names_in_any_letters_are_kept(tmp_path, label):
     write_sequence(tmp_path / "a.seq.nrrd", label, OBLIQUE, CLASSES)
     write_segmentation(tmp_path / "a.seg.nrrd", label[0], OBLIQUE, CLASSES)
     for name in ("a.seq.nrrd", "a.seg.nrrd"):
-        segments = segments_of(read_nrrd_header(tmp_path / name))
+        segments = named_segments(read_nrrd_header(tmp_path / name))
         assert [(one.name, one.value, one.layer) for one in segments] == [
             ("left ventricle", 3, 0),
             ("aorta \u00e4", 200, 0),

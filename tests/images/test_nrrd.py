@@ -16,7 +16,7 @@ import pytest
 from tests.images.slicer import OBLIQUE, SIGNS, geometry, write, write_sequence, write_volume
 from unet4d.errors import InputError
 from unet4d.images import nrrd
-from unet4d.images.nrrd import dimension_of, files_of, read_nrrd_header, read_nrrd_image
+from unet4d.images.nrrd import nrrd_dimension, nrrd_files, read_nrrd_header, read_nrrd_image
 
 VOXELS = np.arange(4 * 3 * 2).reshape(4, 3, 2).astype(np.int16) - 5
 SERIES = np.arange(5 * 4 * 3 * 2).reshape(5, 4, 3, 2).astype(np.int16)
@@ -57,14 +57,14 @@ def test_voxels_are_the_same_in_every_encoding(encoding, dtype, tmp_path):
 
 def test_voxels_in_another_file_are_read_and_belong_to_the_files(tmp_path):
     path = write_volume(tmp_path / "a.nhdr", VOXELS, encoding="raw")
-    assert files_of(path) == (path, tmp_path / "a.raw")
+    assert nrrd_files(path) == (path, tmp_path / "a.raw")
     np.testing.assert_array_equal(read_nrrd_image(path).array[0, 0], VOXELS)
     (tmp_path / "a.raw").unlink()
     assert refusal(path).startswith(f"{tmp_path / 'a.raw'} is missing, and holds the voxels of {path}; give")
 
 
 def test_a_file_alone_is_all_its_files(tmp_path):
-    assert files_of(tmp_path / "nothing.nrrd") == (tmp_path / "nothing.nrrd",)
+    assert nrrd_files(tmp_path / "nothing.nrrd") == (tmp_path / "nothing.nrrd",)
 
 
 def test_other_units_than_mm_are_brought_to_mm(tmp_path):
@@ -178,7 +178,7 @@ def test_the_number_of_axes_is_read_without_pynrrd(tmp_path, monkeypatch):
     (tmp_path / "d.nrrd").write_bytes(b"NRRD0004\ndimension: many\n")
     monkeypatch.setitem(sys.modules, "nrrd", None)
     others = (tmp_path / "c.nrrd", tmp_path / "d.nrrd", tmp_path / "missing.nrrd", tmp_path)
-    assert [dimension_of(path) for path in (three, four, *others)] == [3, 4, None, None, None, None]
+    assert [nrrd_dimension(path) for path in (three, four, *others)] == [3, 4, None, None, None, None]
 
 
 def test_without_pynrrd_the_error_names_the_package(tmp_path, monkeypatch):
@@ -258,7 +258,7 @@ def test_voxels_come_from_no_other_folder(outside, tmp_path):
     (folder / "linked").symlink_to(tmp_path)
     path = lay(folder / "a.nhdr", b"", data_file=outside.format(outside=tmp_path / "secret.raw"))
     assert "inside" in refusal(path)
-    assert files_of(path) == (path,)
+    assert nrrd_files(path) == (path,)
     (folder / "sub").mkdir()
     (folder / "sub" / "a.raw").write_bytes(BYTES)
     path = lay(folder / "a.nhdr", b"", data_file="sub/a.raw")
@@ -337,7 +337,7 @@ def test_a_header_without_end_is_refused(tmp_path, monkeypatch):
     for rest in (b"x" * 2**13, b"#\n" * 2**12):
         (tmp_path / "a.nrrd").write_bytes(b"NRRD0004\n" + rest)
         assert "does not end" in refusal(tmp_path / "a.nrrd")
-        assert dimension_of(tmp_path / "a.nrrd") is None
+        assert nrrd_dimension(tmp_path / "a.nrrd") is None
 
 
 def test_any_exception_of_pynrrd_is_a_refusal(tmp_path, monkeypatch):

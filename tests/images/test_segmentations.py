@@ -12,7 +12,7 @@ from tests.images.slicer import OBLIQUE, write_segmentation, write_sequence, wri
 from unet4d.errors import InputError
 from unet4d.images.image4d import Image4D
 from unet4d.images.nrrd import read_nrrd_header
-from unet4d.images.segmentations import Segment, label_values, read_label_map, read_segmentation, segments_of
+from unet4d.images.segmentations import Segment, label_values, named_segments, read_label_map, read_segmentation
 
 GRID = (6, 5, 4)
 LABELS = {"background": 0, "wall": 1, "blood": 2}
@@ -151,7 +151,7 @@ def test_segments_of_slicer_4_have_a_layer_each(image, tmp_path):
     layers = np.stack([drawn() == 1, drawn() == 2])
     fields = {f"Segment{n}_{what}": None for n in (0, 1) for what in ("Layer", "LabelValue")}
     path = write_segmentation(tmp_path / "a.seg.nrrd", layers, [("wall", 1, 0), ("blood", 1, 1)], **fields)
-    assert segments_of(read_nrrd_header(path)) == (Segment("wall", 1, 0), Segment("blood", 1, 1))
+    assert named_segments(read_nrrd_header(path)) == (Segment("wall", 1, 0), Segment("blood", 1, 1))
     np.testing.assert_array_equal(read_segmentation(path, LABELS, image), drawn())
 
 

@@ -16,7 +16,7 @@ from unet4d.datasets.cases import Case, Dataset
 from unet4d.datasets.dataset import read_dataset
 from unet4d.errors import InputError
 from unet4d.images.image4d import Image4D, read_label
-from unet4d.images.nifti import frame_duration_s_of, read_header, studies_in
+from unet4d.images.nifti import find_nifti_files, frame_duration_s_of, read_header
 from unet4d.images.time_axis import TimeAxis, check_time_axis
 from unet4d.system.class_values import class_fault
 from unet4d.system.files import read_json
@@ -54,7 +54,7 @@ def find_label_maps(folder: Path) -> dict[str, Path]:
     advice = "give a folder of label maps, one <case>.nii.gz per study"
     if not folder.is_dir():
         raise InputError(f"{folder} {'is a file' if folder.exists() else 'is missing'}; {advice}")
-    found = studies_in(folder)
+    found = find_nifti_files(folder)
     if not found:
         raise InputError(f"{folder} holds no .nii.gz or .nii file; {advice}")
     return found

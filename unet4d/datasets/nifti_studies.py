@@ -14,7 +14,7 @@ from unet4d.datasets.study import FrameReader, Source, Study, StudyLabel
 from unet4d.errors import InputError
 from unet4d.images.channels import SIGNAL
 from unet4d.images.image4d import Image4D, read_frames
-from unet4d.images.nifti import NIFTI_SUFFIXES, case_name, studies_in
+from unet4d.images.nifti import NIFTI_SUFFIXES, case_name, find_nifti_files
 from unet4d.system.text import count
 
 CHANNEL_NUMBER = re.compile(r"(.+)_(\d{4})")
@@ -109,7 +109,7 @@ def _bare_files(path: Path, channels: int, first_only: bool) -> Iterator[tuple[s
             )
         yield case_name(path), [path]
         return
-    files = studies_in(path)
+    files = find_nifti_files(path)
     if not files:
         raise InputError(
             f"{path} holds no .nii or .nii.gz file, and no layout that unet4d detects; give a study, a folder of studies or a "

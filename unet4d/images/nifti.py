@@ -285,7 +285,7 @@ def case_name(path: Path) -> str:
     return path.name[: -len(suffix)]
 
 
-def studies_in(folder: Path) -> dict[str, Path]:
+def find_nifti_files(folder: Path) -> dict[str, Path]:
     """Return name to file for every NIfTI file of a folder, by name; hidden files are ignored.
 
     Raises:

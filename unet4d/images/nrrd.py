@@ -128,7 +128,7 @@ def read_nrrd_image(path: Path) -> Image4D:
     return dataclasses.replace(image, source=path)
 
 
-def files_of(path: Path) -> tuple[Path, ...]:
+def nrrd_files(path: Path) -> tuple[Path, ...]:
     """Return a file, and the file of its voxels where that is another one by its name and its header, if it is readable."""
     if path.suffix.lower() == ".nhdr":
         with contextlib.suppress(InputError):
@@ -137,7 +137,7 @@ def files_of(path: Path) -> tuple[Path, ...]:
     return (path,)
 
 
-def check_installed(path: Path) -> ModuleType:
+def import_pynrrd(path: Path) -> ModuleType:
     """Return pynrrd. Raises InputError, with what to install, where it is missing."""
     try:
         import nrrd
@@ -146,7 +146,7 @@ def check_installed(path: Path) -> ModuleType:
     return nrrd
 
 
-def dimension_of(path: Path) -> int | None:
+def nrrd_dimension(path: Path) -> int | None:
     """Return the number of axes in a file's header; None where it is no NRRD. Needs no pynrrd."""
     with contextlib.suppress(OSError, ValueError), open_regular(path) as file:
         if file.read(4) == b"NRRD":
@@ -159,7 +159,7 @@ def dimension_of(path: Path) -> int | None:
 @contextlib.contextmanager
 def _open(path: Path) -> Iterator[tuple[BinaryIO, dict[str, Any]]]:
     """Open a file; yield it, positioned behind its header, and the fields. Every failure inside names the file."""
-    nrrd = check_installed(path)
+    nrrd = import_pynrrd(path)
     try:
         with open_regular(path) as file:
             if file.read(4) != b"NRRD":

@@ -20,7 +20,7 @@ import numpy as np
 from unet4d.errors import InputError
 from unet4d.images.image4d import Image4D, read_label
 from unet4d.images.nifti import is_nifti, spacing_of
-from unet4d.images.nrrd import NrrdHeader, check_installed, read_nrrd_header
+from unet4d.images.nrrd import NrrdHeader, import_pynrrd, read_nrrd_header
 from unet4d.system.class_values import BACKGROUND
 from unet4d.system.text import suggest_names
 
@@ -37,7 +37,7 @@ class Segment:
     layer: int
 
 
-def segments_of(header: NrrdHeader) -> tuple[Segment, ...]:
+def named_segments(header: NrrdHeader) -> tuple[Segment, ...]:
     """Return the segments that a header names, by number; files of Slicer 4 give each a layer of its own, with the value 1."""
     fields = header.fields
     numbers = sorted({int(found[1]) for field in fields if (found := _SEGMENT.fullmatch(field))})
@@ -72,9 +72,9 @@ def label_values(files: Iterable[Path], given: Mapping[str, int] | None) -> dict
     names: list[tuple[Path, str]] = []
     for path in files:
         if not is_nifti(path):
-            check_installed(path)
+            import_pynrrd(path)
             with contextlib.suppress(InputError):
-                names += [(path, segment.name) for segment in segments_of(read_nrrd_header(path))]
+                names += [(path, segment.name) for segment in named_segments(read_nrrd_header(path))]
     for path, name in names:
         if _key(name) in known:
             continue
@@ -112,7 +112,7 @@ def read_segmentation(path: Path, labels: Mapping[str, int], image: Image4D) -> 
     layers = header.read()
     if header.grid == (1, 1, 1) and not layers.any():
         return np.zeros(image.grid, dtype=np.uint8)
-    return _onto_grid(_merge_segments(layers, segments_of(header), labels, path)[None], header, image)[0]
+    return _onto_grid(_merge_segments(layers, named_segments(header), labels, path)[None], header, image)[0]
 
 
 def read_label_map(path: Path, labels: Mapping[str, int], image: Image4D) -> np.ndarray:
@@ -132,7 +132,7 @@ def read_label_map(path: Path, labels: Mapping[str, int], image: Image4D) -> np.
     if is_nifti(path):
         return _check_names(read_label(path, like=image), labels, path)
     header = read_nrrd_header(path)
-    volumes, segments = header.read(), segments_of(header)
+    volumes, segments = header.read(), named_segments(header)
     if segments:
         return _onto_grid(_merge_segments(volumes[None], segments, labels, path), header, image)
     with np.errstate(invalid="ignore"):  # NaN

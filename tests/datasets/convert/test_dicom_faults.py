@@ -198,7 +198,7 @@ def test_a_deflated_file_that_inflates_to_more_than_memory_holds_is_named(tmp_pa
 
 
 @pytest.mark.parametrize(
-    ("module", "name"), [("unet4d.images.dicom.file_search", "planes_of"), ("pydicom.pixels", "iter_pixels")]
+    ("module", "name"), [("unet4d.images.dicom.file_search", "read_planes"), ("pydicom.pixels", "iter_pixels")]
 )
 @pytest.mark.parametrize("error", [struct.error, zlib.error, BytesLengthException, RecursionError])
 def test_whatever_a_damaged_file_raises_is_a_refusal(module, name, error, tmp_path, monkeypatch):

@@ -24,7 +24,7 @@ from unet4d.datasets.nifti_studies import make_study
 from unet4d.datasets.study import Source, Study
 from unet4d.errors import InputError
 from unet4d.images.image4d import Image4D, read_image
-from unet4d.images.nifti import NIFTI_SUFFIXES, case_name, studies_in
+from unet4d.images.nifti import NIFTI_SUFFIXES, case_name, find_nifti_files
 from unet4d.system.text import count
 
 ACDC_CHANNELS = ("cine MRI",)
@@ -40,7 +40,7 @@ _TOLERANCE = 1e-4  # of the largest value: a file with a scale slope rounds othe
 
 def is_acdc(root: Path) -> bool:
     """Return whether a folder is a patient's, or has such folders and no NIfTI files beside them."""
-    return bool(_patients(root)) and (_is_patient(root.absolute()) or not studies_in(root))
+    return bool(_patients(root)) and (_is_patient(root.absolute()) or not find_nifti_files(root))
 
 
 def find_acdc(root: Path, options: LayoutOptions) -> Source:
@@ -95,7 +95,7 @@ def _by_frame(files: dict[str, Path], start: str, end: str = "") -> dict[int, Pa
 
 def _read_checked(folder: Path, case: Case, frames: dict[int, Path], labels: dict[int, Path]) -> Image4D:
     """Read the study. Raises InputError where the patient's files contradict one another."""
-    studies_in(folder)  # raises where two files have one name
+    find_nifti_files(folder)  # raises where two files have one name
     image = case.image()
     for t, file in sorted((frames | labels).items()):
         if not 0 <= t < image.frames:

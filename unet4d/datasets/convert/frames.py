@@ -44,7 +44,7 @@ from unet4d.datasets.study import Source, Study, StudyLabel
 from unet4d.errors import InputError
 from unet4d.images.image4d import Image4D, read_image
 from unet4d.images.nifti import NIFTI_SUFFIXES, check_same_grid
-from unet4d.images.nrrd import dimension_of, files_of, read_nrrd_image
+from unet4d.images.nrrd import nrrd_dimension, nrrd_files, read_nrrd_image
 from unet4d.images.segmentations import label_values, read_label_map, read_segmentation
 from unet4d.system.text import count
 
@@ -88,7 +88,7 @@ def is_frames(root: Path) -> bool:
     first = [file for file in files if file.path.parent == files[0].path.parent]
     alike = {re.sub("[0-9]+", "#", file.path.name) for file in first}
     is_one = len(alike) == 1 and all(_FRAME.fullmatch(Path(file.stem).name) for file in first)
-    return is_one and first[0].suffix not in SEQUENCE and dimension_of(first[0].path) == 3
+    return is_one and first[0].suffix not in SEQUENCE and nrrd_dimension(first[0].path) == 3
 
 
 def find_frames(root: Path, options: LayoutOptions) -> Source:
@@ -186,7 +186,7 @@ def _study(group: _Group, labels: Mapping[str, int]) -> Study:
     return Study(
         group.name,
         group.subject,
-        tuple(file for frame in frames for path in (frame.image, frame.label) if path for file in files_of(path)),
+        tuple(file for frame in frames for path in (frame.image, frame.label) if path for file in nrrd_files(path)),
         partial(_image, group),
         partial(_label, frames, labels) if is_labelled else None,
     )

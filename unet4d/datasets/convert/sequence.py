@@ -38,7 +38,7 @@ from unet4d.datasets.study import Source, Study, StudyLabel
 from unet4d.errors import InputError
 from unet4d.images.image4d import Image4D
 from unet4d.images.nifti import NIFTI_SUFFIXES
-from unet4d.images.nrrd import check_installed, dimension_of, files_of, read_nrrd_header, read_nrrd_image
+from unet4d.images.nrrd import import_pynrrd, nrrd_dimension, nrrd_files, read_nrrd_header, read_nrrd_image
 from unet4d.images.segmentations import label_values, read_label_map, read_segmentation
 from unet4d.system.text import count
 
@@ -70,7 +70,7 @@ def find_sequence(root: Path, options: LayoutOptions) -> Source:
         raise InputError(
             f"{root} holds no sequence, expected .seq.nrrd, or a .nrrd of four axes; save one from 3D Slicer"
         )
-    check_installed(images[0].path)
+    import_pynrrd(images[0].path)
     channels = _by_channel(images, root)
     labels = {stem: _labels_of(stem, files) for stem in channels}
     if root == folder:
@@ -94,7 +94,7 @@ def find_sequence(root: Path, options: LayoutOptions) -> Source:
 def _is_sequence(file: NamedFile) -> bool:
     if file.suffix in (*SEGMENTATION, *NIFTI_SUFFIXES):
         return False
-    return file.suffix in SEQUENCE or dimension_of(file.path) == 4
+    return file.suffix in SEQUENCE or nrrd_dimension(file.path) == 4
 
 
 def _by_channel(images: Sequence[NamedFile], root: Path) -> dict[str, list[NamedFile]]:
@@ -147,8 +147,8 @@ def _study(
         "_".join(parts),
         parts[0],
         (
-            *(file for image in images for file in files_of(image.path)),
-            *(file for label in labels.values() for file in files_of(label.path)),
+            *(file for image in images for file in nrrd_files(image.path)),
+            *(file for label in labels.values() for file in nrrd_files(label.path)),
         ),
         partial(_image, [image.path for image in images]),
         partial(_label, {frame: file.path for frame, file in labels.items()}, values) if labels else None,

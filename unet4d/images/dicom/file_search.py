@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from unet4d.errors import InputError
-from unet4d.images.dicom.header import OtherObject, planes_of, series_of, tags
+from unet4d.images.dicom.header import OtherObject, header_tags, read_planes, read_series
 from unet4d.images.dicom.instance import Plane, Series
 from unet4d.system.memory import free_memory_bytes
 from unet4d.system.progress_bar import ProgressBar
@@ -151,16 +151,16 @@ def _read(file: Path, found: FoundDicom) -> None:
         try:
             with open(file, "rb") as stream:
                 _check_inflated(stream)
-                dataset = dcmread(stream, force=True, stop_before_pixels=True, specific_tags=tags())
+                dataset = dcmread(stream, force=True, stop_before_pixels=True, specific_tags=header_tags())
                 has_pixels = stream.read(1) != b"" or _is_deflated(dataset)
             kind = _other_kind(dataset)
             if kind is not None:
                 found.ignored.update([kind] if kind != _INDEX else [])
                 return
-            series = series_of(dataset) if dataset.get("SeriesInstanceUID") else None
+            series = read_series(dataset) if dataset.get("SeriesInstanceUID") else None
             if not has_pixels:
                 raise ValueError("it has no pixel data; it was cut off, or exported without; export it again")
-            found.planes.extend(planes_of(dataset, file))
+            found.planes.extend(read_planes(dataset, file))
         except OtherObject as other:
             found.others.append(RejectedFile(file, str(other), series))
         except Exception as error:  # struct.error, zlib.error, ...: whatever a damaged header leads to in pydicom

@@ -31,7 +31,7 @@ from typing import Any
 
 import numpy as np
 
-from unet4d.images.dicom.geometry import usual
+from unet4d.images.dicom.geometry import most_frequent
 from unet4d.images.dicom.instance import Plane
 from unet4d.images.time_axis import TimeAxis
 
@@ -58,7 +58,7 @@ def sort_in_time(slices: Slices, key: str) -> list[list[Plane]]:
     return [sorted(planes, key=lambda plane: plane.times[key]) for planes in slices]
 
 
-def repeated(slices: Slices, key: str) -> list[str]:
+def describe_duplicates(slices: Slices, key: str) -> list[str]:
     """Describe each pair of planes at one place and one time, with their files; `slices` are in order of time."""
     return [
         f"duplicate: slice {z} has the {_KEYS[key]} {_text(a.times[key])} twice, in {_source(a)} and {_source(b)}"
@@ -68,9 +68,9 @@ def repeated(slices: Slices, key: str) -> list[str]:
     ]
 
 
-def incomplete(slices: Slices, key: str) -> list[str]:
+def describe_gaps(slices: Slices, key: str) -> list[str]:
     """Describe each slice with fewer or more frames than most; `slices` are in order of time."""
-    frames = usual([len(planes) for planes in slices])
+    frames = most_frequent([len(planes) for planes in slices])
     full = next(planes for planes in slices if len(planes) == frames)
     found = []
     for z, planes in enumerate(slices):
@@ -85,7 +85,7 @@ def incomplete(slices: Slices, key: str) -> list[str]:
     return found
 
 
-def not_in_time(slices: Slices) -> list[str]:
+def describe_other_variation(slices: Slices) -> list[str]:
     """Describe other properties than time that vary at one place, as in no 4D study; empty if none does."""
     b_values = [[plane.b_value or 0.0 for plane in planes] for planes in slices]  # missing in images without diffusion
     inversions = [[plane.inversion_ms for plane in planes if plane.inversion_ms is not None] for planes in slices]

@@ -23,7 +23,7 @@ _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 _Item = TypeVar("_Item")
 
 
-def alike(items: Sequence[_Item], same: Callable[[_Item, _Item], bool]) -> list[list[_Item]]:
+def group_alike(items: Sequence[_Item], same: Callable[[_Item, _Item], bool]) -> list[list[_Item]]:
     """Group items that are the same as the group's first, in their order."""
     groups: list[list[_Item]] = []
     for item in items:
@@ -50,7 +50,7 @@ def same_size(a: Plane, b: Plane) -> bool:
     return a.size == b.size
 
 
-def slices_of(planes: Sequence[Plane]) -> list[list[Plane]]:
+def group_into_slices(planes: Sequence[Plane]) -> list[list[Plane]]:
     """Group parallel planes by their place along the normal (axis X cross axis Y), ascending."""
     normal = _normal(planes[0])
     place = {plane: float(normal @ plane.position_mm) for plane in planes}
@@ -66,10 +66,10 @@ def slices_of(planes: Sequence[Plane]) -> list[list[Plane]]:
 
 def most_at_one_place(planes: Sequence[Plane]) -> int:
     """Return the number of planes in the fullest slice: the number of frames, if nothing is wrong."""
-    return max(len(planes) for group in alike(planes, same_direction) for planes in slices_of(group))
+    return max(len(planes) for group in group_alike(planes, same_direction) for planes in group_into_slices(group))
 
 
-def mixed(planes: Sequence[Plane]) -> list[str]:
+def describe_mixed_planes(planes: Sequence[Plane]) -> list[str]:
     """Describe the differences among planes that should lie on one grid; empty if there are none."""
     properties: Sequence[tuple[str, Callable[[Plane, Plane], bool], Callable[[Plane], str]]] = (
         ("orientation (ImageOrientationPatient)", same_direction, lambda plane: _listed(plane.axes)),
@@ -78,7 +78,7 @@ def mixed(planes: Sequence[Plane]) -> list[str]:
     )
     found = []
     for name, same, text in properties:
-        most, *rest = sorted(alike(planes, same), key=len, reverse=True)
+        most, *rest = sorted(group_alike(planes, same), key=len, reverse=True)
         if rest:
             others = ", ".join(f"{text(group[0])} in {len(group)} (first {group[0].file})" for group in rest[:3])
             more = f" and {len(rest) - 3} others" if len(rest) > 3 else ""
@@ -86,7 +86,7 @@ def mixed(planes: Sequence[Plane]) -> list[str]:
     return found
 
 
-def uneven(slices: Sequence[Sequence[Plane]]) -> list[str]:
+def describe_uneven_slices(slices: Sequence[Sequence[Plane]]) -> list[str]:
     """Describe why slices do not lie evenly on one line along their normal; empty if they do."""
     if len(slices) < 2:
         return []
@@ -144,7 +144,7 @@ def slices_affine(slices: Sequence[Sequence[Plane]]) -> np.ndarray | None:
     return _LPS_TO_RAS @ affine
 
 
-def usual(counts: Sequence[int]) -> int:
+def most_frequent(counts: Sequence[int]) -> int:
     """Return the most frequent of some counts, of several such the largest."""
     occurrences = Counter(counts)
     return max(occurrences, key=lambda count: (occurrences[count], count))

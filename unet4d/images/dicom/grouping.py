@@ -22,7 +22,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from unet4d.images.dicom.file_search import FoundDicom, RejectedFile
-from unet4d.images.dicom.geometry import alike, most_at_one_place, same_direction, same_size, same_spacing, slices_of
+from unet4d.images.dicom.geometry import (
+    group_alike,
+    group_into_slices,
+    most_at_one_place,
+    same_direction,
+    same_size,
+    same_spacing,
+)
 from unet4d.images.dicom.instance import Plane, Series
 
 _SAME_ECHO_MS = 0.05
@@ -93,12 +100,12 @@ def _candidate(planes: Sequence[Plane], found: FoundDicom) -> StudyCandidate:
 
 def _split_echoes(planes: list[Plane]) -> list[list[Plane]]:
     """Split the planes of a series by their echo, which their component then names, if one place has several echoes."""
-    places = [place for group in alike(planes, same_direction) for place in slices_of(group)]
-    if all(len(alike(place, _same_echo)) == 1 for place in places):
+    places = [place for group in group_alike(planes, same_direction) for place in group_into_slices(group)]
+    if all(len(group_alike(place, _same_echo)) == 1 for place in places):
         return [planes]
     return [
         [replace(plane, component=f"{plane.component}, echo at {_echo_ms(echo[0])} ms") for plane in echo]
-        for echo in alike(planes, _same_echo)
+        for echo in group_alike(planes, _same_echo)
     ]
 
 
@@ -114,11 +121,13 @@ def _echo_ms(plane: Plane) -> str:
 
 def _join_slices(groups: Sequence[list[Plane]]) -> list[list[Plane]]:
     """Join series of a single slice where they make a stack; return the others unchanged."""
-    single = [group for group in groups if len(alike(group, same_direction)) == 1 and len(slices_of(group)) == 1]
+    single = [
+        group for group in groups if len(group_alike(group, same_direction)) == 1 and len(group_into_slices(group)) == 1
+    ]
     joined = [group for group in groups if group not in single]
-    for stack in alike(single, _same_stack):
+    for stack in group_alike(single, _same_stack):
         planes = [plane for group in stack for plane in group]
-        joined += [planes] if len(slices_of(planes)) > 1 else stack
+        joined += [planes] if len(group_into_slices(planes)) > 1 else stack
     return joined
 
 

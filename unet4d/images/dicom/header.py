@@ -62,14 +62,14 @@ class OtherObject(Exception):
 
 
 @functools.cache
-def tags() -> list[BaseTag]:
+def header_tags() -> list[BaseTag]:
     """Return the elements to read of a file before its pixels."""
     from pydicom.tag import Tag
 
     return [Tag(element) for element in _ELEMENTS]
 
 
-def series_of(dataset: Any) -> Series:
+def read_series(dataset: Any) -> Series:
     """Return the series of a dataset; missing values are empty."""
 
     def text(keyword: str) -> str:
@@ -89,18 +89,18 @@ def series_of(dataset: Any) -> Series:
     )
 
 
-def planes_of(dataset: Any, file: Path) -> list[Plane]:
+def read_planes(dataset: Any, file: Path) -> list[Plane]:
     """Return the planes of a file, from its header.
 
     Args:
-        dataset: pydicom's, of the `tags`.
+        dataset: pydicom's, of the `header_tags`.
         file: its path.
 
     Raises:
         OtherObject: it is in color, or has no place in space.
         ValueError, TypeError, AttributeError, KeyError: a damaged header; a Siemens MOSAIC.
     """
-    series = series_of(dataset)
+    series = read_series(dataset)
     photometric = str(dataset.get("PhotometricInterpretation") or "")
     if int(dataset.get("SamplesPerPixel") or 1) != 1 or not photometric.startswith("MONOCHROME"):
         raise OtherObject(f"its PhotometricInterpretation is {photometric or 'missing'}, expected MONOCHROME2")

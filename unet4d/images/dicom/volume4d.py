@@ -57,14 +57,21 @@ def stack_planes(planes: Sequence[Plane], title: str) -> SliceStack:
             unevenly; a slice has another number of frames than most; two planes lie at one place and time; nothing orders the
             frames. Lists all reasons.
     """
-    _refuse(title, geometry.mixed(planes))
-    slices = geometry.slices_of(planes)
-    _refuse(title, frame_order.not_in_time(slices))
+    _refuse(title, geometry.describe_mixed_planes(planes))
+    slices = geometry.group_into_slices(planes)
+    _refuse(title, frame_order.describe_other_variation(slices))
     key = frame_order.time_key(slices)
     if key is None:
         raise stack_error(title, ["no time orders the frames of a slice, not even an InstanceNumber"])
     slices = frame_order.sort_in_time(slices, key)
-    _refuse(title, [*frame_order.repeated(slices, key), *frame_order.incomplete(slices, key), *geometry.uneven(slices)])
+    _refuse(
+        title,
+        [
+            *frame_order.describe_duplicates(slices, key),
+            *frame_order.describe_gaps(slices, key),
+            *geometry.describe_uneven_slices(slices),
+        ],
+    )
     affine = geometry.slices_affine(slices)
     if affine is None:
         raise stack_error(title, ["a single slice without SpacingBetweenSlices and SliceThickness"])
