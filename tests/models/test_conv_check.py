@@ -215,9 +215,9 @@ def test_on_the_cpu_and_in_fp32_nothing_is_computed(monkeypatch, device, precisi
 def as_on_a_gpu(monkeypatch):
     """Compares convolutions also on the CPU, each network anew."""
     monkeypatch.setattr(conv_check, "is_checked", lambda device, precision: precision != "fp32")
-    conv_check._check_once.cache_clear()
+    conv_check._checked.clear()
     yield
-    conv_check._check_once.cache_clear()
+    conv_check._checked.clear()
 
 
 @pytest.fixture

@@ -212,7 +212,7 @@ def test_two_batches_of_one_clip_are_planned_where_one_of_two_would_have_to_be_c
     assert (made.config.train.batch_size, made.config.train.accumulate_batches) == (1, 2)
     assert made.fit.cost.largest_elements > 0
     assert made.config.recompute == PLAIN
-    assert "times the work to fit" in made.text.partition("train.accumulate_batches")[2].partition("\n")[0]
+    assert "less work per clip" in made.text.partition("train.accumulate_batches")[2].partition("\n")[0]
     assert Config.from_dict(yaml.safe_load(made.path.read_text())) == made.config
 
 

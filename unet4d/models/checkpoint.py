@@ -11,7 +11,7 @@ import stat
 import warnings
 import zipfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -54,13 +54,7 @@ class Task:
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain Python values."""
-        return {
-            "labels": dict(self.labels),
-            "channel_names": list(self.channel_names),
-            "cyclic": self.cyclic,
-            "held_out": list(self.held_out),
-            "channel_kinds": list(self.channel_kinds),
-        }
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
 
     @classmethod
     def from_dict(cls, values: Any) -> Task:

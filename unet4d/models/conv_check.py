@@ -7,12 +7,9 @@ Releases of cuDNN gave silently wrong convolutions in bf16 and TF32 for some und
 from __future__ import annotations
 
 import contextlib
-import functools
 import itertools
-import json
 import math
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import Any, NamedTuple
 
 import torch
@@ -38,6 +35,8 @@ _ROUNDING = {"bf16": 2.0**-7, "fp16": 2.0**-10, "tf32": 2.0**-10}
 _MOST_VALUES = 2**26
 """Values of input and output together beyond which only one frame is computed."""
 _MOST_FRAMES = 16
+_checked: set[tuple[Any, ...]] = set()
+"""Arguments of `check_convolutions` that were found right in this process."""
 MANY_FRAMES = 32
 """Frames computed at once where a run's number is unknown, as in a prediction."""
 
@@ -91,25 +90,10 @@ def check_convolutions(
         return
     if device.type == "cuda" and device.index is None:
         device = torch.device("cuda", torch.cuda.current_device())
-    _check_once(json.dumps(asdict(config)), channels, triple(patch_size), device, precision, training, frames)
-
-
-def is_checked(device: torch.device, precision: str) -> bool:
-    """Return whether convolutions in this precision are compared on this device."""
-    return device.type == "cuda" and precision != "fp32"
-
-
-@functools.lru_cache
-def _check_once(
-    config: str,
-    channels: tuple[int, int],
-    patch_size: Size,
-    device: torch.device,
-    precision: str,
-    training: bool,
-    frames: int,
-) -> None:
-    shapes = network_convolutions(ResolvedModelConfig(**json.loads(config)), channels, patch_size)
+    key = (repr(config), channels, triple(patch_size), device, precision, training, frames)
+    if key in _checked:
+        return
+    shapes = network_convolutions(config, channels, patch_size)
     for shape in shapes:
         check_convolution(shape, device, precision, gradients=False)
     with repeated_shapes(device) if training else contextlib.nullcontext():
@@ -118,6 +102,12 @@ def _check_once(
                 check_convolution(shape, device, precision, gradients=True)
             check_equal_frames(shape, device, precision, training, frames)
     drop_failed_work()  # so that the memory that is planned with is free again
+    _checked.add(key)
+
+
+def is_checked(device: torch.device, precision: str) -> bool:
+    """Return whether convolutions in this precision are compared on this device."""
+    return device.type == "cuda" and precision != "fp32"
 
 
 def network_convolutions(

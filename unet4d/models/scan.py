@@ -80,28 +80,19 @@ class _Layer:
     hidden_weight: Tensor
     reverse: bool
 
-    def order(self, frames: int) -> list[int]:
-        """Return the indices of the frames in the order of the steps."""
-        return list(range(frames))[:: -1 if self.reverse else 1]
+    @property
+    def way(self) -> slice:
+        """Return the slice that puts frames into the order of the steps, and back."""
+        return slice(None, None, -1 if self.reverse else 1)
 
     def parts(self, frames: int, length: int) -> list[slice]:
         """Return slices of `length` frames in the order of the steps."""
-        return [slice(start, min(start + length, frames)) for start in range(0, frames, length)][
-            :: -1 if self.reverse else 1
-        ]
+        return [slice(start, min(start + length, frames)) for start in range(0, frames, length)][self.way]
 
-    def without_first(self, frames: Tensor) -> Tensor:
-        """Return (B, T, ...) without the frame of the first step."""
-        return frames[:, :-1] if self.reverse else frames[:, 1:]
-
-    def without_last(self, frames: Tensor) -> Tensor:
-        """Return (B, T, ...) without the frame of the last step."""
-        return frames[:, 1:] if self.reverse else frames[:, :-1]
-
-    def start(self, x: Tensor, hidden: Tensor | None, cell: Tensor | None) -> _Start:
-        """Return the state to start from."""
-        shape = (x.shape[0], self.hidden_weight.shape[1], *x.shape[3:])
-        return hidden, x.new_zeros(shape, dtype=wide_dtype(x.dtype)) if cell is None else cell
+    def steps_and_before(self, steps: Tensor, before: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the frames (B, T - 1, ...) of `steps` after the first step, and those of `before` one step earlier."""
+        later, earlier = slice(1, None), slice(None, -1)
+        return (steps[:, earlier], before[:, later]) if self.reverse else (steps[:, later], before[:, earlier])
 
     def run(self, x: Tensor, start: _Start, hidden: Tensor, kept: list[Tensor] | None) -> CellState:
         """Run over the frames of `x` and return the last state; fill `hidden`, and `kept` with the gates and each cell state."""
@@ -109,7 +100,7 @@ class _Layer:
         if kept is not None:
             kept.append(gates)
         h, c = start
-        for t in self.order(x.shape[1]):
+        for t in range(x.shape[1])[self.way]:
             from_hidden = None if h is None else convolved(h, self.hidden_weight)
             h, c = step(gates[:, t], from_hidden, c, kept is not None)
             hidden[:, t] = h
@@ -121,16 +112,16 @@ class _Layer:
     def recompute(self, x: Tensor, start: _Start, hidden: Tensor) -> list[Tensor]:
         """Return what `run` puts into `kept`; as the hidden states are known, no convolution waits for a step."""
         gates, cells = convolved(x, self.input_weight, self.bias), [start[1]]
-        for t, from_hidden in zip(self.order(x.shape[1]), self._from_hidden(start[0], hidden), strict=True):
+        for t, from_hidden in zip(range(x.shape[1])[self.way], self._from_hidden(start[0], hidden), strict=True):
             cells.append(step(gates[:, t], from_hidden, cells[-1], True)[1])
         return [gates, *cells[1:]]
 
     def _from_hidden(self, first: Tensor | None, hidden: Tensor) -> Iterator[Tensor | None]:
         """Yield the hidden state's part of the gates at each step, computed for a few frames at once to bound the memory."""
         yield None if first is None else convolved(first, self.hidden_weight)
-        before = self.without_last(hidden)
+        _, before = self.steps_and_before(hidden, hidden)
         for part in self.parts(before.shape[1], _sqrt(before.shape[1])):
-            yield from convolved(before[:, part], self.hidden_weight).unbind(1)[:: -1 if self.reverse else 1]
+            yield from convolved(before[:, part], self.hidden_weight).unbind(1)[self.way]
 
     def backward(
         self,
@@ -148,7 +139,7 @@ class _Layer:
             grads: gradients of the hidden states (B, T, H, X, Y, Z), and of hidden and cell state after the last step.
             needs: which gradients are needed.
         """
-        weight, order = self.hidden_weight, self.order(x.shape[1])
+        weight, order = self.hidden_weight, range(x.shape[1])[self.way]
         grad_output, grad_hidden, grad_cell = grads
         gates, *cells = kept or self.recompute(x, start, hidden)
         grad_gates = torch.empty_like(gates) if kept else gates
@@ -165,7 +156,7 @@ class _Layer:
             elif start[0] is not None:
                 grad_first, grad_weight, _ = convolution_gradients(now, start[0], weight, (needs[1], needs[5], False))
         if len(order) > 1:
-            steps, before = self.without_first(grad_gates), self.without_last(hidden)
+            steps, before = self.steps_and_before(grad_gates, hidden)
             grad_weight = _sum(grad_weight, convolution_gradients(steps, before, weight, (False, needs[5], False))[1])
         grad_x, grad_input_weight, grad_bias = convolution_gradients(
             grad_gates, x, self.input_weight, (needs[0], needs[3], needs[4])
@@ -184,7 +175,7 @@ class _Scan(torch.autograd.Function):
         layer = _Layer(input_weight, bias, hidden_weight, reverse)
         output = x.new_empty((*x.shape[:2], hidden_weight.shape[1], *x.shape[3:]))
         kept: list[Tensor] | None = [] if keep == "gates" else None
-        state = layer.start(x, hidden, cell)
+        state = hidden, _first_cell(x, cell, output)
         for part in layer.parts(x.shape[1], x.shape[1] if keep == "gates" else _sqrt(x.shape[1])):
             state = layer.run(x[:, part], state, output[:, part], kept)
         ctx.reverse = reverse
@@ -197,7 +188,7 @@ class _Scan(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
         x, hidden, cell, input_weight, bias, hidden_weight, output, *kept = ctx.saved_tensors
         layer = _Layer(input_weight, bias, hidden_weight, ctx.reverse)
-        start = layer.start(x, hidden, cell)
+        start = hidden, _first_cell(x, cell, output)
         grads = [
             x.new_zeros(()).expand(shape) if grad is None else grad
             for grad, shape in zip(gradients, (output.shape, *[start[1].shape] * 2), strict=True)
@@ -208,6 +199,11 @@ class _Scan(torch.autograd.Function):
             grad = found[number]
             found[number] = weight.new_zeros(weight.shape) if grad is None else grad.to(weight.dtype)
         return *found, None, None
+
+
+def _first_cell(x: Tensor, cell: Tensor | None, output: Tensor) -> Tensor:
+    """Return the cell state to start from: the given one, or zeros like a frame of the output."""
+    return output.new_zeros(output[:, 0].shape, dtype=wide_dtype(x.dtype)) if cell is None else cell
 
 
 def _sqrt(frames: int) -> int:

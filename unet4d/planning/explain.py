@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from operator import attrgetter
 
 from unet4d.config import Config, ResolvedConfig, Size
 from unet4d.images.grid import is_thick
@@ -37,7 +38,7 @@ def describe_work(fit: StepFit, plain: StepFit) -> str:
 
 def settings_table(config: Config, reasons: dict[str, str]) -> list[str]:
     """Return a line for each setting that has a reason: its name, its value, the reason."""
-    values = {name: getattr(getattr(config, name.split(".")[0]), name.split(".")[1]) for name in reasons}
+    values = {name: attrgetter(name)(config) for name in reasons}
     shown = {name: _format(value) for name, value in values.items()}
     width, wide = max(map(len, shown)), max(map(len, shown.values()))
     return [f"  {name:<{width}}  {text:<{wide}}  {reasons[name]}" for name, text in shown.items()]
@@ -49,22 +50,18 @@ def _format(value: object) -> str:
     return "-" if value is None else str(value).lower()
 
 
-def explain_settings(
-    config: ResolvedConfig, given: Config, seen: Fingerprint, at_once: float | None = None, gpus: int = 1
-) -> dict[str, str]:
+def explain_settings(config: ResolvedConfig, given: Config, seen: Fingerprint, gpus: int = 1) -> dict[str, str]:
     """Return the reason for each setting by its dotted name.
 
     Args:
         config: what was chosen.
         given: what the user set.
         seen: the studies.
-        at_once: work of a step with all its clips in one batch, relative to the chosen step; None if it does not fit.
         gpus: GPUs that share each batch.
     """
     data, model, train, recompute = config.data, config.model, config.train, config.recompute
     multiple, whole, longest = total_stride(model.strides), whole_study(seen), usual_largest(seen.frame_counts)
     clips = "clips of a step" + f", at most {-(-train.batch_size // gpus)} on each of {gpus} GPUs" * (gpus > 1)
-    instead = "does not fit" if at_once is None else f"takes {at_once:.2f} times the work to fit"
     is_whole = data.patch_size == rounded_up(whole, multiple)
     derived = {
         "data.in_plane_spacing_mm": "median pixel of the studies",
@@ -76,7 +73,7 @@ def explain_settings(
         "model.strides": _explain_slices(model.strides, seen, "pooled"),
         "model.kernel_size": _explain_slices(model.kernel_size, seen, "convolved"),
         "train.batch_size": clips,
-        "train.accumulate_batches": f"batches of a step, because one batch of all their clips {instead}",
+        "train.accumulate_batches": "batches of a step: less work per clip than one larger batch, if that fits at all",
         "train.precision": "counted as bf16; fp16 takes as much",
         "recompute.chunk_frames": describe_recompute(recompute),
         "recompute.group_chunks": "chunks between which only states are kept",
@@ -94,8 +91,7 @@ def explain_settings(
     default = Config()
     reasons = {}
     for name, reason in derived.items():
-        section, setting = name.split(".")
-        is_given = getattr(getattr(given, section), setting) != getattr(getattr(default, section), setting)
+        is_given = attrgetter(name)(given) != attrgetter(name)(default)
         reasons[name] = f"{AS_GIVEN}{notes.get(name, '')}" if is_given else reason
     if data.frames == 1 and max(model.lstm_channels) > 0:
         reasons["model.lstm_channels"] += (

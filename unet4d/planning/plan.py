@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import operator
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -128,9 +129,8 @@ def plan(
         larger = Candidate(views[place - 1][-1], estimator.leanest(views[place - 1][-1])) if place else None
         smaller = next(filter(None, (_fastest(c, estimator) for view in views[place + 1 :] for c in view)), None)
         plain = estimator.estimate(choice.config, RecomputeConfig(0, lstm="gates"))
-        at_once = _work_at_once(views[place], choice, estimator)
     chosen, fit = _config_of_all_gpus(choice, config, gpus), choice.fit
-    written, reasons = _config_to_write(chosen, config), explain_settings(chosen, config, seen, at_once, gpus)
+    written, reasons = _config_to_write(chosen, config), explain_settings(chosen, config, seen, gpus)
     name, on_each = " ".join(studies.name.split()), " on each GPU" * (gpus > 1)
     peak = f"expected peak {describe_bytes(fit.planned_bytes)} of {gpu.words}"
     neighbors = [
@@ -238,15 +238,14 @@ def _choose(
     last = min(leanest, key=lambda candidate: candidate.fit.planned_bytes)
     last = Candidate(last.config, estimator.count(last.config, last.fit.recompute))
     if not last.fit.is_indexable:
+        elements = last.fit.cost.largest_elements
         raise InputError(
-            f"the smallest choice has a tensor of {last.fit.cost.largest_elements} elements, got {describe_clip(last.config)}; "
-            "expected less than 2**31; lower --data.patch_size or --train.batch_size"
+            f"got a tensor of {elements} elements ({last}), expected less than 2**31; lower --data.patch_size"
         )
     exchange_bytes = NCCL_BYTES * ("each of" in gpu.words)
     size = math.ceil((sufficient_bytes(last.fit.planned_bytes) + CONTEXT_BYTES + exchange_bytes) / GB)
-    names = {"data.patch_size": given.data.patch_size, "data.frames": given.data.frames}
-    names |= {"train.batch_size": given.train.batch_size, "recompute.chunk_frames": given.recompute.chunk_frames}
-    options = [f"--{name}" for name, value in names.items() if value is not None]
+    names = ("data.patch_size", "data.frames", "train.batch_size", "recompute.chunk_frames")
+    options = [f"--{name}" for name in names if operator.attrgetter(name)(given) is not None]
     raise InputError(
         f"the smallest choice does not fit ({last}): {gpu.words} has {describe_bytes(max(0, gpu.budget_bytes))} for it; name a GPU "
         f"of {size} GB or more, or lower {', '.join([*options, '--model.channels'])}"
@@ -268,15 +267,6 @@ def _cheapest(view: Sequence[ResolvedConfig], estimator: StepMemoryEstimator) ->
         if estimator.fits(counted.fit):
             return counted
     return None
-
-
-def _work_at_once(view: Sequence[ResolvedConfig], choice: Candidate, estimator: StepMemoryEstimator) -> float | None:
-    """Return the work of a step with all its clips in one batch, relative to the chosen step; None where it does not fit."""
-    train = choice.config.train
-    clips = train.batch_size * train.accumulate_batches
-    single = [config for config in view if (config.train.batch_size, config.train.accumulate_batches) == (clips, 1)]
-    fit = estimator.fastest(single[0]) if single and train.accumulate_batches > 1 else None
-    return None if fit is None else fit.cost.flops / choice.fit.cost.flops
 
 
 def _describe_larger(larger: Candidate | None, chosen: ResolvedConfig, given: Config) -> str:
