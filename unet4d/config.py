@@ -1,4 +1,4 @@
-"""Every knob: its name, its default, its unit, its check. One home for each; nothing else holds a default."""
+"""Settings of a run: name, default, unit and check of each. No other module holds a default."""
 
 from __future__ import annotations
 
@@ -24,46 +24,46 @@ FOLDS = 5
 
 
 def triple(values: Iterable[int]) -> Size:
-    """Three numbers as a tuple (X, Y, Z)."""
+    """Return three numbers as a tuple (X, Y, Z)."""
     x, y, z = values
     return x, y, z
 
 
 @dataclass
 class DataConfig:
-    """Which studies are learnt from, on what grid, and how patches and clips are drawn from them."""
+    """The studies to train on, their grid, and how patches and clips are drawn from them."""
 
     val_subjects: list[str] | None = None
-    """Subjects kept for validation, by name. Left out: those of the fold."""
+    """Subjects kept for validation, by name. Unset: those of the fold."""
     folds: int | None = None
-    """Number of folds the subjects are split into. Left out: 5, or as many as there are subjects."""
+    """Number of folds the subjects are split into. Unset: 5, or as many as there are subjects."""
     in_plane_spacing_mm: float | None = None
-    """Pixel spacing every study is resampled to, in mm. Left out: the median of the training studies."""
+    """Pixel spacing every study is resampled to, in mm. Unset: the median of the training studies."""
     slice_spacing_mm: float | None = None
-    """Slice spacing every study is resampled to, in mm. Left out: each study keeps its own."""
+    """Slice spacing every study is resampled to, in mm. Unset: each study keeps its own."""
     normalization: Literal["zscore", "none"] = "zscore"
     """zscore: over the whole study and per channel, clipped to its 0.5 and 99.5 percentiles, then mean 0 and deviation 1."""
     patch_size: Size | None = None
-    """Voxels (X, Y, Z) of a training patch and of an inference window. Left out: the median study, at most 128 x 128 x 32,
+    """Voxels (X, Y, Z) of a training patch and of an inference window. Unset: the median study, at most 128 x 128 x 32,
     rounded up to what the strides divide."""
     frames: int | None = None
-    """Frames of a training clip, at most those of the longest study. Left out: 8. At prediction the network sees every frame."""
+    """Frames of a training clip, at most those of the longest study. Unset: 8. At prediction the network sees every frame."""
     max_frame_stride: int = 1
     """A training clip's frames are 1 to this many study frames apart, drawn anew for each clip. Above 1 as few frames show a longer
     time, and the network learns more than one step; useful for long series. At prediction the step is 1."""
     foreground_fraction: float = 0.67
     """Share of patches centred on a voxel of a class drawn evenly among those present, 0 to 1; the others lie anywhere."""
     augmentation: Literal["off", "mild", "strong"] = "mild"
-    """How strongly the training clips are varied; one spatial warp and one contrast for all frames of a clip."""
+    """Strength of the augmentation of clips; one spatial warp and one contrast for all frames of a clip."""
     time_augmentation: Literal["off", "mild", "strong"] = "off"
-    """How strongly time is varied. mild: now and then a clip runs 0.8 to 1.25 times as fast, misses a frame, shows one twice or has
-    one spoilt. strong: more often and further, and half of the clips run backwards. A label always stays that of its frame."""
+    """Strength of the augmentation of time. mild: at times a clip runs 0.8 to 1.25 times as fast, misses a frame, repeats one or
+    has a corrupted one. strong: more often and further, and half of the clips run backwards. A label stays that of its frame."""
     flip_axes: list[int] = field(default_factory=list)
-    """Axes (0 = X, 1 = Y, 2 = Z) that may be mirrored in training. Left out: none, for organs have a left and a right."""
+    """Axes (0 = X, 1 = Y, 2 = Z) that may be mirrored in training. Unset: none, because organs have a left and a right."""
     num_workers: int | None = None
-    """Processes that read patches; 0: the main one. Left out: cores minus one, at most 8. Results do not depend on it."""
+    """Processes that read patches; 0: the main one. Unset: cores minus one, at most 8. Results do not depend on it."""
     cache_dir: str | None = None
-    """Where preprocessed studies are kept. Left out: .unet4d-cache in the dataset folder, or in the run where that is read-only."""
+    """Folder for preprocessed studies. Unset: .unet4d-cache in the dataset folder, or in the run where that is read-only."""
 
     def __post_init__(self) -> None:
         """Check every value."""
@@ -81,18 +81,14 @@ class DataConfig:
             voxels = math.prod(self.patch_size)
             require(voxels <= MOST_VOXELS, "data.patch_size", self.patch_size, f"at most {MOST_VOXELS} voxels")
             self.patch_size = triple(self.patch_size)
-        require(
-            0 <= self.foreground_fraction <= 1,
-            "data.foreground_fraction",
-            self.foreground_fraction,
-            "a share from 0 to 1",
-        )
-        require(set(self.flip_axes) <= {0, 1, 2}, "data.flip_axes", self.flip_axes, "a list of axes among 0, 1 and 2")
+        share, axes = self.foreground_fraction, self.flip_axes
+        require(0 <= share <= 1, "data.foreground_fraction", share, "a share from 0 to 1")
+        require(set(axes) <= {0, 1, 2}, "data.flip_axes", axes, "a list of axes among 0, 1 and 2")
 
 
 @dataclass(kw_only=True)
 class ResolvedDataConfig(DataConfig):
-    """The data with all derived settings known. None stays where it has a meaning: the fold's subjects, each study's own slices."""
+    """The data with all derived settings known. None stays where it is a choice: the fold's subjects, each study's own slices."""
 
     folds: int
     in_plane_spacing_mm: float
@@ -103,18 +99,18 @@ class ResolvedDataConfig(DataConfig):
 
 @dataclass
 class ModelConfig:
-    """The CLSTM-UNet. With lstm_channels 0 it is its own frame-wise twin: the baseline, one setting away."""
+    """The CLSTM-UNet. With lstm_channels 0 it is the frame-wise baseline: the same network without recurrence."""
 
     channels: list[int] = field(default_factory=lambda: list(CHANNELS))
     """Channels of each level, from full resolution to the bottleneck; their number is the number of levels."""
     lstm_channels: int | list[int] | None = None
-    """Hidden channels of each level's ConvLSTM. 0: none at all, the frame-wise twin. A list: level by level. Left out: an eighth of
+    """Hidden channels of each level's ConvLSTM. 0: none, the frame-wise baseline. A list: level by level. Unset: an eighth of
     the level's channels."""
     strides: list[Size] | None = None
-    """Stride (X, Y, Z) between each level and the next, one fewer than levels. Left out: from the spacing, so that thick slices are
+    """Stride (X, Y, Z) between each level and the next, one fewer than levels. Unset: from the spacing, so that thick slices are
     not pooled while the plane is finer."""
     kernel_size: list[Size] | None = None
-    """Kernel (X, Y, Z) of each level. Left out: from the spacing, so that thick slices are not convolved across too early."""
+    """Kernel (X, Y, Z) of each level. Unset: from the spacing, so that thick slices are not convolved across too early."""
     direction: Literal["forward", "bidirectional"] = "bidirectional"
     """forward: a frame depends on itself and earlier ones only, so the network can run live. bidirectional: on all frames."""
     lstm_layers: int = 1
@@ -122,28 +118,19 @@ class ModelConfig:
     dropout: float = 0.0
     """Share of each level's channels that training drops, the same ones in all frames of a clip, 0 to below 1."""
     deep_supervision: bool = False
-    """Whether the decoder's lower levels are taught, too, through heads of their own that prediction leaves out."""
+    """Train the decoder's lower levels, too, through heads of their own that prediction does without."""
 
     def __post_init__(self) -> None:
         """Check every value."""
         check_types(self, "model")
-        levels = len(self.channels)
-        require(
-            levels >= 2 and min(self.channels) >= 1,
-            "model.channels",
-            self.channels,
-            "two or more levels of 1 channel or more",
-        )
-        require(levels <= MOST_LEVELS, "model.channels", self.channels, f"at most {MOST_LEVELS} levels")
+        channels, lstm, levels = self.channels, self.lstm_channels, len(self.channels)
+        is_deep = levels >= 2 and min(channels) >= 1
+        require(is_deep, "model.channels", channels, "two or more levels of 1 channel or more")
+        require(levels <= MOST_LEVELS, "model.channels", channels, f"at most {MOST_LEVELS} levels")
         ranges = {"channels": (1, MOST_CHANNELS), "lstm_channels": (0, MOST_CHANNELS), "lstm_layers": (1, 64)}
         check_ranges(self, "model", {**ranges, "strides": (1, 64), "kernel_size": (1, 31)})
-        if isinstance(self.lstm_channels, list):
-            require(
-                len(self.lstm_channels) == levels,
-                "model.lstm_channels",
-                self.lstm_channels,
-                f"one number a level, {levels}",
-            )
+        if isinstance(lstm, list):
+            require(len(lstm) == levels, "model.lstm_channels", lstm, f"one number per level, {levels}")
         require(0 <= self.dropout < 1, "model.dropout", self.dropout, "a share from 0 to below 1")
         for name, count in (("strides", levels - 1), ("kernel_size", levels)):
             sizes = getattr(self, name)
@@ -151,13 +138,8 @@ class ModelConfig:
                 fits = len(sizes) == count and all(len(size) == 3 and min(size) >= 1 for size in sizes)
                 require(fits, f"model.{name}", sizes, f"{count} triples (X, Y, Z) of 1 or more for {levels} levels")
                 setattr(self, name, [triple(size) for size in sizes])
-        if self.kernel_size is not None:
-            require(
-                all(k % 2 for size in self.kernel_size for k in size),
-                "model.kernel_size",
-                self.kernel_size,
-                "odd sizes",
-            )
+        odd = all(k % 2 for size in self.kernel_size or () for k in size)
+        require(odd, "model.kernel_size", self.kernel_size, "odd sizes")
 
     def lstm_channels_per_level(self) -> list[int]:
         """Return the hidden channels of every level's ConvLSTM; all 0 for the frame-wise baseline."""
@@ -182,38 +164,38 @@ class TrainConfig:
     """The training loop."""
 
     epochs: int = 200
-    """Epochs; an epoch is steps_per_epoch optimiser steps."""
+    """Epochs; an epoch is steps_per_epoch optimizer steps."""
     steps_per_epoch: int = 100
     """Optimiser steps an epoch."""
     batch_size: int | None = None
-    """Clips whose loss is taken together; several processes share them, at least one each. Left out: 2 a process."""
+    """Clips of a batch; several processes share them, at least one each. Unset: 2 per process."""
     learning_rate: float = 1e-3
     """Peak learning rate of AdamW."""
     weight_decay: float = 1e-2
     """Weight decay of AdamW (Loshchilov & Hutter 2019); norms and biases are spared."""
     schedule: Literal["polynomial", "cosine"] = "polynomial"
-    """How the learning rate falls to 0: polynomial with power 0.9 (Chen et al. 2018), or a half cosine."""
+    """Fall of the learning rate to 0: polynomial with power 0.9 (Chen et al. 2018), or a half cosine."""
     warmup_steps: int = 100
     """Steps over which the learning rate rises to its peak; at most a tenth of all steps are used."""
     gradient_clip: float = 1.0
     """Norm the gradient is clipped to; 0 turns clipping off."""
     precision: Precision = "auto"
     """auto: bf16 where the device computes in it, else fp16 with a loss scaler on a GPU, else fp32. tf32: float32
-    whose products a GPU rounds to 10 bits; fp32 never does."""
+    with products that a GPU rounds to 10 bits; fp32 never does."""
     accumulate_batches: int = 1
-    """Batches whose gradients one optimiser step takes together, each with a loss of its own; the step's loss is their mean."""
+    """Batches of one optimizer step, each with a loss of its own; the step's loss is their mean."""
     validate_every: int = 5
     """Epochs between validations on whole studies; the last epoch is always validated."""
     skip_limit: int = 10
-    """Steps in a row whose loss or gradient is not finite; they are skipped and told, and one more stops the run."""
+    """Steps in a row without finite loss and gradient that are skipped and reported; one more stops the run."""
     ema_decay: float = 0.0
     """Decay of the moving average of the weights that is validated and kept to predict with, 0 to below 1; 0: the weights as they
     are."""
     init_from: str | None = None
-    """Run folder or checkpoint whose weights training begins with: those of the frame-wise twin, or of the same network. Left out:
+    """Run folder or checkpoint with the weights to begin with: those of the frame-wise baseline, or of the same network. Unset:
     random ones."""
     mlflow: str | None = None
-    """Name of the MLflow experiment to log to, at MLFLOW_TRACKING_URI or, left out, in the run; needs mlflow. Left out: none."""
+    """Name of the MLflow experiment to log to, at MLFLOW_TRACKING_URI or else in the run; needs mlflow. Unset: none."""
 
     def __post_init__(self) -> None:
         """Check every value."""
@@ -222,9 +204,8 @@ class TrainConfig:
         check_ranges(self, "train", dict.fromkeys(counts, (1, MOST)))
         check_ranges(self, "train", {"weight_decay": (0, 1000), "gradient_clip": (0, 1e30)})
         check_ranges(self, "train", {"warmup_steps": (0, MOST**2), "skip_limit": (0, MOST**2)})
-        require(
-            0 < self.learning_rate <= 1000, "train.learning_rate", self.learning_rate, "a number above 0, at most 1000"
-        )
+        rate = self.learning_rate
+        require(0 < rate <= 1000, "train.learning_rate", rate, "a number above 0, at most 1000")
         require(0 <= self.ema_decay < 1, "train.ema_decay", self.ema_decay, "a decay from 0 to below 1, such as 0.999")
 
 
@@ -237,17 +218,17 @@ class ResolvedTrainConfig(TrainConfig):
 
 @dataclass
 class RecomputeConfig:
-    """What a training step keeps for its backward pass and what it computes again. Results do not depend on it."""
+    """The activations that a training step keeps for its backward pass; it recomputes the rest. Results do not depend on it."""
 
     chunk_frames: int | None = None
-    """Frames computed at once. Between chunks of them only the ConvLSTMs' states are kept; the rest is computed again in the
-    backward pass. 0: all frames at once, nothing computed again. Left out: the most that fit the GPU's free memory; 0 on a CPU."""
+    """Frames computed at once. Between chunks of them only the ConvLSTMs' states are kept; the rest is recomputed in the
+    backward pass. 0: all frames at once, nothing recomputed. Unset: the most that fit the GPU's free memory; 0 on a CPU."""
     group_chunks: int = 1
-    """Above 1, for long series: states are kept between groups of this many chunks only, those inside a group computed again."""
+    """Above 1, for long series: states are kept between groups of this many chunks only, those inside a group recomputed."""
     stages: bool = False
-    """Within a chunk, keep only what passes between the stages of the encoder, and compute their inner layers again."""
+    """Within a chunk, keep only what passes between the stages of the encoder, and recompute their inner layers."""
     lstm: Literal["gates", "hidden"] = "hidden"
-    """What a ConvLSTM keeps of a chunk. gates: all its backward pass needs. hidden: inputs and hidden states; the gates are
+    """Tensors that a ConvLSTM keeps of a chunk. gates: all its backward pass needs. hidden: inputs and hidden states; the gates are
     recomputed."""
 
     def __post_init__(self) -> None:
@@ -265,10 +246,10 @@ class InferenceConfig:
     sw_batch_size: int = 1
     """Windows computed at once."""
     chunk_frames: int | None = None
-    """Frames computed at once. The states are handed on, so the result does not depend on it. Left out: as many
+    """Frames computed at once. The states are handed on, so the result does not depend on it. Unset: as many
     as fit the memory."""
     mirror_axes: list[int] = field(default_factory=list)
-    """Axes (0 = X, 1 = Y, 2 = Z) along which a study is mirrored, too, and the answers averaged: twice the work for each. Helps
+    """Axes (0 = X, 1 = Y, 2 = Z) along which a study is mirrored, too, and the results averaged: twice the work for each. Helps
     only a network trained with the same data.flip_axes."""
 
     def __post_init__(self) -> None:
@@ -281,27 +262,27 @@ class InferenceConfig:
 
 @dataclass
 class Config:
-    """What the user set; anything may be left out. `unet4d.training.resolve.resolve` gives the `ResolvedConfig`."""
+    """The settings of a user; anything may be unset. `unet4d.training.resolve.resolve` gives the `ResolvedConfig`."""
 
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     inference: InferenceConfig = field(default_factory=InferenceConfig)
     fold: int = 0
-    """Fold whose subjects are held out for validation, from 0."""
+    """Fold with the subjects for validation, from 0."""
     seed: int = 0
-    """The one seed that everything random hangs on."""
+    """Seed of everything random."""
     recompute: RecomputeConfig = field(default_factory=RecomputeConfig)
 
     def __post_init__(self) -> None:
-        """Check the values that concern one another."""
+        """Check the values that depend on one another."""
         check_types(self, "config")
         require(0 <= self.seed < 2**64, "seed", self.seed, "0 or more, below 2**64")
         folds = self.data.folds or FOLDS
         require(0 <= self.fold < folds, "fold", self.fold, f"a number from 0 to {folds - 1}")
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain Python values only (dict, list, str, int, float, bool, None), fit for YAML, JSON and checkpoints."""
+        """Return plain Python values (dict, list, str, int, float, bool, None) for YAML, JSON and checkpoints."""
         return _plain(dataclasses.asdict(self))
 
     @classmethod
@@ -314,7 +295,7 @@ class Config:
         sections = {name: kind for name, kind in get_type_hints(cls).items() if dataclasses.is_dataclass(kind)}
         built = {}
         if not isinstance(values, Mapping):
-            raise InputError(f"the configuration is {describe_value(values)}; wanted settings by name")
+            raise InputError(f"the configuration is {describe_value(values)}, expected settings by name")
         for key, value in values.items():
             built[key] = _build(sections[key], key, value) if key in sections else value
         return cast(Self, _build(cls, "config", built))
@@ -332,7 +313,7 @@ class ResolvedConfig(Config):
 def _build(kind: Any, name: str, values: Mapping[str, Any]) -> Any:
     known = [f.name for f in dataclasses.fields(kind)]
     if not isinstance(values, Mapping):
-        raise InputError(f"{name} is {describe_value(values)}; wanted settings by name, such as {known[0]}")
+        raise InputError(f"{name} is {describe_value(values)}, expected settings by name, such as {known[0]}")
     if unknown := [str(key) for key in values if key not in known]:
         renamed = describe_renamed(unknown[0] if name == "config" else f"{name}.{unknown[0]}")
         expected = renamed or f"; known are {', '.join(known)}"

@@ -34,7 +34,7 @@ class Stopped(BaseException):
 
 
 class ReportedByOtherRank(Unet4DError):
-    """Another process failed and says why; this one ends with the same exit code and says nothing."""
+    """An error that another process reports; this one ends with the same exit code and prints nothing."""
 
     def __init__(self, exit_code: int):
         super().__init__(exit_code)

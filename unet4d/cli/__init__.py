@@ -1,4 +1,8 @@
-"""The commands: what each does, its options, and the verb it calls. Nothing heavy is imported before one is chosen."""
+"""The command line: one module per group of commands, config files, messages and the console.
+
+In: words of a shell, YAML files. Out: calls of the rooms below, lines on stdout and stderr, an exit code.
+Nothing heavy is imported before a command is chosen.
+"""
 
 from unet4d.cli.datasets import CONVERT, PHANTOM, VERIFY
 from unet4d.cli.evaluation import COMPARE, EVALUATE, REPORT

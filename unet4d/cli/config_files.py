@@ -45,8 +45,8 @@ def put_files_first(given: Sequence[str], options: Sequence[str]) -> list[str]:
     if "--resume" in others:
         own = [Path(run, "config.yaml") for run in take_option(others, "--out")[1][-1:]]
         files = [str(path) for path in own if path.is_file()] + files
-    words = [word for file in files for word in _words(Path(file))]
-    return [word for word in words if word.partition("=")[0] in options] + others
+    options_of_files = [word for file in files for word in _file_options(Path(file))]
+    return [word for word in options_of_files if word.partition("=")[0] in options] + others
 
 
 def take_option(words: Sequence[str], option: str) -> tuple[list[str], list[str]]:
@@ -64,7 +64,7 @@ def take_option(words: Sequence[str], option: str) -> tuple[list[str], list[str]
     return others, values
 
 
-def _words(path: Path) -> Iterator[str]:
+def _file_options(path: Path) -> Iterator[str]:
     """Yield the settings of a file as options, --train.epochs=3."""
     root, types = _read(path), setting_types()
     if not isinstance(root, yaml.MappingNode):

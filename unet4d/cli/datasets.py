@@ -4,28 +4,24 @@ from __future__ import annotations
 
 from jsonargparse import ArgumentParser, Namespace
 
-from unet4d.cli.options import PATTERN, WITH_IDS, Command
+from unet4d.cli.options import PATTERN, WITH_IDS, Command, add
 from unet4d.images.time_axis import TIME_AXES
 from unet4d.system.text import count
 
 
 def _phantom_options(parser: ArgumentParser) -> None:
-    parser.add_argument("--out", type=str, required=True, help="folder to write the dataset to; a new or empty one")
-    parser.add_argument("--subjects", type=int, required=True, help="number of subjects, one study each")
-    parser.add_argument("--frames", type=int, required=True, help="frames of each study, such as one heart beat")
-    parser.add_argument(
+    add(parser, "--out", help="folder to write the dataset to; a new or empty one", required=True)
+    add(parser, "--subjects", help="number of subjects, one study each", type=int, required=True)
+    add(parser, "--frames", help="frames of each study, such as one heart beat", type=int, required=True)
+    add(
+        parser,
         "--labelled",
+        help="label every frame, or two only, such as end-diastole and end-systole",
         choices=["all", "two"],
         default="all",
-        help="label every frame, or two only, such as end-diastole and end-systole",
     )
-    parser.add_argument(
-        "--ambiguous",
-        type=float,
-        default=0.0,
-        help="fraction of frames that hide the heart, 0 to below 0.5",
-    )
-    parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same studies")
+    add(parser, "--ambiguous", help="fraction of frames that hide the heart, 0 to below 0.5", type=float, default=0.0)
+    add(parser, "--seed", help="the same seed gives the same studies", type=int, default=0)
 
 
 def _check_phantom(options: Namespace) -> None:
@@ -45,45 +41,47 @@ def _phantom(options: Namespace) -> None:
 
 
 def _convert_options(parser: ArgumentParser) -> None:
-    parser.add_argument("layout", type=str, help="acdc, nnunet, frames, sequence or dicom")
-    parser.add_argument("source", type=str, help="the folder (or file) to read; nothing in it is changed")
-    parser.add_argument("--out", type=str, required=True, help="folder to write the dataset to; a new or empty one")
-    parser.add_argument("--pattern", type=str, help=PATTERN)
-    parser.add_argument(
+    add(parser, "layout", help="acdc, nnunet, frames, sequence or dicom")
+    add(parser, "source", help="the folder (or file) to read; nothing in it is changed")
+    add(parser, "--out", help="folder to write the dataset to; a new or empty one", required=True)
+    add(parser, "--pattern", help=PATTERN)
+    add(
+        parser,
         "--labels",
+        help="values of classes by name, '{left ventricle: 1}', where it is not in the files",
         type=dict[str, int],
-        help="values of classes by name, '{left ventricle: 1}', where the files do not say",
     )
-    parser.add_argument(
+    add(
+        parser,
         "--time",
+        help="cyclic: the last frame leads into the first; open: it does not; default: that of the source",
         choices=TIME_AXES,
-        help="cyclic: the last frame leads into the first; open: it does not; default: as the source says",
     )
-    parser.add_argument(
-        "--frame_duration_s", type=float, help="seconds from frame to frame, where the files do not say"
-    )
-    parser.add_argument(
+    add(parser, "--frame_duration_s", help="seconds from frame to frame, where it is not in the files", type=float)
+    add(
+        parser,
         "--frame_durations",
-        type=str,
-        help="CSV file with the columns case and frame_duration_s, one row per case; holds before what the files say",
+        help="CSV file with the columns case and frame_duration_s, one row per case; it has precedence over the files",
     )
-    parser.add_argument(
+    add(
+        parser,
         "--subject_per_case",
-        action="store_true",
         help="each case is a subject of its own, also where names say that several are frames of one (nnunet)",
+        action="store_true",
     )
-    parser.add_argument(
+    add(
+        parser,
         "--key_file",
-        type=str,
         help="CSV file for the patients behind the names of cases, outside of the dataset; default: written nowhere (dicom)",
     )
-    parser.add_argument(
+    add(
+        parser,
         "--channels",
-        type=dict[str, str],
         help="name of each channel and what it holds, signal or velocity X, '{magnitude: signal, vx: velocity X}'",
+        type=dict[str, str],
     )
-    parser.add_argument("--keep_patient_ids", action="store_true", help=WITH_IDS)
-    parser.add_argument("--name", type=str, help="of the dataset; default: the source's")
+    add(parser, "--keep_patient_ids", help=WITH_IDS, action="store_true")
+    add(parser, "--name", help="of the dataset; default: the source's")
 
 
 def _convert(options: Namespace) -> None:
@@ -100,11 +98,9 @@ def _convert(options: Namespace) -> None:
 
 
 def _verify_options(parser: ArgumentParser) -> None:
-    parser.add_argument("dataset", type=str, help="dataset folder, with dataset.json; exit code 2 where it has errors")
-    parser.add_argument("--json", action="store_true", help="print one JSON object: faults and fingerprint")
-    parser.add_argument(
-        "--out", type=str, help="a JSON file for the fingerprint, beside the one that is kept for plan and train"
-    )
+    add(parser, "dataset", help="dataset folder, with dataset.json; exit code 2 where it has errors")
+    add(parser, "--json", help="print one JSON object: faults and fingerprint", action="store_true")
+    add(parser, "--out", help="a JSON file for the fingerprint, beside the one that is kept for plan and train")
 
 
 def _check_verify(options: Namespace) -> None:
@@ -132,11 +128,11 @@ PHANTOM = Command(
 )
 
 CONVERT = Command(
-    "make a dataset of what scanners, 3D Slicer, challenges and nnU-Net leave",
+    "make a dataset of files of scanners, 3D Slicer, challenges and nnU-Net",
     "LAYOUT SOURCE --out DIR [options]",
     "  unet4d convert acdc database --out acdc               (patientNNN/patientNNN_4d.nii.gz and _frameXX_gt.nii.gz)\n"
     "  unet4d convert nnunet Dataset027_ACDC --out acdc      (imagesTr, labelsTr; --pattern joins the frames of a subject)\n"
-    "  unet4d convert frames slicer --out airway             (folders of 3D .nrrd, .seg.nrrd or .nii.gz, one a frame)\n"
+    "  unet4d convert frames slicer --out airway             (folders of 3D .nrrd, .seg.nrrd or .nii.gz, one per frame)\n"
     "  unet4d convert sequence slicer --out airway           (3D Slicer's .seq.nrrd)\n"
     "  unet4d convert dicom scans --out cine --labels '{left ventricle: 1}'   (cine, dynamic series; DICOM names no class)",
     _convert_options,
@@ -144,7 +140,7 @@ CONVERT = Command(
 )
 
 VERIFY = Command(
-    "find every fault of a dataset in one pass, and say what its studies are like",
+    "find every fault of a dataset in one pass, and describe its studies",
     "DATASET [--json] [--out FILE]",
     "  unet4d verify heart\n"
     "  unet4d verify heart --json                (for programs: faults and fingerprint on stdout)\n"

@@ -1,36 +1,31 @@
-"""Commands that judge and show what was segmented."""
+"""Commands that score segmentations and show them."""
 
 from __future__ import annotations
 
 from jsonargparse import ArgumentParser, Namespace
 
-from unet4d.cli.options import Command, layout_options
+from unet4d.cli.options import Command, add, layout_options
 
 
 def _evaluate_options(parser: ArgumentParser) -> None:
-    parser.add_argument(
-        "--reference",
-        type=str,
-        required=True,
-        help="dataset folder (its labelled frames count), or folder of label maps",
+    add(
+        parser, "--reference", help="dataset folder (its labelled frames count), or folder of label maps", required=True
     )
-    parser.add_argument("--prediction", type=str, required=True, help="folder of <case>.nii.gz, anybody's")
-    parser.add_argument(
-        "--out", type=str, required=True, help="folder for metrics.csv, measures.csv, temporal.csv, summary.json, ..."
-    )
-    parser.add_argument(
-        "--cases", type=str, nargs="+", help="score these only; default: every reference, none may be missing"
-    )
-    parser.add_argument(
+    add(parser, "--prediction", help="folder of <case>.nii.gz, from any program", required=True)
+    add(parser, "--out", help="folder for metrics.csv, measures.csv, temporal.csv, summary.json, ...", required=True)
+    add(parser, "--cases", help="score these only; default: every reference", nargs="+")
+    add(
+        parser,
         "--predicted_only",
-        action="store_true",
         help="score the references that have a prediction, and count the others",
+        action="store_true",
     )
-    parser.add_argument(
+    add(
+        parser,
         "--tolerance_mm",
+        help="surfaces this near count as the same for the surface Dice (NSD)",
         type=float,
         default=2.0,
-        help="surfaces this near count as the same for the surface Dice (NSD)",
     )
 
 
@@ -44,18 +39,11 @@ def _evaluate(options: Namespace) -> None:
 
 
 def _compare_options(parser: ArgumentParser) -> None:
-    parser.add_argument("a", type=str, help="--out folder of unet4d evaluate")
-    parser.add_argument("b", type=str, help="another, of the same studies")
-    parser.add_argument("--out", type=str, help="folder for comparison.json and comparison.csv; default: print only")
-    parser.add_argument(
-        "--metrics",
-        type=str,
-        nargs="+",
-        help="compare in these only, such as dice ef_error_percent; default: all there are",
-    )
-    parser.add_argument(
-        "--shared_only", action="store_true", help="compare the cases that both have, and say which are left out"
-    )
+    add(parser, "a", help="--out folder of unet4d evaluate")
+    add(parser, "b", help="another, of the same studies")
+    add(parser, "--out", help="folder for comparison.json and comparison.csv; default: print only")
+    add(parser, "--metrics", help="compare in these only, such as dice ef_error_percent; default: all", nargs="+")
+    add(parser, "--shared_only", help="compare the cases that both have, and list the others", action="store_true")
 
 
 def _compare(options: Namespace) -> None:
@@ -71,10 +59,10 @@ def _compare(options: Namespace) -> None:
 
 
 def _report_options(parser: ArgumentParser) -> None:
-    parser.add_argument("--image", type=str, required=True, help="study, folder of studies, or dataset folder")
-    parser.add_argument("--prediction", type=str, required=True, help="folder of label maps")
-    parser.add_argument("--out", type=str, required=True, help="folder for index.html, <case>.html and pictures")
-    parser.add_argument("--evaluation", type=str, help="--out folder of unet4d evaluate, to show the scores too")
+    add(parser, "--image", help="study, folder of studies, or dataset folder", required=True)
+    add(parser, "--prediction", help="folder of label maps", required=True)
+    add(parser, "--out", help="folder for index.html, <case>.html and pictures", required=True)
+    add(parser, "--evaluation", help="--out folder of unet4d evaluate, to show the scores too")
     layout_options(parser)
 
 
@@ -100,14 +88,14 @@ EVALUATE = Command(
 COMPARE = Command(
     "two methods on the same studies, paired: differences, Wilcoxon test, effect",
     "A B [--out DIR] [--metrics METRIC ...] [--shared_only]",
-    "  unet4d compare scores_twin scores_recurrent --out comparison\n"
-    "  unet4d compare scores_twin scores_recurrent --metrics dice ef_error_percent roughness",
+    "  unet4d compare scores_framewise scores_recurrent --out comparison\n"
+    "  unet4d compare scores_framewise scores_recurrent --metrics dice ef_error_percent roughness",
     _compare_options,
     _compare,
 )
 
 REPORT = Command(
-    "an HTML page a study with a 4D viewer, measures and flags, and an index",
+    "an HTML page per study with a 4D viewer, measures and flags, and an index",
     "--image INPUT --prediction DIR --out DIR [--evaluation DIR] [options]",
     "  unet4d report --image heart --prediction predicted --evaluation scores --out page",
     _report_options,

@@ -1,4 +1,4 @@
-"""The command line: parse, dispatch, and what is told when a command fails."""
+"""The command line: parse, dispatch, report failures, return exit codes."""
 
 from __future__ import annotations
 
@@ -193,8 +193,8 @@ def _with_underscores(words: Sequence[str]) -> list[str]:
     """Return the words of a command line with underscores for the dashes in the names of options."""
     names = [word.partition("=")[0] if word.startswith("--") else "" for word in words]
     return [
-        f"--{name[2:].replace('-', '_')}{word[len(name) :]}" if name else word
-        for name, word in zip(names, words, strict=True)
+        f"--{name[2:].replace('-', '_')}{part[len(name) :]}" if name else part
+        for name, part in zip(names, words, strict=True)
     ]
 
 

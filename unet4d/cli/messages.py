@@ -1,4 +1,4 @@
-"""What is wrong with a command line: the messages of the parser, which name Python types, in terms of options and values."""
+"""Messages about wrong command lines: those of the parser, which name Python types, in terms of options and values."""
 
 from __future__ import annotations
 

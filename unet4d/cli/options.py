@@ -1,4 +1,4 @@
-"""What a command is, and the options that several share."""
+"""The definition of a command, and options that several commands share."""
 
 from __future__ import annotations
 
@@ -19,6 +19,13 @@ WITH_IDS = "name studies by the patients' ids, which are left out otherwise (dic
 DEVICE = "auto, cpu, cuda or cuda:N"
 
 
+def add(parser: ArgumentParser, *names: str, help: str, **more: Any) -> None:
+    """Add an option: a text, unless `more`, the arguments of `add_argument`, says otherwise."""
+    if not more.keys() & {"type", "choices", "action"}:
+        more["type"] = str
+    parser.add_argument(*names, help=help, **more)
+
+
 def nothing_to_check(options: Namespace) -> None:
     """Check nothing: the check of a command that imports nothing heavy before it has checked its paths itself."""
 
@@ -27,8 +34,8 @@ class Command(NamedTuple):
     """One command.
 
     Attributes:
-        about: what it does.
-        usage: how it is called.
+        about: its purpose.
+        usage: its arguments in short.
         examples: calls of it.
         options: adds its options to a parser.
         run: runs it.
@@ -44,17 +51,16 @@ class Command(NamedTuple):
 
 
 def settings(parser: ArgumentParser) -> None:
-    """What a configuration holds."""
-    parser.add_argument(
-        "--config", type=str, help="YAML file with any of the settings below; the command line wins, then the last file"
-    )
-    parser.add_argument(
+    """Add the settings of a run."""
+    add(parser, "--config", help="YAML file with any of the settings below; the command line wins, then the last file")
+    add(
+        parser,
         "--fold",
+        help="fold with the subjects for validation, from 0; all: train every fold, one after the other",
         type=int | Literal["all"],
         default=0,
-        help="fold whose subjects are held out for validation, from 0; all: train every fold, one after the other",
     )
-    parser.add_argument("--seed", type=int, default=0, help="the one seed everything random hangs on")
+    add(parser, "--seed", help="seed of everything random", type=int, default=0)
     parser.add_argument("--data", type=DataConfig, default=DataConfig())
     parser.add_argument("--model", type=ModelConfig, default=ModelConfig())
     parser.add_argument("--train", type=TrainConfig, default=TrainConfig())
@@ -63,18 +69,19 @@ def settings(parser: ArgumentParser) -> None:
 
 
 def configured(options: Namespace) -> Config:
-    """The configuration that `settings` parsed."""
+    """Return the configuration that was parsed."""
     sections = {name: vars(getattr(options, name)) for name in ("data", "model", "train", "inference", "recompute")}
     return Config.from_dict({**sections, "fold": 0 if options.fold == "all" else options.fold, "seed": options.seed})
 
 
 def layout_options(parser: ArgumentParser) -> None:
-    """What is said of inputs that may lie in another layout than ours."""
-    parser.add_argument(
+    """Add the options for inputs in another layout than ours."""
+    add(
+        parser,
         "--layout",
+        help="layout of the inputs, as of unet4d convert",
         choices=["auto", "acdc", "nnunet", "frames", "sequence", "dicom"],
         default="auto",
-        help="layout of the inputs, as of unet4d convert",
     )
-    parser.add_argument("--pattern", type=str, help=PATTERN)
-    parser.add_argument("--keep_patient_ids", action="store_true", help=WITH_IDS)
+    add(parser, "--pattern", help=PATTERN)
+    add(parser, "--keep_patient_ids", help=WITH_IDS, action="store_true")

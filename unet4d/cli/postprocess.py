@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from jsonargparse import ArgumentParser, Namespace
 
-from unet4d.cli.options import DEVICE, Command
+from unet4d.cli.options import DEVICE, Command, add
 
 
 def _postprocess_options(parser: ArgumentParser) -> None:
-    parser.add_argument("run", type=str, help="run folder, or folder of folds: each case by the fold that held it out")
-    parser.add_argument("--dataset", type=str, required=True, help="dataset folder that the run was trained on")
-    parser.add_argument(
+    add(parser, "run", help="run folder, or folder of folds: each case by the fold that held it out")
+    add(parser, "--dataset", help="dataset folder that the run was trained on", required=True)
+    add(
+        parser,
         "--predictions",
-        type=str,
         help="--out folder of unet4d predict RUN --held_out --postprocess off; default: the cases are segmented here",
     )
-    parser.add_argument("--device", type=str, default="auto", help=DEVICE)
-    parser.add_argument("--dry_run", action="store_true", help="show what would be chosen, and record nothing")
+    add(parser, "--device", help=DEVICE, default="auto")
+    add(parser, "--dry_run", help="show what would be chosen, and record nothing", action="store_true")
 
 
 def _check_postprocess(options: Namespace) -> None:

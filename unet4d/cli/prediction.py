@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from jsonargparse import ArgumentParser, Namespace
 
-from unet4d.cli.options import DEVICE, Command, layout_options
+from unet4d.cli.options import DEVICE, Command, add, layout_options
 from unet4d.images.time_axis import TIME_AXES
 from unet4d.system.text import count
 
@@ -15,42 +15,43 @@ if TYPE_CHECKING:
 
 
 def _predict_options(parser: ArgumentParser) -> None:
-    parser.add_argument(
+    add(
+        parser,
         "model",
-        type=str,
-        nargs="+",
-        help="run folder (its best checkpoint is taken) or checkpoint file; several, or a folder of folds, answer together: the "
+        help="run folder (its best checkpoint is taken) or checkpoint file; several, or a folder of folds, are an ensemble: the "
         "mean of their probabilities, at as many times the work",
+        nargs="+",
     )
-    parser.add_argument(
+    add(
+        parser,
         "-i",
         "--input",
-        type=str,
+        help="NIfTI files, folders of them, dataset folders, what unet4d convert reads, or lists (.txt) of such, one per line",
         nargs="+",
         required=True,
-        help="NIfTI files, folders of them, dataset folders, what unet4d convert reads, or lists (.txt) of such, one a line",
     )
-    parser.add_argument(
+    add(
+        parser,
         "-o",
         "--out",
-        type=str,
-        required=True,
         help="folder for <case>.nii.gz, volumes.csv, prediction.json, summary.json, labels.txt; several calls may share one",
+        required=True,
     )
-    parser.add_argument("--device", type=str, default="auto", help=DEVICE)
-    parser.add_argument(
+    add(parser, "--device", help=DEVICE, default="auto")
+    add(
+        parser,
         "--cases",
-        type=str,
-        nargs="+",
         help="of dataset folders: these; default: their test cases, or all if there are none",
+        nargs="+",
     )
-    parser.add_argument(
+    add(
+        parser,
         "--held_out",
-        action="store_true",
         help="of dataset folders: the cases that the model's run was validated on; with a folder of folds all training cases, each "
         "by the one network that did not see it",
+        action="store_true",
     )
-    parser.add_argument("--time", choices=TIME_AXES, help="default: as the dataset or the model says")
+    add(parser, "--time", help="default: that of the dataset or the model", choices=TIME_AXES)
     layout_options(parser)
     _batch_options(parser)
     _output_options(parser)
@@ -58,81 +59,86 @@ def _predict_options(parser: ArgumentParser) -> None:
 
 
 def _batch_options(parser: ArgumentParser) -> None:
-    """Which of many studies are done."""
-    parser.add_argument(
+    """Add the options that select studies."""
+    add(
+        parser,
         "--continue",
+        help="skip the cases in --out that are complete and of the same inputs, models, settings and version",
         dest="leave_complete",
         action="store_true",
-        help="leave the cases in --out that are complete and of the same inputs, models, settings and version",
     )
-    parser.add_argument(
+    add(
+        parser,
         "--num_parts",
+        help="split the studies into this many jobs; default: as many as the Slurm array has, else 1",
         type=int,
-        help="share the studies among so many jobs; default: as many as the Slurm array has, else 1",
     )
-    parser.add_argument(
+    add(
+        parser,
         "--part_id",
+        help="part of this job, from 0, every n-th study; default: the job's place in the Slurm array",
         type=int,
-        help="which part this job takes, from 0, every n-th study; default: the job's place in the Slurm array",
     )
 
 
 def _output_options(parser: ArgumentParser) -> None:
-    """What is written."""
-    parser.add_argument(
+    """Add the options of the output."""
+    add(
+        parser,
         "--format",
+        help="one or more: <case>.nii.gz; <case>.seq.nrrd, a sequence for 3D Slicer; <case>_seg/, one segmentation per frame",
         choices=["nifti", "seq.nrrd", "seg.nrrd"],
         nargs="+",
         default=["nifti"],
-        help="one or more: <case>.nii.gz; <case>.seq.nrrd, a sequence for 3D Slicer; <case>_seg/, its segmentations, one a frame",
     )
-    parser.add_argument(
+    add(
+        parser,
         "--probabilities",
-        action="store_true",
         help="write each class's probability, too, as <case>_probabilities/; 4 bytes a voxel, frame and class in memory, and on "
         "disk before compression",
+        action="store_true",
     )
-    parser.add_argument(
+    add(
+        parser,
         "--postprocess",
+        help="auto: what unet4d postprocess recorded in the run for this checkpoint, if anything",
         choices=["auto", "off"],
         default="auto",
-        help="auto: what unet4d postprocess recorded in the run for this checkpoint, if anything",
     )
 
 
 def _inference_options(parser: ArgumentParser) -> None:
-    """How a study is computed, and what that costs."""
-    parser.add_argument("--overlap", type=float, help="share of a window its neighbour covers; default: the model's")
-    parser.add_argument("--sw_batch_size", type=int, help="windows computed at once; default: the model's")
-    parser.add_argument(
+    """Add the options of the computation."""
+    add(parser, "--overlap", help="share of a window its neighbour covers; default: the model's", type=float)
+    add(parser, "--sw_batch_size", help="windows computed at once; default: the model's", type=int)
+    add(
+        parser,
         "--mirror_axes",
-        type=int,
-        nargs="*",
         help="mirror along these axes, too (0: X, 1: Y, 2: Z), and take the mean; twice the work for each axis; default: "
         "the model's; named without axes: none",
+        type=int,
+        nargs="*",
     )
-    parser.add_argument(
+    add(
+        parser,
         "--cyclic_shifts",
+        help="of a cyclic study, average the results from n different first frames, at n times the work",
         type=int,
         default=1,
-        help="of a cyclic study, take the mean of the answers from so many first frames; so many times the work",
     )
-    parser.add_argument(
+    add(
+        parser,
         "--precision",
+        help="arithmetic of the network",
         choices=["auto", "bf16", "fp16", "tf32", "fp32"],
         default="auto",
-        help="arithmetic of the network",
     )
-    parser.add_argument(
+    add(
+        parser,
         "--max_memory",
-        type=str,
         help="main memory to stay within: 8GB, 8000MB, 8GiB, or 8 for 8 GB; less makes large studies slower; default: what is free",
     )
-    parser.add_argument(
-        "--scratch_dir",
-        type=str,
-        help="where a study is kept meanwhile that does not fit into memory; default: --out",
-    )
+    add(parser, "--scratch_dir", help="folder for studies that do not fit into memory; default: --out")
 
 
 def _inference_options_of(options: Namespace) -> InferenceOptions:
@@ -207,13 +213,13 @@ PREDICT = Command(
     "RUN_OR_MODEL [RUN_OR_MODEL ...] -i INPUT [INPUT ...] -o DIR [options]",
     "  unet4d predict run -i study.nii.gz -o predicted\n"
     "  unet4d predict run -i studies_folder -o predicted\n"
-    "  unet4d predict run -i dataset_folder -o predicted --held_out                  (whom the run validated on)\n"
+    "  unet4d predict run -i dataset_folder -o predicted --held_out                  (the subjects that the run validated on)\n"
     "  unet4d predict run/checkpoint_last.pt -i dataset_folder -o predicted --device cuda:1\n"
     "  unet4d predict folds -i studies_folder -o predicted                           (all folds together, n times the work)\n"
     "  unet4d predict folds -i dataset_folder -o predicted --held_out                (each case by the fold that held it out)\n"
     "  unet4d predict run another_run -i study.nii.gz -o predicted                   (their mean)\n"
-    "  unet4d predict run -i studies.txt -o predicted --continue                     (go on; complete cases are left)\n"
-    "  unet4d predict run -i studies_folder -o predicted --num-parts 10 --part-id 3   (one of ten jobs)\n"
+    "  unet4d predict run -i studies.txt -o predicted --continue                     (complete cases are skipped)\n"
+    "  unet4d predict run -i studies_folder -o predicted --num_parts 10 --part_id 3   (one of ten jobs)\n"
     "  unet4d predict run -i studies_folder -o predicted --format nifti seg.nrrd     (for 3D Slicer, too)",
     _predict_options,
     _predict,

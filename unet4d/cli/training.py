@@ -4,22 +4,20 @@ from __future__ import annotations
 
 from jsonargparse import ArgumentParser, Namespace
 
-from unet4d.cli.options import DEVICE, SKIP_VERIFY, Command, configured, settings
+from unet4d.cli.options import DEVICE, SKIP_VERIFY, Command, add, configured, settings
 
 
 def _plan_options(parser: ArgumentParser) -> None:
-    parser.add_argument("dataset", type=str, help="dataset folder, with dataset.json")
-    parser.add_argument(
+    add(parser, "dataset", help="dataset folder, with dataset.json")
+    add(
+        parser,
         "--gpu_memory",
-        type=str,
+        help="the GPU's size in GB, such as 24, 40 or 80; auto: the free memory of the GPU here now",
         default="auto",
-        help="the GPU's size in GB, such as 24, 40 or 80; auto: what is free of the GPU here now",
     )
-    parser.add_argument(
-        "--gpus", type=int, default=1, help="how many GPUs of this size train together; they share the batch"
-    )
-    parser.add_argument("--out", type=str, default="plan.yaml", help="the YAML file; an older plan there is replaced")
-    parser.add_argument("--skip_verify", action="store_true", help=SKIP_VERIFY)
+    add(parser, "--gpus", help="how many GPUs of this size train together; they share the batch", type=int, default=1)
+    add(parser, "--out", help="the YAML file; an older plan there is replaced", default="plan.yaml")
+    add(parser, "--skip_verify", help=SKIP_VERIFY, action="store_true")
     settings(parser)
 
 
@@ -46,20 +44,21 @@ def _plan(options: Namespace) -> None:
 
 
 def _train_options(parser: ArgumentParser) -> None:
-    parser.add_argument("--dataset", type=str, required=True, help="dataset folder, with dataset.json")
-    parser.add_argument(
+    add(parser, "--dataset", help="dataset folder, with dataset.json", required=True)
+    add(
+        parser,
         "--out",
-        type=str,
-        required=True,
         help="the run's folder: checkpoints, config.yaml, log, TensorBoard; of all folds, the folder of fold_0, fold_1, ...",
+        required=True,
     )
-    parser.add_argument("--device", type=str, default="auto", help=DEVICE)
-    parser.add_argument(
+    add(parser, "--device", help=DEVICE, default="auto")
+    add(
+        parser,
         "--resume",
+        help="continue from the last checkpoint in --out; with --fold all, skip the finished folds and train the others",
         action="store_true",
-        help="go on from the last checkpoint in --out; of all folds, leave the finished ones and begin the others, too",
     )
-    parser.add_argument("--skip_verify", action="store_true", help=SKIP_VERIFY)
+    add(parser, "--skip_verify", help=SKIP_VERIFY, action="store_true")
     settings(parser)
 
 
@@ -93,13 +92,13 @@ def _train(options: Namespace) -> None:
 
 
 def _info_options(parser: ArgumentParser) -> None:
-    parser.add_argument(
+    add(
+        parser,
         "run",
-        type=str,
-        nargs="?",
         help="run folder, folder of folds (fold_0, fold_1, ...) or checkpoint file; without it, the versions installed here",
+        nargs="?",
     )
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    add(parser, "--json", help="print one JSON object", action="store_true")
 
 
 def _info(options: Namespace) -> None:
@@ -112,13 +111,13 @@ def _info(options: Namespace) -> None:
 
 
 PLAN = Command(
-    "choose the settings of a training that fits a GPU, and say why",
+    "choose the settings of a training that fits a GPU, with the reasons",
     "DATASET --gpu_memory 24|40|80|auto [--gpus N] [--out plan.yaml] [--config FILE] [options]",
-    "  unet4d plan heart --gpu-memory 24                                         (writes plan.yaml)\n"
-    "  unet4d plan heart --gpu-memory auto --out mine.yaml                       (what is free of the GPU here)\n"
-    "  unet4d plan heart --gpu-memory 40 --data.frames 12 --train.batch_size 1   (what is set is kept)\n"
-    "  unet4d plan heart --gpu-memory 40 --gpus 4                                (a batch for four of them together)\n"
-    "  unet4d train --dataset heart --out run --config mine.yaml                 (what was planned, as it is)",
+    "  unet4d plan heart --gpu_memory 24                                         (writes plan.yaml)\n"
+    "  unet4d plan heart --gpu_memory auto --out mine.yaml                       (the free memory of the GPU here)\n"
+    "  unet4d plan heart --gpu_memory 40 --data.frames 12 --train.batch_size 1   (given settings are kept)\n"
+    "  unet4d plan heart --gpu_memory 40 --gpus 4                                (a batch for four of them together)\n"
+    "  unet4d train --dataset heart --out run --config mine.yaml                 (trains as planned)",
     _plan_options,
     _plan,
     _check_plan,
@@ -129,8 +128,8 @@ TRAIN = Command(
     "--dataset DIR --out RUN [--config FILE] [options]",
     "  unet4d train --dataset heart --out run\n"
     "  unet4d train --dataset heart --out run --config mine.yaml --train.epochs 50   (the later one wins)\n"
-    "  unet4d train --dataset heart --out twin --model.lstm_channels 0               (no recurrence: the baseline)\n"
-    "  unet4d train --dataset heart --out run --resume                               (go on after a stop)\n"
+    "  unet4d train --dataset heart --out framewise --model.lstm_channels 0          (no recurrence: the baseline)\n"
+    "  unet4d train --dataset heart --out run --resume                               (continue after a stop)\n"
     "  unet4d train --dataset heart --out folds --fold all                           (folds/fold_0, folds/fold_1, ...)",
     _train_options,
     _train,
@@ -143,7 +142,7 @@ INFO = Command(
     "  unet4d info run                         (also while it is being trained)\n"
     "  unet4d info run/checkpoint_best.pt\n"
     "  unet4d info                             (the versions, for a report of a fault)\n"
-    "  unet4d info folds                       (what train --fold all made: a line a fold, mean and deviation)",
+    "  unet4d info folds                       (of train --fold all: one line per fold, mean and deviation)",
     _info_options,
     _info,
 )
