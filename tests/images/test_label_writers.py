@@ -36,7 +36,7 @@ AFFINES = pytest.mark.parametrize(
 
 @pytest.fixture
 def label() -> np.ndarray:
-    """(T, X, Y, Z), every voxel another mixture, so that no two axes or senses are alike."""
+    """Return (T, X, Y, Z), random, so that no two axes or senses are alike."""
     return np.random.default_rng(0).choice(np.uint8([0, 3, 200]), (3, 5, 4, 2))
 
 

@@ -50,6 +50,11 @@ def same_size(a: Plane, b: Plane) -> bool:
     return a.size == b.size
 
 
+def same_grid(a: Plane, b: Plane) -> bool:
+    """Return whether two planes have the same direction, pixel spacing, rows and columns."""
+    return same_direction(a, b) and same_spacing(a, b) and same_size(a, b)
+
+
 def group_into_slices(planes: Sequence[Plane]) -> list[list[Plane]]:
     """Group parallel planes by their place along the normal (axis X cross axis Y), ascending."""
     normal = _normal(planes[0])
@@ -62,11 +67,6 @@ def group_into_slices(planes: Sequence[Plane]) -> list[list[Plane]]:
         slices[-1].append(plane)
         last = place[plane]
     return slices
-
-
-def most_at_one_place(planes: Sequence[Plane]) -> int:
-    """Return the number of planes in the fullest slice: the number of frames, if nothing is wrong."""
-    return max(len(planes) for group in group_alike(planes, same_direction) for planes in group_into_slices(group))
 
 
 def describe_mixed_planes(planes: Sequence[Plane]) -> list[str]:

@@ -22,14 +22,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from unet4d.images.dicom.file_search import FoundDicom, RejectedFile
-from unet4d.images.dicom.geometry import (
-    group_alike,
-    group_into_slices,
-    most_at_one_place,
-    same_direction,
-    same_size,
-    same_spacing,
-)
+from unet4d.images.dicom.geometry import group_alike, group_into_slices, same_direction, same_grid
 from unet4d.images.dicom.instance import Plane, Series
 
 _SAME_ECHO_MS = 0.05
@@ -52,7 +45,7 @@ class StudyCandidate:
     @property
     def frames(self) -> int:
         """Return the number of planes at one place; 0 without planes."""
-        return most_at_one_place(self.planes) if self.planes else 0
+        return max((len(place) for place in _places(self.planes)), default=0)
 
     @property
     def component(self) -> str:
@@ -100,13 +93,17 @@ def _candidate(planes: Sequence[Plane], found: FoundDicom) -> StudyCandidate:
 
 def _split_echoes(planes: list[Plane]) -> list[list[Plane]]:
     """Split the planes of a series by their echo, which their component then names, if one place has several echoes."""
-    places = [place for group in group_alike(planes, same_direction) for place in group_into_slices(group)]
-    if all(len(group_alike(place, _same_echo)) == 1 for place in places):
+    if all(len(group_alike(place, _same_echo)) == 1 for place in _places(planes)):
         return [planes]
     return [
         [replace(plane, component=f"{plane.component}, echo at {_echo_ms(echo[0])} ms") for plane in echo]
         for echo in group_alike(planes, _same_echo)
     ]
+
+
+def _places(planes: Sequence[Plane]) -> list[list[Plane]]:
+    """Group planes by direction and place."""
+    return [place for group in group_alike(planes, same_direction) for place in group_into_slices(group)]
 
 
 def _same_echo(a: Plane, b: Plane) -> bool:
@@ -121,9 +118,7 @@ def _echo_ms(plane: Plane) -> str:
 
 def _join_slices(groups: Sequence[list[Plane]]) -> list[list[Plane]]:
     """Join series of a single slice where they make a stack; return the others unchanged."""
-    single = [
-        group for group in groups if len(group_alike(group, same_direction)) == 1 and len(group_into_slices(group)) == 1
-    ]
+    single = [group for group in groups if len(_places(group)) == 1]
     joined = [group for group in groups if group not in single]
     for stack in group_alike(single, _same_stack):
         planes = [plane for group in stack for plane in group]
@@ -138,7 +133,5 @@ def _same_stack(first: Sequence[Plane], second: Sequence[Plane]) -> bool:
         all(getattr(a.series, name) == getattr(b.series, name) for name in shared)
         and a.component == b.component
         and (len(first) > 1) == (len(second) > 1)
-        and same_direction(a, b)
-        and same_spacing(a, b)
-        and same_size(a, b)
+        and same_grid(a, b)
     )

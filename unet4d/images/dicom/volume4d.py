@@ -64,14 +64,8 @@ def stack_planes(planes: Sequence[Plane], title: str) -> SliceStack:
     if key is None:
         raise stack_error(title, ["no time orders the frames of a slice, not even an InstanceNumber"])
     slices = frame_order.sort_in_time(slices, key)
-    _refuse(
-        title,
-        [
-            *frame_order.describe_duplicates(slices, key),
-            *frame_order.describe_gaps(slices, key),
-            *geometry.describe_uneven_slices(slices),
-        ],
-    )
+    reasons = [*frame_order.describe_duplicates(slices, key), *frame_order.describe_gaps(slices, key)]
+    _refuse(title, [*reasons, *geometry.describe_uneven_slices(slices)])
     affine = geometry.slices_affine(slices)
     if affine is None:
         raise stack_error(title, ["a single slice without SpacingBetweenSlices and SliceThickness"])
