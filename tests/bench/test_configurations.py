@@ -25,13 +25,13 @@ def test_every_shipped_configuration_has_a_row_and_every_row_a_configuration():
 
 
 @pytest.mark.parametrize("name", SHIPPED)
-def test_the_row_tells_weights_and_work_exactly(name):
+def test_the_row_has_weights_and_work_exactly(name):
     counted = row(name, SHIPPED[name])
     assert {key: documented()[name][key] for key in counted} == counted
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SHIPPED)
-def test_the_row_tells_the_bytes_a_training_step_takes(name):
+def test_the_row_has_the_bytes_of_a_training_step(name):
     counted = bytes_of(SHIPPED[name])
     assert {key: documented()[name][key] for key in counted} == counted

@@ -75,7 +75,7 @@ def test_an_unknown_part_is_refused(capsys):
     assert "predict" in capsys.readouterr().err
 
 
-def test_the_memory_limit_leaves_the_room_beside_the_memory_held_before(written, monkeypatch):
+def test_the_memory_limit_leaves_the_room_beside_the_memory_used_before(written, monkeypatch):
     monkeypatch.setattr(predict_runs, "resident_bytes", lambda: 400_000_000)
     cost = replace(ours(written), room_bytes=1.5e9).load()()
     assert USABLE * cost.asked_mb - 400 == pytest.approx(1500)

@@ -378,7 +378,7 @@ def test_after_an_error_those_under_way_are_brought_to_their_end(phantom_dataset
     assert "phantom002" in [name[:10] for name in entries(tmp_path / "cache")]
 
 
-def test_the_size_told_is_the_size_built(write_case, tmp_path, capsys):
+def test_the_printed_size_is_the_size_on_disk(write_case, tmp_path, capsys):
     label = np.zeros((6, 60, 50, 8), np.uint8)
     label[:, 20:35, 20:35, 1:7] = 1
     dataset = write_case(np.zeros((1, *label.shape)), label, labelled_frames=[0, 3])

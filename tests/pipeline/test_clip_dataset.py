@@ -319,7 +319,7 @@ def test_a_label_is_that_of_its_very_frame_and_padding_has_none(
     assert (padded > 0) == (study_frames < 8 and not cyclic)
 
 
-def test_clips_run_as_the_settings_say(unaugmented):
+def test_clips_follow_the_settings(unaugmented):
     def steps(**options):
         made = clips([dated(labelled=range(20))], foreground_fraction=0.0, frames=6, **options)
         return [np.diff(frames_of(made[number])) % 20 for number in range(60)]
@@ -368,7 +368,7 @@ def test_a_number_is_the_same_clip_in_any_order_and_in_any_dataset_of_the_seed(a
     assert sum(torch.equal(other[n].image, first[n].image) for n in range(8)) == 0
 
 
-def test_global_seeds_and_threads_have_no_say():
+def test_clips_do_not_depend_on_global_seeds_and_threads():
     config = DataConfig(frames=8, augmentation="strong", time_augmentation="strong", flip_axes=[0, 1])
     made = ClipDataset([study(shape=(48, 48, 8))], config, (48, 48, 8), True, 0)  # enough voxels to be shared out
     first = [made[n] for n in range(12)]
@@ -396,7 +396,7 @@ def test_batches_are_the_same_with_any_number_of_workers(phantom_dataset, tmp_pa
     assert all(same(a, b) for a, b in zip(resumed, batches[0][2:], strict=True))
 
 
-def test_a_decathlon_study_of_one_frame_is_held_and_teaches_once(write_case, tmp_path):
+def test_a_decathlon_study_of_one_frame_is_repeated_and_labelled_once(write_case, tmp_path):
     image, label = np.random.default_rng(0).random((1, 1, *SHAPE), dtype=np.float32), study().label[:1]
     dataset = write_case(image, label, values=(0, 1, 2))
     studies = cached_studies(dataset.training, dataset, DataConfig(), None, tmp_path / "cache")

@@ -90,7 +90,7 @@ def timings(draw, frames: int) -> TemporalWarp:
         (0, 2, 3, 1, False, TemporalWarp(), "0- 0- 0"),
     ],
 )
-def test_clips_are_as_drawn(anchor, position, frames, study_frames, cyclic, timing, wanted):
+def test_clips_equal_the_drawing(anchor, position, frames, study_frames, cyclic, timing, wanted):
     assert drawn_by_hand(clip_frames(anchor, position, frames, study_frames, cyclic, timing)) == wanted
 
 
@@ -166,7 +166,7 @@ def test_open_clips_lie_inside_or_hold_the_whole_study(study_frames, frames, bot
 # places
 
 
-def test_places_are_as_drawn():
+def test_positions_equal_the_drawing():
     positions = [[p for p, _ in clip_positions(anchor, 4, 6, False, False)] for anchor in range(6)]
     assert positions == [[0], [0, 1], [0, 1, 2], [1, 2, 3], [2, 3], [3]]
     assert [p for p, _ in clip_positions(0, 4, 6, True, False)] == [0, 1, 2, 3]
@@ -207,7 +207,7 @@ def test_laps_and_seeds_differ_in_order():
 
 
 @pytest.mark.parametrize("level", LEVELS)
-def test_drawn_timings_keep_to_their_strength(level):
+def test_sampled_timings_stay_within_their_preset(level):
     by, config = TIME_PRESETS[level], DataConfig(time_augmentation=level, max_frame_stride=3)
     rng = np.random.default_rng(0)
     made = [TemporalWarp.sample(rng, config, 6, reverse=False) for _ in range(600)]
@@ -314,6 +314,6 @@ def test_with_augmentation_the_bound_stays_near():
     assert most_labelled_frames(8, 30, 30, True, mild) == 8
 
 
-def test_the_help_tells_the_speeds_of_mild():
+def test_the_help_names_the_speeds_of_mild():
     mild = TIME_PRESETS["mild"]
     assert f"{mild.slowest} to {mild.fastest} times" in inspect.getsource(DataConfig)

@@ -58,18 +58,18 @@ def test_nothing_is_left_of_it_and_nothing_shows_while_it_is_there(path, tmp_pat
         image[EVERY]
 
 
-def test_what_the_disk_refuses_is_told(path, tmp_path):
+def test_a_full_disk_is_reported(path, tmp_path):
     """The system itself refuses it here: numpy's own writing raises an error without the reason."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (8000, limits[1]))
     try:
-        with pytest.raises(Unet4DError, match=rf"could not write .* GB into {tmp_path}: File too large"):
+        with pytest.raises(Unet4DError, match=rf"could not write .* into {tmp_path}: File too large"):
             spooled(path, tmp_path, None)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
-def test_no_more_than_some_frames_are_ever_held(tmp_path, monkeypatch):
+def test_few_frames_are_in_memory_at_any_time(tmp_path, monkeypatch):
     monkeypatch.setattr(normalization, "SAMPLE_VOXELS", 1000)
     voxels = np.random.default_rng(0).normal(size=(64, 64, 16, 40)).astype(np.float32)
     nib.save(nib.Nifti1Image(voxels, np.diag([2.0, 2.0, 8.0, 1.0])), tmp_path / "long.nii")
@@ -103,7 +103,7 @@ def test_channels_and_maps_are_read_frame_by_frame_as_at_once(study, tmp_path):
         next(read_frames(paths))
 
 
-def test_a_damaged_file_is_told_where_it_is_come_upon(path):
+def test_a_damaged_file_is_reported_once_it_is_read(path):
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(InputError, match=r"heart.nii.gz is truncated"):

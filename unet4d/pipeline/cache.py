@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -126,12 +126,8 @@ def verify_and_build(
     return prepare
 
 
-class _ReadStudy(NamedTuple):
-    """A study in memory: its image, its label values (T, X, Y, Z) uint8, and which frames are labelled, (T,) bool."""
-
-    image: Image4D
-    values: np.ndarray
-    labelled: np.ndarray
+_ReadStudy = tuple[Image4D, np.ndarray, np.ndarray]
+"""Image, label values (T, X, Y, Z) uint8, and which frames are labelled (T,) bool."""
 
 
 @dataclass(frozen=True)
@@ -219,7 +215,7 @@ class _StudyCache:
                     study = self.read(case)
             if study is None:
                 return check_study(case, self.dataset)
-        result = check_study(case, self.dataset, study.image.array, study.values)
+        result = check_study(case, self.dataset, study[0].array, study[1])
         if all(fault.severity != ERROR for fault in result[0][1]):
             with contextlib.suppress(InputError):  # `cached_studies` raises it, once all studies are verified
                 self.build(case, study, contents)
@@ -242,7 +238,7 @@ class _StudyCache:
     def read(self, case: Case) -> _ReadStudy:
         """Read a case. Raises InputError."""
         image = case.image()
-        return _ReadStudy(image, *read_labelled(case, self.dataset, image))
+        return image, *read_labelled(case, self.dataset, image)
 
     def build(self, case: Case, study: _ReadStudy, contents: Mapping[Path, str]) -> Path:
         """Preprocess a study, write its entry and return the entry's folder.
@@ -253,11 +249,11 @@ class _StudyCache:
         changed = [file for file in case.files if file not in contents]
         if changed:
             raise Unet4DError(f"{changed[0]} changed while it was read; leave the studies as they are and start again")
-        folder, image, kinds = self.folder(case, contents), study.image, case.channel_kinds
+        (image, values, labelled), folder, kinds = study, self.folder(case, contents), case.channel_kinds
         grid = WorkingGrid.of(image.affine, image.grid, self.plane_spacing_mm, self.config.slice_spacing_mm)
-        frames = np.flatnonzero(study.labelled)
+        frames = np.flatnonzero(labelled)
         with one_torch_thread(self.torch_threads):  # studies are built side by side
-            classes = to_classes(study.values[frames], self.dataset.label_values)
+            classes = to_classes(values[frames], self.dataset.label_values)
             label = grid.label(classes, len(self.dataset.class_names))
             resampled = grid.image(image.array, kinds, image.source or case.name)
         normalized = normalize(resampled, self.config.normalization, kinds)

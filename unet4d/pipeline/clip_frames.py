@@ -28,21 +28,13 @@ from unet4d.pipeline.augmentation.presets import TIME_PRESETS
 
 @dataclass(frozen=True)
 class TemporalWarp:
-    """The timing of a clip: the way from one of its frames to the next.
+    """The timing of a clip: the steps from one of its frames to the next."""
 
-    Attributes:
-        stride: study frames between neighbours of the clip.
-        speeds: factors on the stride at the clip's first and last step, and geometrically between them.
-        reverse: whether the clip runs backwards.
-        drop: the step that is doubled; None for none.
-        repeat: the step that is 0, even if it is the doubled one; None for none.
-    """
-
-    stride: int = 1
-    speeds: tuple[float, float] = (1.0, 1.0)
-    reverse: bool = False
-    drop: int | None = None
-    repeat: int | None = None
+    stride: int = 1  # study frames between neighbours of the clip
+    speeds: tuple[float, float] = (1.0, 1.0)  # factors on the first and the last step, geometric between them
+    reverse: bool = False  # the clip runs backwards
+    drop: int | None = None  # the doubled step
+    repeat: int | None = None  # the step that is 0, even if it is the doubled one
 
     @classmethod
     def sample(cls, rng: np.random.Generator, config: DataConfig, frames: int, reverse: bool) -> TemporalWarp:
@@ -80,16 +72,10 @@ STEADY = TemporalWarp()
 
 
 class ClipFrames(NamedTuple):
-    """The study's frames that a clip holds.
+    """The study's frames that a clip holds, (T,) each. A frame repeated inside the study is no padding: it keeps its label."""
 
-    Attributes:
-        frames: (T,) ints, each a frame of the study.
-        padding: (T,) bool, True beyond the study's ends, where the frame at the end is shown. A frame repeated inside the study
-            is no padding: it keeps its label.
-    """
-
-    frames: np.ndarray
-    padding: np.ndarray
+    frames: np.ndarray  # frames of the study
+    padding: np.ndarray  # True beyond the study's ends, where the frame at the end is shown
 
 
 def clip_frames(

@@ -65,7 +65,7 @@ class DiskImage:
 
     def __getitem__(self, box: tuple[slice, ...]) -> Tensor:
         """Return (C, T, x, y, z) of five slices: all channels and frames, and a box of space."""
-        image = np.stack([np.array(frame[(slice(None), *box[2:])]) for frame in self._mapped()], 1)
+        image = np.stack(list(self._frames(*box[2:])), 1)
         self.scale.apply(image)
         return torch.from_numpy(image)
 
@@ -74,13 +74,9 @@ class DiskImage:
         with contextlib.suppress(OSError):  # buffered bytes that a full disk refused
             self._file.close()
 
-    def _frames(self) -> Iterator[np.ndarray]:
-        """Yield each frame (C, X, Y, Z), in memory."""
-        for frame in self._mapped():
-            yield np.array(frame)
-
-    def _mapped(self) -> Iterator[np.ndarray]:
-        """Yield each frame (C, X, Y, Z), mapped one at a time, because mapped pages that were read count as used memory."""
+    def _frames(self, *box: slice) -> Iterator[np.ndarray]:
+        """Yield a box of each frame (C, x, y, z); mapped one at a time, because mapped pages count as used memory."""
         size = (self.shape[0], *self.shape[2:])
         for t in range(self.shape[1]):
-            yield np.memmap(self._file, np.float32, "r", 4 * t * math.prod(size), size)
+            frame = np.memmap(self._file, np.float32, "r", 4 * t * math.prod(size), size)
+            yield np.array(frame[(slice(None), *box)])

@@ -55,11 +55,11 @@ def test_no_two_neighbours_go_wrong_and_at_most_half_of_a_clip(frames):
     assert all(later - earlier > 1 for frame in found for earlier, later in itertools.pairwise(frame))
 
 
-def test_a_lone_frame_has_no_neighbour_to_tell_and_is_left():
+def test_a_lone_frame_gets_no_artifact():
     assert not any(drawn(seed, frames=1) for seed in SEEDS)
 
 
-def test_as_many_clips_are_hit_as_the_table_says_and_with_all_kinds():
+def test_the_share_of_clips_with_artifacts_is_that_of_the_preset_with_all_kinds():
     for strength, by in ARTIFACT_PRESETS.items():
         found = [drawn(seed, strength) for seed in range(1000)]
         assert abs(sum(map(bool, found)) / 1000 - by.probability) < 0.04
@@ -104,7 +104,7 @@ def test_lines_come_from_a_neighbour_inside_the_clip_that_is_intact():
 
 
 @pytest.mark.parametrize("name", HAPPENED)
-def test_exactly_the_frames_drawn_go_wrong_and_the_others_are_as_they_were_to_the_bit(name):
+def test_exactly_the_sampled_frames_change_and_the_others_stay_to_the_bit(name):
     clip = random(4, 6, *SHAPE)
     out = apply_artifacts(clip.clone(), [FrameArtifact(t, HAPPENED[name]) for t in (2, 5)], KINDS, [1.0] * 4)
     hit = ~(out == clip).flatten(2).all(2)

@@ -101,7 +101,7 @@ def test_time_and_space_are_set_apart():
     assert any(made(config("off")).sample(np.random.default_rng(seed), FRAMES).artifacts for seed in SEEDS)
 
 
-def test_with_time_alone_the_frames_that_were_not_drawn_are_as_they_were_to_the_bit():
+def test_with_time_alone_frames_without_artifacts_stay_to_the_bit():
     settings = config("off")
     augmentation = made(settings)
     image, label = clip(settings)
@@ -192,7 +192,7 @@ def docs(monkeypatch, request):
     return folder
 
 
-def test_the_page_says_what_the_tables_say(docs):
+def test_the_page_has_the_values_of_the_presets(docs):
     page = importlib.import_module("augmentation").page()
     assert (docs / "augmentation.md").read_text() == page, "run  python docs/augmentation.py"
     assert "| rotation | 80 %: up to 15° | 80 %: up to 30° |" in page

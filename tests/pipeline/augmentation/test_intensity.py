@@ -73,7 +73,7 @@ def test_contrast_and_shading_touch_signals_alone():
     assert not torch.allclose(out[[0, 3]], clip[[0, 3]], atol=0.05)
 
 
-def test_contrasts_are_drawn_for_each_signal_and_for_nothing_else():
+def test_contrasts_are_sampled_for_signals_alone():
     draws = [sample_intensity(np.random.default_rng(seed), INTENSITY_PRESETS["strong"], KINDS) for seed in SEEDS]
     assert all(len(draw.contrasts) == 4 and draw.contrasts[1] is draw.contrasts[2] is None for draw in draws)
     pairs = [(draw.contrasts[0], draw.contrasts[3]) for draw in draws]
@@ -211,7 +211,7 @@ def test_low_resolution_keeps_mean_and_shape_and_lowers_high_frequencies(share, 
     assert torch.allclose(lower_resolution(torch.full((1, 9, 9, 3), 2.0), share, tilt), torch.tensor(2.0))
 
 
-def test_low_resolution_of_whole_blocks_is_their_mean_drawn_by_hand():
+def test_low_resolution_of_whole_blocks_is_their_mean():
     """0 2 | 4 6 at half resolution is 1 | 5, and 1 2 4 5 between their centres."""
     line = torch.tensor([0.0, 2.0, 4.0, 6.0])[None, :, None, None].expand(1, 4, 4, 2)
     assert lower_resolution(line, 0.5, False)[0, :, 0, 0].tolist() == [1.0, 2.0, 4.0, 5.0]

@@ -104,7 +104,7 @@ def test_monai_gives_the_same_affine_for_the_same_turn_size_and_shift():
     assert torch.allclose(affine, torch.from_numpy(warp.affine).float(), atol=1e-5)
 
 
-def test_a_quarter_turn_about_z_is_the_one_drawn_by_hand():
+def test_a_quarter_turn_about_z_equals_one_by_hand():
     """Voxel (x, y) of the patch is read at (-y, x).
 
     c f
@@ -199,7 +199,7 @@ def test_a_flip_negates_the_velocity_along_its_axis_and_no_other_channel(axis):
 # velocities
 
 
-def test_a_quarter_turn_of_a_vector_field_is_the_one_drawn_by_hand():
+def test_a_quarter_turn_of_a_vector_field_equals_one_by_hand():
     """Blood that ran along +X where it was read runs along -Y in the patch, where +X of the patch is read along +Y."""
     along_x = torch.stack([torch.zeros(5, 5, 3), torch.ones(5, 5, 3), torch.zeros(5, 5, 3), torch.zeros(5, 5, 3)])
     out = rotate_velocities(along_x[:, None].clone(), QUARTER.rotation, ("signal", *XYZ))

@@ -19,17 +19,10 @@ from unet4d.pipeline.augmentation.presets import ARTIFACT_PRESETS, INTENSITY_PRE
 
 @dataclass(frozen=True)
 class AugmentationParams:
-    """All random parameters of a clip's augmentation; the default changes nothing.
+    """All random parameters of a clip's augmentation; the default changes nothing."""
 
-    Attributes:
-        warp: rotation, scale and shift; None: the patch in the middle.
-        flips: the mirrored axes.
-        artifacts: of single frames.
-        intensity: changes of all frames.
-    """
-
-    warp: spatial.SpatialWarp | None = None
-    flips: tuple[int, ...] = ()
+    warp: spatial.SpatialWarp | None = None  # None: the patch in the middle
+    flips: tuple[int, ...] = ()  # mirrored axes
     artifacts: tuple[FrameArtifact, ...] = ()
     intensity: IntensityParams | None = None
 

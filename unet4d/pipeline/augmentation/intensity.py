@@ -48,20 +48,13 @@ class IntensityParams:
     """The changes of intensity of a clip; the default changes nothing.
 
     All channels share resolution, shading and the level of noise, which belong to the scan; each signal has its own contrast.
-
-    Attributes:
-        shading: coefficients of `DEGREES`.
-        noise: level and seed.
-        blur: sigma in voxels.
-        coarseness: remaining resolution, as a fraction.
-        contrasts: per channel; None for what is no signal, and where contrast is unchanged.
     """
 
-    shading: tuple[float, ...] | None = None
+    shading: tuple[float, ...] | None = None  # coefficients of `DEGREES`
     noise: NoiseParams | None = None
-    blur: float | None = None
-    coarseness: float | None = None
-    contrasts: tuple[ContrastParams | None, ...] = ()
+    blur: float | None = None  # sigma in voxels
+    coarseness: float | None = None  # remaining resolution, a fraction
+    contrasts: tuple[ContrastParams | None, ...] = ()  # per channel; None: unchanged, or no signal
 
 
 def sample_intensity(rng: np.random.Generator, preset: IntensityPreset, kinds: Sequence[str]) -> IntensityParams:
@@ -78,13 +71,11 @@ def sample_intensity(rng: np.random.Generator, preset: IntensityPreset, kinds: S
 
 
 def _sample_contrast(rng: np.random.Generator, preset: IntensityPreset) -> ContrastParams | None:
-    factor, shift, gamma = (change.sample(rng) for change in (preset.contrast, preset.brightness, preset.gamma))
-    if factor is None and shift is None and gamma is None:
+    changes = {"factor": preset.contrast, "shift": preset.brightness, "gamma": preset.gamma}
+    values = {name: value for name, change in changes.items() if (value := change.sample(rng)) is not None}
+    if not values:
         return None
-    inverted = gamma is not None and rng.random() < preset.inverted
-    return ContrastParams(
-        1.0 if factor is None else factor, 0.0 if shift is None else shift, 1.0 if gamma is None else gamma, inverted
-    )
+    return ContrastParams(**values, inverted="gamma" in values and rng.random() < preset.inverted)
 
 
 def apply_intensity(

@@ -28,89 +28,50 @@ class RandomRange(NamedTuple):
 
 
 class SpacePreset(NamedTuple):
-    """The range of changes in space.
+    """The range of changes in space; sizes are fractions."""
 
-    Attributes:
-        probability: of rotation, zoom, stretch and shift together.
-        rotation_deg: largest rotation about an axis.
-        zoom: largest change of size, as a fraction.
-        stretch: largest further change of one axis, as a fraction.
-        shift: largest shift along X and Y, as a fraction of the patch.
-        flip: probability of mirroring each of `data.flip_axes`.
-    """
-
-    probability: float
-    rotation_deg: float
-    zoom: float
-    stretch: float
-    shift: float
-    flip: float
+    probability: float  # of rotation, zoom, stretch and shift together
+    rotation_deg: float  # largest, about each axis
+    zoom: float  # largest change of size, of all axes alike
+    stretch: float  # largest further change, of each axis
+    shift: float  # largest, along X and Y, of the patch
+    flip: float  # probability of mirroring each of `data.flip_axes`
 
 
 class IntensityPreset(NamedTuple):
-    """The range of changes of intensity.
+    """The range of changes of intensity."""
 
-    Attributes:
-        shading: coefficients of the polynomial that is the logarithm of the coil's sensitivity.
-        noise: standard deviation.
-        blur: sigma in voxels.
-        coarseness: remaining resolution, as a fraction.
-        contrast: factor.
-        brightness: shift.
-        gamma: exponent.
-        inverted: fraction of the gammas that bend the bright end instead of the dark one.
-    """
-
-    shading: RandomRange
-    noise: RandomRange
-    blur: RandomRange
-    coarseness: RandomRange
-    contrast: RandomRange
-    brightness: RandomRange
-    gamma: RandomRange
-    inverted: float
+    shading: RandomRange  # coefficients of the polynomial that is the logarithm of the coil's sensitivity
+    noise: RandomRange  # standard deviation
+    blur: RandomRange  # sigma in voxels
+    coarseness: RandomRange  # remaining resolution, a fraction
+    contrast: RandomRange  # factor
+    brightness: RandomRange  # shift
+    gamma: RandomRange  # exponent
+    inverted: float  # fraction of the gammas that bend the bright end instead of the dark one
 
 
 class ArtifactPreset(NamedTuple):
-    """The range of artifacts of single frames.
+    """The range of artifacts of single frames; each kind is chosen with its own probability."""
 
-    Attributes:
-        probability: that a clip has such frames.
-        most: the most frames of a clip, each with one kind of artifact; the kinds are chosen by their own probabilities.
-        dropout: lost fraction of the signal.
-        local: fraction of the dropouts that affect a region, not the whole frame.
-        ghosting: brightness of a ghost, as a fraction of the signal.
-        mistriggered: fraction of the lines of k-space taken from the neighbouring frame.
-        noise: standard deviation of a burst.
-    """
-
-    probability: float
-    most: int
-    dropout: RandomRange
-    local: float
-    ghosting: RandomRange
-    mistriggered: RandomRange
-    noise: RandomRange
+    probability: float  # that a clip has any
+    most: int  # frames of a clip, each with one kind of artifact
+    dropout: RandomRange  # lost fraction of the signal
+    local: float  # fraction of the dropouts that affect a region, not the whole frame
+    ghosting: RandomRange  # brightness of a ghost, as a fraction of the signal
+    mistriggered: RandomRange  # fraction of the lines of k-space taken from the neighbouring frame
+    noise: RandomRange  # standard deviation of a burst
 
 
 class TimePreset(NamedTuple):
-    """The range of changes of a clip's timing.
+    """The range of changes of a clip's timing; chances are probabilities."""
 
-    Attributes:
-        slowest: smallest factor on the study's speed.
-        fastest: largest factor on the study's speed.
-        vary: probability that a clip's speed is changed.
-        drop: probability that a clip misses a frame.
-        repeat: probability that a clip shows a frame once more.
-        both_ways: whether half of the clips run backwards.
-    """
-
-    slowest: float
-    fastest: float
-    vary: float
-    drop: float
-    repeat: float
-    both_ways: bool
+    slowest: float  # factor on the study's speed
+    fastest: float  # factor on the study's speed
+    vary: float  # chance of another speed
+    drop: float  # chance of a missing frame
+    repeat: float  # chance of a frame shown once more
+    both_ways: bool  # half of the clips run backwards
 
 
 SPACE_PRESETS = {

@@ -21,17 +21,11 @@ Triple = tuple[float, float, float]
 
 @dataclass(frozen=True)
 class SpatialWarp:
-    """A map from voxels of a patch to where they are read: `rotation @ (scale * voxel + shift)`, all from the center.
+    """A map from voxels of a patch to where they are read: `rotation @ (scale * voxel + shift)`, all from the center."""
 
-    Attributes:
-        angles: rotations about X, Y, Z in radians, that about Z first.
-        scale: voxels read per voxel of the patch, along X, Y, Z; above 1 everything shrinks.
-        shift: voxels along X, Y, Z.
-    """
-
-    angles: Triple = (0.0, 0.0, 0.0)
-    scale: Triple = (1.0, 1.0, 1.0)
-    shift: Triple = (0.0, 0.0, 0.0)
+    angles: Triple = (0.0, 0.0, 0.0)  # rotations about X, Y, Z in radians, that about Z first
+    scale: Triple = (1.0, 1.0, 1.0)  # voxels read per voxel of the patch; above 1 everything shrinks
+    shift: Triple = (0.0, 0.0, 0.0)  # voxels
 
     @property
     def rotation(self) -> np.ndarray:
@@ -92,7 +86,7 @@ def sample_warp(
     angles = math.radians(preset.rotation_deg) * rng.uniform(-1, 1, 3) * [tilt, tilt, True] * rotatable_axes(kinds)
     scale = (1 + preset.zoom * rng.uniform(-1, 1)) * (1 + preset.stretch * rng.uniform(-1, 1, 3))
     shift = preset.shift * rng.uniform(-1, 1, 3) * patch_size * [True, True, False]
-    return SpatialWarp(_triple(angles), _triple(np.where(axes, scale, 1.0)), _triple(shift))
+    return SpatialWarp(*(tuple(values.tolist()) for values in (angles, np.where(axes, scale, 1.0), shift)))
 
 
 def sample_flips(rng: np.random.Generator, preset: SpacePreset, axes: Sequence[int]) -> tuple[int, ...]:
@@ -191,8 +185,3 @@ def _velocity_channels(kinds: Sequence[str]) -> dict[int, int]:
     """Return for each axis along which velocities were measured the channel of that velocity."""
     along = {channel: velocity_axis(kind) for channel, kind in enumerate(kinds)}
     return {axis[0]: channel for channel, axis in along.items() if axis is not None}
-
-
-def _triple(values: np.ndarray) -> Triple:
-    x, y, z = values.tolist()
-    return x, y, z
