@@ -15,7 +15,7 @@ from unet4d.datasets.nifti_studies import open_dataset_source, open_nifti_source
 from unet4d.datasets.study import Source, Study
 from unet4d.errors import InputError
 from unet4d.images.channels import CHANNEL_KINDS
-from unet4d.images.nifti import NIFTI_SUFFIXES, find_nifti_files
+from unet4d.images.nifti import find_nifti_files, is_nifti
 from unet4d.system.files import PathLike
 from unet4d.system.regular_files import check_file_or_folder
 from unet4d.system.text import count, suggest_names
@@ -189,9 +189,9 @@ def _detect(path: Path) -> str | None:
     """Return the layout of a path; None for a dataset, for NIfTI, and for an unknown one."""
     if is_dataset_path(path):
         return None
-    is_nifti = path.name.lower().endswith(NIFTI_SUFFIXES) if path.is_file() else bool(find_nifti_files(path))
+    holds_nifti = is_nifti(path) if path.is_file() else bool(find_nifti_files(path))
     layout = detect_layout(path)
-    return layout if not is_nifti or layout in _NIFTI_LAYOUTS else None
+    return layout if not holds_nifti or layout in _NIFTI_LAYOUTS else None
 
 
 def _select(path: Path, source: Source, names: Sequence[str] | None, subjects: Sequence[str] | None) -> Sequence[Study]:

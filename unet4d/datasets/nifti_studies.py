@@ -14,7 +14,7 @@ from unet4d.datasets.study import FrameReader, Source, Study, StudyLabel
 from unet4d.errors import InputError
 from unet4d.images.channels import SIGNAL
 from unet4d.images.image4d import Image4D, read_frames
-from unet4d.images.nifti import NIFTI_SUFFIXES, case_name, find_nifti_files
+from unet4d.images.nifti import case_name, find_nifti_files, is_nifti
 from unet4d.system.text import count
 
 CHANNEL_NUMBER = re.compile(r"(.+)_(\d{4})")
@@ -98,7 +98,7 @@ def order_channels(case: str, folder: Path, found: Mapping[str, Path], channels:
 def _bare_files(path: Path, channels: int, first_only: bool) -> Iterator[tuple[str, list[Path]]]:
     """Yield study names with their files."""
     if path.is_file():
-        if not path.name.lower().endswith(NIFTI_SUFFIXES):
+        if not is_nifti(path):
             raise InputError(
                 f"{path} is not a study, expected .nii, .nii.gz or a sequence of frames (a NRRD of four axes, DICOM); of 3D "
                 "files, one per frame, give the folder: unet4d predict with --layout frames"

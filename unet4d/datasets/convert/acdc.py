@@ -24,7 +24,7 @@ from unet4d.datasets.nifti_studies import make_study
 from unet4d.datasets.study import Source, Study
 from unet4d.errors import InputError
 from unet4d.images.image4d import Image4D, read_image
-from unet4d.images.nifti import NIFTI_SUFFIXES, case_name, find_nifti_files
+from unet4d.images.nifti import case_name, find_nifti_files, is_nifti
 from unet4d.system.text import count
 
 ACDC_CHANNELS = ("cine MRI",)
@@ -76,7 +76,7 @@ def _is_patient(folder: Path) -> bool:
 def _study(folder: Path, dataset: Dataset) -> Study:
     """Return one patient; contradictions between its files are found when the image is read."""
     name = folder.absolute().name
-    files = {case_name(file): file for file in sorted(folder.iterdir()) if file.name.lower().endswith(NIFTI_SUFFIXES)}
+    files = {case_name(file): file for file in sorted(folder.iterdir()) if is_nifti(file)}
     image = files.get(f"{name}_4d", folder / f"{name}_4d.nii.gz")
     frames, labels = _by_frame(files, f"{name}_frame"), _by_frame(files, f"{name}_frame", "_gt")
     label = dict(sorted(labels.items())) or None

@@ -43,7 +43,7 @@ from unet4d.datasets.convert.layout_options import LayoutOptions
 from unet4d.datasets.study import Source, Study, StudyLabel
 from unet4d.errors import InputError
 from unet4d.images.image4d import Image4D, read_image
-from unet4d.images.nifti import NIFTI_SUFFIXES, check_same_grid
+from unet4d.images.nifti import NIFTI_SUFFIXES, check_same_grid, is_nifti
 from unet4d.images.nrrd import nrrd_dimension, nrrd_files, read_nrrd_image
 from unet4d.images.segmentations import label_values, read_label_map, read_segmentation
 from unet4d.system.text import count
@@ -208,7 +208,7 @@ def _image(group: _Group) -> Image4D:
 
 def _volume(path: Path) -> Image4D:
     """Read one frame, of one channel."""
-    image = read_image(path) if path.name.lower().endswith(NIFTI_SUFFIXES) else read_nrrd_image(path)
+    image = read_image(path) if is_nifti(path) else read_nrrd_image(path)
     if image.frames > 1:
         raise InputError(
             f"{path} has {count(image.frames, 'frame')}, expected 3D files, one per frame; read 4D NIfTI as it is, and a NRRD of "
