@@ -226,7 +226,7 @@ WRONG = {
     "a case named twice": ([*CASE, "case"], "a1", ["2 cases are named a1"]),
     "a test case with a training name": (["test", 0, "case"], "a1", ["2 cases are named a1"]),
     "a case that names a folder": ([*CASE, "case"], "../b1", ["'../b1'", "slashes"]),
-    "a case without a name": ([*CASE, "case"], "", ["''", "name a file"]),
+    "a case without a name": ([*CASE, "case"], "", ["''", "file name"]),
     "a subject that is a number": ([*CASE, "subject"], 12, ["'b1'", '"subject" is 12']),
     "a subject on both sides": (["test", 0, "subject"], "a", ["subject a", "training and in test"]),
     "a file that is not there": ([*CASE, "label"], "labels/b2.nii", ["1 file is missing", "b1:", "labels/b2.nii"]),

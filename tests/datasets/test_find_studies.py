@@ -93,7 +93,7 @@ def test_channels_of_a_case_come_in_order(tmp_path):
     assert (first.name, second.name, first.time) == ("a", "b", None)
     assert [path.name for path in first.files] == ["a_0000.nii", "a_0001.nii.gz"]
     touch(tmp_path, "c_0001.nii.gz")
-    words = "got c_0001.nii.gz for c, expected one file per channel, named CASE_0000 to CASE_0001; add or rename them"
+    words = "got c_0001.nii.gz for c, expected one file per channel, CASE_0000 to CASE_0001; rename them"
     assert words in refusal([tmp_path], TWO)
 
 
@@ -133,7 +133,7 @@ def test_held_out_cases_are_those_of_the_runs_subjects_however_the_dataset_has_g
 @pytest.mark.parametrize("subjects", [[], ["z"]])
 def test_held_out_that_cannot_be_is_reported(tmp_path, subjects):
     root = dataset(tmp_path / "one")
-    words = f"the run of this model held out no subject of {root}, expected a run with validation cases; name cases"
+    words = f"the run of this model held out no subject of {root}; give a run with validation cases, or cases"
     assert refusal([root], ONE, subjects=subjects) == words
     plain = touch(tmp_path / "plain", "a.nii")
     words = "is no dataset, expected one for held_out; leave held_out out"
@@ -180,7 +180,7 @@ def test_cases_of_other_layouts_are_taken_by_name_and_subject(tmp_path):
     assert names(given[:1], ONE, subjects=["a", "t"]) == ["a"]  # t is a test case
 
 
-def test_the_kind_can_be_named(tmp_path):
+def test_the_layout_can_be_named(tmp_path):
     root = acdc(tmp_path) / "patient001"
     assert names([root], ONE, layout="acdc") == ["patient001"]
     assert names([root], ONE) == ["patient001"], "a patient's folder: its reference is no study"
@@ -192,9 +192,9 @@ def test_the_kind_can_be_named(tmp_path):
 
 def test_an_option_without_use_is_refused(tmp_path):
     plain, options = touch(tmp_path / "plain", "a.nii"), LayoutOptions(pattern="(?P<subject>.*)")
-    words = f"{plain} came with a pattern or keep_patient_ids, which its layout has no use for; name it with --layout"
+    words = f"got a pattern or keep_patient_ids for {plain}, of no use in its layout; give --layout"
     assert words == refusal([plain], ONE, options=options)
-    assert "has no use for" in refusal([dataset(tmp_path / "ours")], ONE, options=options)
+    assert "of no use in its layout" in refusal([dataset(tmp_path / "ours")], ONE, options=options)
 
 
 def test_what_is_unknown_is_reported(tmp_path):

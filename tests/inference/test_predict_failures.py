@@ -330,9 +330,9 @@ def test_another_number_of_channels_is_told(command, model_file, own_phantom, tm
     study(tmp_path / "in" / "heart_0000.nii.gz")
     model = model_file(channel_names=("magnitude", "velocity"))
     for given, words in (
-        (tmp_path / "in", "expected one file per channel, named CASE_0000 to CASE_0001"),
+        (tmp_path / "in", "expected one file per channel, CASE_0000 to CASE_0001"),
         (tmp_path / "in" / "heart_0000.nii.gz", "is one file, expected 2 channels"),
-        (own_phantom, "has the channels cine MRI, expected magnitude, velocity in this order"),
+        (own_phantom, "has the channels cine MRI, expected magnitude, velocity in order"),
     ):
         done = command("predict", model, "-i", given, "-o", tmp_path / "out")
         assert done.code == 2
@@ -351,7 +351,7 @@ def test_channels_in_another_order_are_told(command, model_file, own_phantom, tm
     model = model_file(channel_names=("magnitude", "velocity"))
     done = command("predict", model, "-i", own_phantom, "-o", tmp_path / "out")
     assert done.code == 2
-    assert "has the channels velocity, magnitude, expected magnitude, velocity in this order" in done.line
+    assert "has the channels velocity, magnitude, expected magnitude, velocity in order" in done.line
 
 
 @pytest.mark.parametrize("spoil", ["missing", "truncated", "folder"])

@@ -42,15 +42,13 @@ def parse_case(item: Any, part: str, number: int, path: Path, channels: int, cha
     subject = item.get("subject", name)
     for key, value in (("case", name), ("subject", subject)):
         if not can_name_a_file(value):
-            limit = f"without slashes and control characters, of at most {LONGEST_NAME} bytes"
-            raise InputError(
-                f'{where}: "{key}" is {short_repr(value)}, expected a text that can name a file, {limit}; rename it'
-            )
+            limit = f"without slashes, at most {LONGEST_NAME} bytes"
+            raise InputError(f'{where}: "{key}" is {short_repr(value)}, expected a file name {limit}; rename it')
     label, frames = _parse_label(item, where, root)
     duration = item.get("frame_duration_s")
     if duration is not None and not is_frame_duration(duration):
         raise InputError(
-            f'{where}: "frame_duration_s" is {short_repr(duration)}, expected {FRAME_DURATION_LIMITS}; correct or remove it'
+            f'{where}: "frame_duration_s" is {short_repr(duration)}, expected {FRAME_DURATION_LIMITS}; correct it'
         )
     return Case(name, subject, images, label, frames, duration, channels_last, channels)
 
@@ -78,9 +76,7 @@ def check_keys(entry: Mapping[str, Any], known: Sequence[str], where: str) -> No
     for key in entry:
         if key not in known:
             near = suggest_names(key, known)
-            raise InputError(
-                f"{where}: unknown key {short_repr(key)}{near}, expected keys of {', '.join(known)}; correct it"
-            )
+            raise InputError(f"{where}: unknown key {short_repr(key)}{near}, expected {', '.join(known)}; correct it")
 
 
 def _parse_label(
@@ -106,6 +102,6 @@ def _parse_label(
     files = {int(t): path_inside(label[t], f'{where}: "label" of frame {t}', root) for t in sorted(label, key=int)}
     if frames is not None and frames != list(files):
         raise InputError(
-            f'{where}: "labelled_frames" is {short_repr(frames)}, "label" has {short_repr(list(files))}; leave the first out'
+            f'{where}: got "labelled_frames" {short_repr(frames)}, "label" has {list(files)}; leave one out'
         )
     return files, tuple(files)

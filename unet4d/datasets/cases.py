@@ -118,7 +118,5 @@ class Dataset:
         cases = {case.name: case for case in reversed(self.cases)}
         if name not in cases:
             near = suggest_names(name, cases)
-            raise InputError(
-                f"{self.root}: got the case {name!r}{near}, expected one of its {len(cases)}; correct the name"
-            )
+            raise InputError(f"{self.root}: got the case {name!r}{near}, expected one of its {len(cases)}; correct it")
         return cases[name]

@@ -34,9 +34,7 @@ def parse_dataset(entry: Any, path: Path) -> Dataset:
     """
     check_type(entry, dict, f"{path}", "an object { ... }")
     if "file_ending" in entry and "numTraining" in entry and "training" not in entry:
-        raise InputError(
-            f"{path} is nnU-Net's; convert it: unet4d convert nnunet {path.parent} --out DATASET, and give that"
-        )
+        raise InputError(f"{path} is nnU-Net's; convert it: unet4d convert nnunet {path.parent} --out DATASET")
     check_keys(entry, (*_DATASET_KEYS, *_DECATHLON_KEYS, "training", "test"), f"{path}")
     channel_names = _parse_channels(entry, path)
     channel_kinds = _parse_kinds(entry.get("channel_kinds", {}), len(channel_names), path)
@@ -50,14 +48,12 @@ def parse_dataset(entry: Any, path: Path) -> Dataset:
         parsed = (parse_case(item, part, i, path, len(channel_names), channels_last) for i, item in enumerate(items))
         cases[part] = tuple(replace(case, channel_kinds=channel_kinds) for case in parsed)
     if not any(cases.values()):
-        raise InputError(
-            f'{path}: got no case, expected one or more; list them under "training", or "test" to predict only'
-        )
+        raise InputError(f'{path}: got no case, expected one or more; list them under "training" or "test"')
     name = entry.get("name") or path.absolute().parent.name
     check_type(name, str, f'{path}: "name"', "a text")
     if not is_name(name):
         raise InputError(
-            f'{path}: "name" is {short_repr(name)}, expected at most {LONGEST_NAME} printable characters; correct it'
+            f'{path}: "name" is {short_repr(name)}, expected at most {LONGEST_NAME} characters; correct it'
         )
     return Dataset(path.parent, name, channel_names, labels, time, cases["training"], cases["test"], channel_kinds)
 
@@ -67,7 +63,7 @@ def parse_channel_names(names: Any, what: str) -> tuple[str, ...]:
     numbers = [str(i) for i in range(len(names))] if isinstance(names, dict) else []
     if not numbers or set(names) != set(numbers) or not all(map(is_name, names.values())):
         raise InputError(
-            f'{what} is {short_repr(names)}, expected names by channel number; give {{"0": "first", "1": "second"}}'
+            f'{what} is {short_repr(names)}, expected names by number, {{"0": "first", "1": "second"}}; correct it'
         )
     return tuple(names[number] for number in numbers)
 
@@ -76,9 +72,7 @@ def _parse_channels(entry: Mapping[str, Any], path: Path) -> tuple[str, ...]:
     """Return the channels' names in order, from "channel_names" or the Decathlon's "modality"."""
     keys = [key for key in ("channel_names", "modality") if key in entry]
     if len(keys) != 1:
-        raise InputError(
-            f'{path}: got {keys or "no channels"}, expected one key; give "channel_names": {{"0": "cine MRI"}}'
-        )
+        raise InputError(f'{path}: got {keys or "no channels"}; give "channel_names": {{"0": "cine MRI"}}')
     return parse_channel_names(entry[keys[0]], f'{path}: "{keys[0]}"')
 
 

@@ -120,9 +120,7 @@ def open_source(
             logger.warning(f"{path}: taken as {chosen}, {what}; --layout names another layout")
         return source
     if options != NO_LAYOUT_OPTIONS:
-        raise InputError(
-            f"{path} came with a pattern or keep_patient_ids, which its layout has no use for; name it with --layout"
-        )
+        raise InputError(f"got a pattern or keep_patient_ids for {path}, of no use in its layout; give --layout")
     if is_dataset_path(path):
         return open_dataset_source(read_dataset(path))
     return open_nifti_source(path, channel_names, channel_kinds)
@@ -157,9 +155,7 @@ def find_studies(
     check_case_choice(cases, subjects is not None)
     unknown_kinds = [kind for kind in channel_kinds if kind not in CHANNEL_KINDS]
     if unknown_kinds:
-        raise InputError(
-            f"got the channel kind {unknown_kinds[0]!r}, expected one of {', '.join(CHANNEL_KINDS)}; train again"
-        )
+        raise InputError(f"got the channel kind {unknown_kinds[0]!r}, expected {', '.join(CHANNEL_KINDS)}; train again")
     found: list[Study] = []
     known: list[str] = []
     for given in expand_input_lists(inputs):
@@ -169,9 +165,7 @@ def find_studies(
         _check_channels(given, source, channel_names)
         if not source.labels and (cases is not None or subjects is not None):
             option = "held_out" if cases is None else "cases"
-            raise InputError(
-                f"{given} is no dataset, expected one for {option}; leave {option} out, or give a dataset folder"
-            )
+            raise InputError(f"{given} is no dataset, expected one for {option}; leave {option} out")
         known += [study.name for study in source.studies]
         found += _select(given, source, cases, subjects)
     unknown = [name for name in cases or () if name not in known]
@@ -203,7 +197,7 @@ def _select(path: Path, source: Source, names: Sequence[str] | None, subjects: S
     held_out = [study for study in source.studies if not study.is_test and study.subject in subjects]
     if not held_out:
         raise InputError(
-            f"the run of this model held out no subject of {path}, expected a run with validation cases; name cases"
+            f"the run of this model held out no subject of {path}; give a run with validation cases, or cases"
         )
     return held_out
 
@@ -213,5 +207,5 @@ def _check_channels(path: Path, source: Source, names: Sequence[str]) -> None:
     got, expected = list(source.channel_names), list(names)
     if len(got) != len(expected) or (got != expected and sorted(got) == sorted(expected)):
         raise InputError(
-            f"{path} has the channels {', '.join(got)}, expected {', '.join(expected)} in this order; reorder them"
+            f"{path} has the channels {', '.join(got)}, expected {', '.join(expected)} in order; reorder them"
         )

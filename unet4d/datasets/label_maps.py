@@ -77,9 +77,7 @@ def find_references(path: Path) -> tuple[list[Reference], Dataset | None]:
         dataset = read_dataset(path)
         cases = [case for case in dataset.cases if case.label is not None]
         if not cases:
-            raise InputError(
-                f"{path}: no case has a label, expected one or more to score against; give another dataset"
-            )
+            raise InputError(f"{path}: no case has a label, expected one or more; give another dataset")
     else:
         maps = find_label_maps(path)
         owner = _find_owner(path)
@@ -170,9 +168,7 @@ def read_class_values(dataset: Dataset | None, folders: Sequence[Path]) -> dict[
             entry = read_json(path)
             labels = entry.get("labels") if isinstance(entry, dict) else None
             if not isinstance(labels, dict) or class_fault(labels.items()):
-                raise InputError(
-                    f'{path}: "labels" is {short_repr(labels)}, expected {{"background": 0, ...}}; predict again'
-                )
+                raise InputError(f'{path}: "labels" is {short_repr(labels)}, expected values by name; predict again')
             return {name: value for name, value in labels.items() if value}
     return None
 

@@ -89,9 +89,7 @@ def order_channels(case: str, folder: Path, found: Mapping[str, Path], channels:
     if sorted(found) != numbers:
         last = f" to CASE_{numbers[-1]}" if channels > 1 else ""
         got = ", ".join(file.name for file in found.values()) or "no file"
-        raise InputError(
-            f"{folder}: got {got} for {case}, expected one file per channel, named CASE_0000{last}; add or rename them"
-        )
+        raise InputError(f"{folder}: got {got} for {case}, expected one file per channel, CASE_0000{last}; rename them")
     return [found[number] for number in numbers]
 
 
@@ -105,7 +103,7 @@ def _bare_files(path: Path, channels: int, first_only: bool) -> Iterator[tuple[s
             )
         if channels > 1:
             raise InputError(
-                f"{path} is one file, expected {count(channels, 'channel')} as the model has; give the folder or the dataset"
+                f"{path} is one file, expected {count(channels, 'channel')}; give the folder or the dataset"
             )
         yield case_name(path), [path]
         return

@@ -62,9 +62,7 @@ def split_cases(
     if val_subjects is None:
         folds = number_of_folds(dataset, folds)
         if not 0 <= fold < folds:
-            raise InputError(
-                f"got fold {fold}, expected 0 to {folds - 1} of {count(folds, 'fold')}; choose another --fold"
-            )
+            raise InputError(f"got fold {fold}, expected 0 to {folds - 1} of {count(folds, 'fold')}; choose another")
         val_subjects = split_folds(dataset, folds, seed)[fold]
     for subject in val_subjects:
         if subject not in dataset.subjects:
@@ -75,7 +73,7 @@ def split_cases(
             )
     if set(val_subjects) == set(dataset.subjects):
         raise InputError(
-            f"got all of {count(len(dataset.subjects), 'subject')} held out, expected one or more to train on; hold out fewer"
+            f"got all {len(dataset.subjects)} subjects held out, expected some to train on; hold out fewer"
         )
     training = tuple(case for case in dataset.training if case.subject not in val_subjects)
     return training, tuple(case for case in dataset.training if case.subject in val_subjects)

@@ -164,7 +164,7 @@ def test_a_frame_that_is_not_the_studys_is_reported(tmp_path):
     write(folder / "patient001_frame03.nii.gz", frames[3], one)
     message = refusal(only(tmp_path))
     assert "patient001_frame03.nii.gz is not frame 2 (from 0) of" in message
-    assert "patient001_4d.nii.gz, expected the same voxels" in message
+    assert "patient001_4d.nii.gz, expected equal voxels" in message
     smaller = frame_of(image_of(0), 0)
     smaller = type(smaller).from_array(smaller.array[:, :, 1:], smaller.affine)
     write(folder / "patient001_frame03.nii.gz", frames[2, 1:], smaller)

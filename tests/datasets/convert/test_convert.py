@@ -273,9 +273,9 @@ def test_somebodys_folder_is_left_alone(command, tmp_path, there):
         ),
         (
             ["acdc", "acdc", "--out", "out", "--labels", "{a: 1, b: 1}"],
-            "expected for each class a whole number of its own",
+            "expected for each class a whole number",
         ),
-        (["acdc", "acdc", "--out", "out", "--labels", "{a: 0}"], "expected for each class a whole number of its own"),
+        (["acdc", "acdc", "--out", "out", "--labels", "{a: 0}"], "expected for each class a whole number"),
         (["acdc", "acdc"], "out is missing"),
     ],
 )
@@ -367,7 +367,7 @@ def test_an_unlabelled_study_of_a_subject_who_is_trained_on_is_left_out(from_mem
         (
             [a_study("a", subject="x"), a_study("b", subject="x", is_test=True)],
             {},
-            "subject x is in training and in test",
+            "subject x is in training and test",
         ),
         (
             [a_study("a", time="cyclic"), a_study("b")],
@@ -418,7 +418,7 @@ def test_two_studies_of_one_name_are_refused_in_every_layout(monkeypatch, tmp_pa
 
     twice = Source("memory", ("MRI",), LABELS, (a_study("a"), a_study("a")))
     monkeypatch.setitem(LAYOUTS, "nnunet", Layout(bool, lambda root, options: twice, ("labels",)))
-    with pytest.raises(InputError, match="2 studies would be named a, expected each name once; rename them"):
+    with pytest.raises(InputError, match="2 studies would be named a, expected one; rename them"):
         open_layout("nnunet", tmp_path, NO_LAYOUT_OPTIONS)
 
 

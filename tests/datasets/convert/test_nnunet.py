@@ -171,7 +171,7 @@ def test_a_frame_that_comes_twice_is_reported(tmp_path):
     shutil.copy(root / "imagesTr" / "anna_frame03_0000.nii.gz", root / "imagesTr" / "anna_frame3_0000.nii.gz")
     nnunet_json(root, 9)
     message = unread(named(root, "anna", pattern=PATTERN))
-    assert "anna_frame03 and anna_frame3 are both frame 3 of anna, expected one; remove the other" in message
+    assert "anna_frame03 and anna_frame3 are both frame 3 of anna; remove one" in message
 
 
 def test_a_label_without_its_image_is_a_frame_that_is_missing(tmp_path):
@@ -185,7 +185,7 @@ def test_a_subject_in_both_parts_is_reported(tmp_path):
     (root / "imagesTs").mkdir()
     (root / "imagesTr" / "anna_frame02_0000.nii.gz").rename(root / "imagesTs" / "anna_frame02_0000.nii.gz")
     nnunet_json(root, 7)
-    assert "frames of anna are in imagesTr and in imagesTs, expected all in one" in refusal(root, pattern=PATTERN)
+    assert "frames of anna are in imagesTr and in imagesTs, expected one" in refusal(root, pattern=PATTERN)
 
 
 def test_frames_on_different_grids_are_reported(tmp_path):
@@ -259,11 +259,11 @@ def test_files_may_be_listed(tmp_path):
     [
         (
             {"file_ending": ".nrrd"},
-            "\"file_ending\" is '.nrrd', expected .nii.gz or .nii; convert the files to NIfTI first",
+            "\"file_ending\" is '.nrrd', expected .nii.gz or .nii; convert",
         ),
         ({"file_ending": None}, '"file_ending" is None, expected .nii.gz or .nii'),
-        ({"channel_names": {"1": "cine"}}, "\"channel_names\" is {'1': 'cine'}, expected names by channel number"),
-        ({"channel_names": None}, '"channel_names" is None, expected names by channel number'),
+        ({"channel_names": {"1": "cine"}}, "\"channel_names\" is {'1': 'cine'}, expected names by number"),
+        ({"channel_names": None}, '"channel_names" is None, expected names by number'),
         (
             {"labels": {"background": 0, "whole": [1, 2]}},
             "has regions (whole), which overlap, expected classes; name each value",
@@ -296,7 +296,7 @@ def test_a_case_without_its_label_or_a_channel_is_reported_and_the_others_read(t
     (root / "labelsTr" / "ben.nii.gz").unlink()
     (root / "imagesTr" / "anna_0001.nii.gz").unlink()
     anna, ben, _ = found(root).studies
-    assert "got anna_0000.nii.gz for anna, expected one file per channel, named CASE_0000 to CASE_0001" in unread(anna)
+    assert "got anna_0000.nii.gz for anna, expected one file per channel, CASE_0000 to CASE_0001" in unread(anna)
     with pytest.raises(InputError, match=r"labelsTr/ben.nii.gz is missing"):
         ben.label(ben.image())
 
@@ -405,7 +405,7 @@ def test_frames_of_one_subject_in_both_parts_are_refused(command, tmp_path):
     ed_es_set(root, {"patient001_frame12": 0}, "Ts")
     done = command("convert", "nnunet", root, "--out", tmp_path / "out")
     assert done.code == 2
-    assert "subject patient001 is in training and in test" in done.line
+    assert "subject patient001 is in training and test" in done.line
     assert "--subject_per_case" in done.line
     assert command("convert", "nnunet", root, "--out", tmp_path / "out", "--subject_per_case").code == 0
 

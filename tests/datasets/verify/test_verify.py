@@ -164,7 +164,7 @@ def test_train_counts_warnings_on_one_line_and_goes_on(command, own_phantom, tin
     rewrite(own_phantom / image(2), blank(1))
     done = command("train", "--dataset", own_phantom, "--out", tmp_path / "run", *tiny_options)
     assert done.code == 0
-    assert f"1 warning about {own_phantom}; see them: unet4d verify {own_phantom}" in done.told.splitlines()
+    assert f"1 warning about {own_phantom}; see them: unet4d verify {own_phantom}" in done.error.splitlines()
 
 
 @pytest.fixture
@@ -186,9 +186,9 @@ def test_skip_verify_skips(command, own_phantom, tiny_options, tmp_path, plan_st
     for words in (planning(own_phantom, tmp_path), ["train", "--dataset", own_phantom, "--out", tmp_path / "run"]):
         skipped = command(*words, *tiny_options, "--skip_verify")
         assert skipped.code == 0 or "stopped here" in skipped.line
-        assert "warning" not in skipped.told
+        assert "warning" not in skipped.error
         shutil.rmtree(tmp_path / "run", ignore_errors=True)
-        assert "1 warning about" in command(*words, *tiny_options).told
+        assert "1 warning about" in command(*words, *tiny_options).error
 
 
 def test_plan_refuses_what_train_would(command, damaged, tmp_path, plan_stops):

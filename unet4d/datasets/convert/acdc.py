@@ -60,7 +60,6 @@ def find_acdc(root: Path, options: LayoutOptions) -> Source:
 
 
 def _patients(root: Path) -> list[Path]:
-    """Return the patients' folders, by name."""
     parts = [root, root / "training", root / "testing"]
     folders = [folder for part in parts if part.is_dir() for folder in part.iterdir()]
     folders = [root] if _is_patient(root.absolute()) else [folder for folder in folders if _is_patient(folder)]
@@ -107,7 +106,7 @@ def _read_checked(folder: Path, case: Case, frames: dict[int, Path], labels: dic
         frame, same = read_image(file).array[0], image.array[0, t]  # (1, X, Y, Z), (X, Y, Z)
         if frame.shape != (1, *image.grid) or np.abs(frame[0] - same).max() > _TOLERANCE * np.abs(same).max():
             raise InputError(
-                f"{file} is not frame {t} (from 0) of {case.images[0]}, expected the same voxels; download both again"
+                f"{file} is not frame {t} (from 0) of {case.images[0]}, expected equal voxels; download both"
             )
     if (folder / "Info.cfg").is_file():
         _check_info(folder / "Info.cfg", case, image.frames, labels)

@@ -126,9 +126,7 @@ def _common_time(source: Source) -> TimeAxis | None:
     """Return the time of all studies. Raises InputError where it differs, because a dataset has one."""
     times = {study.time for study in source.studies}
     if len(times) > 1:
-        raise InputError(
-            f"some studies of {source.name} are cyclic and others open or unknown, expected the same for all; give --time"
-        )
+        raise InputError(f"some studies of {source.name} are cyclic and others open, expected the same; give --time")
     return next(iter(times), None)
 
 
@@ -176,7 +174,7 @@ def _check_source(source: Source, root: Path) -> None:
     if both:
         by_name = f" ({'; '.join(source.notes)})" if source.notes else ""
         raise InputError(
-            f"{root}: subject {both[0]} is in training and in test, expected either; move its studies{by_name}"
+            f"{root}: subject {both[0]} is in training and test, expected either; move its studies{by_name}"
         )
 
 
@@ -194,9 +192,7 @@ def _write_study(study: Study, source: Source, out: Path) -> _WrittenStudy:
         label, frames = study.label(image)
         labelled = range(image.frames) if frames is None else frames
         if not labelled:
-            raise InputError(
-                f"{study.name}: its labels are of no frame, expected one or more; label one, or remove them"
-            )
+            raise InputError(f"{study.name}: its labels are of no frame, expected one or more; label one, or remove it")
         label = np.where(np.isin(np.arange(image.frames), labelled)[:, None, None, None], label, 0)
         write_image(out / "labels" / f"{study.name}.nii.gz", label, like=image)
     images = _write_channels(study, image, out)

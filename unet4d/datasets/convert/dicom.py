@@ -138,7 +138,6 @@ def _name_cases(taken: Sequence[StudyCandidate], keep_patient_ids: bool) -> tupl
 
 
 def _name_subjects(taken: Sequence[StudyCandidate], keep_patient_ids: bool) -> dict[str, str]:
-    """Name each patient."""
     series: dict[str, list[str]] = {}
     for one in (one for candidate in taken for one in candidate.series):
         series.setdefault(one.patient, []).append(_uid(one))
@@ -164,7 +163,6 @@ def _suffix(component: str) -> str:
 
 
 def _describe(candidate: StudyCandidate) -> str:
-    """Describe a study on the terminal."""
     folder = os.path.commonpath([file.parent for file in candidate.files])
     return f"{candidate.title}, {candidate.frames} frame{'s' * (candidate.frames != 1)}, in {folder}"
 

@@ -13,6 +13,7 @@ from unet4d.images.nrrd import NRRD_SUFFIXES
 
 SEGMENTATION = (".seg.nrrd", ".seg.nhdr")
 SEQUENCE = (".seq.nrrd", ".seq.nhdr")
+_SUFFIXES = (*SEGMENTATION, *SEQUENCE, *NRRD_SUFFIXES, *NIFTI_SUFFIXES)
 LABEL_MARKS = ("_seg", "_label", "-label", ".seg")
 """Ends of the stem of a label file; 3D Slicer proposes "-label" for a label map."""
 
@@ -24,9 +25,7 @@ _FRAME = re.compile(
     r"(?:[-_. ][^0-9/]+)?",
     re.IGNORECASE | re.DOTALL,
 )
-_NUMBER_AT_END = re.compile(
-    r"((?s:.*?)(?<![0-9])(?<![0-9]\.))([0-9]+(?:\.[0-9]+)?)"
-)  # of 1.2.3 none: a version, or a UID
+_NUMBER_AT_END = re.compile(r"((?s:.*?)(?<![0-9])(?<![0-9]\.))([0-9]+(?:\.[0-9]+)?)")  # not of 1.2.3, a version or UID
 
 
 @dataclass(frozen=True)
@@ -99,10 +98,7 @@ def _stem_of_frame(name: str) -> tuple[str, bool] | None:
 def parse_file_name(path: Path, root: Path) -> NamedFile | None:
     """Parse the name of a file below `root`; None for another suffix than NRRD's and NIfTI's, and for hidden files."""
     relative = path.relative_to(root)
-    suffix = next(
-        (end for end in (*SEGMENTATION, *SEQUENCE, *NRRD_SUFFIXES, *NIFTI_SUFFIXES) if path.name.lower().endswith(end)),
-        None,
-    )
+    suffix = next((end for end in _SUFFIXES if path.name.lower().endswith(end)), None)
     if suffix is None or any(part.startswith(".") for part in relative.parts):
         return None
     stem = relative.as_posix()[: -len(suffix)]
@@ -127,7 +123,5 @@ def shorten_list(names: Iterable[object], most: int = 5) -> str:
 
 
 def _named(paths: Iterable[Path], root: Path) -> list[NamedFile]:
-    files = (
-        parse_file_name(path, root) for path in paths if not path.is_dir()
-    )  # what is no file fails where it is read
+    files = [parse_file_name(path, root) for path in paths if not path.is_dir()]  # a pipe fails where it is read
     return sorted((f for f in files if f), key=lambda f: natural_key(f.path.relative_to(root).as_posix()))

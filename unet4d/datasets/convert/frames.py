@@ -80,11 +80,7 @@ def is_frames(root: Path) -> bool:
     """
     if not root.is_dir() or (root / "dataset.json").is_file():
         return False
-    files = [
-        file
-        for file in find_nearby_files(root)
-        if file.suffix not in (*SEGMENTATION, *NIFTI_SUFFIXES) and not file.is_label
-    ]
+    files = [file for file in find_nearby_files(root) if not (file.is_label or file.suffix in NIFTI_SUFFIXES)]
     first = [file for file in files if file.path.parent == files[0].path.parent]
     alike = {re.sub("[0-9]+", "#", file.path.name) for file in first}
     is_one = len(alike) == 1 and all(_FRAME.fullmatch(Path(file.stem).name) for file in first)
@@ -101,9 +97,7 @@ def find_frames(root: Path, options: LayoutOptions) -> Source:
         raise InputError(f"{root} is a file, expected a folder of 3D files, one per frame; give the folder")
     files = [file for file in find_named_files(root) if file.suffix not in SEQUENCE]
     if not files:
-        raise InputError(
-            f"{root} holds no .nrrd, .nhdr, .nii.gz or .nii file; give a folder of 3D files, one per frame"
-        )
+        raise InputError(f"{root} holds no .nrrd, .nhdr, .nii.gz or .nii file; give a folder of 3D files")
     groups = _by_pattern(files, options.pattern, root) if options.pattern else _by_folder(files, root)
     labels = label_values([frame.label for group in groups for frame in group.frames if frame.label], options.labels)
     studies = tuple(_study(group, labels) for group in sorted(groups, key=lambda group: natural_key(group.name)))
@@ -124,9 +118,7 @@ def _by_folder(files: Sequence[NamedFile], root: Path) -> list[_Group]:
 def _by_pattern(files: Sequence[NamedFile], pattern: str, root: Path) -> list[_Group]:
     """Group the files into one study per subject: its files, by frame number."""
     if not {"subject", "frame"} <= set(re.compile(pattern).groupindex):
-        raise InputError(
-            rf"pattern {pattern!r} lacks a group, expected subject and frame; give (?P<subject>.+)_(?P<frame>\d+)"
-        )
+        raise InputError(rf"pattern {pattern!r} lacks subject or frame; give both: (?P<subject>.+)_(?P<frame>\d+)")
     subjects: dict[str, list[tuple[str, NamedFile]]] = {}
     for file in files:
         match = re.fullmatch(pattern, file.stem)
@@ -169,7 +161,7 @@ def _paired(files: Iterable[tuple[str, NamedFile]]) -> list[tuple[str, _FrameFil
         side.setdefault(key, file.path)
     if double:
         raise InputError(
-            f"{shorten_list(dict.fromkeys(double))} are of the same frame, expected one of them; remove the others"
+            f"{shorten_list(dict.fromkeys(double))} are of the same frame, expected one; remove the others"
         )
     alone = [path for key, path in labels.items() if key not in images]
     if alone:
@@ -233,6 +225,6 @@ def _read_frame_label(frame: _FrameFiles, labels: Mapping[str, int], image: Imag
     volumes = read_label_map(frame.label, labels, image)
     if len(volumes) != 1:
         raise InputError(
-            f"{frame.label} has {count(len(volumes), 'frame')}; expected a label map of one frame; give {frame.image} its own"
+            f"{frame.label} has {count(len(volumes), 'frame')}, expected one; give {frame.image} its own label"
         )
     return volumes[0]

@@ -53,13 +53,11 @@ class LayoutOptions:
             raise InputError("got pattern and subject_per_case, expected one of them; leave one out")
         if self.labels and (fault := class_fault({BACKGROUND: 0, **self.labels}.items())):
             got = short_repr(dict(self.labels))
-            raise InputError(
-                f"labels is {got}, expected for each class a whole number of its own, from 1 to 255: {fault}"
-            )
+            raise InputError(f"labels is {got}, expected for each class a whole number from 1 to 255: {fault}")
         kinds = (SIGNAL, *VELOCITIES)
         if self.channels is not None and not (self.channels and set(self.channels.values()) <= set(kinds)):
             raise InputError(
-                f"channels is {self.channels!r}, expected a name and a kind for each, of {', '.join(kinds)}; correct it"
+                f"channels is {self.channels!r}, expected names with kinds of {', '.join(kinds)}; correct it"
             )
         if self.pattern is not None:
             _check_pattern(self.pattern)

@@ -81,9 +81,7 @@ def open_layout(name: str, root: Path, options: LayoutOptions) -> Source:
     names = Counter(study.name for study in source.studies)
     double = next((study for study, times in names.items() if times > 1), None)
     if double is not None:
-        raise InputError(
-            f"{root}: {names[double]} studies would be named {double}, expected each name once; rename them"
-        )
+        raise InputError(f"{root}: {names[double]} studies would be named {double}, expected one; rename them")
     if options.frame_durations is not None:
         check_durations(options.frame_durations, list(names), root)
     labels = source.labels or ({"background": 0, **options.labels} if options.labels else {})
@@ -93,9 +91,7 @@ def open_layout(name: str, root: Path, options: LayoutOptions) -> Source:
     if not channels:
         return source
     if len(channels) != len(source.channel_names):
-        raise InputError(
-            f"channels names {len(channels)}, {', '.join(channels)}; {root} has {len(source.channel_names)}; name as many"
-        )
+        raise InputError(f"channels names {len(channels)}, {root} has {len(source.channel_names)}; name as many")
     return replace(source, channel_names=tuple(channels), channel_kinds=tuple(channels.values()))
 
 

@@ -75,14 +75,10 @@ def find_nnunet(root: Path, options: LayoutOptions) -> Source:
     path = _json_of(root)
     entry = read_json(path)
     if not is_nnunet(path):
-        raise InputError(
-            f'{path} is not of nnU-Net, version 2, expected "channel_names", "numTraining", "file_ending"; give another folder'
-        )
+        raise InputError(f'{path} is not of nnU-Net, version 2, expected "numTraining" and "file_ending"; correct it')
     ending = entry.get("file_ending")
     if ending not in NIFTI_SUFFIXES:
-        raise InputError(
-            f'{path}: "file_ending" is {short_repr(ending)}, expected .nii.gz or .nii; convert the files to NIfTI first'
-        )
+        raise InputError(f'{path}: "file_ending" is {short_repr(ending)}, expected .nii.gz or .nii; convert them first')
     channels = parse_channel_names(entry.get("channel_names"), f'{path}: "channel_names"')
     labels = {"background": 0, **options.labels} if options.labels else _parse_labels(entry, path)
     cases = [*_training_cases(entry, path, ending), *_cases_of(path.parent, "Ts", ending)]
@@ -147,7 +143,6 @@ def _cases_of(root: Path, part: str, ending: str) -> Iterator[_RawCase]:
 
 
 def _files(folder: Path, ending: str) -> dict[str, Path]:
-    """Map name to file, of this ending."""
     files = [file for file in (folder.iterdir() if folder.is_dir() else ()) if file.name.endswith(ending)]
     return {file.name.removesuffix(ending): file for file in files if not file.name.startswith(".")}
 
@@ -205,7 +200,6 @@ def _studies(cases: Sequence[_RawCase], dataset: Dataset, pattern: str | None, s
 
 
 def _study(case: _RawCase, subject: str, dataset: Dataset) -> Study:
-    """Return a case as it is."""
     files = tuple(case.found[number] for number in sorted(case.found))
     study = make_study(Case(case.name, subject, files, case.label), dataset, is_test=case.is_test)
     return replace(study, image=partial(case.read, len(dataset.channel_names)), stream=None)
@@ -217,7 +211,7 @@ def _join(subject: str, numbered: list[tuple[int, _RawCase]], dataset: Dataset) 
     frames = [frame for _, frame in numbered]
     if len({frame.is_test for frame in frames}) > 1:
         raise InputError(
-            f"{dataset.root}: frames of {subject} are in imagesTr and in imagesTs, expected all in one of them; move them"
+            f"{dataset.root}: frames of {subject} are in imagesTr and in imagesTs, expected one of them; move them"
         )
     label = {t: frame.label for t, frame in enumerate(frames) if frame.label and frame.label.is_file()} or None
     files = tuple(file for frame in frames for file in frame.found.values())
@@ -254,9 +248,7 @@ def _check_numbers(subject: str, numbered: Sequence[tuple[int, _RawCase]]) -> No
     folder = numbered[0][1].folder
     for (number, case), (next_number, other) in pairwise(numbered):
         if number == next_number:
-            raise InputError(
-                f"{folder}: {case.name} and {other.name} are both frame {number} of {subject}, expected one; remove the other"
-            )
+            raise InputError(f"{folder}: {case.name} and {other.name} are both frame {number} of {subject}; remove one")
     numbers = [number for number, _ in numbered]
     if missing := missing_numbers(numbers):
         raise InputError(

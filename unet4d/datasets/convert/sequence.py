@@ -59,26 +59,19 @@ def find_sequence(root: Path, options: LayoutOptions) -> Source:
             not installed. A mistake in one sequence alone is raised where it is read.
     """
     folder = root.parent if root.is_file() else root
-    files = (
-        [file for path in folder.iterdir() if (file := parse_file_name(path, folder))]
-        if root.is_file()
-        else find_named_files(folder)
-    )
+    beside = [file for path in folder.iterdir() if (file := parse_file_name(path, folder))]
+    files = beside if root.is_file() else find_named_files(folder)
     sequences = [file for file in files if _is_sequence(file)]
     images = [file for file in sequences if not file.is_label and (root == folder or file.path == root)]
     if not images:
-        raise InputError(
-            f"{root} holds no sequence, expected .seq.nrrd, or a .nrrd of four axes; save one from 3D Slicer"
-        )
+        raise InputError(f"{root} holds no sequence, expected .seq.nrrd, or a .nrrd of four axes; save one in Slicer")
     import_pynrrd(images[0].path)
     channels = _by_channel(images, root)
     labels = {stem: _labels_of(stem, files) for stem in channels}
     if root == folder:
         known = {file.path for files_of_stem in labels.values() for file in files_of_stem.values()}
-        drawings = (
-            file.path for file in files if file.suffix in SEGMENTATION or (file.is_label and _is_sequence(file))
-        )
-        alone = [path for path in drawings if path not in known]
+        drawings = [f for f in files if f.suffix in SEGMENTATION or (f.is_label and _is_sequence(f))]
+        alone = [file.path for file in drawings if file.path not in known]
         if alone:
             raise InputError(
                 f"{shorten_list(alone)}: no sequence of this name is beside, expected cine.seq.nrrd beside cine_3.seg.nrrd or "
@@ -109,14 +102,12 @@ def _by_channel(images: Sequence[NamedFile], root: Path) -> dict[str, list[Named
         numbered_stems = [f"{stem}_{number:04d}" for number in range(len(files))]
         if len(files) > 1 and [file.stem for file in files] != numbered_stems:
             got = shorten_list(file.path for file in files)
-            raise InputError(
-                f"{got}: expected the channels of {stem} numbered from 0000 on, none left out; rename them"
-            )
+            raise InputError(f"{got}: expected the channels of {stem} numbered from 0000 on without gaps; rename them")
     counts = {stem: len(files) for stem, files in found.items()}
     if len(set(counts.values())) > 1:
         few, many = min(counts, key=counts.__getitem__), max(counts, key=counts.__getitem__)
         raise InputError(
-            f"{root}: {few} has {counts[few]} channel(s), {many} {counts[many]}, expected equal numbers; add or move files"
+            f"{root}: {few} has {counts[few]} channel(s), {many} {counts[many]}, expected equal numbers; add some"
         )
     return found
 
@@ -132,9 +123,7 @@ def _labels_of(stem: str, files: Sequence[NamedFile]) -> dict[int | None, NamedF
         place = int(frame[1]) if frame else None
         if place in labels or (labels and None in (*labels, place)):
             other = next(iter(labels.values())).path
-            raise InputError(
-                f"{file.path} and {other} are both for {stem}, expected one label per frame; remove the other"
-            )
+            raise InputError(f"{file.path} and {other} are both for {stem}, expected one label per frame; remove one")
         labels[place] = file
     return labels
 
@@ -159,9 +148,7 @@ def _check_header(path: Path) -> None:
     """Raise InputError unless it is the header of a sequence in time."""
     header = read_nrrd_header(path)
     if header.list_axis is None:
-        raise InputError(
-            f"{path} has no axis of frames, expected one of kind list; a folder of 3D files is the layout frames"
-        )
+        raise InputError(f"{path} has no axis of frames, expected one of kind list; try the layout frames")
     if header.fields.get("modality") == "DWMRI":
         raise InputError(f"{path} holds diffusion gradients, not frames (modality DWMRI), expected time; leave it out")
 
@@ -185,13 +172,11 @@ def _label(files: Mapping[int | None, Path], values: Mapping[str, int], image: I
         path = files[None]
         label = read_label_map(path, values, image)
         if len(label) != image.frames:
-            raise InputError(
-                f"{path} has {count(len(label), 'frame')}, {image.source} {image.frames}, expected as many; export it again"
-            )
+            raise InputError(f"{path} has {count(len(label), 'frame')}, {image.source} {image.frames}; export it again")
         drawn = tuple(int(t) for t in np.flatnonzero(label.any(axis=(1, 2, 3))))
         if not drawn:
             raise InputError(
-                f"{path}: no voxel of any frame has a label, expected one frame or more; label one, or remove the file"
+                f"{path}: no voxel of any frame has a label, expected one or more; label one, or remove it"
             )
     else:
         outside = [path for frame, path in files.items() if frame is not None and frame >= image.frames]

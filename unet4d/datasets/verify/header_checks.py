@@ -51,17 +51,11 @@ def check_space(case: Case, file: Path, header: Header, shape: tuple[int, int, i
 
 
 def find_grid_issue(
-    case: Case,
-    file: Path,
-    header: Header,
-    shape: tuple[int, ...],
-    other: Path,
-    other_header: Header,
-    other_shape: tuple[int, ...],
+    case: Case, file: Path, header: Header, shape: tuple[int, ...], other_header: Header, other_shape: tuple[int, ...]
 ) -> Issue | None:
-    """Return an issue if a file is on another grid than the study's first image, by the tolerance of `check_same_grid`."""
+    """Return an issue if a file is on another grid than the study's first image, which has the other header and shape."""
     try:
-        check_same_grid(file, header, shape, other, other_header, other_shape)
+        check_same_grid(file, header, shape, case.images[0], other_header, other_shape)
     except InputError as error:
         ours, theirs = (np.array(spacing_of(affine_of(one))) for one in (header, other_header))
         if shape[-3:] != other_shape[-3:]:

@@ -156,7 +156,7 @@ def _check_beside(
     issue = None
     if checked.header is not None:
         ours, theirs = (shape[1:], checked.shape[1:]) if is_map else (shape, checked.shape)
-        issue = find_grid_issue(case, file, header, ours, case.images[0], checked.header, theirs)
+        issue = find_grid_issue(case, file, header, ours, checked.header, theirs)
     if issue and issue.kind == "frames" and shape[0] == 1:
         hint = 'if it holds for all frames, such as a T1 map, add "map" to channel_kinds of dataset.json'
         yield replace(issue, message=f"{issue.message}; {hint}")

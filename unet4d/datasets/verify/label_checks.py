@@ -81,8 +81,7 @@ def _check_file(
             yield from check_space(case, file, header, shape)
             seen.voxel_ml = float(np.prod(spacing_of(affine_of(header)))) / 1000
             if image.header is not None:
-                first = case.images[0]
-                issue = find_grid_issue(case, file, header, shape[1:], first, image.header, image.shape[1:])
+                issue = find_grid_issue(case, file, header, shape[1:], image.header, image.shape[1:])
                 if issue:
                     yield issue
                 expected = 1 if frame is not None or case.channels_last else image.shape[0]
