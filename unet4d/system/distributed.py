@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import io
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -107,19 +106,16 @@ class ProcessGroup:
     def rank0_first(self, make: Callable[[], Result]) -> Result:
         """Call `make` on every rank, the first of each machine before its others, so that they find the files it wrote.
 
-        Only rank 0 prints.
-
         Raises:
             ReportedByOtherRank: it failed on another rank, where its error is raised.
         """
         if self.size == 1:
             return make()
-        with contextlib.nullcontext() if self.is_first else contextlib.redirect_stdout(io.StringIO()):
-            result, error = (None, None) if self.local_rank else _call(make)
-            self._raise_together(error, self.long_wait)
-            if self.local_rank:
-                result, error = _call(make)
-            self._raise_together(error, self.long_wait)
+        result, error = (None, None) if self.local_rank else _call(make)
+        self._raise_together(error, self.long_wait)
+        if self.local_rank:
+            result, error = _call(make)
+        self._raise_together(error, self.long_wait)
         return result  # type: ignore[return-value]
 
     def total(self, sums: Tensor) -> Tensor:

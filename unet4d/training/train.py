@@ -72,22 +72,21 @@ def train(
         )
         trainer = _build(run, out_dir, chosen, ranks)
         with ranks.raise_on_all_ranks():
-            line = _restore(trainer, run)
-        if trainer.epochs_done >= run.config.train.epochs:
-            if ranks.is_first:
-                logger.info(f"{out_dir}: all {run.config.train.epochs} epochs were done before")
-            return out_dir / BEST
-
-        def begin() -> None:  # only now, when every study has been read: a bad one leaves no run behind
-            if not resume:
-                stack.enter_context(lock_run(out_dir))
-            write_text(out_dir / CONFIG, yaml.safe_dump(run.config.as_dict(), sort_keys=False))
-            if line:
-                logger.info(line.rstrip())
-
-        ranks.broadcast_from_rank0(begin)
-        _fit(trainer, run)
+            _restore(trainer, run)
+        if trainer.epochs_done < run.config.train.epochs:
+            # Only now, when every study has been read, so that a bad one leaves no run behind.
+            ranks.broadcast_from_rank0(lambda: _begin(run, out_dir, stack))
+            _fit(trainer, run)
+        elif ranks.is_first:
+            logger.info(f"{out_dir}: all {run.config.train.epochs} epochs were done before")
     return out_dir / BEST
+
+
+def _begin(run: PreparedRun, out_dir: Path, stack: contextlib.ExitStack) -> None:
+    """Create the run's folder, lock it until `stack` is closed, and write its configuration."""
+    if not run.checkpoint:  # else it is locked
+        stack.enter_context(lock_run(out_dir))
+    write_text(out_dir / CONFIG, yaml.safe_dump(run.config.as_dict(), sort_keys=False))
 
 
 def _build(run: PreparedRun, out_dir: Path, device: torch.device, ranks: ProcessGroup) -> Trainer:
@@ -140,13 +139,14 @@ def _fit_step(run: PreparedRun, studies: Sequence[CachedStudy], device: torch.de
     return fit
 
 
-def _restore(trainer: Trainer, run: PreparedRun) -> str:
-    """Restore the checkpoint, or load the initial weights; return a line to print."""
+def _restore(trainer: Trainer, run: PreparedRun) -> None:
+    """Restore the checkpoint, or load the initial weights, if there are any."""
     if run.checkpoint:
         trainer.restore(run.checkpoint)
     elif run.initial:
-        return f"begins with {load_initial_weights(trainer.network, run.task, *run.initial)}\n"
-    return ""
+        loaded = load_initial_weights(trainer.network, run.task, *run.initial)
+        if trainer.ranks.is_first:
+            logger.info(f"begins with {loaded}")
 
 
 def _fit(trainer: Trainer, run: PreparedRun) -> None:

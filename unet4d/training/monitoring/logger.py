@@ -1,4 +1,4 @@
-"""The log of a run: one JSON line per epoch, curves and pictures in TensorBoard, MLflow on request, lines on the terminal."""
+"""The log of a run: one JSON line per epoch, curves and pictures in TensorBoard, and MLflow on request."""
 
 from __future__ import annotations
 
