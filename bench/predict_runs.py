@@ -23,7 +23,7 @@ from bench.resolved import resolve_for
 from unet4d.config import Config
 from unet4d.datasets.find_studies import find_studies
 from unet4d.images.nifti import header_for, write_nifti
-from unet4d.inference.memory_budget import USABLE, MemoryBudget
+from unet4d.inference.memory_budget import PLANNED_SHARE, MemoryBudget
 from unet4d.inference.options import InferenceOptions
 from unet4d.inference.predict import predict
 from unet4d.inference.prepare import prepare_study
@@ -100,7 +100,7 @@ class Ours:
         """Return the prediction; nothing is kept from one to the next."""
         idle, settings = memory_mb("VmRSS"), self.settings
         if self.room_bytes is not None:
-            settings = replace(settings, max_memory_bytes=round((resident_bytes() + self.room_bytes) / USABLE))
+            settings = replace(settings, max_memory_bytes=round((resident_bytes() + self.room_bytes) / PLANNED_SHARE))
         asked = None if settings.max_memory_bytes is None else settings.max_memory_bytes / 1e6
 
         def run() -> Cost:

@@ -19,7 +19,7 @@ from bench.predict import CYCLIC, FRAMEWISE, MONAI, OURS, MemorySizes, Sizes, ci
 from bench.predict_runs import Child, Cost, Monai, Ours, memory_mb, monai_label, write_image, write_model, write_series
 from unet4d.config import Config, DataConfig, InferenceConfig, ModelConfig
 from unet4d.errors import InputError
-from unet4d.inference.memory_budget import USABLE
+from unet4d.inference.memory_budget import PLANNED_SHARE
 from unet4d.inference.options import InferenceOptions
 from unet4d.inference.window_predictor import WindowPredictor
 from unet4d.models.checkpoint import load_model
@@ -78,7 +78,7 @@ def test_an_unknown_part_is_refused(capsys):
 def test_the_memory_limit_leaves_the_room_beside_the_memory_used_before(written, monkeypatch):
     monkeypatch.setattr(predict_runs, "resident_bytes", lambda: 400_000_000)
     cost = replace(ours(written), room_bytes=1.5e9).load()()
-    assert USABLE * cost.asked_mb - 400 == pytest.approx(1500)
+    assert PLANNED_SHARE * cost.asked_mb - 400 == pytest.approx(1500)
     assert ours(written).load()().asked_mb is None
 
 

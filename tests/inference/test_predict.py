@@ -42,7 +42,7 @@ BESIDE = ["labels.txt", "prediction.json", "summary.json", "volumes.csv"]
 
 
 def names_in(folder: Path) -> list[str]:
-    """What is not hidden."""
+    """Return the names that are not hidden."""
     return sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
 
 
@@ -84,7 +84,7 @@ def test_segment_gives_what_predict_writes(model_file, tmp_path, study):
     assert (tmp_path / "own.nii.gz").read_bytes() == path.read_bytes()
 
 
-def test_label_values_are_those_of_the_dataset_that_was_learnt(model_file, tmp_path, study):
+def test_label_values_are_those_of_the_dataset_that_was_cyclic(model_file, tmp_path, study):
     study(tmp_path / "heart.nii.gz")
     model = model_file(labels={"background": 0, "left ventricle": 30, "aorta": 200})
     [path] = predict(model, [tmp_path / "heart.nii.gz"], tmp_path / "out")
@@ -163,7 +163,7 @@ def test_a_3d_study_gives_a_3d_label_map(model_file, tmp_path, study):
     assert label_of(path).shape == SHAPE
 
 
-def test_time_is_as_asked_else_as_learnt(model_file, tmp_path, study):
+def test_time_is_as_asked_else_as_cyclic(model_file, tmp_path, study):
     study(tmp_path / "heart.nii.gz")
     image = read_image(tmp_path / "heart.nii.gz")
     model = load_model(model_file(cyclic=True))
@@ -205,15 +205,15 @@ def test_more_windows_at_once_change_little_and_the_overlap_is_as_asked(model_fi
     np.testing.assert_array_equal(maps[2], wanted)
 
 
-@pytest.mark.parametrize("learnt", [True, False])
-def test_a_dataset_that_does_not_say_its_time_leaves_it_to_the_model(model_file, own_phantom, tmp_path, learnt):
+@pytest.mark.parametrize("cyclic", [True, False])
+def test_a_dataset_without_a_time_leaves_it_to_the_model(model_file, own_phantom, tmp_path, cyclic):
     """Pins a cyclic model that ran open over a dataset.json without "time"."""
     about = json.loads((own_phantom / "dataset.json").read_text())
     del about["time"]
     (own_phantom / "dataset.json").write_text(json.dumps(about))
-    predict(model_file(cyclic=learnt), [own_phantom], tmp_path / "out", cases=["phantom001"])
+    predict(model_file(cyclic=cyclic), [own_phantom], tmp_path / "out", cases=["phantom001"])
     entry = json.loads((tmp_path / "out" / "prediction.json").read_text())["cases"]["phantom001"]
-    assert entry["time"] == ("cyclic" if learnt else "open")
+    assert entry["time"] == ("cyclic" if cyclic else "open")
 
 
 def test_two_calls_into_one_folder_keep_each_others_rows(model_file, tmp_path, study):
@@ -301,7 +301,7 @@ def test_a_model_with_itself_is_that_model_on_a_grid_of_another_spacing_too(mode
 
 @pytest.mark.parametrize("kind", ["velocity X", "velocity -X"])
 def test_velocities_change_their_sign_where_a_window_is_mirrored(model_file, kind):
-    """A study and its mirror image, whose velocity along X is turned round, are the same to a network that mirrors along X."""
+    """A study and its mirror image, with its velocity along X negated, are the same to a network that mirrors along X."""
     model = load_model(model_file(channel_names=("magnitude", "vx"), normalization="none"))
     task = replace(model.task, channel_kinds=("signal", "velocity X"))
     window = replace(model.config.inference, mirror_axes=[0])

@@ -1,4 +1,4 @@
-"""`unet4d predict` where something is wrong: what is told, what is done all the same, and what is left alone."""
+"""`unet4d predict` where something is wrong: its messages, the studies done all the same, and the files that stay."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ BESIDE = ["labels.txt", "prediction.json", "summary.json", "volumes.csv"]
 
 
 def names_in(folder: Path) -> list[str]:
-    """What is not hidden."""
+    """Return the names that are not hidden."""
     return sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
 
 
@@ -95,7 +95,7 @@ def test_a_full_disk_is_one_line_and_exit_code_1(command, model_file, tmp_path, 
 
 
 def test_a_disk_that_fills_ends_the_work_and_not_only_one_study(command, model_file, tmp_path, monkeypatch, study):
-    """Pins hours of computing whose every answer the disk refuses."""
+    """Pins hours of computing without a label map that the disk takes."""
     for name in ("a", "b", "c", "d", "e"):
         study(tmp_path / "in" / f"{name}.nii.gz")
     written = []

@@ -209,7 +209,7 @@ def test_the_report_finds_them_too(command, tmp_path, monkeypatch):
     text = (tmp_path / "page" / "index.html").read_text()
     assert "4D segmentation: ACDC" in text
     assert "left ventricle" in text
-    assert [frame.any() for frame in drawn[0]] == [True, False, True, False]  # those that somebody drew
+    assert [frame.any() for frame in drawn[0]] == [True, False, True, False]  # those that are labelled
     np.testing.assert_array_equal(drawn[0][2], phantom_study(0).label[2])
     assert f"{SHAPE[0]} x {SHAPE[1]} x {SHAPE[2]} voxels" in text
 

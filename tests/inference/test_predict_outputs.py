@@ -1,4 +1,4 @@
-"""What `unet4d predict` writes: formats, probabilities, measures, and post-processing on the way."""
+"""The files of `unet4d predict`: formats, probabilities, measures, and post-processing on the way."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ def test_mass_is_taken_at_end_diastole_of_the_ventricle_within():
 
 @pytest.fixture
 def tuned(model_file, tmp_path) -> Path:
-    """The folder of a run for whose checkpoint a step was recorded that leaves nothing of one class but its largest component."""
+    """Return the folder of a run with a recorded step that keeps the largest component of one class."""
     run = tmp_path / "run"
     run.mkdir()
     model_file().rename(run / "checkpoint_best.pt")

@@ -1,4 +1,4 @@
-"""How `unet4d predict` ends: killed, stopped, out of memory; and what is held on the way."""
+"""The ends of `unet4d predict`: killed, stopped, out of memory; and its memory on the way."""
 
 from __future__ import annotations
 

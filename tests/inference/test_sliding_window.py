@@ -76,7 +76,7 @@ def test_windows_at_once_do_not_change_the_answer(windows_at_once):
 
 
 def test_stitching_is_float32_under_autocast():
-    """Pins accumulation in bf16, whose error reached 0.19."""
+    """Pins accumulation in bf16, with an error of 0.19."""
     logits = run(CumulativeSum(), torch.full((1, 3, 20, 20, 4), 1.001), precision="bf16")
     assert logits.dtype == torch.float32
     torch.testing.assert_close(logits[2, 0], torch.full((20, 20, 4), 3.003), atol=1e-4, rtol=0)

@@ -178,7 +178,7 @@ def test_probabilities_are_those_of_the_label_and_add_up_to_one(model, path):
 
 def test_what_fits_in_no_way_is_reported_before_it_is_computed(monkeypatch, model, path):
     budgets(monkeypatch, math.inf, 100_000)
-    with pytest.raises(Unet4DError, match=r"heart.nii.gz needs .* GB more of main memory .*raise --max_memory"):
+    with pytest.raises(Unet4DError, match=r"heart.nii.gz needs .* more of main memory .*raise --max_memory"):
         segmented([model], path)
 
 

@@ -1,4 +1,4 @@
-"""Where windows lie: those of MONAI, each voxel in one or more, the last one pushed back."""
+"""Windows: those of MONAI, each voxel in one or more, the last one pushed back."""
 
 from __future__ import annotations
 

@@ -382,7 +382,7 @@ def test_a_checkpoint_of_another_version_is_told(command, phantom, tiny_options,
 
 def test_two_trainings_do_not_write_into_one_folder(command, phantom, tiny_options, trained, tmp_path, monkeypatch):
     run = shutil.copytree(trained, tmp_path / "run", ignore=shutil.ignore_patterns(BOARD))
-    monkeypatch.setattr("unet4d.system.lock.PATIENCE_S", 0.3)
+    monkeypatch.setattr("unet4d.system.lock.LOCK_PATIENCE_S", 0.3)
     words = ["train", "--dataset", phantom, "--out", run, *tiny_options, "--resume"]
     with lock_run(run):
         done = command(*words)

@@ -125,7 +125,7 @@ def validated_by(ranks: ProcessGroup, studies) -> tuple[ValidationResult, int]:
 @pytest.mark.usefixtures("answers_in_the_image", "drawn")
 @pytest.mark.parametrize("size", [2, 3])
 def test_any_number_of_processes_comes_to_the_same(size):
-    """Of five studies the last round leaves processes without one; they check as often."""
+    """The last round of five studies leaves processes without one; they check as often."""
     studies = [of_quality(f"case{i}", right) for i, right in enumerate((3, 1, 7, 5, 2))]
     alone = validated(studies)
     for verdict, checks in run_ranks(size, validated_by, studies):

@@ -9,7 +9,7 @@ import torch
 from unet4d.system.gpu_memory import free_bytes, usable_bytes
 from unet4d.system.memory import free_memory_bytes, resident_bytes
 
-USABLE = 0.8
+PLANNED_SHARE = 0.8
 """Share of the memory that is free, or given, that is planned with."""
 BESIDE_SHARE = 0.1
 """Share that a study may take that is read ahead or written behind the one that is computed."""
@@ -18,26 +18,26 @@ WINDOW_SHARE = 0.4
 STITCHED_SHARE = 0.5
 """Share of a GPU's free memory for stitched logits; windows are computed in the rest."""
 AMPLE = 2
-"""Where this many times the needed memory is there, freed memory is kept for the next window."""
+"""Multiple of the needed memory from which on freed memory is kept for the next window."""
 
 
 class MemoryBudget:
     """Main memory that a prediction may take, made once from a number of bytes, and how it is spent.
 
-    | what                              | at most                              | what happens where that is too little             |
-    |-----------------------------------|--------------------------------------|---------------------------------------------------|
-    | all of the process                | `USABLE` of the limit, or of what is | the study fails with a message before any window  |
-    |                                   | free, split among local processes    | is computed (`plan_tiling`)                       |
-    | a study read ahead                | `BESIDE_SHARE`                       | it is read when the one before is done            |
-    | a label map written behind        | `BESIDE_SHARE`                       | the next study waits                              |
-    | label map, probabilities          | what they need                       | they never get smaller                            |
-    | image on the working grid         | what label map, the least window and | it lies in a file in scratch_dir (`study_fits`)   |
-    |                                   | one row of logits leave              |                                                   |
-    | a window, computed on the CPU     | `WINDOW_SHARE` of what is left       | fewer frames at once                              |
-    | logits stitched in main memory    | the rest                             | blocks of fewer rows, then of fewer columns       |
-    | a GPU's windows                   | 1 - `STITCHED_SHARE` of its memory,  | fewer windows, then fewer frames at once          |
-    |                                   | or what all logits leave             |                                                   |
-    | logits stitched on a GPU          | the rest of its memory               | fewer rows; then they are stitched in main memory |
+    | what                             | at most                           | what happens where that is too little         |
+    |----------------------------------|-----------------------------------|-----------------------------------------------|
+    | all of the process               | `PLANNED_SHARE` of the limit, or  | the study fails before any window is computed |
+    |                                  | of what is free per local process | (`plan_tiling`)                               |
+    | a study read ahead               | `BESIDE_SHARE`                    | it is read when the one before is done        |
+    | a label map written behind       | `BESIDE_SHARE`                    | the next study waits                          |
+    | label map, probabilities         | what they need                    | they never get smaller                        |
+    | image on the working grid        | what label map, least window and  | it lies in a file in scratch_dir              |
+    |                                  | one row of logits leave           | (`study_fits`)                                |
+    | a window, computed on the CPU    | `WINDOW_SHARE` of what is left    | fewer frames at once                          |
+    | logits stitched in main memory   | the rest                          | blocks of fewer rows, then of fewer columns   |
+    | a GPU's windows                  | 1 - `STITCHED_SHARE` of it, or    | fewer windows, then fewer frames at once      |
+    |                                  | what all logits leave             |                                               |
+    | logits stitched on a GPU         | the rest of it                    | fewer rows; then stitched in main memory      |
 
     Args:
         limit_bytes: main memory the process stays within; None: what is free whenever it is asked.
@@ -57,8 +57,8 @@ class MemoryBudget:
     def left_bytes(self) -> float:
         """Return what may be taken from now on, beside what the process has."""
         if self.limit_bytes is None:
-            return USABLE * free_memory_bytes()
-        return USABLE * self.limit_bytes - resident_bytes()
+            return PLANNED_SHARE * free_memory_bytes()
+        return PLANNED_SHARE * self.limit_bytes - resident_bytes()
 
     def has_room_beside(self, size: float) -> bool:
         """Return whether a study of this many bytes may lie in memory beside the one that is computed."""

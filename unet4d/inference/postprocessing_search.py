@@ -119,7 +119,7 @@ class StepTrial:
         return {name: _change(entry["mean"], self.after.dice[name]["mean"]) for name, entry in self.before.dice.items()}
 
     def subjects(self, sign: int) -> list[str]:
-        """Return the subjects whose mean foreground Dice rose (sign 1) or fell (-1).
+        """Return the subjects with a mean foreground Dice that rose (sign 1) or fell (-1).
 
         A Dice that is undefined afterwards was 0: all that was found was wrong, and is gone.
         """

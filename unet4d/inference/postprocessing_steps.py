@@ -100,16 +100,13 @@ def apply_steps(label: np.ndarray, steps: Sequence[Step], labels: Mapping[str, i
 
 
 def write_steps(run: Path, steps: Sequence[Step], checkpoints: Sequence[Path], about: Mapping[str, Any]) -> Path:
-    """Record the steps for a run, or a folder of folds; an older record is replaced.
+    """Record the steps for a run, or a folder of folds; replace an older record; return the file.
 
     Args:
         run: the folder.
         steps: in their order; empty: nothing helped.
         checkpoints: files under `run` that made the label maps the steps were chosen on.
         about: the rest of the record; plain values.
-
-    Returns:
-        The file.
     """
     digests = {path.relative_to(run).as_posix(): file_sha256(path) for path in checkpoints}
     path = run / POSTPROCESSING
@@ -146,11 +143,7 @@ def read_steps(run: Path) -> list[Step] | None:
 
 
 def steps_for_checkpoints(run: Path, digests: Mapping[Path, str]) -> tuple[list[Step], str]:
-    """Return the steps that were recorded for these very checkpoints, and a line that reports them, or why they are skipped.
-
-    Args:
-        run: the folder of a run, or of folds.
-        digests: checkpoint file to its SHA-256.
+    """Return the steps that were recorded for these very checkpoints (file to SHA-256), and a line that reports them, or why not.
 
     Raises:
         InputError: the record is damaged.
@@ -212,7 +205,7 @@ def _keep_largest(frame: np.ndarray, value: int | None) -> None:
 def _fill_holes(frame: np.ndarray, value: int | None) -> None:
     """Give a class the background that it alone encloses in 3D, in a frame (X, Y, Z), changed in place.
 
-    A hole is a component of background all of whose face neighbors are of the class. Background that touches the image's border,
+    A hole is a component of background with face neighbors of the class alone. Background that touches the image's border,
     or another class anywhere, is none: so a slice in which the cavity of a ventricle was missed stays open as long as the cavity
     is there in a slice beside it, or the border is. An axis of length 1 is no axis, and has no border.
     """

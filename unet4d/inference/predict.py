@@ -83,7 +83,7 @@ def predict(
         convert_options: what the inputs lack, where they are in such a layout.
         formats: of the label maps, see inference/batch/formats.py.
         postprocess: "auto" applies what `unet4d postprocess` recorded in the run, or the folder of folds, for these checkpoints.
-        leave_complete: skip the cases whose files are whole, of the same inputs, models, settings and version.
+        leave_complete: skip the cases with whole files of the same inputs, models, settings and version.
         shard: the part of the studies to take; every n-th by name.
         ranks: the processes that share that part; each calls this.
 
@@ -198,11 +198,7 @@ def _read_info(study: Study) -> ImageInfo | None:
 
 
 def _recorded_steps(paths: Sequence[PathLike], digests: Mapping[str, str]) -> list[Step]:
-    """Return the steps that `unet4d postprocess` recorded for these very checkpoints; print them, or why they are skipped.
-
-    Raises:
-        InputError: the record is damaged.
-    """
+    """Return the steps that `unet4d postprocess` recorded for these very checkpoints; print them, or why they are skipped."""
     if len(paths) != 1:
         return []
     run = Path(paths[0]) if Path(paths[0]).is_dir() else Path(paths[0]).parent

@@ -39,9 +39,6 @@ def logit_blocks(
 
     Yields:
         Native rows (first, end) and columns (first, end), and logits (T, K, x, y, Z) float32 of the working voxels they need.
-
-    Raises:
-        torch.OutOfMemoryError: see `WindowPredictor.logits`.
     """
     total = len(axes[0].low)
     for columns in tiling.columns:
@@ -80,10 +77,7 @@ class LogitRows:
     def logits_until(self, end: int, keep: int | None = None) -> Tensor:
         """Return logits (T, K, end - begin, Y, Z) float32 of the rows from `begin` on; the next ones begin at `keep`, or at `end`.
 
-        The caller may overwrite them.
-
-        Raises:
-            torch.OutOfMemoryError: see `WindowPredictor.logits`.
+        The caller may overwrite them. Raise torch.OutOfMemoryError as `WindowPredictor.logits`.
         """
         keep, begin = end if keep is None else keep, self.begin
         now = [x for x in self._pending if x < end]

@@ -94,8 +94,7 @@ def plan_tiling(
     Args:
         models: the networks.
         predictors: of each model; windows and frames at once, and the device for stitching, are set.
-        info: the study.
-        grid: its working grid.
+        info, grid: of the study.
         probabilities: each class's probability lies beside the label map.
         budget: main memory.
 
@@ -146,21 +145,10 @@ def _fit_gpu(
     sizes: Sequence[int],
     usable: float,
 ) -> float:
-    """Split a GPU's memory between windows and stitched logits.
+    """Split a GPU's usable bytes between windows and stitched logits; return what bounds the logits.
 
     All frames are computed at once where that leaves room for all logits. Else windows take up to half, and rows of logits are
-    bounded by the rest. Logits are stitched in main memory only where not one row of them fits.
-
-    Args:
-        models: the networks on this GPU.
-        info: the study.
-        predictors: of each model; windows and frames at once, and the device for stitching, are set.
-        blocks: the memory of logits.
-        sizes: of the native grid, in working orientation.
-        usable: bytes of the GPU that may be taken.
-
-    Returns:
-        The bytes that bound blocks of logits; infinite where they are stitched in main memory.
+    bounded by the rest. Logits are stitched in main memory, and not bounded here, only where not one row of them fits.
     """
     share = max((1 - STITCHED_SHARE) * usable, usable - blocks.needed(sizes[0], sizes[1]))
     needed = max(_fit_gpu_window(model, info, one, share) for model, one in zip(models, predictors, strict=True))

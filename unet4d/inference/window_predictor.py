@@ -107,11 +107,8 @@ class WindowPredictor:
     def logits(self, clips: Tensor) -> Tensor | None:
         """Return logits (B, T, K, X, Y, Z) float32, on the device, of windows (B, T, C, X, Y, Z).
 
-        Returns:
-            The logits; None where memory ran out: then fewer windows or frames are to be given, as the attributes say.
-
-        Raises:
-            torch.OutOfMemoryError: there is no leaner way.
+        They are None where memory ran out: then no more than `windows` windows may be given. Raise torch.OutOfMemoryError where
+        there is no leaner way.
         """
         set_tf32(self.device, self.precision)
         try:
@@ -126,11 +123,7 @@ class WindowPredictor:
         return None
 
     def fall_back(self, frames: int, failure: Exception | None = None) -> None:
-        """Take the next leaner way, and report it.
-
-        Args:
-            frames: of a window.
-            failure: the error that says that memory ran out.
+        """Take the next leaner way for windows of this many frames, and report it.
 
         Raises:
             torch.OutOfMemoryError: there is none, and the GPU's memory ran out; `failure` itself where main memory did.

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from unet4d.errors import InputError
 
-PATIENCE_S = 20.0
+LOCK_PATIENCE_S = 20.0
 """Longest wait for a lock: the workers of a killed training release it some seconds later; a process may be suspended."""
 
 
@@ -21,7 +21,7 @@ def exclusive_lock(path: Path) -> Iterator[bool | None]:
     Network file systems lock only what is open for writing, so a file is the safer choice; a missing file is created.
 
     Yields:
-        Whether the lock is held: False after `PATIENCE_S` in which another process held it; None where the system or the file
+        Whether the lock is held: False after `LOCK_PATIENCE_S` in which another process held it; None where the system or the file
         system has no locks.
     """
     try:
@@ -32,7 +32,7 @@ def exclusive_lock(path: Path) -> Iterator[bool | None]:
     descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR | os.O_CREAT, 0o666)
     try:
         is_held: bool | None = False
-        end_s = time.monotonic() + PATIENCE_S
+        end_s = time.monotonic() + LOCK_PATIENCE_S
         while not is_held:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

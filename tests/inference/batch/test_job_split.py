@@ -14,7 +14,7 @@ STUDIES = list("abcdefghij")
 
 
 def slurm(number: int, numbers: range) -> dict[str, str]:
-    """What Slurm sets in a job of an array."""
+    """Return the variables that Slurm sets in a job of an array."""
     named = {"ID": number, "COUNT": len(numbers), "MIN": numbers[0], "MAX": numbers[-1], "STEP": numbers.step}
     return {f"SLURM_ARRAY_TASK_{name}": str(value) for name, value in named.items()}
 

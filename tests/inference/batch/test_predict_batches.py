@@ -319,7 +319,7 @@ def test_tables_are_written_although_a_suspended_process_holds_their_lock(tmp_pa
     folder = PredictionFolder(tmp_path, {"background": 0, "one": 1})
     folder.tables.write(always=True)
     folder.records.write("one", {"made": {}, "entry": {}, "frames": 1, "volumes_ml": {"one": [1.5]}}, [])
-    monkeypatch.setattr("unet4d.system.lock.PATIENCE_S", 0.1)
+    monkeypatch.setattr("unet4d.system.lock.LOCK_PATIENCE_S", 0.1)
     with open(tmp_path / ".unet4d" / "lock", "w") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
         folder.tables.write(always=True)

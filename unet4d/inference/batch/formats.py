@@ -45,19 +45,7 @@ def case_paths(out: Path, case: str, outputs: Sequence[str]) -> list[Path]:
 def write_label(
     out: Path, case: str, label: np.ndarray, info: ImageInfo, labels: Mapping[str, int], formats: Sequence[str]
 ) -> list[Path]:
-    """Write a label map in each of the formats, each file whole or not at all.
-
-    Args:
-        out: the folder of predictions.
-        case: its name.
-        label: (T, X, Y, Z) uint8, label values.
-        info: the study.
-        labels: class name to value.
-        formats: of `LABEL_FORMATS`.
-
-    Returns:
-        The files written.
-    """
+    """Write a label map (T, X, Y, Z) uint8 in each of the formats, each file whole or not at all; return the files."""
     written: list[Path] = []
     for name, path in zip(formats, case_paths(out, case, formats), strict=True):
         remove_partial(path.parent, glob.escape(path.name))

@@ -126,14 +126,10 @@ class PredictionFolder:
             info: the study.
             made: what decided the label map, by which `skips` recognizes it.
             entry: for prediction.json.
-            seconds: of each step.
-            hardware: that computed it.
+            seconds, hardware: for the record.
 
         Returns:
             The file or folder of the case in the first format.
-
-        Raises:
-            Unet4DError: the disk is full or the folder cannot be written to.
         """
         self.begin()
         before = self.records.remove(case)

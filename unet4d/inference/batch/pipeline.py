@@ -37,9 +37,8 @@ def run_pipeline(
 
     Args:
         items: in this order.
-        read: in a thread of its own, one item at a time.
+        read, write: each in a thread of its own, one item at a time.
         compute: in this thread; closes what was read.
-        write: in a thread of its own, one item at a time.
         close: what was read and will not be computed.
         may_read_ahead: whether an item may be read while the one before it is computed.
         may_write_behind: whether a result may be written while the next item is read and computed.

@@ -89,14 +89,7 @@ class _SegmentedStudy:
 
 
 class BatchPredictor:
-    """A prediction of many studies into a folder.
-
-    Args:
-        folder: where the label maps go.
-        options: how to segment.
-        budget: main memory.
-        hardware: for the records.
-        reports: print what happens; one process of several does.
+    """A prediction of many studies into a folder; one process of several `reports` what happens.
 
     Attributes:
         written: the cases' files, or folders.
