@@ -19,7 +19,7 @@ from unet4d.images.image4d import read_label
 from unet4d.images.nifti import check_same_grid, read_header
 from unet4d.inference.batch.case_records import CaseRecords
 from unet4d.inference.checks import check_postprocess
-from unet4d.inference.postprocessing_search import FLICKER, RULE, ChosenSteps, Flicker, HeldOutPrediction, choose_steps
+from unet4d.inference.postprocessing_search import RULE, ChosenSteps, HeldOutPrediction, choose_steps
 from unet4d.inference.postprocessing_steps import write_steps
 from unet4d.inference.predict import predict
 from unet4d.models.checkpoint import TrainedModel
@@ -110,32 +110,22 @@ def format_table(chosen: ChosenSteps, record: Mapping[str, Any]) -> str:
     ]
     for (operation, name), entry in last.items():
         verdict = f"kept, number {entry['round']}" if entry["kept"] else f"no: {entry['why_not']}"
-        if "flicker" in entry:
-            verdict += f"; live one frame: {' -> '.join(str(_components(one)) for one in entry['flicker'].values())}"
         lines.append(
             f"{operation:<30}  {name:<{width}}  {entry['change_of_mean_foreground_dice']:>+8.4f}  "
             f"{min(entry['change_of_dice'].values()):>+11.4f}  {len(entry['improved']):>6}  {len(entry['worsened']):>5}  {verdict}"
         )
-    lines += ["better, worse: subjects by their mean foreground Dice; live one frame: components, in all frames", ""]
+    lines += ["better, worse: subjects by their mean foreground Dice", ""]
     if chosen.steps:
         steps = ", ".join(f"{step.operation} ({step.class_name})" for step in chosen.steps)
         lines.append(f"{steps}: mean foreground Dice {format_number(before.mean, 4)} -> {format_number(after.mean, 4)}")
         for name, entry in before.dice.items():
-            flickers = [
-                one["components"] for one in (record["flicker"]["before"][name], record["flicker"]["after"][name])
-            ]
             lines.append(
-                f"  {name}: Dice {format_number(entry['mean'], 4)} -> {format_number(after.dice[name]['mean'], 4)}, "
-                f"components that live one frame {flickers[0]} -> {flickers[1]}"
+                f"  {name}: Dice {format_number(entry['mean'], 4)} -> {format_number(after.dice[name]['mean'], 4)}"
             )
         lines.append(record["note"])
     else:
         lines.append("nothing helped: label maps stay as the network predicts them")
     return "\n".join([*lines, record["warning"]] if "warning" in record else lines)
-
-
-def _components(flicker: Flicker) -> int:
-    return sum(one["components"] for one in flicker.values())
 
 
 def _models_by_subject(models: Sequence[TrainedModel], data: Dataset, run: Path) -> dict[str, TrainedModel]:
@@ -225,6 +215,5 @@ def _record(chosen: ChosenSteps, cases: Sequence[HeldOutPrediction], data: Datas
         "rule": RULE,
         "before": chosen.before.as_dict(),
         "after": chosen.after.as_dict(),
-        "flicker": {"about": FLICKER, "before": chosen.before.flicker, "after": chosen.after.flicker},
         "candidates": [trial.as_dict() for trial in chosen.trials],
     }

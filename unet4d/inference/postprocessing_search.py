@@ -11,7 +11,6 @@ import numpy as np
 from unet4d.inference.postprocessing_steps import EVERY_CLASS, OPERATIONS, Step, apply_steps
 from unet4d.metrics.overlap import count_voxels, dice
 from unet4d.metrics.statistics import summary_statistics
-from unet4d.metrics.temporal_consistency import flicker
 from unet4d.system.signals import check_stop
 from unet4d.system.text import count
 
@@ -22,12 +21,6 @@ RULE = (
     "alone: that one). The rounds end when no step passes. Dice is judged on the labelled frames, as unet4d evaluate does: the "
     "mean of a class runs over all labelled frames, the mean foreground Dice over the classes' means."
 )
-FLICKER = (
-    "Components that live one frame, and their voxels, over all frames of all cases, labelled or not: what unet4d evaluate calls "
-    "flicker_components and flicker_voxels. They are reported beside the Dice and decide nothing."
-)
-Flicker = dict[str, dict[str, int]]
-"""Class name to {"components": ..., "voxels": ...}, see `FLICKER`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,12 +66,10 @@ class PredictionScore:
     Attributes:
         dice: of each class, mean and n over the labelled frames of all cases, as `summary_statistics` returns them.
         subjects: mean foreground Dice of each subject; None where it is undefined.
-        flicker: see `FLICKER`; None where only the labelled frames were processed.
     """
 
     dice: dict[str, dict[str, Any]]
     subjects: dict[str, float | None]
-    flicker: Flicker | None
 
     @property
     def mean(self) -> float | None:
@@ -148,7 +139,6 @@ class StepTrial:
 
     def as_dict(self) -> dict[str, Any]:
         """Return the trial for the record."""
-        flickers = {"before": self.before.flicker, "after": self.after.flicker}
         return {
             "round": self.number,
             **self.step.as_dict(),
@@ -156,7 +146,6 @@ class StepTrial:
             "change_of_dice": self.changes,
             "improved": self.subjects(1),
             "worsened": self.subjects(-1),
-            **({"flicker": flickers} if self.after.flicker is not None else {}),
             "kept": self.kept,
             "why_not": self.why_not,
         }
@@ -191,7 +180,7 @@ def choose_steps(cases: Sequence[HeldOutPrediction], labels: Mapping[str, int]) 
     """
     remaining, trials, steps = candidate_steps(labels), list[StepTrial](), list[Step]()
     maps: Sequence[np.ndarray] = [case.label for case in cases]
-    first = score = _score(cases, maps, labels)
+    first = score = _score(cases, [case.label[case.frames] for case in cases], labels)
     while True:
         number = len(steps) + 1
         tried = [StepTrial(number, step, score, _score_step(step, cases, maps, labels)) for step in remaining]
@@ -202,7 +191,7 @@ def choose_steps(cases: Sequence[HeldOutPrediction], labels: Mapping[str, int]) 
             return ChosenSteps(steps, trials, first, score)
         steps.append(remaining.pop(best))
         maps = [apply_steps(label, steps[-1:], labels, case.cyclic) for case, label in zip(cases, maps, strict=True)]
-        score = _score(cases, maps, labels)
+        score = _score(cases, [label[case.frames] for case, label in zip(cases, maps, strict=True)], labels)
 
 
 def _score_step(
@@ -210,26 +199,21 @@ def _score_step(
 ) -> PredictionScore:
     """Score a step on label maps (T, X, Y, Z); of one that looks at one frame at a time, process the labelled frames alone."""
     check_stop()
-    pairs = list(zip(cases, maps, strict=True))
-    if step.operation == "remove_single_frame_components":
-        return _score(cases, [apply_steps(label, [step], labels, case.cyclic) for case, label in pairs], labels)
-    drawn = [apply_steps(label[case.frames], [step], labels, case.cyclic) for case, label in pairs]
-    return _score(cases, drawn, labels, labelled_only=True)
+    over_time, drawn = step.operation == "remove_single_frame_components", []
+    for case, label in zip(cases, maps, strict=True):
+        processed = apply_steps(label if over_time else label[case.frames], [step], labels, case.cyclic)
+        drawn.append(processed[case.frames] if over_time else processed)
+    return _score(cases, drawn, labels)
 
 
 def _score(
-    cases: Sequence[HeldOutPrediction],
-    maps: Sequence[np.ndarray],
-    labels: Mapping[str, int],
-    labelled_only: bool = False,
+    cases: Sequence[HeldOutPrediction], drawn: Sequence[np.ndarray], labels: Mapping[str, int]
 ) -> PredictionScore:
-    """Score label maps of all frames (T, X, Y, Z), or of the labelled ones alone (n, X, Y, Z)."""
+    """Score label maps (n, X, Y, Z) of the labelled frames."""
     classes = {name: value for name, value in labels.items() if value}
-    values = list(classes.values())
     rows: dict[str, list[np.ndarray]] = {}
-    for case, label in zip(cases, maps, strict=True):
-        drawn = label if labelled_only else label[case.frames]
-        rows.setdefault(case.subject, []).append(dice(count_voxels(case.reference, drawn, values)))
+    for case, label in zip(cases, drawn, strict=True):
+        rows.setdefault(case.subject, []).append(dice(count_voxels(case.reference, label, list(classes.values()))))
     by_subject = {subject: np.concatenate(found) for subject, found in rows.items()}  # (frames, K) each
     together = np.concatenate(list(by_subject.values()))
     return PredictionScore(
@@ -238,15 +222,7 @@ def _score(
             subject: _mean([summary_statistics(column)["mean"] for column in found.T])
             for subject, found in by_subject.items()
         },
-        None if labelled_only else _flicker(cases, maps, classes),
     )
-
-
-def _flicker(cases: Sequence[HeldOutPrediction], maps: Sequence[np.ndarray], classes: Mapping[str, int]) -> Flicker:
-    """Return the flicker of label maps (T, X, Y, Z)."""
-    counts = [flicker(label, list(classes.values()), case.cyclic) for case, label in zip(cases, maps, strict=True)]
-    components, voxels = (sum(one[i].sum(axis=0) for one in counts) for i in range(2))
-    return {name: {"components": int(components[k]), "voxels": int(voxels[k])} for k, name in enumerate(classes)}
 
 
 def _change(before: float | None, after: float | None) -> float:
