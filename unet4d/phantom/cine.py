@@ -12,8 +12,6 @@ Conventions:
 
 from __future__ import annotations
 
-from dataclasses import asdict
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -66,7 +64,7 @@ def make_cine(seed: Seed, frames: int, ambiguous: float = 0.0, shape: Size | Non
         "ambiguous_frames": list(hit),
         "ambiguous_kinds": list(kinds),
         "affine": grid.affine.tolist(),
-        "parameters": {"heart": asdict(heart), "scanner": asdict(scanner), "chest_angle": chest_angle},
+        "parameters": {"heart": vars(heart), "scanner": vars(scanner), "chest_angle": chest_angle},
     }
     return PhantomStudy(
         channels=(image,),

@@ -18,6 +18,7 @@ J Cardiovasc Magn Reson 22:87, 2020.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from types import SimpleNamespace
 
 import numpy as np
 from scipy.interpolate import PchipInterpolator
@@ -28,39 +29,8 @@ EJECTION_FRACTIONS = (0.22, 0.68)
 """Range for the smooth shape: from a failing heart to a healthy one."""
 
 
-@dataclass(frozen=True)
-class Heart:
-    """One subject's anatomy at end-diastole and how it contracts. Lengths in mm, angles in radians."""
-
-    radius_mm: float  # endocardium at the equator
-    length_mm: float  # base plane to endocardial apex
-    wall_mm: float  # myocardium at the equator
-    apex_wall_mm: float
-    equator: float  # where the widest ring lies, as a fraction of the length from the base
-    bluntness: float  # 2: an ellipsoid, more: rather a bullet
-    ellipticity: float
-    ellipse_angle: float
-    eccentricity: float  # the cavity is set off within the muscle: one wall is thicker
-    eccentric_angle: float
-    rv_angle: float  # direction of the right ventricle, image x to y
-    rv_half_width: float
-    rv_skew: float  # above 0: thickest towards its lower end
-    rv_roundness: float
-    rv_extent: float  # where the right ventricle ends, as a fraction of the length
-    rv_volume_ml: float
-    rv_wall_mm: float
-    atrium: float  # radius of the left atrium over that of the epicardium at the base
-    fat_mm: float
-    papillary_mm: float
-    trabeculation: float
-    trabecula_phase: tuple[float, float, float, float]
-    ejection_fraction: float
-    rv_ejection_fraction: float
-    shortening: float  # of the long axis, as a fraction of the length
-    systole: float  # end-systole as a fraction of the cycle
-    rv_delay: float  # fraction of the cycle by which the right ventricle comes later
-    twist: float  # of the apex against the base
-    sway_mm: tuple[float, float]  # how far the axis moves in-plane at end-systole
+class Heart(SimpleNamespace):
+    """One subject's anatomy at end-diastole and its contraction, by name (`draw_heart`). Lengths in mm, angles in radians."""
 
 
 @dataclass(frozen=True)
@@ -94,34 +64,35 @@ def draw_heart(rng: np.random.Generator, length_mm: float, width_mm: float, rv_a
     equator, bluntness = rng.uniform(0.12, 0.28), rng.uniform(2.0, 2.8)
     cavity_ml = np.pi * _fullness(equator, bluntness) * radius**2 * length / 1000
     return Heart(
-        radius_mm=radius,
-        length_mm=length,
-        wall_mm=wall,
+        radius_mm=radius,  # endocardium at the equator
+        length_mm=length,  # base plane to endocardial apex
+        wall_mm=wall,  # myocardium at the equator
         apex_wall_mm=apex_wall,
-        equator=equator,
-        bluntness=bluntness,
+        equator=equator,  # where the widest ring lies, as a fraction of the length from the base
+        bluntness=bluntness,  # 2: an ellipsoid, more: rather a bullet
         ellipticity=rng.uniform(0.0, 0.06),
         ellipse_angle=rng.uniform(0, np.pi),
-        eccentricity=rng.uniform(0.0, 0.05),
+        eccentricity=rng.uniform(0.0, 0.05),  # the cavity is set off within the muscle: one wall is thicker
         eccentric_angle=rng.uniform(0, 2 * np.pi),
-        rv_angle=rv_angle,
+        rv_angle=rv_angle,  # direction of the right ventricle, image x to y
         rv_half_width=rng.uniform(1.12, 1.38),
-        rv_skew=rng.uniform(-0.3, 0.3),
+        rv_skew=rng.uniform(-0.3, 0.3),  # above 0: thickest towards its lower end
         rv_roundness=rng.uniform(0.55, 0.85),
-        rv_extent=rng.uniform(0.8, 0.95),
+        rv_extent=rng.uniform(0.8, 0.95),  # where the right ventricle ends, as a fraction of the length
         rv_volume_ml=cavity_ml * rng.uniform(0.65, 1.05),
         rv_wall_mm=2.5 * max(scale, 0.6),
-        atrium=rng.uniform(0.72, 0.92),
+        atrium=rng.uniform(0.72, 0.92),  # radius of the left atrium over that of the epicardium at the base
         fat_mm=rng.uniform(2.0, 6.5) * scale,
         papillary_mm=rng.uniform(3.5, 5.5) * scale,
         trabeculation=rng.uniform(0.4, 1.0),
         trabecula_phase=tuple(rng.uniform(0, 2 * np.pi, 4)),
         ejection_fraction=ejection,
         rv_ejection_fraction=float(np.clip(ejection + rng.normal(0, 0.06), 0.2, 0.65)),
-        shortening=ejection * rng.uniform(0.22, 0.3),
-        systole=rng.uniform(0.34, 0.41),
-        rv_delay=rng.uniform(0.0, 0.03),
-        twist=np.deg2rad(rng.uniform(4, 14)) * ejection / 0.6,
+        shortening=ejection * rng.uniform(0.22, 0.3),  # of the long axis, as a fraction of the length
+        systole=rng.uniform(0.34, 0.41),  # end-systole as a fraction of the cycle
+        rv_delay=rng.uniform(0.0, 0.03),  # fraction of the cycle by which the right ventricle comes later
+        twist=np.deg2rad(rng.uniform(4, 14)) * ejection / 0.6,  # of the apex against the base
+        # how far the axis moves in-plane at end-systole
         sway_mm=(scale * rng.normal(0, 1.0), scale * rng.normal(0, 1.0)),
     )
 

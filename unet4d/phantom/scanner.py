@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from types import SimpleNamespace
 
 import numpy as np
 from scipy.ndimage import gaussian_filter
@@ -15,19 +15,8 @@ OPPOSITION = 0.9
 """Share by which fat opposes water within a voxel: 1 would cancel equal parts altogether."""
 
 
-@dataclass(frozen=True)
-class Scanner:
-    """Appearance of one study. Signals relative to the blood of the left ventricle."""
-
-    myocardium: float
-    rv_blood: float
-    flow: float  # how much the blood's signal varies with its motion
-    texture: float
-    noise: float  # standard deviation of each of the two channels of the signal
-    ghost: float
-    blur_mm: float
-    bias: float
-    gain: float
+class Scanner(SimpleNamespace):
+    """Appearance of one study, by name (`draw_scanner`). Signals relative to the blood of the left ventricle."""
 
 
 def draw_scanner(rng: np.random.Generator) -> Scanner:
@@ -35,9 +24,9 @@ def draw_scanner(rng: np.random.Generator) -> Scanner:
     return Scanner(
         myocardium=1 / rng.uniform(2.3, 3.8),
         rv_blood=rng.uniform(0.78, 1.0),
-        flow=rng.uniform(0.03, 0.09),
+        flow=rng.uniform(0.03, 0.09),  # how much the blood's signal varies with its motion
         texture=rng.uniform(0.03, 0.07),
-        noise=rng.uniform(0.015, 0.05),
+        noise=rng.uniform(0.015, 0.05),  # standard deviation of each of the two channels of the signal
         ghost=rng.uniform(0.0, 0.06),
         blur_mm=rng.uniform(0.75, 1.1),
         bias=rng.uniform(0.1, 0.45),

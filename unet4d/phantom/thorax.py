@@ -9,7 +9,7 @@ Eur Radiol 13:2409, 2003.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from types import SimpleNamespace
 
 import numpy as np
 from scipy.ndimage import gaussian_filter
@@ -22,31 +22,8 @@ Step = Callable[[Array], Array]
 """A smooth step from 0 to 1 at distance 0."""
 
 
-@dataclass(frozen=True)
-class Thorax:
+class Thorax(SimpleNamespace):
     """Positions (mm from the axis of the left ventricle), angles in the image (x to y) and brightness."""
-
-    chest_angle: float
-    chest_mm: float  # axis to the inner chest wall, at the base
-    chest_rise_mm: float  # how much nearer the wall is at the apex
-    chest_curve_mm: float
-    muscle_mm: float
-    skin_fat_mm: float
-    rib_phase: float
-    belly_angle: float
-    belly_mm: float
-    belly_rise_mm: float
-    dome_mm: float
-    split_mm: float  # where the liver ends and the stomach begins
-    aorta_angle: float
-    aorta_mm: float
-    aorta_radius_mm: float
-    liver: float
-    muscle: float
-    fat: float
-    stomach: float
-    lung: float
-    pad_mm: float  # fat in the corner between heart, chest wall and diaphragm
 
 
 def draw_thorax(
@@ -56,8 +33,8 @@ def draw_thorax(
     scale = radius_mm / 34.0
     return Thorax(
         chest_angle=chest_angle,
-        chest_mm=reach_mm + rng.uniform(4, 14) * scale,
-        chest_rise_mm=rng.uniform(16, 40) * scale,
+        chest_mm=reach_mm + rng.uniform(4, 14) * scale,  # axis to the inner chest wall, at the base
+        chest_rise_mm=rng.uniform(16, 40) * scale,  # how much nearer the wall is at the apex
         chest_curve_mm=rng.uniform(110, 240),
         muscle_mm=rng.uniform(7, 13),
         skin_fat_mm=rng.uniform(12, 40),
@@ -66,7 +43,7 @@ def draw_thorax(
         belly_mm=radius_mm + rng.uniform(5, 14) * scale,
         belly_rise_mm=rng.uniform(10, 28) * scale,
         dome_mm=rng.uniform(90, 260) * rng.choice([1.0, 1.0, -2.0]),
-        split_mm=rng.uniform(0, 30) * scale,
+        split_mm=rng.uniform(0, 30) * scale,  # where the liver ends and the stomach begins
         aorta_angle=np.deg2rad(rng.uniform(22, 62)),
         aorta_mm=radius_mm + rng.uniform(16, 24) * scale,
         aorta_radius_mm=rng.uniform(9, 13) * scale,
@@ -75,7 +52,7 @@ def draw_thorax(
         fat=rng.uniform(0.85, 1.25),
         stomach=rng.uniform(0.3, 0.9),
         lung=rng.uniform(0.04, 0.09),
-        pad_mm=rng.uniform(4, 16) * scale,
+        pad_mm=rng.uniform(4, 16) * scale,  # fat in the corner between heart, chest wall and diaphragm
     )
 
 
