@@ -1,4 +1,4 @@
-"""The command line: its names stay, its help teaches, wrong usage is one line and exit code 2."""
+"""Tests: names of commands and options, help, and wrong usage, which is one line and exit code 2."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def unchecked(monkeypatch):
 
 @pytest.fixture
 def train_called(monkeypatch, unchecked):
-    """What `unet4d train` would have run, in place of running it."""
+    """Return the calls of `unet4d train`, which runs nothing."""
     import unet4d.training.train
 
     calls: list[tuple] = []

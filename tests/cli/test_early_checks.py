@@ -49,7 +49,7 @@ WRONG = [
     ("predict RUN -i LIST -o NEW", "line 1"),
     ("predict RUN -i DATA -o FILE/deeper", "FILE is a file"),
     ("predict RUN -i DATA -o NEW --scratch_dir FILE/deeper", "FILE is a file"),
-    ("predict RUN -i DATA -o NEW --overlap 1.5", "overlap is 1.5"),
+    ("predict RUN -i DATA -o NEW --overlap 1.5", "overlap 1.5"),
     ("predict RUN -i DATA -o NEW --max_memory much", "--max_memory"),
     ("predict RUN -i DATA -o NEW --num-parts 3", "--part_id"),
     ("predict RUN -i DATA -o NEW --pattern [", "pattern"),

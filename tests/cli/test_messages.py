@@ -1,4 +1,4 @@
-"""Wrong command lines and config files in our words."""
+"""Tests: messages about wrong command lines and config files."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from unet4d.cli.messages import reword
 from unet4d.system.checks import describe_type
 
 
-def test_every_setting_has_its_type_in_words():
-    words = {name: describe_type(kind) for name, kind in setting_types().items()}
-    assert words["train.epochs"] == "a whole number"
-    assert words["train.schedule"] == "one of polynomial, cosine"
-    assert words["data.slice_spacing_mm"] == "a finite number, or null"
-    assert words["model.lstm_channels"] == "a whole number, or a list of whole numbers [1, 2], or null"
-    assert words["fold"] == "a whole number, or all"
-    assert words["train"] == "settings under it, such as epochs"
-    assert [name for name, text in words.items() if "<" in text or "typing" in text] == []
+def test_every_setting_has_a_described_type():
+    types = {name: describe_type(kind) for name, kind in setting_types().items()}
+    assert types["train.epochs"] == "a whole number"
+    assert types["train.schedule"] == "one of polynomial, cosine"
+    assert types["data.slice_spacing_mm"] == "a finite number, or null"
+    assert types["model.lstm_channels"] == "a whole number, or a list of whole numbers [1, 2], or null"
+    assert types["fold"] == "a whole number, or all"
+    assert types["train"] == "settings under it, such as epochs"
+    assert [name for name, text in types.items() if "<" in text or "typing" in text] == []
 
 
 def test_a_message_without_a_better_wording_stays():
@@ -40,7 +40,7 @@ def test_a_message_without_a_better_wording_stays():
         (None, "is missing; give the path of an existing YAML file"),
     ],
 )
-def test_a_wrong_config_file_is_told_with_its_name(command, tmp_path, text, line):
+def test_a_wrong_config_file_is_refused_by_name(command, tmp_path, text, line):
     file = tmp_path / "mine.yaml"
     if text is not None:
         file.write_text(text)

@@ -32,7 +32,7 @@ from unet4d.system.signals import stop_signals
 TERM, INT = signal.SIGTERM, signal.SIGINT
 STOPS: dict[str, tuple[str, Arm]] = {
     "predict, reading": ("predict", signalled("unet4d.inference.batch.run.prepare_study", 3, INT)),
-    "predict, a window": ("predict", signalled("unet4d.inference.segment.check_stop", 3, TERM)),
+    "predict, a window": ("predict", signalled("unet4d.inference.window_predictor.WindowPredictor.logits", 3, TERM)),
     "predict, a rename": ("predict", signalled("os.replace", 5, TERM)),
     "predict, a sync": ("predict", signalled("os.fsync", 8, INT)),
     "convert, a study": ("convert", signalled("unet4d.datasets.convert.convert._write_study", 2, TERM)),
@@ -284,7 +284,7 @@ def test_a_stop_is_obeyed_between_the_files_in_which_evaluate_looks_for_classes(
 
 
 def test_a_stop_is_obeyed_between_the_headers_that_predict_reads_beforehand(trained, phantom, tmp_path, monkeypatch):
-    calls = _signalled_at_the_first_call("unet4d.inference.predict", "_outline", monkeypatch)
+    calls = _signalled_at_the_first_call("unet4d.inference.predict", "_read_info", monkeypatch)
     with pytest.raises(Stopped), stop_signals(passed_on=False):
         predict(trained, [phantom], tmp_path / "out", device="cpu")
     assert len(calls) == 1

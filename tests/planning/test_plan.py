@@ -386,7 +386,7 @@ SMALL = ["--data.folds", "3", "--model.channels", "[4,8]", "--model.lstm_channel
         (["--gpu-memory", "24", "--out", "."], "--out . is a folder"),
         (["--gpu-memory", "24", "--out", "/dev/null"], "/dev/null is a pipe, a socket or a device"),
         (["--gpu-memory", "24", "--out", "mine.txt"], "--out mine.txt, which exists and is no plan"),
-        (["--gpu-memory", "24", "--out", "mine.txt/plan.yaml"], "mine.txt is a file; wanted a folder to write to"),
+        (["--gpu-memory", "24", "--out", "mine.txt/plan.yaml"], "mine.txt is a file, expected a folder"),
         (["--gpu-memory", "24", "--config", "none.yaml"], "--config none.yaml is missing"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Sizes of memory, as people write them and as they are told."""
+"""Tests: sizes of memory read from text and written as text."""
 
 from __future__ import annotations
 

@@ -148,7 +148,7 @@ def test_a_folder_is_checked_without_being_made(tmp_path, monkeypatch):
     check_writable(tmp_path / "new" / "deep")
     assert os.listdir(tmp_path) == []
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match="file is a file; wanted a folder"):
+    with pytest.raises(InputError, match="file is a file, expected a folder"):
         check_writable(tmp_path / "file" / "deep")
     monkeypatch.setattr(os, "access", lambda path, mode: False)
     with pytest.raises(Unet4DError, match="no permission"):

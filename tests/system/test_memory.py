@@ -1,4 +1,4 @@
-"""Main memory: what the kernel's files say is free, and what this process holds."""
+"""Tests: free main memory by the files of the kernel, and the memory of this process."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_a_control_groups_limit_counts_and_that_of_those_around_it(tmp_path):
 
 def test_a_group_outside_of_what_is_seen_is_the_root(tmp_path):
     groups(tmp_path, [("sys", 100, 60, 0)])
-    (tmp_path / "memory.max").write_text("1")  # beyond the root, nobody's business
+    (tmp_path / "memory.max").write_text("1")  # beyond the root, ignored
     (tmp_path / "cgroup").write_text("0::/../..\n")
     assert list(module._groups_free(tmp_path / "cgroup", tmp_path / "sys")) == [40]
 

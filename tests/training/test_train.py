@@ -291,10 +291,10 @@ def test_an_output_folder_that_cannot_be_is_told_before_any_work(command, phanto
     (tmp_path / "file").write_text("mine")
     done = command("train", "--dataset", phantom, "--out", tmp_path / "file" / "run", *tiny_options)
     assert done.code == 2
-    assert "file is a file; wanted a folder to write to" in done.line
+    assert "file is a file, expected a folder" in done.line
     assert (tmp_path / "file").read_text() == "mine"
 
 
 def test_an_unknown_device_is_told(phantom, tiny, tmp_path):
-    with pytest.raises(InputError, match="wanted auto, cpu, cuda or cuda:N"):
+    with pytest.raises(InputError, match="expected auto, cpu, cuda or cuda:N"):
         train(phantom, tmp_path / "run", tiny(), "tpu")

@@ -72,7 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Run one command; gives the exit code. What a user can cause ends in one line on stderr."""
+    """Run one command and return its exit code; a mistake of the user ends in one line on stderr."""
     with printable_output() as (out, _):
         code = _code(arguments)
         sys.stdout.flush()
@@ -87,22 +87,22 @@ def _code(arguments: Sequence[str]) -> int:
     except ReportedByOtherRank as error:
         return error.exit_code
     except (Unet4DError, Stopped) as error:
-        return _told(str(error), error.exit_code)
+        return _report(str(error), error.exit_code)
     except KeyboardInterrupt:
-        return _told("interrupted; whatever is written is whole", INTERRUPTED)
+        return _report("interrupted; whatever is written is whole", INTERRUPTED)
     except OSError as error:  # of the machine or its disk, or a path that cannot be
         show_traceback(error)
         if is_bad_path(error):
-            return _told(os_failure(error), InputError.exit_code)
-        return _told(f"{os_failure(error)}; {REPORT}", 1)
+            return _report(os_failure(error), InputError.exit_code)
+        return _report(f"{os_failure(error)}; {REPORT}", 1)
     except Exception as error:
         if isinstance(error, ModuleNotFoundError) and not (error.name or "unet4d").startswith("unet4d"):
-            return _told(not_installed(error), InputError.exit_code)
+            return _report(not_installed(error), InputError.exit_code)
         if is_out_of_gpu_memory(error):
             advice = _OUT_OF_MEMORY.get(arguments[0], "use another GPU")
-            return _told(f"the GPU is out of memory ({memory_error_reason(error)}); {advice}", 1)
+            return _report(f"the GPU is out of memory ({memory_error_reason(error)}); {advice}", 1)
         if is_out_of_main_memory(error):
-            return _told(f"the main memory is too small ({memory_error_reason(error)}); use a machine with more", 1)
+            return _report(f"the main memory is too small ({memory_error_reason(error)}); use a machine with more", 1)
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
             traceback.print_exc()
             return 1
@@ -114,7 +114,7 @@ def _after_output(out: PrintableStream, code: int, arguments: Sequence[str]) -> 
     """Return the exit code after all output; where the result is what is printed, output that is lost is a failure."""
     if out.failure is None or isinstance(out.failure, BrokenPipeError):  # who closes a pipe has read enough
         return code
-    _told(f"could not write to the standard output: {out.failure.strerror}; the rest of it is lost", 1)
+    _report(f"could not write to the standard output: {out.failure.strerror}; the rest of it is lost", 1)
     return code or int(arguments[0] in _RESULT_IS_PRINTED)
 
 
@@ -126,17 +126,17 @@ def _dispatch(arguments: Sequence[str]) -> None:
         command, options = _parsed(arguments)
         start_logging(options.verbose, options.quiet, silent=os.environ.get("RANK", "0") != "0")
         COMMANDS[command].check(options)
-    except SystemExit:  # --help and the like have said all
+    except SystemExit:  # --help and the like
         return
     except Unet4DError as error:
-        if os.environ.get("RANK", "0") != "0":  # the first of several processes says it
+        if os.environ.get("RANK", "0") != "0":  # the first of several processes reports it
             raise ReportedByOtherRank(error.exit_code) from error
         raise
     check_stop()
     COMMANDS[command].run(options)
 
 
-def _told(message: str, code: int) -> int:
+def _report(message: str, code: int) -> int:
     if bars := sys.modules.get("unet4d.system.progress_bar"):  # or no bar was made
         bars.close_bars()
     print(f"unet4d: {printable(' '.join(message.split()))}", file=sys.stderr)
@@ -144,7 +144,7 @@ def _told(message: str, code: int) -> int:
 
 
 def _parsed(arguments: Sequence[str]) -> tuple[str, Namespace]:
-    """The command and its options; only the chosen command's parser is built."""
+    """Return the command and its options; only the chosen command's parser is built."""
     names = ", ".join(COMMANDS)
     if not arguments or arguments[0] in ("-h", "--help"):
         print(_overview())
@@ -189,12 +189,12 @@ def _parsed(arguments: Sequence[str]) -> tuple[str, Namespace]:
         ) from error
 
 
-def _with_underscores(words: Sequence[str]) -> list[str]:
-    """Return the words of a command line with underscores for the dashes in the names of options."""
-    names = [word.partition("=")[0] if word.startswith("--") else "" for word in words]
+def _with_underscores(given: Sequence[str]) -> list[str]:
+    """Return a command line with underscores for the dashes in the names of options."""
+    parts = [part.partition("=") if part.startswith("--") else (part, "", "") for part in given]
     return [
-        f"--{name[2:].replace('-', '_')}{part[len(name) :]}" if name else part
-        for name, part in zip(names, words, strict=True)
+        f"--{name[2:].replace('-', '_')}{equals}{value}" if name.startswith("--") else name
+        for name, equals, value in parts
     ]
 
 

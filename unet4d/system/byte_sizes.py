@@ -26,7 +26,7 @@ def bytes_of(text: str, option: str) -> int:
     """Return the bytes of "8GB", "8000 MB", "7.5GiB"; of a number alone, GB.
 
     Args:
-        option: whose value it is, for the message.
+        option: the option with this value, for the message.
 
     Raises:
         InputError: anything else, less than a byte or more than `MOST_BYTES`.

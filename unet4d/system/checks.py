@@ -1,4 +1,4 @@
-"""Checks of settings: their types, their choices and their ranges, with one line about the first that is wrong."""
+"""Checks of settings: types, choices and ranges, with one line about the first that is wrong."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which names and values the classes of a dataset may have; one home for every place that names classes."""
+"""Checks of the names and values of a dataset's classes, for every place that names classes."""
 
 from __future__ import annotations
 

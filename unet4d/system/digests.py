@@ -37,7 +37,7 @@ class DigestMemo:
             self._rows = rows if isinstance(rows, dict) else {}
 
     def find(self, file: Path, taken: Stamp) -> str | None:
-        """Return the digest of a file whose stamp is `taken`; None where it is unknown."""
+        """Return the digest of a file with the stamp `taken`; None where it is unknown."""
         row = self._rows.get(str(file.resolve()))
         if isinstance(row, list) and len(row) == 2 and row[0] == taken and isinstance(row[1], str):
             return row[1]

@@ -1,4 +1,4 @@
-"""What computes here: the versions of what takes part, and the hardware; for the records of runs and of predictions."""
+"""The versions of all that computes, and the hardware, for the records of runs and of predictions."""
 
 from __future__ import annotations
 
@@ -22,13 +22,9 @@ if TYPE_CHECKING:
 
 
 def check_device_name(name: str) -> None:
-    """See that a device has a name that can be, without asking the machine, which needs torch.
-
-    Raises:
-        InputError: it has not.
-    """
+    """Raise InputError unless a device has a possible name; the machine itself is not looked at, which needs torch."""
     if not re.fullmatch(r"auto|(cpu|cuda)(:\d+)?", name):
-        raise InputError(f"device {name!r} is not known; wanted auto, cpu, cuda or cuda:N")
+        raise InputError(f"device {name!r} is not known, expected auto, cpu, cuda or cuda:N")
 
 
 def installed() -> dict[str, str]:
@@ -99,7 +95,7 @@ def gpu_words(device: torch.device) -> str:
 
 
 def hardware(device: torch.device) -> dict[str, Any]:
-    """The GPU, if that is where it computes, and the processor."""
+    """Return the GPU, if the device is one, and the processor."""
     import torch
 
     gpu = None
@@ -111,7 +107,7 @@ def hardware(device: torch.device) -> dict[str, Any]:
 
 @functools.cache
 def _processor() -> str:
-    """The processor's name, as Linux knows it, else as Python does."""
+    """Return the processor's name, that of Linux, else that of Python."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:

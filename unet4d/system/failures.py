@@ -1,4 +1,4 @@
-"""Exceptions of one study told from those that end a batch, and the advice for each thing that a disk refuses."""
+"""Exceptions of one study or of a whole batch, and the advice for each refusal of a disk."""
 
 from __future__ import annotations
 

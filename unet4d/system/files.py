@@ -53,7 +53,7 @@ def check_writable(folder: str | os.PathLike[str]) -> None:
     folder = checked_path(folder).absolute()
     nearest = next(path for path in (folder, *folder.parents) if os.path.lexists(path))
     if not nearest.is_dir():
-        raise InputError(f"{nearest} is a file; wanted a folder to write to; choose another path")
+        raise InputError(f"{nearest} is a file, expected a folder to write to; choose another path")
     if not os.access(nearest, os.W_OK | os.X_OK):
         raise Unet4DError(f"could not write to {nearest}: no permission; choose another folder")
 

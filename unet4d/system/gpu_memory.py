@@ -1,4 +1,4 @@
-"""What a GPU has free, and how much of a memory a computation may plan to take."""
+"""The free memory of a GPU, and the part of a memory that a computation may plan to take."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MOST_SPARE_SHARE = 0.25
 NCCL_BYTES = GB
 """Memory set aside on each GPU where several train together, for NCCL's buffers and the buckets of gradients; an assumption."""
 CONTEXT_BYTES = int(0.8 * GB)
-"""What the driver and the libraries take of a card before the first tensor; already gone from what a running process finds free."""
+"""Memory of the driver and the libraries before the first tensor; a running process does not see it as free."""
 
 
 def usable_bytes(budget_bytes: float) -> float:

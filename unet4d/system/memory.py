@@ -1,4 +1,4 @@
-"""Main memory: what is free, and what this process has."""
+"""Main memory: how much is free, and how much this process has."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from unet4d.system.byte_sizes import describe_bytes
 LARGE_BLOCK_BYTES = 4 * 2**20
 """From this size on, a block goes back to the system as it is freed, once that was asked for."""
 _GLIBC_LARGE_BLOCK_BYTES = 32 * 2**20
-"""What glibc comes to by itself."""
+"""The limit that glibc reaches when nothing is set."""
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_MMAP_MAX = -1, -3, -4  # malloc.h
 _OWN_GROUP, _GROUPS = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
 _NEVER, _MAPPED_BLOCKS = -1, 65536
@@ -26,12 +26,12 @@ _large_block_bytes = _GLIBC_LARGE_BLOCK_BYTES
 
 
 def resident_bytes(statm: Path = Path("/proc/self/statm")) -> int:
-    """What this process holds in main memory now; 0 where the system does not say (only Linux does)."""
+    """Return the main memory of this process in bytes; 0 on systems other than Linux."""
     return int(statm.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") if statm.exists() else 0
 
 
 def return_freed_memory() -> None:
-    """Have this process give large blocks back to the system as they are freed, from now on; costs a little time.
+    """Give large blocks back to the system as they are freed, from now on; this costs a little time.
 
     glibc keeps them to hand them out again, ever larger ones the more it sees freed, and what it keeps counts as held. Elsewhere
     nothing changes.
@@ -43,7 +43,7 @@ def return_freed_memory() -> None:
 
 @contextlib.contextmanager
 def keep_freed_memory() -> Iterator[None]:
-    """Inside, this process keeps what it frees and hands it out again; then it gives all of that back.
+    """Keep and reuse the memory that this process frees inside, and give all of it back at the end.
 
     glibc maps a large block anew whenever it is asked for one, and the system clears it page by page: on a CPU about half of the
     time a network takes. What is kept can be given back inside, too, by `give_back_freed_memory`. Elsewhere nothing changes.
@@ -83,9 +83,9 @@ def _call_glibc(name: str, *numbers: int) -> None:
 
 
 def free_memory_bytes() -> float:
-    """Memory that can still be taken: of the system, and of the control groups (a container, a batch job) around this process.
+    """Return the free memory of the system and of the control groups (a container, a batch job) around this process.
 
-    Infinite where the system does not say (only Linux does).
+    Infinite on systems other than Linux.
     """
     return min((*_system_free(), *_groups_free()), default=math.inf)
 
@@ -134,7 +134,7 @@ def _group_limits(own: Path = _OWN_GROUP, root: Path = _GROUPS) -> Iterator[tupl
 
 
 def _pairs(path: Path) -> Iterator[tuple[str, int]]:
-    """Name and number of each line of a file of the kernel's; none where it is missing."""
+    """Yield name and number of each line of a file of the kernel; nothing where it is missing."""
     for line in path.read_text().splitlines() if path.exists() else []:
         name, amount, *_ = line.split()
         yield name, int(amount)

@@ -111,7 +111,7 @@ def _print(line: str, file: TextIO) -> None:
 
 
 def _reset() -> None:
-    """Begin anew in a forked process, in which no other thread goes on that would let go of a lock."""
+    """Begin anew in a forked process, in which no other thread exists to release a lock."""
     global _handed_over
     ProgressBar._lock, ProgressBar._instances, _handed_over = threading.RLock(), WeakSet(), queue.SimpleQueue()
 

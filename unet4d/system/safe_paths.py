@@ -1,7 +1,7 @@
-"""What a dataset names stays in its folder: a dataset somebody else packed may hold links to anywhere.
+"""Paths that a dataset names, kept inside its folder: a dataset from another place may hold links to anywhere.
 
-A link that leads out of the folder is followed only into folders that whoever runs the command has named, in the environment
-variable UNET4D_ALLOW_LINKS_TO; nothing that lies in a dataset can name one. Hard links cannot be told from files.
+A link out of the folder is followed only into folders that the user named in the environment variable UNET4D_ALLOW_LINKS_TO.
+Nothing in a dataset can name one. Hard links look like files.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _LONGEST_PART, _LONGEST_PATH = 255, 2048  # bytes; file systems take 255 for a n
 
 
 def path_inside(value: Any, where: str, root: Path) -> Path:
-    """`root` / `value`, which need not be there.
+    """Return `root` / `value`, which need not exist.
 
     Args:
         value: as the dataset gives it.
@@ -34,7 +34,7 @@ def path_inside(value: Any, where: str, root: Path) -> Path:
         f"in {ALLOWED}"
     )
     if not isinstance(value, str) or not value or any(ord(letter) < 32 or ord(letter) == 127 for letter in value):
-        raise InputError(f"{where} is {short_repr(value)}; wanted {wanted}")
+        raise InputError(f"{where} is {short_repr(value)}, expected {wanted}")
     try:
         longest = max(len(os.fsencode(part)) for part in (*value.split("/"), ""))
         is_short = longest <= _LONGEST_PART and len(os.fsencode(value)) <= _LONGEST_PATH
@@ -42,17 +42,17 @@ def path_inside(value: Any, where: str, root: Path) -> Path:
         is_short = False
     if not is_short:
         limits = f"at most {_LONGEST_PATH} bytes, and {_LONGEST_PART} from slash to slash"
-        raise InputError(f"{where} is {short_repr(value)}; wanted a path of {limits}; rename the file")
+        raise InputError(f"{where} is {short_repr(value)}, expected a path of {limits}; rename the file")
     inside = os.path.normpath(value)
     absolute = os.path.isabs(value) or PureWindowsPath(value).is_absolute()
     if absolute or inside.split(os.sep)[0] in ("..", "."):
-        raise InputError(f"{where} is {value!r}; wanted {wanted}")
+        raise InputError(f"{where} is {value!r}, expected {wanted}")
     check_links(root / inside, where, root)
     return root / inside
 
 
 def check_links(path: Path, where: str, root: Path) -> None:
-    """Refuse a path in `root`, be it there or not, that links lead to another place that nobody allowed.
+    """Refuse a path in `root`, existing or not, where links lead to another place that is not allowed.
 
     Raises:
         InputError: names the place, and the variable that allows it.
@@ -62,6 +62,6 @@ def check_links(path: Path, where: str, root: Path) -> None:
     if any(to.is_relative_to(os.path.realpath(folder)) for folder in (str(root), *allowed)):
         return
     raise InputError(
-        f"{where} is {str(path)!r}, which links lead to {to}, outside of the dataset's folder; wanted it inside; put what the link "
-        f"leads to in its place or, if you trust this dataset, allow that folder or one above it: {ALLOWED}={to.parent}"
+        f"{where} is {str(path)!r}, which links lead to {to}, outside of the dataset's folder, expected it inside; put what the "
+        f"link leads to in its place or, if you trust this dataset, allow that folder or one above it: {ALLOWED}={to.parent}"
     )
