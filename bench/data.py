@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from bench.bars import bar
-from bench.data_loaders import CACHE, OURS, READING, TUNED, Clips, from_files, in_memory, our_config, ours
-from bench.data_process import LoaderProcess
+from bench.child import Child
+from bench.data_loaders import CACHE, LOADERS, OURS, READING, TUNED, Clips, Loading, our_config
 from bench.data_studies import write_studies
 from bench.measure import Rounds
 from unet4d.config import Size
@@ -70,11 +70,9 @@ def run(sizes: Sizes | None = None, start: str = "spawn") -> dict[str, list[Row]
         sizes = fit_sizes(sizes or Sizes(), shutil.disk_usage(folder).free, free_memory_bytes())
         clips = Clips(Path(folder, "dataset"), Path(folder, "cache"), sizes.patch, sizes.clip_frames, sizes.batch_size)
         dataset_row = prepare_dataset(clips, sizes, context)
-        processes: dict[str, LoaderProcess] = {}
-        for make in (ours, in_memory, from_files):
-            process = LoaderProcess(make, clips, context)
-            open_processes.callback(process.close)
-            processes |= dict.fromkeys(process.names, process)
+        processes: dict[str, Child] = {}
+        for make, names in LOADERS.items():
+            processes |= dict.fromkeys(names, open_processes.enter_context(Child(Loading(make, clips), context)))
         rounds = {workers: _time_loaders(processes, workers, sizes) for workers in sizes.workers}
     table = clips_table(rounds)
     return {"dataset": [dataset_row], "clips": table, "bars": data_bars(table)}
@@ -116,12 +114,12 @@ def prepare_dataset(clips: Clips, sizes: Sizes, context: Any) -> Row:
     }
 
 
-def _time_loaders(processes: Mapping[str, LoaderProcess], workers: int, sizes: Sizes) -> Rounds:
+def _time_loaders(processes: Mapping[str, Child], workers: int, sizes: Sizes) -> Rounds:
     """Return the seconds per clip of each loader, measured in turns."""
     rounds = Rounds({name: [] for name in processes})
     for _ in range(sizes.rounds):
         for name, process in processes.items():
-            rounds[name].append(process.seconds_per_clip(name, workers, sizes.seconds))
+            rounds[name].append(process(name, workers, sizes.seconds))
     return rounds
 
 

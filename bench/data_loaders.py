@@ -6,6 +6,7 @@ by mean and standard deviation alone: faster than LoadImage and than percentiles
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -151,3 +152,37 @@ class RandFramesd(RandomizableTransform, MapTransform):
         for key in self.key_iterator(taken):
             taken[key] = taken[key][frames]
         return taken
+
+
+LOADERS = {ours: (OURS, MILD, STRONG), in_memory: (CACHE, TUNED), from_files: (READING,)}
+"""The functions that make loaders, and the loaders' names."""
+
+
+@dataclass(frozen=True)
+class Loading:
+    """The work of a process that loads clips: makes the loaders once, then times them when it is called."""
+
+    make: Callable[[Clips], Loaders]
+    clips: Clips
+
+    def load(self) -> Callable[[str, int, float], float]:
+        """Return a function from a loader, a number of workers and seconds to the seconds per clip."""
+        loaders = self.make(self.clips)
+        return lambda name, workers, seconds: seconds_per_clip(loaders[name](workers), max(1, workers), seconds)
+
+
+def seconds_per_clip(batches: Any, workers: int, seconds: float) -> float:
+    """Return the seconds per clip, measured over `seconds` or a little more.
+
+    The clock starts with the first batch of the last worker, when all work and no batch is ready, and stops after as many batches
+    of each.
+    """
+    batches = iter(batches)
+    for _ in range(workers):
+        next(batches)
+    clips, began = 0, time.perf_counter()
+    while True:
+        clips += sum(len(next(batches)) for _ in range(workers))
+        taken = time.perf_counter() - began
+        if taken >= seconds:
+            return taken / clips

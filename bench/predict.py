@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from bench.bars import bar
+from bench.child import Child
 from bench.data_studies import SPACING_MM, write_studies
 from bench.measure import Rounds, interleaved, spread
-from bench.predict_runs import Child, Cost, Monai, Ours, write_image, write_model, write_series
+from bench.predict_runs import Cost, Monai, Ours, write_image, write_model, write_series
 from unet4d.config import CHANNELS, Config, DataConfig, InferenceConfig, ModelConfig, Size
 from unet4d.inference.options import InferenceOptions
 from unet4d.models.device import find_device, resolve_precision
@@ -132,7 +133,7 @@ def compare(predictions: Mapping[str, Ours | Monai], sizes: Sizes, start: str) -
     with ExitStack() as alive:
         children = {name: alive.enter_context(Child(one, context)) for name, one in predictions.items()}
         rounds = interleaved(children, sizes.rounds, sizes.budget_s, sizes.fewest)
-        return rounds, {name: children[name].costs[1:] for name in rounds}
+        return rounds, {name: children[name].answers[1:] for name in rounds}
 
 
 def cine_table(

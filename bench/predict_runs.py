@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import re
 import time
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -35,8 +32,6 @@ from unet4d.models.device import autocast, find_device, set_tf32
 from unet4d.system.memory import resident_bytes
 
 SEED = 0
-TIMEOUT_S = 20
-"""Seconds after which a process that was asked to end is killed."""
 
 
 @dataclass(frozen=True)
@@ -63,14 +58,6 @@ class Cost:
     def own_mb(self) -> float:
         """The most memory beside that of the idle process."""
         return self.peak_mb - self.idle_mb
-
-
-class Prediction(Protocol):
-    """A prediction that can be sent to another process."""
-
-    def load(self) -> Callable[[], Cost]:
-        """Do what is done once, and return the function that predicts."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -193,58 +180,6 @@ def memory_mb(name: str, status: Path = Path("/proc/self/status")) -> float:
 def gpu_mb() -> float | None:
     """Return the most memory on the GPU so far."""
     return torch.cuda.max_memory_allocated() / 1e6 if torch.cuda.is_available() else None
-
-
-class Child:
-    """A process that predicts whenever it is called; a context manager that ends it.
-
-    Args:
-        prediction: what it does.
-        context: of multiprocessing; processes are started afresh, so that memory is their own.
-
-    Attributes:
-        costs: of each call.
-    """
-
-    def __init__(self, prediction: Prediction, context: Any):
-        self.costs: list[Cost] = []
-        self.pipe, theirs = context.Pipe()
-        self.process = context.Process(target=_serve, args=(theirs, prediction, torch.get_num_threads()))
-        self.process.start()
-        theirs.close()
-
-    def __call__(self) -> Cost:
-        """Predict once. Raises what the prediction raised there."""
-        self.pipe.send(True)
-        cost = self.pipe.recv()
-        if isinstance(cost, Exception):
-            raise cost
-        self.costs.append(cost)
-        return cost
-
-    def __enter__(self) -> Child:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        with contextlib.suppress(OSError):
-            self.pipe.send(False)
-        self.process.join(TIMEOUT_S)
-        self.process.kill()
-        self.pipe.close()
-
-
-def _serve(pipe: Connection, prediction: Prediction, threads: int) -> None:
-    torch.set_num_threads(threads)
-    warnings.simplefilter("ignore")
-    run: Callable[[], Cost] | None = None
-    while pipe.recv():
-        try:
-            with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-                run = run or prediction.load()
-                answer: Cost | Exception = run()
-        except Exception as error:
-            answer = error
-        pipe.send(answer)
 
 
 def write_model(path: Path, config: Config, classes: int, spacing_mm: Sequence[float], cyclic: bool = True) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from bench import data, data_process
+from bench import data, data_loaders
 from bench.__main__ import PARTS, print_table
 from bench.data_loaders import (
     CACHE,
@@ -24,8 +24,8 @@ from bench.data_loaders import (
     from_files,
     in_memory,
     ours,
+    seconds_per_clip,
 )
-from bench.data_process import seconds_per_clip
 from bench.data_studies import write_studies
 from bench.measure import Rounds
 from unet4d.datasets.dataset import read_dataset
@@ -95,7 +95,7 @@ def test_clips_of_the_others_begin_anywhere_in_the_loop_and_go_round():
 
 def test_the_clock_runs_from_the_first_batch_of_every_worker_to_as_many_of_each(monkeypatch):
     now = [0.0]
-    monkeypatch.setattr(data_process, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+    monkeypatch.setattr(data_loaders, "time", SimpleNamespace(perf_counter=lambda: now[0]))
 
     def batches():
         now[0] += 100  # starting up is not counted

@@ -14,9 +14,10 @@ import torch
 
 import bench.__main__ as bench_main
 from bench import predict, predict_runs
+from bench.child import Child
 from bench.measure import Rounds
 from bench.predict import CYCLIC, FRAMEWISE, MONAI, OURS, MemorySizes, Sizes, cine_bars, cine_table, memory_bars
-from bench.predict_runs import Child, Cost, Monai, Ours, memory_mb, monai_label, write_image, write_model, write_series
+from bench.predict_runs import Cost, Monai, Ours, memory_mb, monai_label, write_image, write_model, write_series
 from unet4d.config import Config, DataConfig, InferenceConfig, ModelConfig
 from unet4d.errors import InputError
 from unet4d.inference.memory_budget import PLANNED_SHARE
@@ -119,7 +120,7 @@ def test_a_child_predicts_as_often_as_it_is_called_and_passes_errors_on():
         assert child() == child() == NOTHING
         with pytest.raises(InputError, match="one too many"):
             child()
-        assert len(child.costs) == 2
+        assert len(child.answers) == 2
     assert not child.process.is_alive()
 
 
