@@ -253,7 +253,7 @@ def test_a_killed_worker_is_reported_with_the_usual_cause():
     assert text.endswith("--resume")
 
 
-def test_before_the_first_checkpoint_there_is_nothing_to_go_on_with():
+def test_before_the_first_checkpoint_the_advice_is_to_start_again():
     text = str(failure(make_loader(workers=1), kill_a_worker))
     assert text.endswith("no epoch is done yet")
     text = str(failure(make_loader(workers=1, steps=range(10, 30)), kill_a_worker))
@@ -311,7 +311,7 @@ class Hanging(ClipDataset):
         return super().__getitem__(number)
 
 
-def test_a_worker_that_hangs_is_told_and_killed(monkeypatch):
+def test_a_worker_that_hangs_is_reported_and_killed(monkeypatch):
     monkeypatch.setattr(batches_module, "PATIENCE_S", 0.1)
     monkeypatch.setattr(batches_module, "TRIES", 5)
     monkeypatch.setattr("torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL", 0.2)  # how long it is asked to leave
@@ -503,13 +503,13 @@ def test_room_is_shared_by_the_processes_of_a_machine_each_with_its_share_of_the
     assert make_loader(workers=8, ranks=ProcessGroup(0, 2, 0, 2), accumulate=2).workers == 3
 
 
-def test_how_much_room_is_missing_is_said_and_how_to_get_it(monkeypatch):
+def test_missing_room_is_reported_with_the_remedy(monkeypatch):
     monkeypatch.setattr(batches_module.os, "statvfs", lambda path: SimpleNamespace(f_bavail=16384, f_frsize=4096))
     large, said = config(workers=8), collect_log()
     large.data.patch_size = (128, 96, 16)
     BatchLoader(clips(), large, range(9), ALONE, False)
     [line] = said
-    for words in ("0.0671 GB free", "8 workers fill up to 0.212 GB", "using 1", "--ipc=host", "--shm-size=1g"):
+    for words in ("67.1 MB free", "8 workers fill up to 212 MB", "using 1", "--ipc=host", "--shm-size=1g"):
         assert words in line
 
 
@@ -526,7 +526,7 @@ def test_nothing_is_asked_without_workers(monkeypatch):
     assert said == []
 
 
-def test_workers_that_cannot_be_started_are_told(monkeypatch):
+def test_workers_that_cannot_be_started_are_reported(monkeypatch):
     def refused(*_: object) -> None:
         raise OSError(12, "Cannot allocate memory")
 

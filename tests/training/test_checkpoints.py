@@ -100,7 +100,7 @@ def test_the_last_two_are_kept(tmp_path):
     assert sorted(os.listdir(checkpoints.run)) == [LAST, PREVIOUS]
 
 
-def test_only_what_another_process_wrote_is_read_before_it_is_kept(run, monkeypatch):
+def test_only_the_checkpoint_of_another_process_is_read_before_it_is_renamed(run, monkeypatch):
     read = []
     monkeypatch.setattr(
         unet4d.training.checkpoints, "load_checkpoint", lambda path: read.append(path) or load_checkpoint(path)
@@ -112,7 +112,7 @@ def test_only_what_another_process_wrote_is_read_before_it_is_kept(run, monkeypa
     assert whole(run) == {LAST: 7, PREVIOUS: 6}
 
 
-def test_the_best_one_has_no_training_to_go_on_with_and_touches_no_other(run):
+def test_the_best_checkpoint_has_no_training_state_and_touches_no_other(run):
     Checkpoints(run).save_best(resolve_plainly(Config()), TASK, torch.nn.Linear(1, 1))
     assert load_checkpoint(run / BEST)["training"] == {}
     assert whole(run) == {LAST: 4, PREVIOUS: 3}
@@ -242,7 +242,7 @@ def refuse_links(source, target):
     raise PermissionError(errno.EPERM, "Operation not permitted")
 
 
-def test_what_is_left_of_other_files_stays(run):
+def test_partial_files_of_other_names_stay(run):
     left = [run / ".0123abcd.partial.checkpoint_last.pt", run / ".0123abcd.partial.log.jsonl"]
     for path in left:
         path.touch()
@@ -270,7 +270,7 @@ def test_a_full_disk_leaves_both_and_nothing_else(run, monkeypatch, links):
     assert whole(run) == {LAST: 6, PREVIOUS: 4}
 
 
-def test_a_disk_without_room_for_the_copy_is_told(run, monkeypatch):
+def test_a_disk_without_room_for_the_copy_is_reported(run, monkeypatch):
     before = {path: path.read_bytes() for path in run.iterdir()}
 
     def fill(source, target):
@@ -319,5 +319,5 @@ def lives_of_a_run(folder: Path) -> None:
     assert max(steps) >= 2
 
 
-def test_a_process_killed_at_any_operation_leaves_what_it_saved(tmp_path):
+def test_a_process_killed_at_any_operation_leaves_its_last_checkpoint(tmp_path):
     assert exit_code(lives_of_a_run, tmp_path) == 0

@@ -64,7 +64,7 @@ def weights_of(run: Path) -> dict[str, torch.Tensor]:
 # Training --------------------------------------------------------------------------------------------------------
 
 
-def test_each_fold_is_an_ordinary_run_and_what_is_recorded_is_true(folds, phantom, tiny, tmp_path):
+def test_each_fold_is_an_ordinary_run_and_the_record_is_true(folds, phantom, tiny, tmp_path):
     held_out = split_folds(read_dataset(phantom), 3, 0)
     assert json_of(folds / "folds.json") == {
         "folds": 3, "seed": 0, "held_out": {f"fold_{k}": held_out[k] for k in range(3)},
@@ -132,7 +132,7 @@ def test_resume_begins_with_the_settings_of_the_folds_leaves_the_finished_and_be
     assert "fold 0 of 3: finished before" in done.told
 
 
-def test_a_finished_fold_that_was_trained_otherwise_is_left_to_train_which_tells_it(phantom, own_folds, tiny):
+def test_a_finished_fold_with_other_settings_is_refused_by_train(phantom, own_folds, tiny):
     with pytest.raises(InputError, match=r"another configuration: train\.learning_rate is 0\.1 and was 0\.001"):
         cross_validate(phantom, own_folds, tiny(learning_rate=0.1), "cpu", resume=True)
     assert yaml.safe_load((own_folds / "config.yaml").read_text())["train"]["learning_rate"] == 0.001
@@ -181,7 +181,7 @@ def test_a_single_run_is_no_folder_for_folds_and_an_empty_one_cannot_be_resumed(
     assert trained_folds == []
 
 
-def test_folds_that_are_named_and_not_begun_bind_nobody(phantom, tiny, tmp_path, trained_folds):
+def test_recorded_folds_that_are_not_begun_may_change(phantom, tiny, tmp_path, trained_folds):
     """A first fold that is refused leaves folds.json behind: another try may be with another seed."""
     (tmp_path / "folds.json").write_text('{"folds": 5, "seed": 7, "held_out": {}}')
     cross_validate(phantom, tmp_path, tiny())
@@ -189,7 +189,7 @@ def test_folds_that_are_named_and_not_begun_bind_nobody(phantom, tiny, tmp_path,
     assert trained_folds == [(0, False), (1, False), (2, False)]
 
 
-def test_one_failed_fold_is_told_and_the_others_go_on(command, phantom, tiny_options, tmp_path, monkeypatch):
+def test_one_failed_fold_is_reported_and_the_others_continue(command, phantom, tiny_options, tmp_path, monkeypatch):
     begun = []
 
     def failing(dataset, out, config, *others):
@@ -208,7 +208,7 @@ def test_one_failed_fold_is_told_and_the_others_go_on(command, phantom, tiny_opt
 
 
 @pytest.mark.parametrize("error", [InputError("no"), Stopped("SIGTERM"), ReportedByOtherRank(1), KeyboardInterrupt()])
-def test_what_is_no_failure_of_a_fold_ends_all(phantom, tiny, tmp_path, monkeypatch, error):
+def test_other_errors_than_a_fold_s_own_end_all(phantom, tiny, tmp_path, monkeypatch, error):
     begun = []
 
     def ending(dataset, out, config, *others):
@@ -310,7 +310,7 @@ def test_folds_that_do_not_belong_together_are_refused(command, own_folds, phant
     assert words in done.line
 
 
-def test_folds_may_differ_in_what_belongs_to_a_machine(own_folds):
+def test_folds_may_differ_in_settings_of_a_machine(own_folds):
     resave(own_folds / "fold_1", data__num_workers=7, train__precision="bf16")
     assert len(unet4d.models.folds.load_models([own_folds])) == 3
 

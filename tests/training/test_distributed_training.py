@@ -81,7 +81,7 @@ def check_same_run(one, other) -> None:
 
 
 @pytest.mark.parametrize("size", [2, 3])
-def test_they_learn_what_one_learns_from_the_same_batches(phantom, config, alone, tmp_path, size, capfd):
+def test_several_processes_train_as_one_on_the_same_batches(phantom, config, alone, tmp_path, size, capfd):
     """Three share four clips unevenly, and two or three share one validation study."""
     run_ranks(size, _trained, phantom, tmp_path / "run", config)
     check_same_run(tmp_path / "run", alone)
@@ -128,7 +128,7 @@ def _kill_second(ranks):
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-def test_a_signal_to_one_stops_all_at_one_step_and_another_number_goes_on(phantom, config, alone, tmp_path):
+def test_a_signal_to_one_stops_all_at_one_step_and_another_number_resumes(phantom, config, alone, tmp_path):
     run = tmp_path / "run"
     ended = run_ranks(2, _stopped_in_step, phantom, run, config, 5, _signal_second, fails=True)
     assert [type(end) for end in ended] == [Stopped, ReportedByOtherRank]
@@ -142,7 +142,7 @@ def _trained_on(ranks, dataset, run, config):
     return _trained(ranks, dataset, run, config, resume=True)
 
 
-def test_a_killed_process_ends_all_and_one_alone_goes_on(phantom, config, alone, tmp_path):
+def test_a_killed_process_ends_all_and_one_alone_resumes(phantom, config, alone, tmp_path):
     run = tmp_path / "run"
     first, second = run_ranks(2, _stopped_in_step, phantom, run, config, 5, _kill_second, fails=True)
     assert second is None
@@ -177,7 +177,7 @@ def _stopped_on_a_full_disk(ranks, dataset, run, config):
     return _stopped_in_step(ranks, dataset, run, config, 2, _signal_second)
 
 
-def test_a_stop_that_cannot_be_kept_is_an_error_for_all(phantom, config, tmp_path):
+def test_a_stop_without_room_for_a_checkpoint_is_an_error_for_all(phantom, config, tmp_path):
     ended = run_ranks(2, _stopped_on_a_full_disk, phantom, tmp_path / "run", config, fails=True)
     assert [type(end) for end in ended] == [Unet4DError, ReportedByOtherRank]
     assert "No space left" in str(ended[0])
@@ -195,7 +195,7 @@ def test_each_process_of_a_machine_has_a_gpu_of_its_own(monkeypatch):
         ProcessGroup(5, 8, 1, 4).device_name("cuda:0")
 
 
-def test_a_mistake_is_told_once_and_ends_all(phantom, config, tmp_path):
+def test_a_mistake_is_reported_once_and_ends_all(phantom, config, tmp_path):
     small = replace(config, train=replace(config.train, batch_size=1))
     ended = run_ranks(2, _trained, phantom, tmp_path / "run", small, fails=True)
     assert [type(end) for end in ended] == [InputError, ReportedByOtherRank]

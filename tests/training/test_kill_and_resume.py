@@ -18,7 +18,7 @@ def script(monkeypatch, request):
     return importlib.import_module
 
 
-def test_the_bars_tell_what_a_training_does(script):
+def test_the_bars_show_what_a_training_does(script):
     killing = script("killing")
     written = [
         ("preprocessing:  50%|#####     | 1/2", "starting", 0, 0),
@@ -39,9 +39,9 @@ def test_the_bars_tell_what_a_training_does(script):
 
 
 def test_any_bit_is_a_difference(script):
-    differing = script("kill_and_resume").differing
+    differences = script("kill_and_resume").differences
     one = {"a": torch.tensor([1.0, 2.0]), "b": [1, {"c": None}], "d": 0.1}
-    assert list(differing(one, {"a": torch.tensor([1.0, 2.0]), "b": [1, {"c": None}], "d": 0.1}, "x")) == []
+    assert list(differences(one, {"a": torch.tensor([1.0, 2.0]), "b": [1, {"c": None}], "d": 0.1}, "x")) == []
     others = {
         "x/a differs by 2.38e-07": one | {"a": torch.tensor([1.0, 2.0 + 2.0**-22])},
         "x/a is torch.float32 (2,) and torch.float64 (2,)": one | {"a": torch.tensor([1.0, 2.0]).double()},
@@ -51,18 +51,18 @@ def test_any_bit_is_a_difference(script):
         "x/e is in one alone": one | {"e": 1},
     }
     for said, other in others.items():
-        assert list(differing(one, other, "x")) == [said]
-    assert list(differing(one, {"a": one["a"], "b": one["b"]}, "x")) == ["x/d is in one alone"]
+        assert list(differences(one, other, "x")) == [said]
+    assert list(differences(one, {"a": one["a"], "b": one["b"]}, "x")) == ["x/d is in one alone"]
 
 
-def test_deaths_hang_on_the_seed_and_one_is_by_sigterm(script):
+def test_kills_follow_from_the_seed_and_one_is_by_sigterm(script):
     module = script("kill_and_resume")
-    drawn = module.deaths(6, 0, 100.0)
-    assert drawn == module.deaths(6, 0, 100.0)
-    assert drawn != module.deaths(6, 1, 100.0)
+    drawn = module.plan_kills(6, 0, 100.0)
+    assert drawn == module.plan_kills(6, 0, 100.0)
+    assert drawn != module.plan_kills(6, 1, 100.0)
     assert [death.number for death in drawn].count(signal.SIGTERM) == 1
     assert [death.aim for death in drawn if death.number == signal.SIGKILL] == 2 * list(module.AIMS)
-    assert sum(death.wait_s for death in module.deaths(400, 0, 100.0)) == pytest.approx(100, rel=0.1)
+    assert sum(death.wait_s for death in module.plan_kills(400, 0, 100.0)) == pytest.approx(100, rel=0.1)
 
 
 def test_a_folder_in_use_is_left_alone(script, tmp_path):
@@ -86,7 +86,7 @@ def test_the_kept_curves_are_those_of_the_kept_summary(request):
 
 
 @pytest.mark.slow
-def test_a_killed_run_on_a_phantom_is_the_run_that_nobody_killed(script, phantom, tmp_path, monkeypatch):
+def test_a_killed_run_on_a_phantom_equals_an_unkilled_one(script, phantom, tmp_path, monkeypatch):
     module = script("kill_and_resume")
     (tmp_path / "tiny.yaml").write_text(
         "data: {patch_size: [16, 16, 4], frames: 3, folds: 3}\nmodel: {channels: [4, 8]}\n"
@@ -96,7 +96,7 @@ def test_a_killed_run_on_a_phantom_is_the_run_that_nobody_killed(script, phantom
         module.Death(signal.SIGTERM, 0.0, module.MOMENT, 0.0),
         module.Death(signal.SIGKILL, 0.0, module.VALIDATION, 0.0),
     ]
-    monkeypatch.setattr(module, "deaths", lambda kills, seed, training_s: planned)
+    monkeypatch.setattr(module, "plan_kills", lambda kills, seed, training_s: planned)
     out = tmp_path / "out"
     assert module.main(phantom, out, tmp_path / "tiny.yaml"), (out / "summary.json").read_text()
     summary = json.loads((out / "summary.json").read_text())
@@ -107,4 +107,4 @@ def test_a_killed_run_on_a_phantom_is_the_run_that_nobody_killed(script, phantom
     assert (out / "curves.png").stat().st_size > 1000
     (out / "killed" / "checkpoint_best.pt").write_bytes((out / "killed" / "checkpoint_previous.pt").read_bytes())
     best = [module.content(out / run / "checkpoint_best.pt") for run in ("whole", "killed")]
-    assert list(module.differing(*best, "best"))
+    assert list(module.differences(*best, "best"))

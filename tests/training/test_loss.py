@@ -54,7 +54,7 @@ def test_a_class_that_is_nowhere_and_not_predicted_costs_nothing():
     assert LabelledFramesLoss.from_sums(LabelledFramesLoss.sums(logits, label)) < 1e-3
 
 
-def test_what_stands_on_unlabelled_frames_never_matters():
+def test_values_on_unlabelled_frames_never_matter():
     logits, label, labelled = sample()
     logits.requires_grad_()
     loss = LabelledFramesLoss()(logits, label, labelled)

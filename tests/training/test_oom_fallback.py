@@ -166,7 +166,7 @@ def test_the_graph_of_a_failed_step_is_gone_before_the_next_try(monkeypatch, at,
     assert alive == [[], []]
 
 
-def test_cudnn_that_supports_no_way_ends_with_what_it_said(monkeypatch):
+def test_cudnn_that_supports_no_schedule_ends_with_its_own_error(monkeypatch):
     """It says the same where memory is short, so smaller steps are tried, each once."""
     guard, step, said = watched(room=9)
     tries = []
@@ -210,7 +210,7 @@ def test_the_measured_peak_is_that_of_three_steps_without_new_shapes(monkeypatch
     assert "planned 3 GB, measured 2 GB" in said[0]
 
 
-def test_a_plan_that_did_not_hold_is_not_held_against_the_way_that_did(monkeypatch):
+def test_after_a_fallback_nothing_is_compared_with_the_plan(monkeypatch):
     monkeypatch.setattr(oom_fallback, "peak_allocated_bytes", lambda device: 1)
     guard, _, said = watched(room=2, fit=PLANNED)
     for number in range(4):

@@ -172,7 +172,7 @@ KILLS = {
 
 
 @pytest.mark.parametrize("where", KILLS)
-def test_a_run_killed_anywhere_goes_on_to_the_bit(phantom, config, uninterrupted, tmp_path, where):
+def test_a_run_killed_anywhere_resumes_to_the_bit(phantom, config, uninterrupted, tmp_path, where):
     arm, steps = KILLS[where]
     run = tmp_path / "run"
     assert exit_code(trained, arm, phantom, run, config, "cpu") == -signal.SIGKILL
@@ -235,11 +235,11 @@ def test_a_damaged_checkpoint_costs_what_came_after_the_one_before(phantom, conf
     whole = (run / LAST).read_bytes()
     (run / LAST).write_bytes(whole[: len(whole) // 2])
     train(phantom, run, config, "cpu", resume=True)
-    assert f"resuming from {run / PREVIOUS}" in capsys.readouterr().out
+    assert f"resuming from {run / PREVIOUS}" in capsys.readouterr().err
     check_same(run, uninterrupted)
 
 
-def test_dropout_accumulation_and_averages_go_on_to_the_bit(phantom, config, tmp_path):
+def test_dropout_accumulation_and_averages_resume_to_the_bit(phantom, config, tmp_path):
     """Everything that a run carries, and several workers."""
     full = replace(
         config,
@@ -266,7 +266,7 @@ def stop_in_step(monkeypatch, number: int) -> None:
     monkeypatch.setattr(TrainingStep, "update", struck)
 
 
-def test_a_stopped_command_ends_with_75_and_goes_on_with_resume(
+def test_a_stopped_command_ends_with_75_and_continues_with_resume(
     command, phantom, tiny_options, trained, tmp_path, monkeypatch
 ):
     words = ["train", "--dataset", phantom, "--out", tmp_path / "run", *tiny_options]
@@ -294,7 +294,7 @@ def test_a_folder_that_holds_a_run_is_not_overwritten(command, phantom, tiny_opt
     assert (trained / LAST).read_bytes() == before
 
 
-def test_resuming_where_nothing_is_is_told(command, phantom, tiny_options, tmp_path):
+def test_resuming_an_empty_folder_is_refused(command, phantom, tiny_options, tmp_path):
     done = command("train", "--dataset", phantom, "--out", tmp_path / "run", *tiny_options, "--resume")
     assert done.code == 2
     assert "holds no checkpoint" in done.line
@@ -325,18 +325,18 @@ def test_workers_may_change_on_resume(command, phantom, tiny_options, trained, t
     )
 
 
-def test_resuming_with_another_dataset_is_told(command, own_phantom, tiny_options, trained, tmp_path):
+def test_resuming_with_another_dataset_is_refused(command, own_phantom, tiny_options, trained, tmp_path):
     run = shutil.copytree(trained, tmp_path / "run", ignore=shutil.ignore_patterns(BOARD))
     about = json.loads((own_phantom / "dataset.json").read_text())
     about["labels"]["aorta"] = 4
     (own_phantom / "dataset.json").write_text(json.dumps(about))
     done = command("train", "--dataset", own_phantom, "--out", run, *tiny_options, "--resume")
     assert done.code == 2
-    assert "--resume with another dataset" in done.line
-    assert "aorta" in done.line
+    assert "--resume with another dataset" in done.error
+    assert "aorta" in done.error
 
 
-def test_a_model_without_training_state_cannot_be_gone_on_from(command, phantom, tiny_options, trained, tmp_path):
+def test_a_model_without_training_state_cannot_be_resumed(command, phantom, tiny_options, trained, tmp_path):
     run = shutil.copytree(trained, tmp_path / "run", ignore=shutil.ignore_patterns(BOARD))
     os.replace(run / BEST, run / LAST)
     (run / PREVIOUS).unlink()
@@ -366,10 +366,10 @@ def test_resuming_with_other_studies_is_refused(command, own_phantom, tiny_optio
     write_image(image, np.flip(study.array[0], 1).astype(np.int16), like=study)
     done = command("train", *settings, "--resume")
     assert done.code == 2
-    assert f"--resume with other studies, such as {image.name.split('.')[0]}-" in done.line
+    assert f"--resume with other studies, such as {image.name.split('.')[0]}-" in done.error
 
 
-def test_a_checkpoint_of_another_version_is_told(command, phantom, tiny_options, trained, tmp_path):
+def test_a_checkpoint_of_another_version_is_reported(command, phantom, tiny_options, trained, tmp_path):
     """Pins a traceback, KeyError: 'tally'."""
     run = shutil.copytree(trained, tmp_path / "run", ignore=shutil.ignore_patterns(BOARD))
     content = load_checkpoint(run / LAST)
@@ -393,7 +393,7 @@ def test_two_trainings_do_not_write_into_one_folder(command, phantom, tiny_optio
     assert "all 2 epochs were done before" in again.told
 
 
-def test_a_run_is_not_begun_in_a_folder_of_folds_nor_over_a_model(command, phantom, tiny_options, trained, tmp_path):
+def test_no_run_begins_in_a_folder_of_folds_or_over_a_model(command, phantom, tiny_options, trained, tmp_path):
     shutil.copytree(trained, tmp_path / "cv" / "fold_0")
     done = command("train", "--dataset", phantom, "--out", tmp_path / "cv", *tiny_options)
     assert done.code == 2

@@ -39,7 +39,7 @@ def test_an_epoch_without_a_step_taken_has_no_mean():
     assert (stats.values()["loss"], stats.values()["gradient_norm"]) == (None, None)
 
 
-def test_what_was_skipped_is_kept_fit_for_json():
+def test_skipped_steps_are_plain_values_for_json():
     stats = EpochStats(10)
     add(stats, 6, 0.5, INF, ["c"], 1024.0)
     add(stats, 7, NAN, NAN, ["d", "e"])
@@ -65,7 +65,7 @@ def test_what_was_skipped_is_kept_fit_for_json():
         ),
     ],
 )
-def test_a_skipped_step_is_told_with_its_cases_and_the_scale(loss, norm, scale, line):
+def test_a_skipped_step_is_reported_with_its_cases_and_the_scale(loss, norm, scale, line):
     assert add(EpochStats(10), 4, loss, norm, scale=scale) == line
 
 
@@ -90,7 +90,7 @@ def test_with_a_limit_of_none_the_first_ends_the_run_and_of_many_cases_some_are_
         add(EpochStats(0), 0, NAN, 1.0, [f"c{i}" for i in range(12)])
 
 
-def test_a_state_in_plain_values_goes_on_to_the_bit(tmp_path):
+def test_a_restored_state_continues_to_the_bit(tmp_path):
     generator = torch.Generator().manual_seed(0)
     steps = [(float(a) * 10**i, float(b)) for i, (a, b) in enumerate(torch.rand(9, 2, generator=generator).tolist())]
     steps[2], steps[5] = (NAN, 1.0), (0.25, INF)

@@ -153,7 +153,7 @@ def test_held_out_subjects_are_validated_on_in_place_of_a_fold(command, phantom,
         (["--data.val_subjects", "[phantom001,phantom002,phantom003]"], "all of 3 subjects"),
     ],
 )
-def test_a_split_that_cannot_be_is_told(command, phantom, tiny_options, tmp_path, options, words):
+def test_an_impossible_split_is_refused(command, phantom, tiny_options, tmp_path, options, words):
     done = command("train", "--dataset", phantom, "--out", tmp_path / "run", *tiny_options, *options)
     assert done.code == 2
     assert words in done.line
@@ -175,7 +175,7 @@ def test_where_no_dice_is_defined_the_latest_model_is_the_best(phantom, tiny, tm
 
 
 @pytest.mark.usefixtures("plain_picture")
-def test_labels_of_frames_that_nobody_labelled_never_matter(tmp_path, tiny):
+def test_labels_of_unlabelled_frames_never_matter(tmp_path, tiny):
     """Pins a loss that read the zeros, or the garbage, which stand on unlabelled frames."""
     clean = write_phantom(tmp_path / "clean", 2, 4, labelled="two", shape=(40, 36, 5)).parent
     corrupted = shutil.copytree(clean, tmp_path / "corrupted")
@@ -194,7 +194,7 @@ def test_labels_of_frames_that_nobody_labelled_never_matter(tmp_path, tiny):
     assert log_of(runs[0])[1]["dice"] == log_of(runs[1])[1]["dice"]
 
 
-def test_one_study_can_be_trained_by_heart(tmp_path):
+def test_one_study_can_be_memorized(tmp_path):
     root = write_phantom(tmp_path / "one", 1, 2, shape=(32, 32, 4)).parent
     config = Config(
         DataConfig(
@@ -230,7 +230,7 @@ class Breaking(torch.autograd.Function):
 
 @pytest.mark.usefixtures("plain_picture")
 @pytest.mark.parametrize("corrupted", [lambda loss: loss * float("nan"), Breaking.apply], ids=["loss", "gradient"])
-def test_a_step_that_is_not_finite_is_skipped_told_and_logged(
+def test_a_step_that_is_not_finite_is_skipped_reported_and_logged(
     command, phantom, tiny_options, tmp_path, monkeypatch, corrupted
 ):
     run, usual, calls = tmp_path / "run", ClipLoss.forward, []
@@ -287,7 +287,7 @@ def test_a_full_disk_ends_the_run_and_keeps_the_epoch_before(command, phantom, t
     assert [path.name for path in run.iterdir() if "partial" in path.name] == []
 
 
-def test_an_output_folder_that_cannot_be_is_told_before_any_work(command, phantom, tiny_options, tmp_path):
+def test_an_impossible_output_folder_is_refused_before_any_work(command, phantom, tiny_options, tmp_path):
     (tmp_path / "file").write_text("mine")
     done = command("train", "--dataset", phantom, "--out", tmp_path / "file" / "run", *tiny_options)
     assert done.code == 2
@@ -295,6 +295,6 @@ def test_an_output_folder_that_cannot_be_is_told_before_any_work(command, phanto
     assert (tmp_path / "file").read_text() == "mine"
 
 
-def test_an_unknown_device_is_told(phantom, tiny, tmp_path):
+def test_an_unknown_device_is_refused(phantom, tiny, tmp_path):
     with pytest.raises(InputError, match="expected auto, cpu, cuda or cuda:N"):
         train(phantom, tmp_path / "run", tiny(), "tpu")

@@ -100,7 +100,7 @@ def test_scores_drawn_by_hand():
 
 
 @pytest.mark.usefixtures("answers_in_the_image", "drawn")
-def test_what_is_defined_nowhere_is_none():
+def test_a_value_that_is_undefined_everywhere_is_none():
     values = validated([study("empty", [[0, 0]], [[0, 0]], (0,))])
     assert values.values["dice"] == {"wall": None, "blood": None}
     assert values.values["mean_foreground_dice"] is None
@@ -124,7 +124,7 @@ def validated_by(ranks: ProcessGroup, studies) -> tuple[ValidationResult, int]:
 
 @pytest.mark.usefixtures("answers_in_the_image", "drawn")
 @pytest.mark.parametrize("size", [2, 3])
-def test_any_number_of_processes_comes_to_the_same(size):
+def test_any_number_of_processes_gives_the_same_result(size):
     """The last round of five studies leaves processes without one; they check as often."""
     studies = [of_quality(f"case{i}", right) for i, right in enumerate((3, 1, 7, 5, 2))]
     alone = validated(studies)
@@ -179,7 +179,7 @@ def test_contours_are_of_the_largest_and_smallest_volume_and_references_only_whe
 
 
 @pytest.mark.usefixtures("answers_in_the_image", "drawn")
-def test_what_check_raises_ends_it():
+def test_an_error_of_the_check_ends_the_validation():
     left = [None, None]
 
     def stop():

@@ -153,7 +153,7 @@ def test_settings_other_than_the_defaults_and_those_the_defaults_leave_open(know
 
 
 @pytest.mark.parametrize("state", ["stopped", "failed", "running"])
-def test_a_run_that_is_not_finished_says_how_it_goes_on(known, command, tmp_path, state):
+def test_an_unfinished_run_shows_the_command_to_continue(known, command, tmp_path, state):
     run = made_run(tmp_path / "my run", 3, state, dataset=tmp_path / "my hearts", reason="SIGTERM")
     found = known(run)
     assert (found["state"], found["reason"]) == (state, "SIGTERM")
@@ -174,7 +174,7 @@ def test_a_run_that_is_not_finished_says_how_it_goes_on(known, command, tmp_path
         ("failed", "", "failed, last "),
     ],
 )
-def test_the_reason_is_told_once(command, tmp_path, state, reason, begins):
+def test_the_reason_is_shown_once(command, tmp_path, state, reason, begins):
     run = made_run(tmp_path / "run", 3, state, reason=reason)
     assert command("info", run).told.startswith(f"{run}: {begins}")
 
@@ -197,7 +197,7 @@ def test_a_run_that_has_just_begun(known, command, tmp_path):
     assert "none yet" in command("info", run).told
 
 
-def test_a_damaged_checkpoint_is_told_and_the_one_before_goes_on(known, command, tmp_path):
+def test_a_damaged_checkpoint_is_reported_and_the_previous_one_continues(known, command, tmp_path):
     run = made_run(tmp_path / "run", 3, "failed")
     whole = (run / LAST).read_bytes()
     (run / LAST).write_bytes(whole[: len(whole) // 2])
@@ -220,7 +220,7 @@ FOREIGN = {
 
 
 @pytest.mark.parametrize("fault", FOREIGN)
-def test_a_checkpoint_of_another_version_is_told(known, command, tmp_path, fault):
+def test_a_checkpoint_of_another_version_is_reported(known, command, tmp_path, fault):
     """Whole and of the right format, with other content: it ended in a traceback."""
     run = made_run(tmp_path / "run", 3, "failed")
     content = load_checkpoint(run / LAST)
@@ -311,7 +311,7 @@ def test_folds_without_a_score_have_no_mean(known, command, tmp_path):
     assert "mean" not in command("info", tmp_path).told
 
 
-def test_what_is_no_run_is_told(command, tmp_path):
+def test_a_path_without_a_run_is_refused(command, tmp_path):
     (tmp_path / "notes.txt").write_text("no checkpoint")
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / CONFIG).write_text("- a\n- b\n")

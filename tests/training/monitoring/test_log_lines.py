@@ -34,7 +34,7 @@ def test_a_line_can_be_taken_apart():
     ]
 
 
-def test_what_is_not_known_is_a_dash():
+def test_an_unknown_value_is_a_dash():
     pairs, best = parsed(epoch_line({"epoch": 1, "loss": None}, None))
     assert pairs == [("epoch", "1"), ("loss", "-"), ("seconds", "-"), ("ETA", "-"), ("frames/s", "-")]
     assert not best
@@ -54,7 +54,7 @@ def test_days_have_no_space():
 @pytest.mark.parametrize(
     "torn", ['{"epoch": 2, "st', "3", '{"loss": 1}', '\x00\x00\x00\n{"epoch": 2, "step": 20}\n', "\n"]
 )
-def test_reading_ends_at_what_is_no_line(tmp_path, torn):
+def test_reading_ends_at_a_torn_line(tmp_path, torn):
     (tmp_path / LOG).write_text('{"epoch": 1, "step": 10}\n' + torn)
     assert log_lines(tmp_path) == [{"epoch": 1, "step": 10}]
     (tmp_path / LOG).write_bytes(b'{"epoch": 1, "step": 10}\n\xff\xfe')
@@ -73,7 +73,7 @@ def test_the_best_epoch_is_the_later_of_equals():
     assert best_epoch([{"epoch": 1, "mean_foreground_dice": 0.0}])["epoch"] == 1
 
 
-def test_what_is_left_goes_by_the_usual_epoch():
+def test_the_remaining_time_follows_the_median_epoch():
     """One epoch that waited for a disk changes nothing."""
     lines = [{"epoch": i, "seconds": 10.0} for i in range(1, 7)]
     lines[3]["seconds"] = 500.0
@@ -81,7 +81,7 @@ def test_what_is_left_goes_by_the_usual_epoch():
     assert seconds_left([], 10, 5) is None
 
 
-def test_what_is_left_counts_the_validations_that_are_left():
+def test_the_remaining_time_counts_the_remaining_validations():
     """Every third epoch of eleven is validated, and the last: after 4 these are 6, 9 and 11."""
     lines = [{"epoch": i, "seconds": 10.0} for i in range(1, 5)]
     assert seconds_left(lines, 11, 3) == 70.0, "none has been timed"

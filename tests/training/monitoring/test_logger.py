@@ -57,7 +57,7 @@ def test_numbers_and_pictures_can_be_read_back(tmp_path):
     assert [(image.width, image.height) for image in board(tmp_path).Images("validation/heart")] == [(8, 6)]
 
 
-def test_what_is_no_number_is_null_for_json_has_none(tmp_path):
+def test_a_number_that_is_not_finite_is_null(tmp_path):
     recorded(tmp_path, 1, 1, loss=float("inf"))
     assert "Infinity" not in (tmp_path / LOG).read_text()
     assert lines(tmp_path)[0]["loss"] is None
@@ -79,7 +79,7 @@ def test_a_new_run_begins_an_empty_log(tmp_path):
     assert [line["epoch"] for line in lines(tmp_path)] == [1]
 
 
-def test_a_full_disk_is_told(tmp_path, monkeypatch):
+def test_a_full_disk_is_reported(tmp_path, monkeypatch):
     record = RunLogger(tmp_path)
 
     def refuse():
@@ -112,14 +112,14 @@ def full(tmp_path, monkeypatch) -> RunLogger:
 
 
 @pytest.mark.parametrize("late", [False, True], ids=["at once", "by the thread that writes"])
-def test_a_full_disk_is_told_of_a_picture(full, monkeypatch, late):
+def test_a_full_disk_is_reported_for_a_picture(full, monkeypatch, late):
     if late:
         monkeypatch.setattr(full.board, "add_image", lambda *given, **named: None)
     with pytest.raises(Unet4DError, match=r"could not write .*tensorboard: No space left on device; free space"):
         full.log_picture("heart", np.zeros((2, 2, 3), np.uint8), 1)
 
 
-def test_a_full_disk_at_the_end_is_said_and_hides_no_error(full, tmp_path, capsys):
+def test_a_full_disk_at_the_end_is_logged_and_hides_no_error(full, tmp_path, capsys):
     """Pins that TensorBoard's own error took the place of the one that ended the run, and MLflow never heard of the end."""
     with pytest.raises(Unet4DError, match="of the run"), contextlib.closing(full):
         raise Unet4DError("of the run")
@@ -215,7 +215,7 @@ def opened_without_mlflow(ranks: ProcessGroup, folder) -> None:
         open_logger(folder, 0, resolve_plainly(Config(train=TrainConfig(mlflow="hearts"))), ranks)
 
 
-def test_mlflow_that_is_missing_is_told_by_one_and_ends_all(tmp_path):
+def test_missing_mlflow_is_reported_by_one_and_ends_all(tmp_path):
     first, second = run_ranks(2, opened_without_mlflow, tmp_path, fails=True)
     assert isinstance(first, InputError)
     assert "pip install mlflow-skinny" in str(first)

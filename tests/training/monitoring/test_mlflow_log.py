@@ -147,7 +147,7 @@ def test_it_ends_there_as_the_summary_says(server, tmp_path, state, status):
     assert server.runs["run0"]["status"] == status
 
 
-def test_a_resumed_run_goes_on_with_the_same(server, tmp_path, monkeypatch):
+def test_a_resumed_run_continues_the_same_mlflow_run(server, tmp_path, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://elsewhere:5000")
     first = record(tmp_path)
     first.log_epoch(epoch(1))
