@@ -100,5 +100,5 @@ def sort_issues(issues: Iterable[Issue]) -> list[Issue]:
     """Sort errors first, by kind as `ISSUE_KINDS` lists them, then by file; leave out what another issue explains."""
     issues = list(issues)
     found = {(issue.case, issue.kind) for issue in issues}
-    own = [one for one in issues if not any((one.case, cause) in found for cause in EXPLAINED_BY.get(one.kind, ()))]
+    own = [i for i in issues if not any((i.case, cause) in found for cause in EXPLAINED_BY.get(i.kind, ()))]
     return sorted(own, key=lambda issue: (issue.severity, _POSITION[issue.kind], issue.file, issue.message))

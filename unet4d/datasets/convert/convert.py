@@ -92,20 +92,13 @@ def convert(
         logger.info(note)
     if key is not None:
         _write_key(key, found, layout)
-    written: dict[str, _WrittenStudy] = {}
-    failed: dict[str, str] = {}
     with fill_dataset_folder(out):
-        for study in ProgressBar(_drop_unlabelled_of_trained(found), "converting", unit="study"):
-            try:
-                written[study.name] = _write_study(study, found, out)
-            except Exception as error:
-                failed[study.name] = str(failure_of_study(error))
+        written, failed = _write_studies(found, out)
         reasons = "; ".join(f"{study}: {reason}" for study, reason in failed.items())
         if not written:
             raise InputError(f"none of {count(len(failed), 'study', 'studies')} of {root} could be read: {reasons}")
-        entry = _description(found, name, time, list(written.values()))
-        write_json(out / "dataset.json", entry)
-    _print_summary(list(written.values()), time, out)
+        write_json(out / "dataset.json", _description(found, name, time, written))
+    _print_summary(written, time, out)
     if failed:
         raise InputError(
             f"{len(failed)} of {count(len(failed) + len(written), 'study', 'studies')} were left out, the other {len(written)} "
@@ -176,6 +169,18 @@ def _check_source(source: Source, root: Path) -> None:
         raise InputError(
             f"{root}: subject {both[0]} is in training and test, expected either; move its studies{by_name}"
         )
+
+
+def _write_studies(source: Source, out: Path) -> tuple[list[_WrittenStudy], dict[str, str]]:
+    """Write the files of every study; return the written ones, and the reasons of the others by name."""
+    written: list[_WrittenStudy] = []
+    failed: dict[str, str] = {}
+    for study in ProgressBar(_drop_unlabelled_of_trained(source), "converting", unit="study"):
+        try:
+            written.append(_write_study(study, source, out))
+        except Exception as error:
+            failed[study.name] = str(failure_of_study(error))
+    return written, failed
 
 
 def _write_study(study: Study, source: Source, out: Path) -> _WrittenStudy:
