@@ -347,7 +347,7 @@ def test_thirty_frames_of_a_whole_short_axis_study_train_within_24_gb(device):
         ConvolutionShape((32, 17, 16, 5), (64, 32, 3, 3, 3), (2, 2, 1)),
         ConvolutionShape((40, 8, 8, 4), (320, 40, 1, 1, 1), (1, 1, 1)),
     ],
-    ids=str.replace(" ", "_"),
+    ids=lambda shape: str(shape).replace(" ", "_"),
 )
 def test_convolutions_are_those_in_fp32_up_to_rounding(device, shape, precision, gradients):
     """Pin convolutions that releases of cuDNN computed wrong in bf16 and TF32."""
