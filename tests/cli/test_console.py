@@ -71,4 +71,4 @@ def test_a_caller_can_silence_the_package(capsys):
 @pytest.mark.parametrize("option", ["--quiet", "--verbose"])
 def test_every_command_has_the_option(command, tmp_path, option):
     done = command("phantom", "--out", tmp_path / "p", "--subjects", 1, "--frames", 2, option)
-    assert done.code == 0
+    assert (done.code, bool(done.told)) == (0, option == "--verbose")

@@ -150,7 +150,7 @@ def test_held_out_subjects_are_validated_on_in_place_of_a_fold(command, phantom,
     [
         (["--data.folds", "5"], "5 folds of 3 labelled subjects"),
         (["--data.val_subjects", "[phantom009]"], "no training case has the subject 'phantom009'"),
-        (["--data.val_subjects", "[phantom001,phantom002,phantom003]"], "all of 3 subjects"),
+        (["--data.val_subjects", "[phantom001,phantom002,phantom003]"], "all 3 subjects"),
     ],
 )
 def test_an_impossible_split_is_refused(command, phantom, tiny_options, tmp_path, options, words):

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import logging
+
 from jsonargparse import ArgumentParser, Namespace
 
 from unet4d.cli.options import PATTERN, WITH_IDS, Command, add
 from unet4d.images.time_axis import TIME_AXES
 from unet4d.system.text import count
+
+logger = logging.getLogger(__name__)
 
 
 def _phantom_options(parser: ArgumentParser) -> None:
@@ -37,7 +41,7 @@ def _phantom(options: Namespace) -> None:
 
     o = options
     path = write_phantom(o.out, o.subjects, o.frames, labelled=o.labelled, ambiguous=o.ambiguous, seed=o.seed)
-    print(f"{count(o.subjects, 'study', 'studies')} of {count(o.frames, 'frame')}: {path}")
+    logger.info(f"{count(o.subjects, 'study', 'studies')} of {count(o.frames, 'frame')}: {path}")
 
 
 def _convert_options(parser: ArgumentParser) -> None:

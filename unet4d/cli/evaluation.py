@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import logging
+
 from jsonargparse import ArgumentParser, Namespace
 
 from unet4d.cli.options import Command, add, layout_options
+
+logger = logging.getLogger(__name__)
 
 
 def _evaluate_options(parser: ArgumentParser) -> None:
@@ -55,7 +59,7 @@ def _compare(options: Namespace) -> None:
     summary = compare(o.a, o.b, o.out, quantities=o.metrics, shared_only=o.shared_only)
     print(format_comparison(summary))
     if o.out is not None:
-        print("", Path(o.out) / COMPARISON_CSV, Path(o.out) / COMPARISON_JSON, sep="\n")
+        logger.info(f"\n{Path(o.out) / COMPARISON_CSV}\n{Path(o.out) / COMPARISON_JSON}")
 
 
 def _report_options(parser: ArgumentParser) -> None:
@@ -73,7 +77,7 @@ def _report(options: Namespace) -> None:
     o = options
     said = LayoutOptions(pattern=o.pattern, keep_patient_ids=o.keep_patient_ids)
     page = report(o.image, o.prediction, o.out, evaluation=o.evaluation, layout=o.layout, options=said)
-    print(f"report: {page}")
+    logger.info(f"report: {page}")
 
 
 EVALUATE = Command(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 
 from jsonargparse import ArgumentParser, Namespace
@@ -9,6 +10,8 @@ from jsonargparse import ArgumentParser, Namespace
 from unet4d.cli.options import DEVICE, Command, add, layout_options
 from unet4d.images.time_axis import TIME_AXES
 from unet4d.system.text import count
+
+logger = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     from unet4d.inference.options import InferenceOptions
@@ -203,9 +206,9 @@ def _predict(options: Namespace) -> None:
             ranks=ranks,
         )
         if ranks.is_first and o.leave_complete and not written:
-            print(f"nothing left to segment: {o.out}")
+            logger.info(f"nothing left to segment: {o.out}")
         elif ranks.is_first:
-            print(f"{count(len(written), 'label map')} and volumes.csv: {o.out}")
+            logger.info(f"{count(len(written), 'label map')} and volumes.csv: {o.out}")
 
 
 PREDICT = Command(

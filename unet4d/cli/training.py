@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import logging
+
 from jsonargparse import ArgumentParser, Namespace
 
 from unet4d.cli.options import DEVICE, SKIP_VERIFY, Command, add, configured, settings
+
+logger = logging.getLogger(__name__)
 
 
 def _plan_options(parser: ArgumentParser) -> None:
@@ -40,7 +44,9 @@ def _plan(options: Namespace) -> None:
     made = plan(o.dataset, o.out, config, o.gpu_memory, o.skip_verify, o.gpus)
     program = "unet4d" if o.gpus == 1 else f"torchrun --nproc-per-node {o.gpus} -m unet4d"
     print(made.text)
-    print(f"written: {made.path}; train with it: {program} train --dataset {o.dataset} --out RUN --config {made.path}")
+    logger.info(
+        f"written: {made.path}; train with it: {program} train --dataset {o.dataset} --out RUN --config {made.path}"
+    )
 
 
 def _train_options(parser: ArgumentParser) -> None:
@@ -88,7 +94,7 @@ def _train(options: Namespace) -> None:
             return
         path = train(o.dataset, o.out, config, o.device, o.resume, o.skip_verify, ranks)
         if ranks.is_first:
-            print(f"best model: {path}")
+            logger.info(f"best model: {path}")
 
 
 def _info_options(parser: ArgumentParser) -> None:
