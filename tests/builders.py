@@ -2,33 +2,47 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
 import numpy as np
 import pytest
+import torch
 
 from unet4d.config import (
     BATCH_SIZE,
     FOLDS,
     FRAMES,
     Config,
+    DataConfig,
+    InferenceConfig,
     ModelConfig,
+    RecomputeConfig,
     ResolvedConfig,
     ResolvedDataConfig,
     ResolvedModelConfig,
     ResolvedTrainConfig,
     Size,
+    TrainConfig,
 )
 from unet4d.datasets.cases import Dataset
 from unet4d.datasets.dataset import read_dataset
 from unet4d.images.image4d import Image4D, write_image
+from unet4d.models.checkpoint import Task, save_checkpoint
 from unet4d.models.clstm_unet import CLSTMUNet
 from unet4d.phantom import write_phantom
+from unet4d.pipeline.cache import CachedStudy
 
+SECTIONS = {
+    "data": DataConfig, "model": ModelConfig, "train": TrainConfig, "recompute": RecomputeConfig, "inference": InferenceConfig,
+}  # fmt: skip
+TINY_MODEL = {"channels": [4, 8], "lstm_channels": 2, "strides": [(2, 2, 1)], "kernel_size": [(3, 3, 1), (3, 3, 3)]}
 DatasetMaker = Callable[..., Dataset]
 
 
@@ -51,6 +65,29 @@ def resolve_plainly(config: Config) -> ResolvedConfig:
     return ResolvedConfig(**{**vars(config), **sections, "model": resolve_model_plainly(config.model)})
 
 
+def make_config(**settings: Any) -> Config:
+    """Return a configuration; each setting goes to the first section that has it."""
+    given: dict[str, dict[str, Any]] = {name: {} for name in SECTIONS}
+    fields = {name: {field.name for field in dataclasses.fields(section)} for name, section in SECTIONS.items()}
+    for key in [key for key in settings if key not in ("fold", "seed")]:
+        section = next((name for name in SECTIONS if key in fields[name]), None)
+        assert section, f"no section has the setting {key}"
+        given[section][key] = settings.pop(key)
+    return Config(**{name: section(**given[name]) for name, section in SECTIONS.items()}, **settings)
+
+
+def tiny_config(**settings: Any) -> ResolvedConfig:
+    """Resolve the configuration of a network of two levels, in float32 unless the settings say otherwise."""
+    return resolve_plainly(make_config(**(TINY_MODEL | {"precision": "fp32"} | settings)))
+
+
+def tiny_task(*classes: str, channel_names: Sequence[str] = ("MRI",), cyclic: bool = True, **more: Any) -> Task:
+    """Return a task with these classes, numbered from 1."""
+    return Task(
+        {"background": 0} | {name: i for i, name in enumerate(classes, 1)}, tuple(channel_names), cyclic, **more
+    )
+
+
 def build_network(model: ModelConfig, in_channels: int, out_channels: int) -> CLSTMUNet:
     """Build a network, isotropic where the configuration does not say otherwise."""
     return CLSTMUNet(resolve_model_plainly(model), in_channels, out_channels)
@@ -70,6 +107,82 @@ def make_network(
     lists = [None if sizes is None else list(sizes) for sizes in (strides, kernel_size)]
     lstm = lstm_channels if lstm_channels is None or isinstance(lstm_channels, int) else list(lstm_channels)
     return build_network(ModelConfig(list(channels), lstm, *lists, *more, **settings), in_channels, out_channels)
+
+
+def randomize_projections(network: CLSTMUNet, std: float = 1.0) -> CLSTMUNet:
+    """Draw the projections of the recurrence, which are zero at first, from a normal distribution."""
+    for addition in network.recurrent.values():
+        torch.nn.init.normal_(addition.projection.weight, std=std)
+    return network
+
+
+def save_network(path: Path, config: ResolvedConfig, task: Task, training: dict[str, Any] | None = None) -> None:
+    """Save a checkpoint of an untrained network."""
+    network = build_network(config.model, len(task.channel_names), len(task.labels))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_checkpoint(path, config, task, network, training or {})
+
+
+def write_study(
+    path: Path,
+    voxels: np.ndarray,
+    spacing: Sequence[float] = (2.0, 2.0, 10.0),
+    seconds: float | None = 0.05,
+    affine: np.ndarray | None = None,
+) -> Path:
+    """Write voxels (T, X, Y, Z) as NIfTI by nibabel alone; without seconds, the header has no unit of time."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image = nib.Nifti1Image(np.moveaxis(voxels, 0, -1), np.diag([*spacing, 1.0]) if affine is None else affine)
+    image.header.set_xyzt_units("mm", "sec" if seconds else None)
+    image.header["pixdim"][4] = seconds or 1
+    nib.save(image, path)
+    return path
+
+
+def write_dataset_json(root: Path, cases: Iterable[str | dict], labels: dict[str, int], **entry: Any) -> Path:
+    """Write dataset.json, a name standing for a case with one image and one label; return its folder."""
+    training = [
+        {"case": case, "image": f"images/{case}.nii.gz", "label": f"labels/{case}.nii.gz"}
+        if isinstance(case, str)
+        else case
+        for case in cases
+    ]
+    about = {"channel_names": {"0": "MRI"}, "labels": labels, "training": training} | entry
+    (root / "dataset.json").write_text(json.dumps(about))
+    return root
+
+
+@contextmanager
+def edit_dataset_json(root: Path) -> Iterator[dict]:
+    """Yield the content of dataset.json, and write it back as it is changed."""
+    about = json.loads((root / "dataset.json").read_text())
+    yield about
+    (root / "dataset.json").write_text(json.dumps(about))
+
+
+def change_dataset_json(root: Path, change: Callable[[dict], object]) -> None:
+    """Write dataset.json as a function changes its content in place."""
+    with edit_dataset_json(root) as about:
+        change(about)
+
+
+def cached_study(
+    case: str = "a",
+    frames: int = 6,
+    labelled: Sequence[int] = (1, 4),
+    channels: int = 1,
+    shape: Sequence[int] = (14, 12, 5),
+    spacing: tuple[float, ...] = (1.0, 1.0, 8.0),
+    seed: int = 0,
+) -> CachedStudy:
+    """Return a preprocessed study: noise that is never 0, class 1 a small box, class 2 one voxel of each labelled frame."""
+    rng = np.random.default_rng(seed)
+    image = rng.random((channels, frames, *shape), dtype=np.float32) + 1
+    label = np.zeros((len(labelled), *shape), np.uint8)
+    label[:, 2:6, 3:7, shape[2] // 2] = 1
+    label[:, 9, 4, 0] = 2
+    rows = [(row, label[row, x, y, z], x, y, z) for row, x, y, z in np.argwhere(label)]
+    return CachedStudy(case, image, label, tuple(labelled), np.array(sorted(rows), np.int32), spacing)
 
 
 class LogLines(logging.Handler):

@@ -11,6 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.builders import cached_study
 from unet4d.config import DataConfig
 from unet4d.images.channels import MAP, SIGNAL
 from unet4d.pipeline.augmentation.intensity import IntensityParams
@@ -30,22 +31,9 @@ def one_thread():
     torch.set_num_threads(before)
 
 
-def study(
-    case: str = "a", frames: int = 6, labelled=(1, 4), channels: int = 1, shape=SHAPE, spacing=(1.0, 1.0, 8.0), seed=0
-) -> CachedStudy:
-    """Noise that is never 0, and two small boxes as classes 1 and 2; the second has one voxel."""
-    rng = np.random.default_rng(seed)
-    image = rng.random((channels, frames, *shape), dtype=np.float32) + 1
-    label = np.zeros((len(labelled), *shape), np.uint8)
-    label[:, 2:6, 3:7, shape[2] // 2] = 1
-    label[:, 9, 4, 0] = 2
-    rows = [(row, label[row, x, y, z], x, y, z) for row, x, y, z in np.argwhere(label)]
-    return CachedStudy(case, image, label, tuple(labelled), np.array(sorted(rows), np.int32), spacing)
-
-
 def clips(studies=None, cyclic: bool = True, seed: int = 0, **options) -> ClipDataset:
     options = {"frames": 4, "augmentation": "off", **options}
-    return ClipDataset([study()] if studies is None else studies, DataConfig(**options), PATCH, cyclic, seed)
+    return ClipDataset([cached_study()] if studies is None else studies, DataConfig(**options), PATCH, cyclic, seed)
 
 
 def same(a, b) -> bool:
@@ -88,7 +76,7 @@ def test_without_foreground_patches_lie_inside_and_everywhere():
 
 
 def test_a_study_smaller_than_the_patch_lies_whole_in_zeros():
-    small = study(shape=(10, 7, 3))
+    small = cached_study(shape=(10, 7, 3))
     made = ClipDataset([small], DataConfig(frames=4, augmentation="off", foreground_fraction=0.0), (16, 8, 4), True, 0)
     for number in range(20):
         image = made[number].image
@@ -98,7 +86,7 @@ def test_a_study_smaller_than_the_patch_lies_whole_in_zeros():
 
 def one_in_the_middle() -> CachedStudy:
     """Both classes so far from the borders that no patch has to move."""
-    middle = study(shape=(14, 12, 9))
+    middle = cached_study(shape=(14, 12, 9))
     label = np.zeros_like(middle.label)
     label[:, 5:7, 5:7, 3:5], label[:, 8, 6, 6] = 1, 2
     rows = [(row, label[row, x, y, z], x, y, z) for row, x, y, z in np.argwhere(label)]
@@ -132,7 +120,7 @@ def test_a_class_at_the_border_is_in_the_patch_and_no_voxel_is_lost_to_padding()
 
 @pytest.mark.parametrize("augmentation", ["off", "strong"])
 def test_a_labelled_frame_without_foreground_gives_patches_from_anywhere(augmentation):
-    empty = study()
+    empty = cached_study()
     empty = CachedStudy("a", empty.image, empty.label * 0, (1, 4), np.zeros((0, 5), np.int32), empty.spacing)
     clip = clips([empty], foreground_fraction=1.0, augmentation=augmentation)[0]
     assert clip.labelled.any()
@@ -146,7 +134,7 @@ def test_a_labelled_frame_without_foreground_gives_patches_from_anywhere(augment
 @pytest.mark.parametrize("cyclic", [False, True])
 @pytest.mark.parametrize("frames", [1, 4, 9])
 def test_a_clip_has_a_labelled_frame_and_zeros_where_there_is_no_label(frames, cyclic, augmentation):
-    one = study()
+    one = cached_study()
     one.label[:] = 1
     made = clips([one], frames=frames, cyclic=cyclic, augmentation=augmentation, foreground_fraction=1.0)
     for number in range(10):
@@ -162,7 +150,7 @@ def test_a_clip_has_a_labelled_frame_and_zeros_where_there_is_no_label(frames, c
 
 
 def test_frame_channel_and_label_stand_where_they_belong():
-    one = study(channels=3)
+    one = cached_study(channels=3)
     one.image[:] = 100 * np.arange(1, 4).reshape(3, 1, 1, 1, 1) + np.arange(6).reshape(1, 6, 1, 1, 1)
     made = clips([one], foreground_fraction=0.0)
     starts = set()
@@ -177,7 +165,7 @@ def test_frame_channel_and_label_stand_where_they_belong():
 
 
 def test_every_study_comes_once_a_round_and_clips_keep_to_one_study():
-    studies = [study(case, seed=seed) for seed, case in enumerate("abcde")]
+    studies = [cached_study(case, seed=seed) for seed, case in enumerate("abcde")]
     for value, one in enumerate(studies):
         one.image[:] = value + 1
     made = clips(studies, foreground_fraction=0.0)
@@ -192,7 +180,7 @@ def test_every_study_comes_once_a_round_and_clips_keep_to_one_study():
 @pytest.mark.parametrize("strength", ["mild", "strong"])
 def test_all_frames_and_labels_of_a_clip_are_warped_alike(monkeypatch, strength, spacing):
     monkeypatch.setattr("unet4d.pipeline.augmentation.compose.sample_intensity", lambda *_: IntensityParams())
-    one = study(labelled=range(6), spacing=spacing)
+    one = cached_study(labelled=range(6), spacing=spacing)
     one.image[:] = one.image[:, :1]
     made = clips([one], augmentation=strength, flip_axes=[0, 1], foreground_fraction=1.0)
     for number in range(10):
@@ -205,9 +193,9 @@ def test_all_frames_and_labels_of_a_clip_are_warped_alike(monkeypatch, strength,
 def test_a_stack_of_thick_slices_is_never_tilted_whatever_the_other_studies_are(monkeypatch):
     monkeypatch.setattr("unet4d.pipeline.augmentation.compose.sample_intensity", lambda *_: IntensityParams())
     near, thick, single = (
-        study("near", shape=(40, 40, 30), spacing=(1.0, 1.0, 1.2)),
-        study("thick", shape=(40, 40, 30)),
-        study("single", shape=(40, 40, 1), spacing=(1.0, 1.0, 1.0)),
+        cached_study("near", shape=(40, 40, 30), spacing=(1.0, 1.0, 1.2)),
+        cached_study("thick", shape=(40, 40, 30)),
+        cached_study("single", shape=(40, 40, 1), spacing=(1.0, 1.0, 1.0)),
     )
     for one in (near, thick, single):
         one.image[:] = np.arange(1, one.image.shape[-1] + 1)
@@ -226,7 +214,7 @@ def test_a_stack_of_thick_slices_is_never_tilted_whatever_the_other_studies_are(
 
 def dated(case: str = "a", frames: int = 20, labelled=(3, 13)) -> CachedStudy:
     """A study with the frame's number as its image, and 100 more as its label."""
-    one = study(case, frames, labelled)
+    one = cached_study(case, frames, labelled)
     one.image[:] = np.arange(frames).reshape(1, frames, 1, 1, 1)
     one.label[:] = np.add(labelled, 100).reshape(-1, 1, 1, 1)
     return one
@@ -343,7 +331,7 @@ def test_augmentation_knows_what_the_channels_hold(monkeypatch, kinds, wanted):
             super().__init__(config, patch_size, tilt, channel_kinds, cyclic)
 
     monkeypatch.setattr("unet4d.pipeline.clip_dataset.Augmentation", Watched)
-    ClipDataset([study(channels=2)], DataConfig(frames=4), PATCH, True, 0, kinds)
+    ClipDataset([cached_study(channels=2)], DataConfig(frames=4), PATCH, True, 0, kinds)
     assert set(came) == {(wanted, True)}
 
 
@@ -358,7 +346,7 @@ def test_a_patch_of_two_voxels_lies_around_its_foreground():
 
 @pytest.mark.parametrize("augmentation", ["off", "strong"])
 def test_a_number_is_the_same_clip_in_any_order_and_in_any_dataset_of_the_seed(augmentation):
-    studies = [study("a"), study("b", seed=1)]
+    studies = [cached_study("a"), cached_study("b", seed=1)]
     options = {"augmentation": augmentation, "time_augmentation": augmentation, "max_frame_stride": 2}
     first = [clips(studies, **options)[n] for n in range(8)]
     again = clips(studies, **options)
@@ -370,7 +358,9 @@ def test_a_number_is_the_same_clip_in_any_order_and_in_any_dataset_of_the_seed(a
 
 def test_clips_do_not_depend_on_global_seeds_and_threads():
     config = DataConfig(frames=8, augmentation="strong", time_augmentation="strong", flip_axes=[0, 1])
-    made = ClipDataset([study(shape=(48, 48, 8))], config, (48, 48, 8), True, 0)  # enough voxels to be shared out
+    made = ClipDataset(
+        [cached_study(shape=(48, 48, 8))], config, (48, 48, 8), True, 0
+    )  # enough voxels to be shared out
     first = [made[n] for n in range(12)]
     torch.manual_seed(5)
     np.random.seed(5)  # noqa: NPY002
@@ -397,7 +387,7 @@ def test_batches_are_the_same_with_any_number_of_workers(phantom_dataset, tmp_pa
 
 
 def test_a_decathlon_study_of_one_frame_is_repeated_and_labelled_once(write_case, tmp_path):
-    image, label = np.random.default_rng(0).random((1, 1, *SHAPE), dtype=np.float32), study().label[:1]
+    image, label = np.random.default_rng(0).random((1, 1, *SHAPE), dtype=np.float32), cached_study().label[:1]
     dataset = write_case(image, label, values=(0, 1, 2))
     studies = cached_studies(dataset.training, dataset, DataConfig(), None, tmp_path / "cache")
     clip = clips(studies, cyclic=dataset.cyclic, augmentation="mild", foreground_fraction=1.0)[0]

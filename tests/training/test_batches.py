@@ -20,8 +20,8 @@ import pytest
 import torch
 from processes import exit_code
 
-from tests.builders import collect_log, resolve_plainly
-from unet4d.config import Config, DataConfig, TrainConfig
+from tests.builders import cached_study, collect_log, tiny_config
+from unet4d.config import DataConfig, ResolvedConfig
 from unet4d.errors import InputError, Stopped, Unet4DError
 from unet4d.pipeline.cache import CachedStudy
 from unet4d.pipeline.clip_dataset import ClipDataset
@@ -46,21 +46,19 @@ def no_worker_is_left():
     assert workers() == []
 
 
-def study(case: str) -> CachedStudy:
-    rng = np.random.default_rng(ord(case))
-    image, label = rng.random((1, 5, 12, 10, 5), dtype=np.float32), np.ones((2, 12, 10, 5), np.uint8)
-    return CachedStudy(case, image, label, (1, 4), np.array([[0, 1, 5, 5, 2], [1, 1, 5, 5, 2]], np.int32), (1, 1, 8))
-
-
 def clips(kind: type[ClipDataset] = ClipDataset, studies=None) -> ClipDataset:
-    return kind(studies or [study(c) for c in "abcde"], DataConfig(frames=3, augmentation="off"), PATCH, True, 0)
-
-
-def config(workers: int = 0, batch_size: int = 4, accumulate: int = 1, steps_per_epoch: int = 10) -> Config:
-    train = TrainConfig(
-        epochs=10**6, steps_per_epoch=steps_per_epoch, batch_size=batch_size, accumulate_batches=accumulate
+    return kind(
+        studies or [cached_study(c, 5, seed=ord(c)) for c in "abcde"],
+        DataConfig(frames=3, augmentation="off"),
+        PATCH,
+        True,
+        0,
     )
-    return resolve_plainly(Config(DataConfig(patch_size=PATCH, frames=3, num_workers=workers), train=train))
+
+
+def config(workers: int = 0, batch_size: int = 4, accumulate: int = 1, steps_per_epoch: int = 10) -> ResolvedConfig:
+    loop = {"epochs": 10**6, "steps_per_epoch": steps_per_epoch, "batch_size": batch_size}
+    return tiny_config(patch_size=PATCH, frames=3, num_workers=workers, accumulate_batches=accumulate, **loop)
 
 
 def make_loader(
@@ -374,7 +372,7 @@ def test_errors_that_are_none_of_the_workers_pass_as_they_are():
 def mapped(root: Path, case: str) -> CachedStudy:
     """Return a study as the cache does."""
     (root / case).mkdir()
-    one = study(case)
+    one = cached_study(case, 5, seed=ord(case))
     arrays = {}
     for name in ("image", "label", "foreground"):
         np.save(root / case / f"{name}.npy", getattr(one, name))

@@ -11,7 +11,7 @@ from processes import run_ranks
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.flop_counter import FlopCounterMode
 
-from tests.builders import build_network, make_network
+from tests.builders import build_network, make_network, randomize_projections
 from unet4d.config import DataConfig, ModelConfig, RecomputeConfig
 from unet4d.errors import InputError
 from unet4d.models import clstm_unet
@@ -41,9 +41,7 @@ def network(direction="bidirectional", lstm_layers=1, lstm_channels=None, dropou
     """Return a small network with projections that are not zero."""
     torch.manual_seed(0)
     made = make_network(1, 3, (4, 6, 8), STRIDES, KERNELS, lstm_channels, direction, lstm_layers, dropout, deep)
-    for addition in made.recurrent.values():
-        torch.nn.init.normal_(addition.projection.weight, std=0.5)
-    return made.to(dtype)
+    return randomize_projections(made, 0.5).to(dtype)
 
 
 def clip(dtype=torch.float64) -> tuple[torch.Tensor, torch.Tensor]:

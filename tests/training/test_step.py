@@ -10,8 +10,8 @@ import torch
 from torch.optim import AdamW
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from tests.builders import build_network, resolve_plainly
-from unet4d.config import Config, DataConfig, ModelConfig, RecomputeConfig, TrainConfig
+from tests.builders import build_network, randomize_projections, tiny_config
+from unet4d.config import RecomputeConfig, ResolvedConfig
 from unet4d.pipeline.clip_dataset import Batch
 from unet4d.system.distributed import ProcessGroup
 from unet4d.training.clip_loss import ClipLoss
@@ -22,22 +22,16 @@ CPU = torch.device("cpu")
 LABELLED = [[True, True, False], [True, False, True]]
 
 
-def config(dropout: float = 0.0, **train) -> Config:
-    model = ModelConfig([4, 6], 2, [(2, 2, 1)], [(3, 3, 1), (3, 3, 3)], dropout=dropout)
-    loop = {"batch_size": 2, "precision": "fp32", "learning_rate": 1e-2, "epochs": 10, "steps_per_epoch": 10} | train
-    return resolve_plainly(
-        Config(DataConfig(patch_size=(8, 8, 2), frames=3), model, TrainConfig(**loop), recompute=RecomputeConfig(0))
-    )
+def config(**settings) -> ResolvedConfig:
+    loop = {"batch_size": 2, "learning_rate": 1e-2, "epochs": 10, "steps_per_epoch": 10} | settings
+    return tiny_config(channels=[4, 6], patch_size=(8, 8, 2), frames=3, chunk_frames=0, **loop)
 
 
 def made(precision: str = "fp32", **settings) -> TrainingStep:
     """Return the same step at every call, with recurrent projections that are not zero."""
     chosen = config(precision=precision, **settings)
     torch.manual_seed(0)
-    network = build_network(chosen.model, 1, 3)
-    for addition in network.recurrent.values():
-        torch.nn.init.normal_(addition.projection.weight, std=0.1)
-    return TrainingStep(network, chosen, CPU)
+    return TrainingStep(randomize_projections(build_network(chosen.model, 1, 3), 0.1), chosen, CPU)
 
 
 def clips(seed: int, corrupted: float | None = None):

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch.cuda._utils import _get_device_index
 
-from tests.builders import resolve_plainly
-from unet4d.config import Config, DataConfig, ModelConfig, RecomputeConfig, TrainConfig
+from tests.builders import tiny_config
+from unet4d.config import RecomputeConfig, ResolvedConfig
 from unet4d.system import gpu_memory
 from unet4d.system.byte_sizes import GB
 from unet4d.system.gpu_memory import free_bytes, sufficient_bytes, usable_bytes
@@ -27,15 +27,8 @@ def ladder(frames: int) -> list[RecomputeConfig]:
     return recompute_schedules(RecomputeConfig(), frames)
 
 
-def config(frames: int = 9, **memory) -> Config:
-    return resolve_plainly(
-        Config(
-            DataConfig(patch_size=(32, 32, 8), frames=frames),
-            ModelConfig([4, 8], 4, [(2, 2, 1)], [(3, 3, 1), (3, 3, 3)]),
-            TrainConfig(batch_size=1, precision="bf16"),
-            recompute=RecomputeConfig(**memory),
-        )
-    )
+def config(frames: int = 9, **memory) -> ResolvedConfig:
+    return tiny_config(lstm_channels=4, patch_size=(32, 32, 8), frames=frames, batch_size=1, precision="bf16", **memory)
 
 
 def counted(cut: RecomputeConfig, frames: int = 9) -> int:

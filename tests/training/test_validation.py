@@ -9,19 +9,19 @@ from processes import run_ranks
 from sliding import sliding_window
 
 import unet4d.training.validation
-from tests.builders import build_network, resolve_plainly
-from unet4d.config import Config, DataConfig, InferenceConfig, ModelConfig, TrainConfig
+from tests.builders import build_network, tiny_config, tiny_task
+from unet4d.config import InferenceConfig
 from unet4d.errors import Stopped
 from unet4d.inference.memory_budget import MemoryBudget
 from unet4d.inference.segment import SegmentationResult
 from unet4d.inference.sliding_window import LogitRows
 from unet4d.metrics.overlap import count_voxels, dice
-from unet4d.models.checkpoint import Task
 from unet4d.pipeline.cache import CachedStudy
 from unet4d.system.distributed import ProcessGroup
 from unet4d.training.validation import Validation, ValidationResult
 
-TASK = Task({"background": 0, "wall": 1, "blood": 2}, ("MRI",), cyclic=False)
+TASK = tiny_task("wall", "blood", cyclic=False)
+SMALL = tiny_config(patch_size=(8, 8, 4), lstm_channels=[1, 1], overlap=0.25)
 CPU = torch.device("cpu")
 
 
@@ -79,12 +79,8 @@ def two() -> list[CachedStudy]:
     return [anna, ben]
 
 
-def config(patch_size=(4, 1, 1)) -> Config:
-    return resolve_plainly(Config(DataConfig(patch_size=patch_size), train=TrainConfig(precision="fp32")))
-
-
 def validated(studies, ranks: ProcessGroup | None = None, check=lambda: None) -> ValidationResult:
-    return Validation(studies, config(), TASK, CPU, ranks or ProcessGroup())(Unused(), check)
+    return Validation(studies, tiny_config(patch_size=(4, 1, 1)), TASK, CPU, ranks or ProcessGroup())(Unused(), check)
 
 
 @pytest.mark.usefixtures("answers_in_the_image", "drawn")
@@ -158,7 +154,9 @@ def test_the_best_and_the_worst_are_shown(drawn, found, best, worst):
 @pytest.mark.usefixtures("answers_in_the_image", "drawn")
 def test_only_two_predictions_are_kept():
     studies = [of_quality(f"case{i}", right) for i, right in enumerate((3, 1, 7, 5, 2))]
-    _, kept = Validation(studies, config(), TASK, CPU, ProcessGroup())._score_mine(Unused().eval(), lambda: None)
+    _, kept = Validation(studies, tiny_config(patch_size=(4, 1, 1)), TASK, CPU, ProcessGroup())._score_mine(
+        Unused().eval(), lambda: None
+    )
     assert sorted(kept) == [1, 2]
     assert all(label.dtype == np.uint8 for label in kept.values())
 
@@ -195,13 +193,9 @@ def test_an_error_of_the_check_ends_the_validation():
 def test_one_process_asks_after_every_window_and_several_where_all_ask(size, least, most):
     image = np.zeros((1, 3, 12, 10, 4), np.float32)
     study = CachedStudy("one", image, np.zeros((1, 12, 10, 4), np.uint8), (0,), np.empty(0), (1.0, 1.0, 4.0))
-    model = ModelConfig([4, 8], [1, 1], [(2, 2, 1)], [(3, 3, 1), (3, 3, 3)])
-    chosen = resolve_plainly(
-        Config(DataConfig(patch_size=(8, 8, 4)), model, TrainConfig(precision="fp32"), InferenceConfig(0.25))
-    )
     calls: list[None] = []
-    validation = Validation([study], chosen, TASK, CPU, ProcessGroup(0, size))
-    validation._score_mine(build_network(model, 1, 3).eval(), lambda: calls.append(None))
+    validation = Validation([study], SMALL, TASK, CPU, ProcessGroup(0, size))
+    validation._score_mine(build_network(SMALL.model, 1, 3).eval(), lambda: calls.append(None))
     assert least <= len(calls) <= most
 
 
@@ -209,8 +203,7 @@ def test_one_process_asks_after_every_window_and_several_where_all_ask(size, lea
 def test_however_little_memory_is_left_the_classes_are_those_of_all_logits_at_once(monkeypatch, left_bytes):
     """Logits of a whole study lie side by side only where there is room for them."""
     torch.manual_seed(0)
-    model = ModelConfig([4, 8], [1, 1], [(2, 2, 1)], [(3, 3, 1), (3, 3, 3)])
-    network, blocks, logits_until = build_network(model, 1, 3).eval(), [], LogitRows.logits_until
+    network, blocks, logits_until = build_network(SMALL.model, 1, 3).eval(), [], LogitRows.logits_until
 
     def noted(self, end, keep=None):
         logits = logits_until(self, end, keep)
@@ -221,10 +214,7 @@ def test_however_little_memory_is_left_the_classes_are_those_of_all_logits_at_on
     monkeypatch.setattr(MemoryBudget, "left_bytes", lambda self: left_bytes)
     image = torch.randn(1, 3, 30, 10, 4)
     study = CachedStudy("one", image.numpy(), np.zeros((1, 30, 10, 4), np.uint8), (0,), np.empty(0), (1.0, 1.0, 4.0))
-    chosen = resolve_plainly(
-        Config(DataConfig(patch_size=(8, 8, 4)), model, TrainConfig(precision="fp32"), InferenceConfig(0.25))
-    )
-    found = Validation([study], chosen, TASK, CPU, ProcessGroup())._segment(network, study, lambda: None)
+    found = Validation([study], SMALL, TASK, CPU, ProcessGroup())._segment(network, study, lambda: None)
     assert found.dtype == np.uint8
     assert (max(blocks) < 30) == (left_bytes < 1e9)
     window = {"cyclic": False, "device": CPU, "precision": "fp32"}
@@ -238,16 +228,12 @@ def test_a_network_is_scored_on_the_whole_study():
     image = rng.normal(size=(1, 3, 12, 10, 4)).astype(np.float32)
     label = rng.integers(0, 3, (2, 12, 10, 4)).astype(np.uint8)
     real = CachedStudy("real", image, label, (0, 2), np.empty(0), (1.0, 1.0, 4.0))
-    model = ModelConfig([4, 8], [1, 1], [(2, 2, 1)], [(3, 3, 1), (3, 3, 3)])
-    chosen = resolve_plainly(
-        Config(DataConfig(patch_size=(8, 8, 4)), model, TrainConfig(precision="fp32"), InferenceConfig(0.25))
-    )
     torch.manual_seed(0)
-    network = build_network(model, 1, 3)
-    verdict = Validation([real], chosen, TASK, CPU, ProcessGroup())(network, lambda: None)
+    network = build_network(SMALL.model, 1, 3)
+    verdict = Validation([real], SMALL, TASK, CPU, ProcessGroup())(network, lambda: None)
 
     logits = sliding_window(
-        network.eval(), torch.from_numpy(image), (8, 8, 4), chosen.inference, cyclic=False, device=CPU, precision="fp32"
+        network.eval(), torch.from_numpy(image), (8, 8, 4), SMALL.inference, cyclic=False, device=CPU, precision="fp32"
     )
     wanted = dice(count_voxels(label, logits.argmax(1).numpy()[[0, 2]], [1, 2])).mean(0)
     assert list(verdict.values["dice"].values()) == pytest.approx(wanted.tolist())

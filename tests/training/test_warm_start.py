@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.builders import build_network, resolve_plainly
+from tests.builders import build_network, randomize_projections, resolve_plainly
 from unet4d.config import Config, ModelConfig
 from unet4d.errors import InputError
 from unet4d.models.checkpoint import Task, load_checkpoint, save_checkpoint
@@ -25,9 +25,7 @@ def network(model: ModelConfig = MODEL, seed: int = 0) -> CLSTMUNet:
     """With weights as after some training: the recurrence awake."""
     torch.manual_seed(seed)
     made = build_network(model, 2, 3)
-    for addition in made.recurrent.values() if seed else []:
-        torch.nn.init.normal_(addition.projection.weight)
-    return made.eval()
+    return (randomize_projections(made) if seed else made).eval()
 
 
 @pytest.fixture

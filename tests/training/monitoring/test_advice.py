@@ -7,18 +7,16 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from tests.builders import resolve_plainly
-from unet4d.config import Config, DataConfig, TrainConfig
+from tests.builders import tiny_config
+from unet4d.config import Config, ResolvedConfig
 from unet4d.training.monitoring.advice import training_advice
 from unet4d.training.optimizer import learning_rate_factor
 
 STEPS = 20
 
 
-def config(epochs: int = 100, **loop) -> Config:
-    return resolve_plainly(
-        Config(DataConfig(num_workers=3), train=TrainConfig(epochs=epochs, steps_per_epoch=STEPS, **loop))
-    )
+def config(epochs: int = 100, **loop) -> ResolvedConfig:
+    return tiny_config(num_workers=3, epochs=epochs, steps_per_epoch=STEPS, **loop)
 
 
 def line(epoch: int, loss: float | None, used: Config, **values) -> dict:

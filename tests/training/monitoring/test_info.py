@@ -10,23 +10,22 @@ import pytest
 import torch
 import yaml
 
-from tests.builders import build_network, resolve_plainly
+from tests.builders import build_network, save_network, tiny_config, tiny_task
 from unet4d.cli.main import _parsed
-from unet4d.config import Config, DataConfig, ModelConfig, TrainConfig
+from unet4d.config import ResolvedConfig
 from unet4d.inference.postprocessing_steps import EVERY_CLASS, Step, write_steps
-from unet4d.models.checkpoint import BEST, LAST, PREVIOUS, Task, load_checkpoint, save_checkpoint
+from unet4d.models.checkpoint import BEST, LAST, PREVIOUS, load_checkpoint
 from unet4d.models.folds import FOLDS_FILE
 from unet4d.system.distributed import ProcessGroup
 from unet4d.training.monitoring.log_lines import LOG
 from unet4d.training.monitoring.summary import CONFIG, SUMMARY, write_summary
 
-TASK = Task({"background": 0, "wall": 1, "blood": 2}, ("cine MRI",), cyclic=True, held_out=("anna", "ben"))
+TASK = tiny_task("wall", "blood", channel_names=("cine MRI",), held_out=("anna", "ben"))
 
 
-def config(fold: int = 0, lstm_channels: int = 2) -> Config:
-    model = ModelConfig([2, 4], lstm_channels, [(2, 2, 1)], [(3, 3, 1), (3, 3, 3)])
-    train = TrainConfig(epochs=4, steps_per_epoch=5, precision="fp32")
-    return resolve_plainly(Config(DataConfig(in_plane_spacing_mm=1.5, patch_size=(8, 8, 4)), model, train, fold=fold))
+def config(fold: int = 0, lstm_channels: int = 2) -> ResolvedConfig:
+    data, loop = {"in_plane_spacing_mm": 1.5, "patch_size": (8, 8, 4)}, {"epochs": 4, "steps_per_epoch": 5}
+    return tiny_config(channels=[2, 4], lstm_channels=lstm_channels, fold=fold, **data, **loop)
 
 
 def line(epoch: int, dice: float | None = None) -> dict:
@@ -38,13 +37,13 @@ def line(epoch: int, dice: float | None = None) -> dict:
     )
 
 
-def checkpoint(path: Path, training: dict, made: Config) -> None:
-    network = build_network(made.model, 1, 3)
-    save_checkpoint(path, made, TASK, network, training)
-
-
 def made_run(
-    run: Path, epochs: int = 4, state: str | None = "finished", best: float = 0.8, made: Config | None = None, **about
+    run: Path,
+    epochs: int = 4,
+    state: str | None = "finished",
+    best: float = 0.8,
+    made: ResolvedConfig | None = None,
+    **about,
 ) -> Path:
     """Write a run of this many epochs, validated after every second one, the last time not as well as before."""
     made = made or config()
@@ -54,9 +53,9 @@ def made_run(
     (run / LOG).write_text("".join(json.dumps(one) + "\n" for one in log))
     for name, epoch in ((LAST, epochs), (PREVIOUS, epochs - 1)):
         if epoch > 0:
-            checkpoint(run / name, {"epoch": epoch, "step": 5 * epoch}, made)
+            save_network(run / name, made, TASK, {"epoch": epoch, "step": 5 * epoch})
     if epochs >= 2:
-        checkpoint(run / BEST, {}, made)
+        save_network(run / BEST, made, TASK)
     if state:
         where = {"config": made, "task": TASK, "device": torch.device("cpu"), "ranks": ProcessGroup()}
         write_summary(run, state=state, step=5 * epochs, lines=log, **where, **about)

@@ -10,14 +10,12 @@ import pytest
 import torch
 
 import unet4d
-from tests.builders import resolve_plainly
-from unet4d.config import Config, TrainConfig
-from unet4d.models.checkpoint import Task
+from tests.builders import tiny_config, tiny_task
 from unet4d.system.distributed import ProcessGroup
 from unet4d.training.monitoring import summary
 from unet4d.training.monitoring.summary import SUMMARY, write_summary
 
-TASK = Task({"background": 0, "wall": 1}, ("MRI",), cyclic=True, held_out=("anna", "ben"))
+TASK = tiny_task("wall", held_out=("anna", "ben"))
 LINES = [
     {"epoch": 1, "step": 5, "loss": 0.9, "seconds": 1.5, "skipped": [{"step": 2}, {"step": 3}]},
     {"epoch": 2, "step": 10, "loss": 0.5, "seconds": 2.5, "mean_foreground_dice": 0.7, "dice": {"wall": 0.7}},
@@ -26,7 +24,7 @@ LINES = [
 
 
 def written(run: Path, ranks: ProcessGroup | None = None, **given) -> dict:
-    config = resolve_plainly(Config(train=TrainConfig(epochs=4, steps_per_epoch=5), fold=2, seed=7))
+    config = tiny_config(epochs=4, steps_per_epoch=5, fold=2, seed=7)
     about = {"state": "running", "step": 0, "lines": (), "device": torch.device("cpu")} | given
     write_summary(run, config=config, task=TASK, ranks=ranks or ProcessGroup(), **about)
     return json.loads((run / SUMMARY).read_text())
