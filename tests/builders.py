@@ -129,40 +129,43 @@ def write_study(
     spacing: Sequence[float] = (2.0, 2.0, 10.0),
     seconds: float | None = 0.05,
     affine: np.ndarray | None = None,
+    milliseconds: bool = False,
 ) -> Path:
     """Write voxels (T, X, Y, Z) as NIfTI by nibabel alone; without seconds, the header has no unit of time."""
     path.parent.mkdir(parents=True, exist_ok=True)
     image = nib.Nifti1Image(np.moveaxis(voxels, 0, -1), np.diag([*spacing, 1.0]) if affine is None else affine)
-    image.header.set_xyzt_units("mm", "sec" if seconds else None)
-    image.header["pixdim"][4] = seconds or 1
+    image.header.set_xyzt_units("mm", ("msec" if milliseconds else "sec") if seconds else None)
+    image.header["pixdim"][4] = (seconds or 1) * (1000 if milliseconds else 1)
     nib.save(image, path)
     return path
 
 
-def write_dataset_json(root: Path, cases: Iterable[str | dict], labels: dict[str, int], **entry: Any) -> Path:
-    """Write dataset.json, a name standing for a case with one image and one label; return its folder."""
-    training = [
-        {"case": case, "image": f"images/{case}.nii.gz", "label": f"labels/{case}.nii.gz"}
-        if isinstance(case, str)
-        else case
-        for case in cases
-    ]
+def write_prediction(root: Path, name: str, study: Image4D, label: np.ndarray) -> None:
+    """Write a study of one channel into the folder `images` and its predicted label map into `found`."""
+    write_image(root / f"images/{name}.nii.gz", study.array[0], like=study)
+    write_image(root / f"found/{name}.nii.gz", label, like=study)
+
+
+def write_dataset_json(root: Path, cases: Iterable[str | dict[str, Any]], labels: dict[str, int], **entry: Any) -> Path:
+    """Write dataset.json of cases given by name or entry, with files of the case's name by default; return its folder."""
+    entries = [{"case": case} if isinstance(case, str) else case for case in cases]
+    training = [{key: f"{key}s/{case['case']}.nii.gz" for key in ("image", "label")} | case for case in entries]
     about = {"channel_names": {"0": "MRI"}, "labels": labels, "training": training} | entry
     (root / "dataset.json").write_text(json.dumps(about))
     return root
 
 
 @contextmanager
-def edit_dataset_json(root: Path) -> Iterator[dict]:
+def edit_dataset(root: Path) -> Iterator[dict]:
     """Yield the content of dataset.json, and write it back as it is changed."""
     about = json.loads((root / "dataset.json").read_text())
     yield about
     (root / "dataset.json").write_text(json.dumps(about))
 
 
-def change_dataset_json(root: Path, change: Callable[[dict], object]) -> None:
+def change_dataset(root: Path, change: Callable[[dict], object]) -> None:
     """Write dataset.json as a function changes its content in place."""
-    with edit_dataset_json(root) as about:
+    with edit_dataset(root) as about:
         change(about)
 
 

@@ -10,16 +10,23 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import hypothesis
-import nibabel as nib
 import numpy as np
 import pytest
 import torch
 from limits import pytest_collection_modifyitems, pytest_exception_interact, pytest_runtest_protocol  # noqa: F401
 
-from tests.builders import LogLines, build_network, phantom_dataset, resolve_plainly, write_case  # noqa: F401
+from tests.builders import (  # noqa: F401
+    LogLines,
+    build_network,
+    make_config,
+    phantom_dataset,
+    tiny_config,
+    write_case,
+    write_study,
+)
 from unet4d.cli.console import start_logging
 from unet4d.cli.main import run
-from unet4d.config import Config, DataConfig, InferenceConfig, ModelConfig, TrainConfig
+from unet4d.config import Config
 from unet4d.models.checkpoint import Task, save_checkpoint
 from unet4d.phantom import write_phantom
 from unet4d.training.train import train
@@ -95,10 +102,17 @@ def tiny() -> Callable[..., Config]:
     def made(
         val_subjects: Sequence[str] | None = None, num_workers: int = 0, fold: int = 0, seed: int = 0, **loop
     ) -> Config:
-        loop = {"epochs": 2, "steps_per_epoch": 2, "batch_size": 1, "precision": "fp32"} | loop
+        loop = {
+            "epochs": 2,
+            "steps_per_epoch": 2,
+            "batch_size": 1,
+            "precision": "fp32",
+            "fold": fold,
+            "seed": seed,
+        } | loop
         chosen = None if val_subjects is None else list(val_subjects)
-        data = DataConfig(chosen, folds=3, patch_size=(16, 16, 4), frames=3, num_workers=num_workers)
-        return Config(data, ModelConfig(channels=[4, 8]), TrainConfig(**loop), InferenceConfig(0.25), fold, seed)
+        data = {"val_subjects": chosen, "folds": 3, "patch_size": (16, 16, 4), "frames": 3, "num_workers": num_workers}
+        return make_config(**data, channels=[4, 8], overlap=0.25, **loop)
 
     return made
 
@@ -135,13 +149,8 @@ def model_file(tmp_path: Path) -> Callable[..., Path]:
         normalization: str = "zscore",
         cyclic: bool = False,
     ) -> Path:
-        strides, kernels = [(2, 2, 1)], [(3, 3, 1), (3, 3, 3)]
-        asked = Config(
-            DataConfig(in_plane_spacing_mm=2.0, patch_size=patch_size, normalization=normalization),
-            ModelConfig([4, 8], lstm_channels, strides, kernels, direction),
-            TrainConfig(precision="fp32"),
-        )
-        config = resolve_plainly(asked)
+        data = {"in_plane_spacing_mm": 2.0, "patch_size": patch_size, "normalization": normalization}
+        config = tiny_config(lstm_channels=lstm_channels, direction=direction, **data)
         torch.manual_seed(1)
         network = build_network(config.model, len(channel_names), len(labels))
         for name, weight in network.named_parameters():
@@ -163,11 +172,7 @@ def study() -> Callable[..., None]:
 
     def written(path: Path, frames: int = 3, shape: Sequence[int] = (18, 15, 5), seed: int = 0) -> None:
         voxels = np.random.default_rng(seed).normal(100, 30, (*shape, frames)).astype(np.float32)
-        image = nib.Nifti1Image(voxels, OBLIQUE)
-        image.header.set_xyzt_units("mm", "msec")
-        image.header["pixdim"][4] = 42.5
-        path.parent.mkdir(parents=True, exist_ok=True)
-        nib.save(image, path)
+        write_study(path, np.moveaxis(voxels, -1, 0), affine=OBLIQUE, seconds=0.0425, milliseconds=True)
 
     return written
 

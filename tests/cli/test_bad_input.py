@@ -12,6 +12,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from tests.builders import change_dataset
+
 IMAGE, LABEL = "images/phantom002.nii.gz", "labels/phantom002.nii.gz"
 Spoil = Callable[[Path], object]
 
@@ -37,12 +39,6 @@ def put(voxels: np.ndarray, value: float, dtype: type) -> np.ndarray:
     voxels = voxels.astype(dtype)
     voxels[3, 4, 1, 2] = value
     return voxels
-
-
-def change_json(root: Path, change: Callable[[dict], object]) -> None:
-    about = json.loads((root / "dataset.json").read_text())
-    change(about)
-    (root / "dataset.json").write_text(json.dumps(about))
 
 
 def empty(root: Path) -> None:
@@ -82,20 +78,20 @@ LABEL_DEFECTS: dict[str, tuple[Spoil, str]] = {
 }
 DATASET_DEFECTS: dict[str, tuple[Spoil, str]] = {
     "wrong key": (
-        lambda root: change_json(root, lambda about: about.update(lables=about.pop("labels"))),
+        lambda root: change_dataset(root, lambda about: about.update(lables=about.pop("labels"))),
         "dataset.json: unknown key 'lables' (near: labels",
     ),
     "wrong key of a case": (
-        lambda root: change_json(root, lambda about: about["training"][1].update(labeled_frames=[0])),
+        lambda root: change_dataset(root, lambda about: about["training"][1].update(labeled_frames=[0])),
         "\"training\" entry 1 (case 'phantom002'): unknown key 'labeled_frames' (near: labelled_frames",
     ),
     "not JSON": (lambda root: (root / "dataset.json").write_text("{'name': 1}"), "dataset.json is not valid JSON"),
     "path outside": (
-        lambda root: change_json(root, lambda about: about["training"][0].update(image="../secret.nii.gz")),
+        lambda root: change_dataset(root, lambda about: about["training"][0].update(image="../secret.nii.gz")),
         "is '../secret.nii.gz', expected a path",
     ),
     "no case": (
-        lambda root: change_json(root, lambda about: about.update(training=[])),
+        lambda root: change_dataset(root, lambda about: about.update(training=[])),
         "got no case, expected one or more",
     ),
 }

@@ -12,12 +12,11 @@ import pytest
 import torch
 
 import unet4d
-from tests.builders import build_network, resolve_plainly
+from tests.builders import build_network, save_network, tiny_config, tiny_task, write_dataset_json
 from unet4d.cli import COMMANDS
-from unet4d.config import Config, ModelConfig
 from unet4d.errors import InputError
 from unet4d.inference.predict import predict
-from unet4d.models.checkpoint import BEST, LAST, Task, load_checkpoint, load_outline, save_checkpoint
+from unet4d.models.checkpoint import BEST, LAST, load_checkpoint, load_outline
 from unet4d.system.environment import check_device_name
 
 ROOT = Path(unet4d.__file__).parent.parent
@@ -111,15 +110,13 @@ def places(tmp_path_factory) -> dict[str, str]:
     (root / "LIST.txt").write_text("gone\n")
     found["LIST"] += ".txt"
     case = {"case": "anna", "subject": "anna", "image": "images/anna.nii", "label": "labels/anna.nii"}
-    dataset = {"name": "one", "channel_names": {"0": "MRI"}, "labels": {"background": 0, "wall": 1}, "training": [case]}
-    (root / "DATA" / "dataset.json").write_text(json.dumps(dataset))
+    write_dataset_json(root / "DATA", [case], {"background": 0, "wall": 1})
     for file in (case["image"], case["label"]):
         (root / "DATA" / file).write_bytes(b"never read")
-    config = resolve_plainly(Config(model=ModelConfig([2, 4], 2, [(2, 2, 1)], [(3, 3, 1), (3, 3, 3)])))
-    network = build_network(config.model, 1, 2)
-    for name, training in ((BEST, {}), (LAST, {"epoch": 2, "step": 10, "weights": network.state_dict()})):
-        task = Task({"background": 0, "wall": 1}, ("MRI",), cyclic=True, held_out=("anna",))
-        save_checkpoint(root / "RUN" / name, config, task, network, training)
+    config, task = tiny_config(channels=[2, 4]), tiny_task("wall", held_out=("anna",))
+    weights = build_network(config.model, 1, 2).state_dict()
+    for name, training in ((BEST, {}), (LAST, {"epoch": 2, "step": 10, "weights": weights})):
+        save_network(root / "RUN" / name, config, task, training)
     return found
 
 

@@ -10,10 +10,10 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 import pytest
 
+from tests.builders import write_study
 from unet4d.cli.main import _parsed
 from unet4d.evaluation.cardiac_function import MEASURES
 from unet4d.evaluation.compare import SIGNIFICANCE_LEVEL, Comparison, compare
@@ -38,14 +38,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("page")
     for kind, more in (("truth", 0), ("found", 1)):
         for name in "abc":
-            label = np.zeros((9, 5, 2, 4), np.uint8)
+            label = np.zeros((4, 9, 5, 2), np.uint8)
             for t, size in enumerate((6, 4, 2, 5)):
-                label[: size + more, 0, 0, t] = 1
-                label[:5, 2, 0, t] = 2
-            image = nib.Nifti1Image(label, np.diag([2.0, 2.0, 10.0, 1.0]))
-            image.header.set_xyzt_units("mm", "sec")
-            (root / kind).mkdir(exist_ok=True)
-            nib.save(image, root / kind / f"{name}.nii.gz")
+                label[t, : size + more, 0, 0] = 1
+                label[t, :5, 2, 0] = 2
+            write_study(root / kind / f"{name}.nii.gz", label, seconds=1.0)
     cases = {name: {"fold": i % 2, "time": "cyclic"} for i, name in enumerate("abc")}
     about = {"labels": {"background": 0, "LV": 1, "myocardium": 2}, "cases": cases}
     (root / "found/prediction.json").write_text(json.dumps(about))

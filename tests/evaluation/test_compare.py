@@ -8,11 +8,11 @@ import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 import pytest
 from scipy import stats
 
+from tests.builders import write_dataset_json, write_study
 from unet4d.errors import InputError
 from unet4d.evaluation.compare import COMPARISON_CSV, COMPARISON_JSON, compare, format_comparison
 from unet4d.evaluation.comparison_metrics import COMPARISON_QUANTITIES
@@ -268,28 +268,22 @@ def test_an_unknown_metric_is_refused(scores, names):
 
 def ventricle(path: Path, sizes: Sequence[int], muscle: int) -> None:
     """Write a left ventricle with the given number of voxels in each frame, and its myocardium."""
-    label = np.zeros((12, 6, 2, len(sizes)), np.uint8)
+    label = np.zeros((len(sizes), 12, 6, 2), np.uint8)
     for t, size in enumerate(sizes):
-        label[:size, 0, 0, t] = 1
-        label[:muscle, 3, 0, t] = 2
-    path.parent.mkdir(parents=True, exist_ok=True)
-    nib.save(nib.Nifti1Image(label, np.diag([5.0, 5.0, 40.0, 1.0])), path)
+        label[t, :size, 0, 0] = 1
+        label[t, :muscle, 3, 0] = 2
+    write_study(path, label, (5.0, 5.0, 40.0), seconds=None)
 
 
 def test_from_label_maps_to_a_verdict(command, tmp_path: Path):
     """B follows the reference but for a voxel, A is a frame late: every quantity of all three tables comes through."""
     beat = [11, 9, 5, 4, 7, 10]
-    case = {"image": "images/NAME.nii.gz", "label": "labels/NAME.nii.gz"}
-    cases = []
     for i, name in enumerate(NAMES):
         ventricle(tmp_path / f"set/labels/{name}.nii.gz", [size - i % 3 for size in beat], 8)
         ventricle(tmp_path / f"set/images/{name}.nii.gz", beat, 8)
         ventricle(tmp_path / f"late/{name}.nii.gz", [size - i % 2 for size in [10, 11, 9, 5, 4, 7]], 6)
         ventricle(tmp_path / f"near/{name}.nii.gz", [size - i % 3 + 1 for size in beat], 8)
-        cases.append({"case": name, **{key: value.replace("NAME", name) for key, value in case.items()}})
-    labels = {"background": 0, "LV": 1, "myocardium": 2}
-    entry = {"channel_names": {"0": "MRI"}, "labels": labels, "training": cases, "time": "cyclic"}
-    (tmp_path / "set/dataset.json").write_text(json.dumps(entry))
+    write_dataset_json(tmp_path / "set", NAMES, {"background": 0, "LV": 1, "myocardium": 2}, time="cyclic")
     for name in ("late", "near"):
         evaluate(tmp_path / "set", tmp_path / name, tmp_path / f"scores_{name}")
     done = command("compare", tmp_path / "scores_late", tmp_path / "scores_near", "--out", tmp_path / "out")

@@ -7,25 +7,12 @@ import json
 import re
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 import pytest
 
+from tests.builders import edit_dataset, write_dataset_json, write_study
 from unet4d.errors import InputError
 from unet4d.evaluation.evaluate import evaluate
-
-SPACING = (2.0, 2.0, 10.0)  # 0.04 mL a voxel
-
-
-def save(path: Path, label: np.ndarray, seconds: float | None = 0.05, affine: np.ndarray | None = None) -> Path:
-    """Write (T, X, Y, Z) as NIfTI by nibabel alone."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    affine = np.diag([*SPACING, 1.0]) if affine is None else affine
-    image = nib.Nifti1Image(np.moveaxis(label, 0, -1), affine)
-    image.header.set_xyzt_units("mm", "sec" if seconds else None)
-    image.header["pixdim"][4] = seconds or 1
-    nib.save(image, path)
-    return path
 
 
 def beating(frames: int = 3) -> np.ndarray:
@@ -45,27 +32,14 @@ def dataset(tmp_path: Path) -> Path:
     """
     root, label = tmp_path / "dataset", beating()
     for name in "ab":
-        save(root / f"images/{name}.nii.gz", label.astype(np.float32))
+        write_study(root / f"images/{name}.nii.gz", label.astype(np.float32))
     sparse = label.copy()
     sparse[1] = 0
-    save(root / "labels/a.nii.gz", sparse)
-    save(root / "labels/b_1.nii.gz", label[1:2])
-    entry = {
-        "channel_names": {"0": "cine MRI"},
-        "labels": {"background": 0, "chamber": 1, "valve": 3},
-        "training": [
-            {
-                "case": "a",
-                "subject": "s",
-                "image": "images/a.nii.gz",
-                "label": "labels/a.nii.gz",
-                "labelled_frames": [0, 2],
-            },
-            {"case": "b", "subject": "s", "image": "images/b.nii.gz", "label": {"1": "labels/b_1.nii.gz"}},
-        ],
-    }
-    (root / "dataset.json").write_text(json.dumps(entry))
-    return root
+    write_study(root / "labels/a.nii.gz", sparse)
+    write_study(root / "labels/b_1.nii.gz", label[1:2])
+    a = {"case": "a", "subject": "s", "labelled_frames": [0, 2]}
+    b = {"case": "b", "subject": "s", "label": {"1": "labels/b_1.nii.gz"}}
+    return write_dataset_json(root, (a, b), {"background": 0, "chamber": 1, "valve": 3})
 
 
 @pytest.fixture
@@ -75,7 +49,7 @@ def predictions(tmp_path: Path) -> Path:
     moved[moved == 1] = 0
     moved[:, 4:8, 3:7, 1:3] = 1
     for name in "ab":
-        save(tmp_path / f"predictions/{name}.nii.gz", moved)
+        write_study(tmp_path / f"predictions/{name}.nii.gz", moved)
     (tmp_path / "predictions/prediction.json").write_text('{"labels": {"background": 0, "one": 1, "three": 3}}')
     return tmp_path / "predictions"
 
@@ -125,8 +99,8 @@ def test_a_class_in_one_of_both_is_dice_zero_and_no_distance(dataset: Path, pred
     extra = beating()
     extra[1, 8, 7, 1] = 3
     extra[0, 8, 7, 1] = 0
-    save(predictions / "a.nii.gz", extra)
-    save(predictions / "b.nii.gz", extra)
+    write_study(predictions / "a.nii.gz", extra)
+    write_study(predictions / "b.nii.gz", extra)
     valve = evaluate(dataset, predictions, tmp_path / "out")["classes"]["valve"]
     assert valve["dice"]["mean"] == pytest.approx(1 / 3)  # a0: missed, a2: found, b1: invented
     assert (valve["dice"]["n"], valve["hd95_mm"]["n"]) == (3, 1)
@@ -149,7 +123,7 @@ def test_a_folder_of_a_datasets_labels_is_scored_as_that_dataset(
 
 def test_a_folder_of_labels_on_its_own_counts_every_frame(predictions: Path, tmp_path: Path):
     for name in "ab":
-        save(tmp_path / f"truth/{name}.nii.gz", beating(), seconds=None)
+        write_study(tmp_path / f"truth/{name}.nii.gz", beating(), seconds=None)
     (tmp_path / "dataset.json").write_text('{"labels": {"a": 1}, "numTraining": 3}')  # of another project
     found = evaluate(tmp_path / "truth", predictions, tmp_path / "out")
     assert found["labelled_frames"] == 6
@@ -166,7 +140,7 @@ def test_predictions_missing_or_left_over(dataset: Path, predictions: Path, tmp_
     assert evaluate(dataset, predictions, tmp_path / "out", cases=["a"])["cases"] == 1
     with pytest.raises(InputError, match=r"no_such_case"):
         evaluate(dataset, predictions, tmp_path / "out", cases=["no_such_case"])
-    save(predictions / "b.nii.gz", beating())
+    write_study(predictions / "b.nii.gz", beating())
     capsys.readouterr()
     assert evaluate(dataset, predictions, tmp_path / "out")["not_scored"] == ["zebra"]
     assert "1 prediction matches no reference and is not scored: zebra" in capsys.readouterr().err
@@ -200,9 +174,8 @@ def test_each_fold_has_its_mean_and_over_folds_each_counts_once(
     dataset: Path, predictions: Path, tmp_path: Path, capsys
 ):
     """Case c is a copy of a: fold 2 has two cases of the same scores, fold 0 has b, without a valve in either."""
-    about = json.loads((dataset / "dataset.json").read_text())
-    about["training"].append(about["training"][0] | {"case": "c"})
-    (dataset / "dataset.json").write_text(json.dumps(about))
+    with edit_dataset(dataset) as about:
+        about["training"].append(about["training"][0] | {"case": "c"})
     (predictions / "c.nii.gz").write_bytes((predictions / "a.nii.gz").read_bytes())
     with_folds(predictions, a=2, b=0, c=2)
     folds = evaluate(dataset, predictions, tmp_path / "out")["folds"]
@@ -227,9 +200,8 @@ def test_cases_without_a_fold_are_counted_and_in_no_folds_mean(
     dataset: Path, predictions: Path, tmp_path: Path, capsys
 ):
     (predictions / "b.nii.gz").rename(predictions / "c.nii.gz")
-    about = json.loads((dataset / "dataset.json").read_text())
-    about["training"] += [about["training"][0] | {"case": name} for name in "cd"]
-    (dataset / "dataset.json").write_text(json.dumps(about))
+    with edit_dataset(dataset) as about:
+        about["training"] += [about["training"][0] | {"case": name} for name in "cd"]
     (predictions / "d.nii.gz").write_bytes((predictions / "a.nii.gz").read_bytes())
     with_folds(predictions, a=0, b=3, c=1, d=None)  # b has no label map any more
     folds = evaluate(dataset, predictions, tmp_path / "out", predicted_only=True)["folds"]
@@ -265,25 +237,25 @@ def test_a_suffix_in_capitals_is_one_too(dataset: Path, predictions: Path, tmp_p
 
 
 def shifted_affine() -> np.ndarray:
-    affine = np.diag([*SPACING, 1.0])
+    affine = np.diag([2.0, 2.0, 10.0, 1.0])
     affine[0, 3] = 5
     return affine
 
 
 def damage_frames(file: Path) -> None:
-    save(file, beating(4))
+    write_study(file, beating(4))
 
 
 def damage_grid(file: Path) -> None:
-    save(file, beating()[:, 1:])
+    write_study(file, beating()[:, 1:])
 
 
 def damage_affine(file: Path) -> None:
-    save(file, beating(), affine=shifted_affine())
+    write_study(file, beating(), affine=shifted_affine())
 
 
 def damage_value(file: Path) -> None:
-    save(file, beating() * 2)
+    write_study(file, beating() * 2)
 
 
 def damage_bytes(file: Path) -> None:
@@ -353,7 +325,7 @@ def test_folders_that_hold_nothing_to_score(dataset: Path, tmp_path: Path):
 
 
 def test_two_files_of_one_name_are_ambiguous(dataset: Path, predictions: Path, tmp_path: Path):
-    save(predictions / "a.nii", beating())
+    write_study(predictions / "a.nii", beating())
     with pytest.raises(InputError, match=r"a\.nii.*remove"):
         evaluate(dataset, predictions, tmp_path / "out")
 
@@ -362,8 +334,8 @@ def test_undefined_everywhere_is_null_and_blank_never_nan(tmp_path: Path):
     empty = np.zeros((1, 4, 4, 2), np.uint8)
     one = empty.copy()
     one[0, 1, 1, 1] = 1
-    save(tmp_path / "truth/a.nii.gz", one)
-    save(tmp_path / "found/a.nii.gz", empty)
+    write_study(tmp_path / "truth/a.nii.gz", one)
+    write_study(tmp_path / "found/a.nii.gz", empty)
     summary = evaluate(tmp_path / "truth", tmp_path / "found", tmp_path / "out")
     assert summary["classes"]["class 1"]["hd95_mm"] == {"mean": None, "median": None, "std": None, "n": 0}
     assert summary["mean_foreground_dice"] == 0.0

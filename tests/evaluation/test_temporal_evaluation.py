@@ -6,10 +6,10 @@ import csv
 import json
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 import pytest
 
+from tests.builders import write_dataset_json, write_study
 from unet4d.errors import InputError
 from unet4d.evaluation.cardiac_function import score_cardiac_function
 from unet4d.evaluation.evaluate import evaluate
@@ -18,14 +18,6 @@ VOXEL_ML = 0.04  # 2 x 2 x 10 mm
 LABELS = {"background": 0, "LV": 1, "myocardium": 2, "liver": 3}
 TRUE = [12, 10, 6, 4, 8, 11]  # voxels of LV; ED 0, ES 3; the largest rise is from 4 to 8
 FOUND = [12, 13, 7, 6, 5, 10]  # ED 1, ES 4
-
-
-def save(path: Path, label: np.ndarray, seconds: float | None) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    image = nib.Nifti1Image(np.moveaxis(label, 0, -1), np.diag([2.0, 2.0, 10.0, 1.0]))
-    image.header.set_xyzt_units("mm", "sec" if seconds else None)
-    image.header["pixdim"][4] = seconds or 1
-    nib.save(image, path)
 
 
 def heart(voxels: list[int], muscle: int = 9, speck: int | None = None) -> np.ndarray:
@@ -43,14 +35,11 @@ def write_case(
     tmp_path: Path, truth: np.ndarray, found: np.ndarray, seconds: float | None = 0.1, **entry: object
 ) -> Path:
     """Write a dataset of one case "a" and its prediction; `entry` goes into dataset.json, `labelled_frames` into the case."""
-    save(tmp_path / "set/images/a.nii.gz", truth.astype(np.float32), seconds)
-    save(tmp_path / "set/labels/a.nii.gz", truth, seconds)
-    save(tmp_path / "found/a.nii.gz", found, seconds)
-    case = {"case": "a", "image": "images/a.nii.gz", "label": "labels/a.nii.gz"}
-    case |= {key: entry.pop(key) for key in ("labelled_frames",) if key in entry}
-    about = {"channel_names": {"0": "MRI"}, "labels": LABELS, "training": [case], **entry}
-    (tmp_path / "set/dataset.json").write_text(json.dumps(about))
-    return tmp_path / "set"
+    write_study(tmp_path / "set/images/a.nii.gz", truth.astype(np.float32), seconds=seconds)
+    write_study(tmp_path / "set/labels/a.nii.gz", truth, seconds=seconds)
+    write_study(tmp_path / "found/a.nii.gz", found, seconds=seconds)
+    case = {"case": "a"} | {key: entry.pop(key) for key in ("labelled_frames",) if key in entry}
+    return write_dataset_json(tmp_path / "set", [case], **({"labels": LABELS} | entry))
 
 
 def rows(path: Path) -> dict[str, dict[str, str]]:
@@ -219,7 +208,7 @@ def test_bland_altman_agreement_and_intervals_over_subjects(tmp_path: Path):
     cases = [{"case": name, "subject": name, **case} for name in "bcd"]
     root = write_case(tmp_path, heart(TRUE), heart(TRUE), training=cases)
     for more, name in enumerate("bcd", 1):
-        save(tmp_path / f"found/{name}.nii.gz", heart([v + more for v in TRUE]), 0.1)
+        write_study(tmp_path / f"found/{name}.nii.gz", heart([v + more for v in TRUE]), seconds=0.1)
     (tmp_path / "found/a.nii.gz").unlink()
     summary = evaluate(root, tmp_path / "found", tmp_path / "out")
     agreement = summary["classes"]["LV"]["volume_agreement_ml"]

@@ -17,9 +17,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from tests.builders import build_network, resolve_plainly
+from tests.builders import save_network, tiny_config, write_dataset_json
 from unet4d.cli.main import _parsed
-from unet4d.config import Config, DataConfig, ModelConfig
 from unet4d.datasets.dataset import read_dataset
 from unet4d.datasets.subject_folds import split_folds
 from unet4d.errors import InputError, Unet4DError
@@ -38,7 +37,7 @@ from unet4d.inference.postprocessing_steps import (
     write_steps,
 )
 from unet4d.inference.predict import predict
-from unet4d.models.checkpoint import BEST, Task, save_checkpoint
+from unet4d.models.checkpoint import BEST, Task
 from unet4d.system.digests import file_sha256
 
 LABELS = {"background": 0, "muscle": 1, "cavity": 3}
@@ -66,12 +65,10 @@ def with_islands(frames: slice = slice(None), value: int = 3, size: int = 2) -> 
 
 def saved_run(folder: Path, held_out: tuple[str, ...], fold: int = 0, labels: Mapping[str, int] = LABELS) -> Path:
     """A run that held these subjects out; its network is untrained."""
-    data = DataConfig(None, folds=3, in_plane_spacing_mm=2.0, patch_size=(16, 16, 4))
-    config = resolve_plainly(Config(data, ModelConfig([4, 8], 0, [(2, 2, 1)], [(3, 3, 1), (3, 3, 3)]), fold=fold))
+    data = {"folds": 3, "in_plane_spacing_mm": 2.0, "patch_size": (16, 16, 4)}
+    config = tiny_config(lstm_channels=0, precision="auto", fold=fold, **data)
     torch.manual_seed(fold)
-    network = build_network(config.model, 1, len(labels))
-    folder.mkdir(parents=True)
-    save_checkpoint(folder / BEST, config, Task(dict(labels), ("cine MRI",), True, held_out), network, {})
+    save_network(folder / BEST, config, Task(dict(labels), ("cine MRI",), True, held_out))
     return folder
 
 
@@ -86,27 +83,10 @@ def dataset(tmp_path: Path) -> Path:
     label = heart()
     label[[1, 3]] = 0
     for name in SUBJECTS:
-        write_image(root / f"images/{name}.nii.gz", np.float32(heart() * 10), like=like(5))
-        write_image(root / f"labels/{name}.nii.gz", label, like=like(5))
-    training = [
-        {
-            "case": f"{name}_1",
-            "subject": name,
-            "image": f"images/{name}.nii.gz",
-            "label": f"labels/{name}.nii.gz",
-            "labelled_frames": [0, 2, 4],
-        }
-        for name in SUBJECTS
-    ]
-    entry = {
-        "name": "hearts",
-        "channel_names": {"0": "cine MRI"},
-        "labels": LABELS,
-        "time": "cyclic",
-        "training": training,
-    }
-    (root / "dataset.json").write_text(json.dumps(entry))
-    return root
+        write_image(root / f"images/{name}_1.nii.gz", np.float32(heart() * 10), like=like(5))
+        write_image(root / f"labels/{name}_1.nii.gz", label, like=like(5))
+    training = [{"case": f"{name}_1", "subject": name, "labelled_frames": [0, 2, 4]} for name in SUBJECTS]
+    return write_dataset_json(root, training, LABELS, name="hearts", time="cyclic", channel_names={"0": "cine MRI"})
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import pytest
 import torch
 from monai.inferers import sliding_window_inference
 
-from tests.builders import collect_log, make_network
+from tests.builders import collect_log, make_network, randomize_projections
 from unet4d import CLSTMUNet
 from unet4d.config import InferenceConfig
 from unet4d.inference.sliding_window import LogitRows
@@ -21,10 +21,7 @@ ROI, GRID = (8, 8, 2), (21, 18, 3)
 
 def network(direction: str = "bidirectional") -> CLSTMUNet:
     torch.manual_seed(0)
-    made = make_network(1, 3, (4, 6), [(2, 2, 1)], direction=direction).eval()
-    for addition in made.recurrent.values():
-        torch.nn.init.normal_(addition.projection.weight)
-    return made
+    return randomize_projections(make_network(1, 3, (4, 6), [(2, 2, 1)], direction=direction)).eval()
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tests.builders import make_network
+from tests.builders import make_network, randomize_projections
 from tests.sliding import sliding_window
 from unet4d.config import InferenceConfig
 from unet4d.inference.window_predictor import WindowPredictor
@@ -90,8 +90,7 @@ def test_stitching_is_float32_under_autocast():
 def test_frames_computed_in_chunks_are_those_computed_at_once(direction, layers, length, cyclic):
     torch.manual_seed(0)
     network = make_network(1, 2, (4, 6), [(2, 2, 1)], direction=direction, lstm_layers=layers).eval()
-    for addition in network.recurrent.values():
-        torch.nn.init.normal_(addition.projection.weight)
+    randomize_projections(network)
     image = torch.randn(1, 7, 8, 8, 2)
     whole, cut = (run(network, image, cyclic=cyclic, chunk_frames=chunk) for chunk in (None, length))
     torch.testing.assert_close(cut, whole, atol=1e-5, rtol=1e-5)

@@ -15,8 +15,8 @@ import pytest
 import torch
 
 import unet4d
-from tests.builders import build_network, resolve_model_plainly, resolve_plainly
-from unet4d.config import Config, DataConfig, ModelConfig, ResolvedConfig
+from tests.builders import build_network, resolve_model_plainly, tiny_config
+from unet4d.config import ModelConfig, ResolvedConfig
 from unet4d.errors import InputError, Unet4DError
 from unet4d.models.checkpoint import (
     BEST,
@@ -29,13 +29,7 @@ from unet4d.models.checkpoint import (
     save_checkpoint,
 )
 
-CONFIG = resolve_plainly(
-    Config(
-        data=DataConfig(patch_size=(16, 16, 4)),
-        model=ModelConfig([4, 8], 0, [(2, 2, 1)], [(3, 3, 1), (3, 3, 3)]),
-        seed=7,
-    )
-)
+CONFIG = tiny_config(patch_size=(16, 16, 4), lstm_channels=0, precision="auto", seed=7)
 TASK = Task({"background": 0, "left ventricle": 30, "aorta": 200}, ("magnitude", "velocity"), cyclic=True)
 TRAINING = {"epoch": 3, "best": 0.5, "optimiser": {"state": {0: {"exp_avg": torch.ones(2)}}}}
 

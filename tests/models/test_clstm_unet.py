@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tests.builders import make_network
+from tests.builders import make_network, randomize_projections
 from unet4d import CLSTMUNet
 from unet4d.errors import InputError
 from unet4d.models.blocks import InstanceNormLeakyReLU, conv_block
@@ -20,9 +20,7 @@ def network(lstm_channels=None, direction="forward", seed=0, awake=True, dtype=t
     made = make_network(
         2, 3, (4, 6, 8), lstm_channels=lstm_channels, direction=direction, **(ANISOTROPIC | options)
     ).to(dtype)
-    for addition in made.recurrent.values() if awake else []:
-        torch.nn.init.normal_(addition.projection.weight, std=0.5)
-    return made.eval()
+    return (randomize_projections(made, 0.5) if awake else made).eval()
 
 
 def clip(frames=5, batch=1, grid=(8, 8, 4), dtype=torch.float64) -> torch.Tensor:

@@ -13,8 +13,8 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
-from tests.builders import build_network, resolve_model_plainly, resolve_plainly
-from unet4d.config import Config, DataConfig, ModelConfig, RecomputeConfig, Size, TrainConfig
+from tests.builders import build_network, make_config, resolve_model_plainly, resolve_plainly
+from unet4d.config import Config, ModelConfig, Size
 from unet4d.models import clstm_unet
 from unet4d.models.memory_trace import MemoryTrace, peak_bytes
 from unet4d.pipeline.clip_dataset import Batch
@@ -272,8 +272,8 @@ def test_the_allocator_bears_the_count_out(dtype):
 
 
 def config(precision: str, size: Size = SIZE, **memory) -> Config:
-    data, train = DataConfig(patch_size=size, frames=FRAMES), TrainConfig(precision=precision, batch_size=BATCH)  # type: ignore[arg-type]
-    return resolve_plainly(Config(data, MODEL, train, recompute=RecomputeConfig(**memory)))
+    loop = {"patch_size": size, "frames": FRAMES, "precision": precision, "batch_size": BATCH}
+    return resolve_plainly(make_config(**vars(MODEL), **loop, **memory))
 
 
 LABELLED = torch.tensor([[False, False, True, True]] * BATCH)

@@ -12,10 +12,10 @@ from torch import nn
 from torch.nn.functional import conv3d
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from tests.builders import build_network, resolve_plainly
+from tests.builders import build_network, randomize_projections, resolve_plainly, tiny_config
 from tests.sliding import sliding_window
 from unet4d import ConvLSTM3d
-from unet4d.config import Config, InferenceConfig, ModelConfig, RecomputeConfig, TrainConfig
+from unet4d.config import Config, InferenceConfig, RecomputeConfig, TrainConfig
 from unet4d.metrics.overlap import count_voxels, dice
 from unet4d.models.device import autocast
 from unet4d.pipeline.clip_dataset import Batch
@@ -31,11 +31,8 @@ in_half = pytest.mark.parametrize("precision", HALF)
 
 def network(dropout: float = 0.0) -> nn.Module:
     torch.manual_seed(0)
-    model = ModelConfig([4, 8], 4, [(2, 2, 1)], [(3, 3, 1), (3, 3, 3)], dropout=dropout, deep_supervision=True)
-    made = build_network(model, 1, 3)
-    for addition in made.recurrent.values():
-        nn.init.normal_(addition.projection.weight, std=0.1)
-    return made
+    model = tiny_config(lstm_channels=4, dropout=dropout, deep_supervision=True).model
+    return randomize_projections(build_network(model, 1, 3), 0.1)
 
 
 def batch(frames: int = 4, grid: tuple[int, int, int] = (8, 8, 2)):

@@ -31,7 +31,7 @@ IO = Path("/proc/self/io")
 def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two training studies and a test study in files far larger than a header; not to be changed."""
     root = write_phantom(tmp_path_factory.mktemp("large") / "phantom", 3, 4, shape=(128, 120, 6)).parent
-    planting.about(root, lambda entry: planting.to_test(entry, 3))
+    planting.change_dataset(root, lambda entry: planting.to_test(entry, 3))
     shutil.rmtree(root / "truth", ignore_errors=True)
     return root
 

@@ -16,6 +16,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from tests.builders import edit_dataset, write_dataset_json, write_prediction
 from tests.mutations import mutated, outcome
 from unet4d.errors import InputError
 from unet4d.evaluation.evaluate import evaluate
@@ -113,9 +114,7 @@ def folders(tmp_path: Path) -> tuple[Path, Path]:
     study = image()
     write_image(root / "images/heart.nii.gz", study.array[0], like=study)
     write_image(root / "labels/heart.nii.gz", label(), like=study)
-    case = {"case": "heart", "image": "images/heart.nii.gz", "label": "labels/heart.nii.gz", "labelled_frames": [0]}
-    entry = {"name": "A & B", "channel_names": {"0": "MRI"}, "labels": NAMES, "training": [case]}
-    (root / "dataset.json").write_text(json.dumps(entry))
+    write_dataset_json(root, [{"case": "heart", "labelled_frames": [0]}], NAMES, name="A & B")
     write_image(predictions / "heart.nii.gz", label(), like=study)
     return root, predictions
 
@@ -260,9 +259,8 @@ def test_scores_of_each_class_are_shown_with_their_frames(folders: tuple[Path, P
 
 def test_agreement_intervals_and_temporal_metrics_are_on_the_index(folders: tuple[Path, Path], tmp_path: Path):
     root, predictions = folders
-    entry = json.loads((root / "dataset.json").read_text())
-    entry["training"][0]["labelled_frames"] = [0, 1, 2]
-    (root / "dataset.json").write_text(json.dumps(entry))
+    with edit_dataset(root) as about:
+        about["training"][0]["labelled_frames"] = [0, 1, 2]
     smaller = label()
     smaller[0, 3] = 0  # 48 voxels of 60 in end-diastole
     write_image(predictions / "heart.nii.gz", smaller, like=image())
@@ -286,8 +284,7 @@ def test_agreement_intervals_and_temporal_metrics_are_on_the_index(folders: tupl
 
 
 def test_myocardium_without_its_ventricle_has_the_mean_mass_as_in_evaluate(tmp_path: Path):
-    write_image(tmp_path / "images/one.nii.gz", image().array[0], like=image())
-    write_image(tmp_path / "found/one.nii.gz", np.where(label() == 1, 1, 0).astype(np.uint8), like=image())
+    write_prediction(tmp_path, "one", image(), np.where(label() == 1, 1, 0).astype(np.uint8))
     (tmp_path / "found/prediction.json").write_text(json.dumps({"labels": {"background": 0, "myo": 1}, "cases": {}}))
     report(tmp_path / "images", tmp_path / "found", tmp_path / "out")
     prose, mean = Page(tmp_path / "out/one.html").words, 40 * VOXEL_ML  # of 60, 40 and 20 voxels
@@ -315,8 +312,7 @@ def test_a_folder_of_studies_needs_no_dataset(folders: tuple[Path, Path], tmp_pa
 def test_the_back_is_on_the_right_in_a_sagittal_stack(tmp_path: Path):
     affine = np.array([[0, 0, 8.0, 0], [1.5, 0, 0, 0], [0, 1.5, 0, 0], [0, 0, 0, 1]])
     study = Image4D.from_array(image().array[0], affine, 0.05)
-    write_image(tmp_path / "images/airway.nii.gz", study.array[0], like=study)
-    write_image(tmp_path / "found/airway.nii.gz", label(), like=study)
+    write_prediction(tmp_path, "airway", study, label())
     report(tmp_path / "images", tmp_path / "found", tmp_path / "out")
     prose = Page(tmp_path / "out/airway.html").words
     assert prose.count("he patient's back is on the right, as the header has it.") == 2
@@ -325,8 +321,7 @@ def test_the_back_is_on_the_right_in_a_sagittal_stack(tmp_path: Path):
 
 def test_a_single_frame_without_time_has_no_curve(tmp_path: Path):
     study = image(1, None)
-    write_image(tmp_path / "images/still.nii.gz", study.array[0], like=study)
-    write_image(tmp_path / "found/still.nii.gz", label(1), like=study)
+    write_prediction(tmp_path, "still", study, label(1))
     report(tmp_path / "images", tmp_path / "found", tmp_path / "out")
     page = Page(tmp_path / "out/still.html")
     assert page.tags.count("img") == 1
@@ -338,8 +333,7 @@ def test_a_single_frame_without_time_has_no_curve(tmp_path: Path):
 
 def test_a_study_in_which_nothing_was_found(tmp_path: Path):
     study = image()
-    write_image(tmp_path / "images/empty.nii.gz", study.array[0], like=study)
-    write_image(tmp_path / "found/empty.nii.gz", label() * 0, like=study)
+    write_prediction(tmp_path, "empty", study, label() * 0)
     (tmp_path / "found/prediction.json").write_text(json.dumps({"labels": {"background": 0, "myo": 1}, "cases": []}))
     index = Page(report(tmp_path / "images", tmp_path / "found", tmp_path / "out"))
     assert "myo: nothing found in every frame." in index.words
@@ -369,8 +363,7 @@ def test_a_suffix_in_capitals_is_accepted(folders: tuple[Path, Path], tmp_path: 
 @pytest.mark.parametrize("name", ["a#b %41 <img src=x>&'\"?", "index", "Index"])
 def test_a_case_of_any_name_has_a_page_linked_from_the_index(tmp_path: Path, name: str):
     study = image(2)
-    write_image(tmp_path / "images" / f"{name}.nii.gz", study.array[0], like=study)
-    write_image(tmp_path / "found" / f"{name}.nii.gz", label(2), like=study)
+    write_prediction(tmp_path, name, study, label(2))
     index = Page(report(tmp_path / "images", tmp_path / "found", tmp_path / "out"))
     (address,) = {a for a in index.addresses if not a.startswith("data:")}
     assert not set("#?<>\"'& ") & set(address)
@@ -440,9 +433,8 @@ def test_one_study_that_cannot_be_shown_does_not_stop_the_others(folders: tuple[
         write_image(predictions / f"{name}.nii.gz", label(), like=image())
     write_image(root / "images/lung.nii.gz", image().array[0], like=image())
     write_image(predictions / "lung.nii.gz", label(2), like=image(2))
-    entry = json.loads((root / "dataset.json").read_text())
-    entry["test"] = [{"case": "lung", "image": "images/lung.nii.gz"}]
-    (root / "dataset.json").write_text(json.dumps(entry))
+    with edit_dataset(root) as about:
+        about["test"] = [{"case": "lung", "image": "images/lung.nii.gz"}]
     with pytest.raises(
         InputError, match=r"3 of 4 studies could not be shown, the other 1 are in .*index\.html"
     ) as caught:

@@ -13,6 +13,7 @@ import pytest
 from browser import CHROMIUM, NO_WEBGL, Browser
 from PIL import Image, ImageColor
 
+from tests.builders import write_prediction
 from unet4d.images.image4d import Image4D, read_image, write_image
 from unet4d.report.pictures.render import class_color
 from unet4d.report.report import report
@@ -48,9 +49,7 @@ def make_study(affine: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def write_study(folder: Path, affine: np.ndarray, name: str = "heart") -> None:
     image, label = make_study(affine)
-    study = Image4D.from_array(image, affine, 0.1)
-    write_image(folder / f"images/{name}.nii.gz", image, like=study)
-    write_image(folder / f"found/{name}.nii.gz", label, like=study)
+    write_prediction(folder, name, Image4D.from_array(image, affine, 0.1), label)
 
 
 @pytest.fixture(scope="module")

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
+from tests.builders import change_dataset
 from unet4d.images.image4d import Image4D, write_image
 from unet4d.images.nifti import Header, header_for, open_nifti, write_nifti
 
@@ -111,13 +111,6 @@ def both(number: int, header: Callable[[Header], object]) -> Spoil:
     return lambda root: [rewrite(root / file, header=header) for file in (image(number), label(number))]
 
 
-def about(root: Path, change: Callable[[dict], object]) -> None:
-    """Change dataset.json."""
-    entry = json.loads((root / "dataset.json").read_text())
-    change(entry)
-    (root / "dataset.json").write_text(json.dumps(entry))
-
-
 def case(number: int, **values: object) -> Spoil:
     """Set keys of a case's entry in dataset.json; ... removes one."""
 
@@ -127,7 +120,7 @@ def case(number: int, **values: object) -> Spoil:
         for key in [key for key, value in one.items() if value is ...]:
             del one[key]
 
-    return lambda root: about(root, change)
+    return lambda root: change_dataset(root, change)
 
 
 def duration(number: int, step: float, unit: int = 8, **said: object) -> Spoil:
@@ -171,7 +164,7 @@ def channels(root: Path, kinds: dict[str, str] | None = None) -> None:
             rewrite(root / second, lambda v: (v.max() - v)[: 1 if kinds else None])
             one["image"] = [one["image"], second]
 
-    about(root, change)
+    change_dataset(root, change)
 
 
 def channels_last(root: Path) -> None:
@@ -186,7 +179,7 @@ def channels_last(root: Path) -> None:
             rewrite(root / one["image"], lambda v: v[[0, 4, 8]])
             rewrite(root / one["label"], lambda v: v[:1])
 
-    about(root, change)
+    change_dataset(root, change)
 
 
 def shortened(number: int, to: int) -> Spoil:

@@ -55,7 +55,7 @@ JSON = "dataset.json"
 FOUND = {
     # dataset.json
     "unknown key": Planted(
-        lambda r: p.about(r, lambda e: e.update(lables=1)), "dataset-json", JSON, "unknown key 'lables'", True
+        lambda r: p.change_dataset(r, lambda e: e.update(lables=1)), "dataset-json", JSON, "unknown key 'lables'", True
     ),
     "nnU-Net's": Planted(
         lambda r: (r / JSON).write_text(
@@ -68,14 +68,14 @@ FOUND = {
     ),
     "case twice": Planted(case(2, case="phantom001"), "case-twice", JSON, "2 cases are named phantom001", True),
     "subject in two parts": Planted(
-        lambda r: p.about(r, lambda e: p.to_test(e, 3, subject="phantom001")),
+        lambda r: p.change_dataset(r, lambda e: p.to_test(e, 3, subject="phantom001")),
         "subject-split",
         JSON,
         "subject phantom001 is in training and in test",
         True,
     ),
     "absent class": Planted(
-        lambda r: p.about(r, lambda e: e["labels"].update(scar=9)),
+        lambda r: p.change_dataset(r, lambda e: e["labels"].update(scar=9)),
         "class-absent",
         JSON,
         "the class 'scar' (value 9)",
@@ -89,7 +89,7 @@ FOUND = {
         True,
     ),
     "frames of one subject under several": Planted(
-        lambda r: p.about(
+        lambda r: p.change_dataset(
             r, lambda e: [e["training"][i].update(case=f"p1_frame0{i}", subject=f"p1_frame0{i}") for i in (0, 1)]
         ),
         "stem-split",
@@ -237,7 +237,7 @@ FOUND = {
         duration(2, 2.8, 16), "frame-duration", image(2), "makes a cycle of 0.0392 s", False
     ),
     "TR for the frame duration, open": Planted(
-        p.together(lambda r: p.about(r, lambda e: e.update(time="open")), duration(2, 4.0, 16)),
+        p.together(lambda r: p.change_dataset(r, lambda e: e.update(time="open")), duration(2, 4.0, 16)),
         "frame-duration",
         image(2),
         "a frame duration of 0.004 s, expected 0.01 to 600 s",
@@ -247,7 +247,7 @@ FOUND = {
         case(2, frame_duration_s=45), "frame-duration", image(2), "dataset.json gives a frame duration of 45 s", False
     ),
     "open series of one second": Planted(
-        p.together(lambda r: p.about(r, lambda e: e.update(time="open")), duration(2, 1.0)),
+        p.together(lambda r: p.change_dataset(r, lambda e: e.update(time="open")), duration(2, 1.0)),
         "frame-duration",
         image(2),
         "of 1 s exactly, which many tools write",
@@ -366,7 +366,7 @@ FOUND = {
         both(2, p.FLIPPED), "outlier-orientation", image(2), "the axes of case phantom002 run towards", False
     ),
     "another frame duration": Planted(
-        p.together(lambda r: p.about(r, lambda e: e.update(time="open")), case(2, frame_duration_s=0.9)),
+        p.together(lambda r: p.change_dataset(r, lambda e: e.update(time="open")), case(2, frame_duration_s=0.9)),
         "outlier-duration",
         image(2),
         "a frame duration of 0.9 s",
@@ -518,7 +518,7 @@ def test_a_planted_fault_is_found_with_its_file_and_reason_and_nothing_else(name
 def test_a_velocity_that_turning_the_study_needs_and_no_channel_holds(own):
     """Thick along X, so that another axis is the network's X."""
     p.channels(own)
-    p.about(own, lambda entry: entry.update(channel_kinds={"1": "velocity X"}))
+    p.change_dataset(own, lambda entry: entry.update(channel_kinds={"1": "velocity X"}))
     for file in (image(2), label(2), p.second(2)):
         rewrite(own / file, header=p.scaled(20, slice(1)))
     wanted = [(kind, file, words) for kind, file, words in found_in(own) if kind == "channels"]
@@ -560,9 +560,9 @@ def test_nothing_is_found_in_clean_phantoms(kind, labelled, tmp_path):
 def test_nothing_is_found_in_label_files_by_frame_and_in_test_cases(own):
     p.by_frame(own, 2, 0, 6)
     p.by_frame(own, 3, 5)
-    p.about(own, lambda entry: p.to_test(entry, 6))
+    p.change_dataset(own, lambda entry: p.to_test(entry, 6))
     assert found_in(own) == []
-    p.about(own, lambda entry: entry.update(training=[]))
+    p.change_dataset(own, lambda entry: entry.update(training=[]))
     assert found_in(own) == []
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.datasets.verify.planting import about, blank, by_frame, case, image, label, put, rewrite
+from tests.datasets.verify.planting import blank, by_frame, case, change_dataset, image, label, put, rewrite
 from unet4d.datasets.dataset import open_dataset
 from unet4d.datasets.issues import Issue, sort_issues
 from unet4d.datasets.verify import header_checks
@@ -87,7 +87,7 @@ def test_a_study_is_opened_again_when_what_dataset_json_says_of_it_changes(own, 
     case(2, labelled_frames=[_labelled(own, 2)])(own)
     found = verified(own, kept)
     assert (told(found), found.opened) == ([("unlabelled-drawn", label(2))], 1)
-    about(own, lambda entry: entry["labels"].pop("left ventricle"))
+    change_dataset(own, lambda entry: entry["labels"].pop("left ventricle"))
     found = verified(own, kept)
     assert found.opened == 3
     assert {kind for kind, _ in told(found)} == {"label-value", "unlabelled-drawn"}
@@ -176,8 +176,8 @@ def test_what_was_verified_before_an_interruption_is_kept(own, tmp_path, monkeyp
 def test_the_kept_fingerprint_says_what_the_studies_are_like(own, tmp_path):
     rewrite(own / label(1), lambda v: np.where(np.isin(np.indices(v.shape)[1], (0, 1)), 2, 0).astype(np.uint8))
     rewrite(own / image(1), lambda v: np.arange(v.size, dtype=np.float32).reshape(v.shape), dtype=np.float32)
-    about(own, lambda entry: entry["training"][0].update(labelled_frames=[0, 1, 2, 3]))
-    about(own, lambda entry: entry.update(training=entry["training"][:1]))
+    change_dataset(own, lambda entry: entry["training"][0].update(labelled_frames=[0, 1, 2, 3]))
+    change_dataset(own, lambda entry: entry.update(training=entry["training"][:1]))
     found = verified(own, tmp_path / "kept")
     entry = read_json(found.kept)
     study = entry["studies"][0]

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from data.phantom.make import make
-from tests.datasets.verify.planting import about, blank, case, duration, image, label, put, rewrite, to_test
+from tests.datasets.verify.planting import blank, case, change_dataset, duration, image, label, put, rewrite, to_test
 from unet4d.datasets.verify import run_checks
 from unet4d.datasets.verify.run_checks import FINGERPRINT_FILE
 from unet4d.errors import InputError
@@ -96,7 +96,7 @@ def test_out_names_a_further_file_for_the_fingerprint(command, own_phantom, tmp_
 
 @pytest.mark.parametrize("options", [[], ["--json"]])
 def test_a_dataset_json_that_cannot_be_understood_is_one_fault(command, own_phantom, options):
-    about(own_phantom, lambda entry: entry.update(lables=entry.pop("labels")))
+    change_dataset(own_phantom, lambda entry: entry.update(lables=entry.pop("labels")))
     done = command("verify", own_phantom, *options)
     assert done.code == 2
     assert "got 1 error" in done.line
@@ -114,7 +114,7 @@ def test_a_folder_that_is_no_dataset_is_reported_as_everywhere(command, tmp_path
 
 
 def test_a_dataset_of_test_cases_alone_is_verified(command, own_phantom):
-    about(own_phantom, lambda entry: [to_test(entry, 1), entry.update(training=[])])
+    change_dataset(own_phantom, lambda entry: [to_test(entry, 1), entry.update(training=[])])
     assert "1 study: nothing is wrong" in command("verify", own_phantom).told
 
 
