@@ -289,7 +289,7 @@ class NoSharedMemory(ClipDataset):
 
 
 @pytest.mark.parametrize(
-    ("kind", "words"),
+    ("kind", "parts"),
     [
         (BusError, ["/dev/shm is full", "docker run --ipc=host", "--shm-size", "lower data.num_workers"]),
         (NoSharedMemory, ["/dev/shm is full"]),
@@ -297,9 +297,9 @@ class NoSharedMemory(ClipDataset):
         (Segfault, ["SIGSEGV", "lower data.num_workers, now 1"]),
     ],
 )
-def test_the_cause_of_a_workers_death_is_named(kind, words):
+def test_the_cause_of_a_workers_death_is_named(kind, parts):
     text = str(failure(make_loader(kind, workers=1)))
-    assert [part for part in words if part not in text] == []
+    assert [part for part in parts if part not in text] == []
 
 
 class Hanging(ClipDataset):
