@@ -43,6 +43,8 @@ SECTIONS = {
     "data": DataConfig, "model": ModelConfig, "train": TrainConfig, "recompute": RecomputeConfig, "inference": InferenceConfig,
 }  # fmt: skip
 TINY_MODEL = {"channels": [4, 8], "lstm_channels": 2, "strides": [(2, 2, 1)], "kernel_size": [(3, 3, 1), (3, 3, 3)]}
+OBLIQUE = np.array([[-1.9, 0.1, 3.0, 40.0], [0.2, -2.0, 2.0, 30.0], [0.3, 0.4, 8.0, -20.0], [0, 0, 0, 1]])
+"""An affine of no axis along another."""
 DatasetMaker = Callable[..., Dataset]
 
 
@@ -188,6 +190,12 @@ def cached_study(
     return CachedStudy(case, image, label, tuple(labelled), np.array(sorted(rows), np.int32), spacing)
 
 
+def skip_drawing(patch: pytest.MonkeyPatch, module: str = "unet4d.training.validation") -> None:
+    """Replace the pictures that a module draws by black ones, which spares the seconds that contours take."""
+    for name in ("draw_contour_sheet", "draw_volume_curves"):
+        patch.setattr(f"{module}.{name}", lambda *given, **named: np.zeros((8, 8, 3), np.uint8))
+
+
 class LogLines(logging.Handler):
     """Keeps the messages of what the package logs."""
 
@@ -232,12 +240,8 @@ def write_case(tmp_path: Path) -> DatasetMaker:
         entry: dict = {"case": name, "image": files, "label": f"{name}_label.nii"}
         if labelled_frames is not None:
             entry["labelled_frames"] = list(labelled_frames)
-        about = {
-            "channel_names": {str(channel): f"channel {channel}" for channel in range(len(image))},
-            "labels": {"background" if value == 0 else f"class {value}": value for value in values},
-            "training": [entry],
-        }
-        (tmp_path / "dataset.json").write_text(json.dumps(about))
-        return read_dataset(tmp_path)
+        channels = {str(channel): f"channel {channel}" for channel in range(len(image))}
+        labels = {"background" if value == 0 else f"class {value}": value for value in values}
+        return read_dataset(write_dataset_json(tmp_path, [entry], labels, channel_names=channels))
 
     return write

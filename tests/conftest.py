@@ -16,6 +16,7 @@ import torch
 from limits import pytest_collection_modifyitems, pytest_exception_interact, pytest_runtest_protocol  # noqa: F401
 
 from tests.builders import (  # noqa: F401
+    OBLIQUE,
     LogLines,
     build_network,
     make_config,
@@ -161,9 +162,6 @@ def model_file(tmp_path: Path) -> Callable[..., Path]:
         return path
 
     return made
-
-
-OBLIQUE = np.array([[-1.9, 0.1, 3.0, 40.0], [0.2, -2.0, 2.0, 30.0], [0.3, 0.4, 8.0, -20.0], [0, 0, 0, 1]])
 
 
 @pytest.fixture(scope="session")

@@ -20,6 +20,11 @@ def rows_of(folder: Path) -> list[dict[str, str]]:
     return list(csv.DictReader((folder / "volumes.csv").open()))
 
 
+def names_in(folder: Path) -> list[str]:
+    """Return the names that are not hidden."""
+    return sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
+
+
 def contents(folder: Path) -> dict[str, bytes]:
     """Label maps and volumes: what must not depend on how it came about."""
     return {path.name: path.read_bytes() for path in folder.iterdir() if path.name.endswith((".nii.gz", ".csv"))}

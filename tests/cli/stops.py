@@ -12,10 +12,9 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import pytest
 
-import unet4d.report.report
+from tests.builders import skip_drawing
 from unet4d.cli.main import main
 
 Arm = Callable[[], None]
@@ -32,19 +31,13 @@ def run_armed(arm: Arm, *words: object, terminal: bool = False) -> None:
     """Arm, then run `unet4d` with these words; to be run in a process of its own."""
     if terminal:
         sys.stderr = Terminal()
-    draw_nothing(pytest.MonkeyPatch())
+    skip_drawing(pytest.MonkeyPatch(), "unet4d.report.report")
     arm()
     try:
         main(list(map(str, words)))
     finally:
         if terminal:
             sys.__stderr__.write(sys.stderr.getvalue())
-
-
-def draw_nothing(patch: pytest.MonkeyPatch) -> None:
-    """Spare the seconds that the pictures of a report take."""
-    for name in ("draw_contour_sheet", "draw_volume_curves"):
-        patch.setattr(unet4d.report.report, name, lambda *given, **named: np.zeros((8, 8, 3), np.uint8))
 
 
 def at_call(target: str, number: int, act: Callable[[], Any], then: Callable[[], Any] = lambda: None) -> Arm:

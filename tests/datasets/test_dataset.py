@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.errors import error_of
 from unet4d.datasets.case_labels import read_labelled, to_classes, to_values
 from unet4d.datasets.cases import Case, Dataset
 from unet4d.datasets.dataset import choose_cache_dir, read_dataset
@@ -57,10 +58,7 @@ def lay_out(root, entry=ENTRY):
 def refusal(root, entry):
     """The one line that reading `entry` ends in; the files lie there already."""
     (root / "dataset.json").write_text(json.dumps(entry))
-    with pytest.raises(InputError) as error:
-        read_dataset(root)
-    message = str(error.value)
-    assert "\n" not in message
+    message = error_of(read_dataset, root)
     assert str(root / "dataset.json") in message
     return message
 

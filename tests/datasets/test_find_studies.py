@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.builders import write_dataset_json
+from tests.errors import error_of
 from unet4d.datasets.convert.layout_options import LayoutOptions
 from unet4d.datasets.convert.layouts import open_layout
 from unet4d.datasets.find_studies import find_studies, open_source
@@ -28,11 +30,9 @@ def touch(folder: Path, *names: str) -> Path:
 def dataset(root: Path, training: str = "abc", test: str = "", **more) -> Path:
     """A dataset of empty files; a letter is a case, and its subject is of that name."""
     touch(root, *(f"{case}.nii.gz" for case in training + test), *(f"{case}_label.nii.gz" for case in training))
-    about = {"channel_names": {"0": ONE[0]}, "labels": {"background": 0, "heart": 1}, **more}
-    about["training"] = [{"case": c, "image": f"{c}.nii.gz", "label": f"{c}_label.nii.gz"} for c in training]
-    about["test"] = [{"case": c, "image": f"{c}.nii.gz"} for c in test]
-    (root / "dataset.json").write_text(json.dumps(about))
-    return root
+    more = {"channel_names": {"0": ONE[0]}, "test": [{"case": c, "image": f"{c}.nii.gz"} for c in test]} | more
+    cases = [{"case": c, "image": f"{c}.nii.gz", "label": f"{c}_label.nii.gz"} for c in training]
+    return write_dataset_json(root, cases, {"background": 0, "heart": 1}, **more)
 
 
 def names(*given, **options) -> list[str]:
@@ -40,10 +40,7 @@ def names(*given, **options) -> list[str]:
 
 
 def refusal(*given, **options) -> str:
-    with pytest.raises(InputError) as error:
-        find_studies(*given, **options)
-    assert "\n" not in str(error.value)
-    return str(error.value)
+    return error_of(find_studies, *given, **options)
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from data.phantom.make import make
+from tests.builders import edit_dataset
 from unet4d import load_model, read_image, segment
 from unet4d.config import DataConfig
 from unet4d.datasets.dataset import read_dataset
@@ -75,9 +76,9 @@ def cached(root: Path, cache: Path, plane_spacing_mm: float | None = None) -> Ca
 
 def declare(root: Path, kinds: dict[str, str] | None) -> None:
     """Rewrite "channel_kinds" of a dataset."""
-    about = json.loads((root / "dataset.json").read_text())
-    about.pop("channel_kinds")
-    (root / "dataset.json").write_text(json.dumps(about | ({"channel_kinds": kinds} if kinds is not None else {})))
+    with edit_dataset(root) as about:
+        about.pop("channel_kinds")
+        about |= {"channel_kinds": kinds} if kinds is not None else {}
 
 
 def rewrite(path: Path, change) -> None:
@@ -252,11 +253,10 @@ class TestVelocities:
         assert cached(own, tmp_path / "cache").entry != first
 
     def test_a_component_that_the_turn_needs_is_asked_for(self, own, tmp_path):
-        about = json.loads((own / "dataset.json").read_text())
-        about |= {"channel_names": {"0": "magnitude", "1": "through plane"}, "channel_kinds": {"1": "velocity Z"}}
-        for case in about["training"]:
-            case["image"] = [case["image"][0], case["image"][3]]
-        (own / "dataset.json").write_text(json.dumps(about))
+        with edit_dataset(own) as about:
+            about |= {"channel_names": {"0": "magnitude", "1": "through plane"}, "channel_kinds": {"1": "velocity Z"}}
+            for case in about["training"]:
+                case["image"] = [case["image"][0], case["image"][3]]
         with pytest.raises(InputError, match=r'phantom001_0000.nii.gz: got velocity Z, expected "velocity Y", too'):
             cached(own, tmp_path / "cache")
 

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.builders import OBLIQUE
+
 nrrd = pytest.importorskip("nrrd", reason="needs pynrrd: pip install pynrrd")
 
-OBLIQUE = np.array([[-1.9, 0.1, 3.0, 40.0], [0.2, -2.0, 2.0, 30.0], [0.3, 0.4, 8.0, -20.0], [0, 0, 0, 1]])
 SIGNS = {
     "right-anterior-superior": (1, 1, 1),
     "left-anterior-superior": (-1, 1, 1),

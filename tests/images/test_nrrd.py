@@ -13,6 +13,7 @@ from unittest.mock import Mock
 import numpy as np
 import pytest
 
+from tests.errors import error_of
 from tests.images.slicer import OBLIQUE, SIGNS, geometry, write, write_sequence, write_volume
 from unet4d.errors import InputError
 from unet4d.images import nrrd
@@ -23,11 +24,9 @@ SERIES = np.arange(5 * 4 * 3 * 2).reshape(5, 4, 3, 2).astype(np.int16)
 
 
 def refusal(path: Path) -> str:
-    with pytest.raises(InputError) as error:
-        read_nrrd_image(path)
-    assert "\n" not in str(error.value)
-    assert path.name in str(error.value)
-    return str(error.value)
+    message = error_of(read_nrrd_image, path)
+    assert path.name in message
+    return message
 
 
 @pytest.mark.parametrize("space", SIGNS)

@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch.nn.functional import interpolate
 
+from tests.builders import OBLIQUE
 from unet4d.images.grid import WorkingGrid
 from unet4d.images.resample_back import Axis, NativeLabel
 
-OBLIQUE = np.array([[-1.9, 0.1, 3.0, 40.0], [0.2, -2.0, 2.0, 30.0], [0.3, 0.4, 8.0, -20.0], [0, 0, 0, 1]])
 SHAPE = (18, 15, 5)
 
 

@@ -8,6 +8,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from tests.errors import error_of
 from tests.images.slicer import OBLIQUE, write_segmentation, write_sequence, write_volume
 from unet4d.errors import InputError
 from unet4d.images.image4d import Image4D
@@ -33,11 +34,9 @@ def drawn() -> np.ndarray:
 
 
 def refusal(call, path: Path, *args) -> str:
-    with pytest.raises(InputError) as error:
-        call(path, *args)
-    assert "\n" not in str(error.value)
-    assert path.name in str(error.value)
-    return str(error.value)
+    message = error_of(call, path, *args)
+    assert path.name in message
+    return message
 
 
 def test_segments_are_mapped_by_name_not_by_value(image, tmp_path):

@@ -14,6 +14,8 @@ import numpy as np
 import pytest
 import torch
 
+from tests.builders import change_dataset, edit_dataset
+from tests.predictions import names_in, rows_of
 from unet4d import load_model, read_image, segment, write_image
 from unet4d.config import InferenceConfig
 from unet4d.datasets.dataset import read_dataset
@@ -39,15 +41,6 @@ def label_of(path: Path) -> np.ndarray:
 
 
 BESIDE = ["labels.txt", "prediction.json", "summary.json", "volumes.csv"]
-
-
-def names_in(folder: Path) -> list[str]:
-    """Return the names that are not hidden."""
-    return sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
-
-
-def rows_of(folder: Path) -> list[dict[str, str]]:
-    return list(csv.DictReader((folder / "volumes.csv").open()))
 
 
 @pytest.mark.parametrize("codes", [(1, 1), (0, 2), (4, 0)])
@@ -124,9 +117,8 @@ def test_files_folders_and_datasets_can_be_given_together(command, model_file, p
 
 
 def test_the_test_cases_of_a_dataset_are_taken_where_it_has_some(model_file, own_phantom, tmp_path):
-    about = json.loads((own_phantom / "dataset.json").read_text())
-    about["test"] = [{"case": "new", "image": about["training"].pop()["image"]}]
-    (own_phantom / "dataset.json").write_text(json.dumps(about))
+    with edit_dataset(own_phantom) as about:
+        about["test"] = [{"case": "new", "image": about["training"].pop()["image"]}]
     for given in (own_phantom, own_phantom / "dataset.json"):
         [path] = predict(model_file(), [given], tmp_path / "out")
         assert path.name == "new.nii.gz"
@@ -208,9 +200,7 @@ def test_more_windows_at_once_change_little_and_the_overlap_is_as_asked(model_fi
 @pytest.mark.parametrize("cyclic", [True, False])
 def test_a_dataset_without_a_time_leaves_it_to_the_model(model_file, own_phantom, tmp_path, cyclic):
     """Pins a cyclic model that ran open over a dataset.json without "time"."""
-    about = json.loads((own_phantom / "dataset.json").read_text())
-    del about["time"]
-    (own_phantom / "dataset.json").write_text(json.dumps(about))
+    change_dataset(own_phantom, lambda about: about.pop("time"))
     predict(model_file(cyclic=cyclic), [own_phantom], tmp_path / "out", cases=["phantom001"])
     entry = json.loads((tmp_path / "out" / "prediction.json").read_text())["cases"]["phantom001"]
     assert entry["time"] == ("cyclic" if cyclic else "open")
@@ -243,9 +233,8 @@ def test_two_calls_into_one_folder_keep_each_others_rows(model_file, tmp_path, s
 
 
 def test_cases_of_a_dataset_can_be_named(command, model_file, own_phantom, tmp_path):
-    about = json.loads((own_phantom / "dataset.json").read_text())
-    about["test"] = [{"case": "new", "image": about["training"].pop()["image"]}]
-    (own_phantom / "dataset.json").write_text(json.dumps(about))
+    with edit_dataset(own_phantom) as about:
+        about["test"] = [{"case": "new", "image": about["training"].pop()["image"]}]
     given = ["predict", model_file(), "-i", own_phantom, "-o", tmp_path / "out"]
     assert command(*given, "--cases", "new", "phantom002").code == 0
     assert names_in(tmp_path / "out") == sorted(["new.nii.gz", "phantom002.nii.gz", *BESIDE])

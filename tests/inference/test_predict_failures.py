@@ -7,21 +7,17 @@ import errno
 import json
 import os
 import shutil
-from pathlib import Path
 
 import pytest
 import torch
 
+from tests.builders import edit_dataset
+from tests.predictions import names_in
 from unet4d import load_model, read_image, segment
 from unet4d.errors import InputError, Unet4DError
 from unet4d.inference.segment import segment_study
 
 BESIDE = ["labels.txt", "prediction.json", "summary.json", "volumes.csv"]
-
-
-def names_in(folder: Path) -> list[str]:
-    """Return the names that are not hidden."""
-    return sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
 
 
 def failing(monkeypatch, name: str, error: BaseException) -> None:
@@ -343,11 +339,10 @@ def test_another_number_of_channels_is_told(command, model_file, own_phantom, tm
 
 def test_channels_in_another_order_are_told(command, model_file, own_phantom, tmp_path):
     """They would be segmented without a word, and wrongly."""
-    about = json.loads((own_phantom / "dataset.json").read_text())
-    about["channel_names"] = {"0": "velocity", "1": "magnitude"}
-    for case in about["training"]:
-        case["image"] = [case["image"]] * 2
-    (own_phantom / "dataset.json").write_text(json.dumps(about))
+    with edit_dataset(own_phantom) as about:
+        about["channel_names"] = {"0": "velocity", "1": "magnitude"}
+        for case in about["training"]:
+            case["image"] = [case["image"]] * 2
     model = model_file(channel_names=("magnitude", "velocity"))
     done = command("predict", model, "-i", own_phantom, "-o", tmp_path / "out")
     assert done.code == 2

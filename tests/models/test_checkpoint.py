@@ -16,6 +16,7 @@ import torch
 
 import unet4d
 from tests.builders import build_network, resolve_model_plainly, tiny_config
+from tests.errors import error_of
 from unet4d.config import ModelConfig, ResolvedConfig
 from unet4d.errors import InputError, Unet4DError
 from unet4d.models.checkpoint import (
@@ -59,10 +60,7 @@ def saved(tmp_path, network):
 
 def refusal(path) -> str:
     """The one line that loading ends in."""
-    with pytest.raises(InputError) as caught:
-        load_model(path)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
+    return error_of(load_model, path)
 
 
 def test_a_model_with_heads_of_deep_supervision_loads_and_predicts_as_one_without(tmp_path):

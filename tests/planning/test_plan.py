@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +13,7 @@ import pytest
 import torch
 import yaml
 
-from tests.builders import resolve_plainly
+from tests.builders import resolve_plainly, write_dataset_json
 from unet4d.config import Config, DataConfig, ModelConfig, RecomputeConfig, TrainConfig
 from unet4d.pipeline.fingerprint import Fingerprint
 from unet4d.planning.candidates import (
@@ -53,9 +52,7 @@ def headers(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
         root = tmp_path_factory.mktemp("headers")
         nib.save(nib.Nifti1Image(np.zeros(shape, np.uint8), np.diag([*spacing, 1.0])), root / "study.nii.gz")
         cases = [{"case": c, "subject": c, "image": "study.nii.gz", "label": "study.nii.gz"} for c in "abc"]
-        about = {"name": "zeros", "channel_names": {"0": "MRI"}, "labels": {"background": 0, "heart": 1}}
-        (root / "dataset.json").write_text(json.dumps(about | {"training": cases}))
-        return root
+        return write_dataset_json(root, cases, {"background": 0, "heart": 1})
 
     return made
 

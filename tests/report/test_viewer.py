@@ -12,10 +12,9 @@ import numpy as np
 import pytest
 
 import unet4d.report.viewer
+from tests.builders import OBLIQUE
 from unet4d.report.viewer.embedding import EmbeddedStudy, embed_study
 from unet4d.report.viewer.scripts import NIIVUE_SHA256, NIIVUE_VERSION, niivue_script, page_scripts
-
-OBLIQUE = np.array([[-1.9, 0.1, 3.0, 40.0], [0.2, -2.0, 2.0, 30.0], [0.3, 0.4, 8.0, -20.0], [0, 0, 0, 1]])
 
 
 def unpacked(text: str) -> nib.Nifti1Image:

@@ -14,6 +14,8 @@ import torch
 import yaml
 
 import unet4d.training.cross_validation
+from tests.builders import change_dataset
+from tests.predictions import json_of
 from unet4d import load_model, read_image, segment
 from unet4d.datasets.dataset import read_dataset
 from unet4d.datasets.subject_folds import split_folds
@@ -51,10 +53,6 @@ def trained_folds(monkeypatch) -> list[tuple[int, bool]]:
 
     monkeypatch.setattr(unet4d.training.cross_validation, "train", leave_a_checkpoint)
     return calls
-
-
-def json_of(path: Path) -> dict:
-    return json.loads(path.read_text())
 
 
 def weights_of(run: Path) -> dict[str, torch.Tensor]:
@@ -163,9 +161,7 @@ def test_a_folder_of_other_folds_is_refused_with_the_difference(
     config = tiny(val_subjects=change.get("val_subjects"), seed=change.get("seed", 0))
     config.data.folds = change.get("folds", 3)
     if "subject" in change:
-        about = json_of(own_phantom / "dataset.json")
-        about["training"][0]["subject"] = change["subject"]
-        (own_phantom / "dataset.json").write_text(json.dumps(about))
+        change_dataset(own_phantom, lambda about: about["training"][0].update(subject=change["subject"]))
     with pytest.raises(InputError, match=words):
         cross_validate(own_phantom, own_folds, config, resume=change.get("resume", True))
     assert trained_folds == []
@@ -273,9 +269,7 @@ def test_a_case_that_no_fold_or_two_held_out_is_named(command, folds, own_phanto
     runs = [shutil.copytree(folds / "fold_2", tmp_path / "twice"), folds / "fold_2"]
     done = command("predict", folds / "fold_0", folds / "fold_1", *runs, *given)
     assert f"case {unseen} (subject {unseen}) was held out by {runs[0] / BEST} and {runs[1] / BEST}" in done.line
-    about = json_of(own_phantom / "dataset.json")
-    about["training"][0] |= {"case": "new", "subject": "new"}
-    (own_phantom / "dataset.json").write_text(json.dumps(about))
+    change_dataset(own_phantom, lambda about: about["training"][0].update(case="new", subject="new"))
     assert "case new (subject new) was held out by none of the 3 models" in command("predict", folds, *given).line
     assert not (tmp_path / "out").exists()
 

@@ -16,8 +16,7 @@ import torch
 from limits import wait_until
 from processes import run_ranks
 
-import unet4d.training.train
-import unet4d.training.validation
+from tests.builders import skip_drawing
 from unet4d.cli.console import start_logging
 from unet4d.errors import InputError, ReportedByOtherRank, Stopped, Unet4DError
 from unet4d.models.checkpoint import LAST, load_checkpoint
@@ -34,13 +33,8 @@ CURVES = ("loss", "gradient_norm", "mean_foreground_dice")
 def plain_picture():
     """Spare the seconds that contours take."""
     with pytest.MonkeyPatch.context() as patch:
-        draw_nothing(patch)
+        skip_drawing(patch)
         yield
-
-
-def draw_nothing(patch: pytest.MonkeyPatch) -> None:
-    for name in ("draw_contour_sheet", "draw_volume_curves"):
-        patch.setattr(unet4d.training.validation, name, lambda *given, **named: np.zeros((8, 8, 3), np.uint8))
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +53,7 @@ def alone(phantom, config, tmp_path_factory):
 def _trained(ranks, dataset, run, config, resume=False):
     start_logging(silent=not ranks.is_first)  # as the command line does
     with pytest.MonkeyPatch.context() as patch:
-        draw_nothing(patch)
+        skip_drawing(patch)
         train(dataset, run, config, "cpu", resume, ranks=ranks)
     return run
 

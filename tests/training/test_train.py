@@ -14,8 +14,8 @@ import torch
 import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from tests.builders import make_config, skip_drawing
 from unet4d import load_model, read_image, segment
-from unet4d.config import Config, DataConfig, ModelConfig, TrainConfig
 from unet4d.datasets.dataset import read_dataset
 from unet4d.datasets.subject_folds import split_folds
 from unet4d.errors import InputError
@@ -34,8 +34,7 @@ from unet4d.training.train import train
 @pytest.fixture
 def plain_picture(monkeypatch):
     """Spare the second that contours take."""
-    for name in ("draw_contour_sheet", "draw_volume_curves"):
-        monkeypatch.setattr(f"unet4d.training.validation.{name}", lambda *given, **named: np.zeros((8, 8, 3), np.uint8))
+    skip_drawing(monkeypatch)
 
 
 def log_of(run) -> list[dict]:
@@ -196,18 +195,15 @@ def test_labels_of_unlabelled_frames_never_matter(tmp_path, tiny):
 
 def test_one_study_can_be_memorized(tmp_path):
     root = write_phantom(tmp_path / "one", 1, 2, shape=(32, 32, 4)).parent
-    config = Config(
-        DataConfig(
-            val_subjects=[],
-            patch_size=(32, 32, 4),
-            frames=2,
-            augmentation="off",
-            foreground_fraction=0.0,
-            num_workers=0,
-        ),
-        ModelConfig(channels=[8, 16]),
-        TrainConfig(epochs=3, steps_per_epoch=30, batch_size=1, learning_rate=2e-2, precision="fp32"),
-    )
+    data = {
+        "val_subjects": [],
+        "patch_size": (32, 32, 4),
+        "frames": 2,
+        "augmentation": "off",
+        "foreground_fraction": 0.0,
+    }
+    loop = {"epochs": 3, "steps_per_epoch": 30, "batch_size": 1, "learning_rate": 2e-2, "precision": "fp32"}
+    config = make_config(**data, **loop, num_workers=0, channels=[8, 16])
     model = load_model(train(root, tmp_path / "run", config, "cpu"))
     log = log_of(tmp_path / "run")
     assert log[-1]["loss"] < log[0]["loss"] / 2

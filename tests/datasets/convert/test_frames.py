@@ -9,6 +9,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from tests.errors import error_of
 from tests.images.slicer import OBLIQUE, write_segmentation, write_sequence, write_volume
 from unet4d.datasets.case_labels import read_labelled
 from unet4d.datasets.convert.file_names import natural_key, sort_by_time
@@ -17,7 +18,6 @@ from unet4d.datasets.convert.layout_options import LayoutOptions
 from unet4d.datasets.convert.layouts import detect_layout, open_layout
 from unet4d.datasets.dataset import read_dataset
 from unet4d.datasets.study import Source
-from unet4d.errors import InputError
 from unet4d.phantom import make_cine
 from unet4d.phantom.cine import CINE_LABELS as LABELS
 
@@ -27,13 +27,6 @@ SEGMENTS = [(name, value, 0) for name, value in LABELS.items() if value]
 
 def frames(root: Path, **options) -> Source:
     return open_layout("frames", root, LayoutOptions(**options))
-
-
-def refusal(call, *args, **options) -> str:
-    with pytest.raises(InputError) as error:
-        call(*args, **options)
-    assert "\n" not in str(error.value)
-    return str(error.value)
 
 
 def volume(value: float) -> np.ndarray:
@@ -115,7 +108,7 @@ def test_label_maps_need_names_only_where_they_are_read(tmp_path):
     source = frames(tmp_path)
     assert source.labels == {}
     image = source.studies[0].image()
-    said = refusal(source.studies[0].label, image)
+    said = error_of(source.studies[0].label, image)
     assert "0_seg.nii: got label values [1], expected" in said
 
 
@@ -153,7 +146,7 @@ def test_the_outermost_folder_is_the_subject(tmp_path):
 
 
 def test_two_studies_of_one_name_are_refused(tmp_path):
-    said = refusal(frames, touched(tmp_path, "a/b/0.nrrd", "a_b/0.nrrd"))
+    said = error_of(frames, touched(tmp_path, "a/b/0.nrrd", "a_b/0.nrrd"))
     assert "2 studies would be named a_b" in said
 
 
@@ -179,7 +172,7 @@ def test_values_are_one_mapping_for_all_studies(tmp_path):
     assert source.labels == {"background": 0, "wall": 1, "blood": 2, "mark": 3}
     found = {study.name: study.label(study.image())[0][:, :2, 0, 0].tolist() for study in source.studies}
     assert found == {"anna": [[1, 2], [3, 2]], "ben": [[2, 1]]}
-    said = refusal(frames, tmp_path, labels={"wal": 1, "blood": 2})
+    said = error_of(frames, tmp_path, labels={"wal": 1, "blood": 2})
     assert f"{tmp_path / 'anna/2.seg.nrrd'}: got a segment 'wall' (near: wal)" in said
 
 
@@ -203,7 +196,7 @@ def test_a_segmentation_lies_on_the_grid_of_a_nifti_image(tmp_path):
 def test_a_label_without_its_image_is_refused(tmp_path):
     touched(tmp_path, "a/Volume_3.nrrd")
     write_segmentation(tmp_path / "a/Segmentation_3.seg.nrrd", volume(1), [("wall", 1, 0)])
-    said = refusal(frames, tmp_path)
+    said = error_of(frames, tmp_path)
     assert f"{tmp_path / 'a/Segmentation_3.seg.nrrd'}: no image of the same name is beside" in said
     assert "give a pattern that finds both" in said
     pattern = r"(?P<subject>[^/]+)/(Volume|Segmentation)_(?P<frame>[0-9]+)"
@@ -213,14 +206,14 @@ def test_a_label_without_its_image_is_refused(tmp_path):
 
 @pytest.mark.parametrize("double", ["0.nii", "0.nii.gz"])
 def test_two_files_for_one_frame_are_refused(double, tmp_path):
-    said = refusal(frames, touched(tmp_path, "a/0.nrrd", f"a/{double}"))
+    said = error_of(frames, touched(tmp_path, "a/0.nrrd", f"a/{double}"))
     assert f"{tmp_path / 'a' / double}" in said
     assert f"{tmp_path / 'a/0.nrrd'}" in said
     assert "are of the same frame, expected one" in said
 
 
 def test_two_labels_for_one_frame_are_refused(tmp_path):
-    said = refusal(frames, touched(tmp_path, "0.nii", "0_seg.nii", "0_label.nii"))
+    said = error_of(frames, touched(tmp_path, "0.nii", "0_seg.nii", "0_label.nii"))
     assert "0_label.nii" in said
     assert "0_seg.nii are of the same frame" in said
 
@@ -249,7 +242,7 @@ def test_missing_frames_are_of_one_study_and_the_others_are_read(tmp_path):
     touched(tmp_path, "a_frame1.nrrd", "a_frame2.nrrd", "a_frame5.nrrd", "b_frame1.nrrd", "b_frame2.nrrd")
     touched(tmp_path, "c_frame0.nrrd", "c_frame5.nrrd", "c_frame10.nrrd")
     a, b, c = frames(tmp_path, pattern=PATTERN).studies
-    assert "a has the frames 1 to 5 without 3, 4, expected every frame" in refusal(a.image)
+    assert "a has the frames 1 to 5 without 3, 4, expected every frame" in error_of(a.image)
     assert (b.image().frames, values(c)) == (2, [0, 1, 2])
 
 
@@ -260,7 +253,7 @@ def test_a_damaged_segmentation_is_of_one_study_and_the_others_are_read(tmp_path
     path = tmp_path / "a/0.seg.nrrd"
     path.write_bytes(path.read_bytes()[:60])
     a, b = frames(tmp_path).studies
-    assert str(path) in refusal(a.label, a.image())
+    assert str(path) in error_of(a.label, a.image())
     assert b.label(b.image())[0].all()
 
 
@@ -280,16 +273,16 @@ def test_decimals_in_names_are_in_the_order_of_their_values(tmp_path):
     ],
 )
 def test_gaps_duplicates_and_nothing_found_are_refused(files, said, tmp_path):
-    assert said in refusal(frames, touched(tmp_path, *files), pattern=PATTERN)
+    assert said in error_of(frames, touched(tmp_path, *files), pattern=PATTERN)
 
 
 def test_a_pattern_that_finds_no_number_is_refused(tmp_path):
     touched(tmp_path, "a_frame1.nrrd")
-    said = refusal(frames, tmp_path, pattern=r"(?P<subject>a)_(?P<frame>\w+)")
+    said = error_of(frames, tmp_path, pattern=r"(?P<subject>a)_(?P<frame>\w+)")
     assert "finds the subject 'a' and the frame 'frame1', expected a name and a whole number" in said
-    said = refusal(frames, tmp_path, pattern=r"(?P<subject>)a_frame(?P<frame>\d+)")
+    said = error_of(frames, tmp_path, pattern=r"(?P<subject>)a_frame(?P<frame>\d+)")
     assert "finds the subject '' and the frame '1'" in said
-    assert "lacks subject or frame" in refusal(frames, tmp_path, pattern=r"(?P<subject>.*)")
+    assert "lacks subject or frame" in error_of(frames, tmp_path, pattern=r"(?P<subject>.*)")
 
 
 @pytest.mark.parametrize("suffix", [".nrrd", ".nii.gz"])
@@ -303,11 +296,11 @@ def test_frames_on_another_grid_are_refused(suffix, tmp_path):
         nib.save(nib.Nifti1Image(np.zeros((4, 3, 3)), OBLIQUE), tmp_path / "a/1.nii.gz")
         nib.save(nib.Nifti1Image(volume(0), moved), tmp_path / "b/1.nii.gz")
     a, b = frames(tmp_path).studies
-    said = refusal(a.image)
+    said = error_of(a.image)
     assert (
         f"{tmp_path / 'a' / f'1{suffix}'}: (X, Y, Z) is (4, 3, 3), in {tmp_path / 'a' / f'0{suffix}'} (4, 3, 2)" in said
     )
-    assert f"{tmp_path / 'b' / f'1{suffix}'}: its affine" in refusal(b.image)
+    assert f"{tmp_path / 'b' / f'1{suffix}'}: its affine" in error_of(b.image)
 
 
 def test_a_file_of_four_dimensions_is_no_frame(tmp_path):
@@ -315,14 +308,14 @@ def test_a_file_of_four_dimensions_is_no_frame(tmp_path):
     nib.save(nib.Nifti1Image(np.zeros((4, 3, 2, 5)), OBLIQUE), tmp_path / "a/0.nii.gz")
     write_sequence(tmp_path / "b/0.nrrd", np.zeros((5, *GRID)))
     for study, name in zip(frames(tmp_path).studies, ("0.nii.gz", "0.nrrd"), strict=True):
-        assert f"{name} has 5 frames, expected 3D files, one per frame" in refusal(study.image)
+        assert f"{name} has 5 frames, expected 3D files, one per frame" in error_of(study.image)
 
 
 def test_a_damaged_file_is_refused_when_it_is_read(tmp_path):
     touched(tmp_path, "a/0.nrrd", "a/1.nrrd")
     path = tmp_path / "a/1.nrrd"
     path.write_bytes(path.read_bytes()[:-4])
-    assert f"{path} cannot be read as NRRD" in refusal(frames(tmp_path).studies[0].image)
+    assert f"{path} cannot be read as NRRD" in error_of(frames(tmp_path).studies[0].image)
 
 
 def test_voxels_that_lie_apart_belong_to_the_study(tmp_path):
@@ -332,9 +325,9 @@ def test_voxels_that_lie_apart_belong_to_the_study(tmp_path):
 
 
 def test_a_folder_without_images_and_a_file_are_refused(tmp_path):
-    assert "holds no .nrrd, .nhdr, .nii.gz or .nii file" in refusal(frames, tmp_path)
+    assert "holds no .nrrd, .nhdr, .nii.gz or .nii file" in error_of(frames, tmp_path)
     touched(tmp_path, "a.nrrd")
-    assert "a.nrrd is a file, expected a folder" in refusal(frames, tmp_path / "a.nrrd")
+    assert "a.nrrd is a file, expected a folder" in error_of(frames, tmp_path / "a.nrrd")
 
 
 @pytest.mark.parametrize(
@@ -378,7 +371,7 @@ def test_the_layout_is_detected_and_without_pynrrd_named(tmp_path, monkeypatch):
     write_segmentation(tmp_path / "anna/frame_1.seg.nrrd", volume(1), [("wall", 1, 0)])
     monkeypatch.setitem(sys.modules, "nrrd", None)
     assert is_frames(tmp_path)
-    assert "pip install pynrrd" in refusal(frames, tmp_path)
+    assert "pip install pynrrd" in error_of(frames, tmp_path)
 
 
 def test_the_command_makes_a_dataset_of_it(phantom, tmp_path, command):

@@ -19,6 +19,7 @@ from tests.datasets.convert.layouts import (
     write_nnunet_4d,
     write_nnunet_frames,
 )
+from tests.errors import error_of
 from unet4d.datasets.convert.file_names import shared_stems
 from unet4d.datasets.convert.layout_options import LayoutOptions
 from unet4d.datasets.convert.layouts import open_layout
@@ -38,17 +39,11 @@ def found(root: Path, **options) -> Source:
 
 
 def refusal(root: Path, **options) -> str:
-    with pytest.raises(InputError) as error:
-        found(root, **options)
-    assert "\n" not in str(error.value)
-    return str(error.value)
+    return error_of(found, root, **options)
 
 
 def unread(study: Study) -> str:
-    with pytest.raises(InputError) as error:
-        study.image()
-    assert "\n" not in str(error.value)
-    return str(error.value)
+    return error_of(study.image)
 
 
 def named(root: Path, name: str, **options) -> Study:

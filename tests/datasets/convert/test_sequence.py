@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.errors import error_of
 from tests.images.slicer import OBLIQUE, geometry, write, write_segmentation, write_sequence, write_volume
 from unet4d.datasets.case_labels import read_labelled
 from unet4d.datasets.convert.layout_options import LayoutOptions
@@ -14,7 +15,6 @@ from unet4d.datasets.convert.layouts import detect_layout, open_layout
 from unet4d.datasets.convert.sequence import is_sequence
 from unet4d.datasets.dataset import read_dataset
 from unet4d.datasets.study import Source, Study
-from unet4d.errors import InputError
 from unet4d.phantom import make_cine
 from unet4d.phantom.cine import CINE_LABELS as LABELS
 
@@ -30,13 +30,6 @@ def sequences(root: Path, **options) -> Source:
 def one(root: Path, **options) -> Study:
     (study,) = sequences(root, **options).studies
     return study
-
-
-def refusal(call, *args, **options) -> str:
-    with pytest.raises(InputError) as error:
-        call(*args, **options)
-    assert "\n" not in str(error.value)
-    return str(error.value)
 
 
 @pytest.fixture(scope="module")
@@ -94,9 +87,9 @@ def test_a_label_map_sequence_must_hold_labels_for_as_many_frames(tmp_path):
     write_sequence(tmp_path / "a.seq.nrrd", SERIES)
     path = write_sequence(tmp_path / "a.seg.seq.nrrd", np.zeros((5, *GRID), np.uint8))
     study = one(tmp_path, labels={"wall": 1})
-    assert refusal(study.label, study.image()).startswith(f"{path}: no voxel of any frame has a label")
+    assert error_of(study.label, study.image()).startswith(f"{path}: no voxel of any frame has a label")
     write_sequence(path, np.ones((4, *GRID), np.uint8))
-    assert f"{path} has 4 frames, {tmp_path / 'a.seq.nrrd'} 5" in refusal(study.label, study.image())
+    assert f"{path} has 4 frames, {tmp_path / 'a.seq.nrrd'} 5" in error_of(study.label, study.image())
 
 
 def test_files_are_studies_and_folders_are_subjects(tmp_path):
@@ -146,16 +139,16 @@ def test_channels_get_the_names_and_kinds_that_a_user_gives(tmp_path, command):
 def test_channels_that_do_not_fit_are_refused(tmp_path):
     for channel in (0, 1, 3):
         write_sequence(tmp_path / f"flow_{channel:04d}.seq.nrrd", SERIES)
-    assert "flow_0003.seq.nrrd: expected the channels of flow numbered from 0000 on" in refusal(sequences, tmp_path)
+    assert "flow_0003.seq.nrrd: expected the channels of flow numbered from 0000 on" in error_of(sequences, tmp_path)
     (tmp_path / "flow_0003.seq.nrrd").rename(tmp_path / "cine.seq.nrrd")
-    assert "cine has 1 channel(s), flow 2, expected equal numbers" in refusal(sequences, tmp_path)
+    assert "cine has 1 channel(s), flow 2, expected equal numbers" in error_of(sequences, tmp_path)
     (tmp_path / "cine.seq.nrrd").unlink()
     write_sequence(tmp_path / "flow_0001.seq.nrrd", SERIES[:4])
-    assert "flow_0001.seq.nrrd: 4 frames" in refusal(one(tmp_path).image)
+    assert "flow_0001.seq.nrrd: 4 frames" in error_of(one(tmp_path).image)
     shifted = OBLIQUE.copy()
     shifted[0, 3] += 1
     write_sequence(tmp_path / "flow_0001.seq.nrrd", SERIES, shifted)
-    assert "bring both to one grid" in refusal(one(tmp_path).image)
+    assert "bring both to one grid" in error_of(one(tmp_path).image)
 
 
 def test_a_sequence_alone_is_read_with_its_labels(tmp_path):
@@ -191,7 +184,7 @@ def test_labels_that_belong_to_no_frame_or_twice_are_refused(name, said, tmp_pat
         write_sequence(tmp_path / name, SERIES)
     else:
         write_segmentation(tmp_path / name, SERIES[0], WALL)
-    message = refusal(sequences, tmp_path)
+    message = error_of(sequences, tmp_path)
     assert said in message
     assert name in message
 
@@ -205,44 +198,44 @@ def test_what_is_wrong_with_one_sequence_stops_no_other(tmp_path):
     (tmp_path / "c_1.seg.nrrd").rename(tmp_path / "c_5.seg.nrrd")
     write_segmentation(tmp_path / "d_1.seg.nrrd", SERIES[0] > 3, WALL)
     a, b, c, d = sequences(tmp_path).studies
-    assert "a.seq.nrrd" in refusal(a.image)
-    assert "b_1.seg.nrrd" in refusal(b.label, b.image())
-    assert "c_5.seg.nrrd: " in refusal(c.label, c.image())
-    assert "c.seq.nrrd has the frames 0 to 4, expected one of them" in refusal(c.label, c.image())
+    assert "a.seq.nrrd" in error_of(a.image)
+    assert "b_1.seg.nrrd" in error_of(b.label, b.image())
+    assert "c_5.seg.nrrd: " in error_of(c.label, c.image())
+    assert "c.seq.nrrd has the frames 0 to 4, expected one of them" in error_of(c.label, c.image())
     assert d.label(d.image())[1] == (1,)
 
 
 def test_the_studies_of_two_files_have_two_names(tmp_path):
     write_sequence(tmp_path / "a/b.seq.nrrd", SERIES)
     write_sequence(tmp_path / "a_b.seq.nrrd", SERIES)
-    assert "2 studies would be named a_b" in refusal(sequences, tmp_path)
+    assert "2 studies would be named a_b" in error_of(sequences, tmp_path)
 
 
 def test_axes_without_frames_are_refused(tmp_path):
     write_volume(tmp_path / "one.seq.nrrd", SERIES[0])
-    assert "one.seq.nrrd has no axis of frames, expected one of kind list" in refusal(
+    assert "one.seq.nrrd has no axis of frames, expected one of kind list" in error_of(
         one(tmp_path / "one.seq.nrrd").image
     )
     itk = {"space dimension": 4, "space directions": np.eye(4), "kinds": ["domain"] * 4, "space origin": np.zeros(4)}
     write(tmp_path / "itk.nrrd", SERIES, itk)
-    said = refusal(one(tmp_path / "itk.nrrd").image)
+    said = error_of(one(tmp_path / "itk.nrrd").image)
     assert "itk.nrrd: got 4 axes 5 x 4 x 3 x 2 of the kinds domain domain domain domain" in said
     assert "left-posterior-superior-time" in said
     gradients = geometry(OBLIQUE, 0) | {"modality": "DWMRI"}
     write(tmp_path / "dwi.nrrd", SERIES, gradients)
-    assert "dwi.nrrd holds diffusion gradients" in refusal(one(tmp_path / "dwi.nrrd").image)
+    assert "dwi.nrrd holds diffusion gradients" in error_of(one(tmp_path / "dwi.nrrd").image)
 
 
 def test_a_truncated_sequence_is_refused_when_it_is_read(tmp_path):
     path = write_sequence(tmp_path / "a.seq.nrrd", SERIES)
     path.write_bytes(path.read_bytes()[:-30])
-    assert f"{path} cannot be read as NRRD" in refusal(one(tmp_path).image)
+    assert f"{path} cannot be read as NRRD" in error_of(one(tmp_path).image)
 
 
 def test_a_folder_without_a_sequence_is_refused(tmp_path):
     write_volume(tmp_path / "a.nrrd", SERIES[0])
-    assert f"{tmp_path} holds no sequence, expected .seq.nrrd" in refusal(sequences, tmp_path)
-    assert "a.nrrd holds no sequence" in refusal(sequences, tmp_path / "a.nrrd")
+    assert f"{tmp_path} holds no sequence, expected .seq.nrrd" in error_of(sequences, tmp_path)
+    assert "a.nrrd holds no sequence" in error_of(sequences, tmp_path / "a.nrrd")
 
 
 def test_the_layout_is_reported_from_others(tmp_path):
