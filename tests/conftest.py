@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 import shutil
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 
 import hypothesis
 import numpy as np
@@ -82,6 +84,13 @@ def command(capsys: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
         return Outcome(code, said.out, said.err)
 
     return called
+
+
+@pytest.fixture
+def script(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Callable[[str], ModuleType]:
+    """Import a script of experiments/ as it is when run."""
+    monkeypatch.syspath_prepend(request.config.rootpath / "experiments")
+    return importlib.import_module
 
 
 @pytest.fixture(scope="session")

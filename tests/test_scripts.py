@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import importlib
 import json
 import signal
 import subprocess
@@ -14,13 +13,6 @@ import pytest
 
 from bench.measure import interleaved
 from unet4d.errors import InputError
-
-
-@pytest.fixture
-def script(monkeypatch, request):
-    """A script of experiments/, imported as it is when run."""
-    monkeypatch.syspath_prepend(request.config.rootpath / "experiments")
-    return importlib.import_module
 
 
 def test_scores_are_averaged_by_kind_of_frame(script, tmp_path):

@@ -3,19 +3,11 @@
 from __future__ import annotations
 
 import csv
-import importlib
 import json
 import signal
 
 import pytest
 import torch
-
-
-@pytest.fixture
-def script(monkeypatch, request):
-    """Import a script of experiments/ as it is when run."""
-    monkeypatch.syspath_prepend(request.config.rootpath / "experiments")
-    return importlib.import_module
 
 
 def test_the_bars_show_what_a_training_does(script):

@@ -16,6 +16,7 @@ import torch
 from processes import exit_code
 
 import unet4d.training.validation
+from tests.builders import change_dataset, skip_drawing
 from unet4d.errors import Stopped, Unet4DError
 from unet4d.images.image4d import read_image, write_image
 from unet4d.models.checkpoint import BEST, LAST, PREVIOUS, load_checkpoint
@@ -33,13 +34,8 @@ TIMES = ("seconds", "waited_seconds", "frames_per_second", "validation_seconds")
 def plain_picture():
     """Spare the seconds that contours take; test_train.py looks at real ones."""
     with pytest.MonkeyPatch.context() as patch:
-        draw_nothing(patch)
+        skip_drawing(patch)
         yield
-
-
-def draw_nothing(patch: pytest.MonkeyPatch) -> None:
-    for name in ("draw_contour_sheet", "draw_volume_curves"):
-        patch.setattr(unet4d.training.validation, name, lambda *given, **named: np.zeros((8, 8, 3), np.uint8))
 
 
 @pytest.fixture(scope="module")
@@ -152,7 +148,7 @@ def killed_while_writing(number: int) -> Callable[[], None]:
 
 def trained(arm: Callable[[], None], *given) -> None:
     """Arm, then train; to be run in a process of its own."""
-    draw_nothing(pytest.MonkeyPatch())
+    skip_drawing(pytest.MonkeyPatch())
     arm()
     try:
         train(*given)
@@ -327,9 +323,7 @@ def test_workers_may_change_on_resume(command, phantom, tiny_options, trained, t
 
 def test_resuming_with_another_dataset_is_refused(command, own_phantom, tiny_options, trained, tmp_path):
     run = shutil.copytree(trained, tmp_path / "run", ignore=shutil.ignore_patterns(BOARD))
-    about = json.loads((own_phantom / "dataset.json").read_text())
-    about["labels"]["aorta"] = 4
-    (own_phantom / "dataset.json").write_text(json.dumps(about))
+    change_dataset(own_phantom, lambda about: about["labels"].update(aorta=4))
     done = command("train", "--dataset", own_phantom, "--out", run, *tiny_options, "--resume")
     assert done.code == 2
     assert "--resume with another dataset" in done.error
