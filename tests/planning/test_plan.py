@@ -52,7 +52,7 @@ def headers(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
         root = tmp_path_factory.mktemp("headers")
         nib.save(nib.Nifti1Image(np.zeros(shape, np.uint8), np.diag([*spacing, 1.0])), root / "study.nii.gz")
         cases = [{"case": c, "subject": c, "image": "study.nii.gz", "label": "study.nii.gz"} for c in "abc"]
-        return write_dataset_json(root, cases, {"background": 0, "heart": 1})
+        return write_dataset_json(root, cases, {"background": 0, "heart": 1}, name="zeros")
 
     return made
 
