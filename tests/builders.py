@@ -216,13 +216,13 @@ def collect_log() -> list[str]:
 
 @pytest.fixture(scope="session")
 def phantom_dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
-    """Two phantom subjects of 4 frames on (40, 36, 5), two frames labelled; to be read only."""
+    """Return two phantom subjects of 4 frames on (40, 36, 5), two frames labelled; to be read only."""
     return read_dataset(write_phantom(tmp_path_factory.mktemp("phantom"), 2, 4, labelled="two", shape=(40, 36, 5)))
 
 
 @pytest.fixture
 def write_case(tmp_path: Path) -> DatasetMaker:
-    """A function that writes one study as a dataset folder and reads it back."""
+    """Return a function that writes one study as a dataset folder and reads it back."""
 
     def write(
         image: np.ndarray,

@@ -17,9 +17,9 @@ import pytest
 import torch
 from torch.nn.functional import conv3d
 
-from tests.builders import build_network, collect_log, make_network, resolve_model_plainly, resolve_plainly
+from tests.builders import build_network, collect_log, make_network, resolve_model_plainly, tiny_config
 from unet4d import ConvLSTM3d, StreamingSegmenter, load_model, read_image, segment
-from unet4d.config import CHANNELS, Config, DataConfig, InferenceConfig, ModelConfig, RecomputeConfig, TrainConfig
+from unet4d.config import CHANNELS, InferenceConfig, ModelConfig, RecomputeConfig, ResolvedConfig
 from unet4d.errors import Stopped
 from unet4d.images.image4d import read_label
 from unet4d.inference.sliding_window import LogitRows
@@ -272,19 +272,13 @@ WIDTHS = {"cuda": CHANNELS, "cpu": (4, 8)}
 """Channels of a network that a test takes steps with."""
 
 
-def default_config(patch=(96, 96, 32), frames=8, precision="bf16", channels=CHANNELS, **memory) -> Config:
+def default_config(patch=(96, 96, 32), frames=8, precision="bf16", channels=CHANNELS, **memory) -> ResolvedConfig:
     strides, kernels = strides_and_kernels((1.0, 1.0, 1.0), patch, len(channels))
-    return resolve_plainly(
-        Config(
-            DataConfig(patch_size=patch, frames=frames),
-            ModelConfig(list(channels), strides=strides, kernel_size=kernels),
-            TrainConfig(batch_size=1, precision=precision),
-            recompute=RecomputeConfig(**memory),
-        )
-    )
+    model = {"channels": list(channels), "lstm_channels": None, "strides": strides, "kernel_size": kernels}
+    return tiny_config(patch_size=patch, frames=frames, batch_size=1, precision=precision, **model, **memory)
 
 
-def two_steps(device: torch.device, config: Config) -> tuple[torch.Tensor, torch.Tensor]:
+def two_steps(device: torch.device, config: ResolvedConfig) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the second of two real training steps, every frame labelled: loss and gradient norm."""
     torch.manual_seed(0)
     patch, frames = config.data.patch_size, config.data.frames

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
 
+from tests.builders import write_dataset_json
 from unet4d.datasets.writer import fill_dataset_folder
 from unet4d.errors import InputError
 from unet4d.phantom import write_phantom
 
 
-def write_dataset(root: Path, *names: str) -> None:
-    """Return a dataset.json of test cases of these names; their files need not be there."""
-    cases = [{"case": name, "image": f"images/{name}.nii"} for name in names]
-    about = {"channel_names": {"0": "MRI"}, "labels": {"background": 0, "heart": 1}, "test": cases}
-    (root / "dataset.json").write_text(json.dumps(about))
+def write_dataset(root: Path) -> None:
+    """Write a dataset.json of one test case; its file need not be there."""
+    write_dataset_json(root, [], {"background": 0, "heart": 1}, test=[{"case": "a", "image": "images/a.nii"}])
 
 
 def test_what_an_earlier_call_named_otherwise_is_gone(tmp_path):
@@ -31,7 +29,7 @@ def test_what_an_earlier_call_named_otherwise_is_gone(tmp_path):
         (tmp_path / "images").mkdir()
         for name in ("a", "left out after all"):
             (tmp_path / "images" / f"{name}.nii").touch()
-        write_dataset(tmp_path, "a")
+        write_dataset(tmp_path)
     assert [path.name for path in tmp_path.rglob("*.nii")] == ["a.nii"]
 
 
@@ -41,7 +39,7 @@ def test_a_folder_that_was_stopped_is_filled_again_and_then_done(tmp_path):
     stopped.__enter__()
     (out / "image").touch()
     with fill_dataset_folder(out):
-        write_dataset(out, "a")
+        write_dataset(out)
     assert sorted(path.name for path in out.iterdir()) == ["dataset.json", "image"]
     with pytest.raises(InputError, match="holds a dataset already"), fill_dataset_folder(out):
         raise AssertionError
@@ -60,7 +58,7 @@ def test_a_folder_that_holds_anything_is_somebodys(tmp_path, name):
 
 def test_an_empty_folder_will_do_and_a_file_will_not(tmp_path):
     with fill_dataset_folder(tmp_path):
-        write_dataset(tmp_path, "a")
+        write_dataset(tmp_path)
     (tmp_path / "file").touch()
     with (
         pytest.raises(InputError, match="is a file, expected a new or empty folder"),

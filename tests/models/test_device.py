@@ -13,9 +13,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from tests.builders import build_network, resolve_plainly
+from tests.builders import build_network, tiny_config
 from tests.sliding import sliding_window
-from unet4d.config import Config, InferenceConfig, ModelConfig, RecomputeConfig, TrainConfig
+from unet4d.config import InferenceConfig
 from unet4d.errors import InputError
 from unet4d.models.clstm_unet import CLSTMUNet
 from unet4d.models.device import autocast, find_device, repeated_shapes, resolve_precision, set_tf32
@@ -258,11 +258,8 @@ def test_a_training_step_tries_algorithms_and_a_prediction_does_not(flags, monke
     seen, compute = [], CLSTMUNet._encode
     CUDNN.benchmark = False
     torch.manual_seed(0)
-    model = ModelConfig([4, 6], 2, [(2, 2, 1)], [(3, 3, 1), (3, 3, 3)])
-    config = resolve_plainly(
-        Config(model=model, train=TrainConfig(batch_size=1, precision="fp32"), recompute=RecomputeConfig(0))
-    )
-    network = build_network(model, 1, 3)
+    config = tiny_config(channels=[4, 6], batch_size=1, chunk_frames=0)
+    network = build_network(config.model, 1, 3)
     step = TrainingStep(network, config, CPU)
 
     def noted(self, x, *rest):

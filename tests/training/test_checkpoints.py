@@ -14,8 +14,7 @@ import torch
 from processes import exit_code
 
 import unet4d.training.checkpoints
-from tests.builders import collect_log, resolve_plainly
-from unet4d.config import Config
+from tests.builders import collect_log, tiny_config
 from unet4d.errors import InputError, Unet4DError
 from unet4d.models.checkpoint import BEST, LAST, PREVIOUS, Task, load_checkpoint
 from unet4d.training.checkpoints import Checkpoints
@@ -28,7 +27,7 @@ def save(checkpoints: Checkpoints, step: int) -> None:
     network = torch.nn.Linear(40, 40)
     torch.nn.init.constant_(network.weight, step)
     checkpoints.save_last(
-        resolve_plainly(Config()), TASK, network, {"epoch": step // 2, "step": step, "sums": torch.full((9,), step)}
+        tiny_config(), TASK, network, {"epoch": step // 2, "step": step, "sums": torch.full((9,), step)}
     )
 
 
@@ -76,7 +75,7 @@ CORRUPTED = {
     "one bit": (flip_bit, "is truncated, damaged or no checkpoint"),
     "without state": (
         lambda path: (
-            Checkpoints(path.parent).save_best(resolve_plainly(Config()), TASK, torch.nn.Linear(1, 1))
+            Checkpoints(path.parent).save_best(tiny_config(), TASK, torch.nn.Linear(1, 1))
             or os.replace(path.parent / BEST, path)
         ),
         "holds a model without the state of its training",
@@ -113,7 +112,7 @@ def test_only_the_checkpoint_of_another_process_is_read_before_it_is_renamed(run
 
 
 def test_the_best_checkpoint_has_no_training_state_and_touches_no_other(run):
-    Checkpoints(run).save_best(resolve_plainly(Config()), TASK, torch.nn.Linear(1, 1))
+    Checkpoints(run).save_best(tiny_config(), TASK, torch.nn.Linear(1, 1))
     assert load_checkpoint(run / BEST)["training"] == {}
     assert whole(run) == {LAST: 4, PREVIOUS: 3}
 

@@ -10,8 +10,8 @@ import weakref
 import pytest
 import torch
 
-from tests.builders import build_network, collect_log, resolve_plainly
-from unet4d.config import Config, ModelConfig, RecomputeConfig, TrainConfig
+from tests.builders import build_network, collect_log, tiny_config
+from unet4d.config import RecomputeConfig
 from unet4d.models.conv import Convolution
 from unet4d.pipeline.clip_dataset import Batch
 from unet4d.system.byte_sizes import GB
@@ -89,11 +89,9 @@ def test_another_error_is_not_out_of_memory():
 
 def real_step() -> TrainingStep:
     """Return a step that drops half of the channels."""
-    model = ModelConfig([4, 6], 2, [(2, 2, 1)], [(3, 3, 1), (3, 3, 3)], dropout=0.5)
     torch.manual_seed(0)
-    loop = TrainConfig(batch_size=1, precision="fp32", learning_rate=1e-2)
-    config = resolve_plainly(Config(model=model, train=loop, recompute=RecomputeConfig(0)))
-    return TrainingStep(build_network(model, 1, 3), config, torch.device("cpu"))
+    config = tiny_config(channels=[4, 6], dropout=0.5, batch_size=1, learning_rate=1e-2, chunk_frames=0)
+    return TrainingStep(build_network(config.model, 1, 3), config, torch.device("cpu"))
 
 
 def test_a_step_taken_again_drops_the_same_channels_and_is_the_step_it_would_have_been(monkeypatch):

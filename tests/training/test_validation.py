@@ -9,7 +9,7 @@ from processes import run_ranks
 from sliding import sliding_window
 
 import unet4d.training.validation
-from tests.builders import build_network, tiny_config, tiny_task
+from tests.builders import build_network, cached_study, tiny_config, tiny_task
 from unet4d.config import InferenceConfig
 from unet4d.errors import Stopped
 from unet4d.inference.memory_budget import MemoryBudget
@@ -191,8 +191,7 @@ def test_an_error_of_the_check_ends_the_validation():
 
 @pytest.mark.parametrize(("size", "least", "most"), [(1, 3, 20), (2, 1, 1)])
 def test_one_process_asks_after_every_window_and_several_where_all_ask(size, least, most):
-    image = np.zeros((1, 3, 12, 10, 4), np.float32)
-    study = CachedStudy("one", image, np.zeros((1, 12, 10, 4), np.uint8), (0,), np.empty(0), (1.0, 1.0, 4.0))
+    study = cached_study("one", 3, (0,), shape=(12, 10, 4))
     calls: list[None] = []
     validation = Validation([study], SMALL, TASK, CPU, ProcessGroup(0, size))
     validation._score_mine(build_network(SMALL.model, 1, 3).eval(), lambda: calls.append(None))

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from tests.builders import build_network, randomize_projections, resolve_plainly
-from unet4d.config import Config, ModelConfig
+from tests.builders import build_network, randomize_projections, tiny_config
+from unet4d.config import ModelConfig
 from unet4d.errors import InputError
 from unet4d.models.checkpoint import Task, load_checkpoint, save_checkpoint
 from unet4d.models.clstm_unet import CLSTMUNet
@@ -33,7 +33,7 @@ def content(tmp_path):
     """Return the content of a checkpoint of a network with this configuration."""
 
     def written(made: CLSTMUNet, task: Task = TASK) -> dict[str, Any]:
-        save_checkpoint(tmp_path / "before.pt", resolve_plainly(Config()), task, made, {})
+        save_checkpoint(tmp_path / "before.pt", tiny_config(), task, made, {})
         return load_checkpoint(tmp_path / "before.pt")
 
     return written

@@ -19,8 +19,7 @@ from processes import run_ranks
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.summary.writer import event_file_writer
 
-from tests.builders import resolve_plainly
-from unet4d.config import Config, TrainConfig
+from tests.builders import tiny_config
 from unet4d.errors import InputError, ReportedByOtherRank, Unet4DError
 from unet4d.system.distributed import ProcessGroup
 from unet4d.training.monitoring.logger import BOARD, LOG, RunLogger, open_logger
@@ -193,7 +192,7 @@ def test_the_lines_so_far_are_at_hand_also_after_a_resumption(tmp_path):
 
 
 def recorded_by(ranks: ProcessGroup, folder) -> list[dict]:
-    record = open_logger(folder / str(ranks.rank), 0, resolve_plainly(Config()), ranks)
+    record = open_logger(folder / str(ranks.rank), 0, tiny_config(), ranks)
     if record is None:
         return []
     record.log_epoch({"epoch": 1, "step": 1, "loss": 0.5})
@@ -212,7 +211,7 @@ def test_only_rank_0_writes(tmp_path):
 def opened_without_mlflow(ranks: ProcessGroup, folder) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("importlib.util.find_spec", lambda name: None)
-        open_logger(folder, 0, resolve_plainly(Config(train=TrainConfig(mlflow="hearts"))), ranks)
+        open_logger(folder, 0, tiny_config(mlflow="hearts"), ranks)
 
 
 def test_missing_mlflow_is_reported_by_one_and_ends_all(tmp_path):

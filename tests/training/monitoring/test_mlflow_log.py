@@ -9,8 +9,7 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 
-from tests.builders import resolve_plainly
-from unet4d.config import Config, TrainConfig
+from tests.builders import tiny_config
 from unet4d.errors import InputError
 from unet4d.system.distributed import ProcessGroup
 from unet4d.training.monitoring.logger import open_logger
@@ -103,9 +102,7 @@ def server(monkeypatch):
 
 def record(run, epochs_done: int = 0, **train):
     run.mkdir(exist_ok=True)
-    return open_logger(
-        run, epochs_done, resolve_plainly(Config(train=TrainConfig(**{"mlflow": "hearts"} | train))), ProcessGroup()
-    )
+    return open_logger(run, epochs_done, tiny_config(**{"mlflow": "hearts"} | train), ProcessGroup())
 
 
 def epoch(number: int, **more) -> dict:
