@@ -6,7 +6,7 @@ import importlib
 
 import pytest
 
-from tests.cli.stops import draw_nothing
+from tests.builders import skip_drawing
 from tests.datasets.convert.layouts import write_patient
 from unet4d.datasets.dataset import read_dataset
 
@@ -21,7 +21,7 @@ from unet4d.datasets.dataset import read_dataset
     ids=["convert", "verify", "report"],
 )
 def test_an_unexpected_exception_is_the_failure_of_one_study(command, own_phantom, tmp_path, monkeypatch, module, name):
-    draw_nothing(monkeypatch)
+    skip_drawing(monkeypatch, "unet4d.report.report")
     for number in (1, 2, 3):
         write_patient(tmp_path / "acdc" / f"patient00{number}", number)
     out, calls, place = tmp_path / "out", [], importlib.import_module(module)
