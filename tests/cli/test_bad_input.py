@@ -13,32 +13,15 @@ import numpy as np
 import pytest
 
 from tests.builders import change_dataset
+from tests.datasets.verify.planting import moved, put, rewrite
 
 IMAGE, LABEL = "images/phantom002.nii.gz", "labels/phantom002.nii.gz"
 Spoil = Callable[[Path], object]
 
 
-def rewrite(path: Path, change: Callable[[np.ndarray], np.ndarray], shift_mm: float = 0.0) -> None:
-    """Write a NIfTI file anew with other voxels, or moved along x."""
-    source = nib.load(path)
-    affine = source.affine.copy()
-    affine[0, 3] += shift_mm
-    voxels = change(np.asarray(source.dataobj).copy())
-    image = nib.Nifti1Image(voxels, affine, source.header)
-    image.set_data_dtype(voxels.dtype)
-    nib.save(image, path)
-
-
 def truncate(path: Path) -> None:
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
-
-
-def put(voxels: np.ndarray, value: float, dtype: type) -> np.ndarray:
-    """The same with this value in one voxel of frame 2."""
-    voxels = voxels.astype(dtype)
-    voxels[3, 4, 1, 2] = value
-    return voxels
 
 
 def empty(root: Path) -> None:
@@ -48,7 +31,7 @@ def empty(root: Path) -> None:
 
 IMAGE_DEFECTS: dict[str, tuple[Spoil, str]] = {
     "NaN": (
-        lambda root: rewrite(root / IMAGE, lambda v: put(v, np.nan, np.float32)),
+        lambda root: rewrite(root / IMAGE, put(np.nan), dtype=np.float32),
         "are NaN or infinite, the first at frame 2, voxel (3, 4, 1)",
     ),
     "truncated": (lambda root: truncate(root / IMAGE), "images/phantom002.nii.gz is truncated"),
@@ -57,20 +40,20 @@ IMAGE_DEFECTS: dict[str, tuple[Spoil, str]] = {
 }
 LABEL_DEFECTS: dict[str, tuple[Spoil, str]] = {
     "frames": (
-        lambda root: rewrite(root / LABEL, lambda v: v[..., :3]),
+        lambda root: rewrite(root / LABEL, lambda v: v[:3]),
         "labels/phantom002.nii.gz: the label of case phantom002 has 3 frames, the image 4",
     ),
     "affine": (
-        lambda root: rewrite(root / LABEL, lambda v: v, shift_mm=5.0),
+        lambda root: rewrite(root / LABEL, header=moved(5)),
         "(corners up to 5 mm apart); resample one onto the other's grid, or correct the header",
     ),
-    "grid": (lambda root: rewrite(root / LABEL, lambda v: v[:-1]), "(X, Y, Z) is (39, 36, 5), in "),
+    "grid": (lambda root: rewrite(root / LABEL, lambda v: v[:, :-1]), "(X, Y, Z) is (39, 36, 5), in "),
     "value": (
-        lambda root: rewrite(root / LABEL, lambda v: put(v, 7, np.uint8)),
+        lambda root: rewrite(root / LABEL, put(7)),
         "label value 7 in frame 2 of case phantom002, expected one of [0, 1, 2, 3]; name it in dataset.json or correct",
     ),
     "fraction": (
-        lambda root: rewrite(root / LABEL, lambda v: put(v, 1.5, np.float32)),
+        lambda root: rewrite(root / LABEL, put(1.5), dtype=np.float32),
         "label value 1.5 at frame 2, voxel (3, 4, 1) (1 such in this frame)",
     ),
     "truncated": (lambda root: truncate(root / LABEL), "labels/phantom002.nii.gz is truncated"),
@@ -126,7 +109,7 @@ def test_train_tells_it_and_leaves_no_run(command, own_phantom, tiny_options, tm
 
 
 def test_train_tells_an_image_with_fewer_frames_than_its_label(command, own_phantom, tiny_options, tmp_path):
-    rewrite(own_phantom / IMAGE, lambda voxels: voxels[..., :3])
+    rewrite(own_phantom / IMAGE, lambda voxels: voxels[:3])
     words = "the label of case phantom002 has 4 frames, the image 3"
     told(command("train", "--dataset", own_phantom, "--out", tmp_path / "run", *tiny_options), words)
 
@@ -135,7 +118,7 @@ def test_the_corrected_retry_of_train_is_not_refused(command, phantom, own_phant
     """Pins a run folder left behind by bad input, and a damaged study kept in the cache."""
     words = ["train", "--dataset", own_phantom, "--out", tmp_path / "run", *tiny_options]
     words += ["--train.epochs", "1", "--data.val_subjects", "[]"]
-    rewrite(own_phantom / LABEL, lambda voxels: voxels[..., :3])
+    rewrite(own_phantom / LABEL, lambda voxels: voxels[:3])
     assert command(*words).code == 2
     shutil.copy(phantom / LABEL, own_phantom / LABEL)
     assert command(*words).code == 0
@@ -205,13 +188,13 @@ def test_evaluate_tells_a_bad_reference(command, phantom, own_phantom, tmp_path,
 
 
 PREDICTION_DEFECTS: dict[str, tuple[Spoil, str]] = {
-    "frames": (lambda root: rewrite(root / LABEL, lambda v: v[..., :3]), "(T, X, Y, Z) is (3, 40, 36, 5), in "),
-    "affine": (lambda root: rewrite(root / LABEL, lambda v: v, shift_mm=5.0), "(corners up to 5 mm apart)"),
+    "frames": (lambda root: rewrite(root / LABEL, lambda v: v[:3]), "(T, X, Y, Z) is (3, 40, 36, 5), in "),
+    "affine": (lambda root: rewrite(root / LABEL, header=moved(5)), "(corners up to 5 mm apart)"),
     "value": (
-        lambda root: rewrite(root / LABEL, lambda v: put(v, 7, np.uint8)),
+        lambda root: rewrite(root / LABEL, put(7)),
         "label value 7",
     ),
-    "NaN": (lambda root: rewrite(root / LABEL, lambda v: put(v, np.nan, np.float32)), "label value nan at frame 2"),
+    "NaN": (lambda root: rewrite(root / LABEL, put(np.nan), dtype=np.float32), "label value nan at frame 2"),
     "truncated": (lambda root: truncate(root / LABEL), "labels/phantom002.nii.gz is truncated"),
     "no file": (lambda root: (root / LABEL).unlink(), "has no prediction for 1 of 3 references: phantom002; add"),
     "empty folder": (lambda root: empty(root / "labels"), "labels holds no .nii.gz or .nii file; give a folder"),
