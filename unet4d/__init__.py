@@ -18,7 +18,7 @@ import importlib
 import logging
 from typing import TYPE_CHECKING, Any
 
-from unet4d.system.version import VERSION as __version__
+from unet4d.system.environment import VERSION as __version__
 
 if TYPE_CHECKING:
     from unet4d.images.image4d import Image4D, read_image, write_image

@@ -1,4 +1,4 @@
-"""The errors a user can meet, and `Stopped`. Each message is one line: what came, what was wanted, what to do."""
+"""The errors a user can meet, and `Stopped`. Each message is one line: what was got, what was expected, what to do."""
 
 from __future__ import annotations
 

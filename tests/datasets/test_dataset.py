@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.errors import error_of
-from unet4d.datasets.case_labels import read_labelled, to_classes, to_values
+from unet4d.datasets.case_labels import read_labelled, to_classes
 from unet4d.datasets.cases import Case, Dataset
 from unet4d.datasets.dataset import choose_cache_dir, read_dataset
 from unet4d.datasets.subject_folds import describe_fewer_folds, number_of_folds, split_cases, split_folds
@@ -455,7 +455,7 @@ def test_a_case_without_label_is_refused(tmp_path):
 def test_values_and_classes_map_onto_each_other(values, seed):
     label_values = (0, *sorted(values))
     classes = np.random.default_rng(seed).integers(0, len(label_values), size=(2, 3, 1, 2))
-    stored = to_values(classes, label_values)
+    stored = np.asarray(label_values, dtype=np.uint8)[classes]
     assert stored.dtype == np.uint8
     assert [label_values[k] for k in classes.flat] == stored.ravel().tolist()
     np.testing.assert_array_equal(to_classes(stored, label_values), classes)

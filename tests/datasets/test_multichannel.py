@@ -24,6 +24,7 @@ from unet4d.inference.predict import predict
 from unet4d.inference.prepare import prepare_study
 from unet4d.models.checkpoint import BEST, LAST
 from unet4d.pipeline.cache import CachedStudy, cached_studies
+from unet4d.pipeline.disk_image import DiskImage
 from unet4d.training.train import train
 
 KINDS = {"flow": (SIGNAL, "velocity X", "velocity Y", "velocity Z"), "dce": (SIGNAL, MAP)}
@@ -161,7 +162,7 @@ def test_the_network_sees_in_prediction_what_it_saw_in_training(studies, run, tm
         monkeypatch.setattr("unet4d.inference.prepare.study_fits", lambda *_: False)
     model, dataset = load_model(run), read_dataset(studies)
     prepared = prepare_study([model], make_study(dataset.training[0], dataset), InferenceOptions(), MemoryBudget())
-    assert prepared.is_on_disk == (not in_memory)
+    assert isinstance(prepared.image, DiskImage) == (not in_memory)
     seen = prepared.image[(slice(None),) * 5].numpy()
     prepared.close()
     settings = model.config.data

@@ -69,7 +69,7 @@ def test_the_answer_is_the_same_to_the_last_voxel(monkeypatch, model, path, kilo
     )
     budgets(monkeypatch, 0 if on_disk else math.inf, kilobytes * 1e3)
     prepared, got = segmented([model], path)
-    assert prepared.is_on_disk == on_disk
+    assert isinstance(prepared.image, DiskImage) == on_disk
     assert (len(calls) > 1) == (blocks > 1)
     assert len(calls) >= blocks
     assert (len(set(calls)) > 1) == (passes > 1)
@@ -146,7 +146,7 @@ def test_no_study_fails_in_memory_that_would_not_on_disk(monkeypatch, model_file
     prepared = prepare_study(
         [model], open_nifti_source(path).studies[0], InferenceOptions(precision="fp32"), MemoryBudget()
     )
-    held = 0 if prepared.is_on_disk else 4 * math.prod(prepared.image.shape)
+    held = 0 if isinstance(prepared.image, DiskImage) else 4 * math.prod(prepared.image.shape)
     monkeypatch.setattr(MemoryBudget, "left_bytes", lambda self: budget - held)
     try:
         with contextlib.nullcontext() if does else pytest.raises(Unet4DError, match="more of main memory"):

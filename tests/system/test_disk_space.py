@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from unet4d.errors import Unet4DError
-from unet4d.system.disk_space import check_disk_space, free_disk_bytes
+from unet4d.system.files import check_disk_space, free_disk_bytes
 
 
 def test_a_folder_to_come_has_the_space_of_the_nearest_one_above(tmp_path):

@@ -28,20 +28,21 @@ def _phantom_options(parser: ArgumentParser) -> None:
     add(parser, "--seed", help="the same seed gives the same studies", type=int, default=0)
 
 
-def _check_phantom(options: Namespace) -> None:
+def _check_phantom(args: Namespace) -> None:
     from pathlib import Path
 
     from unet4d.datasets.writer import check_fillable
 
-    check_fillable(Path(options.out))
+    check_fillable(Path(args.out))
 
 
-def _phantom(options: Namespace) -> None:
+def _phantom(args: Namespace) -> None:
     from unet4d.phantom import write_phantom
 
-    o = options
-    path = write_phantom(o.out, o.subjects, o.frames, labelled=o.labelled, ambiguous=o.ambiguous, seed=o.seed)
-    logger.info(f"{count(o.subjects, 'study', 'studies')} of {count(o.frames, 'frame')}: {path}")
+    path = write_phantom(
+        args.out, args.subjects, args.frames, labelled=args.labelled, ambiguous=args.ambiguous, seed=args.seed
+    )
+    logger.info(f"{count(args.subjects, 'study', 'studies')} of {count(args.frames, 'frame')}: {path}")
 
 
 def _convert_options(parser: ArgumentParser) -> None:
@@ -88,17 +89,23 @@ def _convert_options(parser: ArgumentParser) -> None:
     add(parser, "--name", help="of the dataset; default: the source's")
 
 
-def _convert(options: Namespace) -> None:
+def _convert(args: Namespace) -> None:
     from unet4d.datasets.convert.convert import convert
     from unet4d.datasets.convert.frame_durations import read_durations
     from unet4d.datasets.convert.layout_options import LayoutOptions
 
-    o = options
-    durations = None if o.frame_durations is None else read_durations(o.frame_durations)
-    said = LayoutOptions(
-        o.pattern, o.labels, o.time, o.frame_duration_s, o.keep_patient_ids, o.channels, durations, o.subject_per_case
+    durations = None if args.frame_durations is None else read_durations(args.frame_durations)
+    layout = LayoutOptions(
+        args.pattern,
+        args.labels,
+        args.time,
+        args.frame_duration_s,
+        args.keep_patient_ids,
+        args.channels,
+        durations,
+        args.subject_per_case,
     )
-    convert(o.layout, o.source, o.out, said, name=o.name, key_file=o.key_file)
+    convert(args.layout, args.source, args.out, layout, name=args.name, key_file=args.key_file)
 
 
 def _verify_options(parser: ArgumentParser) -> None:
@@ -107,18 +114,18 @@ def _verify_options(parser: ArgumentParser) -> None:
     add(parser, "--out", help="a JSON file for the fingerprint, beside the one that is kept for plan and train")
 
 
-def _check_verify(options: Namespace) -> None:
+def _check_verify(args: Namespace) -> None:
     from unet4d.datasets.verify.checks import check_verify
 
-    check_verify(options.dataset, options.out)
+    check_verify(args.dataset, args.out)
 
 
-def _verify(options: Namespace) -> None:
+def _verify(args: Namespace) -> None:
     from unet4d.datasets.verify.verify import check_no_errors, format_verification, verification_json, verify
 
-    found = verify(options.dataset, options.out)
-    print(verification_json(found, options.dataset) if options.json else format_verification(found))
-    check_no_errors(found, options.dataset)
+    found = verify(args.dataset, args.out)
+    print(verification_json(found, args.dataset) if args.json else format_verification(found))
+    check_no_errors(found, args.dataset)
 
 
 PHANTOM = Command(

@@ -33,13 +33,11 @@ def _evaluate_options(parser: ArgumentParser) -> None:
     )
 
 
-def _evaluate(options: Namespace) -> None:
+def _evaluate(args: Namespace) -> None:
     from unet4d.evaluation.evaluate import evaluate
 
-    o = options
-    evaluate(
-        o.reference, o.prediction, o.out, cases=o.cases, predicted_only=o.predicted_only, tolerance_mm=o.tolerance_mm
-    )
+    choice = {"cases": args.cases, "predicted_only": args.predicted_only}
+    evaluate(args.reference, args.prediction, args.out, tolerance_mm=args.tolerance_mm, **choice)
 
 
 def _compare_options(parser: ArgumentParser) -> None:
@@ -50,16 +48,15 @@ def _compare_options(parser: ArgumentParser) -> None:
     add(parser, "--shared_only", help="compare the cases that both have, and list the others", action="store_true")
 
 
-def _compare(options: Namespace) -> None:
+def _compare(args: Namespace) -> None:
     from pathlib import Path
 
     from unet4d.evaluation.compare import COMPARISON_CSV, COMPARISON_JSON, compare, format_comparison
 
-    o = options
-    summary = compare(o.a, o.b, o.out, quantities=o.metrics, shared_only=o.shared_only)
+    summary = compare(args.a, args.b, args.out, quantities=args.metrics, shared_only=args.shared_only)
     print(format_comparison(summary))
-    if o.out is not None:
-        logger.info(f"\n{Path(o.out) / COMPARISON_CSV}\n{Path(o.out) / COMPARISON_JSON}")
+    if args.out is not None:
+        logger.info(f"\n{Path(args.out) / COMPARISON_CSV}\n{Path(args.out) / COMPARISON_JSON}")
 
 
 def _report_options(parser: ArgumentParser) -> None:
@@ -70,13 +67,12 @@ def _report_options(parser: ArgumentParser) -> None:
     layout_options(parser)
 
 
-def _report(options: Namespace) -> None:
+def _report(args: Namespace) -> None:
     from unet4d.datasets.convert.layout_options import LayoutOptions
     from unet4d.report.report import report
 
-    o = options
-    said = LayoutOptions(pattern=o.pattern, keep_patient_ids=o.keep_patient_ids)
-    page = report(o.image, o.prediction, o.out, evaluation=o.evaluation, layout=o.layout, options=said)
+    layout = LayoutOptions(pattern=args.pattern, keep_patient_ids=args.keep_patient_ids)
+    page = report(args.image, args.prediction, args.out, evaluation=args.evaluation, layout=args.layout, options=layout)
     logger.info(f"report: {page}")
 
 

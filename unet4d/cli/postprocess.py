@@ -19,19 +19,18 @@ def _postprocess_options(parser: ArgumentParser) -> None:
     add(parser, "--dry_run", help="show what would be chosen, and record nothing", action="store_true")
 
 
-def _check_postprocess(options: Namespace) -> None:
+def _check_postprocess(args: Namespace) -> None:
     from pathlib import Path
 
     from unet4d.inference.checks import check_postprocess
 
-    check_postprocess(Path(options.run), options.dataset, options.predictions, options.device, options.dry_run)
+    check_postprocess(Path(args.run), args.dataset, args.predictions, args.device, args.dry_run)
 
 
-def _postprocess(options: Namespace) -> None:
+def _postprocess(args: Namespace) -> None:
     from unet4d.inference.postprocess import postprocess
 
-    o = options
-    postprocess(o.run, o.dataset, predictions=o.predictions, device=o.device, dry_run=o.dry_run)
+    postprocess(args.run, args.dataset, predictions=args.predictions, device=args.device, dry_run=args.dry_run)
 
 
 POSTPROCESS = Command(

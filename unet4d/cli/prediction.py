@@ -144,41 +144,39 @@ def _inference_options(parser: ArgumentParser) -> None:
     add(parser, "--scratch_dir", help="folder for studies that do not fit into memory; default: --out")
 
 
-def _inference_options_of(options: Namespace) -> InferenceOptions:
+def _inference_options_of(args: Namespace) -> InferenceOptions:
     from pathlib import Path
 
     from unet4d.inference.options import InferenceOptions
     from unet4d.system.byte_sizes import bytes_of
 
-    o = options
     return InferenceOptions(
-        time=o.time,
-        overlap=o.overlap,
-        sw_batch_size=o.sw_batch_size,
-        mirror_axes=None if o.mirror_axes is None else tuple(o.mirror_axes),
-        cyclic_shifts=o.cyclic_shifts,
-        max_memory_bytes=None if o.max_memory is None else bytes_of(o.max_memory, "--max_memory"),
-        precision=o.precision,
-        probabilities=o.probabilities,
-        scratch_dir=None if o.scratch_dir is None else Path(o.scratch_dir),
+        time=args.time,
+        overlap=args.overlap,
+        sw_batch_size=args.sw_batch_size,
+        mirror_axes=None if args.mirror_axes is None else tuple(args.mirror_axes),
+        cyclic_shifts=args.cyclic_shifts,
+        max_memory_bytes=None if args.max_memory is None else bytes_of(args.max_memory, "--max_memory"),
+        precision=args.precision,
+        probabilities=args.probabilities,
+        scratch_dir=None if args.scratch_dir is None else Path(args.scratch_dir),
     )
 
 
-def _check_predict(options: Namespace) -> None:
+def _check_predict(args: Namespace) -> None:
     import os
 
     from unet4d.datasets.convert.layout_options import LayoutOptions
     from unet4d.inference.batch.job_split import choose_shard
     from unet4d.inference.checks import check_predict
 
-    o = options
-    _inference_options_of(o)
-    LayoutOptions(pattern=o.pattern, keep_patient_ids=o.keep_patient_ids)
-    choose_shard(o.num_parts, o.part_id, os.environ)
-    check_predict(o.model, o.input, o.out, o.device, o.cases, o.held_out, o.scratch_dir)
+    _inference_options_of(args)
+    LayoutOptions(pattern=args.pattern, keep_patient_ids=args.keep_patient_ids)
+    choose_shard(args.num_parts, args.part_id, os.environ)
+    check_predict(args.model, args.input, args.out, args.device, args.cases, args.held_out, args.scratch_dir)
 
 
-def _predict(options: Namespace) -> None:
+def _predict(args: Namespace) -> None:
     import os
 
     from unet4d.datasets.convert.layout_options import LayoutOptions
@@ -186,29 +184,28 @@ def _predict(options: Namespace) -> None:
     from unet4d.inference.predict import predict
     from unet4d.system.distributed import init_distributed
 
-    o = options
-    shard = choose_shard(o.num_parts, o.part_id, os.environ)
+    shard = choose_shard(args.num_parts, args.part_id, os.environ)
     with init_distributed() as ranks:
         written = predict(
-            o.model,
-            o.input,
-            o.out,
-            _inference_options_of(o),
-            device=o.device,
-            cases=o.cases,
-            held_out=o.held_out,
-            layout=o.layout,
-            convert_options=LayoutOptions(pattern=o.pattern, keep_patient_ids=o.keep_patient_ids),
-            formats=o.format,
-            postprocess=o.postprocess,
-            leave_complete=o.leave_complete,
+            args.model,
+            args.input,
+            args.out,
+            _inference_options_of(args),
+            device=args.device,
+            cases=args.cases,
+            held_out=args.held_out,
+            layout=args.layout,
+            convert_options=LayoutOptions(pattern=args.pattern, keep_patient_ids=args.keep_patient_ids),
+            formats=args.format,
+            postprocess=args.postprocess,
+            leave_complete=args.leave_complete,
             shard=shard,
             ranks=ranks,
         )
-        if ranks.is_first and o.leave_complete and not written:
-            logger.info(f"nothing left to segment: {o.out}")
+        if ranks.is_first and args.leave_complete and not written:
+            logger.info(f"nothing left to segment: {args.out}")
         elif ranks.is_first:
-            logger.info(f"{count(len(written), 'label map')} and volumes.csv: {o.out}")
+            logger.info(f"{count(len(written), 'label map')} and volumes.csv: {args.out}")
 
 
 PREDICT = Command(

@@ -25,27 +25,26 @@ def _plan_options(parser: ArgumentParser) -> None:
     settings(parser)
 
 
-def _check_plan(options: Namespace) -> None:
-    configured(options)
+def _check_plan(args: Namespace) -> None:
+    configured(args)
 
     from pathlib import Path
 
     from unet4d.planning.checks import check_plan
 
-    check_plan(options.dataset, Path(options.out), options.gpu_memory, options.gpus)
+    check_plan(args.dataset, Path(args.out), args.gpu_memory, args.gpus)
 
 
-def _plan(options: Namespace) -> None:
-    config = configured(options)
+def _plan(args: Namespace) -> None:
+    config = configured(args)
 
     from unet4d.planning.plan import plan
 
-    o = options
-    made = plan(o.dataset, o.out, config, o.gpu_memory, o.skip_verify, o.gpus)
-    program = "unet4d" if o.gpus == 1 else f"torchrun --nproc-per-node {o.gpus} -m unet4d"
+    made = plan(args.dataset, args.out, config, args.gpu_memory, args.skip_verify, args.gpus)
+    program = "unet4d" if args.gpus == 1 else f"torchrun --nproc-per-node {args.gpus} -m unet4d"
     print(made.text)
     logger.info(
-        f"written: {made.path}; train with it: {program} train --dataset {o.dataset} --out RUN --config {made.path}"
+        f"written: {made.path}; train with it: {program} train --dataset {args.dataset} --out RUN --config {made.path}"
     )
 
 
@@ -68,31 +67,29 @@ def _train_options(parser: ArgumentParser) -> None:
     settings(parser)
 
 
-def _check_train(options: Namespace) -> None:
-    config = configured(options)
+def _check_train(args: Namespace) -> None:
+    config = configured(args)
 
     from pathlib import Path
 
     from unet4d.training.checks import check_cross_validation, check_train
 
-    o = options
-    check = check_cross_validation if o.fold == "all" else check_train
-    check(o.dataset, Path(o.out), config, o.device, o.resume)
+    check = check_cross_validation if args.fold == "all" else check_train
+    check(args.dataset, Path(args.out), config, args.device, args.resume)
 
 
-def _train(options: Namespace) -> None:
-    config = configured(options)
+def _train(args: Namespace) -> None:
+    config = configured(args)
 
     from unet4d.system.distributed import init_distributed
     from unet4d.training.cross_validation import ALL, cross_validate
     from unet4d.training.train import train
 
-    o = options
     with init_distributed() as ranks:
-        if o.fold == ALL:
-            cross_validate(o.dataset, o.out, config, o.device, o.resume, o.skip_verify, ranks)
+        if args.fold == ALL:
+            cross_validate(args.dataset, args.out, config, args.device, args.resume, args.skip_verify, ranks)
             return
-        path = train(o.dataset, o.out, config, o.device, o.resume, o.skip_verify, ranks)
+        path = train(args.dataset, args.out, config, args.device, args.resume, args.skip_verify, ranks)
         if ranks.is_first:
             logger.info(f"best model: {path}")
 
@@ -107,13 +104,13 @@ def _info_options(parser: ArgumentParser) -> None:
     add(parser, "--json", help="print one JSON object", action="store_true")
 
 
-def _info(options: Namespace) -> None:
+def _info(args: Namespace) -> None:
     import json
 
     from unet4d.training.monitoring.info import info
 
-    facts, lines = info(options.run)
-    print(json.dumps(facts, indent=1, ensure_ascii=False) if options.json else "\n".join(lines))
+    facts, lines = info(args.run)
+    print(json.dumps(facts, indent=1, ensure_ascii=False) if args.json else "\n".join(lines))
 
 
 PLAN = Command(

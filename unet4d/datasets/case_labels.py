@@ -58,11 +58,6 @@ def to_classes(label: np.ndarray, label_values: Sequence[int]) -> np.ndarray:
     return classes[label]
 
 
-def to_values(classes: np.ndarray, label_values: Sequence[int]) -> np.ndarray:
-    """Map class indices to label values (uint8), same shape: undoes `to_classes`."""
-    return np.asarray(label_values, dtype=np.uint8)[classes]
-
-
 def frame_beyond_message(case: Case, frame: int, frames: int) -> str:
     """Return the message about a labelled frame beyond the image's frames."""
     return (

@@ -16,10 +16,10 @@ from unet4d.evaluation.results import EvaluationResults, read_evaluation
 from unet4d.evaluation.tables import METRICS_CSV, TEMPORAL_CSV, align_columns, format_range
 from unet4d.metrics.statistics import INTERVALS, holm, interval95, signed_rank
 from unet4d.system.csv_file import csv_text
+from unet4d.system.environment import VERSION
 from unet4d.system.files import PathLike, check_writable, write_json, write_text
 from unet4d.system.signals import check_stop
 from unet4d.system.text import count, format_number
-from unet4d.system.version import VERSION
 
 COMPARISON_JSON, COMPARISON_CSV = "comparison.json", "comparison.csv"
 ALL_CLASSES = "mean over classes"

@@ -21,12 +21,12 @@ from unet4d.evaluation.summary import summarize_cases, summarize_cases_by_fold
 from unet4d.images.image4d import read_label
 from unet4d.metrics.surface import TOLERANCE_MM
 from unet4d.system.csv_file import csv_text
+from unet4d.system.environment import VERSION
 from unet4d.system.failures import failure_of_study, raise_failed
 from unet4d.system.files import PathLike, check_writable, write_json, write_text
 from unet4d.system.progress_bar import ProgressBar
 from unet4d.system.signals import check_stop, stop_signals
 from unet4d.system.text import count
-from unet4d.system.version import VERSION
 
 logger = logging.getLogger(__name__)
 

@@ -25,12 +25,12 @@ from unet4d.inference.predict import predict
 from unet4d.models.checkpoint import TrainedModel
 from unet4d.models.folds import load_models
 from unet4d.system.digests import file_sha256
+from unet4d.system.environment import VERSION
 from unet4d.system.failures import failure_of_study
 from unet4d.system.files import PathLike, read_json
 from unet4d.system.progress_bar import ProgressBar
 from unet4d.system.signals import stop_signals
 from unet4d.system.text import count, format_number
-from unet4d.system.version import VERSION
 
 logger = logging.getLogger(__name__)
 

@@ -33,12 +33,11 @@ from unet4d.models.device import find_device, resolve_precision
 from unet4d.models.folds import load_models
 from unet4d.system.digests import file_sha256
 from unet4d.system.distributed import ALONE, ProcessGroup
-from unet4d.system.environment import hardware
+from unet4d.system.environment import VERSION, hardware
 from unet4d.system.failures import failure_of_study
 from unet4d.system.files import PathLike
 from unet4d.system.signals import check_stop, stop_signals
 from unet4d.system.text import count
-from unet4d.system.version import VERSION
 
 logger = logging.getLogger(__name__)
 

@@ -43,11 +43,6 @@ class PreprocessedStudy:
     image: Pixels
     kinds: tuple[str, ...]
 
-    @property
-    def is_on_disk(self) -> bool:
-        """Return whether it was too large for main memory."""
-        return isinstance(self.image, DiskImage)
-
     def close(self) -> None:
         """Free its space on the disk; it cannot be segmented any more."""
         if isinstance(self.image, DiskImage):

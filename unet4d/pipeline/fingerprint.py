@@ -32,12 +32,12 @@ class Fingerprint:
 
     @property
     def shape(self) -> Size:
-        """Voxels (X, Y, Z) of the median study."""
+        """Return the voxels (X, Y, Z) of the median study."""
         return triple(round(median(sizes)) for sizes in zip(*self.shapes, strict=True))
 
     @property
     def frames(self) -> int:
-        """Frames of the longest study."""
+        """Return the frames of the longest study."""
         return max(self.frame_counts)
 
 

@@ -19,7 +19,7 @@ from unet4d.images.nifti import affine_of, read_header
 from unet4d.pipeline.foreground import FOREGROUND_VOXELS
 from unet4d.pipeline.normalization import SAMPLE_VOXELS
 from unet4d.system.byte_sizes import describe_bytes
-from unet4d.system.disk_space import check_disk_space, free_disk_bytes
+from unet4d.system.files import check_disk_space, free_disk_bytes
 from unet4d.system.text import count
 
 logger = logging.getLogger(__name__)

@@ -25,11 +25,11 @@ _TYPES: dict[Any, str] = {
 }
 
 
-def require(holds: bool, name: str, came: object, wanted: str) -> None:
+def require(holds: bool, name: str, got: object, expected: str) -> None:
     """Raise an InputError about the setting `name` unless a condition holds."""
     if not holds:
         raise InputError(
-            f"{name} is {describe_value(came)}, expected {wanted}; correct it in the config or on the command line"
+            f"{name} is {describe_value(got)}, expected {expected}; correct it in the config or on the command line"
         )
 
 

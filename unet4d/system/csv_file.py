@@ -78,9 +78,9 @@ def read_table(path: Path, columns: Sequence[str], advice: str, written_whole: b
         raise InputError(f"{path} {wrong}; expected the columns {', '.join(columns)}; {advice}")
     for number, line in enumerate(lines[1:], 2):
         if len(line) != len(names):
-            came = count(len(line), "column")
+            got = count(len(line), "column")
             raise InputError(
-                f"{path}: row {number} has {came}, the header {len(names)}; the file was truncated or changed; {advice}"
+                f"{path}: row {number} has {got}, expected {len(names)} as in the header; it was truncated or changed; {advice}"
             )
     return [dict(zip(names, map(original, line), strict=True)) for line in lines[1:]]
 

@@ -15,10 +15,23 @@ from typing import TYPE_CHECKING, Any
 from unet4d.errors import InputError
 from unet4d.system.byte_sizes import GB
 from unet4d.system.nvidia import NEEDED_DRIVER, driver_version, gpu_models, is_too_old
-from unet4d.system.version import VERSION
 
 if TYPE_CHECKING:
     import torch
+
+
+def _installed_version() -> str:
+    """Return the version that is installed, else that of the checkout around this package."""
+    try:
+        return importlib.metadata.version("unet4d")
+    except importlib.metadata.PackageNotFoundError:
+        import tomllib
+
+        pyproject = Path(__file__).parents[2] / "pyproject.toml"
+        return tomllib.loads(pyproject.read_text("utf-8"))["project"]["version"] if pyproject.is_file() else "unknown"
+
+
+VERSION = _installed_version()
 
 
 def check_device_name(name: str) -> None:

@@ -81,25 +81,29 @@ def failure_of_study(error: Exception) -> Unet4DError:
     return Unet4DError(f"unexpected {type(error).__name__}{f': {words[:300]}' if words else ''}; {REPORT}")
 
 
-def raise_failed(failed: Mapping[str, str], studies: int, done: str, where: Path) -> None:
+def raise_failed(
+    failed: Mapping[str, object], studies: int, done: str, where: Path, kind: type[Unet4DError] = InputError
+) -> None:
     """Raise an error that lists the studies of a batch that failed, if any did, once the others are written.
 
     Args:
-        failed: the reason of each, by its name.
+        failed: the reason of each, or its error, by its name.
         studies: of the batch.
         done: what the failed ones could not be, such as "scored".
         where: the results of the others.
-
-    Raises:
-        InputError: a study failed.
+        kind: the type of the error.
     """
     if not failed:
         return
+    first = next(iter(failed.values()))
+    cause = first if isinstance(first, Unet4DError) else None
     if studies == 1:
-        raise InputError(next(iter(failed.values())))
+        raise kind(str(first)) from cause
     rest = f"the other {studies - len(failed)} are in {where}" if len(failed) < studies else "nothing was written"
     listed = "; ".join(f"{name}: {reason}" for name, reason in failed.items())
-    raise InputError(f"{len(failed)} of {count(studies, 'study', 'studies')} could not be {done}, {rest}: {listed}")
+    raise kind(
+        f"{len(failed)} of {count(studies, 'study', 'studies')} could not be {done}, {rest}: {listed}"
+    ) from cause
 
 
 def show_traceback(error: Exception) -> None:

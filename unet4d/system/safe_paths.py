@@ -29,12 +29,12 @@ def path_inside(value: Any, where: str, root: Path) -> Path:
     Raises:
         InputError: no text, an absolute path, one that leaves the folder, or that a link leads out of it.
     """
-    wanted = (
+    expected = (
         "a path relative to the dataset's folder and inside it; move the file there, or link to it from there and name its folder "
         f"in {ALLOWED}"
     )
     if not isinstance(value, str) or not value or any(ord(letter) < 32 or ord(letter) == 127 for letter in value):
-        raise InputError(f"{where} is {short_repr(value)}, expected {wanted}")
+        raise InputError(f"{where} is {short_repr(value)}, expected {expected}")
     try:
         longest = max(len(os.fsencode(part)) for part in (*value.split("/"), ""))
         is_short = longest <= _LONGEST_PART and len(os.fsencode(value)) <= _LONGEST_PATH
@@ -46,7 +46,7 @@ def path_inside(value: Any, where: str, root: Path) -> Path:
     inside = os.path.normpath(value)
     absolute = os.path.isabs(value) or PureWindowsPath(value).is_absolute()
     if absolute or inside.split(os.sep)[0] in ("..", "."):
-        raise InputError(f"{where} is {value!r}, expected {wanted}")
+        raise InputError(f"{where} is {value!r}, expected {expected}")
     check_links(root / inside, where, root)
     return root / inside
 

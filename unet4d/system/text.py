@@ -17,15 +17,9 @@ _CURSOR_MOVES = re.compile(r"\r?\n*(?:\x1b\[A)*\r?")
 """Characters that a progress bar writes to move the cursor."""
 
 _SHORT = reprlib.Repr()  # of lists that repeat one another, str() may be larger than any memory
-_SHORT.maxlevel, _SHORT.maxlist, _SHORT.maxtuple, _SHORT.maxdict, _SHORT.maxstring, _SHORT.maxlong = (
-    3,
-    12,
-    12,
-    12,
-    200,
-    80,
-)
-_SHORT.maxother = 200
+_SHORT.maxlevel, _SHORT.maxlong = 3, 80
+_SHORT.maxlist = _SHORT.maxtuple = _SHORT.maxdict = 12
+_SHORT.maxstring = _SHORT.maxother = 200
 _LONGEST_SUGGESTED = 200
 """Characters of the longest name for which similar names are looked up."""
 

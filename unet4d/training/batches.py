@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import multiprocessing
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -15,7 +16,6 @@ from unet4d.errors import Unet4DError
 from unet4d.pipeline.clip_dataset import PREFETCH_BATCHES, Batch, ClipDataset, clip_loader
 from unet4d.system.byte_sizes import describe_bytes
 from unet4d.system.distributed import ProcessGroup
-from unet4d.system.fork_server import has_fork_server, prepare_fork_server
 from unet4d.system.signals import blocked_stop_signals
 from unet4d.training.worker_failures import SHARED_MEMORY, explain_worker_failure
 
@@ -28,6 +28,8 @@ PATIENCE_S, TRIES = 10.0, 60
 death of a worker that a fork server started is seen after one such wait."""
 DEATH_NOTICE_S = 1.0
 """Time within which Python reports the death of a worker."""
+_PRELOADED = ["__main__", "unet4d.pipeline.clip_dataset"]
+"""Modules the fork server imports once, so that no worker has to."""
 
 
 class BatchLoader:
@@ -65,13 +67,13 @@ class BatchLoader:
         self._share, self._taken, self._epoch = ranks.share(self.batch_size), 0, config.train.steps_per_epoch
         self.workers = self._workers_that_fit(config, ranks)
         # NCCL's threads and sockets do not survive a fork: workers of several ranks come from a process that never had them.
-        self._start_method = "forkserver" if ranks.size > 1 and self.workers and has_fork_server() else None
+        self._start_method = "forkserver" if ranks.size > 1 and self.workers and _has_fork_server() else None
 
     def __enter__(self) -> BatchLoader:
         before = set(active_children())
         try:
             if self._start_method:
-                prepare_fork_server()
+                _prepare_fork_server()
             with blocked_stop_signals():
                 self._batches = iter(
                     clip_loader(self.clips, self._numbers(), self.workers, self.pin, PATIENCE_S, self._start_method)
@@ -176,3 +178,20 @@ def _free_shared_memory() -> int | None:
     except OSError:
         return None
     return found.f_bavail * found.f_frsize
+
+
+def _has_fork_server() -> bool:
+    """Return whether this system can start processes by a fork server; Windows cannot."""
+    return "forkserver" in multiprocessing.get_all_start_methods()
+
+
+def _prepare_fork_server() -> None:
+    """Set up what the fork server is started with; call it before the signals are blocked that it must not die of.
+
+    The fork server starts with its first worker and inherits the signals that are blocked then. Starting the resource tracker,
+    which Python does on the way, would unblock them again; so it is started first.
+    """
+    from multiprocessing import resource_tracker
+
+    multiprocessing.set_forkserver_preload(_PRELOADED)
+    resource_tracker.ensure_running()

@@ -72,7 +72,7 @@ class Checkpoints:
             try:
                 content = _read(path)
             except InputError as error:
-                reasons.append(str(error).partition("; ")[0])  # what came, without the advice
+                reasons.append(str(error).partition("; ")[0])  # without the advice
                 continue
             if reasons:
                 logger.warning(f"{reasons[0]}; resuming from {path}, {describe_position(content['training'])}")

@@ -24,10 +24,10 @@ from unet4d.errors import InputError, ReportedByOtherRank, Stopped, Unet4DError
 from unet4d.evaluation.fold_summary import format_folds, summarize_folds
 from unet4d.models.folds import FOLDS_FILE, fold_folder, folds_in
 from unet4d.system.distributed import ALONE, ProcessGroup
+from unet4d.system.environment import VERSION
 from unet4d.system.files import read_json, write_json, write_text
 from unet4d.system.signals import stop_requested, stop_signals
 from unet4d.system.text import count, short_repr
-from unet4d.system.version import VERSION
 from unet4d.training.checks import check_cross_validation
 from unet4d.training.monitoring.log_lines import best_epoch, log_lines
 from unet4d.training.monitoring.summary import CONFIG, SUMMARY

@@ -39,7 +39,7 @@ def explain_worker_failure(
     code = next((process.exitcode or 0 for process in processes if number and process.pid == int(number[1])), 0)
     fewer = f"lower data.num_workers, now {workers}"
     if "DataLoader timed out" in text:
-        return Unet4DError("no batch came because a worker hangs, most often on a disk; check the disk of the dataset")
+        return Unet4DError("got no batch because a worker hangs, most often on a disk; check the disk of the dataset")
     if "Too many open files" in text or "received 0 items of ancdata" in text:
         return Unet4DError(f"the workers opened more files than this process may; ulimit -n 65536, or {fewer}")
     if not number and not raised_in_worker:

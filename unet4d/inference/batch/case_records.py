@@ -23,7 +23,7 @@ from typing import Any
 from unet4d.datasets.convert.file_names import natural_key
 from unet4d.datasets.study import Study
 from unet4d.errors import InputError
-from unet4d.system.digests import file_sha256
+from unet4d.system.digests import file_sha256, stamp
 from unet4d.system.files import read_json, remove_partial, write_json
 
 HIDDEN_FOLDER = ".unet4d"
@@ -158,11 +158,9 @@ class CaseRecords:
 
 
 def _stamp(path: Path) -> InputStamp:
-    try:
-        about = path.stat()
-    except OSError:
-        return [str(path), None, None]
-    return [str(path), about.st_size, about.st_mtime_ns]
+    with contextlib.suppress(InputError):
+        return [str(path), *stamp(path)[:2]]
+    return [str(path), None, None]
 
 
 def _remove(path: Path) -> None:

@@ -31,8 +31,7 @@ from unet4d.inference.batch.formats import (
 )
 from unet4d.inference.batch.summary_tables import TABLE_FILES, SummaryTables, summarize_curves
 from unet4d.metrics.volume_curves import volumes_ml, voxel_volume_ml
-from unet4d.system.disk_space import check_disk_space
-from unet4d.system.files import check_writable, read_json
+from unet4d.system.files import check_disk_space, check_writable, read_json
 
 LABEL_NAMES_FILE, COLOR_TABLE_FILE = "labels.txt", "labels.ctbl"
 _LEAST_SPACE_BYTES = 10**7

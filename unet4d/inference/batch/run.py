@@ -27,12 +27,12 @@ from unet4d.inference.postprocessing_steps import Step, apply_steps
 from unet4d.inference.prepare import PreprocessedStudy, prepare_study
 from unet4d.inference.segment import SegmentationResult, segment_study
 from unet4d.system.byte_sizes import describe_bytes
-from unet4d.system.disk_space import check_disk_space
-from unet4d.system.failures import failure_of_study
+from unet4d.system.failures import failure_of_study, raise_failed
+from unet4d.system.files import check_disk_space
 from unet4d.system.memory_errors import is_out_of_gpu_memory, is_out_of_main_memory, memory_error_reason
 from unet4d.system.progress_bar import ProgressBar
 from unet4d.system.signals import deferred_stop
-from unet4d.system.text import count, printable, shortened
+from unet4d.system.text import printable, shortened
 
 logger = logging.getLogger(__name__)
 
@@ -218,17 +218,8 @@ class BatchPredictor:
 
 def check_failed(failed: Mapping[str, Unet4DError], studies: int, out_dir: Path) -> None:
     """Raise the errors of the studies that failed as one, once all others are done."""
-    if not failed:
-        return
-    errors = list(failed.values())
-    kind = InputError if any(isinstance(error, InputError) for error in errors) else Unet4DError
-    if studies == 1:
-        raise kind(str(errors[0])) from errors[0]
-    rest = f"the other {studies - len(failed)} are in {out_dir}" if len(failed) < studies else "nothing was written"
-    listed = "; ".join(f"{name}: {error}" for name, error in failed.items())
-    raise kind(
-        f"{len(failed)} of {count(studies, 'study', 'studies')} could not be segmented, {rest}: {listed}"
-    ) from errors[0]
+    kind = InputError if any(isinstance(error, InputError) for error in failed.values()) else Unet4DError
+    raise_failed(failed, studies, "segmented", out_dir, kind)
 
 
 def _error_or(work: Callable[[], _Result]) -> _Result | Unet4DError:

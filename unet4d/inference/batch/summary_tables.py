@@ -26,10 +26,9 @@ from unet4d.inference.batch.case_records import HIDDEN_FOLDER, CaseRecord, CaseR
 from unet4d.metrics.cardiac_structures import MYOCARDIAL_DENSITY_G_PER_ML, cavity_within, is_cavity, is_myocardium
 from unet4d.metrics.volume_curves import curve_measures
 from unet4d.system.csv_file import csv_text
-from unet4d.system.environment import versions
+from unet4d.system.environment import VERSION, versions
 from unet4d.system.files import remove_partial, write_json, write_text, writing
 from unet4d.system.lock import exclusive_lock
-from unet4d.system.version import VERSION
 
 VOLUMES_FILE, SUMMARY_FILE = "volumes.csv", "summary.json"
 VOLUME_COLUMNS = ["case", "frame", "time_s", "class", "value", "volume_ml"]

@@ -29,18 +29,18 @@ class SpatialWarp:
 
     @property
     def rotation(self) -> np.ndarray:
-        """(3, 3): directions in the patch to directions in what was read."""
+        """Return the map (3, 3) from directions in the patch to directions in what was read."""
         return np.asarray(create_rotate(3, self.angles))[:3, :3]
 
     @property
     def affine(self) -> np.ndarray:
-        """(4, 4): voxels of the patch to voxels of what was read."""
+        """Return the map (4, 4) from voxels of the patch to voxels of what was read."""
         moved = np.asarray(create_translate(3, self.shift)) @ np.asarray(create_scale(3, self.scale))
         return np.asarray(create_rotate(3, self.angles)) @ moved
 
     @property
     def in_plane(self) -> bool:
-        """True if every slice is read from itself alone."""
+        """Return whether every slice is read from itself alone."""
         return self.angles[:2] == (0.0, 0.0) and self.scale[2] == 1.0 and self.shift[2] == 0.0
 
 

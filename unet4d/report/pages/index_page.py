@@ -11,7 +11,7 @@ from unet4d.report.pages.score_tables import ScoreSection
 from unet4d.report.pages.study import SegmentedStudy
 from unet4d.report.pages.template import picture_address, render_page
 from unet4d.report.pictures.render import class_color
-from unet4d.system.version import VERSION
+from unet4d.system.environment import VERSION
 
 
 class IndexEntry(NamedTuple):

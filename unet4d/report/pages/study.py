@@ -47,24 +47,24 @@ class SegmentedStudy:
 
     @cached_property
     def curves_ml(self) -> dict[str, np.ndarray]:
-        """Volume in every frame, class name to (T,)."""
+        """Return the volume in every frame, class name to (T,)."""
         return self._volumes(self.label)
 
     @cached_property
     def reference_ml(self) -> dict[str, np.ndarray] | None:
-        """The same of the reference, NaN in unlabelled frames."""
+        """Return the same of the reference, NaN in unlabelled frames."""
         if self.reference is None:
             return None
         return {name: np.where(self.labelled, curve, np.nan) for name, curve in self._volumes(self.reference).items()}
 
     @cached_property
     def flags(self) -> list[Flag]:
-        """Implausible properties of the curves."""
+        """Return the implausible properties of the curves."""
         return find_flags(self.curves_ml, self.cyclic)
 
     @cached_property
     def moments(self) -> tuple[tuple[int, str], ...]:
-        """Two frames to look at first, with their names.
+        """Return two frames to look at first, with their names.
 
         They are end-diastole and end-systole of the left ventricle; without one the largest and the smallest volume of the class
         that changes most. There are none where nothing changes.
@@ -79,12 +79,12 @@ class SegmentedStudy:
 
     @property
     def dice(self) -> float | None:
-        """Mean foreground Dice, where it was scored."""
+        """Return the mean foreground Dice, where it was scored."""
         return self.scores.dice if self.scores else None
 
     @property
     def facts(self) -> str:
-        """Frames, time, size and channels in a line."""
+        """Return frames, time, size and channels in a line."""
         image = self.image
         size, spacing = " x ".join(map(str, image.grid)), " x ".join(f"{mm:.3g}" for mm in image.spacing)
         time = f"{image.frame_duration_s:.3g} s per frame" if image.frame_duration_s else "frame duration unknown"
@@ -94,7 +94,7 @@ class SegmentedStudy:
 
     @property
     def right_side(self) -> str:
-        """Side of the patient, "left" or "back", that is on the right of every picture."""
+        """Return the side of the patient, "left" or "back", that is on the right of every picture."""
         affine = self.image.affine
         (_, _, column), _ = display_axes(affine)
         return "left" if nib.orientations.io_orientation(affine)[column, 0] == 0 else "back"

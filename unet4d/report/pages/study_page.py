@@ -16,8 +16,8 @@ from unet4d.report.pictures.layout import display_axes, display_window
 from unet4d.report.pictures.render import class_color
 from unet4d.report.viewer.embedding import EmbeddedStudy, embed_study
 from unet4d.report.viewer.scripts import NIIVUE_VERSION, niivue_script, page_scripts
+from unet4d.system.environment import VERSION
 from unet4d.system.text import printable
-from unet4d.system.version import VERSION
 
 PAGE_BYTES = 14_500_000
 """Size of a page with its pictures, scripts and study, so that it can be mailed."""

@@ -42,7 +42,7 @@ class EmbeddedStudy(NamedTuple):
 
     @property
     def size(self) -> int:
-        """Number of characters in the page."""
+        """Return the number of characters in the page."""
         return len(self.image) + len(self.label)
 
 
