@@ -1,4 +1,4 @@
-"""Settings of a run: name, default, unit and check of each. No other module holds a default."""
+"""Settings of a run: name, default, unit and check of each; training/resolve.py derives what is unset."""
 
 from __future__ import annotations
 
@@ -254,6 +254,7 @@ class InferenceConfig:
 
     def __post_init__(self) -> None:
         """Check every value."""
+        check_types(self, "inference")
         require(0 <= self.overlap < 1, "inference.overlap", self.overlap, "a share from 0 to below 1")
         check_ranges(self, "inference", {"sw_batch_size": (1, MOST), "chunk_frames": (1, MOST)})
         axes = self.mirror_axes
@@ -303,7 +304,10 @@ class Config:
 
 @dataclass(kw_only=True)
 class ResolvedConfig(Config):
-    """All of a run, with nothing left out. `train` keeps it as RUN/config.yaml and inside every checkpoint."""
+    """All of a run, what was unset derived; None means "none" or, for `chunk_frames`, "as memory allows".
+
+    `train` keeps it as RUN/config.yaml and inside every checkpoint.
+    """
 
     data: ResolvedDataConfig
     model: ResolvedModelConfig

@@ -35,3 +35,13 @@ def test_the_rows_of_imports_are_those_that_the_test_holds():
 def test_links_and_figures_are_there():
     links = [link.split("#")[0] for link in re.findall(r"\]\(([^)]+)\)", PAGE)]
     assert not [link for link in links if link and not link.startswith("http") and not (ROOT / link).exists()]
+
+
+def test_files_that_the_pages_for_developers_name_are_there():
+    pages = PAGE.split("## Modules")[0] + (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`((?:[\w-]+/)*[\w-]+(?:\.py|\.md|/))`", pages)) | set(
+        re.findall(r"\btests/[\w/]+\.py", pages)
+    )
+    missing = [name for name in named if not any((root / name).exists() for root in (ROOT, PACKAGE))]
+    own = {"clstm_unet.py", "utils.py"}  # named without their room, and one that there is not
+    assert sorted(set(missing) - own) == []
