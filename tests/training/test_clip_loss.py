@@ -20,8 +20,7 @@ from unet4d.models.memory_trace import peak_bytes
 from unet4d.pipeline.cache import CachedStudy
 from unet4d.pipeline.clip_dataset import ClipDataset, collate
 from unet4d.system.distributed import ProcessGroup
-from unet4d.training.clip_loss import ClipLoss
-from unet4d.training.loss import LabelledFramesLoss
+from unet4d.training.loss import ClipLoss, LabelledFramesLoss
 
 STRIDES, KERNELS = [(2, 2, 1), (2, 2, 2)], [(3, 3, 1), (3, 3, 3), (3, 3, 3)]
 FRAMES, GRID = 7, (8, 8, 4)

@@ -14,7 +14,7 @@ from tests.builders import build_network, randomize_projections, tiny_config
 from unet4d.config import RecomputeConfig, ResolvedConfig
 from unet4d.pipeline.clip_dataset import Batch
 from unet4d.system.distributed import ProcessGroup
-from unet4d.training.clip_loss import ClipLoss
+from unet4d.training.loss import ClipLoss
 from unet4d.training.optimizer import build_optimizer, build_schedule
 from unet4d.training.step import TrainingStep
 

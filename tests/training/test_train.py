@@ -24,7 +24,7 @@ from unet4d.metrics.overlap import count_voxels, dice
 from unet4d.models.checkpoint import BEST, LAST, PREVIOUS, load_checkpoint
 from unet4d.phantom import write_phantom
 from unet4d.training.checkpoints import Checkpoints
-from unet4d.training.clip_loss import ClipLoss
+from unet4d.training.loss import ClipLoss
 from unet4d.training.monitoring.log_lines import LOG
 from unet4d.training.monitoring.logger import BOARD
 from unet4d.training.monitoring.summary import CONFIG, SUMMARY

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace
 
@@ -29,8 +30,6 @@ def _phantom_options(parser: ArgumentParser) -> None:
 
 
 def _check_phantom(args: Namespace) -> None:
-    from pathlib import Path
-
     from unet4d.datasets.writer import check_fillable
 
     check_fillable(Path(args.out))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace
 
@@ -49,8 +50,6 @@ def _compare_options(parser: ArgumentParser) -> None:
 
 
 def _compare(args: Namespace) -> None:
-    from pathlib import Path
-
     from unet4d.evaluation.compare import COMPARISON_CSV, COMPARISON_JSON, compare, format_comparison
 
     summary = compare(args.a, args.b, args.out, quantities=args.metrics, shared_only=args.shared_only)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from jsonargparse import ArgumentParser, Namespace
 
 from unet4d.cli.options import DEVICE, Command, add
@@ -20,8 +22,6 @@ def _postprocess_options(parser: ArgumentParser) -> None:
 
 
 def _check_postprocess(args: Namespace) -> None:
-    from pathlib import Path
-
     from unet4d.inference.checks import check_postprocess
 
     check_postprocess(Path(args.run), args.dataset, args.predictions, args.device, args.dry_run)

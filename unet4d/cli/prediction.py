@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jsonargparse import ArgumentParser, Namespace
@@ -145,8 +147,6 @@ def _inference_options(parser: ArgumentParser) -> None:
 
 
 def _inference_options_of(args: Namespace) -> InferenceOptions:
-    from pathlib import Path
-
     from unet4d.inference.options import InferenceOptions
     from unet4d.system.byte_sizes import bytes_of
 
@@ -164,8 +164,6 @@ def _inference_options_of(args: Namespace) -> InferenceOptions:
 
 
 def _check_predict(args: Namespace) -> None:
-    import os
-
     from unet4d.datasets.convert.layout_options import LayoutOptions
     from unet4d.inference.batch.job_split import choose_shard
     from unet4d.inference.checks import check_predict
@@ -177,8 +175,6 @@ def _check_predict(args: Namespace) -> None:
 
 
 def _predict(args: Namespace) -> None:
-    import os
-
     from unet4d.datasets.convert.layout_options import LayoutOptions
     from unet4d.inference.batch.job_split import choose_shard
     from unet4d.inference.predict import predict

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import logging
+from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace
 
@@ -27,8 +29,6 @@ def _plan_options(parser: ArgumentParser) -> None:
 
 def _check_plan(args: Namespace) -> None:
     configured(args)
-
-    from pathlib import Path
 
     from unet4d.planning.checks import check_plan
 
@@ -70,8 +70,6 @@ def _train_options(parser: ArgumentParser) -> None:
 def _check_train(args: Namespace) -> None:
     config = configured(args)
 
-    from pathlib import Path
-
     from unet4d.training.checks import check_cross_validation, check_train
 
     check = check_cross_validation if args.fold == "all" else check_train
@@ -105,8 +103,6 @@ def _info_options(parser: ArgumentParser) -> None:
 
 
 def _info(args: Namespace) -> None:
-    import json
-
     from unet4d.training.monitoring.info import info
 
     facts, lines = info(args.run)

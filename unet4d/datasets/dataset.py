@@ -13,11 +13,10 @@ from unet4d.datasets.issues import Issue
 from unet4d.errors import InputError
 from unet4d.system.files import PathLike, read_json
 from unet4d.system.safe_paths import check_links
-from unet4d.system.text import count
+from unet4d.system.text import count, shorten_list
 
 CACHE_FOLDER = ".unet4d-cache"
 """In the dataset's folder."""
-_LISTED_MISSING = 5
 
 
 def read_dataset(path: PathLike) -> Dataset:
@@ -95,7 +94,6 @@ def choose_cache_dir(root: Path, named: str | None = None, elsewhere: Path | Non
 
 def _missing_message(path: Path, files: Sequence[tuple[str, Path | str]]) -> str:
     """Return the message about missing files, each with its case."""
-    listed = ", ".join(f"{case}: {file}" for case, file in files[:_LISTED_MISSING])
-    more = f" and {len(files) - _LISTED_MISSING} more" if len(files) > _LISTED_MISSING else ""
+    listed = shorten_list(f"{case}: {file}" for case, file in files)
     are = count(len(files), "file is", "files are")
-    return f"{path}: {are} missing: {listed}{more}; add them or correct the paths"
+    return f"{path}: {are} missing: {listed}; add them or correct the paths"

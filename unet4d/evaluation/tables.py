@@ -22,20 +22,8 @@ OUTPUT_FILES = {
 }
 TABLE_COLUMNS = {
     METRICS_CSV: [
-        *(
-            "case",
-            "subject",
-            "frame",
-            "class",
-            "value",
-            "dice",
-            "hd95_mm",
-            "asd_mm",
-            "nsd",
-            "reference_ml",
-            "prediction_ml",
-        ),
-        *("tp", "fp", "fn"),
+        *("case", "subject", "frame", "class", "value", "dice", "hd95_mm", "asd_mm", "nsd"),
+        *("reference_ml", "prediction_ml", "tp", "fp", "fn"),
     ],
     VOLUMES_CSV: ["case", "frame", "time_s", "class", "reference_ml", "prediction_ml"],
     MEASURES_CSV: [

@@ -264,10 +264,7 @@ def _files(path: PathLike | Sequence[PathLike]) -> list[Path]:
 
 
 def _read_frames(
-    files: Sequence[Path],
-    head: tuple[Header, tuple[int, ...]],
-    kinds: Sequence[str],
-    frames: Iterable[np.ndarray],
+    files: Sequence[Path], head: tuple[Header, tuple[int, ...]], kinds: Sequence[str], frames: Iterable[np.ndarray]
 ) -> Iterator[np.ndarray]:
     """Fill frames (C, X, Y, Z) float32, one by one, and yield each; `head` is header and (T, X, Y, Z) of the first file."""
     first, shape = head

@@ -205,11 +205,7 @@ def read_json(path: str | os.PathLike[str]) -> Any:
         with open_regular(path) as file:
             text = file.read().decode("utf-8")
         value = json.loads(
-            text,
-            parse_int=_integer,
-            parse_float=_number,
-            parse_constant=_constant,
-            object_pairs_hook=_object,
+            text, parse_int=_integer, parse_float=_number, parse_constant=_constant, object_pairs_hook=_object
         )
         _check_depth(value)
         json.dumps(value, ensure_ascii=False).encode(errors="surrogateescape")  # as the names of files may be

@@ -63,6 +63,13 @@ def count(n: int, one: str, many: str = "") -> str:
     return f"{n} {one if n == 1 else many or f'{one}s'}"
 
 
+def shorten_list(names: Iterable[object], most: int = 5, separator: str = ", ") -> str:
+    """Return the first names, and the number of the others: "a, b and 3 more", or "a; b; and 3 more"."""
+    known = [str(name) for name in names]
+    more = f"{separator.strip(', ')} and {len(known) - most} more" if len(known) > most else ""
+    return separator.join(known[:most]) + more
+
+
 def format_number(value: float | None, digits: int) -> str:
     """Return a number with this many digits after the point; a dash for None."""
     return "-" if value is None else f"{value:.{digits}f}"
@@ -83,8 +90,8 @@ class PrintableStream:
         failure: the first error of the stream, such as a closed pipe or a full disk; None so far. Later output is dropped.
     """
 
-    def __init__(self, stream: TextIO, keep: str = "\n\t", moves_cursor: bool = False):
-        self._stream, self._keep, self._moves_cursor = stream, keep, moves_cursor
+    def __init__(self, stream: TextIO, moves_cursor: bool = False):
+        self._stream, self._keep, self._moves_cursor = stream, "\n\t", moves_cursor
         self.failure: OSError | None = None
 
     def __getattr__(self, name: str) -> Any:

@@ -34,13 +34,7 @@ class OomFallback:
         fit: the plan; None compares nothing.
     """
 
-    def __init__(
-        self,
-        step: TrainingStep,
-        recompute: RecomputeConfig,
-        frames: int,
-        fit: StepFit | None,
-    ):
+    def __init__(self, step: TrainingStep, recompute: RecomputeConfig, frames: int, fit: StepFit | None):
         self.step, self.fit = step, fit
         self.recompute, *self.leaner = recompute_schedules(recompute, frames)
         if step.ranks.size > 1:

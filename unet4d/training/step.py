@@ -16,7 +16,7 @@ from unet4d.models.clstm_unet import CLSTMUNet, DropoutFactors
 from unet4d.models.device import autocast, repeated_shapes
 from unet4d.pipeline.clip_dataset import Batch
 from unet4d.system.distributed import ALONE, ProcessGroup
-from unet4d.training.clip_loss import ClipLoss
+from unet4d.training.loss import ClipLoss
 from unet4d.training.optimizer import build_optimizer, build_schedule
 
 

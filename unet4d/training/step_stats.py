@@ -13,9 +13,8 @@ import torch
 from torch import Tensor
 
 from unet4d.errors import Unet4DError
+from unet4d.system.text import shorten_list
 
-MOST_NAMED_CASES = 8
-"""Cases that an error names."""
 STATS = ("loss", "norm", "taken", "skipped", "in_a_row", "suspects")
 """Attributes of `EpochStats` that a checkpoint holds."""
 
@@ -135,12 +134,11 @@ class EpochStats:
         self.in_a_row += 1
         self.suspects = list(dict.fromkeys([*self.suspects, *names]))
         if self.in_a_row > self.skip_limit:
-            more = len(self.suspects) - MOST_NAMED_CASES
             raise Unet4DError(
                 f"{self.in_a_row} steps in a row, up to step {step}, had a loss or gradient that is not finite, and "
-                f"train.skip_limit is {self.skip_limit}; their cases: {', '.join(self.suspects[:MOST_NAMED_CASES])}"
-                f"{f' and {more} more' if more > 0 else ''}; check these studies with unet4d verify, or train anew with a lower "
-                "--train.learning_rate or --train.precision fp32"
+                f"train.skip_limit is {self.skip_limit}; their cases: {shorten_list(self.suspects, 8)}"
+                "; check these studies with unet4d verify, or train anew with a lower --train.learning_rate or "
+                "--train.precision fp32"
             )
         line = f"step {step} is skipped: loss {loss:.4g}, gradient norm {norm:.4g}; cases {', '.join(names)}"
         if math.isfinite(loss) and scale > 1:

@@ -37,6 +37,7 @@ from unet4d.images.dicom.instance import Series
 from unet4d.images.dicom.volume4d import SliceStack, read_dicom_voxels, stack_error, stack_planes
 from unet4d.images.image4d import Image4D
 from unet4d.images.time_axis import TimeAxis
+from unet4d.system.text import shorten_list
 
 logger = logging.getLogger(__name__)
 
@@ -187,8 +188,7 @@ def _nothing_message(root: Path, found: FoundDicom) -> str:
         return f"{root} holds no DICOM image, but {_count_by_kind(found)}, expected images; give another folder"
     if not reasons:
         return f"{root} holds no DICOM image, expected a file or folder of them; give another"
-    more = f"; and {len(reasons) - 3} more" if len(reasons) > 3 else ""
-    return f"{root} holds no DICOM image that can be used: {'; '.join(reasons[:3])}{more}; give another"
+    return f"{root} holds no DICOM image that can be used: {shorten_list(reasons, 3, '; ')}; give another"
 
 
 def _count_by_kind(found: FoundDicom) -> str:

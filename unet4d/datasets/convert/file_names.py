@@ -116,12 +116,6 @@ def find_nearby_files(root: Path) -> list[NamedFile]:
     return _named([*root.glob("*"), *root.glob("*/*")], root)
 
 
-def shorten_list(names: Iterable[object], most: int = 5) -> str:
-    """Return the first names, with commas, and the number of the others."""
-    known = [str(name) for name in names]
-    return ", ".join(known[:most]) + (f" and {len(known) - most} more" if len(known) > most else "")
-
-
 def _named(paths: Iterable[Path], root: Path) -> list[NamedFile]:
     files = [parse_file_name(path, root) for path in paths if not path.is_dir()]  # a pipe fails where it is read
     return sorted((f for f in files if f), key=lambda f: natural_key(f.path.relative_to(root).as_posix()))

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
-from unet4d.datasets.convert.file_names import shorten_list
 from unet4d.datasets.study import FRAME_DURATION_LIMITS, is_frame_duration
 from unet4d.errors import InputError
 from unet4d.system.csv_file import read_table
 from unet4d.system.files import PathLike
-from unet4d.system.text import count, short_repr
+from unet4d.system.text import count, short_repr, shorten_list
 
 DURATION_COLUMNS = ("case", "frame_duration_s")
 

@@ -36,7 +36,6 @@ from unet4d.datasets.convert.file_names import (
     find_nearby_files,
     missing_numbers,
     natural_key,
-    shorten_list,
     sort_by_time,
 )
 from unet4d.datasets.convert.layout_options import LayoutOptions
@@ -46,7 +45,7 @@ from unet4d.images.image4d import Image4D, read_image
 from unet4d.images.nifti import NIFTI_SUFFIXES, check_same_grid, is_nifti
 from unet4d.images.nrrd import nrrd_dimension, nrrd_files, read_nrrd_image
 from unet4d.images.segmentations import label_values, read_label_map, read_segmentation
-from unet4d.system.text import count
+from unet4d.system.text import count, shorten_list
 
 _FRAME = re.compile(
     r"((.*[^a-z])?(frame|phase|time|timepoint|volume|vol|image|img|t|f)[^a-z0-9]*)?[0-9]+(\.[0-9]+)?", re.IGNORECASE

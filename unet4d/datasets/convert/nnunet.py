@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from unet4d.datasets.cases import Case, Dataset
-from unet4d.datasets.convert.file_names import missing_numbers, natural_key, shared_stems, shorten_list
+from unet4d.datasets.convert.file_names import missing_numbers, natural_key, shared_stems
 from unet4d.datasets.convert.layout_options import LayoutOptions
 from unet4d.datasets.dataset_json import parse_channel_names
 from unet4d.datasets.nifti_studies import group_by_channel, make_study, order_channels
@@ -35,7 +35,7 @@ from unet4d.images.image4d import Image4D, read_image
 from unet4d.images.nifti import NIFTI_SUFFIXES, check_same_grid, header_for
 from unet4d.system.class_values import class_fault
 from unet4d.system.files import read_json
-from unet4d.system.text import count, short_repr
+from unet4d.system.text import count, short_repr, shorten_list
 
 _ABOUT = {"description": "description", "reference": "reference", "licence": "licence", "license": "licence"}
 _EXAMPLE = r"'(?P<subject>.+)_frame(?P<frame>\d+)'"

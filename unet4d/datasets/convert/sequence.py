@@ -30,7 +30,6 @@ from unet4d.datasets.convert.file_names import (
     find_nearby_files,
     natural_key,
     parse_file_name,
-    shorten_list,
 )
 from unet4d.datasets.convert.layout_options import LayoutOptions
 from unet4d.datasets.nifti_studies import CHANNEL_NUMBER
@@ -40,7 +39,7 @@ from unet4d.images.image4d import Image4D
 from unet4d.images.nifti import NIFTI_SUFFIXES
 from unet4d.images.nrrd import import_pynrrd, nrrd_dimension, nrrd_files, read_nrrd_header, read_nrrd_image
 from unet4d.images.segmentations import label_values, read_label_map, read_segmentation
-from unet4d.system.text import count
+from unet4d.system.text import count, shorten_list
 
 
 def is_sequence(root: Path) -> bool:

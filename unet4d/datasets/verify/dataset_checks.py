@@ -12,12 +12,12 @@ from typing import NamedTuple
 import numpy as np
 
 from unet4d.datasets.cases import Case, Dataset
-from unet4d.datasets.convert.file_names import shared_stems, shorten_list
+from unet4d.datasets.convert.file_names import shared_stems
 from unet4d.datasets.issues import Issue
 from unet4d.datasets.verify.study_properties import StudyProperties
 from unet4d.images.grid import WorkingGrid
 from unet4d.images.nifti import case_name
-from unet4d.system.text import count
+from unet4d.system.text import count, shorten_list
 
 FEWEST_STUDIES = 5
 """Among fewer studies no outlier is reported."""

@@ -13,7 +13,7 @@ from unet4d.datasets.verify.run_checks import PrepareChecks, Verification, strea
 from unet4d.datasets.verify.study_properties import StudyProperties
 from unet4d.errors import InputError
 from unet4d.system.files import PathLike
-from unet4d.system.text import count
+from unet4d.system.text import count, shorten_list
 
 logger = logging.getLogger(__name__)
 
@@ -58,10 +58,9 @@ def _error_message(found: Verification) -> str:
     errors = [issue for issue in found.issues if issue.severity == ERROR]
     messages = [
         f"{found.root}{'/' if issue.message.startswith((issue.file, 'dataset.json')) else ': '}{issue.message}"
-        for issue in errors[:MOST_REPORTED]
+        for issue in errors
     ]
     if len(errors) == 1:
         return messages[0]
-    more = f"; and {len(errors) - MOST_REPORTED} more" if len(errors) > MOST_REPORTED else ""
-    listed = "; ".join(f"({i}) {message}" for i, message in enumerate(messages, 1))
-    return f"{found.root} has {count(len(errors), 'error')}: {listed}{more}; all of them: unet4d verify {found.root}"
+    listed = shorten_list((f"({i}) {message}" for i, message in enumerate(messages, 1)), MOST_REPORTED, "; ")
+    return f"{found.root} has {count(len(errors), 'error')}: {listed}; all of them: unet4d verify {found.root}"

@@ -13,6 +13,7 @@ from typing import TypeVar
 import numpy as np
 
 from unet4d.images.dicom.instance import Plane
+from unet4d.system.text import shorten_list
 
 SAME_PLACE_MM = 0.05  # planes that lie apart by no more along their normal are one slice
 STEP_TOLERANCE = 0.02  # greatest distance of a slice from its even place, in steps; sideways too
@@ -156,7 +157,6 @@ def _normal(plane: Plane) -> np.ndarray:
     return normal / np.linalg.norm(normal)
 
 
-def _listed(values: Sequence[float] | np.ndarray, most: int = 24) -> str:
+def _listed(values: Sequence[float] | np.ndarray) -> str:
     """Return the numbers with at most four decimals; "-0" is 0."""
-    text = ", ".join(f"{round(float(value), 4) + 0:g}" for value in values[:most])
-    return text + (f" and {len(values) - most} more" if len(values) > most else "")
+    return shorten_list((f"{round(float(value), 4) + 0:g}" for value in values), 24)

@@ -18,8 +18,8 @@ from unet4d.images.dicom.instance import Plane
 from unet4d.images.time_axis import TimeAxis
 from unet4d.system.memory import check_fits
 from unet4d.system.signals import check_stop
+from unet4d.system.text import shorten_list
 
-_MOST = 8  # reasons that one message lists
 _WORKING_BYTES = 12  # per voxel: in float32, reoriented, and resampled
 
 
@@ -82,8 +82,7 @@ def _refuse(title: str, reasons: Sequence[str]) -> None:
 
 def stack_error(title: str, reasons: Sequence[str]) -> InputError:
     """Return the error that lists the reasons against a stack in one line."""
-    more = f"; and {len(reasons) - _MOST} more" if len(reasons) > _MOST else ""
-    return InputError(f"{title}: {'; '.join(reasons[:_MOST])}{more}; export the series again, or leave it out")
+    return InputError(f"{title}: {shorten_list(reasons, 8, '; ')}; export the series again, or leave it out")
 
 
 def read_dicom_voxels(stack: SliceStack) -> np.ndarray:
