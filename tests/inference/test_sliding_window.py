@@ -131,7 +131,7 @@ def test_windows_that_the_gpu_cannot_even_take_in_are_fewer_at_once(monkeypatch)
 
     monkeypatch.setattr(torch.Tensor, "to", limited)
     assert [predictor.logits(clips), predictor.logits(clips[:2])] == [None, None]
-    assert predictor.windows == 1
+    assert predictor.windows_at_once == 1
     torch.testing.assert_close(predictor.logits(clips[:1]), wanted[:1], atol=1e-5, rtol=1e-5)
 
 

@@ -1,4 +1,4 @@
-"""Checks of predict and tune before torch is imported, which takes seconds: what must exist, and what must be writable.
+"""Checks of predict and postprocess before torch is imported, which takes seconds: what must exist, and what must be writable.
 
 The command line runs them first. The functions behind the commands run them again, because Python code may call those directly.
 This module and all that it imports are light; a test holds that.

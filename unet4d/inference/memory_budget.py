@@ -1,4 +1,7 @@
-"""The memory budget of a prediction: where --max_memory acts, and the shares into which a memory is split."""
+"""The memory budget of a prediction: the bytes that `--max_memory` leaves, and the shares into which a memory is split.
+
+What follows from them is decided in memory_plan.py, but for studies beside the one that is computed, see batch/.
+"""
 
 from __future__ import annotations
 
@@ -70,6 +73,6 @@ def gpu_usable_bytes(device: torch.device) -> float | None:
     return usable_bytes(free_bytes(device)) if device.type == "cuda" else None
 
 
-def gpu_stitching_bytes(device: torch.device) -> float:
-    """Return the share of a GPU's free memory that stitched logits may take."""
-    return STITCHED_SHARE * free_bytes(device)
+def gpu_stitching_bytes(device: torch.device) -> float | None:
+    """Return the share of a GPU's free memory that stitched logits may take; None for a CPU."""
+    return STITCHED_SHARE * free_bytes(device) if device.type == "cuda" else None

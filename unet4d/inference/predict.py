@@ -78,7 +78,7 @@ def predict(
         cases: of the dataset folders, take the training or test cases of these names.
         held_out: of the dataset folders, take the cases that the model's run was validated on; with several models all training
             cases, each segmented by the one model that was validated on it.
-        layout: of the inputs, of `unet4d.datasets.convert.LAYOUTS`; "auto" finds it out.
+        layout: of the inputs, of `unet4d.datasets.convert.layouts.LAYOUTS`; "auto" finds it out.
         convert_options: what the inputs lack, where they are in such a layout.
         formats: of the label maps, see inference/batch/formats.py.
         postprocess: "auto" applies what `unet4d postprocess` recorded in the run, or the folder of folds, for these checkpoints.

@@ -14,8 +14,8 @@ from unet4d.images.grid import WorkingGrid
 from unet4d.images.image4d import Image4D, ImageInfo
 from unet4d.images.time_axis import TimeAxis, time_axis
 from unet4d.inference.memory_budget import MemoryBudget
+from unet4d.inference.memory_plan import study_fits
 from unet4d.inference.options import InferenceOptions, Models
-from unet4d.inference.tiling import study_fits
 from unet4d.inference.windows import Pixels
 from unet4d.models.checkpoint import TrainedModel
 from unet4d.models.ensemble import check_compatible

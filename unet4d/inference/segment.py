@@ -1,4 +1,4 @@
-"""One study segmented block by block: each block of logits is resampled to the study's own grid, classified and dropped."""
+"""The segmentation of one study, block by block: each block's logits are resampled to the study's grid, and labels kept."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from unet4d.images.image4d import Image4D
 from unet4d.images.resample_back import NativeLabel
 from unet4d.images.time_axis import TimeAxis
 from unet4d.inference.memory_budget import MemoryBudget
+from unet4d.inference.memory_plan import plan_tiling
 from unet4d.inference.options import InferenceOptions, Models
 from unet4d.inference.prepare import PreprocessedStudy, prepare_image
 from unet4d.inference.sliding_window import logit_blocks
-from unet4d.inference.tiling import plan_tiling
 from unet4d.inference.window_predictor import WindowPredictor
 from unet4d.inference.windows import Windows
 from unet4d.models.checkpoint import TrainedModel

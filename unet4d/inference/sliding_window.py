@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from unet4d.images.resample_back import Axis
-from unet4d.inference.tiling import Tiling
+from unet4d.inference.memory_plan import Tiling
 from unet4d.inference.window_predictor import CPU, WindowPredictor
 from unet4d.inference.windows import Pixels, WindowOrigin, Windows
 from unet4d.models.ensemble import mean_logits
@@ -65,7 +65,7 @@ class LogitRows:
     """
 
     def __init__(self, predictor: WindowPredictor, image: Pixels, columns: Range | None = None):
-        predictor.fit(image.shape[1])
+        predictor.limit_frames(image.shape[1])
         self.predictor, self.image = predictor, image
         self.windows = Windows(image.shape[2:], predictor.roi_size, predictor.config.overlap)
         self.columns = columns or (0, image.shape[3])
@@ -128,10 +128,10 @@ class LogitRows:
         """Compute and add windows; return the sums, which may have moved to another device."""
         done, predictor = 0, self.predictor
         while done < len(origins):
-            batch = origins[done : done + predictor.windows]
+            batch = origins[done : done + predictor.windows_at_once]
             logits = predictor.logits(torch.stack([self.windows.read(self.image, origin) for origin in batch]))
-            if predictor.stitch_on is not None and total.device != predictor.stitch_on:
-                total, weight = total.to(predictor.stitch_on), weight.to(predictor.stitch_on)
+            if predictor.stitch_on == CPU:
+                total, weight = total.to(CPU), weight.to(CPU)
             if logits is None:
                 continue
             for origin, window in zip(batch, logits, strict=True):

@@ -15,11 +15,11 @@ from unet4d.images.grid import WorkingGrid
 from unet4d.images.image4d import Image4D
 from unet4d.images.nifti import check_affine
 from unet4d.images.resample_back import NativeLabel
+from unet4d.inference.memory_plan import Tiling, plan_frame
 from unet4d.inference.options import InferenceOptions
 from unet4d.inference.prepare import scaled_image
 from unet4d.inference.segment import check_finite, check_gpu
 from unet4d.inference.sliding_window import logit_blocks
-from unet4d.inference.tiling import Tiling
 from unet4d.inference.window_predictor import WindowPredictor
 from unet4d.models.checkpoint import TrainedModel
 from unet4d.models.clstm_unet import NetworkState
@@ -96,6 +96,7 @@ class StreamingSegmenter:
             resolve_precision(precision, device),
             cyclic=False,
         )
+        plan_frame(self._predictor, self.grid)
 
     def reset(self) -> None:
         """Forget the frames so far: the next one is the first of another study. The scale stays."""

@@ -1,4 +1,4 @@
-"""The predictor of windows: a network's logits of a batch of windows, in a leaner way each time memory runs out."""
+"""The predictor of windows: a network's logits of a batch of windows, with fewer windows or frames at once after memory ran out."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from unet4d.config import InferenceConfig
-from unet4d.inference.memory_budget import gpu_stitching_bytes
 from unet4d.models.chunked import ChunkedRecurrence
 from unet4d.models.clstm_unet import CLSTMUNet, NetworkState
 from unet4d.models.device import autocast, set_tf32
@@ -56,9 +55,9 @@ class WindowPredictor:
         cyclic_shifts: logits of a cyclic study are averaged over this many first frames.
         signs: for each of the C channels, its factor where X, Y or Z is mirrored, (1, 1, -1) for a velocity along Z; empty: all 1.
         tick: called with the number of windows that were stitched.
-        windows: computed at once now.
-        chunk_frames: computed at once now; None: all.
-        stitch_on: where logits are stitched; None: on the GPU where they take less than half of what is free there.
+        windows_at_once: windows computed at once now.
+        frames_at_once: frames computed at once now; None: all.
+        stitch_on: where logits are stitched, as memory_plan.py decides; None: on `device`.
         stitched_bytes: of the largest logits that were stitched on the GPU.
     """
 
@@ -71,14 +70,14 @@ class WindowPredictor:
     cyclic_shifts: int = 1
     signs: Sequence[Sequence[int]] = ()
     tick: Callable[[int], object] = field(default=lambda windows: None)
-    windows: int = field(init=False)
-    chunk_frames: int | None = field(init=False)
+    windows_at_once: int = field(init=False)
+    frames_at_once: int | None = field(init=False)
     stitch_on: torch.device | None = field(init=False, default=None)
     stitched_bytes: int = field(init=False, default=0)
 
     def __post_init__(self) -> None:
         """Begin with what is configured."""
-        self.windows, self.chunk_frames = self.config.sw_batch_size, self.config.chunk_frames
+        self.windows_at_once, self.frames_at_once = self.config.sw_batch_size, self.config.chunk_frames
 
     @property
     def limits(self) -> _Limits:
@@ -94,21 +93,21 @@ class WindowPredictor:
         """Return whether logits are the mean of several passes."""
         return bool(self.config.mirror_axes) or len(self.shifts(frames)) > 1
 
-    def fit(self, frames: int, most: float = math.inf) -> None:
+    def limit_frames(self, frames: int, most: float = math.inf) -> None:
         """Compute no more than `most` frames at once of studies of this many frames: first fewer windows, then fewer frames."""
         most = min(most, self.limits.frames)
-        at_once = min(self.chunk_frames or frames, frames)
-        while self.windows > 1 and self.windows * at_once > most:
-            self.windows //= 2
-        while at_once > 1 and self.windows * at_once > most:
-            at_once = self.chunk_frames = -(-at_once // 2)
+        at_once = min(self.frames_at_once or frames, frames)
+        while self.windows_at_once > 1 and self.windows_at_once * at_once > most:
+            self.windows_at_once //= 2
+        while at_once > 1 and self.windows_at_once * at_once > most:
+            at_once = self.frames_at_once = -(-at_once // 2)
 
     @torch.inference_mode()
     def logits(self, clips: Tensor) -> Tensor | None:
         """Return logits (B, T, K, X, Y, Z) float32, on the device, of windows (B, T, C, X, Y, Z).
 
-        They are None where memory ran out: then no more than `windows` windows may be given. Raise torch.OutOfMemoryError where
-        there is no leaner way.
+        They are None where memory ran out: then no more than `windows_at_once` windows may be given.
+        Raise torch.OutOfMemoryError where one frame of one window is too much.
         """
         set_tf32(self.device, self.precision)
         try:
@@ -128,14 +127,14 @@ class WindowPredictor:
         Raises:
             torch.OutOfMemoryError: there is none, and the GPU's memory ran out; `failure` itself where main memory did.
         """
-        at_once = min(self.chunk_frames or frames, frames)
-        if self.windows > 1:
-            self.windows //= 2
-            self.limits.frames = self.windows * at_once
-            way = f"{count(self.windows, 'window')} at once"
+        at_once = min(self.frames_at_once or frames, frames)
+        if self.windows_at_once > 1:
+            self.windows_at_once //= 2
+            self.limits.frames = self.windows_at_once * at_once
+            way = f"{count(self.windows_at_once, 'window')} at once"
         elif at_once > 1:
-            self.limits.frames = self.chunk_frames = -(-at_once // 2)
-            way = f"{count(self.chunk_frames, 'frame')} at once"
+            self.limits.frames = self.frames_at_once = -(-at_once // 2)
+            way = f"{count(self.frames_at_once, 'frame')} at once"
         elif self.device.type != "cpu" and self.stitch_on != CPU:
             self.stitch_in_main_memory()
             way = "logits stitched in main memory"
@@ -155,11 +154,7 @@ class WindowPredictor:
         """Return where logits of this size are stitched."""
         if self.device.type == "cpu":
             return self.stitch_on or self.device
-        if self.stitch_on is None:
-            fits = needed_bytes < gpu_stitching_bytes(self.device)
-        else:
-            fits = self.stitch_on.type != "cpu"
-        if not fits or needed_bytes >= self.limits.stitched_bytes:
+        if self.stitch_on == CPU or needed_bytes >= self.limits.stitched_bytes:
             return CPU
         self.stitched_bytes = max(self.stitched_bytes, needed_bytes)
         return self.device
@@ -169,7 +164,7 @@ class WindowPredictor:
         total: Tensor | None = None
         for shift in shifts:
             shifted = clips.roll(-shift, 1) if shift else clips
-            logits = in_chunks(self.network, shifted, self.chunk_frames or clips.shape[1], self.cyclic).float()
+            logits = in_chunks(self.network, shifted, self.frames_at_once or clips.shape[1], self.cyclic).float()
             logits = logits.roll(shift, 1) if shift else logits
             total = logits if total is None else total.add_(logits)
         assert total is not None

@@ -43,7 +43,7 @@ class Task:
         channel_names: names of the input channels.
         cyclic: whether the last frame leads into the first.
         held_out: subjects it was validated on and not trained on.
-        channel_kinds: what each channel holds, see data/channels.py; empty: all are signal.
+        channel_kinds: what each channel holds, see images/channels.py; empty: all are signal.
     """
 
     labels: dict[str, int]

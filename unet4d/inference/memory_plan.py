@@ -1,4 +1,7 @@
-"""The tiling of a study into blocks, so that image, logits and label map stay within the memory budget, and the GPU's.
+"""The memory plan of a study: whether it is read whole, its tiling into blocks, and how much is computed at once and where.
+
+Here `--max_memory` takes effect: `study_fits` and `plan_tiling` decide, within the bytes that a `MemoryBudget` leaves.
+A tiling has
 
 columns along Y, where rows of all of them do not fit: each a pass of its own, windows between two computed twice
 rows along X: as many as fit; every window of the pass computed once
@@ -14,7 +17,14 @@ from unet4d.config import ResolvedModelConfig
 from unet4d.errors import Unet4DError
 from unet4d.images.grid import WorkingGrid
 from unet4d.images.image4d import ImageInfo
-from unet4d.inference.memory_budget import AMPLE, STITCHED_SHARE, WINDOW_SHARE, MemoryBudget, gpu_usable_bytes
+from unet4d.inference.memory_budget import (
+    AMPLE,
+    STITCHED_SHARE,
+    WINDOW_SHARE,
+    MemoryBudget,
+    gpu_stitching_bytes,
+    gpu_usable_bytes,
+)
 from unet4d.inference.options import InferenceOptions, Models
 from unet4d.inference.window_memory import generous_bytes, window_memory
 from unet4d.inference.window_predictor import CPU, WindowPredictor
@@ -105,7 +115,7 @@ def plan_tiling(
     left = budget.left_bytes() - label_bytes(info, len(models[0].task.labels), probabilities)
     total, blocks = left, Blocks.of(models, info, grid)
     for predictor in predictors:
-        predictor.fit(frames)
+        predictor.limit_frames(frames)
     usable = [gpu_usable_bytes(predictor.device) for predictor in predictors]
     on_cpu = [pair for pair, gpu in zip(zip(models, predictors, strict=True), usable, strict=True) if gpu is None]
     window = max((_fit_window(model, info, one, WINDOW_SHARE * total) for model, one in on_cpu), default=0)
@@ -129,12 +139,12 @@ def plan_tiling(
 def _fit_window(model: TrainedModel, info: ImageInfo, predictor: WindowPredictor, share: float) -> float:
     """Have as many frames computed at once on the CPU as fit into a share of the budget; return the bytes they take."""
     network, frames = _window_of(model, info), info.frames
-    if (generous := generous_bytes(*network, frames * predictor.windows)) <= share:
+    if (generous := generous_bytes(*network, frames * predictor.windows_at_once)) <= share:
         return generous
     memory, averages = window_memory(*network, predictor.precision), predictor.averages(frames)
-    at_once = memory.fitting(frames, share / predictor.windows, averages)
-    predictor.chunk_frames = min(predictor.chunk_frames or frames, at_once)
-    return predictor.windows * memory.needed(frames, predictor.chunk_frames, averages)
+    at_once = memory.fitting(frames, share / predictor.windows_at_once, averages)
+    predictor.frames_at_once = min(predictor.frames_at_once or frames, at_once)
+    return predictor.windows_at_once * memory.needed(frames, predictor.frames_at_once, averages)
 
 
 def _fit_gpu(
@@ -159,16 +169,23 @@ def _fit_gpu(
     return left if fits else math.inf
 
 
+def plan_frame(predictor: WindowPredictor, grid: WorkingGrid) -> None:
+    """Have the logits of single frames of this working grid stitched on a GPU only where they take less than their share of it."""
+    if (usable := gpu_stitching_bytes(predictor.device)) is not None:
+        fits = 4 * predictor.network.out_channels * math.prod(grid.shape) < usable
+        predictor.stitch_on = predictor.device if fits else CPU
+
+
 def _fit_gpu_window(model: TrainedModel, info: ImageInfo, predictor: WindowPredictor, share: float) -> int:
     """Have as many windows and frames computed at once as fit; return the bytes they take."""
     memory, frames = window_memory(*_window_of(model, info), predictor.precision), info.frames
     averages = predictor.averages(frames)
     indexable = max(1, MOST_ELEMENTS // max(1, memory.frame_elements))
-    while predictor.windows > 1 and predictor.windows * memory.needed(frames, 1, averages) > share:
-        predictor.windows //= 2
-    fitting = memory.fitting(frames, share / predictor.windows, averages)
-    predictor.fit(frames, min(indexable, predictor.windows * fitting))
-    return predictor.windows * memory.needed(frames, predictor.chunk_frames or frames, averages)
+    while predictor.windows_at_once > 1 and predictor.windows_at_once * memory.needed(frames, 1, averages) > share:
+        predictor.windows_at_once //= 2
+    fitting = memory.fitting(frames, share / predictor.windows_at_once, averages)
+    predictor.limit_frames(frames, min(indexable, predictor.windows_at_once * fitting))
+    return predictor.windows_at_once * memory.needed(frames, predictor.frames_at_once or frames, averages)
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from unet4d.datasets.nifti_studies import open_nifti_source
 from unet4d.errors import InputError, Unet4DError
 from unet4d.images.image4d import Image4D
 from unet4d.images.resample_back import NativeLabel
-from unet4d.inference import tiling
+from unet4d.inference import memory_plan
 from unet4d.inference.memory_budget import MemoryBudget
 from unet4d.inference.options import InferenceOptions
 from unet4d.inference.prepare import prepare_image, prepare_study
@@ -272,7 +272,7 @@ class MadeUpGPU:
             return encoded(x, *rest)
 
         monkeypatch.setattr(model.network, "_encode", limited)
-        monkeypatch.setattr(tiling, "gpu_usable_bytes", lambda device: self.usable)
+        monkeypatch.setattr(memory_plan, "gpu_usable_bytes", lambda device: self.usable)
 
 
 def counted(model, frames: int) -> int:
@@ -327,7 +327,7 @@ def test_rows_of_logits_are_bounded_by_the_gpu_they_are_stitched_on(monkeypatch,
     segmented([model], path)
     assert len(calls) == 1
     prepared = prepare_study([model], open_nifti_source(path).studies[0], FP32, MemoryBudget())
-    blocks = tiling.Blocks.of([model], prepared.info, prepared.grid)
+    blocks = memory_plan.Blocks.of([model], prepared.info, prepared.grid)
     prepared.close()
     labels, patch = len(model.task.labels), model.config.data.patch_size
     window = window_memory(model.config.model, 1, labels, patch, "fp32").needed(3, 3)
@@ -345,19 +345,32 @@ def test_logits_are_stitched_in_main_memory_only_where_not_one_row_fits_the_gpu(
     prepared = prepare_study([model], open_nifti_source(path).studies[0], FP32, MemoryBudget())
     config = InferenceConfig(sw_batch_size=4)
     one = WindowPredictor(model.network, torch.device("cuda"), model.config.data.patch_size, config, "fp32", False)
-    monkeypatch.setattr(tiling, "gpu_usable_bytes", lambda device: usable)
-    blocks = tiling.plan_tiling([model], [one], prepared.info, prepared.grid, True, MemoryBudget())
+    monkeypatch.setattr(memory_plan, "gpu_usable_bytes", lambda device: usable)
+    blocks = memory_plan.plan_tiling([model], [one], prepared.info, prepared.grid, True, MemoryBudget())
     prepared.close()
     assert one.stitch_on.type == place
-    assert (one.windows, one.chunk_frames) == ((4, None) if usable > 10 else (1, 1))
+    assert (one.windows_at_once, one.frames_at_once) == ((4, None) if usable > 10 else (1, 1))
     assert blocks.columns == [(0, 30)]
+
+
+@pytest.mark.parametrize(("free", "place"), [(10**9, "cuda"), (10, "cpu")])
+def test_a_streamed_frame_is_stitched_on_the_gpu_only_where_it_takes_less_than_half_of_its_free_memory(
+    monkeypatch, model, path, free, place
+):
+    prepared = prepare_study([model], open_nifti_source(path).studies[0], FP32, MemoryBudget())
+    config, gpu = InferenceConfig(), torch.device("cuda")
+    one = WindowPredictor(model.network, gpu, model.config.data.patch_size, config, "fp32", False)
+    monkeypatch.setattr("unet4d.inference.memory_budget.free_bytes", lambda device: free)
+    memory_plan.plan_frame(one, prepared.grid)
+    prepared.close()
+    assert one.stitching_device(1).type == place
 
 
 def test_no_more_frames_at_once_than_kernels_can_index(monkeypatch, model, long_path):
     labels, patch = len(model.task.labels), model.config.data.patch_size
     elements = window_memory(model.config.model, 1, labels, patch, "fp32").frame_elements
     assert elements > 0
-    monkeypatch.setattr(tiling, "MOST_ELEMENTS", 5 * elements)
+    monkeypatch.setattr(memory_plan, "MOST_ELEMENTS", 5 * elements)
     gpu = MadeUpGPU(monkeypatch, model, 10**9)
     segmented([model], long_path)
     assert max(gpu.tries) == 4
