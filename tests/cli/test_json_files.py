@@ -13,13 +13,18 @@ import pytest
 
 from tests.mutations import damaged, mutated, outcome
 from unet4d.datasets.dataset import read_dataset
-from unet4d.datasets.label_maps import PREDICTION_JSON, read_class_values, read_recorded_folds, read_recorded_times
+from unet4d.datasets.label_maps import (
+    PREDICTION_JSON,
+    read_class_values,
+    read_provenance,
+    read_recorded_folds,
+    read_recorded_times,
+)
 from unet4d.datasets.verify.run_checks import FINGERPRINT_FILE, verify_dataset
 from unet4d.evaluation.results import read_evaluation
 from unet4d.inference.batch.case_records import CaseRecords
 from unet4d.inference.postprocessing_steps import POSTPROCESSING, read_steps
 from unet4d.phantom import write_phantom
-from unet4d.report.pages.provenance import read_provenance
 from unet4d.report.pages.template import flatten
 from unet4d.system.digests import DigestMemo
 from unet4d.training.cross_validation import _check_same_folds

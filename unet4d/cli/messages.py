@@ -59,11 +59,7 @@ def describe_unknown(name: str, known: Iterable[str]) -> str:
 
 
 def check_values_by_name(option: str, text: str) -> None:
-    """Check a value such as '{a: 1, b: 2}': plain YAML that names nothing twice.
-
-    Raises:
-        InputError: names the option.
-    """
+    """Check a value such as '{a: 1, b: 2}': plain YAML that names nothing twice. Raises InputError: names the option."""
     try:
         root = compose_yaml(Path(option), text)
     except yaml.YAMLError:  # the parser reports it

@@ -199,6 +199,23 @@ def read_recorded_times(folder: Path) -> dict[str, TimeAxis]:
     return {name: check_time_axis(time, f'{where} {name}: "time"', "predict again") for name, time in times.items()}
 
 
+def read_provenance(folders: Sequence[Path], case: str) -> dict[str, Any]:
+    """Return what the first prediction.json in `folders` records of a case, after what it records of all; {} without one.
+
+    Raises:
+        InputError: a prediction.json that is not valid JSON.
+    """
+    for folder in folders:
+        if (folder / PREDICTION_JSON).is_file():
+            record = read_json(folder / PREDICTION_JSON)
+            cases = record.get("cases") if isinstance(record, dict) else None
+            entry = cases.get(case) if isinstance(cases, dict) else None
+            if not isinstance(entry, dict):
+                return {}
+            return {name: value for name, value in record.items() if name not in ("cases", "labels")} | entry
+    return {}
+
+
 def _recorded(folder: Path, key: str) -> dict[str, Any]:
     """Map each case to its value of `key` in the prediction.json of a folder; empty where that is missing or foreign."""
     path = folder / PREDICTION_JSON

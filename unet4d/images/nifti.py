@@ -130,12 +130,6 @@ def _check_offset(header: Header, start: bytes, file: BinaryIO, path: Path) -> i
 
     An offset of 0 is an error as well: some readers skip the header then, others take it for voxels.
 
-    Args:
-        header: of the file.
-        start: the first bytes of the file.
-        file: open; extensions are read from it.
-        path: for the message.
-
     Raises:
         InputError: the offset is no whole number, or lies inside the header or an extension.
     """

@@ -172,12 +172,7 @@ def candidate_steps(labels: Mapping[str, int]) -> list[Step]:
 
 
 def choose_steps(cases: Sequence[HeldOutPrediction], labels: Mapping[str, int]) -> ChosenSteps:
-    """Choose steps greedily, see `RULE`.
-
-    Args:
-        cases: at least one.
-        labels: class name to label value, background at 0.
-    """
+    """Choose steps greedily on one case or more, see `RULE`."""
     remaining, trials, steps = candidate_steps(labels), list[StepTrial](), list[Step]()
     maps: Sequence[np.ndarray] = [case.label for case in cases]
     first = score = _score(cases, [case.label[case.frames] for case in cases], labels)

@@ -130,12 +130,7 @@ def segment_study(
 
 
 def check_gpu(models: Models, precision: Precision) -> None:
-    """Raise InputError for a GPU that computes the models' convolutions wrong; each model is checked once.
-
-    Args:
-        models: on the device that they compute on.
-        precision: as asked for.
-    """
+    """Raise InputError for a GPU that computes the models' convolutions wrong; each model is checked once."""
     for model in models:
         device, patch = next(model.network.parameters()).device, model.config.data.patch_size
         channels = len(model.task.channel_names), len(model.task.labels)

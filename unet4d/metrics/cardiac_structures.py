@@ -41,10 +41,6 @@ def cavity_within(myocardium: str, names: Sequence[str]) -> str | None:
     """Return the ventricle inside a myocardium: the mass is measured at its end-diastole. None where no class is it.
 
     It is the left ventricle, unless the name of the myocardium says right.
-
-    Args:
-        myocardium: its name.
-        names: of all classes.
     """
     side = _side(myocardium) or "left"
     ventricles = (name for name in names if is_cavity(name) and not _words(name) & _ATRIA)

@@ -10,7 +10,7 @@ import pickle
 import stat
 import warnings
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -103,6 +103,28 @@ def _check_names(weights: Any) -> None:
         raise InputError("got no weights by name, expected those of a network")
 
 
+def _check_weights(weights: Mapping[str, Any], size: int) -> None:
+    """Check that the weights are plain dense tensors of finite real numbers, and no larger than the file of `size` bytes.
+
+    Raises:
+        InputError: names the one that is not.
+    """
+    import torch
+
+    dtypes, total = (torch.float32, torch.float64, torch.float16, torch.bfloat16), 0
+    for name, weight in weights.items():
+        dense = isinstance(weight, torch.Tensor) and weight.layout == torch.strided and weight.device.type == "cpu"
+        if not dense or weight.dtype not in dtypes or weight.is_quantized or not weight.is_contiguous():
+            kind = weight.dtype if isinstance(weight, torch.Tensor) else type(weight).__name__
+            raise InputError(f"got the weight {shortened(name)} of {kind}, expected a dense tensor of real numbers")
+        total += weight.numel() * weight.element_size()
+        if total > size:
+            raise InputError(f"got weights of {total} bytes and more in a file of {size}, expected all in it")
+    broken = next((name for name, weight in weights.items() if not weight.float().isfinite().all()), None)
+    if broken is not None:
+        raise InputError(f"got NaN or infinity in the weight {shortened(broken)}, expected finite numbers")
+
+
 @dataclass(frozen=True)
 class TrainedModel:
     """A network ready to segment, with its resolved configuration and task."""
@@ -148,12 +170,10 @@ def load_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
     """
     import torch
 
-    from unet4d.models.checkpoint_weights import check_weights
-
     with _whole(Path(path)), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about files that are refused
         content = torch.load(path, map_location="cpu", weights_only=True)
-    return _checked(content, Path(path), lambda weights: check_weights(weights, Path(path).stat().st_size))
+    return _checked(content, Path(path), lambda weights: _check_weights(weights, Path(path).stat().st_size))
 
 
 def load_outline(path: str | os.PathLike[str]) -> dict[str, Any]:

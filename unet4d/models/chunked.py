@@ -20,13 +20,10 @@ Result = TypeVar("Result")
 class ChunkedRecurrence:
     """A network's states passed through the chunks of a clip, so that each chunk starts as if the clip were computed at once.
 
-        forward                      bidirectional
-        0 1 | 2 3 | 4 5              0 1 | 2 3 | 4 5
-        --> s --> s -->                  s <-- s <--      first the backward cells alone,
-                                     --> s --> s -->      then the forward cells, and the result of each chunk
-
-    Args:
-        network: any CLSTM-UNet.
+    forward                      bidirectional
+    0 1 | 2 3 | 4 5              0 1 | 2 3 | 4 5
+    --> s --> s -->                  s <-- s <--      first the backward cells alone,
+                                 --> s --> s -->      then the forward cells, and the result of each chunk
     """
 
     def __init__(self, network: CLSTMUNet):

@@ -21,14 +21,15 @@ from unet4d.phantom.cover import Cover, cover
 from unet4d.phantom.heart import Beat, Heart, beats
 from unet4d.phantom.phantom_study import Array, PhantomStudy, Seed, check_size, label_volumes
 from unet4d.phantom.scanner import Scanner, acquire, coil_shading, draw_scanner, magnitude, paint_heart
-from unet4d.phantom.spoiled_frames import SPOILING, spoil
 from unet4d.phantom.subject import SLICE_SAMPLES, HeartGrid, draw_subject, heart_coordinates
-from unet4d.phantom.thorax import draw_thorax, render_thorax
+from unet4d.phantom.thorax import draw_thorax, grain, render_thorax
 
 CINE_LABELS = {"background": 0, "right ventricle": 1, "myocardium": 2, "left ventricle": 3}
 """Class names and values, as in ACDC (Bernard et al., IEEE Trans Med Imaging 37:2514, 2018)."""
 
 SMALLEST_CINE = (32, 32, 4)
+SPOILING = ("dropout", "ghosting", "noise")
+"""Ways in which an ambiguous frame hides the heart, in the order in which they are assigned."""
 
 
 def make_cine(seed: Seed, frames: int, ambiguous: float = 0.0, shape: Size | None = None) -> PhantomStudy:
@@ -161,5 +162,36 @@ def _spoil_frames(
     disk = np.clip((radius - away) / (8.0 / grid.pixel_mm) + 1, 0, 1)[..., None].astype(np.float32)
     image = clean.copy()
     for t, kind in zip(hit, kinds, strict=True):
-        image[t] = spoil(clean[t], kind, rng, disk, 1.0, scanner.noise)
+        image[t] = _spoil(clean[t], kind, rng, disk, 1.0, scanner.noise)
     return image, kinds
+
+
+def _spoil(image: Array, kind: str, rng: np.random.Generator, heart: Array, blood: float, noise: float) -> Array:
+    """Return one frame `(X, Y, Z)` in which the heart's borders can no longer be seen.
+
+    Args:
+        image: the intact frame.
+        kind: one of `SPOILING`. "dropout": the signal over the heart is gone but for noise; "ghosting": every line of
+            k-space was read at another position of the body; "noise": coarse noise drowns the heart.
+        heart: a smooth mask `(X, Y, Z)`, 1 on the heart and its border, 0 far from it.
+        blood: signal of blood; noise: standard deviation of the noise, in the image's unit.
+    """
+    if kind == "dropout":
+        empty = noise * np.hypot(rng.standard_normal(image.shape), rng.standard_normal(image.shape))
+        return (image * (1 - heart) + empty * heart).astype(np.float32)
+    if kind == "ghosting":
+        return _scramble(image, rng)
+    burst = 0.5 * grain(rng, image.shape, (3.0, 3.0, 0.3)) + 0.5 * grain(rng, image.shape, (1.0, 1.0, 0.0))
+    drowned = 0.06 * image + blood * (0.55 + 0.35 * burst + 0.1 * rng.standard_normal(image.shape))
+    return np.abs(drowned).astype(np.float32)
+
+
+def _scramble(image: Array, rng: np.random.Generator) -> Array:
+    """Read every k-space line (Y is phase-encoded) from another position of the body and with another phase."""
+    x, y, z = image.shape
+    space = np.fft.fft2(image, axes=(0, 1))
+    shift = np.clip(rng.normal(0, 0.2, (2, 1, y, z)), -0.45, 0.45) * np.array([x, y])[:, None, None, None]
+    phase = rng.uniform(0, 2 * np.pi, (1, y, z))
+    across, along = np.fft.fftfreq(x)[:, None, None], np.fft.fftfreq(y)[None, :, None]
+    space = space * np.exp(-2j * np.pi * (across * shift[0] + along * shift[1]) + 1j * phase)
+    return np.abs(np.fft.ifft2(space, axes=(0, 1))).astype(np.float32)

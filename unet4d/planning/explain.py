@@ -51,14 +51,7 @@ def _format(value: object) -> str:
 
 
 def explain_settings(config: ResolvedConfig, given: Config, seen: Fingerprint, gpus: int = 1) -> dict[str, str]:
-    """Return the reason for each setting by its dotted name.
-
-    Args:
-        config: what was chosen.
-        given: what the user set.
-        seen: the studies.
-        gpus: GPUs that share each batch.
-    """
+    """Return the reason for each setting by its dotted name."""
     data, model, train, recompute = config.data, config.model, config.train, config.recompute
     multiple, whole, longest = total_stride(model.strides), whole_study(seen), usual_largest(seen.frame_counts)
     clips = "clips of a step" + f", at most {-(-train.batch_size // gpus)} on each of {gpus} GPUs" * (gpus > 1)

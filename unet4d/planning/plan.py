@@ -222,12 +222,6 @@ def _choose(
 ) -> tuple[int, Candidate]:
     """Return the index of the first view with a candidate that fits, and its cheapest candidate for a clip.
 
-    Args:
-        views: the candidates, grouped by `group_by_view`.
-        estimator: of what they cost.
-        gpu: for the error.
-        given: what the user set, for the error.
-
     Raises:
         InputError: none fits; reports what would.
     """

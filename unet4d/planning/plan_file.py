@@ -41,12 +41,6 @@ def write_plan(path: Path, config: Config, head: Sequence[str], reasons: Mapping
     """Write the configuration, whole or not at all, under the comment lines of `head`.
 
     Settings without a reason that have their default are left out.
-
-    Args:
-        path: the file.
-        config: what was chosen.
-        head: lines that describe the file.
-        reasons: reason for each setting by its dotted name.
     """
     lines, rows = [f"{MARK} {head[0]}", *(f"# {line}" for line in head[1:])], list[str]()
     values, default = dataclasses.asdict(config), dataclasses.asdict(Config())

@@ -13,14 +13,13 @@ import numpy as np
 
 from unet4d.datasets.convert.layout_options import NO_LAYOUT_OPTIONS, LayoutOptions
 from unet4d.datasets.find_studies import AUTO_LAYOUT, open_source
-from unet4d.datasets.label_maps import find_label_maps, read_class_values
+from unet4d.datasets.label_maps import find_label_maps, read_class_values, read_provenance
 from unet4d.datasets.study import Study
 from unet4d.errors import InputError
 from unet4d.images.image4d import read_label
 from unet4d.images.nifti import case_name
 from unet4d.images.time_axis import TIME_AXES
 from unet4d.report.pages.index_page import IndexEntry, index_page
-from unet4d.report.pages.provenance import read_provenance
 from unet4d.report.pages.score_tables import ScoreSection, read_scores
 from unet4d.report.pages.study import SegmentedStudy
 from unet4d.report.pages.study_page import StudyPictures, study_page

@@ -61,11 +61,7 @@ def check_writable(folder: str | os.PathLike[str]) -> None:
 
 
 def checked_path(path: str | os.PathLike[str]) -> Path:
-    """Return a path that the system can look up.
-
-    Raises:
-        InputError: a name in it is too long, or holds a null byte.
-    """
+    """Return a path that the system can look up. Raises InputError: a name in it is too long, or holds a null byte."""
     path = Path(path)
     if "\0" in str(path):
         raise InputError(f"got {path} with a null byte, expected a path without; remove it")

@@ -37,11 +37,7 @@ class _PlainLoader(yaml.SafeLoader):
 
 
 def compose_yaml(path: Path, text: str) -> yaml.Node | None:
-    """Return the tree of a YAML text, with the lines of its parts; None for an empty one.
-
-    Args:
-        path: the file, or the option, to name in messages.
-        text: the YAML.
+    """Return the tree of a YAML text, with the lines of its parts; None for an empty one. Messages name `path`.
 
     Raises:
         InputError: it is more than plain settings; names the line.

@@ -74,12 +74,7 @@ class ProgressBar(tqdm):  # type: ignore[type-arg]
 
 
 def print_line(line: str, file: TextIO | None = None) -> None:
-    """Print a line above the bars, at once; from a thread without a bar while another has one, when that one moves next.
-
-    Args:
-        line: without its end.
-        file: None: stdout.
-    """
+    """Print a line above the bars, at once; from a thread without a bar while another has one, when that one moves next."""
     with ProgressBar.get_lock():
         threads = {bar.thread for bar in ProgressBar._instances}
         if threads and threading.get_ident() not in threads:

@@ -19,12 +19,7 @@ _LONGEST_PART, _LONGEST_PATH = 255, 2048  # bytes; file systems take 255 for a n
 
 
 def path_inside(value: Any, where: str, root: Path) -> Path:
-    """Return `root` / `value`, which need not exist.
-
-    Args:
-        value: as the dataset gives it.
-        where: what gives it, for the error.
-        root: the dataset's folder.
+    """Return `root` / `value`, which need not exist; `where` names what gives the value, for the error.
 
     Raises:
         InputError: no text, an absolute path, one that leaves the folder, or that a link leads out of it.

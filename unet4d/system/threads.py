@@ -37,11 +37,7 @@ def are_running() -> bool:
 
 
 def result_of(future: Future[Value]) -> Value:
-    """Wait for a future and return its result.
-
-    Raises:
-        Stopped: a stop signal came meanwhile.
-    """
+    """Wait for a future and return its result. Raises Stopped: a stop signal came meanwhile."""
     _any_done([future])
     return future.result()
 

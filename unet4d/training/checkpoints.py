@@ -53,11 +53,7 @@ class Checkpoints:
         self._last_is_usable = True
 
     def save_best(self, config: ResolvedConfig, task: Task, network: nn.Module) -> None:
-        """Write the model to predict with.
-
-        Raises:
-            Unet4DError: the disk is full; the best one before is as it was.
-        """
+        """Write the model to predict with. Raises Unet4DError: the disk is full; the best one before is as it was."""
         save_checkpoint(self.run / BEST, config, task, network, {})
 
     def newest(self) -> dict[str, Any]:

@@ -45,11 +45,6 @@ class WeightAverage:
         return {"updates": self.updates}
 
     def load_state_dict(self, state: dict[str, Any], weights: Mapping[str, Tensor]) -> None:
-        """Load a state.
-
-        Args:
-            state: what `state_dict` returned.
-            weights: the averaged weights then, on any device.
-        """
+        """Load what `state_dict` returned, and the averaged weights of then, on any device."""
         self.network.load_state_dict(weights)
         self.updates = state["updates"]

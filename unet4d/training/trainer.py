@@ -106,10 +106,6 @@ class Trainer:
     def fit(self, name: str, dataset: Path) -> None:
         """Train the rest of the run. It can be killed at any moment and resumed.
 
-        Args:
-            name: of the dataset.
-            dataset: its folder.
-
         Raises:
             Stopped: a signal asked for it; the checkpoint is written.
             Unet4DError: too many steps in a row were not finite; the workers died; the disk is full.

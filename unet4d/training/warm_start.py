@@ -16,12 +16,6 @@ def load_initial_weights(network: CLSTMUNet, task: Task, content: dict[str, Any]
     Weights without recurrence are those of the frame-wise baseline; recurrent layers then keep their own. As their projections
     start at zero, a new network computes what the baseline computes.
 
-    Args:
-        network: on any device.
-        task: what it is trained for.
-        content: of the checkpoint, from `load_checkpoint`.
-        path: of the checkpoint, for messages.
-
     Raises:
         InputError: the checkpoint's classes, channels or layers differ; names the difference.
     """

@@ -92,10 +92,6 @@ def read_series(dataset: Any) -> Series:
 def read_planes(dataset: Any, file: Path) -> list[Plane]:
     """Return the planes of a file, from its header.
 
-    Args:
-        dataset: pydicom's, of the `header_tags`.
-        file: its path.
-
     Raises:
         OtherObject: it is in color, or has no place in space.
         ValueError, TypeError, AttributeError, KeyError: a damaged header; a Siemens MOSAIC.

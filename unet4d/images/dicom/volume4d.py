@@ -46,11 +46,7 @@ class SliceStack:
 
 
 def stack_planes(planes: Sequence[Plane], title: str) -> SliceStack:
-    """Sort planes into slices and frames.
-
-    Args:
-        planes: one or more, of one study.
-        title: begins the message.
+    """Sort the planes of one study into slices and frames; `title` begins the message.
 
     Raises:
         InputError: orientation, spacing or matrix differ; the b-value or inversion time varies at one place; slices lie

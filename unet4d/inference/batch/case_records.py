@@ -60,11 +60,7 @@ def check_unchanged(before: Sequence[InputStamp], study: Study) -> None:
 
 
 class CaseRecords:
-    """The records in a folder of predictions.
-
-    Args:
-        out: the folder; need not exist.
-    """
+    """The records in a folder of predictions."""
 
     def __init__(self, out: Path):
         self.out, self.folder, self.failed = out, out / HIDDEN_FOLDER / "cases", out / HIDDEN_FOLDER / "failed"

@@ -70,9 +70,8 @@ class SummaryTables:
                 for _ in range(_TRIES):
                     before = self._stamps()
                     self._write_all()
-                    if (
-                        is_held or before == self._stamps()
-                    ):  # without a lock, another process may have added a case meanwhile
+                    # Without a lock, another process may have added a case meanwhile.
+                    if is_held or before == self._stamps():
                         break
         self._due_s = time.monotonic() + _PAUSE_FACTOR * (time.monotonic() - begin_s)
 

@@ -34,14 +34,7 @@ class StudyPictures(NamedTuple):
 
 
 def study_page(study: SegmentedStudy, pictures: StudyPictures, index: str, collection: str) -> str:
-    """Return the page.
-
-    Args:
-        study: the study.
-        pictures: its pictures.
-        index: address of the index.
-        collection: name of the studies together.
-    """
+    """Return the page; `index` is the address of the index, `collection` the name of the studies together."""
     addresses = StudyPictures(*(picture_address(path) if path else None for path in pictures))  # type: ignore[arg-type]
     scripts = [niivue_script(), page_scripts()]
     budget = PAGE_BYTES - sum(map(len, scripts)) - sum(len(str(address)) for address in addresses)

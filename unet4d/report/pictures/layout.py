@@ -56,9 +56,8 @@ def display_axes(affine: np.ndarray) -> tuple[tuple[int, int, int], tuple[bool, 
     """
     spacing = np.linalg.norm(np.asarray(affine, np.float64)[:3, :3], axis=0)
     thickest = int(np.flatnonzero(spacing >= spacing.max() * (1 - 1e-3))[-1])
-    nearest = nib.orientations.io_orientation(
-        affine
-    )  # per voxel axis: world axis (0 R, 1 A, 2 S), 1 along or -1 against
+    # Per voxel axis: world axis (0 R, 1 A, 2 S), 1 along or -1 against.
+    nearest = nib.orientations.io_orientation(affine)
     column, row = sorted((axis for axis in range(3) if axis != thickest), key=lambda axis: nearest[axis, 0])
     # columns and rows must run to left, posterior or inferior: against the world axis
     return (thickest, row, column), (bool(nearest[row, 1] > 0), bool(nearest[column, 1] > 0))
@@ -85,13 +84,13 @@ def labelled_slices(planes: Planes) -> list[int]:
     return [z for z in slices if planes.label[:, z].any()]
 
 
-def crop_to_label(planes: Planes, margin: float = 0.35) -> Planes:
-    """Crop rows and columns to the label over all frames, with a margin that is a share of its longer side."""
+def crop_to_label(planes: Planes) -> Planes:
+    """Crop rows and columns to the label over all frames, with a margin of 35 % of its longer side."""
     marked = planes.label if planes.label is not None else planes.reference
     if marked is None or not marked.any():
         return planes
     hits = [np.flatnonzero(marked.any(axis=(0, 1, other))) for other in (3, 2)]
-    pad = int(np.ceil(margin * max(hit[-1] - hit[0] + 1 for hit in hits)))
+    pad = int(np.ceil(0.35 * max(hit[-1] - hit[0] + 1 for hit in hits)))
     rows, columns = (slice(max(0, int(hit[0]) - pad), int(hit[-1]) + 1 + pad) for hit in hits)
     label, reference = (
         None if array is None else array[:, :, rows, columns] for array in (planes.label, planes.reference)

@@ -54,11 +54,6 @@ def open_logger(run: Path, epochs_done: int, config: ResolvedConfig, ranks: Proc
 class RunLogger:
     """The log of a run: log.jsonl (one JSON object per epoch) and TensorBoard files under tensorboard/.
 
-    Args:
-        run: the run's folder.
-        epochs_done: as in `open_logger`.
-        mlflow: gets the numbers of every epoch too.
-
     Attributes:
         lines: the log's lines so far, those from before a resumption among them.
     """
@@ -98,11 +93,7 @@ class RunLogger:
             self.mlflow.metrics(plotted, line["step"])
 
     def log_picture(self, name: str, picture: np.ndarray, step: int) -> None:
-        """Add a picture (H, W, 3) uint8 to TensorBoard.
-
-        Raises:
-            Unet4DError: the disk is full.
-        """
+        """Add a picture (H, W, 3) uint8 to TensorBoard. Raises Unet4DError: the disk is full."""
         with writing(self.board_dir):
             self.board.add_image(name, picture, step, dataformats="HWC")
             self.board.flush()

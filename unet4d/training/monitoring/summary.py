@@ -38,23 +38,7 @@ def write_summary(
     dataset: str | os.PathLike[str] | None = None,
     reason: str = "",
 ) -> None:
-    """Write RUN/summary.json, whole or not at all; on rank 0 only.
-
-    Args:
-        run: its folder.
-        state: "running", "finished", "stopped" (by a signal; it can be resumed) or "failed".
-        config: of the run.
-        task: names the held-out subjects.
-        device: of this process.
-        ranks: this process among the others.
-        step: optimizer steps taken so far.
-        lines: of the log so far.
-        dataset: folder of the training data.
-        reason: why it stopped or failed.
-
-    Raises:
-        Unet4DError: the disk is full.
-    """
+    """Write RUN/summary.json, whole or not at all; on rank 0 only. Raises Unet4DError: the disk is full."""
     if not ranks.is_first:
         return
     total, epochs, steps = log_totals(lines), config.train.epochs, config.train.steps_per_epoch
