@@ -263,6 +263,18 @@ def test_too_many_steps_in_a_row_that_are_not_finite_end_the_run_and_name_the_ca
     assert command("train", "--dataset", phantom, "--out", run, *words, "--resume").code == 0  # from epoch 1
 
 
+@pytest.mark.parametrize("part", ["a training step", "validation"])
+def test_out_of_gpu_memory_names_the_part_of_the_training(command, phantom, tiny_options, tmp_path, monkeypatch, part):
+    def refuse(*given, **options):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+
+    refusing = {"a training step": "oom_fallback.OomFallback.__call__", "validation": "validation.segment_study"}
+    monkeypatch.setattr(f"unet4d.training.{refusing[part]}", refuse)
+    done = command("train", "--dataset", phantom, "--out", tmp_path / "run", *tiny_options)
+    assert done.code == 1
+    assert f"{part} ran out of GPU memory" in done.line
+
+
 @pytest.mark.usefixtures("plain_picture")
 def test_a_full_disk_ends_the_run_and_keeps_the_epoch_before(command, phantom, tiny_options, tmp_path, monkeypatch):
     run, usual = tmp_path / "run", Checkpoints.save_last

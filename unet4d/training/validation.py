@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from unet4d.config import ResolvedConfig
+from unet4d.errors import Unet4DError
 from unet4d.images.grid import WorkingGrid
 from unet4d.images.image4d import ImageInfo
 from unet4d.images.time_axis import time_axis
@@ -28,6 +29,7 @@ from unet4d.pipeline.cache import CachedStudy
 from unet4d.report.pictures.contour_sheet import draw_contour_sheet
 from unet4d.report.pictures.curve_plot import draw_volume_curves
 from unet4d.system.distributed import ProcessGroup
+from unet4d.system.memory_errors import is_out_of_gpu_memory, memory_error_reason
 from unet4d.system.progress_bar import ProgressBar
 from unet4d.system.text import format_number
 
@@ -91,9 +93,20 @@ class Validation:
             network: the same weights on all processes; left in evaluation mode.
             check: called before each round of studies, equally often by every process, and by one that is alone after every
                 window, too; what it raises ends the validation.
+
+        Raises:
+            Unet4DError: the GPU's memory is too small.
         """
         network.eval()
-        mine, kept = self._score_mine(network, check)
+        try:
+            mine, kept = self._score_mine(network, check)
+        except RuntimeError as error:
+            if not is_out_of_gpu_memory(error):
+                raise
+            raise Unet4DError(
+                f"validation ran out of GPU memory ({memory_error_reason(error)}); free memory of the GPU, or set a lower "
+                "--inference.chunk_frames, and continue with --resume"
+            ) from error
         scored = sorted((one for part in self.ranks.all_gather(mine) for one in part), key=lambda one: one.index)
         return ValidationResult(self._values(scored), self._pictures(scored, kept))
 
