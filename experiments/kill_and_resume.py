@@ -188,7 +188,7 @@ def log_without_times(run: Path) -> list[dict[str, Any]]:
 def content(path: Path) -> dict[str, Any]:
     """Return a checkpoint's content without times."""
     found = load_checkpoint(path)
-    found["training"].pop("spent", None)
+    found["training"].pop("timer", None)
     return found
 
 

@@ -92,7 +92,7 @@ def test_a_run_that_was_stopped_goes_on_as_one_that_was_not(device, phantom, tin
     found, wanted = losses_of(tmp_path / "run"), losses_of(tmp_path / "whole")
     assert len(found) == 3
     np.testing.assert_allclose(found, wanted, atol=BAND)
-    scalers = [load_checkpoint(tmp_path / run / LAST)["training"]["optimisation"]["scaler"] for run in ("run", "whole")]
+    scalers = [load_checkpoint(tmp_path / run / LAST)["training"]["optimization"]["scaler"] for run in ("run", "whole")]
     assert scalers[0] == scalers[1]
 
 

@@ -32,7 +32,7 @@ from unet4d.models.checkpoint import (
 
 CONFIG = tiny_config(patch_size=(16, 16, 4), lstm_channels=0, precision="auto", seed=7)
 TASK = Task({"background": 0, "left ventricle": 30, "aorta": 200}, ("magnitude", "velocity"), cyclic=True)
-TRAINING = {"epoch": 3, "best": 0.5, "optimiser": {"state": {0: {"exp_avg": torch.ones(2)}}}}
+TRAINING = {"epoch": 3, "best": 0.5, "optimizer": {"state": {0: {"exp_avg": torch.ones(2)}}}}
 
 
 class Touch:
@@ -77,7 +77,7 @@ def test_a_model_with_heads_of_deep_supervision_loads_and_predicts_as_one_withou
 def test_a_checkpoint_comes_back_as_it_was(saved, network):
     content = torch.load(saved, weights_only=True)
     assert ResolvedConfig.from_dict(content["config"]) == CONFIG
-    assert content["training"]["optimiser"]["state"][0]["exp_avg"].tolist() == [1, 1]
+    assert content["training"]["optimizer"]["state"][0]["exp_avg"].tolist() == [1, 1]
     model = load_model(saved)
     assert (model.config, model.task, model.path) == (CONFIG, TASK, saved)
     assert not model.network.training

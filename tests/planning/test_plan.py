@@ -27,7 +27,7 @@ from unet4d.planning.candidates import (
 from unet4d.planning.plan import Plan, _cheapest, plan
 from unet4d.system.byte_sizes import GB
 from unet4d.system.gpu_memory import CONTEXT_BYTES, NCCL_BYTES, sufficient_bytes
-from unet4d.training.step_memory import StepCost, StepFit, recompute_schedules
+from unet4d.training.step_memory import PlannedStep, StepCost, recompute_schedules
 
 PLAIN = RecomputeConfig(0, lstm="gates")
 CINE = Fingerprint(1.4, (1.4, 1.4, 10.0), ((250, 256, 11), (200, 220, 10), (220, 240, 9)), (30, 25, 28), 3)
@@ -180,11 +180,11 @@ def test_large_batches_are_candidates_for_whole_studies_of_large_datasets_alone(
 class MadeUpCounts(StepMemoryEstimator):
     """Counts of 100 bytes and 10 operations for each clip of a batch; in chunks a third of the bytes, and 16 operations."""
 
-    def count(self, config: Config, memory: RecomputeConfig) -> StepFit:
+    def count(self, config: Config, memory: RecomputeConfig) -> PlannedStep:
         clips, is_cut = config.train.batch_size, bool(memory.chunk_frames)
         need = 100 * clips // (3 if is_cut else 1)
         work = (16 if is_cut else 10) * clips * config.train.accumulate_batches
-        return StepFit(memory, StepCost(need, need, 0, work))
+        return PlannedStep(memory, StepCost(need, need, 0, work))
 
     estimate = count
 

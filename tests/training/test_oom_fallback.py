@@ -19,10 +19,10 @@ from unet4d.system.distributed import ProcessGroup
 from unet4d.training import oom_fallback
 from unet4d.training.oom_fallback import OomFallback
 from unet4d.training.step import TrainingStep
-from unet4d.training.step_memory import StepCost, StepFit, recompute_schedules
+from unet4d.training.step_memory import PlannedStep, StepCost, recompute_schedules
 
 BATCH = Batch(torch.zeros(1, 8, 1, 4, 4, 2), torch.zeros(1, 8, 4, 4, 2), torch.ones(1, 8, dtype=torch.bool))
-PLANNED = StepFit(RecomputeConfig(0), StepCost(2 * GB, 3 * GB, GB, 1))
+PLANNED = PlannedStep(RecomputeConfig(0), StepCost(2 * GB, 3 * GB, GB, 1))
 
 
 class Step:
@@ -48,10 +48,10 @@ class Step:
         return torch.zeros(())
 
 
-def watched(room: float, fit: StepFit | None = None, ranks: ProcessGroup = ProcessGroup()):  # noqa: B008
+def watched(room: float, planned: PlannedStep | None = None, ranks: ProcessGroup = ProcessGroup()):  # noqa: B008
     said = collect_log()
     step = Step(room, ranks)
-    return OomFallback(step, step.memory, 8, fit), step, said
+    return OomFallback(step, step.memory, 8, planned), step, said
 
 
 def test_it_goes_down_the_ladder_until_the_step_fits_and_stays_there():
@@ -197,7 +197,7 @@ def test_the_measured_peak_is_that_of_three_steps_without_new_shapes(monkeypatch
     monkeypatch.setattr(Step, "gradients", gradients)
     monkeypatch.setattr(oom_fallback, "reset_peak", lambda device: peak.update(bytes=0))
     monkeypatch.setattr(oom_fallback, "peak_allocated_bytes", lambda device: peak["bytes"])
-    guard, _, said = watched(room=9, fit=PLANNED)
+    guard, _, said = watched(room=9, planned=PLANNED)
     guard.recompute = RecomputeConfig(chunk_frames)
     for number, batch in enumerate([short, short, BATCH, other, BATCH, same_shapes]):
         guard([batch], number)
@@ -210,7 +210,7 @@ def test_the_measured_peak_is_that_of_three_steps_without_new_shapes(monkeypatch
 
 def test_after_a_fallback_nothing_is_compared_with_the_plan(monkeypatch):
     monkeypatch.setattr(oom_fallback, "peak_allocated_bytes", lambda device: 1)
-    guard, _, said = watched(room=2, fit=PLANNED)
+    guard, _, said = watched(room=2, planned=PLANNED)
     for number in range(4):
         guard([BATCH], number)
     assert all(line.startswith("out of memory") for line in said)

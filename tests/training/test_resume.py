@@ -62,7 +62,7 @@ def check_same(run, other) -> None:
     for name in (LAST, BEST):
         one, two = load_checkpoint(run / name), load_checkpoint(other / name)
         for content in (one, two):
-            content["training"].pop("spent", None)
+            content["training"].pop("timer", None)
         assert equal(one, two)
 
 
@@ -364,14 +364,14 @@ def test_resuming_with_other_studies_is_refused(command, own_phantom, tiny_optio
 
 
 def test_a_checkpoint_of_another_version_is_reported(command, phantom, tiny_options, trained, tmp_path):
-    """Pins a traceback, KeyError: 'tally'."""
+    """Pins a traceback, KeyError: 'stats'."""
     run = shutil.copytree(trained, tmp_path / "run", ignore=shutil.ignore_patterns(BOARD))
     content = load_checkpoint(run / LAST)
-    del content["training"]["tally"]
+    del content["training"]["stats"]
     torch.save(content, run / LAST)
     done = command("train", "--dataset", phantom, "--out", run, *tiny_options, "--resume")
     assert done.code == 2
-    assert "is of another version of unet4d, without tally" in done.line
+    assert "is of another version of unet4d, without stats" in done.line
 
 
 def test_two_trainings_do_not_write_into_one_folder(command, phantom, tiny_options, trained, tmp_path, monkeypatch):

@@ -89,10 +89,11 @@ class CLSTMUNet(nn.Module):
         """Return 2 for a bidirectional network, else 1."""
         return max((recurrent.lstm.num_directions for recurrent in self._recurrent_levels()), default=1)
 
-    def keep_in_lstm(self, keep: Keep) -> None:
-        """Set what the ConvLSTMs keep for their backward pass; see `RecomputeConfig.lstm`."""
+    def set_recompute(self, stages: bool, lstm: Keep) -> None:
+        """Set whether encoder stages are computed twice, and what ConvLSTMs keep for the backward pass; see `RecomputeConfig`."""
+        self.checkpoint_stages = stages
         for recurrent in self._recurrent_levels():
-            recurrent.lstm.keep = keep
+            recurrent.lstm.keep = lstm
 
     def forward(self, x: Tensor, state: NetworkState | None = None, cyclic: bool = False) -> Tensor:
         """Return the logits (B, T, K, X, Y, Z) of `x` (B, T, C, X, Y, Z); see `step` for the arguments."""

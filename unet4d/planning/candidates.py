@@ -25,7 +25,7 @@ from unet4d.pipeline.fingerprint import Fingerprint
 from unet4d.system.progress_bar import ProgressBar
 from unet4d.system.signals import check_stop
 from unet4d.training.resolve import resolve
-from unet4d.training.step_memory import StepCost, StepFit, count_step_cost, recompute_schedules
+from unet4d.training.step_memory import PlannedStep, StepCost, count_step_cost, recompute_schedules
 
 PATCH_FRACTIONS = (1, 0.75, 0.5, 0.375, 0.25)
 """Edges of a patch, as fractions of the edges of the whole study."""
@@ -149,11 +149,11 @@ class StepMemoryEstimator:
         self._counted: dict[str, StepCost] = {}
         self._like: dict[str, tuple[int, StepCost]] = {}
 
-    def fits(self, fit: StepFit) -> bool:
+    def fits(self, fit: PlannedStep) -> bool:
         """Return whether the step fits the budget."""
         return fit.fits(self.budget_bytes)
 
-    def fastest(self, config: ResolvedConfig) -> StepFit | None:
+    def fastest(self, config: ResolvedConfig) -> PlannedStep | None:
         """Return the fastest schedule of this configuration's step that fits; None if there is none."""
         schedules = self._schedules(config)
         middle = len(schedules) // 2
@@ -166,11 +166,11 @@ class StepMemoryEstimator:
         tried = (self.estimate(config, schedule) for schedule in schedules[middle + 1 :])
         return next((fit for fit in tried if self.fits(fit)), None)
 
-    def leanest(self, config: ResolvedConfig) -> StepFit:
+    def leanest(self, config: ResolvedConfig) -> PlannedStep:
         """Return the schedule of this configuration's step that needs least memory."""
         return self.estimate(config, self._schedules(config)[-1])
 
-    def estimate(self, config: ResolvedConfig, recompute: RecomputeConfig) -> StepFit:
+    def estimate(self, config: ResolvedConfig, recompute: RecomputeConfig) -> PlannedStep:
         """Return the cost of a step with this schedule, scaled from the count of a similar one where that is safe."""
         key, accumulate = self._key(config, recompute), config.train.accumulate_batches
         if self._name(config, recompute) in self._counted:
@@ -189,14 +189,14 @@ class StepMemoryEstimator:
             for n in (cost.peak_bytes, cost.working_bytes)
         )
         elements, flops = math.ceil(ratio * cost.largest_elements), round(ratio * accumulate * cost.flops)
-        fit = StepFit(recompute, StepCost(peak, working, cost.fixed_bytes, flops, elements))
+        fit = PlannedStep(recompute, StepCost(peak, working, cost.fixed_bytes, flops, elements))
         uncertain = round(UNCERTAINTY * abs(1 - ratio) * cost.fixed_bytes + gradients)
         is_close = fit.fits(self.budget_bytes - uncertain) != fit.fits(self.budget_bytes + uncertain)
         # The largest tensor does not scale where frames are decoded in groups.
         is_close |= not fit.is_indexable and fit.planned_bytes <= self.budget_bytes
         return self.count(config, recompute) if is_close else fit
 
-    def count(self, config: ResolvedConfig, recompute: RecomputeConfig) -> StepFit:
+    def count(self, config: ResolvedConfig, recompute: RecomputeConfig) -> PlannedStep:
         """Return the counted cost of a step with this schedule."""
         name = self._name(config, recompute)
         if name not in self._counted:
@@ -206,7 +206,7 @@ class StepMemoryEstimator:
             if config.train.accumulate_batches == 1:
                 self._like.setdefault(self._key(config, recompute), (_batch_voxels(config), cost))
             self.bar.update()
-        return StepFit(recompute, self._counted[name])
+        return PlannedStep(recompute, self._counted[name])
 
     def _schedules(self, config: ResolvedConfig) -> list[RecomputeConfig]:
         """Return the schedules that keep what the configuration sets; where it sets the width of chunks, that one alone."""

@@ -11,7 +11,7 @@ from unet4d.models.topology import rounded_up, total_stride
 from unet4d.pipeline.fingerprint import Fingerprint
 from unet4d.planning.candidates import usual_largest, whole_study
 from unet4d.planning.plan_file import AS_GIVEN
-from unet4d.training.step_memory import StepFit, describe_recompute
+from unet4d.training.step_memory import PlannedStep, describe_recompute
 
 TERA = 10**12
 
@@ -28,7 +28,7 @@ def describe_clip(config: ResolvedConfig) -> str:
     return f"patch {by(config.data.patch_size)}, {frames} frame{'s' * (frames > 1)}, batch {train.batch_size}{batches}"
 
 
-def describe_work(fit: StepFit, plain: StepFit) -> str:
+def describe_work(fit: PlannedStep, plain: PlannedStep) -> str:
     """Return the floating-point operations of a step, alone and relative to the same step with nothing recomputed."""
     return (
         f"{fit.cost.flops / TERA:.3g} TFLOP a step, {fit.cost.flops / plain.cost.flops:.2f} times its plain step: "

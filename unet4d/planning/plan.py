@@ -35,7 +35,7 @@ from unet4d.planning.plan_file import write_plan
 from unet4d.system.byte_sizes import GB, bytes_of, describe_bytes
 from unet4d.system.gpu_memory import CONTEXT_BYTES, NCCL_BYTES, free_bytes, sufficient_bytes, usable_bytes
 from unet4d.system.text import count
-from unet4d.training.step_memory import StepFit, describe_recompute
+from unet4d.training.step_memory import PlannedStep, describe_recompute
 
 EQUAL_WORK = 1.01
 """Ratio of work below which two steps count as equal."""
@@ -46,7 +46,7 @@ class Candidate:
     """A configuration with a recompute schedule and what its step costs."""
 
     config: ResolvedConfig
-    fit: StepFit
+    fit: PlannedStep
 
     @property
     def clip_flops(self) -> float:
@@ -72,7 +72,7 @@ class Plan:
     """
 
     config: Config
-    fit: StepFit
+    fit: PlannedStep
     budget_bytes: int
     larger: Candidate | None
     smaller: Candidate | None

@@ -87,7 +87,7 @@ class ClipLoss(nn.Module):
 
     Args:
         network: trained through this loss.
-        schedule: how the frames are split, and what is recomputed; results do not depend on it.
+        schedule: how the frames are split, `chunk_frames` 0 for all at once, and what is recomputed; results do not depend on it.
         total: from the sums of the loss over these clips to those over all clips of the batch, where other processes have the rest.
     """
 
@@ -99,11 +99,10 @@ class ClipLoss(nn.Module):
 
     def set_recompute(self, schedule: RecomputeConfig) -> None:
         """Set how the next steps are split into chunks and what they recompute."""
-        chunk = schedule.chunk_frames or 0
-        groups = [chunk * schedule.group_chunks] if schedule.group_chunks > 1 else []
+        chunk, chunks = schedule.chunk_frames, schedule.group_chunks
+        groups = (chunk * chunks,) if chunk and chunks > 1 else ()
         self.lengths = (*groups, chunk) if chunk else ()
-        self.network.keep_in_lstm(schedule.lstm)
-        self.network.checkpoint_stages = schedule.stages
+        self.network.set_recompute(schedule.stages, schedule.lstm)
 
     def forward(
         self, image: Tensor, label: Tensor, labelled: Sequence[Sequence[bool]], dropout: DropoutFactors | None = None

@@ -13,7 +13,7 @@ from unet4d.system.byte_sizes import describe_bytes
 from unet4d.system.gpu_memory import peak_allocated_bytes, reset_peak
 from unet4d.system.memory_errors import drop_failed_work, is_out_of_memory
 from unet4d.training.step import TrainingStep
-from unet4d.training.step_memory import StepFit, describe_recompute, recompute_schedules
+from unet4d.training.step_memory import PlannedStep, describe_recompute, recompute_schedules
 
 logger = logging.getLogger(__name__)
 
@@ -31,11 +31,11 @@ class OomFallback:
         step: the training step, computed with `recompute`.
         recompute: the first schedule.
         frames: T of a clip.
-        fit: the plan; None compares nothing.
+        planned: the plan; None compares nothing.
     """
 
-    def __init__(self, step: TrainingStep, recompute: RecomputeConfig, frames: int, fit: StepFit | None):
-        self.step, self.fit = step, fit
+    def __init__(self, step: TrainingStep, recompute: RecomputeConfig, frames: int, planned: PlannedStep | None):
+        self.step, self.planned = step, planned
         self.recompute, *self.leaner = recompute_schedules(recompute, frames)
         if step.ranks.size > 1:
             self.leaner = []
@@ -60,8 +60,8 @@ class OomFallback:
                     raise
             self._fall_back()  # out here the error and its frames, which hold the failed step's graph, are gone
         norm = self.step.update()
-        if is_measured and self.fit:
-            self._measure(self.fit)
+        if is_measured and self.planned:
+            self._measure(self.planned)
         return loss, norm
 
     def _fall_back(self) -> None:
@@ -70,14 +70,14 @@ class OomFallback:
         logger.warning(
             f"out of memory with {describe_recompute(before)}; continuing with {describe_recompute(self.recompute)}"
         )
-        self.fit = None  # the plan of another schedule
+        self.planned = None  # the plan of another schedule
         self.step.set_recompute(self.recompute)
         self.step.optimizer.zero_grad(set_to_none=True)
         drop_failed_work()
 
     def _is_measured(self, batches: Sequence[Batch]) -> bool:
         """Return whether the peak of the next step is to be compared with the plan; note its shapes."""
-        if not self.fit or self.measured_steps == MEASURED_STEPS:
+        if not self.planned or self.measured_steps == MEASURED_STEPS:
             return False
         shapes = set(self._shapes(batches))
         is_known, self._seen = shapes <= self._seen, self._seen | shapes
@@ -91,12 +91,12 @@ class OomFallback:
             for first in range(0, frames, length):
                 yield (*batch.image.shape, length, int(batch.labelled[:, first : first + length].sum()))
 
-    def _measure(self, fit: StepFit) -> None:
+    def _measure(self, planned: PlannedStep) -> None:
         """Note the peak of the last step; report the highest of `MEASURED_STEPS` beside the plan."""
         self.measured_steps += 1
         self.measured_bytes = max(self.measured_bytes, peak_allocated_bytes(self.step.device))
         if self.measured_steps == MEASURED_STEPS:
             logger.info(
-                f"memory: planned {describe_bytes(fit.planned_bytes)}, measured {describe_bytes(self.measured_bytes)} at the peak "
-                f"of {MEASURED_STEPS} steps without new shapes"
+                f"memory: planned {describe_bytes(planned.planned_bytes)}, measured {describe_bytes(self.measured_bytes)} at the "
+                f"peak of {MEASURED_STEPS} steps without new shapes"
             )

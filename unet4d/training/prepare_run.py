@@ -69,21 +69,30 @@ def prepare_run(
     """
     check_train(dataset, out_dir, config, str(device), resume)
     check_mlflow(config.train.mlflow)
-    read, known = load_verified_dataset(
-        dataset,
-        lambda root: choose_cache_dir(root, elsewhere=out_dir / "cache"),
-        skip_verify,
-        verify_and_build(config.data, lambda root: choose_cache_dir(root, config.data.cache_dir) or out_dir / "cache"),
-    )
     data = config.data
-    training, validation = split_cases(read, config.fold, data.folds, config.seed, data.val_subjects)
-    if data.val_subjects is None and (fewer := describe_fewer_folds(read, data.folds)):
+
+    def findings_dir(root: Path) -> Path:
+        return choose_run_cache(root, out_dir)
+
+    def studies_dir(root: Path) -> Path:
+        return choose_run_cache(root, out_dir, data.cache_dir)
+
+    verify = verify_and_build(data, studies_dir)
+    opened, properties = load_verified_dataset(dataset, findings_dir, skip_verify, verify)
+    training, validation = split_cases(opened, config.fold, data.folds, config.seed, data.val_subjects)
+    if data.val_subjects is None and (fewer := describe_fewer_folds(opened, data.folds)):
         logger.info(fewer)
     precision = resolve_precision(config.train.precision, device)
-    resolved = resolve(config, compute_fingerprint((*training, *validation), data, known), precision, ranks)
+    resolved = resolve(config, compute_fingerprint((*training, *validation), data, properties), precision, ranks)
     _check_batch_size(resolved.train.batch_size, ranks)
     subjects = tuple(sorted({case.subject for case in validation}))
-    task = Task(dict(read.labels), read.channel_names, read.cyclic, subjects, read.channel_kinds)
+    task = Task(
+        labels=dict(opened.labels),
+        channel_names=opened.channel_names,
+        cyclic=opened.cyclic,
+        held_out=subjects,
+        channel_kinds=opened.channel_kinds,
+    )
     checkpoint, initial = None, None
     if resume:
         stack.enter_context(lock_run(out_dir))
@@ -91,7 +100,12 @@ def prepare_run(
     elif config.train.init_from is not None:
         path = find_checkpoint(config.train.init_from)
         initial = load_checkpoint(path), path
-    return PreparedRun(read, training, validation, resolved, task, checkpoint, initial)
+    return PreparedRun(opened, training, validation, resolved, task, checkpoint, initial)
+
+
+def choose_run_cache(root: Path, out_dir: Path, named: str | None = None) -> Path:
+    """Return the folder for results about a dataset: `named`, else the dataset's own cache, else one in the run's folder."""
+    return choose_cache_dir(root, named) or out_dir / "cache"
 
 
 def _check_batch_size(batch_size: int, ranks: ProcessGroup) -> None:

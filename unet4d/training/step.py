@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -34,12 +35,16 @@ class TrainingStep:
         config: of the run.
         device: where to compute.
         ranks: the processes that share each batch.
+
+    Attributes:
+        recompute: schedule of the next steps; a configured `chunk_frames` of None is 0, all frames at once.
     """
 
     def __init__(self, network: CLSTMUNet, config: ResolvedConfig, device: torch.device, ranks: ProcessGroup = ALONE):
         self.network, self.config, self.device, self.ranks = network, config.train, device, ranks
         self.seed, self.precision = config.seed, config.train.precision
-        self.clip_loss = ClipLoss(network, config.recompute, ranks.total if ranks.size > 1 else None)
+        self.recompute = replace(config.recompute, chunk_frames=config.recompute.chunk_frames or 0)
+        self.clip_loss = ClipLoss(network, self.recompute, ranks.total if ranks.size > 1 else None)
         self.loss = (
             self.clip_loss if ranks.size == 1 else DistributedDataParallel(self.clip_loss, gradient_as_bucket_view=True)
         )
@@ -90,6 +95,7 @@ class TrainingStep:
 
     def set_recompute(self, schedule: RecomputeConfig) -> None:
         """Set how the next steps are split into chunks and what they recompute; their results stay the same."""
+        self.recompute = schedule
         self.clip_loss.set_recompute(schedule)
 
     @property
@@ -108,14 +114,14 @@ class TrainingStep:
     def state_dict(self) -> dict[str, Any]:
         """Return the state of optimizer, schedule and scaler."""
         return {
-            "optimiser": self.optimizer.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
             "scaler": self.scaler.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Load what `state_dict` returned, on any device."""
-        self.optimizer.load_state_dict(state["optimiser"])
+        self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
         self.scaler.load_state_dict(state["scaler"])
 

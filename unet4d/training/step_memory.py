@@ -38,7 +38,7 @@ class StepCost:
     largest_elements: int = 0
 
 
-class StepFit(NamedTuple):
+class PlannedStep(NamedTuple):
     """A recompute schedule of a training step, and what the step costs with it."""
 
     recompute: RecomputeConfig
@@ -100,18 +100,18 @@ def describe_recompute(recompute: RecomputeConfig) -> str:
 
 def fit_recompute(
     config: ResolvedConfig, in_channels: int, out_channels: int, labelled_frames: int, budget_bytes: int
-) -> tuple[StepFit, bool]:
+) -> tuple[PlannedStep, bool]:
     """Return the fastest schedule of the configured step that fits the budget, and True; else the leanest, and False.
 
     See `count_step_cost` for the arguments.
     """
-    fits: list[StepFit] = []
+    tried: list[PlannedStep] = []
     for recompute in recompute_schedules(config.recompute, config.data.frames):
         scheduled = dataclasses.replace(config, recompute=recompute)
-        fits.append(StepFit(recompute, count_step_cost(scheduled, in_channels, out_channels, labelled_frames)))
-        if fits[-1].fits(budget_bytes):
-            return fits[-1], True
-    return min(fits, key=lambda fit: fit.planned_bytes), False
+        tried.append(PlannedStep(recompute, count_step_cost(scheduled, in_channels, out_channels, labelled_frames)))
+        if tried[-1].fits(budget_bytes):
+            return tried[-1], True
+    return min(tried, key=lambda step: step.planned_bytes), False
 
 
 def count_step_cost(config: ResolvedConfig, in_channels: int, out_channels: int, labelled_frames: int) -> StepCost:

@@ -13,7 +13,6 @@ import torch
 import yaml
 
 from unet4d.config import Config
-from unet4d.datasets.dataset import choose_cache_dir
 from unet4d.errors import InputError, Unet4DError
 from unet4d.models.checkpoint import BEST
 from unet4d.models.conv_check import check_convolutions
@@ -28,8 +27,8 @@ from unet4d.system.lock import lock_run
 from unet4d.system.memory_errors import is_out_of_gpu_memory, memory_error_reason
 from unet4d.system.signals import stop_signals
 from unet4d.training.monitoring.summary import CONFIG
-from unet4d.training.prepare_run import PreparedRun, prepare_run
-from unet4d.training.step_memory import StepFit, describe_recompute, fit_recompute
+from unet4d.training.prepare_run import PreparedRun, choose_run_cache, prepare_run
+from unet4d.training.step_memory import PlannedStep, describe_recompute, fit_recompute
 from unet4d.training.trainer import Trainer
 from unet4d.training.warm_start import load_initial_weights
 
@@ -76,7 +75,7 @@ def train(
         if trainer.epochs_done < run.config.train.epochs:
             # Only now, when every study has been read, so that a bad one leaves no run behind.
             ranks.broadcast_from_rank0(lambda: _begin(run, out_dir, stack))
-            _fit(trainer, run)
+            _train_or_explain_memory(trainer, run)
         elif ranks.is_first:
             logger.info(f"{out_dir}: all {run.config.train.epochs} epochs were done before")
     return out_dir / BEST
@@ -94,10 +93,10 @@ def _build(run: PreparedRun, out_dir: Path, device: torch.device, ranks: Process
     config, task = run.config, run.task
 
     def open_studies() -> list[CachedStudy]:
-        channels, clips = (len(task.channel_names), len(task.labels)), len(ranks.share(config.train.batch_size))
-        patch, precision, frames = config.data.patch_size, config.train.precision, clips * config.data.frames
-        check_convolutions(config.model, channels, patch, device, precision, True, frames)
-        cache = choose_cache_dir(run.dataset.root, config.data.cache_dir) or out_dir / "cache"
+        channels, own_clips = (len(task.channel_names), len(task.labels)), len(ranks.share(config.train.batch_size))
+        patch, precision, clip_frames = config.data.patch_size, config.train.precision, own_clips * config.data.frames
+        check_convolutions(config.model, channels, patch, device, precision, training=True, frames=clip_frames)
+        cache = choose_run_cache(run.dataset.root, out_dir, config.data.cache_dir)
         cases, spacing_mm = (*run.training, *run.validation), config.data.in_plane_spacing_mm
         return cached_studies(cases, run.dataset, config.data, spacing_mm, cache)
 
@@ -105,11 +104,13 @@ def _build(run: PreparedRun, out_dir: Path, device: torch.device, ranks: Process
     studies = ranks.rank0_first(open_studies)
     training, validation = studies[: len(run.training)], studies[len(run.training) :]
     with ranks.raise_on_all_ranks():
-        fit = _fit_step(run, training, device, ranks) if device.type == "cuda" else None
-        return Trainer(out_dir, config, task, training, validation, device, fit, ranks)
+        planned = _choose_recompute(run, training, device, ranks) if device.type == "cuda" else None
+        return Trainer(out_dir, config, task, training, validation, device, planned, ranks)
 
 
-def _fit_step(run: PreparedRun, studies: Sequence[CachedStudy], device: torch.device, ranks: ProcessGroup) -> StepFit:
+def _choose_recompute(
+    run: PreparedRun, studies: Sequence[CachedStudy], device: torch.device, ranks: ProcessGroup
+) -> PlannedStep:
     """Return the fastest recompute schedule that fits every rank's free GPU memory; print it where it is not the one asked for.
 
     Raises:
@@ -125,18 +126,18 @@ def _fit_step(run: PreparedRun, studies: Sequence[CachedStudy], device: torch.de
     )
     largest_share = -(-config.train.batch_size // ranks.size)
     own = replace(config, train=replace(config.train, batch_size=largest_share))
-    fit, fits = fit_recompute(own, len(task.channel_names), len(task.labels), labelled, free)
-    needs = f"{describe_bytes(fit.planned_bytes)} for {describe_recompute(fit.recompute)}"
-    if not fits:
+    planned, is_enough = fit_recompute(own, len(task.channel_names), len(task.labels), labelled, free)
+    needs = f"{describe_bytes(planned.planned_bytes)} for {describe_recompute(planned.recompute)}"
+    if not is_enough:
         raise InputError(
             f"a training step needs at least {needs}, and {describe_bytes(free)} of the GPU are free; lower --data.patch_size, "
             "--data.frames or --train.batch_size, or let unet4d plan choose them"
         )
-    if asked.chunk_frames is not None and fit.recompute != asked and ranks.is_first:
+    if asked.chunk_frames is not None and planned.recompute != asked and ranks.is_first:
         logger.warning(
             f"{describe_recompute(asked)} does not fit the {describe_bytes(free)} that are free; using {needs}"
         )
-    return fit
+    return planned
 
 
 def _restore(trainer: Trainer, run: PreparedRun) -> None:
@@ -149,8 +150,8 @@ def _restore(trainer: Trainer, run: PreparedRun) -> None:
             logger.info(f"begins with {loaded}")
 
 
-def _fit(trainer: Trainer, run: PreparedRun) -> None:
-    """Train; where even the leanest schedule runs out of GPU memory, raise an error with the command for a smaller plan."""
+def _train_or_explain_memory(trainer: Trainer, run: PreparedRun) -> None:
+    """Train; where a step's leanest schedule runs out of GPU memory, raise an error with the command for a smaller plan."""
     device = trainer.device
     free = free_bytes(device) if device.type == "cuda" else 0
     try:

@@ -6,7 +6,6 @@ import contextlib
 import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -35,16 +34,11 @@ from unet4d.training.monitoring.progress_bar import EpochBar
 from unet4d.training.monitoring.summary import RunState, write_summary
 from unet4d.training.oom_fallback import OomFallback
 from unet4d.training.step import TrainingStep
-from unet4d.training.step_memory import StepFit, describe_recompute
+from unet4d.training.step_memory import PlannedStep, describe_recompute
 from unet4d.training.step_stats import DeferredScalars, EpochStats, EpochTimer, StepOutcome
 from unet4d.training.validation import Validation
 
 logger = logging.getLogger(__name__)
-
-CHECKPOINT_KEYS = frozenset(
-    ("epoch", "step", "best", "spent", "studies", "optimisation", "tally", "average", "weights")
-)
-"""The parts of a checkpoint that resuming needs, besides the weights that predict."""
 
 
 class Trainer:
@@ -60,7 +54,7 @@ class Trainer:
         training: studies to train on.
         validation: studies to validate on; may be none.
         device: where to compute.
-        fit: recompute schedule of a step and the memory planned for it; None takes the configured one.
+        planned: recompute schedule of a step and what it costs; None takes the configured schedule.
         ranks: the processes that train together.
 
     Attributes:
@@ -78,7 +72,7 @@ class Trainer:
         training: Sequence[CachedStudy],
         validation: Sequence[CachedStudy],
         device: torch.device,
-        fit: StepFit | None = None,
+        planned: PlannedStep | None = None,
         ranks: ProcessGroup = ALONE,
     ):
         self.out_dir, self.config, self.task, self.device, self.ranks = out_dir, config, task, device, ranks
@@ -86,12 +80,14 @@ class Trainer:
         torch.manual_seed(config.seed)
         self.network = CLSTMUNet(config.model, len(task.channel_names), len(task.labels)).to(device)
         self.training_step = TrainingStep(self.network, config, device, ranks)
-        recompute = fit.recompute if fit else replace(config.recompute, chunk_frames=config.recompute.chunk_frames or 0)
-        self.training_step.set_recompute(recompute)
-        self.take_step = OomFallback(self.training_step, recompute, config.data.frames, fit)
+        if planned:
+            self.training_step.set_recompute(planned.recompute)
+        self.take_step = OomFallback(self.training_step, self.training_step.recompute, config.data.frames, planned)
         self.validate = Validation(validation, config, task, device, ranks)
-        self.checkpoints, self.planned_bytes = Checkpoints(out_dir), fit.planned_bytes if fit else 0
+        self.checkpoints, self.planned_bytes = Checkpoints(out_dir), planned.planned_bytes if planned else 0
         self.log: RunLogger | None = None
+        self.loader: BatchLoader  # from `fit` on, as the dataset's folder
+        self.dataset: Path
         self.stats, self.timer, self.outcomes = EpochStats(config.train.skip_limit), EpochTimer(), DeferredScalars()
         self.epochs_done, self.steps_done, self.last_epoch = 0, 0, config.train.epochs
         self.best: dict[str, Any] | None = None
@@ -99,7 +95,7 @@ class Trainer:
         self.saved_at: tuple[int, int] | None = None
 
     @property
-    def predictor(self) -> CLSTMUNet:
+    def validated_network(self) -> CLSTMUNet:
         """Return the network that is validated and predicts: the trained one, or the average of its weights."""
         return self.average.network if self.average else self.network
 
@@ -108,8 +104,9 @@ class Trainer:
 
         Raises:
             Stopped: a signal asked for it; the checkpoint is written.
-            Unet4DError: too many steps in a row were not finite; the workers died; the disk is full.
-            RuntimeError: even the smallest chunks need too much memory; see `is_out_of_memory`.
+            Unet4DError: too many steps in a row were not finite; the workers died; validation ran out of GPU memory; the disk is
+                full.
+            RuntimeError: even the smallest chunks of a step need too much memory; see `is_out_of_memory`.
         """
         config, ranks = self.config, self.ranks
         if config.train.ema_decay and self.average is None:  # only now, because the initial weights are known now
@@ -120,11 +117,11 @@ class Trainer:
         steps = range(self.steps_done, config.train.epochs * config.train.steps_per_epoch)
         # Several ranks check for a stop signal together, between steps; not where one of them waits.
         check = self._stop_if_requested if ranks.size == 1 else lambda: None
-        self.log = open_logger(self.out_dir, self.epochs_done, config, ranks)
+        self.dataset, self.log = dataset, open_logger(self.out_dir, self.epochs_done, config, ranks)
         with (
             deferred_stop(),
             contextlib.closing(self.log) if self.log else contextlib.nullcontext(),
-            self._summarized(dataset),
+            self._keep_summary(),
         ):
             logger.info(self._describe(name))
             with BatchLoader(clips, config, steps, ranks, self.device.type == "cuda", check) as self.loader:
@@ -154,7 +151,7 @@ class Trainer:
             if self._is_validation_due():
                 self._save_last()  # so that a stop during validation costs the validation alone
                 began_s = time.perf_counter()
-                result = self.validate(self.predictor, self._stop_if_requested)
+                result = self.validate(self.validated_network, self._stop_if_requested)
                 values |= result.values | {"validation_seconds": round(time.perf_counter() - began_s, 2)}
                 pictures = result.pictures
             self._finish_epoch(values, pictures)  # log, best model, checkpoint
@@ -195,12 +192,12 @@ class Trainer:
                 for name, picture in pictures.items():
                     self.log.log_picture(name, picture, self.steps_done)
             if is_best:
-                self.checkpoints.save_best(self.config, self.task, self.predictor)
+                self.checkpoints.save_best(self.config, self.task, self.validated_network)
 
         self.ranks.broadcast_from_rank0(log_and_save_best)
         self._save_last()
         if "dice" in values:
-            self._summarize("running")
+            self._write_summary("running")
         logger.info(epoch_line(values, self._seconds_left(), is_best))
         for line in training_advice(self._lines, self.config):
             logger.info(line)
@@ -231,19 +228,19 @@ class Trainer:
         self._count(self.outcomes.flush())
         if self.saved_at != (self.epochs_done, self.steps_done):
             save = partial(self.checkpoints.save_last, self.config, self.task)
-            self.ranks.broadcast_from_rank0(lambda: save(self.predictor, self._state()))
+            self.ranks.broadcast_from_rank0(lambda: save(self.validated_network, self._state()))
             self.saved_at = (self.epochs_done, self.steps_done)
 
     def _state(self) -> dict[str, Any]:
-        """Return what resuming needs besides the weights that predict, by CHECKPOINT_KEYS."""
+        """Return what resuming needs besides the weights that predict, as the next run's `restore` expects it."""
         return {
             "epoch": self.epochs_done,
             "step": self.steps_done,
             "best": self.best,
-            "spent": self.timer.spent,
+            "timer": self.timer.spent,
             "studies": self._entries(),
-            "optimisation": self.training_step.state_dict(),
-            "tally": self.stats.state_dict(),
+            "optimization": self.training_step.state_dict(),
+            "stats": self.stats.state_dict(),
             "average": self.average.state_dict() if self.average else None,
             "weights": self.network.state_dict() if self.average else None,
         }
@@ -255,20 +252,20 @@ class Trainer:
             InputError: it was trained on other studies, or by another version.
         """
         state = checkpoint["training"]
-        if missing := CHECKPOINT_KEYS - state.keys():
+        if missing := self._state().keys() - state.keys():
             raise InputError(
                 f"the checkpoint in {self.out_dir} is of another version of unet4d, without {min(missing)}; predict with it, or "
                 "train anew with a new --out"
             )
         _check_studies(state["studies"], self._entries())
         self.network.load_state_dict(state["weights"] or checkpoint["network"])
-        self.training_step.load_state_dict(state["optimisation"])
-        self.stats.load_state_dict(state["tally"])
+        self.training_step.load_state_dict(state["optimization"])
+        self.stats.load_state_dict(state["stats"])
         if state["average"]:
             self.average = WeightAverage(self.network, self.config.train.ema_decay)
             self.average.load_state_dict(state["average"], checkpoint["network"])
         self.epochs_done, self.steps_done, self.best = state["epoch"], state["step"], state["best"]
-        self.timer.spent = dict(state["spent"])
+        self.timer.spent = dict(state["timer"])
         self.saved_at = (self.epochs_done, self.steps_done)
 
     def _entries(self) -> list[list[str]]:
@@ -276,30 +273,33 @@ class Trainer:
         return [[study.entry for study in studies] for studies in (self.training, self.validation)]
 
     @contextlib.contextmanager
-    def _summarized(self, dataset: Path) -> Iterator[None]:
+    def _keep_summary(self) -> Iterator[None]:
         """Keep summary.json up to date: while the run is trained, and however it ends."""
-        self.write_summary = partial(
-            write_summary,
-            self.out_dir,
-            config=self.config,
-            task=self.task,
-            device=self.device,
-            ranks=self.ranks,
-            dataset=dataset,
-        )
-        self._summarize("running")
+        self._write_summary("running")
         try:
             with self.ranks.report_lost_ranks():
                 yield
         except BaseException as error:
             reason = "out of GPU memory" if is_out_of_gpu_memory(error) else str(error)
             with contextlib.suppress(Unet4DError):  # a full disk, which the error itself reports
-                self._summarize("stopped" if isinstance(error, (Stopped, KeyboardInterrupt)) else "failed", reason)
+                self._write_summary("stopped" if isinstance(error, (Stopped, KeyboardInterrupt)) else "failed", reason)
             raise
-        self._summarize("finished")
+        self._write_summary("finished")
 
-    def _summarize(self, state: RunState, reason: str = "") -> None:
-        self.write_summary(state=state, step=self.steps_done, lines=self._lines, reason=reason)
+    def _write_summary(self, state: RunState, reason: str = "") -> None:
+        """Write summary.json as of now."""
+        write_summary(
+            self.out_dir,
+            config=self.config,
+            task=self.task,
+            device=self.device,
+            ranks=self.ranks,
+            dataset=self.dataset,
+            state=state,
+            step=self.steps_done,
+            lines=self._lines,
+            reason=reason,
+        )
 
     @property
     def _lines(self) -> list[dict[str, Any]]:
