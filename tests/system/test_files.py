@@ -6,11 +6,21 @@ import contextlib
 import errno
 import os
 import resource
+from types import SimpleNamespace
 
 import pytest
 
 from unet4d.errors import InputError, Unet4DError
-from unet4d.system.files import check_writable, read_json, remove_partial, replacing, write_json, write_text
+from unet4d.system.files import (
+    check_disk_space,
+    check_writable,
+    free_disk_bytes,
+    read_json,
+    remove_partial,
+    replacing,
+    write_json,
+    write_text,
+)
 
 
 @contextlib.contextmanager
@@ -179,3 +189,14 @@ def test_a_missing_or_unreadable_json_is_named(tmp_path):
         read_json(tmp_path / "b.json")
     with pytest.raises(InputError, match=r"cannot be read \(Is a directory\); give"):
         read_json(tmp_path)
+
+
+def test_a_folder_to_come_has_the_space_of_the_nearest_one_above(tmp_path):
+    assert free_disk_bytes(tmp_path / "a" / "b") == pytest.approx(free_disk_bytes(tmp_path), rel=0.2)
+
+
+def test_too_little_space_names_the_folder_both_sizes_and_the_way_out(tmp_path, monkeypatch):
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=10**9))
+    check_disk_space(tmp_path, 10**9, "tables", "choose another folder")
+    with pytest.raises(Unet4DError, match=r"needs 2 GB for tables, and 1 GB are free.*choose another folder"):
+        check_disk_space(tmp_path, 2e9, "tables", "choose another folder")

@@ -32,11 +32,7 @@ def setting_types() -> dict[str, Any]:
 def put_files_first(given: Sequence[str], options: Sequence[str]) -> list[str]:
     """Return the command line with the settings of its --config files in front, so that what was given itself wins.
 
-    A resumed run begins with its own settings.
-
-    Args:
-        given: the command line after the command.
-        options: the command's options; settings of other commands are skipped.
+    A resumed run begins with its own settings. Settings of other commands, which are not among `options`, are skipped.
 
     Raises:
         InputError: a file is missing or no YAML, or a setting in it is unknown or comes twice; names the line.

@@ -22,13 +22,7 @@ _BAD_CHOICE = re.compile(r"argument (?P<name>\S+): invalid choice: '?(?P<value>.
 
 
 def reword(message: str, options: Sequence[str], types: Mapping[str, Any]) -> str:
-    """Return a message of the parser as what it got and what it expected; one it does not know stays as it is.
-
-    Args:
-        message: the parser's.
-        options: the command's options (--out, --train.epochs, ...), to name the nearest.
-        types: of the settings, by dotted name.
-    """
+    """Return a message of the parser as what it got and what it expected; one it does not know stays as it is."""
     message = " ".join(message.split())
     if found := _BAD_VALUE.match(message):
         plain = re.search(r"<class '(int|float|dict)'>", found["why"])

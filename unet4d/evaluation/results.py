@@ -38,7 +38,7 @@ class EvaluationResults:
 
     @property
     def cases(self) -> list[str]:
-        """Scored cases, in order."""
+        """Return the scored cases, in order."""
         return list(self.summary["per_case"])
 
     def select(self, cases: Sequence[str]) -> EvaluationResults:

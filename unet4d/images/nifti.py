@@ -243,13 +243,18 @@ def check_same_grid(
         axes = "(T, X, Y, Z)" if len(shape) == 4 else "(X, Y, Z)"
         raise InputError(f"{path}: {axes} is {tuple(shape)}, in {other} {tuple(other_shape)}; bring both to one grid")
     ours, theirs = affine_of(header), affine_of(other_header)
-    corners = np.array([(*c, 1) for c in itertools.product(*((-0.5, n - 0.5) for n in shape[-3:]))], dtype=np.float64)
-    apart_mm = float(np.linalg.norm(corners @ (ours - theirs).T, axis=1).max())
+    apart_mm = corners_apart_mm(ours, theirs, shape)
     if not apart_mm <= _GRID_TOLERANCE * min(spacing_of(theirs)):
         raise InputError(
             f"{path}: its affine {_rows(ours)} is not {_rows(theirs)}, that of {other} (corners up to "
             f"{apart_mm:.3g} mm apart); resample one onto the other's grid, or correct the header"
         )
+
+
+def corners_apart_mm(affine: np.ndarray, other: np.ndarray, shape: tuple[int, ...]) -> float:
+    """Return the largest distance between the corners of a grid (..., X, Y, Z) under two affines."""
+    corners = np.array([(*c, 1) for c in itertools.product(*((-0.5, n - 0.5) for n in shape[-3:]))], dtype=np.float64)
+    return float(np.linalg.norm(corners @ (affine - other).T, axis=1).max())
 
 
 def check_affine(affine: np.ndarray, what: str) -> None:

@@ -17,12 +17,7 @@ def time_axis(cyclic: bool) -> TimeAxis:
 
 
 def check_time_axis(value: object, name: str, fix: str) -> TimeAxis:
-    """Return a value that is "cyclic" or "open".
-
-    Args:
-        value: from a file or an option.
-        name: of the value, such as 'dataset.json: "time"'.
-        fix: what to do, the end of the message.
+    """Return a value that is "cyclic" or "open"; `name` begins the message about any other, and `fix` ends it.
 
     Raises:
         InputError: it is neither.

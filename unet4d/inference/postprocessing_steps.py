@@ -100,13 +100,9 @@ def apply_steps(label: np.ndarray, steps: Sequence[Step], labels: Mapping[str, i
 
 
 def write_steps(run: Path, steps: Sequence[Step], checkpoints: Sequence[Path], about: Mapping[str, Any]) -> Path:
-    """Record the steps for a run, or a folder of folds; replace an older record; return the file.
+    """Record the steps for a run, or a folder of folds, in place of an older record; return the file.
 
-    Args:
-        run: the folder.
-        steps: in their order; empty: nothing helped.
-        checkpoints: files under `run` that made the label maps the steps were chosen on.
-        about: the rest of the record; plain values.
+    `checkpoints` made the label maps that the steps were chosen on; `about` is the rest of the record, in plain values.
     """
     digests = {path.relative_to(run).as_posix(): file_sha256(path) for path in checkpoints}
     path = run / POSTPROCESSING

@@ -61,12 +61,8 @@ def whole_study(seen: Fingerprint) -> Size:
 def list_candidates(config: Config, seen: Fingerprint, studies: int = 0) -> list[ResolvedConfig]:
     """Return all choices of patch, frames, batch and levels that keep what the configuration sets, the largest clips first.
 
-    Of two with as many voxels in a clip, patch times frames, the larger batch comes first.
-
-    Args:
-        config: what it sets is kept.
-        seen: the studies.
-        studies: number of training studies; a large batch is a candidate only where there are many.
+    Of two with as many voxels in a clip, patch times frames, the larger batch comes first. A large batch is a
+    candidate only where there are many training `studies`.
     """
     whole, given = whole_study(seen), config.data
     patches = [given.patch_size] if given.patch_size else [_shrink(whole, fraction) for fraction in PATCH_FRACTIONS]

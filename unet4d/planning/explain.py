@@ -104,15 +104,7 @@ def _explain_slices(sizes: Sequence[Size], seen: Fingerprint, action: str) -> st
 def describe_unused_memory(
     config: ResolvedConfig, given: Config, used: float, is_largest: bool, studies: int
 ) -> list[str]:
-    """Return a line on why most of the GPU stays empty; none where at least half of it is used.
-
-    Args:
-        config: what was chosen.
-        given: what the user set.
-        used: fraction of the memory that the step is planned to take.
-        is_largest: no candidate has larger clips.
-        studies: number of training studies.
-    """
+    """Return a line on why most of the GPU stays empty; none where `used`, a fraction of its memory, is half or more."""
     if used >= 0.5:
         return []
     if not is_largest:

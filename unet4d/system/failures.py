@@ -84,15 +84,7 @@ def failure_of_study(error: Exception) -> Unet4DError:
 def raise_failed(
     failed: Mapping[str, object], studies: int, done: str, where: Path, kind: type[Unet4DError] = InputError
 ) -> None:
-    """Raise an error that lists the studies of a batch that failed, if any did, once the others are written.
-
-    Args:
-        failed: the reason of each, or its error, by its name.
-        studies: of the batch.
-        done: what the failed ones could not be, such as "scored".
-        where: the results of the others.
-        kind: the type of the error.
-    """
+    """Raise an error that lists the studies that failed and so were not `done` ("scored", say); the others are written by then."""
     if not failed:
         return
     first = next(iter(failed.values()))

@@ -93,14 +93,7 @@ def free_disk_bytes(folder: str | os.PathLike[str]) -> int:
 
 
 def check_disk_space(folder: str | os.PathLike[str], needed_bytes: float, purpose: str, advice: str) -> None:
-    """Raise Unet4DError where a disk has less room than needed.
-
-    Args:
-        folder: what is written to.
-        needed_bytes: size of what is written.
-        purpose: what is written, for the message.
-        advice: what to do, beside freeing space, for the message.
-    """
+    """Raise Unet4DError, with `purpose` and `advice` in its message, where a disk has less room than needed."""
     free = free_disk_bytes(folder)
     if needed_bytes > free:
         raise Unet4DError(

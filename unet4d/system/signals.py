@@ -130,9 +130,6 @@ def ignore_stop_signals(worker: int = 0) -> None:
     """Ignore stop signals in a worker process, which its parent ends in another way: a DataLoader's `worker_init_fn`.
 
     `Process.terminate` is a SIGTERM, too, and does nothing to it; `Process.kill` ends it.
-
-    Args:
-        worker: its number, which makes no difference.
     """
     for number in STOPPING:
         signal.signal(number, signal.SIG_IGN)

@@ -22,11 +22,7 @@ def explain_worker_failure(
 ) -> Unet4DError | None:
     """Return the error for the user where workers failed; None where the error is not about a worker.
 
-    Args:
-        error: what PyTorch's loader, or anything after a worker's death, raised.
-        processes: the workers, ended by now.
-        studies: their files are checked for damage.
-        workers: how many there are.
+    The `processes` have ended by now. The files of the `studies` are checked for damage.
 
     Returns:
         Where a worker raised an Unet4DError, one of its type and message.

@@ -69,9 +69,6 @@ def shared_stems(names: Iterable[str]) -> dict[str, str]:
     There is no stem where no two names share one; nor where all names share one without a digit, because it may be that of
     the dataset. After t, time, vol and the other short words, which may number patients, a stem needs a digit, and there must
     be several.
-
-    Args:
-        names: of cases, without suffix; "/" may separate folders.
     """
     found = {name: stem for name in names if (stem := _stem_of_frame(name))}
     groups: dict[str, list[str]] = {}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from nibabel.spatialimages import HeaderDataError
 from unet4d.datasets.cases import Case
 from unet4d.datasets.issues import Issue
 from unet4d.errors import InputError
-from unet4d.images.nifti import Header, affine_of, check_same_grid, frame_duration_s_of, spacing_of
+from unet4d.images.nifti import Header, affine_of, check_same_grid, corners_apart_mm, frame_duration_s_of, spacing_of
 from unet4d.images.time_axis import TimeAxis
 
 CYCLE_S = (0.08, 8.0)
@@ -78,8 +77,7 @@ def _forms_differ(header: Header, shape: tuple[int, int, int, int]) -> str:
         qform = np.full((4, 4), np.nan)
     if not np.isfinite(qform).all():
         return "its qform cannot be computed, and the sform counts; set the qform to it, or export the study again"
-    ends = np.array([(*c, 1) for c in itertools.product(*((-0.5, n - 0.5) for n in shape[1:]))])
-    apart_mm = float(np.linalg.norm(ends @ (qform - sform).T, axis=1).max())
+    apart_mm = corners_apart_mm(qform, sform, shape)
     if apart_mm > _FORMS_APART * min(spacing_of(sform)):
         return (
             f"its qform and its sform place its corners up to {apart_mm:.3g} mm apart, and the sform counts; find out which is "

@@ -51,10 +51,7 @@ class SummaryTables:
         self._due_s = 0.0
 
     def write(self, always: bool = False) -> None:
-        """Write all three, each whole or not at all, if it is time to.
-
-        Args:
-            always: write them however shortly ago that was done.
+        """Write all three, each whole or not at all, if it is time to, or `always`.
 
         Raises:
             Unet4DError: the disk is full or the folder cannot be written to.

@@ -44,13 +44,6 @@ class IndexEntry(NamedTuple):
 def index_page(
     collection: str, entries: Sequence[IndexEntry], failed: Mapping[str, str], summary: ScoreSection | None
 ) -> str:
-    """Return the index.
-
-    Args:
-        collection: name of the studies together.
-        entries: in the order of the list.
-        failed: study name to the reason why it could not be shown.
-        summary: scores of all studies, if there are any.
-    """
+    """Return the index; `failed` has the reason of each study that could not be shown."""
     title = f"4D segmentation: {collection}"
     return render_page("index.html", title=title, entries=entries, failed=failed, summary=summary, version=VERSION)

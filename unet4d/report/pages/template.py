@@ -32,11 +32,6 @@ def render_page(template: str, scripts: Sequence[str] = (), **values: Any) -> st
 
     The policy of the page allows only these scripts, which it knows by their hashes.
 
-    Args:
-        template: name of the file.
-        scripts: run in this order at the end of the page.
-        values: variables of the template.
-
     Raises:
         ValueError: a script holds "</script", "<!--" or a carriage return, which would end it within the page.
     """
