@@ -113,9 +113,9 @@ def test_a_damaged_file_is_refused_in_one_line_or_of_no_use(name, tmp_path):
 def test_a_damaged_fingerprint_is_made_anew(tmp_path):
     write_phantom(tmp_path, 1, 2, seed=0, shape=(32, 32, 4))
     dataset, keep_in, rng = read_dataset(tmp_path), tmp_path / "kept", random.Random(0)
-    wanted = verify_dataset(dataset, keep_in).fingerprint()
+    wanted = verify_dataset(dataset, keep_in).dataset_summary()
     whole = (keep_in / FINGERPRINT_FILE).read_text()
     for i in range(40):
         text = json.dumps(mutated(json.loads(whole), rng))
         (keep_in / FINGERPRINT_FILE).write_bytes(damaged(text, rng) if i % 5 == 0 else text.encode())
-        assert set(verify_dataset(dataset, keep_in).fingerprint()) == set(wanted)
+        assert set(verify_dataset(dataset, keep_in).dataset_summary()) == set(wanted)

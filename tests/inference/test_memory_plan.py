@@ -102,7 +102,7 @@ def test_a_block_is_forgotten_before_the_next_is_computed(monkeypatch, model_fil
 @pytest.mark.parametrize(("left", "tight"), [(math.inf, False), (1e9, False), (1800e3, True), (1050e3, True)])
 def test_freed_memory_goes_back_at_once_where_it_is_tight(monkeypatch, model_file, path, left, tight):
     given = []
-    monkeypatch.setattr("unet4d.inference.segment.give_back_freed_memory", lambda: given.append(1))
+    monkeypatch.setattr("unet4d.inference.segment.trim_freed_memory", lambda: given.append(1))
     budgets(monkeypatch, math.inf, left)
     segmented([load_model(model_file())], path)
     assert bool(given) == tight

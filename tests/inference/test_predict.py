@@ -168,6 +168,12 @@ def test_time_is_as_asked_else_as_cyclic(model_file, tmp_path, study):
     assert json.loads((tmp_path / "out" / "prediction.json").read_text())["cases"]["heart"]["time"] == "open"
     with pytest.raises(InputError, match="time is 'closed', expected cyclic or open"):
         segment(model, image, time="closed")
+    with pytest.raises(InputError, match="time 'open' and 'cyclic' in options"):
+        segment(model, image, time="open", options=InferenceOptions(time="cyclic"))
+    with pytest.raises(InputError, match="precision 'fp16' and 'fp32' in options"):
+        segment(model, image, precision="fp16", options=InferenceOptions(precision="fp32"))
+    filled = segment(model, image, time="open", options=InferenceOptions(precision="fp32"))
+    np.testing.assert_array_equal(filled, opened)
 
 
 @pytest.mark.parametrize("direction", ["forward", "bidirectional"])

@@ -84,7 +84,7 @@ BLOCKS = """
 import ctypes
 import sys
 import numpy as np
-from unet4d.system.memory import give_back_freed_memory, keep_freed_memory, return_freed_memory
+from unet4d.system.memory import trim_freed_memory, keep_freed_memory, return_large_blocks_when_freed
 
 def block(size):
     \"\"\"A new block, and the share of it that holds what was written into an earlier one: pages of the system are zero.\"\"\"
@@ -105,7 +105,7 @@ def resident(address, size):
 
 KEEPS = """
 if sys.argv[1] == "return":
-    return_freed_memory()
+    return_large_blocks_when_freed()
 block(30_000_000)  # freed at once, from when on glibc keeps blocks of this size
 blocks = [block(20_000_000)[0] for _ in range(6)]
 kept = np.ones(100_000, np.uint8)  # above them in the heap, so that it does not shrink
@@ -144,7 +144,7 @@ again()
 with keep_freed_memory():
     again()
     address = again()
-    give_back_freed_memory()
+    trim_freed_memory()
     found.append(resident(address, size))
     again()
     with keep_freed_memory():

@@ -1,4 +1,4 @@
-"""Messages about wrong command lines: those of the parser, which name Python types, in terms of options and values."""
+"""Messages about wrong command lines: those of the parser reworded, unknown names, and values given by name."""
 
 from __future__ import annotations
 

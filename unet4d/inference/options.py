@@ -20,7 +20,7 @@ class InferenceOptions:
     """Options of a prediction; None is what the model was trained with.
 
     Attributes:
-        time: "cyclic" or "open"; None is what the study's header or dataset says, else the model's.
+        time: "cyclic" or "open"; None is what the study's dataset or header says, where `predict` reads it, else the model's.
         overlap: share of a window that its neighbor covers.
         sw_batch_size: windows computed at once.
         mirror_axes: axes (0 = X, 1 = Y, 2 = Z) to mirror along, too; twice the work for each.

@@ -21,7 +21,7 @@ from unet4d.models.checkpoint import TrainedModel
 from unet4d.models.ensemble import check_compatible
 from unet4d.pipeline.disk_image import DiskImage
 from unet4d.pipeline.normalization import IntensityScale
-from unet4d.system.memory import return_freed_memory
+from unet4d.system.memory import return_large_blocks_when_freed
 from unet4d.system.text import count
 
 
@@ -58,7 +58,7 @@ def prepare_study(models: Models, study: Study, options: InferenceOptions, budge
     """
     check_compatible(models)
     if budget.limit_bytes is not None:
-        return_freed_memory()
+        return_large_blocks_when_freed()
     if study.stream is not None:
         model, info = models[0], study.stream.info()
         kinds, grid = _checked_kinds(model, info), _working_grid(model, info)

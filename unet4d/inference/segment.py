@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from unet4d.config import Precision
-from unet4d.errors import Unet4DError
+from unet4d.errors import InputError, Unet4DError
 from unet4d.images.channels import mirror_signs
 from unet4d.images.image4d import Image4D
 from unet4d.images.resample_back import NativeLabel
@@ -25,7 +25,7 @@ from unet4d.inference.windows import Windows
 from unet4d.models.checkpoint import TrainedModel
 from unet4d.models.conv_check import check_convolutions
 from unet4d.models.device import resolve_precision
-from unet4d.system.memory import give_back_freed_memory, keep_freed_memory
+from unet4d.system.memory import keep_freed_memory, trim_freed_memory
 from unet4d.system.progress_bar import ProgressBar
 from unet4d.system.signals import check_stop
 
@@ -57,23 +57,32 @@ def segment(
         model: from `load_model`; computes on the device its network lies on. Several run one after the other, and the mean of their
             probabilities is taken; the mean takes the memory of one more network's logits.
         image: the study; any number of frames.
-        time: "cyclic" or "open"; None is what the model was trained with.
-        precision: "auto", "bf16", "fp16" or "fp32".
-        options: everything, in place of `time` and `precision`.
+        time: "cyclic" or "open"; None is what `options` says, else what the model was trained with.
+        precision: "bf16", "fp16", "tf32" or "fp32"; "auto" is what `options` says, else chosen for the device.
+        options: all options, `time` and `precision` among them.
 
     Returns:
         Label values (T, X, Y, Z) uint8 on the study's own grid.
 
     Raises:
         InputError: the study has other channels than the model was trained with, or lacks a velocity that turning it needs; the
-            models differ in labels, channels, kinds, time, spacing or normalization.
+            models differ in labels, channels, kinds, time, spacing or normalization; `options` has another time or precision.
         Unet4DError: a network returns infinite numbers or NaN; the memory is too small.
     """
     models = [model] if isinstance(model, TrainedModel) else list(model)
-    options = options or InferenceOptions(time=time, precision=precision)
+    options = _with_arguments(options or InferenceOptions(), time, precision)
     check_gpu(models, options.precision)
     study = prepare_image(models, image, options)
     return segment_study(models, study, options, MemoryBudget(options.max_memory_bytes)).label
+
+
+def _with_arguments(options: InferenceOptions, time: TimeAxis | None, precision: Precision) -> InferenceOptions:
+    """Return the options with these values where they are unset; raise InputError where they are set to others."""
+    for name, value, other in (("time", time, options.time), ("precision", precision, options.precision)):
+        if len({value, other} - {None, "auto"}) > 1:
+            raise InputError(f"got {name} {value!r} and {other!r} in options, expected one of them; leave one out")
+    chosen = options.precision if precision == "auto" else precision
+    return replace(options, time=time or options.time, precision=chosen)
 
 
 def segment_study(
@@ -108,7 +117,7 @@ def segment_study(
     tiling = plan_tiling(models, predictors, info, grid, options.probabilities, budget)
     windows = [Windows(grid.shape, one.roi_size, one.config.overlap) for one in predictors]
     total = sum(one.reaching(native.axes[1].needed(*columns)) for columns in tiling.columns for one in windows)
-    free_memory = give_back_freed_memory if tiling.is_tight else (lambda: None)
+    free_memory = trim_freed_memory if tiling.is_tight else (lambda: None)
     disable = None if shows_progress else True
     progress = ProgressBar(total=total, desc="windows", unit="window", leave=False, delay=10, disable=disable)
     with progress as bar, keep_freed_memory():

@@ -1,4 +1,4 @@
-"""The heart on a grid: the fraction of each sub-voxel that blood, muscle and fat fill at one moment."""
+"""The phantom's heart on a grid: the fractions of each sub-voxel that blood, muscle and fat fill at one moment."""
 
 from __future__ import annotations
 

@@ -30,6 +30,7 @@ from unet4d.pipeline.foreground import foreground_voxels
 from unet4d.pipeline.normalization import normalize
 from unet4d.pipeline.resources import check_disk_room, count_threads, footprint, one_torch_thread
 from unet4d.system.digests import DigestMemo, Stamp, content_digests, stamp
+from unet4d.system.environment import available_cores
 from unet4d.system.files import read_json
 from unet4d.system.memory import free_memory_bytes
 from unet4d.system.progress_bar import ProgressBar
@@ -41,7 +42,7 @@ VERSION = 2
 MEMO = "digests.json"
 """Digests of the studies' files, beside the entries."""
 MOST_THREADS = 8
-"""Studies preprocessed at once where `data.num_workers` is unset."""
+"""Studies preprocessed at once where `data.num_workers` is unset: no core need be kept for training meanwhile."""
 STALE_S = 3600.0
 """Age from which a half-written entry that no longer grows is removed: its process has ended."""
 
@@ -173,7 +174,7 @@ class _StudyCache:
         footprints = [footprint(case, self.dataset, self.config, self.plane_spacing_mm) for case in cases]
         check_disk_room(footprints, self.root)
         workers = self.config.num_workers
-        wanted = min(MOST_THREADS, os.cpu_count() or 1) if workers is None else workers
+        wanted = min(MOST_THREADS, available_cores()) if workers is None else workers
         return count_threads(wanted, footprints, free_memory_bytes())
 
     def build_all(self, cases: Sequence[Case]) -> dict[str, Path]:

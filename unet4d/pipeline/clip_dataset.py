@@ -1,4 +1,4 @@
-"""The way from preprocessed studies to batches: patches that favour foreground, clips that hold a labelled frame."""
+"""The dataset of training clips, in patches that favor foreground, and the loader that stacks them into batches."""
 
 from __future__ import annotations
 

@@ -40,6 +40,11 @@ def check_device_name(name: str) -> None:
         raise InputError(f"device {name!r} is not known, expected auto, cpu, cuda or cuda:N")
 
 
+def available_cores() -> int:
+    """Return the cores this process may use, where the system reports them (Linux does), else all."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def installed() -> dict[str, str]:
     """Return the versions of Python, this package and what it computes with, by name, without importing them."""
     found = {"unet4d": VERSION, "python": platform.python_version()}

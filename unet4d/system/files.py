@@ -1,4 +1,7 @@
-"""Files appear whole or not at all: written under a temporary name, synced, then renamed, and the name synced too."""
+"""Files: writing them whole or not at all, checks of folders and of disk space, and JSON.
+
+A file is written under a temporary name, synced, then renamed, and the name synced too.
+"""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ def resident_bytes(statm: Path = Path("/proc/self/statm")) -> int:
     return int(statm.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") if statm.exists() else 0
 
 
-def return_freed_memory() -> None:
+def return_large_blocks_when_freed() -> None:
     """Give large blocks back to the system as they are freed, from now on; this costs a little time.
 
     glibc keeps them to hand them out again, ever larger ones the more it sees freed, and what it keeps counts as held. Elsewhere
@@ -46,7 +46,7 @@ def keep_freed_memory() -> Iterator[None]:
     """Keep and reuse the memory that this process frees inside, and give all of it back at the end.
 
     glibc maps a large block anew whenever it is asked for one, and the system clears it page by page: on a CPU about half of the
-    time a network takes. What is kept can be given back inside, too, by `give_back_freed_memory`. Elsewhere nothing changes.
+    time a network takes. What is kept can be given back inside, too, by `trim_freed_memory`. Elsewhere nothing changes.
 
     It holds for all threads until the last one leaves. From then on glibc goes on as after a block of 32 MB was freed, whatever its
     environment variables said: what is smaller may be kept.
@@ -69,10 +69,10 @@ def _keep_no_longer() -> None:
     _call_glibc("mallopt", _M_MMAP_MAX, _MAPPED_BLOCKS)
     _call_glibc("mallopt", _M_MMAP_THRESHOLD, _large_block_bytes)
     _call_glibc("mallopt", _M_TRIM_THRESHOLD, 2 * _large_block_bytes)
-    give_back_freed_memory()
+    trim_freed_memory()
 
 
-def give_back_freed_memory() -> None:
+def trim_freed_memory() -> None:
     """Give back to the system what was freed and kept."""
     _call_glibc("malloc_trim", 0)
 

@@ -75,13 +75,13 @@ def cross_validate(
         check_cross_validation(dataset, out, config, device, resume)
         return _record_folds(Path(dataset), out, config, resume)
 
-    held_out, begun, done = ranks.broadcast_from_rank0(prepare)
+    subjects_of_folds, begun, done = ranks.broadcast_from_rank0(prepare)
     failed: dict[int, str] = {}
-    counted = replace(config, data=replace(config.data, folds=len(held_out)))
-    for fold, subjects in enumerate(held_out):
+    counted = replace(config, data=replace(config.data, folds=len(subjects_of_folds)))
+    for fold, subjects in enumerate(subjects_of_folds):
         status = "finished before" if fold in done else f"holding {', '.join(subjects)} out"
         if ranks.is_first:
-            logger.info(f"fold {fold} of {len(held_out)}: {status}")
+            logger.info(f"fold {fold} of {len(subjects_of_folds)}: {status}")
         if fold in done:
             continue
         try:
@@ -95,14 +95,15 @@ def cross_validate(
             failed[fold] = str(error)
             logger.error(f"fold {fold} failed: {error}")
         # A signal that came after the last step of a fold stopped nothing yet.
-        if ranks.any(stop_requested() is not None) and fold + 1 < len(held_out):
+        if ranks.any(stop_requested() is not None) and fold + 1 < len(subjects_of_folds):
             with ranks.raise_on_all_ranks():
                 raise Stopped(f"stopped by a signal after fold {fold}; nothing is lost; continue with --resume")
-    summary = ranks.broadcast_from_rank0(lambda: _summarize_folds(out, config, len(held_out), failed))
+    summary = ranks.broadcast_from_rank0(lambda: _summarize_folds(out, config, len(subjects_of_folds), failed))
     if failed:
         listed = "; ".join(f"fold {fold}: {reason}" for fold, reason in failed.items())
         raise Unet4DError(
-            f"{len(failed)} of {count(len(held_out), 'fold')} failed, the others are in {out}; continue with --resume: {listed}"
+            f"{len(failed)} of {count(len(subjects_of_folds), 'fold')} failed, the others are in {out}; continue with --resume: "
+            f"{listed}"
         )
     return summary
 
@@ -116,13 +117,13 @@ def _record_folds(
         InputError: the folder holds other folds, or, without `resume`, any; with `resume`, none.
     """
     read = open_dataset(dataset)
-    held_out = split_folds(read, config.data.folds, config.seed)
+    subjects_of_folds = split_folds(read, config.data.folds, config.seed)
     if fewer := describe_fewer_folds(read, config.data.folds):
         logger.info(fewer)
     record = {
-        "folds": len(held_out),
+        "folds": len(subjects_of_folds),
         "seed": config.seed,
-        "held_out": {fold_folder(out, fold).name: subjects for fold, subjects in enumerate(held_out)},
+        "held_out": {fold_folder(out, fold).name: subjects for fold, subjects in enumerate(subjects_of_folds)},
     }
     begun = folds_in(out)
     if begun:
@@ -137,7 +138,8 @@ def _record_folds(
         write_text(out / CONFIG, yaml.safe_dump(asked, sort_keys=False))
     # A finished fold with other settings is left to `train`, which reports how they differ.
     is_same = _holds_settings(out / CONFIG, asked)
-    return held_out, list(begun), [fold for fold, run in begun.items() if is_same and _is_finished(run, held_out[fold])]
+    finished = [fold for fold, run in begun.items() if is_same and _is_finished(run, subjects_of_folds[fold])]
+    return subjects_of_folds, list(begun), finished
 
 
 def _check_same_folds(out: Path, begun: Sequence[int], record: dict[str, Any]) -> None:

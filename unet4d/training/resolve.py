@@ -1,8 +1,6 @@
-"""From what the user set to what is run: the settings that follow from the studies, the device and the processes."""
+"""The resolution of a configuration: what it leaves open is filled in from the studies, the device and the processes."""
 
 from __future__ import annotations
-
-import os
 
 from unet4d.config import (
     BATCH_SIZE,
@@ -18,6 +16,7 @@ from unet4d.config import (
 from unet4d.models.topology import resolve_model, rounded_up, total_stride
 from unet4d.pipeline.fingerprint import Fingerprint
 from unet4d.system.distributed import ALONE, ProcessGroup
+from unet4d.system.environment import available_cores
 
 LARGEST_PATCH = (128, 128, 32)
 
@@ -34,7 +33,9 @@ def resolve(config: Config, seen: Fingerprint, precision: Precision, ranks: Proc
     given = config.data
     patch = given.patch_size or triple(min(n, most) for n, most in zip(seen.shape, LARGEST_PATCH, strict=True))
     model = resolve_model(config.model, seen.spacing, patch)
-    workers = min(8, max(1, _cores() // ranks.local_size) - 1) if given.num_workers is None else given.num_workers
+    workers = (
+        min(8, max(1, available_cores() // ranks.local_size) - 1) if given.num_workers is None else given.num_workers
+    )
     data = {
         "folds": given.folds or max(2, min(FOLDS, seen.subjects)),
         "in_plane_spacing_mm": seen.plane_spacing_mm,
@@ -52,8 +53,3 @@ def resolve(config: Config, seen: Fingerprint, precision: Precision, ranks: Proc
         seed=config.seed,
         recompute=config.recompute,
     )
-
-
-def _cores() -> int:
-    """Return the cores this process may use, where the system reports them (Linux does), else all."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

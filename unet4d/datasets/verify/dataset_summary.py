@@ -1,4 +1,4 @@
-"""The fingerprint of a dataset: medians and ranges of its studies' properties, as JSON and as lines to read."""
+"""The summary of a dataset, written to fingerprint.json: medians and ranges of its studies' properties, and as lines to read."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from unet4d.datasets.verify.study_properties import INTENSITY_PERCENTILES, Study
 from unet4d.system.text import count
 
 
-def make_fingerprint(studies: Sequence[StudyProperties]) -> dict[str, Any]:
+def dataset_summary(studies: Sequence[StudyProperties]) -> dict[str, Any]:
     """Return all studies and their summary."""
     return {"summary": summarize_studies(studies), "studies": [study.as_dict() for study in studies]}
 

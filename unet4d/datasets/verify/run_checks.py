@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -17,12 +16,13 @@ from unet4d.datasets.cases import Case, Dataset
 from unet4d.datasets.dataset import find_case_issues
 from unet4d.datasets.issues import ERROR, Issue, sort_issues
 from unet4d.datasets.verify.dataset_checks import check_across, check_shared_stems
-from unet4d.datasets.verify.dataset_summary import make_fingerprint
+from unet4d.datasets.verify.dataset_summary import dataset_summary
 from unet4d.datasets.verify.image_checks import check_image
 from unet4d.datasets.verify.label_checks import check_label
 from unet4d.datasets.verify.study_properties import StudyProperties
 from unet4d.errors import InputError, Unet4DError
 from unet4d.system.digests import Stamp, settled, stamp
+from unet4d.system.environment import available_cores
 from unet4d.system.failures import failure_of_study
 from unet4d.system.files import read_json, write_json
 from unet4d.system.progress_bar import ProgressBar
@@ -74,14 +74,14 @@ class Verification:
         """Return the properties of each case by its name."""
         return {study.case: study for study in self.studies}
 
-    def fingerprint(self) -> dict[str, Any]:
+    def dataset_summary(self) -> dict[str, Any]:
         """Return all studies and their summary, as plain values."""
-        return make_fingerprint(self.studies)
+        return dataset_summary(self.studies)
 
 
 def stream_studies(dataset: Dataset, cases: Sequence[Case]) -> tuple[StudyCheck, int]:
     """Return the check that reads a study frame by frame, and the number of studies that are checked at once."""
-    return lambda case: check_study(case, dataset), min(PARALLEL_STUDIES, os.cpu_count() or 1)
+    return lambda case: check_study(case, dataset), min(PARALLEL_STUDIES, available_cores())
 
 
 def verify_dataset(
@@ -176,7 +176,7 @@ def _write_results(path: Path, results: Mapping[str, CheckResult], may_keep: Map
             place = len(studies) if study else None
             rows += [{"key": key, "study": place, "faults": [asdict(issue) for issue in issues]}] if keeps else []
             studies += [study] if study else []
-    entry = {"version": RESULTS_VERSION, **make_fingerprint(studies), "verified": rows}
+    entry = {"version": RESULTS_VERSION, **dataset_summary(studies), "verified": rows}
     try:
         write_json(path, {**entry, "digest": _digest(entry)})
     except (Unet4DError, OSError):

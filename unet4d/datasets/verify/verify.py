@@ -31,7 +31,7 @@ def verify(dataset: PathLike, out: PathLike | None = None) -> Verification:
     check_verify(dataset, out)
     found = _verify(Path(dataset))
     if out is not None:
-        write_json(out, found.fingerprint())
+        write_json(out, found.dataset_summary())
     return found
 
 
@@ -39,12 +39,14 @@ def verification_json(found: Verification, dataset: PathLike) -> str:
     """Return a verification as one JSON object: dataset, errors, warnings, faults and fingerprint."""
     counts = {"dataset": str(dataset), "errors": found.errors, "warnings": found.warnings}
     issues = [issue.as_dict() for issue in found.issues]
-    return json.dumps({**counts, "faults": issues, "fingerprint": found.fingerprint()}, indent=1, ensure_ascii=False)
+    return json.dumps(
+        {**counts, "faults": issues, "fingerprint": found.dataset_summary()}, indent=1, ensure_ascii=False
+    )
 
 
 def format_verification(found: Verification) -> str:
     """Return a verification for a terminal: the issues, a summary of the studies, and the counts."""
-    summary = describe_summary(found.fingerprint()["summary"])
+    summary = describe_summary(found.dataset_summary()["summary"])
     return "\n".join([*format_issues(found.issues), *summary, "", _last_line(found)])
 
 

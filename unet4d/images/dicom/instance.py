@@ -1,4 +1,4 @@
-"""Planes and series: one 2D image, a file or a frame of a multi-frame file, and the series it belongs to."""
+"""`Series`, a DICOM series by its header, and `Plane`, one 2D image of it: a file, or a frame of a multi-frame file."""
 
 from __future__ import annotations
 
