@@ -137,26 +137,26 @@ def test_the_backward_direction_takes_its_state_from_the_frames_that_follow():
 
 @pytest.mark.parametrize("direction", ["forward", "bidirectional"])
 @pytest.mark.parametrize("index", range(4))
-def test_final_state_is_the_one_that_forward_returns_for_each_cell(direction, index):
+def test_final_cell_state_is_the_one_that_forward_returns_for_each_cell(direction, index):
     ours, x = layer(direction, num_layers=2), clip(frames=3)
     cells = len(ours.cells)
     state = [tuple(torch.randn(2, 3, 4, 3, 2, dtype=torch.float64) for _ in range(2)) for _ in range(cells)]
     if index >= cells:
         with pytest.raises(InputError, match=f"cell {index}"):
-            ours.final_state(x, state, index)
+            ours.final_cell_state(x, state, index)
         return
     for before in (None, state):
-        torch.testing.assert_close(ours.final_state(x, before, index), ours(x, before)[1][index], rtol=0, atol=0)
+        torch.testing.assert_close(ours.final_cell_state(x, before, index), ours(x, before)[1][index], rtol=0, atol=0)
 
 
-def test_final_state_runs_the_layers_below_and_its_own_cell_alone_and_looks_at_no_other_state():
+def test_final_cell_state_runs_the_layers_below_and_its_own_cell_alone_and_looks_at_no_other_state():
     ours, x = layer("bidirectional", num_layers=3), clip(frames=2)
     ran = []
     for number, cell in enumerate(ours.cells):
         cell.register_forward_hook(lambda *_, number=number: ran.append(number))
     wanted = ours(x)[1][3]
     ran.clear()
-    torch.testing.assert_close(ours.final_state(x, [None] * 6, 3), wanted, rtol=0, atol=0)
+    torch.testing.assert_close(ours.final_cell_state(x, [None] * 6, 3), wanted, rtol=0, atol=0)
     assert ran == [0, 1, 3]
 
 
@@ -209,7 +209,7 @@ def test_the_cell_state_is_float32_under_autocast_and_close_to_the_exact_one():
         (lambda: layer(kernel_size=2), "odd"),
         (lambda: layer(direction="backward"), "'forward' or 'bidirectional'"),
         (lambda: layer()(clip()[:, :0]), "T of 1 or more"),
-        (lambda: layer().final_state(clip()[:, :0], None, 0), "T of 1 or more"),
+        (lambda: layer().final_cell_state(clip()[:, :0], None, 0), "T of 1 or more"),
         (lambda: layer(keep="all")(clip()), "keep 'all'"),
         (lambda: layer()(clip()[0]), "B, T, C, X, Y, Z"),
         (lambda: layer("bidirectional")(clip(), layer()(clip())[1]), "per layer and direction, 2"),

@@ -84,7 +84,8 @@ class ResidualConvLSTM(nn.Module):
             x: features (B, T, C, X, Y, Z) of all frames.
             state: what the ConvLSTM starts from; None is a state of zeros.
             frames: indices in B*T of the frames to return; None returns all.
-            cyclic: the last frame leads into the first: start from the state after a first run.
+            cyclic: the last frame leads into the first: start from the state after a first run, which `ChunkedRecurrence.prime`
+                computes in chunks.
         """
         if cyclic:
             _, state = self.lstm(x, state)

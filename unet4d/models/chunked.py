@@ -49,74 +49,94 @@ class ChunkedRecurrence:
         Returns:
             The results, and the state after the last chunk; of a bidirectional network only the last layer's forward cell is valid.
         """
-        first, results, carried = self._first_cells(), [], start
+        first, results, carried = self._first_indices(), [], start
         starts = self._starts(image, start, first, dropout, lengths)
         for chunk, begin in zip(split_frames(image.shape[1], lengths[0]), starts, strict=True):
-            state = [begin[cell] if cell in first else carried[cell] for cell in range(len(start))]
+            state = [begin[index] if index in first else carried[index] for index in range(len(start))]
             result, carried = compute(chunk, state)
             results.append(result)
         return results, carried
 
     def prime(self, image: Tensor, lengths: Lengths) -> NetworkState:
-        """Return the state of every cell after all frames of a cyclic `image` (B, T, C, X, Y, Z), from a state of zeros."""
+        """Return the state of every cell after all frames of a cyclic `image` (B, T, C, X, Y, Z), from a state of zeros.
+
+        `ResidualConvLSTM.forward` computes the same at once, where it is `cyclic`. Their oracle is
+        test_frames_computed_in_chunks_are_those_computed_at_once of tests/inference/test_sliding_window.py.
+        """
         zeros: NetworkState = [None] * self.network.num_cells
         if self.network.num_directions == 1:
             run = self.run_chunks(image, zeros, lengths, lambda chunk, state: (None, self.skip(image[:, chunk], state)))
             return run[1]
-        return [self._final_state(image, zeros, cell, None, lengths) for cell in range(self.network.num_cells)]
+        return [self._final_level_states(image, zeros, index, None, lengths) for index in range(self.network.num_cells)]
 
     def skip(self, image: Tensor, start: NetworkState, dropout: DropoutFactors | None = None) -> NetworkState:
         """Return the state after a chunk from which nothing else is needed."""
-        return self.network.final_state(image, start, self.network.num_cells - self.network.num_directions, dropout)
+        return self.network.final_network_state(image, start, self._last_forward_index(), dropout)
 
-    def _first_cells(self) -> list[int]:
-        """Return the cells that must pass all chunks before any result is computed, in a possible order.
+    def _last_forward_index(self) -> int:
+        """Return the index of the last layer's forward cell."""
+        return self.network.num_cells - self.network.num_directions
+
+    def _first_indices(self) -> list[int]:
+        """Return the indices of the cells that must pass all chunks before any result is computed, in a possible order.
 
         A layer sees both directions of the one below, so of a bidirectional network only the last forward cell can wait.
         """
-        return [] if self.network.num_directions == 1 else [cell ^ 1 for cell in range(self.network.num_cells - 1)]
+        if self.network.num_directions == 1:
+            return []
+        return [_other_direction(index) for index in range(self.network.num_cells - 1)]
 
     def _starts(
-        self, image: Tensor, start: NetworkState, cells: Sequence[int], dropout: DropoutFactors | None, lengths: Lengths
+        self,
+        image: Tensor,
+        start: NetworkState,
+        indices: Sequence[int],
+        dropout: DropoutFactors | None,
+        lengths: Lengths,
     ) -> list[NetworkState]:
-        """Return what the `cells`, which are the first ones of `_first_cells`, start from in each chunk."""
+        """Return what the cells of these indices, the first ones of `_first_indices`, start from in each chunk."""
         chunks = split_frames(image.shape[1], lengths[0])
         starts: list[NetworkState] = [[None] * len(start) for _ in chunks]
-        for cell in cells:
-            self._pass_on(image, starts, start[cell], cell, dropout, lengths, last=False)
+        for index in indices:
+            self._pass_on(image, starts, start[index], index, dropout, lengths, last=False)
         return starts
 
-    def _final_state(
-        self, image: Tensor, start: NetworkState, cell: int, dropout: DropoutFactors | None, lengths: Lengths
+    def _final_level_states(
+        self, image: Tensor, start: NetworkState, index: int, dropout: DropoutFactors | None, lengths: Lengths
     ) -> LevelStates | None:
-        """Return the state of a cell after these frames."""
+        """Return the states of one cell at every level after these frames."""
         if not lengths or image.shape[1] <= lengths[0]:
-            return self.network.final_state(image, start, cell, dropout)[cell]
-        first = self._first_cells()
-        below = first[: first.index(cell)] if cell in first else first
+            return self.network.final_network_state(image, start, index, dropout)[index]
+        first = self._first_indices()
+        below = first[: first.index(index)] if index in first else first
         starts = self._starts(image, start, below, dropout, lengths)
-        return self._pass_on(image, starts, start[cell], cell, dropout, lengths, last=True)
+        return self._pass_on(image, starts, start[index], index, dropout, lengths, last=True)
 
     def _pass_on(
         self,
         image: Tensor,
         starts: list[NetworkState],
         state: LevelStates | None,
-        cell: int,
+        index: int,
         dropout: DropoutFactors | None,
         lengths: Lengths,
         last: bool,
     ) -> LevelStates | None:
         """Write into `starts` what a cell starts from in each chunk; return its state after the last one if `last`."""
         chunks = split_frames(image.shape[1], lengths[0])
-        backward = self.network.num_directions == 2 and cell % 2 == 1
+        backward = self.network.num_directions == 2 and index % 2 == 1
         order = range(len(chunks))[:: -1 if backward else 1]
         for number in order:
-            starts[number][cell] = state
+            starts[number][index] = state
             if last or number != order[-1]:
                 clip = image[:, chunks[number]]
-                state = recompute(self._final_state, clip, starts[number], cell, dropout, lengths[1:])
+                state = recompute(self._final_level_states, clip, starts[number], index, dropout, lengths[1:])
         return state
+
+
+def _other_direction(index: int) -> int:
+    """Return the index of the cell of the same layer and the other direction, in a bidirectional `NetworkState`."""
+    return index + 1 if index % 2 == 0 else index - 1
 
 
 def split_frames(frames: int, length: int) -> list[slice]:

@@ -144,8 +144,8 @@ class CLSTMUNet(nn.Module):
         # Decoder: each frame alone.
         return self._decode(features, deep_supervision), after
 
-    def final_state(
-        self, x: Tensor, state: NetworkState, cell: int, dropout: DropoutFactors | None = None
+    def final_network_state(
+        self, x: Tensor, state: NetworkState, index: int, dropout: DropoutFactors | None = None
     ) -> NetworkState:
         """Return the state of a cell after the frames of `x` (B, T, C, X, Y, Z), at every level; nothing is decoded.
 
@@ -154,7 +154,7 @@ class CLSTMUNet(nn.Module):
 
         Args:
             x, state, dropout: as in `level_logits`.
-            cell: index of the cell in `NetworkState`.
+            index: place of the cell in `NetworkState`.
         """
         if self.is_frame_wise:
             return []
@@ -167,7 +167,7 @@ class CLSTMUNet(nn.Module):
                     after = recurrent.lstm(clip, before)[1]
                 else:
                     after = [None] * self.num_cells
-                    after[cell] = recurrent.lstm.final_state(clip, before, cell)
+                    after[index] = recurrent.lstm.final_cell_state(clip, before, index)
             by_level.append(after)
         return self._by_cell(by_level)
 
@@ -253,7 +253,7 @@ class CLSTMUNet(nn.Module):
 
     def _by_cell(self, by_level: Sequence[Sequence[CellState | None] | None]) -> NetworkState:
         """Return a state per cell from a state per level."""
-        return [[None if state is None else state[cell] for state in by_level] for cell in range(self.num_cells)]
+        return [[None if state is None else state[index] for state in by_level] for index in range(self.num_cells)]
 
     def _recurrent(self, level: int) -> ResidualConvLSTM | None:
         return cast(ResidualConvLSTM, self.recurrent[str(level)]) if str(level) in self.recurrent else None
@@ -295,4 +295,4 @@ class CLSTMUNet(nn.Module):
 
 def _at_level(state: NetworkState | None, level: int) -> list[CellState | None] | None:
     """Return the state of the cells of one level."""
-    return None if state is None else [None if cell is None else cell[level] for cell in state]
+    return None if state is None else [None if levels is None else levels[level] for levels in state]

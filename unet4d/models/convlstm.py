@@ -132,7 +132,7 @@ class ConvLSTM3d(nn.Module):
             after += final
         return x, after
 
-    def final_state(self, x: Tensor, state: Sequence[CellState | None] | None, index: int) -> CellState:
+    def final_cell_state(self, x: Tensor, state: Sequence[CellState | None] | None, index: int) -> CellState:
         """Return the final state of one cell; runs the layers below it and, of its own layer, that cell alone.
 
         Args:
