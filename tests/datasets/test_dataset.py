@@ -508,7 +508,7 @@ def test_folds_are_these_on_every_machine_and_depend_on_the_seed():
 @pytest.mark.parametrize(("subjects", "folds"), [(2, 2), (3, 3), (5, 5), (9, 5)])
 def test_without_a_number_there_are_five_folds_or_one_for_each_subject(subjects, folds):
     dataset = dataset_of([f"s{i}" for i in range(subjects)])
-    assert len(split_folds(dataset)) == number_of_folds(dataset) == folds
+    assert len(split_folds(dataset)) == number_of_folds(subjects) == folds
     assert (f"{folds} labelled subjects: {folds} folds instead of 5" in describe_fewer_folds(dataset)) == (folds < 5)
     assert describe_fewer_folds(dataset, 2) == ""
     with pytest.raises(InputError, match="20 folds of"):

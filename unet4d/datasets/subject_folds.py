@@ -11,14 +11,14 @@ from unet4d.errors import InputError
 from unet4d.system.text import count, suggest_names
 
 
-def number_of_folds(dataset: Dataset, asked: int | None = None) -> int:
+def number_of_folds(subjects: int, asked: int | None = None) -> int:
     """Return the number of folds that was asked for; else 5, or as many as there are training subjects."""
-    return asked or min(FOLDS, len(dataset.subjects))
+    return asked or min(FOLDS, subjects)
 
 
 def describe_fewer_folds(dataset: Dataset, asked: int | None = None) -> str:
     """Return a line to print where a dataset has fewer folds than 5 because it has fewer subjects; else an empty text."""
-    folds = number_of_folds(dataset, asked)
+    folds = number_of_folds(len(dataset.subjects), asked)
     if asked or folds == FOLDS:
         return ""
     return f"{count(folds, 'labelled subject')}: {count(folds, 'fold')} instead of {FOLDS}; --data.folds sets another number"
@@ -32,7 +32,7 @@ def split_folds(dataset: Dataset, folds: int | None = None, seed: int = 0) -> li
     Raises:
         InputError: fewer than 2 folds, or fewer subjects than folds.
     """
-    folds = number_of_folds(dataset, folds)
+    folds = number_of_folds(len(dataset.subjects), folds)
     subjects = sorted(
         dataset.subjects, key=lambda s: hashlib.sha256(f"{seed}/{s}".encode(errors="backslashreplace")).digest()
     )
@@ -60,7 +60,7 @@ def split_cases(
         InputError: no such fold or subject, or no subject left to train on.
     """
     if val_subjects is None:
-        folds = number_of_folds(dataset, folds)
+        folds = number_of_folds(len(dataset.subjects), folds)
         if not 0 <= fold < folds:
             raise InputError(f"got fold {fold}, expected 0 to {folds - 1} of {count(folds, 'fold')}; choose another")
         val_subjects = split_folds(dataset, folds, seed)[fold]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from unet4d.config import (
     BATCH_SIZE,
-    FOLDS,
     FRAMES,
     Config,
     Precision,
@@ -13,6 +12,7 @@ from unet4d.config import (
     ResolvedTrainConfig,
     triple,
 )
+from unet4d.datasets.subject_folds import number_of_folds
 from unet4d.models.topology import resolve_model, rounded_up, total_stride
 from unet4d.pipeline.fingerprint import Fingerprint
 from unet4d.system.distributed import ALONE, ProcessGroup
@@ -37,7 +37,7 @@ def resolve(config: Config, seen: Fingerprint, precision: Precision, ranks: Proc
         min(8, max(1, available_cores() // ranks.local_size) - 1) if given.num_workers is None else given.num_workers
     )
     data = {
-        "folds": given.folds or max(2, min(FOLDS, seen.subjects)),
+        "folds": max(2, number_of_folds(seen.subjects, given.folds)),
         "in_plane_spacing_mm": seen.plane_spacing_mm,
         "patch_size": rounded_up(patch, total_stride(model.strides)),
         "frames": min(given.frames or FRAMES, seen.frames),  # more would only repeat them
