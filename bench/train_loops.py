@@ -95,7 +95,7 @@ class ReadyBatches:
 
 
 class OurLoop:
-    """The loop of a real run, one epoch per call: `Trainer.train_epochs` with out-of-memory fallback, statistics and a drawn bar.
+    """The loop of a real run, one epoch per call: `Trainer.train_epoch` with out-of-memory fallback, statistics and a drawn bar.
 
     Validation and checkpoints, which come between epochs, are not in it.
 
@@ -110,15 +110,13 @@ class OurLoop:
         trainer.loader = feed or ReadyBatches(batches)  # type: ignore[assignment]
         trainer._finish_epoch = self._finish_epoch  # type: ignore[method-assign]
         self.seconds, self.waited_s = 0.0, 0.0
-        trainer.last_epoch = 0
         self.trainer, self.precision = trainer, job.config.train.precision
 
     def __call__(self) -> None:
         """Take the steps of an epoch."""
         set_tf32(self.trainer.device, self.precision)
         with contextlib.redirect_stderr(_Terminal()):
-            self.trainer.last_epoch += 1
-            self.trainer.train_epochs()
+            self.trainer.train_epoch()
 
     def _finish_epoch(self, values: dict[str, Any], pictures: object) -> None:
         """Begin the next epoch; write nothing."""

@@ -60,7 +60,6 @@ class Trainer:
     Attributes:
         epochs_done: epochs that are trained and logged.
         steps_done: optimizer steps that are taken.
-        last_epoch: epoch with which the loop ends.
         planned_bytes: memory planned for a step on a GPU; 0 where nothing is planned.
     """
 
@@ -89,7 +88,7 @@ class Trainer:
         self.loader: BatchLoader  # from `fit` on, as the dataset's folder
         self.dataset: Path
         self.stats, self.timer, self.outcomes = EpochStats(config.train.skip_limit), EpochTimer(), DeferredScalars()
-        self.epochs_done, self.steps_done, self.last_epoch = 0, 0, config.train.epochs
+        self.epochs_done, self.steps_done = 0, 0
         self.best: dict[str, Any] | None = None
         self.average: WeightAverage | None = None
         self.saved_at: tuple[int, int] | None = None
@@ -125,36 +124,36 @@ class Trainer:
         ):
             logger.info(self._describe(name))
             with BatchLoader(clips, config, steps, ranks, self.device.type == "cuda", check) as self.loader:
-                self.train_epochs()
+                while self.epochs_done < config.train.epochs:
+                    self.train_epoch()
 
-    def train_epochs(self) -> None:
-        """Run the training loop: per step batches, loss and new weights; per epoch validation, log and checkpoint."""
+    def train_epoch(self) -> None:
+        """Train the rest of an epoch: per step batches, loss and new weights; then validation, log and checkpoint."""
         train = self.config.train
-        while self.epochs_done < self.last_epoch:
-            self.network.train()
-            reset_peak(self.device)
-            self.timer.start(self.loader.waited_s)
-            with self._epoch_bar() as bar:
-                while self.steps_done < (self.epochs_done + 1) * train.steps_per_epoch:
-                    self._stop_if_requested()
-                    batches = self.loader.next_step()  # one or more, each with this rank's clips (B, T, C, X, Y, Z)
-                    loss, gradient_norm = self.take_step(batches, self.steps_done)  # forward, backward, new weights
-                    if self.average:
-                        self.average.update()
-                    self._count(self.outcomes.push(self.steps_done, loss, gradient_norm, self.training_step.scale))
-                    self.steps_done += 1
-                    frames = train.batch_size * sum(batch.image.shape[1] for batch in batches)
-                    self.timer.lap(frames, self.loader.waited_s)
-                    bar.step(self.stats.mean_loss, frames)
-            self._count(self.outcomes.flush())
-            values, pictures = self._epoch_values(), dict[str, np.ndarray]()
-            if self._is_validation_due():
-                self._save_last()  # so that a stop during validation costs the validation alone
-                began_s = time.perf_counter()
-                result = self.validate(self.validated_network, self._stop_if_requested)
-                values |= result.values | {"validation_seconds": round(time.perf_counter() - began_s, 2)}
-                pictures = result.pictures
-            self._finish_epoch(values, pictures)  # log, best model, checkpoint
+        self.network.train()
+        reset_peak(self.device)
+        self.timer.start(self.loader.waited_s)
+        with self._epoch_bar() as bar:
+            while self.steps_done < (self.epochs_done + 1) * train.steps_per_epoch:
+                self._stop_if_requested()
+                batches = self.loader.next_step()  # one or more, each with this rank's clips (B, T, C, X, Y, Z)
+                loss, gradient_norm = self.take_step(batches, self.steps_done)  # forward, backward, new weights
+                if self.average:
+                    self.average.update()
+                self._count(self.outcomes.push(self.steps_done, loss, gradient_norm, self.training_step.scale))
+                self.steps_done += 1
+                frames = train.batch_size * sum(batch.image.shape[1] for batch in batches)
+                self.timer.lap(frames, self.loader.waited_s)
+                bar.step(self.stats.mean_loss, frames)
+        self._count(self.outcomes.flush())
+        values, pictures = self._epoch_values(), dict[str, np.ndarray]()
+        if self._is_validation_due():
+            self._save_last()  # so that a stop during validation costs the validation alone
+            began_s = time.perf_counter()
+            result = self.validate(self.validated_network, self._stop_if_requested)
+            values |= result.values | {"validation_seconds": round(time.perf_counter() - began_s, 2)}
+            pictures = result.pictures
+        self._finish_epoch(values, pictures)  # log, best model, checkpoint
 
     def _count(self, outcomes: Sequence[StepOutcome]) -> None:
         """Add steps to the epoch's statistics; print those that were skipped."""
