@@ -78,7 +78,7 @@ def ours(clips: Clips) -> Loaders:
     }
 
     def images(config: ResolvedDataConfig, workers: int) -> Iterator[Tensor]:
-        samples = ClipDataset(studies, config, clips.patch, dataset.cyclic, 0)
+        samples = ClipDataset(studies, config, dataset.cyclic, 0)
         numbers = [range(i * clips.batch_size, (i + 1) * clips.batch_size) for i in range(ENDLESS)]
         return (batch.image for batch in clip_loader(samples, numbers, workers, pin=False))
 

@@ -60,9 +60,8 @@ class Job:
 
     def clips(self) -> ClipDataset:
         """Return the clips of a run, as the trainer makes them."""
-        data = self.config.data
-        size = data.patch_size
-        return ClipDataset(self.studies, data, size, self.task.cyclic, self.config.seed, self.task.channel_kinds)
+        task, config = self.task, self.config
+        return ClipDataset(self.studies, config.data, task.cyclic, config.seed, task.channel_kinds)
 
     def batches(self, count: int) -> list[Batch]:
         """Return the first batches of the run, in memory that a GPU can copy from while it computes."""

@@ -32,8 +32,8 @@ def one_thread():
 
 
 def clips(studies=None, cyclic: bool = True, seed: int = 0, **options) -> ClipDataset:
-    options = {"frames": 4, "augmentation": "off", **options}
-    return ClipDataset([cached_study()] if studies is None else studies, DataConfig(**options), PATCH, cyclic, seed)
+    options = {"patch_size": PATCH, "frames": 4, "augmentation": "off", **options}
+    return ClipDataset([cached_study()] if studies is None else studies, DataConfig(**options), cyclic, seed)
 
 
 def same(a, b) -> bool:
@@ -77,7 +77,7 @@ def test_without_foreground_patches_lie_inside_and_everywhere():
 
 def test_a_study_smaller_than_the_patch_lies_whole_in_zeros():
     small = cached_study(shape=(10, 7, 3))
-    made = ClipDataset([small], DataConfig(frames=4, augmentation="off", foreground_fraction=0.0), (16, 8, 4), True, 0)
+    made = clips([small], patch_size=(16, 8, 4), foreground_fraction=0.0)
     for number in range(20):
         image = made[number].image
         assert image.shape == (4, 1, 16, 8, 4)
@@ -331,13 +331,12 @@ def test_augmentation_knows_what_the_channels_hold(monkeypatch, kinds, wanted):
             super().__init__(config, patch_size, tilt, channel_kinds, cyclic)
 
     monkeypatch.setattr("unet4d.pipeline.clip_dataset.Augmentation", Watched)
-    ClipDataset([cached_study(channels=2)], DataConfig(frames=4), PATCH, True, 0, kinds)
+    ClipDataset([cached_study(channels=2)], DataConfig(patch_size=PATCH, frames=4), True, 0, kinds)
     assert set(came) == {(wanted, True)}
 
 
 def test_a_patch_of_two_voxels_lies_around_its_foreground():
-    config = DataConfig(frames=4, augmentation="off", foreground_fraction=1.0)
-    small = ClipDataset([one_in_the_middle()], config, (2, 2, 2), True, 0)
+    small = clips([one_in_the_middle()], patch_size=(2, 2, 2), foreground_fraction=1.0)
     assert all(bool(small[n].label[small[n].labelled][0, 1, 1, 1]) for n in range(10))
 
 
@@ -357,10 +356,9 @@ def test_a_number_is_the_same_clip_in_any_order_and_in_any_dataset_of_the_seed(a
 
 
 def test_clips_do_not_depend_on_global_seeds_and_threads():
-    config = DataConfig(frames=8, augmentation="strong", time_augmentation="strong", flip_axes=[0, 1])
-    made = ClipDataset(
-        [cached_study(shape=(48, 48, 8))], config, (48, 48, 8), True, 0
-    )  # enough voxels to be shared out
+    size = (48, 48, 8)  # enough voxels to be shared out
+    augmented = {"augmentation": "strong", "time_augmentation": "strong", "flip_axes": [0, 1]}
+    made = clips([cached_study(shape=size)], patch_size=size, frames=8, **augmented)
     first = [made[n] for n in range(12)]
     torch.manual_seed(5)
     np.random.seed(5)  # noqa: NPY002
@@ -372,9 +370,14 @@ def test_clips_do_not_depend_on_global_seeds_and_threads():
 def test_batches_are_the_same_with_any_number_of_workers(phantom_dataset, tmp_path):
     studies = cached_studies(phantom_dataset.training, phantom_dataset, DataConfig(), None, tmp_path)
     config = DataConfig(
-        frames=3, max_frame_stride=2, augmentation="strong", time_augmentation="strong", flip_axes=[0, 1]
+        patch_size=(16, 16, 4),
+        frames=3,
+        max_frame_stride=2,
+        augmentation="strong",
+        time_augmentation="strong",
+        flip_axes=[0, 1],
     )
-    made = ClipDataset(studies, config, (16, 16, 4), True, 3)
+    made = ClipDataset(studies, config, True, 3)
     numbers = [[0, 1], [2, 3], [4, 5], [6, 7]]
     batches: dict[int, list[Batch]] = {w: list(clip_loader(made, numbers, workers=w, pin=False)) for w in (0, 1, 2)}
     for workers in (1, 2):

@@ -159,7 +159,7 @@ def test_a_real_augmented_batch_gives_the_same_too():
     image = torch.randn(1, 6, 20, 20, 6).numpy()
     foreground = torch.tensor([[0, 1, 9, 9, 3], [1, 2, 8, 8, 2]], dtype=torch.int32).numpy()
     study = CachedStudy("a", image, label, (1, 4), foreground, (1.0, 1.0, 8.0))
-    clips = ClipDataset([study], DataConfig(frames=5, augmentation="strong"), GRID, cyclic=True, seed=0)
+    clips = ClipDataset([study], DataConfig(patch_size=GRID, frames=5, augmentation="strong"), cyclic=True, seed=0)
     batch, made = collate([clips[0], clips[1]]), network("bidirectional")
     given = batch.image.double(), batch.label, batch.labelled.tolist()
     check_equal(

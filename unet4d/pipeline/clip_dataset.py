@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
-from unet4d.config import ResolvedDataConfig, triple
+from unet4d.config import ResolvedDataConfig
 from unet4d.images.channels import SIGNAL
 from unet4d.images.grid import is_thick
 from unet4d.pipeline.augmentation.compose import Augmentation
@@ -85,7 +85,6 @@ class ClipDataset(Dataset[Clip]):
     Args:
         studies: preprocessed studies, each with at least one labelled frame.
         config: how patches and clips are sampled.
-        patch_size: voxels (X, Y, Z).
         cyclic: whether the last frame leads into the first.
         seed: the run's seed.
         channel_kinds: the kind of each of the C channels, see images/channels.py; empty: all are signal.
@@ -95,14 +94,13 @@ class ClipDataset(Dataset[Clip]):
         self,
         studies: Sequence[CachedStudy],
         config: ResolvedDataConfig,
-        patch_size: Sequence[int],
         cyclic: bool,
         seed: int,
         channel_kinds: Sequence[str] = (),
     ):
         self.studies, self.config, self.cyclic, self.seed = list(studies), config, cyclic, seed
         kinds = channel_kinds or (SIGNAL,) * len(self.studies[0].image)
-        self.frames, self.patch_size = config.frames, triple(patch_size)
+        self.frames, self.patch_size = config.frames, config.patch_size
         self._augmentations = {
             tilt: Augmentation(config, self.patch_size, tilt, kinds, cyclic) for tilt in (False, True)
         }

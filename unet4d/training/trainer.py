@@ -110,9 +110,7 @@ class Trainer:
         config, ranks = self.config, self.ranks
         if config.train.ema_decay and self.average is None:  # only now, because the initial weights are known now
             self.average = WeightAverage(self.network, config.train.ema_decay)
-        clips = ClipDataset(
-            self.training, config.data, config.data.patch_size, self.task.cyclic, config.seed, self.task.channel_kinds
-        )
+        clips = ClipDataset(self.training, config.data, self.task.cyclic, config.seed, self.task.channel_kinds)
         steps = range(self.steps_done, config.train.epochs * config.train.steps_per_epoch)
         # Several ranks check for a stop signal together, between steps; not where one of them waits.
         check = self._stop_if_requested if ranks.size == 1 else lambda: None
