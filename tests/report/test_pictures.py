@@ -67,7 +67,9 @@ def test_left_of_the_patient_is_right_in_the_picture_whatever_the_storage():
 
 def test_contours_lie_on_their_class_in_its_colour(study):
     image, label = study
-    sheet = draw_contour_sheet(image, label, np.diag([-1, -1, 8, 1]), frames=[0, 3], slices=[1], zoom=False)
+    image, label, affine = image[..., 1:2], label[..., 1:2], np.diag([-1, -1, 8, 1])
+    width = crop_to_label(lay_out(image, label, affine, None)).image.shape[3]
+    sheet = draw_contour_sheet(image, label, affine, frames=[0, 3])
     assert sheet.dtype == np.uint8
     assert sheet.shape[2] == 3
     centres = []
@@ -77,8 +79,8 @@ def test_contours_lie_on_their_class_in_its_colour(study):
         assert len(columns) > 100
         centres.append(columns.mean())
         assert near(cell, class_color(2)).sum() > 50
-    assert centres[1] - centres[0] == pytest.approx(3 * 190 / 30, abs=2)  # 3 voxels of 30, in a cell of 190
-    bare = draw_contour_sheet(image, None, frames=[0], slices=[1], zoom=False)
+    assert centres[1] - centres[0] == pytest.approx(3 * 190 / width, abs=2)  # 3 voxels, in a cell of 190
+    bare = draw_contour_sheet(image, None, frames=[0])
     assert not near(bare, class_color(1)).any()
 
 
@@ -89,8 +91,8 @@ def test_reference_is_drawn_where_it_has_something(study):
 
     def white(frame: int) -> int:
         names = {}
-        with_it = draw_contour_sheet(image, label, frames=[frame], slices=[0], reference=reference, class_names=names)
-        without = draw_contour_sheet(image, label, frames=[frame], slices=[0], class_names=names)
+        with_it = draw_contour_sheet(image, label, frames=[frame], reference=reference, class_names=names)
+        without = draw_contour_sheet(image, label, frames=[frame], class_names=names)
         return int((near(with_it, "white") & ~near(without, "white")).sum())
 
     assert white(0) > 50
@@ -100,8 +102,8 @@ def test_reference_is_drawn_where_it_has_something(study):
 def test_pixels_keep_their_proportions(study):
     image, _ = study  # 30 x 24 voxels
     for spacing, expected in (((1, 1), 24 / 30), ((1, 2), 48 / 30), ((3, 1), 24 / 90)):
-        sheet = draw_contour_sheet(image, None, np.diag([*spacing, 9, 1]), frames=[0], slices=[0, 1], zoom=False)
-        one = draw_contour_sheet(image, None, np.diag([*spacing, 9, 1]), frames=[0], slices=[0], zoom=False)
+        affine = np.diag([*spacing, 9, 1])
+        sheet, one = (draw_contour_sheet(image[..., :slices], None, affine, frames=[0]) for slices in (2, 1))
         height = sheet.shape[0] - one.shape[0] - 4  # what one more slice adds, less the gap between
         width = one.shape[1] - 28 - 4 - 4
         assert height / width == pytest.approx(expected, rel=0.03)

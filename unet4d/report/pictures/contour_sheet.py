@@ -31,13 +31,13 @@ def draw_contour_sheet(
     reference: np.ndarray | None = None,
     class_names: Mapping[int, str] | None = None,
     frames: Sequence[int] | None = None,
-    slices: Sequence[int] | None = None,
     extremes: Sequence[int] = (),
     extreme_names: Sequence[str] = EXTREMES,
     title: str | None = None,
-    zoom: bool = True,
 ) -> np.ndarray:
-    """Draw slices (down) by frames (across) with the contour of every class.
+    """Draw four slices (down) by frames (across) with the contour of every class, cropped to the label with a margin.
+
+    The slices are spread over those with a class.
 
     Args:
         image: `(T, X, Y, Z)`, one channel.
@@ -46,19 +46,17 @@ def draw_contour_sheet(
         reference: `(T, X, Y, Z)`, drawn as a dashed white line where a frame has any.
         class_names: label value to name, for the legend.
         frames: frames to draw; None takes five spread over the study.
-        slices: slices to draw; None takes four spread over those with a class.
         extremes: the frames of the largest and of the smallest volume, to be named above their columns.
         extreme_names: their names, such as "ED" and "ES".
         title: a line above the sheet.
-        zoom: crop the plane to the label, with a margin.
 
     Returns:
         `(H, W, 3)` uint8.
     """
     planes = lay_out(image, label, affine, reference)
     frames = list(frames) if frames is not None else pick_evenly(range(len(planes.image)), 5)
-    slices = list(slices) if slices is not None else pick_evenly(labelled_slices(planes), 4)
-    planes = crop_to_label(planes) if zoom else planes
+    slices = pick_evenly(labelled_slices(planes), 4)
+    planes = crop_to_label(planes)
     above, beside = column_names(frames, extremes, extreme_names), [f"slice {z}" for z in slices]
     names = class_names if label is not None else None
     figure, axes = _new_grid(planes, len(slices), above, beside, class_names=names, title=title)
@@ -104,9 +102,10 @@ def write_animation(
     *,
     class_names: Mapping[int, str] | None = None,
     frame_duration_s: float | None = None,
-    num_slices: int = 3,
 ) -> Path:
     """Write a looping `.webp`: the image in the upper row, the same with its contours in the lower.
+
+    It shows three slices, spread over those with a class without the outermost.
 
     Args:
         path: where to write.
@@ -115,13 +114,12 @@ def write_animation(
         affine: 4x4 voxel to mm.
         class_names: label value to name, for the legend.
         frame_duration_s: seconds per frame; None makes the loop 1.5 s long. Viewers show no frame for under 20 ms.
-        num_slices: number of slices, spread over those with a class without the outermost.
     """
     from PIL import Image
 
     planes = lay_out(image, label, affine, None)
     used = labelled_slices(planes)
-    slices = pick_evenly(used, num_slices + 2)[1:-1] if len(used) > num_slices + 1 else pick_evenly(used, num_slices)
+    slices = pick_evenly(used, 5)[1:-1] if len(used) > 4 else pick_evenly(used, 3)
     planes = crop_to_label(planes)
     figure, axes = _new_grid(planes, 2, [f"slice {z}" for z in slices], class_names=class_names)
     pages = []
