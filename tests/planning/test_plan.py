@@ -72,12 +72,12 @@ def seen(config: Config) -> int:
 def test_a_plan_fits_its_gpu_and_the_next_larger_choice_does_not(planned):
     for room, made in planned.items():
         assert made.budget_bytes == pytest.approx(room * 1e6, abs=1)
-        assert made.fit.fits(made.budget_bytes)
+        assert made.step.fits(made.budget_bytes)
         if made.larger:
-            assert not made.larger.fit.fits(made.budget_bytes)
+            assert not made.larger.step.fits(made.budget_bytes)
             assert seen(made.larger.config) >= seen(made.config)
         if made.smaller:
-            assert made.smaller.fit.fits(made.budget_bytes)
+            assert made.smaller.step.fits(made.budget_bytes)
             assert seen(made.smaller.config) <= seen(made.config)
 
 
@@ -122,16 +122,16 @@ def test_the_same_is_planned_twice(planned, headers, tmp_path):
 
 def test_of_the_ways_that_fit_the_fastest_is_taken(phantom, tmp_path):
     made = plan(phantom, tmp_path / "plan.yaml", small(), with_room(8))
-    assert made.fit.recompute != PLAIN
-    assert made.config.recompute == made.fit.recompute
+    assert made.step.recompute != PLAIN
+    assert made.config.recompute == made.step.recompute
     counts = StepMemoryEstimator(1, 4, lambda frames: frames, made.budget_bytes)
     config = resolve_plainly(
         dataclasses.replace(made.config, train=dataclasses.replace(made.config.train, precision="bf16"))
     )
     rungs = recompute_schedules(RecomputeConfig(), 4)
-    faster = rungs[: rungs.index(made.fit.recompute)]
+    faster = rungs[: rungs.index(made.step.recompute)]
     assert [rung for rung in faster if counts.fits(counts.count(config, rung))] == []
-    assert counts.count(config, made.fit.recompute) == made.fit  # the true count, not a scaled one
+    assert counts.count(config, made.step.recompute) == made.step  # the true count, not a scaled one
 
 
 def test_scaling_to_another_patch_or_batch_is_near_the_count():
@@ -198,16 +198,16 @@ def test_of_the_batches_that_fit_the_one_that_computes_least_for_a_clip_is_taken
     counts = MadeUpCounts(1, 4, lambda frames: frames, math.ceil(sufficient_bytes(room)))
     chosen = _cheapest(group_by_view(list_candidates(Config(), CINE, 10**6))[0], counts)
     assert (chosen.config.train.batch_size, chosen.config.train.accumulate_batches) == batch
-    assert bool(chosen.fit.recompute.chunk_frames) == is_cut
+    assert bool(chosen.step.recompute.chunk_frames) == is_cut
 
 
 def test_two_batches_of_one_clip_are_planned_where_one_of_two_would_have_to_be_cut(headers, tmp_path):
     dataset, asked = headers((80, 64, 3, 10)), small(frames=4, patch_size=(64, 64, 3))
     alone = dataclasses.replace(asked, train=TrainConfig(batch_size=1, accumulate_batches=2), recompute=PLAIN)
-    needed = plan(dataset, tmp_path / "one.yaml", alone, 24).fit.planned_bytes
+    needed = plan(dataset, tmp_path / "one.yaml", alone, 24).step.planned_bytes
     made = plan(dataset, tmp_path / "plan.yaml", asked, with_room(sufficient_bytes(1.01 * needed) / 1e6))
     assert (made.config.train.batch_size, made.config.train.accumulate_batches) == (1, 2)
-    assert made.fit.cost.largest_elements > 0
+    assert made.step.cost.largest_elements > 0
     assert made.config.recompute == PLAIN
     assert "less work per clip" in made.text.partition("train.accumulate_batches")[2].partition("\n")[0]
     assert Config.from_dict(yaml.safe_load(made.path.read_text())) == made.config
@@ -230,7 +230,7 @@ def test_a_plan_that_leaves_most_of_the_card_empty_says_why(planned, headers, tm
     assert "its 2 clips are enough for 2 training studies; raise --train.batch_size" in text
     given = dataclasses.replace(small(True, PLAIN), train=TrainConfig(batch_size=2))
     assert "--train.batch_size was given" in plan(dataset, tmp_path / "plan.yaml", given, 80).text
-    full = [made for made in planned.values() if made.fit.planned_bytes > made.budget_bytes / 2]
+    full = [made for made in planned.values() if made.step.planned_bytes > made.budget_bytes / 2]
     assert full
     assert all("stays empty" not in made.text for made in full)
 
@@ -330,14 +330,14 @@ def test_several_gpus_hold_a_share_each_and_the_file_has_the_batch_of_all(header
         one = planned[room]
         size = with_room(room, gpus)
         made = plan(headers((80, 64, 3, 10)), tmp_path / "plan.yaml", small(True, PLAIN), size, gpus=gpus)
-        assert made.fit == one.fit
+        assert made.step == one.step
         assert made.config.train.batch_size == gpus * one.config.train.batch_size
         assert dataclasses.replace(made.config, train=one.config.train) == one.config
         assert Config.from_dict(yaml.safe_load(made.path.read_text())) == made.config
         share = one.config.train.batch_size
         assert f"clips of a step, at most {share} on each of {gpus} GPUs\n" in made.text
         assert f"of each of {gpus} GPUs of " in made.text
-        assert f"{made.fit.cost.flops / 1e12:.3g} TFLOP" in made.text.partition("on each GPU ")[2]
+        assert f"{made.step.cost.flops / 1e12:.3g} TFLOP" in made.text.partition("on each GPU ")[2]
         assert "next larger on each GPU: " in made.text
         assert "on each GPU" not in one.text
 
@@ -349,7 +349,7 @@ def test_of_a_batch_that_is_given_the_largest_share_is_planned(headers, tmp_path
         dataclasses.replace(asked, train=dataclasses.replace(asked.train, batch_size=n)) for n in (batch, share)
     )
     made = plan(dataset, tmp_path / "all.yaml", given, 24, gpus=4)
-    assert made.fit == plan(dataset, tmp_path / "one.yaml", alone, 24).fit
+    assert made.step == plan(dataset, tmp_path / "one.yaml", alone, 24).step
     assert made.config.train.batch_size == batch
     assert f"as given: clips of a step, at most {share} on each of 4 GPUs" in made.text
 

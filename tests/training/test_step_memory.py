@@ -16,9 +16,9 @@ from unet4d.system.gpu_memory import free_bytes, sufficient_bytes, usable_bytes
 from unet4d.training import step_memory
 from unet4d.training.step_memory import (
     StepCost,
+    choose_recompute,
     count_step_cost,
     describe_recompute,
-    fit_recompute,
     recompute_schedules,
 )
 
@@ -69,8 +69,8 @@ NEEDS = [100, 90, 80, 70, 60, 40, 50, 45, 30]
 @pytest.mark.parametrize(("room", "rung"), [(950, 0), (96, 1), (81, 2), (61, 4), (57, 5), (41, 5), (39, 8), (30, 8)])
 def test_the_first_rung_that_fits_with_something_to_spare_is_taken(room, rung, monkeypatch):
     made_up(monkeypatch, NEEDS)
-    fit, fits = fit_recompute(config(), 1, 3, 9, sufficient_bytes(room))
-    assert (fit.recompute, fit.planned_bytes, fits) == (ladder(9)[rung], NEEDS[rung], True)
+    chosen, is_enough = choose_recompute(config(), 1, 3, 9, sufficient_bytes(room))
+    assert (chosen.recompute, chosen.planned_bytes, is_enough) == (ladder(9)[rung], NEEDS[rung], True)
 
 
 @pytest.mark.parametrize(
@@ -86,7 +86,7 @@ def test_a_way_with_a_tensor_of_two_to_the_31_elements_is_no_way(monkeypatch):
         return StepCost(10, 10, 0, 0, largest_elements=2**31 - (config.recompute.chunk_frames == 4))
 
     monkeypatch.setattr(step_memory, "count_step_cost", count)
-    assert fit_recompute(config(), 1, 3, 9, 10**12)[0].recompute == ladder(9)[4]
+    assert choose_recompute(config(), 1, 3, 9, 10**12)[0].recompute == ladder(9)[4]
 
 
 def free_on_a_gpu(monkeypatch, free: int, reserved: int = 0, allocated: int = 0, fraction: float = 1.0) -> list[str]:
@@ -140,20 +140,20 @@ def test_the_warm_up_uses_both_libraries_once_and_bears_a_full_gpu(monkeypatch):
 
 def test_where_nothing_fits_it_is_the_rung_that_needs_least(monkeypatch):
     made_up(monkeypatch, [*NEEDS[:-1], 55])
-    fit, fits = fit_recompute(config(), 1, 3, 9, 20)
-    assert (fit.recompute, fits) == (ladder(9)[5], False)
+    chosen, is_enough = choose_recompute(config(), 1, 3, 9, 20)
+    assert (chosen.recompute, is_enough) == (ladder(9)[5], False)
 
 
 def test_a_way_that_was_asked_for_is_the_first_tried(monkeypatch):
     made_up(monkeypatch, NEEDS)
-    assert fit_recompute(config(chunk_frames=4), 1, 3, 9, 1000)[0].recompute == ladder(9)[4]
-    assert fit_recompute(config(chunk_frames=4), 1, 3, 9, sufficient_bytes(48))[0].recompute == ladder(9)[5]
+    assert choose_recompute(config(chunk_frames=4), 1, 3, 9, 1000)[0].recompute == ladder(9)[4]
+    assert choose_recompute(config(chunk_frames=4), 1, 3, 9, sufficient_bytes(48))[0].recompute == ladder(9)[5]
 
 
-def test_a_fit_has_the_counted_bytes():
-    fit, fits = fit_recompute(config(chunk_frames=4), 1, 3, 9, 10**12)
-    assert fits
-    assert fit.planned_bytes == counted(RecomputeConfig(4))
+def test_a_planned_step_has_the_counted_bytes():
+    chosen, is_enough = choose_recompute(config(chunk_frames=4), 1, 3, 9, 10**12)
+    assert is_enough
+    assert chosen.planned_bytes == counted(RecomputeConfig(4))
 
 
 def test_leaner_ways_than_an_odd_one_are_the_rungs_below_it():

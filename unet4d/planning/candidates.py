@@ -145,9 +145,9 @@ class StepMemoryEstimator:
         self._counted: dict[str, StepCost] = {}
         self._like: dict[str, tuple[int, StepCost]] = {}
 
-    def fits(self, fit: PlannedStep) -> bool:
+    def fits(self, step: PlannedStep) -> bool:
         """Return whether the step fits the budget."""
-        return fit.fits(self.budget_bytes)
+        return step.fits(self.budget_bytes)
 
     def fastest(self, config: ResolvedConfig) -> PlannedStep | None:
         """Return the fastest schedule of this configuration's step that fits; None if there is none."""
@@ -160,7 +160,7 @@ class StepMemoryEstimator:
         if not self.fits(self.leanest(config)):
             return None
         tried = (self.estimate(config, schedule) for schedule in schedules[middle + 1 :])
-        return next((fit for fit in tried if self.fits(fit)), None)
+        return next((step for step in tried if self.fits(step)), None)
 
     def leanest(self, config: ResolvedConfig) -> PlannedStep:
         """Return the schedule of this configuration's step that needs least memory."""
@@ -185,12 +185,12 @@ class StepMemoryEstimator:
             for n in (cost.peak_bytes, cost.working_bytes)
         )
         elements, flops = math.ceil(ratio * cost.largest_elements), round(ratio * accumulate * cost.flops)
-        fit = PlannedStep(recompute, StepCost(peak, working, cost.fixed_bytes, flops, elements))
+        step = PlannedStep(recompute, StepCost(peak, working, cost.fixed_bytes, flops, elements))
         uncertain = round(UNCERTAINTY * abs(1 - ratio) * cost.fixed_bytes + gradients)
-        is_close = fit.fits(self.budget_bytes - uncertain) != fit.fits(self.budget_bytes + uncertain)
+        is_close = step.fits(self.budget_bytes - uncertain) != step.fits(self.budget_bytes + uncertain)
         # The largest tensor does not scale where frames are decoded in groups.
-        is_close |= not fit.is_indexable and fit.planned_bytes <= self.budget_bytes
-        return self.count(config, recompute) if is_close else fit
+        is_close |= not step.is_indexable and step.planned_bytes <= self.budget_bytes
+        return self.count(config, recompute) if is_close else step
 
     def count(self, config: ResolvedConfig, recompute: RecomputeConfig) -> PlannedStep:
         """Return the counted cost of a step with this schedule."""

@@ -28,11 +28,11 @@ def describe_clip(config: ResolvedConfig) -> str:
     return f"patch {by(config.data.patch_size)}, {frames} frame{'s' * (frames > 1)}, batch {train.batch_size}{batches}"
 
 
-def describe_work(fit: PlannedStep, plain: PlannedStep) -> str:
+def describe_work(step: PlannedStep, plain: PlannedStep) -> str:
     """Return the floating-point operations of a step, alone and relative to the same step with nothing recomputed."""
     return (
-        f"{fit.cost.flops / TERA:.3g} TFLOP a step, {fit.cost.flops / plain.cost.flops:.2f} times its plain step: "
-        f"{describe_recompute(fit.recompute)}"
+        f"{step.cost.flops / TERA:.3g} TFLOP a step, {step.cost.flops / plain.cost.flops:.2f} times its plain step: "
+        f"{describe_recompute(step.recompute)}"
     )
 
 

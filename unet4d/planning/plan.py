@@ -46,15 +46,15 @@ class Candidate:
     """A configuration with a recompute schedule and what its step costs."""
 
     config: ResolvedConfig
-    fit: PlannedStep
+    step: PlannedStep
 
     @property
     def clip_flops(self) -> float:
         """Return the floating-point operations for one clip."""
-        return self.fit.cost.flops / (self.config.train.batch_size * self.config.train.accumulate_batches)
+        return self.step.cost.flops / (self.config.train.batch_size * self.config.train.accumulate_batches)
 
     def __str__(self) -> str:
-        return f"{describe_clip(self.config)}: {describe_bytes(self.fit.planned_bytes)}, {describe_recompute(self.fit.recompute)}"
+        return f"{describe_clip(self.config)}: {describe_bytes(self.step.planned_bytes)}, {describe_recompute(self.step.recompute)}"
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Plan:
 
     Attributes:
         config: for `unet4d train`.
-        fit: the recompute schedule, and what a step costs on a GPU; each of several takes its part of the batch.
+        step: its recompute schedule, and what it costs on a GPU; each of several takes its part of the batch.
         budget_bytes: memory for a training step.
         larger: the next candidate with larger clips, on its leanest schedule, which does not fit; None if there is none.
         smaller: the next candidate with smaller clips that fits, on its fastest schedule; None if there is none.
@@ -72,7 +72,7 @@ class Plan:
     """
 
     config: Config
-    fit: PlannedStep
+    step: PlannedStep
     budget_bytes: int
     larger: Candidate | None
     smaller: Candidate | None
@@ -129,10 +129,10 @@ def plan(
         larger = Candidate(views[place - 1][-1], estimator.leanest(views[place - 1][-1])) if place else None
         smaller = next(filter(None, (_fastest(c, estimator) for view in views[place + 1 :] for c in view)), None)
         plain = estimator.estimate(choice.config, RecomputeConfig(0, lstm="gates"))
-    chosen, fit = _config_of_all_gpus(choice, config, gpus), choice.fit
+    chosen, step = _config_of_all_gpus(choice, config, gpus), choice.step
     written, reasons = _config_to_write(chosen, config), explain_settings(chosen, config, seen, gpus)
     name, on_each = " ".join(studies.name.split()), " on each GPU" * (gpus > 1)
-    peak = f"expected peak {describe_bytes(fit.planned_bytes)} of {gpu.words}"
+    peak = f"expected peak {describe_bytes(step.planned_bytes)} of {gpu.words}"
     neighbors = [
         f"next larger{on_each}: {_describe_larger(larger, chosen, config)}",
         f"next smaller{on_each}: {smaller or 'none'}",
@@ -145,11 +145,11 @@ def plan(
         f"{peak}{f', and {describe_bytes(CONTEXT_BYTES)} for driver and libraries' * gpu.is_named}"
         f"{f', {describe_bytes(NCCL_BYTES)} for the exchange between GPUs' * (gpus > 1)}; "
         f"{describe_bytes(gpu.budget_bytes - usable_bytes(gpu.budget_bytes))} are kept spare",
-        *describe_unused_memory(chosen, config, fit.planned_bytes / gpu.budget_bytes, larger is None, len(training)),
-        "on each GPU " * (gpus > 1) + describe_work(fit, plain),
+        *describe_unused_memory(chosen, config, step.planned_bytes / gpu.budget_bytes, larger is None, len(training)),
+        "on each GPU " * (gpus > 1) + describe_work(step, plain),
         *neighbors,
     ]
-    return Plan(written, fit, gpu.budget_bytes, larger, smaller, "\n".join(lines), out)
+    return Plan(written, step, gpu.budget_bytes, larger, smaller, "\n".join(lines), out)
 
 
 def _config_of_one_gpu(config: Config, gpus: int) -> Config:
@@ -170,7 +170,7 @@ def _config_of_all_gpus(choice: Candidate, given: Config, gpus: int) -> Resolved
     """Return the configuration of all GPUs from that of one."""
     batch = given.train.batch_size or choice.config.train.batch_size * gpus
     train = replace(choice.config.train, batch_size=batch)
-    return replace(choice.config, train=train, recompute=choice.fit.recompute)
+    return replace(choice.config, train=train, recompute=choice.step.recompute)
 
 
 def _config_to_write(chosen: ResolvedConfig, given: Config) -> Config:
@@ -229,15 +229,15 @@ def _choose(
         if choice := _cheapest(view, estimator):
             return place, choice
     leanest = (Candidate(config, estimator.leanest(config)) for view in views for config in view)
-    last = min(leanest, key=lambda candidate: candidate.fit.planned_bytes)
-    last = Candidate(last.config, estimator.count(last.config, last.fit.recompute))
-    if not last.fit.is_indexable:
-        elements = last.fit.cost.largest_elements
+    last = min(leanest, key=lambda candidate: candidate.step.planned_bytes)
+    last = Candidate(last.config, estimator.count(last.config, last.step.recompute))
+    if not last.step.is_indexable:
+        elements = last.step.cost.largest_elements
         raise InputError(
             f"got a tensor of {elements} elements ({last}), expected less than 2**31; lower --data.patch_size"
         )
     exchange_bytes = NCCL_BYTES * ("each of" in gpu.words)
-    size = math.ceil((sufficient_bytes(last.fit.planned_bytes) + CONTEXT_BYTES + exchange_bytes) / GB)
+    size = math.ceil((sufficient_bytes(last.step.planned_bytes) + CONTEXT_BYTES + exchange_bytes) / GB)
     names = ("data.patch_size", "data.frames", "train.batch_size", "recompute.chunk_frames")
     options = [f"--{name}" for name in names if operator.attrgetter(name)(given) is not None]
     raise InputError(
@@ -248,8 +248,8 @@ def _choose(
 
 def _fastest(config: ResolvedConfig, estimator: StepMemoryEstimator) -> Candidate | None:
     """Return the candidate with its fastest schedule that fits; None where none fits."""
-    fit = estimator.fastest(config)
-    return None if fit is None else Candidate(config, fit)
+    step = estimator.fastest(config)
+    return None if step is None else Candidate(config, step)
 
 
 def _cheapest(view: Sequence[ResolvedConfig], estimator: StepMemoryEstimator) -> Candidate | None:
@@ -257,8 +257,8 @@ def _cheapest(view: Sequence[ResolvedConfig], estimator: StepMemoryEstimator) ->
     while found := [candidate for config in view if (candidate := _fastest(config, estimator))]:
         least = min(candidate.clip_flops for candidate in found)
         best = next(candidate for candidate in found if candidate.clip_flops <= EQUAL_WORK * least)
-        counted = Candidate(best.config, estimator.count(best.config, best.fit.recompute))
-        if estimator.fits(counted.fit):
+        counted = Candidate(best.config, estimator.count(best.config, best.step.recompute))
+        if estimator.fits(counted.step):
             return counted
     return None
 

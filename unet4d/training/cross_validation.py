@@ -98,7 +98,7 @@ def cross_validate(
         if ranks.any(stop_requested() is not None) and fold + 1 < len(subjects_of_folds):
             with ranks.raise_on_all_ranks():
                 raise Stopped(f"stopped by a signal after fold {fold}; nothing is lost; continue with --resume")
-    summary = ranks.broadcast_from_rank0(lambda: _summarize_folds(out, config, len(subjects_of_folds), failed))
+    summary = ranks.broadcast_from_rank0(lambda: _finish_summary(out, config, len(subjects_of_folds), failed))
     if failed:
         listed = "; ".join(f"fold {fold}: {reason}" for fold, reason in failed.items())
         raise Unet4DError(
@@ -179,7 +179,7 @@ def _is_finished(run: Path, subjects: Sequence[str]) -> bool:
     return isinstance(summary, dict) and (summary.get("state"), summary.get("held_out")) == ("finished", list(subjects))
 
 
-def _summarize_folds(out: Path, config: Config, folds: int, failed: dict[int, str]) -> dict[str, Any]:
+def _finish_summary(out: Path, config: Config, folds: int, failed: dict[int, str]) -> dict[str, Any]:
     """Write, print and return the summary of the folds that have a score."""
     lines = {fold: best_epoch(log_lines(run)) for fold, run in folds_in(out).items() if fold not in failed}
     best = {fold: line for fold, line in lines.items() if line is not None}

@@ -98,7 +98,7 @@ def describe_recompute(recompute: RecomputeConfig) -> str:
     return words + ", encoder stages twice" * recompute.stages + ", gates kept" * (recompute.lstm == "gates")
 
 
-def fit_recompute(
+def choose_recompute(
     config: ResolvedConfig, in_channels: int, out_channels: int, labelled_frames: int, budget_bytes: int
 ) -> tuple[PlannedStep, bool]:
     """Return the fastest schedule of the configured step that fits the budget, and True; else the leanest, and False.

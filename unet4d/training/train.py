@@ -28,7 +28,7 @@ from unet4d.system.memory_errors import is_out_of_gpu_memory, memory_error_reaso
 from unet4d.system.signals import stop_signals
 from unet4d.training.monitoring.summary import CONFIG
 from unet4d.training.prepare_run import PreparedRun, choose_run_cache, prepare_run
-from unet4d.training.step_memory import PlannedStep, describe_recompute, fit_recompute
+from unet4d.training.step_memory import PlannedStep, choose_recompute, describe_recompute
 from unet4d.training.trainer import Trainer
 from unet4d.training.warm_start import load_initial_weights
 
@@ -104,11 +104,11 @@ def _build(run: PreparedRun, out_dir: Path, device: torch.device, ranks: Process
     studies = ranks.rank0_first(open_studies)
     training, validation = studies[: len(run.training)], studies[len(run.training) :]
     with ranks.raise_on_all_ranks():
-        planned = _choose_recompute(run, training, device, ranks) if device.type == "cuda" else None
+        planned = _plan_step(run, training, device, ranks) if device.type == "cuda" else None
         return Trainer(out_dir, config, task, training, validation, device, planned, ranks)
 
 
-def _choose_recompute(
+def _plan_step(
     run: PreparedRun, studies: Sequence[CachedStudy], device: torch.device, ranks: ProcessGroup
 ) -> PlannedStep:
     """Return the fastest recompute schedule that fits every rank's free GPU memory; print it where it is not the one asked for.
@@ -126,7 +126,7 @@ def _choose_recompute(
     )
     largest_share = -(-config.train.batch_size // ranks.size)
     own = replace(config, train=replace(config.train, batch_size=largest_share))
-    planned, is_enough = fit_recompute(own, len(task.channel_names), len(task.labels), labelled, free)
+    planned, is_enough = choose_recompute(own, len(task.channel_names), len(task.labels), labelled, free)
     needs = f"{describe_bytes(planned.planned_bytes)} for {describe_recompute(planned.recompute)}"
     if not is_enough:
         raise InputError(
