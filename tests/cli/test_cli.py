@@ -11,11 +11,12 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 import unet4d
 from unet4d.cli import COMMANDS, main
 from unet4d.cli.options import nothing_to_check
-from unet4d.config import Config
+from unet4d.config import Config, DataConfig
 from unet4d.errors import InputError, Unet4DError
 from unet4d.system.distributed import ALONE
 
@@ -182,6 +183,23 @@ def test_an_old_name_is_refused_with_the_new_one(command, arguments, new):
     done = command(*arguments)
     assert done.code == 2
     assert new in done.line
+
+
+def test_settings_are_printed_as_a_config_file(command, tmp_path):
+    printed = command("train", "--print_config", "--data.frames", 5, "--seed", 3)
+    assert printed.code == 0
+    (tmp_path / "mine.yaml").write_text(printed.told)
+    again = command("plan", "--config", tmp_path / "mine.yaml", "--print-config")
+    assert (again.code, again.told) == (0, printed.told)
+    assert Config.from_dict(yaml.safe_load(again.told)) == Config(data=DataConfig(frames=5), seed=3)
+
+
+@pytest.mark.parametrize("words", [["phantom", "--kind", "flow"], ["convert", "--kind", "acdc", "x"]])
+def test_an_option_is_not_renamed_to_one_that_its_command_lacks(command, words, tmp_path):
+    done = command(*words, "--out", tmp_path / "out")
+    assert done.code == 2
+    assert "--layout" not in done.line
+    assert "data/phantom/make.py" in done.line
 
 
 def test_an_old_name_in_a_config_file_is_refused_with_the_new_one(command, tmp_path):

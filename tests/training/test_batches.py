@@ -49,8 +49,7 @@ def no_worker_is_left():
 def clips(kind: type[ClipDataset] = ClipDataset, studies=None) -> ClipDataset:
     return kind(
         studies or [cached_study(c, 5, seed=ord(c)) for c in "abcde"],
-        DataConfig(frames=3, augmentation="off"),
-        PATCH,
+        DataConfig(patch_size=PATCH, frames=3, augmentation="off"),
         True,
         0,
     )

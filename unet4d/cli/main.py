@@ -10,12 +10,14 @@ import traceback
 from collections.abc import Sequence
 from typing import NoReturn
 
+import yaml
 from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace
 
 from unet4d.cli import COMMANDS
 from unet4d.cli.config_files import put_files_first, setting_types, take_option
 from unet4d.cli.console import start_logging
 from unet4d.cli.messages import check_values_by_name, reword
+from unet4d.cli.options import configured
 from unet4d.errors import InputError, ReportedByOtherRank, Stopped, Unet4DError, not_installed
 from unet4d.system.cuda_allocator import use_expandable_segments
 from unet4d.system.failures import REPORT, is_bad_path, os_failure, show_traceback
@@ -181,12 +183,29 @@ def _parsed(arguments: Sequence[str]) -> tuple[str, Namespace]:
     for option in ("--labels", "--channels"):
         for text in take_option(given, option)[1]:
             check_values_by_name(option, text)
+    is_config_printed = "--print_config" in options and "--print_config" in given
+    if is_config_printed:
+        given.remove("--print_config")
+        _allow_missing(parser)
     try:
-        return name, parser.parse_args(given)
+        args = parser.parse_args(given)
     except RecursionError as error:
         raise InputError(
             "got a value that is nested too deep, expected a plain value or a list; remove the brackets"
         ) from error
+    if is_config_printed:
+        print(yaml.safe_dump(configured(args).as_dict(), sort_keys=False), end="")
+        sys.exit(0)
+    return name, args
+
+
+def _allow_missing(parser: ArgumentParser) -> None:
+    """Let a command line do without the dataset and the folder that the parser requires."""
+    for action in parser._actions:
+        if action.dest in ("dataset", "out") and action.default is None:
+            parser.set_defaults({action.dest: ""})
+            if not action.option_strings:
+                action.nargs = "?"
 
 
 def _with_underscores(given: Sequence[str]) -> list[str]:

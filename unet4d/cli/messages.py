@@ -44,9 +44,9 @@ def reword(message: str, options: Sequence[str], types: Mapping[str, Any]) -> st
 
 def describe_unknown(name: str, known: Iterable[str]) -> str:
     """Return that a name is unknown, with what it is called now or the nearest of those that are known."""
-    if renamed := describe_renamed(name):
-        return f"{name} is not known{renamed}"
     names = list(known)
+    if renamed := describe_renamed(name, names):
+        return f"{name} is not known{renamed}"
     longer = [one for one in names if one.startswith(name)]  # what is cut short is likelier than what is misspelt
     near = longer or difflib.get_close_matches(name, names, n=1, cutoff=0.6)
     return f"{name} is not known{f', expected perhaps {near[0]}' if near else ''}"

@@ -53,6 +53,7 @@ class Command(NamedTuple):
 def settings(parser: ArgumentParser) -> None:
     """Add the settings of a run."""
     add(parser, "--config", help="YAML file with any of the settings below; the command line wins, then the last file")
+    add(parser, "--print_config", help="print all settings as YAML, for a --config file, and end", action="store_true")
     add(
         parser,
         "--fold",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 RENAMED = {
     "tune": "postprocess",
     "--memory": "--max_memory",
@@ -19,20 +21,30 @@ RENAMED = {
     "train.accumulate": "train.accumulate_batches",
 }
 """Old name to new name: of a command, an option (--name), a setting or a section of settings."""
-REMOVED = ("train.growth",)
-"""Settings that are gone."""
+REMOVED = {
+    "train.growth": "leave it out",
+    "--kind": "the first argument of convert is the layout, and data/phantom/make.py makes flow and contrast phantoms",
+}
+"""Settings that are gone, and what to do instead; --kind: of the commands that have no --layout."""
 
 
-def describe_renamed(name: str) -> str:
-    """Return what to write in place of an old name, as the end of a message about it; empty for any other name."""
+def describe_renamed(name: str, known: Collection[str] = ()) -> str:
+    """Return what to write in place of an old name, as the end of a message about it; empty for any other name.
+
+    Args:
+        name: of a command, an option (--name) or a setting.
+        known: names that may be used here; a new name that is not among them is not suggested. Empty: any may.
+    """
     dashes, setting = "--" * name.startswith("--"), name.removeprefix("--")
     section, dot, key = setting.partition(".")
+    new = ""
     if name in RENAMED:
         new = RENAMED[name]
     elif setting in RENAMED:
         new = dashes + RENAMED[setting]
     elif dot and section in RENAMED:
         new = f"{dashes}{RENAMED[section]}.{key}"
-    else:
-        return ", it was removed; leave it out" if setting in REMOVED else ""
-    return f", it is called {new} now; rename it"
+    if new and (not known or new in known):
+        return f", it is called {new} now; rename it"
+    removed = REMOVED.get(name) or REMOVED.get(setting)
+    return f", it was removed; {removed}" if removed else ""
