@@ -23,6 +23,7 @@ from tests.builders import (  # noqa: F401
     build_network,
     make_config,
     phantom_dataset,
+    skip_drawing,
     tiny_config,
     write_case,
     write_study,
@@ -190,3 +191,11 @@ def studies(tmp_path: Path, study: Callable[..., None]) -> Path:
     for seed in range(5):
         study(tmp_path / "in" / f"s{seed}.nii.gz", seed=seed, frames=2 + seed % 2)
     return tmp_path / "in"
+
+
+@pytest.fixture(scope="module")
+def no_pictures():
+    """Spare the seconds that contours take; test_train.py looks at real ones."""
+    with pytest.MonkeyPatch.context() as patch:
+        skip_drawing(patch)
+        yield

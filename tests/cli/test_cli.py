@@ -95,7 +95,7 @@ def test_the_examples_in_the_help_are_valid(monkeypatch, tmp_path):
     for line in examples:
         words = shlex.split(line.split("   (")[0])
         assert words[0] == "unet4d"
-        assert main._parsed(words[1:])[0] == words[1]
+        assert main._parse(words[1:])[0] == words[1]
 
 
 def test_python_m_unet4d_is_unet4d():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from pathlib import Path
 
@@ -25,6 +26,14 @@ def listed() -> list[str]:
 def test_every_module_is_listed_once_in_its_room():
     modules = {str(path.relative_to(PACKAGE)) for path in PACKAGE.rglob("*.py") if not path.name.startswith("__")}
     assert sorted(listed()) == sorted(modules)
+
+
+def test_a_module_is_described_as_its_docstring_begins():
+    rows = re.findall(r"^\| `[\w/.]+\.py` \| (.+) \|$", PAGE, re.M)
+    for path, row in zip(listed(), rows, strict=True):
+        docstring = ast.get_docstring(ast.parse((PACKAGE / path).read_text(encoding="utf-8")))
+        assert docstring, path
+        assert " ".join(docstring.split()).startswith(row.replace("\\|", "|")), path
 
 
 def test_the_rows_of_imports_are_those_that_the_test_holds():

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from tests.builders import write_study
-from unet4d.cli.main import _parsed
+from unet4d.cli.main import _parse
 from unet4d.evaluation.cardiac_function import MEASURES
 from unet4d.evaluation.compare import SIGNIFICANCE_LEVEL, Comparison, compare
 from unet4d.evaluation.comparison_metrics import COMPARISON_QUANTITIES
@@ -103,7 +103,7 @@ def test_nothing_stands_there_that_is_not(folder: Path):
 @pytest.mark.parametrize("line", COMMANDS)
 def test_a_command_parses(line: str):
     words = shlex.split(line)[1:]
-    assert _parsed(words)[0] == words[0]
+    assert _parse(words)[0] == words[0]
 
 
 def test_its_figures_are_those_of_the_code():
@@ -115,4 +115,4 @@ def test_its_figures_are_those_of_the_code():
     assert f"`p_holm` is below {SIGNIFICANCE_LEVEL}" in PAGE
     wave = 1 + 0.3 * np.cos(2 * np.pi * np.arange(25) / 25)
     assert f"{roughness(wave, cyclic=True):.3f} with a/m = 0.3 and T = 25" in PAGE
-    assert _parsed(shlex.split(COMMANDS[0])[1:])[1].tolerance_mm == surface.TOLERANCE_MM
+    assert _parse(shlex.split(COMMANDS[0])[1:])[1].tolerance_mm == surface.TOLERANCE_MM

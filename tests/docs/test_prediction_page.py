@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from unet4d import load_model, read_image, segment
-from unet4d.cli.main import _parsed
+from unet4d.cli.main import _parse
 from unet4d.cli.prediction import PREDICT
 
 ROOT = Path(__file__).parents[2]
@@ -21,7 +21,7 @@ COMMANDS = [line.split("#")[0].strip() for line in re.findall(r"^    (.+)$", PAG
 @pytest.mark.parametrize("line", COMMANDS)
 def test_a_command_parses(line):
     words = shlex.split(line[line.index("predict") :])
-    assert _parsed(words)[0] == "predict"
+    assert _parse(words)[0] == "predict"
 
 
 def test_every_flag_it_names_is_one_of_predict(capsys):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from unet4d import read_image
-from unet4d.cli.main import _parsed
+from unet4d.cli.main import _parse
 from unet4d.datasets.dataset import read_dataset
 from unet4d.images.image4d import Image4D, read_label, write_image
 
@@ -44,7 +44,7 @@ def test_a_command_parses(line, monkeypatch, tmp_path):
     (tmp_path / "plan.yaml").write_text("train: {epochs: 3}\n")  # as `unet4d plan` leaves one
     monkeypatch.chdir(tmp_path)
     words = shlex.split(line)[1:]
-    assert _parsed(words)[0] == words[0]
+    assert _parse(words)[0] == words[0]
 
 
 def test_the_dataset_is_read_as_the_text_says(tmp_path):

@@ -16,7 +16,7 @@ import pytest
 import torch.distributed.run
 from limits import wait_until
 
-from unet4d.cli.main import INTERRUPTED, _parsed
+from unet4d.cli.main import INTERRUPTED, _parse
 from unet4d.config import Config
 from unet4d.errors import InputError, Stopped, Unet4DError
 from unet4d.training.prepare_run import MAY_CHANGE_ON_RESUME
@@ -50,7 +50,7 @@ def test_the_commands_of_a_training_are_shown():
 def test_a_command_parses(line, empty):
     before, _, after = line.replace("$resume", "--resume").partition("unet4d ")
     words = shlex.split(after)
-    assert _parsed(words)[0] == words[0]
+    assert _parse(words)[0] == words[0]
     if before:
         given = shlex.split(before.removeprefix("srun "))[1:]
         parsed = torch.distributed.run.get_args_parser().parse_args([*given, "unet4d", *words])

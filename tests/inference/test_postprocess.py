@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from tests.builders import save_network, tiny_config, write_dataset_json
-from unet4d.cli.main import _parsed
+from unet4d.cli.main import _parse
 from unet4d.datasets.dataset import read_dataset
 from unet4d.datasets.subject_folds import split_folds
 from unet4d.errors import InputError, Unet4DError
@@ -436,7 +436,7 @@ PAGE = (Path(__file__).parents[2] / "docs/postprocessing.md").read_text(encoding
 @pytest.mark.parametrize("line", re.findall(r"^    (unet4d .+)$", PAGE, re.M))
 def test_the_commands_of_the_page_parse(line):
     words = shlex.split(line.split("#")[0])[1:]
-    assert _parsed(words)[0] == words[0]
+    assert _parse(words)[0] == words[0]
 
 
 def test_the_page_says_what_the_code_does(run, dataset, predicted):

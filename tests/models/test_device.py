@@ -343,7 +343,7 @@ def test_the_command_line_configures_the_allocator_before_torch_is_imported():
         "from unet4d.cli import main as cli\n"
         "run = lambda options: print(os.environ['PYTORCH_ALLOC_CONF'], 'torch' in sys.modules)\n"
         "cli.COMMANDS['info'] = SimpleNamespace(check=lambda options: None, run=run)\n"
-        "cli._parsed = lambda arguments: ('info', SimpleNamespace(verbose=False, quiet=False))\n"
+        "cli._parse = lambda arguments: ('info', SimpleNamespace(verbose=False, quiet=False))\n"
         "cli.main([])\n"
     )
     environment = {name: value for name, value in os.environ.items() if not name.endswith("ALLOC_CONF")}

@@ -29,12 +29,7 @@ from unet4d.training.train import train
 CURVES = ("loss", "gradient_norm", "mean_foreground_dice")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def plain_picture():
-    """Spare the seconds that contours take."""
-    with pytest.MonkeyPatch.context() as patch:
-        skip_drawing(patch)
-        yield
+pytestmark = pytest.mark.usefixtures("no_pictures")
 
 
 @pytest.fixture(scope="module")

@@ -30,12 +30,7 @@ STEPS = 2
 TIMES = ("seconds", "waited_seconds", "frames_per_second", "validation_seconds")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def plain_picture():
-    """Spare the seconds that contours take; test_train.py looks at real ones."""
-    with pytest.MonkeyPatch.context() as patch:
-        skip_drawing(patch)
-        yield
+pytestmark = pytest.mark.usefixtures("no_pictures")
 
 
 @pytest.fixture(scope="module")

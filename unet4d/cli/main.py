@@ -125,7 +125,7 @@ def _dispatch(arguments: Sequence[str]) -> None:
     os.environ.setdefault("USER", "unet4d")
     use_expandable_segments()  # before torch is imported
     try:
-        command, options = _parsed(arguments)
+        command, options = _parse(arguments)
         start_logging(options.verbose, options.quiet, silent=os.environ.get("RANK", "0") != "0")
         COMMANDS[command].check(options)
     except SystemExit:  # --help and the like
@@ -145,7 +145,7 @@ def _report(message: str, code: int) -> int:
     return code
 
 
-def _parsed(arguments: Sequence[str]) -> tuple[str, Namespace]:
+def _parse(arguments: Sequence[str]) -> tuple[str, Namespace]:
     """Return the command and its options; only the chosen command's parser is built."""
     names = ", ".join(COMMANDS)
     if not arguments or arguments[0] in ("-h", "--help"):

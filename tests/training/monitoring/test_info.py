@@ -11,7 +11,7 @@ import torch
 import yaml
 
 from tests.builders import build_network, save_network, tiny_config, tiny_task
-from unet4d.cli.main import _parsed
+from unet4d.cli.main import _parse
 from unet4d.config import ResolvedConfig
 from unet4d.inference.postprocessing_steps import EVERY_CLASS, Step, write_steps
 from unet4d.models.checkpoint import BEST, LAST, PREVIOUS, load_checkpoint
@@ -78,7 +78,7 @@ def check_command(words: str, verb: str) -> list[str]:
     """Check that a command parses; return its words."""
     parts = shlex.split(words)
     assert parts[:2] == ["unet4d", verb]
-    assert _parsed(parts[1:])[0] == verb
+    assert _parse(parts[1:])[0] == verb
     return parts
 
 
