@@ -166,7 +166,7 @@ class TrainConfig:
     epochs: int = 200
     """Epochs; an epoch is steps_per_epoch optimizer steps."""
     steps_per_epoch: int = 100
-    """Optimiser steps an epoch."""
+    """Optimizer steps per epoch."""
     batch_size: int | None = None
     """Clips of a batch; several processes share them, at least one each. Unset: 2 per process."""
     learning_rate: float = 1e-3

@@ -10,7 +10,7 @@ import pytest
 
 import unet4d
 from unet4d.cli.console import start_logging
-from unet4d.system.progress_bar import ProgressBar
+from unet4d.system.progress_bar import RESULT, ProgressBar
 
 PACKAGE = Path(unet4d.__file__).parent
 PRINTING = sorted(
@@ -47,10 +47,11 @@ def test_verbose_adds_details_with_time_and_module(capsys):
     ]
 
 
-def test_quiet_leaves_warnings_and_no_bars(capsys):
+def test_quiet_leaves_results_and_warnings_and_no_bars(capsys):
     start_logging(quiet=True)
     log_all()
-    assert capsys.readouterr() == ("", "a warning\n")
+    logging.getLogger("unet4d.somewhere").log(RESULT, "a result")
+    assert capsys.readouterr() == ("a result\n", "a warning\n")
     assert ProgressBar(disable=False).disable
     start_logging()
     assert not ProgressBar(disable=False, file=open("/dev/null", "w")).disable  # noqa: SIM115

@@ -30,7 +30,7 @@ from unet4d.system.digests import DigestMemo
 from unet4d.training.cross_validation import _check_same_folds
 from unet4d.training.monitoring.info import _versions_and_device
 from unet4d.training.monitoring.log_lines import LOG, epoch_line, log_lines, log_totals
-from unet4d.training.monitoring.run_status import _read_summary
+from unet4d.training.monitoring.run_status import _read_dict
 
 STUDY = {
     "case": "a",
@@ -89,7 +89,9 @@ FILES: dict[str, tuple[str, Any, Callable[[Path], object]]] = {
     "summary.json": (
         "summary.json",
         SUMMARY,
-        lambda folder: _versions_and_device(_read_summary(folder / "summary.json")),
+        lambda folder: _versions_and_device(
+            _read_dict(folder / "summary.json", "state", "versions", "hardware", "commit")
+        ),
     ),
     "an evaluation": ("summary.json", {"per_case": {"a": {}}, "tolerance_mm": 2.0}, read_evaluation),
     "a case's record": (".unet4d/cases/a.json", RECORD, records),

@@ -19,6 +19,7 @@ from unet4d.inference.postprocessing_steps import (
     EVERY_CLASS,
     OPERATIONS,
     POSTPROCESSING,
+    OtherCheckpoints,
     Step,
     apply_steps,
     read_steps,
@@ -368,13 +369,13 @@ def test_what_is_recorded_is_read(run, steps):
 def test_steps_chosen_for_other_weights_are_refused(run):
     recorded(run, EVERY_STEP)
     (run / "fold_0/checkpoint_best.pt").write_bytes(b"others")
-    with pytest.raises(
-        InputError, match=r"checkpoint_best.pt, which has changed since; run unet4d postprocess .* again, or remove"
-    ):
-        read_steps(run)
-    (run / "fold_0/checkpoint_best.pt").unlink()
-    with pytest.raises(InputError, match="which is gone"):
-        read_steps(run)
+    for change in ("changed", "gone", "unknown"):
+        if change == "gone":
+            (run / "fold_0/checkpoint_best.pt").unlink()
+        elif change == "unknown":
+            (run / POSTPROCESSING).write_text('{"steps": [], "checkpoints": {"a": 1}}')
+        with pytest.raises(OtherCheckpoints, match=r"other checkpoints .* unet4d postprocess chooses anew"):
+            read_steps(run)
 
 
 @pytest.mark.parametrize(
@@ -385,7 +386,6 @@ def test_steps_chosen_for_other_weights_are_refused(run):
         '{"steps": 3}',
         '{"steps": [], "checkpoints": {}}',
         '{"steps": []}',
-        '{"steps": [], "checkpoints": {"a": 1}}',
         '{"steps": [{"operation": "melt", "class": "muscle"}], "checkpoints": {"a": "b"}}',
         '{"steps": [{"operation": ["melt"], "class": "muscle"}], "checkpoints": {"a": "b"}}',
         '{"steps": ["largest_component"], "checkpoints": {"a": "b"}}',

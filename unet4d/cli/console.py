@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 
-from unet4d.system.progress_bar import print_line
+from unet4d.system.progress_bar import RESULT, print_line
 
 LOGGER = "unet4d"
 
@@ -23,7 +23,7 @@ def start_logging(verbose: bool = False, quiet: bool = False, silent: bool = Fal
 
     Args:
         verbose: also details, each line with its time and module.
-        quiet: warnings and errors only, and no progress bars.
+        quiet: results, warnings and errors only, and no progress bars.
         silent: nothing at all, as in all but the first of several processes.
     """
     logger = logging.getLogger(LOGGER)
@@ -33,5 +33,5 @@ def start_logging(verbose: bool = False, quiet: bool = False, silent: bool = Fal
     if verbose:
         handler.setFormatter(logging.Formatter("%(asctime)s %(name)s: %(message)s", "%H:%M:%S"))
     logger.addHandler(handler)
-    level = logging.DEBUG if verbose else logging.WARNING if quiet else logging.INFO
+    level = logging.DEBUG if verbose else RESULT if quiet else logging.INFO
     logger.setLevel(logging.CRITICAL + 1 if silent else level)

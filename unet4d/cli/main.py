@@ -170,7 +170,9 @@ def _parse(arguments: Sequence[str]) -> tuple[str, Namespace]:
     )
     command.options(parser)
     parser.add_argument("--verbose", action="store_true", help="print details, each line with its time and module")
-    parser.add_argument("--quiet", action="store_true", help="print warnings and errors only, and no progress bars")
+    parser.add_argument(
+        "--quiet", action="store_true", help="print results, warnings and errors only: no progress, no notes"
+    )
     given = list(arguments[1:])
     if any("\0" in word for word in given):
         raise InputError("got an argument with a null byte, expected a text without; remove it")

@@ -24,7 +24,7 @@ from unet4d.system.csv_file import csv_text
 from unet4d.system.environment import VERSION
 from unet4d.system.failures import failure_of_study, raise_failed
 from unet4d.system.files import PathLike, check_writable, write_json, write_text
-from unet4d.system.progress_bar import ProgressBar
+from unet4d.system.progress_bar import RESULT, ProgressBar
 from unet4d.system.signals import check_stop, stop_signals
 from unet4d.system.text import count
 
@@ -125,7 +125,7 @@ def _write(out: Path, scored: Sequence[CaseScores], summary: dict[str, Any]) -> 
     for name in tables.TABLE_COLUMNS:
         write_text(out / name, csv_text(tables.csv_rows(name, (row for case in scored for row in case.rows[name]))))
     write_json(out / tables.SUMMARY_JSON, summary)
-    logger.info(tables.format_summary(summary))
+    logger.log(RESULT, tables.format_summary(summary))
     if missing := summary["without_prediction"]:
         total = count(len(missing) + len(scored), "reference")
         logger.info(f"left out, without a prediction: {len(missing)} of {total}")

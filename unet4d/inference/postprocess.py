@@ -20,15 +20,15 @@ from unet4d.images.nifti import check_same_grid, read_header
 from unet4d.inference.batch.case_records import CaseRecords
 from unet4d.inference.checks import check_postprocess
 from unet4d.inference.postprocessing_search import RULE, ChosenSteps, HeldOutPrediction, choose_steps
-from unet4d.inference.postprocessing_steps import write_steps
+from unet4d.inference.postprocessing_steps import Step, describe_steps, write_steps
 from unet4d.inference.predict import predict
 from unet4d.models.checkpoint import TrainedModel
 from unet4d.models.folds import load_models
 from unet4d.system.digests import file_sha256
 from unet4d.system.environment import VERSION
-from unet4d.system.failures import failure_of_study
+from unet4d.system.failures import failure_of_study, raise_failed
 from unet4d.system.files import PathLike, read_json
-from unet4d.system.progress_bar import ProgressBar
+from unet4d.system.progress_bar import RESULT, ProgressBar
 from unet4d.system.signals import stop_signals
 from unet4d.system.text import count, format_number
 
@@ -80,52 +80,45 @@ def postprocess(
         raise InputError(
             f"{data.root} has no label of the subjects that {run} held out, expected one or more; give the dataset of the run"
         )
-    if predictions is not None:
-        found, settings = _read_predictions(cases, data, model_of, Path(predictions))
-    else:
-        with tempfile.TemporaryDirectory(prefix="unet4d-postprocess-") as folder:
-            predict(run, [dataset], folder, device=device, held_out=True, postprocess="off")
-            found, settings = _read_predictions(cases, data, model_of, Path(folder))
+    with tempfile.TemporaryDirectory(prefix="unet4d-postprocess-") as temporary:
+        if predictions is None:
+            predict(run, [dataset], temporary, device=device, held_out=True, postprocess="off")
+        found, settings = _read_predictions(cases, data, model_of, Path(predictions or temporary))
     chosen = choose_steps(found, dict(data.labels))
     record = _record(chosen, found, data) | {"predicted_with": settings}
-    logger.info(format_table(chosen, record))
+    logger.log(RESULT, format_table(record))
     if dry_run:
         logger.info("\na dry run: nothing is recorded")
-        return {"steps": [step.as_dict() for step in chosen.steps], **record}
+        return record
     path = write_steps(run, chosen.steps, [model.path for model in models], record)
     logger.info(f"\nrecorded: {path}")
     return read_json(path)
 
 
-def format_table(chosen: ChosenSteps, record: Mapping[str, Any]) -> str:
+def format_table(record: Mapping[str, Any]) -> str:
     """Return the choice for a terminal: one line per candidate with its changes in its last round, and the result."""
-    last = {(entry["operation"], entry["class"]): entry for entry in record["candidates"]}
+    last = {(trial["operation"], trial["class"]): trial for trial in record["candidates"]}
     width = max(len(name) for _, name in last)
-    before, after = chosen.before, chosen.after
+    before, after = (format_number(record[when]["mean_foreground_dice"], 4) for when in ("before", "after"))
     lines = [
         f"{count(record['cases'], 'held-out case')} of {count(record['subjects'], 'subject')}, "
-        f"{count(record['labelled_frames'], 'labelled frame')}; mean foreground Dice {format_number(before.mean, 4)}",
+        f"{count(record['labelled_frames'], 'labelled frame')}; mean foreground Dice {before}",
         "",
         f"{'operation':<30}  {'class':<{width}}  {'Dice':>8}  {'worst class':>11}  better  worse  ",
     ]
-    for (operation, name), entry in last.items():
-        verdict = f"kept, number {entry['round']}" if entry["kept"] else f"no: {entry['why_not']}"
+    for (operation, name), trial in last.items():
+        verdict = f"kept, number {trial['round']}" if trial["kept"] else f"no: {trial['why_not']}"
         lines.append(
-            f"{operation:<30}  {name:<{width}}  {entry['change_of_mean_foreground_dice']:>+8.4f}  "
-            f"{min(entry['change_of_dice'].values()):>+11.4f}  {len(entry['improved']):>6}  {len(entry['worsened']):>5}  {verdict}"
+            f"{operation:<30}  {name:<{width}}  {trial['change_of_mean_foreground_dice']:>+8.4f}  "
+            f"{min(trial['change_of_dice'].values()):>+11.4f}  {len(trial['improved']):>6}  {len(trial['worsened']):>5}  {verdict}"
         )
     lines += ["better, worse: subjects by their mean foreground Dice", ""]
-    if chosen.steps:
-        steps = ", ".join(f"{step.operation} ({step.class_name})" for step in chosen.steps)
-        lines.append(f"{steps}: mean foreground Dice {format_number(before.mean, 4)} -> {format_number(after.mean, 4)}")
-        for name, entry in before.dice.items():
-            lines.append(
-                f"  {name}: Dice {format_number(entry['mean'], 4)} -> {format_number(after.dice[name]['mean'], 4)}"
-            )
-        lines.append(record["note"])
+    if record["steps"]:
+        steps = describe_steps([Step.from_dict(step) for step in record["steps"]])
+        lines += [f"{steps}: mean foreground Dice {before} -> {after}", record["note"]]
     else:
         lines.append("nothing helped: label maps stay as the network predicts them")
-    return "\n".join([*lines, record["warning"]] if "warning" in record else lines)
+    return "\n".join([*lines, *filter(None, [record.get("warning")])])
 
 
 def _models_by_subject(models: Sequence[TrainedModel], data: Dataset, run: Path) -> dict[str, TrainedModel]:
@@ -154,33 +147,26 @@ def _read_predictions(
 ) -> tuple[list[HeldOutPrediction], list[Any]]:
     """Read the predictions of the cases in a folder that `predict` wrote, each with its reference, and their settings."""
     files, records = find_label_maps(folder), CaseRecords(folder)
-    known = {case.name: records.read(case.name) for case in cases}
-    made = {name: record["made"] for name, record in known.items() if record is not None and name in files}
-    missing = [case.name for case in cases if case.name not in made]
-    if missing:
-        raise InputError(
-            f"{folder} has no label map of {len(missing)} of the {len(cases)} held-out cases ({missing[0]}, ...) with predict's "
-            f"record of how it was made, expected all; {_PREDICT_AGAIN}"
-        )
     digests = {model.path: file_sha256(model.path) for model in model_of.values()}
-    for case in cases:
-        model = model_of[case.subject].path
-        if made[case.name].get("models") != [digests[model]]:
-            raise InputError(
-                f"{files[case.name]} was not made by {model} as it is now, which held {case.name} out; {_PREDICT_AGAIN}"
-            )
-        if made[case.name].get("postprocessing"):
-            raise InputError(f"{files[case.name]} is post-processed already, expected it plain; {_PREDICT_AGAIN}")
-    found, failed = [], {}
+    found, settings, failed = list[HeldOutPrediction](), list[Any](), dict[str, str]()
     for case in ProgressBar(cases, "reading", unit="study"):
         try:
-            found.append(_read_prediction(case, data, files[case.name], made[case.name].get("time") == "cyclic"))
+            record = records.read(case.name)
+            if record is None or case.name not in files:
+                raise InputError(f"{folder} has no label map of predict with its record; {_PREDICT_AGAIN}")
+            made, file, model = record["made"], files[case.name], model_of[case.subject].path
+            if made.get("models") != [digests[model]]:
+                raise InputError(f"{file} was not made by {model} as it is now, which held it out; {_PREDICT_AGAIN}")
+            if made.get("postprocessing"):
+                raise InputError(f"{file} is post-processed already, expected it plain; {_PREDICT_AGAIN}")
+            found.append(_read_prediction(case, data, file, made.get("time") == "cyclic"))
+            if made.get("settings") not in settings:
+                settings.append(made.get("settings"))
         except Exception as error:
             failed[case.name] = str(failure_of_study(error))
-    if failed:  # a choice on the others alone would be another one than was asked for
-        raise InputError("; ".join(f"{name}: {reason}" for name, reason in failed.items()))
-    settings = [made[case.name].get("settings") for case in cases]
-    return found, [one for i, one in enumerate(settings) if one not in settings[:i]]
+    # A choice on the others alone would be another one than was asked for.
+    raise_failed(failed, len(cases), "read", folder)
+    return found, settings
 
 
 def _read_prediction(case: Case, data: Dataset, file: Path, cyclic: bool) -> HeldOutPrediction:
@@ -188,12 +174,9 @@ def _read_prediction(case: Case, data: Dataset, file: Path, cyclic: bool) -> Hel
     reference, labelled, like = read_reference(Reference(case.name, case.subject, case.images[0], case), data)
     header, shape = read_header(file)
     check_same_grid(file, header, shape, case.images[0], like.header, (like.frames, *like.grid))
-    label = read_label(file)
-    unknown = sorted(set(np.unique(label).tolist()) - set(data.label_values))
-    if unknown:
-        raise InputError(
-            f"{file}: got label value {unknown[0]}, expected one of {list(data.label_values)}; predict again"
-        )
+    label, known = read_label(file), list(data.label_values)
+    if unknown := sorted(set(np.unique(label).tolist()) - set(known)):
+        raise InputError(f"{file}: got label value {unknown[0]}, expected one of {known}; predict again")
     return HeldOutPrediction.crop(case.subject, label, reference, labelled, cyclic)
 
 
@@ -202,6 +185,7 @@ def _record(chosen: ChosenSteps, cases: Sequence[HeldOutPrediction], data: Datas
     subjects = sorted({case.subject for case in cases})
     few = f"{count(len(subjects), 'held-out subject')}: weak evidence; folds would give more"
     return {
+        "steps": [step.as_dict() for step in chosen.steps],
         "version": VERSION,
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "dataset": data.name,
@@ -213,7 +197,7 @@ def _record(chosen: ChosenSteps, cases: Sequence[HeldOutPrediction], data: Datas
         "note": OPTIMISTIC,
         **({"warning": few} if len(subjects) < FEW_SUBJECTS else {}),
         "rule": RULE,
-        "before": chosen.before.as_dict(),
-        "after": chosen.after.as_dict(),
-        "candidates": [trial.as_dict() for trial in chosen.trials],
+        "before": chosen.before,
+        "after": chosen.after,
+        "candidates": chosen.trials,
     }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -60,105 +60,21 @@ class HeldOutPrediction:
 
 
 @dataclass(frozen=True)
-class PredictionScore:
-    """The scores of all predictions together, for K foreground classes by name.
-
-    Attributes:
-        dice: of each class, mean and n over the labelled frames of all cases, as `summary_statistics` returns them.
-        subjects: mean foreground Dice of each subject; None where it is undefined.
-    """
-
-    dice: dict[str, dict[str, Any]]
-    subjects: dict[str, float | None]
-
-    @property
-    def mean(self) -> float | None:
-        """Return the mean foreground Dice: each class weighs the same; None where no class is defined."""
-        return _mean([entry["mean"] for entry in self.dice.values()])
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return the scores for the record."""
-        return {"mean_foreground_dice": self.mean, "dice": self.dice, "subjects": self.subjects}
-
-
-@dataclass(frozen=True)
-class StepTrial:
-    """The effect of a step on the predictions after the steps kept before it.
-
-    Attributes:
-        number: of the round, from 1.
-        step: that was tried.
-        before: the scores without the step.
-        after: with it.
-        kept: whether it was the best of its round.
-    """
-
-    number: int
-    step: Step
-    before: PredictionScore
-    after: PredictionScore
-    kept: bool = False
-
-    @property
-    def change(self) -> float:
-        """Return the change of the mean foreground Dice; a class defined only before or only after changes it, too."""
-        return _change(self.before.mean, self.after.mean)
-
-    @property
-    def changes(self) -> dict[str, float]:
-        """Return the change of the mean Dice of each class."""
-        return {name: _change(entry["mean"], self.after.dice[name]["mean"]) for name, entry in self.before.dice.items()}
-
-    def subjects(self, sign: int) -> list[str]:
-        """Return the subjects with a mean foreground Dice that rose (sign 1) or fell (-1).
-
-        A Dice that is undefined afterwards was 0: all that was found was wrong, and is gone.
-        """
-        changes = {
-            name: 1.0
-            if was is not None and self.after.subjects[name] is None
-            else _change(was, self.after.subjects[name])
-            for name, was in self.before.subjects.items()
-        }
-        return [name for name, change in changes.items() if change * sign > 0]
-
-    @property
-    def why_not(self) -> str | None:
-        """Return the reason against the step under `RULE`; None where there is none."""
-        name, fall = min(self.changes.items(), key=lambda item: item[1])
-        improved, worsened, subjects = len(self.subjects(1)), len(self.subjects(-1)), len(self.before.subjects)
-        if not improved and not worsened and self.change == 0:
-            return "changes no Dice"
-        if fall < -TOLERANCE:
-            return f"lowers {name} by {-fall:.4f}"
-        if self.change <= MARGIN:
-            return f"no more than {MARGIN}"
-        if improved <= worsened or improved < min(2, subjects):
-            return f"{improved} of {count(subjects, 'subject')} improve, {worsened} worsen"
-        return None
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return the trial for the record."""
-        return {
-            "round": self.number,
-            **self.step.as_dict(),
-            "change_of_mean_foreground_dice": self.change,
-            "change_of_dice": self.changes,
-            "improved": self.subjects(1),
-            "worsened": self.subjects(-1),
-            "kept": self.kept,
-            "why_not": self.why_not,
-        }
-
-
-@dataclass(frozen=True)
 class ChosenSteps:
-    """The steps that were kept, in their order, all trials round by round, and the scores without any step and with all of them."""
+    """The steps that helped, and what they were chosen by, in plain values for the record.
+
+    Attributes:
+        steps: that were kept, in their order.
+        trials: every step in every round: its changes of the Dice, the subjects that improved and worsened, whether it was kept,
+            and why not.
+        before: scores without any step, see `_score`.
+        after: with all that were kept.
+    """
 
     steps: list[Step]
-    trials: list[StepTrial]
-    before: PredictionScore
-    after: PredictionScore
+    trials: list[dict[str, Any]]
+    before: dict[str, Any]
+    after: dict[str, Any]
 
 
 def candidate_steps(labels: Mapping[str, int]) -> list[Step]:
@@ -173,57 +89,93 @@ def candidate_steps(labels: Mapping[str, int]) -> list[Step]:
 
 def choose_steps(cases: Sequence[HeldOutPrediction], labels: Mapping[str, int]) -> ChosenSteps:
     """Choose steps greedily on one case or more, see `RULE`."""
-    remaining, trials, steps = candidate_steps(labels), list[StepTrial](), list[Step]()
+    remaining, trials, steps = candidate_steps(labels), list[dict[str, Any]](), list[Step]()
     maps: Sequence[np.ndarray] = [case.label for case in cases]
     first = score = _score(cases, [case.label[case.frames] for case in cases], labels)
     while True:
-        number = len(steps) + 1
-        tried = [StepTrial(number, step, score, _score_step(step, cases, maps, labels)) for step in remaining]
-        passed = [index for index, trial in enumerate(tried) if trial.why_not is None]
-        best = max(passed, key=lambda index: tried[index].change, default=None)
-        trials += [replace(trial, kept=index == best) for index, trial in enumerate(tried)]
+        scores = [_score_step(step, cases, maps, labels) for step in remaining]
+        tried = [
+            {"round": len(steps) + 1, **step.as_dict(), **_judge(score, after)}
+            for step, after in zip(remaining, scores, strict=True)
+        ]
+        passed = [index for index, trial in enumerate(tried) if trial["why_not"] is None]
+        best = max(passed, key=lambda index: tried[index]["change_of_mean_foreground_dice"], default=None)
+        trials += [trial | {"kept": index == best} for index, trial in enumerate(tried)]
         if best is None:
             return ChosenSteps(steps, trials, first, score)
         steps.append(remaining.pop(best))
         maps = [apply_steps(label, steps[-1:], labels, case.cyclic) for case, label in zip(cases, maps, strict=True)]
-        score = _score(cases, [label[case.frames] for case, label in zip(cases, maps, strict=True)], labels)
+        score = scores[best]
 
 
 def _score_step(
     step: Step, cases: Sequence[HeldOutPrediction], maps: Sequence[np.ndarray], labels: Mapping[str, int]
-) -> PredictionScore:
+) -> dict[str, Any]:
     """Score a step on label maps (T, X, Y, Z); of one that looks at one frame at a time, process the labelled frames alone."""
     check_stop()
-    over_time, drawn = step.operation == "remove_single_frame_components", []
+    over_time, processed = step.operation == "remove_single_frame_components", []
     for case, label in zip(cases, maps, strict=True):
-        processed = apply_steps(label if over_time else label[case.frames], [step], labels, case.cyclic)
-        drawn.append(processed[case.frames] if over_time else processed)
-    return _score(cases, drawn, labels)
+        changed = apply_steps(label if over_time else label[case.frames], [step], labels, case.cyclic)
+        processed.append(changed[case.frames] if over_time else changed)
+    return _score(cases, processed, labels)
 
 
-def _score(
-    cases: Sequence[HeldOutPrediction], drawn: Sequence[np.ndarray], labels: Mapping[str, int]
-) -> PredictionScore:
-    """Score label maps (n, X, Y, Z) of the labelled frames."""
+def _score(cases: Sequence[HeldOutPrediction], maps: Sequence[np.ndarray], labels: Mapping[str, int]) -> dict[str, Any]:
+    """Score label maps (n, X, Y, Z) of the labelled frames.
+
+    Returns:
+        `dice`: of each class, mean and n over the labelled frames of all cases, as `summary_statistics` returns them;
+        `mean_foreground_dice`: each class weighs the same, None where no class is defined; `subjects`: that of each subject.
+    """
     classes = {name: value for name, value in labels.items() if value}
     rows: dict[str, list[np.ndarray]] = {}
-    for case, label in zip(cases, drawn, strict=True):
+    for case, label in zip(cases, maps, strict=True):
         rows.setdefault(case.subject, []).append(dice(count_voxels(case.reference, label, list(classes.values()))))
     by_subject = {subject: np.concatenate(found) for subject, found in rows.items()}  # (frames, K) each
-    together = np.concatenate(list(by_subject.values()))
-    return PredictionScore(
-        {name: summary_statistics(together[:, k]) for k, name in enumerate(classes)},
-        {
-            subject: _mean([summary_statistics(column)["mean"] for column in found.T])
-            for subject, found in by_subject.items()
-        },
-    )
+    columns = np.concatenate(list(by_subject.values())).T
+    return {
+        "mean_foreground_dice": _mean_of_classes(columns),
+        "dice": {name: summary_statistics(column) for name, column in zip(classes, columns, strict=True)},
+        "subjects": {subject: _mean_of_classes(found.T) for subject, found in by_subject.items()},
+    }
+
+
+def _mean_of_classes(columns: np.ndarray) -> float | None:
+    """Return the mean over classes of their means over frames, of Dice (K, frames)."""
+    means = [summary_statistics(column)["mean"] for column in columns]
+    return summary_statistics(np.array(means, np.float64))["mean"]  # None is NaN there, and ignored
+
+
+def _judge(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the changes from one score to another, and the reason against the step under `RULE`; None where there is none."""
+    change = _change(before["mean_foreground_dice"], after["mean_foreground_dice"])
+    changes = {name: _change(was["mean"], after["dice"][name]["mean"]) for name, was in before["dice"].items()}
+    of_subjects = {
+        # A Dice that is undefined afterwards was 0: all that was found was wrong, and is gone.
+        name: 1.0 if was is not None and after["subjects"][name] is None else _change(was, after["subjects"][name])
+        for name, was in before["subjects"].items()
+    }
+    improved = [name for name, change_of_subject in of_subjects.items() if change_of_subject > 0]
+    worsened = [name for name, change_of_subject in of_subjects.items() if change_of_subject < 0]
+    name, fall = min(changes.items(), key=lambda item: item[1])
+    why_not = None
+    if not improved and not worsened and change == 0:
+        why_not = "changes no Dice"
+    elif fall < -TOLERANCE:
+        why_not = f"lowers {name} by {-fall:.4f}"
+    elif change <= MARGIN:
+        why_not = f"no more than {MARGIN}"
+    elif len(improved) <= len(worsened) or len(improved) < min(2, len(of_subjects)):
+        why_not = f"{len(improved)} of {count(len(of_subjects), 'subject')} improve, {len(worsened)} worsen"
+    return {
+        "change_of_mean_foreground_dice": change,
+        "change_of_dice": changes,
+        "improved": improved,
+        "worsened": worsened,
+        "why_not": why_not,
+    }
 
 
 def _change(before: float | None, after: float | None) -> float:
     """Return the change from one mean to another; 0 where one of them is undefined."""
     return 0.0 if before is None or after is None else after - before
-
-
-def _mean(values: Sequence[float | None]) -> float | None:
-    return summary_statistics(np.array(values, np.float64))["mean"]  # None is NaN there, and ignored

@@ -43,6 +43,10 @@ _CORNERS = np.ones((3, 3, 3), bool)
 _FACES = np.abs(np.indices((3, 3, 3)) - 1).sum(axis=0) <= 1
 
 
+class OtherCheckpoints(InputError):
+    """Recorded steps that were chosen for other checkpoints than those that are used."""
+
+
 @dataclass(frozen=True)
 class Step:
     """One operation for one class; plain values.
@@ -73,6 +77,11 @@ class Step:
         return cls(values["operation"], values["class"])
 
 
+def describe_steps(steps: Sequence[Step]) -> str:
+    """Return steps as text; an empty one without any."""
+    return ", ".join(f"{step.operation} of {step.class_name}" for step in steps)
+
+
 def apply_steps(label: np.ndarray, steps: Sequence[Step], labels: Mapping[str, int], cyclic: bool) -> np.ndarray:
     """Post-process a label map; takes a second or two per step for a whole cine study.
 
@@ -100,7 +109,7 @@ def apply_steps(label: np.ndarray, steps: Sequence[Step], labels: Mapping[str, i
 
 
 def write_steps(run: Path, steps: Sequence[Step], checkpoints: Sequence[Path], about: Mapping[str, Any]) -> Path:
-    """Record the steps for a run, or a folder of folds, in place of an older record; return the file.
+    """Record steps for a run, or a folder of folds, in place of an older record; return the file.
 
     `checkpoints` made the label maps that the steps were chosen on; `about` is the rest of the record, in plain values.
     """
@@ -110,51 +119,37 @@ def write_steps(run: Path, steps: Sequence[Step], checkpoints: Sequence[Path], a
     return path
 
 
-def read_steps(run: Path) -> list[Step] | None:
+def read_steps(run: Path, digests: Mapping[Path, str] | None = None) -> list[Step] | None:
     """Return the steps recorded for a run, or a folder of folds: empty where nothing helped, None where nothing was recorded.
 
-    Raises:
-        InputError: the record is damaged, or its checkpoints have changed since.
-    """
-    path = run / POSTPROCESSING
-    if not path.exists():
-        return None
-    advice = f"run unet4d postprocess {run} again, or remove {path}"
-    try:
-        record = read_json(path)
-        if not isinstance(record, dict) or not isinstance(record.get("steps"), list):
-            raise InputError('it holds no object with a list of "steps"')
-        steps = [Step.from_dict(values) for values in record["steps"]]
-        digests = record.get("checkpoints")
-        if not digests or not isinstance(digests, dict) or not all(isinstance(one, str) for one in digests.values()):
-            raise InputError('"checkpoints" lacks the files that the steps were chosen for')
-    except InputError as error:
-        raise InputError(f"{path} is not what unet4d postprocess writes ({error}); {advice}") from error
-    for name, digest in digests.items():
-        checkpoint = run / name
-        if not checkpoint.is_file() or file_sha256(checkpoint) != digest:
-            change = "has changed since" if checkpoint.is_file() else "is gone"
-            raise InputError(f"{path} was chosen for {checkpoint}, which {change}; {advice}")
-    return steps
-
-
-def steps_for_checkpoints(run: Path, digests: Mapping[Path, str]) -> tuple[list[Step], str]:
-    """Return the steps that were recorded for these very checkpoints (file to SHA-256), and a line that reports them, or why not.
+    Args:
+        run: the folder.
+        digests: SHA-256 of the checkpoints that are used. None: of those that were recorded, as they are now.
 
     Raises:
+        OtherCheckpoints: the steps were chosen for others than these.
         InputError: the record is damaged.
     """
     path = run / POSTPROCESSING
     if not path.exists():
-        return [], ""
-    record = read_json(path)
-    recorded = record.get("checkpoints") if isinstance(record, dict) else None
-    used = {checkpoint.resolve(): digest for checkpoint, digest in digests.items()}
-    if isinstance(recorded, dict) and {(run / name).resolve(): digest for name, digest in recorded.items()} != used:
-        return [], f"{path} was chosen for other checkpoints and is skipped; unet4d postprocess chooses anew"
-    steps = read_steps(run) or []
-    names = ", ".join(f"{step.operation} of {step.class_name}" for step in steps)
-    return steps, f"post-processing from {path}: {names}; --postprocess off skips it" if steps else ""
+        return None
+    try:
+        record = read_json(path)
+        steps = [Step.from_dict(values) for values in record["steps"]]
+        recorded = {(run / name).resolve(): digest for name, digest in record["checkpoints"].items()}
+        if not recorded:
+            raise InputError("got no checkpoints, expected those that the steps were chosen for")
+    except (InputError, LookupError, TypeError, AttributeError, ValueError) as error:
+        advice = f"run unet4d postprocess {run} again, or remove {path}"
+        raise InputError(f"{path} is not what unet4d postprocess writes ({error}); {advice}") from error
+    used = {checkpoint: file_sha256(checkpoint) for checkpoint in recorded if checkpoint.is_file()}
+    if recorded != (
+        used if digests is None else {checkpoint.resolve(): digest for checkpoint, digest in digests.items()}
+    ):
+        raise OtherCheckpoints(
+            f"{path} was chosen for other checkpoints and is skipped; unet4d postprocess chooses anew"
+        )
+    return steps
 
 
 def _label_value(step: Step, labels: Mapping[str, int]) -> int | None:

@@ -26,7 +26,7 @@ from unet4d.inference.batch.run import BatchPredictor, StudyJob, check_failed
 from unet4d.inference.checks import check_predict
 from unet4d.inference.memory_budget import MemoryBudget
 from unet4d.inference.options import InferenceOptions, Models
-from unet4d.inference.postprocessing_steps import Step, steps_for_checkpoints
+from unet4d.inference.postprocessing_steps import POSTPROCESSING, OtherCheckpoints, Step, describe_steps, read_steps
 from unet4d.inference.segment import check_gpu
 from unet4d.models.checkpoint import TrainedModel
 from unet4d.models.device import find_device, resolve_precision
@@ -201,9 +201,13 @@ def _recorded_steps(paths: Sequence[PathLike], digests: Mapping[str, str]) -> li
     if len(paths) != 1:
         return []
     run = Path(paths[0]) if Path(paths[0]).is_dir() else Path(paths[0]).parent
-    steps, note = steps_for_checkpoints(run, {Path(path): found for path, found in digests.items()})
-    if note:
-        logger.info(note)
+    try:
+        steps = read_steps(run, {Path(path): found for path, found in digests.items()}) or []
+    except OtherCheckpoints as error:
+        logger.info(str(error))
+        return []
+    if steps:
+        logger.info(f"post-processing from {run / POSTPROCESSING}: {describe_steps(steps)}; --postprocess off skips it")
     return steps
 
 

@@ -103,6 +103,12 @@ def _check_names(weights: Any) -> None:
         raise InputError("got no weights by name, expected those of a network")
 
 
+def _check_shapes(shapes: Mapping[str, Any]) -> None:
+    """Raise an InputError where a weight is no tensor, and so came without a shape."""
+    if other := [name for name, shape in shapes.items() if not isinstance(shape, tuple)]:
+        raise InputError(f"got the weight {shortened(other[0])} of another type, expected a tensor")
+
+
 def _check_weights(weights: Mapping[str, Any], size: int) -> None:
     """Check that the weights are plain dense tensors of finite real numbers, and no larger than the file of `size` bytes.
 
@@ -184,7 +190,7 @@ def load_outline(path: str | os.PathLike[str]) -> dict[str, Any]:
     """
     with _whole(Path(path)):
         content = load_with_shapes(path)
-    return _checked(content, Path(path))
+    return _checked(content, Path(path), _check_shapes)
 
 
 @contextlib.contextmanager
@@ -235,7 +241,7 @@ def _check_archive(path: Path) -> None:
     check_pickle(path)
 
 
-def _checked(content: Any, path: Path, check: Callable[[Any], None] | None = None) -> dict[str, Any]:
+def _checked(content: Any, path: Path, check: Callable[[Any], None]) -> dict[str, Any]:
     """Return the content of a checkpoint file; raise InputError where it is not one of this package."""
     is_dict = type(content) is dict  # the methods of an OrderedDict may be replaced by what the file holds
     if not is_dict or content.get("format") != FORMAT or not content.keys() >= _KEYS:
@@ -243,8 +249,7 @@ def _checked(content: Any, path: Path, check: Callable[[Any], None] | None = Non
         raise InputError(f"{path} holds '{describe_value(found)}', expected {FORMAT!r} written by unet4d train")
     with _fitting(path):
         _check_names(content["network"])
-        if check is not None:
-            check(content["network"])
+        check(content["network"])
         if not isinstance(content["training"], dict):
             raise InputError("got no state of its training, expected values by name")
         ResolvedConfig.from_dict(content["config"])

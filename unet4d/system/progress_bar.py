@@ -23,6 +23,9 @@ from tqdm import tqdm
 from unet4d.system.signals import check_stop
 
 format_interval = tqdm.format_interval
+RESULT = logging.INFO + 5
+"""Level of the log's records that hold the result a command was called for; they are printed with --quiet, too."""
+logging.addLevelName(RESULT, "RESULT")
 _handed_over: queue.SimpleQueue[Callable[[], Any]] = queue.SimpleQueue()
 """Lines and steps that threads without a bar hand to those with one."""
 

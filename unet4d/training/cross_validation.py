@@ -26,6 +26,7 @@ from unet4d.models.folds import FOLDS_FILE, fold_folder, folds_in
 from unet4d.system.distributed import ALONE, ProcessGroup
 from unet4d.system.environment import VERSION
 from unet4d.system.files import read_json, write_json, write_text
+from unet4d.system.progress_bar import RESULT
 from unet4d.system.signals import stop_requested, stop_signals
 from unet4d.system.text import count, short_repr
 from unet4d.training.checks import check_cross_validation
@@ -193,7 +194,7 @@ def _finish_summary(out: Path, config: Config, folds: int, failed: dict[int, str
     if best:
         scores = {fold: {name: line[name] for name in ("mean_foreground_dice", "dice")} for fold, line in best.items()}
         summary |= summarize_folds(scores)
-        logger.info(f"\nbest validation of each fold\n{format_folds(summary)}")
+        logger.log(RESULT, f"\nbest validation of each fold\n{format_folds(summary)}")
     write_json(out / SUMMARY, summary)
     logger.info(f"\n{out / SUMMARY}   this summary")
     return summary
