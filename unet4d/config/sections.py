@@ -1,16 +1,13 @@
-"""Settings of a run: name, default, unit and check of each; training/resolve.py derives what is unset."""
+"""Settings of a run, section by section: name, default, unit and check of each; training/resolve.py derives what is unset."""
 
 from __future__ import annotations
 
-import dataclasses
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any, Literal, Self, cast, get_type_hints
+from typing import Literal
 
-from unet4d.errors import InputError
-from unet4d.system.checks import check_ranges, check_types, describe_value, require
-from unet4d.system.old_names import describe_renamed
+from unet4d.system.checks import check_ranges, check_types, require
 
 Size = tuple[int, int, int]
 """Per axis X, Y, Z."""
@@ -259,78 +256,3 @@ class InferenceConfig:
         check_ranges(self, "inference", {"sw_batch_size": (1, MOST), "chunk_frames": (1, MOST)})
         axes = self.mirror_axes
         require(set(axes) <= {0, 1, 2}, "inference.mirror_axes", axes, "a list of axes among 0, 1 and 2")
-
-
-@dataclass
-class Config:
-    """The settings of a user; anything may be unset. `unet4d.training.resolve.resolve` gives the `ResolvedConfig`."""
-
-    data: DataConfig = field(default_factory=DataConfig)
-    model: ModelConfig = field(default_factory=ModelConfig)
-    train: TrainConfig = field(default_factory=TrainConfig)
-    inference: InferenceConfig = field(default_factory=InferenceConfig)
-    fold: int = 0
-    """Fold with the subjects for validation, from 0."""
-    seed: int = 0
-    """Seed of everything random."""
-    recompute: RecomputeConfig = field(default_factory=RecomputeConfig)
-
-    def __post_init__(self) -> None:
-        """Check the values that depend on one another."""
-        check_types(self, "config")
-        require(0 <= self.seed < 2**64, "seed", self.seed, "0 or more, below 2**64")
-        folds = self.data.folds or FOLDS
-        require(0 <= self.fold < folds, "fold", self.fold, f"a number from 0 to {folds - 1}")
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return plain Python values (dict, list, str, int, float, bool, None) for YAML, JSON and checkpoints."""
-        return _plain(dataclasses.asdict(self))
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """Return the configuration of plain values; the inverse of `as_dict`.
-
-        Raises:
-            InputError: a key is unknown or a value fails its check.
-        """
-        sections = {name: kind for name, kind in get_type_hints(cls).items() if dataclasses.is_dataclass(kind)}
-        built = {}
-        if not isinstance(values, Mapping):
-            raise InputError(f"the configuration is {describe_value(values)}, expected settings by name")
-        for key, value in values.items():
-            built[key] = _build(sections[key], key, value) if key in sections else value
-        return cast(Self, _build(cls, "config", built))
-
-
-@dataclass(kw_only=True)
-class ResolvedConfig(Config):
-    """All of a run, what was unset derived; None means "none" or, for `chunk_frames`, "as memory allows".
-
-    `train` keeps it as RUN/config.yaml and inside every checkpoint.
-    """
-
-    data: ResolvedDataConfig
-    model: ResolvedModelConfig
-    train: ResolvedTrainConfig
-
-
-def _build(kind: Any, name: str, values: Mapping[str, Any]) -> Any:
-    known = [f.name for f in dataclasses.fields(kind)]
-    if not isinstance(values, Mapping):
-        raise InputError(f"{name} is {describe_value(values)}, expected settings by name, such as {known[0]}")
-    if unknown := [str(key) for key in values if key not in known]:
-        renamed = describe_renamed(unknown[0] if name == "config" else f"{name}.{unknown[0]}")
-        expected = renamed or f"; known are {', '.join(known)}"
-        raise InputError(f"{name} has the unknown key {unknown[0]!r}{expected}")
-    required = [f.name for f in dataclasses.fields(kind) if f.default is f.default_factory is dataclasses.MISSING]
-    if missing := [key for key in required if key not in values]:
-        raise InputError(f"{name} has no {missing[0]}, expected it in the configuration of a run")
-    return kind(**values)
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        return [_plain(item) for item in value]
-    return value
