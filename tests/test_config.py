@@ -32,8 +32,10 @@ def test_an_unknown_key_is_named(values):
 def test_an_old_key_of_a_checkpoint_is_refused_with_the_new_one():
     with pytest.raises(InputError, match=r"'memory', it is called recompute now"):
         Config.from_dict({"memory": {}})
-    with pytest.raises(InputError, match=r"'plane_spacing_mm', it is called data\.in_plane_spacing_mm now"):
-        ResolvedConfig.from_dict({"data": {"plane_spacing_mm": 1.0}})
+    with pytest.raises(
+        InputError, match=r"'data.plane_spacing_mm', it is called data\.in_plane_spacing_mm now, 'memory', it"
+    ):
+        ResolvedConfig.from_dict({"data": {"plane_spacing_mm": 1.0}, "memory": {}})
 
 
 def test_a_resolved_config_leaves_nothing_open():

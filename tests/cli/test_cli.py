@@ -206,6 +206,11 @@ def test_an_old_name_in_a_config_file_is_refused_with_the_new_one(command, tmp_p
     for text, new in (
         ("memory: {chunk_frames: 2}\n", "line 1: memory is not known, it is called recompute now"),
         ("train:\n  start_from: run\n", "line 2: train.start_from is not known, it is called train.init_from now"),
+        (
+            "memory:\n  lstm: gates\ntrain:\n  ema: 0.9\n",
+            "recompute now; line 4: train.ema is not known, it is called train.ema_decay",
+        ),
+        ("recompute:\n  lstm: borders\n", "recompute.lstm is borders, which was removed; choose hidden"),
     ):
         (tmp_path / "old.yaml").write_text(text)
         assert new in command(*TRAIN, "--config", tmp_path / "old.yaml").line

@@ -71,7 +71,7 @@ WRONG = [
     ("verify FOLDER", "dataset.json"),
     ("verify DATA --out FOLDER", "FOLDER is a folder"),
     ("plan GONE --gpu-memory 24 --out NEW", "GONE is missing"),
-    ("plan DATA --gpu-memory huge --out NEW", "--gpu-memory is huge"),
+    ("plan DATA --gpu-memory huge --out NEW", "--gpu_memory is huge"),
     ("plan DATA --gpu-memory 24 --out FILE", "no plan"),
     ("convert nothing DATA --out NEW", "nothing"),
     ("convert nnunet GONE --out NEW", "GONE is missing"),

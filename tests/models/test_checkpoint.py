@@ -210,7 +210,10 @@ def equal(a, b) -> bool:
     [
         ([1, 2], "holds 'list'"),
         ({"state_dict": {}}, "holds 'something else'"),
-        ({"format": "unet4d checkpoint 9"}, "holds 'unet4d checkpoint 9', expected 'unet4d checkpoint 2'"),
+        (
+            {"format": "unet4d checkpoint 9"},
+            "(got unet4d checkpoint 9, expected unet4d checkpoint 2), because another version made it; train again",
+        ),
         ({"format": "unet4d checkpoint 2"}, "expected 'unet4d checkpoint 2'"),
     ],
 )
@@ -219,11 +222,15 @@ def test_a_file_of_another_program_is_an_error(tmp_path, content, words):
     assert words in refusal(tmp_path / "other.pt")
 
 
+OLD = {"memory": {}, "data": {"workers": 2}}
+
+
 @pytest.mark.parametrize(
     ("key", "value"),
     [
         ("config", {"model": {"chanels": [4, 8]}}),
         ("config", {"model": 3}),
+        ("config", OLD),
         ("config", [1]),
         ("task", {"labels": {"background": 0}}),
         ("network", {}),
@@ -233,7 +240,10 @@ def test_a_file_of_another_program_is_an_error(tmp_path, content, words):
 )
 def test_what_does_not_fit_this_version_is_an_error(saved, key, value):
     torch.save(load_checkpoint(saved) | {key: value}, saved)
-    assert "does not fit this version of unet4d" in refusal(saved)
+    line = refusal(saved)
+    assert "does not fit this version of unet4d" in line
+    assert "another version made it; train again" in line
+    assert ("'memory', it is called recompute now, 'data.workers', it is called" in line) == (value == OLD)
 
 
 def test_a_missing_checkpoint_is_an_error(tmp_path):

@@ -367,10 +367,10 @@ SMALL = ["--data.folds", "3", "--model.channels", "[4,8]", "--model.lstm_channel
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--gpu-memory", "big"], "--gpu-memory is big"),
-        (["--gpu-memory", "0"], "--gpu-memory is 0"),
-        (["--gpu-memory=-24"], "--gpu-memory is -24"),
-        (["--gpu-memory", "nan"], "--gpu-memory is nan"),
+        (["--gpu-memory", "big"], "--gpu_memory is big"),
+        (["--gpu-memory", "0"], "--gpu_memory is 0"),
+        (["--gpu-memory=-24"], "--gpu_memory is -24"),
+        (["--gpu-memory", "nan"], "--gpu_memory is nan"),
         (["--gpu-memory", "0.5"], "a GPU of 0.5 GB has 0 bytes for it; name a GPU of 1 GB or more, or lower"),
         (["--gpu-memory", "24", "--gpus", "0"], "--gpus 0, expected"),
         (
@@ -422,7 +422,7 @@ def test_an_older_plan_is_replaced(planned, headers, tmp_path):
 def test_without_a_gpu_a_size_is_to_be_named(command, phantom, tmp_path):
     done = command("plan", phantom, "--out", tmp_path / "plan.yaml")
     assert done.code == 2
-    assert "no CUDA GPU is here; name a size: --gpu-memory 24" in done.line
+    assert "no CUDA GPU is here; name a size: --gpu_memory 24" in done.line
 
 
 def test_a_gpu_with_less_free_than_named_is_reported(phantom, tmp_path, monkeypatch):

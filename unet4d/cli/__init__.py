@@ -7,8 +7,7 @@ Nothing heavy is imported before a command is chosen.
 from unet4d.cli.datasets import CONVERT, PHANTOM, VERIFY
 from unet4d.cli.evaluation import COMPARE, EVALUATE, REPORT
 from unet4d.cli.options import Command
-from unet4d.cli.postprocess import POSTPROCESS
-from unet4d.cli.prediction import PREDICT
+from unet4d.cli.prediction import POSTPROCESS, PREDICT
 from unet4d.cli.training import INFO, PLAN, TRAIN
 
 COMMANDS: dict[str, Command] = {

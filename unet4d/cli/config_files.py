@@ -65,10 +65,12 @@ def _file_options(path: Path) -> Iterator[str]:
     root, types = _read(path), setting_types()
     if not isinstance(root, yaml.MappingNode):
         raise InputError(f"{path} holds no settings, expected YAML such as train: {{epochs: 100}}")
-    seen: set[str] = set()
-    for key, node, line in _settings(root):
-        if key not in types:
-            raise InputError(f"{path}, line {line}: {describe_unknown(key, types)}")
+    settings, seen = list(_settings(root)), set[str]()
+    if unknown := {key: line for key, _, line in settings if key not in types}:
+        faults = [f"line {line}: {describe_unknown(key, types)}" for key, line in unknown.items()
+                  if key.rpartition(".")[0] not in unknown]  # fmt: skip
+        raise InputError(f"{path}, {'; '.join(faults)}; see unet4d train --help")
+    for key, node, line in settings:
         if key in seen:
             raise InputError(f"{path}, line {line}: {key} comes twice, expected it once; remove the other one")
         seen.add(key)

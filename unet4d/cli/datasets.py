@@ -8,6 +8,7 @@ from pathlib import Path
 from jsonargparse import ArgumentParser, Namespace
 
 from unet4d.cli.options import PATTERN, WITH_IDS, Command, add
+from unet4d.datasets.convert import LAYOUT_NAMES
 from unet4d.images.time_axis import TIME_AXES
 from unet4d.system.text import count
 
@@ -45,7 +46,7 @@ def _phantom(args: Namespace) -> None:
 
 
 def _convert_options(parser: ArgumentParser) -> None:
-    add(parser, "layout", help="acdc, nnunet, frames, sequence or dicom")
+    add(parser, "layout", help=" or ".join([", ".join(LAYOUT_NAMES[:-1]), LAYOUT_NAMES[-1]]))
     add(parser, "source", help="the folder (or file) to read; nothing in it is changed")
     add(parser, "--out", help="folder to write the dataset to; a new or empty one", required=True)
     add(parser, "--pattern", help=PATTERN)
@@ -147,6 +148,7 @@ CONVERT = Command(
     "  unet4d convert dicom scans --out cine --labels '{left ventricle: 1}'   (cine, dynamic series; DICOM names no class)",
     _convert_options,
     _convert,
+    values_by_name=("--labels", "--channels"),
 )
 
 VERIFY = Command(
@@ -158,4 +160,5 @@ VERIFY = Command(
     _verify_options,
     _verify,
     _check_verify,
+    prints_result=True,
 )

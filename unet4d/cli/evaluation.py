@@ -91,6 +91,7 @@ COMPARE = Command(
     "  unet4d compare scores_framewise scores_recurrent --metrics dice ef_error_percent roughness",
     _compare_options,
     _compare,
+    prints_result=True,
 )
 
 REPORT = Command(

@@ -20,6 +20,7 @@ from unet4d.cli.messages import check_values_by_name, reword
 from unet4d.cli.options import configured
 from unet4d.errors import InputError, ReportedByOtherRank, Stopped, Unet4DError, not_installed
 from unet4d.system.cuda_allocator import use_expandable_segments
+from unet4d.system.distributed import is_first_process, process_count
 from unet4d.system.failures import REPORT, is_bad_path, os_failure, show_traceback
 from unet4d.system.memory_errors import is_out_of_gpu_memory, is_out_of_main_memory, memory_error_reason
 from unet4d.system.old_names import describe_renamed
@@ -38,12 +39,6 @@ Try it without data:
 Every command explains itself:  unet4d COMMAND --help"""
 
 INTERRUPTED = 130
-_RESULT_IS_PRINTED = ("info", "verify", "compare")
-"""Commands that print their result; the others write files."""
-_OUT_OF_MEMORY = {
-    "train": "let unet4d plan choose, or lower --train.batch_size, --data.frames, --data.patch_size or --inference.sw_batch_size",
-    "predict": "use --device cpu, or another GPU",
-}
 
 
 class _Help(DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):
@@ -65,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     threads = sys.modules.get("unet4d.system.threads")
     # Other processes may wait for an exchange with this one, and an orderly end of it would wait for them. A thread that is still
     # inside PyTorch aborts the process in an orderly end, and the exit code is lost.
-    if (code and int(os.environ.get("WORLD_SIZE", "1")) > 1) or (threads and threads.are_running()):
+    if (code and process_count() > 1) or (threads and threads.are_running()):
         for stream in (sys.stdout, sys.stderr):
             with contextlib.suppress(OSError):  # its reader is gone
                 stream.flush()
@@ -101,11 +96,11 @@ def _code(arguments: Sequence[str]) -> int:
         if isinstance(error, ModuleNotFoundError) and not (error.name or "unet4d").startswith("unet4d"):
             return _report(not_installed(error), InputError.exit_code)
         if is_out_of_gpu_memory(error):
-            advice = _OUT_OF_MEMORY.get(arguments[0], "use another GPU")
+            advice = COMMANDS[arguments[0]].when_gpu_is_full
             return _report(f"the GPU is out of memory ({memory_error_reason(error)}); {advice}", 1)
         if is_out_of_main_memory(error):
             return _report(f"the main memory is too small ({memory_error_reason(error)}); use a machine with more", 1)
-        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        if process_count() > 1:
             traceback.print_exc()
             return 1
         raise
@@ -117,7 +112,7 @@ def _after_output(out: PrintableStream, code: int, arguments: Sequence[str]) -> 
     if out.failure is None or isinstance(out.failure, BrokenPipeError):  # who closes a pipe has read enough
         return code
     _report(f"could not write to the standard output: {out.failure.strerror}; the rest of it is lost", 1)
-    return code or int(arguments[0] in _RESULT_IS_PRINTED)
+    return code or int(arguments[0] in COMMANDS and COMMANDS[arguments[0]].prints_result)
 
 
 def _dispatch(arguments: Sequence[str]) -> None:
@@ -126,12 +121,12 @@ def _dispatch(arguments: Sequence[str]) -> None:
     use_expandable_segments()  # before torch is imported
     try:
         command, options = _parse(arguments)
-        start_logging(options.verbose, options.quiet, silent=os.environ.get("RANK", "0") != "0")
+        start_logging(options.verbose, options.quiet, silent=not is_first_process())
         COMMANDS[command].check(options)
     except SystemExit:  # --help and the like
         return
     except Unet4DError as error:
-        if os.environ.get("RANK", "0") != "0":  # the first of several processes reports it
+        if not is_first_process():  # the first one reports it
             raise ReportedByOtherRank(error.exit_code) from error
         raise
     check_stop()
@@ -158,8 +153,8 @@ def _parse(arguments: Sequence[str]) -> tuple[str, Namespace]:
         sys.exit(0)
     name = arguments[0]
     if name not in COMMANDS:
-        expected = describe_renamed(name) or f", expected one of {names}; see unet4d --help"
-        raise InputError(f"{name!r} is not a command{expected}")
+        expected = describe_renamed(name) or f", expected one of {names}"
+        raise InputError(f"{name!r} is not a command{expected}; see unet4d --help")
     command = COMMANDS[name]
     parser = _Parser(
         prog=f"unet4d {name}",
@@ -182,7 +177,7 @@ def _parse(arguments: Sequence[str]) -> tuple[str, Namespace]:
     options = [option for action in parser._actions for option in action.option_strings]
     if "--config" in options:
         given = put_files_first(given, options)
-    for option in ("--labels", "--channels"):
+    for option in command.values_by_name:
         for text in take_option(given, option)[1]:
             check_values_by_name(option, text)
     is_config_printed = "--print_config" in options and "--print_config" in given

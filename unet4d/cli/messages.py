@@ -12,7 +12,7 @@ import yaml
 
 from unet4d.errors import InputError
 from unet4d.system.checks import describe_type
-from unet4d.system.old_names import describe_renamed
+from unet4d.system.old_names import REMOVED, describe_renamed
 from unet4d.system.plain_yaml import compose_yaml
 from unet4d.system.text import short_repr, shortened
 
@@ -27,6 +27,8 @@ def reword(message: str, options: Sequence[str], types: Mapping[str, Any]) -> st
     if found := _BAD_VALUE.match(message):
         plain = re.search(r"<class '(int|float|dict)'>", found["why"])
         kind = types.get(found["key"]) or {"int": int, "float": float, "dict": dict}.get(plain[1] if plain else "")
+        if removed := REMOVED.get(f"{found['key']} {found['value']}"):
+            return f"{found['key']} is {found['value']}, which was removed; {removed}"
         if kind is not None:
             return f"{found['key']} is {shortened(found['value'], 200) or 'empty'}, expected {describe_type(kind)}"
     if found := _BAD_KEY.match(message):

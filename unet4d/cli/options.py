@@ -8,6 +8,7 @@ from typing import Any, Literal, NamedTuple
 from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 
 from unet4d.config import Config, DataConfig, InferenceConfig, ModelConfig, RecomputeConfig, TrainConfig
+from unet4d.datasets.convert import LAYOUT_NAMES
 
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
@@ -40,6 +41,9 @@ class Command(NamedTuple):
         options: adds its options to a parser.
         run: runs it.
         check: checks paths and values, so that a mistake is reported before `run` imports torch, which takes seconds.
+        prints_result: whether its result is printed, so that output that is lost is a failure; the others write files.
+        when_gpu_is_full: what to do where the GPU is out of memory.
+        values_by_name: options with values such as '{a: 1, b: 2}'.
     """
 
     about: str
@@ -48,6 +52,9 @@ class Command(NamedTuple):
     options: Callable[[ArgumentParser], None]
     run: Callable[[Any], None]
     check: Callable[[Any], None] = nothing_to_check
+    prints_result: bool = False
+    when_gpu_is_full: str = "use another GPU"
+    values_by_name: tuple[str, ...] = ()
 
 
 def settings(parser: ArgumentParser) -> None:
@@ -81,7 +88,7 @@ def layout_options(parser: ArgumentParser) -> None:
         parser,
         "--layout",
         help="layout of the inputs, as of unet4d convert",
-        choices=["auto", "acdc", "nnunet", "frames", "sequence", "dicom"],
+        choices=["auto", *LAYOUT_NAMES],
         default="auto",
     )
     add(parser, "--pattern", help=PATTERN)

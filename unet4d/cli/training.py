@@ -133,6 +133,8 @@ TRAIN = Command(
     _train_options,
     _train,
     _check_train,
+    when_gpu_is_full="let unet4d plan choose, or lower --train.batch_size, --data.frames, --data.patch_size or "
+    "--inference.sw_batch_size",
 )
 
 INFO = Command(
@@ -144,4 +146,5 @@ INFO = Command(
     "  unet4d info folds                       (of train --fold all: one line per fold, mean and deviation)",
     _info_options,
     _info,
+    prints_result=True,
 )

@@ -59,6 +59,9 @@ class Config:
         built = {}
         if not isinstance(values, Mapping):
             raise InputError(f"the configuration is {describe_value(values)}, expected settings by name")
+        if unknown := _unknown_names(cls, values):
+            names = ", ".join(f"{name!r}{describe_renamed(name)}" for name in unknown)
+            raise InputError(f"got the unknown settings {names}; correct their names, or remove them")
         for key, value in values.items():
             built[key] = _build(sections[key], key, value) if key in sections else value
         return cast(Self, _build(cls, "config", built))
@@ -76,14 +79,21 @@ class ResolvedConfig(Config):
     train: ResolvedTrainConfig
 
 
+def _unknown_names(kind: Any, values: Mapping[str, Any], section: str = "") -> list[str]:
+    """Return the dotted names of values that are no settings."""
+    types, names = get_type_hints(kind), list[str]()
+    for key, value in values.items():
+        if key not in types:
+            names.append(f"{section}{key}")
+        elif dataclasses.is_dataclass(types[key]) and isinstance(value, Mapping):
+            names += _unknown_names(types[key], value, f"{key}.")
+    return names
+
+
 def _build(kind: Any, name: str, values: Mapping[str, Any]) -> Any:
     known = [f.name for f in dataclasses.fields(kind)]
     if not isinstance(values, Mapping):
         raise InputError(f"{name} is {describe_value(values)}, expected settings by name, such as {known[0]}")
-    if unknown := [str(key) for key in values if key not in known]:
-        renamed = describe_renamed(unknown[0] if name == "config" else f"{name}.{unknown[0]}")
-        expected = renamed or f"; known are {', '.join(known)}"
-        raise InputError(f"{name} has the unknown key {unknown[0]!r}{expected}")
     required = [f.name for f in dataclasses.fields(kind) if f.default is f.default_factory is dataclasses.MISSING]
     if missing := [key for key in required if key not in values]:
         raise InputError(f"{name} has no {missing[0]}, expected it in the configuration of a run")

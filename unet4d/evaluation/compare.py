@@ -159,7 +159,8 @@ def _check_quantities(quantities: Sequence[str] | None) -> list[str]:
     unknown = [name for name in quantities or () if name not in COMPARISON_QUANTITIES]
     if unknown or (quantities is not None and not quantities):
         raise InputError(
-            f"got metrics {', '.join(unknown) or 'none'}, expected some of {', '.join(COMPARISON_QUANTITIES)}"
+            f"got metrics {', '.join(unknown) or 'none'}, expected some of {', '.join(COMPARISON_QUANTITIES)}; leave --metrics "
+            "out for all"
         )
     return [name for name in COMPARISON_QUANTITIES if quantities is None or name in quantities]
 

@@ -34,6 +34,10 @@ BEST, LAST, PREVIOUS = "checkpoint_best.pt", "checkpoint_last.pt", "checkpoint_p
 _KEYS = {"format", "config", "task", "network", "training"}
 
 
+class OtherVersion(InputError):
+    """A checkpoint that another version of this package made."""
+
+
 @dataclass(frozen=True)
 class Task:
     """The task of a model: its classes, channels and time.
@@ -246,6 +250,11 @@ def _checked(content: Any, path: Path, check: Callable[[Any], None]) -> dict[str
     is_dict = type(content) is dict  # the methods of an OrderedDict may be replaced by what the file holds
     if not is_dict or content.get("format") != FORMAT or not content.keys() >= _KEYS:
         found = content.get("format", "something else") if is_dict else type(content).__name__
+        if isinstance(found, str) and found.startswith("unet4d checkpoint") and found != FORMAT:
+            raise OtherVersion(
+                f"{path} does not fit this version of unet4d (got {describe_value(found)}, expected {FORMAT}), because another "
+                "version made it; train again, or use that version"
+            )
         raise InputError(f"{path} holds '{describe_value(found)}', expected {FORMAT!r} written by unet4d train")
     with _fitting(path):
         _check_names(content["network"])
@@ -263,10 +272,10 @@ def _fitting(path: Path) -> Iterator[None]:
     try:
         yield
     except (InputError, TypeError, ValueError, AttributeError, LookupError, RecursionError, RuntimeError) as error:
-        reason = shortened(" ".join(str(error).split()) or type(error).__name__, 300)
-        raise InputError(
-            f"{path} does not fit this version of unet4d ({reason}), expected a checkpoint of this version; train again, or "
-            "use the version that wrote it"
+        reason = shortened(" ".join(str(error).split()).partition("; ")[0] or type(error).__name__, 300)
+        raise OtherVersion(
+            f"{path} does not fit this version of unet4d ({reason}), because another version made it; train again, or "
+            "use that version"
         ) from error
 
 
@@ -310,7 +319,7 @@ def load_model(path: str | os.PathLike[str], device: str | torch.device = "cpu")
     try:
         content = load_checkpoint(path)
     except InputError as error:
-        if not others:
+        if not others or isinstance(error, OtherVersion):
             raise
         raise InputError(f"{error}, or take {others[0]}") from error
     with _fitting(path):

@@ -14,6 +14,7 @@ from unet4d.config import Precision
 from unet4d.errors import InputError
 from unet4d.system import nvidia
 from unet4d.system.cuda_allocator import give_up_expandable_segments, use_expandable_segments
+from unet4d.system.distributed import is_first_process
 from unet4d.system.environment import check_device_name
 from unet4d.system.memory_errors import is_out_of_gpu_memory
 
@@ -87,7 +88,7 @@ def _cpu_without_gpu() -> torch.device:
             f"an NVIDIA driver ({driver}) is here and no GPU is given to this process; give one (docker run --gpus all, "
             "or --gres=gpu:1 under Slurm) to use it"
         )
-    if unused and os.environ.get("RANK", "0") == "0":
+    if unused and is_first_process():
         logger.warning(f"computing on the CPU: {unused}")
     return torch.device("cpu")
 

@@ -192,13 +192,13 @@ def _gpu_budget(gpu_memory: str | float, gpus: int) -> _GpuBudget:
     exchange_bytes = NCCL_BYTES if gpus > 1 else 0
     if gpu_memory == "auto":
         if here is None:
-            raise InputError("got --gpu-memory auto, and no CUDA GPU is here; name a size: --gpu-memory 24")
+            raise InputError("got --gpu_memory auto, and no CUDA GPU is here; name a size: --gpu_memory 24")
         free = free_bytes(find_device("cuda"))
         alike = f", one of {gpus} alike" * (gpus > 1)
         return _GpuBudget(
             f"the {describe_bytes(free)} that are free of the GPU here{alike}", free - exchange_bytes, False
         )
-    size, warning = bytes_of(str(gpu_memory), "--gpu-memory"), ""
+    size, warning = bytes_of(str(gpu_memory), "--gpu_memory"), ""
     # A GPU that cannot be used now is no hindrance to planning for one.
     with contextlib.suppress(RuntimeError):
         if here is not None and (free := free_bytes(here)) < size - CONTEXT_BYTES:

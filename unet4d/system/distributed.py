@@ -22,6 +22,16 @@ TIMEOUT, LONG_TIMEOUT = datetime.timedelta(hours=1), datetime.timedelta(hours=12
 """Times for which a rank waits for the others: as a rule, and while one of them may preprocess a large dataset."""
 
 
+def process_count() -> int:
+    """Return how many processes torchrun started together; 1 without it."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def is_first_process() -> bool:
+    """Return whether this is the process that prints: the first of those that torchrun started, or the only one."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 @dataclass(frozen=True)
 class ProcessGroup:
     """This process among those that work together.
@@ -187,7 +197,7 @@ def init_distributed() -> Iterator[ProcessGroup]:
         InputError: the environment names one process of several and not how to reach the others.
         Unet4DError: the others cannot be reached, or one has ended meanwhile.
     """
-    size = int(os.environ.get("WORLD_SIZE", "1"))
+    size = process_count()
     if size == 1:
         yield ALONE
         return

@@ -23,9 +23,10 @@ RENAMED = {
 """Old name to new name: of a command, an option (--name), a setting or a section of settings."""
 REMOVED = {
     "train.growth": "leave it out",
+    "recompute.lstm borders": "choose hidden, which keeps little more",
     "--kind": "the first argument of convert is the layout, and data/phantom/make.py makes flow and contrast phantoms",
 }
-"""Settings that are gone, and what to do instead; --kind: of the commands that have no --layout."""
+"""Settings that are gone, also single values of them, and what to do instead; --kind: of the commands that have no --layout."""
 
 
 def describe_renamed(name: str, known: Collection[str] = ()) -> str:
@@ -45,6 +46,6 @@ def describe_renamed(name: str, known: Collection[str] = ()) -> str:
     elif dot and section in RENAMED:
         new = f"{dashes}{RENAMED[section]}.{key}"
     if new and (not known or new in known):
-        return f", it is called {new} now; rename it"
+        return f", it is called {new} now"
     removed = REMOVED.get(name) or REMOVED.get(setting)
     return f", it was removed; {removed}" if removed else ""

@@ -163,6 +163,6 @@ def _train_or_explain_memory(trainer: Trainer, run: PreparedRun) -> None:
         raise Unet4DError(
             f"a training step ran out of GPU memory: {planned}got {describe_bytes(peak_allocated_bytes(device))} of the "
             f"{describe_bytes(free)} that were free ({memory_error_reason(error)}); make a smaller plan: unet4d plan "
-            f"{run.dataset.root} --gpu-memory {int(0.8 * free / GB)} --out plan.yaml, then train with --config plan.yaml and a "
+            f"{run.dataset.root} --gpu_memory {int(0.8 * free / GB)} --out plan.yaml, then train with --config plan.yaml and a "
             "new --out"
         ) from error

@@ -28,9 +28,9 @@ from unet4d.training.batches import BatchLoader
 from unet4d.training.checkpoints import Checkpoints
 from unet4d.training.ema import WeightAverage
 from unet4d.training.monitoring.advice import training_advice
+from unet4d.training.monitoring.epoch_bar import EpochBar
 from unet4d.training.monitoring.log_lines import epoch_line, seconds_left
 from unet4d.training.monitoring.logger import RunLogger, open_logger
-from unet4d.training.monitoring.progress_bar import EpochBar
 from unet4d.training.monitoring.summary import RunState, write_summary
 from unet4d.training.oom_fallback import OomFallback
 from unet4d.training.step import TrainingStep

@@ -24,6 +24,7 @@ from tests.datasets.convert.layouts import (
 )
 from unet4d.datasets.case_labels import read_labelled
 from unet4d.datasets.cases import Dataset
+from unet4d.datasets.convert import LAYOUT_NAMES
 from unet4d.datasets.convert.convert import convert
 from unet4d.datasets.convert.layout_options import NO_LAYOUT_OPTIONS, LayoutOptions
 from unet4d.datasets.convert.layouts import LAYOUTS
@@ -291,6 +292,7 @@ def test_wrong_usage_is_reported(command, tmp_path, monkeypatch, words, told):
 def test_help_names_every_layout(command):
     told = command("convert", "--help").told
     assert all(f"\n  unet4d convert {layout} " in told for layout in LAYOUTS)
+    assert tuple(LAYOUTS) == LAYOUT_NAMES
     assert "acdc, nnunet, frames, sequence or dicom" in " ".join(told.split())
 
 

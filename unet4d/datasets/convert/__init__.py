@@ -8,3 +8,6 @@ frames.py      folders of 3D files, one per frame: .nrrd with .seg.nrrd as 3D Sl
 sequence.py    3D Slicer sequences: .seq.nrrd, with .seg.seq.nrrd beside them
 dicom.py       cine and dynamic series as scanners and PACS leave them, single-frame or enhanced multi-frame
 """
+
+LAYOUT_NAMES = ("acdc", "nnunet", "frames", "sequence", "dicom")
+"""Names of the layouts in layouts.py, in its order, for those that must not import it yet."""

@@ -7,8 +7,8 @@ import re
 
 import pytest
 
-import unet4d.training.monitoring.progress_bar
-from unet4d.training.monitoring.progress_bar import EpochBar
+import unet4d.training.monitoring.epoch_bar
+from unet4d.training.monitoring.epoch_bar import EpochBar
 
 
 class Terminal(io.StringIO):
@@ -22,7 +22,7 @@ class Terminal(io.StringIO):
 def clock(monkeypatch):
     """Return a clock of the bar's own that a test sets."""
     time = [100.0]
-    monkeypatch.setattr(unet4d.training.monitoring.progress_bar.time, "perf_counter", lambda: time[0])
+    monkeypatch.setattr(unet4d.training.monitoring.epoch_bar.time, "perf_counter", lambda: time[0])
     return time
 
 
