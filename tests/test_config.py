@@ -49,7 +49,8 @@ def test_a_resolved_config_leaves_nothing_open():
 
 
 @pytest.mark.parametrize(
-    ("lstm_channels", "per_level"), [(None, [1, 2, 4]), (0, [0, 0, 0]), (6, [6, 6, 6]), ([0, 0, 5], [0, 0, 5])]
+    ("lstm_channels", "per_level"),
+    [(None, [1, 2, 4]), (0, [0, 0, 0]), (6, [6, 6, 6]), ([0, 0, 5], [0, 0, 5]), ([0], [0, 2, 4])],
 )
 def test_lstm_channels_of_each_level(lstm_channels, per_level):
     assert ModelConfig(channels=[8, 16, 32], lstm_channels=lstm_channels).lstm_channels_per_level() == per_level
@@ -74,6 +75,8 @@ def test_lstm_channels_of_each_level(lstm_channels, per_level):
         (TrainConfig, {"epochs": 0}),
         (TrainConfig, {"learning_rate": 0.0}),
         (TrainConfig, {"gradient_clip": -1.0}),
+        (TrainConfig, {"lstm_lr_factor": 0.0}),
+        (ModelConfig, {"channels": None, "strides": [(2, 2)]}),
         (InferenceConfig, {"overlap": 1.0}),
         (InferenceConfig, {"overlap": "half"}),
         (InferenceConfig, {"sw_batch_size": 1.5}),

@@ -4,8 +4,16 @@ from __future__ import annotations
 
 import pytest
 
+from unet4d.config import ModelConfig
 from unet4d.errors import InputError
-from unet4d.models.topology import check_divisible, rounded_up, strides_and_kernels, total_stride
+from unet4d.models.topology import (
+    channels_of_patch,
+    check_divisible,
+    resolve_model,
+    rounded_up,
+    strides_and_kernels,
+    total_stride,
+)
 
 
 @pytest.mark.parametrize(
@@ -71,6 +79,29 @@ def test_no_stride_is_wider_than_the_kernel_that_carries_it(size, thickness):
     strides, kernels = strides_and_kernels((1.0, 1.0, thickness), size, 5)
     carried = zip(strides, kernels[1:], strict=True)
     assert all(s <= k for stride, kernel in carried for s, k in zip(stride, kernel, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("spacing", "size", "channels"),
+    [
+        ((1.4, 1.4, 10), (256, 224, 12), [32, 64, 128, 256, 320, 320, 320]),  # 256 -> 4, six times halved
+        ((1.4, 1.4, 10), (252, 216, 12), [32, 64, 128, 256, 320, 320]),  # 252 -> 7.9
+        ((1.0, 1.0, 1.0), (96, 96, 96), [32, 64, 128, 256, 320]),  # 96 -> 6
+        ((1.0, 1.0, 1.0), (16, 12, 6), [32, 64, 128]),
+        ((1.4, 1.4, 8), (64, 64, 1), [32, 64, 128, 256, 320]),
+        ((1.0, 1.0, 1.0), (7, 7, 7), [32, 64]),  # nothing to pool: a network has two levels
+    ],
+)
+def test_levels_pool_the_patch_until_no_edge_has_eight_voxels(spacing, size, channels):
+    assert channels_of_patch(spacing, size) == channels
+    model = resolve_model(ModelConfig(channels=None, lstm_channels=[0]), spacing, size)
+    assert model.channels == channels
+    assert model.lstm_channels == [0, *(n // 8 for n in channels[1:])]
+    whole = resolve_model(ModelConfig(), spacing, size)
+    shared = min(len(channels), 5)
+    assert model.kernel_size[:shared] == whole.kernel_size[:shared]
+    left = [n / stride for n, stride in zip(size, total_stride(model.strides), strict=True)]
+    assert all(min(n, 4) <= rest < 8 for n, rest in zip(size, left, strict=True))
 
 
 def test_total_stride_and_rounding_up():

@@ -255,6 +255,8 @@ def test_levels_that_would_pool_nothing_are_cut_off_unless_they_were_asked_for()
     assert (cut.channels, cut.strides) == ([32, 64, 128, 256], [(2, 2, 2)] * 3)
     assert cut.lstm_channels == ModelConfig().lstm_channels_per_level()[:4]
     assert planned_model(ModelConfig(), iso, (4, 4, 4)).channels == [32, 64]  # a network has two levels
+    assert planned_model(ModelConfig(lstm_channels=[0]), iso, (32, 32, 32)).lstm_channels == [0, 8, 16, 32]
+    assert planned_model(ModelConfig(None), iso, (32, 32, 32)) == cut
     for asked in (ModelConfig([8] * 5), ModelConfig(lstm_channels=[4] * 5), ModelConfig(strides=[(1, 1, 1)] * 4)):
         assert len(planned_model(asked, iso, (32, 32, 32)).channels) == 5
 

@@ -98,11 +98,12 @@ class ResolvedDataConfig(DataConfig):
 class ModelConfig:
     """The CLSTM-UNet. With lstm_channels 0 it is the frame-wise baseline: the same network without recurrence."""
 
-    channels: list[int] = field(default_factory=lambda: list(CHANNELS))
-    """Channels of each level, from full resolution to the bottleneck; their number is the number of levels."""
+    channels: list[int] | None = field(default_factory=lambda: list(CHANNELS))
+    """Channels of each level, from full resolution to the bottleneck; their number is the number of levels. null: as many levels
+    as pool the patch until each edge has 4 to 7 voxels; 32 channels, doubled level by level, at most 320."""
     lstm_channels: int | list[int] | None = None
-    """Hidden channels of each level's ConvLSTM. 0: none, the frame-wise baseline. A list: level by level. Unset: an eighth of
-    the level's channels."""
+    """Hidden channels of each level's ConvLSTM. 0: none, the frame-wise baseline. A list: level by level. Unset, and for levels
+    beyond a list: an eighth of the level's channels. [0]: none at full resolution alone."""
     strides: list[Size] | None = None
     """Stride (X, Y, Z) between each level and the next, one fewer than levels. Unset: from the spacing, so that thick slices are
     not pooled while the plane is finer."""
@@ -120,18 +121,22 @@ class ModelConfig:
     def __post_init__(self) -> None:
         """Check every value."""
         check_types(self, "model")
-        channels, lstm, levels = self.channels, self.lstm_channels, len(self.channels)
-        is_deep = levels >= 2 and min(channels) >= 1
-        require(is_deep, "model.channels", channels, "two or more levels of 1 channel or more")
-        require(levels <= MOST_LEVELS, "model.channels", channels, f"at most {MOST_LEVELS} levels")
+        channels, lstm = self.channels, self.lstm_channels
+        if channels is not None:
+            is_deep = len(channels) >= 2 and min(channels) >= 1
+            require(is_deep, "model.channels", channels, "two or more levels of 1 channel or more")
+            require(len(channels) <= MOST_LEVELS, "model.channels", channels, f"at most {MOST_LEVELS} levels")
         ranges = {"channels": (1, MOST_CHANNELS), "lstm_channels": (0, MOST_CHANNELS), "lstm_layers": (1, 64)}
         check_ranges(self, "model", {**ranges, "strides": (1, 64), "kernel_size": (1, 31)})
-        if isinstance(lstm, list):
-            require(len(lstm) == levels, "model.lstm_channels", lstm, f"one number per level, {levels}")
+        if isinstance(lstm, list) and channels is not None:
+            most = len(channels)
+            require(len(lstm) <= most, "model.lstm_channels", lstm, f"one number per level, at most {most}")
         require(0 <= self.dropout < 1, "model.dropout", self.dropout, "a share from 0 to below 1")
-        for name, count in (("strides", levels - 1), ("kernel_size", levels)):
+        for name, fewer in (("strides", 1), ("kernel_size", 0)):
             sizes = getattr(self, name)
             if sizes is not None:
+                levels = len(sizes) + fewer if channels is None else len(channels)
+                count = levels - fewer
                 fits = len(sizes) == count and all(len(size) == 3 and min(size) >= 1 for size in sizes)
                 require(fits, f"model.{name}", sizes, f"{count} triples (X, Y, Z) of 1 or more for {levels} levels")
                 setattr(self, name, [triple(size) for size in sizes])
@@ -139,18 +144,19 @@ class ModelConfig:
         require(odd, "model.kernel_size", self.kernel_size, "odd sizes")
 
     def lstm_channels_per_level(self) -> list[int]:
-        """Return the hidden channels of every level's ConvLSTM; all 0 for the frame-wise baseline."""
-        if self.lstm_channels is None:
-            return [max(1, channels // 8) for channels in self.channels]
-        if isinstance(self.lstm_channels, int):
-            return [self.lstm_channels] * len(self.channels)
-        return list(self.lstm_channels)
+        """Return the hidden channels of every level's ConvLSTM; all 0 for the frame-wise baseline. `channels` must be set."""
+        channels, given = self.channels or [], self.lstm_channels
+        if isinstance(given, int):
+            return [given] * len(channels)
+        given = given or []
+        return [*given, *(max(1, n // 8) for n in channels[len(given) :])]
 
 
 @dataclass(kw_only=True)
 class ResolvedModelConfig(ModelConfig):
     """The CLSTM-UNet with all its layers known: what a network is built from."""
 
+    channels: list[int]
     lstm_channels: list[int]
     strides: list[Size]
     kernel_size: list[Size]
@@ -168,6 +174,8 @@ class TrainConfig:
     """Clips of a batch; several processes share them, at least one each. Unset: 2 per process."""
     learning_rate: float = 1e-3
     """Peak learning rate of AdamW."""
+    lstm_lr_factor: float = 1.0
+    """Learning rate of the layers that couple frames, over that of all others. The log has the rate of the others."""
     weight_decay: float = 1e-2
     """Weight decay of AdamW (Loshchilov & Hutter 2019); norms and biases are spared."""
     schedule: Literal["polynomial", "cosine"] = "polynomial"
@@ -203,6 +211,8 @@ class TrainConfig:
         check_ranges(self, "train", {"warmup_steps": (0, MOST**2), "skip_limit": (0, MOST**2)})
         rate = self.learning_rate
         require(0 < rate <= 1000, "train.learning_rate", rate, "a number above 0, at most 1000")
+        factor = self.lstm_lr_factor
+        require(0 < factor <= 1000, "train.lstm_lr_factor", factor, "a number above 0, at most 1000")
         require(0 <= self.ema_decay < 1, "train.ema_decay", self.ema_decay, "a decay from 0 to below 1, such as 0.999")
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
-from unet4d.config import ModelConfig, ResolvedModelConfig, Size, triple
+from unet4d.config import CHANNELS, MOST_LEVELS, ModelConfig, ResolvedModelConfig, Size, triple
 from unet4d.errors import InputError
 
 SMALLEST_POOLED_EDGE = 4
@@ -48,15 +49,27 @@ def strides_and_kernels(spacing: Sequence[float], size: Sequence[int], levels: i
     return strides[:-1], kernels
 
 
+def channels_of_patch(spacing: Sequence[float], size: Sequence[int]) -> list[int]:
+    """Return the channels of as many levels as pool a patch until no axis is left to pool (Isensee et al. 2021); two or more.
+
+    See `strides_and_kernels` for the arguments.
+    """
+    strides, _ = strides_and_kernels(spacing, size, MOST_LEVELS)
+    pooled = sum(stride != (1, 1, 1) for stride in strides)
+    return [min(CHANNELS[0] << level, CHANNELS[-1]) for level in range(max(2, pooled + 1))]
+
+
 def resolve_model(model: ModelConfig, spacing: Sequence[float], patch: Sequence[int]) -> ResolvedModelConfig:
-    """Return a network's configuration with strides and kernels from the voxel, and the ConvLSTMs' channels level by level.
+    """Return a network's configuration with levels, strides and kernels from patch and voxel, and the ConvLSTMs' channels.
 
     Args:
         model: what it sets is kept.
         spacing: (X, Y, Z) in mm.
         patch: voxels (X, Y, Z), before they are rounded up to the strides.
     """
-    strides, kernels = strides_and_kernels(spacing, patch, len(model.channels))
+    channels = model.channels or channels_of_patch(spacing, patch)
+    model = replace(model, channels=channels)
+    strides, kernels = strides_and_kernels(spacing, patch, len(channels))
     derived = {"strides": model.strides or strides, "kernel_size": model.kernel_size or kernels}
     return ResolvedModelConfig(**{**vars(model), **derived, "lstm_channels": model.lstm_channels_per_level()})
 

@@ -95,10 +95,11 @@ def clip_voxels(config: ResolvedConfig) -> int:
 def planned_model(model: ModelConfig, spacing: Sequence[float], patch: Size) -> ResolvedModelConfig:
     """Return the resolved network; of default channels, levels that would pool nothing are removed."""
     resolved = resolve_model(model, spacing, patch)
-    if model.strides or model.kernel_size or model.channels != list(CHANNELS) or isinstance(model.lstm_channels, list):
+    if model.strides or model.kernel_size or resolved.channels != list(CHANNELS):
         return resolved
-    while len(resolved.channels) > 2 and resolved.strides[-1] == (1, 1, 1):
-        model = replace(model, channels=model.channels[:-1])
+    fewest = max(2, len(model.lstm_channels) if isinstance(model.lstm_channels, list) else 0)
+    while len(resolved.channels) > fewest and resolved.strides[-1] == (1, 1, 1):
+        model = replace(model, channels=resolved.channels[:-1])
         resolved = resolve_model(model, spacing, patch)
     return resolved
 

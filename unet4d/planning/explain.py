@@ -61,7 +61,7 @@ def explain_settings(config: ResolvedConfig, given: Config, seen: Fingerprint, g
         "data.slice_spacing_mm": f"each study keeps its own, {round(seen.spacing[2], 2):g} mm in the median",
         "data.patch_size": f"{'the whole study' if is_whole else 'as much as fits of the whole study'}, {by(whole)}",
         "data.frames": "all of the longest study" if data.frames == longest else f"as many as fit, of up to {longest}",
-        "model.channels": f"{len(model.channels)} of {len(given.model.channels)} levels, until nothing is left to pool",
+        "model.channels": f"{len(model.channels)} levels, until nothing is left to pool",
         "model.lstm_channels": "default fraction of each level's channels",
         "model.strides": _explain_slices(model.strides, seen, "pooled"),
         "model.kernel_size": _explain_slices(model.kernel_size, seen, "convolved"),
@@ -84,7 +84,7 @@ def explain_settings(config: ResolvedConfig, given: Config, seen: Fingerprint, g
     default = Config()
     reasons = {}
     for name, reason in derived.items():
-        is_given = attrgetter(name)(given) != attrgetter(name)(default)
+        is_given = attrgetter(name)(given) not in (attrgetter(name)(default), None)
         reasons[name] = f"{AS_GIVEN}{notes.get(name, '')}" if is_given else reason
     if data.frames == 1 and max(model.lstm_channels) > 0:
         reasons["model.lstm_channels"] += (

@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
-from torch import nn
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
 from unet4d.config import TrainConfig
+from unet4d.models.clstm_unet import CLSTMUNet
 
 
-def build_optimizer(network: nn.Module, config: TrainConfig) -> AdamW:
+def build_optimizer(network: CLSTMUNet, config: TrainConfig) -> AdamW:
     """Return AdamW (Loshchilov & Hutter 2019) with weight decay on convolutions, and none on norms and biases.
 
+    Weights that couple frames come last, in groups of their own where `lstm_lr_factor` gives them another learning rate.
     Fused: it needs no copies of the weights and does not wait for the loss scaler.
     """
-    weights = [p for p in network.parameters() if p.ndim > 1]
-    others = [p for p in network.parameters() if p.ndim <= 1]
-    groups = [{"params": weights, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]
-    return AdamW(groups, lr=config.learning_rate, fused=True)
+    recurrent = {id(p) for p in network.recurrent.parameters()} if config.lstm_lr_factor != 1 else set()
+    groups: list[dict[str, Any]] = []
+    for is_recurrent, factor in ((False, 1.0), (True, config.lstm_lr_factor)):
+        weights = [p for p in network.parameters() if (id(p) in recurrent) == is_recurrent]
+        for is_decayed, decay in ((True, config.weight_decay), (False, 0.0)):
+            own = [p for p in weights if (p.ndim > 1) == is_decayed]
+            groups += [{"params": own, "weight_decay": decay, "lr": factor * config.learning_rate}] * bool(own)
+    return AdamW(groups, fused=True)
 
 
 def build_schedule(optimizer: AdamW, config: TrainConfig) -> LambdaLR:
