@@ -8,7 +8,7 @@ import torch
 from tests.builders import make_network, randomize_projections
 from unet4d import CLSTMUNet
 from unet4d.errors import InputError
-from unet4d.models.blocks import InstanceNormLeakyReLU, conv_block
+from unet4d.models.blocks import InstanceNormLeakyReLU, ResidualBlock, conv_block
 from unet4d.training.loss import LabelledFramesLoss
 
 ANISOTROPIC = {"strides": [(2, 2, 1), (2, 2, 2)], "kernel_size": [(3, 3, 1), (3, 3, 3), (3, 3, 3)]}
@@ -263,6 +263,49 @@ def test_a_block_is_convolution_instance_norm_and_leaky_relu_twice_also_in_its_g
     inputs = [x, *ours.parameters()]
     wanted = torch.autograd.grad(plain(x).square().sum(), inputs)
     torch.testing.assert_close(torch.autograd.grad(ours(x).square().sum(), inputs), wanted)
+
+
+@pytest.mark.parametrize(("channels", "stride"), [(4, (1, 1, 1)), (4, (2, 2, 1)), (2, (1, 1, 1)), (2, (2, 2, 2))])
+def test_a_residual_block_adds_its_shortcut_before_the_last_leaky_relu_also_in_its_gradients(channels, stride):
+    ours = ResidualBlock(channels, 4, (3, 3, 1), stride).double()
+    x = torch.randn(3, channels, 4, 4, 2, dtype=torch.float64, requires_grad=True)
+
+    def plain(x):
+        functional = torch.nn.functional
+        inner = functional.conv3d(x, ours.first[0].weight, stride=stride, padding=(1, 1, 0))
+        inner = functional.instance_norm(inner, weight=ours.first[1].weight, bias=ours.first[1].bias)
+        inner = functional.conv3d(functional.leaky_relu(inner, 0.01), ours.second.weight, padding=(1, 1, 0))
+        short = functional.avg_pool3d(x, stride)
+        if channels != 4:
+            convolution, norm = ours.shortcut[-2:]
+            short = functional.instance_norm(
+                functional.conv3d(short, convolution.weight), weight=norm.weight, bias=norm.bias
+            )
+        inner = functional.instance_norm(inner, weight=ours.norm.weight, bias=ours.norm.bias)
+        return functional.leaky_relu(short + inner, 0.01)
+
+    if channels == 4:  # a new block passes its shortcut on
+        shortcut = torch.nn.functional.avg_pool3d(x, stride)
+        torch.testing.assert_close(ours(x), torch.nn.functional.leaky_relu(shortcut, 0.01))
+    with torch.no_grad():
+        for parameter in ours.parameters():
+            parameter.normal_()
+    torch.testing.assert_close(ours(x), plain(x))
+    inputs = [x, *ours.parameters()]
+    wanted = torch.autograd.grad(plain(x).square().sum(), inputs)
+    torch.testing.assert_close(torch.autograd.grad(ours(x).square().sum(), inputs), wanted)
+
+
+def test_an_encoder_of_residual_blocks_couples_no_frames_and_keeps_its_baseline():
+    x, order = clip().float(), torch.tensor([3, 0, 4, 1, 2])
+    fresh, baseline = (network(n, awake=False, dtype=torch.float32, blocks="residual") for n in (None, 0))
+    assert [sum(isinstance(m, ResidualBlock) for m in stage) for stage in fresh.encoder] == [1, 3, 4]
+    assert torch.equal(fresh(x), baseline(x))
+    assert torch.equal(baseline(x[:, order]), baseline(x)[:, order])
+    assert not torch.equal(fresh(x), network(awake=False, dtype=torch.float32)(x))
+    fresh.load_framewise_weights(network(0, seed=5, dtype=torch.float32, blocks="residual").state_dict())
+    with pytest.raises(InputError, match=r"missing \['encoder.*extra \['encoder.*and blocks"):
+        fresh.load_framewise_weights(network(0).state_dict())
 
 
 def test_the_names_of_the_weights_are_those_in_saved_checkpoints():

@@ -302,6 +302,15 @@ def test_the_allocator_bears_the_planned_step_out(precision, chunk_frames):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_the_allocator_bears_a_step_of_residual_blocks_out(precision):
+    chosen = config(precision, chunk_frames=2, stages=True)
+    chosen = dataclasses.replace(chosen, model=dataclasses.replace(chosen.model, blocks="residual"))
+    real_bytes = handed_out_bytes(lambda: steps(chosen))
+    assert 1 <= count_step_cost(chosen, 1, CLASSES, 2).peak_bytes / real_bytes < 1.05
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(("precision", "most"), [("bf16", 1.1), ("fp32", 1.15)])
 @pytest.mark.parametrize("chunk_frames", [0, 2])
 def test_with_what_convolutions_take_inside_the_plan_is_never_under_and_not_much_over(precision, most, chunk_frames):

@@ -36,10 +36,12 @@ CUTS = [
 ]
 
 
-def network(direction="bidirectional", lstm_layers=1, lstm_channels=None, dropout=0.0, dtype=torch.float64, deep=False):
+def network(
+    direction="bidirectional", lstm_layers=1, lstm_channels=None, dropout=0.0, dtype=torch.float64, deep=False, **more
+):
     """Return a small network with projections that are not zero."""
     torch.manual_seed(0)
-    made = make_network(1, 3, (4, 6, 8), STRIDES, KERNELS, lstm_channels, direction, lstm_layers, dropout, deep)
+    made = make_network(1, 3, (4, 6, 8), STRIDES, KERNELS, lstm_channels, direction, lstm_layers, dropout, deep, **more)
     return randomize_projections(made, 0.5).to(dtype)
 
 
@@ -75,6 +77,8 @@ def check_equal(ours: list[torch.Tensor], plain: list[torch.Tensor], **tolerance
         partial(network, lstm_layers=3, lstm_channels=[0, 2, 0]),
         partial(network, lstm_channels=0),
         partial(network, dropout=0.4, deep=True),
+        partial(network, blocks="residual"),
+        partial(network, lstm_channels=[0, 2, 3]),
     ],
     ids=[
         "forward",
@@ -84,6 +88,8 @@ def check_equal(ours: list[torch.Tensor], plain: list[torch.Tensor], **tolerance
         "three at one level",
         "frame-wise",
         "deep supervision, dropout",
+        "residual blocks",
+        "none at full resolution",
     ],
 )
 def test_any_cut_gives_the_loss_and_the_gradients_of_the_plain_step(make, memory):

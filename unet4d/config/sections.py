@@ -117,6 +117,9 @@ class ModelConfig:
     """Share of each level's channels that training drops, the same ones in all frames of a clip, 0 to below 1."""
     deep_supervision: bool = False
     """Train the decoder's lower levels, too, through heads of their own that prediction does without."""
+    blocks: Literal["plain", "residual"] = "plain"
+    """Blocks of the encoder. plain: two convolutions per level. residual: 1, 3, 4, then 6 residual blocks per
+    level, as in nnU-Net's ResEnc: two to three times the work, four times the weights."""
 
     def __post_init__(self) -> None:
         """Check every value."""

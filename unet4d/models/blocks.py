@@ -13,6 +13,10 @@ from unet4d.models.conv import Convolution
 from unet4d.models.convlstm import ConvLSTM3d, ConvLSTMState
 from unet4d.models.lstm_gates import CellState
 
+RESIDUAL_BLOCKS = (1, 3, 4, 6)
+"""Residual blocks of the first levels of an encoder; levels beyond have as many as the last of these."""
+_SLOPE = 0.01
+
 
 class InstanceNormLeakyReLU(nn.Module):
     """Instance norm (Ulyanov et al. 2016) with a scale and a shift per channel, then leaky ReLU in place.
@@ -30,7 +34,7 @@ class InstanceNormLeakyReLU(nn.Module):
         batch = len(x)
         scale, shift = self.weight.repeat(batch), self.bias.repeat(batch)
         normal = functional.batch_norm(x.reshape(1, -1, *x.shape[2:]), None, None, scale, shift, training=True)
-        return functional.leaky_relu_(normal, 0.01).view(x.shape)
+        return functional.leaky_relu_(normal, _SLOPE).view(x.shape)
 
 
 def conv_block(
@@ -43,6 +47,43 @@ def conv_block(
         convolution = Convolution(inputs, out_channels, kernel_size, step, bias=False)
         layers += [convolution, InstanceNormLeakyReLU(out_channels)]
     return nn.Sequential(*layers)
+
+
+class ResidualBlock(nn.Module):
+    """Two convolutions with instance norm, and a shortcut that is added before the second leaky ReLU (He et al. 2016).
+
+    As in ResEnc (Isensee et al. 2024, "nnU-Net Revisited") the shortcut takes the mean over a stride, and is projected where
+    channels change. The last norm's scale starts at zero (Goyal et al. 2017), so that a new block passes its shortcut on.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: Size, stride: Size = (1, 1, 1)):
+        super().__init__()
+        self.first = conv_block(in_channels, out_channels, kernel_size, stride, convolutions=1)
+        self.second = Convolution(out_channels, out_channels, kernel_size, bias=False)
+        self.norm = nn.InstanceNorm3d(out_channels, affine=True)
+        nn.init.zeros_(self.norm.weight)
+        self.shortcut = nn.Sequential()
+        if stride != (1, 1, 1):
+            self.shortcut.append(nn.AvgPool3d(stride, stride))
+        if in_channels != out_channels:
+            self.shortcut.append(Convolution(in_channels, out_channels, bias=False))
+            self.shortcut.append(nn.InstanceNorm3d(out_channels, affine=True))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return features (N, K, X', Y', Z') from `x` (N, C, X, Y, Z)."""
+        return functional.leaky_relu_(self.norm(self.second(self.first(x))) + self.shortcut(x), _SLOPE)
+
+
+def encoder_stage(
+    blocks: str, level: int, in_channels: int, out_channels: int, kernel_size: Size, stride: Size
+) -> nn.Sequential:
+    """Return the stage of an encoder at a level: a "plain" `conv_block`, or "residual" blocks, after a convolution at level 0."""
+    if blocks == "plain":
+        return conv_block(in_channels, out_channels, kernel_size, stride)
+    stem = () if level else conv_block(in_channels, out_channels, kernel_size, convolutions=1)
+    first = ResidualBlock(in_channels if level else out_channels, out_channels, kernel_size, stride)
+    more = RESIDUAL_BLOCKS[min(level, len(RESIDUAL_BLOCKS) - 1)] - 1
+    return nn.Sequential(*stem, first, *(ResidualBlock(out_channels, out_channels, kernel_size) for _ in range(more)))
 
 
 class UpBlock(nn.Module):

@@ -11,7 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 from unet4d.config import ResolvedModelConfig
 from unet4d.errors import InputError
-from unet4d.models.blocks import ResidualConvLSTM, UpBlock, conv_block
+from unet4d.models.blocks import ResidualConvLSTM, UpBlock, encoder_stage
 from unet4d.models.conv import Convolution
 from unet4d.models.lstm_gates import CellState
 from unet4d.models.scan import Keep
@@ -36,9 +36,9 @@ class CLSTMUNet(nn.Module):
     bottleneck (Shi et al. 2015; Arbelle & Riklin Raviv 2019) are all that couples frames. Any T works.
 
     Args:
-        config: levels, strides, kernels, ConvLSTMs, dropout (whole channels, Tompson et al. 2015; the same ones in all frames of a
-            clip, Gal & Ghahramani 2016) and deep supervision: a head for every level of the decoder below full resolution, for
-            training alone (Lee et al. 2015, arXiv:1409.5185; Isensee et al. 2021).
+        config: levels, strides, kernels, blocks, ConvLSTMs, dropout (whole channels, Tompson et al. 2015; the same ones in all
+            frames of a clip, Gal & Ghahramani 2016) and deep supervision: a head for every level of the decoder below full
+            resolution, for training alone (Lee et al. 2015, arXiv:1409.5185; Isensee et al. 2021).
         in_channels: channels C of a frame.
         out_channels: classes K, background included.
     """
@@ -51,10 +51,8 @@ class CLSTMUNet(nn.Module):
         self.dropout, self.checkpoint_stages = config.dropout, False
         self.total_stride = total_stride(strides)
         self.encoder = nn.ModuleList(
-            conv_block(
-                in_channels if i == 0 else channels[i - 1], channels[i], kernels[i], strides[i - 1] if i else (1, 1, 1)
-            )
-            for i in range(levels)
+            encoder_stage(config.blocks, i, before, channels[i], kernels[i], stride)
+            for i, (before, stride) in enumerate(zip([in_channels, *channels], [(1, 1, 1), *strides], strict=False))
         )
         self.decoder = nn.ModuleList(
             UpBlock(channels[i + 1], channels[i], kernels[i], strides[i]) for i in range(levels - 1)
@@ -288,7 +286,7 @@ class CLSTMUNet(nn.Module):
         if missing or extra or other:
             raise InputError(
                 f"the weights are {fault}: missing {missing[:3]}, extra {extra[:3]}, of another shape {other[:3]}; build both "
-                "with the same channels, strides and kernels"
+                "with the same channels, strides, kernels and blocks"
             )
         self.load_state_dict({name: weights[name] for name in shared}, strict=False)
 
