@@ -366,6 +366,19 @@ def test_unlabelled_frames_of_a_frame_wise_network_are_not_counted():
     assert long.peak_bytes - short.peak_bytes <= image_and_label_bytes
 
 
+def test_compared_frames_are_counted_as_decoded_beside_the_labelled_ones():
+    framewise = resolve_model_plainly(dataclasses.replace(MODEL, lstm_channels=0))
+    plain = dataclasses.replace(config("fp32", chunk_frames=0), model=framewise)
+    plain = dataclasses.replace(plain, data=dataclasses.replace(plain.data, frames=8))
+    consistent = dataclasses.replace(plain, train=dataclasses.replace(plain.train, consistency_weight=1.0))
+    one, four, compared = (
+        count_step_cost(given, 1, CLASSES, labelled) for given, labelled in ((plain, 1), (plain, 4), (consistent, 1))
+    )
+    assert compared.flops == four.flops
+    assert one.peak_bytes < compared.peak_bytes
+    assert compared.peak_bytes == pytest.approx(four.peak_bytes, rel=0.02)
+
+
 def test_of_several_batches_the_gradients_are_held_and_the_work_adds_up():
     plain = config("bf16", chunk_frames=0)
     several = dataclasses.replace(plain, train=dataclasses.replace(plain.train, accumulate_batches=3))

@@ -340,6 +340,43 @@ def test_a_patch_of_two_voxels_lies_around_its_foreground():
     assert all(bool(small[n].label[small[n].labelled][0, 1, 1, 1]) for n in range(10))
 
 
+# compared frames
+
+
+def compared_clips(
+    frames: int = 8, compared: int = 3, cyclic: bool = True, **options
+) -> tuple[ClipDataset, ClipDataset]:
+    """Return the same dataset without and with frames that are compared."""
+    config = DataConfig(patch_size=PATCH, frames=frames, foreground_fraction=0.0, augmentation="off", **options)
+    return tuple(ClipDataset([dated()], config, cyclic, 0, (), most) for most in (0, compared))
+
+
+@pytest.mark.parametrize("cyclic", [False, True])
+def test_compared_frames_are_evenly_spaced_neighbors_anywhere_in_a_clip_that_is_the_same_without(unaugmented, cyclic):
+    options = {"time_augmentation": "strong", "max_frame_stride": 2}
+    without, made = compared_clips(cyclic=cyclic, **options)
+    firsts, steps = set(), set()
+    for number in range(40):
+        clip = made[number]
+        assert same(clip, without[number])
+        assert not without[number].compared.any()
+        frames, chosen = frames_of(clip), np.flatnonzero(clip.compared).tolist()
+        if chosen:
+            first = chosen[0]
+            assert chosen == [first, first + 1, first + 2]
+            a, b, c = (frames[t] for t in chosen)
+            assert (b - a) % 20 == (c - b) % 20 != 0
+            firsts.add(first)
+            steps.add((b - a) % 20)
+    assert firsts == set(range(6))
+    assert len(steps) > 2
+
+
+def test_no_more_frames_are_compared_than_a_clip_has():
+    _, made = compared_clips(frames=4, compared=9)
+    assert made[0].compared.tolist() == [True] * 4
+
+
 # determinism
 
 

@@ -15,10 +15,12 @@ from unet4d.config import DataConfig
 from unet4d.errors import InputError
 from unet4d.pipeline.clip_frames import (
     TIME_PRESETS,
+    ClipFrames,
     ClipPosition,
     TemporalWarp,
     clip_frames,
     clip_positions,
+    even_runs,
     most_labelled_frames,
     stratified_item,
 )
@@ -92,6 +94,25 @@ def timings(draw, frames: int) -> TemporalWarp:
 )
 def test_clips_equal_the_drawing(anchor, position, frames, study_frames, cyclic, timing, wanted):
     assert drawn_by_hand(clip_frames(anchor, position, frames, study_frames, cyclic, timing)) == wanted
+
+
+@pytest.mark.parametrize(
+    ("shown", "length", "study_frames", "wanted"),
+    [
+        ("3 5 7 8 9 9", 3, 12, [0, 2]),
+        ("3 5 7 8 9 9", 2, 12, [0, 1, 2, 3]),
+        ("3 4 5 6", 4, 12, [0]),
+        ("4 5 0 1", 3, 6, [0, 1]),  # over the end of a loop
+        ("1 0 5 4", 3, 6, [0, 1]),  # backwards
+        ("0- 0 1 2 2-", 3, 3, [1]),
+        ("0 0 0", 3, 1, []),
+        ("0 2 3 5", 3, 9, []),
+    ],
+)
+def test_runs_of_evenly_spaced_frames_equal_the_drawing(shown, length, study_frames, wanted):
+    frames = np.array([int(frame.rstrip("-")) for frame in shown.split()])
+    padding = np.array([frame.endswith("-") for frame in shown.split()])
+    assert even_runs(ClipFrames(frames, padding), length, study_frames) == wanted
 
 
 @settings(max_examples=300, deadline=None)

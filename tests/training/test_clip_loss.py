@@ -20,10 +20,11 @@ from unet4d.models.memory_trace import peak_bytes
 from unet4d.pipeline.cache import CachedStudy
 from unet4d.pipeline.clip_dataset import ClipDataset, collate
 from unet4d.system.distributed import ProcessGroup
-from unet4d.training.loss import ClipLoss, LabelledFramesLoss
+from unet4d.training.loss import AreaJitter, ClipLoss, LabelledFramesLoss
 
 STRIDES, KERNELS = [(2, 2, 1), (2, 2, 2)], [(3, 3, 1), (3, 3, 3), (3, 3, 3)]
 FRAMES, GRID = 7, (8, 8, 4)
+COMPARED = [[False] * 4 + [True] * 3, [True] * 4 + [False] * 3]
 LABELLED = [[True, False, False, False, True, False, False], [False] * 5 + [True, False]]
 CUTS = [
     RecomputeConfig(1),
@@ -51,12 +52,13 @@ def clip(dtype=torch.float64) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.randn(2, FRAMES, 1, *GRID, dtype=dtype), label
 
 
-def loss_and_gradients(made, memory, image, label, labelled=LABELLED) -> list[torch.Tensor]:
-    """Return the loss, the image's gradient, and that of every weight."""
+def loss_and_gradients(made, memory, image, label, labelled=LABELLED, consistency=0.0) -> list[torch.Tensor]:
+    """Return the loss, the image's gradient, and that of every weight; with a weight of `consistency`, areas are compared."""
     torch.manual_seed(2)  # the same channels dropped every time
     made.zero_grad()
     image = image.clone().requires_grad_()
-    loss = ClipLoss(made, memory)(image, label, labelled, made.sample_dropout(len(image)))
+    clip_loss = ClipLoss(made, memory, consistency_weight=consistency)
+    loss = clip_loss(image, label, labelled, made.sample_dropout(len(image)), COMPARED)
     loss.backward()
     return [loss.detach(), image.grad, *(weight.grad for weight in made.parameters())]
 
@@ -145,18 +147,59 @@ def test_deep_supervision_teaches_every_head():
 def test_a_part_of_a_batch_with_the_sums_of_the_rest_has_the_loss_of_all(deep):
     made, (image, label) = network(deep=deep), clip()
     parts = [slice(0, 1), slice(1, 2)]
-    sums: list[torch.Tensor] = []
+    sums: list[list[torch.Tensor]] = [[], []]
 
-    def noted(own: torch.Tensor) -> torch.Tensor:
-        sums.append(own)
-        return own
+    def loss_of(part: slice, total: Callable[[torch.Tensor], torch.Tensor] | None = None) -> torch.Tensor:
+        clip_loss = ClipLoss(made, RecomputeConfig(2), total, consistency_weight=2.0)
+        return clip_loss(image[part], label[part], LABELLED[part], compared=COMPARED[part])
 
-    for part in parts:
-        ClipLoss(made, RecomputeConfig(2), noted)(image[part], label[part], LABELLED[part])
-    whole = ClipLoss(made, RecomputeConfig(0))(image, label, LABELLED)
-    for part, other in zip(parts, reversed(sums), strict=True):
-        loss = ClipLoss(made, RecomputeConfig(0), lambda own, other=other: own + other)
-        torch.testing.assert_close(loss(image[part], label[part], LABELLED[part]), whole)
+    for part, noted in zip(parts, sums, strict=True):
+        loss_of(part, lambda own, noted=noted: noted.append(own) or own)
+    whole = loss_of(slice(0, 2))
+    for part, others in zip(parts, map(iter, reversed(sums)), strict=True):
+        torch.testing.assert_close(loss_of(part, lambda own, others=others: own + next(others)), whole)
+
+
+def consistency_oracle(made, image, label) -> torch.Tensor:
+    """Return the loss of labelled frames plus five times the jitter, from the logits of all frames."""
+    logits = made(image)
+    areas = AreaJitter.areas(logits.flatten(0, 1)).unflatten(0, logits.shape[:2])
+    jitter = AreaJitter.from_sums(AreaJitter.sums(areas, COMPARED))
+    assert jitter > 1e-6
+    return LabelledFramesLoss()(logits, label, torch.tensor(LABELLED)) + 5 * jitter
+
+
+@pytest.mark.parametrize("memory", [RecomputeConfig(0), RecomputeConfig(1), RecomputeConfig(2, 2)], ids=str)
+@pytest.mark.parametrize("make", [network, partial(network, lstm_channels=0)], ids=["recurrent", "frame-wise"])
+def test_any_cut_gives_the_jitter_of_the_whole_clip(make, memory):
+    made, (image, label) = make(), clip()
+    given = image.clone().requires_grad_()
+    wanted = consistency_oracle(made, given, label)
+    gradients = torch.autograd.grad(wanted, [given, *made.parameters()])
+    check_equal(loss_and_gradients(made, memory, image, label, consistency=5.0), [wanted.detach(), *gradients])
+
+
+def test_without_its_weight_areas_are_not_compared_to_the_bit():
+    made, given = network(dtype=torch.float32), clip(torch.float32)
+    decoded = []
+    made.head.register_forward_pre_hook(lambda _, inputs: decoded.append(len(inputs[0])))
+    off = loss_and_gradients(made, RecomputeConfig(0), *given)
+    assert decoded == [3]
+    loss = ClipLoss(made, RecomputeConfig(0))(*given, LABELLED)
+    made.zero_grad()
+    loss.backward()
+    assert all(map(torch.equal, [off[0], *off[2:]], [loss.detach(), *(weight.grad for weight in made.parameters())]))
+
+
+@pytest.mark.parametrize("memory", [RecomputeConfig(0), RecomputeConfig(2)], ids=str)
+def test_of_a_frame_wise_network_unlabelled_frames_learn_where_they_are_compared_and_nowhere_else(memory):
+    made, (image, label) = network(lstm_channels=0), clip()
+    reached = [
+        loss_and_gradients(made, memory, image, label, consistency=weight)[1].flatten(2).any(2).tolist()
+        for weight in (0.0, 1.0)
+    ]
+    assert reached[0] == LABELLED
+    assert reached[1] == [[a or b for a, b in zip(*rows, strict=True)] for rows in zip(LABELLED, COMPARED, strict=True)]
 
 
 def test_a_real_augmented_batch_gives_the_same_too():

@@ -230,12 +230,12 @@ def test_a_damaged_checkpoint_costs_what_came_after_the_one_before(phantom, conf
     check_same(run, uninterrupted)
 
 
-def test_dropout_accumulation_and_averages_resume_to_the_bit(phantom, config, tmp_path):
+def test_dropout_accumulation_averages_and_consistency_resume_to_the_bit(phantom, config, tmp_path):
     """Everything that a run carries, and several workers."""
     full = replace(
         config,
         model=replace(config.model, dropout=0.25, deep_supervision=True),
-        train=replace(config.train, accumulate_batches=2, ema_decay=0.9),
+        train=replace(config.train, accumulate_batches=2, ema_decay=0.9, consistency_weight=1.0),
         data=replace(config.data, num_workers=1),
     )
     train(phantom, tmp_path / "whole", full, "cpu")

@@ -6,6 +6,7 @@ import errno
 import json
 import re
 import shutil
+from dataclasses import replace
 
 import nibabel as nib
 import numpy as np
@@ -100,6 +101,14 @@ def test_one_seed_gives_the_same_weights_whatever_the_workers(trained, phantom, 
 
 
 @pytest.mark.usefixtures("plain_picture")
+def test_clips_too_short_to_compare_areas_are_refused(phantom, tiny, tmp_path):
+    config = tiny(consistency_weight=2.0)
+    short = replace(config, data=replace(config.data, frames=2))
+    with pytest.raises(InputError, match=r"consistency_weight 2 for clips of 2 frames, expected 3 frames or more"):
+        train(phantom, tmp_path / "run", short, "cpu")
+    assert not (tmp_path / "run").exists()
+
+
 def test_another_seed_gives_other_weights(trained, phantom, tiny, tmp_path):
     train(phantom, tmp_path / "run", tiny(seed=1, epochs=1), "cpu")
     assert not same(weights_of(tmp_path / "run"), weights_of(trained))

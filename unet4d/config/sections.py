@@ -199,9 +199,14 @@ class TrainConfig:
     ema_decay: float = 0.0
     """Decay of the moving average of the weights that is validated and kept to predict with, 0 to below 1; 0: the weights as they
     are."""
+    consistency_weight: float = 0.0
+    """Weight of a loss that unlabelled frames have, too: the jitter of each structure's area in a slice over neighboring frames,
+    relative to the area and squared. 0: none."""
+    consistency_frames: int = 3
+    """Neighboring frames of each clip, 3 or more, that are decoded to compare their areas, drawn anew for each clip."""
     init_from: str | None = None
-    """Run folder or checkpoint with the weights to begin with: those of the frame-wise baseline, or of the same network. Unset:
-    random ones."""
+    """Run folder or checkpoint with the weights to begin with: those of the frame-wise baseline, or of the same network. Outputs
+    follow the names of the classes; those of a class that it does not know begin at random. Unset: random weights."""
     mlflow: str | None = None
     """Name of the MLflow experiment to log to, at MLFLOW_TRACKING_URI or else in the run; needs mlflow. Unset: none."""
 
@@ -211,6 +216,7 @@ class TrainConfig:
         counts = ("epochs", "steps_per_epoch", "batch_size", "accumulate_batches", "validate_every")
         check_ranges(self, "train", dict.fromkeys(counts, (1, MOST)))
         check_ranges(self, "train", {"weight_decay": (0, 1000), "gradient_clip": (0, 1e30)})
+        check_ranges(self, "train", {"consistency_weight": (0, MOST), "consistency_frames": (3, MOST)})
         check_ranges(self, "train", {"warmup_steps": (0, MOST**2), "skip_limit": (0, MOST**2)})
         rate = self.learning_rate
         require(0 < rate <= 1000, "train.learning_rate", rate, "a number above 0, at most 1000")

@@ -16,7 +16,15 @@ from unet4d.images.grid import is_thick
 from unet4d.pipeline.augmentation.compose import Augmentation
 from unet4d.pipeline.augmentation.presets import TIME_PRESETS
 from unet4d.pipeline.cache import CachedStudy
-from unet4d.pipeline.clip_frames import ClipPosition, TemporalWarp, clip_frames, clip_positions, stratified_item
+from unet4d.pipeline.clip_frames import (
+    ClipFrames,
+    ClipPosition,
+    TemporalWarp,
+    clip_frames,
+    clip_positions,
+    even_runs,
+    stratified_item,
+)
 from unet4d.pipeline.resources import one_torch_thread
 from unet4d.system.signals import ignore_stop_signals
 
@@ -25,12 +33,13 @@ PREFETCH_BATCHES = 2
 
 
 class Clip(NamedTuple):
-    """One training sample: image (T, C, X, Y, Z), label (T, X, Y, Z), labelled (T,) and the case's name; see `Batch`."""
+    """One training sample: image (T, C, X, Y, Z), label (T, X, Y, Z), labelled and compared (T,), the case's name; see `Batch`."""
 
     image: Tensor
     label: Tensor
     labelled: Tensor
     case: str
+    compared: Tensor
 
 
 class Batch(NamedTuple):
@@ -39,14 +48,16 @@ class Batch(NamedTuple):
     Attributes:
         image: (B, T, C, X, Y, Z) float32.
         label: (B, T, X, Y, Z) uint8 class indices; zero, and meaningless, on frames that are not labelled.
-        labelled: (B, T) bool, on the CPU: the frames that the loss sees.
+        labelled: (B, T) bool, on the CPU: the frames with a label for the loss.
         cases: the B cases' names; may be empty.
+        compared: (B, T) bool, on the CPU: evenly spaced neighbors, for the loss to compare their areas; None: none.
     """
 
     image: Tensor
     label: Tensor
     labelled: Tensor
     cases: tuple[str, ...] = ()
+    compared: Tensor | None = None
 
 
 def crop_padded(array: np.ndarray, frames: Sequence[int], start: Sequence[int], size: Sequence[int]) -> np.ndarray:
@@ -88,6 +99,7 @@ class ClipDataset(Dataset[Clip]):
         cyclic: whether the last frame leads into the first.
         seed: the run's seed.
         channel_kinds: the kind of each of the C channels, see images/channels.py; empty: all are signal.
+        compared_frames: neighboring frames of a clip that are flagged as compared; 0: none.
     """
 
     def __init__(
@@ -97,8 +109,10 @@ class ClipDataset(Dataset[Clip]):
         cyclic: bool,
         seed: int,
         channel_kinds: Sequence[str] = (),
+        compared_frames: int = 0,
     ):
         self.studies, self.config, self.cyclic, self.seed = list(studies), config, cyclic, seed
+        self.compared_frames = min(compared_frames, config.frames)
         kinds = channel_kinds or (SIGNAL,) * len(self.studies[0].image)
         self.frames, self.patch_size = config.frames, config.patch_size
         self._augmentations = {
@@ -111,7 +125,8 @@ class ClipDataset(Dataset[Clip]):
         study, row, (position, reverse) = self._anchor(number)
         timing = TemporalWarp.sample(rng, self.config, self.frames, reverse)
         anchor, study_frames = study.labelled_frames[row], study.image.shape[1]
-        frames, padding = clip_frames(anchor, position, self.frames, study_frames, self.cyclic, timing)
+        shown = clip_frames(anchor, position, self.frames, study_frames, self.cyclic, timing)
+        frames, padding = shown
         augmentation = self._augmentations[_can_tilt(study)]
         size = augmentation.crop_size
         start = [c - n // 2 for c, n in zip(self._patch_center(study, row, rng), size, strict=True)]
@@ -126,7 +141,8 @@ class ClipDataset(Dataset[Clip]):
         classes_of_all[labelled] = classes
         mask = torch.zeros(self.frames, dtype=torch.bool)
         mask[labelled] = True
-        return Clip(pixels.movedim(0, 1).contiguous(), classes_of_all, mask, study.case)
+        compared = self._compared(shown, study_frames, rng)  # drawn last, so that the clip is the same without
+        return Clip(pixels.movedim(0, 1).contiguous(), classes_of_all, mask, study.case, compared)
 
     def case(self, number: int) -> str:
         """Return the case of the clip of this number; nothing is read."""
@@ -142,6 +158,14 @@ class ClipDataset(Dataset[Clip]):
         positions = clip_positions(anchor, self.frames, study_frames, self.cyclic, both_ways)
         _, chosen = stratified_item(turn, len(positions), [self.seed, 3, index, row])
         return study, row, positions[chosen]
+
+    def _compared(self, shown: ClipFrames, study_frames: int, rng: np.random.Generator) -> Tensor:
+        """Return a random run of evenly spaced frames of a clip as a mask (T,); empty where there is none, or none is asked for."""
+        mask = torch.zeros(self.frames, dtype=torch.bool)
+        if self.compared_frames and (runs := even_runs(shown, self.compared_frames, study_frames)):
+            first = rng.choice(runs)
+            mask[first : first + self.compared_frames] = True
+        return mask
 
     def _patch_center(self, study: CachedStudy, row: int, rng: np.random.Generator) -> list[int]:
         """Return a random patch center: a foreground voxel of a random class of this labelled frame, or any voxel.
@@ -173,8 +197,9 @@ def _center_range(full: int, size: int) -> range:
 
 def collate(clips: Sequence[Clip]) -> Batch:
     """Stack clips into a batch; a worker stacks them in shared memory, where the main process sees them."""
-    images, labels, labelled, cases = (list(values) for values in zip(*clips, strict=True))
-    return Batch(default_collate(images), default_collate(labels), default_collate(labelled), tuple(cases))
+    images, labels, labelled, cases, compared = (list(values) for values in zip(*clips, strict=True))
+    image, label = default_collate(images), default_collate(labels)
+    return Batch(image, label, default_collate(labelled), tuple(cases), default_collate(compared))
 
 
 def clip_loader(

@@ -96,6 +96,20 @@ def clip_frames(
     return ClipFrames(inside, inside != wanted)
 
 
+def even_runs(clip: ClipFrames, length: int, study_frames: int) -> list[int]:
+    """Return the first frame of every run of `length` frames that are evenly spaced in the study; none holds padding.
+
+    frames 3 5 7 8 9 9    runs of 3 start at 0 and 2: a step of 2 is followed by 2, and 1 by 1; a repeated frame has no step
+    """
+    steps = np.diff(clip.frames) % study_frames  # of a loop, over its end as anywhere else
+    found = []
+    for first in range(len(clip.frames) - length + 1):
+        own = steps[first : first + length - 1]
+        if own[0] and (own == own[0]).all() and not clip.padding[first : first + length].any():
+            found.append(first)
+    return found
+
+
 class ClipPosition(NamedTuple):
     """The position of the anchor in a clip, and whether the clip runs backwards."""
 

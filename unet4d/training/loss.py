@@ -1,8 +1,9 @@
-"""Dice + cross-entropy on the labelled frames only, from sums that add up over the chunks of frames that a clip is computed in."""
+"""Dice + cross-entropy of labelled frames, and jitter of areas over neighboring ones, for clips computed in chunks of frames."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,8 @@ from unet4d.errors import InputError
 from unet4d.models.chunked import ChunkedRecurrence, Lengths, recompute
 from unet4d.models.clstm_unet import CLSTMUNet, DropoutFactors, NetworkState
 
+Flags = Sequence[Sequence[bool]]
+"""B lists of T; lists, so that no device has to be waited for."""
 _SMOOTHING = 1e-5
 """Keeps the Dice of a class that is neither predicted nor present at 1; as in MONAI's DiceLoss."""
 
@@ -67,10 +70,57 @@ class LabelledFramesLoss(nn.Module):
         return (1 - dice[1:]).mean() + surprise.sum() / true.sum()
 
 
+class AreaJitter:
+    """The jitter of each structure's area in each slice over evenly spaced neighboring frames; it needs no label.
+
+    The second difference A[t+1] - 2 A[t] + A[t-1] of the area, squared and summed, over the sum of squared areas: the square of
+    `metrics.volume_curves.roughness` (Painchaud et al., IEEE TMI 2022) for probabilities, mean over the structures. The motion of a
+    heart bends the curves of all its slices alike and a faulty frame those of some, so slices tell them apart better than volumes.
+
+    An area is a sum over one frame, so areas of chunks are those of the clip. The gradient does not flow through the squared areas,
+    because growth is no cure.
+    """
+
+    @staticmethod
+    def areas(logits: Tensor) -> Tensor:
+        """Return the area in voxels of each class in each slice (N, K, Z), float32 or wider, of logits (N, K, X, Y, Z)."""
+        return logits.to(torch.promote_types(logits.dtype, torch.float32)).softmax(1).sum((2, 3))
+
+    @staticmethod
+    def sums(areas: Tensor, compared: Flags) -> Tensor:
+        """Return the sums (2, K) from which the jitter is computed, of areas (B, T, K, Z); they add up over clips.
+
+        Per class: the squared second differences, and the squared areas in their middle, each one voxel at least. Three
+        neighbors in a row are compared where all of them are flagged.
+        """
+        triples = [[all(row[t : t + 3]) for t in range(len(row) - 2)] for row in compared]
+        chosen = torch.tensor(triples).to(areas.device, non_blocking=True)[..., None, None]
+        jitter, middle = areas.diff(n=2, dim=1) ** 2, areas[:, 1:-1].clamp(min=1) ** 2
+        return torch.stack([part.where(chosen, 0).sum((0, 1, 3)) for part in (jitter, middle)])
+
+    @staticmethod
+    def from_sums(sums: Tensor) -> Tensor:
+        """Return the jitter, a scalar, from the total of `sums` (2, K); 0 where no frames were compared."""
+        jitter, middle = sums
+        return (jitter / middle.detach().clamp(min=1))[1:].mean()
+
+
 def level_weights(levels: int) -> list[float]:
     """Return the weight of each level's loss, from full resolution down: half of the one above, 1 in all (Isensee et al. 2021)."""
     halved = [0.5**level for level in range(levels)]
     return [weight / sum(halved) for weight in halved]
+
+
+class _ClipSums(NamedTuple):
+    """Sums over a clip, or over a chunk of its frames, from which the loss is computed.
+
+    Attributes:
+        sums: those of `LabelledFramesLoss` of every level (levels, 4, K).
+        areas: those of `AreaJitter` (B, T, K, Z), 0 in frames that are not decoded; without a `consistency_weight` of no slices.
+    """
+
+    sums: Tensor
+    areas: Tensor
 
 
 class ClipLoss(nn.Module):
@@ -79,8 +129,8 @@ class ClipLoss(nn.Module):
     Each chunk of frames is a gradient checkpoint (Chen et al. 2016, arXiv:1604.06174; through time Gruslys et al. 2016,
     arXiv:1606.03401): the image and the states at its border are kept, its inside is recomputed. With E, D and R for the work
     of encoder, decoder and one direction of recurrence, a step costs 3 (E + D + R) at once and 4 (E + D + R) in chunks; when
-    bidirectional 3 (E + D + 2 R) and 8 E + 4 D + 12 R, since the pass backward in time runs the encoder, too. Unlabelled frames
-    are not decoded; a frame-wise network, in which they reach no other frame, does not encode them either.
+    bidirectional 3 (E + D + 2 R) and 8 E + 4 D + 12 R, since the pass backward in time runs the encoder, too. Frames that are
+    neither labelled nor compared are not decoded; a frame-wise network, in which they reach no other frame, does not encode them.
 
     With deep supervision it is the weighted mean of the losses of all levels with a head. The truth of a level is every voxel of
     the label that stands for one of its voxels; see `CLSTMUNet.level_logits`.
@@ -89,12 +139,23 @@ class ClipLoss(nn.Module):
         network: trained through this loss.
         schedule: how the frames are split, `chunk_frames` 0 for all at once, and what is recomputed; results do not depend on it.
         total: from the sums of the loss over these clips to those over all clips of the batch, where other processes have the rest.
+        consistency_weight: of the jitter of areas in the loss; 0: none.
     """
 
-    def __init__(self, network: CLSTMUNet, schedule: RecomputeConfig, total: Callable[[Tensor], Tensor] | None = None):
+    def __init__(
+        self,
+        network: CLSTMUNet,
+        schedule: RecomputeConfig,
+        total: Callable[[Tensor], Tensor] | None = None,
+        consistency_weight: float = 0.0,
+    ):
         super().__init__()
         self.network, self.loss, self.recurrence = network, LabelledFramesLoss(), ChunkedRecurrence(network)
-        self.total = total
+        self.total, self.jitter, self.consistency_weight = (
+            total or (lambda sums: sums),
+            AreaJitter(),
+            consistency_weight,
+        )
         self.set_recompute(schedule)
 
     def set_recompute(self, schedule: RecomputeConfig) -> None:
@@ -105,56 +166,92 @@ class ClipLoss(nn.Module):
         self.network.set_recompute(schedule.stages, schedule.lstm)
 
     def forward(
-        self, image: Tensor, label: Tensor, labelled: Sequence[Sequence[bool]], dropout: DropoutFactors | None = None
+        self,
+        image: Tensor,
+        label: Tensor,
+        labelled: Flags,
+        dropout: DropoutFactors | None = None,
+        compared: Flags | None = None,
     ) -> Tensor:
         """Return the loss, a scalar.
 
         Args:
             image: (B, T, C, X, Y, Z).
             label: (B, T, X, Y, Z) class indices of any integer type.
-            labelled: B lists of T, at least one True; a list, so that no device has to be waited for.
+            labelled: at least one True.
             dropout: factors of the channels, see `CLSTMUNet.sample_dropout`; None drops none.
+            compared: frames to compare the areas of; needed with a `consistency_weight`, else ignored.
         """
         if not any(any(row) for row in labelled):
             raise InputError("got a batch in which no frame is labelled, expected one or more to train on")
         dropout = None if dropout is None else [factor.to(image.device, non_blocking=True) for factor in dropout]
         lengths = tuple(length for length in self.lengths if length < image.shape[1])
         start: NetworkState = [None] * self.network.num_cells
-        sums, _ = self._sums(image, label, labelled, start, dropout, lengths)
-        levels = sums if self.total is None else self.total(sums)
+        decoded = labelled
+        if self.consistency_weight:
+            assert compared is not None
+            decoded = [[any(pair) for pair in zip(*rows, strict=True)] for rows in zip(labelled, compared, strict=True)]
+        found, _ = self._sums(image, label, (labelled, decoded), start, dropout, lengths)
+        levels = self.total(found.sums)
         weights = level_weights(len(levels))
-        return torch.stack([w * self.loss.from_sums(level) for w, level in zip(weights, levels, strict=True)]).sum()
+        loss = torch.stack([w * self.loss.from_sums(level) for w, level in zip(weights, levels, strict=True)]).sum()
+        if compared is None or not self.consistency_weight:
+            return loss
+        return loss + self.consistency_weight * self.jitter.from_sums(
+            self.total(self.jitter.sums(found.areas, compared))
+        )
 
     def _sums(
         self,
         image: Tensor,
         label: Tensor,
-        labelled: Sequence[Sequence[bool]],
+        flags: tuple[Flags, Flags],
         start: NetworkState,
         dropout: DropoutFactors | None,
         lengths: Lengths,
-    ) -> tuple[Tensor, NetworkState]:
-        """Return the sums of the loss over these frames, split to these lengths, (levels, 4, K), and the state after them."""
+    ) -> tuple[_ClipSums, NetworkState]:
+        """Return the sums of the loss over these frames, and the state after them.
 
-        def sums_of_chunk(chunk: slice, state: NetworkState) -> tuple[Tensor, NetworkState]:
-            rows = [row[chunk] for row in labelled]
+        Args:
+            image, label, dropout: as in `forward`.
+            flags: of the frames that are labelled, and of those that are decoded, as `labelled` in `forward`.
+            start: the state before them.
+            lengths: how they are split.
+        """
+
+        def sums_of_chunk(chunk: slice, state: NetworkState) -> tuple[_ClipSums, NetworkState]:
+            rows = tuple([row[chunk] for row in of_clips] for of_clips in flags)
             return recompute(self._sums, image[:, chunk], label[:, chunk], rows, state, dropout, lengths[1:])
 
         if lengths and image.shape[1] > lengths[0]:
             chunks, after = self.recurrence.run_chunks(image, start, lengths, sums_of_chunk, dropout)
-            return torch.stack(chunks).sum(0), after
-        strides = self.network.head_strides
-        places = [i for i, is_labelled in enumerate(flag for row in labelled for flag in row) if is_labelled]
-        if not places:
-            dtype = torch.promote_types(image.dtype, torch.float32)
-            sums = image.new_zeros((len(strides), 4, self.network.out_channels), dtype=dtype)
-            return sums, self.recurrence.skip(image, start, dropout)
-        frames, truth = None, label.flatten(0, 1)
-        if len(places) < len(truth):
-            frames = torch.tensor(places).to(image.device, non_blocking=True)
-            truth = truth.index_select(0, frames)
-        levels, after = self.network.level_logits(image, start, frames, dropout, deep_supervision=True)
+            sums, areas = zip(*chunks, strict=True)
+            return _ClipSums(torch.stack(sums).sum(0), torch.cat(areas, 1)), after
+        labelled, decoded = ([flag for row in rows for flag in row] for rows in flags)
+        strides, dtype = self.network.head_strides, torch.promote_types(image.dtype, torch.float32)
+        shape = len(decoded), self.network.out_channels, image.shape[-1] if self.consistency_weight else 0
+        found = image.new_zeros(shape, dtype=dtype)
+        if not any(decoded):
+            none = image.new_zeros((len(strides), 4, self.network.out_channels), dtype=dtype)
+            return _ClipSums(none, found.unflatten(0, image.shape[:2])), self.recurrence.skip(image, start, dropout)
+        frames, truth = _places(decoded, image.device), _select(label.flatten(0, 1), labelled)
+        selected = None if all(decoded) else frames
+        levels, after = self.network.level_logits(image, start, selected, dropout, deep_supervision=True)
+        taught = [flag for flag, is_decoded in zip(labelled, decoded, strict=True) if is_decoded]
         sums_of_levels = [
-            self.loss.sums(logits, truth[:, ::x, ::y, ::z]) for logits, (x, y, z) in zip(levels, strides, strict=True)
+            self.loss.sums(_select(logits, taught), truth[:, ::x, ::y, ::z])
+            for logits, (x, y, z) in zip(levels, strides, strict=True)
         ]
-        return torch.stack(sums_of_levels), after
+        if self.consistency_weight:
+            found = found.index_copy(0, frames, self.jitter.areas(levels[0]))
+        return _ClipSums(torch.stack(sums_of_levels), found.unflatten(0, image.shape[:2])), after
+
+
+def _select(frames: Tensor, flags: Sequence[bool]) -> Tensor:
+    """Return the flagged frames of a tensor (N, ...); itself where all are."""
+    return frames if all(flags) else frames.index_select(0, _places(flags, frames.device))
+
+
+def _places(flags: Sequence[bool], device: torch.device) -> Tensor:
+    """Return the indices of the flags that are set, on a device, which is not waited for."""
+    return torch.tensor([i for i, flag in enumerate(flags) if flag], dtype=torch.long).to(device, non_blocking=True)

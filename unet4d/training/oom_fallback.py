@@ -84,12 +84,13 @@ class OomFallback:
         return is_known and batches[0].image.shape[1] == self.frames
 
     def _shapes(self, batches: Sequence[Batch]) -> Iterator[tuple[int, ...]]:
-        """Yield the shapes that convolutions get: those of clips, with the number of labelled frames of each chunk."""
+        """Yield the shapes that convolutions get: those of clips, with the number of decoded frames of each chunk."""
         for batch in batches:
             frames = batch.image.shape[1]
             length = self.recompute.chunk_frames or frames
+            decoded = batch.labelled if batch.compared is None else batch.labelled | batch.compared
             for first in range(0, frames, length):
-                yield (*batch.image.shape, length, int(batch.labelled[:, first : first + length].sum()))
+                yield (*batch.image.shape, length, int(decoded[:, first : first + length].sum()))
 
     def _measure(self, planned: PlannedStep) -> None:
         """Note the peak of the last step; report the highest of `MEASURED_STEPS` beside the plan."""

@@ -44,7 +44,8 @@ class TrainingStep:
         self.network, self.config, self.device, self.ranks = network, config.train, device, ranks
         self.seed, self.precision = config.seed, config.train.precision
         self.recompute = replace(config.recompute, chunk_frames=config.recompute.chunk_frames or 0)
-        self.clip_loss = ClipLoss(network, self.recompute, ranks.total if ranks.size > 1 else None)
+        total = ranks.total if ranks.size > 1 else None
+        self.clip_loss = ClipLoss(network, self.recompute, total, config.train.consistency_weight)
         self.loss = (
             self.clip_loss if ranks.size == 1 else DistributedDataParallel(self.clip_loss, gradient_as_bucket_view=True)
         )
@@ -71,8 +72,9 @@ class TrainingStep:
                 dropout = self._sample_dropout(step * len(batches) + place)
                 with contextlib.nullcontext() if is_last else self._without_exchange():
                     image, label = (tensor.to(self.device, non_blocking=True) for tensor in (batch.image, batch.label))
+                    compared = None if batch.compared is None else batch.compared.tolist()
                     with autocast(self.device, self.precision):
-                        loss = self.loss(image, label, batch.labelled.tolist(), dropout)
+                        loss = self.loss(image, label, batch.labelled.tolist(), dropout, compared)
                     # A loss that is not finite makes its gradient so. Processes average their gradients, which are to be summed.
                     factor = (1 + 0 * loss.detach()) * (self.ranks.size / len(batches))
                     self.scaler.scale(loss * factor).backward()

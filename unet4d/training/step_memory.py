@@ -128,7 +128,15 @@ def count_step_cost(config: ResolvedConfig, in_channels: int, out_channels: int,
         # bf16 has the same size, and no loss scaler, which looks at values.
         config = dataclasses.replace(config, train=dataclasses.replace(config.train, precision="bf16"))
     batch, frames, patch = config.train.batch_size, config.data.frames, config.data.patch_size
-    labelled = (torch.arange(frames) >= frames - labelled_frames).expand(batch, frames)  # read, so not fake
+    # These are read, so they are not fake.
+    labelled = (torch.arange(frames) >= frames - labelled_frames).expand(batch, frames)
+    compared = None
+    if (
+        config.train.consistency_weight
+    ):  # before the labelled ones: no more frames can be decoded in a clip, or in a chunk
+        first = max(0, frames - labelled_frames - config.train.consistency_frames)
+        compared = torch.zeros(batch, frames, dtype=torch.bool)
+        compared[:, first : first + config.train.consistency_frames] = True
     with FakeTensorMode(), MemoryTrace() as trace:
         network = CLSTMUNet(config.model, in_channels, out_channels).train()
         step = TrainingStep(network, config, torch.device("cpu"))
@@ -138,7 +146,7 @@ def count_step_cost(config: ResolvedConfig, in_channels: int, out_channels: int,
         # The weights of a `WeightAverage`.
         _average = [weight.detach().clone() for weight in network.parameters() if config.train.ema_decay]
         # From the second batch on, gradients are there while activations are.
-        batches = [Batch(image, label, labelled)] * min(config.train.accumulate_batches, 2)
+        batches = [Batch(image, label, labelled, (), compared)] * min(config.train.accumulate_batches, 2)
         step.gradients(batches)
         step.update()
         flops = trace.flops // len(batches) * config.train.accumulate_batches

@@ -110,7 +110,10 @@ class Trainer:
         config, ranks = self.config, self.ranks
         if config.train.ema_decay and self.average is None:  # only now, because the initial weights are known now
             self.average = WeightAverage(self.network, config.train.ema_decay)
-        clips = ClipDataset(self.training, config.data, self.task.cyclic, config.seed, self.task.channel_kinds)
+        compared = config.train.consistency_frames if config.train.consistency_weight else 0
+        clips = ClipDataset(
+            self.training, config.data, self.task.cyclic, config.seed, self.task.channel_kinds, compared
+        )
         steps = range(self.steps_done, config.train.epochs * config.train.steps_per_epoch)
         # Several ranks check for a stop signal together, between steps; not where one of them waits.
         check = self._stop_if_requested if ranks.size == 1 else lambda: None
