@@ -2,11 +2,12 @@
 # make test    the test suite                       make lint    ruff and mypy
 #              COVERAGE=yes prints its coverage     make wheel   builds the wheel and tries it outside of the checkout
 # make bench   benchmarks, results in bench/results make docker  the image unet4d (needs a Docker engine)
+# make pretrained   dist/pretrained_cine.pt, a network trained on phantoms to begin with; BUDGET=30m of CPU time
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup demo test lint wheel bench docker clean
+.PHONY: setup demo test lint wheel bench pretrained docker clean
 setup: $(VENV)/.installed
 
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -28,7 +29,7 @@ lint: setup
 
 # The wheel with its own dependencies in a fresh environment, called from outside of the checkout.
 wheel: setup
-	rm -rf build dist
+	rm -rf build dist/*.whl
 	$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist .
 	$(PYTHON) -m venv build/venv
 	build/venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt dist/unet4d-*.whl
@@ -38,6 +39,9 @@ wheel: setup
 
 bench: setup
 	$(BIN)/python -m bench
+
+pretrained: setup
+	$(BIN)/python experiments/pretrained.py dist/pretrained_cine.pt --budget $(or $(BUDGET),30m)
 
 docker:
 	docker build -t unet4d .

@@ -10,9 +10,11 @@ import sys
 import time
 
 import pytest
+import torch
 
 from bench.measure import interleaved
 from unet4d.errors import InputError
+from unet4d.models.checkpoint import load_model
 
 
 def test_scores_are_averaged_by_kind_of_frame(script, tmp_path):
@@ -91,3 +93,21 @@ def test_a_benchmark_takes_turns_and_gives_the_median_of_the_ratios_of_a_round(m
     rounds = interleaved({name: candidate(name) for name in lasts}, rounds=5, budget_s=1000)
     assert rounds.ratio("twice", "base").median == 2
     assert order == ["base", "twice"] * 6
+
+
+def test_a_released_checkpoint_has_half_the_bytes_and_predicts_as_the_trained_one(script, tmp_path, model_file):
+    pretrained, trained = script("pretrained"), load_model(model_file())
+    size = pretrained.release(tmp_path / "model.pt", tmp_path / "dist" / "released.pt")
+    assert size < 0.75 * (tmp_path / "model.pt").stat().st_size
+    released = load_model(tmp_path / "dist" / "released.pt")
+    assert (released.task, released.config) == (trained.task, trained.config)
+    for ours, wanted in zip(released.network.parameters(), trained.network.parameters(), strict=True):
+        assert torch.equal(ours, wanted.half().float())
+
+
+def test_a_released_checkpoint_of_too_many_bytes_is_refused_and_removed(script, tmp_path, model_file, monkeypatch):
+    pretrained = script("pretrained")
+    monkeypatch.setattr(pretrained, "MOST_BYTES", 1000)
+    with pytest.raises(InputError, match=r"released.pt has .*, expected 1 kB at most"):
+        pretrained.release(model_file(), tmp_path / "released.pt")
+    assert not (tmp_path / "released.pt").exists()

@@ -1,0 +1,77 @@
+"""A checkpoint to begin with on cine MRI of the heart: a network trained on phantoms alone, small enough to hand out.
+
+    python experiments/pretrained.py FILE [--work DIR] [--budget 30m] [--subjects 60]
+
+Makes phantoms under DIR, trains on them for the budget of CPU time, and writes FILE: the last weights in half precision, without
+the state of the training. `train --train.init_from FILE` begins with them, `predict FILE` takes them. A stopped training goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from pathlib import Path
+
+from commands import unet4d
+
+from unet4d.errors import InputError
+from unet4d.models.checkpoint import LAST, load_model, save_checkpoint
+from unet4d.system.byte_sizes import describe_bytes
+
+CONFIG = Path(__file__).with_name("pretrained.yaml")
+MOST_BYTES = 8 * 10**6
+"""The largest file to hand out."""
+
+
+def main(path: Path, work: Path, budget: str, subjects: int) -> None:
+    """Make the phantoms, train on them and write the file."""
+    hearts, run = work / f"hearts_{subjects}", work / "run"
+    if not (hearts / "dataset.json").exists():
+        size = ("--subjects", subjects, "--frames", 8, "--ambiguous", 0.2)
+        unet4d("phantom", "--out", hearts, *size, "--labelled", "all", "--seed", 31)
+    resume = ("--resume",) if (run / LAST).exists() else ()
+    time = ("--train.time_budget", budget, "--train.budget_clock", "cpu")
+    unet4d("train", "--dataset", hearts, "--out", run, "--config", CONFIG, *time, *resume)
+    print(f"{path}: {describe_bytes(release(run / LAST, path))}")
+
+
+def release(checkpoint: Path, path: Path) -> int:
+    """Write the weights of a checkpoint in half precision, without the state of its training; return the file's bytes.
+
+    Raises:
+        InputError: the file would be too large to hand out; nothing is left of it.
+    """
+    trained = load_model(checkpoint)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_checkpoint(path, trained.config, trained.task, trained.network.half(), {})
+    size = path.stat().st_size
+    if size > MOST_BYTES:
+        path.unlink()
+        raise InputError(
+            f"{path} has {describe_bytes(size)}, expected {describe_bytes(MOST_BYTES)} at most; train a network of fewer "
+            f"channels, see {CONFIG.name}"
+        )
+    return size
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="a network trained on phantoms, to begin with")
+    parser.add_argument("path", type=Path, metavar="FILE")
+    parser.add_argument("--work", type=Path, default=Path("build/pretrained"), metavar="DIR")
+    parser.add_argument("--budget", default="30m", help="CPU time of the training, such as 90s, 30m or 2h")
+    parser.add_argument("--subjects", type=int, default=60)
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    given = _arguments()
+    try:
+        main(given.path, given.work, given.budget, given.subjects)
+    except InputError as error:
+        print(f"pretrained: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except subprocess.CalledProcessError as error:
+        sys.exit(error.returncode)
+    except KeyboardInterrupt:
+        sys.exit(130)
