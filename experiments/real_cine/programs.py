@@ -1,0 +1,128 @@
+"""The programs behind the arms: the command lines that prepare, train and predict."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from experiments.real_cine.protocol import BASE, CHECKOUT, Job, held_out_cases, held_out_subjects
+from unet4d.datasets.dataset import read_dataset
+from unet4d.models.checkpoint import LAST
+from unet4d.system.files import read_json
+
+TRAINED = "trained"
+"""Folder of a training within that of its job."""
+
+
+class Command(NamedTuple):
+    """A command line and what its environment has beside that of the runner."""
+
+    words: list[str]
+    environment: Mapping[str, str] = {}
+
+
+class Program(NamedTuple):
+    """The steps of a program; None where it has no such step.
+
+    Attributes:
+        predict: of (job, dataset, work, folder of label maps, file of facts).
+        train: of (job, dataset, work).
+        prepare: of (dataset, work), once for all jobs.
+        trained: facts of a training: number of steps and more, of (job, work).
+    """
+
+    predict: Callable[[Job, Path, Path, Path, Path], Command]
+    train: Callable[[Job, Path, Path], Command] | None = None
+    prepare: Callable[[Path, Path], Command] | None = None
+    trained: Callable[[Job, Path], dict[str, Any]] = lambda job, work: {}
+
+
+def _train_unet4d(job: Job, dataset: Path, work: Path) -> Command:
+    run = job.folder(work) / TRAINED
+    options: dict[str, Any] = {
+        "seed": job.seed,
+        "data.val_subjects": held_out_subjects(read_dataset(dataset), job.fold),
+        "train.time_budget": job.budget,
+        "train.budget_clock": "cpu",
+        **job.arm.options,
+    }
+    words = [word for key, value in options.items() for word in (f"--{key}", _text(value))]
+    resume = ["--resume"] if (run / LAST).exists() else []
+    return _unet4d("train", "--dataset", dataset, "--out", run, "--config", BASE, *words, *resume)
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _unet4d(*words: object) -> Command:
+    return Command([sys.executable, "-m", "unet4d", *map(str, words)])
+
+
+def _predict_unet4d(job: Job, dataset: Path, work: Path, out: Path, facts: Path) -> Command:
+    model = job.folder(work) / TRAINED / LAST
+    cases = [case.name for case in held_out_cases(read_dataset(dataset), job.fold)]
+    words = [facts, out, model, "-i", dataset, "--cases", *cases]
+    return Command([sys.executable, "-m", "experiments.real_cine.predict", *map(str, words)])
+
+
+def _steps_of_log(job: Job, work: Path) -> dict[str, Any]:
+    *_, last = (job.folder(work) / TRAINED / "log.jsonl").read_text(encoding="utf-8").splitlines()
+    return {"steps": json.loads(last)["step"]}
+
+
+def _outside(module: str, command: str, work: Path, **arguments: object) -> Command:
+    """Return a command line of a module that runs in the environment WORK/venv."""
+    given = {key: str(value) if isinstance(value, Path) else value for key, value in arguments.items()}
+    words = [str(work / "venv" / "bin" / "python"), "-m", f"experiments.real_cine.{module}", command, json.dumps(given)]
+    return Command(words)
+
+
+def _nnunet(command: str, job: Job | None, work: Path, **arguments: object) -> Command:
+    base = work / "nnunet"
+    results = base if job is None else job.folder(work) / TRAINED
+    folders = {"raw": base / "raw", "preprocessed": base / "preprocessed", "results": results}
+    alone = {"nnUNet_n_proc_DA": "0", "nnUNet_def_n_proc": "1", "nnUNet_compile": "f"}
+    if job is not None:
+        arguments |= {"arm": job.arm.name, "fold": job.fold}
+    words = _outside("nnunet", command, work, base=base, **arguments).words
+    return Command(words, {f"nnUNet_{name}": str(folder) for name, folder in folders.items()} | alone)
+
+
+def _train_nnunet(job: Job, dataset: Path, work: Path) -> Command:
+    facts = job.folder(work) / TRAINED / "facts.json"
+    return _nnunet("train", job, work, seed=job.seed, budget=job.budget, facts=facts)
+
+
+def _predict_nnunet(job: Job, dataset: Path, work: Path, out: Path, facts: Path) -> Command:
+    return _nnunet("predict", job, work, dataset=dataset, out=out, facts=facts)
+
+
+def _register(job: Job, dataset: Path, work: Path, out: Path, facts: Path) -> Command:
+    return _outside("registration", "predict", work, dataset=dataset, fold=job.fold, out=out, facts=facts)
+
+
+PROGRAMS = {
+    "unet4d": Program(_predict_unet4d, _train_unet4d, trained=_steps_of_log),
+    "nnunet": Program(
+        _predict_nnunet,
+        _train_nnunet,
+        lambda dataset, work: _nnunet("prepare", None, work, dataset=dataset),
+        lambda job, work: read_json(job.folder(work) / TRAINED / "facts.json"),
+    ),
+    "registration": Program(_register),
+}
+
+
+def evaluate(dataset: Path, predicted: Path, out: Path, cases: Sequence[str]) -> Command:
+    """Return the command that scores these cases."""
+    return _unet4d("evaluate", "--reference", dataset, "--prediction", predicted, "--out", out, "--cases", *cases)
+
+
+def environment(command: Command) -> dict[str, str]:
+    """Return the environment of a command: one thread, and the checkout's modules."""
+    return os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(CHECKOUT)} | dict(command.environment)

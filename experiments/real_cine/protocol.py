@@ -1,0 +1,154 @@
+"""Arms, folds and jobs of the protocol, where a job keeps its files, and how CPU seconds are counted."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import yaml
+
+from unet4d.datasets.cases import Case, Dataset
+from unet4d.datasets.subject_folds import split_folds
+from unet4d.errors import InputError
+
+HERE = Path(__file__).parent
+CHECKOUT = HERE.parents[1]
+BASE = HERE / "base.yaml"
+SUITES = ("arms", "ablations")
+FOLDS = 2
+CLEAN = "clean"
+"""The view of the held-out studies as they are; other views are copies of the dataset, such as one with spoiled frames."""
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One method.
+
+    Attributes:
+        name: of the arm.
+        program: a key of `programs.PROGRAMS`.
+        seeds: one training per fold and seed.
+        options: options of `unet4d train` beside base.yaml.
+        quantities: what it is scored in; None: everything.
+    """
+
+    name: str
+    program: str = "unet4d"
+    seeds: Sequence[int] = (0,)
+    options: dict[str, Any] = field(default_factory=dict)
+    quantities: Sequence[str] | None = None
+
+
+@dataclass(frozen=True)
+class Suite:
+    """Arms that are trained for the same time and compared in one table.
+
+    Attributes:
+        name: of its file.
+        budget: CPU time of a training, such as "30m".
+        compared_with: the arm that all others are tested against.
+        tested: names of the quantities of the planned tests, see `unet4d.evaluation.comparison_metrics`.
+        arms: in the order of running.
+    """
+
+    name: str
+    budget: str
+    compared_with: str
+    tested: Sequence[str]
+    arms: Sequence[Arm]
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training of an arm, with prediction and scores of the patients that its fold holds out."""
+
+    suite: str
+    arm: Arm
+    fold: int
+    seed: int
+    budget: str
+
+    def __str__(self) -> str:
+        return f"{self.arm.name} fold {self.fold} seed {self.seed}"
+
+    def folder(self, work: Path) -> Path:
+        """Return the folder of the job's files."""
+        return work / self.suite / self.arm.name / f"fold_{self.fold}_seed_{self.seed}"
+
+
+def read_suite(name: str) -> Suite:
+    """Read NAME.yaml beside this file."""
+    found = yaml.safe_load((HERE / f"{name}.yaml").read_text(encoding="utf-8"))
+    arms = [Arm(arm, **(about or {})) for arm, about in found.pop("arms").items()]
+    return Suite(name, arms=arms, **found)
+
+
+def select_jobs(
+    suite: Suite,
+    arms: Sequence[str] | None = None,
+    fold: int | None = None,
+    seed: int | None = None,
+    budget: str | None = None,
+) -> list[Job]:
+    """Return the jobs of a suite in the order of running: arm by arm, seed by seed; None selects all.
+
+    Raises:
+        InputError: no such arm, fold or seed.
+    """
+    known = [arm.name for arm in suite.arms]
+    if unknown := [name for name in arms or () if name not in known]:
+        raise InputError(f"got the arm {unknown[0]!r}, expected some of {', '.join(known)}; correct it")
+    jobs = [
+        Job(suite.name, arm, k, s, budget or suite.budget)
+        for arm in suite.arms
+        if arms is None or arm.name in arms
+        for s in arm.seeds
+        for k in range(FOLDS)
+        if fold in (None, k) and seed in (None, s)
+    ]
+    if not jobs:
+        raise InputError(
+            f"got fold {fold} and seed {seed}, expected a fold below {FOLDS} and a seed of the arm; correct it"
+        )
+    return jobs
+
+
+def held_out_subjects(dataset: Dataset, fold: int) -> list[str]:
+    """Return the subjects that a fold holds out: unet4d's own folds with seed 0, which depend on the subjects' names alone."""
+    return split_folds(dataset, FOLDS, seed=0)[fold]
+
+
+def held_out_cases(dataset: Dataset, fold: int) -> list[Case]:
+    """Return the cases of the subjects that a fold holds out."""
+    subjects = held_out_subjects(dataset, fold)
+    return [case for case in dataset.training if case.subject in subjects]
+
+
+def cpu_seconds() -> float:
+    """Return the CPU seconds of this process and of its children that have ended."""
+    return sum(os.times()[:4])
+
+
+def budget_seconds(budget: str) -> float:
+    """Return the seconds of a budget such as "30m", "8h" or "90s"."""
+    number, unit = budget[:-1], budget[-1:]
+    try:
+        return float(number) * {"s": 1, "m": 60, "h": 3600}[unit]
+    except (KeyError, ValueError) as error:
+        raise InputError(
+            f"got the budget {budget!r}, expected a number with s, m or h, such as 30m; correct it"
+        ) from error
+
+
+def write_label(path: Path, label: np.ndarray, like: nib.Nifti1Image) -> None:
+    """Write a 4D label map (X, Y, Z, T) on the grid of an image."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    header = like.header.copy()
+    header.set_data_dtype(np.uint8)
+    header.set_slope_inter(1, 0)
+    nib.save(nib.Nifti1Image(label, None, header), path)

@@ -1,0 +1,59 @@
+"""Registration as an arm: the label of one labelled frame of a study is carried to its other one by Greedy; nothing is trained.
+
+Run by `programs` in an environment with picsl-greedy. This arm sees a label of the held-out patient, which no other arm does.
+Yushkevich et al., "Fast automatic segmentation of hippocampal subfields and medial temporal lobe subregions in 3 Tesla and 7 Tesla
+T2-weighted MRI", Alzheimer's & Dementia 2016.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import SimpleITK as sitk
+from picsl_greedy import Greedy3D
+
+from experiments.real_cine.protocol import cpu_seconds, held_out_cases, write_label
+from unet4d.datasets.dataset import read_dataset
+from unet4d.system.files import write_json
+
+REGISTER = "-i fixed moving -m NCC 2x2x2 -n 100x50x10 -threads 1 -o warp"
+WARP = "-rf fixed -ri LABEL 0.2vox -rm label carried -threads 1 -r warp"
+
+
+def predict(dataset: Path, fold: int, out: Path, facts: Path) -> None:
+    """Write a 4D label map per held-out study with two labelled frames, each of them carried from the other, others empty."""
+    cases, used_s = held_out_cases(read_dataset(dataset), fold), 0.0
+    for case in cases:
+        image, label = nib.load(case.images[0]), nib.load(case.label)
+        spacing = [float(size) for size in image.header.get_zooms()[:3]]
+        carried = np.zeros(image.shape, np.uint8)
+        first, last = case.labelled_frames
+        begin_s = cpu_seconds()
+        for source, target in ((first, last), (last, first)):
+            fixed, moving = (_volume(image, t, np.float32, spacing) for t in (target, source))
+            greedy = Greedy3D()
+            greedy.execute(REGISTER, fixed=fixed, moving=moving, warp=None)
+            greedy.execute(WARP, label=_volume(label, source, np.int16, spacing), carried=None)
+            carried[..., target] = sitk.GetArrayFromImage(greedy["carried"]).T
+        used_s += cpu_seconds() - begin_s
+        write_label(out / f"{case.name}.nii.gz", carried, image)
+    write_json(facts, {"studies": len(cases), "frames": 2 * len(cases), "cpu_s": round(used_s, 2)})
+
+
+def _volume(image: nib.Nifti1Image, frame: int, kind: type, spacing: list[float]) -> sitk.Image:
+    """Return one frame for Greedy."""
+    volume = sitk.GetImageFromArray(np.asarray(image.dataobj[..., frame]).astype(kind).T)
+    volume.SetSpacing(spacing)
+    return volume
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description="registration as an arm of the benchmark")
+    parser.add_argument("command", choices=("predict",))
+    parser.add_argument("arguments", type=json.loads)
+    given = parser.parse_args().arguments
+    predict(Path(given["dataset"]), given["fold"], Path(given["out"]), Path(given["facts"]))

@@ -1,0 +1,232 @@
+"""The tables of the protocol: every arm's scores, cost and planned tests, from the records and scores of its finished jobs.
+
+    python -m experiments.real_cine.table WORK [--suite ablations] [--view spoiled] [--out experiments/results/real_cine]
+
+A patient counts once: a value is averaged over the seeds of an arm, then over the patient's frames, then over classes where a mean
+over classes is wanted. Intervals and tests are those of `unet4d compare`: bootstrap over patients, Wilcoxon signed-rank test over
+patients on the rows that both arms have, Holm-corrected over all planned tests of the suite.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from experiments.real_cine.protocol import CHECKOUT, CLEAN, SUITES, Arm, Suite, read_suite, select_jobs
+from experiments.real_cine.run import RECORD
+from unet4d.errors import InputError
+from unet4d.evaluation.comparison_metrics import COMPARISON_QUANTITIES, RowKey
+from unet4d.evaluation.results import EvaluationResults, read_evaluation
+from unet4d.metrics.statistics import holm, interval95, signed_rank
+from unet4d.system.files import read_json, write_json, write_text
+from unet4d.system.text import format_number
+
+RESULTS = CHECKOUT / "experiments" / "results" / "real_cine"
+ALL_CLASSES = "mean over classes"
+GROUPS = {
+    "Labelled frames": ("dice", "hd95_mm"),
+    "Whole cycle": ("roughness", "closure", "frame_to_frame_dice", "flicker_components"),
+    "Errors at the labelled frames": (
+        *("ef_error_percent", "edv_error_ml", "esv_error_ml", "sv_error_ml", "mass_error_g"),
+    ),
+}
+WITHOUT_MEAN = GROUPS["Errors at the labelled frames"]
+"""Quantities of which a mean over classes means nothing."""
+
+Rows = Mapping[RowKey, tuple[str, float]]
+"""Case, frame and class of a row to its subject and value."""
+
+
+def rows_of(results: Sequence[EvaluationResults], quantity: str) -> Rows:
+    """Return the defined values of a quantity, averaged over the evaluations that have the same row: the seeds of an arm."""
+    found: dict[RowKey, tuple[str, list[float]]] = {}
+    for result in results:
+        for key, subject, value in COMPARISON_QUANTITIES[quantity].values(result):
+            if math.isfinite(value):
+                found.setdefault(key, (subject, []))[1].append(value)
+    return {key: (subject, fmean(values)) for key, (subject, values) in found.items()}
+
+
+def subject_means(rows: Rows, class_name: str = ALL_CLASSES) -> dict[str, float]:
+    """Return the mean of each subject: over its frames, then over the classes that it has."""
+    values: dict[str, dict[str, list[float]]] = {}
+    for (_, _, name), (subject, value) in rows.items():
+        if class_name in (ALL_CLASSES, name):
+            values.setdefault(subject, {}).setdefault(name, []).append(value)
+    return {subject: fmean(map(fmean, classes.values())) for subject, classes in values.items()}
+
+
+def compare_arms(a: Rows, b: Rows) -> dict[str, Any]:
+    """Compare two arms, subject by subject, on the rows that both have, in the mean over classes; differences are b minus a."""
+    shared = a.keys() & b.keys()
+    of_a, of_b = (subject_means({key: rows[key] for key in sorted(shared)}) for rows in (a, b))
+    differences = [of_b[subject] - of_a[subject] for subject in of_a]
+    tested = signed_rank(differences)
+    return {
+        "n": len(differences), "a": _mean(of_a), "b": _mean(of_b), "difference": fmean(differences) if differences else None,
+        "ci95": interval95(differences, list(of_a)), "p": tested.p, "effect": tested.effect, "left_out": len(a.keys() ^ b.keys()),
+    }  # fmt: skip
+
+
+def summarize(suite: Suite, work: Path, view: str) -> dict[str, Any]:
+    """Return the contents of the JSON file: arms with scores and cost, and the planned tests."""
+    arms, rows = {}, {}
+    for arm in suite.arms:
+        folders = [job.folder(work) / view for job in select_jobs(suite, [arm.name])]
+        done = [folder for folder in folders if (folder / RECORD).exists()]
+        if done:
+            results = [read_evaluation(folder / "scores") for folder in done]
+            names = [name for group in GROUPS.values() for name in group if _is_scored(arm, name)]
+            rows[arm.name] = {name: rows_of(results, name) for name in names}
+            arms[arm.name] = _summarize_arm([read_json(folder / RECORD) for folder in done], results, rows[arm.name])
+            arms[arm.name]["jobs_missing"] = len(folders) - len(done)
+    tests = []
+    for name in arms if suite.compared_with in arms else ():
+        for quantity in suite.tested if name != suite.compared_with else ():
+            if quantity in rows[name]:
+                found = compare_arms(rows[name][quantity], rows[suite.compared_with][quantity])
+                tests.append({"arm": name, "against": suite.compared_with, "quantity": quantity, **found})
+    for test, p_holm in zip(tests, holm([test["p"] for test in tests]), strict=True):
+        test["p_holm"] = p_holm
+    return {"suite": suite.name, "view": view, "arms": arms, "tests": tests}
+
+
+def _is_scored(arm: Arm, quantity: str) -> bool:
+    return arm.quantities is None or quantity in arm.quantities
+
+
+def _summarize_arm(
+    records: Sequence[Mapping[str, Any]], results: Sequence[EvaluationResults], rows: Mapping[str, Rows]
+) -> dict[str, Any]:
+    """Return one arm's cost, provenance and scores: quantity to class to mean, interval and number of subjects."""
+    classes = list(results[0].summary["classes"])
+    scores: dict[str, Any] = {}
+    for name, of_quantity in rows.items():
+        whole = () if name in WITHOUT_MEAN else (ALL_CLASSES,)
+        scores[name] = {}
+        for class_name in (*whole, *classes):
+            if means := subject_means(of_quantity, class_name):
+                ci95 = interval95(list(means.values()), list(means))
+                scores[name][class_name] = {"mean": _mean(means), "ci95": ci95, "n": len(means)}
+    predicted = [record["predict"] for record in records]
+    studies, frames, used_s = (sum(one[key] for one in predicted) for key in ("studies", "frames", "cpu_s"))
+    unmirrored = [one["unmirrored"] for one in predicted if "unmirrored" in one]
+    trained = [record["train"] for record in records if record["train"]]
+    return {
+        "scores": scores,
+        "labelled_frames_times_classes": len(rows["dice"]),
+        "hd95_undefined": len(rows["dice"]) - len(rows["hd95_mm"]),
+        "jobs": [{key: record[key] for key in ("fold", "seed", "budget", "commit", "date")} for record in records],
+        "hardware": sorted({f"{r['hardware']['cpu']}, {r['hardware']['cores']} cores" for r in records}),
+        "options": records[0]["options"],
+        "training_cpu_s": _mean_of([one["process"]["cpu_s"] for one in trained]),
+        "steps": _mean_of([one["steps"] for one in trained]),
+        "prediction_cpu_s_per_study": used_s / studies,
+        "prediction_cpu_s_per_frame": used_s / frames,
+        "unmirrored_cpu_s_per_frame": _mean_of([one["cpu_s"] / one["frames"] for one in unmirrored]),
+    }
+
+
+def _mean(means: Mapping[str, float]) -> float | None:
+    return _mean_of(list(means.values()))
+
+
+def _mean_of(values: Sequence[float]) -> float | None:
+    return fmean(values) if values else None
+
+
+def markdown(summary: Mapping[str, Any]) -> str:
+    """Return the tables as markdown: one per group of quantities, the cost, the planned tests."""
+    arms = summary["arms"]
+    classes = next((list(arm["scores"]["dice"])[1:] for arm in arms.values()), [])
+    parts = [f"Mean over patients with 95 % interval; in brackets {' / '.join(classes)}, where defined."]
+    for title, names in GROUPS.items():
+        cells = [[name, *(_cell(arm["scores"].get(q, {}), q) for q in names)] for name, arm in arms.items()]
+        parts.append(_table([title, *names], cells))
+    cost = [
+        [
+            name, _patients(arm), str(len({job["seed"] for job in arm["jobs"]})), format_number(arm["steps"], 0),
+            format_number(arm["training_cpu_s"] and arm["training_cpu_s"] / 60, 1),
+            *(format_number(arm[f"prediction_cpu_s_per_{unit}"], 2) for unit in ("study", "frame")),
+            format_number(arm["unmirrored_cpu_s_per_frame"], 2), str(arm["hd95_undefined"]), str(arm["jobs_missing"]),
+        ]
+        for name, arm in arms.items()
+    ]  # fmt: skip
+    head = [
+        "Cost", "patients", "seeds", "steps", "training, CPU min", "prediction, CPU s a study", "CPU s a frame",
+        "not mirrored, CPU s a frame", "HD95 undefined", "jobs missing",
+    ]  # fmt: skip
+    parts.append(_table(head, cost))
+    tests = [
+        [
+            f"{test['against']} minus {test['arm']}, {test['quantity']}", str(test["n"]),
+            _signed(test["difference"], _digits(test["quantity"])), _interval(test["ci95"], _digits(test["quantity"])),
+            format_number(test["p"], 4), format_number(test["p_holm"], 4),
+        ]
+        for test in summary["tests"]
+    ]  # fmt: skip
+    if tests:
+        parts.append(_table(["Planned tests", "patients", "difference", "95 % interval", "p", "p, Holm"], tests))
+    return "\n\n".join(parts) + "\n"
+
+
+def _patients(arm: Mapping[str, Any]) -> str:
+    return str(next(iter(arm["scores"]["dice"].values()))["n"])
+
+
+def _digits(quantity: str) -> int:
+    return COMPARISON_QUANTITIES[quantity].digits
+
+
+def _cell(scores: Mapping[str, Any], quantity: str) -> str:
+    """Return "mean (lower to upper) [class / class]"."""
+    if not scores:
+        return ""
+    digits, whole = _digits(quantity), scores.get(ALL_CLASSES)
+    by_class = " / ".join(format_number(s["mean"], digits) for name, s in scores.items() if name != ALL_CLASSES)
+    if whole is None:
+        return by_class
+    return f"{format_number(whole['mean'], digits)} ({_interval(whole['ci95'], digits)}) [{by_class}]"
+
+
+def _interval(ci95: Sequence[float] | None, digits: int) -> str:
+    return "-" if ci95 is None else f"{ci95[0]:.{digits}f} to {ci95[1]:.{digits}f}"
+
+
+def _signed(value: float | None, digits: int) -> str:
+    return "-" if value is None else f"{value:+.{digits}f}"
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def main() -> None:
+    """Write NAME.json and NAME.md of a suite, and print the latter."""
+    parser = argparse.ArgumentParser(description="tables of the benchmark on real cine")
+    parser.add_argument("work", type=Path, metavar="WORK")
+    parser.add_argument("--suite", choices=SUITES, default=SUITES[0])
+    parser.add_argument("--view", default=CLEAN)
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    given = parser.parse_args()
+    try:
+        summary = summarize(read_suite(given.suite), given.work, given.view)
+        if not summary["arms"]:
+            raise InputError(f"{given.work} has no finished job of {given.suite}; run experiments.real_cine.run first")
+    except InputError as error:
+        print(f"real_cine: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    name = given.suite if given.view == CLEAN else f"{given.suite}_{given.view}"
+    write_json(given.out / f"{name}.json", summary)
+    write_text(given.out / f"{name}.md", text := markdown(summary))
+    print(text)
+
+
+if __name__ == "__main__":
+    main()

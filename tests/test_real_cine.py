@@ -1,0 +1,228 @@
+"""Tests of the benchmark on real cine: folds, jobs that resume, and tables; the programs behind the arms are not run."""
+
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+import sys
+
+import pytest
+
+from experiments.real_cine import programs, run, table
+from experiments.real_cine.programs import Command, Program
+from experiments.real_cine.protocol import (
+    CLEAN,
+    FOLDS,
+    SUITES,
+    Arm,
+    Job,
+    Suite,
+    budget_seconds,
+    held_out_cases,
+    held_out_subjects,
+    read_suite,
+    select_jobs,
+)
+from unet4d.datasets.cases import Case, Dataset
+from unet4d.datasets.dataset import read_dataset
+from unet4d.errors import InputError, Unet4DError
+from unet4d.evaluation.results import COLUMNS
+from unet4d.evaluation.tables import MEASURES_CSV, METRICS_CSV, TEMPORAL_CSV
+from unet4d.models.checkpoint import LAST
+from unet4d.system import lock
+from unet4d.system.files import read_json, write_json
+
+
+def dataset_of(names, tmp_path):
+    cases = tuple(Case(f"{name}_{i}", name, (tmp_path / "x.nii.gz",)) for name in names for i in range(2))
+    return Dataset(tmp_path, "test", ("mri",), (("background", 0), ("heart", 1)), "cyclic", cases)
+
+
+def test_every_patient_is_held_out_once_with_all_cases_whatever_their_order(tmp_path):
+    names = [f"patient{i:03d}" for i in range(14)]
+    dataset, reverse = dataset_of(names, tmp_path), dataset_of(names[::-1], tmp_path)
+    folds = [held_out_subjects(dataset, fold) for fold in range(FOLDS)]
+    assert [len(fold) for fold in folds] == [7, 7]
+    assert sorted([*folds[0], *folds[1]]) == names
+    assert folds == [held_out_subjects(reverse, fold) for fold in range(FOLDS)]
+    assert len(held_out_cases(dataset, 0)) == 14
+
+
+@pytest.mark.parametrize("name", SUITES)
+def test_the_suites_are_complete(name):
+    suite = read_suite(name)
+    assert suite.compared_with in [arm.name for arm in suite.arms]
+    assert budget_seconds(suite.budget) > 0
+    assert {arm.program for arm in suite.arms} <= set(programs.PROGRAMS)
+    assert set(suite.tested) <= {name for group in table.GROUPS.values() for name in group}
+
+
+def test_jobs_are_listed_arm_by_arm_and_seed_by_seed():
+    suite = read_suite("arms")
+    jobs = [(job.arm.name, job.seed, job.fold) for job in select_jobs(suite, ["clstm", "nnunet_2d"])]
+    assert jobs[:2] == [("nnunet_2d", 0, 0), ("nnunet_2d", 0, 1)]
+    assert jobs[2:] == [("clstm", 0, 0), ("clstm", 0, 1), ("clstm", 1, 0), ("clstm", 1, 1)]
+    assert [job.budget for job in select_jobs(suite, ["clstm"], fold=1, seed=1, budget="30s")] == ["30s"]
+    with pytest.raises(InputError, match="arm 'lstm'"):
+        select_jobs(suite, ["lstm"])
+    with pytest.raises(InputError, match="fold 2"):
+        select_jobs(suite, fold=2)
+
+
+@pytest.mark.parametrize(
+    ("budget", "seconds"), [("30m", 1800), ("90s", 90), ("1.5h", 5400), ("30", None), ("m", None), ("", None)]
+)
+def test_a_budget_is_read(budget, seconds):
+    if seconds is None:
+        with pytest.raises(InputError, match="budget"):
+            budget_seconds(budget)
+    else:
+        assert budget_seconds(budget) == seconds
+
+
+def test_a_training_gets_the_patients_of_its_fold_and_its_budget_and_is_resumed(phantom, tmp_path):
+    job = Job("arms", Arm("clstm", options={"model.deep_supervision": True}), 1, 3, "30m")
+    words = programs.PROGRAMS["unet4d"].train(job, phantom, tmp_path).words
+    given = dict(zip(words[4::2], words[5::2], strict=False))
+    assert json.loads(given["--data.val_subjects"]) == held_out_subjects(read_dataset(phantom), 1)
+    assert (given["--train.time_budget"], given["--train.budget_clock"], given["--seed"]) == ("30m", "cpu", "3")
+    assert given["--model.deep_supervision"] == "true"
+    assert words[-1] != "--resume"
+    (job.folder(tmp_path) / programs.TRAINED).mkdir(parents=True)
+    (job.folder(tmp_path) / programs.TRAINED / LAST).touch()
+    assert programs.PROGRAMS["unet4d"].train(job, phantom, tmp_path).words[-1] == "--resume"
+
+
+COUNT = "import sys; open(sys.argv[1], 'a').write('x')"
+PREDICT = """
+import json, sys
+json.dump({'studies': 1, 'frames': 4, 'cpu_s': 2.0}, open(sys.argv[1], 'w'))
+sys.exit(int(sys.argv[2]))
+"""
+
+
+@pytest.fixture
+def fake(monkeypatch, tmp_path):
+    """Return a job of a program that counts its trainings in a file and fails in its first predictions."""
+    outcomes = iter("1" + "0" * 9)
+    program = Program(
+        lambda job, dataset, work, out, facts: Command([sys.executable, "-c", PREDICT, str(facts), next(outcomes)]),
+        lambda job, dataset, work: Command([sys.executable, "-c", COUNT, str(tmp_path / "trainings")]),
+        trained=lambda job, work: {"steps": 7},
+    )
+    monkeypatch.setitem(programs.PROGRAMS, "fake", program)
+    monkeypatch.setattr(run, "evaluate", lambda *words: Command(["true"]))
+    return Job("arms", Arm("fake", "fake"), 0, 0, "1s")
+
+
+def test_a_job_that_was_cut_off_continues_with_the_step_it_was_in(fake, phantom, tmp_path):
+    with pytest.raises(Unet4DError, match="fake fold 0 seed 0"):
+        run.run_jobs([fake], phantom, tmp_path, CLEAN)
+    assert run.run_job(fake, phantom, tmp_path, CLEAN) == "finished"
+    assert (tmp_path / "trainings").read_text() == "x"
+    record = read_json(fake.folder(tmp_path) / CLEAN / run.RECORD)
+    assert (record["train"]["steps"], record["train"]["attempts"], record["predict"]["attempts"]) == (7, 1, 2)
+    assert record["cases"] == [case.name for case in held_out_cases(read_dataset(phantom), 0)]
+    assert record["train"]["process"]["cpu_s"] >= 0
+    assert run.run_job(fake, phantom, tmp_path, CLEAN) == "finished before"
+
+
+def test_a_copy_of_the_studies_is_scored_with_what_was_trained_and_never_trained_on(fake, phantom, tmp_path):
+    assert run.run_job(fake, phantom, tmp_path, "spoiled") == "not trained yet"
+    with pytest.raises(subprocess.CalledProcessError):
+        run.run_job(fake, phantom, tmp_path, CLEAN)
+    assert run.run_job(fake, phantom, tmp_path, "spoiled") == "finished"
+    assert (tmp_path / "trainings").read_text() == "x"
+
+
+def test_a_job_of_another_runner_is_passed_over(fake, phantom, tmp_path, monkeypatch):
+    monkeypatch.setattr(lock, "LOCK_PATIENCE_S", 0.0)
+    fake.folder(tmp_path).mkdir(parents=True)
+    with lock.exclusive_lock(fake.folder(tmp_path) / "lock"):
+        assert run.run_job(fake, phantom, tmp_path, CLEAN) == "another runner works on it"
+    assert not (tmp_path / "trainings").exists()
+
+
+ARMS = [Arm("a", seeds=[0]), Arm("b", seeds=[0, 1]), Arm("c", quantities=["dice", "hd95_mm"])]
+SUITE = Suite("arms", "1s", "b", ["dice", "roughness"], ARMS)
+
+
+def write_job(work, arm, seed, fold, dice, hd95="2.0", roughness="0.02"):
+    """Write the scores of a finished job; `dice`: subject to the values of its two classes in one frame."""
+    folder = work / "arms" / arm / f"fold_{fold}_seed_{seed}" / CLEAN
+    rows = {name: [] for name in COLUMNS}
+    for subject, values in dice.items():
+        for name, value in zip(("right ventricle", "left ventricle"), values, strict=True):
+            key = {"case": subject, "subject": subject, "frame": 0, "class": name, "time": "cyclic"}
+            rows[METRICS_CSV].append(key | {"dice": value, "hd95_mm": hd95})
+            rows[TEMPORAL_CSV].append(key | {"roughness": roughness})
+            rows[MEASURES_CSV].append(key | {"reference_ef_percent": 60, "matched_ef_percent": 57.5})
+    (folder / "scores").mkdir(parents=True)
+    for name, columns in COLUMNS.items():
+        head = list(dict.fromkeys([*columns, *(column for row in rows[name] for column in row)]))
+        for column in ("frame_to_frame_dice", "matched_edv_ml", "reference_edv_ml", "matched_esv_ml", "reference_esv_ml",
+                       "matched_sv_ml", "reference_sv_ml", "matched_mass_g"):  # fmt: skip
+            head += [column] * (column not in head)
+        with open(folder / "scores" / name, "w", newline="") as file:
+            writer = csv.DictWriter(file, head, restval="")
+            writer.writeheader()
+            writer.writerows(rows[name])
+    summary = {
+        "per_case": dict.fromkeys(dice),
+        "tolerance_mm": 2.0,
+        "classes": {"right ventricle": {}, "left ventricle": {}},
+    }
+    write_json(folder / "scores" / "summary.json", summary)
+    predicted = {"studies": len(dice), "frames": 10 * len(dice), "cpu_s": 20.0 * len(dice)}
+    about = {"fold": fold, "seed": seed, "budget": "1s", "commit": "abc", "date": "2026-11-30", "options": {}}
+    trained = {"process": {"cpu_s": 60.0}, "steps": 100}
+    hardware = {"hardware": {"cpu": "a processor", "cores": 2}}
+    write_json(folder / run.RECORD, about | hardware | {"train": trained, "predict": predicted})
+
+
+def test_the_table_averages_seeds_then_patients_and_tests_what_was_planned(tmp_path):
+    subjects = [f"p{i}" for i in range(6)]
+    write_job(tmp_path, "a", 0, 0, {s: (0.5 + i / 100, 0.7) for i, s in enumerate(subjects)}, roughness="0.04")
+    write_job(tmp_path, "b", 0, 0, dict.fromkeys(subjects, (0.8, 0.8)))
+    write_job(tmp_path, "b", 1, 0, dict.fromkeys(subjects, (0.6, 1.0)))
+    write_job(tmp_path, "c", 0, 0, dict.fromkeys(subjects[:3], (0.5, 0.5)), hd95="")
+    summary = table.summarize(SUITE, tmp_path, CLEAN)
+    b, c = summary["arms"]["b"], summary["arms"]["c"]
+    assert b["scores"]["dice"][table.ALL_CLASSES]["mean"] == pytest.approx(0.8)
+    assert b["scores"]["dice"]["right ventricle"] == {
+        "mean": pytest.approx(0.7),
+        "ci95": pytest.approx([0.7, 0.7]),
+        "n": 6,
+    }
+    assert b["scores"]["ef_error_percent"]["left ventricle"]["mean"] == 2.5
+    assert table.ALL_CLASSES not in b["scores"]["ef_error_percent"]
+    assert (b["prediction_cpu_s_per_study"], b["prediction_cpu_s_per_frame"], b["jobs_missing"]) == (20, 2, 2)
+    assert set(c["scores"]) == {"dice", "hd95_mm"}
+    assert c["hd95_undefined"] == 6
+    tests = {(test["arm"], test["quantity"]): test for test in summary["tests"]}
+    assert set(tests) == {("a", "dice"), ("a", "roughness"), ("c", "dice")}
+    against_a = tests["a", "dice"]
+    assert against_a["difference"] == pytest.approx(0.8 - (0.525 + 0.7) / 2)
+    assert (against_a["n"], against_a["p"], against_a["p_holm"]) == (6, 0.03125, 0.0625)  # two tests have a p
+    assert tests["a", "roughness"]["difference"] == pytest.approx(-0.02)
+    assert (tests["c", "dice"]["n"], tests["c", "dice"]["p"], tests["c", "dice"]["left_out"]) == (3, None, 6)
+
+
+def test_only_rows_that_both_arms_have_are_compared():
+    a = {("x", "0", "RV"): ("x", 1.0), ("x", "1", "RV"): ("x", 9.0), ("y", "0", "RV"): ("y", 5.0)}
+    b = {("x", "0", "RV"): ("x", 3.0), ("y", "0", "RV"): ("y", 4.0), ("y", "1", "RV"): ("y", 0.0)}
+    found = table.compare_arms(a, b)
+    assert (found["n"], found["a"], found["b"], found["difference"], found["left_out"]) == (2, 3.0, 3.5, 0.5, 2)
+    assert table.compare_arms({}, b)["difference"] is None
+
+
+def test_the_tables_are_printed(tmp_path):
+    subjects = [f"p{i}" for i in range(3)]
+    write_job(tmp_path, "b", 0, 0, dict.fromkeys(subjects, (0.75, 0.85)))
+    write_job(tmp_path, "c", 0, 1, dict.fromkeys(subjects, (0.5, 0.5)))
+    text = table.markdown(table.summarize(SUITE, tmp_path, CLEAN))
+    assert "| b | 0.800 (0.800 to 0.800) [0.750 / 0.850] |" in text
+    assert "| c | 0.500 (0.500 to 0.500) [0.500 / 0.500] |" in text
+    assert "| b | 3 | 1 | 100 | 1.0 | 20.00 | 2.00 | - | 0 | 3 |" in text
+    assert "| b minus c, dice | 3 | +0.300 | 0.300 to 0.300 | - | - |" in text
