@@ -86,7 +86,8 @@ def _nnunet(command: str, job: Job | None, work: Path, **arguments: object) -> C
     base = work / "nnunet"
     results = base if job is None else job.folder(work) / TRAINED
     folders = {"raw": base / "raw", "preprocessed": base / "preprocessed", "results": results}
-    alone = {"nnUNet_n_proc_DA": "0", "nnUNet_def_n_proc": "1", "nnUNet_compile": "f"}
+    loaders = "1" if job is None else "0"  # the planner takes it for a number of threads
+    alone = {"nnUNet_n_proc_DA": loaders, "nnUNet_def_n_proc": "1", "nnUNet_compile": "f"}
     if job is not None:
         arguments |= {"arm": job.arm.name, "fold": job.fold}
     words = _outside("nnunet", command, work, base=base, **arguments).words
