@@ -21,6 +21,8 @@ from unet4d.datasets.dataset import read_dataset
 from unet4d.system.files import write_json
 
 REGISTER = "-i fixed moving -m NCC 2x2x2 -n 100x50x10 -threads 1 -o warp"
+PAD = 6
+"""Slices repeated beyond the first and the last: Greedy's coarsest level is a quarter of the size and needs four slices."""
 WARP = "-rf fixed -ri LABEL 0.2vox -rm label carried -threads 1 -r warp"
 
 
@@ -38,7 +40,7 @@ def predict(dataset: Path, fold: int, out: Path, facts: Path) -> None:
             greedy = Greedy3D()
             greedy.execute(REGISTER, fixed=fixed, moving=moving, warp=None)
             greedy.execute(WARP, label=_volume(label, source, np.int16, spacing), carried=None)
-            carried[..., target] = sitk.GetArrayFromImage(greedy["carried"]).T
+            carried[..., target] = sitk.GetArrayFromImage(greedy["carried"]).T[..., PAD:-PAD]
         used_s += cpu_seconds() - begin_s
         write_label(out / f"{case.name}.nii.gz", carried, image)
     write_json(facts, {"studies": len(cases), "frames": 2 * len(cases), "cpu_s": round(used_s, 2)})
@@ -46,7 +48,8 @@ def predict(dataset: Path, fold: int, out: Path, facts: Path) -> None:
 
 def _volume(image: nib.Nifti1Image, frame: int, kind: type, spacing: list[float]) -> sitk.Image:
     """Return one frame for Greedy."""
-    volume = sitk.GetImageFromArray(np.asarray(image.dataobj[..., frame]).astype(kind).T)
+    voxels = np.asarray(image.dataobj[..., frame]).astype(kind)
+    volume = sitk.GetImageFromArray(np.pad(voxels, ((0, 0), (0, 0), (PAD, PAD)), "edge").T)
     volume.SetSpacing(spacing)
     return volume
 
