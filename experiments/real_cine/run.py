@@ -52,7 +52,8 @@ def run_jobs(jobs: list[Job], dataset: Path, work: Path, view: str) -> None:
     failed = []
     for job in jobs:
         try:
-            print(f"{_now()}  {job}: {run_job(job, dataset, work, view)}", flush=True)
+            outcome = run_job(job, dataset, work, view)
+            print(f"{_now()}  {job}: {outcome}", flush=True)
         except subprocess.CalledProcessError as error:
             failed.append(f"{job} (exit code {error.returncode})")
             print(f"{_now()}  {job}: failed, see its logs", flush=True)
