@@ -100,7 +100,7 @@ def prepare(dataset: Dataset, base: Path) -> None:
 
 
 def trainer(base: Path, arm: str, fold: int) -> BudgetTrainer:
-    """Return a trainer whose results lie in the folder that nnUNet_results names."""
+    """Return a trainer that writes below the folder in nnUNet_results."""
     folder = base / "preprocessed" / NAME
     plans = read_json(folder / "nnUNetPlans.json") | {"continue_training": False}
     return BudgetTrainer(plans, CONFIGURATIONS[arm], fold, read_json(folder / "dataset.json"), torch.device("cpu"))

@@ -140,7 +140,7 @@ def _end_with_parent() -> None:
 
 
 def _about(job: Job, view: str) -> dict[str, Any]:
-    """Return what a record says of its job, the code and the machine."""
+    """Return the job, the code and the machine for a record."""
     import torch
 
     def git(*words: str) -> str:
