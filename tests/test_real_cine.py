@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import subprocess
 import sys
 
@@ -81,11 +80,18 @@ def test_a_budget_is_read(budget, seconds):
         assert budget_seconds(budget) == seconds
 
 
-def test_a_training_gets_the_patients_of_its_fold_and_its_budget_and_is_resumed(phantom, tmp_path):
+def test_a_training_gets_the_patients_of_its_fold_and_its_budget_and_is_resumed(phantom, tmp_path, monkeypatch):
     job = Job("arms", Arm("clstm", options={"model.deep_supervision": True}), 1, 3, "30m")
-    words = programs.PROGRAMS["unet4d"].train(job, phantom, tmp_path).words
+    command = programs.PROGRAMS["unet4d"].train(job, phantom, tmp_path)
+    for name, value in command.environment.items():  # links to the files
+        monkeypatch.setenv(name, value)
+    words = command.words
     given = dict(zip(words[4::2], words[5::2], strict=False))
-    assert json.loads(given["--data.val_subjects"]) == held_out_subjects(read_dataset(phantom), 1)
+    training = read_dataset(given["--dataset"])
+    assert sorted([*training.subjects, *held_out_subjects(read_dataset(phantom), 1)]) == list(
+        read_dataset(phantom).subjects
+    )
+    assert given["--data.val_subjects"] == "[]"
     assert (given["--train.time_budget"], given["--train.budget_clock"], given["--seed"]) == ("30m", "cpu", "3")
     assert given["--model.deep_supervision"] == "true"
     assert words[-1] != "--resume"
@@ -226,3 +232,4 @@ def test_the_tables_are_printed(tmp_path):
     assert "| c | 0.500 (0.500 to 0.500) [0.500 / 0.500] |" in text
     assert "| b | 3 | 1 | 100 | 1.0 | 20.00 | 2.00 | - | 0 | 3 |" in text
     assert "| b minus c, dice | 3 | +0.300 | 0.300 to 0.300 | - | - |" in text
+    assert text.endswith("budget 1s; code abc; date 2026-11-30; hardware a processor, 2 cores\n")

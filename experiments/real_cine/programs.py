@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 from experiments.real_cine.protocol import BASE, CHECKOUT, Job, held_out_cases, held_out_subjects
 from unet4d.datasets.dataset import read_dataset
 from unet4d.models.checkpoint import LAST
-from unet4d.system.files import read_json
+from unet4d.system.files import read_json, write_json
+from unet4d.system.safe_paths import ALLOWED
 
 TRAINED = "trained"
 """Folder of a training within that of its job."""
@@ -43,16 +44,31 @@ class Program(NamedTuple):
 
 def _train_unet4d(job: Job, dataset: Path, work: Path) -> Command:
     run = job.folder(work) / TRAINED
+    training = write_training_set(dataset, work / "folds" / f"fold_{job.fold}", job.fold)
     options: dict[str, Any] = {
         "seed": job.seed,
-        "data.val_subjects": held_out_subjects(read_dataset(dataset), job.fold),
+        "data.val_subjects": [],
         "train.time_budget": job.budget,
         "train.budget_clock": "cpu",
         **job.arm.options,
     }
     words = [word for key, value in options.items() for word in (f"--{key}", _text(value))]
     resume = ["--resume"] if (run / LAST).exists() else []
-    return _unet4d("train", "--dataset", dataset, "--out", run, "--config", BASE, *words, *resume)
+    command = _unet4d("train", "--dataset", training, "--out", run, "--config", BASE, *words, *resume)
+    return command._replace(environment={ALLOWED: str(dataset)})
+
+
+def write_training_set(dataset: Path, out: Path, fold: int) -> Path:
+    """Write a dataset of the subjects that a fold trains on, with links to the files, so that nothing is spent on validation."""
+    content, held_out = read_dataset(dataset), held_out_subjects(read_dataset(dataset), fold)
+    entries = read_json(content.root / "dataset.json")
+    cases = zip(entries["training"], content.training, strict=True)
+    entries |= {"training": [entry for entry, case in cases if case.subject not in held_out], "test": []}
+    write_json(out / "dataset.json", entries)
+    for folder in {path.relative_to(content.root).parts[0] for case in content.training for path in case.files}:
+        if not (out / folder).exists():
+            (out / folder).symlink_to(content.root / folder)
+    return out
 
 
 def _text(value: Any) -> str:

@@ -172,6 +172,14 @@ def markdown(summary: Mapping[str, Any]) -> str:
     ]  # fmt: skip
     if tests:
         parts.append(_table(["Planned tests", "patients", "difference", "95 % interval", "p", "p, Holm"], tests))
+    jobs = [job for arm in arms.values() for job in arm["jobs"]]
+    facts = [
+        ("budget", {job["budget"] for job in jobs}),
+        ("code", {job["commit"] for job in jobs}),
+        ("date", {job["date"][:10] for job in jobs}),
+        ("hardware", {one for arm in arms.values() for one in arm["hardware"]}),
+    ]
+    parts.append("; ".join(f"{name} {', '.join(sorted(values))}" for name, values in facts))
     return "\n\n".join(parts) + "\n"
 
 
