@@ -13,7 +13,7 @@ def test_every_setting_has_a_described_type():
     types = {name: describe_type(kind) for name, kind in setting_types().items()}
     assert types["train.epochs"] == "a whole number"
     assert types["train.schedule"] == "one of polynomial, cosine"
-    assert types["data.slice_spacing_mm"] == "a finite number, or null"
+    assert types["data.slice_spacing_mm"] == "a finite number, or median, or null"
     assert types["model.lstm_channels"] == "a whole number, or a list of whole numbers [1, 2], or null"
     assert types["fold"] == "a whole number, or all"
     assert types["train"] == "settings under it, such as epochs"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,8 +11,12 @@ import torch
 
 from unet4d import load_model, read_image
 from unet4d.errors import InputError, Unet4DError
+from unet4d.images.grid import WorkingGrid
+from unet4d.inference.options import InferenceOptions
+from unet4d.inference.prepare import prepare_image
 from unet4d.inference.segment import segment
 from unet4d.inference.streaming import StreamingSegmenter, scale_of
+from unet4d.pipeline.normalization import normalize
 
 
 @pytest.fixture
@@ -33,6 +38,18 @@ def test_the_labels_are_those_of_the_whole_study(model, image):
     assert (labels == whole).mean() > 0.9999
     cold = StreamingSegmenter(model, image.affine, image.grid, scale=scale_of(model, image), precision="fp32")
     assert not np.array_equal(cold.step(image.array[0, 3]), whole[3]), "the frames before count"
+
+
+def test_prediction_and_streaming_interpolate_as_training_did(model, image):
+    data = replace(model.config.data, interpolation="cubic", slice_spacing_mm=6.0)
+    cubic = replace(model, config=replace(model.config, data=data))
+    prepared = prepare_image([cubic], image, InferenceOptions())
+    grid = WorkingGrid.of(image.affine, image.grid, data.in_plane_spacing_mm, 6.0, "cubic")
+    assert np.array_equal(prepared.image.numpy(), normalize(grid.image(image.array), "zscore"))
+    live = StreamingSegmenter(cubic, image.affine, image.grid, scale=scale_of(cubic, image), precision="fp32")
+    whole = segment(cubic, image, time="open", precision="fp32")
+    assert (np.stack([live.step(image.array[:, t]) for t in range(image.frames)]) == whole).mean() > 0.9999
+    assert not np.array_equal(whole, segment(model, image, time="open", precision="fp32"))
 
 
 def test_reset_begins_anew(model, image):

@@ -82,6 +82,7 @@ def model(name: str = "one", *, task: dict | None = None, data: dict | None = No
         ({"task": {"cyclic": False}}, "time open and cyclic"),
         ({"data": {"in_plane_spacing_mm": 2.0}}, r"spacing .*\(2\.0, None\) and \(1\.5, None\)"),
         ({"data": {"slice_spacing_mm": 2.0}}, r"spacing .*\(1\.5, 2\.0\)"),
+        ({"data": {"interpolation": "cubic"}}, r"interpolation"),
         ({"data": {"normalization": "none"}}, "normalization none and zscore"),
     ],
 )

@@ -135,11 +135,12 @@ def test_a_dataset_named_by_a_relative_path_finds_the_same_entries(write_case, t
     [
         lambda d, c: (d, replace(c, normalization="zscore"), None),
         lambda d, c: (d, replace(c, slice_spacing_mm=4.0), None),
+        lambda d, c: (d, replace(c, interpolation="cubic"), None),
         lambda d, c: (d, c, 2.0),
         lambda d, c: (replace(d, training=(replace(d.training[0], labelled_frames=(0,)),)), c, None),
         lambda d, c: (replace(d, labels=(("background", 0), ("seven", 7), ("three", 3))), c, None),
     ],
-    ids=["normalization", "slice spacing", "plane spacing", "labelled frames", "labels"],
+    ids=["normalization", "slice spacing", "interpolation", "plane spacing", "labelled frames", "labels"],
 )
 def test_a_changed_setting_makes_a_new_entry(write_case, tmp_path, change):
     dataset = write_case(*drawn(), values=(0, 3, 7))

@@ -28,19 +28,19 @@ def path(study, tmp_path):
     return tmp_path / "heart.nii.gz"
 
 
-def spooled(path, folder, spacing=2.5, standard="zscore") -> DiskImage:
+def spooled(path, folder, spacing=2.5, standard="zscore", interpolation="linear") -> DiskImage:
     outline = read_image_info(path)
-    grid = WorkingGrid.of(outline.affine, outline.grid, spacing)
+    grid = WorkingGrid.of(outline.affine, outline.grid, spacing, None, interpolation)
     stream = FrameReader(lambda: outline, lambda: read_frames(path))
     return DiskImage(stream, outline, grid, standard, (), folder)
 
 
 @pytest.mark.parametrize("standard", ["zscore", "none"])
-@pytest.mark.parametrize("spacing", [None, 2.5])
-def test_it_is_what_memory_would_hold_to_the_bit(path, tmp_path, spacing, standard):
-    image = spooled(path, tmp_path, spacing, standard)
+@pytest.mark.parametrize(("spacing", "interpolation"), [(None, "linear"), (2.5, "linear"), (2.5, "cubic")])
+def test_it_is_what_memory_would_hold_to_the_bit(path, tmp_path, spacing, interpolation, standard):
+    image = spooled(path, tmp_path, spacing, standard, interpolation)
     whole = read_image(path)
-    grid = WorkingGrid.of(whole.affine, whole.grid, spacing)
+    grid = WorkingGrid.of(whole.affine, whole.grid, spacing, None, interpolation)
     wanted = normalize(grid.image(whole.array), standard)
     assert tuple(image.shape) == wanted.shape
     assert np.array_equal(image[EVERY].numpy(), wanted)

@@ -9,10 +9,12 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from unet4d.config import DataConfig
+from unet4d.config import Config, DataConfig, InferenceConfig
 from unet4d.datasets.cases import Case
 from unet4d.datasets.verify.study_properties import read_study_properties
+from unet4d.errors import InputError
 from unet4d.pipeline.fingerprint import compute_fingerprint
+from unet4d.training.resolve import resolve
 
 SHAPES = [(10, 20, 5, 3), (12, 16, 7, 3), (20, 20, 9, 1)]
 SPACINGS = [(1.0, 1.0, 10.0), (1.5, 1.5, 8.0), (2.0, 2.0, 6.0)]
@@ -48,6 +50,16 @@ def test_a_configured_spacing_stands_for_the_median(cases):
     assert seen.shape == (36, 48, 14)
 
 
+@pytest.mark.parametrize(("plane", "slices"), [(1.5, None), (2.5, None), (2.7, 8.0), (8.0, 8.0), (24.1, None)])
+def test_slices_at_most_three_times_as_thick_as_pixels_get_the_median_spacing(cases, plane, slices):
+    config = DataConfig(in_plane_spacing_mm=plane, slice_spacing_mm="median")
+    seen = compute_fingerprint(cases, config)
+    assert seen.slice_spacing_mm == slices
+    assert resolve(Config(config), seen, "fp32").data.slice_spacing_mm == slices
+    if slices:  # 50, 56 and 54 mm of them
+        assert [shape[2] for shape in seen.shapes] == [6, 7, 7]
+
+
 def test_a_sagittal_stack_counts_with_its_slices_last(tmp_path):
     path = tmp_path / "sagittal.nii"
     nib.save(nib.Nifti1Image(np.zeros((4, 10, 12, 2), np.uint8), np.diag([8.0, 1.0, 1.0, 1.0])), path)
@@ -76,3 +88,16 @@ def test_of_known_studies_not_even_the_headers_are_read(cases):
 
 def test_channels_on_the_fourth_axis_are_one_frame(cases):
     assert compute_fingerprint([replace(cases[0], channels_last=True)], DataConfig()).frame_counts == (1,)
+
+
+@pytest.mark.parametrize(
+    ("flips", "augmentation", "fits"), [([0, 1], "mild", True), ([1], "mild", False), ([0], "off", False)]
+)
+def test_prediction_mirrors_along_axes_that_training_mirrors(cases, flips, augmentation, fits):
+    config = Config(DataConfig(flip_axes=flips, augmentation=augmentation), inference=InferenceConfig(mirror_axes=[0]))
+    seen = compute_fingerprint(cases, config.data)
+    if fits:
+        assert resolve(config, seen, "fp32").inference.mirror_axes == [0]
+    else:
+        with pytest.raises(InputError, match=r"mirror_axes with \[0\], expected axes that training mirrors"):
+            resolve(config, seen, "fp32")

@@ -155,3 +155,17 @@ def test_a_setting_that_names_the_spacing_is_used(large, tmp_path):
     cached_studies(dataset.training, dataset, config, 3.0, tmp_path / "cache")
     assert set((tmp_path / "cache").glob("*-*")) == before
     assert len(before) == 2
+
+
+def test_the_median_slice_spacing_is_known_before_the_first_entry_is_built(large, tmp_path):
+    config = replace(CONFIG, in_plane_spacing_mm=5.0, slice_spacing_mm="median")
+    dataset, known = load_verified_dataset(
+        large, lambda _: None, False, verify_and_build(config, lambda _: tmp_path / "cache")
+    )
+    before = set((tmp_path / "cache").glob("*-*"))
+    seen = compute_fingerprint(dataset.training, config, known)
+    assert isinstance(seen.slice_spacing_mm, float)
+    resolved = replace(config, slice_spacing_mm=seen.slice_spacing_mm)
+    cached_studies(dataset.training, dataset, resolved, 5.0, tmp_path / "cache")
+    assert set((tmp_path / "cache").glob("*-*")) == before
+    assert len(before) == 2

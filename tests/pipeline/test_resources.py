@@ -9,22 +9,21 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from unet4d.config import DataConfig
 from unet4d.errors import Unet4DError
 from unet4d.pipeline.resources import Footprint, check_disk_room, count_threads, footprint
 
 GB = 10**9
 
 
-def of(dataset, config=None, plane=None) -> Footprint:
-    return footprint(dataset.training[0], dataset, config or DataConfig(), plane)
+def of(dataset, *spacing_mm: float) -> Footprint:
+    return footprint(dataset.training[0], dataset, spacing_mm)
 
 
 def test_bytes_on_disk_are_those_of_image_and_labelled_frames(write_case):
     dataset = write_case(np.zeros((2, 3, 40, 20, 10)), np.zeros((3, 40, 20, 10), np.uint8), labelled_frames=[1])
     image, label, foreground = 4 * 2 * 3 * 8000, 8000, 20 * 0.05 * 8000
     assert of(dataset).disk_bytes == image + label + foreground
-    finer = of(dataset, DataConfig(slice_spacing_mm=4.0), 0.5)  # 80 x 40 x 20
+    finer = of(dataset, 0.5, 4.0)  # 80 x 40 x 20
     assert finer.disk_bytes == 8 * of(dataset).disk_bytes
     assert finer.memory_bytes > of(dataset).memory_bytes
 
@@ -38,7 +37,7 @@ def test_a_large_class_takes_no_more_than_what_is_kept_of_it(write_case, monkeyp
 def test_channels_along_the_fourth_axis_are_not_frames(write_case):
     dataset = write_case(np.zeros((1, 3, 4, 4, 4)), np.zeros((3, 4, 4, 4), np.uint8))
     case = replace(dataset.training[0], channels_last=True, channels=3)
-    assert footprint(case, dataset, DataConfig(), None).disk_bytes == 4 * 3 * 64 + 64 + int(20 * 0.05 * 64)
+    assert footprint(case, dataset, (None, None)).disk_bytes == 4 * 3 * 64 + 64 + int(20 * 0.05 * 64)
 
 
 @pytest.mark.parametrize(

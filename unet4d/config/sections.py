@@ -36,8 +36,12 @@ class DataConfig:
     """Number of folds the subjects are split into. Unset: 5, or as many as there are subjects."""
     in_plane_spacing_mm: float | None = None
     """Pixel spacing every study is resampled to, in mm. Unset: the median of the training studies."""
-    slice_spacing_mm: float | None = None
-    """Slice spacing every study is resampled to, in mm. Unset: each study keeps its own."""
+    slice_spacing_mm: float | Literal["median"] | None = None
+    """Slice spacing every study is resampled to, in mm. median: that of the training studies if it is at most 3 times the pixel
+    spacing, else as unset. Unset: each study keeps its own."""
+    interpolation: Literal["linear", "cubic"] = "linear"
+    """Interpolation of images on the way to the network's grid. cubic: by splines, but linear across slices more than 3 times as
+    thick as pixels, as nnU-Net does. Labels: the class with the largest linear share."""
     normalization: Literal["zscore", "none"] = "zscore"
     """zscore: over the whole study and per channel, clipped to its 0.5 and 99.5 percentiles, then mean 0 and deviation 1."""
     patch_size: Size | None = None
@@ -55,6 +59,9 @@ class DataConfig:
     time_augmentation: Literal["off", "mild", "strong"] = "off"
     """Strength of the augmentation of time. mild: at times a clip runs 0.8 to 1.25 times as fast, misses a frame, repeats one or
     has a corrupted one. strong: more often and further, and half of the clips run backwards. A label stays that of its frame."""
+    artifacts: float | None = None
+    """Share of the frames of all training clips that have a severe artifact, 0 to 0.5: signal lost, ghosts, lines of a
+    neighbouring frame, or noise. Neighbours stay intact, and so does the label. Unset: as data.time_augmentation says."""
     flip_axes: list[int] = field(default_factory=list)
     """Axes (0 = X, 1 = Y, 2 = Z) that may be mirrored in training. Unset: none, because organs have a left and a right."""
     num_workers: int | None = None
@@ -70,7 +77,7 @@ class DataConfig:
             self,
             "data",
             {"folds": (2, 10_000), "frames": (1, MOST), "max_frame_stride": (1, MOST), "num_workers": (0, 1024),
-             "in_plane_spacing_mm": spacing, "slice_spacing_mm": spacing},
+             "in_plane_spacing_mm": spacing, "slice_spacing_mm": spacing, "artifacts": (0, 0.5)},
         )  # fmt: skip
         if self.patch_size is not None:
             fits = len(self.patch_size) == 3 and min(self.patch_size) >= 1
@@ -82,6 +89,11 @@ class DataConfig:
         require(0 <= share <= 1, "data.foreground_fraction", share, "a share from 0 to 1")
         require(set(axes) <= {0, 1, 2}, "data.flip_axes", axes, "a list of axes among 0, 1 and 2")
 
+    @property
+    def mirrored_axes(self) -> list[int]:
+        """Return the axes that training mirrors: `flip_axes`, but none where clips are not augmented."""
+        return [] if self.augmentation == "off" else sorted(set(self.flip_axes))
+
 
 @dataclass(kw_only=True)
 class ResolvedDataConfig(DataConfig):
@@ -89,6 +101,7 @@ class ResolvedDataConfig(DataConfig):
 
     folds: int
     in_plane_spacing_mm: float
+    slice_spacing_mm: float | None = None
     patch_size: Size
     frames: int
     num_workers: int
@@ -265,8 +278,8 @@ class InferenceConfig:
     """Frames computed at once. The states are handed on, so the result does not depend on it. Unset: as many
     as fit the memory."""
     mirror_axes: list[int] = field(default_factory=list)
-    """Axes (0 = X, 1 = Y, 2 = Z) along which a study is mirrored, too, and the results averaged: twice the work for each. Helps
-    only a network trained with the same data.flip_axes."""
+    """Axes (0 = X, 1 = Y, 2 = Z) along which a study is mirrored, too, and the results averaged: twice the work for each. Of
+    data.flip_axes: no network knows a study mirrored as it never saw one."""
 
     def __post_init__(self) -> None:
         """Check every value."""

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
+from typing import Literal
 
 import nibabel as nib
 import numpy as np
 import torch
+from scipy.ndimage import zoom
 from torch import Tensor
 from torch.nn.functional import interpolate
 
@@ -16,8 +19,13 @@ from unet4d.images.channels import SIGNAL, reorient_channels
 
 ANISOTROPIC = 1.5
 """A study has a slice axis, the coarsest one, where its coarsest spacing is this many times its finest."""
+SEPARATE = 3.0
+"""Slices this many times as thick as pixels are too unlike to be interpolated by splines, as in nnU-Net (Isensee et al. 2021)."""
 SAME_SPACING = 0.999
 """Spacings closer than this are equal; among equally coarse axes the slice axis is the one nearest to the body's long axis."""
+
+
+Interpolation = Literal["linear", "cubic"]
 
 
 @dataclass(frozen=True)
@@ -33,6 +41,7 @@ class WorkingGrid:
         flips: for each working axis, whether it runs against the native axis.
         shape: voxels (X, Y, Z) of the working grid.
         spacing: (X, Y, Z) of the working grid in mm.
+        interpolation: of images, between voxels: "linear", or "cubic" by splines, but linear across slices far thicker than pixels.
     """
 
     native_shape: tuple[int, ...]
@@ -40,6 +49,7 @@ class WorkingGrid:
     flips: tuple[bool, ...]
     shape: tuple[int, ...]
     spacing: tuple[float, ...]
+    interpolation: Interpolation = "linear"
 
     @classmethod
     def of(
@@ -48,6 +58,7 @@ class WorkingGrid:
         native_shape: Sequence[int],
         plane_spacing_mm: float | None = None,
         slice_spacing_mm: float | None = None,
+        interpolation: Interpolation = "linear",
     ) -> WorkingGrid:
         """Make the working grid of a study with this affine (4, 4) and shape (X, Y, Z); a spacing of None stays the study's."""
         order, flips = _orientation(affine, native_shape)
@@ -57,10 +68,10 @@ class WorkingGrid:
         asked = [plane_spacing_mm, plane_spacing_mm, slice_spacing_mm]
         shape = [n if a is None else max(1, round(n * s / a)) for n, s, a in zip(sizes, spacing, asked, strict=True)]
         spacing = [n * s / m for n, s, m in zip(sizes, spacing, shape, strict=True)]
-        return cls(tuple(int(n) for n in native_shape), order, flips, tuple(shape), tuple(spacing))
+        return cls(tuple(int(n) for n in native_shape), order, flips, tuple(shape), tuple(spacing), interpolation)
 
     def image(self, array: np.ndarray, kinds: Sequence[str] = (), what: Path | str = "the image") -> np.ndarray:
-        """Bring an image (C, T, *native_shape) to the working grid: (C, T, *shape) float32, linear between voxels.
+        """Bring an image (C, T, *native_shape) to the working grid: (C, T, *shape) float32.
 
         Args:
             kinds: of the channels, see images/channels.py: velocities turn with the axes, and keep their unit. Empty: all signal.
@@ -70,11 +81,28 @@ class WorkingGrid:
             InputError: the new orientation needs a component of the velocity that no channel holds.
         """
         native = self.reorient(array)
-        image = np.empty(native.shape, np.float32)
         sources = reorient_channels(kinds or [SIGNAL] * len(array), self.order, self.flips, what)
+        if self.interpolation == "cubic":
+            return self._cubic_image(native, sources)
+        image = np.empty(native.shape, np.float32)
         for out, (channel, sign) in zip(image, sources, strict=True):
             np.multiply(native[channel], sign, out=out)
         return _resample(torch.from_numpy(image), self.shape).numpy()
+
+    def _cubic_image(self, native: np.ndarray, sources: Sequence[tuple[int, int]]) -> np.ndarray:
+        """Bring a reoriented image (C, T, X, Y, Z) to the working grid frame by frame, axis by axis."""
+        image = np.empty((*native.shape[:2], *self.shape), np.float32)
+        spacing = [s * m / n for s, m, n in zip(self.spacing, self.shape, native.shape[2:], strict=True)]
+        orders = (3, 3, 1 if has_separate_slices(spacing) else 3)
+        for out, (channel, sign) in zip(image, sources, strict=True):
+            for t, frame in enumerate(native[channel]):
+                values = torch.from_numpy(np.multiply(frame, sign, dtype=np.float32, order="C"))
+                for axis, (size, order) in enumerate(zip(self.shape, orders, strict=True)):
+                    if values.shape[axis] != size:
+                        weights = spline_weights(values.shape[axis], size, order)
+                        values = torch.tensordot(weights, values, ([1], [axis])).movedim(0, axis)
+                out[t] = values.numpy()
+        return image
 
     def label(self, indices: np.ndarray, classes: int) -> np.ndarray:
         """Bring class indices (T, *native_shape) to the working grid: (T, *shape) uint8, the class of the largest linear share."""
@@ -119,6 +147,21 @@ def _orientation(affine: np.ndarray, shape: Sequence[int]) -> tuple[tuple[int, .
 def is_thick(spacing: Sequence[float] | np.ndarray) -> bool:
     """Return whether a study with this spacing in mm is a stack of thick slices."""
     return bool(max(spacing) >= ANISOTROPIC * min(spacing))
+
+
+def has_separate_slices(spacing: Sequence[float]) -> bool:
+    """Return whether slices of a study with this spacing in mm are more than 3 times as thick as its pixels, or the reverse."""
+    return bool(max(spacing) > SEPARATE * min(spacing))
+
+
+@lru_cache(maxsize=32)
+def spline_weights(size: int, new_size: int, order: int) -> Tensor:
+    """Return the weights (new_size, size) of a spline through `size` voxels at the centers of `new_size` over the same length.
+
+    Interpolation is linear in the voxels: SciPy gives the weights once, and one matrix product resamples a whole frame.
+    """
+    units = (zoom(unit, new_size / size, order=order, mode="nearest", grid_mode=True) for unit in np.eye(size))
+    return torch.from_numpy(np.stack(list(units), axis=1)).float()
 
 
 def argmax_classes(shares: Iterable[Tensor]) -> Tensor:

@@ -96,7 +96,8 @@ def scaled_image(
 
 def _working_grid(model: TrainedModel, info: ImageInfo) -> WorkingGrid:
     data = model.config.data
-    return WorkingGrid.of(info.affine, info.grid, data.in_plane_spacing_mm, data.slice_spacing_mm)
+    spacing_mm = data.in_plane_spacing_mm, data.slice_spacing_mm
+    return WorkingGrid.of(info.affine, info.grid, *spacing_mm, data.interpolation)
 
 
 def _time(model: TrainedModel, known: TimeAxis | None, options: InferenceOptions) -> TimeAxis:

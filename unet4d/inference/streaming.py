@@ -84,7 +84,8 @@ class StreamingSegmenter:
             )
         check_affine(np.asarray(affine), "affine")
         data, self.model, self.scale = model.config.data, model, scale
-        self.grid = WorkingGrid.of(np.asarray(affine), shape, data.in_plane_spacing_mm, data.slice_spacing_mm)
+        spacing_mm = data.in_plane_spacing_mm, data.slice_spacing_mm
+        self.grid = WorkingGrid.of(np.asarray(affine), shape, *spacing_mm, data.interpolation)
         options = InferenceOptions(overlap=overlap, sw_batch_size=1, mirror_axes=())
         check_gpu([model], precision)
         device = next(model.network.parameters()).device

@@ -70,5 +70,6 @@ def _shared(model: TrainedModel) -> dict[str, Any]:
         "kinds": list(task.channel_kinds) or ["signal"] * len(task.channel_names),
         "time": time_axis(task.cyclic),
         "spacing (mm in plane, between slices)": (data.in_plane_spacing_mm, data.slice_spacing_mm),
+        "interpolation": data.interpolation,
         "normalization": data.normalization,
     }

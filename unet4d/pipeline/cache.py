@@ -10,9 +10,9 @@ import secrets
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 import torch
@@ -115,8 +115,10 @@ def verify_and_build(
     def prepare(dataset: Dataset, cases: Sequence[Case]) -> tuple[StudyCheck, int]:
         root, training = root_of(dataset.root), {case.name for case in dataset.training}
         try:
-            plane = compute_fingerprint(dataset.training, config).plane_spacing_mm if training else None
-            cache = _StudyCache(root, dataset, config, plane, DigestMemo(root / MEMO))
+            seen = compute_fingerprint(dataset.training, config) if training else None
+            resolved = replace(config, slice_spacing_mm=seen.slice_spacing_mm) if seen else config
+            plane = seen.plane_spacing_mm if seen else None
+            cache = _StudyCache(root, dataset, resolved, plane, DigestMemo(root / MEMO))
             absent = training & cache.names_without_entry(cases)
             threads = cache.prepare([case for case in cases if case.name in absent]) if absent else 0
         except InputError:  # the check of that study reports it
@@ -137,10 +139,15 @@ class _StudyCache:
 
     root: Path
     dataset: Dataset
-    config: DataConfig
+    config: DataConfig  # its slice spacing is known
     plane_spacing_mm: float | None
     memo: DigestMemo
     torch_threads: int = field(default_factory=torch.get_num_threads)  # of the thread that makes this
+
+    @property
+    def spacing_mm(self) -> tuple[float | None, float | None]:
+        """Return the spacing of the working grid in plane and between slices; None: each study's own."""
+        return self.plane_spacing_mm, cast(float | None, self.config.slice_spacing_mm)
 
     def names_without_entry(self, cases: Sequence[Case]) -> set[str]:
         """Return the names of the cases that have no entry, whatever their files hold."""
@@ -157,10 +164,11 @@ class _StudyCache:
             case.channels_last,
             case.channel_kinds,
             self.dataset.label_values,
-            self.plane_spacing_mm,
-            self.config.slice_spacing_mm,
+            *self.spacing_mm,
             self.config.normalization,
         ]
+        if self.config.interpolation != "linear":
+            shaping.append(self.config.interpolation)
         return self.root / f"{case.name}-{hashlib.sha256(json.dumps(shaping).encode()).hexdigest()[:16]}"
 
     def prepare(self, cases: Sequence[Case]) -> int:
@@ -171,7 +179,7 @@ class _StudyCache:
             Unet4DError: there is too little room.
         """
         _remove_stale(self.root)
-        footprints = [footprint(case, self.dataset, self.config, self.plane_spacing_mm) for case in cases]
+        footprints = [footprint(case, self.dataset, self.spacing_mm) for case in cases]
         check_disk_room(footprints, self.root)
         workers = self.config.num_workers
         wanted = min(MOST_THREADS, available_cores()) if workers is None else workers
@@ -251,7 +259,7 @@ class _StudyCache:
         if changed:
             raise Unet4DError(f"{changed[0]} changed while it was read; leave the studies as they are and start again")
         (image, values, labelled), folder, kinds = study, self.folder(case, contents), case.channel_kinds
-        grid = WorkingGrid.of(image.affine, image.grid, self.plane_spacing_mm, self.config.slice_spacing_mm)
+        grid = WorkingGrid.of(image.affine, image.grid, *self.spacing_mm, self.config.interpolation)
         frames = np.flatnonzero(labelled)
         with one_torch_thread(self.torch_threads):  # studies are built side by side
             classes = to_classes(values[frames], self.dataset.label_values)

@@ -9,7 +9,7 @@ from statistics import median
 from unet4d.config import DataConfig, Size, triple
 from unet4d.datasets.cases import Case
 from unet4d.datasets.verify.study_properties import StudyProperties, read_study_properties
-from unet4d.images.grid import WorkingGrid
+from unet4d.images.grid import WorkingGrid, has_separate_slices
 
 
 @dataclass(frozen=True)
@@ -22,6 +22,7 @@ class Fingerprint:
         shapes: voxels (X, Y, Z) of each study, resampled, in the order of the cases.
         frame_counts: frames of each study.
         subjects: how many subjects the studies show.
+        slice_spacing_mm: the spacing that slices are resampled to; None: each study keeps its own.
     """
 
     plane_spacing_mm: float
@@ -29,6 +30,7 @@ class Fingerprint:
     shapes: tuple[Size, ...]
     frame_counts: tuple[int, ...]
     subjects: int
+    slice_spacing_mm: float | None = None
 
     @property
     def shape(self) -> Size:
@@ -55,8 +57,16 @@ def compute_fingerprint(
     studies = [(study.matrix, study.size) for study in facts]
     native = [WorkingGrid.of(affine, shape).spacing for affine, shape in studies]
     plane = config.in_plane_spacing_mm or round(median(s for spacing in native for s in spacing[:2]), 4)
-    grids = [WorkingGrid.of(affine, shape, plane, config.slice_spacing_mm) for affine, shape in studies]
+    slices = _slice_spacing_mm(config, plane, median(spacing[2] for spacing in native))
+    grids = [WorkingGrid.of(affine, shape, plane, slices) for affine, shape in studies]
     thickness = float(median(grid.spacing[2] for grid in grids))
     frames = tuple(study.frames for study in facts)
     shapes = tuple(triple(grid.shape) for grid in grids)
-    return Fingerprint(plane, (plane, plane, thickness), shapes, frames, len({case.subject for case in cases}))
+    return Fingerprint(plane, (plane, plane, thickness), shapes, frames, len({case.subject for case in cases}), slices)
+
+
+def _slice_spacing_mm(config: DataConfig, plane_mm: float, median_mm: float) -> float | None:
+    """Return the spacing that slices are resampled to: as set, or the median where slices are not thick; None: their own."""
+    if not isinstance(config.slice_spacing_mm, str):
+        return config.slice_spacing_mm
+    return None if has_separate_slices((plane_mm, median_mm)) else round(median_mm, 4)

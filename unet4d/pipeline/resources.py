@@ -12,7 +12,6 @@ from typing import NamedTuple
 
 import torch
 
-from unet4d.config import DataConfig
 from unet4d.datasets.cases import Case, Dataset
 from unet4d.images.grid import WorkingGrid
 from unet4d.images.nifti import affine_of, read_header
@@ -37,10 +36,19 @@ class Footprint(NamedTuple):
     memory_bytes: int
 
 
-def footprint(case: Case, dataset: Dataset, config: DataConfig, plane_spacing_mm: float | None) -> Footprint:
-    """Return the footprint of a case on the working grid; reads its header alone. Raises InputError as `read_header`."""
+def footprint(case: Case, dataset: Dataset, spacing_mm: tuple[float | None, float | None]) -> Footprint:
+    """Return the footprint of a case on the working grid of this spacing; reads its header alone.
+
+    Args:
+        case: the study.
+        dataset: it is in.
+        spacing_mm: in plane and between slices, as of `WorkingGrid.of`.
+
+    Raises:
+        InputError: as `read_header`.
+    """
     header, (frames, *native) = read_header(case.images[0])
-    grid = WorkingGrid.of(affine_of(header), native, plane_spacing_mm, config.slice_spacing_mm)
+    grid = WorkingGrid.of(affine_of(header), native, *spacing_mm)
     frames = 1 if case.channels_last else frames
     labelled = frames if case.labelled_frames is None else len(case.labelled_frames)
     before, after = math.prod(native), math.prod(grid.shape)

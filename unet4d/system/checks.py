@@ -52,7 +52,7 @@ def check_types(section: Any, name: str) -> None:
 
 
 def check_ranges(section: Any, name: str, ranges: Mapping[str, tuple[float, float]]) -> None:
-    """Check that numbers, or all numbers in lists, lie in their ranges, ends included; None is left to defaults.
+    """Check that numbers, or all numbers in lists, lie in their ranges, ends included; None and words are left as they are.
 
     Raises:
         InputError: names the setting.
@@ -67,7 +67,7 @@ def check_ranges(section: Any, name: str, ranges: Mapping[str, tuple[float, floa
 def _numbers(value: Any) -> list[Any]:
     if isinstance(value, (list, tuple)):
         return [number for item in value for number in _numbers(item)]
-    return [] if value is None else [value]
+    return [] if value is None or isinstance(value, str) else [value]
 
 
 def _fits(value: Any, kind: Any) -> bool:

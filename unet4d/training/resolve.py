@@ -33,9 +33,14 @@ def resolve(config: Config, seen: Fingerprint, precision: Precision, ranks: Proc
         ranks: the processes that share each batch and this machine's cores.
 
     Raises:
-        InputError: clips are too short for what they are to be trained on.
+        InputError: clips are too short for what they are trained on; prediction would mirror along an axis that training does not.
     """
     given = config.data
+    if untrained := set(config.inference.mirror_axes) - set(given.mirrored_axes):
+        raise InputError(
+            f"got inference.mirror_axes with {sorted(untrained)}, expected axes that training mirrors, {given.mirrored_axes}; "
+            f"add {sorted(untrained)} to data.flip_axes, with data.augmentation on, or take it out of inference.mirror_axes"
+        )
     patch = given.patch_size or triple(min(n, most) for n, most in zip(seen.shape, LARGEST_PATCH, strict=True))
     model = resolve_model(config.model, seen.spacing, patch)
     workers = (
@@ -50,6 +55,7 @@ def resolve(config: Config, seen: Fingerprint, precision: Precision, ranks: Proc
     data = {
         "folds": max(2, number_of_folds(seen.subjects, given.folds)),
         "in_plane_spacing_mm": seen.plane_spacing_mm,
+        "slice_spacing_mm": seen.slice_spacing_mm,
         "patch_size": rounded_up(patch, total_stride(model.strides)),
         "frames": frames,
         "num_workers": workers,
