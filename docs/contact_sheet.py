@@ -24,7 +24,14 @@ from unet4d.pipeline.augmentation.intensity import (
     shade,
 )
 from unet4d.pipeline.augmentation.presets import ARTIFACT_PRESETS, INTENSITY_PRESETS, SPACE_PRESETS, TIME_PRESETS
-from unet4d.pipeline.augmentation.spatial import SpatialWarp, apply_warp, center_crop, flip_clip, rotate_velocities
+from unet4d.pipeline.augmentation.spatial import (
+    SpatialWarp,
+    apply_warp,
+    center_crop,
+    flip_clip,
+    rotate_velocities,
+    warp_label,
+)
 from unet4d.pipeline.clip_frames import TemporalWarp, clip_frames
 from unet4d.pipeline.normalization import normalize
 from unet4d.report.pictures.render import class_color, new_figure, render_figure
@@ -68,7 +75,7 @@ def _space(image: Tensor, label: Tensor) -> Iterator[Row]:
     by, far = SPACE_BY, SPACE_BY.shift * PATCH[0]
 
     def tile(caption: str, warp: SpatialWarp, flips: Sequence[int] = ()) -> Tile:
-        moved = apply_warp(image[:1], warp, PATCH, "bilinear"), apply_warp(label[:1], warp, PATCH, "nearest")
+        moved = apply_warp(image[:1], warp, PATCH), warp_label(label[:1], warp, PATCH)
         picture, outline = (flip_clip(one, flips)[0, ..., SLICE] for one in moved)
         return Tile(caption, picture, outline)
 
@@ -167,7 +174,7 @@ def _velocity(image: Tensor, label: Tensor) -> Iterator[Row]:
     flow = (label[0] == 3).float()
     clip = torch.stack([image[0], flow, torch.zeros_like(flow)])[:, None]
     warp = SpatialWarp(angles=(0, 0, math.radians(SPACE_BY.rotation_deg)))
-    turned = rotate_velocities(apply_warp(clip[:, 0], warp, PATCH, "bilinear")[:, None], warp.rotation, kinds)
+    turned = rotate_velocities(apply_warp(clip[:, 0], warp, PATCH)[:, None], warp.rotation, kinds)
     clip = center_crop(clip, PATCH)
     variants = {
         "original": clip,

@@ -22,7 +22,7 @@ from unet4d.datasets.dataset import read_dataset
 from unet4d.datasets.subject_folds import split_cases
 from unet4d.errors import InputError
 from unet4d.images.image4d import Image4D
-from unet4d.inference.options import InferenceOptions
+from unet4d.inference.options import InferenceOptions, warn_of_untrained_mirroring
 from unet4d.inference.predict import predict
 from unet4d.models.checkpoint import load_checkpoint
 
@@ -344,3 +344,18 @@ def test_a_suffix_in_capitals_is_one_too(model_file, tmp_path, study):
 def test_a_trained_run_is_a_model(trained, phantom, tmp_path):
     written = predict(trained, [phantom], tmp_path / "out")
     assert [path.name for path in written] == [f"phantom00{n}.nii.gz" for n in (1, 2, 3)]
+
+
+@pytest.mark.parametrize(
+    ("flips", "augmentation", "warned"), [([0], "mild", False), ([1], "mild", True), ([0], "off", True)]
+)
+def test_mirroring_along_an_axis_that_training_did_not_mirror_is_warned_of(
+    model_file, caplog, flips, augmentation, warned
+):
+    model = load_model(model_file())
+    data = replace(model.config.data, flip_axes=flips, augmentation=augmentation)
+    model = replace(model, config=replace(model.config, data=data))
+    warn_of_untrained_mirroring([model], InferenceOptions())
+    assert not caplog.text
+    warn_of_untrained_mirroring([model], InferenceOptions(mirror_axes=(0,)))
+    assert ("mirroring along axes [0]" in caplog.text) == warned

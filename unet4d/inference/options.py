@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,6 +12,8 @@ from unet4d.errors import InputError
 from unet4d.images.time_axis import TimeAxis, check_time_axis
 from unet4d.models.checkpoint import TrainedModel
 from unet4d.system.text import short_repr
+
+logger = logging.getLogger(__name__)
 
 Models = Sequence[TrainedModel]
 
@@ -63,3 +66,14 @@ class InferenceOptions:
             "mirror_axes": None if self.mirror_axes is None else list(self.mirror_axes),
         }
         return replace(trained, **{name: value for name, value in asked.items() if value is not None})  # type: ignore[arg-type]
+
+
+def warn_of_untrained_mirroring(models: Models, options: InferenceOptions) -> None:
+    """Log a warning where a study is mirrored along an axis that was not mirrored in training, which costs accuracy."""
+    for model in models:
+        data, asked = model.config.data, options.window_config(model.config.inference).mirror_axes
+        if untrained := sorted(set(asked) - set(data.mirrored_axes)):
+            logger.warning(
+                f"{model.path}: mirroring along axes {untrained}, and training mirrored {data.mirrored_axes}; expect worse "
+                "results, or train with data.flip_axes"
+            )

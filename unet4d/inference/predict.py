@@ -25,7 +25,7 @@ from unet4d.inference.batch.output_folder import PredictionFolder
 from unet4d.inference.batch.run import BatchPredictor, StudyJob, check_failed
 from unet4d.inference.checks import check_predict
 from unet4d.inference.memory_budget import MemoryBudget
-from unet4d.inference.options import InferenceOptions, Models
+from unet4d.inference.options import InferenceOptions, Models, warn_of_untrained_mirroring
 from unet4d.inference.postprocessing_steps import POSTPROCESSING, OtherCheckpoints, Step, describe_steps, read_steps
 from unet4d.inference.segment import check_gpu
 from unet4d.models.checkpoint import TrainedModel
@@ -118,6 +118,8 @@ def predict(
         folder = PredictionFolder(Path(out_dir), task.labels, formats, options.probabilities)
     ranks.broadcast_from_rank0(lambda: folder.check(studies))
     ranks.rank0_first(lambda: check_gpu(models, options.precision))
+    if ranks.is_first:
+        warn_of_untrained_mirroring(models, options)
     digests = ranks.broadcast_from_rank0(lambda: {str(one.path): file_sha256(one.path) for one in models})
     steps = ranks.broadcast_from_rank0(lambda: _recorded_steps(paths, digests) if postprocess == "auto" else [])
     own = (shard or JobShard()).within(ranks).of(sorted(studies, key=lambda study: natural_key(study.name)))

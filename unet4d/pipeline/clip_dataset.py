@@ -15,6 +15,7 @@ from unet4d.images.channels import SIGNAL
 from unet4d.images.grid import is_thick
 from unet4d.pipeline.augmentation.compose import Augmentation
 from unet4d.pipeline.augmentation.presets import TIME_PRESETS
+from unet4d.pipeline.augmentation.spatial import crop_size
 from unet4d.pipeline.cache import CachedStudy
 from unet4d.pipeline.clip_frames import (
     ClipFrames,
@@ -128,13 +129,14 @@ class ClipDataset(Dataset[Clip]):
         shown = clip_frames(anchor, position, self.frames, study_frames, self.cyclic, timing)
         frames, padding = shown
         augmentation = self._augmentations[_can_tilt(study)]
-        size = augmentation.crop_size
-        start = [c - n // 2 for c, n in zip(self._patch_center(study, row, rng), size, strict=True)]
+        center = self._patch_center(study, row, rng)
+        params = augmentation.sample(rng, self.frames)
+        size = crop_size(params.warp, self.patch_size)
+        start = [c - n // 2 for c, n in zip(center, size, strict=True)]
         image = crop_padded(study.image, frames.tolist(), start, size)
         rows = {frame: i for i, frame in enumerate(study.labelled_frames)}
         labelled = [t for t in np.flatnonzero(~padding).tolist() if frames[t] in rows]
         label = crop_padded(study.label, [rows[frames[t]] for t in labelled], start, size)
-        params = augmentation.sample(rng, self.frames)
         with one_torch_thread():  # as in a worker: the last bit of a mean depends on the number of threads
             pixels, classes = augmentation.apply(torch.from_numpy(image), torch.from_numpy(label), params)
         classes_of_all = torch.zeros((self.frames, *self.patch_size), dtype=torch.uint8)

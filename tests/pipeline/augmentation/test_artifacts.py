@@ -40,8 +40,10 @@ def random(*shape: int) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(0))
 
 
-def drawn(seed: int, strength: str = "strong", frames: int = 8, gated: bool = True) -> tuple[FrameArtifact, ...]:
-    return sample_artifacts(np.random.default_rng(seed), ARTIFACT_PRESETS[strength], frames, SHAPE, gated)
+def drawn(
+    seed: int, strength: str = "strong", frames: int = 8, gated: bool = True, rate: float | None = None
+) -> tuple[FrameArtifact, ...]:
+    return sample_artifacts(np.random.default_rng(seed), ARTIFACT_PRESETS[strength], frames, SHAPE, gated, rate)
 
 
 # the draw
@@ -71,13 +73,26 @@ def test_the_share_of_clips_with_artifacts_is_that_of_the_preset_with_all_kinds(
         }
 
 
-def test_strong_hits_oftener_and_harder_than_mild():
-    mild, strong = ARTIFACT_PRESETS["mild"], ARTIFACT_PRESETS["strong"]
+@pytest.mark.parametrize(("weaker", "stronger"), [("mild", "strong"), ("strong", "severe")])
+def test_a_stronger_preset_hits_more_clips_and_harder(weaker, stronger):
+    mild, strong = ARTIFACT_PRESETS[weaker], ARTIFACT_PRESETS[stronger]
     assert strong.probability > mild.probability
-    assert strong.most > mild.most
     for name in ("dropout", "ghosting", "mistriggered", "noise"):
         assert getattr(strong, name).low > getattr(mild, name).low
-        assert getattr(strong, name).high > getattr(mild, name).high
+        assert getattr(strong, name).high >= getattr(mild, name).high
+
+
+@pytest.mark.parametrize(("rate", "frames"), [(0.0, 4), (0.2, 4), (0.2, 9), (0.5, 6), (0.3, 2)])
+def test_a_rate_is_the_share_of_frames_with_an_artifact_over_many_clips(rate, frames):
+    found = [[one.frame for one in drawn(seed, "severe", frames, rate=rate)] for seed in range(600)]
+    assert sum(map(len, found)) / 600 / frames == pytest.approx(rate, abs=0.025)
+    assert max(map(len, found)) - min(map(len, found)) <= 1
+    assert all(later - earlier > 1 for clip in found for earlier, later in itertools.pairwise(clip))
+
+
+@pytest.mark.parametrize("frames", [1, 3])
+def test_no_rate_hits_more_than_half_of_a_clip(frames):
+    assert max(len(drawn(seed, "severe", frames, rate=0.5)) for seed in SEEDS) == frames // 2
 
 
 def test_triggers_are_missed_only_where_there_are_triggers():

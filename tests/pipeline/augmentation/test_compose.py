@@ -13,7 +13,7 @@ from unet4d.config import DataConfig
 from unet4d.pipeline.augmentation.artifacts import FrameArtifact, Mistriggering, SignalDropout
 from unet4d.pipeline.augmentation.compose import Augmentation, AugmentationParams
 from unet4d.pipeline.augmentation.intensity import IntensityParams, NoiseParams
-from unet4d.pipeline.augmentation.spatial import SpatialWarp, crop_size
+from unet4d.pipeline.augmentation.spatial import SpatialWarp
 
 PATCH = (24, 20, 6)
 KINDS = ("signal", "map", "velocity X", "velocity Y", "velocity Z")
@@ -32,7 +32,7 @@ def made(settings: DataConfig, tilt: bool = False, kinds: tuple[str, ...] = KIND
 def clip(settings: DataConfig, tilt: bool = False, channels: int = len(KINDS)) -> tuple[Tensor, Tensor]:
     """A random image (C, T, ...) with a constant channel 1, a map in `KINDS`, and labels of two frames."""
     generator = torch.Generator().manual_seed(0)
-    size = crop_size(settings, PATCH, tilt)
+    size = PATCH if settings.augmentation == "off" else (56, 56, 48 if tilt else 6)
     image = torch.randn((channels, FRAMES, *size), generator=generator)
     if channels > 1:
         image[1] = image[1, :1]
@@ -101,6 +101,14 @@ def test_time_and_space_are_set_apart():
     assert any(made(config("off")).sample(np.random.default_rng(seed), FRAMES).artifacts for seed in SEEDS)
 
 
+@pytest.mark.parametrize("time", ["off", "strong"])
+def test_a_rate_of_artifacts_stands_in_place_of_those_of_time(time):
+    draws = [made(config("off", time, artifacts=0.25)).sample(np.random.default_rng(seed), FRAMES) for seed in SEEDS]
+    assert all(len(draw.artifacts) == 1 and draw.warp is draw.intensity is None for draw in draws)
+    clean = made(config("off", time, artifacts=0.0))
+    assert all(clean.sample(np.random.default_rng(seed), FRAMES) == AugmentationParams() for seed in SEEDS)
+
+
 def test_with_time_alone_frames_without_artifacts_stay_to_the_bit():
     settings = config("off")
     augmentation = made(settings)
@@ -115,7 +123,7 @@ def test_with_time_alone_frames_without_artifacts_stay_to_the_bit():
 
 def test_image_and_label_are_placed_alike_by_warp_and_flip():
     settings = config()
-    size = crop_size(settings, PATCH, False)
+    size = (56, 56, 6)
     label = (torch.arange(size[0])[:, None, None] // 6 % 2).expand(1, *size).to(torch.uint8)
     draw = AugmentationParams(SpatialWarp((0, 0, 0.4), (1.1, 0.95, 1), (1, -1, 0)), (0,))
     out, classes = made(settings, kinds=("signal",)).apply(label[None].float(), label, draw)

@@ -128,6 +128,23 @@ def test_every_range_of_strong_reaches_beyond_milds(name):
     assert strong.high - strong.low >= mild.high - mild.low
 
 
+NNUNET = {
+    "noise": (0.1, 0.0, 0.1),
+    "blur": (0.2, 0.5, 1.0),
+    "coarseness": (0.25, 0.5, 1.0),
+    "contrast": (0.15, 0.75, 1.25),
+}
+"""Probability and range of nnU-Net v2's default set (Isensee et al. 2021), where ours are of the same kind."""
+
+
+@pytest.mark.parametrize("name", NNUNET)
+def test_strong_reaches_at_least_as_far_as_nnunet(name):
+    ours, (probability, low, high) = getattr(INTENSITY_PRESETS["strong"], name), NNUNET[name]
+    assert ours.probability >= probability
+    assert ours.low <= low
+    assert ours.high >= high
+
+
 # shading
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -22,16 +23,13 @@ from unet4d.pipeline.augmentation.spatial import (
     rotate_velocities,
     sample_flips,
     sample_warp,
+    warp_label,
 )
 
 PATCH = (24, 20, 6)
 SEEDS = range(40)
 XYZ = ("velocity X", "velocity Y", "velocity Z")
 QUARTER = SpatialWarp(angles=(0.0, 0.0, math.pi / 2))
-
-
-def config(strength: str = "mild") -> DataConfig:
-    return DataConfig(augmentation=strength)
 
 
 def drawn(seed: int, strength: str, tilt: bool, kinds: tuple[str, ...] = ("signal",)) -> SpatialWarp:
@@ -48,30 +46,30 @@ def smooth(shape: tuple[int, int, int] = (60, 56, 40)) -> Tensor:
 
 
 @pytest.mark.parametrize("tilt", [False, True])
-@pytest.mark.parametrize("strength", ["mild", "strong"])
-def test_what_is_read_for_a_patch_is_wider_by_an_even_number_in_the_plane(strength, tilt):
-    sizes = np.array(crop_size(config(strength), (25, 20, 7), tilt))
-    assert ((sizes - (25, 20, 7)) % 2 == 0).all()
-    assert (sizes[:2] > (25, 20)).all()
-    assert (sizes[2] > 7) == tilt
-
-
-def test_the_size_read_for_a_mild_patch_is_the_one_worked_out_by_hand():
-    assert crop_size(config("mild"), (80, 80, 8), tilt=False) == (128, 128, 8)
-    assert crop_size(config("off"), (80, 80, 8), tilt=True) == (80, 80, 8)
-
-
-@pytest.mark.parametrize("strength", ["mild", "strong"])
-def test_a_warp_in_the_plane_never_reaches_beyond_what_was_read(strength):
-    ones = torch.ones(1, *crop_size(config(strength), PATCH, tilt=False))
+def test_what_is_read_suffices_and_is_wider_by_an_even_number(tilt):
+    image = smooth((80, 76, 64)) if tilt else smooth((80, 76, 6))
     for seed in SEEDS:
-        warp = drawn(seed, strength, tilt=False)
-        assert torch.allclose(apply_warp(ones, warp, PATCH, "bilinear"), torch.ones(1, *PATCH), atol=1e-4)
-        assert torch.equal(apply_warp(ones, warp, PATCH, "nearest"), torch.ones(1, *PATCH))
+        warp = drawn(seed, "strong", tilt)
+        size = np.array(crop_size(warp, PATCH))
+        assert ((size - PATCH) % 2 == 0).all()
+        assert (size[2] > PATCH[2]) <= tilt
+        read = apply_warp(center_crop(image, size.tolist()), warp, PATCH)
+        assert torch.allclose(read, apply_warp(image, warp, PATCH), atol=1e-5)
+        if warp != SpatialWarp():
+            too_small = apply_warp(torch.ones(1, *np.maximum(size - 2, 1).tolist()), warp, PATCH)
+            assert float(too_small.min()) < 0.999
+
+
+def test_the_sizes_read_are_those_worked_out_by_hand():
+    assert crop_size(None, (80, 80, 8)) == crop_size(SpatialWarp(), (80, 80, 8)) == (80, 80, 8)
+    # 79 (cos 15 + sin 15) = 96.8 between the outermost centers: 8.9 voxels on either side of 39.5
+    assert crop_size(SpatialWarp((0, 0, math.radians(15))), (80, 80, 8)) == (98, 98, 8)
+    assert crop_size(SpatialWarp(scale=(1.2, 0.5, 1.0), shift=(0.0, -0.5, 0.0)), (81, 21, 8)) == (97, 21, 8)
+    assert crop_size(QUARTER, (24, 20, 6)) == (24, 24, 6)
 
 
 def test_beyond_what_was_read_there_are_zeros():
-    out = apply_warp(torch.ones(1, *PATCH), SpatialWarp(shift=(4.0, 0.0, 0.0)), PATCH, "bilinear")
+    out = apply_warp(torch.ones(1, *PATCH), SpatialWarp(shift=(4.0, 0.0, 0.0)), PATCH)
     assert torch.allclose(out[0, :20], torch.ones(()), atol=1e-5)
     assert torch.allclose(out[0, 20:], torch.zeros(()), atol=1e-5)
 
@@ -80,8 +78,9 @@ def test_the_middle_of_what_was_read_is_the_patch_and_a_warp_that_moves_nothing_
     image = torch.rand(2, 30, 24, 8)
     patch = center_crop(image, PATCH)
     assert torch.equal(patch, image[:, 3:27, 2:22, 1:7])
-    assert torch.allclose(apply_warp(image, SpatialWarp(), PATCH, "bilinear"), patch, atol=1e-5)
-    assert torch.equal(apply_warp(image, SpatialWarp(), PATCH, "nearest"), patch)
+    assert torch.allclose(apply_warp(image, SpatialWarp(), PATCH), patch, atol=1e-5)
+    label = (image * 5).to(torch.uint8)
+    assert torch.equal(warp_label(label, SpatialWarp(), PATCH), center_crop(label, PATCH))
 
 
 # the warp
@@ -93,7 +92,7 @@ def test_a_warp_reads_where_monais_affine_does(tilt):
     for seed in range(10):
         warp = drawn(seed, "strong", tilt)
         affine = Affine(affine=torch.from_numpy(warp.affine), spatial_size=PATCH, padding_mode="zeros", image_only=True)
-        assert np.allclose(apply_warp(image, warp, PATCH, "bilinear").numpy(), np.asarray(affine(image)), atol=1e-4)
+        assert np.allclose(apply_warp(image, warp, PATCH).numpy(), np.asarray(affine(image)), atol=1e-4)
 
 
 def test_monai_gives_the_same_affine_for_the_same_turn_size_and_shift():
@@ -113,18 +112,25 @@ def test_a_quarter_turn_about_z_equals_one_by_hand():
     """
     a, b, c, d, e, f = range(6)
     image = torch.tensor([[a, b, c], [d, e, f]]).float()[None, :, :, None]
-    out = apply_warp(image, QUARTER, (3, 2, 1), "nearest")
-    assert out[0, :, :, 0].tolist() == [[d, a], [e, b], [f, c]]
+    assert apply_warp(image, QUARTER, (3, 2, 1))[0, :, :, 0].round(decimals=4).tolist() == [[d, a], [e, b], [f, c]]
+    assert warp_label(image.to(torch.uint8), QUARTER, (3, 2, 1))[0, :, :, 0].tolist() == [[d, a], [e, b], [f, c]]
 
 
 def test_thick_slices_stay_in_their_plane():
-    slices = torch.arange(6.0).expand(1, *crop_size(config("strong"), PATCH, tilt=False))
+    slices = torch.arange(6.0).expand(1, 80, 76, 6)
     for seed in SEEDS:
         warp = drawn(seed, "strong", tilt=False)
-        assert torch.equal(apply_warp(slices, warp, PATCH, "nearest"), torch.arange(6.0).expand(1, *PATCH))
-        assert torch.allclose(
-            apply_warp(slices, warp, PATCH, "bilinear"), torch.arange(6.0).expand(1, *PATCH), atol=1e-3
-        )
+        assert torch.equal(warp_label(slices.to(torch.uint8), warp, PATCH)[0, 0, 0], torch.arange(6, dtype=torch.uint8))
+        assert torch.allclose(apply_warp(slices, warp, PATCH), torch.arange(6.0).expand(1, *PATCH), atol=1e-3)
+
+
+def test_strong_turns_a_fifth_of_thick_stacks_by_any_angle_and_mild_none():
+    for name, tilt, wanted in (("strong", False, 0.2), ("strong", True, 0.0), ("mild", False, 0.0)):
+        angles = np.array([drawn(seed, name, tilt).angles[2] for seed in range(500)])
+        beyond = np.abs(angles) > math.radians(SPACE_PRESETS[name].rotation_deg)
+        assert beyond.mean() == pytest.approx(wanted * 5 / 6, abs=0.03)
+        assert not wanted or np.abs(angles).max() > 3
+    assert drawn(1, "strong", False, ("velocity X",)).angles == (0, 0, 0)
 
 
 def test_near_isotropic_patches_are_tilted():
@@ -138,20 +144,71 @@ def test_image_and_label_move_alike(tilt):
     label = (image > image.median()).to(torch.uint8)
     for seed in SEEDS:
         warp = drawn(seed, "strong", tilt)
-        moved, moved_label = apply_warp(image, warp, PATCH, "bilinear"), apply_warp(label, warp, PATCH, "nearest")
-        sharp = (moved - image.median()).abs() > 0.12  # off the border, where nearest and linear may differ
+        moved, moved_label = apply_warp(image, warp, PATCH), warp_label(label, warp, PATCH)
+        sharp = (moved - image.median()).abs() > 0.12  # off the border, which both smooth
         assert sharp.float().mean() > 0.2
         assert torch.equal((moved > image.median())[sharp], moved_label.bool()[sharp])
 
 
 def test_a_round_ventricle_stays_nearly_round():
-    shape = crop_size(config("mild"), PATCH, tilt=False)
+    shape = (60, 56, 6)
     x, y = torch.meshgrid(*(torch.arange(n) - (n - 1) / 2 for n in shape[:2]), indexing="ij")
-    disc = ((x**2 + y**2) < 64).float()[None, :, :, None].expand(1, *shape)
+    disc = ((x**2 + y**2) < 64).to(torch.uint8)[None, :, :, None].expand(1, *shape)
     for seed in SEEDS:
-        where = apply_warp(disc, drawn(seed, "mild", tilt=False), PATCH, "nearest")[0, :, :, 2].nonzero().float()
+        where = warp_label(disc, drawn(seed, "mild", tilt=False), PATCH)[0, :, :, 2].nonzero().float()
         variances = torch.linalg.eigvalsh(torch.cov(where.T))
         assert (variances[1] / variances[0]).sqrt() < 1.2
+
+
+def warped_by_nearest(label: Tensor, warp: SpatialWarp, size: tuple[int, int, int]) -> Tensor:
+    """Read a label (N, X, Y, Z) where the warp leads, at the nearest voxel: what linear shares are compared with."""
+    homogeneous = np.stack([*np.meshgrid(*(np.arange(n) - (n - 1) / 2 for n in size), indexing="ij"), np.ones(size)])
+    at = np.tensordot(warp.affine, homogeneous, 1)[:3] + (np.array(label.shape[1:])[:, None, None, None] - 1) / 2
+    nearest = torch.from_numpy(np.rint(at).astype(int).clip(0, np.array(label.shape[1:])[:, None, None, None] - 1))
+    return label[(slice(None), *nearest)]
+
+
+def frayed(shape: Tensor) -> int:
+    """Count the faces of pixels in the border of a shape (X, Y) beyond those of the box around it: none where no notch is."""
+    across = (shape[:, :-1] != shape[:, 1:]).sum(), (shape[:-1] != shape[1:]).sum()
+    return int(sum(across)) - 2 * int(sum(shape.any(axis).sum() for axis in (0, 1)))
+
+
+def test_a_warped_disc_is_truer_and_less_frayed_than_by_nearest_neighbors():
+    """Oracle: the disc, where the inverse of the warp puts it, and its area."""
+    size, radius, rng = (81, 81, 1), 20.0, np.random.default_rng(0)
+    wrong, notches, areas = Counter(), Counter(), []
+    x, y = torch.meshgrid(*(torch.arange(101.0) - 50 for _ in range(2)), indexing="ij")
+    disc = ((x**2 + y**2) < radius**2).to(torch.uint8)[None, :, :, None]
+    here = torch.stack(torch.meshgrid(*(torch.arange(81.0) - 40 for _ in range(2)), indexing="ij"))
+    for _ in range(20):
+        scale, angle, *shift = (float(rng.uniform(*span)) for span in ((0.7, 1.4), (-3, 3), (-3, 3), (-3, 3)))
+        warp = SpatialWarp((0, 0, angle), (scale, scale, 1.0), (*shift, 0.0))
+        affine = torch.from_numpy(warp.affine).float()
+        truth = (torch.tensordot(affine[:2, :2], here, 1) + affine[:2, 3, None, None]).norm(dim=0) < radius
+        for name, warped in (("linear", warp_label), ("nearest", warped_by_nearest)):
+            found = warped(disc, warp, size)[0, :, :, 0].bool()
+            wrong[name] += int((found != truth).sum())
+            notches[name] += frayed(found)
+            if name == "linear":
+                areas.append(float(found.sum()) * scale**2 / (math.pi * radius**2) - 1)
+    assert not frayed(disc[0, :, :, 0].bool())
+    assert wrong["linear"] < 0.9 * wrong["nearest"]
+    assert notches["linear"] < 0.5 * notches["nearest"]
+    assert np.abs(areas).max() < 0.02
+
+
+def test_a_warped_label_is_that_of_whole_maps_of_every_class_and_background_outside():
+    """Oracle: the largest of K maps at once, the background's share with all that lies outside of what was read."""
+    label = (smooth((30, 26, 6)) * 5).to(torch.uint8)
+    warp = SpatialWarp((0, 0, 0.4), (1.1, 0.9, 1.0), (6.0, 0.5, 0.0))
+    maps = torch.stack([apply_warp((label == k).float(), warp, PATCH) for k in range(5)])
+    maps[0] += 1 - maps.sum(0)
+    assert len(label.unique()) > 3
+    sure = maps.topk(2, 0).values.diff(dim=0)[0].abs() > 1e-5
+    assert torch.equal(warp_label(label, warp, PATCH)[sure], maps.argmax(0).to(torch.uint8)[sure])
+    assert sure.float().mean() > 0.99
+    assert not warp_label(label[:0], warp, PATCH).numel()
 
 
 def test_strong_goes_further_than_mild_and_some_patches_stay_where_they_are():
@@ -171,7 +228,8 @@ def test_only_the_flip_axes_are_mirrored_half_of_the_time():
     drawn_axes = [sample_flips(np.random.default_rng(seed), SPACE_PRESETS["mild"], [0, 2]) for seed in SEEDS]
     assert set(drawn_axes) == {(), (0,), (2,), (0, 2)}
     assert all(8 < sum(axis in axes for axes in drawn_axes) < 32 for axis in (0, 2))
-    assert all(len(sample_flips(np.random.default_rng(seed), SPACE_PRESETS["mild"], [1, 1])) < 2 for seed in SEEDS)
+    assert DataConfig(flip_axes=[1, 0, 1]).mirrored_axes == [0, 1]
+    assert DataConfig(flip_axes=[1], augmentation="off").mirrored_axes == []
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])
@@ -217,11 +275,11 @@ def test_a_jet_still_runs_along_its_vessel(seed):
     clip = torch.cat([vessel[None], direction[:, None, None, None] * vessel])
     turn = np.random.default_rng(seed).uniform(-0.5, 0.5, 3)
     warp = SpatialWarp(angles=tuple(turn.tolist()))
-    patch = apply_warp(clip, warp, (41, 41, 41), "nearest")
+    patch = apply_warp(clip, warp, (41, 41, 41))
     out = rotate_velocities(patch[:, None], warp.rotation, ("signal", *XYZ))[:, 0]
-    where = out[0].nonzero().float()
+    where = (out[0] > 0.5).nonzero().float()
     axis = torch.linalg.eigh(torch.cov(where.T)).eigenvectors[:, -1]
-    flow = out[1:, out[0] > 0].mean(1)
+    flow = out[1:, out[0] > 0.5].mean(1)
     assert float((axis @ flow).abs() / flow.norm()) > 0.999
 
 

@@ -68,7 +68,12 @@ class FrameArtifact:
 
 
 def sample_artifacts(
-    rng: np.random.Generator, preset: ArtifactPreset, frames: int, patch_size: Sequence[int], gated: bool
+    rng: np.random.Generator,
+    preset: ArtifactPreset,
+    frames: int,
+    patch_size: Sequence[int],
+    gated: bool,
+    rate: float | None = None,
 ) -> tuple[FrameArtifact, ...]:
     """Return the artifacts of a clip: in at most half of its frames, and never in two neighbours.
 
@@ -78,17 +83,22 @@ def sample_artifacts(
         frames: T.
         patch_size: voxels (X, Y, Z).
         gated: whether a frame is put together from several heart beats, so that triggers can be missed.
+        rate: share of the frames with an artifact, on average over clips, in place of the preset's probability and number.
     """
-    if rng.random() >= preset.probability:
-        return ()
-    count = min(int(rng.integers(1, preset.most + 1)), frames // 2)
+    if rate is None:
+        if rng.random() >= preset.probability:
+            return ()
+        count = min(int(rng.integers(1, preset.most + 1)), frames // 2)
+    else:
+        count = min(int(rate * frames + rng.random()), frames // 2)
     apart = np.sort(rng.choice(frames - count + 1, count, replace=False)) + np.arange(count)
-    return tuple(FrameArtifact(t, _sample_artifact(rng, preset, t, frames, patch_size, gated)) for t in apart.tolist())
+    return tuple(FrameArtifact(t, sample_artifact(rng, preset, t, frames, patch_size, gated)) for t in apart.tolist())
 
 
-def _sample_artifact(
+def sample_artifact(
     rng: np.random.Generator, preset: ArtifactPreset, t: int, frames: int, size: Sequence[int], gated: bool
 ) -> Artifact:
+    """Return an artifact of frame `t` of a clip; the arguments are those of `sample_artifacts`."""
     probabilities = {
         "dropout": preset.dropout.probability,
         "ghosting": preset.ghosting.probability,

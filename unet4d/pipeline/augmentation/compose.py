@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from unet4d.config import DataConfig, Size
@@ -36,28 +35,25 @@ class Augmentation:
         tilt: whether patches may be rotated out of the plane, zoomed and blurred across it: not with thick slices.
         channel_kinds: the kind of each channel; velocities lie along the working axes X, Y, Z, positive towards growing index.
         cyclic: whether frames are gated to the heart beat; only then are triggers missed.
-
-    Attributes:
-        crop_size: voxels (X, Y, Z) that must be read for a patch.
     """
 
     def __init__(self, config: DataConfig, patch_size: Size, tilt: bool, channel_kinds: Sequence[str], cyclic: bool):
         self.config, self.patch_size, self.tilt = config, patch_size, tilt
         self.kinds, self.cyclic = tuple(channel_kinds), cyclic
-        self.crop_size = spatial.crop_size(config, patch_size, tilt)
 
     def sample(self, rng: np.random.Generator, frames: int) -> AugmentationParams:
         """Return random parameters for a clip of `frames`."""
         config, artifacts = self.config, tuple[FrameArtifact, ...]()
-        if config.time_augmentation != "off":
-            preset = ARTIFACT_PRESETS[config.time_augmentation]
-            artifacts = sample_artifacts(rng, preset, frames, self.patch_size, self.cyclic)
+        strength = config.time_augmentation if config.artifacts is None else "severe"
+        if strength != "off":
+            preset = ARTIFACT_PRESETS[strength]
+            artifacts = sample_artifacts(rng, preset, frames, self.patch_size, self.cyclic, config.artifacts)
         if config.augmentation == "off":
             return AugmentationParams(artifacts=artifacts)
         space, intensity = SPACE_PRESETS[config.augmentation], INTENSITY_PRESETS[config.augmentation]
         return AugmentationParams(
             spatial.sample_warp(rng, space, self.patch_size, self.tilt, self.kinds),
-            spatial.sample_flips(rng, space, config.flip_axes),
+            spatial.sample_flips(rng, space, config.mirrored_axes),
             artifacts,
             sample_intensity(rng, intensity, self.kinds),
         )
@@ -68,8 +64,8 @@ class Augmentation:
         Space comes first, then artifacts, then intensity: an artifact of the scanner is seen in the clip's contrast.
 
         Args:
-            image: (C, T, *crop_size) float32.
-            label: (L, *crop_size) uint8, the labelled frames.
+            image: (C, T, X, Y, Z) float32, as much around the patch as `crop_size` says, or more.
+            label: (L, X, Y, Z) uint8, the labelled frames.
             params: as `sample` returns them.
 
         Returns:
@@ -81,9 +77,9 @@ class Augmentation:
         if warp is None:
             image, label = spatial.center_crop(image, size).clone(), spatial.center_crop(label, size).clone()
         else:
-            patch = spatial.apply_warp(image.flatten(0, 1), warp, size, "bilinear").unflatten(0, image.shape[:2])
+            patch = spatial.apply_warp(image.flatten(0, 1), warp, size).unflatten(0, image.shape[:2])
             image = spatial.rotate_velocities(patch, warp.rotation, self.kinds)
-            label = spatial.apply_warp(label, warp, size, "nearest").to(torch.uint8)
+            label = spatial.warp_label(label, warp, size)
         if params.flips:
             image, label = spatial.flip_clip(image, params.flips, self.kinds), spatial.flip_clip(label, params.flips)
         deviations = self._deviations(image)

@@ -1,7 +1,7 @@
-"""The ranges and probabilities behind `data.augmentation` and `data.time_augmentation`: tables for mild and strong.
+"""Ranges and probabilities of `data.augmentation`, `data.time_augmentation` and `data.artifacts`: tables by strength.
 
-Intensities are in standard deviations of the study, which z-score makes 1. Ranges lie near those of nnU-Net's default set (Isensee
-et al. 2021); rotations are smaller, because organs keep their place.
+Intensities are in standard deviations of the study, which z-score makes 1. Strong reaches at least as far as nnU-Net's default set
+(Isensee et al. 2021) in every effect, and mild about half as far: organs keep their place.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ class SpacePreset(NamedTuple):
 
     probability: float  # of rotation, zoom, stretch and shift together
     rotation_deg: float  # largest, about each axis
+    any_angle: float  # fraction of the rotations in the plane of thick slices that are by any angle
     zoom: float  # largest change of size, of all axes alike
     stretch: float  # largest further change, of each axis
     shift: float  # largest, along X and Y, of the patch
@@ -54,7 +55,7 @@ class IntensityPreset(NamedTuple):
 class ArtifactPreset(NamedTuple):
     """The range of artifacts of single frames; each kind is chosen with its own probability."""
 
-    probability: float  # that a clip has any
+    probability: float  # that a clip has any; of severe ones `data.artifacts` says how many
     most: int  # frames of a clip, each with one kind of artifact
     dropout: RandomRange  # lost fraction of the signal
     local: float  # fraction of the dropouts that affect a region, not the whole frame
@@ -75,8 +76,12 @@ class TimePreset(NamedTuple):
 
 
 SPACE_PRESETS = {
-    "mild": SpacePreset(probability=0.8, rotation_deg=15.0, zoom=0.15, stretch=0.05, shift=0.05, flip=0.5),
-    "strong": SpacePreset(probability=0.8, rotation_deg=30.0, zoom=0.25, stretch=0.1, shift=0.05, flip=0.5),
+    "mild": SpacePreset(
+        probability=0.8, rotation_deg=15.0, any_angle=0.0, zoom=0.15, stretch=0.05, shift=0.05, flip=0.5
+    ),
+    "strong": SpacePreset(
+        probability=0.8, rotation_deg=30.0, any_angle=0.25, zoom=0.3, stretch=0.1, shift=0.05, flip=0.5
+    ),
 }
 INTENSITY_PRESETS = {
     "mild": IntensityPreset(
@@ -119,7 +124,17 @@ ARTIFACT_PRESETS = {
         mistriggered=RandomRange(0.25, 0.3, 0.6),
         noise=RandomRange(0.25, 0.4, 0.8),
     ),
+    "severe": ArtifactPreset(
+        probability=1.0,
+        most=1,
+        dropout=RandomRange(0.25, 0.8, 0.95),
+        local=0.5,
+        ghosting=RandomRange(0.25, 0.5, 0.9),
+        mistriggered=RandomRange(0.25, 0.4, 0.6),
+        noise=RandomRange(0.25, 1.0, 2.0),
+    ),
 }
+"""Severe ones are those of `data.artifacts`: a reader would discard such a frame. Ranges were set before any network saw them."""
 TIME_PRESETS = {
     "off": TimePreset(1.0, 1.0, 0.0, 0.0, 0.0, False),
     "mild": TimePreset(0.8, 1.25, 0.5, 0.1, 0.1, False),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,11 +13,13 @@ from monai.transforms.utils import create_rotate, create_scale, create_translate
 from torch import Tensor
 from torch.nn.functional import affine_grid, grid_sample
 
-from unet4d.config import DataConfig
 from unet4d.images.channels import velocity_axis
-from unet4d.pipeline.augmentation.presets import SPACE_PRESETS, SpacePreset
+from unet4d.images.grid import argmax_classes
+from unet4d.pipeline.augmentation.presets import SpacePreset
 
 Triple = tuple[float, float, float]
+ROUNDING = 1e-6
+"""Voxels that a warp may reach beyond what is read: less than its arithmetic is off by."""
 
 
 @dataclass(frozen=True)
@@ -44,26 +47,18 @@ class SpatialWarp:
         return self.angles[:2] == (0.0, 0.0) and self.scale[2] == 1.0 and self.shift[2] == 0.0
 
 
-def crop_size(config: DataConfig, patch_size: Sequence[int], tilt: bool) -> tuple[int, ...]:
-    """Return the voxels (X, Y, Z) to read for a patch that is rotated about one axis, zoomed and shifted.
+def crop_size(warp: SpatialWarp | None, patch_size: Sequence[int]) -> tuple[int, ...]:
+    """Return the voxels (X, Y, Z) that a warp of a patch reads: the box around the warped patch, around the patch's center.
 
-        80 x 80, mild:   80 (cos 15 + sin 15) * 1.15 * 1.05 + 2 * 0.05 * 80 = 126.3   ->   128 x 128
+        80 x 80 by 15 degrees:   80 cos 15 + 80 sin 15 = 98.0   ->   98 x 98
 
-    Wider than the patch by an even number, so that both share their center and an unrotated patch falls on voxels.
+    Wider than the patch by an even number, so that both share their center and an unwarped patch falls on voxels.
     """
-    if config.augmentation == "off":
+    if warp is None:
         return tuple(patch_size)
-    preset = SPACE_PRESETS[config.augmentation]
-    cos, sin = math.cos(math.radians(preset.rotation_deg)), math.sin(math.radians(preset.rotation_deg))
-    sizes = []
-    for axis, n in enumerate(patch_size):
-        if axis == 2 and not tilt:
-            sizes.append(n)
-            continue
-        widest = max(m for other, m in enumerate(patch_size) if other != axis and (tilt or other != 2))
-        reach = max(n, n * cos + widest * sin) * (1 + preset.zoom) * (1 + preset.stretch) + 2 * preset.shift * n
-        sizes.append(n + 2 * math.ceil((reach - n) / 2))
-    return tuple(sizes)
+    corner = (np.array(patch_size) - 1) / 2
+    reach = np.abs(warp.affine[:3, :3]) @ corner + np.abs(warp.affine[:3, 3]) - ROUNDING
+    return tuple(n + 2 * max(0, math.ceil(r - c)) for n, r, c in zip(patch_size, reach, corner, strict=True))
 
 
 def sample_warp(
@@ -86,12 +81,14 @@ def sample_warp(
     angles = math.radians(preset.rotation_deg) * rng.uniform(-1, 1, 3) * [tilt, tilt, True] * rotatable_axes(kinds)
     scale = (1 + preset.zoom * rng.uniform(-1, 1)) * (1 + preset.stretch * rng.uniform(-1, 1, 3))
     shift = preset.shift * rng.uniform(-1, 1, 3) * patch_size * [True, True, False]
+    if preset.any_angle and not tilt and rng.random() < preset.any_angle:
+        angles[2] = math.pi * rng.uniform(-1, 1) * rotatable_axes(kinds)[2]
     return SpatialWarp(*(tuple(values.tolist()) for values in (angles, np.where(axes, scale, 1.0), shift)))
 
 
 def sample_flips(rng: np.random.Generator, preset: SpacePreset, axes: Sequence[int]) -> tuple[int, ...]:
     """Return the axes to mirror, a random choice among `axes`."""
-    return tuple(axis for axis in sorted(set(axes)) if rng.random() < preset.flip)
+    return tuple(axis for axis in axes if rng.random() < preset.flip)
 
 
 def rotatable_axes(kinds: Sequence[str]) -> tuple[bool, bool, bool]:
@@ -100,31 +97,50 @@ def rotatable_axes(kinds: Sequence[str]) -> tuple[bool, bool, bool]:
     return y == z, x == z, x == y
 
 
-def apply_warp(image: Tensor, warp: SpatialWarp, patch_size: Sequence[int], mode: str) -> Tensor:
-    """Read a patch out of (N, X, Y, Z), with one interpolation for rotation, scale and shift.
+def apply_warp(image: Tensor, warp: SpatialWarp, patch_size: Sequence[int]) -> Tensor:
+    """Read a patch out of (N, X, Y, Z), with one linear interpolation for rotation, scale and shift.
 
     Outside of `image` there are zeros (after z-score the study's mean), as beyond the study's border in `crop_padded` and in an
     inference window wider than the study; replicated edges would show tissue without a label. A warp that keeps every slice is
     applied slice by slice, in 2D.
 
     Args:
-        image: (N, X, Y, Z), frames or labels.
+        image: (N, X, Y, Z), frames.
         warp: where voxels are read.
         patch_size: voxels (X, Y, Z) of the result.
-        mode: "bilinear", or "nearest" for labels.
 
     Returns:
         (N, *patch_size) float32.
     """
     if not warp.in_plane or image.shape[-1] != patch_size[2]:
-        return _resample(image.float(), warp.affine, patch_size, mode)
+        return _resample(image.float(), warp.affine, patch_size)
     plane = [0, 1, 3]
     slices = image.float().movedim(-1, 1).flatten(0, 1)
-    patch = _resample(slices, warp.affine[np.ix_(plane, plane)], patch_size[:2], mode)
+    patch = _resample(slices, warp.affine[np.ix_(plane, plane)], patch_size[:2])
     return patch.unflatten(0, (len(image), patch_size[2])).movedim(1, -1).contiguous()
 
 
-def _resample(image: Tensor, affine: np.ndarray, size: Sequence[int], mode: str) -> Tensor:
+def warp_label(label: Tensor, warp: SpatialWarp, patch_size: Sequence[int]) -> Tensor:
+    """Read the patch of a label map (N, X, Y, Z) uint8: in each voxel the class with the largest linear share.
+
+    Borders stay as smooth as they were, as with nnU-Net's labels (Isensee et al. 2021): nearest neighbors would fray them. One
+    class of one frame is in memory at a time. Outside of `label` there is background.
+
+    Returns:
+        (N, *patch_size) uint8.
+    """
+    patch = label.new_zeros((len(label), *patch_size))
+    for out, frame in zip(patch, label, strict=True):
+        classes = torch.bincount(frame.flatten())[1:].nonzero().flatten() + 1
+        if len(classes):
+            masks = (frame > 0, *(frame == k for k in classes))
+            shares = (apply_warp(mask[None], warp, patch_size)[0] for mask in masks)
+            best = argmax_classes(itertools.chain([1 - next(shares)], shares))
+            out.copy_(torch.cat([classes.new_zeros(1), classes]).to(torch.uint8)[best.int()])
+    return patch
+
+
+def _resample(image: Tensor, affine: np.ndarray, size: Sequence[int]) -> Tensor:
     """Read (N, *space) where an affine in voxels from the center leads, as (N, *size).
 
     `affine_grid` counts from -1 to 1 between the outer borders of the outermost voxels, the last axis first.
@@ -133,7 +149,7 @@ def _resample(image: Tensor, affine: np.ndarray, size: Sequence[int], mode: str)
     scaled = affine[:-1, :-1] * here / there[:, None]
     theta = np.column_stack([scaled[::-1, ::-1], (affine[:-1, -1] * 2 / there)[::-1]])
     grid = affine_grid(torch.from_numpy(theta).float()[None], [1, 1, *size], align_corners=False)
-    return grid_sample(image[None], grid, mode=mode, padding_mode="zeros", align_corners=False)[0]
+    return grid_sample(image[None], grid, mode="bilinear", padding_mode="zeros", align_corners=False)[0]
 
 
 def center_crop(image: Tensor, patch_size: Sequence[int]) -> Tensor:
