@@ -156,7 +156,7 @@ class _StudyCache:
 
     def folder(self, case: Case, contents: Mapping[Path, str]) -> Path:
         """Return the entry's folder, given the digests of the case's files."""
-        shaping = [
+        shaping: list[Any] = [
             VERSION,
             [contents[file] for file in case.files],
             case.labelled_frames,
