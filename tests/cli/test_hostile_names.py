@@ -180,16 +180,18 @@ STEERING = "a\u202eb\x9b2J\u2066c"
 def test_pages_show_escapes_for_what_steers_text():
     table = PageTable([STEERING], [[STEERING]])
     summary = ScoreSection(None, [table], [STEERING], lead=STEERING, facts=[(STEERING, STEERING)], notes=[STEERING])
-    entry = IndexEntry(STEERING, "a.html", STEERING, "data:", [(STEERING, "#010203", STEERING)], [STEERING], None)
+    entry = IndexEntry(
+        STEERING, "a.html", STEERING, "data:", [(STEERING, "#010203", STEERING)], [STEERING], None, STEERING
+    )
     page = index_page(STEERING, [entry], {STEERING: STEERING}, summary)
     assert page.replace("\n", "").isprintable()
-    assert page.count(r"a\u202eb\x9b2J\u2066c") >= 16
+    assert page.count(r"a\u202eb\x9b2J\u2066c") >= 17
 
 
 def test_the_data_of_the_scripts_show_escapes_for_what_steers_text():
     voxels = np.zeros((2, 4, 4, 2), np.float32)
     image, label = Image4D.from_array(voxels, np.eye(4), None), voxels.astype(np.uint8)
-    study = SegmentedStudy(STEERING, image, label, {STEERING: 1}, None, np.zeros(2, bool), None, {}, None)
+    study = SegmentedStudy(STEERING, image, label, {STEERING: 1}, None, np.zeros(2, bool), None, {}, None, {})
     data = json.dumps(viewer_data(study, embed_study(voxels, label, np.eye(4), (0, 1), 10**6)))
     assert data.count(r"a\\u202eb\\x9b2J\\u2066c") == 2
 

@@ -16,9 +16,11 @@ from tests.errors import error_of
 from unet4d.datasets.case_labels import read_labelled, to_classes
 from unet4d.datasets.cases import Case, Dataset
 from unet4d.datasets.dataset import choose_cache_dir, read_dataset
+from unet4d.datasets.nifti_studies import open_dataset_source
 from unet4d.datasets.subject_folds import describe_fewer_folds, number_of_folds, split_cases, split_folds
 from unet4d.errors import InputError
 from unet4d.images.image4d import Image4D, write_image
+from unet4d.metrics.vitals import Vitals
 
 T, GRID = 5, (4, 3, 2)
 
@@ -103,6 +105,42 @@ def test_time_left_out_is_not_said_and_not_cyclic(tmp_path):
 def test_a_case_without_a_name_has_that_of_its_image_whatever_the_suffix(tmp_path):
     entry = change(["training", 0], {"image": "A.NII.GZ", "label": "labels/a1.nii.gz"})
     assert read_dataset(lay_out(tmp_path, entry)).training[0].name == "A"
+
+
+def test_roles_and_vitals_are_read(tmp_path):
+    entry = change(["training", 0], ENTRY["training"][0] | {"height_cm": 180, "weight_kg": 80.5, "heart_rate_bpm": 64})
+    entry["roles"] = {"myocardium": "other", "left ventricle": "right ventricle"}
+    dataset = read_dataset(lay_out(tmp_path, entry))
+    assert dataset.roles == {"myocardium": "other", "left ventricle": "right ventricle"}
+    assert dataset.training[0].vitals == Vitals(180, 80.5, 64)
+    assert dataset.training[1].vitals == Vitals()
+    source = open_dataset_source(dataset)
+    assert (source.roles, source.studies[0].vitals) == (dataset.roles, Vitals(180, 80.5, 64))
+
+
+@pytest.mark.parametrize(
+    ("roles", "words"),
+    [
+        ("left ventricle", "\"roles\" is 'left ventricle', expected structures by class"),
+        ({"LV": "left ventricle"}, "\"roles\" names the class 'LV', expected some of myocardium, left ventricle"),
+        ({"myocardium": "muscle"}, "\"roles\" has 'muscle' for myocardium, expected one of left ventricle, "),
+    ],
+)
+def test_wrong_roles_are_one_line(roles, words, tmp_path):
+    lay_out(tmp_path)
+    assert words in refusal(tmp_path, {**ENTRY, "roles": roles})
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "limits"),
+    [("height_cm", 1.8, "20 to 300"), ("weight_kg", "80", "0.3 to 700"), ("heart_rate_bpm", 0, "10 to 1000")],
+)
+def test_impossible_vitals_are_one_line(name, value, limits, tmp_path):
+    lay_out(tmp_path)
+    entry = change(["training", 0], ENTRY["training"][0] | {name: value})
+    assert f"(case 'a1'): \"{name}\" is {value!r}, expected a number from {limits}; correct it" in refusal(
+        tmp_path, entry
+    )
 
 
 def test_frame_duration_comes_from_the_dataset_else_from_the_header(tmp_path):

@@ -43,7 +43,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 label[t, : size + more, 0, 0] = 1
                 label[t, :5, 2, 0] = 2
             write_study(root / kind / f"{name}.nii.gz", label, seconds=1.0)
-    cases = {name: {"fold": i % 2, "time": "cyclic"} for i, name in enumerate("abc")}
+    conditions = {
+        "runs": ["run"], "checkpoint": "best", "models": 1, "mirror_axes": [0], "overlap": 0.5, "cyclic_shifts": 1,
+        "postprocessing": [], "training_seconds": 60.0,
+    }  # fmt: skip
+    cases = {name: {"fold": i % 2, "time": "cyclic", "conditions": conditions} for i, name in enumerate("abc")}
     about = {"labels": {"background": 0, "LV": 1, "myocardium": 2}, "cases": cases}
     (root / "found/prediction.json").write_text(json.dumps(about))
     evaluate(root / "truth", root / "found", root / "out")

@@ -232,6 +232,9 @@ def test_a_folder_without_an_evaluation_is_refused(scores, tmp_path: Path):
     a = scores("a", one_case_per_subject([0.8] * 8))
     with pytest.raises(InputError, match=r"nowhere/summary\.json is missing; give the --out folder"):
         compare(a, tmp_path / "nowhere")
+    (tmp_path / "x.yaml").write_text("")
+    with pytest.raises(InputError, match=r"x\.yaml is a file, expected a folder with summary\.json"):
+        compare(tmp_path / "x.yaml", a)
     damaged = scores("b", one_case_per_subject([0.8] * 8))
     text = (damaged / METRICS_CSV).read_text()
     (damaged / METRICS_CSV).write_text(text.replace("nsd", "other", 1))
@@ -247,6 +250,65 @@ def test_a_folder_without_an_evaluation_is_refused(scores, tmp_path: Path):
     (damaged / TEMPORAL_CSV).write_text("")
     with pytest.raises(InputError, match=r"summary\.json is no summary"):
         compare(a, damaged)
+
+
+def test_few_subjects_are_reported_once_and_one_has_no_effect(scores):
+    """Five subjects cannot be tested, whatever they show; of one subject the effect would be a sign."""
+    five = [scores(name, one_case_per_subject([value] * 5)) for name, value in (("a", 0.7), ("b", 0.8))]
+    found = compare(*five, quantities=["dice", "hd95_mm"])
+    assert (found["tests"], row(found)["effect"], row(found)["p"]) == (0, 1, None)
+    shown = format_comparison(found)
+    assert shown.count("no test is possible with 5 subjects: it needs 6 that differ") == 1
+    assert "no test:" not in shown
+    one = [scores(name, one_case_per_subject([value])) for name, value in (("c", 0.7), ("d", 0.8))]
+    found = row(compare(*one, quantities=["dice"]))
+    assert (found["n"], found["effect"], found["ci95"], found["p"]) == (1, None, None, None)
+    assert found["mean_difference"] == pytest.approx(0.1)
+
+
+CONDITIONS = {
+    "cases": 8, "runs": [["runs/a"]], "checkpoint": ["best"], "models": [1], "mirror_axes": [[]], "cyclic_shifts": [1],
+    "overlap": [0.5], "postprocessing": [[]], "training_seconds": 1800.0,
+}  # fmt: skip
+STEP = {"operation": "largest_component", "class": "LV"}
+
+
+@pytest.mark.parametrize(
+    ("other", "words"),
+    [
+        ({}, []),
+        ({"runs": [["runs/b"]]}, []),
+        ({"postprocessing": [[STEP]]}, []),  # of one training: that is what is compared
+        ({"runs": [["runs/b"]], "training_seconds": 2000.0}, []),
+        (
+            {"runs": [["runs/b"]], "postprocessing": [[STEP]]},
+            ["more than the training: post-processing (A: none; B: largest_component: LV)"],
+        ),
+        (
+            {"postprocessing": [[STEP]], "mirror_axes": [[0, 1]]},
+            ["more than one thing: mirroring (A: none; B: 0, 1), post-processing"],
+        ),
+        (
+            {"runs": [["runs/b"]], "checkpoint": ["last"], "models": [5], "training_seconds": 9000.0},
+            ["the checkpoint (A: best; B: last), the number of models (A: 1; B: 5), training time (A: 30.0 min; B: 150.0 min)"],
+        ),
+        (None, ["nothing records how B was made"]),
+    ],
+)  # fmt: skip
+def test_conditions_that_differ_beside_what_is_compared_are_warned_of(scores, other: dict | None, words: list[str]):
+    folders = [scores(name, one_case_per_subject([0.8] * 8)) for name in "ab"]
+    for folder, conditions in zip(folders, (CONDITIONS, {} if other is None else CONDITIONS | other), strict=True):
+        summary = json.loads((folder / SUMMARY_JSON).read_text())
+        (folder / SUMMARY_JSON).write_text(json.dumps(summary | {"conditions": conditions}))
+    found = compare(*folders, quantities=["dice"])
+    assert len(found["warnings"]) == len(words)
+    assert all(word in text for word, text in zip(words, found["warnings"], strict=True))
+    assert format_comparison(found).count("warning: ") == len(words)
+
+
+def test_nothing_is_known_of_either_and_nothing_said(scores):
+    folders = [scores(name, one_case_per_subject([0.8] * 8)) for name in "ab"]
+    assert compare(*folders, quantities=["dice"])["warnings"] == []
 
 
 def test_metrics_defined_nowhere_are_reported(scores):

@@ -196,6 +196,41 @@ def test_each_fold_has_its_mean_and_over_folds_each_counts_once(
     assert "no fold" not in shown
 
 
+def test_the_conditions_of_predictions_are_gathered(dataset: Path, predictions: Path, tmp_path: Path):
+    assert evaluate(dataset, predictions, tmp_path / "plain")["conditions"] == {}
+    about = json.loads((predictions / "prediction.json").read_text())
+    known = {"runs": ["r/fold_0"], "checkpoint": "best", "models": 1, "mirror_axes": [0], "postprocessing": []}
+    other = known | {"runs": ["r/fold_1"], "training_seconds": 30.0}
+    cases = {"a": known | {"training_seconds": 20.0}, "b": other, "gone": {"checkpoint": "last"}}
+    about["cases"] = {name: {"conditions": conditions} for name, conditions in cases.items()}
+    (predictions / "prediction.json").write_text(json.dumps(about))
+    assert evaluate(dataset, predictions, tmp_path / "out")["conditions"] == {
+        "cases": 2, "runs": [["r/fold_0"], ["r/fold_1"]], "checkpoint": ["best"], "models": [1], "mirror_axes": [[0]],
+        "postprocessing": [[]], "training_seconds": 25.0,
+    }  # fmt: skip
+
+
+def test_roles_are_those_of_the_dataset_else_of_prediction_json(
+    dataset: Path, predictions: Path, tmp_path: Path, capsys
+):
+    assert evaluate(dataset, predictions, tmp_path / "out")["roles"] == {}, "a chamber and a valve by their names"
+    about = {"labels": {"background": 0, "chamber": 1, "valve": 3}}
+    (predictions / "prediction.json").write_text(json.dumps(about | {"roles": {"chamber": "left ventricle"}}))
+    summary = evaluate(dataset, predictions, tmp_path / "out")
+    assert (summary["roles"], list(summary["heart"])) == ({"chamber": "left ventricle"}, ["chamber"])
+    assert [row["role"] for row in rows(tmp_path / "out/measures.csv")] == ["left ventricle"] * 2
+    assert "chamber as left ventricle; valve as no structure of a heart" in capsys.readouterr().out
+    with edit_dataset(dataset) as entry:
+        entry["roles"] = {"chamber": "left atrium"}
+    summary = evaluate(dataset, predictions, tmp_path / "out")
+    assert (summary["roles"], summary["heart"]) == ({"chamber": "left atrium"}, {})
+    with edit_dataset(dataset) as entry:
+        del entry["roles"]
+    (predictions / "prediction.json").write_text(json.dumps(about | {"roles": {"chamber": "heart"}}))
+    with pytest.raises(InputError, match=r'prediction\.json: "roles" has \'heart\'.* for chamber, expected one of'):
+        evaluate(dataset, predictions, tmp_path / "out")
+
+
 def test_cases_without_a_fold_are_counted_and_in_no_folds_mean(
     dataset: Path, predictions: Path, tmp_path: Path, capsys
 ):
@@ -224,9 +259,10 @@ def test_a_fold_that_is_no_number_is_refused(dataset: Path, predictions: Path, t
         evaluate(dataset, predictions, tmp_path / "out")
 
 
-def test_the_volumes_that_predict_wrote_are_left_alone(dataset: Path, predictions: Path):
+def test_the_volumes_that_predict_wrote_are_left_alone(dataset: Path, predictions: Path, capsys):
     (predictions / "volumes.csv").write_text("case,frame,time_s,class,value,volume_ml\n")
     evaluate(dataset, predictions, predictions)
+    assert "measures.csv and summary.json of predict" in capsys.readouterr().err
     assert (predictions / "volumes.csv").read_text() == "case,frame,time_s,class,value,volume_ml\n"
     assert rows(predictions / "volumes_compared.csv")
 

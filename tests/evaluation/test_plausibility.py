@@ -1,4 +1,4 @@
-"""Curves that must raise a flag, the same curves without the fault, which must not, and exact labels, which may raise none."""
+"""Label maps that must raise a flag, the same without the fault, which must not, and exact labels, which may raise none."""
 
 from __future__ import annotations
 
@@ -6,8 +6,11 @@ import numpy as np
 import pytest
 
 from data.phantom.dce import make_dce
-from unet4d.evaluation.plausibility import describe_checks, find_flags
+from unet4d.evaluation.plausibility import LabelShape, describe_checks, find_flags
+from unet4d.metrics.volume_curves import volumes_ml, voxel_volume_ml
 from unet4d.phantom import make_cine
+
+CINE = ("right ventricle", "myocardium", "left ventricle")
 
 
 def beat(frames: int = 20, edv: float = 120.0, ef: float = 0.6, begin: int = 0) -> np.ndarray:
@@ -23,6 +26,13 @@ def kinds(name: str, curve: np.ndarray, cyclic: bool | None = True) -> list[str]
     return [flag.kind for flag in find_flags({name: np.asarray(curve, float)}, cyclic)]
 
 
+def flags_of(label: np.ndarray, affine: np.ndarray, classes=CINE, cyclic: bool | None = True) -> list:
+    """Return the flags of a label map (T, X, Y, Z) of these classes, numbered from 1."""
+    values = list(range(1, len(classes) + 1))
+    curves = volumes_ml(label, values, voxel_volume_ml(affine))
+    return find_flags(dict(zip(classes, curves.T, strict=True)), cyclic, shape=LabelShape.measure(label, values))
+
+
 @pytest.mark.parametrize("frames", [6, 8, 12, 20, 30, 50])
 @pytest.mark.parametrize("begin", [0, 3])
 @pytest.mark.parametrize("ef", [0.1, 0.35, 0.6, 0.8])
@@ -34,8 +44,7 @@ def test_a_beating_ventricle_raises_none(frames, begin, ef):
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_exact_labels_of_phantoms_raise_none(frames, seed):
     study = make_cine(seed, frames, shape=(64, 60, 7))
-    names = ("right ventricle", "myocardium", "left ventricle")
-    assert find_flags(dict(zip(names, study.volumes_ml[:, 1:].T, strict=True)), True) == []
+    assert flags_of(study.label, study.affine) == []
 
 
 def test_exact_labels_of_a_contrast_series_raise_none():
@@ -125,7 +134,93 @@ def test_ejection_fractions_that_no_heart_has(ef, raised):
     assert kinds("left ventricle", beat(30, ef=ef), None) == []
 
 
+@pytest.mark.parametrize(
+    ("name", "volume", "raised"),
+    [
+        ("right ventricle", 884, True), ("RV", 590, False), ("LV", 3, True), ("LV", 6, False), ("left atrium", 700, True),
+        ("left atrium", 40, False), ("ventricle", 900, False), ("liver", 1500, False),
+    ],
+)  # fmt: skip
+def test_volumes_that_no_chamber_has(name, volume, raised):
+    curve = volume * beat(30) / 120
+    assert kinds(name, curve) == ["volume"] * raised
+    assert kinds(name, curve, None) == ["volume"] * raised, "whatever the time"
+
+
+def test_a_single_frame_may_be_end_systole():
+    assert kinds("LV", [3.0]) == []
+    (flag,) = find_flags({"LV": [884.0]}, None)
+    assert flag.sentence == "LV: 884 mL at its largest, where 5 to 600 mL is plausible for a left ventricle."
+
+
+def test_an_atrium_is_no_ventricle():
+    """A left atrium that hardly changes has no ejection fraction of a ventricle."""
+    assert kinds("LA", beat(30, edv=80, ef=0.02)) == []
+    assert kinds("LV", beat(30, edv=80, ef=0.02)) == ["ejection fraction"]
+    given = {"LA": "left ventricle"}
+    assert [flag.kind for flag in find_flags({"LA": beat(30, ef=0.02)}, True, given)] == ["ejection fraction"]
+
+
+@pytest.mark.parametrize(("grams", "raised"), [(3, True), (10, False), (690, False), (900, True)])
+def test_masses_that_no_heart_has(grams, raised):
+    assert kinds("MLV", np.full(8, grams / 1.05)) == ["mass"] * raised
+
+
+@pytest.mark.parametrize(("right", "raised"), [(0.6, False), (0.25, False), (0.15, True)])
+def test_both_ventricles_pump_the_same_blood(right, raised):
+    """Stroke volumes of 72 mL to the left; 72, 30 and 18 mL to the right."""
+    curves = {"RV": beat(30, ef=right), "LV": beat(30)}
+    found = find_flags(curves, True)
+    assert [flag.kind for flag in found] == ["stroke volume"] * raised
+    assert not raised or "72 mL (LV) and 18 mL (RV)" in found[0].sentence
+    assert find_flags(curves, False) == []
+
+
+def heart(frames: int = 10) -> tuple[np.ndarray, np.ndarray]:
+    """Return the exact label of a phantom, and its affine."""
+    study = make_cine(1, frames, shape=(64, 60, 7))
+    return np.array(study.label), study.affine
+
+
+@pytest.mark.parametrize("block", [(1, 1, 1), (2, 2, 1), (4, 4, 1)])
+def test_a_checkerboard_is_flagged_whatever_its_classes(block):
+    label, affine = heart()
+    fields = np.indices(label.shape[1:]) // np.reshape(block, (3, 1, 1, 1))
+    board = np.broadcast_to((fields.sum(axis=0) % 2).astype(np.uint8), label.shape)
+    assert "pieces" in [flag.kind for flag in flags_of(board, affine, ("right ventricle",))]
+    if np.prod(block) < 8:
+        assert "pieces" in [flag.kind for flag in flags_of(board, affine, ("liver",), None)]
+    torn = np.where(board == 1, label, 0)
+    assert {"pieces"} <= {flag.kind for flag in flags_of(torn, affine)}
+
+
+def test_a_second_piece_is_flagged_with_its_frames_and_a_speck_is_not():
+    label, affine = heart()
+    speck, half = label.copy(), label.copy()
+    speck[3, 0, 0, 0] = 3
+    half[[3, 4], :12, :12, :4] = 3
+    assert flags_of(speck, affine) == []
+    (flag,) = [flag for flag in flags_of(half, affine) if flag.kind == "pieces"]
+    assert (flag.class_name, flag.frames) == ("left ventricle", (3, 4))
+    assert "left ventricle: in 2 pieces in frame" in flag.sentence
+    assert flag.sentence.endswith("(and not in one piece in frames 3 and 4).")
+    kidneys = np.where(half == 3, 1, 0).astype(np.uint8)
+    assert [flag.kind for flag in flags_of(kidneys, affine, ("kidneys",), None)] == []
+
+
+def test_a_heart_that_fills_the_field_of_view():
+    label, affine = heart()
+    label[2] = np.where(label[2] == 0, 1, label[2])
+    found = {flag.kind: flag for flag in flags_of(label, affine)}
+    assert found["field"].frames == (2,)
+    assert found["field"].sentence == "the heart fills 100 % of the field of view in frame 2."
+    brain = np.ones((3, 8, 8, 3), np.uint8)
+    assert flags_of(brain, affine, ("brain",), None) == []
+
+
 def test_checks_are_described():
     assert "30 %" in describe_checks(True)
     assert "5 to 90 %" in describe_checks(True)
     assert "cyclic studies only" in describe_checks(False)
+    assert "one piece" in describe_checks(None, 1)
+    assert "jump" not in describe_checks(None, 1)

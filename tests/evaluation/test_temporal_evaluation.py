@@ -57,7 +57,12 @@ def test_a_fully_labelled_cyclic_heart(tmp_path: Path, capsys):
     table = rows(tmp_path / "out/measures.csv")
     assert list(table) == ["LV", "myocardium"]  # a liver has no cycle
     lv, muscle = table["LV"], table["myocardium"]
-    assert (lv["role"], lv["time"], lv["frame_duration_s"], lv["labelled_frames"]) == ("cavity", "cyclic", "0.1", "6")
+    assert (lv["role"], lv["time"], lv["frame_duration_s"], lv["labelled_frames"]) == (
+        "left ventricle",
+        "cyclic",
+        "0.1",
+        "6",
+    )
     names = (
         "ed_frame",
         "es_frame",

@@ -40,7 +40,7 @@ def label_of(path: Path) -> np.ndarray:
     return np.asarray(nib.load(path).dataobj)
 
 
-BESIDE = ["labels.txt", "prediction.json", "summary.json", "volumes.csv"]
+BESIDE = ["labels.txt", "measures.csv", "prediction.json", "summary.json", "volumes.csv"]
 
 
 @pytest.mark.parametrize("codes", [(1, 1), (0, 2), (4, 0)])
@@ -54,8 +54,9 @@ def test_the_label_map_has_the_header_of_its_study(command, model_file, tmp_path
     nib.save(nib.Nifti1Image(image.dataobj, None, image.header), tmp_path / "heart.nii.gz")
     done = command("predict", model_file(), "-i", tmp_path / "heart.nii.gz", "-o", tmp_path / "out", "--device", "cpu")
     assert (done.code, done.error) == (0, "")
-    told, last = done.told.splitlines()
+    told, measures, last = done.told.splitlines()
     assert re.fullmatch(r"done\theart\tframes=3\tseconds=\d+\.\d\d", told)
+    assert re.match(r"heart: right ventricle EDV \S+ mL, ESV \S+ mL, SV \S+ mL, EF \S+ %; myocardium mass ", measures)
     assert last == f"1 label map and volumes.csv: {tmp_path / 'out'}"
     assert names_in(tmp_path / "out") == ["heart.nii.gz", *BESIDE]
     came, source = (nib.load(tmp_path / where).header for where in ("out/heart.nii.gz", "heart.nii.gz"))
@@ -224,8 +225,8 @@ def test_two_calls_into_one_folder_keep_each_others_rows(model_file, tmp_path, s
     assert [row["case"] for row in rows_of(out)] == ["a"] * len(before) + ["b"] * len(before)
     cases = json.loads((out / "prediction.json").read_text())["cases"]
     usual = {"overlap": None, "mirror_axes": None, "cyclic_shifts": 1, "precision": "auto"}
-    more = {"settings": usual, "postprocessing": []}
-    assert cases == {
+    more = {"settings": usual, "postprocessing": [], "conditions": None}
+    assert {case: entry | {"conditions": None} for case, entry in cases.items()} == {
         "a": {"image": str(tmp_path / "a.nii.gz"), "time": "open", "model": str(model)} | more,
         "b": {"image": str(tmp_path / "b.nii.gz"), "time": "cyclic", "model": str(other)} | more,
     }
@@ -313,7 +314,9 @@ def test_several_models_can_be_named_and_all_are_recorded(command, model_file, t
     models = [model_file(), another(tmp_path / "model.pt", tmp_path / "other.pt")]
     done = command("predict", *models, "-i", tmp_path / "heart.nii.gz", "-o", tmp_path / "out", "--overlap", 0.25)
     assert (done.code, done.error) == (0, "")
-    assert json.loads((tmp_path / "out" / "prediction.json").read_text())["cases"]["heart"] == {
+    found = json.loads((tmp_path / "out" / "prediction.json").read_text())["cases"]["heart"]
+    assert found.pop("conditions")["models"] == 2
+    assert found == {
         "image": str(tmp_path / "heart.nii.gz"), "time": "open", "models": [str(path) for path in models],
         "settings": {"overlap": 0.25, "mirror_axes": None, "cyclic_shifts": 1, "precision": "auto"}, "postprocessing": [],
     }  # fmt: skip

@@ -30,8 +30,8 @@ def test_every_format_holds_the_same_label_map(command, model_file, study, tmp_p
     assert done.code == 0
     names = sorted(path.name for path in out.iterdir() if not path.name.startswith("."))
     assert names == [
-        "heart.nii.gz", "heart.seq.nrrd", "heart_seg", "labels.ctbl", "labels.txt", "prediction.json", "summary.json",
-        "volumes.csv",
+        "heart.nii.gz", "heart.seq.nrrd", "heart_seg", "labels.ctbl", "labels.txt", "measures.csv", "prediction.json",
+        "summary.json", "volumes.csv",
     ]  # fmt: skip
     whole = nib.load(out / "heart.nii.gz")
     label = np.moveaxis(np.asarray(whole.dataobj), -1, 0)
@@ -94,7 +94,7 @@ def test_the_summary_says_what_the_curves_say(model_file, phantom, tmp_path):
     said = case["classes"]["left ventricle"]
     assert (case["frames"], said["role"], said["ed_frame"], said["es_frame"]) == (
         4,
-        "cavity",
+        "left ventricle",
         wanted.ed_frame,
         wanted.es_frame,
     )
@@ -115,7 +115,7 @@ def test_mass_is_taken_at_end_diastole_of_the_ventricle_within():
         pytest.approx(100 * 70 / 120, abs=1e-5),
         None,
     )
-    assert summarize_curves({"myocardium": [9.0]}, None, cyclic=True)["myocardium"]["mass_g"] is None
+    assert summarize_curves({"myocardium": [10.0]}, None, cyclic=True)["myocardium"]["mass_g"] == 10.5
 
 
 # Post-processing -------------------------------------------------------------------------------------------------

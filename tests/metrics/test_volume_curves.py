@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from unet4d.metrics.cardiac_structures import cavity_within, is_cavity, is_myocardium
 from unet4d.metrics.volume_curves import closure, curve_measures, roughness
 
 CURVE = np.array([100.0, 80.0, 50.0, 40.0, 70.0, 90.0])  # ED 0, ES 3; rises after ES: 30, 20, 10 to the next ED
@@ -92,37 +91,3 @@ def test_a_loop_closes_wherever_it_was_cut(shift: int):
     assert closure(wave) < 0.06
     drifting = wave + np.linspace(0, 40, 25)
     assert closure(drifting) > 0.3
-
-
-@pytest.mark.parametrize(
-    "name",
-    ["left ventricle", "LV", "Right_Ventricle", "rv", "LV cavity", "left ventricular cavity", "LVcavity", "LeftVentricle",
-     "heart_ventricle_left", "left atrium", "LA", "RV blood pool", "LV endocardium", "left ventricle blood cavity", "ventricle"],
-)  # fmt: skip
-def test_names_of_cavities(name: str):
-    assert (is_cavity(name), is_myocardium(name)) == (True, False)
-
-
-@pytest.mark.parametrize(
-    "name",
-    ["myocardium", "LV myocardium", "myo", "LVmyo", "LV-Myo", "LVM", "left ventricular myocardium", "heart_myocardium",
-     "left ventricular wall", "myocardium of the left ventricle", "RV myocardium", "heart muscle"],
-)  # fmt: skip
-def test_names_of_myocardium(name: str):
-    assert (is_cavity(name), is_myocardium(name)) == (False, True)
-
-
-@pytest.mark.parametrize(
-    "name",
-    ["", "liver", "aorta", "airway", "airway wall", "lateral ventricle", "third ventricle", "3rd ventricle", "left lung",
-     "left kidney", "myocardial scar", "ventricular septum", "atrial appendage", "left", "cavity", "class 1", "muscle", "wall"],
-)  # fmt: skip
-def test_names_of_neither(name: str):
-    assert (is_cavity(name), is_myocardium(name)) == (False, False)
-
-
-def test_a_myocardium_is_measured_when_its_own_ventricle_is_full():
-    names = ["right ventricle", "myocardium", "left atrium", "left ventricle"]
-    assert cavity_within("myocardium", names) == "left ventricle"
-    assert cavity_within("RV myocardium", names) == "right ventricle"
-    assert cavity_within("myo", ["RV", "myo"]) is None

@@ -85,6 +85,16 @@ def test_a_checkpoint_comes_back_as_it_was(saved, network):
         assert torch.equal(model.network.state_dict()[name], weight)
 
 
+def test_roles_come_back_and_a_checkpoint_without_any_loads(tmp_path, network):
+    task = replace(TASK, roles={"aorta": "other", "left ventricle": "right ventricle"})
+    save_checkpoint(tmp_path / LAST, CONFIG, task, network, TRAINING)
+    assert load_model(tmp_path).task == task
+    older = {key: value for key, value in TASK.as_dict().items() if key != "roles"}
+    assert Task.from_dict(older) == TASK
+    with pytest.raises(InputError, match="roles has 'muscle' for aorta, expected one of"):
+        Task.from_dict(older | {"roles": {"aorta": "muscle"}})
+
+
 def test_a_run_folder_gives_its_best_checkpoint_else_its_last_else_the_one_before(tmp_path, network):
     for name in (PREVIOUS, LAST, BEST):
         save_checkpoint(tmp_path / name, CONFIG, TASK, network, {})

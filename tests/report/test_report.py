@@ -21,15 +21,17 @@ from tests.mutations import mutated, outcome
 from unet4d.errors import InputError
 from unet4d.evaluation.evaluate import evaluate
 from unet4d.images.image4d import Image4D, read_image, write_image
+from unet4d.inference.predict import predict
 from unet4d.report.pages.score_tables import read_scores
 from unet4d.report.pages.template import render_page
 from unet4d.report.pictures.render import class_color, save_picture
 from unet4d.report.report import report
+from unet4d.training.train import train
 
 HOSTILE = "valve</script><script>alert(1)</script><b>&\u2028'\""
 SHOWN = HOSTILE.replace("\u2028", r"\u2028")
 NAMES = {"background": 0, "left ventricle": 1, HOSTILE: 3}
-OBLIQUE = np.array([[-1.9, 0.1, 3.0, 40.0], [0.2, -2.0, 2.0, 30.0], [0.3, 0.4, 9.0, -20.0], [0, 0, 0, 1]])
+OBLIQUE = np.array([[-2.9, 0.1, 4.5, 40.0], [0.3, -3.0, 3.0, 30.0], [0.5, 0.6, 14.0, -20.0], [0, 0, 0, 1]])
 VOXEL_ML = abs(np.linalg.det(OBLIQUE[:3, :3])) / 1000
 
 
@@ -239,6 +241,28 @@ def test_flags_are_on_both_pages(folders: tuple[Path, Path], tmp_path: Path):
     write_image(predictions / "heart.nii.gz", np.where(label() == 1, 1, 0) + 3 * (label()[:1] == 3), like=image())
     assert "0 flagged" in Page(report(root, predictions, tmp_path / "out")).words
     assert "No flag." in Page(tmp_path / "out/heart.html").words
+
+
+def test_the_report_tells_what_each_class_was_taken_for(folders: tuple[Path, Path], tmp_path: Path):
+    root, predictions = folders
+    index = Page(report(root, predictions, tmp_path / "out"))
+    for page in (index, Page(tmp_path / "out/heart.html")):
+        assert "Taken for the measures: left ventricle as left ventricle" in page.words
+    with edit_dataset(root) as about:
+        about["roles"] = {"left ventricle": "left atrium"}
+    index = Page(report(root, predictions, tmp_path / "out"))
+    assert "left ventricle as left atrium" in index.words
+    assert not re.search(r"EDV \d", index.words)
+
+
+@pytest.mark.slow
+def test_a_network_of_ten_steps_is_flagged(phantom: Path, tiny, tmp_path: Path):
+    """Whatever it draws: nothing, a checkerboard, or a ventricle of the size of the image."""
+    train(phantom, tmp_path / "run", tiny(epochs=1, steps_per_epoch=10), "cpu")
+    predict(tmp_path / "run", [phantom], tmp_path / "found", device="cpu")
+    report(phantom, tmp_path / "found", tmp_path / "out")
+    for case in ("phantom001", "phantom002", "phantom003"):
+        assert "No flag." not in Page(tmp_path / f"out/{case}.html").words
 
 
 def test_scores_of_each_class_are_shown_with_their_frames(folders: tuple[Path, Path], tmp_path: Path):

@@ -10,11 +10,12 @@ from unet4d.datasets.cases import Case
 from unet4d.datasets.study import FRAME_DURATION_LIMITS, is_frame_duration
 from unet4d.errors import InputError
 from unet4d.images.nifti import case_name
+from unet4d.metrics.vitals import VITAL_LIMITS, Vitals, is_vital
 from unet4d.system.class_values import LONGEST_NAME, is_name
 from unet4d.system.safe_paths import path_inside
 from unet4d.system.text import count, short_repr, suggest_names
 
-_CASE_KEYS = ("case", "subject", "image", "label", "labelled_frames", "frame_duration_s")
+_CASE_KEYS = ("case", "subject", "image", "label", "labelled_frames", "frame_duration_s", *VITAL_LIMITS)
 _EXAMPLE = '{ "case": ..., "image": ..., "label": ... }'
 
 
@@ -50,7 +51,8 @@ def parse_case(item: Any, part: str, number: int, path: Path, channels: int, cha
         raise InputError(
             f'{where}: "frame_duration_s" is {short_repr(duration)}, expected {FRAME_DURATION_LIMITS}; correct it'
         )
-    return Case(name, subject, images, label, frames, duration, channels_last, channels)
+    vitals = _parse_vitals(item, where)
+    return Case(name, subject, images, label, frames, duration, channels_last, channels, vitals=vitals)
 
 
 def can_name_a_file(value: object) -> bool:
@@ -77,6 +79,18 @@ def check_keys(entry: Mapping[str, Any], known: Sequence[str], where: str) -> No
         if key not in known:
             near = suggest_names(key, known)
             raise InputError(f"{where}: unknown key {short_repr(key)}{near}, expected {', '.join(known)}; correct it")
+
+
+def _parse_vitals(item: Mapping[str, Any], where: str) -> Vitals:
+    """Return height, weight and heart rate, where they are given."""
+    known = {name: item[name] for name in VITAL_LIMITS if item.get(name) is not None}
+    for name, value in known.items():
+        if not is_vital(name, value):
+            low, high = VITAL_LIMITS[name]
+            raise InputError(
+                f'{where}: "{name}" is {short_repr(value)}, expected a number from {low:g} to {high:g}; correct it'
+            )
+    return Vitals(**{name: float(value) for name, value in known.items()})
 
 
 def _parse_label(

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from unet4d.errors import InputError
 from unet4d.images.channels import SIGNAL
 from unet4d.images.image4d import Image4D, ImageInfo, read_image, read_image_info
 from unet4d.images.time_axis import TimeAxis
+from unet4d.metrics.cardiac_structures import Roles
+from unet4d.metrics.vitals import UNKNOWN_VITALS, Vitals
 from unet4d.system.text import count, suggest_names
 
 
@@ -27,6 +29,7 @@ class Case:
         channels_last: the single image file has channels, not frames, along its 4th axis.
         channels: number of channels that the dataset names.
         channel_kinds: kind of each channel, see images/channels.py.
+        vitals: height, weight and heart rate, where dataset.json has them.
     """
 
     name: str
@@ -38,6 +41,7 @@ class Case:
     channels_last: bool = False
     channels: int = 1
     channel_kinds: tuple[str, ...] = (SIGNAL,)
+    vitals: Vitals = UNKNOWN_VITALS
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -77,6 +81,7 @@ class Dataset:
         training: the cases to train and validate on.
         test: the cases to predict only.
         channel_kinds: kind of each channel, see images/channels.py.
+        roles: the structure of a heart that a class is, or "other", where dataset.json says so.
     """
 
     root: Path
@@ -87,6 +92,7 @@ class Dataset:
     training: tuple[Case, ...]
     test: tuple[Case, ...] = ()
     channel_kinds: tuple[str, ...] = (SIGNAL,)
+    roles: Roles = field(default_factory=dict)
 
     @property
     def cases(self) -> tuple[Case, ...]:

@@ -16,12 +16,13 @@ from unet4d.datasets.cases import Case, Dataset
 from unet4d.errors import InputError
 from unet4d.images.channels import CHANNEL_KINDS, MAP, SIGNAL, velocity_axis
 from unet4d.images.time_axis import check_time_axis
+from unet4d.metrics.cardiac_structures import parse_roles
 from unet4d.system.class_values import LONGEST_NAME, class_fault, is_name
 from unet4d.system.text import short_repr
 
 _DATASET_KEYS = (
     *("name", "description", "reference", "licence", "license"),
-    *("channel_names", "channel_kinds", "labels", "time"),
+    *("channel_names", "channel_kinds", "labels", "roles", "time"),
 )
 _DECATHLON_KEYS = ("modality", "release", "relase", "tensorImageSize", "numTraining", "numTest")  # "relase": as shipped
 
@@ -39,6 +40,7 @@ def parse_dataset(entry: Any, path: Path) -> Dataset:
     channel_names = _parse_channels(entry, path)
     channel_kinds = _parse_kinds(entry.get("channel_kinds", {}), len(channel_names), path)
     labels = _parse_labels(entry.get("labels"), path)
+    roles = parse_roles(entry.get("roles", {}), [name for name, value in labels if value], f'{path}: "roles"')
     time = check_time_axis(entry["time"], f'{path}: "time"', "correct it") if "time" in entry else None
     cases: dict[str, tuple[Case, ...]] = {}
     channels_last = "modality" in entry and len(channel_names) > 1
@@ -55,7 +57,9 @@ def parse_dataset(entry: Any, path: Path) -> Dataset:
         raise InputError(
             f'{path}: "name" is {short_repr(name)}, expected at most {LONGEST_NAME} characters; correct it'
         )
-    return Dataset(path.parent, name, channel_names, labels, time, cases["training"], cases["test"], channel_kinds)
+    return Dataset(
+        path.parent, name, channel_names, labels, time, cases["training"], cases["test"], channel_kinds, roles
+    )
 
 
 def parse_channel_names(names: Any, what: str) -> tuple[str, ...]:

@@ -18,6 +18,7 @@ from unet4d.errors import InputError
 from unet4d.images.image4d import Image4D, read_label
 from unet4d.images.nifti import find_nifti_files, frame_duration_s_of, read_header
 from unet4d.images.time_axis import TimeAxis, check_time_axis
+from unet4d.metrics.cardiac_structures import Roles, find_roles, parse_roles
 from unet4d.system.class_values import class_fault
 from unet4d.system.files import read_json
 from unet4d.system.text import count, short_repr
@@ -173,6 +174,28 @@ def read_class_values(dataset: Dataset | None, folders: Sequence[Path]) -> dict[
     return None
 
 
+def read_class_roles(classes: Sequence[str], given: Roles, folders: Sequence[Path]) -> dict[str, str]:
+    """Return the structure of a heart that each class is: as a dataset says, else a prediction.json, else by its name.
+
+    Args:
+        classes: foreground classes.
+        given: roles of the dataset; those of classes that are not here do not count.
+        folders: of which the first prediction.json counts.
+
+    Raises:
+        InputError: a prediction.json with unknown structures.
+    """
+    known = {name: role for name, role in given.items() if name in classes}
+    for path in (folder / PREDICTION_JSON for folder in folders if not known):
+        if path.is_file():
+            entry = read_json(path)
+            roles = entry.get("roles", {}) if isinstance(entry, dict) else {}
+            if not isinstance(roles, dict) or set(roles) <= set(classes):
+                known = parse_roles(roles, classes, f'{path}: "roles"')
+            break
+    return find_roles(classes, known)
+
+
 def read_recorded_folds(folder: Path) -> dict[str, int]:
     """Map each case to the fold that held it out, where the prediction.json of a folder has it.
 
@@ -199,6 +222,11 @@ def read_recorded_times(folder: Path) -> dict[str, TimeAxis]:
     return {name: check_time_axis(time, f'{where} {name}: "time"', "predict again") for name, time in times.items()}
 
 
+def read_recorded_conditions(folder: Path) -> dict[str, dict[str, Any]]:
+    """Map each case to the conditions under which it was made, where the prediction.json of a folder has them."""
+    return {name: entry for name, entry in _recorded(folder, "conditions").items() if isinstance(entry, dict)}
+
+
 def read_provenance(folders: Sequence[Path], case: str) -> dict[str, Any]:
     """Return what the first prediction.json in `folders` records of a case, after what it records of all; {} without one.
 
@@ -212,7 +240,7 @@ def read_provenance(folders: Sequence[Path], case: str) -> dict[str, Any]:
             entry = cases.get(case) if isinstance(cases, dict) else None
             if not isinstance(entry, dict):
                 return {}
-            return {name: value for name, value in record.items() if name not in ("cases", "labels")} | entry
+            return {name: value for name, value in record.items() if name not in ("cases", "labels", "roles")} | entry
     return {}
 
 

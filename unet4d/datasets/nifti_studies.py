@@ -36,6 +36,7 @@ def make_study(case: Case, dataset: Dataset | None = None, *, is_test: bool = Fa
         label if dataset and case.label is not None else None,
         dataset.time if dataset else None,
         is_test=is_test,
+        vitals=case.vitals,
     )
     if case.channels_last:
         return study
@@ -48,7 +49,7 @@ def open_dataset_source(dataset: Dataset) -> Source:
     training = [make_study(case, dataset) for case in dataset.training]
     test = [make_study(case, dataset, is_test=True) for case in dataset.test]
     about = (dataset.name, dataset.channel_names, dict(dataset.labels))
-    return Source(*about, (*training, *test), dataset.channel_kinds, dataset.time)
+    return Source(*about, (*training, *test), dataset.channel_kinds, dataset.time, dataset.roles)
 
 
 def open_nifti_source(

@@ -10,6 +10,8 @@ import numpy as np
 
 from unet4d.images.image4d import Image4D, ImageInfo
 from unet4d.images.time_axis import TimeAxis
+from unet4d.metrics.cardiac_structures import Roles
+from unet4d.metrics.vitals import UNKNOWN_VITALS, Vitals
 
 StudyLabel = tuple[np.ndarray, tuple[int, ...] | None]
 """(T, X, Y, Z) uint8 label values, and the labelled frames, ascending; None where every frame is labelled."""
@@ -51,6 +53,7 @@ class Study:
         is_test: it belongs to a part that is kept from training.
         nifti: its files where they are 4D NIfTI, one per channel, which a conversion copies as they are; else empty.
         stream: reads it frame by frame; None where that is not possible.
+        vitals: height, weight and heart rate, where the source has them.
     """
 
     name: str
@@ -62,6 +65,7 @@ class Study:
     is_test: bool = False
     nifti: tuple[Path, ...] = ()
     stream: FrameReader | None = None
+    vitals: Vitals = UNKNOWN_VITALS
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,6 +79,7 @@ class Source:
         studies: in natural order of their names.
         channel_kinds: kind of each channel, see images/channels.py; empty: all are signal.
         time: "cyclic" or "open"; None where unknown.
+        roles: the structure of a heart that a class is, or "other", where the source says so.
         about: further texts for dataset.json: "description", "reference", "licence".
         notes: lines to print about conclusions from names.
         key: rows that link the names of anonymised studies to patients, the header first. It is written only where the
@@ -87,6 +92,7 @@ class Source:
     studies: tuple[Study, ...]
     channel_kinds: tuple[str, ...] = ()
     time: TimeAxis | None = None
+    roles: Roles = field(default_factory=dict)
     about: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     key: tuple[tuple[str, ...], ...] = ()

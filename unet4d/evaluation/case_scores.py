@@ -18,6 +18,7 @@ from unet4d.evaluation.temporal import measure_over_time
 from unet4d.images.image4d import Image4D, read_label
 from unet4d.images.nifti import check_same_grid, read_header
 from unet4d.images.time_axis import time_axis
+from unet4d.metrics.cardiac_structures import Roles
 from unet4d.metrics.overlap import count_voxels, dice
 from unet4d.metrics.surface import surface_scores
 from unet4d.metrics.volume_curves import volumes_ml, voxel_volume_ml
@@ -49,6 +50,7 @@ def score_case(
     classes: Mapping[str, int],
     dataset: Dataset | None,
     *,
+    roles: Roles,
     cyclic: bool,
     tolerance_mm: float,
 ) -> CaseScores:
@@ -59,6 +61,7 @@ def score_case(
         file: its prediction.
         classes: foreground class name to label value.
         dataset: dataset of the study, if any.
+        roles: the structure of the heart that each class is, see `find_roles`.
         cyclic: whether the last frame leads into the first.
         tolerance_mm: of the normalized surface Dice.
 
@@ -93,7 +96,8 @@ def score_case(
     case |= {"time": time_axis(cyclic)}
     by_class = [dict(zip(classes, array.T, strict=True)) for array in volumes.values()]
     common = {"frame_duration_s": seconds, "frames": like.frames, "labelled_frames": int(labelled.sum())}
-    measures = [{**case, **common, **row} for row in score_cardiac_function(by_class[0], by_class[1], seconds, cyclic)]
+    hearts = score_cardiac_function(by_class[0], by_class[1], seconds, cyclic, roles)
+    measures = [{**case, **common, **row} for row in hearts]
     temporal = [
         {**case, "class": name, "frames": like.frames} | {key: array[k] for key, array in over_time.items()}
         for k, name in enumerate(classes)

@@ -12,9 +12,10 @@ import numpy as np
 
 from unet4d.errors import InputError
 from unet4d.evaluation.comparison_metrics import COMPARISON_QUANTITIES, ComparisonQuantity, RowKey
+from unet4d.evaluation.conditions import condition_warnings
 from unet4d.evaluation.results import EvaluationResults, read_evaluation
 from unet4d.evaluation.tables import METRICS_CSV, TEMPORAL_CSV, align_columns, format_range
-from unet4d.metrics.statistics import INTERVALS, holm, interval95, signed_rank
+from unet4d.metrics.statistics import FEWEST_DIFFERENCES, INTERVALS, holm, interval95, signed_rank
 from unet4d.system.csv_file import csv_text
 from unet4d.system.environment import VERSION
 from unet4d.system.files import PathLike, check_writable, write_json, write_text
@@ -110,6 +111,9 @@ def compare(
         "tolerance_mm": first.summary["tolerance_mm"],
         "about": COMPARISON_NOTE,
         "intervals": INTERVALS,
+        "conditions_a": first.summary.get("conditions", {}),
+        "conditions_b": second.summary.get("conditions", {}),
+        "warnings": condition_warnings(first.summary.get("conditions", {}), second.summary.get("conditions", {})),
         "tests": len(tested),
         # where the difference has one sign in every subject
         "smallest_p_holm": min(1.0, len(tested) * 2 * 0.5 ** max(tested)) if tested else None,
@@ -135,7 +139,11 @@ def format_comparison(summary: Mapping[str, Any]) -> str:
             _format_p(entry["p_holm"]),
         ])  # fmt: skip
     head, *others = align_columns(["", "n", "left out", "A", "B", "B - A", "95 % CI", "effect", "p", "p Holm"], rows)
-    verdicts = [f"{line}  {entry['verdict']}" for line, entry in zip(others, summary["compared"], strict=True)]
+    too_few = summary["subjects"] < FEWEST_DIFFERENCES
+    verdicts = [
+        line if too_few else f"{line}  {entry['verdict']}"
+        for line, entry in zip(others, summary["compared"], strict=True)
+    ]
     lines = [
         f"A: {summary['a']}\nB: {summary['b']}",
         f"{count(summary['cases'], 'case')} of {count(summary['subjects'], 'subject')}; {count(summary['tests'], 'test')}",
@@ -143,6 +151,10 @@ def format_comparison(summary: Mapping[str, Any]) -> str:
     for name, cases in (("A", summary["only_a"]), ("B", summary["only_b"])):
         if cases:
             lines.append(f"left out, only in {name}: {', '.join(cases)}")
+    lines += [f"warning: {text}" for text in summary["warnings"]]
+    if too_few:
+        subjects = count(summary["subjects"], "subject")
+        lines.append(f"no test is possible with {subjects}: it needs {FEWEST_DIFFERENCES} that differ")
     least = summary["smallest_p_holm"]
     if least is not None and least >= SIGNIFICANCE_LEVEL:
         lines.append(

@@ -17,8 +17,10 @@ from unet4d.datasets.cases import Dataset
 from unet4d.errors import InputError
 from unet4d.evaluation import tables
 from unet4d.evaluation.case_scores import CaseScores, score_case
+from unet4d.evaluation.conditions import summarize_conditions
 from unet4d.evaluation.summary import summarize_cases, summarize_cases_by_fold
 from unet4d.images.image4d import read_label
+from unet4d.metrics.cardiac_structures import describe_roles
 from unet4d.metrics.surface import TOLERANCE_MM
 from unet4d.system.csv_file import csv_text
 from unet4d.system.environment import VERSION
@@ -77,20 +79,25 @@ def evaluate(
     )
     files, unmatched = label_maps.match_predictions(references, folder, whole=cases is None)
     classes = _find_classes(references, files, dataset, folder)
+    roles = label_maps.read_class_roles(list(classes), dataset.roles if dataset else {}, [folder])
     folds, times = label_maps.read_recorded_folds(folder), label_maps.read_recorded_times(folder)
     scored: list[CaseScores] = []
     failed: dict[str, str] = {}
     for study, file in ProgressBar(list(zip(references, files, strict=True)), "evaluating", unit="study"):
         cyclic = ((dataset.time if dataset else None) or times.get(study.name)) == "cyclic"
         try:
-            scored.append(score_case(study, file, classes, dataset, cyclic=cyclic, tolerance_mm=tolerance_mm))
+            scored.append(
+                score_case(study, file, classes, dataset, roles=roles, cyclic=cyclic, tolerance_mm=tolerance_mm)
+            )
         except Exception as error:
             failed[study.name] = str(failure_of_study(error))
     if not scored:
         raise_failed(failed, len(references), "scored", out)
     summary: dict[str, Any] = {"version": VERSION, "reference": str(reference), "prediction": str(prediction)}
     summary |= {"not_scored": unmatched, "without_prediction": missing, "failed": failed, "tolerance_mm": tolerance_mm}
-    summary |= summarize_cases(scored, classes) | summarize_cases_by_fold(scored, classes, folds)
+    conditions = label_maps.read_recorded_conditions(folder)
+    summary["conditions"] = summarize_conditions(conditions.get(case.name, {}) for case in scored)
+    summary |= summarize_cases(scored, classes, roles) | summarize_cases_by_fold(scored, classes, roles, folds)
     _write(out, scored, summary)
     raise_failed(failed, len(references), "scored", out)
     return summary
@@ -122,10 +129,15 @@ def _values(path: Path) -> list[int]:
 
 def _write(out: Path, scored: Sequence[CaseScores], summary: dict[str, Any]) -> None:
     """Write the tables and the summary, and print the summary."""
+    if (out / label_maps.PREDICTION_JSON).is_file():
+        lost = f"{tables.MEASURES_CSV} and {tables.SUMMARY_JSON}"
+        logger.warning(f"{lost} of predict in {out} are replaced by those of the scores; another --out keeps them")
     for name in tables.TABLE_COLUMNS:
         write_text(out / name, csv_text(tables.csv_rows(name, (row for case in scored for row in case.rows[name]))))
     write_json(out / tables.SUMMARY_JSON, summary)
     logger.log(RESULT, tables.format_summary(summary))
+    if any(name != structure for name, structure in summary["roles"].items()):
+        logger.info(f"\ntaken for the measures: {describe_roles(summary['roles'], summary['classes'])}")
     if missing := summary["without_prediction"]:
         total = count(len(missing) + len(scored), "reference")
         logger.info(f"left out, without a prediction: {len(missing)} of {total}")

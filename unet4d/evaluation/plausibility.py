@@ -1,17 +1,32 @@
-"""Plausibility checks of volume curves: each flag asks the user to look at the segmentation. No flag proves a curve right.
+"""Plausibility checks of label maps: each flag asks the user to look at the segmentation. No flag proves a label map right.
 
-The thresholds lie well outside of what hearts do and of what few frames make of them, so that a flag is worth a look.
+The thresholds lie well outside of what hearts do and of what few frames make of them, so that a flag is worth a look. Those of
+volumes and mass hold for hearts of humans, newborns included; smaller animals raise them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 
-from unet4d.metrics.cardiac_structures import is_cavity, is_myocardium
+from unet4d.evaluation.cardiac_function import measure_cardiac_function
+from unet4d.metrics.cardiac_structures import (
+    LEFT_ATRIUM,
+    LEFT_VENTRICLE,
+    MYOCARDIA,
+    MYOCARDIUM,
+    RIGHT_ATRIUM,
+    RIGHT_MYOCARDIUM,
+    RIGHT_VENTRICLE,
+    VENTRICLES,
+    Roles,
+    class_of,
+    find_roles,
+)
+from unet4d.metrics.components import count_components
 from unet4d.metrics.volume_curves import closure, curve_measures
 from unet4d.system.text import describe_frames
 
@@ -35,7 +50,31 @@ Muscle is nearly incompressible; contours are less so: end-systole over end-dias
 al., "Cardiac MRI demonstrates compressibility in healthy myocardium but not in myocardium with reduced ejection fraction",
 International Journal of Cardiology). Three deviations below that are 0.75, a change of 29 % of the mean."""
 EJECTION_FRACTION = (5.0, 90.0)
-"""Range in percent for a cavity: below, the heart does not pump; above, it would be nearly empty."""
+"""Range in percent for a ventricle: below, the heart does not pump; above, it would be nearly empty."""
+LARGEST_ML = {
+    LEFT_VENTRICLE: (5.0, 600.0),
+    RIGHT_VENTRICLE: (5.0, 600.0),
+    LEFT_ATRIUM: (1.0, 600.0),
+    RIGHT_ATRIUM: (1.0, 600.0),
+}
+"""Range of the largest volume of a chamber over the frames, in mL, from newborns to the most dilated adults.
+
+Rounded far beyond the reference ranges, which are of healthy people: adults of 45 to 74 years (Petersen et al., "Reference ranges
+for cardiac structure and function using CMR in Caucasians from the UK Biobank population cohort", J Cardiovasc Magn Reson 19:18,
+2017); adults and children (Kawel-Boehm et al., "Reference ranges for CMR in adults and children: 2020 update", J Cardiovasc Magn
+Reson 22:87, 2020); children from 7 kg on (Buechel et al., J Cardiovasc Magn Reson 11:19, 2009). The bounds are ours."""
+MASS_G = {MYOCARDIUM: (5.0, 700.0), RIGHT_MYOCARDIUM: (1.0, 300.0)}
+"""Range of the mass of a myocardium, in g, as wide. Healthy men of the UK Biobank have 53 g/m2 (SD 9), women 42 (SD 7)."""
+STROKE_FACTOR = 3.0
+"""Factor between the stroke volumes of both ventricles, which pump the same blood.
+
+Leaking valves and shunts set them apart, and so do stacks that end below the base: drawn labels of such differ by more than 2."""
+LEAST_SHARE_OF_PIECE, MOST_PIECES = 0.8, 20
+"""Share of its largest component in a structure of a heart, and number of its components: it is one piece but for its tips."""
+SCATTERED_VOXELS = 8
+"""Any class in more components than `MOST_PIECES`, of fewer voxels than this on average, is noise or a checkerboard."""
+MOST_OF_FIELD = 0.7
+"""Share of the field of view that a heart fills, at most. Drawn labels of images that are cut close to it fill up to 0.43."""
 FEWEST_FRAMES = 8
 """Number of frames from which the steps of a curve show what is usual for it."""
 
@@ -51,42 +90,96 @@ class Flag:
         sentence: text for the user.
     """
 
-    kind: Literal["missing", "jump", "not closed", "myocardium", "ejection fraction"]
+    kind: Literal[
+        "missing",
+        "jump",
+        "not closed",
+        "myocardium",
+        "ejection fraction",
+        "volume",
+        "mass",
+        "stroke volume",
+        "pieces",
+        "field",
+    ]
     class_name: str
     frames: tuple[int, ...]
     sentence: str
 
 
-def find_flags(curves_ml: Mapping[str, np.ndarray], cyclic: bool | None) -> list[Flag]:
-    """Return what is implausible in the curves of one study, class by class.
+@dataclass(frozen=True, eq=False)
+class LabelShape:
+    """Pieces and sizes of the K foreground classes of a label map.
 
-    Closure, myocardium and ejection fraction need a whole cycle: they are checked in cyclic studies, for classes present in every
-    frame.
+    Attributes:
+        pieces: (T, K) number of components.
+        largest_share: (T, K) share of a class in its largest component.
+        voxels: (T, K) number of voxels.
+        field_voxels: number of voxels of a frame.
+    """
+
+    pieces: np.ndarray
+    largest_share: np.ndarray
+    voxels: np.ndarray
+    field_voxels: int
+
+    @classmethod
+    def measure(cls, label: np.ndarray, values: Sequence[int]) -> LabelShape:
+        """Measure a label map (T, X, Y, Z) with these values of the K classes; takes about as long as to write it."""
+        pieces, largest = count_components(label, values)
+        voxels = np.array([[np.count_nonzero(frame == value) for value in values] for frame in label])
+        return cls(pieces, largest, voxels, label[0].size)
+
+
+def find_flags(
+    curves_ml: Mapping[str, np.ndarray],
+    cyclic: bool | None,
+    roles: Roles | None = None,
+    shape: LabelShape | None = None,
+) -> list[Flag]:
+    """Return what is implausible in the label map of one study, class by class.
+
+    Closure, myocardium, ejection fraction and stroke volume need a whole cycle: they are checked in cyclic studies, for classes
+    present in every frame.
 
     Args:
         curves_ml: foreground class name to `(T,)` mL, every frame segmented.
         cyclic: whether the last frame leads into the first; None where unknown.
+        roles: the structure of a heart that each class is, see `find_roles`; None goes by their names.
+        shape: of the same classes in the same order; None checks the curves alone.
     """
+    curves = {name: np.asarray(curve, np.float64) for name, curve in curves_ml.items()}
+    roles = find_roles(curves) if roles is None else roles
     found: list[Flag] = []
-    for name, curve in curves_ml.items():
-        curve = np.asarray(curve, np.float64)
+    for k, (name, curve) in enumerate(curves.items()):
+        structure = roles.get(name, "")
         found += _check_present(name, curve)
         if curve.any():
             found += _check_jumps(name, curve, bool(cyclic))
-            found += _check_cycle(name, curve) if cyclic and curve.all() else []
-    return found
+            found += _check_cycle(name, curve, structure) if cyclic and curve.all() else []
+            found += _check_volume(name, curve, structure)
+            found += _check_pieces(name, shape, k, structure) if shape else []
+    found += _check_hearts(curves, bool(cyclic), roles)
+    return found + (_check_field(shape, [k for k, name in enumerate(curves) if name in roles]) if shape else [])
 
 
-def describe_checks(cyclic: bool | None) -> str:
+def describe_checks(cyclic: bool | None, frames: int = 2) -> str:
     """Return what `find_flags` checks, as text for the user."""
-    always = "every class in every frame; no sudden jump between frames"
+    always = "every class in every frame" + "; no sudden jump between frames" * (frames > 1)
+    low, high = LARGEST_ML[LEFT_VENTRICLE]
+    always += (
+        f"; no class in scattered pieces; of a heart: each structure in one piece, ventricles of {low:.0f} to {high:.0f} mL, mass, "
+        "share of the field of view"
+    )
     if cyclic:
         low, high = EJECTION_FRACTION
         return (
             f"{always}; curves closed over the cycle; myocardial volume within {100 * MYOCARDIAL_CHANGE:.0f} %; ejection "
-            f"fractions from {low:.0f} to {high:.0f} %."
+            f"fractions from {low:.0f} to {high:.0f} %; stroke volumes of both ventricles within a factor of {STROKE_FACTOR:.0f}."
         )
-    return f"{always}. Closure, myocardial volume and ejection fraction are judged for cyclic studies only."
+    if frames == 1:
+        return f"{always}."
+    return f"{always}. Closure, myocardial volume, ejection fraction and stroke volumes are judged for cyclic studies only."
 
 
 def _check_present(name: str, curve: np.ndarray) -> list[Flag]:
@@ -122,7 +215,7 @@ def _check_jumps(name: str, curve: np.ndarray, cyclic: bool) -> list[Flag]:
     return found
 
 
-def _check_cycle(name: str, curve: np.ndarray) -> list[Flag]:
+def _check_cycle(name: str, curve: np.ndarray, structure: str) -> list[Flag]:
     """Flag an open cycle, myocardium that changes its volume, and an impossible ejection fraction."""
     found = []
     gap, open_by = abs(float(curve[0] - curve[-1])), closure(curve)
@@ -132,13 +225,67 @@ def _check_cycle(name: str, curve: np.ndarray) -> list[Flag]:
         text = f"{name}: the cycle is not closed; the last frame is {gap:.1f} mL from the first."
         found.append(Flag("not closed", name, (0, len(curve) - 1), text))
     change = float(np.ptp(curve) / curve.mean())
-    if is_myocardium(name) and change > MYOCARDIAL_CHANGE:
+    if structure in MYOCARDIA and change > MYOCARDIAL_CHANGE:
         text = f"{name}: its volume changes by {100 * change:.0f} % over the cycle, where muscle keeps its volume."
         found.append(Flag("myocardium", name, (int(curve.argmin()), int(curve.argmax())), text))
-    if is_cavity(name) and len(curve) > 1:
+    if structure in VENTRICLES and len(curve) > 1:
         ef = curve_measures(curve, None, True).ef_percent
         low, high = EJECTION_FRACTION
         if ef is not None and not low <= ef <= high:
             text = f"{name}: an ejection fraction of {ef:.0f} %, where {low:.0f} to {high:.0f} % is plausible."
             found.append(Flag("ejection fraction", name, (), text))
     return found
+
+
+def _check_volume(name: str, curve: np.ndarray, structure: str) -> list[Flag]:
+    """Flag a chamber larger or smaller than any; a single frame may be end-systole, so that it has no lower bound."""
+    low, high = LARGEST_ML.get(structure, (0.0, np.inf))
+    largest = float(curve.max())
+    if largest <= high and (largest >= low or len(curve) == 1):
+        return []
+    text = f"{name}: {largest:.3g} mL at its largest, where {low:.0f} to {high:.0f} mL is plausible for a {structure}."
+    return [Flag("volume", name, (int(curve.argmax()),), text)]
+
+
+def _check_hearts(curves: Mapping[str, np.ndarray], cyclic: bool, roles: Roles) -> list[Flag]:
+    """Flag masses that no heart has, and ventricles that pump different volumes."""
+    found = []
+    measures = measure_cardiac_function(curves, None, cyclic, roles)
+    for name, structure in roles.items():
+        low, high = MASS_G.get(structure, (0.0, np.inf))
+        mass = measures.get(name, {}).get("mass_g")
+        if mass and not low <= mass <= high:
+            text = f"{name}: a mass of {mass:.3g} g, where {low:.0f} to {high:.0f} g is plausible."
+            found.append(Flag("mass", name, (), text))
+    sides = [class_of(side, roles) for side in (LEFT_VENTRICLE, RIGHT_VENTRICLE)]
+    pumped = {name: measures[name].get("sv_ml") for name in sides if name and curves[name].all()}
+    left, right, *_ = [*(volume for volume in pumped.values() if volume is not None), None, None]
+    if cyclic and left is not None and right is not None and max(left, right) > STROKE_FACTOR * min(left, right):
+        text = f"stroke volumes of {left:.3g} mL ({sides[0]}) and {right:.3g} mL ({sides[1]}), where both pump the same blood."
+        found.append(Flag("stroke volume", str(sides[1]), (), text))
+    return found
+
+
+def _check_pieces(name: str, shape: LabelShape, k: int, structure: str) -> list[Flag]:
+    """Flag a structure of a heart that is not one piece, and any class that is scattered."""
+    pieces, voxels, share = shape.pieces[:, k], shape.voxels[:, k], shape.largest_share[:, k]
+    scattered = (pieces > MOST_PIECES) & (voxels < SCATTERED_VOXELS * pieces)
+    if structure:
+        scattered |= (pieces > 1) & ((share < LEAST_SHARE_OF_PIECE) | (pieces > MOST_PIECES))
+    frames = tuple(int(t) for t in np.flatnonzero(scattered))
+    if not frames:
+        return []
+    worst = max(frames, key=lambda t: (pieces[t], -share[t]))
+    text = f"{name}: in {pieces[worst]} pieces in frame {worst}, the largest with {100 * share[worst]:.0f} % of it"
+    more = f" (and not in one piece in {describe_frames(frames)})" if len(frames) > 1 else ""
+    return [Flag("pieces", name, frames, f"{text}{more}.")]
+
+
+def _check_field(shape: LabelShape, of_heart: Sequence[int]) -> list[Flag]:
+    """Flag a heart, of these classes, that fills the field of view; images that are cut close to it leave more."""
+    share = shape.voxels[:, of_heart].sum(axis=1) / shape.field_voxels
+    frames = tuple(int(t) for t in np.flatnonzero(share > MOST_OF_FIELD))
+    if not frames:
+        return []
+    text = f"the heart fills {100 * share.max():.0f} % of the field of view in {describe_frames(frames)}."
+    return [Flag("field", "", frames, text)]

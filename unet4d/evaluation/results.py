@@ -71,6 +71,8 @@ def read_evaluation(
     Raises:
         InputError: a file is missing, damaged or of another version; metrics.csv and summary.json do not belong together.
     """
+    if path.is_file() and path.name != SUMMARY_JSON:
+        raise InputError(f"{path} is a file, expected a folder with {SUMMARY_JSON}; {ADVICE}")
     folder = path.parent if path.is_file() else path
     missing = [name for name in (SUMMARY_JSON, *required) if not (folder / name).is_file()]
     if missing:

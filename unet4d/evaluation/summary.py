@@ -7,11 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from unet4d.evaluation.cardiac_function import AT_REFERENCE_FRAMES, MEASURES, cardiac_role
+from unet4d.evaluation.cardiac_function import AT_REFERENCE_FRAMES, MEASURES, has_measures
 from unet4d.evaluation.case_scores import CaseScores
 from unet4d.evaluation.fold_summary import summarize_folds
 from unet4d.evaluation.tables import MEASURES_CSV, METRICS_CSV, TEMPORAL_CSV
 from unet4d.evaluation.temporal import TEMPORAL_QUANTITIES
+from unet4d.metrics.cardiac_structures import Roles
 from unet4d.metrics.overlap import EMPTY_CONVENTION
 from unet4d.metrics.statistics import INTERVALS, bland_altman, interval95, summary_statistics
 
@@ -24,12 +25,13 @@ AVERAGING = (
 )
 
 
-def summarize_cases(scored: Sequence[CaseScores], classes: Mapping[str, int]) -> dict[str, Any]:
+def summarize_cases(scored: Sequence[CaseScores], classes: Mapping[str, int], roles: Roles) -> dict[str, Any]:
     """Compute the means over studies, with their n and how many values each leaves out: the contents of summary.json.
 
     Args:
         scored: the studies.
         classes: foreground class name to label value.
+        roles: the structure of the heart that each class is, see `find_roles`.
     """
     per_class = {name: {"value": value, **_summarize_class(scored, name)} for name, value in classes.items()}
     rows = [row for s in scored for row in s.rows[METRICS_CSV]]
@@ -45,7 +47,10 @@ def summarize_cases(scored: Sequence[CaseScores], classes: Mapping[str, int]) ->
         "mean_foreground_dice": _mean([entry["dice"]["mean"] for entry in per_class.values()]),
         "mean_foreground_dice_ci95": interval95(dice, [row["subject"] for row in rows[:: len(classes)]]),
         "classes": per_class,
-        "heart": {name: _summarize_heart(scored, name) for name in classes if cardiac_role(name)},
+        "roles": dict(roles),
+        "heart": {
+            name: _summarize_heart(scored, name, roles[name]) for name in classes if has_measures(roles.get(name))
+        },
         "per_case": {
             s.name: {
                 "subject": s.subject,
@@ -60,13 +65,14 @@ def summarize_cases(scored: Sequence[CaseScores], classes: Mapping[str, int]) ->
 
 
 def summarize_cases_by_fold(
-    scored: Sequence[CaseScores], classes: Mapping[str, int], folds: Mapping[str, int]
+    scored: Sequence[CaseScores], classes: Mapping[str, int], roles: Roles, folds: Mapping[str, int]
 ) -> dict[str, Any]:
     """Compute the means of each fold, and over folds; return nothing where the cases are not of several folds.
 
     Args:
         scored: the studies.
         classes: foreground class name to label value.
+        roles: the structure of the heart that each class is.
         folds: case to the fold that held it out.
     """
     members: dict[int, list[CaseScores]] = {}
@@ -77,7 +83,7 @@ def summarize_cases_by_fold(
         return {}
     values = {}
     for fold, of_fold in members.items():
-        summary = summarize_cases(of_fold, classes)
+        summary = summarize_cases(of_fold, classes, roles)
         means = {
             name: {c: entry[name]["mean"] for c, entry in summary["classes"].items()} for name in ("dice", "hd95_mm")
         }
@@ -107,7 +113,7 @@ def _summarize_class(scored: Sequence[CaseScores], name: str) -> dict[str, Any]:
     }
 
 
-def _summarize_heart(scored: Sequence[CaseScores], name: str) -> dict[str, Any]:
+def _summarize_heart(scored: Sequence[CaseScores], name: str, structure: str) -> dict[str, Any]:
     """Compute the agreement of the cardiac measures of a class, one pair per case: at the reference's frames and at own ones."""
     rows = _rows(scored, MEASURES_CSV, name)
 
@@ -116,7 +122,7 @@ def _summarize_heart(scored: Sequence[CaseScores], name: str) -> dict[str, Any]:
         return {key: entry for key, entry in entries.items() if entry["n"] or entry["n_undefined"]}
 
     return {
-        "role": cardiac_role(name),
+        "role": structure,
         "at_reference_frames": agreements("matched", AT_REFERENCE_FRAMES),
         "own_frames": agreements("prediction", MEASURES),
     }

@@ -22,6 +22,7 @@ from unet4d.images.time_axis import time_axis
 from unet4d.inference.batch.case_records import input_stamps
 from unet4d.inference.batch.job_split import JobShard
 from unet4d.inference.batch.output_folder import PredictionFolder
+from unet4d.inference.batch.prediction_conditions import prediction_conditions
 from unet4d.inference.batch.run import BatchPredictor, StudyJob, check_failed
 from unet4d.inference.checks import check_predict
 from unet4d.inference.memory_budget import MemoryBudget
@@ -60,7 +61,7 @@ def predict(
     shard: JobShard | None = None,
     ranks: ProcessGroup = ALONE,
 ) -> list[Path]:
-    """Segment studies and write `out_dir/<case>.nii.gz` for each, `volumes.csv`, `prediction.json` and `summary.json`.
+    """Segment studies and write `out_dir/<case>.nii.gz` for each, and tables beside them: `volumes.csv`, `measures.csv`, ...
 
     The next study is read and the last one written while one is computed, unless they are so large that memory might run short.
     Several calls, jobs and processes can share a folder, also at the same time: a case's files and rows are replaced, in whatever
@@ -115,7 +116,7 @@ def predict(
             options=convert_options,
         )
         models_of = {study.name: [_held_out_by(study, models)] if held_out else models for study in studies}
-        folder = PredictionFolder(Path(out_dir), task.labels, formats, options.probabilities)
+        folder = PredictionFolder(Path(out_dir), task.labels, formats, options.probabilities, task.roles)
     ranks.broadcast_from_rank0(lambda: folder.check(studies))
     ranks.rank0_first(lambda: check_gpu(models, options.precision))
     if ranks.is_first:
@@ -129,6 +130,7 @@ def predict(
             models_of[study.name],
             _made_from(study, models_of[study.name], digests, options, held_out, steps, convert_options),
             steps,
+            prediction_conditions(models_of[study.name], options, steps),
         )
         for study in own
     ]
@@ -145,7 +147,7 @@ def predict(
 def _is_complete(job: StudyJob, folder: PredictionFolder) -> bool:
     """Return whether a case is complete and made from the same; its files are read for this."""
     check_stop()
-    return folder.skips(job.name, job.made_from(input_stamps(job.study)))
+    return folder.skips(job.name, job.made_from(input_stamps(job.study)), job.study.vitals)
 
 
 def _gather(batch: BatchPredictor, studies: int, ranks: ProcessGroup) -> list[Path]:

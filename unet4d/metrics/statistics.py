@@ -104,7 +104,7 @@ class SignedRank:
         n: differences that are not zero.
         p: two-sided, exact; None with fewer than 6 such differences.
         effect: matched-pairs rank-biserial correlation in [-1, 1], positive where the positive differences weigh more; None where
-            all are zero.
+            fewer than two are not zero: of one it would be its sign.
         note: why there is no p; empty where there is.
     """
 
@@ -134,7 +134,7 @@ def signed_rank(differences: Values) -> SignedRank:
     _, inverse, counts = np.unique(np.abs(found), return_inverse=True, return_counts=True)
     ranks = (np.cumsum(counts) - (counts - 1) / 2)[inverse]
     positive, total = float(ranks[found > 0].sum()), float(ranks.sum())
-    effect = (2 * positive - total) / total
+    effect = (2 * positive - total) / total if n > 1 else None
     if n < FEWEST_DIFFERENCES:
         note = f"too few differences that are not zero ({n}; {FEWEST_DIFFERENCES} are needed)"
         return SignedRank(n, None, effect, note)

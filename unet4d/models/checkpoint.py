@@ -11,12 +11,13 @@ import stat
 import warnings
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unet4d.config import ResolvedConfig
 from unet4d.errors import InputError
+from unet4d.metrics.cardiac_structures import Roles, parse_roles
 from unet4d.models.tensor_shapes import check_pickle, load_with_shapes
 from unet4d.system.checks import describe_value
 from unet4d.system.class_values import class_fault, is_name
@@ -31,6 +32,8 @@ if TYPE_CHECKING:  # torch takes seconds to import, which info and the early che
 
 FORMAT = "unet4d checkpoint 2"
 BEST, LAST, PREVIOUS = "checkpoint_best.pt", "checkpoint_last.pt", "checkpoint_previous.pt"
+RUN_SUMMARY = "summary.json"
+"""The file beside the checkpoints of a run with its status, training time and hardware."""
 _KEYS = {"format", "config", "task", "network", "training"}
 
 
@@ -48,6 +51,7 @@ class Task:
         cyclic: whether the last frame leads into the first.
         held_out: subjects it was validated on and not trained on.
         channel_kinds: what each channel holds, see images/channels.py; empty: all are signal.
+        roles: the structure of a heart that a class is, or "other", where its dataset says so.
     """
 
     labels: dict[str, int]
@@ -55,6 +59,7 @@ class Task:
     cyclic: bool
     held_out: tuple[str, ...] = ()
     channel_kinds: tuple[str, ...] = ()
+    roles: Roles = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain Python values."""
@@ -78,8 +83,9 @@ class Task:
             )
         if not isinstance(values["cyclic"], bool):
             raise InputError(f"got cyclic {describe_value(values['cyclic'])}, expected true or false")
-        held_out = _checked_names(values["held_out"], "held_out")
-        return cls(_checked_labels(values["labels"]), names, values["cyclic"], held_out, kinds)
+        held_out, labels = _checked_names(values["held_out"], "held_out"), _checked_labels(values["labels"])
+        roles = parse_roles(values.get("roles", {}), list(labels)[1:], "roles")  # checkpoints of old have none
+        return cls(labels, names, values["cyclic"], held_out, kinds, roles)
 
 
 def _checked_names(values: Any, what: str) -> tuple[str, ...]:

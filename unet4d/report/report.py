@@ -13,12 +13,13 @@ import numpy as np
 
 from unet4d.datasets.convert.layout_options import NO_LAYOUT_OPTIONS, LayoutOptions
 from unet4d.datasets.find_studies import AUTO_LAYOUT, open_source
-from unet4d.datasets.label_maps import find_label_maps, read_class_values, read_provenance
+from unet4d.datasets.label_maps import find_label_maps, read_class_roles, read_class_values, read_provenance
 from unet4d.datasets.study import Study
 from unet4d.errors import InputError
 from unet4d.images.image4d import read_label
 from unet4d.images.nifti import case_name
 from unet4d.images.time_axis import TIME_AXES
+from unet4d.metrics.cardiac_structures import Roles
 from unet4d.report.pages.index_page import IndexEntry, index_page
 from unet4d.report.pages.score_tables import ScoreSection, read_scores
 from unet4d.report.pages.study import SegmentedStudy
@@ -77,6 +78,7 @@ def report(
     folders = [path, path.parent]
     classes = {name: value for name, value in source.labels.items() if value}
     classes = classes or read_class_values(None, folders) or {}
+    roles = read_class_roles(list(classes), source.roles, folders)
     scores = read_scores(Path(evaluation)) if evaluation is not None else None
     entries: list[IndexEntry] = []
     failed: dict[str, str] = {}
@@ -86,7 +88,7 @@ def report(
                 raise InputError(f"{image} has no study for {name}, expected one of that name for each prediction")
             provenance = read_provenance(folders, name)
             section = scores.cases.get(name) if scores else None
-            study = _read_study(name, file, studies[name], classes, provenance, section)
+            study = _read_study(name, file, studies[name], classes, roles, provenance, section)
             entries.append(_write_study(study, out, source.name))
         except Exception as error:
             failed[name] = str(failure_of_study(error))
@@ -101,6 +103,7 @@ def _read_study(
     file: Path,
     study: Study,
     named: Mapping[str, int],
+    roles: Roles,
     provenance: Mapping[str, Any],
     scores: ScoreSection | None,
 ) -> SegmentedStudy:
@@ -119,7 +122,7 @@ def _read_study(
     classes = {**named, **{f"class {value}": value for value in unnamed}}
     time = study.time or provenance.get("time")  # in the order of `evaluate`
     cyclic = time == "cyclic" if time in TIME_AXES else None
-    return SegmentedStudy(name, image, label, classes, reference, labelled, cyclic, provenance, scores)
+    return SegmentedStudy(name, image, label, classes, reference, labelled, cyclic, provenance, scores, roles)
 
 
 def _write_study(study: SegmentedStudy, out: Path, collection: str) -> IndexEntry:

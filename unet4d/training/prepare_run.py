@@ -92,6 +92,7 @@ def prepare_run(
         cyclic=opened.cyclic,
         held_out=subjects,
         channel_kinds=opened.channel_kinds,
+        roles=dict(opened.roles),
     )
     checkpoint, initial = None, None
     if resume:
@@ -132,7 +133,7 @@ def _read_checkpoint(out_dir: Path, config: ResolvedConfig, task: Task) -> dict[
         )
     trained, given = Task.from_dict(checkpoint["task"]).as_dict(), task.as_dict()
     for name, value in given.items():
-        if value != trained[name]:
+        if value != trained[name] and name != "roles":  # which change what is reported, not what is trained
             raise InputError(
                 f"--resume with another dataset: {name} is {value} and was {trained[name]}; give the run's own, or a new --out"
             )

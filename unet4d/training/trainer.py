@@ -27,7 +27,7 @@ from unet4d.system.signals import deferred_stop, stop_requested
 from unet4d.training.batches import BatchLoader
 from unet4d.training.checkpoints import Checkpoints
 from unet4d.training.ema import WeightAverage
-from unet4d.training.monitoring.advice import training_advice
+from unet4d.training.monitoring.advice import training_advice, validation_warnings
 from unet4d.training.monitoring.epoch_bar import EpochBar
 from unet4d.training.monitoring.log_lines import epoch_line, seconds_left
 from unet4d.training.monitoring.logger import RunLogger, open_logger
@@ -201,6 +201,8 @@ class Trainer:
         logger.info(epoch_line(values, self._seconds_left(), is_best))
         for line in training_advice(self._lines, self.config):
             logger.info(line)
+        for line in validation_warnings(self._lines, self.config):
+            logger.warning(line)
 
     def _is_best(self, values: dict[str, Any]) -> bool:
         """Return whether this epoch's weights are the best so far; without any score (no study, no foreground) the latest are."""

@@ -15,6 +15,7 @@ from unet4d.datasets.convert.layout_options import LayoutOptions
 from unet4d.datasets.convert.layouts import open_layout
 from unet4d.datasets.study import Source, Study
 from unet4d.errors import InputError
+from unet4d.metrics.vitals import Vitals
 from unet4d.phantom.cine import CINE_LABELS as LABELS
 
 
@@ -57,6 +58,7 @@ def test_the_archive_as_it_unpacks(tmp_path):
         assert not label[[1, 3]].any()
         folder = f"{study.name}/{study.name}"
         assert [str(path).endswith(f"{folder}_4d.nii.gz") for path in study.nifti] == [True]
+        assert study.vitals == Vitals(184, 95)
         assert len(study.files) == 5  # the study, two labels, two frames: none of them may be overwritten
 
 
@@ -106,6 +108,14 @@ def test_info_may_be_missing(tmp_path):
     folder = write_patient(tmp_path / "patient001")
     (folder / "Info.cfg").unlink()
     assert only(tmp_path).image().frames == FRAMES
+
+
+@pytest.mark.parametrize(
+    ("info", "known"),
+    [("Height: 184\nWeight: x\n", Vitals(184)), ("Height: 1.84\nWeight: 95\n", Vitals(None, 95)), ("", Vitals())],
+)
+def test_impossible_height_and_weight_are_unknown(info, known, tmp_path):
+    assert only(write_patient(tmp_path / "patient001", info=info)).vitals == known
 
 
 @pytest.mark.parametrize("names", [["patient"], ["subject001"], ["patient001/notes.txt"], []])

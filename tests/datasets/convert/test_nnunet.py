@@ -316,6 +316,16 @@ def test_what_is_reported_of_the_whole_is_kept(tmp_path):
     assert (source.name, dict(source.about)) == ("ACDC", {"licence": "CC", "reference": "Bernard"})
 
 
+def test_roles_are_kept_and_checked(command, tmp_path):
+    root = write_nnunet_4d(tmp_path / "raw")
+    nnunet_json(root, 2, roles={"myocardium": "other"})
+    assert found(root).roles == {"myocardium": "other"}
+    assert command("convert", "nnunet", root, "--out", tmp_path / "out").code == 0
+    assert read_dataset(tmp_path / "out").roles == {"myocardium": "other"}
+    nnunet_json(root, 2, roles={"myocardium": "muscle"})
+    assert "\"roles\" has 'muscle' for myocardium" in refusal(root)
+
+
 def test_only_nnunets_dataset_json_is_of_this_layout(tmp_path, phantom_dataset):
     assert is_nnunet(write_nnunet_4d(tmp_path / "nnunet"))
     assert is_nnunet(tmp_path / "nnunet" / "dataset.json")

@@ -9,7 +9,7 @@ import pytest
 
 from tests.builders import tiny_config
 from unet4d.config import Config, ResolvedConfig
-from unet4d.training.monitoring.advice import training_advice
+from unet4d.training.monitoring.advice import training_advice, validation_warnings
 from unet4d.training.optimizer import learning_rate_factor
 
 STEPS = 20
@@ -48,7 +48,7 @@ def falling(epochs: int, noise: float, seed: int, kind: str) -> np.ndarray:
 
 
 def test_nothing_given_without_a_log():
-    assert training_advice([], config()) == []
+    assert training_advice([], config()) == validation_warnings([], config()) == []
 
 
 @pytest.mark.parametrize("kind", ["power", "exponential", "late", "slow"])
@@ -147,8 +147,8 @@ def test_a_class_that_is_never_predicted_is_reported_when_it_becomes_so():
     for at, (muscle, scar) in enumerate(history, 1):
         predicted = {"myocardium": muscle, "scar": scar, "edema": 0}
         log += [validated(5 * at, used, 0.5, predicted, reference), line(5 * at + 1, 0.1, used)]
-        told.append(training_advice(log[:-1], used))
-        assert training_advice(log, used) == []  # nothing new without a validation
+        told.append(validation_warnings(log[:-1], used))
+        assert validation_warnings(log, used) == []  # nothing new without a validation
     assert [len(sentences) for sentences in told] == [1, 0, 1, 0, 0]
     assert told[0][0].startswith(
         "class scar is predicted in no voxel of the validation studies of epoch 5, expected 9: "
@@ -163,16 +163,16 @@ def test_a_class_that_is_never_predicted_is_reported_when_it_becomes_so():
 def test_a_dice_of_zero_is_reported_once_and_not_class_by_class(predicted, words):
     used = config()
     log = [validated(epoch, used, 0.0, {"a": predicted, "b": 0}, {"a": 5, "b": 6}) for epoch in (5, 10)]
-    (sentence,) = training_advice(log[:1], used)
+    (sentence,) = validation_warnings(log[:1], used)
     assert sentence.startswith(f"the validation Dice of epoch 5 is 0 because {words}: ")
-    assert training_advice(log, used) == []
+    assert validation_warnings(log, used) == []
 
 
 def test_within_warm_up_no_validation_is_reported_and_no_reference_is_no_fault():
     used = config(warmup_steps=200)
     zero = [validated(epoch, used, 0.0, {"a": 0}, {"a": 5}) for epoch in (5, 9, 10)]
-    assert [len(training_advice(zero[:n], used)) for n in (1, 2, 3)] == [0, 0, 1]
-    assert training_advice([validated(20, used, None, {"a": 0}, {"a": 0})], used) == []
+    assert [len(validation_warnings(zero[:n], used)) for n in (1, 2, 3)] == [0, 0, 1]
+    assert validation_warnings([validated(20, used, None, {"a": 0}, {"a": 0})], used) == []
 
 
 def test_every_sentence_is_one_line_without_broken_numbers():
@@ -180,7 +180,7 @@ def test_every_sentence_is_one_line_without_broken_numbers():
     told = [
         *said([0.5] * 15, used).values(),
         training_advice([line(1, 1.0, used, waited_seconds=9.0, skipped=[{"cases": ["a"]}] * 9)], used),
-        training_advice([validated(9, used, 0.0, {"a": 0}, {"a": 5})], used),
+        validation_warnings([validated(9, used, 0.0, {"a": 0}, {"a": 5})], used),
     ]
     sentences = [sentence for group in told for sentence in group]
     assert len(sentences) == 4

@@ -3,10 +3,10 @@
 training/patient001/patient001_4d.nii.gz           the study
                     patient001_frame01.nii.gz      frame 0 of it, because file names count from 1
                     patient001_frame01_gt.nii.gz   its label
-                    Info.cfg                       ED: 1, ES: 12, Group: DCM, NbFrame: 30, ...
+                    Info.cfg                       ED: 1, ES: 12, Group: DCM, Height: 184.0, NbFrame: 30, Weight: 95.0
 testing/patient101/...                             test cases
 
-The time step in ACDC's headers is 1 without a unit, which is no frame duration.
+The time step in ACDC's headers is 1 without a unit, which is no frame duration. Height is in cm, weight in kg.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from unet4d.datasets.study import Source, Study
 from unet4d.errors import InputError
 from unet4d.images.image4d import Image4D, read_image
 from unet4d.images.nifti import case_name, find_nifti_files, is_nifti
+from unet4d.metrics.vitals import Vitals, is_vital
 from unet4d.system.text import count
 
 ACDC_CHANNELS = ("cine MRI",)
@@ -33,6 +34,7 @@ _ABOUT = {
     "description": "Cardiac cine MRI, short axis; end-diastole and end-systole are labelled",
     "reference": "Bernard et al., IEEE Trans Med Imaging 37:2514, 2018, doi 10.1109/TMI.2018.2837502",
 }
+_VITALS = {"Height": "height_cm", "Weight": "weight_kg"}
 _PATIENT = re.compile(r"patient\d+")
 _FILE = re.compile(r"_(4d|frame\d+)(_gt)?\.nii(\.gz)?", re.IGNORECASE)
 _TOLERANCE = 1e-4  # of the largest value: a file with a scale slope rounds otherwise than one without
@@ -82,8 +84,19 @@ def _study(folder: Path, dataset: Dataset) -> Study:
     case = Case(name, name, (image,), label, tuple(label) if label else None)
     study = make_study(case, dataset, is_test=folder.absolute().parent.name == "testing")
     return replace(
-        study, files=(*study.files, *frames.values()), image=partial(_read_checked, folder, case, frames, labels)
+        study,
+        files=(*study.files, *frames.values()),
+        image=partial(_read_checked, folder, case, frames, labels),
+        vitals=_read_vitals(folder / "Info.cfg"),
     )
+
+
+def _read_vitals(path: Path) -> Vitals:
+    """Return height and weight of Info.cfg, where it is there and has possible ones."""
+    text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+    found = dict(re.findall(r"^\s*(Height|Weight)\s*:\s*(\d+(?:\.\d+)?)\s*$", text, re.MULTILINE))
+    known = {field: float(found[name]) for name, field in _VITALS.items() if name in found}
+    return Vitals(**{field: value for field, value in known.items() if is_vital(field, value)})
 
 
 def _by_frame(files: dict[str, Path], start: str, end: str = "") -> dict[int, Path]:

@@ -208,6 +208,7 @@ def _write_study(study: Study, source: Source, out: Path) -> _WrittenStudy:
             entry["labelled_frames"] = list(labelled)
     if image.frame_duration_s is not None:
         entry["frame_duration_s"] = image.frame_duration_s
+    entry |= study.vitals.known()
     is_training = bool(labelled) and not study.is_test
     return _WrittenStudy(entry, is_training, image.frames, len(labelled), image.spacing)
 
@@ -261,6 +262,8 @@ def _description(
     if kinds:
         entry["channel_kinds"] = kinds
     entry["labels"] = dict(sorted(source.labels.items(), key=lambda label: label[1]))
+    if source.roles:
+        entry["roles"] = dict(source.roles)
     if time:
         entry["time"] = time
     entry["training"] = [study.entry for study in studies if study.is_training]

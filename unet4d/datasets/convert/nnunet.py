@@ -1,6 +1,7 @@
 """nnU-Net's raw data, version 2 of its dataset.json (Isensee et al., Nat Methods 18:203, 2021).
 
-dataset.json                     channel_names, labels, numTraining, file_ending; "dataset" may list files in other folders
+dataset.json                     channel_names, labels, numTraining, file_ending; "dataset" may list files in other folders;
+                                 "roles", which nnU-Net does not know, as in the dataset.json that is written
 imagesTr/CASE_0000.nii.gz        a channel of a case; labelsTr/CASE.nii.gz is its label
 imagesTs/CASE_0000.nii.gz        test cases; labelsTs is read where it is there
 
@@ -33,6 +34,7 @@ from unet4d.datasets.study import Source, Study
 from unet4d.errors import InputError
 from unet4d.images.image4d import Image4D, read_image
 from unet4d.images.nifti import NIFTI_SUFFIXES, check_same_grid, header_for
+from unet4d.metrics.cardiac_structures import parse_roles
 from unet4d.system.class_values import class_fault
 from unet4d.system.files import read_json
 from unet4d.system.text import count, short_repr, shorten_list
@@ -84,13 +86,15 @@ def find_nnunet(root: Path, options: LayoutOptions) -> Source:
     cases = [*_training_cases(entry, path, ending), *_cases_of(path.parent, "Ts", ending)]
     if not cases:
         raise InputError(f"{path.parent} holds no case, expected imagesTr/CASE_0000{ending}; add some")
+    foreground = [name for name, value in labels.items() if value]
+    roles = parse_roles(entry.get("roles", {}), foreground, f'{path}: "roles"')
     name = next((entry[key] for key in ("name", "dataset_name") if isinstance(entry.get(key), str)), "")
     name = name or path.absolute().parent.name
     dataset = Dataset(path.parent, name, channels, tuple(sorted(labels.items(), key=lambda pair: pair[1])), None, ())
     stems = {} if options.pattern or options.subject_per_case else shared_stems(case.name for case in cases)
     studies = sorted(_studies(cases, dataset, options.pattern, stems), key=lambda study: natural_key(study.name))
     about = {_ABOUT[key]: text for key, text in entry.items() if key in _ABOUT and isinstance(text, str) and text}
-    return Source(name, channels, labels, tuple(studies), about=about, notes=_notes(stems))
+    return Source(name, channels, labels, tuple(studies), roles=roles, about=about, notes=_notes(stems))
 
 
 def _json_of(root: Path) -> Path:

@@ -5,7 +5,8 @@ OUT/.unet4d/cases/<case>.json    written last, when all files of the case are th
                  an option gives them, models by SHA-256, settings, version; where that is equal, the case is not made again.
                  The device and the memory are no part of it.
     "files"      relative path to size and SHA-256
-    "entry"      the case's entry in prediction.json; "volumes_ml", "frame_duration_s", "summary": its part of the other tables
+    "entry"      the case's entry in prediction.json; "volumes_ml", "frame_duration_s", "vitals", "flags", "summary": its part of
+                 the other tables
 OUT/.unet4d/failed/<case>.json   why the last try at a case failed
 """
 
@@ -114,6 +115,12 @@ class CaseRecords:
         }
         write_json(self.path(case), {**record, "files": about})
         self.remove_failure(case)
+
+    def update(self, case: str, values: Mapping[str, Any]) -> None:
+        """Replace values in the record of a complete case, where they differ."""
+        record = self.read(case) or {}
+        if any(record.get(name) != value for name, value in values.items()):
+            write_json(self.path(case), {**record, **values})
 
     def write_failure(self, case: str, reason: str) -> None:
         """Record why a case failed."""

@@ -18,8 +18,10 @@ from unet4d.datasets.case_json import can_name_a_file
 from unet4d.datasets.label_maps import PREDICTION_JSON
 from unet4d.datasets.study import Study
 from unet4d.errors import InputError
+from unet4d.evaluation.plausibility import LabelShape, find_flags
 from unet4d.images.image4d import ImageInfo
 from unet4d.images.label_writers import write_color_table, write_label_descriptions
+from unet4d.inference.batch.case_measures import describe_case
 from unet4d.inference.batch.case_records import CaseRecord, CaseRecords
 from unet4d.inference.batch.formats import (
     LABEL_FORMATS,
@@ -30,6 +32,8 @@ from unet4d.inference.batch.formats import (
     write_probabilities,
 )
 from unet4d.inference.batch.summary_tables import TABLE_FILES, SummaryTables, summarize_curves
+from unet4d.metrics.cardiac_structures import Roles, find_roles
+from unet4d.metrics.vitals import UNKNOWN_VITALS, Vitals
 from unet4d.metrics.volume_curves import volumes_ml, voxel_volume_ml
 from unet4d.system.files import check_disk_space, check_writable, read_json
 
@@ -45,13 +49,19 @@ class PredictionFolder:
         labels: class name to value, background first.
         formats: of the label maps, of `LABEL_FORMATS`.
         probabilities: write each class's probability, too.
+        roles: the structure of a heart that a class is, or "other", where the models' dataset says so.
 
     Raises:
         InputError: an unknown format.
     """
 
     def __init__(
-        self, path: Path, labels: Mapping[str, int], formats: Sequence[str] = ("nifti",), probabilities: bool = False
+        self,
+        path: Path,
+        labels: Mapping[str, int],
+        formats: Sequence[str] = ("nifti",),
+        probabilities: bool = False,
+        roles: Roles | None = None,
     ):
         if not formats or not set(formats) <= set(LABEL_FORMATS):
             raise InputError(
@@ -60,7 +70,9 @@ class PredictionFolder:
         self.path, self.labels, self.formats = path, dict(labels), tuple(dict.fromkeys(formats))
         self.outputs = (*self.formats, PROBABILITIES) if probabilities else self.formats
         self.records = CaseRecords(path)
-        self.tables = SummaryTables(self.records, labels)
+        self.classes = {name: value for name, value in labels.items() if value}
+        self.roles = find_roles(self.classes, roles)
+        self.tables = SummaryTables(self.records, labels, self.roles)
         self._is_begun = False
 
     def check(self, studies: Sequence[Study]) -> None:
@@ -87,10 +99,14 @@ class PredictionFolder:
                 "or a copy lacks it; choose another -o"
             )
 
-    def skips(self, case: str, made: Mapping[str, Any]) -> bool:
-        """Return whether a case is there already, whole, made from the same and in every output that is asked for."""
+    def skips(self, case: str, made: Mapping[str, Any], vitals: Vitals = UNKNOWN_VITALS) -> bool:
+        """Return whether a case is there already, whole, made from the same and in every output that is asked for.
+
+        Other vitals change its measures and not its label map: they are recorded anew.
+        """
         if not self.records.is_complete(case, made, self.outputs):
             return False
+        self.records.update(case, {"vitals": vitals.known()})
         self.records.remove_failure(case)
         return True
 
@@ -115,6 +131,7 @@ class PredictionFolder:
         entry: Mapping[str, Any],
         seconds: Mapping[str, float],
         hardware: Mapping[str, Any],
+        vitals: Vitals = UNKNOWN_VITALS,
     ) -> Path:
         """Write one segmented study, its record, and the tables if it is time to; earlier files of the case are removed.
 
@@ -126,6 +143,7 @@ class PredictionFolder:
             made: what decided the label map, by which `skips` recognizes it.
             entry: for prediction.json.
             seconds, hardware: for the record.
+            vitals: of the subject, for the measures.
 
         Returns:
             The file or folder of the case in the first format.
@@ -147,12 +165,17 @@ class PredictionFolder:
             "entry": dict(entry),
             "seconds": {step: round(duration, 3) for step, duration in seconds.items()},
             "hardware": dict(hardware),
+            "vitals": vitals.known(),
             **self._measure(label, info, entry["time"] == "cyclic"),
         }
         record["summary"]["seconds"] = round(sum(seconds.values()), 3)
         self.records.write(case, record, files)
         self.tables.write()
         return case_paths(self.path, case, self.formats[:1])[0]
+
+    def describe(self, case: str) -> str:
+        """Return the measures of a case that was added, in one line."""
+        return describe_case(self.records.read(case) or {"case": case}, list(self.classes), self.roles)
 
     def finish(self, failed: Mapping[str, str]) -> None:
         """Bring the tables up to date, where there are any; list what failed with its reason."""
@@ -163,13 +186,16 @@ class PredictionFolder:
         self.tables.write(always=True)
 
     def _measure(self, label: np.ndarray, info: ImageInfo, cyclic: bool) -> CaseRecord:
-        """Return the volumes, and the measures of their curves."""
-        classes = {name: value for name, value in self.labels.items() if value}
-        volumes = volumes_ml(label, list(classes.values()), voxel_volume_ml(info.affine))
-        curves = {name: [round(float(volume), 6) for volume in volumes[:, k]] for k, name in enumerate(classes)}
+        """Return the volumes, the measures of their curves, and what is implausible."""
+        values = list(self.classes.values())
+        volumes = volumes_ml(label, values, voxel_volume_ml(info.affine))
+        curves = {name: [round(float(volume), 6) for volume in volumes[:, k]] for k, name in enumerate(self.classes)}
         about = {"frames": len(label), "frame_duration_s": info.frame_duration_s}
-        measures = summarize_curves(curves, info.frame_duration_s, cyclic)
-        return {**about, "volumes_ml": curves, "summary": {**about, "classes": measures}}
+        measures = summarize_curves(curves, info.frame_duration_s, cyclic, self.roles)
+        by_class = dict(zip(self.classes, volumes.T, strict=True))
+        flags = find_flags(by_class, cyclic, self.roles, LabelShape.measure(label, values))
+        summary = {**about, "classes": measures}
+        return {**about, "volumes_ml": curves, "flags": [flag.sentence for flag in flags], "summary": summary}
 
     def _recorded_cases(self) -> list[str]:
         """Return the cases of an earlier prediction.json; raise InputError for one of other labels."""

@@ -7,7 +7,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -51,12 +51,14 @@ class StudyJob:
         models: that segment it together.
         made: what decides the label map, but for the inputs' stamps; see case_records.py.
         steps: of post-processing.
+        conditions: what a fair comparison must know, see `prediction_conditions`.
     """
 
     study: Study
     models: Models
     made: Mapping[str, Any]
     steps: Sequence[Step] = ()
+    conditions: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -180,19 +182,25 @@ class BatchPredictor:
         self.written.append(written)
         seconds = sum(segmented.seconds.values())
         self._report(f"done\t{printable(job.name)}\tframes={segmented.info.frames}\tseconds={seconds:.2f}")
+        if self.reports:
+            logger.info(self.folder.describe(job.name))
 
     def _add(self, job: StudyJob, segmented: _SegmentedStudy) -> Path:
         models = [str(model.path) for model in job.models]
         entry: dict[str, Any] = {"image": str(segmented.info.source), "time": segmented.time}
         entry |= {"model": models[0]} if len(models) == 1 else {"models": models}
         entry |= {name: job.made[name] for name in ("fold", "settings", "postprocessing") if job.made[name] is not None}
+        entry["conditions"] = dict(job.conditions)
         label, seconds = segmented.result.label, dict(segmented.seconds)
         if job.steps:
             begin_s = time.perf_counter()
             label = apply_steps(label, job.steps, self.folder.labels, segmented.time == "cyclic")
             seconds["postprocessing"] = time.perf_counter() - begin_s
         probabilities, made = segmented.result.probabilities, job.made_from(segmented.inputs)
-        return self.folder.add(job.name, label, probabilities, segmented.info, made, entry, seconds, self.hardware)
+        vitals = job.study.vitals
+        return self.folder.add(
+            job.name, label, probabilities, segmented.info, made, entry, seconds, self.hardware, vitals
+        )
 
     def _may_read_ahead(self, job: StudyJob) -> bool:
         """Return whether a study is so small that it may be read beside another one."""

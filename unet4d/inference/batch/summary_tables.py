@@ -1,9 +1,10 @@
 """The tables of a folder of predictions, written from the records of all jobs, processes and calls that share it.
 
 OUT/volumes.csv       case, frame, time_s, class, value, volume_ml: one row per frame and class
-OUT/prediction.json   {"labels": {name: value}, "version": ..., "cases": {case: {"image", "time", "model", "settings",
-                      "postprocessing"}}}; in place of "model", "models": [...] of several together; and "fold", of the network
-                      that was used, where the case was held out by a fold
+OUT/measures.csv      one row per case: heart rate, body surface area, measures of each class, flags; see case_measures.py
+OUT/prediction.json   {"labels": {name: value}, "roles": {name: structure}, "version": ..., "cases": {case: {"image", "time",
+                      "model", "settings", "postprocessing", "conditions"}}}; in place of "model", "models": [...] of several
+                      together; and "fold", of the network that was used, where the case was held out by a fold
 OUT/summary.json      each case's frames, seconds and measures of its volume curves; what failed and why; totals, hardware, versions
 
 The tables follow the records: after each case while that costs little, and always at the end. A run that is killed leaves tables
@@ -16,23 +17,23 @@ import datetime
 import json
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 
 from unet4d.datasets.label_maps import PREDICTION_JSON
+from unet4d.evaluation.cardiac_function import measure_cardiac_function
+from unet4d.inference.batch.case_measures import measure_case
 from unet4d.inference.batch.case_records import HIDDEN_FOLDER, CaseRecord, CaseRecords
-from unet4d.metrics.cardiac_structures import MYOCARDIAL_DENSITY_G_PER_ML, cavity_within, is_cavity, is_myocardium
-from unet4d.metrics.volume_curves import curve_measures
+from unet4d.metrics.cardiac_structures import NO_STRUCTURE, Roles, find_roles
 from unet4d.system.csv_file import csv_text
 from unet4d.system.environment import VERSION, versions
 from unet4d.system.files import remove_partial, write_json, write_text, writing
 from unet4d.system.lock import exclusive_lock
 
-VOLUMES_FILE, SUMMARY_FILE = "volumes.csv", "summary.json"
+VOLUMES_FILE, MEASURES_FILE, SUMMARY_FILE = "volumes.csv", "measures.csv", "summary.json"
 VOLUME_COLUMNS = ["case", "frame", "time_s", "class", "value", "volume_ml"]
-TABLE_FILES = (VOLUMES_FILE, PREDICTION_JSON, SUMMARY_FILE)
+TABLE_FILES = (VOLUMES_FILE, MEASURES_FILE, PREDICTION_JSON, SUMMARY_FILE)
 _PAUSE_FACTOR = 20
 """The tables are written again when this many times as long has passed as it took the last time."""
 _TRIES = 10
@@ -44,14 +45,15 @@ class SummaryTables:
     Args:
         records: of the cases in the folder.
         labels: class name to value, background first.
+        roles: the structure of a heart that each class is, see `find_roles`.
     """
 
-    def __init__(self, records: CaseRecords, labels: Mapping[str, int]):
-        self.records, self.labels = records, dict(labels)
+    def __init__(self, records: CaseRecords, labels: Mapping[str, int], roles: Roles):
+        self.records, self.labels, self.roles = records, dict(labels), dict(roles)
         self._due_s = 0.0
 
     def write(self, always: bool = False) -> None:
-        """Write all three, each whole or not at all, if it is time to, or `always`.
+        """Write all of them, each whole or not at all, if it is time to, or `always`.
 
         Raises:
             Unet4DError: the disk is full or the folder cannot be written to.
@@ -76,7 +78,12 @@ class SummaryTables:
         out, records = self.records.out, self.records.read_all()
         entries = {case: record["entry"] for case, record in records.items()}
         # First of all, because it marks a folder of predictions, see PredictionFolder.
-        write_json(out / PREDICTION_JSON, {"labels": self.labels, "version": VERSION, "cases": entries})
+        classes = [name for name, value in self.labels.items() if value]
+        roles = {name: self.roles.get(name, NO_STRUCTURE) for name in classes}
+        write_json(out / PREDICTION_JSON, {"labels": self.labels, "roles": roles, "version": VERSION, "cases": entries})
+        measured = [measure_case(record, classes, self.roles) for record in ({}, *records.values())]
+        cells = [["" if value is None else value for value in row.values()] for row in measured[1:]]
+        write_text(out / MEASURES_FILE, csv_text([list(measured[0]), *cells]))
         rows = [row for case, record in records.items() for row in _volume_rows(case, record, self.labels)]
         write_text(out / VOLUMES_FILE, csv_text([VOLUME_COLUMNS, *rows]))
         write_json(out / SUMMARY_FILE, _summary(records, self.records.read_failures()))
@@ -122,26 +129,29 @@ def _distinct(values: Iterable[Any]) -> list[Any]:
 
 
 def summarize_curves(
-    curves: Mapping[str, Sequence[float]], frame_duration_s: float | None, cyclic: bool
+    curves: Mapping[str, Sequence[float]], frame_duration_s: float | None, cyclic: bool, roles: Roles | None = None
 ) -> dict[str, dict[str, Any]]:
-    """Return the measures of a study's volume curves: function of a heart's cavities, mass of its myocardium, range of the others.
-
-    The mass is that at end-diastole of the ventricle within, where there is one; roles are known by the classes' names.
+    """Return the measures of a study's volume curves: function of a heart's ventricles, mass of its myocardium, range of all.
 
     Args:
         curves: class name to (T,) mL.
         frame_duration_s: seconds from frame to frame; None where unknown.
         cyclic: whether the last frame leads into the first.
+        roles: the structure of a heart that each class is; None goes by their names.
     """
+    roles = find_roles(curves) if roles is None else roles
+    arrays = {name: np.array(curve, np.float64) for name, curve in curves.items()}
+    cardiac = measure_cardiac_function(arrays, frame_duration_s, cyclic, roles)
     found: dict[str, dict[str, Any]] = {}
     for name, curve in curves.items():
-        measures: dict[str, Any] = {"mean_ml": float(np.mean(curve)), "min_ml": min(curve), "max_ml": max(curve)}
-        if is_cavity(name):
-            measures = {"role": "cavity", **measures, **asdict(curve_measures(curve, frame_duration_s, cyclic))}
-        elif is_myocardium(name):
-            within = cavity_within(name, list(curves))
-            frame = None if within is None else int(np.argmax(curves[within]))
-            grams = None if frame is None else MYOCARDIAL_DENSITY_G_PER_ML * curve[frame]
-            measures = {"role": "myocardium", **measures, "ed_frame": frame, "mass_g": grams}
-        found[name] = {key: round(value, 6) if isinstance(value, float) else value for key, value in measures.items()}
+        role = {"role": roles[name]} if name in roles else {}
+        measures = {
+            "mean_ml": float(np.mean(curve)),
+            "min_ml": min(curve),
+            "max_ml": max(curve),
+            **cardiac.get(name, {}),
+        }
+        found[name] = role | {
+            key: round(value, 6) if isinstance(value, float) else value for key, value in measures.items()
+        }
     return found

@@ -23,6 +23,7 @@ class IndexEntry(NamedTuple):
         measures: class name, its color, its measures.
         flags: a sentence for each.
         dice: mean foreground Dice; None where it was not scored.
+        taken: what each class was taken for.
     """
 
     name: str
@@ -32,13 +33,16 @@ class IndexEntry(NamedTuple):
     measures: Sequence[tuple[str, str, str]]
     flags: Sequence[str]
     dice: float | None
+    taken: str
 
     @classmethod
     def from_study(cls, study: SegmentedStudy, address: str, thumbnail: Path) -> IndexEntry:
         """Return the entry of a study with its page at `address`."""
         measures = [(name, class_color(study.classes[name]), text) for name, text in short_measures(study)]
         flags = [flag.sentence for flag in study.flags]
-        return cls(study.name, address, study.facts, picture_address(thumbnail), measures, flags, study.dice)
+        return cls(
+            study.name, address, study.facts, picture_address(thumbnail), measures, flags, study.dice, study.taken
+        )
 
 
 def index_page(

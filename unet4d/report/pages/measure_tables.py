@@ -1,11 +1,11 @@
-"""Measures of a study from its volume curves, as tables: extremes of every class, ejection of cavities, mass of myocardium."""
+"""Measures of a study from its volume curves, as tables: extremes of every class, ejection of ventricles, mass of myocardium."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from unet4d.evaluation.cardiac_function import Measures, measure_cardiac_function
-from unet4d.metrics.cardiac_structures import MYOCARDIAL_DENSITY_G_PER_ML, cavity_within, is_cavity, is_myocardium
+from unet4d.metrics.cardiac_structures import MYOCARDIA, MYOCARDIAL_DENSITY_G_PER_ML, VENTRICLES, cavity_within
 from unet4d.report.pages.study import SegmentedStudy
 from unet4d.report.pages.template import PageTable
 from unet4d.report.pictures.render import class_color
@@ -17,12 +17,12 @@ def measure_tables(study: SegmentedStudy) -> list[PageTable]:
     cavities = [
         [name, *(_ml(found.get(key)) for key in ("edv_ml", "esv_ml", "sv_ml")), format_number(found["ef_percent"], 1),
          _ml(found["peak_filling_ml_per_s"]), format_number(found["time_to_peak_filling_s"], 2)]
-        for name, found in _cardiac(study).items() if is_cavity(name)
+        for name, found in _cardiac(study).items() if study.roles[name] in VENTRICLES
     ]  # fmt: skip
     muscles = []
     for name, found in _cardiac(study).items():
-        if is_myocardium(name):
-            mass, cavity = found["mass_g"] or 0, cavity_within(name, list(study.classes))
+        if study.roles[name] in MYOCARDIA:
+            mass, cavity = found["mass_g"] or 0, cavity_within(study.roles[name], study.roles)
             when = f"ED of {cavity}, frame {found['ed_frame']}" if cavity else "mean over all frames"
             muscles.append([name, _ml(mass), _ml(mass / MYOCARDIAL_DENSITY_G_PER_ML), when])
     every = []
@@ -30,7 +30,7 @@ def measure_tables(study: SegmentedStudy) -> list[PageTable]:
         change = f"{100 * (curve.max() - curve.min()) / curve.max():.0f} %" if curve.any() else "-"
         every.append([name, _ml(curve.max()), str(curve.argmax()), _ml(curve.min()), str(curve.argmin()), change])
     tables = (
-        (["cavity", "EDV mL", "ESV mL", "SV mL", "EF %", "filling mL/s", "at ES + s"], cavities),
+        (["ventricle", "EDV mL", "ESV mL", "SV mL", "EF %", "filling mL/s", "at ES + s"], cavities),
         (["myocardium", "mass g", "volume mL", "at"], muscles),
         (["class", "largest mL", "in frame", "smallest mL", "in frame", "change"], every),
     )
@@ -59,8 +59,8 @@ def short_measures(study: SegmentedStudy) -> list[tuple[str, str]]:
 
 
 def _cardiac(study: SegmentedStudy) -> dict[str, Measures]:
-    """Return the measures of the cavities and the myocardium that were found."""
-    found = measure_cardiac_function(study.curves_ml, study.image.frame_duration_s, bool(study.cyclic))
+    """Return the measures of the ventricles and the myocardium that were found."""
+    found = measure_cardiac_function(study.curves_ml, study.image.frame_duration_s, bool(study.cyclic), study.roles)
     return {name: measures for name, measures in found.items() if measures and study.curves_ml[name].any()}
 
 

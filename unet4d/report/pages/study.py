@@ -10,9 +10,9 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 
-from unet4d.evaluation.plausibility import Flag, find_flags
+from unet4d.evaluation.plausibility import Flag, LabelShape, find_flags
 from unet4d.images.image4d import Image4D
-from unet4d.metrics.cardiac_structures import cavity_within
+from unet4d.metrics.cardiac_structures import LEFT_VENTRICLE, Roles, class_of, describe_roles
 from unet4d.metrics.volume_curves import extreme_frames, volumes_ml, voxel_volume_ml
 from unet4d.report.pages.score_tables import ScoreSection
 from unet4d.report.pictures.layout import display_axes
@@ -33,6 +33,7 @@ class SegmentedStudy:
         cyclic: whether the last frame leads into the first; None where unknown.
         provenance: what prediction.json records of the case, and of all.
         scores: of an evaluation; None where it was not scored.
+        roles: the structure of a heart that each class is, see `find_roles`.
     """
 
     name: str
@@ -44,6 +45,7 @@ class SegmentedStudy:
     cyclic: bool | None
     provenance: Mapping[str, Any]
     scores: ScoreSection | None
+    roles: Roles
 
     @cached_property
     def curves_ml(self) -> dict[str, np.ndarray]:
@@ -59,8 +61,9 @@ class SegmentedStudy:
 
     @cached_property
     def flags(self) -> list[Flag]:
-        """Return the implausible properties of the curves."""
-        return find_flags(self.curves_ml, self.cyclic)
+        """Return the implausible properties of the label map."""
+        shape = LabelShape.measure(self.label, list(self.classes.values()))
+        return find_flags(self.curves_ml, self.cyclic, self.roles, shape)
 
     @cached_property
     def moments(self) -> tuple[tuple[int, str], ...]:
@@ -69,13 +72,18 @@ class SegmentedStudy:
         They are end-diastole and end-systole of the left ventricle; without one the largest and the smallest volume of the class
         that changes most. There are none where nothing changes.
         """
-        ventricle = cavity_within("left", list(self.classes))
+        ventricle = class_of(LEFT_VENTRICLE, self.roles)
         curves = self.curves_ml if ventricle is None else {ventricle: self.curves_ml[ventricle]}
         found = extreme_frames(np.stack(list(curves.values()), axis=1)) if curves else []
         if len(set(found)) < 2:
             return ()
         names = ("ED", "ES") if ventricle is not None else ("largest", "smallest")
         return tuple(zip(found, names, strict=True))
+
+    @property
+    def taken(self) -> str:
+        """Return what each class was taken for, as text; empty where none is a structure of a heart."""
+        return describe_roles(self.roles, self.classes) if self.roles else ""
 
     @property
     def dice(self) -> float | None:

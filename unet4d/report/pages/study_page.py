@@ -51,7 +51,7 @@ def study_page(study: SegmentedStudy, pictures: StudyPictures, index: str, colle
         pictures=addresses,
         index=index,
         collection=collection,
-        checks=describe_checks(study.cyclic) if study.image.frames > 1 else "every class.",
+        checks=describe_checks(study.cyclic, study.image.frames),
         measures=measure_tables(study),
         shown=shown,
         viewer_data=viewer_data(study, shown),

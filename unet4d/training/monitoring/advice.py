@@ -1,4 +1,4 @@
-"""Advice on a training, from the lines of its log: what was observed and what to do."""
+"""Advice on a training and warnings about its predictions, from the lines of its log: what was observed and what to do."""
 
 from __future__ import annotations
 
@@ -28,10 +28,14 @@ MOST_WAITING_SHARE, MOST_WAITING_S, MOST_SKIPPED_SHARE = 0.25, 1.0, 0.05
 
 def training_advice(log: Log, config: ResolvedConfig) -> list[str]:
     """Return advice after the newest epoch; each piece when it becomes true, not at every epoch for which it holds."""
-    sentences = _new_advice(log, config, _epoch_advice)
-    if log and "mean_foreground_dice" in log[-1]:
-        sentences += _new_advice([line for line in log if "mean_foreground_dice" in line], config, _validation_advice)
-    return sentences
+    return _new_advice(log, config, _epoch_advice)
+
+
+def validation_warnings(log: Log, config: ResolvedConfig) -> list[str]:
+    """Return warnings about classes that the newest epoch's validation did not find, likewise; none where it was not validated."""
+    if not log or "mean_foreground_dice" not in log[-1]:
+        return []
+    return _new_advice([line for line in log if "mean_foreground_dice" in line], config, _validation_advice)
 
 
 def _new_advice(log: Log, config: ResolvedConfig, find: Callable[[Log, ResolvedConfig], dict[str, str]]) -> list[str]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import unet4d
 from unet4d.config import ResolvedConfig
-from unet4d.models.checkpoint import Task
+from unet4d.models.checkpoint import RUN_SUMMARY, Task
 from unet4d.system.distributed import ProcessGroup
 from unet4d.system.environment import hardware, versions
 from unet4d.system.files import write_json
@@ -21,7 +21,7 @@ from unet4d.training.monitoring.log_lines import log_totals
 if TYPE_CHECKING:
     import torch
 
-SUMMARY, CONFIG = "summary.json", "config.yaml"
+SUMMARY, CONFIG = RUN_SUMMARY, "config.yaml"
 RunState = Literal["running", "finished", "stopped", "failed"]
 
 

@@ -1,0 +1,31 @@
+"""Connected components of a class in each frame: their number, and how much of the class lies in the largest."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+
+def count_components(label: np.ndarray, values: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+    """Count the components of each class in each frame, `(T, K)` int64, and measure the largest's share, `(T, K)`, 0 to 1.
+
+    Voxels are connected by faces, so that a checkerboard falls apart. The share is 0 where the class is not in the frame.
+
+    Args:
+        label: `(T, X, Y, Z)` integer labels.
+        values: the K label values to measure, above 0.
+    """
+    from scipy import ndimage  # only when needed
+
+    numbers = np.zeros((len(label), len(values)), np.int64)
+    shares = np.zeros(numbers.shape)
+    for t, frame in enumerate(label):
+        boxes = ndimage.find_objects(frame, max_label=max(values, default=0))
+        for k, value in enumerate(values):
+            box = boxes[value - 1]
+            if box is not None:
+                numbered, numbers[t, k] = ndimage.label(frame[box] == value)
+                sizes = np.bincount(numbered.ravel())[1:]
+                shares[t, k] = sizes.max() / sizes.sum()
+    return numbers, shares
