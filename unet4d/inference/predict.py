@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -99,7 +97,7 @@ def predict(
     options = options or InferenceOptions()
     options = replace(options, scratch_dir=options.scratch_dir or Path(out_dir))
     budget = MemoryBudget.of_process(options.max_memory_bytes, ranks.local_size)
-    with ranks.raise_on_all_ranks(), _silence_other_ranks(ranks):
+    with ranks.raise_on_all_ranks():
         paths = [model] if isinstance(model, (str, os.PathLike)) else model
         check_predict(paths, inputs, out_dir, device, cases, held_out, options.scratch_dir)
         torch_device = find_device(ranks.device_name(device))
@@ -233,16 +231,6 @@ def _report_skipped(skipped: int, total: int) -> None:
     logger.info(
         f"{skipped} of {count(total, 'study', 'studies')} {verb} complete and of the same models and settings: skipped"
     )
-
-
-@contextlib.contextmanager
-def _silence_other_ranks(ranks: ProcessGroup) -> Iterator[None]:
-    """Let only the first process print."""
-    if ranks.is_first:
-        yield
-        return
-    with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
-        yield
 
 
 def _held_out_subjects(models: Models, inputs: Sequence[Path]) -> Sequence[str]:

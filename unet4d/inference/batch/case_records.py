@@ -7,7 +7,7 @@ OUT/.unet4d/cases/<case>.json    written last, when all files of the case are th
     "files"      relative path to size and SHA-256
     "entry"      the case's entry in prediction.json; "volumes_ml", "frame_duration_s", "vitals", "flags", "summary": its part of
                  the other tables
-OUT/.unet4d/failed/<case>.json   why the last try at a case failed
+OUT/.unet4d/failed/*.json        why the last try at a case failed
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ class CaseRecords:
     def remove(self, case: str) -> list[Path]:
         """Remove the record of a case that is about to be written anew; return the files that it had."""
         record = self.read(case)
-        _remove(self.path(case))
+        self.path(case).unlink(missing_ok=True)
         remove_partial(self.folder, f"{glob.escape(case)}.json")
         return [path for name in record["files"] if (path := self._path_inside(name))] if record else []
 
@@ -128,22 +128,20 @@ class CaseRecords:
 
     def remove_failure(self, case: str) -> None:
         """Remove the record of a failure, because the case is complete now."""
-        _remove(self._failure_path(case))
+        self._failure_path(case).unlink(missing_ok=True)
 
     def read_failures(self) -> dict[str, str]:
         """Return the reason for which the last try at a case failed, by case, sorted by name."""
-        found: list[tuple[Any, str, str]] = []
+        found = dict[str, str]()
         for path in self.failed.glob("*.json"):
             with contextlib.suppress(InputError, LookupError, TypeError, ValueError):  # a damaged one is ignored
                 about = read_json(path)
-                case, reason = str(about["case"]), str(about["reason"])
-                found.append((natural_key(case), case, reason))
-        return {case: reason for _, case, reason in sorted(found)}
+                found[str(about["case"])] = str(about["reason"])
+        return dict(sorted(found.items(), key=lambda item: natural_key(item[0])))
 
     def _failure_path(self, case: str) -> Path:
-        """Return the file of a failure; a case may have failed because its name is too long for a file."""
-        name = case if len(os.fsencode(case)) <= 200 else hashlib.sha256(os.fsencode(case)).hexdigest()
-        return self.failed / f"{name}.json"
+        """Return the file of a failure; not by name, because a case may have failed for a name that is too long for a file."""
+        return self.failed / f"{hashlib.sha256(os.fsencode(case)).hexdigest()}.json"
 
     def _is_whole(self, name: str, known: Any) -> bool:
         path = self._path_inside(name)
@@ -164,8 +162,3 @@ def _stamp(path: Path) -> InputStamp:
     with contextlib.suppress(InputError):
         return [str(path), *stamp(path)[:2]]
     return [str(path), None, None]
-
-
-def _remove(path: Path) -> None:
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(path)
