@@ -132,12 +132,12 @@ class CaseRecords:
 
     def read_failures(self) -> dict[str, str]:
         """Return the reason for which the last try at a case failed, by case, sorted by name."""
-        found = dict[str, str]()
+        found = list[tuple[Any, str]]()
         for path in self.failed.glob("*.json"):
             with contextlib.suppress(InputError, LookupError, TypeError, ValueError):  # a damaged one is ignored
                 about = read_json(path)
-                found[str(about["case"])] = str(about["reason"])
-        return dict(sorted(found.items(), key=lambda item: natural_key(item[0])))
+                found.append((natural_key(str(about["case"])), str(about["reason"])))
+        return {case: reason for (_, case), reason in sorted(found)}
 
     def _failure_path(self, case: str) -> Path:
         """Return the file of a failure; not by name, because a case may have failed for a name that is too long for a file."""
