@@ -7,7 +7,7 @@ import logging
 import os
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +56,7 @@ class MlflowLog:
         self.client = MlflowClient(tracking_uri=self.uri)
         if id_file.is_file():
             self.run_id = id_file.read_text(encoding="utf-8").strip()
-            self._send(lambda: self.client.update_run(self.run_id, status="RUNNING"))
+            self._send("update_run", status="RUNNING")
             return
         try:
             self.run_id = self._create_run(experiment, settings)
@@ -83,20 +83,22 @@ class MlflowLog:
 
         now = int(1000 * time.time())
         named = [Metric(re.sub(r"[^\w\-. :/]", "_", name), float(value), now, step) for name, value in numbers.items()]
-        self._send(lambda: self.client.log_batch(self.run_id, metrics=named))
+        self._send("log_batch", metrics=named)
 
     def close(self) -> None:
         """Send the configuration and the summary, and set the status to the summary's."""
-        files = [path for path in (self.run / CONFIG, self.run / SUMMARY) if path.is_file()]
-        state = read_json(files[-1])["state"] if files and files[-1].name == SUMMARY else "failed"
-        for path in files:
-            self._send(lambda path=path: self.client.log_artifact(self.run_id, str(path)))  # type: ignore[misc]
-        self._send(lambda: self.client.set_terminated(self.run_id, MLFLOW_STATUS.get(state, "FAILED")))
+        for path in (self.run / CONFIG, self.run / SUMMARY):
+            if path.is_file():
+                self._send("log_artifact", str(path))
+        state = read_json(self.run / SUMMARY)["state"] if (self.run / SUMMARY).is_file() else "failed"
+        self._send("set_terminated", MLFLOW_STATUS.get(state, "FAILED"))
 
-    def _send(self, call: Callable[[], object]) -> None:
-        """Call the server, unless it has failed before; report a failure."""
+    def _send(self, call: str, *given: Any, **named: Any) -> None:
+        """Make a call about this run, unless one has failed before; report a failure."""
+        if self.failed:
+            return
         try:
-            _ = self.failed or call()
+            getattr(self.client, call)(self.run_id, *given, **named)
         except Exception as error:
             self.failed = True
             logger.warning(f"MLflow {self._describe(error)}; training continues without it, see log.jsonl")
