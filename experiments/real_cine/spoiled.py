@@ -1,0 +1,226 @@
+"""Copies of real studies with spoiled frames, and the scores of arms on spoiled and on other frames.
+
+    python -m experiments.real_cine.spoiled DATASET SPOILED                      writes the copies, outside of the checkout
+    python -m experiments.real_cine.run SPOILED WORK --all --view spoiled        predicts and scores them with what was trained
+    python -m experiments.real_cine.spoiled DATASET SPOILED --work WORK          prints Dice by kind of frame, and the planned tests
+
+A fifth of the frames of a copy is spoiled, never two neighbors of the closed cycle: a network that sees time sees intact frames on
+both sides. Truth is the label of the frame before it was spoiled. Only two frames of a study are drawn, so each study has two
+copies: in "hit" both drawn frames are spoiled, in "spared" neither is. Every drawn frame is scored once spoiled, and once intact
+among spoiled ones: 28 frames of each kind for 14 patients, where one copy with frames chosen at random would have about six.
+
+Artifacts are those of `data.artifacts`, see `ARTIFACT_PRESETS["severe"]`; drawn frames have each kind equally often. A mistriggered
+frame has lines of an intact frame a quarter to half a cycle away, as an irregular beat brings them: the next frame is too alike.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from experiments.real_cine.protocol import SUITES, Suite, read_suite, select_jobs
+from experiments.real_cine.run import RECORD
+from experiments.real_cine.table import Rows, compare_arms, rows_of, subject_means
+from unet4d.datasets.cases import Case
+from unet4d.datasets.dataset import read_dataset
+from unet4d.datasets.writer import fill_dataset_folder
+from unet4d.errors import InputError
+from unet4d.evaluation.results import read_evaluation
+from unet4d.images.channels import SIGNAL
+from unet4d.images.image4d import write_image
+from unet4d.metrics.statistics import holm, interval95
+from unet4d.pipeline.augmentation.artifacts import FrameArtifact, Mistriggering, apply_artifacts, sample_artifact
+from unet4d.pipeline.augmentation.presets import ARTIFACT_PRESETS
+from unet4d.pipeline.normalization import IntensityScale
+from unet4d.system.files import read_json, write_json
+from unet4d.system.text import format_number
+
+SHARE = 0.2
+"""Share of a copy's frames that are spoiled."""
+COPIES = ("hit", "spared")
+KINDS = ("dropout", "ghosting", "mistriggered", "noise")
+"""Fields of `ArtifactPreset`."""
+SPOILED_JSON = "spoiled.json"
+SPOILED, OTHERS = "spoiled frames", "other frames"
+
+
+def write_copies(dataset: Path, out: Path, seed: int = 0) -> None:
+    """Write the copies of all labelled studies of one channel as a dataset, and spoiled.json: case to frame to artifact.
+
+    The copies of patient001 are patient001_hit and patient001_spared, of the same subject, so that folds are those of the studies.
+
+    Raises:
+        InputError: the dataset cannot be read, or `out` is not empty.
+    """
+    content = read_dataset(dataset)
+    entries = read_json(content.root / "dataset.json")
+    cases: list[dict[str, Any]] = []
+    spoiled: dict[str, Any] = {}
+    with fill_dataset_folder(out):
+        for number, (case, entry) in enumerate(zip(content.training, entries["training"], strict=True)):
+            (label,) = case.files[1:]
+            name = f"labels/{case.name}{''.join(label.suffixes)}"
+            (out / "labels").mkdir(exist_ok=True)
+            shutil.copyfile(label, out / name)
+            for copy in COPIES:
+                rng = np.random.default_rng([seed, number, COPIES.index(copy)])
+                copied = f"{case.name}_{copy}"
+                spoiled[copied] = _write_copy(case, out / f"images/{copied}.nii.gz", rng, copy == "hit", number)
+                cases.append(entry | {"case": copied, "image": f"images/{copied}.nii.gz", "label": name})
+        write_json(out / SPOILED_JSON, spoiled)
+        write_json(out / "dataset.json", entries | {"training": cases, "test": []})
+
+
+def _write_copy(case: Case, path: Path, rng: np.random.Generator, hit: bool, number: int) -> dict[str, Any]:
+    """Write a copy of a study; return its artifacts by frame."""
+    image, drawn = case.image(), case.labelled_frames or ()
+    frames = choose_frames(rng, image.frames, drawn, hit)
+    kinds = {t: str(rng.choice(KINDS)) for t in frames}
+    kinds |= {t: KINDS[(number + 2 * row) % len(KINDS)] for row, t in enumerate(drawn) if hit}
+    artifacts = [sample_severe(rng, kinds[t], t, frames, image.array.shape[1:]) for t in frames]
+    scale = IntensityScale.from_frames(lambda: image.array.swapaxes(0, 1), image.array.shape, "zscore")
+    values = apply_artifacts(torch.from_numpy(image.array.copy()), artifacts, (SIGNAL,), [scale.channels[0][3]])
+    path.parent.mkdir(exist_ok=True)
+    write_image(path, values[0].numpy(), like=image)
+    return {str(one.frame): {"kind": kinds[one.frame]} | asdict(one.artifact) for one in artifacts}
+
+
+def choose_frames(rng: np.random.Generator, frames: int, drawn: Sequence[int], hit: bool) -> list[int]:
+    """Return a fifth of a cycle's frames, no two of them neighbors: all that are drawn among them if `hit`, else none.
+
+    Raises:
+        InputError: two drawn frames are neighbors, or there are more than a fifth.
+    """
+    count = round(SHARE * frames)
+    chosen: list[int] = []
+    others = [t for t in rng.permutation(frames).tolist() if t not in drawn]
+    for t in [*drawn, *others] if hit else others:
+        if len(chosen) < count and not {(t - 1) % frames, (t + 1) % frames} & set(chosen):
+            chosen.append(t)
+    if len(chosen) < count or (hit and not set(drawn) <= set(chosen)):
+        raise InputError(
+            f"got the drawn frames {list(drawn)} of {frames}, expected at most {count}, no two of them neighbors"
+        )
+    return sorted(chosen)
+
+
+def sample_severe(
+    rng: np.random.Generator, kind: str, t: int, spoiled: Sequence[int], shape: Sequence[int]
+) -> FrameArtifact:
+    """Return a severe artifact of a kind in frame `t` of a study (T, X, Y, Z) in which the frames `spoiled` are spoiled."""
+    frames, preset = shape[0], ARTIFACT_PRESETS["severe"]
+    only = {name: getattr(preset, name)._replace(probability=float(name == kind)) for name in KINDS}
+    artifact = sample_artifact(rng, preset._replace(**only), t, frames, shape[1:], gated=True)
+    if isinstance(artifact, Mistriggering):
+        away = range(-(-frames // 4), frames // 2 + 1)
+        sources = {(t + sign * step) % frames for step in away for sign in (-1, 1)} - set(spoiled)
+        artifact = replace(artifact, source=int(rng.choice(sorted(sources))))
+    return FrameArtifact(t, artifact)
+
+
+def score_by_kind(rows: Mapping[str, Rows], spoiled: Mapping[str, Any], compared_with: str) -> dict[str, Any]:
+    """Return the Dice of each arm by kind of frame, and the tests of each arm against one of them.
+
+    Args:
+        rows: of the metric, by arm, see `rows_of`.
+        spoiled: content of spoiled.json.
+        compared_with: an arm; differences are this one minus the other, patient by patient.
+    """
+    arms: dict[str, Any] = {}
+    for arm, found in rows.items():
+        arms[arm] = {}
+        for kind in (SPOILED, OTHERS, *KINDS):
+            if means := subject_means(_of_kind(found, spoiled, kind)):
+                ci95 = interval95(list(means.values()), list(means))
+                arms[arm][kind] = {"mean": float(np.mean(list(means.values()))), "ci95": ci95, "n": len(means)}
+    tests = [
+        {"arm": arm, "against": compared_with, "frames": kind}
+        | compare_arms(_of_kind(rows[arm], spoiled, kind), _of_kind(rows[compared_with], spoiled, kind))
+        for arm in rows
+        for kind in (SPOILED, OTHERS)
+        if arm != compared_with and compared_with in rows
+    ]
+    for test, p_holm in zip(tests, holm([test["p"] for test in tests]), strict=True):
+        test["p_holm"] = p_holm
+    return {"arms": arms, "tests": tests}
+
+
+def _of_kind(rows: Rows, spoiled: Mapping[str, Any], kind: str) -> Rows:
+    """Return the rows of spoiled frames, of the others, or of frames with one kind of artifact."""
+
+    def fits(case: str, frame: str) -> bool:
+        artifact = spoiled[case].get(frame)
+        return (kind == OTHERS) if artifact is None else kind in (SPOILED, artifact["kind"])
+
+    return {key: value for key, value in rows.items() if fits(*key[:2])}
+
+
+def score_jobs(suite: Suite, work: Path, spoiled: Mapping[str, Any], view: str = "spoiled") -> dict[str, Any]:
+    """Return `score_by_kind` of the finished jobs of a suite. Raises InputError where there is none."""
+    rows = {}
+    for arm in suite.arms:
+        folders = [job.folder(work) / view for job in select_jobs(suite, [arm.name])]
+        if done := [folder for folder in folders if (folder / RECORD).exists()]:
+            rows[arm.name] = rows_of([read_evaluation(folder / "scores") for folder in done], "dice")
+    if not rows:
+        raise InputError(
+            f"{work} has no finished job of {suite.name} with --view {view}; run experiments.real_cine.run first"
+        )
+    return score_by_kind(rows, spoiled, suite.compared_with)
+
+
+def markdown(scores: Mapping[str, Any]) -> str:
+    """Return both tables as markdown."""
+
+    def interval(ci95: Sequence[float] | None) -> str:
+        return "-" if ci95 is None else f"{ci95[0]:.3f} to {ci95[1]:.3f}"
+
+    kinds = (SPOILED, OTHERS, *KINDS)
+    lines = [f"| Dice, 95 % interval | {' | '.join(kinds)} |", "|---" * (len(kinds) + 1) + "|"]
+    for arm, found in scores["arms"].items():
+        cells = [
+            f"{found[kind]['mean']:.3f} ({interval(found[kind]['ci95'])})" if kind in found else "-" for kind in kinds
+        ]
+        lines.append(f"| {arm} | {' | '.join(cells)} |")
+    lines += ["", "| test | frames | patients | difference | 95 % interval | p | p, Holm |", "|---" * 7 + "|"]
+    for test in scores["tests"]:
+        numbers = [format_number(test["difference"], 3), interval(test["ci95"])]
+        numbers += [format_number(test[name], 4) for name in ("p", "p_holm")]
+        lines.append(
+            f"| {test['against']} minus {test['arm']} | {test['frames']} | {test['n']} | {' | '.join(numbers)} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    """Write the copies unless they are there; with --work, print the scores of finished jobs."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("dataset", type=Path, metavar="DATASET")
+    parser.add_argument("out", type=Path, metavar="SPOILED", help="folder of the copies; holds patients' images")
+    parser.add_argument("--work", type=Path, help="folder of the runs")
+    parser.add_argument("--suite", choices=SUITES, default=SUITES[0])
+    parser.add_argument("--json", type=Path, help="file for the scores")
+    given = parser.parse_args()
+    try:
+        if not (given.out / "dataset.json").exists():
+            write_copies(given.dataset, given.out)
+        if given.work:
+            scores = score_jobs(read_suite(given.suite), given.work, read_json(given.out / SPOILED_JSON))
+            if given.json:
+                write_json(given.json, scores)
+            print(markdown(scores))
+    except InputError as error:
+        print(f"real_cine: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+
+
+if __name__ == "__main__":
+    main()
