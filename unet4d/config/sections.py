@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from unet4d.system.checks import check_ranges, check_types, require
+from unet4d.system.clocks import SLURM, seconds_of
 
 Size = tuple[int, int, int]
 """Per axis X, Y, Z."""
@@ -183,7 +184,13 @@ class TrainConfig:
     """The training loop."""
 
     epochs: int = 200
-    """Epochs; an epoch is steps_per_epoch optimizer steps."""
+    """Epochs; an epoch is steps_per_epoch optimizer steps. Not used with a time_budget."""
+    time_budget: str | None = None
+    """Time that the whole run takes, start, validations and resumed parts included: 90s, 40m, 8h, 1h30m; slurm: until a minute
+    before the job ends. The learning rate falls to 0 within it. Unset: epochs count."""
+    budget_clock: Literal["wall", "cpu"] = "wall"
+    """Clock of time_budget. cpu: CPU seconds of the process and its workers, for fair comparisons on a shared machine; of several
+    processes, those of the first."""
     steps_per_epoch: int = 100
     """Optimizer steps per epoch."""
     batch_size: int | None = None
@@ -206,7 +213,8 @@ class TrainConfig:
     accumulate_batches: int = 1
     """Batches of one optimizer step, each with a loss of its own; the step's loss is their mean."""
     validate_every: int = 5
-    """Epochs between validations on whole studies; the last epoch is always validated."""
+    """Epochs between validations on whole studies; the last epoch is always validated. With a time_budget there are fewer, where
+    they would take more than a tenth of it."""
     skip_limit: int = 10
     """Steps in a row without finite loss and gradient that are skipped and reported; one more stops the run."""
     ema_decay: float = 0.0
@@ -231,6 +239,13 @@ class TrainConfig:
         check_ranges(self, "train", {"weight_decay": (0, 1000), "gradient_clip": (0, 1e30)})
         check_ranges(self, "train", {"consistency_weight": (0, MOST), "consistency_frames": (3, MOST)})
         check_ranges(self, "train", {"warmup_steps": (0, MOST**2), "skip_limit": (0, MOST**2)})
+        budget = self.time_budget
+        is_time = budget is None or budget == SLURM or seconds_of(budget) is not None
+        require(
+            is_time, "train.time_budget", budget, f"a time from 1s to 366d, such as 90s, 40m, 8h or 1h30m, or {SLURM}"
+        )
+        is_wall = budget != SLURM or self.budget_clock == "wall"
+        require(is_wall, "train.budget_clock", self.budget_clock, f"wall with train.time_budget {SLURM}")
         rate = self.learning_rate
         require(0 < rate <= 1000, "train.learning_rate", rate, "a number above 0, at most 1000")
         factor = self.lstm_lr_factor

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -78,14 +78,18 @@ class ProcessGroup:
 
     def any(self, holds: bool) -> bool:
         """Return whether it holds for at least one rank."""
+        return bool(self.largest([holds])[0])
+
+    def largest(self, values: Sequence[float]) -> list[float]:
+        """Return the largest of the ranks' values at each place, in one exchange between CPUs."""
         if self.size == 1:
-            return holds
+            return list(values)
         import torch
         import torch.distributed as dist
 
-        found = torch.tensor([holds], dtype=torch.int32)
+        found = torch.tensor(values, dtype=torch.float64)
         dist.all_reduce(found, dist.ReduceOp.MAX)
-        return bool(found)
+        return found.tolist()
 
     def all_gather(self, value: Result, group: Any = None) -> list[Result]:
         """Return the values of all ranks, in their order; `group` is another process group of torch than the default."""

@@ -104,3 +104,14 @@ def _link(path: Path, other: Path) -> None:
         os.link(path, other)
     except OSError:
         shutil.copyfile(path, other)
+
+
+def check_same_studies(before: list[list[str]], now: list[list[str]]) -> None:
+    """Refuse to resume with other studies, because every later clip would be another."""
+    if before == now:
+        return
+    differing = sorted({e for part in before for e in part} ^ {e for part in now for e in part})
+    named = f", such as {differing[0]}" if differing else " in another order or part"
+    raise InputError(
+        f"got --resume with other studies{named}, expected those that the run was begun with; restore them, or give a new --out"
+    )

@@ -13,6 +13,7 @@ from unet4d.datasets.dataset import open_dataset
 from unet4d.errors import InputError
 from unet4d.models.checkpoint import BEST, LAST, PREVIOUS, find_checkpoint
 from unet4d.models.folds import fold_folder, holds_folds, holds_run
+from unet4d.system.clocks import SLURM, slurm_seconds_left
 from unet4d.system.environment import check_device_name
 from unet4d.system.files import PathLike, check_writable
 
@@ -33,6 +34,8 @@ def check_train(dataset: PathLike, out_dir: Path, config: Config, device: str, r
     open_dataset(dataset)
     if config.train.init_from is not None and not resume:
         find_checkpoint(config.train.init_from)
+    if config.train.time_budget == SLURM:
+        slurm_seconds_left()
 
 
 def check_cross_validation(dataset: PathLike, out_dir: Path, config: Config, device: str, resume: bool) -> None:
@@ -47,6 +50,10 @@ def check_cross_validation(dataset: PathLike, out_dir: Path, config: Config, dev
         raise InputError(
             "got data.val_subjects and all folds, expected one of them, because each fold has its own subjects; leave "
             "data.val_subjects out, or train a single run"
+        )
+    if config.train.time_budget == SLURM:
+        raise InputError(
+            f"got train.time_budget {SLURM} and all folds, expected the time of one fold; name it, such as --train.time_budget 2h"
         )
     check_writable(out_dir)
     if holds_run(out_dir):

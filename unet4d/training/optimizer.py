@@ -39,7 +39,11 @@ def learning_rate_factor(step: int, config: TrainConfig) -> float:
     warmup = min(config.warmup_steps, total // 10)
     if step < warmup:
         return (step + 1) / (warmup + 1)
-    done = min(1.0, (step - warmup) / max(1, total - warmup))
-    if config.schedule == "cosine":
+    return falling_factor(min(1.0, (step - warmup) / max(1, total - warmup)), config.schedule)
+
+
+def falling_factor(done: float, schedule: str) -> float:
+    """Return the fraction of the peak learning rate where this fraction of its fall, 0 to 1, is done."""
+    if schedule == "cosine":
         return 0.5 * (1 + math.cos(math.pi * done))
     return (1 - done) ** 0.9

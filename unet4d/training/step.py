@@ -103,7 +103,12 @@ class TrainingStep:
     @property
     def learning_rate(self) -> float:
         """Return the learning rate of the next step."""
-        return float(self.schedule.get_last_lr()[0])
+        return float(self.optimizer.param_groups[0]["lr"])
+
+    def set_learning_rate(self, factor: float) -> None:
+        """Set the learning rate of the next step, as a fraction of its peak; after that the schedule counts steps again."""
+        for group, peak in zip(self.optimizer.param_groups, self.schedule.base_lrs, strict=True):
+            group["lr"] = factor * peak
 
     @property
     def scale(self) -> Tensor:

@@ -86,6 +86,14 @@ def recompute_schedules(asked: RecomputeConfig, frames: int) -> list[RecomputeCo
     return [asked, *(schedule for schedule in ladder if leanness(schedule) > leanness(asked))]
 
 
+def describe_clips(config: ResolvedConfig) -> str:
+    """Return the clips of a step and their size, as text."""
+    data, train = config.data, config.train
+    batches = f"{train.accumulate_batches} batches of " * (train.accumulate_batches > 1)
+    voxels = " x ".join(map(str, data.patch_size))
+    return f"{batches}{count(train.batch_size, 'clip')} of {count(data.frames, 'frame')} of {voxels} voxels"
+
+
 def describe_recompute(recompute: RecomputeConfig) -> str:
     """Return the recompute schedule as text for messages."""
     if not recompute.chunk_frames:

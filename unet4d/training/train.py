@@ -7,6 +7,7 @@ import logging
 import os
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -26,6 +27,7 @@ from unet4d.system.gpu_memory import NCCL_BYTES, free_bytes, peak_allocated_byte
 from unet4d.system.lock import lock_run
 from unet4d.system.memory_errors import is_out_of_gpu_memory, memory_error_reason
 from unet4d.system.signals import stop_signals
+from unet4d.training.budget import EpochBudget, make_budget
 from unet4d.training.monitoring.summary import CONFIG
 from unet4d.training.prepare_run import PreparedRun, choose_run_cache, prepare_run
 from unet4d.training.step_memory import PlannedStep, choose_recompute, describe_recompute
@@ -64,20 +66,25 @@ def train(
         Stopped: a signal asked for it; the run can be resumed.
         Unet4DError: too many steps in a row were not finite, or the GPU's memory is too small, or the disk is full.
     """
+    budget = make_budget(config.train)
     out_dir, chosen = Path(out_dir), find_device(ranks.device_name(device))
     with contextlib.ExitStack() as stack:
         run = ranks.broadcast_from_rank0(
             lambda: prepare_run(dataset, out_dir, config, chosen, resume, skip_verify, ranks, stack)
         )
-        trainer = _build(run, out_dir, chosen, ranks)
+        trainer = _build(run, out_dir, chosen, ranks, budget)
         with ranks.raise_on_all_ranks():
             _restore(trainer, run)
-        if trainer.epochs_done < run.config.train.epochs:
+        if not trainer.is_done:
+            sample = partial(trainer.validate.sample, trainer.network)
+            ranks.broadcast_from_rank0(lambda: budget.begin(sample))
             # Only now, when every study has been read, so that a bad one leaves no run behind.
             ranks.broadcast_from_rank0(lambda: _begin(run, out_dir, stack))
             _train_or_explain_memory(trainer, run)
+            if ranks.is_first and (spent := budget.report()):
+                logger.info(spent)
         elif ranks.is_first:
-            logger.info(f"{out_dir}: all {run.config.train.epochs} epochs were done before")
+            logger.info(f"{out_dir}: all {trainer.epochs_done} epochs were done before")
     return out_dir / BEST
 
 
@@ -88,7 +95,7 @@ def _begin(run: PreparedRun, out_dir: Path, stack: contextlib.ExitStack) -> None
     write_text(out_dir / CONFIG, yaml.safe_dump(run.config.as_dict(), sort_keys=False))
 
 
-def _build(run: PreparedRun, out_dir: Path, device: torch.device, ranks: ProcessGroup) -> Trainer:
+def _build(run: PreparedRun, out_dir: Path, device: torch.device, ranks: ProcessGroup, budget: EpochBudget) -> Trainer:
     """Open the preprocessed studies, built once per machine, and build the network and its training step."""
     config, task = run.config, run.task
 
@@ -105,7 +112,7 @@ def _build(run: PreparedRun, out_dir: Path, device: torch.device, ranks: Process
     training, validation = studies[: len(run.training)], studies[len(run.training) :]
     with ranks.raise_on_all_ranks():
         planned = _plan_step(run, training, device, ranks) if device.type == "cuda" else None
-        return Trainer(out_dir, config, task, training, validation, device, planned, ranks)
+        return Trainer(out_dir, config, task, training, validation, device, planned, ranks, budget)
 
 
 def _plan_step(

@@ -25,16 +25,17 @@ from unet4d.system.gpu_memory import peak_allocated_bytes, reset_peak
 from unet4d.system.memory_errors import is_out_of_gpu_memory
 from unet4d.system.signals import deferred_stop, stop_requested
 from unet4d.training.batches import BatchLoader
-from unet4d.training.checkpoints import Checkpoints
+from unet4d.training.budget import EpochBudget, make_budget
+from unet4d.training.checkpoints import Checkpoints, check_same_studies
 from unet4d.training.ema import WeightAverage
 from unet4d.training.monitoring.advice import training_advice, validation_warnings
 from unet4d.training.monitoring.epoch_bar import EpochBar
-from unet4d.training.monitoring.log_lines import epoch_line, seconds_left
+from unet4d.training.monitoring.log_lines import epoch_line
 from unet4d.training.monitoring.logger import RunLogger, open_logger
 from unet4d.training.monitoring.summary import RunState, write_summary
 from unet4d.training.oom_fallback import OomFallback
 from unet4d.training.step import TrainingStep
-from unet4d.training.step_memory import PlannedStep, describe_recompute
+from unet4d.training.step_memory import PlannedStep, describe_clips, describe_recompute
 from unet4d.training.step_stats import DeferredScalars, EpochStats, EpochTimer, StepOutcome
 from unet4d.training.validation import Validation
 
@@ -56,6 +57,7 @@ class Trainer:
         device: where to compute.
         planned: recompute schedule of a step and what it costs; None takes the configured schedule.
         ranks: the processes that train together.
+        budget: the length of the run; None: the configured one, whose clock begins now.
 
     Attributes:
         epochs_done: epochs that are trained and logged.
@@ -73,9 +75,10 @@ class Trainer:
         device: torch.device,
         planned: PlannedStep | None = None,
         ranks: ProcessGroup = ALONE,
+        budget: EpochBudget | None = None,
     ):
         self.out_dir, self.config, self.task, self.device, self.ranks = out_dir, config, task, device, ranks
-        self.training, self.validation = training, validation
+        self.training, self.validation, self.budget = training, validation, budget or make_budget(config.train)
         torch.manual_seed(config.seed)
         self.network = CLSTMUNet(config.model, len(task.channel_names), len(task.labels)).to(device)
         self.training_step = TrainingStep(self.network, config, device, ranks)
@@ -98,6 +101,11 @@ class Trainer:
         """Return the network that is validated and predicts: the trained one, or the average of its weights."""
         return self.average.network if self.average else self.network
 
+    @property
+    def is_done(self) -> bool:
+        """Return whether the last epoch is trained and logged."""
+        return self.epochs_done == self.budget.last_epoch
+
     def fit(self, name: str, dataset: Path) -> None:
         """Train the rest of the run. It can be killed at any moment and resumed.
 
@@ -114,7 +122,7 @@ class Trainer:
         clips = ClipDataset(
             self.training, config.data, self.task.cyclic, config.seed, self.task.channel_kinds, compared
         )
-        steps = range(self.steps_done, config.train.epochs * config.train.steps_per_epoch)
+        steps = range(self.steps_done, self.budget.steps)
         # Several ranks check for a stop signal together, between steps; not where one of them waits.
         check = self._stop_if_requested if ranks.size == 1 else lambda: None
         self.dataset, self.log = dataset, open_logger(self.out_dir, self.epochs_done, config, ranks)
@@ -125,7 +133,7 @@ class Trainer:
         ):
             logger.info(self._describe(name))
             with BatchLoader(clips, config, steps, ranks, self.device.type == "cuda", check) as self.loader:
-                while self.epochs_done < config.train.epochs:
+                while not self.is_done:
                     self.train_epoch()
 
     def train_epoch(self) -> None:
@@ -137,6 +145,10 @@ class Trainer:
         with self._epoch_bar() as bar:
             while self.steps_done < (self.epochs_done + 1) * train.steps_per_epoch:
                 self._stop_if_requested()
+                if self.budget.is_over and self.steps_done > self.epochs_done * train.steps_per_epoch:
+                    break
+                if (factor := self.budget.learning_rate_factor(self.steps_done)) is not None:
+                    self.training_step.set_learning_rate(factor)
                 batches = self.loader.next_step()  # one or more, each with this rank's clips (B, T, C, X, Y, Z)
                 loss, gradient_norm = self.take_step(batches, self.steps_done)  # forward, backward, new weights
                 if self.average:
@@ -148,7 +160,9 @@ class Trainer:
                 bar.step(self.stats.mean_loss, frames)
         self._count(self.outcomes.flush())
         values, pictures = self._epoch_values(), dict[str, np.ndarray]()
-        if self._is_validation_due():
+        end_steps = partial(self.budget.end_steps, self.epochs_done + 1, bool(self.validation))
+        self.budget.last_epoch, is_validated = self.ranks.broadcast_from_rank0(end_steps)
+        if is_validated:
             self._save_last()  # so that a stop during validation costs the validation alone
             began_s = time.perf_counter()
             result = self.validate(self.validated_network, self._stop_if_requested)
@@ -168,13 +182,10 @@ class Trainer:
         """Return the numbers of the epoch after its steps, for the log."""
         place = {"epoch": self.epochs_done + 1, "step": self.steps_done}
         values = place | self.stats.values() | {"learning_rate": self.training_step.learning_rate} | self.timer.values()
+        values |= self.budget.values()
         if peak := peak_allocated_bytes(self.device):
             values["peak_memory_gb"] = round(peak / GB, 3)
         return values
-
-    def _is_validation_due(self) -> bool:
-        train, epoch = self.config.train, self.epochs_done + 1
-        return bool(self.validation) and (epoch == train.epochs or epoch % train.validate_every == 0)
 
     def _finish_epoch(self, values: dict[str, Any], pictures: Mapping[str, np.ndarray]) -> None:
         """Log an epoch, and save its weights, as the best ones too where they are.
@@ -183,8 +194,8 @@ class Trainer:
         """
         is_best = self._is_best(values)
         self.epochs_done += 1
-        self.timer.clear()
-        self.stats.clear()
+        for part in (self.timer, self.stats, self.budget):
+            part.clear()
 
         def log_and_save_best() -> None:
             if self.log:
@@ -196,9 +207,10 @@ class Trainer:
 
         self.ranks.broadcast_from_rank0(log_and_save_best)
         self._save_last()
+        self.budget.end_epoch()
         if "dice" in values:
             self._write_summary("running")
-        logger.info(epoch_line(values, self._seconds_left(), is_best))
+        logger.info(epoch_line(values, self.budget.seconds_left(self._lines), is_best))
         for line in training_advice(self._lines, self.config):
             logger.info(line)
         for line in validation_warnings(self._lines, self.config):
@@ -215,8 +227,12 @@ class Trainer:
         return True
 
     def _stop_if_requested(self) -> None:
-        """Save and raise `Stopped` on all ranks at the same step if one of them got a stop signal."""
-        if not self.ranks.any(stop_requested() is not None):
+        """Save and raise `Stopped` on all ranks at the same step if one of them got a stop signal; note rank 0's clock."""
+        told = self.budget.read()
+        told = told if self.ranks.is_first else [0.0] * len(told)
+        is_stopped, *told = self.ranks.largest([stop_requested() is not None, *told])
+        self.budget.note(*told)
+        if not is_stopped:
             return
         self._save_last()
         with self.ranks.raise_on_all_ranks():
@@ -245,6 +261,7 @@ class Trainer:
             "stats": self.stats.state_dict(),
             "average": self.average.state_dict() if self.average else None,
             "weights": self.network.state_dict() if self.average else None,
+            **self.budget.state_dict(),
         }
 
     def restore(self, checkpoint: Mapping[str, Any]) -> None:
@@ -259,7 +276,7 @@ class Trainer:
                 f"the checkpoint in {self.out_dir} is of another version of unet4d, without {min(missing)}; predict with it, or "
                 "train anew with a new --out"
             )
-        _check_studies(state["studies"], self._entries())
+        check_same_studies(state["studies"], self._entries())
         self.network.load_state_dict(state["weights"] or checkpoint["network"])
         self.training_step.load_state_dict(state["optimization"])
         self.stats.load_state_dict(state["stats"])
@@ -268,6 +285,7 @@ class Trainer:
             self.average.load_state_dict(state["average"], checkpoint["network"])
         self.epochs_done, self.steps_done, self.best = state["epoch"], state["step"], state["best"]
         self.timer.spent = dict(state["timer"])
+        self.budget.load_state_dict(state)
         self.saved_at = (self.epochs_done, self.steps_done)
 
     def _entries(self) -> list[list[str]]:
@@ -300,6 +318,7 @@ class Trainer:
             state=state,
             step=self.steps_done,
             lines=self._lines,
+            budget=self.budget.summary(),
             reason=reason,
         )
 
@@ -308,16 +327,13 @@ class Trainer:
         """Return the lines of the log so far; none on ranks other than 0."""
         return self.log.lines if self.log else []
 
-    def _seconds_left(self, running: bool = False) -> float | None:
-        """Return the time that the rest of the run takes; `running`: without the steps of the epoch that is being trained."""
-        return seconds_left(self._lines, self.config.train.epochs, self.config.train.validate_every, running)
-
     def _epoch_bar(self) -> EpochBar:
         """Return the progress bar of the epoch that begins."""
         train, dice = self.config.train, self.best["mean_foreground_dice"] if self.best else None
         done = self.steps_done - self.epochs_done * train.steps_per_epoch
-        shown, later_s = self.ranks.is_first, self._seconds_left(running=True)
-        return EpochBar(self.epochs_done + 1, train.epochs, train.steps_per_epoch, done, dice, shown, later_s)
+        shown, later_s = self.ranks.is_first, self.budget.seconds_left(self._lines, running=True)
+        epochs = None if train.time_budget else train.epochs
+        return EpochBar(self.epochs_done + 1, epochs, train.steps_per_epoch, done, dice, shown, later_s)
 
     def _describe(self, name: str) -> str:
         """Return what is trained, for people."""
@@ -325,21 +341,9 @@ class Trainer:
         weights = sum(p.numel() for p in self.network.parameters())
         kind = "frame-wise baseline (no recurrence)" if self.network.is_frame_wise else f"{model.direction} CLSTM-UNet"
         device = str(self.device) if self.ranks.size == 1 else f"{self.ranks.size} processes, {self.device.type}"
-        clips = f"{train.accumulate_batches} x {train.batch_size} clips"
+        length = f", for {train.time_budget} ({train.budget_clock} time)" if train.time_budget else ""
         return (
             f"{name}: {len(self.training)} training and {len(self.validation)} validation studies; {kind}, "
-            f"{weights:,} weights; {clips} per step of {data.patch_size} x {data.frames} frames at "
-            f"{data.in_plane_spacing_mm} mm in plane, {describe_recompute(self.take_step.recompute)}; {train.precision} on "
-            f"{device}; run in {self.out_dir}"
+            f"{weights:,} weights; {describe_clips(self.config)} per step, {data.in_plane_spacing_mm} mm in plane, "
+            f"{describe_recompute(self.take_step.recompute)}; {train.precision} on {device}{length}; run in {self.out_dir}"
         )
-
-
-def _check_studies(before: list[list[str]], now: list[list[str]]) -> None:
-    """Refuse to resume with other studies, because every later clip would be another."""
-    if before == now:
-        return
-    differing = sorted({e for part in before for e in part} ^ {e for part in now for e in part})
-    named = f", such as {differing[0]}" if differing else " in another order or part"
-    raise InputError(
-        f"got --resume with other studies{named}, expected those that the run was begun with; restore them, or give a new --out"
-    )

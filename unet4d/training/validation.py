@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,9 @@ from unet4d.system.distributed import ProcessGroup
 from unet4d.system.memory_errors import is_out_of_gpu_memory, memory_error_reason
 from unet4d.system.progress_bar import ProgressBar
 from unet4d.system.text import format_number
+
+SAMPLE_FRAMES = 4
+"""Frames of a study from which the time of a validation is expected."""
 
 
 @dataclass(frozen=True)
@@ -98,15 +102,8 @@ class Validation:
             Unet4DError: the GPU's memory is too small.
         """
         network.eval()
-        try:
+        with _explain_memory():
             mine, kept = self._score_mine(network, check)
-        except RuntimeError as error:
-            if not is_out_of_gpu_memory(error):
-                raise
-            raise Unet4DError(
-                f"validation ran out of GPU memory ({memory_error_reason(error)}); free memory of the GPU, or set a lower "
-                "--inference.chunk_frames, and continue with --resume"
-            ) from error
         scored = sorted((one for part in self.ranks.all_gather(mine) for one in part), key=lambda one: one.index)
         return ValidationResult(self._values(scored), self._pictures(scored, kept))
 
@@ -127,6 +124,21 @@ class Validation:
                     kept = {one: kept[one] for one in _best_and_worst(scored).values()}
                 bar.update(min(size, total - first))
         return scored, kept
+
+    def sample(self, network: CLSTMUNet) -> float:
+        """Segment a few frames of a study, to be timed; return the fraction of this process's validation that they are.
+
+        Raises:
+            Unet4DError: the GPU's memory is too small.
+        """
+        mine = self.studies[self.ranks.rank :: self.ranks.size]
+        if not mine:
+            return 1.0
+        few = replace(mine[0], image=mine[0].image[:, :SAMPLE_FRAMES])
+        network.eval()
+        with _explain_memory():
+            self._segment(network, few, lambda: None)
+        return few.image.size / sum(study.image.size for study in mine)
 
     def _segment(self, network: CLSTMUNet, study: CachedStudy, check: Callable[[], None]) -> np.ndarray:
         """Return class indices (T, X, Y, Z) uint8 of a whole study on the working grid, segmented as `predict` does."""
@@ -200,6 +212,20 @@ class Validation:
             predicted_ml, reference_ml = (dict(zip(self.names, each.T, strict=True)) for each in (curves, known))
             drawn["volumes"] = draw_volume_curves(predicted_ml, reference_ml=reference_ml, title=title)
         return drawn
+
+
+@contextlib.contextmanager
+def _explain_memory() -> Iterator[None]:
+    """Turn an error for want of GPU memory into an Unet4DError with advice."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not is_out_of_gpu_memory(error):
+            raise
+        raise Unet4DError(
+            f"validation ran out of GPU memory ({memory_error_reason(error)}); free memory of the GPU, or set a lower "
+            "--inference.chunk_frames, and continue with --resume"
+        ) from error
 
 
 class ReadOnDemand:

@@ -49,7 +49,8 @@ def _new_advice(log: Log, config: ResolvedConfig, find: Callable[[Log, ResolvedC
 def _epoch_advice(log: Log, config: ResolvedConfig) -> dict[str, str]:
     """Return advice on loss, speed and skipped steps at the newest line, by kind."""
     train, line, found = config.train, log[-1], {}
-    epochs = max(LEAST_LOSS_WINDOW, math.ceil(LOSS_WINDOW_SHARE * train.epochs))
+    of_run = line["epoch"] / max(line["progress"], 1e-3) if train.time_budget else train.epochs
+    epochs = max(LEAST_LOSS_WINDOW, math.ceil(LOSS_WINDOW_SHARE * of_run))
     if level := _flat_loss(log, config, epochs):
         found["flat"] = (
             f"the loss has stayed at about {level:.4g} for {epochs} epochs: with a good Dice, fewer --train.epochs do; else run "
@@ -107,5 +108,7 @@ def _validation_advice(validated: Log, config: ResolvedConfig) -> dict[str, str]
 
 
 def _is_past_warmup(step: int, config: ResolvedConfig) -> bool:
-    """Return whether the learning rate no longer rises at this step."""
+    """Return whether the learning rate no longer rises at this step; with a time budget it may stop rising before."""
+    if config.train.time_budget:
+        return step >= config.train.warmup_steps
     return learning_rate_factor(step, config.train) >= learning_rate_factor(step + 1, config.train)

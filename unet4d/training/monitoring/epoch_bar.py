@@ -16,11 +16,12 @@ class EpochBar:
 
         epoch 3/200 ━━━━━━━━╸          41/100, loss 0.512, Dice 0.81, ETA 3:12:01, 412 frames/s, 11.2 GB
 
-    ETA is that of the whole run: the rest of this epoch at its own pace, and `later_s`. GB is the peak of allocated GPU memory.
+    ETA is that of the whole run: the rest of this epoch at its own pace, and `later_s`; of a time budget, what is left of it.
+    GB is the peak of allocated GPU memory.
 
     Args:
         epoch: its number, from 1, of `epochs`.
-        epochs: of the run.
+        epochs: of the run; None where a time budget ends it, of which `later_s` is left as the epoch begins.
         steps: per epoch; `done` of them a resumed run has completed.
         done: see `steps`.
         dice: best mean foreground Dice so far; None before the first validation.
@@ -31,7 +32,7 @@ class EpochBar:
     def __init__(
         self,
         epoch: int,
-        epochs: int,
+        epochs: int | None,
         steps: int,
         done: int,
         dice: float | None,
@@ -41,15 +42,16 @@ class EpochBar:
         self.bar = ProgressBar(
             total=steps,
             initial=done,
-            desc=f"epoch {epoch}/{epochs}",
+            desc=f"epoch {epoch}" if epochs is None else f"epoch {epoch}/{epochs}",
             leave=False,
             dynamic_ncols=True,
             miniters=1,
             bar_format="{desc} {bar} {n_fmt}/{total_fmt}{postfix}",
             disable=None if enabled else True,
         )
-        later_steps = (epochs - epoch) * steps if later_s is None else 0
+        later_steps = (epochs - epoch) * steps if epochs is not None and later_s is None else 0
         self.dice, self.left, self.later_s = dice, steps - done + later_steps, later_s or 0.0
+        self.is_timed = epochs is None
         self.taken, self.frames, self.began_s = 0, 0, time.perf_counter()
 
     def __enter__(self) -> EpochBar:
@@ -68,7 +70,8 @@ class EpochBar:
 
     def _postfix(self, loss: float | None) -> str:
         seconds = max(time.perf_counter() - self.began_s, 1e-9)
-        left_s = (self.left - self.taken) * seconds / self.taken + self.later_s
+        steps_s = (self.left - self.taken) * seconds / self.taken
+        left_s = max(0.0, self.later_s - seconds) if self.is_timed else steps_s + self.later_s
         parts = [f"loss {format_number(loss, 4)}"]
         parts += [f"Dice {self.dice:.3f}"] if self.dice is not None else []
         parts += [f"ETA {format_interval(left_s)}", f"{self.frames / seconds:.0f} frames/s"]

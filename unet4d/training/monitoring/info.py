@@ -66,6 +66,7 @@ def _run_rows(facts: Mapping[str, Any]) -> dict[str, str | None]:
     curve = " ".join(format_number(loss, 4) for loss in losses.values())
     return {
         "trained": f"{_epochs_text(facts)} in {time}{skipped}",
+        "time budget": _budget_text(facts["time_budget"]),
         "with": _versions_and_device(facts["summary"]),
         "best Dice": _best_text(facts["best"]),
         "loss": f"{curve} (epochs {min(losses, key=int)} to {max(losses, key=int)})" if losses else None,
@@ -85,6 +86,14 @@ def _fold_lines(facts: Mapping[str, Any]) -> list[str]:
     table = [f"  {line}" for line in format_folds(facts["best"]).splitlines()] if facts["best"] else []
     about = _rows({"post-processing": facts["postprocessing"]}, facts)
     return [f"{facts['folds']}: {len(runs)} of {facts['of'] or '?'} folds begun", *_wrapped(rows), *table, *about]
+
+
+def _budget_text(budget: Mapping[str, Any] | None) -> str | None:
+    """Return how much of a time budget is spent; None without one."""
+    if not budget:
+        return None
+    spent, total = (datetime.timedelta(seconds=round(budget[name])) for name in ("spent_seconds", "seconds"))
+    return f"{spent} of {total} spent, {budget['clock']} time"
 
 
 def _epochs_text(facts: Mapping[str, Any]) -> str:

@@ -23,7 +23,7 @@ from unet4d.training.monitoring.mlflow_log import MlflowLog
 logger = logging.getLogger(__name__)
 
 BOARD = "tensorboard"
-NOT_PLOTTED = ("epoch", "step", "case_dice")
+NOT_PLOTTED = ("epoch", "step", "case_dice", "learning_rates")
 
 
 def open_logger(run: Path, epochs_done: int, config: ResolvedConfig, ranks: ProcessGroup) -> RunLogger | None:

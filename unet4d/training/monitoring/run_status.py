@@ -51,7 +51,8 @@ def run_status(run: Path) -> dict[str, Any]:
     whole = {name: status for name, status in checkpoints.items() if status["state"] == WHOLE}
     any_whole: dict[str, Any] = next(iter(whole.values()), {})
     model, config = any_whole.get("model"), _read_config(run / CONFIG) or any_whole.get("config", {})
-    epochs = {"done": totals["epochs_done"], "of": config.get("train.epochs")}
+    of = None if config.get("train.time_budget") else config.get("train.epochs")
+    epochs = {"done": totals["epochs_done"], "of": of}
     state = known.get("state") or ("finished" if epochs["done"] == epochs["of"] else "unfinished")
     if state == "finished":
         command = _predict_command(run)
@@ -70,6 +71,7 @@ def run_status(run: Path) -> dict[str, Any]:
         "fold": config.get("fold"),
         "held_out": known.get("held_out", model and model["held_out"]),
         "epochs": epochs,
+        "time_budget": known.get("time_budget"),
         **{name: totals[name] for name in ("seconds", "skipped_steps", "best")},
         "losses": {str(line["epoch"]): line.get("loss") for line in log[-LAST_LOSSES:]},
         "checkpoints": {

@@ -36,12 +36,14 @@ def write_summary(
     step: int,
     lines: Sequence[Mapping[str, Any]],
     dataset: str | os.PathLike[str] | None = None,
+    budget: Mapping[str, Any] | None = None,
     reason: str = "",
 ) -> None:
     """Write RUN/summary.json, whole or not at all; on rank 0 only. Raises Unet4DError: the disk is full."""
     if not ranks.is_first:
         return
-    total, epochs, steps = log_totals(lines), config.train.epochs, config.train.steps_per_epoch
+    total = log_totals(lines)
+    epochs = None if config.train.time_budget else config.train.epochs
     summary = {
         "state": state,
         "reason": reason or None,
@@ -51,7 +53,8 @@ def write_summary(
         "fold": config.fold,
         "held_out": list(task.held_out),
         "epochs": {"done": total["epochs_done"], "of": epochs},
-        "steps": {"done": step, "of": epochs * steps},
+        "steps": {"done": step, "of": epochs and epochs * config.train.steps_per_epoch},
+        "time_budget": budget,
         "seconds": total["seconds"],
         "best": total["best"],
         "last_loss": lines[-1].get("loss") if lines else None,

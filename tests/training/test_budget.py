@@ -1,0 +1,261 @@
+"""A run by the clock: it ends in time with a validation, and its learning rate has fallen to nothing then."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import unet4d.training.budget
+from tests.builders import make_config, skip_drawing
+from unet4d.config import TrainConfig
+from unet4d.errors import InputError, Stopped
+from unet4d.models.checkpoint import LAST, load_checkpoint
+from unet4d.system.clocks import SLURM_END
+from unet4d.training.budget import VALIDATION_SHARE, EpochBudget, TimeBudget, make_budget
+from unet4d.training.checks import check_cross_validation, check_train
+from unet4d.training.monitoring.info import info
+from unet4d.training.monitoring.log_lines import LOG
+from unet4d.training.monitoring.summary import SUMMARY
+from unet4d.training.optimizer import learning_rate_factor
+from unet4d.training.step import TrainingStep
+from unet4d.training.train import train
+from unet4d.training.validation import Validation
+
+
+@dataclass
+class Run:
+    """A run as the trainer drives it, whose steps and validations take a fake clock's seconds."""
+
+    config: TrainConfig
+    step_s: float
+    validation_s: float
+    now_s: float = 1000.0
+    factors: list[float] = field(default_factory=list)
+    validated: list[int] = field(default_factory=list)
+    epochs_done: int = 0
+    steps_done: int = 0
+
+    def open(self, state: dict | None = None, start_s: float = 0.0) -> TimeBudget:
+        """Open the budget, which takes a start and a sample of a tenth of a validation."""
+        self.budget = TimeBudget(self.config, lambda: self.now_s)
+        self.now_s += start_s
+        if state:
+            self.budget.load_state_dict(state)
+        self.budget.begin(self._sample)
+        return self.budget
+
+    def _sample(self) -> float:
+        self.now_s += self.validation_s / 10
+        return 0.1
+
+    def train(self, most_steps: int = 10**6) -> None:
+        """Train to the end, or until this many steps are taken."""
+        per_epoch = self.config.steps_per_epoch
+        while self.epochs_done != self.budget.last_epoch:
+            while self.steps_done < (self.epochs_done + 1) * per_epoch:
+                if self.steps_done >= most_steps:
+                    return
+                self.budget.note(*self.budget.read())
+                if self.budget.is_over and self.steps_done > self.epochs_done * per_epoch:
+                    break
+                self.factors.append(self.budget.learning_rate_factor(self.steps_done))
+                self.now_s += self.step_s
+                self.steps_done += 1
+            self.budget.last_epoch, is_validated = self.budget.end_steps(self.epochs_done + 1, True)
+            if is_validated:
+                self.validated.append(self.epochs_done + 1)
+                self.now_s += self.validation_s
+            self.epochs_done += 1
+            self.budget.clear()
+            self.budget.end_epoch()
+
+
+def timed(budget: str = "40m", **more) -> TrainConfig:
+    return TrainConfig(time_budget=budget, **({"steps_per_epoch": 20, "validate_every": 1, "warmup_steps": 5} | more))
+
+
+@settings(max_examples=30)
+@given(st.floats(3, 40), st.floats(0, 400), st.floats(0, 600), st.integers(1, 200))
+def test_a_run_ends_in_time_validated_and_with_its_rate_at_nothing(step_s, validation_s, start_s, per_epoch):
+    run = Run(timed(steps_per_epoch=per_epoch), step_s, validation_s)
+    budget = run.open(start_s=start_s)
+    run.train()
+    spent_s = run.now_s - 1000
+    assert spent_s <= 2400
+    assert spent_s >= 2400 - 0.2 * validation_s - 3 * step_s - 10
+    assert run.validated[-1] == run.epochs_done == budget.last_epoch
+    assert 0 <= run.factors[-1] < 0.1
+    assert max(run.factors) == 1
+    assert (len(run.validated) - 1) * validation_s <= VALIDATION_SHARE * 2400
+
+
+def test_validations_are_spread_over_the_run_and_rarer_where_they_are_long():
+    """A validation of 1 s every 20 s is a twentieth; one of 40 s fits five times into the tenth that holds the last one, too."""
+    short, long, all_of_it = Run(timed(), 1, 1), Run(timed(), 1, 40), Run(timed(), 1, 200)
+    for run in (short, long, all_of_it):
+        run.open()
+        run.train()
+    assert short.validated == list(range(short.validated[0], short.epochs_done + 1))
+    assert short.validated[0] <= 5
+    assert 3 <= len(long.validated) <= 6
+    gaps = [later - earlier for earlier, later in zip(long.validated, long.validated[1:], strict=False)]
+    assert min(gaps) >= long.epochs_done // 8
+    assert all_of_it.validated == [all_of_it.epochs_done]
+
+
+@pytest.mark.parametrize("schedule", ["polynomial", "cosine"])
+@pytest.mark.parametrize("warmup", [1, 5, 100])
+def test_steps_of_equal_length_have_the_rates_of_a_run_of_as_many(schedule, warmup):
+    """With a warm-up of more than a tenth the time ends it where the tenth of all steps does."""
+    counted = TrainConfig(epochs=10, steps_per_epoch=10, warmup_steps=min(warmup, 9), schedule=schedule)
+    budget = TimeBudget(timed(warmup_steps=min(warmup, 9), schedule=schedule), lambda: 0.0)
+    for step in range(101):
+        budget.note(float(step), step / 100, False)
+        assert budget.learning_rate_factor(step) == pytest.approx(learning_rate_factor(step, counted)), step
+    slow = TimeBudget(timed(warmup_steps=warmup), lambda: 0.0)
+    slow.note(10.0, 0.3, False)
+    slow.learning_rate_factor(0)
+    slow.note(20.0, 0.41, False)
+    assert slow.learning_rate_factor(1) == 1.0, "a tenth has passed since the first step"
+
+
+def test_other_ranks_do_as_the_first_one_measures():
+    now_s = [100.0]
+    first, other = (TimeBudget(timed(), lambda pace=pace: pace * now_s[0]) for pace in (1.0, 7.0))
+    for step in range(50):
+        now_s[0] += 40.0
+        told = first.read()
+        first.note(*told)
+        other.note(*told)
+        assert (first.is_over, first.learning_rate_factor(step)) == (other.is_over, other.learning_rate_factor(step))
+
+
+def test_a_resumed_run_has_what_is_left():
+    whole, first = Run(timed(), 1, 10), Run(timed(), 1, 10)
+    whole.open()
+    whole.train()
+    first.open()
+    first.train(most_steps=1001)
+    state, spent_s = json.loads(json.dumps(first.budget.state_dict())), first.now_s - 1000
+    second = Run(timed(), 1, 10, 50_000.0, epochs_done=first.epochs_done, steps_done=first.steps_done)
+    second.open(state, start_s=30)
+    assert second.now_s == 50_030, "how long a validation takes is known"
+    second.train()
+    assert 2380 <= spent_s + second.now_s - 50_000 <= 2400
+    assert len(whole.factors) - 60 <= len(first.factors) + len(second.factors) <= len(whole.factors)
+    assert first.factors[-1] > second.factors[0] > first.factors[-1] - 0.05
+    assert second.factors[-1] < 0.02
+
+
+def test_a_run_that_stops_in_its_last_validation_takes_no_step_more():
+    run = Run(timed(), 1, 10)
+    budget = run.open()
+    run.train()
+    again = TimeBudget(timed(), lambda: 0.0)
+    again.load_state_dict(budget.state_dict())
+    again.note(*again.read())
+    assert again.is_over
+    assert again.end_steps(run.epochs_done, True) == (run.epochs_done, True)
+
+
+def test_no_time_for_a_step_is_refused():
+    with pytest.raises(InputError, match=r"time_budget 90s.*start"):
+        Run(timed("90s"), 1, 1).open(start_s=85)
+    with pytest.raises(InputError, match=r"time_budget 90s.*validation"):
+        Run(timed("90s"), 1, 85).open()
+
+
+def test_a_slurm_job_ends_before_its_end(monkeypatch):
+    monkeypatch.setattr(unet4d.system.clocks.time, "time", lambda: 1000.0)
+    monkeypatch.setenv(SLURM_END, "4600")
+    budget = TimeBudget(timed("slurm"), lambda: 0.0)
+    assert 3400 < budget.total_s < 3600
+    total_s = budget.total_s
+    budget.load_state_dict(Run(timed(), 1, 1).open(start_s=100).state_dict())
+    assert budget.total_s - budget.now() == pytest.approx(total_s), "the time of this job"
+    monkeypatch.delenv(SLURM_END)
+    with pytest.raises(InputError, match=SLURM_END):
+        make_budget(timed("slurm"))
+
+
+def test_slurm_is_checked_before_torch_is_imported(monkeypatch, phantom, tmp_path):
+    monkeypatch.delenv(SLURM_END, raising=False)
+    config = make_config(time_budget="slurm")
+    with pytest.raises(InputError, match=SLURM_END):
+        check_train(phantom, tmp_path / "run", config, "cpu", False)
+    with pytest.raises(InputError, match="one fold"):
+        check_cross_validation(phantom, tmp_path / "run", config, "cpu", False)
+
+
+@pytest.mark.parametrize("given", ["40", "soon", "0s", "1h-5m"])
+def test_bad_times_are_refused(given):
+    with pytest.raises(InputError, match=r"train\.time_budget.*40m"):
+        TrainConfig(time_budget=given)
+
+
+def test_slurm_has_no_cpu_clock():
+    with pytest.raises(InputError, match=r"budget_clock.*wall"):
+        TrainConfig(time_budget="slurm", budget_clock="cpu")
+
+
+def test_epochs_end_a_run_without_a_budget():
+    budget = make_budget(TrainConfig(epochs=7, validate_every=3))
+    assert type(budget) is EpochBudget
+    assert [epoch for epoch in range(1, 8) if budget.end_steps(epoch, True)[1]] == [3, 6, 7]
+    assert not budget.end_steps(7, False)[1]
+    assert (budget.read(), budget.learning_rate_factor(3), budget.state_dict()) == ([], None, {})
+
+
+@pytest.fixture
+def fake_clock(monkeypatch):
+    """Have CPU seconds pass by steps, of 1 s, and validations, of 2 s, alone."""
+    skip_drawing(monkeypatch)
+    now_s = [0.0]
+
+    def takes(owner: type, name: str, seconds: float) -> None:
+        usual = getattr(owner, name)
+
+        def timed_call(*given, **named):
+            now_s[0] += seconds
+            return usual(*given, **named)
+
+        monkeypatch.setattr(owner, name, timed_call)
+
+    takes(TrainingStep, "update", 1.0)
+    takes(Validation, "_score", 2.0)
+    monkeypatch.setattr(unet4d.training.budget, "cpu_seconds", lambda: now_s[0])
+    return now_s
+
+
+def test_a_training_stopped_and_resumed_ends_in_time(phantom, tiny, tmp_path, fake_clock, monkeypatch):
+    config = tiny(time_budget="20s", budget_clock="cpu", steps_per_epoch=3, epochs=1000)
+    asked: list[None] = []
+    usual = unet4d.training.trainer.stop_requested
+
+    def stop_at_eighth():
+        asked.append(None)
+        return "SIGTERM" if len(asked) in (8, 9) else usual()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(unet4d.training.trainer, "stop_requested", stop_at_eighth)
+        with pytest.raises(Stopped):
+            train(phantom, tmp_path / "run", config, "cpu")
+    fake_clock[0] += 1000
+    train(phantom, tmp_path / "run", config, "cpu", resume=True)
+    lines = [json.loads(line) for line in (tmp_path / "run" / LOG).read_text().splitlines()]
+    rates = [rate for line in lines for rate in line["learning_rates"]]
+    summary = json.loads((tmp_path / "run" / SUMMARY).read_text())
+    assert len(rates) == lines[-1]["step"] == summary["steps"]["done"]
+    assert rates[-1] < 0.3 * max(rates)
+    assert ["dice" in line for line in lines] == [False] * (len(lines) - 1) + [True], "2 s are more than a tenth"
+    assert summary["state"] == "finished"
+    assert 10 <= summary["time_budget"]["spent_seconds"] <= 20
+    assert summary["epochs"] == {"done": len(lines), "of": None}
+    assert load_checkpoint(tmp_path / "run" / LAST)["training"]["budget"]["last_epoch"] == len(lines)
+    assert "0:00:20 spent, cpu time" in " ".join(info(tmp_path / "run")[1])
+    train(phantom, tmp_path / "run", config, "cpu", resume=True)
+    assert (tmp_path / "run" / LOG).read_text().count("\n") == len(lines), "it was done before"
