@@ -6,6 +6,7 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -35,7 +36,7 @@ class SpatialWarp:
         """Return the map (3, 3) from directions in the patch to directions in what was read."""
         return np.asarray(create_rotate(3, self.angles))[:3, :3]
 
-    @property
+    @cached_property
     def affine(self) -> np.ndarray:
         """Return the map (4, 4) from voxels of the patch to voxels of what was read."""
         moved = np.asarray(create_translate(3, self.shift)) @ np.asarray(create_scale(3, self.scale))
