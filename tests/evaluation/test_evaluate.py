@@ -219,7 +219,7 @@ def test_roles_are_those_of_the_dataset_else_of_prediction_json(
     summary = evaluate(dataset, predictions, tmp_path / "out")
     assert (summary["roles"], list(summary["heart"])) == ({"chamber": "left ventricle"}, ["chamber"])
     assert [row["role"] for row in rows(tmp_path / "out/measures.csv")] == ["left ventricle"] * 2
-    assert "chamber as left ventricle; valve as no structure of a heart" in capsys.readouterr().out
+    assert "structures of a heart: chamber as left ventricle; valve as none" in capsys.readouterr().out
     with edit_dataset(dataset) as entry:
         entry["roles"] = {"chamber": "left atrium"}
     summary = evaluate(dataset, predictions, tmp_path / "out")

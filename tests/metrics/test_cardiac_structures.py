@@ -71,9 +71,10 @@ def test_a_myocardium_is_measured_when_its_own_ventricle_is_full():
 
 
 def test_roles_are_described():
-    roles = find_roles(["RV", "scar"])
-    assert describe_roles(roles, ["RV", "scar"]) == "RV as right ventricle; scar as no structure of a heart"
-    assert describe_roles({}, ["scar"]) == "scar as no structure of a heart"
+    names = ["RV", "myocardium", "scar"]
+    roles = find_roles(names)
+    assert describe_roles(roles, names) == "RV as right ventricle, myocardium; scar as none"
+    assert describe_roles({}, ["scar"]) == "scar as none"
 
 
 @pytest.mark.parametrize(

@@ -247,7 +247,7 @@ def test_the_report_tells_what_each_class_was_taken_for(folders: tuple[Path, Pat
     root, predictions = folders
     index = Page(report(root, predictions, tmp_path / "out"))
     for page in (index, Page(tmp_path / "out/heart.html")):
-        assert "Taken for the measures: left ventricle as left ventricle" in page.words
+        assert "Structures of a heart: left ventricle; " in page.words
     with edit_dataset(root) as about:
         about["roles"] = {"left ventricle": "left atrium"}
     index = Page(report(root, predictions, tmp_path / "out"))

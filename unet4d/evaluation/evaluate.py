@@ -20,7 +20,7 @@ from unet4d.evaluation.case_scores import CaseScores, score_case
 from unet4d.evaluation.conditions import summarize_conditions
 from unet4d.evaluation.summary import summarize_cases, summarize_cases_by_fold
 from unet4d.images.image4d import read_label
-from unet4d.metrics.cardiac_structures import describe_roles
+from unet4d.metrics.cardiac_structures import describe_roles, has_other_names
 from unet4d.metrics.surface import TOLERANCE_MM
 from unet4d.system.csv_file import csv_text
 from unet4d.system.environment import VERSION
@@ -136,8 +136,8 @@ def _write(out: Path, scored: Sequence[CaseScores], summary: dict[str, Any]) -> 
         write_text(out / name, csv_text(tables.csv_rows(name, (row for case in scored for row in case.rows[name]))))
     write_json(out / tables.SUMMARY_JSON, summary)
     logger.log(RESULT, tables.format_summary(summary))
-    if any(name != structure for name, structure in summary["roles"].items()):
-        logger.info(f"\ntaken for the measures: {describe_roles(summary['roles'], summary['classes'])}")
+    if has_other_names(summary["roles"]):
+        logger.info(f"structures of a heart: {describe_roles(summary['roles'], summary['classes'])}")
     if missing := summary["without_prediction"]:
         total = count(len(missing) + len(scored), "reference")
         logger.info(f"left out, without a prediction: {len(missing)} of {total}")

@@ -232,7 +232,7 @@ def _check_cycle(name: str, curve: np.ndarray, structure: str) -> list[Flag]:
         ef = curve_measures(curve, None, True).ef_percent
         low, high = EJECTION_FRACTION
         if ef is not None and not low <= ef <= high:
-            text = f"{name}: an ejection fraction of {ef:.0f} %, where {low:.0f} to {high:.0f} % is plausible."
+            text = f"{name}: an ejection fraction of {ef:.3g} %, where {low:.0f} to {high:.0f} % is plausible."
             found.append(Flag("ejection fraction", name, (), text))
     return found
 
@@ -277,7 +277,7 @@ def _check_pieces(name: str, shape: LabelShape, k: int, structure: str) -> list[
         return []
     worst = max(frames, key=lambda t: (pieces[t], -share[t]))
     text = f"{name}: in {pieces[worst]} pieces in frame {worst}, the largest with {100 * share[worst]:.0f} % of it"
-    more = f" (and not in one piece in {describe_frames(frames)})" if len(frames) > 1 else ""
+    more = f"; likewise in {describe_frames([t for t in frames if t != worst])}" if len(frames) > 1 else ""
     return [Flag("pieces", name, frames, f"{text}{more}.")]
 
 

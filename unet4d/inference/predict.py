@@ -27,6 +27,7 @@ from unet4d.inference.memory_budget import MemoryBudget
 from unet4d.inference.options import InferenceOptions, Models, warn_of_untrained_mirroring
 from unet4d.inference.postprocessing_steps import POSTPROCESSING, OtherCheckpoints, Step, describe_steps, read_steps
 from unet4d.inference.segment import check_gpu
+from unet4d.metrics.cardiac_structures import describe_roles, has_other_names
 from unet4d.models.checkpoint import TrainedModel
 from unet4d.models.device import find_device, resolve_precision
 from unet4d.models.folds import load_models
@@ -135,6 +136,8 @@ def predict(
     todo = [job for job in jobs if not (leave_complete and _is_complete(job, folder))]
     if ranks.is_first:
         _report_shard(shard, len(jobs), len(studies), ranks.size)
+        if has_other_names(folder.roles):
+            logger.info(f"structures of a heart: {describe_roles(folder.roles, folder.classes)}")
         if leave_complete:
             _report_skipped(len(jobs) - len(todo), len(jobs))
     batch = BatchPredictor(folder, options, budget, hardware(torch_device), ranks.is_first)

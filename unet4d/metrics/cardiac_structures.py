@@ -83,10 +83,16 @@ def class_of(structure: str, roles: Roles) -> str | None:
 
 
 def describe_roles(roles: Roles, names: Iterable[str]) -> str:
-    """Return what each class was taken for, as text: "RV as right ventricle, LVC as left ventricle; scar as no structure ..."."""
-    taken = ", ".join(f"{name} as {roles[name]}" for name in names if name in roles)
+    """Return what each class was taken for, as text: "myocardium, LVC as left ventricle; scar as none"."""
+    names = list(names)
+    taken = [name if name == roles[name] else f"{name} as {roles[name]}" for name in names if name in roles]
     others = ", ".join(name for name in names if name not in roles)
-    return "; ".join(filter(None, (taken, others and f"{others} as no structure of a heart")))
+    return "; ".join(filter(None, (", ".join(taken), others and f"{others} as none")))
+
+
+def has_other_names(roles: Roles) -> bool:
+    """Return whether a class has another name than the structure it is, so that people should see which it is."""
+    return any(name != structure for name, structure in roles.items())
 
 
 def parse_roles(roles: Any, classes: Sequence[str], what: str) -> dict[str, str]:
