@@ -62,7 +62,7 @@ Strong reaches at least as far as the default set of nnU-Net v2, and as often or
 (0.1 in 10 %); blur to 1.5 voxels in 20 % (1 in 20 %); resolution down to a half in 25 % (a half in 25 %); contrast and brightness
 in 50 % each (0.75 to 1.25 in 15 % each); gamma from 0.6 to 1.8 in 40 %, a quarter of them inverted (0.7 to 1.5 in 30 %, inverted in
 10 %). nnU-Net warps each frame as an image of its own, and mirrors by default: here one warp holds for a clip, and
-`data.flip_axes` says what may be mirrored.
+`data.flip_axes` lists the axes that may be mirrored.
 
 ## Sources
 

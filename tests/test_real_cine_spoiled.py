@@ -1,4 +1,4 @@
-"""Spoiled copies of real cine: which frames, how they are told apart in the scores, and nothing else changed."""
+"""Spoiled copies of real cine: which frames are spoiled, that no other changes, and scores by kind of frame."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_copies_differ_in_their_spoiled_frames_alone(tmp_path):
     assert first == again
 
 
-def test_scores_are_told_apart_by_frame_and_kind_and_compared_by_patient():
+def test_scores_are_split_by_kind_of_frame_and_compared_by_patient():
     spoiled = {
         **{f"p{i}_hit": {"0": {"kind": "noise" if i % 2 else "dropout"}, "4": {"kind": "ghosting"}} for i in range(8)},
         **{f"p{i}_spared": {"2": {"kind": "noise"}} for i in range(8)},

@@ -55,7 +55,7 @@ class IntensityPreset(NamedTuple):
 class ArtifactPreset(NamedTuple):
     """The range of artifacts of single frames; each kind is chosen with its own probability."""
 
-    probability: float  # that a clip has any; of severe ones `data.artifacts` says how many
+    probability: float  # that a clip has any; `data.artifacts` sets the number of severe ones
     most: int  # frames of a clip, each with one kind of artifact
     dropout: RandomRange  # lost fraction of the signal
     local: float  # fraction of the dropouts that affect a region, not the whole frame
