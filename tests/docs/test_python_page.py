@@ -28,8 +28,11 @@ def session(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     folder = tmp_path_factory.mktemp("session")
     names: dict[str, Any] = {}
     printed = io.StringIO()
-    with contextlib.chdir(folder), contextlib.redirect_stdout(printed):
+    with pytest.MonkeyPatch.context() as patch, contextlib.chdir(folder), contextlib.redirect_stdout(printed):
+        patch.syspath_prepend(folder)
         for block in BLOCKS:
+            if name := re.match(r"# (\w+\.py)\n", block):
+                Path(name[1]).write_text(block, encoding="utf-8")
             exec(compile(block, "docs/python.md", "exec"), names)
     return {**names, "printed": printed.getvalue(), "folder": folder}
 
@@ -45,6 +48,7 @@ def test_arrays_have_the_shapes_it_says(session):
     assert session["seconds"].shape == (frames,)
     assert session["logits"].shape == (1, 3, 4, 16, 16, 4)
     assert session["hidden"].shape == (1, 3, 16, 8, 8, 2)
+    assert session["coupled"].shape == (1, 3, 4, 16, 16, 4)
     assert isinstance(session["logits"], torch.Tensor)
 
 

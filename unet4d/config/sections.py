@@ -134,6 +134,9 @@ class ModelConfig:
     blocks: Literal["plain", "residual"] = "plain"
     """Blocks of the encoder. plain: two convolutions per level. residual: 1, 3, 4, then 6 residual blocks per
     level, as in nnU-Net's ResEnc: two to three times the work, four times the weights."""
+    temporal: str | None = None
+    """Class that couples frames in place of the ConvLSTM, at the levels of lstm_channels: a subclass of TemporalBlock as
+    package.module.Class, see docs/python.md. The class is imported. Unset: the ConvLSTM."""
 
     def __post_init__(self) -> None:
         """Check every value."""
@@ -149,6 +152,9 @@ class ModelConfig:
             most = len(channels)
             require(len(lstm) <= most, "model.lstm_channels", lstm, f"one number per level, at most {most}")
         require(0 <= self.dropout < 1, "model.dropout", self.dropout, "a share from 0 to below 1")
+        parts = ["package", "Class"] if self.temporal is None else self.temporal.split(".")
+        is_dotted = len(parts) > 1 and all(part.isidentifier() for part in parts)
+        require(is_dotted, "model.temporal", self.temporal, "a class as package.module.Class")
         for name, fewer in (("strides", 1), ("kernel_size", 0)):
             sizes = getattr(self, name)
             if sizes is not None:

@@ -64,7 +64,7 @@ class StreamingSegmenter:
         precision: "auto", "bf16", "fp16", "tf32" or "fp32".
 
     Raises:
-        InputError: the network is bidirectional; the affine has no inverse; the overlap is no share.
+        InputError: the network is bidirectional, or carries no states; the affine has no inverse; the overlap is no share.
     """
 
     def __init__(
@@ -81,6 +81,11 @@ class StreamingSegmenter:
             raise InputError(
                 f"{model.path} is bidirectional: its logits of a frame depend on later frames, expected a network that can run "
                 "live; train one with --model.direction forward"
+            )
+        if not model.network.is_chunkable:
+            raise InputError(
+                f"{model.path} carries no state from frame to frame ({model.config.model.temporal}), expected a network that can "
+                "run live; train one whose model.temporal carries states, or with ConvLSTMs"
             )
         check_affine(np.asarray(affine), "affine")
         data, self.model, self.scale = model.config.data, model, scale

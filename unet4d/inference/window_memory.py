@@ -14,7 +14,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from unet4d.config import ResolvedModelConfig
 from unet4d.inference.window_predictor import in_chunks
-from unet4d.models.clstm_unet import CLSTMUNet
+from unet4d.models.clstm_unet import CLSTMUNet, can_be_chunked
 from unet4d.models.device import autocast
 from unet4d.models.memory_trace import MemoryTrace
 
@@ -36,6 +36,7 @@ class WindowMemory(NamedTuple):
         kept_bytes: for each frame of the study, its image and its logits.
         averaged_bytes: for each frame of the study, where several passes are averaged, another image and their sum.
         frame_elements: of the largest tensor, for each frame computed at once.
+        chunkable: whether fewer than all frames may be computed at once.
     """
 
     fixed_bytes: int
@@ -43,17 +44,19 @@ class WindowMemory(NamedTuple):
     kept_bytes: int
     averaged_bytes: int
     frame_elements: int = 0
+    chunkable: bool = True
 
     def needed(self, frames: int, at_once: int, averaged: bool = False) -> int:
         """Return the bytes for this many frames."""
         kept_bytes = self.kept_bytes + averaged * self.averaged_bytes
-        alive = self.fixed_bytes + min(at_once, frames) * self.frame_bytes
+        together = min(at_once, frames) if self.chunkable else frames
+        alive = self.fixed_bytes + together * self.frame_bytes
         return round(HELD_SHARE * alive) + frames * kept_bytes
 
     def fitting(self, frames: int, budget_bytes: float, averaged: bool = False) -> int:
-        """Return the most frames at once that fit the budget; 1 where none do."""
+        """Return the most frames at once that fit the budget; where none do, the fewest that can be."""
         at_once = frames
-        while at_once > 1 and self.needed(frames, at_once, averaged) > budget_bytes:
+        while self.chunkable and at_once > 1 and self.needed(frames, at_once, averaged) > budget_bytes:
             at_once = -(-at_once // 2)
         return at_once
 
@@ -75,8 +78,13 @@ def window_memory(
 
 def generous_bytes(
     config: ResolvedModelConfig, in_channels: int, out_channels: int, roi_size: Sequence[int], frames: int
-) -> int:
-    """Return more than a window of this many frames, computed at once, ever takes: where that fits, nothing need be counted."""
+) -> float:
+    """Return more than a window of this many frames, computed at once, ever takes: where that fits, nothing need be counted.
+
+    What a block of the user's takes is not known: infinity.
+    """
+    if config.temporal is not None:
+        return math.inf
     values = GENEROUS * config.channels[0] + 3 * in_channels + 5 * out_channels
     kernel = max(map(math.prod, config.kernel_size))
     # Of the largest convolution, two to one, in another precision and in another layout.
@@ -90,13 +98,14 @@ def _window_memory(
 ) -> WindowMemory:
     def counted(frames: int) -> tuple[int, int]:
         with FakeTensorMode(), torch.no_grad():
-            network = CLSTMUNet(ResolvedModelConfig(**json.loads(config)), in_channels, out_channels).eval()
+            network = CLSTMUNet(model, in_channels, out_channels).eval()
             clip = torch.empty(1, frames, in_channels, *roi_size)
             with MemoryTrace() as trace, autocast(torch.device("cpu"), precision):
                 logits = in_chunks(network, clip, frames, cyclic=False)
                 del logits
             return trace.working_bytes, trace.largest_elements
 
+    model = ResolvedModelConfig(**json.loads(config))
     (one, _), (more, elements) = counted(1), counted(ALL_AT_ONCE)
     frame_bytes = (more - one) / (ALL_AT_ONCE - 1)
     voxels = math.prod(roi_size)
@@ -104,6 +113,5 @@ def _window_memory(
     kept_bytes = 4 * voxels * (2 * in_channels + 3 * out_channels)
     averaged_bytes = 4 * voxels * (in_channels + 2 * out_channels)
     frame_elements = -(-elements // ALL_AT_ONCE)
-    return WindowMemory(
-        max(0, round(one - frame_bytes)), round(frame_bytes), kept_bytes, averaged_bytes, frame_elements
-    )
+    fixed_bytes, chunkable = max(0, round(one - frame_bytes)), can_be_chunked(model)
+    return WindowMemory(fixed_bytes, round(frame_bytes), kept_bytes, averaged_bytes, frame_elements, chunkable)

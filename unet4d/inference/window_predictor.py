@@ -76,8 +76,10 @@ class WindowPredictor:
     stitched_bytes: int = field(init=False, default=0)
 
     def __post_init__(self) -> None:
-        """Begin with what is configured."""
+        """Begin with what is configured; a network that is not chunkable computes all frames at once."""
         self.windows_at_once, self.frames_at_once = self.config.sw_batch_size, self.config.chunk_frames
+        if self.frames_at_once and not self.network.is_chunkable:
+            self.frames_at_once = None
 
     @property
     def limits(self) -> _Limits:
@@ -99,7 +101,7 @@ class WindowPredictor:
         at_once = min(self.frames_at_once or frames, frames)
         while self.windows_at_once > 1 and self.windows_at_once * at_once > most:
             self.windows_at_once //= 2
-        while at_once > 1 and self.windows_at_once * at_once > most:
+        while at_once > 1 and self.windows_at_once * at_once > most and self.network.is_chunkable:
             at_once = self.frames_at_once = -(-at_once // 2)
 
     @torch.inference_mode()
@@ -107,7 +109,7 @@ class WindowPredictor:
         """Return logits (B, T, K, X, Y, Z) float32, on the device, of windows (B, T, C, X, Y, Z).
 
         They are None where memory ran out: then no more than `windows_at_once` windows may be given.
-        Raise torch.OutOfMemoryError where one frame of one window is too much.
+        Raise torch.OutOfMemoryError where the fewest frames of one window are too much.
         """
         set_tf32(self.device, self.precision)
         try:
@@ -132,7 +134,7 @@ class WindowPredictor:
             self.windows_at_once //= 2
             self.limits.frames = self.windows_at_once * at_once
             way = f"{count(self.windows_at_once, 'window')} at once"
-        elif at_once > 1:
+        elif at_once > 1 and self.network.is_chunkable:
             self.limits.frames = self.frames_at_once = -(-at_once // 2)
             way = f"{count(self.frames_at_once, 'frame')} at once"
         elif self.device.type != "cpu" and self.stitch_on != CPU:
@@ -142,7 +144,8 @@ class WindowPredictor:
             if failure is not None and is_out_of_main_memory(failure):
                 raise failure
             reason = f" ({memory_error_reason(failure)})" if failure else ""
-            raise torch.OutOfMemoryError(f"one frame of one window is too much for the GPU{reason}") from failure
+            least = "one frame" if at_once == 1 else f"{at_once} frames"  # of a network that is not chunkable, all
+            raise torch.OutOfMemoryError(f"{least} of one window is too much for the GPU{reason}") from failure
         logger.warning(f"out of memory: continuing with {way}, which takes longer and changes no result")
 
     def stitch_in_main_memory(self) -> None:

@@ -1,4 +1,4 @@
-"""Blocks of the network: convolutions that see one frame, and the residual ConvLSTM that sees all frames."""
+"""Blocks of the network: convolutions that see one frame, and the residual block that sees all frames."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from torch.nn import functional
 
 from unet4d.config import Size
 from unet4d.models.conv import Convolution
-from unet4d.models.convlstm import ConvLSTM3d, ConvLSTMState
-from unet4d.models.lstm_gates import CellState
+from unet4d.models.convlstm import ConvLSTM3d
+from unet4d.models.temporal import BlockState, TemporalBlock, temporal_class
 
 RESIDUAL_BLOCKS = (1, 3, 4, 6)
 """Residual blocks of the first levels of an encoder; levels beyond have as many as the last of these."""
@@ -102,35 +102,57 @@ class UpBlock(nn.Module):
         return self.conv(torch.cat((self.up(x), skip), 1))
 
 
-class ResidualConvLSTM(nn.Module):
-    """A ConvLSTM over all frames, added to each frame's features through a projection that starts at zero.
+class ResidualTemporal(nn.Module):
+    """A block that couples all frames, added to each frame's features through a projection that starts at zero.
 
     So a new network computes what its frame-wise baseline computes. The ConvLSTM takes each voxel's features as they are, because
     the encoder has convolved them; across space it looks through its hidden state.
+
+    Args:
+        channels: channels C of the features.
+        hidden_channels, kernel_size, num_layers, direction: of the block, see `TemporalBlock`.
+        temporal: dotted path of its class; None: the ConvLSTM.
+
+    Attributes:
+        lstm: the block, whatever its class, because checkpoints hold this name.
     """
 
-    def __init__(self, channels: int, hidden_channels: int, kernel_size: Size, num_layers: int, direction: str):
+    def __init__(
+        self,
+        channels: int,
+        hidden_channels: int,
+        kernel_size: Size,
+        num_layers: int,
+        direction: str,
+        temporal: str | None = None,
+    ):
         super().__init__()
-        self.lstm = ConvLSTM3d(channels, hidden_channels, kernel_size, num_layers, direction, input_kernel_size=1)
+        shape = channels, hidden_channels, kernel_size, num_layers, direction
+        self.lstm: TemporalBlock = (
+            ConvLSTM3d(*shape, input_kernel_size=1) if temporal is None else temporal_class(temporal)(*shape)
+        )
         self.projection = Convolution(self.lstm.out_channels, channels)
         nn.init.zeros_(self.projection.weight)
         nn.init.zeros_(self.projection.bias)  # type: ignore[arg-type]
 
     def forward(
-        self, x: Tensor, state: Sequence[CellState | None] | None, frames: Tensor | None, cyclic: bool
-    ) -> tuple[Tensor, ConvLSTMState]:
-        """Return the features (N, C, X, Y, Z) of the selected frames with what the ConvLSTM adds, and its state after all frames.
+        self, x: Tensor, state: Sequence[BlockState] | None, frames: Tensor | None, cyclic: bool
+    ) -> tuple[Tensor, list[BlockState]]:
+        """Return the features (N, C, X, Y, Z) of the selected frames with what the block adds, and its state after all frames.
 
         Args:
             x: features (B, T, C, X, Y, Z) of all frames.
-            state: what the ConvLSTM starts from; None is a state of zeros.
+            state: what the block starts from; None is a state of zeros.
             frames: indices in B*T of the frames to return; None returns all.
             cyclic: the last frame leads into the first: start from the state after a first run, which `ChunkedRecurrence.prime`
                 computes in chunks.
         """
-        if cyclic:
-            _, state = self.lstm(x, state)
-        hidden, after = self.lstm(x, state)
+        if not self.lstm.num_cells:
+            hidden, after = self.lstm(x, cyclic=cyclic)
+        else:
+            if cyclic:
+                _, state = self.lstm(x, state)
+            hidden, after = self.lstm(x, state)
         x, hidden = x.flatten(0, 1), hidden.flatten(0, 1)
         if frames is not None:
             x, hidden = x.index_select(0, frames), hidden.index_select(0, frames)

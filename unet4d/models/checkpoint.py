@@ -316,10 +316,12 @@ def load_model(path: str | os.PathLike[str], device: str | torch.device = "cpu")
 
     Raises:
         InputError: there is no checkpoint, or the preferred one is damaged; the next one is another model, so it is only named.
+            It names a class that the user does not allow, see `allow_temporal`.
     """
     import torch
 
     from unet4d.models.clstm_unet import CLSTMUNet
+    from unet4d.models.temporal import allow_temporal
 
     path, *others = _list_checkpoints(path)
     try:
@@ -328,8 +330,9 @@ def load_model(path: str | os.PathLike[str], device: str | torch.device = "cpu")
         if not others or isinstance(error, OtherVersion):
             raise
         raise InputError(f"{error}, or take {others[0]}") from error
+    config, task = ResolvedConfig.from_dict(content["config"]), Task.from_dict(content["task"])
+    allow_temporal(config.model.temporal, path)
     with _fitting(path):
-        config, task = ResolvedConfig.from_dict(content["config"]), Task.from_dict(content["task"])
         with torch.device("meta"):  # so that no memory is allocated for a network that the weights do not fit
             network = CLSTMUNet(config.model, len(task.channel_names), len(task.labels))
         network.load_state_dict({name: weight.float() for name, weight in content["network"].items()}, assign=True)

@@ -1,4 +1,4 @@
-"""Recurrence over chunks of frames, between which only the ConvLSTMs' states are passed on, and recomputation of chunks."""
+"""Recurrence over chunks of frames, between which only states are passed on, and recomputation of chunks."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class ChunkedRecurrence:
     def prime(self, image: Tensor, lengths: Lengths) -> NetworkState:
         """Return the state of every cell after all frames of a cyclic `image` (B, T, C, X, Y, Z), from a state of zeros.
 
-        `ResidualConvLSTM.forward` computes the same at once, where it is `cyclic`. Their oracle is
+        `ResidualTemporal.forward` computes the same at once, where it is `cyclic`. Their oracle is
         test_frames_computed_in_chunks_are_those_computed_at_once of tests/inference/test_sliding_window.py.
         """
         zeros: NetworkState = [None] * self.network.num_cells

@@ -11,29 +11,30 @@ from torch.utils.checkpoint import checkpoint
 
 from unet4d.config import ResolvedModelConfig
 from unet4d.errors import InputError
-from unet4d.models.blocks import ResidualConvLSTM, UpBlock, encoder_stage
+from unet4d.models.blocks import ResidualTemporal, UpBlock, encoder_stage
 from unet4d.models.conv import Convolution
-from unet4d.models.lstm_gates import CellState
 from unet4d.models.scan import Keep
+from unet4d.models.temporal import BlockState
 from unet4d.models.topology import check_divisible, total_stride
 
-LevelStates = list[CellState | None]
-"""States of one cell at every level, from full resolution to the bottleneck; None is a state of zeros, or no ConvLSTM there."""
+LevelStates = list[BlockState]
+"""States of one cell at every level, from full resolution to the bottleneck; None is a state of zeros, or no cell there."""
 NetworkState = list[LevelStates | None]
-"""States of every cell: layer 0 forward, (layer 0 backward,) layer 1 forward, ... as in `ConvLSTM3d`; None is a state of zeros."""
+"""States of every cell: layer 0 forward, (layer 0 backward,) layer 1 forward, ... as in `TemporalBlock`; None stands for zeros."""
 DropoutFactors = list[Tensor]
 """A factor (B, C) for every channel of each level, 0 where it is dropped."""
 MOST_ELEMENTS = 2**31 - 1
 """Elements of the largest tensor that a kernel indexes with 32 bits; kernels for more are slow or missing."""
 _RECURRENT, _HEADS = "recurrent.", "lower_heads."
-"""First parts of the weights' names of ConvLSTMs, and of the heads of deep supervision."""
+"""First parts of the weights' names of blocks that couple frames, and of the heads of deep supervision."""
 
 
 class CLSTMUNet(nn.Module):
     """The CLSTM-UNet on (B, T, C, X, Y, Z), giving logits (B, T, K, X, Y, Z).
 
     Encoder and decoder see each frame alone (Çiçek et al. 2016, the 3D U-Net); ConvLSTM3d layers on the skip paths and at the
-    bottleneck (Shi et al. 2015; Arbelle & Riklin Raviv 2019) are all that couples frames. Any T works.
+    bottleneck (Shi et al. 2015; Arbelle & Riklin Raviv 2019) are all that couples frames. Any T works. `model.temporal` may put
+    another `TemporalBlock` in place of each ConvLSTM.
 
     Args:
         config: levels, strides, kernels, blocks, ConvLSTMs, dropout (whole channels, Tompson et al. 2015; the same ones in all
@@ -61,7 +62,9 @@ class CLSTMUNet(nn.Module):
         # After these, so that one seed gives a network and its frame-wise baseline the same weights where they share them.
         self.recurrent = nn.ModuleDict(
             {
-                str(i): ResidualConvLSTM(channels[i], hidden, kernels[i], config.lstm_layers, config.direction)
+                str(i): ResidualTemporal(
+                    channels[i], hidden, kernels[i], config.lstm_layers, config.direction, config.temporal
+                )
                 for i, hidden in enumerate(config.lstm_channels)
                 if hidden
             }
@@ -79,8 +82,13 @@ class CLSTMUNet(nn.Module):
 
     @property
     def num_cells(self) -> int:
-        """Return the cells of a level's ConvLSTM (layers times directions); 0 for the frame-wise baseline."""
-        return max((len(recurrent.lstm.cells) for recurrent in self._recurrent_levels()), default=0)
+        """Return the cells of a level, layers times directions; 0 for the frame-wise baseline and for blocks without states."""
+        return max((recurrent.lstm.num_cells for recurrent in self._recurrent_levels()), default=0)
+
+    @property
+    def is_chunkable(self) -> bool:
+        """Return whether frames may be computed in chunks: no layer couples frames, or states carry all that passes between."""
+        return all(recurrent.lstm.num_cells for recurrent in self._recurrent_levels())
 
     @property
     def num_directions(self) -> int:
@@ -137,7 +145,7 @@ class CLSTMUNet(nn.Module):
         """
         # Encoder: each frame alone. Without recurrence, only frames that are decoded need it.
         features = self._encode(x, dropout, frames if self.is_frame_wise else None)
-        # Recurrence: on every level a ConvLSTM adds what it sees in all frames.
+        # Recurrence: on every level a ConvLSTM, or another block, adds what it sees in all frames.
         features, after = self._recur(features, x.shape[:2], state, frames, cyclic)
         # Decoder: each frame alone.
         return self._decode(features, deep_supervision), after
@@ -154,9 +162,9 @@ class CLSTMUNet(nn.Module):
             x, state, dropout: as in `level_logits`.
             index: place of the cell in `NetworkState`.
         """
-        if self.is_frame_wise:
+        if not self.num_cells:
             return []
-        by_level: list[Sequence[CellState | None] | None] = []
+        by_level: list[Sequence[BlockState] | None] = []
         for level, features in enumerate(self._encode(x, dropout)):
             recurrent, after = self._recurrent(level), None
             if recurrent:
@@ -215,7 +223,7 @@ class CLSTMUNet(nn.Module):
         """
         if self.is_frame_wise:
             return features, []
-        by_level: list[Sequence[CellState | None] | None] = []
+        by_level: list[Sequence[BlockState] | None] = []
         for level, folded in enumerate(features):
             recurrent, after = self._recurrent(level), None
             if recurrent:
@@ -249,15 +257,15 @@ class CLSTMUNet(nn.Module):
                 lower.append(self.lower_heads[str(level)](folded))
         return [self.head(folded), *reversed(lower)]
 
-    def _by_cell(self, by_level: Sequence[Sequence[CellState | None] | None]) -> NetworkState:
+    def _by_cell(self, by_level: Sequence[Sequence[BlockState] | None]) -> NetworkState:
         """Return a state per cell from a state per level."""
         return [[None if state is None else state[index] for state in by_level] for index in range(self.num_cells)]
 
-    def _recurrent(self, level: int) -> ResidualConvLSTM | None:
-        return cast(ResidualConvLSTM, self.recurrent[str(level)]) if str(level) in self.recurrent else None
+    def _recurrent(self, level: int) -> ResidualTemporal | None:
+        return cast(ResidualTemporal, self.recurrent[str(level)]) if str(level) in self.recurrent else None
 
-    def _recurrent_levels(self) -> list[ResidualConvLSTM]:
-        return [cast(ResidualConvLSTM, recurrent) for recurrent in self.recurrent.values()]
+    def _recurrent_levels(self) -> list[ResidualTemporal]:
+        return [cast(ResidualTemporal, recurrent) for recurrent in self.recurrent.values()]
 
     def _check(self, x: Tensor) -> None:
         if x.ndim != 6 or x.shape[2] != self.in_channels:
@@ -291,6 +299,14 @@ class CLSTMUNet(nn.Module):
         self.load_state_dict({name: weights[name] for name in shared}, strict=False)
 
 
-def _at_level(state: NetworkState | None, level: int) -> list[CellState | None] | None:
+def can_be_chunked(config: ResolvedModelConfig) -> bool:
+    """Return whether a network of this configuration is chunkable; see `CLSTMUNet.is_chunkable`."""
+    if config.temporal is None:
+        return True
+    with torch.device("meta"):  # so that no memory is allocated
+        return CLSTMUNet(config, 1, 2).is_chunkable
+
+
+def _at_level(state: NetworkState | None, level: int) -> list[BlockState] | None:
     """Return the state of the cells of one level."""
     return None if state is None else [None if levels is None else levels[level] for levels in state]

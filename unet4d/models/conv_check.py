@@ -271,8 +271,10 @@ class _Recorder(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is torch.ops.aten.convolution.default:
-            image, weight, _, stride, _, _, transposed, *_ = args
-            if not transposed:
+            image, weight, _, stride, padding, dilation, transposed, _, groups = args
+            # A block of the user's may have others, which are not compared.
+            is_own = weight.ndim == 5 and tuple(padding) == same_padding(weight.shape[2:])
+            if is_own and not transposed and groups == 1 and max(dilation) == 1:
                 shape = ConvolutionShape(tuple(image.shape[1:]), tuple(weight.shape), triple(stride))
                 self.shapes.append(shape)
         return func(*args, **(kwargs or {}))

@@ -12,6 +12,7 @@ from unet4d.errors import InputError
 from unet4d.models.conv import same_padding
 from unet4d.models.lstm_gates import CellState
 from unet4d.models.scan import Keep, scan
+from unet4d.models.temporal import TemporalBlock
 
 ConvLSTMState = list[CellState]
 """State per layer and direction: layer 0 forward, (layer 0 backward,) layer 1 forward, ..."""
@@ -71,7 +72,7 @@ class ConvLSTMLayer3d(nn.Module):
         return scan(x, state, inputs.weight, bias, self.hidden_gates.weight, keep, reverse)
 
 
-class ConvLSTM3d(nn.Module):
+class ConvLSTM3d(TemporalBlock):
     """Stacked, optionally bidirectional ConvLSTM over (B, T, C, X, Y, Z), after Shi et al. 2015 (NeurIPS 28), without peepholes.
 
     At kernel 1 on a single voxel it equals `torch.nn.LSTM` with the same weights.
@@ -112,8 +113,11 @@ class ConvLSTM3d(nn.Module):
             for layer in range(num_layers)
             for _ in range(self.num_directions)
         )
+        self.num_cells = len(self.cells)
 
-    def forward(self, x: Tensor, state: Sequence[CellState | None] | None = None) -> tuple[Tensor, ConvLSTMState]:
+    def forward(  # type: ignore[override]  # no `cyclic`, because it carries states
+        self, x: Tensor, state: Sequence[CellState | None] | None = None
+    ) -> tuple[Tensor, ConvLSTMState]:
         """Run over all frames.
 
         Args:

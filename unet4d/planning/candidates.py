@@ -20,6 +20,7 @@ from unet4d.config import (
     Size,
     triple,
 )
+from unet4d.models.clstm_unet import can_be_chunked
 from unet4d.models.topology import resolve_model
 from unet4d.pipeline.fingerprint import Fingerprint
 from unet4d.system.progress_bar import ProgressBar
@@ -207,7 +208,7 @@ class StepMemoryEstimator:
 
     def _schedules(self, config: ResolvedConfig) -> list[RecomputeConfig]:
         """Return the schedules that keep what the configuration sets; where it sets the width of chunks, that one alone."""
-        schedules = recompute_schedules(config.recompute, config.data.frames)
+        schedules = recompute_schedules(config.recompute, config.data.frames, can_be_chunked(config.model))
         return schedules if config.recompute.chunk_frames is None else schedules[:1]
 
     def _key(self, config: ResolvedConfig, recompute: RecomputeConfig) -> str:

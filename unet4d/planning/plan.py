@@ -20,6 +20,7 @@ from unet4d.datasets.subject_folds import split_cases
 from unet4d.datasets.verify.load_verified import load_verified_dataset
 from unet4d.errors import InputError
 from unet4d.models.device import find_device
+from unet4d.models.temporal import import_temporal
 from unet4d.pipeline.clip_frames import most_labelled_frames
 from unet4d.pipeline.fingerprint import Fingerprint, compute_fingerprint
 from unet4d.planning.candidates import StepMemoryEstimator, group_by_view, list_candidates
@@ -116,6 +117,7 @@ def plan(
     """
     out = Path(out)
     check_plan(dataset, out, gpu_memory, gpus)
+    import_temporal(config.model.temporal)
     gpu, share = _gpu_budget(gpu_memory, gpus), _config_of_one_gpu(config, gpus)
     studies, known = load_verified_dataset(dataset, choose_cache_dir, skip_verify)
     training, validation = split_cases(studies, config.fold, config.data.folds, config.seed, config.data.val_subjects)

@@ -159,8 +159,17 @@ class ClipLoss(nn.Module):
         self.set_recompute(schedule)
 
     def set_recompute(self, schedule: RecomputeConfig) -> None:
-        """Set how the next steps are split into chunks and what they recompute."""
+        """Set how the next steps are split into chunks and what they recompute.
+
+        Raises:
+            InputError: chunks for a network that is not chunkable.
+        """
         chunk, chunks = schedule.chunk_frames, schedule.group_chunks
+        if chunk and not self.network.is_chunkable:
+            raise InputError(
+                f"got recompute.chunk_frames {chunk} for a model.temporal that carries no state from chunk to chunk, expected 0; "
+                "leave it out"
+            )
         groups = (chunk * chunks,) if chunk and chunks > 1 else ()
         self.lengths = (*groups, chunk) if chunk else ()
         self.network.set_recompute(schedule.stages, schedule.lstm)

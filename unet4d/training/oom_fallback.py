@@ -36,7 +36,7 @@ class OomFallback:
 
     def __init__(self, step: TrainingStep, recompute: RecomputeConfig, frames: int, planned: PlannedStep | None):
         self.step, self.planned = step, planned
-        self.recompute, *self.leaner = recompute_schedules(recompute, frames)
+        self.recompute, *self.leaner = recompute_schedules(recompute, frames, step.network.is_chunkable)
         if step.ranks.size > 1:
             self.leaner = []
         self.frames, self.measured_steps, self.measured_bytes = frames, 0, 0

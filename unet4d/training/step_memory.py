@@ -11,7 +11,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from unet4d.config import RecomputeConfig, ResolvedConfig
-from unet4d.models.clstm_unet import MOST_ELEMENTS, CLSTMUNet
+from unet4d.models.clstm_unet import MOST_ELEMENTS, CLSTMUNet, can_be_chunked
 from unet4d.models.memory_trace import MemoryTrace
 from unet4d.pipeline.clip_dataset import Batch
 from unet4d.system.gpu_memory import usable_bytes
@@ -59,7 +59,7 @@ class PlannedStep(NamedTuple):
         return self.cost.largest_elements <= MOST_ELEMENTS
 
 
-def recompute_schedules(asked: RecomputeConfig, frames: int) -> list[RecomputeConfig]:
+def recompute_schedules(asked: RecomputeConfig, frames: int, chunkable: bool = True) -> list[RecomputeConfig]:
     """Return the recompute schedules to try for a clip of this many frames, from the fastest to the leanest.
 
     All frames at once come first, then chunks as wide as possible, because narrow ones starve a GPU. Next the inside of the
@@ -68,11 +68,13 @@ def recompute_schedules(asked: RecomputeConfig, frames: int) -> list[RecomputeCo
     Args:
         asked: with `chunk_frames` set, it comes first and leaner schedules follow; else all schedules keep what it sets.
         frames: T of a clip.
+        chunkable: whether the network's frames may be computed in chunks; if not, no schedule has any.
     """
     ladder = [RecomputeConfig(0, lstm="gates"), RecomputeConfig(0), RecomputeConfig(0, stages=True)]
-    ladder += [RecomputeConfig(1 << power) for power in reversed(range((frames - 1).bit_length()))]
-    ladder += [RecomputeConfig(1, stages=True)] * (frames > 1)
-    ladder += [RecomputeConfig(1, math.isqrt(frames), stages=True)] * (frames > 3)
+    if chunkable:
+        ladder += [RecomputeConfig(1 << power) for power in reversed(range((frames - 1).bit_length()))]
+        ladder += [RecomputeConfig(1, stages=True)] * (frames > 1)
+        ladder += [RecomputeConfig(1, math.isqrt(frames), stages=True)] * (frames > 3)
     if asked.chunk_frames is None:
         default = RecomputeConfig()
         given = {name: value for name, value in vars(asked).items() if value != getattr(default, name)}
@@ -114,7 +116,7 @@ def choose_recompute(
     See `count_step_cost` for the arguments.
     """
     tried: list[PlannedStep] = []
-    for recompute in recompute_schedules(config.recompute, config.data.frames):
+    for recompute in recompute_schedules(config.recompute, config.data.frames, can_be_chunked(config.model)):
         scheduled = dataclasses.replace(config, recompute=recompute)
         tried.append(PlannedStep(recompute, count_step_cost(scheduled, in_channels, out_channels, labelled_frames)))
         if tried[-1].fits(budget_bytes):

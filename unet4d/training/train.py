@@ -18,6 +18,7 @@ from unet4d.errors import InputError, Unet4DError
 from unet4d.models.checkpoint import BEST
 from unet4d.models.conv_check import check_convolutions
 from unet4d.models.device import find_device, set_tf32
+from unet4d.models.temporal import import_temporal
 from unet4d.pipeline.cache import CachedStudy, cached_studies
 from unet4d.pipeline.clip_frames import most_labelled_frames
 from unet4d.system.byte_sizes import GB, describe_bytes
@@ -68,6 +69,7 @@ def train(
     """
     budget = make_budget(config.train)
     out_dir, chosen = Path(out_dir), find_device(ranks.device_name(device))
+    import_temporal(config.model.temporal)
     with contextlib.ExitStack() as stack:
         run = ranks.broadcast_from_rank0(
             lambda: prepare_run(dataset, out_dir, config, chosen, resume, skip_verify, ranks, stack)

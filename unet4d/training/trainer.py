@@ -339,7 +339,8 @@ class Trainer:
         """Return what is trained, for people."""
         data, model, train = self.config.data, self.config.model, self.config.train
         weights = sum(p.numel() for p in self.network.parameters())
-        kind = "frame-wise baseline (no recurrence)" if self.network.is_frame_wise else f"{model.direction} CLSTM-UNet"
+        coupled = f"{model.direction} {'CLSTM-UNet' if model.temporal is None else f'U-Net with {model.temporal}'}"
+        kind = "frame-wise baseline (no recurrence)" if self.network.is_frame_wise else coupled
         device = str(self.device) if self.ranks.size == 1 else f"{self.ranks.size} processes, {self.device.type}"
         length = f", for {train.time_budget} ({train.budget_clock} time)" if train.time_budget else ""
         return (

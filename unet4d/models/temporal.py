@@ -1,0 +1,120 @@
+"""`TemporalBlock`: the interface of a block that couples the frames of a level, and the class that `model.temporal` names.
+
+A dotted path can name any code, and a checkpoint may come from anywhere. So `import_temporal` is called for a path that the user
+gave, and `allow_temporal` for one in a checkpoint: it imports only what the environment variable UNET4D_ALLOW_TEMPORAL names.
+Either way the class must be a `TemporalBlock`, before anything of it is called.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from typing import Any
+
+from torch import Tensor, nn
+
+from unet4d.errors import InputError
+from unet4d.models.scan import Keep
+
+ALLOWED = "UNET4D_ALLOW_TEMPORAL"
+"""Environment variable: dotted paths of the classes that checkpoints may name, separated by commas."""
+BlockState = Any
+"""State of a cell after a frame: a tensor (B, ...) or a tuple of them."""
+
+
+class TemporalBlock(nn.Module):
+    """A block that couples the frames of one level. The ConvLSTM is one; `model.temporal` names another.
+
+    It is built once for each level whose `lstm_channels` are not 0, as `Block(channels, hidden_channels, kernel_size, num_layers,
+    direction)`: the level's channels C, its `lstm_channels`, its kernel (X, Y, Z), `lstm_layers` and `direction`. With direction
+    "forward" frame t must not depend on later frames. The network adds the output to the features through a projection that starts
+    at zero. So every new network computes what its frame-wise baseline computes.
+
+    A block of `num_cells` above 0 carries states from frame to frame. Then a clip may be computed in chunks, and a forward
+    network segments live. Layer 0 comes first, its forward cell before its backward cell, then layer 1. A cell's state after a clip
+    depends on its own first state and on the layers below. Without states all frames are computed at once.
+
+    Attributes:
+        out_channels: channels of the output; a subclass sets it.
+        num_cells: states that are carried, layers times directions; 0: none.
+        num_directions: 2 if cells also run backward in time, else 1.
+        keep: what training keeps for the backward pass, see `scan`; a block may ignore it.
+    """
+
+    out_channels: int
+    num_cells: int = 0
+    num_directions: int = 1
+    keep: Keep = "hidden"
+
+    def forward(self, x: Tensor, state: Any = None, cyclic: bool = False) -> tuple[Tensor, list[BlockState]]:
+        """Run over all frames.
+
+        Args:
+            x: features (B, T, C, X, Y, Z); any T from 1 on.
+            state: a state per cell to start from, None for zeros; or None for zeros in all. The network runs a cyclic study's loop
+                once before, and passes the state on.
+            cyclic: the last frame leads into the first; given only to a block without states.
+
+        Returns:
+            Output (B, T, `out_channels`, X, Y, Z), and the state of each cell after its last frame.
+        """
+        raise NotImplementedError
+
+    def final_cell_state(self, x: Tensor, state: Any, index: int) -> BlockState:
+        """Return the state of one cell after `x`; a subclass may compute it without the cells that it does not need."""
+        return self(x, state)[1][index]
+
+
+def temporal_class(path: str) -> type[TemporalBlock]:
+    """Return the class of a dotted path, "package.module.Class"; nothing is imported.
+
+    Raises:
+        InputError: its module is not imported, or it is no subclass of `TemporalBlock`.
+    """
+    module, _, name = path.rpartition(".")
+    if module not in sys.modules:
+        raise InputError(f"got model.temporal {path}, whose module is not imported; import {module} first")
+    found = vars(sys.modules[module]).get(name)  # `getattr` may call a function of the module
+    if not (isinstance(found, type) and issubclass(found, TemporalBlock)) or found is TemporalBlock:
+        raise InputError(
+            f"got model.temporal {path}, expected a subclass of unet4d.models.temporal.TemporalBlock; see docs/python.md"
+        )
+    return found
+
+
+def import_temporal(path: str | None) -> None:
+    """Import the class that the user named as `model.temporal`; None is the ConvLSTM.
+
+    Raises:
+        InputError: it cannot be imported, or is no `TemporalBlock`.
+    """
+    if path is None:
+        return
+    module = path.rpartition(".")[0]
+    try:
+        importlib.import_module(module)
+    except ImportError as error:
+        raise InputError(
+            f"got model.temporal {path}, and importing {module} failed ({error}), expected a class that Python finds; add its "
+            "folder to PYTHONPATH"
+        ) from error
+    temporal_class(path)
+
+
+def allow_temporal(path: str | None, source: object) -> None:
+    """Import the class that a checkpoint, `source`, names, where the user allows it; a module that is imported is allowed.
+
+    Raises:
+        InputError: it is not allowed; names the variable that allows it. Or as `import_temporal`.
+    """
+    if path is None:
+        return
+    allowed = [name.strip() for name in os.environ.get(ALLOWED, "").split(",")]
+    if path in allowed:
+        import_temporal(path)
+    elif path.rpartition(".")[0] not in sys.modules:
+        raise InputError(
+            f"{source} names code of yours, model.temporal {path}, expected a class that you allow; if you trust it, set "
+            f"{ALLOWED}={path}"
+        )
