@@ -83,7 +83,8 @@ def _predict_unet4d(job: Job, dataset: Path, work: Path, out: Path, facts: Path)
     model = job.folder(work) / TRAINED / LAST
     cases = [case.name for case in held_out_cases(read_dataset(dataset), job.fold)]
     words = [facts, out, model, "-i", dataset, "--cases", *cases]
-    return Command([sys.executable, "-m", "experiments.real_cine.predict", *map(str, words)])
+    block = {"UNET4D_ALLOW_TEMPORAL": job.arm.options.get("model.temporal", "")}
+    return Command([sys.executable, "-m", "experiments.real_cine.predict", *map(str, words)], block)
 
 
 def _steps_of_log(job: Job, work: Path) -> dict[str, Any]:

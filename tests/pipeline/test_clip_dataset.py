@@ -16,7 +16,7 @@ from unet4d.config import DataConfig
 from unet4d.images.channels import MAP, SIGNAL
 from unet4d.pipeline.augmentation.intensity import IntensityParams
 from unet4d.pipeline.cache import CachedStudy, cached_studies
-from unet4d.pipeline.clip_dataset import Augmentation, Batch, ClipDataset, clip_loader, crop_padded
+from unet4d.pipeline.clip_dataset import Augmentation, Batch, ClipDataset, clip_loader, collate, crop_padded
 from unet4d.pipeline.clip_frames import TemporalWarp
 
 PATCH = (8, 6, 4)
@@ -434,3 +434,32 @@ def test_a_decathlon_study_of_one_frame_is_repeated_and_labelled_once(write_case
     assert int(clip.labelled.sum()) == 1
     assert clip.label[clip.labelled].any()
     assert torch.equal(clip.label.flatten(1).any(1), clip.labelled)
+
+
+# labelled frames alone
+
+
+@pytest.mark.parametrize("time_augmentation", ["off", "strong"])
+def test_a_clip_of_labelled_frames_holds_those_of_the_whole_clip(time_augmentation):
+    studies = [cached_study("a", 6, (1, 4)), cached_study("b", 5, (2,), seed=1)]
+    whole = clips(studies, frames=6, max_frame_stride=2, time_augmentation=time_augmentation)
+    alone = ClipDataset(studies, whole.config, True, 0, labelled_only=True)
+    for number in range(8):
+        one, all_ = alone[number], whole[number]
+        assert bool(one.labelled.all())
+        assert torch.equal(one.label, all_.label[all_.labelled])
+        assert one.case == all_.case
+        if time_augmentation == "off":  # else artifacts are drawn for the frames that are there
+            assert torch.equal(one.image, all_.image[all_.labelled])
+
+
+def test_shorter_clips_are_filled_up_with_frames_that_are_not_labelled():
+    studies = [cached_study("a", 6, (1, 4)), cached_study("b", 6, (2,), seed=1)]
+    alone = ClipDataset(studies, clips(frames=6).config, True, 0, labelled_only=True)
+    two = sorted((alone[0], alone[1]), key=lambda clip: clip.case)
+    batch = collate(two)
+    assert batch.labelled.tolist() == [[True, True], [True, False]]
+    assert torch.equal(batch.image[0], two[0].image)
+    assert torch.equal(batch.image[1, :1], two[1].image)
+    assert not batch.image[1, 1].any()
+    assert not batch.label[1, 1].any()

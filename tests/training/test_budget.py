@@ -259,3 +259,21 @@ def test_a_training_stopped_and_resumed_ends_in_time(phantom, tiny, tmp_path, fa
     assert "0:00:20 spent, cpu time" in " ".join(info(tmp_path / "run")[1])
     train(phantom, tmp_path / "run", config, "cpu", resume=True)
     assert (tmp_path / "run" / LOG).read_text().count("\n") == len(lines), "it was done before"
+
+
+@pytest.mark.parametrize("config", [timed(framewise_fraction=0.3), TrainConfig(epochs=10, framewise_fraction=0.3)])
+def test_the_first_share_of_a_run_is_frame_wise(config):
+    if config.time_budget:
+        run = Run(config, 2.0, 10.0)
+        budget, stages = run.open(), []
+        assert budget.is_frame_wise(0)
+        while run.epochs_done != budget.last_epoch:
+            run.train(run.steps_done + 1)
+            stages.append(budget.is_frame_wise(run.epochs_done))
+            again = TimeBudget(config, lambda: run.now_s)
+            again.load_state_dict(budget.state_dict())
+            assert again.is_frame_wise(run.epochs_done) == stages[-1]
+    else:
+        stages = [make_budget(config).is_frame_wise(epoch) for epoch in range(10)]
+    assert stages == sorted(stages, reverse=True)
+    assert sum(stages) / len(stages) == pytest.approx(0.3, abs=0.03)

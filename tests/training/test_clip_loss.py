@@ -282,6 +282,20 @@ def test_a_frame_wise_network_learns_from_labelled_frames_alone_as_if_all_were_e
     check_equal(loss_and_gradients(made, memory, *given, labelled), framewise_oracle(made, *given, labelled))
 
 
+@pytest.mark.parametrize("memory", [RecomputeConfig(0), *CUTS[:5]], ids=str)
+def test_a_network_that_skips_recurrence_learns_as_its_baseline_and_its_recurrent_weights_do_not(memory):
+    made, baseline = network(dropout=0.4, deep=True), network(dropout=0.4, deep=True, lstm_channels=0)
+    baseline.load_state_dict({n: w for n, w in made.state_dict().items() if not n.startswith("recurrent.")})
+    made.skip_recurrence = True
+    loss, grad_image, *_ = loss_and_gradients(made, memory, *clip())
+    gradients = {name: weight.grad for name, weight in made.named_parameters()}
+    recurrent = [gradients.pop(name) for name in list(gradients) if name.startswith("recurrent.")]
+    assert recurrent
+    assert not any(gradient.any() for gradient in recurrent)
+    wanted = loss_and_gradients(baseline, memory, *clip())
+    check_equal([loss, grad_image, *gradients.values()], wanted)
+
+
 def test_a_frame_wise_network_drops_the_same_channels_as_if_all_frames_were_encoded():
     made, image = network(lstm_channels=0, dropout=0.5), clip()[0]
     dropout = made.sample_dropout(2, torch.Generator().manual_seed(3))
@@ -291,8 +305,10 @@ def test_a_frame_wise_network_drops_the_same_channels_as_if_all_frames_were_enco
 
 @pytest.mark.parametrize("memory", [RecomputeConfig(0), RecomputeConfig(2)], ids=str)
 @pytest.mark.parametrize(("frames", "taught", "most"), [(8, [3], 0.27), (30, [0, 12], 0.17)])
-def test_a_frame_wise_step_spends_no_convolution_on_unlabelled_frames(memory, frames, taught, most):
-    made = build_network(ModelConfig([8, 16, 32], 0, STRIDES, KERNELS), 1, 4)
+@pytest.mark.parametrize("hidden", [0, 4], ids=["baseline", "recurrence skipped"])
+def test_a_frame_wise_step_spends_no_convolution_on_unlabelled_frames(memory, frames, taught, most, hidden):
+    made = build_network(ModelConfig([8, 16, 32], hidden, STRIDES, KERNELS), 1, 4)
+    made.skip_recurrence = bool(hidden)
     labelled = [[t in taught for t in range(frames)]]
 
     def flops(run: Callable[[], torch.Tensor]) -> int:

@@ -34,8 +34,9 @@ pytestmark = pytest.mark.usefixtures("no_pictures")
 
 @pytest.fixture(scope="module")
 def config(tiny):
-    """Return a configuration of two epochs of three steps of two batches of four clips, with dropout."""
-    made = tiny(epochs=2, steps_per_epoch=3, batch_size=4, accumulate_batches=2, validate_every=1)
+    """Return a configuration of two epochs of three steps of two batches of four clips, with dropout; the first is frame-wise."""
+    loop = {"epochs": 2, "steps_per_epoch": 3, "batch_size": 4, "accumulate_batches": 2, "validate_every": 1}
+    made = tiny(**loop, framewise_fraction=0.5)
     return replace(made, model=replace(made.model, dropout=0.25))
 
 
@@ -75,8 +76,9 @@ def test_several_processes_train_as_one_on_the_same_batches(phantom, config, alo
     run_ranks(size, _trained, phantom, tmp_path / "run", config)
     check_same_run(tmp_path / "run", alone)
     told = capfd.readouterr().out
-    assert told.count("epoch 2") == 1, "only the first process speaks"
+    assert told.count("epoch 2  loss") == 1, "only the first process speaks"
     assert f"{size} processes" in told
+    assert told.count("from epoch 2 on: recurrence on whole clips") == 1
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == sorted(path.name for path in alone.iterdir())
 
 

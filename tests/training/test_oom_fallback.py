@@ -6,6 +6,7 @@ import gc
 import inspect
 import operator
 import weakref
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -28,7 +29,7 @@ PLANNED = PlannedStep(RecomputeConfig(0), StepCost(2 * GB, 3 * GB, GB, 1))
 class Step:
     """A step that needs as many units of memory as frames are computed at once."""
 
-    device = torch.device("cpu")
+    device, frame_wise, network = torch.device("cpu"), False, SimpleNamespace(is_chunkable=True)
 
     def __init__(self, room: float, ranks: ProcessGroup = ProcessGroup()):  # noqa: B008
         self.room, self.ranks, self.memory, self.taken = room, ranks, RecomputeConfig(0), []

@@ -35,7 +35,7 @@ pytestmark = pytest.mark.usefixtures("no_pictures")
 
 @pytest.fixture(scope="module")
 def config(tiny):
-    return tiny(epochs=4, steps_per_epoch=STEPS, validate_every=1)
+    return tiny(epochs=4, steps_per_epoch=STEPS, validate_every=1, framewise_fraction=0.25)
 
 
 @pytest.fixture(scope="module")
@@ -235,7 +235,9 @@ def test_dropout_accumulation_averages_and_consistency_resume_to_the_bit(phantom
     full = replace(
         config,
         model=replace(config.model, dropout=0.25, deep_supervision=True),
-        train=replace(config.train, accumulate_batches=2, ema_decay=0.9, consistency_weight=1.0),
+        train=replace(
+            config.train, accumulate_batches=2, ema_decay=0.9, consistency_weight=1.0, framewise_fraction=0.5
+        ),
         data=replace(config.data, num_workers=1),
     )
     train(phantom, tmp_path / "whole", full, "cpu")

@@ -355,3 +355,19 @@ def test_the_learning_rate_is_that_of_the_next_step():
         step(clips(seed))
     assert rates == pytest.approx([1e-2 * n / 11 for n in (1, 2, 3)])
     assert all(a < b for a, b in itertools.pairwise(rates))
+
+
+def test_a_frame_wise_step_is_that_of_the_baseline_and_leaves_recurrent_weights_as_they_are():
+    step, baseline = made(weight_decay=0.1, dropout=0.3), made(weight_decay=0.1, dropout=0.3, lstm_channels=0)
+    baseline.network.load_state_dict({n: w for n, w in weights(step).items() if not n.startswith("recurrent.")})
+    before, step.frame_wise = weights(step), True
+    for number in range(2):
+        assert same(step(clips(number)), baseline(clips(number)))
+    after, of_baseline = weights(step), weights(baseline)
+    assert same({name: after[name] for name in of_baseline}, of_baseline)
+    recurrent = [name for name in after if name.startswith("recurrent.")]
+    assert all(torch.equal(after[name], before[name]) for name in recurrent)
+    assert not step.network.is_frame_wise
+    step.frame_wise = False
+    step(clips(2))
+    assert not any(torch.equal(weights(step)[name], before[name]) for name in recurrent)

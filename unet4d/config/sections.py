@@ -231,6 +231,9 @@ class TrainConfig:
     relative to the area and squared. 0: none."""
     consistency_frames: int = 3
     """Neighboring frames of each clip, 3 or more, that are decoded to compare their areas, drawn anew for each clip."""
+    framewise_fraction: float = 0.0
+    """Share of the training, 0 to 1, that comes first and is frame-wise: no recurrence, labelled frames alone, at a fraction
+    of the work per step. The rest trains recurrence, too, on whole clips. 0: none."""
     init_from: str | None = None
     """Run folder or checkpoint with the weights to begin with: those of the frame-wise baseline, or of the same network. Outputs
     follow the names of the classes; those of a class that it does not know begin at random. Unset: random weights."""
@@ -256,6 +259,8 @@ class TrainConfig:
         require(0 < rate <= 1000, "train.learning_rate", rate, "a number above 0, at most 1000")
         factor = self.lstm_lr_factor
         require(0 < factor <= 1000, "train.lstm_lr_factor", factor, "a number above 0, at most 1000")
+        share = self.framewise_fraction
+        require(0 <= share <= 1, "train.framewise_fraction", share, "a share from 0 to 1")
         require(0 <= self.ema_decay < 1, "train.ema_decay", self.ema_decay, "a decay from 0 to below 1, such as 0.999")
 
 

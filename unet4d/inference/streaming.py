@@ -85,7 +85,7 @@ class StreamingSegmenter:
         if not model.network.is_chunkable:
             raise InputError(
                 f"{model.path} carries no state from frame to frame ({model.config.model.temporal}), expected a network that can "
-                "run live; train one whose model.temporal carries states, or with ConvLSTMs"
+                "run live; train one with a model.temporal that does, or with ConvLSTMs"
             )
         check_affine(np.asarray(affine), "affine")
         data, self.model, self.scale = model.config.data, model, scale

@@ -49,7 +49,7 @@ class CLSTMUNet(nn.Module):
         channels, strides, kernels = config.channels, config.strides, config.kernel_size
         levels = len(channels)
         self.in_channels, self.out_channels, self.channels = in_channels, out_channels, tuple(channels)
-        self.dropout, self.checkpoint_stages = config.dropout, False
+        self.dropout, self.checkpoint_stages, self.skip_recurrence = config.dropout, False, False
         self.total_stride = total_stride(strides)
         self.encoder = nn.ModuleList(
             encoder_stage(config.blocks, i, before, channels[i], kernels[i], stride)
@@ -77,8 +77,8 @@ class CLSTMUNet(nn.Module):
 
     @property
     def is_frame_wise(self) -> bool:
-        """Return whether no layer couples frames: the frame-wise baseline."""
-        return len(self.recurrent) == 0
+        """Return whether no layer couples frames: the frame-wise baseline, or any network while `skip_recurrence` is set."""
+        return self.skip_recurrence or len(self.recurrent) == 0
 
     @property
     def num_cells(self) -> int:
@@ -98,8 +98,8 @@ class CLSTMUNet(nn.Module):
     def set_recompute(self, stages: bool, lstm: Keep) -> None:
         """Set whether encoder stages are computed twice, and what ConvLSTMs keep for the backward pass; see `RecomputeConfig`."""
         self.checkpoint_stages = stages
-        for recurrent in self._recurrent_levels():
-            recurrent.lstm.keep = lstm
+        for recurrent in self.recurrent.values():
+            cast(ResidualTemporal, recurrent).lstm.keep = lstm
 
     def forward(self, x: Tensor, state: NetworkState | None = None, cyclic: bool = False) -> Tensor:
         """Return the logits (B, T, K, X, Y, Z) of `x` (B, T, C, X, Y, Z); see `step` for the arguments."""
@@ -265,7 +265,9 @@ class CLSTMUNet(nn.Module):
         return cast(ResidualTemporal, self.recurrent[str(level)]) if str(level) in self.recurrent else None
 
     def _recurrent_levels(self) -> list[ResidualTemporal]:
-        return [cast(ResidualTemporal, recurrent) for recurrent in self.recurrent.values()]
+        return (
+            [] if self.is_frame_wise else [cast(ResidualTemporal, recurrent) for recurrent in self.recurrent.values()]
+        )
 
     def _check(self, x: Tensor) -> None:
         if x.ndim != 6 or x.shape[2] != self.in_channels:

@@ -26,7 +26,7 @@ BlockState = Any
 class TemporalBlock(nn.Module):
     """A block that couples the frames of one level. The ConvLSTM is one; `model.temporal` names another.
 
-    It is built once for each level whose `lstm_channels` are not 0, as `Block(channels, hidden_channels, kernel_size, num_layers,
+    It is built once for each level with `lstm_channels` above 0, as `Block(channels, hidden_channels, kernel_size, num_layers,
     direction)`: the level's channels C, its `lstm_channels`, its kernel (X, Y, Z), `lstm_layers` and `direction`. With direction
     "forward" frame t must not depend on later frames. The network adds the output to the features through a projection that starts
     at zero. So every new network computes what its frame-wise baseline computes.
@@ -74,7 +74,7 @@ def temporal_class(path: str) -> type[TemporalBlock]:
     """
     module, _, name = path.rpartition(".")
     if module not in sys.modules:
-        raise InputError(f"got model.temporal {path}, whose module is not imported; import {module} first")
+        raise InputError(f"got model.temporal {path}, expected a class of an imported module; import {module} first")
     found = vars(sys.modules[module]).get(name)  # `getattr` may call a function of the module
     if not (isinstance(found, type) and issubclass(found, TemporalBlock)) or found is TemporalBlock:
         raise InputError(

@@ -101,6 +101,7 @@ class ClipDataset(Dataset[Clip]):
         seed: the run's seed.
         channel_kinds: the kind of each of the C channels, see images/channels.py; empty: all are signal.
         compared_frames: neighboring frames of a clip that are flagged as compared; 0: none.
+        labelled_only: leave out frames that are not labelled; a clip then has as many frames as are labelled, and compares none.
     """
 
     def __init__(
@@ -111,9 +112,11 @@ class ClipDataset(Dataset[Clip]):
         seed: int,
         channel_kinds: Sequence[str] = (),
         compared_frames: int = 0,
+        labelled_only: bool = False,
     ):
         self.studies, self.config, self.cyclic, self.seed = list(studies), config, cyclic, seed
-        self.compared_frames = min(compared_frames, config.frames)
+        self.labelled_only = labelled_only
+        self.compared_frames = 0 if labelled_only else min(compared_frames, config.frames)
         kinds = channel_kinds or (SIGNAL,) * len(self.studies[0].image)
         self.frames, self.patch_size = config.frames, config.patch_size
         self._augmentations = {
@@ -127,21 +130,23 @@ class ClipDataset(Dataset[Clip]):
         timing = TemporalWarp.sample(rng, self.config, self.frames, reverse)
         anchor, study_frames = study.labelled_frames[row], study.image.shape[1]
         shown = clip_frames(anchor, position, self.frames, study_frames, self.cyclic, timing)
-        frames, padding = shown
+        rows = {frame: i for i, frame in enumerate(study.labelled_frames)}
+        labelled = [t for t in np.flatnonzero(~shown.padding).tolist() if shown.frames[t] in rows]
+        if self.labelled_only:
+            shown, labelled = ClipFrames(*(part[labelled] for part in shown)), list(range(len(labelled)))
+        frames = shown.frames
         augmentation = self._augmentations[_can_tilt(study)]
         center = self._patch_center(study, row, rng)
-        params = augmentation.sample(rng, self.frames)
+        params = augmentation.sample(rng, len(frames))
         size = crop_size(params.warp, self.patch_size)
         start = [c - n // 2 for c, n in zip(center, size, strict=True)]
         image = crop_padded(study.image, frames.tolist(), start, size)
-        rows = {frame: i for i, frame in enumerate(study.labelled_frames)}
-        labelled = [t for t in np.flatnonzero(~padding).tolist() if frames[t] in rows]
         label = crop_padded(study.label, [rows[frames[t]] for t in labelled], start, size)
         with one_torch_thread():  # as in a worker: the last bit of a mean depends on the number of threads
             pixels, classes = augmentation.apply(torch.from_numpy(image), torch.from_numpy(label), params)
-        classes_of_all = torch.zeros((self.frames, *self.patch_size), dtype=torch.uint8)
+        classes_of_all = torch.zeros((len(frames), *self.patch_size), dtype=torch.uint8)
         classes_of_all[labelled] = classes
-        mask = torch.zeros(self.frames, dtype=torch.bool)
+        mask = torch.zeros(len(frames), dtype=torch.bool)
         mask[labelled] = True
         compared = self._compared(shown, study_frames, rng)  # drawn last, so that the clip is the same without
         return Clip(pixels.movedim(0, 1).contiguous(), classes_of_all, mask, study.case, compared)
@@ -163,7 +168,7 @@ class ClipDataset(Dataset[Clip]):
 
     def _compared(self, shown: ClipFrames, study_frames: int, rng: np.random.Generator) -> Tensor:
         """Return a random run of evenly spaced frames of a clip as a mask (T,); empty where there is none, or none is asked for."""
-        mask = torch.zeros(self.frames, dtype=torch.bool)
+        mask = torch.zeros(len(shown.frames), dtype=torch.bool)
         if self.compared_frames and (runs := even_runs(shown, self.compared_frames, study_frames)):
             first = rng.choice(runs)
             mask[first : first + self.compared_frames] = True
@@ -198,10 +203,22 @@ def _center_range(full: int, size: int) -> range:
 
 
 def collate(clips: Sequence[Clip]) -> Batch:
-    """Stack clips into a batch; a worker stacks them in shared memory, where the main process sees them."""
+    """Stack clips into a batch; a worker stacks them in shared memory, where the main process sees them.
+
+    Shorter clips are filled up to the longest with frames of zeros, which are not labelled.
+    """
     images, labels, labelled, cases, compared = (list(values) for values in zip(*clips, strict=True))
-    image, label = default_collate(images), default_collate(labels)
-    return Batch(image, label, default_collate(labelled), tuple(cases), default_collate(compared))
+    longest = max(map(len, labelled))
+    image, label, mask, neighbors = (
+        default_collate([_filled(part, longest) for part in parts]) for parts in (images, labels, labelled, compared)
+    )
+    return Batch(image, label, mask, tuple(cases), neighbors)
+
+
+def _filled(clip: Tensor, frames: int) -> Tensor:
+    """Return a tensor (T, ...) filled up with zeros to this many frames; itself if it has them."""
+    missing = frames - len(clip)
+    return torch.cat((clip, clip.new_zeros(missing, *clip.shape[1:]))) if missing else clip
 
 
 def clip_loader(

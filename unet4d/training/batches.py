@@ -7,12 +7,14 @@ import math
 import multiprocessing
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from multiprocessing import active_children
 from multiprocessing.process import BaseProcess
 
 from unet4d.config import ResolvedConfig
 from unet4d.errors import Unet4DError
+from unet4d.models.checkpoint import Task
+from unet4d.pipeline.cache import CachedStudy
 from unet4d.pipeline.clip_dataset import PREFETCH_BATCHES, Batch, ClipDataset, clip_loader
 from unet4d.system.byte_sizes import describe_bytes
 from unet4d.system.distributed import ProcessGroup
@@ -30,6 +32,14 @@ DEATH_NOTICE_S = 1.0
 """Time within which Python reports the death of a worker."""
 _PRELOADED = ["__main__", "unet4d.pipeline.clip_dataset"]
 """Modules the fork server imports once, so that no worker has to."""
+
+
+def training_clips(
+    studies: Sequence[CachedStudy], config: ResolvedConfig, task: Task, labelled_only: bool = False
+) -> ClipDataset:
+    """Return the clips of a run's training studies; see `ClipDataset`."""
+    compared = config.train.consistency_frames if config.train.consistency_weight else 0
+    return ClipDataset(studies, config.data, task.cyclic, config.seed, task.channel_kinds, compared, labelled_only)
 
 
 class BatchLoader:

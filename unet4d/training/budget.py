@@ -52,6 +52,14 @@ class EpochBudget:
     def note(self, *told: float) -> None:
         """Take over what rank 0 has read."""
 
+    def share_done(self, epochs_done: int) -> float:
+        """Return the share of the run, 0 to 1, that is done after this many epochs."""
+        return epochs_done / self.config.epochs
+
+    def is_frame_wise(self, epochs_done: int) -> bool:
+        """Return whether the next epoch belongs to the `framewise_fraction` of the run that comes first."""
+        return self.share_done(epochs_done) < self.config.framewise_fraction
+
     def learning_rate_factor(self, step: int) -> float | None:
         """Return the fraction of the peak learning rate at a step, counted from 0; None: that of `learning_rate_factor`."""
         return None
@@ -160,6 +168,10 @@ class TimeBudget(EpochBudget):
         """Take over what rank 0 has read."""
         self.spent_s, self.progress, self.is_over = told[0], told[1], bool(told[2])
 
+    def share_done(self, epochs_done: int) -> float:
+        """Return the progress, whatever the epochs."""
+        return self.progress
+
     def learning_rate_factor(self, step: int) -> float:
         """Return the fraction of the peak learning rate at a step, by the progress noted before it.
 
@@ -238,7 +250,7 @@ class TimeBudget(EpochBudget):
 
     def state_dict(self) -> dict[str, Any]:
         """Return the spent seconds and all that was measured, on rank 0."""
-        names = ("last_epoch", "began", "risen", "closing_s", "saving_s", "validations_s", "rates")
+        names = ("last_epoch", "progress", "began", "risen", "closing_s", "saving_s", "validations_s", "rates")
         return {"budget": {name: getattr(self, name) for name in names} | {"spent_s": self.now()}}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

@@ -94,7 +94,7 @@ class AreaJitter:
         neighbors in a row are compared where all of them are flagged.
         """
         triples = [[all(row[t : t + 3]) for t in range(len(row) - 2)] for row in compared]
-        chosen = torch.tensor(triples).to(areas.device, non_blocking=True)[..., None, None]
+        chosen = torch.tensor(triples, dtype=torch.bool).to(areas.device, non_blocking=True)[..., None, None]
         jitter, middle = areas.diff(n=2, dim=1) ** 2, areas[:, 1:-1].clamp(min=1) ** 2
         return torch.stack([part.where(chosen, 0).sum((0, 1, 3)) for part in (jitter, middle)])
 
@@ -204,6 +204,8 @@ class ClipLoss(nn.Module):
         levels = self.total(found.sums)
         weights = level_weights(len(levels))
         loss = torch.stack([w * self.loss.from_sums(level) for w, level in zip(weights, levels, strict=True)]).sum()
+        if self.network.skip_recurrence:  # processes that exchange gradients wait for one of every weight
+            loss = loss + 0 * torch.stack([weight.sum() for weight in self.network.recurrent.parameters()]).sum()
         if compared is None or not self.consistency_weight:
             return loss
         return loss + self.consistency_weight * self.jitter.from_sums(

@@ -77,7 +77,7 @@ class OomFallback:
 
     def _is_measured(self, batches: Sequence[Batch]) -> bool:
         """Return whether the peak of the next step is to be compared with the plan; note its shapes."""
-        if not self.planned or self.measured_steps == MEASURED_STEPS:
+        if not self.planned or self.measured_steps == MEASURED_STEPS or self.step.frame_wise:
             return False
         shapes = set(self._shapes(batches))
         is_known, self._seen = shapes <= self._seen, self._seen | shapes

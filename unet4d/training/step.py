@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -38,11 +38,12 @@ class TrainingStep:
 
     Attributes:
         recompute: schedule of the next steps; a configured `chunk_frames` of None is 0, all frames at once.
+        frame_wise: whether the next steps skip recurrence and leave its weights as they are.
     """
 
     def __init__(self, network: CLSTMUNet, config: ResolvedConfig, device: torch.device, ranks: ProcessGroup = ALONE):
         self.network, self.config, self.device, self.ranks = network, config.train, device, ranks
-        self.seed, self.precision = config.seed, config.train.precision
+        self.seed, self.precision, self.frame_wise = config.seed, config.train.precision, False
         self.recompute = replace(config.recompute, chunk_frames=config.recompute.chunk_frames or 0)
         total = ranks.total if ranks.size > 1 else None
         self.clip_loss = ClipLoss(network, self.recompute, total, config.train.consistency_weight)
@@ -66,7 +67,7 @@ class TrainingStep:
         """
         self.optimizer.zero_grad(set_to_none=True)
         losses = []
-        with repeated_shapes(self.device):
+        with repeated_shapes(self.device), self._recurrence():
             for place, batch in enumerate(batches):
                 is_last = place + 1 == len(batches)
                 dropout = self._sample_dropout(step * len(batches) + place)
@@ -79,6 +80,8 @@ class TrainingStep:
                     factor = (1 + 0 * loss.detach()) * (self.ranks.size / len(batches))
                     self.scaler.scale(loss * factor).backward()
                 losses.append(loss.detach())
+        if self.frame_wise:
+            self.network.recurrent.zero_grad(set_to_none=True)  # neither the optimizer nor weight decay changes them
         return losses[0] if len(losses) == 1 else torch.stack(losses).mean()
 
     def update(self) -> Tensor:
@@ -145,6 +148,15 @@ class TrainingStep:
         factors = self.network.sample_dropout(size, torch.Generator().manual_seed(state))
         own = self.ranks.share(size)
         return None if factors is None else [factor[own.start : own.stop] for factor in factors]
+
+    @contextlib.contextmanager
+    def _recurrence(self) -> Iterator[None]:
+        """Have the network skip recurrence inside the context, backward passes included, if steps are `frame_wise`."""
+        self.network.skip_recurrence = self.frame_wise and not self.network.is_frame_wise
+        try:
+            yield
+        finally:
+            self.network.skip_recurrence = False
 
     def _without_exchange(self) -> contextlib.AbstractContextManager[Any]:
         """Return a context in which processes add up their gradients without exchanging them."""

@@ -18,13 +18,12 @@ from unet4d.errors import InputError, Stopped, Unet4DError
 from unet4d.models.checkpoint import Task
 from unet4d.models.clstm_unet import CLSTMUNet
 from unet4d.pipeline.cache import CachedStudy
-from unet4d.pipeline.clip_dataset import ClipDataset
 from unet4d.system.byte_sizes import GB
 from unet4d.system.distributed import ALONE, ProcessGroup
 from unet4d.system.gpu_memory import peak_allocated_bytes, reset_peak
 from unet4d.system.memory_errors import is_out_of_gpu_memory
 from unet4d.system.signals import deferred_stop, stop_requested
-from unet4d.training.batches import BatchLoader
+from unet4d.training.batches import BatchLoader, training_clips
 from unet4d.training.budget import EpochBudget, make_budget
 from unet4d.training.checkpoints import Checkpoints, check_same_studies
 from unet4d.training.ema import WeightAverage
@@ -35,7 +34,7 @@ from unet4d.training.monitoring.logger import RunLogger, open_logger
 from unet4d.training.monitoring.summary import RunState, write_summary
 from unet4d.training.oom_fallback import OomFallback
 from unet4d.training.step import TrainingStep
-from unet4d.training.step_memory import PlannedStep, describe_clips, describe_recompute
+from unet4d.training.step_memory import PlannedStep, describe_clips, describe_network, describe_recompute
 from unet4d.training.step_stats import DeferredScalars, EpochStats, EpochTimer, StepOutcome
 from unet4d.training.validation import Validation
 
@@ -95,6 +94,7 @@ class Trainer:
         self.best: dict[str, Any] | None = None
         self.average: WeightAverage | None = None
         self.saved_at: tuple[int, int] | None = None
+        self.entries = [[study.entry for study in part] for part in (training, validation)]  # change with file or label
 
     @property
     def validated_network(self) -> CLSTMUNet:
@@ -118,23 +118,29 @@ class Trainer:
         config, ranks = self.config, self.ranks
         if config.train.ema_decay and self.average is None:  # only now, because the initial weights are known now
             self.average = WeightAverage(self.network, config.train.ema_decay)
-        compared = config.train.consistency_frames if config.train.consistency_weight else 0
-        clips = ClipDataset(
-            self.training, config.data, self.task.cyclic, config.seed, self.task.channel_kinds, compared
+        self.dataset, self.log = dataset, open_logger(self.out_dir, self.epochs_done, config, ranks)
+        closing = contextlib.closing(self.log) if self.log else contextlib.nullcontext()
+        with deferred_stop(), closing, self._keep_summary():
+            logger.info(self._describe(name))
+            while not self.is_done:
+                self._train_stage()
+
+    def _train_stage(self) -> None:
+        """Train the frame-wise epochs, on labelled frames alone, or those with recurrence on whole clips, to the stage's end."""
+        config, ranks, frame_wise = self.config, self.ranks, self.budget.is_frame_wise(self.epochs_done)
+        self.training_step.frame_wise = frame_wise
+        if config.train.framewise_fraction and not self.network.is_frame_wise:
+            stage = "frame-wise, labelled frames alone" if frame_wise else "recurrence on whole clips"
+            logger.info(f"from epoch {self.epochs_done + 1} on: {stage}")
+        clips, steps = (
+            training_clips(self.training, config, self.task, frame_wise),
+            range(self.steps_done, self.budget.steps),
         )
-        steps = range(self.steps_done, self.budget.steps)
         # Several ranks check for a stop signal together, between steps; not where one of them waits.
         check = self._stop_if_requested if ranks.size == 1 else lambda: None
-        self.dataset, self.log = dataset, open_logger(self.out_dir, self.epochs_done, config, ranks)
-        with (
-            deferred_stop(),
-            contextlib.closing(self.log) if self.log else contextlib.nullcontext(),
-            self._keep_summary(),
-        ):
-            logger.info(self._describe(name))
-            with BatchLoader(clips, config, steps, ranks, self.device.type == "cuda", check) as self.loader:
-                while not self.is_done:
-                    self.train_epoch()
+        with BatchLoader(clips, config, steps, ranks, self.device.type == "cuda", check) as self.loader:
+            while not self.is_done and self.budget.is_frame_wise(self.epochs_done) == frame_wise:
+                self.train_epoch()
 
     def train_epoch(self) -> None:
         """Train the rest of an epoch: per step batches, loss and new weights; then validation, log and checkpoint."""
@@ -256,7 +262,7 @@ class Trainer:
             "step": self.steps_done,
             "best": self.best,
             "timer": self.timer.spent,
-            "studies": self._entries(),
+            "studies": self.entries,
             "optimization": self.training_step.state_dict(),
             "stats": self.stats.state_dict(),
             "average": self.average.state_dict() if self.average else None,
@@ -276,7 +282,7 @@ class Trainer:
                 f"the checkpoint in {self.out_dir} is of another version of unet4d, without {min(missing)}; predict with it, or "
                 "train anew with a new --out"
             )
-        check_same_studies(state["studies"], self._entries())
+        check_same_studies(state["studies"], self.entries)
         self.network.load_state_dict(state["weights"] or checkpoint["network"])
         self.training_step.load_state_dict(state["optimization"])
         self.stats.load_state_dict(state["stats"])
@@ -287,10 +293,6 @@ class Trainer:
         self.timer.spent = dict(state["timer"])
         self.budget.load_state_dict(state)
         self.saved_at = (self.epochs_done, self.steps_done)
-
-    def _entries(self) -> list[list[str]]:
-        """Return the cache entries of the studies, which change with a file or its label: trained on, validated on."""
-        return [[study.entry for study in studies] for studies in (self.training, self.validation)]
 
     @contextlib.contextmanager
     def _keep_summary(self) -> Iterator[None]:
@@ -337,14 +339,12 @@ class Trainer:
 
     def _describe(self, name: str) -> str:
         """Return what is trained, for people."""
-        data, model, train = self.config.data, self.config.model, self.config.train
-        weights = sum(p.numel() for p in self.network.parameters())
-        coupled = f"{model.direction} {'CLSTM-UNet' if model.temporal is None else f'U-Net with {model.temporal}'}"
-        kind = "frame-wise baseline (no recurrence)" if self.network.is_frame_wise else coupled
+        config, train = self.config, self.config.train
         device = str(self.device) if self.ranks.size == 1 else f"{self.ranks.size} processes, {self.device.type}"
         length = f", for {train.time_budget} ({train.budget_clock} time)" if train.time_budget else ""
         return (
-            f"{name}: {len(self.training)} training and {len(self.validation)} validation studies; {kind}, "
-            f"{weights:,} weights; {describe_clips(self.config)} per step, {data.in_plane_spacing_mm} mm in plane, "
+            f"{name}: {len(self.training)} training and {len(self.validation)} validation studies; "
+            f"{describe_network(config.model)}, {sum(p.numel() for p in self.network.parameters()):,} weights; "
+            f"{describe_clips(config)} per step, {config.data.in_plane_spacing_mm} mm in plane, "
             f"{describe_recompute(self.take_step.recompute)}; {train.precision} on {device}{length}; run in {self.out_dir}"
         )
