@@ -224,7 +224,7 @@ def test_two_calls_into_one_folder_keep_each_others_rows(model_file, tmp_path, s
     assert rows_of(out)[: len(before)] == before
     assert [row["case"] for row in rows_of(out)] == ["a"] * len(before) + ["b"] * len(before)
     cases = json.loads((out / "prediction.json").read_text())["cases"]
-    usual = {"overlap": None, "mirror_axes": None, "cyclic_shifts": 1, "precision": "auto"}
+    usual = {"overlap": None, "mirror_axes": None, "cyclic_shifts": 1, "priming_frames": None, "precision": "auto"}
     more = {"settings": usual, "postprocessing": [], "conditions": None}
     assert {case: entry | {"conditions": None} for case, entry in cases.items()} == {
         "a": {"image": str(tmp_path / "a.nii.gz"), "time": "open", "model": str(model)} | more,
@@ -318,7 +318,9 @@ def test_several_models_can_be_named_and_all_are_recorded(command, model_file, t
     assert found.pop("conditions")["models"] == 2
     assert found == {
         "image": str(tmp_path / "heart.nii.gz"), "time": "open", "models": [str(path) for path in models],
-        "settings": {"overlap": 0.25, "mirror_axes": None, "cyclic_shifts": 1, "precision": "auto"}, "postprocessing": [],
+        "settings": {
+            "overlap": 0.25, "mirror_axes": None, "cyclic_shifts": 1, "priming_frames": None, "precision": "auto",
+        }, "postprocessing": [],
     }  # fmt: skip
 
 

@@ -101,7 +101,9 @@ def test_the_summary_says_what_the_curves_say(model_file, phantom, tmp_path):
     assert (said["edv_ml"], said["ef_percent"]) == pytest.approx((wanted.edv_ml, wanted.ef_percent), abs=1e-5)
     assert case["classes"]["myocardium"]["role"] == "myocardium"
     assert summary["totals"] | {"seconds": 0} == {"cases": 1, "frames": 4, "failed": 0, "seconds": 0}
-    assert summary["settings"] == [{"overlap": 0.25, "mirror_axes": None, "cyclic_shifts": 1, "precision": "fp32"}]
+    assert summary["settings"] == [
+        {"overlap": 0.25, "mirror_axes": None, "cyclic_shifts": 1, "priming_frames": None, "precision": "fp32"}
+    ]
     assert summary["versions"]["torch"]
     assert summary["hardware"][0]["cores"]
 

@@ -19,7 +19,7 @@ class CumulativeSum(torch.nn.Module):
 
     out_channels = 2
 
-    def forward(self, x, cyclic=False):
+    def forward(self, x, cyclic=False, priming_frames=None):
         total = x.cumsum(1) + (x.sum(1, keepdim=True) if cyclic else 0)
         return torch.cat((total, -total), 2)
 
@@ -49,7 +49,7 @@ def test_channels_and_frames_are_folded_and_unfolded_alike():
     class SecondChannel(torch.nn.Module):
         out_channels = 1
 
-        def forward(self, x, cyclic=False):
+        def forward(self, x, cyclic=False, priming_frames=None):
             return x[:, :, 1:2].clone()  # MONAI weights its answer in place
 
     image = torch.randn(3, 4, 9, 8, 2)
@@ -82,19 +82,20 @@ def test_stitching_is_float32_under_autocast():
     torch.testing.assert_close(logits[2, 0], torch.full((20, 20, 4), 3.003), atol=1e-4, rtol=0)
 
 
-@pytest.mark.parametrize("cyclic", [False, True])
+@pytest.mark.parametrize(("cyclic", "priming_frames"), [(False, None), (True, None), (True, 2), (True, 4)])
 @pytest.mark.parametrize("length", [1, 3, 4])
 @pytest.mark.parametrize(
     ("direction", "layers"), [("forward", 1), ("forward", 2), ("bidirectional", 1), ("bidirectional", 2)]
 )
-def test_frames_computed_in_chunks_are_those_computed_at_once(direction, layers, length, cyclic):
+def test_frames_computed_in_chunks_are_those_computed_at_once(direction, layers, length, cyclic, priming_frames):
     torch.manual_seed(0)
     network = make_network(1, 2, (4, 6), [(2, 2, 1)], direction=direction, lstm_layers=layers).eval()
     randomize_projections(network)
     image = torch.randn(1, 7, 8, 8, 2)
-    whole, cut = (run(network, image, cyclic=cyclic, chunk_frames=chunk) for chunk in (None, length))
+    options = {"cyclic": cyclic, "priming_frames": priming_frames}
+    whole, cut = (run(network, image, chunk_frames=chunk, **options) for chunk in (None, length))
     torch.testing.assert_close(cut, whole, atol=1e-5, rtol=1e-5)
-    assert not torch.allclose(run(network, image[:, length:], cyclic=cyclic), whole[length:], atol=1e-3)
+    assert not torch.allclose(run(network, image[:, length:], **options), whole[length:], atol=1e-3)
 
 
 def test_a_window_too_large_for_the_memory_is_computed_in_chunks_and_gives_the_same(monkeypatch):
@@ -180,7 +181,7 @@ class Ramp(torch.nn.Module):
         super().__init__()
         self.seen = 0
 
-    def forward(self, x, cyclic=False):
+    def forward(self, x, cyclic=False, priming_frames=None):
         self.seen += 1
         along = torch.arange(1.0, 9)
         return x + along[:, None, None] + 10 * along[:, None]

@@ -187,6 +187,40 @@ def test_with_a_memory_shorter_than_the_loop_it_does_not_matter_where_a_cyclic_s
     assert primed < 1e-2 * cold
 
 
+@pytest.mark.parametrize("layers", [1, 2])
+@pytest.mark.parametrize("direction", ["forward", "bidirectional"])
+def test_priming_with_all_frames_is_a_whole_round_and_with_none_an_open_study_to_the_bit(direction, layers):
+    made, x = network(direction=direction, lstm_layers=layers), clip(batch=2)
+    assert torch.equal(made(x, cyclic=True, priming_frames=5), made(x, cyclic=True))
+    assert torch.equal(made(x, cyclic=True, priming_frames=100), made(x, cyclic=True))
+    assert torch.equal(made(x, cyclic=True, priming_frames=0), made(x))
+    assert torch.equal(made(x, priming_frames=3), made(x))
+
+
+def test_priming_begins_that_many_frames_before_the_first_and_backward_after_the_last():
+    """Its oracle is the loop with some of its frames put before and behind, and cut off again."""
+    for frames in (1, 3):
+        made, x = network(), clip()
+        longer = made(torch.cat((x[:, 5 - frames :], x), 1))[:, frames:]
+        torch.testing.assert_close(made(x, cyclic=True, priming_frames=frames), longer)
+        both = network(direction="bidirectional")
+        around = both(torch.cat((x[:, 5 - frames :], x, x[:, :frames]), 1))[:, frames:-frames]
+        torch.testing.assert_close(both(x, cyclic=True, priming_frames=frames), around)
+
+
+@pytest.mark.parametrize("direction", ["forward", "bidirectional"])
+def test_the_more_frames_prime_the_less_it_matters_where_a_cyclic_study_begins(direction):
+    made, x = network(direction=direction), clip(frames=16)
+
+    def moved_by(frames: int) -> float:
+        first, shifted = (made(y, cyclic=True, priming_frames=frames) for y in (x, x.roll(5, 1)))
+        return (shifted.roll(-5, 1) - first).abs().mean().item()
+
+    found = [moved_by(frames) for frames in (0, 1, 2, 4, 8, 16)]
+    assert found == sorted(found, reverse=True)
+    assert found[-1] < 0.2 * found[0]
+
+
 def test_recurrent_weights_get_gradient_from_every_labelled_frame():
     """Pins a loss that looks at frame 0 alone, from which no recurrence can learn."""
     made, x = network().train(), clip(frames=4)

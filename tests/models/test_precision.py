@@ -146,7 +146,7 @@ def test_windows_are_stitched_in_float32(precision):
     class Same(nn.Module):
         cells, directions, out_channels = 0, 1, 2
 
-        def forward(self, x, cyclic=False):
+        def forward(self, x, cyclic=False, priming_frames=None):
             return torch.full((*x.shape[:2], 2, *x.shape[3:]), 1 / 3, dtype=HALF[precision])
 
     answer = float(torch.tensor(1 / 3, dtype=HALF[precision]))

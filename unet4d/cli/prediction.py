@@ -134,6 +134,13 @@ def _inference_options(parser: ArgumentParser) -> None:
     )
     add(
         parser,
+        "--priming_frames",
+        help="of a cyclic study, frames before the first, and after the last backward, that recurrence runs over to warm up; "
+        "default: the model's, if unset a whole round",
+        type=int,
+    )
+    add(
+        parser,
         "--precision",
         help="arithmetic of the network",
         choices=["auto", "bf16", "fp16", "tf32", "fp32"],
@@ -157,6 +164,7 @@ def _inference_options_of(args: Namespace) -> InferenceOptions:
         sw_batch_size=args.sw_batch_size,
         mirror_axes=None if args.mirror_axes is None else tuple(args.mirror_axes),
         cyclic_shifts=args.cyclic_shifts,
+        priming_frames=args.priming_frames,
         max_memory_bytes=None if args.max_memory is None else bytes_of(args.max_memory, "--max_memory"),
         precision=args.precision,
         probabilities=args.probabilities,

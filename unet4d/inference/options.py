@@ -27,6 +27,7 @@ class InferenceOptions:
         overlap: share of a window that its neighbor covers.
         sw_batch_size: windows computed at once.
         mirror_axes: axes (0 = X, 1 = Y, 2 = Z) to mirror along, too; twice the work for each.
+        priming_frames: frames of a cyclic study over which recurrence runs first; those of the study and more: a whole round.
         cyclic_shifts: logits of a cyclic study are averaged over this many first frames, evenly spread; that many times the work.
         max_memory_bytes: main memory the process stays within; None: what is free. See `MemoryBudget`.
         precision: "auto", "bf16", "fp16", "tf32" or "fp32".
@@ -38,6 +39,7 @@ class InferenceOptions:
     overlap: float | None = None
     sw_batch_size: int | None = None
     mirror_axes: tuple[int, ...] | None = None
+    priming_frames: int | None = None
     cyclic_shifts: int = 1
     max_memory_bytes: int | None = None
     precision: Precision = "auto"
@@ -50,9 +52,10 @@ class InferenceOptions:
             check_time_axis(self.time, "time", "correct it")
         if self.overlap is not None and not 0 <= self.overlap < 1:
             raise InputError(f"got overlap {self.overlap}, expected a share from 0 to below 1; correct it")
-        for name, value in (("cyclic_shifts", self.cyclic_shifts), ("sw_batch_size", self.sw_batch_size)):
-            if value is not None and not 1 <= value <= MOST:
-                raise InputError(f"got {name} {short_repr(value)}, expected 1 to {MOST}; correct it")
+        for name, least in (("cyclic_shifts", 1), ("sw_batch_size", 1), ("priming_frames", 0)):
+            value = getattr(self, name)
+            if value is not None and not least <= value <= MOST:
+                raise InputError(f"got {name} {short_repr(value)}, expected {least} to {MOST}; correct it")
         if not set(self.mirror_axes or ()) <= {0, 1, 2}:
             raise InputError(
                 f"got mirror_axes {list(self.mirror_axes or ())}, expected axes among 0, 1 and 2; correct it"
@@ -63,6 +66,7 @@ class InferenceOptions:
         asked = {
             "overlap": self.overlap,
             "sw_batch_size": self.sw_batch_size,
+            "priming_frames": self.priming_frames,
             "mirror_axes": None if self.mirror_axes is None else list(self.mirror_axes),
         }
         return replace(trained, **{name: value for name, value in asked.items() if value is not None})  # type: ignore[arg-type]

@@ -186,6 +186,7 @@ def _made_from(
             "overlap": options.overlap,
             "mirror_axes": None if options.mirror_axes is None else list(options.mirror_axes),
             "cyclic_shifts": options.cyclic_shifts,
+            "priming_frames": options.priming_frames,
             "precision": options.precision,
         },
         "postprocessing": [step.as_dict() for step in steps],

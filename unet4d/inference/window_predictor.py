@@ -48,8 +48,8 @@ class WindowPredictor:
         network: on `device`, in evaluation mode.
         device: where windows are computed.
         roi_size: voxels (X, Y, Z) of a window, multiples of the network's total stride.
-        config: overlap, and windows and frames computed at once to begin with; logits are averaged over all mirrorings of a window
-            along `mirror_axes`, as in nnU-Net.
+        config: overlap, priming, and windows and frames computed at once to begin with; logits are averaged over all mirrorings
+            of a window along `mirror_axes`, as in nnU-Net.
         precision: "bf16", "fp16", "tf32" or "fp32".
         cyclic: the last frame leads into the first.
         cyclic_shifts: logits of a cyclic study are averaged over this many first frames.
@@ -167,7 +167,9 @@ class WindowPredictor:
         total: Tensor | None = None
         for shift in shifts:
             shifted = clips.roll(-shift, 1) if shift else clips
-            logits = in_chunks(self.network, shifted, self.frames_at_once or clips.shape[1], self.cyclic).float()
+            logits = in_chunks(
+                self.network, shifted, self.frames_at_once or clips.shape[1], self.cyclic, self.config.priming_frames
+            ).float()
             logits = logits.roll(shift, 1) if shift else logits
             total = logits if total is None else total.add_(logits)
         assert total is not None
@@ -195,16 +197,16 @@ def mirrored_mean(
     return total.div_(1 + len(mirrorings))
 
 
-def in_chunks(network: CLSTMUNet, clip: Tensor, length: int, cyclic: bool) -> Tensor:
+def in_chunks(network: CLSTMUNet, clip: Tensor, length: int, cyclic: bool, priming_frames: int | None = None) -> Tensor:
     """Return logits (B, T, K, X, Y, Z) of a clip (B, T, C, X, Y, Z), `length` frames at a time, equal to those of all at once.
 
     Between chunks the states are handed over. A bidirectional network first sweeps back over all chunks. A cyclic study is run
-    through once before that, to warm up.
+    through once before that, or as many frames of it as prime it, to warm up.
     """
     if length >= clip.shape[1]:
-        return network(clip, cyclic=cyclic)
+        return network(clip, cyclic=cyclic, priming_frames=priming_frames)
     recurrence = ChunkedRecurrence(network)
-    start: NetworkState = recurrence.prime(clip, (length,)) if cyclic else [None] * network.num_cells
+    start: NetworkState = recurrence.prime(clip, (length,), priming_frames) if cyclic else [None] * network.num_cells
 
     def logits_of_chunk(chunk: slice, state: NetworkState) -> tuple[Tensor, NetworkState]:
         [logits], after = network.level_logits(clip[:, chunk], state)

@@ -136,7 +136,7 @@ class ResidualTemporal(nn.Module):
         nn.init.zeros_(self.projection.bias)  # type: ignore[arg-type]
 
     def forward(
-        self, x: Tensor, state: Sequence[BlockState] | None, frames: Tensor | None, cyclic: bool
+        self, x: Tensor, state: Sequence[BlockState] | None, frames: Tensor | None, priming_frames: int = 0
     ) -> tuple[Tensor, list[BlockState]]:
         """Return the features (N, C, X, Y, Z) of the selected frames with what the block adds, and its state after all frames.
 
@@ -144,14 +144,14 @@ class ResidualTemporal(nn.Module):
             x: features (B, T, C, X, Y, Z) of all frames.
             state: what the block starts from; None is a state of zeros.
             frames: indices in B*T of the frames to return; None returns all.
-            cyclic: the last frame leads into the first: start from the state after a first run, which `ChunkedRecurrence.prime`
-                computes in chunks.
+            priming_frames: of a loop, whose last frame leads into the first, frames over which the block runs before that, see
+                `TemporalBlock.prime`; `ChunkedRecurrence.prime` does so in chunks. 0: start from `state`.
         """
         if not self.lstm.num_cells:
-            hidden, after = self.lstm(x, cyclic=cyclic)
+            hidden, after = self.lstm(x, cyclic=priming_frames > 0)
         else:
-            if cyclic:
-                _, state = self.lstm(x, state)
+            if priming_frames:
+                state = self.lstm.prime(x, priming_frames)
             hidden, after = self.lstm(x, state)
         x, hidden = x.flatten(0, 1), hidden.flatten(0, 1)
         if frames is not None:

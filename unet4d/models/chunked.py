@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_unflatten
 from torch.utils.checkpoint import checkpoint
 
-from unet4d.models.clstm_unet import CLSTMUNet, DropoutFactors, LevelStates, NetworkState
+from unet4d.models.clstm_unet import CLSTMUNet, DropoutFactors, LevelStates, NetworkState, limit_priming
 
 Lengths = tuple[int, ...]
 """Frames of a chunk, then of the chunks that it is split into in turn; empty for frames that are computed at once."""
@@ -57,17 +57,24 @@ class ChunkedRecurrence:
             results.append(result)
         return results, carried
 
-    def prime(self, image: Tensor, lengths: Lengths) -> NetworkState:
-        """Return the state of every cell after all frames of a cyclic `image` (B, T, C, X, Y, Z), from a state of zeros.
+    def prime(self, image: Tensor, lengths: Lengths, priming_frames: int | None = None) -> NetworkState:
+        """Return the state of every cell that a cyclic `image` (B, T, C, X, Y, Z) begins with; see `CLSTMUNet.step`.
 
-        `ResidualTemporal.forward` computes the same at once, where it is `cyclic`. Their oracle is
+        `TemporalBlock.prime` computes the same at once. Their oracle is
         test_frames_computed_in_chunks_are_those_computed_at_once of tests/inference/test_sliding_window.py.
         """
         zeros: NetworkState = [None] * self.network.num_cells
+        primed = limit_priming(image.shape[1], priming_frames)
+        if not primed:
+            return zeros
+        first, image = image[:, :primed], image[:, image.shape[1] - primed :]
         if self.network.num_directions == 1:
             run = self.run_chunks(image, zeros, lengths, lambda chunk, state: (None, self.skip(image[:, chunk], state)))
             return run[1]
-        return [self._final_level_states(image, zeros, index, None, lengths) for index in range(self.network.num_cells)]
+        return [
+            self._final_level_states((image, first)[index % 2], zeros, index, None, lengths)
+            for index in range(self.network.num_cells)
+        ]
 
     def skip(self, image: Tensor, start: NetworkState, dropout: DropoutFactors | None = None) -> NetworkState:
         """Return the state after a chunk from which nothing else is needed."""

@@ -101,23 +101,28 @@ class CLSTMUNet(nn.Module):
         for recurrent in self.recurrent.values():
             cast(ResidualTemporal, recurrent).lstm.keep = lstm
 
-    def forward(self, x: Tensor, state: NetworkState | None = None, cyclic: bool = False) -> Tensor:
+    def forward(
+        self, x: Tensor, state: NetworkState | None = None, cyclic: bool = False, priming_frames: int | None = None
+    ) -> Tensor:
         """Return the logits (B, T, K, X, Y, Z) of `x` (B, T, C, X, Y, Z); see `step` for the arguments."""
-        return self.step(x, state, cyclic)[0]
+        return self.step(x, state, cyclic, priming_frames)[0]
 
-    def step(self, x: Tensor, state: NetworkState | None = None, cyclic: bool = False) -> tuple[Tensor, NetworkState]:
+    def step(
+        self, x: Tensor, state: NetworkState | None = None, cyclic: bool = False, priming_frames: int | None = None
+    ) -> tuple[Tensor, NetworkState]:
         """Return the logits of these frames, and the state to pass on with the frames that follow.
 
         Args:
             x: (B, T, C, X, Y, Z); X, Y, Z multiples of `total_stride`.
             state: what an earlier call returned, or None for a state of zeros.
-            cyclic: the last frame leads into the first: each ConvLSTM runs over all frames once before the run that counts.
+            cyclic: the last frame leads into the first: each ConvLSTM runs over the loop once before the run that counts.
+            priming_frames: of a cyclic study, the frames of that first run, see `InferenceConfig`; None: all.
 
         Raises:
             InputError: a wrong shape.
         """
         dropout = self.sample_dropout(len(x)) if self.training else None
-        [logits], after = self.level_logits(x, state, dropout=dropout, cyclic=cyclic)
+        [logits], after = self.level_logits(x, state, dropout=dropout, cyclic=cyclic, priming_frames=priming_frames)
         return logits.unflatten(0, x.shape[:2]), after
 
     def level_logits(
@@ -128,6 +133,7 @@ class CLSTMUNet(nn.Module):
         dropout: DropoutFactors | None = None,
         cyclic: bool = False,
         deep_supervision: bool = False,
+        priming_frames: int | None = None,
     ) -> tuple[list[Tensor], NetworkState]:
         """Return the logits of every level with a head, and the state after all frames.
 
@@ -137,7 +143,7 @@ class CLSTMUNet(nn.Module):
             x, state: as in `step`.
             frames: indices in B*T of the frames to decode; None decodes all.
             dropout: factors of the channels, see `sample_dropout`.
-            cyclic: as in `step`.
+            cyclic, priming_frames: as in `step`.
             deep_supervision: also compute the logits of the lower levels.
 
         Returns:
@@ -146,7 +152,8 @@ class CLSTMUNet(nn.Module):
         # Encoder: each frame alone. Without recurrence, only frames that are decoded need it.
         features = self._encode(x, dropout, frames if self.is_frame_wise else None)
         # Recurrence: on every level a ConvLSTM, or another block, adds what it sees in all frames.
-        features, after = self._recur(features, x.shape[:2], state, frames, cyclic)
+        primed = limit_priming(x.shape[1], priming_frames) if cyclic else 0
+        features, after = self._recur(features, x.shape[:2], state, frames, primed)
         # Decoder: each frame alone.
         return self._decode(features, deep_supervision), after
 
@@ -213,13 +220,14 @@ class CLSTMUNet(nn.Module):
         clips: Sequence[int],
         state: NetworkState | None,
         frames: Tensor | None,
-        cyclic: bool,
+        primed: int,
     ) -> tuple[list[Tensor], NetworkState]:
         """Return the features of the selected frames after recurrence, and the state; see `level_logits`.
 
         Args:
             features: (B*T, C, X, Y, Z) per level; of a frame-wise network, those of the selected frames. Replaced.
             clips: (B, T).
+            primed: frames that recurrence runs over before.
         """
         if self.is_frame_wise:
             return features, []
@@ -228,7 +236,7 @@ class CLSTMUNet(nn.Module):
             recurrent, after = self._recurrent(level), None
             if recurrent:
                 before = _at_level(state, level)
-                features[level], after = recurrent(folded.unflatten(0, tuple(clips)), before, frames, cyclic)
+                features[level], after = recurrent(folded.unflatten(0, tuple(clips)), before, frames, primed)
             elif frames is not None:
                 features[level] = folded.index_select(0, frames)
             by_level.append(after)
@@ -299,6 +307,11 @@ class CLSTMUNet(nn.Module):
                 "with the same channels, strides, kernels and blocks"
             )
         self.load_state_dict({name: weights[name] for name in shared}, strict=False)
+
+
+def limit_priming(frames: int, priming_frames: int | None) -> int:
+    """Return the frames of a loop of this many that recurrence runs over first; None asks for all."""
+    return frames if priming_frames is None else min(priming_frames, frames)
 
 
 def can_be_chunked(config: ResolvedModelConfig) -> bool:

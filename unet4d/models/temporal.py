@@ -52,8 +52,8 @@ class TemporalBlock(nn.Module):
 
         Args:
             x: features (B, T, C, X, Y, Z); any T from 1 on.
-            state: a state per cell to start from, None for zeros; or None for zeros in all. The network runs a cyclic study's loop
-                once before, and passes the state on.
+            state: a state per cell to start from, None for zeros; or None for zeros in all. Of a cyclic study the network passes
+                on what `prime` returns.
             cyclic: the last frame leads into the first; given only to a block without states.
 
         Returns:
@@ -64,6 +64,16 @@ class TemporalBlock(nn.Module):
     def final_cell_state(self, x: Tensor, state: Any, index: int) -> BlockState:
         """Return the state of one cell after `x`; a subclass may compute it without the cells that it does not need."""
         return self(x, state)[1][index]
+
+    def prime(self, x: Tensor, frames: int) -> list[BlockState]:
+        """Return the states to begin a loop `x` with: of forward cells after its last frames, of backward cells after its first.
+
+        Each runs over 1 to T frames from a state of zeros; over T it is a whole round.
+        """
+        first, last = x[:, :frames], x[:, x.shape[1] - frames :]
+        if self.num_directions == 1 or frames == x.shape[1]:
+            return self(last)[1]
+        return [self.final_cell_state((last, first)[index % 2], None, index) for index in range(self.num_cells)]
 
 
 def temporal_class(path: str) -> type[TemporalBlock]:
