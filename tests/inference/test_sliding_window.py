@@ -85,12 +85,15 @@ def test_stitching_is_float32_under_autocast():
 @pytest.mark.parametrize(("cyclic", "priming_frames"), [(False, None), (True, None), (True, 2), (True, 4)])
 @pytest.mark.parametrize("length", [1, 3, 4])
 @pytest.mark.parametrize(
-    ("direction", "layers"), [("forward", 1), ("forward", 2), ("bidirectional", 1), ("bidirectional", 2)]
+    ("direction", "layers", "lstm_channels"),
+    [("forward", 1, 2), ("forward", 2, [0, 2]), ("bidirectional", 1, 2), ("bidirectional", 2, [0, 2])],
 )
-def test_frames_computed_in_chunks_are_those_computed_at_once(direction, layers, length, cyclic, priming_frames):
+def test_frames_computed_in_chunks_are_those_computed_at_once(
+    direction, layers, lstm_channels, length, cyclic, priming_frames
+):
     torch.manual_seed(0)
-    network = make_network(1, 2, (4, 6), [(2, 2, 1)], direction=direction, lstm_layers=layers).eval()
-    randomize_projections(network)
+    more = {"lstm_channels": lstm_channels, "direction": direction, "lstm_layers": layers}
+    network = randomize_projections(make_network(1, 2, (4, 6), [(2, 2, 1)], **more).eval())
     image = torch.randn(1, 7, 8, 8, 2)
     options = {"cyclic": cyclic, "priming_frames": priming_frames}
     whole, cut = (run(network, image, chunk_frames=chunk, **options) for chunk in (None, length))

@@ -30,7 +30,9 @@ def model(model_file):
     return load_model(model_file(direction="forward"))
 
 
-def test_the_labels_are_those_of_the_whole_study(model, image):
+@pytest.mark.parametrize("lstm_channels", [2, [0, 2]])
+def test_the_labels_are_those_of_the_whole_study(model_file, image, lstm_channels):
+    model = load_model(model_file(direction="forward", lstm_channels=lstm_channels))
     live = StreamingSegmenter(model, image.affine, image.grid, scale=scale_of(model, image), precision="fp32")
     labels = np.stack([live.step(image.array[:, t]) for t in range(image.frames)])
     whole = segment(model, image, time="open", precision="fp32")

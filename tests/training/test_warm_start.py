@@ -44,9 +44,13 @@ def clip() -> torch.Tensor:
     return torch.randn(1, 4, 2, 8, 8, 2)
 
 
-@pytest.mark.parametrize("deep", [False, True])
-def test_from_its_baseline_a_new_network_computes_to_the_bit_what_the_baseline_computes(content, deep):
-    baseline, new = network(replace(BASELINE, deep_supervision=deep), seed=5), network()
+@pytest.mark.parametrize(
+    ("deep", "model"),
+    [(False, MODEL), (True, MODEL), (False, replace(MODEL, lstm_channels=[0]))],
+    ids=["plain", "deep", "none at full resolution"],
+)
+def test_from_its_baseline_a_new_network_computes_to_the_bit_what_the_baseline_computes(content, deep, model):
+    baseline, new = network(replace(BASELINE, deep_supervision=deep), seed=5), network(model)
     own = {name: weight.clone() for name, weight in new.state_dict().items() if name.startswith("recurrent.")}
     assert (
         load_initial_weights(new, TASK, content(baseline), PATH) == f"the weights of the frame-wise baseline in {PATH}"
