@@ -554,8 +554,9 @@ def test_without_a_number_there_are_five_folds_or_one_for_each_subject(subjects,
 
 
 def test_a_single_subject_cannot_be_split():
-    with pytest.raises(InputError, match="1 fold of 1 labelled subject "):
+    with pytest.raises(InputError, match=r"1 fold of 1 labelled subject .*val_subjects '\[\]'"):
         split_folds(dataset_of(["s"]))
+    assert split_cases(dataset_of(["s"]), 0, val_subjects=[])[1] == ()
 
 
 def test_named_subjects_are_held_out_in_place_of_a_fold():

@@ -21,7 +21,7 @@ from unet4d.datasets.dataset import read_dataset
 from unet4d.datasets.subject_folds import split_folds
 from unet4d.errors import InputError, ReportedByOtherRank, Stopped, Unet4DError
 from unet4d.models.checkpoint import BEST, LAST, load_checkpoint
-from unet4d.models.folds import folds_in
+from unet4d.models.folds import folds_in, load_models
 from unet4d.system.distributed import ProcessGroup
 from unet4d.training.cross_validation import cross_validate
 from unet4d.training.train import train
@@ -75,19 +75,32 @@ def test_each_fold_is_an_ordinary_run_and_the_record_is_true(folds, phantom, tin
     assert all(torch.equal(alone[name], one_of_all[name]) for name in alone)
 
 
-def test_the_summary_has_the_best_of_each_fold_and_mean_and_deviation(folds):
-    summary, best = json_of(folds / "summary.json"), []
+def test_the_summary_has_the_last_score_of_each_fold_and_mean_and_deviation(folds):
+    summary, last = json_of(folds / "summary.json"), []
     for k in range(3):
         lines = [json.loads(line) for line in (folds / f"fold_{k}" / "log.jsonl").read_text().splitlines()]
-        best.append(max(line["mean_foreground_dice"] for line in lines if "mean_foreground_dice" in line))
-        assert summary["fold"][str(k)]["mean_foreground_dice"] == best[k]
+        last.append([line["mean_foreground_dice"] for line in lines if "mean_foreground_dice" in line][-1])
+        assert summary["fold"][str(k)]["mean_foreground_dice"] == last[k]
     over = summary["over"]["mean_foreground_dice"]
     assert (over["n"], over["mean"], over["std"]) == (
         3,
-        pytest.approx(np.mean(best)),
-        pytest.approx(np.std(best, ddof=1)),
+        pytest.approx(np.mean(last)),
+        pytest.approx(np.std(last, ddof=1)),
     )
     assert (summary["folds"], summary["seed"], summary["failed"]) == (3, 0, {})
+
+
+def test_a_later_validation_is_scored_even_if_it_is_worse_and_its_weights_predict(own_folds, phantom, tiny):
+    """A score that chose the weights on the subjects it scores is none."""
+    log = own_folds / "fold_1" / "log.jsonl"
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    earlier = lines[0] | {"mean_foreground_dice": 0.99, "dice": dict.fromkeys(lines[1]["dice"], 0.99)}
+    log.write_text("".join(json.dumps(line) + "\n" for line in (earlier, lines[1])))
+    summary = cross_validate(phantom, own_folds, tiny(), "cpu", resume=True)
+    assert summary["fold"]["1"]["mean_foreground_dice"] == lines[1]["mean_foreground_dice"]
+    assert summary["epoch"]["1"] == 2
+    assert [model.path.name for model in load_models([own_folds])] == [LAST] * 3
+    assert load_models([own_folds / "fold_1"])[0].path.name == BEST
 
 
 def test_the_command_trains_all_folds_and_prints_a_table(command, phantom, tiny_options, tmp_path, monkeypatch):
@@ -238,7 +251,7 @@ def test_a_folder_of_folds_answers_as_its_networks_together(command, folds, phan
     came = np.asarray(nib.load(tmp_path / "out" / "phantom001.nii.gz").dataobj)
     np.testing.assert_array_equal(np.moveaxis(came, -1, 0), wanted)
     entry = json_of(tmp_path / "out" / "prediction.json")["cases"]["phantom001"]
-    assert entry["models"] == [str(folds / f"fold_{k}" / BEST) for k in range(3)]
+    assert entry["models"] == [str(folds / f"fold_{k}" / LAST) for k in range(3)]
     assert not {"model", "fold"} & set(entry)
 
 
@@ -254,7 +267,7 @@ def test_each_case_is_segmented_by_the_network_that_did_not_see_it(command, fold
     )
     for name, entry in cases.items():
         run = alone / f"fold_{entry['fold']}"
-        assert entry["model"] == str(run / BEST)
+        assert entry["model"] == str(run / LAST)
         one = segment(load_model(run), read_image(read_dataset(phantom).case(name).images[0]), time="cyclic")
         came = np.asarray(nib.load(tmp_path / "out" / f"{name}.nii.gz").dataobj)
         np.testing.assert_array_equal(np.moveaxis(came, -1, 0), one)
@@ -275,15 +288,15 @@ def test_a_case_that_no_fold_or_two_held_out_is_named(command, folds, own_phanto
 
 
 def resave(run: Path, **changes: object) -> None:
-    """Change settings of a run's best checkpoint, by their dotted names."""
-    content = load_checkpoint(run / BEST)
+    """Change settings of a run's last checkpoint, by their dotted names."""
+    content = load_checkpoint(run / LAST)
     for name, value in changes.items():
         *sections, last = name.split("__")
         inner = content["config"]
         for section in sections:
             inner = inner[section]
         inner[last] = value
-    torch.save(content, run / BEST)
+    torch.save(content, run / LAST)
 
 
 @pytest.mark.parametrize(

@@ -37,9 +37,12 @@ def split_folds(dataset: Dataset, folds: int | None = None, seed: int = 0) -> li
         dataset.subjects, key=lambda s: hashlib.sha256(f"{seed}/{s}".encode(errors="backslashreplace")).digest()
     )
     if not 2 <= folds <= len(subjects):
+        advice = "set folds, or name the validation subjects"
+        if len(subjects) == 1:
+            advice = "label another subject, or train without validation: --data.val_subjects '[]'"
         raise InputError(
             f"got {count(folds, 'fold')} of {count(len(subjects), 'labelled subject')} ({dataset.root}), expected 2 or more folds, "
-            "and a subject or more in each; set folds, or name the validation subjects"
+            f"and a subject or more in each; {advice}"
         )
     return [sorted(subjects[k::folds]) for k in range(folds)]
 

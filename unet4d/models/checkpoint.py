@@ -10,7 +10,7 @@ import pickle
 import stat
 import warnings
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -294,14 +294,14 @@ def find_checkpoint(path: str | os.PathLike[str]) -> Path:
     return _list_checkpoints(path)[0]
 
 
-def _list_checkpoints(path: str | os.PathLike[str]) -> list[Path]:
-    """Return the checkpoint files of a run folder, the preferred one first; a file as it is."""
+def _list_checkpoints(path: str | os.PathLike[str], names: Sequence[str] = (BEST, LAST, PREVIOUS)) -> list[Path]:
+    """Return the checkpoint files of a run folder in the order of their names; a file as it is."""
     path = Path(path)
     if not path.exists():
         raise InputError(_missing(path))
     if not path.is_dir():
         return [path]
-    found = [path / name for name in (BEST, LAST, PREVIOUS) if (path / name).is_file()]
+    found = [path / name for name in names if (path / name).is_file()]
     if not found:
         raise InputError(f"{path} holds neither {BEST} nor {LAST}; give the --out folder of a finished unet4d train")
     return found
@@ -311,8 +311,15 @@ def _missing(path: Path) -> str:
     return f"{path} is missing; give a run folder or a checkpoint file"
 
 
-def load_model(path: str | os.PathLike[str], device: str | torch.device = "cpu") -> TrainedModel:
+def load_model(
+    path: str | os.PathLike[str], device: str | torch.device = "cpu", prefer_last: bool = False
+) -> TrainedModel:
     """Load the model of a run folder (best checkpoint, else last, else previous) or of a checkpoint file, in evaluation mode.
+
+    Args:
+        path: a run folder or a checkpoint file.
+        device: of the network.
+        prefer_last: take the last checkpoint of a folder (else previous, else best), which no score has chosen.
 
     Raises:
         InputError: there is no checkpoint, or the preferred one is damaged; the next one is another model, so it is only named.
@@ -323,7 +330,7 @@ def load_model(path: str | os.PathLike[str], device: str | torch.device = "cpu")
     from unet4d.models.clstm_unet import CLSTMUNet
     from unet4d.models.temporal import allow_temporal
 
-    path, *others = _list_checkpoints(path)
+    path, *others = _list_checkpoints(path, (LAST, PREVIOUS, BEST) if prefer_last else (BEST, LAST, PREVIOUS))
     try:
         content = load_checkpoint(path)
     except InputError as error:

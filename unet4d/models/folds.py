@@ -58,6 +58,9 @@ def check_model_files(paths: Sequence[str | os.PathLike[str]]) -> None:
 def load_models(paths: Sequence[str | os.PathLike[str]], device: str | torch.device = "cpu") -> list[TrainedModel]:
     """Load the models of runs, checkpoint files and folders of folds, in this order, for one ensemble.
 
+    Of each fold it is the last checkpoint. The best one is chosen by the very subjects that the fold scores, so their score would
+    be too good.
+
     Raises:
         InputError: there is no model; a folder lacks folds, or its folds do not belong together; models are not compatible, see
             `check_compatible`; a checkpoint is given twice.
@@ -68,7 +71,7 @@ def load_models(paths: Sequence[str | os.PathLike[str]], device: str | torch.dev
     for path in map(Path, paths):
         folds = {} if holds_run(path) else folds_in(path)
         if folds:
-            found = {fold: load_model(run, device) for fold, run in folds.items()}
+            found = {fold: load_model(run, device, prefer_last=True) for fold, run in folds.items()}
             _check_folds(path, found)
             models += found.values()
         else:

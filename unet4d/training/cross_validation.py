@@ -3,7 +3,7 @@
 OUT/fold_0, OUT/fold_1, ...   runs like any other
 OUT/folds.json                folds, seed, and the subjects that each fold holds out
 OUT/config.yaml               the settings that were given, for --resume
-OUT/summary.json              best Dice of each fold, mean and deviation over folds
+OUT/summary.json              Dice of each fold's last validation, mean and deviation over folds
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from unet4d.system.progress_bar import RESULT
 from unet4d.system.signals import stop_requested, stop_signals
 from unet4d.system.text import count, short_repr
 from unet4d.training.checks import check_cross_validation
-from unet4d.training.monitoring.log_lines import best_epoch, log_lines
+from unet4d.training.monitoring.log_lines import last_score, log_lines
 from unet4d.training.monitoring.summary import CONFIG, SUMMARY
 from unet4d.training.train import train
 
@@ -182,19 +182,21 @@ def _is_finished(run: Path, subjects: Sequence[str]) -> bool:
 
 def _finish_summary(out: Path, config: Config, folds: int, failed: dict[int, str]) -> dict[str, Any]:
     """Write, print and return the summary of the folds that have a score."""
-    lines = {fold: best_epoch(log_lines(run)) for fold, run in folds_in(out).items() if fold not in failed}
-    best = {fold: line for fold, line in lines.items() if line is not None}
+    lines = {fold: last_score(log_lines(run)) for fold, run in folds_in(out).items() if fold not in failed}
+    scored = {fold: line for fold, line in lines.items() if line is not None}
     summary: dict[str, Any] = {
         "version": VERSION,
         "seed": config.seed,
         "folds": folds,
         "failed": {str(fold): reason for fold, reason in failed.items()},
-        "best_epoch": {str(fold): line["epoch"] for fold, line in best.items()},
+        "epoch": {str(fold): line["epoch"] for fold, line in scored.items()},
     }
-    if best:
-        scores = {fold: {name: line[name] for name in ("mean_foreground_dice", "dice")} for fold, line in best.items()}
+    if scored:
+        scores = {
+            fold: {name: line[name] for name in ("mean_foreground_dice", "dice")} for fold, line in scored.items()
+        }
         summary |= summarize_folds(scores)
-        logger.log(RESULT, f"\nbest validation of each fold\n{format_folds(summary)}")
+        logger.log(RESULT, f"\nlast validation of each fold\n{format_folds(summary)}")
     write_json(out / SUMMARY, summary)
     logger.info(f"\n{out / SUMMARY}   this summary")
     return summary

@@ -101,7 +101,8 @@ def test_a_finished_run(known, command, tmp_path):
     assert lines[0].startswith(f"{run}: finished, last written ")
     assert len(lines) <= 24, "a screenful"
     assert all(len(one) <= 120 for one in lines if "next command" not in one and str(run) not in one)
-    for words in ("4 of 4 epochs in 0:02:00; 4 steps skipped", "0.8000 in epoch 2: wall 0.700, blood 0.900", "bidirectional",
+    for words in ("4 of 4 epochs in 0:02:00; 4 steps skipped", "0.900, optimistic",
+                  "0.8000 in epoch 2: wall 0.700, blood 0.900", "bidirectional",
                   "1.0000 0.5000 0.3333 0.2500 (epochs 1 to 4)", "MB, after step 20, epoch 4 done", "fold 0: anna, ben",
                   found["next_command"]):  # fmt: skip
         assert words in told
@@ -272,15 +273,15 @@ def test_folds_have_a_line_each_with_mean_and_deviation(known, command, tmp_path
     found = known(tmp_path)
     assert list(found["runs"]) == ["0", "1"]
     assert found["of"] == 5
-    over = found["best"]["over"]["mean_foreground_dice"]
-    assert (over["mean"], over["std"], over["n"]) == (pytest.approx(0.7), pytest.approx(0.02**0.5), 2)
+    over = found["last"]["over"]["mean_foreground_dice"]
+    assert (over["mean"], over["std"], over["n"]) == (pytest.approx(0.6), pytest.approx(0.08**0.5), 2)
     told = command("info", tmp_path).told.splitlines()
     assert "2 of 5 folds" in told[0]
     assert [" ".join(one.split()) for one in told[1:3]] == [
-        "fold 0 finished, 4 of 4 epochs; 0.6000 in epoch 2: wall 0.500, blood 0.700",
+        "fold 0 finished, 4 of 4 epochs; 0.4000 in epoch 4: wall 0.300, blood 0.500",
         "fold 1 running, 3 of 4 epochs; 0.8000 in epoch 2: wall 0.700, blood 0.900",
     ]
-    assert told[-2].split() == ["all", "folds", "0.700", "+-", "0.141", "0.600", "+-", "0.141", "0.800", "+-", "0.141"]
+    assert told[-2].split() == ["all", "folds", "0.600", "+-", "0.283", "0.500", "+-", "0.283", "0.700", "+-", "0.283"]
     assert told[-1].strip().startswith("if it was killed "), "one of them runs"
     words = check_command(found["next_command"], "train")
     assert words[2:] == ["--dataset", str(tmp_path / "hearts"), "--out", str(tmp_path), "--fold", "all", "--resume"]
@@ -304,7 +305,7 @@ def test_folds_of_which_none_is_begun(known, tmp_path):
 
 def test_folds_without_a_score_have_no_mean(known, command, tmp_path):
     made_run(tmp_path / "fold_0", 1, "running")
-    assert known(tmp_path)["best"] is None
+    assert known(tmp_path)["last"] is None
     assert "all folds" not in command("info", tmp_path).told
 
 

@@ -116,5 +116,6 @@ def test_totals_of_a_log():
         "seconds": 7.5,
         "skipped_steps": 3,
         "best": {"epoch": 1, "mean_foreground_dice": 0.5, "dice": {"wall": 0.5}},
+        "last": {"epoch": 1, "mean_foreground_dice": 0.5, "dice": {"wall": 0.5}},
     }
-    assert log_totals([]) == {"epochs_done": 0, "seconds": 0, "skipped_steps": 0, "best": None}
+    assert log_totals([]) == {"epochs_done": 0, "seconds": 0, "skipped_steps": 0, "best": None, "last": None}

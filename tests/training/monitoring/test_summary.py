@@ -38,7 +38,14 @@ def test_a_run_that_stopped(tmp_path):
     assert found["epochs"] == {"done": 3, "of": 4}
     assert found["steps"] == {"done": 17, "of": 20}
     assert (found["seconds"], found["last_loss"], found["skipped_steps"]) == (6.0, 0.4, 3)
-    assert found["best"] == {"epoch": 2, "mean_foreground_dice": 0.7, "dice": {"wall": 0.7}}
+    assert found["best"] == found["last"] == {"epoch": 2, "mean_foreground_dice": 0.7, "dice": {"wall": 0.7}}
+    assert "optimistic" in found["about"]
+
+
+def test_the_last_score_is_that_of_the_newest_validation_and_the_best_may_be_older(tmp_path):
+    worse = LINES[2] | {"mean_foreground_dice": 0.6, "dice": {"wall": 0.6}}
+    found = written(tmp_path, lines=[*LINES[:2], worse])
+    assert (found["best"]["epoch"], found["last"]["epoch"], found["last"]["dice"]) == (2, 3, {"wall": 0.6})
 
 
 def test_epochs_done_are_those_recorded_and_time_has_the_validations_in_it(tmp_path):

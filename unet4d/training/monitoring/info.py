@@ -68,7 +68,8 @@ def _run_rows(facts: Mapping[str, Any]) -> dict[str, str | None]:
         "trained": f"{_epochs_text(facts)} in {time}{skipped}",
         "time budget": _budget_text(facts["time_budget"]),
         "with": _versions_and_device(facts["summary"]),
-        "best Dice": _best_text(facts["best"]),
+        "last Dice": _score_text(facts["last"]),
+        "best Dice": _score_text(facts["best"]) + ", optimistic because chosen by it" * bool(facts["best"]),
         "loss": f"{curve} (epochs {min(losses, key=int)} to {max(losses, key=int)})" if losses else None,
         **{name: _checkpoint_text(status) for name, status in facts["checkpoints"].items()},
         "post-processing": facts["postprocessing"],
@@ -80,10 +81,10 @@ def _fold_lines(facts: Mapping[str, Any]) -> list[str]:
     """Return one line per fold, their Dice with mean and deviation as a table, and the rest."""
     runs = facts["runs"]
     rows = {
-        f"fold {number}": f"{run['state']}, {_epochs_text(run)}; {_best_text(run['best'])}"
+        f"fold {number}": f"{run['state']}, {_epochs_text(run)}; {_score_text(run['last'])}"
         for number, run in runs.items()
     }
-    table = [f"  {line}" for line in format_folds(facts["best"]).splitlines()] if facts["best"] else []
+    table = [f"  {line}" for line in format_folds(facts["last"]).splitlines()] if facts["last"] else []
     about = _rows({"post-processing": facts["postprocessing"]}, facts)
     return [f"{facts['folds']}: {len(runs)} of {facts['of'] or '?'} folds begun", *_wrapped(rows), *table, *about]
 
@@ -100,11 +101,11 @@ def _epochs_text(facts: Mapping[str, Any]) -> str:
     return f"{facts['epochs']['done']} of {facts['epochs']['of'] or '?'} epochs"
 
 
-def _best_text(best: Mapping[str, Any] | None) -> str:
-    if best is None:
+def _score_text(score: Mapping[str, Any] | None) -> str:
+    if score is None:
         return "none yet"
-    dice = ", ".join(f"{name} {format_number(value, 3)}" for name, value in best["dice"].items())
-    return f"{format_number(best['mean_foreground_dice'], 4)} in epoch {best['epoch']}: {dice}"
+    dice = ", ".join(f"{name} {format_number(value, 3)}" for name, value in score["dice"].items())
+    return f"{format_number(score['mean_foreground_dice'], 4)} in epoch {score['epoch']}: {dice}"
 
 
 def _checkpoint_text(status: Mapping[str, Any]) -> str:

@@ -45,19 +45,27 @@ def best_epoch(lines: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
     return max(scored, key=lambda line: (line["mean_foreground_dice"], line["epoch"]), default=None)
 
 
+def last_score(lines: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
+    """Return the line of the newest validation, which no score has chosen; None without any Dice."""
+    return next((line for line in reversed(lines) if line.get("mean_foreground_dice") is not None), None)
+
+
 def log_totals(lines: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Return the totals over the lines of a log.
 
     Returns:
-        `epochs_done`; `seconds` of steps and validations; `skipped_steps`; `best`: epoch and Dice of the best epoch, None without
-        any Dice.
+        `epochs_done`; `seconds` of steps and validations; `skipped_steps`; `best` and `last`: epoch and Dice of the best validation
+        and of the newest one, None without any Dice.
     """
-    best = best_epoch(lines)
+    scored = {"best": best_epoch(lines), "last": last_score(lines)}
     return {
         "epochs_done": lines[-1]["epoch"] if lines else 0,
         "seconds": round(sum(line.get(name) or 0 for line in lines for name in ("seconds", "validation_seconds")), 2),
         "skipped_steps": sum(len(line.get("skipped") or ()) for line in lines),
-        "best": best and {name: best[name] for name in ("epoch", "mean_foreground_dice", "dice")},
+        **{
+            which: line and {name: line[name] for name in ("epoch", "mean_foreground_dice", "dice")}
+            for which, line in scored.items()
+        },
     }
 
 

@@ -72,7 +72,7 @@ def run_status(run: Path) -> dict[str, Any]:
         "held_out": known.get("held_out", model and model["held_out"]),
         "epochs": epochs,
         "time_budget": known.get("time_budget"),
-        **{name: totals[name] for name in ("seconds", "skipped_steps", "best")},
+        **{name: totals[name] for name in ("seconds", "skipped_steps", "best", "last")},
         "losses": {str(line["epoch"]): line.get("loss") for line in log[-LAST_LOSSES:]},
         "checkpoints": {
             name: {key: status[key] for key in ("state", "bytes", "epoch", "step")}
@@ -86,19 +86,19 @@ def run_status(run: Path) -> dict[str, Any]:
 
 
 def folds_status(out: Path) -> dict[str, Any]:
-    """Return the status of every fold that was begun, by number, and the best Dice over them; None without any."""
+    """Return the status of every fold that was begun, by number, and their last Dice; None without any."""
     folds = {number: run_status(run) for number, run in folds_in(out).items()}
-    best = {number: {key: run["best"][key] for key in ("mean_foreground_dice", "dice")}
-            for number, run in folds.items() if run["best"]}  # fmt: skip
+    last = {number: {key: run["last"][key] for key in ("mean_foreground_dice", "dice")}
+            for number, run in folds.items() if run["last"]}  # fmt: skip
     planned = (_read_dict(out / FOLDS_FILE) or {}).get("folds")
     finished = len(folds) == (planned or len(folds)) and all(run["state"] == "finished" for run in folds.values())
     dataset = next((run["dataset"] for run in folds.values()), None)
-    same_classes = len({tuple(scores["dice"]) for scores in best.values()}) == 1
+    same_classes = len({tuple(scores["dice"]) for scores in last.values()}) == 1
     return {
         "folds": str(out),
         "of": planned,
         "runs": {str(number): run for number, run in folds.items()},
-        "best": summarize_folds(best) if same_classes else None,
+        "last": summarize_folds(last) if same_classes else None,
         "postprocessing": _postprocessing(out),
         "next_command": _predict_command(out)
         if finished

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     import torch
 
 SUMMARY, CONFIG = RUN_SUMMARY, "config.yaml"
+OPTIMISM = (
+    "best has the highest validation score, which is optimistic, because the score has chosen it; last was not chosen"
+)
 RunState = Literal["running", "finished", "stopped", "failed"]
 
 
@@ -57,6 +60,8 @@ def write_summary(
         "time_budget": budget,
         "seconds": total["seconds"],
         "best": total["best"],
+        "last": total["last"],
+        "about": OPTIMISM,
         "last_loss": lines[-1].get("loss") if lines else None,
         "skipped_steps": total["skipped_steps"],
         "versions": versions(),
