@@ -34,9 +34,9 @@ pytestmark = pytest.mark.usefixtures("no_pictures")
 
 @pytest.fixture(scope="module")
 def config(tiny):
-    """Return a configuration of two epochs of three steps of two batches of four clips, with dropout; the first is frame-wise."""
+    """Return a configuration of two epochs of three steps of two batches of four clips, with dropout; one is frame-wise."""
     loop = {"epochs": 2, "steps_per_epoch": 3, "batch_size": 4, "accumulate_batches": 2, "validate_every": 1}
-    made = tiny(**loop, framewise_fraction=0.5)
+    made = tiny(**loop, framewise_fraction=0.5, consistency_weight=5.0)
     return replace(made, model=replace(made.model, dropout=0.25))
 
 
