@@ -162,11 +162,12 @@ def test_a_part_of_a_batch_with_the_sums_of_the_rest_has_the_loss_of_all(deep):
 
 def consistency_oracle(made, image, label) -> torch.Tensor:
     """Return the loss of labelled frames plus five times the jitter, from the logits of all frames."""
-    logits = made(image)
+    logits, labelled = made(image), torch.tensor(LABELLED)
+    dice = LabelledFramesLoss.dice(LabelledFramesLoss.sums(logits[labelled], label[labelled]))
     areas = AreaJitter.areas(logits.flatten(0, 1)).unflatten(0, logits.shape[:2])
-    jitter = AreaJitter.from_sums(AreaJitter.sums(areas, COMPARED))
+    jitter = AreaJitter.from_sums(AreaJitter.sums(areas, COMPARED), dice)
     assert jitter > 1e-6
-    return LabelledFramesLoss()(logits, label, torch.tensor(LABELLED)) + 5 * jitter
+    return LabelledFramesLoss()(logits, label, labelled) + 5 * jitter
 
 
 @pytest.mark.parametrize("memory", [RecomputeConfig(0), RecomputeConfig(1), RecomputeConfig(2, 2)], ids=str)

@@ -93,9 +93,12 @@ def curve(*areas: float) -> torch.Tensor:
     return torch.stack([torch.full((len(areas),), 1000.0), torch.tensor(areas)], 1).double()[None, ..., None]
 
 
-def jitter(areas: torch.Tensor, compared: list[list[bool]] | None = None) -> torch.Tensor:
+ONES = torch.ones(2)
+
+
+def jitter(areas: torch.Tensor, compared: list[list[bool]] | None = None, dice: torch.Tensor = ONES) -> torch.Tensor:
     flags = [[True] * areas.shape[1]] * len(areas) if compared is None else compared
-    return AreaJitter.from_sums(AreaJitter.sums(areas, flags))
+    return AreaJitter.from_sums(AreaJitter.sums(areas, flags), dice)
 
 
 def test_the_jitter_of_a_curve_drawn_by_hand_and_its_gradient():
@@ -142,7 +145,16 @@ def test_slices_do_not_make_up_for_each_other_and_clips_add_up():
     assert jitter(both).item() == pytest.approx(2 * 8**2 / (14**2 + 6**2))
     assert jitter(both.sum(-1, keepdim=True)) == 0
     parts = sum(AreaJitter.sums(part, [[True] * 3]) for part in (up, down))
-    torch.testing.assert_close(AreaJitter.from_sums(parts), jitter(torch.cat([up, down])))
+    torch.testing.assert_close(AreaJitter.from_sums(parts, ONES), jitter(torch.cat([up, down])))
+
+
+def test_a_structure_counts_by_the_square_of_its_dice_which_gets_no_gradient():
+    dice = torch.tensor([1.0, 0.5], requires_grad=True)
+    given = curve(10, 14, 12).requires_grad_()
+    found = jitter(given, dice=dice)
+    assert found.item() == pytest.approx(0.25 * 36 / 14**2)
+    found.backward()
+    assert dice.grad is None
 
 
 def test_a_structure_of_less_than_a_voxel_hardly_counts():
@@ -167,7 +179,7 @@ def test_the_gradient_of_the_jitter_is_that_of_differences_of_its_value_at_fixed
         return (AreaJitter.sums(AreaJitter.areas(given)[None], flags)[0] / middle)[1:].mean()
 
     torch.testing.assert_close(
-        torch.autograd.grad(jitter(AreaJitter.areas(logits)[None]), logits),
+        torch.autograd.grad(jitter(AreaJitter.areas(logits)[None], dice=torch.ones(3)), logits),
         torch.autograd.grad(at_fixed_areas(logits), logits),
     )
     assert torch.autograd.gradcheck(at_fixed_areas, logits)

@@ -228,7 +228,7 @@ class TrainConfig:
     are."""
     consistency_weight: float = 0.0
     """Weight of a loss that unlabelled frames have, too: the jitter of each structure's area in a slice over neighboring frames,
-    relative to the area and squared. 0: none."""
+    relative to the area and squared, once the structure is learned. 0: none."""
     consistency_frames: int = 3
     """Neighboring frames of each clip, 3 or more, that are decoded to compare their areas, drawn anew for each clip."""
     framewise_fraction: float = 0.0

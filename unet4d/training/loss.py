@@ -65,9 +65,14 @@ class LabelledFramesLoss(nn.Module):
     @staticmethod
     def from_sums(sums: Tensor) -> Tensor:
         """Return the loss, a scalar, from the total of `sums` (4, K)."""
-        hit, predicted, true, surprise = sums
-        dice = (2 * hit + _SMOOTHING) / (predicted + true + _SMOOTHING)
-        return (1 - dice[1:]).mean() + surprise.sum() / true.sum()
+        _, _, true, surprise = sums
+        return (1 - LabelledFramesLoss.dice(sums)[1:]).mean() + surprise.sum() / true.sum()
+
+    @staticmethod
+    def dice(sums: Tensor) -> Tensor:
+        """Return the soft Dice of each class (K,) from the total of `sums` (4, K)."""
+        hit, predicted, true, _ = sums
+        return (2 * hit + _SMOOTHING) / (predicted + true + _SMOOTHING)
 
 
 class AreaJitter:
@@ -77,8 +82,10 @@ class AreaJitter:
     `metrics.volume_curves.roughness` (Painchaud et al., IEEE TMI 2022) for probabilities, mean over the structures. The motion of a
     heart bends the curves of all its slices alike and a faulty frame those of some, so slices tell them apart better than volumes.
 
-    An area is a sum over one frame, so areas of chunks are those of the clip. The gradient does not flow through the squared areas,
-    because growth is no cure.
+    Each structure counts by the square of its Dice on the labelled frames of the batch. Without that, a structure that is not
+    learned yet stays small, because its first probabilities flicker most. The gradient flows through the second differences alone.
+
+    An area is a sum over one frame, so areas of chunks are those of the clip.
     """
 
     @staticmethod
@@ -99,10 +106,10 @@ class AreaJitter:
         return torch.stack([part.where(chosen, 0).sum((0, 1, 3)) for part in (jitter, middle)])
 
     @staticmethod
-    def from_sums(sums: Tensor) -> Tensor:
-        """Return the jitter, a scalar, from the total of `sums` (2, K); 0 where no frames were compared."""
+    def from_sums(sums: Tensor, dice: Tensor) -> Tensor:
+        """Return the jitter, a scalar, from the total of `sums` (2, K) and the Dice (K,); 0 where no frames were compared."""
         jitter, middle = sums
-        return (jitter / middle.detach().clamp(min=1))[1:].mean()
+        return (dice.detach() ** 2 * jitter / middle.detach().clamp(min=1))[1:].mean()
 
 
 def level_weights(levels: int) -> list[float]:
@@ -208,9 +215,8 @@ class ClipLoss(nn.Module):
             loss = loss + 0 * torch.stack([weight.sum() for weight in self.network.recurrent.parameters()]).sum()
         if compared is None or not self.consistency_weight:
             return loss
-        return loss + self.consistency_weight * self.jitter.from_sums(
-            self.total(self.jitter.sums(found.areas, compared))
-        )
+        jitter = self.jitter.from_sums(self.total(self.jitter.sums(found.areas, compared)), self.loss.dice(levels[0]))
+        return loss + self.consistency_weight * jitter
 
     def _sums(
         self,
