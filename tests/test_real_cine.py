@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 
@@ -51,7 +52,8 @@ def test_every_patient_is_held_out_once_with_all_cases_whatever_their_order(tmp_
 @pytest.mark.parametrize("name", SUITES)
 def test_the_suites_are_complete(name):
     suite = read_suite(name)
-    assert suite.compared_with in [arm.name for arm in suite.arms]
+    names = [arm.name for arm in suite.arms]
+    assert {suite.compared_with, *(arm.compared_with or suite.compared_with for arm in suite.arms)} <= set(names)
     assert budget_seconds(suite.budget) > 0
     assert {arm.program for arm in suite.arms} <= set(programs.PROGRAMS)
     assert set(suite.tested) <= {name for group in table.GROUPS.values() for name in group}
@@ -98,6 +100,17 @@ def test_a_training_gets_the_patients_of_its_fold_and_its_budget_and_is_resumed(
     (job.folder(tmp_path) / programs.TRAINED).mkdir(parents=True)
     (job.folder(tmp_path) / programs.TRAINED / LAST).touch()
     assert programs.PROGRAMS["unet4d"].train(job, phantom, tmp_path).words[-1] == "--resume"
+
+
+def test_a_training_on_few_patients_has_the_first_of_those_of_its_fold(phantom, tmp_path, monkeypatch):
+    one, both = (Job("few_patients", Arm("any", patients=patients), 1, 0, "30m") for patients in (1, None))
+    sets = []
+    for job in (one, both):
+        command = programs.PROGRAMS["unet4d"].train(job, phantom, tmp_path)
+        monkeypatch.setenv(*next(iter(command.environment.items())))
+        sets.append(read_dataset(command.words[command.words.index("--dataset") + 1]).subjects)
+    assert len(sets[1]) > 1
+    assert list(sets[0]) == sorted(sets[1])[:1]
 
 
 COUNT = "import sys; open(sys.argv[1], 'a').write('x')"
@@ -213,6 +226,15 @@ def test_the_table_averages_seeds_then_patients_and_tests_what_was_planned(tmp_p
     assert (against_a["n"], against_a["p"], against_a["p_holm"]) == (6, 0.03125, 0.0625)  # two tests have a p
     assert tests["a", "roughness"]["difference"] == pytest.approx(-0.02)
     assert (tests["c", "dice"]["n"], tests["c", "dice"]["p"], tests["c", "dice"]["left_out"]) == (3, None, 6)
+
+
+def test_an_arm_is_tested_against_the_arm_that_it_names(tmp_path):
+    subjects = [f"p{i}" for i in range(3)]
+    for name in "abc":
+        write_job(tmp_path, name, 0, 0, dict.fromkeys(subjects, (0.5, 0.5)))
+    suite = replace(SUITE, arms=[replace(arm, compared_with="a" if arm.name == "c" else None) for arm in SUITE.arms])
+    tests = {(test["arm"], test["against"]) for test in table.summarize(suite, tmp_path, CLEAN)["tests"]}
+    assert tests == {("a", "b"), ("c", "a")}
 
 
 def test_only_rows_that_both_arms_have_are_compared():

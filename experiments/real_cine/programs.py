@@ -44,7 +44,9 @@ class Program(NamedTuple):
 
 def _train_unet4d(job: Job, dataset: Path, work: Path) -> Command:
     run = job.folder(work) / TRAINED
-    training = write_training_set(dataset, work / "folds" / f"fold_{job.fold}", job.fold)
+    patients = job.arm.patients
+    folder = f"fold_{job.fold}" if patients is None else f"fold_{job.fold}_patients_{patients}"
+    training = write_training_set(dataset, work / "folds" / folder, job.fold, patients)
     options: dict[str, Any] = {
         "seed": job.seed,
         "data.val_subjects": [],
@@ -58,12 +60,20 @@ def _train_unet4d(job: Job, dataset: Path, work: Path) -> Command:
     return command._replace(environment={ALLOWED: str(dataset)})
 
 
-def write_training_set(dataset: Path, out: Path, fold: int) -> Path:
-    """Write a dataset of the subjects that a fold trains on, with links to the files, so that nothing is spent on validation."""
+def write_training_set(dataset: Path, out: Path, fold: int, patients: int | None = None) -> Path:
+    """Write a dataset of the subjects that a fold trains on, with links to the files, so that nothing is spent on validation.
+
+    Args:
+        dataset: all subjects.
+        out: a folder.
+        fold: number of the fold.
+        patients: number of them, the first by name; None: all.
+    """
     content, held_out = read_dataset(dataset), held_out_subjects(read_dataset(dataset), fold)
+    chosen = sorted(set(content.subjects) - set(held_out))[:patients]
     entries = read_json(content.root / "dataset.json")
     cases = zip(entries["training"], content.training, strict=True)
-    entries |= {"training": [entry for entry, case in cases if case.subject not in held_out], "test": []}
+    entries |= {"training": [entry for entry, case in cases if case.subject in chosen], "test": []}
     write_json(out / "dataset.json", entries)
     for folder in {path.relative_to(content.root).parts[0] for case in content.training for path in case.files}:
         if not (out / folder).exists():

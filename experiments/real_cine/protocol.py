@@ -19,7 +19,7 @@ from unet4d.errors import InputError
 HERE = Path(__file__).parent
 CHECKOUT = HERE.parents[1]
 BASE = HERE / "base.yaml"
-SUITES = ("arms", "artifacts", "ablations")
+SUITES = ("arms", "artifacts", "ablations", "few_patients")
 FOLDS = 2
 CLEAN = "clean"
 """The view of the held-out studies as they are; other views are copies of the dataset, such as one with spoiled frames."""
@@ -35,6 +35,8 @@ class Arm:
         seeds: one training per fold and seed.
         options: options of `unet4d train` beside base.yaml.
         quantities: what it is scored in; None: everything.
+        patients: number of patients of a fold's training set that it trains on, the first by name; None: all. For unet4d alone.
+        compared_with: the arm that it is tested against; None: that of its suite.
     """
 
     name: str
@@ -42,6 +44,8 @@ class Arm:
     seeds: Sequence[int] = (0,)
     options: dict[str, Any] = field(default_factory=dict)
     quantities: Sequence[str] | None = None
+    patients: int | None = None
+    compared_with: str | None = None
 
 
 @dataclass(frozen=True)
@@ -51,7 +55,7 @@ class Suite:
     Attributes:
         name: of its file.
         budget: CPU time of a training, such as "30m".
-        compared_with: the arm that all others are tested against.
+        compared_with: the arm that others are tested against where they name no other.
         tested: names of the quantities of the planned tests, see `unet4d.evaluation.comparison_metrics`.
         arms: in the order of running.
     """

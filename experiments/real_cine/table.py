@@ -86,11 +86,12 @@ def summarize(suite: Suite, work: Path, view: str) -> dict[str, Any]:
             arms[arm.name] = _summarize_arm([read_json(folder / RECORD) for folder in done], results, rows[arm.name])
             arms[arm.name]["jobs_missing"] = len(folders) - len(done)
     tests = []
-    for name in arms if suite.compared_with in arms else ():
-        for quantity in suite.tested if name != suite.compared_with else ():
+    against = {arm.name: arm.compared_with or suite.compared_with for arm in suite.arms}
+    for name, other in against.items():
+        for quantity in suite.tested if name != other and {name, other} <= arms.keys() else ():
             if quantity in rows[name]:
-                found = compare_arms(rows[name][quantity], rows[suite.compared_with][quantity])
-                tests.append({"arm": name, "against": suite.compared_with, "quantity": quantity, **found})
+                found = compare_arms(rows[name][quantity], rows[other][quantity])
+                tests.append({"arm": name, "against": other, "quantity": quantity, **found})
     for test, p_holm in zip(tests, holm([test["p"] for test in tests]), strict=True):
         test["p_holm"] = p_holm
     return {"suite": suite.name, "view": view, "arms": arms, "tests": tests}
