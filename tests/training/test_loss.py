@@ -133,6 +133,13 @@ def test_fewer_than_three_neighbors_in_a_row_are_not_compared(flags):
     assert not torch.autograd.grad(found, given)[0].any()
 
 
+@pytest.mark.parametrize("areas", [(9,), (9, 1)])
+def test_clips_of_fewer_than_three_frames_have_no_jitter(areas):
+    given = curve(*areas).requires_grad_()
+    assert jitter(given) == 0
+    assert not torch.autograd.grad(jitter(given), given)[0].any()
+
+
 def test_only_compared_frames_get_a_gradient():
     given = curve(9, 1, 8, 2, 9).requires_grad_()
     (gradient,) = torch.autograd.grad(jitter(given, [[False, True, True, True, False]]), given)
