@@ -23,7 +23,7 @@ from unet4d.inference import memory_plan
 from unet4d.inference.memory_budget import MemoryBudget
 from unet4d.inference.options import InferenceOptions
 from unet4d.inference.prepare import prepare_image, prepare_study
-from unet4d.inference.segment import segment, segment_study
+from unet4d.inference.segment import SegmentationResult, segment, segment_study
 from unet4d.inference.sliding_window import LogitRows
 from unet4d.inference.window_memory import window_memory
 from unet4d.inference.window_predictor import WindowPredictor
@@ -59,10 +59,24 @@ def segmented(models, path, options=FP32):
         study.close()
 
 
+@pytest.fixture(scope="module")
+def whole():
+    """Return a function that segments a study with all memory, once for each direction and file: all models are the same."""
+    results: dict[tuple[str, str], SegmentationResult] = {}
+
+    def result(model, path) -> SegmentationResult:
+        key = model.config.model.direction, path.name
+        if key not in results:
+            results[key] = segmented([model], path)[1]
+        return results[key]
+
+    return result
+
+
 @pytest.mark.parametrize("on_disk", [False, True])
 @pytest.mark.parametrize(("kilobytes", "blocks", "passes"), [(1800, 1, 1), (1050, 2, 1), (830, 4, 2)])
-def test_the_answer_is_the_same_to_the_last_voxel(monkeypatch, model, path, kilobytes, blocks, passes, on_disk):
-    _, wanted = segmented([model], path)
+def test_the_answer_is_the_same_to_the_last_voxel(monkeypatch, model, whole, path, kilobytes, blocks, passes, on_disk):
+    wanted = whole(model, path)
     calls, logits_until = [], LogitRows.logits_until
     monkeypatch.setattr(
         LogitRows, "logits_until", lambda self, end, keep=None: calls.append(self) or logits_until(self, end, keep)
@@ -289,9 +303,9 @@ def long_path(study, tmp_path):
 
 @pytest.mark.parametrize("at_once", [16, 8, 4, 1])
 def test_frames_at_once_are_chosen_from_the_gpus_memory_so_that_the_first_try_fits(
-    monkeypatch, model, long_path, at_once
+    monkeypatch, model, whole, long_path, at_once
 ):
-    _, wanted = segmented([model], long_path)
+    wanted = whole(model, long_path)
     lines = collect_log()
     usable = 2 * counted(model, at_once) + 1
     holds = max(frames for frames in range(1, 17) if counted(model, frames) <= usable)
@@ -303,8 +317,10 @@ def test_frames_at_once_are_chosen_from_the_gpus_memory_so_that_the_first_try_fi
     assert at_once <= max(gpu.tries) <= holds
 
 
-def test_what_ran_out_of_memory_all_the_same_is_not_tried_again_with_later_studies(monkeypatch, model, path, long_path):
-    _, wanted = segmented([model], long_path)
+def test_what_ran_out_of_memory_all_the_same_is_not_tried_again_with_later_studies(
+    monkeypatch, model, whole, path, long_path
+):
+    wanted = whole(model, long_path)
     lines = collect_log()
     gpu = MadeUpGPU(monkeypatch, model, 10**9, holds=5)
     _, got = segmented([model], long_path)
@@ -317,8 +333,8 @@ def test_what_ran_out_of_memory_all_the_same_is_not_tried_again_with_later_studi
     assert set(gpu.tries) == {4, 3}  # the shorter study whole
 
 
-def test_rows_of_logits_are_bounded_by_the_gpu_they_are_stitched_on(monkeypatch, model, path):
-    _, wanted = segmented([model], path)
+def test_rows_of_logits_are_bounded_by_the_gpu_they_are_stitched_on(monkeypatch, model, whole, path):
+    wanted = whole(model, path)
     calls, logits_until = [], LogitRows.logits_until
     monkeypatch.setattr(
         LogitRows, "logits_until", lambda self, end, keep=None: calls.append(self) or logits_until(self, end, keep)

@@ -281,11 +281,11 @@ def test_a_label_is_that_of_its_very_frame_and_padding_has_none(
     options = {"frames": 8, "cyclic": cyclic, "foreground_fraction": 0.0, "max_frame_stride": max_stride}
     options["time_augmentation"] = time_augmentation
     made = clips([dated("a", study_frames, labelled)], **options)
-    augmented = [made[number] for number in range(16)]
+    augmented = [made[number] for number in range(8)]
     warped = clips([dated("a", study_frames, labelled)], **options, augmentation="strong")
     request.getfixturevalue("unaugmented")
     padded = 0
-    for number in range(16):
+    for number in range(8):
         clip = made[number]
         frames = frames_of(clip)
         assert torch.equal(clip.image, torch.tensor(frames).view(-1, 1, 1, 1, 1).expand_as(clip.image))

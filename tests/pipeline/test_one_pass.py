@@ -113,6 +113,10 @@ def test_the_same_faults_and_properties_are_found_and_no_faulty_study_is_built(n
     except InputError:
         return
     streamed = verify_dataset(dataset)
+    if faulty := {fault.case for fault in streamed.issues if fault.case}:
+        for case in dataset.cases:  # the others count as built, which spares their work
+            if case.name not in faulty:
+                (tmp_path / "cache" / f"{case.name}-whole").mkdir(parents=True)
     together = verify_dataset(dataset, checks=verify_and_build(CONFIG, lambda _: tmp_path / "cache"))
     assert together.issues == streamed.issues
     assert together.studies == streamed.studies
