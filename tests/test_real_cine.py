@@ -72,7 +72,7 @@ def test_jobs_are_listed_arm_by_arm_and_seed_by_seed():
 
 
 @pytest.mark.parametrize(
-    ("budget", "seconds"), [("30m", 1800), ("90s", 90), ("1.5h", 5400), ("30", None), ("m", None), ("", None)]
+    ("budget", "seconds"), [("30m", 1800), ("90s", 90), ("1h30m", 5400), ("30", None), ("m", None), ("", None)]
 )
 def test_a_budget_is_read(budget, seconds):
     if seconds is None:

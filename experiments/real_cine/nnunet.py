@@ -28,13 +28,13 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from experiments.real_cine.protocol import (
     FOLDS,
     budget_seconds,
-    cpu_seconds,
     held_out_cases,
     held_out_subjects,
     write_label,
 )
 from unet4d.datasets.cases import Case, Dataset
 from unet4d.datasets.dataset import read_dataset
+from unet4d.system.clocks import cpu_seconds
 from unet4d.system.files import read_json, write_json
 
 NAME = "Dataset001_cine"

@@ -8,8 +8,8 @@ from pathlib import Path
 import nibabel as nib
 
 import unet4d.inference.predict  # noqa: F401  imported before the clock starts
-from experiments.real_cine.protocol import cpu_seconds
 from unet4d.cli.main import run
+from unet4d.system.clocks import cpu_seconds
 from unet4d.system.files import write_json
 
 if __name__ == "__main__":

@@ -1,8 +1,7 @@
-"""Arms, folds and jobs of the protocol, where a job keeps its files, and how CPU seconds are counted."""
+"""Arms, folds and jobs of the protocol, where a job keeps its files, and the label maps of programs without a writer."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +14,7 @@ import yaml
 from unet4d.datasets.cases import Case, Dataset
 from unet4d.datasets.subject_folds import split_folds
 from unet4d.errors import InputError
+from unet4d.system.clocks import seconds_of
 
 HERE = Path(__file__).parent
 CHECKOUT = HERE.parents[1]
@@ -133,20 +133,11 @@ def held_out_cases(dataset: Dataset, fold: int) -> list[Case]:
     return [case for case in dataset.training if case.subject in subjects]
 
 
-def cpu_seconds() -> float:
-    """Return the CPU seconds of this process and of its children that have ended."""
-    return sum(os.times()[:4])
-
-
 def budget_seconds(budget: str) -> float:
-    """Return the seconds of a budget such as "30m", "8h" or "90s"."""
-    number, unit = budget[:-1], budget[-1:]
-    try:
-        return float(number) * {"s": 1, "m": 60, "h": 3600}[unit]
-    except (KeyError, ValueError) as error:
-        raise InputError(
-            f"got the budget {budget!r}, expected a number with s, m or h, such as 30m; correct it"
-        ) from error
+    """Return the seconds of a budget such as "30m". Raises InputError for any other text."""
+    if (seconds := seconds_of(budget)) is None:
+        raise InputError(f"got the budget {budget!r}, expected a time such as 30m; correct it")
+    return seconds
 
 
 def write_label(path: Path, label: np.ndarray, like: nib.Nifti1Image) -> None:

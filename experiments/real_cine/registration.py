@@ -17,8 +17,9 @@ import numpy as np
 import SimpleITK as sitk
 from picsl_greedy import Greedy3D
 
-from experiments.real_cine.protocol import cpu_seconds, held_out_cases, write_label
+from experiments.real_cine.protocol import held_out_cases, write_label
 from unet4d.datasets.dataset import read_dataset
+from unet4d.system.clocks import cpu_seconds
 from unet4d.system.files import write_json
 
 REGISTER = "-threads 1 -i fixed moving -m NCC 2x2x2 -n 100x50x10 -o warp"
