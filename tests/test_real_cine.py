@@ -8,10 +8,12 @@ import sys
 from dataclasses import replace
 
 import pytest
+import yaml
 
 from experiments.real_cine import programs, run, table
 from experiments.real_cine.programs import Command, Program
 from experiments.real_cine.protocol import (
+    BASE,
     CLEAN,
     FOLDS,
     SUITES,
@@ -24,6 +26,7 @@ from experiments.real_cine.protocol import (
     read_suite,
     select_jobs,
 )
+from unet4d.config import Config
 from unet4d.datasets.cases import Case, Dataset
 from unet4d.datasets.dataset import read_dataset
 from unet4d.errors import InputError, Unet4DError
@@ -57,6 +60,13 @@ def test_the_suites_are_complete(name):
     assert budget_seconds(suite.budget) > 0
     assert {arm.program for arm in suite.arms} <= set(programs.PROGRAMS)
     assert set(suite.tested) <= {name for group in table.GROUPS.values() for name in group}
+    base = yaml.safe_load(BASE.read_text(encoding="utf-8"))
+    for arm in suite.arms:
+        settings = {section: dict(values) for section, values in base.items()}
+        for option, value in arm.options.items():
+            section, name = option.split(".")
+            settings.setdefault(section, {})[name] = value
+        assert Config.from_dict(settings) != Config()
 
 
 def test_jobs_are_listed_arm_by_arm_and_seed_by_seed():
