@@ -211,6 +211,16 @@ def test_a_second_piece_is_flagged_with_its_frames_and_a_speck_is_not():
     assert [flag.kind for flag in flags_of(kidneys, affine, ("kidneys",), None)] == []
 
 
+def test_frames_are_named_by_their_numbers_where_only_some_are_measured():
+    label, affine = heart()
+    label[9, :16, :16, :5] = 3
+    curves = {"LV": volumes_ml(label, [3], voxel_volume_ml(affine))[:, 0]}
+    found = find_flags(curves, None, shape=LabelShape.measure(label, [3], most_frames=4))
+    assert [flag.frames for flag in found if flag.kind == "pieces"] == [(9,)]
+    assert LabelShape.measure(label, [3], most_frames=4).frames.tolist() == [0, 3, 6, 9]
+    assert LabelShape.measure(label[:2], [3], most_frames=4).frames.tolist() == [0, 1]
+
+
 def test_a_heart_that_fills_the_field_of_view():
     label, affine = heart()
     label[2] = np.where(label[2] == 0, 1, label[2])

@@ -256,11 +256,19 @@ def test_the_report_tells_what_each_class_was_taken_for(folders: tuple[Path, Pat
 
 
 @pytest.mark.slow
-def test_a_network_of_ten_steps_is_flagged(phantom: Path, tiny, tmp_path: Path):
-    """Whatever it draws: nothing, a checkerboard, or a ventricle of the size of the image."""
-    train(phantom, tmp_path / "run", tiny(epochs=1, steps_per_epoch=10), "cpu")
-    predict(tmp_path / "run", [phantom], tmp_path / "found", device="cpu")
-    report(phantom, tmp_path / "found", tmp_path / "out")
+def test_a_network_of_ten_steps_is_flagged(own_phantom: Path, tiny, tmp_path: Path):
+    """Whatever it draws: nothing, a checkerboard, or a ventricle of the size of the image. Roles travel with the network."""
+    with edit_dataset(own_phantom) as about:
+        about["roles"] = {"myocardium": "right ventricular myocardium"}
+    train(own_phantom, tmp_path / "run", tiny(epochs=1, steps_per_epoch=10), "cpu")
+    with edit_dataset(own_phantom) as about:
+        del about["roles"]
+    train(own_phantom, tmp_path / "run", tiny(epochs=1, steps_per_epoch=10), "cpu", resume=True)  # roles may change
+    predict(tmp_path / "run" / "checkpoint_best.pt", [own_phantom], tmp_path / "found", device="cpu")
+    roles = json.loads((tmp_path / "found/prediction.json").read_text())["roles"]
+    assert roles["myocardium"] == "right ventricular myocardium"
+    report(own_phantom, tmp_path / "found", tmp_path / "out")
+    assert "myocardium as right ventricular myocardium" in Page(tmp_path / "out/index.html").words
     for case in ("phantom001", "phantom002", "phantom003"):
         assert "No flag." not in Page(tmp_path / f"out/{case}.html").words
 

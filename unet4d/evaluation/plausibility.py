@@ -112,23 +112,30 @@ class LabelShape:
     """Pieces and sizes of the K foreground classes of a label map.
 
     Attributes:
-        pieces: (T, K) number of components.
-        largest_share: (T, K) share of a class in its largest component.
-        voxels: (T, K) number of voxels.
+        frames: (F,) the frames that were measured.
+        pieces: (F, K) number of components.
+        largest_share: (F, K) share of a class in its largest component.
+        voxels: (F, K) number of voxels.
         field_voxels: number of voxels of a frame.
     """
 
+    frames: np.ndarray
     pieces: np.ndarray
     largest_share: np.ndarray
     voxels: np.ndarray
     field_voxels: int
 
     @classmethod
-    def measure(cls, label: np.ndarray, values: Sequence[int]) -> LabelShape:
-        """Measure a label map (T, X, Y, Z) with these values of the K classes; takes about as long as to write it."""
-        pieces, largest = count_components(label, values)
-        voxels = np.array([[np.count_nonzero(frame == value) for value in values] for frame in label])
-        return cls(pieces, largest, voxels, label[0].size)
+    def measure(cls, label: np.ndarray, values: Sequence[int], most_frames: int | None = None) -> LabelShape:
+        """Measure a label map (T, X, Y, Z) with these values of the K classes, in every frame or in at most so many, evenly spread.
+
+        A frame of 256 x 256 x 12 voxels takes 7 ms where it is a heart, 40 ms where it is noise.
+        """
+        total = len(label)
+        frames = np.unique(np.linspace(0, total - 1, min(most_frames or total, total)).round().astype(int))
+        pieces, largest = count_components(label[frames], values)
+        voxels = np.array([[np.count_nonzero(frame == value) for value in values] for frame in label[frames]])
+        return cls(frames, pieces, largest, voxels, label[0].size)
 
 
 def find_flags(
@@ -272,11 +279,12 @@ def _check_pieces(name: str, shape: LabelShape, k: int, structure: str) -> list[
     scattered = (pieces > MOST_PIECES) & (voxels < SCATTERED_VOXELS * pieces)
     if structure:
         scattered |= (pieces > 1) & ((share < LEAST_SHARE_OF_PIECE) | (pieces > MOST_PIECES))
-    frames = tuple(int(t) for t in np.flatnonzero(scattered))
+    frames = tuple(int(t) for t in shape.frames[scattered])
     if not frames:
         return []
-    worst = max(frames, key=lambda t: (pieces[t], -share[t]))
-    text = f"{name}: in {pieces[worst]} pieces in frame {worst}, the largest with {100 * share[worst]:.0f} % of it"
+    row = max(np.flatnonzero(scattered), key=lambda row: (pieces[row], -share[row]))
+    worst = int(shape.frames[row])
+    text = f"{name}: in {pieces[row]} pieces in frame {worst}, the largest with {100 * share[row]:.0f} % of it"
     more = f"; likewise in {describe_frames([t for t in frames if t != worst])}" if len(frames) > 1 else ""
     return [Flag("pieces", name, frames, f"{text}{more}.")]
 
@@ -284,7 +292,7 @@ def _check_pieces(name: str, shape: LabelShape, k: int, structure: str) -> list[
 def _check_field(shape: LabelShape, of_heart: Sequence[int]) -> list[Flag]:
     """Flag a heart, of these classes, that fills the field of view; images that are cut close to it leave more."""
     share = shape.voxels[:, of_heart].sum(axis=1) / shape.field_voxels
-    frames = tuple(int(t) for t in np.flatnonzero(share > MOST_OF_FIELD))
+    frames = tuple(int(t) for t in shape.frames[share > MOST_OF_FIELD])
     if not frames:
         return []
     text = f"the heart fills {100 * share.max():.0f} % of the field of view in {describe_frames(frames)}."

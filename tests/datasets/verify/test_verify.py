@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -105,6 +106,14 @@ def test_a_dataset_json_that_cannot_be_understood_is_one_fault(command, own_phan
         answer = json.loads(done.told)
         assert [(fault["kind"], fault["file"]) for fault in answer["faults"]] == [("dataset-json", "dataset.json")]
         assert answer["fingerprint"]["studies"] == []
+
+
+@pytest.mark.parametrize("roles", [{"left ventrikle": "left ventricle"}, {"left ventricle": "heart"}])
+def test_roles_of_unknown_classes_or_structures_are_one_fault(command, own_phantom, roles):
+    change_dataset(own_phantom, lambda about: about.update(roles=roles))
+    done = command("verify", own_phantom)
+    assert done.code == 2
+    assert re.search(r'"roles" (names the class|has) .*expected', done.told + done.error)
 
 
 def test_a_folder_that_is_no_dataset_is_reported_as_everywhere(command, tmp_path):

@@ -63,6 +63,10 @@ def test_what_is_unknown_is_blank_and_the_columns_stay():
     assert (one["lv_edv_ml"], one["lv_ef_percent"], one["lv_mass_g"], one["la_max_ml"]) == (None, None, 105, 30)
 
 
+def test_the_cycle_of_another_organ_is_no_heart_beat():
+    assert "heart_rate_bpm" not in measure_case(RECORD, ["LA", "scar"], find_roles(["LA", "scar"]))
+
+
 def test_a_given_heart_rate_comes_before_the_cycle():
     row = measure_case(RECORD | {"vitals": {"heart_rate_bpm": 80.0}}, CLASSES, ROLES)
     assert (row["heart_rate_bpm"], row["lv_cardiac_output_l_per_min"]) == (80, pytest.approx(5.76))

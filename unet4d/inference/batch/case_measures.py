@@ -49,10 +49,11 @@ def measure_case(record: CaseRecord, classes: Sequence[str], roles: Roles) -> di
     """
     vitals = Vitals(**record.get("vitals", {}))
     measured = _measure_classes(record, classes, roles, vitals)
+    pumps = any(structure in VENTRICLES for structure in roles.values())  # else a cycle is no heart beat
     row = {
         "case": record.get("case"),
         "frames": record.get("frames"),
-        "heart_rate_bpm": _heart_rate(record, vitals),
+        **({"heart_rate_bpm": _heart_rate(record, vitals)} if pumps else {}),
         "height_cm": vitals.height_cm,
         "weight_kg": vitals.weight_kg,
         "bsa_m2": vitals.bsa_m2,
@@ -64,7 +65,7 @@ def measure_case(record: CaseRecord, classes: Sequence[str], roles: Roles) -> di
             if key not in _NOT_INDEXED:
                 row[f"{prefix}_{key}_per_m2"] = value / vitals.bsa_m2 if vitals.bsa_m2 and value is not None else None
     row["flags"] = " ".join(record.get("flags", [])) or None
-    return {key: round(value, 4) if isinstance(value, float) else value for key, value in row.items()}
+    return {key: round(value, 6) if isinstance(value, float) else value for key, value in row.items()}
 
 
 def describe_case(record: CaseRecord, classes: Sequence[str], roles: Roles) -> str:

@@ -39,6 +39,8 @@ from unet4d.system.files import check_disk_space, check_writable, read_json
 
 LABEL_NAMES_FILE, COLOR_TABLE_FILE = "labels.txt", "labels.ctbl"
 _LEAST_SPACE_BYTES = 10**7
+FLAGGED_FRAMES = 4
+"""Frames in which pieces of the classes are counted; the report counts them in all."""
 
 
 class PredictionFolder:
@@ -193,7 +195,7 @@ class PredictionFolder:
         about = {"frames": len(label), "frame_duration_s": info.frame_duration_s}
         measures = summarize_curves(curves, info.frame_duration_s, cyclic, self.roles)
         by_class = dict(zip(self.classes, volumes.T, strict=True))
-        flags = find_flags(by_class, cyclic, self.roles, LabelShape.measure(label, values))
+        flags = find_flags(by_class, cyclic, self.roles, LabelShape.measure(label, values, FLAGGED_FRAMES))
         summary = {**about, "classes": measures}
         return {**about, "volumes_ml": curves, "flags": [flag.sentence for flag in flags], "summary": summary}
 
