@@ -48,6 +48,17 @@ def clip(frames: int = 7) -> torch.Tensor:
     return torch.randn(2, frames, 1, 8, 8, 4, dtype=torch.float64)
 
 
+def test_the_kind_of_a_network_names_its_block():
+    kinds = [
+        tiny_config(**more).model.kind for more in ({"temporal": CONV}, {}, {"temporal": CONV, "lstm_channels": 0})
+    ]
+    assert kinds == [
+        f"bidirectional U-Net with {CONV}",
+        "bidirectional CLSTM-UNet",
+        "frame-wise baseline (no recurrence)",
+    ]
+
+
 @BLOCKS
 def test_a_new_network_computes_what_its_baseline_computes_and_takes_its_weights(temporal):
     torch.manual_seed(0)

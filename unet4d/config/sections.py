@@ -184,6 +184,13 @@ class ResolvedModelConfig(ModelConfig):
     strides: list[Size]
     kernel_size: list[Size]
 
+    @property
+    def kind(self) -> str:
+        """Return the kind of the network as text for messages."""
+        if not any(self.lstm_channels):
+            return "frame-wise baseline (no recurrence)"
+        return f"{self.direction} {'CLSTM-UNet' if self.temporal is None else f'U-Net with {self.temporal}'}"
+
 
 @dataclass
 class TrainConfig:

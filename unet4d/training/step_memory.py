@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from unet4d.config import RecomputeConfig, ResolvedConfig, ResolvedModelConfig
+from unet4d.config import RecomputeConfig, ResolvedConfig
 from unet4d.models.clstm_unet import MOST_ELEMENTS, CLSTMUNet, can_be_chunked
 from unet4d.models.memory_trace import MemoryTrace
 from unet4d.pipeline.clip_dataset import Batch
@@ -86,13 +86,6 @@ def recompute_schedules(asked: RecomputeConfig, frames: int, chunkable: bool = T
         return -width, schedule.stages, schedule.group_chunks, schedule.lstm == "hidden"
 
     return [asked, *(schedule for schedule in ladder if leanness(schedule) > leanness(asked))]
-
-
-def describe_network(model: ResolvedModelConfig) -> str:
-    """Return the kind of a network as text for messages."""
-    if not any(model.lstm_channels):
-        return "frame-wise baseline (no recurrence)"
-    return f"{model.direction} {'CLSTM-UNet' if model.temporal is None else f'U-Net with {model.temporal}'}"
 
 
 def describe_clips(config: ResolvedConfig) -> str:

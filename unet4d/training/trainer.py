@@ -34,7 +34,7 @@ from unet4d.training.monitoring.logger import RunLogger, open_logger
 from unet4d.training.monitoring.summary import RunState, write_summary
 from unet4d.training.oom_fallback import OomFallback
 from unet4d.training.step import TrainingStep
-from unet4d.training.step_memory import PlannedStep, describe_clips, describe_network, describe_recompute
+from unet4d.training.step_memory import PlannedStep, describe_clips, describe_recompute
 from unet4d.training.step_stats import DeferredScalars, EpochStats, EpochTimer, StepOutcome
 from unet4d.training.validation import Validation
 
@@ -344,7 +344,7 @@ class Trainer:
         length = f", for {train.time_budget} ({train.budget_clock} time)" if train.time_budget else ""
         return (
             f"{name}: {len(self.training)} training and {len(self.validation)} validation studies; "
-            f"{describe_network(config.model)}, {sum(p.numel() for p in self.network.parameters()):,} weights; "
+            f"{config.model.kind}, {sum(p.numel() for p in self.network.parameters()):,} weights; "
             f"{describe_clips(config)} per step, {config.data.in_plane_spacing_mm} mm in plane, "
             f"{describe_recompute(self.take_step.recompute)}; {train.precision} on {device}{length}; run in {self.out_dir}"
         )

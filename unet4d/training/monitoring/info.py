@@ -134,10 +134,9 @@ def _model_rows(facts: Mapping[str, Any]) -> dict[str, str | None]:
         source = "named" if settings.get("data.val_subjects") else f"fold {facts['fold']}"
         rows["held out"] = f"{source}: {textwrap.shorten(', '.join(held_out), 80)}"
     if model:
-        kind = f"{model['direction']} CLSTM-UNet" if model["recurrent"] else "frame-wise baseline (no recurrence)"
         classes = ", ".join(name for name, value in model["labels"].items() if value)
         channels = ", ".join(model["channel_names"])
-        rows["model"] = f"{kind}, {model['weights']:,} weights; {channels}, {model['time']}; {classes}"
+        rows["model"] = f"{model['kind']}, {model['weights']:,} weights; {channels}, {model['time']}; {classes}"
     rows["settings"] = ", ".join(f"{key} {json.dumps(value)}" for key, value in settings.items()) or "the defaults"
     return rows
 

@@ -123,6 +123,7 @@ def checkpoint_status(path: Path) -> dict[str, Any]:
         "weights": sum(math.prod(shape) for shape in content["network"].values()),
         "recurrent": any(config.model.lstm_channels),
         "direction": config.model.direction,
+        "kind": config.model.kind,
         "labels": task.labels,
         "channel_names": list(task.channel_names),
         "time": time_axis(task.cyclic),
