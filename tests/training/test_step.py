@@ -304,12 +304,12 @@ def test_the_global_generator_is_left_alone():
     assert torch.equal(torch.get_rng_state(), before)
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
-def test_a_step_restored_from_its_state_continues_to_the_bit(precision):
-    step = made(precision, warmup_steps=5)
+@pytest.mark.parametrize(("precision", "factor"), [("fp32", 1.0), ("fp32", 3.0), ("bf16", 1.0), ("fp16", 1.0)])
+def test_a_step_restored_from_its_state_continues_to_the_bit(precision, factor):
+    step = made(precision, warmup_steps=5, lstm_lr_factor=factor)
     for seed, corrupted in enumerate((None, float("nan"), None)):
         step(clips(seed, corrupted))
-    restored = made(precision, warmup_steps=5)
+    restored = made(precision, warmup_steps=5, lstm_lr_factor=factor)
     restored.network.load_state_dict(weights(step))
     restored.load_state_dict(copy.deepcopy(step.state_dict()))
     assert restored.scale == step.scale == (2**15 if precision == "fp16" else 1)
