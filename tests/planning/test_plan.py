@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
@@ -13,7 +14,7 @@ import pytest
 import torch
 import yaml
 
-from tests.builders import resolve_plainly, write_dataset_json
+from tests.builders import collect_log, resolve_plainly, write_dataset_json
 from unet4d.config import Config, DataConfig, ModelConfig, RecomputeConfig, ResolvedConfig, TrainConfig
 from unet4d.pipeline.fingerprint import Fingerprint
 from unet4d.planning.candidates import (
@@ -24,7 +25,7 @@ from unet4d.planning.candidates import (
     usual_largest,
     whole_study,
 )
-from unet4d.planning.plan import Plan, _cheapest, plan
+from unet4d.planning.plan import Plan, _cheapest, plan, plan_run
 from unet4d.system.byte_sizes import GB
 from unet4d.system.gpu_memory import CONTEXT_BYTES, NCCL_BYTES, sufficient_bytes
 from unet4d.training.step_memory import PlannedStep, StepCost, count_step_cost, recompute_schedules
@@ -461,3 +462,35 @@ def test_a_gpu_with_less_free_than_named_is_reported(phantom, tmp_path, monkeypa
     free = plan(phantom, tmp_path / "plan.yaml", config, "auto")
     assert free.budget_bytes == int(11.2 * GB)
     assert "of the 11.2 GB that are free of the GPU here" in free.text
+
+
+# What `train` plans by itself --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    """Have a GPU with room for a training step of 40 MB, as far as planning sees."""
+    monkeypatch.setattr("unet4d.planning.plan.find_device", lambda name: torch.device("cuda"))
+    monkeypatch.setattr("unet4d.planning.plan.free_bytes", lambda device: int(40e6))
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+
+
+def test_train_takes_on_a_gpu_what_plan_chooses_and_prints_it(gpu, headers, tmp_path):
+    dataset, config = headers((80, 64, 3, 10)), small(frame_wise=True, recompute=PLAIN)
+    log = collect_log()
+    made = plan_run(dataset, config)
+    assert made == plan(dataset, tmp_path / "plan.yaml", config).config
+    assert str(list(made.data.patch_size)) in log[0]
+    assert f"--data.frames {made.data.frames}" in log[0]
+    asked = replace(config, data=replace(config.data, frames=2))
+    assert plan_run(dataset, asked).data.frames == 2
+
+
+def test_train_plans_nothing_on_a_cpu_or_where_all_is_given(gpu, monkeypatch):
+    monkeypatch.setattr("unet4d.planning.plan.plan", None)
+    sized = Config(DataConfig(patch_size=(16, 16, 4), frames=2), train=TrainConfig(batch_size=1))
+    assert plan_run("nowhere", sized) is sized
+    unset = Config()
+    assert plan_run("nowhere", unset, "cpu") is unset
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert plan_run("nowhere", unset) is unset

@@ -84,6 +84,10 @@ def _train(args: Namespace) -> None:
     from unet4d.training.train import train
 
     with init_distributed() as ranks:
+        if not args.resume:
+            from unet4d.planning.plan import plan_run
+
+            config = plan_run(args.dataset, config, args.device, ranks)
         if args.fold == ALL:
             cross_validate(args.dataset, args.out, config, args.device, args.resume, args.skip_verify, ranks)
             return

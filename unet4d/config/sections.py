@@ -46,10 +46,11 @@ class DataConfig:
     normalization: Literal["zscore", "none"] = "zscore"
     """zscore: over the whole study and per channel, clipped to its 0.5 and 99.5 percentiles, then mean 0 and deviation 1."""
     patch_size: Size | None = None
-    """Voxels (X, Y, Z) of a training patch and of an inference window. Unset: the median study, at most 128 x 128 x 32,
-    rounded up to what the strides divide."""
+    """Voxels (X, Y, Z) of a training patch and of an inference window. Unset: on a GPU planned by its memory, see unet4d plan;
+    on a CPU at most 64,000 voxels of the median study. Rounded up to what the strides divide."""
     frames: int | None = None
-    """Frames of a training clip, at most those of the longest study. Unset: 8. At prediction the network sees every frame."""
+    """Frames of a training clip, at most those of the longest study. Unset: planned on a GPU, 4 on a CPU. At prediction
+    the network sees every frame."""
     max_frame_stride: int = 1
     """A training clip's frames are 1 to this many study frames apart, drawn anew for each clip. Above 1 as few frames show a longer
     time, and the network learns more than one step; useful for long series. At prediction the step is 1."""

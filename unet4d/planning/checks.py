@@ -18,7 +18,7 @@ MOST_GPUS = 10**5
 """Largest number of GPUs that a plan is made for."""
 
 
-def check_plan(dataset: PathLike, out: Path, gpu_memory: str | float, gpus: int = 1) -> None:
+def check_plan(dataset: PathLike, out: Path | None, gpu_memory: str | float, gpus: int = 1) -> None:
     """Check the arguments of `plan`. Raises InputError, or Unet4DError where the file may not be written."""
     if gpu_memory != "auto":
         bytes_of(str(gpu_memory), "--gpu_memory")
@@ -26,5 +26,6 @@ def check_plan(dataset: PathLike, out: Path, gpu_memory: str | float, gpus: int 
         raise InputError(
             f"got --gpus {short_repr(gpus)}, expected the GPUs that train together, 1 to {MOST_GPUS}; leave it out for one"
         )
-    check_replaceable(out)
+    if out is not None:
+        check_replaceable(out)
     open_dataset(dataset)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import math
 import operator
 import os
@@ -34,9 +35,12 @@ from unet4d.planning.explain import (
 )
 from unet4d.planning.plan_file import write_plan
 from unet4d.system.byte_sizes import GB, bytes_of, describe_bytes
+from unet4d.system.distributed import ALONE, ProcessGroup
 from unet4d.system.gpu_memory import CONTEXT_BYTES, NCCL_BYTES, free_bytes, sufficient_bytes, usable_bytes
 from unet4d.system.text import count
 from unet4d.training.step_memory import PlannedStep, describe_recompute
+
+logger = logging.getLogger(__name__)
 
 EQUAL_WORK = 1.01
 """Ratio of work below which two steps count as equal."""
@@ -69,7 +73,8 @@ class Plan:
         larger: the next candidate with larger clips, on its leanest schedule, which does not fit; None if there is none.
         smaller: the next candidate with smaller clips that fits, on its fastest schedule; None if there is none.
         text: the plan as text.
-        path: the YAML file.
+        path: the YAML file; None where none was written.
+        gpu: the GPU in words.
     """
 
     config: Config
@@ -78,7 +83,8 @@ class Plan:
     larger: Candidate | None
     smaller: Candidate | None
     text: str
-    path: Path
+    path: Path | None
+    gpu: str
 
 
 @dataclass(frozen=True)
@@ -93,11 +99,12 @@ class _GpuBudget:
 
 def plan(
     dataset: str | os.PathLike[str],
-    out: str | os.PathLike[str],
+    out: str | os.PathLike[str] | None,
     config: Config,
     gpu_memory: str | float = "auto",
     skip_verify: bool = False,
     gpus: int = 1,
+    device: str = "cuda",
 ) -> Plan:
     """Choose the largest clips that fit the GPU, and write the configuration as YAML.
 
@@ -105,20 +112,21 @@ def plan(
 
     Args:
         dataset: folder with dataset.json.
-        out: the YAML file; a new one, or an older plan.
+        out: the YAML file; a new one, or an older plan. None: write none.
         config: what it sets is kept; what it leaves out is chosen.
         gpu_memory: the GPU's size in GB, or "auto" for what is free on the GPU here now.
         skip_verify: do not look for faults, and read only the headers of the studies.
         gpus: number of GPUs of this size that train together.
+        device: the GPU that "auto" asks, "cuda" or "cuda:N".
 
     Raises:
         InputError: the dataset, the configuration, the number of GPUs or the size is not usable, or nothing fits.
         Unet4DError: the file cannot be written.
     """
-    out = Path(out)
+    out = None if out is None else Path(out)
     check_plan(dataset, out, gpu_memory, gpus)
     import_temporal(config.model.temporal)
-    gpu, share = _gpu_budget(gpu_memory, gpus), _config_of_one_gpu(config, gpus)
+    gpu, share = _gpu_budget(gpu_memory, gpus, device), _config_of_one_gpu(config, gpus)
     studies, known = load_verified_dataset(dataset, choose_cache_dir, skip_verify)
     training, validation = split_cases(studies, config.fold, config.data.folds, config.seed, config.data.val_subjects)
     cases = (*training, *validation)
@@ -139,7 +147,8 @@ def plan(
         f"next larger{on_each}: {_describe_larger(larger, chosen, config)}",
         f"next smaller{on_each}: {smaller or 'none'}",
     ]
-    write_plan(out, written, [f"for {name}: {peak}", *neighbors], reasons)
+    if out is not None:
+        write_plan(out, written, [f"for {name}: {peak}", *neighbors], reasons)
     lines = [
         *filter(None, [gpu.warning]),
         f"{name}, {count(len(cases), 'study', 'studies')}, for {gpu.words}",
@@ -151,7 +160,36 @@ def plan(
         "on each GPU " * (gpus > 1) + describe_work(step, plain),
         *neighbors,
     ]
-    return Plan(written, step, gpu.budget_bytes, larger, smaller, "\n".join(lines), out)
+    return Plan(written, step, gpu.budget_bytes, larger, smaller, "\n".join(lines), out, gpu.words)
+
+
+def plan_run(
+    dataset: str | os.PathLike[str], config: Config, device: str = "auto", ranks: ProcessGroup = ALONE
+) -> Config:
+    """Return the configuration of a training with all that `plan` chooses for the free memory of the GPU it will run on.
+
+    Nothing is changed on a CPU, see `training.resolve.fit_cpu`, nor where patch, frames and batch are set, as a plan sets them.
+    All ranks call it together; the first one plans.
+
+    Raises:
+        InputError: the dataset, the configuration or the GPU is not usable, or nothing fits.
+    """
+    chosen = config.data.patch_size, config.data.frames, config.train.batch_size
+    name = ranks.device_name(device)
+    if None not in chosen or name == "cpu" or not torch.cuda.is_available():
+        return config
+
+    def choose() -> Config:
+        made = plan(dataset, None, config, skip_verify=True, gpus=ranks.size, device="cuda" if name == "auto" else name)
+        data, train = made.config.data, made.config.train
+        logger.info(
+            f"sizes planned for {made.gpu}: --data.patch_size '{list(data.patch_size or ())}', --data.frames {data.frames}, "
+            f"--train.batch_size {train.batch_size}, {describe_recompute(made.step.recompute)}; give others to override them; "
+            "unet4d plan gives the reasons"
+        )
+        return made.config
+
+    return ranks.broadcast_from_rank0(choose)
 
 
 def _config_of_one_gpu(config: Config, gpus: int) -> Config:
@@ -188,14 +226,14 @@ def _config_to_write(chosen: ResolvedConfig, given: Config) -> Config:
     )
 
 
-def _gpu_budget(gpu_memory: str | float, gpus: int) -> _GpuBudget:
+def _gpu_budget(gpu_memory: str | float, gpus: int, device: str) -> _GpuBudget:
     """Return what a training may take of the GPU, or of each of several."""
     here = torch.device("cuda") if torch.cuda.is_available() else None
     exchange_bytes = NCCL_BYTES if gpus > 1 else 0
     if gpu_memory == "auto":
         if here is None:
             raise InputError("got --gpu_memory auto, and no CUDA GPU is here; name a size: --gpu_memory 24")
-        free = free_bytes(find_device("cuda"))
+        free = free_bytes(find_device(device))
         alike = f", one of {gpus} alike" * (gpus > 1)
         return _GpuBudget(
             f"the {describe_bytes(free)} that are free of the GPU here{alike}", free - exchange_bytes, False

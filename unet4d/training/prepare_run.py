@@ -27,7 +27,7 @@ from unet4d.training.checkpoints import Checkpoints
 from unet4d.training.checks import check_train
 from unet4d.training.monitoring.log_lines import flatten_dict
 from unet4d.training.monitoring.mlflow_log import check_mlflow
-from unet4d.training.resolve import resolve
+from unet4d.training.resolve import fit_cpu, resolve
 
 logger = logging.getLogger(__name__)
 
@@ -83,7 +83,12 @@ def prepare_run(
     if data.val_subjects is None and (fewer := describe_fewer_folds(opened, data.folds)):
         logger.info(fewer)
     precision = resolve_precision(config.train.precision, device)
-    resolved = resolve(config, compute_fingerprint((*training, *validation), data, properties), precision, ranks)
+    seen = compute_fingerprint((*training, *validation), data, properties)
+    if device.type == "cpu":
+        config, chosen = fit_cpu(config, seen)
+        if chosen:
+            logger.info(chosen)
+    resolved = resolve(config, seen, precision, ranks)
     _check_batch_size(resolved.train.batch_size, ranks)
     subjects = tuple(sorted({case.subject for case in validation}))
     task = Task(

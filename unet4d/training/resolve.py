@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
+
 from unet4d.config import (
     BATCH_SIZE,
     FRAMES,
     Config,
+    ModelConfig,
     Precision,
     ResolvedConfig,
     ResolvedDataConfig,
     ResolvedTrainConfig,
+    Size,
     triple,
 )
 from unet4d.datasets.subject_folds import number_of_folds
@@ -21,6 +26,39 @@ from unet4d.system.environment import available_cores
 from unet4d.system.text import count
 
 LARGEST_PATCH = (128, 128, 32)
+CPU_PATCH_VOXELS, CPU_EDGE_STEP, CPU_FRAMES, CPU_CHANNELS = 64_000, 8, 4, [16, 32, 64, 128]
+"""Sizes for a CPU, on which a step takes about a second: 80 x 80 x 10 or 40 x 40 x 40 voxels; patch edges are multiples of the step
+unless the study ends before."""
+
+
+def fit_cpu(config: Config, seen: Fingerprint) -> tuple[Config, str]:
+    """Return the configuration with sizes for a CPU where it leaves patch or frames open, and a line about what was chosen.
+
+    The default channels are replaced only with the patch: whoever sets the patch has set the size of the network, too.
+    """
+    data, model, chosen = config.data, config.model, []
+    if data.patch_size is None:
+        patch = _cpu_patch(seen.shape)
+        data = replace(data, patch_size=patch)
+        chosen.append(f"--data.patch_size '{list(patch)}'")
+        lstm = model.lstm_channels
+        is_open = model.strides is model.kernel_size is None and len(lstm if isinstance(lstm, list) else []) <= 4
+        if is_open and model.channels == ModelConfig().channels:
+            model = replace(model, channels=list(CPU_CHANNELS))
+            chosen.append(f"--model.channels '{CPU_CHANNELS}'")
+    if data.frames is None:
+        data = replace(data, frames=CPU_FRAMES)
+        chosen.append(f"--data.frames {CPU_FRAMES}")
+    line = f"sizes chosen for a CPU: {', '.join(chosen)}; give others to override them" if chosen else ""
+    return replace(config, data=data, model=model), line
+
+
+def _cpu_patch(shape: Size) -> Size:
+    """Return the patch with the largest edge, the same along each axis that is long enough, within `CPU_PATCH_VOXELS`."""
+    most = triple(min(n, large) for n, large in zip(shape, LARGEST_PATCH, strict=True))
+    edges = range(max(LARGEST_PATCH), 0, -CPU_EDGE_STEP)
+    patches = (triple(min(n, edge) for n in most) for edge in edges)
+    return next(patch for patch in patches if math.prod(patch) <= CPU_PATCH_VOXELS)
 
 
 def resolve(config: Config, seen: Fingerprint, precision: Precision, ranks: ProcessGroup = ALONE) -> ResolvedConfig:
