@@ -191,7 +191,9 @@ def test_curves_in_bf16_and_fp32_agree_within_the_band_on_the_phantom_and_two_se
 
 def trained(precision: str) -> torch.Tensor:
     """The losses of some steps on one batch."""
-    loop = TrainConfig(1, 100, 2, 1e-2, warmup_steps=0, precision=precision)
+    loop = TrainConfig(
+        epochs=1, steps_per_epoch=100, batch_size=2, learning_rate=1e-2, warmup_steps=0, precision=precision
+    )
     step = TrainingStep(network(), resolve_plainly(Config(train=loop, recompute=RecomputeConfig(0))), CPU)
     return torch.stack([step(batch())[0] for _ in range(8)])
 
