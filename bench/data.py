@@ -95,7 +95,7 @@ def prepare_dataset(clips: Clips, sizes: Sizes, context: Any) -> Row:
     writing = _seconds(lambda: write_studies(clips.folder, sizes.studies, sizes.frames, sizes.shape, cores, context))
     dataset, config = read_dataset(clips.folder), our_config(clips, cores)
     plane = config.in_plane_spacing_mm
-    estimate = sum(footprint(case, dataset, config, plane).disk_bytes for case in dataset.training)
+    estimate = sum(footprint(case, dataset, (plane, None)).disk_bytes for case in dataset.training)
 
     def preprocess() -> None:
         cached_studies(dataset.training, dataset, config, plane, clips.cache)
