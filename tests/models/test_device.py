@@ -8,12 +8,14 @@ import json
 import os
 import subprocess
 import sys
+import warnings
 from types import SimpleNamespace
 
 import pytest
 import torch
 
 from tests.builders import build_network, tiny_config
+from tests.processes import exit_code
 from tests.sliding import sliding_window
 from unet4d.config import InferenceConfig
 from unet4d.errors import InputError
@@ -297,14 +299,17 @@ def test_on_a_cpu_nothing_is_set(flags):
     assert not CUDNN.benchmark
 
 
-def test_setting_them_warns_of_nothing():
-    """In a process of its own, for torch warns once."""
-    code = (
-        "import torch; from unet4d.models.device import set_tf32; "
-        "[set_tf32(torch.device('cuda'), p) for p in ('tf32', 'fp32', 'bf16')]; torch.backends.cudnn.allow_tf32"
-    )
-    done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, timeout=100)
-    assert (done.returncode, done.stderr) == (0, "")
+def set_every_precision() -> None:
+    """Set the flags for a GPU and read them; a warning is an error. In a process of its own, because torch warns once."""
+    warnings.simplefilter("error")
+    for precision in ("tf32", "fp32", "bf16"):
+        set_tf32(GPU, precision)
+    assert isinstance(CUDNN.allow_tf32, bool)
+
+
+def test_setting_them_warns_of_nothing(capfd):
+    assert exit_code(set_every_precision) == 0
+    assert capfd.readouterr().err == ""
 
 
 @pytest.fixture

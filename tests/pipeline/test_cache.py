@@ -8,8 +8,6 @@ import pickle
 import re
 import shutil
 import signal
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +15,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from processes import exit_codes
+from processes import exit_code, exit_codes
 
 from unet4d.config import DataConfig
 from unet4d.datasets.dataset import read_dataset
@@ -280,39 +278,25 @@ def test_what_grows_still_is_not_removed(write_case, tmp_path):
     assert (partial / "image.npy").exists()
 
 
-KILLED = """
-import os, signal, sys
-from pathlib import Path
-import numpy as np
-from unet4d.config import DataConfig
-from unet4d.pipeline.cache import cached_studies
-from unet4d.datasets.dataset import read_dataset
+def build_and_die(root: Path, folder: Path, workers: int) -> None:
+    """Be killed within the second study; in a process of its own."""
+    save, calls = np.save, []
 
-save, calls = np.save, []
+    def dying(file, array):
+        save(file, array)
+        calls.append(file)
+        if len(calls) == 5:
+            file.flush()
+            os.kill(os.getpid(), signal.SIGKILL)
 
-def dying(file, array):
-    save(file, array)
-    calls.append(file)
-    if len(calls) == 5:  # within the second study
-        file.flush()
-        os.kill(os.getpid(), signal.SIGKILL)
-
-np.save = dying
-dataset = read_dataset(sys.argv[1])
-cached_studies(dataset.training, dataset, DataConfig(normalization="none", num_workers=int(sys.argv[3])), None, Path(sys.argv[2]))
-"""
+    np.save = dying
+    build(read_dataset(root), folder, replace(RAW, num_workers=workers))
 
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_killed_build_leaves_whole_entries_and_is_taken_up_where_it_stopped(phantom_dataset, tmp_path, workers):
     whole = build(phantom_dataset, tmp_path / "whole")
-    done = subprocess.run(
-        [sys.executable, "-c", KILLED, phantom_dataset.root, tmp_path / "cache", str(workers)],
-        capture_output=True,
-        text=True,
-        timeout=100,
-    )
-    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert exit_code(build_and_die, phantom_dataset.root, tmp_path / "cache", workers) == -signal.SIGKILL
     visible = [path for path in (tmp_path / "cache").iterdir() if not path.name.startswith(".")]
     partial = len(list((tmp_path / "cache").glob(".*.partial.*")))
     assert (len([path for path in visible if path.name != MEMO]), partial) in (

@@ -151,9 +151,9 @@ def test_a_way_that_was_asked_for_is_the_first_tried(monkeypatch):
 
 
 def test_a_planned_step_has_the_counted_bytes():
-    chosen, is_enough = choose_recompute(config(chunk_frames=4), 1, 3, 9, 10**12)
+    chosen, is_enough = choose_recompute(config(3, chunk_frames=2), 1, 3, 3, 10**12)
     assert is_enough
-    assert chosen.planned_bytes == counted(RecomputeConfig(4))
+    assert chosen.planned_bytes == counted(RecomputeConfig(2), 3)
 
 
 def test_leaner_ways_than_an_odd_one_are_the_rungs_below_it():
