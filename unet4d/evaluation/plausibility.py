@@ -127,7 +127,7 @@ class LabelShape:
 
     @classmethod
     def measure(cls, label: np.ndarray, values: Sequence[int], most_frames: int | None = None) -> LabelShape:
-        """Measure a label map (T, X, Y, Z) with these values of the K classes, in every frame or in at most so many, evenly spread.
+        """Measure a label map (T, X, Y, Z) of K classes with these values, in every frame or in `most_frames` evenly spread ones.
 
         A frame of 256 x 256 x 12 voxels takes 7 ms where it is a heart, 40 ms where it is noise.
         """
