@@ -19,6 +19,8 @@ CHANNELS = (32, 64, 128, 256, 320)
 FRAMES = 8
 BATCH_SIZE = 2
 FOLDS = 5
+MOST_WORKERS = 8
+"""Processes that read clips, or studies that are preprocessed at once, where `data.num_workers` is unset."""
 
 
 def triple(values: Iterable[int]) -> Size:

@@ -17,7 +17,7 @@ from typing import Any, BinaryIO, cast
 import numpy as np
 import torch
 
-from unet4d.config import DataConfig
+from unet4d.config import MOST_WORKERS, DataConfig
 from unet4d.datasets.case_labels import read_labelled, to_classes
 from unet4d.datasets.cases import Case, Dataset
 from unet4d.datasets.issues import ERROR
@@ -41,8 +41,6 @@ VERSION = 2
 """Raised whenever the same settings would give other arrays."""
 MEMO = "digests.json"
 """Digests of the studies' files, beside the entries."""
-MOST_THREADS = 8
-"""Studies preprocessed at once where `data.num_workers` is unset: no core need be kept for training meanwhile."""
 STALE_S = 3600.0
 """Age from which a half-written entry that no longer grows is removed: its process has ended."""
 
@@ -182,7 +180,8 @@ class _StudyCache:
         footprints = [footprint(case, self.dataset, self.spacing_mm) for case in cases]
         check_disk_room(footprints, self.root)
         workers = self.config.num_workers
-        wanted = min(MOST_THREADS, available_cores()) if workers is None else workers
+        # No core need be kept for training meanwhile.
+        wanted = min(MOST_WORKERS, available_cores()) if workers is None else workers
         return count_threads(wanted, footprints, free_memory_bytes())
 
     def build_all(self, cases: Sequence[Case]) -> dict[str, Path]:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from unet4d.config import (
     BATCH_SIZE,
     FRAMES,
+    MOST_WORKERS,
     Config,
     ModelConfig,
     Precision,
@@ -82,7 +83,9 @@ def resolve(config: Config, seen: Fingerprint, precision: Precision, ranks: Proc
     patch = given.patch_size or triple(min(n, most) for n, most in zip(seen.shape, LARGEST_PATCH, strict=True))
     model = resolve_model(config.model, seen.spacing, patch)
     workers = (
-        min(8, max(1, available_cores() // ranks.local_size) - 1) if given.num_workers is None else given.num_workers
+        min(MOST_WORKERS, max(1, available_cores() // ranks.local_size) - 1)
+        if given.num_workers is None
+        else given.num_workers
     )
     frames = min(given.frames or FRAMES, seen.frames)  # more would only repeat them
     if config.train.consistency_weight and frames < 3:
