@@ -38,6 +38,7 @@ class Run:
     validated: list[int] = field(default_factory=list)
     epochs_done: int = 0
     steps_done: int = 0
+    is_warm: bool = False
 
     def open(self, state: dict | None = None, start_s: float = 0.0) -> TimeBudget:
         """Open the budget, which takes a start and a sample of a tenth of a validation."""
@@ -48,9 +49,11 @@ class Run:
         self.budget.begin(self._sample)
         return self.budget
 
-    def _sample(self) -> float:
-        self.now_s += self.validation_s / 10
-        return 0.1
+    def _sample(self, frames: int) -> float:
+        """Take the share that these frames are of 100, and once, at first, 3 s more."""
+        self.now_s += self.validation_s * frames / 100 + 3 * (not self.is_warm)
+        self.is_warm = True
+        return frames / 100
 
     def train(self, most_steps: int = 10**6) -> None:
         """Train to the end, or until this many steps are taken."""
@@ -121,6 +124,15 @@ def test_steps_of_equal_length_have_the_rates_of_a_run_of_as_many(schedule, warm
     slow.learning_rate_factor(0)
     slow.note(20.0, 0.41, False)
     assert slow.learning_rate_factor(1) == 1.0, "a tenth has passed since the first step"
+
+
+def test_after_a_long_start_the_rate_rises_within_a_tenth_of_what_is_left():
+    budget, factors = TimeBudget(timed(warmup_steps=1000), lambda: 0.0), []
+    for step in range(101):
+        budget.note(float(step), 0.8 + 0.2 * step / 100, False)
+        factors.append(budget.learning_rate_factor(step))
+    assert max(factors) == factors[10] == 1.0
+    assert factors[100] == 0
 
 
 def test_other_ranks_do_as_the_first_one_measures():

@@ -17,7 +17,9 @@ from unet4d.training.optimizer import falling_factor
 VALIDATION_SHARE = 0.1
 """Most of a time budget that validations take, unless the last one alone takes more."""
 WARMUP_SHARE = 0.1
-"""Most of a time budget in which the learning rate rises."""
+"""Most of the time for steps in which the learning rate rises."""
+SAMPLE_FRAMES = 4
+"""Frames of a study from which the time of a validation is expected."""
 UNCERTAINTY = 0.1
 """Fraction by which the end of the run may take longer than it is known to."""
 EXIT_S, UNMEASURED_S = 2.0, 5.0
@@ -42,8 +44,8 @@ class EpochBudget:
         self.last_epoch: int | None = config.epochs
         self.steps = config.epochs * config.steps_per_epoch
 
-    def begin(self, sample: Callable[[], float]) -> None:
-        """Prepare for the first step on rank 0; `sample` computes part of a validation and returns the share of it."""
+    def begin(self, sample: Callable[[int], float]) -> None:
+        """Prepare for the first step on rank 0; `sample` validates on a few frames and returns the share of all that they are."""
 
     def read(self) -> list[float]:
         """Return what rank 0 tells the other ranks before a step, for `note`; as many numbers on every rank."""
@@ -140,15 +142,16 @@ class TimeBudget(EpochBudget):
         closing_s = max(self.closing_s, self.saving_s)
         return max(self._steps_s, default=0.0) + (1 + UNCERTAINTY) * closing_s + EXIT_S
 
-    def begin(self, sample: Callable[[], float]) -> None:
+    def begin(self, sample: Callable[[int], float]) -> None:
         """Reserve the time of the last validation, expected from the sample.
 
         Raises:
             InputError: no time is left for a step of a new run.
         """
         if not self.closing_s:
+            sample(1)  # what happens once alone is not part of the last validation
             began_s = self.now()
-            share = sample()
+            share = sample(SAMPLE_FRAMES)
             self.closing_s = (self.now() - began_s) / share + UNMEASURED_S
         spent_s = self.now()
         if self.began is None and spent_s + self.reserve_s >= self.total_s:
@@ -183,7 +186,8 @@ class TimeBudget(EpochBudget):
         if self._step_began_s:
             self._steps_s.append(self.spent_s - self._step_began_s)
         self._step_began_s = self.spent_s
-        risen = max((step + 1) / (self.config.warmup_steps + 1), (self.progress - self.began) / WARMUP_SHARE)
+        rise = WARMUP_SHARE * (1 - self.began) or 1.0
+        risen = max((step + 1) / (self.config.warmup_steps + 1), (self.progress - self.began) / rise)
         if self.risen is None and risen >= 1:
             self.risen = self.progress
         if self.risen is None:

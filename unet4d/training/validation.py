@@ -34,9 +34,6 @@ from unet4d.system.memory_errors import is_out_of_gpu_memory, memory_error_reaso
 from unet4d.system.progress_bar import ProgressBar
 from unet4d.system.text import format_number
 
-SAMPLE_FRAMES = 4
-"""Frames of a study from which the time of a validation is expected."""
-
 
 @dataclass(frozen=True)
 class ValidationResult:
@@ -125,7 +122,7 @@ class Validation:
                 bar.update(min(size, total - first))
         return scored, kept
 
-    def sample(self, network: CLSTMUNet) -> float:
+    def sample(self, network: CLSTMUNet, frames: int) -> float:
         """Segment a few frames of a study, to be timed; return the fraction of this process's validation that they are.
 
         Raises:
@@ -134,7 +131,7 @@ class Validation:
         mine = self.studies[self.ranks.rank :: self.ranks.size]
         if not mine:
             return 1.0
-        few = replace(mine[0], image=mine[0].image[:, :SAMPLE_FRAMES])
+        few = replace(mine[0], image=mine[0].image[:, :frames])
         network.eval()
         with _explain_memory():
             self._segment(network, few, lambda: None)

@@ -98,7 +98,8 @@ def _budget_text(budget: Mapping[str, Any] | None) -> str | None:
 
 
 def _epochs_text(facts: Mapping[str, Any]) -> str:
-    return f"{facts['epochs']['done']} of {facts['epochs']['of'] or '?'} epochs"
+    epochs = facts["epochs"]
+    return f"{epochs['done']} epochs" if facts["time_budget"] else f"{epochs['done']} of {epochs['of'] or '?'} epochs"
 
 
 def _score_text(score: Mapping[str, Any] | None) -> str:
