@@ -119,7 +119,7 @@ def train(base: Path, arm: str, fold: int, seed: int, budget: str, facts: Path) 
 
 
 def predict(base: Path, arm: str, fold: int, dataset: Dataset, out: Path, facts: Path) -> None:
-    """Segment every frame of the held-out studies with mirroring, then those of the first study without, and time both.
+    """Segment every frame of the held-out studies with mirroring, then once more without, and time both.
 
     Cases that are done are skipped. CPU seconds are those of nnU-Net's own prediction, from files to files.
     """
@@ -133,16 +133,18 @@ def predict(base: Path, arm: str, fold: int, dataset: Dataset, out: Path, facts:
         type(own).__name__, own.inference_allowed_mirroring_axes,
     )  # fmt: skip
     cases = held_out_cases(dataset, fold)
-    done = read_json(facts) if facts.exists() else {"cases": {}}
-    for case in cases:
-        if case.name not in done["cases"]:
-            done["cases"][case.name] = _predict_case(predictor, case, out)
-            write_json(facts, done)
-            print(case.name, done["cases"][case.name], flush=True)
-    predictor.use_mirroring = False
-    first = _predict_case(predictor, cases[0], out.parent / "unmirrored")
+    done = read_json(facts) if facts.exists() else {}
+    for name, folder in (("cases", out), ("unmirrored", out.parent / "unmirrored")):
+        predictor.use_mirroring = name == "cases"
+        timed = done.setdefault(name, {})
+        for case in cases:
+            if case.name not in timed:
+                timed[case.name] = _predict_case(predictor, case, folder)
+                write_json(facts, done)
+                print(case.name, timed[case.name], flush=True)
     totals = {key: sum(about[key] for about in done["cases"].values()) for key in ("cpu_s", "frames")}
-    write_json(facts, done | totals | {"studies": len(cases), "unmirrored": {"case": cases[0].name, **first}})
+    unmirrored = sum(about["cpu_s"] for about in done["unmirrored"].values())
+    write_json(facts, done | totals | {"studies": len(cases), "unmirrored_cpu_s": round(unmirrored, 2)})
 
 
 def _predict_case(predictor: nnUNetPredictor, case: Case, out: Path) -> dict[str, float]:

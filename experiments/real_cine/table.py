@@ -116,7 +116,7 @@ def _summarize_arm(
                 scores[name][class_name] = {"mean": _mean(means), "ci95": ci95, "n": len(means)}
     predicted = [record["predict"] for record in records]
     studies, frames, used_s = (sum(one[key] for one in predicted) for key in ("studies", "frames", "cpu_s"))
-    unmirrored = [one["unmirrored"] for one in predicted if "unmirrored" in one]
+    unmirrored = [one["unmirrored_cpu_s"] / one["studies"] for one in predicted if "unmirrored_cpu_s" in one]
     trained = [record["train"] for record in records if record["train"]]
     return {
         "scores": scores,
@@ -129,7 +129,7 @@ def _summarize_arm(
         "steps": _mean_of([one["steps"] for one in trained]),
         "prediction_cpu_s_per_study": used_s / studies,
         "prediction_cpu_s_per_frame": used_s / frames,
-        "unmirrored_cpu_s_per_frame": _mean_of([one["cpu_s"] / one["frames"] for one in unmirrored]),
+        "unmirrored_cpu_s_per_study": _mean_of(unmirrored),
     }
 
 
@@ -154,13 +154,13 @@ def markdown(summary: Mapping[str, Any]) -> str:
             name, _patients(arm), str(len({job["seed"] for job in arm["jobs"]})), format_number(arm["steps"], 0),
             format_number(arm["training_cpu_s"] and arm["training_cpu_s"] / 60, 1),
             *(format_number(arm[f"prediction_cpu_s_per_{unit}"], 2) for unit in ("study", "frame")),
-            format_number(arm["unmirrored_cpu_s_per_frame"], 2), str(arm["hd95_undefined"]), str(arm["jobs_missing"]),
+            format_number(arm["unmirrored_cpu_s_per_study"], 2), str(arm["hd95_undefined"]), str(arm["jobs_missing"]),
         ]
         for name, arm in arms.items()
     ]  # fmt: skip
     head = [
         "Cost", "patients", "seeds", "steps", "training, CPU min", "prediction, CPU s a study", "CPU s a frame",
-        "not mirrored, CPU s a frame", "HD95 undefined", "jobs missing",
+        "not mirrored, CPU s a study", "HD95 undefined", "jobs missing",
     ]  # fmt: skip
     parts.append(_table(head, cost))
     tests = [
