@@ -158,11 +158,8 @@ class ClipLoss(nn.Module):
     ):
         super().__init__()
         self.network, self.loss, self.recurrence = network, LabelledFramesLoss(), ChunkedRecurrence(network)
-        self.total, self.jitter, self.consistency_weight = (
-            total or (lambda sums: sums),
-            AreaJitter(),
-            consistency_weight,
-        )
+        self.total = total or (lambda sums: sums)
+        self.jitter, self.consistency_weight = AreaJitter(), consistency_weight
         self.set_recompute(schedule)
 
     def set_recompute(self, schedule: RecomputeConfig) -> None:

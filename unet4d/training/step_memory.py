@@ -141,9 +141,8 @@ def count_step_cost(config: ResolvedConfig, in_channels: int, out_channels: int,
     # These are read, so they are not fake.
     labelled = (torch.arange(frames) >= frames - labelled_frames).expand(batch, frames)
     compared = None
-    if (
-        config.train.consistency_weight
-    ):  # before the labelled ones: no more frames can be decoded in a clip, or in a chunk
+    if config.train.consistency_weight:
+        # Before the labelled ones: no more frames can be decoded in a clip, or in a chunk.
         first = max(0, frames - labelled_frames - config.train.consistency_frames)
         compared = torch.zeros(batch, frames, dtype=torch.bool)
         compared[:, first : first + config.train.consistency_frames] = True
