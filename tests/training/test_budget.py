@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -28,7 +29,8 @@ from unet4d.training.validation import Validation
 
 @dataclass
 class Run:
-    """A run as the trainer drives it, whose steps and validations take a fake clock's seconds."""
+    """A run as the trainer drives it, whose steps and validations take a fake clock's seconds; the first step takes
+    `first` times as long."""
 
     config: TrainConfig
     step_s: float
@@ -39,6 +41,7 @@ class Run:
     epochs_done: int = 0
     steps_done: int = 0
     is_warm: bool = False
+    first: int = 8
 
     def open(self, state: dict | None = None, start_s: float = 0.0) -> TimeBudget:
         """Open the budget, which takes a start and a sample of a tenth of a validation."""
@@ -66,9 +69,11 @@ class Run:
                 if self.budget.is_over and self.steps_done > self.epochs_done * per_epoch:
                     break
                 self.factors.append(self.budget.learning_rate_factor(self.steps_done))
-                self.now_s += self.step_s
+                self.now_s += self.step_s * (self.first if self.steps_done == 0 else 1)
                 self.steps_done += 1
             self.budget.last_epoch, is_validated = self.budget.end_steps(self.epochs_done + 1, True)
+            is_whole = self.steps_done == (self.epochs_done + 1) * per_epoch
+            assert is_whole or self.budget.last_epoch == self.epochs_done + 1, "the last epoch alone is cut short"
             if is_validated:
                 self.validated.append(self.epochs_done + 1)
                 self.now_s += self.validation_s
@@ -94,6 +99,15 @@ def test_a_run_ends_in_time_validated_and_with_its_rate_at_nothing(step_s, valid
     assert 0 <= run.factors[-1] < 0.1
     assert max(run.factors) == 1
     assert (len(run.validated) - 1) * validation_s <= VALIDATION_SHARE * 2400
+
+
+@pytest.mark.parametrize("start_s", np.arange(10, 15, 0.5).tolist())
+def test_no_epoch_but_the_last_is_cut_short(start_s):
+    """Even where the slow first step is forgotten between the decision to end and the end."""
+    run = Run(timed("5m"), 1, 60, first=100)
+    run.open(start_s=start_s)
+    run.train()
+    assert run.validated == [run.epochs_done]
 
 
 def test_validations_are_spread_over_the_run_and_rarer_where_they_are_long():

@@ -206,7 +206,7 @@ class TimeBudget(EpochBudget):
         self._closing_from_s = spent_s = self.now()
         self._steps_s.append(spent_s - self._step_began_s if self._step_began_s else 0.0)
         _, progress, is_over = self.read()
-        last = epoch if self.last_epoch is None and is_over else self.last_epoch
+        last = epoch if self.last_epoch is None and (is_over or self.is_over) else self.last_epoch
         closing_s, share_s = max(self.closing_s, self.saving_s), VALIDATION_SHARE * self.total_s
         is_affordable = self.validations_s + closing_s <= progress * (share_s - closing_s)
         is_affordable &= spent_s + closing_s + self.reserve_s < self.total_s
