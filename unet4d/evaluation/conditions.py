@@ -19,6 +19,7 @@ CONDITION_NAMES = {
     "mirror_axes": "mirroring",
     "cyclic_shifts": "cyclic shifts",
     "overlap": "the overlap of windows",
+    "priming_frames": "priming frames",
     "postprocessing": "post-processing",
 }
 """Conditions that a comparison needs to be the same, with their names for people."""

@@ -24,7 +24,7 @@ def prediction_conditions(models: Models, options: InferenceOptions, steps: Sequ
 
     Returns:
         `runs`: folders of the models; `checkpoint`: "best", "last" or the file's name; `models`: their number; `mirror_axes`,
-        `overlap` and `cyclic_shifts` of the first; `postprocessing`: steps; `training_seconds` and `training_steps`: of all models
+        `overlap`, `priming_frames` and `cyclic_shifts` of the first; `postprocessing`: steps; `training_seconds` and `training_steps`: of all models
         together, where the summary.json of their runs has them.
     """
     window = options.window_config(models[0].config.inference)
@@ -38,6 +38,7 @@ def prediction_conditions(models: Models, options: InferenceOptions, steps: Sequ
         "models": len(models),
         "mirror_axes": list(window.mirror_axes),
         "overlap": window.overlap,
+        "priming_frames": window.priming_frames,
         "cyclic_shifts": options.cyclic_shifts,
         "postprocessing": [step.as_dict() for step in steps],
         "training_seconds": _sum(seconds),
