@@ -24,8 +24,8 @@ def prediction_conditions(models: Models, options: InferenceOptions, steps: Sequ
 
     Returns:
         `runs`: folders of the models; `checkpoint`: "best", "last" or the file's name; `models`: their number; `mirror_axes`,
-        `overlap`, `priming_frames` and `cyclic_shifts` of the first; `postprocessing`: steps; `training_seconds` and `training_steps`: of all models
-        together, where the summary.json of their runs has them.
+        `overlap`, `priming_frames` and `cyclic_shifts` of the first; `postprocessing`: steps; `training_seconds` and
+        `training_steps`: of all models together, where the summary.json of their runs has them.
     """
     window = options.window_config(models[0].config.inference)
     paths = [model.path.resolve() for model in models]
