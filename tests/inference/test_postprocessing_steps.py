@@ -384,7 +384,6 @@ def test_steps_chosen_for_other_weights_are_refused(run):
         "{",
         "[]",
         '{"steps": 3}',
-        '{"steps": [], "checkpoints": {}}',
         '{"steps": []}',
         '{"steps": [{"operation": "melt", "class": "muscle"}], "checkpoints": {"a": "b"}}',
         '{"steps": [{"operation": ["melt"], "class": "muscle"}], "checkpoints": {"a": "b"}}',

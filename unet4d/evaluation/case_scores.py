@@ -70,7 +70,7 @@ def score_case(
     """
     label, labelled, like = read_reference(reference, dataset)
     values = list(classes.values())
-    prediction = _read_prediction(file, reference, like, values)
+    prediction = read_prediction(file, reference, like, values)
     voxel_ml = voxel_volume_ml(like.affine)
     reference_ml = np.where(labelled[:, None], volumes_ml(label, values, voxel_ml), np.nan)
     prediction_ml = volumes_ml(prediction, values, voxel_ml)
@@ -106,7 +106,7 @@ def score_case(
     return CaseScores(reference.name, reference.subject, like.frames, int(labelled.sum()), rows)
 
 
-def _read_prediction(file: Path, reference: Reference, like: Image4D, values: Sequence[int]) -> np.ndarray:
+def read_prediction(file: Path, reference: Reference, like: Image4D, values: Sequence[int]) -> np.ndarray:
     """Return a label map (T, X, Y, Z); raise InputError unless it is on the grid of the reference and has known values."""
     header, shape = read_header(file)
     check_same_grid(file, header, shape, reference.path, like.header, (like.frames, *like.grid))

@@ -1,26 +1,24 @@
-"""The search for post-processing steps that help, on predictions with references: greedy, one step per round."""
+"""The search for post-processing steps that help, on predictions with references: greedy, one step per round.
+
+In each round the step that raises the mean foreground Dice most is kept, if it raises it by more than `MARGIN`, lowers the mean
+Dice of no class by more than `TOLERANCE`, and improves more subjects than it worsens and at least two (of one subject alone: that
+one). The rounds end when no step passes. Dice is judged on the labelled frames, as unet4d evaluate does: the mean of a class runs
+over all labelled frames, the mean foreground Dice over the classes' means.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-from unet4d.inference.postprocessing_steps import EVERY_CLASS, OPERATIONS, Step, apply_steps
+from unet4d.inference.postprocessing_steps import EVERY_CLASS, OPERATIONS, Step, apply_steps, bounding_box
 from unet4d.metrics.overlap import count_voxels, dice
 from unet4d.metrics.statistics import summary_statistics
 from unet4d.system.signals import check_stop
-from unet4d.system.text import count
 
 MARGIN, TOLERANCE = 0.0005, 0.0001
-RULE = (
-    f"In each round the step that raises the mean foreground Dice most is kept, if it raises it by more than {MARGIN}, lowers the "
-    f"mean Dice of no class by more than {TOLERANCE}, and improves more subjects than it worsens and at least two (of one subject "
-    "alone: that one). The rounds end when no step passes. Dice is judged on the labelled frames, as unet4d evaluate does: the "
-    "mean of a class runs over all labelled frames, the mean foreground Dice over the classes' means."
-)
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,30 +49,24 @@ class HeldOutPrediction:
         """
         frames = np.flatnonzero(labelled)
         occupied = (label != 0).any(axis=0) | (reference[frames] != 0).any(axis=0)
-        bounds = []
-        for axis in range(3):
-            hit = np.flatnonzero(occupied.any(axis=tuple(other for other in range(3) if other != axis)))
-            bounds.append(slice(max(0, hit[0] - 1), hit[-1] + 2) if hit.size else slice(0, 1))
-        inside = (slice(None), *bounds)
+        box = bounding_box(occupied) or (slice(0, 1),) * 3
+        inside = (slice(None), *(slice(max(0, side.start - 1), side.stop + 1) for side in box))
         return cls(subject, label[inside].copy(), reference[frames][inside].copy(), frames, cyclic)
 
 
 @dataclass(frozen=True)
-class ChosenSteps:
-    """The steps that helped, and what they were chosen by, in plain values for the record.
+class DiceScores:
+    """Dice of label maps on their labelled frames; None where undefined.
 
     Attributes:
-        steps: that were kept, in their order.
-        trials: every step in every round: its changes of the Dice, the subjects that improved and worsened, whether it was kept,
-            and why not.
-        before: scores without any step, see `_score`.
-        after: with all that were kept.
+        mean_foreground_dice: mean of the classes.
+        dice: of each class, over the labelled frames of all cases.
+        subjects: mean foreground Dice of each subject.
     """
 
-    steps: list[Step]
-    trials: list[dict[str, Any]]
-    before: dict[str, Any]
-    after: dict[str, Any]
+    mean_foreground_dice: float | None
+    dice: Mapping[str, float | None]
+    subjects: Mapping[str, float | None]
 
 
 def candidate_steps(labels: Mapping[str, int]) -> list[Step]:
@@ -87,30 +79,27 @@ def candidate_steps(labels: Mapping[str, int]) -> list[Step]:
     return steps
 
 
-def choose_steps(cases: Sequence[HeldOutPrediction], labels: Mapping[str, int]) -> ChosenSteps:
-    """Choose steps greedily on one case or more, see `RULE`."""
-    remaining, trials, steps = candidate_steps(labels), list[dict[str, Any]](), list[Step]()
-    maps: Sequence[np.ndarray] = [case.label for case in cases]
-    first = score = _score(cases, [case.label[case.frames] for case in cases], labels)
+def choose_steps(cases: Sequence[HeldOutPrediction], labels: Mapping[str, int]) -> tuple[list[Step], list[DiceScores]]:
+    """Choose steps on one case or more; return those that help, in their order, and the scores before the first and after each."""
+    remaining, steps = candidate_steps(labels), list[Step]()
+    maps = [case.label for case in cases]
+    scores = [_score(cases, [case.label[case.frames] for case in cases], labels)]
     while True:
-        scores = [_score_step(step, cases, maps, labels) for step in remaining]
-        tried = [
-            {"round": len(steps) + 1, **step.as_dict(), **_judge(score, after)}
-            for step, after in zip(remaining, scores, strict=True)
-        ]
-        passed = [index for index, trial in enumerate(tried) if trial["why_not"] is None]
-        best = max(passed, key=lambda index: tried[index]["change_of_mean_foreground_dice"], default=None)
-        trials += [trial | {"kept": index == best} for index, trial in enumerate(tried)]
-        if best is None:
-            return ChosenSteps(steps, trials, first, score)
+        tried = [_score_step(step, cases, maps, labels) for step in remaining]
+        helping = [index for index, after in enumerate(tried) if _helps(scores[-1], after)]
+        if not helping:
+            return steps, scores
+        best = max(
+            helping, key=lambda index: _change(scores[-1].mean_foreground_dice, tried[index].mean_foreground_dice)
+        )
         steps.append(remaining.pop(best))
+        scores.append(tried[best])
         maps = [apply_steps(label, steps[-1:], labels, case.cyclic) for case, label in zip(cases, maps, strict=True)]
-        score = scores[best]
 
 
 def _score_step(
     step: Step, cases: Sequence[HeldOutPrediction], maps: Sequence[np.ndarray], labels: Mapping[str, int]
-) -> dict[str, Any]:
+) -> DiceScores:
     """Score a step on label maps (T, X, Y, Z); of one that looks at one frame at a time, process the labelled frames alone."""
     check_stop()
     over_time, processed = step.operation == "remove_single_frame_components", []
@@ -120,60 +109,38 @@ def _score_step(
     return _score(cases, processed, labels)
 
 
-def _score(cases: Sequence[HeldOutPrediction], maps: Sequence[np.ndarray], labels: Mapping[str, int]) -> dict[str, Any]:
-    """Score label maps (n, X, Y, Z) of the labelled frames.
-
-    Returns:
-        `dice`: of each class, mean and n over the labelled frames of all cases, as `summary_statistics` returns them;
-        `mean_foreground_dice`: each class weighs the same, None where no class is defined; `subjects`: that of each subject.
-    """
+def _score(cases: Sequence[HeldOutPrediction], maps: Sequence[np.ndarray], labels: Mapping[str, int]) -> DiceScores:
+    """Score label maps (n, X, Y, Z) of the labelled frames."""
     classes = {name: value for name, value in labels.items() if value}
-    rows: dict[str, list[np.ndarray]] = {}
+    found: dict[str, list[np.ndarray]] = {}
     for case, label in zip(cases, maps, strict=True):
-        rows.setdefault(case.subject, []).append(dice(count_voxels(case.reference, label, list(classes.values()))))
-    by_subject = {subject: np.concatenate(found) for subject, found in rows.items()}  # (frames, K) each
-    columns = np.concatenate(list(by_subject.values())).T
-    return {
-        "mean_foreground_dice": _mean_of_classes(columns),
-        "dice": {name: summary_statistics(column) for name, column in zip(classes, columns, strict=True)},
-        "subjects": {subject: _mean_of_classes(found.T) for subject, found in by_subject.items()},
-    }
+        found.setdefault(case.subject, []).append(dice(count_voxels(case.reference, label, list(classes.values()))))
+    of_subjects = {subject: np.concatenate(rows) for subject, rows in found.items()}  # (frames, K) each
+    every = np.concatenate(list(of_subjects.values()))
+    means = [_mean(column) for column in every.T]
+    subjects = {subject: _mean([_mean(column) for column in rows.T]) for subject, rows in of_subjects.items()}
+    return DiceScores(_mean(means), dict(zip(classes, means, strict=True)), subjects)
 
 
-def _mean_of_classes(columns: np.ndarray) -> float | None:
-    """Return the mean over classes of their means over frames, of Dice (K, frames)."""
-    means = [summary_statistics(column)["mean"] for column in columns]
-    return summary_statistics(np.array(means, np.float64))["mean"]  # None is NaN there, and ignored
+def _mean(values: np.ndarray | Sequence[float | None]) -> float | None:
+    """Return the mean of what is defined; None where nothing is."""
+    return summary_statistics(np.array(values, np.float64))["mean"]  # None is NaN there
 
 
-def _judge(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the changes from one score to another, and the reason against the step under `RULE`; None where there is none."""
-    change = _change(before["mean_foreground_dice"], after["mean_foreground_dice"])
-    changes = {name: _change(was["mean"], after["dice"][name]["mean"]) for name, was in before["dice"].items()}
-    of_subjects = {
+def _helps(before: DiceScores, after: DiceScores) -> bool:
+    """Return whether a step may be kept, see the rule above."""
+    of_subjects = [
         # A Dice that is undefined afterwards was 0: all that was found was wrong, and is gone.
-        name: 1.0 if was is not None and after["subjects"][name] is None else _change(was, after["subjects"][name])
-        for name, was in before["subjects"].items()
-    }
-    improved = [name for name, change_of_subject in of_subjects.items() if change_of_subject > 0]
-    worsened = [name for name, change_of_subject in of_subjects.items() if change_of_subject < 0]
-    name, fall = min(changes.items(), key=lambda item: item[1])
-    why_not = None
-    if not improved and not worsened and change == 0:
-        why_not = "changes no Dice"
-    elif fall < -TOLERANCE:
-        why_not = f"lowers {name} by {-fall:.4f}"
-    elif change <= MARGIN:
-        why_not = f"no more than {MARGIN}"
-    elif len(improved) <= len(worsened) or len(improved) < min(2, len(of_subjects)):
-        why_not = f"{len(improved)} of {count(len(of_subjects), 'subject')} improve, {len(worsened)} worsen"
-    return {
-        "change_of_mean_foreground_dice": change,
-        "change_of_dice": changes,
-        "improved": improved,
-        "worsened": worsened,
-        "why_not": why_not,
-    }
+        1.0 if was is not None and after.subjects[name] is None else _change(was, after.subjects[name])
+        for name, was in before.subjects.items()
+    ]
+    better, worse = (sum(change * sign > 0 for change in of_subjects) for sign in (1, -1))
+    return (
+        _change(before.mean_foreground_dice, after.mean_foreground_dice) > MARGIN
+        and all(_change(was, after.dice[name]) >= -TOLERANCE for name, was in before.dice.items())
+        and better > worse
+        and better >= min(2, len(of_subjects))
+    )
 
 
 def _change(before: float | None, after: float | None) -> float:

@@ -69,13 +69,6 @@ class Step:
         """Return the step for JSON."""
         return {"operation": self.operation, "class": self.class_name}
 
-    @classmethod
-    def from_dict(cls, values: Any) -> Step:
-        """Return the step of what `as_dict` returned. Raise InputError for anything else."""
-        if not isinstance(values, dict) or set(values) != {"operation", "class"}:
-            raise InputError(f'got step {short_repr(values)}, expected {{"operation": ..., "class": ...}}')
-        return cls(values["operation"], values["class"])
-
 
 def describe_steps(steps: Sequence[Step]) -> str:
     """Return steps as text; an empty one without any."""
@@ -97,15 +90,29 @@ def apply_steps(label: np.ndarray, steps: Sequence[Step], labels: Mapping[str, i
     Raises:
         InputError: a step for a class that `labels` lacks, or for the background.
     """
-    result = np.array(label)
+    result = np.array(label, order="C")
     for step in steps:
         value = _label_value(step, labels)
-        if step.operation == "remove_single_frame_components":
-            _remove_single_frame(result, value, cyclic)
-        else:
-            for frame in result:
-                (_keep_largest if step.operation == "largest_component" else _fill_holes)(frame, value)
+        for t, frame in enumerate(result):
+            if step.operation == "remove_single_frame_components":
+                # None of these touches another, so the order in which they are removed does not matter.
+                if found := single_frame_components(result, t, value, cyclic):
+                    box, numbered, is_single = found
+                    frame[box][is_single[numbered]] = 0
+            elif inside := bounding_box(_mask(frame, value)):
+                if step.operation == "largest_component":
+                    _keep_largest(frame[inside], value)
+                else:
+                    _fill_holes(frame[inside], value, frame.shape)
     return result
+
+
+def bounding_box(occupied: np.ndarray) -> tuple[slice, ...] | None:
+    """Return the box around what is True in (X, Y, Z); None where nothing is. Work in it alone costs a tenth."""
+    from scipy import ndimage
+
+    found: list[tuple[slice, ...] | None] = ndimage.find_objects(occupied.view(np.uint8), max_label=1)
+    return found[0]
 
 
 def write_steps(run: Path, steps: Sequence[Step], checkpoints: Sequence[Path], about: Mapping[str, Any]) -> Path:
@@ -135,17 +142,14 @@ def read_steps(run: Path, digests: Mapping[Path, str] | None = None) -> list[Ste
         return None
     try:
         record = read_json(path)
-        steps = [Step.from_dict(values) for values in record["steps"]]
+        steps = [Step(values["operation"], values["class"]) for values in record["steps"]]
         recorded = {(run / name).resolve(): digest for name, digest in record["checkpoints"].items()}
-        if not recorded:
-            raise InputError("got no checkpoints, expected those that the steps were chosen for")
     except (InputError, LookupError, TypeError, AttributeError, ValueError) as error:
         advice = f"run unet4d postprocess {run} again, or remove {path}"
         raise InputError(f"{path} is not what unet4d postprocess writes ({error}); {advice}") from error
-    used = {checkpoint: file_sha256(checkpoint) for checkpoint in recorded if checkpoint.is_file()}
-    if recorded != (
-        used if digests is None else {checkpoint.resolve(): digest for checkpoint, digest in digests.items()}
-    ):
+    if digests is None:
+        digests = {checkpoint: file_sha256(checkpoint) for checkpoint in recorded if checkpoint.is_file()}
+    if recorded != {checkpoint.resolve(): digest for checkpoint, digest in digests.items()}:
         raise OtherCheckpoints(
             f"{path} was chosen for other checkpoints and is skipped; unet4d postprocess chooses anew"
         )
@@ -164,37 +168,25 @@ def _label_value(step: Step, labels: Mapping[str, int]) -> int | None:
     return labels[step.class_name]
 
 
-def _bounds(frame: np.ndarray, value: int | None) -> tuple[slice, ...] | None:
-    """Return the bounding box of a class in a frame (X, Y, Z); None where it is absent. Work in it alone costs a tenth."""
-    from scipy import ndimage
-
-    found: list[tuple[slice, ...]] = ndimage.find_objects(_mask(frame, value).view(np.uint8), max_label=1)
-    return found[0]
-
-
 def _mask(frame: np.ndarray, value: int | None) -> np.ndarray:
     return frame != 0 if value is None else frame == value
 
 
-def _keep_largest(frame: np.ndarray, value: int | None) -> None:
-    """Keep the component of most voxels of a frame (X, Y, Z), changed in place; of equals the first along X, then Y, then Z."""
+def _keep_largest(part: np.ndarray, value: int | None) -> None:
+    """Keep the component of most voxels in the box (X, Y, Z) around a class, changed in place.
+
+    Of equals it is the first along X, then Y, then Z: in this order scipy numbers them.
+    """
     from scipy import ndimage
 
-    bounds = _bounds(frame, value)
-    if bounds is None:
-        return
-    components, n = ndimage.label(_mask(frame[bounds], value), _CORNERS)
-    if n < 2:
-        return
-    flat = components.ravel()
-    sizes = np.bincount(flat)
+    numbered, _ = ndimage.label(_mask(part, value), _CORNERS)
+    sizes = np.bincount(numbered.ravel())
     sizes[0] = 0  # background
-    largest = flat[np.argmax(np.isin(flat, np.flatnonzero(sizes == sizes.max())))]
-    frame[bounds][(components != 0) & (components != largest)] = 0
+    part[(numbered != 0) & (numbered != sizes.argmax())] = 0
 
 
-def _fill_holes(frame: np.ndarray, value: int | None) -> None:
-    """Give a class the background that it alone encloses in 3D, in a frame (X, Y, Z), changed in place.
+def _fill_holes(part: np.ndarray, value: int | None, image_shape: Sequence[int]) -> None:
+    """Give a class the background that it alone encloses in 3D, in the box (X, Y, Z) around the class, changed in place.
 
     A hole is a component of background with face neighbors of the class alone. Background that touches the image's border,
     or another class anywhere, is none: so a slice in which the cavity of a ventricle was missed stays open as long as the cavity
@@ -202,30 +194,11 @@ def _fill_holes(frame: np.ndarray, value: int | None) -> None:
     """
     from scipy import ndimage
 
-    bounds = _bounds(frame, value)
-    if bounds is None:
-        return
-    part = frame[bounds]
-    components, n = ndimage.label(part == 0, _FACES)
-    if n == 0:
-        return
-    is_hole = np.ones(n + 1, bool)
-    is_hole[0] = False
+    numbered, n = ndimage.label(part == 0, _FACES)
+    is_hole = np.arange(n + 1) > 0
     for axis in range(3):
-        if frame.shape[axis] > 1:  # beyond the sides of the box lies the image's border, or no voxel of the class
-            is_hole[np.take(components, [0, -1], axis)] = False
+        if image_shape[axis] > 1:  # beyond the sides of the box lies the image's border, or no voxel of the class
+            is_hole[np.take(numbered, [0, -1], axis)] = False
     others = (part != 0) & (part != value)
-    is_hole[components[ndimage.binary_dilation(others, _FACES)]] = False
-    part[is_hole[components]] = value
-
-
-def _remove_single_frame(label: np.ndarray, value: int | None, cyclic: bool) -> None:
-    """Remove components that live for one frame from a label map (T, X, Y, Z), in place; see `single_frame_components`.
-
-    None of these touches another, so the order in which they are removed does not matter.
-    """
-    for t, frame in enumerate(label):
-        found = single_frame_components(label, t, value, cyclic)
-        if found is not None:
-            bounds, numbered, is_single = found
-            frame[bounds][is_single[numbered]] = 0
+    is_hole[numbered[ndimage.binary_dilation(others, _FACES)]] = False
+    part[is_hole[numbered]] = value
