@@ -36,7 +36,7 @@ def open_logger(run: Path, epochs_done: int, config: ResolvedConfig, ranks: Proc
         ranks: this process among the others.
 
     Raises:
-        InputError: MLflow is asked for and cannot be used.
+        InputError: MLflow is asked for and not installed.
         Unet4DError: the disk is full.
         ReportedByOtherRank: it failed on rank 0.
     """
