@@ -45,7 +45,7 @@ SUMMARY = {
     "hardware": {"gpu": None, "processes": 1, "cpu": "x", "cores": 2},
 }  # fmt: skip
 RECORD = {
-    "made": {"image": "a"}, "files": {"a.nii.gz": {"bytes": 3, "sha256": "ab"}}, "entry": {"frames": 2}, "formats": ["nii.gz"]
+    "made": {"image": "a"}, "files": {"a.nii.gz": "ab"}, "entry": {"frames": 2}, "formats": ["nii.gz"]
 }  # fmt: skip
 
 
@@ -58,8 +58,8 @@ def predictions(folder: Path) -> None:
 
 def records(folder: Path) -> None:
     found = CaseRecords(folder)
-    found.is_complete("a", RECORD["made"], ["nii.gz"])
-    found.read_failures()
+    found.read_complete("a", RECORD["made"], ["nii.gz"])
+    found.read_all()
     found.remove("a")
 
 
@@ -95,7 +95,6 @@ FILES: dict[str, tuple[str, Any, Callable[[Path], object]]] = {
     ),
     "an evaluation": ("summary.json", {"per_case": {"a": {}}, "tolerance_mm": 2.0}, read_evaluation),
     "a case's record": (".unet4d/cases/a.json", RECORD, records),
-    "a failed case's record": (".unet4d/failed/a.json", {"case": "a", "reason": "no memory"}, records),
     "a memo of digests": ("memo.json", {"/a": [["a", 1, 2], "12ab"]}, memo),
     "a log": (LOG, {"epoch": 1, "step": 5, "seconds": 1.5, "mean_foreground_dice": 0.5, "dice": {"heart": 0.5}}, log),
 }

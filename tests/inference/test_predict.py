@@ -40,7 +40,7 @@ def label_of(path: Path) -> np.ndarray:
     return np.asarray(nib.load(path).dataobj)
 
 
-BESIDE = ["labels.txt", "measures.csv", "prediction.json", "summary.json", "volumes.csv"]
+BESIDE = ["labels.txt", "measures.csv", "prediction.json", "volumes.csv"]
 
 
 @pytest.mark.parametrize("codes", [(1, 1), (0, 2), (4, 0)])

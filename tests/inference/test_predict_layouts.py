@@ -127,7 +127,6 @@ def test_what_slicer_and_scanners_leave(layout, command, model_file, tmp_path):
         path.write_bytes(path.read_bytes()[:-30])
         done = command("predict", model, "-i", tmp_path / "in", "-o", out)
         assert (done.code, "Mustermann" in done.error) == (2, True)
-        assert json.loads((out / "summary.json").read_text())["failed"].keys() == {file.removesuffix(".nii.gz")}
         check_nobody_is_named(out)
 
 

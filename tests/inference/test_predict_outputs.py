@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from pathlib import Path
 
 import nibabel as nib
@@ -11,7 +12,6 @@ import pytest
 from tests.predictions import json_of, rows_of
 from unet4d.images.nrrd import read_nrrd_image
 from unet4d.images.segmentations import read_segmentation
-from unet4d.inference.batch.summary_tables import summarize_curves
 from unet4d.inference.options import InferenceOptions
 from unet4d.inference.postprocessing_steps import Step, write_steps
 from unet4d.inference.predict import predict
@@ -31,7 +31,7 @@ def test_every_format_holds_the_same_label_map(command, model_file, study, tmp_p
     names = sorted(path.name for path in out.iterdir() if not path.name.startswith("."))
     assert names == [
         "heart.nii.gz", "heart.seq.nrrd", "heart_seg", "labels.ctbl", "labels.txt", "measures.csv", "prediction.json",
-        "summary.json", "volumes.csv",
+        "volumes.csv",
     ]  # fmt: skip
     whole = nib.load(out / "heart.nii.gz")
     label = np.moveaxis(np.asarray(whole.dataobj), -1, 0)
@@ -78,46 +78,13 @@ def test_probabilities_that_the_disk_cannot_hold_are_told_before_they_are_comput
     assert "needs 64.8 kB for probabilities, and 10 kB are free" in done.error
 
 
-def test_the_summary_says_what_the_curves_say(model_file, phantom, tmp_path):
-    predict(
-        model_file(),
-        [phantom],
-        tmp_path / "out",
-        InferenceOptions(precision="fp32", overlap=0.25),
-        cases=["phantom001"],
-    )
-    summary = json_of(tmp_path / "out" / "summary.json")
-    case = summary["cases"]["phantom001"]
-    rows = [row for row in rows_of(tmp_path / "out") if row["class"] == "left ventricle"]
-    curve = [float(row["volume_ml"]) for row in rows]
-    wanted = curve_measures(curve, case["frame_duration_s"], cyclic=True)
-    said = case["classes"]["left ventricle"]
-    assert (case["frames"], said["role"], said["ed_frame"], said["es_frame"]) == (
-        4,
-        "left ventricle",
-        wanted.ed_frame,
-        wanted.es_frame,
-    )
-    assert (said["edv_ml"], said["ef_percent"]) == pytest.approx((wanted.edv_ml, wanted.ef_percent), abs=1e-5)
-    assert case["classes"]["myocardium"]["role"] == "myocardium"
-    assert summary["totals"] | {"seconds": 0} == {"cases": 1, "frames": 4, "failed": 0, "seconds": 0}
-    assert summary["settings"] == [
-        {"overlap": 0.25, "mirror_axes": None, "cyclic_shifts": 1, "priming_frames": None, "precision": "fp32"}
-    ]
-    assert summary["versions"]["torch"]
-    assert summary["hardware"][0]["cores"]
-
-
-def test_mass_is_taken_at_end_diastole_of_the_ventricle_within():
-    curves = {"LV": [50.0, 120.0, 60.0], "myocardium": [90.0, 100.0, 95.0], "tumour": [1.0, 2.0, 6.0]}
-    found = summarize_curves(curves, None, cyclic=True)
-    assert (found["myocardium"]["ed_frame"], found["myocardium"]["mass_g"]) == (1, 105.0)
-    assert found["tumour"] == {"mean_ml": 3.0, "min_ml": 1.0, "max_ml": 6.0}
-    assert (found["LV"]["ef_percent"], found["LV"]["peak_filling_ml_per_s"]) == (
-        pytest.approx(100 * 70 / 120, abs=1e-5),
-        None,
-    )
-    assert summarize_curves({"myocardium": [10.0]}, None, cyclic=True)["myocardium"]["mass_g"] == 10.5
+def test_the_measures_are_those_of_the_curves(model_file, phantom, tmp_path):
+    predict(model_file(), [phantom], tmp_path / "out", InferenceOptions(precision="fp32"), cases=["phantom001"])
+    curve = [float(row["volume_ml"]) for row in rows_of(tmp_path / "out") if row["class"] == "left ventricle"]
+    wanted = curve_measures(curve, None, cyclic=True)
+    [row] = csv.DictReader((tmp_path / "out" / "measures.csv").open())
+    assert (row["lv_ed_frame"], row["lv_es_frame"]) == (str(wanted.ed_frame), str(wanted.es_frame))
+    assert float(row["lv_ef_percent"]) == pytest.approx(wanted.ef_percent, abs=1e-5)
 
 
 # Post-processing -------------------------------------------------------------------------------------------------

@@ -39,8 +39,7 @@ def _predict_options(parser: ArgumentParser) -> None:
         parser,
         "-o",
         "--out",
-        help="folder for <case>.nii.gz, volumes.csv, measures.csv, prediction.json, summary.json, labels.txt; several calls may "
-        "share one",
+        help="folder for <case>.nii.gz, volumes.csv, measures.csv, prediction.json, labels.txt; several calls may share one",
         required=True,
     )
     add(parser, "--device", help=DEVICE, default="auto")

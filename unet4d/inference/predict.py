@@ -155,8 +155,6 @@ def _gather(batch: BatchPredictor, studies: int, ranks: ProcessGroup) -> list[Pa
     """Return what all processes wrote; raise what failed in any of them, on the first."""
     parts = ranks.all_gather((batch.written, batch.failed, studies), ranks.long_wait)
     failed = {name: error for _, errors, _ in parts for name, error in errors.items()}
-    if ranks.is_first:
-        batch.finish(failed)  # once more, because a process that failed early may have found no tables yet
     with ranks.raise_on_all_ranks():
         check_failed(failed, sum(total for _, _, total in parts), batch.folder.path)
     return [path for written, _, _ in parts for path in written]

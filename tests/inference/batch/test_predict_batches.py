@@ -43,23 +43,6 @@ def computed(monkeypatch) -> list[str]:
 # What is left ----------------------------------------------------------------------------------------------------
 
 
-def test_a_case_that_failed_otherwise_and_is_complete_has_not_failed(command, model_file, studies, tmp_path):
-    """Pins a failure that stayed in the summary for good."""
-    out, study, whole = tmp_path / "out", studies / "s1.nii.gz", (studies / "s1.nii.gz").read_bytes()
-    stat = study.stat()
-    words = ["predict", model_file(), "-i", studies, "-o", out, "--precision", "fp32", "--continue"]
-    assert command(*words).code == 0
-    study.write_bytes(whole[:100])
-    assert command(*words).code == 2
-    assert list(json_of(out / "summary.json")["failed"]) == ["s1"]
-    study.write_bytes(whole)
-    os.utime(study, ns=(stat.st_atime_ns, stat.st_mtime_ns))
-    done = command(*words)
-    assert (done.code, json_of(out / "summary.json")["failed"]) == (0, {})
-    assert "5 of 5 studies are complete" in done.told
-    assert "nothing left" in done.told.splitlines()[-1]
-
-
 def test_continue_leaves_what_is_complete_and_makes_what_is_not(command, model_file, studies, tmp_path, computed):
     out = tmp_path / "out"
     words = ["predict", model_file(), "-i", studies, "-o", out, "--precision", "fp32", "--continue"]
@@ -132,7 +115,7 @@ def test_a_frame_duration_corrected_in_dataset_json_has_its_case_made_again(
     assert predict(model, [own_phantom], out, cases=[case], leave_complete=True) == [out / f"{case}.nii.gz"]
     assert predict(model, [own_phantom], out, cases=[case], leave_complete=True) == []
     assert computed == [case]
-    assert json_of(out / "summary.json")["cases"][case]["frame_duration_s"] == 0.5
+    assert {row["time_s"] for row in rows_of(out)} >= {"0.0", "0.5"}
 
 
 def test_files_of_a_format_that_is_not_asked_for_any_more_go_with_the_answer_they_were_of(model_file, study, tmp_path):
@@ -163,7 +146,7 @@ def test_parts_make_together_what_one_makes(command, model_file, studies, tmp_pa
         taken = "1 of 5 studies" if part < 5 else "0 of 5 studies, nothing to do"
         assert done.told.splitlines()[0] == f"part {part} of 6: {taken}"
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
-    assert set(json_of(tmp_path / "out" / "summary.json")["cases"]) == {f"s{seed}" for seed in range(5)}
+    assert set(json_of(tmp_path / "out" / "prediction.json")["cases"]) == {f"s{seed}" for seed in range(5)}
 
 
 def test_the_jobs_of_a_slurm_array_share_by_themselves(command, model_file, studies, tmp_path, monkeypatch):
@@ -212,14 +195,7 @@ def test_what_fails_in_one_process_is_told_by_the_first(model_file, studies, tmp
     assert [type(end) for end in ended] == [InputError, ReportedByOtherRank]
     assert "1 of 5 studies could not be segmented, the other 4 are in " in str(ended[0])
     assert ended[1].exit_code == 2
-    assert list(json_of(tmp_path / "out" / "summary.json")["failed"]) == ["s1"]
-
-
-def test_a_process_that_only_fails_and_ends_before_anything_is_written_is_in_the_summary(model_file, studies, tmp_path):
-    for name in ("s1", "s3"):
-        (studies / f"{name}.nii.gz").write_bytes(b"")
-    run_ranks(2, _predicted, model_file(), studies, tmp_path / "out", fails=True)
-    assert list(json_of(tmp_path / "out" / "summary.json")["failed"]) == ["s1", "s3"]
+    assert "s1" not in json_of(tmp_path / "out" / "prediction.json")["cases"]
 
 
 def test_processes_of_one_machine_share_what_is_free(monkeypatch):
@@ -310,7 +286,7 @@ def test_the_tables_of_many_cases_are_not_written_with_each(tmp_path, monkeypatc
         folder.tables.write()
         now_s[0] += 0.01
     assert 10 < len(written) < 20  # 20 times as long as writing them takes lies between two
-    folder.finish({})
+    folder.finish()
     assert [row["case"] for row in rows_of(tmp_path)] == [f"case{n}" for n in range(300)]
 
 
@@ -386,10 +362,8 @@ def test_an_input_that_changes_while_it_is_read_is_reported_and_the_others_are_d
 
     monkeypatch.setattr("unet4d.inference.batch.run.prepare_study", changing)
     done = command("predict", model_file(), "-i", studies, "-o", tmp_path / "out")
-    size = (studies / "s2.nii.gz").stat().st_size
     assert done.code == 2
-    came = f"from {size - 4} bytes to {size} bytes" if grown else "and kept its size"
-    assert f"s2: {studies / 's2.nii.gz'} changed while it was read ({came}), expected a complete file" in done.line
+    assert f"s2: {studies / 's2.nii.gz'} changed while it was read, expected a complete file" in done.line
     assert not (tmp_path / "out" / "s2.nii.gz").exists()
     assert len(json_of(tmp_path / "out" / "prediction.json")["cases"]) == 4
 
@@ -409,7 +383,7 @@ def test_a_file_that_is_still_being_written_is_told_so_and_not_as_damaged(
 
     monkeypatch.setattr("unet4d.inference.batch.run.prepare_study", growing)
     done = command("predict", model_file(), "-i", tmp_path / "heart.nii.gz", "-o", tmp_path / "out")
-    assert (done.code, "changed while it was read (from 900 bytes to 1900 bytes)" in done.line) == (2, True)
+    assert (done.code, "changed while it was read" in done.line) == (2, True)
 
 
 @pytest.mark.parametrize(

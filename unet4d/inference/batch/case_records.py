@@ -4,10 +4,10 @@ OUT/.unet4d/cases/<case>.json    written last, when all files of the case are th
     "made"       what decides the label map: inputs by size and time, their frame duration and kinds of channels where a header or
                  an option gives them, models by SHA-256, settings, version; where that is equal, the case is not made again.
                  The device and the memory are no part of it.
-    "files"      relative path to size and SHA-256
-    "entry"      the case's entry in prediction.json; "volumes_ml", "frame_duration_s", "vitals", "flags", "summary": its part of
-                 the other tables
-OUT/.unet4d/failed/*.json        why the last try at a case failed
+    "formats"    the outputs that were asked for, see formats.py
+    "files"      relative path to SHA-256
+    "entry"      the case's entry in prediction.json; "frames", "frame_duration_s", "volumes_ml", "vitals", "flags": its part of
+                 the other tables; "seconds", "hardware"
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ import contextlib
 import glob
 import hashlib
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -38,25 +37,27 @@ def input_stamps(study: Study) -> list[InputStamp]:
     return [_stamp(path) for path in sorted(path.absolute() for path in study.files)]
 
 
-def describe_inputs(stamps: Sequence[InputStamp]) -> dict[str, Any]:
-    """Return what a record holds of the inputs: their number and size, and a digest of their paths, sizes and times.
+def _stamp(path: Path) -> InputStamp:
+    with contextlib.suppress(InputError):
+        return [str(path), *stamp(path)[:2]]
+    return [str(path), None, None]
+
+
+def describe_inputs(stamps: Sequence[InputStamp]) -> str:
+    """Return what a record holds of the inputs, a digest of their paths, sizes and times.
 
     It holds no paths: DICOM folders carry patients' names, which stay out of what is written.
     """
-    size = sum(size or 0 for _, size, _ in stamps)
-    digest = hashlib.sha256(json.dumps(list(stamps)).encode()).hexdigest()
-    return {"files": len(stamps), "bytes": size, "sha256": digest}
+    return hashlib.sha256(json.dumps(list(stamps)).encode()).hexdigest()
 
 
 def check_unchanged(before: Sequence[InputStamp], study: Study) -> None:
     """Raise InputError, naming the file, where a file of a study changed since its stamps were taken."""
     for earlier, now in zip(before, input_stamps(study), strict=True):
         if earlier != now:
-            sizes = ["no file" if size is None else f"{size} bytes" for _, size, _ in (earlier, now)]
-            change = f"from {sizes[0]} to {sizes[1]}" if earlier[1] != now[1] else "and kept its size"
             raise InputError(
-                f"{now[0]} changed while it was read ({change}), expected a complete file; wait until it is written or copied, "
-                "and predict again with --continue"
+                f"{now[0]} changed while it was read, expected a complete file; wait until it is written or copied, and predict "
+                "again with --continue"
             )
 
 
@@ -64,101 +65,48 @@ class CaseRecords:
     """The records in a folder of predictions."""
 
     def __init__(self, out: Path):
-        self.out, self.folder, self.failed = out, out / HIDDEN_FOLDER / "cases", out / HIDDEN_FOLDER / "failed"
+        self.out, self.folder = out, out / HIDDEN_FOLDER / "cases"
 
     def path(self, case: str) -> Path:
         """Return the file of a case's record."""
         return self.folder / f"{case}.json"
 
     def read(self, case: str) -> CaseRecord | None:
-        """Return the record of a case; None where there is none, or a damaged one."""
-        with contextlib.suppress(InputError):
+        """Return the record of a case; None where there is none, or a damaged one, or one that names files elsewhere."""
+        with contextlib.suppress(InputError, LookupError, TypeError):
             record = read_json(self.path(case))
-            if isinstance(record, dict) and all(
-                isinstance(record.get(key), dict) for key in ("made", "files", "entry")
-            ):
-                return record
+            names = [Path(name) for name in record["files"]]
+            if any(name.is_absolute() or ".." in name.parts for name in names):
+                return None
+            if all(isinstance(record[key], dict) for key in ("made", "files", "entry")):
+                return {"formats": [], **record}
         return None
 
     def read_all(self) -> dict[str, CaseRecord]:
         """Return the records of all cases that have all their files, whole or not, sorted by name."""
-        names = [path.stem for path in self.folder.glob("*.json") if not path.name.startswith(".")]
-        records = {case: self.read(case) for case in sorted(names, key=natural_key)}
-        return {
-            case: record
-            for case, record in records.items()
-            if record is not None and all((self.out / name).is_file() for name in record["files"])
-        }
+        names = sorted((path.stem for path in self.folder.glob("[!.]*.json")), key=natural_key)
+        records = {case: record for case in names if (record := self.read(case))}
+        return {case: one for case, one in records.items() if all((self.out / name).is_file() for name in one["files"])}
 
-    def is_complete(self, case: str, made: Mapping[str, Any], outputs: Sequence[str]) -> bool:
-        """Return whether a case was made from the same, in these outputs or more, and all its files are as they were written."""
+    def read_complete(self, case: str, made: Mapping[str, Any], outputs: Sequence[str]) -> CaseRecord | None:
+        """Return the record of a case that was made from the same, in these outputs or more, with files as they were written."""
         record = self.read(case)
         if record is None or record["made"] != made:
-            return False
-        formats = record.get("formats")
-        if not isinstance(formats, list) or not all(output in formats for output in outputs):
-            return False
-        return all(self._is_whole(name, known) for name, known in record["files"].items())
+            return None
+        with contextlib.suppress(OSError, TypeError, ValueError):  # a file is gone, or the record damaged
+            has_outputs = set(outputs) <= set(record["formats"])
+            if has_outputs and all(file_sha256(self.out / name) == known for name, known in record["files"].items()):
+                return record
+        return None
 
     def remove(self, case: str) -> list[Path]:
         """Remove the record of a case that is about to be written anew; return the files that it had."""
-        record = self.read(case)
+        record = self.read(case) or {"files": {}}
         self.path(case).unlink(missing_ok=True)
         remove_partial(self.folder, f"{glob.escape(case)}.json")
-        return [path for name in record["files"] if (path := self._path_inside(name))] if record else []
+        return [self.out / name for name in record["files"]]
 
-    def write(self, case: str, record: CaseRecord, files: Sequence[Path]) -> None:
+    def write(self, case: str, record: Mapping[str, Any], files: Sequence[Path]) -> None:
         """Write the record of a case that has all its files."""
-        about = {
-            path.relative_to(self.out).as_posix(): {"bytes": path.stat().st_size, "sha256": file_sha256(path)}
-            for path in files
-        }
-        write_json(self.path(case), {**record, "files": about})
-        self.remove_failure(case)
-
-    def update(self, case: str, values: Mapping[str, Any]) -> None:
-        """Replace values in the record of a complete case, where they differ."""
-        record = self.read(case) or {}
-        if any(record.get(name) != value for name, value in values.items()):
-            write_json(self.path(case), {**record, **values})
-
-    def write_failure(self, case: str, reason: str) -> None:
-        """Record why a case failed."""
-        write_json(self._failure_path(case), {"case": case, "reason": reason})
-
-    def remove_failure(self, case: str) -> None:
-        """Remove the record of a failure, because the case is complete now."""
-        self._failure_path(case).unlink(missing_ok=True)
-
-    def read_failures(self) -> dict[str, str]:
-        """Return the reason for which the last try at a case failed, by case, sorted by name."""
-        found = list[tuple[Any, str]]()
-        for path in self.failed.glob("*.json"):
-            with contextlib.suppress(InputError, LookupError, TypeError, ValueError):  # a damaged one is ignored
-                about = read_json(path)
-                found.append((natural_key(str(about["case"])), str(about["reason"])))
-        return {case: reason for (_, case), reason in sorted(found)}
-
-    def _failure_path(self, case: str) -> Path:
-        """Return the file of a failure; not by name, because a case may have failed for a name that is too long for a file."""
-        return self.failed / f"{hashlib.sha256(os.fsencode(case)).hexdigest()}.json"
-
-    def _is_whole(self, name: str, known: Any) -> bool:
-        path = self._path_inside(name)
-        if path is None or not isinstance(known, dict):
-            return False
-        try:
-            return path.stat().st_size == known.get("bytes") and file_sha256(path) == known.get("sha256")
-        except OSError:
-            return False
-
-    def _path_inside(self, name: str) -> Path | None:
-        """Return the file of this name, unless the record was changed so as to name one outside the folder."""
-        path = Path(name)
-        return None if path.is_absolute() or ".." in path.parts else self.out / path
-
-
-def _stamp(path: Path) -> InputStamp:
-    with contextlib.suppress(InputError):
-        return [str(path), *stamp(path)[:2]]
-    return [str(path), None, None]
+        digests = {path.relative_to(self.out).as_posix(): file_sha256(path) for path in files}
+        write_json(self.path(case), {**record, "files": digests})

@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 
-from unet4d.datasets.case_json import can_name_a_file
 from unet4d.datasets.label_maps import PREDICTION_JSON
 from unet4d.datasets.study import Study
 from unet4d.errors import InputError
@@ -22,7 +21,7 @@ from unet4d.evaluation.plausibility import LabelShape, find_flags
 from unet4d.images.image4d import ImageInfo
 from unet4d.images.label_writers import write_color_table, write_label_descriptions
 from unet4d.inference.batch.case_measures import describe_case
-from unet4d.inference.batch.case_records import CaseRecord, CaseRecords
+from unet4d.inference.batch.case_records import CaseRecords
 from unet4d.inference.batch.formats import (
     LABEL_FORMATS,
     PROBABILITIES,
@@ -31,11 +30,11 @@ from unet4d.inference.batch.formats import (
     write_label,
     write_probabilities,
 )
-from unet4d.inference.batch.summary_tables import TABLE_FILES, SummaryTables, summarize_curves
+from unet4d.inference.batch.summary_tables import TABLE_FILES, SummaryTables
 from unet4d.metrics.cardiac_structures import Roles, find_roles
 from unet4d.metrics.vitals import UNKNOWN_VITALS, Vitals
 from unet4d.metrics.volume_curves import volumes_ml, voxel_volume_ml
-from unet4d.system.files import check_disk_space, check_writable, read_json
+from unet4d.system.files import check_disk_space, check_writable, read_json, write_json
 
 LABEL_NAMES_FILE, COLOR_TABLE_FILE = "labels.txt", "labels.ctbl"
 _LEAST_SPACE_BYTES = 10**7
@@ -93,24 +92,18 @@ class PredictionFolder:
             raise InputError(
                 f"several inputs are named {doubled}, and would overwrite one another; predict them to folders of their own"
             )
-        known = self._recorded_cases()
+        self._check_earlier()
         self._check_replaced(studies)
-        if known and not self.records.folder.is_dir():
-            raise InputError(
-                f"{self.path} holds {known[0]} of an earlier predict and no {self.records.folder}, because an earlier version "
-                "or a copy lacks it; choose another -o"
-            )
 
     def skips(self, case: str, made: Mapping[str, Any], vitals: Vitals = UNKNOWN_VITALS) -> bool:
         """Return whether a case is there already, whole, made from the same and in every output that is asked for.
 
         Other vitals change its measures and not its label map: they are recorded anew.
         """
-        if not self.records.is_complete(case, made, self.outputs):
-            return False
-        self.records.update(case, {"vitals": vitals.known()})
-        self.records.remove_failure(case)
-        return True
+        record = self.records.read_complete(case, made, self.outputs)
+        if record and record.get("vitals") != vitals.known():
+            write_json(self.records.path(case), {**record, "vitals": vitals.known()})
+        return record is not None
 
     def begin(self) -> None:
         """Write the tables and the labels' names, once: a run that is stopped before the first case may be repeated."""
@@ -124,16 +117,7 @@ class PredictionFolder:
         self._is_begun = True
 
     def add(
-        self,
-        case: str,
-        label: np.ndarray,
-        probabilities: np.ndarray | None,
-        info: ImageInfo,
-        made: Mapping[str, Any],
-        entry: Mapping[str, Any],
-        seconds: Mapping[str, float],
-        hardware: Mapping[str, Any],
-        vitals: Vitals = UNKNOWN_VITALS,
+        self, case: str, label: np.ndarray, probabilities: np.ndarray | None, info: ImageInfo, about: Mapping[str, Any]
     ) -> Path:
         """Write one segmented study, its record, and the tables if it is time to; earlier files of the case are removed.
 
@@ -142,10 +126,7 @@ class PredictionFolder:
             label: (T, X, Y, Z) uint8, label values.
             probabilities: (K, T, X, Y, Z) float32, in the order of the labels; None unless they were asked for.
             info: the study.
-            made: what decided the label map, by which `skips` recognizes it.
-            entry: for prediction.json.
-            seconds, hardware: for the record.
-            vitals: of the subject, for the measures.
+            about: the record's "made", "entry", "vitals", "seconds" and "hardware", see case_records.py.
 
         Returns:
             The file or folder of the case in the first format.
@@ -160,17 +141,19 @@ class PredictionFolder:
                 with contextlib.suppress(OSError):
                     path.unlink()
                     path.parent.rmdir()  # a case's own folder, if that was the last in it
+        is_cyclic, values = about["entry"]["time"] == "cyclic", list(self.classes.values())
+        volumes = volumes_ml(label, values, voxel_volume_ml(info.affine))
+        curves = dict(zip(self.classes, volumes.T, strict=True))
+        flags = find_flags(curves, is_cyclic, self.roles, LabelShape.measure(label, values, FLAGGED_FRAMES))
         record = {
             "case": case,
-            "made": dict(made),
+            **about,
             "formats": list(self.outputs),
-            "entry": dict(entry),
-            "seconds": {step: round(duration, 3) for step, duration in seconds.items()},
-            "hardware": dict(hardware),
-            "vitals": vitals.known(),
-            **self._measure(label, info, entry["time"] == "cyclic"),
+            "frames": len(label),
+            "frame_duration_s": info.frame_duration_s,
+            "volumes_ml": {name: [round(float(volume), 6) for volume in curve] for name, curve in curves.items()},
+            "flags": [flag.sentence for flag in flags],
         }
-        record["summary"]["seconds"] = round(sum(seconds.values()), 3)
         self.records.write(case, record, files)
         self.tables.write()
         return case_paths(self.path, case, self.formats[:1])[0]
@@ -179,60 +162,38 @@ class PredictionFolder:
         """Return the measures of a case that was added, in one line."""
         return describe_case(self.records.read(case) or {"case": case}, list(self.classes), self.roles)
 
-    def finish(self, failed: Mapping[str, str]) -> None:
-        """Bring the tables up to date, where there are any; list what failed with its reason."""
-        if not (self.path / PREDICTION_JSON).is_file():
-            return
-        for case, reason in failed.items():
-            self.records.write_failure(case, reason)
-        self.tables.write(always=True)
+    def finish(self) -> None:
+        """Bring the tables up to date, where there are any."""
+        if (self.path / PREDICTION_JSON).is_file():
+            self.tables.write(always=True)
 
-    def _measure(self, label: np.ndarray, info: ImageInfo, cyclic: bool) -> CaseRecord:
-        """Return the volumes, the measures of their curves, and what is implausible."""
-        values = list(self.classes.values())
-        volumes = volumes_ml(label, values, voxel_volume_ml(info.affine))
-        curves = {name: [round(float(volume), 6) for volume in volumes[:, k]] for k, name in enumerate(self.classes)}
-        about = {"frames": len(label), "frame_duration_s": info.frame_duration_s}
-        measures = summarize_curves(curves, info.frame_duration_s, cyclic, self.roles)
-        by_class = dict(zip(self.classes, volumes.T, strict=True))
-        flags = find_flags(by_class, cyclic, self.roles, LabelShape.measure(label, values, FLAGGED_FRAMES))
-        summary = {**about, "classes": measures}
-        return {**about, "volumes_ml": curves, "flags": [flag.sentence for flag in flags], "summary": summary}
-
-    def _recorded_cases(self) -> list[str]:
-        """Return the cases of an earlier prediction.json; raise InputError for one of other labels."""
+    def _check_earlier(self) -> None:
+        """Raise InputError where an earlier predict wrote other labels, or its records are missing."""
         path = self.path / PREDICTION_JSON
-        if not path.is_file():
-            return []
-        about = read_json(path)
-        cases = about.get("cases", {}) if isinstance(about, dict) else None
-        if not isinstance(cases, dict):
+        about = read_json(path) if path.is_file() else {"cases": {}}
+        if not isinstance(about, dict) or not isinstance(about.get("cases"), dict):
             raise InputError(f'{path} holds no object with "cases", expected what predict wrote; choose another -o')
-        found = [
-            case
-            for case in cases
-            if can_name_a_file(case)
-            and any(path.exists() for path in [self.records.path(case), *case_paths(self.path, case, LABEL_FORMATS)])
-        ]
-        if found and about.get("labels") != self.labels:
+        if about["cases"] and about.get("labels") != self.labels:
             raise InputError(
-                f"{self.path} holds label maps with the labels {about.get('labels')}; the model has {self.labels}; choose another "
-                "-o"
+                f"{self.path} holds label maps with the labels {about.get('labels')}, and the model has {self.labels}; choose "
+                "another -o"
             )
-        return found
+        if about["cases"] and not self.records.folder.is_dir():
+            raise InputError(
+                f"{self.path} holds an earlier predict and no {self.records.folder}, perhaps because it was copied without; choose "
+                "another -o"
+            )
 
     def _check_replaced(self, studies: Sequence[Study]) -> None:
         """Raise InputError where an input, or a file that no predict wrote, would be replaced.
 
         Another job may begin in the folder meanwhile: its prediction.json comes first, so that is looked for last.
         """
-        sources = {path.resolve() for study in studies for path in study.files}
-        folders = {folder for source in sources for folder in source.parents}
-        tables = [*TABLE_FILES, LABEL_NAMES_FILE, *[COLOR_TABLE_FILE] * ("seq.nrrd" in self.formats)]
-        for path in [path for study in studies for path in case_paths(self.path, study.name, self.outputs)] + [
-            self.path / name for name in tables
-        ]:
-            if path.resolve() in sources | folders:
+        inputs = {path.resolve() for study in studies for path in study.files}
+        inputs |= {folder for path in inputs for folder in path.parents}
+        files = [path for study in studies for path in case_paths(self.path, study.name, self.outputs)]
+        for path in [*files, *(self.path / name for name in (*TABLE_FILES, LABEL_NAMES_FILE, COLOR_TABLE_FILE))]:
+            if path.resolve() in inputs:
                 raise InputError(f"{path} is an input, and its label map would replace it; choose another -o")
             if os.path.lexists(path) and not (self.path / PREDICTION_JSON).is_file():
                 raise InputError(

@@ -37,8 +37,6 @@ from unet4d.system.text import printable, shortened
 logger = logging.getLogger(__name__)
 
 _Result = TypeVar("_Result")
-HASHED = "series-"
-"""First part of the names of studies of which only a hash is made public, see datasets/convert/dicom.py."""
 _COPIES, _UNPACKED = 8, 8
 """Copies of an image while it is read and resampled; bytes in memory per byte on disk."""
 
@@ -120,15 +118,7 @@ class BatchPredictor:
                 )
             finally:
                 with deferred_stop(), contextlib.suppress(Unet4DError):  # a full disk is reported already
-                    self.finish(self.failed)
-
-    def finish(self, failed: Mapping[str, Unet4DError]) -> None:
-        """Bring the tables up to date, with what failed here or in another process.
-
-        The error of a study that only a hash names is left out of the files, because the paths of DICOM may name patients.
-        """
-        hidden = "printed on the terminal only, because the paths of DICOM may name patients"
-        self.folder.finish({case: hidden if case.startswith(HASHED) else str(failed[case]) for case in failed})
+                    self.folder.finish()
 
     def _read(self, job: StudyJob) -> _ReadStudy | Unet4DError:
         begin_s, before = time.perf_counter(), input_stamps(job.study)
@@ -196,11 +186,14 @@ class BatchPredictor:
             begin_s = time.perf_counter()
             label = apply_steps(label, job.steps, self.folder.labels, segmented.time == "cyclic")
             seconds["postprocessing"] = time.perf_counter() - begin_s
-        probabilities, made = segmented.result.probabilities, job.made_from(segmented.inputs)
-        vitals = job.study.vitals
-        return self.folder.add(
-            job.name, label, probabilities, segmented.info, made, entry, seconds, self.hardware, vitals
-        )
+        about = {
+            "made": job.made_from(segmented.inputs),
+            "entry": entry,
+            "vitals": job.study.vitals.known(),
+            "seconds": {step: round(duration, 3) for step, duration in seconds.items()},
+            "hardware": dict(self.hardware),
+        }
+        return self.folder.add(job.name, label, segmented.result.probabilities, segmented.info, about)
 
     def _may_read_ahead(self, job: StudyJob) -> bool:
         """Return whether a study is so small that it may be read beside another one."""
