@@ -134,7 +134,7 @@ def _helps(before: DiceScores, after: DiceScores) -> bool:
         1.0 if was is not None and after.subjects[name] is None else _change(was, after.subjects[name])
         for name, was in before.subjects.items()
     ]
-    better, worse = (sum(change * sign > 0 for change in of_subjects) for sign in (1, -1))
+    better, worse = sum(change > 0 for change in of_subjects), sum(change < 0 for change in of_subjects)
     return (
         _change(before.mean_foreground_dice, after.mean_foreground_dice) > MARGIN
         and all(_change(was, after.dice[name]) >= -TOLERANCE for name, was in before.dice.items())

@@ -1,4 +1,4 @@
-"""Tests: an unexpected exception fails one study and the others go on; predict, evaluate and tune have tests elsewhere."""
+"""Tests: an unexpected exception fails one study and the others go on; predict and evaluate have tests elsewhere."""
 
 from __future__ import annotations
 
