@@ -306,7 +306,18 @@ def test_conditions_that_differ_beside_what_is_compared_are_warned_of(scores, ot
     assert format_comparison(found).count("warning: ") == len(words)
 
 
-def test_nothing_is_known_of_either_and_nothing_said(scores):
+def test_programs_that_record_no_run_are_two_trainings(scores):
+    folders = [scores(name, one_case_per_subject([0.8] * 8)) for name in "ab"]
+    for folder, seconds in zip(folders, (600.0, 3600.0), strict=True):
+        summary = json.loads((folder / SUMMARY_JSON).read_text())
+        (folder / SUMMARY_JSON).write_text(
+            json.dumps(summary | {"conditions": {"cases": 8, "training_seconds": seconds}})
+        )
+    [warning] = compare(*folders, quantities=["dice"])["warnings"]
+    assert "more than the training: training time (A: 10.0 min; B: 60.0 min)" in warning
+
+
+def test_without_any_recorded_condition_nothing_is_warned_of(scores):
     folders = [scores(name, one_case_per_subject([0.8] * 8)) for name in "ab"]
     assert compare(*folders, quantities=["dice"])["warnings"] == []
 

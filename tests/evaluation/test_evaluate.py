@@ -218,7 +218,7 @@ def test_roles_are_those_of_the_dataset_else_of_prediction_json(
     (predictions / "prediction.json").write_text(json.dumps(about | {"roles": {"chamber": "left ventricle"}}))
     summary = evaluate(dataset, predictions, tmp_path / "out")
     assert (summary["roles"], list(summary["heart"])) == ({"chamber": "left ventricle"}, ["chamber"])
-    assert [row["role"] for row in rows(tmp_path / "out/measures.csv")] == ["left ventricle"] * 2
+    assert [row["role"] for row in rows(tmp_path / "out/measures_compared.csv")] == ["left ventricle"] * 2
     assert "structures of a heart: chamber as left ventricle; valve as none" in capsys.readouterr().out
     with edit_dataset(dataset) as entry:
         entry["roles"] = {"chamber": "left atrium"}
@@ -259,12 +259,12 @@ def test_a_fold_that_is_no_number_is_refused(dataset: Path, predictions: Path, t
         evaluate(dataset, predictions, tmp_path / "out")
 
 
-def test_the_volumes_that_predict_wrote_are_left_alone(dataset: Path, predictions: Path, capsys):
-    (predictions / "volumes.csv").write_text("case,frame,time_s,class,value,volume_ml\n")
+@pytest.mark.parametrize("table", ["volumes", "measures"])
+def test_the_tables_that_predict_wrote_are_left_alone(dataset: Path, predictions: Path, table: str):
+    (predictions / f"{table}.csv").write_text("case\n")
     evaluate(dataset, predictions, predictions)
-    assert "measures.csv of predict" in capsys.readouterr().err
-    assert (predictions / "volumes.csv").read_text() == "case,frame,time_s,class,value,volume_ml\n"
-    assert rows(predictions / "volumes_compared.csv")
+    assert (predictions / f"{table}.csv").read_text() == "case\n"
+    assert (predictions / f"{table}_compared.csv").is_file()
 
 
 def test_a_suffix_in_capitals_is_one_too(dataset: Path, predictions: Path, tmp_path: Path):

@@ -54,7 +54,7 @@ def numbers(row: dict[str, str], prefix: str, *names: str) -> list[float | None]
 def test_a_fully_labelled_cyclic_heart(tmp_path: Path, capsys):
     root = write_case(tmp_path, heart(TRUE), heart(FOUND), time="cyclic")
     summary = evaluate(root, tmp_path / "found", tmp_path / "out")
-    table = rows(tmp_path / "out/measures.csv")
+    table = rows(tmp_path / "out/measures_compared.csv")
     assert list(table) == ["LV", "myocardium"]  # a liver has no cycle
     lv, muscle = table["LV"], table["myocardium"]
     assert (lv["role"], lv["time"], lv["frame_duration_s"], lv["labelled_frames"]) == (
@@ -124,7 +124,7 @@ def test_two_labelled_frames_of_many(tmp_path: Path):
     """Extremes are the labelled ones, whatever was found elsewhere; no rate, no roughness of an unlabelled reference."""
     root = write_case(tmp_path, heart(TRUE), heart(FOUND), labelled_frames=[0, 3])
     summary = evaluate(root, tmp_path / "found", tmp_path / "out")
-    lv, over = rows(tmp_path / "out/measures.csv")["LV"], rows(tmp_path / "out/temporal.csv")["LV"]
+    lv, over = rows(tmp_path / "out/measures_compared.csv")["LV"], rows(tmp_path / "out/temporal.csv")["LV"]
     assert numbers(lv, "reference", "ed_frame", "es_frame", "peak_filling_ml_per_s") == [0, 3, None]
     assert numbers(lv, "matched", "ef_percent") == [50]
     assert float(lv["prediction_peak_filling_ml_per_s"]) == pytest.approx(2.0)
@@ -167,7 +167,7 @@ def test_time_comes_from_the_dataset_else_from_the_prediction_else_is_open(tmp_p
 def test_a_study_of_one_frame_and_one_without_frame_duration(tmp_path: Path):
     root = write_case(tmp_path, heart([5]), heart([4]))
     evaluate(root, tmp_path / "found", tmp_path / "out")
-    table = rows(tmp_path / "out/measures.csv")
+    table = rows(tmp_path / "out/measures_compared.csv")
     assert numbers(table["LV"], "reference", "ed_frame", "edv_ml", "ef_percent") == [None] * 3
     assert numbers(table["LV"], "prediction", "ed_frame", "edv_ml", "ef_percent") == [None] * 3
     assert numbers(table["myocardium"], "reference", "mass_g") == [0.42]
@@ -175,7 +175,7 @@ def test_a_study_of_one_frame_and_one_without_frame_duration(tmp_path: Path):
     assert {over[name] for name in over if name not in ("case", "subject", "class", "time", "frames")} == {""}
     root = write_case(tmp_path, heart(TRUE), heart(FOUND), seconds=None)
     evaluate(root, tmp_path / "found", tmp_path / "out")
-    table = rows(tmp_path / "out/measures.csv")
+    table = rows(tmp_path / "out/measures_compared.csv")
     assert numbers(table["LV"], "reference", "edv_ml", "peak_filling_ml_per_s", "time_to_peak_filling_s") == [
         0.48,
         None,

@@ -65,7 +65,7 @@ class Run:
             while self.steps_done < (self.epochs_done + 1) * per_epoch:
                 if self.steps_done >= most_steps:
                     return
-                self.budget.note(*self.budget.read())
+                self.budget.set_readings(*self.budget.read_clock())
                 if self.budget.is_over and self.steps_done > self.epochs_done * per_epoch:
                     break
                 self.factors.append(self.budget.learning_rate_factor(self.steps_done))
@@ -131,19 +131,19 @@ def test_steps_of_equal_length_have_the_rates_of_a_run_of_as_many(schedule, warm
     counted = TrainConfig(epochs=10, steps_per_epoch=10, warmup_steps=min(warmup, 9), schedule=schedule)
     budget = TimeBudget(timed(warmup_steps=min(warmup, 9), schedule=schedule), lambda: 0.0)
     for step in range(101):
-        budget.note(float(step), step / 100, False)
+        budget.set_readings(float(step), step / 100, False)
         assert budget.learning_rate_factor(step) == pytest.approx(learning_rate_factor(step, counted)), step
     slow = TimeBudget(timed(warmup_steps=warmup), lambda: 0.0)
-    slow.note(10.0, 0.3, False)
+    slow.set_readings(10.0, 0.3, False)
     slow.learning_rate_factor(0)
-    slow.note(20.0, 0.41, False)
+    slow.set_readings(20.0, 0.41, False)
     assert slow.learning_rate_factor(1) == 1.0, "a tenth has passed since the first step"
 
 
 def test_after_a_long_start_the_rate_rises_within_a_tenth_of_what_is_left():
     budget, factors = TimeBudget(timed(warmup_steps=1000), lambda: 0.0), []
     for step in range(101):
-        budget.note(float(step), 0.8 + 0.2 * step / 100, False)
+        budget.set_readings(float(step), 0.8 + 0.2 * step / 100, False)
         factors.append(budget.learning_rate_factor(step))
     assert max(factors) == factors[10] == 1.0
     assert factors[100] == 0
@@ -154,9 +154,9 @@ def test_other_ranks_do_as_the_first_one_measures():
     first, other = (TimeBudget(timed(), lambda pace=pace: pace * now_s[0]) for pace in (1.0, 7.0))
     for step in range(50):
         now_s[0] += 40.0
-        told = first.read()
-        first.note(*told)
-        other.note(*told)
+        readings = first.read_clock()
+        first.set_readings(*readings)
+        other.set_readings(*readings)
         assert (first.is_over, first.learning_rate_factor(step)) == (other.is_over, other.learning_rate_factor(step))
 
 
@@ -183,7 +183,7 @@ def test_a_run_that_stops_in_its_last_validation_takes_no_step_more():
     run.train()
     again = TimeBudget(timed(), lambda: 0.0)
     again.load_state_dict(budget.state_dict())
-    again.note(*again.read())
+    again.set_readings(*again.read_clock())
     assert again.is_over
     assert again.end_steps(run.epochs_done, True) == (run.epochs_done, True)
 
@@ -233,7 +233,7 @@ def test_epochs_end_a_run_without_a_budget():
     assert type(budget) is EpochBudget
     assert [epoch for epoch in range(1, 8) if budget.end_steps(epoch, True)[1]] == [3, 6, 7]
     assert not budget.end_steps(7, False)[1]
-    assert (budget.read(), budget.learning_rate_factor(3), budget.state_dict()) == ([], None, {})
+    assert (budget.read_clock(), budget.learning_rate_factor(3), budget.state_dict()) == ([], None, {})
 
 
 @pytest.fixture

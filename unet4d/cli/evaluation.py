@@ -17,7 +17,12 @@ def _evaluate_options(parser: ArgumentParser) -> None:
         parser, "--reference", help="dataset folder (its labelled frames count), or folder of label maps", required=True
     )
     add(parser, "--prediction", help="folder of <case>.nii.gz, from any program", required=True)
-    add(parser, "--out", help="folder for metrics.csv, measures.csv, temporal.csv, summary.json, ...", required=True)
+    add(
+        parser,
+        "--out",
+        help="folder for metrics.csv, measures_compared.csv, temporal.csv, summary.json, ...",
+        required=True,
+    )
     add(parser, "--cases", help="score these only; default: every reference", nargs="+")
     add(
         parser,

@@ -66,7 +66,7 @@ def condition_warnings(a: Conditions, b: Conditions) -> list[str]:
     seconds = [one[TRAINING_SECONDS] for one in (a, b) if one.get(TRAINING_SECONDS)]
     if len(seconds) == 2 and max(seconds) > LONGER * min(seconds):
         differing.append(f"training time (A: {seconds[0] / 60:.1f} min; B: {seconds[1] / 60:.1f} min)")
-    same_training = bool(a) and a.get(RUNS) == b.get(RUNS)
+    same_training = bool(a.get(RUNS)) and a.get(RUNS) == b.get(RUNS)
     if len(differing) <= same_training:
         return []
     also = "more than one thing" if same_training else "more than the training"

@@ -129,10 +129,6 @@ def _values(path: Path) -> list[int]:
 
 def _write(out: Path, scored: Sequence[CaseScores], summary: dict[str, Any]) -> None:
     """Write the tables and the summary, and print the summary."""
-    if (out / label_maps.PREDICTION_JSON).is_file():
-        logger.warning(
-            f"{tables.MEASURES_CSV} of predict in {out} is replaced by that of the scores; another --out keeps it"
-        )
     for name in tables.TABLE_COLUMNS:
         write_text(out / name, csv_text(tables.csv_rows(name, (row for case in scored for row in case.rows[name]))))
     write_json(out / tables.SUMMARY_JSON, summary)

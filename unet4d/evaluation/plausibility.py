@@ -21,6 +21,7 @@ from unet4d.metrics.cardiac_structures import (
     RIGHT_ATRIUM,
     RIGHT_MYOCARDIUM,
     RIGHT_VENTRICLE,
+    VENTRICLE,
     VENTRICLES,
     Roles,
     class_of,
@@ -54,10 +55,12 @@ EJECTION_FRACTION = (5.0, 90.0)
 LARGEST_ML = {
     LEFT_VENTRICLE: (5.0, 600.0),
     RIGHT_VENTRICLE: (5.0, 600.0),
+    VENTRICLE: (5.0, 1200.0),
     LEFT_ATRIUM: (1.0, 600.0),
     RIGHT_ATRIUM: (1.0, 600.0),
 }
-"""Range of the largest volume of a chamber over the frames, in mL, from newborns to the most dilated adults.
+"""Range of the largest volume of a chamber over the frames, in mL, from newborns to the most dilated adults; both
+ventricles may be one class.
 
 Rounded far beyond the reference ranges, which are of healthy people: adults of 45 to 74 years (Petersen et al., "Reference ranges
 for cardiac structure and function using CMR in Caucasians from the UK Biobank population cohort", J Cardiovasc Magn Reson 19:18,

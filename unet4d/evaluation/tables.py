@@ -11,7 +11,7 @@ from unet4d.evaluation.fold_summary import format_folds
 from unet4d.evaluation.temporal import TEMPORAL_QUANTITIES
 from unet4d.system.text import count, format_number
 
-METRICS_CSV, VOLUMES_CSV, MEASURES_CSV = "metrics.csv", "volumes_compared.csv", "measures.csv"
+METRICS_CSV, VOLUMES_CSV, MEASURES_CSV = "metrics.csv", "volumes_compared.csv", "measures_compared.csv"
 TEMPORAL_CSV, SUMMARY_JSON = "temporal.csv", "summary.json"
 OUTPUT_FILES = {
     METRICS_CSV: "every labelled frame",
@@ -34,8 +34,8 @@ TABLE_COLUMNS = {
     ],
     TEMPORAL_CSV: ["case", "subject", "class", "time", "frames", *TEMPORAL_QUANTITIES],
 }
-"""Columns by file: metrics.csv has a row per labelled frame and class, volumes_compared.csv per frame and class, measures.csv per
-case and cardiac class, temporal.csv per case and class."""
+"""Columns by file: metrics.csv has a row per labelled frame and class, volumes_compared.csv per frame and class,
+measures_compared.csv per case and cardiac class, temporal.csv per case and class."""
 MEASURE_NAMES = {
     "edv_ml": "EDV mL",
     "esv_ml": "ESV mL",

@@ -273,12 +273,20 @@ def _checked(content: Any, path: Path, check: Callable[[Any], None]) -> dict[str
 
 
 @contextlib.contextmanager
-def _fitting(path: Path) -> Iterator[None]:
-    """Turn errors about the content of a checkpoint, raised inside the context, into an InputError that names the file."""
+def _fitting(path: Path, temporal: str | None = None) -> Iterator[None]:
+    """Turn errors about the content of a checkpoint, raised inside the context, into an InputError that names the file.
+
+    `temporal` is the block of the user's own whose code the weights must fit.
+    """
     try:
         yield
     except (InputError, TypeError, ValueError, AttributeError, LookupError, RecursionError, RuntimeError) as error:
         reason = shortened(" ".join(str(error).split()).partition("; ")[0] or type(error).__name__, 300)
+        if temporal is not None:
+            raise OtherVersion(
+                f"{path} does not fit model.temporal {temporal} ({reason}), expected the class that it was trained with; restore "
+                "that code, or train again"
+            ) from error
         raise OtherVersion(
             f"{path} does not fit this version of unet4d ({reason}), because another version made it; train again, or "
             "use that version"
@@ -339,7 +347,7 @@ def load_model(
         raise InputError(f"{error}, or take {others[0]}") from error
     config, task = ResolvedConfig.from_dict(content["config"]), Task.from_dict(content["task"])
     allow_temporal(config.model.temporal, path)
-    with _fitting(path):
+    with _fitting(path, config.model.temporal):
         with torch.device("meta"):  # so that no memory is allocated for a network that the weights do not fit
             network = CLSTMUNet(config.model, len(task.channel_names), len(task.labels))
         network.load_state_dict({name: weight.float() for name, weight in content["network"].items()}, assign=True)

@@ -128,3 +128,5 @@ def allow_temporal(path: str | None, source: object) -> None:
             f"{source} names code of yours, model.temporal {path}, expected a class that you allow; if you trust it, set "
             f"{ALLOWED}={path}"
         )
+    else:
+        temporal_class(path)

@@ -47,12 +47,12 @@ class EpochBudget:
     def begin(self, sample: Callable[[int], float]) -> None:
         """Prepare for the first step on rank 0; `sample` validates on a few frames and returns the share of all that they are."""
 
-    def read(self) -> list[float]:
-        """Return what rank 0 tells the other ranks before a step, for `note`; as many numbers on every rank."""
+    def read_clock(self) -> list[float]:
+        """Return rank 0's readings before a step, for `set_readings` of every rank; as many numbers on every rank."""
         return []
 
-    def note(self, *told: float) -> None:
-        """Take over what rank 0 has read."""
+    def set_readings(self, *readings: float) -> None:
+        """Set the state to what rank 0 has read; there is none without a clock."""
 
     def share_done(self, epochs_done: int) -> float:
         """Return the share of the run, 0 to 1, that is done after this many epochs."""
@@ -104,8 +104,8 @@ class EpochBudget:
 class TimeBudget(EpochBudget):
     """The length of a run that a clock ends, with its last validation and checkpoint within the time.
 
-    Rank 0 alone measures; what `read` returns there decides on all ranks. The clock counts from here, and from the spent seconds of
-    a checkpoint.
+    Rank 0 alone measures; what `read_clock` returns there decides on all ranks. The clock counts from here, and from the spent
+    seconds of a checkpoint.
 
     Args:
         config: with a time budget.
@@ -113,7 +113,7 @@ class TimeBudget(EpochBudget):
 
     Attributes:
         total_s: the budget in seconds.
-        spent_s: spent at the last `note`.
+        spent_s: spent at the last `set_readings`.
         progress: the part of the time for steps that was spent then, 0 to 1.
     """
 
@@ -161,22 +161,22 @@ class TimeBudget(EpochBudget):
                 "validation; give more time (preprocessed studies are kept), or fewer validation subjects"
             )
 
-    def read(self) -> list[float]:
+    def read_clock(self) -> list[float]:
         """Return the seconds spent, the progress, and whether the time for steps is over."""
         spent_s, steps_s = self.now(), self.total_s - self.reserve_s
         is_over = self.last_epoch is not None or spent_s >= steps_s
         return [spent_s, 1.0 if steps_s <= spent_s else spent_s / steps_s, is_over]
 
-    def note(self, *told: float) -> None:
-        """Take over what rank 0 has read."""
-        self.spent_s, self.progress, self.is_over = told[0], told[1], bool(told[2])
+    def set_readings(self, *readings: float) -> None:
+        """Set seconds spent, progress and end to what rank 0 has read."""
+        self.spent_s, self.progress, self.is_over = readings[0], readings[1], bool(readings[2])
 
     def share_done(self, epochs_done: int) -> float:
         """Return the progress, whatever the epochs."""
         return self.progress
 
     def learning_rate_factor(self, step: int) -> float:
-        """Return the fraction of the peak learning rate at a step, by the progress noted before it.
+        """Return the fraction of the peak learning rate at a step, by the progress set before it.
 
         The rate rises over `warmup_steps`, or over a tenth of the time where that is shorter, then falls to 0 at the end. With
         steps of equal length it is that of a run of as many steps.
@@ -205,7 +205,7 @@ class TimeBudget(EpochBudget):
         """
         self._closing_from_s = spent_s = self.now()
         self._steps_s.append(spent_s - self._step_began_s if self._step_began_s else 0.0)
-        _, progress, is_over = self.read()
+        _, progress, is_over = self.read_clock()
         last = epoch if self.last_epoch is None and (is_over or self.is_over) else self.last_epoch
         closing_s, share_s = max(self.closing_s, self.saving_s), VALIDATION_SHARE * self.total_s
         is_affordable = self.validations_s + closing_s <= progress * (share_s - closing_s)

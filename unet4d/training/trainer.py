@@ -234,10 +234,10 @@ class Trainer:
 
     def _stop_if_requested(self) -> None:
         """Save and raise `Stopped` on all ranks at the same step if one of them got a stop signal; note rank 0's clock."""
-        told = self.budget.read()
-        told = told if self.ranks.is_first else [0.0] * len(told)
-        is_stopped, *told = self.ranks.largest([stop_requested() is not None, *told])
-        self.budget.note(*told)
+        readings = self.budget.read_clock()
+        readings = readings if self.ranks.is_first else [0.0] * len(readings)
+        is_stopped, *readings = self.ranks.largest([stop_requested() is not None, *readings])
+        self.budget.set_readings(*readings)
         if not is_stopped:
             return
         self._save_last()

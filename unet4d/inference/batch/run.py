@@ -30,7 +30,7 @@ from unet4d.system.byte_sizes import describe_bytes
 from unet4d.system.failures import failure_of_study, raise_failed
 from unet4d.system.files import check_disk_space
 from unet4d.system.memory_errors import is_out_of_gpu_memory, is_out_of_main_memory, memory_error_reason
-from unet4d.system.progress_bar import ProgressBar
+from unet4d.system.progress_bar import RESULT, ProgressBar
 from unet4d.system.signals import deferred_stop
 from unet4d.system.text import printable, shortened
 
@@ -173,7 +173,7 @@ class BatchPredictor:
         seconds = sum(segmented.seconds.values())
         self._report(f"done\t{printable(job.name)}\tframes={segmented.info.frames}\tseconds={seconds:.2f}")
         if self.reports:
-            logger.info(self.folder.describe(job.name))
+            logger.log(RESULT, self.folder.describe(job.name))
 
     def _add(self, job: StudyJob, segmented: _SegmentedStudy) -> Path:
         models = [str(model.path) for model in job.models]

@@ -56,9 +56,10 @@ def _validation_advice(line: Line, config: ResolvedConfig) -> dict[str, str]:
     """Return advice on each class that a validation did not find, by class; nothing within warm-up."""
     if line["step"] < config.train.warmup_steps:
         return {}
+    longer = "a longer --train.time_budget" if config.train.time_budget else "more --train.epochs"
     return {
         name: f"class {name} is predicted in no voxel of the validation studies of epoch {line['epoch']}, expected {voxels}: usual "
-        "early; else run unet4d verify, and train anew with --data.foreground_fraction 1 or more --train.epochs"
+        f"early; else run unet4d verify, and train anew with --data.foreground_fraction 1 or {longer}"
         for name, voxels in line["reference_voxels"].items()
         if voxels and not line["predicted_voxels"].get(name)
     }
