@@ -94,6 +94,7 @@ def test_a_budget_is_read(budget, seconds):
 
 def test_a_training_gets_the_patients_of_its_fold_and_its_budget_and_is_resumed(phantom, tmp_path, monkeypatch):
     job = Job("arms", Arm("clstm", options={"model.deep_supervision": True}), 1, 3, "30m")
+    before = programs.PROGRAMS["unet4d"].preprocess(job, phantom, tmp_path).words
     command = programs.PROGRAMS["unet4d"].train(job, phantom, tmp_path)
     for name, value in command.environment.items():  # links to the files
         monkeypatch.setenv(name, value)
@@ -107,9 +108,21 @@ def test_a_training_gets_the_patients_of_its_fold_and_its_budget_and_is_resumed(
     assert (given["--train.time_budget"], given["--train.budget_clock"], given["--seed"]) == ("30m", "cpu", "3")
     assert given["--model.deep_supervision"] == "true"
     assert words[-1] != "--resume"
+    first = dict(zip(before[4::2], before[5::2], strict=False))
+    assert {name: value for name, value in first.items() if given.get(name) != value} == {
+        "--out": str(job.folder(tmp_path) / "preprocessed"), "--train.epochs": "1", "--train.steps_per_epoch": "1",
+    }  # fmt: skip
+    assert given.keys() - first.keys() == {"--train.time_budget", "--train.budget_clock"}
     (job.folder(tmp_path) / programs.TRAINED).mkdir(parents=True)
     (job.folder(tmp_path) / programs.TRAINED / LAST).touch()
     assert programs.PROGRAMS["unet4d"].train(job, phantom, tmp_path).words[-1] == "--resume"
+
+
+def test_the_seconds_of_a_training_are_those_of_all_its_starts(tmp_path):
+    job = Job("arms", Arm("clstm"), 0, 0, "30m")
+    summary = {"steps": {"done": 7}, "time_budget": {"spent_seconds": 1799.5}}
+    write_json(job.folder(tmp_path) / programs.TRAINED / "summary.json", summary)
+    assert programs.PROGRAMS["unet4d"].trained(job, tmp_path) == {"steps": 7, "cpu_s": 1799.5}
 
 
 def test_a_training_on_few_patients_has_the_first_of_those_of_its_fold(phantom, tmp_path, monkeypatch):
@@ -138,7 +151,8 @@ def fake(monkeypatch, tmp_path):
     program = Program(
         lambda job, dataset, work, out, facts: Command([sys.executable, "-c", PREDICT, str(facts), next(outcomes)]),
         lambda job, dataset, work: Command([sys.executable, "-c", COUNT, str(tmp_path / "trainings")]),
-        trained=lambda job, work: {"steps": 7},
+        preprocess=lambda job, dataset, work: Command([sys.executable, "-c", COUNT, str(tmp_path / "preprocessed")]),
+        trained=lambda job, work: {"steps": 7, "cpu_s": 1.0},
     )
     monkeypatch.setitem(programs.PROGRAMS, "fake", program)
     monkeypatch.setattr(run, "evaluate", lambda *words: Command(["true"]))
@@ -149,7 +163,7 @@ def test_a_job_that_was_cut_off_continues_with_the_step_it_was_in(fake, phantom,
     with pytest.raises(Unet4DError, match="fake fold 0 seed 0"):
         run.run_jobs([fake], phantom, tmp_path, CLEAN)
     assert run.run_job(fake, phantom, tmp_path, CLEAN) == "finished"
-    assert (tmp_path / "trainings").read_text() == "x"
+    assert (tmp_path / "trainings").read_text() == (tmp_path / "preprocessed").read_text() == "x"
     record = read_json(fake.folder(tmp_path) / CLEAN / run.RECORD)
     assert (record["train"]["steps"], record["train"]["attempts"], record["predict"]["attempts"]) == (7, 1, 2)
     assert record["cases"] == [case.name for case in held_out_cases(read_dataset(phantom), 0)]
@@ -157,10 +171,13 @@ def test_a_job_that_was_cut_off_continues_with_the_step_it_was_in(fake, phantom,
     assert run.run_job(fake, phantom, tmp_path, CLEAN) == "finished before"
 
 
-def test_a_copy_of_the_studies_is_scored_with_what_was_trained_and_never_trained_on(fake, phantom, tmp_path):
+def test_a_copy_of_the_studies_is_scored_with_what_was_trained_and_never_trained_on(
+    fake, phantom, tmp_path, monkeypatch
+):
     assert run.run_job(fake, phantom, tmp_path, "spoiled") == "not trained yet"
     with pytest.raises(subprocess.CalledProcessError):
         run.run_job(fake, phantom, tmp_path, CLEAN)
+    monkeypatch.setitem(programs.PROGRAMS, "fake", programs.PROGRAMS["fake"]._replace(train=lambda *job: None))
     assert run.run_job(fake, phantom, tmp_path, "spoiled") == "finished"
     assert (tmp_path / "trainings").read_text() == "x"
 
@@ -205,7 +222,7 @@ def write_job(work, arm, seed, fold, dice, hd95="2.0", roughness="0.02"):
     write_json(folder / "scores" / "summary.json", summary)
     predicted = {"studies": len(dice), "frames": 10 * len(dice), "cpu_s": 20.0 * len(dice)}
     about = {"fold": fold, "seed": seed, "budget": "1s", "commit": "abc", "date": "2026-11-30", "options": {}}
-    trained = {"process": {"cpu_s": 60.0}, "steps": 100}
+    trained = {"process": {"cpu_s": 1.0}, "cpu_s": 60.0, "steps": 100}
     hardware = {"hardware": {"cpu": "a processor", "cores": 2}}
     write_json(folder / run.RECORD, about | hardware | {"train": trained, "predict": predicted})
 
@@ -229,11 +246,11 @@ def test_the_table_averages_seeds_then_patients_and_tests_what_was_planned(tmp_p
     assert (b["prediction_cpu_s_per_study"], b["prediction_cpu_s_per_frame"], b["jobs_missing"]) == (20, 2, 2)
     assert set(c["scores"]) == {"dice", "hd95_mm"}
     assert c["hd95_undefined"] == 6
-    tests = {(test["arm"], test["quantity"]): test for test in summary["tests"]}
+    tests = {(test["arm"], test["of"]): test for test in summary["tests"]}
     assert set(tests) == {("a", "dice"), ("a", "roughness"), ("c", "dice")}
     against_a = tests["a", "dice"]
     assert against_a["difference"] == pytest.approx(0.8 - (0.525 + 0.7) / 2)
-    assert (against_a["n"], against_a["p"], against_a["p_holm"]) == (6, 0.03125, 0.0625)  # two tests have a p
+    assert (against_a["n"], against_a["p"], against_a["p_holm"]) == (6, 0.03125, 0.09375)  # three are planned
     assert tests["a", "roughness"]["difference"] == pytest.approx(-0.02)
     assert (tests["c", "dice"]["n"], tests["c", "dice"]["p"], tests["c", "dice"]["left_out"]) == (3, None, 6)
 
@@ -245,6 +262,18 @@ def test_an_arm_is_tested_against_the_arm_that_it_names(tmp_path):
     suite = replace(SUITE, arms=[replace(arm, compared_with="a" if arm.name == "c" else None) for arm in SUITE.arms])
     tests = {(test["arm"], test["against"]) for test in table.summarize(suite, tmp_path, CLEAN)["tests"]}
     assert tests == {("a", "b"), ("c", "a")}
+
+
+def test_planned_tests_that_are_not_made_yet_are_corrected_for():
+    rows = {
+        arm: {"dice": {(str(i), "0", "RV"): (str(i), i + b) for i in range(6)}} for arm, b in (("a", 0.0), ("b", 1.0))
+    }
+    planned = [("a", "b", "dice"), ("c", "b", "dice"), ("d", "b", "dice"), ("e", "a", "dice")]
+    (found,) = table.run_tests(planned, rows)
+    assert (found["p"], found["p_holm"]) == (0.03125, 0.125)
+    assert table.markdown_tests({"tests": [found], "planned_tests": 4}, lambda of: 1).endswith(
+        "1 of 4 planned tests made."
+    )
 
 
 def test_only_rows_that_both_arms_have_are_compared():
@@ -264,4 +293,5 @@ def test_the_tables_are_printed(tmp_path):
     assert "| c | 0.500 (0.500 to 0.500) [0.500 / 0.500] |" in text
     assert "| b | 3 | 1 | 100 | 1.0 | 20.00 | 2.00 | - | 0 | 3 |" in text
     assert "| b minus c, dice | 3 | +0.300 | 0.300 to 0.300 | - | - |" in text
+    assert "0 of 3 planned tests made." in text
     assert text.endswith("budget 1s; code abc; date 2026-11-30; hardware a processor, 2 cores\n")

@@ -100,17 +100,18 @@ def test_scores_are_split_by_kind_of_frame_and_compared_by_patient():
                 found[f"p{i}_spared", frame, "heart"] = (f"p{i}", spared + i / 100)
         return found
 
-    scores = score_by_kind({"framewise": rows(0.4, 0.8), "clstm": rows(0.7, 0.8)}, spoiled, "clstm")
+    scores = score_by_kind({"framewise": rows(0.4, 0.8), "clstm": rows(0.7, 0.8)}, spoiled, {"framewise": "clstm"})
     clstm = scores["arms"]["clstm"]
     assert clstm[SPOILED]["mean"] == pytest.approx(0.735)
     assert clstm[OTHERS]["mean"] == pytest.approx(0.835)
     assert clstm["noise"]["mean"] == pytest.approx(0.74)
     assert (clstm[SPOILED]["n"], clstm["dropout"]["n"], "mistriggered" in clstm) == (8, 4, False)
     hurt, other = scores["tests"]
-    assert (hurt["frames"], hurt["n"], hurt["p"]) == (SPOILED, 8, pytest.approx(2 / 2**8))
+    assert (hurt["of"], hurt["n"], hurt["p"]) == (SPOILED, 8, pytest.approx(2 / 2**8))
     assert hurt["difference"] == pytest.approx(0.3)
-    assert hurt["p_holm"] == pytest.approx(hurt["p"])
-    assert (other["frames"], other["difference"], other["p"]) == (OTHERS, pytest.approx(0), None)
+    assert hurt["p_holm"] == pytest.approx(2 * hurt["p"])
+    assert (other["of"], other["difference"], other["p"]) == (OTHERS, pytest.approx(0), None)
     text = markdown(scores)
     assert "| clstm | 0.735 (" in text
-    assert "| clstm minus framewise | spoiled frames | 8 | 0.300 |" in text
+    assert "1 of 2 planned tests made." in text
+    assert "| clstm minus framewise, spoiled frames | 8 | +0.300 |" in text

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from experiments.real_cine.protocol import BASE, CHECKOUT, Job, held_out_cases, held_out_subjects
 from unet4d.datasets.dataset import read_dataset
-from unet4d.models.checkpoint import LAST
+from unet4d.models.checkpoint import LAST, RUN_SUMMARY
 from unet4d.system.files import read_json, write_json
 from unet4d.system.safe_paths import ALLOWED
 
@@ -33,25 +33,36 @@ class Program(NamedTuple):
         predict: of (job, dataset, work, folder of label maps, file of facts).
         train: of (job, dataset, work).
         prepare: of (dataset, work), once for all jobs.
-        trained: facts of a training: number of steps and more, of (job, work).
+        preprocess: of (job, dataset, work), before its training and outside of its budget.
+        trained: facts of a training, of (job, work): number of steps, CPU seconds with those before a kill, and more.
     """
 
     predict: Callable[[Job, Path, Path, Path, Path], Command]
     train: Callable[[Job, Path, Path], Command] | None = None
     prepare: Callable[[Path, Path], Command] | None = None
+    preprocess: Callable[[Job, Path, Path], Command] | None = None
     trained: Callable[[Job, Path], dict[str, Any]] = lambda job, work: {}
 
 
 def _train_unet4d(job: Job, dataset: Path, work: Path) -> Command:
-    run = job.folder(work) / TRAINED
+    length = {"train.time_budget": job.budget, "train.budget_clock": "cpu"}
+    return _training_unet4d(job, dataset, work, TRAINED, length)
+
+
+def _preprocess_unet4d(job: Job, dataset: Path, work: Path) -> Command:
+    """Return a training of one step, thrown away: the preprocessed studies that it leaves behind are those that the job needs."""
+    return _training_unet4d(job, dataset, work, "preprocessed", {"train.epochs": 1, "train.steps_per_epoch": 1})
+
+
+def _training_unet4d(job: Job, dataset: Path, work: Path, name: str, length: Mapping[str, Any]) -> Command:
+    run = job.folder(work) / name
     patients = job.arm.patients
     folder = f"fold_{job.fold}" if patients is None else f"fold_{job.fold}_patients_{patients}"
     training = write_training_set(dataset, work / "folds" / folder, job.fold, patients)
     options: dict[str, Any] = {
         "seed": job.seed,
         "data.val_subjects": [],
-        "train.time_budget": job.budget,
-        "train.budget_clock": "cpu",
+        **length,
         **job.arm.options,
     }
     words = [word for key, value in options.items() for word in (f"--{key}", _text(value))]
@@ -97,9 +108,9 @@ def _predict_unet4d(job: Job, dataset: Path, work: Path, out: Path, facts: Path)
     return Command([sys.executable, "-m", "experiments.real_cine.predict", *map(str, words)], block)
 
 
-def _steps_of_log(job: Job, work: Path) -> dict[str, Any]:
-    *_, last = (job.folder(work) / TRAINED / "log.jsonl").read_text(encoding="utf-8").splitlines()
-    return {"steps": json.loads(last)["step"]}
+def _trained_unet4d(job: Job, work: Path) -> dict[str, Any]:
+    summary = read_json(job.folder(work) / TRAINED / RUN_SUMMARY)
+    return {"steps": summary["steps"]["done"], "cpu_s": summary["time_budget"]["spent_seconds"]}
 
 
 def _outside(module: str, command: str, work: Path, **arguments: object) -> Command:
@@ -135,12 +146,12 @@ def _register(job: Job, dataset: Path, work: Path, out: Path, facts: Path) -> Co
 
 
 PROGRAMS = {
-    "unet4d": Program(_predict_unet4d, _train_unet4d, trained=_steps_of_log),
+    "unet4d": Program(_predict_unet4d, _train_unet4d, preprocess=_preprocess_unet4d, trained=_trained_unet4d),
     "nnunet": Program(
         _predict_nnunet,
         _train_nnunet,
         lambda dataset, work: _nnunet("prepare", None, work, dataset=dataset),
-        lambda job, work: read_json(job.folder(work) / TRAINED / "facts.json"),
+        trained=lambda job, work: read_json(job.folder(work) / TRAINED / "facts.json"),
     ),
     "registration": Program(_register),
 }

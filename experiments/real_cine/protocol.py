@@ -66,6 +66,12 @@ class Suite:
     tested: Sequence[str]
     arms: Sequence[Arm]
 
+    @property
+    def against(self) -> dict[str, str]:
+        """Return the arms that are tested, each with the arm that it is tested against."""
+        pairs = {arm.name: arm.compared_with or self.compared_with for arm in self.arms}
+        return {name: other for name, other in pairs.items() if name != other}
+
 
 @dataclass(frozen=True)
 class Job:

@@ -81,7 +81,7 @@ def run_job(job: Job, dataset: Path, work: Path, view: str) -> str:
             return "not trained yet"
         if program.prepare and not _prepare(job, dataset, work):
             return "another runner prepares its data"
-        trained = _step(folder, "train", program.train(job, dataset, work)) if program.train else {}
+        trained = _train(folder, job, dataset, work, view)
         predicted = _step(here, "predict", program.predict(job, dataset, work, here / "predicted", here / "facts.json"))
         cases = [case.name for case in held_out_cases(read_dataset(dataset), job.fold)]
         _step(here, "evaluate", evaluate(dataset, here / "predicted", here / "scores", cases))
@@ -90,6 +90,18 @@ def run_job(job: Job, dataset: Path, work: Path, view: str) -> str:
         predicted |= read_json(here / "facts.json")
         write_json(here / RECORD, _about(job, view) | {"cases": cases, "train": trained, "predict": predicted})
     return "finished"
+
+
+def _train(folder: Path, job: Job, dataset: Path, work: Path, view: str) -> dict[str, Any]:
+    """Train a job on the studies as they are, unless it is trained; return the record of the step."""
+    program = PROGRAMS[job.arm.program]
+    if not program.train:
+        return {}
+    if view != CLEAN:
+        return read_json(folder / "train.json")
+    if program.preprocess:
+        _step(folder, "preprocess", program.preprocess(job, dataset, work))
+    return _step(folder, "train", program.train(job, dataset, work))
 
 
 def _prepare(job: Job, dataset: Path, work: Path) -> bool:

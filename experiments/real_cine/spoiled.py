@@ -28,7 +28,15 @@ import torch
 
 from experiments.real_cine.protocol import SUITES, Suite, read_suite, select_jobs
 from experiments.real_cine.run import RECORD
-from experiments.real_cine.table import Rows, compare_arms, rows_of, subject_means
+from experiments.real_cine.table import (
+    Rows,
+    describe_rows,
+    markdown_table,
+    markdown_tests,
+    mean_and_interval,
+    rows_of,
+    run_tests,
+)
 from unet4d.datasets.cases import Case
 from unet4d.datasets.dataset import read_dataset
 from unet4d.datasets.writer import fill_dataset_folder
@@ -36,12 +44,10 @@ from unet4d.errors import InputError
 from unet4d.evaluation.results import read_evaluation
 from unet4d.images.channels import SIGNAL
 from unet4d.images.image4d import write_image
-from unet4d.metrics.statistics import holm, interval95
 from unet4d.pipeline.augmentation.artifacts import FrameArtifact, Mistriggering, apply_artifacts, sample_artifact
 from unet4d.pipeline.augmentation.presets import ARTIFACT_PRESETS
 from unet4d.pipeline.normalization import IntensityScale
 from unet4d.system.files import read_json, write_json
-from unet4d.system.text import format_number
 
 SHARE = 0.2
 """Share of a copy's frames that are spoiled."""
@@ -126,31 +132,19 @@ def sample_severe(
     return FrameArtifact(t, artifact)
 
 
-def score_by_kind(rows: Mapping[str, Rows], spoiled: Mapping[str, Any], compared_with: str) -> dict[str, Any]:
-    """Return the Dice of each arm by kind of frame, and the tests of each arm against one of them.
+def score_by_kind(rows: Mapping[str, Rows], spoiled: Mapping[str, Any], against: Mapping[str, str]) -> dict[str, Any]:
+    """Return the Dice of each arm by kind of frame, and the planned tests on spoiled and on other frames.
 
     Args:
         rows: of the metric, by arm, see `rows_of`.
         spoiled: content of spoiled.json.
-        compared_with: an arm; differences are this one minus the other, patient by patient.
+        against: the arms to test, with the arm that each is tested against; differences are the latter minus the former.
     """
-    arms: dict[str, Any] = {}
-    for arm, found in rows.items():
-        arms[arm] = {}
-        for kind in (SPOILED, OTHERS, *KINDS):
-            if means := subject_means(_of_kind(found, spoiled, kind)):
-                ci95 = interval95(list(means.values()), list(means))
-                arms[arm][kind] = {"mean": float(np.mean(list(means.values()))), "ci95": ci95, "n": len(means)}
-    tests = [
-        {"arm": arm, "against": compared_with, "frames": kind}
-        | compare_arms(_of_kind(rows[arm], spoiled, kind), _of_kind(rows[compared_with], spoiled, kind))
-        for arm in rows
-        for kind in (SPOILED, OTHERS)
-        if arm != compared_with and compared_with in rows
-    ]
-    for test, p_holm in zip(tests, holm([test["p"] for test in tests]), strict=True):
-        test["p_holm"] = p_holm
-    return {"arms": arms, "tests": tests}
+    kinds = (SPOILED, OTHERS, *KINDS)
+    by_kind = {arm: {kind: _of_kind(found, spoiled, kind) for kind in kinds} for arm, found in rows.items()}
+    arms = {arm: {kind: describe_rows(of) for kind, of in found.items() if of} for arm, found in by_kind.items()}
+    planned = [(arm, other, kind) for arm, other in against.items() for kind in (SPOILED, OTHERS)]
+    return {"arms": arms, "tests": run_tests(planned, by_kind), "planned_tests": len(planned)}
 
 
 def _of_kind(rows: Rows, spoiled: Mapping[str, Any], kind: str) -> Rows:
@@ -174,30 +168,18 @@ def score_jobs(suite: Suite, work: Path, spoiled: Mapping[str, Any], view: str =
         raise InputError(
             f"{work} has no finished job of {suite.name} with --view {view}; run experiments.real_cine.run first"
         )
-    return score_by_kind(rows, spoiled, suite.compared_with)
+    return score_by_kind(rows, spoiled, suite.against)
 
 
 def markdown(scores: Mapping[str, Any]) -> str:
     """Return both tables as markdown."""
-
-    def interval(ci95: Sequence[float] | None) -> str:
-        return "-" if ci95 is None else f"{ci95[0]:.3f} to {ci95[1]:.3f}"
-
     kinds = (SPOILED, OTHERS, *KINDS)
-    lines = [f"| Dice, 95 % interval | {' | '.join(kinds)} |", "|---" * (len(kinds) + 1) + "|"]
-    for arm, found in scores["arms"].items():
-        cells = [
-            f"{found[kind]['mean']:.3f} ({interval(found[kind]['ci95'])})" if kind in found else "-" for kind in kinds
-        ]
-        lines.append(f"| {arm} | {' | '.join(cells)} |")
-    lines += ["", "| test | frames | patients | difference | 95 % interval | p | p, Holm |", "|---" * 7 + "|"]
-    for test in scores["tests"]:
-        numbers = [format_number(test["difference"], 3), interval(test["ci95"])]
-        numbers += [format_number(test[name], 4) for name in ("p", "p_holm")]
-        lines.append(
-            f"| {test['against']} minus {test['arm']} | {test['frames']} | {test['n']} | {' | '.join(numbers)} |"
-        )
-    return "\n".join(lines) + "\n"
+    cells = [
+        [arm, *(mean_and_interval(found[kind], 3) if kind in found else "-" for kind in kinds)]
+        for arm, found in scores["arms"].items()
+    ]
+    table = markdown_table(["Dice, 95 % interval", *kinds], cells)
+    return f"{table}\n\n{markdown_tests(scores, lambda kind: 3)}\n"
 
 
 def main() -> None:

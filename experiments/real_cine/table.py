@@ -4,7 +4,7 @@
 
 A patient counts once: a value is averaged over the seeds of an arm, then over the patient's frames, then over classes where a mean
 over classes is wanted. Intervals and tests are those of `unet4d compare`: bootstrap over patients, Wilcoxon signed-rank test over
-patients on the rows that both arms have, Holm-corrected over all planned tests of the suite.
+patients on the rows that both arms have, Holm-corrected over all planned tests of the suite, also those not made yet.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -73,6 +73,31 @@ def compare_arms(a: Rows, b: Rows) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def run_tests(planned: Sequence[tuple[str, str, str]], rows: Mapping[str, Mapping[str, Rows]]) -> list[dict[str, Any]]:
+    """Return the planned tests whose arms are both there; a missing test, or one without a p, counts in Holm's correction as p = 1.
+
+    Args:
+        planned: arm, the arm that it is tested against, and what is compared of them.
+        rows: by arm and by what is compared.
+    """
+    tests = [
+        {"arm": arm, "against": other, "of": of} | compare_arms(rows[arm][of], rows[other][of])
+        for arm, other, of in planned
+        if {arm, other} <= rows.keys()
+    ]
+    known = [1.0 if test["p"] is None else test["p"] for test in tests]
+    for test, p_holm in zip(tests, holm(known + [1.0] * (len(planned) - len(tests))), strict=False):
+        test["p_holm"] = None if test["p"] is None else p_holm
+    return tests
+
+
+def describe_rows(rows: Rows, class_name: str = ALL_CLASSES) -> dict[str, Any] | None:
+    """Return mean, interval and number of subjects; None without any."""
+    means = subject_means(rows, class_name)
+    ci95 = interval95(list(means.values()), list(means))
+    return {"mean": _mean(means), "ci95": ci95, "n": len(means)} if means else None
+
+
 def summarize(suite: Suite, work: Path, view: str) -> dict[str, Any]:
     """Return the contents of the JSON file: arms with scores and cost, and the planned tests."""
     arms, rows = {}, {}
@@ -85,16 +110,14 @@ def summarize(suite: Suite, work: Path, view: str) -> dict[str, Any]:
             rows[arm.name] = {name: rows_of(results, name) for name in names}
             arms[arm.name] = _summarize_arm([read_json(folder / RECORD) for folder in done], results, rows[arm.name])
             arms[arm.name]["jobs_missing"] = len(folders) - len(done)
-    tests = []
-    against = {arm.name: arm.compared_with or suite.compared_with for arm in suite.arms}
-    for name, other in against.items():
-        for quantity in suite.tested if name != other and {name, other} <= arms.keys() else ():
-            if quantity in rows[name]:
-                found = compare_arms(rows[name][quantity], rows[other][quantity])
-                tests.append({"arm": name, "against": other, "quantity": quantity, **found})
-    for test, p_holm in zip(tests, holm([test["p"] for test in tests]), strict=True):
-        test["p_holm"] = p_holm
-    return {"suite": suite.name, "view": view, "arms": arms, "tests": tests}
+    planned = [
+        (arm.name, suite.against[arm.name], quantity)
+        for arm in suite.arms
+        for quantity in suite.tested
+        if arm.name in suite.against and _is_scored(arm, quantity)
+    ]
+    tests = run_tests(planned, rows)
+    return {"suite": suite.name, "view": view, "arms": arms, "tests": tests, "planned_tests": len(planned)}
 
 
 def _is_scored(arm: Arm, quantity: str) -> bool:
@@ -111,9 +134,8 @@ def _summarize_arm(
         whole = () if name in WITHOUT_MEAN else (ALL_CLASSES,)
         scores[name] = {}
         for class_name in (*whole, *classes):
-            if means := subject_means(of_quantity, class_name):
-                ci95 = interval95(list(means.values()), list(means))
-                scores[name][class_name] = {"mean": _mean(means), "ci95": ci95, "n": len(means)}
+            if found := describe_rows(of_quantity, class_name):
+                scores[name][class_name] = found
     predicted = [record["predict"] for record in records]
     studies, frames, used_s = (sum(one[key] for one in predicted) for key in ("studies", "frames", "cpu_s"))
     unmirrored = [one["unmirrored_cpu_s"] / one["studies"] for one in predicted if "unmirrored_cpu_s" in one]
@@ -125,7 +147,7 @@ def _summarize_arm(
         "jobs": [{key: record[key] for key in ("fold", "seed", "budget", "commit", "date")} for record in records],
         "hardware": sorted({f"{r['hardware']['cpu']}, {r['hardware']['cores']} cores" for r in records}),
         "options": records[0]["options"],
-        "training_cpu_s": _mean_of([one["process"]["cpu_s"] for one in trained]),
+        "training_cpu_s": _mean_of([one["cpu_s"] for one in trained]),
         "steps": _mean_of([one["steps"] for one in trained]),
         "prediction_cpu_s_per_study": used_s / studies,
         "prediction_cpu_s_per_frame": used_s / frames,
@@ -148,7 +170,7 @@ def markdown(summary: Mapping[str, Any]) -> str:
     parts = [f"Mean over patients with 95 % interval; in brackets {' / '.join(classes)}, where defined."]
     for title, names in GROUPS.items():
         cells = [[name, *(_cell(arm["scores"].get(q, {}), q) for q in names)] for name, arm in arms.items()]
-        parts.append(_table([title, *names], cells))
+        parts.append(markdown_table([title, *names], cells))
     cost = [
         [
             name, _patients(arm), str(len({job["seed"] for job in arm["jobs"]})), format_number(arm["steps"], 0),
@@ -162,17 +184,8 @@ def markdown(summary: Mapping[str, Any]) -> str:
         "Cost", "patients", "seeds", "steps", "training, CPU min", "prediction, CPU s a study", "CPU s a frame",
         "not mirrored, CPU s a study", "HD95 undefined", "jobs missing",
     ]  # fmt: skip
-    parts.append(_table(head, cost))
-    tests = [
-        [
-            f"{test['against']} minus {test['arm']}, {test['quantity']}", str(test["n"]),
-            _signed(test["difference"], _digits(test["quantity"])), _interval(test["ci95"], _digits(test["quantity"])),
-            format_number(test["p"], 4), format_number(test["p_holm"], 4),
-        ]
-        for test in summary["tests"]
-    ]  # fmt: skip
-    if tests:
-        parts.append(_table(["Planned tests", "patients", "difference", "95 % interval", "p", "p, Holm"], tests))
+    parts.append(markdown_table(head, cost))
+    parts.append(markdown_tests(summary, _digits))
     jobs = [job for arm in arms.values() for job in arm["jobs"]]
     facts = [
         ("budget", {job["budget"] for job in jobs}),
@@ -200,7 +213,12 @@ def _cell(scores: Mapping[str, Any], quantity: str) -> str:
     by_class = " / ".join(format_number(s["mean"], digits) for name, s in scores.items() if name != ALL_CLASSES)
     if whole is None:
         return by_class
-    return f"{format_number(whole['mean'], digits)} ({_interval(whole['ci95'], digits)}) [{by_class}]"
+    return f"{mean_and_interval(whole, digits)} [{by_class}]"
+
+
+def mean_and_interval(scores: Mapping[str, Any], digits: int) -> str:
+    """Return "mean (lower to upper)"."""
+    return f"{format_number(scores['mean'], digits)} ({_interval(scores['ci95'], digits)})"
 
 
 def _interval(ci95: Sequence[float] | None, digits: int) -> str:
@@ -211,7 +229,24 @@ def _signed(value: float | None, digits: int) -> str:
     return "-" if value is None else f"{value:+.{digits}f}"
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def markdown_tests(summary: Mapping[str, Any], digits: Callable[[str], int]) -> str:
+    """Return the tests as markdown, and how many of the planned ones could be made; `digits`: of what is compared to its digits."""
+    rows = [
+        [
+            f"{test['against']} minus {test['arm']}, {test['of']}", str(test["n"]),
+            _signed(test["difference"], digits(test["of"])), _interval(test["ci95"], digits(test["of"])),
+            format_number(test["p"], 4), format_number(test["p_holm"], 4),
+        ]
+        for test in summary["tests"]
+    ]  # fmt: skip
+    made = sum(test["p"] is not None for test in summary["tests"])
+    count = f"{made} of {summary['planned_tests']} planned tests made."
+    head = ["Planned tests", "patients", "difference", "95 % interval", "p", "p, Holm"]
+    return f"{markdown_table(head, rows)}\n\n{count}" if rows else count
+
+
+def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a table as markdown."""
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
