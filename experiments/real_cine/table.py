@@ -230,7 +230,7 @@ def _signed(value: float | None, digits: int) -> str:
 
 
 def markdown_tests(summary: Mapping[str, Any], digits: Callable[[str], int]) -> str:
-    """Return the tests as markdown, and how many of the planned ones could be made; `digits`: of what is compared to its digits."""
+    """Return the tests as markdown, and how many of the planned ones could be made; `digits` gives the decimals of a quantity."""
     rows = [
         [
             f"{test['against']} minus {test['arm']}, {test['of']}", str(test["n"]),
