@@ -303,3 +303,11 @@ def test_the_first_share_of_a_run_is_frame_wise(config):
         stages = [make_budget(config).is_frame_wise(epoch) for epoch in range(10)]
     assert stages == sorted(stages, reverse=True)
     assert sum(stages) / len(stages) == pytest.approx(0.3, abs=0.03)
+
+
+@pytest.mark.parametrize(
+    ("epochs", "share", "frame_wise"), [(3, 0.5, 1), (1, 0.9, 0), (10, 0.3, 3), (10, 1.0, 10), (4, 0.0, 0)]
+)
+def test_a_share_below_1_leaves_an_epoch_for_recurrence(epochs: int, share: float, frame_wise: int):
+    budget = make_budget(TrainConfig(epochs=epochs, framewise_fraction=share))
+    assert [budget.is_frame_wise(epoch) for epoch in range(epochs)] == [epoch < frame_wise for epoch in range(epochs)]

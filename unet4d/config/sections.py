@@ -243,7 +243,7 @@ class TrainConfig:
     """Neighboring frames of each clip, 3 or more, that are decoded to compare their areas, drawn anew for each clip."""
     framewise_fraction: float = 0.0
     """Share of the training, 0 to 1, that comes first and is frame-wise: no recurrence, labelled frames alone, at a fraction
-    of the work per step. The rest trains recurrence, too, on whole clips. 0: none."""
+    of the work per step, in whole epochs. The rest trains recurrence, too, on whole clips. 0: none."""
     init_from: str | None = None
     """Run folder or checkpoint with the weights to begin with: those of the frame-wise baseline, or of the same network. Outputs
     follow the names of the classes; those of a class that it does not know begin at random. Unset: random weights."""

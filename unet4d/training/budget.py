@@ -54,13 +54,9 @@ class EpochBudget:
     def set_readings(self, *readings: float) -> None:
         """Set the state to what rank 0 has read; there is none without a clock."""
 
-    def share_done(self, epochs_done: int) -> float:
-        """Return the share of the run, 0 to 1, that is done after this many epochs."""
-        return epochs_done / self.config.epochs
-
     def is_frame_wise(self, epochs_done: int) -> bool:
-        """Return whether the next epoch belongs to the `framewise_fraction` of the run that comes first."""
-        return self.share_done(epochs_done) < self.config.framewise_fraction
+        """Return whether the next epoch ends within the `framewise_fraction` of the run that comes first."""
+        return epochs_done + 1 <= round(self.config.framewise_fraction * self.config.epochs, 6)
 
     def learning_rate_factor(self, step: int) -> float | None:
         """Return the fraction of the peak learning rate at a step, counted from 0; None: that of `learning_rate_factor`."""
@@ -171,9 +167,9 @@ class TimeBudget(EpochBudget):
         """Set seconds spent, progress and end to what rank 0 has read."""
         self.spent_s, self.progress, self.is_over = readings[0], readings[1], bool(readings[2])
 
-    def share_done(self, epochs_done: int) -> float:
-        """Return the progress, whatever the epochs."""
-        return self.progress
+    def is_frame_wise(self, epochs_done: int) -> bool:
+        """Return whether the next epoch begins within the `framewise_fraction` of the time for steps."""
+        return self.progress < self.config.framewise_fraction
 
     def learning_rate_factor(self, step: int) -> float:
         """Return the fraction of the peak learning rate at a step, by the progress set before it.

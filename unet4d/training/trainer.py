@@ -132,15 +132,15 @@ class Trainer:
         if config.train.framewise_fraction and not self.network.is_frame_wise:
             stage = "frame-wise, labelled frames alone" if frame_wise else "recurrence on whole clips"
             logger.info(f"from epoch {self.epochs_done + 1} on: {stage}")
-        clips, steps = (
-            training_clips(self.training, config, self.task, frame_wise),
-            range(self.steps_done, self.budget.steps),
-        )
+        clips = training_clips(self.training, config, self.task, frame_wise)
+        steps = range(self.steps_done, self.budget.steps)
         # Several ranks check for a stop signal together, between steps; not where one of them waits.
         check = self._stop_if_requested if ranks.size == 1 else lambda: None
         with BatchLoader(clips, config, steps, ranks, self.device.type == "cuda", check) as self.loader:
             while not self.is_done and self.budget.is_frame_wise(self.epochs_done) == frame_wise:
                 self.train_epoch()
+        if frame_wise and self.is_done and config.train.framewise_fraction < 1 and not self.network.is_frame_wise:
+            logger.warning("no epoch trained recurrence: give more time, or fewer --train.steps_per_epoch")
 
     def train_epoch(self) -> None:
         """Train the rest of an epoch: per step batches, loss and new weights; then validation, log and checkpoint."""

@@ -24,21 +24,22 @@ def prediction_conditions(models: Models, options: InferenceOptions, steps: Sequ
 
     Returns:
         `runs`: folders of the models; `checkpoint`: "best", "last" or the file's name; `models`: their number; `mirror_axes`,
-        `overlap`, `priming_frames` and `cyclic_shifts` of the first; `postprocessing`: steps; `training_seconds` and
-        `training_steps`: of all models together, where the summary.json of their runs has them.
+        `overlap` and `cyclic_shifts` of the first; `postprocessing`: steps; `training_seconds` and `training_steps`: of all models
+        together, where the summary.json of their runs has them; `priming_frames` of networks with recurrence.
     """
     window = options.window_config(models[0].config.inference)
     paths = [model.path.resolve() for model in models]
     summaries = [_read_summary(path.parent) for path in paths]
     seconds = [summary.get("seconds") for summary in summaries]
     steps_done = [(summary.get("steps") or {}).get("done") for summary in summaries]
-    return {
+    primed = "a whole round" if window.priming_frames is None else window.priming_frames
+    priming = {} if models[0].network.is_frame_wise else {"priming_frames": primed}
+    return priming | {
         "runs": sorted({str(path.parent) for path in paths}),
         "checkpoint": ", ".join(sorted({_NAMES.get(path.name, path.name) for path in paths})),
         "models": len(models),
         "mirror_axes": list(window.mirror_axes),
         "overlap": window.overlap,
-        "priming_frames": window.priming_frames,
         "cyclic_shifts": options.cyclic_shifts,
         "postprocessing": [step.as_dict() for step in steps],
         "training_seconds": _sum(seconds),
