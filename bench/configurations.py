@@ -50,7 +50,6 @@ SHIPPED = {
     "recurrence": Shipped("recurrence.yaml", (2.0, 2.0, 8.0)),
     "accuracy": Shipped("accuracy.yaml", (2.0, 2.0, 8.0)),
     "kill_and_resume": Shipped("kill_and_resume.yaml", (1.56, 1.56, 10.0)),
-    "pretrained": Shipped("pretrained.yaml", (1.5, 1.5, 8.0)),
 }
 
 
