@@ -274,23 +274,18 @@ def _checked(content: Any, path: Path, check: Callable[[Any], None]) -> dict[str
 
 @contextlib.contextmanager
 def _fitting(path: Path, temporal: str | None = None) -> Iterator[None]:
-    """Turn errors about the content of a checkpoint, raised inside the context, into an InputError that names the file.
-
-    `temporal` is the block of the user's own whose code the weights must fit.
-    """
+    """Turn errors about the content of a checkpoint, raised inside, into an InputError that names the file and `model.temporal`."""
     try:
         yield
     except (InputError, TypeError, ValueError, AttributeError, LookupError, RecursionError, RuntimeError) as error:
         reason = shortened(" ".join(str(error).split()).partition("; ")[0] or type(error).__name__, 300)
+        fault, mend = "this version of unet4d", "because another version made it; train again, or use that version"
         if temporal is not None:
-            raise OtherVersion(
-                f"{path} does not fit model.temporal {temporal} ({reason}), expected the class that it was trained with; restore "
-                "that code, or train again"
-            ) from error
-        raise OtherVersion(
-            f"{path} does not fit this version of unet4d ({reason}), because another version made it; train again, or "
-            "use that version"
-        ) from error
+            fault, mend = (
+                f"model.temporal {temporal}",
+                "expected the class that it was trained with; restore it, or train again",
+            )
+        raise OtherVersion(f"{path} does not fit {fault} ({reason}), {mend}") from error
 
 
 def find_checkpoint(path: str | os.PathLike[str]) -> Path:
