@@ -250,6 +250,19 @@ def test_a_killed_worker_is_reported_with_the_usual_cause():
     assert text.endswith("--resume")
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_worker_killed_while_it_reads_the_event_of_the_end_holds_up_nothing(workers: int, monkeypatch):
+    """Its lock would be held for ever: torch's shutdown waited for it without end."""
+    loader = make_loader(workers=workers)
+
+    def kill_one_that_holds_the_lock():
+        event = loader._batches._workers_done_event
+        monkeypatch.setattr(event, "set", lambda: pytest.fail("a dead worker may hold its lock"))
+        kill_a_worker()
+
+    assert "start it again" in str(failure(loader, kill_one_that_holds_the_lock))
+
+
 def test_before_the_first_checkpoint_the_advice_is_to_start_again():
     text = str(failure(make_loader(workers=1), kill_a_worker))
     assert text.endswith("no epoch is done yet")

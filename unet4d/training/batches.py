@@ -6,10 +6,14 @@ import logging
 import math
 import multiprocessing
 import os
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing import active_children
 from multiprocessing.process import BaseProcess
+from typing import Any
+
+from torch._C import _remove_worker_pids
 
 from unet4d.config import ResolvedConfig
 from unet4d.errors import Unet4DError
@@ -99,6 +103,8 @@ class BatchLoader:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         # The trace of an error keeps the loader alive, and workers that still run at the program's end would delay it.
+        if any(worker.exitcode for worker in self._processes):
+            _release_locks_of_the_dead(self._batches, self._processes)
         getattr(self._batches, "_shutdown_workers", lambda: None)()
         _kill(self._processes)
         if isinstance(error, Exception):
@@ -171,6 +177,18 @@ class BatchLoader:
         """Return how to continue: a checkpoint is written after every epoch."""
         has_checkpoint = self.steps.start or self._taken >= self._epoch
         return "then continue with --resume" if has_checkpoint else "then start it again, because no epoch is done yet"
+
+
+def _release_locks_of_the_dead(batches: Any, workers: set[BaseProcess]) -> None:
+    """Let the shutdown of torch's loader pass the event for its workers, because one killed while it read the event holds its lock.
+
+    The others, which would wait for that event, are killed; torch's handler of ended workers must not know them any more.
+    """
+    if batches._worker_pids_set:
+        _remove_worker_pids(id(batches))
+        batches._worker_pids_set = False
+    _kill(workers)
+    batches._workers_done_event = threading.Event()
 
 
 def _kill(workers: set[BaseProcess]) -> None:
