@@ -37,12 +37,24 @@ def test_another_threads_lines_and_steps_are_drawn_by_the_bars_own_thread(monkey
         in_thread(bar.update, 2)
         assert (bar.n, drawn_by) == (0, [])
         bar.update()
-        assert (bar.n, set(drawn_by)) == (3, {threading.get_ident()})  # other lines may wait, of tests before
+        assert (bar.n, drawn_by) == (3, [threading.get_ident()])
         in_thread(print_line, "two", terminal)
     assert [text for text in terminal.getvalue().split() if text in ("one", "two")] == ["one", "two"]
     in_thread(print_line, "three", terminal)
     assert terminal.getvalue().endswith("three\n")
     assert set(drawn_by[:2]) == {threading.get_ident()}
+
+
+def test_a_bar_that_is_not_set_up_yet_keeps_no_line(capsys):
+    """It may turn out to be disabled, and then drew the line never."""
+    bar = ProgressBar.__new__(ProgressBar)
+    try:
+        in_thread(print_line, "while it is set up")
+        assert capsys.readouterr().out == "while it is set up\n"
+    finally:
+        bar.disable = True
+        ProgressBar._instances.discard(bar)
+        draw_handed_over()
 
 
 def test_lines_without_a_bar_are_printed_at_once(capsys):

@@ -79,7 +79,8 @@ class ProgressBar(tqdm):  # type: ignore[type-arg]
 def print_line(line: str, file: TextIO | None = None) -> None:
     """Print a line above the bars, at once; from a thread without a bar while another has one, when that one moves next."""
     with ProgressBar.get_lock():
-        threads = {bar.thread for bar in ProgressBar._instances}
+        # A bar that tqdm lists before it is set up may turn out to be disabled, and would never draw what it was handed.
+        threads = {bar.thread for bar in ProgressBar._instances if not getattr(bar, "disable", True)}
         if threads and threading.get_ident() not in threads:
             _handed_over.put(partial(_print, line, file or sys.stdout))
         else:
