@@ -24,6 +24,7 @@ from tests.images import slicer
 from unet4d import load_model, segment
 from unet4d.images.image4d import read_image
 from unet4d.report.pictures.contour_sheet import draw_contour_sheet
+from unet4d.system.csv_file import read_table
 
 PATTERN = r"(?P<subject>.+)_frame(?P<frame>\d+)"
 
@@ -128,6 +129,21 @@ def test_what_slicer_and_scanners_leave(layout, command, model_file, tmp_path):
         done = command("predict", model, "-i", tmp_path / "in", "-o", out)
         assert (done.code, "Mustermann" in done.error) == (2, True)
         check_nobody_is_named(out)
+
+
+def test_a_key_file_says_which_study_a_case_is_and_lies_outside_of_what_is_shared(command, model_file, tmp_path):
+    dicom(tmp_path / "in")
+    given, key = ("predict", model_file(), "-i", tmp_path / "in", "-o", tmp_path / "out"), tmp_path / "keys" / "key.csv"
+    assert command(*given, "--key_file", key).code == 0
+    check_nobody_is_named(tmp_path / "out")
+    [row] = read_table(key, ("case", "patient", "study_uid", "series_uid"), "")
+    assert f"{row['case']}.nii.gz" in maps_in(tmp_path / "out")
+    expected = (dicom_files.PATIENT, dicom_files.STUDY, dicom_files.SERIES)
+    assert (row["patient"], row["study_uid"], row["series_uid"]) == expected
+    assert key.stat().st_mode & 0o777 == 0o600
+    for folder in ("in", "out"):
+        done = command(*given, "--key_file", tmp_path / folder / "key.csv")
+        assert (done.code, "is inside" in done.error) == (2, True)
 
 
 def check_nobody_is_named(out: Path) -> None:

@@ -110,6 +110,11 @@ def _output_options(parser: ArgumentParser) -> None:
         choices=["auto", "off"],
         default="auto",
     )
+    add(
+        parser,
+        "--key_file",
+        help="CSV file for the patients behind the names of cases, outside of --out; default: written nowhere (dicom)",
+    )
 
 
 def _inference_options(parser: ArgumentParser) -> None:
@@ -179,7 +184,9 @@ def _check_predict(args: Namespace) -> None:
     _inference_options_of(args)
     LayoutOptions(pattern=args.pattern, keep_patient_ids=args.keep_patient_ids)
     choose_shard(args.num_parts, args.part_id, os.environ)
-    check_predict(args.model, args.input, args.out, args.device, args.cases, args.held_out, args.scratch_dir)
+    check_predict(
+        args.model, args.input, args.out, args.device, args.cases, args.held_out, args.scratch_dir, args.key_file
+    )
 
 
 def _predict(args: Namespace) -> None:
@@ -202,6 +209,7 @@ def _predict(args: Namespace) -> None:
             convert_options=LayoutOptions(pattern=args.pattern, keep_patient_ids=args.keep_patient_ids),
             formats=args.format,
             postprocess=args.postprocess,
+            key_file=args.key_file,
             leave_complete=args.leave_complete,
             shard=shard,
             ranks=ranks,

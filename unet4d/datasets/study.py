@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from unet4d.images.dicom.volume4d import SliceStack
 from unet4d.images.image4d import Image4D, ImageInfo
 from unet4d.images.time_axis import TimeAxis
 from unet4d.metrics.cardiac_structures import Roles
@@ -54,6 +55,9 @@ class Study:
         nifti: its files where they are 4D NIfTI, one per channel, which a conversion copies as they are; else empty.
         stream: reads it frame by frame; None where that is not possible.
         vitals: height, weight and heart rate, where the source has them.
+        dicom: where it is DICOM, the image of each frame and slice: frame t and slice z of its grid lie in `planes[t][z]`, X along
+            the columns and Y along the rows of that image. Of several channels the first; None where it cannot be read.
+        key: columns that link an anonymised name to a patient. They are written only where the user asks for it.
     """
 
     name: str
@@ -66,6 +70,8 @@ class Study:
     nifti: tuple[Path, ...] = ()
     stream: FrameReader | None = None
     vitals: Vitals = UNKNOWN_VITALS
+    dicom: SliceStack | None = None
+    key: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,8 +88,6 @@ class Source:
         roles: the structure of a heart that a class is, or "other", where the source says so.
         about: further texts for dataset.json: "description", "reference", "licence".
         notes: lines to print about conclusions from names.
-        key: rows that link the names of anonymised studies to patients, the header first. It is written only where the
-            user asks for it.
     """
 
     name: str
@@ -95,4 +99,3 @@ class Source:
     roles: Roles = field(default_factory=dict)
     about: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
-    key: tuple[tuple[str, ...], ...] = ()

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from unet4d.datasets.dataset import open_dataset
 from unet4d.datasets.find_studies import check_case_choice, check_input_exists, expand_input_lists
+from unet4d.datasets.key_file import check_key_file
 from unet4d.datasets.label_maps import find_label_maps
 from unet4d.errors import InputError
 from unet4d.models.folds import check_model_files
@@ -26,14 +27,18 @@ def check_predict(
     cases: Sequence[str] | None,
     held_out: bool,
     scratch_dir: PathLike | None = None,
+    key_file: PathLike | None = None,
 ) -> None:
     """Check what `predict` is given. Raises InputError, or Unet4DError where a folder may not be written to."""
     check_device_name(device)
     check_case_choice(cases, held_out)
     check_model_files(models)
-    for path in expand_input_lists(inputs):
+    sources = expand_input_lists(inputs)
+    for path in sources:
         check_input_exists(path)
     check_writable(out_dir)
+    if key_file is not None:
+        check_key_file(Path(key_file), Path(out_dir), sources)
     if scratch_dir is not None:
         check_writable(scratch_dir)
 

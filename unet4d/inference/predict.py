@@ -13,6 +13,7 @@ from unet4d.datasets.convert.file_names import natural_key
 from unet4d.datasets.convert.layout_options import NO_LAYOUT_OPTIONS, LayoutOptions
 from unet4d.datasets.dataset import read_dataset
 from unet4d.datasets.find_studies import AUTO_LAYOUT, expand_input_lists, find_studies
+from unet4d.datasets.key_file import write_key_file
 from unet4d.datasets.study import Study
 from unet4d.errors import InputError
 from unet4d.images.image4d import ImageInfo
@@ -56,6 +57,7 @@ def predict(
     convert_options: LayoutOptions = NO_LAYOUT_OPTIONS,
     formats: Sequence[str] = ("nifti",),
     postprocess: Literal["auto", "off"] = "auto",
+    key_file: PathLike | None = None,
     leave_complete: bool = False,
     shard: JobShard | None = None,
     ranks: ProcessGroup = ALONE,
@@ -82,6 +84,8 @@ def predict(
         convert_options: what the inputs lack, where they are in such a layout.
         formats: of the label maps, see inference/batch/formats.py.
         postprocess: "auto" applies what `unet4d postprocess` recorded in the run, or the folder of folds, for these checkpoints.
+        key_file: a CSV file that says which patient and series each anonymised case is of, for its owner alone; outside of
+            `out_dir` and of the inputs.
         leave_complete: skip the cases with whole files of the same inputs, models, settings and version.
         shard: the part of the studies to take; every n-th by name.
         ranks: the processes that share that part; each calls this.
@@ -100,7 +104,7 @@ def predict(
     budget = MemoryBudget.of_process(options.max_memory_bytes, ranks.local_size)
     with ranks.raise_on_all_ranks():
         paths = [model] if isinstance(model, (str, os.PathLike)) else model
-        check_predict(paths, inputs, out_dir, device, cases, held_out, options.scratch_dir)
+        check_predict(paths, inputs, out_dir, device, cases, held_out, options.scratch_dir, key_file)
         torch_device = find_device(ranks.device_name(device))
         resolve_precision(options.precision, torch_device)
         models = load_models(paths, torch_device)
@@ -117,6 +121,8 @@ def predict(
         models_of = {study.name: [_held_out_by(study, models)] if held_out else models for study in studies}
         folder = PredictionFolder(Path(out_dir), task.labels, formats, options.probabilities, task.roles)
     ranks.broadcast_from_rank0(lambda: folder.check(studies))
+    if key_file is not None:
+        ranks.broadcast_from_rank0(lambda: write_key_file(Path(key_file), studies, "these inputs"))
     ranks.rank0_first(lambda: check_gpu(models, options.precision))
     if ranks.is_first:
         warn_of_untrained_mirroring(models, options)

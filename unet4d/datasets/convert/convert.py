@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,15 +16,15 @@ from unet4d.datasets.convert.layout_options import NO_LAYOUT_OPTIONS, LayoutOpti
 from unet4d.datasets.convert.layouts import LAYOUTS, open_layout
 from unet4d.datasets.dataset import open_dataset
 from unet4d.datasets.dataset_json import parse_dataset
+from unet4d.datasets.key_file import check_key_file, write_key_file
 from unet4d.datasets.study import Source, Study
 from unet4d.datasets.writer import check_fillable, fill_dataset_folder
 from unet4d.errors import InputError
 from unet4d.images.channels import SIGNAL
 from unet4d.images.image4d import Image4D, write_image
 from unet4d.images.time_axis import TimeAxis
-from unet4d.system.csv_file import csv_text
 from unet4d.system.failures import failure_of_study
-from unet4d.system.files import PathLike, check_writable, checked_path, replacing, write_json, write_private
+from unet4d.system.files import PathLike, replacing, write_json
 from unet4d.system.progress_bar import ProgressBar
 from unet4d.system.signals import stop_signals
 from unet4d.system.text import count, short_repr
@@ -81,7 +80,8 @@ def convert(
     if out.resolve().is_relative_to(root.resolve()):
         raise InputError(f"{out} is inside the source {root}, expected a folder outside of it; choose another --out")
     check_fillable(out)
-    key = None if key_file is None else _check_key_file(Path(key_file), out, root)
+    if key_file is not None:
+        check_key_file(Path(key_file), out, [root])
     if layout in LAYOUTS and layout != "nnunet" and _is_dataset(root):  # the dataset.json of nnU-Net is another
         raise InputError(f"{root} is a dataset already, expected another layout; use it without unet4d convert")
     found = open_layout(layout, root, options)
@@ -90,8 +90,8 @@ def convert(
     _check_description(found, name, time, root)
     for note in found.notes:
         logger.info(note)
-    if key is not None:
-        _write_key(key, found, layout)
+    if key_file is not None:
+        write_key_file(Path(key_file), found.studies, layout)
     with fill_dataset_folder(out):
         written, failed = _write_studies(found, out)
         reasons = "; ".join(f"{study}: {reason}" for study, reason in failed.items())
@@ -121,29 +121,6 @@ def _common_time(source: Source) -> TimeAxis | None:
     if len(times) > 1:
         raise InputError(f"some studies of {source.name} are cyclic and others open, expected the same; give --time")
     return next(iter(times), None)
-
-
-def _check_key_file(path: Path, out: Path, root: Path) -> Path:
-    """Return the path of the key. Raises InputError where it would be shared with the dataset, or change the source."""
-    checked_path(path)
-    for folder, what in ((out, "the dataset, which may be shared"), (root, "the source, which stays as it is")):
-        if path.resolve().is_relative_to(folder.resolve()):
-            raise InputError(f"key_file {path} is inside {folder}, {what}; choose a file elsewhere")
-    if path.is_dir():
-        raise InputError(f"key_file {path} is a folder, expected a file; give a path such as {path / 'key.csv'}")
-    check_writable(path.parent)
-    return path
-
-
-def _write_key(path: Path, source: Source, layout: str) -> None:
-    """Write which patient each anonymised case is of, for the file's owner alone. Another file is not replaced."""
-    if not source.key:
-        raise InputError(f"got key_file for {layout}, which keeps the names of its files; leave it out")
-    text = csv_text(source.key)
-    if os.path.lexists(path) and (not path.is_file() or path.read_bytes() != text.encode()):
-        raise InputError(f"key_file {path} holds something else already; give the path of a new file")
-    write_private(path, text)
-    logger.info(f"the patients behind the names are in {path}: keep it apart from the dataset")
 
 
 def _check_source(source: Source, root: Path) -> None:

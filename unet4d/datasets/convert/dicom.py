@@ -82,22 +82,24 @@ def find_dicom(root: Path, options: LayoutOptions) -> Source:
             files=candidate.files,
             image=partial(_image, stack, root if options.keep_patient_ids else Path(case)),
             time=_common_time([stack]),
+            dicom=stack if isinstance(stack, SliceStack) else None,
+            key=_key(case, subject, candidate),
         )
         for case, subject, candidate, stack in zip(cases, subjects, taken, stacks, strict=True)
     ]
     modalities = {series.modality for candidate in taken for series in candidate.series}
     channel = "MRI" if modalities <= {"MR", ""} else ", ".join(sorted(modalities))
     in_order = sorted(studies, key=lambda study: natural_key(study.name))
-    rows = [_key_row(case, subject, one) for case, subject, one in zip(cases, subjects, taken, strict=True)]
-    return Source("DICOM series", (channel,), {}, tuple(in_order), time=_common_time(stacks), key=(_KEY, *rows))
+    return Source("DICOM series", (channel,), {}, tuple(in_order), time=_common_time(stacks))
 
 
-def _key_row(case: str, subject: str, candidate: StudyCandidate) -> tuple[str, ...]:
-    """Return the row of a case under the columns of `_KEY`."""
+def _key(case: str, subject: str, candidate: StudyCandidate) -> dict[str, str]:
+    """Return which patient and which series a case is of."""
     series = candidate.series
     numbers, uids = " ".join(str(one.number) for one in series), " ".join(one.uid for one in series)
     folder = os.path.commonpath([file.parent.absolute() for file in candidate.files])
-    return case, subject, series[0].patient, series[0].study, numbers, uids, series[0].description, folder
+    values = case, subject, series[0].patient, series[0].study, numbers, uids, series[0].description, folder
+    return dict(zip(_KEY, values, strict=True))
 
 
 def _stack(candidate: StudyCandidate, root: Path) -> SliceStack | InputError:

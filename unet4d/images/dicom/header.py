@@ -32,7 +32,7 @@ _XA_FRAMES = tuple(0x002100FE + 0x100 * block for block in range(0x10, 0x18))  #
 _IMAGE_TYPES = (0x00080008, 0x00089007, *_XA_TYPES)  # ImageType, FrameType
 _TILES, _TILES_CREATOR = 0x0019100A, 0x00190010  # NumberOfImagesInMosaic, and the creator of the elements (0019,10xx)
 _ELEMENTS: tuple[str | int, ...] = (
-    "SOPClassUID", "PatientID", "PatientName", "StudyInstanceUID", "SeriesInstanceUID", "StudyDate", "StudyTime",
+    "SOPClassUID", "SOPInstanceUID", "PatientID", "PatientName", "StudyInstanceUID", "SeriesInstanceUID", "StudyDate", "StudyTime",
     "SeriesNumber", "SeriesDescription", "ProtocolName", "SequenceName", "PulseSequenceName", "FrameOfReferenceUID",
     "Modality", "ImageType", "ComplexImageComponent", "PhotometricInterpretation", "SamplesPerPixel", "Rows", "Columns",
     "PixelSpacing", "SliceThickness", "SpacingBetweenSlices", "ImagePositionPatient", "ImageOrientationPatient",
@@ -157,6 +157,8 @@ def _plane(value: _Lookup, series: Series, file: Path, index: int, at: tuple[int
         series=series,
         file=file,
         index=index,
+        sop_class=str(value("SOPClassUID") or ""),
+        instance=str(value("SOPInstanceUID") or ""),
         component=next((_COMPONENTS[kind] for kind in (component, *kinds[2:]) if kind in _COMPONENTS), "magnitude"),
         size=(int(_numbers(value, "Columns", 1)[0]), int(_numbers(value, "Rows", 1)[0])),
         spacing_mm=(column_mm, row_mm),

@@ -46,6 +46,7 @@ class Plane:
     """One 2D image at one place and time; its pixels lie in frame `index` of `file`.
 
     Attributes:
+        sop_class, instance: SOPClassUID and SOPInstanceUID of the file; "" where it lacks them.
         component: "magnitude", "phase", "real", "imaginary", "water", "fat", "in phase" or "opposed phase"; with the echo time
             where a series holds several echoes (grouping.py).
         size: pixels along a row (X: the columns) and along a column (Y: the rows).
@@ -66,6 +67,8 @@ class Plane:
     series: Series
     file: Path
     index: int
+    sop_class: str
+    instance: str
     component: str
     size: tuple[int, int]
     spacing_mm: tuple[float, ...]
