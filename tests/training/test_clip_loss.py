@@ -20,7 +20,8 @@ from unet4d.models.memory_trace import peak_bytes
 from unet4d.pipeline.cache import CachedStudy
 from unet4d.pipeline.clip_dataset import ClipDataset, collate
 from unet4d.system.distributed import ProcessGroup
-from unet4d.training.loss import AreaJitter, ClipLoss, LabelledFramesLoss
+from unet4d.training.area_jitter import AreaJitter
+from unet4d.training.loss import ClipLoss, LabelledFramesLoss
 
 STRIDES, KERNELS = [(2, 2, 1), (2, 2, 2)], [(3, 3, 1), (3, 3, 3), (3, 3, 3)]
 FRAMES, GRID = 7, (8, 8, 4)

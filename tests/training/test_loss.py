@@ -8,7 +8,8 @@ from monai.losses import DiceCELoss
 from torch.nn.functional import cross_entropy, one_hot
 
 from unet4d.metrics.volume_curves import roughness
-from unet4d.training.loss import AreaJitter, LabelledFramesLoss, level_weights
+from unet4d.training.area_jitter import AreaJitter
+from unet4d.training.loss import LabelledFramesLoss, level_weights
 
 
 def sample():

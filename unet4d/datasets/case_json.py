@@ -1,4 +1,4 @@
-"""The parser of one case in dataset.json: its names, its files, its labelled frames."""
+"""The parser of one case in dataset.json: its names, its files, its labelled frames and what was drawn of them."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from unet4d.datasets.cases import Case
+from unet4d.datasets.partial_labels import PARTIAL_KEYS, PartialLabels, parse_partial_labels
 from unet4d.datasets.study import FRAME_DURATION_LIMITS, is_frame_duration
 from unet4d.errors import InputError
 from unet4d.images.nifti import case_name
@@ -15,11 +16,17 @@ from unet4d.system.class_values import LONGEST_NAME, is_name
 from unet4d.system.safe_paths import path_inside
 from unet4d.system.text import count, short_repr, suggest_names
 
-_CASE_KEYS = ("case", "subject", "image", "label", "labelled_frames", "frame_duration_s", *VITAL_LIMITS)
+_CASE_KEYS = (
+    *("case", "subject", "image", "label", "labelled_frames", "frame_duration_s"),
+    *PARTIAL_KEYS,
+    *VITAL_LIMITS,
+)
 _EXAMPLE = '{ "case": ..., "image": ..., "label": ... }'
 
 
-def parse_case(item: Any, part: str, number: int, path: Path, channels: int, channels_last: bool) -> Case:
+def parse_case(
+    item: Any, part: str, number: int, path: Path, channels: int, channels_last: bool, label_values: Sequence[int]
+) -> Case:
     """Turn entry `number` of "training" or "test" into a Case; the files need not exist. Raises InputError."""
     root, where = path.parent, f'{path}: "{part}" entry {number}'
     if part == "test" and isinstance(item, str):
@@ -51,8 +58,8 @@ def parse_case(item: Any, part: str, number: int, path: Path, channels: int, cha
         raise InputError(
             f'{where}: "frame_duration_s" is {short_repr(duration)}, expected {FRAME_DURATION_LIMITS}; correct it'
         )
-    vitals = _parse_vitals(item, where)
-    return Case(name, subject, images, label, frames, duration, channels_last, channels, vitals=vitals)
+    vitals, partial = _parse_vitals(item, where), _parse_partial(item, where, frames, label_values)
+    return Case(name, subject, images, label, frames, duration, channels_last, channels, vitals=vitals, partial=partial)
 
 
 def can_name_a_file(value: object) -> bool:
@@ -91,6 +98,18 @@ def _parse_vitals(item: Mapping[str, Any], where: str) -> Vitals:
                 f'{where}: "{name}" is {short_repr(value)}, expected a number from {low:g} to {high:g}; correct it'
             )
     return Vitals(**{name: float(value) for name, value in known.items()})
+
+
+def _parse_partial(
+    item: Mapping[str, Any], where: str, frames: tuple[int, ...] | None, label_values: Sequence[int]
+) -> PartialLabels:
+    """Return what was drawn of the label, checked against the labelled frames as far as dataset.json has them."""
+    partial = parse_partial_labels(item, where, label_values)
+    if given := [key for key in PARTIAL_KEYS if key in item and item.get("label") is None]:
+        raise InputError(f'{where}: got "{given[0]}" without "label", expected both; add "label", or leave it out')
+    if frames is not None and (fault := partial.find_fault(frames)):
+        raise InputError(f"{where}: {fault}")
+    return partial
 
 
 def _parse_label(

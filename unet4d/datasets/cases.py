@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from unet4d.datasets.partial_labels import WHOLE, PartialLabels
 from unet4d.errors import InputError
 from unet4d.images.channels import SIGNAL
 from unet4d.images.image4d import Image4D, ImageInfo, read_image, read_image_info
@@ -30,6 +31,7 @@ class Case:
         channels: number of channels that the dataset names.
         channel_kinds: kind of each channel, see images/channels.py.
         vitals: height, weight and heart rate, where dataset.json has them.
+        partial: what was drawn of the label, where that is not all.
     """
 
     name: str
@@ -42,6 +44,7 @@ class Case:
     channels: int = 1
     channel_kinds: tuple[str, ...] = (SIGNAL,)
     vitals: Vitals = UNKNOWN_VITALS
+    partial: PartialLabels = WHOLE
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -82,6 +85,7 @@ class Dataset:
         test: the cases to predict only.
         channel_kinds: kind of each channel, see images/channels.py.
         roles: the structure of a heart that a class is, or "other", where dataset.json says so.
+        ignore: the value of voxels that nobody drew, "ignore" in labels; None: there is none. It is no class.
     """
 
     root: Path
@@ -93,6 +97,7 @@ class Dataset:
     test: tuple[Case, ...] = ()
     channel_kinds: tuple[str, ...] = (SIGNAL,)
     roles: Roles = field(default_factory=dict)
+    ignore: int | None = None
 
     @property
     def cases(self) -> tuple[Case, ...]:
@@ -108,6 +113,22 @@ class Dataset:
     def label_values(self) -> tuple[int, ...]:
         """Return K values as in the label files, increasing; the position is the class index."""
         return tuple(value for _, value in self.labels)
+
+    @property
+    def ignored_value(self) -> int:
+        """Return the value of ignored voxels in arrays of label values: `ignore`, or else the highest that is no class.
+
+        Raises:
+            InputError: each of the 256 values is a class.
+        """
+        if self.ignore is not None:
+            return self.ignore
+        free = set(range(256)) - set(self.label_values)
+        if not free:
+            raise InputError(
+                f"{self.root}: got 256 classes, expected fewer where labels are partly drawn; leave one out"
+            )
+        return max(free)
 
     @property
     def cyclic(self) -> bool:

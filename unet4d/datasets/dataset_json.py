@@ -13,6 +13,7 @@ from typing import Any
 
 from unet4d.datasets.case_json import check_keys, check_type, is_whole_number, parse_case
 from unet4d.datasets.cases import Case, Dataset
+from unet4d.datasets.partial_labels import split_ignore
 from unet4d.errors import InputError
 from unet4d.images.channels import CHANNEL_KINDS, MAP, SIGNAL, velocity_axis
 from unet4d.images.time_axis import check_time_axis
@@ -39,7 +40,8 @@ def parse_dataset(entry: Any, path: Path) -> Dataset:
     check_keys(entry, (*_DATASET_KEYS, *_DECATHLON_KEYS, "training", "test"), f"{path}")
     channel_names = _parse_channels(entry, path)
     channel_kinds = _parse_kinds(entry.get("channel_kinds", {}), len(channel_names), path)
-    labels = _parse_labels(entry.get("labels"), path)
+    labels, ignore = _parse_labels(entry.get("labels"), path)
+    values = [value for _, value in labels]
     roles = parse_roles(entry.get("roles", {}), [name for name, value in labels if value], f'{path}: "roles"')
     time = check_time_axis(entry["time"], f'{path}: "time"', "correct it") if "time" in entry else None
     cases: dict[str, tuple[Case, ...]] = {}
@@ -47,7 +49,9 @@ def parse_dataset(entry: Any, path: Path) -> Dataset:
     for part in ("training", "test"):
         items = entry.get(part, [])
         check_type(items, list, f'{path}: "{part}"', "a list of cases [ ... ]")
-        parsed = (parse_case(item, part, i, path, len(channel_names), channels_last) for i, item in enumerate(items))
+        parsed = (
+            parse_case(item, part, i, path, len(channel_names), channels_last, values) for i, item in enumerate(items)
+        )
         cases[part] = tuple(replace(case, channel_kinds=channel_kinds) for case in parsed)
     if not any(cases.values()):
         raise InputError(f'{path}: got no case, expected one or more; list them under "training" or "test"')
@@ -57,9 +61,8 @@ def parse_dataset(entry: Any, path: Path) -> Dataset:
         raise InputError(
             f'{path}: "name" is {short_repr(name)}, expected at most {LONGEST_NAME} characters; correct it'
         )
-    return Dataset(
-        path.parent, name, channel_names, labels, time, cases["training"], cases["test"], channel_kinds, roles
-    )
+    about = (path.parent, name, channel_names, labels, time)
+    return Dataset(*about, cases["training"], cases["test"], channel_kinds, roles, ignore)
 
 
 def parse_channel_names(names: Any, what: str) -> tuple[str, ...]:
@@ -99,8 +102,8 @@ def _parse_kinds(entry: Any, channels: int, path: Path) -> tuple[str, ...]:
     return kinds
 
 
-def _parse_labels(labels: Any, path: Path) -> tuple[tuple[str, int], ...]:
-    """Return (name, value) by value, from {"name": value} or the Decathlon's {"value": "name"}."""
+def _parse_labels(labels: Any, path: Path) -> tuple[tuple[tuple[str, int], ...], int | None]:
+    """Return (name, value) by value, from {"name": value} or the Decathlon's {"value": "name"}; and the value of "ignore"."""
     wrong = (
         f'{path}: "labels" is {short_repr(labels)}, expected values by name, {{"background": 0, "left ventricle": 1}}'
     )
@@ -114,7 +117,8 @@ def _parse_labels(labels: Any, path: Path) -> tuple[tuple[str, int], ...]:
         raise InputError(f"{wrong}; correct it")
     if fault := class_fault(pairs):
         raise InputError(f"{wrong}: {fault}")
+    pairs, ignore = split_ignore(pairs, f'{path}: "labels"')
     pairs.sort(key=lambda pair: pair[1])
     if len(pairs) < 2 or pairs[0][1] != 0:
         raise InputError(f"{wrong}: background at 0, and another class or more")
-    return tuple(pairs)
+    return tuple(pairs), ignore

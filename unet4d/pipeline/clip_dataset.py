@@ -48,10 +48,12 @@ class Batch(NamedTuple):
 
     Attributes:
         image: (B, T, C, X, Y, Z) float32.
-        label: (B, T, X, Y, Z) uint8 class indices; zero, and meaningless, on frames that are not labelled.
+        label: (B, T, X, Y, Z) uint8 class indices, IGNORE where nobody drew; meaningless on frames that are not labelled.
         labelled: (B, T) bool, on the CPU: the frames with a label for the loss.
         cases: the B cases' names; may be empty.
         compared: (B, T) bool, on the CPU: evenly spaced neighbors, for the loss to compare their areas; None: none.
+        weights: (B, T) float32, on the CPU: of the labelled frames in the loss; None: every label of the batch is whole.
+        annotated: the foreground classes of each clip that were drawn, None for all; with `weights` alone.
     """
 
     image: Tensor
@@ -59,6 +61,8 @@ class Batch(NamedTuple):
     labelled: Tensor
     cases: tuple[str, ...] = ()
     compared: Tensor | None = None
+    weights: Tensor | None = None
+    annotated: tuple[tuple[int, ...] | None, ...] = ()
 
 
 def crop_padded(array: np.ndarray, frames: Sequence[int], start: Sequence[int], size: Sequence[int]) -> np.ndarray:

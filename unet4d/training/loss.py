@@ -1,4 +1,4 @@
-"""Dice + cross-entropy of labelled frames, and jitter of areas over neighboring ones, for clips computed in chunks of frames."""
+"""Dice + cross-entropy of labelled frames, whole or partly drawn, for clips computed in chunks of frames."""
 
 from __future__ import annotations
 
@@ -12,11 +12,47 @@ from unet4d.config import RecomputeConfig
 from unet4d.errors import InputError
 from unet4d.models.chunked import ChunkedRecurrence, Lengths, recompute
 from unet4d.models.clstm_unet import CLSTMUNet, DropoutFactors, NetworkState
+from unet4d.training.area_jitter import AreaJitter, Flags
 
-Flags = Sequence[Sequence[bool]]
-"""B lists of T; lists, so that no device has to be waited for."""
 _SMOOTHING = 1e-5
 """Keeps the Dice of a class that is neither predicted nor present at 1; as in MONAI's DiceLoss."""
+
+
+class FrameTeaching(NamedTuple):
+    """What the labels of N frames teach, where that is not every voxel of every class alike.
+
+    Attributes:
+        weights: (N,) float, of each frame in the loss, above 0.
+        annotated: (N, K) bool, the classes that were drawn. The background of a frame may be any of the others.
+    """
+
+    weights: Tensor
+    annotated: Tensor
+
+
+class Teaching(NamedTuple):
+    """The same for a batch, in lists, so that no device has to be waited for. Without one, every label is whole.
+
+    Attributes:
+        weights: B lists of T.
+        annotated: B tuples of the foreground classes that were drawn; None: all.
+    """
+
+    weights: Sequence[Sequence[float]]
+    annotated: Sequence[Sequence[int] | None]
+
+    def part(self, frames: slice) -> Teaching:
+        """Return that of a chunk of the frames."""
+        return Teaching([row[frames] for row in self.weights], self.annotated)
+
+    def select(self, labelled: Sequence[bool], classes: int, device: torch.device) -> FrameTeaching:
+        """Return that of the labelled frames among B * T, on a device, which is not waited for."""
+        weights = [weight for row in self.weights for weight in row]
+        drawn = [[of is None or not k or k in of for k in range(classes)] for of in self.annotated]
+        rows = [drawn[i // len(self.weights[0])] for i, flag in enumerate(labelled) if flag]
+        chosen = [weight for weight, flag in zip(weights, labelled, strict=True) if flag]
+        tables = torch.tensor(chosen), torch.tensor(rows, dtype=torch.bool)
+        return FrameTeaching(*(table.to(device, non_blocking=True) for table in tables))
 
 
 class LabelledFramesLoss(nn.Module):
@@ -27,6 +63,11 @@ class LabelledFramesLoss(nn.Module):
 
     Dice couples all voxels of a batch, but only through a few sums. `sums` returns those of any part of the batch, `from_sums` the
     loss of their total, so the loss of a clip can be computed in chunks without a difference.
+
+    Where labels are partly drawn, ignored voxels are in none of the sums, and a frame is in all of them by its weight. Where some
+    classes were not drawn, the label's background is the union of background and those classes, with the sum of their
+    probabilities (the marginal loss of Shi et al., Med Image Anal 70:101979, 2021; Fang & Yan, IEEE TMI 39:3619, 2020), and the
+    frame is not in the Dice of those classes. A class that no frame of a batch teaches adds nothing to the loss.
     """
 
     def forward(self, logits: Tensor, label: Tensor, labelled: Tensor) -> Tensor:
@@ -40,7 +81,7 @@ class LabelledFramesLoss(nn.Module):
         return self.from_sums(self.sums(logits[labelled], label[labelled]))
 
     @staticmethod
-    def sums(logits: Tensor, label: Tensor) -> Tensor:
+    def sums(logits: Tensor, label: Tensor, teaching: FrameTeaching | None = None) -> Tensor:
         """Return the sums (4, K), float32 or wider, from which the loss is computed; they add up over frames.
 
         Per class k: the probability of k where k is true, the probability of k, the voxels of k, and minus the log-probability of k
@@ -48,25 +89,33 @@ class LabelledFramesLoss(nn.Module):
 
         Args:
             logits: (N, K, X, Y, Z).
-            label: (N, X, Y, Z) class indices of any integer type.
+            label: (N, X, Y, Z) class indices of any integer type; voxels of no class are ignored where there is a `teaching`.
+            teaching: what the labels teach; None: every voxel of every class alike.
         """
         log_probability = logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(1)
-        predicted = log_probability.exp().sum((0, 2, 3, 4))
-        log_probability_of_true = log_probability.gather(1, label.long().unsqueeze(1)).squeeze(1)
+        if teaching is None:
+            predicted = log_probability.exp().sum((0, 2, 3, 4))
+            log_probability_of_true = log_probability.gather(1, label.long().unsqueeze(1)).squeeze(1)
+        else:
+            predicted, log_probability_of_true = _partial_sums(log_probability, label, teaching)
+
+        def total(voxels: Tensor) -> Tensor:
+            return voxels.sum() if teaching is None else (voxels.sum((1, 2, 3)) * teaching.weights).sum()
+
         probability_of_true = log_probability_of_true.exp()
         rows = []
         for k in range(logits.shape[1]):
             is_k = label == k
-            surprise_of_k = -log_probability_of_true.where(is_k, 0).sum()
-            rows.append((probability_of_true.where(is_k, 0).sum(), is_k.sum(), surprise_of_k))
+            surprise_of_k = -total(log_probability_of_true.where(is_k, 0))
+            rows.append((total(probability_of_true.where(is_k, 0)), total(is_k), surprise_of_k))
         hit, true, surprise = (torch.stack(column) for column in zip(*rows, strict=True))
         return torch.stack((hit, predicted, true.to(hit), surprise))
 
     @staticmethod
     def from_sums(sums: Tensor) -> Tensor:
-        """Return the loss, a scalar, from the total of `sums` (4, K)."""
+        """Return the loss, a scalar, from the total of `sums` (4, K); 0 where every voxel is ignored."""
         _, _, true, surprise = sums
-        return (1 - LabelledFramesLoss.dice(sums)[1:]).mean() + surprise.sum() / true.sum()
+        return (1 - LabelledFramesLoss.dice(sums)[1:]).mean() + surprise.sum() / true.sum().clamp(min=_SMOOTHING)
 
     @staticmethod
     def dice(sums: Tensor) -> Tensor:
@@ -75,41 +124,22 @@ class LabelledFramesLoss(nn.Module):
         return (2 * hit + _SMOOTHING) / (predicted + true + _SMOOTHING)
 
 
-class AreaJitter:
-    """The jitter of each structure's area in each slice over evenly spaced neighboring frames; it needs no label.
+def _partial_sums(log_probability: Tensor, label: Tensor, teaching: FrameTeaching) -> tuple[Tensor, Tensor]:
+    """Return what differs in the sums of labels that are partly drawn; see `LabelledFramesLoss`.
 
-    The second difference A[t+1] - 2 A[t] + A[t-1] of the area, squared and summed, over the sum of squared areas: the square of
-    `metrics.volume_curves.roughness` (Painchaud et al., IEEE TMI 2022) for probabilities, mean over the structures. The motion of a
-    heart bends the curves of all its slices alike and a faulty frame those of some, so slices tell them apart better than volumes.
-
-    Each structure counts by the square of its Dice on the labelled frames of the batch. Without that, a structure that is not
-    learned yet stays small, because its first probabilities flicker most. The gradient flows through the second differences alone.
-
-    An area is a sum over one frame, so areas of chunks are those of the clip.
+    Returns:
+        The probability of each class (K,) over the voxels that count for it; and the log-probability (N, X, Y, Z) of the label,
+        whose background is any class that was not drawn. Of ignored voxels it means nothing.
     """
-
-    @staticmethod
-    def areas(logits: Tensor) -> Tensor:
-        """Return the area in voxels of each class in each slice (N, K, Z), float32 or wider, of logits (N, K, X, Y, Z)."""
-        return logits.to(torch.promote_types(logits.dtype, torch.float32)).softmax(1).sum((2, 3))
-
-    @staticmethod
-    def sums(areas: Tensor, compared: Flags) -> Tensor:
-        """Return the sums (2, K) from which the jitter is computed, of areas (B, T, K, Z); they add up over clips.
-
-        Per class: the squared second differences, and the squared areas in their middle, each one voxel at least. Three
-        neighbors in a row are compared where all of them are flagged.
-        """
-        triples = [[all(row[t : t + 3]) for t in range(len(row) - 2)] for row in compared]
-        chosen = torch.tensor(triples, dtype=torch.bool).to(areas.device, non_blocking=True)[..., None, None]
-        jitter, middle = areas.diff(n=2, dim=1) ** 2, areas[:, 1:-1].clamp(min=1) ** 2
-        return torch.stack([part.where(chosen, 0).sum((0, 1, 3)) for part in (jitter, middle)])
-
-    @staticmethod
-    def from_sums(sums: Tensor, dice: Tensor) -> Tensor:
-        """Return the jitter, a scalar, from the total of `sums` (2, K) and the Dice (K,); 0 where no frames were compared."""
-        jitter, middle = sums
-        return (dice.detach() ** 2 * jitter / middle.detach().clamp(min=1))[1:].mean()
+    classes = log_probability.shape[1]
+    known = (label < classes).unsqueeze(1)
+    in_frames = log_probability.exp().where(known, 0).sum((2, 3, 4))
+    predicted = (in_frames * teaching.annotated * teaching.weights[:, None]).sum(0)
+    is_drawn = teaching.annotated.clone()
+    is_drawn[:, 0] = False
+    background = log_probability.masked_fill(is_drawn[:, :, None, None, None], -torch.inf).logsumexp(1)
+    index = label.long().clamp(max=classes - 1).unsqueeze(1)
+    return predicted, torch.where(label == 0, background, log_probability.gather(1, index).squeeze(1))
 
 
 def level_weights(levels: int) -> list[float]:
@@ -185,6 +215,7 @@ class ClipLoss(nn.Module):
         labelled: Flags,
         dropout: DropoutFactors | None = None,
         compared: Flags | None = None,
+        teaching: Teaching | None = None,
     ) -> Tensor:
         """Return the loss, a scalar.
 
@@ -194,6 +225,7 @@ class ClipLoss(nn.Module):
             labelled: at least one True.
             dropout: factors of the channels, see `CLSTMUNet.sample_dropout`; None drops none.
             compared: frames to compare the areas of; needed with a `consistency_weight`, else ignored.
+            teaching: of labels that are partly drawn; None: every label is whole.
         """
         if not any(any(row) for row in labelled):
             raise InputError("got a batch in which no frame is labelled, expected one or more to train on")
@@ -204,7 +236,7 @@ class ClipLoss(nn.Module):
         if self.consistency_weight:
             assert compared is not None
             decoded = [[any(pair) for pair in zip(*rows, strict=True)] for rows in zip(labelled, compared, strict=True)]
-        found, _ = self._sums(image, label, (labelled, decoded), start, dropout, lengths)
+        found, _ = self._sums(image, label, (labelled, decoded), teaching, start, dropout, lengths)
         levels = self.total(found.sums)
         weights = level_weights(len(levels))
         loss = torch.stack([w * self.loss.from_sums(level) for w, level in zip(weights, levels, strict=True)]).sum()
@@ -212,7 +244,8 @@ class ClipLoss(nn.Module):
             loss = loss + 0 * torch.stack([weight.sum() for weight in self.network.recurrent.parameters()]).sum()
         if compared is None or not self.consistency_weight:
             return loss
-        jitter = self.jitter.from_sums(self.total(self.jitter.sums(found.areas, compared)), self.loss.dice(levels[0]))
+        dice = self.loss.dice(levels[0]).where(levels[0][1] > 0, 0)  # that of a class which nothing teaches is unknown
+        jitter = self.jitter.from_sums(self.total(self.jitter.sums(found.areas, compared)), dice)
         return loss + self.consistency_weight * jitter
 
     def _sums(
@@ -220,6 +253,7 @@ class ClipLoss(nn.Module):
         image: Tensor,
         label: Tensor,
         flags: tuple[Flags, Flags],
+        teaching: Teaching | None,
         start: NetworkState,
         dropout: DropoutFactors | None,
         lengths: Lengths,
@@ -227,7 +261,7 @@ class ClipLoss(nn.Module):
         """Return the sums of the loss over these frames, and the state after them.
 
         Args:
-            image, label, dropout: as in `forward`.
+            image, label, teaching, dropout: as in `forward`.
             flags: of the frames that are labelled, and of those that are decoded, as `labelled` in `forward`.
             start: the state before them.
             lengths: how they are split.
@@ -235,7 +269,8 @@ class ClipLoss(nn.Module):
 
         def sums_of_chunk(chunk: slice, state: NetworkState) -> tuple[_ClipSums, NetworkState]:
             rows = tuple([row[chunk] for row in of_clips] for of_clips in flags)
-            return recompute(self._sums, image[:, chunk], label[:, chunk], rows, state, dropout, lengths[1:])
+            part = None if teaching is None else teaching.part(chunk)
+            return recompute(self._sums, image[:, chunk], label[:, chunk], rows, part, state, dropout, lengths[1:])
 
         if lengths and image.shape[1] > lengths[0]:
             chunks, after = self.recurrence.run_chunks(image, start, lengths, sums_of_chunk, dropout)
@@ -252,8 +287,9 @@ class ClipLoss(nn.Module):
         selected = None if all(decoded) else frames
         levels, after = self.network.level_logits(image, start, selected, dropout, deep_supervision=True)
         taught = [flag for flag, is_decoded in zip(labelled, decoded, strict=True) if is_decoded]
+        of_frames = None if teaching is None else teaching.select(labelled, self.network.out_channels, image.device)
         sums_of_levels = [
-            self.loss.sums(_select(logits, taught), truth[:, ::x, ::y, ::z])
+            self.loss.sums(_select(logits, taught), truth[:, ::x, ::y, ::z], of_frames)
             for logits, (x, y, z) in zip(levels, strides, strict=True)
         ]
         if self.consistency_weight:

@@ -17,7 +17,7 @@ from unet4d.models.clstm_unet import CLSTMUNet, DropoutFactors
 from unet4d.models.device import autocast, repeated_shapes
 from unet4d.pipeline.clip_dataset import Batch
 from unet4d.system.distributed import ALONE, ProcessGroup
-from unet4d.training.loss import ClipLoss
+from unet4d.training.loss import ClipLoss, Teaching
 from unet4d.training.optimizer import build_optimizer, build_schedule
 
 
@@ -74,8 +74,9 @@ class TrainingStep:
                 with contextlib.nullcontext() if is_last else self._without_exchange():
                     image, label = (tensor.to(self.device, non_blocking=True) for tensor in (batch.image, batch.label))
                     compared = None if batch.compared is None else batch.compared.tolist()
+                    teaching = None if batch.weights is None else Teaching(batch.weights.tolist(), batch.annotated)
                     with autocast(self.device, self.precision):
-                        loss = self.loss(image, label, batch.labelled.tolist(), dropout, compared)
+                        loss = self.loss(image, label, batch.labelled.tolist(), dropout, compared, teaching)
                     # A loss that is not finite makes its gradient so. Processes average their gradients, which are to be summed.
                     factor = (1 + 0 * loss.detach()) * (self.ranks.size / len(batches))
                     self.scaler.scale(loss * factor).backward()

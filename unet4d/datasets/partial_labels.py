@@ -1,0 +1,170 @@
+"""Partly drawn labels of a case: which slices and classes were drawn, how much each frame counts, which frames are propagated."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from unet4d.errors import InputError
+from unet4d.system.text import describe_frames, short_repr
+
+IGNORE_NAME = "ignore"
+"""Name in "labels" of the value of voxels that nobody drew; it is the highest, as in nnU-Net (Isensee et al. 2021)."""
+PARTIAL_KEYS = ("labelled_slices", "annotated_labels", "frame_weights", "propagated_frames")
+
+
+@dataclass(frozen=True)
+class PartialLabels:
+    """The statements of a case in dataset.json about labels that are not whole; the default is a whole label.
+
+    Attributes:
+        slices: frame to its drawn slices along the third axis of the files, ascending; frames without an entry are drawn whole.
+        every_frame: drawn slices of every labelled frame, in place of `slices`; None: see there.
+        annotated: label values of the foreground classes that were drawn, ascending; None: all. The background of the case may be
+            any of the others.
+        weights: labelled frame to its weight in the loss, 0 to 1; frames without an entry count 1.
+        propagated: labelled frames whose label was computed from drawn ones, ascending: they train and are never evaluated on.
+    """
+
+    slices: Mapping[int, tuple[int, ...]] = field(default_factory=dict, hash=False)
+    every_frame: tuple[int, ...] | None = None
+    annotated: tuple[int, ...] | None = None
+    weights: Mapping[int, float] = field(default_factory=dict, hash=False)
+    propagated: tuple[int, ...] = ()
+
+    def drawn_slices(self, frame: int) -> tuple[int, ...] | None:
+        """Return the drawn slices of a labelled frame; None: all."""
+        return self.slices.get(frame) if self.every_frame is None else self.every_frame
+
+    def weight(self, frame: int) -> float:
+        """Return the weight of a labelled frame in the loss."""
+        return self.weights.get(frame, 1.0)
+
+    @property
+    def has_slices(self) -> bool:
+        """Return whether some slices of a labelled frame were not drawn."""
+        return bool(self.slices) or self.every_frame is not None
+
+    def plain(self) -> dict[str, Any]:
+        """Return the keys of dataset.json that `parse_partial_labels` reads; those that are unset are left out."""
+        slices: Any = {str(t): list(drawn) for t, drawn in self.slices.items()}
+        found = {
+            "labelled_slices": slices if self.every_frame is None else list(self.every_frame),
+            "annotated_labels": None if self.annotated is None else list(self.annotated),
+            "frame_weights": {str(t): weight for t, weight in self.weights.items()},
+            "propagated_frames": list(self.propagated),
+        }
+        return {key: value for key, value in found.items() if value}
+
+    def find_fault(self, frames: Sequence[int], depth: int | None = None) -> str:
+        """Return what does not fit a case with these labelled frames and this many slices; empty where nothing is wrong."""
+        named = {"labelled_slices": self.slices, "frame_weights": self.weights, "propagated_frames": self.propagated}
+        for key, numbers in named.items():
+            if other := sorted(set(numbers) - set(frames)):
+                listed = describe_frames(list(frames), "labelled frame")
+                return f'"{key}" has frame {other[0]}, expected only {listed}; correct it'
+        if not any(self.weight(t) for t in frames):
+            return '"frame_weights" of all labelled frames sum to 0, expected one above 0; leave the case out or correct them'
+        last = max((z for t in frames for z in self.drawn_slices(t) or ()), default=0)
+        if depth is not None and last >= depth:
+            return (
+                f'"labelled_slices" has slice {last}, expected slices 0 to {depth - 1}, which the study has; correct it'
+            )
+        return ""
+
+    def hide_undrawn(self, frame: np.ndarray, number: int, ignored: int) -> None:
+        """Set the undrawn slices of the label (X, Y, Z) of a frame to the value of ignored voxels, in place."""
+        if (drawn := self.drawn_slices(number)) is not None:
+            frame[..., np.setdiff1d(np.arange(frame.shape[-1]), drawn)] = ignored
+
+
+WHOLE = PartialLabels()
+
+
+def parse_partial_labels(item: Mapping[str, Any], where: str, label_values: Sequence[int]) -> PartialLabels:
+    """Return the statements of a case's entry.
+
+    Args:
+        item: the entry in dataset.json.
+        where: begins the messages.
+        label_values: of the dataset's classes, background 0 included.
+
+    Raises:
+        InputError: a wrong type or value; no annotated class.
+    """
+    by_frame, every_frame = _parse_slices(item.get("labelled_slices"), where)
+    return PartialLabels(
+        by_frame,
+        every_frame,
+        _parse_annotated(item.get("annotated_labels"), where, label_values),
+        _parse_weights(item.get("frame_weights"), where),
+        _parse_numbers(item.get("propagated_frames", []), f'{where}: "propagated_frames"', "frame numbers", least=0),
+    )
+
+
+def split_ignore(pairs: Sequence[tuple[str, int]], where: str) -> tuple[list[tuple[str, int]], int | None]:
+    """Split (class name, value) pairs into those of classes and the value named "ignore"; None: there is none.
+
+    Raises:
+        InputError: it is not the highest value.
+    """
+    classes = [(name, value) for name, value in pairs if name != IGNORE_NAME]
+    ignore = next((value for name, value in pairs if name == IGNORE_NAME), None)
+    highest = max((value for _, value in classes), default=0)
+    if ignore is not None and ignore <= highest:
+        raise InputError(
+            f"{where} has {ignore} for ignore, expected the highest value, above {highest}, which is a class; correct it"
+        )
+    return classes, ignore
+
+
+def _parse_slices(entry: Any, where: str) -> tuple[dict[int, tuple[int, ...]], tuple[int, ...] | None]:
+    """Return drawn slices by frame, and those of every frame."""
+    what, numbers = f'{where}: "labelled_slices"', 'slice numbers, [0, 3, 6] for all labelled frames or {"0": [0, 3]}'
+    if entry is None:
+        return {}, None
+    if isinstance(entry, list):
+        return {}, _parse_numbers(entry, what, numbers)
+    return {t: _parse_numbers(slices, what, numbers) for t, slices in _by_frame(entry, what, numbers).items()}, None
+
+
+def _parse_weights(entry: Any, where: str) -> dict[int, float]:
+    what, numbers = f'{where}: "frame_weights"', 'weights from 0 to 1 by labelled frame, {"3": 0.5}'
+    weights = {} if entry is None else _by_frame(entry, what, numbers)
+    if not all(type(weight) in (int, float) and 0 <= weight <= 1 for weight in weights.values()):
+        raise InputError(f"{what} is {short_repr(entry)}, expected {numbers}; correct it")
+    return {t: float(weight) for t, weight in weights.items()}
+
+
+def _parse_annotated(entry: Any, where: str, label_values: Sequence[int]) -> tuple[int, ...] | None:
+    if entry is None:
+        return None
+    classes = [value for value in label_values if value]
+    what = f"label values of classes that were drawn, some of {short_repr(classes)}"
+    values = _parse_numbers(entry, f'{where}: "annotated_labels"', what)
+    if not set(values) <= set(classes):
+        raise InputError(f'{where}: "annotated_labels" is {short_repr(entry)}, expected {what}; correct it')
+    return values
+
+
+def _by_frame(entry: Any, what: str, expected: str) -> dict[int, Any]:
+    """Return {"0": value} with whole numbers as keys, ascending."""
+    keys = list(entry) if isinstance(entry, dict) else []
+    if not keys or not all(
+        key.isascii() and key.isdecimal() and len(key) < 10 and str(int(key)) == key for key in keys
+    ):
+        raise InputError(f"{what} is {short_repr(entry)}, expected {expected}; correct it")
+    return {int(key): entry[key] for key in sorted(keys, key=int)}
+
+
+def _parse_numbers(entry: Any, what: str, expected: str, least: int = 1) -> tuple[int, ...]:
+    """Return whole numbers from 0, at least this many, ascending, each once."""
+    are_numbers = isinstance(entry, list) and all(type(n) is int and n >= 0 for n in entry)
+    if not are_numbers or sorted(set(entry)) != entry or len(entry) < least:
+        raise InputError(
+            f"{what} is {short_repr(entry)}, expected {expected}, in increasing order, each once; correct it"
+        )
+    return tuple(entry)
