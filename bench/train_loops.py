@@ -21,7 +21,8 @@ from unet4d.models.checkpoint import Task
 from unet4d.models.clstm_unet import CLSTMUNet
 from unet4d.models.device import resolve_precision, set_tf32
 from unet4d.phantom import write_phantom
-from unet4d.pipeline.cache import CachedStudy, cached_studies
+from unet4d.pipeline.cache import cached_studies
+from unet4d.pipeline.cached_study import CachedStudy
 from unet4d.pipeline.clip_dataset import Batch, ClipDataset, clip_loader
 from unet4d.pipeline.fingerprint import compute_fingerprint
 from unet4d.system.distributed import ProcessGroup

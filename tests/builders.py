@@ -37,7 +37,7 @@ from unet4d.images.image4d import Image4D, write_image
 from unet4d.models.checkpoint import Task, save_checkpoint
 from unet4d.models.clstm_unet import CLSTMUNet
 from unet4d.phantom import write_phantom
-from unet4d.pipeline.cache import CachedStudy
+from unet4d.pipeline.cached_study import CachedStudy
 
 SECTIONS = {
     "data": DataConfig, "model": ModelConfig, "train": TrainConfig, "recompute": RecomputeConfig, "inference": InferenceConfig,

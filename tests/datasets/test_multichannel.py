@@ -23,7 +23,8 @@ from unet4d.inference.options import InferenceOptions
 from unet4d.inference.predict import predict
 from unet4d.inference.prepare import prepare_study
 from unet4d.models.checkpoint import BEST, LAST
-from unet4d.pipeline.cache import CachedStudy, cached_studies
+from unet4d.pipeline.cache import cached_studies
+from unet4d.pipeline.cached_study import CachedStudy
 from unet4d.pipeline.disk_image import DiskImage
 from unet4d.training.train import train
 

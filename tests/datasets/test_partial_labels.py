@@ -7,10 +7,11 @@ import pytest
 
 from tests.builders import write_dataset_json, write_study
 from tests.errors import error_of
-from unet4d.datasets.case_labels import IGNORE, read_labelled, to_classes
+from unet4d.datasets.case_labels import read_labelled, to_classes
 from unet4d.datasets.cases import Dataset
 from unet4d.datasets.dataset import read_dataset
 from unet4d.datasets.partial_labels import WHOLE, PartialLabels, parse_partial_labels
+from unet4d.images.grid import IGNORE
 
 LABELS = {"background": 0, "myocardium": 2, "left ventricle": 7}
 DRAWN = np.array([0, 2, 7, 0, 2, 7, 0, 2], np.uint8)

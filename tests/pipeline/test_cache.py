@@ -21,7 +21,8 @@ from unet4d.config import DataConfig
 from unet4d.datasets.dataset import read_dataset
 from unet4d.errors import InputError, Unet4DError
 from unet4d.pipeline import cache
-from unet4d.pipeline.cache import MEMO, CachedStudy, cached_studies
+from unet4d.pipeline.cache import MEMO, cached_studies
+from unet4d.pipeline.cached_study import CachedStudy
 
 RAW = DataConfig(normalization="none")
 

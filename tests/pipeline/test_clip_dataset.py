@@ -15,7 +15,8 @@ from tests.builders import cached_study
 from unet4d.config import DataConfig
 from unet4d.images.channels import MAP, SIGNAL
 from unet4d.pipeline.augmentation.intensity import IntensityParams
-from unet4d.pipeline.cache import CachedStudy, cached_studies
+from unet4d.pipeline.cache import cached_studies
+from unet4d.pipeline.cached_study import CachedStudy
 from unet4d.pipeline.clip_dataset import Augmentation, Batch, ClipDataset, clip_loader, collate, crop_padded
 from unet4d.pipeline.clip_frames import TemporalWarp
 

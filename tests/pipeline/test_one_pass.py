@@ -19,7 +19,8 @@ from unet4d.datasets.verify.load_verified import load_verified_dataset
 from unet4d.datasets.verify.run_checks import verify_dataset
 from unet4d.errors import InputError, Unet4DError
 from unet4d.phantom import write_phantom
-from unet4d.pipeline.cache import MEMO, CachedStudy, cached_studies, verify_and_build
+from unet4d.pipeline.cache import MEMO, cached_studies, verify_and_build
+from unet4d.pipeline.cached_study import CachedStudy
 from unet4d.pipeline.fingerprint import compute_fingerprint
 from unet4d.system import digests
 

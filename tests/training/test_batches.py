@@ -23,7 +23,7 @@ from processes import exit_code
 from tests.builders import cached_study, collect_log, tiny_config
 from unet4d.config import DataConfig, ResolvedConfig
 from unet4d.errors import InputError, Stopped, Unet4DError
-from unet4d.pipeline.cache import CachedStudy
+from unet4d.pipeline.cached_study import CachedStudy
 from unet4d.pipeline.clip_dataset import ClipDataset
 from unet4d.system.distributed import ProcessGroup
 from unet4d.system.signals import ignore_stop_signals

@@ -17,7 +17,7 @@ from unet4d.errors import InputError
 from unet4d.models import clstm_unet
 from unet4d.models.clstm_unet import CLSTMUNet
 from unet4d.models.memory_trace import peak_bytes
-from unet4d.pipeline.cache import CachedStudy
+from unet4d.pipeline.cached_study import CachedStudy
 from unet4d.pipeline.clip_dataset import ClipDataset, collate
 from unet4d.system.distributed import ProcessGroup
 from unet4d.training.area_jitter import AreaJitter

@@ -10,7 +10,7 @@ import torch
 
 from tests.builders import make_network, randomize_projections
 from unet4d.config import RecomputeConfig
-from unet4d.datasets.case_labels import IGNORE
+from unet4d.images.grid import IGNORE
 from unet4d.training.loss import ClipLoss, FrameTeaching, LabelledFramesLoss, Teaching
 
 ALL = torch.ones(1, 3, dtype=torch.bool)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -12,11 +14,12 @@ import unet4d.training.validation
 from tests.builders import build_network, cached_study, tiny_config, tiny_task
 from unet4d.config import InferenceConfig
 from unet4d.errors import Stopped
+from unet4d.images.grid import IGNORE
 from unet4d.inference.memory_budget import MemoryBudget
 from unet4d.inference.segment import SegmentationResult
 from unet4d.inference.sliding_window import LogitRows
 from unet4d.metrics.overlap import count_voxels, dice
-from unet4d.pipeline.cache import CachedStudy
+from unet4d.pipeline.cached_study import CachedStudy, LabelScope
 from unet4d.system.distributed import ProcessGroup
 from unet4d.training.validation import Validation, ValidationResult
 
@@ -238,3 +241,16 @@ def test_a_network_is_scored_on_the_whole_study():
     assert list(verdict.values["dice"].values()) == pytest.approx(wanted.tolist())
     assert list(verdict.pictures) == ["validation/best contours", "validation/best volumes"]
     assert all(picture.dtype == np.uint8 and picture.ndim == 3 for picture in verdict.pictures.values())
+
+
+@pytest.mark.usefixtures("answers_in_the_image", "drawn")
+def test_only_drawn_voxels_frames_and_classes_are_scored():
+    """Of frame 0 the last two voxels are ignored, frame 1 is propagated, and class 2 was not drawn in `ben`."""
+    predicted = [[1, 1, 2, 2], [0, 0, 0, 0]]
+    anna = study("anna", predicted, [[1, 0, IGNORE, IGNORE], [1, 1, 1, 1]], (0, 1))
+    anna = replace(anna, scope=LabelScope(ignores=True, propagated=(1,)))
+    ben = replace(study("ben", [[1, 2, 2, 0]], [[1, 1, 0, 0]], (0,)), scope=LabelScope(annotated=(1,)))
+    values = validated([anna, ben]).values
+    assert values["dice"] == {"wall": pytest.approx(2 / 3), "blood": None}
+    assert values["predicted_voxels"] == {"wall": 3, "blood": 0}
+    assert values["reference_voxels"] == {"wall": 3, "blood": 0}

@@ -10,11 +10,9 @@ import numpy as np
 from unet4d.datasets.cases import Case, Dataset
 from unet4d.datasets.partial_labels import IGNORE_NAME
 from unet4d.errors import InputError
+from unet4d.images.grid import IGNORE
 from unet4d.images.image4d import Image4D, read_label
 from unet4d.system.text import count
-
-IGNORE = 255
-"""Class index of ignored voxels: they are of no class, because nobody drew there."""
 
 
 def read_labelled(case: Case, dataset: Dataset, image: Image4D) -> tuple[np.ndarray, np.ndarray]:

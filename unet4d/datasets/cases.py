@@ -131,6 +131,12 @@ class Dataset:
         return max(free)
 
     @property
+    def has_whole_labels(self) -> bool:
+        """Return whether dataset.json says that every label teaches every voxel, class and frame alike."""
+        parts = (case.partial for case in self.training)
+        return self.ignore is None and not any(p.has_slices or p.annotated or p.weights for p in parts)
+
+    @property
     def cyclic(self) -> bool:
         """Return whether the last frame leads into the first."""
         return self.time == "cyclic"

@@ -16,6 +16,7 @@ from unet4d.datasets.cases import Case, Dataset
 from unet4d.datasets.partial_labels import split_ignore
 from unet4d.errors import InputError
 from unet4d.images.channels import CHANNEL_KINDS, MAP, SIGNAL, velocity_axis
+from unet4d.images.grid import IGNORE
 from unet4d.images.time_axis import check_time_axis
 from unet4d.metrics.cardiac_structures import parse_roles
 from unet4d.system.class_values import LONGEST_NAME, class_fault, is_name
@@ -121,4 +122,6 @@ def _parse_labels(labels: Any, path: Path) -> tuple[tuple[tuple[str, int], ...],
     pairs.sort(key=lambda pair: pair[1])
     if len(pairs) < 2 or pairs[0][1] != 0:
         raise InputError(f"{wrong}: background at 0, and another class or more")
+    if len(pairs) > IGNORE:
+        raise InputError(f"{wrong}: at most {IGNORE} classes, because one index is of ignored voxels")
     return tuple(pairs), ignore

@@ -23,7 +23,9 @@ SEPARATE = 3.0
 """Slices this many times as thick as pixels are too unlike to be interpolated by splines, as in nnU-Net (Isensee et al. 2021)."""
 SAME_SPACING = 0.999
 """Spacings closer than this are equal; among equally coarse axes the slice axis is the one nearest to the body's long axis."""
-
+IGNORE = 255
+"""Class index of ignored voxels in a label: they are of no class, because nobody drew there."""
+_ROUNDING = 1e-5
 
 Interpolation = Literal["linear", "cubic"]
 
@@ -105,13 +107,17 @@ class WorkingGrid:
         return image
 
     def label(self, indices: np.ndarray, classes: int) -> np.ndarray:
-        """Bring class indices (T, *native_shape) to the working grid: (T, *shape) uint8, the class of the largest linear share."""
+        """Bring class indices (T, *native_shape) to the working grid: (T, *shape) uint8, the class of the largest linear share.
 
-        def share(frame: Tensor, k: int) -> Tensor:
-            return _resample((frame == k).float()[None, None], self.shape)[0, 0]
+        IGNORE is no class: a voxel is ignored where that class would depend on ignored voxels, see `certain_classes`.
+        """
+
+        def resampled(frame: Tensor) -> np.ndarray:
+            shares = (_resample((frame == k).float()[None, None], self.shape)[0, 0] for k in range(classes))
+            return (certain_classes if (frame == IGNORE).any() else argmax_classes)(shares).numpy()
 
         frames = (torch.from_numpy(frame) for frame in np.array(self.reorient(indices), order="C"))
-        return np.stack([argmax_classes(share(frame, k) for k in range(classes)).numpy() for frame in frames])
+        return np.stack([resampled(frame) for frame in frames])
 
     def reorient(self, array: np.ndarray) -> np.ndarray:
         """Return a view of (..., *native_shape) in working orientation; a flipped axis of one voxel has a negative stride, too."""
@@ -176,6 +182,24 @@ def argmax_classes(shares: Iterable[Tensor]) -> Tensor:
         found = torch.maximum(found, (share > best).view(torch.uint8).mul_(k))
         best = torch.maximum(best, share)
     return found
+
+
+def certain_classes(shares: Iterable[Tensor]) -> Tensor:
+    """Return `argmax_classes` where it is the same whatever class the ignored voxels are of, and IGNORE elsewhere.
+
+    Args:
+        shares: (X, Y, Z) of every class, one at a time; what they lack to 1 is the share of ignored voxels.
+    """
+    classes = iter(shares)
+    best = next(classes)
+    second, known = torch.zeros_like(best), best.clone()
+    found = torch.zeros(best.shape, dtype=torch.uint8, device=best.device)
+    for k, share in enumerate(classes, 1):
+        found = torch.maximum(found, (share > best).view(torch.uint8).mul_(k))
+        second, best = torch.maximum(second, torch.minimum(best, share)), torch.maximum(best, share)
+        known += share
+    ignored = 1 - known
+    return found.masked_fill_((ignored > _ROUNDING) & (best - second <= ignored + _ROUNDING), IGNORE)
 
 
 def _resample(array: Tensor, shape: Sequence[int]) -> Tensor:

@@ -5,14 +5,12 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
-import secrets
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -21,17 +19,18 @@ from unet4d.config import MOST_WORKERS, DataConfig
 from unet4d.datasets.case_labels import read_labelled, to_classes
 from unet4d.datasets.cases import Case, Dataset
 from unet4d.datasets.issues import ERROR
+from unet4d.datasets.partial_labels import WHOLE
 from unet4d.datasets.verify.run_checks import CheckResult, StudyCheck, check_study, stream_studies
 from unet4d.errors import InputError, Unet4DError
-from unet4d.images.grid import WorkingGrid
+from unet4d.images.grid import IGNORE, WorkingGrid
 from unet4d.images.image4d import Image4D
+from unet4d.pipeline.cached_study import WHOLE_LABEL, CachedStudy, LabelScope, open_entry, write_entry
 from unet4d.pipeline.fingerprint import compute_fingerprint
 from unet4d.pipeline.foreground import foreground_voxels
 from unet4d.pipeline.normalization import normalize
 from unet4d.pipeline.resources import check_disk_room, count_threads, footprint, one_torch_thread
 from unet4d.system.digests import DigestMemo, Stamp, content_digests, stamp
 from unet4d.system.environment import available_cores
-from unet4d.system.files import read_json
 from unet4d.system.memory import free_memory_bytes
 from unet4d.system.progress_bar import ProgressBar
 from unet4d.system.regular_files import record_digests
@@ -43,34 +42,6 @@ MEMO = "digests.json"
 """Digests of the studies' files, beside the entries."""
 STALE_S = 3600.0
 """Age from which a half-written entry that no longer grows is removed: its process has ended."""
-
-
-@dataclass(frozen=True, eq=False)
-class CachedStudy:
-    """One preprocessed study; its arrays are read-only memory maps. Sent to another process, it is opened there from its files.
-
-    Attributes:
-        case: the case's name.
-        image: (C, T, X, Y, Z) float32, normalized, on the working grid.
-        label: (L, X, Y, Z) uint8, class indices of the labelled frames only.
-        labelled_frames: the L frames the labels belong to, ascending.
-        foreground: (N, 5) int32, rows (l, class, x, y, z) of foreground voxels, sorted by l, then class, then place.
-        spacing: (X, Y, Z) in mm.
-        entry: the name of its folder in the cache, which changes with its files, its labelled frames and the settings.
-    """
-
-    case: str
-    image: np.ndarray
-    label: np.ndarray
-    labelled_frames: tuple[int, ...]
-    foreground: np.ndarray
-    spacing: tuple[float, ...]
-    entry: str = ""
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        if not isinstance(self.image, np.memmap) or self.image.filename is None:
-            return super().__reduce__()  # type: ignore[return-value]
-        return _open_entry, (self.case, Path(self.image.filename).parent)
 
 
 def cached_studies(
@@ -94,7 +65,7 @@ def cached_studies(
     missing = [case for case in cases if case.name in absent or not folders[case.name].is_dir()]
     if missing:
         folders.update(cache.build_all(missing))
-    return [_open_entry(case.name, folders[case.name]) for case in cases]
+    return [open_entry(case.name, folders[case.name]) for case in cases]
 
 
 def verify_and_build(
@@ -167,6 +138,8 @@ class _StudyCache:
         ]
         if self.config.interpolation != "linear":
             shaping.append(self.config.interpolation)
+        if case.partial != WHOLE or self.dataset.ignore is not None:
+            shaping.append([self.dataset.ignore, case.partial.plain()])
         return self.root / f"{case.name}-{hashlib.sha256(json.dumps(shaping).encode()).hexdigest()[:16]}"
 
     def prepare(self, cases: Sequence[Case]) -> int:
@@ -261,19 +234,35 @@ class _StudyCache:
         grid = WorkingGrid.of(image.affine, image.grid, *self.spacing_mm, self.config.interpolation)
         frames = np.flatnonzero(labelled)
         with one_torch_thread(self.torch_threads):  # studies are built side by side
-            classes = to_classes(values[frames], self.dataset.label_values)
+            has_ignored = self.dataset.ignore is not None or case.partial.has_slices
+            ignored = self.dataset.ignored_value if has_ignored else None
+            classes = to_classes(values[frames], self.dataset.label_values, ignored)
             label = grid.label(classes, len(self.dataset.class_names))
             resampled = grid.image(image.array, kinds, image.source or case.name)
         normalized = normalize(resampled, self.config.normalization, kinds)
         arrays = {"image": normalized, "label": label, "foreground": foreground_voxels(label)}
+        about: dict[str, Any] = {"labelled_frames": frames.tolist(), "spacing": list(grid.spacing)}
+        scope = _label_scope(case, self.dataset, frames.tolist(), label)
         try:
-            _write_entry(arrays, {"labelled_frames": frames.tolist(), "spacing": list(grid.spacing)}, folder)
+            write_entry(arrays, about if scope == WHOLE_LABEL else about | {"scope": asdict(scope)}, folder)
         except OSError as error:
             reason = error.strerror or error
             raise Unet4DError(
                 f"could not write the preprocessed study {folder}: {reason}; free space or set data.cache_dir"
             ) from error
         return folder
+
+
+def _label_scope(case: Case, dataset: Dataset, frames: Sequence[int], label: np.ndarray) -> LabelScope:
+    """Return what the label (L, *shape) of a case teaches on the working grid."""
+    partial = case.partial
+    annotated = None if partial.annotated is None else tuple(map(dataset.label_values.index, partial.annotated))
+    weights = tuple(partial.weight(t) for t in frames)
+    varies = any(weight != 1 for weight in weights)
+    is_all = annotated is not None and len(annotated) == len(dataset.labels) - 1
+    return LabelScope(
+        bool((label == IGNORE).any()), None if is_all else annotated, weights if varies else (), partial.propagated
+    )
 
 
 def _stamp_if_there(file: Path) -> Stamp | None:
@@ -287,44 +276,3 @@ def _remove_stale(root: Path) -> None:
             newest = max(path.stat().st_mtime for path in (partial, *partial.glob("*")))
             if time.time() - newest > STALE_S:
                 shutil.rmtree(partial) if partial.is_dir() else partial.unlink()
-
-
-def _write_entry(arrays: dict[str, np.ndarray], about: dict[str, Any], folder: Path) -> None:
-    """Write an entry whole or not at all; if another process has written it meanwhile, that one stays."""
-    temporary = folder.with_name(f".{secrets.token_hex(4)}.partial.{folder.name}")
-    try:
-        temporary.mkdir(parents=True)
-        for name, array in arrays.items():
-            with _open_synced(temporary / f"{name}.npy") as file:
-                np.save(file, array)
-        with _open_synced(temporary / "study.json") as file:
-            file.write(json.dumps(about).encode())
-        try:
-            os.replace(temporary, folder)
-        except OSError:
-            if not folder.is_dir():  # else another process was faster
-                raise
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
-@contextlib.contextmanager
-def _open_synced(path: Path) -> Iterator[BinaryIO]:
-    """Open a file that is on the disk when it is closed: a power cut shall not leave the entry's name without its arrays."""
-    with open(path, "wb") as file:
-        yield file
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _open_entry(case: str, folder: Path) -> CachedStudy:
-    """Open an entry. Raises Unet4DError where it is damaged."""
-    try:
-        about = read_json(folder / "study.json")
-        image, label, foreground = (
-            np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("image", "label", "foreground")
-        )
-        frames, spacing = tuple(about["labelled_frames"]), tuple(about["spacing"])
-    except (OSError, ValueError, LookupError, TypeError, EOFError) as error:
-        raise Unet4DError(f"{folder} is damaged ({error}); delete it, and it will be built again") from error
-    return CachedStudy(case, image, label, frames, foreground, spacing, folder.name)

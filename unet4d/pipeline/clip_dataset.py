@@ -12,11 +12,11 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 
 from unet4d.config import ResolvedDataConfig
 from unet4d.images.channels import SIGNAL
-from unet4d.images.grid import is_thick
+from unet4d.images.grid import IGNORE, is_thick
 from unet4d.pipeline.augmentation.compose import Augmentation
 from unet4d.pipeline.augmentation.presets import TIME_PRESETS
 from unet4d.pipeline.augmentation.spatial import crop_size
-from unet4d.pipeline.cache import CachedStudy
+from unet4d.pipeline.cached_study import CachedStudy
 from unet4d.pipeline.clip_frames import (
     ClipFrames,
     ClipPosition,
@@ -34,13 +34,18 @@ PREFETCH_BATCHES = 2
 
 
 class Clip(NamedTuple):
-    """One training sample: image (T, C, X, Y, Z), label (T, X, Y, Z), labelled and compared (T,), the case's name; see `Batch`."""
+    """One training sample: image (T, C, X, Y, Z), label (T, X, Y, Z), labelled and compared (T,), the case's name; see `Batch`.
+
+    `weights` (T,) and `annotated` are of a label that is not whole.
+    """
 
     image: Tensor
     label: Tensor
     labelled: Tensor
     case: str
     compared: Tensor
+    weights: Tensor | None = None
+    annotated: tuple[int, ...] | None = None
 
 
 class Batch(NamedTuple):
@@ -65,8 +70,10 @@ class Batch(NamedTuple):
     annotated: tuple[tuple[int, ...] | None, ...] = ()
 
 
-def crop_padded(array: np.ndarray, frames: Sequence[int], start: Sequence[int], size: Sequence[int]) -> np.ndarray:
-    """Return the frames, in this order, of the box of `size` from `start`, with zeros outside the array.
+def crop_padded(
+    array: np.ndarray, frames: Sequence[int], start: Sequence[int], size: Sequence[int], outside: int = 0
+) -> np.ndarray:
+    """Return the frames, in this order, of the box of `size` from `start`, with zeros, or `outside`, outside the array.
 
     Args:
         array: (..., F, X, Y, Z); of a memory map only the box is read.
@@ -84,7 +91,9 @@ def crop_padded(array: np.ndarray, frames: Sequence[int], start: Sequence[int], 
     x, y, z = (slice(low, high) for low, high in ends)
     to_x, to_y, to_z = (slice(low - s, high - s) for (low, high), s in zip(ends, start, strict=True))
     covered = all(high - low == n for (low, high), n in zip(ends, size, strict=True))
-    out = (np.empty if covered else np.zeros)((*array.shape[:-4], len(frames), *size), array.dtype)
+    out = (np.empty if covered or outside else np.zeros)((*array.shape[:-4], len(frames), *size), array.dtype)
+    if outside and not covered:
+        out.fill(outside)
     for row, frame in enumerate(frames):  # one copy; an index of all frames at once takes several times as long
         out[..., row, to_x, to_y, to_z] = array[..., frame, x, y, z]
     return out
@@ -134,7 +143,7 @@ class ClipDataset(Dataset[Clip]):
         timing = TemporalWarp.sample(rng, self.config, self.frames, reverse)
         anchor, study_frames = study.labelled_frames[row], study.image.shape[1]
         shown = clip_frames(anchor, position, self.frames, study_frames, self.cyclic, timing)
-        rows = {frame: i for i, frame in enumerate(study.labelled_frames)}
+        rows = {study.labelled_frames[i]: i for i in study.taught_rows}
         labelled = [t for t in np.flatnonzero(~shown.padding).tolist() if shown.frames[t] in rows]
         if self.labelled_only:
             shown, labelled = ClipFrames(*(part[labelled] for part in shown)), list(range(len(labelled)))
@@ -145,7 +154,8 @@ class ClipDataset(Dataset[Clip]):
         size = crop_size(params.warp, self.patch_size)
         start = [c - n // 2 for c, n in zip(center, size, strict=True)]
         image = crop_padded(study.image, frames.tolist(), start, size)
-        label = crop_padded(study.label, [rows[frames[t]] for t in labelled], start, size)
+        taught = [rows[frames[t]] for t in labelled]
+        label = crop_padded(study.label, taught, start, size, IGNORE if study.scope.ignores else 0)
         with one_torch_thread():  # as in a worker: the last bit of a mean depends on the number of threads
             pixels, classes = augmentation.apply(torch.from_numpy(image), torch.from_numpy(label), params)
         classes_of_all = torch.zeros((len(frames), *self.patch_size), dtype=torch.uint8)
@@ -153,7 +163,12 @@ class ClipDataset(Dataset[Clip]):
         mask = torch.zeros(len(frames), dtype=torch.bool)
         mask[labelled] = True
         compared = self._compared(shown, study_frames, rng)  # drawn last, so that the clip is the same without
-        return Clip(pixels.movedim(0, 1).contiguous(), classes_of_all, mask, study.case, compared)
+        clip = Clip(pixels.movedim(0, 1).contiguous(), classes_of_all, mask, study.case, compared)
+        if study.scope.is_whole:
+            return clip
+        weights = torch.zeros(len(frames))
+        weights[labelled] = torch.tensor([study.scope.weights[row] if study.scope.weights else 1.0 for row in taught])
+        return clip._replace(weights=weights, annotated=study.scope.annotated)
 
     def case(self, number: int) -> str:
         """Return the case of the clip of this number; nothing is read."""
@@ -163,7 +178,8 @@ class ClipDataset(Dataset[Clip]):
         """Return a clip's study, the row of its anchor among the study's labelled frames, and the anchor's position."""
         round_, index = stratified_item(number, len(self.studies), [self.seed, 1])
         study = self.studies[index]
-        turn, row = stratified_item(round_, len(study.labelled_frames), [self.seed, 2, index])
+        turn, taught = stratified_item(round_, len(study.taught_rows), [self.seed, 2, index])
+        row = study.taught_rows[taught]
         both_ways = TIME_PRESETS[self.config.time_augmentation].both_ways
         anchor, study_frames = study.labelled_frames[row], study.image.shape[1]
         positions = clip_positions(anchor, self.frames, study_frames, self.cyclic, both_ways)
@@ -182,7 +198,7 @@ class ClipDataset(Dataset[Clip]):
         """Return a random patch center: a foreground voxel of a random class of this labelled frame, or any voxel.
 
         Either way the patch is moved until it lies inside the study, or the study inside the patch, as a window at inference does:
-        near the end of a short stack it would lose slices to padding.
+        near the end of a short stack it would lose slices to padding. Where it would see no drawn voxel, one is its center.
         """
         ranges = [_center_range(full, n) for full, n in zip(study.image.shape[2:], self.patch_size, strict=True)]
         first, last = np.searchsorted(study.foreground[:, 0], [row, row + 1])
@@ -192,7 +208,14 @@ class ClipDataset(Dataset[Clip]):
             low, high = np.searchsorted(inside[:, 1], [chosen, chosen + 1])
             voxel = inside[rng.integers(low, high), 2:].tolist()
             return [min(max(v, span[0]), span[-1]) for v, span in zip(voxel, ranges, strict=True)]
-        return [int(rng.integers(span[0], span[-1] + 1)) for span in ranges]
+        center = [int(rng.integers(span[0], span[-1] + 1)) for span in ranges]
+        if study.scope.ignores:
+            start = [c - n // 2 for c, n in zip(center, self.patch_size, strict=True)]
+            if (crop_padded(study.label, [row], start, self.patch_size, IGNORE) == IGNORE).all():
+                drawn = np.argwhere(study.label[row] != IGNORE)
+                voxel = drawn[rng.integers(len(drawn))].tolist() if len(drawn) else center
+                return [min(max(v, span[0]), span[-1]) for v, span in zip(voxel, ranges, strict=True)]
+        return center
 
 
 def _can_tilt(study: CachedStudy) -> bool:
@@ -211,12 +234,17 @@ def collate(clips: Sequence[Clip]) -> Batch:
 
     Shorter clips are filled up to the longest with frames of zeros, which are not labelled.
     """
-    images, labels, labelled, cases, compared = (list(values) for values in zip(*clips, strict=True))
+    *parts_of_all, weights, annotated = zip(*clips, strict=True)
+    images, labels, labelled, cases, compared = map(list, parts_of_all)
     longest = max(map(len, labelled))
     image, label, mask, neighbors = (
         default_collate([_filled(part, longest) for part in parts]) for parts in (images, labels, labelled, compared)
     )
-    return Batch(image, label, mask, tuple(cases), neighbors)
+    batch = Batch(image, label, mask, tuple(cases), neighbors)
+    if all(row is None for row in weights):
+        return batch
+    rows = [flags.float() if row is None else row for flags, row in zip(labelled, weights, strict=True)]
+    return batch._replace(weights=default_collate([_filled(row, longest) for row in rows]), annotated=annotated)
 
 
 def _filled(clip: Tensor, frames: int) -> Tensor:

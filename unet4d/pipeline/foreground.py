@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import numpy as np
 
+from unet4d.images.grid import IGNORE
+
 FOREGROUND_VOXELS = 10_000
 """Voxels kept per labelled frame and class, evenly spread: as in nnU-Net."""
 
 
 def foreground_voxels(label: np.ndarray) -> np.ndarray:
-    """Return foreground voxels of (L, X, Y, Z) class indices, at most `FOREGROUND_VOXELS` per frame and class.
+    """Return drawn foreground voxels of (L, X, Y, Z) class indices, at most `FOREGROUND_VOXELS` per frame and class.
 
     Returns:
         (N, 5) int32, rows (l, class, x, y, z) sorted by l, then class, then place.
     """
     rows = [np.zeros((0, 5), np.int32)]
     for row, frame in enumerate(label):
-        for class_ in np.unique(frame[frame > 0]):
+        for class_ in np.unique(frame[(frame > 0) & (frame != IGNORE)]):
             voxels = np.argwhere(frame == class_)
             if len(voxels) > FOREGROUND_VOXELS:
                 voxels = voxels[np.linspace(0, len(voxels) - 1, FOREGROUND_VOXELS).astype(int)]

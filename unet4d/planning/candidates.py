@@ -138,11 +138,19 @@ class StepMemoryEstimator:
         out_channels: classes K.
         labelled: from a number of frames to the most of them that are labelled in a clip.
         budget_bytes: memory for a training step.
+        is_whole: whether every label is whole, see `count_step_cost`.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, labelled: Callable[[int], int], budget_bytes: int):
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        labelled: Callable[[int], int],
+        budget_bytes: int,
+        is_whole: bool = True,
+    ):
         self.in_channels, self.out_channels, self.labelled = in_channels, out_channels, labelled
-        self.budget_bytes = budget_bytes
+        self.budget_bytes, self.is_whole = budget_bytes, is_whole
         self.bar = ProgressBar(desc="counting what steps need", unit="step", leave=False)
         self._counted: dict[str, StepCost] = {}
         self._like: dict[str, tuple[int, StepCost]] = {}
@@ -200,7 +208,8 @@ class StepMemoryEstimator:
         if name not in self._counted:
             check_stop()
             scheduled, labelled = replace(config, recompute=recompute), self.labelled(config.data.frames)
-            cost = self._counted[name] = count_step_cost(scheduled, self.in_channels, self.out_channels, labelled)
+            given = scheduled, self.in_channels, self.out_channels, labelled, self.is_whole
+            cost = self._counted[name] = count_step_cost(*given)
             if config.train.accumulate_batches == 1:
                 self._like.setdefault(self._key(config, recompute), (_batch_voxels(config), cost))
             self.bar.update()

@@ -132,7 +132,8 @@ def plan(
     cases = (*training, *validation)
     seen = compute_fingerprint(cases, config.data, known)
     labelled = partial(_most_labelled, cases, seen, cyclic=studies.cyclic, config=config.data)
-    estimator = StepMemoryEstimator(len(studies.channel_names), len(studies.labels), labelled, gpu.budget_bytes)
+    counts = len(studies.channel_names), len(studies.labels)
+    estimator = StepMemoryEstimator(*counts, labelled, gpu.budget_bytes, studies.has_whole_labels)
     views = group_by_view(list_candidates(share, seen, len(training) // gpus))
     with estimator.bar:
         place, choice = _choose(views, estimator, gpu, share)

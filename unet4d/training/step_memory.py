@@ -109,7 +109,12 @@ def describe_recompute(recompute: RecomputeConfig) -> str:
 
 
 def choose_recompute(
-    config: ResolvedConfig, in_channels: int, out_channels: int, labelled_frames: int, budget_bytes: int
+    config: ResolvedConfig,
+    in_channels: int,
+    out_channels: int,
+    labelled_frames: int,
+    budget_bytes: int,
+    is_whole: bool = True,
 ) -> tuple[PlannedStep, bool]:
     """Return the fastest schedule of the configured step that fits the budget, and True; else the leanest, and False.
 
@@ -118,13 +123,16 @@ def choose_recompute(
     tried: list[PlannedStep] = []
     for recompute in recompute_schedules(config.recompute, config.data.frames, can_be_chunked(config.model)):
         scheduled = dataclasses.replace(config, recompute=recompute)
-        tried.append(PlannedStep(recompute, count_step_cost(scheduled, in_channels, out_channels, labelled_frames)))
+        cost = count_step_cost(scheduled, in_channels, out_channels, labelled_frames, is_whole)
+        tried.append(PlannedStep(recompute, cost))
         if tried[-1].fits(budget_bytes):
             return tried[-1], True
     return min(tried, key=lambda step: step.planned_bytes), False
 
 
-def count_step_cost(config: ResolvedConfig, in_channels: int, out_channels: int, labelled_frames: int) -> StepCost:
+def count_step_cost(
+    config: ResolvedConfig, in_channels: int, out_channels: int, labelled_frames: int, is_whole: bool = True
+) -> StepCost:
     """Count the cost of a training step by running it on tensors without content; nothing random is drawn.
 
     Args:
@@ -133,6 +141,7 @@ def count_step_cost(config: ResolvedConfig, in_channels: int, out_channels: int,
         out_channels: classes K.
         labelled_frames: labelled frames of each clip, at least 1; taken to be the last ones, where one chunk has them all while
             every state before it is kept.
+        is_whole: whether every label is whole; the loss of partly drawn ones takes more memory.
     """
     if config.train.precision == "fp16":
         # bf16 has the same size, and no loss scaler, which looks at values.
@@ -155,7 +164,8 @@ def count_step_cost(config: ResolvedConfig, in_channels: int, out_channels: int,
         # The weights of a `WeightAverage`.
         _average = [weight.detach().clone() for weight in network.parameters() if config.train.ema_decay]
         # From the second batch on, gradients are there while activations are.
-        batches = [Batch(image, label, labelled, (), compared)] * min(config.train.accumulate_batches, 2)
+        partial = None if is_whole else labelled.float(), (None,) * batch
+        batches = [Batch(image, label, labelled, (), compared, *partial)] * min(config.train.accumulate_batches, 2)
         step.gradients(batches)
         step.update()
         flops = trace.flops // len(batches) * config.train.accumulate_batches

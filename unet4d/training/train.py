@@ -19,7 +19,8 @@ from unet4d.models.checkpoint import BEST
 from unet4d.models.conv_check import check_convolutions
 from unet4d.models.device import find_device, set_tf32
 from unet4d.models.temporal import import_temporal
-from unet4d.pipeline.cache import CachedStudy, cached_studies
+from unet4d.pipeline.cache import cached_studies
+from unet4d.pipeline.cached_study import CachedStudy
 from unet4d.pipeline.clip_frames import most_labelled_frames
 from unet4d.system.byte_sizes import GB, describe_bytes
 from unet4d.system.distributed import ALONE, ProcessGroup
@@ -135,7 +136,9 @@ def _plan_step(
     )
     largest_share = -(-config.train.batch_size // ranks.size)
     own = replace(config, train=replace(config.train, batch_size=largest_share))
-    planned, is_enough = choose_recompute(own, len(task.channel_names), len(task.labels), labelled, free)
+    planned, is_enough = choose_recompute(
+        own, len(task.channel_names), len(task.labels), labelled, free, all(study.scope.is_whole for study in studies)
+    )
     needs = f"{describe_bytes(planned.planned_bytes)} for {describe_recompute(planned.recompute)}"
     if not is_enough:
         raise InputError(

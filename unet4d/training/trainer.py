@@ -17,7 +17,7 @@ from unet4d.config import ResolvedConfig
 from unet4d.errors import InputError, Stopped, Unet4DError
 from unet4d.models.checkpoint import Task
 from unet4d.models.clstm_unet import CLSTMUNet
-from unet4d.pipeline.cache import CachedStudy
+from unet4d.pipeline.cached_study import CachedStudy
 from unet4d.system.byte_sizes import GB
 from unet4d.system.distributed import ALONE, ProcessGroup
 from unet4d.system.gpu_memory import peak_allocated_bytes, reset_peak

@@ -14,7 +14,7 @@ import torch
 
 from unet4d.config import ResolvedConfig
 from unet4d.errors import Unet4DError
-from unet4d.images.grid import WorkingGrid
+from unet4d.images.grid import IGNORE, WorkingGrid
 from unet4d.images.image4d import ImageInfo
 from unet4d.images.time_axis import time_axis
 from unet4d.inference.memory_budget import MemoryBudget
@@ -26,7 +26,7 @@ from unet4d.metrics.statistics import summary_statistics
 from unet4d.metrics.volume_curves import extreme_frames, volumes_ml, voxel_volume_ml
 from unet4d.models.checkpoint import Task, TrainedModel
 from unet4d.models.clstm_unet import CLSTMUNet
-from unet4d.pipeline.cache import CachedStudy
+from unet4d.pipeline.cached_study import CachedStudy
 from unet4d.report.pictures.contour_sheet import draw_contour_sheet
 from unet4d.report.pictures.curve_plot import draw_volume_curves
 from unet4d.system.distributed import ProcessGroup
@@ -52,7 +52,10 @@ class ValidationResult:
 
 @dataclass(frozen=True)
 class _Scored:
-    """A study's score: `dice (L, K)` of its labelled frames, and voxels `(K,)` on them, of K foreground classes."""
+    """A study's score: `dice (L, K)` of its evaluated frames, and voxels `(K,)` on them, of K foreground classes.
+
+    Only drawn voxels count; a class that was not drawn has no Dice and no voxels.
+    """
 
     index: int
     dice: np.ndarray
@@ -157,9 +160,14 @@ class Validation:
 
     def _score(self, index: int, predicted: np.ndarray) -> _Scored:
         study = self.studies[index]
-        drawn = predicted[list(study.labelled_frames)]
-        counts = count_voxels(np.asarray(study.label), drawn, range(1, len(self.task.labels)))
-        return _Scored(index, dice(counts), (counts.tp + counts.fp).sum(0), (counts.tp + counts.fn).sum(0))
+        rows, classes = study.evaluated_rows, range(1, len(self.task.labels))
+        reference, found = np.asarray(study.label)[rows], predicted[[study.labelled_frames[row] for row in rows]]
+        if study.scope.ignores:
+            found = np.where(reference == IGNORE, IGNORE, found)
+        counts = count_voxels(reference, found, classes)
+        is_drawn = np.array([study.scope.annotated is None or k in study.scope.annotated for k in classes])
+        scores = np.where(is_drawn, dice(counts), np.nan)
+        return _Scored(index, scores, *((counts.tp + part).sum(0) * is_drawn for part in (counts.fp, counts.fn)))
 
     def _values(self, scored: Sequence[_Scored]) -> dict[str, Any]:
         every = np.concatenate([one.dice for one in scored])
@@ -185,9 +193,10 @@ class Validation:
 
     def _draw(self, study: CachedStudy, predicted: np.ndarray, title: str) -> dict[str, np.ndarray]:
         """Draw contours of the frames of largest and smallest volume; of several frames also the volume curves."""
-        affine, labelled = np.diag([*study.spacing, 1.0]), list(study.labelled_frames)
+        affine, rows = np.diag([*study.spacing, 1.0]), study.evaluated_rows
+        labelled, label = [study.labelled_frames[row] for row in rows], np.asarray(study.label)[rows]
         reference = np.zeros_like(predicted)
-        reference[labelled] = study.label
+        reference[labelled] = np.where(label == IGNORE, 0, label)
         voxel_ml, classes = voxel_volume_ml(affine), range(1, len(self.task.labels))
         curves, known = (volumes_ml(label, classes, voxel_ml) for label in (predicted, reference))  # (T, K)
         extremes = extreme_frames(curves)
@@ -205,7 +214,10 @@ class Validation:
             )
         }
         if len(predicted) > 1:
-            known[[t for t in range(len(known)) if t not in labelled]] = np.nan
+            whole = [t for t, frame in zip(labelled, label, strict=True) if not (frame == IGNORE).any()]
+            known[[t for t in range(len(known)) if t not in whole]] = np.nan  # part of a frame has no volume
+            if study.scope.annotated is not None:
+                known[:, [k - 1 for k in classes if k not in study.scope.annotated]] = np.nan
             predicted_ml, reference_ml = (dict(zip(self.names, each.T, strict=True)) for each in (curves, known))
             drawn["volumes"] = draw_volume_curves(predicted_ml, reference_ml=reference_ml, title=title)
         return drawn

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from unet4d.errors import Unet4DError
-from unet4d.pipeline.cache import CachedStudy
+from unet4d.pipeline.cached_study import CachedStudy
 
 SHARED_MEMORY = "/dev/shm"
 """The folder in which workers put batches for the main process."""

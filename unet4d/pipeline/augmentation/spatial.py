@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.functional import affine_grid, grid_sample
 
 from unet4d.images.channels import velocity_axis
-from unet4d.images.grid import argmax_classes
+from unet4d.images.grid import IGNORE, argmax_classes, certain_classes
 from unet4d.pipeline.augmentation.presets import SpacePreset
 
 Triple = tuple[float, float, float]
@@ -127,13 +127,20 @@ def warp_label(label: Tensor, warp: SpatialWarp, patch_size: Sequence[int]) -> T
     Borders stay as smooth as they were, as with nnU-Net's labels (Isensee et al. 2021): nearest neighbors would fray them. One
     class of one frame is in memory at a time. Outside of `label` there is background.
 
+    In a frame with ignored voxels, a voxel is ignored where its class would depend on them or on what lies outside.
+
     Returns:
         (N, *patch_size) uint8.
     """
     patch = label.new_zeros((len(label), *patch_size))
     for out, frame in zip(patch, label, strict=True):
         classes = torch.bincount(frame.flatten())[1:].nonzero().flatten() + 1
-        if len(classes):
+        if len(classes) and classes[-1] == IGNORE:
+            drawn = torch.cat([classes.new_zeros(1), classes[:-1]])
+            index = certain_classes(apply_warp((frame == k)[None], warp, patch_size)[0] for k in drawn).int()
+            known = drawn[index.clamp(max=len(drawn) - 1)].to(torch.uint8)
+            out.copy_(known.masked_fill(index == IGNORE, IGNORE))
+        elif len(classes):
             masks = (frame > 0, *(frame == k for k in classes))
             shares = (apply_warp(mask[None], warp, patch_size)[0] for mask in masks)
             best = argmax_classes(itertools.chain([1 - next(shares)], shares))
