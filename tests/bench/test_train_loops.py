@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-import unet4d.training.optimizer
+import unet4d.training.budget
 from bench import train, train_loops
 from bench.__main__ import PARTS, print_table
 from bench.measure import Rounds
@@ -44,7 +44,7 @@ def losses_of(loop: OurLoop) -> list[torch.Tensor]:
 
 def test_both_loops_compute_the_same_to_the_bit(job, monkeypatch):
     """But for the learning rate's schedule, which the plain loop has not."""
-    monkeypatch.setattr(unet4d.training.optimizer, "learning_rate_factor", lambda step, config: 1.0)
+    monkeypatch.setattr(unet4d.training.budget, "learning_rate_factor", lambda step, config: 1.0)
     batches = job.batches(2)
     ours = OurLoop(job, batches=batches)
     plain = PlainLoop(ours.trainer.network, job.config, batches, CPU)
@@ -79,7 +79,7 @@ def test_a_turn_of_our_loop_is_an_epoch_of_a_run_with_its_bar(job, monkeypatch, 
     loop()
     loop()
     assert (loop.trainer.steps_done, loop.trainer.epochs_done) == (2 * TOY.steps, 2)
-    assert loop.trainer.training_step.learning_rate > 0
+    assert loop.trainer.training_step.optimizer.param_groups[0]["lr"] > 0
     assert "epoch 2/" in "".join(drawn)
     assert capsys.readouterr().err == ""
     assert loop.waiting == 0

@@ -10,7 +10,7 @@ import torch
 from tests.builders import make_network
 from unet4d.config import TrainConfig
 from unet4d.models.clstm_unet import CLSTMUNet
-from unet4d.training.optimizer import build_optimizer, build_schedule, learning_rate_factor
+from unet4d.training.optimizer import build_optimizer, learning_rate_factor, set_learning_rates
 
 
 @pytest.mark.parametrize("kind", ["polynomial", "cosine"])
@@ -37,7 +37,6 @@ def test_decay_is_for_convolutions_alone_and_every_weight_is_trained():
     assert every == {id(p) for p in network.parameters()}
     assert all((id(p) in decayed) == name.endswith("weight") for name, p in network.named_parameters() if p.ndim != 1)
     assert not any(id(p) in decayed for p in network.parameters() if p.ndim == 1)
-    assert build_schedule(adamw, TrainConfig()).get_last_lr()[0] < TrainConfig().learning_rate
 
 
 def names_of(network: CLSTMUNet, group: dict) -> list[str]:
@@ -58,16 +57,43 @@ def test_what_couples_frames_learns_at_a_multiple_of_the_rate_of_the_others(lstm
     network = make_network(1, 2, (4, 6), [(2, 2, 1)], lstm_channels=lstm_channels)
     config = TrainConfig(epochs=2, steps_per_epoch=10, lstm_lr_factor=3.0, weight_decay=0.0)
     adamw = build_optimizer(network, config)
-    schedule = build_schedule(adamw, config)
     before = {name: p.detach().clone() for name, p in network.named_parameters()}
     for p in network.parameters():
         p.grad = torch.ones_like(p)
     for step in range(4):  # Adam moves a weight with a constant gradient by the rate
+        set_learning_rates(adamw, learning_rate_factor(step, config), is_held=False)
         adamw.step()
-        schedule.step()
-        assert schedule.get_last_lr()[0] == config.learning_rate * learning_rate_factor(step + 1, config)
     assert sorted(name for group in adamw.param_groups for name in names_of(network, group)) == sorted(before)
     moved = config.learning_rate * sum(learning_rate_factor(step, config) for step in range(4))
     for name, p in network.named_parameters():
         wanted = before[name] - moved * (3 if name.startswith("recurrent.") else 1)
         torch.testing.assert_close(p, wanted, atol=1e-5, rtol=1e-4)
+
+
+def test_what_begins_at_random_learns_first_and_what_was_taken_at_a_rate_of_its_own():
+    network = make_network(1, 2, (4, 6), [(2, 2, 1)])
+    config = TrainConfig(
+        epochs=2, steps_per_epoch=10, weight_decay=0.1, init_from="run", init_lr_factor=0.1, init_hold_steps=2,
+        lstm_lr_factor=3.0,
+    )  # fmt: skip
+    taken = {name for name, _ in network.named_parameters() if not name.startswith("head.")}
+    adamw = build_optimizer(network, config, taken)
+    before = {name: p.detach().clone() for name, p in network.named_parameters()}
+    peaks = {name: group["initial_lr"] for group in adamw.param_groups for name in names_of(network, group)}
+    for name, peak in peaks.items():
+        wanted = config.learning_rate * (0.1 if name in taken else 1) * (3 if name.startswith("recurrent.") else 1)
+        assert peak == pytest.approx(wanted)
+    assert sorted(peaks) == sorted(before)
+    for step in range(3):
+        for p in network.parameters():
+            p.grad = torch.ones_like(p)
+        set_learning_rates(adamw, 1.0, is_held=step < 2)
+        adamw.step()
+        for name, p in network.named_parameters():
+            assert torch.equal(p, before[name]) == (name in taken and step < 2), (step, name)
+
+
+def test_without_a_rate_of_their_own_weights_that_were_taken_are_in_the_groups_of_all_others():
+    network, config = make_network(1, 2, (4, 6), [(2, 2, 1)]), TrainConfig(init_from="run")
+    groups = [build_optimizer(network, config, names).param_groups for names in ((), {"head.weight"})]
+    assert [names_of(network, group) for group in groups[0]] == [names_of(network, group) for group in groups[1]]

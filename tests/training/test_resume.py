@@ -272,6 +272,32 @@ def test_a_stopped_command_ends_with_75_and_continues_with_resume(
     assert equal(load_checkpoint(tmp_path / "run" / LAST)["network"], load_checkpoint(trained / LAST)["network"])
 
 
+def test_fine_tuning_is_resumed_to_the_bit_without_the_checkpoint_that_it_began_with(
+    command, phantom, tiny_options, trained, tmp_path, monkeypatch
+):
+    start = tmp_path / "start.pt"
+    shutil.copy(trained / LAST, start)
+    rates = ["--train.init_lr_factor", 0.3, "--train.init_hold_steps", 2, "--train.freeze", "encoder"]
+    words = ["train", "--dataset", phantom, *tiny_options, "--train.init_from", start, *rates]
+    whole = command(*words, "--out", tmp_path / "whole")
+    assert (
+        f"begins with 100 % of its {sum(w.numel() for w in load_checkpoint(start)['network'].values()):,} weights"
+        in whole.told
+    )
+    with monkeypatch.context() as patch:
+        stop_in_step(patch, 3)
+        assert command(*words, "--out", tmp_path / "run").code == 75
+    start.unlink()
+    assert command(*words, "--out", tmp_path / "run", "--resume").code == 0
+    one, two = (load_checkpoint(tmp_path / name / LAST) for name in ("run", "whole"))
+    assert equal(one["network"], two["network"])
+    assert equal(one["training"]["optimization"], two["training"]["optimization"])
+    began = load_checkpoint(trained / LAST)["network"]
+    assert all(equal(one["network"][name], began[name]) == name.startswith("encoder.") for name in began)
+    said = json.loads((tmp_path / "run" / "summary.json").read_text())["initial_weights"]
+    assert said.endswith(f"from {start}")
+
+
 def test_resuming_a_finished_run_changes_nothing(command, phantom, tiny_options, trained, tmp_path):
     run = shutil.copytree(trained, tmp_path / "run")
     before = {name: (run / name).read_bytes() for name in (BEST, LAST, LOG)}

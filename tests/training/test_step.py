@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import itertools
 
 import pytest
 import torch
@@ -15,7 +14,7 @@ from unet4d.config import RecomputeConfig, ResolvedConfig
 from unet4d.pipeline.clip_dataset import Batch
 from unet4d.system.distributed import ProcessGroup
 from unet4d.training.loss import ClipLoss
-from unet4d.training.optimizer import build_optimizer, build_schedule
+from unet4d.training.optimizer import build_optimizer
 from unet4d.training.step import TrainingStep
 
 CPU = torch.device("cpu")
@@ -98,7 +97,6 @@ def test_a_step_that_is_not_finite_changes_nothing_and_the_next_is_as_without_it
 
     other.optimizer.zero_grad()
     other.optimizer.step()  # takes nothing without gradients
-    other.schedule.step()  # the learning rate goes on
     if precision == "fp16":
         set_scale(other, 2.0**15)
     assert same(step(clips(2)), other(clips(2)))
@@ -196,14 +194,12 @@ def test_in_fp32_the_curve_is_that_of_a_plain_loop_to_the_bit(clip):
     step, other = made(gradient_clip=clip), made(gradient_clip=clip)
     network, train = other.network, other.config
     loss_of, plain = ClipLoss(network, RecomputeConfig(0)), build_optimizer(network, train)
-    rate = build_schedule(plain, train)
     for seed in range(6):
         plain.zero_grad()
         loss = loss_of(*clips(seed)[:2], LABELLED)
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(network.parameters(), clip or float("inf"))
         plain.step()
-        rate.step()
         assert same(step(clips(seed)), (loss.detach(), norm))
     assert same(weights(step), weights(other))
 
@@ -297,6 +293,22 @@ def test_the_shares_of_several_processes_are_the_rows_of_one_draw(size):
         assert torch.equal(torch.cat([share[level] for share in shares]), factor)
 
 
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_a_frozen_encoder_stays_as_it_is_and_leaves_the_gradients_of_all_others(precision):
+    frozen, other = (
+        made(precision, weight_decay=0.1, **more) for more in ({"init_from": "run", "freeze": "encoder"}, {})
+    )
+    before = weights(frozen)
+    for step in (frozen, other):
+        step.gradients([clips(0)])
+    for (name, weight), of in zip(frozen.network.named_parameters(), other.network.parameters(), strict=True):
+        assert weight.grad is None if name.startswith("encoder.") else torch.equal(weight.grad, of.grad)
+    frozen.update()
+    moved = {name for name, weight in weights(frozen).items() if not torch.equal(weight, before[name])}
+    assert moved == {name for name in before if not name.startswith("encoder.")}
+    assert len(moments(frozen)) == len(moved)
+
+
 def test_the_global_generator_is_left_alone():
     step = made(dropout=0.5)
     before = torch.get_rng_state()
@@ -306,14 +318,15 @@ def test_the_global_generator_is_left_alone():
 
 @pytest.mark.parametrize(("precision", "factor"), [("fp32", 1.0), ("fp32", 3.0), ("bf16", 1.0), ("fp16", 1.0)])
 def test_a_step_restored_from_its_state_continues_to_the_bit(precision, factor):
-    step = made(precision, warmup_steps=5, lstm_lr_factor=factor)
+    rates = {"lstm_lr_factor": factor, "init_from": "run", "init_lr_factor": factor / 6}
+    step = made(precision, warmup_steps=5, **rates)
+    step.set_initial(["encoder.0.0.weight", "encoder.0.1.weight"] if factor == 3 else [])
     for seed, corrupted in enumerate((None, float("nan"), None)):
         step(clips(seed, corrupted))
-    restored = made(precision, warmup_steps=5, lstm_lr_factor=factor)
+    restored = made(precision, warmup_steps=5, **rates)
     restored.network.load_state_dict(weights(step))
     restored.load_state_dict(copy.deepcopy(step.state_dict()))
     assert restored.scale == step.scale == (2**15 if precision == "fp16" else 1)
-    assert restored.learning_rate == step.learning_rate
     for seed in (3, 4):
         assert same(restored(clips(seed)), step(clips(seed)))
     assert same(weights(restored), weights(step))
@@ -345,16 +358,6 @@ def test_nothing_in_a_step_waits_for_the_device(precision):
     with reads:
         norm.item()
     assert len(reads.found) == 1
-
-
-def test_the_learning_rate_is_that_of_the_next_step():
-    step = made(warmup_steps=10)
-    rates = []
-    for seed in range(3):
-        rates.append(step.learning_rate)
-        step(clips(seed))
-    assert rates == pytest.approx([1e-2 * n / 11 for n in (1, 2, 3)])
-    assert all(a < b for a, b in itertools.pairwise(rates))
 
 
 def test_a_frame_wise_step_is_that_of_the_baseline_and_leaves_recurrent_weights_as_they_are():

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.cuda._utils import _get_device_index
 
-from tests.builders import tiny_config
+from tests.builders import build_network, tiny_config
 from unet4d.config import RecomputeConfig, ResolvedConfig
 from unet4d.system import gpu_memory
 from unet4d.system.byte_sizes import GB
@@ -51,6 +51,17 @@ def test_cutting_needs_less_the_narrower_until_the_kept_states_weigh_more_than_t
     assert needed[3:6] == sorted(needed[3:6], reverse=True)
     assert needed[6] > needed[5]
     assert min(needed) == needed[-1]
+
+
+def test_a_frozen_encoder_needs_neither_gradients_nor_moments_nor_kept_activations():
+    plain = dataclasses.replace(config(3), recompute=RecomputeConfig(0))
+    train = dataclasses.replace(plain.train, init_from="run", freeze="encoder")
+    cost, frozen = (count_step_cost(made, 1, 3, 3) for made in (plain, dataclasses.replace(plain, train=train)))
+    weights = [weight.numel() for weight in build_network(plain.model, 1, 3).encoder.parameters()]
+    spared, rounding = 3 * 4 * sum(weights), 4 * 512 * len(weights)  # gradient, two moments, number of steps
+    assert spared <= cost.fixed_bytes - frozen.fixed_bytes <= spared + rounding
+    assert frozen.working_bytes < cost.working_bytes - spared - rounding
+    assert frozen.flops < cost.flops
 
 
 def made_up(monkeypatch, needs: list[int], frames: int = 9) -> None:

@@ -1,4 +1,4 @@
-"""Training begins with weights that were trained for the same task, and with no others."""
+"""Training begins with what fits of the weights of another training, adapted so that it keeps its meaning."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ from typing import Any
 
 import pytest
 import torch
+from torch.nn import functional
 
 from tests.builders import build_network, randomize_projections, tiny_config
 from unet4d.config import ModelConfig
 from unet4d.errors import InputError
 from unet4d.models.checkpoint import Task, load_checkpoint, save_checkpoint
 from unet4d.models.clstm_unet import CLSTMUNet
-from unet4d.training.warm_start import load_initial_weights
+from unet4d.training.warm_start import load_initial_weights, resize_kernel
 
 TASK = Task({"background": 0, "heart": 1, "aorta": 2}, ("magnitude", "flow"), True, (), ("signal", "velocity X"))
 MODEL = ModelConfig([4, 6, 8], 2, [(2, 2, 1), (2, 2, 1)], [(3, 3, 1)] * 3)
@@ -39,6 +40,10 @@ def content(tmp_path):
     return written
 
 
+def size_of(made: CLSTMUNet) -> int:
+    return sum(weight.numel() for weight in made.parameters())
+
+
 def clip() -> torch.Tensor:
     torch.manual_seed(3)
     return torch.randn(1, 4, 2, 8, 8, 2)
@@ -52,9 +57,9 @@ def clip() -> torch.Tensor:
 def test_from_its_baseline_a_new_network_computes_to_the_bit_what_the_baseline_computes(content, deep, model):
     baseline, new = network(replace(BASELINE, deep_supervision=deep), seed=5), network(model)
     own = {name: weight.clone() for name, weight in new.state_dict().items() if name.startswith("recurrent.")}
-    assert (
-        load_initial_weights(new, TASK, content(baseline), PATH) == f"the weights of the frame-wise baseline in {PATH}"
-    )
+    initial = load_initial_weights(new, TASK, content(baseline), PATH)
+    assert initial.text.endswith(f"; new: {', '.join(sorted({'.'.join(name.split('.')[:2]) for name in own}))}")
+    assert initial.share == pytest.approx(1 - sum(w.numel() for w in own.values()) / size_of(new))
     assert torch.equal(new(clip()), baseline(clip()))
     assert own
     assert all(torch.equal(new.state_dict()[name], weight) for name, weight in own.items())
@@ -63,7 +68,9 @@ def test_from_its_baseline_a_new_network_computes_to_the_bit_what_the_baseline_c
 @pytest.mark.parametrize("model", [MODEL, BASELINE])
 def test_from_the_same_network_all_weights_are_taken(content, model):
     before, new = network(model, seed=5), network(model)
-    assert load_initial_weights(new, TASK, content(before), PATH) == f"the weights of the same network in {PATH}"
+    initial = load_initial_weights(new, TASK, content(before), PATH)
+    assert initial.text == f"100 % of its {size_of(new):,} weights from {PATH}"
+    assert (initial.share, sorted(initial.whole)) == (1, sorted(new.state_dict()))
     assert all(map(torch.equal, new.parameters(), before.parameters()))
 
 
@@ -76,27 +83,129 @@ def test_heads_of_deep_supervision_may_be_missing(content, model):
     assert torch.equal(new.head.weight, before.head.weight)
 
 
+FLAT = replace(MODEL, channels=[4, 6], strides=[(2, 2, 1)], kernel_size=[(3, 3, 1)] * 2)
+
+
 @pytest.mark.parametrize(
-    ("change", "says"),
+    ("was", "now", "new", "left"),
     [
-        ({"channels": [4, 6, 10]}, r"of another shape \['decoder.1"),
-        ({"channels": [4, 6], "strides": [(2, 2, 1)], "kernel_size": [(3, 3, 1)] * 2}, r"missing \['decoder.1"),
-        ({"kernel_size": [(3, 3, 3)] * 3}, r"of another shape \['decoder.0"),
-        ({"lstm_channels": 3}, r"of another shape \['recurrent.0"),
-        ({"direction": "forward"}, r"missing \['recurrent.0"),
+        (MODEL, FLAT, "", "decoder.1, encoder.2, recurrent.2"),
+        (FLAT, MODEL, "decoder.1, encoder.2, recurrent.2", ""),
+        (MODEL, BASELINE, "", "recurrent.0, recurrent.1, recurrent.2"),
+        (replace(MODEL, channels=[4, 6, 10]), MODEL, "decoder.1, encoder.2, recurrent.2", "decoder.1, encoder.2, recurrent.2"),
+        (replace(MODEL, channels=[5, 6, 8]), MODEL, "decoder.0, encoder.0, encoder.1, head, recurrent.0",
+         "decoder.0, encoder.0, encoder.1, head, recurrent.0"),
+        (replace(MODEL, lstm_channels=3), MODEL, "recurrent.0, recurrent.1, recurrent.2", "recurrent.0, recurrent.1, recurrent.2"),
+        (replace(MODEL, direction="forward"), MODEL, *["recurrent.0, recurrent.1, recurrent.2"] * 2),
+        (replace(MODEL, direction="forward", lstm_layers=2), MODEL, *["recurrent.0, recurrent.1, recurrent.2"] * 2),
     ],
-)
-def test_another_network_is_refused_by_what_differs(content, change, says):
+    ids=["fewer levels", "more levels", "no recurrence", "wider below", "wider above", "hidden channels", "direction", "layers"],
+)  # fmt: skip
+def test_of_another_network_the_parts_that_fit_are_taken_and_named(content, was, now, new, left):
+    before, made = network(was, seed=5), network(now)
+    own = {name: weight.clone() for name, weight in made.state_dict().items()}
+    initial = load_initial_weights(made, TASK, content(before), PATH)
+    parts = dict(part.split(": ") for part in initial.text.split("; ")[1:])
+    assert (parts.get("new", ""), parts.get("left out", "")) == (new, left)
+    for name, weight in made.state_dict().items():
+        is_taken = name in initial.whole
+        assert torch.equal(weight, before.state_dict()[name] if is_taken else own[name]), name
+    taken = sum(weight.numel() for name, weight in own.items() if name in initial.whole)
+    assert initial.share == pytest.approx(taken / size_of(made))
+
+
+@pytest.mark.parametrize("grown", [[(3, 3, 3)] * 3, [(5, 3, 1)] * 3, [(3, 3, 1), (3, 3, 3), (3, 5, 3)]])
+def test_with_larger_kernels_the_network_computes_what_it_computed(content, grown):
+    before, new = network(seed=5), network(replace(MODEL, kernel_size=grown))
+    initial = load_initial_weights(new, TASK, content(before), PATH)
+    assert initial.share == 1
+    assert "; adapted kernels: decoder." in initial.text
+    with torch.no_grad():
+        torch.testing.assert_close(new(clip()), before(clip()), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("was", [[(2, 2, 1), (2, 2, 1)], [(2, 2, 2), (2, 2, 1)]])
+def test_with_other_strides_an_image_that_is_constant_across_slices_gets_its_answer(content, was):
+    """Nothing is convolved across slices, and a network without strides across them answers alike in all."""
+    before = network(replace(MODEL, strides=was), seed=5)
+    new = network(replace(MODEL, strides=[(2, 2, 2), (2, 2, 1)]))
+    load_initial_weights(new, TASK, content(before), PATH)
+    image = clip()[..., :1].expand(-1, -1, -1, -1, -1, 4)
+    with torch.no_grad():
+        torch.testing.assert_close(new(image), before(image), rtol=1e-4, atol=1e-4)
+
+
+def test_where_a_stride_shrinks_the_upsampling_is_the_mean_of_its_taps(content):
+    before, new = network(replace(MODEL, strides=[(2, 2, 2), (2, 2, 2)]), seed=5), network()
+    load_initial_weights(new, TASK, content(before), PATH)
+    for one, other in zip(new.decoder, before.decoder, strict=True):
+        torch.testing.assert_close(one.up.weight, other.up.weight.mean(-1, keepdim=True))
+
+
+@pytest.mark.parametrize(("before", "now"), [(1, 3), (3, 1), (5, 3), (3, 5), (5, 1), (3, 3)])
+@pytest.mark.parametrize("axis", [2, 3, 4])
+def test_a_resized_kernel_answers_as_before_to_what_is_constant_along_its_axis(before, now, axis):
+    torch.manual_seed(0)
+    kernel = torch.randn(3, 2, *(before if i == axis else 3 for i in (2, 3, 4)))
+    image = torch.randn(1, 2, *(1 if i == axis else 7 for i in (2, 3, 4)))
+    image = image.expand(1, 2, *(11 if i == axis else 7 for i in (2, 3, 4)))
+    resized = resize_kernel(kernel, axis, now)
+    assert resized.shape[axis] == now
+    answers = [functional.conv3d(image, one).select(axis, 0) for one in (kernel, resized)]
+    torch.testing.assert_close(*answers)
+    if now >= before:  # and to anything else
+        image = torch.randn(1, 2, 11, 11, 11)
+        padded = [functional.conv3d(image, one, padding=[k // 2 for k in one.shape[2:]]) for one in (kernel, resized)]
+        torch.testing.assert_close(*padded)
+
+
+def test_a_checkpoint_that_fits_nowhere_is_refused_in_one_line_and_changes_nothing(content):
     new, was = network(), {name: weight.clone() for name, weight in network().state_dict().items()}
-    with pytest.raises(InputError, match=f"^{PATH}: .*{says}") as refused:
-        load_initial_weights(new, TASK, content(network(replace(MODEL, **change), seed=5)), PATH)
+    with pytest.raises(
+        InputError, match=rf"^{PATH} fits nowhere: .* \[8, 12\].*--model.channels '\[8, 12\]'"
+    ) as refused:
+        load_initial_weights(new, TASK, content(network(replace(FLAT, channels=[8, 12]))) | config_of([8, 12]), PATH)
     assert "\n" not in str(refused.value)
     assert all(torch.equal(new.state_dict()[name], weight) for name, weight in was.items())
 
 
-def test_a_baseline_cannot_begin_with_recurrence(content):
-    with pytest.raises(InputError, match=r"extra \['recurrent"):
-        load_initial_weights(network(BASELINE), TASK, content(network()), PATH)
+def config_of(channels: list[int]) -> dict[str, Any]:
+    return {"config": tiny_config(channels=channels).as_dict()}
+
+
+def test_a_frozen_part_that_the_checkpoint_lacks_is_refused(content):
+    deeper = network(MODEL)
+    deeper.encoder.requires_grad_(False)
+    with pytest.raises(InputError, match=r"lacks weights of encoder\.2, .* leave train\.freeze out$"):
+        load_initial_weights(deeper, TASK, content(network(FLAT, seed=5)), PATH)
+
+
+def test_channels_follow_their_names_and_kinds_and_an_unknown_one_begins_with_the_mean(content):
+    before = network(seed=5)
+    task = replace(TASK, channel_names=("flow", "T1 map", "magnitude"), channel_kinds=("velocity X", "map", "signal"))
+    new = build_network(MODEL, 3, 3).eval()
+    initial = load_initial_weights(new, task, content(before), PATH)
+    stem, was = new.encoder[0][0].weight, before.encoder[0][0].weight
+    assert torch.equal(stem[:, [2, 0]], was)
+    torch.testing.assert_close(stem[:, 1], was.mean(1))
+    assert initial.text.endswith("; channels that begin with the mean of the known: T1 map")
+    assert "encoder.0.0.weight" not in initial.whole
+    image = clip()
+    with torch.no_grad():  # a channel that shows nothing changes nothing
+        seen = torch.stack((image[:, :, 1], torch.zeros_like(image[:, :, 0]), image[:, :, 0]), 2)
+        torch.testing.assert_close(new(seen), before(image), rtol=1e-4, atol=1e-4)
+
+
+def test_two_unknown_channels_of_the_same_content_are_the_one_that_it_knew(content):
+    task = Task({"background": 0, "heart": 1, "aorta": 2}, ("cine MRI",), True, (), ("signal",))
+    torch.manual_seed(5)
+    before, new = build_network(MODEL, 1, 3).eval(), build_network(MODEL, 2, 3).eval()
+    load_initial_weights(
+        new, replace(task, channel_names=("a", "b"), channel_kinds=("signal",) * 2), content(before, task), PATH
+    )
+    image = clip()[:, :, :1]
+    with torch.no_grad():  # instance norm takes the factor of two out
+        torch.testing.assert_close(new(image.expand(-1, -1, 2, -1, -1, -1)), before(image), rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("model", [MODEL, BASELINE], ids=["same network", "from its baseline"])
@@ -120,7 +229,9 @@ def test_outputs_of_classes_that_the_checkpoint_does_not_know_are_the_networks_o
     before, new = network(seed=5), build_network(MODEL, 2, 4).eval()
     own = new.head.weight.clone()
     told = load_initial_weights(new, task, content(before), PATH)
-    assert told.endswith(f"{PATH}, but for the outputs of lesion, vein, which it does not know")
+    assert told.text.endswith(f"{PATH}; new outputs: lesion, vein")
+    assert set(new.state_dict()) - set(told.whole) == {"head.weight", "head.bias"}
+    assert told.share == pytest.approx(1 - (own[1].numel() + own[3].numel() + 2) / size_of(new))
     wanted = torch.stack([before.head.weight[0], own[1], before.head.weight[1], own[3]])
     assert torch.equal(new.head.weight, wanted)
     with torch.no_grad():
@@ -144,18 +255,6 @@ def test_the_name_of_a_single_channel_does_not_matter(content):
     task = Task({"background": 0, "heart": 1, "aorta": 2}, ("cine MRI",), True, (), ("signal",))
     load_initial_weights(new, replace(task, channel_names=("MRI",)), content(before, task), PATH)
     assert all(map(torch.equal, new.parameters(), before.parameters()))
-
-
-@pytest.mark.parametrize(
-    ("change", "says"),
-    [
-        ({"channel_names": ("flow", "magnitude")}, "the channels flow, magnitude, expected magnitude, flow"),
-        ({"channel_kinds": ("signal", "signal")}, "the kinds of channels signal, signal, expected signal, velocity X"),
-    ],
-)
-def test_another_task_is_refused(content, change, says):
-    with pytest.raises(InputError, match=f"{PATH} was trained for {says}"):
-        load_initial_weights(network(), TASK, content(network(), replace(TASK, **change)), PATH)
 
 
 def test_other_values_in_the_label_files_and_another_order_of_time_are_the_same_task(content):

@@ -245,8 +245,14 @@ class TrainConfig:
     """Share of the training, 0 to 1, that comes first and is frame-wise: no recurrence, labelled frames alone, at a fraction
     of the work per step, in whole epochs. The rest trains recurrence, too, on whole clips. 0: none."""
     init_from: str | None = None
-    """Run folder or checkpoint with the weights to begin with: those of the frame-wise baseline, or of the same network. Outputs
-    follow the names of the classes; those of a class that it does not know begin at random. Unset: random weights."""
+    """Run folder, checkpoint or model file with the weights to begin with, of this network or of another: what fits is taken,
+    outputs by the names of classes; all else begins at random. Unset: random weights."""
+    init_lr_factor: float = 1.0
+    """Learning rate of the weights that come from init_from, over that of those that begin at random."""
+    init_hold_steps: int = 0
+    """Steps at the start in which the weights that come from init_from stay as they are and only the others train."""
+    freeze: Literal["encoder"] | None = None
+    """Part of the network that stays as init_from gives it: no gradient and no weight decay, less work and memory. Unset: none."""
     mlflow: str | None = None
     """Name of the MLflow experiment to log to, at MLFLOW_TRACKING_URI or else in the run; needs mlflow. Unset: none."""
 
@@ -257,7 +263,8 @@ class TrainConfig:
         check_ranges(self, "train", dict.fromkeys(counts, (1, MOST)))
         check_ranges(self, "train", {"weight_decay": (0, 1000), "gradient_clip": (0, 1e30)})
         check_ranges(self, "train", {"consistency_weight": (0, MOST), "consistency_frames": (3, MOST)})
-        check_ranges(self, "train", {"warmup_steps": (0, MOST**2), "skip_limit": (0, MOST**2)})
+        endless = (0, MOST**2)
+        check_ranges(self, "train", {"warmup_steps": endless, "skip_limit": endless, "init_hold_steps": endless})
         budget = self.time_budget
         is_time = budget is None or budget == SLURM or seconds_of(budget) is not None
         require(
@@ -267,8 +274,12 @@ class TrainConfig:
         require(is_wall, "train.budget_clock", self.budget_clock, f"wall with train.time_budget {SLURM}")
         rate = self.learning_rate
         require(0 < rate <= 1000, "train.learning_rate", rate, "a number above 0, at most 1000")
-        factor = self.lstm_lr_factor
-        require(0 < factor <= 1000, "train.lstm_lr_factor", factor, "a number above 0, at most 1000")
+        for name in ("lstm_lr_factor", "init_lr_factor"):
+            factor = getattr(self, name)
+            require(0 < factor <= 1000, f"train.{name}", factor, "a number above 0, at most 1000")
+        for name, off in (("init_lr_factor", 1.0), ("init_hold_steps", 0), ("freeze", None)):
+            is_off = self.init_from is not None or getattr(self, name) == off
+            require(is_off, f"train.{name}", getattr(self, name), f"{off} without train.init_from")
         share = self.framewise_fraction
         require(0 <= share <= 1, "train.framewise_fraction", share, "a share from 0 to 1")
         require(0 <= self.ema_decay < 1, "train.ema_decay", self.ema_decay, "a decay from 0 to below 1, such as 0.999")

@@ -12,7 +12,7 @@ from unet4d.errors import InputError
 from unet4d.system.clocks import SLURM, cpu_seconds, seconds_of, slurm_seconds_left
 from unet4d.system.progress_bar import format_interval
 from unet4d.training.monitoring.log_lines import seconds_left
-from unet4d.training.optimizer import falling_factor
+from unet4d.training.optimizer import falling_factor, learning_rate_factor
 
 VALIDATION_SHARE = 0.1
 """Most of a time budget that validations take, unless the last one alone takes more."""
@@ -58,9 +58,9 @@ class EpochBudget:
         """Return whether the next epoch ends within the `framewise_fraction` of the run that comes first."""
         return epochs_done + 1 <= round(self.config.framewise_fraction * self.config.epochs, 6)
 
-    def learning_rate_factor(self, step: int) -> float | None:
-        """Return the fraction of the peak learning rate at a step, counted from 0; None: that of `learning_rate_factor`."""
-        return None
+    def learning_rate_factor(self, step: int) -> float:
+        """Return the fraction of the peak learning rate at a step, counted from 0."""
+        return learning_rate_factor(step, self.config)
 
     def end_steps(self, epoch: int, has_validation: bool) -> tuple[int | None, bool]:
         """Return the last epoch's number, and whether this epoch is validated; called on rank 0 after its steps."""
@@ -77,9 +77,9 @@ class EpochBudget:
         """Return the expected wall time that is left; see `log_lines.seconds_left`."""
         return seconds_left(lines, self.config.epochs, self.config.validate_every, running)
 
-    def values(self) -> dict[str, Any]:
-        """Return the numbers of the epoch, for the log."""
-        return {}
+    def values(self, steps_done: int) -> dict[str, Any]:
+        """Return the numbers of the epoch, for the log: the learning rate of the next step."""
+        return {"learning_rate": self.config.learning_rate * learning_rate_factor(steps_done, self.config)}
 
     def summary(self) -> dict[str, Any] | None:
         """Return budget, clock and spent seconds, for summary.json; None without a clock."""
@@ -228,7 +228,7 @@ class TimeBudget(EpochBudget):
         pace = (time.monotonic() - self._wall_start) / spent_s if self.config.budget_clock == "cpu" and spent_s else 1.0
         return max(0.0, self.total_s - self.now()) * pace
 
-    def values(self) -> dict[str, Any]:
+    def values(self, steps_done: int) -> dict[str, Any]:
         """Return spent seconds, progress, the last learning rate, and that of every step of the epoch."""
         values = {"spent_seconds": round(self.now(), 2), "progress": round(self.progress, 4)}
         return values | {"learning_rate": self.rates[-1], "learning_rates": list(self.rates)}

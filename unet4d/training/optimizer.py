@@ -1,40 +1,50 @@
-"""AdamW and its learning-rate schedule."""
+"""AdamW, its parameter groups and their learning rates."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from typing import Any
 
 from torch.optim import AdamW
-from torch.optim.lr_scheduler import LambdaLR
 
 from unet4d.config import TrainConfig
 from unet4d.models.clstm_unet import CLSTMUNet
 
 
-def build_optimizer(network: CLSTMUNet, config: TrainConfig) -> AdamW:
+def build_optimizer(network: CLSTMUNet, config: TrainConfig, initial: Collection[str] = ()) -> AdamW:
     """Return AdamW (Loshchilov & Hutter 2019) with weight decay on convolutions, and none on norms and biases.
 
-    Weights that couple frames come last, in groups of their own where `lstm_lr_factor` gives them another learning rate.
-    Fused: it needs no copies of the weights and does not wait for the loss scaler.
+    Weights are in groups of their own where they have a learning rate of their own: those that couple frames, and those that come
+    from another training. Frozen ones are in none. Fused: it needs no copies of the weights and does not wait for the loss scaler.
+
+    Args:
+        network: its weights that need a gradient are trained.
+        config: rates, their factors, and weight decay.
+        initial: names of the weights that come from another training.
     """
-    recurrent = {id(p) for p in network.recurrent.parameters()} if config.lstm_lr_factor != 1 else set()
-    groups: list[dict[str, Any]] = []
-    for is_recurrent, factor in ((False, 1.0), (True, config.lstm_lr_factor)):
-        weights = [p for p in network.parameters() if (id(p) in recurrent) == is_recurrent]
-        for is_decayed, decay in ((True, config.weight_decay), (False, 0.0)):
-            own = [p for p in weights if (p.ndim > 1) == is_decayed]
-            groups += [{"params": own, "weight_decay": decay, "lr": factor * config.learning_rate}] * bool(own)
-    return AdamW(groups, fused=True)
+    is_apart = config.init_lr_factor != 1 or config.init_hold_steps > 0
+    groups: dict[tuple[bool, bool, bool], dict[str, Any]] = {}
+    for name, weight in network.named_parameters():
+        if not weight.requires_grad:
+            continue
+        is_initial, is_recurrent = is_apart and name in initial, name.startswith("recurrent.")
+        is_recurrent &= config.lstm_lr_factor != 1
+        factor = (config.init_lr_factor if is_initial else 1.0) * (config.lstm_lr_factor if is_recurrent else 1.0)
+        rate, decay = factor * config.learning_rate, config.weight_decay if weight.ndim > 1 else 0.0
+        group = {"params": [], "weight_decay": decay, "lr": rate, "initial_lr": rate, "is_initial": is_initial}
+        groups.setdefault((is_initial, is_recurrent, weight.ndim <= 1), group)["params"].append(weight)
+    return AdamW([groups[key] for key in sorted(groups)], fused=True)
 
 
-def build_schedule(optimizer: AdamW, config: TrainConfig) -> LambdaLR:
-    """Return the learning-rate schedule of the run: a linear rise, then a fall to 0 at the last step."""
-    return LambdaLR(optimizer, lambda step: learning_rate_factor(step, config))
+def set_learning_rates(optimizer: AdamW, factor: float, is_held: bool) -> None:
+    """Set the rate of every group to a fraction of its peak; those that come from another training to 0 where they are held."""
+    for group in optimizer.param_groups:
+        group["lr"] = 0.0 if is_held and group.get("is_initial", False) else factor * group["initial_lr"]
 
 
 def learning_rate_factor(step: int, config: TrainConfig) -> float:
-    """Return the fraction of the peak learning rate at optimizer step `step`, counted from 0."""
+    """Return the fraction of the peak learning rate at optimizer step `step`, counted from 0: a linear rise, then a fall to 0."""
     total = config.epochs * config.steps_per_epoch
     warmup = min(config.warmup_steps, total // 10)
     if step < warmup:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -18,15 +18,15 @@ from unet4d.models.device import autocast, repeated_shapes
 from unet4d.pipeline.clip_dataset import Batch
 from unet4d.system.distributed import ALONE, ProcessGroup
 from unet4d.training.loss import ClipLoss, Teaching
-from unet4d.training.optimizer import build_optimizer, build_schedule
+from unet4d.training.optimizer import build_optimizer, set_learning_rates
 
 
 class TrainingStep:
-    """A network's loss, optimizer, learning rate and loss scaler. Nothing in a step reads from the device.
+    """A network's loss, optimizer and loss scaler. Nothing in a step reads from the device.
 
     A step with a gradient that is not finite leaves weights and optimizer unchanged, in every precision: the loss scaler checks it
     (Micikevicius et al. 2018), and only with fp16 does it scale. The same holds where float32 cannot hold the gradient's norm,
-    because it could not hold the optimizer's squares either. The learning rate moves on.
+    because it could not hold the optimizer's squares either.
 
     Several processes compute the gradient of the whole batch: each has the loss of all clips, and its gradient flows to its own.
 
@@ -39,19 +39,21 @@ class TrainingStep:
     Attributes:
         recompute: schedule of the next steps; a configured `chunk_frames` of None is 0, all frames at once.
         frame_wise: whether the next steps skip recurrence and leave its weights as they are.
+        initial: names of the weights that come from another training, see `set_initial`.
     """
 
     def __init__(self, network: CLSTMUNet, config: ResolvedConfig, device: torch.device, ranks: ProcessGroup = ALONE):
         self.network, self.config, self.device, self.ranks = network, config.train, device, ranks
         self.seed, self.precision, self.frame_wise = config.seed, config.train.precision, False
         self.recompute = replace(config.recompute, chunk_frames=config.recompute.chunk_frames or 0)
+        if config.train.freeze:
+            network.get_submodule(config.train.freeze).requires_grad_(False)
         total = ranks.total if ranks.size > 1 else None
         self.clip_loss = ClipLoss(network, self.recompute, total, config.train.consistency_weight)
         self.loss = (
             self.clip_loss if ranks.size == 1 else DistributedDataParallel(self.clip_loss, gradient_as_bucket_view=True)
         )
-        self.optimizer = build_optimizer(network, config.train)
-        self.schedule = build_schedule(self.optimizer, config.train)
+        self.set_initial(())
         self.scaler = torch.amp.GradScaler(device.type, init_scale=2.0**16 if self._scales else 1.0)
 
     def __call__(self, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -96,7 +98,6 @@ class TrainingStep:
             torch.nn.utils.clip_grads_with_norm_(self.network.parameters(), self.config.gradient_clip, norm)
         self.scaler.step(self.optimizer)
         self.scaler.update(None if self._scales else 1.0)
-        self.schedule.step()
         return norm
 
     def set_recompute(self, schedule: RecomputeConfig) -> None:
@@ -104,15 +105,14 @@ class TrainingStep:
         self.recompute = schedule
         self.clip_loss.set_recompute(schedule)
 
-    @property
-    def learning_rate(self) -> float:
-        """Return the learning rate of the next step."""
-        return float(self.optimizer.param_groups[0]["lr"])
+    def set_initial(self, names: Collection[str]) -> None:
+        """Set which weights come from another training, by name, before the first step: the optimizer is built anew."""
+        self.initial = tuple(sorted(names))
+        self.optimizer = build_optimizer(self.network, self.config, frozenset(names))
 
-    def set_learning_rate(self, factor: float) -> None:
-        """Set the learning rate of the next step, as a fraction of its peak; after that the schedule counts steps again."""
-        for group, peak in zip(self.optimizer.param_groups, self.schedule.base_lrs, strict=True):
-            group["lr"] = factor * peak
+    def set_learning_rate(self, factor: float, step: int) -> None:
+        """Set the learning rates of step `step`, counted from 0, as a fraction of their peaks; they stay until set again."""
+        set_learning_rates(self.optimizer, factor, step < self.config.init_hold_steps)
 
     @property
     def scale(self) -> Tensor:
@@ -123,17 +123,17 @@ class TrainingStep:
         return scaled
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the state of optimizer, schedule and scaler."""
+        """Return the state of optimizer and scaler, and the names of the weights that come from another training."""
         return {
             "optimizer": self.optimizer.state_dict(),
-            "schedule": self.schedule.state_dict(),
             "scaler": self.scaler.state_dict(),
+            "initial": list(self.initial),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Load what `state_dict` returned, on any device."""
+        self.set_initial(state.get("initial", ()))  # which older checkpoints lack
         self.optimizer.load_state_dict(state["optimizer"])
-        self.schedule.load_state_dict(state["schedule"])
         self.scaler.load_state_dict(state["scaler"])
 
     @property

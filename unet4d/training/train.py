@@ -38,6 +38,9 @@ from unet4d.training.warm_start import load_initial_weights
 
 logger = logging.getLogger(__name__)
 
+HALF = 0.5
+"""Share of the network's weights below which what a checkpoint gives is a warning: its user may have meant another network."""
+
 
 @stop_signals()
 def train(
@@ -157,9 +160,11 @@ def _restore(trainer: Trainer, run: PreparedRun) -> None:
     if run.checkpoint:
         trainer.restore(run.checkpoint)
     elif run.initial:
-        loaded = load_initial_weights(trainer.network, run.task, *run.initial)
+        initial = load_initial_weights(trainer.network, run.task, *run.initial)
+        trainer.training_step.set_initial(initial.whole)
+        trainer.initial = initial.text
         if trainer.ranks.is_first:
-            logger.info(f"begins with {loaded}")
+            logger.log(logging.INFO if initial.share >= HALF else logging.WARNING, f"begins with {initial.text}")
 
 
 def _train_or_explain_memory(trainer: Trainer, run: PreparedRun) -> None:

@@ -44,8 +44,7 @@ logger = logging.getLogger(__name__)
 class Trainer:
     """One training run: the network, its optimizer, and the loop over epochs.
 
-    Nothing random is carried over: clips and dropout are drawn by their numbers, so that a resumed run continues as if it had not
-    stopped.
+    Clips and dropout are drawn by their numbers, so that a resumed run continues as if it had not stopped.
 
     Args:
         out_dir: the run's folder.
@@ -93,6 +92,7 @@ class Trainer:
         self.epochs_done, self.steps_done = 0, 0
         self.best: dict[str, Any] | None = None
         self.average: WeightAverage | None = None
+        self.initial: str | None = None  # what it took from another training
         self.saved_at: tuple[int, int] | None = None
         self.entries = [[study.entry for study in part] for part in (training, validation)]  # change with file or label
 
@@ -153,8 +153,7 @@ class Trainer:
                 self._stop_if_requested()
                 if self.budget.is_over and self.steps_done > self.epochs_done * train.steps_per_epoch:
                     break
-                if (factor := self.budget.learning_rate_factor(self.steps_done)) is not None:
-                    self.training_step.set_learning_rate(factor)
+                self.training_step.set_learning_rate(self.budget.learning_rate_factor(self.steps_done), self.steps_done)
                 batches = self.loader.next_step()  # one or more, each with this rank's clips (B, T, C, X, Y, Z)
                 loss, gradient_norm = self.take_step(batches, self.steps_done)  # forward, backward, new weights
                 if self.average:
@@ -187,8 +186,7 @@ class Trainer:
     def _epoch_values(self) -> dict[str, Any]:
         """Return the numbers of the epoch after its steps, for the log."""
         place = {"epoch": self.epochs_done + 1, "step": self.steps_done}
-        values = place | self.stats.values() | {"learning_rate": self.training_step.learning_rate} | self.timer.values()
-        values |= self.budget.values()
+        values = place | self.stats.values() | self.budget.values(self.steps_done) | self.timer.values()
         if peak := peak_allocated_bytes(self.device):
             values["peak_memory_gb"] = round(peak / GB, 3)
         return values
@@ -267,6 +265,7 @@ class Trainer:
             "stats": self.stats.state_dict(),
             "average": self.average.state_dict() if self.average else None,
             "weights": self.network.state_dict() if self.average else None,
+            **({"initial": self.initial} if self.initial else {}),
             **self.budget.state_dict(),
         }
 
@@ -290,7 +289,7 @@ class Trainer:
             self.average = WeightAverage(self.network, self.config.train.ema_decay)
             self.average.load_state_dict(state["average"], checkpoint["network"])
         self.epochs_done, self.steps_done, self.best = state["epoch"], state["step"], state["best"]
-        self.timer.spent = dict(state["timer"])
+        self.timer.spent, self.initial = dict(state["timer"]), state.get("initial")
         self.budget.load_state_dict(state)
         self.saved_at = (self.epochs_done, self.steps_done)
 
@@ -321,6 +320,7 @@ class Trainer:
             step=self.steps_done,
             lines=self._lines,
             budget=self.budget.summary(),
+            initial=self.initial,
             reason=reason,
         )
 

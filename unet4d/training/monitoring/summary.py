@@ -40,6 +40,7 @@ def write_summary(
     lines: Sequence[Mapping[str, Any]],
     dataset: str | os.PathLike[str] | None = None,
     budget: Mapping[str, Any] | None = None,
+    initial: str | None = None,
     reason: str = "",
 ) -> None:
     """Write RUN/summary.json, whole or not at all; on rank 0 only. Raises Unet4DError: the disk is full."""
@@ -58,6 +59,7 @@ def write_summary(
         "epochs": {"done": total["epochs_done"], "of": epochs},
         "steps": {"done": step, "of": epochs and epochs * config.train.steps_per_epoch},
         "time_budget": budget,
+        "initial_weights": initial,
         "seconds": total["seconds"],
         "best": total["best"],
         "last": total["last"],
