@@ -316,7 +316,7 @@ def test_a_stop_is_obeyed_between_two_files_of_dicom(monkeypatch):
             signal.raise_signal(signal.SIGTERM)
         return [np.zeros((4, 3))]
 
-    monkeypatch.setattr(volume4d, "_decode", decode)
+    monkeypatch.setattr(volume4d, "decode_frames", decode)
     with pytest.raises(Stopped), stop_signals(passed_on=False):
         volume4d.read_dicom_voxels(SimpleNamespace(planes=[planes], shape=(1, 3, 4, 5)))
     assert len(decoded) == 1

@@ -58,6 +58,12 @@ def _convert_options(parser: ArgumentParser) -> None:
     )
     add(
         parser,
+        "--segments",
+        help="class of a segment or ROI by its name, '{LV endo: left ventricle, scratch: }'; an empty one is left out (dicom)",
+        type=dict[str, str],
+    )
+    add(
+        parser,
         "--time",
         help="cyclic: the last frame leads into the first; open: it does not; default: that of the source",
         choices=TIME_AXES,
@@ -104,6 +110,7 @@ def _convert(args: Namespace) -> None:
         args.channels,
         durations,
         args.subject_per_case,
+        args.segments,
     )
     convert(args.layout, args.source, args.out, layout, name=args.name, key_file=args.key_file)
 

@@ -67,8 +67,8 @@ def label_values(files: Iterable[Path], given: Mapping[str, int] | None) -> dict
     Raises:
         InputError: a segment that `given` does not name; values that do not fit; pynrrd is not installed.
     """
-    labels = _with_background(given) if given else {BACKGROUND: 0}
-    known = {_key(name) for name in labels}
+    labels = with_background(given) if given else {BACKGROUND: 0}
+    known = {name_key(name) for name in labels}
     names: list[tuple[Path, str]] = []
     for path in files:
         if not is_nifti(path):
@@ -76,7 +76,7 @@ def label_values(files: Iterable[Path], given: Mapping[str, int] | None) -> dict
             with contextlib.suppress(InputError):
                 names += [(path, segment.name) for segment in named_segments(read_nrrd_header(path))]
     for path, name in names:
-        if _key(name) in known:
+        if name_key(name) in known:
             continue
         if given:
             raise InputError(
@@ -84,7 +84,7 @@ def label_values(files: Iterable[Path], given: Mapping[str, int] | None) -> dict
                 "labels, or rename or remove it in 3D Slicer"
             )
         labels[name] = len(labels)
-        known.add(_key(name))
+        known.add(name_key(name))
     return labels if given or len(labels) > 1 else {}
 
 
@@ -146,7 +146,7 @@ def _merge_segments(
     layers: np.ndarray, segments: Sequence[Segment], labels: Mapping[str, int], path: Path
 ) -> np.ndarray:
     """Merge layers (L, ...) into label values (...) uint8, segment over segment."""
-    values = {_key(name): value for name, value in labels.items()}
+    values = {name_key(name): value for name, value in labels.items()}
     merged = np.zeros(layers.shape[1:], dtype=np.uint8)
     unknown = layers != 0
     for segment in segments:
@@ -156,7 +156,7 @@ def _merge_segments(
                 "export it again"
             )
         mask = layers[segment.layer] == segment.value
-        merged[mask] = values[_key(segment.name)]
+        merged[mask] = values[name_key(segment.name)]
         unknown[segment.layer] &= ~mask
     if unknown.any():
         known = ", ".join(f"{segment.name} ({segment.value})" for segment in segments)
@@ -208,15 +208,15 @@ def _check_names(volumes: np.ndarray, labels: Mapping[str, int], path: Path) -> 
     return volumes
 
 
-def _with_background(given: Mapping[str, int]) -> dict[str, int]:
+def with_background(given: Mapping[str, int]) -> dict[str, int]:
     """Return the given labels by value, background added if nothing has the value 0."""
     labels = dict(given) if 0 in given.values() else {**given, BACKGROUND: 0}
-    if len({_key(name) for name in labels}) < len(given) + (0 not in given.values()):
+    if len({name_key(name) for name in labels}) < len(given) + (0 not in given.values()):
         raise InputError(f"got labels {dict(given)}, expected every name once, background at 0 if at all; correct them")
     return dict(sorted(labels.items(), key=lambda label: label[1]))
 
 
-def _key(name: str) -> str:
+def name_key(name: str) -> str:
     """Return a name without spaces and capitals, to compare."""
     return "".join(name.split()).casefold()
 

@@ -21,13 +21,12 @@ from pydicom.uid import (
     KeyObjectSelectionDocumentStorage,
     MediaStorageDirectoryStorage,
     RTDoseStorage,
-    RTStructureSetStorage,
     SecondaryCaptureImageStorage,
-    SegmentationStorage,
     generate_uid,
 )
 
 from tests.datasets.convert import dicom_files as files
+from tests.datasets.convert.dicom_drawings import segmentation
 from tests.datasets.convert.dicom_files import (
     AFFINE,
     ARRAY,
@@ -82,13 +81,11 @@ def test_what_is_no_4d_study_is_passed_by_and_told(tmp_path, capfd):
     assert str(saved[-2]) not in told  # a report is no image
     assert f"ignored: 3 images in {tmp_path / 'screenshots'} (first IM00000): it has no ImagePositionPatient" in told
     assert told.count("ignored:") == 3
-    assert "no images: 1 Comprehensive SR;" in told
+    assert "no images: 1 Comprehensive SR\n" in told
 
 
 OBJECTS = {
-    SegmentationStorage: "2 Segmentation,",
-    RTStructureSetStorage: "1 RT Structure Set,",
-    ComprehensiveSRStorage: "1 Comprehensive SR,",
+    ComprehensiveSRStorage: "2 Comprehensive SR,",
     GrayscaleSoftcopyPresentationStateStorage: "1 Grayscale Softcopy Presentation State,",
     KeyObjectSelectionDocumentStorage: "1 Key Object Selection Document,",
     EncapsulatedPDFStorage: "1 Encapsulated PDF,",
@@ -100,29 +97,30 @@ def drawn(sop_class: UID) -> Dataset:
     """An object that is no image, of the same patient."""
     (ds,) = files.single_frames(ARRAY[:1, ..., :1], AFFINE, by_instance, SeriesInstanceUID=generate_uid())
     ds.SOPClassUID = ds.file_meta.MediaStorageSOPClassUID = sop_class
-    if sop_class != SegmentationStorage:
-        for keyword in ("PixelData", "Rows", "Columns"):
-            delattr(ds, keyword)
+    for keyword in ("PixelData", "Rows", "Columns"):
+        delattr(ds, keyword)
     return ds
 
 
 def test_objects_that_are_no_images_are_counted_by_kind_and_nothing_else_is_reported_of_them(tmp_path, capfd):
     files.save(files.single_frames(ARRAY, AFFINE, by_trigger), tmp_path)
-    for at, sop_class in enumerate([*OBJECTS, SegmentationStorage]):
+    for at, sop_class in enumerate([*OBJECTS, ComprehensiveSRStorage]):
         files.save([drawn(sop_class)], tmp_path / f"{files.NAME}-{at}")
     bare = drawn(RTDoseStorage)  # beside the images, without a preamble
     del bare.file_meta
     bare.save_as(tmp_path / "dose", implicit_vr=True, little_endian=True, enforce_file_format=False)
     assert_is(image_of(tmp_path))
     (line,) = (line for line in capfd.readouterr().err.splitlines() if line.startswith("ignored"))
-    assert [kind for kind in OBJECTS.values() if kind not in line.replace(";", ",")] == []
+    assert [kind for kind in OBJECTS.values() if kind not in f"{line},"] == []
     assert "1 RT Dose" in line
     assert not any(text in line for text in (files.NAME, files.PATIENT, str(tmp_path)))
 
 
 def test_a_folder_of_other_objects_alone_says_what_they_are(tmp_path):
-    files.save([drawn(SegmentationStorage), drawn(RTStructureSetStorage)], tmp_path)
-    with pytest.raises(InputError, match="no DICOM image, but 1 RT Structure Set, 1 Segmentation, expected images"):
+    of = files.single_frames(ARRAY, AFFINE, by_trigger)[0]
+    label = segmentation(["a"], [(1, ARRAY[0, :, :, 0] > 0, of, None)])
+    files.save([drawn(ComprehensiveSRStorage), label], tmp_path)
+    with pytest.raises(InputError, match="no DICOM image, but 1 Comprehensive SR, 1 Segmentation, expected images"):
         open_layout("dicom", tmp_path, LayoutOptions())
 
 

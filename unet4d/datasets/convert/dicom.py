@@ -5,7 +5,8 @@ Different series of a patient are studies of one subject; phase images (velocity
 acquisition are studies of their own beside the magnitude.
 
 Ignored and reported: series of one time point where others have many (scouts), images in color or without a position.
-Objects that are no images (segmentations, structure sets, reports, ...) are counted by kind. A Siemens MOSAIC is refused.
+Segmentations and structure sets are labels of the studies that they refer to (dicom_labels.py); other
+objects that are no images (reports, ...) are counted by kind. A Siemens MOSAIC is refused.
 Refused with a list of reasons when its image is read: a series with gaps, duplicates, mixed geometry or damaged files.
 
 Patient names and ids stay in the files. A case is named by a hash of its SeriesInstanceUID, series-1a2b3c4d (of the first
@@ -22,11 +23,13 @@ import itertools
 import logging
 import os
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from unet4d.datasets.convert.dicom_labels import files_of, find_labels
 from unet4d.datasets.convert.file_names import natural_key
 from unet4d.datasets.convert.layout_options import LayoutOptions
 from unet4d.datasets.study import Source, Study
@@ -71,26 +74,28 @@ def find_dicom(root: Path, options: LayoutOptions) -> Source:
     refused = {file.file for candidate in taken for file in candidate.rejected}
     _report_ignored(_group_by_reason([file for file in (*found.others, *found.damaged) if file.file not in refused]))
     if found.ignored:
-        _report([f"ignored, because they are no images: {_count_by_kind(found)}; labels in them are not read"])
+        _report([f"ignored, because they are no images: {_count_by_kind(found.ignored)}"])
     stacks = [_stack(candidate, root) for candidate in taken]
+    labels, values = find_labels(found.drawings, stacks, options)
     cases, subjects = _name_cases(taken, options.keep_patient_ids)
     _report([f"{case}: {_describe(candidate)}" for case, candidate in zip(cases, taken, strict=True)])
     studies = [
         Study(
             name=case,
             subject=subject,
-            files=candidate.files,
+            files=(*candidate.files, *files_of(label)),
             image=partial(_image, stack, root if options.keep_patient_ids else Path(case)),
+            label=label,
             time=_common_time([stack]),
             dicom=stack if isinstance(stack, SliceStack) else None,
             key=_key(case, subject, candidate),
         )
-        for case, subject, candidate, stack in zip(cases, subjects, taken, stacks, strict=True)
+        for case, subject, candidate, stack, label in zip(cases, subjects, taken, stacks, labels, strict=True)
     ]
     modalities = {series.modality for candidate in taken for series in candidate.series}
     channel = "MRI" if modalities <= {"MR", ""} else ", ".join(sorted(modalities))
     in_order = sorted(studies, key=lambda study: natural_key(study.name))
-    return Source("DICOM series", (channel,), {}, tuple(in_order), time=_common_time(stacks))
+    return Source("DICOM series", (channel,), values, tuple(in_order), time=_common_time(stacks))
 
 
 def _key(case: str, subject: str, candidate: StudyCandidate) -> dict[str, str]:
@@ -186,16 +191,17 @@ def _make_distinct(names: Sequence[str]) -> list[str]:
 
 def _nothing_message(root: Path, found: FoundDicom) -> str:
     reasons = _group_by_reason([*found.damaged, *found.others])
-    if not reasons and found.ignored:
-        return f"{root} holds no DICOM image, but {_count_by_kind(found)}, expected images; give another folder"
+    kinds = found.ignored + Counter(drawing.kind for drawing in found.drawings)
+    if not reasons and kinds:
+        return f"{root} holds no DICOM image, but {_count_by_kind(kinds)}, expected images; give another folder"
     if not reasons:
         return f"{root} holds no DICOM image, expected a file or folder of them; give another"
     return f"{root} holds no DICOM image that can be used: {shorten_list(reasons, 3, '; ')}; give another"
 
 
-def _count_by_kind(found: FoundDicom) -> str:
+def _count_by_kind(kinds: Counter[str]) -> str:
     """Count the objects that are no images by kind; their paths and texts may name patients, and stay out."""
-    return ", ".join(f"{count} {kind}" for kind, count in sorted(found.ignored.items()))
+    return ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
 
 
 def _group_by_reason(faults: Sequence[RejectedFile]) -> list[str]:

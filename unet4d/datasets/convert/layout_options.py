@@ -10,7 +10,7 @@ from unet4d.datasets.study import FRAME_DURATION_LIMITS, is_frame_duration
 from unet4d.errors import InputError
 from unet4d.images.channels import SIGNAL, VELOCITIES
 from unet4d.images.time_axis import TimeAxis, check_time_axis
-from unet4d.system.class_values import BACKGROUND, class_fault
+from unet4d.system.class_values import BACKGROUND, class_fault, is_name
 from unet4d.system.text import short_repr
 
 
@@ -26,6 +26,7 @@ class LayoutOptions:
         keep_patient_ids: name cases and subjects by the patient ids in the files, which are left out otherwise.
         channels: channel name to its kind (images/channels.py), in order; no map, because a file with frames is none.
         frame_durations: case to its seconds from frame to frame; of every case, and instead of what the files have.
+        segments: name of a segment or ROI to the name of its class; "" leaves it out. Others are classes of their own names.
         subject_per_case: each case is a subject of its own, even where names look like frames of one subject.
 
     Raises:
@@ -40,6 +41,7 @@ class LayoutOptions:
     channels: Mapping[str, str] | None = None
     frame_durations: Mapping[str, float] | None = None
     subject_per_case: bool = False
+    segments: Mapping[str, str] | None = None
 
     def __post_init__(self) -> None:
         if self.time is not None:
@@ -54,6 +56,12 @@ class LayoutOptions:
         if self.labels and (fault := class_fault({BACKGROUND: 0, **self.labels}.items())):
             got = short_repr(dict(self.labels))
             raise InputError(f"labels is {got}, expected for each class a whole number from 1 to 255: {fault}")
+        for name, given in (self.segments or {}).items():
+            if not (isinstance(given, str) and (not given or is_name(given))):
+                got = short_repr(given)
+                raise InputError(
+                    f"segments gives {short_repr(name)} the class {got}, expected the name of a class, or ''; correct it"
+                )
         kinds = (SIGNAL, *VELOCITIES)
         if self.channels is not None and not (self.channels and set(self.channels.values()) <= set(kinds)):
             raise InputError(

@@ -37,7 +37,7 @@ LAYOUTS: Mapping[str, Layout] = {
     "nnunet": Layout(is_nnunet, find_nnunet, ("pattern", "labels", "subject_per_case")),
     "frames": Layout(is_frames, find_frames, ("pattern", "labels")),
     "sequence": Layout(is_sequence, find_sequence, ("labels",)),
-    "dicom": Layout(is_dicom_source, find_dicom, ("labels", "keep_patient_ids")),
+    "dicom": Layout(is_dicom_source, find_dicom, ("labels", "keep_patient_ids", "segments")),
 }
 """By name; the first that detects a source is taken for it."""
 
@@ -73,7 +73,7 @@ def open_layout(name: str, root: Path, options: LayoutOptions) -> Source:
         if not root.exists():
             raise InputError(f"{root} is missing; give the file or folder to read")
         check_file_or_folder(root)
-    for option in ("pattern", "labels", "keep_patient_ids", "subject_per_case"):
+    for option in ("pattern", "labels", "keep_patient_ids", "subject_per_case", "segments"):
         if getattr(options, option) and option not in LAYOUTS[name].options:
             raise InputError(f"got {option} for {name}, which has no use for it; leave it out")
     with report_unreadable(root):

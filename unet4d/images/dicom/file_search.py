@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from unet4d.errors import InputError
+from unet4d.images.dicom.drawings import DRAWING_KINDS, Drawing, read_drawing
 from unet4d.images.dicom.header import OtherObject, header_tags, read_planes, read_series
 from unet4d.images.dicom.instance import Plane, Series
 from unet4d.system.memory import free_memory_bytes
@@ -51,13 +52,15 @@ class FoundDicom:
     Attributes:
         planes: of the images.
         damaged: images that should be there, and cannot be read.
-        others: images that are no plane of a volume of scalars, such as screenshots.
-        ignored: number of objects that are no images, by kind: segmentations, structure sets, reports, ...
+        others: images that are no plane of a volume of scalars, such as screenshots, and drawings that cannot be used.
+        drawings: segmentations and structure sets.
+        ignored: number of other objects that are no images, by kind: reports, presentation states, doses, ...
     """
 
     planes: list[Plane] = field(default_factory=list)
     damaged: list[RejectedFile] = field(default_factory=list)
     others: list[RejectedFile] = field(default_factory=list)
+    drawings: list[Drawing] = field(default_factory=list)
     ignored: Counter[str] = field(default_factory=Counter)
 
 
@@ -90,8 +93,8 @@ def files_under(root: Path) -> Iterator[Path]:
 
 
 def search_dicom_files(root: Path) -> FoundDicom:
-    """Read the headers of all DICOM images under a folder. Other objects (reports, presentation states, segmentations,
-    structure sets, doses) are counted by kind.
+    """Read the headers of all DICOM images under a folder. Segmentations and
+    structure sets are read without their pixels. Other objects (reports, presentation states, doses) are counted by kind.
 
     Raises:
         InputError: pydicom is not installed.
@@ -154,6 +157,9 @@ def _read(file: Path, found: FoundDicom) -> None:
                 dataset = dcmread(stream, force=True, stop_before_pixels=True, specific_tags=header_tags())
                 has_pixels = stream.read(1) != b"" or _is_deflated(dataset)
             kind = _other_kind(dataset)
+            if kind in DRAWING_KINDS.values():
+                _read_drawing(file, str(kind), found)
+                return
             if kind is not None:
                 found.ignored.update([kind] if kind != _INDEX else [])
                 return
@@ -166,6 +172,16 @@ def _read(file: Path, found: FoundDicom) -> None:
         except Exception as error:  # struct.error, zlib.error, ...: whatever a damaged header leads to in pydicom
             reason = " ".join(str(error).split()) or "its header is damaged"
             found.damaged.append(RejectedFile(file, reason, series))
+
+
+def _read_drawing(file: Path, kind: str, found: FoundDicom) -> None:
+    """Add the drawing in a file to what was found, or to the other objects with the reason why it cannot be used."""
+    try:
+        found.drawings.append(read_drawing(file, kind))
+    except Exception as error:  # whatever a damaged file leads to in pydicom
+        text = " ".join(str(error).split())
+        reason = text if isinstance(error, ValueError) else f"it is cut off or damaged ({text}); export it again"
+        found.others.append(RejectedFile(file, f"it is a {kind} that cannot be used: {reason}", None))
 
 
 def _check_inflated(stream: BinaryIO) -> None:
@@ -205,6 +221,8 @@ def _other_kind(dataset: Any) -> str | None:
     from pydicom.uid import UID
 
     uid = UID(dataset.file_meta.get("MediaStorageSOPClassUID") or dataset.get("SOPClassUID") or "")
+    if uid in DRAWING_KINDS:
+        return DRAWING_KINDS[uid]
     if not uid:
         raise ValueError("its header has no class of object; it was cut off; export it again")
     is_private = uid.name == uid

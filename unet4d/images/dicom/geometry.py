@@ -145,6 +145,12 @@ def slices_affine(slices: Sequence[Sequence[Plane]]) -> np.ndarray | None:
     return _LPS_TO_RAS @ affine
 
 
+def to_pixels(plane: Plane, points_mm: np.ndarray) -> np.ndarray:
+    """Return (N, 3) of points (N, 3) in patient coordinates (LPS): column and row of a plane, and the mm along its normal."""
+    basis = np.array([plane.axes[:3], plane.axes[3:], _normal(plane)])
+    return (points_mm - np.array(plane.position_mm)) @ basis.T / (*plane.spacing_mm, 1.0)
+
+
 def most_frequent(counts: Sequence[int]) -> int:
     """Return the most frequent of some counts, of several such the largest."""
     occurrences = Counter(counts)

@@ -96,7 +96,7 @@ def read_dicom_voxels(stack: SliceStack) -> np.ndarray:
             places.setdefault(plane.file, {})[plane.index] = (t, z)
     for file, at in places.items():
         check_stop()
-        for pixels, (t, z) in zip(_decode(file, list(at)), at.values(), strict=True):
+        for pixels, (t, z) in zip(decode_frames(file, list(at)), at.values(), strict=True):
             plane = stack.planes[t][z]
             expected = stack.shape[2:0:-1]
             if pixels.shape != expected:
@@ -109,7 +109,7 @@ def read_dicom_voxels(stack: SliceStack) -> np.ndarray:
     return voxels
 
 
-def _decode(file: Path, indices: Sequence[int]) -> list[np.ndarray]:
+def decode_frames(file: Path, indices: Sequence[int]) -> list[np.ndarray]:
     """Decode these frames of a file, each (rows, columns)."""
     from pydicom import dcmread
     from pydicom.pixels import iter_pixels
@@ -124,6 +124,11 @@ def _decode(file: Path, indices: Sequence[int]) -> list[np.ndarray]:
                 _, is_little_endian = dataset.original_encoding
                 syntax = ExplicitVRLittleEndian if is_little_endian else ExplicitVRBigEndian
                 dataset.file_meta.TransferSyntaxUID = syntax
+            if (
+                dataset.get("BitsAllocated") == 1
+            ):  # then a frame may begin within a byte, which iter_pixels does not know
+                every = dataset.pixel_array.reshape(-1, dataset.Rows, dataset.Columns)
+                return [every[index] for index in indices]
             return list(iter_pixels(dataset, indices=indices))
     except Exception as error:  # whatever a damaged file leads to in a decoder
         raise InputError(f"{file}: {_decode_failure(dataset, error)}") from error
