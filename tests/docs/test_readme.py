@@ -31,6 +31,7 @@ def test_every_command_is_shown():
         "train",
         "info",
         "predict",
+        "orthanc",
         "postprocess",
         "evaluate",
         "compare",

@@ -7,6 +7,7 @@ Nothing heavy is imported before a command is chosen.
 from unet4d.cli.datasets import CONVERT, PHANTOM, VERIFY
 from unet4d.cli.evaluation import COMPARE, EVALUATE, REPORT
 from unet4d.cli.options import Command
+from unet4d.cli.orthanc import ORTHANC
 from unet4d.cli.prediction import POSTPROCESS, PREDICT
 from unet4d.cli.training import INFO, PLAN, TRAIN
 
@@ -19,6 +20,7 @@ COMMANDS: dict[str, Command] = {
     "info": INFO,
     "postprocess": POSTPROCESS,
     "predict": PREDICT,
+    "orthanc": ORTHANC,
     "evaluate": EVALUATE,
     "compare": COMPARE,
     "report": REPORT,

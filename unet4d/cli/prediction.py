@@ -60,7 +60,7 @@ def _predict_options(parser: ArgumentParser) -> None:
     layout_options(parser)
     _batch_options(parser)
     _output_options(parser)
-    _inference_options(parser)
+    inference_options(parser)
 
 
 def _batch_options(parser: ArgumentParser) -> None:
@@ -117,7 +117,7 @@ def _output_options(parser: ArgumentParser) -> None:
     )
 
 
-def _inference_options(parser: ArgumentParser) -> None:
+def inference_options(parser: ArgumentParser) -> None:
     """Add the options of the computation."""
     add(parser, "--overlap", help="share of a window its neighbour covers; default: the model's", type=float)
     add(parser, "--sw_batch_size", help="windows computed at once; default: the model's", type=int)
@@ -158,7 +158,8 @@ def _inference_options(parser: ArgumentParser) -> None:
     add(parser, "--scratch_dir", help="folder for studies that do not fit into memory; default: --out")
 
 
-def _inference_options_of(args: Namespace) -> InferenceOptions:
+def inference_options_of(args: Namespace) -> InferenceOptions:
+    """Return the options of the computation that were given."""
     from unet4d.inference.options import InferenceOptions
     from unet4d.system.byte_sizes import bytes_of
 
@@ -171,7 +172,7 @@ def _inference_options_of(args: Namespace) -> InferenceOptions:
         priming_frames=args.priming_frames,
         max_memory_bytes=None if args.max_memory is None else bytes_of(args.max_memory, "--max_memory"),
         precision=args.precision,
-        probabilities=args.probabilities,
+        probabilities=getattr(args, "probabilities", False),
         scratch_dir=None if args.scratch_dir is None else Path(args.scratch_dir),
     )
 
@@ -181,7 +182,7 @@ def _check_predict(args: Namespace) -> None:
     from unet4d.inference.batch.job_split import choose_shard
     from unet4d.inference.checks import check_predict
 
-    _inference_options_of(args)
+    inference_options_of(args)
     LayoutOptions(pattern=args.pattern, keep_patient_ids=args.keep_patient_ids)
     choose_shard(args.num_parts, args.part_id, os.environ)
     check_predict(
@@ -201,7 +202,7 @@ def _predict(args: Namespace) -> None:
             args.model,
             args.input,
             args.out,
-            _inference_options_of(args),
+            inference_options_of(args),
             device=args.device,
             cases=args.cases,
             held_out=args.held_out,

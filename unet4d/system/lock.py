@@ -15,14 +15,14 @@ LOCK_PATIENCE_S = 20.0
 
 
 @contextlib.contextmanager
-def exclusive_lock(path: Path) -> Iterator[bool | None]:
+def exclusive_lock(path: Path, patience_s: float | None = None) -> Iterator[bool | None]:
     """Hold a lock on a file or folder; the system releases it however this process ends.
 
     Network file systems lock only what is open for writing, so a file is the safer choice; a missing file is created.
 
     Yields:
-        Whether the lock is held: False after `LOCK_PATIENCE_S` in which another process held it; None where the system or the file
-        system has no locks.
+        Whether the lock is held: False after `patience_s` (`LOCK_PATIENCE_S`) in which another process held it; None where the
+        system or the file system has no locks.
     """
     try:
         import fcntl
@@ -32,7 +32,7 @@ def exclusive_lock(path: Path) -> Iterator[bool | None]:
     descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR | os.O_CREAT, 0o666)
     try:
         is_held: bool | None = False
-        end_s = time.monotonic() + LOCK_PATIENCE_S
+        end_s = time.monotonic() + (LOCK_PATIENCE_S if patience_s is None else patience_s)
         while not is_held:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
