@@ -91,8 +91,10 @@ def _output_options(parser: ArgumentParser) -> None:
     add(
         parser,
         "--format",
-        help="one or more: <case>.nii.gz; <case>.seq.nrrd, a sequence for 3D Slicer; <case>_seg/, one segmentation per frame",
-        choices=["nifti", "seq.nrrd", "seg.nrrd"],
+        help="one or more: <case>.nii.gz; <case>.seq.nrrd, a sequence for 3D Slicer; <case>_seg/, one segmentation per frame; of "
+        "DICOM studies also <case>_seg.dcm, a segmentation of all frames; <case>_seg_frames/, one per frame; <case>_sr.dcm, a "
+        "report of measurements; <case>_sc/, pictures",
+        choices=["nifti", "seq.nrrd", "seg.nrrd", "dicom-seg", "dicom-seg-frames", "dicom-sr", "dicom-sc"],
         nargs="+",
         default=["nifti"],
     )
@@ -114,6 +116,12 @@ def _output_options(parser: ArgumentParser) -> None:
         parser,
         "--key_file",
         help="CSV file for the patients behind the names of cases, outside of --out; default: written nowhere (dicom)",
+    )
+    add(
+        parser,
+        "--dicom_terms",
+        help="CSV file of codes for classes in DICOM, columns class, code, scheme, meaning; default: SNOMED CT where the class is "
+        "known",
     )
 
 
@@ -181,6 +189,7 @@ def _check_predict(args: Namespace) -> None:
     from unet4d.datasets.convert.layout_options import LayoutOptions
     from unet4d.inference.batch.job_split import choose_shard
     from unet4d.inference.checks import check_predict
+    from unet4d.report.dicom.terms import read_terms
 
     inference_options_of(args)
     LayoutOptions(pattern=args.pattern, keep_patient_ids=args.keep_patient_ids)
@@ -188,6 +197,8 @@ def _check_predict(args: Namespace) -> None:
     check_predict(
         args.model, args.input, args.out, args.device, args.cases, args.held_out, args.scratch_dir, args.key_file
     )
+    if args.dicom_terms is not None:
+        read_terms(Path(args.dicom_terms))
 
 
 def _predict(args: Namespace) -> None:
@@ -211,6 +222,7 @@ def _predict(args: Namespace) -> None:
             formats=args.format,
             postprocess=args.postprocess,
             key_file=args.key_file,
+            dicom_terms=args.dicom_terms,
             leave_complete=args.leave_complete,
             shard=shard,
             ranks=ranks,
@@ -257,7 +269,8 @@ PREDICT = Command(
     "  unet4d predict run another_run -i study.nii.gz -o predicted                   (their mean)\n"
     "  unet4d predict run -i studies.txt -o predicted --continue                     (complete cases are skipped)\n"
     "  unet4d predict run -i studies_folder -o predicted --num_parts 10 --part_id 3   (one of ten jobs)\n"
-    "  unet4d predict run -i studies_folder -o predicted --format nifti seg.nrrd     (for 3D Slicer, too)",
+    "  unet4d predict run -i studies_folder -o predicted --format nifti seg.nrrd     (for 3D Slicer, too)\n"
+    "  unet4d predict run -i dicom_folder -o predicted --format nifti dicom-seg dicom-sr    (for a PACS, too)",
     _predict_options,
     _predict,
     _check_predict,

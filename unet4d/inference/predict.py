@@ -32,6 +32,7 @@ from unet4d.metrics.cardiac_structures import describe_roles, has_other_names
 from unet4d.models.checkpoint import TrainedModel
 from unet4d.models.device import find_device, resolve_precision
 from unet4d.models.folds import load_models
+from unet4d.report.dicom.terms import read_terms
 from unet4d.system.digests import file_sha256
 from unet4d.system.distributed import ALONE, ProcessGroup
 from unet4d.system.environment import VERSION, hardware
@@ -58,6 +59,7 @@ def predict(
     formats: Sequence[str] = ("nifti",),
     postprocess: Literal["auto", "off"] = "auto",
     key_file: PathLike | None = None,
+    dicom_terms: PathLike | None = None,
     leave_complete: bool = False,
     shard: JobShard | None = None,
     ranks: ProcessGroup = ALONE,
@@ -86,6 +88,7 @@ def predict(
         postprocess: "auto" applies what `unet4d postprocess` recorded in the run, or the folder of folds, for these checkpoints.
         key_file: a CSV file that says which patient and series each anonymised case is of, for its owner alone; outside of
             `out_dir` and of the inputs.
+        dicom_terms: a table of the codes and colors of classes in DICOM formats, see `unet4d.report.dicom.terms.read_terms`.
         leave_complete: skip the cases with whole files of the same inputs, models, settings and version.
         shard: the part of the studies to take; every n-th by name.
         ranks: the processes that share that part; each calls this.
@@ -105,6 +108,7 @@ def predict(
     with ranks.raise_on_all_ranks():
         paths = [model] if isinstance(model, (str, os.PathLike)) else model
         check_predict(paths, inputs, out_dir, device, cases, held_out, options.scratch_dir, key_file)
+        terms = {} if dicom_terms is None else read_terms(Path(dicom_terms))
         torch_device = find_device(ranks.device_name(device))
         resolve_precision(options.precision, torch_device)
         models = load_models(paths, torch_device)
@@ -133,9 +137,11 @@ def predict(
         StudyJob(
             study,
             models_of[study.name],
-            _made_from(study, models_of[study.name], digests, options, held_out, steps, convert_options),
+            _made_from(study, models_of[study.name], digests, options, held_out, steps, convert_options)
+            | ({"dicom_terms": {name: str(term) for name, term in terms.items()}} if terms else {}),
             steps,
             prediction_conditions(models_of[study.name], options, steps),
+            terms,
         )
         for study in own
     ]

@@ -3,6 +3,7 @@
 OUT/<case>.nii.gz                                       nifti: 4D label map under the study's own header
 OUT/<case>.seq.nrrd                                     seq.nrrd: 3D Slicer's sequence of label volumes
 OUT/<case>_seg/<case>_frame000.seg.nrrd                 seg.nrrd: 3D Slicer's segmentations, one per frame
+OUT/<case>_seg.dcm, ...                                 dicom-seg, dicom-seg-frames, dicom-sr, dicom-sc: see report/dicom/write.py
 OUT/<case>_probabilities/<value>_<class>.nii.gz         (X, Y, Z, T) float32, one per class, background included
 
 Probabilities have a folder of their own, so that no command takes them for label maps. One file per class opens in any viewer as a
@@ -16,20 +17,22 @@ import glob
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal, get_args
 
 import numpy as np
 
 from unet4d.images.image4d import ImageInfo, write_image
 from unet4d.images.label_writers import LabelClass, write_segmentation, write_sequence
+from unet4d.report.dicom.result import DicomResult
+from unet4d.report.dicom.write import DICOM_FORMATS, DICOM_NAMES, write_dicom
 from unet4d.report.pictures.render import class_color
 from unet4d.system.files import remove_partial
 
-LabelFormat = Literal["nifti", "seq.nrrd", "seg.nrrd"]
-LABEL_FORMATS: tuple[LabelFormat, ...] = get_args(LabelFormat)
+LABEL_FORMATS = ("nifti", "seq.nrrd", "seg.nrrd", *DICOM_FORMATS)
 PROBABILITIES = "probabilities"
 """An output beside the formats of label maps."""
-_NAMES = {"nifti": "{}.nii.gz", "seq.nrrd": "{}.seq.nrrd", "seg.nrrd": "{}_seg", PROBABILITIES: "{}_probabilities"}
+_NAMES = {
+    "nifti": "{}.nii.gz", "seq.nrrd": "{}.seq.nrrd", "seg.nrrd": "{}_seg", PROBABILITIES: "{}_probabilities", **DICOM_NAMES,
+}  # fmt: skip
 
 
 def foreground_classes(labels: Mapping[str, int]) -> list[LabelClass]:
@@ -43,12 +46,26 @@ def case_paths(out: Path, case: str, outputs: Sequence[str]) -> list[Path]:
 
 
 def write_label(
-    out: Path, case: str, label: np.ndarray, info: ImageInfo, labels: Mapping[str, int], formats: Sequence[str]
+    out: Path,
+    case: str,
+    label: np.ndarray,
+    info: ImageInfo,
+    labels: Mapping[str, int],
+    formats: Sequence[str],
+    dicom: DicomResult | None = None,
 ) -> list[Path]:
-    """Write a label map (T, X, Y, Z) uint8 in each of the formats, each file whole or not at all; return the files."""
+    """Write a label map (T, X, Y, Z) uint8 in each of the formats, each file whole or not at all; return the files.
+
+    `dicom` is the same label map with the images that it is of; None writes no DICOM.
+    """
     written: list[Path] = []
+    if dicom is not None:
+        written += write_dicom(out, case, dicom, [name for name in formats if name in DICOM_FORMATS])
     for name, path in zip(formats, case_paths(out, case, formats), strict=True):
         remove_partial(path.parent, glob.escape(path.name))
+        if name in DICOM_FORMATS:
+            remove_partial(path, "*")
+            continue
         if name == "nifti":
             write_image(path, label, like=info)
             written.append(path)

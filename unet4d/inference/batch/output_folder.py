@@ -34,6 +34,8 @@ from unet4d.inference.batch.summary_tables import TABLE_FILES, SummaryTables
 from unet4d.metrics.cardiac_structures import Roles, find_roles
 from unet4d.metrics.vitals import UNKNOWN_VITALS, Vitals
 from unet4d.metrics.volume_curves import volumes_ml, voxel_volume_ml
+from unet4d.report.dicom.result import DicomResult
+from unet4d.report.dicom.write import DICOM_FORMATS
 from unet4d.system.files import check_disk_space, check_writable, read_json, write_json
 
 LABEL_NAMES_FILE, COLOR_TABLE_FILE = "labels.txt", "labels.ctbl"
@@ -53,7 +55,7 @@ class PredictionFolder:
         roles: the structure of a heart that a class is, or "other", where the models' dataset says so.
 
     Raises:
-        InputError: an unknown format.
+        InputError: an unknown format; a DICOM report without the segmentation that it refers to.
     """
 
     def __init__(
@@ -68,6 +70,10 @@ class PredictionFolder:
             raise InputError(
                 f"got --format {' '.join(formats) or 'empty'}, expected one or more of {', '.join(LABEL_FORMATS)}; correct it"
             )
+        if "dicom-sr" in formats and "dicom-seg" not in formats:
+            raise InputError(
+                "got --format dicom-sr, expected dicom-seg with it, to which the report refers; add dicom-seg"
+            )
         self.path, self.labels, self.formats = path, dict(labels), tuple(dict.fromkeys(formats))
         self.outputs = (*self.formats, PROBABILITIES) if probabilities else self.formats
         self.records = CaseRecords(path)
@@ -76,16 +82,25 @@ class PredictionFolder:
         self.tables = SummaryTables(self.records, labels, self.roles)
         self._is_begun = False
 
+    @property
+    def writes_dicom(self) -> bool:
+        """Return whether one of the formats is DICOM, which only studies that came as DICOM can have."""
+        return not set(self.formats).isdisjoint(DICOM_FORMATS)
+
     def check(self, studies: Sequence[Study]) -> None:
         """Check, before any work, that everything can be written and that nothing replaces what is no prediction.
 
         Raises:
-            InputError: two cases of one name; a file would replace an input, or one in a folder that no earlier predict wrote;
-                the folder holds predictions with other labels, or without records.
+            InputError: DICOM is to be written, and no study is DICOM; two cases of one name; a file would replace an input, or one
+                in a folder that no earlier predict wrote; the folder holds predictions with other labels, or without records.
             Unet4DError: the folder may not be written to, or its disk is full.
         """
         check_writable(self.path)
         check_disk_space(self.path, _LEAST_SPACE_BYTES, "label maps and tables", "choose another folder")
+        if self.writes_dicom and not any(study.key for study in studies):
+            raise InputError(
+                f"got --format {' '.join(self.formats)} and no DICOM study, expected one or more; leave the DICOM formats out"
+            )
         names = [study.name for study in studies]
         if len(set(names)) < len(names):
             doubled = next(name for name in sorted(names) if names.count(name) > 1)
@@ -117,7 +132,13 @@ class PredictionFolder:
         self._is_begun = True
 
     def add(
-        self, case: str, label: np.ndarray, probabilities: np.ndarray | None, info: ImageInfo, about: Mapping[str, Any]
+        self,
+        case: str,
+        label: np.ndarray,
+        probabilities: np.ndarray | None,
+        info: ImageInfo,
+        about: Mapping[str, Any],
+        dicom: DicomResult | None = None,
     ) -> Path:
         """Write one segmented study, its record, and the tables if it is time to; earlier files of the case are removed.
 
@@ -127,13 +148,14 @@ class PredictionFolder:
             probabilities: (K, T, X, Y, Z) float32, in the order of the labels; None unless they were asked for.
             info: the study.
             about: the record's "made", "entry", "vitals", "seconds" and "hardware", see case_records.py.
+            dicom: the label map with the images that it is of, where a format is DICOM.
 
         Returns:
             The file or folder of the case in the first format.
         """
         self.begin()
         before = self.records.remove(case)
-        files = write_label(self.path, case, label, info, self.labels, self.formats)
+        files = write_label(self.path, case, label, info, self.labels, self.formats, dicom)
         if probabilities is not None:
             files += write_probabilities(self.path, case, probabilities, info, self.labels)
         for path in before:

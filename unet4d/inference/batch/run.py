@@ -26,6 +26,8 @@ from unet4d.inference.options import InferenceOptions, Models
 from unet4d.inference.postprocessing_steps import Step, apply_steps
 from unet4d.inference.prepare import PreprocessedStudy, prepare_study
 from unet4d.inference.segment import SegmentationResult, segment_study
+from unet4d.report.dicom.result import Algorithm, DicomResult, check_source
+from unet4d.report.dicom.terms import Term
 from unet4d.system.byte_sizes import describe_bytes
 from unet4d.system.failures import failure_of_study, raise_failed
 from unet4d.system.files import check_disk_space
@@ -50,6 +52,7 @@ class StudyJob:
         made: what decides the label map, but for the inputs' stamps; see case_records.py.
         steps: of post-processing.
         conditions: what a fair comparison must know, see `prediction_conditions`.
+        terms: codes of classes in DICOM, by class, where the user gave them.
     """
 
     study: Study
@@ -57,6 +60,7 @@ class StudyJob:
     made: Mapping[str, Any]
     steps: Sequence[Step] = ()
     conditions: Mapping[str, Any] = field(default_factory=dict)
+    terms: Mapping[str, Term] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -122,7 +126,7 @@ class BatchPredictor:
 
     def _read(self, job: StudyJob) -> _ReadStudy | Unet4DError:
         begin_s, before = time.perf_counter(), input_stamps(job.study)
-        study = _error_or(lambda: prepare_study(job.models, job.study, self.options, self.budget))
+        study = _error_or(lambda: self._prepare(job))
         changed = _error_or(lambda: check_unchanged(before, job.study))
         if isinstance(changed, Unet4DError):  # which may be why it could not be read
             if isinstance(study, PreprocessedStudy):
@@ -131,6 +135,16 @@ class BatchPredictor:
         if isinstance(study, Unet4DError):
             return study
         return _ReadStudy(study, before, time.perf_counter() - begin_s)
+
+    def _prepare(self, job: StudyJob) -> PreprocessedStudy:
+        """Read and preprocess a study. Raises InputError where it cannot be written as DICOM, and is to be."""
+        if self.folder.writes_dicom and job.study.dicom is not None:
+            check_source(job.study.dicom)
+        study = prepare_study(job.models, job.study, self.options, self.budget)
+        if self.folder.writes_dicom and job.study.dicom is None:
+            study.close()
+            raise InputError(f"{job.name} came as no DICOM, expected DICOM for --format dicom-seg; leave it out")
+        return study
 
     def _compute(self, job: StudyJob, read: _ReadStudy | Unet4DError) -> _SegmentedStudy | Unet4DError:
         if isinstance(read, Unet4DError):
@@ -193,7 +207,12 @@ class BatchPredictor:
             "seconds": {step: round(duration, 3) for step, duration in seconds.items()},
             "hardware": dict(self.hardware),
         }
-        return self.folder.add(job.name, label, segmented.result.probabilities, segmented.info, about)
+        dicom = None
+        if self.folder.writes_dicom and job.study.dicom is not None:
+            algorithm = Algorithm({name: value for name, value in job.made.items() if name != "version"})
+            cyclic, roles = segmented.time == "cyclic", self.folder.roles
+            dicom = DicomResult(label, job.study.dicom, self.folder.labels, algorithm, job.terms, roles, cyclic)
+        return self.folder.add(job.name, label, segmented.result.probabilities, segmented.info, about, dicom)
 
     def _may_read_ahead(self, job: StudyJob) -> bool:
         """Return whether a study is so small that it may be read beside another one."""

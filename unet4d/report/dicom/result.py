@@ -18,7 +18,8 @@ from unet4d.errors import InputError
 from unet4d.images.dicom.instance import Plane, Series
 from unet4d.images.dicom.volume4d import SliceStack
 from unet4d.metrics.cardiac_structures import Roles, find_roles
-from unet4d.report.dicom.terms import CODING_SCHEME, Term, find_term, without_controls
+from unet4d.metrics.volume_curves import volumes_ml, voxel_volume_ml
+from unet4d.report.dicom.terms import CODING_SCHEME, Term, check_highdicom, find_term, without_controls
 from unet4d.system.environment import VERSION
 from unet4d.system.text import shorten_list
 
@@ -59,6 +60,11 @@ class Algorithm:
     def digest(self) -> str:
         """Return a digest of name, version and parameters."""
         return _digest(self.name, self.version, json.dumps(self.texts, sort_keys=True))
+
+    @property
+    def uid(self) -> str:
+        """Return the UID of the algorithm as a device."""
+        return _uid("device", self.digest)
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,7 +129,13 @@ class DicomResult:
 
     def uid(self, *parts: object) -> str:
         """Return a UID that depends on the source, the algorithm, the classes and these words alone (PS3.5 B.2)."""
-        return f"2.25.{uuid.uuid5(uuid.NAMESPACE_OID, _digest(self._identity, *map(str, parts))).int}"
+        return _uid(self._identity, *map(str, parts))
+
+    @cached_property
+    def volumes_ml(self) -> dict[str, np.ndarray]:
+        """Return the volume of each class (T,) in mL."""
+        volumes = volumes_ml(self.label, list(self.classes.values()), voxel_volume_ml(self.source.affine))
+        return dict(zip(self.classes, volumes.T, strict=True))
 
     @cached_property
     def _identity(self) -> str:
@@ -196,10 +208,7 @@ def check_source(source: SliceStack) -> None:
     """
     planes = [plane for frame in source.planes for plane in frame]
     series = planes[0].series
-    try:
-        import highdicom  # noqa: F401
-    except ImportError as error:
-        raise InputError(f"{series.title}: DICOM output needs highdicom; pip install 'unet4d[dicom]'") from error
+    check_highdicom(series.title)
     alike = {
         "StudyInstanceUID": {plane.series.study for plane in planes},
         "FrameOfReferenceUID": {plane.series.frame_of_reference for plane in planes},
@@ -248,6 +257,10 @@ def _clean_value(vr: str, value: Any) -> Any:
     if value and vr in ("DA", "TM", "DT"):
         {"DA": DA, "TM": TM, "DT": DT}[vr](value)  # raises for none
     return value
+
+
+def _uid(*parts: str) -> str:
+    return f"2.25.{uuid.uuid5(uuid.NAMESPACE_OID, _digest(*parts)).int}"
 
 
 def _digest(*parts: str) -> str:

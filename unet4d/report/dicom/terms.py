@@ -98,13 +98,22 @@ def private_term(meaning: str) -> CodedTerm:
     return CodedTerm(f"u{digest[:12]}", CODING_SCHEME, text_line(meaning) or "class")
 
 
+def check_highdicom(what: object) -> None:
+    """Raise InputError, with what to install, where the packages that write DICOM are missing; `what` needs them."""
+    try:
+        import highdicom  # noqa: F401
+    except ImportError as error:
+        raise InputError(f"{what}: DICOM output needs highdicom; pip install 'unet4d[dicom]'") from error
+
+
 def read_terms(path: Path) -> dict[str, Term]:
     """Read a table of terms, class by class; classes that a model does not have are of no effect.
 
     Raises:
-        InputError: it is no such table; a code, scheme or meaning is empty, too long or has control characters; a color is none; a
-            class comes twice. Names the class.
+        InputError: highdicom is not installed; it is no such table; a code, scheme or meaning is empty, too long or has control
+            characters; a color is none; a class comes twice. Names the class.
     """
+    check_highdicom(path)
     found: dict[str, Term] = {}
     for row in read_table(path, COLUMNS, "correct it", written_whole=False):
         name = row["class"]

@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
 from unet4d.report.dicom.result import DicomResult
+from unet4d.report.dicom.secondary_capture import make_pictures
 from unet4d.report.dicom.segmentation import make_segmentation
+from unet4d.report.dicom.structured_report import make_report
 from unet4d.system.files import replacing
 
 if TYPE_CHECKING:
@@ -64,3 +66,9 @@ def dicom_objects(case: str, result: DicomResult, formats: Sequence[str]) -> Ite
         elif name == "dicom-seg-frames":
             for t in range(len(result.label)):
                 yield path / f"{case}_frame{t:0{digits}d}.dcm", make_segmentation(result, t)
+        elif name == "dicom-sr":
+            assert segmentation is not None
+            yield path, make_report(result, segmentation)
+        else:
+            for number, picture in enumerate(make_pictures(result)):
+                yield path / f"{case}_{number:0{digits}d}.dcm", picture

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -130,6 +131,42 @@ def write_animation(
     with replacing(path) as temporary:
         pages[0].save(temporary, format="WEBP", save_all=True, append_images=pages[1:], duration=milliseconds, loop=0)
     return Path(path)
+
+
+def draw_frames(
+    image: np.ndarray,
+    label: np.ndarray,
+    affine: np.ndarray | None = None,
+    *,
+    class_names: Mapping[int, str] | None = None,
+    captions: Sequence[str] = (),
+) -> Iterator[np.ndarray]:
+    """Yield a picture per frame: up to nine slices, spread over those with a class, with the contour of every class.
+
+    Args:
+        image: `(T, X, Y, Z)`, one channel.
+        label: `(T, X, Y, Z)` integer labels.
+        affine: 4x4 voxel to mm (RAS).
+        class_names: label value to name, for the legend.
+        captions: a line above each picture.
+
+    Yields:
+        `(H, W, 3)` uint8, all of one size.
+    """
+    planes = lay_out(image, label, affine, None)
+    slices = pick_evenly(labelled_slices(planes), 9)
+    planes = crop_to_label(planes)
+    columns = math.ceil(math.sqrt(len(slices)))
+    rows = [slices[start : start + columns] for start in range(0, len(slices), columns)]
+    figure, axes = _new_grid(planes, len(rows), [""] * columns, class_names=class_names, title=" ")
+    for cell in axes[-1][len(rows[-1]) :]:
+        cell.set_visible(False)
+    used = [cells[: len(row)] for cells, row in zip(axes, rows, strict=True)]
+    line = figure.text(0.01, 0.99, "", color=PALE, fontsize=11, va="top")
+    for t in range(len(planes.image)):
+        line.set_text(captions[t] if captions else f"frame {t}")
+        _fill_grid(used, planes, [[(t, z, True) for z in row] for row in rows])
+        yield render_figure(figure)
 
 
 def _new_grid(
