@@ -1,4 +1,4 @@
-"""The key file: a table, for its owner alone, that says which patient and which series each anonymised case is of."""
+"""The key file: a table, for its owner alone, of the patient and the series behind each anonymised case."""
 
 from __future__ import annotations
 

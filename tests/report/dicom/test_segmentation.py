@@ -1,4 +1,4 @@
-"""DICOM segmentations: read back by independent programs, and what they say of the study, the classes and the algorithm."""
+"""DICOM segmentations: read back by independent programs, and their description of the study, the classes and the algorithm."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def test_same_images_and_model_give_the_same_bytes_and_another_model_other_uids(
     assert not {uid for pair in uids[0] for uid in pair} & {uid for pair in uids[2] for uid in pair}
 
 
-def test_an_empty_label_map_is_a_valid_object_that_says_so(tmp_path):
+def test_an_empty_label_map_is_a_valid_object_with_an_empty_frame_per_class(tmp_path):
     result = result_of(tmp_path / "in", classic(files.AFFINE), np.zeros((4, 11, 9, 4), np.uint8))
     written = write_dicom(tmp_path / "out", "case", result, ["dicom-seg", "dicom-seg-frames"])
     for file in written:

@@ -1,4 +1,4 @@
-"""The report of measurements: its numbers, what they refer to, and what independent programs say of it."""
+"""The report of measurements: its numbers, what they refer to, and how independent programs read it."""
 
 from __future__ import annotations
 

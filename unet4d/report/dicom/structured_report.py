@@ -2,7 +2,7 @@
 
 The volume of each class in each frame is a volumetric measurement group (TID 1411) with the frame as its time point; it refers to
 the segment and to the source images of the frame. Ventricles and myocardium have a further group (TID 1501) with end-diastolic and
-end-systolic volume, stroke volume and ejection fraction, or mass. The frames of a ventricle at end-diastole and end-systole say so.
+end-systolic volume, stroke volume and ejection fraction, or mass. The frames of a ventricle at end-diastole and end-systole are marked.
 """
 
 from __future__ import annotations
@@ -126,7 +126,7 @@ def _phase(t: int, measures: Measures) -> str | None:
 
 
 def _about(result: DicomResult, name: str) -> dict[str, Any]:
-    """Return what every group says of a class: how it is tracked, what it is, and by which algorithm it was found."""
+    """Return the description of a class in every group: how it is tracked, its codes, and the algorithm."""
     from highdicom import sr
 
     term = result.term_of[name]
@@ -162,7 +162,7 @@ def _code(term: CodedTerm) -> Any:
 
 
 def _source_images(result: DicomResult) -> list[Dataset]:
-    """Return what the evidence of a report says of each source image."""
+    """Return the references to the source images in the evidence of a report."""
     from pydicom.dataset import Dataset
 
     found: dict[str, Dataset] = {}
