@@ -2,7 +2,7 @@
 
 The volume of each class in each frame is a volumetric measurement group (TID 1411) with the frame as its time point; it refers to
 the segment and to the source images of the frame. Ventricles and myocardium have a further group (TID 1501) with end-diastolic and
-end-systolic volume, stroke volume and ejection fraction, or mass. The frames of a ventricle at end-diastole and end-systole are marked.
+end-systolic volume, stroke volume and ejection fraction, or mass. A ventricle's frames at end-diastole and end-systole are marked.
 """
 
 from __future__ import annotations
