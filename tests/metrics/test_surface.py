@@ -212,3 +212,33 @@ def test_surface_scores_equal_those_of_monai(shape: tuple[int, ...]):
             float(compute_surface_dice(*there, [3.0], **plane)),
         )
         assert scores(a[None], b[None], tuple(spacing), 3.0) == pytest.approx(wanted, rel=1e-4)
+
+
+def test_a_face_towards_ignored_voxels_is_no_surface():
+    """Of slices 1, 3 and 5 nobody knows the class: what lies in slice 2 is measured by its contour, as a single slice is."""
+    reference, prediction, ignored = (np.zeros((1, 10, 9, 7), np.uint8) for _ in range(3))
+    reference[0, 2:8, 2:7], prediction[0, 3:8, 2:8] = 1, 1
+    ignored[..., [0, 1, 3, 5, 6]] = 1
+    reference[ignored > 0], prediction[ignored > 0] = 0, 0
+    spacing = (1.5, 1.0, 8.0)
+    found = surface_scores(reference, prediction, [1], spacing, 1.2, ignored > 0)
+    alone = surface_scores(reference[..., 2:3], prediction[..., 2:3], [1], spacing, 1.2)
+    for name in ("hd95_mm", "asd_mm", "nsd"):
+        assert getattr(found, name) == pytest.approx(getattr(alone, name))
+    assert surface_scores(reference, prediction, [1], spacing, 1.2).asd_mm < found.asd_mm
+
+
+def test_a_class_with_no_known_voxel_beside_it_has_no_distance():
+    reference = np.zeros((1, 5, 5, 5), np.uint8)
+    reference[0, 2, 2, 2] = 1
+    found = surface_scores(reference, reference, [1], (1, 1, 1), ignored=reference == 0)
+    assert np.isnan([found.hd95_mm, found.asd_mm, found.nsd]).all()
+
+
+def test_without_an_ignored_voxel_distances_are_those_of_before():
+    reference, prediction = blob(1)[None], blob(2)[None]
+    plain, found = (
+        surface_scores(reference, prediction, [1], (1, 2, 3), ignored=given) for given in (None, reference > 1)
+    )
+    for name in ("hd95_mm", "asd_mm", "nsd"):
+        assert getattr(found, name) == pytest.approx(getattr(plain, name), abs=1e-12)

@@ -52,6 +52,12 @@ class Case:
         labels = self.label.values() if isinstance(self.label, Mapping) else (self.label,)
         return (*self.images, *(label for label in labels if label is not None))
 
+    @property
+    def has_drawn_frame(self) -> bool:
+        """Return whether it has a label, and as far as dataset.json says a frame of it that was drawn, not propagated."""
+        frames = self.labelled_frames
+        return self.label is not None and (frames is None or not set(frames) <= set(self.partial.propagated))
+
     def image(self) -> Image4D:
         """Read the study. Raises InputError as `read_image`, and for another number of channels."""
         image = read_image(self.images, channels_last=self.channels_last, kinds=self.channel_kinds)

@@ -23,6 +23,7 @@ ISSUE_KINDS: Mapping[str, tuple[str, str]] = {
     "affine": (ERROR, "images, channels or labels of one study differ in position"),
     "not-finite": (ERROR, "voxels that are NaN or infinite"),
     "label-not-whole": (ERROR, "labels that are no whole numbers from 0 to 255"),
+    "partial-label": (ERROR, "statements of dataset.json about partly drawn labels that do not fit the study"),
     "label-value": (ERROR, "label values that dataset.json does not name"),
     "same-image": (ERROR, "one image under several subjects, so that a split would not separate them"),
     "stem-split": (WARNING, "names that seem to be frames of one subject, under several subjects"),

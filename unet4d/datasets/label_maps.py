@@ -76,16 +76,16 @@ def find_references(path: Path) -> tuple[list[Reference], Dataset | None]:
         raise InputError(f"{path} is one file; give a dataset folder, its dataset.json, or a folder of label maps")
     if path.is_file() or (path / "dataset.json").is_file():
         dataset = read_dataset(path)
-        cases = [case for case in dataset.cases if case.label is not None]
+        cases = [case for case in dataset.cases if case.has_drawn_frame]
         if not cases:
-            raise InputError(f"{path}: no case has a label, expected one or more; give another dataset")
+            raise InputError(f"{path}: no case has a drawn label, expected one or more; give another dataset")
     else:
         maps = find_label_maps(path)
         owner = _find_owner(path)
         if owner is None:
             return [Reference(name, name, file) for name, file in maps.items()], None
         dataset, folder = read_dataset(owner), path.resolve()
-        labelled = [case for case in dataset.cases if case.label is not None]
+        labelled = [case for case in dataset.cases if case.has_drawn_frame]
         cases = [case for case in labelled if case.files[len(case.images)].resolve().is_relative_to(folder)]
     return [Reference(case.name, case.subject, case.images[0], case) for case in cases], dataset
 
@@ -94,8 +94,8 @@ def read_reference(reference: Reference, dataset: Dataset | None) -> tuple[np.nd
     """Read the reference label of a study; of its image, the header alone.
 
     Returns:
-        label: (T, X, Y, Z) uint8.
-        labelled: (T,) bool.
+        label: (T, X, Y, Z) uint8, `Dataset.ignored_value` where nobody drew.
+        labelled: (T,) bool, the frames to score: propagated ones are not.
         like: the study's grid and frame duration, its voxels all 0 and taking no memory.
     """
     header, shape = read_header(reference.path)
@@ -106,7 +106,18 @@ def read_reference(reference: Reference, dataset: Dataset | None) -> tuple[np.nd
     like = Image4D(nothing, header, duration, reference.path)
     if case is None or dataset is None:
         return read_label(reference.path), np.ones(frames, bool), like
-    return *read_labelled(case, dataset, like), like
+    label, labelled = read_labelled(case, dataset, like)
+    labelled[list(case.partial.propagated)] = False
+    return label, labelled, like
+
+
+def find_ignored(reference: Reference, dataset: Dataset | None, label: np.ndarray) -> np.ndarray | None:
+    """Return the ignored voxels of a label of `read_reference` as a mask of its shape; None where there are none."""
+    case = reference.case
+    if case is None or dataset is None or (dataset.ignore is None and not case.partial.has_slices):
+        return None
+    ignored = label == dataset.ignored_value
+    return ignored if ignored.any() else None
 
 
 def select_references(references: list[Reference], cases: Sequence[str] | None) -> list[Reference]:

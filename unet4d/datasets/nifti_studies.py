@@ -37,6 +37,7 @@ def make_study(case: Case, dataset: Dataset | None = None, *, is_test: bool = Fa
         dataset.time if dataset else None,
         is_test=is_test,
         vitals=case.vitals,
+        partial=case.partial,
     )
     if case.channels_last:
         return study
@@ -49,7 +50,9 @@ def open_dataset_source(dataset: Dataset) -> Source:
     training = [make_study(case, dataset) for case in dataset.training]
     test = [make_study(case, dataset, is_test=True) for case in dataset.test]
     about = (dataset.name, dataset.channel_names, dict(dataset.labels))
-    return Source(*about, (*training, *test), dataset.channel_kinds, dataset.time, dataset.roles)
+    has_ignored = dataset.ignore is not None or any(case.partial.has_slices for case in dataset.cases)
+    ignore = dataset.ignored_value if has_ignored else None
+    return Source(*about, (*training, *test), dataset.channel_kinds, dataset.time, dataset.roles, ignore=ignore)
 
 
 def open_nifti_source(

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from unet4d.datasets.partial_labels import WHOLE, PartialLabels
 from unet4d.images.dicom.volume4d import SliceStack
 from unet4d.images.image4d import Image4D, ImageInfo
 from unet4d.images.time_axis import TimeAxis
@@ -57,6 +58,7 @@ class Study:
         vitals: height, weight and heart rate, where the source has them.
         dicom: where it is DICOM, the image of each frame and slice: frame t and slice z of its grid lie in `planes[t][z]`, X along
             the columns and Y along the rows of that image. Of several channels the first; None where it cannot be read.
+        partial: what was drawn of the label, where that is not all.
         key: columns that link an anonymised name to a patient. They are written only where the user asks for it.
     """
 
@@ -71,6 +73,7 @@ class Study:
     stream: FrameReader | None = None
     vitals: Vitals = UNKNOWN_VITALS
     dicom: SliceStack | None = None
+    partial: PartialLabels = WHOLE
     key: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -88,6 +91,7 @@ class Source:
         roles: the structure of a heart that a class is, or "other", where the source says so.
         about: further texts for dataset.json: "description", "reference", "licence".
         notes: lines to print about conclusions from names.
+        ignore: the value of voxels in labels that nobody drew; None: there are none. It is no class.
     """
 
     name: str
@@ -99,3 +103,4 @@ class Source:
     roles: Roles = field(default_factory=dict)
     about: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    ignore: int | None = None

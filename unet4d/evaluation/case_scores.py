@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from unet4d.datasets.cases import Dataset
-from unet4d.datasets.label_maps import Reference, read_reference
+from unet4d.datasets.label_maps import Reference, find_ignored, read_reference
+from unet4d.datasets.partial_labels import WHOLE
 from unet4d.errors import InputError
 from unet4d.evaluation.cardiac_function import score_cardiac_function
 from unet4d.evaluation.tables import MEASURES_CSV, METRICS_CSV, TEMPORAL_CSV, VOLUMES_CSV
@@ -35,6 +36,10 @@ class CaseScores:
         frames: number of frames.
         labelled_frames: number of frames with a reference.
         rows: file name of each table to the rows of this study, column to value; NaN or None where undefined.
+        ignored_voxels: voxels of the labelled frames that nobody drew; they count for nothing.
+        partial_frames: number of labelled frames with ignored voxels, which have no reference volume.
+        not_annotated: classes that nobody drew in this study; they have no score.
+        propagated_frames: number of frames whose label was computed; they are no reference.
     """
 
     name: str
@@ -42,6 +47,10 @@ class CaseScores:
     frames: int
     labelled_frames: int
     rows: Mapping[str, list[dict[str, Any]]]
+    ignored_voxels: int = 0
+    partial_frames: int = 0
+    not_annotated: tuple[str, ...] = ()
+    propagated_frames: int = 0
 
 
 def score_case(
@@ -54,7 +63,7 @@ def score_case(
     cyclic: bool,
     tolerance_mm: float,
 ) -> CaseScores:
-    """Score one prediction.
+    """Score one prediction, where the reference was drawn: ignored voxels are of no class in both.
 
     Args:
         reference: the study.
@@ -71,28 +80,34 @@ def score_case(
     label, labelled, like = read_reference(reference, dataset)
     values = list(classes.values())
     prediction = read_prediction(file, reference, like, values)
+    drawn = _DrawnReference.of(reference, dataset, label, labelled, classes)
+    compared = drawn.hide_ignored(prediction)
     voxel_ml = voxel_volume_ml(like.affine)
-    reference_ml = np.where(labelled[:, None], volumes_ml(label, values, voxel_ml), np.nan)
+    has_volume = drawn.is_whole[:, None] & drawn.is_annotated
+    reference_ml = np.where(has_volume, volumes_ml(label, values, voxel_ml), np.nan)
     prediction_ml = volumes_ml(prediction, values, voxel_ml)
     volumes = {"reference_ml": reference_ml, "prediction_ml": prediction_ml}
-    counts = count_voxels(label, prediction, values)
+    counts = count_voxels(label, compared, values)
     per_frame = {"dice": dice(counts), **volumes, **vars(counts)}
     case, seconds = {"case": reference.name, "subject": reference.subject}, like.frame_duration_s
     frames: list[dict[str, Any]] = []
     for t in np.flatnonzero(labelled):
         check_stop()  # a frame may take seconds
-        surface = surface_scores(label[t : t + 1], prediction[t : t + 1], values, like.spacing, tolerance_mm)
+        ignored = None if drawn.ignored is None else drawn.ignored[t : t + 1]
+        surface = surface_scores(label[t : t + 1], compared[t : t + 1], values, like.spacing, tolerance_mm, ignored)
         for k, (name, value) in enumerate(classes.items()):
             scores = {key: array[t, k] for key, array in per_frame.items()}
-            distances = {key: array[0, k] for key, array in vars(surface).items()}
-            frames.append({**case, "frame": int(t), "class": name, "value": value, **scores, **distances})
+            scores |= {key: array[0, k] for key, array in vars(surface).items()}
+            if not drawn.is_annotated[k]:
+                scores = dict.fromkeys(scores) | {"prediction_ml": prediction_ml[t, k]}
+            frames.append({**case, "frame": int(t), "class": name, "value": value, **scores})
     curves = [
         {**case, "frame": t, "time_s": t * seconds if seconds else None, "class": name}
         | {key: array[t, k] for key, array in volumes.items()}
         for t in range(like.frames)
         for k, name in enumerate(classes)
     ]
-    over_time = measure_over_time(label, labelled, prediction, values, (reference_ml, prediction_ml), cyclic)
+    over_time = measure_over_time(label, drawn.is_whole, prediction, values, (reference_ml, prediction_ml), cyclic)
     case |= {"time": time_axis(cyclic)}
     by_class = [dict(zip(classes, array.T, strict=True)) for array in volumes.values()]
     common = {"frame_duration_s": seconds, "frames": like.frames, "labelled_frames": int(labelled.sum())}
@@ -103,7 +118,60 @@ def score_case(
         for k, name in enumerate(classes)
     ]
     rows = {METRICS_CSV: frames, VOLUMES_CSV: curves, MEASURES_CSV: measures, TEMPORAL_CSV: temporal}
-    return CaseScores(reference.name, reference.subject, like.frames, int(labelled.sum()), rows)
+    scores_of = CaseScores(reference.name, reference.subject, like.frames, int(labelled.sum()), rows)
+    return drawn.describe(scores_of, classes)
+
+
+@dataclass(frozen=True)
+class _DrawnReference:
+    """What was drawn of a reference label.
+
+    Attributes:
+        ignored: (T, X, Y, Z) bool, voxels of labelled frames that nobody drew; None: none.
+        is_whole: (T,) bool, the labelled frames without ignored voxels.
+        is_annotated: (K,) bool, the classes that were drawn.
+        propagated: number of frames whose label was computed.
+    """
+
+    ignored: np.ndarray | None
+    is_whole: np.ndarray
+    is_annotated: np.ndarray
+    propagated: int
+
+    @classmethod
+    def of(
+        cls,
+        reference: Reference,
+        dataset: Dataset | None,
+        label: np.ndarray,
+        labelled: np.ndarray,
+        classes: Mapping[str, int],
+    ) -> _DrawnReference:
+        """Find it from what dataset.json says of the case, and the label."""
+        ignored, partial = find_ignored(reference, dataset, label), reference.case.partial if reference.case else WHOLE
+        if ignored is not None:
+            ignored &= labelled[:, None, None, None]
+        whole = labelled if ignored is None else labelled & ~ignored.any(axis=(1, 2, 3))
+        drawn = [partial.annotated is None or value in partial.annotated for value in classes.values()]
+        return cls(ignored, whole, np.array(drawn), len(partial.propagated))
+
+    def hide_ignored(self, prediction: np.ndarray) -> np.ndarray:
+        """Return a prediction with background in ignored voxels; itself where there are none."""
+        return prediction if self.ignored is None else np.where(self.ignored, np.uint8(0), prediction)
+
+    def describe(self, scores: CaseScores, classes: Mapping[str, int]) -> CaseScores:
+        """Return the scores with the numbers of what was not drawn."""
+        voxels, partial = 0, 0
+        if self.ignored is not None:
+            voxels, partial = int(self.ignored.sum()), int(self.ignored.any(axis=(1, 2, 3)).sum())
+        missing = tuple(name for name, drawn in zip(classes, self.is_annotated, strict=True) if not drawn)
+        return replace(
+            scores,
+            ignored_voxels=voxels,
+            partial_frames=partial,
+            not_annotated=missing,
+            propagated_frames=self.propagated,
+        )
 
 
 def read_prediction(file: Path, reference: Reference, like: Image4D, values: Sequence[int]) -> np.ndarray:

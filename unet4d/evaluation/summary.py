@@ -24,6 +24,13 @@ AVERAGING = (
     "case once."
 )
 
+PARTIAL_CONVENTION = (
+    "Ignored voxels are of no class in reference and prediction: they are in no Dice, distance or count. A surface is only where a "
+    "known voxel lies outside the class. A frame with ignored voxels has no reference volume, because part of a structure has "
+    "none; the volume of the prediction is that of the whole frame. A class that was not annotated in a case has no score there. "
+    "Propagated frames are no reference."
+)
+
 
 def summarize_cases(scored: Sequence[CaseScores], classes: Mapping[str, int], roles: Roles) -> dict[str, Any]:
     """Compute the means over studies, with their n and how many values each leaves out: the contents of summary.json.
@@ -44,6 +51,7 @@ def summarize_cases(scored: Sequence[CaseScores], classes: Mapping[str, int], ro
         "subjects": len({s.subject for s in scored}),
         "frames": sum(s.frames for s in scored),
         "labelled_frames": sum(s.labelled_frames for s in scored),
+        **_summarize_partial(scored),
         "mean_foreground_dice": _mean([entry["dice"]["mean"] for entry in per_class.values()]),
         "mean_foreground_dice_ci95": interval95(dice, [row["subject"] for row in rows[:: len(classes)]]),
         "classes": per_class,
@@ -95,6 +103,7 @@ def summarize_cases_by_fold(
 
 def _summarize_class(scored: Sequence[CaseScores], name: str) -> dict[str, Any]:
     rows, over_time = _rows(scored, METRICS_CSV, name), _rows(scored, TEMPORAL_CSV, name)
+    rows = [row for row in rows if row["tp"] is not None]  # of cases in which the class was drawn
     overlap = {key: _column(rows, key) for key in ("dice", "hd95_mm", "asd_mm", "nsd")}
     in_reference, in_prediction = (_column(rows, "tp") + _column(rows, key) > 0 for key in ("fn", "fp"))
     either = [row for row, used in zip(rows, in_reference | in_prediction, strict=True) if used]
@@ -111,6 +120,25 @@ def _summarize_class(scored: Sequence[CaseScores], name: str) -> dict[str, Any]:
             for key, values in ((key, _column(over_time, key)) for key in TEMPORAL_QUANTITIES)
         },
     }
+
+
+def _summarize_partial(scored: Sequence[CaseScores]) -> dict[str, Any]:
+    """Return what was not drawn of the references, and so is not scored; nothing where all was drawn."""
+    partial = [s for s in scored if s.partial_frames]
+    missing = {s.name: list(s.not_annotated) for s in scored if s.not_annotated}
+    propagated = sum(s.propagated_frames for s in scored)
+    found: dict[str, Any] = {}
+    if partial:
+        found["ignored"] = {
+            "voxels": sum(s.ignored_voxels for s in partial),
+            "frames": sum(s.partial_frames for s in partial),
+            "per_case": {s.name: s.ignored_voxels for s in partial},
+        }
+    if missing:
+        found["not_annotated"] = missing
+    if propagated:
+        found["propagated_frames"] = propagated
+    return found and {"partial_labels": {"convention": PARTIAL_CONVENTION, **found}}
 
 
 def _summarize_heart(scored: Sequence[CaseScores], name: str, structure: str) -> dict[str, Any]:

@@ -72,6 +72,7 @@ def format_summary(summary: Mapping[str, Any]) -> str:
     lines = [
         f"{count(summary['cases'], 'case')} of {count(summary['subjects'], 'subject')}, "
         f"{count(summary['labelled_frames'], 'labelled frame')}",
+        *_partial_lines(summary),
         "",
         *_overlap_lines(summary),
         "",
@@ -85,6 +86,22 @@ def format_summary(summary: Mapping[str, Any]) -> str:
         if folds["without_fold"]:
             lines.append(f"cases held out by no fold, in none of these: {len(folds['without_fold'])}")
     return "\n".join(lines)
+
+
+def _partial_lines(summary: Mapping[str, Any]) -> list[str]:
+    """Return what was not drawn of the references, and so is not scored."""
+    partial, lines = summary.get("partial_labels", {}), list[str]()
+    if ignored := partial.get("ignored"):
+        lines.append(
+            f"ignored: {count(ignored['voxels'], 'voxel')} of {count(ignored['frames'], 'partly drawn frame')}, in no score; these "
+            "frames have no reference volume"
+        )
+    if missing := partial.get("not_annotated"):
+        names = sorted({name for names in missing.values() for name in names})
+        lines.append(f"not annotated in {count(len(missing), 'case')}, and not scored there: {', '.join(names)}")
+    if propagated := partial.get("propagated_frames"):
+        lines.append(f"not scored: {count(propagated, 'propagated frame')}")
+    return lines
 
 
 def align_columns(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

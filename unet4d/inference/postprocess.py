@@ -10,7 +10,7 @@ from typing import Any
 
 from unet4d.datasets.cases import Case, Dataset
 from unet4d.datasets.dataset import read_dataset
-from unet4d.datasets.label_maps import Reference, find_label_maps, read_reference
+from unet4d.datasets.label_maps import Reference, find_ignored, find_label_maps, read_reference
 from unet4d.errors import InputError
 from unet4d.evaluation.case_scores import read_prediction
 from unet4d.inference.batch.case_records import CaseRecords
@@ -66,7 +66,8 @@ def postprocess(
     check_postprocess(run, dataset, predictions, device, dry_run)
     models, data = load_models([run], "cpu"), read_dataset(dataset)
     labels, path_of = dict(data.labels), {subject: model.path for model in models for subject in model.task.held_out}
-    cases = [case for case in data.training if case.subject in path_of and case.label is not None]
+    held_out = [case for case in data.training if case.subject in path_of]
+    cases = [case for case in held_out if case.has_drawn_frame and case.partial.annotated is None]
     if not cases or labels != models[0].task.labels:
         raise InputError(
             f"{data.root} has the labels {labels} and {count(len(cases), 'labelled case')} of the {count(len(path_of), 'subject')} "
@@ -113,5 +114,7 @@ def _read_case(case: Case, data: Dataset, folder: Path, model_sha256: str) -> He
         )
     reference = Reference(case.name, case.subject, case.images[0], case)
     label, labelled, like = read_reference(reference, data)
+    if (ignored := find_ignored(reference, data, label)) is not None:
+        labelled &= ~ignored.any(axis=(1, 2, 3))
     prediction = read_prediction(file, reference, like, [value for value in data.label_values if value])
     return HeldOutPrediction.crop(case.subject, prediction, label, labelled, made.get("time") == "cyclic")

@@ -39,6 +39,7 @@ def surface_scores(
     values: Sequence[int],
     spacing_mm: Sequence[float],
     tolerance_mm: float = TOLERANCE_MM,
+    ignored: np.ndarray | None = None,
 ) -> SurfaceScores:
     """Measure the distances between the surfaces of two label maps, each once for all three scores.
 
@@ -60,6 +61,8 @@ def surface_scores(
         values: the K label values to measure.
         spacing_mm: voxel size along X, Y, Z.
         tolerance_mm: how far two surfaces may lie apart and be the same.
+        ignored: the same shape, bool: voxels of unknown class, which are of none in both label maps. A surface is only where a
+            known voxel lies outside the class, so a face towards ignored voxels is none; without any surface, all three are NaN.
     """
     require_same_shape(reference, prediction)
     hd95, asd, nsd = (np.full((len(reference), len(values)), np.nan) for _ in range(3))
@@ -68,7 +71,9 @@ def surface_scores(
             pair = np.stack([reference[t] == value, prediction[t] == value])
             there = pair.any(axis=(1, 2, 3))
             if there.all():
-                ahead, back = _distances_mm(pair, spacing_mm)
+                ahead, back = _distances_mm(pair, spacing_mm, None if ignored is None else ignored[t])
+                if not len(ahead) or not len(back):
+                    continue
                 both = np.concatenate([ahead, back])
                 hd95[t, k] = max(np.percentile(ahead, 95), np.percentile(back, 95))
                 asd[t, k] = both.mean()
@@ -78,12 +83,15 @@ def surface_scores(
     return SurfaceScores(hd95, asd, nsd)
 
 
-def _distances_mm(pair: np.ndarray, spacing_mm: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
+def _distances_mm(
+    pair: np.ndarray, spacing_mm: Sequence[float], ignored: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray]:
     """Return the distance from each surface voxel of one mask to the nearest of the other, and back.
 
     Args:
         pair: (2, X, Y, Z) bool, neither mask empty.
         spacing_mm: along X, Y and Z.
+        ignored: (X, Y, Z) bool; None: none is.
     """
     from scipy.ndimage import binary_erosion, find_objects  # takes a while to import: only when needed
     from scipy.spatial import cKDTree
@@ -91,7 +99,10 @@ def _distances_mm(pair: np.ndarray, spacing_mm: Sequence[float]) -> tuple[np.nda
     axes = [axis for axis in range(3) if pair.shape[1 + axis] > 1] or [0]
     spacing = np.array([float(spacing_mm[axis]) for axis in axes])
     box = find_objects(pair.any(axis=0).view(np.uint8))[0]
+    if ignored is not None:  # those beside the class matter
+        box = tuple(slice(max(0, side.start - 1), side.stop + 1) for side in box)
     pair = pair[(slice(None), *box)]  # outside an image is background, so no surface changes
     pair = pair.reshape(2, *(pair.shape[1 + axis] for axis in axes))
-    reference, prediction = (np.argwhere(mask & ~binary_erosion(mask)) * spacing for mask in pair)
+    hidden = False if ignored is None else ignored[box].reshape(pair.shape[1:])
+    reference, prediction = (np.argwhere(mask & ~binary_erosion(mask | hidden)) * spacing for mask in pair)
     return cKDTree(reference).query(prediction)[0], cKDTree(prediction).query(reference)[0]

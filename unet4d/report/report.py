@@ -88,7 +88,7 @@ def report(
                 raise InputError(f"{image} has no study for {name}, expected one of that name for each prediction")
             provenance = read_provenance(folders, name)
             section = scores.cases.get(name) if scores else None
-            study = _read_study(name, file, studies[name], classes, roles, provenance, section)
+            study = _read_study(name, file, studies[name], source.ignore, classes, roles, provenance, section)
             entries.append(_write_study(study, out, source.name))
         except Exception as error:
             failed[name] = str(failure_of_study(error))
@@ -102,6 +102,7 @@ def _read_study(
     name: str,
     file: Path,
     study: Study,
+    ignore: int | None,
     named: Mapping[str, int],
     roles: Roles,
     provenance: Mapping[str, Any],
@@ -112,17 +113,23 @@ def _read_study(
     label = read_label(file, like=image)
     if len(label) != image.frames:
         raise InputError(f"{file} has {count(len(label), 'frame')}, its study {image.frames}; predict it again")
-    reference, labelled = None, np.zeros(image.frames, bool)
+    reference, labelled, ignored = None, np.zeros(image.frames, bool), np.zeros(image.frames, bool)
     if study.label:
         reference, frames = study.label(image)
         labelled[slice(None) if frames is None else list(frames)] = True
-        reference = np.where(labelled[:, None, None, None], reference, 0)
+        labelled[list(study.partial.propagated)] = False
+        ignored = (reference == (-1 if ignore is None else ignore)).any(axis=(1, 2, 3))
+        is_shown = labelled[:, None, None, None] & (reference != (-1 if ignore is None else ignore))
+        reference = np.where(is_shown, reference, 0)
     values = {int(value) for frame in label for value in np.unique(frame)}  # sorting all frames at once takes memory
     unnamed = sorted(values - {0, *named.values()})
     classes = {**named, **{f"class {value}": value for value in unnamed}}
     time = study.time or provenance.get("time")  # in the order of `evaluate`
     cyclic = time == "cyclic" if time in TIME_AXES else None
-    return SegmentedStudy(name, image, label, classes, reference, labelled, cyclic, provenance, scores, roles)
+    annotated = study.partial.annotated
+    missing = np.array([annotated is not None and value not in annotated for value in classes.values()], bool)
+    partial = ignored[:, None] | missing
+    return SegmentedStudy(name, image, label, classes, reference, labelled, cyclic, provenance, scores, roles, partial)
 
 
 def _write_study(study: SegmentedStudy, out: Path, collection: str) -> IndexEntry:

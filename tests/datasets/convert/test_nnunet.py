@@ -20,6 +20,8 @@ from tests.datasets.convert.layouts import (
     write_nnunet_frames,
 )
 from tests.errors import error_of
+from unet4d.datasets.case_labels import read_labelled
+from unet4d.datasets.convert.convert import convert
 from unet4d.datasets.convert.file_names import shared_stems
 from unet4d.datasets.convert.layout_options import LayoutOptions
 from unet4d.datasets.convert.layouts import open_layout
@@ -263,7 +265,10 @@ def test_files_may_be_listed(tmp_path):
             {"labels": {"background": 0, "whole": [1, 2]}},
             "has regions (whole), which overlap, expected classes; name each value",
         ),
-        ({"labels": {"background": 0, "heart": 1, "ignore": 2}}, "has 2 for ignore, voxels of unknown class"),
+        (
+            {"labels": {"background": 0, "heart": 3, "ignore": 2}},
+            "has 2 for ignore, expected the highest value, above 3",
+        ),
         ({"labels": {"background": 0, "heart": "1"}}, "expected whole numbers by name"),
         ({"labels": {"heart": 1}}, "expected whole numbers by name"),
         ({"labels": ["heart"]}, "expected whole numbers by name"),
@@ -276,6 +281,18 @@ def test_a_dataset_json_that_cannot_be_used_is_reported(changes, words, tmp_path
     message = refusal(root)
     assert words in message
     assert message.startswith(str(root / "dataset.json"))
+
+
+def test_a_dataset_with_an_ignore_label_converts_as_it_is(tmp_path):
+    root, image = write_nnunet_4d(tmp_path / "raw"), image_of(0, 0.05)
+    label = phantom_study(0).label.copy()
+    label[:, 3:6] = 4
+    write(root / "labelsTr" / "anna.nii.gz", label, image)
+    nnunet_json(root, 2, labels={**LABELS, "ignore": 4})
+    dataset = read_dataset(convert("nnunet", root, tmp_path / "out"))
+    assert (dataset.ignore, dict(dataset.labels)) == (4, LABELS)
+    case = dataset.case("anna")
+    assert np.array_equal(read_labelled(case, dataset, case.image())[0], label)
 
 
 def test_values_can_be_named_where_there_are_regions(tmp_path):

@@ -303,6 +303,9 @@ FOUND = {
         "frame 3 of case phantom002",
         False,
     ),
+    "slices beyond the study": Planted(
+        case(2, labelled_slices=[0, 4]), "partial-label", JSON, "slice 4, expected slices 0 to 3", True
+    ),
     "labelled_frames forgotten": Planted(
         lambda r: rewrite(r / label(2), blank(*range(1, 6), *range(7, 14))),
         "labelled-frames",

@@ -17,6 +17,7 @@ from unet4d.datasets.convert.layouts import LAYOUTS, open_layout
 from unet4d.datasets.dataset import open_dataset
 from unet4d.datasets.dataset_json import parse_dataset
 from unet4d.datasets.key_file import check_key_file, write_key_file
+from unet4d.datasets.partial_labels import IGNORE_NAME
 from unet4d.datasets.study import Source, Study
 from unet4d.datasets.writer import check_fillable, fill_dataset_folder
 from unet4d.errors import InputError
@@ -239,6 +240,8 @@ def _description(
     if kinds:
         entry["channel_kinds"] = kinds
     entry["labels"] = dict(sorted(source.labels.items(), key=lambda label: label[1]))
+    if source.ignore is not None:
+        entry["labels"][IGNORE_NAME] = source.ignore
     if source.roles:
         entry["roles"] = dict(source.roles)
     if time:

@@ -30,6 +30,7 @@ from unet4d.datasets.convert.file_names import missing_numbers, natural_key, sha
 from unet4d.datasets.convert.layout_options import LayoutOptions
 from unet4d.datasets.dataset_json import parse_channel_names
 from unet4d.datasets.nifti_studies import group_by_channel, make_study, order_channels
+from unet4d.datasets.partial_labels import split_ignore
 from unet4d.datasets.study import Source, Study
 from unet4d.errors import InputError
 from unet4d.images.image4d import Image4D, read_image
@@ -71,8 +72,8 @@ def find_nnunet(root: Path, options: LayoutOptions) -> Source:
     """Find the cases of a dataset, or the studies that `pattern` joins them to.
 
     Raises:
-        InputError: dataset.json is missing, wrong, or not of this layout; regions, or an ignore label; another file
-            format than NIfTI; another number of training cases than it gives; a pattern that does not fit.
+        InputError: dataset.json is missing, wrong, or not of this layout; regions; another file format than NIfTI; another number
+            of training cases than it gives; a pattern that does not fit.
     """
     path = _json_of(root)
     entry = read_json(path)
@@ -82,7 +83,9 @@ def find_nnunet(root: Path, options: LayoutOptions) -> Source:
     if ending not in NIFTI_SUFFIXES:
         raise InputError(f'{path}: "file_ending" is {short_repr(ending)}, expected .nii.gz or .nii; convert them first')
     channels = parse_channel_names(entry.get("channel_names"), f'{path}: "channel_names"')
-    labels = {"background": 0, **options.labels} if options.labels else _parse_labels(entry, path)
+    named = {"background": 0, **options.labels} if options.labels else _parse_labels(entry, path)
+    classes, ignore = split_ignore(list(named.items()), f'{path}: "labels"')
+    labels = dict(classes)
     cases = [*_training_cases(entry, path, ending), *_cases_of(path.parent, "Ts", ending)]
     if not cases:
         raise InputError(f"{path.parent} holds no case, expected imagesTr/CASE_0000{ending}; add some")
@@ -90,11 +93,12 @@ def find_nnunet(root: Path, options: LayoutOptions) -> Source:
     roles = parse_roles(entry.get("roles", {}), foreground, f'{path}: "roles"')
     name = next((entry[key] for key in ("name", "dataset_name") if isinstance(entry.get(key), str)), "")
     name = name or path.absolute().parent.name
-    dataset = Dataset(path.parent, name, channels, tuple(sorted(labels.items(), key=lambda pair: pair[1])), None, ())
+    in_order = tuple(sorted(labels.items(), key=lambda pair: pair[1]))
+    dataset = Dataset(path.parent, name, channels, in_order, None, (), ignore=ignore)
     stems = {} if options.pattern or options.subject_per_case else shared_stems(case.name for case in cases)
     studies = sorted(_studies(cases, dataset, options.pattern, stems), key=lambda study: natural_key(study.name))
     about = {_ABOUT[key]: text for key, text in entry.items() if key in _ABOUT and isinstance(text, str) and text}
-    return Source(name, channels, labels, tuple(studies), roles=roles, about=about, notes=_notes(stems))
+    return Source(name, channels, labels, tuple(studies), roles=roles, about=about, notes=_notes(stems), ignore=ignore)
 
 
 def _json_of(root: Path) -> Path:
@@ -102,7 +106,7 @@ def _json_of(root: Path) -> Path:
 
 
 def _parse_labels(entry: Mapping[str, Any], path: Path) -> dict[str, int]:
-    """Return class name to value. Raises InputError for regions and for an ignore label."""
+    """Return class name to value, "ignore" among them. Raises InputError for regions."""
     labels = entry.get("labels")
     wrong = f'{path}: "labels" is {short_repr(labels)}, expected whole numbers by name, {{"background": 0, "heart": 1}}'
     if not isinstance(labels, dict):
@@ -112,11 +116,6 @@ def _parse_labels(entry: Mapping[str, Any], path: Path) -> dict[str, int]:
         raise InputError(
             f'{path}: "labels" has regions ({shorten_list(regions)}), which overlap, expected classes; name each value of the '
             "label maps with --labels, such as '{edema: 1, core: 2}'"
-        )
-    if "ignore" in labels:
-        raise InputError(
-            f'{path}: "labels" has {labels["ignore"]} for ignore, voxels of unknown class, expected a class for every voxel of a '
-            "labelled frame; label them, or remove the label maps of those cases, and take ignore out of labels"
         )
     fault = class_fault(labels.items()) or ("" if 0 in labels.values() else "background at 0")
     if fault:

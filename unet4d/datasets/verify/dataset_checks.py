@@ -141,7 +141,7 @@ def _quantities(dataset: Dataset, checked: CheckedStudies) -> Iterator[_Quantity
         description = f"in {name} a median intensity at {{}} of their span"
         yield _Quantity("outlier-intensity", description, middle, 0.4, is_share=True)
     for name in dataset.class_names[1:]:
-        volumes = (median([ml for ml in study.volumes_ml.get(name, ()) if ml > 0] or [0.0]) for study in studies)
+        volumes = (median([ml for ml in study.whole_volumes_ml(name) if ml > 0] or [0.0]) for study in studies)
         volume = quantity("outlier-volume", f"{{}} mL of {name}", volumes, 10.0)
         yield volume._replace(file=lambda case: case.files[len(case.images)])
 

@@ -32,8 +32,9 @@ def summarize_studies(studies: Sequence[StudyProperties]) -> dict[str, Any]:
         "spacing_mm": _spread([study.spacing_mm for study in studies]),
         "frame_duration_s": _spread([study.frame_duration_s for study in studies if study.frame_duration_s]),
         "labelled_frames": _spread([len(study.labelled_frames) for study in studies if study.labelled_frames]),
+        "partial_frames": sum(len(study.partial_frames) for study in studies),
         "volumes_ml": {
-            name: _spread([ml for study in studies for ml in study.volumes_ml.get(name, ())]) for name in classes
+            name: _spread([ml for study in studies for ml in study.whole_volumes_ml(name)]) for name in classes
         },
         "intensities": {
             name: {f"{p:g} %": _spread(values) for p, values in zip(INTENSITY_PERCENTILES, rows, strict=True)}
@@ -54,6 +55,7 @@ def describe_summary(summary: dict[str, Any]) -> list[str]:
         ("spacing", f"{_describe(summary['spacing_mm'])} mm"),
         ("frame duration", f"{_describe(duration)} s" if duration else "not known"),
         ("labelled frames", f"{_describe(labelled)} per study" if labelled else "none"),
+        *([("partly drawn", count(summary["partial_frames"], "frame"))] if summary["partial_frames"] else []),
         *((name, f"{_describe(spread)} mL") for name, spread in summary["volumes_ml"].items() if spread),
     ]
     for name, percentiles in summary["intensities"].items():

@@ -9,7 +9,13 @@ from pathlib import Path
 
 import numpy as np
 
-from unet4d.datasets.case_labels import frame_beyond_message, frame_count_message, unknown_value_message
+from unet4d.datasets.case_labels import (
+    frame_beyond_message,
+    frame_count_message,
+    known_values,
+    undrawn_frame_message,
+    unknown_value_message,
+)
 from unet4d.datasets.cases import Case, Dataset
 from unet4d.datasets.issues import Issue
 from unet4d.datasets.verify.header_checks import check_space, find_grid_issue
@@ -27,7 +33,8 @@ _FEW = 0.5  # of all frames; where no more than this share has a label, the othe
 class _LabelPass:
     """The findings of the passes over a study's label files, by frame."""
 
-    counts: dict[int, np.ndarray] = field(default_factory=dict)  # voxels of each value, (256,)
+    counts: dict[int, np.ndarray] = field(default_factory=dict)  # drawn voxels of each value, (256,)
+    partial: set[int] = field(default_factory=set)  # frames with ignored voxels
     digests: dict[int, bytes] = field(default_factory=dict)
     files: dict[int, Path] = field(default_factory=dict)
     compared: dict[int, np.ndarray] = field(default_factory=dict)  # subsampled, see mirrored_labels.py
@@ -47,7 +54,7 @@ def check_label(case: Case, dataset: Dataset, image: CheckedImage, array: np.nda
     issues: list[Issue] = []
     for frame, file in files:
         if file.is_file():
-            issues += _check_file(case, file, frame, image, seen, array)
+            issues += _check_file(case, dataset, file, frame, image, seen, array)
     frames = image.properties.frames if image.properties else None
     labelled = list(case.labelled_frames or range(frames or len(seen.counts)))
     beyond = [t for t in labelled if frames is not None and t >= frames]
@@ -57,6 +64,7 @@ def check_label(case: Case, dataset: Dataset, image: CheckedImage, array: np.nda
         seen.is_whole = False
     labelled = [t for t in labelled if t in seen.counts]
     issues += _unknown_values(case, dataset, seen, labelled)
+    issues += _wrong_statements(case, dataset, seen, labelled, image)
     if seen.is_whole and seen.counts:
         issues += _empty_or_unlabelled(case, seen, labelled)
         issues += _mirrored(case, seen, image)
@@ -68,12 +76,25 @@ def check_label(case: Case, dataset: Dataset, image: CheckedImage, array: np.nda
             for name, value in dataset.labels
             if value
         }
-        image.properties = replace(image.properties, labelled_frames=tuple(labelled), volumes_ml=volumes, drawn=digest)
+        partial = tuple(t for t in labelled if t in seen.partial)
+        image.properties = replace(
+            image.properties,
+            labelled_frames=tuple(labelled),
+            volumes_ml=volumes,
+            drawn=digest,
+            partial_frames=partial,
+        )
     return issues
 
 
 def _check_file(
-    case: Case, file: Path, frame: int | None, image: CheckedImage, seen: _LabelPass, array: np.ndarray | None
+    case: Case,
+    dataset: Dataset,
+    file: Path,
+    frame: int | None,
+    image: CheckedImage,
+    seen: _LabelPass,
+    array: np.ndarray | None,
 ) -> Iterator[Issue]:
     seen.wrong, seen.first_wrong = {}, ""
     try:
@@ -93,7 +114,9 @@ def _check_file(
             if array is not None:
                 frames = array if frame is None else array[frame : frame + 1]
             for t, volume in enumerate(frames):
-                _look_at_frame(frame if frame is not None else t, volume, file, seen, image)
+                number = frame if frame is not None else t
+                values = _look_at_frame(number, volume, file, seen)
+                _count_drawn(case, dataset, number, values, seen, image)
     except InputError as error:
         seen.is_whole = False
         yield Issue("unreadable", str(error), str(file), case.name)
@@ -108,19 +131,49 @@ def _check_file(
         yield Issue.of("label-not-whole", file, text, case.name)
 
 
-def _look_at_frame(t: int, volume: np.ndarray, file: Path, seen: _LabelPass, image: CheckedImage) -> None:
-    """Count the values of one frame (X, Y, Z); values that `read_label` refuses are noted and counted as background."""
+def _look_at_frame(t: int, volume: np.ndarray, file: Path, seen: _LabelPass) -> np.ndarray:
+    """Return the label values of one frame (X, Y, Z); values that `read_label` refuses are noted and become background."""
     whole, wrong = round_labels(volume)
     if wrong.any():
         voxel = tuple(int(i) for i in np.argwhere(wrong)[0])
         seen.first_wrong = seen.first_wrong or f"{volume[voxel]:g} at frame {t}, voxel {voxel}"
         seen.wrong[t] = int(np.count_nonzero(wrong))
-    values = np.where(wrong, 0, whole).astype(np.uint8)
-    seen.counts[t] = np.bincount(values.ravel(order="K"), minlength=256)
-    seen.digests[t] = hashlib.sha256(values.tobytes(order="F")).digest()
     seen.files[t] = file
-    if t in image.compared:
+    return np.where(wrong, 0, whole).astype(np.uint8)
+
+
+def _count_drawn(
+    case: Case, dataset: Dataset, t: int, values: np.ndarray, seen: _LabelPass, image: CheckedImage
+) -> None:
+    """Count the drawn voxels of each value of one frame (X, Y, Z); slices that were not drawn are no part of its digest."""
+    drawn = case.partial.drawn_slices(t)
+    if drawn is None:
+        seen.counts[t] = np.bincount(values.ravel(order="K"), minlength=256)
+    else:
+        inside = [z for z in drawn if z < values.shape[-1]]
+        seen.counts[t] = np.bincount(values[..., inside].ravel(), minlength=256)
+        case.partial.hide_undrawn(values, t, dataset.ignored_value)
+    if dataset.ignore is not None and seen.counts[t][dataset.ignore]:
+        seen.partial.add(t)
+        seen.counts[t][dataset.ignore] = 0
+    if seen.counts[t].sum() < values.size:
+        seen.partial.add(t)
+    seen.digests[t] = hashlib.sha256(values.tobytes(order="F")).digest()
+    if t in image.compared and t not in seen.partial:
         seen.compared[t] = subsample(values)
+
+
+def _wrong_statements(
+    case: Case, dataset: Dataset, seen: _LabelPass, labelled: list[int], image: CheckedImage
+) -> Iterator[Issue]:
+    """Yield issues of what dataset.json says about partly drawn labels, and of frames of which nothing was drawn."""
+    json = str(dataset.root / "dataset.json")
+    fault = case.partial.find_fault(labelled, image.shape[-1] or None) if labelled else ""
+    if fault:
+        yield Issue("partial-label", f"{json}: case {case.name}: {fault}", json, case.name)
+    for t in labelled:
+        if not seen.counts[t].sum():
+            yield Issue("partial-label", undrawn_frame_message(case, seen.files[t], f"frame {t}"), json, case.name)
 
 
 def _mirrored(case: Case, seen: _LabelPass, image: CheckedImage) -> Iterator[Issue]:
@@ -136,7 +189,7 @@ def _unknown_values(case: Case, dataset: Dataset, seen: _LabelPass, labelled: li
     """Yield an issue per file and value on labelled frames that the dataset does not name."""
     found: dict[tuple[Path, int], list[int]] = {}
     for t in labelled:
-        for value in set(np.flatnonzero(seen.counts[t]).tolist()) - set(dataset.label_values):
+        for value in set(np.flatnonzero(seen.counts[t]).tolist()) - set(known_values(case, dataset)):
             found.setdefault((seen.files[t], value), []).append(t)
     for (file, value), frames in sorted(found.items()):
         message = unknown_value_message(case, dataset, file, value, describe_frames(frames))

@@ -15,6 +15,7 @@ import numpy as np
 from unet4d.datasets.cases import Case, Dataset
 from unet4d.datasets.dataset import find_case_issues
 from unet4d.datasets.issues import ERROR, Issue, sort_issues
+from unet4d.datasets.partial_labels import WHOLE
 from unet4d.datasets.verify.dataset_checks import check_across, check_shared_stems
 from unet4d.datasets.verify.dataset_summary import dataset_summary
 from unet4d.datasets.verify.image_checks import check_image
@@ -143,7 +144,9 @@ def _key(case: Case, dataset: Dataset, stamps: Sequence[Stamp]) -> str:
     files = [(str(file.relative_to(dataset.root)), taken) for file, taken in zip(case.files, stamps, strict=True)]
     entry = [case.name, case.subject, case.labelled_frames, case.frame_duration_s, case.channels_last, case.channels]
     frames = sorted(case.label) if isinstance(case.label, Mapping) else None
-    of_all = [dataset.labels, dataset.time, dataset.channel_names, case.channel_kinds]
+    of_all: list[Any] = [dataset.labels, dataset.time, dataset.channel_names, case.channel_kinds]
+    if case.partial != WHOLE or dataset.ignore is not None:
+        of_all += [dataset.ignore, case.partial.plain()]
     return hashlib.sha256(json.dumps([RESULTS_VERSION, files, entry, frames, of_all]).encode()).hexdigest()[:32]
 
 

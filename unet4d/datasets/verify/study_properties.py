@@ -32,6 +32,7 @@ class StudyProperties:
         intensities: channel name to the 0.5, 50 and 99.5 percentiles over all frames.
         voxels: digest of the image's values, independent of file and header. Empty where every frame has one value only.
         drawn: digest of the labelled frames' values, empty where these have no label.
+        partial_frames: labelled frames with ignored voxels; their volumes are those of the drawn part.
     """
 
     case: str
@@ -46,6 +47,7 @@ class StudyProperties:
     intensities: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     voxels: str = ""
     drawn: str = ""
+    partial_frames: tuple[int, ...] = ()
 
     @classmethod
     def from_header(cls, case: Case, header: Header, shape: tuple[int, int, int, int]) -> StudyProperties:
@@ -69,6 +71,11 @@ class StudyProperties:
     def from_dict(cls, values: Mapping[str, Any]) -> StudyProperties:
         """Undo `as_dict`, also after JSON has made lists of tuples."""
         return cls(**{entry.name: _tuples(values[entry.name]) for entry in fields(cls)})
+
+    def whole_volumes_ml(self, name: str) -> list[float]:
+        """Return the volumes of a class in the labelled frames that were drawn whole."""
+        volumes = zip(self.labelled_frames, self.volumes_ml.get(name, ()), strict=False)
+        return [ml for t, ml in volumes if t not in self.partial_frames]
 
     @property
     def matrix(self) -> np.ndarray:

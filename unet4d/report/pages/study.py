@@ -34,6 +34,7 @@ class SegmentedStudy:
         provenance: what prediction.json records of the case, and of all.
         scores: of an evaluation; None where it was not scored.
         roles: the structure of a heart that each class is, see `find_roles`.
+        is_partial: (T, K) bool, frames and classes of which not all was drawn, so that the reference has no volume; None: none.
     """
 
     name: str
@@ -46,6 +47,7 @@ class SegmentedStudy:
     provenance: Mapping[str, Any]
     scores: ScoreSection | None
     roles: Roles
+    is_partial: np.ndarray | None = None
 
     @cached_property
     def curves_ml(self) -> dict[str, np.ndarray]:
@@ -54,10 +56,13 @@ class SegmentedStudy:
 
     @cached_property
     def reference_ml(self) -> dict[str, np.ndarray] | None:
-        """Return the same of the reference, NaN in unlabelled frames."""
+        """Return the same of the reference, NaN in unlabelled and partly drawn frames."""
         if self.reference is None:
             return None
-        return {name: np.where(self.labelled, curve, np.nan) for name, curve in self._volumes(self.reference).items()}
+        known = np.repeat(self.labelled[:, None], len(self.classes), 1)
+        known &= True if self.is_partial is None else ~self.is_partial
+        curves = self._volumes(self.reference).items()
+        return {name: np.where(known[:, k], curve, np.nan) for k, (name, curve) in enumerate(curves)}
 
     @cached_property
     def flags(self) -> list[Flag]:
