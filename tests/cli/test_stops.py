@@ -307,7 +307,7 @@ def test_a_stop_is_obeyed_between_two_frames_that_are_read(phantom):
 
 
 def test_a_stop_is_obeyed_between_two_files_of_dicom(monkeypatch):
-    planes = [SimpleNamespace(file=Path(str(z)), index=0, slope=1, intercept=0) for z in range(5)]
+    planes = [SimpleNamespace(file=Path(str(z)), index=0, slope=1, intercept=0, tile=None) for z in range(5)]
     decoded = []
 
     def decode(file, indices):

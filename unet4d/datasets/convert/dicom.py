@@ -6,7 +6,7 @@ acquisition are studies of their own beside the magnitude.
 
 Ignored and reported: series of one time point where others have many (scouts), images in color or without a position.
 Segmentations and structure sets are labels of the studies that they refer to (dicom_labels.py); other
-objects that are no images (reports, ...) are counted by kind. A Siemens MOSAIC is refused.
+objects that are no images (reports, ...) are counted by kind. A Siemens MOSAIC without its CSA header is refused.
 Refused with a list of reasons when its image is read: a series with gaps, duplicates, mixed geometry or damaged files.
 
 Patient names and ids stay in the files. A case is named by a hash of its SeriesInstanceUID, series-1a2b3c4d (of the first

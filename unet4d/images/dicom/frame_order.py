@@ -8,14 +8,17 @@ trigger       TriggerTime, NominalCardiacTriggerDelayTime: ms after the R wave. 
 temporal      TemporalPositionIdentifier, TemporalPositionIndex
 acquisition   AcquisitionDate and AcquisitionTime, FrameAcquisitionDateTime; only where no two frames of a slice share one
 content       ContentDate and ContentTime; likewise
+series        SeriesDate and SeriesTime, then SeriesNumber, where each time point is a series of its own; likewise
 instance      InstanceNumber, and the frame's number in its file
 
 Slices are gated to different heartbeats, so their times differ a little: frames belong together by their rank within the slice.
 
 Frame duration, the first that is known: increments of the trigger times (mean of a slice, median over slices); NominalInterval
 (RR) / CardiacNumberOfImages if that is the number of frames; increments of TemporalPositionTimeOffset (median);
-increments of AcquisitionTime (median), where every frame has one and they ascend; TemporalResolution; FrameTime. Never
-RepetitionTime, which may be the time of a segment, nor ContentTime, which is when the image was computed.
+increments of AcquisitionTime (median), where every frame has one and they ascend; TemporalResolution; FrameTime; in ungated
+echo-planar 2D series RepetitionTime, or GE's duration of the series through the number of its volumes where that is another. Else
+never RepetitionTime, which may be the time of a segment, nor ContentTime, which is when the image was computed. Where
+NominalInterval is missing, HeartRate gives it.
 
 Frames that differ by their b-value or inversion time are no frames in time.
 
@@ -39,9 +42,9 @@ Slices = Sequence[Sequence[Plane]]
 
 _KEYS = {
     "dimension": "DimensionIndexValues (time)", "trigger": "trigger time", "temporal": "temporal position",
-    "acquisition": "acquisition time", "content": "content time", "instance": "instance number",
+    "acquisition": "acquisition time", "content": "content time", "series": "series", "instance": "instance number",
 }  # fmt: skip
-_ONLY_IF_UNIQUE = ("acquisition", "content")
+_ONLY_IF_UNIQUE = ("acquisition", "content", "series")
 _COVERED = 0.85  # of the beat
 _SAME = 1.0  # greatest difference of inversion times (ms) and b-values (s/mm2) at one place
 

@@ -10,15 +10,24 @@ Series of a single slice are joined into one study if they lie at two places or 
     SeriesDescription, ProtocolName and SequenceName but for digits and punctuation ("sax_03" equals "sax_04"),
     and whether they hold one frame or many.
 
-If all lie at one place, they are repetitions: each is a study. So a stack with one slice acquired twice is refused as a duplicate,
-with both series named: only the user knows which one is good. Series with several numbers of frames are joined too, and refused:
+If all lie at one place, they are repetitions: each is a study. A stack that was acquired twice, one whole stack after the other by
+series number, is two studies. A stack with one slice acquired twice is refused as a duplicate, with both series named: only the
+user knows which one is good. Series with several numbers of frames are joined too, and refused:
 a slice that lost a file must not vanish from its stack.
+
+Scanners also store every time point of a dynamic series as a series of its own. Three or more series of one frame and several
+slices are joined in time where they lie at the same places and share all of the above, flip angle, repetition time, echo
+time, inversion time and b-value. Two such series may as well be a repeated scan: they stay apart.
+
+A series with stacks of several orientations is one study for each, if every stack is complete and has more than one image.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 
 from unet4d.images.dicom.file_search import FoundDicom, RejectedFile
@@ -26,6 +35,7 @@ from unet4d.images.dicom.geometry import group_alike, group_into_slices, same_di
 from unet4d.images.dicom.instance import Plane, Series
 
 _SAME_ECHO_MS = 0.05
+_FEWEST_TIMES = 3  # series that are taken for time points
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,7 +73,9 @@ class StudyCandidate:
         """Return the name of the candidate for messages."""
         titles = [series.title for series in self.series]
         what = f", {self.component}" if self.component not in ("", "magnitude") else ""
-        return (titles[0] if len(titles) == 1 else f"{titles[0]} to {titles[-1]}, one a slice") + what
+        first = [plane for plane in self.planes if plane.series.uid == self.planes[0].series.uid]
+        each = "time point" if len(titles) > 1 and len(_places(first)) > 1 else "slice"
+        return (titles[0] if len(titles) == 1 else f"{titles[0]} to {titles[-1]}, one a {each}") + what
 
 
 def group_into_studies(found: FoundDicom) -> list[StudyCandidate]:
@@ -71,8 +83,9 @@ def group_into_studies(found: FoundDicom) -> list[StudyCandidate]:
     groups: dict[tuple[str, str], list[Plane]] = {}
     for plane in found.planes:
         groups.setdefault((plane.series.uid, plane.component), []).append(plane)
-    echoes = [echo for group in groups.values() for echo in _split_echoes(group)]
-    candidates = [_candidate(planes, found) for planes in _join_slices(echoes)]
+    views = [view for group in groups.values() for view in _split_orientations(group)]
+    echoes = [echo for view in views for echo in _split_echoes(view)]
+    candidates = [_candidate(planes, found) for planes in _join_times(_join_slices(echoes))]
     known = {series.uid for candidate in candidates for series in candidate.series}
     lost: dict[Series, list[RejectedFile]] = {}
     for file in found.damaged:
@@ -89,6 +102,19 @@ def _candidate(planes: Sequence[Plane], found: FoundDicom) -> StudyCandidate:
     rejected += [file for file in found.damaged if not file.series and file.file.parent in folders]
     series = tuple(sorted(by_uid.values(), key=lambda series: series.sort_key))
     return StudyCandidate(series, tuple(planes), tuple(rejected))
+
+
+def _split_orientations(planes: list[Plane]) -> list[list[Plane]]:
+    """Split the planes of a series by their orientation, which their component then numbers, if each has a complete stack."""
+    views = group_alike(planes, same_direction)
+    frames = [{len(place) for place in group_into_slices(view)} for view in views]
+    if len(views) == 1 or any(len(view) == 1 or len(counts) > 1 for view, counts in zip(views, frames, strict=True)):
+        return [planes]
+    views.sort(key=lambda view: (min(plane.times["instance"] or (math.inf, 0) for plane in view), view[0].axes))
+    return [
+        [replace(plane, component=f"{plane.component}, stack {n} of {len(views)}") for plane in view]
+        for n, view in enumerate(views, 1)
+    ]
 
 
 def _split_echoes(planes: list[Plane]) -> list[list[Plane]]:
@@ -122,8 +148,47 @@ def _join_slices(groups: Sequence[list[Plane]]) -> list[list[Plane]]:
     joined = [group for group in groups if group not in single]
     for stack in group_alike(single, _same_stack):
         planes = [plane for group in stack for plane in group]
-        joined += [planes] if len(group_into_slices(planes)) > 1 else stack
+        joined += _split_repeats(stack) if len(group_into_slices(planes)) > 1 else stack
     return joined
+
+
+def _split_repeats(stack: Sequence[list[Plane]]) -> list[list[Plane]]:
+    """Return the planes of a stack of series; of one that was acquired several times in a row, those of each time."""
+    group_of = {group[0]: group for group in stack}
+    slices = [sorted(place, key=_series_number) for place in group_into_slices(list(group_of))]
+    times = list(zip(*slices, strict=False))
+    in_a_row = all(
+        max(map(_series_number, before)) < min(map(_series_number, after)) for before, after in pairwise(times)
+    )
+    if len({len(place) for place in slices}) > 1 or not in_a_row:
+        times = [tuple(plane for place in slices for plane in place)]
+    return [[plane for first in time for plane in group_of[first]] for time in times]
+
+
+def _series_number(plane: Plane) -> int:
+    return plane.series.number
+
+
+def _join_times(groups: Sequence[list[Plane]]) -> list[list[Plane]]:
+    """Join series of one time point each where they make a dynamic study; return the others unchanged."""
+    still = [group for group in groups if len(group) > 1 and all(len(place) == 1 for place in _places(group))]
+    joined = [group for group in groups if group not in still]
+    for series in group_alike(still, _same_volume):
+        joined += [[plane for group in series for plane in group]] if len(series) >= _FEWEST_TIMES else series
+    return joined
+
+
+def _same_volume(first: Sequence[Plane], second: Sequence[Plane]) -> bool:
+    """Return whether two series are of the same places and settings."""
+    a, b = first[0], second[0]
+    shared = ("echo_ms", "inversion_ms", "b_value", "settings")
+    return (
+        len(first) == len(second)
+        and ", stack " not in a.component
+        and _same_stack(first, second)
+        and all(getattr(a, name) == getattr(b, name) for name in shared)
+        and len(group_into_slices([*first, *second])) == len(first)
+    )
 
 
 def _same_stack(first: Sequence[Plane], second: Sequence[Plane]) -> bool:

@@ -17,6 +17,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from unet4d.images.dicom.instance import Plane, Series
+from unet4d.images.dicom.vendors import (
+    VENDOR_ELEMENTS,
+    is_mosaic,
+    mosaic_error,
+    philips_scale,
+    private_layers,
+    siemens_b_value,
+    split_mosaic,
+    volume_time_ms,
+)
 
 if TYPE_CHECKING:
     from pydicom.tag import BaseTag
@@ -27,10 +37,6 @@ _GROUPS = (
     "MRImageFrameTypeSequence", "MREchoSequence", "MRModifierSequence", "MRDiffusionSequence",
     "UnassignedPerFrameConvertedAttributesSequence", "UnassignedSharedConvertedAttributesSequence",
 )  # fmt: skip
-_XA_TYPES = tuple(0x00210075 + 0x100 * block for block in range(0x10, 0x18))  # Siemens' own ImageType in the XA line
-_XA_FRAMES = tuple(0x002100FE + 0x100 * block for block in range(0x10, 0x18))  # Siemens' own groups of one frame
-_IMAGE_TYPES = (0x00080008, 0x00089007, *_XA_TYPES)  # ImageType, FrameType
-_TILES, _TILES_CREATOR = 0x0019100A, 0x00190010  # NumberOfImagesInMosaic, and the creator of the elements (0019,10xx)
 _ELEMENTS: tuple[str | int, ...] = (
     "SOPClassUID", "SOPInstanceUID", "PatientID", "PatientName", "StudyInstanceUID", "SeriesInstanceUID", "StudyDate", "StudyTime",
     "SeriesNumber", "SeriesDescription", "ProtocolName", "SequenceName", "PulseSequenceName", "FrameOfReferenceUID",
@@ -39,9 +45,10 @@ _ELEMENTS: tuple[str | int, ...] = (
     "RescaleSlope", "RescaleIntercept", "TriggerTime", "TemporalPositionIdentifier", "AcquisitionDate",
     "AcquisitionTime", "AcquisitionDateTime", "ContentDate", "ContentTime", "InstanceNumber", "NominalInterval",
     "CardiacNumberOfImages", "CardiacSynchronizationTechnique", "TemporalResolution", "FrameTime", "NumberOfFrames",
-    "EchoTime", "InversionTime", "DiffusionBValue",
+    "EchoTime", "InversionTime", "DiffusionBValue", "HeartRate", "SeriesDate", "SeriesTime", "FlipAngle", "RepetitionTime",
+    "ScanningSequence", "MRAcquisitionType", "NumberOfTemporalPositions", "ModalityLUTSequence",
     "DimensionIndexSequence", "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence",
-    *_XA_TYPES, *_XA_FRAMES, _TILES, _TILES_CREATOR,
+    *VENDOR_ELEMENTS,
 )  # fmt: skip
 _TIME_DIMENSIONS = (
     "TemporalPositionIndex", "TemporalPositionIdentifier", "TemporalPositionTimeOffset", "NominalCardiacTriggerDelayTime",
@@ -90,11 +97,11 @@ def read_series(dataset: Any) -> Series:
 
 
 def read_planes(dataset: Any, file: Path) -> list[Plane]:
-    """Return the planes of a file, from its header.
+    """Return the planes of a file, from its header: of a Siemens MOSAIC one for each slice.
 
     Raises:
         OtherObject: it is in color, or has no place in space.
-        ValueError, TypeError, AttributeError, KeyError: a damaged header; a Siemens MOSAIC.
+        ValueError, TypeError, AttributeError, KeyError: a damaged header; a MOSAIC that cannot be split.
     """
     series = read_series(dataset)
     photometric = str(dataset.get("PhotometricInterpretation") or "")
@@ -104,9 +111,14 @@ def read_planes(dataset: Any, file: Path) -> list[Plane]:
     groups = dataset.get("PerFrameFunctionalGroupsSequence") or []
     shared = dataset.get("SharedFunctionalGroupsSequence") or []
     items = [*shared, *groups]
-    _check_mosaic(dataset, *items, *(kind for item in items for kind in item.get("MRImageFrameTypeSequence") or []))
+    mosaic = is_mosaic(
+        dataset, *items, *(kind for item in items for kind in item.get("MRImageFrameTypeSequence") or [])
+    )
     if not groups and frames == 1:
-        return [_plane(_lookup(dataset), series, file, 0, None)]
+        plane = _plane(_lookup(dataset), series, file, 0, None, private_layers(dataset))
+        return split_mosaic(plane, dataset) if mosaic else [plane]
+    if mosaic:
+        raise mosaic_error()
     if not groups:
         raise OtherObject(f"it holds {frames} frames without a place for each of them")
     if len(groups) != frames:
@@ -118,33 +130,13 @@ def read_planes(dataset: Any, file: Path) -> list[Plane]:
         value = _lookup(_flatten_groups(group), *common, dataset)
         indices = value("DimensionIndexValues")
         at = tuple(int(_several(indices)[i]) for i in dimensions) if dimensions and indices is not None else None
-        planes.append(_plane(value, series, file, index, at))
+        planes.append(_plane(value, series, file, index, at, private_layers(dataset, group, *shared)))
     return planes
 
 
-def _check_mosaic(*layers: Any) -> None:
-    """Raise ValueError for a Siemens MOSAIC: one plane that holds many slices side by side, as tiles.
-
-    Args:
-        layers: the dataset, the functional groups of its frames, and their groups of the type of image.
-    """
-    private = [item for layer in layers for tag in _XA_FRAMES if tag in layer for item in _items(layer[tag].value)]
-    types = [layer[tag].value for layer in (*layers, *private) for tag in _IMAGE_TYPES if tag in layer]
-    siemens = [layer for layer in layers if _TILES in layer and "SIEMENS" in str(layer.get(_TILES_CREATOR))]
-    has_tiles = any(layer[_TILES].value not in (None, "", 0, 1) for layer in siemens)
-    if has_tiles or any("MOSAIC" in str(kind).upper() for kind in types):
-        raise ValueError(
-            "it is a Siemens MOSAIC, all slices side by side in one image, expected one slice per image; convert the series to "
-            "NIfTI with dcm2niix, and give that"
-        )
-
-
-def _items(value: Any) -> list[Any]:
-    """Return the datasets of a sequence; none where a private element is no sequence."""
-    return [item for item in value if hasattr(item, "iterall")] if isinstance(value, Sequence) else []
-
-
-def _plane(value: _Lookup, series: Series, file: Path, index: int, at: tuple[int, ...] | None) -> Plane:
+def _plane(
+    value: _Lookup, series: Series, file: Path, index: int, at: tuple[int, ...] | None, private: Sequence[Any]
+) -> Plane:
     required = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing")
     missing = [keyword for keyword in required if value(keyword) is None]
     if missing:
@@ -153,6 +145,7 @@ def _plane(value: _Lookup, series: Series, file: Path, index: int, at: tuple[int
     kinds = [str(kind).upper() for kind in _several(value("FrameType") or value("ImageType"))]
     component = str(value("ComplexImageComponent") or "").upper()
     number = _number(value("InstanceNumber"))
+    slope, intercept = philips_scale(private, *_rescaling(value), [component[:1], *kinds[2:]])
     return Plane(
         series=series,
         file=file,
@@ -165,25 +158,49 @@ def _plane(value: _Lookup, series: Series, file: Path, index: int, at: tuple[int
         position_mm=_numbers(value, "ImagePositionPatient", 3),
         axes=_axes(value),
         thickness_mm=_number(value("SpacingBetweenSlices")) or _number(value("SliceThickness")),
-        slope=1.0 if value("RescaleSlope") is None else _numbers(value, "RescaleSlope", 1)[0],
-        intercept=0.0 if value("RescaleIntercept") is None else _numbers(value, "RescaleIntercept", 1)[0],
+        slope=slope,
+        intercept=intercept,
         times={
             "dimension": at,
             "trigger": _number(value("NominalCardiacTriggerDelayTime"), value("TriggerTime")),
             "temporal": _number(value("TemporalPositionIndex"), value("TemporalPositionIdentifier")),
             "acquisition": _acquired_s(value),
             "content": _seconds(value("ContentDate") or _NO_DATE, value("ContentTime")),
+            "series": (_seconds(value("SeriesDate") or _NO_DATE, value("SeriesTime")) or 0.0, series.number),
             "instance": None if number is None else (number, index),
         },
         offset_s=_number(value("TemporalPositionTimeOffset")),
-        beat_ms=_number(value("RRIntervalTimeNominal"), value("NominalInterval")),
+        beat_ms=_beat_ms(value),
         frames_per_beat=_number(value("CardiacNumberOfImages")),
-        step_ms=_number(value("TemporalResolution"), value("FrameTime")),
+        step_ms=_number(value("TemporalResolution"), value("FrameTime"), _volume_ms(value, private)),
         retrospective="RETRO" in kinds or value("CardiacSynchronizationTechnique") == "RETROSPECTIVE",
         echo_ms=_number(value("EffectiveEchoTime"), value("EchoTime")),
         inversion_ms=_number(*_several(value("InversionTimes"))[:1], value("InversionTime")),
-        b_value=_number(value("DiffusionBValue")),
+        b_value=_number(value("DiffusionBValue"), siemens_b_value(private)),
+        settings=(_number(value("FlipAngle")), _number(value("RepetitionTime"))),
     )
+
+
+def _rescaling(value: _Lookup) -> tuple[float, float]:
+    """Return slope and intercept; 1 and 0 where a Modality LUT takes their place."""
+    if value("ModalityLUTSequence"):
+        return 1.0, 0.0
+    slope = 1.0 if value("RescaleSlope") is None else _numbers(value, "RescaleSlope", 1)[0]
+    return slope, 0.0 if value("RescaleIntercept") is None else _numbers(value, "RescaleIntercept", 1)[0]
+
+
+def _beat_ms(value: _Lookup) -> float | None:
+    """Return the length of a heartbeat in ms; None if unknown."""
+    rate = _number(value("HeartRate"))
+    known = _number(value("RRIntervalTimeNominal"), value("NominalInterval"))
+    return known or (60e3 / rate if rate and rate > 0 else None)
+
+
+def _volume_ms(value: _Lookup, private: Sequence[Any]) -> float | None:
+    """Return the time of one volume of an ungated echo-planar 2D series; None for others, whose repetition time is another."""
+    if "EP" not in _several(value("ScanningSequence")) or value("MRAcquisitionType") != "2D" or value("TriggerTime"):
+        return None
+    return volume_time_ms(private, _number(value("RepetitionTime")), _number(value("NumberOfTemporalPositions")))
 
 
 def _lookup(*layers: Any) -> _Lookup:

@@ -54,14 +54,16 @@ class Plane:
         position_mm: center of the first pixel, patient coordinates (LPS).
         axes: direction of X and of Y, unit vectors (LPS), as six numbers.
         thickness_mm: SpacingBetweenSlices, else SliceThickness: the step of a single slice.
-        slope, intercept: of the rescaling.
+        slope, intercept: of the rescaling, see vendors.py for Philips; 1 and 0 with a Modality LUT.
         times: values that may order the frames of a slice, by the names in frame_order.py; None if unknown.
         offset_s: TemporalPositionTimeOffset.
-        beat_ms, frames_per_beat: NominalInterval (RR) and CardiacNumberOfImages.
-        step_ms: TemporalResolution, else FrameTime.
+        beat_ms, frames_per_beat: NominalInterval (RR), else that of HeartRate, and CardiacNumberOfImages.
+        step_ms: TemporalResolution, else FrameTime, else the time of an echo-planar volume.
         retrospective: gated afterwards, so that the frames cover the whole beat.
         echo_ms, inversion_ms: EchoTime and InversionTime.
         b_value: DiffusionBValue, s/mm2.
+        settings: FlipAngle and RepetitionTime, which the frames of one acquisition share.
+        tile: column and row of its first pixel in the image of the file, where that holds several slices (Siemens MOSAIC).
     """
 
     series: Series
@@ -86,3 +88,5 @@ class Plane:
     echo_ms: float | None
     inversion_ms: float | None
     b_value: float | None
+    settings: tuple[float | None, ...] = ()
+    tile: tuple[int, int] | None = None

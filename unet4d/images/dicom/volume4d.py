@@ -90,29 +90,42 @@ def read_dicom_voxels(stack: SliceStack) -> np.ndarray:
         InputError: pixel data cut off, damaged, or compressed in a way that nothing installed decodes. Names the file.
     """
     voxels = None
-    places: dict[Path, dict[int, tuple[int, int]]] = {}
+    places: dict[Path, dict[int, list[tuple[int, int]]]] = {}
     for t, frame in enumerate(stack.planes):
         for z, plane in enumerate(frame):
-            places.setdefault(plane.file, {})[plane.index] = (t, z)
+            places.setdefault(plane.file, {}).setdefault(plane.index, []).append((t, z))
     for file, at in places.items():
         check_stop()
-        for pixels, (t, z) in zip(decode_frames(file, list(at)), at.values(), strict=True):
-            plane = stack.planes[t][z]
-            expected = stack.shape[2:0:-1]
-            if pixels.shape != expected:
-                raise InputError(f"{file}: got pixels {pixels.shape}, expected {expected}; export it again")
-            if voxels is None:  # now that one plane is known to have the size of its header
-                check_fits(_WORKING_BYTES * math.prod(stack.shape), file)
-                voxels = np.empty(stack.shape, dtype=np.float32)
-            voxels[t, :, :, z] = pixels.T * plane.slope + plane.intercept
+        for whole, of_frame in zip(decode_frames(file, list(at)), at.values(), strict=True):
+            for t, z in of_frame:
+                plane = stack.planes[t][z]
+                pixels = whole if plane.tile is None else _cut_tile(whole, plane)
+                expected = stack.shape[2:0:-1]
+                if pixels.shape != expected:
+                    raise InputError(f"{file}: got pixels {pixels.shape}, expected {expected}; export it again")
+                if voxels is None:  # now that one plane is known to have the size of its header
+                    check_fits(_WORKING_BYTES * math.prod(stack.shape), file)
+                    voxels = np.empty(stack.shape, dtype=np.float32)
+                voxels[t, :, :, z] = pixels.T * plane.slope + plane.intercept
     assert voxels is not None
     return voxels
 
 
+def _cut_tile(pixels: np.ndarray, plane: Plane) -> np.ndarray:
+    """Return the pixels of one slice of a MOSAIC."""
+    assert plane.tile is not None
+    column, row = plane.tile
+    return pixels[row : row + plane.size[1], column : column + plane.size[0]]
+
+
 def decode_frames(file: Path, indices: Sequence[int]) -> list[np.ndarray]:
-    """Decode these frames of a file, each (rows, columns)."""
+    """Decode these frames of a file, each (rows, columns), through its Modality LUT if it has one.
+
+    Raises:
+        InputError: pixel data cut off, damaged, or compressed in a way that nothing installed decodes. Names the file.
+    """
     from pydicom import dcmread
-    from pydicom.pixels import iter_pixels
+    from pydicom.pixels import apply_modality_lut, iter_pixels
     from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian
 
     dataset: Any = None
@@ -129,7 +142,9 @@ def decode_frames(file: Path, indices: Sequence[int]) -> list[np.ndarray]:
             ):  # then a frame may begin within a byte, which iter_pixels does not know
                 every = dataset.pixel_array.reshape(-1, dataset.Rows, dataset.Columns)
                 return [every[index] for index in indices]
-            return list(iter_pixels(dataset, indices=indices))
+            frames = list(iter_pixels(dataset, indices=indices))
+            has_table = bool(dataset.get("ModalityLUTSequence"))
+            return [apply_modality_lut(frame, dataset) for frame in frames] if has_table else frames
     except Exception as error:  # whatever a damaged file leads to in a decoder
         raise InputError(f"{file}: {_decode_failure(dataset, error)}") from error
 
