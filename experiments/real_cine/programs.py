@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 
 from experiments.real_cine.protocol import BASE, CHECKOUT, Job, held_out_cases, held_out_subjects
 from unet4d.datasets.dataset import read_dataset
+from unet4d.datasets.propagation.checks import PropagationOptions
+from unet4d.datasets.propagation.propagate import propagate
 from unet4d.models.checkpoint import LAST, RUN_SUMMARY
 from unet4d.system.files import read_json, write_json
 from unet4d.system.safe_paths import ALLOWED
@@ -45,7 +47,9 @@ class Program(NamedTuple):
 
 
 def _train_unet4d(job: Job, dataset: Path, work: Path) -> Command:
-    length = {"train.time_budget": job.budget, "train.budget_clock": "cpu"}
+    length: dict[str, Any] = {"train.time_budget": job.budget, "train.budget_clock": "cpu"}
+    if job.arm.epochs is not None:
+        length = {"train.epochs": job.arm.epochs}
     return _training_unet4d(job, dataset, work, TRAINED, length)
 
 
@@ -58,6 +62,9 @@ def _training_unet4d(job: Job, dataset: Path, work: Path, name: str, length: Map
     run = job.folder(work) / name
     patients = job.arm.patients
     folder = f"fold_{job.fold}" if patients is None else f"fold_{job.fold}_patients_{patients}"
+    if job.arm.propagated is not None:
+        dataset = _propagated(dataset, work / job.suite / job.arm.name / "dataset", job.arm.propagated)
+        folder = f"{folder}_{job.arm.name}"
     training = write_training_set(dataset, work / "folds" / folder, job.fold, patients)
     options: dict[str, Any] = {
         "seed": job.seed,
@@ -69,6 +76,13 @@ def _training_unet4d(job: Job, dataset: Path, work: Path, name: str, length: Map
     resume = ["--resume"] if (run / LAST).exists() else []
     command = _unet4d("train", "--dataset", training, "--out", run, "--config", BASE, *words, *resume)
     return command._replace(environment={ALLOWED: str(dataset)})
+
+
+def _propagated(dataset: Path, out: Path, options: dict[str, float]) -> Path:
+    """Return a dataset with labels on all frames, each patient's from his own drawn ones; it is made where it is not there."""
+    if not (out / "dataset.json").exists():
+        propagate(dataset, out, PropagationOptions(**options))
+    return out
 
 
 def write_training_set(dataset: Path, out: Path, fold: int, patients: int | None = None) -> Path:
@@ -110,7 +124,8 @@ def _predict_unet4d(job: Job, dataset: Path, work: Path, out: Path, facts: Path)
 
 def _trained_unet4d(job: Job, work: Path) -> dict[str, Any]:
     summary = read_json(job.folder(work) / TRAINED / RUN_SUMMARY)
-    return {"steps": summary["steps"]["done"], "cpu_s": summary["time_budget"]["spent_seconds"]}
+    budget = summary["time_budget"]  # None where the length is in epochs
+    return {"steps": summary["steps"]["done"], "cpu_s": budget and budget["spent_seconds"]}
 
 
 def _outside(module: str, command: str, work: Path, **arguments: object) -> Command:

@@ -19,7 +19,7 @@ from unet4d.system.clocks import seconds_of
 HERE = Path(__file__).parent
 CHECKOUT = HERE.parents[1]
 BASE = HERE / "base.yaml"
-SUITES = ("arms", "artifacts", "ablations", "few_patients")
+SUITES = ("arms", "artifacts", "ablations", "few_patients", "propagated")
 FOLDS = 2
 CLEAN = "clean"
 """The view of the held-out studies as they are; other views are copies of the dataset, such as one with spoiled frames."""
@@ -37,6 +37,8 @@ class Arm:
         quantities: what it is scored in; None: everything.
         patients: number of patients of a fold's training set that it trains on, the first by name; None: all. For unet4d alone.
         compared_with: the arm that it is tested against; None: that of its suite.
+        epochs: length of its trainings in place of the budget, for a comparison at equal steps; None: the budget. For unet4d alone.
+        propagated: options of `unet4d propagate`, whose dataset it trains on; None: it trains on drawn frames. For unet4d alone.
     """
 
     name: str
@@ -46,6 +48,8 @@ class Arm:
     quantities: Sequence[str] | None = None
     patients: int | None = None
     compared_with: str | None = None
+    epochs: int | None = None
+    propagated: dict[str, float] | None = None
 
 
 @dataclass(frozen=True)

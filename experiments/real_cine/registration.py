@@ -1,31 +1,26 @@
 """Registration as an arm: the label of one labelled frame of a study is carried to its other one by Greedy; nothing is trained.
 
 Run by `programs` in an environment with picsl-greedy. This arm sees a label of the held-out patient, which no other arm does.
-Yushkevich et al., "Fast automatic segmentation of hippocampal subfields and medial temporal lobe subregions in 3 Tesla and 7 Tesla
-T2-weighted MRI", Alzheimer's & Dementia 2016.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
-import SimpleITK as sitk
-from picsl_greedy import Greedy3D
 
 from experiments.real_cine.protocol import held_out_cases, write_label
+from unet4d.datasets.case_labels import read_labelled
 from unet4d.datasets.dataset import read_dataset
+from unet4d.datasets.propagation.carry import carry_label, find_box
+from unet4d.datasets.propagation.cross_frames import deformation_between, neighbors
+from unet4d.datasets.propagation.registration import Greedy
+from unet4d.images.image4d import Image4D
 from unet4d.system.clocks import cpu_seconds
 from unet4d.system.files import write_json
-
-REGISTER = "-threads 1 -i fixed moving -m NCC 2x2x2 -n 100x50x10 -o warp"
-WARP = "-threads 1 -rf fixed -rm class carried -r warp"
-PAD = 6
-"""Slices repeated beyond the first and the last: Greedy's coarsest level is a quarter of the size and needs four slices."""
 
 
 def predict(dataset: Path, fold: int, out: Path, facts: Path) -> None:
@@ -33,39 +28,24 @@ def predict(dataset: Path, fold: int, out: Path, facts: Path) -> None:
     content, used_s = read_dataset(dataset), 0.0
     cases = held_out_cases(content, fold)
     for case in cases:
-        image, label = nib.load(case.images[0]), nib.load(case.label)
-        carried = np.zeros(image.shape, np.uint8)
-        first, last = case.labelled_frames
-        begin_s = cpu_seconds()
-        for source, target in ((first, last), (last, first)):
-            carried[..., target] = carry(image, label, source, target, content.label_values)
+        image = case.image()
+        label, _ = read_labelled(case, content, image)
+        carried, begin_s = np.zeros_like(label), cpu_seconds()
+        ((first, second),) = neighbors(case.labelled_frames, image.frames, content.cyclic)
+        for source, target in ((first, second), (second, first)):
+            carried[target] = carry(image, label[source], source, target, source == first)
         used_s += cpu_seconds() - begin_s
-        write_label(out / f"{case.name}.nii.gz", carried, image)
+        write_label(out / f"{case.name}.nii.gz", np.moveaxis(carried, 0, -1), nib.load(case.images[0]))
     write_json(facts, {"studies": len(cases), "frames": 2 * len(cases), "cpu_s": round(used_s, 2)})
 
 
-def carry(
-    image: nib.Nifti1Image, label: nib.Nifti1Image, source: int, target: int, values: Sequence[int]
-) -> np.ndarray:
-    """Return the label (X, Y, Z) of one frame moved to another: each class is resampled linearly, and the largest one taken."""
-    spacing = [float(size) for size in image.header.get_zooms()[:3]]
-    fixed, moving = (_volume(np.asarray(image.dataobj[..., t]), spacing) for t in (target, source))
-    greedy = Greedy3D()
-    greedy.execute(REGISTER, fixed=fixed, moving=moving, warp=None)
-    drawn = np.asarray(label.dataobj[..., source])
-    shares = []
-    for value in values:
-        greedy.execute(WARP, **{"class": _volume(drawn == value, spacing), "carried": None})
-        shares.append(sitk.GetArrayFromImage(greedy["carried"]).T[..., PAD:-PAD])
-    return np.asarray(values)[np.argmax(shares, axis=0)]
-
-
-def _volume(voxels: np.ndarray, spacing: list[float]) -> sitk.Image:
-    """Return voxels (X, Y, Z) for Greedy, with the outer slices repeated."""
-    padded = np.pad(voxels.astype(np.float32), ((0, 0), (0, 0), (PAD, PAD)), "edge")
-    volume = sitk.GetImageFromArray(padded.T)
-    volume.SetSpacing(spacing)
-    return volume
+def carry(image: Image4D, drawn: np.ndarray, source: int, target: int, later: bool) -> np.ndarray:
+    """Return the label (X, Y, Z) of one frame moved to another, which is later in time or round the cycle, or else earlier."""
+    box, registration = find_box([drawn], image.spacing, None), Greedy(image.spacing)
+    deformation = deformation_between(image.array[(0, slice(None), *box)], source, target, later, registration)
+    carried = np.zeros_like(drawn)
+    carried[box] = carry_label(drawn[box], np.unique(drawn[box]), deformation, registration)
+    return carried
 
 
 if __name__ == "__main__":

@@ -147,7 +147,7 @@ def _summarize_arm(
         "jobs": [{key: record[key] for key in ("fold", "seed", "budget", "commit", "date")} for record in records],
         "hardware": sorted({f"{r['hardware']['cpu']}, {r['hardware']['cores']} cores" for r in records}),
         "options": records[0]["options"],
-        "training_cpu_s": _mean_of([one["cpu_s"] for one in trained]),
+        "training_cpu_s": _mean_of([one["cpu_s"] for one in trained if one["cpu_s"] is not None]),
         "steps": _mean_of([one["steps"] for one in trained]),
         "prediction_cpu_s_per_study": used_s / studies,
         "prediction_cpu_s_per_frame": used_s / frames,

@@ -111,7 +111,7 @@ def test_the_console_script_gives_the_exit_code():
     assert done.returncode == 2
     assert done.stdout == ""
     assert done.stderr.startswith(
-        "unet4d: 'predct' is not a command, expected one of phantom, convert, verify, plan, train"
+        "unet4d: 'predct' is not a command, expected one of phantom, convert, verify, propagate, plan, train"
     )
 
 

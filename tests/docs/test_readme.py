@@ -27,6 +27,7 @@ def test_every_command_is_shown():
     assert {line.split()[1] for line in COMMANDS} == {
         "convert",
         "verify",
+        "propagate",
         "plan",
         "train",
         "info",

@@ -4,7 +4,7 @@ In: words of a shell, YAML files. Out: calls of the rooms below, lines on stdout
 Nothing heavy is imported before a command is chosen.
 """
 
-from unet4d.cli.datasets import CONVERT, PHANTOM, VERIFY
+from unet4d.cli.datasets import CONVERT, PHANTOM, PROPAGATE, VERIFY
 from unet4d.cli.evaluation import COMPARE, EVALUATE, REPORT
 from unet4d.cli.options import Command
 from unet4d.cli.orthanc import ORTHANC
@@ -15,6 +15,7 @@ COMMANDS: dict[str, Command] = {
     "phantom": PHANTOM,
     "convert": CONVERT,
     "verify": VERIFY,
+    "propagate": PROPAGATE,
     "plan": PLAN,
     "train": TRAIN,
     "info": INFO,

@@ -119,20 +119,64 @@ def _verify_options(parser: ArgumentParser) -> None:
     add(parser, "dataset", help="dataset folder, with dataset.json; exit code 2 where it has errors")
     add(parser, "--json", help="print one JSON object: faults and fingerprint", action="store_true")
     add(parser, "--out", help="a JSON file for the fingerprint, beside the one that is kept for plan and train")
+    add(
+        parser,
+        "--cross_frames",
+        help="compare the drawn frames of each study, too: one carried to the next by registration (needs the extra registration)",
+        action="store_true",
+    )
 
 
 def _check_verify(args: Namespace) -> None:
     from unet4d.datasets.verify.checks import check_verify
 
-    check_verify(args.dataset, args.out)
+    check_verify(args.dataset, args.out, args.cross_frames)
 
 
 def _verify(args: Namespace) -> None:
     from unet4d.datasets.verify.verify import check_no_errors, format_verification, verification_json, verify
 
-    found = verify(args.dataset, args.out)
+    found = verify(args.dataset, args.out, args.cross_frames)
     print(verification_json(found, args.dataset) if args.json else format_verification(found))
     check_no_errors(found, args.dataset)
+
+
+def _propagate_options(parser: ArgumentParser) -> None:
+    add(parser, "dataset", help="dataset folder, with one drawn frame or more in each study; nothing in it is changed")
+    add(
+        parser,
+        "--out",
+        help="folder to write the new dataset to: a new one, or that of an earlier call, which is continued",
+        required=True,
+    )
+    add(
+        parser,
+        "--min_confidence",
+        help="a frame gets a label where the mean confidence of its classes is this or more, 0 to 1",
+        type=float,
+        default=0.5,
+    )
+    add(
+        parser,
+        "--weight",
+        help="weight in training of a propagated frame of confidence 1, 0 to 1; a drawn frame has 1",
+        type=float,
+        default=1.0,
+    )
+    add(parser, "--jobs", help="number of processes, one study each", type=int, default=1)
+
+
+def _check_propagate(args: Namespace) -> None:
+    from unet4d.datasets.propagation.checks import PropagationOptions, check_propagate
+
+    check_propagate(args.dataset, args.out, PropagationOptions(args.min_confidence, args.weight), args.jobs)
+
+
+def _propagate(args: Namespace) -> None:
+    from unet4d.datasets.propagation.checks import PropagationOptions
+    from unet4d.datasets.propagation.propagate import propagate
+
+    propagate(args.dataset, args.out, PropagationOptions(args.min_confidence, args.weight), args.jobs)
 
 
 PHANTOM = Command(
@@ -160,12 +204,24 @@ CONVERT = Command(
 
 VERIFY = Command(
     "find every fault of a dataset in one pass, and describe its studies",
-    "DATASET [--json] [--out FILE]",
+    "DATASET [--json] [--out FILE] [--cross_frames]",
     "  unet4d verify heart\n"
     "  unet4d verify heart --json                (for programs: faults and fingerprint on stdout)\n"
-    "  unet4d verify heart --out heart.json      (the fingerprint as a file of its own)",
+    "  unet4d verify heart --out heart.json      (the fingerprint as a file of its own)\n"
+    "  unet4d verify heart --cross_frames        (drawn frames that contradict one another, too)",
     _verify_options,
     _verify,
     _check_verify,
     prints_result=True,
+)
+
+PROPAGATE = Command(
+    "carry labels from the drawn frames of each study to all others, by registration",
+    "DATASET --out DIR [options]",
+    "  unet4d propagate heart --out heart_all                (needs pip install 'unet4d[registration]')\n"
+    "  unet4d propagate heart --out heart_all                (again, after frames of heart_all were corrected)\n"
+    "  unet4d propagate heart --out heart_all --jobs 8 --min_confidence 0.8",
+    _propagate_options,
+    _propagate,
+    _check_propagate,
 )

@@ -39,6 +39,7 @@ ISSUE_KINDS: Mapping[str, tuple[str, str]] = {
     "class-absent": (WARNING, "a class that no labelled frame has"),
     "image-twice": (WARNING, "one image under several cases of a subject, or as several channels"),
     "same-label": (WARNING, "one label under several images"),
+    "frames-contradict": (WARNING, "drawn frames of one study that contradict one another"),
     "label-mirrored": (WARNING, "a label that fits its image far better mirrored"),
     "outlier-intensity": (WARNING, "intensities far from those of the other studies"),
     "outlier-spacing": (WARNING, "a voxel size far from that of the other studies"),

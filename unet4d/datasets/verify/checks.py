@@ -5,14 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 from unet4d.datasets.dataset import open_dataset
+from unet4d.datasets.propagation.registration import import_greedy
 from unet4d.system.files import PathLike, check_file_writable
 
 
-def check_verify(dataset: PathLike, out: PathLike | None) -> None:
+def check_verify(dataset: PathLike, out: PathLike | None, cross_frames: bool = False) -> None:
     """Check the arguments of `verify`, which reports mistakes in a dataset.json itself.
 
     Raises:
-        InputError: there is no dataset.json, or `out` is a folder.
+        InputError: there is no dataset.json, or `out` is a folder; Greedy is missing, which `cross_frames` needs.
         Unet4DError: `out` may not be written.
     """
     path = Path(dataset)
@@ -20,3 +21,5 @@ def check_verify(dataset: PathLike, out: PathLike | None) -> None:
         open_dataset(path)
     if out is not None:
         check_file_writable(out)
+    if cross_frames:
+        import_greedy()

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 
 from unet4d.datasets.dataset import choose_cache_dir, open_dataset
-from unet4d.datasets.issues import ISSUE_KINDS, Issue
+from unet4d.datasets.issues import ISSUE_KINDS, Issue, sort_issues
+from unet4d.datasets.propagation.cross_frames import check_cross_frames
 from unet4d.datasets.verify.checks import check_verify
 from unet4d.datasets.verify.dataset_summary import describe_summary
 from unet4d.datasets.verify.run_checks import Verification, verify_dataset
@@ -17,19 +19,23 @@ from unet4d.system.files import PathLike, write_json
 from unet4d.system.text import count, printable
 
 
-def verify(dataset: PathLike, out: PathLike | None = None) -> Verification:
+def verify(dataset: PathLike, out: PathLike | None = None, cross_frames: bool = False) -> Verification:
     """Find every mistake in a dataset, and describe its studies.
 
     Args:
         dataset: folder with dataset.json.
         out: a further file for the fingerprint.
+        cross_frames: whether drawn frames are compared with one another, which takes seconds for each study and is not kept.
 
     Raises:
-        InputError: there is no dataset.
+        InputError: there is no dataset; Greedy is missing, which `cross_frames` needs.
         Unet4DError: `out` cannot be written.
     """
-    check_verify(dataset, out)
+    check_verify(dataset, out, cross_frames)
     found = _verify(Path(dataset))
+    if cross_frames and found.studies:
+        more = [issue.below(found.root) for issue in check_cross_frames(open_dataset(dataset))]
+        found = replace(found, issues=tuple(sort_issues([*found.issues, *more])))
     if out is not None:
         write_json(out, found.dataset_summary())
     return found

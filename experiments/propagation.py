@@ -1,0 +1,156 @@
+"""Labels propagated between end-diastole and end-systole: accuracy, trust in the confidence, and wrong drawings that are found.
+
+The options of the registration were chosen on every second patient (half 0); all numbers are given for either half and for all.
+Run: python experiments/propagation.py acdc14 OUT, in an environment with picsl-greedy.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from experiments.real_cine.registration import carry
+from unet4d.datasets.case_labels import read_labelled
+from unet4d.datasets.dataset import read_dataset
+from unet4d.datasets.propagation.carry import find_box, overlap, propagate_labels
+from unet4d.datasets.propagation.cross_frames import (
+    Comparison,
+    compare_labels,
+    contradictions,
+    deformation_between,
+    neighbors,
+)
+from unet4d.datasets.propagation.registration import Greedy
+from unet4d.system.csv_file import csv_text
+from unet4d.system.files import write_json, write_text
+from unet4d.system.progress_bar import ProgressBar
+
+SHIFTS_MM = (5, 10, 20)
+Pair = tuple[np.ndarray, np.ndarray]
+
+
+def spoil(first: np.ndarray, second: np.ndarray, values: Sequence[int], spacing: Sequence[float]) -> dict[str, Pair]:
+    """Return both labels (X, Y, Z) as they are, and with mistakes of an annotator or of a program, by name."""
+    low, high = values[0], values[-1]
+    exchanged = second.copy()
+    exchanged[second == low], exchanged[second == high] = high, low
+    found = {
+        "as they are": (first, second),
+        "frames exchanged": (second, first),
+        "two classes exchanged in one frame": (first, exchanged),
+        "one frame mirrored": (first, second[::-1]),
+        "one frame off by a slice": (first, np.roll(second, 1, axis=2)),
+        "a class missing in one frame": (first, np.where(second == low, 0, second).astype(np.uint8)),
+    }
+    for shift in SHIFTS_MM:
+        moved = np.roll(second, round(shift / spacing[0]), axis=0)
+        found[f"one frame off by {shift} mm"] = (first, moved)
+    return found
+
+
+def measure(dataset: Path) -> dict[str, list[dict[str, Any]]]:
+    """Return rows of all studies: Dice, confidence and comparisons of spoiled drawings."""
+    content = read_dataset(dataset)
+    names = {value: name for name, value in content.labels if value}
+    rows: dict[str, list[dict[str, Any]]] = {"dice": [], "confidence": [], "drawings": []}
+    for number, case in enumerate(ProgressBar(content.training, "registering", unit="study")):
+        about = {"case": case.name, "half": number % 2}
+        image = case.image()
+        label, labelled = read_labelled(case, content, image)
+        drawn = {int(t): label[t] for t in np.flatnonzero(labelled)}
+        (first, second), frames, spacing = sorted(drawn), image.array[0], image.spacing
+        registration, pair = Greedy(spacing), neighbors([first, second], len(frames), content.cyclic)[0]
+        for source, target in ((first, second), (second, first)):
+            begin_s = time.process_time()
+            carried = carry(image, drawn[source], source, target, source == pair[0])
+            used_s = time.process_time() - begin_s
+            scores = [overlap(found, drawn[target], list(names)) for found in (drawn[source], carried)]
+            for value, name in names.items():
+                of = {"direction": "ED to ES" if source == first else "ES to ED", "class": name}
+                rows["dice"].append(
+                    {**about, **of, "unmoved": scores[0][value], "carried": scores[1][value], "cpu_s": used_s}
+                )
+            around = dict(propagate_labels(frames, {source: drawn[source]}, content.cyclic, registration, spacing))[
+                target
+            ]
+            truth = overlap(around.label, drawn[target], list(names))
+            for value, name in names.items():
+                row = {"class": name, "dice": truth[value], "confidence": around.confidence.get(value, 0.0)}
+                rows["confidence"].append({**about, "source": source, "target": target, **row})
+        rows["drawings"] += [{**about, **row} for row in _drawings(frames, drawn, pair, spacing, registration, names)]
+    return rows
+
+
+def _drawings(
+    frames: np.ndarray,
+    drawn: Mapping[int, np.ndarray],
+    pair: tuple[int, int],
+    spacing: Sequence[float],
+    registration: Greedy,
+    names: Mapping[int, str],
+) -> list[dict[str, Any]]:
+    """Return the comparison of both drawn frames, as they are and spoiled, per class."""
+    box = find_box(list(drawn.values()), spacing, None)
+    moving, (first, second) = frames[(slice(None), *box)], pair
+    there = deformation_between(moving, first, second, True, registration)
+    back = deformation_between(moving, second, first, False, registration)
+    rows = []
+    for how, labels in spoil(drawn[pair[0]], drawn[pair[1]], list(names), spacing).items():
+        carried, unmoved = compare_labels(*(label[box] for label in labels), there, back, registration)
+        wrong = contradictions(Comparison(*pair, carried, unmoved))
+        for value, name in names.items():
+            found = {"carried": carried.get(value), "unmoved": unmoved.get(value), "reported": value in wrong}
+            rows.append({"how": how, "class": name, **found})
+    return rows
+
+
+def summarize(rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, Any]:
+    """Return means over patients, for half 0 (on which options were chosen), half 1 and all."""
+    found: dict[str, Any] = {}
+    for part, halves in {"chosen on": (0,), "other": (1,), "all": (0, 1)}.items():
+        dice = [row for row in rows["dice"] if row["half"] in halves]
+        summary: dict[str, Any] = {"patients": len({row["case"] for row in dice})}
+        for direction in dict.fromkeys(row["direction"] for row in dice):
+            of = [row for row in dice if row["direction"] == direction]
+            for name in dict.fromkeys(row["class"] for row in of):
+                summary[f"{direction}, {name}"] = {
+                    key: _mean(row[key] for row in of if row["class"] == name) for key in ("unmoved", "carried")
+                }
+            summary[direction] = {key: _mean(row[key] for row in of) for key in ("unmoved", "carried", "cpu_s")}
+        sure = [row for row in rows["confidence"] if row["half"] in halves]
+        pairs = np.array([(row["confidence"], row["dice"]) for row in sure])
+        summary["confidence"] = {"correlation": round(float(np.corrcoef(pairs.T)[0, 1]), 3), "n": len(pairs)}
+        summary["confidence"] |= dict(zip(("mean", "mean dice"), pairs.mean(axis=0).round(3).tolist(), strict=True))
+        drawings = [row for row in rows["drawings"] if row["half"] in halves]
+        summary["drawings reported"] = {
+            how: len({row["case"] for row in drawings if row["how"] == how and row["reported"]})
+            for how in dict.fromkeys(row["how"] for row in drawings)
+        }
+        found[part] = summary
+    return found
+
+
+def _mean(values: Any) -> float:
+    return round(float(np.mean(list(values))), 4)
+
+
+def main() -> None:
+    """Measure, and write tables and a summary."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("dataset", type=Path)
+    parser.add_argument("out", type=Path)
+    given = parser.parse_args()
+    rows = measure(given.dataset)
+    given.out.mkdir(parents=True, exist_ok=True)
+    for name, table in rows.items():
+        write_text(given.out / f"{name}.csv", csv_text([list(table[0]), *(list(row.values()) for row in table)]))
+    write_json(given.out / "summary.json", summarize(rows))
+
+
+if __name__ == "__main__":
+    main()
