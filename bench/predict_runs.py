@@ -26,9 +26,10 @@ from unet4d.inference.predict import predict
 from unet4d.inference.prepare import prepare_study
 from unet4d.inference.window_predictor import WindowPredictor
 from unet4d.inference.windows import SIGMA_SCALE
-from unet4d.models.checkpoint import Task, TrainedModel, load_model, save_checkpoint
+from unet4d.models.checkpoint import TrainedModel, load_model, save_checkpoint
 from unet4d.models.clstm_unet import CLSTMUNet
 from unet4d.models.device import autocast, find_device, set_tf32
+from unet4d.models.task import Task
 from unet4d.system.memory import resident_bytes
 
 SEED = 0

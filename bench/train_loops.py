@@ -17,9 +17,9 @@ from torch import Tensor
 from bench.plain import PlainStep
 from unet4d.config import Config, ResolvedConfig, triple
 from unet4d.datasets.dataset import read_dataset
-from unet4d.models.checkpoint import Task
 from unet4d.models.clstm_unet import CLSTMUNet
 from unet4d.models.device import resolve_precision, set_tf32
+from unet4d.models.task import Task
 from unet4d.phantom import write_phantom
 from unet4d.pipeline.cache import cached_studies
 from unet4d.pipeline.cached_study import CachedStudy

@@ -34,8 +34,9 @@ from unet4d.config import (
 from unet4d.datasets.cases import Dataset
 from unet4d.datasets.dataset import read_dataset
 from unet4d.images.image4d import Image4D, write_image
-from unet4d.models.checkpoint import Task, save_checkpoint
+from unet4d.models.checkpoint import save_checkpoint
 from unet4d.models.clstm_unet import CLSTMUNet
+from unet4d.models.task import Task
 from unet4d.phantom import write_phantom
 from unet4d.pipeline.cached_study import CachedStudy
 

@@ -32,7 +32,8 @@ from tests.builders import (  # noqa: F401
 from unet4d.cli.console import start_logging
 from unet4d.cli.main import run
 from unet4d.config import Config
-from unet4d.models.checkpoint import Task, save_checkpoint
+from unet4d.models.checkpoint import save_checkpoint
+from unet4d.models.task import Task
 from unet4d.phantom import write_phantom
 from unet4d.training.train import train
 

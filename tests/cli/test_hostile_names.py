@@ -12,7 +12,7 @@ import pytest
 from unet4d.errors import InputError
 from unet4d.images.image4d import Image4D
 from unet4d.images.label_writers import LabelClass, write_color_table, write_label_descriptions, write_segmentation
-from unet4d.models.checkpoint import Task
+from unet4d.models.task import Task
 from unet4d.report.pages.index_page import IndexEntry, index_page
 from unet4d.report.pages.score_tables import ScoreSection
 from unet4d.report.pages.study import SegmentedStudy

@@ -53,6 +53,20 @@ def test_an_axis_by_hand():
     assert Axis.of(4, 4).is_same
 
 
+def test_regions_are_painted_in_order_where_their_probability_is_above_a_half():
+    """As nnU-Net's `convert_probabilities_to_segmentation`: `segmentation[p[i] > 0.5] = regions_class_order[i]`, i ascending."""
+    grid = WorkingGrid.of(np.diag([-1.0, 1, 1, 1]), (4, 5, 3))
+    logits = torch.randn(2, 3, *grid.shape, generator=torch.Generator().manual_seed(0))
+    logits[0, 1, 0, 0, 0] = 0  # a probability of 0.5 is not above it
+    native = NativeLabel(grid, 2, (7, 9, 7), probabilities=True, of_regions=True)
+    native.fill(logits, (0, 4), (0, 5))
+    wanted = np.zeros((2, *grid.shape), np.uint8)
+    for index, value in enumerate((7, 9, 7)):
+        wanted[logits[:, index].sigmoid().numpy() > 0.5] = value
+    np.testing.assert_array_equal(grid.reorient(native.label), wanted)
+    np.testing.assert_allclose(grid.reorient(native.probabilities), logits.sigmoid().transpose(0, 1), rtol=1e-6)
+
+
 def test_of_equal_logits_the_first_class_wins():
     grid = WorkingGrid.of(np.eye(4), (2, 2, 2))
     assert not filled(grid, torch.zeros(1, 3, 2, 2, 2), [2], [2]).label.any()

@@ -42,7 +42,8 @@ from unet4d.inference.postprocessing_steps import (
     write_steps,
 )
 from unet4d.inference.predict import predict
-from unet4d.models.checkpoint import BEST, Task
+from unet4d.models.checkpoint import BEST
+from unet4d.models.task import Task
 from unet4d.system.digests import file_sha256
 
 LABELS = {"background": 0, "muscle": 1, "cavity": 3}

@@ -15,6 +15,7 @@ from hypothesis.extra.numpy import arrays
 from scipy import ndimage
 
 from unet4d.errors import InputError
+from unet4d.inference.postprocessing_search import candidate_steps
 from unet4d.inference.postprocessing_steps import (
     EVERY_CLASS,
     OPERATIONS,
@@ -25,6 +26,7 @@ from unet4d.inference.postprocessing_steps import (
     read_steps,
     write_steps,
 )
+from unet4d.metrics.regions import Region
 
 LABELS = {"background": 0, "muscle": 1, "cavity": 2}
 LARGEST, HOLES, SINGLE = OPERATIONS
@@ -48,6 +50,19 @@ def made(label: np.ndarray, operation: str, name: str, cyclic: bool = False) -> 
     np.testing.assert_array_equal(label, before, "the input was changed")
     assert after.dtype == np.uint8
     return after
+
+
+def test_a_region_is_one_with_what_lies_in_it():
+    """Its smaller component goes with the cavity inside; its hole becomes what the region is painted with."""
+    classes = {"heart": Region((1, 2), 1), "cavity": 2}
+    label = drawn("111.12\n1.1...\n122...")
+    np.testing.assert_array_equal(
+        apply_steps(label, [Step(LARGEST, "heart")], classes, False), drawn("111...\n1.1...\n122...")
+    )
+    np.testing.assert_array_equal(
+        apply_steps(label, [Step(HOLES, "heart")], classes, False), drawn("111.12\n111...\n122...")
+    )
+    assert [step.class_name for step in candidate_steps(classes)][:3] == ["heart", "cavity", EVERY_CLASS]
 
 
 def test_of_a_class_the_largest_component_of_each_frame_stays():

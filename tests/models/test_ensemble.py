@@ -14,8 +14,10 @@ import torch
 from tests.builders import resolve_plainly
 from unet4d.config import Config
 from unet4d.errors import InputError
-from unet4d.models.checkpoint import Task, TrainedModel
+from unet4d.metrics.regions import Region
+from unet4d.models.checkpoint import TrainedModel
 from unet4d.models.ensemble import check_compatible, mean_logits
+from unet4d.models.task import Task
 
 SHAPE = (3, 4, 5, 4, 2)  # T, K, X, Y, Z
 
@@ -29,6 +31,17 @@ def answers(count: int) -> list[torch.Tensor]:
 def test_the_softmax_of_the_mean_is_the_mean_of_the_softmaxes(count):
     wanted = torch.stack([answer.softmax(1) for answer in answers(count)]).mean(0)
     torch.testing.assert_close(mean_logits(iter(answers(count))).softmax(1), wanted)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 5])
+def test_the_sigmoid_of_the_mean_of_regions_is_the_mean_of_the_sigmoids(count):
+    wanted = torch.stack([answer.sigmoid() for answer in answers(count)]).mean(0)
+    torch.testing.assert_close(mean_logits(iter(answers(count)), of_regions=True).sigmoid(), wanted)
+
+
+def test_regions_that_are_very_sure_stay_finite():
+    sure = torch.full(SHAPE, 3e4)
+    assert mean_logits([sure.clone(), -sure, sure], of_regions=True).isfinite().all()
 
 
 def test_one_answer_alone_stays_as_it_is():
@@ -77,6 +90,7 @@ def model(name: str = "one", *, task: dict | None = None, data: dict | None = No
     [
         ({"task": {"labels": {"background": 0, "heart": 2}}}, r"labels \[.*2\)\] and \[.*1\)\]"),
         ({"task": {"labels": {"heart": 1, "background": 0}}}, "labels"),
+        ({"task": {"regions": {"heart": Region((1,), 1)}}}, "regions"),
         ({"task": {"channel_names": ("T1",)}}, r"channels \['T1'\] and \['cine'\]"),
         ({"task": {"channel_kinds": ("velocity X",)}}, r"kinds \['velocity X'\] and \['signal'\]"),
         ({"task": {"cyclic": False}}, "time open and cyclic"),

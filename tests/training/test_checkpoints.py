@@ -16,7 +16,8 @@ from processes import exit_code
 import unet4d.training.checkpoints
 from tests.builders import collect_log, tiny_config
 from unet4d.errors import InputError, Unet4DError
-from unet4d.models.checkpoint import BEST, LAST, PREVIOUS, Task, load_checkpoint
+from unet4d.models.checkpoint import BEST, LAST, PREVIOUS, load_checkpoint
+from unet4d.models.task import Task
 from unet4d.training.checkpoints import Checkpoints
 
 TASK = Task({"background": 0, "left ventricle": 1}, ("cine",), cyclic=True)

@@ -12,8 +12,10 @@ from torch.nn import functional
 from tests.builders import build_network, randomize_projections, tiny_config
 from unet4d.config import ModelConfig
 from unet4d.errors import InputError
-from unet4d.models.checkpoint import Task, load_checkpoint, save_checkpoint
+from unet4d.metrics.regions import Region
+from unet4d.models.checkpoint import load_checkpoint, save_checkpoint
 from unet4d.models.clstm_unet import CLSTMUNet
+from unet4d.models.task import Task
 from unet4d.training.warm_start import load_initial_weights, resize_kernel
 
 TASK = Task({"background": 0, "heart": 1, "aorta": 2}, ("magnitude", "flow"), True, (), ("signal", "velocity X"))
@@ -221,6 +223,22 @@ def test_outputs_follow_the_names_of_classes_in_another_order(content, model):
             strict=True,
         ):
             torch.testing.assert_close(now, then[:, [0, 2, 1]])
+
+
+def test_outputs_of_regions_follow_their_names_and_are_never_those_of_classes(content):
+    regions = {"whole": Region((1, 2), 1), "heart": Region((1,), 1), "aorta": Region((2,), 2)}
+    other = {"heart": Region((1,), 1), "vessel": Region((1, 2), 2), "whole": Region((1, 2), 1)}
+    task = replace(TASK, regions=regions)
+    before, new = network(seed=5), network()
+    own = new.head.weight.clone()
+    told = load_initial_weights(new, replace(TASK, regions=other), content(before, task), PATH)
+    assert told.text.endswith("; new outputs: vessel")
+    assert torch.equal(new.head.weight, torch.stack([before.head.weight[1], own[1], before.head.weight[0]]))
+    new = network()
+    told = load_initial_weights(new, task, content(before), PATH)
+    assert told.text.endswith("; new outputs: whole, heart, aorta")
+    assert torch.equal(new.head.weight, own)
+    assert torch.equal(new.encoder[0][0].weight, before.encoder[0][0].weight)
 
 
 def test_outputs_of_classes_that_the_checkpoint_does_not_know_are_the_networks_own(content):

@@ -12,6 +12,7 @@ from unet4d.images.channels import SIGNAL
 from unet4d.images.image4d import Image4D, ImageInfo, read_image, read_image_info
 from unet4d.images.time_axis import TimeAxis
 from unet4d.metrics.cardiac_structures import Roles
+from unet4d.metrics.regions import ClassValue, Regions, classes_of
 from unet4d.metrics.vitals import UNKNOWN_VITALS, Vitals
 from unet4d.system.text import count, suggest_names
 
@@ -92,6 +93,7 @@ class Dataset:
         channel_kinds: kind of each channel, see images/channels.py.
         roles: the structure of a heart that a class is, or "other", where dataset.json says so.
         ignore: the value of voxels that nobody drew, "ignore" in labels; None: there is none. It is no class.
+        regions: unions of the label values that are predicted and measured in place of them, see metrics/regions.py.
     """
 
     root: Path
@@ -104,6 +106,12 @@ class Dataset:
     channel_kinds: tuple[str, ...] = (SIGNAL,)
     roles: Roles = field(default_factory=dict)
     ignore: int | None = None
+    regions: Regions = field(default_factory=dict)
+
+    @property
+    def classes(self) -> dict[str, ClassValue]:
+        """Return what is predicted and measured: the regions, or without any each foreground class."""
+        return classes_of(dict(self.labels), self.regions)
 
     @property
     def cases(self) -> tuple[Case, ...]:

@@ -19,12 +19,13 @@ from unet4d.images.channels import CHANNEL_KINDS, MAP, SIGNAL, velocity_axis
 from unet4d.images.grid import IGNORE
 from unet4d.images.time_axis import check_time_axis
 from unet4d.metrics.cardiac_structures import parse_roles
+from unet4d.metrics.regions import ORDER, classes_of, parse_regions
 from unet4d.system.class_values import LONGEST_NAME, class_fault, is_name
 from unet4d.system.text import short_repr
 
 _DATASET_KEYS = (
     *("name", "description", "reference", "licence", "license"),
-    *("channel_names", "channel_kinds", "labels", "roles", "time"),
+    *("channel_names", "channel_kinds", "labels", ORDER, "roles", "time"),
 )
 _DECATHLON_KEYS = ("modality", "release", "relase", "tensorImageSize", "numTraining", "numTest")  # "relase": as shipped
 
@@ -41,9 +42,10 @@ def parse_dataset(entry: Any, path: Path) -> Dataset:
     check_keys(entry, (*_DATASET_KEYS, *_DECATHLON_KEYS, "training", "test"), f"{path}")
     channel_names = _parse_channels(entry, path)
     channel_kinds = _parse_kinds(entry.get("channel_kinds", {}), len(channel_names), path)
-    labels, ignore = _parse_labels(entry.get("labels"), path)
+    one_each, regions = parse_regions(entry.get("labels"), entry.get(ORDER), str(path))
+    labels, ignore = _parse_labels(one_each, path)
     values = [value for _, value in labels]
-    roles = parse_roles(entry.get("roles", {}), [name for name, value in labels if value], f'{path}: "roles"')
+    roles = parse_roles(entry.get("roles", {}), list(classes_of(dict(labels), regions)), f'{path}: "roles"')
     time = check_time_axis(entry["time"], f'{path}: "time"', "correct it") if "time" in entry else None
     cases: dict[str, tuple[Case, ...]] = {}
     channels_last = "modality" in entry and len(channel_names) > 1
@@ -63,7 +65,7 @@ def parse_dataset(entry: Any, path: Path) -> Dataset:
             f'{path}: "name" is {short_repr(name)}, expected at most {LONGEST_NAME} characters; correct it'
         )
     about = (path.parent, name, channel_names, labels, time)
-    return Dataset(*about, cases["training"], cases["test"], channel_kinds, roles, ignore)
+    return Dataset(*about, cases["training"], cases["test"], channel_kinds, roles, ignore, regions)
 
 
 def parse_channel_names(names: Any, what: str) -> tuple[str, ...]:

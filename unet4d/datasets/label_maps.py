@@ -19,6 +19,7 @@ from unet4d.images.image4d import Image4D, read_label
 from unet4d.images.nifti import find_nifti_files, frame_duration_s_of, read_header
 from unet4d.images.time_axis import TimeAxis, check_time_axis
 from unet4d.metrics.cardiac_structures import Roles, find_roles, parse_roles
+from unet4d.metrics.regions import ClassValue, classes_of, regions_from_dict
 from unet4d.system.class_values import class_fault
 from unet4d.system.files import read_json
 from unet4d.system.text import count, short_repr
@@ -171,17 +172,17 @@ def match_predictions(references: Sequence[Reference], folder: Path, whole: bool
     return [maps[name] for name in names], unmatched
 
 
-def read_class_values(dataset: Dataset | None, folders: Sequence[Path]) -> dict[str, int] | None:
-    """Return foreground class name to label value, from the dataset, else from a prediction.json in one of `folders`."""
+def read_class_values(dataset: Dataset | None, folders: Sequence[Path]) -> dict[str, ClassValue] | None:
+    """Return the value of each foreground class, or region, of the dataset, else of a prediction.json in one of `folders`."""
     if dataset is not None:
-        return {name: value for name, value in dataset.labels if value}
+        return dataset.classes
     for path in (folder / PREDICTION_JSON for folder in folders):
         if path.is_file():
             entry = read_json(path)
             labels = entry.get("labels") if isinstance(entry, dict) else None
             if not isinstance(labels, dict) or class_fault(labels.items()):
                 raise InputError(f'{path}: "labels" is {short_repr(labels)}, expected values by name; predict again')
-            return {name: value for name, value in labels.items() if value}
+            return classes_of(labels, regions_from_dict(entry.get("regions", {}), f'{path}: "regions"'))
     return None
 
 

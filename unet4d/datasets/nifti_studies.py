@@ -51,8 +51,8 @@ def open_dataset_source(dataset: Dataset) -> Source:
     test = [make_study(case, dataset, is_test=True) for case in dataset.test]
     about = (dataset.name, dataset.channel_names, dict(dataset.labels))
     has_ignored = dataset.ignore is not None or any(case.partial.has_slices for case in dataset.cases)
-    ignore = dataset.ignored_value if has_ignored else None
-    return Source(*about, (*training, *test), dataset.channel_kinds, dataset.time, dataset.roles, ignore=ignore)
+    source = Source(*about, (*training, *test), dataset.channel_kinds, dataset.time, dataset.roles)
+    return replace(source, ignore=dataset.ignored_value if has_ignored else None, regions=dataset.regions)
 
 
 def open_nifti_source(

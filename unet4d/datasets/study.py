@@ -13,6 +13,7 @@ from unet4d.images.dicom.volume4d import SliceStack
 from unet4d.images.image4d import Image4D, ImageInfo
 from unet4d.images.time_axis import TimeAxis
 from unet4d.metrics.cardiac_structures import Roles
+from unet4d.metrics.regions import ClassValue, Regions, classes_of
 from unet4d.metrics.vitals import UNKNOWN_VITALS, Vitals
 
 StudyLabel = tuple[np.ndarray, tuple[int, ...] | None]
@@ -92,6 +93,7 @@ class Source:
         about: further texts for dataset.json: "description", "reference", "licence".
         notes: lines to print about conclusions from names.
         ignore: the value of voxels in labels that nobody drew; None: there are none. It is no class.
+        regions: unions of the label values, see metrics/regions.py.
     """
 
     name: str
@@ -104,3 +106,9 @@ class Source:
     about: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     ignore: int | None = None
+    regions: Regions = field(default_factory=dict)
+
+    @property
+    def classes(self) -> dict[str, ClassValue]:
+        """Return the regions, or without any each foreground class."""
+        return classes_of(self.labels, self.regions)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from unet4d.images.nifti import check_same_grid, read_header
 from unet4d.images.time_axis import time_axis
 from unet4d.metrics.cardiac_structures import Roles
 from unet4d.metrics.overlap import count_voxels, dice
+from unet4d.metrics.regions import ClassValue, describe_values, label_values
 from unet4d.metrics.surface import surface_scores
 from unet4d.metrics.volume_curves import volumes_ml, voxel_volume_ml
 from unet4d.system.signals import check_stop
@@ -56,7 +57,7 @@ class CaseScores:
 def score_case(
     reference: Reference,
     file: Path,
-    classes: Mapping[str, int],
+    classes: Mapping[str, ClassValue],
     dataset: Dataset | None,
     *,
     roles: Roles,
@@ -68,7 +69,7 @@ def score_case(
     Args:
         reference: the study.
         file: its prediction.
-        classes: foreground class name to label value.
+        classes: foreground class name to label value, or region.
         dataset: dataset of the study, if any.
         roles: the structure of the heart that each class is, see `find_roles`.
         cyclic: whether the last frame leads into the first.
@@ -100,7 +101,7 @@ def score_case(
             scores |= {key: array[0, k] for key, array in vars(surface).items()}
             if not drawn.is_annotated[k]:
                 scores = dict.fromkeys(scores) | {"prediction_ml": prediction_ml[t, k]}
-            frames.append({**case, "frame": int(t), "class": name, "value": value, **scores})
+            frames.append({**case, "frame": int(t), "class": name, "value": describe_values(value), **scores})
     curves = [
         {**case, "frame": t, "time_s": t * seconds if seconds else None, "class": name}
         | {key: array[t, k] for key, array in volumes.items()}
@@ -129,7 +130,7 @@ class _DrawnReference:
     Attributes:
         ignored: (T, X, Y, Z) bool, voxels of labelled frames that nobody drew; None: none.
         is_whole: (T,) bool, the labelled frames without ignored voxels.
-        is_annotated: (K,) bool, the classes that were drawn.
+        is_annotated: (K,) bool, the classes that were drawn, regions with all of their parts.
         propagated: number of frames whose label was computed.
     """
 
@@ -145,21 +146,22 @@ class _DrawnReference:
         dataset: Dataset | None,
         label: np.ndarray,
         labelled: np.ndarray,
-        classes: Mapping[str, int],
+        classes: Mapping[str, ClassValue],
     ) -> _DrawnReference:
         """Find it from what dataset.json says of the case, and the label."""
         ignored, partial = find_ignored(reference, dataset, label), reference.case.partial if reference.case else WHOLE
         if ignored is not None:
             ignored &= labelled[:, None, None, None]
         whole = labelled if ignored is None else labelled & ~ignored.any(axis=(1, 2, 3))
-        drawn = [partial.annotated is None or value in partial.annotated for value in classes.values()]
+        known = partial.annotated
+        drawn = [known is None or {*label_values([value])} <= {*known} for value in classes.values()]
         return cls(ignored, whole, np.array(drawn), len(partial.propagated))
 
     def hide_ignored(self, prediction: np.ndarray) -> np.ndarray:
         """Return a prediction with background in ignored voxels; itself where there are none."""
         return prediction if self.ignored is None else np.where(self.ignored, np.uint8(0), prediction)
 
-    def describe(self, scores: CaseScores, classes: Mapping[str, int]) -> CaseScores:
+    def describe(self, scores: CaseScores, classes: Mapping[str, ClassValue]) -> CaseScores:
         """Return the scores with the numbers of what was not drawn."""
         voxels, partial = 0, 0
         if self.ignored is not None:
@@ -174,12 +176,13 @@ class _DrawnReference:
         )
 
 
-def read_prediction(file: Path, reference: Reference, like: Image4D, values: Sequence[int]) -> np.ndarray:
+def read_prediction(file: Path, reference: Reference, like: Image4D, classes: Iterable[ClassValue]) -> np.ndarray:
     """Return a label map (T, X, Y, Z); raise InputError unless it is on the grid of the reference and has known values."""
     header, shape = read_header(file)
     check_same_grid(file, header, shape, reference.path, like.header, (like.frames, *like.grid))
     prediction = read_label(file)
-    unknown = sorted(set(np.unique(prediction).tolist()) - {0, *values})
+    known = [0, *label_values(classes)]
+    unknown = sorted(set(np.unique(prediction).tolist()) - set(known))
     if unknown:
-        raise InputError(f"{file}: got label value {unknown[0]}, expected one of {[0, *values]}; correct the label map")
+        raise InputError(f"{file}: got label value {unknown[0]}, expected one of {known}; correct the label map")
     return prediction

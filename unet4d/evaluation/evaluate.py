@@ -21,6 +21,7 @@ from unet4d.evaluation.conditions import summarize_conditions
 from unet4d.evaluation.summary import summarize_cases, summarize_cases_by_fold
 from unet4d.images.image4d import read_label
 from unet4d.metrics.cardiac_structures import describe_roles, has_other_names
+from unet4d.metrics.regions import ClassValue, Region
 from unet4d.metrics.surface import TOLERANCE_MM
 from unet4d.system.csv_file import csv_text
 from unet4d.system.environment import VERSION
@@ -105,13 +106,16 @@ def evaluate(
 
 def _find_classes(
     references: Sequence[label_maps.Reference], files: Sequence[Path], dataset: Dataset | None, folder: Path
-) -> dict[str, int]:
-    """Return foreground class name to value: of the dataset, else every value in the files, named by prediction.json."""
-    named = label_maps.read_class_values(dataset, [folder])
-    if dataset is not None and named:
+) -> dict[str, ClassValue]:
+    """Return foreground class name to value: of the dataset, else every value in the files, named by prediction.json.
+
+    Regions are those of the dataset or of prediction.json.
+    """
+    named = label_maps.read_class_values(dataset, [folder]) or {}
+    if named and (dataset is not None or any(isinstance(value, Region) for value in named.values())):
         return named
     values = sorted({value for path in (*(one.path for one in references), *files) for value in _values(path)})
-    names = {value: name for name, value in (named or {}).items()}
+    names = {value: name for name, value in named.items() if isinstance(value, int)}
     if not values and not names:
         raise InputError(f"{folder} and its references hold only background, expected a class to score")
     return {names.get(value, f"class {value}"): value for value in sorted({*values, *names})}

@@ -14,6 +14,7 @@ from unet4d.evaluation.tables import MEASURES_CSV, METRICS_CSV, TEMPORAL_CSV
 from unet4d.evaluation.temporal import TEMPORAL_QUANTITIES
 from unet4d.metrics.cardiac_structures import Roles
 from unet4d.metrics.overlap import EMPTY_CONVENTION
+from unet4d.metrics.regions import ClassValue, Region, painted_value
 from unet4d.metrics.statistics import INTERVALS, bland_altman, interval95, summary_statistics
 
 AVERAGING = (
@@ -32,15 +33,15 @@ PARTIAL_CONVENTION = (
 )
 
 
-def summarize_cases(scored: Sequence[CaseScores], classes: Mapping[str, int], roles: Roles) -> dict[str, Any]:
+def summarize_cases(scored: Sequence[CaseScores], classes: Mapping[str, ClassValue], roles: Roles) -> dict[str, Any]:
     """Compute the means over studies, with their n and how many values each leaves out: the contents of summary.json.
 
     Args:
         scored: the studies.
-        classes: foreground class name to label value.
+        classes: foreground class name to label value, or region.
         roles: the structure of the heart that each class is, see `find_roles`.
     """
-    per_class = {name: {"value": value, **_summarize_class(scored, name)} for name, value in classes.items()}
+    per_class = {name: {**_describe_class(value), **_summarize_class(scored, name)} for name, value in classes.items()}
     rows = [row for s in scored for row in s.rows[METRICS_CSV]]
     dice = np.array([row["dice"] for row in rows]).reshape(-1, len(classes))
     return {
@@ -73,13 +74,13 @@ def summarize_cases(scored: Sequence[CaseScores], classes: Mapping[str, int], ro
 
 
 def summarize_cases_by_fold(
-    scored: Sequence[CaseScores], classes: Mapping[str, int], roles: Roles, folds: Mapping[str, int]
+    scored: Sequence[CaseScores], classes: Mapping[str, ClassValue], roles: Roles, folds: Mapping[str, int]
 ) -> dict[str, Any]:
     """Compute the means of each fold, and over folds; return nothing where the cases are not of several folds.
 
     Args:
         scored: the studies.
-        classes: foreground class name to label value.
+        classes: foreground class name to label value, or region.
         roles: the structure of the heart that each class is.
         folds: case to the fold that held it out.
     """
@@ -99,6 +100,11 @@ def summarize_cases_by_fold(
     cases = {str(fold): [case.name for case in members[fold]] for fold in sorted(members)}
     without = [case.name for case in scored if case.name not in folds]
     return {"folds": summarize_folds(values) | {"cases": cases, "without_fold": without}}
+
+
+def _describe_class(value: ClassValue) -> dict[str, Any]:
+    """Return the label value of a class; of a region the one that a prediction gets, and all."""
+    return {"value": painted_value(value), **({"values": list(value.values)} if isinstance(value, Region) else {})}
 
 
 def _summarize_class(scored: Sequence[CaseScores], name: str) -> dict[str, Any]:

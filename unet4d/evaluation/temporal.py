@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from unet4d.metrics.regions import ClassValue
 from unet4d.metrics.statistics import summary_statistics
 from unet4d.metrics.temporal_consistency import flicker, frame_pairs, frame_to_frame_dice
 from unet4d.metrics.volume_curves import closure, roughness
@@ -27,7 +28,7 @@ def measure_over_time(
     label: np.ndarray,
     labelled: np.ndarray,
     prediction: np.ndarray,
-    values: Sequence[int],
+    values: Sequence[ClassValue],
     curves_ml: tuple[np.ndarray, np.ndarray],
     cyclic: bool,
 ) -> dict[str, np.ndarray]:
@@ -37,7 +38,7 @@ def measure_over_time(
         label: (T, X, Y, Z), the reference, valid in the `labelled` frames.
         labelled: (T,) bool.
         prediction: (T, X, Y, Z).
-        values: the K label values to measure.
+        values: the K label values, or regions, to measure.
         curves_ml: volumes (T, K) of reference, NaN where unlabelled, and prediction.
         cyclic: whether the last frame leads into the first.
     """

@@ -54,8 +54,9 @@ class NativeLabel:
     Args:
         grid: between both grids.
         frames: T.
-        values: the label value of each class, background first.
+        values: the label value of each class, background first; or of each region.
         probabilities: keep each class's probability, too.
+        of_regions: the outputs are regions, which are painted in their order where a logit is above 0, see metrics/regions.py.
 
     Attributes:
         label: (T, X, Y, Z) uint8, label values.
@@ -63,8 +64,15 @@ class NativeLabel:
         axes: of the native grid in working orientation.
     """
 
-    def __init__(self, grid: WorkingGrid, frames: int, values: Sequence[int], probabilities: bool = False):
-        self.grid, self.values = grid, np.asarray(values, np.uint8)
+    def __init__(
+        self,
+        grid: WorkingGrid,
+        frames: int,
+        values: Sequence[int],
+        probabilities: bool = False,
+        of_regions: bool = False,
+    ):
+        self.grid, self.values, self.of_regions = grid, np.asarray(values, np.uint8), of_regions
         self.label = np.zeros((frames, *grid.native_shape), np.uint8)
         shape = (len(values), frames, *grid.native_shape)
         self.probabilities = np.zeros(shape, np.float32) if probabilities else None
@@ -85,9 +93,19 @@ class NativeLabel:
         probabilities = None if self.probabilities is None else self.grid.reorient(self.probabilities)
         for t, frame in enumerate(logits):
             frame = self._resample(frame, box)
-            label[(t, *spatial)] = self.values.take(argmax_classes(frame).cpu().numpy())
+            if self.of_regions:
+                self._paint(label[(t, *spatial)], frame)
+            else:
+                label[(t, *spatial)] = self.values.take(argmax_classes(frame).cpu().numpy())
             if probabilities is not None:
-                probabilities[(slice(None), t, *spatial)] = frame.softmax(0).cpu().numpy()
+                chances = frame.sigmoid() if self.of_regions else frame.softmax(0)
+                probabilities[(slice(None), t, *spatial)] = chances.cpu().numpy()
+
+    def _paint(self, label: np.ndarray, frame: Tensor) -> None:
+        """Paint a box of the label map with the regions that the logits (K, *box) give a probability above 0.5."""
+        label[:] = 0
+        for value, logits in zip(self.values, frame, strict=True):
+            label[(logits > 0).cpu().numpy()] = value
 
     def _resample(self, frame: Tensor, box: Sequence[tuple[int, int]]) -> Tensor:
         """Resample (K, x, y, Z) on the working grid, the part that the box needs along X and Y, to (K, *box)."""

@@ -68,7 +68,7 @@ def study_fits(
     native, working = (4 * frames * math.prod(size) for size in (info.grid, grid.shape))
     reading = native + working + (native if grid.shape != tuple(info.grid[axis] for axis in grid.order) else 0)
     left = budget.left_bytes()
-    beside = left - working - label_bytes(info, len(task.labels), options.probabilities) - working // info.channels
+    beside = left - working - label_bytes(info, task.channels[1], options.probabilities) - working // info.channels
     return reading <= left and all(_least_window_fits(model, info, options, beside) for model in models)
 
 
@@ -86,7 +86,7 @@ def _least_window_fits(model: TrainedModel, info: ImageInfo, options: InferenceO
 
 def _window_of(model: TrainedModel, info: ImageInfo) -> tuple[ResolvedModelConfig, int, int, Sequence[int]]:
     """Return the network's config, channels C, classes K and window size (X, Y, Z): what the memory of a window depends on."""
-    return model.config.model, info.channels, len(model.task.labels), model.config.data.patch_size
+    return model.config.model, info.channels, model.task.channels[1], model.config.data.patch_size
 
 
 def plan_tiling(
@@ -112,7 +112,7 @@ def plan_tiling(
         Unet4DError: not even blocks of one row and column fit.
     """
     sizes, frames = [grid.native_shape[axis] for axis in grid.order], info.frames
-    left = budget.left_bytes() - label_bytes(info, len(models[0].task.labels), probabilities)
+    left = budget.left_bytes() - label_bytes(info, models[0].task.channels[1], probabilities)
     total, blocks = left, Blocks.of(models, info, grid)
     for predictor in predictors:
         predictor.limit_frames(frames)
@@ -209,7 +209,7 @@ class Blocks:
     @classmethod
     def of(cls, models: Models, info: ImageInfo, grid: WorkingGrid) -> Blocks:
         """Return the blocks of this study and these networks."""
-        native, classes = [grid.native_shape[axis] for axis in grid.order], len(models[0].task.labels)
+        native, classes = [grid.native_shape[axis] for axis in grid.order], models[0].task.channels[1]
         unit = 4 * info.frames * classes * grid.shape[2]
         native_unit = (_COPIES * 4 * classes + _INDEX_BYTES) * max(native[2], grid.shape[2])
         carried = max(model.config.data.patch_size[0] for model in models)

@@ -68,7 +68,7 @@ def postprocess(
     labels, path_of = dict(data.labels), {subject: model.path for model in models for subject in model.task.held_out}
     held_out = [case for case in data.training if case.subject in path_of]
     cases = [case for case in held_out if case.has_drawn_frame and case.partial.annotated is None]
-    if not cases or labels != models[0].task.labels:
+    if not cases or (labels, data.regions) != (models[0].task.labels, models[0].task.regions):
         raise InputError(
             f"{data.root} has the labels {labels} and {count(len(cases), 'labelled case')} of the {count(len(path_of), 'subject')} "
             f"that {run} held out, expected the labels {models[0].task.labels} and one case or more; give the dataset of the run"
@@ -81,7 +81,7 @@ def postprocess(
             _read_case(case, data, Path(predictions or temporary), digests[path_of[case.subject]])
             for case in ProgressBar(cases, "reading", unit="study")
         ]
-    steps, scores = choose_steps(found, labels)
+    steps, scores = choose_steps(found, data.classes)
     subjects, frames = scores[0].subjects, sum(len(case.frames) for case in found)
     dice = [format_number(score.mean_foreground_dice, 4) for score in scores]
     lines = [
@@ -116,5 +116,5 @@ def _read_case(case: Case, data: Dataset, folder: Path, model_sha256: str) -> He
     label, labelled, like = read_reference(reference, data)
     if (ignored := find_ignored(reference, data, label)) is not None:
         labelled &= ~ignored.any(axis=(1, 2, 3))
-    prediction = read_prediction(file, reference, like, [value for value in data.label_values if value])
+    prediction = read_prediction(file, reference, like, data.classes.values())
     return HeldOutPrediction.crop(case.subject, prediction, label, labelled, made.get("time") == "cyclic")

@@ -15,6 +15,7 @@ import numpy as np
 
 from unet4d.inference.postprocessing_steps import EVERY_CLASS, OPERATIONS, Step, apply_steps, bounding_box
 from unet4d.metrics.overlap import count_voxels, dice
+from unet4d.metrics.regions import ClassValue
 from unet4d.metrics.statistics import summary_statistics
 from unet4d.system.signals import check_stop
 
@@ -69,9 +70,9 @@ class DiceScores:
     subjects: Mapping[str, float | None]
 
 
-def candidate_steps(labels: Mapping[str, int]) -> list[Step]:
+def candidate_steps(classes: Mapping[str, ClassValue]) -> list[Step]:
     """Return every operation for every foreground class; removals for all classes as one, too, where there are several."""
-    names = [name for name, value in labels.items() if value]
+    names = [name for name, value in classes.items() if value]
     steps = []
     for operation in OPERATIONS:
         every = [EVERY_CLASS] if len(names) > 1 and operation != "fill_holes" else []
@@ -79,13 +80,15 @@ def candidate_steps(labels: Mapping[str, int]) -> list[Step]:
     return steps
 
 
-def choose_steps(cases: Sequence[HeldOutPrediction], labels: Mapping[str, int]) -> tuple[list[Step], list[DiceScores]]:
+def choose_steps(
+    cases: Sequence[HeldOutPrediction], classes: Mapping[str, ClassValue]
+) -> tuple[list[Step], list[DiceScores]]:
     """Choose steps on one case or more; return those that help, in their order, and the scores before the first and after each."""
-    remaining, steps = candidate_steps(labels), list[Step]()
+    remaining, steps = candidate_steps(classes), list[Step]()
     maps = [case.label for case in cases]
-    scores = [_score(cases, [case.label[case.frames] for case in cases], labels)]
+    scores = [_score(cases, [case.label[case.frames] for case in cases], classes)]
     while True:
-        tried = [_score_step(step, cases, maps, labels) for step in remaining]
+        tried = [_score_step(step, cases, maps, classes) for step in remaining]
         helping = [index for index, after in enumerate(tried) if _helps(scores[-1], after)]
         if not helping:
             return steps, scores
@@ -94,24 +97,26 @@ def choose_steps(cases: Sequence[HeldOutPrediction], labels: Mapping[str, int]) 
         )
         steps.append(remaining.pop(best))
         scores.append(tried[best])
-        maps = [apply_steps(label, steps[-1:], labels, case.cyclic) for case, label in zip(cases, maps, strict=True)]
+        maps = [apply_steps(label, steps[-1:], classes, case.cyclic) for case, label in zip(cases, maps, strict=True)]
 
 
 def _score_step(
-    step: Step, cases: Sequence[HeldOutPrediction], maps: Sequence[np.ndarray], labels: Mapping[str, int]
+    step: Step, cases: Sequence[HeldOutPrediction], maps: Sequence[np.ndarray], classes: Mapping[str, ClassValue]
 ) -> DiceScores:
     """Score a step on label maps (T, X, Y, Z); of one that looks at one frame at a time, process the labelled frames alone."""
     check_stop()
     over_time, processed = step.operation == "remove_single_frame_components", []
     for case, label in zip(cases, maps, strict=True):
-        changed = apply_steps(label if over_time else label[case.frames], [step], labels, case.cyclic)
+        changed = apply_steps(label if over_time else label[case.frames], [step], classes, case.cyclic)
         processed.append(changed[case.frames] if over_time else changed)
-    return _score(cases, processed, labels)
+    return _score(cases, processed, classes)
 
 
-def _score(cases: Sequence[HeldOutPrediction], maps: Sequence[np.ndarray], labels: Mapping[str, int]) -> DiceScores:
+def _score(
+    cases: Sequence[HeldOutPrediction], maps: Sequence[np.ndarray], classes: Mapping[str, ClassValue]
+) -> DiceScores:
     """Score label maps (n, X, Y, Z) of the labelled frames."""
-    classes = {name: value for name, value in labels.items() if value}
+    classes = {name: value for name, value in classes.items() if value}
     found: dict[str, list[np.ndarray]] = {}
     for case, label in zip(cases, maps, strict=True):
         found.setdefault(case.subject, []).append(dice(count_voxels(case.reference, label, list(classes.values()))))

@@ -12,6 +12,7 @@ removes least. Background, the complement, is connected by faces alone (6 neighb
 closed contour (Rosenfeld, "Connectivity in digital pictures", J. ACM 1970).
 
 What is removed becomes background. What is filled was background; no voxel of another class is ever changed.
+A region is removed with all that lies in it, as in nnU-Net, and filled with the value that it is painted with.
 docs/postprocessing.md has the details; `unet4d postprocess` chooses the steps on held-out subjects.
 
 RUN/postprocessing.json   {"steps": [{"operation", "class"}, ...], "checkpoints": {file in RUN: sha256}, ...}
@@ -28,6 +29,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from unet4d.errors import InputError
+from unet4d.metrics.regions import ClassValue, class_mask, painted_value
 from unet4d.metrics.temporal_consistency import single_frame_components
 from unet4d.system.digests import file_sha256
 from unet4d.system.files import read_json, write_json
@@ -75,24 +77,26 @@ def describe_steps(steps: Sequence[Step]) -> str:
     return ", ".join(f"{step.operation} of {step.class_name}" for step in steps)
 
 
-def apply_steps(label: np.ndarray, steps: Sequence[Step], labels: Mapping[str, int], cyclic: bool) -> np.ndarray:
+def apply_steps(
+    label: np.ndarray, steps: Sequence[Step], classes: Mapping[str, ClassValue], cyclic: bool
+) -> np.ndarray:
     """Post-process a label map; takes a second or two per step for a whole cine study.
 
     Args:
         label: (T, X, Y, Z) uint8, label values; is not changed.
         steps: one after the other.
-        labels: class name to label value, background at 0.
+        classes: class name to label value, or region.
         cyclic: whether the last frame leads into the first; matters to "remove_single_frame_components" alone.
 
     Returns:
         A new (T, X, Y, Z) uint8.
 
     Raises:
-        InputError: a step for a class that `labels` lacks, or for the background.
+        InputError: a step for a class that `classes` lacks, or for the background.
     """
     result = np.array(label, order="C")
     for step in steps:
-        value = _label_value(step, labels)
+        value = _label_value(step, classes)
         for t, frame in enumerate(result):
             if step.operation == "remove_single_frame_components":
                 # None of these touches another, so the order in which they are removed does not matter.
@@ -102,7 +106,7 @@ def apply_steps(label: np.ndarray, steps: Sequence[Step], labels: Mapping[str, i
             elif inside := bounding_box(_mask(frame, value)):
                 if step.operation == "largest_component":
                     _keep_largest(frame[inside], value)
-                else:
+                elif value is not None:
                     _fill_holes(frame[inside], value, frame.shape)
     return result
 
@@ -156,23 +160,23 @@ def read_steps(run: Path, digests: Mapping[Path, str] | None = None) -> list[Ste
     return steps
 
 
-def _label_value(step: Step, labels: Mapping[str, int]) -> int | None:
+def _label_value(step: Step, classes: Mapping[str, ClassValue]) -> ClassValue | None:
     """Return the label value of a step's class; None for all classes."""
     if step.class_name == EVERY_CLASS:
         return None
-    if not labels.get(step.class_name):
-        known = ", ".join(name for name, value in labels.items() if value)
+    if not classes.get(step.class_name):
+        known = ", ".join(name for name, value in classes.items() if value)
         raise InputError(
             f"got {step.operation} of {step.class_name!r}, expected a class among {known}, or {EVERY_CLASS!r}; correct the step"
         )
-    return labels[step.class_name]
+    return classes[step.class_name]
 
 
-def _mask(frame: np.ndarray, value: int | None) -> np.ndarray:
-    return frame != 0 if value is None else frame == value
+def _mask(frame: np.ndarray, value: ClassValue | None) -> np.ndarray:
+    return frame != 0 if value is None else class_mask(frame, value)
 
 
-def _keep_largest(part: np.ndarray, value: int | None) -> None:
+def _keep_largest(part: np.ndarray, value: ClassValue | None) -> None:
     """Keep the component of most voxels in the box (X, Y, Z) around a class, changed in place.
 
     Of equals it is the first along X, then Y, then Z: in this order scipy numbers them.
@@ -185,7 +189,7 @@ def _keep_largest(part: np.ndarray, value: int | None) -> None:
     part[(numbered != 0) & (numbered != sizes.argmax())] = 0
 
 
-def _fill_holes(part: np.ndarray, value: int | None, image_shape: Sequence[int]) -> None:
+def _fill_holes(part: np.ndarray, value: ClassValue, image_shape: Sequence[int]) -> None:
     """Give a class the background that it alone encloses in 3D, in the box (X, Y, Z) around the class, changed in place.
 
     A hole is a component of background with face neighbors of the class alone. Background that touches the image's border,
@@ -199,6 +203,6 @@ def _fill_holes(part: np.ndarray, value: int | None, image_shape: Sequence[int])
     for axis in range(3):
         if image_shape[axis] > 1:  # beyond the sides of the box lies the image's border, or no voxel of the class
             is_hole[np.take(numbered, [0, -1], axis)] = False
-    others = (part != 0) & (part != value)
+    others = (part != 0) & ~class_mask(part, value)
     is_hole[numbered[ndimage.binary_dilation(others, _FACES)]] = False
-    part[is_hole[numbered]] = value
+    part[is_hole[numbered]] = painted_value(value)

@@ -123,7 +123,8 @@ def predict(
             options=convert_options,
         )
         models_of = {study.name: [_held_out_by(study, models)] if held_out else models for study in studies}
-        folder = PredictionFolder(Path(out_dir), task.labels, formats, options.probabilities, task.roles)
+        about = (task.labels, formats, options.probabilities, task.roles, task.regions)
+        folder = PredictionFolder(Path(out_dir), *about)
     ranks.broadcast_from_rank0(lambda: folder.check(studies))
     if key_file is not None:
         ranks.broadcast_from_rank0(lambda: write_key_file(Path(key_file), studies, "these inputs"))

@@ -36,7 +36,7 @@ class SegmentationResult:
 
     Attributes:
         label: (T, X, Y, Z) uint8, label values, on the study's own grid.
-        probabilities: (K, T, X, Y, Z) float32 of every class, background first; None unless asked for.
+        probabilities: (K, T, X, Y, Z) float32 of every class, background first, or of every region; None unless asked for.
     """
 
     label: np.ndarray
@@ -112,7 +112,8 @@ def segment_study(
         Stopped: a stop signal came.
     """
     info, grid = study.info, study.grid
-    native = NativeLabel(grid, info.frames, tuple(models[0].task.labels.values()), options.probabilities)
+    task = models[0].task
+    native = NativeLabel(grid, info.frames, task.output_values, options.probabilities, bool(task.regions))
     predictors = [_predictor(model, study, options) for model in models]
     tiling = plan_tiling(models, predictors, info, grid, options.probabilities, budget)
     windows = [Windows(grid.shape, one.roi_size, one.config.overlap) for one in predictors]
@@ -129,7 +130,7 @@ def segment_study(
 
         for predictor in predictors:
             predictor.tick = tick
-        for rows, columns, logits in logit_blocks(predictors, study.image, native.axes, tiling):
+        for rows, columns, logits in logit_blocks(predictors, study.image, native.axes, tiling, native.of_regions):
             if not allow_nan:
                 check_finite(logits, info.source or "the image")
             native.fill(logits, rows, columns)
@@ -142,8 +143,7 @@ def check_gpu(models: Models, precision: Precision) -> None:
     """Raise InputError for a GPU that computes the models' convolutions wrong; each model is checked once."""
     for model in models:
         device, patch = next(model.network.parameters()).device, model.config.data.patch_size
-        channels = len(model.task.channel_names), len(model.task.labels)
-        check_convolutions(model.config.model, channels, patch, device, resolve_precision(precision, device))
+        check_convolutions(model.config.model, model.task.channels, patch, device, resolve_precision(precision, device))
 
 
 def check_finite(logits: torch.Tensor, study: Path | str) -> None:

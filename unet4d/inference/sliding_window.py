@@ -27,7 +27,11 @@ Range = tuple[int, int]
 
 
 def logit_blocks(
-    predictors: Sequence[WindowPredictor], image: Pixels, axes: Sequence[Axis], tiling: Tiling
+    predictors: Sequence[WindowPredictor],
+    image: Pixels,
+    axes: Sequence[Axis],
+    tiling: Tiling,
+    of_regions: bool = False,
 ) -> Iterator[tuple[Range, Range, Tensor]]:
     """Yield the logits of an image block by block; whoever takes a block must drop it before the next one is computed.
 
@@ -36,6 +40,7 @@ def logit_blocks(
         image: (C, T, X, Y, Z), normalized, on the working grid.
         axes: of the native grid, in working orientation.
         tiling: rows and columns of the native grid in a block.
+        of_regions: the outputs are regions, see `mean_logits`.
 
     Yields:
         Native rows (first, end) and columns (first, end), and logits (T, K, x, y, Z) float32 of the working voxels they need.
@@ -48,7 +53,7 @@ def logit_blocks(
             low, high = axes[0].needed(first, end)
             keep = axes[0].needed(end, total)[0] if end < total else high
             spare = max(0, low - rows[0].begin)  # the same for all, which advance together
-            logits = mean_logits(one.logits_until(high, keep)[:, :, spare:] for one in rows)
+            logits = mean_logits((one.logits_until(high, keep)[:, :, spare:] for one in rows), of_regions)
             yield (first, end), columns, logits
             del logits  # or it would be held while the next ones are computed
 

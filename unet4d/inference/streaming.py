@@ -135,7 +135,7 @@ class StreamingSegmenter:
             )
         self.scale.apply(image)
         self._predictor.at = 0
-        native = NativeLabel(self.grid, 1, tuple(task.labels.values()))
+        native = NativeLabel(self.grid, 1, task.output_values, of_regions=bool(task.regions))
         rows, columns = (len(axis.low) for axis in native.axes[:2])
         tiling = Tiling(rows, [(0, columns)])
         for of_rows, of_columns, logits in logit_blocks(

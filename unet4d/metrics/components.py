@@ -6,26 +6,31 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from unet4d.metrics.regions import ClassValue, Region, class_mask
 
-def count_components(label: np.ndarray, values: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+
+def count_components(label: np.ndarray, values: Sequence[ClassValue]) -> tuple[np.ndarray, np.ndarray]:
     """Count the components of each class in each frame, `(T, K)` int64, and measure the largest's share, `(T, K)`, 0 to 1.
 
     Voxels are connected by faces, so that a checkerboard falls apart. The share is 0 where the class is not in the frame.
 
     Args:
         label: `(T, X, Y, Z)` integer labels.
-        values: the K label values to measure, above 0.
+        values: the K label values, or regions, to measure, above 0.
     """
     from scipy import ndimage  # only when needed
 
     numbers = np.zeros((len(label), len(values)), np.int64)
     shares = np.zeros(numbers.shape)
     for t, frame in enumerate(label):
-        boxes = ndimage.find_objects(frame, max_label=max(values, default=0))
+        boxes = ndimage.find_objects(frame, max_label=max((v for v in values if not isinstance(v, Region)), default=0))
         for k, value in enumerate(values):
-            box = boxes[value - 1]
+            if isinstance(value, Region):
+                [box] = ndimage.find_objects(class_mask(frame, value).view(np.uint8), max_label=1)
+            else:
+                box = boxes[value - 1]
             if box is not None:
-                numbered, numbers[t, k] = ndimage.label(frame[box] == value)
+                numbered, numbers[t, k] = ndimage.label(class_mask(frame[box], value))
                 sizes = np.bincount(numbered.ravel())[1:]
                 shares[t, k] = sizes.max() / sizes.sum()
     return numbers, shares

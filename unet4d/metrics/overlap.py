@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from unet4d.metrics.regions import ClassValue, class_mask
+
 EMPTY_CONVENTION = (
     "Per frame and class. Absent from both reference and prediction: Dice, NSD, HD95 and ASD are undefined, left out of every "
     "mean, counted in n_both_empty. Absent from exactly one of them: Dice and NSD are 0 and enter the mean; HD95 and ASD are "
@@ -30,20 +32,20 @@ class VoxelCounts:
     fn: np.ndarray
 
 
-def count_voxels(reference: np.ndarray, prediction: np.ndarray, values: Sequence[int]) -> VoxelCounts:
+def count_voxels(reference: np.ndarray, prediction: np.ndarray, values: Sequence[ClassValue]) -> VoxelCounts:
     """Count true positive, false positive and false negative voxels.
 
     Args:
         reference: `(T, X, Y, Z)` integer labels.
         prediction: the same shape.
-        values: the K label values to count.
+        values: the K label values, or regions, to count.
     """
     require_same_shape(reference, prediction)
     shape = (len(reference), len(values))
     counts = VoxelCounts(*(np.zeros(shape, np.int64) for _ in range(3)))
     for t in range(len(reference)):
         for k, value in enumerate(values):
-            in_reference, in_prediction = reference[t] == value, prediction[t] == value
+            in_reference, in_prediction = class_mask(reference[t], value), class_mask(prediction[t], value)
             counts.tp[t, k] = tp = np.count_nonzero(in_reference & in_prediction)
             counts.fp[t, k] = np.count_nonzero(in_prediction) - tp
             counts.fn[t, k] = np.count_nonzero(in_reference) - tp

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from unet4d.metrics.overlap import require_same_shape
+from unet4d.metrics.regions import ClassValue, class_mask
 
 TOLERANCE_MM = 2.0
 _ROUNDING_MM = 1e-6  # a distance of exactly the tolerance is within it, whatever its last bits
@@ -36,7 +37,7 @@ class SurfaceScores:
 def surface_scores(
     reference: np.ndarray,
     prediction: np.ndarray,
-    values: Sequence[int],
+    values: Sequence[ClassValue],
     spacing_mm: Sequence[float],
     tolerance_mm: float = TOLERANCE_MM,
     ignored: np.ndarray | None = None,
@@ -58,7 +59,7 @@ def surface_scores(
     Args:
         reference: `(T, X, Y, Z)` integer labels.
         prediction: the same shape.
-        values: the K label values to measure.
+        values: the K label values, or regions, to measure.
         spacing_mm: voxel size along X, Y, Z.
         tolerance_mm: how far two surfaces may lie apart and be the same.
         ignored: the same shape, bool: voxels of unknown class, which are of none in both label maps. A surface is only where a
@@ -68,7 +69,7 @@ def surface_scores(
     hd95, asd, nsd = (np.full((len(reference), len(values)), np.nan) for _ in range(3))
     for t in range(len(reference)):  # one frame at a time: the masks of a large study need not fit together
         for k, value in enumerate(values):
-            pair = np.stack([reference[t] == value, prediction[t] == value])
+            pair = np.stack([class_mask(reference[t], value), class_mask(prediction[t], value)])
             there = pair.any(axis=(1, 2, 3))
             if there.all():
                 ahead, back = _distances_mm(pair, spacing_mm, None if ignored is None else ignored[t])

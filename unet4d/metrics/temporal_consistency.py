@@ -9,22 +9,24 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from unet4d.metrics.regions import ClassValue, class_mask
 
-def frame_to_frame_dice(label: np.ndarray, values: Sequence[int], cyclic: bool) -> np.ndarray:
+
+def frame_to_frame_dice(label: np.ndarray, values: Sequence[ClassValue], cyclic: bool) -> np.ndarray:
     """Return the Dice overlap of each frame with the next, `(pairs, K)`; NaN where the class is in neither.
 
     There are T - 1 pairs, and with a cyclic study of 3 frames or more one from the last frame to the first.
 
     Args:
         label: `(T, X, Y, Z)` integer labels.
-        values: the K label values to measure.
+        values: the K label values, or regions, to measure.
         cyclic: whether the last frame leads into the first.
     """
     pairs = frame_pairs(len(label), cyclic)
     found = np.full((len(pairs), len(values)), np.nan)
     for k, value in enumerate(values):
         for i, (t, after) in enumerate(pairs):
-            here, there = label[t] == value, label[after] == value
+            here, there = class_mask(label[t], value), class_mask(label[after], value)
             size = np.count_nonzero(here) + np.count_nonzero(there)
             if size:
                 found[i, k] = 2.0 * np.count_nonzero(here & there) / size
@@ -37,12 +39,12 @@ def frame_pairs(frames: int, cyclic: bool) -> list[tuple[int, int]]:
     return [*pairs, (frames - 1, 0)] if cyclic and frames > 2 else pairs
 
 
-def flicker(label: np.ndarray, values: Sequence[int], cyclic: bool) -> tuple[np.ndarray, np.ndarray]:
+def flicker(label: np.ndarray, values: Sequence[ClassValue], cyclic: bool) -> tuple[np.ndarray, np.ndarray]:
     """Count the components that exist in a single frame, `(T, K)`, and their voxels, `(T, K)`, both int64.
 
     Args:
         label: `(T, X, Y, Z)` integer labels.
-        values: the K label values to measure, above 0.
+        values: the K label values, or regions, to measure, above 0.
         cyclic: whether the last frame leads into the first.
     """
     components, voxels = (np.zeros((len(label), len(values)), np.int64) for _ in range(2))
@@ -57,7 +59,7 @@ def flicker(label: np.ndarray, values: Sequence[int], cyclic: bool) -> tuple[np.
 
 
 def single_frame_components(
-    label: np.ndarray, t: int, value: int | None, cyclic: bool
+    label: np.ndarray, t: int, value: ClassValue | None, cyclic: bool
 ) -> tuple[tuple[slice, ...], np.ndarray, np.ndarray] | None:
     """Find the components of a class in a frame, and which of them exist in that frame alone.
 
@@ -95,6 +97,6 @@ def single_frame_components(
     return box, numbered, single
 
 
-def _mask(frame: np.ndarray, value: int | None) -> np.ndarray:
+def _mask(frame: np.ndarray, value: ClassValue | None) -> np.ndarray:
     """Return where a frame (X, Y, Z) has the value; for None, where it has any class."""
-    return frame != 0 if value is None else frame == value
+    return frame != 0 if value is None else class_mask(frame, value)

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from unet4d.metrics.regions import ClassValue, class_mask
+
 Curve = np.ndarray | Sequence[float]
 
 
@@ -18,9 +20,9 @@ def voxel_volume_ml(affine: np.ndarray) -> float:
     return float(abs(np.linalg.det(np.asarray(affine, np.float64)[:3, :3]))) / 1000.0
 
 
-def volumes_ml(label: np.ndarray, values: Sequence[int], voxel_ml: float) -> np.ndarray:
+def volumes_ml(label: np.ndarray, values: Sequence[ClassValue], voxel_ml: float) -> np.ndarray:
     """Return the volume of each class in each frame, `(T, K)` in mL, of a label `(T, X, Y, Z)`: voxels times `voxel_ml`."""
-    counts = [[np.count_nonzero(frame == value) for value in values] for frame in label]
+    counts = [[np.count_nonzero(class_mask(frame, value)) for value in values] for frame in label]
     return np.array(counts, np.float64).reshape(len(label), len(values)) * voxel_ml
 
 

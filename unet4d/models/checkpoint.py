@@ -11,16 +11,15 @@ import stat
 import warnings
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unet4d.config import ResolvedConfig
 from unet4d.errors import InputError
-from unet4d.metrics.cardiac_structures import Roles, parse_roles
+from unet4d.models.task import Task
 from unet4d.models.tensor_shapes import check_pickle, load_with_shapes
 from unet4d.system.checks import describe_value
-from unet4d.system.class_values import class_fault, is_name
 from unet4d.system.files import replacing
 from unet4d.system.text import shortened
 
@@ -39,72 +38,6 @@ _KEYS = {"format", "config", "task", "network", "training"}
 
 class OtherVersion(InputError):
     """A checkpoint that another version of this package made."""
-
-
-@dataclass(frozen=True)
-class Task:
-    """The task of a model: its classes, channels and time.
-
-    Attributes:
-        labels: class name to its value in label files, background first; the class index is the position.
-        channel_names: names of the input channels.
-        cyclic: whether the last frame leads into the first.
-        held_out: subjects it was validated on and not trained on.
-        channel_kinds: what each channel holds, see images/channels.py; empty: all are signal.
-        roles: the structure of a heart that a class is, or "other", where its dataset says so.
-    """
-
-    labels: dict[str, int]
-    channel_names: tuple[str, ...]
-    cyclic: bool
-    held_out: tuple[str, ...] = ()
-    channel_kinds: tuple[str, ...] = ()
-    roles: Roles = field(default_factory=dict)
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return plain Python values."""
-        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
-
-    @classmethod
-    def from_dict(cls, values: Any) -> Task:
-        """Return the task of plain values; the inverse of `as_dict`.
-
-        Raises:
-            InputError: a value is missing or wrong; names it.
-        """
-        if not isinstance(values, dict) or not values.keys() >= {"labels", "channel_names", "cyclic", "held_out"}:
-            raise InputError("got no task, expected labels, channel_names, cyclic and held_out")
-        names = _checked_names(values["channel_names"], "channel_names")
-        older = ["signal"] * len(names)  # checkpoints of old know no other kind
-        kinds = _checked_names(values.get("channel_kinds", older), "channel_kinds")
-        if not names or len(kinds) not in (0, len(names)):
-            raise InputError(
-                f"got {len(names)} channel_names, {len(kinds)} channel_kinds; expected one each per channel"
-            )
-        if not isinstance(values["cyclic"], bool):
-            raise InputError(f"got cyclic {describe_value(values['cyclic'])}, expected true or false")
-        held_out, labels = _checked_names(values["held_out"], "held_out"), _checked_labels(values["labels"])
-        roles = parse_roles(values.get("roles", {}), list(labels)[1:], "roles")  # checkpoints of old have none
-        return cls(labels, names, values["cyclic"], held_out, kinds, roles)
-
-
-def _checked_names(values: Any, what: str) -> tuple[str, ...]:
-    """Return a list of names as a tuple."""
-    if not isinstance(values, (list, tuple)) or not all(map(is_name, values)):
-        raise InputError(f"got {what} {describe_value(values)}, expected a list of names without control characters")
-    return tuple(values)
-
-
-def _checked_labels(labels: Any) -> dict[str, int]:
-    """Return class names with their values: background at 0 first, each value once, all from 0 to 255."""
-    if not isinstance(labels, dict):
-        raise InputError(f"got labels {describe_value(labels)}, expected values by class names")
-    fault = class_fault(labels.items())
-    if not fault and (len(labels) < 2 or next(iter(labels.values())) != 0):
-        fault = "background at 0 first, and another class or more"
-    if fault:
-        raise InputError(f"got labels {describe_value(labels)}, expected {fault}")
-    return dict(labels)
 
 
 def _check_names(weights: Any) -> None:
@@ -344,6 +277,6 @@ def load_model(
     allow_temporal(config.model.temporal, path)
     with _fitting(path, config.model.temporal):
         with torch.device("meta"):  # so that no memory is allocated for a network that the weights do not fit
-            network = CLSTMUNet(config.model, len(task.channel_names), len(task.labels))
+            network = CLSTMUNet(config.model, *task.channels)
         network.load_state_dict({name: weight.float() for name, weight in content["network"].items()}, assign=True)
     return TrainedModel(network.to(device).eval(), config, task, path)

@@ -135,10 +135,11 @@ class StepMemoryEstimator:
 
     Args:
         in_channels: channels C of a frame.
-        out_channels: classes K.
+        out_channels: classes K, or regions.
         labelled: from a number of frames to the most of them that are labelled in a clip.
         budget_bytes: memory for a training step.
         is_whole: whether every label is whole, see `count_step_cost`.
+        regions: as in `TrainingStep`.
     """
 
     def __init__(
@@ -148,9 +149,10 @@ class StepMemoryEstimator:
         labelled: Callable[[int], int],
         budget_bytes: int,
         is_whole: bool = True,
+        regions: Sequence[Sequence[int]] = (),
     ):
         self.in_channels, self.out_channels, self.labelled = in_channels, out_channels, labelled
-        self.budget_bytes, self.is_whole = budget_bytes, is_whole
+        self.budget_bytes, self.is_whole, self.regions = budget_bytes, is_whole, regions
         self.bar = ProgressBar(desc="counting what steps need", unit="step", leave=False)
         self._counted: dict[str, StepCost] = {}
         self._like: dict[str, tuple[int, StepCost]] = {}
@@ -208,7 +210,7 @@ class StepMemoryEstimator:
         if name not in self._counted:
             check_stop()
             scheduled, labelled = replace(config, recompute=recompute), self.labelled(config.data.frames)
-            given = scheduled, self.in_channels, self.out_channels, labelled, self.is_whole
+            given = scheduled, self.in_channels, self.out_channels, labelled, self.is_whole, self.regions
             cost = self._counted[name] = count_step_cost(*given)
             if config.train.accumulate_batches == 1:
                 self._like.setdefault(self._key(config, recompute), (_batch_voxels(config), cost))

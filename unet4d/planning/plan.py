@@ -20,6 +20,7 @@ from unet4d.datasets.dataset import choose_cache_dir
 from unet4d.datasets.subject_folds import split_cases
 from unet4d.datasets.verify.load_verified import load_verified_dataset
 from unet4d.errors import InputError
+from unet4d.metrics.regions import region_classes
 from unet4d.models.device import find_device
 from unet4d.models.temporal import import_temporal
 from unet4d.pipeline.clip_frames import most_labelled_frames
@@ -132,8 +133,9 @@ def plan(
     cases = (*training, *validation)
     seen = compute_fingerprint(cases, config.data, known)
     labelled = partial(_most_labelled, cases, seen, cyclic=studies.cyclic, config=config.data)
-    counts = len(studies.channel_names), len(studies.labels)
-    estimator = StepMemoryEstimator(*counts, labelled, gpu.budget_bytes, studies.has_whole_labels)
+    regions = region_classes(dict(studies.labels), studies.regions)
+    counts = len(studies.channel_names), len(regions) or len(studies.labels)
+    estimator = StepMemoryEstimator(*counts, labelled, gpu.budget_bytes, studies.has_whole_labels, regions)
     views = group_by_view(list_candidates(share, seen, len(training) // gpus))
     with estimator.bar:
         place, choice = _choose(views, estimator, gpu, share)

@@ -20,6 +20,7 @@ from unet4d.images.image4d import read_label
 from unet4d.images.nifti import case_name
 from unet4d.images.time_axis import TIME_AXES
 from unet4d.metrics.cardiac_structures import Roles
+from unet4d.metrics.regions import ClassValue, label_values
 from unet4d.report.pages.index_page import IndexEntry, index_page
 from unet4d.report.pages.score_tables import ScoreSection, read_scores
 from unet4d.report.pages.study import SegmentedStudy
@@ -76,8 +77,7 @@ def report(
     if Path(image).is_file() and len(studies) == len(maps) == 1:  # one study for one prediction needs no name
         studies = dict(zip(maps, studies.values(), strict=True))
     folders = [path, path.parent]
-    classes = {name: value for name, value in source.labels.items() if value}
-    classes = classes or read_class_values(None, folders) or {}
+    classes = source.classes or read_class_values(None, folders) or {}
     roles = read_class_roles(list(classes), source.roles, folders)
     scores = read_scores(Path(evaluation)) if evaluation is not None else None
     entries: list[IndexEntry] = []
@@ -103,7 +103,7 @@ def _read_study(
     file: Path,
     study: Study,
     ignore: int | None,
-    named: Mapping[str, int],
+    named: Mapping[str, ClassValue],
     roles: Roles,
     provenance: Mapping[str, Any],
     scores: ScoreSection | None,
@@ -122,7 +122,7 @@ def _read_study(
         is_shown = labelled[:, None, None, None] & (reference != (-1 if ignore is None else ignore))
         reference = np.where(is_shown, reference, 0)
     values = {int(value) for frame in label for value in np.unique(frame)}  # sorting all frames at once takes memory
-    unnamed = sorted(values - {0, *named.values()})
+    unnamed = sorted(values - {0, *label_values(named.values())})
     classes = {**named, **{f"class {value}": value for value in unnamed}}
     time = study.time or provenance.get("time")  # in the order of `evaluate`
     cyclic = time == "cyclic" if time in TIME_AXES else None
@@ -136,7 +136,8 @@ def _write_study(study: SegmentedStudy, out: Path, collection: str) -> IndexEntr
     """Write the pictures and the page of a study; return its entry in the index."""
     folder = out / PICTURES
     frames = [frame for frame, _ in study.moments] or [0]
-    small = draw_thumbnail(study.image.array[0], study.label, study.image.affine, frames)
+    names = {value: name for name, value in study.classes.items()}
+    small = draw_thumbnail(study.image.array[0], study.label, study.image.affine, frames, names)
     thumbnail = save_picture(folder / f"{study.name}_thumbnail.webp", small)
     file = "study_index.html" if study.name.lower() == "index" else f"{study.name}.html"
     write_text(out / file, study_page(study, _draw_pictures(study, folder), INDEX, collection))

@@ -25,9 +25,15 @@ class AreaJitter:
     """
 
     @staticmethod
-    def areas(logits: Tensor) -> Tensor:
-        """Return the area in voxels of each class in each slice (N, K, Z), float32 or wider, of logits (N, K, X, Y, Z)."""
-        return logits.to(torch.promote_types(logits.dtype, torch.float32)).softmax(1).sum((2, 3))
+    def areas(logits: Tensor, of_regions: bool = False) -> Tensor:
+        """Return the area in voxels of each class, or region, in each slice (N, K, Z), float32 or wider.
+
+        Args:
+            logits: (N, K, X, Y, Z).
+            of_regions: of regions, each with a probability of its own.
+        """
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        return (logits.sigmoid() if of_regions else logits.softmax(1)).sum((2, 3))
 
     @staticmethod
     def sums(areas: Tensor, compared: Flags) -> Tensor:
@@ -42,7 +48,10 @@ class AreaJitter:
         return torch.stack([part.where(chosen, 0).sum((0, 1, 3)) for part in (jitter, middle)])
 
     @staticmethod
-    def from_sums(sums: Tensor, dice: Tensor) -> Tensor:
-        """Return the jitter, a scalar, from the total of `sums` (2, K) and the Dice (K,); 0 where no frames were compared."""
+    def from_sums(sums: Tensor, dice: Tensor, of_regions: bool = False) -> Tensor:
+        """Return the jitter, a scalar, from the total of `sums` (2, K) and the Dice (K,); 0 where no frames were compared.
+
+        The first of K classes is the background, which does not count; every one of K regions does.
+        """
         jitter, middle = sums
-        return (dice.detach() ** 2 * jitter / middle.detach().clamp(min=1))[1:].mean()
+        return (dice.detach() ** 2 * jitter / middle.detach().clamp(min=1))[0 if of_regions else 1 :].mean()

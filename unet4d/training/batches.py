@@ -17,7 +17,7 @@ from torch._C import _remove_worker_pids
 
 from unet4d.config import ResolvedConfig
 from unet4d.errors import Unet4DError
-from unet4d.models.checkpoint import Task
+from unet4d.models.task import Task
 from unet4d.pipeline.cached_study import CachedStudy
 from unet4d.pipeline.clip_dataset import PREFETCH_BATCHES, Batch, ClipDataset, clip_loader
 from unet4d.system.byte_sizes import describe_bytes

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from unet4d.config import ResolvedConfig
 from unet4d.errors import InputError
-from unet4d.models.checkpoint import BEST, LAST, PREVIOUS, Task, load_checkpoint, save_checkpoint
+from unet4d.models.checkpoint import BEST, LAST, PREVIOUS, load_checkpoint, save_checkpoint
+from unet4d.models.task import Task
 from unet4d.system.checks import describe_value
 from unet4d.system.files import remove_partial, replacing
 

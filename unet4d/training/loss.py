@@ -51,7 +51,7 @@ class Teaching(NamedTuple):
         drawn = [[of is None or not k or k in of for k in range(classes)] for of in self.annotated]
         rows = [drawn[i // len(self.weights[0])] for i, flag in enumerate(labelled) if flag]
         chosen = [weight for weight, flag in zip(weights, labelled, strict=True) if flag]
-        tables = torch.tensor(chosen), torch.tensor(rows, dtype=torch.bool)
+        tables = torch.tensor(chosen), torch.tensor(rows, dtype=torch.bool).reshape(-1, classes)
         return FrameTeaching(*(table.to(device, non_blocking=True) for table in tables))
 
 
@@ -68,7 +68,17 @@ class LabelledFramesLoss(nn.Module):
     classes were not drawn, the label's background is the union of background and those classes, with the sum of their
     probabilities (the marginal loss of Shi et al., Med Image Anal 70:101979, 2021; Fang & Yan, IEEE TMI 39:3619, 2020), and the
     frame is not in the Dice of those classes. A class that no frame of a batch teaches adds nothing to the loss.
+
+    Attributes:
+        rows: of `sums`.
+        of_regions: the outputs are regions, each with a probability of its own, and not classes of which one is the background.
     """
+
+    rows, of_regions = 4, False
+
+    def num_classes(self, outputs: int) -> int:
+        """Return the number of classes of the label, with the background, for a network with this many outputs."""
+        return outputs
 
     def forward(self, logits: Tensor, label: Tensor, labelled: Tensor) -> Tensor:
         """Return the loss, a scalar.
@@ -152,7 +162,7 @@ class _ClipSums(NamedTuple):
     """Sums over a clip, or over a chunk of its frames, from which the loss is computed.
 
     Attributes:
-        sums: those of `LabelledFramesLoss` of every level (levels, 4, K).
+        sums: those of `LabelledFramesLoss` of every level (levels, 4, K), or of `RegionsLoss` (levels, 5, K).
         areas: those of `AreaJitter` (B, T, K, Z), 0 in frames that are not decoded; without a `consistency_weight` of no slices.
     """
 
@@ -177,6 +187,7 @@ class ClipLoss(nn.Module):
         schedule: how the frames are split, `chunk_frames` 0 for all at once, and what is recomputed; results do not depend on it.
         total: from the sums of the loss over these clips to those over all clips of the batch, where other processes have the rest.
         consistency_weight: of the jitter of areas in the loss; 0: none.
+        loss: of the labelled frames; None: that of classes.
     """
 
     def __init__(
@@ -185,9 +196,10 @@ class ClipLoss(nn.Module):
         schedule: RecomputeConfig,
         total: Callable[[Tensor], Tensor] | None = None,
         consistency_weight: float = 0.0,
+        loss: LabelledFramesLoss | None = None,
     ):
         super().__init__()
-        self.network, self.loss, self.recurrence = network, LabelledFramesLoss(), ChunkedRecurrence(network)
+        self.network, self.loss, self.recurrence = network, loss or LabelledFramesLoss(), ChunkedRecurrence(network)
         self.total = total or (lambda sums: sums)
         self.jitter, self.consistency_weight = AreaJitter(), consistency_weight
         self.set_recompute(schedule)
@@ -245,7 +257,7 @@ class ClipLoss(nn.Module):
         if compared is None or not self.consistency_weight:
             return loss
         dice = self.loss.dice(levels[0]).where(levels[0][1] > 0, 0)  # that of a class which nothing teaches is unknown
-        jitter = self.jitter.from_sums(self.total(self.jitter.sums(found.areas, compared)), dice)
+        jitter = self.jitter.from_sums(self.total(self.jitter.sums(found.areas, compared)), dice, self.loss.of_regions)
         return loss + self.consistency_weight * jitter
 
     def _sums(
@@ -281,19 +293,20 @@ class ClipLoss(nn.Module):
         shape = len(decoded), self.network.out_channels, image.shape[-1] if self.consistency_weight else 0
         found = image.new_zeros(shape, dtype=dtype)
         if not any(decoded):
-            none = image.new_zeros((len(strides), 4, self.network.out_channels), dtype=dtype)
+            none = image.new_zeros((len(strides), self.loss.rows, self.network.out_channels), dtype=dtype)
             return _ClipSums(none, found.unflatten(0, image.shape[:2])), self.recurrence.skip(image, start, dropout)
         frames, truth = _places(decoded, image.device), _select(label.flatten(0, 1), labelled)
         selected = None if all(decoded) else frames
         levels, after = self.network.level_logits(image, start, selected, dropout, deep_supervision=True)
         taught = [flag for flag, is_decoded in zip(labelled, decoded, strict=True) if is_decoded]
-        of_frames = None if teaching is None else teaching.select(labelled, self.network.out_channels, image.device)
+        classes = self.loss.num_classes(self.network.out_channels)
+        of_frames = None if teaching is None else teaching.select(labelled, classes, image.device)
         sums_of_levels = [
             self.loss.sums(_select(logits, taught), truth[:, ::x, ::y, ::z], of_frames)
             for logits, (x, y, z) in zip(levels, strides, strict=True)
         ]
         if self.consistency_weight:
-            found = found.index_copy(0, frames, self.jitter.areas(levels[0]))
+            found = found.index_copy(0, frames, self.jitter.areas(levels[0], self.loss.of_regions))
         return _ClipSums(torch.stack(sums_of_levels), found.unflatten(0, image.shape[:2])), after
 
 

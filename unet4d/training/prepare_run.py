@@ -17,8 +17,9 @@ from unet4d.datasets.dataset import choose_cache_dir
 from unet4d.datasets.subject_folds import describe_fewer_folds, split_cases
 from unet4d.datasets.verify.load_verified import load_verified_dataset
 from unet4d.errors import InputError
-from unet4d.models.checkpoint import Task, find_checkpoint, load_checkpoint
+from unet4d.models.checkpoint import find_checkpoint, load_checkpoint
 from unet4d.models.device import resolve_precision
+from unet4d.models.task import Task
 from unet4d.pipeline.cache import verify_and_build
 from unet4d.pipeline.fingerprint import compute_fingerprint
 from unet4d.system.distributed import ProcessGroup
@@ -98,6 +99,7 @@ def prepare_run(
         held_out=subjects,
         channel_kinds=opened.channel_kinds,
         roles=dict(opened.roles),
+        regions=dict(opened.regions),
     )
     checkpoint, initial = None, None
     if resume:

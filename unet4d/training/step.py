@@ -19,6 +19,7 @@ from unet4d.pipeline.clip_dataset import Batch
 from unet4d.system.distributed import ALONE, ProcessGroup
 from unet4d.training.loss import ClipLoss, Teaching
 from unet4d.training.optimizer import build_optimizer, set_learning_rates
+from unet4d.training.region_loss import RegionsLoss
 
 
 class TrainingStep:
@@ -35,6 +36,7 @@ class TrainingStep:
         config: of the run.
         device: where to compute.
         ranks: the processes that share each batch.
+        regions: class indices of each region that the network has an output for; empty: an output per class.
 
     Attributes:
         recompute: schedule of the next steps; a configured `chunk_frames` of None is 0, all frames at once.
@@ -42,14 +44,22 @@ class TrainingStep:
         initial: names of the weights that come from another training, see `set_initial`.
     """
 
-    def __init__(self, network: CLSTMUNet, config: ResolvedConfig, device: torch.device, ranks: ProcessGroup = ALONE):
+    def __init__(
+        self,
+        network: CLSTMUNet,
+        config: ResolvedConfig,
+        device: torch.device,
+        ranks: ProcessGroup = ALONE,
+        regions: Sequence[Sequence[int]] = (),
+    ):
         self.network, self.config, self.device, self.ranks = network, config.train, device, ranks
         self.seed, self.precision, self.frame_wise = config.seed, config.train.precision, False
         self.recompute = replace(config.recompute, chunk_frames=config.recompute.chunk_frames or 0)
         if config.train.freeze:
             network.get_submodule(config.train.freeze).requires_grad_(False)
         total = ranks.total if ranks.size > 1 else None
-        self.clip_loss = ClipLoss(network, self.recompute, total, config.train.consistency_weight)
+        loss = RegionsLoss(regions) if regions else None
+        self.clip_loss = ClipLoss(network, self.recompute, total, config.train.consistency_weight, loss)
         self.loss = (
             self.clip_loss if ranks.size == 1 else DistributedDataParallel(self.clip_loss, gradient_as_bucket_view=True)
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -115,6 +116,7 @@ def choose_recompute(
     labelled_frames: int,
     budget_bytes: int,
     is_whole: bool = True,
+    regions: Sequence[Sequence[int]] = (),
 ) -> tuple[PlannedStep, bool]:
     """Return the fastest schedule of the configured step that fits the budget, and True; else the leanest, and False.
 
@@ -123,7 +125,7 @@ def choose_recompute(
     tried: list[PlannedStep] = []
     for recompute in recompute_schedules(config.recompute, config.data.frames, can_be_chunked(config.model)):
         scheduled = dataclasses.replace(config, recompute=recompute)
-        cost = count_step_cost(scheduled, in_channels, out_channels, labelled_frames, is_whole)
+        cost = count_step_cost(scheduled, in_channels, out_channels, labelled_frames, is_whole, regions)
         tried.append(PlannedStep(recompute, cost))
         if tried[-1].fits(budget_bytes):
             return tried[-1], True
@@ -131,17 +133,23 @@ def choose_recompute(
 
 
 def count_step_cost(
-    config: ResolvedConfig, in_channels: int, out_channels: int, labelled_frames: int, is_whole: bool = True
+    config: ResolvedConfig,
+    in_channels: int,
+    out_channels: int,
+    labelled_frames: int,
+    is_whole: bool = True,
+    regions: Sequence[Sequence[int]] = (),
 ) -> StepCost:
     """Count the cost of a training step by running it on tensors without content; nothing random is drawn.
 
     Args:
         config: of the run; `recompute.chunk_frames` None counts as 0.
         in_channels: channels C of a frame.
-        out_channels: classes K.
+        out_channels: classes K, or regions.
         labelled_frames: labelled frames of each clip, at least 1; taken to be the last ones, where one chunk has them all while
             every state before it is kept.
         is_whole: whether every label is whole; the loss of partly drawn ones takes more memory.
+        regions: as in `TrainingStep`.
     """
     if config.train.precision == "fp16":
         # bf16 has the same size, and no loss scaler, which looks at values.
@@ -157,7 +165,7 @@ def count_step_cost(
         compared[:, first : first + config.train.consistency_frames] = True
     with FakeTensorMode(), MemoryTrace() as trace:
         network = CLSTMUNet(config.model, in_channels, out_channels).train()
-        step = TrainingStep(network, config, torch.device("cpu"))
+        step = TrainingStep(network, config, torch.device("cpu"), regions=regions)
         _create_state(step.optimizer)
         image = torch.empty(batch, frames, in_channels, *patch)
         label = torch.empty(batch, frames, *patch, dtype=torch.uint8)

@@ -106,9 +106,9 @@ def _build(run: PreparedRun, out_dir: Path, device: torch.device, ranks: Process
     config, task = run.config, run.task
 
     def open_studies() -> list[CachedStudy]:
-        channels, own_clips = (len(task.channel_names), len(task.labels)), len(ranks.share(config.train.batch_size))
+        own_clips = len(ranks.share(config.train.batch_size))
         patch, precision, clip_frames = config.data.patch_size, config.train.precision, own_clips * config.data.frames
-        check_convolutions(config.model, channels, patch, device, precision, training=True, frames=clip_frames)
+        check_convolutions(config.model, task.channels, patch, device, precision, training=True, frames=clip_frames)
         cache = choose_run_cache(run.dataset.root, out_dir, config.data.cache_dir)
         cases, spacing_mm = (*run.training, *run.validation), config.data.in_plane_spacing_mm
         return cached_studies(cases, run.dataset, config.data, spacing_mm, cache)
@@ -139,9 +139,8 @@ def _plan_step(
     )
     largest_share = -(-config.train.batch_size // ranks.size)
     own = replace(config, train=replace(config.train, batch_size=largest_share))
-    planned, is_enough = choose_recompute(
-        own, len(task.channel_names), len(task.labels), labelled, free, all(study.scope.is_whole for study in studies)
-    )
+    is_whole = all(study.scope.is_whole for study in studies)
+    planned, is_enough = choose_recompute(own, *task.channels, labelled, free, is_whole, task.region_classes)
     needs = f"{describe_bytes(planned.planned_bytes)} for {describe_recompute(planned.recompute)}"
     if not is_enough:
         raise InputError(

@@ -15,8 +15,8 @@ import torch
 
 from unet4d.config import ResolvedConfig
 from unet4d.errors import InputError, Stopped, Unet4DError
-from unet4d.models.checkpoint import Task
 from unet4d.models.clstm_unet import CLSTMUNet
+from unet4d.models.task import Task
 from unet4d.pipeline.cached_study import CachedStudy
 from unet4d.system.byte_sizes import GB
 from unet4d.system.distributed import ALONE, ProcessGroup
@@ -78,8 +78,8 @@ class Trainer:
         self.out_dir, self.config, self.task, self.device, self.ranks = out_dir, config, task, device, ranks
         self.training, self.validation, self.budget = training, validation, budget or make_budget(config.train)
         torch.manual_seed(config.seed)
-        self.network = CLSTMUNet(config.model, len(task.channel_names), len(task.labels)).to(device)
-        self.training_step = TrainingStep(self.network, config, device, ranks)
+        self.network = CLSTMUNet(config.model, *task.channels).to(device)
+        self.training_step = TrainingStep(self.network, config, device, ranks, task.region_classes)
         if planned:
             self.training_step.set_recompute(planned.recompute)
         self.take_step = OomFallback(self.training_step, self.training_step.recompute, config.data.frames, planned)

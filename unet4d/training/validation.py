@@ -22,13 +22,16 @@ from unet4d.inference.options import InferenceOptions
 from unet4d.inference.prepare import PreprocessedStudy
 from unet4d.inference.segment import segment_study
 from unet4d.metrics.overlap import count_voxels, dice
+from unet4d.metrics.regions import label_values
 from unet4d.metrics.statistics import summary_statistics
 from unet4d.metrics.volume_curves import extreme_frames, volumes_ml, voxel_volume_ml
-from unet4d.models.checkpoint import Task, TrainedModel
+from unet4d.models.checkpoint import TrainedModel
 from unet4d.models.clstm_unet import CLSTMUNet
+from unet4d.models.task import Task
 from unet4d.pipeline.cached_study import CachedStudy
 from unet4d.report.pictures.contour_sheet import draw_contour_sheet
 from unet4d.report.pictures.curve_plot import draw_volume_curves
+from unet4d.report.pictures.render import class_color
 from unet4d.system.distributed import ProcessGroup
 from unet4d.system.memory_errors import is_out_of_gpu_memory, memory_error_reason
 from unet4d.system.progress_bar import ProgressBar
@@ -88,7 +91,8 @@ class Validation:
         ranks: ProcessGroup,
     ):
         self.studies, self.config, self.task, self.device, self.ranks = studies, config, task, device, ranks
-        self.names = list(task.labels)[1:]
+        self.indices = task.of_indices()
+        self.classes = self.indices.classes
 
     def __call__(self, network: CLSTMUNet, check: Callable[[], None]) -> ValidationResult:
         """Segment and score every study; all processes call it together.
@@ -146,9 +150,8 @@ class Validation:
         kinds, shape = self.task.channel_kinds, (x, y, z)
         info = ImageInfo(nib.Nifti1Header(), channels, frames, shape, None, Path(study.case), kinds)
         grid = WorkingGrid(shape, (0, 1, 2), (False, False, False), shape, study.spacing)
-        indices = replace(self.task, labels={name: k for k, name in enumerate(self.task.labels)})
         result = segment_study(
-            [TrainedModel(network, self.config, indices, Path())],
+            [TrainedModel(network, self.config, self.indices, Path())],
             PreprocessedStudy(info, time_axis(self.task.cyclic), grid, ReadOnDemand(study.image), kinds),
             InferenceOptions(precision=self.config.train.precision),
             MemoryBudget.of_process(None, self.ranks.local_size),
@@ -160,24 +163,28 @@ class Validation:
 
     def _score(self, index: int, predicted: np.ndarray) -> _Scored:
         study = self.studies[index]
-        rows, classes = study.evaluated_rows, range(1, len(self.task.labels))
+        rows, classes = study.evaluated_rows, list(self.classes.values())
         reference, found = np.asarray(study.label)[rows], predicted[[study.labelled_frames[row] for row in rows]]
         if study.scope.ignores:
             found = np.where(reference == IGNORE, IGNORE, found)
-        counts = count_voxels(reference, found, classes)
-        is_drawn = np.array([study.scope.annotated is None or k in study.scope.annotated for k in classes])
+        counts, is_drawn = count_voxels(reference, found, classes), self._is_drawn(study)
         scores = np.where(is_drawn, dice(counts), np.nan)
         return _Scored(index, scores, *((counts.tp + part).sum(0) * is_drawn for part in (counts.fp, counts.fn)))
 
+    def _is_drawn(self, study: CachedStudy) -> np.ndarray:
+        """Return which of the K foreground classes were drawn in a study, bool; of a region all its parts were."""
+        drawn = study.scope.annotated
+        return np.array([drawn is None or set(label_values([value])) <= set(drawn) for value in self.classes.values()])
+
     def _values(self, scored: Sequence[_Scored]) -> dict[str, Any]:
         every = np.concatenate([one.dice for one in scored])
-        classes = {name: summary_statistics(every[:, k])["mean"] for k, name in enumerate(self.names)}
+        classes = {name: summary_statistics(every[:, k])["mean"] for k, name in enumerate(self.classes)}
         predicted, reference = (sum(getattr(one, name) for one in scored) for name in ("predicted", "reference"))
         return {
             "dice": classes,
             "mean_foreground_dice": _mean(list(classes.values())),
-            "predicted_voxels": dict(zip(self.names, map(int, predicted), strict=True)),
-            "reference_voxels": dict(zip(self.names, map(int, reference), strict=True)),
+            "predicted_voxels": dict(zip(self.classes, map(int, predicted), strict=True)),
+            "reference_voxels": dict(zip(self.classes, map(int, reference), strict=True)),
             "case_dice": {self.studies[one.index].case: one.mean for one in scored},
         }
 
@@ -197,7 +204,7 @@ class Validation:
         labelled, label = [study.labelled_frames[row] for row in rows], np.asarray(study.label)[rows]
         reference = np.zeros_like(predicted)
         reference[labelled] = np.where(label == IGNORE, 0, label)
-        voxel_ml, classes = voxel_volume_ml(affine), range(1, len(self.task.labels))
+        voxel_ml, classes = voxel_volume_ml(affine), list(self.classes.values())
         curves, known = (volumes_ml(label, classes, voxel_ml) for label in (predicted, reference))  # (T, K)
         extremes = extreme_frames(curves)
         frames = {*extremes, *(labelled[t] for t in extreme_frames(known[labelled]))}
@@ -207,7 +214,7 @@ class Validation:
                 predicted,
                 affine,
                 reference=reference,
-                class_names=dict(enumerate(self.names, 1)),
+                class_names={value: name for name, value in self.classes.items()},
                 frames=sorted(frames),
                 extremes=extremes,
                 title=title,
@@ -216,10 +223,10 @@ class Validation:
         if len(predicted) > 1:
             whole = [t for t, frame in zip(labelled, label, strict=True) if not (frame == IGNORE).any()]
             known[[t for t in range(len(known)) if t not in whole]] = np.nan  # part of a frame has no volume
-            if study.scope.annotated is not None:
-                known[:, [k - 1 for k in classes if k not in study.scope.annotated]] = np.nan
-            predicted_ml, reference_ml = (dict(zip(self.names, each.T, strict=True)) for each in (curves, known))
-            drawn["volumes"] = draw_volume_curves(predicted_ml, reference_ml=reference_ml, title=title)
+            known[:, ~self._is_drawn(study)] = np.nan
+            predicted_ml, reference_ml = (dict(zip(self.classes, each.T, strict=True)) for each in (curves, known))
+            colors = {name: class_color(value) for name, value in self.classes.items()}
+            drawn["volumes"] = draw_volume_curves(predicted_ml, colors=colors, reference_ml=reference_ml, title=title)
         return drawn
 
 

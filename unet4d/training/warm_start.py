@@ -9,8 +9,8 @@ that an image that is constant along an axis gets the answer that it got:
 
 The first convolution follows the channels by name and kind. One that the checkpoint does not know begins with the mean of those
 that it knows (Carreira & Zisserman 2017, arXiv:1705.07750, inflate kernels in the same spirit). Outputs follow the names of the
-classes. A block that couples frames is taken whole or begins anew, with a projection of zeros that leaves the others' answer as
-it is.
+classes, or of the regions. A block that couples frames is taken whole or begins anew, with a projection of zeros that leaves the
+others' answer as it is.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from torch.nn import functional
 
 from unet4d.config import triple
 from unet4d.errors import InputError
-from unet4d.models.checkpoint import Task
 from unet4d.models.clstm_unet import CLSTMUNet
+from unet4d.models.task import Task
 
 _OUTPUTS = "head.", "lower_heads."
 """First parts of the names of weights that have a row per class."""
@@ -76,7 +76,7 @@ def load_initial_weights(
             mean = weight.mean(1, keepdim=True).expand(-1, len(channels), *weight.shape[2:])
             weight = _follow(weight, channels, 1, mean)
         elif name.startswith(_OUTPUTS) and name in own:
-            if weight.shape != (len(before.labels), *own[name].shape[1:]):
+            if weight.shape != (len(before.output_names), *own[name].shape[1:]):
                 continue  # outputs that are no classes, or of another width
             weight = _follow(weight, classes, 0, own[name].cpu())
         if name in own and (fitting := _fit(name, weight, own[name].shape)) is not None:
@@ -104,7 +104,13 @@ def _channel_places(before: Task, task: Task) -> dict[str, int | None]:
 
 
 def _class_places(before: Task, task: Task) -> dict[str, int | None]:
-    """Return the place in the checkpoint of each class, by name, background first; None where it does not know it."""
+    """Return the place in the checkpoint of each class, by name, background first, or region; None where it does not know it.
+
+    Outputs of regions and those of classes, of which one is the background, are different numbers: none is taken for another.
+    """
+    if before.regions or task.regions:
+        names = list(before.regions) if task.regions else []
+        return {name: names.index(name) if name in names else None for name in task.output_names}
     was, (background, *classes) = list(before.labels)[1:], task.labels
     return {background: 0} | {name: was.index(name) + 1 if name in was else None for name in classes}
 

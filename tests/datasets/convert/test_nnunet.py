@@ -263,7 +263,7 @@ def test_files_may_be_listed(tmp_path):
         ({"channel_names": None}, '"channel_names" is None, expected names by number'),
         (
             {"labels": {"background": 0, "whole": [1, 2]}},
-            "has regions (whole), which overlap, expected classes; name each value",
+            '"regions_class_order" is None, expected one label value for each of the 1 regions whole',
         ),
         (
             {"labels": {"background": 0, "heart": 3, "ignore": 2}},
@@ -293,6 +293,21 @@ def test_a_dataset_with_an_ignore_label_converts_as_it_is(tmp_path):
     assert (dataset.ignore, dict(dataset.labels)) == (4, LABELS)
     case = dataset.case("anna")
     assert np.array_equal(read_labelled(case, dataset, case.image())[0], label)
+
+
+def test_regions_are_kept_as_they_are(tmp_path):
+    root = write_nnunet_4d(tmp_path / "raw")
+    labels = {"background": 0, "heart": [1, 2, 3], "left heart": [2, 3], "left ventricle": 3}
+    nnunet_json(root, 2, labels=labels, regions_class_order=[1, 2, 3], roles={"left heart": "other"})
+    convert("nnunet", root, tmp_path / "out")
+    written = entry_of(tmp_path / "out")
+    assert written["labels"] == labels
+    assert list(written["labels"]) == list(labels)  # the order of the network's outputs
+    assert written["regions_class_order"] == [1, 2, 3]
+    dataset = read_dataset(tmp_path / "out")
+    assert list(dataset.classes) == ["heart", "left heart", "left ventricle"]
+    assert dataset.labels == (("background", 0), ("label 1", 1), ("label 2", 2), ("left ventricle", 3))
+    assert dataset.roles == {"left heart": "other"}
 
 
 def test_values_can_be_named_where_there_are_regions(tmp_path):

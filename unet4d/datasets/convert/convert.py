@@ -24,6 +24,7 @@ from unet4d.errors import InputError
 from unet4d.images.channels import SIGNAL
 from unet4d.images.image4d import Image4D, write_image
 from unet4d.images.time_axis import TimeAxis
+from unet4d.metrics.regions import regions_entry
 from unet4d.system.failures import failure_of_study
 from unet4d.system.files import PathLike, replacing, write_json
 from unet4d.system.progress_bar import ProgressBar
@@ -239,7 +240,10 @@ def _description(
     kinds = {str(i): kind for i, kind in enumerate(source.channel_kinds) if kind != SIGNAL}
     if kinds:
         entry["channel_kinds"] = kinds
-    entry["labels"] = dict(sorted(source.labels.items(), key=lambda label: label[1]))
+    if source.regions:
+        entry |= regions_entry(source.regions)
+    else:
+        entry["labels"] = dict(sorted(source.labels.items(), key=lambda label: label[1]))
     if source.ignore is not None:
         entry["labels"][IGNORE_NAME] = source.ignore
     if source.roles:

@@ -36,6 +36,7 @@ from unet4d.errors import InputError
 from unet4d.images.image4d import Image4D, read_image
 from unet4d.images.nifti import NIFTI_SUFFIXES, check_same_grid, header_for
 from unet4d.metrics.cardiac_structures import parse_roles
+from unet4d.metrics.regions import ORDER, classes_of, parse_regions
 from unet4d.system.class_values import class_fault
 from unet4d.system.files import read_json
 from unet4d.system.text import count, short_repr, shorten_list
@@ -72,8 +73,8 @@ def find_nnunet(root: Path, options: LayoutOptions) -> Source:
     """Find the cases of a dataset, or the studies that `pattern` joins them to.
 
     Raises:
-        InputError: dataset.json is missing, wrong, or not of this layout; regions; another file format than NIfTI; another number
-            of training cases than it gives; a pattern that does not fit.
+        InputError: dataset.json is missing, wrong, or not of this layout; another file format than NIfTI; another number of
+            training cases than it gives; a pattern that does not fit.
     """
     path = _json_of(root)
     entry = read_json(path)
@@ -83,14 +84,14 @@ def find_nnunet(root: Path, options: LayoutOptions) -> Source:
     if ending not in NIFTI_SUFFIXES:
         raise InputError(f'{path}: "file_ending" is {short_repr(ending)}, expected .nii.gz or .nii; convert them first')
     channels = parse_channel_names(entry.get("channel_names"), f'{path}: "channel_names"')
-    named = {"background": 0, **options.labels} if options.labels else _parse_labels(entry, path)
-    classes, ignore = split_ignore(list(named.items()), f'{path}: "labels"')
+    named = {"background": 0, **options.labels} if options.labels else entry.get("labels")
+    one_each, regions = parse_regions(named, entry.get(ORDER), str(path))
+    classes, ignore = split_ignore(list(_parse_labels(one_each, path).items()), f'{path}: "labels"')
     labels = dict(classes)
     cases = [*_training_cases(entry, path, ending), *_cases_of(path.parent, "Ts", ending)]
     if not cases:
         raise InputError(f"{path.parent} holds no case, expected imagesTr/CASE_0000{ending}; add some")
-    foreground = [name for name, value in labels.items() if value]
-    roles = parse_roles(entry.get("roles", {}), foreground, f'{path}: "roles"')
+    roles = parse_roles(entry.get("roles", {}), list(classes_of(labels, regions)), f'{path}: "roles"')
     name = next((entry[key] for key in ("name", "dataset_name") if isinstance(entry.get(key), str)), "")
     name = name or path.absolute().parent.name
     in_order = tuple(sorted(labels.items(), key=lambda pair: pair[1]))
@@ -98,25 +99,19 @@ def find_nnunet(root: Path, options: LayoutOptions) -> Source:
     stems = {} if options.pattern or options.subject_per_case else shared_stems(case.name for case in cases)
     studies = sorted(_studies(cases, dataset, options.pattern, stems), key=lambda study: natural_key(study.name))
     about = {_ABOUT[key]: text for key, text in entry.items() if key in _ABOUT and isinstance(text, str) and text}
-    return Source(name, channels, labels, tuple(studies), roles=roles, about=about, notes=_notes(stems), ignore=ignore)
+    source = Source(name, channels, labels, tuple(studies), roles=roles, about=about, notes=_notes(stems))
+    return replace(source, ignore=ignore, regions=regions)
 
 
 def _json_of(root: Path) -> Path:
     return root if root.name == "dataset.json" else root / "dataset.json"
 
 
-def _parse_labels(entry: Mapping[str, Any], path: Path) -> dict[str, int]:
-    """Return class name to value, "ignore" among them. Raises InputError for regions."""
-    labels = entry.get("labels")
+def _parse_labels(labels: Any, path: Path) -> dict[str, int]:
+    """Return class name to value, "ignore" among them."""
     wrong = f'{path}: "labels" is {short_repr(labels)}, expected whole numbers by name, {{"background": 0, "heart": 1}}'
     if not isinstance(labels, dict):
         raise InputError(f"{wrong}; correct it")
-    regions = [name for name, value in labels.items() if isinstance(value, list)]
-    if regions:
-        raise InputError(
-            f'{path}: "labels" has regions ({shorten_list(regions)}), which overlap, expected classes; name each value of the '
-            "label maps with --labels, such as '{edema: 1, core: 2}'"
-        )
     fault = class_fault(labels.items()) or ("" if 0 in labels.values() else "background at 0")
     if fault:
         raise InputError(f"{wrong}: {fault}")

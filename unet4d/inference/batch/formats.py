@@ -4,7 +4,8 @@ OUT/<case>.nii.gz                                       nifti: 4D label map unde
 OUT/<case>.seq.nrrd                                     seq.nrrd: 3D Slicer's sequence of label volumes
 OUT/<case>_seg/<case>_frame000.seg.nrrd                 seg.nrrd: 3D Slicer's segmentations, one per frame
 OUT/<case>_seg.dcm, ...                                 dicom-seg, dicom-seg-frames, dicom-sr, dicom-sc: see report/dicom/write.py
-OUT/<case>_probabilities/<value>_<class>.nii.gz         (X, Y, Z, T) float32, one per class, background included
+OUT/<case>_probabilities/<value>_<class>.nii.gz         (X, Y, Z, T) float32, one per class, background included; or one
+                                                        per region, numbered from 1
 
 Probabilities have a folder of their own, so that no command takes them for label maps. One file per class opens in any viewer as a
 4D image, and none is larger than the study itself.
@@ -78,12 +79,12 @@ def write_label(
 
 
 def write_probabilities(
-    out: Path, case: str, probabilities: np.ndarray, info: ImageInfo, labels: Mapping[str, int]
+    out: Path, case: str, probabilities: np.ndarray, info: ImageInfo, outputs: Mapping[str, int]
 ) -> list[Path]:
-    """Write each class's probability (K, T, X, Y, Z), in the order of `labels`; return the files."""
+    """Write the probability (K, T, X, Y, Z) of each class, or region, by name with its number; return the files."""
     [folder] = case_paths(out, case, [PROBABILITIES])
     written: list[Path] = []
-    for (name, value), probability in zip(labels.items(), probabilities, strict=True):
+    for (name, value), probability in zip(outputs.items(), probabilities, strict=True):
         slug = re.sub(r"[^\w.-]+", "-", name).strip("-.") or "class"
         written.append(folder / f"{value}_{slug}.nii.gz")
         write_image(written[-1], probability, like=info)

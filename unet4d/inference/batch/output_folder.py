@@ -32,6 +32,7 @@ from unet4d.inference.batch.formats import (
 )
 from unet4d.inference.batch.summary_tables import TABLE_FILES, SummaryTables
 from unet4d.metrics.cardiac_structures import Roles, find_roles
+from unet4d.metrics.regions import Regions, classes_of
 from unet4d.metrics.vitals import UNKNOWN_VITALS, Vitals
 from unet4d.metrics.volume_curves import volumes_ml, voxel_volume_ml
 from unet4d.report.dicom.result import DicomResult
@@ -53,6 +54,7 @@ class PredictionFolder:
         formats: of the label maps, of `LABEL_FORMATS`.
         probabilities: write each class's probability, too.
         roles: the structure of a heart that a class is, or "other", where the models' dataset says so.
+        regions: unions of the labels, which are measured in place of them.
 
     Raises:
         InputError: an unknown format; a DICOM report without the segmentation that it refers to.
@@ -65,6 +67,7 @@ class PredictionFolder:
         formats: Sequence[str] = ("nifti",),
         probabilities: bool = False,
         roles: Roles | None = None,
+        regions: Regions | None = None,
     ):
         if not formats or not set(formats) <= set(LABEL_FORMATS):
             raise InputError(
@@ -77,9 +80,10 @@ class PredictionFolder:
         self.path, self.labels, self.formats = path, dict(labels), tuple(dict.fromkeys(formats))
         self.outputs = (*self.formats, PROBABILITIES) if probabilities else self.formats
         self.records = CaseRecords(path)
-        self.classes = {name: value for name, value in labels.items() if value}
+        self.regions = dict(regions or {})
+        self.classes = classes_of(labels, self.regions)
         self.roles = find_roles(self.classes, roles)
-        self.tables = SummaryTables(self.records, labels, self.roles)
+        self.tables = SummaryTables(self.records, labels, self.roles, self.regions)
         self._is_begun = False
 
     @property
@@ -157,7 +161,7 @@ class PredictionFolder:
         before = self.records.remove(case)
         files = write_label(self.path, case, label, info, self.labels, self.formats, dicom)
         if probabilities is not None:
-            files += write_probabilities(self.path, case, probabilities, info, self.labels)
+            files += write_probabilities(self.path, case, probabilities, info, self.outputs_by_name)
         for path in before:
             if path not in files:
                 with contextlib.suppress(OSError):
@@ -180,6 +184,11 @@ class PredictionFolder:
         self.tables.write()
         return case_paths(self.path, case, self.formats[:1])[0]
 
+    @property
+    def outputs_by_name(self) -> dict[str, int]:
+        """Return what the network has outputs for: each label with its value, or each region with its number from 1."""
+        return {name: number for number, name in enumerate(self.regions, 1)} or self.labels
+
     def describe(self, case: str) -> str:
         """Return the measures of a case that was added, in one line."""
         return describe_case(self.records.read(case) or {"case": case}, list(self.classes), self.roles)
@@ -195,11 +204,15 @@ class PredictionFolder:
         about = read_json(path) if path.is_file() else {"cases": {}}
         if not isinstance(about, dict) or not isinstance(about.get("cases"), dict):
             raise InputError(f'{path} holds no object with "cases", expected what predict wrote; choose another -o')
-        if about["cases"] and about.get("labels") != self.labels:
-            raise InputError(
-                f"{self.path} holds label maps with the labels {about.get('labels')}, and the model has {self.labels}; choose "
-                "another -o"
-            )
+        regions = {name: region.as_dict() for name, region in self.regions.items()}
+        for what, before, now in (
+            ("labels", about.get("labels"), self.labels),
+            ("regions", about.get("regions", {}), regions),
+        ):
+            if about["cases"] and before != now:
+                raise InputError(
+                    f"{self.path} holds label maps with the {what} {before}, and the model has {now}; choose another -o"
+                )
         if about["cases"] and not self.records.folder.is_dir():
             raise InputError(
                 f"{self.path} holds an earlier predict and no {self.records.folder}, perhaps because it was copied without; choose "

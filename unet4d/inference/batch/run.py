@@ -169,7 +169,7 @@ class BatchPredictor:
                 "before and after"
             )
         if self.options.probabilities:
-            classes = len(self.folder.labels)
+            classes = len(self.folder.outputs_by_name)
             size = 4 * classes * study.info.frames * math.prod(study.info.grid)
             self._note(f"{job.name}: probabilities of {classes} classes take up to {describe_bytes(size)} on disk")
             check_disk_space(
@@ -198,7 +198,7 @@ class BatchPredictor:
         label, seconds = segmented.result.label, dict(segmented.seconds)
         if job.steps:
             begin_s = time.perf_counter()
-            label = apply_steps(label, job.steps, self.folder.labels, segmented.time == "cyclic")
+            label = apply_steps(label, job.steps, self.folder.classes, segmented.time == "cyclic")
             seconds["postprocessing"] = time.perf_counter() - begin_s
         about = {
             "made": job.made_from(segmented.inputs),
@@ -211,7 +211,7 @@ class BatchPredictor:
         if self.folder.writes_dicom and job.study.dicom is not None:
             algorithm = Algorithm({name: value for name, value in job.made.items() if name != "version"})
             cyclic, roles = segmented.time == "cyclic", self.folder.roles
-            dicom = DicomResult(label, job.study.dicom, self.folder.labels, algorithm, job.terms, roles, cyclic)
+            dicom = DicomResult(label, job.study.dicom, self.folder.classes, algorithm, job.terms, roles, cyclic)
         return self.folder.add(job.name, label, segmented.result.probabilities, segmented.info, about, dicom)
 
     def _may_read_ahead(self, job: StudyJob) -> bool:

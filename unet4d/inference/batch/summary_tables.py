@@ -4,7 +4,8 @@ OUT/volumes.csv       case, frame, time_s, class, value, volume_ml: one row per 
 OUT/measures.csv      one row per case: heart rate, body surface area, measures of each class, flags; see case_measures.py
 OUT/prediction.json   {"labels": {name: value}, "roles": {name: structure}, "version": ..., "cases": {case: {"image", "time",
                       "model", "settings", "postprocessing", "conditions"}}}; in place of "model", "models": [...] of several
-                      together; and "fold", of the network that was used, where the case was held out by a fold
+                      together; and "fold", of the network that was used, where the case was held out by a fold; with regions
+                      "regions": {name: {"values": [...], "paint": value}}
 
 The tables follow the records: after each case while that costs little, and always at the end. A run that is killed leaves tables
 that lack some cases, and the next one completes them.
@@ -20,6 +21,7 @@ from unet4d.datasets.label_maps import PREDICTION_JSON
 from unet4d.inference.batch.case_measures import measure_case
 from unet4d.inference.batch.case_records import HIDDEN_FOLDER, CaseRecord, CaseRecords
 from unet4d.metrics.cardiac_structures import NO_STRUCTURE, Roles
+from unet4d.metrics.regions import ClassValue, Regions, classes_of, describe_values
 from unet4d.system.csv_file import csv_text
 from unet4d.system.environment import VERSION
 from unet4d.system.files import remove_partial, write_json, write_text, writing
@@ -39,10 +41,11 @@ class SummaryTables:
         records: of the cases in the folder.
         labels: class name to value, background first.
         roles: the structure of a heart that each class is, see `find_roles`.
+        regions: unions of the labels, which are measured in place of them.
     """
 
-    def __init__(self, records: CaseRecords, labels: Mapping[str, int], roles: Roles):
-        self.records, self.labels, self.roles = records, dict(labels), dict(roles)
+    def __init__(self, records: CaseRecords, labels: Mapping[str, int], roles: Roles, regions: Regions):
+        self.records, self.labels, self.roles, self.regions = records, dict(labels), dict(roles), dict(regions)
         self._due_s = 0.0
 
     def write(self, always: bool = False) -> None:
@@ -68,16 +71,18 @@ class SummaryTables:
         self._due_s = time.monotonic() + _PAUSE_FACTOR * (time.monotonic() - begin_s)
 
     def _write_all(self) -> None:
-        records, classes = self.records.read_all(), [name for name, value in self.labels.items() if value]
+        records, classes = self.records.read_all(), classes_of(self.labels, self.regions)
+        regions = {name: region.as_dict() for name, region in self.regions.items()}
         about = {
             "labels": self.labels,
+            **({"regions": regions} if regions else {}),
             "roles": {name: self.roles.get(name, NO_STRUCTURE) for name in classes},
             "version": VERSION,
             "cases": {case: record["entry"] for case, record in records.items()},
         }
-        header, *measured = [measure_case(record, classes, self.roles) for record in ({}, *records.values())]
+        header, *measured = [measure_case(record, list(classes), self.roles) for record in ({}, *records.values())]
         rows = [["" if value is None else value for value in row.values()] for row in measured]
-        volumes = [row for case, record in records.items() for row in _volume_rows(case, record, self.labels)]
+        volumes = [row for case, record in records.items() for row in _volume_rows(case, record, classes)]
         prediction_json, volumes_csv, measures_csv = (self.records.out / name for name in TABLE_FILES)
         write_json(
             prediction_json, about
@@ -89,12 +94,19 @@ class SummaryTables:
         return {path.name: path.stat().st_mtime_ns for path in self.records.folder.glob("*.json") if path.exists()}
 
 
-def _volume_rows(case: str, record: CaseRecord, labels: Mapping[str, int]) -> list[Sequence[Any]]:
+def _volume_rows(case: str, record: CaseRecord, classes: Mapping[str, ClassValue]) -> list[Sequence[Any]]:
     """Return the rows of a case in volumes.csv."""
     duration_s, volumes = record.get("frame_duration_s"), record.get("volumes_ml", {})
     return [
-        [case, t, "" if duration_s is None else round(t * duration_s, 6), name, value, volumes[name][t]]
+        [
+            case,
+            t,
+            "" if duration_s is None else round(t * duration_s, 6),
+            name,
+            describe_values(value),
+            volumes[name][t],
+        ]
         for t in range(int(record.get("frames", 0)))
-        for name, value in labels.items()
+        for name, value in classes.items()
         if name in volumes
     ]

@@ -18,6 +18,7 @@ from unet4d.errors import InputError
 from unet4d.images.dicom.instance import Plane, Series
 from unet4d.images.dicom.volume4d import SliceStack
 from unet4d.metrics.cardiac_structures import Roles, find_roles
+from unet4d.metrics.regions import ClassValue, painted_value
 from unet4d.metrics.volume_curves import volumes_ml, voxel_volume_ml
 from unet4d.report.dicom.terms import CODING_SCHEME, Term, check_highdicom, find_term, without_controls
 from unet4d.system.environment import VERSION
@@ -74,7 +75,7 @@ class DicomResult:
     Attributes:
         label: (T, X, Y, Z) uint8, label values, on the grid of `source`.
         source: the image of each frame and slice, as `Study.dicom` of a study found by `unet4d.datasets.find_studies`.
-        labels: class name to label value, background at 0.
+        labels: class name to label value, background at 0, or to region; regions may overlap.
         algorithm: what made it.
         terms: codes and colors of classes that the user gave, see `read_terms`.
         roles: the structure of a heart that each class is; None goes by the names.
@@ -87,7 +88,7 @@ class DicomResult:
 
     label: np.ndarray
     source: SliceStack
-    labels: Mapping[str, int]
+    labels: Mapping[str, ClassValue]
     algorithm: Algorithm
     terms: Mapping[str, Term] = field(default_factory=dict)
     roles: Roles | None = None
@@ -103,9 +104,11 @@ class DicomResult:
             )
 
     @cached_property
-    def classes(self) -> dict[str, int]:
+    def classes(self) -> dict[str, ClassValue]:
         """Return the classes but the background, in order of their values; the n-th is segment n."""
-        return {name: value for name, value in sorted(self.labels.items(), key=lambda item: item[1]) if value}
+        return {
+            name: value for name, value in sorted(self.labels.items(), key=lambda item: painted_value(item[1])) if value
+        }
 
     @cached_property
     def structures(self) -> dict[str, str]:

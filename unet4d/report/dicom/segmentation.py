@@ -14,6 +14,7 @@ import numpy as np
 
 from unet4d.errors import InputError
 from unet4d.images.dicom.instance import Plane
+from unet4d.metrics.regions import ClassValue, Region, class_mask
 from unet4d.report.dicom.result import DicomResult
 from unet4d.report.dicom.terms import standard_term, text_line
 from unet4d.report.pictures.render import class_color
@@ -81,7 +82,8 @@ def _describe_image(made: Dataset, result: DicomResult) -> None:
         for keyword in ("LossyImageCompression", "LossyImageCompressionRatio", "LossyImageCompressionMethod"):
             if result.header.get(keyword):
                 setattr(made, keyword, result.header[keyword].value)
-    made.SegmentationType, made.SegmentsOverlap = "BINARY", "NO"
+    overlap = any(isinstance(value, Region) for value in result.classes.values())
+    made.SegmentationType, made.SegmentsOverlap = "BINARY", "YES" if overlap else "NO"
     made.ContentLabel, made.ContentCreatorName = "SEGMENTATION", None
     made.ContentDescription = text_line(f"segmentation by {result.algorithm.name}")
 
@@ -142,11 +144,13 @@ def _describe_dimensions(made: Dataset, dimensions: Sequence[tuple[int, int, str
     ]
 
 
-def _places(label: np.ndarray, values: Sequence[int], frames: Sequence[int]) -> list[_Place]:
+def _places(label: np.ndarray, values: Sequence[ClassValue], frames: Sequence[int]) -> list[_Place]:
     """Return the planes with a voxel, segment by segment; of a class without one, the first plane."""
     places: list[_Place] = []
     for number, value in enumerate(values, 1):
-        drawn = [(number, t, int(z)) for t in frames for z in np.flatnonzero((label[t] == value).any(axis=(0, 1)))]
+        drawn = [
+            (number, t, int(z)) for t in frames for z in np.flatnonzero(class_mask(label[t], value).any(axis=(0, 1)))
+        ]
         places += drawn or [(number, frames[0], 0)]
     return places
 
@@ -195,7 +199,7 @@ def _frame_groups(result: DicomResult, place: _Place, dimensions: Sequence[tuple
     )
 
 
-def _packed(label: np.ndarray, values: Sequence[int], places: Sequence[_Place]) -> bytes:
+def _packed(label: np.ndarray, values: Sequence[ClassValue], places: Sequence[_Place]) -> bytes:
     """Return the bits of all frames, rows first, the lowest bit of a byte first (PS3.5 8.1.1)."""
     size = -(-len(places) * label.shape[1] * label.shape[2] // 8)
     if size > _MOST_BYTES:
@@ -205,7 +209,7 @@ def _packed(label: np.ndarray, values: Sequence[int], places: Sequence[_Place]) 
     end = 0
     for start in range(0, len(places), _AT_ONCE):
         block = places[start : start + _AT_ONCE]
-        masks = np.stack([np.equal(label[t, :, :, z].T, values[number - 1]) for number, t, z in block])
+        masks = np.stack([class_mask(label[t, :, :, z].T, values[number - 1]) for number, t, z in block])
         packed = np.packbits(masks, bitorder="little")
         bits[end : end + len(packed)] = packed
         end += len(packed)

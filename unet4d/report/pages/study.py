@@ -13,6 +13,7 @@ import numpy as np
 from unet4d.evaluation.plausibility import Flag, LabelShape, find_flags
 from unet4d.images.image4d import Image4D
 from unet4d.metrics.cardiac_structures import LEFT_VENTRICLE, Roles, class_of, describe_roles
+from unet4d.metrics.regions import ClassValue
 from unet4d.metrics.volume_curves import extreme_frames, volumes_ml, voxel_volume_ml
 from unet4d.report.pages.score_tables import ScoreSection
 from unet4d.report.pictures.layout import display_axes
@@ -27,7 +28,7 @@ class SegmentedStudy:
         name: name of the case.
         image: all channels; the first is shown.
         label: (T, X, Y, Z) uint8, the prediction.
-        classes: foreground class name to label value.
+        classes: foreground class name to label value, or region.
         reference: (T, X, Y, Z) uint8, zero in unlabelled frames; None without a reference.
         labelled: (T,) bool, frames with a reference.
         cyclic: whether the last frame leads into the first; None where unknown.
@@ -40,7 +41,7 @@ class SegmentedStudy:
     name: str
     image: Image4D
     label: np.ndarray
-    classes: Mapping[str, int]
+    classes: Mapping[str, ClassValue]
     reference: np.ndarray | None
     labelled: np.ndarray
     cyclic: bool | None

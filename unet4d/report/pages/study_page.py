@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from unet4d.evaluation.plausibility import describe_checks
+from unet4d.metrics.regions import painted_value
 from unet4d.report.pages.measure_tables import measure_tables
 from unet4d.report.pages.study import SegmentedStudy
 from unet4d.report.pages.template import flatten, picture_address, render_page
@@ -78,7 +79,7 @@ def viewer_data(study: SegmentedStudy, shown: EmbeddedStudy) -> dict[str, Any]:
         "classes": [
             {
                 "name": printable(name),
-                "value": value,
+                "value": painted_value(value),
                 "color": class_color(value),
                 "volumes_ml": _round(study.curves_ml[name]),
                 "reference_ml": _round(reference[name]) if reference else None,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from unet4d.metrics.regions import ClassValue, Region, class_mask
 from unet4d.report.pictures.layout import Planes, crop_to_label, labelled_slices, lay_out, pick_evenly
 from unet4d.report.pictures.render import caption, class_color, new_figure, render_figure
 from unet4d.system.files import PathLike, replacing
@@ -30,7 +31,7 @@ def draw_contour_sheet(
     affine: np.ndarray | None = None,
     *,
     reference: np.ndarray | None = None,
-    class_names: Mapping[int, str] | None = None,
+    class_names: Mapping[ClassValue, str] | None = None,
     frames: Sequence[int] | None = None,
     extremes: Sequence[int] = (),
     extreme_names: Sequence[str] = EXTREMES,
@@ -45,7 +46,7 @@ def draw_contour_sheet(
         label: `(T, X, Y, Z)` integer labels, or None for the image alone.
         affine: 4x4 voxel to mm (RAS); without one, voxels are 1 mm cubes.
         reference: `(T, X, Y, Z)`, drawn as a dashed white line where a frame has any.
-        class_names: label value to name, for the legend.
+        class_names: label value to name, for the legend; a region to name has its own contour.
         frames: frames to draw; None takes five spread over the study.
         extremes: the frames of the largest and of the smallest volume, to be named above their columns.
         extreme_names: their names, such as "ED" and "ES".
@@ -61,12 +62,16 @@ def draw_contour_sheet(
     above, beside = column_names(frames, extremes, extreme_names), [f"slice {z}" for z in slices]
     names = class_names if label is not None else None
     figure, axes = _new_grid(planes, len(slices), above, beside, class_names=names, title=title)
-    _fill_grid(axes, planes, [[(t, z, True) for t in frames] for z in slices])
+    _fill_grid(axes, planes, [[(t, z, True) for t in frames] for z in slices], class_names)
     return render_figure(figure)
 
 
 def draw_thumbnail(
-    image: np.ndarray, label: np.ndarray, affine: np.ndarray | None, frames: Sequence[int]
+    image: np.ndarray,
+    label: np.ndarray,
+    affine: np.ndarray | None,
+    frames: Sequence[int],
+    class_names: Mapping[ClassValue, str] | None = None,
 ) -> np.ndarray:
     """Draw the middle slice of those with a class, small, with its contours, in each of `frames` from left to right.
 
@@ -75,6 +80,7 @@ def draw_thumbnail(
         label: `(T, X, Y, Z)` integer labels.
         affine: 4x4 voxel to mm (RAS).
         frames: frames to draw.
+        class_names: as in `draw_contour_sheet`, without a legend.
 
     Returns:
         `(H, W, 3)` uint8.
@@ -83,7 +89,7 @@ def draw_thumbnail(
     slices = labelled_slices(planes)
     planes = crop_to_label(planes)
     figure, axes = _new_grid(planes, 1, [""] * len(frames), cell_inches=1.25)
-    _fill_grid(axes, planes, [[(t, slices[len(slices) // 2], True) for t in frames]])
+    _fill_grid(axes, planes, [[(t, slices[len(slices) // 2], True) for t in frames]], class_names)
     return render_figure(figure)
 
 
@@ -101,7 +107,7 @@ def write_animation(
     label: np.ndarray,
     affine: np.ndarray | None = None,
     *,
-    class_names: Mapping[int, str] | None = None,
+    class_names: Mapping[ClassValue, str] | None = None,
     frame_duration_s: float | None = None,
 ) -> Path:
     """Write a looping `.webp`: the image in the upper row, the same with its contours in the lower.
@@ -113,7 +119,7 @@ def write_animation(
         image: `(T, X, Y, Z)`, one channel.
         label: `(T, X, Y, Z)` integer labels.
         affine: 4x4 voxel to mm.
-        class_names: label value to name, for the legend.
+        class_names: label value to name, for the legend; a region to name has its own contour.
         frame_duration_s: seconds per frame; None makes the loop 1.5 s long. Viewers show no frame for under 20 ms.
     """
     from PIL import Image
@@ -125,7 +131,7 @@ def write_animation(
     figure, axes = _new_grid(planes, 2, [f"slice {z}" for z in slices], class_names=class_names)
     pages = []
     for t in range(len(planes.image)):
-        _fill_grid(axes, planes, [[(t, z, contoured) for z in slices] for contoured in (False, True)])
+        _fill_grid(axes, planes, [[(t, z, contoured) for z in slices] for contoured in (False, True)], class_names)
         pages.append(Image.fromarray(render_figure(figure)))
     milliseconds = max(20, round(1000 * (frame_duration_s or 1.5 / len(pages))))
     with replacing(path) as temporary:
@@ -138,7 +144,7 @@ def draw_frames(
     label: np.ndarray,
     affine: np.ndarray | None = None,
     *,
-    class_names: Mapping[int, str] | None = None,
+    class_names: Mapping[ClassValue, str] | None = None,
     captions: Sequence[str] = (),
 ) -> Iterator[np.ndarray]:
     """Yield a picture per frame: up to nine slices, spread over those with a class, with the contour of every class.
@@ -165,7 +171,7 @@ def draw_frames(
     line = figure.text(0.01, 0.99, "", color=PALE, fontsize=11, va="top")
     for t in range(len(planes.image)):
         line.set_text(captions[t] if captions else f"frame {t}")
-        _fill_grid(used, planes, [[(t, z, True) for z in row] for row in rows])
+        _fill_grid(used, planes, [[(t, z, True) for z in row] for row in rows], class_names)
         yield render_figure(figure)
 
 
@@ -175,7 +181,7 @@ def _new_grid(
     above: list[str],
     beside: Sequence[str] = (),
     *,
-    class_names: Mapping[int, str] | None = None,
+    class_names: Mapping[ClassValue, str] | None = None,
     title: str | None = None,
     cell_inches: float = CELL_INCHES,
 ) -> tuple[Figure, list[list[Axes]]]:
@@ -214,24 +220,31 @@ def _new_grid(
     return figure, axes
 
 
-def _fill_grid(axes: list[list[Axes]], planes: Planes, cells: list[list[tuple[int, int, bool]]]) -> None:
+def _fill_grid(
+    axes: list[list[Axes]],
+    planes: Planes,
+    cells: list[list[tuple[int, int, bool]]],
+    class_names: Mapping[ClassValue, str] | None,
+) -> None:
     """Draw cells (frame, slice, contoured) in place of the earlier ones."""
+    regions = [value for value in class_names or () if isinstance(value, Region)]
     for row_axes, row in zip(axes, cells, strict=True):
         for cell, (t, z, contoured) in zip(row_axes, row, strict=True):
             for artist in (*cell.images, *cell.collections):
                 artist.remove()
-            _draw_cell(cell, planes, t, z, contoured)
+            _draw_cell(cell, planes, t, z, regions if contoured else None)
 
 
-def _draw_cell(axes: Axes, planes: Planes, t: int, z: int, contoured: bool) -> None:
+def _draw_cell(axes: Axes, planes: Planes, t: int, z: int, regions: Sequence[Region] | None) -> None:
+    """Draw a slice of a frame with the contours of the regions, of each class where there are none; without any for None."""
     low, high = planes.window
     axes.imshow(planes.image[t, z], cmap="gray", vmin=low, vmax=high, aspect=planes.aspect, interpolation="bicubic")
-    if contoured and planes.label is not None:
-        for value in _classes(planes.label[t, z]):
-            _draw_contour(axes, planes.label[t, z] == value, class_color(value), 1.6, "solid")
-    if contoured and planes.reference is not None:
-        for value in _classes(planes.reference[t, z]):
-            _draw_contour(axes, planes.reference[t, z] == value, "white", 0.9, (0, (3, 2)))
+    if regions is not None and planes.label is not None:
+        for value, mask in _masks(planes.label[t, z], regions):
+            _draw_contour(axes, mask, class_color(value), 1.6, "solid")
+    if regions is not None and planes.reference is not None:
+        for _, mask in _masks(planes.reference[t, z], regions):
+            _draw_contour(axes, mask, "white", 0.9, (0, (3, 2)))
     rows, columns = planes.image.shape[2:]
     axes.set_xlim(-0.5, columns - 0.5)
     axes.set_ylim(rows - 0.5, -0.5)
@@ -245,7 +258,7 @@ def _draw_contour(axes: Axes, mask: np.ndarray, color: str, width: float, style:
     axes.contour(columns, rows, padded, levels=[0.5], colors=[color], linewidths=[width], linestyles=[style])
 
 
-def _legend_handles(class_names: Mapping[int, str], with_reference: bool) -> list[Line2D]:
+def _legend_handles(class_names: Mapping[ClassValue, str], with_reference: bool) -> list[Line2D]:
     from matplotlib.lines import Line2D
 
     handles = [
@@ -257,5 +270,10 @@ def _legend_handles(class_names: Mapping[int, str], with_reference: bool) -> lis
     return handles
 
 
-def _classes(label: np.ndarray) -> list[int]:
-    return [int(value) for value in np.unique(label) if value > 0]
+def _masks(label: np.ndarray, regions: Sequence[Region]) -> Iterator[tuple[ClassValue, np.ndarray]]:
+    """Yield the regions, or the classes, that a slice has, each with its mask."""
+    values: Sequence[ClassValue] = regions or [int(value) for value in np.unique(label) if value > 0]
+    for value in values:
+        mask = class_mask(label, value)
+        if mask.any():
+            yield value, mask

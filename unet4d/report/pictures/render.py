@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from unet4d.metrics.regions import ClassValue, painted_value
 from unet4d.system.files import PathLike, replacing
 from unet4d.system.text import shortened
 
@@ -19,9 +20,9 @@ PALETTE = ("#56B4E9", "#E69F00", "#CC79A7", "#009E73", "#F0E442", "#D55E00", "#0
 DPI = 100
 
 
-def class_color(value: int) -> str:
-    """Return the color of a class by its label value, from 1 on; the same in every picture."""
-    return PALETTE[(value - 1) % len(PALETTE)]
+def class_color(value: ClassValue) -> str:
+    """Return the color of a class by its label value, from 1 on, or by the one it is painted with; the same in every picture."""
+    return PALETTE[(painted_value(value) - 1) % len(PALETTE)]
 
 
 def caption(name: str) -> str:

@@ -75,7 +75,7 @@ def _model_rows(facts: Mapping[str, Any]) -> dict[str, str]:
         rows |= {
             "network": f"{model['kind']}, {model['weights']:,} weights",
             "channels": ", ".join(model["channel_names"]),
-            "classes": ", ".join(name for name, value in model["labels"].items() if value),
+            "classes": ", ".join(model.get("regions") or [name for name, value in model["labels"].items() if value]),
             "time": model["time"],
         }
     return rows | {name: json.dumps(value) for name, value in facts["settings"].items()}

@@ -11,8 +11,9 @@ from unet4d.config import Config, ResolvedConfig
 from unet4d.errors import InputError
 from unet4d.evaluation.fold_summary import summarize_folds
 from unet4d.images.time_axis import time_axis
-from unet4d.models.checkpoint import BEST, LAST, PREVIOUS, Task, load_outline
+from unet4d.models.checkpoint import BEST, LAST, PREVIOUS, load_outline
 from unet4d.models.folds import FOLDS_FILE, folds_in
+from unet4d.models.task import Task
 from unet4d.system.files import read_json
 from unet4d.training.monitoring.log_lines import flatten_dict, log_lines, log_totals
 from unet4d.training.monitoring.summary import SUMMARY
@@ -90,6 +91,7 @@ def checkpoint_status(path: Path) -> dict[str, Any]:
             "kind": config.model.kind,
             "weights": sum(math.prod(shape) for shape in content["network"].values()),
             "labels": task.labels,
+            **({"regions": task.as_dict()["regions"]} if task.regions else {}),
             "channel_names": list(task.channel_names),
             "time": time_axis(task.cyclic),
         },

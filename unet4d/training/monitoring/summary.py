@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import unet4d
 from unet4d.config import ResolvedConfig
-from unet4d.models.checkpoint import RUN_SUMMARY, Task
+from unet4d.models.checkpoint import RUN_SUMMARY
+from unet4d.models.task import Task
 from unet4d.system.distributed import ProcessGroup
 from unet4d.system.environment import hardware, versions
 from unet4d.system.files import write_json
