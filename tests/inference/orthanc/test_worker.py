@@ -12,6 +12,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
+import pydicom
 import pytest
 
 from tests.inference.orthanc.fake_server import FakeOrthanc, refuse, serving
@@ -465,6 +466,20 @@ def test_a_worker_follows_what_arrives_until_a_signal_comes(server):
     with pytest.raises(Stopped):
         work(server, answer, WorkerOptions(settle_s=0.0, poll_s=0.01))
     assert_answered(server, *names)
+
+
+def test_what_arrives_goes_before_what_was_there(server):
+    old, order = [server.add(*cine(f"old{number}")) for number in range(3)], []
+
+    def answer(folder, out, models):
+        if not order:
+            order.append(server.add(*cine("new")))
+        order.append(pydicom.dcmread(next(folder.iterdir())).PatientID)
+        return stand_in(folder, out, models)
+
+    work(server, answer)
+    assert [name for name in order[1:] if name.startswith("PID")].index("PID-new") == 1
+    assert_answered(server, *old, order[0])
 
 
 def test_what_a_server_forgot_or_deleted_is_found_or_dropped(server, pauses):

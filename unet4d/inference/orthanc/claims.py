@@ -13,7 +13,7 @@ import os
 import secrets
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from datetime import datetime, timedelta
 from typing import Any, Literal
@@ -185,6 +185,18 @@ class Claim:
             reason=shortened(reason, _LONGEST_REASON),
         )
         return again
+
+
+def check_server(system: Mapping[str, Any]) -> None:
+    """Raise InputError where the server cannot keep two workers apart."""
+    found = system if isinstance(system, Mapping) else {}
+    if not str(found.get("Version", "")) or "ApiVersion" not in found:
+        raise InputError("the address of --url answers, but not as an Orthanc server does; correct it")
+    if not found.get("CheckRevisions"):
+        raise InputError(
+            f'the server (Orthanc {found["Version"]}) checks no revisions of metadata, expected "CheckRevisions": true, which '
+            "keeps two workers apart (Orthanc 1.9.2 or newer); set it in the server's configuration and restart it"
+        )
 
 
 def worker_name() -> str:

@@ -8,11 +8,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from unet4d.inference.orthanc.claims import Later, Record, due, read_record
+from unet4d.inference.orthanc.claims import Later, Record, check_server, due, read_record
 from unet4d.inference.orthanc.client import OrthancClient
 from unet4d.inference.orthanc.rules import Rule
-from unet4d.inference.orthanc.tasks import Task, task_of
-from unet4d.inference.orthanc.worker import WorkerOptions, check_server, too_old
+from unet4d.inference.orthanc.tasks import Task, task_of, too_old
+from unet4d.inference.orthanc.worker import WorkerOptions
 from unet4d.system.progress_bar import RESULT
 from unet4d.system.text import count, printable
 

@@ -10,6 +10,8 @@ from unet4d.inference.orthanc.claims import Later, seconds_between
 from unet4d.inference.orthanc.client import OrthancClient, SeriesInfo
 from unet4d.inference.orthanc.rules import Rule, choose_rule
 
+_DAY_S = 86400.0
+
 
 @dataclass(frozen=True)
 class Task:
@@ -67,3 +69,10 @@ def task_of(client: OrthancClient, series: SeriesInfo, rules: Sequence[Rule]) ->
     others = client.series_of_study(series.study)
     matching = [one for one in others if choose_rule(rules, one, client.instance_metadata) is rule]
     return Task(f"/studies/{series.study}", rule, tuple(sorted(matching, key=lambda one: one.id)))
+
+
+def too_old(client: OrthancClient, series: SeriesInfo, max_age_days: float | None) -> str:
+    """Return why a series is too old to be answered; "" if it is not."""
+    if max_age_days is None or seconds_between(series.last_update, client.now()) <= max_age_days * _DAY_S:
+        return ""
+    return f"its last image arrived more than {max_age_days:g} days ago"

@@ -6,7 +6,6 @@ A series is answered once it is at rest. If it grows afterwards, it is answered 
 
 from __future__ import annotations
 
-import errno
 import logging
 import threading
 import time
@@ -17,10 +16,19 @@ from typing import TypeVar
 
 from unet4d.errors import InputError, Unet4DError
 from unet4d.inference.orthanc.answer import Answer, identifiers, private_folder, redact, redacted_log, result_uids
-from unet4d.inference.orthanc.claims import Claim, ClaimOptions, Later, LostClaim, Record, seconds_between, take_claim
+from unet4d.inference.orthanc.claims import (
+    Claim,
+    ClaimOptions,
+    Later,
+    LostClaim,
+    Record,
+    check_server,
+    seconds_between,
+    take_claim,
+)  # fmt: skip
 from unet4d.inference.orthanc.client import OrthancClient, Rejected, SeriesInfo, ServerAway
 from unet4d.inference.orthanc.rules import Rule
-from unet4d.inference.orthanc.tasks import Task, task_of
+from unet4d.inference.orthanc.tasks import Task, task_of, too_old
 from unet4d.system.failures import DISK_ENDS, failure_of_study, os_failure
 from unet4d.system.signals import check_stop, stop_signals
 from unet4d.system.text import count, printable
@@ -30,7 +38,6 @@ logger = logging.getLogger(__name__)
 _Result = TypeVar("_Result")
 _FOLLOWED = ("NewSeries", "StableSeries")
 _SOON_S, _LONGEST_PAUSE_S = 1.0, 60.0
-_DAY_S = 86400.0
 
 
 @dataclass(frozen=True)
@@ -90,6 +97,7 @@ class OrthancWorker:
         self.client, self.rules, self.answer, self.options = client, rules, answer, options or WorkerOptions()
         self.outcome = Outcome()
         self._due: dict[str, float] = {}  # series to the time of its next look
+        self._arrived: set[str] = set()  # series that the changes named
         self._settled: dict[str, str] = {}  # series to the time of its last image when it was answered or ignored
         self._seen = 0  # number of the last change
         self._rescan_at = 0.0
@@ -107,12 +115,14 @@ class OrthancWorker:
         while True:
             check_stop()
             self._patiently(self._follow)
-            name = self._next()
-            if name is not None:
-                self._look(name)
-            elif self.options.once:
+            ready = self._ready()
+            for name in ready:
+                check_stop()
+                if self._look(name):
+                    break  # time has passed: others may have arrived
+            if not ready and self.options.once:
                 return self.outcome
-            else:
+            if not ready:
                 _rest(min(self.options.poll_s, *(max(at - time.monotonic(), 0.05) for at in self._due.values()), 60.0))
 
     def _follow(self) -> None:
@@ -132,21 +142,22 @@ class OrthancWorker:
             for change in found:
                 if change["ChangeType"] in _FOLLOWED:
                     self._due[change["ID"]] = 0.0
+                    self._arrived.add(change["ID"])
 
-    def _next(self) -> str | None:
-        """Return the series that has been due for the longest time."""
+    def _ready(self) -> list[str]:
+        """Return the series that are due: those that arrived since the start first, then those that have been due for longer."""
         now = time.monotonic()
-        return min(
-            (name for name, at in self._due.items() if at <= now), key=lambda name: self._due[name], default=None
-        )
+        ready = [name for name, at in self._due.items() if at <= now]
+        return sorted(ready, key=lambda name: (name not in self._arrived, self._due[name]))
 
-    def _look(self, name: str) -> None:
-        """Answer a series if it is one's turn; else note when to look again, or that it is settled."""
+    def _look(self, name: str) -> bool:
+        """Answer a series if it can be; else note when to look again, or that it is settled. Return whether it was worked on."""
+        worked = False
         try:
             verdict = self._patiently(lambda: self._verdict(name))
             if isinstance(verdict, Later) and self.outcome.left.get(name) != verdict.reason:
                 logger.info(f"series {name}: later, {verdict.reason}")
-            if isinstance(verdict, tuple):
+            if worked := isinstance(verdict, tuple):
                 verdict = self._work(*verdict)
         except Rejected as error:
             verdict = None  # deleted on the server
@@ -158,7 +169,9 @@ class OrthancWorker:
             self.outcome.left[name] = verdict.reason
         else:
             self._due.pop(name, None)
+            self._arrived.discard(name)
             self.outcome.left.pop(name, None)
+        return worked
 
     def _verdict(self, name: str) -> tuple[Task, Claim] | Later | None:
         """Return the task and the claim of a series, when to look again, or None where it is settled."""
@@ -257,7 +270,7 @@ class OrthancWorker:
                 raise LocalTrouble(f"the disk here: {os_failure(error)}") from error
             raise
         except Unet4DError as error:
-            if isinstance(error.__cause__, OSError) and error.__cause__.errno == errno.ENOSPC:
+            if isinstance(error.__cause__, OSError) and error.__cause__.errno in DISK_ENDS:
                 raise LocalTrouble(str(error)) from error
             raise
 
@@ -320,25 +333,6 @@ class OrthancWorker:
             if pause_s > _SOON_S:
                 logger.info(f"the server is back after {time.monotonic() - begin_s:.0f} s")
             return result
-
-
-def check_server(system: dict[str, object] | object) -> None:
-    """Raise InputError where the server cannot keep two workers apart."""
-    found = system if isinstance(system, dict) else {}
-    if not str(found.get("Version", "")) or "ApiVersion" not in found:
-        raise InputError("the address of --url answers, but not as an Orthanc server does; correct it")
-    if not found.get("CheckRevisions"):
-        raise InputError(
-            f'the server (Orthanc {found["Version"]}) checks no revisions of metadata, expected "CheckRevisions": true, which '
-            "keeps two workers apart (Orthanc 1.9.2 or newer); set it in the server's configuration and restart it"
-        )
-
-
-def too_old(client: OrthancClient, series: SeriesInfo, max_age_days: float | None) -> str:
-    """Return why a series is too old to be answered; "" if it is not."""
-    if max_age_days is None or seconds_between(series.last_update, client.now()) <= max_age_days * _DAY_S:
-        return ""
-    return f"its last image arrived more than {max_age_days:g} days ago"
 
 
 def _rest(seconds: float) -> None:
