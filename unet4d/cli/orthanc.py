@@ -87,6 +87,7 @@ def _options(parser: ArgumentParser) -> None:
     _time_options(parser)
     add(parser, "--device", help=DEVICE, default="auto")
     add(parser, "--postprocess", help="as of unet4d predict", choices=["auto", "off"], default="auto")
+    add(parser, "--dicom_terms", help="CSV file of codes for classes, as of unet4d predict")
     add(parser, "--time", help="default: that of the headers or the model", choices=TIME_AXES)
     inference_options(parser)
 
@@ -195,6 +196,7 @@ def _worker_options(args: Namespace) -> WorkerOptions:
 def _check(args: Namespace) -> None:
     from unet4d.inference.orthanc.rules import read_rules
     from unet4d.models.folds import check_model_files
+    from unet4d.report.dicom.terms import read_terms
     from unet4d.system.environment import check_device_name
     from unet4d.system.files import check_writable
 
@@ -204,6 +206,8 @@ def _check(args: Namespace) -> None:
     check_device_name(args.device)
     for rule in read_rules(Path(args.rules) if args.rules else None, [Path(name) for name in args.run]):
         check_model_files(rule.models)
+    if args.dicom_terms is not None:
+        read_terms(Path(args.dicom_terms))
     if args.scratch_dir is not None:
         check_writable(args.scratch_dir)
 
@@ -223,6 +227,7 @@ def _run(args: Namespace) -> None:
         device=args.device,
         formats=args.format,
         postprocess=args.postprocess,
+        dicom_terms=args.dicom_terms,
         show="plan" if args.dry_run else "status" if args.status else None,
     )
     if not args.dry_run and not args.status:

@@ -20,7 +20,7 @@ from pathlib import Path
 import pydicom
 import pytest
 
-from tests.datasets.convert.dicom_files import save
+from tests.datasets.convert.dicom_files import AFFINE, ARRAY, NAME, PATIENT, by_trigger, save, single_frames
 from tests.docs.test_orthanc_page import server_settings
 from tests.inference.orthanc.real_server import RealOrthanc, needs_orthanc, running
 from tests.inference.orthanc.stand_in import RESULTS, cine, digest_of, stand_in
@@ -225,3 +225,39 @@ def test_the_settings_that_are_shipped_send_results_on_and_nothing_else(tmp_path
             assert sources(pacs) == []
             with pytest.raises(Denied):
                 OrthancClient(server.url, ("unet4d", "wrong")).system()
+
+
+def test_the_command_answers_a_series_with_a_network_and_a_second_round_does_nothing(tmp_path, model_file):
+    pytest.importorskip("highdicom")
+    images = single_frames(ARRAY, AFFINE, by_trigger)
+    with running(tmp_path / "server") as server:
+        send(server, images)
+        words = ["orthanc", str(model_file()), "--url", server.url, "--once", "--settle_s", "0", "--device", "cpu"]
+        wait_until(lambda: sources(server)[0]["IsStable"], "the series to be whole")
+        first = subprocess.run([sys.executable, "-m", "unet4d", *words], cwd=ROOT, capture_output=True, text=True)
+        assert first.returncode == 0, first.stderr
+        assert "1 answer, 0 left" in first.stdout
+        assert [
+            text for text in (NAME, PATIENT, str(images[0].SeriesInstanceUID)) if text in first.stdout + first.stderr
+        ] == []
+        series = server.get("/series?expand&since=0&limit=100")
+        assert {one["ParentStudy"] for one in series} == {sources(server)[0]["ParentStudy"]}
+        assert {one["MainDicomTags"]["Modality"] for one in series} > {"MR", "SEG", "SR"}
+        stored = record(server, sources(server)[0])
+        assert len(stored.results) == len(server.get("/instances")) - len(images)
+        assert (
+            "0 answers, 0 left"
+            in subprocess.run([sys.executable, "-m", "unet4d", *words], cwd=ROOT, capture_output=True, text=True).stdout
+        )
+
+
+def test_series_of_a_study_are_joined_on_a_real_server(tmp_path):
+    with running(tmp_path / "server") as server:
+        for number in range(3):
+            send(server, cine("anna", series=f"sax {number}"))
+        wait_until(lambda: all(one["IsStable"] for one in server.get("/series?expand&since=0&limit=9")), "whole series")
+        rules = (Rule("sax", (Path("run"),), description="sax", join="study"),)
+        for answered in (1, 0):
+            worker = OrthancWorker(server.client, rules, stand_in, WorkerOptions(settle_s=0.0, once=True))
+            assert len(worker.run().answered) == answered
+        assert results(server).total() == RESULTS

@@ -9,11 +9,15 @@ import tempfile
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from unet4d.errors import InputError
 from unet4d.images.dicom.file_search import files_under, is_dicom
+from unet4d.system.files import PathLike
 from unet4d.system.lock import exclusive_lock
+
+if TYPE_CHECKING:
+    from unet4d.inference.options import InferenceOptions
 
 Answer = Callable[[Path, Path, Sequence[Path]], Sequence[Path]]
 """Segments the DICOM files in a folder: (folder, empty folder for results, models) -> the DICOM files to store, in that order."""
@@ -28,20 +32,37 @@ _IDENTIFYING = (
 _STEM = "unet4d-orthanc-"
 
 
-def predict_answer(options: Any, device: str, formats: Sequence[str], postprocess: str) -> Answer:
+def predict_answer(
+    options: InferenceOptions | None,
+    device: str = "auto",
+    formats: Sequence[str] = RESULT_FORMATS,
+    postprocess: Literal["auto", "off"] = "auto",
+    dicom_terms: PathLike | None = None,
+) -> Answer:
     """Return the answer of `unet4d predict`.
 
     Args:
-        options: `InferenceOptions`.
+        options: of the computation.
         device: "auto", "cpu", "cuda" or "cuda:N".
         formats: of the results, those of `predict` that are DICOM.
         postprocess: "auto" or "off".
+        dicom_terms: a table of the codes of classes, as of `predict`.
     """
 
     def answer(folder: Path, out: Path, models: Sequence[Path]) -> list[Path]:
         from unet4d.inference.predict import predict
 
-        predict(models, [folder], out, options, device=device, layout="dicom", formats=formats, postprocess=postprocess)  # type: ignore[arg-type]
+        predict(
+            models,
+            [folder],
+            out,
+            options,
+            device=device,
+            layout="dicom",
+            formats=formats,
+            postprocess=postprocess,
+            dicom_terms=dicom_terms,
+        )
         return [file for file in files_under(out) if is_dicom(file)]
 
     return answer

@@ -27,6 +27,7 @@ def orthanc(
     device: str = "auto",
     formats: Sequence[str] = RESULT_FORMATS,
     postprocess: Literal["auto", "off"] = "auto",
+    dicom_terms: PathLike | None = None,
     show: Literal["plan", "status"] | None = None,
 ) -> Outcome:
     """Answer the series of a server, until a signal comes, or, with `options.once`, until nothing is left that can be done now.
@@ -40,6 +41,7 @@ def orthanc(
         device: "auto", "cpu", "cuda" or "cuda:N".
         formats: of the results.
         postprocess: as of `predict`.
+        dicom_terms: as of `predict`.
         show: log what would be done with each series, or the queue and the last results, and write nothing.
 
     Returns:
@@ -57,4 +59,5 @@ def orthanc(
     if show is not None:
         (report_plan if show == "plan" else report_status)(client, read, options)
         return Outcome()
-    return OrthancWorker(client, read, predict_answer(inference, device, formats, postprocess), options).run()
+    answer = predict_answer(inference, device, formats, postprocess, dicom_terms)
+    return OrthancWorker(client, read, answer, options).run()
