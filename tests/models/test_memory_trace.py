@@ -280,13 +280,13 @@ LABELLED = torch.tensor([[False, False, True, True]] * BATCH)
 """Made here, outside any `FakeTensorMode`, because a step reads it."""
 
 
-def steps(config: Config, count: int = 2) -> None:
+def steps(config: Config, count: int = 2, is_whole: bool = True) -> None:
     """Training steps as `count_step_cost` counts them, on random images if they are real."""
     step = TrainingStep(build_network(config.model, 1, CLASSES), config, torch.device("cpu"))
     grid = config.data.patch_size
     image, label = torch.rand(BATCH, FRAMES, 1, *grid), torch.zeros(BATCH, FRAMES, *grid, dtype=torch.uint8)
     for _ in range(count):
-        step(Batch(image, label, LABELLED))
+        step(Batch(image, label, LABELLED, weights=None if is_whole else LABELLED.float(), annotated=((1,),) * BATCH))
 
 
 @functools.cache
@@ -299,6 +299,13 @@ def planned(precision: str, chunk_frames: int) -> StepCost:
 def test_the_allocator_bears_the_planned_step_out(precision, chunk_frames):
     real_bytes = handed_out_bytes(lambda: steps(config(precision, chunk_frames=chunk_frames)))
     assert 1 <= planned(precision, chunk_frames).peak_bytes / real_bytes < 1.05
+
+
+def test_the_allocator_bears_a_step_on_partly_drawn_labels_out():
+    chosen = config("fp32", chunk_frames=0)
+    counted = count_step_cost(chosen, 1, CLASSES, 2, is_whole=False).peak_bytes
+    assert 1 <= counted / handed_out_bytes(lambda: steps(chosen, is_whole=False)) < 1.05
+    assert counted >= planned("fp32", 0).peak_bytes
 
 
 @pytest.mark.slow

@@ -157,6 +157,7 @@ def count_step_cost(
     batch, frames, patch = config.train.batch_size, config.data.frames, config.data.patch_size
     # These are read, so they are not fake.
     labelled = (torch.arange(frames) >= frames - labelled_frames).expand(batch, frames)
+    weights = None if is_whole else labelled.float()
     compared = None
     if config.train.consistency_weight:
         # Before the labelled ones: no more frames can be decoded in a clip, or in a chunk.
@@ -172,8 +173,9 @@ def count_step_cost(
         # The weights of a `WeightAverage`.
         _average = [weight.detach().clone() for weight in network.parameters() if config.train.ema_decay]
         # From the second batch on, gradients are there while activations are.
-        partial = None if is_whole else labelled.float(), (None,) * batch
-        batches = [Batch(image, label, labelled, (), compared, *partial)] * min(config.train.accumulate_batches, 2)
+        batches = [Batch(image, label, labelled, (), compared, weights, (None,) * batch)] * min(
+            config.train.accumulate_batches, 2
+        )
         step.gradients(batches)
         step.update()
         flops = trace.flops // len(batches) * config.train.accumulate_batches
