@@ -4,7 +4,7 @@
 
 Trains on phantoms with two labelled frames each, at equal steps per dataset, and scores the last weights on new phantoms:
 
-all, half         every slice drawn; every second slice drawn (labelled_slices)
+all, half         every slice drawn; every second slice drawn (labelled_slices); three times as many steps
 right, left       half of the subjects with the right ventricle alone; the other half with myocardium and left ventricle alone
 together          both of these in one dataset of three classes (annotated_labels), for as many steps as both together
 
@@ -49,8 +49,8 @@ class Arm:
 
 
 ARMS = {
-    "all": Arm(),
-    "half": Arm(half_of_slices=True),
+    "all": Arm(times=3),
+    "half": Arm(half_of_slices=True, times=3),
     "right": Arm(RIGHT, step=2),
     "left": Arm(LEFT, first=1, step=2),
     "together": Arm(is_together=True, times=2),
