@@ -1,4 +1,4 @@
-"""Partly drawn labels: what dataset.json says of slices, classes and weights is what a case's label becomes."""
+"""Partly drawn labels: slices, classes and weights of dataset.json are those of a case's label."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def dataset_of(root, label: np.ndarray, labels: dict[str, int] = LABELS, **entry
 
 
 def label_of(frames: int = 2, slices: int = 3) -> np.ndarray:
-    """Return a label whose every row along X holds the values of `DRAWN`."""
+    """Return a label with the values of `DRAWN` in every row along X."""
     return np.broadcast_to(DRAWN[None, :, None, None], (frames, 8, 4, slices)).copy()
 
 

@@ -1,4 +1,4 @@
-"""Evaluation of partly drawn references: what nobody drew is in no score, is counted, and has no volume."""
+"""Evaluation of partly drawn references: what was not drawn is in no score, is counted, and has no volume."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def scored(root: Path) -> tuple[dict, list[dict[str, str]], list[dict[str, str]]
 
 @pytest.mark.parametrize("declared", [False, True], ids=["slices", "ignore value"])
 def test_undrawn_slices_are_in_no_score_and_the_frame_has_no_reference_volume(declared, tmp_path, capsys):
-    """In slices 0 and 2 of frame 0 the chamber is one voxel off; elsewhere in frame 0, where nobody drew, it is nowhere."""
+    """In slices 0 and 2 of frame 0 the chamber is one voxel off; in the undrawn slices of frame 0 it is nowhere."""
     label, prediction = drawn(), drawn()
     prediction[0], prediction[0, 4:8, 3:7, ::2] = 0, 1
     if declared:

@@ -215,7 +215,7 @@ def test_surface_scores_equal_those_of_monai(shape: tuple[int, ...]):
 
 
 def test_a_face_towards_ignored_voxels_is_no_surface():
-    """Of slices 1, 3 and 5 nobody knows the class: what lies in slice 2 is measured by its contour, as a single slice is."""
+    """Slice 2 is known and the slices beside it are not: its class is measured by the contour, as in a single slice."""
     reference, prediction, ignored = (np.zeros((1, 10, 9, 7), np.uint8) for _ in range(3))
     reference[0, 2:8, 2:7], prediction[0, 3:8, 2:8] = 1, 1
     ignored[..., [0, 1, 3, 5, 6]] = 1

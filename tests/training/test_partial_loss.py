@@ -103,7 +103,7 @@ def test_weights_that_are_all_alike_change_nothing():
 
 
 def test_the_background_may_be_any_class_that_was_not_drawn():
-    """One voxel of probabilities 0.5, 0.2, 0.3 whose background may be class 2: -log 0.8; class 1 is predicted by 0.2 in vain."""
+    """A voxel of probabilities 0.5, 0.2, 0.3, its background perhaps class 2: -log 0.8; class 1 is predicted by 0.2 in vain."""
     logits = torch.tensor([0.5, 0.2, 0.3]).log().reshape(1, 3, 1, 1, 1).requires_grad_()
     label = torch.zeros(1, 1, 1, 1, dtype=torch.uint8)
     sums = LabelledFramesLoss.sums(logits, label, teaching(1, annotated=[[True, True, False]]))
@@ -116,7 +116,7 @@ def test_the_background_may_be_any_class_that_was_not_drawn():
 
 
 def test_a_class_that_was_not_drawn_is_neither_taught_nor_untaught():
-    """Whether the background's probability is that of background or of the class makes no difference to the loss."""
+    """Probability moved from the background to that class makes no difference to the loss."""
     logits, label = frames()
     label[label == 2] = 0
     drawn = teaching(4, annotated=[[True, True, False]] * 4)

@@ -245,7 +245,7 @@ def test_a_network_is_scored_on_the_whole_study():
 
 @pytest.mark.usefixtures("answers_in_the_image", "drawn")
 def test_only_drawn_voxels_frames_and_classes_are_scored():
-    """Of frame 0 the last two voxels are ignored, frame 1 is propagated, and class 2 was not drawn in `ben`."""
+    """The last two voxels of frame 0 are ignored, frame 1 is propagated, and class 2 was not drawn in `ben`."""
     predicted = [[1, 1, 2, 2], [0, 0, 0, 0]]
     anna = study("anna", predicted, [[1, 0, IGNORE, IGNORE], [1, 1, 1, 1]], (0, 1))
     anna = replace(anna, scope=LabelScope(ignores=True, propagated=(1,)))

@@ -19,7 +19,7 @@ def read_labelled(case: Case, dataset: Dataset, image: Image4D) -> tuple[np.ndar
     """Read a case's label on the grid of its image.
 
     Returns:
-        label: (T, X, Y, Z) uint8, values as in the files (see `to_classes`), and `ignored_value` where nobody drew; unchecked on
+        label: (T, X, Y, Z) uint8, values as in the files (see `to_classes`), and `ignored_value` in undrawn voxels; unchecked on
             the unlabelled frames of a 4D file, where it means nothing.
         labelled: (T,) bool.
 
@@ -79,7 +79,7 @@ def known_values(case: Case, dataset: Dataset) -> list[int]:
 
 
 def undrawn_frame_message(case: Case, file: Path, frames: str) -> str:
-    """Return the message about labelled frames whose voxels are all ignored; `frames` describes them."""
+    """Return the message about labelled frames of ignored voxels alone; `frames` describes them."""
     return (
         f"{file}: every voxel of {frames} of case {case.name} is {IGNORE_NAME}, expected drawn ones; take it out of "
         '"labelled_frames"'

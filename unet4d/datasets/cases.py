@@ -92,7 +92,7 @@ class Dataset:
         test: the cases to predict only.
         channel_kinds: kind of each channel, see images/channels.py.
         roles: the structure of a heart that a class is, or "other", where dataset.json says so.
-        ignore: the value of voxels that nobody drew, "ignore" in labels; None: there is none. It is no class.
+        ignore: the value of undrawn voxels, "ignore" in labels; None: there is none. It is no class.
         regions: unions of the label values that are predicted and measured in place of them, see metrics/regions.py.
     """
 

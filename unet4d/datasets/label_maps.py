@@ -95,7 +95,7 @@ def read_reference(reference: Reference, dataset: Dataset | None) -> tuple[np.nd
     """Read the reference label of a study; of its image, the header alone.
 
     Returns:
-        label: (T, X, Y, Z) uint8, `Dataset.ignored_value` where nobody drew.
+        label: (T, X, Y, Z) uint8, `Dataset.ignored_value` in undrawn voxels.
         labelled: (T,) bool, the frames to score: propagated ones are not.
         like: the study's grid and frame duration, its voxels all 0 and taking no memory.
     """

@@ -12,7 +12,7 @@ from unet4d.errors import InputError
 from unet4d.system.text import describe_frames, short_repr
 
 IGNORE_NAME = "ignore"
-"""Name in "labels" of the value of voxels that nobody drew; it is the highest, as in nnU-Net (Isensee et al. 2021)."""
+"""Name in "labels" of the value of undrawn voxels; it is the highest, as in nnU-Net (Isensee et al. 2021)."""
 PARTIAL_KEYS = ("labelled_slices", "annotated_labels", "frame_weights", "propagated_frames")
 
 
@@ -26,7 +26,7 @@ class PartialLabels:
         annotated: label values of the foreground classes that were drawn, ascending; None: all. The background of the case may be
             any of the others.
         weights: labelled frame to its weight in the loss, 0 to 1; frames without an entry count 1.
-        propagated: labelled frames whose label was computed from drawn ones, ascending: they train and are never evaluated on.
+        propagated: labelled frames with a label computed from drawn ones, ascending: they train and are never evaluated on.
     """
 
     slices: Mapping[int, tuple[int, ...]] = field(default_factory=dict, hash=False)

@@ -92,7 +92,7 @@ class Source:
         roles: the structure of a heart that a class is, or "other", where the source says so.
         about: further texts for dataset.json: "description", "reference", "licence".
         notes: lines to print about conclusions from names.
-        ignore: the value of voxels in labels that nobody drew; None: there are none. It is no class.
+        ignore: the value of undrawn voxels in labels; None: there are none. It is no class.
         regions: unions of the label values, see metrics/regions.py.
     """
 

@@ -37,10 +37,10 @@ class CaseScores:
         frames: number of frames.
         labelled_frames: number of frames with a reference.
         rows: file name of each table to the rows of this study, column to value; NaN or None where undefined.
-        ignored_voxels: voxels of the labelled frames that nobody drew; they count for nothing.
+        ignored_voxels: undrawn voxels of the labelled frames; they count for nothing.
         partial_frames: number of labelled frames with ignored voxels, which have no reference volume.
-        not_annotated: classes that nobody drew in this study; they have no score.
-        propagated_frames: number of frames whose label was computed; they are no reference.
+        not_annotated: classes that were not drawn in this study; they have no score.
+        propagated_frames: number of frames with a computed label; they are no reference.
     """
 
     name: str
@@ -125,13 +125,13 @@ def score_case(
 
 @dataclass(frozen=True)
 class _DrawnReference:
-    """What was drawn of a reference label.
+    """The drawn parts of a reference label.
 
     Attributes:
-        ignored: (T, X, Y, Z) bool, voxels of labelled frames that nobody drew; None: none.
+        ignored: (T, X, Y, Z) bool, undrawn voxels of labelled frames; None: none.
         is_whole: (T,) bool, the labelled frames without ignored voxels.
         is_annotated: (K,) bool, the classes that were drawn, regions with all of their parts.
-        propagated: number of frames whose label was computed.
+        propagated: number of frames with a computed label.
     """
 
     ignored: np.ndarray | None
@@ -148,7 +148,7 @@ class _DrawnReference:
         labelled: np.ndarray,
         classes: Mapping[str, ClassValue],
     ) -> _DrawnReference:
-        """Find it from what dataset.json says of the case, and the label."""
+        """Find them by the entry of the case in dataset.json, and in the label."""
         ignored, partial = find_ignored(reference, dataset, label), reference.case.partial if reference.case else WHOLE
         if ignored is not None:
             ignored &= labelled[:, None, None, None]

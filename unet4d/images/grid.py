@@ -24,7 +24,7 @@ SEPARATE = 3.0
 SAME_SPACING = 0.999
 """Spacings closer than this are equal; among equally coarse axes the slice axis is the one nearest to the body's long axis."""
 IGNORE = 255
-"""Class index of ignored voxels in a label: they are of no class, because nobody drew there."""
+"""Class index of ignored voxels in a label: they are undrawn, and of no class."""
 _ROUNDING = 1e-5
 
 Interpolation = Literal["linear", "cubic"]

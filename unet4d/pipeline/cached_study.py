@@ -20,7 +20,7 @@ from unet4d.system.files import read_json
 
 @dataclass(frozen=True)
 class LabelScope:
-    """What the label of a preprocessed study teaches, and what is evaluated; the default is a whole label.
+    """The parts of a preprocessed study's label that teach, and those that are evaluated; the default is a whole label.
 
     Attributes:
         ignores: whether a voxel of the label is IGNORE. What lies outside of such a study is ignored, too.
@@ -50,7 +50,7 @@ class CachedStudy:
     Attributes:
         case: the case's name.
         image: (C, T, X, Y, Z) float32, normalized, on the working grid.
-        label: (L, X, Y, Z) uint8, class indices of the labelled frames only, IGNORE where nobody drew.
+        label: (L, X, Y, Z) uint8, class indices of the labelled frames only, IGNORE in undrawn voxels.
         labelled_frames: the L frames the labels belong to, ascending.
         foreground: (N, 5) int32, rows (l, class, x, y, z) of foreground voxels, sorted by l, then class, then place.
         spacing: (X, Y, Z) in mm.

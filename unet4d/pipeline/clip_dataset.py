@@ -53,7 +53,7 @@ class Batch(NamedTuple):
 
     Attributes:
         image: (B, T, C, X, Y, Z) float32.
-        label: (B, T, X, Y, Z) uint8 class indices, IGNORE where nobody drew; meaningless on frames that are not labelled.
+        label: (B, T, X, Y, Z) uint8 class indices, IGNORE in undrawn voxels; meaningless on frames that are not labelled.
         labelled: (B, T) bool, on the CPU: the frames with a label for the loss.
         cases: the B cases' names; may be empty.
         compared: (B, T) bool, on the CPU: evenly spaced neighbors, for the loss to compare their areas; None: none.

@@ -19,7 +19,7 @@ _SMOOTHING = 1e-5
 
 
 class FrameTeaching(NamedTuple):
-    """What the labels of N frames teach, where that is not every voxel of every class alike.
+    """Weights and drawn classes of N frames, where not every voxel of every class teaches alike.
 
     Attributes:
         weights: (N,) float, of each frame in the loss, above 0.
@@ -139,7 +139,7 @@ def _partial_sums(log_probability: Tensor, label: Tensor, teaching: FrameTeachin
 
     Returns:
         The probability of each class (K,) over the voxels that count for it; and the log-probability (N, X, Y, Z) of the label,
-        whose background is any class that was not drawn. Of ignored voxels it means nothing.
+        with any class that was not drawn for its background. In ignored voxels it means nothing.
     """
     classes = log_probability.shape[1]
     known = (label < classes).unsqueeze(1)
