@@ -37,6 +37,7 @@ ISSUE_KINDS: Mapping[str, tuple[str, str]] = {
     "empty-label": (WARNING, "labelled frames without any label"),
     "unlabelled-drawn": (WARNING, "labels on frames that count as unlabelled, and so are not trained on"),
     "class-absent": (WARNING, "a class that no labelled frame has"),
+    "region-hidden": (WARNING, "a region that a later one with all of its values paints over"),
     "image-twice": (WARNING, "one image under several cases of a subject, or as several channels"),
     "same-label": (WARNING, "one label under several images"),
     "frames-contradict": (WARNING, "drawn frames of one study that contradict one another"),

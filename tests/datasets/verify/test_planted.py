@@ -81,6 +81,18 @@ FOUND = {
         "the class 'scar' (value 9)",
         False,
     ),
+    "region after the one that holds it": Planted(
+        lambda r: p.change_dataset(
+            r,
+            lambda e: e.update(
+                labels={"background": 0, "left heart": [2, 3], "heart": [1, 2, 3]}, regions_class_order=[2, 1]
+            ),
+        ),
+        "region-hidden",
+        JSON,
+        "'heart' comes after its part 'left heart'",
+        False,
+    ),
     "labelled frame beyond": Planted(
         case(2, labelled_frames=[0, FRAMES]),
         "frames",

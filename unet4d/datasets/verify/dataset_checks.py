@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -31,6 +32,7 @@ CheckedStudies = Sequence[tuple[Case, StudyProperties]]
 def check_across(dataset: Dataset, checked: CheckedStudies) -> list[Issue]:
     """Return the issues that comparing studies with a readable image shows."""
     issues = [*_same_images(dataset, checked), *_same_labels(checked), *_absent_classes(dataset, checked)]
+    issues += _hidden_regions(dataset)
     if len(checked) >= FEWEST_STUDIES:
         issues += [issue for quantity in _quantities(dataset, checked) for issue in _outliers(quantity, checked)]
         issues += _other_orientations(checked)
@@ -103,6 +105,17 @@ def _absent_classes(dataset: Dataset, checked: CheckedStudies) -> Iterator[Issue
                 "its value, or leave it out"
             )
             yield Issue.of("class-absent", dataset.root / "dataset.json", text)
+
+
+def _hidden_regions(dataset: Dataset) -> Iterator[Issue]:
+    """Yield an issue for each region that a later one, which holds it, paints over with another value."""
+    for (part, region), (whole, later) in itertools.combinations(dataset.regions.items(), 2):
+        if set(region.values) < set(later.values) and region.paint != later.paint:
+            text = (
+                f"region {whole!r} comes after its part {part!r}, and its predictions would hide that; put {whole!r} first, in "
+                '"labels" and in "regions_class_order"'
+            )
+            yield Issue.of("region-hidden", dataset.root / "dataset.json", text)
 
 
 class _Quantity(NamedTuple):
