@@ -84,6 +84,28 @@ def test_a_value_in_no_region_is_reported(dataset: Path, tmp_path: Path):
     assert "got label value 4, expected one of [0, 1, 2, 3]" in message
 
 
+def test_ignored_voxels_and_undrawn_parts_are_in_no_score_of_a_region(dataset: Path, tmp_path: Path):
+    """Rows beyond x = 5 were not drawn. Of case b only classes 2 and 3 were, so it says nothing of the heart."""
+    label = nested()
+    label[:, 6:] = 4
+    write_study(dataset / "labels/a.nii.gz", label)
+    write_study(dataset / "images/b.nii.gz", nested().astype(np.float32))
+    write_study(dataset / "labels/b.nii.gz", np.where(nested() == 1, 0, nested()))
+    cases: list = ["a", {"case": "b", "annotated_labels": [2, 3]}]
+    write_dataset_json(dataset, cases, LABELS | {"ignore": 4}, regions_class_order=[1, 2, 3])  # type: ignore[arg-type]
+    for name in "ab":
+        write_study(tmp_path / f"predicted/{name}.nii.gz", nested(shift=1))
+    summary = evaluate(dataset, tmp_path / "predicted", tmp_path / "scores")
+    rows = {(row["case"], row["class"]): row for row in csv.DictReader((tmp_path / "scores/metrics.csv").open())}
+    for name, region in REGIONS.items():  # of frame 1, which comes last
+        assert float(rows["a", name]["dice"]) == pytest.approx(
+            dice_by_nnunet(nested()[1, :6], nested(shift=1)[1, :6], region), abs=1e-6
+        )
+    assert rows["b", "heart"]["dice"] == ""
+    assert rows["b", "left heart"]["dice"] != ""
+    assert summary["partial_labels"]["not_annotated"] == {"b": ["heart"]}
+
+
 def test_regions_are_compared_with_regions_alone(dataset: Path, tmp_path: Path):
     for name, shift in (("one", 1), ("two", 0)):
         write_study(tmp_path / f"{name}/a.nii.gz", nested(shift))

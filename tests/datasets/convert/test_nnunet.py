@@ -297,7 +297,7 @@ def test_a_dataset_with_an_ignore_label_converts_as_it_is(tmp_path):
 
 def test_regions_are_kept_as_they_are(tmp_path):
     root = write_nnunet_4d(tmp_path / "raw")
-    labels = {"background": 0, "heart": [1, 2, 3], "left heart": [2, 3], "left ventricle": 3}
+    labels = {"background": 0, "heart": [1, 2, 3], "left heart": [2, 3], "left ventricle": 3, "ignore": 4}
     nnunet_json(root, 2, labels=labels, regions_class_order=[1, 2, 3], roles={"left heart": "other"})
     convert("nnunet", root, tmp_path / "out")
     written = entry_of(tmp_path / "out")
@@ -307,7 +307,7 @@ def test_regions_are_kept_as_they_are(tmp_path):
     dataset = read_dataset(tmp_path / "out")
     assert list(dataset.classes) == ["heart", "left heart", "left ventricle"]
     assert dataset.labels == (("background", 0), ("label 1", 1), ("label 2", 2), ("left ventricle", 3))
-    assert dataset.roles == {"left heart": "other"}
+    assert (dataset.roles, dataset.ignore) == ({"left heart": "other"}, 4)
 
 
 def test_values_can_be_named_where_there_are_regions(tmp_path):

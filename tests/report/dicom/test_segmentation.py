@@ -28,6 +28,7 @@ from tests.report.dicom.sources import (
     result_of,
 )
 from unet4d.errors import InputError
+from unet4d.metrics.regions import Region
 from unet4d.report.dicom.result import Algorithm, check_source
 from unet4d.report.dicom.segmentation import make_segmentation
 from unet4d.report.dicom.write import write_dicom
@@ -57,6 +58,23 @@ def test_highdicom_reads_every_voxel_and_dciodvfy_finds_no_error(tmp_path, sourc
 @pytest.mark.parametrize(("source", "geometry"), list(itertools.product(SOURCES, GEOMETRIES)))
 def test_three_programs_read_every_geometry_of_every_source(tmp_path, source, geometry):
     check_read_back(tmp_path, source, geometry, by_dcmqi=True)
+
+
+def test_regions_are_segments_that_overlap(tmp_path):
+    """The union of values 1, 3 and 4 holds that of 3 and 4; each segment is read back as the mask of its region."""
+    import highdicom
+
+    regions = {"heart": Region((1, 3, 4), 1), "left heart": Region((3, 4), 3)}
+    result = result_of(tmp_path / "in", classic(files.AFFINE), labels=regions)
+    [file] = write_dicom(tmp_path / "out", "case", result)
+    assert dcmread(file).SegmentsOverlap == "YES"
+    instances = [plane.instance for plane in result.planes()]
+    found = highdicom.seg.segread(file).get_pixels_by_source_instance(instances, assert_missing_frames_are_empty=True)
+    for number, region in enumerate(regions.values()):
+        mask = np.isin(result.label, region.values).transpose(0, 3, 2, 1).reshape(found.shape[:-1])
+        np.testing.assert_array_equal(found[..., number], mask)
+    assert result.volumes_ml["heart"].min() > result.volumes_ml["left heart"].max() / 2
+    assert dciodvfy_errors(file) == []
 
 
 def test_the_frames_of_a_cine_are_told_apart_by_their_temporal_position(tmp_path):

@@ -88,7 +88,8 @@ def propagate(
         tests = [_copy_test(case, item, out) for case, item in zip(source.test, given.get("test", []), strict=True)]
         labels = given["labels"]
         if _has_ignored(source) and source.ignore is None:
-            labels = {**dict(source.labels), IGNORE_NAME: source.ignored_value}
+            named = given["labels"] if source.regions else dict(source.labels)
+            labels = {**named, IGNORE_NAME: source.ignored_value}
         write_text(out / TABLE, csv_text([COLUMNS, *((name, *row) for name, (_, rows) in ordered for row in rows)]))
         entries = [entry for _, (entry, _) in ordered]
         write_json(out / "dataset.json", {**given, "labels": labels, "training": entries, "test": tests})
