@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from unet4d.datasets.convert.layout_options import NO_LAYOUT_OPTIONS, LayoutOptions
@@ -14,7 +15,7 @@ from unet4d.datasets.dataset import read_dataset
 from unet4d.datasets.nifti_studies import open_dataset_source, open_nifti_source
 from unet4d.datasets.study import Source, Study
 from unet4d.errors import InputError
-from unet4d.images.channels import CHANNEL_KINDS
+from unet4d.images.channels import CHANNEL_KINDS, MAP, SIGNAL, VELOCITIES, channels_of_kind
 from unet4d.images.nifti import find_nifti_files, is_nifti
 from unet4d.system.files import PathLike
 from unet4d.system.regular_files import check_file_or_folder
@@ -113,7 +114,7 @@ def open_source(
     with report_unreadable(path):
         chosen = _detect(path) if layout == AUTO_LAYOUT else layout
     if chosen:
-        source = open_layout(chosen, path, options)
+        source = open_layout(chosen, path, _with_channels(chosen, options, channel_names, channel_kinds))
         if layout == AUTO_LAYOUT:
             studies, files = len(source.studies), sum(len(study.files) for study in source.studies)
             what = f"{count(studies, 'study', 'studies')} of {count(files, 'file')}"
@@ -186,6 +187,17 @@ def _detect(path: Path) -> str | None:
     holds_nifti = is_nifti(path) if path.is_file() else bool(find_nifti_files(path))
     layout = detect_layout(path)
     return layout if not holds_nifti or layout in _NIFTI_LAYOUTS else None
+
+
+def _with_channels(
+    layout: str, options: LayoutOptions, names: Sequence[str] | None, kinds: Sequence[str]
+) -> LayoutOptions:
+    """Return the options with the model's channels where DICOM needs them: series are channels of one study, or studies each."""
+    if layout != "dicom" or options.channels is not None or not names:
+        return options
+    if channels_of_kind(kinds, *VELOCITIES) and MAP not in kinds:
+        return replace(options, channels=dict(zip(names, kinds, strict=True)))
+    return replace(options, channels={names[0]: SIGNAL}) if len(names) == 1 else options
 
 
 def _select(path: Path, source: Source, names: Sequence[str] | None, subjects: Sequence[str] | None) -> Sequence[Study]:

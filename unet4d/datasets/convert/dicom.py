@@ -1,8 +1,9 @@
 """DICOM: cine and dynamic series as scanners and PACS leave them, in any folders, under any names.
 
 One study is one series, single-frame or enhanced multi-frame, or many series of one slice each (see images/dicom/grouping.py).
-Different series of a patient are studies of one subject; phase images (velocity) of a 4D flow or phase contrast
-acquisition are studies of their own beside the magnitude.
+Different series of a patient are studies of one subject. The magnitude and the velocities of a 4D flow acquisition are channels of
+one study where the user names channels with velocities, or where nothing else is there (dicom_flow.py); else they are studies of
+their own, which is reported.
 
 Ignored and reported: series of one time point where others have many (scouts), images in color or without a position.
 Segmentations and structure sets are labels of the studies that they refer to (dicom_labels.py); other
@@ -24,23 +25,27 @@ import logging
 import os
 import re
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+import numpy as np
+
+from unet4d.datasets.convert.dicom_flow import FLOW_KINDS, channel_stacks, describe_flow, find_flow_sets
 from unet4d.datasets.convert.dicom_labels import files_of, find_labels
 from unet4d.datasets.convert.file_names import natural_key
 from unet4d.datasets.convert.layout_options import LayoutOptions
 from unet4d.datasets.study import Source, Study
 from unet4d.errors import InputError
+from unet4d.images.channels import VELOCITIES
 from unet4d.images.dicom.file_search import FoundDicom, RejectedFile, files_under, is_dicom, search_dicom_files
 from unet4d.images.dicom.grouping import StudyCandidate, group_into_studies
 from unet4d.images.dicom.instance import Series
 from unet4d.images.dicom.volume4d import SliceStack, read_dicom_voxels, stack_error, stack_planes
 from unet4d.images.image4d import Image4D
 from unet4d.images.time_axis import TimeAxis
-from unet4d.system.text import shorten_list
+from unet4d.system.text import count, shorten_list
 
 logger = logging.getLogger(__name__)
 
@@ -76,26 +81,74 @@ def find_dicom(root: Path, options: LayoutOptions) -> Source:
     if found.ignored:
         _report([f"ignored, because they are no images: {_count_by_kind(found.ignored)}"])
     stacks = [_stack(candidate, root) for candidate in taken]
-    labels, values = find_labels(found.drawings, stacks, options)
-    cases, subjects = _name_cases(taken, options.keep_patient_ids)
-    _report([f"{case}: {_describe(candidate)}" for case, candidate in zip(cases, taken, strict=True)])
+    found_studies, kinds = _join_flow(taken, stacks, options, root)
+    first = [one.parts[0] for one in found_studies]
+    labels, values = find_labels(found.drawings, [one.stacks for one in found_studies], options)
+    cases, subjects = _name_cases(first, options.keep_patient_ids)
+    _report([f"{case}: {_describe(candidate)}" for case, candidate in zip(cases, first, strict=True)])
     studies = [
         Study(
             name=case,
             subject=subject,
-            files=(*candidate.files, *files_of(label)),
-            image=partial(_image, stack, root if options.keep_patient_ids else Path(case)),
+            files=(*(file for part in one.parts for file in part.files), *files_of(label)),
+            image=partial(_image, one.stacks, root if options.keep_patient_ids else Path(case)),
             label=label,
-            time=_common_time([stack]),
-            dicom=stack if isinstance(stack, SliceStack) else None,
-            key=_key(case, subject, candidate),
+            time=_common_time(one.stacks[:1]),
+            dicom=one.stacks[0] if isinstance(one.stacks[0], SliceStack) else None,
+            key=_key(case, subject, one.parts[0]),
         )
-        for case, subject, candidate, stack, label in zip(cases, subjects, taken, stacks, labels, strict=True)
+        for case, subject, one, label in zip(cases, subjects, found_studies, labels, strict=True)
     ]
     modalities = {series.modality for candidate in taken for series in candidate.series}
     channel = "MRI" if modalities <= {"MR", ""} else ", ".join(sorted(modalities))
     in_order = sorted(studies, key=lambda study: natural_key(study.name))
-    return Source("DICOM series", (channel,), values, tuple(in_order), time=_common_time(stacks))
+    time = _common_time([one.stacks[0] for one in found_studies])
+    if kinds:
+        return Source("DICOM series", tuple(kinds), values, tuple(in_order), tuple(kinds.values()), time)
+    return Source("DICOM series", (channel,), values, tuple(in_order), time=time)
+
+
+@dataclass(frozen=True, eq=False)
+class _Found:
+    """A study: its candidates, of which the first names it, and its stacks, one per channel."""
+
+    parts: tuple[StudyCandidate, ...]
+    stacks: tuple[SliceStack | InputError, ...]
+
+
+def _join_flow(
+    taken: Sequence[StudyCandidate], stacks: Sequence[SliceStack | InputError], options: LayoutOptions, root: Path
+) -> tuple[list[_Found], Mapping[str, str]]:
+    """Return the studies, with 4D flow joined where the user names its channels or nothing else is there; and those channels."""
+    given = options.channels or {}
+    velocities = sum(kind in VELOCITIES for kind in given.values())
+    alone = [_Found((one,), (stack,)) for one, stack in zip(taken, stacks, strict=True)]
+    if given and not velocities:
+        return alone, {}
+    sets, notes = find_flow_sets(taken, stacks, velocities or 3)
+    members = {place for flow in sets for place in flow.members}
+    if velocities and not sets:
+        raise InputError(
+            f"{root}: got channels with velocities, expected series of them with a magnitude; {'; '.join(notes) or 'none is there'}"
+        )
+    _report(notes)
+    others = [one.title for place, one in enumerate(taken) if place not in members]
+    if not sets or (others and not velocities):
+        if sets:
+            example = "--channels '{magnitude: signal, vx: velocity X, vy: velocity Y, vz: velocity Z}'"
+            _report(
+                [f"{count(len(sets), '4D flow study', '4D flow studies')} among other series: {example} joins them"]
+            )
+        return alone, {}
+    _report_ignored([f"{title}: no part of a 4D flow study" for title in others])
+    kinds = given or FLOW_KINDS
+    for flow in sets:
+        _report(list(describe_flow(flow, taken, stacks)))
+    joined = [
+        _Found(tuple(taken[place] for place in flow.members), channel_stacks(flow, stacks, list(kinds.values())))
+        for flow in sets
+    ]
+    return joined, kinds
 
 
 def _key(case: str, subject: str, candidate: StudyCandidate) -> dict[str, str]:
@@ -126,12 +179,15 @@ def _common_time(stacks: Sequence[SliceStack | InputError]) -> TimeAxis | None:
     return times.pop() if len(times) == 1 else None
 
 
-def _image(stack: SliceStack | InputError, source: Path) -> Image4D:
+def _image(stacks: Sequence[SliceStack | InputError], source: Path) -> Image4D:
     """Read a study; `source` is its path in messages: without patient ids the case's name, because folders carry names."""
-    if isinstance(stack, InputError):
-        raise InputError(str(stack)) from stack
-    image = Image4D.from_array(read_dicom_voxels(stack), stack.affine, stack.frame_duration_s)
-    return replace(image, source=source)
+    channels = []
+    for stack in stacks:
+        if isinstance(stack, InputError):
+            raise InputError(str(stack)) from stack
+        channels.append(Image4D.from_array(read_dicom_voxels(stack), stack.affine, stack.frame_duration_s))
+    array = np.concatenate([channel.array for channel in channels]) if len(channels) > 1 else channels[0].array
+    return replace(channels[0], array=array, source=source)
 
 
 def _name_cases(taken: Sequence[StudyCandidate], keep_patient_ids: bool) -> tuple[list[str], list[str]]:

@@ -65,11 +65,16 @@ class _PlaceError(Exception):
 
 
 def find_labels(
-    drawings: Sequence[Drawing], stacks: Sequence[SliceStack | InputError], options: LayoutOptions
+    drawings: Sequence[Drawing], stacks: Sequence[Sequence[SliceStack | InputError]], options: LayoutOptions
 ) -> tuple[list[partial[StudyLabel] | None], dict[str, int]]:
     """Find the label of each study, and the classes of all; pixels are not read.
 
     A drawing that is of none of the studies is reported and ignored, and so are those of its parts that are of none.
+
+    Args:
+        drawings: of the source.
+        stacks: of each study, one per channel.
+        options: of the user.
 
     Returns:
         for each study the function that reads its label, given the image; None where nothing was drawn.
@@ -135,9 +140,10 @@ def _report(drawing: Drawing, of_none: int) -> None:
 class _PlaneIndex:
     """The planes of all studies by the image that they come from."""
 
-    def __init__(self, stacks: Sequence[SliceStack | InputError]) -> None:
+    def __init__(self, stacks: Sequence[Sequence[SliceStack | InputError]]) -> None:
         self._of: dict[str, list[_Location]] = {}
-        for study, stack in enumerate(stacks):
+        every = [(study, stack) for study, channels in enumerate(stacks) for stack in channels]
+        for study, stack in every:
             if isinstance(stack, InputError):
                 continue
             for t, frame in enumerate(stack.planes):

@@ -19,6 +19,8 @@ Scanners also store every time point of a dynamic series as a series of its own.
 slices are joined in time where they lie at the same places and share all of the above, flip angle, repetition time, echo
 time, inversion time and b-value. Two such series may as well be a repeated scan: they stay apart.
 
+A series with phase images of several velocity directions is one study for each; datasets/convert/dicom_flow.py may join them.
+
 A series with stacks of several orientations is one study for each, if every stack is complete and has more than one image.
 """
 
@@ -83,7 +85,8 @@ def group_into_studies(found: FoundDicom) -> list[StudyCandidate]:
     groups: dict[tuple[str, str], list[Plane]] = {}
     for plane in found.planes:
         groups.setdefault((plane.series.uid, plane.component), []).append(plane)
-    views = [view for group in groups.values() for view in _split_orientations(group)]
+    directions = [direction for group in groups.values() for direction in _split_velocities(group)]
+    views = [view for direction in directions for view in _split_orientations(direction)]
     echoes = [echo for view in views for echo in _split_echoes(view)]
     candidates = [_candidate(planes, found) for planes in _join_times(_join_slices(echoes))]
     known = {series.uid for candidate in candidates for series in candidate.series}
@@ -102,6 +105,18 @@ def _candidate(planes: Sequence[Plane], found: FoundDicom) -> StudyCandidate:
     rejected += [file for file in found.damaged if not file.series and file.file.parent in folders]
     series = tuple(sorted(by_uid.values(), key=lambda series: series.sort_key))
     return StudyCandidate(series, tuple(planes), tuple(rejected))
+
+
+def _split_velocities(planes: list[Plane]) -> list[list[Plane]]:
+    """Split the phase images of a series by the direction of velocity, which their component then names, if it has several."""
+    directions = group_alike(planes, lambda a, b: a.velocity == b.velocity)
+    if len(directions) == 1:
+        return [planes]
+    return [[replace(plane, component=_velocity_name(plane)) for plane in one] for one in directions]
+
+
+def _velocity_name(plane: Plane) -> str:
+    return f"{plane.component}, {plane.velocity.text}" if plane.velocity else plane.component
 
 
 def _split_orientations(planes: list[Plane]) -> list[list[Plane]]:
@@ -197,6 +212,7 @@ def _same_stack(first: Sequence[Plane], second: Sequence[Plane]) -> bool:
     return (
         all(getattr(a.series, name) == getattr(b.series, name) for name in shared)
         and a.component == b.component
+        and a.velocity == b.velocity
         and (len(first) > 1) == (len(second) > 1)
         and same_grid(a, b)
     )

@@ -11,18 +11,21 @@ import functools
 import math
 import re
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from unet4d.images.dicom.instance import Plane, Series
+from unet4d.images.dicom.velocity import VELOCITY_ELEMENTS, read_velocity
 from unet4d.images.dicom.vendors import (
     VENDOR_ELEMENTS,
     is_mosaic,
     mosaic_error,
     philips_scale,
     private_layers,
+    private_value,
     siemens_b_value,
     split_mosaic,
     volume_time_ms,
@@ -34,7 +37,7 @@ if TYPE_CHECKING:
 _GROUPS = (
     "FrameContentSequence", "PlanePositionSequence", "PlaneOrientationSequence", "PixelMeasuresSequence",
     "PixelValueTransformationSequence", "CardiacSynchronizationSequence", "TemporalPositionSequence",
-    "MRImageFrameTypeSequence", "MREchoSequence", "MRModifierSequence", "MRDiffusionSequence",
+    "MRImageFrameTypeSequence", "MREchoSequence", "MRModifierSequence", "MRDiffusionSequence", "MRVelocityEncodingSequence",
     "UnassignedPerFrameConvertedAttributesSequence", "UnassignedSharedConvertedAttributesSequence",
 )  # fmt: skip
 _ELEMENTS: tuple[str | int, ...] = (
@@ -48,14 +51,14 @@ _ELEMENTS: tuple[str | int, ...] = (
     "EchoTime", "InversionTime", "DiffusionBValue", "HeartRate", "SeriesDate", "SeriesTime", "FlipAngle", "RepetitionTime",
     "ScanningSequence", "MRAcquisitionType", "NumberOfTemporalPositions", "ModalityLUTSequence",
     "DimensionIndexSequence", "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence",
-    *VENDOR_ELEMENTS,
+    "PixelRepresentation", "BitsStored", *VENDOR_ELEMENTS, *VELOCITY_ELEMENTS,
 )  # fmt: skip
 _TIME_DIMENSIONS = (
     "TemporalPositionIndex", "TemporalPositionIdentifier", "TemporalPositionTimeOffset", "NominalCardiacTriggerDelayTime",
     "TriggerTime", "FrameAcquisitionDateTime", "FrameReferenceDateTime",
 )  # fmt: skip
 _COMPONENTS = {
-    "P": "phase", "PHASE": "phase", "R": "real", "REAL": "real", "I": "imaginary", "IMAGINARY": "imaginary",
+    "P": "phase", "PHASE": "phase", "VELOCITY": "phase", "R": "real", "REAL": "real", "I": "imaginary", "IMAGINARY": "imaginary",
     "W": "water", "WATER": "water", "F": "fat", "FAT": "fat", "IP": "in phase", "IN_PHASE": "in phase",
     "OP": "opposed phase", "OPP_PHASE": "opposed phase", "OUT_PHASE": "opposed phase",
 }  # fmt: skip
@@ -145,6 +148,8 @@ def _plane(
     kinds = [str(kind).upper() for kind in _several(value("FrameType") or value("ImageType"))]
     component = str(value("ComplexImageComponent") or "").upper()
     number = _number(value("InstanceNumber"))
+    shown = next((_COMPONENTS[kind] for kind in (component, *kinds[2:]) if kind in _COMPONENTS), "magnitude")
+    velocity = read_velocity(value, partial(private_value, private), shown == "phase", _axes(value))
     slope, intercept = philips_scale(private, *_rescaling(value), [component[:1], *kinds[2:]])
     return Plane(
         series=series,
@@ -152,7 +157,7 @@ def _plane(
         index=index,
         sop_class=str(value("SOPClassUID") or ""),
         instance=str(value("SOPInstanceUID") or ""),
-        component=next((_COMPONENTS[kind] for kind in (component, *kinds[2:]) if kind in _COMPONENTS), "magnitude"),
+        component="phase" if velocity else shown,
         size=(int(_numbers(value, "Columns", 1)[0]), int(_numbers(value, "Rows", 1)[0])),
         spacing_mm=(column_mm, row_mm),
         position_mm=_numbers(value, "ImagePositionPatient", 3),
@@ -177,6 +182,7 @@ def _plane(
         echo_ms=_number(value("EffectiveEchoTime"), value("EchoTime")),
         inversion_ms=_number(*_several(value("InversionTimes"))[:1], value("InversionTime")),
         b_value=_number(value("DiffusionBValue"), siemens_b_value(private)),
+        velocity=velocity,
         settings=(_number(value("FlipAngle")), _number(value("RepetitionTime"))),
     )
 

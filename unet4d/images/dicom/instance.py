@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from unet4d.images.dicom.velocity import Velocity
+
 
 @dataclass(frozen=True)
 class Series:
@@ -62,6 +64,7 @@ class Plane:
         retrospective: gated afterwards, so that the frames cover the whole beat.
         echo_ms, inversion_ms: EchoTime and InversionTime.
         b_value: DiffusionBValue, s/mm2.
+        velocity: of a phase contrast image, the velocity that it shows.
         settings: FlipAngle and RepetitionTime, which the frames of one acquisition share.
         tile: column and row of its first pixel in the image of the file, where that holds several slices (Siemens MOSAIC).
     """
@@ -88,5 +91,6 @@ class Plane:
     echo_ms: float | None
     inversion_ms: float | None
     b_value: float | None
+    velocity: Velocity | None = None
     settings: tuple[float | None, ...] = ()
     tile: tuple[int, int] | None = None

@@ -31,16 +31,23 @@ def private_layers(dataset: Any, *groups: Any) -> tuple[Any, ...]:
     return (*(item for element in inner if element is not None for item in _items(element.value)), *groups, dataset)
 
 
-def private_number(layers: Sequence[Any], group: int, creator: str, element: int) -> float | None:
-    """Return a private element that holds a finite number; None where it is missing."""
+def private_value(layers: Sequence[Any], group: int, creator: str, element: int) -> Any:
+    """Return the value of a private element in the first layer that has it; None where it is missing."""
     for layer in layers:
         try:
-            number = float(layer.private_block(group, creator)[element].value)
-        except (KeyError, TypeError, ValueError):
+            return layer.private_block(group, creator)[element].value
+        except KeyError:
             continue
-        if math.isfinite(number):
-            return number
     return None
+
+
+def private_number(layers: Sequence[Any], group: int, creator: str, element: int) -> float | None:
+    """Return a private element that holds a finite number; None where it is missing."""
+    try:
+        number = float(private_value(layers, group, creator, element))
+    except (TypeError, ValueError):
+        return None
+    return number if math.isfinite(number) else None
 
 
 def philips_scale(layers: Sequence[Any], slope: float, intercept: float, kinds: Sequence[str]) -> tuple[float, float]:
