@@ -2,7 +2,7 @@
 # make test    the test suite                       make lint    ruff and mypy
 #              COVERAGE=yes prints its coverage     make wheel   builds the wheel and tries it outside of the checkout
 # make bench   benchmarks, results in bench/results make docker  the image unet4d (needs a Docker engine)
-# make pretrained   dist/pretrained_cine.pt, a network trained on phantoms to begin with; BUDGET=30m of CPU time
+# make pretrained   dist/pretrained_cine.unet4d, a network trained on phantoms to begin with; BUDGET=30m of CPU time
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -41,7 +41,7 @@ bench: setup
 	$(BIN)/python -m bench
 
 pretrained: setup
-	$(BIN)/python experiments/pretrained.py dist/pretrained_cine.pt --budget $(or $(BUDGET),30m)
+	$(BIN)/python experiments/pretrained.py dist/pretrained_cine.unet4d --budget $(or $(BUDGET),30m)
 
 docker:
 	docker build -t unet4d .

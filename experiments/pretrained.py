@@ -1,9 +1,9 @@
-"""A checkpoint to begin with on cine MRI of the heart: a network trained on phantoms alone, small enough to hand out.
+"""A model file to begin with on cine MRI of the heart: a network trained on phantoms alone, small enough to hand out.
 
     python experiments/pretrained.py FILE [--work DIR] [--budget 30m] [--subjects 60]
 
-Makes phantoms under DIR, trains on them for the budget of CPU time, and writes FILE: the last weights in half precision, without
-the state of the training. `train --train.init_from FILE` begins with them, `predict FILE` takes them. A stopped training goes on.
+Makes phantoms under DIR, trains on them for the budget of CPU time, and exports FILE.unet4d: the last weights in half precision.
+`train --train.init_from FILE` begins with them, `predict FILE` takes them. A stopped training goes on.
 """
 
 from __future__ import annotations
@@ -16,13 +16,20 @@ from pathlib import Path
 from commands import unet4d
 
 from unet4d.errors import InputError
-from unet4d.models.checkpoint import LAST, load_model, save_checkpoint
+from unet4d.inference.export import export
+from unet4d.models.checkpoint import LAST
 from unet4d.system.byte_sizes import describe_bytes
 
 CONFIG = Path(__file__).parent / "real_cine" / "base.yaml"
 """The benchmark's network, so that its arms can begin with the file."""
 SPACING_MM = 1.5
 """In plane, as that of cine MRI is."""
+ROOT = Path(__file__).parents[1]
+CARD = {
+    "name": "cine heart, trained on phantoms",
+    "intended_use": "to begin a training on cine MRI of the heart with; not for patients: it has seen no real image",
+    "training_data": "synthetic short-axis cine MRI of `unet4d phantom`",
+}
 MOST_BYTES = 8 * 10**6
 """The largest file to hand out."""
 
@@ -41,15 +48,12 @@ def main(path: Path, work: Path, budget: str, subjects: int) -> None:
 
 
 def release(checkpoint: Path, path: Path) -> int:
-    """Write the weights of a checkpoint in half precision, without the state of its training; return the file's bytes.
+    """Export a checkpoint in half precision; return the file's bytes.
 
     Raises:
         InputError: the file would be too large to hand out; nothing is left of it.
     """
-    trained = load_model(checkpoint)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save_checkpoint(path, trained.config, trained.task, trained.network.half(), {})
-    size = path.stat().st_size
+    size = export(checkpoint, path, licence=ROOT / "LICENSE", half=True, **CARD).stat().st_size
     if size > MOST_BYTES:
         path.unlink()
         raise InputError(

@@ -97,9 +97,9 @@ def test_a_benchmark_takes_turns_and_gives_the_median_of_the_ratios_of_a_round(m
 
 def test_a_released_checkpoint_has_half_the_bytes_and_predicts_as_the_trained_one(script, tmp_path, model_file):
     pretrained, trained = script("pretrained"), load_model(model_file())
-    size = pretrained.release(tmp_path / "model.pt", tmp_path / "dist" / "released.pt")
-    assert size < 0.75 * (tmp_path / "model.pt").stat().st_size
-    released = load_model(tmp_path / "dist" / "released.pt")
+    size = pretrained.release(tmp_path / "model.pt", tmp_path / "dist" / "released.unet4d")
+    assert size - (pretrained.ROOT / "LICENSE").stat().st_size < 0.75 * (tmp_path / "model.pt").stat().st_size
+    released = load_model(tmp_path / "dist" / "released.unet4d")
     assert (released.task, released.config) == (trained.task, trained.config)
     for ours, wanted in zip(released.network.parameters(), trained.network.parameters(), strict=True):
         assert torch.equal(ours, wanted.half().float())
@@ -108,6 +108,6 @@ def test_a_released_checkpoint_has_half_the_bytes_and_predicts_as_the_trained_on
 def test_a_released_checkpoint_of_too_many_bytes_is_refused_and_removed(script, tmp_path, model_file, monkeypatch):
     pretrained = script("pretrained")
     monkeypatch.setattr(pretrained, "MOST_BYTES", 1000)
-    with pytest.raises(InputError, match=r"released.pt has .*, expected 1 kB at most"):
-        pretrained.release(model_file(), tmp_path / "released.pt")
-    assert not (tmp_path / "released.pt").exists()
+    with pytest.raises(InputError, match=r"released.unet4d has .*, expected 1 kB at most"):
+        pretrained.release(model_file(), tmp_path / "released.unet4d")
+    assert not (tmp_path / "released.unet4d").exists()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -66,6 +67,13 @@ WRONG = [
     ("postprocess GONE --dataset DATA", "GONE is missing"),
     ("postprocess FILE --dataset DATA", "FILE is a file"),
     ("postprocess RUN --dataset GONE", "GONE is missing"),
+    ("export GONE --out NEW.unet4d", "GONE is missing"),
+    ("export RUN --out NEW.zip", "a name that ends in .unet4d"),
+    ("export RUN --out NEW.unet4d --licence GONE", "GONE cannot be read"),
+    ("export RUN --out NEW.unet4d --format onnx", "unet4d"),
+    ("predict BAD.unet4d -i DATA -o NEW", "BAD.unet4d is damaged or was changed"),
+    ("info BAD.unet4d", "BAD.unet4d is damaged or was changed"),
+    ("train --dataset DATA --out NEW --train.init_from BAD.unet4d", "BAD.unet4d is damaged or was changed"),
     ("postprocess RUN --dataset DATA --predictions GONE", "GONE is missing"),
     ("evaluate --reference GONE --prediction FOLDER --out NEW", "GONE is missing"),
     ("evaluate --reference DATA --prediction GONE --out NEW", "GONE"),
@@ -116,10 +124,11 @@ def calls(arguments: list[list[str]]) -> list[list]:
 def places(tmp_path_factory) -> dict[str, str]:
     """Return the path of each word in capital letters of `WRONG`."""
     root = tmp_path_factory.mktemp("places")
-    found = {name: str(root / name) for name in ("DATA", "RUN", "FILE", "GONE", "NEW", "FOLDER", "LIST")}
+    found = {name: str(root / name) for name in ("DATA", "RUN", "FILE", "GONE", "NEW", "FOLDER", "LIST", "BAD")}
     for folder in ("DATA/images", "DATA/labels", "RUN", "FOLDER"):
         (root / folder).mkdir(parents=True)
     (root / "FILE").write_text("a file")
+    (root / "BAD.unet4d").write_text("no archive")
     (root / "FOLDER" / "a file").write_text("")
     (root / "LIST.txt").write_text("gone\n")
     found["LIST"] += ".txt"
@@ -137,8 +146,8 @@ def places(tmp_path_factory) -> dict[str, str]:
 def placed(line: str, places: dict[str, str]) -> list[str]:
     words = []
     for word in line.split():
-        first, slash, rest = word.partition("/")
-        words.append(places.get(first, first) + slash + rest)
+        name, mark, rest = re.match(r"(\w*)(.?)(.*)", word).groups()
+        words.append(places.get(name, name) + mark + rest)
     return words
 
 

@@ -34,6 +34,7 @@ def test_every_command_is_shown():
         "predict",
         "orthanc",
         "postprocess",
+        "export",
         "evaluate",
         "compare",
         "report",

@@ -275,13 +275,13 @@ def test_a_stopped_command_ends_with_75_and_continues_with_resume(
 def test_fine_tuning_is_resumed_to_the_bit_without_the_checkpoint_that_it_began_with(
     command, phantom, tiny_options, trained, tmp_path, monkeypatch
 ):
-    start = tmp_path / "start.pt"
-    shutil.copy(trained / LAST, start)
+    start = tmp_path / "start.unet4d"
+    assert command("export", trained / LAST, "--out", start).code == 0
     rates = ["--train.init_lr_factor", 0.3, "--train.init_hold_steps", 2, "--train.freeze", "encoder"]
     words = ["train", "--dataset", phantom, *tiny_options, "--train.init_from", start, *rates]
     whole = command(*words, "--out", tmp_path / "whole")
     assert (
-        f"begins with 100 % of its {sum(w.numel() for w in load_checkpoint(start)['network'].values()):,} weights"
+        f"begins with 100 % of its {sum(w.numel() for w in load_checkpoint(start / 'model')['network'].values()):,} weights"
         in whole.told
     )
     with monkeypatch.context() as patch:
@@ -295,7 +295,7 @@ def test_fine_tuning_is_resumed_to_the_bit_without_the_checkpoint_that_it_began_
     began = load_checkpoint(trained / LAST)["network"]
     assert all(equal(one["network"][name], began[name]) == name.startswith("encoder.") for name in began)
     said = json.loads((tmp_path / "run" / "summary.json").read_text())["initial_weights"]
-    assert said.endswith(f"from {start}")
+    assert said.endswith(f"from {start / 'model'}")
 
 
 def test_resuming_a_finished_run_changes_nothing(command, phantom, tiny_options, trained, tmp_path):

@@ -8,7 +8,7 @@ from unet4d.cli.datasets import CONVERT, PHANTOM, PROPAGATE, VERIFY
 from unet4d.cli.evaluation import COMPARE, EVALUATE, REPORT
 from unet4d.cli.options import Command
 from unet4d.cli.orthanc import ORTHANC
-from unet4d.cli.prediction import POSTPROCESS, PREDICT
+from unet4d.cli.prediction import EXPORT, POSTPROCESS, PREDICT
 from unet4d.cli.training import INFO, PLAN, TRAIN
 
 COMMANDS: dict[str, Command] = {
@@ -20,6 +20,7 @@ COMMANDS: dict[str, Command] = {
     "train": TRAIN,
     "info": INFO,
     "postprocess": POSTPROCESS,
+    "export": EXPORT,
     "predict": PREDICT,
     "orthanc": ORTHANC,
     "evaluate": EVALUATE,

@@ -11,6 +11,8 @@ from jsonargparse import ArgumentParser, Namespace
 
 from unet4d.cli.options import DEVICE, Command, add, layout_options
 from unet4d.images.time_axis import TIME_AXES
+from unet4d.models.model_file import NOT_STATED
+from unet4d.system.byte_sizes import describe_bytes
 from unet4d.system.text import count
 
 logger = logging.getLogger(__name__)
@@ -257,6 +259,43 @@ def _postprocess(args: Namespace) -> None:
     postprocess(args.run, args.dataset, predictions=args.predictions, device=args.device, dry_run=args.dry_run)
 
 
+def _export_options(parser: ArgumentParser) -> None:
+    add(parser, "run", help="run folder (its best checkpoint is taken), folder of folds, checkpoint or model file")
+    add(parser, "--out", help="the file to hand on, NAME.unet4d; an older one there is replaced", required=True)
+    add(parser, "--format", help="unet4d: a model file for unet4d", choices=["unet4d"], default="unet4d")
+    add(parser, "--name", help="name of the model", default=NOT_STATED)
+    add(parser, "--intended_use", help="what the model is for, and what it is not for", default=NOT_STATED)
+    add(
+        parser,
+        "--training_data",
+        help="what it was trained on, in words; numbers of subjects, studies and frames come from the run",
+        default=NOT_STATED,
+    )
+    add(parser, "--licence", help="text file with the licence of the weights; default: not stated")
+    add(parser, "--half", help="weights in half precision, in half of the bytes", action="store_true")
+
+
+def _check_export(args: Namespace) -> None:
+    from unet4d.inference.export import check_export
+
+    check_export(args.run, args.out, args.licence)
+
+
+def _export(args: Namespace) -> None:
+    from unet4d.inference.export import export
+
+    path = export(
+        args.run,
+        args.out,
+        name=args.name,
+        intended_use=args.intended_use,
+        training_data=args.training_data,
+        licence=args.licence,
+        half=args.half,
+    )
+    logger.info(f"written: {path}, {describe_bytes(path.stat().st_size)}; unet4d info {path} prints its model card")
+
+
 PREDICT = Command(
     "segment studies with a trained network",
     "RUN_OR_MODEL [RUN_OR_MODEL ...] -i INPUT [INPUT ...] -o DIR [options]",
@@ -286,4 +325,17 @@ POSTPROCESS = Command(
     _postprocess_options,
     _postprocess,
     _check_postprocess,
+)
+
+EXPORT = Command(
+    "write a trained network, or all folds, as one file to hand on, with its model card and licence",
+    "RUN --out NAME.unet4d [--intended_use TEXT] [--licence FILE] [options]",
+    "  unet4d export run --out heart.unet4d\n"
+    "  unet4d export folds --out heart.unet4d --half                 (all folds; half of the bytes)\n"
+    "  unet4d export run --out heart.unet4d --name 'cine heart' --intended_use 'research, short-axis cine' --licence LICENCE\n"
+    "  unet4d info heart.unet4d                                      (its model card)\n"
+    "  unet4d predict heart.unet4d -i studies_folder -o predicted",
+    _export_options,
+    _export,
+    _check_export,
 )

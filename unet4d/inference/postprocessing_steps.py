@@ -31,8 +31,9 @@ import numpy as np
 from unet4d.errors import InputError
 from unet4d.metrics.regions import ClassValue, class_mask, painted_value
 from unet4d.metrics.temporal_consistency import single_frame_components
+from unet4d.models.model_file import is_model_file, is_network_of_file, read_model_file
 from unet4d.system.digests import file_sha256
-from unet4d.system.files import read_json, write_json
+from unet4d.system.files import PathLike, read_json, write_json
 from unet4d.system.text import short_repr
 
 Operation = Literal["largest_component", "fill_holes", "remove_single_frame_components"]
@@ -158,6 +159,36 @@ def read_steps(run: Path, digests: Mapping[Path, str] | None = None) -> list[Ste
             f"{path} was chosen for other checkpoints and is skipped; unet4d postprocess chooses anew"
         )
     return steps
+
+
+def find_steps(model: PathLike, digests: Mapping[Path, str]) -> tuple[list[Step], Path]:
+    """Return the steps recorded for a run, a folder of folds, a checkpoint or a model file, and the file that has them.
+
+    Args:
+        model: what is predicted with. One network of several in a model file has none: they were chosen for all together.
+        digests: SHA-256 of its checkpoints.
+
+    Raises:
+        InputError: as `read_steps`.
+    """
+    path = Path(model)
+    file = path.parent if is_network_of_file(path) else path
+    if is_model_file(file):
+        content = read_model_file(file)
+        is_whole = file == path or len(content.networks) == 1
+        return (_steps_of_card(content.card, file) if is_whole else []), file
+    run = path if path.is_dir() else path.parent
+    return read_steps(run, digests) or [], run / POSTPROCESSING
+
+
+def _steps_of_card(card: Mapping[str, Any], file: Path) -> list[Step]:
+    """Return the steps of a model card; raise InputError where they are none."""
+    try:
+        return [Step(values["operation"], values["class"]) for values in card["postprocessing"]]
+    except (InputError, LookupError, TypeError) as error:
+        raise InputError(
+            f"{file} has other post-processing steps than export writes ({error}); export it again"
+        ) from error
 
 
 def _label_value(step: Step, classes: Mapping[str, ClassValue]) -> ClassValue | None:

@@ -26,14 +26,14 @@ from unet4d.inference.batch.run import BatchPredictor, StudyJob, check_failed
 from unet4d.inference.checks import check_predict
 from unet4d.inference.memory_budget import MemoryBudget
 from unet4d.inference.options import InferenceOptions, Models, warn_of_untrained_mirroring
-from unet4d.inference.postprocessing_steps import POSTPROCESSING, OtherCheckpoints, Step, describe_steps, read_steps
+from unet4d.inference.postprocessing_steps import OtherCheckpoints, Step, describe_steps, find_steps
 from unet4d.inference.segment import check_gpu
 from unet4d.metrics.cardiac_structures import describe_roles, has_other_names
 from unet4d.models.checkpoint import TrainedModel
 from unet4d.models.device import find_device, resolve_precision
 from unet4d.models.folds import load_models
+from unet4d.models.model_file import checkpoint_sha256
 from unet4d.report.dicom.terms import read_terms
-from unet4d.system.digests import file_sha256
 from unet4d.system.distributed import ALONE, ProcessGroup
 from unet4d.system.environment import VERSION, hardware
 from unet4d.system.failures import failure_of_study
@@ -71,7 +71,7 @@ def predict(
     format they were, those of other cases stay.
 
     Args:
-        model: run folder or checkpoint file; several, or a folder of folds, predict together, see `segment`.
+        model: run folder, checkpoint or model file; several, or a folder of folds, predict together, see `segment`.
         inputs: files, folders of files (with several channels: CASE_0000.nii.gz, CASE_0001.nii.gz, ...), dataset folders, any
             layout that `unet4d convert` knows, or lists (.txt) of such; of the last two kinds test cases are taken, or all cases
             if there are none.
@@ -131,7 +131,7 @@ def predict(
     ranks.rank0_first(lambda: check_gpu(models, options.precision))
     if ranks.is_first:
         warn_of_untrained_mirroring(models, options)
-    digests = ranks.broadcast_from_rank0(lambda: {str(one.path): file_sha256(one.path) for one in models})
+    digests = ranks.broadcast_from_rank0(lambda: {str(one.path): checkpoint_sha256(one.path) for one in models})
     steps = ranks.broadcast_from_rank0(lambda: _recorded_steps(paths, digests) if postprocess == "auto" else [])
     own = (shard or JobShard()).within(ranks).of(sorted(studies, key=lambda study: natural_key(study.name)))
     jobs = [
@@ -217,14 +217,13 @@ def _recorded_steps(paths: Sequence[PathLike], digests: Mapping[str, str]) -> li
     """Return the steps that `unet4d postprocess` recorded for these very checkpoints; print them, or why they are skipped."""
     if len(paths) != 1:
         return []
-    run = Path(paths[0]) if Path(paths[0]).is_dir() else Path(paths[0]).parent
     try:
-        steps = read_steps(run, {Path(path): found for path, found in digests.items()}) or []
+        steps, record = find_steps(paths[0], {Path(path): found for path, found in digests.items()})
     except OtherCheckpoints as error:
         logger.info(str(error))
         return []
     if steps:
-        logger.info(f"post-processing from {run / POSTPROCESSING}: {describe_steps(steps)}; --postprocess off skips it")
+        logger.info(f"post-processing from {record}: {describe_steps(steps)}; --postprocess off skips it")
     return steps
 
 

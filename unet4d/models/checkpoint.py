@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import io
 import os
 import pickle
-import stat
 import warnings
-import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from unet4d.config import ResolvedConfig
 from unet4d.errors import InputError
+from unet4d.models.model_file import is_model_file, is_network_of_file, only_network, read_network
 from unet4d.models.task import Task
-from unet4d.models.tensor_shapes import check_pickle, load_with_shapes
+from unet4d.models.tensor_shapes import check_archive, load_with_shapes
 from unet4d.system.checks import describe_value
 from unet4d.system.files import replacing
+from unet4d.system.regular_files import open_regular
 from unet4d.system.text import shortened
 
 if TYPE_CHECKING:  # torch takes seconds to import, which info and the early checks of paths do without
@@ -87,10 +86,18 @@ class TrainedModel:
 def save_checkpoint(
     path: str | os.PathLike[str], config: ResolvedConfig, task: Task, network: nn.Module, training: dict[str, Any]
 ) -> None:
-    """Write a checkpoint, whole or not at all.
+    """Write a checkpoint, whole or not at all; see `checkpoint_bytes` for the arguments."""
+    data = checkpoint_bytes(config, task, network, training)
+    with replacing(path) as temporary:
+        temporary.write_bytes(data)
+
+
+def checkpoint_bytes(
+    config: ResolvedConfig, task: Task, network: nn.Module, training: dict[str, Any]
+) -> memoryview[int]:
+    """Return the bytes of a checkpoint.
 
     Args:
-        path: where to.
         config: of the run.
         task: what the network does.
         network: its weights are written as CPU tensors, so that any machine can read them.
@@ -107,8 +114,7 @@ def save_checkpoint(
     }
     buffer = io.BytesIO()
     torch.save(content, buffer)
-    with replacing(path) as temporary:
-        temporary.write_bytes(buffer.getbuffer())
+    return buffer.getbuffer()
 
 
 def load_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -119,10 +125,11 @@ def load_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
     """
     import torch
 
-    with _whole(Path(path)), warnings.catch_warnings():
+    with _whole(Path(path)) as file, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about files that are refused
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    return _checked(content, Path(path), lambda weights: _check_weights(weights, Path(path).stat().st_size))
+        content = torch.load(file, map_location="cpu", weights_only=True)
+        size = file.seek(0, io.SEEK_END)
+    return _checked(content, Path(path), lambda weights: _check_weights(weights, size))
 
 
 def load_outline(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -131,20 +138,24 @@ def load_outline(path: str | os.PathLike[str]) -> dict[str, Any]:
     Raises:
         InputError: as `load_checkpoint`.
     """
-    with _whole(Path(path)):
-        content = load_with_shapes(path)
+    with _whole(Path(path)) as file:
+        content = load_with_shapes(file)
     return _checked(content, Path(path), _check_shapes)
 
 
 @contextlib.contextmanager
-def _whole(path: Path) -> Iterator[None]:
-    """Turn faults of a checkpoint file, and errors of its reader inside the context, into an InputError.
+def _whole(path: Path) -> Iterator[IO[bytes]]:
+    """Open a checkpoint; turn its faults, and errors of its reader inside the context, into an InputError.
 
     The checksums are compared first: torch writes them, and would load numbers with flipped bits.
     """
     try:
-        _check_archive(path)
-        yield
+        with _opened(path) as file:
+            check_archive(file)
+            file.seek(0)
+            yield file
+    except InputError:
+        raise
     except FileNotFoundError as error:
         raise InputError(_missing(path)) from error
     except OSError as error:
@@ -160,28 +171,9 @@ def _whole(path: Path) -> Iterator[None]:
         ) from error
 
 
-def _check_archive(path: Path) -> None:
-    """Check that a path is a whole file of tensors and plain values, and no larger in memory than on disk.
-
-    Raises:
-        OSError: it is no file, or cannot be read.
-        zipfile.BadZipFile: it is no archive as torch writes it.
-        pickle.UnpicklingError: it holds more than tensors and plain values.
-    """
-    status = path.stat()
-    if stat.S_ISFIFO(status.st_mode) or stat.S_ISCHR(status.st_mode) or stat.S_ISSOCK(status.st_mode):
-        raise OSError(errno.EINVAL, "not a file")
-    with zipfile.ZipFile(path) as archive:
-        entries = archive.infolist()
-        packed = any(entry.compress_type != zipfile.ZIP_STORED for entry in entries)
-        if packed or sum(entry.file_size for entry in entries) > status.st_size:
-            raise zipfile.BadZipFile  # torch compresses nothing
-        if archive.testzip() is not None:
-            raise zipfile.BadZipFile
-        first = min((entry.header_offset for entry in entries), default=-1)
-    if first != 0:  # torch would read what comes before the archive, which is not checked
-        raise zipfile.BadZipFile
-    check_pickle(path)
+def _opened(path: Path) -> IO[bytes]:
+    """Open a checkpoint, of a model file too. Raises OSError and InputError as `open_regular`, and as `read_network`."""
+    return io.BytesIO(read_network(path)) if is_network_of_file(path) else open_regular(path)
 
 
 def _checked(content: Any, path: Path, check: Callable[[Any], None]) -> dict[str, Any]:
@@ -231,8 +223,12 @@ def find_checkpoint(path: str | os.PathLike[str]) -> Path:
 
 
 def _list_checkpoints(path: str | os.PathLike[str], names: Sequence[str] = (BEST, LAST, PREVIOUS)) -> list[Path]:
-    """Return the checkpoint files of a run folder in the order of their names; a file as it is."""
+    """Return the checkpoint files of a run folder in the order of their names; a file as it is, of a model file its network."""
     path = Path(path)
+    if is_network_of_file(path):
+        return [path]
+    if is_model_file(path):
+        return [only_network(path)]
     if not path.exists():
         raise InputError(_missing(path))
     if not path.is_dir():

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from unet4d.errors import InputError
 from unet4d.models.checkpoint import BEST, LAST, PREVIOUS, TrainedModel, find_checkpoint, load_model
+from unet4d.models.model_file import is_model_file, network_paths
 
 if TYPE_CHECKING:
     import torch
@@ -45,18 +46,20 @@ def folds_in(out: Path) -> dict[int, Path]:
 
 
 def check_model_files(paths: Sequence[str | os.PathLike[str]]) -> None:
-    """Check that the files which `load_models` reads exist, without reading them.
+    """Check that the files which `load_models` reads exist; of these, only model files are read, to check their hashes.
 
     Raises:
-        InputError: a path is missing, or a folder holds no checkpoint.
+        InputError: a path is missing, a folder holds no checkpoint, or a model file was changed.
     """
     for path in map(Path, paths):
-        if holds_run(path) or not folds_in(path):
+        if is_model_file(path):
+            network_paths(path)
+        elif holds_run(path) or not folds_in(path):
             find_checkpoint(path)
 
 
 def load_models(paths: Sequence[str | os.PathLike[str]], device: str | torch.device = "cpu") -> list[TrainedModel]:
-    """Load the models of runs, checkpoint files and folders of folds, in this order, for one ensemble.
+    """Load the models of runs, checkpoint files, model files and folders of folds, in this order, for one ensemble.
 
     Of each fold it is the last checkpoint. The best one is chosen by the very subjects that the fold scores, so their score would
     be too good.
@@ -70,7 +73,9 @@ def load_models(paths: Sequence[str | os.PathLike[str]], device: str | torch.dev
     models: list[TrainedModel] = []
     for path in map(Path, paths):
         folds = {} if holds_run(path) else folds_in(path)
-        if folds:
+        if is_model_file(path):
+            models += [load_model(network, device) for network in network_paths(path)]
+        elif folds:
             found = {fold: load_model(run, device, prefer_last=True) for fold, run in folds.items()}
             _check_folds(path, found)
             models += found.values()

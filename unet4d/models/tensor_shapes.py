@@ -6,13 +6,12 @@ A .pt file is a zip archive: NAME/data.pkl holds the structure, NAME/data/0, NAM
 from __future__ import annotations
 
 import io
-import os
 import pickle
 import pickletools
 import zipfile
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import Any
+from typing import IO, Any
 
 Shape = tuple[int, ...]
 _MOST_IN_TUPLE = 10_000
@@ -29,7 +28,28 @@ _PLAIN = {*_POPPED, *_UP_TO_MARK, *_PUTS, *_GETS, *_PUSHES, *_OTHERS}
 _GLOBAL = -1
 
 
-def check_pickle(path: str | os.PathLike[str]) -> None:
+def check_archive(file: IO[bytes]) -> None:
+    """Check that a file is a whole archive of tensors and plain values, and no larger in memory than on disk.
+
+    Raises:
+        zipfile.BadZipFile: it is no archive as torch writes it.
+        pickle.UnpicklingError: it holds more than tensors and plain values.
+    """
+    size = file.seek(0, io.SEEK_END)
+    with zipfile.ZipFile(file) as archive:
+        entries = archive.infolist()
+        packed = any(entry.compress_type != zipfile.ZIP_STORED for entry in entries)
+        if packed or sum(entry.file_size for entry in entries) > size:
+            raise zipfile.BadZipFile  # torch compresses nothing
+        if archive.testzip() is not None:
+            raise zipfile.BadZipFile
+        first = min((entry.header_offset for entry in entries), default=-1)
+    if first != 0:  # torch would read what comes before the archive, which is not checked
+        raise zipfile.BadZipFile
+    check_pickle(file)
+
+
+def check_pickle(file: IO[bytes]) -> None:
     """Check that the pickle in a file of `torch.save` builds tensors and plain values, and no more than its size accounts for.
 
     Nothing is built. A pickle may be small and take all memory (the number of a stored value is the size of a table), or all
@@ -41,7 +61,7 @@ def check_pickle(path: str | os.PathLike[str]) -> None:
     stack: list[int | None] = []  # per value: values in it if it is a tuple, else 1; None for a mark
     stored: dict[int, int] = {}
     argument: Any
-    for opcode, argument, _ in pickletools.genops(_pickle_of(path)):
+    for opcode, argument, _ in pickletools.genops(_pickle_of(file)):
         name, values = opcode.name, list[int]()
         _check_instruction(name, argument)
         if name in _UP_TO_MARK:
@@ -94,13 +114,13 @@ def _value(item: int | None) -> int:
     return item
 
 
-def _pickle_of(path: str | os.PathLike[str]) -> bytes:
-    with zipfile.ZipFile(path) as archive:
+def _pickle_of(file: IO[bytes]) -> bytes:
+    with zipfile.ZipFile(file) as archive:
         (name,) = [name for name in archive.namelist() if name.endswith("/data.pkl")]
         return archive.read(name)
 
 
-def load_with_shapes(path: str | os.PathLike[str]) -> Any:
+def load_with_shapes(file: IO[bytes]) -> Any:
     """Return the content of a file of `torch.save`, each tensor replaced by its shape; no code in the file is run.
 
     Call `check_pickle` first: a file may be made to take all memory.
@@ -108,7 +128,7 @@ def load_with_shapes(path: str | os.PathLike[str]) -> Any:
     Raises:
         pickle.UnpicklingError: the file names anything but tensors and plain values.
     """
-    return _Unpickler(io.BytesIO(_pickle_of(path))).load()
+    return _Unpickler(io.BytesIO(_pickle_of(file))).load()
 
 
 class _Unpickler(pickle.Unpickler):

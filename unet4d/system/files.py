@@ -185,23 +185,11 @@ def write_json(path: str | os.PathLike[str], value: Any) -> None:
 
 
 def read_json(path: str | os.PathLike[str]) -> Any:
-    """Read a JSON file. Everything that Python would read and JSON does not have, or no program can use, is refused.
-
-    Raises:
-        InputError: the file is missing, no file, or not JSON in UTF-8; it has a key twice, NaN or infinity, a number of
-            more than 64 bits, half of a character (a lone surrogate but those of
-            file names that are not UTF-8), or more than 100 levels. The message names the file.
-    """
+    """Read a JSON file as `parse_json`. Raises InputError: it is missing, no file, or not such JSON; names the file."""
     path = Path(path)
     try:
         with open_regular(path) as file:
-            text = file.read().decode("utf-8")
-        value = json.loads(
-            text, parse_int=_integer, parse_float=_number, parse_constant=_constant, object_pairs_hook=_object
-        )
-        _check_depth(value)
-        json.dumps(value, ensure_ascii=False).encode(errors="surrogateescape")  # as the names of files may be
-        return value
+            return parse_json(file.read())
     except FileNotFoundError as error:
         raise InputError(f"{path} is missing; give the path of an existing file") from error
     except UnicodeEncodeError as error:
@@ -214,6 +202,20 @@ def read_json(path: str | os.PathLike[str]) -> Any:
         raise InputError(f"{path} is not valid JSON ({error}); correct it there") from error
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror}); give a readable JSON file") from error
+
+
+def parse_json(data: bytes) -> Any:
+    """Return the value of JSON. Everything that Python would read and JSON does not have, or no program can use, is refused.
+
+    Raises:
+        ValueError, RecursionError: it is not JSON in UTF-8; it has a key twice, NaN or infinity, a number of more than 64 bits,
+            half of a character (a lone surrogate but those of file names that are not UTF-8), or more than 100 levels.
+    """
+    hooks = {"parse_int": _integer, "parse_float": _number, "parse_constant": _constant}
+    value = json.loads(data.decode("utf-8"), **hooks, object_pairs_hook=_object)  # type: ignore[arg-type]
+    _check_depth(value)
+    json.dumps(value, ensure_ascii=False).encode(errors="surrogateescape")  # as the names of files may be
+    return value
 
 
 def _integer(text: str) -> int:

@@ -18,13 +18,14 @@ from unet4d.errors import InputError, Unet4DError
 from unet4d.models.checkpoint import BEST
 from unet4d.models.conv_check import check_convolutions
 from unet4d.models.device import find_device, set_tf32
+from unet4d.models.model_file import TRAINING_DATA
 from unet4d.models.temporal import import_temporal
 from unet4d.pipeline.cache import cached_studies
 from unet4d.pipeline.cached_study import CachedStudy
 from unet4d.pipeline.clip_frames import most_labelled_frames
 from unet4d.system.byte_sizes import GB, describe_bytes
 from unet4d.system.distributed import ALONE, ProcessGroup
-from unet4d.system.files import write_text
+from unet4d.system.files import write_json, write_text
 from unet4d.system.gpu_memory import NCCL_BYTES, free_bytes, peak_allocated_bytes
 from unet4d.system.lock import lock_run
 from unet4d.system.memory_errors import is_out_of_gpu_memory, memory_error_reason
@@ -85,7 +86,7 @@ def train(
             sample = partial(trainer.validate.sample, trainer.network)
             ranks.broadcast_from_rank0(lambda: budget.begin(sample))
             # Only now, when every study has been read, so that a bad one leaves no run behind.
-            ranks.broadcast_from_rank0(lambda: _begin(run, out_dir, stack))
+            ranks.broadcast_from_rank0(lambda: _begin(run, out_dir, trainer.training, stack))
             _train_or_explain_memory(trainer, run)
             if ranks.is_first and (spent := budget.report()):
                 logger.info(spent)
@@ -94,11 +95,20 @@ def train(
     return out_dir / BEST
 
 
-def _begin(run: PreparedRun, out_dir: Path, stack: contextlib.ExitStack) -> None:
-    """Create the run's folder, lock it until `stack` is closed, and write its configuration."""
+def _begin(run: PreparedRun, out_dir: Path, studies: Sequence[CachedStudy], stack: contextlib.ExitStack) -> None:
+    """Create the run's folder, lock it until `stack` is closed, and write its configuration and what it is trained on."""
     if not run.checkpoint:  # else it is locked
         stack.enter_context(lock_run(out_dir))
     write_text(out_dir / CONFIG, yaml.safe_dump(run.config.as_dict(), sort_keys=False))
+    data = {
+        "dataset": run.dataset.name,
+        "subjects": len({case.subject for case in run.training}),
+        "studies": len(run.training),
+        "frames": sum(study.image.shape[1] for study in studies),
+        "labelled_frames": sum(len(study.labelled_frames) for study in studies),
+        "validation_subjects": len(run.task.held_out),
+    }
+    write_json(out_dir / TRAINING_DATA, data)
 
 
 def _build(run: PreparedRun, out_dir: Path, device: torch.device, ranks: ProcessGroup, budget: EpochBudget) -> Trainer:

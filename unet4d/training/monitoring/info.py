@@ -1,4 +1,4 @@
-"""`unet4d info`: what a run, a folder of folds or a checkpoint is, its state, its settings and the next command."""
+"""`unet4d info`: what a run, a folder of folds, a checkpoint or a model file is, its state, settings and the next command."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from typing import Any
 from unet4d.errors import InputError
 from unet4d.evaluation.fold_summary import format_folds
 from unet4d.models.folds import holds_folds, holds_run
+from unet4d.models.model_file import is_model_file, is_network_of_file
 from unet4d.system.environment import installed
 from unet4d.system.text import count, format_number
-from unet4d.training.monitoring.run_status import checkpoint_status, folds_status, run_status
+from unet4d.training.monitoring.run_status import checkpoint_status, folds_status, model_file_status, run_status
 from unet4d.training.monitoring.summary import CONFIG
 
 
@@ -22,7 +23,7 @@ def info(run: str | os.PathLike[str] | None = None) -> tuple[dict[str, Any], lis
     """Return what a run, a folder of folds or a checkpoint is, its state and the next command; change nothing.
 
     Args:
-        run: a run's folder, also one that is being trained; a folder of runs fold_0, fold_1, ...; or a checkpoint file.
+        run: a run's folder, also one that is being trained; a folder of runs fold_0, fold_1, ...; a checkpoint or a model file.
             None: the installed versions.
 
     Returns:
@@ -42,7 +43,11 @@ def info(run: str | os.PathLike[str] | None = None) -> tuple[dict[str, Any], lis
 
 def _describe(path: Path) -> tuple[dict[str, Any], list[str]]:
     """Return what there is, as `info`."""
-    if path.is_file():
+    if is_model_file(path):
+        facts = model_file_status(path)
+        first, *_ = facts["networks"].values()
+        return facts, _lines(_card_rows(facts["card"], facts["licence"]) | _model_rows(first), facts)
+    if path.is_file() or is_network_of_file(path):
         facts = checkpoint_status(path)
         return facts, _lines({"checkpoint": _place_text(facts), **_model_rows(facts)}, facts)
     if holds_folds(path):
@@ -54,7 +59,7 @@ def _describe(path: Path) -> tuple[dict[str, Any], list[str]]:
         facts = run_status(path)
         return facts, _lines(_run_rows(facts) | _model_rows(facts), facts)
     found = "holds no run" if path.is_dir() else "is missing"
-    raise InputError(f"{path} {found}; give a run's folder, a folder of folds or a checkpoint")
+    raise InputError(f"{path} {found}; give a run's folder, a folder of folds, a checkpoint or a model file")
 
 
 def _run_rows(facts: Mapping[str, Any]) -> dict[str, str]:
@@ -66,6 +71,32 @@ def _run_rows(facts: Mapping[str, Any]) -> dict[str, str]:
         "best Dice": _score_text(facts["best"]) + ", optimistic because chosen by it" * bool(facts["best"]),
         **{name: status.get("fault") or _place_text(status) for name, status in facts["checkpoints"].items()},
     }
+
+
+def _card_rows(card: Mapping[str, Any], licence: str) -> dict[str, str]:
+    """Return the rows of a model card."""
+    networks, lines = card["networks"], licence.strip().splitlines()
+    rows = {
+        "model": card["name"],
+        "intended use": card["intended_use"],
+        "licence": lines[0] + f" (the first of {count(len(lines), 'line')}; --json has all)" * (len(lines) > 1),
+        "training data": card["training_data"],
+    }
+    for name, record in networks.items():
+        trained, own = record["trained_on"], f"{name}, " * (len(networks) > 1)
+        rows[f"{own}trained on"] = _trained_on_text(trained) if trained else "not recorded"
+        for which, score in (record["validated"] or {}).items():
+            rows[f"{own}{which} Dice"] = _score_text(score) + ", optimistic because chosen by it" * (which == "best")
+    steps = ", ".join(f"{step['operation']} of {step['class']}" for step in card["postprocessing"])
+    return rows | {"post-processing": steps or "none", "networks": str(len(networks))}
+
+
+def _trained_on_text(trained: Mapping[str, Any]) -> str:
+    return (
+        f"{trained['dataset']}: {count(trained['subjects'], 'subject')}, {count(trained['studies'], 'study', 'studies')}, "
+        f"{count(trained['frames'], 'frame')}, {trained['labelled_frames']} of them labelled; "
+        f"validated on {count(trained['validation_subjects'], 'subject')}"
+    )
 
 
 def _model_rows(facts: Mapping[str, Any]) -> dict[str, str]:

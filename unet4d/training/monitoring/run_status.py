@@ -13,6 +13,7 @@ from unet4d.evaluation.fold_summary import summarize_folds
 from unet4d.images.time_axis import time_axis
 from unet4d.models.checkpoint import BEST, LAST, PREVIOUS, load_outline
 from unet4d.models.folds import FOLDS_FILE, folds_in
+from unet4d.models.model_file import read_model_file
 from unet4d.models.task import Task
 from unet4d.system.files import read_json
 from unet4d.training.monitoring.log_lines import flatten_dict, log_lines, log_totals
@@ -96,6 +97,22 @@ def checkpoint_status(path: Path) -> dict[str, Any]:
             "time": time_axis(task.cyclic),
         },
         "settings": {name: value for name, value in settings.items() if value != defaults.get(name)},
+        "next_command": _predict_command(path),
+    }
+
+
+def model_file_status(path: Path) -> dict[str, Any]:
+    """Return the model card of a model file, the text of its licence, and what each of its networks is.
+
+    Raises:
+        InputError: it is damaged, or was changed.
+    """
+    content = read_model_file(path)
+    return {
+        "model_file": str(path),
+        "card": content.card,
+        "licence": content.licence,
+        "networks": {name: checkpoint_status(path / name) for name in content.networks},
         "next_command": _predict_command(path),
     }
 

@@ -1,0 +1,172 @@
+"""`unet4d export`: a trained network, or the folds of a cross-validation, as one model file to hand on.
+
+What names a subject or a folder of this machine is left out: `data.val_subjects`, `data.cache_dir`, `train.mlflow`, the held-out
+subjects, and the folders of `train.init_from`. So --held_out is for the run, and not for the file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from unet4d.errors import InputError
+from unet4d.images.time_axis import time_axis
+from unet4d.inference.postprocessing_steps import OtherCheckpoints, find_steps
+from unet4d.models.checkpoint import RUN_SUMMARY, checkpoint_bytes
+from unet4d.models.folds import check_model_files, load_models
+from unet4d.models.model_file import (
+    NOT_STATED,
+    SUFFIX,
+    TRAINING_DATA,
+    ModelFile,
+    checkpoint_sha256,
+    write_model_file,
+)
+from unet4d.system.environment import VERSION
+from unet4d.system.files import PathLike, check_file_writable, read_json
+from unet4d.system.regular_files import open_regular
+
+if TYPE_CHECKING:
+    from unet4d.models.checkpoint import TrainedModel
+
+logger = logging.getLogger(__name__)
+
+MOST_LICENCE_BYTES = 10**6
+_SCORES = "epoch", "mean_foreground_dice", "dice"
+
+
+def check_export(model: PathLike, out: PathLike, licence: PathLike | None) -> None:
+    """Check what `export` is given, without torch. Raises InputError, or Unet4DError where nothing may be written."""
+    check_model_files([model])
+    if Path(out).suffix != SUFFIX:
+        raise InputError(f"got --out {out}, expected a name that ends in {SUFFIX}; give one, such as model{SUFFIX}")
+    check_file_writable(out)
+    read_licence(licence)
+
+
+def export(
+    model: PathLike,
+    out: PathLike,
+    *,
+    name: str = NOT_STATED,
+    intended_use: str = NOT_STATED,
+    training_data: str = NOT_STATED,
+    licence: PathLike | None = None,
+    half: bool = False,
+) -> Path:
+    """Write a model file; an older file there is replaced. The same arguments give the same bytes.
+
+    Args:
+        model: run folder (its best checkpoint), folder of folds (the last checkpoint of each), checkpoint or model file.
+        out: the model file, NAME.unet4d.
+        name: of the model.
+        intended_use: what the model is for, and what it is not for.
+        training_data: what it was trained on, in words; the numbers of studies and frames are those of the run.
+        licence: a text file with the licence of the weights; None: not stated.
+        half: write the weights in half precision, which halves the file.
+
+    Returns:
+        The path of the file.
+
+    Raises:
+        InputError: there is no model; the name or the licence is not usable.
+        Unet4DError: the file cannot be written.
+    """
+    check_export(model, out, licence)
+    models = load_models([model])
+    names = ["model"] if len(models) == 1 else [f"fold_{one.config.fold}" for one in models]
+    if len(set(names)) < len(names):
+        raise InputError(
+            f"{model} holds two networks of one fold, expected one of each; give a run, or a folder of folds"
+        )
+    first = models[0].task
+    card = {
+        "name": name,
+        "intended_use": intended_use,
+        "training_data": training_data,
+        "labels": first.labels,
+        "outputs": first.output_names,
+        "channel_names": list(first.channel_names),
+        "time": time_axis(first.cyclic),
+        "postprocessing": _steps(model, models),
+        "networks": {key: _record(one) for key, one in zip(names, models, strict=True)},
+        "exported_by": f"unet4d {VERSION}",
+    }
+    networks = {key: _network(one, half) for key, one in zip(names, models, strict=True)}
+    write_model_file(out, ModelFile(card, read_licence(licence), networks))
+    return Path(out)
+
+
+def read_licence(path: PathLike | None) -> str:
+    """Return the text of a licence; "not stated" without a file.
+
+    Raises:
+        InputError: the file is missing, empty, too long, or no text in UTF-8.
+    """
+    if path is None:
+        return NOT_STATED
+    try:
+        with open_regular(path) as file:
+            text = file.read(MOST_LICENCE_BYTES + 1).decode("utf-8")
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror}); give the text of the licence as a file") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is no text in UTF-8, expected that of the licence; convert it") from error
+    if not text.strip() or len(text) > MOST_LICENCE_BYTES:
+        raise InputError(
+            f"{path} is empty or longer than a million letters, expected the text of the licence; correct it"
+        )
+    return text
+
+
+def _network(model: TrainedModel, half: bool) -> bytes:
+    """Return the checkpoint of a model without its training, and without what names subjects or folders."""
+    data, train = model.config.data, model.config.train
+    started = train.init_from and Path(train.init_from).name
+    config = replace(
+        model.config,
+        data=replace(data, val_subjects=data.val_subjects and None, cache_dir=None),
+        train=replace(train, init_from=started, mlflow=None),
+    )
+    network = model.network.half() if half else model.network
+    return bytes(checkpoint_bytes(config, replace(model.task, held_out=()), network, {}))
+
+
+def _record(model: TrainedModel) -> dict[str, Any]:
+    """Return what the run of a model recorded: what it was trained on, and its scores. None where nothing is known."""
+    run = model.path.parent
+    data, summary = (_read_record(run / name) for name in (TRAINING_DATA, RUN_SUMMARY))
+    scores = {which: summary.get(which) for which in ("best", "last")}
+    return {
+        "checkpoint": model.path.name,
+        "trained_on": data or None,
+        "validated": {
+            which: {key: score.get(key) for key in _SCORES}
+            for which, score in scores.items()
+            if isinstance(score, dict)
+        }
+        or None,
+        "versions": summary.get("versions"),
+    }
+
+
+def _read_record(path: Path) -> Mapping[str, Any]:
+    """Return the values of a JSON file in a run; none where there is no such file, as beside a copied checkpoint."""
+    with contextlib.suppress(InputError):
+        found = read_json(path) if path.is_file() else {}
+        return found if isinstance(found, dict) else {}
+    return {}
+
+
+def _steps(model: PathLike, models: list[TrainedModel]) -> list[dict[str, str]]:
+    """Return the post-processing steps that were recorded for these very checkpoints."""
+    try:
+        steps, _ = find_steps(model, {one.path: checkpoint_sha256(one.path) for one in models})
+    except OtherCheckpoints as error:
+        logger.info(str(error))
+        return []
+    return [step.as_dict() for step in steps]
