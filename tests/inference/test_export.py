@@ -1,4 +1,4 @@
-"""A model file predicts what its run predicts, names neither subjects nor folders, and says what is known of the model."""
+"""A model file predicts what its run predicts, names neither subjects nor folders, and its card has what is known."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ def _predict_options(parser: ArgumentParser) -> None:
     add(
         parser,
         "model",
-        help="run folder (its best checkpoint is taken) or checkpoint file; several, or a folder of folds, are an ensemble: the "
+        help="run folder (its best checkpoint is taken), checkpoint or model file; several, or a folder of folds, are an ensemble: the "
         "mean of their probabilities, at as many times the work",
         nargs="+",
     )
@@ -268,7 +268,7 @@ def _export_options(parser: ArgumentParser) -> None:
     add(
         parser,
         "--training_data",
-        help="what it was trained on, in words; numbers of subjects, studies and frames come from the run",
+        help="description of the data it was trained on; numbers of subjects, studies and frames come from the run",
         default=NOT_STATED,
     )
     add(parser, "--licence", help="text file with the licence of the weights; default: not stated")

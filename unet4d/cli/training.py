@@ -100,7 +100,7 @@ def _info_options(parser: ArgumentParser) -> None:
     add(
         parser,
         "run",
-        help="run folder, folder of folds (fold_0, fold_1, ...) or checkpoint file; without it, the versions installed here",
+        help="run folder, folder of folds (fold_0, fold_1, ...), checkpoint or model file; without it, the versions installed here",
         nargs="?",
     )
     add(parser, "--json", help="print one JSON object", action="store_true")

@@ -65,7 +65,7 @@ def export(
         out: the model file, NAME.unet4d.
         name: of the model.
         intended_use: what the model is for, and what it is not for.
-        training_data: what it was trained on, in words; the numbers of studies and frames are those of the run.
+        training_data: description of the data it was trained on; the numbers of studies and frames are those of the run.
         licence: a text file with the licence of the weights; None: not stated.
         half: write the weights in half precision, which halves the file.
 
