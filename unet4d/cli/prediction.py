@@ -25,8 +25,8 @@ def _predict_options(parser: ArgumentParser) -> None:
     add(
         parser,
         "model",
-        help="run folder (its best checkpoint is taken), checkpoint or model file; several, or a folder of folds, are an ensemble: the "
-        "mean of their probabilities, at as many times the work",
+        help="run folder (its best checkpoint is taken), checkpoint or model file; several, or a folder of folds, are an ensemble: "
+        "the mean of their probabilities, at as many times the work",
         nargs="+",
     )
     add(
