@@ -16,11 +16,10 @@ from unet4d.datasets.cases import Case, Dataset
 from unet4d.datasets.partial_labels import split_ignore
 from unet4d.errors import InputError
 from unet4d.images.channels import CHANNEL_KINDS, MAP, SIGNAL, velocity_axis
-from unet4d.images.grid import IGNORE
 from unet4d.images.time_axis import check_time_axis
 from unet4d.metrics.cardiac_structures import parse_roles
 from unet4d.metrics.regions import ORDER, classes_of, parse_regions
-from unet4d.system.class_values import LONGEST_NAME, class_fault, is_name
+from unet4d.system.class_values import IGNORE, LONGEST_NAME, class_fault, is_name
 from unet4d.system.text import short_repr
 
 _DATASET_KEYS = (

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from unet4d.images.channels import SIGNAL, reorient_channels
+from unet4d.system.class_values import IGNORE as IGNORE
 
 ANISOTROPIC = 1.5
 """A study has a slice axis, the coarsest one, where its coarsest spacing is this many times its finest."""
@@ -23,8 +24,6 @@ SEPARATE = 3.0
 """Slices this many times as thick as pixels are too unlike to be interpolated by splines, as in nnU-Net (Isensee et al. 2021)."""
 SAME_SPACING = 0.999
 """Spacings closer than this are equal; among equally coarse axes the slice axis is the one nearest to the body's long axis."""
-IGNORE = 255
-"""Class index of ignored voxels in a label: they are undrawn, and of no class."""
 _ROUNDING = 1e-5
 
 Interpolation = Literal["linear", "cubic"]

@@ -6,6 +6,8 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 
 BACKGROUND = "background"
+IGNORE = 255
+"""Class index of ignored voxels in a label: they are undrawn, and of no class."""
 LONGEST_NAME = 200
 """Characters of a class, a channel, a case or a subject; what is longer cannot name a file."""
 _NOT_IN_NAMES = ("Cc", "Cs")
