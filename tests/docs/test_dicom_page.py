@@ -1,0 +1,36 @@
+"""Tests: the command of docs/dicom.md parses; its formats, classes, columns and release of the standard are those of the code."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from unet4d.cli.main import _parse
+from unet4d.report.dicom.terms import CODING_SCHEME, COLUMNS, LESION_TERMS, NAME_TERMS
+from unet4d.report.dicom.write import DICOM_NAMES
+
+PAGE = (Path(__file__).parents[2] / "docs" / "dicom.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("line", re.findall(r"^    (unet4d .+)$", PAGE, re.M))
+def test_a_command_parses(line):
+    words = shlex.split(line)[1:]
+    assert _parse(words)[0] == words[0]
+
+
+def test_formats_classes_and_columns_are_those_of_the_code():
+    assert re.findall(r"^\| `(dicom-[a-z-]+)` \| `CASE", PAGE, re.M) == list(DICOM_NAMES)
+    for name in DICOM_NAMES.values():
+        assert name.format("CASE") in PAGE
+    named = set(re.findall(r"[a-z]+(?: [a-z]+)*", PAGE.replace(" and ", ", ").replace("velum", "")))
+    assert {*NAME_TERMS, *LESION_TERMS} - {*named, "velum", "atrium", "tumour"} == set()
+    assert ",".join(COLUMNS) in PAGE
+    assert CODING_SCHEME in PAGE
+
+
+def test_the_release_of_the_tables_is_named():
+    pydicom = pytest.importorskip("pydicom", reason="needs the extra dicom")
+    assert f"release {pydicom.__dicom_version__}" in PAGE
