@@ -96,14 +96,18 @@ def result_uids(files: Sequence[Path], source: Path) -> list[str]:
 
 @contextlib.contextmanager
 def private_folder(scratch_dir: Path | None) -> Iterator[Path]:
-    """Give a folder that only this user may read, and remove it afterwards; those of killed workers are removed first."""
+    """Give a folder that only this user may read, and remove it afterwards."""
     parent = Path(scratch_dir or tempfile.gettempdir())
-    for left in parent.glob(f"{_STEM}*"):
+    with tempfile.TemporaryDirectory(prefix=_STEM, dir=parent) as made, exclusive_lock(Path(made)):
+        yield Path(made)
+
+
+def remove_folders_of_killed(scratch_dir: Path | None) -> None:
+    """Remove what killed workers on this machine left of `private_folder`; a worker that lives holds a lock on its own."""
+    for left in Path(scratch_dir or tempfile.gettempdir()).glob(f"{_STEM}*"):
         with contextlib.suppress(OSError), exclusive_lock(left, patience_s=0) as is_held:
             if is_held:
                 shutil.rmtree(left, ignore_errors=True)
-    with tempfile.TemporaryDirectory(prefix=_STEM, dir=parent) as made, exclusive_lock(Path(made)):
-        yield Path(made)
 
 
 def identifiers(tags: Iterable[Mapping[str, str]]) -> list[str]:

@@ -15,7 +15,15 @@ from pathlib import Path
 from typing import TypeVar
 
 from unet4d.errors import InputError, Unet4DError
-from unet4d.inference.orthanc.answer import Answer, identifiers, private_folder, redact, redacted_log, result_uids
+from unet4d.inference.orthanc.answer import (
+    Answer,
+    identifiers,
+    private_folder,
+    redact,
+    redacted_log,
+    remove_folders_of_killed,
+    result_uids,
+)
 from unet4d.inference.orthanc.claims import (
     Claim,
     ClaimOptions,
@@ -111,6 +119,7 @@ class OrthancWorker:
             Stopped: SIGTERM or SIGINT came.
             Unet4DError: the server was away for longer than the patience; the GPU answers nothing more.
         """
+        remove_folders_of_killed(self.options.scratch_dir)
         check_server(self._patiently(self.client.system))
         while True:
             check_stop()
@@ -254,6 +263,7 @@ class OrthancWorker:
         the series anew, deletes those that are not part of its own answer.
         """
         try:
+            remove_folders_of_killed(self.options.scratch_dir)
             with private_folder(self.options.scratch_dir) as folder:
                 source, out = folder / "source", folder / "results"
                 source.mkdir()
