@@ -1,12 +1,14 @@
 """Labels propagated between end-diastole and end-systole: accuracy, trust in the confidence, and wrong drawings that are found.
 
 The options of the registration were chosen on every second patient (half 0); all numbers are given for either half and for all.
-Run: python experiments/propagation.py acdc14 OUT, in an environment with picsl-greedy.
+Run: python -m experiments.propagation acdc14 OUT, or with "phantoms" in place of acdc14: all their frames have labels.
 """
 
 from __future__ import annotations
 
 import argparse
+import shutil
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -25,9 +27,11 @@ from unet4d.datasets.propagation.cross_frames import (
     deformation_between,
     neighbors,
 )
+from unet4d.datasets.propagation.propagate import COLUMNS, TABLE, propagate
 from unet4d.datasets.propagation.registration import Greedy
-from unet4d.system.csv_file import csv_text
-from unet4d.system.files import write_json, write_text
+from unet4d.phantom import write_phantom
+from unet4d.system.csv_file import csv_text, read_table
+from unet4d.system.files import read_json, write_json, write_text
 from unet4d.system.progress_bar import ProgressBar
 
 SHIFTS_MM = (5, 10, 20)
@@ -109,6 +113,36 @@ def _drawings(
     return rows
 
 
+def measure_phantoms(
+    work: Path, subjects: int = 3, frames: int = 10, drawn: Sequence[int] = (0, 4)
+) -> list[dict[str, Any]]:
+    """Return Dice and confidence of every propagated frame and class of phantoms of the heart, of which two frames are given."""
+    truth = read_dataset(write_phantom(work / "all", subjects, frames, shape=(64, 56, 5)))
+    shutil.copytree(work / "all", work / "few")
+    about = read_json(work / "few" / "dataset.json")
+    about["training"] = [{**entry, "labelled_frames": list(drawn)} for entry in about["training"]]
+    write_json(work / "few" / "dataset.json", about)
+    found = read_dataset(propagate(work / "few", work / "out"))
+    table = read_table(work / "out" / TABLE, COLUMNS, "propagate again")
+    rows = []
+    for case in truth.training:
+        label, _ = read_labelled(case, truth, case.image())
+        carried, _ = read_labelled(found.case(case.name), found, case.image())
+        for row in (row for row in table if row["case"] == case.name and row["confidence"]):
+            frame, value = int(row["frame"]), dict(truth.labels)[row["class"]]
+            dice = overlap(carried[frame], label[frame], [value])[value]
+            about_row = {"case": case.name, "frame": frame, "class": row["class"]}
+            rows.append({**about_row, "dice": dice, "confidence": float(row["confidence"])})
+    return rows
+
+
+def describe_confidence(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Return how confidence and Dice go together."""
+    pairs = np.array([(row["confidence"], row["dice"]) for row in rows])
+    found = {"n": len(pairs), "correlation": round(float(np.corrcoef(pairs.T)[0, 1]), 3)}
+    return found | dict(zip(("mean confidence", "mean dice"), pairs.mean(axis=0).round(3).tolist(), strict=True))
+
+
 def summarize(rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, Any]:
     """Return means over patients, for half 0 (on which options were chosen), half 1 and all."""
     found: dict[str, Any] = {}
@@ -122,10 +156,7 @@ def summarize(rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, Any]
                     key: _mean(row[key] for row in of if row["class"] == name) for key in ("unmoved", "carried")
                 }
             summary[direction] = {key: _mean(row[key] for row in of) for key in ("unmoved", "carried", "cpu_s")}
-        sure = [row for row in rows["confidence"] if row["half"] in halves]
-        pairs = np.array([(row["confidence"], row["dice"]) for row in sure])
-        summary["confidence"] = {"correlation": round(float(np.corrcoef(pairs.T)[0, 1]), 3), "n": len(pairs)}
-        summary["confidence"] |= dict(zip(("mean", "mean dice"), pairs.mean(axis=0).round(3).tolist(), strict=True))
+        summary["confidence"] = describe_confidence([row for row in rows["confidence"] if row["half"] in halves])
         drawings = [row for row in rows["drawings"] if row["half"] in halves]
         summary["drawings reported"] = {
             how: len({row["case"] for row in drawings if row["how"] == how and row["reported"]})
@@ -145,11 +176,17 @@ def main() -> None:
     parser.add_argument("dataset", type=Path)
     parser.add_argument("out", type=Path)
     given = parser.parse_args()
-    rows = measure(given.dataset)
     given.out.mkdir(parents=True, exist_ok=True)
+    if str(given.dataset) == "phantoms":
+        with tempfile.TemporaryDirectory() as work:
+            rows = {"phantoms": measure_phantoms(Path(work))}
+        summary: dict[str, Any] = describe_confidence(rows["phantoms"])
+    else:
+        rows = measure(given.dataset)
+        summary = summarize(rows)
     for name, table in rows.items():
         write_text(given.out / f"{name}.csv", csv_text([list(table[0]), *(list(row.values()) for row in table)]))
-    write_json(given.out / "summary.json", summarize(rows))
+    write_json(given.out / f"summary_{given.dataset.name}.json", summary)
 
 
 if __name__ == "__main__":

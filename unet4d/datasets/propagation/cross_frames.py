@@ -20,8 +20,10 @@ from unet4d.datasets.propagation.registration import Deformation, Greedy, MakeRe
 from unet4d.system.failures import failure_of_study
 from unet4d.system.progress_bar import ProgressBar
 
-LOWEST_OVERLAP = 0.4
-MOST_LOST = 0.1
+LOWEST_OVERLAP = 0.5
+"""Dice of a carried class below which it is reported. Of the drawings of 14 cine studies as they are the lowest was 0.75."""
+MOST_LOST = 0.05
+"""Dice that moving may take from a class before it is reported. In the same studies moving gave 0.02 or more to each class."""
 
 
 class Comparison(NamedTuple):

@@ -25,6 +25,8 @@ ITERATIONS = (15, 8)
 """At half and at full resolution. Neighboring frames are close."""
 RADIUS_MM, LARGEST_RADIUS = 6.0, 4
 """Radius of the windows of normalized cross-correlation; at most this many voxels."""
+NOISE = 0.001
+"""Standard deviation of noise, of a frame's range: flat regions need it for a correlation. Greedy's own differs at each call."""
 _FEWEST_VOXELS = 8
 """Voxels along each axis: Greedy needs four at half resolution."""
 _BEYOND = 2
@@ -67,13 +69,14 @@ class Greedy:
         self._spacing = [float(size) for size in spacing_mm]
         radius = [min(LARGEST_RADIUS, max(1, round(RADIUS_MM / size))) for size in self._spacing]
         update, total = SMOOTHING_MM
-        self._options = f"-m NCC {'x'.join(map(str, radius))} -s {update:g}mm {total:g}mm"
+        self._options = f"-noise 0 -m NCC {'x'.join(map(str, radius))} -s {update:g}mm {total:g}mm"
         self._free: list[str] = []
         self._numbers = itertools.count()
 
     def register(self, fixed: np.ndarray, moving: np.ndarray) -> Warp:
         """Return the deformation that brings `moving` onto `fixed`, both (X, Y, Z)."""
-        warp, images = self._new_warp(), {"fixed": self._image(fixed), "moving": self._image(moving)}
+        warp = self._new_warp()
+        images = {"fixed": self._image(_add_noise(fixed, 0)), "moving": self._image(_add_noise(moving, 1))}
         empty = np.ptp(fixed) == 0 or np.ptp(moving) == 0  # one value has no correlation, and shows no motion
         iterations = "0" if empty else "x".join(map(str, ITERATIONS))
         self._execute(f"-i fixed moving {self._options} -n {iterations} -o {warp.name}", **images, **{warp.name: None})
@@ -135,3 +138,8 @@ def _margins(shape: Sequence[int]) -> list[tuple[int, int]]:
     """Return the number of voxels added before and after, for each axis."""
     margins = [max(_BEYOND, -(-(_FEWEST_VOXELS - n) // 2)) for n in shape]
     return [(margin, margin) for margin in margins]
+
+
+def _add_noise(frame: np.ndarray, seed: int) -> np.ndarray:
+    """Return a frame with a little noise, the same for the same seed."""
+    return frame + np.random.default_rng(seed).normal(0, NOISE * np.ptp(frame), frame.shape)
