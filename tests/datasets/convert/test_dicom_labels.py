@@ -199,6 +199,20 @@ def test_a_dataset_is_written_with_the_drawn_frames(tmp_path):
     np.testing.assert_array_equal(written, TRUTH)
 
 
+@pytest.mark.parametrize(("source", "kind"), [("series_a_slice", "dicom-seg"), ("enhanced", "dicom-seg-frames")])
+def test_a_segmentation_that_predict_wrote_is_read_back(source, kind, tmp_path, capfd):
+    pytest.importorskip("highdicom", reason="needs the extra dicom")
+    from tests.report.dicom.sources import GEOMETRIES, LABELS, SOURCES, result_of
+    from unet4d.report.dicom.write import write_dicom
+
+    result = result_of(tmp_path / "in", SOURCES[source](GEOMETRIES["mirrored"]))
+    write_dicom(tmp_path / "out", "case", result, [kind])
+    label, frames, _ = label_of(tmp_path, labels=LABELS)
+    np.testing.assert_array_equal(label, result.label)
+    assert frames is None
+    assert "without a person" in capfd.readouterr().err
+
+
 def remove_references(drawn: Dataset) -> None:
     for group in drawn.PerFrameFunctionalGroupsSequence:
         del group.DerivationImageSequence

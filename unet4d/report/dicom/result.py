@@ -207,7 +207,8 @@ def check_source(source: SliceStack) -> None:
     """Check, before any work, that objects can refer to a study.
 
     Raises:
-        InputError: highdicom is not installed; images have no UIDs, or share one; they are of several studies or patients.
+        InputError: highdicom is not installed; images have no UIDs, or share one; they are of several studies or patients; an image
+            holds several slices (Siemens MOSAIC).
     """
     planes = [plane for frame in source.planes for plane in frame]
     series = planes[0].series
@@ -221,6 +222,10 @@ def check_source(source: SliceStack) -> None:
         if len(values) > 1 or not all(values):
             got = f"{len(values)} values of {keyword}" if len(values) > 1 else f"no {keyword}"
             raise InputError(f"{series.title}: got {got}, expected one for DICOM output; export the series again")
+    if any(plane.tile for plane in planes):
+        raise InputError(
+            f"{series.title}: got images that hold several slices (Siemens MOSAIC), expected one for each; choose NIfTI"
+        )
     nameless = [str(plane.file) for plane in planes if not (plane.instance and plane.sop_class)]
     if nameless:
         raise InputError(f"{shorten_list(nameless)}: got no SOPInstanceUID or SOPClassUID; export the series again")
