@@ -98,8 +98,13 @@ def result_uids(files: Sequence[Path], source: Path) -> list[str]:
 def private_folder(scratch_dir: Path | None) -> Iterator[Path]:
     """Give a folder that only this user may read, and remove it afterwards."""
     parent = Path(scratch_dir or tempfile.gettempdir())
-    with tempfile.TemporaryDirectory(prefix=_STEM, dir=parent) as made, exclusive_lock(Path(made)):
-        yield Path(made)
+    made = Path(tempfile.mkdtemp(prefix=f".{_STEM}", dir=parent))
+    with exclusive_lock(made):  # before it has a name that other workers look for
+        folder = made.rename(made.with_name(made.name[1:]))
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def remove_folders_of_killed(scratch_dir: Path | None) -> None:

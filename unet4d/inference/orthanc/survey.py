@@ -11,10 +11,10 @@ from typing import Literal
 from unet4d.inference.orthanc.claims import Later, Record, check_server, due, read_record
 from unet4d.inference.orthanc.client import OrthancClient
 from unet4d.inference.orthanc.rules import Rule
-from unet4d.inference.orthanc.tasks import Task, task_of, too_old
+from unet4d.inference.orthanc.tasks import Task, identify, task_of, too_old
 from unet4d.inference.orthanc.worker import WorkerOptions
 from unet4d.system.progress_bar import RESULT
-from unet4d.system.text import count, printable
+from unet4d.system.text import count
 
 logger = logging.getLogger(__name__)
 
@@ -43,11 +43,7 @@ def survey(client: OrthancClient, rules: Sequence[Rule], options: WorkerOptions)
     now, known = client.now(), set()
     for series in client.all_series():
         task = task_of(client, series, rules)
-        more = ""
-        if options.log_identifiers:
-            tags = {**client.study_tags(series.study), **series.tags}
-            named = (tags.get(keyword, "") for keyword in ("PatientID", "SeriesDescription", "SeriesInstanceUID"))
-            more = printable(f" ({', '.join(named)})")
+        more = identify(client, series) if options.log_identifiers else ""
         if isinstance(task, str) or (task_is_old := too_old(client, series, options.max_age_days)):
             yield Surveyed(f"series {series.id}{more}", "ignored", task if isinstance(task, str) else task_is_old)
         elif task.path not in known:

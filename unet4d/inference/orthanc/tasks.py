@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from unet4d.inference.orthanc.claims import Later, seconds_between
 from unet4d.inference.orthanc.client import OrthancClient, SeriesInfo
 from unet4d.inference.orthanc.rules import Rule, choose_rule
+from unet4d.system.text import printable
 
 _DAY_S = 86400.0
 
@@ -76,3 +77,10 @@ def too_old(client: OrthancClient, series: SeriesInfo, max_age_days: float | Non
     if max_age_days is None or seconds_between(series.last_update, client.now()) <= max_age_days * _DAY_S:
         return ""
     return f"its last image arrived more than {max_age_days:g} days ago"
+
+
+def identify(client: OrthancClient, series: SeriesInfo) -> str:
+    """Return PatientID, SeriesDescription and SeriesInstanceUID of a series in brackets, for a log that may hold them."""
+    tags = {**client.study_tags(series.study), **series.tags}
+    named = (tags.get(keyword, "") for keyword in ("PatientID", "SeriesDescription", "SeriesInstanceUID"))
+    return printable(f" ({', '.join(named)})")

@@ -36,10 +36,10 @@ from unet4d.inference.orthanc.claims import (
 )  # fmt: skip
 from unet4d.inference.orthanc.client import OrthancClient, Rejected, SeriesInfo, ServerAway
 from unet4d.inference.orthanc.rules import Rule
-from unet4d.inference.orthanc.tasks import Task, task_of, too_old
+from unet4d.inference.orthanc.tasks import Task, identify, task_of, too_old
 from unet4d.system.failures import DISK_ENDS, failure_of_study, os_failure
 from unet4d.system.signals import check_stop, stop_signals
-from unet4d.system.text import count, printable
+from unet4d.system.text import count
 
 logger = logging.getLogger(__name__)
 
@@ -191,7 +191,7 @@ class OrthancWorker:
         if isinstance(task, Task) and (old := too_old(self.client, series, self.options.max_age_days)):
             task = old
         if isinstance(task, str):
-            logger.info(f"{self._title(series)}: ignored, {task}")
+            logger.info(f"series {name}{self._known(series)}: ignored, {task}")
             self._settled[name] = series.last_update
             return None
         if later := task.unsettled(self.client.now(), self.options.settle_s):
@@ -209,13 +209,9 @@ class OrthancWorker:
             return None
         return (task, taken) if isinstance(taken, Claim) else taken
 
-    def _title(self, series: SeriesInfo) -> str:
-        """Return a series for the log, with identifiers where they were asked for."""
-        if not self.options.log_identifiers:
-            return f"series {series.id}"
-        patient = self.client.study_tags(series.study).get("PatientID", "")
-        known = (patient, series.tags.get("SeriesDescription", ""), series.tags.get("SeriesInstanceUID", ""))
-        return printable(f"series {series.id} ({', '.join(known)})")
+    def _known(self, series: SeriesInfo) -> str:
+        """Return the identifiers of a series for the log, where they were asked for."""
+        return identify(self.client, series) if self.options.log_identifiers else ""
 
     def _settle(self, task: Task) -> None:
         self._settled |= {one.id: one.last_update for one in task.series}
@@ -225,9 +221,8 @@ class OrthancWorker:
         tags = self._patiently(lambda: self.client.study_tags(task.study))
         hidden = [] if self.options.log_identifiers else identifiers([tags, *(one.tags for one in task.series)])
         images = count(len(task.instances), "instance")
-        logger.info(
-            f"{self._patiently(lambda: self._title(task.series[0]))}: {images}, rule {task.rule.name!r}, started"
-        )
+        known = self._patiently(lambda: self._known(task.series[0]))
+        logger.info(f"{task.name}{known}: {images}, rule {task.rule.name!r}, started")
         begin_s = time.monotonic()
         try:
             with claim.renewed(), redacted_log(hidden):
@@ -263,7 +258,6 @@ class OrthancWorker:
         the series anew, deletes those that are not part of its own answer.
         """
         try:
-            remove_folders_of_killed(self.options.scratch_dir)
             with private_folder(self.options.scratch_dir) as folder:
                 source, out = folder / "source", folder / "results"
                 source.mkdir()
