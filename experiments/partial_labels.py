@@ -4,7 +4,9 @@
 
 Trains on phantoms with two labelled frames each, at equal steps per dataset, and scores the last weights on new phantoms:
 
-all, half         every slice drawn; every second slice drawn (labelled_slices); three times as many steps
+all               every slice drawn, three times as many steps
+half              every second slice drawn (labelled_slices), the others in the other labelled frame; likewise
+half_by_subject   every second slice drawn, the same in both frames, the others in the other half of the subjects; likewise
 right, left       half of the subjects with the right ventricle alone; the other half with myocardium and left ventricle alone
 together          both of these in one dataset of three classes (annotated_labels), for as many steps as both together
 
@@ -18,7 +20,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import nibabel as nib
 import numpy as np
@@ -41,7 +43,7 @@ class Arm:
     """A training: classes by label value, every `step`-th case from `first` on, what was drawn, and `times` STEPS."""
 
     classes: Sequence[int] = (1, 2, 3)
-    half_of_slices: bool = False
+    half: Literal["", "frame", "subject"] = ""
     first: int = 0
     step: int = 1
     is_together: bool = False
@@ -50,7 +52,8 @@ class Arm:
 
 ARMS = {
     "all": Arm(times=3),
-    "half": Arm(half_of_slices=True, times=3),
+    "half": Arm(half="frame", times=3),
+    "half_by_subject": Arm(half="subject", times=3),
     "right": Arm(RIGHT, step=2),
     "left": Arm(LEFT, first=1, step=2),
     "together": Arm(is_together=True, times=2),
@@ -113,8 +116,9 @@ def _derive(source: Path, target: Path, arm: Arm) -> Path:
         nib.save(type(stored)(np.where(np.isin(voxels, drawn), voxels, 0), stored.affine, stored.header), file)
         if arm.is_together:
             case["annotated_labels"] = list(drawn)
-        if arm.half_of_slices:
-            case["labelled_slices"] = list(range(number % 2, voxels.shape[2], 2))
+        if arm.half:
+            first, second = (list(range((number + i * (arm.half == "frame")) % 2, voxels.shape[2], 2)) for i in (0, 1))
+            case["labelled_slices"] = dict(zip(map(str, case["labelled_frames"]), (first, second), strict=True))
     write_json(target / "dataset.json", about)
     return target
 
@@ -122,9 +126,10 @@ def _derive(source: Path, target: Path, arm: Arm) -> Path:
 def _ratios(summary: dict[str, Any]) -> dict[str, Any]:
     """Return the Dice with half of the slices over that with all, and of each class together over that of its own network."""
     found: dict[str, Any] = {}
-    if {"all", "half"} <= summary.keys():
-        means = {name: float(np.mean(list(summary[name]["dice"].values()))) for name in ("all", "half")}
-        found["half of the slices"] = round(means["half"] / means["all"], 4)
+    means = {name: float(np.mean(list(scores["dice"].values()))) for name, scores in summary.items()}
+    for name in ("half", "half_by_subject"):
+        if {"all", name} <= summary.keys():
+            found[name] = round(means[name] / means["all"], 4)
     if {"right", "left", "together"} <= summary.keys():
         own = summary["right"]["dice"] | summary["left"]["dice"]
         found["together"] = {name: round(summary["together"]["dice"][name] / dice, 4) for name, dice in own.items()}

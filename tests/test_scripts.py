@@ -111,3 +111,14 @@ def test_a_released_checkpoint_of_too_many_bytes_is_refused_and_removed(script, 
     with pytest.raises(InputError, match=r"released.unet4d has .*, expected 1 kB at most"):
         pretrained.release(model_file(), tmp_path / "released.unet4d")
     assert not (tmp_path / "released.unet4d").exists()
+
+
+def test_partly_drawn_arms_are_compared_with_those_that_are_whole(script):
+    dice = {"all": (0.8, 0.9), "half": (0.76, 0.92), "right": (0.5,), "left": (0.8,), "together": (0.55, 0.72)}
+    classes = {"right": ("RV",), "left": ("LV",)}
+    arms = {
+        name: {"dice": dict(zip(classes.get(name, ("RV", "LV")), found, strict=True))} for name, found in dice.items()
+    }
+    ratios = script("partial_labels")._ratios(arms)
+    assert ratios == {"half": 0.9882, "together": {"RV": 1.1, "LV": 0.9}}
+    assert script("partial_labels")._ratios({"all": arms["all"]}) == {}
