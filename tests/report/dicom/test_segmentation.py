@@ -13,7 +13,7 @@ import pytest
 
 pytest.importorskip("highdicom", reason="needs the extra dicom")
 
-from pydicom import dcmread
+from pydicom import config, dcmread
 from pydicom.uid import generate_uid
 
 from tests.datasets.convert import dicom_files as files
@@ -148,7 +148,9 @@ def test_an_empty_label_map_is_a_valid_object_with_an_empty_frame_per_class(tmp_
     assert not highdicom_label(written[0], result, range(4)).any()
 
 
-def test_control_characters_and_impossible_values_of_a_header_stay_out(tmp_path):
+@pytest.mark.filterwarnings("ignore:Invalid value for VR")
+def test_control_characters_and_impossible_values_of_a_header_stay_out(tmp_path, monkeypatch):
+    monkeypatch.setattr(config.settings, "writing_validation_mode", config.IGNORE)
     made = classic(
         files.AFFINE,
         PatientID="12\x1b[31m3",
@@ -159,12 +161,14 @@ def test_control_characters_and_impossible_values_of_a_header_stay_out(tmp_path)
     for one in made:
         one.PatientName = "M\u00fcller^\u592a\u90ce\x07"
         one.SpecificCharacterSet = "ISO_IR 192"
+        one.PatientAge, one.StudyDate, one.PatientSex = "42", "2024-03-05", "female"
     result = result_of(tmp_path / "in", made)
     [file] = write_dicom(tmp_path / "out", "case", replace(result, labels={"background": 0, "left\x1b\\atrium\n": 1}))
     read = dcmread(file)
     assert (read.PatientID, read.StudyDescription, read.StudyID) == ("12 [31m3", "heart rest", "a b")
     assert str(read.PatientName) == "M\u00fcller^\u592a\u90ce"
     assert read.AdditionalPatientHistory == "two\nlines"
+    assert ("PatientAge" in read, read.StudyDate, read.PatientSex) == (False, "", "")
     assert read.SegmentSequence[0].SegmentLabel == "left /atrium"
     assert dciodvfy_errors(file) == []
 

@@ -34,7 +34,8 @@ _EMPTY_IF_UNKNOWN = (
     "PatientID", "PatientName", "PatientBirthDate", "PatientSex", "AccessionNumber", "StudyID", "StudyDate", "StudyTime",
     "ReferringPhysicianName",
 )  # fmt: skip
-_LINES, _PARAGRAPHS = ("LO", "SH", "PN", "UC", "CS", "AE"), ("ST", "LT", "UT")
+_LINES, _PARAGRAPHS = ("LO", "SH", "PN", "UC", "AE"), ("ST", "LT", "UT")
+_CHECKED = ("AS", "CS", "DA", "DT", "TM", "UI")
 _MOST_SERIES_NUMBER = 2**31 - 1
 
 
@@ -253,8 +254,9 @@ def _clean(dataset: Dataset, groups: Sequence[int] = ()) -> Dataset:
 
 
 def _clean_value(vr: str, value: Any) -> Any:
+    from pydicom.config import RAISE
     from pydicom.multival import MultiValue
-    from pydicom.valuerep import DA, DT, TM
+    from pydicom.valuerep import validate_value
 
     if isinstance(value, MultiValue | list):
         return [_clean_value(vr, one) for one in value]
@@ -262,8 +264,8 @@ def _clean_value(vr: str, value: Any) -> Any:
         return " ".join(without_controls(str(value)).split())
     if vr in _PARAGRAPHS and value is not None:
         return without_controls(str(value), "\n\r\f\t")
-    if value and vr in ("DA", "TM", "DT"):
-        {"DA": DA, "TM": TM, "DT": DT}[vr](value)  # raises for none
+    if value and vr in _CHECKED:
+        validate_value(vr, value, RAISE)
     return value
 
 
