@@ -57,7 +57,7 @@ def find_flow_sets(
         axes: number of velocities of a set.
 
     Returns:
-        the sets; for each group of velocities that makes no set, a text that says why.
+        the sets; for each group of velocities that makes no set, the reason.
     """
     every = enumerate(zip(candidates, stacks, strict=True))
     items = [(n, one, stack) for n, (one, stack) in every if isinstance(stack, SliceStack)]
@@ -126,7 +126,7 @@ def describe_flow(
     if not all(plane.velocity and plane.velocity.stated for plane in planes.values()):
         yield "the header does not give the sign of velocities: directions are taken as named (rl: to the left); check it"
     if not all(map(has_scale, planes.values())):
-        yield "the header does not say how stored values become cm/s: velocities stay as they are stored"
+        yield "the header has no scale from stored values to cm/s: velocities stay as they are stored"
 
 
 def _plane(item: _Item) -> Plane:

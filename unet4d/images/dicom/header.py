@@ -203,7 +203,7 @@ def _beat_ms(value: _Lookup) -> float | None:
 
 
 def _volume_ms(value: _Lookup, private: Sequence[Any]) -> float | None:
-    """Return the time of one volume of an ungated echo-planar 2D series; None for others, whose repetition time is another."""
+    """Return the time of one volume of an ungated echo-planar 2D series; None for others."""
     if "EP" not in _several(value("ScanningSequence")) or value("MRAcquisitionType") != "2D" or value("TriggerTime"):
         return None
     return volume_time_ms(private, _number(value("RepetitionTime")), _number(value("NumberOfTemporalPositions")))

@@ -34,7 +34,7 @@ def lies_on(part: Part, plane: Plane) -> bool:
 
 
 def fill_contour(points: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Return (X, Y) bool, the pixels whose centers lie inside a polygon by the even-odd rule; left and upper edges are inside.
+    """Return (X, Y) bool, the pixels with their centers inside a polygon, by the even-odd rule; left and upper edges are inside.
 
     Args:
         points: (N, 2), column and row of its corners; the center of the first pixel is (0, 0).

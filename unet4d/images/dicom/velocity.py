@@ -101,7 +101,7 @@ def read_velocity(value: Lookup, private: Callable[..., Any], is_phase: bool, ax
 
 
 def in_cm_s(plane: Plane, sign: int) -> Plane:
-    """Return a plane whose rescaling gives cm/s, times a sign; unchanged but for the sign where the scale is unknown."""
+    """Return a plane with a rescaling to cm/s, times a sign; unchanged but for the sign where the scale is unknown."""
     velocity = plane.velocity
     assert velocity is not None
     slope, intercept = plane.slope, plane.intercept
@@ -117,7 +117,7 @@ def in_cm_s(plane: Plane, sign: int) -> Plane:
 
 
 def has_scale(plane: Plane) -> bool:
-    """Return whether the header says how the values of a velocity image become cm/s.
+    """Return whether the header gives the scale from the values of a velocity image to cm/s.
 
     Phases are stored with an offset: the intercept is the value at -venc. So the venc and the intercept give the scale.
     """
