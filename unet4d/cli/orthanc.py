@@ -89,7 +89,7 @@ def _options(parser: ArgumentParser) -> None:
     add(parser, "--postprocess", help="as of unet4d predict", choices=["auto", "off"], default="auto")
     add(parser, "--dicom_terms", help="CSV file of codes for classes, as of unet4d predict")
     add(parser, "--time", help="default: that of the headers or the model", choices=TIME_AXES)
-    inference_options(parser)
+    inference_options(parser, "the system's for temporary files, as for each series while it is segmented")
 
 
 def _time_options(parser: ArgumentParser) -> None:

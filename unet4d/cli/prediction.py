@@ -127,8 +127,8 @@ def _output_options(parser: ArgumentParser) -> None:
     )
 
 
-def inference_options(parser: ArgumentParser) -> None:
-    """Add the options of the computation."""
+def inference_options(parser: ArgumentParser, scratch: str = "--out") -> None:
+    """Add the options of the computation; `scratch` is the default of --scratch_dir in its help."""
     add(parser, "--overlap", help="share of a window its neighbour covers; default: the model's", type=float)
     add(parser, "--sw_batch_size", help="windows computed at once; default: the model's", type=int)
     add(
@@ -165,7 +165,7 @@ def inference_options(parser: ArgumentParser) -> None:
         "--max_memory",
         help="main memory to stay within: 8GB, 8000MB, 8GiB, or 8 for 8 GB; less makes large studies slower; default: what is free",
     )
-    add(parser, "--scratch_dir", help="folder for studies that do not fit into memory; default: --out")
+    add(parser, "--scratch_dir", help=f"folder for studies that do not fit into memory; default: {scratch}")
 
 
 def inference_options_of(args: Namespace) -> InferenceOptions:
