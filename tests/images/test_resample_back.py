@@ -43,6 +43,19 @@ def test_boxes_of_any_size_give_torchs_trilinear_interpolation(spacing):
         np.testing.assert_allclose(cut.probabilities, whole.probabilities, atol=1e-6)
 
 
+@pytest.mark.parametrize("coarseness", [1, 3])
+@pytest.mark.parametrize("spacing", [(0.7, None), (2.0, None), (2.0, 3.0)])
+def test_labels_without_probabilities_are_those_of_resampled_logits_to_the_bit(spacing, coarseness):
+    grid = WorkingGrid.of(OBLIQUE, SHAPE, *spacing)
+    logits = torch.randn(2, 3, *grid.shape, generator=torch.Generator().manual_seed(1))
+    for dim in (2, 3, 4):  # one class over several voxels
+        logits = logits.index_select(dim, torch.arange(logits.shape[dim]) // coarseness)
+    ends = [SHAPE[axis] for axis in grid.order]
+    alone, both = (filled(grid, logits, [7, ends[0]], [4, ends[1]], probabilities=p) for p in (False, True))
+    assert np.array_equal(alone.label, both.label)
+    assert len(np.unique(both.label)) == 3
+
+
 def test_an_axis_by_hand():
     """Three working voxels, six native ones: centers at -0.25, 0.25, 0.75, 1.25, 1.75, 2.25."""
     axis = Axis.of(6, 3)

@@ -85,9 +85,12 @@ class WorkingGrid:
         sources = reorient_channels(kinds or [SIGNAL] * len(array), self.order, self.flips, what)
         if self.interpolation == "cubic":
             return self._cubic_image(native, sources)
-        image = np.empty(native.shape, np.float32)
-        for out, (channel, sign) in zip(image, sources, strict=True):
-            np.multiply(native[channel], sign, out=out)
+        if native.shape[2:] != self.shape and sources == [(channel, 1) for channel in range(len(native))]:
+            image = np.require(native, np.float32, ["C", "W"])  # resampling makes the copy
+        else:
+            image = np.empty(native.shape, np.float32)
+            for out, (channel, sign) in zip(image, sources, strict=True):
+                np.multiply(native[channel], sign, out=out)
         return _resample(torch.from_numpy(image), self.shape).numpy()
 
     def _cubic_image(self, native: np.ndarray, sources: Sequence[tuple[int, int]]) -> np.ndarray:

@@ -25,6 +25,12 @@ from unet4d.system.memory import check_fits
 from unet4d.system.regular_files import open_regular
 from unet4d.system.signals import check_stop
 
+try:  # takes half the time
+    from isal import igzip as gzip_reader
+    from isal.isal_zlib import error as GzipError
+except ImportError:
+    gzip_reader, GzipError = gzip, zlib.error
+
 Header = nib.Nifti1Header | nib.Nifti2Header
 
 NIFTI_SUFFIXES = (".nii.gz", ".nii")
@@ -58,7 +64,7 @@ def open_nifti(path: Path) -> Iterator[tuple[Header, tuple[int, int, int, int], 
     compressed = _is_compressed(path)
     check_stop()
     try:
-        with open_regular(path) as raw, gzip.open(raw) if compressed else raw as opened_file:
+        with open_regular(path) as raw, gzip_reader.open(raw) if compressed else raw as opened_file:
             file = cast(BinaryIO, opened_file)
             block = file.read(_LONGEST_HEADER)
             header = _parse_header(block, path)
@@ -73,7 +79,7 @@ def open_nifti(path: Path) -> Iterator[tuple[Header, tuple[int, int, int, int], 
         raise InputError(f"{path} {what}; give the path of an existing .nii or .nii.gz file") from error
     except EOFError as error:
         raise InputError(f"{path} is truncated ({error}); copy or export it again") from error
-    except (OSError, zlib.error) as error:
+    except (OSError, zlib.error, GzipError) as error:
         raise InputError(f"{path} cannot be read as NIfTI ({error}); copy or export it again") from error
 
 
@@ -166,7 +172,7 @@ def _volumes(
             raise EOFError(f"it ends within frame {t} of {shape[0]}")
         volume = np.frombuffer(block, dtype=dtype).reshape(shape[1:], order="F")
         with np.errstate(over="ignore", invalid="ignore"):  # the caller checks the values
-            scaled = volume if plain else volume.astype(np.float64) * slope + inter
+            scaled = _along_z(volume) if plain else volume.astype(np.float64) * slope + inter
         check_stop()
         yield scaled
     rest = 0
@@ -177,6 +183,11 @@ def _volumes(
             f"{path}: {rest} bytes follow the {shape[0]} frames that its header announces, enough for {rest // size} more; "
             "expected the end of the file; correct dim, or export it again"
         )
+
+
+def _along_z(volume: np.ndarray) -> np.ndarray:
+    """Return a volume (X, Y, Z) laid out row by row along Z, so that copying it into C order takes a third of the time."""
+    return np.ascontiguousarray(volume.swapaxes(0, 1)).swapaxes(0, 1)
 
 
 def affine_of(header: Header) -> np.ndarray:

@@ -18,6 +18,9 @@ from torch import Tensor
 
 from unet4d.images.grid import WorkingGrid, argmax_classes
 
+_AT_ONCE = 2**16
+"""Voxels between several classes that are resampled at once, which bounds the memory."""
+
 
 @dataclass(frozen=True)
 class Axis:
@@ -92,11 +95,13 @@ class NativeLabel:
         label = self.grid.reorient(self.label)
         probabilities = None if self.probabilities is None else self.grid.reorient(self.probabilities)
         for t, frame in enumerate(logits):
-            frame = self._resample(frame, box)
+            if self.of_regions or probabilities is not None:
+                frame = self._resample(frame, box)
             if self.of_regions:
                 self._paint(label[(t, *spatial)], frame)
             else:
-                label[(t, *spatial)] = self.values.take(argmax_classes(frame).cpu().numpy())
+                classes = self._classes(frame, box) if probabilities is None else argmax_classes(frame)
+                label[(t, *spatial)] = self.values.take(classes.cpu().numpy())
             if probabilities is not None:
                 chances = frame.sigmoid() if self.of_regions else frame.softmax(0)
                 probabilities[(slice(None), t, *spatial)] = chances.cpu().numpy()
@@ -107,15 +112,60 @@ class NativeLabel:
         for value, logits in zip(self.values, frame, strict=True):
             label[(logits > 0).cpu().numpy()] = value
 
+    def _classes(self, frame: Tensor, box: Sequence[tuple[int, int]]) -> Tensor:
+        """Return the class of the largest logit, *box uint8, of a part (K, x, y, Z) of the working grid.
+
+        Where a native voxel lies between working ones of one class, it is of that class, too: its logits are a mean of theirs.
+        Only the others are resampled, a few percent of a label map.
+        """
+        classes, mixed = argmax_classes(frame), None
+        places = [self._between(dim, box[dim], frame.device) for dim in range(3)]
+        for dim, (axis, (low, high, _)) in enumerate(zip(self.axes, places, strict=True)):
+            if axis.is_same:
+                continue
+            below, above = (classes.index_select(dim, side) for side in (low, high))
+            differ = below != above
+            if mixed is not None:
+                differ |= mixed.index_select(dim, low)
+                differ |= mixed.index_select(dim, high)
+            classes, mixed = below, differ
+        if mixed is not None:
+            for at in mixed.flatten().nonzero()[:, 0].split(_AT_ONCE):
+                logits = self._resample_voxels(frame, torch.unravel_index(at, mixed.shape), places)
+                classes.view(-1)[at] = argmax_classes(logits)
+        return classes
+
+    def _resample_voxels(
+        self, frame: Tensor, at: Sequence[Tensor], places: Sequence[tuple[Tensor, Tensor, Tensor]]
+    ) -> Tensor:
+        """Return the logits (K, N) of single voxels of a box as `_resample` computes them, Z first; `at` has their X, Y and Z."""
+        flat, strides = frame.flatten(1), (frame.shape[2] * frame.shape[3], frame.shape[3], 1)
+
+        def along(dim: int, before: Tensor) -> Tensor:
+            if dim == 3:
+                return flat.index_select(1, before)
+            low, high, share = (part[at[dim]] for part in places[dim])
+            below = along(dim + 1, before + low * strides[dim])
+            if self.axes[dim].is_same:
+                return below
+            return torch.lerp(below, along(dim + 1, before + high * strides[dim]), share)
+
+        return along(0, torch.zeros_like(at[0]))
+
+    def _between(self, dim: int, part: tuple[int, int], device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+        """Return for a part (first, end) of an axis the working voxels on both sides, counted within the box, and the shares."""
+        axis, (first, end) = self.axes[dim], part
+        begin = axis.needed(first, end)[0] if dim < 2 else 0
+        low, high, share = (side[first:end].to(device) for side in (axis.low, axis.high, axis.share))
+        return low - begin, high - begin, share
+
     def _resample(self, frame: Tensor, box: Sequence[tuple[int, int]]) -> Tensor:
         """Resample (K, x, y, Z) on the working grid, the part that the box needs along X and Y, to (K, *box)."""
         for dim in (3, 2, 1):  # the last axis, along which gathering is slowest, while the box is small
-            axis, (first, end) = self.axes[dim - 1], box[dim - 1]
-            if axis.is_same:
+            if self.axes[dim - 1].is_same:
                 continue
-            begin = axis.needed(first, end)[0] if dim < 3 else 0
-            low, high, share = (part[first:end].to(frame.device) for part in (axis.low, axis.high, axis.share))
+            low, high, share = self._between(dim - 1, box[dim - 1], frame.device)
             share = share.view([-1 if n == dim else 1 for n in range(4)])
-            below = frame.index_select(dim, low - begin)
-            frame = torch.lerp(below, frame.index_select(dim, high - begin), share, out=below)
+            below = frame.index_select(dim, low)
+            frame = torch.lerp(below, frame.index_select(dim, high), share, out=below)
         return frame

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 import torch
@@ -14,7 +14,7 @@ from torch.autograd.function import once_differentiable
 
 from unet4d.errors import InputError
 from unet4d.models.conv import convolution_gradients, convolved
-from unet4d.models.lstm_gates import CellState, step, step_backward, wide_dtype
+from unet4d.models.lstm_gates import CellState, step, step_backward, step_weights, wide_dtype
 
 Keep = Literal["gates", "hidden"]
 """Tensors kept for the backward pass. gates: the gates and cell states of every frame, so nothing is recomputed.
@@ -73,12 +73,21 @@ _Start = tuple[Tensor | None, Tensor]
 
 @dataclass
 class _Layer:
-    """One layer in one direction: its weights as in `scan`, and the order of its steps."""
+    """One layer in one direction: its weights as in `scan`, and the order of its steps.
+
+    Attributes:
+        for_steps: input weight, bias and hidden weight as `step` takes them.
+    """
 
     input_weight: Tensor
     bias: Tensor
     hidden_weight: Tensor
     reverse: bool
+    for_steps: tuple[Tensor, Tensor, Tensor] = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Scale the weights for the steps."""
+        self.for_steps = step_weights(self.input_weight), step_weights(self.bias), step_weights(self.hidden_weight)
 
     @property
     def way(self) -> slice:
@@ -96,12 +105,13 @@ class _Layer:
 
     def run(self, x: Tensor, start: _Start, hidden: Tensor, kept: list[Tensor] | None) -> CellState:
         """Run over the frames of `x` and return the last state; fill `hidden`, and `kept` with the gates and each cell state."""
-        gates = convolved(x, self.input_weight, self.bias)
+        input_weight, bias, hidden_weight = self.for_steps
+        gates = convolved(x, input_weight, bias)
         if kept is not None:
             kept.append(gates)
         h, c = start
         for t in range(x.shape[1])[self.way]:
-            from_hidden = None if h is None else convolved(h, self.hidden_weight)
+            from_hidden = None if h is None else convolved(h, hidden_weight)
             h, c = step(gates[:, t], from_hidden, c, kept is not None)
             hidden[:, t] = h
             if kept is not None:
@@ -111,17 +121,18 @@ class _Layer:
 
     def recompute(self, x: Tensor, start: _Start, hidden: Tensor) -> list[Tensor]:
         """Return what `run` puts into `kept`; as the hidden states are known, no convolution waits for a step."""
-        gates, cells = convolved(x, self.input_weight, self.bias), [start[1]]
+        gates, cells = convolved(x, *self.for_steps[:2]), [start[1]]
         for t, from_hidden in zip(range(x.shape[1])[self.way], self._from_hidden(start[0], hidden), strict=True):
             cells.append(step(gates[:, t], from_hidden, cells[-1], True)[1])
         return [gates, *cells[1:]]
 
     def _from_hidden(self, first: Tensor | None, hidden: Tensor) -> Iterator[Tensor | None]:
         """Yield the hidden state's part of the gates at each step, computed for a few frames at once to bound the memory."""
-        yield None if first is None else convolved(first, self.hidden_weight)
+        weight = self.for_steps[2]
+        yield None if first is None else convolved(first, weight)
         _, before = self.steps_and_before(hidden, hidden)
         for part in self.parts(before.shape[1], _sqrt(before.shape[1])):
-            yield from convolved(before[:, part], self.hidden_weight).unbind(1)[self.way]
+            yield from convolved(before[:, part], weight).unbind(1)[self.way]
 
     def backward(
         self,
