@@ -77,6 +77,13 @@ def test_the_help_of_a_command_names_its_options_and_shows_how_it_is_called(comm
     assert f"\n  unet4d {name} " in done.told
 
 
+def test_the_help_has_types_in_words(command):
+    words = " ".join(command("train", "--help").told.split())
+    assert "Union" not in words
+    assert "(type: a whole number, or null, default: null)" in words
+    assert "(type: one of polynomial, cosine, default: polynomial)" in words
+
+
 @pytest.mark.parametrize("arguments", [[], ["--help"], ["-h"]])
 def test_without_a_command_the_commands_are_listed(command, arguments):
     done = command(*arguments)
@@ -134,6 +141,7 @@ def test_the_console_script_gives_the_exit_code():
         (["--train", "3"], "Unable to load config"),
         (["extra"], "extra is not known"),
         (["--data.frames", "0"], "data.frames is 0, expected 1 or more"),
+        (["--train.time_budget", "-3m"], "train.time_budget is -3m, expected a time from 1s to 366d"),
         (["--fold", "5"], "fold is 5, expected a number from 0 to 4"),
     ],
 )

@@ -5,10 +5,11 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import re
 import sys
 import traceback
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import NoReturn, get_origin
 
 import yaml
 from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace
@@ -19,6 +20,7 @@ from unet4d.cli.console import start_logging
 from unet4d.cli.messages import check_values_by_name, reword
 from unet4d.cli.options import configured
 from unet4d.errors import InputError, ReportedByOtherRank, Stopped, Unet4DError, not_installed
+from unet4d.system.checks import describe_type
 from unet4d.system.cuda_allocator import use_expandable_segments
 from unet4d.system.distributed import is_first_process, process_count
 from unet4d.system.failures import REPORT, is_bad_path, os_failure, show_traceback
@@ -42,7 +44,13 @@ INTERRUPTED = 130
 
 
 class _Help(DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """Keeps the examples' lines as they are."""
+    """Keeps the examples' lines as they are, and has types in words: "a whole number, or null"."""
+
+    def _get_type_str(self, action: argparse.Action) -> str | None:
+        kind = getattr(action, "_typehint", None) or action.type
+        if get_origin(kind) is None and kind not in (int, float):
+            return super()._get_type_str(action)
+        return describe_type(kind)
 
 
 class _Parser(ArgumentParser):
@@ -173,7 +181,7 @@ def _parse(arguments: Sequence[str]) -> tuple[str, Namespace]:
         raise InputError("got an argument with a null byte, expected a text without; remove it")
     if "" in given or any(word.startswith("--") and word.endswith("=") for word in given):
         raise InputError("got an empty argument, expected a value; a shell variable in the command may be unset")
-    given = _with_underscores(given)
+    given = _with_underscores(_join_negatives(given))
     options = [option for action in parser._actions for option in action.option_strings]
     if "--config" in options:
         given = put_files_first(given, options)
@@ -203,6 +211,20 @@ def _allow_missing(parser: ArgumentParser) -> None:
             parser.set_defaults({action.dest: ""})
             if not action.option_strings:
                 action.nargs = "?"
+
+
+def _join_negatives(given: Sequence[str]) -> list[str]:
+    """Return a command line in which values that begin with a minus and a digit are joined to their option: --a=-3m.
+
+    The parser would take "-3m" for an option, and report that the other one has no value.
+    """
+    joined: list[str] = []
+    for word in given:
+        if re.match(r"-\.?\d", word) and joined and re.fullmatch(r"--[^=]+", joined[-1]):
+            joined[-1] += f"={word}"
+        else:
+            joined.append(word)
+    return joined
 
 
 def _with_underscores(given: Sequence[str]) -> list[str]:
