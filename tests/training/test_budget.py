@@ -16,6 +16,7 @@ from unet4d.config import TrainConfig
 from unet4d.errors import InputError, Stopped
 from unet4d.models.checkpoint import LAST, load_checkpoint
 from unet4d.system.clocks import SLURM_END
+from unet4d.training.batches import BatchLoader
 from unet4d.training.budget import VALIDATION_SHARE, EpochBudget, TimeBudget, make_budget
 from unet4d.training.checks import check_cross_validation, check_train
 from unet4d.training.monitoring.info import info
@@ -188,6 +189,15 @@ def test_a_run_that_stops_in_its_last_validation_takes_no_step_more():
     assert again.end_steps(run.epochs_done, True) == (run.epochs_done, True)
 
 
+@pytest.mark.parametrize("seconds", [20, 60, 120])
+def test_a_short_budget_is_used_but_for_its_closing(seconds):
+    """Without validation, by steps of 0.1 s; a short run has one epoch, so that the end of an epoch is not timed before."""
+    run = Run(timed(f"{seconds}s", steps_per_epoch=10_000), 0.1, 0.0)
+    run.open()
+    run.train()
+    assert 0.92 * seconds - 1 <= run.now_s - 1000 <= 0.95 * seconds
+
+
 def test_no_time_for_a_step_is_refused():
     with pytest.raises(InputError, match=r"time_budget 90s.*start"):
         Run(timed("90s"), 1, 1).open(start_s=85)
@@ -258,17 +268,27 @@ def fake_clock(monkeypatch):
     return now_s
 
 
-def test_a_training_stopped_and_resumed_ends_in_time(phantom, tiny, tmp_path, fake_clock, monkeypatch):
+@pytest.mark.parametrize("is_waiting", [False, True])
+def test_a_training_stopped_and_resumed_ends_in_time(phantom, tiny, tmp_path, fake_clock, monkeypatch, is_waiting):
+    """Stopped before a step, or while it waits for the step's batches."""
     config = tiny(time_budget="20s", budget_clock="cpu", steps_per_epoch=3, epochs=1000)
-    asked: list[None] = []
-    usual = unet4d.training.trainer.stop_requested
+    asked: list[str | None] = []
+    usual = unet4d.training.trainer.stop_requested, BatchLoader.next_step
 
     def stop_at_eighth():
         asked.append(None)
-        return "SIGTERM" if len(asked) in (8, 9) else usual()
+        return "SIGTERM" if len(asked) in (8, 9) or "SIGTERM" in asked else usual[0]()
+
+    def wait(loader):
+        if len(asked) >= 5:
+            asked.append("SIGTERM")
+            loader.check()
+        return usual[1](loader)
 
     with monkeypatch.context() as patch:
         patch.setattr(unet4d.training.trainer, "stop_requested", stop_at_eighth)
+        if is_waiting:
+            patch.setattr(BatchLoader, "next_step", wait)
         with pytest.raises(Stopped):
             train(phantom, tmp_path / "run", config, "cpu")
     fake_clock[0] += 1000

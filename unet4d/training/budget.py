@@ -23,7 +23,9 @@ SAMPLE_FRAMES = 4
 UNCERTAINTY = 0.1
 """Fraction by which the end of the run may take longer than it is known to."""
 EXIT_S, UNMEASURED_S = 2.0, 5.0
-"""Reserved to end the process, and for scores, pictures and files before they have been timed."""
+"""Reserved to end the process, and for scores, pictures and files before they have been timed, but at most..."""
+EXIT_SHARE, UNMEASURED_SHARE = 0.02, 0.04
+"""... these shares of the budget, so that a short one is not spent on reserves."""
 SLURM_MARGIN_S = 60.0
 """A run ends this long before its Slurm job."""
 ENDLESS = 2**40
@@ -123,7 +125,8 @@ class TimeBudget(EpochBudget):
         self.spent_s, self.progress = 0.0, 0.0
         self.began: float | None = None  # progress at the first step...
         self.risen: float | None = None  # ... and when the learning rate had risen
-        self.closing_s, self.saving_s, self.validations_s = 0.0, UNMEASURED_S, 0.0
+        self.unmeasured_s = min(UNMEASURED_S, UNMEASURED_SHARE * self.total_s)
+        self.closing_s, self.saving_s, self.validations_s = 0.0, self.unmeasured_s, 0.0
         self.rates: list[float] = []
         self._steps_s, self._step_began_s = deque[float](maxlen=8), 0.0
         self._closing_from_s, self._is_validated = 0.0, False
@@ -136,7 +139,7 @@ class TimeBudget(EpochBudget):
     def reserve_s(self) -> float:
         """Return the time to keep for one more step, the last validation, the checkpoint and the end of the process."""
         closing_s = max(self.closing_s, self.saving_s)
-        return max(self._steps_s, default=0.0) + (1 + UNCERTAINTY) * closing_s + EXIT_S
+        return max(self._steps_s, default=0.0) + (1 + UNCERTAINTY) * closing_s + min(EXIT_S, EXIT_SHARE * self.total_s)
 
     def begin(self, sample: Callable[[int], float]) -> None:
         """Reserve the time of the last validation, expected from the sample.
@@ -148,7 +151,7 @@ class TimeBudget(EpochBudget):
             sample(1)  # what happens once alone is not part of the last validation
             began_s = self.now()
             share = sample(SAMPLE_FRAMES)
-            self.closing_s = (self.now() - began_s) / share + UNMEASURED_S
+            self.closing_s = (self.now() - began_s) / share + self.unmeasured_s
         spent_s = self.now()
         if self.began is None and spent_s + self.reserve_s >= self.total_s:
             raise InputError(

@@ -153,8 +153,9 @@ class Trainer:
                 self._stop_if_requested()
                 if self.budget.is_over and self.steps_done > self.epochs_done * train.steps_per_epoch:
                     break
-                self.training_step.set_learning_rate(self.budget.learning_rate_factor(self.steps_done), self.steps_done)
                 batches = self.loader.next_step()  # one or more, each with this rank's clips (B, T, C, X, Y, Z)
+                # Only now, because a stop may end the wait, and the log has the rates of the steps that were taken.
+                self.training_step.set_learning_rate(self.budget.learning_rate_factor(self.steps_done), self.steps_done)
                 loss, gradient_norm = self.take_step(batches, self.steps_done)  # forward, backward, new weights
                 if self.average:
                     self.average.update()
