@@ -32,8 +32,10 @@ from unet4d.datasets.dataset import read_dataset
 from unet4d.errors import InputError, Unet4DError
 from unet4d.evaluation.results import COLUMNS
 from unet4d.evaluation.tables import MEASURES_CSV, METRICS_CSV, TEMPORAL_CSV
+from unet4d.inference.postprocessing_steps import Step, read_steps
 from unet4d.models.checkpoint import LAST
 from unet4d.system import lock
+from unet4d.system.digests import file_sha256
 from unet4d.system.files import read_json, write_json
 
 
@@ -62,6 +64,8 @@ def test_the_suites_are_complete(name):
     assert set(suite.tested) <= {name for group in table.GROUPS.values() for name in group}
     base = yaml.safe_load(BASE.read_text(encoding="utf-8"))
     for arm in suite.arms:
+        assert arm.network_of in (None, *(other.name for other in suite.arms if other.network_of is None))
+        assert all(Step(*step).class_name for step in arm.steps)
         settings = {section: dict(values) for section, values in base.items()}
         for option, value in arm.options.items():
             section, name = option.split(".")
@@ -169,6 +173,33 @@ def test_a_job_that_was_cut_off_continues_with_the_step_it_was_in(fake, phantom,
     assert record["cases"] == [case.name for case in held_out_cases(read_dataset(phantom), 0)]
     assert record["train"]["process"]["cpu_s"] >= 0
     assert run.run_job(fake, phantom, tmp_path, CLEAN) == "finished before"
+
+
+def test_an_arm_predicts_with_the_network_of_another_one(phantom, tmp_path):
+    arm = Arm("whole", network_of="plain", predict={"priming_frames": 100}, steps=[["largest_component", "heart"]])
+    job = Job("ablations", arm, 0, 0, "1s")
+    assert run.run_job(job, phantom, tmp_path, CLEAN) == "plain is not trained yet"
+    plain = tmp_path / "ablations" / "plain" / "fold_0_seed_0"
+    (plain / "trained").mkdir(parents=True)
+    for name, content in (
+        ("train.json", {"attempts": 1}),
+        ("preprocess.json", {}),
+        ("trained/checkpoint_last.pt", {}),
+        ("trained/summary.json", {"steps": {"done": 7}, "time_budget": {"spent_seconds": 1.5}}),
+    ):
+        write_json(plain / name, content)
+    assert programs.borrow_network(job, tmp_path)
+    assert programs.borrow_network(job, tmp_path), "a job may continue"
+    own = job.folder(tmp_path)
+    assert read_json(own / "train.json") == {"attempts": 1}
+    assert programs.PROGRAMS["unet4d"].trained(job, tmp_path) == {"steps": 7, "cpu_s": 1.5}
+    digests = {own / "trained" / "checkpoint_last.pt": file_sha256(plain / "trained" / "checkpoint_last.pt")}
+    assert read_steps(own / "trained", digests) == [Step("largest_component", "heart")]
+    assert not (plain / "trained" / "postprocessing.json").exists()
+    words = programs.PROGRAMS["unet4d"].predict(job, phantom, tmp_path, own / "out", own / "facts.json").words
+    at = words.index("--priming_frames")
+    assert words[at + 1] == "100"
+    assert str(own / "trained" / "checkpoint_last.pt") in words
 
 
 def test_a_copy_of_the_studies_is_scored_with_what_was_trained_and_never_trained_on(

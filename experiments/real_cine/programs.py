@@ -13,6 +13,7 @@ from experiments.real_cine.protocol import BASE, CHECKOUT, Job, held_out_cases, 
 from unet4d.datasets.dataset import read_dataset
 from unet4d.datasets.propagation.checks import PropagationOptions
 from unet4d.datasets.propagation.propagate import propagate
+from unet4d.inference.postprocessing_steps import Step, write_steps
 from unet4d.models.checkpoint import LAST, RUN_SUMMARY
 from unet4d.system.files import read_json, write_json
 from unet4d.system.safe_paths import ALLOWED
@@ -106,6 +107,19 @@ def write_training_set(dataset: Path, out: Path, fold: int, patients: int | None
     return out
 
 
+def borrow_network(job: Job, work: Path) -> bool:
+    """Link the network of another arm as if the job had trained it, with steps of post-processing; return whether it is trained."""
+    own, other = job.folder(work), job.trained_folder(work)
+    if not (other / "train.json").exists():
+        return False
+    (own / TRAINED).mkdir(parents=True, exist_ok=True)
+    for name in ("preprocess.json", "train.json", f"{TRAINED}/{LAST}", f"{TRAINED}/{RUN_SUMMARY}"):
+        if not (own / name).exists():
+            (own / name).symlink_to(other / name)
+    write_steps(own / TRAINED, [Step(*step) for step in job.arm.steps], [own / TRAINED / LAST], {})
+    return True
+
+
 def _text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
@@ -117,7 +131,8 @@ def _unet4d(*words: object) -> Command:
 def _predict_unet4d(job: Job, dataset: Path, work: Path, out: Path, facts: Path) -> Command:
     model = job.folder(work) / TRAINED / LAST
     cases = [case.name for case in held_out_cases(read_dataset(dataset), job.fold)]
-    words = [facts, out, model, "-i", dataset, "--cases", *cases]
+    options = [word for key, value in job.arm.predict.items() for word in (f"--{key}", _text(value))]
+    words = [facts, out, model, "-i", dataset, *options, "--cases", *cases]
     block = {"UNET4D_ALLOW_TEMPORAL": job.arm.options.get("model.temporal", "")}
     return Command([sys.executable, "-m", "experiments.real_cine.predict", *map(str, words)], block)
 

@@ -39,6 +39,9 @@ class Arm:
         compared_with: the arm that it is tested against; None: that of its suite.
         epochs: length of its trainings in place of the budget, for a comparison at equal steps; None: the budget. For unet4d alone.
         propagated: options of `unet4d propagate`, whose dataset it trains on; None: it trains on drawn frames. For unet4d alone.
+        network_of: the arm that trains its networks, with which it predicts in another way; None: itself. For unet4d alone.
+        predict: options of `unet4d predict`.
+        steps: of post-processing, [operation, class] each.
     """
 
     name: str
@@ -50,6 +53,9 @@ class Arm:
     compared_with: str | None = None
     epochs: int | None = None
     propagated: dict[str, float] | None = None
+    network_of: str | None = None
+    predict: dict[str, Any] = field(default_factory=dict)
+    steps: Sequence[Sequence[str]] = ()
 
 
 @dataclass(frozen=True)
@@ -92,7 +98,14 @@ class Job:
 
     def folder(self, work: Path) -> Path:
         """Return the folder of the job's files."""
-        return work / self.suite / self.arm.name / f"fold_{self.fold}_seed_{self.seed}"
+        return self._folder(work, self.arm.name)
+
+    def trained_folder(self, work: Path) -> Path:
+        """Return the folder of the job that trains its network, itself or another one."""
+        return self._folder(work, self.arm.network_of or self.arm.name)
+
+    def _folder(self, work: Path, arm: str) -> Path:
+        return work / self.suite / arm / f"fold_{self.fold}_seed_{self.seed}"
 
 
 def read_suite(name: str) -> Suite:

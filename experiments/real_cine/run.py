@@ -22,7 +22,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from experiments.real_cine.programs import PROGRAMS, Command, environment, evaluate
+from experiments.real_cine.programs import PROGRAMS, Command, borrow_network, environment, evaluate
 from experiments.real_cine.protocol import (
     CHECKOUT,
     CLEAN,
@@ -77,6 +77,8 @@ def run_job(job: Job, dataset: Path, work: Path, view: str) -> str:
             return "another runner works on it"
         if (here / RECORD).exists():
             return "finished before"
+        if job.arm.network_of and not borrow_network(job, work):
+            return f"{job.arm.network_of} is not trained yet"
         if program.train and view != CLEAN and not (folder / "train.json").exists():
             return "not trained yet"
         if program.prepare and not _prepare(job, dataset, work):
