@@ -252,13 +252,13 @@ def test_a_folder_without_an_evaluation_is_refused(scores, tmp_path: Path):
         compare(a, damaged)
 
 
-def test_few_subjects_are_reported_once_and_one_has_no_effect(scores):
-    """Five subjects cannot be tested, whatever they show; of one subject the effect would be a sign."""
+def test_few_subjects_are_reported_once_without_test_and_effect(scores):
+    """Five subjects cannot be tested, whatever they show; all of one sign happens by chance."""
     five = [scores(name, one_case_per_subject([value] * 5)) for name, value in (("a", 0.7), ("b", 0.8))]
     found = compare(*five, quantities=["dice", "hd95_mm"])
-    assert (found["tests"], row(found)["effect"], row(found)["p"]) == (0, 1, None)
+    assert (found["tests"], row(found)["effect"], row(found)["p"]) == (0, None, None)
     shown = format_comparison(found)
-    assert shown.count("no test is possible with 5 subjects: it needs 6 that differ") == 1
+    assert shown.count("no test and no effect with 5 subjects: both need 6 that differ") == 1
     assert "no test:" not in shown
     one = [scores(name, one_case_per_subject([value])) for name, value in (("c", 0.7), ("d", 0.8))]
     found = row(compare(*one, quantities=["dice"]))

@@ -231,6 +231,15 @@ def test_a_heart_that_fills_the_field_of_view():
     assert flags_of(brain, affine, ("brain",), None) == []
 
 
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_ventricles_with_swapped_roles(seed):
+    """The myocardium surrounds what is called the right ventricle."""
+    study = make_cine(seed, 10, shape=(64, 60, 7))
+    (flag,) = [flag for flag in flags_of(study.label, study.affine, CINE[::-1]) if flag.kind == "sides"]
+    assert (flag.class_name, flag.key) == ("right ventricle", "sides:right ventricle")
+    assert "may be swapped" in flag.sentence
+
+
 def test_checks_are_described():
     assert "30 %" in describe_checks(True)
     assert "5 to 90 %" in describe_checks(True)

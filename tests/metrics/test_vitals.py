@@ -26,6 +26,15 @@ def test_a_cycle_is_one_beat():
     assert Vitals().heart_rate(30, 1.0, cyclic=True) is None, "a header's time step of 1 is no frame duration"
 
 
+def test_a_heart_rate_far_from_that_of_the_cycle():
+    """The cycle of 25 frames of 40 ms beats 60 times per minute."""
+    is_unlike = [Vitals(heart_rate_bpm=rate).is_unlike_cycle(25, 0.04, True) for rate in (30, 41, 60, 89, 120)]
+    assert is_unlike == [True, False, False, False, True]
+    assert not Vitals(heart_rate_bpm=30).is_unlike_cycle(25, 0.04, cyclic=False)
+    assert not Vitals(heart_rate_bpm=30).is_unlike_cycle(25, None, cyclic=True)
+    assert not Vitals().is_unlike_cycle(25, 0.04, cyclic=True)
+
+
 def test_possible_values():
     assert is_vital("height_cm", 180)
     assert not any(is_vital("height_cm", value) for value in (1.8, 18000, "180", True, None, float("nan")))

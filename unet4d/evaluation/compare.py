@@ -154,7 +154,7 @@ def format_comparison(summary: Mapping[str, Any]) -> str:
     lines += [f"warning: {text}" for text in summary["warnings"]]
     if too_few:
         subjects = count(summary["subjects"], "subject")
-        lines.append(f"no test is possible with {subjects}: it needs {FEWEST_DIFFERENCES} that differ")
+        lines.append(f"no test and no effect with {subjects}: both need {FEWEST_DIFFERENCES} that differ")
     least = summary["smallest_p_holm"]
     if least is not None and least >= SIGNIFICANCE_LEVEL:
         lines.append(

@@ -46,6 +46,16 @@ def summarize_conditions(recorded: Iterable[Conditions]) -> dict[str, Any]:
     return found | ({TRAINING_SECONDS: round(float(np.mean(seconds)), 2)} if seconds else {})
 
 
+def mixed_conditions(recorded: Iterable[Conditions]) -> str:
+    """Return what differs between the cases of one folder, as text: "mirroring (none; 0, 1)"; empty where nothing does."""
+    found = summarize_conditions(recorded)
+    return ", ".join(
+        f"{text} ({'; '.join(_describe_value(value) for value in found[name])})"
+        for name, text in CONDITION_NAMES.items()
+        if len(found.get(name, ())) > 1
+    )
+
+
 def condition_warnings(a: Conditions, b: Conditions) -> list[str]:
     """Return warnings about A and B, from their conditions as `summarize_conditions` returns them.
 

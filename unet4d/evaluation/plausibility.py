@@ -27,7 +27,7 @@ from unet4d.metrics.cardiac_structures import (
     class_of,
     find_roles,
 )
-from unet4d.metrics.components import count_components
+from unet4d.metrics.components import contact_share, count_components
 from unet4d.metrics.regions import ClassValue, class_mask
 from unet4d.metrics.volume_curves import closure, curve_measures
 from unet4d.system.text import describe_frames
@@ -103,12 +103,18 @@ class Flag:
         "volume",
         "mass",
         "stroke volume",
+        "sides",
         "pieces",
         "field",
     ]
     class_name: str
     frames: tuple[int, ...]
     sentence: str
+
+    @property
+    def key(self) -> str:
+        """Return the flag as a short key for tables, "ejection_fraction:LVC"."""
+        return ":".join(filter(None, (self.kind.replace(" ", "_"), self.class_name)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,6 +127,8 @@ class LabelShape:
         largest_share: (F, K) share of a class in its largest component.
         voxels: (F, K) number of voxels.
         field_voxels: number of voxels of a frame.
+        label: (F, X, Y, Z) these frames.
+        values: (K,) the classes' values.
     """
 
     frames: np.ndarray
@@ -128,6 +136,8 @@ class LabelShape:
     largest_share: np.ndarray
     voxels: np.ndarray
     field_voxels: int
+    label: np.ndarray
+    values: Sequence[ClassValue]
 
     @classmethod
     def measure(cls, label: np.ndarray, values: Sequence[ClassValue], most_frames: int | None = None) -> LabelShape:
@@ -137,9 +147,10 @@ class LabelShape:
         """
         total = len(label)
         frames = np.unique(np.linspace(0, total - 1, min(most_frames or total, total)).round().astype(int))
-        pieces, largest = count_components(label[frames], values)
-        voxels = np.array([[np.count_nonzero(class_mask(frame, value)) for value in values] for frame in label[frames]])
-        return cls(frames, pieces, largest, voxels, label[0].size)
+        measured = label[frames]
+        pieces, largest = count_components(measured, values)
+        voxels = np.array([[np.count_nonzero(class_mask(frame, value)) for value in values] for frame in measured])
+        return cls(frames, pieces, largest, voxels, label[0].size, measured, values)
 
 
 def find_flags(
@@ -171,6 +182,7 @@ def find_flags(
             found += _check_volume(name, curve, structure)
             found += _check_pieces(name, shape, k, structure) if shape else []
     found += _check_hearts(curves, bool(cyclic), roles)
+    found += _check_sides(shape, list(curves), roles) if shape else []
     return found + (_check_field(shape, [k for k, name in enumerate(curves) if name in roles]) if shape else [])
 
 
@@ -179,7 +191,8 @@ def describe_checks(cyclic: bool | None, frames: int = 2) -> str:
     always = "every class in every frame" + "; no sudden jump between frames" * (frames > 1)
     low, high = LARGEST_ML[LEFT_VENTRICLE]
     always += (
-        f"; no class in scattered pieces; of a heart: each structure in one piece, ventricles of {low:.0f} to {high:.0f} mL, mass, "
+        "; no class in scattered pieces; of a heart: each structure in one piece, the myocardium around the left ventricle, "
+        f"ventricles of {low:.0f} to {high:.0f} mL, mass, "
         "share of the field of view"
     )
     if cyclic:
@@ -275,6 +288,22 @@ def _check_hearts(curves: Mapping[str, np.ndarray], cyclic: bool, roles: Roles) 
         text = f"stroke volumes of {left:.3g} mL ({sides[0]}) and {right:.3g} mL ({sides[1]}), where both pump the same blood."
         found.append(Flag("stroke volume", str(sides[1]), (), text))
     return found
+
+
+def _check_sides(shape: LabelShape, names: Sequence[str], roles: Roles) -> list[Flag]:
+    """Flag ventricles with roles that may be swapped: the left myocardium surrounds the left ventricle, and touches the right one."""
+    left, right, wall = (class_of(structure, roles) for structure in (LEFT_VENTRICLE, RIGHT_VENTRICLE, MYOCARDIUM))
+    if left is None or right is None or wall is None:
+        return []
+    masks = {name: class_mask(shape.label, value) for name, value in zip(names, shape.values, strict=True)}
+    of_left, of_right = (contact_share(masks[name], masks[wall]) for name in (left, right))
+    if of_right <= of_left:
+        return []
+    text = (
+        f"{wall} covers {100 * of_right:.0f} % of {right} and {100 * of_left:.0f} % of {left}: left and right ventricle may be "
+        "swapped in the roles."
+    )
+    return [Flag("sides", right, (), text)]
 
 
 def _check_pieces(name: str, shape: LabelShape, k: int, structure: str) -> list[Flag]:

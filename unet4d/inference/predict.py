@@ -155,6 +155,11 @@ def predict(
             _report_skipped(len(jobs) - len(todo), len(jobs))
     batch = BatchPredictor(folder, options, budget, hardware(torch_device), ranks.is_first)
     batch.run(todo)
+    if ranks.is_first and (mixed := folder.mixed_conditions()):
+        logger.warning(
+            f"the cases in {out_dir} were predicted with different options: {mixed}; predict them again with the same ones, or "
+            "into folders of their own"
+        )
     return _gather(batch, len(todo), ranks)
 
 

@@ -1,4 +1,4 @@
-"""Connected components of a class in each frame: their number, and how much of the class lies in the largest."""
+"""Connected components of a class in each frame, their number and the largest's share; and the contact of two classes."""
 
 from __future__ import annotations
 
@@ -34,3 +34,22 @@ def count_components(label: np.ndarray, values: Sequence[ClassValue]) -> tuple[n
                 sizes = np.bincount(numbered.ravel())[1:]
                 shares[t, k] = sizes.max() / sizes.sum()
     return numbers, shares
+
+
+def contact_share(inside: np.ndarray, other: np.ndarray) -> float:
+    """Return the share of the surface of a class that touches another one, over all frames: faces of voxels, 0 to 1.
+
+    It is 0 where the class has no surface.
+
+    Args:
+        inside: `(T, X, Y, Z)` bool, the class.
+        other: `(T, X, Y, Z)` bool, the class that it may touch.
+    """
+    surface = touching = 0
+    for axis in (1, 2, 3):
+        within, beyond = np.moveaxis(inside, axis, 0), np.moveaxis(other, axis, 0)
+        for near, far in ((slice(None, -1), slice(1, None)), (slice(1, None), slice(None, -1))):
+            faces = within[near] & ~within[far]
+            surface += int(np.count_nonzero(faces))
+            touching += int(np.count_nonzero(faces & beyond[far]))
+    return touching / surface if surface else 0.0

@@ -103,8 +103,8 @@ class SignedRank:
     Attributes:
         n: differences that are not zero.
         p: two-sided, exact; None with fewer than 6 such differences.
-        effect: matched-pairs rank-biserial correlation in [-1, 1], positive where the positive differences weigh more; None where
-            fewer than two are not zero: of one it would be its sign.
+        effect: matched-pairs rank-biserial correlation in [-1, 1], positive where the positive differences weigh more; None
+            without p: of few differences it is often 1 or -1 by chance.
         note: why there is no p; empty where there is.
     """
 
@@ -134,11 +134,11 @@ def signed_rank(differences: Values) -> SignedRank:
     _, inverse, counts = np.unique(np.abs(found), return_inverse=True, return_counts=True)
     ranks = (np.cumsum(counts) - (counts - 1) / 2)[inverse]
     positive, total = float(ranks[found > 0].sum()), float(ranks.sum())
-    effect = (2 * positive - total) / total if n > 1 else None
     if n < FEWEST_DIFFERENCES:
-        note = f"too few differences that are not zero ({n}; {FEWEST_DIFFERENCES} are needed)"
-        return SignedRank(n, None, effect, note)
-    return SignedRank(n, _two_sided(ranks, positive), effect, "")
+        return SignedRank(
+            n, None, None, f"too few differences that are not zero ({n}; {FEWEST_DIFFERENCES} are needed)"
+        )
+    return SignedRank(n, _two_sided(ranks, positive), (2 * positive - total) / total, "")
 
 
 def _two_sided(ranks: np.ndarray, positive: float) -> float:

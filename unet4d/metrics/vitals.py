@@ -7,6 +7,9 @@ from dataclasses import asdict, dataclass
 VITAL_LIMITS = {"height_cm": (20.0, 300.0), "weight_kg": (0.3, 700.0), "heart_rate_bpm": (10.0, 1000.0)}
 """Possible values: from the smallest newborn on; hearts of mice beat up to 800 times per minute."""
 
+RATE_FACTOR = 1.5
+"""Factor between a given heart rate and that of the cycle; prospective gating leaves out a tenth to a fifth of a beat."""
+
 
 def is_vital(name: str, value: object) -> bool:
     """Return whether a value is a number that the field of this name can have."""
@@ -46,12 +49,20 @@ class Vitals:
 
     def heart_rate(self, frames: int, frame_duration_s: float | None, cyclic: bool) -> float | None:
         """Return the beats per minute: as given, else one beat in all frames of a cyclic study; None if unknown."""
-        if self.heart_rate_bpm is not None:
-            return self.heart_rate_bpm
-        if not cyclic or not frame_duration_s or frames < 2:
-            return None
-        rate = 60 / (frames * frame_duration_s)
-        return rate if is_vital("heart_rate_bpm", rate) else None
+        return _rate_of_cycle(frames, frame_duration_s, cyclic) if self.heart_rate_bpm is None else self.heart_rate_bpm
+
+    def is_unlike_cycle(self, frames: int, frame_duration_s: float | None, cyclic: bool) -> bool:
+        """Return whether the given heart rate and that of the recorded cycle differ by more than a factor of `RATE_FACTOR`."""
+        given, recorded = self.heart_rate_bpm, _rate_of_cycle(frames, frame_duration_s, cyclic)
+        return bool(given and recorded and max(given, recorded) > RATE_FACTOR * min(given, recorded))
+
+
+def _rate_of_cycle(frames: int, frame_duration_s: float | None, cyclic: bool) -> float | None:
+    """Return the beats per minute where all frames of a cyclic study are one beat; None if unknown."""
+    if not cyclic or not frame_duration_s or frames < 2:
+        return None
+    rate = 60 / (frames * frame_duration_s)
+    return rate if is_vital("heart_rate_bpm", rate) else None
 
 
 UNKNOWN_VITALS = Vitals()

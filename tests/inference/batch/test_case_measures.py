@@ -26,6 +26,7 @@ CURVES = {
 RECORD = {
     "case": "a", "frames": 4, "frame_duration_s": 0.25, "entry": {"time": "cyclic"}, "volumes_ml": CURVES,
     "vitals": {"height_cm": 180.0, "weight_kg": 80.0}, "flags": ["RV: one.", "LVC: two."],
+    "flag_keys": ["jump:RV", "not_closed:LVC"],
 }  # fmt: skip
 """A heart that beats once per second, of a body of 2 square metres."""
 
@@ -46,12 +47,12 @@ def test_a_row_by_hand():
     assert (row["la_max_ml"], row["la_min_ml"], row["la_max_ml_per_m2"]) == (60, 20, 30)
     assert (row["scar_max_ml"], row["scar_min_ml"]) == (3, 1)
     assert not [name for name in row if name.startswith("la_e") or name.endswith("percent_per_m2")]
-    assert row["flags"] == "RV: one. LVC: two."
+    assert row["flags"] == "jump:RV;not_closed:LVC"
 
 
 def test_what_is_unknown_is_blank_and_the_columns_stay():
     full = measure_case(RECORD, CLASSES, ROLES)
-    plain = measure_case(RECORD | {"vitals": {}, "frame_duration_s": None, "flags": []}, CLASSES, ROLES)
+    plain = measure_case(RECORD | {"vitals": {}, "frame_duration_s": None, "flag_keys": []}, CLASSES, ROLES)
     assert list(plain) == list(full) == list(measure_case({}, CLASSES, ROLES))
     unknown = {name for name in full if full[name] is not None and plain[name] is None}
     assert unknown == {"heart_rate_bpm", "height_cm", "weight_kg", "bsa_m2", "flags"} | {
@@ -72,14 +73,23 @@ def test_a_given_heart_rate_comes_before_the_cycle():
     assert (row["heart_rate_bpm"], row["lv_cardiac_output_l_per_min"]) == (80, pytest.approx(5.76))
 
 
+def test_a_heart_rate_unlike_the_cycle_is_flagged():
+    """The cycle of the record takes a second."""
+    flagged = [
+        measure_case(RECORD | {"flag_keys": [], "vitals": {"heart_rate_bpm": rate}}, CLASSES, ROLES)["flags"]
+        for rate in (50.0, 150.0)
+    ]
+    assert flagged == [None, "heart_rate"]
+
+
 def test_a_line_has_the_units():
     assert describe_case(RECORD, CLASSES, ROLES) == (
         "a: RV EDV 100 mL (50/m2), ESV 50 mL (25/m2), SV 50 mL (25/m2), EF 50.0 %, CO 3 L/min (1.5/m2); "
         "MLV mass 105 g (52.5/m2); LVC EDV 120 mL (60/m2), ESV 48 mL (24/m2), SV 72 mL (36/m2), EF 60.0 %, "
         "CO 4.32 L/min (2.16/m2); "
-        "LA max 60 mL (30/m2), min 20 mL (10/m2); scar max 3 mL (1.5/m2), min 1 mL (0.5/m2); 2 flags, see measures.csv"
+        "LA max 60 mL (30/m2), min 20 mL (10/m2); scar max 3 mL (1.5/m2), min 1 mL (0.5/m2); flags jump:RV, not_closed:LVC"
     )
-    assert describe_case(RECORD | {"vitals": {}, "flags": []}, ["scar"], {}) == "a: scar max 3 mL, min 1 mL"
+    assert describe_case(RECORD | {"vitals": {}, "flag_keys": []}, ["scar"], {}) == "a: scar max 3 mL, min 1 mL"
 
 
 def table(out: Path) -> dict[str, dict[str, str]]:
@@ -117,13 +127,15 @@ def test_predict_writes_a_row_per_case_in_parts_and_anew_where_the_body_changed(
     assert table(out)["phantom002"]["bsa_m2"] == ""
 
 
-def test_conditions_are_recorded(model_file, study, tmp_path):
+def test_conditions_are_recorded_and_two_calls_with_different_ones_warned_of(model_file, study, tmp_path, caplog):
     study(tmp_path / "heart.nii.gz")
     run = tmp_path / "run"
     run.mkdir()
     model_file().rename(run / "checkpoint_last.pt")
     (run / "summary.json").write_text(json.dumps({"seconds": 90.5, "steps": {"done": 10, "of": 10}}))
-    predict(run, [tmp_path / "heart.nii.gz"], tmp_path / "out", InferenceOptions(mirror_axes=(0,), overlap=0.0))
+    options = InferenceOptions(mirror_axes=(0,), overlap=0.0)
+    predict(run, [tmp_path / "heart.nii.gz"], tmp_path / "out", options)
+    assert "different options" not in caplog.text
     assert json_of(tmp_path / "out/prediction.json")["cases"]["heart"]["conditions"] == {
         "runs": [str(run.resolve())], "checkpoint": "last", "models": 1, "mirror_axes": [0], "overlap": 0.0, "cyclic_shifts": 1,
         "priming_frames": "a whole round", "postprocessing": [], "training_seconds": 90.5, "training_steps": 10,
@@ -132,6 +144,10 @@ def test_conditions_are_recorded(model_file, study, tmp_path):
     predict(run, [tmp_path / "heart.nii.gz"], tmp_path / "out", InferenceOptions(overlap=0.0))
     found = json_of(tmp_path / "out/prediction.json")["cases"]["heart"]["conditions"]
     assert (found["training_seconds"], found["mirror_axes"]) == (None, [])
+    study(tmp_path / "other.nii.gz")
+    assert "different options" not in caplog.text
+    predict(run, [tmp_path / "other.nii.gz"], tmp_path / "out", options)
+    assert "different options: mirroring (0; none)" in caplog.text
 
 
 def test_a_class_that_is_no_structure_stays_none_for_whom_reads_the_folder(tmp_path):

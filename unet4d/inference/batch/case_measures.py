@@ -25,7 +25,7 @@ from unet4d.metrics.cardiac_structures import (
     Roles,
 )
 from unet4d.metrics.vitals import Vitals
-from unet4d.system.text import count, printable
+from unet4d.system.text import printable
 
 PREFIXES = {
     LEFT_VENTRICLE: "lv", MYOCARDIUM: "lv", RIGHT_VENTRICLE: "rv", RIGHT_MYOCARDIUM: "rv", LEFT_ATRIUM: "la", RIGHT_ATRIUM: "ra",
@@ -64,7 +64,7 @@ def measure_case(record: CaseRecord, classes: Sequence[str], roles: Roles) -> di
         for key, value in values.items():
             if key not in _NOT_INDEXED:
                 row[f"{prefix}_{key}_per_m2"] = value / vitals.bsa_m2 if vitals.bsa_m2 and value is not None else None
-    row["flags"] = " ".join(record.get("flags", [])) or None
+    row["flags"] = ";".join(_flag_keys(record, vitals)) or None
     return {key: round(value, 6) if isinstance(value, float) else value for key, value in row.items()}
 
 
@@ -76,8 +76,8 @@ def describe_case(record: CaseRecord, classes: Sequence[str], roles: Roles) -> s
         shown = [_describe_value(key, value, vitals.bsa_m2) for key, value in values.items() if key in _SHORT]
         if any(shown):
             parts.append(f"{printable(name)} {', '.join(filter(None, shown))}")
-    if flags := record.get("flags"):
-        parts.append(f"{count(len(flags), 'flag')}, see measures.csv")
+    if keys := _flag_keys(record, vitals):
+        parts.append(f"{'flag' if len(keys) == 1 else 'flags'} {', '.join(map(printable, keys))}")
     return f"{printable(str(record.get('case')))}: {'; '.join(parts)}"
 
 
@@ -117,6 +117,13 @@ def _measure_classes(
             extremes = (float(curve.max()), float(curve.min())) if len(curve) else (None, None)
             found[name] = dict(zip(("max_ml", "min_ml"), extremes, strict=True))
     return found
+
+
+def _flag_keys(record: CaseRecord, vitals: Vitals) -> list[str]:
+    """Return a key for each flag, see docs/metrics.md; a record of an earlier version has sentences alone."""
+    keys = list(record.get("flag_keys", record.get("flags", [])))
+    unlike = vitals.is_unlike_cycle(record.get("frames", 0), record.get("frame_duration_s"), _is_cyclic(record))
+    return [*keys, "heart_rate"] if unlike else keys
 
 
 def _heart_rate(record: CaseRecord, vitals: Vitals) -> float | None:

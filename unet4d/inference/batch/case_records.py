@@ -6,8 +6,8 @@ OUT/.unet4d/cases/<case>.json    written last, when all files of the case are th
                  The device and the memory are no part of it.
     "formats"    the outputs that were asked for, see formats.py
     "files"      relative path to SHA-256
-    "entry"      the case's entry in prediction.json; "frames", "frame_duration_s", "volumes_ml", "vitals", "flags": its part of
-                 the other tables; "seconds", "hardware"
+    "entry"      the case's entry in prediction.json; "frames", "frame_duration_s", "volumes_ml", "vitals", "flags",
+                 "flag_keys": its part of the other tables; "seconds", "hardware"
 """
 
 from __future__ import annotations

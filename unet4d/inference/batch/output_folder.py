@@ -17,6 +17,7 @@ import numpy as np
 from unet4d.datasets.label_maps import PREDICTION_JSON
 from unet4d.datasets.study import Study
 from unet4d.errors import InputError
+from unet4d.evaluation.conditions import mixed_conditions
 from unet4d.evaluation.plausibility import LabelShape, find_flags
 from unet4d.images.image4d import ImageInfo
 from unet4d.images.label_writers import write_color_table, write_label_descriptions
@@ -179,6 +180,7 @@ class PredictionFolder:
             "frame_duration_s": info.frame_duration_s,
             "volumes_ml": {name: [round(float(volume), 6) for volume in curve] for name, curve in curves.items()},
             "flags": [flag.sentence for flag in flags],
+            "flag_keys": list(dict.fromkeys(flag.key for flag in flags)),
         }
         self.records.write(case, record, files)
         self.tables.write()
@@ -197,6 +199,10 @@ class PredictionFolder:
         """Bring the tables up to date, where there are any."""
         if (self.path / PREDICTION_JSON).is_file():
             self.tables.write(always=True)
+
+    def mixed_conditions(self) -> str:
+        """Return what differs between the options of its cases; an empty text where nothing does."""
+        return mixed_conditions(record["entry"].get("conditions", {}) for record in self.records.read_all().values())
 
     def _check_earlier(self) -> None:
         """Raise InputError where an earlier predict wrote other labels, or its records are missing."""
