@@ -291,7 +291,7 @@ def _check_hearts(curves: Mapping[str, np.ndarray], cyclic: bool, roles: Roles) 
 
 
 def _check_sides(shape: LabelShape, names: Sequence[str], roles: Roles) -> list[Flag]:
-    """Flag ventricles with roles that may be swapped: the left myocardium surrounds the left ventricle, and touches the right one."""
+    """Flag ventricles with roles that may be swapped: the left myocardium surrounds the left one, and touches the right one."""
     left, right, wall = (class_of(structure, roles) for structure in (LEFT_VENTRICLE, RIGHT_VENTRICLE, MYOCARDIUM))
     if left is None or right is None or wall is None:
         return []

@@ -9,7 +9,7 @@ the outermost centers the outermost value):
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -131,33 +131,35 @@ class NativeLabel:
             classes, mixed = below, differ
         if mixed is not None:
             for at in mixed.flatten().nonzero()[:, 0].split(_AT_ONCE):
-                logits = self._resample_voxels(frame, torch.unravel_index(at, mixed.shape), places)
-                classes.view(-1)[at] = argmax_classes(logits)
+                voxels = torch.unravel_index(at.int(), mixed.shape)
+                classes.view(-1)[at] = argmax_classes(self._resample_voxels(frame, voxels, places))
         return classes
 
     def _resample_voxels(
         self, frame: Tensor, at: Sequence[Tensor], places: Sequence[tuple[Tensor, Tensor, Tensor]]
-    ) -> Tensor:
-        """Return the logits (K, N) of single voxels of a box as `_resample` computes them, Z first; `at` has their X, Y and Z."""
-        flat, strides = frame.flatten(1), (frame.shape[2] * frame.shape[3], frame.shape[3], 1)
-
-        def along(dim: int, before: Tensor) -> Tensor:
-            if dim == 3:
-                return flat.index_select(1, before)
-            low, high, share = (part[at[dim]] for part in places[dim])
-            below = along(dim + 1, before + low * strides[dim])
+    ) -> Iterator[Tensor]:
+        """Yield the logits (N,) of each class at single voxels, as `_resample` computes them; `at` has their X, Y and Z."""
+        corners, shares = [torch.zeros_like(at[0])], []
+        for dim, stride in enumerate((frame.shape[2] * frame.shape[3], frame.shape[3], 1)):
+            low, high, share = (part.index_select(0, at[dim]) for part in places[dim])
             if self.axes[dim].is_same:
-                return below
-            return torch.lerp(below, along(dim + 1, before + high * strides[dim]), share)
-
-        return along(0, torch.zeros_like(at[0]))
+                corners = [corner + low * stride for corner in corners]
+            else:
+                corners = [corner + side * stride for corner in corners for side in (low, high)]
+                shares.append(share)
+        for logits in frame:
+            values = [logits.flatten().index_select(0, corner) for corner in corners]
+            for share in reversed(shares):
+                pairs = zip(values[::2], values[1::2], strict=True)
+                values = [torch.lerp(below, above, share) for below, above in pairs]
+            yield values[0]
 
     def _between(self, dim: int, part: tuple[int, int], device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
         """Return for a part (first, end) of an axis the working voxels on both sides, counted within the box, and the shares."""
         axis, (first, end) = self.axes[dim], part
         begin = axis.needed(first, end)[0] if dim < 2 else 0
         low, high, share = (side[first:end].to(device) for side in (axis.low, axis.high, axis.share))
-        return low - begin, high - begin, share
+        return (low - begin).int(), (high - begin).int(), share
 
     def _resample(self, frame: Tensor, box: Sequence[tuple[int, int]]) -> Tensor:
         """Resample (K, x, y, Z) on the working grid, the part that the box needs along X and Y, to (K, *box)."""
