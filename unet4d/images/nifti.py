@@ -25,12 +25,6 @@ from unet4d.system.memory import check_fits
 from unet4d.system.regular_files import open_regular
 from unet4d.system.signals import check_stop
 
-try:  # takes half the time
-    from isal import igzip as gzip_reader
-    from isal.isal_zlib import error as GzipError
-except ImportError:
-    gzip_reader, GzipError = gzip, zlib.error
-
 Header = nib.Nifti1Header | nib.Nifti2Header
 
 NIFTI_SUFFIXES = (".nii.gz", ".nii")
@@ -44,6 +38,13 @@ _LONGEST_NUMBER = 8  # bytes; the content of a wider float depends on the machin
 _WORKING_BYTES = 16  # per voxel of the frame at hand: scaled in float64, then copied, checked and resampled in float32
 _BLOCK = 2**20
 _GZIP_LEVEL = 4  # label maps are nearly as small as at 9, and written several times faster
+
+_open_gzip: Any = gzip.open
+_GZIP_ERRORS: tuple[Any, ...] = (zlib.error,)
+with contextlib.suppress(ImportError):
+    from isal import igzip, isal_zlib
+
+    _open_gzip, _GZIP_ERRORS = igzip.open, (zlib.error, isal_zlib.error)  # half the time
 
 
 def read_header(path: PathLike) -> tuple[Header, tuple[int, int, int, int]]:
@@ -64,7 +65,7 @@ def open_nifti(path: Path) -> Iterator[tuple[Header, tuple[int, int, int, int], 
     compressed = _is_compressed(path)
     check_stop()
     try:
-        with open_regular(path) as raw, gzip_reader.open(raw) if compressed else raw as opened_file:
+        with open_regular(path) as raw, _open_gzip(raw) if compressed else raw as opened_file:
             file = cast(BinaryIO, opened_file)
             block = file.read(_LONGEST_HEADER)
             header = _parse_header(block, path)
@@ -79,7 +80,7 @@ def open_nifti(path: Path) -> Iterator[tuple[Header, tuple[int, int, int, int], 
         raise InputError(f"{path} {what}; give the path of an existing .nii or .nii.gz file") from error
     except EOFError as error:
         raise InputError(f"{path} is truncated ({error}); copy or export it again") from error
-    except (OSError, zlib.error, GzipError) as error:
+    except (OSError, *_GZIP_ERRORS) as error:
         raise InputError(f"{path} cannot be read as NIfTI ({error}); copy or export it again") from error
 
 

@@ -206,7 +206,8 @@ class TimeBudget(EpochBudget):
         self._steps_s.append(spent_s - self._step_began_s if self._step_began_s else 0.0)
         _, progress, is_over = self.read_clock()
         last = epoch if self.last_epoch is None and (is_over or self.is_over) else self.last_epoch
-        closing_s, share_s = max(self.closing_s, self.saving_s), VALIDATION_SHARE * self.total_s
+        untimed_s = 0.0 if self.validations_s else UNMEASURED_S - self.unmeasured_s
+        closing_s, share_s = max(self.closing_s, self.saving_s) + untimed_s, VALIDATION_SHARE * self.total_s
         is_affordable = self.validations_s + closing_s <= progress * (share_s - closing_s)
         is_affordable &= spent_s + closing_s + self.reserve_s < self.total_s
         is_due = epoch == last or (epoch % self.config.validate_every == 0 and is_affordable)
