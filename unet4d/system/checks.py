@@ -100,6 +100,8 @@ def describe_type(kind: Any) -> str:
     """Return the type of a setting for a message: "a whole number, or null"."""
     if kind in _TYPES:
         return _TYPES[kind]
+    if get_origin(kind) is dict:
+        return _TYPES[dict]
     if get_origin(kind) is Literal:
         choices = ", ".join(map(str, get_args(kind)))
         return choices if len(get_args(kind)) == 1 else f"one of {choices}"
