@@ -15,6 +15,7 @@ others' answer as it is.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -207,5 +208,5 @@ def _describe(
     }
     listed = "".join(f"; {what}: {', '.join(names)}" for what, names in notes.items() if names)
     partly = {name for name in fitted if (name == _STEM and channels) or (name in outputs and classes)}
-    text = f"{100 * share:.3g} % of its {sum(sizes.values()):,} weights from {path}{listed}"
+    text = f"{math.floor(1000 * share) / 10:g} % of its {sum(sizes.values()):,} weights from {path}{listed}"
     return InitialWeights(text, share, tuple(sorted(fitted.keys() - partly)))
