@@ -22,7 +22,7 @@ from unet4d.models.device import find_device, resolve_precision
 Row = dict[str, Any]
 OURS, CYCLIC, FRAMEWISE, MONAI = "ours", "ours, cyclic", "frame-wise baseline", "MONAI"
 CLASSES = 4
-MOST_RECURRENCE, MOST_OTHER, MOST_GROWTH = 1.25, 0.15, 1.05
+MOST_RECURRENCE, MOST_CYCLIC, MOST_OTHER, MOST_GROWTH = 1.25, 1.35, 0.15, 1.05
 
 
 @dataclass(frozen=True)
@@ -206,7 +206,7 @@ def cine_bars(rows: Sequence[Row]) -> list[Row]:
     other = None if ours["network's share"] is None else 1 - ours["network's share"]
     return [
         bar("recurrence: a prediction over the frame-wise baseline's", "<=", MOST_RECURRENCE, [ours["s / frame-wise"]]),
-        bar("the same, of a cyclic study: the loop is run twice", "<=", MOST_RECURRENCE, [cyclic["s / frame-wise"]]),
+        bar("the same, of a cyclic study, which is primed", "<=", MOST_CYCLIC, [cyclic["s / frame-wise"]]),
         bar("share of the time that is not the network's", "<=", MOST_OTHER, [other]),
     ]
 

@@ -150,7 +150,7 @@ def inference_options(parser: ArgumentParser, scratch: str = "--out") -> None:
         parser,
         "--priming_frames",
         help="of a cyclic study, frames before the first, and after the last backward, that recurrence runs over to warm up; "
-        "default: the model's, if unset a whole round",
+        "default: that of the model",
         type=int,
     )
     add(

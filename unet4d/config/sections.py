@@ -327,9 +327,9 @@ class InferenceConfig:
     mirror_axes: list[int] = field(default_factory=list)
     """Axes (0 = X, 1 = Y, 2 = Z) along which a study is mirrored, too, and the results averaged: twice the work for each. Of
     data.flip_axes: no network knows a study mirrored as it never saw one."""
-    priming_frames: int | None = None
+    priming_frames: int | None = 12
     """Frames of a cyclic study over which recurrence runs before the run that counts: its last ones, backward its first ones.
-    0: none, as in an open study. Unset: all, a whole round."""
+    0: none, as in an open study. null: all, a whole round."""
 
     def __post_init__(self) -> None:
         """Check every value."""
