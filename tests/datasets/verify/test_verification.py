@@ -19,6 +19,7 @@ from unet4d.datasets.verify import header_checks
 from unet4d.datasets.verify.dataset_summary import describe_summary, summarize_studies
 from unet4d.datasets.verify.run_checks import FINGERPRINT_FILE, Verification, verify_dataset
 from unet4d.datasets.verify.study_properties import StudyProperties
+from unet4d.images import nifti
 from unet4d.images.image4d import Image4D
 from unet4d.phantom import write_phantom
 from unet4d.system import digests
@@ -54,14 +55,14 @@ def told(found: Verification) -> list[tuple[str, str]]:
 
 def test_each_file_is_read_once_and_not_again(own, tmp_path, monkeypatch):
     by_frame(own, 2, *json.loads((own / "dataset.json").read_text())["training"][1]["labelled_frames"])
-    opened, lock, real = [], threading.Lock(), gzip.open
+    opened, lock, real = [], threading.Lock(), nifti._open_gzip
 
     def counted(path, *given, **named):
         with lock:
             opened.append(str(getattr(path, "name", path)))
         return real(path, *given, **named)
 
-    monkeypatch.setattr("unet4d.images.nifti.gzip.open", counted)
+    monkeypatch.setattr(nifti, "_open_gzip", counted)
     first = verified(own, tmp_path / "kept")
     dataset = open_dataset(own)
     assert sorted(opened) == sorted(str(file) for one in dataset.training for file in one.files)
