@@ -60,6 +60,14 @@ def test_the_ignore_value_is_known_and_no_class(in_memory, tmp_path):
     assert set(properties.volumes_ml) == {"wall", "blood"}
 
 
+def test_a_class_that_was_not_annotated_has_no_volume(tmp_path):
+    label = label_of()
+    label[label == 2] = 0
+    properties, issues = check(write(tmp_path, label, annotated_labels=[7]))
+    assert issues == ()
+    assert set(properties.volumes_ml) == {"blood"}
+
+
 @pytest.mark.parametrize(
     ("labels", "entry", "change", "kind", "words"),
     [

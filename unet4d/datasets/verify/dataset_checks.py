@@ -99,7 +99,7 @@ def _same_labels(checked: CheckedStudies) -> Iterator[Issue]:
 def _absent_classes(dataset: Dataset, checked: CheckedStudies) -> Iterator[Issue]:
     labelled = [properties for _, properties in checked if properties.labelled_frames]
     for name, value in dataset.labels:
-        if value and labelled and not any(any(properties.volumes_ml[name]) for properties in labelled):
+        if value and labelled and not any(any(one.volumes_ml.get(name, ())) for one in labelled):
             text = (
                 f"no labelled frame of {count(len(labelled), 'study', 'studies')} has the class {name!r} (value {value}); correct "
                 "its value, or leave it out"

@@ -74,7 +74,7 @@ def check_label(case: Case, dataset: Dataset, image: CheckedImage, array: np.nda
         volumes = {
             name: tuple(round(float(seen.counts[t][value] * seen.voxel_ml), 4) for t in labelled)
             for name, value in dataset.labels
-            if value
+            if value and value in known_values(case, dataset)
         }
         partial = tuple(t for t in labelled if t in seen.partial)
         image.properties = replace(

@@ -28,7 +28,7 @@ class StudyProperties:
         frames: T.
         frame_duration_s: of dataset.json, else of the header; None where neither has it.
         labelled_frames: ascending.
-        volumes_ml: class name to its volume in each labelled frame.
+        volumes_ml: class name to its volume in each labelled frame; without classes that were not drawn in the case.
         intensities: channel name to the 0.5, 50 and 99.5 percentiles over all frames.
         voxels: digest of the image's values, independent of file and header. Empty where every frame has one value only.
         drawn: digest of the labelled frames' values, empty where these have no label.
