@@ -93,3 +93,9 @@ def test_a_run_is_resumed_with_its_own_regions_alone(run: Path, dataset: Path, t
     assert read_dataset(other).regions["left heart"].paint == 3
     copy = shutil.copytree(run, tmp_path / "run")
     assert "with another dataset: regions is" in error_of(train, other, copy, tiny(), "cpu", resume=True)
+
+    in_order = json.loads((dataset / "dataset.json").read_text())["labels"]
+    turned = {"background": 0, "left heart": in_order.pop("left heart"), **in_order}
+    change_dataset(other, lambda about: about.update(labels=turned, regions_class_order=[2, 1, 3]))
+    assert read_dataset(other).regions == REGIONS, "but for the order, which is that of the outputs"
+    assert "with another dataset: regions is" in error_of(train, other, copy, tiny(), "cpu", resume=True)

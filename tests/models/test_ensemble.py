@@ -105,6 +105,17 @@ def test_models_that_differ_are_refused_with_both_names(changed, words):
         check_compatible([model(), model("two"), model("other", **changed)])
 
 
+def test_regions_in_another_order_are_other_outputs():
+    heart, cavity = ("heart", Region((1, 2), 1)), ("cavity", Region((2,), 2))
+    one, other = (
+        {"labels": {"background": 0, "wall": 1, "cavity": 2}, "regions": dict(pairs)}
+        for pairs in ((heart, cavity), (cavity, heart))
+    )
+    check_compatible([model(task=one), model(task=one)])
+    with pytest.raises(InputError, match="cannot form an ensemble: got regions"):
+        check_compatible([model(task=one), model(task=other)])
+
+
 def test_models_that_differ_elsewhere_may_be_mixed():
     check_compatible([model(), model(data={"patch_size": (8, 8, 8)}, task={"held_out": ("anna",)})])
     check_compatible([model(), model(task={"channel_kinds": ("signal",)})])  # an older checkpoint says nothing of kinds

@@ -79,7 +79,7 @@ def _shared(model: TrainedModel) -> dict[str, Any]:
     task, data = model.task, model.config.data
     return {
         "labels": list(task.labels.items()),
-        "regions": {name: region.as_dict() for name, region in task.regions.items()},
+        "regions": [(name, region.as_dict()) for name, region in task.regions.items()],
         "channels": list(task.channel_names),
         "kinds": list(task.channel_kinds) or ["signal"] * len(task.channel_names),
         "time": time_axis(task.cyclic),

@@ -140,7 +140,9 @@ def _read_checkpoint(out_dir: Path, config: ResolvedConfig, task: Task) -> dict[
         )
     trained, given = Task.from_dict(checkpoint["task"]).as_dict(), task.as_dict()
     for name, value in given.items():
-        if value != trained[name] and name != "roles":  # which change what is reported, not what is trained
+        if name == "roles":  # they change what is reported, not what is trained
+            continue
+        if repr(value) != repr(trained[name]):  # in the same order, too: it is that of the network's outputs
             raise InputError(
                 f"--resume with another dataset: {name} is {value} and was {trained[name]}; give the run's own, or a new --out"
             )
