@@ -370,3 +370,19 @@ def test_frames_that_nothing_orders_are_refused(tmp_path):
 
     files.save(files.single_frames(ARRAY, AFFINE, place), tmp_path)
     assert "no time orders the frames of a slice" in refusal(tmp_path)
+
+
+@pytest.mark.parametrize("uid", [None, "1.2.3"])
+def test_two_patients_whose_series_share_a_uid_or_have_none_are_never_one_study(uid, tmp_path):
+    first = files.single_frames(ARRAY, AFFINE, by_trigger, PatientID="a", StudyInstanceUID="1.2.1")
+    second = files.single_frames(ARRAY, AFFINE, by_trigger, PatientID="b", StudyInstanceUID="1.2.2")
+    for ds in second:
+        ds.TriggerTime = float(ds.TriggerTime) + 20  # between the frames of the other
+    for ds in (*first, *second):
+        ds.SeriesInstanceUID = uid
+    files.save([*first, *second], tmp_path)
+    if uid:
+        assert "images of 2 patients have one SeriesInstanceUID" in refusal(tmp_path)
+    else:
+        studies = open_layout("dicom", tmp_path, LayoutOptions()).studies
+        assert [study.image().frames for study in studies] == [4, 4]

@@ -124,6 +124,29 @@ def test_an_enhanced_file_is_referred_to_by_frame_numbers(tmp_path):
     assert frames == (1, 3)
 
 
+@pytest.mark.parametrize("told", ["nothing", "time"])
+def test_a_reference_to_a_whole_cine_is_placed_by_time_or_refused(told, tmp_path):
+    ds = files.enhanced(ARRAY, AFFINE, 40.0)
+    at = {
+        tuple(one.FrameContentSequence[0].DimensionIndexValues[2:0:-1]): one
+        for one in ds.PerFrameFunctionalGroupsSequence
+    }
+    places = [(t, z, v) for t in (1, 3) for z in range(SLICES) for v in (1, 2) if (TRUTH[t, :, :, z] == v).any()]
+    drawn = segmentation(["a", "b"], [(v, TRUTH[t, :, :, z] == v, ds, None) for t, z, v in places])
+    drawn.SharedFunctionalGroupsSequence = ds.SharedFunctionalGroupsSequence
+    for group, (t, z, _) in zip(drawn.PerFrameFunctionalGroupsSequence, places, strict=True):
+        group.PlanePositionSequence = at[t + 1, z + 1].PlanePositionSequence
+        if told == "time":
+            group.FrameContentSequence = [files.attributes({"TemporalPositionIndex": t + 1})]
+    files.save([ds, drawn], tmp_path)
+    if told == "nothing":
+        assert "refers to 4 images at its place, expected one" in fault_of(tmp_path)
+        return
+    label, frames, _ = label_of(tmp_path)
+    np.testing.assert_array_equal(label, TRUTH)
+    assert frames == (1, 3)
+
+
 def test_a_label_map_segmentation_holds_all_classes_in_a_frame(tmp_path):
     of = images()
     drawn = segmentation(["a", "b"], masks(of))

@@ -50,3 +50,10 @@ def test_identifiers_are_removed_with_their_parts_and_short_ones_stay():
         [{"PatientName": "Mustermann^Erika^von", "PatientID": "17", "Rows": "4096", "StudyDescription": "heart 17"}]
     )
     assert redact("Erika Mustermann (17), heart 17, 4096", values) == "[removed] [removed] (17), [removed], 4096"
+
+
+def test_identifiers_are_removed_as_messages_write_them():
+    tags = {"SeriesDescription": "Mustermann  cine\x07\nsax", "PatientName": "Yamada^Tarou=山田太郎^殿=x"}
+    values = identifiers([tags])
+    for text in (tags["SeriesDescription"], "Mustermann cine\x07 sax", r"Mustermann cine\x07 sax", "Tarou", "山田太郎"):
+        assert redact(text, values) == "[removed]"

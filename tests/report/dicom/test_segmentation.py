@@ -180,7 +180,6 @@ FAULTS = {
     ),
     "one SOPInstanceUID": lambda made: setattr(made[3], "SOPInstanceUID", made[5].SOPInstanceUID),
     "2 values of StudyInstanceUID": lambda made: setattr(made[3], "StudyInstanceUID", generate_uid()),
-    "2 values of PatientID": lambda made: setattr(made[3], "PatientID", "another"),
     "no FrameOfReferenceUID": lambda made: [delattr(one, "FrameOfReferenceUID") for one in made],
 }
 

@@ -154,7 +154,7 @@ class _PlaneIndex:
         """Return the planes that a part was drawn on; none where it is of no image here.
 
         Raises:
-            _PlaceError: it lies elsewhere than the image it refers to, or one of several frames that it does not name.
+            _PlaceError: it lies elsewhere than the image it refers to, or refers to several frames without its time.
         """
         if not part.references:
             return self._locate_by_position(drawing, part)
@@ -170,6 +170,13 @@ class _PlaneIndex:
             raise _PlaceError(
                 {at.study for at in found},
                 f"{_name(part)} lies {off:.3g} mm off the image that it refers to, expected on it; export it again",
+            )
+        if len({(at.t, at.z) for at in on_plane}) > 1 and part.time is not None:
+            on_plane = [at for at in on_plane if at.t == part.time - 1]
+        if len({(at.t, at.z) for at in on_plane}) > 1:
+            raise _PlaceError(
+                {at.study for at in on_plane},
+                f"{_name(part)} refers to {len(on_plane)} images at its place, expected one; export it with a reference to it",
             )
         return on_plane
 

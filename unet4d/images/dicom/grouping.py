@@ -82,9 +82,11 @@ class StudyCandidate:
 
 def group_into_studies(found: FoundDicom) -> list[StudyCandidate]:
     """Group planes into candidates for studies, by patient, time of the study, series number, UID and component."""
-    groups: dict[tuple[str, str], list[Plane]] = {}
+    groups: dict[tuple[object, str], list[Plane]] = {}
     for plane in found.planes:
-        groups.setdefault((plane.series.uid, plane.component), []).append(plane)
+        of = plane.series
+        key = of.uid or (of.patient, of.study, of.number)  # an export may lose the UIDs of series
+        groups.setdefault((key, plane.component), []).append(plane)
     directions = [direction for group in groups.values() for direction in _split_velocities(group)]
     views = [view for direction in directions for view in _split_orientations(direction)]
     echoes = [echo for view in views for echo in _split_echoes(view)]

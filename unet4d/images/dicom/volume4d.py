@@ -49,10 +49,12 @@ def stack_planes(planes: Sequence[Plane], title: str) -> SliceStack:
     """Sort the planes of one study into slices and frames; `title` begins the message.
 
     Raises:
-        InputError: orientation, spacing or matrix differ; the b-value or inversion time varies at one place; slices lie
-            unevenly; a slice has another number of frames than most; two planes lie at one place and time; nothing orders the
-            frames. Lists all reasons.
+        InputError: the planes are of several patients; orientation, spacing or matrix differ; the b-value or inversion time varies
+            at one place; slices lie unevenly; a slice has another number of frames than most; two planes lie at one place and time;
+            nothing orders the frames. Lists all reasons.
     """
+    patients = len({plane.series.patient for plane in planes})
+    _refuse(title, [f"images of {patients} patients have one SeriesInstanceUID"] if patients > 1 else [])
     _refuse(title, geometry.describe_mixed_planes(planes))
     slices = geometry.group_into_slices(planes)
     _refuse(title, frame_order.describe_other_variation(slices))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import re
 import shutil
 import tempfile
 import warnings
@@ -15,6 +16,7 @@ from unet4d.errors import InputError
 from unet4d.images.dicom.file_search import files_under, is_dicom
 from unet4d.system.files import PathLike
 from unet4d.system.lock import exclusive_lock
+from unet4d.system.text import printable
 
 if TYPE_CHECKING:
     from unet4d.inference.options import InferenceOptions
@@ -121,7 +123,9 @@ def identifiers(tags: Iterable[Mapping[str, str]]) -> list[str]:
     for one in tags:
         for keyword in _IDENTIFYING:
             value = str(one.get(keyword) or "").strip()
-            found |= {value, *(value.replace("^", " ").split() if keyword.endswith("Name") else ())}
+            line = " ".join(value.split())  # as messages have it
+            found |= {value, line, printable(value), printable(line)}
+            found |= set(re.split(r"[\s^=]+", value) if keyword.endswith("Name") else ())
     return sorted((value for value in found if len(value) >= _SHORTEST), key=len, reverse=True)
 
 
