@@ -93,11 +93,16 @@ def test_a_segmentation_that_slicer_saved_beside_is_a_drawn_frame(squares, tmp_p
         "Segment1_ID": "Segment_2", "Segment1_Name": "wall", "Segment1_LabelValue": "2", "Segment1_Layer": "0",
     }  # fmt: skip
     values = np.array([0, 2, 1], np.uint8)[drawn]  # Slicer numbers segments by their order
-    nrrd.write(str(out / "labels/square1/frame_005.seg.nrrd"), values, header)
+    segmentation = out / "labels/square1/frame_005.seg.nrrd"
+    nrrd.write(str(segmentation), values, header)
     dataset = run(squares, out)
     case = dataset.training[1]
     assert case.partial.propagated == (0, 1, 3, 4)
-    assert np.array_equal(read_labelled(case, dataset, case.image())[0][5], drawn)
+    for _ in range(2):  # it stays a drawn one
+        assert np.array_equal(read_labelled(case, dataset, case.image())[0][5], drawn)
+        assert run(squares, out).training[1].partial.propagated == (0, 1, 3, 4)
+    segmentation.unlink()
+    assert run(squares, out).training[1].partial.propagated == (0, 1, 3, 4, 5)
 
 
 def test_a_stop_while_files_are_written_corrects_nothing(squares, tmp_path, monkeypatch):

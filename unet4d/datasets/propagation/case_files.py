@@ -98,9 +98,9 @@ class CaseFiles:
                 )
         return found
 
-    def path(self, frame: int) -> Path:
-        """Return the path of the label map of a frame."""
-        return self.folder / f"frame_{frame:03d}.nii.gz"
+    def path(self, frame: int, suffix: str = ".nii.gz") -> Path:
+        """Return the path of the label map of a frame, or of its segmentation by 3D Slicer."""
+        return self.folder / f"frame_{frame:03d}{suffix}"
 
     def is_done(self, key: str) -> bool:
         """Return whether the case was made from what the key stands for, and all its label maps are there."""
@@ -118,7 +118,10 @@ class CaseFiles:
         """Write the label maps (X, Y, Z) and the record; label maps of other frames are removed."""
         written = {str(t): list(self.record.written.get(str(t), [])) for t in range(like.frames)}
         for t, label in labels.items():
-            if t not in corrected and (digest := _digest(label)) not in written[str(t)]:
+            is_own = (
+                t not in corrected or self.path(t, SLICER).is_file()
+            )  # a copy of Slicer's is no correction without it
+            if is_own and (digest := _digest(label)) not in written[str(t)]:
                 written[str(t)].append(digest)
         marks = {str(t): _digest(label) for t, label in corrected.items()}
         self.record = CaseRecord("", entry, rows, written, marks)
