@@ -100,6 +100,20 @@ def test_what_nobody_stated_is_not_stated_and_what_was_stated_is_shown(run, tmp_
     assert "to predict with" in command("info", file / "model").told
 
 
+def test_a_file_that_is_exported_again_keeps_what_was_stated_and_recorded(run, tmp_path):
+    (tmp_path / "LICENCE").write_text("Free for research")
+    stated = {"name": "cine heart", "intended_use": "research only", "training_data": "phantoms"}
+    first = export(run, tmp_path / "one.unet4d", **stated, licence=tmp_path / "LICENCE")
+    one, two = (read_model_file(path) for path in (first, export(first, tmp_path / "two.unet4d")))
+    assert (two.card, two.licence) == (one.card, one.licence)
+    (tmp_path / "LICENCE").write_text("Free for all")
+    three = read_model_file(
+        export(first / "model", tmp_path / "three.unet4d", name="other", licence=tmp_path / "LICENCE", half=True)
+    )
+    assert three.card == one.card | {"name": "other"}
+    assert three.licence == "Free for all"
+
+
 def test_folds_go_into_one_file_by_their_last_checkpoints(trained, tmp_path, study):
     folds = tmp_path / "folds"
     for fold in range(3):

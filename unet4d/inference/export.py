@@ -24,6 +24,9 @@ from unet4d.models.model_file import (
     TRAINING_DATA,
     ModelFile,
     checkpoint_sha256,
+    is_model_file,
+    is_network_of_file,
+    read_model_file,
     write_model_file,
 )
 from unet4d.system.environment import VERSION
@@ -61,7 +64,8 @@ def export(
     """Write a model file; an older file there is replaced. The same arguments give the same bytes.
 
     Args:
-        model: run folder (its best checkpoint), folder of folds (the last checkpoint of each), checkpoint or model file.
+        model: run folder (its best checkpoint), folder of folds (the last checkpoint of each), checkpoint; or a model file,
+            or a network of one, of which licence and card stay where nothing else is given.
         out: the model file, NAME.unet4d.
         name: of the model.
         intended_use: what the model is for, and what it is not for.
@@ -83,22 +87,29 @@ def export(
         raise InputError(
             f"{model} holds two networks of one fold, expected one of each; give a run, or a folder of folds"
         )
-    first = models[0].task
+    first, before = models[0].task, _model_file(model)
+    stated = {"name": name, "intended_use": intended_use, "training_data": training_data}
     card = {
-        "name": name,
-        "intended_use": intended_use,
-        "training_data": training_data,
+        **{key: before.card.get(key, text) if text == NOT_STATED else text for key, text in stated.items()},
         "labels": first.labels,
         "outputs": first.output_names,
         "channel_names": list(first.channel_names),
         "time": time_axis(first.cyclic),
         "postprocessing": _steps(model, models),
-        "networks": {key: _record(one) for key, one in zip(names, models, strict=True)},
+        "networks": {key: _record(one, before) for key, one in zip(names, models, strict=True)},
         "exported_by": f"unet4d {VERSION}",
     }
     networks = {key: _network(one, half) for key, one in zip(names, models, strict=True)}
-    write_model_file(out, ModelFile(card, read_licence(licence), networks))
+    write_model_file(out, ModelFile(card, before.licence if licence is None else read_licence(licence), networks))
     return Path(out)
+
+
+def _model_file(model: PathLike) -> ModelFile:
+    """Return the content of the model file that is exported again, without networks; one that states nothing where it is none."""
+    file = Path(model).parent if is_network_of_file(model) else Path(model)
+    if not is_model_file(file):
+        return ModelFile({}, NOT_STATED, {})
+    return read_model_file(file)._replace(networks={})
 
 
 def read_licence(path: PathLike | None) -> str:
@@ -136,9 +147,11 @@ def _network(model: TrainedModel, half: bool) -> bytes:
     return bytes(checkpoint_bytes(config, replace(model.task, held_out=()), network, {}))
 
 
-def _record(model: TrainedModel) -> dict[str, Any]:
-    """Return what the run of a model recorded: what it was trained on, and its scores. None where nothing is known."""
-    run = model.path.parent
+def _record(model: TrainedModel, before: ModelFile) -> dict[str, Any]:
+    """Return what the run of a model, or the file before, recorded: its training data and scores. None where nothing is known."""
+    networks, run = before.card.get("networks"), model.path.parent
+    if isinstance(networks, dict) and isinstance(found := networks.get(model.path.name), dict):
+        return found
     data, summary = (_read_record(run / name) for name in (TRAINING_DATA, RUN_SUMMARY))
     scores = {which: summary.get(which) for which in ("best", "last")}
     return {
