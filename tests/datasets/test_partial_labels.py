@@ -67,6 +67,11 @@ def test_the_highest_value_that_is_no_class_stands_for_ignored_voxels(tmp_path):
     assert dataset_of(tmp_path, label_of(), {**LABELS, "last": 255}, labelled_slices=[0]).ignored_value == 254
 
 
+@pytest.mark.parametrize("name", ["Ignore", "IGNORE", " ignore "])
+def test_undrawn_voxels_never_become_a_class_by_other_letters(name, tmp_path):
+    assert "expected 'ignore' for undrawn voxels" in error_of(dataset_of, tmp_path, label_of(), {**LABELS, name: 9})
+
+
 @pytest.mark.parametrize(
     ("labels", "entry", "change", "words"),
     [

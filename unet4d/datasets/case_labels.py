@@ -8,10 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from unet4d.datasets.cases import Case, Dataset
-from unet4d.datasets.partial_labels import IGNORE_NAME
 from unet4d.errors import InputError
 from unet4d.images.image4d import Image4D, read_label
-from unet4d.system.class_values import IGNORE
+from unet4d.system.class_values import IGNORE, IGNORE_NAME
 from unet4d.system.text import count
 
 

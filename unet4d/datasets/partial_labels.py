@@ -9,10 +9,9 @@ from typing import Any
 import numpy as np
 
 from unet4d.errors import InputError
+from unet4d.system.class_values import IGNORE_NAME
 from unet4d.system.text import describe_frames, short_repr
 
-IGNORE_NAME = "ignore"
-"""Name in "labels" of the value of undrawn voxels; it is the highest, as in nnU-Net (Isensee et al. 2021)."""
 PARTIAL_KEYS = ("labelled_slices", "annotated_labels", "frame_weights", "propagated_frames")
 
 
@@ -109,8 +108,10 @@ def split_ignore(pairs: Sequence[tuple[str, int]], where: str) -> tuple[list[tup
     """Split (class name, value) pairs into those of classes and the value named "ignore"; None: there is none.
 
     Raises:
-        InputError: it is not the highest value.
+        InputError: it is not the highest value, or is written with other letters, which would make it a class.
     """
+    if other := [name for name, _ in pairs if name != IGNORE_NAME and name.strip().casefold() == IGNORE_NAME]:
+        raise InputError(f"{where} has {short_repr(other[0])}, expected {IGNORE_NAME!r} for undrawn voxels; rename it")
     classes = [(name, value) for name, value in pairs if name != IGNORE_NAME]
     ignore = next((value for name, value in pairs if name == IGNORE_NAME), None)
     highest = max((value for _, value in classes), default=0)

@@ -16,12 +16,10 @@ from typing import Any
 import numpy as np
 
 from unet4d.errors import InputError
-from unet4d.system.class_values import BACKGROUND, class_fault
+from unet4d.system.class_values import BACKGROUND, IGNORE_NAME, class_fault
 from unet4d.system.text import short_repr, shorten_list
 
 ORDER = "regions_class_order"
-_IGNORE = "ignore"
-"""Name in "labels" of the value of undrawn voxels, which is in no region."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +98,7 @@ def parse_regions(labels: Any, order: Any, what: str) -> tuple[Any, dict[str, Re
     }
     if not any(isinstance(value, list) for value in one_each.values()):
         return one_each, {}
-    beside = {name: value for name, value in one_each.items() if name in (BACKGROUND, _IGNORE)}
+    beside = {name: value for name, value in one_each.items() if name in (BACKGROUND, IGNORE_NAME)}
     found = {name: _values(name, value, what) for name, value in one_each.items() if name not in beside}
     background = beside.get(BACKGROUND)
     fault = class_fault((name, number) for number, name in enumerate(found, 1))

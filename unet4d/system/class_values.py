@@ -6,6 +6,8 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 
 BACKGROUND = "background"
+IGNORE_NAME = "ignore"
+"""Name in "labels" of the value of undrawn voxels; it is the highest, as in nnU-Net (Isensee et al. 2021)."""
 IGNORE = 255
 """Class index of ignored voxels in a label: they are undrawn, and of no class."""
 LONGEST_NAME = 200

@@ -17,7 +17,6 @@ from unet4d.datasets.convert.layouts import LAYOUTS, open_layout
 from unet4d.datasets.dataset import open_dataset
 from unet4d.datasets.dataset_json import parse_dataset
 from unet4d.datasets.key_file import check_key_file, write_key_file
-from unet4d.datasets.partial_labels import IGNORE_NAME
 from unet4d.datasets.study import Source, Study
 from unet4d.datasets.writer import check_fillable, fill_dataset_folder
 from unet4d.errors import InputError
@@ -25,6 +24,7 @@ from unet4d.images.channels import SIGNAL
 from unet4d.images.image4d import Image4D, write_image
 from unet4d.images.time_axis import TimeAxis
 from unet4d.metrics.regions import regions_entry
+from unet4d.system.class_values import IGNORE_NAME
 from unet4d.system.failures import failure_of_study
 from unet4d.system.files import PathLike, replacing, write_json
 from unet4d.system.progress_bar import ProgressBar

@@ -19,12 +19,12 @@ import numpy as np
 from unet4d.datasets.case_labels import read_labelled
 from unet4d.datasets.cases import Case, Dataset
 from unet4d.datasets.dataset import read_dataset
-from unet4d.datasets.partial_labels import IGNORE_NAME
 from unet4d.datasets.propagation.carry import CarriedFrame, propagate_labels
 from unet4d.datasets.propagation.case_files import CaseFiles
 from unet4d.datasets.propagation.checks import DEFAULTS, RECORDS, PropagationOptions, check_propagate
 from unet4d.datasets.propagation.registration import Greedy, MakeRegistration
 from unet4d.errors import InputError
+from unet4d.system.class_values import IGNORE_NAME
 from unet4d.system.csv_file import csv_text
 from unet4d.system.digests import stamp
 from unet4d.system.failures import failure_of_study, raise_failed
