@@ -49,6 +49,7 @@ SHIPPED = {
     "acdc14": Shipped("acdc14.yaml", (1.56, 1.56, 10.0)),
     "recurrence": Shipped("recurrence.yaml", (2.0, 2.0, 8.0)),
     "accuracy": Shipped("accuracy.yaml", (2.0, 2.0, 8.0)),
+    "fine_tuning": Shipped("fine_tuning.yaml", (2.0, 2.0, 8.0)),
     "kill_and_resume": Shipped("kill_and_resume.yaml", (1.56, 1.56, 10.0)),
 }
 

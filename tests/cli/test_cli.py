@@ -163,7 +163,7 @@ def test_a_wrong_setting_of_train_is_one_line_and_exit_code_2(command, train_cal
         (["phantom", "--out", "p", "--subjects", "two", "--frames", "3"], "subjects is two, expected a whole number"),
         (["phantom", "--out", "p", "--subjects", "0", "--frames", "3"], "subjects is 0"),
         (["evaluate", "--reference", "a", "--out", "b"], "--prediction is missing; see unet4d evaluate --help"),
-        (["export"], "'export' is not a command, expected one of "),
+        (["publish"], "'publish' is not a command, expected one of "),
     ],
 )
 def test_wrong_usage_is_one_line_and_exit_code_2(command, tmp_path, monkeypatch, arguments, wanted):

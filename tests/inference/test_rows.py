@@ -204,7 +204,7 @@ def test_rows_that_the_gpu_cannot_carry_on_are_carried_in_main_memory(monkeypatc
     wanted, copy, refused = whole(image), torch.Tensor.clone, []
 
     def limited(self, *given, **named):
-        if self.ndim == 5 and len(self) > 1 and not refused:
+        if self.shape[:2] == (image.shape[1], 3) and not refused:  # logits that are carried on
             refused.append(self.shape)
             raise torch.OutOfMemoryError("made up")
         return copy(self, *given, **named)

@@ -57,7 +57,7 @@ def on_meta(monkeypatch):
     for module in (unet4d.inference.window_predictor, unet4d.training.step):
         monkeypatch.setattr(module, "autocast", lambda device, precision: contextlib.nullcontext())
 
-    def plain(network, config):
+    def plain(network, config, initial):
         return Plain(network.parameters(), {"lr": config.learning_rate})
 
     monkeypatch.setattr(unet4d.training.step, "build_optimizer", plain)

@@ -91,7 +91,7 @@ def test_another_error_is_not_out_of_memory():
 def real_step() -> TrainingStep:
     """Return a step that drops half of the channels."""
     torch.manual_seed(0)
-    config = tiny_config(channels=[4, 6], dropout=0.5, batch_size=1, learning_rate=1e-2, chunk_frames=0)
+    config = tiny_config(channels=[4, 6], dropout=0.5, batch_size=1, learning_rate=1e-4, chunk_frames=0)
     return TrainingStep(build_network(config.model, 1, 3), config, torch.device("cpu"))
 
 

@@ -67,7 +67,7 @@ def test_a_frozen_encoder_needs_neither_gradients_nor_moments_nor_kept_activatio
 def made_up(monkeypatch, needs: list[int], frames: int = 9) -> None:
     """Let the schedules need this many bytes."""
 
-    def count(config, in_channels, out_channels, labelled_frames, is_whole=True):
+    def count(config, in_channels, out_channels, labelled_frames, is_whole=True, regions=()):
         taken = needs[ladder(frames).index(config.recompute)]
         return StepCost(taken, taken, 0, 0)
 
@@ -93,7 +93,7 @@ def test_nine_percent_and_at_least_one_and_a_half_gb_are_spared_and_a_quarter_of
 
 
 def test_a_way_with_a_tensor_of_two_to_the_31_elements_is_no_way(monkeypatch):
-    def count(config, in_channels, out_channels, labelled_frames, is_whole=True):
+    def count(config, in_channels, out_channels, labelled_frames, is_whole=True, regions=()):
         return StepCost(10, 10, 0, 0, largest_elements=2**31 - (config.recompute.chunk_frames == 4))
 
     monkeypatch.setattr(step_memory, "count_step_cost", count)

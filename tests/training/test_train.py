@@ -23,6 +23,7 @@ from unet4d.errors import InputError
 from unet4d.images.image4d import read_label
 from unet4d.metrics.overlap import count_voxels, dice
 from unet4d.models.checkpoint import BEST, LAST, PREVIOUS, load_checkpoint
+from unet4d.models.model_file import TRAINING_DATA
 from unet4d.phantom import write_phantom
 from unet4d.training.checkpoints import Checkpoints
 from unet4d.training.loss import ClipLoss
@@ -65,7 +66,9 @@ def test_a_run_leaves_checkpoints_config_log_and_tensorboard(command, phantom, t
     )
     assert "2 training and 1 validation studies" in done.told
     assert done.told.splitlines()[-1] == f"best model: {run / BEST}"
-    assert sorted(path.name for path in run.iterdir()) == sorted([BEST, LAST, PREVIOUS, CONFIG, LOG, BOARD, SUMMARY])
+    assert sorted(path.name for path in run.iterdir()) == sorted(
+        [BEST, LAST, PREVIOUS, CONFIG, LOG, BOARD, SUMMARY, TRAINING_DATA]
+    )
 
     log = log_of(run)
     assert [(line["epoch"], line["step"]) for line in log] == [(1, 2), (2, 4)]

@@ -49,13 +49,17 @@ with contextlib.suppress(ImportError):
 
 def read_header(path: PathLike) -> tuple[Header, tuple[int, int, int, int]]:
     """Read and check the header alone; return it as it lies on disk, and (T, X, Y, Z). Raises InputError."""
-    with open_nifti(Path(path)) as (header, shape, _):
+    with open_nifti(Path(path), only_header=True) as (header, shape, _):
         return header, shape
 
 
 @contextlib.contextmanager
-def open_nifti(path: Path) -> Iterator[tuple[Header, tuple[int, int, int, int], Iterator[np.ndarray]]]:
+def open_nifti(
+    path: Path, only_header: bool = False
+) -> Iterator[tuple[Header, tuple[int, int, int, int], Iterator[np.ndarray]]]:
     """Open a file; yield header, (T, X, Y, Z), and an iterator over the frames (X, Y, Z), scaled.
+
+    With `only_header` hardly more than the header is read, as long as no frame is asked for.
 
     Raises:
         InputError: missing, truncated, damaged, or no NIfTI; names the file.
@@ -63,9 +67,10 @@ def open_nifti(path: Path) -> Iterator[tuple[Header, tuple[int, int, int, int], 
     """
     check_suffix(path)
     compressed = _is_compressed(path)
+    open_gzip = gzip.open if only_header else _open_gzip  # isal would read half a megabyte ahead
     check_stop()
     try:
-        with open_regular(path) as raw, _open_gzip(raw) if compressed else raw as opened_file:
+        with open_regular(path) as raw, open_gzip(raw) if compressed else raw as opened_file:
             file = cast(BinaryIO, opened_file)
             block = file.read(_LONGEST_HEADER)
             header = _parse_header(block, path)

@@ -107,7 +107,7 @@ def _check_file(
     """Check the file at one place of a case's images. The first one gives `checked` its header."""
     file, is_map = seen.file, case.channel_kinds[place] == MAP
     try:
-        with open_nifti(file) as (header, shape, volumes):
+        with open_nifti(file, only_header=array is not None) as (header, shape, volumes):
             if place == 0:
                 checked.header, checked.shape = header, shape
                 yield from check_header(case, header, shape, time)

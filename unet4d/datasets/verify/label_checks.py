@@ -98,7 +98,7 @@ def _check_file(
 ) -> Iterator[Issue]:
     seen.wrong, seen.first_wrong = {}, ""
     try:
-        with open_nifti(file) as (header, shape, volumes):
+        with open_nifti(file, only_header=array is not None) as (header, shape, volumes):
             yield from check_space(case, file, header, shape)
             seen.voxel_ml = float(np.prod(spacing_of(affine_of(header)))) / 1000
             if image.header is not None:
