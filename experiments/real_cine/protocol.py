@@ -38,7 +38,7 @@ class Arm:
         patients: number of patients of a fold's training set that it trains on, the first by name; None: all. For unet4d alone.
         compared_with: the arm that it is tested against; None: that of its suite.
         epochs: length of its trainings in place of the budget, for a comparison at equal steps; None: the budget. For unet4d alone.
-        propagated: options of `unet4d propagate`, whose dataset it trains on; None: it trains on drawn frames. For unet4d alone.
+        propagated: options of `unet4d propagate`, which writes its training studies; None: drawn frames alone. For unet4d alone.
         network_of: the arm that trains its networks, with which it predicts in another way; None: itself. For unet4d alone.
         predict: options of `unet4d predict`.
         steps: of post-processing, [operation, class] each.

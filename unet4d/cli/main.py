@@ -44,7 +44,7 @@ INTERRUPTED = 130
 
 
 class _Help(DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """Keeps the examples' lines as they are, and has types in words: "a whole number, or null"."""
+    """Keeps the examples' lines as they are, and describes types: "a whole number, or null"."""
 
     def _get_type_str(self, action: argparse.Action) -> str | None:
         kind = getattr(action, "_typehint", None) or action.type

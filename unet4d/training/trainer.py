@@ -111,8 +111,7 @@ class Trainer:
 
         Raises:
             Stopped: a signal asked for it; the checkpoint is written.
-            Unet4DError: too many steps in a row were not finite; the workers died; validation ran out of GPU memory; the disk is
-                full.
+            Unet4DError: too many steps in a row were not finite; workers died; validation ran out of GPU memory; the disk is full.
             RuntimeError: even the smallest chunks of a step need too much memory; see `is_out_of_memory`.
         """
         config, ranks = self.config, self.ranks

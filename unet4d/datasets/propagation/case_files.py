@@ -1,4 +1,4 @@
-"""Files of one propagated case: a label map per frame, and a record by which a corrected frame is told from a propagated one.
+"""Files of one propagated case: a label map per frame, and a record that tells a corrected frame from a propagated one.
 
 labels/CASE/frame_007.nii.gz        the label of frame 7, drawn or propagated; corrected in place, it is a drawn one
 labels/CASE/frame_007.seg.nrrd      a segmentation that 3D Slicer saved beside it, which has precedence: a drawn one

@@ -101,7 +101,7 @@ class Greedy:
         return np.stack(carried).astype(np.float32)
 
     def _new_warp(self) -> Warp:
-        """Return a deformation yet to be filled; it takes the name, and so the memory, of one that nobody holds any more."""
+        """Return a deformation yet to be filled; it takes the name, and so the memory, of one that is no longer held."""
         warp = Warp(self._free.pop() if self._free else f"warp{next(self._numbers)}")
         weakref.finalize(warp, self._free.append, warp.name)
         return warp

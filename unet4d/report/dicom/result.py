@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from pydicom.dataset import Dataset
 
 KINDS = ("segmentation", "segmentation per frame", "measurements", "pictures")
-"""What a series of results holds; its place here gives the last two digits of its number."""
+"""Content of a series of results; its place here gives the last two digits of its number."""
 _GROUPS = (0x0008, 0x0010, 0x0012, 0x0018, 0x0020, 0x0028)  # of a header, as far as results repeat it
 _EMPTY_IF_UNKNOWN = (
     "PatientID", "PatientName", "PatientBirthDate", "PatientSex", "AccessionNumber", "StudyID", "StudyDate", "StudyTime",
@@ -41,7 +41,7 @@ _MOST_SERIES_NUMBER = 2**31 - 1
 
 @dataclass(frozen=True)
 class Algorithm:
-    """What made a label map.
+    """Program and models that made a label map.
 
     Attributes:
         parameters: all that decides the result beside the images, such as digests of models and settings; UIDs derive from it.

@@ -78,7 +78,7 @@ def _describe_image(made: Dataset, result: DicomResult) -> None:
     made.SamplesPerPixel, made.PhotometricInterpretation = 1, "MONOCHROME2"
     made.BitsAllocated, made.BitsStored, made.HighBit, made.PixelRepresentation = 1, 1, 0, 0
     made.LossyImageCompression = "00"
-    if result.header.get("LossyImageCompression") == "01":  # of the source, whose voxels were segmented
+    if result.header.get("LossyImageCompression") == "01":  # of the source
         for keyword in ("LossyImageCompression", "LossyImageCompressionRatio", "LossyImageCompressionMethod"):
             if result.header.get(keyword):
                 setattr(made, keyword, result.header[keyword].value)

@@ -58,7 +58,7 @@ class CodedTerm:
 
 @dataclass(frozen=True)
 class Term:
-    """What a class is: its category and its type, and the color that it is recommended to be shown in.
+    """Category and type of a class, and the color that it is recommended to be shown in.
 
     Attributes:
         category: of CID 7150, such as anatomical structure.
