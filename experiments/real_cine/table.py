@@ -74,7 +74,7 @@ def compare_arms(a: Rows, b: Rows) -> dict[str, Any]:
 
 
 def run_tests(planned: Sequence[tuple[str, str, str]], rows: Mapping[str, Mapping[str, Rows]]) -> list[dict[str, Any]]:
-    """Return the planned tests whose arms are both there; a missing test, or one without a p, counts in Holm's correction as p = 1.
+    """Return the planned tests of which both arms are there; one that is missing, or without a p, counts for Holm as p = 1.
 
     Args:
         planned: arm, the arm that it is tested against, and what is compared of them.

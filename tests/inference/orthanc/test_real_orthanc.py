@@ -169,49 +169,46 @@ def test_every_study_is_answered_exactly_once_whatever_is_killed(tmp_path):
             wait_until(lambda: not list(tmp_path.glob("unet4d-orthanc-*")), "folders to be removed")
 
 
-def test_a_full_disk_of_the_server_is_waited_for(tmp_path):
-    small = tmp_path / "small"
+@contextmanager
+def small_disk(folder: Path, size: str) -> Iterator[Path]:
+    """Mount a file system of this size, such as "1m", for a while; skip the test where that is not allowed."""
+    small = folder / "small"
     small.mkdir()
-    if os.geteuid() != 0 or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", small]).returncode:
+    if os.geteuid() != 0 or subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", small]).returncode:
         pytest.skip("a small file system cannot be mounted here: that needs root")
     try:
-        with running(tmp_path / "server", small / "db") as server:
-            send(server, cine("anna") + cine("ben"))
-            (small / "fill").write_bytes(b"")
-            with open(small / "fill", "wb", buffering=0) as file:
-                try:
-                    while file.write(bytes(4096)):
-                        pass
-                except OSError:
-                    pass
-            with worker(server, tmp_path):
-                wait_until(
-                    lambda: "cannot work now" in (tmp_path / "worker.log").read_text(), "a line on the full disk"
-                )
-                assert results(server).total() == 0
-                (small / "fill").unlink()
-                wait_done(server, 2)
-            assert [record(server, one).failures for one in sources(server)] == [0, 0]
+        yield small
     finally:
         subprocess.run(["umount", small], check=True)
+
+
+def test_a_full_disk_of_the_server_is_waited_for(tmp_path):
+    with small_disk(tmp_path, "4m") as small, running(tmp_path / "server", small / "db") as server:
+        send(server, cine("anna") + cine("ben"))
+        (small / "fill").write_bytes(b"")
+        with open(small / "fill", "wb", buffering=0) as file:
+            try:
+                while file.write(bytes(4096)):
+                    pass
+            except OSError:
+                pass
+        with worker(server, tmp_path):
+            wait_until(lambda: "cannot work now" in (tmp_path / "worker.log").read_text(), "a line on the full disk")
+            assert results(server).total() == 0
+            (small / "fill").unlink()
+            wait_done(server, 2)
+        assert [record(server, one).failures for one in sources(server)] == [0, 0]
 
 
 def test_a_full_disk_of_the_worker_is_waited_for(tmp_path):
-    small = tmp_path / "small"
-    small.mkdir()
-    if os.geteuid() != 0 or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", small]).returncode:
-        pytest.skip("a small file system cannot be mounted here: that needs root")
-    try:
-        with running(tmp_path / "server") as server:
-            send(server, cine("anna"))
-            (small / "worker.log").touch()
-            (small / "fill").write_bytes(bytes(2**20 - 16384))
-            with worker(server, small):
-                wait_until(lambda: "put back" in (small / "worker.log").read_text(), "a line on the full disk")
-                (small / "fill").unlink()
-                wait_done(server, 1)
-    finally:
-        subprocess.run(["umount", small], check=True)
+    with small_disk(tmp_path, "1m") as small, running(tmp_path / "server") as server:
+        send(server, cine("anna"))
+        (small / "worker.log").touch()
+        (small / "fill").write_bytes(bytes(2**20 - 16384))
+        with worker(server, small):
+            wait_until(lambda: "put back" in (small / "worker.log").read_text(), "a line on the full disk")
+            (small / "fill").unlink()
+            wait_done(server, 1)
 
 
 def test_the_settings_that_are_shipped_send_results_on_and_nothing_else(tmp_path, monkeypatch):
