@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
-from unet4d.system.checks import check_ranges, check_types, require
+from unet4d.system.checks import check_ranges, check_types, require, require_class_path
 from unet4d.system.clocks import SLURM, seconds_of
 
 Size = tuple[int, int, int]
@@ -66,6 +66,9 @@ class DataConfig:
     artifacts: float | None = None
     """Share of the frames of all training clips that have a severe artifact, 0 to 0.5: signal lost, ghosts, lines of a
     neighbouring frame, or noise. Neighbours stay intact, and so does the label. Unset: as data.time_augmentation says."""
+    augmenter: str | None = None
+    """Class that augments clips by the settings above: a subclass of Augmentation as package.module.Class, see
+    docs/how-to/own_classes.md. The class is imported. Unset: Augmentation."""
     flip_axes: list[int] = field(default_factory=list)
     """Axes (0 = X, 1 = Y, 2 = Z) that may be mirrored in training. Unset: none, because organs have a left and a right."""
     num_workers: int | None = None
@@ -89,6 +92,7 @@ class DataConfig:
             voxels = math.prod(self.patch_size)
             require(voxels <= MOST_VOXELS, "data.patch_size", self.patch_size, f"at most {MOST_VOXELS} voxels")
             self.patch_size = triple(self.patch_size)
+        require_class_path("data.augmenter", self.augmenter)
         share, axes = self.foreground_fraction, self.flip_axes
         require(0 <= share <= 1, "data.foreground_fraction", share, "a share from 0 to 1")
         require(set(axes) <= {0, 1, 2}, "data.flip_axes", axes, "a list of axes among 0, 1 and 2")
@@ -155,9 +159,7 @@ class ModelConfig:
             most = len(channels)
             require(len(lstm) <= most, "model.lstm_channels", lstm, f"one number per level, at most {most}")
         require(0 <= self.dropout < 1, "model.dropout", self.dropout, "a share from 0 to below 1")
-        parts = ["package", "Class"] if self.temporal is None else self.temporal.split(".")
-        is_dotted = len(parts) > 1 and all(part.isidentifier() for part in parts)
-        require(is_dotted, "model.temporal", self.temporal, "a class as package.module.Class")
+        require_class_path("model.temporal", self.temporal)
         for name, fewer in (("strides", 1), ("kernel_size", 0)):
             sizes = getattr(self, name)
             if sizes is not None:
@@ -241,6 +243,9 @@ class TrainConfig:
     relative to the area and squared, once the structure is learned. 0: none."""
     consistency_frames: int = 3
     """Neighboring frames of each clip, 3 or more, that are decoded to compare their areas, drawn anew for each clip."""
+    loss: str | None = None
+    """Class of the loss of labelled frames: a subclass of LabelledFramesLoss as package.module.Class, see
+    docs/how-to/own_classes.md. The class is imported. Unset: Dice + cross-entropy."""
     framewise_fraction: float = 0.0
     """Share of the training, 0 to 1, that comes first and is frame-wise: no recurrence, labelled frames alone, at a fraction
     of the work per step, in whole epochs. The rest trains recurrence, too, on whole clips. 0: none."""
@@ -259,6 +264,7 @@ class TrainConfig:
     def __post_init__(self) -> None:
         """Check every value."""
         check_types(self, "train")
+        require_class_path("train.loss", self.loss)
         counts = ("epochs", "steps_per_epoch", "batch_size", "accumulate_batches", "validate_every")
         check_ranges(self, "train", dict.fromkeys(counts, (1, MOST)))
         check_ranges(self, "train", {"weight_decay": (0, 1000), "gradient_clip": (0, 1e30)})

@@ -1,13 +1,11 @@
 """`TemporalBlock`: the interface of a block that couples the frames of a level, and the class that `model.temporal` names.
 
-A dotted path can name any code, and a checkpoint may come from anywhere. So `import_temporal` is called for a path that the user
-gave, and `allow_temporal` for one in a checkpoint: it imports only what the environment variable UNET4D_ALLOW_TEMPORAL names.
-Either way the class must be a `TemporalBlock`, before anything of it is called.
+A checkpoint may come from anywhere. So `import_temporal` is called for a path that the user gave, and `allow_temporal` for one in
+a checkpoint: it imports only what the environment variable UNET4D_ALLOW_TEMPORAL names. See system/named_class.py.
 """
 
 from __future__ import annotations
 
-import importlib
 import os
 import sys
 from typing import Any
@@ -16,7 +14,9 @@ from torch import Tensor, nn
 
 from unet4d.errors import InputError
 from unet4d.models.scan import Keep
+from unet4d.system.named_class import find_class, import_class
 
+SETTING = "model.temporal"
 ALLOWED = "UNET4D_ALLOW_TEMPORAL"
 """Environment variable: dotted paths of the classes that checkpoints may name, separated by commas."""
 BlockState = Any
@@ -77,39 +77,13 @@ class TemporalBlock(nn.Module):
 
 
 def temporal_class(path: str) -> type[TemporalBlock]:
-    """Return the class of a dotted path, "package.module.Class"; nothing is imported.
-
-    Raises:
-        InputError: its module is not imported, or it is no subclass of `TemporalBlock`.
-    """
-    module, _, name = path.rpartition(".")
-    if module not in sys.modules:
-        raise InputError(f"got model.temporal {path}, expected a class of an imported module; import {module} first")
-    found = vars(sys.modules[module]).get(name)  # `getattr` may call a function of the module
-    if not (isinstance(found, type) and issubclass(found, TemporalBlock)) or found is TemporalBlock:
-        raise InputError(
-            f"got model.temporal {path}, expected a subclass of unet4d.models.temporal.TemporalBlock; see docs/python.md"
-        )
-    return found
+    """Return the class of a dotted path, as `find_class`."""
+    return find_class(SETTING, path, TemporalBlock)
 
 
 def import_temporal(path: str | None) -> None:
-    """Import the class that the user named as `model.temporal`; None is the ConvLSTM.
-
-    Raises:
-        InputError: it cannot be imported, or is no `TemporalBlock`.
-    """
-    if path is None:
-        return
-    module = path.rpartition(".")[0]
-    try:
-        importlib.import_module(module)
-    except ImportError as error:
-        raise InputError(
-            f"got model.temporal {path}, and importing {module} failed ({error}), expected a class that Python finds; add its "
-            "folder to PYTHONPATH"
-        ) from error
-    temporal_class(path)
+    """Import the class that the user named as `model.temporal`, as `import_class`; None is the ConvLSTM."""
+    import_class(SETTING, path, TemporalBlock)
 
 
 def allow_temporal(path: str | None, source: object) -> None:

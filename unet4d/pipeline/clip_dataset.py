@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 from unet4d.config import ResolvedDataConfig
 from unet4d.images.channels import SIGNAL
 from unet4d.images.grid import IGNORE, is_thick
-from unet4d.pipeline.augmentation.compose import Augmentation
+from unet4d.pipeline.augmentation.compose import augmentation_class
 from unet4d.pipeline.augmentation.presets import TIME_PRESETS
 from unet4d.pipeline.augmentation.spatial import crop_size
 from unet4d.pipeline.cached_study import CachedStudy
@@ -132,9 +132,8 @@ class ClipDataset(Dataset[Clip]):
         self.compared_frames = 0 if labelled_only else min(compared_frames, config.frames)
         kinds = channel_kinds or (SIGNAL,) * len(self.studies[0].image)
         self.frames, self.patch_size = config.frames, config.patch_size
-        self._augmentations = {
-            tilt: Augmentation(config, self.patch_size, tilt, kinds, cyclic) for tilt in (False, True)
-        }
+        augment = augmentation_class(config)
+        self._augmentations = {tilt: augment(config, self.patch_size, tilt, kinds, cyclic) for tilt in (False, True)}
 
     def __getitem__(self, number: int) -> Clip:
         """Return the clip of this number."""

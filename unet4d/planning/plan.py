@@ -22,7 +22,6 @@ from unet4d.datasets.verify.load_verified import load_verified_dataset
 from unet4d.errors import InputError
 from unet4d.metrics.regions import region_classes
 from unet4d.models.device import find_device
-from unet4d.models.temporal import import_temporal
 from unet4d.pipeline.clip_frames import most_labelled_frames
 from unet4d.pipeline.fingerprint import Fingerprint, compute_fingerprint
 from unet4d.planning.candidates import StepMemoryEstimator, group_by_view, list_candidates
@@ -39,6 +38,7 @@ from unet4d.system.byte_sizes import GB, bytes_of, describe_bytes
 from unet4d.system.distributed import ALONE, ProcessGroup
 from unet4d.system.gpu_memory import CONTEXT_BYTES, NCCL_BYTES, free_bytes, sufficient_bytes, usable_bytes
 from unet4d.system.text import count
+from unet4d.training.named_classes import import_named_classes
 from unet4d.training.step_memory import PlannedStep, describe_recompute
 
 logger = logging.getLogger(__name__)
@@ -126,7 +126,7 @@ def plan(
     """
     out = None if out is None else Path(out)
     check_plan(dataset, out, gpu_memory, gpus)
-    import_temporal(config.model.temporal)
+    import_named_classes(config)
     gpu, share = _gpu_budget(gpu_memory, gpus, device), _config_of_one_gpu(config, gpus)
     studies, known = load_verified_dataset(dataset, choose_cache_dir, skip_verify)
     training, validation = split_cases(studies, config.fold, config.data.folds, config.seed, config.data.val_subjects)

@@ -33,6 +33,13 @@ def require(holds: bool, name: str, got: object, expected: str) -> None:
         )
 
 
+def require_class_path(name: str, path: str | None) -> None:
+    """Raise an InputError about the setting `name` unless it is unset, or a dotted path."""
+    parts = ["package", "Class"] if path is None else path.split(".")
+    is_dotted = len(parts) > 1 and all(part.isidentifier() for part in parts)
+    require(is_dotted, name, path, "a class as package.module.Class")
+
+
 def describe_value(value: object) -> str:
     """Return a value for a message, a text without quotes, however large it is."""
     return shortened(value, 200) if isinstance(value, str) else short_repr(value)

@@ -69,8 +69,13 @@ class LabelledFramesLoss(nn.Module):
     probabilities (the marginal loss of Shi et al., Med Image Anal 70:101979, 2021; Fang & Yan, IEEE TMI 39:3619, 2020), and the
     frame is not in the Dice of those classes. A class that no frame of a batch teaches adds nothing to the loss.
 
+    `train.loss` names a subclass in its place. It is built without arguments and overrides `from_sums`; also `sums` and `rows`
+    where it needs other sums, which must add up over frames. It has no weights and draws no random numbers, so that a resumed run
+    is the same; it reads no value of a tensor, so that `plan` can count its memory. One that knows no partly drawn labels raises
+    where it gets a `teaching`.
+
     Attributes:
-        rows: of `sums`.
+        rows: of `sums`; with `train.consistency_weight` the first three are these.
         of_regions: the outputs are regions, each with a probability of its own, and not classes of which one is the background.
     """
 
@@ -130,7 +135,7 @@ class LabelledFramesLoss(nn.Module):
     @staticmethod
     def dice(sums: Tensor) -> Tensor:
         """Return the soft Dice of each class (K,) from the total of `sums` (4, K)."""
-        hit, predicted, true, _ = sums
+        hit, predicted, true, *_ = sums
         return (2 * hit + _SMOOTHING) / (predicted + true + _SMOOTHING)
 
 

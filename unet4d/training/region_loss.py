@@ -19,7 +19,7 @@ class RegionsLoss(LabelledFramesLoss):
 
     Where labels are partly drawn, ignored voxels are in none of the sums, and a frame is in all of them by its weight. Where a
     part of a region was not drawn, the label's background may be that part: such voxels are left out of the region's
-    cross-entropy, and the frame of its Dice.
+    cross-entropy, and the frame of its Dice. Of a dataset with regions `train.loss` names a subclass of this.
 
     Args:
         regions: the class indices of each region, in the order of the network's outputs; together all but the background.
@@ -73,4 +73,4 @@ class RegionsLoss(LabelledFramesLoss):
     @staticmethod
     def dice(sums: Tensor) -> Tensor:
         """Return the soft Dice of each region (K,) from the total of `sums` (5, K)."""
-        return LabelledFramesLoss.dice(sums[:4])
+        return LabelledFramesLoss.dice(sums)

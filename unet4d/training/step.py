@@ -18,8 +18,8 @@ from unet4d.models.device import autocast, repeated_shapes
 from unet4d.pipeline.clip_dataset import Batch
 from unet4d.system.distributed import ALONE, ProcessGroup
 from unet4d.training.loss import ClipLoss, Teaching
+from unet4d.training.named_classes import build_loss
 from unet4d.training.optimizer import build_optimizer, set_learning_rates
-from unet4d.training.region_loss import RegionsLoss
 
 
 class TrainingStep:
@@ -58,7 +58,7 @@ class TrainingStep:
         if config.train.freeze:
             network.get_submodule(config.train.freeze).requires_grad_(False)
         total = ranks.total if ranks.size > 1 else None
-        loss = RegionsLoss(regions) if regions else None
+        loss = build_loss(config.train, regions).to(device)
         self.clip_loss = ClipLoss(network, self.recompute, total, config.train.consistency_weight, loss)
         self.loss = (
             self.clip_loss if ranks.size == 1 else DistributedDataParallel(self.clip_loss, gradient_as_bucket_view=True)

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    FakeTensorMode,
+)
 
 from unet4d.config import RecomputeConfig, ResolvedConfig
+from unet4d.errors import InputError
 from unet4d.models.clstm_unet import MOST_ELEMENTS, CLSTMUNet, can_be_chunked
 from unet4d.models.memory_trace import MemoryTrace
 from unet4d.pipeline.clip_dataset import Batch
@@ -176,11 +182,26 @@ def count_step_cost(
         batches = [Batch(image, label, labelled, (), compared, weights, (None,) * batch)] * min(
             config.train.accumulate_batches, 2
         )
-        step.gradients(batches)
+        with _counted(config):
+            step.gradients(batches)
         step.update()
         flops = trace.flops // len(batches) * config.train.accumulate_batches
         del image, label, batches
         return StepCost(trace.peak_bytes, trace.working_bytes, trace.current_bytes, flops, trace.largest_elements)
+
+
+@contextlib.contextmanager
+def _counted(config: ResolvedConfig) -> Iterator[None]:
+    """Explain a failure inside the context of a class of the user's that reads values of tensors."""
+    try:
+        yield
+    except (DataDependentOutputException, DynamicOutputShapeException) as error:
+        named = {"model.temporal": config.model.temporal, "train.loss": config.train.loss}
+        raise InputError(
+            f"{' and '.join(f'{name} {path}' for name, path in named.items() if path)}: got code that reads values of tensors "
+            f"({error}), expected none, because the memory of a step is counted on tensors without content; compute with tensors "
+            "alone, or train on a CPU, where nothing is counted"
+        ) from error
 
 
 def _create_state(optimizer: torch.optim.Optimizer) -> None:

@@ -19,7 +19,6 @@ from unet4d.models.checkpoint import BEST
 from unet4d.models.conv_check import check_convolutions
 from unet4d.models.device import find_device, set_tf32
 from unet4d.models.model_file import TRAINING_DATA
-from unet4d.models.temporal import import_temporal
 from unet4d.pipeline.cache import cached_studies
 from unet4d.pipeline.cached_study import CachedStudy
 from unet4d.pipeline.clip_frames import most_labelled_frames
@@ -32,6 +31,7 @@ from unet4d.system.memory_errors import is_out_of_gpu_memory, memory_error_reaso
 from unet4d.system.signals import stop_signals
 from unet4d.training.budget import EpochBudget, make_budget
 from unet4d.training.monitoring.summary import CONFIG
+from unet4d.training.named_classes import import_named_classes
 from unet4d.training.prepare_run import PreparedRun, choose_run_cache, prepare_run
 from unet4d.training.step_memory import PlannedStep, choose_recompute, describe_recompute
 from unet4d.training.trainer import Trainer
@@ -74,7 +74,7 @@ def train(
     """
     budget = make_budget(config.train)
     out_dir, chosen = Path(out_dir), find_device(ranks.device_name(device))
-    import_temporal(config.model.temporal)
+    import_named_classes(config)
     with contextlib.ExitStack() as stack:
         run = ranks.broadcast_from_rank0(
             lambda: prepare_run(dataset, out_dir, config, chosen, resume, skip_verify, ranks, stack)

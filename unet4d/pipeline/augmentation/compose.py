@@ -14,6 +14,9 @@ from unet4d.pipeline.augmentation import spatial
 from unet4d.pipeline.augmentation.artifacts import FrameArtifact, apply_artifacts, sample_artifacts
 from unet4d.pipeline.augmentation.intensity import IntensityParams, apply_intensity, sample_intensity
 from unet4d.pipeline.augmentation.presets import ARTIFACT_PRESETS, INTENSITY_PRESETS, SPACE_PRESETS
+from unet4d.system.named_class import find_class
+
+AUGMENTER = "data.augmenter"
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,10 @@ class AugmentationParams:
 
 class Augmentation:
     """A random variation of clips: in space, in intensity, and of single frames.
+
+    `data.augmenter` names a subclass in its place. It is built with the same arguments, and overrides `sample` and `apply`; those
+    of this class do what the settings say. Only `sample` draws random numbers, and only from `rng`; it returns `AugmentationParams`
+    or a subclass of it. So a clip is the same in any process and in a resumed run. A patch is read as wide as `warp` needs.
 
     Args:
         config: how strong, and which axes may be mirrored.
@@ -95,3 +102,8 @@ class Augmentation:
         velocities = channels_of_kind(self.kinds, *VELOCITIES)
         groups = [velocities if channel in velocities else [channel] for channel in range(len(image))]
         return [float(image[channels].std(correction=0)) for channels in groups]
+
+
+def augmentation_class(config: DataConfig) -> type[Augmentation]:
+    """Return the class that augments clips: that of `data.augmenter`, which is imported, else `Augmentation`."""
+    return Augmentation if config.augmenter is None else find_class(AUGMENTER, config.augmenter, Augmentation)
