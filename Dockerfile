@@ -3,7 +3,7 @@
 #
 # BASE brings CUDA and torch of the version that constraints.txt pins, so that torch is not downloaded a second time. CUDA 13.0
 # needs driver 580 or newer. 2.13.0-cuda12.6-cudnn9-runtime runs on drivers from 525 on, with a cuDNN (9.10.2) that is reported to
-# compute some bf16 and TF32 convolutions wrong: unet4d compares them at its start and refuses where they are, see docs/docker.md.
+# compute some bf16 and TF32 convolutions wrong: unet4d compares them at its start and refuses where they are, see docs/how-to/docker.md.
 # Any Debian or Ubuntu image with Python 3.11 or newer, or with none and that in its packages, will do: a site's mirror, a CUDA
 # runtime, debian:12-slim. What it lacks of Python, pip and torch is installed. For another torch, change constraints.txt too.
 ARG BASE=pytorch/pytorch:2.13.0-cuda13.0-cudnn9-runtime

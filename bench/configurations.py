@@ -1,6 +1,6 @@
 """Weights, work and memory of every shipped configuration, counted on tensors without content; no timing.
 
-`python -m bench configurations` prints the table of docs/configurations.md, which a test compares.
+`python -m bench configurations` prints the table of docs/reference/configurations.md, which a test compares.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@
 
 Names are imported when they are first used, so that `unet4d --help` does not wait for torch. Commands are functions,
 each in the module of its name, which is what `unet4d.inference.predict` always is: `from unet4d.inference.predict
-import predict`. docs/python.md shows them all.
+import predict`. docs/how-to/python.md shows them all.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ import pytest
 
 from bench.configurations import EXPERIMENTS, SHIPPED, bytes_of, row
 
-TABLE = Path(__file__).parents[2] / "docs" / "configurations.md"
+TABLE = Path(__file__).parents[2] / "docs" / "reference" / "configurations.md"
 
 
 def documented() -> dict[str, dict[str, str]]:

@@ -308,10 +308,10 @@ def test_missing_files_are_counted_and_the_first_five_listed(tmp_path):
 
 
 def test_folders_that_hold_no_dataset_say_what_was_wanted(tmp_path):
-    with pytest.raises(InputError, match=r"empty folder.*docs/data.md"):
+    with pytest.raises(InputError, match=r"empty folder.*docs/how-to/data.md"):
         read_dataset(tmp_path)
     (tmp_path / "a.nii").touch()
-    with pytest.raises(InputError, match=r"no dataset\.json.*docs/data\.md"):
+    with pytest.raises(InputError, match=r"no dataset\.json.*docs/how-to/data\.md"):
         read_dataset(tmp_path)
     with pytest.raises(InputError, match=r"absent.*missing"):
         read_dataset(tmp_path / "absent")

@@ -1,4 +1,4 @@
-"""Tests: the command of docs/dicom.md parses; its formats, classes, columns and release of the standard are those of the code."""
+"""Tests: the page on DICOM has commands that parse; its formats, classes, columns and the release are those of the code."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from unet4d.cli.main import _parse
 from unet4d.report.dicom.terms import CODING_SCHEME, COLUMNS, LESION_TERMS, NAME_TERMS
 from unet4d.report.dicom.write import DICOM_NAMES
 
-PAGE = (Path(__file__).parents[2] / "docs" / "dicom.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).parents[2] / "docs" / "how-to" / "dicom.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("line", re.findall(r"^    (unet4d .+)$", PAGE, re.M))

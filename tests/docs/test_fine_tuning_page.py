@@ -1,4 +1,4 @@
-"""Tests: the commands of docs/fine_tuning.md parse, its settings exist, and its line is the one that a training prints."""
+"""Tests: the commands of docs/how-to/fine_tuning.md parse, its settings exist, and its line is the one that a training prints."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from unet4d.cli.main import _parse
 from unet4d.config import TrainConfig
 
-PAGE = (Path(__file__).parents[2] / "docs" / "fine_tuning.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).parents[2] / "docs" / "how-to" / "fine_tuning.md").read_text(encoding="utf-8")
 COMMANDS = [line.split("#")[0].strip() for line in re.findall(r"^    (unet4d .+)$", PAGE, re.M)]
 
 

@@ -1,4 +1,4 @@
-"""Tests: docs/metrics.md names every column and key, its commands parse, its figures are those of the code."""
+"""Tests: docs/reference/metrics.md names every column and key, its commands parse, its figures are those of the code."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from unet4d.metrics.cardiac_structures import MYOCARDIAL_DENSITY_G_PER_ML
 from unet4d.metrics.volume_curves import roughness
 
 ROOT = Path(__file__).parents[2]
-PAGE = (ROOT / "docs" / "metrics.md").read_text(encoding="utf-8")
+PAGE = (ROOT / "docs" / "reference" / "metrics.md").read_text(encoding="utf-8")
 NAMED = set(re.findall(r"`(\w+)`", PAGE))
 COMMANDS = [re.sub(r"\s+#.*", "", line) for line in re.findall(r"^    (unet4d .+)$", PAGE, re.M)]
 GIVEN = {"LV", "myocardium", "a", "b", "c", "0", "1"}

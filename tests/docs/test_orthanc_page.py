@@ -1,4 +1,4 @@
-"""Tests: the commands of docs/orthanc.md parse, its options exist, and the files of deploy/ fit together and what the page says."""
+"""Tests: the commands of the page on Orthanc parse, its options exist; the files of deploy/ fit together and fit the page."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from unet4d.inference.orthanc.worker import WorkerOptions
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
-PAGE = (ROOT / "docs" / "orthanc.md").read_text(encoding="utf-8")
+PAGE = (ROOT / "docs" / "how-to" / "orthanc.md").read_text(encoding="utf-8")
 COMMANDS = [line.split("#")[0].strip() for line in re.findall(r"^    (unet4d .+)$", PAGE, re.M)]
 
 

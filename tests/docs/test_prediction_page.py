@@ -1,4 +1,4 @@
-"""Tests: the commands of docs/prediction.md parse, and its Python runs."""
+"""Tests: the commands of docs/how-to/prediction.md parse, and its Python runs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from unet4d.cli.main import _parse
 from unet4d.cli.prediction import PREDICT
 
 ROOT = Path(__file__).parents[2]
-PAGE = (ROOT / "docs" / "prediction.md").read_text(encoding="utf-8")
+PAGE = (ROOT / "docs" / "how-to" / "prediction.md").read_text(encoding="utf-8")
 COMMANDS = [line.split("#")[0].strip() for line in re.findall(r"^    (.+)$", PAGE, re.M) if "unet4d predict" in line]
 
 

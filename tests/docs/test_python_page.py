@@ -1,4 +1,4 @@
-"""Tests: docs/python.md runs as it is, and returns what it describes."""
+"""Tests: docs/how-to/python.md runs as it is, and returns what it describes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from unet4d.cli import COMMANDS
 from unet4d.images.image4d import read_label
 from unet4d.models.checkpoint import BEST
 
-PAGE = (Path(__file__).parents[2] / "docs" / "python.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).parents[2] / "docs" / "how-to" / "python.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```python\n(.*?)```", PAGE, re.S)
 
 
@@ -33,7 +33,7 @@ def session(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         for block in BLOCKS:
             if name := re.match(r"# (\w+\.py)\n", block):
                 Path(name[1]).write_text(block, encoding="utf-8")
-            exec(compile(block, "docs/python.md", "exec"), names)
+            exec(compile(block, "docs/how-to/python.md", "exec"), names)
     return {**names, "printed": printed.getvalue(), "folder": folder}
 
 

@@ -1,4 +1,4 @@
-"""Tests: the commands of docs/training.md parse; its files, messages and settings exist; its scripts work."""
+"""Tests: the commands of docs/how-to/training.md parse; its files, messages and settings exist; its scripts work."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from unet4d.errors import InputError, Stopped, Unet4DError
 from unet4d.training.prepare_run import MAY_CHANGE_ON_RESUME
 
 ROOT = Path(__file__).parents[2]
-PAGE = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
+PAGE = (ROOT / "docs" / "how-to" / "training.md").read_text(encoding="utf-8")
 SCRIPTS = re.findall(r"```sh\n(.*?)```", PAGE, re.S)
 SHOWN = [*re.findall(r"^    (.+)$", PAGE, re.M), *re.sub(r"\\\n\s*", "", "".join(SCRIPTS)).splitlines()]
 STARTS = ("unet4d ", "torchrun ", "srun torchrun ")
@@ -113,7 +113,7 @@ def test_every_setting_it_names_is_one():
 def test_links_lead_somewhere():
     links = [link.split("#")[0] for link in re.findall(r"\]\(([^)]+)\)", PAGE)]
     assert links
-    assert [link for link in links if not (ROOT / "docs" / link).exists()] == []
+    assert [link for link in links if not (ROOT / "docs" / "how-to" / link).exists()] == []
 
 
 def stand_in(folder: Path, name: str, body: str) -> None:

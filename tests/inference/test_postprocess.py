@@ -397,7 +397,7 @@ def test_a_run_that_may_not_be_written_to_is_told_before_any_work(run, dataset, 
     assert postprocess(run, dataset, predictions=folder, dry_run=True)["steps"] == []
 
 
-PAGE = (Path(__file__).parents[2] / "docs/postprocessing.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).parents[2] / "docs/how-to/postprocessing.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("line", re.findall(r"^    (unet4d .+)$", PAGE, re.M))

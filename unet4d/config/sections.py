@@ -143,7 +143,7 @@ class ModelConfig:
     level, as in nnU-Net's ResEnc: two to three times the work, four times the weights."""
     temporal: str | None = None
     """Class that couples frames in place of the ConvLSTM, at the levels of lstm_channels: a subclass of TemporalBlock as
-    package.module.Class, see docs/python.md. The class is imported. Unset: the ConvLSTM."""
+    package.module.Class, see docs/how-to/python.md. The class is imported. Unset: the ConvLSTM."""
 
     def __post_init__(self) -> None:
         """Check every value."""

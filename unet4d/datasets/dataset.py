@@ -51,7 +51,7 @@ def open_dataset(path: PathLike) -> Dataset:
     if path.is_dir():
         if not (path / "dataset.json").is_file():
             what = "has no dataset.json" if any(path.iterdir()) else "is an empty folder"
-            raise InputError(f"{path} {what}, expected a dataset folder; see docs/data.md")
+            raise InputError(f"{path} {what}, expected a dataset folder; see docs/how-to/data.md")
         path = path / "dataset.json"
     return parse_dataset(read_json(path), path)
 

@@ -46,7 +46,7 @@ def evaluate(
     predicted_only: bool = False,
     tolerance_mm: float = TOLERANCE_MM,
 ) -> dict[str, Any]:
-    """Score a folder of label maps; write the tables that `docs/metrics.md` defines, and print the summary.
+    """Score a folder of label maps; write the tables that `docs/reference/metrics.md` defines, and print the summary.
 
     Args:
         reference: a dataset (folder or dataset.json), of which the labelled frames count; or a folder of label files, of which

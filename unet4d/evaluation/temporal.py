@@ -21,7 +21,7 @@ TEMPORAL_QUANTITIES = (
     "closure",
     "reference_closure",
 )
-"""Names of the temporal metrics; `docs/metrics.md` defines each."""
+"""Names of the temporal metrics; `docs/reference/metrics.md` defines each."""
 
 
 def measure_over_time(

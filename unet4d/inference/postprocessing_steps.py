@@ -13,7 +13,7 @@ closed contour (Rosenfeld, "Connectivity in digital pictures", J. ACM 1970).
 
 What is removed becomes background. What is filled was background; no voxel of another class is ever changed.
 A region is removed with all that lies in it, as in nnU-Net, and filled with the value that it is painted with.
-docs/postprocessing.md has the details; `unet4d postprocess` chooses the steps on held-out subjects.
+docs/how-to/postprocessing.md has the details; `unet4d postprocess` chooses the steps on held-out subjects.
 
 RUN/postprocessing.json   {"steps": [{"operation", "class"}, ...], "checkpoints": {file in RUN: sha256}, ...}
                           the rest, the effect of the steps, is for people to read

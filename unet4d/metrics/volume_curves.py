@@ -1,6 +1,6 @@
 """Volumes per frame and class, and measures of a volume curve: ejection fraction and filling, smoothness, closure.
 
-A curve is `(T,)` in mL. `docs/metrics.md` has the formulae and their sources.
+A curve is `(T,)` in mL. `docs/reference/metrics.md` has the formulae and their sources.
 """
 
 from __future__ import annotations

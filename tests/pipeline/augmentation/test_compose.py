@@ -194,15 +194,15 @@ def test_a_clip_without_any_label_is_augmented_too():
 
 @pytest.fixture
 def docs(monkeypatch, request):
-    """The folder docs/, to import from as a script there does."""
+    """The folder docs/; its folder drawing/ is one to import from, as a script there does."""
     folder = request.config.rootpath / "docs"
-    monkeypatch.syspath_prepend(folder)
+    monkeypatch.syspath_prepend(folder / "drawing")
     return folder
 
 
 def test_the_page_has_the_values_of_the_presets(docs):
     page = importlib.import_module("augmentation").page()
-    assert (docs / "augmentation.md").read_text() == page, "run  python docs/augmentation.py"
+    assert (docs / "explanation" / "augmentation.md").read_text() == page, "run  python docs/drawing/augmentation.py"
     assert "| rotation | 80 %: up to 15° | 80 %: up to 30° |" in page
 
 
@@ -210,4 +210,4 @@ def test_the_page_has_the_values_of_the_presets(docs):
 def test_the_contact_sheet_can_be_drawn_and_is_small(docs):
     picture = importlib.import_module("contact_sheet").contact_sheet()
     assert picture.std() > 20
-    assert (docs / "augmentation.webp").stat().st_size < 400_000
+    assert (docs / "pictures" / "augmentation.webp").stat().st_size < 400_000

@@ -120,7 +120,7 @@ def _measure_classes(
 
 
 def _flag_keys(record: CaseRecord, vitals: Vitals) -> list[str]:
-    """Return a key for each flag, see docs/metrics.md; a record of an earlier version has sentences alone."""
+    """Return a key for each flag, see docs/reference/metrics.md; a record of an earlier version has sentences alone."""
     keys: list[str] = record["flag_keys"] if "flag_keys" in record else record.get("flags", [])
     unlike = vitals.is_unlike_cycle(record.get("frames", 0), record.get("frame_duration_s"), _is_cyclic(record))
     return [*keys, "heart_rate"] if unlike else keys

@@ -1,4 +1,4 @@
-"""Picture dicom.webp of a phantom's DICOM segmentation, read by dcmqi and pydicom alone: `python docs/dicom_picture.py`."""
+"""Picture dicom.webp of a phantom's DICOM segmentation, read by dcmqi and pydicom alone: `python docs/drawing/dicom_picture.py`."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ import nibabel as nib
 import numpy as np
 from pydicom import Dataset, dcmread
 
-HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE.parent))
+ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT))
 matplotlib.use("agg")
 from matplotlib import pyplot as plt  # noqa: E402
 
@@ -101,7 +101,9 @@ def main() -> None:
                 draw(axes, frame[z], segments)
             row[0].set_title(moment, color="white", loc="left", fontsize=11)
     figure.tight_layout(pad=0.4)
-    figure.savefig(HERE / "dicom.webp", dpi=110, facecolor="black", pil_kwargs={"quality": 80, "method": 6})
+    figure.savefig(
+        ROOT / "docs" / "pictures" / "dicom.webp", dpi=110, facecolor="black", pil_kwargs={"quality": 80, "method": 6}
+    )
 
 
 if __name__ == "__main__":

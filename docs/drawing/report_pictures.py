@@ -1,4 +1,4 @@
-"""Screenshots report.webp and report_index.webp of the report of `make demo`, in Chromium: `python docs/report_pictures.py`."""
+"""Screenshots of the report of `make demo`, in Chromium: `python docs/drawing/report_pictures.py`."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from pathlib import Path
 
 from PIL import Image
 
-HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE.parent / "tests" / "report"))
+ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT / "tests" / "report"))
 from browser import Browser  # noqa: E402
 
-REPORT = HERE.parent / "demo" / "report"
+PICTURES = ROOT / "docs" / "pictures"
+REPORT = ROOT / "demo" / "report"
 SIZE = (1280, 960)
 
 
@@ -33,10 +34,10 @@ def main() -> int:
     write(
         sorted(REPORT.glob("phantom*.html"))[0],
         "document.body.dataset.stage === 'ready'",
-        HERE / "report.webp",
+        PICTURES / "report.webp",
         whole=False,
     )
-    write(REPORT / "index.html", "true", HERE / "report_index.webp", whole=True)
+    write(REPORT / "index.html", "true", PICTURES / "report_index.webp", whole=True)
     return 0
 
 

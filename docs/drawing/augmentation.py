@@ -1,4 +1,4 @@
-"""Writes augmentation.md, from the tables the code draws from, and its contact sheet: `python docs/augmentation.py`."""
+"""Writes augmentation.md, from the tables the code draws from, and its contact sheet: `python docs/drawing/augmentation.py`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from unet4d.pipeline.augmentation.presets import (
 )
 from unet4d.system.files import replacing, write_text
 
-HERE = Path(__file__).parent
+DOCS = Path(__file__).parents[1]
 BEFORE = """\
 # Augmentation
 
@@ -35,10 +35,10 @@ of a clip and its labels, one contrast for all frames: two equal frames stay equ
 gets the class with the largest linear share, so that borders stay as smooth as they were. What a frame loses when it
 goes wrong, its neighbours still show, and its label stays: this is what recurrence is for.
 
-This page and its picture are written by `python docs/augmentation.py`; a test holds the page to the code. "20 %: 0.3 to 1" reads:
-in 20 % of the clips, a number drawn evenly from that range. Intensities are in standard deviations of the study.
+This page and its picture are written by `python docs/drawing/augmentation.py`; a test holds the page to the code. "20 %: 0.3 to 1"
+reads: in 20 % of the clips, a number drawn evenly from that range. Intensities are in standard deviations of the study.
 
-![every augmentation at its strong setting, on the phantom](augmentation.webp)
+![every augmentation at its strong setting, on the phantom](../pictures/augmentation.webp)
 """
 AFTER = """\
 ## Kinds of channels
@@ -220,8 +220,8 @@ def _corruption(by: ArtifactPreset) -> list[Row]:
 
 def main() -> None:
     """Write both files."""
-    write_text(HERE / "augmentation.md", page())
-    with replacing(HERE / "augmentation.webp") as temporary:
+    write_text(DOCS / "explanation" / "augmentation.md", page())
+    with replacing(DOCS / "pictures" / "augmentation.webp") as temporary:
         Image.fromarray(contact_sheet()).save(temporary, format="webp", quality=80, method=6)
 
 
