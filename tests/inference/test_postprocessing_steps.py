@@ -29,7 +29,7 @@ from unet4d.inference.postprocessing_steps import (
 from unet4d.metrics.regions import Region
 
 LABELS = {"background": 0, "muscle": 1, "cavity": 2}
-LARGEST, HOLES, SINGLE = OPERATIONS
+LARGEST, HOLES, SINGLE, MAJORITY = OPERATIONS
 REMOVALS = [Step(operation, name) for operation in (LARGEST, SINGLE) for name in ("muscle", "cavity", EVERY_CLASS)]
 EVERY_STEP = [*REMOVALS, Step(HOLES, "muscle"), Step(HOLES, "cavity")]
 IDS = [f"{step.operation}-{step.class_name}" for step in EVERY_STEP]
@@ -192,6 +192,43 @@ def test_of_all_classes_together_a_voxel_that_changes_its_class_lives_on():
     label = drawn("1....", "2...1", "1....")
     np.testing.assert_array_equal(made(label, SINGLE, EVERY_CLASS), drawn("1....", "2....", "1...."))
     np.testing.assert_array_equal(made(label, SINGLE, "cavity"), drawn("1....", "....1", "1...."))
+
+
+def test_a_label_of_one_frame_alone_gives_way_to_its_neighbors_in_time():
+    label = drawn("112..", "1.2..", "11211", "112..")
+    np.testing.assert_array_equal(made(label, MAJORITY, EVERY_CLASS), drawn("112..", "112..", "112..", "112.."))
+
+
+@given(st.lists(st.integers(0, 3), min_size=3, max_size=8), st.booleans())
+def test_a_label_that_lasts_two_frames_stays(values, cyclic):
+    """So a wall that moves over a voxel moves on; of a cyclic series the lasting wraps around."""
+    twice = np.repeat(values, 2).astype(np.uint8).reshape(-1, 1, 1, 1)
+    np.testing.assert_array_equal(apply_steps(twice, [Step(MAJORITY, EVERY_CLASS)], LABELS, cyclic), twice)
+
+
+@given(arrays(np.uint8, (6, 3, 2, 1), elements=st.integers(0, 2)), st.integers(0, 5))
+def test_the_majority_of_a_cycle_is_that_of_three_masks_whichever_frame_is_first(label, shift):
+    after = apply_steps(label, [Step(MAJORITY, EVERY_CLASS)], LABELS, True)
+    three = np.stack([np.roll(label, 1, 0), label, np.roll(label, -1, 0)])
+    for value in range(3):
+        most = (three == value).sum(axis=0) > 1
+        assert (after[most] == value).all()
+    all_differ = np.array([len(set(column)) == 3 for column in three.reshape(3, -1).T]).reshape(label.shape)
+    np.testing.assert_array_equal(after[all_differ], label[all_differ])
+    rolled = apply_steps(np.roll(label, shift, 0), [Step(MAJORITY, EVERY_CLASS)], LABELS, True)
+    np.testing.assert_array_equal(rolled, np.roll(after, shift, 0))
+
+
+def test_the_ends_of_an_open_series_and_two_frames_have_no_majority():
+    label = drawn("1.", "2.", "2.", ".1")
+    np.testing.assert_array_equal(made(label, MAJORITY, EVERY_CLASS), label)
+    for few in (label[:1], label[:2]):
+        np.testing.assert_array_equal(made(few, MAJORITY, EVERY_CLASS, cyclic=True), few)
+
+
+def test_the_majority_is_one_of_all_classes():
+    with pytest.raises(InputError, match="majority_over_time of 'muscle', expected all classes"):
+        Step(MAJORITY, "muscle")
 
 
 def test_steps_come_one_after_the_other():

@@ -106,7 +106,8 @@ def test_a_later_validation_is_scored_even_if_it_is_worse_and_its_weights_predic
 def test_the_command_trains_all_folds_and_prints_a_table(command, phantom, tiny_options, tmp_path, monkeypatch):
     given = []
     monkeypatch.setattr(unet4d.training.cross_validation, "train", lambda *words: given.append(words))
-    done = command("train", "--dataset", phantom, "--out", tmp_path / "out", "--fold", "all", *tiny_options)
+    words = ["--dataset", phantom, "--out", tmp_path / "out", "--fold", "all", "--postprocess", "off", *tiny_options]
+    done = command("train", *words)
     assert (done.code, done.error) == (0, "")
     assert [words[2].fold for words in given] == [0, 1, 2]
     assert [Path(words[1]).name for words in given] == ["fold_0", "fold_1", "fold_2"]
@@ -137,7 +138,8 @@ def test_resume_begins_with_the_settings_of_the_folds_leaves_the_finished_and_be
     about = json_of(own_folds / "fold_2" / "summary.json") | {"state": "stopped"}
     (own_folds / "fold_2" / "summary.json").write_text(json.dumps(about))
     assert yaml.safe_load((own_folds / "config.yaml").read_text())["fold"] == "all"
-    done = command("train", "--dataset", phantom, "--out", own_folds, "--resume")  # neither --fold all nor a setting
+    # neither --fold all nor a setting
+    done = command("train", "--dataset", phantom, "--out", own_folds, "--resume", "--postprocess", "off")
     assert (done.code, done.error) == (0, "")
     assert trained_folds == [(1, False), (2, True)]
     assert "fold 0 of 3: finished before" in done.told

@@ -21,6 +21,7 @@ from unet4d.datasets.dataset import read_dataset
 from unet4d.datasets.subject_folds import split_folds
 from unet4d.errors import InputError
 from unet4d.images.image4d import read_label
+from unet4d.inference.postprocessing_steps import POSTPROCESSING
 from unet4d.metrics.overlap import count_voxels, dice
 from unet4d.models.checkpoint import BEST, LAST, PREVIOUS, load_checkpoint
 from unet4d.models.model_file import TRAINING_DATA
@@ -65,9 +66,10 @@ def test_a_run_leaves_checkpoints_config_log_and_tensorboard(command, phantom, t
         "a warning of a network of four steps"
     )
     assert "2 training and 1 validation studies" in done.told
-    assert done.told.splitlines()[-1] == f"best model: {run / BEST}"
+    assert f"best model: {run / BEST}" in done.told.splitlines()
+    assert done.told.splitlines()[-1] == f"recorded: {run / POSTPROCESSING}"
     assert sorted(path.name for path in run.iterdir()) == sorted(
-        [BEST, LAST, PREVIOUS, CONFIG, LOG, BOARD, SUMMARY, TRAINING_DATA]
+        [BEST, LAST, PREVIOUS, CONFIG, LOG, BOARD, SUMMARY, TRAINING_DATA, POSTPROCESSING]
     )
 
     log = log_of(run)

@@ -64,6 +64,13 @@ def _train_options(parser: ArgumentParser) -> None:
         action="store_true",
     )
     add(parser, "--skip_verify", help=SKIP_VERIFY, action="store_true")
+    add(
+        parser,
+        "--postprocess",
+        help="auto: at the end, choose post-processing on the held-out subjects, as unet4d postprocess does",
+        choices=["auto", "off"],
+        default="auto",
+    )
     settings(parser)
 
 
@@ -90,10 +97,14 @@ def _train(args: Namespace) -> None:
             config = plan_run(args.dataset, config, args.device, ranks)
         if args.fold == ALL:
             cross_validate(args.dataset, args.out, config, args.device, args.resume, args.skip_verify, ranks)
-            return
-        path = train(args.dataset, args.out, config, args.device, args.resume, args.skip_verify, ranks)
-        if ranks.is_first:
-            logger.info(f"best model: {path}")
+        else:
+            path = train(args.dataset, args.out, config, args.device, args.resume, args.skip_verify, ranks)
+            if ranks.is_first:
+                logger.info(f"best model: {path}")
+    if args.postprocess == "auto" and ranks.is_first:
+        from unet4d.inference.postprocess import postprocess_trained
+
+        postprocess_trained(args.out, args.dataset, args.device)
 
 
 def _info_options(parser: ArgumentParser) -> None:

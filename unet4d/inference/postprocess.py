@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import tempfile
 from dataclasses import asdict
@@ -16,7 +17,7 @@ from unet4d.evaluation.case_scores import read_prediction
 from unet4d.inference.batch.case_records import CaseRecords
 from unet4d.inference.checks import check_postprocess
 from unet4d.inference.postprocessing_search import HeldOutPrediction, choose_steps
-from unet4d.inference.postprocessing_steps import describe_steps, write_steps
+from unet4d.inference.postprocessing_steps import OtherCheckpoints, describe_steps, read_steps, write_steps
 from unet4d.inference.predict import predict
 from unet4d.models.folds import load_models
 from unet4d.system.digests import file_sha256
@@ -101,6 +102,22 @@ def postprocess(
     path = write_steps(run, steps, list(digests), about)
     logger.info(f"recorded: {path}")
     return read_json(path)
+
+
+def postprocess_trained(run: PathLike, dataset: PathLike, device: str = "auto") -> None:
+    """Choose post-processing at the end of a training, of a run or folds; where that is not possible, warn.
+
+    Nothing is done where no subject was held out, or steps are recorded for the checkpoints as they are.
+    """
+    run = Path(run)
+    try:
+        with contextlib.suppress(OtherCheckpoints):
+            if read_steps(run) is not None:
+                return
+        if any(model.task.held_out for model in load_models([run], "cpu")):
+            postprocess(run, dataset, device=device)
+    except InputError as error:
+        logger.warning(f"no post-processing was chosen: {error}")
 
 
 def _read_case(case: Case, data: Dataset, folder: Path, model_sha256: str) -> HeldOutPrediction:

@@ -2,8 +2,11 @@
 
 In each round the step that raises the mean foreground Dice most is kept, if it raises it by more than `MARGIN`, lowers the mean
 Dice of no class by more than `TOLERANCE`, and improves more subjects than it worsens and at least two (of one subject alone: that
-one). The rounds end when no step passes. Dice is judged on the labelled frames, as unet4d evaluate does: the mean of a class runs
-over all labelled frames, the mean foreground Dice over the classes' means.
+one). The rounds end when no step passes. Then `majority_over_time` is kept if it lowers the roughness of the volume curves, and the
+mean Dice of no class by more than `TOLERANCE`: of two label maps as right as each other, the smoother one.
+
+Dice is judged on the labelled frames, as unet4d evaluate does: the mean of a class runs over all labelled frames, the mean
+foreground Dice over the classes' means.
 """
 
 from __future__ import annotations
@@ -15,11 +18,13 @@ import numpy as np
 
 from unet4d.inference.postprocessing_steps import EVERY_CLASS, OPERATIONS, Step, apply_steps, bounding_box
 from unet4d.metrics.overlap import count_voxels, dice
-from unet4d.metrics.regions import ClassValue
+from unet4d.metrics.regions import ClassValue, class_mask
 from unet4d.metrics.statistics import summary_statistics
+from unet4d.metrics.volume_curves import roughness
 from unet4d.system.signals import check_stop
 
 MARGIN, TOLERANCE = 0.0005, 0.0001
+_MAJORITY = Step("majority_over_time", EVERY_CLASS)
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,10 +76,10 @@ class DiceScores:
 
 
 def candidate_steps(classes: Mapping[str, ClassValue]) -> list[Step]:
-    """Return every operation for every foreground class; removals for all classes as one, too, where there are several."""
+    """Return the steps of the rounds: an operation for a class; removals for all classes as one, too, where there are several."""
     names = [name for name, value in classes.items() if value]
     steps = []
-    for operation in OPERATIONS:
+    for operation in (operation for operation in OPERATIONS if operation != _MAJORITY.operation):
         every = [EVERY_CLASS] if len(names) > 1 and operation != "fill_holes" else []
         steps += [Step(operation, name) for name in [*names, *every]]
     return steps
@@ -91,13 +96,45 @@ def choose_steps(
         tried = [_score_step(step, cases, maps, classes) for step in remaining]
         helping = [index for index, after in enumerate(tried) if _helps(scores[-1], after)]
         if not helping:
-            return steps, scores
+            break
         best = max(
             helping, key=lambda index: _change(scores[-1].mean_foreground_dice, tried[index].mean_foreground_dice)
         )
         steps.append(remaining.pop(best))
         scores.append(tried[best])
-        maps = [apply_steps(label, steps[-1:], classes, case.cyclic) for case, label in zip(cases, maps, strict=True)]
+        maps = _apply(steps[-1], cases, maps, classes)
+    smoothed = _apply(_MAJORITY, cases, maps, classes)
+    after = _score(cases, [label[case.frames] for case, label in zip(cases, smoothed, strict=True)], classes)
+    if _lowers_no_class(scores[-1], after) and _is_smoother(cases, maps, smoothed, classes):
+        steps.append(_MAJORITY)
+        scores.append(after)
+    return steps, scores
+
+
+def _apply(
+    step: Step, cases: Sequence[HeldOutPrediction], maps: Sequence[np.ndarray], classes: Mapping[str, ClassValue]
+) -> list[np.ndarray]:
+    return [apply_steps(label, [step], classes, case.cyclic) for case, label in zip(cases, maps, strict=True)]
+
+
+def _is_smoother(
+    cases: Sequence[HeldOutPrediction],
+    maps: Sequence[np.ndarray],
+    smoothed: Sequence[np.ndarray],
+    classes: Mapping[str, ClassValue],
+) -> bool:
+    """Return whether the roughness of the classes' curves, on average over those that have one, is lower in `smoothed`."""
+    values = [value for value in classes.values() if value]
+
+    def of(label: np.ndarray, value: ClassValue, cyclic: bool) -> float | None:
+        return roughness(class_mask(label, value).sum(axis=(1, 2, 3)), cyclic)
+
+    changes = [
+        _change(of(before, value, case.cyclic), of(after, value, case.cyclic))
+        for case, before, after in zip(cases, maps, smoothed, strict=True)
+        for value in values
+    ]
+    return sum(changes) < 0
 
 
 def _score_step(
@@ -142,10 +179,14 @@ def _helps(before: DiceScores, after: DiceScores) -> bool:
     better, worse = sum(change > 0 for change in of_subjects), sum(change < 0 for change in of_subjects)
     return (
         _change(before.mean_foreground_dice, after.mean_foreground_dice) > MARGIN
-        and all(_change(was, after.dice[name]) >= -TOLERANCE for name, was in before.dice.items())
+        and _lowers_no_class(before, after)
         and better > worse
         and better >= min(2, len(of_subjects))
     )
+
+
+def _lowers_no_class(before: DiceScores, after: DiceScores) -> bool:
+    return all(_change(was, after.dice[name]) >= -TOLERANCE for name, was in before.dice.items())
 
 
 def _change(before: float | None, after: float | None) -> float:

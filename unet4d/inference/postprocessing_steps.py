@@ -1,10 +1,12 @@
 """The post-processing steps of label maps, per frame and over time, and the record of the steps that helped a run.
 
-Three operations, each for one class, or for the foreground as a whole (`EVERY_CLASS`):
+Four operations, each for one class, or for the foreground as a whole (`EVERY_CLASS`):
 
     largest_component                keeps, in each frame, the component of most voxels
     fill_holes                       gives the class the background that it encloses, in each frame
     remove_single_frame_components   removes components that no voxel of the class touches in the frames before and after
+    majority_over_time               gives a voxel the label that it has both in the frame before and in the frame after;
+                                     for all classes together only
 
 Components are 3D and of one frame; voxels that share a corner are connected (26 neighbors). Slices of MRI are often five times as
 thick as voxels are wide, and a vessel or ventricle moves by more than a voxel from slice to slice: the most generous neighborhood
@@ -12,6 +14,8 @@ removes least. Background, the complement, is connected by faces alone (6 neighb
 closed contour (Rosenfeld, "Connectivity in digital pictures", J. ACM 1970).
 
 What is removed becomes background. What is filled was background; no voxel of another class is ever changed.
+`majority_over_time` is a median filter over three frames of each class's mask: what changes its label once, as where a wall moves
+over it, stays as it is; what has another label in one frame alone goes (Gallagher and Wise, IEEE Trans. ASSP 1981).
 A region is removed with all that lies in it, as in nnU-Net, and filled with the value that it is painted with.
 docs/how-to/postprocessing.md has the details; `unet4d postprocess` chooses the steps on held-out subjects.
 
@@ -36,7 +40,7 @@ from unet4d.system.digests import file_sha256
 from unet4d.system.files import PathLike, read_json, write_json
 from unet4d.system.text import short_repr
 
-Operation = Literal["largest_component", "fill_holes", "remove_single_frame_components"]
+Operation = Literal["largest_component", "fill_holes", "remove_single_frame_components", "majority_over_time"]
 OPERATIONS: tuple[Operation, ...] = get_args(Operation)
 EVERY_CLASS = "*"
 """In place of a class name: all classes but the background, taken as one."""
@@ -67,6 +71,10 @@ class Step:
             raise InputError(f"got operation {short_repr(self.operation)}, expected one of {', '.join(OPERATIONS)}")
         if not isinstance(self.class_name, str) or (self.operation == "fill_holes" and self.class_name == EVERY_CLASS):
             raise InputError(f"got {self.operation} of {self.class_name!r}, expected one class; name it")
+        if self.operation == "majority_over_time" and self.class_name != EVERY_CLASS:
+            raise InputError(
+                f"got {self.operation} of {self.class_name!r}, expected all classes; write {EVERY_CLASS!r}"
+            )
 
     def as_dict(self) -> dict[str, str]:
         """Return the step for JSON."""
@@ -87,7 +95,7 @@ def apply_steps(
         label: (T, X, Y, Z) uint8, label values; is not changed.
         steps: one after the other.
         classes: class name to label value, or region.
-        cyclic: whether the last frame leads into the first; matters to "remove_single_frame_components" alone.
+        cyclic: whether the last frame leads into the first; matters to what looks at several frames alone.
 
     Returns:
         A new (T, X, Y, Z) uint8.
@@ -98,6 +106,9 @@ def apply_steps(
     result = np.array(label, order="C")
     for step in steps:
         value = _label_value(step, classes)
+        if step.operation == "majority_over_time":
+            result = _majority_over_time(result, cyclic)
+            continue
         for t, frame in enumerate(result):
             if step.operation == "remove_single_frame_components":
                 # None of these touches another, so the order in which they are removed does not matter.
@@ -205,6 +216,19 @@ def _label_value(step: Step, classes: Mapping[str, ClassValue]) -> ClassValue | 
 
 def _mask(frame: np.ndarray, value: ClassValue | None) -> np.ndarray:
     return frame != 0 if value is None else class_mask(frame, value)
+
+
+def _majority_over_time(label: np.ndarray, cyclic: bool) -> np.ndarray:
+    """Return label maps (T, X, Y, Z) in which a voxel has the label that its two neighbors in time share, else its own.
+
+    The ends of an open series stay as they are, and so does what has fewer than 3 frames: there is no majority.
+    """
+    result = label.copy()
+    frames = range(len(label)) if cyclic else range(1, len(label) - 1)
+    for t in frames if len(label) > 2 else ():
+        before, after = label[t - 1], label[(t + 1) % len(label)]
+        np.copyto(result[t], before, where=before == after)
+    return result
 
 
 def _keep_largest(part: np.ndarray, value: ClassValue | None) -> None:
