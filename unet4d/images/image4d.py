@@ -228,7 +228,7 @@ def round_labels(volume: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return whole, ~((whole >= 0) & (whole <= 255)) | ~(np.abs(volume - whole) <= _INTEGER_TOLERANCE)
 
 
-def write_image(path: PathLike, label: np.ndarray, *, like: Image4D | ImageInfo) -> None:
+def write_image(path: PathLike, label: np.ndarray, *, like: Image4D | ImageInfo, dtype: np.dtype | None = None) -> None:
     """Write a label map (or any map) on the grid of `like`, whole or not at all.
 
     Every field of geometry and time (affine, qform and sform with their codes, spacing, units, offsets, slice timing)
@@ -239,6 +239,7 @@ def write_image(path: PathLike, label: np.ndarray, *, like: Image4D | ImageInfo)
         path: .nii or .nii.gz.
         label: (T, X, Y, Z), or (X, Y, Z) for one frame.
         like: the image that was segmented.
+        dtype: of the voxels in the file, which must hold all values; None: as above.
 
     Raises:
         InputError: another file name, dtype or shape.
@@ -251,7 +252,7 @@ def write_image(path: PathLike, label: np.ndarray, *, like: Image4D | ImageInfo)
     expected = (like.frames, *like.grid)
     if label.shape != expected:
         raise InputError(f"{path}: got an array {label.shape}, expected (T, X, Y, Z) {expected} as the image")
-    dtype = _storage_dtype(label, path)
+    dtype = dtype or _storage_dtype(label, path)
     dim = like.header["dim"]
     is_3d = like.frames == 1 and not (dim[0] >= 4 and dim[4] == 1)
     header = header_for(like.header, like.grid if is_3d else (*like.grid, like.frames), dtype)

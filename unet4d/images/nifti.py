@@ -30,7 +30,7 @@ Header = nib.Nifti1Header | nib.Nifti2Header
 NIFTI_SUFFIXES = (".nii.gz", ".nii")
 _MM_PER_UNIT = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}  # unknown (taken as mm), metre, mm, micrometre
 _UNITS_PER_SECOND = {8: 1.0, 16: 1e3, 24: 1e6}  # s, ms, µs; other units (Hz, ppm, rad/s) are no time
-_GRID_TOLERANCE = 0.01  # how far a corner of two grids may lie apart, in voxels of the finest axis
+GRID_TOLERANCE = 0.01  # how far a corner of two grids may lie apart, in voxels of the finest axis
 _FARTHEST_MM, _SMALLEST_MM = 1e9, 1e-9  # of an affine; beyond is damage
 _GZIP_MAX_RATIO = 1040  # deflate cannot expand further, so a header that promises more lies
 _LONGEST_HEADER = 544  # NIfTI-2, with the 4 bytes that announce extensions
@@ -73,7 +73,7 @@ def open_nifti(
         with open_regular(path) as raw, open_gzip(raw) if compressed else raw as opened_file:
             file = cast(BinaryIO, opened_file)
             block = file.read(_LONGEST_HEADER)
-            header = _parse_header(block, path)
+            header = parse_header(block, path)
             shape = _check_header(header, path)
             start = _check_offset(header, block, file, path)
             size = start + math.prod(shape) * header.get_data_dtype().itemsize
@@ -89,7 +89,7 @@ def open_nifti(
         raise InputError(f"{path} cannot be read as NIfTI ({error}); copy or export it again") from error
 
 
-def _parse_header(block: bytes, path: Path) -> Header:
+def parse_header(block: bytes, path: Path) -> Header:
     """Return the header that the first bytes of a file hold, unrepaired."""
     kinds = ((348, nib.Nifti1Header, 344, b"n+1\0"), (540, nib.Nifti2Header, 4, b"n+2\0"))
     for size, kind, at, magic in kinds:
@@ -261,7 +261,7 @@ def check_same_grid(
         raise InputError(f"{path}: {axes} is {tuple(shape)}, in {other} {tuple(other_shape)}; bring both to one grid")
     ours, theirs = affine_of(header), affine_of(other_header)
     apart_mm = corners_apart_mm(ours, theirs, shape)
-    if not apart_mm <= _GRID_TOLERANCE * min(spacing_of(theirs)):
+    if not apart_mm <= GRID_TOLERANCE * min(spacing_of(theirs)):
         raise InputError(
             f"{path}: its affine {_rows(ours)} is not {_rows(theirs)}, that of {other} (corners up to "
             f"{apart_mm:.3g} mm apart); resample one onto the other's grid, or correct the header"
