@@ -93,6 +93,7 @@ WRONG = [
     ("propagate DATA --out NEW --jobs 0", "--jobs 0"),
     ("propagate DATA --out NEW --weight 2", "--weight 2"),
     ("plan GONE --gpu-memory 24 --out NEW", "GONE is missing"),
+    ("plan DATA --gpu-memory 24 --out NEW --train.init_from GONE", "GONE is missing"),
     ("plan DATA --gpu-memory huge --out NEW", "--gpu_memory is huge"),
     ("plan DATA --gpu-memory 24 --out FILE", "no plan"),
     ("convert nothing DATA --out NEW", "nothing"),

@@ -28,11 +28,11 @@ def _plan_options(parser: ArgumentParser) -> None:
 
 
 def _check_plan(args: Namespace) -> None:
-    configured(args)
+    config = configured(args)
 
     from unet4d.planning.checks import check_plan
 
-    check_plan(args.dataset, Path(args.out), args.gpu_memory, args.gpus)
+    check_plan(args.dataset, Path(args.out), args.gpu_memory, args.gpus, config.train.init_from)
 
 
 def _plan(args: Namespace) -> None:

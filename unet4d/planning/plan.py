@@ -125,7 +125,7 @@ def plan(
         Unet4DError: the file cannot be written.
     """
     out = None if out is None else Path(out)
-    check_plan(dataset, out, gpu_memory, gpus)
+    check_plan(dataset, out, gpu_memory, gpus, out and config.train.init_from)  # a run that is resumed does without
     import_named_classes(config)
     gpu, share = _gpu_budget(gpu_memory, gpus, device), _config_of_one_gpu(config, gpus)
     studies, known = load_verified_dataset(dataset, choose_cache_dir, skip_verify)
