@@ -257,7 +257,7 @@ WRONG = {
     "one frame, no list": ([*CASE, "labelled_frames"], 0, ["'b1'", "is 0"]),
     "label files under names": ([*CASE, "label"], {"ED": "labels/b1.nii"}, ["'b1'", "ED"]),
     "label files that contradict": ([*CASE, "label"], {"0": "labels/b1.nii"}, ["'b1'", "[0, 3]", "[0]"]),
-    "an ignore value that is a class": (["labels", "ignore"], 7, ["7 is the value of two classes"]),
+    "an ignore value that is a class": (["labels", "ignore"], 7, ["7 is the value of 'ignore' and of a class"]),
     "an ignore value below a class": (["labels", "ignore"], 5, ["5 for ignore", "above 7"]),
     "slices of no frame": ([*CASE, "labelled_slices"], {"1": [0]}, ["'b1'", "has frame 1", "labelled frames 0 and 3"]),
     "slices unsorted": ([*CASE, "labelled_slices"], [1, 0], ["'b1'", "[1, 0]", "increasing"]),

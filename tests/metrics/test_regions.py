@@ -50,7 +50,7 @@ def test_voxels_that_are_ignored_are_in_no_region():
         (TUMOR | {"core": []}, [1, 2, 3], "expected label values from 1 to 255"),
         (TUMOR | {"again": [3, 2]}, [1, 2, 3, 2], "has the values [2, 3] for core and again, expected one region"),
         ({"a": [1, 2], "b": 2}, [1, 2], "background at 0"),
-        (TUMOR | {"ignore": 3}, [1, 2, 3], "3 is the value of two classes"),
+        (TUMOR | {"ignore": 3}, [1, 2, 3], "3 is the value of 'ignore' and of a class"),
         ({"background": 0, "a": [1, 2], "A ": 2}, [1, 2], "'a' is the name of two classes"),
     ],
 )

@@ -32,7 +32,8 @@ def class_fault(pairs: Iterable[tuple[object, object]]) -> str:
         return "background at 0"
     doubled = _doubled([value for _, value in pairs])
     if doubled:
-        return f"each name and each value once, and {doubled[0]} is the value of two classes"
+        of = f"{IGNORE_NAME!r} and of a class" if (IGNORE_NAME, doubled[0]) in pairs else "two classes"
+        return f"each name and each value once, and {doubled[0]} is the value of {of}"
     doubled = _doubled(plain)
     return f"each name and each value once, and {doubled[0]!r} is the name of two classes" if doubled else ""
 
