@@ -117,6 +117,18 @@ def test_every_patch_sees_a_drawn_voxel_and_foreground_centers_are_drawn():
         assert all((clip.label[clip.labelled] != IGNORE).any() for clip in seen)
 
 
+def test_patches_center_on_regions_where_these_are_trained():
+    """Class 2 is one voxel of each frame and class 1 sixteen: half of the patches center on it, of one region a seventeenth."""
+    one = cached_study()
+    config, shares = DataConfig(patch_size=(1, 1, 1), frames=1, augmentation="off", foreground_fraction=1.0), []
+    for regions in ((), ((1, 2),), ((1, 2), (2,))):
+        made = ClipDataset([one], config, True, 0, regions=regions)
+        seen = [int(made[number].label[0, 0, 0, 0]) for number in range(200)]
+        assert set(seen) <= {1, 2}
+        shares.append(seen.count(2) / 200)
+    assert shares == pytest.approx([1 / 2, 1 / 17, (1 / 17 + 1) / 2], abs=0.12)
+
+
 def test_frames_keep_their_weights_and_those_without_any_are_not_labelled():
     scope = LabelScope(weights=(1.0, 0.25, 0.0), propagated=(3, 4))
     one = study(scope, labelled=(1, 3, 4))

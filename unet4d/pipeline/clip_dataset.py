@@ -115,6 +115,7 @@ class ClipDataset(Dataset[Clip]):
         channel_kinds: the kind of each of the C channels, see images/channels.py; empty: all are signal.
         compared_frames: neighboring frames of a clip that are flagged as compared; 0: none.
         labelled_only: leave out frames that are not labelled; a clip then has as many frames as are labelled, and compares none.
+        regions: class indices of each region that is trained; a patch is then centered on a region in place of a class.
     """
 
     def __init__(
@@ -126,9 +127,10 @@ class ClipDataset(Dataset[Clip]):
         channel_kinds: Sequence[str] = (),
         compared_frames: int = 0,
         labelled_only: bool = False,
+        regions: Sequence[Sequence[int]] = (),
     ):
         self.studies, self.config, self.cyclic, self.seed = list(studies), config, cyclic, seed
-        self.labelled_only = labelled_only
+        self.labelled_only, self.regions = labelled_only, regions
         self.compared_frames = 0 if labelled_only else min(compared_frames, config.frames)
         kinds = channel_kinds or (SIGNAL,) * len(self.studies[0].image)
         self.frames, self.patch_size = config.frames, config.patch_size
@@ -194,7 +196,7 @@ class ClipDataset(Dataset[Clip]):
         return mask
 
     def _patch_center(self, study: CachedStudy, row: int, rng: np.random.Generator) -> list[int]:
-        """Return a random patch center: a foreground voxel of a random class of this labelled frame, or any voxel.
+        """Return a random patch center: a foreground voxel of a random class, or region, of this labelled frame, or any voxel.
 
         Either way the patch is moved until it lies inside the study, or the study inside the patch, as a window at inference does:
         near the end of a short stack it would lose slices to padding. Where it would see no drawn voxel, one is its center.
@@ -203,9 +205,13 @@ class ClipDataset(Dataset[Clip]):
         first, last = np.searchsorted(study.foreground[:, 0], [row, row + 1])
         inside = study.foreground[first:last]
         if rng.random() < self.config.foreground_fraction and len(inside):
-            chosen = rng.choice(np.unique(inside[:, 1]))
-            low, high = np.searchsorted(inside[:, 1], [chosen, chosen + 1])
-            voxel = inside[rng.integers(low, high), 2:].tolist()
+            if self.regions:
+                present = [mask for region in self.regions if (mask := np.isin(inside[:, 1], region)).any()]
+                voxel = inside[rng.choice(np.flatnonzero(present[rng.integers(len(present))])), 2:].tolist()
+            else:
+                chosen = rng.choice(np.unique(inside[:, 1]))
+                low, high = np.searchsorted(inside[:, 1], [chosen, chosen + 1])
+                voxel = inside[rng.integers(low, high), 2:].tolist()
             return [min(max(v, span[0]), span[-1]) for v, span in zip(voxel, ranges, strict=True)]
         center = [int(rng.integers(span[0], span[-1] + 1)) for span in ranges]
         if study.scope.ignores:

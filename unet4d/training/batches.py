@@ -43,7 +43,9 @@ def training_clips(
 ) -> ClipDataset:
     """Return the clips of a run's training studies; see `ClipDataset`."""
     compared = config.train.consistency_frames if config.train.consistency_weight else 0
-    return ClipDataset(studies, config.data, task.cyclic, config.seed, task.channel_kinds, compared, labelled_only)
+    return ClipDataset(
+        studies, config.data, task.cyclic, config.seed, task.channel_kinds, compared, labelled_only, task.region_classes
+    )
 
 
 class BatchLoader:
