@@ -12,11 +12,12 @@ from tests.datasets.propagation.moving import LABELS, PLACES, Nothing, Shift, la
 from unet4d.datasets.case_labels import read_labelled
 from unet4d.datasets.dataset import read_dataset
 from unet4d.datasets.propagation import case_files
-from unet4d.datasets.propagation.checks import PropagationOptions
+from unet4d.datasets.propagation.checks import RECORDS, PropagationOptions
 from unet4d.datasets.propagation.propagate import TABLE, propagate
 from unet4d.datasets.verify.run_checks import verify_dataset
 from unet4d.errors import InputError
 from unet4d.images.image4d import Image4D, read_label, write_image
+from unet4d.system.lock import exclusive_lock
 
 
 @pytest.fixture
@@ -210,3 +211,14 @@ def test_several_processes_give_the_same_labels(squares, tmp_path):
     for case in one.training:
         for a, b in zip(case.files, two.case(case.name).files, strict=True):
             assert a.read_bytes() == b.read_bytes()
+
+
+def test_two_calls_do_not_write_to_one_folder_at_once(squares, tmp_path, monkeypatch):
+    monkeypatch.setattr("unet4d.system.lock.LOCK_PATIENCE_S", 0.0)
+    out = tmp_path / "out"
+    run(squares, out)
+    before = (out / "dataset.json").read_bytes()
+    with exclusive_lock(out / RECORDS / "lock"), pytest.raises(InputError, match="by another unet4d propagate"):
+        run(squares, out, weight=0.25)
+    assert (out / "dataset.json").read_bytes() == before
+    assert run(squares, out, weight=0.25).training[0].partial.weight(1) == 0.25

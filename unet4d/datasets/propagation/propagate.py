@@ -29,6 +29,7 @@ from unet4d.system.csv_file import csv_text
 from unet4d.system.digests import stamp
 from unet4d.system.failures import failure_of_study, raise_failed
 from unet4d.system.files import PathLike, check_disk_space, read_json, replacing, write_json, write_text
+from unet4d.system.lock import exclusive_lock
 from unet4d.system.progress_bar import ProgressBar
 from unet4d.system.signals import blocked_stop_signals, ignore_stop_signals, stop_signals
 from unet4d.system.text import count
@@ -66,14 +67,27 @@ def propagate(
         The path of dataset.json.
 
     Raises:
-        InputError: as `check_propagate`; or, after all other studies are written, some have no drawn frame or cannot be read.
+        InputError: as `check_propagate`; another call writes to `out_dir`; or, after all other studies are written, some have no
+            drawn frame or cannot be read.
         Stopped: a stop signal came.
         Unet4DError: the disk is full, or the folder cannot be written to.
     """
     check_propagate(dataset, out_dir, options, jobs, make_registration)
-    source, out = read_dataset(dataset), Path(out_dir)
-    given = read_json(source.root / "dataset.json")
+    out = Path(out_dir)
     (out / RECORDS).mkdir(parents=True, exist_ok=True)
+    with exclusive_lock(out / RECORDS / "lock") as is_held:
+        if is_held is False:
+            raise InputError(
+                f"{out} is being written to by another unet4d propagate; wait for it or stop it, or choose another --out"
+            )
+        return _propagate(read_dataset(dataset), out, options, jobs, make_registration)
+
+
+def _propagate(
+    source: Dataset, out: Path, options: PropagationOptions, jobs: int, make_registration: MakeRegistration
+) -> Path:
+    """Write the dataset, of which the folder is held; the arguments, result and errors are those of `propagate`."""
+    given = read_json(source.root / "dataset.json")
     needed = sum(file.stat().st_size for case in source.cases for file in case.images)
     check_disk_space(
         out, needed * (not (out / "dataset.json").exists()), "copies of the images", "choose another --out"
