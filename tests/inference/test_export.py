@@ -12,9 +12,10 @@ from tests.errors import error_of
 from unet4d import load_model, read_image, segment
 from unet4d.inference.export import export
 from unet4d.inference.postprocessing_steps import Step, find_steps, write_steps
+from unet4d.inference.predict import predict
 from unet4d.models.checkpoint import BEST, LAST, load_checkpoint, save_checkpoint
 from unet4d.models.folds import load_models
-from unet4d.models.model_file import checkpoint_sha256, read_model_file
+from unet4d.models.model_file import checkpoint_sha256, read_model_file, write_model_file
 
 STEPS = [Step("largest_component", "myocardium")]
 
@@ -159,3 +160,16 @@ def test_a_file_of_one_fold_twice_is_refused(model_file, tmp_path):
     assert "held out fold 0, expected fold 1" in error_of(
         lambda path: export(path, tmp_path / "out.unet4d"), tmp_path / "folds"
     )
+
+
+def test_a_card_with_a_step_for_an_unknown_class_ends_a_prediction_before_any_study(run, tmp_path, study):
+    file = export(run, tmp_path / "heart.unet4d")
+    content = read_model_file(file)
+    steps = [{"operation": "largest_component", "class": "kidney"}]
+    write_model_file(file, content._replace(card=content.card | {"postprocessing": steps}))
+    study(tmp_path / "study.nii.gz", frames=2)
+    told = error_of(predict, file, [tmp_path / "study.nii.gz"], tmp_path / "out", device="cpu")
+    assert f"{file}: got largest_component of 'kidney', expected a class among right ventricle" in told
+    assert not list((tmp_path / "out").rglob("*.nii.gz"))
+    [path] = predict(file, [tmp_path / "study.nii.gz"], tmp_path / "out", device="cpu", postprocess="off")
+    assert path.is_file()

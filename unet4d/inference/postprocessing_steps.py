@@ -202,6 +202,15 @@ def _steps_of_card(card: Mapping[str, Any], file: Path) -> list[Step]:
         ) from error
 
 
+def check_steps(steps: Sequence[Step], classes: Mapping[str, ClassValue], record: Path) -> None:
+    """Raise InputError where a step of a record is for a class that `classes` lacks, or for the background."""
+    for step in steps:
+        try:
+            _label_value(step, classes)
+        except InputError as error:
+            raise InputError(f"{record}: {error}, or predict with --postprocess off") from error
+
+
 def _label_value(step: Step, classes: Mapping[str, ClassValue]) -> ClassValue | None:
     """Return the label value of a step's class; None for all classes."""
     if step.class_name == EVERY_CLASS:

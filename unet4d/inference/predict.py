@@ -26,13 +26,14 @@ from unet4d.inference.batch.run import BatchPredictor, StudyJob, check_failed
 from unet4d.inference.checks import check_predict
 from unet4d.inference.memory_budget import MemoryBudget
 from unet4d.inference.options import InferenceOptions, Models, warn_of_untrained_mirroring
-from unet4d.inference.postprocessing_steps import OtherCheckpoints, Step, describe_steps, find_steps
+from unet4d.inference.postprocessing_steps import OtherCheckpoints, Step, check_steps, describe_steps, find_steps
 from unet4d.inference.segment import check_gpu
 from unet4d.metrics.cardiac_structures import describe_roles, has_other_names
 from unet4d.models.checkpoint import TrainedModel
 from unet4d.models.device import find_device, resolve_precision
 from unet4d.models.folds import load_models
 from unet4d.models.model_file import checkpoint_sha256
+from unet4d.models.task import Task
 from unet4d.report.dicom.terms import read_terms
 from unet4d.system.distributed import ALONE, ProcessGroup
 from unet4d.system.environment import VERSION, hardware
@@ -132,7 +133,7 @@ def predict(
     if ranks.is_first:
         warn_of_untrained_mirroring(models, options)
     digests = ranks.broadcast_from_rank0(lambda: {str(one.path): checkpoint_sha256(one.path) for one in models})
-    steps = ranks.broadcast_from_rank0(lambda: _recorded_steps(paths, digests) if postprocess == "auto" else [])
+    steps = ranks.broadcast_from_rank0(lambda: _recorded_steps(paths, digests, task) if postprocess == "auto" else [])
     own = (shard or JobShard()).within(ranks).of(sorted(studies, key=lambda study: natural_key(study.name)))
     jobs = [
         StudyJob(
@@ -218,8 +219,12 @@ def _read_info(study: Study) -> ImageInfo | None:
         return None
 
 
-def _recorded_steps(paths: Sequence[PathLike], digests: Mapping[str, str]) -> list[Step]:
-    """Return the steps that `unet4d postprocess` recorded for these very checkpoints; print them, or why they are skipped."""
+def _recorded_steps(paths: Sequence[PathLike], digests: Mapping[str, str], task: Task) -> list[Step]:
+    """Return the steps that `unet4d postprocess` recorded for these very checkpoints; print them, or why they are skipped.
+
+    Raises:
+        InputError: the record is damaged, or has a step for a class that the task lacks.
+    """
     if len(paths) != 1:
         return []
     try:
@@ -227,6 +232,7 @@ def _recorded_steps(paths: Sequence[PathLike], digests: Mapping[str, str]) -> li
     except OtherCheckpoints as error:
         logger.info(str(error))
         return []
+    check_steps(steps, task.classes, record)
     if steps:
         logger.info(f"post-processing from {record}: {describe_steps(steps)}; --postprocess off skips it")
     return steps
