@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -55,8 +56,15 @@ class Case:
 
     @property
     def has_drawn_frame(self) -> bool:
-        """Return whether it has a label, and as far as dataset.json says a frame of it that was drawn, not propagated."""
-        frames = self.labelled_frames
+        """Return whether it has a label, and a frame of it that was drawn, not propagated.
+
+        The header of the image is read where every frame is labelled and some are propagated; one that is damaged counts as drawn,
+        because reading the study reports it.
+        """
+        frames: Sequence[int] | None = self.labelled_frames
+        if frames is None and self.partial.propagated:
+            with contextlib.suppress(InputError):
+                frames = range(1 if self.channels_last else self.info().frames)
         return self.label is not None and (frames is None or not set(frames) <= set(self.partial.propagated))
 
     def image(self) -> Image4D:

@@ -34,6 +34,7 @@ ISSUE_KINDS: Mapping[str, tuple[str, str]] = {
     "duplicate-frame": (WARNING, "frames that repeat another one"),
     "frame-order": (WARNING, "frames that seem to be at the wrong position"),
     "labelled-frames": (WARNING, "most frames are empty and dataset.json names no labelled_frames"),
+    "no-drawn-frame": (WARNING, "studies with propagated labels alone, which train and are never evaluated"),
     "empty-label": (WARNING, "labelled frames without any label"),
     "unlabelled-drawn": (WARNING, "labels on frames that count as unlabelled, and so are not trained on"),
     "class-absent": (WARNING, "a class that no labelled frame has"),

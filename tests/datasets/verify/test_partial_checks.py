@@ -88,3 +88,20 @@ def test_statements_that_do_not_fit_are_errors(labels, entry, change, kind, word
     assert [issue.kind for issue in found] == [kind]
     assert words in found[0].message
     assert "\n" not in found[0].message
+
+
+@pytest.mark.parametrize(
+    ("entry", "found"),
+    [
+        ({"propagated_frames": [0, 1]}, ["no-drawn-frame"]),
+        ({"propagated_frames": [0], "labelled_frames": [0]}, ["no-drawn-frame"]),
+        ({"propagated_frames": [0]}, []),
+    ],
+)
+def test_a_study_of_which_nothing_was_drawn_is_named_and_not_evaluated(entry, found, tmp_path):
+    root, labelled = write(tmp_path, label_of(), **entry), len(entry.get("labelled_frames", [0, 1]))
+    _, issues = check(root)
+    assert [issue.kind for issue in issues if "unlabelled" not in issue.kind] == found
+    assert all("propagated_frames" in issue.message for issue in issues if issue.kind == "no-drawn-frame")
+    case = read_dataset(root).training[0]
+    assert case.has_drawn_frame == (labelled > len(entry["propagated_frames"]))

@@ -627,5 +627,5 @@ def test_nothing_is_found_in_channels_and_a_map(own):
 
 def test_every_kind_of_fault_is_planted_somewhere():
     planted = {fault.kind for fault in FOUND.values()}
-    elsewhere = {"channels", "frame-order", "frames-contradict", "outlier-volume", "outlier-size"}
+    elsewhere = {"channels", "frame-order", "frames-contradict", "no-drawn-frame", "outlier-volume", "outlier-size"}
     assert set(ISSUE_KINDS) - planted == elsewhere - planted

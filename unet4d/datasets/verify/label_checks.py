@@ -171,6 +171,12 @@ def _wrong_statements(
     fault = case.partial.find_fault(labelled, image.shape[-1] or None) if labelled else ""
     if fault:
         yield Issue("partial-label", f"{json}: case {case.name}: {fault}", json, case.name)
+    if labelled and set(labelled) <= set(case.partial.propagated):
+        text = (
+            f'{json}: every labelled frame of case {case.name} is in "propagated_frames", expected a drawn one to evaluate on; '
+            "draw one, or leave the case out of validation"
+        )
+        yield Issue("no-drawn-frame", text, json, case.name)
     for t in labelled:
         if not seen.counts[t].sum():
             yield Issue("partial-label", undrawn_frame_message(case, seen.files[t], f"frame {t}"), json, case.name)
