@@ -16,6 +16,7 @@ from unet4d.inference.options import InferenceOptions
 from unet4d.inference.prepare import prepare_image
 from unet4d.inference.segment import segment
 from unet4d.inference.streaming import StreamingSegmenter, scale_of
+from unet4d.metrics.regions import Region
 from unet4d.pipeline.normalization import normalize
 
 
@@ -40,6 +41,24 @@ def test_the_labels_are_those_of_the_whole_study(model_file, image, lstm_channel
     assert (labels == whole).mean() > 0.9999
     cold = StreamingSegmenter(model, image.affine, image.grid, scale=scale_of(model, image), precision="fp32")
     assert not np.array_equal(cold.step(image.array[0, 3]), whole[3]), "the frames before count"
+
+
+def test_regions_are_painted_in_their_order_as_in_the_whole_study(model_file, image):
+    model = load_model(model_file(labels={"background": 0, "wall": 1, "blood": 2}, direction="forward"))
+    regions = {"heart": Region((1, 2), 1), "blood": Region((2,), 2), "wall": Region((1,), 1)}
+    model = replace(model, task=replace(model.task, regions=regions))
+    with torch.no_grad():  # so that each region is somewhere, and none everywhere
+        model.network.head.bias -= model.network(torch.randn(1, 2, 1, 16, 16, 4)).mean((0, 1, 3, 4, 5))
+    live = StreamingSegmenter(model, image.affine, image.grid, scale=scale_of(model, image), precision="fp32")
+    labels = np.stack([live.step(image.array[:, t]) for t in range(image.frames)])
+    assert np.unique(labels).tolist() == [0, 1, 2]
+    assert (labels == segment(model, image, time="open", precision="fp32")).mean() > 0.9999
+    last = replace(model, task=replace(model.task, regions={**regions, "wall": Region((1, 2), 2)}))
+    painted = StreamingSegmenter(last, image.affine, image.grid, scale=live.scale, precision="fp32")
+    again = np.stack([painted.step(image.array[:, t]) for t in range(image.frames)])
+    assert ((labels == 0) == (again == 0)).all()
+    assert (again[labels == 2] == 2).all()
+    assert (again[labels == 1] == 2).any(), "where the last region is, its value is painted over that of the first"
 
 
 def test_prediction_and_streaming_interpolate_as_training_did(model, image):

@@ -10,16 +10,17 @@ import subprocess
 import sys
 from dataclasses import replace
 
+import nibabel as nib
 import numpy as np
 import pytest
 import torch
 from limits import wait_until
 from processes import run_ranks
 
-from tests.builders import skip_drawing
+from tests.builders import change_dataset, skip_drawing
 from unet4d.cli.console import start_logging
 from unet4d.errors import InputError, ReportedByOtherRank, Stopped, Unet4DError
-from unet4d.models.checkpoint import LAST, load_checkpoint
+from unet4d.models.checkpoint import BEST, LAST, load_checkpoint
 from unet4d.system.distributed import ProcessGroup
 from unet4d.training.checkpoints import Checkpoints
 from unet4d.training.monitoring.log_lines import LOG
@@ -80,6 +81,31 @@ def test_several_processes_train_as_one_on_the_same_batches(phantom, config, alo
     assert f"{size} processes" in told
     assert told.count("from epoch 2 on: recurrence on whole clips") == 1
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == sorted(path.name for path in alone.iterdir())
+
+
+def test_partly_drawn_labels_and_a_frozen_encoder_train_as_in_one_process(own_phantom, trained, tiny, tmp_path):
+    """One study is drawn whole, one in every second slice with weights, one without a class; ranks have different ones."""
+
+    def partly(about):
+        second, third = about["training"][1:]
+        second |= {"labelled_slices": [0, 2, 4], "frame_weights": {"1": 0.5, "2": 0.0}}
+        third["annotated_labels"] = [1, 3]
+
+    change_dataset(own_phantom, partly)
+    file = own_phantom / "labels" / "phantom003.nii.gz"
+    stored = nib.load(file)
+    voxels = np.asanyarray(stored.dataobj)
+    nib.save(type(stored)(np.where(voxels == 2, 0, voxels).astype(voxels.dtype), stored.affine, stored.header), file)
+    start = {"init_from": str(trained), "freeze": "encoder", "init_lr_factor": 0.5, "init_hold_steps": 1}
+    chosen = tiny(val_subjects=[], epochs=1, steps_per_epoch=3, batch_size=3, **start)
+    alone = _trained(ProcessGroup(), own_phantom, tmp_path / "alone", chosen)
+    run_ranks(2, _trained, own_phantom, tmp_path / "two", chosen)
+    losses = [json.loads((run / LOG).read_text())["loss"] for run in (alone, tmp_path / "two")]
+    assert losses[0] == pytest.approx(losses[1], rel=2e-4)
+    before = weights(trained, BEST)
+    for name, weight in weights(alone).items():
+        torch.testing.assert_close(weight, weights(tmp_path / "two")[name], rtol=1e-3, atol=2e-4)
+        assert torch.equal(weights(tmp_path / "two")[name], before[name]) == name.startswith("encoder."), name
 
 
 def test_more_validation_studies_than_processes_are_shared_unevenly(phantom, config, tmp_path):
