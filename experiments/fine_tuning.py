@@ -1,117 +1,135 @@
 """An experiment on fine-tuning: how many steps does a start from another task's network save, on phantoms?
 
-    python experiments/fine_tuning.py DIR [--seeds 0 1]
+    python experiments/fine_tuning.py DIR [--seeds 0 1 2] [--tasks renamed merged]
 
-Trains a network on phantoms with three classes. The next task is new phantoms with two of these classes under other names, so
-that every output begins at random. From scratch it is trained for all steps and for a quarter of them; from the network for a
-quarter, in three ways. Each last checkpoint is scored on phantoms that none has seen. Finished arms are kept.
+Per seed, a network is trained on phantoms with three classes. The next tasks have new phantoms:
+
+renamed     myocardium and left ventricle under other names; the right ventricle is background
+merged      myocardium and left ventricle together as one class; the right ventricle is background
+
+From scratch each is trained for all steps and for a quarter of them; from the network for a quarter, in several ways. Each last
+checkpoint is scored on phantoms that none has seen. Finished arms are kept, and DIR/summary.json is written after each.
 """
 
 from __future__ import annotations
 
 import argparse
-import subprocess
-import sys
-from collections.abc import Sequence
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 import numpy as np
-from commands import unet4d
+import yaml
 
+from unet4d.config import Config
+from unet4d.evaluation.evaluate import evaluate
 from unet4d.images.image4d import read_image, read_label, write_image
+from unet4d.inference.predict import predict
 from unet4d.models.checkpoint import LAST
 from unet4d.phantom import write_phantom
 from unet4d.system.files import read_json, write_json
+from unet4d.training.train import train
 
-CONFIG = Path(__file__).with_name("fine_tuning.yaml")
 SHAPE, FRAMES = (64, 56, 6), 6
-CLASSES = {"background": 0, "muscle": 2, "cavity": 3}
-"""Myocardium and left ventricle of the phantom; its right ventricle becomes background."""
-STEPS_PER_EPOCH, ALL, QUARTER = 25, 8, 2
-"""Epochs of the next task: 200 steps and 50."""
-BEFORE = 12
-"""Epochs of the network to begin with."""
-FROM = ("--train.init_from", "BEFORE")
-HELD = ("--train.init_hold_steps", 10, "--train.init_lr_factor", 0.3)
-ARMS: dict[str, tuple[int, tuple[object, ...]]] = {
-    "scratch": (ALL, ()),
-    "scratch_quarter": (QUARTER, ()),
-    "tuned_quarter": (QUARTER, FROM),
-    "tuned_quarter_held": (QUARTER, (*FROM, *HELD)),
-    "tuned_quarter_frozen": (QUARTER, (*FROM, "--train.freeze", "encoder")),
+TASKS = {"renamed": {"muscle": [2], "cavity": [3]}, "merged": {"left heart": [2, 3]}}
+"""Values of the phantom's labels by the names of a task's classes."""
+STEPS_PER_EPOCH, ALL, QUARTER, BEFORE = 25, 8, 2, 12
+"""Epochs of the next task, 200 steps and 50, and of the network to begin with, 300 steps."""
+CONFIG = Path(__file__).with_name("fine_tuning.yaml")
+ARMS: dict[str, tuple[int, Mapping[str, Any] | None]] = {
+    "scratch": (ALL, None),
+    "scratch_quarter": (QUARTER, None),
+    "tuned_quarter": (QUARTER, {"init_outputs": "name"}),
+    "tuned_quarter_held": (QUARTER, {"init_outputs": "name", "init_hold_steps": 10, "init_lr_factor": 0.3}),
+    "tuned_quarter_overlap": (QUARTER, {"init_outputs": "overlap"}),
+    "tuned_quarter_overlap_frozen": (QUARTER, {"init_outputs": "overlap", "freeze": "encoder"}),
 }
+"""Epochs, and settings of a start from the network."""
 
 
-def main(out: Path, seeds: Sequence[int]) -> None:
-    """Make the phantoms, train and score each arm with each seed, and print a row per arm."""
-    for name, subjects, seed in (("before", 8, 41), ("next", 4, 42), ("new", 6, 43)):
-        if not (out / name / "dataset.json").exists():
-            write_phantom(out / name, subjects, FRAMES, seed=seed, shape=SHAPE)
-            if name != "before":
-                rename_classes(out / name)
-    before = train(out / "before", out / "run_before", BEFORE, 0)
+def main(out: Path, seeds: Sequence[int], tasks: Sequence[str]) -> None:
+    """Make the phantoms, train and score each arm of each task with each seed."""
+    _make(out / "before", 8, 41)
+    for task in tasks:
+        _make(out / task / "next", 4, 42, TASKS[task])
+        _make(out / task / "new", 6, 43, TASKS[task])
     for seed in seeds:
-        for arm, (epochs, options) in ARMS.items():
-            here = out / arm / f"seed_{seed}"
-            if not (here / "scores.json").exists():
-                given = [before if option == "BEFORE" else option for option in options]
-                score(train(out / "next", here / "run", epochs, seed, *given), out / "new", here)
-    rows = [summary(out, arm, seeds) for arm in ARMS]
-    write_json(out / "summary.json", rows)
-    for row in rows:
-        print(row)
+        before = _train(out / "before", out / "run_before" / f"seed_{seed}", BEFORE, seed)
+        for task in tasks:
+            for arm, (epochs, settings) in ARMS.items():
+                here = out / task / arm / f"seed_{seed}"
+                if not (here / "scores.json").exists():
+                    began = time.process_time()
+                    start = {} if settings is None else {"init_from": str(before), **settings}
+                    model = _train(out / task / "next", here / "run", epochs, seed, start)
+                    spent = round(time.process_time() - began)
+                    write_json(here / "scores.json", _score(model, out / task / "new", here) | {"cpu_seconds": spent})
+                print(task, arm, seed, read_json(here / "scores.json"), flush=True)
+                write_json(out / "summary.json", {name: _summarize(out / name) for name in tasks})
 
 
-def rename_classes(dataset: Path) -> None:
-    """Give a phantom dataset two of its classes under other names."""
-    about = read_json(dataset / "dataset.json")
+def _make(dataset: Path, subjects: int, seed: int, classes: Mapping[str, Sequence[int]] | None = None) -> None:
+    """Write a phantom dataset, with its own classes or with others; one that is there is kept."""
+    if (dataset / "dataset.json").exists():
+        return
+    shutil.rmtree(dataset, ignore_errors=True)
+    made = dataset if classes is None else dataset.with_name(f"{dataset.name}_whole")
+    write_phantom(made, subjects, FRAMES, seed=seed, shape=SHAPE)
+    if classes is None:
+        return
+    about = read_json(made / "dataset.json")
     for case in about["training"]:
-        image, path = read_image(dataset / case["image"]), dataset / case["label"]
-        label = read_label(path)
-        write_image(path, np.where(np.isin(label, list(CLASSES.values())), label, 0).astype(np.uint8), like=image)
-    about["labels"] = CLASSES
-    write_json(dataset / "dataset.json", {name: value for name, value in about.items() if name != "roles"})
+        label, found = read_label(made / case["label"]), 0
+        for value, wanted in enumerate(classes.values(), 1):
+            found = np.where(np.isin(label, wanted), value, found)
+        write_image(made / case["label"], found.astype(np.uint8), like=read_image(made / case["image"]))
+    labels = {"background": 0} | {name: value for value, name in enumerate(classes, 1)}
+    write_json(made / "dataset.json", {k: v for k, v in about.items() if k != "roles"} | {"labels": labels})
+    made.rename(dataset)
 
 
-def train(dataset: Path, run: Path, epochs: int, seed: int, *options: object) -> Path:
-    """Train a run, or the rest of it; return its last checkpoint."""
+def _train(dataset: Path, run: Path, epochs: int, seed: int, start: Mapping[str, Any] | None = None) -> Path:
+    """Train a run unless it is finished; return its last checkpoint."""
     if not (run / "summary.json").exists() or read_json(run / "summary.json")["state"] != "finished":
-        resume = ("--resume",) if (run / LAST).exists() else ()
-        loop = ("--train.epochs", epochs, "--train.validate_every", epochs, "--train.steps_per_epoch", STEPS_PER_EPOCH)
-        unet4d(
-            "train", "--dataset", dataset, "--out", run, "--config", CONFIG, *loop, "--seed", seed, *options, *resume
-        )
+        shutil.rmtree(run, ignore_errors=True)
+        config = Config.from_dict(yaml.safe_load(CONFIG.read_text(encoding="utf-8")) | {"seed": seed})
+        loop = {"epochs": epochs, "validate_every": epochs, "steps_per_epoch": STEPS_PER_EPOCH}
+        config = replace(config, train=replace(config.train, **loop, **(start or {})))
+        train(dataset, run, config, "cpu", skip_verify=True)
     return run / LAST
 
 
-def score(model: Path, new: Path, here: Path) -> None:
-    """Segment the new phantoms and keep the mean Dice of each class."""
-    unet4d("predict", model, "-i", new, "-o", here / "predicted")
-    unet4d("evaluate", "--reference", new, "--prediction", here / "predicted", "--out", here / "scores")
-    found = read_json(here / "scores" / "summary.json")
-    write_json(here / "scores.json", {"dice": found["mean_foreground_dice"]})
+def _score(model: Path, new: Path, here: Path) -> dict[str, Any]:
+    """Segment the new phantoms; return the mean foreground Dice and that of each class."""
+    predict(model, [new], here / "predicted", device="cpu")
+    found = evaluate(new, here / "predicted", here / "scores")
+    classes = {name: round(entry["dice"]["mean"], 4) for name, entry in found["classes"].items()}
+    return {"dice": round(found["mean_foreground_dice"], 4), "classes": classes}
 
 
-def summary(out: Path, arm: str, seeds: Sequence[int]) -> dict[str, Any]:
-    """Return the steps of an arm and its mean Dice, over the seeds and of each."""
-    dice = [read_json(out / arm / f"seed_{seed}" / "scores.json")["dice"] for seed in seeds]
-    return {"arm": arm, "steps": ARMS[arm][0] * STEPS_PER_EPOCH, "dice": round(fmean(dice), 4), "of each seed": dice}
+def _summarize(task: Path) -> list[dict[str, Any]]:
+    """Return per arm its steps and the Dice of each seed, their mean and deviation."""
+    rows = []
+    for arm, (epochs, _) in ARMS.items():
+        dice = [read_json(file)["dice"] for file in sorted((task / arm).glob("seed_*/scores.json"))]
+        if dice:
+            spread = round(float(np.std(dice, ddof=1)), 4) if len(dice) > 1 else None
+            row = {"arm": arm, "steps": epochs * STEPS_PER_EPOCH, "dice": round(float(np.mean(dice)), 4)}
+            rows.append({**row, "of each seed": dice, "deviation": spread})
+    return rows
 
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="steps that a start from another task's network saves")
     parser.add_argument("out", type=Path, metavar="DIR")
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1])
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
     return parser.parse_args()
 
 
 if __name__ == "__main__":
     given = _arguments()
-    try:
-        main(given.out, given.seeds)
-    except subprocess.CalledProcessError as error:
-        sys.exit(error.returncode)
-    except KeyboardInterrupt:
-        sys.exit(130)
+    main(given.out, given.seeds, given.tasks)

@@ -252,6 +252,9 @@ class TrainConfig:
     init_from: str | None = None
     """Run folder, checkpoint or model file with the weights to begin with, of this network or of another: what fits is taken,
     outputs by the names of classes; all else begins at random. Unset: random weights."""
+    init_outputs: Literal["name", "overlap"] = "name"
+    """Outputs that come from init_from. name: those of classes of the same name. overlap: a class of a new name also begins as the
+    output that overlaps it most in some training clips, if any has a Dice of 0.25 or more; costs their segmentation."""
     init_lr_factor: float = 1.0
     """Learning rate of the weights that come from init_from, over that of those that begin at random."""
     init_hold_steps: int = 0

@@ -256,7 +256,7 @@ class ClipLoss(nn.Module):
         found, _ = self._sums(image, label, (labelled, decoded), teaching, start, dropout, lengths)
         levels = self.total(found.sums)
         weights = level_weights(len(levels))
-        loss = torch.stack([w * self.loss.from_sums(level) for w, level in zip(weights, levels, strict=True)]).sum()
+        loss = torch.stack([w * self.loss.from_sums(level) for w, level in zip(weights, levels, strict=True)]).sum(0)
         if self.network.skip_recurrence:  # processes that exchange gradients wait for one of every weight
             loss = loss + 0 * torch.stack([weight.sum() for weight in self.network.recurrent.parameters()]).sum()
         if compared is None or not self.consistency_weight:

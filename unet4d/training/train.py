@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -33,6 +33,7 @@ from unet4d.training.budget import EpochBudget, make_budget
 from unet4d.training.monitoring.summary import CONFIG
 from unet4d.training.named_classes import import_named_classes
 from unet4d.training.prepare_run import PreparedRun, choose_run_cache, prepare_run
+from unet4d.training.similar_outputs import find_similar_outputs
 from unet4d.training.step_memory import PlannedStep, choose_recompute, describe_recompute
 from unet4d.training.trainer import Trainer
 from unet4d.training.warm_start import load_initial_weights
@@ -80,8 +81,9 @@ def train(
             lambda: prepare_run(dataset, out_dir, config, chosen, resume, skip_verify, ranks, stack)
         )
         trainer = _build(run, out_dir, chosen, ranks, budget)
+        similar = ranks.broadcast_from_rank0(lambda: _similar_outputs(trainer, run))
         with ranks.raise_on_all_ranks():
-            _restore(trainer, run)
+            _restore(trainer, run, similar)
         if not trainer.is_done:
             sample = partial(trainer.validate.sample, trainer.network)
             ranks.broadcast_from_rank0(lambda: budget.begin(sample))
@@ -164,12 +166,19 @@ def _plan_step(
     return planned
 
 
-def _restore(trainer: Trainer, run: PreparedRun) -> None:
+def _similar_outputs(trainer: Trainer, run: PreparedRun) -> dict[str, str]:
+    """Return the outputs as which classes of new names begin; none without initial weights."""
+    if not run.initial or run.config.train.init_outputs == "name":
+        return {}
+    return find_similar_outputs(run.config, run.task, trainer.training, trainer.device, *run.initial)
+
+
+def _restore(trainer: Trainer, run: PreparedRun, similar: Mapping[str, str]) -> None:
     """Restore the checkpoint, or load the initial weights, if there are any."""
     if run.checkpoint:
         trainer.restore(run.checkpoint)
     elif run.initial:
-        initial = load_initial_weights(trainer.network, run.task, *run.initial)
+        initial = load_initial_weights(trainer.network, run.task, *run.initial, similar)
         trainer.training_step.set_initial(initial.whole)
         trainer.initial = initial.text
         if trainer.ranks.is_first:

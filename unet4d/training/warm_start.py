@@ -19,6 +19,7 @@ import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -55,7 +56,11 @@ class InitialWeights:
 
 
 def load_initial_weights(
-    network: CLSTMUNet, task: Task, content: Mapping[str, Any], path: str | os.PathLike[str]
+    network: CLSTMUNet,
+    task: Task,
+    content: Mapping[str, Any],
+    path: str | os.PathLike[str],
+    similar: Mapping[str, str] = MappingProxyType({}),
 ) -> InitialWeights:
     """Load the weights of a checkpoint that fit, as the module says; return a report.
 
@@ -64,13 +69,14 @@ def load_initial_weights(
         task: of the network.
         content: of the checkpoint, see `load_checkpoint`.
         path: of the checkpoint, for messages.
+        similar: name of a new output to the checkpoint's output as which it begins.
 
     Raises:
         InputError: no convolution of the encoder fits, or a frozen weight is missing; the network is left as it was.
     """
     before, own = Task.from_dict(content["task"]), network.state_dict()
     given = {name: weight.float() for name, weight in content["network"].items()}
-    channels, classes = _channel_places(before, task), _class_places(before, task)
+    channels, classes = _channel_places(before, task), _class_places(before, task, similar)
     fitted: dict[str, Tensor] = {}
     for name, weight in given.items():
         if name == _STEM and weight.shape[1:2] == (len(before.channel_names),):
@@ -87,7 +93,7 @@ def load_initial_weights(
     _check_frozen(fitted, network, path)
     network.load_state_dict(fitted, strict=False)
     new_channels, new_classes = ([name for name, at in places.items() if at is None] for places in (channels, classes))
-    return _describe(fitted, given, own, new_channels, new_classes, path)
+    return _describe(fitted, given, own, new_channels, new_classes, similar, path)
 
 
 def _channel_places(before: Task, task: Task) -> dict[str, int | None]:
@@ -104,16 +110,18 @@ def _channel_places(before: Task, task: Task) -> dict[str, int | None]:
     return {channel[0]: was.index(channel) if channel in was else None for channel in now}
 
 
-def _class_places(before: Task, task: Task) -> dict[str, int | None]:
+def _class_places(before: Task, task: Task, similar: Mapping[str, str]) -> dict[str, int | None]:
     """Return the place in the checkpoint of each class, by name, background first, or region; None where it does not know it.
 
     Outputs of regions and those of classes, of which one is the background, are different numbers: none is taken for another.
     """
     if before.regions or task.regions:
         names = list(before.regions) if task.regions else []
-        return {name: names.index(name) if name in names else None for name in task.output_names}
-    was, (background, *classes) = list(before.labels)[1:], task.labels
-    return {background: 0} | {name: was.index(name) + 1 if name in was else None for name in classes}
+        places = {name: k for k, name in enumerate(names)}
+        return {name: places.get(similar.get(name, name)) for name in task.output_names}
+    (_, *was), (background, *classes) = before.labels, task.labels
+    places = {name: k for k, name in enumerate(was, 1)}
+    return {background: 0} | {name: places.get(similar.get(name, name)) for name in classes}
 
 
 def _follow(weight: Tensor, places: Mapping[str, int | None], axis: int, other: Tensor) -> Tensor:
@@ -190,9 +198,9 @@ def _check_frozen(fitted: Mapping[str, Tensor], network: CLSTMUNet, path: str | 
 
 def _describe(
     fitted: Mapping[str, Tensor], given: Mapping[str, Tensor], own: Mapping[str, Tensor], channels: Sequence[str],
-    classes: Sequence[str], path: str | os.PathLike[str],
+    classes: Sequence[str], similar: Mapping[str, str], path: str | os.PathLike[str],
 ) -> InitialWeights:  # fmt: skip
-    """Return what is taken, as text and as a share; `channels` and `classes` are those that the checkpoint does not know."""
+    """Return what is taken, as text and as a share; `channels` and `classes` are those that begin anew."""
     outputs = [name for name in fitted if name.startswith(_OUTPUTS)]
     sizes = {name: weight.numel() for name, weight in own.items()}
     new = sum(sizes[name] * len(classes) // len(own[name]) for name in outputs)
@@ -200,6 +208,7 @@ def _describe(
     notes = {
         "adapted kernels": sorted({_part(name) for name in fitted if given[name].shape[2:] != own[name].shape[2:]}),
         "channels that begin with the mean of the known": channels if _STEM in fitted else [],
+        "outputs that begin as others": [f"{new} as {old}" for new, old in similar.items()] if outputs else [],
         "new outputs": classes if outputs else [],
         "new": sorted({_part(name) for name in own if name not in fitted}),
         "left out": sorted(
