@@ -261,8 +261,19 @@ def _postprocess(args: Namespace) -> None:
 
 def _export_options(parser: ArgumentParser) -> None:
     add(parser, "run", help="run folder (its best checkpoint is taken), folder of folds, checkpoint or model file")
-    add(parser, "--out", help="the file to hand on, NAME.unet4d; an older one there is replaced", required=True)
-    add(parser, "--format", help="unet4d: a model file for unet4d", choices=["unet4d"], default="unet4d")
+    add(
+        parser,
+        "--out",
+        help="the file to hand on, NAME.unet4d, or a folder; an older one there is replaced",
+        required=True,
+    )
+    add(
+        parser,
+        "--format",
+        help="unet4d: a model file for unet4d; onnx, openvino: a folder of graphs of one network, with run.py",
+        choices=["unet4d", "onnx", "openvino"],
+        default="unet4d",
+    )
     add(parser, "--name", help="name of the model", default=NOT_STATED)
     add(parser, "--intended_use", help="what the model is for, and what it is not for", default=NOT_STATED)
     add(
@@ -278,7 +289,7 @@ def _export_options(parser: ArgumentParser) -> None:
 def _check_export(args: Namespace) -> None:
     from unet4d.inference.export import check_export
 
-    check_export(args.run, args.out, args.licence)
+    check_export(args.run, args.out, args.licence, args.format, args.half)
 
 
 def _export(args: Namespace) -> None:
@@ -287,13 +298,17 @@ def _export(args: Namespace) -> None:
     path = export(
         args.run,
         args.out,
+        format=args.format,
         name=args.name,
         intended_use=args.intended_use,
         training_data=args.training_data,
         licence=args.licence,
         half=args.half,
     )
-    logger.info(f"written: {path}, {describe_bytes(path.stat().st_size)}; unet4d info {path} prints its model card")
+    if path.is_dir():
+        logger.info(f"written: {path}; python {path / 'run.py'} --help says how to run it")
+    else:
+        logger.info(f"written: {path}, {describe_bytes(path.stat().st_size)}; unet4d info {path} prints its model card")
 
 
 PREDICT = Command(
@@ -328,11 +343,12 @@ POSTPROCESS = Command(
 )
 
 EXPORT = Command(
-    "write a trained network, or all folds, as one file to hand on, with its model card and licence",
+    "write a trained network, or all folds, as one file to hand on, or as graphs for other runtimes",
     "RUN --out NAME.unet4d [--intended_use TEXT] [--licence FILE] [options]",
     "  unet4d export run --out heart.unet4d\n"
     "  unet4d export folds --out heart.unet4d --half                 (all folds; half of the bytes)\n"
     "  unet4d export run --out heart.unet4d --name 'cine heart' --intended_use 'research, short-axis cine' --licence LICENCE\n"
+    "  unet4d export run --out heart_onnx --format onnx              (graphs, model.json and a runner without torch)\n"
     "  unet4d info heart.unet4d                                      (its model card)\n"
     "  unet4d predict heart.unet4d -i studies_folder -o predicted",
     _export_options,

@@ -1,4 +1,4 @@
-"""`unet4d export`: a trained network, or the folds of a cross-validation, as one model file to hand on.
+"""`unet4d export`: a trained network, or the folds of a cross-validation, as one model file to hand on, or as graphs.
 
 What names a subject or a folder of this machine is left out: `data.val_subjects`, `data.cache_dir`, `train.mlflow`, the held-out
 subjects, and the folders of `train.init_from`. So --held_out is for the run, and not for the file.
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from unet4d.errors import InputError
 from unet4d.images.time_axis import time_axis
+from unet4d.inference.graph_folder import SUFFIXES, check_graph_folder, write_graph_folder
 from unet4d.inference.postprocessing_steps import OtherCheckpoints, find_steps
 from unet4d.models.checkpoint import RUN_SUMMARY, checkpoint_bytes
 from unet4d.models.folds import check_model_files, load_models
@@ -32,41 +33,53 @@ from unet4d.models.model_file import (
 from unet4d.system.environment import VERSION
 from unet4d.system.files import PathLike, check_file_writable, read_json
 from unet4d.system.regular_files import open_regular
+from unet4d.system.text import short_repr
 
 if TYPE_CHECKING:
     from unet4d.models.checkpoint import TrainedModel
 
 logger = logging.getLogger(__name__)
 
+FORMATS = ("unet4d", *SUFFIXES)
 MOST_LICENCE_BYTES = 10**6
 _SCORES = "epoch", "mean_foreground_dice", "dice"
 
 
-def check_export(model: PathLike, out: PathLike, licence: PathLike | None) -> None:
+def check_export(
+    model: PathLike, out: PathLike, licence: PathLike | None, format: str = "unet4d", half: bool = False
+) -> None:
     """Check what `export` is given, without torch. Raises InputError, or Unet4DError where nothing may be written."""
+    if format not in FORMATS:
+        raise InputError(f"got --format {short_repr(format)}, expected one of {', '.join(FORMATS)}; correct it")
     check_model_files([model])
+    read_licence(licence)
+    if half and format != "unet4d":
+        raise InputError(f"got --half with --format {format}, expected it with unet4d alone; leave it out")
+    if format in SUFFIXES:
+        return check_graph_folder(out, format)
     if Path(out).suffix != SUFFIX:
         raise InputError(f"got --out {out}, expected a name that ends in {SUFFIX}; give one, such as model{SUFFIX}")
     check_file_writable(out)
-    read_licence(licence)
 
 
 def export(
     model: PathLike,
     out: PathLike,
     *,
+    format: str = "unet4d",
     name: str = NOT_STATED,
     intended_use: str = NOT_STATED,
     training_data: str = NOT_STATED,
     licence: PathLike | None = None,
     half: bool = False,
 ) -> Path:
-    """Write a model file; an older file there is replaced. The same arguments give the same bytes.
+    """Write a model file, or a folder of graphs; an older one there is replaced. The same arguments give the same bytes.
 
     Args:
         model: run folder (its best checkpoint), folder of folds (the last checkpoint of each), checkpoint; or a model file,
             or a network of one, of which licence and card stay where nothing else is given.
-        out: the model file, NAME.unet4d.
+        out: the model file, NAME.unet4d; or a folder, see graph_folder.py.
+        format: "unet4d"; or "onnx" or "openvino", of one network.
         name: of the model.
         intended_use: what the model is for, and what it is not for.
         training_data: description of the data it was trained on; the numbers of studies and frames are those of the run.
@@ -74,13 +87,13 @@ def export(
         half: write the weights in half precision, which halves the file.
 
     Returns:
-        The path of the file.
+        The path of the file or folder.
 
     Raises:
-        InputError: there is no model; the name or the licence is not usable.
-        Unet4DError: the file cannot be written.
+        InputError: there is no model; the name, the format or the licence is not usable; a package is missing.
+        Unet4DError: the file or folder cannot be written.
     """
-    check_export(model, out, licence)
+    check_export(model, out, licence, format, half)
     models = load_models([model])
     names = ["model"] if len(models) == 1 else [f"fold_{one.config.fold}" for one in models]
     if len(set(names)) < len(names):
@@ -99,8 +112,17 @@ def export(
         "networks": {key: _record(one, before) for key, one in zip(names, models, strict=True)},
         "exported_by": f"unet4d {VERSION}",
     }
+    text = before.licence if licence is None else read_licence(licence)
+    if format in SUFFIXES:
+        if len(models) > 1:
+            raise InputError(
+                f"got {len(models)} networks in {model}, expected one for --format {format}; export each, such as "
+                f"{models[0].path}"
+            )
+        write_graph_folder(Path(out), models[0], card, text, format)
+        return Path(out)
     networks = {key: _network(one, half) for key, one in zip(names, models, strict=True)}
-    write_model_file(out, ModelFile(card, before.licence if licence is None else read_licence(licence), networks))
+    write_model_file(out, ModelFile(card, text, networks))
     return Path(out)
 
 

@@ -1,0 +1,146 @@
+"""The runner computes with numpy and onnxruntime what `unet4d predict` computes with torch."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+
+from tests.builders import OBLIQUE, build_network, randomize_projections, tiny_config
+from tests.sliding import sliding_window
+from unet4d import Image4D, segment
+from unet4d.images.channels import mirror_signs
+from unet4d.inference import runner
+from unet4d.inference.graph_folder import write_graph_folder
+from unet4d.inference.options import InferenceOptions
+from unet4d.inference.prepare import prepare_image
+from unet4d.inference.runner import Runner
+from unet4d.inference.streaming import StreamingSegmenter
+from unet4d.metrics.regions import Region
+from unet4d.models.checkpoint import TrainedModel
+from unet4d.models.task import Task
+from unet4d.system.files import write_json
+
+pytest.importorskip("onnxruntime", reason="onnxruntime is missing: pip install 'unet4d[onnx]'")
+
+LABELS = {"background": 0, "right ventricle": 1, "myocardium": 2, "left ventricle": 4}
+HEART = {"heart": Region((1, 2, 4), 1), "left": Region((4,), 4)}
+VELOCITIES = ("signal", "velocity X", "velocity -Y", "velocity Z")
+FORWARD = {"direction": "forward"}
+TWO_LAYERS = {"direction": "bidirectional", "lstm_layers": 2}
+DEEP = {
+    "channels": [3, 4, 6],
+    "strides": [(2, 2, 1), (2, 2, 2)],
+    "kernel_size": [(3, 3, 1), (3, 3, 3), (3, 3, 3)],
+    "lstm_channels": [0, 2, 3],
+}
+CASES = {
+    "forward": FORWARD,
+    "forward, two layers, a loop": {**FORWARD, "lstm_layers": 2, "cyclic": True, "priming_frames": 2},
+    "bidirectional": {"direction": "bidirectional"},
+    "bidirectional, two layers, a primed loop": {**TWO_LAYERS, "cyclic": True, "priming_frames": 3},
+    "bidirectional, a whole round": {"direction": "bidirectional", "cyclic": True, "priming_frames": None},
+    "residual blocks, three levels, mirrored": {
+        **DEEP,
+        "blocks": "residual",
+        "flip_axes": [0, 2],
+        "mirror_axes": [0, 2],
+    },
+    "regions, splines": {"regions": HEART, "interpolation": "cubic", "direction": "bidirectional"},
+    "a flow, mirrored": {"kinds": VELOCITIES, "mirror_axes": [1], "flip_axes": [1]},
+    "frame-wise, not normalized": {"lstm_channels": 0, "normalization": "none"},
+}
+
+
+def make_model(regions=None, kinds=(), cyclic=False, **settings):
+    """Return a model with random weights, recurrence included."""
+    window = {"in_plane_spacing_mm": 2.0, "slice_spacing_mm": 6.0, "patch_size": (16, 16, 4), "overlap": 0.3}
+    config = tiny_config(**(window | settings))
+    task = Task(LABELS, tuple(f"channel {n}" for n in range(max(1, len(kinds)))), cyclic, (), kinds, {}, regions or {})
+    torch.manual_seed(1)
+    network = randomize_projections(build_network(config.model, *task.channels)).eval()
+    return TrainedModel(network, config, task, "a model")
+
+
+def make_image(channels=1, frames=5):
+    """Return a study of noise on oblique voxels, smaller than a window along Z."""
+    noise = np.random.default_rng(0).normal(100, 30, (channels, frames, 21, 18, 3))
+    return Image4D.from_array(noise, OBLIQUE)
+
+
+def write(model, out, **card):
+    write_graph_folder(out, model, {"postprocessing": []} | card, "not stated", "onnx")
+    return out
+
+
+@pytest.mark.parametrize("settings", CASES.values(), ids=CASES)
+def test_logits_and_labels_are_those_of_torch(settings, tmp_path):
+    model = make_model(**settings)
+    image = make_image(len(model.task.channel_names))
+    found = Runner(write(model, tmp_path / "graphs"))
+    prepared = prepare_image([model], image, InferenceOptions())
+    grid = found.grid(image.affine, image.grid)
+    pixels = found.to_grid(image.array, grid)
+    scale = found.scale(pixels)
+    np.testing.assert_allclose(runner.normalized(pixels, scale), prepared.image.numpy(), atol=1e-5)
+    wanted = sliding_window(
+        model.network, prepared.image, model.config.data.patch_size, model.config.inference, cyclic=model.task.cyclic,
+        device=torch.device("cpu"), precision="fp32", signs=mirror_signs(prepared.kinds),
+    )  # fmt: skip
+    np.testing.assert_allclose(found.logits(pixels, scale, model.task.cyclic), wanted.numpy(), atol=1e-4)
+    label = segment(model, image, precision="fp32")
+    assert len(np.unique(label)) > 1
+    assert (found.segment(image.array, image.affine) == label).mean() > 0.9999
+
+
+def test_frames_one_after_the_other_are_those_of_a_stream(tmp_path):
+    model, image = make_model(direction="forward", lstm_layers=2), make_image()
+    live = StreamingSegmenter(model, image.affine, image.grid, precision="fp32")
+    step = Runner(write(model, tmp_path / "graphs")).live(image.affine, image.grid)
+    for t in range(image.frames):
+        wanted = live.step(image.array[:, t])
+        assert (step(image.array[:, t]) == wanted).mean() > 0.9999
+    both = Runner(write(make_model(direction="bidirectional"), tmp_path / "both"))
+    with pytest.raises(ValueError, match="bidirectional"):
+        both.live(image.affine, image.grid)
+
+
+def test_the_copy_beside_the_graphs_runs_without_torch(tmp_path):
+    model, image = make_model(direction="bidirectional", cyclic=True), make_image()
+    out = write(model, tmp_path / "graphs")
+    np.savez(tmp_path / "study.npz", image=image.array, affine=image.affine)
+    nib.save(nib.Nifti1Image(image.array[0].transpose(1, 2, 3, 0), image.affine), tmp_path / "study.nii.gz")
+    # Importing torch, monai, scipy or this package ends the run.
+    barred = (
+        "import sys, runpy; sys.modules.update(dict.fromkeys(('torch', 'monai', 'scipy', 'unet4d'))); del sys.argv[0]; "
+    )
+    for study, label in (("study.npz", "label.npy"), ("study.nii.gz", "label.nii.gz")):
+        words = [out / "run.py", tmp_path / study, tmp_path / label]
+        code = barred + "runpy.run_path(sys.argv[0], run_name='__main__')"
+        subprocess.run([sys.executable, "-I", "-c", code, *map(str, words)], check=True)
+    wanted = segment(model, image, precision="fp32")
+    assert (np.load(tmp_path / "label.npy") == wanted).mean() > 0.9999
+    label = nib.load(tmp_path / "label.nii.gz")
+    assert np.array_equal(np.asarray(label.dataobj).transpose(3, 0, 1, 2), np.load(tmp_path / "label.npy"))
+    assert label.get_data_dtype() == np.uint8
+
+
+def test_steps_that_it_cannot_do_and_other_versions_are_refused(tmp_path):
+    out = write(make_model(), tmp_path / "graphs", postprocessing=[{"operation": "fill_holes", "class": "myocardium"}])
+    with pytest.raises(ValueError, match="fill_holes"):
+        Runner(out)
+    assert Runner(out, plain=True).model["postprocessing"]
+    described = json.loads((out / "model.json").read_text())
+    write_json(out / "model.json", described | {"format": "unet4d graphs 99"})
+    with pytest.raises(ValueError, match="unet4d graphs 99"):
+        Runner(out)
+
+
+def test_it_is_short():
+    assert sum(bool(line.strip()) for line in Path(runner.__file__).read_text().splitlines()) <= 200
