@@ -222,7 +222,7 @@ def main() -> None:
     """Write both files."""
     write_text(DOCS / "explanation" / "augmentation.md", page())
     with replacing(DOCS / "pictures" / "augmentation.webp") as temporary:
-        Image.fromarray(contact_sheet()).save(temporary, format="webp", quality=80, method=6)
+        Image.fromarray(contact_sheet()).save(temporary, format="webp", quality=40, method=6)
 
 
 if __name__ == "__main__":

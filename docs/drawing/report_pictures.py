@@ -23,7 +23,7 @@ def write(page: Path, ready: str, picture: Path, whole: bool) -> None:
         browser.open(page, ready)
         screenshot = browser.picture(Path(folder) / "page.png", whole=whole)
         with Image.open(screenshot) as image:
-            image.convert("RGB").save(picture, quality=85, method=6)
+            image.convert("RGB").save(picture, quality=60, method=6)
 
 
 def main() -> int:

@@ -1,27 +1,18 @@
-"""Tests: the commands of docs/how-to/prediction.md parse, and its Python runs."""
+"""Tests: options named in docs/how-to/prediction.md and large_studies.md exist, and the Python of live.md runs."""
 
 from __future__ import annotations
 
 import re
-import shlex
 from pathlib import Path
 
 import numpy as np
-import pytest
 
 from unet4d import load_model, read_image, segment
-from unet4d.cli.main import _parse
 from unet4d.cli.prediction import PREDICT
 
 ROOT = Path(__file__).parents[2]
-PAGE = (ROOT / "docs" / "how-to" / "prediction.md").read_text(encoding="utf-8")
-COMMANDS = [line.split("#")[0].strip() for line in re.findall(r"^    (.+)$", PAGE, re.M) if "unet4d predict" in line]
-
-
-@pytest.mark.parametrize("line", COMMANDS)
-def test_a_command_parses(line):
-    words = shlex.split(line[line.index("predict") :])
-    assert _parse(words)[0] == "predict"
+HOW_TO = ROOT / "docs" / "how-to"
+PAGE = "".join((HOW_TO / name).read_text(encoding="utf-8") for name in ("prediction.md", "large_studies.md"))
 
 
 def test_every_flag_it_names_is_one_of_predict(capsys):
@@ -40,7 +31,7 @@ def test_the_python_runs_and_gives_what_it_says(tmp_path, monkeypatch, study, mo
     (tmp_path / "RUN").symlink_to(model_file(direction="forward"))
     monkeypatch.chdir(tmp_path)
     found: dict = {}
-    exec(re.findall(r"```python\n(.*?)```", PAGE, re.S)[0], found)
+    exec(re.findall(r"```python\n(.*?)```", (HOW_TO / "live.md").read_text(encoding="utf-8"), re.S)[0], found)
     whole = segment(load_model("RUN"), read_image("study.nii.gz"), time="open")
     assert found["labels"].shape == whole.shape
     assert np.mean(found["labels"] == whole) > 0.999

@@ -60,7 +60,7 @@ def _convert_options(parser: ArgumentParser) -> None:
         parser,
         "--segments",
         help="class of a segment or ROI by its name, '{LV endo: left ventricle, scratch: }'; an empty one is left out (dicom)",
-        type=dict[str, str],
+        type=dict[str, str | None],
     )
     add(
         parser,
@@ -110,7 +110,7 @@ def _convert(args: Namespace) -> None:
         args.channels,
         durations,
         args.subject_per_case,
-        args.segments,
+        args.segments and {name: given or "" for name, given in args.segments.items()},
     )
     convert(args.layout, args.source, args.out, layout, name=args.name, key_file=args.key_file)
 
@@ -199,7 +199,7 @@ CONVERT = Command(
     "  unet4d convert dicom scans --out cine --labels '{left ventricle: 1}'   (cine, dynamic series; DICOM names no class)",
     _convert_options,
     _convert,
-    values_by_name=("--labels", "--channels"),
+    values_by_name=("--labels", "--segments", "--channels"),
 )
 
 VERIFY = Command(
