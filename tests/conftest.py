@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import importlib
+import json
 import logging
 import shutil
 import signal
-from collections.abc import Callable, Iterator, Sequence
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
+import fastjsonschema
 import hypothesis
 import numpy as np
 import pytest
@@ -35,6 +40,7 @@ from unet4d.config import Config
 from unet4d.models.checkpoint import save_checkpoint
 from unet4d.models.task import Task
 from unet4d.phantom import write_phantom
+from unet4d.system import documents
 from unet4d.training.train import train
 
 torch.set_num_threads(1)
@@ -54,6 +60,7 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
+VALIDATES = {"documents": True}
 LABELS = {"background": 0, "right ventricle": 1, "myocardium": 2, "left ventricle": 3}
 
 
@@ -81,6 +88,30 @@ def _logging() -> Iterator[None]:
     logger = logging.getLogger("unet4d")
     for handler in [one for one in logger.handlers if isinstance(one, LogLines)]:
         logger.removeHandler(handler)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _valid_documents() -> None:
+    """Validate every JSON document that the package makes in any test by its schema, but see `partial_documents`."""
+    stamp = documents.document
+    compiled = functools.cache(lambda name: fastjsonschema.compile(documents.load_schema(name)))
+
+    def validated(name: str, value: Mapping[str, Any]) -> dict[str, Any]:
+        made = stamp(name, value)
+        if VALIDATES["documents"]:
+            compiled(name)(json.loads(json.dumps(made)))
+        return made
+
+    documents.document = validated
+    for name, module in list(sys.modules.items()):
+        if name.startswith("unet4d") and vars(module).get("document") is stamp:
+            vars(module)["document"] = validated
+
+
+@pytest.fixture
+def partial_documents(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a test write documents that have only what it reads."""
+    monkeypatch.setitem(VALIDATES, "documents", False)
 
 
 @pytest.fixture

@@ -46,6 +46,8 @@ from unet4d.models.checkpoint import BEST
 from unet4d.models.task import Task
 from unet4d.system.digests import file_sha256
 
+pytestmark = pytest.mark.usefixtures("partial_documents")
+
 LABELS = {"background": 0, "muscle": 1, "cavity": 3}
 LARGEST, HOLES, SINGLE, MAJORITY = OPERATIONS
 SUBJECTS = ("anna", "ben", "carl")

@@ -26,6 +26,8 @@ from unet4d.models.model_file import (
     write_model_file,
 )
 
+pytestmark = pytest.mark.usefixtures("partial_documents")
+
 CONFIG, TASK = tiny_config(channels=[2, 4]), tiny_task("wall")
 CARD = {"name": "heart ♥", "postprocessing": []}
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace
 
-from unet4d.cli.options import PATTERN, WITH_IDS, Command, add
+from unet4d.cli.options import PATTERN, WITH_IDS, Command, add, json_option
 from unet4d.datasets.convert import LAYOUT_NAMES
 from unet4d.images.time_axis import TIME_AXES
 from unet4d.system.text import count
@@ -117,7 +117,7 @@ def _convert(args: Namespace) -> None:
 
 def _verify_options(parser: ArgumentParser) -> None:
     add(parser, "dataset", help="dataset folder, with dataset.json; exit code 2 where it has errors")
-    add(parser, "--json", help="print one JSON object: faults and fingerprint", action="store_true")
+    json_option(parser)
     add(parser, "--out", help="a JSON file for the fingerprint, beside the one that is kept for plan and train")
     add(
         parser,
@@ -137,7 +137,7 @@ def _verify(args: Namespace) -> None:
     from unet4d.datasets.verify.verify import check_no_errors, format_verification, verification_json, verify
 
     found = verify(args.dataset, args.out, args.cross_frames)
-    print(verification_json(found, args.dataset) if args.json else format_verification(found))
+    print(verification_json(found, args.dataset).rstrip() if args.json else format_verification(found))
     check_no_errors(found, args.dataset)
 
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
 
-from unet4d.cli.options import Command, add, layout_options
+from unet4d.cli.options import Command, add, json_option, layout_options
+from unet4d.system.files import json_text
 
 logger = logging.getLogger(__name__)
 
@@ -37,13 +40,19 @@ def _evaluate_options(parser: ArgumentParser) -> None:
         type=float,
         default=2.0,
     )
+    json_option(parser)
 
 
 def _evaluate(args: Namespace) -> None:
-    from unet4d.evaluation.evaluate import evaluate
+    from unet4d.evaluation.evaluate import evaluate, log_summary
 
     choice = {"cases": args.cases, "predicted_only": args.predicted_only}
-    evaluate(args.reference, args.prediction, args.out, tolerance_mm=args.tolerance_mm, **choice)
+    show = _print_json if args.json else log_summary
+    evaluate(args.reference, args.prediction, args.out, tolerance_mm=args.tolerance_mm, show=show, **choice)
+
+
+def _print_json(summary: Mapping[str, Any]) -> None:
+    print(json_text(summary).rstrip())
 
 
 def _compare_options(parser: ArgumentParser) -> None:
@@ -52,13 +61,14 @@ def _compare_options(parser: ArgumentParser) -> None:
     add(parser, "--out", help="folder for comparison.json and comparison.csv; default: print only")
     add(parser, "--metrics", help="compare in these only, such as dice ef_error_percent; default: all", nargs="+")
     add(parser, "--shared_only", help="compare the cases that both have, and list the others", action="store_true")
+    json_option(parser)
 
 
 def _compare(args: Namespace) -> None:
     from unet4d.evaluation.compare import COMPARISON_CSV, COMPARISON_JSON, compare, format_comparison
 
     summary = compare(args.a, args.b, args.out, quantities=args.metrics, shared_only=args.shared_only)
-    print(format_comparison(summary))
+    print(json_text(summary).rstrip() if args.json else format_comparison(summary))
     if args.out is not None:
         logger.info(f"\n{Path(args.out) / COMPARISON_CSV}\n{Path(args.out) / COMPARISON_JSON}")
 
@@ -82,7 +92,7 @@ def _report(args: Namespace) -> None:
 
 EVALUATE = Command(
     "score label maps against reference labels",
-    "--reference DIR --prediction DIR --out DIR [--cases CASE ... | --predicted_only] [--tolerance_mm MM]",
+    "--reference DIR --prediction DIR --out DIR [--cases CASE ... | --predicted_only] [--tolerance_mm MM] [--json]",
     "  unet4d evaluate --reference heart --prediction predicted --out scores\n"
     "  unet4d evaluate --reference heart --prediction predicted --out scores --cases phantom001 phantom002",
     _evaluate_options,
@@ -91,7 +101,7 @@ EVALUATE = Command(
 
 COMPARE = Command(
     "two methods on the same studies, paired: differences, Wilcoxon test, effect",
-    "A B [--out DIR] [--metrics METRIC ...] [--shared_only]",
+    "A B [--out DIR] [--metrics METRIC ...] [--shared_only] [--json]",
     "  unet4d compare scores_framewise scores_recurrent --out comparison\n"
     "  unet4d compare scores_framewise scores_recurrent --metrics dice ef_error_percent roughness",
     _compare_options,

@@ -120,7 +120,8 @@ def _after_output(out: PrintableStream, code: int, arguments: Sequence[str]) -> 
     if out.failure is None or isinstance(out.failure, BrokenPipeError):  # who closes a pipe has read enough
         return code
     _report(f"could not write to the standard output: {out.failure.strerror}; the rest of it is lost", 1)
-    return code or int(arguments[0] in COMMANDS and COMMANDS[arguments[0]].prints_result)
+    prints_result = "--json" in arguments or (arguments[0] in COMMANDS and COMMANDS[arguments[0]].prints_result)
+    return code or int(prints_result)
 
 
 def _dispatch(arguments: Sequence[str]) -> None:
@@ -129,7 +130,8 @@ def _dispatch(arguments: Sequence[str]) -> None:
     use_expandable_segments()  # before torch is imported
     try:
         command, options = _parse(arguments)
-        start_logging(options.verbose, options.quiet, silent=not is_first_process())
+        as_json = getattr(options, "json", False)
+        start_logging(options.verbose, options.quiet, silent=not is_first_process(), to_stderr=as_json)
         COMMANDS[command].check(options)
     except SystemExit:  # --help and the like
         return

@@ -27,6 +27,11 @@ def add(parser: ArgumentParser, *names: str, help: str, **more: Any) -> None:
     parser.add_argument(*names, help=help, **more)
 
 
+def json_option(parser: ArgumentParser) -> None:
+    """Add the option to print the result as JSON; logs and progress bars are then on stderr."""
+    add(parser, "--json", help="print one JSON document on stdout, and all else on stderr", action="store_true")
+
+
 def nothing_to_check(options: Namespace) -> None:
     """Check nothing: the check of a command that imports nothing heavy before it has checked its paths itself."""
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace
 
-from unet4d.cli.options import DEVICE, SKIP_VERIFY, Command, add, configured, settings
+from unet4d.cli.options import DEVICE, SKIP_VERIFY, Command, add, configured, json_option, settings
+from unet4d.system.documents import document_text
 
 logger = logging.getLogger(__name__)
 
@@ -24,6 +24,7 @@ def _plan_options(parser: ArgumentParser) -> None:
     add(parser, "--gpus", help="how many GPUs of this size train together; they share the batch", type=int, default=1)
     add(parser, "--out", help="the YAML file; an older plan there is replaced", default="plan.yaml")
     add(parser, "--skip_verify", help=SKIP_VERIFY, action="store_true")
+    json_option(parser)
     settings(parser)
 
 
@@ -38,11 +39,12 @@ def _check_plan(args: Namespace) -> None:
 def _plan(args: Namespace) -> None:
     config = configured(args)
 
+    from unet4d.planning.explain import plan_values
     from unet4d.planning.plan import plan
 
     made = plan(args.dataset, args.out, config, args.gpu_memory, args.skip_verify, args.gpus)
     program = "unet4d" if args.gpus == 1 else f"torchrun --nproc-per-node {args.gpus} -m unet4d"
-    print(made.text)
+    print(document_text("plan", plan_values(made)).rstrip() if args.json else made.text)
     logger.info(
         f"written: {made.path}; train with it: {program} train --dataset {args.dataset} --out RUN --config {made.path}"
     )
@@ -114,19 +116,19 @@ def _info_options(parser: ArgumentParser) -> None:
         help="run folder, folder of folds (fold_0, fold_1, ...), checkpoint or model file; without it, the versions installed here",
         nargs="?",
     )
-    add(parser, "--json", help="print one JSON object", action="store_true")
+    json_option(parser)
 
 
 def _info(args: Namespace) -> None:
     from unet4d.training.monitoring.info import info
 
     facts, lines = info(args.run)
-    print(json.dumps(facts, indent=1, ensure_ascii=False) if args.json else "\n".join(lines))
+    print(document_text("info", facts).rstrip() if args.json else "\n".join(lines))
 
 
 PLAN = Command(
     "choose the settings of a training that fits a GPU, with the reasons",
-    "DATASET --gpu_memory 24|40|80|auto [--gpus N] [--out plan.yaml] [--config FILE] [options]",
+    "DATASET --gpu_memory 24|40|80|auto [--gpus N] [--out plan.yaml] [--config FILE] [--json] [options]",
     "  unet4d plan heart --gpu_memory 24                                         (writes plan.yaml)\n"
     "  unet4d plan heart --gpu_memory auto --out mine.yaml                       (the free memory of the GPU here)\n"
     "  unet4d plan heart --gpu_memory 40 --data.frames 12 --train.batch_size 1   (given settings are kept)\n"

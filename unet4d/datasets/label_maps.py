@@ -252,7 +252,9 @@ def read_provenance(folders: Sequence[Path], case: str) -> dict[str, Any]:
             entry = cases.get(case) if isinstance(cases, dict) else None
             if not isinstance(entry, dict):
                 return {}
-            return {name: value for name, value in record.items() if name not in ("cases", "labels", "roles")} | entry
+            return {
+                name: value for name, value in record.items() if name not in ("schema", "cases", "labels", "roles")
+            } | entry
     return {}
 
 

@@ -17,8 +17,9 @@ from unet4d.evaluation.results import EvaluationResults, read_evaluation
 from unet4d.evaluation.tables import METRICS_CSV, TEMPORAL_CSV, align_columns, format_range
 from unet4d.metrics.statistics import FEWEST_DIFFERENCES, INTERVALS, holm, interval95, signed_rank
 from unet4d.system.csv_file import csv_text
+from unet4d.system.documents import document, write_document
 from unet4d.system.environment import VERSION
-from unet4d.system.files import PathLike, check_writable, write_json, write_text
+from unet4d.system.files import PathLike, check_writable, write_text
 from unet4d.system.signals import check_stop
 from unet4d.system.text import count, format_number
 
@@ -122,8 +123,8 @@ def compare(
     if out_dir is not None:
         table, record = Path(out_dir) / COMPARISON_CSV, Path(out_dir) / COMPARISON_JSON
         write_text(table, csv_text(_csv_rows(compared)))
-        write_json(record, summary)
-    return summary
+        write_document(record, "comparison", summary)
+    return document("comparison", summary)
 
 
 def format_comparison(summary: Mapping[str, Any]) -> str:

@@ -6,7 +6,7 @@ Label maps of any program are scored. Every study is tried before anything is wr
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +24,10 @@ from unet4d.metrics.cardiac_structures import describe_roles, has_other_names
 from unet4d.metrics.regions import ClassValue, Region
 from unet4d.metrics.surface import TOLERANCE_MM
 from unet4d.system.csv_file import csv_text
+from unet4d.system.documents import write_document
 from unet4d.system.environment import VERSION
 from unet4d.system.failures import failure_of_study, raise_failed
-from unet4d.system.files import PathLike, check_writable, write_json, write_text
+from unet4d.system.files import PathLike, check_writable, write_text
 from unet4d.system.progress_bar import RESULT, ProgressBar
 from unet4d.system.signals import check_stop, stop_signals
 from unet4d.system.text import count
@@ -34,6 +35,11 @@ from unet4d.system.text import count
 logger = logging.getLogger(__name__)
 
 MAX_TOLERANCE_MM = 10_000
+
+
+def log_summary(summary: Mapping[str, Any]) -> None:
+    """Log the summary of an evaluation for a terminal."""
+    logger.log(RESULT, tables.format_summary(summary))
 
 
 @stop_signals()
@@ -45,8 +51,9 @@ def evaluate(
     *,
     predicted_only: bool = False,
     tolerance_mm: float = TOLERANCE_MM,
+    show: Callable[[Mapping[str, Any]], None] = log_summary,
 ) -> dict[str, Any]:
-    """Score a folder of label maps; write the tables that `docs/reference/metrics.md` defines, and print the summary.
+    """Score a folder of label maps; write the tables that `docs/reference/metrics.md` defines, and show the summary.
 
     Args:
         reference: a dataset (folder or dataset.json), of which the labelled frames count; or a folder of label files, of which
@@ -57,6 +64,7 @@ def evaluate(
         cases: score only these; None expects a prediction for every reference.
         predicted_only: score the references that have a prediction, and list the others; not together with `cases`.
         tolerance_mm: distance up to which two surfaces count as the same, for the normalized surface Dice.
+        show: gets the contents of summary.json once all files are written, also where studies failed.
 
     Returns:
         The contents of summary.json.
@@ -99,7 +107,9 @@ def evaluate(
     conditions = label_maps.read_recorded_conditions(folder)
     summary["conditions"] = summarize_conditions(conditions.get(case.name, {}) for case in scored)
     summary |= summarize_cases(scored, classes, roles) | summarize_cases_by_fold(scored, classes, roles, folds)
-    _write(out, scored, summary)
+    summary = _write(out, scored, summary)
+    show(summary)
+    _log_files(out, summary)
     raise_failed(failed, len(references), "scored", out)
     return summary
 
@@ -131,15 +141,18 @@ def _values(path: Path) -> list[int]:
         return []
 
 
-def _write(out: Path, scored: Sequence[CaseScores], summary: dict[str, Any]) -> None:
-    """Write the tables and the summary, and print the summary."""
+def _write(out: Path, scored: Sequence[CaseScores], summary: Mapping[str, Any]) -> dict[str, Any]:
+    """Write the tables and the summary; return the contents of summary.json."""
     for name in tables.TABLE_COLUMNS:
         write_text(out / name, csv_text(tables.csv_rows(name, (row for case in scored for row in case.rows[name]))))
-    write_json(out / tables.SUMMARY_JSON, summary)
-    logger.log(RESULT, tables.format_summary(summary))
+    return write_document(out / tables.SUMMARY_JSON, "evaluation", summary)
+
+
+def _log_files(out: Path, summary: Mapping[str, Any]) -> None:
+    """Log what classes were taken for, what was left out, and the files that were written."""
     if has_other_names(summary["roles"]):
         logger.info(f"structures of a heart: {describe_roles(summary['roles'], summary['classes'])}")
     if missing := summary["without_prediction"]:
-        total = count(len(missing) + len(scored), "reference")
+        total = count(len(missing) + summary["cases"], "reference")
         logger.info(f"left out, without a prediction: {len(missing)} of {total}")
     logger.info("\n".join(["", *(f"{out / name}   {contents}" for name, contents in tables.OUTPUT_FILES.items())]))

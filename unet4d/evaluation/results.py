@@ -11,6 +11,7 @@ from typing import Any
 from unet4d.errors import InputError
 from unet4d.evaluation.tables import MEASURES_CSV, METRICS_CSV, SUMMARY_JSON, TEMPORAL_CSV
 from unet4d.system.csv_file import Row, read_table
+from unet4d.system.documents import check_document
 from unet4d.system.files import read_json
 from unet4d.system.text import count, short_repr
 
@@ -81,6 +82,7 @@ def read_evaluation(
     contents = summary if isinstance(summary, dict) else {}
     if not isinstance(contents.get("per_case"), dict) or not isinstance(contents.get("tolerance_mm"), (int, float)):
         raise InputError(f"{folder / SUMMARY_JSON} is no summary of an evaluation by this version; {ADVICE}")
+    check_document(contents, "evaluation", folder / SUMMARY_JSON)
     names = [*required, *(name for name in optional if (folder / name).exists())]
     results = EvaluationResults(folder, contents, {n: read_table(folder / n, COLUMNS[n], ADVICE) for n in names})
     if METRICS_CSV in results.tables:

@@ -178,7 +178,7 @@ def _record(model: TrainedModel, before: ModelFile) -> dict[str, Any]:
     scores = {which: summary.get(which) for which in ("best", "last")}
     return {
         "checkpoint": model.path.name,
-        "trained_on": data or None,
+        "trained_on": {name: value for name, value in data.items() if name != "schema"} or None,
         "validated": {
             which: {key: score.get(key) for key in _SCORES}
             for which, score in scores.items()

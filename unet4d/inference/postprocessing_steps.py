@@ -37,7 +37,8 @@ from unet4d.metrics.regions import ClassValue, class_mask, painted_value
 from unet4d.metrics.temporal_consistency import single_frame_components
 from unet4d.models.model_file import is_model_file, is_network_of_file, read_model_file
 from unet4d.system.digests import file_sha256
-from unet4d.system.files import PathLike, read_json, write_json
+from unet4d.system.documents import write_document
+from unet4d.system.files import PathLike, read_json
 from unet4d.system.text import short_repr
 
 Operation = Literal["largest_component", "fill_holes", "remove_single_frame_components", "majority_over_time"]
@@ -138,7 +139,8 @@ def write_steps(run: Path, steps: Sequence[Step], checkpoints: Sequence[Path], a
     """
     digests = {path.relative_to(run).as_posix(): file_sha256(path) for path in checkpoints}
     path = run / POSTPROCESSING
-    write_json(path, {"steps": [step.as_dict() for step in steps], "checkpoints": digests, **about})
+    record = {"steps": [step.as_dict() for step in steps], "checkpoints": digests, **about}
+    write_document(path, "postprocessing", record)
     return path
 
 

@@ -16,7 +16,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
-import json
 import re
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -25,7 +24,8 @@ from typing import Any, NamedTuple
 
 from unet4d.errors import InputError
 from unet4d.system.digests import file_sha256
-from unet4d.system.files import PathLike, parse_json, replacing
+from unet4d.system.documents import document
+from unet4d.system.files import PathLike, json_text, parse_json, replacing
 from unet4d.system.regular_files import open_regular
 
 SUFFIX = ".unet4d"
@@ -72,7 +72,7 @@ def write_model_file(path: PathLike, content: ModelFile) -> None:
         Unet4DError: the disk is full, or the folder cannot be written to.
     """
     entries = {
-        _CARD: _json_bytes(content.card),
+        _CARD: _json_bytes(document("model-card", content.card)),
         _LICENCE: content.licence.encode(),
         **{f"{name}{_NETWORK}": data for name, data in sorted(content.networks.items())},
     }
@@ -200,4 +200,4 @@ def _read(archive: zipfile.ZipFile, name: str, hashes: Mapping[str, str]) -> byt
 
 
 def _json_bytes(value: Any) -> bytes:
-    return (json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
+    return json_text(value).encode()

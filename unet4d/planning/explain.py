@@ -1,9 +1,10 @@
-"""Reasons for the settings of a plan, as a table, and descriptions of what a training step sees and costs."""
+"""Reasons for the settings of a plan, as a table, descriptions of what a training step sees and costs, and a plan for JSON."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from operator import attrgetter
+from typing import TYPE_CHECKING, Any
 
 from unet4d.config import Config, ResolvedConfig, Size
 from unet4d.images.grid import is_thick
@@ -12,6 +13,9 @@ from unet4d.pipeline.fingerprint import Fingerprint
 from unet4d.planning.candidates import usual_largest, whole_study
 from unet4d.planning.plan_file import AS_GIVEN
 from unet4d.training.step_memory import PlannedStep, describe_recompute
+
+if TYPE_CHECKING:
+    from unet4d.planning.plan import Candidate, Plan
 
 TERA = 10**12
 
@@ -117,3 +121,33 @@ def describe_unused_memory(
             "raise --train.batch_size or --model.channels to use more"
         )
     return [f"{1 - used:.0%} of the GPU's memory stays empty: {why}"]
+
+
+def plan_values(plan: Plan) -> dict[str, Any]:
+    """Return a plan in plain values, as the schema plan.json describes them."""
+    return {
+        "dataset": plan.dataset,
+        "gpu": plan.gpu,
+        "gpus": plan.gpus,
+        "file": None if plan.path is None else str(plan.path),
+        "budget_bytes": plan.budget_bytes,
+        "peak_bytes": plan.step.planned_bytes,
+        "step_flops": plan.step.cost.flops,
+        "settings": plan.config.as_dict(),
+        "reasons": dict(plan.reasons),
+        "larger": plan.larger and _candidate_values(plan.larger),
+        "smaller": plan.smaller and _candidate_values(plan.smaller),
+        "warnings": list(plan.warnings),
+    }
+
+
+def _candidate_values(candidate: Candidate) -> dict[str, Any]:
+    """Return what a step sees, and its peak memory."""
+    data, train = candidate.config.data, candidate.config.train
+    return {
+        "patch_size": list(data.patch_size),
+        "frames": data.frames,
+        "batch_size": train.batch_size,
+        "accumulate_batches": train.accumulate_batches,
+        "peak_bytes": candidate.step.planned_bytes,
+    }

@@ -7,7 +7,7 @@ import logging
 import math
 import operator
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -76,6 +76,10 @@ class Plan:
         text: the plan as text.
         path: the YAML file; None where none was written.
         gpu: the GPU in words.
+        reasons: for the settings, by dotted name.
+        dataset: its name.
+        gpus: number of GPUs.
+        warnings: what people should know of the GPU.
     """
 
     config: Config
@@ -86,6 +90,10 @@ class Plan:
     text: str
     path: Path | None
     gpu: str
+    reasons: Mapping[str, str]
+    dataset: str
+    gpus: int
+    warnings: Sequence[str]
 
 
 @dataclass(frozen=True)
@@ -163,7 +171,8 @@ def plan(
         "on each GPU " * (gpus > 1) + describe_work(step, plain),
         *neighbors,
     ]
-    return Plan(written, step, gpu.budget_bytes, larger, smaller, "\n".join(lines), out, gpu.words)
+    about = (reasons, studies.name, gpus, list(filter(None, [gpu.warning])))
+    return Plan(written, step, gpu.budget_bytes, larger, smaller, "\n".join(lines), out, gpu.words, *about)
 
 
 def plan_run(

@@ -24,8 +24,9 @@ from unet4d.errors import InputError, ReportedByOtherRank, Stopped, Unet4DError
 from unet4d.evaluation.fold_summary import format_folds, summarize_folds
 from unet4d.models.folds import FOLDS_FILE, fold_folder, folds_in
 from unet4d.system.distributed import ALONE, ProcessGroup
+from unet4d.system.documents import write_document
 from unet4d.system.environment import VERSION
-from unet4d.system.files import read_json, write_json, write_text
+from unet4d.system.files import read_json, write_text
 from unet4d.system.progress_bar import RESULT
 from unet4d.system.signals import stop_requested, stop_signals
 from unet4d.system.text import count, short_repr
@@ -133,7 +134,7 @@ def _record_folds(
         raise InputError(f"{out} already holds folds; choose a new --out, or add --resume to continue them")
     if resume and not begun and not (out / FOLDS_FILE).is_file():
         raise InputError(f"got --resume, and {out} holds no folds; leave --resume out, or give the folder of the folds")
-    write_json(out / FOLDS_FILE, record)
+    write_document(out / FOLDS_FILE, "folds", record)
     asked = config.as_dict() | {"fold": ALL}
     if not begun:  # else --resume takes the settings that the folds were trained with
         write_text(out / CONFIG, yaml.safe_dump(asked, sort_keys=False))
@@ -197,6 +198,5 @@ def _finish_summary(out: Path, config: Config, folds: int, failed: dict[int, str
         }
         summary |= summarize_folds(scores)
         logger.log(RESULT, f"\nlast validation of each fold\n{format_folds(summary)}")
-    write_json(out / SUMMARY, summary)
     logger.info(f"\n{out / SUMMARY}   this summary")
-    return summary
+    return write_document(out / SUMMARY, "cross-validation", summary)

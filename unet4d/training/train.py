@@ -24,7 +24,8 @@ from unet4d.pipeline.cached_study import CachedStudy
 from unet4d.pipeline.clip_frames import most_labelled_frames
 from unet4d.system.byte_sizes import GB, describe_bytes
 from unet4d.system.distributed import ALONE, ProcessGroup
-from unet4d.system.files import write_json, write_text
+from unet4d.system.documents import write_document
+from unet4d.system.files import write_text
 from unet4d.system.gpu_memory import NCCL_BYTES, free_bytes, peak_allocated_bytes
 from unet4d.system.lock import lock_run
 from unet4d.system.memory_errors import is_out_of_gpu_memory, memory_error_reason
@@ -110,7 +111,7 @@ def _begin(run: PreparedRun, out_dir: Path, studies: Sequence[CachedStudy], stac
         "labelled_frames": sum(len(study.labelled_frames) for study in studies),
         "validation_subjects": len(run.task.held_out),
     }
-    write_json(out_dir / TRAINING_DATA, data)
+    write_document(out_dir / TRAINING_DATA, "training-data", data)
 
 
 def _build(run: PreparedRun, out_dir: Path, device: torch.device, ranks: ProcessGroup, budget: EpochBudget) -> Trainer:

@@ -267,6 +267,7 @@ def test_without_a_lock_none_is_lost_either(model_file, study, tmp_path, monkeyp
     assert {row["case"] for row in rows_of(out)} == {"a", "b"}
 
 
+@pytest.mark.usefixtures("partial_documents")
 def test_the_tables_of_many_cases_are_not_written_with_each(tmp_path, monkeypatch):
     """Pins a cost that grew with the square of the number of cases: it is a small share of the time, and right in the end."""
     folder = PredictionFolder(tmp_path, {"background": 0, "one": 1})
@@ -290,6 +291,7 @@ def test_the_tables_of_many_cases_are_not_written_with_each(tmp_path, monkeypatc
     assert [row["case"] for row in rows_of(tmp_path)] == [f"case{n}" for n in range(300)]
 
 
+@pytest.mark.usefixtures("partial_documents")
 def test_tables_are_written_although_a_suspended_process_holds_their_lock(tmp_path, monkeypatch):
     """Pins a wait without end."""
     folder = PredictionFolder(tmp_path, {"background": 0, "one": 1})

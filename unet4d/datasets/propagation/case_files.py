@@ -23,7 +23,8 @@ from unet4d.datasets.propagation.checks import RECORDS
 from unet4d.errors import InputError
 from unet4d.images.image4d import Image4D, read_label, write_image
 from unet4d.images.segmentations import read_segmentation
-from unet4d.system.files import read_json, remove_partial, write_json
+from unet4d.system.documents import write_document
+from unet4d.system.files import read_json, remove_partial
 
 SLICER = ".seg.nrrd"
 _FRAME = re.compile(r"frame_(\d{3,9})(\.nii\.gz|\.seg\.nrrd)")
@@ -59,8 +60,9 @@ class CaseFiles:
     def __init__(self, out: Path, case: str):
         self.folder, self._record = out / "labels" / case, out / RECORDS / f"{case}.json"
         self.record = CaseRecord("", {})
-        with contextlib.suppress(InputError, TypeError):
-            self.record = CaseRecord(**read_json(self._record))
+        with contextlib.suppress(InputError, TypeError, AttributeError):
+            known = read_json(self._record).items()
+            self.record = CaseRecord(**{name: value for name, value in known if name != "schema"})
 
     def read_corrected(self, like: Image4D, labels: Mapping[str, int]) -> dict[int, np.ndarray]:
         """Return the label (X, Y, Z) of each frame that was corrected since it was written here.
@@ -125,7 +127,7 @@ class CaseFiles:
                 written[str(t)].append(digest)
         marks = {str(t): _digest(label) for t, label in corrected.items()}
         self.record = CaseRecord("", entry, rows, written, marks)
-        write_json(self._record, asdict(self.record))
+        write_document(self._record, "propagation-record", asdict(self.record))
         geometry = Image4D(
             np.broadcast_to(np.float32(0), (1, 1, *like.grid)), like.header, like.frame_duration_s, like.source
         )
@@ -136,7 +138,7 @@ class CaseFiles:
                 path.unlink()
         remove_partial(self.folder, "frame_*")
         self.record = CaseRecord(key, entry, rows, written, marks)
-        write_json(self._record, asdict(self.record))
+        write_document(self._record, "propagation-record", asdict(self.record))
 
 
 def _digest(label: np.ndarray) -> str:

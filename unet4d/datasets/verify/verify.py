@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import groupby
@@ -15,7 +14,8 @@ from unet4d.datasets.verify.checks import check_verify
 from unet4d.datasets.verify.dataset_summary import describe_summary
 from unet4d.datasets.verify.run_checks import Verification, verify_dataset
 from unet4d.errors import InputError
-from unet4d.system.files import PathLike, write_json
+from unet4d.system.documents import document_text, write_document
+from unet4d.system.files import PathLike
 from unet4d.system.text import count, printable
 
 
@@ -37,7 +37,7 @@ def verify(dataset: PathLike, out: PathLike | None = None, cross_frames: bool = 
         more = [issue.below(found.root) for issue in check_cross_frames(open_dataset(dataset))]
         found = replace(found, issues=tuple(sort_issues([*found.issues, *more])))
     if out is not None:
-        write_json(out, found.dataset_summary())
+        write_document(out, "fingerprint", found.dataset_summary())
     return found
 
 
@@ -45,9 +45,7 @@ def verification_json(found: Verification, dataset: PathLike) -> str:
     """Return a verification as one JSON object: dataset, errors, warnings, faults and fingerprint."""
     counts = {"dataset": str(dataset), "errors": found.errors, "warnings": found.warnings}
     issues = [issue.as_dict() for issue in found.issues]
-    return json.dumps(
-        {**counts, "faults": issues, "fingerprint": found.dataset_summary()}, indent=1, ensure_ascii=False
-    )
+    return document_text("verification", {**counts, "faults": issues, "fingerprint": found.dataset_summary()})
 
 
 def format_verification(found: Verification) -> str:

@@ -24,7 +24,8 @@ from unet4d.datasets.convert.file_names import natural_key
 from unet4d.datasets.study import Study
 from unet4d.errors import InputError
 from unet4d.system.digests import file_sha256, stamp
-from unet4d.system.files import read_json, remove_partial, write_json
+from unet4d.system.documents import write_document
+from unet4d.system.files import read_json, remove_partial
 
 HIDDEN_FOLDER = ".unet4d"
 CaseRecord = dict[str, Any]
@@ -109,4 +110,4 @@ class CaseRecords:
     def write(self, case: str, record: Mapping[str, Any], files: Sequence[Path]) -> None:
         """Write the record of a case that has all its files."""
         digests = {path.relative_to(self.out).as_posix(): file_sha256(path) for path in files}
-        write_json(self.path(case), {**record, "files": digests})
+        write_document(self.path(case), "case-record", {**record, "files": digests})

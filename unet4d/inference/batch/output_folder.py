@@ -38,7 +38,8 @@ from unet4d.metrics.vitals import UNKNOWN_VITALS, Vitals
 from unet4d.metrics.volume_curves import volumes_ml, voxel_volume_ml
 from unet4d.report.dicom.result import DicomResult
 from unet4d.report.dicom.write import DICOM_FORMATS
-from unet4d.system.files import check_disk_space, check_writable, read_json, write_json
+from unet4d.system.documents import check_document, write_document
+from unet4d.system.files import check_disk_space, check_writable, read_json
 
 LABEL_NAMES_FILE, COLOR_TABLE_FILE = "labels.txt", "labels.ctbl"
 _LEAST_SPACE_BYTES = 10**7
@@ -122,7 +123,7 @@ class PredictionFolder:
         """
         record = self.records.read_complete(case, made, self.outputs)
         if record and record.get("vitals") != vitals.known():
-            write_json(self.records.path(case), {**record, "vitals": vitals.known()})
+            write_document(self.records.path(case), "case-record", {**record, "vitals": vitals.known()})
         return record is not None
 
     def begin(self) -> None:
@@ -210,6 +211,7 @@ class PredictionFolder:
         about = read_json(path) if path.is_file() else {"cases": {}}
         if not isinstance(about, dict) or not isinstance(about.get("cases"), dict):
             raise InputError(f'{path} holds no object with "cases", expected what predict wrote; choose another -o')
+        check_document(about, "prediction", path)
         regions = {name: region.as_dict() for name, region in self.regions.items()}
         for what, before, now in (
             ("labels", about.get("labels"), self.labels),

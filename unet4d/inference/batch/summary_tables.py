@@ -23,8 +23,9 @@ from unet4d.inference.batch.case_records import HIDDEN_FOLDER, CaseRecord, CaseR
 from unet4d.metrics.cardiac_structures import NO_STRUCTURE, Roles
 from unet4d.metrics.regions import ClassValue, Regions, classes_of, describe_values
 from unet4d.system.csv_file import csv_text
+from unet4d.system.documents import write_document
 from unet4d.system.environment import VERSION
-from unet4d.system.files import remove_partial, write_json, write_text, writing
+from unet4d.system.files import remove_partial, write_text, writing
 from unet4d.system.lock import exclusive_lock
 
 TABLE_FILES = (PREDICTION_JSON, "volumes.csv", "measures.csv")
@@ -84,9 +85,8 @@ class SummaryTables:
         rows = [["" if value is None else value for value in row.values()] for row in measured]
         volumes = [row for case, record in records.items() for row in _volume_rows(case, record, classes)]
         prediction_json, volumes_csv, measures_csv = (self.records.out / name for name in TABLE_FILES)
-        write_json(
-            prediction_json, about
-        )  # first of all, because it marks a folder of predictions, see PredictionFolder
+        # first of all, because it marks a folder of predictions, see PredictionFolder
+        write_document(prediction_json, "prediction", about)
         write_text(measures_csv, csv_text([list(header), *rows]))
         write_text(volumes_csv, csv_text([VOLUME_COLUMNS, *volumes]))
 

@@ -15,8 +15,8 @@ from unet4d.config import ResolvedConfig
 from unet4d.models.checkpoint import RUN_SUMMARY
 from unet4d.models.task import Task
 from unet4d.system.distributed import ProcessGroup
+from unet4d.system.documents import write_document
 from unet4d.system.environment import hardware, versions
-from unet4d.system.files import write_json
 from unet4d.training.monitoring.log_lines import log_totals
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def write_summary(
         "commit": _commit(),
         "hardware": hardware(device) | {"processes": ranks.size},
     }
-    write_json(run / SUMMARY, summary)
+    write_document(run / SUMMARY, "run", summary)
 
 
 @functools.cache
