@@ -25,6 +25,7 @@ from unet4d.models.model_file import (
     read_model_file,
     write_model_file,
 )
+from unet4d.system.documents import document
 
 pytestmark = pytest.mark.usefixtures("partial_documents")
 
@@ -52,7 +53,7 @@ def written(tmp_path, networks):
 
 def test_a_file_comes_back_as_it_was_and_plain_unzip_shows_its_parts(written, networks):
     found = read_model_file(written)
-    assert (found.card, found.licence, found.networks) == (CARD, "free\nfor all", networks)
+    assert (found.card, found.licence, found.networks) == (document("model-card", CARD), "free\nfor all", networks)
     assert list(found.networks) == ["fold_0", "fold_1"]
     with zipfile.ZipFile(written) as archive:
         assert archive.namelist() == ["manifest.json", "card.json", "licence.txt", "fold_0.pt", "fold_1.pt"]

@@ -65,6 +65,7 @@ def weights_of(run: Path) -> dict[str, torch.Tensor]:
 def test_each_fold_is_an_ordinary_run_and_the_record_is_true(folds, phantom, tiny, tmp_path):
     held_out = split_folds(read_dataset(phantom), 3, 0)
     assert json_of(folds / "folds.json") == {
+        "schema": {"name": "folds", "version": 1},
         "folds": 3, "seed": 0, "held_out": {f"fold_{k}": held_out[k] for k in range(3)},
     }  # fmt: skip
     for k, run in folds_in(folds).items():
