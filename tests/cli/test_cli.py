@@ -359,7 +359,7 @@ def test_closed_and_full_outputs_keep_the_exit_code_and_are_no_traceback(where, 
 def test_output_that_is_the_result_and_is_lost_is_a_failure(predict_raises, monkeypatch):
     import unet4d.training.monitoring.info
 
-    monkeypatch.setattr(unet4d.training.monitoring.info, "info", lambda run: ({}, []))
+    monkeypatch.setattr(unet4d.training.monitoring.info, "info", lambda run: ({"versions": {}}, []))
     with open("/dev/full", "w") as full:
         monkeypatch.setattr(sys, "stdout", full)
         assert main.run(["info", "run", "--json"]) == 1
