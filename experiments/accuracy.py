@@ -124,7 +124,16 @@ def _train_variant(out: Path, name: str, seed: int, epochs: int) -> tuple[Path, 
         return here / "run" / LAST, _train(data, here / "run", epochs, *chosen)
     half = epochs // 2
     seconds = _train(data, here / "framewise", half, *chosen, "--model.lstm_channels", 0)
-    seconds += _train(data, here / "run", epochs - half, *chosen, "--train.init_from", here / "framewise" / LAST)
+    seconds += _train(
+        data,
+        here / "run",
+        epochs - half,
+        *chosen,
+        "--train.init_from",
+        here / "framewise" / LAST,
+        "--train.init_lr_factor",
+        1,
+    )
     return here / "run" / LAST, seconds
 
 

@@ -1,6 +1,6 @@
 """An experiment on fine-tuning: how many steps does a start from another task's network save, on phantoms?
 
-    python experiments/fine_tuning.py DIR [--seeds 0 1 2] [--tasks renamed merged]
+    python experiments/fine_tuning.py DIR [--seeds 0 1 2] [--tasks renamed merged] [--arms scratch tuned_quarter ...]
 
 Per seed, a network is trained on phantoms with three classes. The next tasks have new phantoms:
 
@@ -39,19 +39,24 @@ TASKS = {"renamed": {"muscle": [2], "cavity": [3]}, "merged": {"left heart": [2,
 STEPS_PER_EPOCH, ALL, QUARTER, BEFORE = 25, 8, 2, 12
 """Epochs of the next task, 200 steps and 50, and of the network to begin with, 300 steps."""
 CONFIG = Path(__file__).with_name("fine_tuning.yaml")
+PLAIN = {"init_outputs": "name", "init_lr_factor": 1.0}
 ARMS: dict[str, tuple[int, Mapping[str, Any] | None]] = {
     "scratch": (ALL, None),
     "scratch_quarter": (QUARTER, None),
-    "tuned_quarter": (QUARTER, {"init_outputs": "name"}),
-    "tuned_quarter_held": (QUARTER, {"init_outputs": "name", "init_hold_steps": 10, "init_lr_factor": 0.3}),
-    "tuned_quarter_overlap": (QUARTER, {"init_outputs": "overlap"}),
-    "tuned_quarter_overlap_frozen": (QUARTER, {"init_outputs": "overlap", "freeze": "encoder"}),
+    "tuned_quarter": (QUARTER, PLAIN),
+    "tuned_quarter_held": (QUARTER, {**PLAIN, "init_hold_steps": 10, "init_lr_factor": 0.3}),
+    "tuned_quarter_overlap": (QUARTER, {"init_lr_factor": 1.0}),
+    "tuned_quarter_overlap_0.3": (QUARTER, {"init_lr_factor": 0.3}),  # the default
+    "tuned_quarter_overlap_0.1": (QUARTER, {"init_lr_factor": 0.1}),
+    "tuned_quarter_overlap_frozen": (QUARTER, {"init_lr_factor": 1.0, "freeze": "encoder"}),
+    "tuned": (ALL, PLAIN),
+    "tuned_overlap_0.3": (ALL, {"init_lr_factor": 0.3}),
 }
 """Epochs, and settings of a start from the network."""
 
 
-def main(out: Path, seeds: Sequence[int], tasks: Sequence[str]) -> None:
-    """Make the phantoms, train and score each arm of each task with each seed."""
+def main(out: Path, seeds: Sequence[int], tasks: Sequence[str], arms: Sequence[str]) -> None:
+    """Make the phantoms, train and score the arms of each task with each seed."""
     _make(out / "before", 8, 41)
     for task in tasks:
         _make(out / task / "next", 4, 42, TASKS[task])
@@ -59,8 +64,8 @@ def main(out: Path, seeds: Sequence[int], tasks: Sequence[str]) -> None:
     for seed in seeds:
         before = _train(out / "before", out / "run_before" / f"seed_{seed}", BEFORE, seed)
         for task in tasks:
-            for arm, (epochs, settings) in ARMS.items():
-                here = out / task / arm / f"seed_{seed}"
+            for arm in arms:
+                (epochs, settings), here = ARMS[arm], out / task / arm / f"seed_{seed}"
                 if not (here / "scores.json").exists():
                     began = time.process_time()
                     start = {} if settings is None else {"init_from": str(before), **settings}
@@ -127,9 +132,10 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("out", type=Path, metavar="DIR")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
+    parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
     return parser.parse_args()
 
 
 if __name__ == "__main__":
     given = _arguments()
-    main(given.out, given.seeds, given.tasks)
+    main(given.out, given.seeds, given.tasks, given.arms)

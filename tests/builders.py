@@ -62,6 +62,7 @@ def resolve_plainly(config: Config) -> ResolvedConfig:
     data = {"folds": FOLDS, "in_plane_spacing_mm": 1.0, "patch_size": (16, 16, 4), "frames": FRAMES, "num_workers": 0}
     data |= {name: value for name, value in vars(config.data).items() if value is not None or name not in data}
     train = vars(config.train) | {"batch_size": config.train.batch_size or BATCH_SIZE}
+    train["init_lr_factor"] = train["init_lr_factor"] or 1.0
     if train["precision"] == "auto":
         train["precision"] = "fp32"
     sections = {"data": ResolvedDataConfig(**data), "train": ResolvedTrainConfig(**train)}

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.builders import collect_log, make_config
-from unet4d.config import Config, ModelConfig
+from unet4d.config import Config, ModelConfig, ResolvedConfig
 from unet4d.pipeline.fingerprint import Fingerprint
 from unet4d.training.monitoring.summary import CONFIG
 from unet4d.training.resolve import CPU_CHANNELS, CPU_FRAMES, CPU_PATCH_VOXELS, fit_cpu, resolve
@@ -83,3 +83,12 @@ def test_a_run_on_a_cpu_keeps_the_sizes_chosen_and_resumes_with_them(phantom, tm
     assert kept["model"]["channels"] == CPU_CHANNELS
     assert (kept["data"]["patch_size"], kept["data"]["frames"]) == ([40, 40, 5], 4)
     train(phantom, tmp_path / "run", Config.from_dict(kept), "cpu", resume=True, skip_verify=True)
+
+
+@pytest.mark.parametrize(
+    ("given", "factor"), [({}, 1.0), ({"init_from": "run"}, 0.3), ({"init_from": "run", "init_lr_factor": 1.0}, 1.0)]
+)
+def test_weights_from_another_training_learn_more_slowly_unless_a_factor_is_given(given, factor):
+    resolved = resolve(make_config(**given), seen(64, 64, 8), "fp32")
+    assert resolved.train.init_lr_factor == factor
+    assert ResolvedConfig.from_dict(resolved.as_dict()) == resolved

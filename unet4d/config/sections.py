@@ -252,11 +252,11 @@ class TrainConfig:
     init_from: str | None = None
     """Run folder, checkpoint or model file with the weights to begin with, of this network or of another: what fits is taken,
     outputs by the names of classes; all else begins at random. Unset: random weights."""
-    init_outputs: Literal["name", "overlap"] = "name"
+    init_outputs: Literal["overlap", "name"] = "overlap"
     """Outputs that come from init_from. name: those of classes of the same name. overlap: a class of a new name also begins as the
-    output that overlaps it most in some training clips, if any has a Dice of 0.25 or more; costs their segmentation."""
-    init_lr_factor: float = 1.0
-    """Learning rate of the weights that come from init_from, over that of those that begin at random."""
+    output that overlaps it most in 16 training clips, if any has a Dice of 0.25 or more; costs their segmentation."""
+    init_lr_factor: float | None = None
+    """Learning rate of the weights that come from init_from, over that of those that begin at random. Unset: 0.3."""
     init_hold_steps: int = 0
     """Steps at the start in which the weights that come from init_from stay as they are and only the others train."""
     freeze: Literal["encoder"] | None = None
@@ -285,10 +285,10 @@ class TrainConfig:
         require(0 < rate <= 1000, "train.learning_rate", rate, "a number above 0, at most 1000")
         for name in ("lstm_lr_factor", "init_lr_factor"):
             factor = getattr(self, name)
-            require(0 < factor <= 1000, f"train.{name}", factor, "a number above 0, at most 1000")
-        for name, off in (("init_lr_factor", 1.0), ("init_hold_steps", 0), ("freeze", None)):
-            is_off = self.init_from is not None or getattr(self, name) == off
-            require(is_off, f"train.{name}", getattr(self, name), f"{off} without train.init_from")
+            require(factor is None or 0 < factor <= 1000, f"train.{name}", factor, "a number above 0, at most 1000")
+        for name, off in (("init_lr_factor", (None, 1.0)), ("init_hold_steps", (0,)), ("freeze", (None,))):
+            is_off = self.init_from is not None or getattr(self, name) in off
+            require(is_off, f"train.{name}", getattr(self, name), f"{off[0]} without train.init_from")
         share = self.framewise_fraction
         require(0 <= share <= 1, "train.framewise_fraction", share, "a share from 0 to 1")
         require(0 <= self.ema_decay < 1, "train.ema_decay", self.ema_decay, "a decay from 0 to below 1, such as 0.999")
@@ -296,9 +296,10 @@ class TrainConfig:
 
 @dataclass(kw_only=True)
 class ResolvedTrainConfig(TrainConfig):
-    """The training loop with its batch size and precision known."""
+    """The training loop with its batch size, precision and rates known."""
 
     batch_size: int
+    init_lr_factor: float = 1.0
 
 
 @dataclass

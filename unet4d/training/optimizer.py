@@ -23,14 +23,15 @@ def build_optimizer(network: CLSTMUNet, config: TrainConfig, initial: Collection
         config: rates, their factors, and weight decay.
         initial: names of the weights that come from another training.
     """
-    is_apart = config.init_lr_factor != 1 or config.init_hold_steps > 0
+    of_initial = config.init_lr_factor or 1.0
+    is_apart = of_initial != 1 or config.init_hold_steps > 0
     groups: dict[tuple[bool, bool, bool], dict[str, Any]] = {}
     for name, weight in network.named_parameters():
         if not weight.requires_grad:
             continue
         is_initial, is_recurrent = is_apart and name in initial, name.startswith("recurrent.")
         is_recurrent &= config.lstm_lr_factor != 1
-        factor = (config.init_lr_factor if is_initial else 1.0) * (config.lstm_lr_factor if is_recurrent else 1.0)
+        factor = (of_initial if is_initial else 1.0) * (config.lstm_lr_factor if is_recurrent else 1.0)
         rate, decay = factor * config.learning_rate, config.weight_decay if weight.ndim > 1 else 0.0
         group = {"params": [], "weight_decay": decay, "lr": rate, "initial_lr": rate, "is_initial": is_initial}
         groups.setdefault((is_initial, is_recurrent, weight.ndim <= 1), group)["params"].append(weight)

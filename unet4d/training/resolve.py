@@ -27,6 +27,8 @@ from unet4d.system.environment import available_cores
 from unet4d.system.text import count
 
 LARGEST_PATCH = (128, 128, 32)
+INIT_LR_FACTOR = 0.3
+"""Learning rate of weights from another training over that of new ones: at 1 they are forgotten, see experiments/README.md."""
 CPU_PATCH_VOXELS, CPU_EDGE_STEP, CPU_FRAMES, CPU_CHANNELS = 64_000, 8, 4, [16, 32, 64, 128]
 """Sizes for a CPU, on which a step takes about a second: 80 x 80 x 10 or 40 x 40 x 40 voxels; patch edges are multiples of the step
 unless the study ends before."""
@@ -101,7 +103,11 @@ def resolve(config: Config, seen: Fingerprint, precision: Precision, ranks: Proc
         "frames": frames,
         "num_workers": workers,
     }
-    train = {"precision": precision, "batch_size": config.train.batch_size or BATCH_SIZE * ranks.size}
+    train = {
+        "precision": precision,
+        "batch_size": config.train.batch_size or BATCH_SIZE * ranks.size,
+        "init_lr_factor": config.train.init_lr_factor or (INIT_LR_FACTOR if config.train.init_from else 1.0),
+    }
     return ResolvedConfig(
         data=ResolvedDataConfig(**{**vars(given), **data}),
         model=model,
