@@ -7,6 +7,7 @@ import subprocess
 import sys
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import yaml
 
@@ -32,10 +33,10 @@ from unet4d.datasets.dataset import read_dataset
 from unet4d.errors import InputError, Unet4DError
 from unet4d.evaluation.results import COLUMNS
 from unet4d.evaluation.tables import MEASURES_CSV, METRICS_CSV, TEMPORAL_CSV
-from unet4d.inference.postprocessing_steps import Step, read_steps
+from unet4d.images.image4d import read_image, read_label, write_image
+from unet4d.inference.postprocessing_steps import Step
 from unet4d.models.checkpoint import LAST
 from unet4d.system import lock
-from unet4d.system.digests import file_sha256
 from unet4d.system.files import read_json, write_json
 
 
@@ -176,9 +177,9 @@ def test_a_job_that_was_cut_off_continues_with_the_step_it_was_in(fake, phantom,
 
 
 def test_an_arm_predicts_with_the_network_of_another_one(phantom, tmp_path):
-    arm = Arm("whole", network_of="plain", predict={"priming_frames": 100}, steps=[["largest_component", "heart"]])
+    arm = Arm("whole", network_of="plain", predict={"priming_frames": 100})
     job = Job("ablations", arm, 0, 0, "1s")
-    assert run.run_job(job, phantom, tmp_path, CLEAN) == "plain is not trained yet"
+    assert run.run_job(job, phantom, tmp_path, CLEAN) == "plain is not done yet"
     plain = tmp_path / "ablations" / "plain" / "fold_0_seed_0"
     (plain / "trained").mkdir(parents=True)
     for name, content in (
@@ -188,18 +189,41 @@ def test_an_arm_predicts_with_the_network_of_another_one(phantom, tmp_path):
         ("trained/summary.json", {"steps": {"done": 7}, "time_budget": {"spent_seconds": 1.5}}),
     ):
         write_json(plain / name, content)
-    assert programs.borrow_network(job, tmp_path)
-    assert programs.borrow_network(job, tmp_path), "a job may continue"
+    assert programs.borrow_network(job, tmp_path, CLEAN)
+    assert programs.borrow_network(job, tmp_path, CLEAN), "a job may continue"
     own = job.folder(tmp_path)
     assert read_json(own / "train.json") == {"attempts": 1}
     assert programs.PROGRAMS["unet4d"].trained(job, tmp_path) == {"steps": 7, "cpu_s": 1.5}
-    digests = {own / "trained" / "checkpoint_last.pt": file_sha256(plain / "trained" / "checkpoint_last.pt")}
-    assert read_steps(own / "trained", digests) == [Step("largest_component", "heart")]
-    assert not (plain / "trained" / "postprocessing.json").exists()
     words = programs.PROGRAMS["unet4d"].predict(job, phantom, tmp_path, own / "out", own / "facts.json").words
     at = words.index("--priming_frames")
     assert words[at + 1] == "100"
     assert str(own / "trained" / "checkpoint_last.pt") in words
+
+
+def test_the_label_maps_of_another_arm_are_post_processed(phantom, tmp_path, monkeypatch):
+    """Whichever program made them: an island of each frame goes, and its time is added to that of the prediction."""
+    case = held_out_cases(read_dataset(phantom), 0)[0]
+    label = read_label(case.label)
+    with_island = label.copy()
+    with_island[:, :2, 0, 0] = 1
+    arm = Arm("cleaned", "postprocessing", network_of="plain", steps=[["largest_component", "right ventricle"]])
+    assert label[:, :2, 0, 0].max() == 0
+    job = Job("ablations", arm, 0, 0, "1s")
+    assert run.run_job(job, phantom, tmp_path, CLEAN) == "plain is not done yet"
+    plain = tmp_path / "ablations" / "plain" / "fold_0_seed_0" / CLEAN
+    write_image(plain / "predicted" / f"{case.name}.nii.gz", with_island, like=read_image(case.images[0]))
+    write_json(plain / "facts.json", {"studies": 1, "frames": 4, "cpu_s": 2.0})
+    write_json(plain / run.RECORD, {})
+    monkeypatch.setattr(run, "evaluate", lambda *words: Command(["true"]))
+    assert run.run_job(job, phantom, tmp_path, CLEAN) == "finished"
+    own = job.folder(tmp_path) / CLEAN
+    cleaned = read_label(own / "predicted" / f"{case.name}.nii.gz", like=read_image(case.images[0]))
+    assert (cleaned == 1).sum() <= (label == 1).sum()
+    assert cleaned[:, :2, 0, 0].max() == 0
+    np.testing.assert_array_equal(cleaned[label != 1], label[label != 1])
+    facts = read_json(own / run.RECORD)["predict"]
+    assert (facts["studies"], facts["frames"]) == (1, 4)
+    assert facts["cpu_s"] >= 2
 
 
 def test_a_copy_of_the_studies_is_scored_with_what_was_trained_and_never_trained_on(

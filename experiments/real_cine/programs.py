@@ -13,11 +13,12 @@ from experiments.real_cine.protocol import BASE, CHECKOUT, Job, held_out_cases, 
 from unet4d.datasets.dataset import read_dataset
 from unet4d.datasets.propagation.checks import PropagationOptions
 from unet4d.datasets.propagation.propagate import propagate
-from unet4d.inference.postprocessing_steps import Step, write_steps
 from unet4d.models.checkpoint import LAST, RUN_SUMMARY
 from unet4d.system.files import read_json, write_json
 from unet4d.system.safe_paths import ALLOWED
 
+RECORD = "record.json"
+"""Written last, in the folder of a job's scores of a view."""
 TRAINED = "trained"
 """Folder of a training within that of its job."""
 
@@ -37,6 +38,7 @@ class Program(NamedTuple):
         train: of (job, dataset, work).
         prepare: of (dataset, work), once for all jobs.
         preprocess: of (job, dataset, work), before its training and outside of its budget.
+        begin: of (job, work, view), makes what a job with `network_of` needs of that one; returns False where it is not there yet.
         trained: facts of a training, of (job, work): number of steps, CPU seconds with those before a kill, and more.
     """
 
@@ -44,6 +46,7 @@ class Program(NamedTuple):
     train: Callable[[Job, Path, Path], Command] | None = None
     prepare: Callable[[Path, Path], Command] | None = None
     preprocess: Callable[[Job, Path, Path], Command] | None = None
+    begin: Callable[[Job, Path, str], bool] = lambda job, work, view: True
     trained: Callable[[Job, Path], dict[str, Any]] = lambda job, work: {}
 
 
@@ -107,16 +110,17 @@ def write_training_set(dataset: Path, out: Path, fold: int, patients: int | None
     return out
 
 
-def borrow_network(job: Job, work: Path) -> bool:
-    """Link the network of another arm as if the job had trained it, with steps of post-processing; return whether it is trained."""
+def borrow_network(job: Job, work: Path, view: str) -> bool:
+    """Link the network of another arm as if the job had trained it; return whether it is trained."""
     own, other = job.folder(work), job.trained_folder(work)
+    if own == other:
+        return True
     if not (other / "train.json").exists():
         return False
     (own / TRAINED).mkdir(parents=True, exist_ok=True)
     for name in ("preprocess.json", "train.json", f"{TRAINED}/{LAST}", f"{TRAINED}/{RUN_SUMMARY}"):
         if not (own / name).exists():
             (own / name).symlink_to(other / name)
-    write_steps(own / TRAINED, [Step(*step) for step in job.arm.steps], [own / TRAINED / LAST], {})
     return True
 
 
@@ -171,12 +175,30 @@ def _predict_nnunet(job: Job, dataset: Path, work: Path, out: Path, facts: Path)
     return _nnunet("predict", job, work, dataset=dataset, out=out, facts=facts)
 
 
+def _postprocess(job: Job, dataset: Path, work: Path, out: Path, facts: Path) -> Command:
+    source = job.trained_folder(work) / out.parent.name
+    given = {
+        "dataset": dataset,
+        "predicted": source / out.name,
+        "facts_before": source / facts.name,
+        "out": out,
+        "facts": facts,
+    }
+    words = json.dumps({key: str(path) for key, path in given.items()} | {"steps": job.arm.steps})
+    return Command([sys.executable, "-m", "experiments.real_cine.postprocessing", words])
+
+
 def _register(job: Job, dataset: Path, work: Path, out: Path, facts: Path) -> Command:
     return _outside("registration", "predict", work, dataset=dataset, fold=job.fold, out=out, facts=facts)
 
 
 PROGRAMS = {
-    "unet4d": Program(_predict_unet4d, _train_unet4d, preprocess=_preprocess_unet4d, trained=_trained_unet4d),
+    "unet4d": Program(
+        _predict_unet4d, _train_unet4d, preprocess=_preprocess_unet4d, begin=borrow_network, trained=_trained_unet4d
+    ),
+    "postprocessing": Program(
+        _postprocess, begin=lambda job, work, view: (job.trained_folder(work) / view / RECORD).exists()
+    ),
     "nnunet": Program(
         _predict_nnunet,
         _train_nnunet,

@@ -39,9 +39,10 @@ class Arm:
         compared_with: the arm that it is tested against; None: that of its suite.
         epochs: length of its trainings in place of the budget, for a comparison at equal steps; None: the budget. For unet4d alone.
         propagated: options of `unet4d propagate`, which writes its training studies; None: drawn frames alone. For unet4d alone.
-        network_of: the arm that trains its networks, with which it predicts in another way; None: itself. For unet4d alone.
+        network_of: the arm that trains its networks, with which it predicts in another way; None: itself. For unet4d, and for
+            postprocessing, of which it is the arm that makes the label maps.
         predict: options of `unet4d predict`.
-        steps: of post-processing, [operation, class] each.
+        steps: of postprocessing, [operation, class] each.
     """
 
     name: str

@@ -22,7 +22,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from experiments.real_cine.programs import PROGRAMS, Command, borrow_network, environment, evaluate
+from experiments.real_cine.programs import PROGRAMS, RECORD, Command, environment, evaluate
 from experiments.real_cine.protocol import (
     CHECKOUT,
     CLEAN,
@@ -39,7 +39,6 @@ from unet4d.system.environment import hardware, installed
 from unet4d.system.files import read_json, write_json
 from unet4d.system.lock import exclusive_lock
 
-RECORD = "record.json"
 PR_SET_PDEATHSIG = 1
 
 
@@ -77,8 +76,8 @@ def run_job(job: Job, dataset: Path, work: Path, view: str) -> str:
             return "another runner works on it"
         if (here / RECORD).exists():
             return "finished before"
-        if job.arm.network_of and not borrow_network(job, work):
-            return f"{job.arm.network_of} is not trained yet"
+        if not program.begin(job, work, view):
+            return f"{job.arm.network_of} is not done yet"
         if program.train and view != CLEAN and not (folder / "train.json").exists():
             return "not trained yet"
         if program.prepare and not _prepare(job, dataset, work):

@@ -17,8 +17,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from experiments.real_cine.programs import RECORD
 from experiments.real_cine.protocol import CHECKOUT, CLEAN, SUITES, Arm, Suite, read_suite, select_jobs
-from experiments.real_cine.run import RECORD
 from unet4d.errors import InputError
 from unet4d.evaluation.comparison_metrics import COMPARISON_QUANTITIES, RowKey
 from unet4d.evaluation.results import EvaluationResults, read_evaluation

@@ -49,7 +49,7 @@ from unet4d.system.digests import file_sha256
 pytestmark = pytest.mark.usefixtures("partial_documents")
 
 LABELS = {"background": 0, "muscle": 1, "cavity": 3}
-LARGEST, HOLES, SINGLE, MAJORITY = OPERATIONS
+LARGEST, LARGEST_4D, HOLES, SINGLE, MAJORITY = OPERATIONS
 SUBJECTS = ("anna", "ben", "carl")
 GRID = (14, 12, 4)
 RING_IN_ONE_SLICE = np.zeros((1, 5, 5, 3), np.uint8)

@@ -19,6 +19,7 @@ from unet4d.inference.postprocessing_search import candidate_steps
 from unet4d.inference.postprocessing_steps import (
     EVERY_CLASS,
     OPERATIONS,
+    OVER_TIME,
     POSTPROCESSING,
     OtherCheckpoints,
     Step,
@@ -29,8 +30,10 @@ from unet4d.inference.postprocessing_steps import (
 from unet4d.metrics.regions import Region
 
 LABELS = {"background": 0, "muscle": 1, "cavity": 2}
-LARGEST, HOLES, SINGLE, MAJORITY = OPERATIONS
-REMOVALS = [Step(operation, name) for operation in (LARGEST, SINGLE) for name in ("muscle", "cavity", EVERY_CLASS)]
+LARGEST, LARGEST_4D, HOLES, SINGLE, MAJORITY = OPERATIONS
+REMOVALS = [
+    Step(operation, name) for operation in (LARGEST, LARGEST_4D, SINGLE) for name in ("muscle", "cavity", EVERY_CLASS)
+]
 EVERY_STEP = [*REMOVALS, Step(HOLES, "muscle"), Step(HOLES, "cavity")]
 IDS = [f"{step.operation}-{step.class_name}" for step in EVERY_STEP]
 
@@ -194,6 +197,22 @@ def test_of_all_classes_together_a_voxel_that_changes_its_class_lives_on():
     np.testing.assert_array_equal(made(label, SINGLE, "cavity"), drawn("1....", "....1", "1...."))
 
 
+def test_what_is_joined_in_another_frame_is_one_component_over_time():
+    """A part apart in one frame alone stays; an island of all frames goes, though it is the larger one of frame 1."""
+    label = drawn("111..2.1", "1.1..211", "111..2.1")
+    np.testing.assert_array_equal(made(label, LARGEST_4D, "muscle"), drawn("111..2..", "1.1..2..", "111..2.."))
+    np.testing.assert_array_equal(made(label, LARGEST, "muscle")[1], drawn(".....211")[0])
+    moves = drawn("11....", "..11..", "....11")
+    assert (made(moves, LARGEST_4D, "muscle") != 0).sum() == 2, "what jumps by more than itself is not one"
+
+
+def test_components_over_time_of_a_cycle_join_its_last_frame_to_its_first():
+    label = drawn("11....", "1.....", "....11", "1...11", "1.....")
+    np.testing.assert_array_equal(made(label, LARGEST_4D, "muscle")[1:4], drawn("......", "....11", "....11"))
+    wrapped = made(label, LARGEST_4D, "muscle", cyclic=True)
+    np.testing.assert_array_equal(wrapped, drawn("11....", "1.....", "......", "1.....", "1....."))
+
+
 def test_a_label_of_one_frame_alone_gives_way_to_its_neighbors_in_time():
     label = drawn("112..", "1.2..", "11211", "112..")
     np.testing.assert_array_equal(made(label, MAJORITY, EVERY_CLASS), drawn("112..", "112..", "112..", "112.."))
@@ -284,6 +303,19 @@ def where(frame: np.ndarray, step: Step) -> set[tuple[int, ...]]:
 def by_hand(label: np.ndarray, step: Step, cyclic: bool) -> np.ndarray:
     """The same, voxel by voxel on sets."""
     after, frames = label.copy(), len(label)
+    if step.operation == LARGEST_4D:
+        parts = [
+            {(t, *voxel) for voxel in part} for t, frame in enumerate(label) for part in components(where(frame, step))
+        ]
+        joined: list[set[tuple[int, ...]]] = []
+        for part in parts:
+            next_ones = {((t + d) % frames if cyclic else t + d, *voxel) for t, *voxel in part for d in (-1, 1)}
+            beside = [other for other in joined if other & next_ones]
+            joined = [other for other in joined if other not in beside] + [part.union(*beside)]
+        kept = max(sorted(joined, key=min), key=len, default=set())  # of equals the first
+        for voxel in set().union(*joined) - kept:
+            after[voxel] = 0
+        return after
     for t, frame in enumerate(label):
         inside = where(frame, step)
         if step.operation == LARGEST:
@@ -344,13 +376,16 @@ def test_what_must_hold_for_any_label_map(step, label, cyclic, shift):
     swapped = {"background": 0, "muscle": 2, "cavity": 1}
     exchanged = np.array([0, 2, 1], np.uint8)
     np.testing.assert_array_equal(apply_steps(exchanged[label], [step], swapped, cyclic), exchanged[after])
-    if cyclic or step.operation != SINGLE:
+    if cyclic or step.operation not in OVER_TIME:
         rolled = apply_steps(np.roll(label, shift, 0), [step], LABELS, cyclic)
-        np.testing.assert_array_equal(rolled, np.roll(after, shift, 0))
-    if step.operation != SINGLE:
+        if step.operation == LARGEST_4D:  # of equals another one may be the first
+            assert (rolled != 0).sum() == (after != 0).sum()
+        else:
+            np.testing.assert_array_equal(rolled, np.roll(after, shift, 0))
+    if step.operation not in OVER_TIME:
         alone = [apply_steps(frame[None], [step], LABELS, cyclic)[0] for frame in label]
         np.testing.assert_array_equal(after, np.stack(alone), "a frame saw another")
-    else:
+    elif step.operation == SINGLE:
         np.testing.assert_array_equal(apply_steps(label[::-1], [step], LABELS, cyclic), after[::-1])
 
 
@@ -379,7 +414,7 @@ def test_a_frame_is_searched_once_per_step_however_many_components_it_has(monkey
 @pytest.mark.parametrize(
     ("operation", "name", "wanted"),
     [
-        ("largest", "muscle", "got operation 'largest', expected one of largest_component, fill_holes, remove_single"),
+        ("largest", "muscle", "got operation 'largest', expected one of largest_component, largest_component_over"),
         ("fill_holes", "*", "got fill_holes of '*', expected one class"),
         ("fill_holes", 1, "got fill_holes of 1, expected one class"),
     ],

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from unet4d.inference.postprocessing_steps import EVERY_CLASS, OPERATIONS, Step, apply_steps, bounding_box
+from unet4d.inference.postprocessing_steps import EVERY_CLASS, OPERATIONS, OVER_TIME, Step, apply_steps, bounding_box
 from unet4d.metrics.overlap import count_voxels, dice
 from unet4d.metrics.regions import ClassValue, class_mask
 from unet4d.metrics.statistics import summary_statistics
@@ -142,7 +142,7 @@ def _score_step(
 ) -> DiceScores:
     """Score a step on label maps (T, X, Y, Z); of one that looks at one frame at a time, process the labelled frames alone."""
     check_stop()
-    over_time, processed = step.operation == "remove_single_frame_components", []
+    over_time, processed = step.operation in OVER_TIME, []
     for case, label in zip(cases, maps, strict=True):
         changed = apply_steps(label if over_time else label[case.frames], [step], classes, case.cyclic)
         processed.append(changed[case.frames] if over_time else changed)

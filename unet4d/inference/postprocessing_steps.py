@@ -1,17 +1,19 @@
 """The post-processing steps of label maps, per frame and over time, and the record of the steps that helped a run.
 
-Four operations, each for one class, or for the foreground as a whole (`EVERY_CLASS`):
+Five operations, each for one class, or for the foreground as a whole (`EVERY_CLASS`):
 
     largest_component                keeps, in each frame, the component of most voxels
+    largest_component_over_time      keeps the component of most voxels in space and time
     fill_holes                       gives the class the background that it encloses, in each frame
     remove_single_frame_components   removes components that no voxel of the class touches in the frames before and after
     majority_over_time               gives a voxel the label that it has both in the frame before and in the frame after;
                                      for all classes together only
 
-Components are 3D and of one frame; voxels that share a corner are connected (26 neighbors). Slices of MRI are often five times as
-thick as voxels are wide, and a vessel or ventricle moves by more than a voxel from slice to slice: the most generous neighborhood
-removes least. Background, the complement, is connected by faces alone (6 neighbors), else it would leak through the diagonal of a
-closed contour (Rosenfeld, "Connectivity in digital pictures", J. ACM 1970).
+Components are 3D and of one frame; voxels that share a corner are connected (26 neighbors). Those over time also join a voxel to
+itself in the frames before and after. Slices of MRI are often five times as thick as voxels are wide, and a vessel or ventricle
+moves by more than a voxel from slice to slice: the most generous neighborhood removes least. Background, the complement, is
+connected by faces alone (6 neighbors), else it would leak through the diagonal of a closed contour (Rosenfeld, "Connectivity in
+digital pictures", J. ACM 1970).
 
 What is removed becomes background. What is filled was background; no voxel of another class is ever changed.
 `majority_over_time` is a median filter over three frames of each class's mask: what changes its label once, as where a wall moves
@@ -41,13 +43,27 @@ from unet4d.system.documents import write_document
 from unet4d.system.files import PathLike, read_json
 from unet4d.system.text import short_repr
 
-Operation = Literal["largest_component", "fill_holes", "remove_single_frame_components", "majority_over_time"]
+Operation = Literal[
+    "largest_component",
+    "largest_component_over_time",
+    "fill_holes",
+    "remove_single_frame_components",
+    "majority_over_time",
+]
 OPERATIONS: tuple[Operation, ...] = get_args(Operation)
+OVER_TIME: tuple[Operation, ...] = (
+    "largest_component_over_time",
+    "remove_single_frame_components",
+    "majority_over_time",
+)
+"""Those that look at several frames."""
 EVERY_CLASS = "*"
 """In place of a class name: all classes but the background, taken as one."""
 POSTPROCESSING = "postprocessing.json"
 """In a run's folder, or a folder of folds."""
 _CORNERS = np.ones((3, 3, 3), bool)
+_CORNERS_AND_FRAMES = np.zeros((3, 3, 3, 3), bool)
+_CORNERS_AND_FRAMES[1] = _CORNERS_AND_FRAMES[:, 1, 1, 1] = True
 _FACES = np.abs(np.indices((3, 3, 3)) - 1).sum(axis=0) <= 1
 
 
@@ -109,6 +125,9 @@ def apply_steps(
         value = _label_value(step, classes)
         if step.operation == "majority_over_time":
             result = _majority_over_time(result, cyclic)
+            continue
+        if step.operation == "largest_component_over_time":
+            _keep_largest_over_time(result, value, cyclic)
             continue
         for t, frame in enumerate(result):
             if step.operation == "remove_single_frame_components":
@@ -253,6 +272,30 @@ def _keep_largest(part: np.ndarray, value: ClassValue | None) -> None:
     sizes = np.bincount(numbered.ravel())
     sizes[0] = 0  # background
     part[(numbered != 0) & (numbered != sizes.argmax())] = 0
+
+
+def _keep_largest_over_time(label: np.ndarray, value: ClassValue | None, cyclic: bool) -> None:
+    """Keep the component of most voxels in all frames of (T, X, Y, Z), changed in place.
+
+    So a part that is apart in one frame and joined in the next one stays, where `_keep_largest` would take it out of one frame.
+    """
+    from scipy import ndimage
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    mask = _mask(label, value)
+    box = bounding_box(np.asarray(mask.any(axis=0)))
+    if box is None:
+        return
+    mask, part = mask[:, *box], label[:, *box]
+    numbered, n = ndimage.label(mask, _CORNERS_AND_FRAMES)
+    if cyclic:
+        last, first = numbered[-1], numbered[0]
+        both = (last != 0) & (first != 0)
+        joined = coo_array((np.ones(both.sum()), (last[both], first[both])), shape=(n + 1, n + 1))
+        numbered = connected_components(joined, directed=False)[1][numbered]
+    sizes = np.bincount(numbered[mask])
+    part[mask & (numbered != sizes.argmax())] = 0
 
 
 def _fill_holes(part: np.ndarray, value: ClassValue, image_shape: Sequence[int]) -> None:
