@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from unet4d.evaluation.conditions import condition_warnings
 from unet4d.evaluation.results import EvaluationResults, read_evaluation
 from unet4d.evaluation.tables import METRICS_CSV, TEMPORAL_CSV, align_columns, format_range
 from unet4d.metrics.statistics import FEWEST_DIFFERENCES, INTERVALS, holm, interval95, signed_rank
-from unet4d.system.csv_file import csv_text
+from unet4d.system.csv_file import Table
 from unet4d.system.documents import document, write_document
 from unet4d.system.environment import VERSION
 from unet4d.system.files import PathLike, check_writable, write_text
@@ -24,6 +24,26 @@ from unet4d.system.signals import check_stop
 from unet4d.system.text import count, format_number
 
 COMPARISON_JSON, COMPARISON_CSV = "comparison.json", "comparison.csv"
+COMPARISON = Table(
+    COMPARISON_CSV,
+    "quantity and class",
+    {
+        "metric": "name of the quantity",
+        "class": "name of the class, or mean over classes",
+        "n": "number of subjects",
+        "left_out": "values that are defined in only one of A and B",
+        "mean_a": "mean over subjects of A, in the unit of the quantity",
+        "mean_b": "the same of B",
+        "mean_difference": "B minus A",
+        "median_difference": "B minus A",
+        "p": "Wilcoxon signed-rank test, two-sided, exact",
+        "p_holm": "p corrected by Holm for all tests of the table",
+        "effect": "matched-pairs rank-biserial correlation, -1 to 1",
+        "verdict": "which method is better, or why there is no test",
+        "ci95_lower": "lower end of the 95 % interval of the mean difference",
+        "ci95_upper": "its upper end",
+    },
+)
 ALL_CLASSES = "mean over classes"
 SIGNIFICANCE_LEVEL = 0.05
 COMPARISON_NOTE = (
@@ -122,7 +142,7 @@ def compare(
     }
     if out_dir is not None:
         table, record = Path(out_dir) / COMPARISON_CSV, Path(out_dir) / COMPARISON_JSON
-        write_text(table, csv_text(_csv_rows(compared)))
+        write_text(table, COMPARISON.text(_csv_rows(compared)))
         write_document(record, "comparison", summary)
     return document("comparison", summary)
 
@@ -282,11 +302,11 @@ def _decide(compared: Sequence[Comparison]) -> list[Comparison]:
 
 def _csv_rows(compared: Sequence[Comparison]) -> list[list[Any]]:
     """Return one row per quantity and class; the interval takes two columns."""
-    names = [field.name for field in fields(Comparison) if field.name != "ci95"]
-    rows: list[list[Any]] = [["class" if name == "class_name" else name for name in names]]
-    rows[0] += ["ci95_lower", "ci95_upper"]
+    rows: list[list[Any]] = []
     for comparison in compared:
-        cells = [*(getattr(comparison, name) for name in names), *(comparison.ci95 or (None, None))]
+        lower, upper = comparison.ci95 or (None, None)
+        values = vars(comparison) | {"class": comparison.class_name, "ci95_lower": lower, "ci95_upper": upper}
+        cells = [values[name] for name in COMPARISON.columns]
         rows.append(["" if cell is None else cell for cell in cells])
     return rows
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from unet4d.evaluation.cardiac_function import AT_REFERENCE_FRAMES, MEASURES
 from unet4d.evaluation.fold_summary import format_folds
-from unet4d.evaluation.temporal import TEMPORAL_QUANTITIES
+from unet4d.system.csv_file import Table
 from unet4d.system.text import count, format_number
 
 METRICS_CSV, VOLUMES_CSV, MEASURES_CSV = "metrics.csv", "volumes_compared.csv", "measures_compared.csv"
@@ -20,22 +20,96 @@ OUTPUT_FILES = {
     TEMPORAL_CSV: "temporal metrics of every case",
     SUMMARY_JSON: "this summary",
 }
-TABLE_COLUMNS = {
-    METRICS_CSV: [
-        *("case", "subject", "frame", "class", "value", "dice", "hd95_mm", "asd_mm", "nsd"),
-        *("reference_ml", "prediction_ml", "tp", "fp", "fn"),
-    ],
-    VOLUMES_CSV: ["case", "frame", "time_s", "class", "reference_ml", "prediction_ml"],
-    MEASURES_CSV: [
-        *("case", "subject", "class", "role", "time", "frame_duration_s", "labelled_frames"),
-        *(f"reference_{key}" for key in MEASURES),
-        *(f"matched_{key}" for key in AT_REFERENCE_FRAMES),
-        *(f"prediction_{key}" for key in MEASURES),
-    ],
-    TEMPORAL_CSV: ["case", "subject", "class", "time", "frames", *TEMPORAL_QUANTITIES],
+_MEASURES = {
+    "ed_frame": "end-diastole, where the curve is largest; of a myocardium that of its ventricle",
+    "es_frame": "end-systole, where the curve is smallest",
+    "edv_ml": "volume at end-diastole, mL",
+    "esv_ml": "volume at end-systole, mL",
+    "sv_ml": "stroke volume, EDV - ESV, mL",
+    "ef_percent": "ejection fraction, 100 (EDV - ESV) / EDV, %",
+    "peak_filling_ml_per_s": "peak filling rate, the largest rise from a frame to the next after end-systole, mL/s",
+    "time_to_peak_filling_s": "from end-systole to the middle of that step, s",
+    "mass_g": "mass of the myocardium at its ventricle's end-diastole, 1.05 g/mL, g",
 }
-"""Columns by file: metrics.csv has a row per labelled frame and class, volumes_compared.csv per frame and class,
-measures_compared.csv per case and cardiac class, temporal.csv per case and class."""
+_PARTS = {
+    "reference": "reference",
+    "matched": "prediction at the reference's frames",
+    "prediction": "prediction at its own frames",
+}
+_CASE = {"case": "name of the study", "subject": "person or animal"}
+_FRAME = {"frame": "number of the frame, from 0"}
+_TIME = {"time": "cyclic or open"}
+TABLES = {
+    table.file: table
+    for table in (
+        Table(
+            METRICS_CSV,
+            "case, labelled frame and class",
+            {
+                **_CASE,
+                **_FRAME,
+                "class": "name of the class",
+                "value": "label value; of a region all of its values, 1+2+3",
+                "dice": "2 tp / (2 tp + fp + fn), 0 to 1",
+                "hd95_mm": "95 % Hausdorff distance, mm",
+                "asd_mm": "average symmetric surface distance, mm",
+                "nsd": "normalized surface Dice, 0 to 1",
+                "reference_ml": "volume of the reference, mL",
+                "prediction_ml": "volume of the prediction, mL",
+                "tp": "voxels in the class in both",
+                "fp": "voxels in the class in the prediction alone",
+                "fn": "voxels in the class in the reference alone",
+            },
+        ),
+        Table(
+            VOLUMES_CSV,
+            "case, frame and class",
+            {
+                "case": _CASE["case"],
+                **_FRAME,
+                "time_s": "time of the frame from the first, s; blank where the frame duration is unknown",
+                "class": "name of the class",
+                "reference_ml": "volume of the reference, mL; blank in unlabelled frames",
+                "prediction_ml": "volume of the prediction, mL",
+            },
+        ),
+        Table(
+            MEASURES_CSV,
+            "case and class that is a ventricle or a myocardium",
+            {
+                **_CASE,
+                "class": "name of the class",
+                "role": "structure of the heart that it is",
+                **_TIME,
+                "frame_duration_s": "from frame to frame, s",
+                "labelled_frames": "number of frames with a reference",
+                **{f"reference_{key}": f"{_PARTS['reference']}: {_MEASURES[key]}" for key in MEASURES},
+                **{f"matched_{key}": f"{_PARTS['matched']}: {_MEASURES[key]}" for key in AT_REFERENCE_FRAMES},
+                **{f"prediction_{key}": f"{_PARTS['prediction']}: {_MEASURES[key]}" for key in MEASURES},
+            },
+        ),
+        Table(
+            TEMPORAL_CSV,
+            "case and class",
+            {
+                **_CASE,
+                "class": "name of the class",
+                **_TIME,
+                "frames": "number of frames",
+                "roughness": "second difference of the prediction's volume curve, normalized",
+                "reference_roughness": "the same of the reference",
+                "frame_to_frame_dice": "mean Dice of the prediction in a frame and in the next, 0 to 1",
+                "frame_to_frame_excess": "that Dice minus the reference's, mean over labelled pairs",
+                "flicker_components": "connected components that exist in a single frame",
+                "flicker_voxels": "voxels of these",
+                "closure": "how much farther a cyclic curve ends from its beginning than it moves in a step, over its range",
+                "reference_closure": "the same of the reference",
+            },
+        ),
+    )
+}
+"""By file; docs/reference/metrics.md defines the columns."""
+TABLE_COLUMNS = {file: list(table.columns) for file, table in TABLES.items()}
 MEASURE_NAMES = {
     "edv_ml": "EDV mL",
     "esv_ml": "ESV mL",

@@ -25,12 +25,23 @@ from unet4d.images.image4d import Image4D, write_image
 from unet4d.images.nifti import header_for, write_nifti
 from unet4d.phantom.cine import CINE_LABELS, check_cine, make_cine
 from unet4d.phantom.phantom_study import Array, PhantomStudy, PhantomType
-from unet4d.system.csv_file import csv_text
+from unet4d.system.csv_file import Table
 from unet4d.system.files import replacing, write_json, write_text
 from unet4d.system.progress_bar import ProgressBar
 from unet4d.system.text import short_repr
 
-CSV_HEADER = ("case", "frame", "time_s", "class", "volume_ml", "shape_volume_ml")
+TRUE_VOLUMES = Table(
+    "truth/volumes.csv",
+    "case, frame and class",
+    {
+        "case": "name of the study",
+        "frame": "number of the frame, from 0",
+        "time_s": "time of the frame from the first, s",
+        "class": "name of the class",
+        "volume_ml": "volume of the label, mL",
+        "shape_volume_ml": "volume of the shape before it was sampled into voxels, mL",
+    },
+)
 MOST_SUBJECTS = 100_000
 
 
@@ -76,7 +87,7 @@ def write_subjects(
     """Write a dataset of one type of phantom; arguments, result and errors as `write_phantom`."""
     out = Path(out_dir)
     _check(subjects, labelled, seed)
-    rows: list[Sequence[Any]] = [CSV_HEADER]
+    rows: list[Sequence[Any]] = []
     truth, training = {}, []
     with fill_dataset_folder(out):
         for index in ProgressBar(range(subjects), desc="phantom", unit="subject"):
@@ -85,7 +96,7 @@ def write_subjects(
             training.append(_write_subject(out, case, study, labelled))
             rows += _volume_rows(case, study, phantom)
             truth[case] = study.truth
-        write_text(out / "truth" / "volumes.csv", csv_text(rows))
+        write_text(out / TRUE_VOLUMES.file, TRUE_VOLUMES.text(rows))
         write_json(out / "truth" / "subjects.json", truth)
         write_json(out / "dataset.json", _description(phantom, training, seed))
     return out / "dataset.json"

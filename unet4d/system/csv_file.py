@@ -1,13 +1,13 @@
-"""CSV files with names that a spreadsheet takes as text and not as formulas; the one writer and reader of the package."""
+"""CSV files with names that a spreadsheet takes as text and not as formulas, and descriptions of their columns."""
 
 from __future__ import annotations
 
 import csv
 import io
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from unet4d.errors import InputError
 from unet4d.system.regular_files import open_regular
@@ -19,6 +19,24 @@ _BEFORE_FORMULA = r"""(?:^|(?<=[;,"|]))(?=[' ]*[=+\-@\uff1d\uff0b\uff0d\uff20])"
 _UNQUOTED, _QUOTED = re.compile(_BEFORE_FORMULA), re.compile(_BEFORE_FORMULA.replace("(?=", "'(?=", 1))
 _ESCAPED = re.compile(r"\\(?:u[0-9a-f]{4}|x[0-9a-f]{2}|U[0-9a-f]{8}|[nrt\\])")
 _NAMES = {"n": "\n", "r": "\r", "t": "\t", "\\": "\\"}
+
+
+class Table(NamedTuple):
+    """The description of a table that the package writes; the documentation lists it.
+
+    Attributes:
+        file: its name.
+        row: what one row is of.
+        columns: name to meaning, in order, with the unit where there is one.
+    """
+
+    file: str
+    row: str
+    columns: Mapping[str, str]
+
+    def text(self, rows: Iterable[Sequence[Any]]) -> str:
+        """Return the text of the file: its columns, then the rows."""
+        return csv_text([list(self.columns), *rows])
 
 
 def csv_text(rows: Iterable[Sequence[Any]]) -> str:

@@ -25,7 +25,7 @@ from unet4d.datasets.propagation.checks import DEFAULTS, RECORDS, PropagationOpt
 from unet4d.datasets.propagation.registration import Greedy, MakeRegistration
 from unet4d.errors import InputError
 from unet4d.system.class_values import IGNORE_NAME
-from unet4d.system.csv_file import csv_text
+from unet4d.system.csv_file import Table
 from unet4d.system.digests import stamp
 from unet4d.system.failures import failure_of_study, raise_failed
 from unet4d.system.files import PathLike, check_disk_space, read_json, replacing, write_json, write_text
@@ -39,8 +39,17 @@ logger = logging.getLogger(__name__)
 
 VERSION = 1
 """Raised whenever the same studies would get other labels."""
-TABLE = "propagation.csv"
-COLUMNS = ("case", "frame", "label", "class", "confidence")
+PROPAGATION = Table(
+    "propagation.csv",
+    "case, frame and class",
+    {
+        "case": "name of the study",
+        "frame": "number of the frame, from 0",
+        "label": "drawn, corrected or propagated",
+        "class": "name of the class",
+        "confidence": "of a propagated label, 0 to 1",
+    },
+)
 
 
 @stop_signals("finished studies are kept; run the same command again")
@@ -104,7 +113,9 @@ def _propagate(
         if _has_ignored(source) and source.ignore is None:
             named = given["labels"] if source.regions else dict(source.labels)
             labels = {**named, IGNORE_NAME: source.ignored_value}
-        write_text(out / TABLE, csv_text([COLUMNS, *((name, *row) for name, (_, rows) in ordered for row in rows)]))
+        write_text(
+            out / PROPAGATION.file, PROPAGATION.text((name, *row) for name, (_, rows) in ordered for row in rows)
+        )
         entries = [entry for _, (entry, _) in ordered]
         write_json(out / "dataset.json", {**given, "labels": labels, "training": entries, "test": tests})
         _print_summary([rows for _, (_, rows) in ordered], out)
@@ -279,5 +290,5 @@ def _print_summary(rows: Sequence[Sequence[Sequence[Any]]], out: Path) -> None:
     for name, values in confidences.items():
         logger.info(f"{name}: confidence {np.mean(values):.3f}, lowest {min(values):.3f}")
     logger.info(
-        f"written: {out / 'dataset.json'}, {out / TABLE}; to correct a frame, edit its label map and call this again"
+        f"written: {out / 'dataset.json'}, {out / PROPAGATION.file}; to correct a frame, edit its label map and call this again"
     )

@@ -25,12 +25,38 @@ from unet4d.metrics.cardiac_structures import (
     Roles,
 )
 from unet4d.metrics.vitals import Vitals
+from unet4d.system.csv_file import Table
 from unet4d.system.text import printable
 
 PREFIXES = {
     LEFT_VENTRICLE: "lv", MYOCARDIUM: "lv", RIGHT_VENTRICLE: "rv", RIGHT_MYOCARDIUM: "rv", LEFT_ATRIUM: "la", RIGHT_ATRIUM: "ra",
 }  # fmt: skip
 """First part of a column's name by structure; of any other class it is the class's name."""
+MEASURES = Table(
+    "measures.csv",
+    "case",
+    {
+        "case": "name of the study",
+        "frames": "number of frames",
+        "heart_rate_bpm": "beats per minute; with a ventricle only",
+        "height_cm": "body height, cm",
+        "weight_kg": "body weight, kg",
+        "bsa_m2": "body surface area (Mosteller 1987), square metres",
+        "SIDE_ed_frame": "of a ventricle (lv, rv): frame of its largest volume",
+        "SIDE_es_frame": "of a ventricle: frame of its smallest volume",
+        "SIDE_edv_ml": "of a ventricle: end-diastolic volume, mL",
+        "SIDE_esv_ml": "of a ventricle: end-systolic volume, mL",
+        "SIDE_sv_ml": "of a ventricle: stroke volume, mL",
+        "SIDE_ef_percent": "of a ventricle: ejection fraction, %",
+        "SIDE_cardiac_output_l_per_min": "of a ventricle: stroke volume times heart rate, L/min",
+        "SIDE_mass_g": "of a myocardium (lv, rv): mass at end-diastole of its ventricle, g",
+        "CLASS_max_ml": "of an atrium (la, ra) or any other class: largest volume, mL",
+        "CLASS_min_ml": "of an atrium or any other class: smallest volume, mL",
+        "..._per_m2": "each of these but frames and ejection fraction over the body surface area, per square metre",
+        "flags": "what is implausible, a key each, parted by semicolons",
+    },
+)
+"""SIDE and CLASS stand for the structures and classes that the network knows."""
 _SHORT = {
     "edv_ml": "EDV", "esv_ml": "ESV", "sv_ml": "SV", "ef_percent": "EF", "cardiac_output_l_per_min": "CO", "mass_g": "mass",
     "max_ml": "max", "min_ml": "min",

@@ -18,18 +18,29 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from unet4d.datasets.label_maps import PREDICTION_JSON
-from unet4d.inference.batch.case_measures import measure_case
+from unet4d.inference.batch.case_measures import MEASURES, measure_case
 from unet4d.inference.batch.case_records import HIDDEN_FOLDER, CaseRecord, CaseRecords
 from unet4d.metrics.cardiac_structures import NO_STRUCTURE, Roles
 from unet4d.metrics.regions import ClassValue, Regions, classes_of, describe_values
-from unet4d.system.csv_file import csv_text
+from unet4d.system.csv_file import Table, csv_text
 from unet4d.system.documents import write_document
 from unet4d.system.environment import VERSION
 from unet4d.system.files import remove_partial, write_text, writing
 from unet4d.system.lock import exclusive_lock
 
-TABLE_FILES = (PREDICTION_JSON, "volumes.csv", "measures.csv")
-VOLUME_COLUMNS = ["case", "frame", "time_s", "class", "value", "volume_ml"]
+TABLE_FILES = (PREDICTION_JSON, "volumes.csv", MEASURES.file)
+VOLUMES = Table(
+    "volumes.csv",
+    "case, frame and class",
+    {
+        "case": "name of the study",
+        "frame": "number of the frame, from 0",
+        "time_s": "time of the frame from the first, s; blank where the frame duration is unknown",
+        "class": "name of the class",
+        "value": "label value; of a region all of its values, 1+2+3",
+        "volume_ml": "voxels of the class times the volume of one, mL",
+    },
+)
 _PAUSE_FACTOR = 20
 """The tables are written again when this many times as long has passed as it took the last time."""
 _TRIES = 10
@@ -88,7 +99,7 @@ class SummaryTables:
         # first of all, because it marks a folder of predictions, see PredictionFolder
         write_document(prediction_json, "prediction", about)
         write_text(measures_csv, csv_text([list(header), *rows]))
-        write_text(volumes_csv, csv_text([VOLUME_COLUMNS, *volumes]))
+        write_text(volumes_csv, VOLUMES.text(volumes))
 
     def _stamps(self) -> dict[str, int]:
         return {path.name: path.stat().st_mtime_ns for path in self.records.folder.glob("*.json") if path.exists()}
