@@ -1,13 +1,14 @@
 # make setup   .venv with everything, pinned        make demo    the main job on a phantom, results under demo/
 # make test    the test suite                       make lint    ruff and mypy
 #              COVERAGE=yes prints its coverage     make wheel   builds the wheel and tries it outside of the checkout
+# make portable   types and tests as on Windows; TESTS=tests/system for a part
 # make bench   benchmarks, results in bench/results make docker  the image unet4d (needs a Docker engine)
 # make pretrained   dist/pretrained_cine.unet4d, a network trained on phantoms to begin with; BUDGET=30m of CPU time
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup demo test lint wheel bench pretrained docker clean
+.PHONY: setup demo test lint wheel portable bench pretrained docker clean
 setup: $(VENV)/.installed
 
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -36,6 +37,12 @@ wheel: setup
 	cd / && $(CURDIR)/build/venv/bin/unet4d --version
 	cd / && $(CURDIR)/build/venv/bin/unet4d --help > /dev/null
 	cd / && $(CURDIR)/build/venv/bin/python -c "import unet4d; print('imported from', unet4d.__file__)"
+
+# Types as Windows and macOS have them; then tests, with all hidden from the package that Windows lacks.
+portable: setup
+	$(BIN)/mypy --platform win32 --cache-dir .mypy_cache/win32
+	$(BIN)/mypy --platform darwin --cache-dir .mypy_cache/darwin
+	$(BIN)/python -m pytest -p tests.masking -o timeout_method=thread -n auto --dist loadfile $(TESTS)
 
 bench: setup
 	$(BIN)/python -m bench

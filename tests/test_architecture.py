@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import unet4d
+from tests.masking import MISSING, MISSING_MODULES
 
 PACKAGE = Path(unet4d.__file__).parent
 ROWS = (
@@ -93,6 +94,71 @@ def test_the_reader_of_imports_sees_what_it_must(room, source):
     assert offences(room, source)
 
 
+DIFFERENT = "system/operating_system.py"
+"""The one module that knows systems apart."""
+
+
+def uses_of_one_system(source: str) -> list[str]:
+    """Return the uses of what not every system has: modules, parts of `os` and `signal`, folders of the kernel; and of its name."""
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        match node:
+            case ast.Import(names=names):
+                used = [alias.name for alias in names if alias.name in (*MISSING_MODULES, "msvcrt", "ctypes.wintypes")]
+            case ast.ImportFrom(module=module, names=names):
+                used = [
+                    f"{module}.{alias.name}" for alias in names if alias.name in MISSING.get(module or "", "").split()
+                ]
+                used += [str(module)] * (module in (*MISSING_MODULES, "msvcrt"))
+            case ast.Attribute(value=ast.Name(id=module), attr=name):
+                used = [f"{module}.{name}"] * (name in f"{MISSING.get(module, '')} name".split() * (module in MISSING))
+                used += ["sys.platform"] * ((module, name) == ("sys", "platform"))
+            case ast.Constant(value=str(text)):
+                used = [text] * (text.startswith(("/proc", "/sys", "/dev")))
+            case ast.Call(args=[*_, ast.Constant(value=str(text))]):  # getattr, hasattr, import_module
+                is_asked = ast.unparse(node.func).rpartition(".")[2] in (
+                    "getattr",
+                    "hasattr",
+                    "import_module",
+                    "optional_module",
+                )
+                used = [text] * (
+                    is_asked and text in (*MISSING_MODULES, *f"{MISSING['os']} {MISSING['signal']}".split())
+                )
+            case _:
+                continue
+        found += [f"line {node.lineno}: {one}" for one in used]
+    return found
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_one_module_knows_systems_apart(path):
+    if path != PACKAGE / DIFFERENT:
+        assert uses_of_one_system(path.read_text()) == [], f"ask {DIFFERENT}"
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import fcntl",
+        "def f():\n    import resource",
+        "from resource import getrusage",
+        "from os import fork",
+        "import os\nos.sched_getaffinity(0)",
+        "import signal\nx = -signal.SIGKILL",
+        "hasattr(signal, 'pthread_sigmask')",
+        "Path('/proc/self/status')",
+        "f'/proc/{number}/stat'",
+        "import sys\nif sys.platform == 'win32': pass",
+        "os.name == 'nt'",
+        "importlib.import_module('fcntl')",
+    ],
+)
+def test_the_reader_of_systems_sees_what_it_must(source):
+    assert uses_of_one_system(source)
+    assert uses_of_one_system("import os, signal\nos.open(os.devnull, os.O_RDONLY), signal.SIGTERM, '/a/dev'") == []
+
+
 def test_every_folder_of_modules_is_a_package_and_goes_into_the_wheel():
     assert not [path.parent for path in MODULES if not (path.parent / "__init__.py").is_file()]
 
@@ -104,6 +170,7 @@ def test_the_public_names_are_imported_only_where_they_are_first_used():
 
 
 def test_help_waits_for_nothing_heavy():
+
     source = "from unet4d.cli.main import run\nfrom unet4d.cli import COMMANDS\n"
     source += "assert run(['--help']) == run(['--version']) == 0\n"
     source += "assert [run([name, '--help']) for name in COMMANDS] == [0] * len(COMMANDS)"

@@ -7,6 +7,7 @@ import time
 
 import pytest
 
+from tests.masking import needs_posix
 from unet4d.errors import InputError
 from unet4d.system import clocks
 from unet4d.system.clocks import SLURM_END, cpu_seconds, seconds_of, slurm_seconds_left
@@ -48,6 +49,7 @@ def _burn(pipe) -> None:
     pipe.poll(None)
 
 
+@needs_posix("elsewhere psutil tells it, see test_operating_system.py")
 def test_cpu_seconds_of_a_worker_count_while_it_lives_and_after():
     own, theirs = multiprocessing.Pipe()
     worker = multiprocessing.get_context("fork").Process(target=_burn, args=(theirs,))

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from tests.processes import exit_code
 from unet4d.errors import Stopped
-from unet4d.system import signals
+from unet4d.system import operating_system
 from unet4d.system.signals import (
     STOPPING,
     blocked_stop_signals,
@@ -192,11 +192,11 @@ def _sent_twice_at_once() -> None:
     sent = []
 
     def send_again(seconds: float) -> None:
-        signals.sleep = time.sleep
+        operating_system.sleep = time.sleep
         os.kill(os.getpid(), signal.SIGTERM)
         sent.append(seconds)
 
-    signals.sleep = send_again
+    operating_system.sleep = send_again
     with contextlib.suppress(Stopped), stop_signals():
         signal.raise_signal(signal.SIGTERM)
         check_stop()

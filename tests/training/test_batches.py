@@ -485,9 +485,7 @@ def test_leaving_by_an_error_ends_them_too_although_its_trace_is_kept():
 
 
 def room(monkeypatch, free_bytes: int) -> None:
-    monkeypatch.setattr(
-        batches_module.os, "statvfs", lambda path: SimpleNamespace(f_bavail=free_bytes // 512, f_frsize=512)
-    )
+    monkeypatch.setattr(batches_module, "free_shared_memory_bytes", lambda: free_bytes)
 
 
 BATCH_BYTES = 4 * 3 * 8 * 6 * 4 * 5
@@ -514,7 +512,7 @@ def test_room_is_shared_by_the_processes_of_a_machine_each_with_its_share_of_the
 
 
 def test_missing_room_is_reported_with_the_remedy(monkeypatch):
-    monkeypatch.setattr(batches_module.os, "statvfs", lambda path: SimpleNamespace(f_bavail=16384, f_frsize=4096))
+    monkeypatch.setattr(batches_module, "free_shared_memory_bytes", lambda: 16384 * 4096)
     large, said = config(workers=8), collect_log()
     large.data.patch_size = (128, 96, 16)
     BatchLoader(clips(), large, range(9), ALONE, False)
@@ -524,7 +522,7 @@ def test_missing_room_is_reported_with_the_remedy(monkeypatch):
 
 
 def test_where_there_is_no_shared_memory_to_look_at_all_workers_are_used(monkeypatch):
-    monkeypatch.setattr(batches_module, "SHARED_MEMORY", "/nowhere")
+    monkeypatch.setattr("unet4d.system.operating_system.SHARED_MEMORY", "/nowhere")
     assert make_loader(workers=3).workers == 3
 
 

@@ -16,6 +16,7 @@ import numpy as np
 
 from unet4d.errors import Unet4DError
 from unet4d.system.files import read_json
+from unet4d.system.operating_system import replace_file
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,7 @@ def write_entry(arrays: dict[str, np.ndarray], about: dict[str, Any], folder: Pa
         with _open_synced(temporary / "study.json") as file:
             file.write(json.dumps(about).encode())
         try:
-            os.replace(temporary, folder)
+            replace_file(temporary, folder)
         except OSError:
             if not folder.is_dir():  # else another process was faster
                 raise

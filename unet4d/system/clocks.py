@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import re
 import time
-from pathlib import Path
 
 from unet4d.errors import InputError
+from unet4d.system.operating_system import living_children_s
 
 SLURM, SLURM_END = "slurm", "SLURM_JOB_END_TIME"
 MOST_S = 366 * 86400.0
@@ -41,23 +41,6 @@ def slurm_seconds_left() -> float:
 
 
 def cpu_seconds() -> float:
-    """Return the CPU seconds of this process, of the children it has waited for and, where there is /proc, of living ones."""
+    """Return the CPU seconds of this process, of the children it has waited for (on Windows not of these), and of living ones."""
     used = os.times()
-    return used.user + used.system + used.children_user + used.children_system + _living_seconds(os.getpid())
-
-
-def _living_seconds(process: int) -> float:
-    """Return the CPU seconds of the living children of a process's main thread, with all that they have started."""
-    try:
-        children = [int(child) for child in Path(f"/proc/{process}/task/{process}/children").read_text().split()]
-    except OSError:
-        return 0.0
-    total = 0.0
-    for child in children:
-        try:
-            fields = Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()
-        except OSError:  # it has ended meanwhile
-            continue
-        # Fields 14 to 17 of proc(5): user and system time of itself, and of the children it has waited for.
-        total += sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK") + _living_seconds(child)
-    return total
+    return used.user + used.system + used.children_user + used.children_system + living_children_s()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import sys
 
+from unet4d.system.operating_system import IS_LINUX
+
 _VARIABLES = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_HIP_ALLOC_CONF")
 """Environment variables that configure the allocator; torch reads them when it is loaded, or when CUDA is first used."""
 _EXPANDABLE, _FIXED = "expandable_segments:True", "expandable_segments:False"
@@ -15,7 +17,7 @@ def use_expandable_segments() -> None:
 
     Call it before torch is imported; the setting also reaches a torch that is imported already. Linux alone has such segments.
     """
-    if sys.platform == "linux" and all(os.environ.get(name, _EXPANDABLE) == _EXPANDABLE for name in _VARIABLES):
+    if IS_LINUX and all(os.environ.get(name, _EXPANDABLE) == _EXPANDABLE for name in _VARIABLES):
         _set(_EXPANDABLE)
 
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from unet4d.errors import InputError
 from unet4d.system.byte_sizes import GB
 from unet4d.system.nvidia import NEEDED_DRIVER, driver_version, gpu_models, is_too_old
+from unet4d.system.operating_system import PROC, usable_cores
 
 if TYPE_CHECKING:
     import torch
@@ -42,7 +43,7 @@ def check_device_name(name: str) -> None:
 
 def available_cores() -> int:
     """Return the cores this process may use, where the system reports them (Linux does), else all."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return usable_cores()
 
 
 def installed() -> dict[str, str]:
@@ -127,7 +128,7 @@ def hardware(device: torch.device) -> dict[str, Any]:
 def _processor() -> str:
     """Return the processor's name, that of Linux, else that of Python."""
     try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+        lines = (PROC / "cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         lines = []
     named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]

@@ -19,6 +19,7 @@ from typing import Any
 from unet4d.errors import InputError, Unet4DError
 from unet4d.system.byte_sizes import describe_bytes
 from unet4d.system.failures import advice, is_bad_path
+from unet4d.system.operating_system import is_refused_name, refuses_names, replace_file, sync_folder
 from unet4d.system.regular_files import open_regular
 from unet4d.system.text import shortened
 
@@ -113,9 +114,12 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     leaves the temporary file, see `remove_partial`; neither a kill nor a power cut leaves less than the old file under its name.
 
     Raises:
+        InputError: on Windows, a name that it takes for a device or for a stream of another file.
         Unet4DError: the disk is full, or the folder cannot be written to.
     """
     path = Path(path)
+    if refuses_names() and is_refused_name(path.name):
+        raise InputError(f"got the file name {path.name}, expected one that Windows takes; rename the case or the file")
     temporary = path.with_name(_temporary_name(path.name))
     try:
         with writing(path):
@@ -123,8 +127,8 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
             yield temporary
             with open(temporary, "rb+") as file:
                 os.fsync(file.fileno())
-            os.replace(temporary, path)
-            _sync_folder(path.parent)
+            replace_file(temporary, path)
+            sync_folder(path.parent)
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()
@@ -150,29 +154,20 @@ def remove_partial(folder: str | os.PathLike[str], names: str) -> None:
             left.unlink()
 
 
-def _sync_folder(folder: Path) -> None:
-    """Have the names in a folder outlast a power cut, where its file system can promise that."""
-    try:
-        descriptor = os.open(folder, os.O_RDONLY)
-    except PermissionError:  # a folder may be written to and not read
-        return
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
-            raise
-    finally:
-        os.close(descriptor)
-
-
 def write_text(path: str | os.PathLike[str], text: str) -> None:
-    r"""Write `text` (UTF-8) to `path`, whole or not at all; what UTF-8 cannot hold, as of file names, becomes "\udcff"."""
+    r"""Write `text` (UTF-8) to `path`, whole or not at all; what UTF-8 cannot hold, as of file names, becomes "\udcff".
+
+    Lines end alike on every system.
+    """
     with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace", newline="")
 
 
 def write_private(path: str | os.PathLike[str], text: str) -> None:
-    """Write `text` (UTF-8) to `path`, whole or not at all; only the owner may read the file, from its first byte on."""
+    """Write `text` (UTF-8) to `path`, whole or not at all; only the owner may read it, from its first byte on.
+
+    Windows knows no such mode: there the file is as private as its folder.
+    """
     with replacing(path) as temporary:
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with open(descriptor, "w", encoding="utf-8", newline="") as file:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from unet4d.errors import InputError
+from unet4d.system.operating_system import open_to_lock, try_lock, unlock
 
 LOCK_PATIENCE_S = 20.0
 """Longest wait for a lock: the workers of a killed training release it some seconds later; a process may be suspended."""
@@ -18,34 +19,22 @@ LOCK_PATIENCE_S = 20.0
 def exclusive_lock(path: Path, patience_s: float | None = None) -> Iterator[bool | None]:
     """Hold a lock on a file or folder; the system releases it however this process ends.
 
-    Network file systems lock only what is open for writing, so a file is the safer choice; a missing file is created.
+    Network file systems lock only what is open for writing, so a file is the safer choice; a missing file is created. On Windows a
+    file in a folder stands for the folder, so that neither can be removed or renamed before the end.
 
     Yields:
         Whether the lock is held: False after `patience_s` (`LOCK_PATIENCE_S`) in which another process held it; None where the
         system or the file system has no locks.
     """
+    descriptor, is_held = open_to_lock(path), None
     try:
-        import fcntl
-    except ImportError:  # Windows
-        yield None
-        return
-    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR | os.O_CREAT, 0o666)
-    try:
-        is_held: bool | None = False
         end_s = time.monotonic() + (LOCK_PATIENCE_S if patience_s is None else patience_s)
-        while not is_held:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                is_held = True
-            except BlockingIOError:
-                if time.monotonic() > end_s:
-                    break
-                time.sleep(0.02)
-            except OSError:  # of a file system without locks
-                is_held = None
-                break
+        while (is_held := try_lock(descriptor)) is False and time.monotonic() <= end_s:
+            time.sleep(0.02)
         yield is_held
     finally:
+        if is_held:
+            unlock(descriptor)
         os.close(descriptor)
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import math
+import mmap
 import os
 import threading
 from collections.abc import Iterator
@@ -12,22 +12,23 @@ from pathlib import Path
 
 from unet4d.errors import InputError
 from unet4d.system.byte_sizes import describe_bytes
+from unet4d.system.operating_system import CONTROL_GROUPS, PROC, call_glibc, own_memory_bytes, system_memory
 
 LARGE_BLOCK_BYTES = 4 * 2**20
 """From this size on, a block goes back to the system as it is freed, once that was asked for."""
 _GLIBC_LARGE_BLOCK_BYTES = 32 * 2**20
 """The limit that glibc reaches when nothing is set."""
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_MMAP_MAX = -1, -3, -4  # malloc.h
-_OWN_GROUP, _GROUPS = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
+_OWN_GROUP, _OWN_MEMORY, _SYSTEM_MEMORY = PROC / "self/cgroup", PROC / "self/statm", PROC / "meminfo"
 _NEVER, _MAPPED_BLOCKS = -1, 65536
 _lock = threading.Lock()
 _keeping = 0
 _large_block_bytes = _GLIBC_LARGE_BLOCK_BYTES
 
 
-def resident_bytes(statm: Path = Path("/proc/self/statm")) -> int:
-    """Return the main memory of this process in bytes; 0 on systems other than Linux."""
-    return int(statm.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") if statm.exists() else 0
+def resident_bytes(statm: Path = _OWN_MEMORY) -> int:
+    """Return the main memory of this process in bytes; 0 where neither Linux nor psutil tells it."""
+    return int(statm.read_text().split()[1]) * mmap.PAGESIZE if statm.exists() else own_memory_bytes()
 
 
 def return_large_blocks_when_freed() -> None:
@@ -38,7 +39,7 @@ def return_large_blocks_when_freed() -> None:
     """
     global _large_block_bytes
     _large_block_bytes = LARGE_BLOCK_BYTES
-    _call_glibc("mallopt", _M_MMAP_THRESHOLD, LARGE_BLOCK_BYTES)
+    call_glibc("mallopt", _M_MMAP_THRESHOLD, LARGE_BLOCK_BYTES)
 
 
 @contextlib.contextmanager
@@ -54,8 +55,8 @@ def keep_freed_memory() -> Iterator[None]:
     global _keeping
     with _lock:
         _keeping += 1
-        _call_glibc("mallopt", _M_MMAP_MAX, 0)
-        _call_glibc("mallopt", _M_TRIM_THRESHOLD, _NEVER)
+        call_glibc("mallopt", _M_MMAP_MAX, 0)
+        call_glibc("mallopt", _M_TRIM_THRESHOLD, _NEVER)
     try:
         yield
     finally:
@@ -66,33 +67,30 @@ def keep_freed_memory() -> Iterator[None]:
 
 
 def _keep_no_longer() -> None:
-    _call_glibc("mallopt", _M_MMAP_MAX, _MAPPED_BLOCKS)
-    _call_glibc("mallopt", _M_MMAP_THRESHOLD, _large_block_bytes)
-    _call_glibc("mallopt", _M_TRIM_THRESHOLD, 2 * _large_block_bytes)
+    call_glibc("mallopt", _M_MMAP_MAX, _MAPPED_BLOCKS)
+    call_glibc("mallopt", _M_MMAP_THRESHOLD, _large_block_bytes)
+    call_glibc("mallopt", _M_TRIM_THRESHOLD, 2 * _large_block_bytes)
     trim_freed_memory()
 
 
 def trim_freed_memory() -> None:
     """Give back to the system what was freed and kept."""
-    _call_glibc("malloc_trim", 0)
-
-
-def _call_glibc(name: str, *numbers: int) -> None:
-    with contextlib.suppress(OSError, AttributeError):
-        getattr(ctypes.CDLL("libc.so.6"), name)(*numbers)
+    call_glibc("malloc_trim", 0)
 
 
 def free_memory_bytes() -> float:
     """Return the free memory of the system and of the control groups (a container, a batch job) around this process.
 
-    Infinite on systems other than Linux.
+    On other systems than Linux psutil tells it; infinite where neither does.
     """
-    return min((*_system_free(), *_groups_free()), default=math.inf)
+    known = [*_system_free(), *_groups_free()] or (system_memory() or ())[:1]
+    return min(known, default=math.inf)
 
 
 def total_memory_bytes() -> float:
     """Return the memory of the system, or of the smallest control group around this process; infinite where it is unknown."""
-    return min((*_system_free(name="MemTotal:"), *(most for _, most in _group_limits())), default=math.inf)
+    known = [*_system_free(name="MemTotal:"), *(most for _, most in _group_limits())] or (system_memory() or ())[1:]
+    return min(known, default=math.inf)
 
 
 def check_fits(size: int, path: str | os.PathLike[str]) -> None:
@@ -108,20 +106,20 @@ def check_fits(size: int, path: str | os.PathLike[str]) -> None:
         )
 
 
-def _system_free(meminfo: Path = Path("/proc/meminfo"), name: str = "MemAvailable:") -> Iterator[int]:
+def _system_free(meminfo: Path = _SYSTEM_MEMORY, name: str = "MemAvailable:") -> Iterator[int]:
     for line, amount in _pairs(meminfo):
         if line == name:
             yield 1024 * amount
 
 
-def _groups_free(own: Path = _OWN_GROUP, root: Path = _GROUPS) -> Iterator[int]:
+def _groups_free(own: Path = _OWN_GROUP, root: Path = CONTROL_GROUPS) -> Iterator[int]:
     """Yield what each control group leaves; page cache counts as free."""
     for group, most in _group_limits(own, root):
         pages = dict(_pairs(group / "memory.stat")).get("inactive_file", 0)
         yield most - int((group / "memory.current").read_text()) + pages
 
 
-def _group_limits(own: Path = _OWN_GROUP, root: Path = _GROUPS) -> Iterator[tuple[Path, int]]:
+def _group_limits(own: Path = _OWN_GROUP, root: Path = CONTROL_GROUPS) -> Iterator[tuple[Path, int]]:
     """Yield each control group (version 2) that has a limit, from this process's own up to the root, and the limit."""
     if not own.exists():
         return

@@ -9,8 +9,10 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-DRIVER_FILE = Path("/proc/driver/nvidia/version")
-DEVICE_FOLDER = Path("/dev")
+from unet4d.system.operating_system import DEVICES, PROC
+
+DRIVER_FILE = PROC / "driver/nvidia/version"
+DEVICE_FOLDER = DEVICES
 WSL_DEVICE = "dxg"
 """Under WSL the one device file of all GPUs, of whichever vendor."""
 NEEDED_DRIVER = {11: 450, 12: 525, 13: 580}

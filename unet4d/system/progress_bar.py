@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import queue
 import sys
 import threading
@@ -20,6 +19,7 @@ from weakref import WeakSet
 
 from tqdm import tqdm
 
+from unet4d.system.operating_system import after_fork
 from unet4d.system.signals import check_stop
 
 format_interval = tqdm.format_interval
@@ -115,5 +115,4 @@ def _reset() -> None:
     ProgressBar._lock, ProgressBar._instances, _handed_over = threading.RLock(), WeakSet(), queue.SimpleQueue()
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_reset)
+after_fork(_reset)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from unet4d.errors import InputError
+from unet4d.system.operating_system import open_without_waiting
 
 new_digest = functools.partial(hashlib.blake2b, digest_size=16)
 """Starts the digest of a file's bytes."""
@@ -37,7 +38,7 @@ class _DigestedFile(io.FileIO):
     """A file opened to read that notes the digest of its bytes as it is closed, if all of them were read."""
 
     def __init__(self, path: str | os.PathLike[str], found: dict[Path, str]):
-        super().__init__(path, "rb", opener=_open_without_waiting)
+        super().__init__(path, "rb", opener=open_without_waiting)
         self._path, self._found, self._digest, self._done = Path(path), found, new_digest(), 0
 
     def readinto(self, buffer: Any) -> int:
@@ -75,7 +76,7 @@ def open_regular(path: str | os.PathLike[str]) -> io.BufferedReader:
     try:
         found = _recorded.get()
         if found is None:
-            file = open(path, "rb", opener=_open_without_waiting)  # noqa: SIM115
+            file = open(path, "rb", opener=open_without_waiting)  # noqa: SIM115
         else:
             file = io.BufferedReader(_DigestedFile(path, found), _BLOCK)
     except OSError as error:
@@ -86,10 +87,6 @@ def open_regular(path: str | os.PathLike[str]) -> io.BufferedReader:
         file.close()
         raise _not_regular(path)
     return file
-
-
-def _open_without_waiting(path: str, flags: int) -> int:
-    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def check_file_or_folder(path: str | os.PathLike[str]) -> None:

@@ -16,13 +16,19 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
-from time import sleep
 from types import FrameType
 from typing import Any
 
 from unet4d.errors import ReportedByOtherRank, Stopped
+from unet4d.system.operating_system import (
+    STOP_SIGNALS,
+    after_fork,
+    blocked_signals,
+    drop_repeated_signals,
+    unblock_signals,
+)
 
-STOPPING = (signal.SIGTERM, signal.SIGINT)
+STOPPING = STOP_SIGNALS
 TORCHRUN = "TORCHELASTIC_RUN_ID"
 """An environment variable that torchrun sets for each of its processes."""
 REPEAT_S = 0.02
@@ -116,14 +122,8 @@ def blocked_stop_signals() -> Iterator[None]:
 
     A process begins with the signals blocked that its parent blocks, and would die of one before it calls `ignore_stop_signals`.
     """
-    if not hasattr(signal, "pthread_sigmask"):  # Windows has no signals to a group
+    with blocked_signals(STOPPING):
         yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def ignore_stop_signals(worker: int = 0) -> None:
@@ -133,24 +133,19 @@ def ignore_stop_signals(worker: int = 0) -> None:
     """
     for number in STOPPING:
         signal.signal(number, signal.SIG_IGN)
-    if hasattr(signal, "pthread_sigmask"):
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)
+    unblock_signals(STOPPING)
 
 
 def _note(number: int, frame: FrameType | None) -> None:
     """Note the first signal, and leave the next one to the system, which ends the process even inside a lock."""
     forked = os.getpid() != _state.process or not _state.advice
-    if not forked and hasattr(signal, "pthread_sigmask"):
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
-        sleep(REPEAT_S)
-        while repeated := signal.sigpending() & set(STOPPING):
-            signal.sigwait(repeated)
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    if not forked:
+        drop_repeated_signals(STOPPING, REPEAT_S)
     if forked or TORCHRUN not in os.environ:
         for other in STOPPING:
             signal.signal(other, signal.SIG_DFL)
     if forked:  # it has nothing to finish: it obeys
-        os.kill(os.getpid(), number)
+        signal.raise_signal(number)
         return
     _state.noted = _state.noted or signal.Signals(number)
 
@@ -165,5 +160,4 @@ def _in_main_thread() -> bool:
     return threading.current_thread() is threading.main_thread()
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_reset)
+after_fork(_reset)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import math
 import multiprocessing
-import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -22,8 +21,9 @@ from unet4d.pipeline.cached_study import CachedStudy
 from unet4d.pipeline.clip_dataset import PREFETCH_BATCHES, Batch, ClipDataset, clip_loader
 from unet4d.system.byte_sizes import describe_bytes
 from unet4d.system.distributed import ProcessGroup
+from unet4d.system.operating_system import SHARED_MEMORY, free_shared_memory_bytes
 from unet4d.system.signals import blocked_stop_signals
-from unet4d.training.worker_failures import SHARED_MEMORY, explain_worker_failure
+from unet4d.training.worker_failures import explain_worker_failure
 
 logger = logging.getLogger(__name__)
 
@@ -151,7 +151,7 @@ class BatchLoader:
 
     def _workers_that_fit(self, config: ResolvedConfig, ranks: ProcessGroup) -> int:
         """Return as many of the configured workers as /dev/shm has room for; report it where it is not all of them."""
-        asked, free = config.data.num_workers, _free_shared_memory()
+        asked, free = config.data.num_workers, free_shared_memory_bytes()
         if not asked or free is None:
             return asked
         voxels = math.prod(config.data.patch_size) * config.data.frames
@@ -199,15 +199,6 @@ def _kill(workers: set[BaseProcess]) -> None:
         if worker.is_alive():
             worker.kill()
             worker.join(DEATH_NOTICE_S)
-
-
-def _free_shared_memory() -> int | None:
-    """Return its free bytes; None where there is no such folder."""
-    try:
-        found = os.statvfs(SHARED_MEMORY)
-    except OSError:
-        return None
-    return found.f_bavail * found.f_frsize
 
 
 def _has_fork_server() -> bool:

@@ -12,9 +12,7 @@ import numpy as np
 
 from unet4d.errors import Unet4DError
 from unet4d.pipeline.cached_study import CachedStudy
-
-SHARED_MEMORY = "/dev/shm"
-"""The folder in which workers put batches for the main process."""
+from unet4d.system.operating_system import SHARED_MEMORY, signal_number
 
 
 def explain_worker_failure(
@@ -40,13 +38,13 @@ def explain_worker_failure(
         return Unet4DError(f"the workers opened more files than this process may; ulimit -n 65536, or {fewer}")
     if not number and not raised_in_worker:
         return None
-    if code == -signal.SIGKILL:
+    if code and -code == signal_number("SIGKILL"):
         return Unet4DError(f"a worker was killed, most often because memory ran out; free memory, or {fewer}")
     if damaged := _damaged_file(studies):
         return Unet4DError(
             f"{damaged} was removed or cut short during training; delete its folder, and it is built again"
         )
-    if code == -signal.SIGBUS or "</torch_" in text:
+    if (code and -code == signal_number("SIGBUS")) or "</torch_" in text:
         return Unet4DError(f"{SHARED_MEMORY} is full; docker run --ipc=host, or with a larger --shm-size; or {fewer}")
     if not number:
         return None

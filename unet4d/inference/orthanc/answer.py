@@ -98,15 +98,17 @@ def result_uids(files: Sequence[Path], source: Path) -> list[str]:
 
 @contextlib.contextmanager
 def private_folder(scratch_dir: Path | None) -> Iterator[Path]:
-    """Give a folder that only this user may read, and remove it afterwards."""
+    """Give a folder that only this user may read, and remove it afterwards. On Windows a killed worker leaves its own for good."""
     parent = Path(scratch_dir or tempfile.gettempdir())
     made = Path(tempfile.mkdtemp(prefix=f".{_STEM}", dir=parent))
-    with exclusive_lock(made):  # before it has a name that other workers look for
-        folder = made.rename(made.with_name(made.name[1:]))
-        try:
+    folder = made
+    try:
+        with exclusive_lock(made):  # before it has a name that other workers look for
+            with contextlib.suppress(PermissionError):  # Windows renames no folder in which a file is open
+                folder = made.rename(made.with_name(made.name[1:]))
             yield folder
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def remove_folders_of_killed(scratch_dir: Path | None) -> None:
