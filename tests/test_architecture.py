@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -96,6 +97,8 @@ def test_the_reader_of_imports_sees_what_it_must(room, source):
 
 DIFFERENT = "system/operating_system.py"
 """The one module that knows systems apart."""
+ASKING = ("getattr", "hasattr", "import_module", "optional_module")
+NOT_EVERYWHERE = (*MISSING_MODULES, *MISSING["os"].split(), *MISSING["signal"].split())
 
 
 def uses_of_one_system(source: str) -> list[str]:
@@ -114,17 +117,9 @@ def uses_of_one_system(source: str) -> list[str]:
                 used = [f"{module}.{name}"] * (name in f"{MISSING.get(module, '')} name".split() * (module in MISSING))
                 used += ["sys.platform"] * ((module, name) == ("sys", "platform"))
             case ast.Constant(value=str(text)):
-                used = [text] * (text.startswith(("/proc", "/sys", "/dev")))
-            case ast.Call(args=[*_, ast.Constant(value=str(text))]):  # getattr, hasattr, import_module
-                is_asked = ast.unparse(node.func).rpartition(".")[2] in (
-                    "getattr",
-                    "hasattr",
-                    "import_module",
-                    "optional_module",
-                )
-                used = [text] * (
-                    is_asked and text in (*MISSING_MODULES, *f"{MISSING['os']} {MISSING['signal']}".split())
-                )
+                used = [text] * bool(re.match("/(proc|sys|dev)(/|$)", text))
+            case ast.Call(func=function, args=given) if ast.unparse(function).rpartition(".")[2] in ASKING:
+                used = [one.value for one in given if isinstance(one, ast.Constant) and one.value in NOT_EVERYWHERE]
             case _:
                 continue
         found += [f"line {node.lineno}: {one}" for one in used]
@@ -147,6 +142,7 @@ def test_one_module_knows_systems_apart(path):
         "import os\nos.sched_getaffinity(0)",
         "import signal\nx = -signal.SIGKILL",
         "hasattr(signal, 'pthread_sigmask')",
+        "getattr(os, 'O_NONBLOCK', 0)",
         "Path('/proc/self/status')",
         "f'/proc/{number}/stat'",
         "import sys\nif sys.platform == 'win32': pass",
