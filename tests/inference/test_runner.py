@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 import torch
 
-from tests.builders import OBLIQUE, build_network, randomize_projections, tiny_config
+from tests.graph_models import DEEP, HEART, make_image, make_model
 from tests.sliding import sliding_window
-from unet4d import Image4D, segment
+from unet4d import segment
 from unet4d.images.channels import mirror_signs
 from unet4d.inference import runner
 from unet4d.inference.graph_folder import write_graph_folder
@@ -22,24 +22,13 @@ from unet4d.inference.options import InferenceOptions
 from unet4d.inference.prepare import prepare_image
 from unet4d.inference.runner import Runner
 from unet4d.inference.streaming import StreamingSegmenter
-from unet4d.metrics.regions import Region
-from unet4d.models.checkpoint import TrainedModel
-from unet4d.models.task import Task
 from unet4d.system.files import write_json
 
 pytest.importorskip("onnxruntime", reason="onnxruntime is missing: pip install 'unet4d[onnx]'")
 
-LABELS = {"background": 0, "right ventricle": 1, "myocardium": 2, "left ventricle": 4}
-HEART = {"heart": Region((1, 2, 4), 1), "left": Region((4,), 4)}
 VELOCITIES = ("signal", "velocity X", "velocity -Y", "velocity Z")
 FORWARD = {"direction": "forward"}
 TWO_LAYERS = {"direction": "bidirectional", "lstm_layers": 2}
-DEEP = {
-    "channels": [3, 4, 6],
-    "strides": [(2, 2, 1), (2, 2, 2)],
-    "kernel_size": [(3, 3, 1), (3, 3, 3), (3, 3, 3)],
-    "lstm_channels": [0, 2, 3],
-}
 CASES = {
     "forward": FORWARD,
     "forward, two layers, a loop": {**FORWARD, "lstm_layers": 2, "cyclic": True, "priming_frames": 2},
@@ -56,22 +45,6 @@ CASES = {
     "a flow, mirrored": {"kinds": VELOCITIES, "mirror_axes": [1], "flip_axes": [1]},
     "frame-wise, not normalized": {"lstm_channels": 0, "normalization": "none"},
 }
-
-
-def make_model(regions=None, kinds=(), cyclic=False, **settings):
-    """Return a model with random weights, recurrence included."""
-    window = {"in_plane_spacing_mm": 2.0, "slice_spacing_mm": 6.0, "patch_size": (16, 16, 4), "overlap": 0.3}
-    config = tiny_config(**(window | settings))
-    task = Task(LABELS, tuple(f"channel {n}" for n in range(max(1, len(kinds)))), cyclic, (), kinds, {}, regions or {})
-    torch.manual_seed(1)
-    network = randomize_projections(build_network(config.model, *task.channels)).eval()
-    return TrainedModel(network, config, task, "a model")
-
-
-def make_image(channels=1, frames=5):
-    """Return a study of noise on oblique voxels, smaller than a window along Z."""
-    noise = np.random.default_rng(0).normal(100, 30, (channels, frames, 21, 18, 3))
-    return Image4D.from_array(noise, OBLIQUE)
 
 
 def write(model, out, **card):

@@ -47,6 +47,13 @@ def _predict_options(parser: ArgumentParser) -> None:
     add(parser, "--device", help=DEVICE, default="auto")
     add(
         parser,
+        "--backend",
+        help="what computes the network; onnxruntime and openvino: its encoder and decoder, on the CPU",
+        choices=["torch", "onnxruntime", "openvino"],
+        default="torch",
+    )
+    add(
+        parser,
         "--cases",
         help="of dataset folders: these; default: their test cases, or all if there are none",
         nargs="+",
@@ -192,8 +199,10 @@ def _check_predict(args: Namespace) -> None:
     from unet4d.inference.batch.job_split import choose_shard
     from unet4d.inference.checks import check_predict
     from unet4d.report.dicom.terms import read_terms
+    from unet4d.system.extras import check_backend
 
     inference_options_of(args)
+    check_backend(args.backend, args.device, args.precision)
     LayoutOptions(pattern=args.pattern, keep_patient_ids=args.keep_patient_ids)
     choose_shard(args.num_parts, args.part_id, os.environ)
     check_predict(
@@ -217,6 +226,7 @@ def _predict(args: Namespace) -> None:
             args.out,
             inference_options_of(args),
             device=args.device,
+            backend=args.backend,
             cases=args.cases,
             held_out=args.held_out,
             layout=args.layout,

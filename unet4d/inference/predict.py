@@ -6,6 +6,7 @@ import logging
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
@@ -32,11 +33,13 @@ from unet4d.metrics.cardiac_structures import describe_roles, has_other_names
 from unet4d.models.checkpoint import TrainedModel
 from unet4d.models.device import find_device, resolve_precision
 from unet4d.models.folds import load_models
+from unet4d.models.graph_network import backend_precision, use_backend
 from unet4d.models.model_file import checkpoint_sha256
 from unet4d.models.task import Task
 from unet4d.report.dicom.terms import read_terms
 from unet4d.system.distributed import ALONE, ProcessGroup
 from unet4d.system.environment import VERSION, hardware
+from unet4d.system.extras import TORCH, check_backend
 from unet4d.system.failures import failure_of_study
 from unet4d.system.files import PathLike
 from unet4d.system.signals import check_stop, stop_signals
@@ -53,6 +56,7 @@ def predict(
     options: InferenceOptions | None = None,
     *,
     device: str = "auto",
+    backend: str = TORCH,
     cases: Sequence[str] | None = None,
     held_out: bool = False,
     layout: str = AUTO_LAYOUT,
@@ -80,6 +84,7 @@ def predict(
         options: how the studies are segmented; what does not fit into memory is kept in `out_dir` meanwhile, unless they name a
             folder.
         device: "auto", "cpu", "cuda" or "cuda:N".
+        backend: "torch"; or "onnxruntime" or "openvino", on the CPU, see models/graph_network.py.
         cases: of the dataset folders, take the training or test cases of these names.
         held_out: of the dataset folders, take the cases that the model's run was validated on; with several models all training
             cases, each segmented by the one model that was validated on it.
@@ -109,10 +114,12 @@ def predict(
     with ranks.raise_on_all_ranks():
         paths = [model] if isinstance(model, (str, os.PathLike)) else model
         check_predict(paths, inputs, out_dir, device, cases, held_out, options.scratch_dir, key_file)
+        check_backend(backend, device, options.precision)
+        options = replace(options, precision=backend_precision(backend, options.precision))
         terms = {} if dicom_terms is None else read_terms(Path(dicom_terms))
-        torch_device = find_device(ranks.device_name(device))
-        resolve_precision(options.precision, torch_device)
-        models = load_models(paths, torch_device)
+        torch_device = find_device(ranks.device_name(device if backend == TORCH else "cpu"))
+        precision = resolve_precision(options.precision, torch_device)
+        models = [use_backend(one, backend, precision) for one in load_models(paths, torch_device)]
         task, given = models[0].task, expand_input_lists(inputs)
         studies = find_studies(
             given,
@@ -154,7 +161,8 @@ def predict(
             logger.info(f"structures of a heart: {describe_roles(folder.roles, folder.classes)}")
         if leave_complete:
             _report_skipped(len(jobs) - len(todo), len(jobs))
-    batch = BatchPredictor(folder, options, budget, hardware(torch_device), ranks.is_first)
+    computed_by = hardware(torch_device) | ({} if backend == TORCH else {"backend": f"{backend} {version(backend)}"})
+    batch = BatchPredictor(folder, options, budget, computed_by, ranks.is_first)
     batch.run(todo)
     if ranks.is_first and (mixed := folder.mixed_conditions()):
         logger.warning(

@@ -81,14 +81,15 @@ def cells_of(network: CLSTMUNet, index: int) -> dict[int, ConvLSTMLayer3d]:
     return {level: cast(ConvLSTMLayer3d, cast(ConvLSTM3d, block.lstm).cells[index]) for level, block in blocks.items()}
 
 
-def decoder_graph(network: CLSTMUNet) -> onnx.ModelProto:
+def decoder_graph(network: CLSTMUNet, adds_hidden: bool = True) -> onnx.ModelProto:
     """Return the graph from `features_0`, ... and `hidden_<level>`, of the last layer, to `logits` (N, K, X, Y, Z).
 
     At a level with cells, `hidden_<level>` are the hidden states of the frame, of a bidirectional network forward, then backward.
+    Without `adds_hidden` the features come with what the cells add to them.
     """
     graph = _Graph("decoder", network)
     skips = [graph.input(f"features_{level}", channels, level) for level, channels in enumerate(network.channels)]
-    for key, recurrent in network.recurrent.items():
+    for key, recurrent in network.recurrent.items() if adds_hidden else ():
         block, level = cast(ResidualTemporal, recurrent), int(key)
         hidden = graph.input(f"hidden_{key}", block.lstm.out_channels, level)
         skips[level] = graph.node("Add", skips[level], graph.apply(block.projection, hidden))
