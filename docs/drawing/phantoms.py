@@ -65,6 +65,26 @@ def partial_labels() -> None:
     _save(figure, "partial_labels.webp")
 
 
+def regions() -> None:
+    """Draw three regions of a label map, each holding the next."""
+    figure, axes = _grid(1, 3, 2.0)
+    values = {"whole heart": (1, 2, 3), "left heart": (2, 3), "left ventricle": (3,)}
+    for place, (axis, (name, inside)) in enumerate(zip(axes[0], values.items(), strict=True), 1):
+        _show(axis, STUDY.image[ED, ..., SLICE], np.isin(STUDY.label[ED, ..., SLICE], inside) * place)
+        axis.set_title(f"{name}: {list(inside)}", color=PALE, fontsize=9)
+    _save(figure, "regions.webp")
+
+
+def propagate() -> None:
+    """Draw frames with drawn labels, and with propagated ones between them."""
+    figure, axes = _grid(1, 5, 1.8)
+    for t, axis in enumerate(axes[0]):
+        is_drawn = t in (0, 4)
+        _show(axis, STUDY.image[t, ..., SLICE], STUDY.label[t, ..., SLICE], dashed=not is_drawn)
+        axis.set_title(f"frame {t}" + ", drawn" * is_drawn, color=RED if is_drawn else PALE, fontsize=9)
+    _save(figure, "propagate.webp")
+
+
 def windows() -> None:
     """Draw the windows over a slice, and two of them in every frame."""
     patch, size = (64, 64), STUDY.image.shape[1:3]
@@ -279,6 +299,8 @@ if __name__ == "__main__":
     for draw in (
         study_grid,
         partial_labels,
+        regions,
+        propagate,
         windows,
         planner,
         live,
