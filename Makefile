@@ -2,13 +2,14 @@
 # make test    the test suite                       make lint    ruff and mypy
 #              COVERAGE=yes prints its coverage     make wheel   builds the wheel and tries it outside of the checkout
 # make portable   types and tests as on Windows; TESTS=tests/system for a part
+# make docs    the site, in build/site           make accessibility   checks it and a report (needs npm, Chromium)
 # make bench   benchmarks, results in bench/results make docker  the image unet4d (needs a Docker engine)
 # make pretrained   dist/pretrained_cine.unet4d, a network trained on phantoms to begin with; BUDGET=30m of CPU time
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup demo test lint wheel portable bench pretrained docker clean
+.PHONY: setup demo test lint wheel portable docs bench pretrained docker clean
 setup: $(VENV)/.installed
 
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -30,7 +31,7 @@ lint: setup
 
 # The wheel with its own dependencies in a fresh environment, called from outside of the checkout.
 wheel: setup
-	rm -rf build dist/*.whl
+	rm -rf build/venv build/lib build/bdist.* dist/*.whl
 	$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist .
 	$(PYTHON) -m venv build/venv
 	build/venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt dist/unet4d-*.whl
@@ -43,6 +44,11 @@ portable: setup
 	$(BIN)/mypy --platform win32 --cache-dir .mypy_cache/win32
 	$(BIN)/mypy --platform darwin --cache-dir .mypy_cache/darwin
 	$(BIN)/python -m pytest -p tests.masking -o timeout_method=thread -n auto --dist loadfile $(TESTS)
+
+# Strictly: a warning or a broken link is an error. Nothing is fetched while it is built or read.
+docs: setup
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
+	cd docs && $(CURDIR)/$(BIN)/python -m generate
 
 bench: setup
 	$(BIN)/python -m bench

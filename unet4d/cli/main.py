@@ -165,19 +165,7 @@ def _parse(arguments: Sequence[str]) -> tuple[str, Namespace]:
     if name not in COMMANDS:
         expected = describe_renamed(name) or f", expected one of {names}"
         raise InputError(f"{name!r} is not a command{expected}; see unet4d --help")
-    command = COMMANDS[name]
-    parser = _Parser(
-        prog=f"unet4d {name}",
-        usage=f"unet4d {name} {command.usage}",
-        description=f"{command.about[0].upper()}{command.about[1:]}.\n\n{command.examples}",
-        formatter_class=_Help,
-        allow_abbrev=False,
-    )
-    command.options(parser)
-    parser.add_argument("--verbose", action="store_true", help="print details, each line with its time and module")
-    parser.add_argument(
-        "--quiet", action="store_true", help="print results, warnings and errors only: no progress, no notes"
-    )
+    command, parser = COMMANDS[name], command_parser(name)
     given = list(arguments[1:])
     if any("\0" in word for word in given):
         raise InputError("got an argument with a null byte, expected a text without; remove it")
@@ -204,6 +192,24 @@ def _parse(arguments: Sequence[str]) -> tuple[str, Namespace]:
         print(yaml.safe_dump(configured(args).as_dict(), sort_keys=False), end="")
         sys.exit(0)
     return name, args
+
+
+def command_parser(name: str) -> ArgumentParser:
+    """Return the parser of a command, with the options that every command has."""
+    command = COMMANDS[name]
+    parser = _Parser(
+        prog=f"unet4d {name}",
+        usage=f"unet4d {name} {command.usage}",
+        description=f"{command.about[0].upper()}{command.about[1:]}.\n\n{command.examples}",
+        formatter_class=_Help,
+        allow_abbrev=False,
+    )
+    command.options(parser)
+    parser.add_argument("--verbose", action="store_true", help="print details, each line with its time and module")
+    parser.add_argument(
+        "--quiet", action="store_true", help="print results, warnings and errors only: no progress, no notes"
+    )
+    return parser
 
 
 def _allow_missing(parser: ArgumentParser) -> None:
