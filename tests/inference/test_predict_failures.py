@@ -302,7 +302,7 @@ def test_an_input_that_is_none_is_told(command, model_file, tmp_path, given, wor
         (["--precision", "fp16", "--device", "cpu"], "precision fp16 on the CPU"),
         (["--overlap", "1"], "got overlap 1.0, expected a share"),
         (["--sw_batch_size", "0"], "got sw_batch_size 0, expected 1"),
-        (["--device", "tpu"], "auto, cpu, cuda or cuda:N"),
+        (["--device", "tpu"], "auto, cpu, cuda, cuda:N or mps"),
     ],
 )
 def test_an_option_that_cannot_be_is_told_once_and_not_for_every_study(command, model_file, phantom, options, words):

@@ -321,5 +321,5 @@ def test_an_impossible_output_folder_is_refused_before_any_work(command, phantom
 
 
 def test_an_unknown_device_is_refused(phantom, tiny, tmp_path):
-    with pytest.raises(InputError, match="expected auto, cpu, cuda or cuda:N"):
+    with pytest.raises(InputError, match="expected auto, cpu, cuda, cuda:N or mps"):
         train(phantom, tmp_path / "run", tiny(), "tpu")

@@ -17,7 +17,7 @@ PATTERN = (
 )
 SKIP_VERIFY = "do not look for faults of the dataset first, as unet4d verify does"
 WITH_IDS = "name studies by the patients' ids, which are left out otherwise (dicom)"
-DEVICE = "auto, cpu, cuda or cuda:N"
+DEVICE = "auto, cpu, cuda, cuda:N or mps"
 
 
 def add(parser: ArgumentParser, *names: str, help: str, **more: Any) -> None:

@@ -52,7 +52,7 @@ def postprocess(
         dataset: the dataset that the run was trained on: folder or dataset.json.
         predictions: folder that `predict` wrote of this run with `held_out` and `postprocess="off"`; nothing is segmented again.
             None: the held-out cases are segmented into a temporary folder.
-        device: "auto", "cpu", "cuda" or "cuda:N", to segment on.
+        device: "auto", "cpu", "cuda", "cuda:N" or "mps", to segment on.
         dry_run: record nothing.
 
     Returns:

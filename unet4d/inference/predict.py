@@ -83,7 +83,7 @@ def predict(
         out_dir: see inference/batch/output_folder.py; label maps that an earlier call wrote there are replaced, and nothing else.
         options: how the studies are segmented; what does not fit into memory is kept in `out_dir` meanwhile, unless they name a
             folder.
-        device: "auto", "cpu", "cuda" or "cuda:N".
+        device: "auto", "cpu", "cuda", "cuda:N" or "mps".
         backend: "torch"; or "onnxruntime" or "openvino", on the CPU, see models/graph_network.py.
         cases: of the dataset folders, take the training or test cases of these names.
         held_out: of the dataset folders, take the cases that the model's run was validated on; with several models all training

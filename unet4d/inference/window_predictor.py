@@ -155,8 +155,8 @@ class WindowPredictor:
 
     def stitching_device(self, needed_bytes: int) -> torch.device:
         """Return where logits of this size are stitched."""
-        if self.device.type == "cpu":
-            return self.stitch_on or self.device
+        if self.device.type != "cuda":  # an Apple GPU shares main memory
+            return self.stitch_on or CPU
         if self.stitch_on == CPU or needed_bytes >= self.limits.stitched_bytes:
             return CPU
         self.stitched_bytes = max(self.stitched_bytes, needed_bytes)

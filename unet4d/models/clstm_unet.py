@@ -208,7 +208,7 @@ class CLSTMUNet(nn.Module):
                 for layer in cast(nn.Sequential, stage):
                     folded = layer(folded)
             if dropout is not None:
-                factor = dropout[level].to(folded, non_blocking=True).repeat_interleave(x.shape[1], 0)
+                factor = dropout[level].to(folded, non_blocking=folded.is_cuda).repeat_interleave(x.shape[1], 0)
                 factor = factor if frames is None else factor.index_select(0, frames)
                 folded = folded * factor[..., None, None, None]
             features.append(folded)

@@ -20,11 +20,15 @@ from unet4d.system.memory_errors import is_out_of_gpu_memory
 
 logger = logging.getLogger(__name__)
 
+MPS_FALLBACK = "PYTORCH_ENABLE_MPS_FALLBACK"
+"""Environment variable that torch reads as it is loaded: operations that Apple's GPU lacks run on the CPU."""
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def find_device(name: str = "auto") -> torch.device:
     """Return the device of this name; "auto" is a CUDA GPU if there is one, else the CPU.
+
+    Apple's GPU ("mps") is used only where it is asked for: no test of this package has run on one.
 
     Raises:
         InputError: the device is missing or unusable, or "auto" would leave a GPU unused because its driver does not fit torch.
@@ -36,7 +40,7 @@ def find_device(name: str = "auto") -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise InputError(f"got device {name!r}, expected auto, cpu, cuda or cuda:N") from error
+        raise InputError(f"got device {name!r}, expected auto, cpu, cuda, cuda:N or mps") from error
     if device.type == "cuda":
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if (device.index or 0) >= count:
@@ -45,7 +49,22 @@ def find_device(name: str = "auto") -> torch.device:
             raise InputError(f"got device {name!r}, and {count} CUDA devices are here; use auto, or check the driver")
         torch.cuda.set_device(device.index or 0)  # so that no other GPU is asked, or touched by pinned memory
         _usable(device)
+    if device.type == "mps":
+        _report_apple_gpu(torch.backends.mps.is_available())
     return device
+
+
+def _report_apple_gpu(is_here: bool) -> None:
+    """Say how Apple's GPU is used. Raises InputError where torch cannot use one."""
+    if not is_here:
+        raise InputError("got device 'mps', and torch finds no GPU of Apple here; use --device cpu")
+    if is_first_process():
+        on = os.environ.get(MPS_FALLBACK) == "1"
+        fallback = f"{MPS_FALLBACK}=1 runs on the CPU" if on else f"set {MPS_FALLBACK}=1 to run on the CPU"
+        logger.warning(
+            "computing on Apple's GPU in float32, on which this package was never tested: compare one study with --device cpu; "
+            f"{fallback} what torch has no operation for there"
+        )
 
 
 def _usable(device: torch.device) -> torch.device:
@@ -70,7 +89,7 @@ def _usable(device: torch.device) -> torch.device:
 
 
 def _cpu_without_gpu() -> torch.device:
-    """Return the CPU, and report a GPU that this process was not given or that this torch was not built for.
+    """Return the CPU, and report a GPU that this process was not given, that this torch was not built for, or that is Apple's.
 
     Raises:
         InputError: torch was built for CUDA and cannot use the GPU that is here; on the CPU the run would take weeks.
@@ -88,6 +107,8 @@ def _cpu_without_gpu() -> torch.device:
             f"an NVIDIA driver ({driver}) is here and no GPU is given to this process; give one (docker run --gpus all, "
             "or --gres=gpu:1 under Slurm) to use it"
         )
+    elif torch.backends.mps.is_available():
+        unused = "a GPU of Apple is here; --device mps uses it, on which this package was never tested"
     if unused and is_first_process():
         logger.warning(f"computing on the CPU: {unused}")
     return torch.device("cpu")
@@ -120,11 +141,15 @@ def _visible_words() -> str:
 
 
 def resolve_precision(precision: Precision, device: torch.device) -> Precision:
-    """Return the precision; for "auto" bf16 where the device computes in it, else fp16 on a GPU, else fp32.
+    """Return the precision; for "auto" bf16 where the device computes in it, else fp16 on a GPU of NVIDIA, else fp32.
 
     Raises:
-        InputError: fp16 on a CPU, where it gains nothing.
+        InputError: fp16 on a CPU, where it gains nothing; bf16 or fp16 on Apple's GPU, of which torch has not all convolutions.
     """
+    if device.type == "mps":
+        if precision in DTYPES:
+            raise InputError(f"got precision {precision} on Apple's GPU, expected fp32 or auto")
+        return "fp32"
     if precision == "fp16" and device.type == "cpu":
         raise InputError("got precision fp16 on the CPU, expected bf16 or fp32, or auto")
     if precision != "auto":
@@ -138,6 +163,11 @@ def _has_bf16_units() -> bool:
     """Return whether the CPU multiplies in bf16 (AMX, or AVX-512 BF16), not merely converts to it."""
     probes = (getattr(torch.cpu, f"_is_{units}_supported", None) for units in ("amx_tile", "avx512_bf16"))
     return any(probe() for probe in probes if probe)
+
+
+def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Return a tensor on a device. On CUDA nothing waits for the copy; elsewhere its source could be freed before."""
+    return tensor.to(device, non_blocking=device.type == "cuda")
 
 
 def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager[Any]:

@@ -59,12 +59,16 @@ class ProcessGroup:
         """Return the device for this rank where `name` was asked for; several ranks on a machine take a GPU each.
 
         Raises:
-            InputError: one GPU was asked for by several processes.
+            InputError: one GPU was asked for by several processes, or Apple's by any of several.
         """
         if self.local_size > 1 and name.startswith("cuda:"):
             raise InputError(
                 f"device {name!r} was asked for by {self.local_size} processes of this machine; expected a GPU each; leave "
                 "--device out"
+            )
+        if self.size > 1 and name == "mps":
+            raise InputError(
+                f"got device 'mps' for {self.size} processes, expected one process; start it without torchrun"
             )
         if self.size > 1 and name in ("auto", "cuda"):
             import torch

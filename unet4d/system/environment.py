@@ -34,11 +34,14 @@ def _installed_version() -> str:
 
 VERSION = _installed_version()
 
+_APPLE = {"mps": "Apple GPU (MPS)"}
+"""Device type to name: torch does not tell the model."""
+
 
 def check_device_name(name: str) -> None:
     """Raise InputError unless a device has a possible name; the machine itself is not looked at, which needs torch."""
-    if not re.fullmatch(r"auto|(cpu|cuda)(:\d+)?", name):
-        raise InputError(f"device {name!r} is not known, expected auto, cpu, cuda or cuda:N")
+    if not re.fullmatch(r"auto|(cpu|cuda)(:\d+)?|mps", name):
+        raise InputError(f"device {name!r} is not known, expected auto, cpu, cuda, cuda:N or mps")
 
 
 def available_cores() -> int:
@@ -109,7 +112,7 @@ def gpu_words(device: torch.device) -> str:
     import torch
 
     known = versions()
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else _APPLE.get(device.type, "CPU")
     return f"{name}, torch {known['torch']}, CUDA {known['cuda']}, cuDNN {cudnn_words(known['cudnn'])}, driver {known['driver']}"
 
 
@@ -121,6 +124,8 @@ def hardware(device: torch.device) -> dict[str, Any]:
     if device.type == "cuda":
         found = torch.cuda.get_device_properties(device)
         gpu = {"name": found.name, "memory_gb": round(found.total_memory / GB, 1)}
+    elif device.type in _APPLE:
+        gpu = {"name": _APPLE[device.type], "memory_gb": round(torch.mps.recommended_max_memory() / GB, 1)}
     return {"gpu": gpu, "cpu": _processor(), "cores": os.cpu_count()}
 
 

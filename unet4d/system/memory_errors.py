@@ -11,6 +11,7 @@ _NVML = "NVML_SUCCESS == "
 """Begins the error of torch's allocator where memory ran out and the driver refuses to report its size, as under MIG."""
 _GPU_TEXTS = (
     "CUDA out of memory",
+    "MPS backend out of memory",
     "CUDA error: out of memory",  # pinned memory, events; torch.AcceleratorError
     "CUDA driver error: out of memory",  # expandable segments
     _NVML,
@@ -59,6 +60,13 @@ def drop_failed_work() -> None:
     only cycles of references hold are freed too, and the GPU's allocator gives unused blocks back to the driver.
     """
     gc.collect()
+    empty_gpu_caches()
+
+
+def empty_gpu_caches() -> None:
+    """Give blocks of GPU memory that hold nothing back to the driver; do nothing where torch is not imported."""
     torch = sys.modules.get("torch")
     if torch is not None:
         torch.cuda.empty_cache()
+        if torch.backends.mps.is_available():
+            torch.mps.empty_cache()

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from unet4d.models.device import to_device
+
 Flags = Sequence[Sequence[bool]]
 """B lists of T; lists, so that no device has to be waited for."""
 
@@ -43,7 +45,7 @@ class AreaJitter:
         neighbors in a row are compared where all of them are flagged.
         """
         triples = [[all(row[t : t + 3]) for t in range(len(row) - 2)] for row in compared]
-        chosen = torch.tensor(triples, dtype=torch.bool).to(areas.device, non_blocking=True)[..., None, None]
+        chosen = to_device(torch.tensor(triples, dtype=torch.bool), areas.device)[..., None, None]
         jitter, middle = areas.diff(n=2, dim=1) ** 2, areas[:, 1:-1].clamp(min=1) ** 2
         return torch.stack([part.where(chosen, 0).sum((0, 1, 3)) for part in (jitter, middle)])
 

@@ -59,7 +59,7 @@ def cross_validate(
         dataset: folder with dataset.json.
         out_dir: a new folder, unless resuming.
         config: of all folds; its `fold` is not used.
-        device: "auto", "cpu", "cuda" or "cuda:N".
+        device: "auto", "cpu", "cuda", "cuda:N" or "mps".
         resume: skip finished folds, continue those that are begun, and begin the others.
         skip_verify: do not verify the dataset first.
         ranks: the processes that train together.

@@ -12,6 +12,7 @@ from unet4d.config import RecomputeConfig
 from unet4d.errors import InputError
 from unet4d.models.chunked import ChunkedRecurrence, Lengths, recompute
 from unet4d.models.clstm_unet import CLSTMUNet, DropoutFactors, NetworkState
+from unet4d.models.device import to_device
 from unet4d.training.area_jitter import AreaJitter, Flags
 
 _SMOOTHING = 1e-5
@@ -52,7 +53,7 @@ class Teaching(NamedTuple):
         rows = [drawn[i // len(self.weights[0])] for i, flag in enumerate(labelled) if flag]
         chosen = [weight for weight, flag in zip(weights, labelled, strict=True) if flag]
         tables = torch.tensor(chosen), torch.tensor(rows, dtype=torch.bool).reshape(-1, classes)
-        return FrameTeaching(*(table.to(device, non_blocking=True) for table in tables))
+        return FrameTeaching(*(to_device(table, device) for table in tables))
 
 
 class LabelledFramesLoss(nn.Module):
@@ -246,7 +247,7 @@ class ClipLoss(nn.Module):
         """
         if not any(any(row) for row in labelled):
             raise InputError("got a batch in which no frame is labelled, expected one or more to train on")
-        dropout = None if dropout is None else [factor.to(image.device, non_blocking=True) for factor in dropout]
+        dropout = None if dropout is None else [to_device(factor, image.device) for factor in dropout]
         lengths = tuple(length for length in self.lengths if length < image.shape[1])
         start: NetworkState = [None] * self.network.num_cells
         decoded = labelled
@@ -322,4 +323,4 @@ def _select(frames: Tensor, flags: Sequence[bool]) -> Tensor:
 
 def _places(flags: Sequence[bool], device: torch.device) -> Tensor:
     """Return the indices of the flags that are set, on a device, which is not waited for."""
-    return torch.tensor([i for i, flag in enumerate(flags) if flag], dtype=torch.long).to(device, non_blocking=True)
+    return to_device(torch.tensor([i for i, flag in enumerate(flags) if flag], dtype=torch.long), device)

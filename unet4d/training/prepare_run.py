@@ -85,7 +85,7 @@ def prepare_run(
         logger.info(fewer)
     precision = resolve_precision(config.train.precision, device)
     seen = compute_fingerprint((*training, *validation), data, properties)
-    if device.type == "cpu":
+    if device.type != "cuda":
         config, chosen = fit_cpu(config, seen)
         if chosen:
             logger.info(chosen)

@@ -14,7 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from unet4d.config import RecomputeConfig, ResolvedConfig
 from unet4d.models.clstm_unet import CLSTMUNet, DropoutFactors
-from unet4d.models.device import autocast, repeated_shapes
+from unet4d.models.device import autocast, repeated_shapes, to_device
 from unet4d.pipeline.clip_dataset import Batch
 from unet4d.system.distributed import ALONE, ProcessGroup
 from unet4d.training.loss import ClipLoss, Teaching
@@ -84,7 +84,7 @@ class TrainingStep:
                 is_last = place + 1 == len(batches)
                 dropout = self._sample_dropout(step * len(batches) + place)
                 with contextlib.nullcontext() if is_last else self._without_exchange():
-                    image, label = (tensor.to(self.device, non_blocking=True) for tensor in (batch.image, batch.label))
+                    image, label = (to_device(tensor, self.device) for tensor in (batch.image, batch.label))
                     compared = None if batch.compared is None else batch.compared.tolist()
                     teaching = None if batch.weights is None else Teaching(batch.weights.tolist(), batch.annotated)
                     with autocast(self.device, self.precision):

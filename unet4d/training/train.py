@@ -61,7 +61,7 @@ def train(
         dataset: folder with dataset.json.
         out_dir: the run's folder; a new one, unless resuming.
         config: what the user set; the rest follows from the studies.
-        device: "auto", "cpu", "cuda" or "cuda:N".
+        device: "auto", "cpu", "cuda", "cuda:N" or "mps".
         resume: continue from the newest checkpoint in `out_dir` that is whole.
         skip_verify: do not verify the dataset first.
         ranks: the processes that train together, from `unet4d.system.distributed.init_distributed`; each calls this.

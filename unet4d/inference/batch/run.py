@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-import torch
 
 from unet4d.datasets.study import Study
 from unet4d.errors import InputError, Unet4DError
@@ -31,7 +30,12 @@ from unet4d.report.dicom.terms import Term
 from unet4d.system.byte_sizes import describe_bytes
 from unet4d.system.failures import failure_of_study, raise_failed
 from unet4d.system.files import check_disk_space
-from unet4d.system.memory_errors import is_out_of_gpu_memory, is_out_of_main_memory, memory_error_reason
+from unet4d.system.memory_errors import (
+    empty_gpu_caches,
+    is_out_of_gpu_memory,
+    is_out_of_main_memory,
+    memory_error_reason,
+)
 from unet4d.system.progress_bar import RESULT, ProgressBar
 from unet4d.system.signals import deferred_stop
 from unet4d.system.text import printable, shortened
@@ -156,7 +160,7 @@ class BatchPredictor:
         finally:
             study.close()
         if isinstance(result, Unet4DError):
-            torch.cuda.empty_cache()
+            empty_gpu_caches()
             return result
         seconds = {"reading": read.seconds, "computing": time.perf_counter() - begin_s}
         return _SegmentedStudy(result, study.info, study.time, read.inputs, seconds)

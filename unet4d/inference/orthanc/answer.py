@@ -45,7 +45,7 @@ def predict_answer(
 
     Args:
         options: of the computation.
-        device: "auto", "cpu", "cuda" or "cuda:N".
+        device: "auto", "cpu", "cuda", "cuda:N" or "mps".
         formats: of the results, those of `predict` that are DICOM.
         postprocess: "auto" or "off".
         dicom_terms: a table of the codes of classes, as of `predict`.

@@ -38,7 +38,7 @@ def orthanc(
         rules: file of rules; None: every MR series is segmented by `model`.
         options: leases, waits, tries.
         inference: how series are segmented, as of `predict`.
-        device: "auto", "cpu", "cuda" or "cuda:N".
+        device: "auto", "cpu", "cuda", "cuda:N" or "mps".
         formats: of the results.
         postprocess: as of `predict`.
         dicom_terms: as of `predict`.
