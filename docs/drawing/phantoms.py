@@ -232,20 +232,20 @@ def accuracy() -> None:
 def fine_tuning() -> None:
     """Draw the measured Dice of a start from another task beside a start from scratch."""
     path = PICTURES.parents[1] / "experiments" / "results" / "fine_tuning" / "summary.json"
-    rows = {row["arm"]: row for row in json.loads(path.read_text(encoding="utf-8"))}
+    rows = {row["arm"]: row for row in json.loads(path.read_text(encoding="utf-8"))["renamed"]}
     names = {
         "scratch_quarter": "from random weights",
-        "tuned_quarter": "from another task's network",
+        "tuned_quarter_overlap_0.3": "from another task's network",
         "scratch": "from random weights",
     }
     figure = new_figure(6.4, 2.2, DARK)
     axis = figure.add_axes((0.43, 0.22, 0.5, 0.72), facecolor=DARK)
     for place, (arm, name) in enumerate(names.items()):
         value = rows[arm]["dice"]
-        axis.barh(-place, value, color=class_color(2 if arm == "tuned_quarter" else 1), height=0.62)
+        axis.barh(-place, value, color=class_color(2 if arm.startswith("tuned") else 1), height=0.62)
         axis.text(value + 0.01, -place, f"{value:.3f}", color=PALE, va="center", fontsize=9)
         axis.text(-0.02, -place, f"{rows[arm]['steps']} steps, {name}", color=PALE, va="center", ha="right", fontsize=9)
-    axis.set(xlim=(0, 1), yticks=(), xlabel="mean Dice, 6 new phantoms")
+    axis.set(xlim=(0, 1), yticks=(), xlabel="mean Dice, 6 new phantoms, two seeds")
     _light(axis)
     _save(figure, "fine_tuning.webp", tight=False)
 

@@ -1,24 +1,16 @@
-"""Tests: the page on DICOM has commands that parse; its formats, classes, columns and the release are those of the code."""
+"""Tests: the page on DICOM names formats, classes, columns and the release of the code."""
 
 from __future__ import annotations
 
 import re
-import shlex
 from pathlib import Path
 
 import pytest
 
-from unet4d.cli.main import _parse
 from unet4d.report.dicom.terms import CODING_SCHEME, COLUMNS, LESION_TERMS, NAME_TERMS
 from unet4d.report.dicom.write import DICOM_NAMES
 
 PAGE = (Path(__file__).parents[2] / "docs" / "how-to" / "dicom.md").read_text(encoding="utf-8")
-
-
-@pytest.mark.parametrize("line", re.findall(r"^    (unet4d .+)$", PAGE, re.M))
-def test_a_command_parses(line):
-    words = shlex.split(line)[1:]
-    assert _parse(words)[0] == words[0]
 
 
 def test_formats_classes_and_columns_are_those_of_the_code():

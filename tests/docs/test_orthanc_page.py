@@ -1,13 +1,11 @@
-"""Tests: the commands of the page on Orthanc parse, its options exist; the files of deploy/ fit together and fit the page."""
+"""Tests: the options on the page on Orthanc exist; the files of deploy/ fit together and fit the page."""
 
 from __future__ import annotations
 
 import json
 import re
-import shlex
 from pathlib import Path
 
-import pytest
 import yaml
 
 from unet4d.cli.main import _parse
@@ -19,18 +17,11 @@ from unet4d.inference.orthanc.worker import WorkerOptions
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
 PAGE = (ROOT / "docs" / "how-to" / "orthanc.md").read_text(encoding="utf-8")
-COMMANDS = [line.split("#")[0].strip() for line in re.findall(r"^    (unet4d .+)$", PAGE, re.M)]
 
 
 def server_settings() -> dict:
     text = (DEPLOY / "orthanc.json").read_text(encoding="utf-8")
     return json.loads(re.sub(r"^\s*//.*$|\s//\s.*$", "", text, flags=re.M))
-
-
-@pytest.mark.parametrize("line", COMMANDS)
-def test_a_command_parses(line):
-    words = shlex.split(line)[1:]
-    assert _parse(words)[0] == words[0] == "orthanc"
 
 
 def test_every_option_it_names_is_one_of_the_command(command):
