@@ -280,8 +280,9 @@ def _export_options(parser: ArgumentParser) -> None:
     add(
         parser,
         "--format",
-        help="unet4d: a model file for unet4d; onnx, openvino: a folder of graphs of one network, with run.py",
-        choices=["unet4d", "onnx", "openvino"],
+        help="unet4d: a model file for unet4d; onnx, openvino: a folder of graphs of one network, with run.py; bundle: a folder "
+        "that MONAI runs",
+        choices=["unet4d", "onnx", "openvino", "bundle"],
         default="unet4d",
     )
     add(parser, "--name", help="name of the model", default=NOT_STATED)
@@ -316,7 +317,8 @@ def _export(args: Namespace) -> None:
         half=args.half,
     )
     if path.is_dir():
-        logger.info(f"written: {path}; python {path / 'run.py'} --help says how to run it")
+        how = f"{path / 'docs/README.md'}" if args.format == "bundle" else f"python {path / 'run.py'} --help"
+        logger.info(f"written: {path}; {how} says how to run it")
     else:
         logger.info(f"written: {path}, {describe_bytes(path.stat().st_size)}; unet4d info {path} prints its model card")
 
@@ -359,6 +361,7 @@ EXPORT = Command(
     "  unet4d export folds --out heart.unet4d --half                 (all folds; half of the bytes)\n"
     "  unet4d export run --out heart.unet4d --name 'cine heart' --intended_use 'research, short-axis cine' --licence LICENCE\n"
     "  unet4d export run --out heart_onnx --format onnx              (graphs, model.json and a runner without torch)\n"
+    "  unet4d export run --out heart_bundle --format bundle          (a MONAI bundle)\n"
     "  unet4d info heart.unet4d                                      (its model card)\n"
     "  unet4d predict heart.unet4d -i studies_folder -o predicted",
     _export_options,

@@ -10,7 +10,7 @@ of many channels: what they do in space is the same in all frames, is recorded, 
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,21 +46,28 @@ class LoadStudyd(MapTransform):
     Args:
         keys: of items that are a path, or a list with a path per channel.
         channels_last: the fourth axis of the file holds channels of one frame, see `read_image`.
+        kinds: of the channels, see `read_image`; empty: all are signal.
         allow_missing_keys: skip keys that an item lacks.
 
     Raises:
         InputError: a file cannot be read; names it.
     """
 
-    def __init__(self, keys: KeysCollection, channels_last: bool = False, allow_missing_keys: bool = False):
+    def __init__(
+        self,
+        keys: KeysCollection,
+        channels_last: bool = False,
+        kinds: Sequence[str] = (),
+        allow_missing_keys: bool = False,
+    ):
         super().__init__(keys, allow_missing_keys)
-        self.channels_last = channels_last
+        self.channels_last, self.kinds = channels_last, tuple(kinds)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Return the item with a MetaTensor at each key."""
         item = dict(data)
         for key in self.key_iterator(item):
-            image = read_image(item[key], channels_last=self.channels_last)
+            image = read_image(item[key], channels_last=self.channels_last, kinds=self.kinds)
             step = float("nan") if image.frame_duration_s is None else image.frame_duration_s
             affine = torch.from_numpy(image.affine)
             meta = {
@@ -106,6 +113,8 @@ class SplitFramesd(MapTransform, InvertibleTransform):
 class SaveStudyd(MapTransform):
     """Writes label maps, or other maps, of studies that `LoadStudyd` read: `output_dir/<case>[_postfix].nii.gz`.
 
+    Of several channels the case is the name of the first one's file without its number, _0000.
+
     Every field of geometry and time is that of the study's header to the bit, see `write_image`. Integers are stored in the
     smallest type; floating point in the type of the study's file where it holds all values, else as float32.
 
@@ -132,7 +141,8 @@ class SaveStudyd(MapTransform):
         for key in self.key_iterator(item):
             info = info_of(item[key])
             assert info.source is not None
-            name = "_".join(filter(None, (case_name(info.source), self.output_postfix)))
+            case = case_name(info.source).removesuffix("_0000" * (info.channels > 1))
+            name = "_".join(filter(None, (case, self.output_postfix)))
             path = self.output_dir / f"{name}{NIFTI_SUFFIXES[0]}"
             array = item[key].detach().cpu().numpy()
             array = array[0] if array.ndim == 5 and len(array) == 1 else array

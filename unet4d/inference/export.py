@@ -1,4 +1,5 @@
-"""`unet4d export`: a trained network, or the folds of a cross-validation, as one model file to hand on, or as graphs.
+"""`unet4d export`: a trained network, or the folds of a cross-validation, as one model file to hand on, as graphs, or as a
+MONAI bundle.
 
 What names a subject or a folder of this machine is left out: `data.val_subjects`, `data.cache_dir`, `train.mlflow`, the held-out
 subjects, and the folders of `train.init_from`. So --held_out is for the run, and not for the file.
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from unet4d.errors import InputError
 from unet4d.images.time_axis import time_axis
+from unet4d.inference.bundle_folder import check_bundle_folder, write_bundle_folder
 from unet4d.inference.graph_folder import SUFFIXES, check_graph_folder, write_graph_folder
 from unet4d.inference.postprocessing_steps import OtherCheckpoints, find_steps
 from unet4d.models.checkpoint import RUN_SUMMARY, checkpoint_bytes
@@ -36,11 +38,14 @@ from unet4d.system.regular_files import open_regular
 from unet4d.system.text import short_repr
 
 if TYPE_CHECKING:
+    from unet4d.config import ResolvedConfig
     from unet4d.models.checkpoint import TrainedModel
+    from unet4d.models.task import Task
 
 logger = logging.getLogger(__name__)
 
-FORMATS = ("unet4d", *SUFFIXES)
+BUNDLE = "bundle"
+FORMATS = ("unet4d", *SUFFIXES, BUNDLE)
 MOST_LICENCE_BYTES = 10**6
 _SCORES = "epoch", "mean_foreground_dice", "dice"
 
@@ -57,6 +62,8 @@ def check_export(
         raise InputError(f"got --half with --format {format}, expected it with unet4d alone; leave it out")
     if format in SUFFIXES:
         return check_graph_folder(out, format)
+    if format == BUNDLE:
+        return check_bundle_folder(out)
     if Path(out).suffix != SUFFIX:
         raise InputError(f"got --out {out}, expected a name that ends in {SUFFIX}; give one, such as model{SUFFIX}")
     check_file_writable(out)
@@ -73,13 +80,15 @@ def export(
     licence: PathLike | None = None,
     half: bool = False,
 ) -> Path:
-    """Write a model file, or a folder of graphs; an older one there is replaced. The same arguments give the same bytes.
+    """Write a model file, a folder of graphs or a MONAI bundle; an older one there is replaced.
+
+    The same arguments give the same bytes.
 
     Args:
         model: run folder (its best checkpoint), folder of folds (the last checkpoint of each), checkpoint; or a model file,
             or a network of one, of which licence and card stay where nothing else is given.
-        out: the model file, NAME.unet4d; or a folder, see graph_folder.py.
-        format: "unet4d"; or "onnx" or "openvino", of one network.
+        out: the model file, NAME.unet4d; or a folder, see graph_folder.py and bundle_folder.py.
+        format: "unet4d"; or "onnx", "openvino" or "bundle", of one network.
         name: of the model.
         intended_use: what the model is for, and what it is not for.
         training_data: description of the data it was trained on; the numbers of studies and frames are those of the run.
@@ -113,13 +122,16 @@ def export(
         "exported_by": f"unet4d {VERSION}",
     }
     text = before.licence if licence is None else read_licence(licence)
-    if format in SUFFIXES:
+    if format != "unet4d":
         if len(models) > 1:
             raise InputError(
                 f"got {len(models)} networks in {model}, expected one for --format {format}; export each, such as "
                 f"{models[0].path}"
             )
-        write_graph_folder(Path(out), models[0], card, text, format)
+        if format == BUNDLE:
+            write_bundle_folder(Path(out), models[0], *_to_hand_on(models[0]), card, text)
+        else:
+            write_graph_folder(Path(out), models[0], card, text, format)
         return Path(out)
     networks = {key: _network(one, half) for key, one in zip(names, models, strict=True)}
     write_model_file(out, ModelFile(card, text, networks))
@@ -158,6 +170,12 @@ def read_licence(path: PathLike | None) -> str:
 
 def _network(model: TrainedModel, half: bool) -> bytes:
     """Return the checkpoint of a model without its training, and without what names subjects or folders."""
+    network = model.network.half() if half else model.network
+    return bytes(checkpoint_bytes(*_to_hand_on(model), network, {}))
+
+
+def _to_hand_on(model: TrainedModel) -> tuple[ResolvedConfig, Task]:
+    """Return the settings and the task of a model without what names subjects or folders."""
     data, train = model.config.data, model.config.train
     started = train.init_from and Path(train.init_from).name
     config = replace(
@@ -165,8 +183,7 @@ def _network(model: TrainedModel, half: bool) -> bytes:
         data=replace(data, val_subjects=data.val_subjects and None, cache_dir=None),
         train=replace(train, init_from=started, mlflow=None),
     )
-    network = model.network.half() if half else model.network
-    return bytes(checkpoint_bytes(config, replace(model.task, held_out=()), network, {}))
+    return config, replace(model.task, held_out=())
 
 
 def _record(model: TrainedModel, before: ModelFile) -> dict[str, Any]:

@@ -208,12 +208,12 @@ def find_steps(model: PathLike, digests: Mapping[Path, str]) -> tuple[list[Step]
     if is_model_file(file):
         content = read_model_file(file)
         is_whole = file == path or len(content.networks) == 1
-        return (_steps_of_card(content.card, file) if is_whole else []), file
+        return (steps_of_card(content.card, file) if is_whole else []), file
     run = path if path.is_dir() else path.parent
     return read_steps(run, digests) or [], run / POSTPROCESSING
 
 
-def _steps_of_card(card: Mapping[str, Any], file: Path) -> list[Step]:
+def steps_of_card(card: Mapping[str, Any], file: Path) -> list[Step]:
     """Return the steps of a model card; raise InputError where they are none."""
     try:
         return [Step(values["operation"], values["class"]) for values in card["postprocessing"]]
