@@ -10,7 +10,7 @@ from typing import Any
 from bench.measure import machine
 from unet4d.system.files import write_json
 
-PARTS = ("core", "configurations", "data", "train", "predict", "dicom")
+PARTS = ("core", "configurations", "data", "train", "predict", "backends", "dicom")
 RESULTS = Path(__file__).parent / "results"
 
 

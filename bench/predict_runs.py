@@ -71,6 +71,7 @@ class Ours:
         out: a folder of its own.
         settings: of the prediction.
         room_bytes: usable memory beside what the process holds before; None: as `settings` say.
+        backend: what computes the network.
     """
 
     model: Path
@@ -78,6 +79,7 @@ class Ours:
     out: Path
     settings: InferenceOptions
     room_bytes: float | None = None
+    backend: str = "torch"
 
     @property
     def precision(self) -> str:
@@ -93,7 +95,7 @@ class Ours:
 
         def run() -> Cost:
             with timed_network() as calls:
-                predict(self.model, [self.study], self.out, settings)
+                predict(self.model, [self.study], self.out, settings, backend=self.backend)
             return Cost(sum(calls), len(calls), asked, idle, memory_mb("VmHWM"), gpu_mb())
 
         return run
