@@ -279,6 +279,30 @@ def axes() -> None:
     drawing.save("axes.svg")
 
 
+def export() -> None:
+    """Draw the graphs of a frame and the way of the state through the frames."""
+    drawing = Drawing(
+        880, 300, "Graphs of one frame",
+        "Each frame passes through the encoder, one time step of each cell, and the decoder. The state of a cell passes from frame "
+        "to frame: forward cells from the first to the last, backward cells from the last to the first.",
+    )  # fmt: skip
+    rows = (("encoder.onnx", 64, "encoder"), ("cell_0.onnx", 134, "lstm"), ("cell_1.onnx", 180, "lstm"))
+    for frame in range(4):
+        x = 40 + 208 * frame
+        drawing.text(x + 70, 36, f"frame {frame + 1}", "data", 13, "middle")
+        drawing.arrow([(x + 70, 42), (x + 70, 62)], "data")
+        for name, y, kind in (*rows, ("decoder.onnx", 246, "decoder")):
+            drawing.box(x, y, 140, 32, name, kind, 13)
+        for start, end in ((96, 132), (212, 244)):
+            drawing.arrow([(x + 70, start), (x + 70, end)])
+        if frame < 3:
+            drawing.arrow([(x + 142, 150), (x + 206, 150)], "lstm")
+            drawing.arrow([(x + 206, 196), (x + 142, 196)], "lstm")
+            drawing.text(x + 174, 142, "state", "lstm", 11, "middle")
+            drawing.text(x + 174, 214, "state", "lstm", 11, "middle")
+    drawing.save("export.svg")
+
+
 def monai() -> None:
     """Draw a MONAI pipeline with the transforms of a study."""
     drawing = Drawing(
@@ -324,5 +348,18 @@ def own_classes() -> None:
 
 
 if __name__ == "__main__":
-    for draw in (several_gpus, slurm, docker, orthanc, recompute, cyclic, resume, layouts, axes, monai, own_classes):
+    for draw in (
+        several_gpus,
+        slurm,
+        docker,
+        orthanc,
+        recompute,
+        cyclic,
+        resume,
+        layouts,
+        axes,
+        export,
+        monai,
+        own_classes,
+    ):
         draw()

@@ -110,8 +110,8 @@ def test_steps_that_it_cannot_do_and_other_versions_are_refused(tmp_path):
         Runner(out)
     assert Runner(out, plain=True).model["postprocessing"]
     described = json.loads((out / "model.json").read_text())
-    write_json(out / "model.json", described | {"format": "unet4d graphs 99"})
-    with pytest.raises(ValueError, match="unet4d graphs 99"):
+    write_json(out / "model.json", described | {"schema": {"name": "graphs", "version": 99}})
+    with pytest.raises(ValueError, match="99"):
         Runner(out)
 
 

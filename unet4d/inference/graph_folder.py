@@ -1,6 +1,6 @@
-"""A folder of ONNX or OpenVINO graphs with model.json, what is done before and after them, and run.py, which does it.
+"""A folder of ONNX or OpenVINO graphs with model.json, the description of all around them, and run.py, which does it.
 
-model.json      {"format": "unet4d graphs 1", ...}, see `describe_model`
+model.json      what is done before and after them, by the schema "graphs"; see `describe_model`
 encoder.onnx    of each frame; decoder.onnx, too; cell_0.onnx, ... one time step of each ConvLSTM cell; see models/onnx_graph.py
 run.py          runner.py of this package as it is
 licence.txt     of the weights
@@ -11,14 +11,15 @@ from __future__ import annotations
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from unet4d.errors import InputError
 from unet4d.images.channels import SIGNAL
 from unet4d.images.time_axis import time_axis
 from unet4d.inference import runner
+from unet4d.system.documents import write_document
 from unet4d.system.extras import check_extra, import_extra
-from unet4d.system.files import PathLike, check_writable, read_json, write_json
+from unet4d.system.files import PathLike, check_writable, read_json
 
 if TYPE_CHECKING:
     from unet4d.models.checkpoint import TrainedModel
@@ -48,7 +49,8 @@ def check_graph_folder(out: PathLike, format: str) -> None:
 def is_graph_folder(path: PathLike) -> bool:
     """Return whether a folder is one of graphs that this version can run."""
     file = Path(path) / MODEL_FILE
-    return file.is_file() and cast("dict[str, Any]", read_json(file)).get("format") == runner.FORMAT
+    found = read_json(file) if file.is_file() else None
+    return isinstance(found, dict) and found.get("schema") == runner.SCHEMA
 
 
 def write_graph_folder(out: Path, model: TrainedModel, card: Mapping[str, Any], licence: str, format: str) -> None:
@@ -80,7 +82,7 @@ def write_graph_folder(out: Path, model: TrainedModel, card: Mapping[str, Any], 
     (out / LICENCE).write_text(licence)
     files = {"encoder": f"encoder{suffix}", "decoder": f"decoder{suffix}"}
     cells = [f"cell_{index}{suffix}" for index in range(network.num_cells)]
-    write_json(out / MODEL_FILE, describe_model(model, card) | {"graphs": files | {"cells": cells}})
+    write_document(out / MODEL_FILE, "graphs", describe_model(model, card) | {"graphs": files | {"cells": cells}})
 
 
 def describe_model(model: TrainedModel, card: Mapping[str, Any]) -> dict[str, Any]:
@@ -98,7 +100,6 @@ def describe_model(model: TrainedModel, card: Mapping[str, Any]) -> dict[str, An
 
     task, data, window = model.task, model.config.data, model.config.inference
     return {
-        "format": runner.FORMAT,
         "input": {
             "channels": list(task.channel_names),
             "kinds": list(task.channel_kinds) or [SIGNAL] * len(task.channel_names),

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-FORMAT = "unet4d graphs 1"
+SCHEMA = {"name": "graphs", "version": 1}
 
 
 def load_graph(path):
@@ -67,8 +67,8 @@ class Runner:
 
     def __init__(self, folder, plain=False):
         self.model = json.loads((Path(folder) / "model.json").read_text())
-        if self.model["format"] != FORMAT:
-            raise ValueError(f"got model.json of {self.model['format']!r}, expected {FORMAT!r}; use the run.py beside it")
+        if self.model["schema"] != SCHEMA:
+            raise ValueError(f"got a model.json of {self.model['schema']}, expected {SCHEMA}; use the run.py beside it")
         if self.model["postprocessing"] and not plain:
             raise ValueError(f"run.py does no post-processing, got {self.model['postprocessing']}; ask for plain label maps")
         self.steps, self.window, self.output = (self.model[key] for key in ("preprocessing", "window", "output"))
