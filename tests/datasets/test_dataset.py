@@ -123,7 +123,7 @@ def test_roles_and_vitals_are_read(tmp_path):
     [
         ("left ventricle", "\"roles\" is 'left ventricle', expected structures by class"),
         ({"LV": "left ventricle"}, "\"roles\" names the class 'LV', expected some of myocardium, left ventricle"),
-        ({"myocardium": "muscle"}, "\"roles\" has 'muscle' for myocardium, expected one of left ventricle, "),
+        ({"myocardium": "muscle"}, "\"roles\" has 'muscle' for 'myocardium', expected structures by class"),
     ],
 )
 def test_wrong_roles_are_one_line(roles, words, tmp_path):
@@ -228,7 +228,7 @@ WRONG = {
     "no channels": (["channel_names"], ..., ["no channels"]),
     "channels twice": (["modality"], {"0": "MRI"}, ["modality", "channel_names"]),
     "a list of labels": (["labels"], ["background", "heart"], ['"labels"']),
-    "no labels": (["labels"], ..., ['"labels" is None']),
+    "no labels": (["labels"], ..., ['"labels" is missing']),
     "a label that is no number": (["labels", "myocardium"], "2", ['"labels"']),
     "a label that is a fraction": (["labels", "myocardium"], 2.5, ['"labels"', "2.5"]),
     "a label that is a truth value": (["labels", "myocardium"], True, ['"labels"']),
@@ -262,7 +262,7 @@ WRONG = {
     "slices of no frame": ([*CASE, "labelled_slices"], {"1": [0]}, ["'b1'", "has frame 1", "labelled frames 0 and 3"]),
     "slices unsorted": ([*CASE, "labelled_slices"], [1, 0], ["'b1'", "[1, 0]", "increasing"]),
     "no slice": ([*CASE, "labelled_slices"], {"0": []}, ["'b1'", "slice numbers"]),
-    "no annotated class": ([*CASE, "annotated_labels"], [], ["'b1'", "is []", "some of [2, 7]"]),
+    "no annotated class": ([*CASE, "annotated_labels"], [], ["'b1'", "is []", "label values of classes"]),
     "background as an annotated class": ([*CASE, "annotated_labels"], [0, 2], ["[0, 2]", "some of [2, 7]"]),
     "an annotated class of no name": ([*CASE, "annotated_labels"], [3], ["is [3]", "some of [2, 7]"]),
     "weights above 1": ([*CASE, "frame_weights"], {"0": 1.5}, ["'b1'", "from 0 to 1"]),

@@ -86,7 +86,7 @@ LABELS = {
     "background elsewhere": {"background": 1, "heart": 0},
     "Background elsewhere": {"air": 0, "Background ": 1},
     "true": {"background": 0, "heart": True},
-    "a fraction": {"background": 0, "heart": 1.0},
+    "a fraction": {"background": 0, "heart": 1.5},
     "a text": {"background": 0, "heart": "1"},
     "null": {"background": 0, "heart": None},
     "an empty name": {"background": 0, " ": 1},

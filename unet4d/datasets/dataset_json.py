@@ -1,4 +1,4 @@
-"""The parser of dataset.json: names, channels, labels and time; case_json.py parses its cases.
+"""The parser of dataset.json: names, channels, labels and time; case_json.py parses its cases, after dataset_schema.py checked it.
 
 The file is a superset of the Medical Segmentation Decathlon's, which is read as it is ("modality", labels by value,
 test studies by path alone). Paths are relative to its folder, and stay in it, see system/safe_paths.py.
@@ -11,8 +11,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from unet4d.datasets.case_json import check_keys, check_type, is_whole_number, parse_case
+from unet4d.datasets.case_json import parse_case
 from unet4d.datasets.cases import Case, Dataset
+from unet4d.datasets.dataset_schema import case_place, check_structure
 from unet4d.datasets.partial_labels import split_ignore
 from unet4d.errors import InputError
 from unet4d.images.channels import CHANNEL_KINDS, MAP, SIGNAL, velocity_axis
@@ -22,12 +23,6 @@ from unet4d.metrics.regions import ORDER, classes_of, parse_regions
 from unet4d.system.class_values import IGNORE, LONGEST_NAME, class_fault, is_name
 from unet4d.system.text import short_repr
 
-_DATASET_KEYS = (
-    *("name", "description", "reference", "licence", "license"),
-    *("channel_names", "channel_kinds", "labels", ORDER, "roles", "time"),
-)
-_DECATHLON_KEYS = ("modality", "release", "relase", "tensorImageSize", "numTraining", "numTest")  # "relase": as shipped
-
 
 def parse_dataset(entry: Any, path: Path) -> Dataset:
     """Turn the content of the dataset.json at `path` into a Dataset; `find_case_issues` finds what is still wrong with it.
@@ -35,10 +30,10 @@ def parse_dataset(entry: Any, path: Path) -> Dataset:
     Raises:
         InputError: it is no object, or a key, type or value in it is wrong; it lists no case.
     """
-    check_type(entry, dict, f"{path}", "an object { ... }")
-    if "file_ending" in entry and "numTraining" in entry and "training" not in entry:
+    if isinstance(entry, dict) and "file_ending" in entry and "numTraining" in entry and "training" not in entry:
         raise InputError(f"{path} is nnU-Net's; convert it: unet4d convert nnunet {path.parent} --out DATASET")
-    check_keys(entry, (*_DATASET_KEYS, *_DECATHLON_KEYS, "training", "test"), f"{path}")
+    check_structure(entry, f"{path}")
+    entry = _whole_numbers(entry)
     channel_names = _parse_channels(entry, path)
     channel_kinds = _parse_kinds(entry.get("channel_kinds", {}), len(channel_names), path)
     one_each, regions = parse_regions(entry.get("labels"), entry.get(ORDER), str(path))
@@ -49,16 +44,14 @@ def parse_dataset(entry: Any, path: Path) -> Dataset:
     cases: dict[str, tuple[Case, ...]] = {}
     channels_last = "modality" in entry and len(channel_names) > 1
     for part in ("training", "test"):
-        items = entry.get(part, [])
-        check_type(items, list, f'{path}: "{part}"', "a list of cases [ ... ]")
         parsed = (
-            parse_case(item, part, i, path, len(channel_names), channels_last, values) for i, item in enumerate(items)
+            parse_case(item, case_place(item, part, i, f"{path}"), path, len(channel_names), channels_last, values)
+            for i, item in enumerate(entry.get(part, []))
         )
         cases[part] = tuple(replace(case, channel_kinds=channel_kinds) for case in parsed)
     if not any(cases.values()):
         raise InputError(f'{path}: got no case, expected one or more; list them under "training" or "test"')
     name = entry.get("name") or path.absolute().parent.name
-    check_type(name, str, f'{path}: "name"', "a text")
     if not is_name(name):
         raise InputError(
             f'{path}: "name" is {short_repr(name)}, expected at most {LONGEST_NAME} characters; correct it'
@@ -79,10 +72,8 @@ def parse_channel_names(names: Any, what: str) -> tuple[str, ...]:
 
 def _parse_channels(entry: Mapping[str, Any], path: Path) -> tuple[str, ...]:
     """Return the channels' names in order, from "channel_names" or the Decathlon's "modality"."""
-    keys = [key for key in ("channel_names", "modality") if key in entry]
-    if len(keys) != 1:
-        raise InputError(f'{path}: got {keys or "no channels"}; give "channel_names": {{"0": "cine MRI"}}')
-    return parse_channel_names(entry[keys[0]], f'{path}: "{keys[0]}"')
+    key = "channel_names" if "channel_names" in entry else "modality"
+    return parse_channel_names(entry[key], f'{path}: "{key}"')
 
 
 def _parse_kinds(entry: Any, channels: int, path: Path) -> tuple[str, ...]:
@@ -93,9 +84,7 @@ def _parse_kinds(entry: Any, channels: int, path: Path) -> tuple[str, ...]:
         "comes once; correct it"
     )
     numbers = [str(i) for i in range(channels)]
-    if not isinstance(entry, dict) or not set(entry) <= set(numbers):
-        raise error
-    if not all(isinstance(kind, str) and kind in CHANNEL_KINDS for kind in entry.values()):
+    if not set(entry) <= set(numbers):
         raise error
     kinds = tuple(entry.get(number, SIGNAL) for number in numbers)
     axes = [axis[0] for axis in map(velocity_axis, kinds) if axis]
@@ -109,14 +98,8 @@ def _parse_labels(labels: Any, path: Path) -> tuple[tuple[tuple[str, int], ...],
     wrong = (
         f'{path}: "labels" is {short_repr(labels)}, expected values by name, {{"background": 0, "left ventricle": 1}}'
     )
-    if not isinstance(labels, dict):
-        raise InputError(f"{wrong}; correct it")
-    if labels and all(isinstance(name, str) and is_whole_number(value) for value, name in labels.items()):
-        pairs = [(name, int(value)) for value, name in labels.items()]
-    elif all(type(value) is int for value in labels.values()):
-        pairs = list(labels.items())
-    else:
-        raise InputError(f"{wrong}; correct it")
+    is_decathlon = any(isinstance(name, str) for name in labels.values())
+    pairs = [(name, int(value)) for value, name in labels.items()] if is_decathlon else list(labels.items())
     if fault := class_fault(pairs):
         raise InputError(f"{wrong}: {fault}")
     pairs, ignore = split_ignore(pairs, f'{path}: "labels"')
@@ -126,3 +109,12 @@ def _parse_labels(labels: Any, path: Path) -> tuple[tuple[tuple[str, int], ...],
     if len(pairs) > IGNORE:
         raise InputError(f"{wrong}: at most {IGNORE} classes, because one index is of ignored voxels")
     return tuple(pairs), ignore
+
+
+def _whole_numbers(value: Any) -> Any:
+    """Return a value of JSON with 1.0 as 1, because both are the same number in JSON."""
+    if isinstance(value, dict):
+        return {key: _whole_numbers(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_whole_numbers(inner) for inner in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value

@@ -87,20 +87,22 @@ def parse_partial_labels(item: Mapping[str, Any], where: str, label_values: Sequ
     """Return the statements of a case's entry.
 
     Args:
-        item: the entry in dataset.json.
+        item: the entry in dataset.json, as its schema describes it.
         where: begins the messages.
         label_values: of the dataset's classes, background 0 included.
 
     Raises:
-        InputError: a wrong type or value; no annotated class.
+        InputError: numbers are not in increasing order, or an annotated value is no class.
     """
     by_frame, every_frame = _parse_slices(item.get("labelled_slices"), where)
+    annotated = _parse_annotated(item.get("annotated_labels"), where, label_values)
+    weights = item.get("frame_weights") or {}
     return PartialLabels(
         by_frame,
         every_frame,
-        _parse_annotated(item.get("annotated_labels"), where, label_values),
-        _parse_weights(item.get("frame_weights"), where),
-        _parse_numbers(item.get("propagated_frames", []), f'{where}: "propagated_frames"', "frame numbers", least=0),
+        annotated,
+        {int(t): float(weights[t]) for t in sorted(weights, key=int)},
+        _increasing(item.get("propagated_frames", []), f'{where}: "propagated_frames"'),
     )
 
 
@@ -124,48 +126,24 @@ def split_ignore(pairs: Sequence[tuple[str, int]], where: str) -> tuple[list[tup
 
 def _parse_slices(entry: Any, where: str) -> tuple[dict[int, tuple[int, ...]], tuple[int, ...] | None]:
     """Return drawn slices by frame, and those of every frame."""
-    what, numbers = f'{where}: "labelled_slices"', 'slice numbers, [0, 3, 6] for all labelled frames or {"0": [0, 3]}'
-    if entry is None:
-        return {}, None
-    if isinstance(entry, list):
-        return {}, _parse_numbers(entry, what, numbers)
-    return {t: _parse_numbers(slices, what, numbers) for t, slices in _by_frame(entry, what, numbers).items()}, None
-
-
-def _parse_weights(entry: Any, where: str) -> dict[int, float]:
-    what, numbers = f'{where}: "frame_weights"', 'weights from 0 to 1 by labelled frame, {"3": 0.5}'
-    weights = {} if entry is None else _by_frame(entry, what, numbers)
-    if not all(type(weight) in (int, float) and 0 <= weight <= 1 for weight in weights.values()):
-        raise InputError(f"{what} is {short_repr(entry)}, expected {numbers}; correct it")
-    return {t: float(weight) for t, weight in weights.items()}
+    what = f'{where}: "labelled_slices"'
+    if entry is None or isinstance(entry, list):
+        return {}, None if entry is None else _increasing(entry, what)
+    return {int(t): _increasing(entry[t], what) for t in sorted(entry, key=int)}, None
 
 
 def _parse_annotated(entry: Any, where: str, label_values: Sequence[int]) -> tuple[int, ...] | None:
     if entry is None:
         return None
-    classes = [value for value in label_values if value]
-    what = f"label values of classes that were drawn, some of {short_repr(classes)}"
-    values = _parse_numbers(entry, f'{where}: "annotated_labels"', what)
-    if not set(values) <= set(classes):
-        raise InputError(f'{where}: "annotated_labels" is {short_repr(entry)}, expected {what}; correct it')
-    return values
-
-
-def _by_frame(entry: Any, what: str, expected: str) -> dict[int, Any]:
-    """Return {"0": value} with whole numbers as keys, ascending."""
-    keys = list(entry) if isinstance(entry, dict) else []
-    if not keys or not all(
-        key.isascii() and key.isdecimal() and len(key) < 10 and str(int(key)) == key for key in keys
-    ):
+    classes, what = [value for value in label_values if value], f'{where}: "annotated_labels"'
+    if not set(entry) <= set(classes):
+        expected = f"label values of classes that were drawn, some of {short_repr(classes)}"
         raise InputError(f"{what} is {short_repr(entry)}, expected {expected}; correct it")
-    return {int(key): entry[key] for key in sorted(keys, key=int)}
+    return _increasing(entry, what)
 
 
-def _parse_numbers(entry: Any, what: str, expected: str, least: int = 1) -> tuple[int, ...]:
-    """Return whole numbers from 0, at least this many, ascending, each once."""
-    are_numbers = isinstance(entry, list) and all(type(n) is int and n >= 0 for n in entry)
-    if not are_numbers or sorted(set(entry)) != entry or len(entry) < least:
-        raise InputError(
-            f"{what} is {short_repr(entry)}, expected {expected}, in increasing order, each once; correct it"
-        )
-    return tuple(entry)
+def _increasing(numbers: Sequence[int], what: str) -> tuple[int, ...]:
+    """Return numbers that are in increasing order."""
+    if sorted(numbers) != numbers:
+        raise InputError(f"{what} is {short_repr(numbers)}, expected increasing order; correct it")
+    return tuple(numbers)

@@ -26,6 +26,7 @@ from unet4d.images.nifti import header_for, write_nifti
 from unet4d.phantom.cine import CINE_LABELS, check_cine, make_cine
 from unet4d.phantom.phantom_study import Array, PhantomStudy, PhantomType
 from unet4d.system.csv_file import Table
+from unet4d.system.documents import write_document
 from unet4d.system.files import replacing, write_json, write_text
 from unet4d.system.progress_bar import ProgressBar
 from unet4d.system.text import short_repr
@@ -98,7 +99,7 @@ def write_subjects(
             truth[case] = study.truth
         write_text(out / TRUE_VOLUMES.file, TRUE_VOLUMES.text(rows))
         write_json(out / "truth" / "subjects.json", truth)
-        write_json(out / "dataset.json", _description(phantom, training, seed))
+        write_document(out / "dataset.json", "dataset", _description(phantom, training, seed))
     return out / "dataset.json"
 
 

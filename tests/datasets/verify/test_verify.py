@@ -91,6 +91,7 @@ def test_warnings_alone_end_with_0(command, own_phantom):
 def test_out_names_a_further_file_for_the_fingerprint(command, own_phantom, tmp_path):
     assert command("verify", own_phantom, "--out", tmp_path / "f.json").code == 0
     fingerprint = json.loads((tmp_path / "f.json").read_text())
+    assert fingerprint.pop("schema")["name"] == "fingerprint"
     assert fingerprint == json.loads(command("verify", own_phantom, "--json").told)["fingerprint"]
     assert (own_phantom / ".unet4d-cache" / FINGERPRINT_FILE).is_file()
 

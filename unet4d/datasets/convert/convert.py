@@ -25,8 +25,9 @@ from unet4d.images.image4d import Image4D, write_image
 from unet4d.images.time_axis import TimeAxis
 from unet4d.metrics.regions import regions_entry
 from unet4d.system.class_values import IGNORE_NAME
+from unet4d.system.documents import write_document
 from unet4d.system.failures import failure_of_study
-from unet4d.system.files import PathLike, replacing, write_json
+from unet4d.system.files import PathLike, replacing
 from unet4d.system.progress_bar import ProgressBar
 from unet4d.system.signals import stop_signals
 from unet4d.system.text import count, short_repr
@@ -99,7 +100,7 @@ def convert(
         reasons = "; ".join(f"{study}: {reason}" for study, reason in failed.items())
         if not written:
             raise InputError(f"none of {count(len(failed), 'study', 'studies')} of {root} could be read: {reasons}")
-        write_json(out / "dataset.json", _description(found, name, time, written))
+        write_document(out / "dataset.json", "dataset", _description(found, name, time, written))
     _print_summary(written, time, out)
     if failed:
         raise InputError(

@@ -27,8 +27,9 @@ from unet4d.errors import InputError
 from unet4d.system.class_values import IGNORE_NAME
 from unet4d.system.csv_file import Table
 from unet4d.system.digests import stamp
+from unet4d.system.documents import write_document
 from unet4d.system.failures import failure_of_study, raise_failed
-from unet4d.system.files import PathLike, check_disk_space, read_json, replacing, write_json, write_text
+from unet4d.system.files import PathLike, check_disk_space, read_json, replacing, write_text
 from unet4d.system.lock import exclusive_lock
 from unet4d.system.progress_bar import ProgressBar
 from unet4d.system.signals import blocked_stop_signals, ignore_stop_signals, stop_signals
@@ -117,7 +118,8 @@ def _propagate(
             out / PROPAGATION.file, PROPAGATION.text((name, *row) for name, (_, rows) in ordered for row in rows)
         )
         entries = [entry for _, (entry, _) in ordered]
-        write_json(out / "dataset.json", {**given, "labels": labels, "training": entries, "test": tests})
+        written = {**given, "labels": labels, "training": entries, "test": tests}
+        write_document(out / "dataset.json", "dataset", written)
         _print_summary([rows for _, (_, rows) in ordered], out)
     raise_failed(failed, len(items), "propagated", out)
     return out / "dataset.json"
