@@ -13,6 +13,7 @@ ARG BASE
 LABEL org.opencontainers.image.title="unet4d" \
       org.opencontainers.image.description="Segmentation of 4D MRI (3D + time) with a CLSTM-UNet" \
       org.opencontainers.image.version="0.1.0" \
+      org.opencontainers.image.licenses="Apache-2.0" \
       org.opencontainers.image.base.name="${BASE}"
 
 USER 0

@@ -1,15 +1,17 @@
 # make setup   .venv with everything, pinned        make demo    the main job on a phantom, results under demo/
 # make test    the test suite                       make lint    ruff and mypy
-#              COVERAGE=yes prints its coverage     make wheel   builds the wheel and tries it outside of the checkout
+#              COVERAGE=yes prints its coverage     make wheel   sdist and wheel in dist/, the wheel tried outside of the checkout
 # make portable   types and tests as on Windows; TESTS=tests/system for a part
 # make docs    the site, in build/site           make accessibility   checks it and a report (needs npm, Chromium)
-# make bench   benchmarks, results in bench/results make docker  the image unet4d (needs a Docker engine)
+# make bench   benchmarks, results in bench/results make release the wheel, and all that publishing asks for checked
+# make docker  the image unet4d (needs a Docker engine)
+# make chroot  the image's steps and the main job in a chroot (needs root and debootstrap, no Docker)
 # make pretrained   dist/pretrained_cine.unet4d, a network trained on phantoms to begin with; BUDGET=30m of CPU time
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup demo test lint wheel portable docs bench pretrained docker clean
+.PHONY: setup demo test lint wheel release portable docs bench pretrained docker chroot clean
 setup: $(VENV)/.installed
 
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -29,15 +31,25 @@ lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# The wheel with its own dependencies in a fresh environment, called from outside of the checkout.
-wheel: setup
-	rm -rf build/venv build/lib build/bdist.* dist/*.whl
-	$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist .
+# The wheel is built from the sdist, so that the sdist is whole; then it is installed with its own dependencies in a bare environment and
+# called from outside of the checkout.
+wheel:
+	rm -rf build/tools build/venv build/lib build/bdist.* dist/unet4d-*
+	$(PYTHON) -m venv build/tools
+	build/tools/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt build
+	build/tools/bin/python -m build --outdir dist > build/log.txt || { cat build/log.txt; exit 1; }
+	build/tools/bin/python deploy/check_release.py dist
 	$(PYTHON) -m venv build/venv
 	build/venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt dist/unet4d-*.whl
 	cd / && $(CURDIR)/build/venv/bin/unet4d --version
 	cd / && $(CURDIR)/build/venv/bin/unet4d --help > /dev/null
 	cd / && $(CURDIR)/build/venv/bin/python -c "import unet4d; print('imported from', unet4d.__file__)"
+
+# TAG=v0.1.0 is compared with the version, which pyproject.toml alone has.
+release: wheel
+	build/tools/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt twine
+	build/tools/bin/python -m twine check --strict dist/unet4d-*
+	build/tools/bin/python deploy/check_release.py dist --files $(if $(TAG),--tag $(TAG))
 
 # Types as Windows and macOS have them; then tests, with all hidden from the package that Windows lacks.
 portable: setup
@@ -58,6 +70,9 @@ pretrained: setup
 
 docker:
 	docker build -t unet4d .
+
+chroot:
+	$(PYTHON) deploy/chroot.py
 
 clean:
 	rm -rf $(VENV) demo bench/results build dist *.egg-info

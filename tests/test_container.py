@@ -8,18 +8,15 @@ from pathlib import Path
 
 import pytest
 
+from deploy.chroot import instructions
+
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-
-
-def _instructions() -> list[tuple[str, str]]:
-    lines = [line for line in (ROOT / "Dockerfile").read_text().splitlines() if not line.startswith("#")]
-    joined = "\n".join(lines).replace("\\\n", " ").splitlines()
-    return [(name, rest) for name, _, rest in (line.partition(" ") for line in joined if line)]
+INSTRUCTIONS = list(instructions((ROOT / "Dockerfile").read_text()))
 
 
 def _last(name: str) -> str:
-    return [rest for instruction, rest in _instructions() if instruction == name][-1]
+    return [rest for instruction, rest in INSTRUCTIONS if instruction == name][-1]
 
 
 def _enters_the_image(path: str) -> bool:
@@ -38,13 +35,14 @@ def _enters_the_image(path: str) -> bool:
 def test_base_image_brings_the_pinned_torch():
     version = re.search(r"^torch==(\S+)$", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
     assert version
-    bases = [rest for name, rest in _instructions() if name == "ARG" and rest.startswith("BASE=")]
+    bases = [rest for name, rest in INSTRUCTIONS if name == "ARG" and rest.startswith("BASE=")]
     assert len(bases) == 1
     assert f":{version[1]}-cuda" in bases[0]
 
 
-def test_label_has_the_version_of_the_package():
+def test_label_has_the_version_and_the_licence_of_the_package():
     assert f'image.version="{PROJECT["version"]}"' in _last("LABEL")
+    assert f'image.licenses="{PROJECT["license"]}"' in _last("LABEL")
 
 
 def test_entrypoint_is_the_console_script():

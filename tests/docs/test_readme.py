@@ -1,4 +1,4 @@
-"""Tests: the commands of the README parse, its dataset.json is read, its Python runs, its files exist."""
+"""Tests: the README is short, its commands parse, its results are the recorded ones, its dataset.json is read, its Python runs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
+from experiments.real_cine.readme import results_block, with_results
 from unet4d import read_image
 from unet4d.cli.main import _parse
 from unet4d.datasets.dataset import read_dataset
@@ -23,21 +25,41 @@ def fenced(language: str) -> str:
     return re.findall(rf"```{language}\n(.*?)```", README, re.S)[0]
 
 
-def test_every_command_is_shown():
+def test_it_is_short():
+    assert len(README.split()) <= 900
+
+
+def test_its_first_screen_has_a_moving_picture_and_two_commands():
+    first = README.partition("\n## ")[0]
+    [picture] = re.findall(r"!\[[^\]]{20,}\]\((\S+)\)", first)
+    with Image.open(ROOT / picture) as moving:
+        assert moving.n_frames > 10
+    assert len(re.findall(r"^    \S", first, re.M)) == 2
+    target, program = re.findall(r"^    (?:make |\.venv/bin/)(\w+)", first, re.M)
+    assert f"\n{target}: " in (ROOT / "Makefile").read_text(encoding="utf-8")
+    assert program == "unet4d"
+
+
+def test_its_results_are_the_recorded_ones():
+    assert results_block() in README
+    assert with_results(README) == README
+    assert "no difference shown" in results_block()
+
+
+def test_the_whole_path_is_shown_in_twelve_lines():
+    assert len(COMMANDS) == 12
     assert {line.split()[1] for line in COMMANDS} == {
         "convert",
         "verify",
         "propagate",
         "plan",
         "train",
-        "info",
         "predict",
-        "orthanc",
-        "postprocess",
-        "export",
         "evaluate",
         "compare",
+        "postprocess",
         "report",
+        "export",
     }
 
 
