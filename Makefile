@@ -11,7 +11,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup demo test lint wheel release portable docs bench pretrained docker chroot clean
+.PHONY: setup demo test lint wheel release portable docs accessibility bench pretrained docker chroot clean
 setup: $(VENV)/.installed
 
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -61,6 +61,11 @@ portable: setup
 docs: setup
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
 	cd docs && $(CURDIR)/$(BIN)/python -m generate
+
+# Every rule of axe-core, at desktop and phone width, light and dark; PAGES=build/site/index.html for some pages alone.
+accessibility: docs
+	cd docs/accessibility && npm ci --silent
+	$(BIN)/python docs/accessibility/check.py $(PAGES)
 
 bench: setup
 	$(BIN)/python -m bench

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -41,9 +42,13 @@ def main() -> int:
     if done.returncode or "WARNING" in done.stdout:
         print("the site has warnings or errors, expected none; see above", file=sys.stderr)
         return done.returncode or 1
-    for page in (BUILD / "site").rglob("*.html"):  # the theme's copy of it is on a server
+    (BUILD / "site" / "404.html").unlink()  # its addresses hold at the root of a server alone
+    for page in (BUILD / "site").rglob("*.html"):
         text = page.read_text(encoding="utf-8")
-        page.write_text(text.replace(ON_SERVER, os.path.relpath(BUILD / "site" / LOCAL, page.parent)), encoding="utf-8")
+        text = text.replace(ON_SERVER, os.path.relpath(BUILD / "site" / LOCAL, page.parent))
+        page.write_text(
+            re.sub(r"<th([^>]*)></th>", r"<td\1></td>", text), encoding="utf-8"
+        )  # a heading without text is none
     found = broken_links(BUILD / "site")
     print("\n".join(found) or f"no broken link; open {BUILD / 'site' / 'index.html'}")
     return int(bool(found))
