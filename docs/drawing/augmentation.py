@@ -26,42 +26,66 @@ DOCS = Path(__file__).parents[1]
 BEFORE = """\
 # Augmentation
 
-How training clips are varied. `data.augmentation` (off, mild, strong) holds for space and intensity, `data.flip_axes`
-for mirroring, `data.time_augmentation` (off, mild, strong) for time and for single frames that went wrong;
-`data.artifacts` in place of the latter for a given share of all frames that went severely wrong. All parameters of a
-clip are drawn first, from the run's seed and the clip's number; deterministic functions then apply them, each of which
-can be called alone (`unet4d/pipeline/augmentation/`, `unet4d/pipeline/clip_frames.py`). One warp holds for all frames
-of a clip and its labels, one contrast for all frames: two equal frames stay equal under all but noise. A label's voxel
-gets the class with the largest linear share, so that borders stay as smooth as they were. What a frame loses when it
-goes wrong, its neighbours still show, and its label stays: this is what recurrence is for.
+How training clips are varied.
 
-This page and its picture are written by `python docs/drawing/augmentation.py`; a test holds the page to the code. "20 %: 0.3 to 1"
-reads: in 20 % of the clips, a number drawn evenly from that range. Intensities are in standard deviations of the study.
+| setting | for |
+|---|---|
+| `data.augmentation` (off, mild, strong) | space and intensity |
+| `data.flip_axes` | mirroring |
+| `data.time_augmentation` (off, mild, strong) | time, and single frames that went wrong |
+| `data.artifacts` | a given share of all frames that went severely wrong, in place of the single frames of the row above |
 
-![every augmentation at its strong setting, on the phantom](../pictures/augmentation.webp)
+- All parameters of a clip are drawn first, from the run's seed and the clip's number. Deterministic functions then
+  apply them, each of which can be called alone (`unet4d/pipeline/augmentation/`, `unet4d/pipeline/clip_frames.py`).
+- One warp holds for all frames of a clip and its labels, one contrast for all frames. Two equal frames stay equal
+  under all but noise.
+- A label's voxel gets the class with the largest linear share, so that borders stay as smooth as they were.
+- What a frame loses when it goes wrong, its neighbours still show, and its label stays: this is what recurrence is
+  for.
+
+This page and its picture are written by `python docs/drawing/augmentation.py`; a test holds the page to the code. "20
+%: 0.3 to 1" reads: in 20 % of the clips, a number drawn evenly from that range. Intensities are in standard
+deviations of the study.
+
+![Every augmentation at its strong setting on a phantom, a row per effect, the unchanged image first](../pictures/augmentation.webp)
 """
 AFTER = """\
 ## Kinds of channels
 
-`channel_kinds` of dataset.json names each channel's kind. A **signal** goes through all of this. A **map** is one image for all
-frames and has a unit: it is moved, loses resolution and gets noise, the same in all frames, and is never corrupted. A **velocity**
-is a component of a vector and has a unit and a sign: it is moved, loses resolution, gets Gaussian noise and takes part in
-mistriggered lines and noise bursts; no contrast, gamma, brightness, shading, dropout or ghost. Mirroring an axis negates the
-velocity along it and no other. Turning a patch turns the vectors with it, by the same matrix; scaling leaves them as they are. A
-plane in which one velocity was measured and the other was not is never turned, for the other would be needed.
+`channel_kinds` of dataset.json names each channel's kind.
+
+- A **signal** goes through all of this.
+- A **map** is one image for all frames and has a unit. It is moved, loses resolution and gets noise, the same in all
+  frames. It is never corrupted.
+- A **velocity** is a component of a vector and has a unit and a sign. It is moved, loses resolution, gets Gaussian
+  noise and takes part in mistriggered lines and noise bursts. It gets no contrast, gamma, brightness, shading,
+  dropout or ghost.
+
+Mirroring an axis negates the velocity along it and no other. Turning a patch turns the vectors with it, by the same
+matrix; scaling leaves them as they are. A plane with one of its two velocities alone is never turned, because the
+other would be needed.
 
 ## Order
 
-Space, then single frames, then shading, noise, blur, low resolution, contrast and brightness, gamma. With thick slices, patches are
-turned, scaled, blurred and coarsened in their plane only. Of a study the box around the warped patch is read, and no more.
+Space, then single frames, then shading, noise, blur, low resolution, contrast and brightness, gamma. With thick
+slices, patches are turned, scaled, blurred and coarsened in their plane only. Of a study the box around the warped
+patch is read, and no more.
 
 ## Beside nnU-Net
 
-Strong reaches at least as far as the default set of nnU-Net v2, and as often or more: any angle in the plane of thick slices in
-20 % of the clips (nnU-Net: 20 %), else up to 30°; sizes from 0.63 to 1.43 in 80 % (0.7 to 1.4 in 20 %); noise to 0.3 in 30 %
-(0.1 in 10 %); blur to 1.5 voxels in 20 % (1 in 20 %); resolution down to a half in 25 % (a half in 25 %); contrast and brightness
-in 50 % each (0.75 to 1.25 in 15 % each); gamma from 0.6 to 1.8 in 40 %, a quarter of them inverted (0.7 to 1.5 in 30 %, inverted in
-10 %). nnU-Net warps each frame as an image of its own, and mirrors by default: here one warp holds for a clip, and
+Strong reaches at least as far as the default set of nnU-Net v2, and as often or more:
+
+| effect | strong | nnU-Net v2 |
+|---|---|---|
+| rotation, in the plane of thick slices | any angle in 20 %, else up to 30° | any angle in 20 % |
+| size | 0.63 to 1.43 in 80 % | 0.7 to 1.4 in 20 % |
+| noise | to 0.3 in 30 % | to 0.1 in 10 % |
+| blur, voxels | to 1.5 in 20 % | to 1 in 20 % |
+| resolution | down to a half in 25 % | down to a half in 25 % |
+| contrast, brightness | 50 % each | 0.75 to 1.25 in 15 % each |
+| gamma | 0.6 to 1.8 in 40 %, a quarter of them inverted | 0.7 to 1.5 in 30 %, inverted in 10 % |
+
+nnU-Net warps each frame as an image of its own, and mirrors by default. Here one warp holds for a clip, and
 `data.flip_axes` lists the axes that may be mirrored.
 
 ## Sources

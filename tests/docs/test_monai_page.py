@@ -30,7 +30,7 @@ def test_the_files_that_they_include_exist():
 
 
 def test_the_commands_parse_and_name_classes_that_are_there():
-    [line] = re.findall(r"^    PYTHONPATH=\. (unet4d .+)$", OWN, re.M)
+    [line] = re.findall(r"^PYTHONPATH=\. (unet4d .+)$", OWN, re.M)
     words = shlex.split(line)[1:]
     assert _parse(words)[0] == "train"
     for setting, path in re.findall(r"--((?:train|data)\.\w+) (\S+)", line):
