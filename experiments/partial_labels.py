@@ -76,17 +76,23 @@ def main(out: Path, seeds: Sequence[int], numbers: Sequence[int], arms: Sequence
     ):
         if not (out / folder / "dataset.json").exists():
             write_phantom(out / folder, subjects, FRAMES, labelled, 0.0, seed, SHAPE)
-    results: dict[str, Results] = {}
     for number in numbers:
-        of_number = results.setdefault(f"{number} subjects", {})
         for seed in seeds:
             for name in arms:
                 here = out / f"{number}_subjects" / f"seed_{seed}" / name
                 if not (here / "scores.json").exists():
                     write_json(here / "scores.json", _run(out, out / f"train_{number}", here, ARMS[name], seed))
-                of_number.setdefault(str(seed), {})[name] = read_json(here / "scores.json")
-                write_json(out / "summary.json", {key: summarize(found) for key, found in results.items()})
-                print(number, "subjects, seed", seed, name, of_number[str(seed)][name], flush=True)
+                write_json(out / "summary.json", {key: summarize(found) for key, found in _collect(out).items()})
+                print(number, "subjects, seed", seed, name, read_json(here / "scores.json"), flush=True)
+
+
+def _collect(out: Path) -> dict[str, Results]:
+    """Return the scores of all arms that are finished, by number of subjects, seed and arm."""
+    results: dict[str, Results] = {}
+    for file in sorted(out.glob("*_subjects/seed_*/*/scores.json")):
+        number, seed, arm = file.relative_to(out).parts[:3]
+        results.setdefault(number, {}).setdefault(seed, {})[arm] = read_json(file)
+    return results
 
 
 def _run(out: Path, source: Path, here: Path, arm: Arm, seed: int) -> dict[str, Any]:
