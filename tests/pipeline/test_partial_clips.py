@@ -93,19 +93,28 @@ def test_beyond_a_partly_drawn_study_a_patch_is_ignored_and_beyond_a_whole_one_b
         label, outside = clip.label[clip.labelled][0], clip.image[clip.labelled][0, 0] == 0
         assert outside.any()
         assert (label[outside] == beyond).all()
-        assert (label[..., ::2][~outside[..., ::2]] != IGNORE).all()
+        inside = np.argwhere(~outside.numpy())
+        first = int(inside[:, 2].min())  # the first slice of the study, unless the patch begins with its second one
+        known = [
+            bool((label[..., z][~outside[..., z]] != IGNORE).all()) for z in range(first, int(inside[:, 2].max()) + 1)
+        ]
+        assert (
+            all(known)
+            if beyond == 0
+            else known in ([True, False, True, False, True], [True, False] * 2, [False, True] * 2)
+        )
 
 
 @pytest.mark.parametrize("augmentation", ["off", "strong"])
 def test_ignored_voxels_stay_ignored_in_clips(augmentation):
-    """Slices are warped one by one, so the ignored ones of the study are those of the clip."""
+    """Slices are warped one by one, so the ignored ones of the study are those of the clip, up to its shift along Z."""
     made = clips(study(part="slices"), augmentation=augmentation, patch_size=(8, 6, 5), flip_axes=[0, 1, 2])
     for number in range(6):
         clip = made[number]
         label = clip.label[clip.labelled]
-        assert (label[..., 1::2] == IGNORE).all()
+        odd, even = ((label[..., first::2] == IGNORE) for first in (1, 0))
+        assert (odd.all() and not even.all()) or (even.all() and not odd.all())
         assert set(label.unique().tolist()) <= {0, 1, 2, IGNORE}
-        assert (label[..., ::2] != IGNORE).any()
 
 
 def test_every_patch_sees_a_drawn_voxel_and_foreground_centers_are_drawn():
@@ -115,6 +124,20 @@ def test_every_patch_sees_a_drawn_voxel_and_foreground_centers_are_drawn():
         made = clips(one, foreground_fraction=fraction)
         seen = [made[number] for number in range(30)]
         assert all((clip.label[clip.labelled] != IGNORE).any() for clip in seen)
+
+
+@pytest.mark.parametrize("fraction", [0.0, 1.0])
+def test_a_partly_drawn_stack_is_shifted_along_z_and_a_whole_one_is_not(fraction):
+    """A patch of all five slices: the first one of the study is the second, the first, or beyond the patch."""
+    for made, wanted in ((study(part="slices"), {-1, 0, 1}), (study(), {0})):
+        numbered = np.broadcast_to(np.arange(1.0, 6.0, dtype=np.float32), made.image.shape).copy()
+        of_slices = clips(replace(made, image=numbered), patch_size=(8, 6, 5), foreground_fraction=fraction)
+        seen = set()
+        for number in range(40):
+            clip = of_slices[number]
+            assert (clip.label[clip.labelled] != IGNORE).any()
+            seen.add(int(clip.image[0, 0, 0, 0, 2]) - 3)
+        assert seen == wanted
 
 
 def test_patches_center_on_regions_where_these_are_trained():

@@ -200,8 +200,22 @@ class ClipDataset(Dataset[Clip]):
 
         Either way the patch is moved until it lies inside the study, or the study inside the patch, as a window at inference does:
         near the end of a short stack it would lose slices to padding. Where it would see no drawn voxel, one is its center.
+
+        In a partly drawn study it is shifted along Z, too. A patch of the whole stack would have the same undrawn slices again and
+        again. A network that convolves across slices tells them by their place, and predicts anything there, also in new studies.
         """
         ranges = [_center_range(full, n) for full, n in zip(study.image.shape[2:], self.patch_size, strict=True)]
+        depth, shift = self.patch_size[2], 0
+        if study.scope.ignores and study.image.shape[-1] > 1:
+            most = max(1, depth // 4)
+            shift = int(rng.integers(-most, most + 1))
+
+        def moved_inside(voxel: Sequence[int]) -> list[int]:
+            center = [min(max(v, span[0]), span[-1]) for v, span in zip(voxel, ranges, strict=True)]
+            if 0 <= voxel[2] - (center[2] + shift - depth // 2) < depth:  # else it would not see the voxel
+                center[2] += shift
+            return center
+
         first, last = np.searchsorted(study.foreground[:, 0], [row, row + 1])
         inside = study.foreground[first:last]
         if rng.random() < self.config.foreground_fraction and len(inside):
@@ -212,14 +226,15 @@ class ClipDataset(Dataset[Clip]):
                 chosen = rng.choice(np.unique(inside[:, 1]))
                 low, high = np.searchsorted(inside[:, 1], [chosen, chosen + 1])
                 voxel = inside[rng.integers(low, high), 2:].tolist()
-            return [min(max(v, span[0]), span[-1]) for v, span in zip(voxel, ranges, strict=True)]
+            return moved_inside(voxel)
         center = [int(rng.integers(span[0], span[-1] + 1)) for span in ranges]
+        center[2] += shift
         if study.scope.ignores:
             start = [c - n // 2 for c, n in zip(center, self.patch_size, strict=True)]
             if (crop_padded(study.label, [row], start, self.patch_size, IGNORE) == IGNORE).all():
                 drawn = np.argwhere(study.label[row] != IGNORE)
                 voxel = drawn[rng.integers(len(drawn))].tolist() if len(drawn) else center
-                return [min(max(v, span[0]), span[-1]) for v, span in zip(voxel, ranges, strict=True)]
+                return moved_inside(voxel)
         return center
 
 
