@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 from tests.builders import cached_study
 from unet4d.config import DataConfig
 from unet4d.images.channels import MAP, SIGNAL
+from unet4d.pipeline.augmentation.compose import Augmentation
 from unet4d.pipeline.augmentation.intensity import IntensityParams
 from unet4d.pipeline.cache import cached_studies
 from unet4d.pipeline.cached_study import CachedStudy
-from unet4d.pipeline.clip_dataset import Augmentation, Batch, ClipDataset, clip_loader, collate, crop_padded
+from unet4d.pipeline.clip_dataset import Batch, ClipDataset, clip_loader, collate, crop_padded
 from unet4d.pipeline.clip_frames import TemporalWarp
 
 PATCH = (8, 6, 4)
@@ -331,7 +332,7 @@ def test_augmentation_knows_what_the_channels_hold(monkeypatch, kinds, wanted):
             came.append((tuple(channel_kinds), cyclic))
             super().__init__(config, patch_size, tilt, channel_kinds, cyclic)
 
-    monkeypatch.setattr("unet4d.pipeline.clip_dataset.Augmentation", Watched)
+    monkeypatch.setattr("unet4d.pipeline.clip_dataset.augmentation_class", lambda config: Watched)
     ClipDataset([cached_study(channels=2)], DataConfig(patch_size=PATCH, frames=4), True, 0, kinds)
     assert set(came) == {(wanted, True)}
 
