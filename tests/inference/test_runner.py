@@ -45,6 +45,8 @@ CASES = {
     "a flow, mirrored": {"kinds": VELOCITIES, "mirror_axes": [1], "flip_axes": [1]},
     "frame-wise, not normalized": {"lstm_channels": 0, "normalization": "none"},
 }
+SLOW = ("forward", "bidirectional", "bidirectional, a whole round")
+"""Cases that others hold in part."""
 
 
 def write(model, out, **card):
@@ -52,7 +54,10 @@ def write(model, out, **card):
     return out
 
 
-@pytest.mark.parametrize("settings", CASES.values(), ids=CASES)
+@pytest.mark.parametrize(
+    "settings",
+    [pytest.param(case, id=name, marks=[pytest.mark.slow] * (name in SLOW)) for name, case in CASES.items()],
+)
 def test_logits_and_labels_are_those_of_torch(settings, tmp_path):
     model = make_model(**settings)
     image = make_image(len(model.task.channel_names))
