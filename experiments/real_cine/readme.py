@@ -21,8 +21,8 @@ ARMS = {
     "nnunet_2d": "nnU-Net v2, 2D",
     "nnunet_3d": "nnU-Net v2, 3D",
     "registration": "registration¹",
-    "framewise": "unet4d, frame-wise",
-    "clstm": "unet4d",
+    "framewise": "unet4d², frame-wise",
+    "clstm": "unet4d²",
 }
 ABLATIONS = {"clstm": "unet4d", "strong_framewise_first": "unet4d²"}
 """Arms at half of the budget, shown until the whole budget's are there."""
@@ -40,8 +40,8 @@ def results_block() -> str:
         f"Means of {' or '.join(map(str, sorted(patients)))} held-out patients, {_seeds(arms, ablations)}. "
         "¹ Moves the label of the patient's other drawn frame, which no other row sees."
     )
-    if OWN not in arms["arms"]:
-        notes += " ² Strong augmentation, frame-wise steps first."
+    notes += " ² Strong augmentation, frame-wise steps first"
+    notes += ", no ConvLSTM at full resolution." if OWN in arms["arms"] else "."
     return f"{markdown_table(HEAD, rows)}\n\n{notes}\n\n{_recurrence()}\n"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import tomllib
 from pathlib import Path
 
 import numpy as np
@@ -44,6 +45,12 @@ def test_its_results_are_the_recorded_ones():
     assert results_block() in README
     assert with_results(README) == README
     assert "no difference shown" in results_block()
+
+
+def test_the_extras_it_installs_are_there():
+    [extras] = set(re.findall(r"pip install 'unet4d\[([\w,]+)\]'", README))
+    known = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+    assert set(extras.split(",")) <= known.keys()
 
 
 def test_the_whole_path_is_shown_in_twelve_lines():
