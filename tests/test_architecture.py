@@ -165,6 +165,22 @@ def test_the_public_names_are_imported_only_where_they_are_first_used():
     assert loaded_after("import unet4d") == []
 
 
+HELP_NEEDS = {
+    "attr", "attrs", "cython_runtime", "docstring_parser", "jsonargparse", "tqdm", "typeshed_client", "typing_extensions", "unet4d", "yaml",
+}  # fmt: skip
+"""Packages outside of the standard library that the command line may import before a command is chosen."""
+
+
+def test_help_imports_few_packages():
+    """Each package costs time at every call: a new one here is a decision, see `HELP_NEEDS`."""
+    source = "import sys\nbefore = set(sys.modules)\nfrom unet4d.cli.main import run\n"
+    source += "assert run(['--help']) == run(['train', '--help']) == run(['--version']) == 0\n"
+    source += "new = {name.partition('.')[0] for name in set(sys.modules) - before}\n"
+    source += "print('needs', *sorted(name for name in new - sys.stdlib_module_names if not name.startswith('_')))"
+    done = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, check=True, timeout=100)
+    assert set(done.stdout.splitlines()[-1].split()[1:]) <= HELP_NEEDS
+
+
 def test_help_waits_for_nothing_heavy():
 
     source = "from unet4d.cli.main import run\nfrom unet4d.cli import COMMANDS\n"
