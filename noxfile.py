@@ -47,4 +47,6 @@ def portable(session: nox.Session) -> None:
     session.install("-c", "constraints.txt", "-e", ".[dev]")
     for platform in ("win32", "darwin"):
         session.run("mypy", "--platform", platform, "--cache-dir", f".mypy_cache/{platform}")
-    session.run("python", "-m", "pytest", "-p", "tests.masking", "-o", "timeout_method=thread", *IN_PARALLEL, *session.posargs)
+    session.run(
+        "python", "-m", "pytest", "-p", "tests.masking", "-o", "timeout_method=thread", *IN_PARALLEL, *session.posargs
+    )

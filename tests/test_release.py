@@ -114,7 +114,9 @@ def test_the_suite_runs_on_three_systems_and_every_version_of_python_that_is_nam
     systems = {*matrix["system"], *(row["system"] for row in matrix["include"])}
     assert {system.split("-")[0] for system in systems} == {"ubuntu", "macos", "windows"}
     named = [re.fullmatch(r"Programming Language :: Python :: (3\.\d+)", one) for one in PROJECT["classifiers"]]
-    assert {match[1] for match in named if match} <= set(matrix["python"])  # named are those that were run, see systems.md
+    assert {match[1] for match in named if match} <= set(
+        matrix["python"]
+    )  # named are those that were run, see systems.md
     assert PROJECT["requires-python"] == f">={matrix['python'][0]}"
 
 

@@ -25,7 +25,11 @@ def test_only_pythons_are_classified_on_which_something_was_run():
 
 def test_the_sessions_of_nox_are_for_the_pythons_that_it_names():
     tree = ast.parse((ROOT / "noxfile.py").read_text(encoding="utf-8"))
-    values = {node.targets[0].id: node.value for node in ast.walk(tree) if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name)}
+    values = {
+        node.targets[0].id: node.value
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name)
+    }
     assert list(ast.literal_eval(values["PYTHONS"])) == list(RUN)
     assert re.findall(r"nox -s ([\w.-]+)", PAGE) == ["tests-3.13"]
     assert {"tests", "torch", "portable"} <= {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
