@@ -1,6 +1,6 @@
 """The suite on other Pythons, with other versions of torch, and as on Windows; `nox -l` lists the sessions.
 
-Needs nox (`pip install nox`) and the Pythons. All versions are pinned in constraints.txt alone. What follows `--` goes to pytest, such as
+Needs nox (`pip install nox`) and the Pythons. All versions are pinned in constraints.txt alone. What follows `--` goes to pytest:
 `nox -s tests-3.13 -- tests/system`.
 """
 

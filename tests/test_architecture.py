@@ -166,7 +166,8 @@ def test_the_public_names_are_imported_only_where_they_are_first_used():
 
 
 HELP_NEEDS = {
-    "attr", "attrs", "cython_runtime", "docstring_parser", "jsonargparse", "tqdm", "typeshed_client", "typing_extensions", "unet4d", "yaml",
+    "attr", "attrs", "cython_runtime", "docstring_parser", "jsonargparse", "tqdm", "typeshed_client", "typing_extensions", "unet4d",
+    "yaml",
 }  # fmt: skip
 """Packages outside of the standard library that the command line may import before a command is chosen."""
 
