@@ -12,13 +12,14 @@ from unet4d.datasets.propagation.propagate import PROPAGATION
 from unet4d.evaluation.compare import COMPARISON
 from unet4d.evaluation.tables import TABLES
 from unet4d.inference.batch.case_measures import MEASURES
+from unet4d.inference.batch.curve_tables import CURVE_TABLES
 from unet4d.inference.batch.summary_tables import VOLUMES
 from unet4d.phantom.phantom_dataset import TRUE_VOLUMES
 from unet4d.system.csv_file import Table
 from unet4d.system.documents import load_schema, schema_names
 
 TABLES_OF_COMMANDS: Mapping[str, tuple[Table, ...]] = {
-    "predict": (VOLUMES, MEASURES),
+    "predict": (VOLUMES, MEASURES, *CURVE_TABLES),
     "evaluate": tuple(TABLES.values()),
     "compare": (COMPARISON,),
     "propagate": (PROPAGATION,),

@@ -102,6 +102,7 @@ class Dataset:
         roles: the structure of a heart that a class is, or "other", where dataset.json says so.
         ignore: the value of undrawn voxels, "ignore" in labels; None: there is none. It is no class.
         regions: unions of the label values that are predicted and measured in place of them, see metrics/regions.py.
+        velocity_unit: of velocity channels, "mm/s", "cm/s" or "m/s"; None where unset.
     """
 
     root: Path
@@ -115,6 +116,7 @@ class Dataset:
     roles: Roles = field(default_factory=dict)
     ignore: int | None = None
     regions: Regions = field(default_factory=dict)
+    velocity_unit: str | None = None
 
     @property
     def classes(self) -> dict[str, ClassValue]:

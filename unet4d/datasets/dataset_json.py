@@ -57,7 +57,8 @@ def parse_dataset(entry: Any, path: Path) -> Dataset:
             f'{path}: "name" is {short_repr(name)}, expected at most {LONGEST_NAME} characters; correct it'
         )
     about = (path.parent, name, channel_names, labels, time)
-    return Dataset(*about, cases["training"], cases["test"], channel_kinds, roles, ignore, regions)
+    parts = (cases["training"], cases["test"])
+    return Dataset(*about, *parts, channel_kinds, roles, ignore, regions, entry.get("velocity_unit"))
 
 
 def parse_channel_names(names: Any, what: str) -> tuple[str, ...]:

@@ -38,6 +38,7 @@ def make_study(case: Case, dataset: Dataset | None = None, *, is_test: bool = Fa
         is_test=is_test,
         vitals=case.vitals,
         partial=case.partial,
+        velocity_unit=dataset.velocity_unit if dataset else None,
     )
     if case.channels_last:
         return study

@@ -61,6 +61,7 @@ class Study:
             the columns and Y along the rows of that image. Of several channels the first; None where it cannot be read.
         partial: what was drawn of the label, where that is not all.
         key: columns that link an anonymised name to a patient. They are written only where the user asks for it.
+        velocity_unit: of velocity channels, "mm/s", "cm/s" or "m/s"; None where unknown.
     """
 
     name: str
@@ -76,6 +77,7 @@ class Study:
     dicom: SliceStack | None = None
     partial: PartialLabels = WHOLE
     key: Mapping[str, str] = field(default_factory=dict)
+    velocity_unit: str | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -17,6 +17,7 @@ from unet4d.datasets.find_studies import AUTO_LAYOUT, expand_input_lists, find_s
 from unet4d.datasets.key_file import write_key_file
 from unet4d.datasets.study import Study
 from unet4d.errors import InputError
+from unet4d.evaluation.signal_curves import NO_CURVES, CurveOptions
 from unet4d.images.image4d import ImageInfo
 from unet4d.images.time_axis import time_axis
 from unet4d.inference.batch.case_records import input_stamps
@@ -65,6 +66,7 @@ def predict(
     postprocess: Literal["auto", "off"] = "auto",
     key_file: PathLike | None = None,
     dicom_terms: PathLike | None = None,
+    curves: CurveOptions = NO_CURVES,
     leave_complete: bool = False,
     shard: JobShard | None = None,
     ranks: ProcessGroup = ALONE,
@@ -95,6 +97,7 @@ def predict(
         key_file: a CSV file of the patient and the series behind each anonymised case, for its owner alone; outside of
             `out_dir` and of the inputs.
         dicom_terms: a table of the codes and colors of classes in DICOM formats, see `unet4d.report.dicom.terms.read_terms`.
+        curves: curves that are measured beside volumes: signal, uptake, velocity, flow; each has a table of its own.
         leave_complete: skip the cases with whole files of the same inputs, models, settings and version.
         shard: the part of the studies to take; every n-th by name.
         ranks: the processes that share that part; each calls this.
@@ -131,7 +134,8 @@ def predict(
             options=convert_options,
         )
         models_of = {study.name: [_held_out_by(study, models)] if held_out else models for study in studies}
-        about = (task.labels, formats, options.probabilities, task.roles, task.regions)
+        curves.check(task.channel_kinds, {study.name: study.velocity_unit for study in studies})
+        about = (task.labels, formats, options.probabilities, task.roles, task.regions, curves.kinds)
         folder = PredictionFolder(Path(out_dir), *about)
     ranks.broadcast_from_rank0(lambda: folder.check(studies))
     if key_file is not None:
@@ -162,7 +166,7 @@ def predict(
         if leave_complete:
             _report_skipped(len(jobs) - len(todo), len(jobs))
     computed_by = hardware(torch_device) | ({} if backend == TORCH else {"backend": f"{backend} {version(backend)}"})
-    batch = BatchPredictor(folder, options, budget, computed_by, ranks.is_first)
+    batch = BatchPredictor(folder, options, budget, computed_by, ranks.is_first, curves)
     batch.run(todo)
     if ranks.is_first and (mixed := folder.mixed_conditions()):
         logger.warning(

@@ -20,7 +20,7 @@ import numpy as np
 from unet4d.config import Size
 from unet4d.datasets.writer import fill_dataset_folder
 from unet4d.errors import InputError
-from unet4d.images.channels import SIGNAL
+from unet4d.images.channels import SIGNAL, VELOCITIES, channels_of_kind
 from unet4d.images.image4d import Image4D, write_image
 from unet4d.images.nifti import header_for, write_nifti
 from unet4d.phantom.cine import CINE_LABELS, check_cine, make_cine
@@ -165,6 +165,7 @@ def _description(phantom: PhantomType, training: list[dict[str, Any]], seed: int
         "reference": "made by unet4d phantom",
         "channel_names": {str(channel): name for channel, name in enumerate(phantom.channel_names)},
         **({"channel_kinds": kinds} if kinds else {}),
+        **({"velocity_unit": "mm/s"} if channels_of_kind(phantom.channel_kinds, *VELOCITIES) else {}),
         "labels": phantom.labels,
         "time": phantom.time,
         "training": training,

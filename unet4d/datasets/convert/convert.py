@@ -100,7 +100,10 @@ def convert(
         reasons = "; ".join(f"{study}: {reason}" for study, reason in failed.items())
         if not written:
             raise InputError(f"none of {count(len(failed), 'study', 'studies')} of {root} could be read: {reasons}")
-        write_document(out / "dataset.json", "dataset", _description(found, name, time, written))
+        units = {study.velocity_unit for study in found.studies}
+        unit = units.pop() if len(units) == 1 else None
+        about = _description(found, name, time, written) | ({"velocity_unit": unit} if unit else {})
+        write_document(out / "dataset.json", "dataset", about)
     _print_summary(written, time, out)
     if failed:
         raise InputError(

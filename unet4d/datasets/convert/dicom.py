@@ -32,7 +32,7 @@ from pathlib import Path
 
 import numpy as np
 
-from unet4d.datasets.convert.dicom_flow import FLOW_KINDS, channel_stacks, describe_flow, find_flow_sets
+from unet4d.datasets.convert.dicom_flow import FLOW_KINDS, channel_stacks, describe_flow, find_flow_sets, velocity_unit
 from unet4d.datasets.convert.dicom_labels import files_of, find_labels
 from unet4d.datasets.convert.file_names import natural_key
 from unet4d.datasets.convert.layout_options import LayoutOptions
@@ -96,6 +96,7 @@ def find_dicom(root: Path, options: LayoutOptions) -> Source:
             time=_common_time(one.stacks[:1]),
             dicom=one.stacks[0] if isinstance(one.stacks[0], SliceStack) else None,
             key=_key(case, subject, one.parts[0]),
+            velocity_unit=velocity_unit(one.stacks),
         )
         for case, subject, one, label in zip(cases, subjects, found_studies, labels, strict=True)
     ]

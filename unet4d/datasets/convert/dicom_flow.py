@@ -114,6 +114,13 @@ def channel_stacks(
     return tuple(found)
 
 
+def velocity_unit(stacks: Sequence[SliceStack | InputError]) -> str | None:
+    """Return "cm/s" where a study has velocities, and all headers have their scale; else None."""
+    planes = [stack.planes[0][0] for stack in stacks if isinstance(stack, SliceStack)]
+    moving = [plane for plane in planes if plane.velocity is not None]
+    return "cm/s" if moving and all(map(has_scale, moving)) else None
+
+
 def describe_flow(
     flow: FlowSet, candidates: Sequence[StudyCandidate], stacks: Sequence[SliceStack | InputError]
 ) -> Iterator[str]:

@@ -8,6 +8,7 @@ OUT/.unet4d/cases/<case>.json    written last, when all files of the case are th
     "files"      relative path to SHA-256
     "entry"      the case's entry in prediction.json; "frames", "frame_duration_s", "volumes_ml", "vitals", "flags",
                  "flag_keys": its part of the other tables; "seconds", "hardware"
+    "intensity", "flow", "channel_kinds", "baseline_frames"   curves, where they were asked for, see evaluation/signal_curves.py
 """
 
 from __future__ import annotations

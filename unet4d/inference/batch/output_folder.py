@@ -57,6 +57,7 @@ class PredictionFolder:
         probabilities: write each class's probability, too.
         roles: the structure of a heart that a class is, or "other", where the models' dataset says so.
         regions: unions of the labels, which are measured in place of them.
+        curves: kinds of curves that `add` gets, see evaluation/signal_curves.py.
 
     Raises:
         InputError: an unknown format; a DICOM report without the segmentation that it refers to.
@@ -70,6 +71,7 @@ class PredictionFolder:
         probabilities: bool = False,
         roles: Roles | None = None,
         regions: Regions | None = None,
+        curves: Sequence[str] = (),
     ):
         if not formats or not set(formats) <= set(LABEL_FORMATS):
             raise InputError(
@@ -81,6 +83,7 @@ class PredictionFolder:
             )
         self.path, self.labels, self.formats = path, dict(labels), tuple(dict.fromkeys(formats))
         self.outputs = (*self.formats, PROBABILITIES) if probabilities else self.formats
+        self.made_outputs = (*self.outputs, *curves)
         self.records = CaseRecords(path)
         self.regions = dict(regions or {})
         self.classes = classes_of(labels, self.regions)
@@ -121,7 +124,7 @@ class PredictionFolder:
 
         Other vitals change its measures and not its label map: they are recorded anew.
         """
-        record = self.records.read_complete(case, made, self.outputs)
+        record = self.records.read_complete(case, made, self.made_outputs)
         if record and record.get("vitals") != vitals.known():
             write_document(self.records.path(case), "case-record", {**record, "vitals": vitals.known()})
         return record is not None
@@ -153,7 +156,7 @@ class PredictionFolder:
             label: (T, X, Y, Z) uint8, label values.
             probabilities: (K, T, X, Y, Z) float32, in the order of the labels; None unless they were asked for.
             info: the study.
-            about: the record's "made", "entry", "vitals", "seconds" and "hardware", see case_records.py.
+            about: the record's "made", "entry", "vitals", "seconds" and "hardware", and curves, see case_records.py.
             dicom: the label map with the images that it is of, where a format is DICOM.
 
         Returns:
@@ -176,7 +179,7 @@ class PredictionFolder:
         record = {
             "case": case,
             **about,
-            "formats": list(self.outputs),
+            "formats": list(self.made_outputs),
             "frames": len(label),
             "frame_duration_s": info.frame_duration_s,
             "volumes_ml": {name: [round(float(volume), 6) for volume in curve] for name, curve in curves.items()},

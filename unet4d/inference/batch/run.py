@@ -15,6 +15,7 @@ import numpy as np
 
 from unet4d.datasets.study import Study
 from unet4d.errors import InputError, Unet4DError
+from unet4d.evaluation.signal_curves import CurveOptions, measure_curves
 from unet4d.images.image4d import ImageInfo
 from unet4d.images.time_axis import TimeAxis
 from unet4d.inference.batch.case_records import InputStamp, check_unchanged, describe_inputs, input_stamps
@@ -111,7 +112,9 @@ class BatchPredictor:
         budget: MemoryBudget,
         hardware: Mapping[str, Any],
         reports: bool,
+        curves: CurveOptions | None = None,
     ):
+        self.curves = curves or CurveOptions()
         self.folder, self.options, self.budget, self.hardware, self.reports = folder, options, budget, hardware, reports
         self.written: list[Path] = []
         self.failed: dict[str, Unet4DError] = {}
@@ -210,6 +213,7 @@ class BatchPredictor:
             "vitals": job.study.vitals.known(),
             "seconds": {step: round(duration, 3) for step, duration in seconds.items()},
             "hardware": dict(self.hardware),
+            **self._measure_curves(job, segmented.info, label),
         }
         dicom = None
         if self.folder.writes_dicom and job.study.dicom is not None:
@@ -217,6 +221,17 @@ class BatchPredictor:
             cyclic, roles = segmented.time == "cyclic", self.folder.roles
             dicom = DicomResult(label, job.study.dicom, self.folder.classes, algorithm, job.terms, roles, cyclic)
         return self.folder.add(job.name, label, segmented.result.probabilities, segmented.info, about, dicom)
+
+    def _measure_curves(self, job: StudyJob, info: ImageInfo, label: np.ndarray) -> dict[str, Any]:
+        """Return the curves of a study for its record; its image is read again, frame by frame where it can be."""
+        if not self.curves.kinds:
+            return {}
+        study, task = job.study, job.models[0].task
+        frames = study.stream.frames() if study.stream else study.image().array.swapaxes(0, 1)
+        channels = dict(zip(task.channel_names, info.kinds or task.channel_kinds, strict=True))
+        classes = self.folder.classes
+        found = measure_curves(frames, label, classes, channels, info.affine, self.curves, study.velocity_unit)
+        return {**found, "channel_kinds": channels, "baseline_frames": self.curves.baseline_frames}
 
     def _may_read_ahead(self, job: StudyJob) -> bool:
         """Return whether a study is so small that it may be read beside another one."""

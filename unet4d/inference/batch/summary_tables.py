@@ -2,6 +2,7 @@
 
 OUT/volumes.csv       case, frame, time_s, class, value, volume_ml: one row per frame and class
 OUT/measures.csv      one row per case: heart rate, body surface area, measures of each class, flags; see case_measures.py
+OUT/intensity.csv, uptake.csv, flow.csv, flow_volumes.csv   with --curves, see curve_tables.py
 OUT/prediction.json   {"labels": {name: value}, "roles": {name: structure}, "version": ..., "cases": {case: {"image", "time",
                       "model", "settings", "postprocessing", "conditions"}}}; in place of "model", "models": [...] of several
                       together; and "fold", of the network that was used, where the case was held out by a fold; with regions
@@ -20,6 +21,7 @@ from typing import Any
 from unet4d.datasets.label_maps import PREDICTION_JSON
 from unet4d.inference.batch.case_measures import MEASURES, measure_case
 from unet4d.inference.batch.case_records import HIDDEN_FOLDER, CaseRecord, CaseRecords
+from unet4d.inference.batch.curve_tables import CURVE_TABLES, curve_tables
 from unet4d.metrics.cardiac_structures import NO_STRUCTURE, Roles
 from unet4d.metrics.regions import ClassValue, Regions, classes_of, describe_values
 from unet4d.system.csv_file import Table, csv_text
@@ -28,7 +30,7 @@ from unet4d.system.environment import VERSION
 from unet4d.system.files import remove_partial, write_text, writing
 from unet4d.system.lock import exclusive_lock
 
-TABLE_FILES = (PREDICTION_JSON, "volumes.csv", MEASURES.file)
+TABLE_FILES = (PREDICTION_JSON, "volumes.csv", MEASURES.file, *(table.file for table in CURVE_TABLES))
 VOLUMES = Table(
     "volumes.csv",
     "case, frame and class",
@@ -95,11 +97,13 @@ class SummaryTables:
         header, *measured = [measure_case(record, list(classes), self.roles) for record in ({}, *records.values())]
         rows = [["" if value is None else value for value in row.values()] for row in measured]
         volumes = [row for case, record in records.items() for row in _volume_rows(case, record, classes)]
-        prediction_json, volumes_csv, measures_csv = (self.records.out / name for name in TABLE_FILES)
+        prediction_json, volumes_csv, measures_csv = (self.records.out / name for name in TABLE_FILES[:3])
         # first of all, because it marks a folder of predictions, see PredictionFolder
         write_document(prediction_json, "prediction", about)
         write_text(measures_csv, csv_text([list(header), *rows]))
         write_text(volumes_csv, VOLUMES.text(volumes))
+        for file, text in curve_tables(records, classes).items():
+            write_text(self.records.out / file, text)
 
     def _stamps(self) -> dict[str, int]:
         return {path.name: path.stat().st_mtime_ns for path in self.records.folder.glob("*.json") if path.exists()}
