@@ -273,6 +273,20 @@ def test_studies_of_one_name_are_refused(command, model_file, tmp_path, study):
     assert "several inputs are named heart" in done.line
 
 
+def test_studies_whose_files_would_be_one_are_refused(command, model_file, tmp_path, study, monkeypatch):
+    """On macOS and Windows HEART.nii.gz is heart.nii.gz: the second label map took the place of the first."""
+    study(tmp_path / "a" / "heart.nii.gz")
+    study(tmp_path / "b" / "HEART.nii.gz")
+    words = "predict", model_file(), "-i", tmp_path / "a", tmp_path / "b", "-o"
+    monkeypatch.setattr("unet4d.inference.batch.output_folder.ignores_case", lambda folder: True)
+    done = command(*words, tmp_path / "one")
+    assert done.code == 2
+    assert "several inputs are named HEART" in done.line
+    monkeypatch.undo()
+    if not (tmp_path / "a" / "HEART.nii.gz").exists():
+        assert command(*words, tmp_path / "two").code == 0
+
+
 @pytest.mark.parametrize(
     ("given", "words"),
     [

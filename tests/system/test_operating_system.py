@@ -133,6 +133,18 @@ def test_no_stream_of_another_file_is_written_under_windows(windows, tmp_path):
     assert os.listdir(tmp_path) == ["a-b.json"]
 
 
+def test_letters_of_upper_and_lower_case_are_told_apart_as_the_folder_does(tmp_path):
+    folder = tmp_path / "Out"
+    folder.mkdir()
+    apart = not (tmp_path / "oUT").exists()
+    assert module.ignores_case(folder) is not apart
+    assert module.ignores_case(folder / "new" / "newer") is not apart
+    if apart:  # a file system on which both names lead to the same folder
+        (tmp_path / "oUT").symlink_to(folder)
+        assert module.ignores_case(folder)
+    assert module.ignores_case(Path("/")) is False
+
+
 # Signals
 
 

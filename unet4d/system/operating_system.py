@@ -140,6 +140,15 @@ def refuses_names() -> bool:
     return optional_module("msvcrt") is not None
 
 
+def ignores_case(folder: Path) -> bool:
+    """Return whether names that differ in upper and lower case alone are one file there, as usual on macOS and Windows."""
+    for path in (folder.absolute(), *folder.absolute().parents):
+        other = path.with_name(path.name.swapcase()) if path.name else path
+        if path.exists() and other != path:
+            return other.exists() and other.samefile(path)
+    return False
+
+
 def free_shared_memory_bytes() -> int | None:
     """Return what is free in `SHARED_MEMORY`; None where there is no such folder: other systems have no limit of its own."""
     try:

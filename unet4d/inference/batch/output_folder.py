@@ -40,6 +40,7 @@ from unet4d.report.dicom.result import DicomResult
 from unet4d.report.dicom.write import DICOM_FORMATS
 from unet4d.system.documents import check_document, write_document
 from unet4d.system.files import check_disk_space, check_writable, read_json
+from unet4d.system.operating_system import ignores_case
 
 LABEL_NAMES_FILE, COLOR_TABLE_FILE = "labels.txt", "labels.ctbl"
 _LEAST_SPACE_BYTES = 10**7
@@ -111,8 +112,9 @@ class PredictionFolder:
                 f"got --format {' '.join(self.formats)} and no DICOM study, expected one or more; leave the DICOM formats out"
             )
         names = [study.name for study in studies]
-        if len(set(names)) < len(names):
-            doubled = next(name for name in sorted(names) if names.count(name) > 1)
+        files = [name.casefold() for name in names] if ignores_case(self.path) else names
+        if len(set(files)) < len(files):
+            doubled = next(name for name, file in sorted(zip(names, files, strict=True)) if files.count(file) > 1)
             raise InputError(
                 f"several inputs are named {doubled}, and would overwrite one another; predict them to folders of their own"
             )
