@@ -22,7 +22,8 @@ from unet4d.phantom.cine import CINE_LABELS
 from unet4d.planning.candidates import PATCH_FRACTIONS
 from unet4d.report.pictures.render import class_color, new_figure, render_figure
 
-PICTURES = Path(__file__).parents[1] / "pictures"
+ROOT = Path(__file__).parents[2]
+PICTURES = ROOT / "docs" / "pictures"
 DARK, PALE, RED = "#101418", "#E8ECF0", "#FF8A65"
 FRAMES, SLICE = 10, 3
 STUDY = make_cine(3, FRAMES)
@@ -214,7 +215,7 @@ def spoiled() -> None:
 
 def accuracy() -> None:
     """Draw the measured gain in Dice of five settings, a dot per seed."""
-    path = PICTURES.parents[1] / "experiments" / "results" / "accuracy" / "summary.json"
+    path = ROOT / "experiments" / "results" / "accuracy" / "summary.json"
     plain, *rows = json.loads(path.read_text(encoding="utf-8"))
     figure = new_figure(7.2, 2.4, DARK)
     axis = figure.add_axes((0.3, 0.2, 0.66, 0.76), facecolor=DARK)
@@ -231,7 +232,7 @@ def accuracy() -> None:
 
 def fine_tuning() -> None:
     """Draw the measured Dice of a start from another task beside a start from scratch."""
-    path = PICTURES.parents[1] / "experiments" / "results" / "fine_tuning" / "summary.json"
+    path = ROOT / "experiments" / "results" / "fine_tuning" / "summary.json"
     rows = {row["arm"]: row for row in json.loads(path.read_text(encoding="utf-8"))["renamed"]}
     names = {
         "scratch_quarter": "from random weights",
@@ -295,7 +296,8 @@ def _save(figure: Figure, name: str, tight: bool = True) -> None:
     Image.fromarray(render_figure(figure)).save(PICTURES / name, quality=68, method=6)
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Write all of them."""
     for draw in (
         study_grid,
         partial_labels,
@@ -311,3 +313,7 @@ if __name__ == "__main__":
         fine_tuning,
     ):
         draw()
+
+
+if __name__ == "__main__":
+    main()
