@@ -1,8 +1,5 @@
 // What the theme leaves out for those who read with a keyboard or a screen reader.
-let waits = false;
-
 function mend() {
-  waits = false;
   for (const box of document.querySelectorAll(".md-typeset pre > code, .md-typeset__scrollwrap, .md-typeset__table")) {
     if (box.scrollWidth > box.clientWidth) box.tabIndex = 0; // else its hidden part cannot be reached
   }
@@ -14,11 +11,6 @@ function mend() {
   }
 }
 
-function soon() {
-  if (!waits) requestAnimationFrame(mend);
-  waits = true;
-}
-
-new MutationObserver(soon).observe(document.body, { childList: true, subtree: true });
-addEventListener("resize", soon);
-soon();
+new MutationObserver(mend).observe(document.body, { childList: true, subtree: true });
+addEventListener("resize", mend);
+mend();

@@ -7,7 +7,8 @@ import re
 import shutil
 from pathlib import Path
 
-from generate import api, commands, messages, settings
+from generate import api, commands, files, messages, settings
+from unet4d.system.documents import SCHEMAS
 
 ROOT = Path(__file__).parents[2]
 ELSEWHERE = {
@@ -36,6 +37,7 @@ def generated_pages() -> dict[str, str]:
     return {
         **commands.pages(),
         **api.pages(),
+        **files.pages(),
         "reference/settings.md": settings.page(),
         "reference/messages.md": messages.page(),
     }
@@ -46,14 +48,15 @@ def stage(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     for name in ("pictures", "assets"):
         shutil.copytree(ROOT / "docs" / name, folder / name)
-    written, files = written_pages(), set[str]()
+    shutil.copytree(SCHEMAS, folder / files.SCHEMAS)
+    written, linked = written_pages(), set[str]()
     places = {path.relative_to(ROOT).as_posix(): name for name, path in written.items()} | ELSEWHERE
     pages = generated_pages()
     for name, path in written.items():
-        pages[name] = _with_links(path.read_text(encoding="utf-8"), path, name, places, files)
+        pages[name] = _with_links(path.read_text(encoding="utf-8"), path, name, places, linked)
     for name, text in pages.items():
         _write(folder / name, text)
-    for file in files:
+    for file in linked:
         (folder / "files" / file).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(ROOT / file, folder / "files" / file)
 
@@ -63,10 +66,10 @@ def _write(path: Path, text: str) -> None:
     path.write_text(text, encoding="utf-8")
 
 
-def _with_links(text: str, path: Path, name: str, places: dict[str, str], files: set[str]) -> str:
+def _with_links(text: str, path: Path, name: str, places: dict[str, str], linked: set[str]) -> str:
     """Return a page with its links as its place in the site needs them; links to folders become plain text.
 
-    Other files of the repository that it links to are added to `files`, which the site has under files/.
+    Other files of the repository that it links to are added to `linked`, which the site has under files/.
     """
 
     def moved(match: re.Match[str]) -> str:
@@ -80,7 +83,7 @@ def _with_links(text: str, path: Path, name: str, places: dict[str, str], files:
             anchor = hash_ = ""
         place = places.get(source) or (source.removeprefix("docs/") if source.startswith("docs/") else "")
         if not place:
-            files.add(source)
+            linked.add(source)
             place = f"files/{source}"
         return f"{words}({posixpath.relpath(place, posixpath.dirname(name) or '.')}{hash_}{anchor})"
 

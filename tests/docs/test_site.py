@@ -20,10 +20,11 @@ import unet4d
 from unet4d.cli import COMMANDS, main
 from unet4d.config import Config
 from unet4d.errors import InputError, Stopped
+from unet4d.system.documents import load_schema, schema_names
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "docs"))
-from generate import api, messages, settings, stage  # noqa: E402
+from generate import api, files, messages, settings, stage  # noqa: E402
 from generate import commands as command_pages  # noqa: E402
 
 WRITTEN = {name: path.read_text(encoding="utf-8") for name, path in stage.written_pages().items()}
@@ -126,6 +127,20 @@ def test_every_setting_is_described():
     for section, values in Config().as_dict().items():
         names = [section] if not isinstance(values, dict) else [f"{section}.{name}" for name in values]
         assert [name for name in names if f"### `{name}` {{ #{name} }}" not in page] == []
+
+
+def test_every_table_and_document_is_described_with_all_of_its_keys():
+    page = GENERATED["reference/files.md"]
+    for table, command in files.written_tables():
+        [section] = re.findall(rf"^### {table.file} of unet4d {command}\n(.*?)(?=^##|\Z)", page, re.M | re.S)
+        assert re.findall(r"^\| `([^`]+)` \|", section, re.M) == list(table.columns)
+    for name in set(schema_names()) - {"dataset"}:
+        [section] = re.findall(rf"^### {name} {{ #schema-{name} }}\n(.*?)(?=^##|\Z)", page, re.M | re.S)
+        assert [key for key in load_schema(name).get("properties", {}) if f"| `{key}` |" not in section] == []
+    case = load_schema("dataset")["definitions"]["case"]["properties"]
+    keys = {*load_schema("dataset")["properties"], *(f"training[].{key}" for key in case)}
+    assert {key for key in keys if f"| `{key}` |" not in GENERATED["reference/dataset.md"]} == set()
+    assert "| `labels` | " in GENERATED["reference/dataset.md"]
 
 
 def test_every_public_name_is_in_the_python_reference():
