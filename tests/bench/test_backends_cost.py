@@ -29,6 +29,7 @@ def test_a_row_compares_a_candidate_with_torch():
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)  # five processes import torch
 def test_every_candidate_predicts(capsys):
     pytest.importorskip("openvino", reason="openvino is missing: pip install 'unet4d[onnx,openvino]'")
     assert "backends" in bench_main.PARTS
