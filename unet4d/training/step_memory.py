@@ -196,9 +196,12 @@ def _counted(config: ResolvedConfig) -> Iterator[None]:
     try:
         yield
     except (DataDependentOutputException, DynamicOutputShapeException) as error:
-        named = {"model.temporal": config.model.temporal, "train.loss": config.train.loss}
+        classes = {"model.temporal": config.model.temporal, "train.loss": config.train.loss}
+        named = " and ".join(f"{name} {path}" for name, path in classes.items() if path)
+        if not named:
+            raise
         raise InputError(
-            f"{' and '.join(f'{name} {path}' for name, path in named.items() if path)}: got code that reads values of tensors "
+            f"{named}: got code that reads values of tensors "
             f"({error}), expected none, because the memory of a step is counted on tensors without content; compute with tensors "
             "alone, or train on a CPU, where nothing is counted"
         ) from error
