@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import re
 
-from unet4d.cli import COMMANDS
-from unet4d.cli.written_files import TABLES_OF_COMMANDS, json_schemas
+from unet4d.datasets.propagation.propagate import PROPAGATION
+from unet4d.evaluation.compare import COMPARISON
+from unet4d.evaluation.tables import TABLES
 from unet4d.inference.batch.case_measures import MEASURES, PREFIXES, measure_case
+from unet4d.inference.batch.curve_tables import CURVE_TABLES
+from unet4d.inference.batch.summary_tables import VOLUMES
 from unet4d.metrics.cardiac_structures import find_roles
+from unet4d.phantom.phantom_dataset import TRUE_VOLUMES
+from unet4d.system.documents import load_schema, schema_names
+
+WRITTEN = (VOLUMES, MEASURES, *CURVE_TABLES, *TABLES.values(), COMPARISON, PROPAGATION, TRUE_VOLUMES)
+UNITS = {"ml": "mL", "mm": "mm", "s": "s", "g": "g", "percent": "%"}
 
 
 def test_every_column_has_a_meaning_and_those_with_a_unit_name_it():
-    for command, tables in TABLES_OF_COMMANDS.items():
-        assert command in COMMANDS
-        for table in tables:
-            assert table.file.endswith(".csv")
-            assert all(table.columns.values())
-            for column, meaning in table.columns.items():
-                unit = {"ml": "mL", "mm": "mm", "s": "s", "g": "g", "percent": "%"}.get(column.rpartition("_")[2])
-                assert unit is None or re.search(rf"{unit}\b|{unit}$", meaning), (table.file, column)
+    for table in WRITTEN:
+        assert table.file.endswith(".csv")
+        assert all(table.columns.values())
+        for column, meaning in table.columns.items():
+            unit = UNITS.get(column.rpartition("_")[2])
+            assert unit is None or re.search(rf"{unit}\b|{unit}$", meaning), (table.file, column)
 
 
 def test_the_columns_of_measures_are_those_that_are_described():
@@ -36,5 +42,5 @@ def test_the_columns_of_measures_are_those_that_are_described():
 
 
 def test_every_document_says_which_file_it_is():
-    assert {"evaluation", "prediction", "plan"} <= set(json_schemas())
-    assert all(schema["description"].endswith(".") for schema in json_schemas().values())
+    assert {"evaluation", "prediction", "plan"} <= set(schema_names())
+    assert all(load_schema(name)["description"].endswith(".") for name in schema_names())
