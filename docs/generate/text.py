@@ -30,6 +30,7 @@ def definition(name: str, about: Iterable[str], text: str | None) -> str:
 def prose(text: str) -> str:
     """Return a text in one line, without characters that Markdown would take for its own."""
     text = " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    text = text.replace("{", "&#123;")  # the end of a cell in braces would be its attributes
     return re.sub(r"([\\`*_|\[\]$])", r"\\\1", text)
 
 
