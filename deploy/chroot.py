@@ -26,9 +26,14 @@ SHELL = ("/bin/sh", "-c")
 BARE = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
 PIP_FILES = ("/etc/pip.conf", "/etc/xdg/pip")
 CERTIFICATES = "/etc/ssl/certificates-of-the-host.crt"
+SMALL = (
+    *("--data.patch_size", "[48,48,4]", "--data.frames", "2", "--model.channels", "[8,16]"),
+    *("--train.epochs", "2", "--train.steps_per_epoch", "5", "--train.batch_size", "1"),
+)
+"""A short training of a fixed number of steps, because a budget of time is refused where others take the cores."""
 JOB = (
     ("phantom", "--out", "/runs/phantom", "--subjects", "3", "--frames", "6"),
-    ("train", "--dataset", "/runs/phantom", "--out", "/runs/first", "--train.time_budget", "1m"),
+    (*("train", "--dataset", "/runs/phantom", "--out", "/runs/first"), *SMALL),
     ("predict", "/runs/first", "-i", "/runs/phantom", "-o", "/runs/predicted"),
 )
 

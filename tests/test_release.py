@@ -15,7 +15,7 @@ import yaml
 
 from deploy import check_release
 from deploy.absolute_links import absolute_links
-from deploy.chroot import Image, instructions, write_context
+from deploy.chroot import JOB, Image, instructions, write_context
 from unet4d.cli.main import _parse
 
 ROOT = Path(__file__).parents[1]
@@ -152,6 +152,10 @@ def test_a_dockerfile_is_read_and_its_settings_followed(tmp_path):
         image.carry_out(name, rest)
     assert (image.arguments, image.user, image.entrypoint) == ({"BASE": "a", "KEY": "given"}, "1:1", ["e"])
     assert (image.environment["PATH"][:4], image.environment["NAME"]) == ("/b:/", "c d")
+
+
+def test_the_trial_makes_trains_and_predicts():
+    assert [_parse(list(words))[0] for words in JOB] == ["phantom", "train", "predict"]
 
 
 def test_the_context_of_the_trial_is_what_enters_the_image(tmp_path):
