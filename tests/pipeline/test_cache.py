@@ -17,6 +17,7 @@ import pytest
 import torch
 from processes import exit_code, exit_codes
 
+from tests.masking import needs_posix
 from unet4d.config import DataConfig
 from unet4d.datasets.dataset import read_dataset
 from unet4d.errors import InputError, Unet4DError
@@ -102,6 +103,7 @@ def test_a_label_without_background_keeps_its_first_class(write_case, tmp_path):
     assert len(study.foreground) == label.size
 
 
+@needs_posix("Windows takes no such names")
 @pytest.mark.parametrize("name", ["ein Fall (2), größer", '100%\'s "case"; $HOME', "-rf"])
 def test_any_case_name_can_name_an_entry(write_case, tmp_path, name):
     image, label = drawn()
