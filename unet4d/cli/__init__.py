@@ -6,9 +6,10 @@ Nothing heavy is imported before a command is chosen.
 
 from unet4d.cli.datasets import CONVERT, PHANTOM, PROPAGATE, VERIFY
 from unet4d.cli.evaluation import COMPARE, EVALUATE, REPORT
+from unet4d.cli.export import EXPORT
 from unet4d.cli.options import Command
 from unet4d.cli.orthanc import ORTHANC
-from unet4d.cli.prediction import EXPORT, POSTPROCESS, PREDICT
+from unet4d.cli.prediction import POSTPROCESS, PREDICT
 from unet4d.cli.training import INFO, PLAN, TRAIN
 
 COMMANDS: dict[str, Command] = {

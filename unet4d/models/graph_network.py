@@ -1,4 +1,4 @@
-"""A network whose encoder and decoder ONNX Runtime or OpenVINO computes, on a CPU; what couples frames stays in torch.
+"""A network with its encoder and decoder computed by ONNX Runtime or OpenVINO, on a CPU; what couples frames stays in torch.
 
 So windows, chunks of frames, cyclic time, ensembles and streaming work as with torch, and any block may couple the frames.
 """
@@ -26,7 +26,7 @@ Graph = Callable[[Sequence[Tensor], Sequence[Tensor]], None]
 
 
 def use_backend(model: TrainedModel, backend: str, precision: str = "fp32") -> TrainedModel:
-    """Return a model whose encoder and decoder a backend computes, for `segment` or live.
+    """Return a model with its encoder and decoder computed by a backend, for `segment` or live.
 
     Args:
         model: on the CPU.
