@@ -84,7 +84,8 @@ class DataConfig:
             self,
             "data",
             {"folds": (2, 10_000), "frames": (1, MOST), "max_frame_stride": (1, MOST), "num_workers": (0, 1024),
-             "in_plane_spacing_mm": spacing, "slice_spacing_mm": spacing, "artifacts": (0, 0.5)},
+             "in_plane_spacing_mm": spacing, "slice_spacing_mm": spacing, "artifacts": (0, 0.5),
+             "foreground_fraction": (0, 1)},
         )  # fmt: skip
         if self.patch_size is not None:
             fits = len(self.patch_size) == 3 and min(self.patch_size) >= 1
@@ -93,9 +94,7 @@ class DataConfig:
             require(voxels <= MOST_VOXELS, "data.patch_size", self.patch_size, f"at most {MOST_VOXELS} voxels")
             self.patch_size = triple(self.patch_size)
         require_class_path("data.augmenter", self.augmenter)
-        share, axes = self.foreground_fraction, self.flip_axes
-        require(0 <= share <= 1, "data.foreground_fraction", share, "a share from 0 to 1")
-        require(set(axes) <= {0, 1, 2}, "data.flip_axes", axes, "a list of axes among 0, 1 and 2")
+        require(set(self.flip_axes) <= {0, 1, 2}, "data.flip_axes", self.flip_axes, "a list of axes among 0, 1 and 2")
 
     @property
     def mirrored_axes(self) -> list[int]:
@@ -289,8 +288,7 @@ class TrainConfig:
         for name, off in (("init_lr_factor", (None, 1.0)), ("init_hold_steps", (0,)), ("freeze", (None,))):
             is_off = self.init_from is not None or getattr(self, name) in off
             require(is_off, f"train.{name}", getattr(self, name), f"{off[0]} without train.init_from")
-        share = self.framewise_fraction
-        require(0 <= share <= 1, "train.framewise_fraction", share, "a share from 0 to 1")
+        check_ranges(self, "train", {"framewise_fraction": (0, 1)})
         require(0 <= self.ema_decay < 1, "train.ema_decay", self.ema_decay, "a decay from 0 to below 1, such as 0.999")
 
 
