@@ -83,8 +83,8 @@ def _serve(descriptor: int) -> None:
     """Fork processes on request until the test process closes its end."""
     import torch
 
-    import unet4d.inference.predict
-    import unet4d.report.pictures.contour_sheet
+    import unet4d.inference.predict  # noqa: F401
+    import unet4d.report.pictures.contour_sheet  # noqa: F401
     import unet4d.training.train  # noqa: F401
 
     torch.set_num_threads(1)

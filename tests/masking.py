@@ -37,7 +37,7 @@ MISSING = {
         "SIG_UNBLOCK SIG_SETMASK pthread_sigmask sigpending sigwait sigtimedwait pthread_kill alarm setitimer pause siginterrupt"
     ),
 }
-"""What Windows lacks of two modules, of all that a program like this one might use."""
+"""Names that Windows lacks in two modules, of all that a program like this one might use."""
 
 
 def is_masked() -> bool:
@@ -108,12 +108,12 @@ def _open_files() -> list[str]:
 
 
 def _mapped_files() -> list[str]:
-    lines = Path("/proc/self/maps").read_text().splitlines()
+    lines = Path("/proc/self/maps").read_text(encoding="utf-8").splitlines()
     return [fields[5] for fields in (line.split(maxsplit=5) for line in lines) if len(fields) == 6]
 
 
 def _locking(descriptor: int, mode: int, count: int) -> None:
-    """Lock a byte, as `msvcrt.locking`; the byte must lie beyond the file, which else nobody else could read."""
+    """Lock a byte, as `msvcrt.locking`; the byte must lie beyond the file, which others could not read otherwise."""
     assert count == 1
     assert os.lseek(descriptor, 0, os.SEEK_CUR) >= os.fstat(descriptor).st_size
     try:

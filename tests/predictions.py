@@ -13,7 +13,7 @@ from unet4d.images.nrrd import read_nrrd_image
 
 
 def json_of(path: Path) -> dict:
-    return json.loads(path.read_text())
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def rows_of(folder: Path) -> list[dict[str, str]]:

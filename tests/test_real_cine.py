@@ -265,7 +265,7 @@ def write_job(work, arm, seed, fold, dice, hd95="2.0", roughness="0.02"):
         for column in ("frame_to_frame_dice", "matched_edv_ml", "reference_edv_ml", "matched_esv_ml", "reference_esv_ml",
                        "matched_sv_ml", "reference_sv_ml", "matched_mass_g"):  # fmt: skip
             head += [column] * (column not in head)
-        with open(folder / "scores" / name, "w", newline="") as file:
+        with open(folder / "scores" / name, "w", encoding="utf-8", newline="") as file:
             writer = csv.DictWriter(file, head, restval="")
             writer.writeheader()
             writer.writerows(rows[name])

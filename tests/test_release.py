@@ -140,7 +140,7 @@ def test_the_services_for_a_gpu_train_and_predict(tmp_path, monkeypatch):
         words = shlex.split(service["command"].replace("${RESUME:-}", "--resume"))
         assert _parse(words)[0] == name
         mounts = [volume.rpartition("}:")[2].split(":")[0] for volume in service["volumes"]]
-        assert [word for word in words if word.startswith("/") and not word.startswith(tuple(mounts))] == []
+        assert [path for path in words if path.startswith("/") and not path.startswith(tuple(mounts))] == []
 
 
 def test_a_dockerfile_is_read_and_its_settings_followed(tmp_path):

@@ -19,7 +19,7 @@ from unet4d.models.checkpoint import load_model
 
 def test_scores_are_averaged_by_kind_of_frame(script, tmp_path):
     rows = [("a", 0, "0.9"), ("a", 1, "0.3"), ("a", 1, "0.5"), ("b", 1, "0.7"), ("b", 0, "0.2"), ("b", 2, "")]
-    with open(tmp_path / "metrics.csv", "w", newline="") as file:
+    with open(tmp_path / "metrics.csv", "w", encoding="utf-8", newline="") as file:
         csv.writer(file).writerows([("case", "frame", "dice"), *rows])
     (tmp_path / "subjects.json").write_text(
         json.dumps({"a": {"ambiguous_frames": [1]}, "b": {"ambiguous_frames": [0]}})

@@ -360,7 +360,7 @@ def test_output_that_is_the_result_and_is_lost_is_a_failure(predict_raises, monk
     import unet4d.training.monitoring.info
 
     monkeypatch.setattr(unet4d.training.monitoring.info, "info", lambda run: ({"versions": {}}, []))
-    with open("/dev/full", "w") as full:
+    with open("/dev/full", "w", encoding="utf-8") as full:
         monkeypatch.setattr(sys, "stdout", full)
         assert main.run(["info", "run", "--json"]) == 1
 

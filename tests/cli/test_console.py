@@ -54,7 +54,7 @@ def test_quiet_leaves_results_and_warnings_and_no_bars(capsys):
     assert capsys.readouterr() == ("a result\n", "a warning\n")
     assert ProgressBar(disable=False).disable
     start_logging()
-    assert not ProgressBar(disable=False, file=open("/dev/null", "w")).disable  # noqa: SIM115
+    assert not ProgressBar(disable=False, file=open("/dev/null", "w", encoding="utf-8")).disable  # noqa: SIM115
 
 
 def test_all_but_the_first_process_are_silent(capsys):

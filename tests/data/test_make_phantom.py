@@ -14,7 +14,7 @@ from unet4d.errors import InputError
 def test_the_script_writes_a_dataset_and_prints_its_path(tmp_path: Path, capsys: pytest.CaptureFixture):
     main(["--kind", "dce", "--out", str(tmp_path / "dce"), "--subjects", "1", "--frames", "1", "--labelled", "two"])
     path = Path(capsys.readouterr().out.strip())
-    description = json.loads(path.read_text())
+    description = json.loads(path.read_text(encoding="utf-8"))
     assert description["channel_kinds"] == {"1": "map"}
     assert description["training"][0]["labelled_frames"] == [0]
 

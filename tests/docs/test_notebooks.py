@@ -22,7 +22,7 @@ SHOWN = {
     "train_with_monai": ["Dice of right ventricle", "image/png"],
     "recurrence_or_frames": ["frame-wise  mean Dice", "dice: left ventricle", "image/png"],
 }
-"""What the outputs of each notebook hold, at least."""
+"""Texts that the outputs of each notebook hold, at least."""
 MISSING = [name for name in ("nbclient", "ipykernel") if importlib.util.find_spec(name) is None]
 
 

@@ -92,7 +92,7 @@ def started(folder: Path, script: str) -> Iterator[subprocess.Popen]:
 
 def handles(process: int, number: signal.Signals) -> bool:
     """Return whether a process has a handler for a signal."""
-    caught = re.search(r"^SigCgt:\s*(\w+)$", Path(f"/proc/{process}/status").read_text(), re.M)
+    caught = re.search(r"^SigCgt:\s*(\w+)$", Path(f"/proc/{process}/status").read_text(encoding="utf-8"), re.M)
     return caught is not None and bool(int(caught[1], 16) >> (number - 1) & 1)
 
 

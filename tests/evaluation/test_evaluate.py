@@ -55,7 +55,7 @@ def predictions(tmp_path: Path) -> Path:
 
 
 def rows(path: Path) -> list[dict[str, str]]:
-    return list(csv.DictReader(path.read_text().splitlines()))
+    return list(csv.DictReader(path.read_text(encoding="utf-8").splitlines()))
 
 
 def test_scores_the_labelled_frames_of_a_dataset(dataset: Path, predictions: Path, tmp_path: Path, capsys):

@@ -44,7 +44,7 @@ def write_case(
 
 def rows(path: Path) -> dict[str, dict[str, str]]:
     """Return class to its row, of a table with one case."""
-    return {row["class"]: row for row in csv.DictReader(path.read_text().splitlines())}
+    return {row["class"]: row for row in csv.DictReader(path.read_text(encoding="utf-8").splitlines())}
 
 
 def numbers(row: dict[str, str], prefix: str, *names: str) -> list[float | None]:

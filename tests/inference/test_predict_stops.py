@@ -71,7 +71,7 @@ def _predict_and_count(counted: Path, *given) -> None:
     """Predict, and write down how many events there were."""
     events = _at_event(None)
     _predict(*given)
-    counted.write_text(str(next(events)))
+    counted.write_text(str(next(events)), encoding="utf-8")
 
 
 def _predict_until(number: int, *given) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -120,5 +121,13 @@ def test_steps_that_it_cannot_do_and_other_versions_are_refused(tmp_path):
         Runner(out)
 
 
+def test_names_and_licences_in_any_script_are_read_where_files_have_another_encoding(tmp_path):
+    out = write(make_model(), tmp_path / "graphs", name="серце")
+    code = f"import sys; sys.path.insert(0, {str(out)!r}); import run; print(ascii(run.Runner({str(out)!r}).model['card']['name']))"
+    plain = {**os.environ, "LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
+    done = subprocess.run([sys.executable, "-c", code], env=plain, capture_output=True, text=True)
+    assert done.stdout.strip() == ascii("серце"), done.stderr
+
+
 def test_it_is_short():
-    assert sum(bool(line.strip()) for line in Path(runner.__file__).read_text().splitlines()) <= 200
+    assert sum(bool(line.strip()) for line in Path(runner.__file__).read_text(encoding="utf-8").splitlines()) <= 200

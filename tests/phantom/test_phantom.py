@@ -197,7 +197,7 @@ def test_volumes_are_the_labels_own(tmp_path: Path):
     assert "labelled_frames" not in entry
     image = nib.load(root / entry["label"])
     label, voxel_ml = np.asarray(image.dataobj), abs(np.linalg.det(image.affine[:3, :3])) / 1000
-    with open(root / "truth" / "volumes.csv", newline="") as file:
+    with open(root / "truth" / "volumes.csv", encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 3 * 3
     for row in rows:

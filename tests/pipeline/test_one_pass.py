@@ -58,7 +58,7 @@ def separate_passes(root: Path, cache: Path) -> list[CachedStudy]:
 
 def bytes_read(work: Callable[[], object]) -> int:
     def count() -> int:
-        return int(IO.read_text().split()[1])
+        return int(IO.read_text(encoding="utf-8").split()[1])
 
     before = count()
     work()

@@ -324,8 +324,8 @@ def test_train_takes_the_plan_as_it_is(command, phantom, tmp_path, monkeypatch):
     short = ["--train.epochs", 1, "--train.steps_per_epoch", 1, "--data.num_workers", 0]
     done = command("train", "--dataset", phantom, "--out", "run", "--config", "plan.yaml", *short)
     assert done.code == 0
-    chosen = Config.from_dict(yaml.safe_load(Path("plan.yaml").read_text()))
-    trained = Config.from_dict(yaml.safe_load(Path("run/config.yaml").read_text()))
+    chosen = Config.from_dict(yaml.safe_load(Path("plan.yaml").read_text(encoding="utf-8")))
+    trained = Config.from_dict(yaml.safe_load(Path("run/config.yaml").read_text(encoding="utf-8")))
     assert (trained.model, trained.recompute) == (chosen.model, chosen.recompute)
     assert trained.data.patch_size == chosen.data.patch_size
 
@@ -406,11 +406,11 @@ SMALL = ["--data.folds", "3", "--model.channels", "[4,8]", "--model.lstm_channel
 )
 def test_bad_input_is_one_line_and_exit_code_2(command, phantom, tmp_path, monkeypatch, options, words):
     monkeypatch.chdir(tmp_path)
-    Path("mine.txt").write_text("precious")
+    Path("mine.txt").write_text("precious", encoding="utf-8")
     done = command("plan", phantom, *SMALL, *options)
     assert done.code == 2
     assert words in done.line
-    assert Path("mine.txt").read_text() == "precious"
+    assert Path("mine.txt").read_text(encoding="utf-8") == "precious"
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
 
 

@@ -51,7 +51,7 @@ def _exchanges(ranks: ProcessGroup, order: Path) -> dict:
 
 
 def _append(order: Path, rank: int) -> None:
-    with open(order, "a") as file:
+    with open(order, "a", encoding="utf-8") as file:
         file.write(str(rank))
 
 

@@ -1,4 +1,4 @@
-"""What Linux, macOS and Windows do differently, as stand-ins show it, and psutil beside the files of the kernel."""
+"""Differences of Linux, macOS and Windows, as stand-ins show them, and psutil beside the files of the kernel."""
 
 from __future__ import annotations
 
@@ -171,7 +171,7 @@ def test_a_signal_that_the_system_lacks_has_no_number(monkeypatch):
 def test_psutil_tells_of_memory_what_the_kernel_does(monkeypatch):
     pytest.importorskip("psutil")
     available, total = module.system_memory()
-    meminfo = dict(line.split()[:2] for line in Path("/proc/meminfo").read_text().splitlines())
+    meminfo = dict(line.split()[:2] for line in Path("/proc/meminfo").read_text(encoding="utf-8").splitlines())
     assert total == 1024 * int(meminfo["MemTotal:"])
     assert available == pytest.approx(1024 * int(meminfo["MemAvailable:"]), rel=0.5)
     assert module.own_memory_bytes() == pytest.approx(resident_bytes(), rel=0.5)

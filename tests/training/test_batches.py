@@ -153,7 +153,7 @@ def test_workers_of_several_ranks_come_from_a_fork_server_and_change_no_batch(tm
                 assert torch.equal(one.image, other.image)
                 assert torch.equal(one.label, other.label)
                 assert one.cases == other.cases
-    parents = {int(Path(f"/proc/{server()}/status").read_text().split("PPid:")[1].split()[0])}
+    parents = {int(Path(f"/proc/{server()}/status").read_text(encoding="utf-8").split("PPid:")[1].split()[0])}
     assert parents == {os.getpid()}
 
 

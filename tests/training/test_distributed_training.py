@@ -253,7 +253,7 @@ def test_torchrun_trains_and_ends_all_when_one_is_killed(phantom, tiny_options, 
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     words = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "unet4d", "train"]
     words += ["--dataset", str(phantom), "--out", str(tmp_path / "run"), *tiny_options, "--train.batch_size", "2"]
-    with open(tmp_path / "told", "w") as output:
+    with open(tmp_path / "told", "w", encoding="utf-8") as output:
         command = [*words, "--train.epochs", "500"]
         running = subprocess.Popen(command, env=environment, stdout=output, stderr=output, start_new_session=True)
     try:

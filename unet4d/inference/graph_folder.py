@@ -19,7 +19,7 @@ from unet4d.images.time_axis import time_axis
 from unet4d.inference import runner
 from unet4d.system.documents import write_document
 from unet4d.system.extras import check_extra, import_extra
-from unet4d.system.files import PathLike, check_writable, read_json
+from unet4d.system.files import PathLike, check_writable, read_json, write_text
 
 if TYPE_CHECKING:
     from unet4d.models.checkpoint import TrainedModel
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 MODEL_FILE, RUNNER, LICENCE = "model.json", "run.py", "licence.txt"
 SUFFIXES = {"onnx": ".onnx", "openvino": ".xml"}
-"""Of the graphs, by format."""
+"""Suffixes of the graphs, by format."""
 
 
 def check_graph_folder(out: PathLike, format: str) -> None:
@@ -79,7 +79,7 @@ def write_graph_folder(out: Path, model: TrainedModel, card: Mapping[str, Any], 
             found = openvino.Core().read_model(content)
             openvino.save_model(found, out / f"{name}{suffix}", compress_to_fp16=False)
     shutil.copyfile(runner.__file__, out / RUNNER)
-    (out / LICENCE).write_text(licence)
+    write_text(out / LICENCE, licence)
     files = {"encoder": f"encoder{suffix}", "decoder": f"decoder{suffix}"}
     cells = [f"cell_{index}{suffix}" for index in range(network.num_cells)]
     write_document(out / MODEL_FILE, "graphs", describe_model(model, card) | {"graphs": files | {"cells": cells}})

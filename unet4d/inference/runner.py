@@ -66,7 +66,7 @@ class Runner:
     """A network with its pre- and post-processing, by model.json; with `plain`, label maps without the post-processing."""
 
     def __init__(self, folder, plain=False):
-        self.model = json.loads((Path(folder) / "model.json").read_text())
+        self.model = json.loads((Path(folder) / "model.json").read_text("utf-8"))
         if self.model["schema"] != SCHEMA:
             raise ValueError(f"got a model.json of {self.model['schema']}, expected {SCHEMA}; use the run.py beside it")
         if self.model["postprocessing"] and not plain:

@@ -28,7 +28,7 @@ _large_block_bytes = _GLIBC_LARGE_BLOCK_BYTES
 
 def resident_bytes(statm: Path = _OWN_MEMORY) -> int:
     """Return the main memory of this process in bytes; 0 where neither Linux nor psutil tells it."""
-    return int(statm.read_text().split()[1]) * mmap.PAGESIZE if statm.exists() else own_memory_bytes()
+    return int(statm.read_text(encoding="utf-8").split()[1]) * mmap.PAGESIZE if statm.exists() else own_memory_bytes()
 
 
 def return_large_blocks_when_freed() -> None:
@@ -123,7 +123,7 @@ def _group_limits(own: Path = _OWN_GROUP, root: Path = CONTROL_GROUPS) -> Iterat
     """Yield each control group (version 2) that has a limit, from this process's own up to the root, and the limit."""
     if not own.exists():
         return
-    mine = next((line[3:] for line in own.read_text().splitlines() if line.startswith("0::")), "/")
+    mine = next((line[3:] for line in own.read_text(encoding="utf-8").splitlines() if line.startswith("0::")), "/")
     folder = root / os.path.normpath(mine).lstrip("/")
     for group in (folder, *folder.parents):
         limit = group / "memory.max"
@@ -133,6 +133,6 @@ def _group_limits(own: Path = _OWN_GROUP, root: Path = CONTROL_GROUPS) -> Iterat
 
 def _pairs(path: Path) -> Iterator[tuple[str, int]]:
     """Yield name and number of each line of a file of the kernel; nothing where it is missing."""
-    for line in path.read_text().splitlines() if path.exists() else []:
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
         name, amount, *_ = line.split()
         yield name, int(amount)

@@ -143,8 +143,8 @@ class PrintableStream:
 def printable_output() -> Iterator[tuple[PrintableStream, PrintableStream]]:
     """Give stdout and stderr that escape what must not reach a terminal, in place of the process's own."""
     before = sys.stdout, sys.stderr
-    out = PrintableStream(before[0] or open(os.devnull, "w"))  # noqa: SIM115 - None where the descriptor was closed
-    error = PrintableStream(before[1] or open(os.devnull, "w"), moves_cursor=True)  # noqa: SIM115
+    out = PrintableStream(before[0] or open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 - None where the descriptor was closed
+    error = PrintableStream(before[1] or open(os.devnull, "w", encoding="utf-8"), moves_cursor=True)  # noqa: SIM115
     sys.stdout, sys.stderr = out, error
     try:
         yield out, error

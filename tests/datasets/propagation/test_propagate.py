@@ -49,7 +49,7 @@ def test_every_frame_has_its_true_label_and_only_drawn_ones_count_as_drawn(squar
         assert np.array_equal(label, labels_of())
         assert case.partial.propagated == tuple(sorted(set(range(len(PLACES))) - set(drawn)))
         assert [case.partial.weight(t) for t in range(len(PLACES))] == [1 if t in drawn else 0.5 for t in range(6)]
-    with open(tmp_path / "out" / PROPAGATION.file, newline="") as file:
+    with open(tmp_path / "out" / PROPAGATION.file, encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     drawn = [(row["case"], row["frame"]) for row in rows if row["label"] == "drawn"]
     assert drawn == [("square0", "0"), ("square0", "3"), ("square1", "2")]

@@ -298,7 +298,7 @@ def test_tables_are_written_although_a_suspended_process_holds_their_lock(tmp_pa
     folder.tables.write(always=True)
     folder.records.write("one", {"made": {}, "entry": {}, "frames": 1, "volumes_ml": {"one": [1.5]}}, [])
     monkeypatch.setattr("unet4d.system.lock.LOCK_PATIENCE_S", 0.1)
-    with open(tmp_path / ".unet4d" / "lock", "w") as held:
+    with open(tmp_path / ".unet4d" / "lock", "w", encoding="utf-8") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
         folder.tables.write(always=True)
     assert [row["case"] for row in rows_of(tmp_path)] == ["one"]

@@ -176,7 +176,7 @@ def test_a_checkpoint_of_another_version_is_reported(known, command, tmp_path, f
 
 def test_a_log_that_is_being_written_is_read_as_far_as_it_goes(known, tmp_path):
     run = made_run(tmp_path / "run", 3, "running")
-    with open(run / LOG, "a") as log:
+    with open(run / LOG, "a", encoding="utf-8") as log:
         log.write('{"epoch": 4, "st')
     assert known(run)["epochs"] == {"done": 3, "of": 4}
 

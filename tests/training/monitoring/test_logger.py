@@ -60,7 +60,7 @@ def test_a_number_that_is_not_finite_is_null(tmp_path):
 
 def test_a_resumed_run_drops_what_comes_again(tmp_path):
     recorded(tmp_path, 1, 3)
-    with open(tmp_path / LOG, "a") as file:
+    with open(tmp_path / LOG, "a", encoding="utf-8") as file:
         file.write('{"epoch": 4, "st')  # torn by a kill
     recorded(tmp_path, 3, 4, epochs_done=2, loss=0.25)
     assert [(line["epoch"], line["loss"]) for line in lines(tmp_path)] == [(1, 0.5), (2, 0.5), (3, 0.25), (4, 0.25)]
