@@ -74,7 +74,7 @@ def measure(folder: Path, name: str) -> Row:
     written = write_dicom(folder / name, "case", result, [name])
     seconds = time.process_time() - begin_s
     [most_kb] = re.findall(
-        r"^VmHWM:\s+(\d+) kB$", Path("/proc/self/status").read_text(), re.M
+        r"^VmHWM:\s+(\d+) kB$", Path("/proc/self/status").read_text(encoding="utf-8"), re.M
     )  # ru_maxrss has the parent's
     size_mb = sum(path.stat().st_size for path in written) / 1e6
     return {

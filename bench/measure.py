@@ -110,6 +110,6 @@ def machine() -> dict[str, Any]:
 def _processor() -> str:
     """Return the processor's name where the system reports it."""
     info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
+    lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.machine()

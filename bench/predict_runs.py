@@ -176,7 +176,7 @@ def _now_s() -> float:
 
 def memory_mb(name: str, status: Path = Path("/proc/self/status")) -> float:
     """Return main memory of this process: VmRSS now, VmHWM the most so far; 0 where the system does not report it."""
-    found = re.search(rf"^{name}:\s+(\d+) kB$", status.read_text(), re.M) if status.exists() else None
+    found = re.search(rf"^{name}:\s+(\d+) kB$", status.read_text(encoding="utf-8"), re.M) if status.exists() else None
     return 1024 * int(found[1]) / 1e6 if found else 0.0
 
 

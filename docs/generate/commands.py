@@ -49,7 +49,7 @@ def _page(name: str) -> str:
 
 
 def _commented(examples: str) -> str:
-    """Return examples whose remarks in brackets are comments of a shell."""
+    """Return examples with their remarks in brackets as comments of a shell."""
     return re.sub(r"  \((.+)\)$", r"  # \1", examples, flags=re.M)
 
 

@@ -144,7 +144,7 @@ def _resolved(schema: Mapping[str, Any] | bool, whole: Mapping[str, Any]) -> dic
 
 
 def _kind(schema: Mapping[str, Any], whole: Mapping[str, Any]) -> str:
-    """Return the type of a value in words."""
+    """Return the name of a value's type, for people."""
     if "const" in schema:
         return "fixed"
     if "enum" in schema:

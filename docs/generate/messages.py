@@ -19,7 +19,7 @@ BEFORE = """\
 
 ## Exit codes
 
-The same for every command. A batch goes on with the other studies after a failure, lists what failed, and ends with a code that
+The same for every command. A batch continues with the other studies after a failure, lists what failed, and ends with a code that
 is not 0.
 
 | code | meaning |

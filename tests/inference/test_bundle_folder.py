@@ -56,12 +56,12 @@ SCHEMA = {
         "network_data_format": {"required": ["inputs", "outputs"], "properties": {"inputs": IO, "outputs": IO}}
     },
 }
-"""What MONAI's schema of metadata asks for, because the schema itself would have to be downloaded."""
+"""Keys that MONAI's schema of metadata asks for, listed because the schema itself would have to be downloaded."""
 
 
 @pytest.fixture
 def run(trained, tmp_path):
-    """A copy of a run with post-processing, whose network sees more than one frame."""
+    """A copy of a run with post-processing; its network sees more than one frame."""
     copy = shutil.copytree(trained, tmp_path / "run")
     content, model = load_checkpoint(copy / BEST), load_model(copy)
     config = ResolvedConfig.from_dict(content["config"])

@@ -47,7 +47,7 @@ class CurveOptions:
             raise InputError(f"got baseline_frames {self.baseline_frames}, expected 1 or more; correct it")
 
     def check(self, kinds: Sequence[str], units: Mapping[str, str | None]) -> None:
-        """Raise InputError where flow is asked of channels without velocity, or of a study whose unit of velocity is unknown.
+        """Raise InputError where flow is asked of channels without velocity, or of a study with an unknown unit of velocity.
 
         Args:
             kinds: of the model's channels.

@@ -52,7 +52,7 @@ def write_bundle_folder(
 
     Args:
         out: the folder.
-        model: whose weights are written.
+        model: the network with the weights that are written.
         config: its settings, without what names folders or subjects.
         task: its task, without what names subjects.
         card: the model card.

@@ -11,8 +11,8 @@ from unet4d.models.clstm_unet import CLSTMUNet
 class ChannelFirst(nn.Module):
     """A CLSTM-UNet on (B, C, T, X, Y, Z), giving logits (B, K, T, X, Y, Z).
 
-    MONAI takes time for the first axis of space. So a `SlidingWindowInferer` whose `roi_size` begins with -1 slides in space only,
-    and each window sees all frames.
+    MONAI takes time for the first axis of space. So a `SlidingWindowInferer` slides in space only where its `roi_size` begins with
+    -1, and each window sees all frames.
 
     Args:
         network: its weights are those of this module, as `network.NAME`.

@@ -55,7 +55,7 @@ def find_device(name: str = "auto") -> torch.device:
 
 
 def _report_apple_gpu(is_here: bool) -> None:
-    """Say how Apple's GPU is used. Raises InputError where torch cannot use one."""
+    """Log how Apple's GPU is used. Raises InputError where torch cannot use one."""
     if not is_here:
         raise InputError("got device 'mps', and torch finds no GPU of Apple here; use --device cpu")
     if is_first_process():

@@ -10,7 +10,7 @@ from unet4d.errors import InputError
 
 TORCH = "torch"
 BACKENDS = {TORCH: (), "onnxruntime": ("fp32",), "openvino": ("fp32", "bf16")}
-"""What may compute a network's encoder and decoder, and the precisions of those that are not torch."""
+"""Backends that compute a network's encoder and decoder, and the precisions of those that are not torch."""
 _EXTRAS = {"onnxruntime": "onnx", "openvino": "openvino"}
 
 

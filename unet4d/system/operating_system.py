@@ -30,7 +30,7 @@ STOP_SIGNALS = tuple(
 FOLDER_LOCK = ".lock"
 """The file in a folder that stands for it in a lock, where the system opens no folders."""
 REPLACE_PATIENCE_S = 2.0
-"""Longest wait until nobody has a file open that is to be replaced, on Windows."""
+"""Longest wait until no process has a file open that is to be replaced, on Windows."""
 _LOCKED_BYTE = 2**30
 """Position of the byte that Windows locks, beyond the end of every file locked here: others may not read what is locked."""
 _FORBIDDEN = frozenset('<>:"|?*')
