@@ -199,6 +199,16 @@ def vectors_stored(image: np.ndarray, affine: np.ndarray, order, flips) -> tuple
     return np.stack([written[0], *components]), its_affine
 
 
+@pytest.mark.parametrize("interpolation", ["linear", "cubic"])
+def test_a_single_slice_seen_from_behind_is_resampled(interpolation):
+    image = np.random.default_rng(0).random((1, 2, 6, 5, 1), np.float32)
+    front, behind = (
+        WorkingGrid.of(affine_of((1.5, 1.5, z)), (6, 5, 1), 1.0, None, interpolation).image(image) for z in (8, -8)
+    )
+    assert front.shape == (1, 2, 9, 8, 1)
+    np.testing.assert_array_equal(front, behind)
+
+
 @pytest.mark.parametrize("spacing", SPACINGS.values(), ids=SPACINGS.keys())
 def test_one_flow_is_one_working_image_in_all_48_orientations(spacing):
     image = np.random.default_rng(3).normal(size=(4, 2, 4, 5, 6)).astype(np.float32)

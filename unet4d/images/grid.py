@@ -122,10 +122,13 @@ class WorkingGrid:
         return np.stack([resampled(frame) for frame in frames])
 
     def reorient(self, array: np.ndarray) -> np.ndarray:
-        """Return a view of (..., *native_shape) in working orientation; a flipped axis of one voxel has a negative stride, too."""
+        """Return a view of (..., *native_shape) in working orientation.
+
+        An axis of one voxel is not turned: NumPy takes its negative stride for contiguous, and torch refuses it.
+        """
         lead = array.ndim - 3
         view = array.transpose(*range(lead), *(lead + axis for axis in self.order))
-        return np.flip(view, tuple(axis - 3 for axis, flip in enumerate(self.flips) if flip))
+        return np.flip(view, tuple(n - 3 for n, flip in enumerate(self.flips) if flip and view.shape[n - 3] > 1))
 
 
 def _orientation(affine: np.ndarray, shape: Sequence[int]) -> tuple[tuple[int, ...], tuple[bool, ...]]:
