@@ -88,6 +88,19 @@ def test_a_frame_in_which_the_class_is_smaller_keeps_its_sections():
     assert np.isclose(flows, 60, rtol=1e-5).sum() >= 8
 
 
+def test_sections_that_a_frame_does_not_reach_are_left_out():
+    """A vessel that leaves the image, or is lost by the network, in some frames does not carry less."""
+    mask = np.zeros((62, 5, 5), bool)
+    mask[1:61, 1:4, 1:4] = True
+    velocity = {0: np.full(mask.shape, 100.0), 1: np.zeros(mask.shape), 2: np.zeros(mask.shape)}
+    sections, shorter = FlowSections.of(mask, (0, 1, 2), np.eye(4)), mask.copy()
+    shorter[:31] = False
+    flows = np.abs(sections.flows_ml_s(shorter, velocity))
+    assert 20 < len(flows) < 40
+    assert flows.mean() == pytest.approx(0.9, rel=0.05)
+    assert not len(sections.flows_ml_s(np.zeros_like(mask), velocity))
+
+
 def test_volumes_are_integrals_over_all_frames():
     found = flow_volumes(np.array([100.0, 50.0, -20.0, 0.0]), 0.1)
     assert (found.net_ml, found.forward_ml, found.backward_ml) == pytest.approx((13, 15, 2))

@@ -66,6 +66,8 @@ class FlowSections:
     def flows_ml_s(self, mask: np.ndarray, velocity: Mapping[int, np.ndarray]) -> np.ndarray:
         """Return the flow through each section in mL/s, (N,), positive away from the end where distances begin, or along the axis.
 
+        Sections without a voxel in this frame are left out: nothing is known of the flow there.
+
         Args:
             mask: (X, Y, Z) bool, the voxels of the class in one frame.
             velocity: axis to (X, Y, Z) mm/s, positive towards growing index.
@@ -76,6 +78,7 @@ class FlowSections:
             sums = np.where(mask, velocity[self.axis], 0).sum(axis=others, dtype=np.float64)
             return sums[present] * self.areas_mm2[self.axis] / 1000
         flows = np.zeros(max(int(self.distance.max()), 0))
+        is_cut = np.zeros(len(flows), bool)
         inside = mask & (self.distance >= 0)
         for axis in range(3):
             here, there = _pair(axis)
@@ -85,6 +88,8 @@ class FlowSections:
             mean = (velocity[axis][here][both].astype(np.float64) + velocity[axis][there][both]) / 2
             crossing = steps != 0
             np.add.at(flows, section[crossing], (steps * mean)[crossing] * self.areas_mm2[axis] / 1000)
+            is_cut[section[crossing]] = True
+        flows = flows[is_cut]
         cut = int(np.ceil(ENDS * len(flows)))
         return flows[cut : len(flows) - cut] if len(flows) > 2 * cut else flows
 
