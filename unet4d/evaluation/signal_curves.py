@@ -46,6 +46,21 @@ class CurveOptions:
         if self.baseline_frames is not None and self.baseline_frames < 1:
             raise InputError(f"got baseline_frames {self.baseline_frames}, expected 1 or more; correct it")
 
+    def outputs(self, units: Iterable[str | None]) -> list[str]:
+        """Return each kind with what else decides its values, so that they are measured anew where that changes.
+
+        Args:
+            units: of velocity of the studies.
+        """
+        decides = {
+            INTENSITY: str(self.baseline_frames or ""),
+            FLOW: " ".join(sorted({self._unit(one) for one in units})),
+        }
+        return [f"{kind} {decides[kind]}".rstrip() for kind in self.kinds]
+
+    def _unit(self, of_study: str | None) -> str:
+        return self.velocity_unit or of_study or ""
+
     def check(self, kinds: Sequence[str], units: Mapping[str, str | None]) -> None:
         """Raise InputError where flow is asked of channels without velocity, or of a study with an unknown unit of velocity.
 
@@ -57,7 +72,7 @@ class CurveOptions:
             return
         if not channels_of_kind(kinds, *VELOCITIES):
             raise InputError("got --curves flow, and the model has no velocity channel; leave flow out")
-        if unknown := [name for name, unit in units.items() if not (self.velocity_unit or unit)]:
+        if unknown := [name for name, unit in units.items() if not self._unit(unit)]:
             raise InputError(
                 f"got --curves flow and no unit of velocity for {unknown[0]}, expected one of {', '.join(MM_S)}; give "
                 "--velocity_unit, or velocity_unit in dataset.json"
@@ -155,4 +170,5 @@ def _plain(curve: np.ndarray) -> list[float | None]:
 
 
 def _round(value: float) -> float:
-    return round(float(value), 6)
+    """Return a number with 9 digits, however small its unit makes it."""
+    return float(f"{value:.9g}")

@@ -135,7 +135,8 @@ def predict(
         )
         models_of = {study.name: [_held_out_by(study, models)] if held_out else models for study in studies}
         curves.check(task.channel_kinds, {study.name: study.velocity_unit for study in studies})
-        about = (task.labels, formats, options.probabilities, task.roles, task.regions, curves.kinds)
+        outputs = curves.outputs(study.velocity_unit for study in studies)
+        about = (task.labels, formats, options.probabilities, task.roles, task.regions, outputs)
         folder = PredictionFolder(Path(out_dir), *about)
     ranks.broadcast_from_rank0(lambda: folder.check(studies))
     if key_file is not None:

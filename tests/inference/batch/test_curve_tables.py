@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from unet4d.errors import InputError
-from unet4d.evaluation.signal_curves import CurveOptions
+from unet4d.evaluation.signal_curves import CurveOptions, measure_curves
 from unet4d.images.image4d import read_image, read_label
 from unet4d.inference.batch.curve_tables import CURVE_TABLES, curve_tables
 from unet4d.system.files import read_json
@@ -51,6 +51,30 @@ def test_without_curves_there_is_no_table_and_continue_measures_them_later(comma
     assert command(*words, "--curves", "intensity").code == 0
     assert (tmp_path / "out" / "intensity.csv").is_file()
     assert "skipped" in command(*words, "--curves", "intensity").told
+
+
+def test_what_decides_the_values_is_compared_by_continue(command, model_file, study, tmp_path):
+    study(tmp_path / "a.nii.gz", frames=3)
+    words = ["predict", model_file(), "-i", tmp_path / "a.nii.gz", "-o", tmp_path / "out", "--continue"]
+    words += ["--time", "open", "--curves", "intensity"]
+    assert command(*words).code == 0
+    assert "0 of 1" in command(*words, "--baseline_frames", "2").told
+    arrivals = {row["arrival_frame"] for row in rows_of((tmp_path / "out/uptake.csv").read_text())}
+    assert arrivals <= {"1", ""}
+    assert "1 of 1" in command(*words, "--baseline_frames", "2").told
+    in_cm, in_m = (CurveOptions(("flow",), velocity_unit=unit).outputs(["mm/s"]) for unit in ("cm/s", "m/s"))
+    assert in_cm != in_m
+    assert CurveOptions(("flow",)).outputs(["cm/s", "cm/s"]) == in_cm
+
+
+def test_a_small_unit_loses_no_digits():
+    frames = [np.full((1, 2, 2, 1), value, np.float32) for value in (1.25e-7, 2.5e-7)]
+    label, options = np.ones((2, 2, 2, 1), np.uint8), CurveOptions(("intensity",))
+    found = measure_curves(frames, label, {"lesion": 1}, {"ADC": "map"}, np.eye(4), options)
+    record = {"entry": {"time": "open"}, "frame_duration_s": None, "channel_kinds": {"ADC": "map"}, **found}
+    rows = rows_of(curve_tables({"a": record}, {"lesion": 1})["intensity.csv"])
+    assert [float(row["mean"]) for row in rows] == pytest.approx([1.25e-7, 2.5e-7], rel=1e-6)
+    assert [float(row["median"]) for row in rows] == pytest.approx([1.25e-7, 2.5e-7], rel=1e-6)
 
 
 def test_flow_needs_velocities_and_their_unit(command, model_file, study, tmp_path):

@@ -132,7 +132,7 @@ def _array(curve: Sequence[float | None]) -> np.ndarray:
 
 
 def _cell(value: Any) -> Any:
-    """Return a cell: numbers rounded to 6 decimals, undefined ones blank."""
+    """Return a cell: numbers with 9 digits, undefined ones blank."""
     if isinstance(value, float):
-        return round(float(value), 6) if math.isfinite(value) else ""
+        return float(f"{value:.9g}") if math.isfinite(value) else ""
     return "" if value is None else value

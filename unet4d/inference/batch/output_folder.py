@@ -58,7 +58,7 @@ class PredictionFolder:
         probabilities: write each class's probability, too.
         roles: the structure of a heart that a class is, or "other", where the models' dataset says so.
         regions: unions of the labels, which are measured in place of them.
-        curves: kinds of curves that `add` gets, see evaluation/signal_curves.py.
+        curves: those that `add` gets, see `CurveOptions.outputs`.
 
     Raises:
         InputError: an unknown format; a DICOM report without the segmentation that it refers to.
