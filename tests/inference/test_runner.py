@@ -110,6 +110,29 @@ def test_the_copy_beside_the_graphs_runs_without_torch(tmp_path):
     assert label.get_data_dtype() == np.uint8
 
 
+def test_units_maps_and_frames_of_files_count(tmp_path, monkeypatch):
+    """A file in meters is that in mm; a map is one frame for all."""
+    model, image = make_model(kinds=("signal", "map")), make_image(2)
+    image.array[1] = image.array[1, :1]
+    out = write(model, tmp_path / "graphs")
+    series = nib.Nifti1Image(image.array[0].transpose(1, 2, 3, 0), np.diag([1e-3, 1e-3, 1e-3, 1]) @ image.affine)
+    series.header.set_xyzt_units("meter", "sec")
+    nib.save(series, tmp_path / "series.nii.gz")
+    nib.save(nib.Nifti1Image(image.array[1, 0], image.affine), tmp_path / "map.nii.gz")
+    monkeypatch.setattr(runner, "__file__", str(out / "run.py"))
+    monkeypatch.setattr(
+        sys, "argv", ["run.py", *(str(tmp_path / f"{name}.nii.gz") for name in ("series", "map", "label"))]
+    )
+    runner.main()
+    label = np.asarray(nib.load(tmp_path / "label.nii.gz").dataobj).transpose(3, 0, 1, 2)
+    assert (label == segment(model, image, precision="fp32")).mean() > 0.9999
+    missing = image.array.copy()
+    missing[0, 0, 0, 0, 0] = np.nan
+    for wrong in (missing, image.array[:1], np.concatenate([image.array, image.array])):
+        with pytest.raises(ValueError, match="expected 2 channels of finite values"):
+            Runner(out).segment(wrong, image.affine)
+
+
 def test_steps_that_it_cannot_do_and_other_versions_are_refused(tmp_path):
     out = write(make_model(), tmp_path / "graphs", postprocessing=[{"operation": "fill_holes", "class": "myocardium"}])
     with pytest.raises(ValueError, match="fill_holes"):

@@ -97,8 +97,7 @@ class Runner:
         (_, frames, *shape), size, primed = pixels.shape, self.window["size"], self.window["priming_frames"]
         primed = min(frames, frames if primed is None else primed) if cyclic else 0
         x, y, z = (np.exp(np.arange((1 - n) / 2, n / 2) ** 2 / -2 / (n * self.window["sigma"]) ** 2) for n in size)
-        weight = np.float32(x[:, None, None] * y[:, None] * z)
-        weight = np.maximum(weight, max(weight.min(), np.float32(1e-3)))
+        weight = np.maximum(np.float32(x[:, None, None] * y[:, None] * z), np.float32(1e-3))
         axes = self.window["mirror_axes"] if states is None else []
         mirrorings = list(itertools.chain(*(itertools.combinations(axes, n) for n in range(len(axes) + 1))))
         total, sums = np.zeros((frames, len(self.output["values"]), *shape), np.float32), np.zeros(shape, np.float32)
@@ -157,6 +156,8 @@ class Runner:
 
     def to_grid(self, image, grid):
         """Return a study (C, T, X, Y, Z) on the grid, in float32; the components of a velocity turn with the axes."""
+        if len(image) != len(self.kinds) or not np.isfinite(image).all():
+            raise ValueError(f"got {len(image)} channels, NaN or infinity, expected {len(self.kinds)} channels of finite values")
         channels = []
         for n, axis in enumerate(self.velocity):
             n = n if axis is None else self.velocity.index(grid["order"][axis])
@@ -217,15 +218,14 @@ def main():
     parser.add_argument("label", type=Path)
     parser.add_argument("--time", choices=["cyclic", "open"], help="default: that of the model")
     parser.add_argument("--plain", action="store_true", help="accept label maps without the post-processing of model.json")
-    args = parser.parse_args()
-    runner = Runner(Path(__file__).parent, args.plain)
+    runner = Runner(Path(__file__).parent, (args := parser.parse_args()).plain)
     if args.study[0].suffix == ".npz":
-        study = np.load(args.study[0])
-        return np.save(args.label, runner.segment(study["image"], study["affine"], args.time))
+        return np.save(args.label, runner.segment(**np.load(args.study[0]), time=args.time))
     import nibabel
     files = [nibabel.load(path) for path in args.study]
     image = [np.asarray(file.dataobj, np.float32).reshape(*file.shape[:3], -1).transpose(3, 0, 1, 2) for file in files]
-    label = runner.segment(np.stack(image), files[0].affine, args.time).transpose(1, 2, 3, 0)
+    affine = files[0].affine * {"meter": 1e3, "micron": 1e-3}.get(files[0].header.get_xyzt_units()[0], 1)  # in mm
+    label = runner.segment(np.stack(np.broadcast_arrays(*image)), affine, args.time).transpose(1, 2, 3, 0)
     return nibabel.save(nibabel.Nifti1Image(label, files[0].affine, files[0].header, dtype=np.uint8), args.label)
 
 
