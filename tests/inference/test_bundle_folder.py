@@ -23,8 +23,10 @@ from unet4d.images.image4d import read_label
 from unet4d.inference.bundle_folder import describe_bundle
 from unet4d.inference.export import export
 from unet4d.inference.postprocessing_steps import Step, write_steps
+from unet4d.inference.study_inferer import list_studies
 from unet4d.models.checkpoint import BEST, LAST, load_checkpoint, load_model, save_checkpoint
 from unet4d.models.task import Task
+from unet4d.system.files import write_json
 
 NEEDED = [name for name in ("ignite", "fire", "jsonschema") if importlib.util.find_spec(name) is None]
 PLACES = (
@@ -141,6 +143,25 @@ def test_what_has_no_bundle_is_refused(run, tmp_path, command):
         torch.save(content, folder / LAST)
     with pytest.raises(InputError, match=r"3 networks.*expected one"):
         export(tmp_path / "folds", tmp_path / "b", format="bundle")
+
+
+def test_studies_of_another_time_or_with_other_velocities_are_left_to_predict(tmp_path, study):
+    settings = tmp_path / "study.json"
+    for name in ("a_0000", "a_0001"):
+        study(tmp_path / f"in/{name}.nii.gz")
+
+    def listed(time, kinds):
+        task = Task({"background": 0, "vessel": 1}, ("magnitude", "v"), True, (), ("signal", "velocity Z"))
+        write_json(settings, {"config": {}, "task": task.as_dict(), "postprocessing": []})
+        entry = {"name": "flow", "channel_names": {"0": "magnitude", "1": "v"}, "channel_kinds": kinds, "time": time}
+        entry |= {"labels": task.labels, "test": [{"image": ["in/a_0000.nii.gz", "in/a_0001.nii.gz"], "subject": "a"}]}
+        (tmp_path / "dataset.json").write_text(json.dumps(entry))
+        return list_studies(tmp_path, settings)
+
+    assert len(listed("cyclic", {"1": "velocity Z"})) == 1
+    for time, kinds in (("open", {"1": "velocity Z"}), ("cyclic", {"1": "velocity -Z"})):
+        with pytest.raises(InputError, match="use unet4d predict"):
+            listed(time, kinds)
 
 
 def test_names_of_several_channels_and_of_regions_are_described():

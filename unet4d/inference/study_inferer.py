@@ -17,8 +17,10 @@ from torch import Tensor
 from unet4d.config import ResolvedConfig
 from unet4d.datasets.find_studies import find_studies
 from unet4d.errors import InputError
+from unet4d.images.channels import SIGNAL
 from unet4d.images.image4d import Image4D
 from unet4d.images.monai_transforms import info_of
+from unet4d.images.time_axis import time_axis
 from unet4d.inference.postprocessing_steps import apply_steps, steps_of_card
 from unet4d.inference.segment import segment
 from unet4d.models.channel_first import ChannelFirst
@@ -70,12 +72,20 @@ def list_studies(folder: PathLike, settings: PathLike) -> list[dict[str, list[st
         settings: STUDY.json of the bundle.
 
     Raises:
-        InputError: there are no studies, or studies in another format.
+        InputError: there are no studies, or studies in another format, of another time, or with other channel kinds.
     """
     task = Task.from_dict(_read_settings(Path(settings))["task"])
     studies = find_studies([Path(folder)], task.channel_names, channel_kinds=task.channel_kinds)
     if other := [study.name for study in studies if not study.nifti]:
         raise InputError(f"{folder}: got {other[0]} in another format, expected 4D NIfTI; use unet4d predict for it")
+    known = time_axis(task.cyclic), task.channel_kinds or (SIGNAL,) * len(task.channel_names)
+    for study in studies:
+        kinds = study.stream.info().kinds if study.stream else ()
+        if (found := (study.time or known[0], kinds or known[1])) != known:
+            raise InputError(
+                f"{folder}: got {study.name} with {found[0]} time and channels of the kinds {', '.join(found[1])}, expected "
+                f"{known[0]} time and {', '.join(known[1])}; use unet4d predict for it"
+            )
     return [{"image": [str(file) for file in study.nifti]} for study in studies]
 
 
