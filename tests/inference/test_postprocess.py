@@ -294,6 +294,16 @@ def test_train_chooses_at_its_end_and_again_only_for_other_checkpoints(command, 
     assert json.loads((run / POSTPROCESSING).read_text()) == first
 
 
+def test_a_search_that_fails_leaves_the_training_done(command, phantom, tmp_path, tiny_options, monkeypatch):
+    def full(*_, **__):
+        raise Unet4DError("no space is left")
+
+    monkeypatch.setattr("unet4d.inference.postprocess.postprocess", full)
+    done = command("train", "--dataset", phantom, "--out", tmp_path / "run", *tiny_options)
+    assert done.code == 0
+    assert "no post-processing was chosen: no space is left" in done.error
+
+
 def test_train_without_held_out_subjects_or_with_off_chooses_nothing(command, phantom, tmp_path, tiny_options):
     for name, options in (("none", ["--data.val_subjects", "[]"]), ("off", ["--postprocess", "off"])):
         done = command("train", "--dataset", phantom, "--out", tmp_path / name, *tiny_options, *options)

@@ -12,7 +12,7 @@ from typing import Any
 from unet4d.datasets.cases import Case, Dataset
 from unet4d.datasets.dataset import read_dataset
 from unet4d.datasets.label_maps import Reference, find_ignored, find_label_maps, read_reference
-from unet4d.errors import InputError
+from unet4d.errors import InputError, Unet4DError
 from unet4d.evaluation.case_scores import read_prediction
 from unet4d.inference.batch.case_records import CaseRecords
 from unet4d.inference.checks import check_postprocess
@@ -116,7 +116,7 @@ def postprocess_trained(run: PathLike, dataset: PathLike, device: str = "auto") 
                 return
         if any(model.task.held_out for model in load_models([run], "cpu")):
             postprocess(run, dataset, device=device)
-    except InputError as error:
+    except Unet4DError as error:
         logger.warning(f"no post-processing was chosen: {error}")
 
 
