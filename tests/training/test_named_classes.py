@@ -126,6 +126,18 @@ def test_a_class_of_another_kind_is_refused_before_anything_is_written(phantom, 
             section(**{name: "Mine"})
 
 
+@pytest.mark.parametrize("code", ["raise SystemExit(0)", "def (:", "loss = learning_rate"])
+def test_a_module_that_fails_or_ends_is_named_in_one_line(code, tmp_path, monkeypatch):
+    (tmp_path / "broken_elsewhere.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    importlib.invalidate_caches()
+    with pytest.raises(
+        InputError, match=r"importing broken_elsewhere failed \((SystemExit|SyntaxError|NameError)"
+    ) as caught:
+        import_named_classes(Config(train=TrainConfig(loss="broken_elsewhere.Loss")))
+    assert "\n" not in str(caught.value)
+
+
 def test_a_loss_must_fit_the_dataset_and_the_settings(elsewhere):
     import_named_classes(Config(train=TrainConfig(loss=f"{elsewhere}.Weighted")))
     for loss, regions, fault in (

@@ -48,4 +48,9 @@ def import_class(setting: str, path: str | None, base: type) -> None:
             f"got {setting} {path}, and importing {module} failed ({error}), expected a class that Python finds; add its "
             "folder to PYTHONPATH"
         ) from error
+    except (Exception, SystemExit) as error:  # a script may parse its own command line, and end
+        raise InputError(
+            f"got {setting} {path}, and importing {module} failed ({type(error).__name__}: {error}), expected a module that can "
+            f"be imported; python -c 'import {module}' shows where it fails"
+        ) from error
     find_class(setting, path, base)
