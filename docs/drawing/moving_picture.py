@@ -2,7 +2,7 @@
 
     make demo && .venv/bin/python docs/drawing/moving_picture.py demo/run docs/pictures/cycle.webp
 
-The phantom has another seed, and three times as many frames, as those of the demo. Contours and lines are the prediction, rings
+The phantom has another seed, and twice as many frames, as those of the demo. Contours and lines are the prediction, rings
 the exact volumes.
 """
 
@@ -25,7 +25,7 @@ from unet4d.report.pictures.layout import Planes, crop_to_label, labelled_slices
 from unet4d.report.pictures.render import class_color, new_figure, render_figure
 from unet4d.system.files import replacing
 
-SEED, FRAMES, CYCLE_S = 3, 24, 1.6
+SEED, FRAMES, CYCLE_S = 3, 16, 1.6
 DARK, PALE = "#101418", "#E8ECF0"
 SIZE = (10.0, 2.5)
 """Inches."""
@@ -42,7 +42,7 @@ def write_moving_picture(run: Path, out: Path) -> None:
     pictures = [Image.fromarray(page) for page in pages]
     with replacing(out) as temporary:
         pictures[0].save(
-            temporary, format="WEBP", save_all=True, append_images=pictures[1:], loop=0, quality=70, method=6,
+            temporary, format="WEBP", save_all=True, append_images=pictures[1:], loop=0, quality=40, method=6,
             duration=round(1000 * CYCLE_S / FRAMES),
         )  # fmt: skip
 

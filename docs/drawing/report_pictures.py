@@ -1,4 +1,4 @@
-"""Screenshots of the report of `make demo`, in Chromium: `python docs/drawing/report_pictures.py`."""
+"""Screenshot of a page of the report of `make demo`, in Chromium: `python docs/drawing/report_pictures.py`."""
 
 from __future__ import annotations
 
@@ -17,27 +17,22 @@ REPORT = ROOT / "demo" / "report"
 SIZE = (1280, 960)
 
 
-def write(page: Path, ready: str, picture: Path, whole: bool) -> None:
+def write(page: Path, ready: str, picture: Path) -> None:
     """Write a screenshot of a page."""
     with tempfile.TemporaryDirectory() as folder, Browser(size=SIZE) as browser:
         browser.open(page, ready)
-        screenshot = browser.picture(Path(folder) / "page.png", whole=whole)
+        screenshot = browser.picture(Path(folder) / "page.png")
         with Image.open(screenshot) as image:
             image.convert("RGB").save(picture, quality=60, method=6)
 
 
 def main() -> int:
-    """Write both screenshots."""
+    """Write the screenshot."""
     if not (REPORT / "index.html").exists():
         print(f"{REPORT} is missing, expected the report of make demo; run it first", file=sys.stderr)
         return 2
-    write(
-        sorted(REPORT.glob("phantom*.html"))[0],
-        "document.body.dataset.stage === 'ready'",
-        PICTURES / "report.webp",
-        whole=False,
-    )
-    write(REPORT / "index.html", "true", PICTURES / "report_index.webp", whole=True)
+    page = sorted(REPORT.glob("phantom*.html"))[0]
+    write(page, "document.body.dataset.stage === 'ready'", PICTURES / "report.webp")
     return 0
 
 

@@ -51,7 +51,7 @@ explains it. This page lists every key, from [the JSON Schema](../{schemas}/data
 An editor that knows the schema completes and checks the file as you write.
 
 What a schema cannot say is checked, too: paths stay inside the folder, classes that other keys name exist, frames are in order.
-`unet4d verify` finds every fault of a dataset in one pass. In the keys, `*` stands for any name, `[]` for the entries of a list.
+`unet4d verify` checks all of a dataset in one pass. In the keys, `*` stands for any name, `[]` for the entries of a list.
 
 """
 

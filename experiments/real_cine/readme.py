@@ -30,7 +30,7 @@ ARMS = {
 }
 ABLATIONS = {"clstm": "unet4d", "combined": "unet4d²", "combined_majority": "the same, cleaned³"}
 """Arms at half of the budget, shown until the whole budget's are there."""
-HEAD = ("", "CPU min", "Dice (95 % interval)", "RV/MYO/LV", "HD95, mm", "CPU s a study", "Dice against unet4d")
+HEAD = ("", "CPU min", "Dice (95 % interval)", "RV/MYO/LV", "HD95, mm", "CPU s per study", "Dice against unet4d")
 
 
 def results_block() -> str:

@@ -79,6 +79,13 @@ def test_pictures_have_a_text_and_are_small(page):
         assert (page.parent / path).stat().st_size <= LARGEST_PICTURES.get(Path(path).name, 60_000), path
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_it_begins_with_its_purpose(page):
+    title, purpose = text(page).split("\n\n")[:2]
+    assert title.startswith("# ")
+    assert not purpose.startswith(("```", "![", "[![", "|", "    ")), "expected a sentence below the title"
+
+
 def test_the_first_dataset_is_described_by_its_program(tmp_path, monkeypatch, capsys):
     write_phantom(tmp_path / "studies", subjects=2, frames=4, labelled="two", shape=(40, 36, 5))
     known = read_dataset(tmp_path / "studies").training

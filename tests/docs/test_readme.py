@@ -35,6 +35,7 @@ def test_its_first_screen_has_a_moving_picture_and_two_commands():
     [picture] = re.findall(r"!\[[^\]]{20,}\]\((\S+)\)", first)
     with Image.open(ROOT / picture) as moving:
         assert moving.n_frames > 10
+    assert (ROOT / picture).stat().st_size <= 150_000
     assert len(re.findall(r"^    \S", first, re.M)) == 2
     target, program = re.findall(r"^    (?:make |\.venv/bin/)(\w+)", first, re.M)
     assert f"\n{target}: " in (ROOT / "Makefile").read_text(encoding="utf-8")

@@ -203,7 +203,7 @@ CONVERT = Command(
 )
 
 VERIFY = Command(
-    "find every fault of a dataset in one pass, and describe its studies",
+    "check a dataset in one pass: report the faults of all files, and describe its studies",
     "DATASET [--json] [--out FILE] [--cross_frames]",
     "  unet4d verify heart\n"
     "  unet4d verify heart --json                (for programs: faults and fingerprint on stdout)\n"

@@ -100,7 +100,7 @@ EVALUATE = Command(
 )
 
 COMPARE = Command(
-    "two methods on the same studies, paired: differences, Wilcoxon test, effect",
+    "compare two methods on the same studies, paired: differences, Wilcoxon test, effect",
     "A B [--out DIR] [--metrics METRIC ...] [--shared_only] [--json]",
     "  unet4d compare scores_framewise scores_recurrent --out comparison\n"
     "  unet4d compare scores_framewise scores_recurrent --metrics dice ef_error_percent roughness",
@@ -110,7 +110,7 @@ COMPARE = Command(
 )
 
 REPORT = Command(
-    "an HTML page per study with a 4D viewer, measures and flags, and an index",
+    "write an HTML page per study, with a 4D viewer, measures and flags, and an index",
     "--image INPUT --prediction DIR --out DIR [--evaluation DIR] [options]",
     "  unet4d report --image heart --prediction predicted --evaluation scores --out page",
     _report_options,

@@ -245,5 +245,5 @@ def _with_underscores(given: Sequence[str]) -> list[str]:
 
 
 def _overview() -> str:
-    rows = "\n".join(f"  {name:<10} {command.about}" for name, command in COMMANDS.items())
+    rows = "\n".join(f"  {name:<11} {command.about}" for name, command in COMMANDS.items())
     return f"usage: unet4d COMMAND [options]\n\n{DESCRIPTION}\n\ncommands:\n{rows}\n\n  --version  print the version"
