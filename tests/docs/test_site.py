@@ -177,3 +177,8 @@ def test_the_site_is_built_without_a_warning_or_a_broken_link(build, tmp_path, m
     assert build.main() == 0
     pages = {path.relative_to(ROOT / "build/test/site") for path in (ROOT / "build/test/site").rglob("*.html")}
     assert {Path(name).with_suffix(".html") for name in PAGES} <= pages
+
+
+def test_help_offers_no_file_for_a_single_section():
+    assert "--data CONFIG" not in main.command_parser("train").format_help()
+    assert "--config CONFIG" in main.command_parser("train").format_help()

@@ -48,7 +48,7 @@ class _Help(DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):
 
     def _get_type_str(self, action: argparse.Action) -> str | None:
         kind = getattr(action, "_typehint", None) or action.type
-        if get_origin(kind) is None and kind not in (int, float, str):
+        if get_origin(kind) is None and kind not in (bool, int, float, str):
             return super()._get_type_str(action)
         return describe_type(kind)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from argparse import SUPPRESS
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
@@ -79,6 +80,9 @@ def settings(parser: ArgumentParser) -> None:
     parser.add_argument("--train", type=TrainConfig, default=TrainConfig())
     parser.add_argument("--inference", type=InferenceConfig, default=InferenceConfig())
     parser.add_argument("--recompute", type=RecomputeConfig, default=RecomputeConfig())
+    for action in parser._actions:
+        if action.help == "Path to a configuration file.":  # a file for one section, which --config replaces
+            action.help = SUPPRESS
 
 
 def configured(options: Namespace) -> Config:
