@@ -137,10 +137,10 @@ def test_the_services_for_a_gpu_train_and_predict(tmp_path, monkeypatch):
     services = yaml.safe_load((ROOT / "deploy" / "compose.gpu.yaml").read_text(encoding="utf-8"))["services"]
     monkeypatch.chdir(tmp_path)
     for name, service in services.items():
-        words = shlex.split(service["command"].replace("${RESUME:-}", "--resume"))
-        assert _parse(words)[0] == name
+        arguments = shlex.split(service["command"].replace("${RESUME:-}", "--resume"))
+        assert _parse(arguments)[0] == name
         mounts = [volume.rpartition("}:")[2].split(":")[0] for volume in service["volumes"]]
-        assert [path for path in words if path.startswith("/") and not path.startswith(tuple(mounts))] == []
+        assert [path for path in arguments if path.startswith("/") and not path.startswith(tuple(mounts))] == []
 
 
 def test_a_dockerfile_is_read_and_its_settings_followed(tmp_path):
