@@ -431,7 +431,7 @@ def test_a_class_that_the_labels_lack_is_refused(name):
 
 
 @pytest.fixture
-def run(tmp_path: Path) -> Path:
+def run(tmp_path: Path, partial_documents) -> Path:
     (tmp_path / "fold_0").mkdir()
     (tmp_path / "fold_0/checkpoint_best.pt").write_bytes(b"weights")
     return tmp_path
