@@ -119,6 +119,9 @@ def test_partly_drawn_arms_are_compared_with_those_that_are_whole(script):
     arms = {
         name: {"dice": dict(zip(classes.get(name, ("RV", "LV")), found, strict=True))} for name, found in dice.items()
     }
-    ratios = script("partial_labels")._ratios(arms)
-    assert ratios == {"half": 0.9882, "together": {"RV": 1.1, "LV": 0.9}}
-    assert script("partial_labels")._ratios({"all": arms["all"]}) == {}
+    found = script("partial_labels").summarize({"0": arms})
+    assert (found["half"]["over all"], found["half"]["means, over all"]) == ([0.9882], 0.9882)
+    assert found["together"]["over own network"] == [{"RV": 1.1, "LV": 0.9}]
+    assert found["all"]["deviation of seeds"] is None
+    alone = script("partial_labels").summarize({"0": {"all": arms["all"]}})
+    assert alone["all"].keys() == {"dice", "mean", "deviation of seeds"}

@@ -26,7 +26,8 @@ DOCS = Path(__file__).parents[1]
 BEFORE = """\
 # Augmentation
 
-How training clips are varied.
+Training clips are varied at random, so that the network learns more than the studies it was given. \
+This page lists what is varied, and how far.
 
 | setting | for |
 |---|---|

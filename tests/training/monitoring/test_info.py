@@ -115,6 +115,7 @@ def test_settings_other_than_the_defaults_are_shown(known, tmp_path):
         "model.strides": [[2, 2, 1]],
         "model.kernel_size": [[3, 3, 1], [3, 3, 3]],
         "train.batch_size": 2,
+        "train.init_lr_factor": 1.0,
     }
 
 
