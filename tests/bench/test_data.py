@@ -6,6 +6,7 @@ import json
 import multiprocessing
 from types import SimpleNamespace
 
+import monai
 import numpy as np
 import pytest
 import torch
@@ -33,6 +34,13 @@ from unet4d.datasets.dataset import read_dataset
 FORK = multiprocessing.get_context("fork")
 TOY = data.Sizes(2, 6, (24, 20, 4), (8, 8, 4), 3, 2, workers=(0, 2), rounds=1, seconds=0.0)
 NAMES = [OURS, MILD, STRONG, CACHE, TUNED, READING]
+
+
+@pytest.fixture(autouse=True)
+def meta_tensors_afterwards():
+    """One way to load switches them off, for all that comes later in the process."""
+    yield
+    monai.data.set_track_meta(True)
 
 
 @pytest.fixture(scope="module")
