@@ -1,4 +1,4 @@
-"""Post-processing of the label maps of another arm, of whichever program, by steps that were fixed before any score was seen."""
+"""Post-processing of the label maps of another arm, of whichever program, by the steps of its own arm."""
 
 from __future__ import annotations
 

@@ -14,8 +14,8 @@ from tests.graph_models import DEEP, HEART, make_image, make_model
 from tests.sliding import sliding_window
 from unet4d import StreamingSegmenter
 from unet4d.inference.segment import segment
+from unet4d.models.backends import check_backend
 from unet4d.models.graph_network import use_backend
-from unet4d.system.extras import check_backend
 
 CPU = torch.device("cpu")
 BACKENDS = ("onnxruntime", "openvino")

@@ -224,8 +224,8 @@ def _check_predict(args: Namespace) -> None:
     from unet4d.datasets.convert.layout_options import LayoutOptions
     from unet4d.inference.batch.job_split import choose_shard
     from unet4d.inference.checks import check_predict
+    from unet4d.models.backends import check_backend
     from unet4d.report.dicom.terms import read_terms
-    from unet4d.system.extras import check_backend
 
     inference_options_of(args)
     check_backend(args.backend, args.device, args.precision)

@@ -146,29 +146,34 @@ def _measure_flow(
     speed = np.sqrt(sum(component.astype(np.float64) ** 2 for component in inside.values()))
     flow = sections.flows_ml_s(mask, velocity) if sections and is_there else np.zeros(0)
     return {
-        "mean_speed_cm_per_s": _round(speed.mean()) if is_there else None,
+        "mean_speed_cm_per_s": round_digits(speed.mean()) if is_there else None,
         **{
-            f"mean_velocity_{_AXES[axis]}_cm_per_s": _round(inside[axis].mean())
+            f"mean_velocity_{_AXES[axis]}_cm_per_s": round_digits(inside[axis].mean())
             if is_there and axis in inside
             else None
             for axis in range(3)
         },
-        "flow_ml_per_s": _round(flow.mean()) if len(flow) else None,
-        "flow_sd_ml_per_s": _round(flow.std(ddof=1)) if len(flow) > 1 else None,
+        "flow_ml_per_s": round_digits(flow.mean()) if len(flow) else None,
+        "flow_sd_ml_per_s": round_digits(flow.std(ddof=1)) if len(flow) > 1 else None,
         "sections": len(flow),
     }
 
 
 def orient_flow(flow: Sequence[float | None]) -> np.ndarray:
     """Return a flow `(T,)` in mL/s, NaN where undefined, with the sign that makes its sum over all frames positive."""
-    curve = np.array([np.nan if value is None else value for value in flow], np.float64)
+    curve = as_curve(flow)
     return -curve if np.nansum(curve) < 0 else curve
 
 
+def as_curve(values: Sequence[float | None]) -> np.ndarray:
+    """Return a curve `(T,)` float64 with NaN where a record has None."""
+    return np.array([np.nan if value is None else value for value in values], np.float64)
+
+
 def _plain(curve: np.ndarray) -> list[float | None]:
-    return [_round(value) if np.isfinite(value) else None for value in curve]
+    return [round_digits(value) if np.isfinite(value) else None for value in curve]
 
 
-def _round(value: float) -> float:
+def round_digits(value: float) -> float:
     """Return a number with 9 digits, however small its unit makes it."""
     return float(f"{value:.9g}")

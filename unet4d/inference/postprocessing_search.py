@@ -126,11 +126,11 @@ def _is_smoother(
     """Return whether the roughness of the classes' curves, on average over those that have one, is lower in `smoothed`."""
     values = [value for value in classes.values() if value]
 
-    def of(label: np.ndarray, value: ClassValue, cyclic: bool) -> float | None:
+    def curve_roughness(label: np.ndarray, value: ClassValue, cyclic: bool) -> float | None:
         return roughness(class_mask(label, value).sum(axis=(1, 2, 3)), cyclic)
 
     changes = [
-        _change(of(before, value, case.cyclic), of(after, value, case.cyclic))
+        _change(curve_roughness(before, value, case.cyclic), curve_roughness(after, value, case.cyclic))
         for case, before, after in zip(cases, maps, smoothed, strict=True)
         for value in values
     ]

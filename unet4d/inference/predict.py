@@ -31,6 +31,7 @@ from unet4d.inference.options import InferenceOptions, Models, warn_of_untrained
 from unet4d.inference.postprocessing_steps import OtherCheckpoints, Step, check_steps, describe_steps, find_steps
 from unet4d.inference.segment import check_gpu
 from unet4d.metrics.cardiac_structures import describe_roles, has_other_names
+from unet4d.models.backends import TORCH, check_backend
 from unet4d.models.checkpoint import TrainedModel
 from unet4d.models.device import find_device, resolve_precision
 from unet4d.models.folds import load_models
@@ -40,7 +41,6 @@ from unet4d.models.task import Task
 from unet4d.report.dicom.terms import read_terms
 from unet4d.system.distributed import ALONE, ProcessGroup
 from unet4d.system.environment import VERSION, hardware
-from unet4d.system.extras import TORCH, check_backend
 from unet4d.system.failures import failure_of_study
 from unet4d.system.files import PathLike
 from unet4d.system.signals import check_stop, stop_signals

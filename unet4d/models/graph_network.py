@@ -13,10 +13,11 @@ import torch
 from torch import Tensor
 
 from unet4d.config import Precision, ResolvedModelConfig, Size, triple
+from unet4d.models.backends import TORCH, check_backend
 from unet4d.models.clstm_unet import CLSTMUNet, DropoutFactors
 from unet4d.models.onnx_graph import decoder_graph, encoder_graph
 from unet4d.models.topology import total_stride
-from unet4d.system.extras import TORCH, check_backend, import_extra
+from unet4d.system.extras import import_extra
 
 if TYPE_CHECKING:
     from unet4d.models.checkpoint import TrainedModel

@@ -38,7 +38,7 @@ from unet4d.system.byte_sizes import GB, bytes_of, describe_bytes
 from unet4d.system.distributed import ALONE, ProcessGroup
 from unet4d.system.gpu_memory import CONTEXT_BYTES, NCCL_BYTES, free_bytes, sufficient_bytes, usable_bytes
 from unet4d.system.text import count
-from unet4d.training.named_classes import import_named_classes
+from unet4d.training.own_classes import import_own_classes
 from unet4d.training.step_memory import PlannedStep, describe_recompute
 
 logger = logging.getLogger(__name__)
@@ -134,7 +134,7 @@ def plan(
     """
     out = None if out is None else Path(out)
     check_plan(dataset, out, gpu_memory, gpus, out and config.train.init_from)  # a run that is resumed does without
-    import_named_classes(config)
+    import_own_classes(config)
     gpu, share = _gpu_budget(gpu_memory, gpus, device), _config_of_one_gpu(config, gpus)
     studies, known = load_verified_dataset(dataset, choose_cache_dir, skip_verify)
     training, validation = split_cases(studies, config.fold, config.data.folds, config.seed, config.data.val_subjects)

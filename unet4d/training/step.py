@@ -18,8 +18,8 @@ from unet4d.models.device import autocast, repeated_shapes, to_device
 from unet4d.pipeline.clip_dataset import Batch
 from unet4d.system.distributed import ALONE, ProcessGroup
 from unet4d.training.loss import ClipLoss, Teaching
-from unet4d.training.named_classes import build_loss
 from unet4d.training.optimizer import build_optimizer, set_learning_rates
+from unet4d.training.own_classes import build_loss
 
 
 class TrainingStep:

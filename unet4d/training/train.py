@@ -32,7 +32,7 @@ from unet4d.system.memory_errors import is_out_of_gpu_memory, memory_error_reaso
 from unet4d.system.signals import stop_signals
 from unet4d.training.budget import EpochBudget, make_budget
 from unet4d.training.monitoring.summary import CONFIG
-from unet4d.training.named_classes import import_named_classes
+from unet4d.training.own_classes import import_own_classes
 from unet4d.training.prepare_run import PreparedRun, choose_run_cache, prepare_run
 from unet4d.training.similar_outputs import find_similar_outputs
 from unet4d.training.step_memory import PlannedStep, choose_recompute, describe_recompute
@@ -76,7 +76,7 @@ def train(
     """
     budget = make_budget(config.train)
     out_dir, chosen = Path(out_dir), find_device(ranks.device_name(device))
-    import_named_classes(config)
+    import_own_classes(config)
     with contextlib.ExitStack() as stack:
         run = ranks.broadcast_from_rank0(
             lambda: prepare_run(dataset, out_dir, config, chosen, resume, skip_verify, ranks, stack)

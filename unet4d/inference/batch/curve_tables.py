@@ -7,9 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, fields
 from typing import Any
 
-import numpy as np
-
-from unet4d.evaluation.signal_curves import FLOW, INTENSITY
+from unet4d.evaluation.signal_curves import FLOW, INTENSITY, as_curve, round_digits
 from unet4d.images.channels import SIGNAL
 from unet4d.inference.batch.case_records import CaseRecord
 from unet4d.metrics.flow import FlowVolumes, flow_volumes
@@ -104,7 +102,7 @@ def _rows(
     for name, value in classes.items():
         about, own = {"value": describe_values(value)}, {"case": case, "class": name}
         for channel, curves in record.get(INTENSITY, {}).get(name, {}).items():
-            mean = _array(curves["mean"])
+            mean = as_curve(curves["mean"])
             has_uptake = is_open and kinds.get(channel, SIGNAL) == SIGNAL
             uptake = measure_uptake(mean, duration_s, record.get("baseline_frames")) if has_uptake else Uptake()
             columns = {**curves, "enhancement_percent": enhancement_percent(mean, uptake.baseline)}
@@ -115,7 +113,7 @@ def _rows(
         if found := record.get(FLOW, {}).get(name):
             for row in _frames(found, duration_s):
                 yield FLOWS, own | about | row
-            flow = _array(found["flow_ml_per_s"])
+            flow = as_curve(found["flow_ml_per_s"])
             volumes = flow_volumes(flow, duration_s)
             yield FLOW_VOLUMES, own | {field.name: getattr(volumes, field.name) for field in fields(FlowVolumes)}
 
@@ -127,12 +125,8 @@ def _frames(columns: Mapping[str, Sequence[Any]], duration_s: float | None) -> I
         yield {"frame": t, "time_s": time_s, **dict(zip(columns, values, strict=True))}
 
 
-def _array(curve: Sequence[float | None]) -> np.ndarray:
-    return np.array([np.nan if value is None else value for value in curve], np.float64)
-
-
 def _cell(value: Any) -> Any:
     """Return a cell: numbers with 9 digits, undefined ones blank."""
     if isinstance(value, float):
-        return float(f"{value:.9g}") if math.isfinite(value) else ""
+        return round_digits(value) if math.isfinite(value) else ""
     return "" if value is None else value

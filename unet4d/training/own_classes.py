@@ -15,7 +15,7 @@ from unet4d.training.region_loss import RegionsLoss
 LOSS = "train.loss"
 
 
-def import_named_classes(config: Config) -> None:
+def import_own_classes(config: Config) -> None:
     """Import the classes that the user named: `model.temporal`, `data.augmenter` and `train.loss`.
 
     Raises:

@@ -21,7 +21,7 @@ from unet4d.models.checkpoint import LAST, load_checkpoint, load_model
 from unet4d.pipeline.augmentation.compose import Augmentation
 from unet4d.pipeline.clip_dataset import ClipDataset
 from unet4d.training.loss import ClipLoss, LabelledFramesLoss
-from unet4d.training.named_classes import build_loss, import_named_classes
+from unet4d.training.own_classes import build_loss, import_own_classes
 from unet4d.training.region_loss import RegionsLoss
 from unet4d.training.step import TrainingStep
 from unet4d.training.step_memory import count_step_cost
@@ -134,12 +134,12 @@ def test_a_module_that_fails_or_ends_is_named_in_one_line(code, tmp_path, monkey
     with pytest.raises(
         InputError, match=r"importing broken_elsewhere failed \((SystemExit|SyntaxError|NameError)"
     ) as caught:
-        import_named_classes(Config(train=TrainConfig(loss="broken_elsewhere.Loss")))
+        import_own_classes(Config(train=TrainConfig(loss="broken_elsewhere.Loss")))
     assert "\n" not in str(caught.value)
 
 
 def test_a_loss_must_fit_the_dataset_and_the_settings(elsewhere):
-    import_named_classes(Config(train=TrainConfig(loss=f"{elsewhere}.Weighted")))
+    import_own_classes(Config(train=TrainConfig(loss=f"{elsewhere}.Weighted")))
     for loss, regions, fault in (
         (LOSS, REGIONS, "subclass of .*RegionsLoss"),
         (f"{elsewhere}.Weighted", (), "weights"),
