@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 
 import nibabel as nib
 import numpy as np
@@ -79,3 +81,27 @@ def test_what_a_backend_lacks_is_refused():
     assert "torch, onnxruntime, openvino" in error_of(check_backend, "tvm")
     assert "--precision bf16" in error_of(check_backend, "onnxruntime", "cpu", "bf16")
     assert "--device cuda" in error_of(check_backend, "openvino", "cuda")
+
+
+SIGNALLED = """
+import gc, os, signal
+import torch
+from tests.graph_models import make_model
+from unet4d.models.graph_network import use_backend
+
+model = use_backend(make_model(), "openvino")
+with torch.inference_mode():
+    for edge in (16, 24):
+        model.network(torch.zeros(1, 2, 1, edge, edge, 4))
+del model
+gc.collect()
+signal.signal(signal.SIGUSR1, lambda *_: print("handled"))
+os.kill(os.getpid(), signal.SIGUSR1)
+"""
+
+
+def test_a_signal_after_openvino_is_handled():
+    """Pins a process that a stop or the end of a child killed: OpenVINO had freed the stack of its thread for signals."""
+    pytest.importorskip("openvino", reason="openvino is missing: pip install 'unet4d[openvino]'")
+    done = subprocess.run([sys.executable, "-c", SIGNALLED], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "handled\n"), done.stderr

@@ -60,6 +60,7 @@ def write_graph_folder(out: Path, model: TrainedModel, card: Mapping[str, Any], 
         InputError: a class of the user's couples the network's frames.
         Unet4DError: nothing may be written there.
     """
+    from unet4d.models.graph_network import openvino_core
     from unet4d.models.onnx_graph import cell_graph, check_graphs, decoder_graph, encoder_graph
 
     network, suffix = model.network, SUFFIXES[format]
@@ -76,7 +77,7 @@ def write_graph_folder(out: Path, model: TrainedModel, card: Mapping[str, Any], 
             (out / f"{name}{suffix}").write_bytes(content)
         else:
             openvino = import_extra("openvino", "openvino", "--format openvino")
-            found = openvino.Core().read_model(content)
+            found = openvino_core().read_model(content)
             openvino.save_model(found, out / f"{name}{suffix}", compress_to_fp16=False)
     shutil.copyfile(runner.__file__, out / RUNNER)
     write_text(out / LICENCE, licence)

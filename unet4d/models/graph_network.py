@@ -5,6 +5,7 @@ So windows, chunks of frames, cyclic time, ensembles and streaming work as with 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -126,10 +127,19 @@ def _onnxruntime_graph(content: bytes, shapes: Sequence[tuple[int, ...]], precis
     return run
 
 
+@functools.cache
+def openvino_core() -> Any:
+    """Return the process's one core of OpenVINO, which is never deleted.
+
+    A core gives the thread a stack for its signals. Of two cores, the one deleted last restores the stack that the other has
+    freed, and the next signal with a handler in Python ends the process (seen with OpenVINO 2026.4).
+    """
+    return import_extra("openvino", "openvino", "OpenVINO").Core()
+
+
 def _openvino_graph(content: bytes, shapes: Sequence[tuple[int, ...]], precision: str) -> Graph:
     """Compile a graph by OpenVINO for inputs of these shapes, which is faster than for any."""
-    openvino = import_extra("openvino", "openvino", "--backend openvino")
-    core = openvino.Core()
+    openvino, core = import_extra("openvino", "openvino", "--backend openvino"), openvino_core()
     model = core.read_model(content)
     model.reshape({port: list(shape) for port, shape in zip(model.inputs, shapes, strict=True)})
     settings = {
