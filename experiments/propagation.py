@@ -2,6 +2,7 @@
 
 The options of the registration were chosen on every second patient (half 0); all numbers are given for either half and for all.
 Run: python -m experiments.propagation acdc14 OUT, or with "phantoms" in place of acdc14: all their frames have labels.
+Each study is kept in OUT/studies once it is measured: the same command continues a run that was killed.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import numpy as np
 
 from experiments.real_cine.registration import carry
 from unet4d.datasets.case_labels import read_labelled
+from unet4d.datasets.cases import Case, Dataset
 from unet4d.datasets.dataset import read_dataset
 from unet4d.datasets.propagation.carry import find_box, overlap, propagate_labels
 from unet4d.datasets.propagation.cross_frames import (
@@ -27,7 +29,7 @@ from unet4d.datasets.propagation.cross_frames import (
     deformation_between,
     neighbors,
 )
-from unet4d.datasets.propagation.propagate import COLUMNS, TABLE, propagate
+from unet4d.datasets.propagation.propagate import PROPAGATION, propagate
 from unet4d.datasets.propagation.registration import Greedy
 from unet4d.phantom import write_phantom
 from unet4d.system.csv_file import csv_text, read_table
@@ -36,6 +38,8 @@ from unet4d.system.progress_bar import ProgressBar
 
 SHIFTS_MM = (5, 10, 20)
 Pair = tuple[np.ndarray, np.ndarray]
+Tables = dict[str, list[dict[str, Any]]]
+"""Rows by the name of their table."""
 
 
 def spoil(first: np.ndarray, second: np.ndarray, values: Sequence[int], spacing: Sequence[float]) -> dict[str, Pair]:
@@ -57,37 +61,47 @@ def spoil(first: np.ndarray, second: np.ndarray, values: Sequence[int], spacing:
     return found
 
 
-def measure(dataset: Path) -> dict[str, list[dict[str, Any]]]:
-    """Return rows of all studies: Dice, confidence and comparisons of spoiled drawings."""
+def measure(dataset: Path, kept: Path) -> Tables:
+    """Return rows of all studies: Dice, confidence and comparisons of spoiled drawings; those in the folder `kept` are read."""
     content = read_dataset(dataset)
-    names = {value: name for name, value in content.labels if value}
-    rows: dict[str, list[dict[str, Any]]] = {"dice": [], "confidence": [], "drawings": []}
+    rows: Tables = {"dice": [], "confidence": [], "drawings": []}
     for number, case in enumerate(ProgressBar(content.training, "registering", unit="study")):
-        about = {"case": case.name, "half": number % 2}
-        image = case.image()
-        label, labelled = read_labelled(case, content, image)
-        drawn = {int(t): label[t] for t in np.flatnonzero(labelled)}
-        (first, second), frames, spacing = sorted(drawn), image.array[0], image.spacing
-        registration, pair = Greedy(spacing), neighbors([first, second], len(frames), content.cyclic)[0]
-        for source, target in ((first, second), (second, first)):
-            begin_s = time.process_time()
-            carried = carry(image, drawn[source], source, target, source == pair[0])
-            used_s = time.process_time() - begin_s
-            scores = [overlap(found, drawn[target], list(names)) for found in (drawn[source], carried)]
-            for value, name in names.items():
-                of = {"direction": "ED to ES" if source == first else "ES to ED", "class": name}
-                rows["dice"].append(
-                    {**about, **of, "unmoved": scores[0][value], "carried": scores[1][value], "cpu_s": used_s}
-                )
-            around = dict(propagate_labels(frames, {source: drawn[source]}, content.cyclic, registration, spacing))[
-                target
-            ]
-            truth = overlap(around.label, drawn[target], list(names))
-            for value, name in names.items():
-                row = {"class": name, "dice": truth[value], "confidence": around.confidence.get(value, 0.0)}
-                rows["confidence"].append({**about, "source": source, "target": target, **row})
-        rows["drawings"] += [{**about, **row} for row in _drawings(frames, drawn, pair, spacing, registration, names)]
+        file = kept / f"{case.name}.json"
+        if not file.exists():
+            found = _measure_study(case, content)
+            write_json(
+                file, {name: [{"case": case.name, "half": number % 2, **row} for row in found[name]] for name in rows}
+            )
+        for name, of_study in read_json(file).items():
+            rows[name] += of_study
     return rows
+
+
+def _measure_study(case: Case, content: Dataset) -> Tables:
+    """Return rows of a study with two labelled frames, the earlier one end-diastole."""
+    names = {value: name for name, value in content.labels if value}
+    dice, confidence = [], []
+    image = case.image()
+    label, labelled = read_labelled(case, content, image)
+    drawn = {int(t): label[t] for t in np.flatnonzero(labelled)}
+    (first, second), frames, spacing = sorted(drawn), image.array[0], image.spacing
+    registration, pair = Greedy(spacing), neighbors([first, second], len(frames), content.cyclic)[0]
+    for source, target in ((first, second), (second, first)):
+        begin_s = time.process_time()
+        carried = carry(image, drawn[source], source, target, source == pair[0])
+        used_s = time.process_time() - begin_s
+        unmoved, moved = (overlap(found, drawn[target], list(names)) for found in (drawn[source], carried))
+        direction = "ED to ES" if source == first else "ES to ED"
+        propagated = propagate_labels(frames, {source: drawn[source]}, content.cyclic, registration, spacing)
+        around = next(found for frame, found in propagated if frame == target)
+        truth = overlap(around.label, drawn[target], list(names))
+        for value, name in names.items():
+            scores = {"unmoved": unmoved[value], "carried": moved[value], "cpu_s": used_s}
+            dice.append({"direction": direction, "class": name, **scores})
+            trust = {"dice": truth[value], "confidence": around.confidence.get(value, 0.0)}
+            confidence.append({"source": source, "target": target, "class": name, **trust})
+    drawings = _drawings(frames, drawn, pair, spacing, registration, names)
+    return {"dice": dice, "confidence": confidence, "drawings": drawings}
 
 
 def _drawings(
@@ -123,7 +137,7 @@ def measure_phantoms(
     about["training"] = [{**entry, "labelled_frames": list(drawn)} for entry in about["training"]]
     write_json(work / "few" / "dataset.json", about)
     found = read_dataset(propagate(work / "few", work / "out"))
-    table = read_table(work / "out" / TABLE, COLUMNS, "propagate again")
+    table = read_table(work / "out" / PROPAGATION.name, list(PROPAGATION.columns), "propagate again")
     rows = []
     for case in truth.training:
         label, _ = read_labelled(case, truth, case.image())
@@ -182,7 +196,7 @@ def main() -> None:
             rows = {"phantoms": measure_phantoms(Path(work))}
         summary: dict[str, Any] = describe_confidence(rows["phantoms"])
     else:
-        rows = measure(given.dataset)
+        rows = measure(given.dataset, given.out / "studies")
         summary = summarize(rows)
     for name, table in rows.items():
         write_text(given.out / f"{name}.csv", csv_text([list(table[0]), *(list(row.values()) for row in table)]))

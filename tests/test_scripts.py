@@ -8,13 +8,36 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
 
 from bench.measure import interleaved
+from experiments.propagation import measure
+from unet4d.datasets.dataset import read_dataset
 from unet4d.errors import InputError
 from unet4d.models.checkpoint import load_model
+
+
+@pytest.mark.parametrize(
+    "name", [file.stem for file in sorted((Path(__file__).parents[1] / "experiments").glob("*.py"))]
+)
+def test_every_experiment_can_be_imported(name, script):
+    """A name that moved in the package would be found hours into a run, or not before the next one."""
+    assert script(name).__doc__
+
+
+def test_an_experiment_on_propagation_continues_where_it_was_killed(phantom, tmp_path):
+    """Studies that were measured before are read, in the order of the dataset; with all of them no frame is registered."""
+    names = [case.name for case in read_dataset(phantom).training]
+    for n, name in enumerate(names):
+        rows = {"dice": [{"case": name, "n": n}], "confidence": [], "drawings": [{"case": name}]}
+        (tmp_path / f"{name}.json").write_text(json.dumps(rows))
+    found = measure(phantom, tmp_path)
+    assert [row["n"] for row in found["dice"]] == [0, 1, 2]
+    assert [row["case"] for row in found["drawings"]] == names
+    assert not found["confidence"]
 
 
 def test_scores_are_averaged_by_kind_of_frame(script, tmp_path):

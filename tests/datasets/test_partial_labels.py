@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -77,7 +79,7 @@ def test_undrawn_voxels_never_become_a_class_by_other_letters(name, tmp_path):
     [
         (LABELS, {"labelled_slices": [0, 3]}, (), "slice 3, expected slices 0 to 2"),
         (LABELS, {"labelled_slices": {"0": [0], "4": [1]}}, (), "has frame 4, expected only labelled frames 0 and 1"),
-        (LABELS, {"annotated_labels": [2]}, (), "label value 7 in frame 0 of case a, expected one of [0, 2]; as its"),
+        (LABELS, {"annotated_labels": [2]}, (), "label value 7 in frame 0 of case a, expected one of [0, 2], as its"),
         (LABELS, {"frame_weights": {"0": 0, "1": 0.0}}, (), "of all labelled frames sum to 0"),
         (LABELS, {"labelled_slices": [0]}, (0, 0, 0, 0, 99), "label value 99 in frame 0 of case a, expected one of"),
         (LABELS, {"labelled_slices": [0]}, (0, 0, 0, 0, 255), "label value 255 in frame 0 of case a, expected one of"),
@@ -90,6 +92,25 @@ def test_statements_that_do_not_fit_the_study_are_one_line(labels, entry, change
         label[change[:-1]] = change[-1]
     dataset = dataset_of(tmp_path, label, labels, **entry)
     assert words in error_of(read_labelled, dataset.training[0], dataset, dataset.training[0].image())
+
+
+def test_the_page_on_labels_quotes_messages_as_they_are(tmp_path):
+    """Those of statements that need no study, and those that do."""
+    page = (Path(__file__).parents[2] / "docs/how-to/labels.md").read_text(encoding="utf-8")
+    quoted = page.split("```text\n")[1].split("\n```")[0].splitlines()
+    entries = [
+        ({**LABELS, "ignore": 5}, {}),
+        (LABELS, {"labelled_slices": [0, 9]}),
+        (LABELS, {"annotated_labels": []}),
+        (LABELS, {"annotated_labels": [2]}),
+        (LABELS, {"frame_weights": {"0": 0, "1": 0}}),
+    ]
+    for number, (line, (labels, entry)) in enumerate(zip(quoted, entries, strict=True)):
+        root = tmp_path / str(number)
+        found = error_of(
+            lambda root=root, labels=labels, entry=entry: read(dataset_of(root, label_of(), labels, **entry))
+        )
+        assert line in found
 
 
 @pytest.mark.parametrize(

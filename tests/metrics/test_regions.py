@@ -40,7 +40,11 @@ def test_voxels_that_are_ignored_are_in_no_region():
 @pytest.mark.parametrize(
     ("labels", "order", "words"),
     [
-        (TUMOR, None, '"regions_class_order" is None, expected one label value for each of the 3 regions whole, core'),
+        (
+            TUMOR,
+            None,
+            '"regions_class_order" is missing, expected one label value for each of the 3 regions whole, core',
+        ),
         (TUMOR, [1, 2], "expected one label value for each of the 3 regions"),
         (TUMOR, [1, 2, 4], r"got 4 for enhancing, in no region, expected one of its values [3]"),
         (TUMOR, [1, 1, 3], r"got 1 for core, which is in whole, expected one of its values [2, 3]"),

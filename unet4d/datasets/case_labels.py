@@ -97,10 +97,10 @@ def unknown_value_message(case: Case, dataset: Dataset, file: Path, value: int, 
     """Return the message about a label value that the dataset does not name; `frames` describes its frames."""
     known = known_values(case, dataset)
     if value in dataset.label_values:
-        advice = 'as its "annotated_labels" says; add it there, or correct the label map'
+        advice = f', as its "annotated_labels" says; add {value} there, or correct the label map'
     else:
-        advice = "name it in dataset.json or correct the label map"
-    return f"{file}: label value {value} in {frames} of case {case.name}, expected one of {known}; {advice}"
+        advice = "; name it in dataset.json or correct the label map"
+    return f"{file}: label value {value} in {frames} of case {case.name}, expected one of {known}{advice}"
 
 
 def frame_count_message(case: Case, file: Path, got: int, expected: int) -> str:

@@ -153,7 +153,7 @@ def _values(name: str, value: Any, what: str) -> tuple[int, ...]:
 
 def _painted(found: Mapping[str, tuple[int, ...]], order: Any, every: list[int], what: str) -> dict[str, Region]:
     """Return the regions with the values that they are painted with."""
-    where = f'{what}: "{ORDER}" is {short_repr(order)}'
+    where = f'{what}: "{ORDER}" is {"missing" if order is None else short_repr(order)}'
     if not isinstance(order, list) or len(order) != len(found):
         raise InputError(
             f"{where}, expected one label value for each of the {len(found)} regions {shorten_list(found)}; correct it"

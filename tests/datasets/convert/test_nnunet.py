@@ -263,7 +263,7 @@ def test_files_may_be_listed(tmp_path):
         ({"channel_names": None}, '"channel_names" is None, expected names by number'),
         (
             {"labels": {"background": 0, "whole": [1, 2]}},
-            '"regions_class_order" is None, expected one label value for each of the 1 regions whole',
+            '"regions_class_order" is missing, expected one label value for each of the 1 regions whole',
         ),
         (
             {"labels": {"background": 0, "heart": 3, "ignore": 2}},
