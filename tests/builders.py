@@ -194,7 +194,7 @@ def cached_study(
 
 def skip_drawing(patch: pytest.MonkeyPatch, module: str = "unet4d.training.validation") -> None:
     """Replace the pictures that a module draws by black ones, which spares the seconds that contours take."""
-    for name in ("draw_contour_sheet", "draw_volume_curves"):
+    for name in ("draw_contour_sheet", "draw_curves"):
         patch.setattr(f"{module}.{name}", lambda *given, **named: np.zeros((8, 8, 3), np.uint8))
 
 

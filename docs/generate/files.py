@@ -20,6 +20,7 @@ COMMANDS = {
     "unet4d.datasets.propagation": "propagate",
     "unet4d.evaluation": "evaluate",
     "unet4d.evaluation.compare": "compare",
+    "unet4d.evaluation.curve_tables": "predict",
     "unet4d.inference": "predict",
     "unet4d.phantom": "phantom",
 }

@@ -19,7 +19,7 @@ from unet4d.report.pages.study import SegmentedStudy
 from unet4d.report.pages.study_page import viewer_data
 from unet4d.report.pages.template import PageTable
 from unet4d.report.pictures.contour_sheet import draw_contour_sheet
-from unet4d.report.pictures.curve_plot import draw_volume_curves
+from unet4d.report.pictures.curve_plot import draw_curves
 from unet4d.report.viewer.embedding import embed_study
 from unet4d.system.class_values import class_fault
 from unet4d.system.csv_file import read_table
@@ -98,7 +98,7 @@ def test_class_names_are_drawn_as_they_are_and_never_as_mathematics(name):
     image = np.random.default_rng(0).random((2, 6, 6, 2), np.float32)
     label = (image > 0.5).astype(np.uint8)
     assert draw_contour_sheet(image, label, class_names={1: name}, title=name).ndim == 3
-    assert draw_volume_curves({name: np.array([1.0, 2.0])}, title=name).ndim == 3
+    assert draw_curves({name: np.array([1.0, 2.0])}, title=name).ndim == 3
 
 
 def test_a_run_folder_that_is_not_utf8_is_refused_before_the_work(command, phantom, tiny_options, tmp_path):

@@ -18,6 +18,7 @@ from unet4d.cli.main import _parse
 from unet4d.evaluation.cardiac_function import MEASURES
 from unet4d.evaluation.compare import SIGNIFICANCE_LEVEL, Comparison, compare
 from unet4d.evaluation.comparison_metrics import COMPARISON_QUANTITIES
+from unet4d.evaluation.curve_comparison import COMPARED_CURVES
 from unet4d.evaluation.evaluate import evaluate
 from unet4d.evaluation.tables import OUTPUT_FILES, SUMMARY_JSON
 from unet4d.metrics import statistics, surface
@@ -68,7 +69,12 @@ def keys(entry: Any) -> Iterator[str]:
 
 
 def test_every_column_of_every_table_stands_there(folder: Path):
-    for name in [*OUTPUT_FILES, "comparison.csv", "comparison.json"]:
+    for name in [
+        *OUTPUT_FILES,
+        *(table.file for table in COMPARED_CURVES.values()),
+        "comparison.csv",
+        "comparison.json",
+    ]:
         assert name in PAGE
     missing = set()
     for path in folder.glob("*.csv"):
@@ -102,7 +108,7 @@ def test_nothing_stands_there_that_is_not(folder: Path):
     """A column or key that was renamed would leave its old name on the page."""
     there = {column for path in folder.glob("*.csv") for column in path.read_text().splitlines()[0].split(",")}
     there |= {key for path in folder.glob("*.json") for key in keys(json.loads(path.read_text()))}
-    there |= set(COMPARISON_QUANTITIES) | set(MEASURES) | {"reference_", "matched_", "prediction_"}
+    there |= {"heart_rate"} | set(COMPARISON_QUANTITIES) | set(MEASURES) | {"reference_", "matched_", "prediction_"}
     assert not {name for name in NAMED if "_" in name} - there
 
 

@@ -175,7 +175,7 @@ BAND = 0.02
 def test_curves_in_bf16_and_fp32_agree_within_the_band_on_the_phantom_and_two_seeds_do_not(
     phantom, tiny, tmp_path, monkeypatch
 ):
-    for name in ("draw_contour_sheet", "draw_volume_curves"):  # test_train.py tests the real ones
+    for name in ("draw_contour_sheet", "draw_curves"):  # test_train.py tests the real ones
         monkeypatch.setattr(validation, name, lambda *given, **named: np.zeros((8, 8, 3), np.uint8))
     loop = {"epochs": 10, "steps_per_epoch": 3, "learning_rate": 1e-2, "validate_every": 10}
     curves = {}

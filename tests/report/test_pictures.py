@@ -9,7 +9,7 @@ import pytest
 from PIL import Image, ImageColor
 
 from unet4d.report.pictures.contour_sheet import column_names, draw_contour_sheet, draw_thumbnail, write_animation
-from unet4d.report.pictures.curve_plot import draw_volume_curves
+from unet4d.report.pictures.curve_plot import draw_curves
 from unet4d.report.pictures.layout import crop_to_label, display_axes, display_window, lay_out, pick_evenly
 from unet4d.report.pictures.render import class_color, save_picture
 
@@ -172,15 +172,15 @@ def test_animation_loops_over_every_frame_in_time(study, tmp_path: Path):
 
 def test_curves_use_the_colors_of_the_contours():
     curves = {"one": np.array([3.0, 5.0, 4.0]), "two": np.array([1.0, 1.0, 0.0])}
-    plain = draw_volume_curves(curves, frame_duration_s=0.04)
+    plain = draw_curves(curves, frame_duration_s=0.04)
     assert near(plain, class_color(1)).sum() > 100
     assert near(plain, class_color(2)).sum() > 100
-    swapped = draw_volume_curves(curves, colors={"one": class_color(5), "two": class_color(6)})
+    swapped = draw_curves(curves, colors={"one": class_color(5), "two": class_color(6)})
     assert near(swapped, class_color(5)).sum() > 100
     assert near(swapped, class_color(1)).sum() == 0
-    ringed = draw_volume_curves(curves, frame_duration_s=0.04, reference_ml={"one": np.array([3.5, np.nan, np.nan])})
+    ringed = draw_curves(curves, frame_duration_s=0.04, reference={"one": np.array([3.5, np.nan, np.nan])})
     assert (ringed != plain).any()
-    assert draw_volume_curves({"alone": np.array([2.0])}).shape == plain.shape
+    assert draw_curves({"alone": np.array([2.0])}).shape == plain.shape
 
 
 @pytest.mark.parametrize(("seconds", "whole"), [(None, True), (0.3, False)])
@@ -188,7 +188,7 @@ def test_frames_are_counted_in_whole_numbers(monkeypatch, seconds, whole):
     """Two frames had ticks at 0.2, 0.4, ... of a frame; seconds may have them."""
     figures = []
     monkeypatch.setattr("unet4d.report.pictures.curve_plot.render_figure", figures.append)
-    draw_volume_curves({"one": np.array([3.0, 5.0])}, frame_duration_s=seconds)
+    draw_curves({"one": np.array([3.0, 5.0])}, frame_duration_s=seconds)
     ticks = figures[0].axes[0].get_xticks()
     assert (np.asarray(ticks) % 1 == 0).all() == whole
     assert len(ticks) >= 2
@@ -222,7 +222,7 @@ def test_the_thumbnail_shows_its_frames_side_by_side(study):
 def test_moments_are_lines_across_the_curves(monkeypatch):
     figures = []
     monkeypatch.setattr("unet4d.report.pictures.curve_plot.render_figure", figures.append)
-    draw_volume_curves({"one": np.array([3.0, 5.0, 4.0])}, frame_duration_s=0.1, moments={"ED": 1, "ES": 0})
+    draw_curves({"one": np.array([3.0, 5.0, 4.0])}, frame_duration_s=0.1, moments={"ED": 1, "ES": 0})
     axes = figures[0].axes[0]
     assert {text.get_text(): round(text.xy[0], 6) for text in axes.texts} == {"ED": 0.1, "ES": 0.0}
     upright = [line.get_xdata() for line in axes.lines if list(line.get_ydata()) == [0, 1]]

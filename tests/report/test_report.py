@@ -105,7 +105,7 @@ def draw_single_pixels(request: pytest.FixtureRequest, monkeypatch: pytest.Monke
         return save_picture(path, np.zeros((1, 1, 3), np.uint8))
 
     monkeypatch.setattr("unet4d.report.report.write_animation", loop)
-    for name in ("draw_contour_sheet", "draw_volume_curves", "draw_thumbnail"):
+    for name in ("draw_contour_sheet", "draw_curves", "draw_thumbnail"):
         monkeypatch.setattr(f"unet4d.report.report.{name}", lambda *given, **options: np.zeros((1, 1, 3), np.uint8))
 
 
@@ -200,10 +200,12 @@ def test_the_scripts_have_the_values_of_the_tables(pages):
     drawn = [[float((frame == value).sum()) * VOXEL_ML for frame in label()] for value in (1, 3)]
     assert [one["name"] for one in study["classes"]] == ["left ventricle", SHOWN]
     assert [one["color"] for one in study["classes"]] == [class_color(1), class_color(3)]
-    for one, curve in zip(study["classes"], drawn, strict=True):
-        np.testing.assert_allclose(one["volumes_ml"], curve, atol=1e-4)
-        np.testing.assert_allclose(one["reference_ml"][0], curve[0], atol=1e-4)
-        assert one["reference_ml"][1:] == [None, None]
+    (volumes,) = study["curves"]
+    assert (volumes["axis"], volumes["unit"]) == ("volume (mL)", "mL")
+    np.testing.assert_allclose(volumes["values"], drawn, atol=1e-4)
+    for reference, curve in zip(volumes["reference"], drawn, strict=True):
+        np.testing.assert_allclose(reference[0], curve[0], atol=1e-4)
+        assert reference[1:] == [None, None]
     assert study["moments"] == [{"frame": 0, "name": "ED"}, {"frame": 2, "name": "ES"}]
     assert (study["frames"], study["frame_duration_s"], study["shown_frames"]) == (3, 0.05, [0, 1, 2])
     assert study["thick_axis"] == 2

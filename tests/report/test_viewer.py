@@ -133,7 +133,7 @@ def test_the_viewer_is_the_file_that_was_tested():
 
 
 def test_the_scripts_request_nothing():
-    for word in ("http://www.w3.org/2000/svg", "openStage", "volumeCurve"):
+    for word in ("http://www.w3.org/2000/svg", "openStage", "keepCurve"):
         assert word in page_scripts()
     for word in ("fetch(", "XMLHttpRequest", "import(", "innerHTML", "eval(", "https://"):
         assert word not in page_scripts()

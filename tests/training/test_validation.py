@@ -64,7 +64,7 @@ def draw_sums(monkeypatch) -> list[tuple[str, dict]]:
         return np.full((1, 1, 3), 7, np.uint8)
 
     monkeypatch.setattr(unet4d.training.validation, "draw_contour_sheet", sheet)
-    monkeypatch.setattr(unet4d.training.validation, "draw_volume_curves", curves)
+    monkeypatch.setattr(unet4d.training.validation, "draw_curves", curves)
     return asked
 
 

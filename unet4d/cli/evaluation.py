@@ -9,7 +9,7 @@ from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
 
-from unet4d.cli.options import Command, add, json_option, layout_options
+from unet4d.cli.options import Command, add, chosen_curves, curve_options, json_option, layout_options
 from unet4d.system.files import json_text
 
 logger = logging.getLogger(__name__)
@@ -40,13 +40,14 @@ def _evaluate_options(parser: ArgumentParser) -> None:
         type=float,
         default=2.0,
     )
+    curve_options(parser, "those that predict recorded, where the reference is a dataset")
     json_option(parser)
 
 
 def _evaluate(args: Namespace) -> None:
     from unet4d.evaluation.evaluate import evaluate, log_summary
 
-    choice = {"cases": args.cases, "predicted_only": args.predicted_only}
+    choice = {"cases": args.cases, "predicted_only": args.predicted_only, "curves": chosen_curves(args)}
     show = _print_json if args.json else log_summary
     evaluate(args.reference, args.prediction, args.out, tolerance_mm=args.tolerance_mm, show=show, **choice)
 
@@ -78,6 +79,7 @@ def _report_options(parser: ArgumentParser) -> None:
     add(parser, "--prediction", help="folder of label maps", required=True)
     add(parser, "--out", help="folder for index.html, <case>.html and pictures", required=True)
     add(parser, "--evaluation", help="--out folder of unet4d evaluate, to show the scores too")
+    curve_options(parser, "those that predict recorded")
     layout_options(parser)
 
 
@@ -86,13 +88,14 @@ def _report(args: Namespace) -> None:
     from unet4d.report.report import report
 
     layout = LayoutOptions(pattern=args.pattern, keep_patient_ids=args.keep_patient_ids)
-    page = report(args.image, args.prediction, args.out, evaluation=args.evaluation, layout=args.layout, options=layout)
+    more = {"layout": args.layout, "options": layout, "curves": chosen_curves(args)}
+    page = report(args.image, args.prediction, args.out, evaluation=args.evaluation, **more)
     logger.info(f"report: {page}")
 
 
 EVALUATE = Command(
     "score label maps against reference labels",
-    "--reference DIR --prediction DIR --out DIR [--cases CASE ... | --predicted_only] [--tolerance_mm MM] [--json]",
+    "--reference DIR --prediction DIR --out DIR [--cases CASE ... | --predicted_only] [--tolerance_mm MM] [options]",
     "  unet4d evaluate --reference heart --prediction predicted --out scores\n"
     "  unet4d evaluate --reference heart --prediction predicted --out scores --cases phantom001 phantom002",
     _evaluate_options,

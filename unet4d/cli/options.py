@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from argparse import SUPPRESS
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 
 from unet4d.config import Config, DataConfig, InferenceConfig, ModelConfig, RecomputeConfig, TrainConfig
 from unet4d.datasets.convert import LAYOUT_NAMES
+from unet4d.errors import InputError
+
+if TYPE_CHECKING:
+    from unet4d.evaluation.signal_curves import CurveOptions
 
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
@@ -102,3 +106,39 @@ def layout_options(parser: ArgumentParser) -> None:
     )
     add(parser, "--pattern", help=PATTERN)
     add(parser, "--keep_patient_ids", help=WITH_IDS, action="store_true")
+
+
+def curve_options(parser: ArgumentParser, default: str | None = None) -> None:
+    """Add the options of curves beside volumes; `default` is what is measured without them, in words; None: nothing."""
+    add(
+        parser,
+        "--curves",
+        help="measure over the voxels of each class, too: intensity (mean and median of each channel, uptake of contrast agent), "
+        f"flow (velocity, and flow through cross-sections); default: {default or 'none'}",
+        choices=["intensity", "flow"],
+        nargs="*" if default else "+",
+        default=None if default else [],
+    )
+    add(
+        parser,
+        "--baseline_frames",
+        help="for uptake, number of frames before the contrast agent arrives; default: found for each class",
+        type=int,
+    )
+    add(
+        parser,
+        "--velocity_unit",
+        help="for flow, unit of the velocity channels; default: that of dataset.json",
+        choices=["mm/s", "cm/s", "m/s"],
+    )
+
+
+def chosen_curves(args: Namespace) -> CurveOptions | None:
+    """Return the curves that were asked for; None where the command decides."""
+    from unet4d.evaluation.signal_curves import CurveOptions
+
+    if args.curves is None:
+        if given := [name for name in ("baseline_frames", "velocity_unit") if getattr(args, name) is not None]:
+            raise InputError(f"got --{given[0]} without --curves, expected both; add --curves intensity, or flow")
+        return None
+    return CurveOptions(tuple(args.curves), args.baseline_frames, args.velocity_unit)

@@ -9,14 +9,13 @@ from typing import TYPE_CHECKING
 
 from jsonargparse import ArgumentParser, Namespace
 
-from unet4d.cli.options import DEVICE, Command, add, layout_options
+from unet4d.cli.options import DEVICE, Command, add, chosen_curves, curve_options, layout_options
 from unet4d.images.time_axis import TIME_AXES
 from unet4d.system.text import count
 
 logger = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
-    from unet4d.evaluation.signal_curves import CurveOptions
     from unet4d.inference.options import InferenceOptions
 
 
@@ -131,33 +130,7 @@ def _output_options(parser: ArgumentParser) -> None:
         help="CSV file of codes for classes in DICOM, columns class, code, scheme, meaning; default: SNOMED CT where the class is "
         "known",
     )
-    add(
-        parser,
-        "--curves",
-        help="measure over the voxels of each class, too: intensity (mean and median of each channel, uptake of contrast agent), "
-        "flow (velocity, and flow through cross-sections); tables beside volumes.csv",
-        choices=["intensity", "flow"],
-        nargs="+",
-        default=[],
-    )
-    add(
-        parser,
-        "--baseline_frames",
-        help="for uptake, number of frames before the contrast agent arrives; default: found for each class",
-        type=int,
-    )
-    add(
-        parser,
-        "--velocity_unit",
-        help="for flow, unit of the velocity channels; default: that of dataset.json",
-        choices=["mm/s", "cm/s", "m/s"],
-    )
-
-
-def _curve_options(args: Namespace) -> CurveOptions:
-    from unet4d.evaluation.signal_curves import CurveOptions
-
-    return CurveOptions(tuple(args.curves), args.baseline_frames, args.velocity_unit)
+    curve_options(parser)
 
 
 def inference_options(parser: ArgumentParser, scratch: str = "--out") -> None:
@@ -229,7 +202,7 @@ def _check_predict(args: Namespace) -> None:
 
     inference_options_of(args)
     check_backend(args.backend, args.device, args.precision)
-    _curve_options(args)
+    chosen_curves(args)
     LayoutOptions(pattern=args.pattern, keep_patient_ids=args.keep_patient_ids)
     choose_shard(args.num_parts, args.part_id, os.environ)
     check_predict(
@@ -241,6 +214,7 @@ def _check_predict(args: Namespace) -> None:
 
 def _predict(args: Namespace) -> None:
     from unet4d.datasets.convert.layout_options import LayoutOptions
+    from unet4d.evaluation.signal_curves import NO_CURVES
     from unet4d.inference.batch.job_split import choose_shard
     from unet4d.inference.predict import predict
     from unet4d.system.distributed import init_distributed
@@ -262,7 +236,7 @@ def _predict(args: Namespace) -> None:
             postprocess=args.postprocess,
             key_file=args.key_file,
             dicom_terms=args.dicom_terms,
-            curves=_curve_options(args),
+            curves=chosen_curves(args) or NO_CURVES,
             leave_complete=args.leave_complete,
             shard=shard,
             ranks=ranks,

@@ -239,6 +239,11 @@ def read_recorded_conditions(folder: Path) -> dict[str, dict[str, Any]]:
     return {name: entry for name, entry in _recorded(folder, "conditions").items() if isinstance(entry, dict)}
 
 
+def read_recorded_curves(folder: Path) -> dict[str, Any]:
+    """Map each case to the options of its curves, where the prediction.json of a folder has them; not checked."""
+    return _recorded(folder, "curves")
+
+
 def read_provenance(folders: Sequence[Path], case: str) -> dict[str, Any]:
     """Return what the first prediction.json in `folders` records of a case, after what it records of all; {} without one.
 

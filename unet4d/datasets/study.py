@@ -79,6 +79,10 @@ class Study:
     key: Mapping[str, str] = field(default_factory=dict)
     velocity_unit: str | None = None
 
+    def frames(self) -> Iterator[np.ndarray]:
+        """Yield its frames, each (C, X, Y, Z) float32, read one by one where that is possible."""
+        return self.stream.frames() if self.stream else iter(self.image().array.swapaxes(0, 1))
+
 
 @dataclass(frozen=True, eq=False)
 class Source:

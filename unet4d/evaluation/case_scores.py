@@ -11,9 +11,12 @@ import numpy as np
 
 from unet4d.datasets.cases import Dataset
 from unet4d.datasets.label_maps import Reference, find_ignored, read_reference
+from unet4d.datasets.nifti_studies import make_study
 from unet4d.datasets.partial_labels import WHOLE
 from unet4d.errors import InputError
 from unet4d.evaluation.cardiac_function import score_cardiac_function
+from unet4d.evaluation.curve_comparison import compared_rows, measure_both
+from unet4d.evaluation.signal_curves import CurveOptions
 from unet4d.evaluation.tables import MEASURES_CSV, METRICS_CSV, TEMPORAL_CSV, VOLUMES_CSV
 from unet4d.evaluation.temporal import measure_over_time
 from unet4d.images.image4d import Image4D, read_label
@@ -63,6 +66,7 @@ def score_case(
     roles: Roles,
     cyclic: bool,
     tolerance_mm: float,
+    curves: CurveOptions | None = None,
 ) -> CaseScores:
     """Score one prediction, where the reference was drawn: ignored voxels are of no class in both.
 
@@ -74,6 +78,7 @@ def score_case(
         roles: the structure of the heart that each class is, see `find_roles`.
         cyclic: whether the last frame leads into the first.
         tolerance_mm: of the normalized surface Dice.
+        curves: curves to measure on the image of a case; None: none.
 
     Raises:
         InputError: the prediction does not fit its reference, or has a label value of no class.
@@ -102,7 +107,7 @@ def score_case(
             if not drawn.is_annotated[k]:
                 scores = dict.fromkeys(scores) | {"prediction_ml": prediction_ml[t, k]}
             frames.append({**case, "frame": int(t), "class": name, "value": describe_values(value), **scores})
-    curves = [
+    volume_rows = [
         {**case, "frame": t, "time_s": t * seconds if seconds else None, "class": name}
         | {key: array[t, k] for key, array in volumes.items()}
         for t in range(like.frames)
@@ -118,7 +123,13 @@ def score_case(
         {**case, "class": name, "frames": like.frames} | {key: array[k] for key, array in over_time.items()}
         for k, name in enumerate(classes)
     ]
-    rows = {METRICS_CSV: frames, VOLUMES_CSV: curves, MEASURES_CSV: measures, TEMPORAL_CSV: temporal}
+    rows = {METRICS_CSV: frames, VOLUMES_CSV: volume_rows, MEASURES_CSV: measures, TEMPORAL_CSV: temporal}
+    if curves is not None and curves.kinds and reference.case is not None and dataset is not None:
+        channels = dict(zip(dataset.channel_names, dataset.channel_kinds, strict=True))
+        about: dict[str, Any] = {"affine": like.affine, "frame_duration_s": seconds, "cyclic": cyclic}
+        study = make_study(reference.case, dataset)
+        measured = measure_both(study, channels, prediction, label, has_volume, classes, curves, **about)
+        rows |= compared_rows(reference.name, reference.subject, measured, classes)
     scores_of = CaseScores(reference.name, reference.subject, like.frames, int(labelled.sum()), rows)
     return drawn.describe(scores_of, classes)
 

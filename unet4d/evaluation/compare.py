@@ -13,7 +13,7 @@ import numpy as np
 from unet4d.errors import InputError
 from unet4d.evaluation.comparison_metrics import COMPARISON_QUANTITIES, ComparisonQuantity, RowKey
 from unet4d.evaluation.conditions import condition_warnings
-from unet4d.evaluation.results import EvaluationResults, read_evaluation
+from unet4d.evaluation.results import CURVE_COLUMNS, EvaluationResults, read_evaluation
 from unet4d.evaluation.tables import METRICS_CSV, TEMPORAL_CSV, align_columns, format_range
 from unet4d.metrics.statistics import FEWEST_DIFFERENCES, INTERVALS, holm, interval95, signed_rank
 from unet4d.system.csv_file import Table
@@ -115,7 +115,7 @@ def compare(
     names = _check_quantities(quantities)
     if out_dir is not None:
         check_writable(out_dir)
-    first, second = read_evaluation(Path(a)), read_evaluation(Path(b))
+    first, second = (read_evaluation(Path(path), optional=tuple(CURVE_COLUMNS)) for path in (a, b))
     shared, only_a, only_b = _shared_cases(first, second, shared_only)
     first, second = first.select(shared), second.select(shared)
     _check_same_references(first, second)
@@ -231,6 +231,7 @@ def _check_same_references(a: EvaluationResults, b: EvaluationResults) -> None:
                 f"{a.folder} and {b.folder} differ in the reference of case {case}, frame {frame}, {name}; expected the same "
                 "labels; evaluate both against one reference"
             )
+    _check_same_curves(a, b)
     times = [{row["case"]: row["time"] for row in results.tables[TEMPORAL_CSV]} for results in (a, b)]
     for case, time in times[0].items():
         if times[1].get(case) != time:
@@ -238,6 +239,19 @@ def _check_same_references(a: EvaluationResults, b: EvaluationResults) -> None:
                 f"case {case} is {time} in {a.folder} and {times[1].get(case)} in {b.folder}; expected the same; evaluate both "
                 "against a dataset with its time in dataset.json"
             )
+
+
+def _check_same_curves(a: EvaluationResults, b: EvaluationResults) -> None:
+    """Raise InputError where the curves of a reference, which both have, differ in more than their sign."""
+    for name, quantity in COMPARISON_QUANTITIES.items():
+        if quantity.file in CURVE_COLUMNS:
+            of_reference = quantity._replace(columns=quantity.columns[1:], absolute=True)
+            in_a, in_b = ({key: value for key, _, value in of_reference.values(x)} for x in (a, b))
+            for key in (key for key in in_a if key in in_b and not np.isclose(in_a[key], in_b[key], equal_nan=True)):
+                raise InputError(
+                    f"{a.folder} and {b.folder} differ in {quantity.columns[1]} of case {key[0]}, expected the same for {name}; "
+                    "evaluate both with the same --baseline_frames and --velocity_unit"
+                )
 
 
 def _compare_quantity(name: str, a: EvaluationResults, b: EvaluationResults) -> list[Comparison]:

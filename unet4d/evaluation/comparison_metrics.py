@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from unet4d.evaluation.curve_comparison import FLOW_CSV, FLOW_VOLUMES_CSV, UPTAKE_CSV
 from unet4d.evaluation.results import EvaluationResults
 from unet4d.evaluation.tables import MEASURES_CSV, METRICS_CSV, TEMPORAL_CSV
 
 RowKey = tuple[str, str, str]
-"""Case, frame (empty in a table with one row per case) and class."""
+"""Case, frame (in a table with one row per case the channel, or empty) and class."""
 
 
 class ComparisonQuantity(NamedTuple):
@@ -32,9 +33,9 @@ class ComparisonQuantity(NamedTuple):
     absolute: bool = False
 
     def values(self, results: EvaluationResults) -> Iterator[tuple[RowKey, str, float]]:
-        """Yield key, subject and value of every row that holds the quantity; NaN where it is undefined."""
-        for row in results.tables[self.file]:
-            key = (row["case"], row.get("frame", ""), row["class"])
+        """Yield key, subject and value of every row that has the quantity; NaN where it is undefined, none without its table."""
+        for row in results.tables.get(self.file, ()):
+            key = (row["case"], row.get("frame", row.get("channel", "")), row["class"])
             first, *second = (results.number(self.file, row, column) for column in self.columns)
             value = abs(first - second[0]) if second else abs(first) if self.absolute else first
             yield key, row["subject"], value
@@ -62,8 +63,18 @@ COMPARISON_QUANTITIES: dict[str, ComparisonQuantity] = {
     "flicker_components": ComparisonQuantity(TEMPORAL_CSV, ("flicker_components",), -1, 2),
     "flicker_voxels": ComparisonQuantity(TEMPORAL_CSV, ("flicker_voxels",), -1, 2),
     "closure": ComparisonQuantity(TEMPORAL_CSV, ("closure",), -1, 3),
+    **{
+        name: ComparisonQuantity(file, (f"{part}_{column}", f"reference_{column}"), -1, 2)
+        for name, file, part, column in (
+            ("flow_error_ml_per_s", FLOW_CSV, "prediction", "flow_ml_per_s"),
+            ("net_flow_error_ml", FLOW_VOLUMES_CSV, "prediction", "net_ml"),
+            ("peak_enhancement_error_percent", UPTAKE_CSV, "matched", "peak_enhancement_percent"),
+            ("time_to_peak_error_s", UPTAKE_CSV, "matched", "time_to_peak_s"),
+        )
+    },
 }
-"""Quantities by name, in the order of printing. Errors are absolute, at the frames of the reference.
+"""Quantities by name, in the order of printing. Errors are absolute, at the frames of the reference. Those of curves are compared
+where both evaluations have them.
 
 A smoother curve or a higher frame-to-frame Dice is not better in itself: a network that hardly moves has both.
 """

@@ -18,6 +18,9 @@ from unet4d.errors import InputError
 from unet4d.evaluation import tables
 from unet4d.evaluation.case_scores import CaseScores, score_case
 from unet4d.evaluation.conditions import summarize_conditions
+from unet4d.evaluation.curve_comparison import COMPARED_CURVES
+from unet4d.evaluation.curve_tables import curve_text
+from unet4d.evaluation.signal_curves import CurveOptions, recorded_options
 from unet4d.evaluation.summary import summarize_cases, summarize_cases_by_fold
 from unet4d.images.image4d import read_label
 from unet4d.metrics.cardiac_structures import describe_roles, has_other_names
@@ -51,6 +54,7 @@ def evaluate(
     *,
     predicted_only: bool = False,
     tolerance_mm: float = TOLERANCE_MM,
+    curves: CurveOptions | None = None,
     show: Callable[[Mapping[str, Any]], None] = log_summary,
 ) -> dict[str, Any]:
     """Score a folder of label maps; write the tables that `docs/reference/metrics.md` defines, and show the summary.
@@ -64,13 +68,16 @@ def evaluate(
         cases: score only these; None expects a prediction for every reference.
         predicted_only: score the references that have a prediction, and list the others; not together with `cases`.
         tolerance_mm: distance up to which two surfaces count as the same, for the normalized surface Dice.
+        curves: curves that are measured on the images over references and predictions, and compared; None: those that `predict`
+            recorded of each case, where `reference` is a dataset.
         show: gets the contents of summary.json once all files are written, also where studies failed.
 
     Returns:
         The contents of summary.json.
 
     Raises:
-        InputError: a reference without prediction (with `predicted_only`: all of them); or, after the others were scored and
+        InputError: a reference without prediction (with `predicted_only`: all of them); curves without images, or of flow without
+            velocities; or, after the others were scored and
             written, studies with another grid or number of frames, a label value that the dataset does not name, or a file that
             cannot be read.
     """
@@ -88,6 +95,7 @@ def evaluate(
     )
     files, unmatched = label_maps.match_predictions(references, folder, whole=cases is None)
     classes = _find_classes(references, files, dataset, folder)
+    wanted = _find_curves(references, dataset, folder, curves)
     roles = label_maps.read_class_roles(list(classes), dataset.roles if dataset else {}, [folder])
     folds, times = label_maps.read_recorded_folds(folder), label_maps.read_recorded_times(folder)
     scored: list[CaseScores] = []
@@ -95,8 +103,18 @@ def evaluate(
     for study, file in ProgressBar(list(zip(references, files, strict=True)), "evaluating", unit="study"):
         cyclic = ((dataset.time if dataset else None) or times.get(study.name)) == "cyclic"
         try:
+            curve_options = wanted.get(study.name)
             scored.append(
-                score_case(study, file, classes, dataset, roles=roles, cyclic=cyclic, tolerance_mm=tolerance_mm)
+                score_case(
+                    study,
+                    file,
+                    classes,
+                    dataset,
+                    roles=roles,
+                    cyclic=cyclic,
+                    tolerance_mm=tolerance_mm,
+                    curves=curve_options,
+                )
             )
         except Exception as error:
             failed[study.name] = str(failure_of_study(error))
@@ -112,6 +130,26 @@ def evaluate(
     _log_files(out, summary)
     raise_failed(failed, len(references), "scored", out)
     return summary
+
+
+def _find_curves(
+    references: Sequence[label_maps.Reference], dataset: Dataset | None, folder: Path, given: CurveOptions | None
+) -> dict[str, CurveOptions]:
+    """Return the curves to measure of each case: those given, else those that `predict` recorded."""
+    if dataset is None:
+        if given is not None and given.kinds:
+            raise InputError(
+                "got --curves and references without images, expected a dataset; give its folder, or leave curves out"
+            )
+        return {}
+    if given is not None:
+        given.check(dataset.channel_kinds, {study.name: dataset.velocity_unit for study in references})
+        return dict.fromkeys((study.name for study in references), given)
+    recorded = label_maps.read_recorded_curves(folder)
+    return {
+        study.name: recorded_options(recorded.get(study.name), dataset.channel_kinds, dataset.velocity_unit)
+        for study in references
+    }
 
 
 def _find_classes(
@@ -145,6 +183,11 @@ def _write(out: Path, scored: Sequence[CaseScores], summary: Mapping[str, Any]) 
     """Write the tables and the summary; return the contents of summary.json."""
     for name in tables.TABLE_COLUMNS:
         write_text(out / name, csv_text(tables.csv_rows(name, (row for case in scored for row in case.rows[name]))))
+    for table in COMPARED_CURVES.values():
+        if rows := [row for case in scored for row in case.rows.get(table.file, ())]:
+            write_text(out / table.file, curve_text(table, rows))
+        else:
+            (out / table.file).unlink(missing_ok=True)  # of an earlier evaluation
     return write_document(out / tables.SUMMARY_JSON, "evaluation", summary)
 
 
@@ -155,4 +198,6 @@ def _log_files(out: Path, summary: Mapping[str, Any]) -> None:
     if missing := summary["without_prediction"]:
         total = count(len(missing) + summary["cases"], "reference")
         logger.info(f"left out, without a prediction: {len(missing)} of {total}")
-    logger.info("\n".join(["", *(f"{out / name}   {contents}" for name, contents in tables.OUTPUT_FILES.items())]))
+    curves = {table.file: "curves" for table in COMPARED_CURVES.values() if (out / table.file).exists()}
+    files = {**tables.OUTPUT_FILES, **curves}
+    logger.info("\n".join(["", *(f"{out / name}   {contents}" for name, contents in files.items())]))

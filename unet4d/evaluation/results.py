@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from unet4d.errors import InputError
+from unet4d.evaluation.curve_comparison import FLOW_CSV, FLOW_VOLUMES_CSV, UPTAKE_CSV
 from unet4d.evaluation.tables import MEASURES_CSV, METRICS_CSV, SUMMARY_JSON, TEMPORAL_CSV
 from unet4d.system.csv_file import Row, read_table
 from unet4d.system.documents import check_document
@@ -16,10 +17,26 @@ from unet4d.system.files import read_json
 from unet4d.system.text import count, short_repr
 
 ADVICE = "give the --out folder of `unet4d evaluate`, or run unet4d evaluate again"
-COLUMNS = {
-    METRICS_CSV: ("case", "subject", "frame", "class", "dice", "hd95_mm", "asd_mm", "nsd", "reference_ml", "prediction_ml"),
+COLUMNS: dict[str, tuple[str, ...]] = {
+    METRICS_CSV: (
+        "case",
+        "subject",
+        "frame",
+        "class",
+        "dice",
+        "hd95_mm",
+        "asd_mm",
+        "nsd",
+        "reference_ml",
+        "prediction_ml",
+    ),
     MEASURES_CSV: ("case", "subject", "class", "reference_ef_percent", "matched_ef_percent", "reference_mass_g"),
     TEMPORAL_CSV: ("case", "subject", "class", "time", "roughness", "flicker_components", "closure"),
+}
+CURVE_COLUMNS = {
+    UPTAKE_CSV: ("case", "subject", "class", "channel", "reference_time_to_peak_s", "matched_time_to_peak_s"),
+    FLOW_CSV: ("case", "subject", "frame", "class", "reference_flow_ml_per_s", "prediction_flow_ml_per_s"),
+    FLOW_VOLUMES_CSV: ("case", "subject", "class", "reference_net_ml", "prediction_net_ml"),
 }  # fmt: skip
 
 
@@ -84,7 +101,8 @@ def read_evaluation(
         raise InputError(f"{folder / SUMMARY_JSON} is no summary of an evaluation by this version; {ADVICE}")
     check_document(contents, "evaluation", folder / SUMMARY_JSON)
     names = [*required, *(name for name in optional if (folder / name).exists())]
-    results = EvaluationResults(folder, contents, {n: read_table(folder / n, COLUMNS[n], ADVICE) for n in names})
+    columns = COLUMNS | CURVE_COLUMNS
+    results = EvaluationResults(folder, contents, {n: read_table(folder / n, columns[n], ADVICE) for n in names})
     if METRICS_CSV in results.tables:
         _check_complete(results)
     return results

@@ -65,21 +65,44 @@ class CurveOptions:
         """Raise InputError where flow is asked of channels without velocity, or of a study with an unknown unit of velocity.
 
         Args:
-            kinds: of the model's channels.
+            kinds: of the channels.
             units: name of each study to its unit of velocity.
         """
         if FLOW not in self.kinds:
             return
         if not channels_of_kind(kinds, *VELOCITIES):
-            raise InputError("got --curves flow, and the model has no velocity channel; leave flow out")
+            raise InputError("got --curves flow, and no channel is a velocity; leave flow out")
         if unknown := [name for name, unit in units.items() if not self._unit(unit)]:
             raise InputError(
                 f"got --curves flow and no unit of velocity for {unknown[0]}, expected one of {', '.join(MM_S)}; give "
                 "--velocity_unit, or velocity_unit in dataset.json"
             )
 
+    def as_dict(self, unit_of_study: str | None) -> dict[str, Any]:
+        """Return what prediction.json records of them; `recorded_options` reads it."""
+        unit = (self._unit(unit_of_study) or None) if FLOW in self.kinds else None
+        known = {"baseline_frames": self.baseline_frames, "velocity_unit": unit}
+        return {"kinds": list(self.kinds), **{name: value for name, value in known.items() if value is not None}}
+
 
 NO_CURVES = CurveOptions()
+
+
+def recorded_options(entry: Any, kinds: Sequence[str], unit_of_study: str | None) -> CurveOptions:
+    """Return the options that `predict` recorded of a case; flow only where velocities and their unit are known here, too.
+
+    Args:
+        entry: "curves" of the case in prediction.json, which may be damaged.
+        kinds: of the channels.
+        unit_of_study: of their velocities.
+    """
+    if not isinstance(entry, dict) or not isinstance(entry.get("kinds"), list):
+        return NO_CURVES
+    frames, unit = entry.get("baseline_frames"), entry.get("velocity_unit")
+    unit = unit if isinstance(unit, str) and unit in MM_S else unit_of_study
+    has_flow = unit is not None and bool(channels_of_kind(kinds, *VELOCITIES))
+    wanted = tuple(kind for kind in CURVE_KINDS if kind in entry["kinds"] and (kind != FLOW or has_flow))
+    return CurveOptions(wanted, frames if type(frames) is int and frames > 0 else None, unit)
 
 
 def measure_curves(

@@ -9,6 +9,7 @@ import numpy as np
 
 from unet4d.evaluation.cardiac_function import AT_REFERENCE_FRAMES, MEASURES, has_measures
 from unet4d.evaluation.case_scores import CaseScores
+from unet4d.evaluation.curve_comparison import CURVE_QUANTITIES, compared_values
 from unet4d.evaluation.fold_summary import summarize_folds
 from unet4d.evaluation.tables import MEASURES_CSV, METRICS_CSV, TEMPORAL_CSV
 from unet4d.evaluation.temporal import TEMPORAL_QUANTITIES
@@ -60,6 +61,7 @@ def summarize_cases(scored: Sequence[CaseScores], classes: Mapping[str, ClassVal
         "heart": {
             name: _summarize_heart(scored, name, roles[name]) for name in classes if has_measures(roles.get(name))
         },
+        **_summarize_curves(scored, classes),
         "per_case": {
             s.name: {
                 "subject": s.subject,
@@ -160,6 +162,22 @@ def _summarize_heart(scored: Sequence[CaseScores], name: str, structure: str) ->
         "at_reference_frames": agreements("matched", AT_REFERENCE_FRAMES),
         "own_frames": agreements("prediction", MEASURES),
     }
+
+
+def _summarize_curves(scored: Sequence[CaseScores], classes: Mapping[str, ClassValue]) -> dict[str, Any]:
+    """Compute the agreement of curves, one entry for each table, quantity, class and channel; nothing where none was measured."""
+    found = []
+    for file, (_, quantities) in CURVE_QUANTITIES.items():
+        for name in classes:
+            rows = [row for s in scored for row in s.rows.get(file, ()) if row["class"] == name]
+            for channel in dict.fromkeys(row.get("channel") for row in rows):
+                own = [row for row in rows if row.get("channel") == channel]
+                about = {"table": file, "class": name, **({} if channel is None else {"channel": channel})}
+                for quantity in quantities:
+                    agreement = _agreement(compared_values(own, file, quantity), _subjects(own))
+                    if agreement["n"] or agreement["n_undefined"]:
+                        found.append({**about, "quantity": quantity, **agreement})
+    return {"curves": found} if found else {}
 
 
 def _pair(row: Mapping[str, Any], part: str, key: str) -> tuple[float | None, float | None]:

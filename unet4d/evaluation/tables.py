@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from unet4d.evaluation.cardiac_function import AT_REFERENCE_FRAMES, MEASURES
+from unet4d.evaluation.curve_comparison import CURVE_QUANTITIES
 from unet4d.evaluation.fold_summary import format_folds
 from unet4d.system.csv_file import Table
 from unet4d.system.text import count, format_number
@@ -152,7 +153,8 @@ def format_summary(summary: Mapping[str, Any]) -> str:
         "",
         "one empty: Dice and NSD 0, no distance; both empty: left out",
     ]
-    for head, rows in (cardiac_table(summary["heart"]), temporal_table(summary["classes"])):
+    curves = curve_table(summary.get("curves", ()))
+    for head, rows in (cardiac_table(summary["heart"]), curves, temporal_table(summary["classes"])):
         if rows:
             lines += ["", *align_columns(head, rows)]
     if folds := summary.get("folds"):
@@ -218,6 +220,22 @@ def cardiac_table(heart: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]
         "95 % limits",
         "mean error",
     ], rows
+
+
+def curve_table(curves: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
+    """Return head and rows of the agreement of curves of a summary."""
+    rows = []
+    for found in curves:
+        name = CURVE_QUANTITIES[found["table"]][1][found["quantity"]]
+        channel = f" of {found['channel']}" if "channel" in found else ""
+        undefined = f" ({found['n_undefined']} undefined)" if found["n_undefined"] else ""
+        values = [_four_digits(found[key]) for key in ("reference", "prediction", "bias", "mean_absolute")]
+        rows.append([f"{found['class']}: {name}{channel}", f"{found['n']}{undefined}", *values])
+    return ["curves", "n", "reference", "prediction", "bias", "mean error"], rows
+
+
+def _four_digits(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4g}"
 
 
 def temporal_table(classes: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:

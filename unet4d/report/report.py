@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -14,8 +15,11 @@ import numpy as np
 from unet4d.datasets.convert.layout_options import NO_LAYOUT_OPTIONS, LayoutOptions
 from unet4d.datasets.find_studies import AUTO_LAYOUT, open_source
 from unet4d.datasets.label_maps import find_label_maps, read_class_roles, read_class_values, read_provenance
-from unet4d.datasets.study import Study
+from unet4d.datasets.study import Source, Study
 from unet4d.errors import InputError
+from unet4d.evaluation.curve_comparison import measure_both
+from unet4d.evaluation.signal_curves import CurveOptions, recorded_options
+from unet4d.images.channels import SIGNAL
 from unet4d.images.image4d import read_label
 from unet4d.images.nifti import case_name
 from unet4d.images.time_axis import TIME_AXES
@@ -23,10 +27,10 @@ from unet4d.metrics.cardiac_structures import Roles
 from unet4d.metrics.regions import ClassValue, label_values
 from unet4d.report.pages.index_page import IndexEntry, index_page
 from unet4d.report.pages.score_tables import ScoreSection, read_scores
-from unet4d.report.pages.study import SegmentedStudy
+from unet4d.report.pages.study import SegmentedStudy, whole_reference
 from unet4d.report.pages.study_page import StudyPictures, study_page
 from unet4d.report.pictures.contour_sheet import draw_contour_sheet, draw_thumbnail, write_animation
-from unet4d.report.pictures.curve_plot import draw_volume_curves
+from unet4d.report.pictures.curve_plot import draw_curves
 from unet4d.report.pictures.render import class_color, save_picture
 from unet4d.system.failures import failure_of_study, raise_failed
 from unet4d.system.files import PathLike, check_writable, write_text
@@ -47,6 +51,7 @@ def report(
     evaluation: PathLike | None = None,
     layout: str = AUTO_LAYOUT,
     options: LayoutOptions = NO_LAYOUT_OPTIONS,
+    curves: CurveOptions | None = None,
 ) -> Path:
     """Write `<case>.html` for every prediction, an index.html and the pictures to `out_dir`.
 
@@ -60,13 +65,14 @@ def report(
         evaluation: a folder that `evaluate` wrote; its scores are shown.
         layout: layout of `image`, as for `predict`; "auto" detects it.
         options: for an image of that layout; studies must get the names that they had in `predict`.
+        curves: curves to show beside volumes; None: those that `predict` recorded of each case.
 
     Returns:
         The index.
 
     Raises:
-        InputError: nothing to show; or, after all others were written, a prediction without its study, on another grid or with
-            other frames, or a file that cannot be read.
+        InputError: nothing to show; flow of channels without velocity, or without its unit; or, after all others were written, a
+            prediction without its study, on another grid or with other frames, or a file that cannot be read.
     """
     out = Path(out_dir)
     check_writable(out)
@@ -80,6 +86,9 @@ def report(
     classes = source.classes or read_class_values(None, folders) or {}
     roles = read_class_roles(list(classes), source.roles, folders)
     scores = read_scores(Path(evaluation)) if evaluation is not None else None
+    if curves is not None:
+        kinds = list(_channels(source).values())
+        curves.check(kinds, {name: study.velocity_unit for name, study in studies.items() if name in maps})
     entries: list[IndexEntry] = []
     failed: dict[str, str] = {}
     for name, file in ProgressBar(maps.items(), "reporting", unit="study"):
@@ -89,6 +98,7 @@ def report(
             provenance = read_provenance(folders, name)
             section = scores.cases.get(name) if scores else None
             study = _read_study(name, file, studies[name], source.ignore, classes, roles, provenance, section)
+            study = _add_curves(study, studies[name], _channels(source), curves)
             entries.append(_write_study(study, out, source.name))
         except Exception as error:
             failed[name] = str(failure_of_study(error))
@@ -132,6 +142,39 @@ def _read_study(
     return SegmentedStudy(name, image, label, classes, reference, labelled, cyclic, provenance, scores, roles, partial)
 
 
+def _channels(source: Source) -> dict[str, str]:
+    """Return the kind of each channel by name."""
+    kinds = source.channel_kinds or (SIGNAL,) * len(source.channel_names)
+    return dict(zip(source.channel_names, kinds, strict=True))
+
+
+def _add_curves(
+    shown: SegmentedStudy, study: Study, channels: Mapping[str, str], given: CurveOptions | None
+) -> SegmentedStudy:
+    """Return the study with its curves: those given, else those that prediction.json records."""
+    kinds, recorded = list(channels.values()), shown.provenance.get("curves")
+    options = recorded_options(recorded, kinds, study.velocity_unit) if given is None else given
+    if not options.kinds or shown.image.channels != len(channels):
+        return shown
+    in_memory = replace(study, stream=None, image=lambda: shown.image)
+    known = None
+    if shown.reference is not None:
+        known = whole_reference(shown.labelled, shown.is_partial, len(shown.classes))
+    records = measure_both(
+        in_memory,
+        channels,
+        shown.label,
+        shown.reference,
+        known,
+        shown.classes,
+        options,
+        affine=shown.image.affine,
+        frame_duration_s=shown.image.frame_duration_s,
+        cyclic=bool(shown.cyclic),
+    )
+    return replace(shown, records=records)
+
+
 def _write_study(study: SegmentedStudy, out: Path, collection: str) -> IndexEntry:
     """Write the pictures and the page of a study; return its entry in the index."""
     folder = out / PICTURES
@@ -159,7 +202,7 @@ def _draw_pictures(study: SegmentedStudy, folder: Path) -> StudyPictures:
     )
     contours = save_picture(folder / f"{study.name}_contours.png", sheet)
     if image.frames == 1:
-        return StudyPictures(contours, None, None)
+        return StudyPictures(contours, None, {})
     seconds = image.frame_duration_s
     loop = write_animation(
         folder / f"{study.name}_loop.webp",
@@ -169,14 +212,18 @@ def _draw_pictures(study: SegmentedStudy, folder: Path) -> StudyPictures:
         class_names=names,
         frame_duration_s=seconds,
     )
-    curves = draw_volume_curves(
-        study.curves_ml,
-        colors={name: class_color(value) for name, value in study.classes.items()},
-        frame_duration_s=seconds,
-        reference_ml=study.reference_ml,
-        moments={name: frame for frame, name in study.moments},
-    )
-    return StudyPictures(contours, loop, save_picture(folder / f"{study.name}_volumes.png", curves))
+    curves = {}
+    for curve in study.curves:
+        picture = draw_curves(
+            curve.values,
+            axis=curve.axis,
+            colors={name: class_color(value) for name, value in study.classes.items()},
+            frame_duration_s=seconds,
+            reference=curve.reference,
+            moments={name: frame for frame, name in study.moments},
+        )
+        curves[curve.title] = save_picture(folder / f"{study.name}_{curve.key}.png", picture)
+    return StudyPictures(contours, loop, curves)
 
 
 def _choose_frames(study: SegmentedStudy) -> list[int]:

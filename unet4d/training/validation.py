@@ -30,7 +30,7 @@ from unet4d.models.clstm_unet import CLSTMUNet
 from unet4d.models.task import Task
 from unet4d.pipeline.cached_study import CachedStudy
 from unet4d.report.pictures.contour_sheet import draw_contour_sheet
-from unet4d.report.pictures.curve_plot import draw_volume_curves
+from unet4d.report.pictures.curve_plot import draw_curves
 from unet4d.report.pictures.render import class_color
 from unet4d.system.distributed import ProcessGroup
 from unet4d.system.memory_errors import is_out_of_gpu_memory, memory_error_reason
@@ -226,7 +226,7 @@ class Validation:
             known[:, ~self._is_drawn(study)] = np.nan
             predicted_ml, reference_ml = (dict(zip(self.classes, each.T, strict=True)) for each in (curves, known))
             colors = {name: class_color(value) for name, value in self.classes.items()}
-            drawn["volumes"] = draw_volume_curves(predicted_ml, colors=colors, reference_ml=reference_ml, title=title)
+            drawn["volumes"] = draw_curves(predicted_ml, colors=colors, reference=reference_ml, title=title)
         return drawn
 
 

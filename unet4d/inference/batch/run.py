@@ -202,6 +202,8 @@ class BatchPredictor:
         entry |= {"model": models[0]} if len(models) == 1 else {"models": models}
         entry |= {name: job.made[name] for name in ("fold", "settings", "postprocessing") if job.made[name] is not None}
         entry["conditions"] = dict(job.conditions)
+        if self.curves.kinds:
+            entry["curves"] = self.curves.as_dict(job.study.velocity_unit)
         label, seconds = segmented.result.label, dict(segmented.seconds)
         if job.steps:
             begin_s = time.perf_counter()
@@ -227,10 +229,9 @@ class BatchPredictor:
         if not self.curves.kinds:
             return {}
         study, task = job.study, job.models[0].task
-        frames = study.stream.frames() if study.stream else study.image().array.swapaxes(0, 1)
         channels = dict(zip(task.channel_names, info.kinds or task.channel_kinds, strict=True))
         classes = self.folder.classes
-        found = measure_curves(frames, label, classes, channels, info.affine, self.curves, study.velocity_unit)
+        found = measure_curves(study.frames(), label, classes, channels, info.affine, self.curves, study.velocity_unit)
         return {**found, "channel_kinds": channels, "baseline_frames": self.curves.baseline_frames}
 
     def _may_read_ahead(self, job: StudyJob) -> bool:

@@ -2,7 +2,7 @@
 
 OUT/volumes.csv       case, frame, time_s, class, value, volume_ml: one row per frame and class
 OUT/measures.csv      one row per case: heart rate, body surface area, measures of each class, flags; see case_measures.py
-OUT/intensity.csv, uptake.csv, flow.csv, flow_volumes.csv   with --curves, see curve_tables.py
+OUT/intensity.csv, uptake.csv, flow.csv, flow_volumes.csv   with --curves, see evaluation/curve_tables.py
 OUT/prediction.json   {"labels": {name: value}, "roles": {name: structure}, "version": ..., "cases": {case: {"image", "time",
                       "model", "settings", "postprocessing", "conditions"}}}; in place of "model", "models": [...] of several
                       together; and "fold", of the network that was used, where the case was held out by a fold; with regions
@@ -19,9 +19,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from unet4d.datasets.label_maps import PREDICTION_JSON
+from unet4d.evaluation.curve_tables import CURVE_TABLES, curve_tables
 from unet4d.inference.batch.case_measures import MEASURES, measure_case
 from unet4d.inference.batch.case_records import HIDDEN_FOLDER, CaseRecord, CaseRecords
-from unet4d.inference.batch.curve_tables import CURVE_TABLES, curve_tables
 from unet4d.metrics.cardiac_structures import NO_STRUCTURE, Roles
 from unet4d.metrics.regions import ClassValue, Regions, classes_of, describe_values
 from unet4d.system.csv_file import Table, csv_text

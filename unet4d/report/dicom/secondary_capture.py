@@ -11,7 +11,7 @@ from unet4d.evaluation.cardiac_function import measure_cardiac_function
 from unet4d.images.dicom.volume4d import read_dicom_voxels
 from unet4d.report.dicom.result import DicomResult
 from unet4d.report.pictures.contour_sheet import draw_frames
-from unet4d.report.pictures.curve_plot import draw_volume_curves
+from unet4d.report.pictures.curve_plot import draw_curves
 from unet4d.report.pictures.render import class_color
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def make_pictures(result: DicomResult) -> Iterator[Dataset]:
     moments = _moments(result)
     colors = {name: class_color(value) for name, value in result.classes.items()}
     duration_s = result.source.frame_duration_s
-    curves = draw_volume_curves(result.volumes_ml, colors=colors, frame_duration_s=duration_s, moments=moments)
+    curves = draw_curves(result.volumes_ml, colors=colors, frame_duration_s=duration_s, moments=moments)
     yield _capture(result, curves, 1, range(len(result.label)))
     names = {value: name for name, value in result.classes.items()}
     at = {t: f" ({moment})" for moment, t in moments.items()}

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 import nibabel as nib
 import numpy as np
 
+from unet4d.evaluation.curve_tables import CurveRecord
 from unet4d.evaluation.plausibility import Flag, LabelShape, find_flags
 from unet4d.images.image4d import Image4D
 from unet4d.metrics.cardiac_structures import LEFT_VENTRICLE, Roles, class_of, describe_roles
 from unet4d.metrics.regions import ClassValue
 from unet4d.metrics.volume_curves import extreme_frames, volumes_ml, voxel_volume_ml
+from unet4d.report.pages.curves import StudyCurve, study_curves
 from unet4d.report.pages.score_tables import ScoreSection
 from unet4d.report.pictures.layout import display_axes
 from unet4d.system.text import count
@@ -36,6 +38,7 @@ class SegmentedStudy:
         scores: of an evaluation; None where it was not scored.
         roles: the structure of a heart that each class is, see `find_roles`.
         is_partial: (T, K) bool, frames and classes of which not all was drawn, so that the reference has no volume; None: none.
+        records: curves beside the volumes, of `measure_both`; empty where none was measured.
     """
 
     name: str
@@ -49,6 +52,7 @@ class SegmentedStudy:
     scores: ScoreSection | None
     roles: Roles
     is_partial: np.ndarray | None = None
+    records: Mapping[str, CurveRecord] = field(default_factory=dict)
 
     @cached_property
     def curves_ml(self) -> dict[str, np.ndarray]:
@@ -60,10 +64,17 @@ class SegmentedStudy:
         """Return the same of the reference, NaN in unlabelled and partly drawn frames."""
         if self.reference is None:
             return None
-        known = np.repeat(self.labelled[:, None], len(self.classes), 1)
-        known &= True if self.is_partial is None else ~self.is_partial
+        known = whole_reference(self.labelled, self.is_partial, len(self.classes))
         curves = self._volumes(self.reference).items()
         return {name: np.where(known[:, k], curve, np.nan) for k, (name, curve) in enumerate(curves)}
+
+    @cached_property
+    def curves(self) -> list[StudyCurve]:
+        """Return all curves of the page, volumes first; none of a single frame."""
+        if self.image.frames == 1:
+            return []
+        volumes = StudyCurve("volumes", "Volumes", "volume (mL)", "mL", 1, self.curves_ml, self.reference_ml)
+        return [volumes, *study_curves(self.name, self.records, self.classes)]
 
     @cached_property
     def flags(self) -> list[Flag]:
@@ -116,3 +127,9 @@ class SegmentedStudy:
     def _volumes(self, label: np.ndarray) -> dict[str, np.ndarray]:
         volumes = volumes_ml(label, list(self.classes.values()), voxel_volume_ml(self.image.affine))
         return dict(zip(self.classes, volumes.T, strict=True))
+
+
+def whole_reference(labelled: np.ndarray, is_partial: np.ndarray | None, classes: int) -> np.ndarray:
+    """Return (T, K) bool, where the reference of a class was drawn whole; arguments as the attributes of `SegmentedStudy`."""
+    known = np.repeat(labelled[:, None], classes, 1)
+    return known if is_partial is None else known & ~is_partial

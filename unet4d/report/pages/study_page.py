@@ -1,8 +1,9 @@
-"""Page of one study: 4D viewer, volume curve, measures, flags, pictures, scores and provenance."""
+"""Page of one study: 4D viewer, curves, measures, flags, pictures, scores and provenance."""
 
 from __future__ import annotations
 
 import datetime
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,6 +11,7 @@ import numpy as np
 
 from unet4d.evaluation.plausibility import describe_checks
 from unet4d.metrics.regions import painted_value
+from unet4d.report.pages.curves import curve_measure_tables
 from unet4d.report.pages.measure_tables import measure_tables
 from unet4d.report.pages.study import SegmentedStudy
 from unet4d.report.pages.template import flatten, picture_address, render_page
@@ -27,18 +29,22 @@ SMALLEST_STUDY_BYTES = 1_000_000
 
 
 class StudyPictures(NamedTuple):
-    """Picture files of a study; None where it has a single frame."""
+    """Picture files of a study, of which a single frame has no loop and no curves; curves by title."""
 
     contours: Path
     loop: Path | None
-    volumes: Path | None
+    curves: Mapping[str, Path]
 
 
 def study_page(study: SegmentedStudy, pictures: StudyPictures, index: str, collection: str) -> str:
     """Return the page; `index` is the address of the index, `collection` the name of the studies together."""
-    addresses = StudyPictures(*(picture_address(path) if path else None for path in pictures))  # type: ignore[arg-type]
+    addresses = {
+        "contours": picture_address(pictures.contours),
+        "loop": picture_address(pictures.loop) if pictures.loop else "",
+        "curves": {title: picture_address(path) for title, path in pictures.curves.items()},
+    }
     scripts = [niivue_script(), page_scripts()]
-    budget = PAGE_BYTES - sum(map(len, scripts)) - sum(len(str(address)) for address in addresses)
+    budget = PAGE_BYTES - sum(map(len, scripts)) - len(str(addresses))
     image = study.image.array[0]
     shown = embed_study(
         image, study.label, study.image.affine, display_window(image), max(budget, SMALLEST_STUDY_BYTES)
@@ -54,6 +60,7 @@ def study_page(study: SegmentedStudy, pictures: StudyPictures, index: str, colle
         collection=collection,
         checks=describe_checks(study.cyclic, study.image.frames),
         measures=measure_tables(study),
+        curve_measures=curve_measure_tables(study.name, study.records, study.classes),
         shown=shown,
         viewer_data=viewer_data(study, shown),
         provenance=provenance,
@@ -65,8 +72,8 @@ def study_page(study: SegmentedStudy, pictures: StudyPictures, index: str, colle
 
 
 def viewer_data(study: SegmentedStudy, shown: EmbeddedStudy) -> dict[str, Any]:
-    """Return the data of the study for the scripts of the page."""
-    reference = study.reference_ml
+    """Return the data of the study for the scripts of the page; curves are in the order of the classes."""
+    missing = np.full(study.image.frames, np.nan)
     return {
         "case": printable(study.name),
         "frames": study.image.frames,
@@ -81,10 +88,18 @@ def viewer_data(study: SegmentedStudy, shown: EmbeddedStudy) -> dict[str, Any]:
                 "name": printable(name),
                 "value": painted_value(value),
                 "color": class_color(value),
-                "volumes_ml": _round(study.curves_ml[name]),
-                "reference_ml": _round(reference[name]) if reference else None,
             }
             for name, value in study.classes.items()
+        ],
+        "curves": [
+            {
+                "axis": curve.axis,
+                "unit": curve.unit,
+                "digits": curve.digits,
+                "values": [_round(curve.values.get(name, missing)) for name in study.classes],
+                "reference": [_round((curve.reference or {}).get(name, missing)) for name in study.classes],
+            }
+            for curve in study.curves
         ],
         "moments": [{"frame": frame, "name": name} for frame, name in study.moments],
     }
@@ -99,6 +114,6 @@ def _center_mm(study: SegmentedStudy) -> list[float] | None:
     return [round(float(mm), 3) for mm in (study.image.affine @ [*middle, 1.0])[:3]]
 
 
-def _round(curve_ml: np.ndarray) -> list[float | None]:
-    """Round to 0.1 microlitres, because there are hearts of mice; None where there is no value."""
-    return [round(float(ml), 4) if np.isfinite(ml) else None for ml in curve_ml]
+def _round(curve: np.ndarray) -> list[float | None]:
+    """Round to 4 decimals, or more of a small number, because there are hearts of mice; None where there is no value."""
+    return [round(float(x), 4) if abs(x) >= 0.1 else float(f"{x:.4g}") if np.isfinite(x) else None for x in curve]

@@ -1,4 +1,4 @@
-"""Plot of volume curves: the volume of each class in every frame, as a picture `(H, W, 3)` uint8."""
+"""Plot of curves: the volume, signal or flow of each class in every frame, as a picture `(H, W, 3)` uint8."""
 
 from __future__ import annotations
 
@@ -13,22 +13,24 @@ if TYPE_CHECKING:
     from matplotlib.lines import Line2D
 
 
-def draw_volume_curves(
-    curves_ml: Mapping[str, np.ndarray],
+def draw_curves(
+    curves: Mapping[str, np.ndarray],
     *,
+    axis: str = "volume (mL)",
     colors: Mapping[str, str] | None = None,
     frame_duration_s: float | None = None,
-    reference_ml: Mapping[str, np.ndarray] | None = None,
+    reference: Mapping[str, np.ndarray] | None = None,
     moments: Mapping[str, int] | None = None,
     title: str | None = None,
 ) -> np.ndarray:
-    """Draw the volume of each class over all frames, and mark its largest and smallest.
+    """Draw the curve of each class over all frames, and mark its largest and smallest value.
 
     Args:
-        curves_ml: class name to `(T,)` mL.
+        curves: class name to `(T,)`, NaN where undefined.
+        axis: what is drawn, with its unit.
         colors: class name to color; None takes the palette in order.
         frame_duration_s: seconds per frame; None counts frames on the axis.
-        reference_ml: class name to `(T,)` mL, NaN in unlabelled frames; drawn as rings in the color of the class.
+        reference: class name to `(T,)`, NaN in unlabelled frames; drawn as rings in the color of the class.
         moments: name to frame, such as "ED" and "ES"; each drawn as a dashed line.
         title: a line above the curves.
 
@@ -39,19 +41,22 @@ def draw_volume_curves(
 
     figure = new_figure(8.6, 3.6, "white")
     axes = figure.add_axes((0.085, 0.16, 0.72, 0.72))
-    for index, (name, curve) in enumerate(curves_ml.items()):
+    for index, (name, curve) in enumerate(curves.items()):
         color = (colors or {}).get(name, class_color(index + 1))
         time = np.arange(len(curve)) * (frame_duration_s or 1)
         axes.plot(time, curve, color=color, linewidth=2, label=caption(name), marker="." if len(curve) < 60 else "")
-        for at, marker in ((int(np.argmax(curve)), "^"), (int(np.argmin(curve)), "v")):
+        known = np.isfinite(curve).any()
+        for at, marker in ((int(np.nanargmax(curve)), "^"), (int(np.nanargmin(curve)), "v")) if known else ():
             axes.plot(time[at], curve[at], marker, color=color, markersize=9, markeredgecolor="#333333")
-        if reference_ml and name in reference_ml:
-            axes.plot(time, reference_ml[name], "o", markerfacecolor="none", markeredgecolor=color, markersize=10)
+        if reference and name in reference:
+            axes.plot(time, reference[name], "o", markerfacecolor="none", markeredgecolor=color, markersize=10)
     axes.set_xlabel("time (s)" if frame_duration_s else "frame")
     if not frame_duration_s:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.set_ylabel("volume (mL)")
-    axes.set_ylim(0, 1.06 * axes.get_ylim()[1])
+    axes.set_ylabel(axis)
+    low, high = axes.get_ylim()
+    shown = [value for curve in (*curves.values(), *(reference or {}).values()) for value in curve if value < 0]
+    axes.set_ylim(low if shown else 0, high + 0.06 * (high - min(low, 0)))
     for name, frame in (moments or {}).items():
         x = frame * (frame_duration_s or 1.0)
         axes.axvline(x, color="#8b98a5", linewidth=1, linestyle=(0, (3, 3)), zorder=0)
@@ -60,7 +65,7 @@ def draw_volume_curves(
         )
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
-    handles = [*axes.get_legend_handles_labels()[0], *_marker_legend(bool(reference_ml))]
+    handles = [*axes.get_legend_handles_labels()[0], *_marker_legend(bool(reference))]
     axes.legend(handles=handles, loc="upper left", bbox_to_anchor=(1.01, 1.02), frameon=False, fontsize=9)
     if title:
         axes.set_title(caption(title), loc="left", fontsize=11)

@@ -1,4 +1,4 @@
-// The page of a study: the viewer, its controls and the curve, all showing the same frame.
+// The page of a study: the viewer, its controls and the curves, all showing the same frame.
 "use strict";
 
 (function () {
@@ -7,7 +7,7 @@
   const FALLBACK_LOOP_S = 1.5; // where the frame duration is unknown, as in the animation
   const place = new Map(study.shown_frames.map((frame, index) => [frame, index]));
   let stage = null;
-  let curve = null;
+  let marks = [];
   let frame = study.shown_frames[0];
   let playing = false;
 
@@ -20,7 +20,7 @@
     frame = nearestShown(wanted);
     const index = place.get(frame);
     if (stage) stage.setFrame(index);
-    if (curve) curve.mark(frame);
+    for (const mark of marks) mark(frame);
     byId("frame").value = index;
     updateOutputs();
   }
@@ -109,13 +109,15 @@
 
   async function begin() {
     controls();
-    if (byId("curve")) {
-      curve = volumeCurve(byId("curve"), byId("curve-legend"), study, (wanted) => {
-        play(false);
-        show(wanted);
-      });
-      document.body.classList.add("has-curve");
-    }
+    const pick = (wanted) => {
+      play(false);
+      show(wanted);
+    };
+    marks = study.curves.map((curve, k) => {
+      const id = `curve${k || ""}`;
+      return keepCurve(byId(id), byId(`${id}-legend`), study, curve, pick);
+    });
+    if (marks.length) document.body.classList.add("has-curve");
     show(frame);
     if (!hasWebGL2()) return hideStage("This browser has no WebGL2");
     try {

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from unet4d.errors import InputError
+from unet4d.evaluation.curve_tables import CURVE_TABLES, curve_tables
 from unet4d.evaluation.signal_curves import CurveOptions, measure_curves
 from unet4d.images.image4d import read_image, read_label
-from unet4d.inference.batch.curve_tables import CURVE_TABLES, curve_tables
 from unet4d.system.files import read_json
 
 FLOW = {
@@ -81,7 +81,7 @@ def test_flow_needs_velocities_and_their_unit(command, model_file, study, tmp_pa
     study(tmp_path / "a.nii.gz", frames=2)
     done = command("predict", model_file(), "-i", tmp_path / "a.nii.gz", "-o", tmp_path / "out", "--curves", "flow")
     assert done.code == 2
-    assert "no velocity channel" in done.line
+    assert "no channel is a velocity" in done.line
     options, kinds = CurveOptions(("flow",)), ("signal", "velocity Z")
     with pytest.raises(InputError, match="no unit of velocity for b, expected one of mm/s, cm/s, m/s"):
         options.check(kinds, {"a": "cm/s", "b": None})

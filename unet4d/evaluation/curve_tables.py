@@ -1,15 +1,14 @@
-"""Tables of curves beside volumes, which `unet4d predict --curves` writes: signal, uptake of contrast agent, velocity and flow."""
+"""Tables of curves beside volumes, as `unet4d predict --curves` writes them: signal, uptake of contrast agent, and flow."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, fields
 from typing import Any
 
 from unet4d.evaluation.signal_curves import FLOW, INTENSITY, as_curve, round_digits
 from unet4d.images.channels import SIGNAL
-from unet4d.inference.batch.case_records import CaseRecord
 from unet4d.metrics.flow import FlowVolumes, flow_volumes
 from unet4d.metrics.regions import ClassValue, describe_values
 from unet4d.metrics.signal_curves import Uptake, enhancement_percent, measure_uptake
@@ -75,28 +74,39 @@ FLOW_VOLUMES = Table(
         "regurgitant_fraction_percent": "100 backward / forward, %",
     },
 )
+CurveRecord = Mapping[str, Any]
 CURVE_TABLES = (INTENSITIES, UPTAKES, FLOWS, FLOW_VOLUMES)
 
 
-def curve_tables(records: Mapping[str, CaseRecord], classes: Mapping[str, ClassValue]) -> dict[str, str]:
+def curve_tables(records: Mapping[str, CurveRecord], classes: Mapping[str, ClassValue]) -> dict[str, str]:
     """Return the text of each table that some case has rows of, by file.
 
     Args:
         records: of the cases in the folder.
         classes: foreground class name to label value, or region.
     """
-    rows: dict[str, list[list[Any]]] = {}
+    rows: dict[str, list[Mapping[str, Any]]] = {}
     for case, record in records.items():
-        for table, row in _rows(case, record, classes):
-            cells = [_cell(row[column]) for column in table.columns]
-            rows.setdefault(table.file, []).append(cells)
-    return {table.file: table.text(rows[table.file]) for table in CURVE_TABLES if table.file in rows}
+        for table, row in curve_rows(case, record, classes):
+            rows.setdefault(table.file, []).append(row)
+    return {table.file: curve_text(table, rows[table.file]) for table in CURVE_TABLES if table.file in rows}
 
 
-def _rows(
-    case: str, record: CaseRecord, classes: Mapping[str, ClassValue]
-) -> Iterator[tuple[Table, Mapping[str, Any]]]:
-    """Yield the rows of a case, each with its table."""
+def curve_text(table: Table, rows: Iterable[Mapping[str, Any]]) -> str:
+    """Return the text of a table: numbers with 9 digits, undefined ones blank."""
+    return table.text([_cell(row[column]) for column in table.columns] for row in rows)
+
+
+def curve_rows(
+    case: str, record: CurveRecord, classes: Mapping[str, ClassValue]
+) -> Iterator[tuple[Table, dict[str, Any]]]:
+    """Yield the rows of a case, each with its table.
+
+    Args:
+        case: its name.
+        record: what `measure_curves` returned, and "frame_duration_s", "channel_kinds", "baseline_frames" and "entry" with "time".
+        classes: foreground class name to label value, or region.
+    """
     duration_s, kinds = record.get("frame_duration_s"), record.get("channel_kinds", {})
     is_open = record["entry"].get("time") == "open"
     for name, value in classes.items():
