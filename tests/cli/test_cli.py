@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import errno
 import os
 import shlex
@@ -80,8 +81,24 @@ def test_the_help_of_a_command_names_its_options_and_shows_how_it_is_called(comm
 def test_the_help_has_types_in_words(command):
     words = " ".join(command("train", "--help").told.split())
     assert "Union" not in words
-    assert "(type: a whole number, or null, default: null)" in words
-    assert "(type: one of polynomial, cosine, default: polynomial)" in words
+    assert (
+        "--train.epochs N Epochs; an epoch is steps_per_epoch optimizer steps. Not used with a time_budget. (a whole"
+        in words
+    )
+    assert "--train.schedule {polynomial,cosine} Fall of" in words
+    assert "--data.patch_size [X,Y,Z] Voxels (X, Y, Z)" in words
+    assert "--model.lstm_channels N|[N,...] Hidden channels" in words
+    assert "--fold N|all fold with the subjects" in words
+    assert "--model.deep_supervision {true,false}" in words
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_help_repeats_nothing_that_the_names_of_options_show(command, name):
+    words = " ".join(command(name, "--help").told.split())
+    noise = ("type:", "null)", "a text", "default: False", "default: ['", "default: []", "+ [")
+    assert not [one for one in noise if one in words]
+    options = [action for action in main.command_parser(name)._actions if action.help != argparse.SUPPRESS]
+    assert all(action.help and len(action.help) > 10 for action in options)
 
 
 @pytest.mark.parametrize("arguments", [[], ["--help"], ["-h"]])

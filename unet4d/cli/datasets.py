@@ -92,7 +92,7 @@ def _convert_options(parser: ArgumentParser) -> None:
         type=dict[str, str],
     )
     add(parser, "--keep_patient_ids", help=WITH_IDS, action="store_true")
-    add(parser, "--name", help="of the dataset; default: the source's")
+    add(parser, "--name", help="name of the dataset; default: the source's")
 
 
 def _convert(args: Namespace) -> None:

@@ -36,7 +36,7 @@ def _evaluate_options(parser: ArgumentParser) -> None:
     add(
         parser,
         "--tolerance_mm",
-        help="surfaces this near count as the same for the surface Dice (NSD)",
+        help="distance in mm up to which two surfaces count as the same, for the surface Dice (NSD)",
         type=float,
         default=2.0,
     )
@@ -58,7 +58,7 @@ def _print_json(summary: Mapping[str, Any]) -> None:
 
 def _compare_options(parser: ArgumentParser) -> None:
     add(parser, "a", help="--out folder of unet4d evaluate")
-    add(parser, "b", help="another, of the same studies")
+    add(parser, "b", help="--out folder of another evaluation, of the same studies")
     add(parser, "--out", help="folder for comparison.json and comparison.csv; default: print only")
     add(parser, "--metrics", help="compare in these only, such as dice ef_error_percent; default: all", nargs="+")
     add(parser, "--shared_only", help="compare the cases that both have, and list the others", action="store_true")

@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import os
 import re
 import sys
 import traceback
 from collections.abc import Sequence
-from typing import NoReturn, get_origin
+from typing import NoReturn
 
 import yaml
-from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace
+from jsonargparse import ArgumentParser, Namespace
 
 from unet4d.cli import COMMANDS
 from unet4d.cli.config_files import put_files_first, setting_types, take_option
 from unet4d.cli.console import start_logging
+from unet4d.cli.help import HelpFormatter
 from unet4d.cli.messages import check_values_by_name, reword
 from unet4d.cli.options import configured
 from unet4d.errors import InputError, ReportedByOtherRank, Stopped, Unet4DError, not_installed
-from unet4d.system.checks import describe_type
 from unet4d.system.cuda_allocator import use_expandable_segments
 from unet4d.system.distributed import is_first_process, process_count
 from unet4d.system.failures import REPORT, is_bad_path, os_failure, show_traceback
@@ -41,16 +40,6 @@ Try it without data:
 Every command explains itself:  unet4d COMMAND --help"""
 
 INTERRUPTED = 130
-
-
-class _Help(DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """Keeps the examples' lines as they are, and describes types: "a whole number, or null"."""
-
-    def _get_type_str(self, action: argparse.Action) -> str | None:
-        kind = getattr(action, "_typehint", None) or action.type
-        if get_origin(kind) is None and kind not in (bool, int, float, str):
-            return super()._get_type_str(action)
-        return describe_type(kind)
 
 
 class _Parser(ArgumentParser):
@@ -201,7 +190,7 @@ def command_parser(name: str) -> ArgumentParser:
         prog=f"unet4d {name}",
         usage=f"unet4d {name} {command.usage}",
         description=f"{command.about[0].upper()}{command.about[1:]}.\n\n{command.examples}",
-        formatter_class=_Help,
+        formatter_class=HelpFormatter,
         allow_abbrev=False,
     )
     command.options(parser)

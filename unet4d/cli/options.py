@@ -22,7 +22,8 @@ PATTERN = (
 )
 SKIP_VERIFY = "do not look for faults of the dataset first, as unet4d verify does"
 WITH_IDS = "name studies by the patients' ids, which are left out otherwise (dicom)"
-DEVICE = "auto, cpu, cuda, cuda:N or mps"
+TIME = "cyclic: the last frame leads into the first; open: it does not; default: as"
+DEVICE = "device that computes: auto (a GPU where there is one), cpu, cuda, cuda:N or mps"
 
 
 def add(parser: ArgumentParser, *names: str, help: str, **more: Any) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from jsonargparse import ArgumentParser, Namespace
 
-from unet4d.cli.options import DEVICE, Command, add
+from unet4d.cli.options import DEVICE, TIME, Command, add
 from unet4d.cli.prediction import inference_options, inference_options_of
 from unet4d.errors import InputError, Unet4DError
 from unet4d.images.time_axis import TIME_AXES
@@ -86,9 +86,24 @@ def _options(parser: ArgumentParser) -> None:
     )
     _time_options(parser)
     add(parser, "--device", help=DEVICE, default="auto")
-    add(parser, "--postprocess", help="as of unet4d predict", choices=["auto", "off"], default="auto")
-    add(parser, "--dicom_terms", help="CSV file of codes for classes, as of unet4d predict")
-    add(parser, "--time", help="default: that of the headers or the model", choices=TIME_AXES)
+    add(
+        parser,
+        "--postprocess",
+        help="auto: the steps that unet4d postprocess recorded in the run",
+        choices=["auto", "off"],
+        default="auto",
+    )
+    add(
+        parser,
+        "--dicom_terms",
+        help="CSV file of codes for classes in DICOM, columns class, code, scheme, meaning; default: SNOMED CT",
+    )
+    add(
+        parser,
+        "--time",
+        help=f"{TIME} the headers or the model",
+        choices=TIME_AXES,
+    )
     inference_options(parser, "the system's for temporary files, as for each series while it is segmented")
 
 
@@ -102,7 +117,7 @@ def _time_options(parser: ArgumentParser) -> None:
         default=60.0,
     )
     add(parser, "--poll_s", help="seconds between two looks at the server's changes", type=float, default=5.0)
-    add(parser, "--max_age_days", help="ignore series if their last image arrived earlier", type=float)
+    add(parser, "--max_age_days", help="ignore series whose last image arrived earlier; default: none", type=float)
     add(parser, "--attempts", help="tries of a series before its failure is recorded", type=int, default=3)
     add(
         parser,

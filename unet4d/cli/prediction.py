@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from jsonargparse import ArgumentParser, Namespace
 
-from unet4d.cli.options import DEVICE, Command, add, chosen_curves, curve_options, layout_options
+from unet4d.cli.options import DEVICE, TIME, Command, add, chosen_curves, curve_options, layout_options
 from unet4d.images.time_axis import TIME_AXES
 from unet4d.system.text import count
 
@@ -53,7 +53,7 @@ def _predict_options(parser: ArgumentParser) -> None:
     add(
         parser,
         "--cases",
-        help="of dataset folders: these; default: their test cases, or all if there are none",
+        help="names of the cases of dataset folders to segment; default: their test cases, or all if there are none",
         nargs="+",
     )
     add(
@@ -63,7 +63,12 @@ def _predict_options(parser: ArgumentParser) -> None:
         "by the one network that did not see it",
         action="store_true",
     )
-    add(parser, "--time", help="default: that of the dataset or the model", choices=TIME_AXES)
+    add(
+        parser,
+        "--time",
+        help=f"{TIME} the dataset or the model",
+        choices=TIME_AXES,
+    )
     layout_options(parser)
     _batch_options(parser)
     _output_options(parser)
