@@ -17,7 +17,16 @@ from typing import TYPE_CHECKING, Any
 
 from unet4d.errors import InputError
 from unet4d.system.environment import VERSION
-from unet4d.system.files import PathLike, check_writable, replacing, write_json, write_text
+from unet4d.system.files import (
+    PathLike,
+    check_writable,
+    filling,
+    is_unfinished,
+    remove_partial,
+    replacing,
+    write_json,
+    write_text,
+)
 
 if TYPE_CHECKING:
     from unet4d.config import ResolvedConfig
@@ -40,7 +49,7 @@ def check_bundle_folder(out: PathLike) -> None:
         Unet4DError: nothing may be written there.
     """
     out = Path(out)
-    if out.is_dir() and any(out.iterdir()) and not (out / METADATA).is_file():
+    if out.is_dir() and any(out.iterdir()) and not ((out / METADATA).is_file() or is_unfinished(out)):
         raise InputError(f"{out} is a folder of something else, expected a new one or an earlier bundle; give another")
     check_writable(out)
 
@@ -73,19 +82,21 @@ def write_bundle_folder(
         )
     metadata = describe_bundle(config, task, card)
     _check_texts(metadata)
-    for name in (METADATA, WEIGHTS, "docs/README.md"):
-        (out / name).parent.mkdir(parents=True, exist_ok=True)
-    (out / METADATA).unlink(missing_ok=True)  # last, so that a folder with it is whole
     weights, buffer = ChannelFirst(model.network).state_dict(), io.BytesIO()  # a file would have its own name inside
     torch.save({name: weight.cpu() for name, weight in weights.items()}, buffer)
-    with replacing(out / WEIGHTS) as temporary:
-        temporary.write_bytes(buffer.getbuffer())
     settings = {"config": config.as_dict(), "task": task.as_dict(), "postprocessing": card["postprocessing"]}
-    write_json(out / STUDY, settings)
-    write_json(out / INFERENCE, _workflow(config, task))
-    write_text(out / "docs/README.md", _readme(metadata))
-    write_text(out / "LICENSE", licence if licence.endswith("\n") else f"{licence}\n")
-    write_json(out / METADATA, metadata)
+    with filling(out):
+        (out / METADATA).unlink(missing_ok=True)  # last, so that a folder with it is whole
+        for name in ("configs", "models", "docs"):
+            (out / name).mkdir(exist_ok=True)
+            remove_partial(out / name, "*")
+        with replacing(out / WEIGHTS) as temporary:
+            temporary.write_bytes(buffer.getbuffer())
+        write_json(out / STUDY, settings)
+        write_json(out / INFERENCE, _workflow(config, task))
+        write_text(out / "docs/README.md", _readme(metadata))
+        write_text(out / "LICENSE", licence if licence.endswith("\n") else f"{licence}\n")
+        write_json(out / METADATA, metadata)
 
 
 def describe_bundle(config: ResolvedConfig, task: Task, card: Mapping[str, Any]) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from unet4d.errors import InputError
 from unet4d.images.time_axis import time_axis
 from unet4d.inference.bundle_folder import check_bundle_folder, write_bundle_folder
 from unet4d.inference.graph_folder import SUFFIXES, check_graph_folder, write_graph_folder
-from unet4d.inference.postprocessing_steps import OtherCheckpoints, find_steps
+from unet4d.inference.postprocessing_steps import OtherCheckpoints, check_steps, find_steps
 from unet4d.models.checkpoint import RUN_SUMMARY, checkpoint_bytes
 from unet4d.models.folds import check_model_files, load_models
 from unet4d.models.model_file import (
@@ -215,10 +215,11 @@ def _read_record(path: Path) -> Mapping[str, Any]:
 
 
 def _steps(model: PathLike, models: list[TrainedModel]) -> list[dict[str, str]]:
-    """Return the post-processing steps that were recorded for these very checkpoints."""
+    """Return the post-processing steps that were recorded for these very checkpoints. Raise InputError for unknown classes."""
     try:
-        steps, _ = find_steps(model, {one.path: checkpoint_sha256(one.path) for one in models})
+        steps, record = find_steps(model, {one.path: checkpoint_sha256(one.path) for one in models})
     except OtherCheckpoints as error:
         logger.info(str(error))
         return []
+    check_steps(steps, models[0].task.classes, record)
     return [step.as_dict() for step in steps]

@@ -14,6 +14,7 @@ The hashes find damage and careless changes; they are no signature, because whoe
 from __future__ import annotations
 
 import contextlib
+import glob
 import hashlib
 import io
 import re
@@ -25,7 +26,7 @@ from typing import Any, NamedTuple
 from unet4d.errors import InputError
 from unet4d.system.digests import file_sha256
 from unet4d.system.documents import document
-from unet4d.system.files import PathLike, json_text, parse_json, replacing
+from unet4d.system.files import PathLike, json_text, parse_json, remove_partial, replacing
 from unet4d.system.regular_files import open_regular
 
 SUFFIX = ".unet4d"
@@ -77,6 +78,7 @@ def write_model_file(path: PathLike, content: ModelFile) -> None:
         **{f"{name}{_NETWORK}": data for name, data in sorted(content.networks.items())},
     }
     hashes = {name: hashlib.sha256(data).hexdigest() for name, data in entries.items()}
+    remove_partial(Path(path).parent, glob.escape(Path(path).name))
     with replacing(path) as temporary, zipfile.ZipFile(temporary, "x") as archive:
         for name, data in ({_MANIFEST: _json_bytes({"format": FORMAT, "sha256": hashes})} | entries).items():
             entry = zipfile.ZipInfo(name, _EPOCH)

@@ -26,6 +26,7 @@ from unet4d.system.text import shortened
 PathLike = str | os.PathLike[str]
 
 _PARTIAL = ".partial."
+_UNFINISHED = ".unet4d_unfinished"
 _LONGEST_NAME = 255
 """Bytes of a file's name on every common file system."""
 _DIGITS = 20  # of a whole number of 64 bits, with its sign
@@ -152,6 +153,27 @@ def remove_partial(folder: str | os.PathLike[str], names: str) -> None:
     for left in Path(folder).glob(f".????????{_PARTIAL}{names}"):
         with contextlib.suppress(OSError):
             left.unlink()
+
+
+@contextlib.contextmanager
+def filling(folder: str | os.PathLike[str]) -> Iterator[None]:
+    """Make a folder and mark it as unfinished while its files are written; what ends on the way leaves the mark.
+
+    Raises:
+        InputError, Unet4DError: as `writing`.
+    """
+    folder = Path(folder)
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / _UNFINISHED).touch()
+        remove_partial(folder, "*")
+        yield
+        (folder / _UNFINISHED).unlink()
+
+
+def is_unfinished(folder: str | os.PathLike[str]) -> bool:
+    """Return whether a folder is one that `filling` did not finish, so that it may be filled again."""
+    return (Path(folder) / _UNFINISHED).is_file()
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
