@@ -13,7 +13,6 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -32,7 +31,6 @@ from unet4d.datasets.propagation.cross_frames import (
 )
 from unet4d.datasets.propagation.propagate import PROPAGATION, propagate
 from unet4d.datasets.propagation.registration import Greedy
-from unet4d.metrics.statistics import interval95
 from unet4d.phantom import write_phantom
 from unet4d.system.csv_file import csv_text, read_table
 from unet4d.system.files import read_json, write_json, write_text
@@ -139,7 +137,7 @@ def measure_phantoms(
     about["training"] = [{**entry, "labelled_frames": list(drawn)} for entry in about["training"]]
     write_json(work / "few" / "dataset.json", about)
     found = read_dataset(propagate(work / "few", work / "out"))
-    table = read_table(work / "out" / PROPAGATION.file, list(PROPAGATION.columns), "propagate again")
+    table = read_table(work / "out" / PROPAGATION.name, list(PROPAGATION.columns), "propagate again")
     rows = []
     for case in truth.training:
         label, _ = read_labelled(case, truth, case.image())
@@ -172,7 +170,6 @@ def summarize(rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, Any]
                     key: _mean(row[key] for row in of if row["class"] == name) for key in ("unmoved", "carried")
                 }
             summary[direction] = {key: _mean(row[key] for row in of) for key in ("unmoved", "carried", "cpu_s")}
-            summary[direction] |= _intervals(of)
         summary["confidence"] = describe_confidence([row for row in rows["confidence"] if row["half"] in halves])
         drawings = [row for row in rows["drawings"] if row["half"] in halves]
         summary["drawings reported"] = {
@@ -181,21 +178,6 @@ def summarize(rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, Any]
         }
         found[part] = summary
     return found
-
-
-def _intervals(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return 95 % intervals over patients of the carried labels' Dice and of what moving adds; and the labels that lost by it."""
-    cases = list(dict.fromkeys(row["case"] for row in rows))
-    of_case = [[row for row in rows if row["case"] == case] for case in cases]
-    carried = [fmean(row["carried"] for row in found) for found in of_case]
-    added = [fmean(row["carried"] - row["unmoved"] for row in found) for found in of_case]
-    return {
-        "carried, 95 %": np.round(interval95(carried, cases) or [], 4).tolist(),
-        "added": _mean(added),
-        "added, 95 %": np.round(interval95(added, cases) or [], 4).tolist(),
-        "labels that lost": sum(row["carried"] < row["unmoved"] for row in rows),
-        "labels": len(rows),
-    }
 
 
 def _mean(values: Any) -> float:
@@ -217,8 +199,7 @@ def main() -> None:
         rows = measure(given.dataset, given.out / "studies")
         summary = summarize(rows)
     for name, table in rows.items():
-        cells = [[round(value, 4) if isinstance(value, float) else value for value in row.values()] for row in table]
-        write_text(given.out / f"{name}.csv", csv_text([list(table[0]), *cells]))
+        write_text(given.out / f"{name}.csv", csv_text([list(table[0]), *(list(row.values()) for row in table)]))
     write_json(given.out / f"summary_{given.dataset.name}.json", summary)
 
 

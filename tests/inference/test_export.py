@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 
 import pytest
 import torch
 
+from tests.cli.stops import run_armed, signalled
 from tests.errors import error_of
+from tests.processes import exit_code
 from unet4d import load_model, read_image, segment
 from unet4d.inference.export import export
 from unet4d.inference.postprocessing_steps import Step, find_steps, write_steps
@@ -173,3 +176,46 @@ def test_a_card_with_a_step_for_an_unknown_class_ends_a_prediction_before_any_st
     assert not list((tmp_path / "out").rglob("*.nii.gz"))
     [path] = predict(file, [tmp_path / "study.nii.gz"], tmp_path / "out", device="cpu", postprocess="off")
     assert path.is_file()
+
+
+@pytest.mark.parametrize(
+    ("format", "at"),
+    [
+        ("onnx", ("os.replace", 2)),
+        pytest.param("onnx", ("unet4d.system.files.remove_partial", 1), marks=pytest.mark.slow),
+        pytest.param("openvino", ("openvino.save_model", 2), marks=pytest.mark.slow),
+        pytest.param("bundle", ("os.replace", 3), marks=pytest.mark.slow),
+        pytest.param("unet4d", ("os.replace", 1), marks=pytest.mark.slow),
+    ],
+)
+def test_an_export_that_was_killed_is_finished_by_the_next_one(model_file, tmp_path, format, at):
+    """Killed in a new place, and over an older export."""
+    for package in {"onnx": ["onnx"], "openvino": ["onnx", "openvino"]}.get(format, []):
+        pytest.importorskip(package, reason=f"{package} is missing: pip install 'unet4d[{format}]'")
+    model, out, whole = model_file(), tmp_path / "killed.unet4d", tmp_path / "whole.unet4d"
+
+    def files(path):
+        return {str(file.relative_to(path)): file.read_bytes() for file in [path, *path.rglob("*")] if file.is_file()}
+
+    export(model, whole, format=format)
+    for _ in ("new", "older"):
+        kill = signalled(*at, signal.SIGKILL)
+        assert exit_code(run_armed, kill, "export", model, "--out", out, "--format", format) == -signal.SIGKILL
+        assert len(list(tmp_path.glob("*.partial.*"))) == (format == "unet4d")
+        export(model, out, format=format)
+        assert files(out) == files(whole)
+        assert not list(tmp_path.glob("*.partial.*"))
+
+
+@pytest.mark.parametrize("format", ["onnx", "bundle"])
+def test_a_folder_of_something_else_is_not_written_to(model_file, tmp_path, format):
+    pytest.importorskip("onnx", reason="onnx is missing: pip install 'unet4d[onnx]'")
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own/run.py").write_text("mine")
+    assert "something else" in error_of(export, model_file(), tmp_path / "own", format=format)
+    assert [path.read_text() for path in (tmp_path / "own").iterdir()] == ["mine"]
+
+
+def test_steps_for_a_class_that_the_model_lacks_are_not_exported(run, tmp_path):
+    write_steps(run, [Step("largest_component", "kidney")], [run / BEST], {})
+    assert "'kidney', expected a class among right ventricle" in error_of(export, run, tmp_path / "out.unet4d")

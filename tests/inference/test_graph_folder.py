@@ -14,8 +14,8 @@ from tests.errors import error_of
 from unet4d import load_model, read_image, segment
 from unet4d.datasets.dataset import read_dataset
 from unet4d.inference.export import export
+from unet4d.inference.graph_runner.run import Runner
 from unet4d.inference.postprocessing_steps import Step, write_steps
-from unet4d.inference.runner import Runner
 from unet4d.models.checkpoint import BEST, LAST, load_checkpoint
 
 pytest.importorskip("onnx", reason="onnx is missing: pip install 'unet4d[onnx]'")
@@ -34,12 +34,14 @@ def test_the_folder_describes_the_run_and_labels_a_phantom_as_predict_does(run, 
     assert done.code == 0, done.error
     described = json.loads((out / "model.json").read_text())
     assert described["card"]["name"] == "cine heart"
-    assert described["postprocessing"] == [{"operation": "largest_component", "class": "myocardium"}]
+    step = {"operation": "largest_component", "class": "myocardium", "values": [2]}
+    assert described["postprocessing"] == [step]
     assert described["output"]["names"] == ["background", "right ventricle", "myocardium", "left ventricle"]
     assert str(tmp_path) not in (out / "model.json").read_text()
     before = {path.name: path.read_bytes() for path in out.iterdir()}
     assert sorted(before) == [
-        "cell_0.onnx", "cell_1.onnx", "decoder.onnx", "encoder.onnx", "licence.txt", "model.json", "run.py",
+        "cell_0.onnx", "cell_1.onnx", "decoder.onnx", "encoder.onnx", "licence.txt", "model.json", "postprocessing.py",
+        "preprocessing.py", "run.py",
     ]  # fmt: skip
     export(run, out, format="onnx", name="cine heart")
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
@@ -51,7 +53,9 @@ def test_the_folder_describes_the_run_and_labels_a_phantom_as_predict_does(run, 
 def test_openvino_reads_what_is_written_for_it(run, tmp_path, study):
     pytest.importorskip("openvino", reason="openvino is missing: pip install 'unet4d[openvino]'")
     out = export(run, tmp_path / "graphs", format="openvino")
-    assert sorted(path.suffix for path in out.iterdir()) == [".bin"] * 4 + [".json", ".py", ".txt"] + [".xml"] * 4
+    assert (
+        sorted(path.suffix for path in out.iterdir()) == [".bin"] * 4 + [".json", *[".py"] * 3, ".txt"] + [".xml"] * 4
+    )
     study(tmp_path / "study.nii.gz", frames=3, shape=(30, 26, 5))
     image = read_image(tmp_path / "study.nii.gz")
     wanted = segment(load_model(run), image, precision="fp32")

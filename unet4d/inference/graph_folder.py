@@ -2,13 +2,12 @@
 
 model.json      what is done before and after them, by the schema "graphs"; see `describe_model`
 encoder.onnx    of each frame; decoder.onnx, too; cell_0.onnx, ... one time step of each ConvLSTM cell; see models/onnx_graph.py
-run.py          runner.py of this package as it is
+run.py          graph_runner/ of this package, with the files that it needs beside it
 licence.txt     of the weights
 """
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,16 +15,21 @@ from typing import TYPE_CHECKING, Any
 from unet4d.errors import InputError
 from unet4d.images.channels import SIGNAL
 from unet4d.images.time_axis import time_axis
-from unet4d.inference import runner
+from unet4d.inference.graph_runner import run
+from unet4d.inference.postprocessing_steps import EVERY_CLASS
+from unet4d.metrics.regions import label_values, painted_value
 from unet4d.system.documents import write_document
 from unet4d.system.extras import check_extra, import_extra
-from unet4d.system.files import PathLike, check_writable, read_json, write_text
+from unet4d.system.files import PathLike, check_writable, filling, is_unfinished, read_json, write_text
 
 if TYPE_CHECKING:
     from unet4d.models.checkpoint import TrainedModel
     from unet4d.models.clstm_unet import CLSTMUNet
+    from unet4d.models.task import Task
 
-MODEL_FILE, RUNNER, LICENCE = "model.json", "run.py", "licence.txt"
+MODEL_FILE, LICENCE = "model.json", "licence.txt"
+RUNNER = "run.py", "preprocessing.py", "postprocessing.py"
+"""Files of graph_runner/."""
 SUFFIXES = {"onnx": ".onnx", "openvino": ".xml"}
 """Suffixes of the graphs, by format."""
 
@@ -41,7 +45,7 @@ def check_graph_folder(out: PathLike, format: str) -> None:
     check_extra("onnx", "onnx", f"--format {format}")
     if format == "openvino":
         check_extra("openvino", "openvino", f"--format {format}")
-    if out.is_dir() and any(out.iterdir()) and not is_graph_folder(out):
+    if out.is_dir() and any(out.iterdir()) and not (is_graph_folder(out) or is_unfinished(out)):
         raise InputError(f"{out} is a folder of something else, expected a new one or an earlier export; give another")
     check_writable(out)
 
@@ -50,7 +54,7 @@ def is_graph_folder(path: PathLike) -> bool:
     """Return whether a folder is one of graphs that this version can run."""
     file = Path(path) / MODEL_FILE
     found = read_json(file) if file.is_file() else None
-    return isinstance(found, dict) and found.get("schema") == runner.SCHEMA
+    return isinstance(found, dict) and found.get("schema") == run.SCHEMA
 
 
 def write_graph_folder(out: Path, model: TrainedModel, card: Mapping[str, Any], licence: str, format: str) -> None:
@@ -63,27 +67,31 @@ def write_graph_folder(out: Path, model: TrainedModel, card: Mapping[str, Any], 
     from unet4d.models.graph_network import openvino_core
     from unet4d.models.onnx_graph import cell_graph, check_graphs, decoder_graph, encoder_graph
 
-    network, suffix = model.network, SUFFIXES[format]
-    check_graphs(network, model.path)
-    out.mkdir(parents=True, exist_ok=True)
-    (out / MODEL_FILE).unlink(missing_ok=True)  # last, so that a folder with it is whole
-    for old in (*out.glob("*.onnx"), *out.glob("*.xml"), *out.glob("*.bin")):
-        old.unlink()
-    graphs = {"encoder": encoder_graph(network), "decoder": decoder_graph(network)}
-    graphs |= {f"cell_{index}": cell_graph(network, index) for index in range(network.num_cells)}
-    for name, graph in graphs.items():
-        content = graph.SerializeToString()
-        if format == "onnx":
-            (out / f"{name}{suffix}").write_bytes(content)
-        else:
-            openvino = import_extra("openvino", "openvino", "--format openvino")
-            found = openvino_core().read_model(content)
-            openvino.save_model(found, out / f"{name}{suffix}", compress_to_fp16=False)
-    shutil.copyfile(runner.__file__, out / RUNNER)
-    write_text(out / LICENCE, licence)
-    files = {"encoder": f"encoder{suffix}", "decoder": f"decoder{suffix}"}
-    cells = [f"cell_{index}{suffix}" for index in range(network.num_cells)]
-    write_document(out / MODEL_FILE, "graphs", describe_model(model, card) | {"graphs": files | {"cells": cells}})
+    check_graphs(model.network, model.path)
+    graphs = {"encoder": encoder_graph(model.network), "decoder": decoder_graph(model.network)}
+    cells = {f"cell_{index}": cell_graph(model.network, index) for index in range(model.network.num_cells)}
+    files = {name: f"{name}{SUFFIXES[format]}" for name in (*graphs, *cells)}
+    with filling(out):
+        (out / MODEL_FILE).unlink(missing_ok=True)  # last, so that a folder with it is whole
+        for old in (*out.glob("*.onnx"), *out.glob("*.xml"), *out.glob("*.bin")):
+            old.unlink()
+        for name, graph in (graphs | cells).items():
+            content = graph.SerializeToString()
+            if format == "onnx":
+                (out / files[name]).write_bytes(content)
+            else:
+                openvino = import_extra("openvino", "openvino", "--format openvino")
+                found = openvino_core().read_model(content)
+                for n, node in enumerate(found.get_ordered_ops()):  # unnamed ones are counted over the whole process
+                    if node.get_type_name() not in ("Parameter", "Result"):
+                        node.set_friendly_name(f"{node.get_type_name()}_{n}")
+                openvino.save_model(found, out / files[name], compress_to_fp16=False)
+        for name in RUNNER:  # there they import one another by their own names
+            text = Path(run.__file__).with_name(name).read_text("utf-8")
+            write_text(out / name, text.replace(f"from {run.__package__}.", "from "))
+        write_text(out / LICENCE, licence)
+        written = {name: files[name] for name in graphs} | {"cells": [files[name] for name in cells]}
+        write_document(out / MODEL_FILE, "graphs", describe_model(model, card) | {"graphs": written})
 
 
 def describe_model(model: TrainedModel, card: Mapping[str, Any]) -> dict[str, Any]:
@@ -94,7 +102,8 @@ def describe_model(model: TrainedModel, card: Mapping[str, Any]) -> dict[str, An
         background first, or of the regions, and the label value of each; `time` of a study that says nothing; `recurrence`: levels
         with cells, their hidden channels, directions; `preprocessing`: the working grid and the intensities; `window`: size,
         overlap, standard deviation of the Gaussian weights as a share of the size, mirroring, and the frames that prime a cyclic
-        study (null: all); `postprocessing`: steps, which run.py does not do; `card`: the model card.
+        study (null: all); `postprocessing`: steps for the label map, with the label values that each is for; `card`: the model
+        card.
     """
     from unet4d.inference.windows import SIGMA_SCALE
     from unet4d.pipeline.normalization import CLIP_PERCENTILES, SAMPLE_VOXELS
@@ -129,9 +138,16 @@ def describe_model(model: TrainedModel, card: Mapping[str, Any]) -> dict[str, An
             "mirror_axes": sorted(set(window.mirror_axes)),
             "priming_frames": window.priming_frames,
         },
-        "postprocessing": card["postprocessing"],
+        "postprocessing": [describe_step(step, task) for step in card["postprocessing"]],
         "card": dict(card),
     }
+
+
+def describe_step(step: Mapping[str, str], task: Task) -> dict[str, Any]:
+    """Return a step of the card with the label values of its class, and the one that its holes are filled with."""
+    chosen = [*task.classes.values()] if step["class"] == EVERY_CLASS else [task.classes[step["class"]]]
+    filled = {"fill": painted_value(chosen[0])} if step["operation"] == "fill_holes" else {}
+    return {**step, "values": label_values(chosen), **filled}
 
 
 def _recurrence(network: CLSTMUNet) -> dict[str, Any]:
