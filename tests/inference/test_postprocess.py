@@ -395,6 +395,11 @@ def test_bad_runs_and_datasets_are_one_line(command, run, dataset, tmp_path):
     shutil.copytree(dataset, unlabelled)
     tests = [{key: value for key, value in case.items() if not key.startswith("label")} for case in entry["training"]]
     (unlabelled / "dataset.json").write_text(json.dumps(entry | {"training": [], "test": tests}))
+    partly = {"every": {"labelled_slices": [0, 2]}, "by_frame": {"labelled_slices": {"0": [0], "2": [1], "4": [1]}}}
+    for name, said in (partly | {"class": {"annotated_labels": [1, 3]}}).items():
+        shutil.copytree(dataset, tmp_path / name)
+        drawn = [case | said for case in entry["training"]]
+        (tmp_path / name / "dataset.json").write_text(json.dumps(entry | {"training": drawn}))
     for given_run, given_dataset, wanted in (
         (tmp_path / "empty", dataset, f"{tmp_path / 'empty'} holds neither"),
         (tmp_path / "gone", dataset, "gone is missing"),
@@ -404,10 +409,31 @@ def test_bad_runs_and_datasets_are_one_line(command, run, dataset, tmp_path):
         (other, dataset, "give the dataset of the run"),
         (run, unlabelled, "0 labelled cases of the 3 subjects that"),
         (run, tmp_path / "gone", "gone is missing"),
+        *(
+            (run, tmp_path / name, "no wholly drawn frame of 3 labelled cases")
+            for name in ("every", "by_frame", "class")
+        ),
     ):
         done = command("postprocess", given_run, "--dataset", given_dataset, "--device", "cpu")
         assert done.code == 2
         assert wanted in done.line
+
+
+def test_frames_with_ignored_voxels_are_judged_nowhere(run, dataset, predicted, tmp_path):
+    """Where no other frame is there, nothing is chosen: not even what would smooth the curves."""
+    rough = heart()
+    rough[1::2, 3:5] = 0
+    maps = dict.fromkeys(SUBJECTS, rough)
+    content = json.loads((dataset / "dataset.json").read_text())
+    (dataset / "dataset.json").write_text(json.dumps(content | {"labels": {**LABELS, "ignore": 4}}))
+    label = heart()
+    label[:, 0, 0, 0] = 4
+    for name in SUBJECTS:
+        write_image(dataset / f"labels/{name}_1.nii.gz", label, like=like(5))
+    with pytest.raises(InputError, match="no wholly drawn frame of 3 labelled cases"):
+        postprocess(run, dataset, predictions=predicted(maps))
+    write_image(dataset / "labels/anna_1.nii.gz", heart(), like=like(5))
+    assert postprocess(run, dataset, predictions=tmp_path / "predicted")["cases"] == 1
 
 
 def test_bad_predictions_are_one_line(run, dataset, predicted, tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import tempfile
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from unet4d.inference.checks import check_postprocess
 from unet4d.inference.postprocessing_search import HeldOutPrediction, choose_steps
 from unet4d.inference.postprocessing_steps import OtherCheckpoints, describe_steps, read_steps, write_steps
 from unet4d.inference.predict import predict
+from unet4d.models.checkpoint import TrainedModel
 from unet4d.models.folds import load_models
 from unet4d.system.digests import file_sha256
 from unet4d.system.environment import VERSION
@@ -59,21 +61,15 @@ def postprocess(
         The content of RUN/postprocessing.json; its "steps" may be empty: then nothing helped.
 
     Raises:
-        InputError: `run` is no folder with checkpoints; the dataset has no labelled case of a subject that it held out, or other
-            classes; `predictions` lacks a case, or was not made by this run as it is.
+        InputError: `run` is no folder with checkpoints; the dataset has no labelled case of a subject that it held out, no
+            wholly drawn frame of these, or other classes; `predictions` lacks a case, or was not made by this run as it is.
         Unet4DError: the run may not be written to.
     """
     run = Path(run)
     check_postprocess(run, dataset, predictions, device, dry_run)
     models, data = load_models([run], "cpu"), read_dataset(dataset)
-    labels, path_of = dict(data.labels), {subject: model.path for model in models for subject in model.task.held_out}
-    held_out = [case for case in data.training if case.subject in path_of]
-    cases = [case for case in held_out if case.has_drawn_frame and case.partial.annotated is None]
-    if not cases or (labels, data.regions) != (models[0].task.labels, models[0].task.regions):
-        raise InputError(
-            f"{data.root} has the labels {labels} and {count(len(cases), 'labelled case')} of the {count(len(path_of), 'subject')} "
-            f"that {run} held out, expected the labels {models[0].task.labels} and one case or more; give the dataset of the run"
-        )
+    path_of = {subject: model.path for model in models for subject in model.task.held_out}
+    cases = _judged_cases(run, models, data)
     digests = {model.path: file_sha256(model.path) for model in models}
     with tempfile.TemporaryDirectory(prefix="unet4d-postprocess-") as temporary:
         if predictions is None:
@@ -82,6 +78,9 @@ def postprocess(
             _read_case(case, data, Path(predictions or temporary), digests[path_of[case.subject]])
             for case in ProgressBar(cases, "reading", unit="study")
         ]
+    found = [case for case in found if len(case.frames)]
+    if not found:
+        raise InputError(_partly_drawn_message(run, data, len(cases)))
     steps, scores = choose_steps(found, data.classes)
     subjects, frames = scores[0].subjects, sum(len(case.frames) for case in found)
     dice = [format_number(score.mean_foreground_dice, 4) for score in scores]
@@ -118,6 +117,39 @@ def postprocess_trained(run: PathLike, dataset: PathLike, device: str = "auto") 
             postprocess(run, dataset, device=device)
     except Unet4DError as error:
         logger.warning(f"no post-processing was chosen: {error}")
+
+
+def _judged_cases(run: Path, models: Sequence[TrainedModel], data: Dataset) -> list[Case]:
+    """Return the held-out cases that may have a wholly drawn frame; raise InputError where there is none, or for other classes."""
+    task, held_out = models[0].task, {subject for model in models for subject in model.task.held_out}
+    labels, labelled = dict(data.labels), [c for c in data.training if c.subject in held_out and c.has_drawn_frame]
+    if not labelled or (labels, data.regions) != (task.labels, task.regions):
+        raise InputError(
+            f"{data.root} has the labels {labels} and {count(len(labelled), 'labelled case')} of the "
+            f"{count(len(held_out), 'subject')} that {run} held out, expected the labels {task.labels} and one case or more; give "
+            "the dataset of the run"
+        )
+    cases = [case for case in labelled if _may_be_whole(case)]
+    if not cases:
+        raise InputError(_partly_drawn_message(run, data, len(labelled)))
+    return cases
+
+
+def _may_be_whole(case: Case) -> bool:
+    """Return whether a frame of a labelled case may be wholly drawn, as far as dataset.json knows."""
+    if case.partial.annotated is not None:
+        return False
+    if case.labelled_frames is None:
+        return case.partial.every_frame is None
+    return any(case.partial.drawn_slices(t) is None for t in case.labelled_frames)
+
+
+def _partly_drawn_message(run: Path, data: Dataset, cases: int) -> str:
+    """Return the message about held-out cases of which no frame can be judged."""
+    return (
+        f"{data.root} has no wholly drawn frame of {count(cases, 'labelled case')} that {run} held out, expected one or more, of "
+        "every class, to judge steps on; draw one, or leave label maps as they are"
+    )
 
 
 def _read_case(case: Case, data: Dataset, folder: Path, model_sha256: str) -> HeldOutPrediction:
