@@ -223,6 +223,8 @@ def test_what_is_no_study_of_the_network_is_refused(tmp_path, spoil, words):
     image = make_image(2)
     with pytest.raises(ValueError, match=words):
         Runner(out).segment(*spoil(image.array, image.affine))
+    with pytest.raises(ValueError, match="got time 'loop', expected 'cyclic' or 'open'"):
+        Runner(out).segment(image.array, image.affine, "loop")
 
 
 def test_a_velocity_that_turning_needs_is_named(tmp_path):
@@ -254,13 +256,15 @@ def test_a_file_that_cannot_be_segmented_ends_the_program_with_one_line(tmp_path
         assert fault in str(end.value)
         assert "\n" not in str(end.value)
     assert not list(tmp_path.glob("label*"))
-    for words, code in ((["--help"], 0), ([file, file, tmp_path / "label.npy"], 2)):
+    others = [file, file, tmp_path / "label.npy"], [file, file, tmp_path / "missing/label.nii"]
+    for words, code in ((["--help"], 0), *((words, 2) for words in others)):
         with pytest.raises(SystemExit) as end:
             called(out, *words)
         assert end.value.code == code
     told = capsys.readouterr()
     assert "--plain" in told.out
     assert "label.npy, expected a name that ends in" in told.err
+    assert "expected a name in a folder that is there" in told.err
 
 
 def test_another_version_of_the_description_is_refused(tmp_path):

@@ -90,6 +90,8 @@ class Runner:
 
     def segment(self, image, affine, time=None):
         """Return label values (T, X, Y, Z) uint8 of a study (C, T, X, Y, Z), "cyclic" or "open"; None is that of the model."""
+        if time not in (None, "cyclic", "open"):
+            raise ValueError(f"got time {time!r}, expected 'cyclic' or 'open', or None for that of the model")
         grid, cyclic = Grid(affine, image.shape[-3:], self.settings), (time or self.model["time"]) == "cyclic"
         pixels = grid.image(image, self.kinds)
         logits = self.logits(normalized(pixels, find_scale(pixels, self.kinds, self.settings)), cyclic)
@@ -181,6 +183,8 @@ def main():
     is_npz = args.study[0].suffix == ".npz"
     if not args.label.name.endswith(".npy" if is_npz else (".nii", ".nii.gz")):
         parser.error(f"got {args.label}, expected a name that ends in .npy for an .npz study, else in .nii or .nii.gz")
+    if not args.label.absolute().parent.is_dir():
+        parser.error(f"got {args.label}, expected a name in a folder that is there; make the folder")
     try:
         runner = Runner(Path(__file__).parent, args.plain)
         if is_npz:
