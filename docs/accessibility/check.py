@@ -30,6 +30,7 @@ SCROLLS = "document.documentElement.scrollWidth > document.documentElement.clien
 def make_report(folder: Path) -> Path:
     """Write a report of two phantoms with scores, one with a flag, into a folder; return the report's folder."""
     from unet4d.evaluation.evaluate import evaluate
+    from unet4d.evaluation.signal_curves import CurveOptions
     from unet4d.images.image4d import read_image, read_label, write_image
     from unet4d.phantom import write_phantom
     from unet4d.report.report import report
@@ -42,7 +43,7 @@ def make_report(folder: Path) -> Path:
             label[1][label[1] == labels["left ventricle"]] = 0
         write_image(folder / "found" / truth.name, label, like=read_image(data / "images" / truth.name))
     evaluate(data, folder / "found", folder / "scores")
-    report(data, folder / "found", folder / "report", folder / "scores")
+    report(data, folder / "found", folder / "report", folder / "scores", curves=CurveOptions(("intensity",)))
     return folder / "report"
 
 
