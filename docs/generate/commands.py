@@ -13,6 +13,21 @@ from unet4d.system.checks import describe_type
 
 FOLDER = "reference/commands"
 SECTIONS = ("data", "model", "train", "inference", "recompute")
+DOCUMENTS = {
+    "info": "info", "verify": "verification", "plan": "plan", "evaluate": "evaluation", "compare": "comparison",
+}  # fmt: skip
+"""Command to the schema of the document that it prints with `--json`."""
+FOR_PROGRAMS = """
+## For programs
+
+With `--json` a command prints one JSON document on stdout, and all else on stderr. The exit code is the same. Each document names
+its schema and the version of it.
+
+    unet4d evaluate --reference DATASET --prediction predicted --out scores --json > scores.json
+
+| command | schema |
+|---|---|
+"""
 ON_CONFIG_FILES = """\
 Settings of a run are options, too, such as `--train.epochs 100`, or come from a YAML file with `--config`:
 [all settings](../settings.md).
@@ -27,7 +42,9 @@ def pages() -> dict[str, str]:
         f"# Commands\n\n{DESCRIPTION.splitlines()[0]}\n\n| command | what it does |\n|---|---|\n{rows}\n"
         f"Without data of your own:\n\n{code(trial)}\n"
         "Dashes and underscores are the same in every option. `unet4d COMMAND --help` prints what its page here says. "
-        "[Exit codes and messages](../messages.md) are the same for all commands.\n"
+        f"[Exit codes and messages](../messages.md) are the same for all commands.\n{FOR_PROGRAMS}"
+    ) + "".join(
+        f"| `unet4d {name}` | [{schema}](../files.md#schema-{schema}) |\n" for name, schema in DOCUMENTS.items()
     )
     return {f"{FOLDER}/index.md": index} | {f"{FOLDER}/{name}.md": _page(name) for name in COMMANDS}
 

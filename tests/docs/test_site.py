@@ -122,6 +122,12 @@ def test_every_command_has_a_page_with_all_of_its_options():
         assert own - shown == {"-h", "--help"}, name
 
 
+def test_the_commands_that_print_json_are_listed_with_their_schemas():
+    printing = {name for name in COMMANDS if "--json" in main.command_parser(name)._option_string_actions}
+    assert command_pages.DOCUMENTS.keys() == printing
+    assert set(command_pages.DOCUMENTS.values()) <= set(schema_names())
+
+
 def test_every_setting_is_described():
     page = settings.page()
     for section, values in Config().as_dict().items():

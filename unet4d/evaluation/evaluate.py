@@ -198,6 +198,7 @@ def _log_files(out: Path, summary: Mapping[str, Any]) -> None:
     if missing := summary["without_prediction"]:
         total = count(len(missing) + summary["cases"], "reference")
         logger.info(f"left out, without a prediction: {len(missing)} of {total}")
-    curves = {table.file: "curves" for table in COMPARED_CURVES.values() if (out / table.file).exists()}
+    tables_of_curves = [table for table in COMPARED_CURVES.values() if (out / table.file).exists()]
+    curves = {table.file: f"curves, a row per {table.row}" for table in tables_of_curves}
     files = {**tables.OUTPUT_FILES, **curves}
     logger.info("\n".join(["", *(f"{out / name}   {contents}" for name, contents in files.items())]))
