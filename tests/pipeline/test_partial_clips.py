@@ -93,27 +93,25 @@ def test_beyond_a_partly_drawn_study_a_patch_is_ignored_and_beyond_a_whole_one_b
         label, outside = clip.label[clip.labelled][0], clip.image[clip.labelled][0, 0] == 0
         assert outside.any()
         assert (label[outside] == beyond).all()
-        inside = np.argwhere(~outside.numpy())
-        first = int(inside[:, 2].min())  # the first slice of the study, unless the patch begins with its second one
-        known = [
-            bool((label[..., z][~outside[..., z]] != IGNORE).all()) for z in range(first, int(inside[:, 2].max()) + 1)
-        ]
-        assert (
-            all(known)
-            if beyond == 0
-            else known in ([True, False, True, False, True], [True, False] * 2, [False, True] * 2)
-        )
+        known = [bool((label[..., z][~outside[..., z]] != IGNORE).all()) for z in range(5)]
+        assert all(known) if beyond == 0 else known in rolls([True, False, True, False, True])
+
+
+def rolls(slices: list) -> list[list]:
+    """Return the slices of a stack, begun with each of them."""
+    return [slices[first:] + slices[:first] for first in range(len(slices))]
 
 
 @pytest.mark.parametrize("augmentation", ["off", "strong"])
 def test_ignored_voxels_stay_ignored_in_clips(augmentation):
-    """Slices are warped one by one, so the ignored ones of the study are those of the clip, up to its shift along Z."""
+    """Slices are warped one by one, so the ignored ones of the study are those of the clip, mirrored and rolled."""
     made = clips(study(part="slices"), augmentation=augmentation, patch_size=(8, 6, 5), flip_axes=[0, 1, 2])
     for number in range(6):
         clip = made[number]
         label = clip.label[clip.labelled]
-        odd, even = ((label[..., first::2] == IGNORE) for first in (1, 0))
-        assert (odd.all() and not even.all()) or (even.all() and not odd.all())
+        undrawn = (label == IGNORE).all(1).all(1).all(0)
+        assert undrawn.tolist() in rolls([False, True, False, True, False])
+        assert (label[..., ~undrawn] != IGNORE).any()
         assert set(label.unique().tolist()) <= {0, 1, 2, IGNORE}
 
 
@@ -126,12 +124,36 @@ def test_every_patch_sees_a_drawn_voxel_and_foreground_centers_are_drawn():
         assert all((clip.label[clip.labelled] != IGNORE).any() for clip in seen)
 
 
+def numbered(made: CachedStudy) -> CachedStudy:
+    """Return a study of which slice z is z + 1 in the image."""
+    return replace(made, image=np.broadcast_to(np.arange(1.0, 6.0, dtype=np.float32), made.image.shape).copy())
+
+
 @pytest.mark.parametrize("fraction", [0.0, 1.0])
-def test_a_partly_drawn_stack_is_shifted_along_z_and_a_whole_one_is_not(fraction):
+def test_thick_slices_that_were_partly_drawn_are_rolled_with_their_labels(fraction):
+    """A patch of all five slices begins with each of them; a stack whose slices were all drawn, in part or wholly, stays."""
+    of_slices = clips(numbered(study(part="slices")), patch_size=(8, 6, 5), foreground_fraction=fraction)
+    seen = set()
+    for number in range(40):
+        clip = of_slices[number]
+        places = clip.image[0, 0, 0, 0].tolist()
+        assert (clip.image == clip.image[0, 0, 0, 0]).all()
+        assert places in rolls([1, 2, 3, 4, 5])
+        drawn = (clip.label[clip.labelled] != IGNORE).all(1).all(1).all(0)
+        assert drawn.tolist() == [place % 2 == 1 for place in places]
+        seen.add(places[0])
+    assert seen == {1, 2, 3, 4, 5}
+    for made in (study(part="quarter"), study()):
+        still = clips(numbered(made), patch_size=(8, 6, 5), foreground_fraction=fraction)
+        assert all(still[number].image[0, 0, 0, 0].tolist() == [1, 2, 3, 4, 5] for number in range(10))
+
+
+@pytest.mark.parametrize("fraction", [0.0, 1.0])
+def test_thin_slices_that_were_partly_drawn_are_shifted_along_z_and_whole_ones_are_not(fraction):
     """A patch of all five slices: the first one of the study is the second, the first, or beyond the patch."""
-    for made, wanted in ((study(part="slices"), {-1, 0, 1}), (study(), {0})):
-        numbered = np.broadcast_to(np.arange(1.0, 6.0, dtype=np.float32), made.image.shape).copy()
-        of_slices = clips(replace(made, image=numbered), patch_size=(8, 6, 5), foreground_fraction=fraction)
+    thin = {"spacing": (1.0, 1.0, 1.0)}
+    for made, wanted in ((study(part="slices", **thin), {-1, 0, 1}), (study(**thin), {0})):
+        of_slices = clips(numbered(made), patch_size=(8, 6, 5), foreground_fraction=fraction)
         seen = set()
         for number in range(40):
             clip = of_slices[number]

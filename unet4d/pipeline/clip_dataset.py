@@ -159,6 +159,9 @@ class ClipDataset(Dataset[Clip]):
         label = crop_padded(study.label, taught, start, size, IGNORE if study.scope.ignores else 0)
         with one_torch_thread():  # as in a worker: the last bit of a mean depends on the number of threads
             pixels, classes = augmentation.apply(torch.from_numpy(image), torch.from_numpy(label), params)
+        if self._is_rolled(study) and (classes == IGNORE).all(1).all(1).any():
+            by = int(rng.integers(self.patch_size[2]))
+            pixels, classes = pixels.roll(by, -1), classes.roll(by, -1)
         classes_of_all = torch.zeros((len(frames), *self.patch_size), dtype=torch.uint8)
         classes_of_all[labelled] = classes
         mask = torch.zeros(len(frames), dtype=torch.bool)
@@ -187,6 +190,15 @@ class ClipDataset(Dataset[Clip]):
         _, chosen = stratified_item(turn, len(positions), [self.seed, 3, index, row])
         return study, row, positions[chosen]
 
+    def _is_rolled(self, study: CachedStudy) -> bool:
+        """Return whether patches with undrawn slices are rolled along Z: what leaves them at one end enters at the other.
+
+        A patch of a whole stack would have the same undrawn slices again and again. A network that convolves across slices tells
+        them by their place, and predicts anything there, also in new studies. A rolled patch keeps every slice and tells no place.
+        Few features cross thick slices, so that the seam of the patch costs less. Other patches are shifted in `_patch_center`.
+        """
+        return study.scope.ignores and 1 < study.image.shape[-1] <= self.patch_size[2] and is_thick(study.spacing)
+
     def _compared(self, shown: ClipFrames, study_frames: int, rng: np.random.Generator) -> Tensor:
         """Return a random run of evenly spaced frames of a clip as a mask (T,); empty where there is none, or none is asked for."""
         mask = torch.zeros(len(shown.frames), dtype=torch.bool)
@@ -201,12 +213,11 @@ class ClipDataset(Dataset[Clip]):
         Either way the patch is moved until it lies inside the study, or the study inside the patch, as a window at inference does:
         near the end of a short stack it would lose slices to padding. Where it would see no drawn voxel, one is its center.
 
-        In a partly drawn study it is shifted along Z, too. A patch of the whole stack would have the same undrawn slices again and
-        again. A network that convolves across slices tells them by their place, and predicts anything there, also in new studies.
+        In a partly drawn study it is shifted along Z, too, unless it is rolled; see `_is_rolled`.
         """
         ranges = [_center_range(full, n) for full, n in zip(study.image.shape[2:], self.patch_size, strict=True)]
         depth, shift = self.patch_size[2], 0
-        if study.scope.ignores and study.image.shape[-1] > 1:
+        if study.scope.ignores and study.image.shape[-1] > 1 and not self._is_rolled(study):
             most = max(1, depth // 4)
             shift = int(rng.integers(-most, most + 1))
 
