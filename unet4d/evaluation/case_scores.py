@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from unet4d.datasets.cases import Dataset
+from unet4d.datasets.cases import Case, Dataset
 from unet4d.datasets.label_maps import Reference, find_ignored, read_reference
 from unet4d.datasets.nifti_studies import make_study
 from unet4d.datasets.partial_labels import WHOLE
@@ -125,13 +125,36 @@ def score_case(
     ]
     rows = {METRICS_CSV: frames, VOLUMES_CSV: volume_rows, MEASURES_CSV: measures, TEMPORAL_CSV: temporal}
     if curves is not None and curves.kinds and reference.case is not None and dataset is not None:
-        channels = dict(zip(dataset.channel_names, dataset.channel_kinds, strict=True))
-        about: dict[str, Any] = {"affine": like.affine, "frame_duration_s": seconds, "cyclic": cyclic}
-        study = make_study(reference.case, dataset)
-        measured = measure_both(study, channels, prediction, label, has_volume, classes, curves, **about)
-        rows |= compared_rows(reference.name, reference.subject, measured, classes)
+        rows |= _curve_rows(reference.case, dataset, like, prediction, label, has_volume, curves, cyclic)
     scores_of = CaseScores(reference.name, reference.subject, like.frames, int(labelled.sum()), rows)
     return drawn.describe(scores_of, classes)
+
+
+def _curve_rows(
+    case: Case,
+    dataset: Dataset,
+    like: Image4D,
+    prediction: np.ndarray,
+    label: np.ndarray,
+    has_volume: np.ndarray,
+    curves: CurveOptions,
+    cyclic: bool,
+) -> dict[str, list[dict[str, Any]]]:
+    """Measure the curves of a case on its image; return the rows of their tables, by file."""
+    channels = dict(zip(dataset.channel_names, dataset.channel_kinds, strict=True))
+    measured = measure_both(
+        make_study(case, dataset),
+        channels,
+        prediction,
+        label,
+        has_volume,
+        dataset.classes,
+        curves,
+        affine=like.affine,
+        frame_duration_s=like.frame_duration_s,
+        cyclic=cyclic,
+    )
+    return compared_rows(case.name, case.subject, measured, dataset.classes)
 
 
 @dataclass(frozen=True)
