@@ -420,7 +420,7 @@ def test_bad_runs_and_datasets_are_one_line(command, run, dataset, tmp_path):
 
 
 def test_frames_with_ignored_voxels_are_judged_nowhere(run, dataset, predicted, tmp_path):
-    """Where no other frame is there, nothing is chosen: not even what would smooth the curves."""
+    """Nothing is chosen where there is no other frame: not even what would smooth the curves."""
     rough = heart()
     rough[1::2, 3:5] = 0
     maps = dict.fromkeys(SUBJECTS, rough)

@@ -131,7 +131,7 @@ def numbered(made: CachedStudy) -> CachedStudy:
 
 @pytest.mark.parametrize("fraction", [0.0, 1.0])
 def test_thick_slices_that_were_partly_drawn_are_rolled_with_their_labels(fraction):
-    """A patch of all five slices begins with each of them; a stack whose slices were all drawn, in part or wholly, stays."""
+    """A patch of all five slices begins with each of them; a stack stays where each slice was drawn, in part or wholly."""
     of_slices = clips(numbered(study(part="slices")), patch_size=(8, 6, 5), foreground_fraction=fraction)
     seen = set()
     for number in range(40):
