@@ -14,6 +14,7 @@ import pytest
 
 from tests.builders import change_dataset
 from tests.datasets.verify.planting import moved, put, rewrite
+from tests.masking import needs_posix
 
 IMAGE, LABEL = "images/phantom002.nii.gz", "labels/phantom002.nii.gz"
 Spoil = Callable[[Path], object]
@@ -235,6 +236,7 @@ def test_an_empty_argument_as_of_an_unset_shell_variable_is_refused(command, arg
     assert "empty argument" in done.line
 
 
+@needs_posix("pipes in folders")
 def test_a_pipe_is_refused_as_a_config_file_and_named_among_sequences(command, tmp_path, phantom, model_file):
     """Opening a pipe waits until a program writes to it; a pipe that is skipped may be a study that is lost."""
     os.mkfifo(tmp_path / "c.yaml")

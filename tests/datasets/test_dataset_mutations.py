@@ -9,6 +9,7 @@ import random
 import pytest
 
 from tests.datasets.test_dataset import ENTRY, change, lay_out
+from tests.masking import needs_posix
 from tests.mutations import damaged, mutated, outcome
 from unet4d.datasets.convert.layout_options import LayoutOptions
 from unet4d.datasets.convert.nnunet import find_nnunet as find_nnunet
@@ -107,8 +108,12 @@ def test_classes_that_cannot_be_told_apart_are_refused_wherever_they_come_from(n
     assert '"labels"' in outcome(lambda path: find_nnunet(path, LayoutOptions()), tmp_path)
 
 
-def test_a_folder_or_a_pipe_in_place_of_the_file_is_refused_at_once(tmp_path):
+@needs_posix("pipes in folders")
+def test_a_pipe_in_place_of_the_file_is_refused_at_once(tmp_path):
     os.mkfifo(tmp_path / "dataset.json")
     assert "dataset.json" in outcome(read_dataset, tmp_path / "dataset.json")
+
+
+def test_a_folder_in_place_of_the_file_is_refused(tmp_path):
     (tmp_path / "deep" / "dataset.json").mkdir(parents=True)
     assert "dataset.json" in outcome(read_dataset, tmp_path / "deep" / "dataset.json")

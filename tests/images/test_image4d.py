@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.masking import needs_posix
 from unet4d.datasets.convert.layout_options import NO_LAYOUT_OPTIONS
 from unet4d.datasets.convert.layouts import LAYOUTS, open_layout
 from unet4d.datasets.find_studies import open_source
@@ -581,6 +582,7 @@ def test_more_frames_than_the_header_announces_are_not_dropped(suffix, tmp_path)
     assert read_image(path).frames == SHAPE[3]
 
 
+@needs_posix("pipes in folders")
 @pytest.mark.parametrize("name", ["a.nii", "a.nii.gz", "a.nrrd", "a.seq.nrrd", "dataset.json", "a.dcm"])
 @pytest.mark.parametrize("kind", ["pipe", "device", "in a folder"])
 def test_a_pipe_is_refused_at_once(kind, name, tmp_path):

@@ -15,6 +15,7 @@ import pytest
 
 from tests.errors import error_of
 from tests.images.slicer import OBLIQUE, SIGNS, geometry, write, write_sequence, write_volume
+from tests.masking import needs_posix
 from unet4d.errors import InputError
 from unet4d.images import nrrd
 from unet4d.images.nrrd import nrrd_dimension, nrrd_files, read_nrrd_header, read_nrrd_image
@@ -269,6 +270,7 @@ def test_voxels_in_several_files_are_refused(several, tmp_path):
     assert "several files" in refusal(lay(tmp_path / "a.nhdr", b"", data_file=several))
 
 
+@needs_posix("pipes in folders")
 @pytest.mark.parametrize("field", ["data file", "datafile"])
 def test_voxels_in_a_pipe_are_refused_at_once(field, tmp_path):
     os.mkfifo(tmp_path / "pipe")

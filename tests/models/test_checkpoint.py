@@ -17,6 +17,7 @@ import torch
 import unet4d
 from tests.builders import build_network, resolve_model_plainly, tiny_config
 from tests.errors import error_of
+from tests.masking import needs_posix
 from unet4d.config import ModelConfig, ResolvedConfig
 from unet4d.errors import InputError, Unet4DError
 from unet4d.models.checkpoint import (
@@ -358,9 +359,13 @@ def test_a_file_that_is_larger_in_memory_than_on_disk_is_refused_before_it_is_re
     assert "no checkpoint" in refusal(packed)
 
 
-def test_what_is_no_file_is_refused_and_does_not_block(tmp_path):
+@needs_posix("pipes in folders")
+def test_a_pipe_is_refused_and_does_not_block(tmp_path):
     os.mkfifo(tmp_path / "pipe.pt")
     assert "is a pipe" in refusal(tmp_path / "pipe.pt")
+
+
+def test_a_missing_file_is_refused(tmp_path):
     assert "missing" in refusal(tmp_path / "gone.pt")
 
 
