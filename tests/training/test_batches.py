@@ -14,6 +14,7 @@ from multiprocessing import connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ import torch
 from processes import exit_code
 
 from tests.builders import cached_study, collect_log, tiny_config
+from tests.masking import needs_posix
 from unet4d.config import DataConfig, ResolvedConfig
 from unet4d.errors import InputError, Stopped, Unet4DError
 from unet4d.pipeline.cached_study import CachedStudy
@@ -157,9 +159,17 @@ def test_workers_of_several_ranks_come_from_a_fork_server_and_change_no_batch(tm
     assert parents == {os.getpid()}
 
 
-def test_one_rank_forks_its_workers():
-    with make_loader(workers=1) as loader:
-        assert {process._start_method for process in loader._processes} == {None}  # the system's own
+@needs_posix("a fork server")
+@pytest.mark.parametrize(("usual", "chosen"), [("fork", None), ("spawn", None), ("forkserver", "forkserver")])
+def test_one_rank_starts_its_workers_as_the_system_does_and_prepares_a_fork_server(usual, chosen, monkeypatch):
+    """None is the system's way; the fork server is that of Linux from Python 3.14 on."""
+    prepared = Mock()
+    monkeypatch.setattr(batches_module, "_prepare_fork_server", prepared)
+    monkeypatch.setattr("multiprocessing.get_start_method", lambda: usual)
+    monkeypatch.setattr(batches_module, "clip_loader", Mock(return_value=[]))
+    with make_loader(workers=1):
+        assert batches_module.clip_loader.call_args.args[-1] == chosen
+    assert prepared.called == bool(chosen)
 
 
 def test_a_signal_to_the_whole_group_ends_neither_fork_server_nor_its_workers(server):

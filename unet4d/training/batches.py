@@ -82,8 +82,7 @@ class BatchLoader:
         self.batch_size, self.accumulate = config.train.batch_size, config.train.accumulate_batches
         self._share, self._taken, self._epoch = ranks.share(self.batch_size), 0, config.train.steps_per_epoch
         self.workers = self._workers_that_fit(config, ranks)
-        # NCCL's threads and sockets do not survive a fork: workers of several ranks come from a process that never had them.
-        self._start_method = "forkserver" if ranks.size > 1 and self.workers and _has_fork_server() else None
+        self._start_method = _start_method(ranks) if self.workers else None
 
     def __enter__(self) -> BatchLoader:
         before = set(active_children())
@@ -201,9 +200,15 @@ def _kill(workers: set[BaseProcess]) -> None:
             worker.join(DEATH_NOTICE_S)
 
 
-def _has_fork_server() -> bool:
-    """Return whether this system can start processes by a fork server; Windows cannot."""
-    return "forkserver" in multiprocessing.get_all_start_methods()
+def _start_method(ranks: ProcessGroup) -> str | None:
+    """Return "forkserver" for workers that come from a fork server, which must be prepared, and None for the system's way.
+
+    NCCL's threads and sockets do not survive a fork: workers of several ranks come from a process that never had them. On Linux
+    those of one rank come from there from Python 3.14 on, too.
+    """
+    if "forkserver" not in multiprocessing.get_all_start_methods():  # Windows
+        return None
+    return "forkserver" if ranks.size > 1 or multiprocessing.get_start_method() == "forkserver" else None
 
 
 def _prepare_fork_server() -> None:
