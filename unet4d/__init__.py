@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import importlib
 import logging
+import os
 from typing import TYPE_CHECKING, Any
 
 from unet4d.system.environment import VERSION as __version__
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
 
 
 logging.getLogger(__name__).addHandler(logging.NullHandler())
+
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+"""Nothing is sent: ONNX Runtime, from its import on, would report sessions and names of models to Microsoft."""
 
 __all__ = [
     "CLSTMUNet",

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -60,3 +64,23 @@ def test_a_class_of_the_users_has_no_graph():
     check_graphs(network, "a run")
     network.recurrent["1"].lstm = Own(4, 2)
     assert "Own (model.temporal)" in error_of(check_graphs, network, "a run")
+
+
+RUNNER_ALONE = """
+import contextlib, os
+from pathlib import Path
+from unet4d.inference.graph_runner.run import load_graph
+del os.environ["ORT_DISABLE_TELEMETRY"]
+with contextlib.suppress(Exception):
+    load_graph(Path("missing.onnx"))
+"""
+
+
+@pytest.mark.parametrize("first", ["import unet4d", RUNNER_ALONE], ids=["package", "runner"])
+def test_onnx_runtime_is_kept_from_reporting(first, tmp_path):
+    """With its telemetry on, its import alone leaves an id of the machine in the user's cache."""
+    code = f"{first}\nimport onnxruntime"
+    own = {key: value for key, value in os.environ.items() if key not in ("CI", "ORT_DISABLE_TELEMETRY")}
+    caches = {"HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path)}
+    subprocess.run([sys.executable, "-c", code], check=True, env=own | caches)
+    assert list(tmp_path.rglob(".onnxruntime")) == []

@@ -10,6 +10,7 @@ import argparse
 import functools
 import itertools
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -34,6 +35,7 @@ def load_graph(path):
     if path.suffix == ".xml":
         compiled = openvino_core().compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
         return lambda *inputs: [value.copy() for value in compiled(list(map(np.ascontiguousarray, inputs))).values()]
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # from its import on it would report names of models
     import onnxruntime
 
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
