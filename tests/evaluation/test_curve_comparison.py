@@ -181,7 +181,11 @@ def test_the_report_shows_the_curves_of_both_and_their_measures(tube, monkeypatc
     black = np.zeros((1, 1, 3), np.uint8)
     monkeypatch.setattr("unet4d.report.report.draw_thumbnail", lambda *given: black)
     monkeypatch.setattr("unet4d.report.report.write_animation", lambda path, *given, **more: save_picture(path, black))
-    report(tube / "data", tube / "wide", tube / "page", curves=BOTH)
+    evaluate(tube / "data", tube / "wide", tube / "scores", curves=BOTH)
+    report(tube / "data", tube / "wide", tube / "page", tube / "scores", curves=BOTH)
+    index = (tube / "page/index.html").read_text()
+    assert "tube: peak enhancement % of series" in index
+    assert "tube: flow mL/s" in index
     page = (tube / "page/some.html").read_text()
     volumes, enhancement, flow = study_of(page)["curves"]
     assert [one["axis"] for one in (volumes, enhancement, flow)] == ["volume (mL)", "enhancement (%)", "flow (mL/s)"]

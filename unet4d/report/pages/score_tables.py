@@ -16,6 +16,7 @@ from unet4d.evaluation.tables import (
     METRICS_CSV,
     SUMMARY_JSON,
     cardiac_table,
+    curve_table,
     format_range,
     temporal_table,
 )
@@ -77,7 +78,8 @@ def _summary_section(summary: Mapping[str, Any], note: str) -> ScoreSection:
     head += ["one empty", "both empty"]
     colors = [class_color(entry["value"]) for entry in classes.values()]
     tables = [PageTable(head, [_class_row(name, entry) for name, entry in classes.items()], colors)]
-    others = (cardiac_table(summary.get("heart") or {}), temporal_table(classes))
+    curves = curve_table(summary.get("curves") or ())
+    others = (cardiac_table(summary.get("heart") or {}), curves, temporal_table(classes))
     tables += [PageTable(head, rows) for head, rows in others if rows]
     scored = f"{count(summary['cases'], 'case')} of {count(summary['subjects'], 'subject')}, "
     scored += count(summary["labelled_frames"], "labelled frame")
