@@ -137,7 +137,7 @@ def measure_phantoms(
     about["training"] = [{**entry, "labelled_frames": list(drawn)} for entry in about["training"]]
     write_json(work / "few" / "dataset.json", about)
     found = read_dataset(propagate(work / "few", work / "out"))
-    table = read_table(work / "out" / PROPAGATION.name, list(PROPAGATION.columns), "propagate again")
+    table = read_table(work / "out" / PROPAGATION.file, list(PROPAGATION.columns), "propagate again")
     rows = []
     for case in truth.training:
         label, _ = read_labelled(case, truth, case.image())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,8 +15,9 @@ import pytest
 import torch
 
 from bench.measure import interleaved
-from experiments.propagation import measure
+from experiments import propagation
 from unet4d.datasets.dataset import read_dataset
+from unet4d.datasets.propagation.propagate import PROPAGATION
 from unet4d.errors import InputError
 from unet4d.models.checkpoint import load_model
 
@@ -34,10 +36,25 @@ def test_an_experiment_on_propagation_continues_where_it_was_killed(phantom, tmp
     for n, name in enumerate(names):
         rows = {"dice": [{"case": name, "n": n}], "confidence": [], "drawings": [{"case": name}]}
         (tmp_path / f"{name}.json").write_text(json.dumps(rows))
-    found = measure(phantom, tmp_path)
+    found = propagation.measure(phantom, tmp_path)
     assert [row["n"] for row in found["dice"]] == [0, 1, 2]
     assert [row["case"] for row in found["drawings"]] == names
     assert not found["confidence"]
+
+
+def test_an_experiment_on_propagation_reads_the_table_that_propagate_writes(tmp_path, monkeypatch):
+    """A propagation without a fault: its label maps are the true ones."""
+
+    def carried(dataset, out):
+        shutil.copytree(tmp_path / "all", out)
+        rows = [("phantom001", t, "propagated", "myocardium", 0.5 + t / 10) for t in (1, 2)]
+        (out / PROPAGATION.file).write_text(PROPAGATION.text(rows))
+        assert [case.labelled_frames for case in read_dataset(dataset).training] == [(0,)]
+        return out
+
+    monkeypatch.setattr(propagation, "propagate", carried)
+    rows = propagation.measure_phantoms(tmp_path, subjects=1, frames=3, drawn=(0,))
+    assert [(row["frame"], row["dice"], row["confidence"]) for row in rows] == [(1, 1, 0.6), (2, 1, 0.7)]
 
 
 def test_scores_are_averaged_by_kind_of_frame(script, tmp_path):
