@@ -119,6 +119,9 @@ def compare(
     shared, only_a, only_b = _shared_cases(first, second, shared_only)
     first, second = first.select(shared), second.select(shared)
     _check_same_references(first, second)
+    tables = first.tables.keys() & second.tables.keys()  # those of curves where both have them
+    names = [name for name in names if COMPARISON_QUANTITIES[name].file in tables]
+    _check_same_curves(first, second, names)
     compared = _decide([c for name in names for c in _compare_quantity(name, first, second)])
     tested = [comparison.n for comparison in compared if comparison.p is not None]
     summary = {
@@ -231,7 +234,6 @@ def _check_same_references(a: EvaluationResults, b: EvaluationResults) -> None:
                 f"{a.folder} and {b.folder} differ in the reference of case {case}, frame {frame}, {name}; expected the same "
                 "labels; evaluate both against one reference"
             )
-    _check_same_curves(a, b)
     times = [{row["case"]: row["time"] for row in results.tables[TEMPORAL_CSV]} for results in (a, b)]
     for case, time in times[0].items():
         if times[1].get(case) != time:
@@ -241,9 +243,10 @@ def _check_same_references(a: EvaluationResults, b: EvaluationResults) -> None:
             )
 
 
-def _check_same_curves(a: EvaluationResults, b: EvaluationResults) -> None:
-    """Raise InputError where the curves of a reference, which both have, differ in more than their sign."""
-    for name, quantity in COMPARISON_QUANTITIES.items():
+def _check_same_curves(a: EvaluationResults, b: EvaluationResults, names: Sequence[str]) -> None:
+    """Raise InputError where the curves of a reference behind these quantities differ in more than their sign."""
+    for name in names:
+        quantity = COMPARISON_QUANTITIES[name]
         if quantity.file in CURVE_COLUMNS:
             of_reference = quantity._replace(columns=quantity.columns[1:], absolute=True)
             in_a, in_b = ({key: value for key, _, value in of_reference.values(x)} for x in (a, b))

@@ -33,8 +33,8 @@ class ComparisonQuantity(NamedTuple):
     absolute: bool = False
 
     def values(self, results: EvaluationResults) -> Iterator[tuple[RowKey, str, float]]:
-        """Yield key, subject and value of every row that has the quantity; NaN where it is undefined, none without its table."""
-        for row in results.tables.get(self.file, ()):
+        """Yield key, subject and value of every row that has the quantity; NaN where it is undefined."""
+        for row in results.tables[self.file]:
             key = (row["case"], row.get("frame", row.get("channel", "")), row["class"])
             first, *second = (results.number(self.file, row, column) for column in self.columns)
             value = abs(first - second[0]) if second else abs(first) if self.absolute else first
