@@ -16,10 +16,12 @@ from data.phantom.uptake import Tissue, signal
 from tests.builders import change_dataset, skip_drawing, write_dataset_json, write_study
 from unet4d.errors import InputError
 from unet4d.evaluation.compare import compare
+from unet4d.evaluation.comparison_metrics import COMPARISON_QUANTITIES
 from unet4d.evaluation.curve_comparison import COMPARED_CURVES, FLOW_CSV, FLOW_VOLUMES_CSV, INTENSITY_CSV, UPTAKE_CSV
 from unet4d.evaluation.evaluate import evaluate
 from unet4d.evaluation.signal_curves import NO_CURVES, CurveOptions, recorded_options
 from unet4d.metrics.signal_curves import measure_uptake
+from unet4d.report.pages.curves import curve_measure_tables
 from unet4d.report.pictures.render import save_picture
 from unet4d.report.report import report
 from unet4d.system.documents import load_schema
@@ -28,6 +30,7 @@ from unet4d.system.files import read_json
 SPEED_MM_S = np.array([0.0, 300, 500, -100])
 SIGNAL = np.array([100.0, 100, 300, 200])
 BOTH = CurveOptions(("intensity", "flow"))
+COMPARED_FILES = {table.file for table in COMPARED_CURVES.values()}
 
 
 def rows_of(path):
@@ -135,6 +138,32 @@ def test_two_methods_are_compared_by_the_errors_of_their_curves(tube):
     evaluate(tube / "data", tube / "narrow", tube / "other", curves=CurveOptions(("flow",), velocity_unit="cm/s"))
     with pytest.raises(InputError, match=r"differ in reference_flow_ml_per_s of case all.*--velocity_unit"):
         compare(tube / "wide_scores", tube / "other")
+
+
+def test_curves_that_one_method_lacks_or_measured_otherwise_are_in_no_comparison_of_dice(tube):
+    for name, curves in (
+        ("with", BOTH),
+        ("without", NO_CURVES),
+        ("other", CurveOptions(("flow",), velocity_unit="cm/s")),
+    ):
+        evaluate(tube / "data", tube / "wide", tube / name, curves=curves)
+    for a, b in (("with", "without"), ("without", "with")):
+        compared = compare(tube / a, tube / b)["compared"]
+        assert not [one for one in compared if COMPARISON_QUANTITIES[one["metric"]].file in COMPARED_FILES]
+    assert compare(tube / "with", tube / "other", quantities=["dice"])["compared"]
+    assert not compare(tube / "with", tube / "other", quantities=["time_to_peak_error_s"])["compared"]
+
+
+@pytest.mark.parametrize(("seconds", "cells"), [(None, ["-"] * 3), (0.5, ["0.5", "2400", "-2200"])])
+def test_the_page_has_the_uptake_of_a_study_without_a_frame_duration_too(seconds, cells):
+    curves = {"mean": [100.0, 100.0, 1300.0, 200.0], "median": [1.0] * 4}
+    about = {"frame_duration_s": seconds, "channel_kinds": {"series": "signal"}, "entry": {"time": "open"}}
+    records = {
+        "prediction": about
+        | {"intensity": {"tube": {"series": curves}, "flat": {"series": curves | {"mean": [None] * 4}}}}
+    }
+    (table,) = curve_measure_tables("a", records, {"tube": 1, "flat": 2})
+    assert table.rows == [["tube", "series", "1", "2", "1200", *cells]]
 
 
 def test_classes_that_were_not_drawn_have_no_reference(tube):

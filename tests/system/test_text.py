@@ -11,7 +11,7 @@ import pytest
 from tqdm import tqdm
 
 from unet4d.errors import InputError
-from unet4d.system.text import PrintableStream, printable, printable_output, shortened
+from unet4d.system.text import PrintableStream, format_significant, printable, printable_output, shortened
 
 STEERING = [chr(code) for code in (*range(0x20), *range(0x7F, 0xA0), 0x200B, 0x200E, 0x200F, 0x2028, 0x2029, 0xFEFF)]
 STEERING += [chr(code) for code in (*range(0x202A, 0x202F), *range(0x2066, 0x206A), 0xDC80, 0xDCFF, 0xD800)]
@@ -34,6 +34,22 @@ def test_a_long_text_keeps_its_ends():
     assert len(text) == 21
     assert text.startswith("aaaa") and text.endswith("zzzz")  # noqa: PT018
     assert shortened("short") == "short"
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (None, "-"),
+        (0.0, "0"),
+        (0.012345, "0.0123"),
+        (-12.34, "-12.3"),
+        (999.6, "1000"),
+        (-34998.4, "-34998"),
+        (1e6, "1000000"),
+    ],
+)
+def test_a_number_has_three_significant_digits_and_no_power_of_ten_for_large_ones(value, text):
+    assert format_significant(value, 3) == text
 
 
 def test_the_message_of_an_error_is_safe_for_a_library_user_too():

@@ -10,7 +10,7 @@ from unet4d.evaluation.cardiac_function import AT_REFERENCE_FRAMES, MEASURES
 from unet4d.evaluation.curve_comparison import CURVE_QUANTITIES
 from unet4d.evaluation.fold_summary import format_folds
 from unet4d.system.csv_file import Table
-from unet4d.system.text import count, format_number
+from unet4d.system.text import count, format_number, format_significant
 
 METRICS_CSV, VOLUMES_CSV, MEASURES_CSV = "metrics.csv", "volumes_compared.csv", "measures_compared.csv"
 TEMPORAL_CSV, SUMMARY_JSON = "temporal.csv", "summary.json"
@@ -229,13 +229,9 @@ def curve_table(curves: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[li
         name = CURVE_QUANTITIES[found["table"]][1][found["quantity"]]
         channel = f" of {found['channel']}" if "channel" in found else ""
         undefined = f" ({found['n_undefined']} undefined)" if found["n_undefined"] else ""
-        values = [_four_digits(found[key]) for key in ("reference", "prediction", "bias", "mean_absolute")]
+        values = [format_significant(found[key], 4) for key in ("reference", "prediction", "bias", "mean_absolute")]
         rows.append([f"{found['class']}: {name}{channel}", f"{found['n']}{undefined}", *values])
     return ["curves", "n", "reference", "prediction", "bias", "mean error"], rows
-
-
-def _four_digits(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4g}"
 
 
 def temporal_table(classes: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:

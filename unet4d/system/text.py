@@ -75,6 +75,11 @@ def format_number(value: float | None, digits: int) -> str:
     return "-" if value is None else f"{value:.{digits}f}"
 
 
+def format_significant(value: float | None, digits: int) -> str:
+    """Return a number with this many significant digits, and with all of those before the point; a dash for None."""
+    return "-" if value is None else f"{value:.{digits}g}" if abs(value) < 10 ** (digits - 1) else f"{value:.0f}"
+
+
 def _is_visible(character: str) -> bool:
     return character.isprintable() or unicodedata.category(character) == "Zs"
 

@@ -14,6 +14,7 @@ from unet4d.metrics.regions import ClassValue
 from unet4d.report.pages.template import PageTable
 from unet4d.report.pictures.render import class_color
 from unet4d.system.csv_file import Table
+from unet4d.system.text import format_significant
 
 Curves = Mapping[str, np.ndarray]
 
@@ -120,9 +121,9 @@ def _measure_rows(
     for part in ("prediction", "reference"):
         for of, row in curve_rows(case, records[part], classes) if part in records else ():
             values = [_cell(row[column]) for column in columns] if of is table else []
-            if any(value != "-" for value in values[-2:]):
+            if any(value != "-" for value in values[-4:]):  # frames alone measure nothing
                 yield [row["class"], " (reference)" if part == "reference" else "", *values]
 
 
 def _cell(value: Any) -> str:
-    return "-" if value is None else f"{value:.3g}" if isinstance(value, float) else str(value)
+    return format_significant(value, 3) if value is None or isinstance(value, float) else str(value)
