@@ -1,4 +1,4 @@
-"""The formatter of `--help`: examples as they are written, and of each option the kind of its value and its default, in words."""
+"""The formatter of `--help`: examples as they are written, and of each option the kind of its value and its default."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def _without_none(kind: Any) -> Any:
 
 
 def _describe_kind(action: argparse.Action) -> str:
-    """Return the kind of a value in words; empty where the name of the option shows it."""
+    """Return a text on the kind of a value; empty where the name of the option shows it."""
     kind = _without_none(_kind(action))
     is_shown = action.nargs == 0 or action.choices or kind in (None, str, bool)
     is_shown = is_shown or get_origin(kind) is Literal

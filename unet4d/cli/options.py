@@ -110,7 +110,7 @@ def layout_options(parser: ArgumentParser) -> None:
 
 
 def curve_options(parser: ArgumentParser, default: str | None = None) -> None:
-    """Add the options of curves beside volumes; `default` is what is measured without them, in words; None: nothing."""
+    """Add the options of curves beside volumes; `default` is the text on what is measured without them; None: nothing."""
     add(
         parser,
         "--curves",

@@ -117,7 +117,7 @@ def _time_options(parser: ArgumentParser) -> None:
         default=60.0,
     )
     add(parser, "--poll_s", help="seconds between two looks at the server's changes", type=float, default=5.0)
-    add(parser, "--max_age_days", help="ignore series whose last image arrived earlier; default: none", type=float)
+    add(parser, "--max_age_days", help="ignore series without a new image in this many days; default: none", type=float)
     add(parser, "--attempts", help="tries of a series before its failure is recorded", type=int, default=3)
     add(
         parser,
