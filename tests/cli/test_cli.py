@@ -92,6 +92,12 @@ def test_the_help_has_types_in_words(command):
     assert "--model.deep_supervision {true,false}" in words
 
 
+def test_the_help_shows_which_options_may_be_named_without_a_value():
+    words = " ".join(main.command_parser("predict").format_help().split())
+    assert "--mirror_axes [N ...] mirror" in words
+    assert "--input PATH [PATH ...] NIfTI" in words
+
+
 @pytest.mark.parametrize("name", COMMANDS)
 def test_the_help_repeats_nothing_that_the_names_of_options_show(command, name):
     words = " ".join(command(name, "--help").told.split())

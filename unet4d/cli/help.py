@@ -54,7 +54,8 @@ class HelpFormatter(DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):
 
     def _format_args(self, action: argparse.Action, default_metavar: str) -> str:
         if action.option_strings and action.choices is None and (place := _place(action)):
-            return place if action.nargs is None else f"{place} [{place} ...]"
+            several = f"[{place} ...]" if action.nargs == "*" else f"{place} [{place} ...]"
+            return place if action.nargs is None else several
         return super()._format_args(action, default_metavar)
 
 
