@@ -142,6 +142,9 @@ def write_file(path, form, frames, seed):
         file = nib.Nifti1Image(noise.astype(np.float32), np.diag([1e-3, 1e-3, 1e-3, 1]) @ OBLIQUE)
         file.header.set_xyzt_units("meter", "msec")
     file.set_qform(file.affine, 1)
+    file.header.set_intent("estimate", name="signal")
+    file.header["cal_min"], file.header["cal_max"] = 20, 180
+    file.header.extensions.append(nib.nifti1.Nifti1Extension("comment", b"a name"))
     nib.save(file, path)
 
 
@@ -191,8 +194,10 @@ def test_files_get_the_label_map_and_the_header_that_predict_writes(settings, ch
     assert label.header.get_xyzt_units() == wanted.header.get_xyzt_units()
     for of in (lambda file: file.affine, lambda file: file.header["pixdim"], lambda file: file.header["dim"]):
         np.testing.assert_array_equal(of(label), of(wanted))
-    for name in ("qform_code", "sform_code", "toffset", "slice_code", "intent_code", "scl_slope", "scl_inter"):
+    known = "qform_code", "sform_code", "toffset", "slice_code", "scl_slope", "scl_inter"
+    for name in (*known, "cal_min", "cal_max", "intent_code", "intent_name"):
         np.testing.assert_array_equal(label.header[name], wanted.header[name], name)
+    assert not label.header.extensions
 
 
 def test_plain_label_maps_are_those_before_the_steps(tmp_path):

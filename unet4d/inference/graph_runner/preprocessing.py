@@ -91,6 +91,15 @@ class Grid:
         return np.flip(turned, [1 + n for n in range(3) if self.flips[n]])
 
 
+def label_header(header):
+    """Return a copy of a study's NIfTI header without its window and meaning, and without extensions, which may name a patient."""
+    header = header.copy()
+    header.set_intent("none")
+    header["cal_min"] = header["cal_max"] = 0
+    header.extensions.clear()
+    return header
+
+
 def velocity_axis(kind):
     """Return the axis of a channel of the kind "velocity X" or "velocity -X" and the like, 0 to 2; None for another kind."""
     return "XYZ".index(kind[-1]) if kind.startswith("velocity") else None

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from unet4d.inference.graph_runner.postprocessing import postprocessed
-from unet4d.inference.graph_runner.preprocessing import Grid, find_scale, normalized, velocity_axis
+from unet4d.inference.graph_runner.preprocessing import Grid, find_scale, label_header, normalized, velocity_axis
 
 SCHEMA = {"name": "graphs", "version": 1}
 
@@ -171,7 +171,7 @@ def segment_nifti(runner, paths, out, time):
         if channels[-1].shape != channels[0].shape or not np.allclose(affines[-1], affines[0], rtol=0, atol=0.01):
             raise ValueError(f"{path}: got another grid, or other frames, than in {paths[0]}; bring both to one grid")
     label = runner.segment(np.stack(channels), affines[0], time).transpose(1, 2, 3, 0).reshape(files[0].shape)
-    nibabel.save(type(files[0])(label, files[0].affine, files[0].header, dtype=np.uint8), out)
+    nibabel.save(type(files[0])(label, files[0].affine, label_header(files[0].header), dtype=np.uint8), out)
 
 
 def main():
