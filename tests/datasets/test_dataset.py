@@ -132,15 +132,17 @@ def test_wrong_roles_are_one_line(roles, words, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "limits"),
-    [("height_cm", 1.8, "20 to 300"), ("weight_kg", "80", "0.3 to 700"), ("heart_rate_bpm", 0, "10 to 1000")],
+    ("name", "value", "expected"),
+    [
+        ("height_cm", 1.8, "a number of cm from 20 to 300"),
+        ("weight_kg", "80", "a number of kg from 0.3 to 700"),
+        ("heart_rate_bpm", 0, "beats per minute from 10 to 1000"),
+    ],
 )
-def test_impossible_vitals_are_one_line(name, value, limits, tmp_path):
+def test_impossible_vitals_are_one_line(name, value, expected, tmp_path):
     lay_out(tmp_path)
     entry = change(["training", 0], ENTRY["training"][0] | {name: value})
-    assert f"(case 'a1'): \"{name}\" is {value!r}, expected a number from {limits}; correct it" in refusal(
-        tmp_path, entry
-    )
+    assert f"(case 'a1'): \"{name}\" is {value!r}, expected {expected}; correct it" in refusal(tmp_path, entry)
 
 
 def test_frame_duration_comes_from_the_dataset_else_from_the_header(tmp_path):
