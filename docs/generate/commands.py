@@ -90,6 +90,6 @@ def about(action: argparse.Action) -> list[str]:
         described.append("several are allowed")
     if action.required:
         described.append("required")
-    elif action.default is not None and action.default != argparse.SUPPRESS:
+    elif action.default not in (None, [], argparse.SUPPRESS):
         described.append(f"default `{action.default}`")
     return described

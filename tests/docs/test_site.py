@@ -120,6 +120,7 @@ def test_every_command_has_a_page_with_all_of_its_options():
             option for head in re.findall(r"^(`.*)\n:   ", page, re.M) for option in re.findall(r"`(-[^`]+)`", head)
         }
         assert own - shown == {"-h", "--help"}, name
+        assert "default `[]`" not in page, name
 
 
 def test_the_commands_that_print_json_are_listed_with_their_schemas():

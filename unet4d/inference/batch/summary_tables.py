@@ -5,8 +5,8 @@ OUT/measures.csv      one row per case: heart rate, body surface area, measures 
 OUT/intensity.csv, uptake.csv, flow.csv, flow_volumes.csv   with --curves, see evaluation/curve_tables.py
 OUT/prediction.json   {"labels": {name: value}, "roles": {name: structure}, "version": ..., "cases": {case: {"image", "time",
                       "model", "settings", "postprocessing", "conditions"}}}; in place of "model", "models": [...] of several
-                      together; and "fold", of the network that was used, where the case was held out by a fold; with regions
-                      "regions": {name: {"values": [...], "paint": value}}
+                      together; and "fold", of the network that was used, where the case was held out by a fold; "curves", the
+                      options of --curves; with regions "regions": {name: {"values": [...], "paint": value}}
 
 The tables follow the records: after each case while that costs little, and always at the end. A run that is killed leaves tables
 that lack some cases, and the next one completes them.
