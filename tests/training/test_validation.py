@@ -176,7 +176,7 @@ def test_contours_are_of_the_largest_and_smallest_volume_and_references_only_whe
     assert sheet["class_names"] == {1: "wall", 2: "blood"}
     voxel_ml = 2.0 * 1.0 * 5.0 / 1000
     np.testing.assert_allclose(curves["curves_ml"]["blood"], np.array([1, 3, 0, 2, 2]) * voxel_ml)
-    np.testing.assert_allclose(curves["reference_ml"]["blood"], np.array([np.nan, 3, np.nan, np.nan, 1]) * voxel_ml)
+    np.testing.assert_allclose(curves["reference"]["blood"], np.array([np.nan, 3, np.nan, np.nan, 1]) * voxel_ml)
 
 
 @pytest.mark.usefixtures("answers_in_the_image", "drawn")
