@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bench.backend_profile import profile_rows
 from bench.bars import bar
 from bench.child import Child
 from bench.data_studies import SPACING_MM, write_studies
@@ -28,6 +29,7 @@ from unet4d.models.graph_network import use_backend
 
 Row = dict[str, Any]
 CLASSES = 4
+MODEL = "model.pt"
 TORCH = "torch, fp32"
 CANDIDATES: dict[str, tuple[str, Precision]] = {
     TORCH: ("torch", "fp32"),
@@ -80,12 +82,13 @@ def run(studies: Sequence[Study] = (SMALL, DEFAULT), start: str = "spawn") -> di
     for study in studies:
         with tempfile.TemporaryDirectory(prefix="unet4d-bench-") as folder:
             tables[study.name] = backend_table(Path(folder), study, start)
-    return tables | {"bars": backend_bars([row for rows in tables.values() for row in rows])}
+            tables[f"{study.name}, by parts"] = profile_rows(load_model(Path(folder, MODEL)).network, study.patch)
+    return tables | {"bars": backend_bars([row for rows in tables.values() for row in rows if "prediction" in row])}
 
 
 def backend_table(folder: Path, study: Study, start: str) -> list[Row]:
     """Predict a study by each backend and precision, in turns; return a row for each."""
-    context, data, model = multiprocessing.get_context(start), folder / "cine", folder / "model.pt"
+    context, data, model = multiprocessing.get_context(start), folder / "cine", folder / MODEL
     data.mkdir()
     write_studies(data, 1, study.frames, study.shape, 1, context)
     image, spacing = data / "study000.nii.gz", (1.5, 1.5, SPACING_MM[2])

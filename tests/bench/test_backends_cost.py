@@ -10,6 +10,7 @@ import torch
 
 import bench.__main__ as bench_main
 from bench import backends
+from bench.backend_profile import PARTS
 from bench.backends import CANDIDATES, TORCH, Study, backend_bars, mean_dice, table_rows
 from bench.measure import Rounds
 from bench.predict_runs import Cost
@@ -35,6 +36,9 @@ def test_every_candidate_predicts(capsys):
     assert "backends" in bench_main.PARTS
     tables = backends.run([Study("toy", (4, 8), (20, 18, 4), 3, (8, 8, 4), rounds=1)])
     assert [row["prediction"] for row in tables["toy"]] == list(CANDIDATES)
+    for row in tables["toy, by parts"]:
+        assert row["convolutions"] > 0
+        assert sum(row[part] for part in (*PARTS, "other")) == pytest.approx(1)
     for table in tables.values():
         bench_main.print_table(table)
     json.dumps(tables, allow_nan=False)
