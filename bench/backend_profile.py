@@ -91,7 +91,7 @@ def _row(name: str, ms: float, spent: Counter[str]) -> dict[str, Any]:
     """Return a row with the share of each part in the time that operations took."""
     parts: Counter[str] = Counter()
     for operation, time_of in spent.items():
-        part = next((part for part, words in PARTS.items() if any(word in operation for word in words)), "other")
+        part = next((part for part, names in PARTS.items() if any(name in operation for name in names)), "other")
         parts[part] += time_of
     total = sum(parts.values()) or 1.0
     return {"encoder and decoder": name, "ms a frame": ms, **{part: parts[part] / total for part in (*PARTS, "other")}}
