@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from tests.builders import build_network, tiny_config
+from tests.masking import needs_posix
 from tests.processes import exit_code
 from tests.sliding import sliding_window
 from unet4d.config import InferenceConfig
@@ -332,7 +333,7 @@ def test_an_allocator_that_the_user_has_configured_stays_as_it_is(monkeypatch, s
     assert settings == []
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="such segments are there on Linux alone")
+@needs_posix("such segments are there on Linux alone")
 def test_a_gpus_memory_grows_in_segments_also_where_torch_was_imported_before(settings):
     find_device("cpu")
     assert os.environ["PYTORCH_ALLOC_CONF"] == "expandable_segments:True"
@@ -376,7 +377,7 @@ def kernels(monkeypatch):
     return ending
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="such segments are there on Linux alone")
+@needs_posix("such segments are there on Linux alone")
 @pytest.mark.parametrize("name", ["auto", "cuda"])
 @pytest.mark.parametrize("reason", ["operation not supported", "unknown error"])
 def test_a_driver_without_growing_segments_is_used_with_fixed_ones(kernels, settings, name, reason):

@@ -142,6 +142,7 @@ def server():
     return lambda: forkserver._forkserver._forkserver_pid
 
 
+@needs_posix("a fork server")
 def test_workers_of_several_ranks_come_from_a_fork_server_and_change_no_batch(tmp_path, server):
     """NCCL's threads do not survive a fork of the process that has them."""
     cached = clips(studies=[mapped(tmp_path, "a"), mapped(tmp_path, "b")])
@@ -172,6 +173,7 @@ def test_one_rank_starts_its_workers_as_the_system_does_and_prepares_a_fork_serv
     assert prepared.called == bool(chosen)
 
 
+@needs_posix("a fork server")
 def test_a_signal_to_the_whole_group_ends_neither_fork_server_nor_its_workers(server):
     with make_loader(workers=2, steps=range(40), ranks=ProcessGroup(0, 2)) as loader:
         loader.next_step()
@@ -183,6 +185,7 @@ def test_a_signal_to_the_whole_group_ends_neither_fork_server_nor_its_workers(se
         assert len(workers()) == 2
 
 
+@needs_posix("a fork server")
 def test_a_killed_worker_of_a_fork_server_is_named(monkeypatch):
     monkeypatch.setattr(batches_module, "PATIENCE_S", 1.0)
     text = str(
@@ -252,6 +255,7 @@ def failure(loader: BatchLoader, do=lambda: None, steps: int = 20) -> Unet4DErro
     return caught.value
 
 
+@needs_posix("SIGKILL")
 def test_a_killed_worker_is_reported_with_the_usual_cause():
     text = str(failure(make_loader(workers=2, steps_per_epoch=1), kill_a_worker))
     assert "killed" in text
