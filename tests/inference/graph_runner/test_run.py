@@ -90,6 +90,17 @@ def test_frames_one_after_the_other_are_those_of_a_stream(tmp_path):
     for t in range(image.frames):
         wanted = live.step(image.array[:, t])
         assert (step(image.array[:, t]) == wanted).mean() > 0.9999
+    found = Runner(tmp_path / "graphs")
+    scale = find_scale(
+        Grid(image.affine, image.grid, found.settings).image(image.array[:, :1], found.kinds),
+        found.kinds,
+        found.settings,
+    )
+    again = found.live(image.affine, image.grid, np.array(scale))
+    step = found.live(image.affine, image.grid)
+    assert np.array_equal(again(image.array[:, 0]), step(image.array[:, 0])), (
+        "the scale of the first frame, given as an array"
+    )
     both = Runner(write(make_model(direction="bidirectional"), tmp_path / "both"))
     with pytest.raises(ValueError, match="bidirectional"):
         both.live(image.affine, image.grid)

@@ -109,7 +109,7 @@ class Runner:
         def step(frame):
             nonlocal scale  # of an earlier study, else of the first frame
             pixels = grid.image(frame[:, None], self.kinds)
-            scale = scale or find_scale(pixels, self.kinds, self.settings)
+            scale = find_scale(pixels, self.kinds, self.settings) if scale is None else scale
             return grid.label(self.logits(normalized(pixels, scale), states=states), self.output)[0]
 
         return step
