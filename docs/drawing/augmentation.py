@@ -39,7 +39,7 @@ This page lists what is varied, and how far.
 - All parameters of a clip are drawn first, from the run's seed and the clip's number. Deterministic functions then
   apply them, each of which can be called alone (`unet4d/pipeline/augmentation/`, `unet4d/pipeline/clip_frames.py`).
 - One warp holds for all frames of a clip and its labels, one contrast for all frames. Two equal frames stay equal
-  under all but noise.
+  under all but noise. Thick slices are shifted against each other, each alike in all frames.
 - A label's voxel gets the class with the largest linear share, so that borders stay as smooth as they were.
 - What a frame loses when it goes wrong, its neighbours still show, and its label stays: this is what recurrence is
   for.
@@ -93,6 +93,7 @@ nnU-Net warps each frame as an image of its own, and mirrors by default. Here on
 
 - nnU-Net, with the default set that this one follows: Isensee et al., Nat Methods 18:203, 2021.
 - Rician noise: Gudbjartsson & Patz, Magn Reson Med 34:910, 1995.
+- Slices that lie elsewhere, from one breath-hold to the next: Chandler et al., J Cardiovasc Magn Reson 10:13, 2008.
 - Coil shading: Van Leemput et al., IEEE Trans Med Imaging 18:885, 1999.
 - Lines of k-space exchanged between the frames of a cine: Oksuz et al., Med Image Anal 55:136, 2019.
 """
@@ -163,6 +164,11 @@ def _space(by: SpacePreset) -> list[Row]:
         ),
         Row("stretch of each axis on top", f"{often}{_share(by.stretch)}", "anatomy a little longer or wider"),
         Row("shift along X and Y", f"{often}{_share(by.shift)} of the patch", "what the middle of a patch shows"),
+        Row(
+            "shift of each slice, deviation in voxels",
+            f"{_share(by.probability * by.slice_shift.probability)}: {by.slice_shift.low:g} to {by.slice_shift.high:g}",
+            "thick slices are measured in a breath-hold each, and the heart lies elsewhere in each (Chandler et al. 2008)",
+        ),
         Row(
             "mirroring of each of `data.flip_axes`",
             _share(by.flip),

@@ -88,12 +88,22 @@ def _space(image: Tensor, label: Tensor) -> Iterator[Row]:
     def shifted(voxels: float) -> Tile:
         return tile(f"{-voxels / PATCH[0]:+.0%}", SpatialWarp(shift=(voxels, voxels, 0)))
 
+    def upright(caption: str, x: Sequence[float]) -> Tile:
+        warp = SpatialWarp(slice_shifts=tuple((shift, 0.0) for shift in x))
+        moved = apply_warp(image[:1], warp, PATCH), warp_label(label[:1], warp, PATCH)
+        tall = PATCH[0] // PATCH[2]  # pixels of a slice, so that the tile is a square
+        return Tile(caption, *(one[0, :, PATCH[1] // 2].repeat_interleave(tall, dim=-1) for one in moved))
+
     original = tile("original", SpatialWarp())
     together = SpatialWarp((0, 0, math.radians(by.rotation_deg) / 2), (0.85, 0.9, 1), (far, -far, 0))
     yield Row("rotation", [original, turned(-by.rotation_deg), turned(by.rotation_deg)])
     yield Row("scaling", [original, scaled(by.zoom, by.zoom), scaled(-by.zoom, -by.zoom)])
     yield Row("stretch", [original, scaled(-by.stretch, by.stretch), scaled(by.stretch, -by.stretch)])
     yield Row("shift", [original, shifted(-far), shifted(far)])
+    shifts = np.random.default_rng(0).normal(0.0, 1.0, PATCH[2])
+    apart = ((f"{voxels:g} voxels", voxels * shifts) for voxels in (by.slice_shift.high / 2, by.slice_shift.high))
+    stacks = {"original": 0.0 * shifts, **dict(apart)}
+    yield Row("shift of each slice\n(from the side)", [upright(caption, x.tolist()) for caption, x in stacks.items()])
     yield Row(
         "mirroring",
         [original, tile("X", SpatialWarp(), [0]), tile("Y", SpatialWarp(), [1]), tile("all together", together, [0])],

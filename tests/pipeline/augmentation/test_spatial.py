@@ -91,8 +91,12 @@ def test_a_warp_reads_where_monais_affine_does(tilt):
     image = smooth() if tilt else smooth()[..., 17:23]
     for seed in range(10):
         warp = drawn(seed, "strong", tilt)
-        affine = Affine(affine=torch.from_numpy(warp.affine), spatial_size=PATCH, padding_mode="zeros", image_only=True)
-        assert np.allclose(apply_warp(image, warp, PATCH).numpy(), np.asarray(affine(image)), atol=1e-4)
+        read = apply_warp(image, warp, PATCH).numpy()
+        for z, shift in enumerate(warp.slice_shifts or [(0.0, 0.0)] * PATCH[2]):
+            there = np.array(warp.shift) + np.array(warp.scale) * (*shift, 0.0)
+            alone = torch.from_numpy(SpatialWarp(warp.angles, warp.scale, tuple(there)).affine)
+            affine = Affine(affine=alone, spatial_size=PATCH, padding_mode="zeros", image_only=True)
+            assert np.allclose(read[..., z], np.asarray(affine(image))[..., z], atol=1e-4)
 
 
 def test_monai_gives_the_same_affine_for_the_same_turn_size_and_shift():
@@ -122,6 +126,30 @@ def test_thick_slices_stay_in_their_plane():
         warp = drawn(seed, "strong", tilt=False)
         assert torch.equal(warp_label(slices.to(torch.uint8), warp, PATCH)[0, 0, 0], torch.arange(6, dtype=torch.uint8))
         assert torch.allclose(apply_warp(slices, warp, PATCH), torch.arange(6.0).expand(1, *PATCH), atol=1e-3)
+
+
+def test_each_slice_is_read_where_its_own_shift_leads_in_all_frames_and_labels_alike():
+    image = torch.arange(2 * 30 * 24 * 3).reshape(2, 30, 24, 3) % 251
+    warp = SpatialWarp(slice_shifts=((0.0, 0.0), (3.0, -2.0), (0.0, 1.0)))
+    assert crop_size(warp, (24, 20, 3)) == (30, 24, 3)
+    expected = torch.stack([image[:, 3:27, 2:22, 0], image[:, 6:30, 0:20, 1], image[:, 3:27, 3:23, 2]], dim=-1)
+    assert torch.allclose(apply_warp(image, warp, (24, 20, 3)), expected.float(), atol=1e-3)
+    label = (image % 4).to(torch.uint8)
+    assert torch.equal(warp_label(label, warp, (24, 20, 3)), (expected % 4).to(torch.uint8))
+
+
+def test_two_fifths_of_thick_stacks_have_shifted_slices_and_no_others():
+    warps = [drawn(seed, "strong", tilt=False) for seed in range(500)]
+    shifts = np.array([warp.slice_shifts for warp in warps if warp.slice_shifts])
+    assert len(shifts) / 500 == pytest.approx(0.4, abs=0.05)
+    assert shifts.shape[1:] == (PATCH[2], 2)
+    assert np.sqrt(np.square(shifts).mean()) == pytest.approx(
+        5 / math.sqrt(3), rel=0.1
+    )  # deviations are uniform from 0 to 5
+    assert not any(drawn(seed, "strong", tilt=True).slice_shifts for seed in SEEDS)
+    rng = np.random.default_rng(0)
+    single = [sample_warp(rng, SPACE_PRESETS["strong"], (24, 20, 1), False, ("signal",)) for _ in SEEDS]
+    assert not any(warp.slice_shifts for warp in single if warp)
 
 
 def test_strong_turns_a_fifth_of_thick_stacks_by_any_angle_and_mild_none():

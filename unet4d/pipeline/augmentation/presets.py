@@ -37,6 +37,9 @@ class SpacePreset(NamedTuple):
     stretch: float  # largest further change, of each axis
     shift: float  # largest, along X and Y, of the patch
     flip: float  # probability of mirroring each of `data.flip_axes`
+    slice_shift: (
+        RandomRange  # of thick slices along X and Y, standard deviation in voxels, only where a patch is warped
+    )
 
 
 class IntensityPreset(NamedTuple):
@@ -77,10 +80,24 @@ class TimePreset(NamedTuple):
 
 SPACE_PRESETS = {
     "mild": SpacePreset(
-        probability=0.8, rotation_deg=15.0, any_angle=0.0, zoom=0.15, stretch=0.05, shift=0.05, flip=0.5
+        probability=0.8,
+        rotation_deg=15.0,
+        any_angle=0.0,
+        zoom=0.15,
+        stretch=0.05,
+        shift=0.05,
+        flip=0.5,
+        slice_shift=RandomRange(0.25, 0.0, 2.0),
     ),
     "strong": SpacePreset(
-        probability=0.8, rotation_deg=30.0, any_angle=0.25, zoom=0.3, stretch=0.1, shift=0.05, flip=0.5
+        probability=0.8,
+        rotation_deg=30.0,
+        any_angle=0.25,
+        zoom=0.3,
+        stretch=0.1,
+        shift=0.05,
+        flip=0.5,
+        slice_shift=RandomRange(0.5, 0.0, 5.0),
     ),
 }
 INTENSITY_PRESETS = {

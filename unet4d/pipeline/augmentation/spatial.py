@@ -25,11 +25,15 @@ ROUNDING = 1e-6
 
 @dataclass(frozen=True)
 class SpatialWarp:
-    """A map from voxels of a patch to where they are read: `rotation @ (scale * voxel + shift)`, all from the center."""
+    """A map from voxels of a patch to where they are read: `rotation @ (scale * voxel + shift)`, all from the center.
+
+    Slices can be shifted further, each by its own; such a warp is in plane.
+    """
 
     angles: Triple = (0.0, 0.0, 0.0)  # rotations about X, Y, Z in radians, that about Z first
     scale: Triple = (1.0, 1.0, 1.0)  # voxels read per voxel of the patch; above 1 everything shrinks
     shift: Triple = (0.0, 0.0, 0.0)  # voxels
+    slice_shifts: tuple[tuple[float, float], ...] = ()  # voxels of the patch along X and Y, for each slice; empty: none
 
     @property
     def rotation(self) -> np.ndarray:
@@ -47,6 +51,13 @@ class SpatialWarp:
         """Return whether every slice is read from itself alone."""
         return self.angles[:2] == (0.0, 0.0) and self.scale[2] == 1.0 and self.shift[2] == 0.0
 
+    @cached_property
+    def plane_affines(self) -> np.ndarray:
+        """Return the maps (slices, 3, 3) from voxels of a slice to where they are read; one if all move alike."""
+        plane = [0, 1, 3]
+        shifts = [np.asarray(create_translate(2, shift)) for shift in self.slice_shifts or ((0.0, 0.0),)]
+        return np.stack([self.affine[np.ix_(plane, plane)] @ shift for shift in shifts])
+
 
 def crop_size(warp: SpatialWarp | None, patch_size: Sequence[int]) -> tuple[int, ...]:
     """Return the voxels (X, Y, Z) that a warp of a patch reads: the box around the warped patch, around the patch's center.
@@ -59,6 +70,8 @@ def crop_size(warp: SpatialWarp | None, patch_size: Sequence[int]) -> tuple[int,
         return tuple(patch_size)
     corner = (np.array(patch_size) - 1) / 2
     reach = np.abs(warp.affine[:3, :3]) @ corner + np.abs(warp.affine[:3, 3]) - ROUNDING
+    if warp.slice_shifts:
+        reach[:2] += np.abs(warp.plane_affines[:, :2, 2]).max(axis=0) - np.abs(warp.affine[:2, 3])
     return tuple(n + 2 * max(0, math.ceil(r - c)) for n, r, c in zip(patch_size, reach, corner, strict=True))
 
 
@@ -84,7 +97,17 @@ def sample_warp(
     shift = preset.shift * rng.uniform(-1, 1, 3) * patch_size * [True, True, False]
     if preset.any_angle and not tilt and rng.random() < preset.any_angle:
         angles[2] = math.pi * rng.uniform(-1, 1) * rotatable_axes(kinds)[2]
-    return SpatialWarp(*(tuple(values.tolist()) for values in (angles, np.where(axes, scale, 1.0), shift)))
+    slices = () if tilt else _sample_slice_shifts(rng, preset, patch_size[2])
+    turned, zoomed, moved = (tuple(values.tolist()) for values in (angles, np.where(axes, scale, 1.0), shift))
+    return SpatialWarp(turned, zoomed, moved, slices)
+
+
+def _sample_slice_shifts(rng: np.random.Generator, preset: SpacePreset, slices: int) -> tuple[tuple[float, float], ...]:
+    """Return a shift of each slice, or none: each is measured in a breath-hold of its own, and the heart lies elsewhere in each."""
+    deviation = preset.slice_shift.sample(rng)
+    if deviation is None or slices == 1:
+        return ()
+    return tuple((x, y) for x, y in rng.normal(0.0, deviation, (slices, 2)).tolist())
 
 
 def sample_flips(rng: np.random.Generator, preset: SpacePreset, axes: Sequence[int]) -> tuple[int, ...]:
@@ -113,12 +136,12 @@ def apply_warp(image: Tensor, warp: SpatialWarp, patch_size: Sequence[int]) -> T
     Returns:
         (N, *patch_size) float32.
     """
-    if not warp.in_plane or image.shape[-1] != patch_size[2]:
-        return _resample(image.float(), warp.affine, patch_size)
-    plane = [0, 1, 3]
-    slices = image.float().movedim(-1, 1).flatten(0, 1)
-    patch = _resample(slices, warp.affine[np.ix_(plane, plane)], patch_size[:2])
-    return patch.unflatten(0, (len(image), patch_size[2])).movedim(1, -1).contiguous()
+    if not warp.in_plane or image.shape[-1] < patch_size[2]:
+        return _resample(image.float()[None], warp.affine[None], patch_size)[0]
+    slices = center_crop(image.float(), (*image.shape[1:3], patch_size[2])).movedim(-1, 0)
+    alike = slices.reshape(len(warp.plane_affines), -1, *image.shape[1:3])  # all slices at once, where they move alike
+    patch = _resample(alike, warp.plane_affines, patch_size[:2]).reshape(*slices.shape[:2], *patch_size[:2])
+    return patch.movedim(0, -1).contiguous()
 
 
 def warp_label(label: Tensor, warp: SpatialWarp, patch_size: Sequence[int]) -> Tensor:
@@ -148,16 +171,16 @@ def warp_label(label: Tensor, warp: SpatialWarp, patch_size: Sequence[int]) -> T
     return patch
 
 
-def _resample(image: Tensor, affine: np.ndarray, size: Sequence[int]) -> Tensor:
-    """Read (N, *space) where an affine in voxels from the center leads, as (N, *size).
+def _resample(image: Tensor, affines: np.ndarray, size: Sequence[int]) -> Tensor:
+    """Read (B, N, *space) where B affines in voxels from the center lead, as (B, N, *size).
 
     `affine_grid` counts from -1 to 1 between the outer borders of the outermost voxels, the last axis first.
     """
-    there, here = np.array(image.shape[1:]), np.array(size)
-    scaled = affine[:-1, :-1] * here / there[:, None]
-    theta = np.column_stack([scaled[::-1, ::-1], (affine[:-1, -1] * 2 / there)[::-1]])
-    grid = affine_grid(torch.from_numpy(theta).float()[None], [1, 1, *size], align_corners=False)
-    return grid_sample(image[None], grid, mode="bilinear", padding_mode="zeros", align_corners=False)[0]
+    there, here = np.array(image.shape[2:]), np.array(size)
+    scaled = affines[:, :-1, :-1] * here / there[:, None]
+    theta = np.concatenate([scaled[:, ::-1, ::-1], (affines[:, :-1, -1:] * 2 / there[:, None])[:, ::-1]], axis=2)
+    grid = affine_grid(torch.from_numpy(theta).float(), [len(affines), 1, *size], align_corners=False)
+    return grid_sample(image, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
 
 
 def center_crop(image: Tensor, patch_size: Sequence[int]) -> Tensor:
